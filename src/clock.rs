@@ -1,0 +1,308 @@
+//! Time: the one seam through which the crate reads a clock.
+//!
+//! Two readings exist and are never mixed. A [`Moment`] is monotonic and drives windows and
+//! latencies; a [`Timestamp`] is calendar time and drives expiry, quotas and everything stored.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A reading of the monotonic clock: nanoseconds since the clock's own origin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(u64);
+
+impl Moment {
+    pub(crate) const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    pub(crate) const fn nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Time since `earlier`; zero if `earlier` is later.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A point in calendar time: whole milliseconds since 1970-01-01 00:00 UTC.
+///
+/// Shown as RFC 3339 in UTC.
+///
+/// ```
+/// use keyguard::Timestamp;
+/// assert_eq!(Timestamp::from_unix_millis(0).to_string(), "1970-01-01T00:00:00Z");
+/// ```
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The last instant that RFC 3339 can write: 9999-12-31T23:59:59.999Z.
+    pub const MAX: Self = Self(253_402_300_799_999);
+
+    /// A timestamp from milliseconds since the Unix epoch, at most [`Timestamp::MAX`].
+    pub const fn from_unix_millis(millis: u64) -> Self {
+        if millis > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(millis)
+        }
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn unix_millis(self) -> u64 {
+        self.0
+    }
+
+    /// Whole minutes since the Unix epoch.
+    pub(crate) const fn minute(self) -> u64 {
+        self.0 / 60_000
+    }
+
+    /// Whole hours since the Unix epoch.
+    pub(crate) const fn hour(self) -> u64 {
+        self.0 / 3_600_000
+    }
+
+    /// Whole days since the Unix epoch.
+    pub(crate) const fn day(self) -> u64 {
+        self.0 / 86_400_000
+    }
+
+    /// This timestamp moved later by `by`, at most [`Timestamp::MAX`].
+    #[must_use]
+    pub fn plus(self, by: Duration) -> Self {
+        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        Self::from_unix_millis(self.0.saturating_add(millis))
+    }
+
+    /// This timestamp moved earlier by `by`, at least the Unix epoch.
+    #[must_use]
+    pub fn minus(self, by: Duration) -> Self {
+        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
+    /// Time from `earlier` to this timestamp; zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) fn to_utc(self) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.to_utc().format(&Rfc3339).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+/// Times before the Unix epoch become the epoch.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        Self(0).plus(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+}
+
+/// Times before the Unix epoch become the epoch.
+impl From<OffsetDateTime> for Timestamp {
+    fn from(time: OffsetDateTime) -> Self {
+        let millis = time.unix_timestamp_nanos() / 1_000_000;
+        Self::from_unix_millis(u64::try_from(millis).unwrap_or(0))
+    }
+}
+
+/// Where a [`KeyGuard`](crate::KeyGuard) reads the time: the system's clocks, or a [`ManualClock`].
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System(Arc<SystemClock>),
+    Manual(ManualClock),
+}
+
+impl Clock {
+    /// The system's monotonic and calendar clocks.
+    pub fn system() -> Self {
+        Self(Source::System(Arc::new(SystemClock::new())))
+    }
+
+    /// One reading of the monotonic clock.
+    #[inline]
+    pub(crate) fn now(&self) -> Moment {
+        match &self.0 {
+            Source::System(clock) => clock.now(),
+            Source::Manual(clock) => clock.now(),
+        }
+    }
+
+    /// Calendar time at `moment`, without another reading of a clock.
+    #[inline]
+    pub(crate) fn timestamp_at(&self, moment: Moment) -> Timestamp {
+        match &self.0 {
+            Source::System(clock) => clock.timestamp_at(moment),
+            Source::Manual(clock) => clock.timestamp_at(moment),
+        }
+    }
+
+    /// Calendar time now.
+    pub(crate) fn timestamp(&self) -> Timestamp {
+        self.timestamp_at(self.now())
+    }
+
+    /// Follows a step of the system's calendar clock; cheap, to be called now and then.
+    pub(crate) fn resync(&self) {
+        if let Source::System(clock) = &self.0 {
+            clock.resync();
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+impl From<ManualClock> for Clock {
+    fn from(clock: ManualClock) -> Self {
+        Self(Source::Manual(clock))
+    }
+}
+
+/// A clock that moves only when it is told to, for tests. Clones share one time.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyguard::{ManualClock, Timestamp};
+///
+/// let clock = ManualClock::starting_at(Timestamp::from_unix_millis(1_000));
+/// clock.advance(Duration::from_secs(2));
+/// assert_eq!(clock.timestamp(), Timestamp::from_unix_millis(3_000));
+/// ```
+#[derive(Clone, Debug)]
+pub struct ManualClock {
+    start: Timestamp,
+    elapsed_nanos: Arc<AtomicU64>,
+}
+
+impl ManualClock {
+    /// A clock that stands at `start`.
+    pub fn starting_at(start: Timestamp) -> Self {
+        Self {
+            start,
+            elapsed_nanos: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// Moves the clock forward. It stops at the end of its range, some 500 years on.
+    pub fn advance(&self, by: Duration) {
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        let _ = self
+            .elapsed_nanos
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |elapsed| {
+                Some(elapsed.saturating_add(by))
+            });
+    }
+
+    /// The time at which this clock stands.
+    pub fn timestamp(&self) -> Timestamp {
+        self.timestamp_at(self.now())
+    }
+
+    fn now(&self) -> Moment {
+        Moment(self.elapsed_nanos.load(Ordering::SeqCst))
+    }
+
+    fn timestamp_at(&self, moment: Moment) -> Timestamp {
+        self.start.plus(Duration::from_nanos(moment.0))
+    }
+}
+
+#[derive(Debug)]
+struct SystemClock {
+    origin: Instant,
+    /// Calendar time at `origin`, in milliseconds since the Unix epoch.
+    origin_unix_millis: AtomicI64,
+}
+
+impl SystemClock {
+    fn new() -> Self {
+        let clock = Self {
+            origin: Instant::now(),
+            origin_unix_millis: AtomicI64::new(0),
+        };
+        clock.resync();
+        clock
+    }
+
+    #[inline]
+    fn now(&self) -> Moment {
+        let elapsed = self.origin.elapsed();
+        Moment(elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos()))
+    }
+
+    #[inline]
+    fn timestamp_at(&self, moment: Moment) -> Timestamp {
+        let origin = self.origin_unix_millis.load(Ordering::Relaxed);
+        let elapsed = i64::try_from(moment.0 / 1_000_000).unwrap_or(i64::MAX);
+        Timestamp::from_unix_millis(u64::try_from(origin.saturating_add(elapsed)).unwrap_or(0))
+    }
+
+    fn resync(&self) {
+        let unix = Timestamp::from(SystemTime::now()).0;
+        let elapsed = self.now().0 / 1_000_000;
+        let origin =
+            i64::try_from(unix).unwrap_or(i64::MAX) - i64::try_from(elapsed).unwrap_or(i64::MAX);
+        self.origin_unix_millis.store(origin, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_reads_as_rfc_3339() {
+        assert_eq!(
+            Timestamp::from_unix_millis(1_700_000_000_123).to_string(),
+            "2023-11-14T22:13:20.123Z"
+        );
+        assert_eq!(
+            Timestamp::from_unix_millis(u64::MAX).to_string(),
+            "9999-12-31T23:59:59.999Z"
+        );
+    }
+
+    #[test]
+    fn the_system_clock_agrees_with_the_calendar() {
+        let clock = Clock::system();
+        let system = Timestamp::from(SystemTime::now());
+        let ours = clock.timestamp();
+        assert!(ours.since(system).max(system.since(ours)) < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn clones_of_a_manual_clock_share_one_time() {
+        let clock = ManualClock::starting_at(Timestamp::default());
+        let reader = Clock::from(clock.clone());
+        clock.advance(Duration::from_millis(1_500));
+        assert_eq!(reader.now(), Moment(1_500_000_000));
+        assert_eq!(reader.timestamp(), Timestamp(1_500));
+    }
+}

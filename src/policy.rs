@@ -1,0 +1,207 @@
+//! Validated rules: what may be stored and what the limiter is asked to enforce.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A value that a user gave and that cannot be accepted.
+///
+/// The message says what was wrong and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct InvalidInput {
+    field: &'static str,
+    problem: String,
+}
+
+impl InvalidInput {
+    pub(crate) fn new(field: &'static str, problem: impl Into<String>) -> Self {
+        Self {
+            field,
+            problem: problem.into(),
+        }
+    }
+
+    /// The name of the field, as the admin vocabulary spells it.
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+}
+
+/// A limit that admits something: from 1 to 4,294,967,295.
+pub(crate) fn limit(field: &'static str, value: u32) -> Result<NonZeroU32, InvalidInput> {
+    NonZeroU32::new(value).ok_or_else(|| {
+        InvalidInput::new(
+            field,
+            "0 would refuse every request; give at least 1, or suspend or revoke to refuse all",
+        )
+    })
+}
+
+/// A name or label: 1 to 255 characters, not blank, without control characters.
+pub(crate) fn name(field: &'static str, text: &str) -> Result<String, InvalidInput> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(InvalidInput::new(
+            field,
+            "is empty; give at least one character",
+        ));
+    }
+    if text.chars().count() > 255 {
+        return Err(InvalidInput::new(field, "is longer than 255 characters"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(InvalidInput::new(
+            field,
+            "holds a control character; give printable text",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// A permission that a key holds and a route may require, such as `read` or `orders:write`.
+///
+/// A scope-token of RFC 6749 §3.3 (printable ASCII without space, `"` and `\`), 1 to 64
+/// characters, and without a comma, which separates scopes in lists.
+///
+/// ```
+/// use keyguard::Scope;
+/// assert!("orders:write".parse::<Scope>().is_ok());
+/// assert!("read,write".parse::<Scope>().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Scope(Box<str>);
+
+impl Scope {
+    /// The scope as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Scope {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b',');
+        if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+            return Ok(Self(text.into()));
+        }
+        Err(InvalidInput::new(
+            "scopes",
+            "a scope is 1 to 64 printable ASCII characters without space, comma, `\"` and `\\`",
+        ))
+    }
+}
+
+/// The length of a sliding window and the grain in which it remembers hits.
+///
+/// The grain is `max(1 ms, length / 60,000)`, so that a window never holds more than some 60,000
+/// distinct times, whatever its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct WindowLength {
+    nanos: u64,
+    grain_nanos: u64,
+}
+
+impl WindowLength {
+    pub(crate) const MINUTE: Self = Self::of_nanos(60_000_000_000);
+
+    const fn of_nanos(nanos: u64) -> Self {
+        let even = nanos.div_ceil(60_000);
+        Self {
+            nanos,
+            grain_nanos: if even < 1_000_000 { 1_000_000 } else { even },
+        }
+    }
+
+    /// A window of 1 ms to 366 days.
+    pub(crate) fn new(length: Duration) -> Result<Self, InvalidInput> {
+        const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+        if length < Duration::from_millis(1) || length > LONGEST {
+            return Err(InvalidInput::new(
+                "window",
+                "a window is 1 ms to 366 days long",
+            ));
+        }
+        // 366 days are 3.2e16 ns: the cast keeps every digit.
+        Ok(Self::of_nanos(length.as_nanos() as u64))
+    }
+
+    pub(crate) const fn nanos(self) -> u64 {
+        self.nanos
+    }
+
+    pub(crate) const fn grain_nanos(self) -> u64 {
+        self.grain_nanos
+    }
+
+    /// Whole seconds, rounded up, as the header fields write it.
+    pub(crate) const fn seconds(self) -> u64 {
+        self.nanos.div_ceil(1_000_000_000)
+    }
+}
+
+/// One limit that a request must pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    /// Tells the counters of one group apart, and names the rule in header fields.
+    pub(crate) name: &'static str,
+    pub(crate) limit: u64,
+    pub(crate) span: Span,
+}
+
+/// Over what time a [`Rule`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Span {
+    /// Any interval of this length.
+    Sliding(WindowLength),
+    /// The calendar month, in UTC.
+    Month,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grain_follows_the_window() {
+        let grain = |secs| {
+            WindowLength::new(Duration::from_secs(secs))
+                .unwrap()
+                .grain_nanos()
+        };
+        assert_eq!(grain(1), 1_000_000);
+        assert_eq!(grain(60), 1_000_000);
+        assert_eq!(grain(3_600), 60_000_000);
+        assert_eq!(
+            WindowLength::MINUTE,
+            WindowLength::new(Duration::from_secs(60)).unwrap()
+        );
+    }
+
+    #[test]
+    fn a_window_has_bounds() {
+        assert!(WindowLength::new(Duration::from_micros(999)).is_err());
+        assert!(WindowLength::new(Duration::from_secs(366 * 86_400 + 1)).is_err());
+    }
+
+    #[test]
+    fn names_are_trimmed_and_bounded() {
+        assert_eq!(name("label", "  web ").unwrap(), "web");
+        assert!(name("label", " \t").is_err());
+        assert!(name("label", "a\u{1b}[31m").is_err());
+        assert!(name("label", &"ü".repeat(255)).is_ok());
+        assert!(name("label", &"ü".repeat(256)).is_err());
+    }
+}

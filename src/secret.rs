@@ -1,0 +1,83 @@
+//! The secret of an installation and what is derived from it.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// The secret under which keys are hashed. Whoever lacks it cannot check a guess against a stolen
+/// data file.
+///
+/// It is wiped from memory when it is dropped and never printed.
+///
+/// ```
+/// use keyguard::Secret;
+/// assert_eq!(format!("{:?}", Secret::from("correct horse")), "Secret(…)");
+/// ```
+#[derive(Clone)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// A new secret: 32 bytes of the operating system's entropy, as 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// The system's entropy source failed.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(bytes.as_mut())?;
+        let hex = blake3::Hash::from_bytes(*bytes).to_hex();
+        Ok(Self::from(hex.as_str()))
+    }
+
+    /// The secret itself, to be written to a private place.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn is_blank(&self) -> bool {
+        self.0.iter().all(u8::is_ascii_whitespace)
+    }
+
+    /// The key under which API keys are hashed.
+    pub(crate) fn key_hashing_key(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::derive_key(
+            "keyguard 2026-11-23 API key hash v1",
+            &self.0,
+        ))
+    }
+
+    /// Tells this secret from another one, and nothing else.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(blake3::derive_key(
+            "keyguard 2026-11-23 secret fingerprint v1",
+            &self.0,
+        ))
+    }
+}
+
+/// What a data file remembers of the secret it was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint(pub(crate) [u8; 32]);
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text.into_bytes()))
+    }
+}
+
+impl From<Vec<u8>> for Secret {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}

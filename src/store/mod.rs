@@ -1,0 +1,194 @@
+//! The seam behind which organizations, keys and usage are kept.
+
+mod codec;
+mod redb;
+
+use std::num::{NonZeroU32, NonZeroU64};
+
+use crate::client_ip::ClientIp;
+use crate::clock::Timestamp;
+use crate::key::HashedKey;
+use crate::policy::Scope;
+use crate::record::{Credential, Key, KeyId, Method, Org, OrgId, OrgStatus, Reason, Usage};
+
+pub use self::redb::OpenError;
+pub(crate) use self::redb::RedbStore;
+
+/// Organizations, keys, credentials and usage, durable once a method has returned.
+pub(crate) trait Store: Send + Sync + 'static {
+    /// All that a decision needs to know of the key behind `hash`, in one consistent read.
+    fn resolve(&self, hash: &HashedKey) -> Result<Option<Resolved>, StoreError>;
+
+    /// As [`Store::resolve`], of a key by its id; `credential_expires_at` is then `None`.
+    fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError>;
+
+    /// What a key has consumed of its calendar quota, as last recorded.
+    fn quota(&self, id: KeyId) -> Result<QuotaUse, StoreError>;
+
+    fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError>;
+    fn org(&self, id: OrgId) -> Result<Org, StoreError>;
+    fn org_named(&self, name: &str) -> Result<Org, StoreError>;
+    /// At most `limit` organizations with ids above `after`, by id.
+    fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError>;
+    fn set_org_status(&self, id: OrgId, status: OrgStatus) -> Result<Org, StoreError>;
+
+    fn create_key(&self, key: NewKey, credential: NewCredential) -> Result<Key, StoreError>;
+    fn key(&self, id: KeyId) -> Result<Key, StoreError>;
+    /// At most `limit` keys, of one organization or all, with ids above `after`, by id.
+    fn keys(
+        &self,
+        org: Option<OrgId>,
+        after: Option<KeyId>,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError>;
+    fn update_key(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError>;
+    /// Gives an active key one more credential and lets its others expire at `retire_at`, or
+    /// earlier if they would anyway.
+    fn add_credential(
+        &self,
+        id: KeyId,
+        credential: NewCredential,
+        retire_at: Timestamp,
+    ) -> Result<Key, StoreError>;
+    /// Marks a key inactive, which is final.
+    fn revoke_key(&self, id: KeyId) -> Result<Key, StoreError>;
+
+    /// Writes a batch of usage, its totals and quotas, whole or not at all.
+    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError>;
+    /// Deletes raw usage that ended before `raw_before` and totals past their own retention.
+    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError>;
+    /// Raw usage from `from` on, in the order it was recorded, at most `limit` rows.
+    fn usage(
+        &self,
+        key: Option<KeyId>,
+        from: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Usage>, StoreError>;
+    fn totals(&self, now: Timestamp) -> Result<Totals, StoreError>;
+}
+
+/// A key and all that decides about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) key: Key,
+    pub(crate) org: Org,
+    pub(crate) credential_expires_at: Option<Timestamp>,
+}
+
+/// What has been consumed of a calendar quota: `used` in `month`, counted from year 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct QuotaUse {
+    pub(crate) month: u32,
+    pub(crate) used: u64,
+}
+
+pub(crate) struct NewKey {
+    pub(crate) org_id: OrgId,
+    pub(crate) label: String,
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) rate_limit_per_minute: NonZeroU32,
+    pub(crate) monthly_limit: Option<NonZeroU64>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) expires_at: Option<Timestamp>,
+}
+
+/// A credential for a key that may not have its id yet.
+pub(crate) struct NewCredential {
+    pub(crate) hash: HashedKey,
+    /// The start of the key's text that listings show from now on.
+    pub(crate) shown_prefix: String,
+    pub(crate) created_at: Timestamp,
+}
+
+/// Fields of a key to change; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeyChange {
+    pub(crate) label: Option<String>,
+    pub(crate) scopes: Option<Vec<Scope>>,
+    pub(crate) rate_limit_per_minute: Option<NonZeroU32>,
+    pub(crate) monthly_limit: Option<Option<NonZeroU64>>,
+    pub(crate) expires_at: Option<Option<Timestamp>>,
+}
+
+/// Usage on its way to the store: events by known keys, counts of all other refusals, and the
+/// quotas that were consumed from.
+#[derive(Debug, Default)]
+pub(crate) struct UsageBatch {
+    pub(crate) events: Vec<UsageEvent>,
+    /// The paths of all events, one behind the other.
+    pub(crate) paths: Vec<u8>,
+    /// Refusals that named no known key, by minute.
+    pub(crate) refusals: Vec<(Minute, [u64; Reason::COUNT])>,
+    /// Absolute levels, not differences: writing one twice is harmless.
+    pub(crate) quotas: Vec<(KeyId, QuotaUse)>,
+    /// Events that were dropped because the queue was full.
+    pub(crate) dropped: u64,
+}
+
+impl UsageBatch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+            && self.refusals.is_empty()
+            && self.quotas.is_empty()
+            && self.dropped == 0
+    }
+}
+
+/// Minutes since the Unix epoch.
+pub(crate) type Minute = u64;
+
+/// One request by a known key. Its path is the next `path_len` bytes of [`UsageBatch::paths`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UsageEvent {
+    pub(crate) at: Timestamp,
+    pub(crate) key_id: KeyId,
+    pub(crate) ip: ClientIp,
+    pub(crate) latency_micros: u32,
+    pub(crate) status: u16,
+    pub(crate) path_len: u16,
+    pub(crate) method: Method,
+    pub(crate) refused: Option<Reason>,
+}
+
+/// Counts kept as usage is written, so that reading them scans nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) orgs: u64,
+    pub(crate) keys: u64,
+    pub(crate) active_keys: u64,
+    pub(crate) all_time: Count,
+    pub(crate) last_hour: Count,
+    /// All refusals ever, by the code of their reason.
+    pub(crate) refused: [u64; Reason::COUNT],
+    pub(crate) dropped: u64,
+    /// The keys with the most requests ever, most first.
+    pub(crate) top_keys: Vec<(Key, Org, u64)>,
+}
+
+/// Requests, and how many of them were answered with a status of 400 or above.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+}
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("there is no organization with the id {0}")]
+    NoOrg(OrgId),
+    #[error("there is no organization named `{0}`")]
+    NoOrgNamed(String),
+    #[error("an organization named `{0}` exists already")]
+    DuplicateOrg(String),
+    #[error("there is no key with the id {0}")]
+    NoKey(KeyId),
+    #[error("key {0} was revoked, which is final")]
+    Revoked(KeyId),
+    /// What is stored is not what this version wrote.
+    #[error("the data file is damaged: {0}")]
+    Damaged(String),
+    /// The disk or the database engine failed.
+    #[error("the data file cannot be read or written")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,2 @@
+pub(crate) struct RedbStore;
+pub struct OpenError;
