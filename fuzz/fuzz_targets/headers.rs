@@ -1,0 +1,7 @@
+//! Any values in the headers that carry credentials and addresses.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| keyguard::fuzz::headers(data));
