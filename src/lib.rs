@@ -1,10 +1,50 @@
 //! API-key authentication, rate limiting and abuse prevention in one embedded data file.
+//!
+//! ```no_run
+//! use keyguard::{Config, KeyGuard};
+//! # fn respond(_: u16) {}
+//! # let (headers, ip, path) = ([("X-API-Key", "…")], std::net::IpAddr::from([127, 0, 0, 1]), "/");
+//!
+//! let kg = KeyGuard::open("keyguard.redb", Config::default())?;
+//! match kg.check(&headers, ip, path) {
+//!     Ok(grant) => { respond(200); grant.finish(200) }
+//!     Err(denial) => respond(denial.status()),
+//! }
+//! # Ok::<(), keyguard::OpenError>(())
+//! ```
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | none | the embedded library: no HTTP stack, no async runtime |
+//! | `http` | [`Headers`] for `http::HeaderMap` |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod admin;
 mod client_ip;
 mod clock;
+mod draft;
+mod guard;
 mod key;
+mod limiter;
 mod path;
 mod policy;
+mod quota;
 mod record;
 mod secret;
 mod store;
+mod window;
+
+pub use admin::{
+    AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, Stats, TopKey, UpdateKey, UsageList,
+};
+pub use client_ip::{ClientIp, InvalidClientIp};
+pub use clock::{Clock, ManualClock, Timestamp};
+pub use guard::{Config, Denial, Grant, HeaderFn, Headers, KeyGuard, Request, RuleState, Verdict};
+pub use key::{KeyPrefix, PlainKey};
+pub use policy::{InvalidInput, Scope};
+pub use record::{Key, KeyId, Method, Org, OrgId, OrgStatus, Reason, Usage};
+pub use secret::Secret;
+pub use store::OpenError;

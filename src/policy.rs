@@ -1,7 +1,7 @@
 //! Validated rules: what may be stored and what the limiter is asked to enforce.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -110,64 +110,102 @@ impl FromStr for Scope {
 /// distinct times, whatever its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WindowLength {
-    nanos: u64,
-    grain_nanos: u64,
+    nanos: NonZeroU64,
 }
 
-impl WindowLength {
-    pub(crate) const MINUTE: Self = Self::of_nanos(60_000_000_000);
+const SHORTEST_GRAIN: u64 = 1_000_000;
 
-    const fn of_nanos(nanos: u64) -> Self {
-        let even = nanos.div_ceil(60_000);
-        Self {
-            nanos,
-            grain_nanos: if even < 1_000_000 { 1_000_000 } else { even },
-        }
-    }
+impl WindowLength {
+    pub(crate) const MINUTE: Self = match NonZeroU64::new(60_000_000_000) {
+        Some(nanos) => Self { nanos },
+        None => unreachable!(),
+    };
 
     /// A window of 1 ms to 366 days.
     pub(crate) fn new(length: Duration) -> Result<Self, InvalidInput> {
         const LONGEST: Duration = Duration::from_secs(366 * 86_400);
-        if length < Duration::from_millis(1) || length > LONGEST {
-            return Err(InvalidInput::new(
+        let nanos = u64::try_from(length.as_nanos())
+            .ok()
+            .and_then(NonZeroU64::new);
+        match nanos {
+            Some(nanos) if nanos.get() >= 1_000_000 && length <= LONGEST => Ok(Self { nanos }),
+            _ => Err(InvalidInput::new(
                 "window",
                 "a window is 1 ms to 366 days long",
-            ));
+            )),
         }
-        // 366 days are 3.2e16 ns: the cast keeps every digit.
-        Ok(Self::of_nanos(length.as_nanos() as u64))
     }
 
     pub(crate) const fn nanos(self) -> u64 {
-        self.nanos
+        self.nanos.get()
     }
 
+    #[inline]
     pub(crate) const fn grain_nanos(self) -> u64 {
-        self.grain_nanos
+        let even = self.nanos().div_ceil(60_000);
+        if even < SHORTEST_GRAIN {
+            SHORTEST_GRAIN
+        } else {
+            even
+        }
+    }
+
+    /// Whole grains in `nanos`.
+    #[inline]
+    pub(crate) const fn grains(self, nanos: u64) -> u64 {
+        match self.grain_nanos() {
+            // A division by a constant, for all windows up to a minute.
+            SHORTEST_GRAIN => nanos / SHORTEST_GRAIN,
+            grain => nanos / grain,
+        }
     }
 
     /// Whole seconds, rounded up, as the header fields write it.
     pub(crate) const fn seconds(self) -> u64 {
-        self.nanos.div_ceil(1_000_000_000)
+        self.nanos().div_ceil(1_000_000_000)
     }
 }
 
 /// One limit that a request must pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
-    /// Tells the counters of one group apart, and names the rule in header fields.
-    pub(crate) name: &'static str,
     pub(crate) limit: u64,
     pub(crate) span: Span,
 }
 
-/// Over what time a [`Rule`] counts.
+/// Over what time a [`Rule`] counts. Rules of one group over the same span share a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Span {
     /// Any interval of this length.
     Sliding(WindowLength),
     /// The calendar month, in UTC.
     Month,
+}
+
+impl Rule {
+    /// At most `limit` in any 60 seconds.
+    pub(crate) fn per_minute(limit: NonZeroU32) -> Self {
+        Self {
+            limit: limit.get().into(),
+            span: Span::Sliding(WindowLength::MINUTE),
+        }
+    }
+
+    /// At most `limit` in a calendar month (UTC).
+    pub(crate) fn monthly(limit: NonZeroU64) -> Self {
+        Self {
+            limit: limit.get(),
+            span: Span::Month,
+        }
+    }
+
+    /// What header fields and the dry run call the rule.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.span {
+            Span::Sliding(_) => "default",
+            Span::Month => "monthly",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
 use crate::policy::Scope;
-use crate::record::{Credential, Key, KeyId, Method, Org, OrgId, OrgStatus, Reason, Usage};
+use crate::quota::QuotaUse;
+use crate::record::{Key, KeyId, Method, Org, OrgId, OrgStatus, Reason, Usage};
 
 pub use self::redb::OpenError;
 pub(crate) use self::redb::RedbStore;
@@ -75,13 +76,6 @@ pub(crate) struct Resolved {
     pub(crate) credential_expires_at: Option<Timestamp>,
 }
 
-/// What has been consumed of a calendar quota: `used` in `month`, counted from year 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct QuotaUse {
-    pub(crate) month: u32,
-    pub(crate) used: u64,
-}
-
 pub(crate) struct NewKey {
     pub(crate) org_id: OrgId,
     pub(crate) label: String,
@@ -131,6 +125,24 @@ impl UsageBatch {
             && self.refusals.is_empty()
             && self.quotas.is_empty()
             && self.dropped == 0
+    }
+
+    /// Moves all of `other` behind what is here; `other` keeps its memory.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        self.events.append(&mut other.events);
+        self.paths.append(&mut other.paths);
+        self.refusals.append(&mut other.refusals);
+        self.quotas.append(&mut other.quotas);
+        self.dropped += std::mem::take(&mut other.dropped);
+    }
+
+    /// Empties the batch, which keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        self.events.clear();
+        self.paths.clear();
+        self.refusals.clear();
+        self.quotas.clear();
+        self.dropped = 0;
     }
 }
 

@@ -1,0 +1,52 @@
+//! No server at all: decides about every line of an access log on standard input.
+//!
+//! A line is `IP KEY METHOD PATH STATUS`, with `-` for no key:
+//!
+//! ```text
+//! 192.0.2.7 kg_live_… GET /api/data 200
+//! 192.0.2.8 - GET /api/data 200
+//! ```
+//!
+//! `KEYGUARD_DB` names the data file (default `keyguard.redb`), such as the one that the quick
+//! start made.
+
+use std::error::Error;
+use std::io::BufRead;
+
+use keyguard::{ClientIp, Config, KeyGuard, Request};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let file = std::env::var("KEYGUARD_DB").unwrap_or_else(|_| "keyguard.redb".into());
+    let kg = KeyGuard::open(&file, Config::default())?;
+
+    for (number, line) in (1..).zip(std::io::stdin().lock().lines()) {
+        let line = line?;
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let &[ip, key, method, path, status] = fields.as_slice() else {
+            return Err(format!("line {number}: expected `IP KEY METHOD PATH STATUS`").into());
+        };
+        let at = |error: &dyn Error| format!("line {number}: {error}");
+        let ip: ClientIp = ip.parse().map_err(|error| at(&error))?;
+        let status: u16 = status.parse().map_err(|error| at(&error))?;
+
+        let headers: &[(&str, &str)] = if key == "-" {
+            &[]
+        } else {
+            &[("X-API-Key", key)]
+        };
+        match kg.decide(Request::new(headers, ip, path).method(method)) {
+            Ok(grant) => {
+                println!("{number}: admitted, {} left", grant.remaining());
+                grant.finish(status);
+            }
+            Err(denial) => println!("{number}: {} {}", denial.status(), denial.reason()),
+        }
+    }
+
+    let stats = kg.stats()?;
+    println!(
+        "{} requests recorded, {} of them errors",
+        stats.requests, stats.errors
+    );
+    Ok(())
+}

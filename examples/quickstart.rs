@@ -1,0 +1,95 @@
+//! A protected server with nothing but a data file: `cargo run --release --example quickstart`.
+//!
+//! Serves `/api/data` to holders of a key and `/health` to everybody. The first argument is the
+//! address to listen on (default `127.0.0.1:8000`), `KEYGUARD_DB` the data file (default
+//! `keyguard.redb`).
+
+use std::error::Error;
+
+use keyguard::{Config, CreateKey, HeaderFn, KeyGuard, Request};
+use tiny_http::{Header, Response, Server};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:8000".into());
+    let file = std::env::var("KEYGUARD_DB").unwrap_or_else(|_| "keyguard.redb".into());
+
+    let kg = KeyGuard::open(&file, Config::default())?;
+    let server = Server::http(&address).map_err(|error| format!("{address}: {error}"))?;
+    let address = server.server_addr().to_string();
+    welcome(&kg, &file, &address)?;
+
+    println!("listening on {address}");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Ok(request) = server.recv() {
+                    answer(&kg, request);
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Makes an organization and a key in a new data file, and says what to try.
+fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error>> {
+    if !kg.list_orgs(None, 1)?.is_empty() {
+        println!("Using the keys in {file}. To start anew, remove {file} and {file}.secret.");
+        return Ok(());
+    }
+    kg.create_org("demo")?;
+    let created = kg.create_key(CreateKey::new("demo", "quickstart"))?;
+    let (key, limit) = (created.raw_key.expose(), created.key.rate_limit_per_minute);
+    println!("Created {file} with one key, which admits {limit} requests a minute.");
+    println!("The key is shown this once; only its hash is stored:\n\n    {key}\n");
+    println!("Try:\n");
+    println!("    curl -i http://{address}/health");
+    println!("    curl -i http://{address}/api/data");
+    println!("    curl -i -H 'X-API-Key: {key}' http://{address}/api/data\n");
+    Ok(())
+}
+
+fn answer(kg: &KeyGuard, request: tiny_http::Request) {
+    let path = request.url().split('?').next().unwrap_or_default();
+    let (status, body, fields) = match path {
+        "/health" => (200, r#"{"status":"ok"}"#.to_owned(), Vec::new()),
+        "/api/data" => protected(kg, &request),
+        _ => (404, r#"{"detail":"Not found."}"#.to_owned(), Vec::new()),
+    };
+    let mut response = Response::from_string(body).with_status_code(status);
+    response.add_header(field("Content-Type", "application/json"));
+    for (name, value) in fields {
+        response.add_header(field(name, &value));
+    }
+    // A client that is gone does not hear the answer.
+    let _ = request.respond(response);
+}
+
+type Answer = (u16, String, Vec<(&'static str, String)>);
+
+fn protected(kg: &KeyGuard, request: &tiny_http::Request) -> Answer {
+    let headers = HeaderFn::new(|name: &str| {
+        let named = |header: &&Header| header.field.as_str().as_str().eq_ignore_ascii_case(name);
+        let sent = request.headers().iter().filter(named);
+        sent.map(|header| header.value.as_str().as_bytes())
+            .collect::<Vec<_>>()
+    });
+    let method = request.method().as_str();
+    let peer = request.remote_addr().copied();
+    match kg.decide(Request::new(&headers, peer, request.url()).method(method)) {
+        Ok(grant) => {
+            let owner = grant.org().map_or("nobody", |org| &org.name);
+            let body = format!(r#"{{"message":"Hello, {owner}!"}}"#);
+            let fields = grant.headers();
+            grant.finish(200);
+            (200, body, fields)
+        }
+        Err(denial) => (denial.status(), denial.problem(), denial.headers()),
+    }
+}
+
+fn field(name: &str, value: &str) -> Header {
+    Header::from_bytes(name, value).expect("our header fields are ASCII")
+}

@@ -1,0 +1,263 @@
+//! The methods of [`KeyGuard`] that manage organizations and keys.
+//!
+//! Each change is durable first and in force second; both before the method returns.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use super::{
+    AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, Stats, TopKey, UpdateKey, UsageList,
+};
+use crate::guard::KeyGuard;
+use crate::key::{KeyPrefix, PlainKey};
+use crate::policy::{self, InvalidInput, Scope};
+use crate::record::{Key, KeyId, Org, OrgId, OrgStatus, Reason};
+use crate::store::{KeyChange, NewCredential, NewKey};
+
+impl KeyGuard {
+    /// Creates an organization with a unique name of 1 to 255 characters.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for the name, [`AdminError::Conflict`] if it is taken.
+    pub fn create_org(&self, name: &str) -> Result<Org, AdminError> {
+        let name = policy::name("name", name)?;
+        Ok(self.inner.store().create_org(&name, self.inner.now())?)
+    }
+
+    /// An organization by its name.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn org_named(&self, name: &str) -> Result<Org, AdminError> {
+        Ok(self.inner.store().org_named(name)?)
+    }
+
+    /// At most `limit` organizations, by id, with ids above `after`.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn list_orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, AdminError> {
+        Ok(self.inner.store().orgs(after, limit)?)
+    }
+
+    /// Refuses all keys of an organization until it is resumed.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn suspend_org(&self, id: OrgId) -> Result<Org, AdminError> {
+        self.set_org_status(id, OrgStatus::Suspended)
+    }
+
+    /// Accepts the keys of a suspended organization again.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn resume_org(&self, id: OrgId) -> Result<Org, AdminError> {
+        self.set_org_status(id, OrgStatus::Active)
+    }
+
+    fn set_org_status(&self, id: OrgId, status: OrgStatus) -> Result<Org, AdminError> {
+        let org = self.inner.store().set_org_status(id, status)?;
+        self.inner.org_changed(id);
+        Ok(org)
+    }
+
+    /// Creates a key and returns its text, for the only time.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for a field, [`AdminError::NotFound`] for the organization.
+    pub fn create_key(&self, request: CreateKey) -> Result<CreatedKey, AdminError> {
+        let config = self.inner.config();
+        let per_minute = request
+            .rate_limit_per_minute
+            .unwrap_or(config.default_rate_limit);
+        let prefix: KeyPrefix = match &request.prefix {
+            Some(prefix) => prefix.parse()?,
+            None => config.key_prefix.clone(),
+        };
+        let key = NewKey {
+            label: policy::name("label", &request.label)?,
+            scopes: scopes(&request.scopes)?,
+            rate_limit_per_minute: policy::limit("rate_limit_per_minute", per_minute)?,
+            monthly_limit: monthly_limit(request.monthly_limit)?,
+            created_at: self.inner.now(),
+            expires_at: request.expires_at,
+            org_id: self.inner.store().org_named(&request.org_name)?.id,
+        };
+        let raw_key = generate(&prefix)?;
+        let key = self
+            .inner
+            .store()
+            .create_key(key, self.credential(&raw_key))?;
+        Ok(CreatedKey { key, raw_key })
+    }
+
+    /// A key by its id.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn key(&self, id: KeyId) -> Result<Key, AdminError> {
+        Ok(self.inner.store().key(id)?)
+    }
+
+    /// A page of keys, by id.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn list_keys(&self, request: ListKeys) -> Result<Vec<Key>, AdminError> {
+        Ok(self
+            .inner
+            .store()
+            .keys(request.org_id, request.after, request.limit)?)
+    }
+
+    /// Changes a key. A tightened limit is in force when this returns.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for a field, [`AdminError::NotFound`] for the key,
+    /// [`AdminError::Conflict`] if it is revoked.
+    pub fn update_key(&self, request: UpdateKey) -> Result<Key, AdminError> {
+        let change = KeyChange {
+            label: request
+                .label
+                .map(|label| policy::name("label", &label))
+                .transpose()?,
+            scopes: request.scopes.map(|list| scopes(&list)).transpose()?,
+            rate_limit_per_minute: request
+                .rate_limit_per_minute
+                .map(|limit| policy::limit("rate_limit_per_minute", limit))
+                .transpose()?,
+            monthly_limit: request.monthly_limit.map(monthly_limit).transpose()?,
+            expires_at: request.expires_at,
+        };
+        let key = self.inner.store().update_key(request.id, change)?;
+        self.inner.key_changed(key.id);
+        Ok(key)
+    }
+
+    /// Gives a key a new text. Limits, quota and usage carry on; the old text is accepted for
+    /// `grace` more, zero for no longer, or until the key itself expires.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`], [`AdminError::Conflict`] if the key is revoked.
+    pub fn rotate_key(&self, id: KeyId, grace: Duration) -> Result<CreatedKey, AdminError> {
+        let store = self.inner.store();
+        let shown = store.key(id)?.prefix;
+        let prefix = shown
+            .get(..shown.len().saturating_sub(4))
+            .unwrap_or_default()
+            .parse()?;
+        let raw_key = generate(&prefix)?;
+        let retire_at = self.inner.now().plus(grace);
+        let key = store.add_credential(id, self.credential(&raw_key), retire_at)?;
+        self.inner.key_changed(id);
+        Ok(CreatedKey { key, raw_key })
+    }
+
+    /// Refuses a key from now on, for good: once this has returned no check admits it.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]; revoking a revoked key again changes nothing.
+    pub fn revoke_key(&self, id: KeyId) -> Result<Key, AdminError> {
+        let key = self.inner.store().revoke_key(id)?;
+        self.inner.key_changed(id);
+        Ok(key)
+    }
+
+    /// Recorded requests by known keys, in the order they were recorded.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn usage(&self, request: ListUsage) -> Result<UsageList, AdminError> {
+        self.flush()?;
+        Ok(self
+            .inner
+            .store()
+            .usage(request.key_id, request.from, request.limit)?)
+    }
+
+    /// Counts of all there is, up to now. Reads a bounded number of records.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn stats(&self) -> Result<Stats, AdminError> {
+        self.flush()?;
+        let totals = self.inner.store().totals(self.inner.now())?;
+        let refused = totals
+            .refused
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0);
+        let top_keys = totals.top_keys.into_iter();
+        Ok(Stats {
+            organizations: totals.orgs,
+            total_keys: totals.keys,
+            active_keys: totals.active_keys,
+            requests: totals.all_time.requests,
+            errors: totals.all_time.errors,
+            requests_1h: totals.last_hour.requests,
+            errors_1h: totals.last_hour.errors,
+            refused: refused
+                .filter_map(|(code, count)| Some((Reason::from_code(code as u8)?, *count)))
+                .collect(),
+            dropped: totals.dropped,
+            top_keys: top_keys
+                .map(|(key, org, requests)| TopKey {
+                    key,
+                    org_name: org.name,
+                    requests,
+                })
+                .collect(),
+        })
+    }
+
+    /// Stores all usage and quota consumption so far, and returns once it is durable.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]; what could not be stored is tried again.
+    pub fn flush(&self) -> Result<(), AdminError> {
+        Ok(self.inner.recorder().flush()?)
+    }
+
+    /// Stores all that is on its way and stops recording, for all clones. Decisions go on; the file
+    /// is released when the last clone is dropped.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]; what was on its way is then lost.
+    pub fn close(self) -> Result<(), AdminError> {
+        Ok(self.inner.stop()?)
+    }
+
+    fn credential(&self, key: &PlainKey) -> NewCredential {
+        NewCredential {
+            hash: self.inner.hasher().hash(key.expose().as_bytes()),
+            shown_prefix: key.shown_prefix().to_owned(),
+            created_at: self.inner.now(),
+        }
+    }
+}
+
+fn generate(prefix: &KeyPrefix) -> Result<PlainKey, AdminError> {
+    PlainKey::generate(prefix).map_err(|error| AdminError::Unavailable(error.into()))
+}
+
+fn scopes(texts: &[String]) -> Result<Vec<Scope>, InvalidInput> {
+    let mut scopes = texts
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<Vec<_>, _>>()?;
+    scopes.sort();
+    scopes.dedup();
+    Ok(scopes)
+}
+
+fn monthly_limit(limit: Option<u64>) -> Result<Option<NonZeroU64>, InvalidInput> {
+    match limit.map(NonZeroU64::new) {
+        None => Ok(None),
+        Some(Some(limit)) => Ok(Some(limit)),
+        Some(None) => Err(InvalidInput::new(
+            "monthly_limit",
+            "0 would refuse every request; give at least 1, or leave it out for no such limit",
+        )),
+    }
+}

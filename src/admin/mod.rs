@@ -1,0 +1,221 @@
+//! Management: the one vocabulary of requests and replies, and its handler.
+
+mod handler;
+
+use std::error::Error;
+
+use crate::clock::Timestamp;
+use crate::key::PlainKey;
+use crate::policy::InvalidInput;
+use crate::record::{Key, KeyId, OrgId, Reason, Usage};
+use crate::store::StoreError;
+
+/// A key to create. Fields left at their default take the guard's.
+///
+/// ```
+/// use keyguard::CreateKey;
+/// let key = CreateKey { scopes: vec!["read".into()], ..CreateKey::new("acme", "web shop") };
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CreateKey {
+    /// The name of the organization that will own the key.
+    pub org_name: String,
+    /// What its owner calls it: 1 to 255 characters.
+    pub label: String,
+    /// What it may do. Default: nothing that requires a scope.
+    pub scopes: Vec<String>,
+    /// Requests admitted in any 60 seconds, at least 1. Default:
+    /// [`Config::default_rate_limit`](crate::Config::default_rate_limit).
+    pub rate_limit_per_minute: Option<u32>,
+    /// Requests admitted in a calendar month (UTC), at least 1. Default: no such limit.
+    pub monthly_limit: Option<u64>,
+    /// From when on it is refused. Default: never.
+    pub expires_at: Option<Timestamp>,
+    /// The start of its text. Default: [`Config::key_prefix`](crate::Config::key_prefix).
+    pub prefix: Option<String>,
+}
+
+impl CreateKey {
+    /// A key with the guard's default limits and no scopes.
+    pub fn new(org_name: impl Into<String>, label: impl Into<String>) -> Self {
+        Self {
+            org_name: org_name.into(),
+            label: label.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A key that was created or rotated, with its text.
+#[derive(Debug)]
+pub struct CreatedKey {
+    /// The key as it is managed.
+    pub key: Key,
+    /// Its text, which is stored nowhere and cannot be shown again.
+    pub raw_key: PlainKey,
+}
+
+/// A change to a key. Fields that are `None` stay as they are.
+///
+/// ```
+/// use keyguard::{KeyId, UpdateKey};
+/// let lift = UpdateKey { monthly_limit: Some(None), ..UpdateKey::new(KeyId(7)) };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateKey {
+    /// The key to change.
+    pub id: KeyId,
+    /// A new label.
+    pub label: Option<String>,
+    /// New scopes, in place of all it has.
+    pub scopes: Option<Vec<String>>,
+    /// A new limit in any 60 seconds, at least 1. What was admitted before still counts.
+    pub rate_limit_per_minute: Option<u32>,
+    /// A new monthly limit, at least 1; `Some(None)` lifts it.
+    pub monthly_limit: Option<Option<u64>>,
+    /// A new time of expiry; `Some(None)` for never.
+    pub expires_at: Option<Option<Timestamp>>,
+}
+
+impl UpdateKey {
+    /// A change of nothing yet.
+    pub fn new(id: KeyId) -> Self {
+        Self {
+            id,
+            label: None,
+            scopes: None,
+            rate_limit_per_minute: None,
+            monthly_limit: None,
+            expires_at: None,
+        }
+    }
+}
+
+/// Which keys to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListKeys {
+    /// Only those of this organization.
+    pub org_id: Option<OrgId>,
+    /// Only those with a greater id: the last of the page before.
+    pub after: Option<KeyId>,
+    /// At most so many. Default: 1,000.
+    pub limit: usize,
+}
+
+impl Default for ListKeys {
+    fn default() -> Self {
+        Self {
+            org_id: None,
+            after: None,
+            limit: 1_000,
+        }
+    }
+}
+
+/// Which usage to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListUsage {
+    /// Only that of this key.
+    pub key_id: Option<KeyId>,
+    /// Only requests at this time or later. Default: all that are kept.
+    pub from: Timestamp,
+    /// At most so many. Default: 1,000.
+    pub limit: usize,
+}
+
+impl Default for ListUsage {
+    fn default() -> Self {
+        Self {
+            key_id: None,
+            from: Timestamp::default(),
+            limit: 1_000,
+        }
+    }
+}
+
+/// What the data file holds and what was asked of it. Every recorded request is counted once;
+/// nothing is estimated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Organizations, suspended ones too.
+    pub organizations: u64,
+    /// Keys, revoked ones too.
+    pub total_keys: u64,
+    /// Keys that are not revoked.
+    pub active_keys: u64,
+    /// Requests ever recorded, refused ones too.
+    pub requests: u64,
+    /// Those answered with a status of 400 or above.
+    pub errors: u64,
+    /// Requests since the start of the minute an hour ago.
+    pub requests_1h: u64,
+    /// Those answered with a status of 400 or above.
+    pub errors_1h: u64,
+    /// Refusals ever recorded, by reason; reasons without any are left out.
+    pub refused: Vec<(Reason, u64)>,
+    /// Requests that were not recorded because too many were waiting to be written.
+    pub dropped: u64,
+    /// The keys with the most requests, most first, at most 10.
+    pub top_keys: Vec<TopKey>,
+}
+
+impl Stats {
+    /// The part of all requests that were answered with a status of 400 or above, from 0 to 1; 0 if
+    /// there were none.
+    pub fn error_rate(&self) -> f64 {
+        if self.requests == 0 {
+            0.0
+        } else {
+            self.errors as f64 / self.requests as f64
+        }
+    }
+}
+
+/// One of the most used keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopKey {
+    /// The key.
+    pub key: Key,
+    /// The name of its organization.
+    pub org_name: String,
+    /// Requests ever recorded.
+    pub requests: u64,
+}
+
+/// Why a change or a listing failed. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// A field cannot be accepted.
+    #[error(transparent)]
+    Invalid(#[from] InvalidInput),
+    /// There is no such organization or key.
+    #[error("{0}")]
+    NotFound(String),
+    /// The state of what is there does not allow it.
+    #[error("{0}")]
+    Conflict(String),
+    /// The data file cannot be read or written; the source says why.
+    #[error("the data file cannot be read or written: see the cause, and check disk and space")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoOrg(_) | StoreError::NoOrgNamed(_) | StoreError::NoKey(_) => {
+                Self::NotFound(error.to_string())
+            }
+            StoreError::DuplicateOrg(_) | StoreError::Revoked(_) => {
+                Self::Conflict(error.to_string())
+            }
+            StoreError::Damaged(_) => Self::Unavailable(error.into()),
+            StoreError::Unavailable(source) => Self::Unavailable(source),
+        }
+    }
+}
+
+/// Usage in the order it was recorded, as [`KeyGuard::usage`](crate::KeyGuard::usage) lists it.
+pub type UsageList = Vec<Usage>;

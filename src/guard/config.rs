@@ -1,0 +1,173 @@
+//! Settings.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::key::KeyPrefix;
+use crate::policy::InvalidInput;
+use crate::secret::Secret;
+
+/// How a [`KeyGuard`](crate::KeyGuard) is set up; checked when it is opened.
+///
+/// ```
+/// use keyguard::Config;
+/// let config = Config::new("a long random secret").default_rate_limit(120);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Config {
+    pub(super) secret: Option<Secret>,
+    pub(super) redis_url: Option<String>,
+    pub(crate) default_rate_limit: u32,
+    pub(super) ip_block_threshold: u32,
+    pub(super) key_header: String,
+    pub(crate) key_prefix: KeyPrefix,
+    pub(super) record_usage: bool,
+    pub(super) usage_retention: Duration,
+    pub(super) usage_queue: usize,
+    pub(super) resident_keys: usize,
+    pub(super) file_cache_bytes: usize,
+    pub(super) clock: Clock,
+}
+
+/// Every setting at its default, and the secret found as [`KeyGuard::open`](crate::KeyGuard::open)
+/// says.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            secret: None,
+            redis_url: None,
+            default_rate_limit: 60,
+            ip_block_threshold: 100,
+            key_header: "X-API-Key".to_owned(),
+            key_prefix: KeyPrefix::default(),
+            record_usage: true,
+            usage_retention: Duration::from_secs(30 * 86_400),
+            usage_queue: 262_144,
+            resident_keys: 131_072,
+            file_cache_bytes: 64 << 20,
+            clock: Clock::system(),
+        }
+    }
+}
+
+impl Config {
+    /// The defaults with an explicit secret.
+    pub fn new(secret: impl Into<Secret>) -> Self {
+        Self {
+            secret: Some(secret.into()),
+            ..Self::default()
+        }
+    }
+
+    /// A Redis server for limits that several processes share. Default: none, limits are kept in
+    /// this process. Needs the feature `redis`.
+    pub fn redis_url(mut self, url: impl Into<String>) -> Self {
+        self.redis_url = Some(url.into());
+        self
+    }
+
+    /// Requests a minute for keys that are created without a limit of their own, at least 1.
+    /// Default: 60.
+    pub fn default_rate_limit(mut self, per_minute: u32) -> Self {
+        self.default_rate_limit = per_minute;
+        self
+    }
+
+    /// Failed authentications from one address in an hour above which it is locked out, at least 1.
+    /// Default: 100.
+    pub fn ip_block_threshold(mut self, failures: u32) -> Self {
+        self.ip_block_threshold = failures;
+        self
+    }
+
+    /// The header field that carries a key. Default: `X-API-Key`.
+    pub fn key_header(mut self, name: impl Into<String>) -> Self {
+        self.key_header = name.into();
+        self
+    }
+
+    /// The prefix of keys that are created without one of their own. Default: `kg_live_`.
+    pub fn key_prefix(mut self, prefix: KeyPrefix) -> Self {
+        self.key_prefix = prefix;
+        self
+    }
+
+    /// Whether requests are recorded. Without, totals and `last_used_at` stand still; limits and
+    /// quotas are enforced all the same. Default: true.
+    pub fn record_usage(mut self, record: bool) -> Self {
+        self.record_usage = record;
+        self
+    }
+
+    /// How long single requests are kept, at least a minute; totals are kept longer. Default: 30
+    /// days.
+    pub fn usage_retention(mut self, keep: Duration) -> Self {
+        self.usage_retention = keep;
+        self
+    }
+
+    /// How many requests may wait to be written, at least 1,024; above, they are dropped and
+    /// counted. One takes some 100 bytes. Default: 262,144.
+    pub fn usage_queue(mut self, requests: usize) -> Self {
+        self.usage_queue = requests;
+        self
+    }
+
+    /// How many keys are kept in memory, at least 16; others are read from the file when they are
+    /// used. Twice as many keys can be limited at a time. One takes some 500 bytes. Default:
+    /// 131,072.
+    pub fn resident_keys(mut self, keys: usize) -> Self {
+        self.resident_keys = keys;
+        self
+    }
+
+    /// How much of the data file is kept in memory, in bytes. Default: 64 MiB.
+    pub fn file_cache_bytes(mut self, bytes: usize) -> Self {
+        self.file_cache_bytes = bytes;
+        self
+    }
+
+    /// Where the time is read. Default: the system's clocks.
+    pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
+        self.clock = clock.into();
+        self
+    }
+
+    pub(super) fn validate(&self) -> Result<(), InvalidInput> {
+        crate::policy::limit("default_rate_limit", self.default_rate_limit)?;
+        crate::policy::limit("ip_block_threshold", self.ip_block_threshold)?;
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if self.key_header.is_empty() || !self.key_header.bytes().all(token) {
+            return Err(InvalidInput::new(
+                "key_header",
+                "is not a header field name (RFC 9110 §5.1)",
+            ));
+        }
+        if self.key_header.eq_ignore_ascii_case("authorization") {
+            return Err(InvalidInput::new(
+                "key_header",
+                "keys are read from `Authorization: Bearer` anyway; name another field",
+            ));
+        }
+        if self.usage_retention < Duration::from_secs(60) {
+            return Err(InvalidInput::new(
+                "usage_retention",
+                "is shorter than a minute",
+            ));
+        }
+        if self.usage_queue < 1_024 {
+            return Err(InvalidInput::new("usage_queue", "is below 1,024"));
+        }
+        if self.resident_keys < 16 {
+            return Err(InvalidInput::new("resident_keys", "is below 16"));
+        }
+        if self.redis_url.is_some() {
+            return Err(InvalidInput::new(
+                "redis_url",
+                "this build has no Redis support; leave it unset to keep limits in this process",
+            ));
+        }
+        Ok(())
+    }
+}

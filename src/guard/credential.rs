@@ -1,0 +1,125 @@
+//! Which key a request presents.
+
+use super::request::Headers;
+use crate::key;
+use crate::record::Reason;
+
+/// Longer texts are refused unread; the longest key of ours has 81 bytes.
+const MAX_LEN: usize = 256;
+
+/// The text of the one key that the request presents, if any.
+///
+/// A key is sent in the header `key_header`, or as `Authorization: Bearer` if the token is formed
+/// like a key; any other `Authorization` belongs to the application. An empty value presents
+/// nothing. The same key in both places is one key.
+pub(super) fn presented<'a, H: Headers + ?Sized>(
+    headers: &'a H,
+    key_header: &'a str,
+) -> Result<Option<&'a [u8]>, Reason> {
+    let in_key_header = only(headers.header_values(key_header))?
+        .map(<[u8]>::trim_ascii)
+        .filter(|text| !text.is_empty());
+    if in_key_header.is_some_and(|text| text.len() > MAX_LEN) {
+        return Err(Reason::OversizedKey);
+    }
+    let bearer = only(
+        headers
+            .header_values("authorization")
+            .filter_map(bearer_key),
+    )?;
+    match (in_key_header, bearer) {
+        (Some(text), Some(bearer)) if text != bearer => Err(Reason::AmbiguousKey),
+        (text, bearer) => Ok(text.or(bearer)),
+    }
+}
+
+fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, Reason> {
+    let first = values.next();
+    if first.is_some() && values.next().is_some() {
+        return Err(Reason::RepeatedHeader);
+    }
+    Ok(first)
+}
+
+/// The token of a `Bearer` credential (RFC 6750 §2.1, its scheme in any case, RFC 9110 §11.1), if
+/// it is formed like a key.
+fn bearer_key(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.trim_ascii().split_at_checked("bearer ".len())?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && key::has_key_shape(token)).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "kg_live_abcdefghijabcdefghijabcdefghijabcdefghijabc0aZ81c";
+    const OTHER: &str = "kg_live_bbcdefghijabcdefghijabcdefghijabcdefghijabc0aZ81c";
+
+    fn found<'a>(headers: &'a [(&'a str, &'a str)]) -> Result<Option<&'a str>, Reason> {
+        let text = presented(headers, "X-API-Key")?;
+        Ok(text.map(|text| std::str::from_utf8(text).unwrap()))
+    }
+
+    #[test]
+    fn a_key_is_read_from_either_place() {
+        assert_eq!(found(&[("x-api-key", KEY)]), Ok(Some(KEY)));
+        for scheme in ["Bearer", "bearer", "BEARER"] {
+            assert_eq!(
+                found(&[("Authorization", &format!("{scheme} {KEY}"))]),
+                Ok(Some(KEY))
+            );
+        }
+        assert_eq!(
+            found(&[
+                ("X-API-Key", KEY),
+                ("Authorization", &format!("Bearer {KEY}"))
+            ]),
+            Ok(Some(KEY))
+        );
+    }
+
+    #[test]
+    fn other_credentials_are_left_to_the_application() {
+        for value in [
+            "Basic dXNlcjpwYXNz",
+            "Bearer eyJhbGciOi.eyJzdWIi.c2ln",
+            "Bearer",
+            "Bearer ",
+            "",
+        ] {
+            assert_eq!(found(&[("Authorization", value)]), Ok(None), "{value}");
+            assert_eq!(
+                found(&[("X-API-Key", KEY), ("Authorization", value)]),
+                Ok(Some(KEY))
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_and_an_empty_header_present_nothing() {
+        assert_eq!(found(&[]), Ok(None));
+        assert_eq!(found(&[("X-API-Key", "  ")]), Ok(None));
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_told_is_refused() {
+        let bearer = format!("Bearer {OTHER}");
+        assert_eq!(
+            found(&[("X-API-Key", KEY), ("Authorization", &bearer)]),
+            Err(Reason::AmbiguousKey)
+        );
+        assert_eq!(
+            found(&[("X-API-Key", KEY), ("x-api-key", KEY)]),
+            Err(Reason::RepeatedHeader)
+        );
+        assert_eq!(
+            found(&[("Authorization", &bearer), ("Authorization", &bearer)]),
+            Err(Reason::RepeatedHeader)
+        );
+        assert_eq!(
+            found(&[("X-API-Key", &"k".repeat(257))]),
+            Err(Reason::OversizedKey)
+        );
+    }
+}

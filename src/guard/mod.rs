@@ -1,0 +1,179 @@
+//! The guard: one decision per request over a store and a limiter.
+
+mod config;
+mod credential;
+mod decision;
+mod open;
+mod pipeline;
+mod recorder;
+mod request;
+mod residents;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+pub use self::config::Config;
+pub use self::decision::{Denial, Grant, RuleState, Verdict};
+pub use self::request::{HeaderFn, Headers, Request};
+
+use self::pipeline::Subject;
+use self::recorder::Recorder;
+use self::residents::{Residents, Revisions};
+use crate::client_ip::ClientIp;
+use crate::clock::{Clock, Timestamp};
+use crate::key::KeyHasher;
+use crate::limiter::Limiter;
+use crate::record::{KeyId, OrgId};
+use crate::store::{OpenError, Store, StoreError};
+
+/// The guard of a server: decides about requests, manages the keys.
+///
+/// Cheap to clone; every clone is the same guard. All methods may be called from any thread, also
+/// from one that runs an async executor. Decisions never wait for a write, a sync or another
+/// thread's decision about another key; changes return once they are durable.
+///
+/// The last clone to be dropped stores what is still on its way and releases the file.
+#[derive(Clone)]
+pub struct KeyGuard {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    hasher: KeyHasher,
+    residents: Residents,
+    revisions: Revisions,
+    limiter: Arc<dyn Limiter>,
+    recorder: Arc<Recorder>,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    key_header: String,
+    config: Config,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl KeyGuard {
+    /// Opens a data file, or creates it if it is absent. The file is private to the user (mode
+    /// 0600) and held until the last clone of the guard is dropped.
+    ///
+    /// The secret is, in this order: the one of `config`; the environment variable
+    /// `KEYGUARD_SECRET`; the content of the file named as the data file with `.secret` appended.
+    /// Where none of these is found and there is no data file either, that secret file is created,
+    /// with a random secret and mode 0600.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong with the setting, the secret or the file, and what to do.
+    /// A file that is refused is left as it was, to the byte.
+    pub fn open(file: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
+        Inner::open(file.as_ref(), config).map(|inner| Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Decides about a request: [`KeyGuard::decide`] for a request of cost 1 whose method is not
+    /// recorded.
+    ///
+    /// # Errors
+    /// A [`Denial`] that says why the request is refused and how to answer it.
+    #[inline]
+    pub fn check<H: Headers + ?Sized>(
+        &self,
+        headers: &H,
+        ip: impl Into<ClientIp>,
+        path: &str,
+    ) -> Result<Grant, Denial> {
+        self.inner.decide(&Request::new(headers, ip, path))
+    }
+
+    /// Decides about a request, and consumes its cost from every limit of its key.
+    ///
+    /// # Errors
+    /// A [`Denial`] that says why the request is refused and how to answer it. Nothing is consumed
+    /// then.
+    #[inline]
+    pub fn decide<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Result<Grant, Denial> {
+        self.inner.decide(&request)
+    }
+
+    /// As [`KeyGuard::decide`], for callers that await. With a data file the future is ready when
+    /// it is first polled; at most it reads one record from the file.
+    ///
+    /// # Errors
+    /// As [`KeyGuard::decide`].
+    pub async fn decide_async<H: Headers + ?Sized>(
+        &self,
+        request: Request<'_, H>,
+    ) -> Result<Grant, Denial> {
+        self.inner.decide(&request)
+    }
+
+    /// What [`KeyGuard::decide`] would say now, and how each limit stands. Consumes and records
+    /// nothing.
+    pub fn dry_run<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Verdict {
+        self.inner.dry_run(&request, Subject::Presented)
+    }
+
+    /// As [`KeyGuard::dry_run`], as if the key `id` had been presented.
+    pub fn dry_run_as<H: Headers + ?Sized>(&self, id: KeyId, request: Request<'_, H>) -> Verdict {
+        self.inner.dry_run(&request, Subject::Key(id))
+    }
+}
+
+impl Inner {
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    pub(crate) fn hasher(&self) -> &KeyHasher {
+        &self.hasher
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.timestamp()
+    }
+
+    /// To be called once a change is durable: no decision from now on goes by the old state.
+    pub(crate) fn key_changed(&self, id: KeyId) {
+        self.revisions.key_changed(id);
+    }
+
+    /// As [`Inner::key_changed`], for every key of an organization.
+    pub(crate) fn org_changed(&self, id: OrgId) {
+        self.revisions.org_changed(id);
+    }
+
+    /// Stores all that is on its way and ends the writer.
+    pub(crate) fn stop(&self) -> Result<(), StoreError> {
+        let Some(writer) = self.writer.lock().take() else {
+            return Ok(());
+        };
+        let result = self.recorder.close();
+        // The thread ends by returning; a panic in it has already been reported.
+        let _ = writer.join();
+        result
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Who wants to know whether it worked calls `close`.
+        let _ = self.stop();
+    }
+}
+
+impl fmt::Debug for KeyGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyGuard").finish_non_exhaustive()
+    }
+}

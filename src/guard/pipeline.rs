@@ -1,0 +1,264 @@
+//! The decision, written once: what every request passes, in this order.
+
+use std::sync::Arc;
+
+use super::Inner;
+use super::credential;
+use super::decision::{Denial, Grant, RuleState, StoredPath, Verdict, holds, status};
+use super::request::{Headers, Request};
+use super::residents::Caller;
+use crate::client_ip::ClientIp;
+use crate::key;
+use crate::limiter::{AttachError, Outcome};
+use crate::path;
+use crate::policy::Rule;
+use crate::record::{KeyId, Reason};
+use crate::store::{Resolved, StoreError, UsageEvent};
+
+/// Whom a request is decided for.
+#[derive(Clone, Copy)]
+pub(super) enum Subject {
+    /// The key that its headers present.
+    Presented,
+    /// A key by its id, as an administrator asks.
+    Key(KeyId),
+}
+
+/// A refusal before any limit was asked; with the key, if it is known.
+struct Refusal {
+    reason: Reason,
+    caller: Option<Arc<Caller>>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            caller: None,
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn decide<H: Headers + ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+    ) -> Result<Grant, Denial> {
+        let caller = match self.authenticate(request, Subject::Presented) {
+            Ok(caller) => caller,
+            Err(refusal) => return Err(self.refuse(request, refusal)),
+        };
+        match self
+            .limiter
+            .admit(&caller.group, &caller.rules, request.cost)
+        {
+            Outcome::Admitted(at, level) => {
+                let path = self.path_to_record(request.path);
+                Ok(Grant::new(
+                    caller,
+                    at,
+                    level,
+                    client_ip(request),
+                    request.method,
+                    path,
+                ))
+            }
+            Outcome::Refused(at, level) => {
+                let denial = Denial::exhausted(at, level);
+                self.record_refusal(request, &caller, denial.reason());
+                Err(denial)
+            }
+        }
+    }
+
+    /// As [`Inner::decide`], but nothing is consumed nor recorded.
+    pub(super) fn dry_run<H: Headers + ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+        subject: Subject,
+    ) -> Verdict {
+        let caller = match self.authenticate(request, subject) {
+            Ok(caller) => caller,
+            Err(refusal) => {
+                return Verdict {
+                    denial: Some(Denial::new(refusal.reason)),
+                    rules: Vec::new(),
+                };
+            }
+        };
+        let (now, levels) = self
+            .limiter
+            .levels(&caller.group, &caller.rules, request.cost);
+        let slowest = levels.iter().max_by_key(|level| level.room_at);
+        Verdict {
+            denial: slowest
+                .filter(|level| level.room_at > now)
+                .map(|level| Denial::exhausted(now, *level)),
+            rules: levels.iter().map(RuleState::from).collect(),
+        }
+    }
+
+    /// Everything but the limits.
+    fn authenticate<H: Headers + ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+        subject: Subject,
+    ) -> Result<Arc<Caller>, Refusal> {
+        let caller = match subject {
+            Subject::Presented => {
+                let text = credential::presented(request.headers, &self.key_header)?
+                    .ok_or(Reason::MissingKey)?;
+                self.identify(text)?
+            }
+            Subject::Key(id) => self.load_by_id(id)?,
+        };
+        match self.objection(&caller, request) {
+            None => Ok(caller),
+            Some(reason) => Err(Refusal {
+                reason,
+                caller: Some(caller),
+            }),
+        }
+    }
+
+    /// The key that `text` is, from memory or the store.
+    #[inline]
+    fn identify(&self, text: &[u8]) -> Result<Arc<Caller>, Reason> {
+        let hash = self.hasher.hash(text);
+        if let Some(caller) = self.residents.get(&hash)
+            && caller.revision == self.revisions.of(caller.key.id, caller.org.id)
+        {
+            return Ok(caller);
+        }
+        // Whoever does not know how keys are formed does not make us read the file.
+        if !key::is_well_formed(text) {
+            return Err(Reason::MalformedKey);
+        }
+        let changes = self.revisions.all();
+        let resolved = self
+            .store
+            .resolve(&hash)
+            .map_err(unavailable)?
+            .ok_or(Reason::UnknownKey)?;
+        let caller = Arc::new(self.caller(hash, resolved)?);
+        // What was read before a change must not be kept after it: the change has already told the
+        // cache to forget.
+        if self.revisions.all() == changes {
+            self.residents.insert(Arc::clone(&caller));
+        }
+        Ok(caller)
+    }
+
+    fn load_by_id(&self, id: KeyId) -> Result<Arc<Caller>, Reason> {
+        let resolved = self
+            .store
+            .resolve_id(id)
+            .map_err(unavailable)?
+            .ok_or(Reason::UnknownKey)?;
+        Ok(Arc::new(self.caller(key::HashedKey([0; 32]), resolved)?))
+    }
+
+    fn caller(&self, hash: key::HashedKey, resolved: Resolved) -> Result<Caller, Reason> {
+        let Resolved {
+            key,
+            org,
+            credential_expires_at,
+        } = resolved;
+        let group = self
+            .limiter
+            .attach(crate::limiter::GroupId::Key(key.id), &mut || {
+                self.store.quota(key.id)
+            })
+            .map_err(|error| match error {
+                AttachError::Full => Reason::Overloaded,
+                AttachError::Seed(error) => unavailable(error),
+            })?;
+        let per_minute = Rule::per_minute(key.rate_limit_per_minute);
+        let monthly = key.monthly_limit.map(Rule::monthly);
+        Ok(Caller {
+            hash,
+            revision: self.revisions.of(key.id, org.id),
+            expires_at: [key.expires_at, credential_expires_at]
+                .into_iter()
+                .flatten()
+                .min(),
+            group,
+            rules: std::iter::once(per_minute).chain(monthly).collect(),
+            recorder: Arc::clone(&self.recorder),
+            key,
+            org,
+        })
+    }
+
+    /// Why a known key may not make this request, limits apart.
+    #[inline]
+    fn objection<H: ?Sized>(&self, caller: &Caller, request: &Request<'_, H>) -> Option<Reason> {
+        if !caller.key.active {
+            return Some(Reason::RevokedKey);
+        }
+        if caller
+            .expires_at
+            .is_some_and(|expires_at| self.clock.timestamp() >= expires_at)
+        {
+            return Some(Reason::ExpiredKey);
+        }
+        if caller.org.status == crate::record::OrgStatus::Suspended {
+            return Some(Reason::SuspendedOrg);
+        }
+        if !request.scopes.iter().all(|scope| holds(&caller.key, scope)) {
+            return Some(Reason::MissingScope);
+        }
+        let cost = u64::from(request.cost.get());
+        if caller.rules.iter().any(|rule| cost > rule.limit) {
+            return Some(Reason::CostAboveLimit);
+        }
+        None
+    }
+
+    #[cold]
+    fn refuse<H: ?Sized>(&self, request: &Request<'_, H>, refusal: Refusal) -> Denial {
+        match &refusal.caller {
+            Some(caller) => self.record_refusal(request, caller, refusal.reason),
+            None => self.recorder.count_refusal(refusal.reason),
+        }
+        Denial::new(refusal.reason)
+    }
+
+    fn record_refusal<H: ?Sized>(&self, request: &Request<'_, H>, caller: &Caller, reason: Reason) {
+        if !self.recorder.is_enabled() {
+            return;
+        }
+        let path = path::stored(request.path).as_bytes();
+        let event = UsageEvent {
+            at: self.clock.timestamp(),
+            key_id: caller.key.id,
+            ip: client_ip(request),
+            latency_micros: 0,
+            status: status(reason),
+            // Cut to 256 bytes before.
+            path_len: path.len() as u16,
+            method: request.method,
+            refused: Some(reason),
+        };
+        self.recorder.record(event, path);
+    }
+
+    #[inline]
+    fn path_to_record(&self, target: &str) -> StoredPath {
+        if self.recorder.is_enabled() {
+            StoredPath::from_slice(path::stored(target).as_bytes())
+        } else {
+            StoredPath::new()
+        }
+    }
+}
+
+/// The address a request is decided and recorded for: that of the peer.
+fn client_ip<H: ?Sized>(request: &Request<'_, H>) -> ClientIp {
+    request.ip
+}
+
+/// The client learns that the request could not be decided, the next flush or change says why.
+fn unavailable(_: StoreError) -> Reason {
+    Reason::Unavailable
+}

@@ -1,0 +1,289 @@
+//! Usage on its way to the store: taken from requests at once, written in batches by a thread.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::{Clock, Moment};
+use crate::limiter::{Group, GroupId, Limiter};
+use crate::quota::QuotaUse;
+use crate::record::{KeyId, Reason};
+use crate::store::{Store, StoreError, UsageBatch, UsageEvent};
+
+/// How long usage waits at most before it is written.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often expired usage is looked for.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Where requests leave their usage. Each thread has a queue that it shares with few others.
+pub(crate) struct Recorder {
+    queues: Box<[Queue]>,
+    /// Events that one queue holds at most.
+    capacity: usize,
+    enabled: bool,
+    clock: Clock,
+    control: Mutex<Control>,
+    /// Wakes the writer.
+    work: Condvar,
+    /// Wakes those who wait for the writer.
+    done: Condvar,
+}
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Queue(Mutex<UsageBatch>);
+
+#[derive(Default)]
+struct Control {
+    /// Flushes asked for, and those that are done.
+    asked: u64,
+    done: u64,
+    /// What went wrong when usage was last stored.
+    failure: Option<String>,
+    urgent: bool,
+    closing: bool,
+    closed: bool,
+}
+
+impl Recorder {
+    pub(super) fn new(clock: Clock, enabled: bool, capacity: usize) -> Self {
+        let threads = std::thread::available_parallelism().map_or(4, usize::from);
+        let queues = (2 * threads).next_power_of_two();
+        Self {
+            queues: (0..queues).map(|_| Queue::default()).collect(),
+            capacity: capacity / queues,
+            enabled,
+            clock,
+            control: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+        }
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Takes a request by a known key; `path` as it is to be stored.
+    #[inline]
+    pub(super) fn record(&self, event: UsageEvent, path: &[u8]) {
+        if !self.enabled {
+            return;
+        }
+        let mut queue = self.queue().lock();
+        if queue.events.len() >= self.capacity {
+            queue.dropped += 1;
+            return;
+        }
+        queue.paths.extend_from_slice(path);
+        queue.events.push(event);
+        if queue.events.len() == self.capacity / 4 {
+            drop(queue);
+            self.hurry();
+        }
+    }
+
+    /// Counts a refusal that named no known key.
+    pub(super) fn count_refusal(&self, reason: Reason) {
+        if !self.enabled {
+            return;
+        }
+        let minute = self.clock.timestamp().minute();
+        let mut queue = self.queue().lock();
+        if queue
+            .refusals
+            .last()
+            .is_none_or(|(last, _)| *last != minute)
+        {
+            queue.refusals.push((minute, [0; Reason::COUNT]));
+        }
+        if let Some((_, counts)) = queue.refusals.last_mut() {
+            counts[reason as usize] += 1;
+        }
+    }
+
+    /// Waits until all that was recorded before is stored.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        self.wait_for_writer(false)
+    }
+
+    /// Has the writer store all and end. What is recorded later is lost.
+    pub(super) fn close(&self) -> Result<(), StoreError> {
+        self.wait_for_writer(true)
+    }
+
+    fn wait_for_writer(&self, closing: bool) -> Result<(), StoreError> {
+        let mut control = self.control.lock();
+        control.asked += 1;
+        control.closing |= closing;
+        let ticket = control.asked;
+        self.work.notify_one();
+        while control.done < ticket && !control.closed {
+            self.done.wait(&mut control);
+        }
+        let failed = |failure: &String| Err(StoreError::Unavailable(failure.clone().into()));
+        control.failure.as_ref().map_or(Ok(()), failed)
+    }
+
+    fn hurry(&self) {
+        self.control.lock().urgent = true;
+        self.work.notify_one();
+    }
+
+    #[inline]
+    fn queue(&self) -> &Mutex<UsageBatch> {
+        thread_local!(static THREAD: Cell<usize> = const { Cell::new(usize::MAX) });
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let thread = THREAD.with(|thread| {
+            if thread.get() == usize::MAX {
+                thread.set(NEXT.fetch_add(1, Ordering::Relaxed));
+            }
+            thread.get()
+        });
+        &self.queues[thread & (self.queues.len() - 1)].0
+    }
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder")
+            .field("enabled", &self.enabled)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The thread that writes what a [`Recorder`] takes. It also keeps the house: it stores quotas,
+/// deletes expired usage, frees idle counters and follows the system's calendar.
+pub(super) struct Writer {
+    recorder: Arc<Recorder>,
+    store: Arc<dyn Store>,
+    limiter: Arc<dyn Limiter>,
+    retention: Duration,
+    /// An emptied queue's memory, to be swapped in for a full one.
+    spare: UsageBatch,
+    /// What could not be stored, to be tried again.
+    batch: UsageBatch,
+    next_prune: Moment,
+}
+
+impl Writer {
+    pub(super) fn spawn(
+        recorder: Arc<Recorder>,
+        store: Arc<dyn Store>,
+        limiter: Arc<dyn Limiter>,
+        retention: Duration,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let writer = Self {
+            recorder,
+            store,
+            limiter,
+            retention,
+            spare: UsageBatch::default(),
+            batch: UsageBatch::default(),
+            next_prune: Moment::default(),
+        };
+        std::thread::Builder::new()
+            .name("keyguard-writer".into())
+            .spawn(|| writer.run())
+    }
+
+    fn run(mut self) {
+        loop {
+            let (asked, closing) = self.wait_for_work();
+            let result = self.store_all();
+            self.keep_house();
+            let mut control = self.recorder.control.lock();
+            control.done = asked;
+            control.failure = result.err().map(|error| describe(&error));
+            control.closed = closing;
+            drop(control);
+            self.recorder.done.notify_all();
+            if closing {
+                return;
+            }
+        }
+    }
+
+    /// Sleeps until usage is due or somebody cannot wait; returns the number of the last flush
+    /// asked for, and whether there is to be none after it.
+    fn wait_for_work(&self) -> (u64, bool) {
+        let mut control = self.recorder.control.lock();
+        if control.asked == control.done && !control.urgent {
+            self.recorder.work.wait_for(&mut control, INTERVAL);
+        }
+        control.urgent = false;
+        (control.asked, control.closing)
+    }
+
+    fn store_all(&mut self) -> Result<(), StoreError> {
+        self.collect();
+        let consumed = self.limiter.take_consumed();
+        self.batch.quotas.clear();
+        self.batch
+            .quotas
+            .extend(consumed.iter().map(|group| quota_row(group)));
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        match self.store.record(&self.batch) {
+            Ok(()) => {
+                self.batch.clear();
+                Ok(())
+            }
+            Err(error) => {
+                self.limiter.return_consumed(consumed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Empties the queues into the batch. While an earlier batch waits to be stored, requests fill
+    /// their queues and then are dropped and counted, so that memory stays bounded.
+    fn collect(&mut self) {
+        if !self.batch.events.is_empty() {
+            return;
+        }
+        for queue in &self.recorder.queues {
+            std::mem::swap(&mut *queue.0.lock(), &mut self.spare);
+            self.batch.append(&mut self.spare);
+        }
+    }
+
+    fn keep_house(&mut self) {
+        let clock = self.recorder.clock();
+        clock.resync();
+        self.limiter.sweep();
+        let now = clock.now();
+        if now >= self.next_prune {
+            self.next_prune = Moment::from_nanos(now.nanos() + PRUNE_INTERVAL.as_nanos() as u64);
+            let timestamp = clock.timestamp_at(now);
+            // A failure shows in the next batch of usage; the next round tries again.
+            let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
+        }
+    }
+}
+
+fn quota_row(group: &Group) -> (KeyId, QuotaUse) {
+    let GroupId::Key(key) = group.id();
+    (key, group.settle_quota())
+}
+
+/// An error and what caused it, in one line.
+fn describe(error: &StoreError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

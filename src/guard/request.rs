@@ -1,0 +1,221 @@
+//! What a decision is asked about.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::marker::PhantomData;
+use std::num::NonZeroU32;
+
+use crate::client_ip::ClientIp;
+use crate::path;
+use crate::record::Method;
+
+/// Anything that can answer "which values has the header NAME".
+///
+/// Names are compared without regard to ASCII case. Implemented for slices, arrays, vectors and
+/// maps of pairs, and, with the feature `http`, for `http::HeaderMap`. For a type of another crate,
+/// wrap a closure in [`HeaderFn`] or implement the one method.
+pub trait Headers {
+    /// The values of every header field of this name, in the order they were sent.
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]>;
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for [(N, V)] {
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let named = move |(n, _): &&(N, V)| n.as_ref().eq_ignore_ascii_case(name);
+        self.iter().filter(named).map(|(_, value)| value.as_ref())
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>, const LEN: usize> Headers for [(N, V); LEN] {
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.as_slice().header_values(name)
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.as_slice().header_values(name)
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>, S> Headers for HashMap<N, V, S> {
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let named = move |(n, _): &(&N, &V)| n.as_ref().eq_ignore_ascii_case(name);
+        self.iter().filter(named).map(|(_, value)| value.as_ref())
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for BTreeMap<N, V> {
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let named = move |(n, _): &(&N, &V)| n.as_ref().eq_ignore_ascii_case(name);
+        self.iter().filter(named).map(|(_, value)| value.as_ref())
+    }
+}
+
+#[cfg(feature = "http")]
+impl Headers for http::HeaderMap {
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.get_all(name).iter().map(http::HeaderValue::as_bytes)
+    }
+}
+
+impl<H: Headers + ?Sized> Headers for &H {
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        (**self).header_values(name)
+    }
+}
+
+/// [`Headers`] from a closure that finds the values of a header by its name.
+///
+/// Hand on every value: a server that hides a repeated key header hides an attack.
+///
+/// ```
+/// use keyguard::{HeaderFn, Headers};
+///
+/// let sent = [("Host", "localhost"), ("X-API-Key", "kg_live_…")];
+/// let headers = HeaderFn::new(|name: &str| {
+///     let name = name.to_owned();
+///     sent.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(&name)).map(|(_, v)| v.as_bytes())
+/// });
+/// assert_eq!(headers.header_values("x-api-key").count(), 1);
+/// ```
+pub struct HeaderFn<'h, F> {
+    find: F,
+    values: PhantomData<&'h [u8]>,
+}
+
+impl<'h, F, I> HeaderFn<'h, F>
+where
+    F: Fn(&str) -> I,
+    I: IntoIterator<Item = &'h [u8]>,
+{
+    /// Headers as `find` finds them.
+    pub fn new(find: F) -> Self {
+        Self {
+            find,
+            values: PhantomData,
+        }
+    }
+}
+
+impl<'h, F, I> Headers for HeaderFn<'h, F>
+where
+    F: Fn(&str) -> I,
+    I: IntoIterator<Item = &'h [u8]>,
+{
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        (self.find)(name)
+            .into_iter()
+            .map(|value| -> &'a [u8] { value })
+    }
+}
+
+impl<F> fmt::Debug for HeaderFn<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeaderFn").finish_non_exhaustive()
+    }
+}
+
+/// One request to decide about.
+///
+/// ```
+/// use std::net::Ipv4Addr;
+/// use keyguard::{ClientIp, Request};
+///
+/// let headers = [("X-API-Key", "kg_live_…")];
+/// let ip = ClientIp::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
+/// let request = Request::new(&headers, ip, "/orders?page=2").method("GET").scopes(&["read"]);
+/// ```
+pub struct Request<'a, H: ?Sized> {
+    pub(super) headers: &'a H,
+    pub(super) ip: ClientIp,
+    pub(super) path: &'a str,
+    pub(super) method: Method,
+    pub(super) cost: NonZeroU32,
+    pub(super) scopes: &'a [&'a str],
+}
+
+impl<'a, H: Headers + ?Sized> Request<'a, H> {
+    /// A request with `headers` from `ip` for `path`, of a cost of 1.
+    ///
+    /// `ip` is the address of the peer. `path` is the request target as it was sent, undecoded;
+    /// from `?` on it is dropped and never stored.
+    pub fn new(headers: &'a H, ip: impl Into<ClientIp>, path: &'a str) -> Self {
+        Self {
+            headers,
+            ip: ip.into(),
+            path,
+            method: Method::Other,
+            cost: NonZeroU32::MIN,
+            scopes: &[],
+        }
+    }
+
+    /// The method, as it was sent; it is recorded with the usage.
+    #[must_use]
+    pub fn method(mut self, method: impl Into<Method>) -> Self {
+        self.method = method.into();
+        self
+    }
+
+    /// How much the request takes from every limit and quota. Default: 1.
+    #[must_use]
+    pub fn cost(mut self, cost: NonZeroU32) -> Self {
+        self.cost = cost;
+        self
+    }
+
+    /// Scopes that the key must hold, all of them. Default: none.
+    #[must_use]
+    pub fn scopes(mut self, scopes: &'a [&'a str]) -> Self {
+        self.scopes = scopes;
+        self
+    }
+}
+
+impl<H: ?Sized> Clone for Request<'_, H> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<H: ?Sized> Copy for Request<'_, H> {}
+
+/// Without the headers, which hold the key, and without the query.
+impl<H: ?Sized> fmt::Debug for Request<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("ip", &self.ip)
+            .field("method", &self.method)
+            .field("path", &path::without_query(self.path))
+            .field("cost", &self.cost)
+            .field("scopes", &self.scopes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_is_found_whatever_the_case_of_its_name() {
+        let pairs = [("x-api-key", "a"), ("Host", "h"), ("X-API-KEY", "b")];
+        let found: Vec<_> = pairs.header_values("X-Api-Key").collect();
+        assert_eq!(found, [b"a", b"b"]);
+        let owned: HashMap<String, Vec<u8>> = [("X-API-Key".to_owned(), b"a".to_vec())].into();
+        assert_eq!(
+            owned.header_values("x-api-key").next(),
+            Some(b"a".as_slice())
+        );
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn a_header_map_hands_on_every_value() {
+        let mut map = http::HeaderMap::new();
+        map.append("x-api-key", http::HeaderValue::from_static("a"));
+        map.append("x-api-key", http::HeaderValue::from_static("b"));
+        assert_eq!(map.header_values("X-API-Key").count(), 2);
+    }
+}
