@@ -1,0 +1,129 @@
+//! What all these tests share: a data file in a directory of its own, a clock that moves by hand,
+//! and short ways to ask.
+
+// Every test file is a crate of its own and uses a part of this.
+#![allow(dead_code)]
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use keyguard::{
+    Config, CreateKey, CreatedKey, Denial, Grant, KeyGuard, ManualClock, Org, Reason, Timestamp,
+};
+use tempfile::TempDir;
+
+pub(crate) const SECRET: &str = "the secret of all these tests, 32+ bytes";
+
+/// 2026-01-15T12:00:00Z
+pub(crate) const NOON: Timestamp = Timestamp::from_unix_millis(1_768_478_400_000);
+
+pub(crate) const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+
+/// A place for one data file, and the clock of the guards that open it.
+pub(crate) struct Home {
+    dir: TempDir,
+    pub(crate) clock: ManualClock,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self::at(NOON)
+    }
+
+    pub(crate) fn at(start: Timestamp) -> Self {
+        Self {
+            dir: TempDir::new().unwrap(),
+            clock: ManualClock::starting_at(start),
+        }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
+        self.dir().join("keyguard.redb")
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        Config::new(SECRET).clock(self.clock.clone())
+    }
+
+    pub(crate) fn open(&self) -> KeyGuard {
+        self.open_with(self.config())
+    }
+
+    pub(crate) fn open_with(&self, config: Config) -> KeyGuard {
+        KeyGuard::open(self.file(), config).unwrap()
+    }
+}
+
+/// The organization of this name, created if it is not there.
+pub(crate) fn org(kg: &KeyGuard, name: &str) -> Org {
+    kg.org_named(name)
+        .or_else(|_| kg.create_org(name))
+        .unwrap()
+}
+
+/// A key of the organization "acme" with the guard's default limits.
+pub(crate) fn key(kg: &KeyGuard) -> CreatedKey {
+    key_with(kg, |key| key)
+}
+
+/// A key of the organization "acme" that admits so much in a minute.
+pub(crate) fn key_limited_to(kg: &KeyGuard, per_minute: u32) -> CreatedKey {
+    key_with(kg, |key| CreateKey {
+        rate_limit_per_minute: Some(per_minute),
+        ..key
+    })
+}
+
+/// A key of the organization "acme" as `change` makes it.
+pub(crate) fn key_with(
+    kg: &KeyGuard,
+    change: impl FnOnce(CreateKey) -> CreateKey,
+) -> CreatedKey {
+    org(kg, "acme");
+    kg.create_key(change(CreateKey::new("acme", "shop")))
+        .unwrap()
+}
+
+/// Asks with a key in its header.
+pub(crate) fn ask(kg: &KeyGuard, key: &CreatedKey) -> Result<Grant, Denial> {
+    ask_with(kg, key.raw_key.expose())
+}
+
+/// Asks with the text of a key in its header.
+pub(crate) fn ask_with(kg: &KeyGuard, text: &str) -> Result<Grant, Denial> {
+    kg.check(&[("X-API-Key", text)], IP, "/api/data")
+}
+
+/// Asks with a key that is admitted and returns how much it has left.
+pub(crate) fn admit(kg: &KeyGuard, key: &CreatedKey) -> u64 {
+    ask(kg, key).unwrap().remaining()
+}
+
+/// Asks so often and returns how often the key was admitted; every refusal has this reason.
+pub(crate) fn admitted_of(kg: &KeyGuard, key: &CreatedKey, requests: u32, refusal: Reason) -> u32 {
+    let mut admitted = 0;
+    for _ in 0..requests {
+        match ask(kg, key) {
+            Ok(_) => admitted += 1,
+            Err(denial) => assert_eq!(denial.reason(), refusal),
+        }
+    }
+    admitted
+}
+
+/// Why a request was refused.
+pub(crate) fn refusal(outcome: Result<Grant, Denial>) -> Reason {
+    outcome.expect_err("admitted").reason()
+}
+
+/// The value of the one field of this name.
+pub(crate) fn field<'a>(fields: &'a [(&'static str, String)], name: &str) -> Option<&'a str> {
+    let mut values = fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+    let value = values.next().map(|(_, value)| value.as_str());
+    assert!(values.next().is_none(), "{name} is there twice");
+    value
+}
