@@ -1,2 +1,207 @@
-pub(crate) struct RedbStore;
-pub struct OpenError;
+//! The embedded backend: one redb file, held by one process.
+//!
+//! Every change is one transaction that is durable when it returns. All of them also save what
+//! redb needs to reopen quickly after a kill, whatever the size of the file.
+
+mod file;
+mod manage;
+mod open;
+mod prune;
+mod totals;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use parking_lot::Mutex;
+use redb::{
+    CommitError, Database, ReadTransaction, ReadableDatabase, StorageError, TableError,
+    TransactionError, WriteTransaction,
+};
+
+use self::usage::OpenBlock;
+use super::{
+    KeyChange, NewCredential, NewKey, QuotaUse, Resolved, Store, StoreError, Totals, UsageBatch,
+};
+use crate::clock::Timestamp;
+use crate::key::HashedKey;
+use crate::record::{Key, KeyId, Org, OrgId, OrgStatus, Usage};
+
+pub use self::open::OpenError;
+
+/// A [`Store`] in one redb file.
+pub(crate) struct RedbStore {
+    db: Database,
+    /// The usage block that is being written. `None` until the first batch, and after a batch
+    /// that failed: what is in the file then decides.
+    open_block: Mutex<Option<OpenBlock>>,
+}
+
+impl Store for RedbStore {
+    fn resolve(&self, hash: &HashedKey) -> Result<Option<Resolved>, StoreError> {
+        self.read(|txn| manage::resolve(txn, hash))
+    }
+
+    fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {
+        self.read(|txn| manage::resolve_id(txn, id))
+    }
+
+    fn quota(&self, id: KeyId) -> Result<QuotaUse, StoreError> {
+        self.read(|txn| totals::quota(txn, id))
+    }
+
+    fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError> {
+        self.write(|txn| manage::create_org(txn, name, at))
+    }
+
+    fn org(&self, id: OrgId) -> Result<Org, StoreError> {
+        self.read(|txn| manage::org(txn, id))
+    }
+
+    fn org_named(&self, name: &str) -> Result<Org, StoreError> {
+        self.read(|txn| manage::org_named(txn, name))
+    }
+
+    fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError> {
+        self.read(|txn| manage::orgs(txn, after, limit))
+    }
+
+    fn set_org_status(&self, id: OrgId, status: OrgStatus) -> Result<Org, StoreError> {
+        self.write(|txn| manage::set_org_status(txn, id, status))
+    }
+
+    fn create_keys(&self, keys: Vec<(NewKey, NewCredential)>) -> Result<Vec<Key>, StoreError> {
+        self.write(|txn| manage::create_keys(txn, keys))
+    }
+
+    fn key(&self, id: KeyId) -> Result<Key, StoreError> {
+        self.read(|txn| manage::key(txn, id))
+    }
+
+    fn keys(
+        &self,
+        org: Option<OrgId>,
+        after: Option<KeyId>,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        self.read(|txn| manage::keys(txn, org, after, limit))
+    }
+
+    fn update_key(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+        self.write(|txn| manage::update_key(txn, id, change))
+    }
+
+    fn add_credential(
+        &self,
+        id: KeyId,
+        credential: NewCredential,
+        retire_at: Timestamp,
+    ) -> Result<Key, StoreError> {
+        self.write(|txn| manage::add_credential(txn, id, credential, retire_at))
+    }
+
+    fn revoke_key(&self, id: KeyId) -> Result<Key, StoreError> {
+        self.write(|txn| manage::revoke_key(txn, id))
+    }
+
+    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        // Taken out of its place, so that it is back there only once the file has all of it.
+        let mut place = self.open_block.lock();
+        let continued = place.take();
+        let block = self.write(|txn| {
+            let block = usage::add(txn, continued, batch)?;
+            totals::add(txn, batch)?;
+            Ok(block)
+        })?;
+        *place = Some(block);
+        Ok(())
+    }
+
+    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        // The growing block may go too.
+        let mut place = self.open_block.lock();
+        let due = self.read(|txn| prune::due(txn, place.as_ref(), raw_before, now))?;
+        if due.is_nothing() {
+            return Ok(());
+        }
+        self.write(|txn| prune::delete(txn, &due))?;
+        if due.open_block {
+            *place = None;
+        }
+        Ok(())
+    }
+
+    fn usage(
+        &self,
+        key: Option<KeyId>,
+        from: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Usage>, StoreError> {
+        self.read(|txn| usage::since(txn, key, from, limit))
+    }
+
+    fn totals(&self, now: Timestamp) -> Result<Totals, StoreError> {
+        self.read(|txn| totals::totals(txn, now))
+    }
+}
+
+impl RedbStore {
+    fn read<T>(
+        &self,
+        look: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        catching_panics(|| look(&self.db.begin_read()?))
+    }
+
+    /// One transaction: all that `change` does is durable when this returns, or none of it is
+    /// done.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        catching_panics(|| {
+            // Durable at once, which is redb's default.
+            let mut txn = self.db.begin_write()?;
+            // Without it, reopening after a kill reads every page of the file.
+            txn.set_quick_repair(true);
+            let done = change(&txn)?;
+            txn.commit()?;
+            Ok(done)
+        })
+    }
+}
+
+/// redb trusts the pages of a file and may panic on altered ones, which must not reach a request.
+fn catching_panics<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    // An unfinished transaction is rolled back, and redb refuses to go on where it cannot.
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(StoreError::Damaged("a page of it makes no sense".into())))
+}
+
+fn engine(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Corrupted(what) => StoreError::Damaged(what),
+        error @ (redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::TypeDefinitionChanged { .. }) => StoreError::Damaged(error.to_string()),
+        error => StoreError::Unavailable(error.into()),
+    }
+}
+
+macro_rules! from_engine {
+    ($($error:ty),+) => {$(
+        impl From<$error> for StoreError {
+            fn from(error: $error) -> Self {
+                engine(error)
+            }
+        }
+    )+};
+}
+
+from_engine!(StorageError, TableError, TransactionError, CommitError);
