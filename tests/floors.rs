@@ -8,7 +8,7 @@ use std::path::Path;
 use std::{fs, io};
 
 const FLOORS: [&str; 5] = [
-    "clock key policy client_ip path record secret",
+    "clock draft key policy client_ip path record secret",
     "window lockout quota",
     "store limiter",
     "guard admin",
