@@ -331,10 +331,14 @@ fn limit_fields(level: &Level, reset: Duration) -> Vec<(&'static str, String)> {
         rule, remaining, ..
     } = level;
     let (name, limit) = (rule.name(), rule.limit);
-    let window = match rule.span {
-        Span::Sliding(length) => format!(";w={}", length.seconds()),
-        // Months differ in length; `w` is optional.
-        Span::Month => String::new(),
+    let (window, reset) = match rule.span {
+        // A hit counts from the later end of its grain; the fields show whole windows.
+        Span::Sliding(length) => (
+            format!(";w={}", length.seconds()),
+            whole_seconds(reset).min(length.seconds()),
+        ),
+        // Months differ in length, and `w` is optional.
+        Span::Month => (String::new(), whole_seconds(reset)),
     };
     vec![
         ("X-RateLimit-Limit", limit.to_string()),

@@ -362,3 +362,6 @@ impl Counter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,12 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError>;
     fn set_org_status(&self, id: OrgId, status: OrgStatus) -> Result<Org, StoreError>;
 
-    fn create_key(&self, key: NewKey, credential: NewCredential) -> Result<Key, StoreError>;
+    /// Creates all of the keys or none, which for many is faster than one by one.
+    fn create_keys(&self, keys: Vec<(NewKey, NewCredential)>) -> Result<Vec<Key>, StoreError>;
+    fn create_key(&self, key: NewKey, credential: NewCredential) -> Result<Key, StoreError> {
+        let created = self.create_keys(vec![(key, credential)])?.pop();
+        created.ok_or_else(|| StoreError::Damaged("a key was created and is not there".into()))
+    }
     fn key(&self, id: KeyId) -> Result<Key, StoreError>;
     /// At most `limit` keys, of one organization or all, with ids above `after`, by id.
     fn keys(
@@ -182,6 +187,13 @@ pub(crate) struct Totals {
 pub(crate) struct Count {
     pub(crate) requests: u64,
     pub(crate) errors: u64,
+}
+
+impl Count {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.errors = self.errors.saturating_add(other.errors);
+    }
 }
 
 /// Why the store could not do what was asked.

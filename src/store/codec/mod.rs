@@ -1,1 +1,77 @@
+//! The layout of a data file: its tables, its records and its usage blocks.
+//!
+//! Nothing outside this module knows how a stored byte is laid out. A record is one schema tag
+//! byte and then a [postcard](https://postcard.jamesmunns.com/wire-format) value; a change to a
+//! record takes a new tag, and [`FORMAT`] grows when an older version of this crate could no
+//! longer read what is written. Numbers outside of postcard are little-endian.
+//!
+//! Decoding never panics: bytes that no version wrote are [`StoreError::Damaged`].
 
+pub(crate) mod block;
+mod record;
+mod varint;
+
+use redb::TableDefinition;
+
+use super::StoreError;
+
+pub(crate) use self::record::*;
+
+/// The format that this version writes, and the newest that it reads.
+pub(crate) const FORMAT: u32 = 1;
+
+/// Rows of one kind each: see [`meta`].
+pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("keyguard");
+
+/// [`decode_org`] by organization.
+pub(crate) const ORGS: TableDefinition<u64, &[u8]> = TableDefinition::new("orgs");
+/// Organizations by name; a name is taken once.
+pub(crate) const ORG_NAMES: TableDefinition<&str, u64> = TableDefinition::new("org names");
+/// [`decode_key`] by key.
+pub(crate) const KEYS: TableDefinition<u64, &[u8]> = TableDefinition::new("keys");
+/// (organization, key)
+pub(crate) const ORG_KEYS: TableDefinition<(u64, u64), ()> = TableDefinition::new("org keys");
+/// [`decode_credential`] by the hash of a key's text.
+pub(crate) const CREDENTIALS: TableDefinition<&[u8; 32], &[u8]> =
+    TableDefinition::new("credentials");
+/// (key, hash)
+pub(crate) const KEY_CREDENTIALS: TableDefinition<(u64, &[u8; 32]), ()> =
+    TableDefinition::new("key credentials");
+
+/// [`Activity`] by key: one row for each key that was ever used.
+pub(crate) const ACTIVITY: TableDefinition<u64, &[u8]> = TableDefinition::new("activity");
+/// [`Count`](super::Count) by (hour, key), of hours that ended. By hour first: rows are added and
+/// expire at the ends of the table, and one key's hours are still single look-ups.
+pub(crate) const KEY_HOURS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("key hours");
+/// [`Count`](super::Count) by (key, day), of days that ended.
+pub(crate) const KEY_DAYS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("key days");
+/// [`Tally`] by minute.
+pub(crate) const MINUTES: TableDefinition<u64, &[u8]> = TableDefinition::new("minutes");
+
+/// The [block](mod@block) that is still growing, in the pieces in which it was written.
+pub(crate) const USAGE_OPEN: TableDefinition<u64, &[u8]> = TableDefinition::new("usage open");
+/// Full [blocks](mod@block) by sequence number.
+pub(crate) const USAGE_BLOCKS: TableDefinition<u64, &[u8]> = TableDefinition::new("usage blocks");
+/// The earliest and the latest time in each full block, so that most blocks are never read.
+pub(crate) const USAGE_SPANS: TableDefinition<u64, (u64, u64)> =
+    TableDefinition::new("usage spans");
+
+/// The rows of [`META`].
+pub(crate) mod meta {
+    /// [`FORMAT`](super::FORMAT) of the file: 4 bytes, and so in every format to come.
+    pub(crate) const FORMAT: &str = "format";
+    /// The fingerprint of the secret: 32 bytes.
+    pub(crate) const SECRET: &str = "secret";
+    /// When the file was made: 8 bytes, milliseconds since the Unix epoch.
+    pub(crate) const CREATED: &str = "created";
+    /// [`Counters`](super::Counters)
+    pub(crate) const COUNTERS: &str = "counters";
+    /// [`Lifetime`](super::Lifetime)
+    pub(crate) const LIFETIME: &str = "lifetime";
+    /// [`TopKeys`](super::TopKeys)
+    pub(crate) const TOP_KEYS: &str = "top keys";
+}
+
+fn damaged(what: &'static str) -> StoreError {
+    StoreError::Damaged(what.into())
+}

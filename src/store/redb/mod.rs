@@ -1,226 +1,207 @@
-use super::*;
+//! The embedded backend: one redb file, held by one process.
+//!
+//! Every change is one transaction that is durable when it returns. All of them also save what
+//! redb needs to reopen quickly after a kill, whatever the size of the file.
+
+mod file;
+mod manage;
+mod open;
+mod prune;
+mod totals;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use parking_lot::Mutex;
+use redb::{
+    CommitError, Database, ReadTransaction, ReadableDatabase, StorageError, TableError,
+    TransactionError, WriteTransaction,
+};
+
+use self::usage::OpenBlock;
+use super::{
+    KeyChange, NewCredential, NewKey, QuotaUse, Resolved, Store, StoreError, Totals, UsageBatch,
+};
 use crate::clock::Timestamp;
-use crate::policy::InvalidInput;
-use crate::secret::Fingerprint;
-use std::io;
-use std::path::{Path, PathBuf};
-/// Why a data file was not opened. Its bytes are then as they were.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The path leads to something that holds no bytes of its own.
-    #[error(
-        "`{}` is a directory or a device, but a data file is a regular file; \
-         give the path of one, or of none to create it",
-        path.display()
-    )]
-    NotAFile {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// The file has no bytes, which a data file always has.
-    #[error(
-        "`{}` is empty, but a data file never is; \
-         restore it from a backup, or remove it to create a new one",
-        path.display()
-    )]
-    Empty {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// The file was made by something else.
-    #[error(
-        "`{}` is not a data file of keyguard but something else, and was left as it is; \
-         give another path",
-        path.display()
-    )]
-    NotADataFile {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// The file was written by a newer version of this crate.
-    #[error(
-        "`{}` has format {found}, but this version of keyguard reads formats up to {supported}; \
-         use the version that wrote it, or a newer one",
-        path.display()
-    )]
-    NewerFormat {
-        /// What was to be opened.
-        path: PathBuf,
-        /// The format of the file.
-        found: u32,
-        /// The newest format that this version reads.
-        supported: u32,
-    },
-    /// The file was made with another secret.
-    #[error(
-        "`{}` was made with another secret, under which its keys are hashed; \
-         give the secret it was made with",
-        path.display()
-    )]
-    WrongSecret {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// Another process, or another part of this one, holds the file.
-    #[error(
-        "`{}` is already open, and a data file is held by one opener at a time; \
-         stop the process that holds it, or share the one `KeyGuard` by cloning it",
-        path.display()
-    )]
-    InUse {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// The file, its directory or its disk does not let this user write.
-    #[error(
-        "`{}` may not be read and written by this user, which a data file needs; \
-         change its owner, its mode or that of its directory, or a read-only disk",
-        path.display()
-    )]
-    ReadOnly {
-        /// What was to be opened.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// There is a data file, but no secret for it.
-    #[error(
-        "`{}` exists, but its secret was given neither in the configuration, nor in the variable \
-         KEYGUARD_SECRET, nor in `{}`; give the secret it was made with",
-        path.display(),
-        secret_file.display()
-    )]
-    MissingSecret {
-        /// The data file.
-        path: PathBuf,
-        /// Where the secret was looked for last.
-        secret_file: PathBuf,
-    },
-    /// The secret is empty or nothing but white space.
-    #[error("the secret is blank; give one that nobody can guess, or none to have one made")]
-    BlankSecret,
-    /// The file of the secret cannot be read or made.
-    #[error("the secret in `{}` cannot be read or made; check the file and its directory", path.display())]
-    SecretFile {
-        /// The file of the secret.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A value in the configuration cannot be accepted.
-    #[error("the configuration cannot be accepted")]
-    Config(#[source] InvalidInput),
-    /// The path is the URL of a backend that was not compiled in.
-    #[error(
-        "`{scheme}:` needs the cargo feature `{feature}` of keyguard; compile it in, or give the path of a file"
-    )]
-    MissingFeature {
-        /// The scheme of the URL.
-        scheme: String,
-        /// The feature to compile in.
-        feature: &'static str,
-    },
-    /// The file is a data file, but not as it was written.
-    #[error("`{}` is damaged, and was left as it is; restore it from a backup", path.display())]
-    Damaged {
-        /// What was to be opened.
-        path: PathBuf,
-        /// What was found.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The system could not open or create the file.
-    #[error("`{}` cannot be opened or created; check that its directory exists", path.display())]
-    Io {
-        /// What was to be opened.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+use crate::key::HashedKey;
+use crate::record::{Key, KeyId, Org, OrgId, OrgStatus, Usage};
+
+pub use self::open::OpenError;
+
+/// A [`Store`] in one redb file.
+pub(crate) struct RedbStore {
+    db: Database,
+    /// The usage block that is being written. `None` until the first batch, and after a batch
+    /// that failed: what is in the file then decides.
+    open_block: Mutex<Option<OpenBlock>>,
 }
 
-pub(crate) struct RedbStore;
-impl RedbStore {
-    pub(crate) fn open(
-        _: &Path,
-        _: Fingerprint,
-        _: Timestamp,
-        _: usize,
-    ) -> Result<Self, OpenError> {
-        Ok(Self)
-    }
-    pub(crate) fn exists(path: &Path) -> Result<bool, OpenError> {
-        Ok(path.exists())
-    }
-}
 impl Store for RedbStore {
     fn resolve(&self, hash: &HashedKey) -> Result<Option<Resolved>, StoreError> {
-        unimplemented!()
+        self.read(|txn| manage::resolve(txn, hash))
     }
+
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {
-        unimplemented!()
+        self.read(|txn| manage::resolve_id(txn, id))
     }
+
     fn quota(&self, id: KeyId) -> Result<QuotaUse, StoreError> {
-        unimplemented!()
+        self.read(|txn| totals::quota(txn, id))
     }
+
     fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError> {
-        unimplemented!()
+        self.write(|txn| manage::create_org(txn, name, at))
     }
+
     fn org(&self, id: OrgId) -> Result<Org, StoreError> {
-        unimplemented!()
+        self.read(|txn| manage::org(txn, id))
     }
+
     fn org_named(&self, name: &str) -> Result<Org, StoreError> {
-        unimplemented!()
+        self.read(|txn| manage::org_named(txn, name))
     }
+
     fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError> {
-        unimplemented!()
+        self.read(|txn| manage::orgs(txn, after, limit))
     }
+
     fn set_org_status(&self, id: OrgId, status: OrgStatus) -> Result<Org, StoreError> {
-        unimplemented!()
+        self.write(|txn| manage::set_org_status(txn, id, status))
     }
-    fn create_key(&self, key: NewKey, credential: NewCredential) -> Result<Key, StoreError> {
-        unimplemented!()
+
+    fn create_keys(&self, keys: Vec<(NewKey, NewCredential)>) -> Result<Vec<Key>, StoreError> {
+        self.write(|txn| manage::create_keys(txn, keys))
     }
+
     fn key(&self, id: KeyId) -> Result<Key, StoreError> {
-        unimplemented!()
+        self.read(|txn| manage::key(txn, id))
     }
+
     fn keys(
         &self,
         org: Option<OrgId>,
         after: Option<KeyId>,
         limit: usize,
     ) -> Result<Vec<Key>, StoreError> {
-        unimplemented!()
+        self.read(|txn| manage::keys(txn, org, after, limit))
     }
+
     fn update_key(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-        unimplemented!()
+        self.write(|txn| manage::update_key(txn, id, change))
     }
+
     fn add_credential(
         &self,
         id: KeyId,
         credential: NewCredential,
         retire_at: Timestamp,
     ) -> Result<Key, StoreError> {
-        unimplemented!()
+        self.write(|txn| manage::add_credential(txn, id, credential, retire_at))
     }
+
     fn revoke_key(&self, id: KeyId) -> Result<Key, StoreError> {
-        unimplemented!()
+        self.write(|txn| manage::revoke_key(txn, id))
     }
+
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
-        unimplemented!()
+        if batch.is_empty() {
+            return Ok(());
+        }
+        // Taken out of its place, so that it is back there only once the file has all of it.
+        let mut place = self.open_block.lock();
+        let continued = place.take();
+        let block = self.write(|txn| {
+            let block = usage::add(txn, continued, batch)?;
+            totals::add(txn, batch)?;
+            Ok(block)
+        })?;
+        *place = Some(block);
+        Ok(())
     }
+
     fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
-        unimplemented!()
+        // The growing block may go too.
+        let mut place = self.open_block.lock();
+        let due = self.read(|txn| prune::due(txn, place.as_ref(), raw_before, now))?;
+        if due.is_nothing() {
+            return Ok(());
+        }
+        self.write(|txn| prune::delete(txn, &due))?;
+        if due.open_block {
+            *place = None;
+        }
+        Ok(())
     }
+
     fn usage(
         &self,
         key: Option<KeyId>,
         from: Timestamp,
         limit: usize,
     ) -> Result<Vec<Usage>, StoreError> {
-        unimplemented!()
+        self.read(|txn| usage::since(txn, key, from, limit))
     }
+
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError> {
-        unimplemented!()
+        self.read(|txn| totals::totals(txn, now))
     }
 }
+
+impl RedbStore {
+    fn read<T>(
+        &self,
+        look: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        catching_panics(|| look(&self.db.begin_read()?))
+    }
+
+    /// One transaction: all that `change` does is durable when this returns, or none of it is
+    /// done.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        catching_panics(|| {
+            // Durable at once, which is redb's default.
+            let mut txn = self.db.begin_write()?;
+            // Without it, reopening after a kill reads every page of the file.
+            txn.set_quick_repair(true);
+            let done = change(&txn)?;
+            txn.commit()?;
+            Ok(done)
+        })
+    }
+}
+
+/// redb trusts the pages of a file and may panic on altered ones, which must not reach a request.
+fn catching_panics<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    // An unfinished transaction is rolled back, and redb refuses to go on where it cannot.
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(StoreError::Damaged("a page of it makes no sense".into())))
+}
+
+fn engine(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Corrupted(what) => StoreError::Damaged(what),
+        error @ (redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::TypeDefinitionChanged { .. }) => StoreError::Damaged(error.to_string()),
+        error => StoreError::Unavailable(error.into()),
+    }
+}
+
+macro_rules! from_engine {
+    ($($error:ty),+) => {$(
+        impl From<$error> for StoreError {
+            fn from(error: $error) -> Self {
+                engine(error)
+            }
+        }
+    )+};
+}
+
+from_engine!(StorageError, TableError, TransactionError, CommitError);

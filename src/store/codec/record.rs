@@ -1,0 +1,478 @@
+//! Single records: a schema tag byte, then a struct of its own in postcard.
+
+use std::num::{NonZeroU32, NonZeroU64};
+
+use serde::{Deserialize, Serialize};
+
+use super::{StoreError, damaged};
+use crate::clock::Timestamp;
+use crate::key::HashedKey;
+use crate::policy::Scope;
+use crate::quota::{CalendarMonth, QuotaUse};
+use crate::record::{Credential, HashScheme, Key, KeyId, Org, OrgId, OrgStatus, Reason};
+use crate::store::Count;
+
+/// The only schema so far, of every record.
+const V1: u8 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct StoredOrg<'a> {
+    name: &'a str,
+    suspended: bool,
+    created_at: u64,
+}
+
+pub(crate) fn encode_org(org: &Org) -> Result<Vec<u8>, StoreError> {
+    encode(&StoredOrg {
+        name: &org.name,
+        suspended: org.status == OrgStatus::Suspended,
+        created_at: org.created_at.unix_millis(),
+    })
+}
+
+pub(crate) fn decode_org(id: OrgId, bytes: &[u8]) -> Result<Org, StoreError> {
+    let stored: StoredOrg<'_> = decode("an organization", bytes)?;
+    Ok(Org {
+        id,
+        name: stored.name.to_owned(),
+        status: if stored.suspended {
+            OrgStatus::Suspended
+        } else {
+            OrgStatus::Active
+        },
+        created_at: Timestamp::from_unix_millis(stored.created_at),
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKey<'a> {
+    org_id: u64,
+    #[serde(borrow)]
+    label: &'a str,
+    prefix: &'a str,
+    active: bool,
+    scopes: Vec<&'a str>,
+    rate_limit_per_minute: NonZeroU32,
+    monthly_limit: Option<NonZeroU64>,
+    created_at: u64,
+    expires_at: Option<u64>,
+}
+
+/// `last_used_at` is not part of it: see [`Activity`].
+pub(crate) fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
+    encode(&StoredKey {
+        org_id: key.org_id.0,
+        label: &key.label,
+        prefix: &key.prefix,
+        active: key.active,
+        scopes: key.scopes.iter().map(Scope::as_str).collect(),
+        rate_limit_per_minute: key.rate_limit_per_minute,
+        monthly_limit: key.monthly_limit,
+        created_at: key.created_at.unix_millis(),
+        expires_at: key.expires_at.map(Timestamp::unix_millis),
+    })
+}
+
+pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
+    let stored: StoredKey<'_> = decode("a key", bytes)?;
+    let scopes = stored.scopes.iter().map(|text| text.parse::<Scope>());
+    Ok(Key {
+        id,
+        org_id: OrgId(stored.org_id),
+        label: stored.label.to_owned(),
+        prefix: stored.prefix.to_owned(),
+        active: stored.active,
+        scopes: scopes
+            .collect::<Result<_, _>>()
+            .map_err(|_| damaged("a key holds a scope that is none"))?,
+        rate_limit_per_minute: stored.rate_limit_per_minute,
+        monthly_limit: stored.monthly_limit,
+        created_at: Timestamp::from_unix_millis(stored.created_at),
+        expires_at: stored.expires_at.map(Timestamp::from_unix_millis),
+        last_used_at: None,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCredential {
+    scheme: u8,
+    secret_id: u32,
+    key_id: u64,
+    created_at: u64,
+    expires_at: Option<u64>,
+}
+
+const KEYED_BLAKE3: u8 = 1;
+
+pub(crate) fn encode_credential(credential: &Credential) -> Result<Vec<u8>, StoreError> {
+    encode(&StoredCredential {
+        scheme: match credential.scheme {
+            HashScheme::KeyedBlake3 => KEYED_BLAKE3,
+        },
+        secret_id: credential.secret_id,
+        key_id: credential.key_id.0,
+        created_at: credential.created_at.unix_millis(),
+        expires_at: credential.expires_at.map(Timestamp::unix_millis),
+    })
+}
+
+pub(crate) fn decode_credential(hash: HashedKey, bytes: &[u8]) -> Result<Credential, StoreError> {
+    let stored: StoredCredential = decode("a credential", bytes)?;
+    Ok(Credential {
+        hash,
+        scheme: match stored.scheme {
+            KEYED_BLAKE3 => HashScheme::KeyedBlake3,
+            _ => return Err(damaged("a credential has an unknown hash scheme")),
+        },
+        secret_id: stored.secret_id,
+        key_id: KeyId(stored.key_id),
+        created_at: Timestamp::from_unix_millis(stored.created_at),
+        expires_at: stored.expires_at.map(Timestamp::from_unix_millis),
+    })
+}
+
+/// How many there are and which ids were given out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counters {
+    pub(crate) last_org_id: u64,
+    pub(crate) last_key_id: u64,
+    pub(crate) orgs: u64,
+    pub(crate) keys: u64,
+    pub(crate) active_keys: u64,
+}
+
+/// What one key has done. Its running hour and day are here until they end, so that a batch of
+/// usage costs one write per key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Activity {
+    /// When it was last admitted.
+    pub(crate) last_used_at: Option<Timestamp>,
+    pub(crate) all_time: Count,
+    pub(crate) hour: u64,
+    pub(crate) in_hour: Count,
+    pub(crate) day: u64,
+    pub(crate) in_day: Count,
+    pub(crate) quota: QuotaUse,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredActivity {
+    last_used_at: Option<u64>,
+    all_time: StoredCount,
+    hour: u64,
+    in_hour: StoredCount,
+    day: u64,
+    in_day: StoredCount,
+    quota_month: u32,
+    quota_used: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCount {
+    requests: u64,
+    errors: u64,
+}
+
+impl From<Count> for StoredCount {
+    fn from(Count { requests, errors }: Count) -> Self {
+        Self { requests, errors }
+    }
+}
+
+impl From<StoredCount> for Count {
+    fn from(StoredCount { requests, errors }: StoredCount) -> Self {
+        Self { requests, errors }
+    }
+}
+
+/// Requests over some time, and why those that were refused were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) count: Count,
+    /// By the code of the reason.
+    pub(crate) refused: [u64; Reason::COUNT],
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.count.add(other.count);
+        for (sum, more) in self.refused.iter_mut().zip(other.refused) {
+            *sum = sum.saturating_add(more);
+        }
+    }
+}
+
+/// Everything ever recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lifetime {
+    pub(crate) tally: Tally,
+    pub(crate) dropped: u64,
+}
+
+/// Only reasons that occurred, so that a new reason is no new schema.
+#[derive(Serialize, Deserialize)]
+struct StoredTally {
+    count: StoredCount,
+    refused: Vec<(u8, u64)>,
+}
+
+impl From<&Tally> for StoredTally {
+    fn from(tally: &Tally) -> Self {
+        let refused = (0..).zip(tally.refused).filter(|&(_, count)| count > 0);
+        Self {
+            count: tally.count.into(),
+            refused: refused.collect(),
+        }
+    }
+}
+
+impl TryFrom<StoredTally> for Tally {
+    type Error = StoreError;
+
+    fn try_from(stored: StoredTally) -> Result<Self, StoreError> {
+        let mut refused = [0; Reason::COUNT];
+        for (code, count) in stored.refused {
+            *refused
+                .get_mut(usize::from(code))
+                .ok_or_else(|| damaged("a total counts an unknown reason"))? = count;
+        }
+        Ok(Self {
+            count: stored.count.into(),
+            refused,
+        })
+    }
+}
+
+/// The ten keys with the most requests ever, most first; of equals the older one first.
+///
+/// Requests of a key only grow, so whichever key enters the ten does so by a batch of its own,
+/// and looking at the keys of each batch keeps the ten exact.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TopKeys(pub(crate) Vec<(u64, u64)>);
+
+impl TopKeys {
+    const LEN: usize = 10;
+
+    /// Notes that `key` has now made `requests` requests ever.
+    pub(crate) fn note(&mut self, key: u64, requests: u64) {
+        // Most keys end here.
+        if self.0.len() == Self::LEN
+            && self
+                .0
+                .last()
+                .is_some_and(|&(last, least)| rank(key, requests) > rank(last, least))
+        {
+            return;
+        }
+        match self.0.iter_mut().find(|(listed, _)| *listed == key) {
+            Some(entry) => entry.1 = requests,
+            None => self.0.push((key, requests)),
+        }
+        self.0
+            .sort_unstable_by_key(|&(key, requests)| rank(key, requests));
+        self.0.truncate(Self::LEN);
+    }
+}
+
+fn rank(key: u64, requests: u64) -> (std::cmp::Reverse<u64>, u64) {
+    (std::cmp::Reverse(requests), key)
+}
+
+/// A record of counts, known by its type alone.
+pub(crate) trait Record: Sized {
+    fn encode(&self) -> Result<Vec<u8>, StoreError>;
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError>;
+}
+
+impl Record for Tally {
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        encode(&StoredTally::from(self))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        decode::<StoredTally>("a total", bytes)?.try_into()
+    }
+}
+
+impl Record for Lifetime {
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        encode(&(StoredTally::from(&self.tally), self.dropped))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let (tally, dropped): (StoredTally, u64) = decode("the total", bytes)?;
+        Ok(Self {
+            tally: tally.try_into()?,
+            dropped,
+        })
+    }
+}
+
+impl Record for Activity {
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        encode(&StoredActivity {
+            last_used_at: self.last_used_at.map(Timestamp::unix_millis),
+            all_time: self.all_time.into(),
+            hour: self.hour,
+            in_hour: self.in_hour.into(),
+            day: self.day,
+            in_day: self.in_day.into(),
+            quota_month: self.quota.month.0,
+            quota_used: self.quota.used,
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let stored: StoredActivity = decode("the activity of a key", bytes)?;
+        Ok(Self {
+            last_used_at: stored.last_used_at.map(Timestamp::from_unix_millis),
+            all_time: stored.all_time.into(),
+            hour: stored.hour,
+            in_hour: stored.in_hour.into(),
+            day: stored.day,
+            in_day: stored.in_day.into(),
+            quota: QuotaUse {
+                month: CalendarMonth(stored.quota_month),
+                used: stored.quota_used,
+            },
+        })
+    }
+}
+
+impl Record for Count {
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        encode(&StoredCount::from(*self))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        decode::<StoredCount>("a total of a key", bytes).map(Self::from)
+    }
+}
+
+impl Record for Counters {
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        encode(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        decode("the counters", bytes)
+    }
+}
+
+impl Record for TopKeys {
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        encode(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        decode("the list of top keys", bytes)
+    }
+}
+
+fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+    postcard::to_extend(record, vec![V1]).map_err(|error| StoreError::Unavailable(error.into()))
+}
+
+fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, StoreError> {
+    let unreadable = || StoreError::Damaged(format!("{what} cannot be read"));
+    let Some((&V1, body)) = bytes.split_first() else {
+        return Err(unreadable());
+    };
+    match postcard::take_from_bytes(body) {
+        Ok((record, [])) => Ok(record),
+        _ => Err(unreadable()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key() -> Key {
+        Key {
+            id: KeyId(7),
+            org_id: OrgId(3),
+            label: "web".into(),
+            prefix: "kg_live_abcd".into(),
+            active: true,
+            scopes: vec!["read".parse().unwrap(), "orders:write".parse().unwrap()],
+            rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
+            monthly_limit: NonZeroU64::new(1_000_000),
+            created_at: Timestamp::from_unix_millis(1_700_000_000_000),
+            expires_at: None,
+            last_used_at: None,
+        }
+    }
+
+    #[test]
+    fn records_come_back() {
+        let key = key();
+        assert_eq!(decode_key(key.id, &encode_key(&key).unwrap()).unwrap(), key);
+        let mut lifetime = Lifetime::default();
+        lifetime.tally.refused[Reason::COUNT - 1] = 9;
+        lifetime.dropped = 1 << 40;
+        let bytes = lifetime.encode().unwrap();
+        assert_eq!(Lifetime::decode(&bytes).unwrap(), lifetime);
+    }
+
+    /// The bytes of format 1, which every later version must read.
+    #[test]
+    fn the_layout_of_a_key_stays() {
+        let expected = [
+            &[1, 3, 3][..],
+            b"web",
+            &[12],
+            b"kg_live_abcd",
+            &[1, 2, 4],
+            b"read",
+            &[12],
+            b"orders:write",
+            &[60, 1, 0xc0, 0x84, 0x3d],
+            &[0x80, 0xd0, 0x95, 0xff, 0xbc, 0x31, 0],
+        ];
+        assert_eq!(encode_key(&key()).unwrap(), expected.concat());
+    }
+
+    #[test]
+    fn truncated_prolonged_and_newer_records_are_damaged() {
+        let bytes = encode_key(&key()).unwrap();
+        for len in 0..bytes.len() {
+            assert!(decode_key(KeyId(7), &bytes[..len]).is_err());
+        }
+        assert!(decode_key(KeyId(7), &[&bytes[..], &[0]].concat()).is_err());
+        let newer = [&[V1 + 1], &bytes[1..]].concat();
+        assert!(decode_key(KeyId(7), &newer).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_decoding_panic(mut bytes: Vec<u8>, tagged: bool) {
+            if let (true, Some(tag)) = (tagged, bytes.first_mut()) {
+                *tag = V1;
+            }
+            let _ = decode_key(KeyId(1), &bytes);
+            let _ = decode_org(OrgId(1), &bytes);
+            let _ = decode_credential(HashedKey([0; 32]), &bytes);
+            let _ = Counters::decode(&bytes);
+            let _ = Activity::decode(&bytes);
+            let _ = Lifetime::decode(&bytes);
+            let _ = TopKeys::decode(&bytes);
+        }
+
+        #[test]
+        fn the_top_keys_are_exact(steps in prop::collection::vec((0_u64..30, 1_u64..5), 0..400)) {
+            let mut top = TopKeys::default();
+            let mut all = std::collections::BTreeMap::new();
+            for (key, more) in steps {
+                let requests = all.entry(key).or_insert(0);
+                *requests += more;
+                top.note(key, *requests);
+            }
+            let mut naive: Vec<(u64, u64)> = all.into_iter().collect();
+            naive.sort_by_key(|&(key, requests)| rank(key, requests));
+            naive.truncate(TopKeys::LEN);
+            prop_assert_eq!(top.0, naive);
+        }
+    }
+}

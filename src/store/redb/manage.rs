@@ -1,0 +1,381 @@
+//! Organizations, keys and credentials.
+
+use std::ops::Bound;
+
+use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
+
+use crate::clock::Timestamp;
+use crate::key::HashedKey;
+use crate::record::{Credential, HashScheme, Key, KeyId, Org, OrgId, OrgStatus};
+use crate::store::codec::{
+    ACTIVITY, Activity, CREDENTIALS, Counters, KEY_CREDENTIALS, KEYS, META, ORG_KEYS, ORG_NAMES,
+    ORGS, Record, decode_credential, decode_key, decode_org, encode_credential, encode_key,
+    encode_org, meta,
+};
+use crate::store::{KeyChange, NewCredential, NewKey, Resolved, StoreError};
+
+/// The secret that a file is made with; a rotated one will be 2.
+const FIRST_SECRET: u32 = 1;
+
+type Rows<'txn> = Table<'txn, u64, &'static [u8]>;
+
+pub(super) fn resolve(
+    txn: &ReadTransaction,
+    hash: &HashedKey,
+) -> Result<Option<Resolved>, StoreError> {
+    let credentials = txn.open_table(CREDENTIALS)?;
+    let Some(row) = credentials.get(&hash.0)? else {
+        return Ok(None);
+    };
+    let credential = decode_credential(*hash, row.value())?;
+    let resolved = resolve_id(txn, credential.key_id)?.ok_or_else(|| missing("a key"))?;
+    Ok(Some(Resolved {
+        credential_expires_at: credential.expires_at,
+        ..resolved
+    }))
+}
+
+pub(super) fn resolve_id(txn: &ReadTransaction, id: KeyId) -> Result<Option<Resolved>, StoreError> {
+    let Some(key) = find_key(&txn.open_table(KEYS)?, id)? else {
+        return Ok(None);
+    };
+    let org = find_org(&txn.open_table(ORGS)?, key.org_id)?;
+    Ok(Some(Resolved {
+        org: org.ok_or_else(|| missing("an organization"))?,
+        key,
+        credential_expires_at: None,
+    }))
+}
+
+pub(super) fn create_org(
+    txn: &WriteTransaction,
+    name: &str,
+    at: Timestamp,
+) -> Result<Org, StoreError> {
+    let mut names = txn.open_table(ORG_NAMES)?;
+    if names.get(name)?.is_some() {
+        return Err(StoreError::DuplicateOrg(name.into()));
+    }
+    let mut counters = counters(txn)?;
+    counters.last_org_id += 1;
+    counters.orgs += 1;
+    let org = Org {
+        id: OrgId(counters.last_org_id),
+        name: name.into(),
+        status: OrgStatus::Active,
+        created_at: at,
+    };
+    names.insert(name, org.id.0)?;
+    put_org(&mut txn.open_table(ORGS)?, &org)?;
+    set_counters(txn, &counters)?;
+    Ok(org)
+}
+
+pub(super) fn org(txn: &ReadTransaction, id: OrgId) -> Result<Org, StoreError> {
+    find_org(&txn.open_table(ORGS)?, id)?.ok_or(StoreError::NoOrg(id))
+}
+
+pub(super) fn org_named(txn: &ReadTransaction, name: &str) -> Result<Org, StoreError> {
+    match txn.open_table(ORG_NAMES)?.get(name)? {
+        Some(id) => org(txn, OrgId(id.value())),
+        None => Err(StoreError::NoOrgNamed(name.into())),
+    }
+}
+
+pub(super) fn orgs(
+    txn: &ReadTransaction,
+    after: Option<OrgId>,
+    limit: usize,
+) -> Result<Vec<Org>, StoreError> {
+    let orgs = txn.open_table(ORGS)?;
+    let above = (above(after.map(|id| id.0)), Bound::Unbounded);
+    let rows = orgs.range::<u64>(above)?.take(limit).map(|row| {
+        let (id, bytes) = row?;
+        decode_org(OrgId(id.value()), bytes.value())
+    });
+    rows.collect()
+}
+
+pub(super) fn set_org_status(
+    txn: &WriteTransaction,
+    id: OrgId,
+    status: OrgStatus,
+) -> Result<Org, StoreError> {
+    let mut orgs = txn.open_table(ORGS)?;
+    let org = find_org(&orgs, id)?.ok_or(StoreError::NoOrg(id))?;
+    let org = Org { status, ..org };
+    put_org(&mut orgs, &org)?;
+    Ok(org)
+}
+
+pub(super) fn create_keys(
+    txn: &WriteTransaction,
+    new: Vec<(NewKey, NewCredential)>,
+) -> Result<Vec<Key>, StoreError> {
+    let mut counters = counters(txn)?;
+    let mut created = Vec::with_capacity(new.len());
+    let mut credentials = Vec::with_capacity(new.len());
+    {
+        let orgs = txn.open_table(ORGS)?;
+        let mut keys = txn.open_table(KEYS)?;
+        let mut org_keys = txn.open_table(ORG_KEYS)?;
+        for (new, credential) in new {
+            if orgs.get(new.org_id.0)?.is_none() {
+                return Err(StoreError::NoOrg(new.org_id));
+            }
+            counters.last_key_id += 1;
+            counters.keys += 1;
+            counters.active_keys += 1;
+            let key = key_of(KeyId(counters.last_key_id), new, credential.shown_prefix);
+            keys.insert(key.id.0, encode_key(&key)?.as_slice())?;
+            org_keys.insert((key.org_id.0, key.id.0), ())?;
+            credentials.push((credential.hash, key.id, credential.created_at));
+            created.push(key);
+        }
+    }
+    set_counters(txn, &counters)?;
+    // In the order of the table, many rows are written several times faster and denser.
+    credentials.sort_unstable_by_key(|(hash, ..)| hash.0);
+    for &(hash, key_id, created_at) in &credentials {
+        insert_credential(txn, hash, key_id, created_at)?;
+    }
+    Ok(created)
+}
+
+fn key_of(id: KeyId, new: NewKey, prefix: String) -> Key {
+    Key {
+        id,
+        org_id: new.org_id,
+        label: new.label,
+        prefix,
+        active: true,
+        scopes: new.scopes,
+        rate_limit_per_minute: new.rate_limit_per_minute,
+        monthly_limit: new.monthly_limit,
+        created_at: new.created_at,
+        expires_at: new.expires_at,
+        last_used_at: None,
+    }
+}
+
+pub(super) fn key(txn: &ReadTransaction, id: KeyId) -> Result<Key, StoreError> {
+    let key = find_key(&txn.open_table(KEYS)?, id)?.ok_or(StoreError::NoKey(id))?;
+    with_last_use(&txn.open_table(ACTIVITY)?, key)
+}
+
+pub(super) fn keys(
+    txn: &ReadTransaction,
+    org: Option<OrgId>,
+    after: Option<KeyId>,
+    limit: usize,
+) -> Result<Vec<Key>, StoreError> {
+    let keys = txn.open_table(KEYS)?;
+    let activity = txn.open_table(ACTIVITY)?;
+    let above = above(after.map(|id| id.0));
+    let Some(org) = org else {
+        let rows = keys.range::<u64>((above, Bound::Unbounded))?.take(limit);
+        return rows
+            .map(|row| {
+                let (id, bytes) = row?;
+                with_last_use(&activity, decode_key(KeyId(id.value()), bytes.value())?)
+            })
+            .collect();
+    };
+    if txn.open_table(ORGS)?.get(org.0)?.is_none() {
+        return Err(StoreError::NoOrg(org));
+    }
+    let of_org = (
+        above.map(|id| (org.0, id)),
+        Bound::Included((org.0, u64::MAX)),
+    );
+    let of_org = match of_org.0 {
+        Bound::Unbounded => (Bound::Included((org.0, 0)), of_org.1),
+        _ => of_org,
+    };
+    let rows = txn.open_table(ORG_KEYS)?.range::<(u64, u64)>(of_org)?;
+    rows.take(limit)
+        .map(|row| {
+            let id = KeyId(row?.0.value().1);
+            let key = find_key(&keys, id)?.ok_or_else(|| missing("a key"))?;
+            with_last_use(&activity, key)
+        })
+        .collect()
+}
+
+pub(super) fn update_key(
+    txn: &WriteTransaction,
+    id: KeyId,
+    change: KeyChange,
+) -> Result<Key, StoreError> {
+    change_key(txn, id, |key| {
+        if !key.active {
+            return Err(StoreError::Revoked(id));
+        }
+        let KeyChange {
+            label,
+            scopes,
+            rate_limit_per_minute,
+            monthly_limit,
+            expires_at,
+        } = change;
+        set(&mut key.label, label);
+        set(&mut key.scopes, scopes);
+        set(&mut key.rate_limit_per_minute, rate_limit_per_minute);
+        set(&mut key.monthly_limit, monthly_limit);
+        set(&mut key.expires_at, expires_at);
+        Ok(())
+    })
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+pub(super) fn add_credential(
+    txn: &WriteTransaction,
+    id: KeyId,
+    credential: NewCredential,
+    retire_at: Timestamp,
+) -> Result<Key, StoreError> {
+    let key = change_key(txn, id, |key| {
+        if !key.active {
+            return Err(StoreError::Revoked(id));
+        }
+        key.prefix = credential.shown_prefix;
+        Ok(())
+    })?;
+    retire_credentials(txn, id, retire_at)?;
+    insert_credential(txn, credential.hash, id, credential.created_at)?;
+    Ok(key)
+}
+
+/// Lets all credentials of a key expire at `at`, or earlier if they would anyway.
+fn retire_credentials(txn: &WriteTransaction, id: KeyId, at: Timestamp) -> Result<(), StoreError> {
+    let mut credentials = txn.open_table(CREDENTIALS)?;
+    let of_key = txn.open_table(KEY_CREDENTIALS)?;
+    for row in of_key.range((id.0, &[0; 32])..=(id.0, &[0xff; 32]))? {
+        let (row, _) = row?;
+        let hash = HashedKey(*row.value().1);
+        let credential = match credentials.get(&hash.0)? {
+            Some(bytes) => decode_credential(hash, bytes.value())?,
+            None => return Err(missing("a credential")),
+        };
+        let expires_at = credential.expires_at.map_or(at, |earlier| earlier.min(at));
+        let retired = encode_credential(&Credential {
+            expires_at: Some(expires_at),
+            ..credential
+        })?;
+        credentials.insert(&hash.0, retired.as_slice())?;
+    }
+    Ok(())
+}
+
+/// Revoking twice is revoking.
+pub(super) fn revoke_key(txn: &WriteTransaction, id: KeyId) -> Result<Key, StoreError> {
+    let mut was_active = false;
+    let key = change_key(txn, id, |key| {
+        was_active = std::mem::replace(&mut key.active, false);
+        Ok(())
+    })?;
+    if was_active {
+        let mut counters = counters(txn)?;
+        counters.active_keys = counters.active_keys.saturating_sub(1);
+        set_counters(txn, &counters)?;
+    }
+    Ok(key)
+}
+
+fn change_key(
+    txn: &WriteTransaction,
+    id: KeyId,
+    change: impl FnOnce(&mut Key) -> Result<(), StoreError>,
+) -> Result<Key, StoreError> {
+    let mut keys = txn.open_table(KEYS)?;
+    let mut key = find_key(&keys, id)?.ok_or(StoreError::NoKey(id))?;
+    change(&mut key)?;
+    keys.insert(id.0, encode_key(&key)?.as_slice())?;
+    with_last_use(&txn.open_table(ACTIVITY)?, key)
+}
+
+fn insert_credential(
+    txn: &WriteTransaction,
+    hash: HashedKey,
+    key_id: KeyId,
+    created_at: Timestamp,
+) -> Result<(), StoreError> {
+    let credential = Credential {
+        hash,
+        scheme: HashScheme::KeyedBlake3,
+        secret_id: FIRST_SECRET,
+        key_id,
+        created_at,
+        expires_at: None,
+    };
+    let mut credentials = txn.open_table(CREDENTIALS)?;
+    // Otherwise the text of one key would from now on open another.
+    if credentials.get(&hash.0)?.is_some() {
+        return Err(StoreError::Unavailable(
+            "a key with this text exists already".into(),
+        ));
+    }
+    credentials.insert(&hash.0, encode_credential(&credential)?.as_slice())?;
+    txn.open_table(KEY_CREDENTIALS)?
+        .insert((key_id.0, &hash.0), ())?;
+    Ok(())
+}
+
+pub(super) fn find_org(
+    orgs: &impl ReadableTable<u64, &'static [u8]>,
+    id: OrgId,
+) -> Result<Option<Org>, StoreError> {
+    let row = orgs.get(id.0)?;
+    row.map(|row| decode_org(id, row.value())).transpose()
+}
+
+pub(super) fn find_key(
+    keys: &impl ReadableTable<u64, &'static [u8]>,
+    id: KeyId,
+) -> Result<Option<Key>, StoreError> {
+    let row = keys.get(id.0)?;
+    row.map(|row| decode_key(id, row.value())).transpose()
+}
+
+pub(super) fn with_last_use(
+    activity: &impl ReadableTable<u64, &'static [u8]>,
+    key: Key,
+) -> Result<Key, StoreError> {
+    let row = activity.get(key.id.0)?;
+    let activity = row.map(|row| Activity::decode(row.value())).transpose()?;
+    Ok(Key {
+        last_used_at: activity.and_then(|activity| activity.last_used_at),
+        ..key
+    })
+}
+
+fn put_org(orgs: &mut Rows<'_>, org: &Org) -> Result<(), StoreError> {
+    orgs.insert(org.id.0, encode_org(org)?.as_slice())?;
+    Ok(())
+}
+
+fn counters(txn: &WriteTransaction) -> Result<Counters, StoreError> {
+    match txn.open_table(META)?.get(meta::COUNTERS)? {
+        Some(row) => Counters::decode(row.value()),
+        None => Err(missing("the row of counters")),
+    }
+}
+
+fn set_counters(txn: &WriteTransaction, counters: &Counters) -> Result<(), StoreError> {
+    txn.open_table(META)?
+        .insert(meta::COUNTERS, counters.encode()?.as_slice())?;
+    Ok(())
+}
+
+fn above(id: Option<u64>) -> Bound<u64> {
+    id.map_or(Bound::Unbounded, Bound::Excluded)
+}
+
+pub(super) fn missing(what: &str) -> StoreError {
+    StoreError::Damaged(format!("{what} is not where it must be"))
+}

@@ -1,0 +1,369 @@
+//! Opening and creating a data file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableError};
+
+use super::RedbStore;
+use super::file::DataFile;
+use crate::clock::Timestamp;
+use crate::draft::Draft;
+use crate::policy::InvalidInput;
+use crate::secret::Fingerprint;
+use crate::store::codec::{self, Counters, Lifetime, Record, TopKeys, meta};
+
+/// Why a data file was not opened. Its bytes are then as they were.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The path leads to something that holds no bytes of its own.
+    #[error(
+        "`{}` is a directory or a device, but a data file is a regular file; \
+         give the path of one, or of none to create it",
+        path.display()
+    )]
+    NotAFile {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The file has no bytes, which a data file always has.
+    #[error(
+        "`{}` is empty, but a data file never is; \
+         restore it from a backup, or remove it to create a new one",
+        path.display()
+    )]
+    Empty {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The file was made by something else.
+    #[error(
+        "`{}` is not a data file of keyguard but something else, and was left as it is; \
+         give another path",
+        path.display()
+    )]
+    NotADataFile {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The file was written by a newer version of this crate.
+    #[error(
+        "`{}` has format {found}, but this version of keyguard reads formats up to {supported}; \
+         use the version that wrote it, or a newer one",
+        path.display()
+    )]
+    NewerFormat {
+        /// What was to be opened.
+        path: PathBuf,
+        /// The format of the file.
+        found: u32,
+        /// The newest format that this version reads.
+        supported: u32,
+    },
+    /// The file was made with another secret.
+    #[error(
+        "`{}` was made with another secret, under which its keys are hashed; \
+         give the secret it was made with",
+        path.display()
+    )]
+    WrongSecret {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// Another process, or another part of this one, holds the file.
+    #[error(
+        "`{}` is already open, and a data file is held by one opener at a time; \
+         stop the process that holds it, or share the one `KeyGuard` by cloning it",
+        path.display()
+    )]
+    InUse {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The file, its directory or its disk does not let this user write.
+    #[error(
+        "`{}` may not be read and written by this user, which a data file needs; \
+         change its owner, its mode or that of its directory, or a read-only disk",
+        path.display()
+    )]
+    ReadOnly {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is a data file, but no secret for it.
+    #[error(
+        "`{}` exists, but its secret was given neither in the configuration, nor in the variable \
+         KEYGUARD_SECRET, nor in `{}`; give the secret it was made with",
+        path.display(),
+        secret_file.display()
+    )]
+    MissingSecret {
+        /// The data file.
+        path: PathBuf,
+        /// Where the secret was looked for last.
+        secret_file: PathBuf,
+    },
+    /// The secret is empty or nothing but white space.
+    #[error("the secret is blank; give one that nobody can guess, or none to have one made")]
+    BlankSecret,
+    /// The file of the secret cannot be read or made.
+    #[error("the secret in `{}` cannot be read or made; check the file and its directory", path.display())]
+    SecretFile {
+        /// The file of the secret.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A value in the configuration cannot be accepted.
+    #[error("the configuration cannot be accepted: {0}")]
+    Config(InvalidInput),
+    /// The path is the URL of a backend that was not compiled in.
+    #[error(
+        "`{scheme}:` needs the cargo feature `{feature}` of keyguard; compile it in, or give the path of a file"
+    )]
+    MissingFeature {
+        /// The scheme of the URL.
+        scheme: String,
+        /// The feature to compile in.
+        feature: &'static str,
+    },
+    /// The file is a data file, but not as it was written.
+    #[error("`{}` is damaged, and was left as it is; restore it from a backup", path.display())]
+    Damaged {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What was found.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The system could not open or create the file.
+    #[error("`{}` cannot be opened or created; check that its directory exists", path.display())]
+    Io {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl RedbStore {
+    /// Opens the data file at `path`, or creates it, with the secret of this `fingerprint`.
+    ///
+    /// A file that is refused keeps every byte. One that is accepted is made private to its owner
+    /// if it was not. A new one takes its name when it is complete, so that a kill at any moment
+    /// leaves either a whole data file there or none.
+    pub(crate) fn open(
+        path: &Path,
+        fingerprint: Fingerprint,
+        now: Timestamp,
+        cache_bytes: usize,
+    ) -> Result<Self, OpenError> {
+        if !Self::exists(path)? {
+            let created = create(path, fingerprint, now, cache_bytes)?;
+            if let Some(db) = created {
+                return Ok(Self::over(db));
+            }
+        }
+        open_existing(path, fingerprint, cache_bytes).map(Self::over)
+    }
+
+    /// Whether there is anything at `path`, be it a data file or not.
+    pub(crate) fn exists(path: &Path) -> Result<bool, OpenError> {
+        path.try_exists().map_err(|error| io_error(path, error))
+    }
+
+    fn over(db: Database) -> Self {
+        Self {
+            db,
+            open_block: Mutex::new(None),
+        }
+    }
+}
+
+fn open_existing(
+    path: &Path,
+    fingerprint: Fingerprint,
+    cache_bytes: usize,
+) -> Result<Database, OpenError> {
+    // Looked at before it is opened: opening a pipe or a device can have effects of its own.
+    let metadata = fs::metadata(path).map_err(|error| io_error(path, error))?;
+    if !metadata.is_file() {
+        return Err(OpenError::NotAFile { path: path.into() });
+    }
+    if metadata.len() == 0 {
+        return Err(OpenError::Empty { path: path.into() });
+    }
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.map_err(|error| io_error(path, error))?;
+    let privacy = file.try_clone().map_err(|error| io_error(path, error))?;
+    let staged = DataFile::staged(file).map_err(|error| io_error(path, error))?;
+
+    let db = catching_panics(path, || {
+        let db = open_database(path, staged.clone(), cache_bytes)?;
+        verify(path, &db, fingerprint)?;
+        Ok(db)
+    })?;
+    make_private(&privacy);
+    staged.publish().map_err(|error| io_error(path, error))?;
+    Ok(db)
+}
+
+fn open_database(
+    path: &Path,
+    file: impl StorageBackend,
+    cache_bytes: usize,
+) -> Result<Database, OpenError> {
+    Database::builder()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(file)
+        .map_err(|error| database_error(path, error))
+}
+
+/// That the file is one of ours, of a format that we read, made with this secret; in this order.
+fn verify(path: &Path, db: &Database, fingerprint: Fingerprint) -> Result<(), OpenError> {
+    let not_ours = || OpenError::NotADataFile { path: path.into() };
+    let read = db.begin_read().map_err(|error| damaged(path, error))?;
+    let meta = match read.open_table(codec::META) {
+        Ok(meta) => meta,
+        Err(TableError::Storage(error)) => return Err(damaged(path, error)),
+        Err(_) => return Err(not_ours()),
+    };
+    let row = |name| meta.get(name).map_err(|error| damaged(path, error));
+
+    let format = row(meta::FORMAT)?.ok_or_else(not_ours)?;
+    let format = <[u8; 4]>::try_from(format.value()).map_err(|_| not_ours())?;
+    let found = u32::from_le_bytes(format);
+    if found > codec::FORMAT {
+        return Err(OpenError::NewerFormat {
+            path: path.into(),
+            found,
+            supported: codec::FORMAT,
+        });
+    }
+    let secret = row(meta::SECRET)?.ok_or_else(|| damaged(path, "it names no secret"))?;
+    if secret.value() != fingerprint.0 {
+        return Err(OpenError::WrongSecret { path: path.into() });
+    }
+    Ok(())
+}
+
+/// Creates a data file; `None` if meanwhile somebody else did.
+fn create(
+    path: &Path,
+    fingerprint: Fingerprint,
+    now: Timestamp,
+    cache_bytes: usize,
+) -> Result<Option<Database>, OpenError> {
+    let mut draft = Draft::new(path).map_err(|error| io_error(path, error))?;
+    let file = draft.file().try_clone().and_then(DataFile::published);
+    let file = file.map_err(|error| io_error(path, error))?;
+    let db = open_database(path, file, cache_bytes)?;
+    write_first_rows(&db, fingerprint, now).map_err(|error| OpenError::Io {
+        path: path.into(),
+        source: io::Error::other(error),
+    })?;
+    match draft.take_name(path) {
+        Ok(()) => Ok(Some(db)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => Err(io_error(path, error)),
+    }
+}
+
+fn write_first_rows(
+    db: &Database,
+    fingerprint: Fingerprint,
+    now: Timestamp,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut write = db.begin_write()?;
+    write.set_quick_repair(true);
+    {
+        let mut meta = write.open_table(codec::META)?;
+        meta.insert(meta::FORMAT, codec::FORMAT.to_le_bytes().as_slice())?;
+        meta.insert(meta::SECRET, fingerprint.0.as_slice())?;
+        meta.insert(meta::CREATED, now.unix_millis().to_le_bytes().as_slice())?;
+        meta.insert(meta::COUNTERS, Counters::default().encode()?.as_slice())?;
+        meta.insert(meta::LIFETIME, Lifetime::default().encode()?.as_slice())?;
+        meta.insert(meta::TOP_KEYS, TopKeys::default().encode()?.as_slice())?;
+        // All tables exist from the start, so that a reader never meets an absent one.
+        write.open_table(codec::ORGS)?;
+        write.open_table(codec::ORG_NAMES)?;
+        write.open_table(codec::KEYS)?;
+        write.open_table(codec::ORG_KEYS)?;
+        write.open_table(codec::CREDENTIALS)?;
+        write.open_table(codec::KEY_CREDENTIALS)?;
+        write.open_table(codec::ACTIVITY)?;
+        write.open_table(codec::KEY_HOURS)?;
+        write.open_table(codec::KEY_DAYS)?;
+        write.open_table(codec::MINUTES)?;
+        write.open_table(codec::USAGE_OPEN)?;
+        write.open_table(codec::USAGE_BLOCKS)?;
+        write.open_table(codec::USAGE_SPANS)?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
+/// Takes the rights of everybody but the owner. Where that is not ours to change, because somebody
+/// else owns the file or the disk knows no modes, the file is used as it was set up.
+#[cfg(unix)]
+fn make_private(file: &File) {
+    use std::os::unix::fs::PermissionsExt;
+
+    if let Ok(metadata) = file.metadata() {
+        let mode = metadata.permissions().mode();
+        if mode & 0o077 != 0 {
+            let _ = file.set_permissions(fs::Permissions::from_mode(mode & 0o700));
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn make_private(_: &File) {}
+
+/// redb trusts the pages of a file and may panic on altered ones.
+fn catching_panics<T>(
+    path: &Path,
+    open: impl FnOnce() -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
+    // Whatever a panic leaves half-done is dropped with the database.
+    catch_unwind(AssertUnwindSafe(open))
+        .unwrap_or_else(|_| Err(damaged(path, "a page of it makes no sense")))
+}
+
+fn damaged(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> OpenError {
+    OpenError::Damaged {
+        path: path.into(),
+        source: source.into(),
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> OpenError {
+    let path = path.into();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            OpenError::ReadOnly { path, source }
+        }
+        _ => OpenError::Io { path, source },
+    }
+}
+
+fn database_error(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::InUse { path: path.into() }
+        }
+        // No version of this crate wrote so old a format of redb.
+        DatabaseError::UpgradeRequired(_) => OpenError::NotADataFile { path: path.into() },
+        DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
+            io::ErrorKind::InvalidData => OpenError::NotADataFile { path: path.into() },
+            io::ErrorKind::UnexpectedEof => damaged(path, error),
+            _ => io_error(path, error),
+        },
+        error => damaged(path, error),
+    }
+}

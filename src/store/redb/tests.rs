@@ -1,0 +1,278 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ::redb::backends::FileBackend;
+use ::redb::{BackendError, StorageBackend, TableDefinition};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::record::{Method, Reason};
+use crate::secret::Fingerprint;
+use crate::store::codec;
+use crate::store::{Count, UsageEvent};
+
+mod opening;
+mod recording;
+
+const SECRET: Fingerprint = Fingerprint([7; 32]);
+const OTHER_SECRET: Fingerprint = Fingerprint([8; 32]);
+const CACHE: usize = 16 << 20;
+/// The start of an hour and of a day.
+const NOW: Timestamp = Timestamp::from_unix_millis(1_800_057_600_000);
+
+struct File {
+    path: PathBuf,
+    dir: TempDir,
+}
+
+impl File {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("keyguard.redb");
+        Self { path, dir }
+    }
+
+    fn open(&self) -> RedbStore {
+        open(&self.path).unwrap()
+    }
+
+    /// The file as a kill at this moment would leave it.
+    fn killed(&self) -> Self {
+        let copy = Self::new();
+        fs::copy(&self.path, &copy.path).unwrap();
+        copy
+    }
+}
+
+fn open(path: &Path) -> Result<RedbStore, OpenError> {
+    RedbStore::open(path, SECRET, NOW, CACHE)
+}
+
+fn hash(n: u64) -> HashedKey {
+    HashedKey(*blake3::hash(&n.to_le_bytes()).as_bytes())
+}
+
+fn new_key(org_id: OrgId, n: u64) -> (NewKey, NewCredential) {
+    let key = NewKey {
+        org_id,
+        label: format!("key {n}"),
+        scopes: vec!["read".parse().unwrap()],
+        rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
+        monthly_limit: None,
+        created_at: NOW,
+        expires_at: None,
+    };
+    let credential = NewCredential {
+        hash: hash(n),
+        shown_prefix: "kg_live_abcd".into(),
+        created_at: NOW,
+    };
+    (key, credential)
+}
+
+/// A file with one organization and `keys` keys, with ids and hashes from 1.
+fn with_keys(file: &File, keys: u64) -> RedbStore {
+    let store = file.open();
+    let org = store.create_org("acme", NOW).unwrap();
+    let keys = (1..=keys).map(|n| new_key(org.id, n)).collect();
+    store.create_keys(keys).unwrap();
+    store
+}
+
+fn event(key: u64, at: Timestamp) -> UsageEvent {
+    UsageEvent {
+        at,
+        key_id: KeyId(key),
+        ip: IpAddr::from([192, 0, 2, 1]).into(),
+        latency_micros: 1_500,
+        status: 200,
+        path_len: 0,
+        method: Method::Get,
+        refused: None,
+    }
+}
+
+fn batch(events: impl IntoIterator<Item = (UsageEvent, &'static str)>) -> UsageBatch {
+    let mut batch = UsageBatch::default();
+    for (event, path) in events {
+        batch.paths.extend_from_slice(path.as_bytes());
+        batch.events.push(UsageEvent {
+            path_len: u16::try_from(path.len()).unwrap(),
+            ..event
+        });
+    }
+    batch
+}
+
+fn requests(key: u64, at: Timestamp, count: usize) -> UsageBatch {
+    batch(std::iter::repeat_n((event(key, at), "/data"), count))
+}
+
+fn after(minutes: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(60 * minutes))
+}
+
+#[test]
+fn a_credential_resolves_to_its_key_and_organization() {
+    let file = File::new();
+    let store = with_keys(&file, 2);
+    let resolved = store.resolve(&hash(2)).unwrap().unwrap();
+    assert_eq!(resolved.key, store.key(KeyId(2)).unwrap());
+    assert_eq!(resolved.org, store.org_named("acme").unwrap());
+    assert_eq!(resolved.credential_expires_at, None);
+    assert!(store.resolve(&hash(3)).unwrap().is_none());
+    assert_eq!(
+        store.resolve_id(KeyId(2)).unwrap().unwrap().key,
+        resolved.key
+    );
+    assert!(store.resolve_id(KeyId(3)).unwrap().is_none());
+}
+
+#[test]
+fn changes_are_there_after_a_kill() {
+    let file = File::new();
+    let store = with_keys(&file, 2);
+    store.revoke_key(KeyId(1)).unwrap();
+    store
+        .set_org_status(OrgId(1), OrgStatus::Suspended)
+        .unwrap();
+
+    let reopened = file.killed().open();
+    assert!(!reopened.key(KeyId(1)).unwrap().active);
+    assert!(reopened.key(KeyId(2)).unwrap().active);
+    assert_eq!(reopened.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
+    assert_eq!(reopened.create_org("next", NOW).unwrap().id, OrgId(2));
+}
+
+#[test]
+fn a_name_is_taken_once() {
+    let file = File::new();
+    let store = with_keys(&file, 0);
+    assert!(matches!(
+        store.create_org("acme", NOW),
+        Err(StoreError::DuplicateOrg(name)) if name == "acme"
+    ));
+    assert!(matches!(
+        store.org_named("Acme"),
+        Err(StoreError::NoOrgNamed(_))
+    ));
+    assert_eq!(store.totals(NOW).unwrap().orgs, 1);
+}
+
+#[test]
+fn keys_are_created_all_or_none() {
+    let file = File::new();
+    let store = with_keys(&file, 1);
+    let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(9), 3)]);
+    assert!(matches!(refused, Err(StoreError::NoOrg(OrgId(9)))));
+    assert!(store.resolve(&hash(2)).unwrap().is_none());
+
+    // The text of another key.
+    let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(1), 1)]);
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    assert_eq!(store.resolve(&hash(1)).unwrap().unwrap().key.id, KeyId(1));
+    assert_eq!(store.keys(None, None, 9).unwrap().len(), 1);
+
+    let (key, credential) = new_key(OrgId(1), 2);
+    assert_eq!(store.create_key(key, credential).unwrap().id, KeyId(2));
+}
+
+#[test]
+fn listings_come_in_pages() {
+    let file = File::new();
+    let store = with_keys(&file, 3);
+    let other = store.create_org("other", NOW).unwrap();
+    store.create_keys(vec![new_key(other.id, 4)]).unwrap();
+    store.create_keys(vec![new_key(OrgId(1), 5)]).unwrap();
+
+    let ids = |org, after, limit| -> Vec<u64> {
+        let keys = store.keys(org, after, limit).unwrap();
+        keys.into_iter().map(|key| key.id.0).collect()
+    };
+    assert_eq!(ids(None, None, 9), [1, 2, 3, 4, 5]);
+    assert_eq!(ids(None, Some(KeyId(3)), 1), [4]);
+    assert_eq!(ids(Some(OrgId(1)), None, 9), [1, 2, 3, 5]);
+    assert_eq!(ids(Some(OrgId(1)), Some(KeyId(2)), 9), [3, 5]);
+    assert_eq!(ids(Some(other.id), None, 9), [4]);
+    assert!(matches!(
+        store.keys(Some(OrgId(3)), None, 9),
+        Err(StoreError::NoOrg(OrgId(3)))
+    ));
+    assert_eq!(store.orgs(Some(OrgId(1)), 9).unwrap(), [other]);
+    assert_eq!(store.orgs(None, 1).unwrap()[0].id, OrgId(1));
+}
+
+#[test]
+fn an_update_changes_what_it_names() {
+    let file = File::new();
+    let store = with_keys(&file, 1);
+    let before = store.key(KeyId(1)).unwrap();
+    let change = KeyChange {
+        label: Some("new".into()),
+        expires_at: Some(Some(after(1))),
+        ..KeyChange::default()
+    };
+    let updated = store.update_key(KeyId(1), change).unwrap();
+    let expected = Key {
+        label: "new".into(),
+        expires_at: Some(after(1)),
+        ..before
+    };
+    assert_eq!(updated, expected);
+    assert_eq!(store.key(KeyId(1)).unwrap(), expected);
+    assert!(matches!(
+        store.update_key(KeyId(2), KeyChange::default()),
+        Err(StoreError::NoKey(KeyId(2)))
+    ));
+}
+
+#[test]
+fn rotation_keeps_the_key_and_retires_its_other_texts() {
+    let file = File::new();
+    let store = with_keys(&file, 1);
+    let credential = |n| NewCredential {
+        shown_prefix: "kg_live_wxyz".into(),
+        ..new_key(OrgId(1), n).1
+    };
+    let rotated = store
+        .add_credential(KeyId(1), credential(2), after(20))
+        .unwrap();
+    assert_eq!(rotated.prefix, "kg_live_wxyz");
+    store
+        .add_credential(KeyId(1), credential(3), after(60))
+        .unwrap();
+
+    let expiry = |n| {
+        let resolved = store.resolve(&hash(n)).unwrap().unwrap();
+        assert_eq!(resolved.key.id, KeyId(1));
+        resolved.credential_expires_at
+    };
+    assert_eq!(expiry(1), Some(after(20)), "what expires earlier stays so");
+    assert_eq!(expiry(2), Some(after(60)));
+    assert_eq!(expiry(3), None);
+}
+
+#[test]
+fn revoking_is_final() {
+    let file = File::new();
+    let store = with_keys(&file, 2);
+    assert!(!store.revoke_key(KeyId(1)).unwrap().active);
+    assert!(!store.revoke_key(KeyId(1)).unwrap().active);
+    let totals = store.totals(NOW).unwrap();
+    assert_eq!((totals.keys, totals.active_keys), (2, 1));
+    assert!(matches!(
+        store.update_key(KeyId(1), KeyChange::default()),
+        Err(StoreError::Revoked(KeyId(1)))
+    ));
+    assert!(matches!(
+        store.add_credential(KeyId(1), new_key(OrgId(1), 9).1, NOW),
+        Err(StoreError::Revoked(KeyId(1)))
+    ));
+}

@@ -1,0 +1,435 @@
+//! Usage and its totals.
+
+use super::*;
+use crate::quota::CalendarMonth;
+
+#[test]
+fn totals_equal_the_events() {
+    let file = File::new();
+    let store = with_keys(&file, 3);
+    let refused = |key, reason| UsageEvent {
+        status: 429,
+        refused: Some(reason),
+        ..event(key, NOW)
+    };
+    let mut first = batch([
+        (event(1, NOW), "/a"),
+        (event(1, NOW), "/b"),
+        (
+            UsageEvent {
+                status: 500,
+                ..event(2, NOW)
+            },
+            "/a",
+        ),
+        (
+            UsageEvent {
+                status: 0,
+                ..event(2, NOW)
+            },
+            "/a",
+        ),
+        (refused(3, Reason::RateLimited), "/a"),
+    ]);
+    let mut unknown = [0; Reason::COUNT];
+    unknown[Reason::UnknownKey as usize] = 4;
+    first.refusals.push((NOW.minute(), unknown));
+    first.dropped = 2;
+    store.record(&first).unwrap();
+    store.record(&requests(1, after(90), 3)).unwrap();
+    store.record(&UsageBatch::default()).unwrap();
+
+    let totals = store.totals(after(90)).unwrap();
+    assert_eq!(
+        totals.all_time,
+        Count {
+            requests: 12,
+            errors: 6
+        }
+    );
+    assert_eq!(
+        totals.last_hour,
+        Count {
+            requests: 3,
+            errors: 0
+        }
+    );
+    assert_eq!(totals.dropped, 2);
+    assert_eq!(totals.refused[Reason::UnknownKey as usize], 4);
+    assert_eq!(totals.refused[Reason::RateLimited as usize], 1);
+    assert_eq!(totals.refused.iter().sum::<u64>(), 5);
+    let top: Vec<_> = totals
+        .top_keys
+        .iter()
+        .map(|(key, org, requests)| (key.id.0, org.name.as_str(), *requests))
+        .collect();
+    assert_eq!(top, [(1, "acme", 5), (2, "acme", 2), (3, "acme", 1)]);
+
+    assert_eq!(store.key(KeyId(1)).unwrap().last_used_at, Some(after(90)));
+    assert_eq!(
+        store.key(KeyId(3)).unwrap().last_used_at,
+        None,
+        "a refused key was not used"
+    );
+    assert_eq!(totals, file.killed().open().totals(after(90)).unwrap());
+}
+
+#[test]
+fn raw_usage_is_the_events_in_order() {
+    let file = File::new();
+    let store = with_keys(&file, 2);
+    store
+        .record(&batch([
+            (event(1, NOW), "/a"),
+            (event(2, after(1)), "/long/b"),
+        ]))
+        .unwrap();
+    store.record(&batch([(event(1, after(2)), "")])).unwrap();
+
+    let usage = store.usage(None, NOW, 9).unwrap();
+    let seen: Vec<_> = usage
+        .iter()
+        .map(|usage| (usage.key_id.0, usage.path.as_str(), usage.at))
+        .collect();
+    assert_eq!(
+        seen,
+        [(1, "/a", NOW), (2, "/long/b", after(1)), (1, "", after(2))]
+    );
+    assert_eq!(usage[0].latency, Duration::from_micros(1_500));
+    assert_eq!(store.usage(Some(KeyId(1)), NOW, 9).unwrap().len(), 2);
+    assert_eq!(store.usage(None, after(1), 9).unwrap(), usage[1..]);
+    assert_eq!(store.usage(None, NOW, 1).unwrap(), usage[..1]);
+    assert_eq!(store.usage(None, NOW, 0).unwrap(), []);
+}
+
+#[test]
+fn a_block_goes_on_after_a_restart() {
+    let file = File::new();
+    drop(with_keys(&file, 1));
+    for minute in 0..4 {
+        let store = file.open();
+        assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 2 * minute);
+        let at = after(minute as u64);
+        store.record(&requests(1, at, 1)).unwrap();
+        store.record(&requests(1, at, 1)).unwrap();
+    }
+    let store = file.open();
+    let minutes: Vec<_> = store.usage(None, NOW, 99).unwrap();
+    let minutes: Vec<_> = minutes
+        .iter()
+        .map(|usage| usage.at.minute() - NOW.minute())
+        .collect();
+    assert_eq!(minutes, [0, 0, 1, 1, 2, 2, 3, 3]);
+    let read = store.db.begin_read().unwrap();
+    assert!(
+        ::redb::ReadableTableMetadata::is_empty(&read.open_table(codec::USAGE_BLOCKS).unwrap())
+            .unwrap()
+    );
+}
+
+#[test]
+fn full_blocks_take_the_place_of_their_pieces() {
+    use ::redb::ReadableTableMetadata;
+
+    let file = File::new();
+    let store = with_keys(&file, 1);
+    let mut expected = 0;
+    // Some 6 bytes a row: about 3 blocks, across and within batches.
+    for size in [10_000, 1, 5_000, 20_000, 7] {
+        store.record(&requests(1, after(expected), size)).unwrap();
+        expected += size as u64;
+        let usage = store.usage(None, NOW, usize::MAX).unwrap();
+        assert_eq!(usage.len() as u64, expected);
+    }
+    let read = store.db.begin_read().unwrap();
+    let blocks = read.open_table(codec::USAGE_BLOCKS).unwrap();
+    let spans = read.open_table(codec::USAGE_SPANS).unwrap();
+    assert_eq!(blocks.len().unwrap(), 3);
+    assert_eq!(spans.len().unwrap(), 3);
+    assert!(read.open_table(codec::USAGE_OPEN).unwrap().len().unwrap() <= 2);
+    // A row in the last block finds itself although earlier ones are not read.
+    assert_eq!(
+        store.usage(None, after(15_001), usize::MAX).unwrap().len(),
+        20_007
+    );
+}
+
+#[test]
+fn a_failed_batch_changed_nothing_and_the_next_is_readable() {
+    let file = File::new();
+    let store = with_keys(&file, 2);
+    store.record(&batch([(event(1, NOW), "/first")])).unwrap();
+    let before = store.totals(NOW).unwrap();
+
+    let set_activity = |bytes: &[u8]| {
+        let write = store.db.begin_write().unwrap();
+        write
+            .open_table(codec::ACTIVITY)
+            .unwrap()
+            .insert(2, bytes)
+            .unwrap();
+        write.commit().unwrap();
+    };
+    set_activity(b"nonsense");
+    let failed = store.record(&batch([
+        (event(1, NOW), "/lost"),
+        (event(2, NOW), "/lost too"),
+    ]));
+    assert!(matches!(failed, Err(StoreError::Damaged(_))));
+    assert_eq!(store.totals(NOW).unwrap(), before);
+
+    set_activity(&codec::Record::encode(&codec::Activity::default()).unwrap());
+    store
+        .record(&batch([
+            (event(1, NOW), "/second"),
+            (event(2, NOW), "/lost"),
+        ]))
+        .unwrap();
+    let paths: Vec<_> = store.usage(None, NOW, 9).unwrap();
+    let paths: Vec<_> = paths.iter().map(|usage| usage.path.as_str()).collect();
+    assert_eq!(paths, ["/first", "/second", "/lost"]);
+    assert_eq!(store.totals(NOW).unwrap().all_time.requests, 3);
+}
+
+/// A disk that takes no more writes once it is broken.
+#[derive(Debug)]
+struct FailingDisk {
+    file: FileBackend,
+    broken: Arc<AtomicBool>,
+}
+
+impl FailingDisk {
+    fn check(&self) -> std::io::Result<()> {
+        match self.broken.load(Ordering::SeqCst) {
+            true => Err(std::io::Error::other("the disk is broken")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl StorageBackend for FailingDisk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.check()?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.check()?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.check()?;
+        self.file.write(offset, data)
+    }
+
+    fn try_lock_range(
+        &self,
+        _: std::ops::Bound<u64>,
+        _: std::ops::Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        Err(BackendError::Unsupported)
+    }
+}
+
+#[test]
+fn what_failed_on_disk_changed_nothing_in_memory() {
+    let file = File::new();
+    let store = with_keys(&file, 1);
+    store.record(&requests(1, NOW, 3)).unwrap();
+    let before = store.totals(NOW).unwrap();
+    drop(store);
+
+    let broken = Arc::new(AtomicBool::new(false));
+    let disk = FailingDisk {
+        file: FileBackend::new(
+            fs::File::options()
+                .read(true)
+                .write(true)
+                .open(&file.path)
+                .unwrap(),
+        )
+        .unwrap(),
+        broken: Arc::clone(&broken),
+    };
+    let store = RedbStore {
+        db: Database::builder().create_with_backend(disk).unwrap(),
+        open_block: Mutex::new(None),
+    };
+    store.record(&requests(1, NOW, 1)).unwrap();
+    broken.store(true, Ordering::SeqCst);
+    let unavailable = |result: Result<(), StoreError>| {
+        assert!(
+            matches!(result, Err(StoreError::Unavailable(_))),
+            "{result:?}"
+        );
+    };
+    unavailable(store.record(&requests(1, NOW, 5)));
+    unavailable(store.create_org("lost", NOW).map(drop));
+    unavailable(store.revoke_key(KeyId(1)).map(drop));
+    assert_eq!(store.totals(NOW).unwrap().all_time.requests, 4);
+    assert!(store.resolve(&hash(1)).unwrap().unwrap().key.active);
+    // Not even when the disk is well again: what reached it is known only after opening it anew.
+    broken.store(false, Ordering::SeqCst);
+    unavailable(store.record(&requests(1, NOW, 5)));
+    drop(store);
+
+    let store = file.open();
+    let totals = store.totals(NOW).unwrap();
+    assert_eq!(totals.all_time.requests, before.all_time.requests + 1);
+    assert_eq!((totals.orgs, totals.active_keys), (1, 1));
+    assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 4);
+    store.record(&requests(1, NOW, 5)).unwrap();
+    assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 9);
+}
+
+#[test]
+fn quotas_are_levels() {
+    let file = File::new();
+    let store = with_keys(&file, 2);
+    let level = |used| QuotaUse {
+        month: CalendarMonth(24_000),
+        used,
+    };
+    let quotas = |used| UsageBatch {
+        quotas: vec![(KeyId(1), level(used))],
+        ..UsageBatch::default()
+    };
+    assert_eq!(store.quota(KeyId(1)).unwrap(), QuotaUse::default());
+    store.record(&quotas(7)).unwrap();
+    store.record(&quotas(7)).unwrap();
+    store.record(&requests(1, NOW, 1)).unwrap();
+    assert_eq!(store.quota(KeyId(1)).unwrap(), level(7));
+    assert_eq!(store.quota(KeyId(2)).unwrap(), QuotaUse::default());
+    assert!(matches!(store.quota(KeyId(3)), Err(StoreError::NoKey(_))));
+    let top = store.totals(NOW).unwrap().top_keys;
+    assert_eq!(top.len(), 1, "a quota is no request");
+}
+
+#[test]
+fn ended_hours_and_days_are_kept_per_key() {
+    let file = File::new();
+    let store = with_keys(&file, 2);
+    // Hours 0, 1, again 0 (late), 25; within and across batches.
+    store
+        .record(&batch([
+            (event(1, NOW), ""),
+            (event(1, after(60)), ""),
+            (event(2, NOW), ""),
+        ]))
+        .unwrap();
+    store.record(&requests(1, NOW, 2)).unwrap();
+    store.record(&requests(1, after(25 * 60), 1)).unwrap();
+
+    let read = store.db.begin_read().unwrap();
+    let rows = |table| -> BTreeMap<(u64, u64), u64> {
+        let table = read.open_table::<(u64, u64), &[u8]>(table).unwrap();
+        let rows = ::redb::ReadableTable::iter(&table).unwrap().map(|row| {
+            let (key, value) = row.unwrap();
+            let count: Count = codec::Record::decode(value.value()).unwrap();
+            (key.value(), count.requests)
+        });
+        rows.collect()
+    };
+    let hour = NOW.hour();
+    assert_eq!(
+        rows(codec::KEY_HOURS),
+        BTreeMap::from([((hour, 1), 3), ((hour + 1, 1), 1)])
+    );
+    assert_eq!(rows(codec::KEY_DAYS), BTreeMap::from([((1, NOW.day()), 4)]));
+}
+
+#[test]
+fn pruning_deletes_what_is_past_its_retention() {
+    use ::redb::ReadableTableMetadata;
+
+    let file = File::new();
+    let store = with_keys(&file, 1);
+    let day = 24 * 60;
+    store.record(&requests(1, NOW, 20_000)).unwrap();
+    store.record(&requests(1, after(60), 1)).unwrap();
+    let rows = |store: &RedbStore| {
+        let read = store.db.begin_read().unwrap();
+        [
+            read.open_table(codec::USAGE_BLOCKS).unwrap().len().unwrap(),
+            read.open_table(codec::USAGE_SPANS).unwrap().len().unwrap(),
+            read.open_table(codec::USAGE_OPEN).unwrap().len().unwrap(),
+            read.open_table(codec::MINUTES).unwrap().len().unwrap(),
+            read.open_table(codec::KEY_HOURS).unwrap().len().unwrap(),
+        ]
+    };
+    let all = rows(&store);
+    assert_eq!(all, [2, 2, 2, 2, 1]);
+    store.prune(NOW, after(60)).unwrap();
+    assert_eq!(rows(&store), all, "nothing is due");
+
+    store.prune(after(1), after(2 * day + 1)).unwrap();
+    assert_eq!(rows(&store), [0, 0, 2, 1, 1]);
+    assert!(
+        !store.usage(None, NOW, 9).unwrap().is_empty(),
+        "the growing block has a later row"
+    );
+
+    store.prune(after(61), after(90 * day)).unwrap();
+    assert_eq!(rows(&store), [0, 0, 0, 0, 1]);
+    assert_eq!(store.usage(None, NOW, 9).unwrap(), []);
+    store.record(&requests(1, after(91 * day), 1)).unwrap();
+    assert_eq!(store.usage(None, NOW, 9).unwrap().len(), 1);
+
+    assert_eq!(rows(&store)[4], 2, "the hour that ended with this request");
+    store.prune(NOW, after(91 * day)).unwrap();
+    assert_eq!(rows(&store)[4], 0);
+    let totals = store.totals(after(91 * day)).unwrap();
+    assert_eq!(totals.all_time.requests, 20_002);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_batches_are_counted_once_each(
+        batches in prop::collection::vec(
+            prop::collection::vec((1..=30_u64, 0..200_u64, any::<bool>()), 0..40),
+            1..8,
+        ),
+        reopen_at in 0..8_usize,
+    ) {
+        let file = File::new();
+        let mut store = with_keys(&file, 30);
+        let mut per_key = BTreeMap::new();
+        let mut expected = Count::default();
+        let mut last_hour = 0;
+        for (n, events) in batches.iter().enumerate() {
+            if n == reopen_at {
+                drop(store);
+                store = file.open();
+            }
+            store.record(&batch(events.iter().map(|&(key, minute, failed)| {
+                let status = if failed { 404 } else { 200 };
+                (UsageEvent { status, ..event(key, after(minute)) }, "/p")
+            }))).unwrap();
+            for &(key, minute, failed) in events {
+                *per_key.entry(key).or_insert(0_u64) += 1;
+                expected.add(Count { requests: 1, errors: failed.into() });
+                last_hour += u64::from(minute >= 140);
+            }
+        }
+        let totals = store.totals(after(200)).unwrap();
+        prop_assert_eq!(totals.all_time, expected);
+        prop_assert_eq!(totals.last_hour.requests, last_hour);
+        prop_assert_eq!(store.usage(None, NOW, usize::MAX).unwrap().len() as u64, expected.requests);
+        let mut naive: Vec<_> = per_key.into_iter().collect();
+        naive.sort_by_key(|&(key, requests)| (std::cmp::Reverse(requests), key));
+        naive.truncate(10);
+        let top: Vec<_> = totals.top_keys.iter().map(|(key, _, n)| (key.id.0, *n)).collect();
+        prop_assert_eq!(top, naive);
+    }
+}

@@ -1,0 +1,275 @@
+//! Counts: of each key, of each minute and of all time, kept as usage is recorded, so that
+//! reading them scans nothing.
+
+use std::collections::BTreeMap;
+
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
+use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
+use smallvec::{SmallVec, smallvec};
+
+use super::manage::{find_key, find_org, missing, with_last_use};
+use crate::clock::Timestamp;
+use crate::record::{KeyId, Reason};
+use crate::store::codec::{
+    ACTIVITY, Activity, Counters, KEY_DAYS, KEY_HOURS, KEYS, Lifetime, META, MINUTES, ORGS, Record,
+    Tally, TopKeys, meta,
+};
+use crate::store::{Count, Minute, QuotaUse, StoreError, Totals, UsageBatch, UsageEvent};
+
+/// Adds a batch to all counts.
+pub(super) fn add(txn: &WriteTransaction, batch: &UsageBatch) -> Result<(), StoreError> {
+    let (keys, minutes) = summarize(batch);
+    add_to_lifetime(txn, &minutes, batch.dropped)?;
+    add_to_minutes(txn, &minutes)?;
+    add_to_keys(txn, keys)
+}
+
+/// The consumption of a key that was never used is zero.
+pub(super) fn quota(txn: &ReadTransaction, id: KeyId) -> Result<QuotaUse, StoreError> {
+    if txn.open_table(KEYS)?.get(id.0)?.is_none() {
+        return Err(StoreError::NoKey(id));
+    }
+    let row = txn.open_table(ACTIVITY)?.get(id.0)?;
+    let activity = row.map(|row| Activity::decode(row.value())).transpose()?;
+    Ok(activity.unwrap_or_default().quota)
+}
+
+pub(super) fn totals(txn: &ReadTransaction, now: Timestamp) -> Result<Totals, StoreError> {
+    let meta = txn.open_table(META)?;
+    let counters: Counters = read_meta(&meta, meta::COUNTERS)?;
+    let lifetime: Lifetime = read_meta(&meta, meta::LIFETIME)?;
+    let top: TopKeys = read_meta(&meta, meta::TOP_KEYS)?;
+
+    // The minute in which the hour began counts whole.
+    let mut last_hour = Count::default();
+    let hour = now.minute().saturating_sub(60)..=now.minute();
+    for row in txn.open_table(MINUTES)?.range(hour)? {
+        last_hour.add(Tally::decode(row?.1.value())?.count);
+    }
+
+    let keys = txn.open_table(KEYS)?;
+    let orgs = txn.open_table(ORGS)?;
+    let activity = txn.open_table(ACTIVITY)?;
+    let mut top_keys = Vec::with_capacity(top.0.len());
+    for (id, requests) in top.0 {
+        let key = find_key(&keys, KeyId(id))?.ok_or_else(|| missing("a key"))?;
+        let org = find_org(&orgs, key.org_id)?.ok_or_else(|| missing("an organization"))?;
+        top_keys.push((with_last_use(&activity, key)?, org, requests));
+    }
+    Ok(Totals {
+        orgs: counters.orgs,
+        keys: counters.keys,
+        active_keys: counters.active_keys,
+        all_time: lifetime.tally.count,
+        last_hour,
+        refused: lifetime.tally.refused,
+        dropped: lifetime.dropped,
+        top_keys,
+    })
+}
+
+/// What one batch says of one key.
+#[derive(Default)]
+struct KeyShare {
+    last_used_at: Option<Timestamp>,
+    /// By hour, in the order in which they came: hardly ever more than one.
+    hours: SmallVec<[(u64, Count); 1]>,
+    quota: Option<QuotaUse>,
+}
+
+impl KeyShare {
+    fn add(&mut self, event: &UsageEvent, count: Count) {
+        if event.refused.is_none() {
+            self.last_used_at = self.last_used_at.max(Some(event.at));
+        }
+        let hour = event.at.hour();
+        match self.hours.iter_mut().find(|(of, _)| *of == hour) {
+            Some((_, sum)) => sum.add(count),
+            None => self.hours.push((hour, count)),
+        }
+    }
+}
+
+type KeyShares = HashMap<u64, KeyShare, RandomState>;
+type Minutes = BTreeMap<Minute, Tally>;
+
+fn summarize(batch: &UsageBatch) -> (KeyShares, Minutes) {
+    let mut keys = KeyShares::default();
+    let mut minutes = Minutes::new();
+    // Events come in bunches of one minute, which is looked up once.
+    for events in batch.events.chunk_by(|a, b| a.at.minute() == b.at.minute()) {
+        let Some(first) = events.first() else {
+            continue;
+        };
+        let tally = minutes.entry(first.at.minute()).or_default();
+        for event in events {
+            let count = count_of(event);
+            tally.count.add(count);
+            if let Some(reason) = event.refused {
+                tally.refused[reason as usize] += 1;
+            }
+            keys.entry(event.key_id.0).or_default().add(event, count);
+        }
+    }
+    for (minute, refused) in &batch.refusals {
+        let requests = refused.iter().sum();
+        minutes.entry(*minute).or_default().add(&Tally {
+            count: Count {
+                requests,
+                errors: requests,
+            },
+            refused: *refused,
+        });
+    }
+    for (key, quota) in &batch.quotas {
+        keys.entry(key.0).or_default().quota = Some(*quota);
+    }
+    (keys, minutes)
+}
+
+fn count_of(event: &UsageEvent) -> Count {
+    Count {
+        requests: 1,
+        errors: u64::from(event.refused.is_some() || event.status >= 400),
+    }
+}
+
+fn add_to_lifetime(
+    txn: &WriteTransaction,
+    minutes: &Minutes,
+    dropped: u64,
+) -> Result<(), StoreError> {
+    let mut table = txn.open_table(META)?;
+    let mut lifetime: Lifetime = read_meta(&table, meta::LIFETIME)?;
+    for tally in minutes.values() {
+        lifetime.tally.add(tally);
+    }
+    lifetime.dropped = lifetime.dropped.saturating_add(dropped);
+    table.insert(meta::LIFETIME, lifetime.encode()?.as_slice())?;
+    Ok(())
+}
+
+fn add_to_minutes(txn: &WriteTransaction, minutes: &Minutes) -> Result<(), StoreError> {
+    let mut table = txn.open_table(MINUTES)?;
+    for (minute, tally) in minutes {
+        let mut sum = tally.clone();
+        if let Some(row) = table.get(minute)? {
+            sum.add(&Tally::decode(row.value())?);
+        }
+        table.insert(minute, sum.encode()?.as_slice())?;
+    }
+    Ok(())
+}
+
+fn add_to_keys(txn: &WriteTransaction, keys: KeyShares) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut tables = KeyTables {
+        activity: txn.open_table(ACTIVITY)?,
+        hours: txn.open_table(KEY_HOURS)?,
+        days: txn.open_table(KEY_DAYS)?,
+    };
+    let mut meta = txn.open_table(META)?;
+    let mut top: TopKeys = read_meta(&meta, meta::TOP_KEYS)?;
+    // In the order of the table, neighbours share a page.
+    let mut keys: Vec<_> = keys.into_iter().collect();
+    keys.sort_unstable_by_key(|(key, _)| *key);
+    for (key, share) in keys {
+        let requests = tables.add(key, share)?;
+        if requests > 0 {
+            top.note(key, requests);
+        }
+    }
+    meta.insert(meta::TOP_KEYS, top.encode()?.as_slice())?;
+    Ok(())
+}
+
+struct KeyTables<'txn> {
+    activity: Table<'txn, u64, &'static [u8]>,
+    hours: Table<'txn, (u64, u64), &'static [u8]>,
+    days: Table<'txn, (u64, u64), &'static [u8]>,
+}
+
+impl KeyTables<'_> {
+    /// Returns how many requests the key has made ever.
+    fn add(&mut self, key: u64, share: KeyShare) -> Result<u64, StoreError> {
+        let mut activity = match self.activity.get(key)? {
+            Some(row) => Activity::decode(row.value())?,
+            None => Activity::default(),
+        };
+        activity.last_used_at = activity.last_used_at.max(share.last_used_at);
+        if let Some(quota) = share.quota {
+            activity.quota = quota;
+        }
+        for (hour, count) in share.hours {
+            activity.all_time.add(count);
+            let (hours, days) = add_to_hour(&mut activity, hour, count);
+            for (hour, count) in hours {
+                add_to_row(&mut self.hours, (hour, key), count)?;
+            }
+            for (day, count) in days {
+                add_to_row(&mut self.days, (key, day), count)?;
+            }
+        }
+        self.activity.insert(key, activity.encode()?.as_slice())?;
+        Ok(activity.all_time.requests)
+    }
+}
+
+type Ended = SmallVec<[(u64, Count); 1]>;
+
+/// Adds to the running hour and day and returns those that are not, or no longer, running: an
+/// ended one makes way for a later one, and what comes late for an ended one goes to it.
+fn add_to_hour(activity: &mut Activity, hour: u64, count: Count) -> (Ended, Ended) {
+    (
+        add_to_running(&mut activity.hour, &mut activity.in_hour, hour, count),
+        add_to_running(&mut activity.day, &mut activity.in_day, hour / 24, count),
+    )
+}
+
+fn add_to_running(running: &mut u64, sum: &mut Count, period: u64, count: Count) -> Ended {
+    if period < *running {
+        return smallvec![(period, count)];
+    }
+    if period == *running {
+        sum.add(count);
+        return smallvec![];
+    }
+    let ended = (
+        std::mem::replace(running, period),
+        std::mem::replace(sum, count),
+    );
+    if ended.1.requests == 0 {
+        return smallvec![];
+    }
+    smallvec![ended]
+}
+
+fn add_to_row(
+    table: &mut Table<'_, (u64, u64), &'static [u8]>,
+    row: (u64, u64),
+    mut count: Count,
+) -> Result<(), StoreError> {
+    if let Some(earlier) = table.get(row)? {
+        count.add(Count::decode(earlier.value())?);
+    }
+    table.insert(row, count.encode()?.as_slice())?;
+    Ok(())
+}
+
+fn read_meta<R: Record>(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    row: &'static str,
+) -> Result<R, StoreError> {
+    match meta.get(row)? {
+        Some(bytes) => R::decode(bytes.value()),
+        None => Err(missing("a row of totals")),
+    }
+}
+
+const _: () = assert!(
+    (Reason::Overloaded as usize) < Reason::COUNT,
+    "every reason has a place in a tally"
+);
