@@ -67,6 +67,34 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Invalid`] for a field, [`AdminError::NotFound`] for the organization.
     pub fn create_key(&self, request: CreateKey) -> Result<CreatedKey, AdminError> {
+        let (key, raw_key) = self.new_key(&request)?;
+        let key = self
+            .inner
+            .store()
+            .create_key(key, self.credential(&raw_key))?;
+        Ok(CreatedKey { key, raw_key })
+    }
+
+    /// Creates many keys in one change, all or none, in the order given.
+    ///
+    /// # Errors
+    /// As [`KeyGuard::create_key`].
+    pub fn create_keys(&self, requests: &[CreateKey]) -> Result<Vec<CreatedKey>, AdminError> {
+        let mut keys = Vec::with_capacity(requests.len());
+        let mut raw_keys = Vec::with_capacity(requests.len());
+        for request in requests {
+            let (key, raw_key) = self.new_key(request)?;
+            keys.push((key, self.credential(&raw_key)));
+            raw_keys.push(raw_key);
+        }
+        let keys = self.inner.store().create_keys(keys)?.into_iter();
+        Ok(keys
+            .zip(raw_keys)
+            .map(|(key, raw_key)| CreatedKey { key, raw_key })
+            .collect())
+    }
+
+    fn new_key(&self, request: &CreateKey) -> Result<(NewKey, PlainKey), AdminError> {
         let config = self.inner.config();
         let per_minute = request
             .rate_limit_per_minute
@@ -84,12 +112,7 @@ impl KeyGuard {
             expires_at: request.expires_at,
             org_id: self.inner.store().org_named(&request.org_name)?.id,
         };
-        let raw_key = generate(&prefix)?;
-        let key = self
-            .inner
-            .store()
-            .create_key(key, self.credential(&raw_key))?;
-        Ok(CreatedKey { key, raw_key })
+        Ok((key, generate(&prefix)?))
     }
 
     /// A key by its id.

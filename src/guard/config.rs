@@ -26,6 +26,7 @@ pub struct Config {
     pub(super) usage_retention: Duration,
     pub(super) usage_queue: usize,
     pub(super) resident_keys: usize,
+    pub(super) limited_keys: usize,
     pub(super) file_cache_bytes: usize,
     pub(super) clock: Clock,
 }
@@ -45,6 +46,7 @@ impl Default for Config {
             usage_retention: Duration::from_secs(30 * 86_400),
             usage_queue: 262_144,
             resident_keys: 131_072,
+            limited_keys: 262_144,
             file_cache_bytes: 64 << 20,
             clock: Clock::system(),
         }
@@ -115,10 +117,17 @@ impl Config {
     }
 
     /// How many keys are kept in memory, at least 16; others are read from the file when they are
-    /// used. Twice as many keys can be limited at a time. One takes some 500 bytes. Default:
-    /// 131,072.
+    /// used. One takes some 500 bytes. Default: 131,072.
     pub fn resident_keys(mut self, keys: usize) -> Self {
         self.resident_keys = keys;
+        self
+    }
+
+    /// How many keys can be limited at a time, at least as many as are kept in memory. A key counts
+    /// as long as a window of it holds a hit; one more than that is refused with status 503. One
+    /// takes some 250 bytes at a limit of 60 a minute. Default: 262,144.
+    pub fn limited_keys(mut self, keys: usize) -> Self {
+        self.limited_keys = keys;
         self
     }
 
@@ -161,6 +170,9 @@ impl Config {
         }
         if self.resident_keys < 16 {
             return Err(InvalidInput::new("resident_keys", "is below 16"));
+        }
+        if self.limited_keys < self.resident_keys {
+            return Err(InvalidInput::new("limited_keys", "is below resident_keys"));
         }
         if self.redis_url.is_some() {
             return Err(InvalidInput::new(

@@ -344,10 +344,7 @@ fn limit_fields(level: &Level, reset: Duration) -> Vec<(&'static str, String)> {
         ("X-RateLimit-Limit", limit.to_string()),
         ("X-RateLimit-Remaining", remaining.to_string()),
         ("RateLimit-Policy", format!(r#""{name}";q={limit}{window}"#)),
-        (
-            "RateLimit",
-            format!(r#""{name}";r={remaining};t={}"#, whole_seconds(reset)),
-        ),
+        ("RateLimit", format!(r#""{name}";r={remaining};t={reset}"#)),
     ]
 }
 

@@ -30,9 +30,8 @@ impl Inner {
             clock.timestamp(),
             config.file_cache_bytes,
         )?);
-        // Twice the keys in memory, so that keys that were pushed out go on being limited.
-        let limited = config.resident_keys.saturating_mul(2);
-        let limiter: Arc<dyn Limiter> = Arc::new(MemoryLimiter::new(clock.clone(), limited));
+        let limiter: Arc<dyn Limiter> =
+            Arc::new(MemoryLimiter::new(clock.clone(), config.limited_keys));
         let recorder = Arc::new(Recorder::new(
             clock.clone(),
             config.record_usage,

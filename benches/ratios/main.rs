@@ -1,0 +1,146 @@
+//! What KeyGuard costs, as ratios to what the same machine does without it in the same run.
+//!
+//! `cargo bench --bench ratios` prints a line `NAME VALUE GOAL ok|short` for each row, and ends
+//! with the status 1 if a goal was missed. Names as arguments run only those rows; `--smoke` runs
+//! every row briefly, to see that it runs, and judges nothing.
+
+mod measure;
+mod size;
+mod speed;
+mod world;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use measure::Goal::{AtLeast, AtMost};
+use measure::{Outcome, Row};
+
+/// What the rows of one run share.
+struct Run {
+    smoke: bool,
+    world: world::World,
+}
+
+impl Run {
+    /// `full`, or in a smoke run so much less that a row takes a moment.
+    fn size(&self, full: usize) -> usize {
+        if self.smoke {
+            (full / 200).max(1_000).min(full)
+        } else {
+            full
+        }
+    }
+
+    fn rounds(&self, full: usize) -> usize {
+        if self.smoke { 1 } else { full }
+    }
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        name: "check_hot/floor",
+        goal: AtMost(1.8),
+        measure: speed::check_hot,
+    },
+    Row {
+        name: "check_1m/governor_1m",
+        goal: AtMost(1.3),
+        measure: speed::check_1m,
+    },
+    Row {
+        name: "check_2t/check_1t",
+        goal: AtLeast(1.8),
+        measure: speed::two_threads,
+    },
+    Row {
+        name: "deny/allow",
+        goal: AtMost(1.0),
+        measure: speed::deny,
+    },
+    Row {
+        name: "logged/unlogged",
+        goal: AtLeast(0.85),
+        measure: speed::logged,
+    },
+    Row {
+        name: "bytes_per_request",
+        goal: AtMost(16.0),
+        measure: size::bytes_per_request,
+    },
+    Row {
+        name: "bytes_per_request/slow",
+        goal: AtMost(16.0),
+        measure: size::bytes_at_10_a_second,
+    },
+    Row {
+        name: "window_bytes",
+        goal: AtMost(256.0),
+        measure: size::window_bytes,
+    },
+    Row {
+        name: "window_bytes/any_limit",
+        goal: AtMost(524_288.0),
+        measure: size::widest_window,
+    },
+    Row {
+        name: "open_ms",
+        goal: AtMost(20.0),
+        measure: speed::open,
+    },
+    Row {
+        name: "reopen_after_kill_ms",
+        goal: AtMost(100.0),
+        measure: speed::reopen_after_kill,
+    },
+    Row {
+        name: "stats_ms",
+        goal: AtMost(50.0),
+        measure: speed::stats,
+    },
+];
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [command, file] = arguments.as_slice()
+        && command == speed::HOLD_UNTIL_KILLED
+    {
+        return speed::hold_until_killed(file).map(|()| ExitCode::SUCCESS);
+    }
+    // `cargo bench` adds `--bench`.
+    let (flags, names): (Vec<_>, Vec<_>) = arguments
+        .iter()
+        .map(String::as_str)
+        .filter(|a| *a != "--bench")
+        .partition(|a| a.starts_with('-'));
+    let unknown = |name: &&&str| !ROWS.iter().any(|row| row.name == **name);
+    if let Some(name) = names.iter().find(unknown) {
+        eprintln!(
+            "no row is named `{name}`; there are: {}",
+            ROWS.iter().map(|r| r.name).collect::<Vec<_>>().join(" ")
+        );
+        return Ok(ExitCode::from(2));
+    }
+    if let Some(flag) = flags.iter().find(|flag| **flag != "--smoke") {
+        eprintln!("unknown option `{flag}`; there is: --smoke");
+        return Ok(ExitCode::from(2));
+    }
+
+    let smoke = !flags.is_empty();
+    let run = Run {
+        smoke,
+        world: world::World::new()?,
+    };
+    let mut outcomes = Vec::new();
+    for row in ROWS
+        .iter()
+        .filter(|row| names.is_empty() || names.contains(&row.name))
+    {
+        outcomes.push(row.run(&run)?);
+    }
+    let short = !smoke && outcomes.contains(&Outcome::Short);
+    Ok(if short {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}

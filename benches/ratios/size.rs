@@ -1,0 +1,131 @@
+//! Rows about space.
+
+use std::path::Path;
+use std::time::Duration;
+
+use keyguard::{Config, KeyGuard, ManualClock, Timestamp};
+
+use crate::Run;
+use crate::measure::{Measured, resident_bytes};
+use crate::world::{SECRET, Traffic, UNREACHED, headers, peer};
+
+const NEW_YEAR: Timestamp = Timestamp::from_unix_millis(1_767_225_600_000);
+
+fn file_bytes(path: &Path) -> std::io::Result<f64> {
+    Ok(std::fs::metadata(path)?.len() as f64)
+}
+
+/// Growth of the data file per recorded request: 100 keys, 50 paths, 1,000 addresses.
+pub(crate) fn bytes_per_request(run: &Run) -> Measured {
+    let requests = run.size(1_000_000);
+    growth(
+        run,
+        "size.redb",
+        requests,
+        10_000,
+        Duration::from_micros(100),
+    )
+}
+
+/// The same at ten requests a second, written two at a time.
+pub(crate) fn bytes_at_10_a_second(run: &Run) -> Measured {
+    growth(
+        run,
+        "slow.redb",
+        run.size(60_000),
+        2,
+        Duration::from_millis(100),
+    )
+}
+
+fn growth(run: &Run, name: &str, requests: usize, batch: usize, apart: Duration) -> Measured {
+    let clock = ManualClock::starting_at(NEW_YEAR);
+    let config = || Config::new(SECRET).clock(clock.clone());
+    let (kg, keys) = run.world.guard(name, 100, UNREACHED, config())?;
+    kg.close()?;
+    let path = run.world.path(name);
+    let before = file_bytes(&path)?;
+    let kg = KeyGuard::open(&path, config())?;
+    let mut traffic = Traffic::new();
+    for request in 1..=requests {
+        clock.advance(apart);
+        let (key, ip, path) = traffic.next(&keys);
+        let grant = kg.check(&headers(key), ip, path)?;
+        // From 0.1 to 20 ms, as services answer.
+        clock.advance(Duration::from_micros(
+            100 + (request as u64 * 7_919) % 19_900,
+        ));
+        grant.finish(200);
+        if request % batch == 0 {
+            kg.flush()?;
+        }
+    }
+    kg.close()?;
+    Ok((file_bytes(&path)? - before) / requests as f64)
+}
+
+/// Resident bytes for each key whose window of 60 a minute is full, its hits evenly apart.
+pub(crate) fn window_bytes(run: &Run) -> Measured {
+    windows(
+        run,
+        "windows.redb",
+        run.size(20_000),
+        60,
+        1,
+        Duration::from_secs(1),
+    )
+}
+
+/// Resident bytes of a window of a million a minute, full, with hits in every grain.
+pub(crate) fn widest_window(run: &Run) -> Measured {
+    windows(
+        run,
+        "widest.redb",
+        run.rounds(16),
+        1_000_000,
+        17,
+        Duration::from_millis(1),
+    )
+}
+
+/// Growth of memory per key while the windows of `count` keys fill, with neither the keys nor pages
+/// of the file in memory.
+fn windows(
+    run: &Run,
+    name: &str,
+    count: usize,
+    per_minute: u32,
+    at_once: usize,
+    apart: Duration,
+) -> Measured {
+    let clock = ManualClock::starting_at(NEW_YEAR);
+    let config = || {
+        let config = Config::new(SECRET).clock(clock.clone()).record_usage(false);
+        config
+            .resident_keys(16)
+            .limited_keys(count.max(16))
+            .file_cache_bytes(0)
+    };
+    let (kg, keys) = run.world.guard(name, count, per_minute, config())?;
+    kg.close()?;
+    let kg = KeyGuard::open(run.world.path(name), config())?;
+    let before = resident_bytes()?;
+    let mut admitted = 0;
+    let wanted = per_minute as usize * count;
+    while admitted < wanted {
+        let earlier = admitted;
+        for key in &keys {
+            for _ in 0..at_once {
+                admitted += usize::from(kg.check(&headers(key), peer(), "/api/data").is_ok());
+            }
+        }
+        if admitted == earlier {
+            break;
+        }
+        clock.advance(apart);
+    }
+    if admitted != wanted {
+        return Err(format!("{admitted} of {wanted} requests admitted").into());
+    }
+    Ok((resident_bytes()? - before) / count as f64)
+}

@@ -1,0 +1,256 @@
+//! Rows about time.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::hint::black_box;
+use std::io::{BufRead, BufReader, Write};
+use std::num::NonZeroU32;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use keyguard::{Config, CreateKey, Headers, KeyGuard};
+
+use crate::Run;
+use crate::measure::{Measured, Random, median, median_ratio, millis, timed, timed_result};
+use crate::world::{SECRET, Traffic, UNREACHED, headers, peer};
+
+fn unrecorded() -> Config {
+    Config::new(SECRET).record_usage(false)
+}
+
+fn check_all(kg: &KeyGuard, keys: &[String], passes: usize) {
+    for _ in 0..passes {
+        for key in keys {
+            assert!(black_box(kg.check(&headers(key), peer(), "/api/data")).is_ok());
+        }
+    }
+}
+
+/// 1,000 keys of distinct organizations, against what no check can do without: one look-up of the
+/// header, one keyed hash of the key, one reading of the clock.
+pub(crate) fn check_hot(run: &Run) -> Measured {
+    let (kg, keys) = run
+        .world
+        .guard("hot.redb", 1_000, UNREACHED, unrecorded())?;
+    let passes = run.size(400);
+    let hash_key = blake3::derive_key("benchmark", b"key");
+    let floor = || {
+        for _ in 0..passes {
+            for key in &keys {
+                let headers = black_box(headers(key));
+                let key = headers
+                    .header_values("X-API-Key")
+                    .next()
+                    .unwrap_or_default();
+                black_box(blake3::keyed_hash(&hash_key, black_box(key)));
+                black_box(Instant::now());
+            }
+        }
+    };
+    check_all(&kg, &keys, 1);
+    Ok(median_ratio(
+        run.rounds(31),
+        || timed(|| check_all(&kg, &keys, passes)),
+        || timed(floor),
+    ))
+}
+
+/// A million keys in memory, in random order, against a limiter by key that authenticates nobody.
+pub(crate) fn check_1m(run: &Run) -> Measured {
+    let (path, keys) = run.world.million(run.size(1_000_000))?;
+    let kg = KeyGuard::open(
+        path,
+        unrecorded()
+            .resident_keys(2 * keys.len())
+            .limited_keys(2 * keys.len()),
+    )?;
+    let mut order: Vec<usize> = (0..keys.len()).collect();
+    order = Random(1).shuffled(&order);
+    let quota = Quota::per_minute(NonZeroU32::new(UNREACHED).ok_or("a limit")?);
+    let governor: DefaultKeyedRateLimiter<String> = RateLimiter::keyed(quota);
+    let ours = || {
+        for &at in &order {
+            let headers = [("X-API-Key", keys[at].as_str())];
+            assert!(black_box(kg.check(&headers, peer(), "/api/data")).is_ok());
+        }
+    };
+    let theirs = || {
+        for &at in &order {
+            assert!(black_box(governor.check_key(&keys[at])).is_ok());
+        }
+    };
+    ours();
+    theirs();
+    Ok(median_ratio(
+        run.rounds(9),
+        || timed(ours),
+        || timed(theirs),
+    ))
+}
+
+/// Throughput of two threads, each with keys of its own, over that of one.
+pub(crate) fn two_threads(run: &Run) -> Measured {
+    let (kg, keys) = run
+        .world
+        .guard("threads.redb", 1_000, UNREACHED, unrecorded())?;
+    let keys = Random(2).shuffled(&keys);
+    let (left, right) = keys.split_at(keys.len() / 2);
+    let passes = run.size(1_000);
+    check_all(&kg, &keys, 1);
+    let one = || timed(|| check_all(&kg, left, passes));
+    let two = || {
+        timed(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| check_all(&kg, right, passes));
+                check_all(&kg, left, passes);
+            });
+        })
+    };
+    Ok(2.0 * median_ratio(run.rounds(21), one, two))
+}
+
+/// A check refused by its window, and its `retry_after` read, over an admitted one.
+pub(crate) fn deny(run: &Run) -> Measured {
+    let (kg, keys) = run.world.guard("deny.redb", 100, UNREACHED, unrecorded())?;
+    let org = "exhausted";
+    kg.create_org(org)?;
+    let mut exhausted = Vec::new();
+    for _ in 0..100 {
+        let request = CreateKey {
+            rate_limit_per_minute: Some(60),
+            ..CreateKey::new(org, "full")
+        };
+        exhausted.push(kg.create_key(request)?.raw_key.expose().to_owned());
+    }
+    let passes = run.size(4_000);
+    let fill = || {
+        for key in &exhausted {
+            while kg.check(&headers(key), peer(), "/api/data").is_ok() {}
+        }
+    };
+    let deny = || {
+        fill();
+        timed(|| {
+            for _ in 0..passes {
+                for key in &exhausted {
+                    match black_box(kg.check(&headers(key), peer(), "/api/data")) {
+                        Ok(grant) => drop(grant),
+                        Err(denial) => assert!(black_box(denial.retry_after()).is_some()),
+                    }
+                }
+            }
+        })
+    };
+    Ok(median_ratio(run.rounds(31), deny, || {
+        timed(|| check_all(&kg, &keys, passes))
+    }))
+}
+
+/// Throughput of check and finish with usage recorded to disk, the last write included, over the
+/// same unrecorded. A dropped event fails the row.
+pub(crate) fn logged(run: &Run) -> Measured {
+    let (logged, logged_keys) =
+        run.world
+            .guard("logged.redb", 100, UNREACHED, Config::new(SECRET))?;
+    let (bare, bare_keys) = run.world.guard("bare.redb", 100, UNREACHED, unrecorded())?;
+    let requests = run.size(4_000_000);
+    let drive = |kg: &KeyGuard, keys: &[String]| {
+        let mut traffic = Traffic::new();
+        for _ in 0..requests {
+            let (key, ip, path) = traffic.next(keys);
+            if let Ok(grant) = kg.check(&headers(key), ip, path) {
+                grant.finish(200);
+            }
+        }
+        kg.flush().is_ok()
+    };
+    let failed = Cell::new(false);
+    let ratio = median_ratio(
+        run.rounds(9),
+        || timed(|| failed.set(failed.get() | !drive(&bare, &bare_keys))),
+        || timed(|| failed.set(failed.get() | !drive(&logged, &logged_keys))),
+    );
+    let dropped = logged.stats()?.dropped;
+    if failed.get() || dropped > 0 {
+        return Err(format!("usage was lost: {dropped} events dropped").into());
+    }
+    Ok(ratio)
+}
+
+/// Opening a file with a million keys that was closed in order.
+pub(crate) fn open(run: &Run) -> Measured {
+    let (path, _) = run.world.million(run.size(1_000_000))?;
+    let mut times = Vec::new();
+    for _ in 0..run.rounds(11) {
+        let (time, kg) = timed_result(|| KeyGuard::open(path, Config::new(SECRET)));
+        times.push(millis(time));
+        kg?.close()?;
+    }
+    Ok(median(times))
+}
+
+pub(crate) const HOLD_UNTIL_KILLED: &str = "hold-until-killed";
+
+/// Opening the same file after the process that held it, and had just changed it, was killed.
+pub(crate) fn reopen_after_kill(run: &Run) -> Measured {
+    let (path, _) = run.world.million(run.size(1_000_000))?;
+    let mut times = Vec::new();
+    for _ in 0..run.rounds(7) {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(HOLD_UNTIL_KILLED)
+            .arg(path)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("the child has an output")?;
+        BufReader::new(stdout).read_line(&mut String::new())?;
+        child.kill()?;
+        child.wait()?;
+        let (time, kg) = timed_result(|| KeyGuard::open(path, Config::new(SECRET)));
+        times.push(millis(time));
+        kg?.close()?;
+    }
+    Ok(median(times))
+}
+
+/// The child of [`reopen_after_kill`]: changes the file, says so and waits for its end.
+pub(crate) fn hold_until_killed(path: &str) -> Result<(), Box<dyn Error>> {
+    let kg = KeyGuard::open(path, Config::new(SECRET))?;
+    let created = kg.create_key(CreateKey::new("org 0", "killed"))?;
+    kg.check(&headers(created.raw_key.expose()), peer(), "/api/data")?
+        .finish(200);
+    kg.flush()?;
+    println!("changed");
+    std::io::stdout().flush()?;
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Statistics of a file with a million keys and ten million recorded requests.
+pub(crate) fn stats(run: &Run) -> Measured {
+    let (path, keys) = run.world.million(run.size(1_000_000))?;
+    let kg = KeyGuard::open(path, Config::new(SECRET))?;
+    let mut traffic = Traffic::new();
+    let requests = run.size(10_000_000);
+    for request in 0..requests {
+        // A busy tenth of a per cent of all keys.
+        let (key, ip, path) = traffic.next(&keys[..keys.len().div_ceil(1_000)]);
+        kg.check(&headers(key), ip, path)?.finish(200);
+        if request % 100_000 == 0 {
+            kg.flush()?;
+        }
+    }
+    let before = kg.stats()?;
+    if before.requests < requests as u64 {
+        return Err(format!("{} of {requests} requests recorded", before.requests).into());
+    }
+    let mut times = Vec::new();
+    for _ in 0..run.rounds(11) {
+        let (time, stats) = timed_result(|| kg.stats());
+        times.push(millis(time));
+        stats?;
+    }
+    kg.close()?;
+    Ok(median(times))
+}
