@@ -33,7 +33,7 @@ pub use self::open::OpenError;
 
 /// A [`Store`] in one redb file.
 pub(crate) struct RedbStore {
-    db: Database,
+    db: Engine,
     /// The usage block that is being written. `None` until the first batch, and after a batch
     /// that failed: what is in the file then decides.
     open_block: Mutex<Option<OpenBlock>>,
@@ -173,6 +173,32 @@ impl RedbStore {
             txn.commit()?;
             Ok(done)
         })
+    }
+}
+
+/// A database that closes without a panic, whatever is in its pages. `None` only once closed.
+struct Engine(Option<Database>);
+
+impl Engine {
+    fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
+        self.database()?.begin_read()
+    }
+
+    fn begin_write(&self) -> Result<WriteTransaction, TransactionError> {
+        self.database()?.begin_write()
+    }
+
+    fn database(&self) -> Result<&Database, TransactionError> {
+        let closed = || StorageError::DatabaseClosed.into();
+        self.0.as_ref().ok_or_else(closed)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        // All changes are durable already. What closing adds is a mark that spares a repair.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
     }
 }
 

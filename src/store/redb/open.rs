@@ -6,10 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
-use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableError};
+use redb::{Database, DatabaseError, StorageBackend, StorageError, TableError};
 
-use super::RedbStore;
 use super::file::DataFile;
+use super::{Engine, RedbStore};
 use crate::clock::Timestamp;
 use crate::policy::InvalidInput;
 use crate::secret::Fingerprint;
@@ -176,7 +176,7 @@ impl RedbStore {
         path.try_exists().map_err(|error| io_error(path, error))
     }
 
-    fn over(db: Database) -> Self {
+    fn over(db: Engine) -> Self {
         Self {
             db,
             open_block: Mutex::new(None),
@@ -188,7 +188,7 @@ fn open_existing(
     path: &Path,
     fingerprint: Fingerprint,
     cache_bytes: usize,
-) -> Result<Database, OpenError> {
+) -> Result<Engine, OpenError> {
     // Looked at before it is opened: opening a pipe or a device can have effects of its own.
     let metadata = fs::metadata(path).map_err(|error| io_error(path, error))?;
     if !metadata.is_file() {
@@ -216,15 +216,16 @@ fn open_database(
     path: &Path,
     file: impl StorageBackend,
     cache_bytes: usize,
-) -> Result<Database, OpenError> {
+) -> Result<Engine, OpenError> {
     Database::builder()
         .set_cache_size(cache_bytes)
         .create_with_backend(file)
+        .map(|database| Engine(Some(database)))
         .map_err(|error| database_error(path, error))
 }
 
 /// That the file is one of ours, of a format that we read, made with this secret; in this order.
-fn verify(path: &Path, db: &Database, fingerprint: Fingerprint) -> Result<(), OpenError> {
+fn verify(path: &Path, db: &Engine, fingerprint: Fingerprint) -> Result<(), OpenError> {
     let not_ours = || OpenError::NotADataFile { path: path.into() };
     let read = db.begin_read().map_err(|error| damaged(path, error))?;
     let meta = match read.open_table(codec::META) {
@@ -257,7 +258,7 @@ fn create(
     fingerprint: Fingerprint,
     now: Timestamp,
     cache_bytes: usize,
-) -> Result<Option<Database>, OpenError> {
+) -> Result<Option<Engine>, OpenError> {
     let draft = Draft::new(path).map_err(|error| io_error(path, error))?;
     let file = draft.file.try_clone().and_then(DataFile::published);
     let file = file.map_err(|error| io_error(path, error))?;
@@ -274,7 +275,7 @@ fn create(
 }
 
 fn write_first_rows(
-    db: &Database,
+    db: &Engine,
     fingerprint: Fingerprint,
     now: Timestamp,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -260,7 +260,7 @@ fn what_failed_on_disk_changed_nothing_in_memory() {
         broken: Arc::clone(&broken),
     };
     let store = RedbStore {
-        db: Database::builder().create_with_backend(disk).unwrap(),
+        db: Engine(Some(Database::builder().create_with_backend(disk).unwrap())),
         open_block: Mutex::new(None),
     };
     store.record(&requests(1, NOW, 1)).unwrap();
