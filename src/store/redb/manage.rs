@@ -1,51 +1,17 @@
-//! Organizations, keys and credentials.
+//! Organizations and keys.
 
 use std::ops::Bound;
 
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
+use super::credentials::Credentials;
 use crate::clock::Timestamp;
-use crate::key::HashedKey;
-use crate::record::{Credential, HashScheme, Key, KeyId, Org, OrgId, OrgStatus};
+use crate::record::{Key, KeyId, Org, OrgId, OrgStatus};
 use crate::store::codec::{
-    ACTIVITY, Activity, CREDENTIALS, Counters, KEY_CREDENTIALS, KEYS, META, ORG_KEYS, ORG_NAMES,
-    ORGS, Record, decode_credential, decode_key, decode_org, encode_credential, encode_key,
-    encode_org, meta,
+    ACTIVITY, Activity, Counters, KEYS, META, ORG_KEYS, ORG_NAMES, ORGS, Record, decode_key,
+    decode_org, encode_key, encode_org, meta,
 };
-use crate::store::{KeyChange, NewCredential, NewKey, Resolved, StoreError};
-
-/// The secret that a file is made with; a rotated one will be 2.
-const FIRST_SECRET: u32 = 1;
-
-type Rows<'txn> = Table<'txn, u64, &'static [u8]>;
-
-pub(super) fn resolve(
-    txn: &ReadTransaction,
-    hash: &HashedKey,
-) -> Result<Option<Resolved>, StoreError> {
-    let credentials = txn.open_table(CREDENTIALS)?;
-    let Some(row) = credentials.get(&hash.0)? else {
-        return Ok(None);
-    };
-    let credential = decode_credential(*hash, row.value())?;
-    let resolved = resolve_id(txn, credential.key_id)?.ok_or_else(|| missing("a key"))?;
-    Ok(Some(Resolved {
-        credential_expires_at: credential.expires_at,
-        ..resolved
-    }))
-}
-
-pub(super) fn resolve_id(txn: &ReadTransaction, id: KeyId) -> Result<Option<Resolved>, StoreError> {
-    let Some(key) = find_key(&txn.open_table(KEYS)?, id)? else {
-        return Ok(None);
-    };
-    let org = find_org(&txn.open_table(ORGS)?, key.org_id)?;
-    Ok(Some(Resolved {
-        org: org.ok_or_else(|| missing("an organization"))?,
-        key,
-        credential_expires_at: None,
-    }))
-}
+use crate::store::{KeyChange, NewCredential, NewKey, StoreError};
 
 pub(super) fn create_org(
     txn: &WriteTransaction,
@@ -130,9 +96,7 @@ pub(super) fn create_keys(
         let key = key_of(KeyId(counters.last_key_id), new, credential.shown_prefix);
         keys.insert(key.id.0, encode_key(&key)?.as_slice())?;
         org_keys.insert((key.org_id.0, key.id.0), ())?;
-        credentials
-            .of_key
-            .insert((key.id.0, &credential.hash.0), ())?;
+        credentials.list(key.id, &credential.hash)?;
         hashes.push((credential.hash, key.id, credential.created_at));
         created.push(key);
     }
@@ -243,7 +207,7 @@ pub(super) fn add_credential(
     })?;
     let mut credentials = Credentials::open(txn)?;
     credentials.retire(id, retire_at)?;
-    credentials.of_key.insert((id.0, &credential.hash.0), ())?;
+    credentials.list(id, &credential.hash)?;
     credentials.insert(credential.hash, id, credential.created_at)?;
     Ok(key)
 }
@@ -275,64 +239,6 @@ fn change_key(
     with_last_use(&txn.open_table(ACTIVITY)?, key)
 }
 
-/// Credentials by hash, and the hashes of each key.
-struct Credentials<'txn> {
-    by_hash: Table<'txn, &'static [u8; 32], &'static [u8]>,
-    of_key: Table<'txn, (u64, &'static [u8; 32]), ()>,
-}
-
-impl<'txn> Credentials<'txn> {
-    fn open(txn: &'txn WriteTransaction) -> Result<Self, StoreError> {
-        Ok(Self {
-            by_hash: txn.open_table(CREDENTIALS)?,
-            of_key: txn.open_table(KEY_CREDENTIALS)?,
-        })
-    }
-
-    /// Adds one that is listed in `of_key`.
-    fn insert(
-        &mut self,
-        hash: HashedKey,
-        key_id: KeyId,
-        created_at: Timestamp,
-    ) -> Result<(), StoreError> {
-        let credential = encode_credential(&Credential {
-            hash,
-            scheme: HashScheme::KeyedBlake3,
-            secret_id: FIRST_SECRET,
-            key_id,
-            created_at,
-            expires_at: None,
-        })?;
-        match self.by_hash.insert(&hash.0, credential.as_slice())? {
-            None => Ok(()),
-            // The text of one key would from now on open another: the transaction must not commit.
-            Some(_) => Err(StoreError::Unavailable(
-                "a key with this text exists already".into(),
-            )),
-        }
-    }
-
-    /// Lets all of a key expire at `at`, or earlier if they would anyway.
-    fn retire(&mut self, id: KeyId, at: Timestamp) -> Result<(), StoreError> {
-        for row in self.of_key.range((id.0, &[0; 32])..=(id.0, &[0xff; 32]))? {
-            let (row, _) = row?;
-            let hash = HashedKey(*row.value().1);
-            let credential = match self.by_hash.get(&hash.0)? {
-                Some(bytes) => decode_credential(hash, bytes.value())?,
-                None => return Err(missing("a credential")),
-            };
-            let expires_at = credential.expires_at.map_or(at, |earlier| earlier.min(at));
-            let retired = encode_credential(&Credential {
-                expires_at: Some(expires_at),
-                ..credential
-            })?;
-            self.by_hash.insert(&hash.0, retired.as_slice())?;
-        }
-        Ok(())
-    }
-}
-
 pub(super) fn find_org(
     orgs: &impl ReadableTable<u64, &'static [u8]>,
     id: OrgId,
@@ -361,7 +267,7 @@ pub(super) fn with_last_use(
     })
 }
 
-fn put_org(orgs: &mut Rows<'_>, org: &Org) -> Result<(), StoreError> {
+fn put_org(orgs: &mut Table<'_, u64, &'static [u8]>, org: &Org) -> Result<(), StoreError> {
     orgs.insert(org.id.0, encode_org(org)?.as_slice())?;
     Ok(())
 }

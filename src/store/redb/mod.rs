@@ -3,9 +3,11 @@
 //! Every change is one transaction that is durable when it returns. All of them also save what
 //! redb needs to reopen quickly after a kill, whatever the size of the file.
 
+mod credentials;
 mod file;
 mod manage;
 mod open;
+mod open_error;
 mod prune;
 mod totals;
 mod usage;
@@ -29,7 +31,7 @@ use crate::clock::Timestamp;
 use crate::key::HashedKey;
 use crate::record::{Key, KeyId, Org, OrgId, OrgStatus, Usage};
 
-pub use self::open::OpenError;
+pub use self::open_error::OpenError;
 
 /// A [`Store`] in one redb file.
 pub(crate) struct RedbStore {
@@ -41,11 +43,11 @@ pub(crate) struct RedbStore {
 
 impl Store for RedbStore {
     fn resolve(&self, hash: &HashedKey) -> Result<Option<Resolved>, StoreError> {
-        self.read(|txn| manage::resolve(txn, hash))
+        self.read(|txn| credentials::resolve(txn, hash))
     }
 
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {
-        self.read(|txn| manage::resolve_id(txn, id))
+        self.read(|txn| credentials::resolve_id(txn, id))
     }
 
     fn quota(&self, id: KeyId) -> Result<QuotaUse, StoreError> {
