@@ -73,11 +73,6 @@ impl Timestamp {
         self.0 / 3_600_000
     }
 
-    /// Whole days since the Unix epoch.
-    pub(crate) const fn day(self) -> u64 {
-        self.0 / 86_400_000
-    }
-
     /// This timestamp moved later by `by`, at most [`Timestamp::MAX`].
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {

@@ -26,6 +26,9 @@ mod admin;
 mod client_ip;
 mod clock;
 mod draft;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod guard;
 mod key;
 mod limiter;

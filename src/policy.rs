@@ -3,7 +3,6 @@
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -122,8 +121,9 @@ impl WindowLength {
     };
 
     /// A window of 1 ms to 366 days.
-    pub(crate) fn new(length: Duration) -> Result<Self, InvalidInput> {
-        const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+    #[cfg(test)]
+    pub(crate) fn new(length: std::time::Duration) -> Result<Self, InvalidInput> {
+        const LONGEST: std::time::Duration = std::time::Duration::from_secs(366 * 86_400);
         let nanos = u64::try_from(length.as_nanos())
             .ok()
             .and_then(NonZeroU64::new);
@@ -210,6 +210,8 @@ impl Rule {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

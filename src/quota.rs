@@ -29,10 +29,6 @@ impl CalendarMonth {
     fn end(self) -> Timestamp {
         Self(self.0 + 1).start()
     }
-
-    pub(crate) fn length(self) -> Duration {
-        self.end().since(self.start())
-    }
 }
 
 /// What has been consumed of a monthly quota.
@@ -90,7 +86,10 @@ mod tests {
     fn a_year_ends_too() {
         let december = CalendarMonth::of(at(datetime!(2026-12-31 12:00 UTC)));
         assert_eq!(december.end(), at(datetime!(2027-01-01 0:00 UTC)));
-        assert_eq!(december.length(), Duration::from_secs(31 * 86_400));
+        assert_eq!(
+            december.end().since(december.start()),
+            Duration::from_secs(31 * 86_400)
+        );
     }
 
     #[test]

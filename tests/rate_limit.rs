@@ -83,7 +83,10 @@ fn a_lone_client_that_waits_for_the_header_is_admitted() {
         .unwrap();
     let header = Duration::from_secs(seconds);
     assert!(header >= exact, "{header:?} is rounded down from {exact:?}");
-    assert!(header - exact < SECOND, "{header:?} is not {exact:?} rounded up");
+    assert!(
+        header - exact < SECOND,
+        "{header:?} is not {exact:?} rounded up"
+    );
     home.clock.advance(header);
     admit(&kg, &key);
 }

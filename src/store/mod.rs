@@ -1,6 +1,6 @@
 //! The seam behind which organizations, keys and usage are kept.
 
-mod codec;
+pub(crate) mod codec;
 mod redb;
 
 use std::num::{NonZeroU32, NonZeroU64};
@@ -27,7 +27,6 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn quota(&self, id: KeyId) -> Result<QuotaUse, StoreError>;
 
     fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError>;
-    fn org(&self, id: OrgId) -> Result<Org, StoreError>;
     fn org_named(&self, name: &str) -> Result<Org, StoreError>;
     /// At most `limit` organizations with ids above `after`, by id.
     fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError>;

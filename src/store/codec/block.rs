@@ -59,6 +59,7 @@ pub(crate) struct Span {
 }
 
 impl BlockWriter {
+    #[cfg(test)]
     pub(crate) fn new() -> Self {
         Self {
             bytes: Vec::with_capacity(CAPACITY),
@@ -75,7 +76,7 @@ impl BlockWriter {
     pub(crate) fn resume(bytes: Vec<u8>) -> Result<Self, StoreError> {
         let mut reader = BlockReader::new(&bytes);
         let mut span = None;
-        while let Some(row) = reader.next() {
+        for row in reader.by_ref() {
             widen(&mut span, row?.at);
         }
         let (at, keys, ips) = (reader.at, reader.keys, reader.ips);

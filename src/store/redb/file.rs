@@ -165,8 +165,6 @@ fn index(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
-type LockRange = (Bound<u64>, Bound<u64>);
-
 impl<F: StorageBackend> StorageBackend for DataFile<F> {
     fn len(&self) -> io::Result<u64> {
         match &*self.0.staged.read() {

@@ -1,51 +1,17 @@
-//! Organizations, keys and credentials.
+//! Organizations and keys.
 
 use std::ops::Bound;
 
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
+use super::credentials::Credentials;
 use crate::clock::Timestamp;
-use crate::key::HashedKey;
-use crate::record::{Credential, HashScheme, Key, KeyId, Org, OrgId, OrgStatus};
+use crate::record::{Key, KeyId, Org, OrgId, OrgStatus};
 use crate::store::codec::{
-    ACTIVITY, Activity, CREDENTIALS, Counters, KEY_CREDENTIALS, KEYS, META, ORG_KEYS, ORG_NAMES,
-    ORGS, Record, decode_credential, decode_key, decode_org, encode_credential, encode_key,
-    encode_org, meta,
+    ACTIVITY, Activity, Counters, KEYS, META, ORG_KEYS, ORG_NAMES, ORGS, Record, decode_key,
+    decode_org, encode_key, encode_org, meta,
 };
-use crate::store::{KeyChange, NewCredential, NewKey, Resolved, StoreError};
-
-/// The secret that a file is made with; a rotated one will be 2.
-const FIRST_SECRET: u32 = 1;
-
-type Rows<'txn> = Table<'txn, u64, &'static [u8]>;
-
-pub(super) fn resolve(
-    txn: &ReadTransaction,
-    hash: &HashedKey,
-) -> Result<Option<Resolved>, StoreError> {
-    let credentials = txn.open_table(CREDENTIALS)?;
-    let Some(row) = credentials.get(&hash.0)? else {
-        return Ok(None);
-    };
-    let credential = decode_credential(*hash, row.value())?;
-    let resolved = resolve_id(txn, credential.key_id)?.ok_or_else(|| missing("a key"))?;
-    Ok(Some(Resolved {
-        credential_expires_at: credential.expires_at,
-        ..resolved
-    }))
-}
-
-pub(super) fn resolve_id(txn: &ReadTransaction, id: KeyId) -> Result<Option<Resolved>, StoreError> {
-    let Some(key) = find_key(&txn.open_table(KEYS)?, id)? else {
-        return Ok(None);
-    };
-    let org = find_org(&txn.open_table(ORGS)?, key.org_id)?;
-    Ok(Some(Resolved {
-        org: org.ok_or_else(|| missing("an organization"))?,
-        key,
-        credential_expires_at: None,
-    }))
-}
+use crate::store::{KeyChange, NewCredential, NewKey, StoreError};
 
 pub(super) fn create_org(
     txn: &WriteTransaction,
@@ -112,33 +78,34 @@ pub(super) fn create_keys(
     txn: &WriteTransaction,
     new: Vec<(NewKey, NewCredential)>,
 ) -> Result<Vec<Key>, StoreError> {
+    let orgs = txn.open_table(ORGS)?;
+    let mut keys = txn.open_table(KEYS)?;
+    let mut org_keys = txn.open_table(ORG_KEYS)?;
+    let mut credentials = Credentials::open(txn)?;
     let mut counters = counters(txn)?;
+
     let mut created = Vec::with_capacity(new.len());
-    let mut credentials = Vec::with_capacity(new.len());
-    {
-        let orgs = txn.open_table(ORGS)?;
-        let mut keys = txn.open_table(KEYS)?;
-        let mut org_keys = txn.open_table(ORG_KEYS)?;
-        for (new, credential) in new {
-            if orgs.get(new.org_id.0)?.is_none() {
-                return Err(StoreError::NoOrg(new.org_id));
-            }
-            counters.last_key_id += 1;
-            counters.keys += 1;
-            counters.active_keys += 1;
-            let key = key_of(KeyId(counters.last_key_id), new, credential.shown_prefix);
-            keys.insert(key.id.0, encode_key(&key)?.as_slice())?;
-            org_keys.insert((key.org_id.0, key.id.0), ())?;
-            credentials.push((credential.hash, key.id, credential.created_at));
-            created.push(key);
+    let mut hashes = Vec::with_capacity(new.len());
+    for (new, credential) in new {
+        if orgs.get(new.org_id.0)?.is_none() {
+            return Err(StoreError::NoOrg(new.org_id));
         }
+        counters.last_key_id += 1;
+        counters.keys += 1;
+        counters.active_keys += 1;
+        let key = key_of(KeyId(counters.last_key_id), new, credential.shown_prefix);
+        keys.insert(key.id.0, encode_key(&key)?.as_slice())?;
+        org_keys.insert((key.org_id.0, key.id.0), ())?;
+        credentials.list(key.id, &credential.hash)?;
+        hashes.push((credential.hash, key.id, credential.created_at));
+        created.push(key);
+    }
+    // In the order of the table, many rows are written faster and take less room.
+    hashes.sort_unstable_by_key(|(hash, ..)| hash.0);
+    for (hash, key_id, created_at) in hashes {
+        credentials.insert(hash, key_id, created_at)?;
     }
     set_counters(txn, &counters)?;
-    // In the order of the table, many rows are written several times faster and denser.
-    credentials.sort_unstable_by_key(|(hash, ..)| hash.0);
-    for &(hash, key_id, created_at) in &credentials {
-        insert_credential(txn, hash, key_id, created_at)?;
-    }
     Ok(created)
 }
 
@@ -171,35 +138,27 @@ pub(super) fn keys(
 ) -> Result<Vec<Key>, StoreError> {
     let keys = txn.open_table(KEYS)?;
     let activity = txn.open_table(ACTIVITY)?;
-    let above = above(after.map(|id| id.0));
     let Some(org) = org else {
-        let rows = keys.range::<u64>((above, Bound::Unbounded))?.take(limit);
-        return rows
-            .map(|row| {
-                let (id, bytes) = row?;
-                with_last_use(&activity, decode_key(KeyId(id.value()), bytes.value())?)
-            })
-            .collect();
+        let above = (above(after.map(|id| id.0)), Bound::Unbounded);
+        let rows = keys.range::<u64>(above)?.take(limit).map(|row| {
+            let (id, bytes) = row?;
+            with_last_use(&activity, decode_key(KeyId(id.value()), bytes.value())?)
+        });
+        return rows.collect();
     };
     if txn.open_table(ORGS)?.get(org.0)?.is_none() {
         return Err(StoreError::NoOrg(org));
     }
-    let of_org = (
-        above.map(|id| (org.0, id)),
-        Bound::Included((org.0, u64::MAX)),
-    );
-    let of_org = match of_org.0 {
-        Bound::Unbounded => (Bound::Included((org.0, 0)), of_org.1),
-        _ => of_org,
-    };
+    // Ids start at 1, so that nothing is at 0.
+    let above = Bound::Excluded((org.0, after.map_or(0, |id| id.0)));
+    let of_org = (above, Bound::Included((org.0, u64::MAX)));
     let rows = txn.open_table(ORG_KEYS)?.range::<(u64, u64)>(of_org)?;
-    rows.take(limit)
-        .map(|row| {
-            let id = KeyId(row?.0.value().1);
-            let key = find_key(&keys, id)?.ok_or_else(|| missing("a key"))?;
-            with_last_use(&activity, key)
-        })
-        .collect()
+    let rows = rows.take(limit).map(|row| {
+        let id = KeyId(row?.0.value().1);
+        let key = find_key(&keys, id)?.ok_or_else(|| missing("a key"))?;
+        with_last_use(&activity, key)
+    });
+    rows.collect()
 }
 
 pub(super) fn update_key(
@@ -246,30 +205,11 @@ pub(super) fn add_credential(
         key.prefix = credential.shown_prefix;
         Ok(())
     })?;
-    retire_credentials(txn, id, retire_at)?;
-    insert_credential(txn, credential.hash, id, credential.created_at)?;
+    let mut credentials = Credentials::open(txn)?;
+    credentials.retire(id, retire_at)?;
+    credentials.list(id, &credential.hash)?;
+    credentials.insert(credential.hash, id, credential.created_at)?;
     Ok(key)
-}
-
-/// Lets all credentials of a key expire at `at`, or earlier if they would anyway.
-fn retire_credentials(txn: &WriteTransaction, id: KeyId, at: Timestamp) -> Result<(), StoreError> {
-    let mut credentials = txn.open_table(CREDENTIALS)?;
-    let of_key = txn.open_table(KEY_CREDENTIALS)?;
-    for row in of_key.range((id.0, &[0; 32])..=(id.0, &[0xff; 32]))? {
-        let (row, _) = row?;
-        let hash = HashedKey(*row.value().1);
-        let credential = match credentials.get(&hash.0)? {
-            Some(bytes) => decode_credential(hash, bytes.value())?,
-            None => return Err(missing("a credential")),
-        };
-        let expires_at = credential.expires_at.map_or(at, |earlier| earlier.min(at));
-        let retired = encode_credential(&Credential {
-            expires_at: Some(expires_at),
-            ..credential
-        })?;
-        credentials.insert(&hash.0, retired.as_slice())?;
-    }
-    Ok(())
 }
 
 /// Revoking twice is revoking.
@@ -297,33 +237,6 @@ fn change_key(
     change(&mut key)?;
     keys.insert(id.0, encode_key(&key)?.as_slice())?;
     with_last_use(&txn.open_table(ACTIVITY)?, key)
-}
-
-fn insert_credential(
-    txn: &WriteTransaction,
-    hash: HashedKey,
-    key_id: KeyId,
-    created_at: Timestamp,
-) -> Result<(), StoreError> {
-    let credential = Credential {
-        hash,
-        scheme: HashScheme::KeyedBlake3,
-        secret_id: FIRST_SECRET,
-        key_id,
-        created_at,
-        expires_at: None,
-    };
-    let mut credentials = txn.open_table(CREDENTIALS)?;
-    // Otherwise the text of one key would from now on open another.
-    if credentials.get(&hash.0)?.is_some() {
-        return Err(StoreError::Unavailable(
-            "a key with this text exists already".into(),
-        ));
-    }
-    credentials.insert(&hash.0, encode_credential(&credential)?.as_slice())?;
-    txn.open_table(KEY_CREDENTIALS)?
-        .insert((key_id.0, &hash.0), ())?;
-    Ok(())
 }
 
 pub(super) fn find_org(
@@ -354,7 +267,7 @@ pub(super) fn with_last_use(
     })
 }
 
-fn put_org(orgs: &mut Rows<'_>, org: &Org) -> Result<(), StoreError> {
+fn put_org(orgs: &mut Table<'_, u64, &'static [u8]>, org: &Org) -> Result<(), StoreError> {
     orgs.insert(org.id.0, encode_org(org)?.as_slice())?;
     Ok(())
 }

@@ -3,9 +3,11 @@
 //! Every change is one transaction that is durable when it returns. All of them also save what
 //! redb needs to reopen quickly after a kill, whatever the size of the file.
 
+mod credentials;
 mod file;
 mod manage;
 mod open;
+mod open_error;
 mod prune;
 mod totals;
 mod usage;
@@ -29,11 +31,11 @@ use crate::clock::Timestamp;
 use crate::key::HashedKey;
 use crate::record::{Key, KeyId, Org, OrgId, OrgStatus, Usage};
 
-pub use self::open::OpenError;
+pub use self::open_error::OpenError;
 
 /// A [`Store`] in one redb file.
 pub(crate) struct RedbStore {
-    db: Database,
+    db: Engine,
     /// The usage block that is being written. `None` until the first batch, and after a batch
     /// that failed: what is in the file then decides.
     open_block: Mutex<Option<OpenBlock>>,
@@ -41,11 +43,11 @@ pub(crate) struct RedbStore {
 
 impl Store for RedbStore {
     fn resolve(&self, hash: &HashedKey) -> Result<Option<Resolved>, StoreError> {
-        self.read(|txn| manage::resolve(txn, hash))
+        self.read(|txn| credentials::resolve(txn, hash))
     }
 
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {
-        self.read(|txn| manage::resolve_id(txn, id))
+        self.read(|txn| credentials::resolve_id(txn, id))
     }
 
     fn quota(&self, id: KeyId) -> Result<QuotaUse, StoreError> {
@@ -54,10 +56,6 @@ impl Store for RedbStore {
 
     fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError> {
         self.write(|txn| manage::create_org(txn, name, at))
-    }
-
-    fn org(&self, id: OrgId) -> Result<Org, StoreError> {
-        self.read(|txn| manage::org(txn, id))
     }
 
     fn org_named(&self, name: &str) -> Result<Org, StoreError> {
@@ -173,6 +171,32 @@ impl RedbStore {
             txn.commit()?;
             Ok(done)
         })
+    }
+}
+
+/// A database that closes without a panic, whatever is in its pages. `None` only once closed.
+struct Engine(Option<Database>);
+
+impl Engine {
+    fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
+        self.database()?.begin_read()
+    }
+
+    fn begin_write(&self) -> Result<WriteTransaction, TransactionError> {
+        self.database()?.begin_write()
+    }
+
+    fn database(&self) -> Result<&Database, TransactionError> {
+        let closed = || StorageError::DatabaseClosed.into();
+        self.0.as_ref().ok_or_else(closed)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        // All changes are durable already. What closing adds is a mark that spares a repair.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
     }
 }
 

@@ -3,153 +3,18 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use parking_lot::Mutex;
-use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableError};
+use redb::{Database, StorageBackend, TableError};
 
-use super::RedbStore;
 use super::file::DataFile;
+use super::open_error::{OpenError, damaged, database_error, io_error};
+use super::{Engine, RedbStore};
 use crate::clock::Timestamp;
 use crate::draft::Draft;
-use crate::policy::InvalidInput;
 use crate::secret::Fingerprint;
 use crate::store::codec::{self, Counters, Lifetime, Record, TopKeys, meta};
-
-/// Why a data file was not opened. Its bytes are then as they were.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The path leads to something that holds no bytes of its own.
-    #[error(
-        "`{}` is a directory or a device, but a data file is a regular file; \
-         give the path of one, or of none to create it",
-        path.display()
-    )]
-    NotAFile {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// The file has no bytes, which a data file always has.
-    #[error(
-        "`{}` is empty, but a data file never is; \
-         restore it from a backup, or remove it to create a new one",
-        path.display()
-    )]
-    Empty {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// The file was made by something else.
-    #[error(
-        "`{}` is not a data file of keyguard but something else, and was left as it is; \
-         give another path",
-        path.display()
-    )]
-    NotADataFile {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// The file was written by a newer version of this crate.
-    #[error(
-        "`{}` has format {found}, but this version of keyguard reads formats up to {supported}; \
-         use the version that wrote it, or a newer one",
-        path.display()
-    )]
-    NewerFormat {
-        /// What was to be opened.
-        path: PathBuf,
-        /// The format of the file.
-        found: u32,
-        /// The newest format that this version reads.
-        supported: u32,
-    },
-    /// The file was made with another secret.
-    #[error(
-        "`{}` was made with another secret, under which its keys are hashed; \
-         give the secret it was made with",
-        path.display()
-    )]
-    WrongSecret {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// Another process, or another part of this one, holds the file.
-    #[error(
-        "`{}` is already open, and a data file is held by one opener at a time; \
-         stop the process that holds it, or share the one `KeyGuard` by cloning it",
-        path.display()
-    )]
-    InUse {
-        /// What was to be opened.
-        path: PathBuf,
-    },
-    /// The file, its directory or its disk does not let this user write.
-    #[error(
-        "`{}` may not be read and written by this user, which a data file needs; \
-         change its owner, its mode or that of its directory, or a read-only disk",
-        path.display()
-    )]
-    ReadOnly {
-        /// What was to be opened.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// There is a data file, but no secret for it.
-    #[error(
-        "`{}` exists, but its secret was given neither in the configuration, nor in the variable \
-         KEYGUARD_SECRET, nor in `{}`; give the secret it was made with",
-        path.display(),
-        secret_file.display()
-    )]
-    MissingSecret {
-        /// The data file.
-        path: PathBuf,
-        /// Where the secret was looked for last.
-        secret_file: PathBuf,
-    },
-    /// The secret is empty or nothing but white space.
-    #[error("the secret is blank; give one that nobody can guess, or none to have one made")]
-    BlankSecret,
-    /// The file of the secret cannot be read or made.
-    #[error("the secret in `{}` cannot be read or made; check the file and its directory", path.display())]
-    SecretFile {
-        /// The file of the secret.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A value in the configuration cannot be accepted.
-    #[error("the configuration cannot be accepted: {0}")]
-    Config(InvalidInput),
-    /// The path is the URL of a backend that was not compiled in.
-    #[error(
-        "`{scheme}:` needs the cargo feature `{feature}` of keyguard; compile it in, or give the path of a file"
-    )]
-    MissingFeature {
-        /// The scheme of the URL.
-        scheme: String,
-        /// The feature to compile in.
-        feature: &'static str,
-    },
-    /// The file is a data file, but not as it was written.
-    #[error("`{}` is damaged, and was left as it is; restore it from a backup", path.display())]
-    Damaged {
-        /// What was to be opened.
-        path: PathBuf,
-        /// What was found.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The system could not open or create the file.
-    #[error("`{}` cannot be opened or created; check that its directory exists", path.display())]
-    Io {
-        /// What was to be opened.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
 
 impl RedbStore {
     /// Opens the data file at `path`, or creates it, with the secret of this `fingerprint`.
@@ -177,7 +42,7 @@ impl RedbStore {
         path.try_exists().map_err(|error| io_error(path, error))
     }
 
-    fn over(db: Database) -> Self {
+    fn over(db: Engine) -> Self {
         Self {
             db,
             open_block: Mutex::new(None),
@@ -189,7 +54,7 @@ fn open_existing(
     path: &Path,
     fingerprint: Fingerprint,
     cache_bytes: usize,
-) -> Result<Database, OpenError> {
+) -> Result<Engine, OpenError> {
     // Looked at before it is opened: opening a pipe or a device can have effects of its own.
     let metadata = fs::metadata(path).map_err(|error| io_error(path, error))?;
     if !metadata.is_file() {
@@ -217,15 +82,16 @@ fn open_database(
     path: &Path,
     file: impl StorageBackend,
     cache_bytes: usize,
-) -> Result<Database, OpenError> {
+) -> Result<Engine, OpenError> {
     Database::builder()
         .set_cache_size(cache_bytes)
         .create_with_backend(file)
+        .map(|database| Engine(Some(database)))
         .map_err(|error| database_error(path, error))
 }
 
 /// That the file is one of ours, of a format that we read, made with this secret; in this order.
-fn verify(path: &Path, db: &Database, fingerprint: Fingerprint) -> Result<(), OpenError> {
+fn verify(path: &Path, db: &Engine, fingerprint: Fingerprint) -> Result<(), OpenError> {
     let not_ours = || OpenError::NotADataFile { path: path.into() };
     let read = db.begin_read().map_err(|error| damaged(path, error))?;
     let meta = match read.open_table(codec::META) {
@@ -258,7 +124,7 @@ fn create(
     fingerprint: Fingerprint,
     now: Timestamp,
     cache_bytes: usize,
-) -> Result<Option<Database>, OpenError> {
+) -> Result<Option<Engine>, OpenError> {
     let mut draft = Draft::new(path).map_err(|error| io_error(path, error))?;
     let file = draft.file().try_clone().and_then(DataFile::published);
     let file = file.map_err(|error| io_error(path, error))?;
@@ -275,7 +141,7 @@ fn create(
 }
 
 fn write_first_rows(
-    db: &Database,
+    db: &Engine,
     fingerprint: Fingerprint,
     now: Timestamp,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -333,37 +199,4 @@ fn catching_panics<T>(
     // Whatever a panic leaves half-done is dropped with the database.
     catch_unwind(AssertUnwindSafe(open))
         .unwrap_or_else(|_| Err(damaged(path, "a page of it makes no sense")))
-}
-
-fn damaged(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> OpenError {
-    OpenError::Damaged {
-        path: path.into(),
-        source: source.into(),
-    }
-}
-
-fn io_error(path: &Path, source: io::Error) -> OpenError {
-    let path = path.into();
-    match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            OpenError::ReadOnly { path, source }
-        }
-        _ => OpenError::Io { path, source },
-    }
-}
-
-fn database_error(path: &Path, error: DatabaseError) -> OpenError {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            OpenError::InUse { path: path.into() }
-        }
-        // No version of this crate wrote so old a format of redb.
-        DatabaseError::UpgradeRequired(_) => OpenError::NotADataFile { path: path.into() },
-        DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
-            io::ErrorKind::InvalidData => OpenError::NotADataFile { path: path.into() },
-            io::ErrorKind::UnexpectedEof => damaged(path, error),
-            _ => io_error(path, error),
-        },
-        error => damaged(path, error),
-    }
 }

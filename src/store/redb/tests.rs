@@ -18,6 +18,7 @@ use crate::secret::Fingerprint;
 use crate::store::codec;
 use crate::store::{Count, UsageEvent};
 
+mod measure;
 mod opening;
 mod recording;
 
@@ -147,7 +148,10 @@ fn changes_are_there_after_a_kill() {
     let reopened = file.killed().open();
     assert!(!reopened.key(KeyId(1)).unwrap().active);
     assert!(reopened.key(KeyId(2)).unwrap().active);
-    assert_eq!(reopened.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
+    assert_eq!(
+        reopened.orgs(None, 1).unwrap()[0].status,
+        OrgStatus::Suspended
+    );
     assert_eq!(reopened.create_org("next", NOW).unwrap().id, OrgId(2));
 }
 

@@ -203,3 +203,27 @@ fn speed() {
         println!("{nanos} ns an event written");
     }
 }
+
+/// How many bytes of pages redb takes for ten blocks of `len` bytes.
+fn pages_of_blocks(len: usize) -> u64 {
+    use crate::store::codec::USAGE_BLOCKS;
+    use redb::ReadableTableMetadata;
+
+    let db = redb::Database::builder()
+        .create_with_backend(redb::backends::InMemoryBackend::new())
+        .unwrap();
+    let write = db.begin_write().unwrap();
+    let mut blocks = write.open_table(USAGE_BLOCKS).unwrap();
+    for number in 0..10 {
+        blocks.insert(number, vec![7; len].as_slice()).unwrap();
+    }
+    let stats = blocks.stats().unwrap();
+    stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes()
+}
+
+#[test]
+fn a_full_block_just_fits_its_page() {
+    // Ten pages of 64 KiB and the one of 4 KiB that lists them.
+    assert_eq!(pages_of_blocks(CAPACITY), 10 * 65_536 + 4_096);
+    assert!(pages_of_blocks(CAPACITY + 1) > 10 * 100_000);
+}

@@ -43,6 +43,35 @@ fn another_secret_is_refused_after_a_kill_and_the_file_kept_as_it_was() {
     assert_eq!(killed.open().totals(NOW).unwrap().keys, 1_000);
 }
 
+/// Whether redb has to read a file page by page before it can be used.
+fn needs_repair(file: &File) -> bool {
+    let repaired = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&repaired);
+    let db = Database::builder()
+        .set_repair_callback(move |_| seen.store(true, Ordering::SeqCst))
+        .open(&file.path);
+    drop(db.unwrap());
+    repaired.load(Ordering::SeqCst)
+}
+
+#[test]
+fn no_kill_makes_reopening_slow() {
+    let file = File::new();
+    let store = file.open();
+    assert!(!needs_repair(&file.killed()), "after creation");
+    store.create_org("acme", NOW).unwrap();
+    assert!(!needs_repair(&file.killed()), "after a change");
+    store.create_keys(vec![new_key(OrgId(1), 1)]).unwrap();
+    store.record(&requests(1, NOW, 9)).unwrap();
+    assert!(!needs_repair(&file.killed()), "after usage");
+    store.prune(after(1), after(1)).unwrap();
+    assert!(!needs_repair(&file.killed()), "after pruning");
+    drop(store);
+    let store = file.open();
+    assert!(!needs_repair(&file.killed()), "after opening");
+    drop(store);
+}
+
 #[test]
 fn an_empty_file_is_refused() {
     let file = File::new();

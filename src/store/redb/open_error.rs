@@ -1,0 +1,179 @@
+//! Why a data file was not opened.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::{DatabaseError, StorageError};
+
+use crate::policy::InvalidInput;
+
+/// Why a data file was not opened. Its bytes are then as they were.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The path leads to something that holds no bytes of its own.
+    #[error(
+        "`{}` is a directory or a device, but a data file is a regular file; \
+         give the path of one, or of none to create it",
+        path.display()
+    )]
+    NotAFile {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The file has no bytes, which a data file always has.
+    #[error(
+        "`{}` is empty, but a data file never is; \
+         restore it from a backup, or remove it to create a new one",
+        path.display()
+    )]
+    Empty {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The file was made by something else.
+    #[error(
+        "`{}` is not a data file of keyguard but something else, and was left as it is; \
+         give another path",
+        path.display()
+    )]
+    NotADataFile {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The file was written by a newer version of this crate.
+    #[error(
+        "`{}` has format {found}, but this version of keyguard reads formats up to {supported}; \
+         use the version that wrote it, or a newer one",
+        path.display()
+    )]
+    NewerFormat {
+        /// What was to be opened.
+        path: PathBuf,
+        /// The format of the file.
+        found: u32,
+        /// The newest format that this version reads.
+        supported: u32,
+    },
+    /// The file was made with another secret.
+    #[error(
+        "`{}` was made with another secret, under which its keys are hashed; \
+         give the secret it was made with",
+        path.display()
+    )]
+    WrongSecret {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// Another process, or another part of this one, holds the file.
+    #[error(
+        "`{}` is already open, and a data file is held by one opener at a time; \
+         stop the process that holds it, or share the one `KeyGuard` by cloning it",
+        path.display()
+    )]
+    InUse {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The file, its directory or its disk does not let this user write.
+    #[error(
+        "`{}` may not be read and written by this user, which a data file needs; \
+         change its owner, its mode or that of its directory, or a read-only disk",
+        path.display()
+    )]
+    ReadOnly {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is a data file, but no secret for it.
+    #[error(
+        "`{}` exists, but its secret was given neither in the configuration, nor in the variable \
+         KEYGUARD_SECRET, nor in `{}`; give the secret it was made with",
+        path.display(),
+        secret_file.display()
+    )]
+    MissingSecret {
+        /// The data file.
+        path: PathBuf,
+        /// Where the secret was looked for last.
+        secret_file: PathBuf,
+    },
+    /// The secret is empty or nothing but white space.
+    #[error("the secret is blank; give one that nobody can guess, or none to have one made")]
+    BlankSecret,
+    /// The file of the secret cannot be read or made.
+    #[error("the secret in `{}` cannot be read or made; check the file and its directory", path.display())]
+    SecretFile {
+        /// The file of the secret.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A value in the configuration cannot be accepted.
+    #[error("the configuration cannot be accepted: {0}")]
+    Config(InvalidInput),
+    /// The path is the URL of a backend that was not compiled in.
+    #[error(
+        "`{scheme}:` needs the cargo feature `{feature}` of keyguard; compile it in, or give the path of a file"
+    )]
+    MissingFeature {
+        /// The scheme of the URL.
+        scheme: String,
+        /// The feature to compile in.
+        feature: &'static str,
+    },
+    /// The file is a data file, but not as it was written.
+    #[error("`{}` is damaged, and was left as it is; restore it from a backup", path.display())]
+    Damaged {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What was found.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The system could not open or create the file.
+    #[error("`{}` cannot be opened or created; check that its directory exists", path.display())]
+    Io {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+pub(super) fn damaged(
+    path: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> OpenError {
+    OpenError::Damaged {
+        path: path.into(),
+        source: source.into(),
+    }
+}
+
+pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
+    let path = path.into();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            OpenError::ReadOnly { path, source }
+        }
+        _ => OpenError::Io { path, source },
+    }
+}
+
+pub(super) fn database_error(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::InUse { path: path.into() }
+        }
+        // No version of this crate wrote so old a format of redb.
+        DatabaseError::UpgradeRequired(_) => OpenError::NotADataFile { path: path.into() },
+        DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
+            io::ErrorKind::InvalidData => OpenError::NotADataFile { path: path.into() },
+            io::ErrorKind::UnexpectedEof => damaged(path, error),
+            _ => io_error(path, error),
+        },
+        error => damaged(path, error),
+    }
+}
