@@ -261,7 +261,7 @@ fn sixty_four_threads_on_one_key_are_admitted_exactly_as_often_as_its_limit() {
 #[test]
 fn keys_that_do_not_all_fit_into_memory_are_limited_exactly() {
     let home = Home::new();
-    let kg = home.open_with(home.config().resident_keys(16));
+    let kg = home.open_with(home.config().resident_keys(16).limited_keys(32));
     // More than are kept in memory, and as many as may be limited at a time.
     let keys: Vec<_> = (0..32).map(|_| key_limited_to(&kg, 5)).collect();
     let mut admitted = vec![0; keys.len()];
@@ -276,7 +276,7 @@ fn keys_that_do_not_all_fit_into_memory_are_limited_exactly() {
 #[test]
 fn a_newcomer_is_refused_while_the_table_is_full_of_keys_that_are_being_limited() {
     let home = Home::new();
-    let kg = home.open_with(home.config().resident_keys(16));
+    let kg = home.open_with(home.config().resident_keys(16).limited_keys(32));
     let keys: Vec<_> = (0..32).map(|_| key_limited_to(&kg, 1)).collect();
     for key in &keys {
         admit(&kg, key);
@@ -296,7 +296,7 @@ fn a_newcomer_is_refused_while_the_table_is_full_of_keys_that_are_being_limited(
 #[test]
 fn keys_that_are_idle_make_room_for_a_newcomer_at_once() {
     let home = Home::new();
-    let kg = home.open_with(home.config().resident_keys(16));
+    let kg = home.open_with(home.config().resident_keys(16).limited_keys(32));
     // Never more than one of them is being limited.
     for number in 1..=100 {
         let key = key_limited_to(&kg, 1);

@@ -70,6 +70,16 @@ impl MemoryLimiter {
         self.hasher.hash_one(id)
     }
 
+    /// Frees groups that count nothing until there is room for one more, if that can be had.
+    fn make_room(&self) {
+        for _ in 0..SHARDS {
+            if self.len.load(Ordering::Relaxed) < self.capacity {
+                return;
+            }
+            self.sweep();
+        }
+    }
+
     /// Drops the groups of a shard that nobody holds and that count nothing.
     fn sweep_shard(&self, shard: &mut HashTable<Arc<Group>>) {
         let before = shard.len();
@@ -92,12 +102,15 @@ impl Limiter for MemoryLimiter {
         seed: &mut dyn FnMut() -> Result<QuotaUse, StoreError>,
     ) -> Result<Arc<Group>, AttachError> {
         let hash = self.hash(id);
-        let mut shard = self.shards[hash as usize % SHARDS].lock();
-        if let Some(group) = shard.find(hash, |group| group.id == id) {
+        let shard = &self.shards[hash as usize % SHARDS];
+        if let Some(group) = shard.lock().find(hash, |group| group.id == id) {
             return Ok(Arc::clone(group));
         }
-        if self.len.load(Ordering::Relaxed) >= self.capacity {
-            self.sweep_shard(&mut shard);
+        self.make_room();
+        let mut shard = shard.lock();
+        // Another thread may have been faster.
+        if let Some(group) = shard.find(hash, |group| group.id == id) {
+            return Ok(Arc::clone(group));
         }
         if self.len.fetch_add(1, Ordering::Relaxed) >= self.capacity {
             self.len.fetch_sub(1, Ordering::Relaxed);

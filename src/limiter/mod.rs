@@ -50,7 +50,7 @@ pub(crate) trait Limiter: Send + Sync + 'static {
 
 #[derive(Debug)]
 pub(crate) enum AttachError {
-    /// There is no room, and every group nearby is still counting.
+    /// There is no room, and every group is still counting.
     Full,
     Seed(StoreError),
 }

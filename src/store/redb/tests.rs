@@ -18,7 +18,6 @@ use crate::secret::Fingerprint;
 use crate::store::codec;
 use crate::store::{Count, UsageEvent};
 
-mod measure;
 mod opening;
 mod recording;
 

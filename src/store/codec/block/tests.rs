@@ -186,24 +186,6 @@ fn a_typical_row_takes_less_than_10_bytes() {
     assert!(writer.bytes().len() <= CAPACITY);
 }
 
-#[test]
-#[ignore = "a measurement, for release builds"]
-fn speed() {
-    let events: Vec<_> = (0..100_000).map(typical).collect();
-    let mut writer = BlockWriter::new();
-    for _ in 0..5 {
-        let start = std::time::Instant::now();
-        for (event, path) in &events {
-            if !writer.has_room() {
-                writer.clear();
-            }
-            writer.push(event, path.as_bytes());
-        }
-        let nanos = start.elapsed().as_nanos() / events.len() as u128;
-        println!("{nanos} ns an event written");
-    }
-}
-
 /// How many bytes of pages redb takes for ten blocks of `len` bytes.
 fn pages_of_blocks(len: usize) -> u64 {
     use crate::store::codec::USAGE_BLOCKS;

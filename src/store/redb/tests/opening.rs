@@ -239,35 +239,3 @@ fn a_truncated_file_is_damaged_or_foreign_and_never_a_panic() {
         );
     }
 }
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
-
-    #[test]
-    fn an_altered_file_never_panics(
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
-        in_header: bool,
-    ) {
-        let file = File::new();
-        let store = with_keys(&file, 20);
-        store.record(&requests(1, NOW, 50)).unwrap();
-        drop(store);
-        let mut bytes = fs::read(&file.path).unwrap();
-        let len = if in_header { 512 } else { bytes.len().min(200_000) };
-        for (at, byte) in changes {
-            bytes[at.index(len)] = byte;
-        }
-        fs::write(&file.path, &bytes).unwrap();
-        match open(&file.path) {
-            Err(_) => assert_eq!(fs::read(&file.path).unwrap(), bytes),
-            Ok(store) => {
-                let _ = store.totals(NOW);
-                let _ = store.keys(None, None, 100);
-                let _ = store.resolve(&hash(3));
-                let _ = store.usage(None, Timestamp::default(), 100);
-                let _ = store.record(&requests(1, NOW, 5));
-                let _ = store.create_org("other", NOW);
-            }
-        }
-    }
-}
