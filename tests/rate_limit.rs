@@ -83,7 +83,10 @@ fn a_lone_client_that_waits_for_the_header_is_admitted() {
         .unwrap();
     let header = Duration::from_secs(seconds);
     assert!(header >= exact, "{header:?} is rounded down from {exact:?}");
-    assert!(header - exact < SECOND, "{header:?} is not {exact:?} rounded up");
+    assert!(
+        header - exact < SECOND,
+        "{header:?} is not {exact:?} rounded up"
+    );
     home.clock.advance(header);
     admit(&kg, &key);
 }
@@ -287,20 +290,6 @@ fn a_newcomer_is_refused_while_the_table_is_full_of_keys_that_are_being_limited(
     // Those that are in it are not pushed out.
     for key in &keys {
         assert_eq!(refusal(ask(&kg, key)), Reason::RateLimited);
-    }
-}
-
-#[test]
-fn keys_that_are_idle_make_room_for_a_newcomer_at_once() {
-    let home = Home::new();
-    let kg = home.open_with(home.config().resident_keys(16));
-    // Never more than one of them is being limited.
-    for number in 1..=100 {
-        let key = key_limited_to(&kg, 1);
-        if let Err(denial) = ask(&kg, &key) {
-            panic!("key {number} was refused: {denial}");
-        }
-        home.clock.advance(MINUTE);
     }
 }
 

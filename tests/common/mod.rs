@@ -60,9 +60,7 @@ impl Home {
 
 /// The organization of this name, created if it is not there.
 pub(crate) fn org(kg: &KeyGuard, name: &str) -> Org {
-    kg.org_named(name)
-        .or_else(|_| kg.create_org(name))
-        .unwrap()
+    kg.org_named(name).or_else(|_| kg.create_org(name)).unwrap()
 }
 
 /// A key of the organization "acme" with the guard's default limits.
@@ -79,10 +77,7 @@ pub(crate) fn key_limited_to(kg: &KeyGuard, per_minute: u32) -> CreatedKey {
 }
 
 /// A key of the organization "acme" as `change` makes it.
-pub(crate) fn key_with(
-    kg: &KeyGuard,
-    change: impl FnOnce(CreateKey) -> CreateKey,
-) -> CreatedKey {
+pub(crate) fn key_with(kg: &KeyGuard, change: impl FnOnce(CreateKey) -> CreateKey) -> CreatedKey {
     org(kg, "acme");
     kg.create_key(change(CreateKey::new("acme", "shop")))
         .unwrap()
