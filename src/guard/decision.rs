@@ -11,7 +11,7 @@ use super::residents::Caller;
 use crate::client_ip::ClientIp;
 use crate::clock::Moment;
 use crate::limiter::Level;
-use crate::policy::{Scope, Span};
+use crate::policy::{Rule, Scope, Span};
 use crate::record::{Key, Method, Org, Reason};
 use crate::store::UsageEvent;
 
@@ -22,7 +22,6 @@ use crate::store::UsageEvent;
 #[must_use = "dropping a grant records the request as unfinished"]
 pub struct Grant {
     caller: Arc<Caller>,
-    at: Moment,
     level: Level,
     ip: ClientIp,
     method: Method,
@@ -33,13 +32,12 @@ pub struct Grant {
 }
 
 /// The path to record, inline as far as paths usually go.
-pub(super) type StoredPath = SmallVec<[u8; 48]>;
+pub(super) type StoredPath = SmallVec<[u8; 40]>;
 
 impl Grant {
     #[inline]
     pub(super) fn new(
         caller: Arc<Caller>,
-        at: Moment,
         level: Level,
         ip: ClientIp,
         method: Method,
@@ -48,7 +46,6 @@ impl Grant {
         let lacked_scope = AtomicBool::new(false);
         Self {
             caller,
-            at,
             level,
             ip,
             method,
@@ -60,17 +57,17 @@ impl Grant {
 
     /// The key that was presented; `None` if the path needs none.
     pub fn key(&self) -> Option<&Key> {
-        Some(&self.caller.key)
+        Some(&self.caller.about.key)
     }
 
     /// The organization that owns the key; `None` if the path needs no key.
     pub fn org(&self) -> Option<&Org> {
-        Some(&self.caller.org)
+        Some(&self.caller.about.org)
     }
 
     /// What the key may do.
     pub fn scopes(&self) -> &[Scope] {
-        &self.caller.key.scopes
+        &self.caller.about.key.scopes
     }
 
     /// How many more requests of cost 1 the tightest limit admits now.
@@ -83,7 +80,7 @@ impl Grant {
     /// # Errors
     /// A [`Denial`] of status 403 if it does not. Dropping the grant then records that refusal.
     pub fn require(&self, scope: &str) -> Result<(), Denial> {
-        if holds(&self.caller.key, scope) {
+        if holds(&self.caller.about.key, scope) {
             return Ok(());
         }
         self.lacked_scope.store(true, Ordering::Relaxed);
@@ -94,7 +91,13 @@ impl Grant {
     /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) of the tightest
     /// limit.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
-        limit_fields(&self.level, self.level.grows_at.since(self.at))
+        let Level {
+            rule,
+            at,
+            remaining,
+            grows_at,
+        } = self.level;
+        limit_fields(&self.caller.rules[rule], remaining, grows_at.since(at))
     }
 
     /// Records how the request was answered, and how long that took since it was admitted.
@@ -105,10 +108,10 @@ impl Grant {
     fn event(&self) -> UsageEvent {
         let clock = self.caller.recorder.clock();
         let lacked_scope = self.lacked_scope.load(Ordering::Relaxed);
-        let latency = clock.now().since(self.at);
+        let latency = clock.now().since(self.level.at);
         UsageEvent {
-            at: clock.timestamp_at(self.at),
-            key_id: self.caller.key.id,
+            at: clock.timestamp_at(self.level.at),
+            key_id: self.caller.key_id,
             ip: self.ip,
             latency_micros: u32::try_from(latency.as_micros()).unwrap_or(u32::MAX),
             status: if lacked_scope && self.status == 0 {
@@ -135,8 +138,8 @@ impl Drop for Grant {
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Grant")
-            .field("key", &self.caller.key.id)
-            .field("org", &self.caller.org.id)
+            .field("key", &self.caller.key_id)
+            .field("org", &self.caller.org_id)
             .field("remaining", &self.level.remaining)
             .finish_non_exhaustive()
     }
@@ -153,11 +156,12 @@ pub struct Denial {
     limit: Option<Exhausted>,
 }
 
-/// The limit that refused, and when.
+/// The limit that refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Exhausted {
-    at: Moment,
-    level: Level,
+    rule: Rule,
+    remaining: u64,
+    wait: Duration,
 }
 
 impl Denial {
@@ -168,15 +172,21 @@ impl Denial {
         }
     }
 
+    /// A refusal by `rule`, which has room from `room_at` on.
     #[inline]
-    pub(super) fn exhausted(at: Moment, level: Level) -> Self {
-        let reason = match level.rule.span {
+    pub(super) fn exhausted(rule: Rule, level: Level, room_at: Moment) -> Self {
+        let reason = match rule.span {
             Span::Sliding(_) => Reason::RateLimited,
             Span::Month => Reason::QuotaExhausted,
         };
+        let limit = Exhausted {
+            rule,
+            remaining: level.remaining,
+            wait: room_at.since(level.at),
+        };
         Self {
             reason,
-            limit: Some(Exhausted { at, level }),
+            limit: Some(limit),
         }
     }
 
@@ -195,7 +205,7 @@ impl Denial {
     /// waiting does not help.
     #[inline]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.limit.map(|limit| limit.level.room_at.since(limit.at))
+        self.limit.map(|limit| limit.wait)
     }
 
     /// Header fields to send with the answer: its `Content-Type`; `WWW-Authenticate` with a 401
@@ -217,10 +227,14 @@ impl Denial {
             }
             _ => {}
         }
-        if let Some(Exhausted { at, level }) = &self.limit {
-            let wait = level.room_at.since(*at);
-            fields.push(("Retry-After", whole_seconds(wait).to_string()));
-            fields.extend(limit_fields(level, wait));
+        if let Some(Exhausted {
+            rule,
+            remaining,
+            wait,
+        }) = &self.limit
+        {
+            fields.push(("Retry-After", whole_seconds(*wait).to_string()));
+            fields.extend(limit_fields(rule, *remaining, *wait));
         }
         fields
     }
@@ -326,10 +340,7 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
     }
 }
 
-fn limit_fields(level: &Level, reset: Duration) -> Vec<(&'static str, String)> {
-    let Level {
-        rule, remaining, ..
-    } = level;
+fn limit_fields(rule: &Rule, remaining: u64, reset: Duration) -> Vec<(&'static str, String)> {
     let (name, limit) = (rule.name(), rule.limit);
     let (window, reset) = match rule.span {
         // A hit counts from the later end of its grain; the fields show whole windows.
@@ -380,11 +391,11 @@ pub struct RuleState {
     pub remaining: u64,
 }
 
-impl From<&Level> for RuleState {
-    fn from(level: &Level) -> Self {
+impl RuleState {
+    pub(super) fn new(rule: &Rule, level: Level) -> Self {
         Self {
-            name: level.rule.name(),
-            limit: level.rule.limit,
+            name: rule.name(),
+            limit: rule.limit,
             remaining: level.remaining,
         }
     }

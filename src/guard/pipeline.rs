@@ -6,13 +6,14 @@ use super::Inner;
 use super::credential;
 use super::decision::{Denial, Grant, RuleState, StoredPath, Verdict, holds, status};
 use super::request::{Headers, Request};
-use super::residents::Caller;
+use super::residents::{About, Caller};
 use crate::client_ip::ClientIp;
+use crate::clock::Timestamp;
 use crate::key;
 use crate::limiter::{AttachError, Outcome};
 use crate::path;
 use crate::policy::Rule;
-use crate::record::{KeyId, Reason};
+use crate::record::{KeyId, OrgStatus, Reason};
 use crate::store::{Resolved, StoreError, UsageEvent};
 
 /// Whom a request is decided for.
@@ -52,19 +53,18 @@ impl Inner {
             .limiter
             .admit(&caller.group, &caller.rules, request.cost)
         {
-            Outcome::Admitted(at, level) => {
+            Outcome::Admitted(level) => {
                 let path = self.path_to_record(request.path);
                 Ok(Grant::new(
                     caller,
-                    at,
                     level,
                     client_ip(request),
                     request.method,
                     path,
                 ))
             }
-            Outcome::Refused(at, level) => {
-                let denial = Denial::exhausted(at, level);
+            Outcome::Refused(level, room_at) => {
+                let denial = Denial::exhausted(caller.rules[level.rule], level, room_at);
                 self.record_refusal(request, &caller, denial.reason());
                 Err(denial)
             }
@@ -86,15 +86,16 @@ impl Inner {
                 };
             }
         };
-        let (now, levels) = self
-            .limiter
-            .levels(&caller.group, &caller.rules, request.cost);
-        let slowest = levels.iter().max_by_key(|level| level.room_at);
+        let rules = &caller.rules;
+        let levels = self.limiter.levels(&caller.group, rules, request.cost);
+        let slowest = levels.iter().max_by_key(|(_, room_at)| room_at);
         Verdict {
             denial: slowest
-                .filter(|level| level.room_at > now)
-                .map(|level| Denial::exhausted(now, *level)),
-            rules: levels.iter().map(RuleState::from).collect(),
+                .filter(|(level, room_at)| *room_at > level.at)
+                .map(|&(level, room_at)| Denial::exhausted(rules[level.rule], level, room_at)),
+            rules: std::iter::zip(rules, &levels)
+                .map(|(rule, (level, _))| RuleState::new(rule, *level))
+                .collect(),
         }
     }
 
@@ -126,7 +127,7 @@ impl Inner {
     fn identify(&self, text: &[u8]) -> Result<Arc<Caller>, Reason> {
         let hash = self.hasher.hash(text);
         if let Some(caller) = self.residents.get(&hash)
-            && caller.revision == self.revisions.of(caller.key.id, caller.org.id)
+            && caller.revision == self.revisions.of(caller.key_id, caller.org_id)
         {
             return Ok(caller);
         }
@@ -178,34 +179,36 @@ impl Inner {
         Ok(Caller {
             hash,
             revision: self.revisions.of(key.id, org.id),
+            key_id: key.id,
+            org_id: org.id,
+            is_active: key.active,
+            is_org_active: org.status == OrgStatus::Active,
             expires_at: [key.expires_at, credential_expires_at]
                 .into_iter()
                 .flatten()
-                .min(),
+                .min()
+                .unwrap_or(Timestamp::MAX),
             group,
             rules: std::iter::once(per_minute).chain(monthly).collect(),
             recorder: Arc::clone(&self.recorder),
-            key,
-            org,
+            about: Box::new(About { key, org }),
         })
     }
 
     /// Why a known key may not make this request, limits apart.
     #[inline]
     fn objection<H: ?Sized>(&self, caller: &Caller, request: &Request<'_, H>) -> Option<Reason> {
-        if !caller.key.active {
+        if !caller.is_active {
             return Some(Reason::RevokedKey);
         }
-        if caller
-            .expires_at
-            .is_some_and(|expires_at| self.clock.timestamp() >= expires_at)
-        {
+        if caller.expires_at < Timestamp::MAX && self.clock.timestamp() >= caller.expires_at {
             return Some(Reason::ExpiredKey);
         }
-        if caller.org.status == crate::record::OrgStatus::Suspended {
+        if !caller.is_org_active {
             return Some(Reason::SuspendedOrg);
         }
-        if !request.scopes.iter().all(|scope| holds(&caller.key, scope)) {
+        let holds_scope = |scope: &&str| holds(&caller.about.key, scope);
+        if !request.scopes.iter().all(holds_scope) {
             return Some(Reason::MissingScope);
         }
         let cost = u64::from(request.cost.get());
@@ -231,7 +234,7 @@ impl Inner {
         let path = path::stored(request.path).as_bytes();
         let event = UsageEvent {
             at: self.clock.timestamp(),
-            key_id: caller.key.id,
+            key_id: caller.key_id,
             ip: client_ip(request),
             latency_micros: 0,
             status: status(reason),

@@ -13,15 +13,26 @@ use crate::limiter::Group;
 use crate::policy::Rule;
 use crate::record::{Key, KeyId, Org, OrgId};
 
-/// A known key as decisions see it, at one state of the store.
+/// A known key at one state of the store: beside each other all that a decision reads.
 #[derive(Debug)]
 pub(crate) struct Caller {
     pub(super) hash: HashedKey,
     pub(super) revision: Revision,
-    pub(super) expires_at: Option<Timestamp>,
+    pub(super) key_id: KeyId,
+    pub(super) org_id: OrgId,
+    pub(super) is_active: bool,
+    pub(super) is_org_active: bool,
+    /// From when on the key or its text is refused; [`Timestamp::MAX`] for never.
+    pub(super) expires_at: Timestamp,
     pub(super) group: Arc<Group>,
     pub(super) rules: SmallVec<[Rule; 1]>,
     pub(super) recorder: Arc<Recorder>,
+    pub(super) about: Box<About>,
+}
+
+/// What decisions rarely read.
+#[derive(Debug)]
+pub(crate) struct About {
     pub(super) key: Key,
     pub(super) org: Org,
 }

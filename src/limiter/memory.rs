@@ -138,52 +138,49 @@ impl Limiter for MemoryLimiter {
             now,
             clock: &self.clock,
         };
-        let mut slowest: Option<Level> = None;
-        for rule in rules {
+        let mut slowest: Option<(usize, Moment)> = None;
+        for (index, rule) in rules.iter().enumerate() {
             let counter = counters.of(rule.span);
-            if counter.has_room(time, rule.limit, cost) {
-                continue;
-            }
-            let level = counter.level(time, rule, cost);
-            if slowest.is_none_or(|slowest| level.room_at > slowest.room_at) {
-                slowest = Some(level);
+            if counter.remaining(time, rule) < cost.get().into() {
+                let room_at = counter.room_at(time, rule, cost);
+                if slowest.is_none_or(|(_, latest)| room_at > latest) {
+                    slowest = Some((index, room_at));
+                }
             }
         }
-        if let Some(level) = slowest {
-            return Outcome::Refused(now, level);
+        if let Some((index, room_at)) = slowest {
+            return Outcome::Refused(counters.level(time, rules, index), room_at);
         }
-        let mut tightest: Option<Level> = None;
-        for rule in rules {
+        let (mut tightest, mut least) = (0, u64::MAX);
+        for (index, rule) in rules.iter().enumerate() {
             let counter = counters.of(rule.span);
             if counter.record(now, cost) {
                 self.consumed.lock().push(Arc::clone(group));
             }
-            let level = counter.level(time, rule, cost);
-            if tightest.is_none_or(|tightest| level.remaining < tightest.remaining) {
-                tightest = Some(level);
+            let remaining = counter.remaining(time, rule);
+            if remaining < least {
+                (tightest, least) = (index, remaining);
             }
         }
-        let unlimited = || Level {
-            rule: Rule {
-                limit: u64::MAX,
-                span: Span::Month,
-            },
-            remaining: u64::MAX,
-            grows_at: now,
-            room_at: now,
-        };
-        Outcome::Admitted(now, tightest.unwrap_or_else(unlimited))
+        Outcome::Admitted(Level {
+            rule: tightest,
+            at: now,
+            remaining: least,
+            grows_at: counters.of(rules[tightest].span).grows_at(time),
+        })
     }
 
-    fn levels(&self, group: &Group, rules: &[Rule], cost: NonZeroU32) -> (Moment, Vec<Level>) {
+    fn levels(&self, group: &Group, rules: &[Rule], cost: NonZeroU32) -> Vec<(Level, Moment)> {
         let mut counters = group.counters.lock();
-        let now = self.clock.now();
         let time = Time {
-            now,
+            now: self.clock.now(),
             clock: &self.clock,
         };
-        let level = |rule: &Rule| counters.of(rule.span).level(time, rule, cost);
-        (now, rules.iter().map(level).collect())
+        let of = |(index, rule): (usize, &Rule)| {
+            let room_at = counters.of(rule.span).room_at(time, rule, cost);
+            (counters.level(time, rules, index), room_at)
+        };
+        rules.iter().enumerate().map(of).collect()
     }
 
     fn take_consumed(&self) -> Vec<Arc<Group>> {
@@ -267,6 +264,19 @@ impl Counters {
         &mut at.counter
     }
 
+    /// How the rule at `index` of `rules` stands.
+    #[inline]
+    fn level(&mut self, time: Time<'_>, rules: &[Rule], index: usize) -> Level {
+        let rule = &rules[index];
+        let counter = self.of(rule.span);
+        Level {
+            rule: index,
+            at: time.now,
+            remaining: counter.remaining(time, rule),
+            grows_at: counter.grows_at(time),
+        }
+    }
+
     fn quota(&mut self) -> &mut Quota {
         let mut at = self;
         loop {
@@ -326,8 +336,8 @@ impl Counter {
     }
 
     #[inline]
-    fn has_room(&mut self, time: Time<'_>, limit: u64, cost: NonZeroU32) -> bool {
-        self.used_at(time).saturating_add(cost.get().into()) <= limit
+    fn remaining(&mut self, time: Time<'_>, rule: &Rule) -> u64 {
+        rule.limit.saturating_sub(self.used_at(time))
     }
 
     /// Returns true if this is the first consumption from a quota since it was last stored.
@@ -345,25 +355,23 @@ impl Counter {
         }
     }
 
+    /// When some of what is used comes back.
     #[inline]
-    fn level(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> Level {
-        let remaining = rule.limit.saturating_sub(self.used_at(time));
-        let (grows_at, room_at) = match self {
-            Self::Window(log) => (
-                log.oldest_leaves_at(time.now),
-                log.room_at(time.now, rule.limit, cost),
-            ),
-            Self::Month(quota) => {
-                let renews_at = time.after(quota.level.renews_in(time.timestamp()));
-                let has_room = remaining >= u64::from(cost.get());
-                (renews_at, if has_room { time.now } else { renews_at })
-            }
-        };
-        Level {
-            rule: *rule,
-            remaining,
-            grows_at,
-            room_at,
+    fn grows_at(&mut self, time: Time<'_>) -> Moment {
+        match self {
+            Self::Window(log) => log.oldest_leaves_at(time.now),
+            Self::Month(quota) => time.after(quota.level.renews_in(time.timestamp())),
+        }
+    }
+
+    /// When there is room for `cost`; `now` if there is.
+    fn room_at(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> Moment {
+        if self.remaining(time, rule) >= cost.get().into() {
+            return time.now;
+        }
+        match self {
+            Self::Window(log) => log.room_at(time.now, rule.limit, cost),
+            Self::Month(_) => self.grows_at(time),
         }
     }
 

@@ -30,12 +30,13 @@ pub(crate) trait Limiter: Send + Sync + 'static {
         seed: &mut dyn FnMut() -> Result<QuotaUse, StoreError>,
     ) -> Result<Arc<Group>, AttachError>;
 
-    /// Consumes `cost` from every rule, or, if one has no room, from none. No rule's limit is below
-    /// `cost`.
+    /// Consumes `cost` from every rule, or, if one has no room, from none. There is a rule, and the
+    /// limit of none is below `cost`.
     fn admit(&self, group: &Arc<Group>, rules: &[Rule], cost: NonZeroU32) -> Outcome;
 
-    /// How each rule stands, consuming nothing; and when that was so.
-    fn levels(&self, group: &Group, rules: &[Rule], cost: NonZeroU32) -> (Moment, Vec<Level>);
+    /// How each rule stands, consuming nothing, and when it has room for `cost` if nothing is
+    /// admitted meanwhile.
+    fn levels(&self, group: &Group, rules: &[Rule], cost: NonZeroU32) -> Vec<(Level, Moment)>;
 
     /// The groups whose quota was consumed from since the last call. They stay in memory while they
     /// are held, so that a quota is never seeded from a level that is still on its way to the store.
@@ -55,23 +56,25 @@ pub(crate) enum AttachError {
     Seed(StoreError),
 }
 
-/// What one call to [`Limiter::admit`] decided, and when.
+/// What one call to [`Limiter::admit`] decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Consumed from every rule; the level, after that, of the tightest.
-    Admitted(Moment, Level),
-    /// Consumed from none; the level of the rule that takes longest to have room.
-    Refused(Moment, Level),
+    Admitted(Level),
+    /// Consumed from none; the level of the rule that takes longest to have room, and when it will
+    /// have if nothing is admitted meanwhile.
+    Refused(Level, Moment),
 }
 
 /// How one rule stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Level {
-    pub(crate) rule: Rule,
-    /// How much more it admits now.
+    /// Which of the rules that were asked about.
+    pub(crate) rule: usize,
+    /// When it stood so.
+    pub(crate) at: Moment,
+    /// How much more it admits then.
     pub(crate) remaining: u64,
     /// When `remaining` grows.
     pub(crate) grows_at: Moment,
-    /// When it has room for the cost that was asked for, if nothing is admitted meanwhile.
-    pub(crate) room_at: Moment,
 }

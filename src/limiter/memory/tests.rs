@@ -104,21 +104,21 @@ proptest! {
             clock.advance(Duration::from_nanos(wait));
             now += wait;
             let asked = 1 + ((smallest - 1) as f64 * ask.powi(5)) as u32;
-            let (_, levels) = limiter.levels(&group, &rules, cost(asked));
-            for (level, rule) in levels.iter().zip(&rules) {
+            let levels = limiter.levels(&group, &rules, cost(asked));
+            for ((level, _), rule) in levels.iter().zip(&rules) {
                 prop_assert_eq!(level.remaining, rule.limit - naive.used(rule, now));
             }
             let outcome = limiter.admit(&group, &rules, cost(asked));
             prop_assert_eq!(is_admitted(outcome), naive.admit(&rules, now, asked.into()));
-            if let Outcome::Refused(at, level) = outcome {
+            if let Outcome::Refused(level, room_at) = outcome {
                 // A lone client that waits so long is admitted, and no earlier.
-                let wait = level.room_at.since(at);
+                let wait = room_at.since(level.at);
                 prop_assert!(wait > Duration::ZERO);
                 let then = now + wait.as_nanos() as u64;
                 let fits = |at| rules.iter().all(|r| naive.used(r, at) + u64::from(asked) <= r.limit);
                 prop_assert!(fits(then));
                 // The calendar has milliseconds.
-                let earlier = if level.rule.span == Span::Month { 1_000_000 } else { 1 };
+                let earlier = if rules[level.rule].span == Span::Month { 1_000_000 } else { 1 };
                 prop_assert!(!fits(then - earlier));
             }
         }
@@ -139,14 +139,9 @@ fn a_request_refused_by_one_rule_consumes_none_of_the_others() {
         assert!(!is_admitted(limiter.admit(&group, &rules, cost(1))));
     }
     clock.advance(Duration::from_secs(1));
-    let (_, levels) = limiter.levels(&group, &rules, cost(1));
-    assert_eq!(
-        levels
-            .iter()
-            .map(|level| level.remaining)
-            .collect::<Vec<_>>(),
-        [1, 2, 8]
-    );
+    let levels = limiter.levels(&group, &rules, cost(1));
+    let remaining: Vec<_> = levels.iter().map(|(level, _)| level.remaining).collect();
+    assert_eq!(remaining, [1, 2, 8]);
 }
 
 #[test]
@@ -254,8 +249,8 @@ fn an_unstored_quota_is_kept_although_its_window_is_over() {
     for _ in 0..SHARDS {
         limiter.sweep();
     }
-    let (_, levels) = limiter.levels(&attach(&limiter, 1), &rules, cost(1));
-    assert_eq!(levels[1].remaining, 6);
+    let levels = limiter.levels(&attach(&limiter, 1), &rules, cost(1));
+    assert_eq!(levels[1].0.remaining, 6);
     for group in limiter.take_consumed() {
         group.settle_quota();
     }
