@@ -5,7 +5,8 @@ pub(crate) const MAX_STORED_LEN: usize = 256;
 
 /// The path without its query. Queries carry secrets and are never looked at nor stored.
 pub(crate) fn without_query(target: &str) -> &str {
-    target.split(['?', '#']).next().unwrap_or_default()
+    let end = target.bytes().position(|byte| matches!(byte, b'?' | b'#'));
+    &target[..end.unwrap_or(target.len())]
 }
 
 /// The path as it is stored: without its query and at most [`MAX_STORED_LEN`] bytes long.

@@ -153,9 +153,9 @@ pub(crate) fn deny(run: &Run) -> Measured {
 /// Throughput of check and finish with usage recorded to disk, the last write included, over the
 /// same unrecorded. A dropped event fails the row.
 pub(crate) fn logged(run: &Run) -> Measured {
-    let (logged, logged_keys) =
-        run.world
-            .guard("logged.redb", 100, UNREACHED, Config::new(SECRET))?;
+    // Some millions a second wait for one commit.
+    let config = Config::new(SECRET).usage_queue(4 << 20);
+    let (logged, logged_keys) = run.world.guard("logged.redb", 100, UNREACHED, config)?;
     let (bare, bare_keys) = run.world.guard("bare.redb", 100, UNREACHED, unrecorded())?;
     let requests = run.size(4_000_000);
     let drive = |kg: &KeyGuard, keys: &[String]| {

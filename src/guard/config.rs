@@ -110,7 +110,8 @@ impl Config {
     }
 
     /// How many requests may wait to be written, at least 1,024; above, they are dropped and
-    /// counted. One takes some 100 bytes. Default: 262,144.
+    /// counted. One takes some 100 bytes, and twice so many are in memory while a full queue is
+    /// being written. Default: 262,144.
     pub fn usage_queue(mut self, requests: usize) -> Self {
         self.usage_queue = requests;
         self

@@ -22,9 +22,10 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Where requests leave their usage. Each thread has a queue that it shares with few others.
 pub(crate) struct Recorder {
-    queues: Box<[Queue]>,
-    /// Events that one queue holds at most.
+    queues: Box<[Mutex<Queue>]>,
     capacity: usize,
+    /// Events for which no queue has room yet, out of `capacity`.
+    free: AtomicUsize,
     enabled: bool,
     clock: Clock,
     control: Mutex<Control>,
@@ -34,9 +35,19 @@ pub(crate) struct Recorder {
     done: Condvar,
 }
 
+/// How many events a queue claims room for at a time.
+const CLAIM: usize = 256;
+
+/// How many events wake the writer: no more than stay in a processor's cache until they are written.
+const BATCH: usize = 16_384;
+
 #[derive(Default)]
 #[repr(align(128))]
-struct Queue(Mutex<UsageBatch>);
+struct Queue {
+    batch: UsageBatch,
+    /// How many more events it has room for.
+    room: usize,
+}
 
 #[derive(Default)]
 struct Control {
@@ -55,8 +66,9 @@ impl Recorder {
         let threads = std::thread::available_parallelism().map_or(4, usize::from);
         let queues = (2 * threads).next_power_of_two();
         Self {
-            queues: (0..queues).map(|_| Queue::default()).collect(),
-            capacity: capacity / queues,
+            queues: (0..queues).map(|_| Mutex::default()).collect(),
+            capacity,
+            free: AtomicUsize::new(capacity),
             enabled,
             clock,
             control: Mutex::default(),
@@ -80,16 +92,33 @@ impl Recorder {
             return;
         }
         let mut queue = self.queue().lock();
-        if queue.events.len() >= self.capacity {
-            queue.dropped += 1;
-            return;
+        if queue.room == 0 {
+            let claimed = self.claim();
+            if claimed == 0 {
+                queue.batch.dropped += 1;
+                return;
+            }
+            queue.room = claimed;
         }
-        queue.paths.extend_from_slice(path);
-        queue.events.push(event);
-        if queue.events.len() == self.capacity / 4 {
-            drop(queue);
+        queue.room -= 1;
+        queue.batch.paths.extend_from_slice(path);
+        queue.batch.events.push(event);
+    }
+
+    /// Takes room for some events, as long as there is any.
+    #[cold]
+    fn claim(&self) -> usize {
+        let take = |free: usize| Some(free.saturating_sub(CLAIM));
+        let free = self
+            .free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .unwrap_or_default();
+        let claimed = free.min(CLAIM);
+        let mark = self.capacity - BATCH.min(self.capacity / 4);
+        if free >= mark && free - claimed < mark {
             self.hurry();
         }
+        claimed
     }
 
     /// Counts a refusal that named no known key.
@@ -98,15 +127,11 @@ impl Recorder {
             return;
         }
         let minute = self.clock.timestamp().minute();
-        let mut queue = self.queue().lock();
-        if queue
-            .refusals
-            .last()
-            .is_none_or(|(last, _)| *last != minute)
-        {
-            queue.refusals.push((minute, [0; Reason::COUNT]));
+        let refusals = &mut self.queue().lock().batch.refusals;
+        if refusals.last().is_none_or(|(last, _)| *last != minute) {
+            refusals.push((minute, [0; Reason::COUNT]));
         }
-        if let Some((_, counts)) = queue.refusals.last_mut() {
+        if let Some((_, counts)) = refusals.last_mut() {
             counts[reason as usize] += 1;
         }
     }
@@ -140,7 +165,7 @@ impl Recorder {
     }
 
     #[inline]
-    fn queue(&self) -> &Mutex<UsageBatch> {
+    fn queue(&self) -> &Mutex<Queue> {
         thread_local!(static THREAD: Cell<usize> = const { Cell::new(usize::MAX) });
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let thread = THREAD.with(|thread| {
@@ -149,7 +174,7 @@ impl Recorder {
             }
             thread.get()
         });
-        &self.queues[thread & (self.queues.len() - 1)].0
+        &self.queues[thread & (self.queues.len() - 1)]
     }
 }
 
@@ -253,7 +278,13 @@ impl Writer {
             return;
         }
         for queue in &self.recorder.queues {
-            std::mem::swap(&mut *queue.0.lock(), &mut self.spare);
+            let unused = {
+                let mut queue = queue.lock();
+                std::mem::swap(&mut queue.batch, &mut self.spare);
+                std::mem::take(&mut queue.room)
+            };
+            let room = self.spare.events.len() + unused;
+            self.recorder.free.fetch_add(room, Ordering::Relaxed);
             self.batch.append(&mut self.spare);
         }
     }
