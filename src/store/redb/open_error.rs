@@ -125,6 +125,13 @@ pub enum OpenError {
         feature: &'static str,
     },
     /// The file is a data file, but not as it was written.
+    ///
+    /// Every 4 KiB of it carry a checksum, which is looked at when they are read. Opening reads
+    /// only what it needs; what is altered elsewhere is found later, and from then on whatever
+    /// needs the file is refused. The checksums are against failing disks and mistakes, not
+    /// against somebody who may write the file and makes them fit: there, the database underneath
+    /// may panic. Such a panic is caught and reported as this error, but the hook for panics still
+    /// prints it, and a second one while it unwinds ends the process.
     #[error("`{}` is damaged, and was left as it is; restore it from a backup", path.display())]
     Damaged {
         /// What was to be opened.
@@ -167,11 +174,8 @@ pub(super) fn database_error(path: &Path, error: DatabaseError) -> OpenError {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
             OpenError::InUse { path: path.into() }
         }
-        // No version of this crate wrote so old a format of redb.
-        DatabaseError::UpgradeRequired(_) => OpenError::NotADataFile { path: path.into() },
         DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
-            io::ErrorKind::InvalidData => OpenError::NotADataFile { path: path.into() },
-            io::ErrorKind::UnexpectedEof => damaged(path, error),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => damaged(path, error),
             _ => io_error(path, error),
         },
         error => damaged(path, error),

@@ -18,6 +18,7 @@ use crate::secret::Fingerprint;
 use crate::store::codec;
 use crate::store::{Count, UsageEvent};
 
+mod altered;
 mod opening;
 mod recording;
 

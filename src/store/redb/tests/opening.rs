@@ -1,6 +1,8 @@
 //! What is opened, what is refused, and that a refused file keeps its bytes.
 
 use super::*;
+use crate::store::codec::frame;
+use crate::store::redb::file::DataFile;
 
 fn assert_refused(path: &Path, secret: Fingerprint) -> OpenError {
     let before = fs::read(path).unwrap();
@@ -47,9 +49,13 @@ fn another_secret_is_refused_after_a_kill_and_the_file_kept_as_it_was() {
 fn needs_repair(file: &File) -> bool {
     let repaired = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&repaired);
+    let bytes = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&file.path);
     let db = Database::builder()
         .set_repair_callback(move |_| seen.store(true, Ordering::SeqCst))
-        .open(&file.path);
+        .create_with_backend(DataFile::staged(bytes.unwrap()).unwrap());
     drop(db.unwrap());
     repaired.load(Ordering::SeqCst)
 }
@@ -112,16 +118,11 @@ fn a_database_of_something_else_is_refused() {
 #[test]
 fn a_newer_format_is_refused() {
     let file = File::new();
-    let store = file.open();
-    let write = store.db.begin_write().unwrap();
+    drop(file.open());
     let newer = codec::FORMAT + 1;
-    write
-        .open_table(codec::META)
-        .unwrap()
-        .insert(codec::meta::FORMAT, newer.to_le_bytes().as_slice())
-        .unwrap();
-    write.commit().unwrap();
-    drop(store);
+    let mut bytes = fs::read(&file.path).unwrap();
+    bytes[..frame::PREAMBLE_LEN].copy_from_slice(&frame::preamble(newer));
+    fs::write(&file.path, &bytes).unwrap();
     // The format comes first: what another one calls a secret is unknown.
     let refused = assert_refused(&file.path, OTHER_SECRET);
     assert!(matches!(
@@ -230,7 +231,16 @@ fn a_truncated_file_is_damaged_or_foreign_and_never_a_panic() {
     let file = File::new();
     drop(with_keys(&file, 500));
     let bytes = fs::read(&file.path).unwrap();
-    for len in [9, 100, 320, 4_096, 8_192, bytes.len() / 2, bytes.len() - 1] {
+    for len in [
+        9,
+        100,
+        320,
+        4_100,
+        8_200,
+        8_201,
+        bytes.len() / 2,
+        bytes.len() - 1,
+    ] {
         fs::write(&file.path, &bytes[..len]).unwrap();
         let refused = assert_refused(&file.path, SECRET);
         assert!(
