@@ -38,9 +38,21 @@ impl RedbStore {
         open_existing(path, fingerprint, cache_bytes).map(Self::over)
     }
 
-    /// Whether there is anything at `path`, be it a data file or not.
+    /// Whether there is a data file at `path`. Anything else there is refused.
     pub(crate) fn exists(path: &Path) -> Result<bool, OpenError> {
-        path.try_exists().map_err(|error| io_error(path, error))
+        // Looked at before it is opened: opening a pipe or a device can have effects of its own.
+        let metadata = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            metadata => metadata.map_err(|error| io_error(path, error))?,
+        };
+        if !metadata.is_file() {
+            return Err(OpenError::NotAFile { path: path.into() });
+        }
+        if metadata.len() == 0 {
+            return Err(OpenError::Empty { path: path.into() });
+        }
+        let file = File::open(path).map_err(|error| io_error(path, error))?;
+        verify_preamble(path, &file).map(|()| true)
     }
 
     fn over(db: Engine) -> Self {
@@ -56,17 +68,8 @@ fn open_existing(
     fingerprint: Fingerprint,
     cache_bytes: usize,
 ) -> Result<Engine, OpenError> {
-    // Looked at before it is opened: opening a pipe or a device can have effects of its own.
-    let metadata = fs::metadata(path).map_err(|error| io_error(path, error))?;
-    if !metadata.is_file() {
-        return Err(OpenError::NotAFile { path: path.into() });
-    }
-    if metadata.len() == 0 {
-        return Err(OpenError::Empty { path: path.into() });
-    }
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.map_err(|error| io_error(path, error))?;
-    verify_preamble(path, &file)?;
     let privacy = file.try_clone().map_err(|error| io_error(path, error))?;
     let staged = DataFile::staged(file).map_err(|error| io_error(path, error))?;
 

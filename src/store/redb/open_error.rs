@@ -101,8 +101,14 @@ pub enum OpenError {
         secret_file: PathBuf,
     },
     /// The secret is empty or nothing but white space.
-    #[error("the secret is blank; give one that nobody can guess, or none to have one made")]
-    BlankSecret,
+    #[error(
+        "the secret in {place} is blank, but keys are hashed under it; give the one that the data \
+         file was made with, or for a new one a text that nobody can guess"
+    )]
+    BlankSecret {
+        /// Where it was found.
+        place: String,
+    },
     /// The file of the secret cannot be read or made.
     #[error("the secret in `{}` cannot be read or made; check the file and its directory", path.display())]
     SecretFile {
@@ -114,9 +120,10 @@ pub enum OpenError {
     /// A value in the configuration cannot be accepted.
     #[error("the configuration cannot be accepted: {0}")]
     Config(InvalidInput),
-    /// The path is the URL of a backend that was not compiled in.
+    /// A URL leads to a backend that was not compiled in.
     #[error(
-        "`{scheme}:` needs the cargo feature `{feature}` of keyguard; compile it in, or give the path of a file"
+        "`{scheme}:` needs the cargo feature `{feature}` of keyguard, which this build is without; \
+         compile it in, or give no such URL"
     )]
     MissingFeature {
         /// The scheme of the URL.

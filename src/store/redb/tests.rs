@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::redb::backends::FileBackend;
-use ::redb::{BackendError, StorageBackend, TableDefinition};
+use ::redb::{BackendError, StorageBackend};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
