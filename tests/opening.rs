@@ -1,6 +1,8 @@
 //! What `KeyGuard::open` opens, what it refuses and with which words, and that a file that is
 //! refused keeps every byte.
 
+#![cfg(test)]
+
 mod common;
 
 use std::fs;
