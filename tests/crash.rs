@@ -21,6 +21,8 @@ use tempfile::TempDir;
 const FILES: u64 = 4;
 const KILLS_PER_FILE: u64 = 50;
 
+const KEYS_AT_ONCE: usize = 3;
+
 /// In place of the text of a key that was in flight.
 const UNTOLD: &str = "-";
 
@@ -134,7 +136,7 @@ fn work(file: &Path, mut random: Random) {
                 let label = format!("key-{number:x}");
                 let limit = 100 + random.below(900) as u32;
                 say(&format!("keys {} {label} {limit}", org.id));
-                let requests = [0, 1, 2].map(|n| CreateKey {
+                let requests: [_; KEYS_AT_ONCE] = std::array::from_fn(|n| CreateKey {
                     rate_limit_per_minute: Some(limit),
                     ..CreateKey::new(org.name.as_str(), format!("{label}-{n}"))
                 });
@@ -441,8 +443,8 @@ impl Found {
         self.orgs == model.orgs && self.keys == keys.collect()
     }
 
-    /// What the change would have replied, were it acknowledged; `None` if it made something that
-    /// is not there.
+    /// What the change would have replied, were it acknowledged; `None` if what it was to make is not
+    /// there, or not all of it.
     fn reply_to(&self, change: &str) -> Option<Vec<String>> {
         let words: Vec<&str> = change.split(' ').collect();
         match words[..] {
@@ -455,7 +457,7 @@ impl Found {
                 let ids: Vec<String> = found
                     .flat_map(|(id, _)| [id.to_string(), UNTOLD.to_owned()])
                     .collect();
-                (!ids.is_empty()).then_some(ids)
+                (ids.len() == 2 * KEYS_AT_ONCE).then_some(ids)
             }
             _ => Some(Vec::new()),
         }
