@@ -1,61 +1,202 @@
 //! Entry points of the fuzz targets; compiled for them alone.
+//!
+//! What random bytes would never become by themselves, as the checksum of a key or of a block, is
+//! made here, so that a fuzzer gets to what is behind it.
 
+use std::path::{Path, PathBuf};
+
+use crate::admin::CreateKey;
 use crate::client_ip::ClientIp;
+use crate::clock::ManualClock;
 use crate::guard::{Config, KeyGuard};
 use crate::key;
-use crate::store::codec::{self, block::BlockReader};
+use crate::store::codec::block::{BlockReader, BlockWriter};
+use crate::store::codec::{self, Record};
+use crate::{KeyId, OrgId, Timestamp};
+
+/// Where a header is to hold the text of a key.
+const KEY: u8 = 1;
 
 /// The text of a key, in any form.
 pub fn key_text(data: &[u8]) {
     let well_formed = key::is_well_formed(data);
     assert!(!well_formed || key::has_key_shape(data));
-}
+    assert!(!well_formed || data.is_ascii());
 
-thread_local! {
-    static GUARD: KeyGuard = {
-        let dir = std::env::temp_dir().join(format!("keyguard-fuzz-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a temporary directory");
-        KeyGuard::open(dir.join("headers.redb"), Config::new("fuzz")).expect("a new file")
-    };
-}
-
-/// Header lines `NAME:VALUE`, as one request.
-pub fn headers(data: &[u8]) {
-    let lines = data.split(|byte| *byte == b'\n');
-    let headers: Vec<(String, &[u8])> = lines
-        .filter_map(|line| {
-            let colon = line.iter().position(|byte| *byte == b':')?;
-            Some((
-                String::from_utf8_lossy(&line[..colon]).into_owned(),
-                &line[colon + 1..],
-            ))
-        })
-        .collect();
-    let path = String::from_utf8_lossy(data);
-    GUARD.with(|kg| {
-        let denial = kg
-            .check(&headers, ClientIp::LOCAL, &path)
-            .expect_err("no key was issued");
-        assert!(matches!(denial.status(), 400 | 401));
+    thread_local! {
+        static TEXT: key::PlainKey =
+            key::PlainKey::generate(&key::KeyPrefix::default()).expect("entropy");
+    }
+    TEXT.with(|text| {
+        let text = text.expose().as_bytes();
+        assert!(key::is_well_formed(text));
+        // One that lost its end, or has something behind it.
+        let part = &text[..data.len().min(text.len() - 1)];
+        assert!(!key::is_well_formed(part));
+        key::is_well_formed(&[part, data].concat());
+        key::has_key_shape(&[text, data].concat());
     });
 }
 
-/// Every record and block of the data file.
-pub fn codec(data: &[u8]) {
-    let _ = codec::decode_org(crate::OrgId(1), data);
-    let _ = codec::decode_key(crate::KeyId(1), data);
-    let _ = codec::decode_credential(key::HashedKey([0; 32]), data);
-    BlockReader::new(data).take(100_000).for_each(drop);
+/// Header lines `NAME:VALUE`, as one request; the byte 1 in a value stands for the text of a key.
+pub fn headers(data: &[u8]) {
+    thread_local! {
+        static GUARD: (KeyGuard, Vec<u8>, ManualClock) = {
+            let clock = ManualClock::starting_at(Timestamp::from_unix_millis(1_768_478_400_000));
+            let file = directory().join("headers.redb");
+            let _ = std::fs::remove_file(&file);
+            let config = Config::new("fuzz").clock(clock.clone());
+            let kg = KeyGuard::open(file, config).expect("a new file");
+            kg.create_org("acme").expect("the first one");
+            let key = kg.create_key(CreateKey::new("acme", "fuzz")).expect("a valid key");
+            let text = key.raw_key.expose().as_bytes().to_vec();
+            (kg, text, clock)
+        };
+    }
+    GUARD.with(|(kg, key, clock)| {
+        let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
+        for line in data.split(|byte| *byte == b'\n') {
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+                continue;
+            };
+            let name = String::from_utf8_lossy(&line[..colon]).into_owned();
+            let mut value = Vec::new();
+            for byte in &line[colon + 1..] {
+                match *byte {
+                    KEY => value.extend_from_slice(key),
+                    byte => value.push(byte),
+                }
+            }
+            headers.push((name, value));
+        }
+        let path = String::from_utf8_lossy(data);
+        match kg.check(&headers, ClientIp::LOCAL, &path) {
+            Ok(grant) => {
+                assert!(data.contains(&KEY), "no other key was issued");
+                grant.finish(200);
+            }
+            Err(denial) => {
+                assert!(matches!(denial.status(), 400 | 401));
+                let problem = denial.problem();
+                assert!(problem.is_ascii());
+                assert!(!problem.contains(&*String::from_utf8_lossy(key)));
+            }
+        }
+        clock.advance(std::time::Duration::from_secs(60));
+    });
 }
 
-/// Arbitrary bytes as a data file: refused or opened, and left as they were if refused.
-pub fn open_file(data: &[u8]) {
-    let dir = std::env::temp_dir().join(format!("keyguard-fuzz-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).expect("a temporary directory");
-    let path = dir.join("any.redb");
-    std::fs::write(&path, data).expect("a writable directory");
-    let opened = KeyGuard::open(&path, Config::new("fuzz"));
-    if opened.is_err() {
-        assert_eq!(std::fs::read(&path).expect("the file is there"), data);
+/// Every record and block of the data file: decoded from any bytes without a panic, and what was
+/// decoded is what is encoded.
+pub fn codec(data: &[u8]) {
+    let _ = codec::decode_org(OrgId(1), data);
+    let _ = codec::decode_key(KeyId(1), data);
+    let _ = codec::decode_credential(key::HashedKey([0; 32]), data);
+    again::<codec::Activity>(data);
+    again::<codec::Counters>(data);
+    again::<codec::Lifetime>(data);
+    again::<codec::Tally>(data);
+    again::<codec::TopKeys>(data);
+    again::<crate::store::Count>(data);
+    BlockReader::new(data).take(100_000).for_each(drop);
+    if let Ok(resumed) = BlockWriter::resume(data.to_vec()) {
+        assert!(resumed.bytes().starts_with(data));
     }
+    let _ = codec::frame::read_preamble(data);
+}
+
+fn again<T: Record>(data: &[u8]) {
+    if let Ok(record) = T::decode(data) {
+        let encoded = record.encode().expect("it was decoded");
+        let decoded = T::decode(&encoded).expect("it was encoded");
+        assert_eq!(decoded.encode().expect("it was decoded"), encoded);
+    }
+}
+
+/// A data file some of whose bytes were altered, or any bytes at all: refused and left as it was,
+/// or opened and used without a panic.
+pub fn open_file(data: &[u8]) {
+    thread_local! {
+        static SOUND: Vec<u8> = sound_file();
+    }
+    let bytes = SOUND.with(|sound| match data.split_first() {
+        // Three bytes of each four are a place, and one what changes there.
+        Some((1.., edits)) => {
+            let mut bytes = sound.clone();
+            for edit in edits.chunks_exact(4) {
+                let place = u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) as usize;
+                let place = place % bytes.len();
+                bytes[place] ^= edit[3];
+            }
+            bytes
+        }
+        _ => data.to_vec(),
+    });
+    let path = directory().join("any.redb");
+    std::fs::write(&path, &bytes).expect("a writable directory");
+    match KeyGuard::open(&path, small()) {
+        Ok(kg) => use_all(&kg),
+        Err(_) => assert_eq!(std::fs::read(&path).expect("the file is there"), bytes),
+    }
+    std::fs::remove_file(&path).expect("it is ours");
+}
+
+fn sound_file() -> Vec<u8> {
+    let path = directory().join("sound.redb");
+    let _ = std::fs::remove_file(&path);
+    let kg = KeyGuard::open(&path, small()).expect("a new file");
+    use_all(&kg);
+    kg.close().expect("a sound disk");
+    read_and_remove(&path)
+}
+
+fn read_and_remove(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).expect("it was made");
+    std::fs::remove_file(path).expect("it is ours");
+    bytes
+}
+
+/// A guard that is made and dropped quickly.
+fn small() -> Config {
+    Config::new("fuzz")
+        .resident_keys(16)
+        .limited_keys(16)
+        .usage_queue(1_024)
+        .file_cache_bytes(1 << 20)
+}
+
+/// Some of everything that is done with a guard. On an altered file anything of it may fail.
+fn use_all(kg: &KeyGuard) {
+    let _ = kg.create_org("acme");
+    for n in 0..5 {
+        let key = CreateKey::new("acme", format!("key {n}"));
+        if let Ok(key) = kg.create_key(key) {
+            let headers = [("X-API-Key", key.raw_key.expose())];
+            if let Ok(grant) = kg.check(&headers, ClientIp::LOCAL, "/api/data") {
+                grant.finish(200);
+            }
+        }
+    }
+    let _ = kg.dry_run_as(
+        KeyId(1),
+        crate::guard::Request::new(&[("", ""); 0], ClientIp::LOCAL, "/"),
+    );
+    let _ = kg.revoke_key(KeyId(3));
+    let _ = kg.list_keys(crate::admin::ListKeys::default());
+    let _ = kg.list_orgs(None, 100);
+    let _ = kg.usage(crate::admin::ListUsage::default());
+    let _ = kg.stats();
+}
+
+/// In memory where the system has such a place: a disk would be most of the time.
+fn directory() -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    let parent = if shared.is_dir() {
+        shared.into()
+    } else {
+        std::env::temp_dir()
+    };
+    let dir = parent.join(format!("keyguard-fuzz-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a temporary directory");
+    dir
 }

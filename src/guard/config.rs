@@ -175,12 +175,6 @@ impl Config {
         if self.limited_keys < self.resident_keys {
             return Err(InvalidInput::new("limited_keys", "is below resident_keys"));
         }
-        if self.redis_url.is_some() {
-            return Err(InvalidInput::new(
-                "redis_url",
-                "this build has no Redis support; leave it unset to keep limits in this process",
-            ));
-        }
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Opening: from a path and settings to a guard that decides.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::residents::{Residents, Revisions};
 use crate::draft::Draft;
 use crate::key::KeyHasher;
 use crate::limiter::{Limiter, MemoryLimiter};
+use crate::policy::InvalidInput;
 use crate::secret::Secret;
 use crate::store::{OpenError, RedbStore, Store};
 
@@ -22,6 +23,7 @@ const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
 impl Inner {
     pub(super) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
+        require_features(file, &config)?;
         let clock = config.clock.clone();
         let secret = find_secret(file, config.secret.clone())?;
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(
@@ -62,33 +64,58 @@ impl Inner {
     }
 }
 
+/// That every URL given names a backend that was compiled in.
+fn require_features(file: &Path, config: &Config) -> Result<(), OpenError> {
+    let missing = |scheme: &str, feature| OpenError::MissingFeature {
+        scheme: scheme.to_owned(),
+        feature,
+    };
+    let scheme = file.to_str().and_then(|url| url.split_once("://"));
+    if let Some((scheme @ ("postgres" | "postgresql"), _)) = scheme {
+        return Err(missing(scheme, "postgres"));
+    }
+    let Some(url) = &config.redis_url else {
+        return Ok(());
+    };
+    match url.split_once("://") {
+        Some((scheme @ ("redis" | "rediss"), _)) => Err(missing(scheme, "redis")),
+        _ => Err(OpenError::Config(InvalidInput::new(
+            "redis_url",
+            "does not start with `redis://` or `rediss://`",
+        ))),
+    }
+}
+
 /// The secret given, or of the environment, or beside the data file, or, for a new data file, new.
 fn find_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
     let path = secret_path(file);
-    let from_environment = || std::env::var(SECRET_VARIABLE).ok().map(Secret::from);
-    let secret = match explicit.or_else(from_environment) {
-        Some(secret) => secret,
-        None => match std::fs::read(&path) {
-            Ok(bytes) => Secret::from(bytes.trim_ascii().to_vec()),
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(OpenError::SecretFile {
-                    path,
-                    source: error,
-                });
-            }
-            Err(_) if RedbStore::exists(file)? => {
-                return Err(OpenError::MissingSecret {
-                    path: file.into(),
-                    secret_file: path,
-                });
-            }
-            Err(_) => create_secret(&path)?,
-        },
+    let (secret, place) = if let Some(secret) = explicit {
+        (secret, "the configuration".to_owned())
+    } else if let Some(text) = std::env::var_os(SECRET_VARIABLE) {
+        let secret = Secret::from(text.into_encoded_bytes());
+        (secret, format!("the variable {SECRET_VARIABLE}"))
+    } else {
+        (secret_beside(file, &path)?, format!("`{}`", path.display()))
     };
     if secret.is_blank() {
-        return Err(OpenError::BlankSecret);
+        return Err(OpenError::BlankSecret { place });
     }
     Ok(secret)
+}
+
+fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Secret::from(bytes.trim_ascii().to_vec())),
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(OpenError::SecretFile {
+            path: path.into(),
+            source,
+        }),
+        Err(_) if RedbStore::exists(file)? => Err(OpenError::MissingSecret {
+            path: file.into(),
+            secret_file: path.into(),
+        }),
+        Err(_) => create_secret(path),
+    }
 }
 
 /// `keyguard.redb` → `keyguard.redb.secret`
@@ -114,7 +141,7 @@ fn create_secret(path: &Path) -> Result<Secret, OpenError> {
     });
     match written {
         Ok(()) => Ok(secret),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let bytes = std::fs::read(path).map_err(failed)?;
             Ok(Secret::from(bytes.trim_ascii().to_vec()))
         }

@@ -4,6 +4,8 @@
 // Every test file is a crate of its own and uses a part of this.
 #![allow(dead_code)]
 
+pub(crate) mod child;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 

@@ -8,6 +8,7 @@
 //! Decoding never panics: bytes that no version wrote are [`StoreError::Damaged`].
 
 pub(crate) mod block;
+pub(crate) mod frame;
 mod record;
 mod varint;
 
@@ -17,7 +18,8 @@ use super::StoreError;
 
 pub(crate) use self::record::*;
 
-/// The format that this version writes, and the newest that it reads.
+/// The format that this version writes, and the newest that it reads. Every file says its own in
+/// its [first bytes](frame::preamble).
 pub(crate) const FORMAT: u32 = 1;
 
 /// Rows of one kind each: see [`meta`].
@@ -58,8 +60,6 @@ pub(crate) const USAGE_SPANS: TableDefinition<u64, (u64, u64)> =
 
 /// The rows of [`META`].
 pub(crate) mod meta {
-    /// [`FORMAT`](super::FORMAT) of the file: 4 bytes, and so in every format to come.
-    pub(crate) const FORMAT: &str = "format";
     /// The fingerprint of the secret: 32 bytes.
     pub(crate) const SECRET: &str = "secret";
     /// When the file was made: 8 bytes, milliseconds since the Unix epoch.

@@ -9,6 +9,8 @@ use parking_lot::RwLock;
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
+use super::blocks::Blocks;
+
 /// A file that redb may think it is changing while it is still being verified.
 ///
 /// redb marks a file as open, and repairs one that was not closed, before it can be asked what is
@@ -18,7 +20,7 @@ use redb::{BackendError, StorageBackend};
 ///
 /// Clones are one file.
 #[derive(Debug)]
-pub(super) struct DataFile<F = FileBackend>(Arc<Shared<F>>);
+pub(super) struct DataFile<F = Blocks>(Arc<Shared<F>>);
 
 impl<F> Clone for DataFile<F> {
     fn clone(&self) -> Self {
@@ -33,11 +35,10 @@ struct Shared<F> {
     staged: RwLock<Option<Staged>>,
 }
 
-/// Changes not yet made, in order, and the length that they lead to.
-#[derive(Debug)]
+/// Changes not yet made, in order.
+#[derive(Debug, Default)]
 struct Staged {
     changes: Vec<Change>,
-    len: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -50,12 +51,12 @@ enum Change {
 impl DataFile {
     /// A file whose bytes stay as they are until it is published.
     pub(super) fn staged(file: File) -> io::Result<Self> {
-        Self::staged_on(backend(file)?)
+        Ok(Self::staged_on(Blocks::existing(backend(file)?)))
     }
 
     /// A new file, which nobody else knows yet.
     pub(super) fn published(file: File) -> io::Result<Self> {
-        let file = backend(file)?;
+        let file = Blocks::new(backend(file)?)?;
         Ok(Self::from_parts(file, None))
     }
 }
@@ -65,12 +66,9 @@ fn backend(file: File) -> io::Result<FileBackend> {
 }
 
 impl<F: StorageBackend> DataFile<F> {
-    fn staged_on(file: F) -> io::Result<Self> {
-        let staged = Staged {
-            changes: Vec::new(),
-            len: file.len()?,
-        };
-        Ok(Self::from_parts(file, Some(staged)))
+    fn staged_on(file: F) -> Self {
+        // Not even its length is read yet: whoever has it locked may still change it.
+        Self::from_parts(file, Some(Staged::default()))
     }
 
     fn from_parts(file: F, staged: Option<Staged>) -> Self {
@@ -104,26 +102,27 @@ impl<F: StorageBackend> DataFile<F> {
         if self.0.staged.read().is_some()
             && let Some(staged) = self.0.staged.write().as_mut()
         {
-            return staged.push(change());
+            staged.changes.push(change());
+            return Ok(());
         }
         direct(&self.0.file)
     }
 }
 
 impl Staged {
-    fn push(&mut self, change: Change) -> io::Result<()> {
-        match &change {
-            Change::Write(offset, data) => self.len = self.len.max(end_of(*offset, data)?),
-            Change::SetLen(len) => self.len = *len,
-            Change::Sync => {}
-        }
-        self.changes.push(change);
-        Ok(())
+    /// The length that the changes lead to.
+    fn len(&self, file: &impl StorageBackend) -> io::Result<u64> {
+        let start = file.len()?;
+        Ok(self.changes.iter().fold(start, |len, change| match change {
+            Change::Write(offset, data) => len.max(offset.saturating_add(data.len() as u64)),
+            Change::SetLen(len) => *len,
+            Change::Sync => len,
+        }))
     }
 
     /// Reads the file as it will be: its own bytes first, then every change within `out` again.
     fn read(&self, file: &impl StorageBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if end_of(offset, out)? > self.len {
+        if offset.saturating_add(out.len() as u64) > self.len(file)? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         out.fill(0);
@@ -154,12 +153,6 @@ impl Staged {
     }
 }
 
-fn end_of(offset: u64, data: &[u8]) -> io::Result<u64> {
-    offset
-        .checked_add(data.len() as u64)
-        .ok_or_else(|| io::ErrorKind::InvalidInput.into())
-}
-
 /// A distance in memory; one too long for memory is longer than any slice.
 fn index(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
@@ -168,7 +161,7 @@ fn index(distance: u64) -> usize {
 impl<F: StorageBackend> StorageBackend for DataFile<F> {
     fn len(&self) -> io::Result<u64> {
         match &*self.0.staged.read() {
-            Some(staged) => Ok(staged.len),
+            Some(staged) => staged.len(&self.0.file),
             None => self.0.file.len(),
         }
     }
@@ -284,7 +277,7 @@ mod tests {
             after in prop::collection::vec(any_change(), 0..5),
             window in (0..110_usize, 0..110_usize),
         ) {
-            let file = DataFile::staged_on(memory(&start)).unwrap();
+            let file = DataFile::staged_on(memory(&start));
             let mut model = start.clone();
             for change in &changes {
                 apply(change, &file, &mut model);

@@ -3,6 +3,7 @@
 //! Every change is one transaction that is durable when it returns. All of them also save what
 //! redb needs to reopen quickly after a kill, whatever the size of the file.
 
+mod blocks;
 mod credentials;
 mod file;
 mod manage;
@@ -15,6 +16,7 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parking_lot::Mutex;
@@ -200,16 +202,23 @@ impl Drop for Engine {
     }
 }
 
-/// redb trusts the pages of a file and may panic on altered ones, which must not reach a request.
+/// What a panic in redb is reported as. Altered blocks are found before redb sees them, so this is
+/// a file that was made to look sound.
+const NONSENSE: &str = "a page of it makes no sense";
+
+/// redb trusts the pages of a file and may panic, which must not reach a request.
 fn catching_panics<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     // An unfinished transaction is rolled back, and redb refuses to go on where it cannot.
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(StoreError::Damaged("a page of it makes no sense".into())))
+        .unwrap_or_else(|_| Err(StoreError::Damaged(NONSENSE.into())))
 }
 
 fn engine(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Corrupted(what) => StoreError::Damaged(what),
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            StoreError::Damaged(error.to_string())
+        }
         error @ (redb::Error::TableTypeMismatch { .. }
         | redb::Error::TableIsMultimap(_)
         | redb::Error::TableDoesNotExist(_)

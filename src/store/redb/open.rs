@@ -1,19 +1,20 @@
 //! Opening and creating a data file.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use parking_lot::Mutex;
-use redb::{Database, StorageBackend, TableError};
+use redb::{Database, StorageBackend};
 
 use super::file::DataFile;
 use super::open_error::{OpenError, damaged, database_error, io_error};
-use super::{Engine, RedbStore};
+use super::{Engine, NONSENSE, RedbStore};
 use crate::clock::Timestamp;
 use crate::draft::Draft;
 use crate::secret::Fingerprint;
+use crate::store::codec::frame::{self, Unreadable};
 use crate::store::codec::{self, Counters, Lifetime, Record, TopKeys, meta};
 
 impl RedbStore {
@@ -37,9 +38,21 @@ impl RedbStore {
         open_existing(path, fingerprint, cache_bytes).map(Self::over)
     }
 
-    /// Whether there is anything at `path`, be it a data file or not.
+    /// Whether there is a data file at `path`. Anything else there is refused.
     pub(crate) fn exists(path: &Path) -> Result<bool, OpenError> {
-        path.try_exists().map_err(|error| io_error(path, error))
+        // Looked at before it is opened: opening a pipe or a device can have effects of its own.
+        let metadata = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            metadata => metadata.map_err(|error| io_error(path, error))?,
+        };
+        if !metadata.is_file() {
+            return Err(OpenError::NotAFile { path: path.into() });
+        }
+        if metadata.len() == 0 {
+            return Err(OpenError::Empty { path: path.into() });
+        }
+        let file = File::open(path).map_err(|error| io_error(path, error))?;
+        verify_preamble(path, &file).map(|()| true)
     }
 
     fn over(db: Engine) -> Self {
@@ -55,14 +68,6 @@ fn open_existing(
     fingerprint: Fingerprint,
     cache_bytes: usize,
 ) -> Result<Engine, OpenError> {
-    // Looked at before it is opened: opening a pipe or a device can have effects of its own.
-    let metadata = fs::metadata(path).map_err(|error| io_error(path, error))?;
-    if !metadata.is_file() {
-        return Err(OpenError::NotAFile { path: path.into() });
-    }
-    if metadata.len() == 0 {
-        return Err(OpenError::Empty { path: path.into() });
-    }
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.map_err(|error| io_error(path, error))?;
     let privacy = file.try_clone().map_err(|error| io_error(path, error))?;
@@ -70,7 +75,7 @@ fn open_existing(
 
     let db = catching_panics(path, || {
         let db = open_database(path, staged.clone(), cache_bytes)?;
-        verify(path, &db, fingerprint)?;
+        verify_secret(path, &db, fingerprint)?;
         Ok(db)
     })?;
     make_private(&privacy);
@@ -90,32 +95,36 @@ fn open_database(
         .map_err(|error| database_error(path, error))
 }
 
-/// That the file is one of ours, of a format that we read, made with this secret; in this order.
-fn verify(path: &Path, db: &Engine, fingerprint: Fingerprint) -> Result<(), OpenError> {
-    let not_ours = || OpenError::NotADataFile { path: path.into() };
-    let read = db.begin_read().map_err(|error| damaged(path, error))?;
-    let meta = match read.open_table(codec::META) {
-        Ok(meta) => meta,
-        Err(TableError::Storage(error)) => return Err(damaged(path, error)),
-        Err(_) => return Err(not_ours()),
-    };
-    let row = |name| meta.get(name).map_err(|error| damaged(path, error));
-
-    let format = row(meta::FORMAT)?.ok_or_else(not_ours)?;
-    let format = <[u8; 4]>::try_from(format.value()).map_err(|_| not_ours())?;
-    let found = u32::from_le_bytes(format);
-    if found > codec::FORMAT {
-        return Err(OpenError::NewerFormat {
+/// That the file is one of ours and of a format that we read.
+fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
+    let mut start = Vec::new();
+    file.take(frame::PREAMBLE_LEN as u64)
+        .read_to_end(&mut start)
+        .map_err(|error| io_error(path, error))?;
+    frame::read_preamble(&start).map_err(|unreadable| match unreadable {
+        Unreadable::Foreign => OpenError::NotADataFile { path: path.into() },
+        Unreadable::Damaged => damaged(path, "its first bytes are not as they were written"),
+        Unreadable::Newer(found) => OpenError::NewerFormat {
             path: path.into(),
             found,
             supported: codec::FORMAT,
-        });
+        },
+    })
+}
+
+/// That the file was made with this secret.
+fn verify_secret(path: &Path, db: &Engine, fingerprint: Fingerprint) -> Result<(), OpenError> {
+    let read = db.begin_read().map_err(|error| damaged(path, error))?;
+    let meta = read.open_table(codec::META);
+    let meta = meta.map_err(|error| damaged(path, error))?;
+    let secret = meta
+        .get(meta::SECRET)
+        .map_err(|error| damaged(path, error))?;
+    match secret {
+        Some(secret) if secret.value() == fingerprint.0 => Ok(()),
+        Some(_) => Err(OpenError::WrongSecret { path: path.into() }),
+        None => Err(damaged(path, "it names no secret")),
     }
-    let secret = row(meta::SECRET)?.ok_or_else(|| damaged(path, "it names no secret"))?;
-    if secret.value() != fingerprint.0 {
-        return Err(OpenError::WrongSecret { path: path.into() });
-    }
-    Ok(())
 }
 
 /// Creates a data file; `None` if meanwhile somebody else did.
@@ -149,7 +158,6 @@ fn write_first_rows(
     write.set_quick_repair(true);
     {
         let mut meta = write.open_table(codec::META)?;
-        meta.insert(meta::FORMAT, codec::FORMAT.to_le_bytes().as_slice())?;
         meta.insert(meta::SECRET, fingerprint.0.as_slice())?;
         meta.insert(meta::CREATED, now.unix_millis().to_le_bytes().as_slice())?;
         meta.insert(meta::COUNTERS, Counters::default().encode()?.as_slice())?;
@@ -191,12 +199,11 @@ fn make_private(file: &File) {
 #[cfg(not(unix))]
 fn make_private(_: &File) {}
 
-/// redb trusts the pages of a file and may panic on altered ones.
+/// redb trusts the pages of a file and may panic.
 fn catching_panics<T>(
     path: &Path,
     open: impl FnOnce() -> Result<T, OpenError>,
 ) -> Result<T, OpenError> {
     // Whatever a panic leaves half-done is dropped with the database.
-    catch_unwind(AssertUnwindSafe(open))
-        .unwrap_or_else(|_| Err(damaged(path, "a page of it makes no sense")))
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, NONSENSE)))
 }

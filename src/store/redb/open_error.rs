@@ -101,8 +101,14 @@ pub enum OpenError {
         secret_file: PathBuf,
     },
     /// The secret is empty or nothing but white space.
-    #[error("the secret is blank; give one that nobody can guess, or none to have one made")]
-    BlankSecret,
+    #[error(
+        "the secret in {place} is blank, but keys are hashed under it; give the one that the data \
+         file was made with, or for a new one a text that nobody can guess"
+    )]
+    BlankSecret {
+        /// Where it was found.
+        place: String,
+    },
     /// The file of the secret cannot be read or made.
     #[error("the secret in `{}` cannot be read or made; check the file and its directory", path.display())]
     SecretFile {
@@ -114,9 +120,10 @@ pub enum OpenError {
     /// A value in the configuration cannot be accepted.
     #[error("the configuration cannot be accepted: {0}")]
     Config(InvalidInput),
-    /// The path is the URL of a backend that was not compiled in.
+    /// A URL leads to a backend that was not compiled in.
     #[error(
-        "`{scheme}:` needs the cargo feature `{feature}` of keyguard; compile it in, or give the path of a file"
+        "`{scheme}:` needs the cargo feature `{feature}` of keyguard, which this build is without; \
+         compile it in, or give no such URL"
     )]
     MissingFeature {
         /// The scheme of the URL.
@@ -125,6 +132,13 @@ pub enum OpenError {
         feature: &'static str,
     },
     /// The file is a data file, but not as it was written.
+    ///
+    /// Every 4 KiB of it carry a checksum, which is looked at when they are read. Opening reads
+    /// only what it needs; what is altered elsewhere is found later, and from then on whatever
+    /// needs the file is refused. The checksums are against failing disks and mistakes, not
+    /// against somebody who may write the file and makes them fit: there, the database underneath
+    /// may panic. Such a panic is caught and reported as this error, but the hook for panics still
+    /// prints it, and a second one while it unwinds ends the process.
     #[error("`{}` is damaged, and was left as it is; restore it from a backup", path.display())]
     Damaged {
         /// What was to be opened.
@@ -167,11 +181,8 @@ pub(super) fn database_error(path: &Path, error: DatabaseError) -> OpenError {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
             OpenError::InUse { path: path.into() }
         }
-        // No version of this crate wrote so old a format of redb.
-        DatabaseError::UpgradeRequired(_) => OpenError::NotADataFile { path: path.into() },
         DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
-            io::ErrorKind::InvalidData => OpenError::NotADataFile { path: path.into() },
-            io::ErrorKind::UnexpectedEof => damaged(path, error),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => damaged(path, error),
             _ => io_error(path, error),
         },
         error => damaged(path, error),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::redb::backends::FileBackend;
-use ::redb::{BackendError, StorageBackend, TableDefinition};
+use ::redb::{BackendError, StorageBackend};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -18,6 +18,7 @@ use crate::secret::Fingerprint;
 use crate::store::codec;
 use crate::store::{Count, UsageEvent};
 
+mod altered;
 mod opening;
 mod recording;
 

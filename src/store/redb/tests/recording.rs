@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::quota::CalendarMonth;
+use crate::store::redb::blocks::Blocks;
 
 #[test]
 fn totals_equal_the_events() {
@@ -261,7 +262,11 @@ fn what_failed_on_disk_changed_nothing_in_memory() {
         broken: Arc::clone(&broken),
     };
     let store = RedbStore {
-        db: Engine(Some(Database::builder().create_with_backend(disk).unwrap())),
+        db: Engine(Some(
+            Database::builder()
+                .create_with_backend(Blocks::existing(disk))
+                .unwrap(),
+        )),
         open_block: Mutex::new(None),
     };
     store.record(&requests(1, NOW, 1)).unwrap();

@@ -1,0 +1,340 @@
+//! The file below the database: every block is checked when it is read.
+
+use std::io;
+use std::ops::Bound;
+
+use parking_lot::Mutex;
+use redb::backends::FileBackend;
+use redb::{BackendError, StorageBackend};
+
+use crate::store::codec::FORMAT;
+use crate::store::codec::frame::{self, BLOCK, FRAMED, HEADER, PAIR, PAIRS};
+
+/// The bytes that redb sees of a file that is laid out as [`frame`] says.
+///
+/// redb trusts what it reads: on an altered byte it may panic, also while it unwinds, which aborts
+/// the process, or overwrite what is in use. An altered byte is therefore an error here, of the
+/// kind [`io::ErrorKind::InvalidData`], and redb does nothing more with the file.
+#[derive(Debug)]
+pub(super) struct Blocks<F = FileBackend> {
+    file: F,
+    /// `None` until it is read, which must not be before redb has locked the file.
+    header: Mutex<Option<Header>>,
+}
+
+#[derive(Debug)]
+struct Header {
+    bytes: [u8; HEADER],
+    /// Grows with every write.
+    turn: u64,
+    /// Which of [`PAIRS`] the last write went to.
+    pair: usize,
+    /// Whether it is on disk, so that the next write may take the other pair.
+    synced: bool,
+}
+
+impl<F: StorageBackend> Blocks<F> {
+    /// Over a file that starts with a preamble.
+    pub(super) fn existing(file: F) -> Self {
+        Self {
+            file,
+            header: Mutex::new(None),
+        }
+    }
+
+    /// Over a file without any bytes.
+    pub(super) fn new(file: F) -> io::Result<Self> {
+        let preamble = frame::preamble(FORMAT);
+        file.set_len(preamble.len() as u64)?;
+        file.write(0, &preamble)?;
+        let header = Header {
+            bytes: [0; HEADER],
+            turn: 0,
+            pair: 0,
+            synced: false,
+        };
+        Ok(Self {
+            file,
+            header: Mutex::new(Some(header)),
+        })
+    }
+
+    fn with_header<T>(&self, work: impl FnOnce(&mut Header) -> io::Result<T>) -> io::Result<T> {
+        let mut place = self.header.lock();
+        match &mut *place {
+            Some(header) => work(header),
+            None => work(place.insert(self.read_header()?)),
+        }
+    }
+
+    fn read_header(&self) -> io::Result<Header> {
+        let mut headers = Vec::new();
+        for (pair, at) in PAIRS.into_iter().enumerate() {
+            let mut sectors = [0; PAIR];
+            self.file.read(at, &mut sectors)?;
+            // A crash spoils one sector at most. Where both are, the later header may be lost, and
+            // with it a change that was acknowledged.
+            let (turn, bytes) = frame::unseal_header(&sectors).ok_or_else(|| altered(0))?;
+            headers.push(Header {
+                bytes,
+                turn,
+                pair,
+                synced: true,
+            });
+        }
+        let latest = headers.into_iter().max_by_key(|header| header.turn);
+        latest.ok_or_else(|| altered(0))
+    }
+}
+
+impl<F: StorageBackend> StorageBackend for Blocks<F> {
+    fn len(&self) -> io::Result<u64> {
+        let len = self.file.len()?;
+        let blocks = len / FRAMED as u64;
+        // A preamble alone is a file that redb has not begun to fill.
+        if blocks > 0 && !len.is_multiple_of(FRAMED as u64) {
+            return Err(altered(blocks));
+        }
+        Ok(blocks * BLOCK as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if let Some(range) = in_header(offset, out.len()) {
+            return self.with_header(|header| {
+                out.copy_from_slice(&header.bytes[range]);
+                Ok(())
+            });
+        }
+        let first = block_at(offset)?;
+        let mut framed = vec![0; blocks_of(out.len())? * FRAMED];
+        self.file.read(first * FRAMED as u64, &mut framed)?;
+        let framed = framed.chunks_exact(FRAMED);
+        for ((index, framed), out) in (first..).zip(framed).zip(out.chunks_exact_mut(BLOCK)) {
+            let block = frame::unseal(index, framed).ok_or_else(|| altered(index))?;
+            out.copy_from_slice(block);
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if let Some(range) = in_header(offset, data.len()) {
+            return self.with_header(|header| {
+                header.bytes[range].copy_from_slice(data);
+                header.turn += 1;
+                if header.synced {
+                    header.pair = 1 - header.pair;
+                    header.synced = false;
+                }
+                let sectors = frame::seal_header(header.turn, &header.bytes);
+                self.file.write(PAIRS[header.pair], &sectors)
+            });
+        }
+        let first = block_at(offset)?;
+        let mut framed = vec![0; blocks_of(data.len())? * FRAMED];
+        let places = framed.chunks_exact_mut(FRAMED);
+        for ((index, block), framed) in (first..).zip(data.chunks_exact(BLOCK)).zip(places) {
+            frame::seal(index, block, framed);
+        }
+        self.file.write(first * FRAMED as u64, &framed)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if !len.is_multiple_of(BLOCK as u64) {
+            return Err(unaligned());
+        }
+        self.file.set_len(len / BLOCK as u64 * FRAMED as u64)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        // Held throughout, so that a header written meanwhile does not count as synced.
+        let mut header = self.header.lock();
+        self.file.sync_data()?;
+        if let Some(header) = &mut *header {
+            header.synced = true;
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.query_lock_range(start, end)
+    }
+}
+
+/// The part of the header that is meant. All else that redb reads and writes is whole blocks.
+fn in_header(offset: u64, len: usize) -> Option<std::ops::Range<usize>> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(len)?;
+    (end <= HEADER).then_some(start..end)
+}
+
+/// The index of a block other than the first.
+fn block_at(offset: u64) -> io::Result<u64> {
+    let index = offset / BLOCK as u64;
+    let whole = offset.is_multiple_of(BLOCK as u64) && index > 0;
+    // So that the place in the file is a number too.
+    let reachable = index < u64::MAX / (2 * FRAMED as u64);
+    (whole && reachable).then_some(index).ok_or_else(unaligned)
+}
+
+fn blocks_of(len: usize) -> io::Result<usize> {
+    len.is_multiple_of(BLOCK)
+        .then_some(len / BLOCK)
+        .ok_or_else(unaligned)
+}
+
+fn unaligned() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a whole block")
+}
+
+fn altered(index: u64) -> io::Error {
+    let what = format!("block {index} is not as it was written");
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use redb::backends::InMemoryBackend;
+
+    fn bytes(file: &InMemoryBackend) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read(0, &mut bytes).unwrap();
+        bytes
+    }
+
+    fn reopened(bytes: &[u8]) -> Blocks<InMemoryBackend> {
+        let file = InMemoryBackend::new();
+        file.set_len(bytes.len() as u64).unwrap();
+        file.write(0, bytes).unwrap();
+        Blocks::existing(file)
+    }
+
+    fn header(blocks: &Blocks<InMemoryBackend>) -> io::Result<[u8; HEADER]> {
+        let mut header = [0; HEADER];
+        blocks.read(0, &mut header).map(|()| header)
+    }
+
+    /// Four blocks, of which the last three are 1, 2 and 3 throughout, and headers 1 and 2.
+    fn filled() -> Blocks<InMemoryBackend> {
+        let blocks = Blocks::new(InMemoryBackend::new()).unwrap();
+        assert_eq!(blocks.len().unwrap(), 0);
+        blocks.set_len(4 * BLOCK as u64).unwrap();
+        for n in 1..=2 {
+            blocks.write(0, &[n; HEADER]).unwrap();
+            blocks.sync_data().unwrap();
+        }
+        let data = [[1; BLOCK], [2; BLOCK], [3; BLOCK]].concat();
+        blocks.write(BLOCK as u64, &data).unwrap();
+        blocks
+    }
+
+    #[test]
+    fn blocks_and_the_last_header_are_read_back() {
+        let filled = filled();
+        for blocks in [reopened(&bytes(&filled.file)), filled] {
+            assert_eq!(blocks.len().unwrap(), 4 * BLOCK as u64);
+            assert_eq!(header(&blocks).unwrap(), [2; HEADER]);
+            let mut two = [0; 2 * BLOCK];
+            blocks.read(2 * BLOCK as u64, &mut two).unwrap();
+            assert_eq!(two[..BLOCK], [2; BLOCK]);
+            assert_eq!(two[BLOCK..], [3; BLOCK]);
+        }
+    }
+
+    #[test]
+    fn a_block_at_the_place_of_another_is_an_error() {
+        let mut bytes = bytes(&filled().file);
+        bytes.copy_within(FRAMED..2 * FRAMED, 2 * FRAMED);
+        let blocks = reopened(&bytes);
+        let mut block = [0; BLOCK];
+        blocks.read(BLOCK as u64, &mut block).unwrap();
+        let moved = blocks.read(2 * BLOCK as u64, &mut block).unwrap_err();
+        assert_eq!(moved.kind(), io::ErrorKind::InvalidData);
+        assert_eq!(moved.to_string(), "block 2 is not as it was written");
+    }
+
+    #[test]
+    fn a_block_of_zeros_is_an_error() {
+        let mut bytes = bytes(&filled().file);
+        bytes[FRAMED..].fill(0);
+        let mut block = [0; BLOCK];
+        assert!(reopened(&bytes).read(BLOCK as u64, &mut block).is_err());
+    }
+
+    #[test]
+    fn one_bad_sector_of_the_header_is_made_good_and_two_are_an_error() {
+        let sound = bytes(&filled().file);
+        for pair in PAIRS {
+            let start = usize::try_from(pair).unwrap();
+            let mut bytes = sound.clone();
+            for (bad, sector) in bytes[start..start + PAIR].chunks_mut(PAIR / 2).enumerate() {
+                let mut one = sound.clone();
+                one[start + bad * PAIR / 2..][..PAIR / 2].fill(0);
+                assert_eq!(header(&reopened(&one)).unwrap(), [2; HEADER]);
+                sector[17] ^= 1;
+            }
+            let error = header(&reopened(&bytes)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_altered_byte_is_an_error(at in FRAMED..4 * FRAMED, change in 1..=u8::MAX) {
+            let mut bytes = bytes(&filled().file);
+            bytes[at] ^= change;
+            let blocks = reopened(&bytes);
+            for index in 1..4 {
+                let mut block = [0; BLOCK];
+                let read = blocks.read((index * BLOCK) as u64, &mut block);
+                prop_assert_eq!(read.is_err(), index == at / FRAMED);
+            }
+        }
+
+        #[test]
+        fn a_header_that_was_cut_short_leaves_it_or_the_one_before(
+            writes in 1..5_u8,
+            written in 0..FRAMED,
+        ) {
+            let blocks = filled();
+            let before = bytes(&blocks.file);
+            // Only the first sync makes room for more, so all of these go to one pair.
+            for n in 3..3 + writes {
+                blocks.write(0, &[n; HEADER]).unwrap();
+            }
+            let mut bytes = bytes(&blocks.file);
+            bytes[written..].copy_from_slice(&before[written..]);
+            let found = header(&reopened(&bytes)).unwrap();
+            prop_assert!(found == [2; HEADER] || found == [2 + writes; HEADER]);
+        }
+    }
+}

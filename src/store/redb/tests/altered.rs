@@ -1,0 +1,158 @@
+//! Files whose bytes were altered, by a failing disk or by somebody.
+
+use std::sync::LazyLock;
+
+use super::*;
+use crate::store::codec::frame;
+
+/// What happened to some bytes of a file.
+#[derive(Clone, Debug)]
+enum Alteration {
+    Byte(usize, u8),
+    Zeros(usize, usize),
+    RandomPage(usize, u64),
+}
+
+impl Alteration {
+    fn apply(&self, bytes: &mut [u8]) {
+        let len = bytes.len();
+        match *self {
+            Self::Byte(at, byte) => bytes[at % len] ^= byte,
+            Self::Zeros(at, run) => {
+                let at = at % len;
+                bytes[at..len.min(at + run)].fill(0);
+            }
+            Self::RandomPage(page, seed) => {
+                let at = page * frame::FRAMED % len;
+                let end = len.min(at + frame::FRAMED);
+                let mut random = blake3::Hasher::new()
+                    .update(&seed.to_le_bytes())
+                    .finalize_xof();
+                random.fill(&mut bytes[at..end]);
+            }
+        }
+    }
+}
+
+fn alterations() -> impl Strategy<Value = Vec<Alteration>> {
+    // What steers redb is its header and the start of each page.
+    let place = || {
+        prop_oneof![
+            2 => 0..320_usize,
+            2 => 0..65_536_usize,
+            4 => (0..256_usize, 0..64_usize).prop_map(|(page, at)| page * frame::FRAMED + at),
+            2 => any::<usize>(),
+        ]
+    };
+    let alteration = prop_oneof![
+        6 => (place(), 1..=u8::MAX).prop_map(|(at, byte)| Alteration::Byte(at, byte)),
+        1 => (place(), 1..5_000_usize).prop_map(|(at, run)| Alteration::Zeros(at, run)),
+        1 => (0..256_usize, any::<u64>()).prop_map(|(page, seed)| Alteration::RandomPage(page, seed)),
+    ];
+    prop::collection::vec(alteration, 1..=8)
+}
+
+/// A sound file and what it says.
+struct Original {
+    bytes: Vec<u8>,
+    says: Vec<Answer>,
+}
+
+/// Files with some of everything, closed and as a kill leaves it.
+fn originals() -> [Original; 2] {
+    let file = File::new();
+    let store = with_keys(&file, 40);
+    let other = store.create_org("other", NOW).unwrap();
+    let keys = (41..=60).map(|n| new_key(other.id, n)).collect();
+    store.create_keys(keys).unwrap();
+    for minute in 0..20 {
+        let events = (1..=60).map(|key| (event(key, after(minute)), "/api/data"));
+        store.record(&batch(events)).unwrap();
+    }
+    store.revoke_key(KeyId(7)).unwrap();
+    let killed = fs::read(&file.path).unwrap();
+    drop(store);
+    let closed = fs::read(&file.path).unwrap();
+    [closed, killed].map(|bytes| {
+        fs::write(&file.path, &bytes).unwrap();
+        let says = answers(&file.open());
+        Original { bytes, says }
+    })
+}
+
+/// What a store says, or why it does not.
+type Answer = Result<String, String>;
+
+fn say<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> Answer {
+    answer
+        .map(|answer| format!("{answer:?}"))
+        .map_err(|error| format!("{error:?}"))
+}
+
+fn answers(store: &RedbStore) -> Vec<Answer> {
+    let mut answers = vec![
+        say(store.totals(after(20))),
+        say(store.orgs(None, 100)),
+        say(store.keys(None, None, 100)),
+        say(store.keys(Some(OrgId(2)), None, 100)),
+        say(store.usage(None, NOW, 10_000)),
+    ];
+    for key in [1, 7, 30, 60, 61] {
+        answers.push(say(store.resolve(&hash(key))));
+        answers.push(say(store.resolve_id(KeyId(key))));
+        answers.push(say(store.quota(KeyId(key))));
+    }
+    answers
+}
+
+/// Every kind of change that a guard makes.
+fn change_all(store: &RedbStore) -> Vec<Answer> {
+    vec![
+        say(store.record(&requests(5, after(30), 50))),
+        say(store.create_org("new", NOW)),
+        say(store.create_keys(vec![new_key(OrgId(1), 99)])),
+        say(store.set_org_status(OrgId(2), OrgStatus::Suspended)),
+        say(store.revoke_key(KeyId(2))),
+        say(store.prune(after(25), after(200_000))),
+        say(store.record(&requests(5, after(40), 50))),
+    ]
+}
+
+static ORIGINALS: LazyLock<[Original; 2]> = LazyLock::new(originals);
+
+proptest! {
+    /// redb once panicked on such files, and on some of them again while it unwound, which ends
+    /// the process.
+    #[test]
+    fn an_altered_file_never_panics(
+        killed in any::<bool>(),
+        alterations in alterations(),
+        changes_first in any::<bool>(),
+    ) {
+        let original = &ORIGINALS[usize::from(killed)];
+        let mut bytes = original.bytes.clone();
+        alterations.iter().for_each(|alteration| alteration.apply(&mut bytes));
+        let file = File::new();
+        fs::write(&file.path, &bytes).unwrap();
+
+        match open(&file.path) {
+            Ok(store) => {
+                let mut said = Vec::new();
+                if !changes_first {
+                    said = answers(&store);
+                    for (answer, sound) in said.iter().zip(&original.says) {
+                        prop_assert!(answer.is_err() || answer == sound, "{answer:?}");
+                    }
+                }
+                said.extend(change_all(&store));
+                for error in said.into_iter().filter_map(Result::err) {
+                    prop_assert!(!error.contains(NONSENSE), "a panic was caught");
+                }
+            }
+            Err(refused) => {
+                prop_assert!(!format!("{refused:?}").contains(NONSENSE), "a panic was caught");
+                prop_assert!(fs::read(&file.path).unwrap() == bytes, "the file was changed");
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! A test that runs itself again as another process: with an environment or a user of its own, or
+//! to be killed.
+
+use std::ffi::{OsStr, OsString};
+use std::process::{Command, Stdio};
+
+const ARGUMENT: &str = "KEYGUARD_TEST_CHILD";
+
+/// What the parent passed, in the child; `None` in the parent.
+pub(crate) fn argument() -> Option<OsString> {
+    std::env::var_os(ARGUMENT)
+}
+
+/// The test `name` of this binary as a child, without a secret in its environment.
+pub(crate) fn command(name: &str, argument: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ARGUMENT, argument)
+        .env_remove("KEYGUARD_SECRET")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs a child that asserts by itself.
+pub(crate) fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    // A name that matches no test would pass too.
+    assert!(
+        output.status.success() && text.contains("test result: ok. 1 passed"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// The same child, of another copy of the program.
+pub(crate) fn again(command: Command, program: impl AsRef<OsStr>) -> Command {
+    let mut other = Command::new(program);
+    other.args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
