@@ -2,12 +2,11 @@
 //!
 //! Time is cut into grains (see [`WindowLength`]) and a hit counts from the *later* end of its
 //! grain, so that rounding can only delay an admission. All hits of one grain form a run. Runs are
-//! kept oldest first as `(gap to the next run, count)` in a byte queue, both as LEB128 varints and
-//! the count left out where it is 1. The newest run is kept beside the queue, because it still
+//! kept oldest first as `(gap to the next run, count)` in a queue of bytes, both as LEB128 varints
+//! and the count left out where it is 1. The newest run is kept beside the queue, because it still
 //! grows. As at most some 60,000 grains fit a window and a run costs at most a few bytes, a window
 //! stays below 512 KiB whatever its limit, and a full one of 60 a minute takes about 120 bytes.
 
-use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
 use crate::clock::Moment;
@@ -18,7 +17,9 @@ use crate::policy::WindowLength;
 #[derive(Debug)]
 pub(crate) struct SlidingLog {
     length: WindowLength,
-    older: VecDeque<u8>,
+    /// The older runs, behind `gone` bytes of runs that have left the window.
+    older: Vec<u8>,
+    gone: u32,
     /// Grain of the oldest run; of the newest, if `older` is empty.
     oldest: u64,
     /// Grain of the newest run, counted from `oldest`.
@@ -32,7 +33,8 @@ impl SlidingLog {
     pub(crate) fn new(length: WindowLength) -> Self {
         Self {
             length,
-            older: VecDeque::new(),
+            older: Vec::new(),
+            gone: 0,
             oldest: 0,
             newest_offset: 0,
             newest_count: 0,
@@ -126,14 +128,26 @@ impl SlidingLog {
         if count > 1 {
             len = write_varint(&mut buffer, len, u64::from(count));
         }
-        if self.older.capacity() - self.older.len() < len {
-            // By a sixteenth at least: growing stays linear in all, and little is left unused.
-            self.older
-                .reserve_exact(len.max(self.older.len() / 16).max(8));
-        }
-        self.older.extend(&buffer[..len]);
+        self.make_room(len);
+        self.older.extend_from_slice(&buffer[..len]);
         self.newest_offset += gap;
         self.newest_count = 0;
+    }
+
+    /// Makes room for `len` more bytes: by a sixteenth at least, in place of what is gone or, if
+    /// that is less, by growing. So moving stays linear in all, and little is left unused.
+    fn make_room(&mut self, len: usize) {
+        if self.older.capacity() - self.older.len() >= len {
+            return;
+        }
+        let step = len.max(self.older.len() / 16).max(8);
+        let gone = self.gone as usize;
+        if gone >= step {
+            self.older.drain(..gone);
+            self.gone = 0;
+        } else {
+            self.older.reserve_exact(step);
+        }
     }
 
     fn forget_through(&mut self, horizon: u64) {
@@ -142,19 +156,24 @@ impl SlidingLog {
             return;
         }
         while self.oldest <= horizon {
-            let Some((gap, count, len)) = read_run(self.older.iter().copied()) else {
+            let Some((gap, count, len)) = read_run(self.older_bytes()) else {
                 return;
             };
-            self.older.drain(..len);
+            // A window's bytes are fewer than 512 Ki.
+            self.gone += len as u32;
             self.used -= count;
             self.oldest += u64::from(gap);
             self.newest_offset -= gap;
         }
     }
 
+    fn older_bytes(&self) -> impl Iterator<Item = u8> {
+        self.older[self.gone as usize..].iter().copied()
+    }
+
     /// All runs but the newest, oldest first, as `(grain, count)`.
     fn runs(&self) -> impl Iterator<Item = (u64, u32)> {
-        let mut bytes = self.older.iter().copied();
+        let mut bytes = self.older_bytes();
         let mut grain = self.oldest;
         std::iter::from_fn(move || {
             let (gap, count, _) = read_run(&mut bytes)?;

@@ -101,10 +101,14 @@ const ROWS: &[Row] = &[
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [command, file] = arguments.as_slice()
-        && command == speed::HOLD_UNTIL_KILLED
-    {
-        return speed::hold_until_killed(file).map(|()| ExitCode::SUCCESS);
+    match arguments.split_first() {
+        Some((command, rest)) if command == speed::HOLD_UNTIL_KILLED => {
+            return speed::hold_until_killed(rest).map(|()| ExitCode::SUCCESS);
+        }
+        Some((command, rest)) if command == size::FILL_WINDOWS => {
+            return size::fill_windows(rest).map(|()| ExitCode::SUCCESS);
+        }
+        _ => {}
     }
     // `cargo bench` adds `--bench`.
     let (flags, names): (Vec<_>, Vec<_>) = arguments

@@ -1,6 +1,9 @@
 //! Rows about space.
 
+use std::error::Error;
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use keyguard::{Config, KeyGuard, ManualClock, Timestamp};
@@ -88,8 +91,8 @@ pub(crate) fn widest_window(run: &Run) -> Measured {
     )
 }
 
-/// Growth of memory per key while the windows of `count` keys fill, with neither the keys nor pages
-/// of the file in memory.
+/// Growth of memory per key while the windows of `count` keys fill. A process of its own fills
+/// them: in this one, memory that was freed before would be used again unseen.
 fn windows(
     run: &Run,
     name: &str,
@@ -99,22 +102,60 @@ fn windows(
     apart: Duration,
 ) -> Measured {
     let clock = ManualClock::starting_at(NEW_YEAR);
-    let config = || {
-        let config = Config::new(SECRET).clock(clock.clone()).record_usage(false);
-        config
-            .resident_keys(16)
-            .limited_keys(count.max(16))
-            .file_cache_bytes(0)
-    };
-    let (kg, keys) = run.world.guard(name, count, per_minute, config())?;
+    let config = Config::new(SECRET).clock(clock).record_usage(false);
+    let (kg, keys) = run.world.guard(name, count, per_minute, config)?;
     kg.close()?;
-    let kg = KeyGuard::open(run.world.path(name), config())?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg(FILL_WINDOWS)
+        .arg(run.world.path(name))
+        .args([per_minute.to_string(), at_once.to_string()])
+        .arg(apart.as_millis().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().ok_or("the child has an input")?;
+    stdin.write_all(keys.join("\n").as_bytes())?;
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        return Err("the process that fills the windows failed".into());
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
+pub(crate) const FILL_WINDOWS: &str = "fill-windows";
+
+/// The child of [`windows`]: fills the windows of the keys that it reads, with neither keys nor
+/// pages of the file in memory, and prints the growth of its memory per key.
+pub(crate) fn fill_windows(arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let [file, per_minute, at_once, apart] = arguments else {
+        return Err("expected FILE PER_MINUTE AT_ONCE APART_MS".into());
+    };
+    let (per_minute, at_once): (usize, usize) = (per_minute.parse()?, at_once.parse()?);
+    let apart = Duration::from_millis(apart.parse()?);
+    let keys = std::io::stdin().lines().collect::<Result<Vec<_>, _>>()?;
+    let clock = ManualClock::starting_at(NEW_YEAR);
+    let config = Config::new(SECRET).clock(clock.clone()).record_usage(false);
+    let config = config
+        .resident_keys(16)
+        .limited_keys(keys.len().max(16))
+        .file_cache_bytes(0);
+    let kg = KeyGuard::open(file, config)?;
+    // What grows once and not by the key is there before: a tenth of the keys sees to that.
+    let (first, keys) = keys.split_at(keys.len() / 10);
+    for _ in 0..per_minute.min(60) {
+        for key in first {
+            kg.check(&headers(key), peer(), "/api/data")?.finish(200);
+        }
+        clock.advance(Duration::from_secs(1));
+    }
+    clock.advance(Duration::from_secs(60));
     let before = resident_bytes()?;
     let mut admitted = 0;
-    let wanted = per_minute as usize * count;
+    let wanted = per_minute * keys.len();
     while admitted < wanted {
         let earlier = admitted;
-        for key in &keys {
+        for key in keys {
             for _ in 0..at_once {
                 admitted += usize::from(kg.check(&headers(key), peer(), "/api/data").is_ok());
             }
@@ -127,5 +168,6 @@ fn windows(
     if admitted != wanted {
         return Err(format!("{admitted} of {wanted} requests admitted").into());
     }
-    Ok((resident_bytes()? - before) / count as f64)
+    println!("{}", (resident_bytes()? - before) / keys.len() as f64);
+    Ok(())
 }

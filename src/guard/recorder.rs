@@ -255,7 +255,7 @@ impl Writer {
         self.batch.quotas.clear();
         self.batch
             .quotas
-            .extend(consumed.iter().map(|group| quota_row(group)));
+            .extend(consumed.iter().filter_map(|group| quota_row(group)));
         if self.batch.is_empty() {
             return Ok(());
         }
@@ -303,9 +303,9 @@ impl Writer {
     }
 }
 
-fn quota_row(group: &Group) -> (KeyId, QuotaUse) {
+fn quota_row(group: &Group) -> Option<(KeyId, QuotaUse)> {
     let GroupId::Key(key) = group.id();
-    (key, group.settle_quota())
+    Some((key, group.settle_quota()?))
 }
 
 /// An error and what caused it, in one line.

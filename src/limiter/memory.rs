@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{AttachError, GroupId, Level, Limiter, Outcome};
 use crate::clock::{Clock, Moment, Timestamp};
-use crate::policy::{Rule, Span};
+use crate::policy::{Rule, Span, WindowLength};
 use crate::quota::QuotaUse;
 use crate::store::StoreError;
 use crate::window::SlidingLog;
@@ -33,11 +33,11 @@ impl Group {
     }
 
     /// The level of the quota, to be stored; it no longer counts as consumed from.
-    pub(crate) fn settle_quota(&self) -> QuotaUse {
+    pub(crate) fn settle_quota(&self) -> Option<QuotaUse> {
         let mut counters = self.counters.lock();
-        let quota = counters.quota();
+        let quota = counters.quota()?;
         quota.consumed = false;
-        quota.level
+        Some(quota.level)
     }
 }
 
@@ -189,11 +189,12 @@ impl Limiter for MemoryLimiter {
 
     fn return_consumed(&self, groups: Vec<Arc<Group>>) {
         for group in groups {
-            let already_listed = {
+            let to_list = {
                 let mut counters = group.counters.lock();
-                std::mem::replace(&mut counters.quota().consumed, true)
+                let quota = counters.quota();
+                quota.is_some_and(|quota| !std::mem::replace(&mut quota.consumed, true))
             };
-            if !already_listed {
+            if to_list {
                 self.consumed.lock().push(group);
             }
         }
@@ -223,45 +224,52 @@ impl Time<'_> {
     }
 }
 
-/// The counters of a group: the one for its first span inline, as most groups have no other.
+/// The counters of a group, one for each span. Most groups have one, which is kept inline.
 #[derive(Debug)]
-struct Counters {
-    counter: Counter,
-    next: Option<Box<Counters>>,
+enum Counters {
+    One(Counter),
+    Several(Vec<Counter>),
 }
 
 impl Counters {
     fn seeded(level: QuotaUse) -> Self {
-        let window = Counter::new(Span::Sliding(crate::policy::WindowLength::MINUTE));
-        let quota = Counter::Month(Quota {
+        if level == QuotaUse::default() {
+            return Self::One(Counter::new(Span::Sliding(WindowLength::MINUTE)));
+        }
+        Self::One(Counter::Month(Quota {
             level,
             consumed: false,
-        });
-        let next = (level != QuotaUse::default()).then(|| {
-            Box::new(Self {
-                counter: quota,
-                next: None,
-            })
-        });
-        Self {
-            counter: window,
-            next,
-        }
+        }))
     }
 
     /// The counter over `span`, made if it is not there.
     #[inline]
     fn of(&mut self, span: Span) -> &mut Counter {
-        let mut at = self;
-        while !at.counter.is_over(span) {
-            at = at.next.get_or_insert_with(|| {
-                Box::new(Self {
-                    counter: Counter::new(span),
-                    next: None,
-                })
-            });
+        let all = self.all();
+        match all.iter().position(|counter| counter.is_over(span)) {
+            Some(index) => &mut self.all()[index],
+            None => self.add(Counter::new(span)),
         }
-        &mut at.counter
+    }
+
+    fn all(&mut self) -> &mut [Counter] {
+        match self {
+            Self::One(counter) => std::slice::from_mut(counter),
+            Self::Several(counters) => counters,
+        }
+    }
+
+    #[cold]
+    fn add(&mut self, counter: Counter) -> &mut Counter {
+        let mut counters = match std::mem::replace(self, Self::Several(Vec::new())) {
+            Self::One(first) => vec![first],
+            Self::Several(counters) => counters,
+        };
+        counters.push(counter);
+        *self = Self::Several(counters);
+        let all = self.all();
+        let last = all.len() - 1;
+        &mut all[last]
     }
 
     /// How the rule at `index` of `rules` stands.
@@ -277,23 +285,16 @@ impl Counters {
         }
     }
 
-    fn quota(&mut self) -> &mut Quota {
-        let mut at = self;
-        loop {
-            if let Counter::Month(quota) = &mut at.counter {
-                return quota;
-            }
-            at = at.next.get_or_insert_with(|| {
-                Box::new(Self {
-                    counter: Counter::new(Span::Month),
-                    next: None,
-                })
-            });
-        }
+    fn quota(&mut self) -> Option<&mut Quota> {
+        self.all().iter_mut().find_map(|counter| match counter {
+            Counter::Month(quota) => Some(quota),
+            Counter::Window(_) => None,
+        })
     }
 
     fn is_idle(&mut self, now: Moment) -> bool {
-        self.counter.is_idle(now) && self.next.as_mut().is_none_or(|next| next.is_idle(now))
+        let mut all = self.all().iter_mut();
+        all.all(|counter| counter.is_idle(now))
     }
 }
 

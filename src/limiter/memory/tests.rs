@@ -2,7 +2,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::policy::WindowLength;
 use crate::quota::CalendarMonth;
 use crate::record::KeyId;
 
@@ -234,7 +233,8 @@ fn a_quota_goes_on_where_it_was_stored_and_is_stored_once_per_consumption() {
     assert!(!is_admitted(limiter.admit(&group, &rules, cost(1))));
     let consumed = limiter.take_consumed();
     assert_eq!(consumed.len(), 1);
-    assert_eq!(consumed[0].settle_quota(), QuotaUse { used: 10, ..stored });
+    let expected = QuotaUse { used: 10, ..stored };
+    assert_eq!(consumed[0].settle_quota(), Some(expected));
     assert!(limiter.take_consumed().is_empty());
     limiter.return_consumed(consumed);
     assert_eq!(limiter.take_consumed().len(), 1);
@@ -281,6 +281,6 @@ fn threads_together_are_admitted_as_often_as_the_limit_says() {
 
 #[test]
 fn a_group_is_small() {
-    // With the header of its `Arc`, no more than 104 bytes: 112 as allocators round it.
-    assert!(size_of::<Group>() <= 88, "{} bytes", size_of::<Group>());
+    // With the header of its `Arc` 88 bytes: no more than 96 as allocators round it.
+    assert!(size_of::<Group>() <= 72, "{} bytes", size_of::<Group>());
 }
