@@ -365,7 +365,7 @@ fn pages_of_keys_hold_each_once_in_order() {
     let kg = home.open();
     let orgs = ["acme", "other"].map(|name| org(&kg, name));
     let requests: Vec<_> = (0..KEYS)
-        .map(|number| CreateKey::new(&*orgs[number % 2].name, format!("key {number}")))
+        .map(|number| CreateKey::new(&*orgs[number / 3 % 2].name, format!("key {number}")))
         .collect();
     let created: Vec<_> = kg.create_keys(&requests).unwrap();
     let created: Vec<_> = created.into_iter().map(|created| created.key).collect();
