@@ -19,6 +19,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
+/// Enough for each thread of a burst, among however many processors it is divided.
+const AMPLE_QUEUE: usize = 1 << 24;
+
 // One request.
 
 #[test]
@@ -263,7 +266,7 @@ fn totals_are_the_requests_of_all_threads_each_once() {
 
     let home = Home::new();
     for run in 1..=3 {
-        let kg = home.open();
+        let kg = home.open_with(home.config().usage_queue(AMPLE_QUEUE));
         let keys: Vec<_> = (0..THREADS)
             .map(|_| key_limited_to(&kg, u32::MAX))
             .collect();
@@ -473,7 +476,8 @@ fn retention_drops_what_is_old_and_keeps_what_is_new() {
     const OLD: u32 = 30_000;
 
     let home = Home::new();
-    let kg = home.open_with(home.config().usage_retention(HOUR));
+    let config = home.config().usage_retention(HOUR);
+    let kg = home.open_with(config.usage_queue(AMPLE_QUEUE));
     let key = key_limited_to(&kg, u32::MAX);
     assert_eq!(admitted_of(&kg, &key, OLD, Reason::RateLimited), OLD);
     kg.flush().unwrap();
