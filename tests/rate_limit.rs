@@ -4,13 +4,12 @@
 
 mod common;
 
-use std::num::NonZeroU32;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::{Home, IP, admit, admitted_of, ask, field, key_limited_to, refusal};
-use keyguard::{CreatedKey, Denial, Grant, KeyGuard, Reason, Request, UpdateKey};
+use common::{Home, admit, admitted_of, ask, ask_at_cost, field, key_limited_to, refusal};
+use keyguard::{CreatedKey, KeyGuard, Reason, UpdateKey};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -309,12 +308,6 @@ fn keys_that_are_idle_make_room_for_a_newcomer_at_once() {
 
 fn counters(number: usize) -> Vec<AtomicU32> {
     (0..number).map(|_| AtomicU32::new(0)).collect()
-}
-
-fn ask_at_cost(kg: &KeyGuard, key: &CreatedKey, cost: u32) -> Result<Grant, Denial> {
-    let headers = [("X-API-Key", key.raw_key.expose())];
-    let cost = NonZeroU32::new(cost).unwrap();
-    kg.decide(Request::new(&headers, IP, "/api/data").cost(cost))
 }
 
 fn set_limit(kg: &KeyGuard, key: &CreatedKey, per_minute: u32) {

@@ -126,7 +126,7 @@ impl KeyGuard {
     /// A page of keys, by id.
     ///
     /// # Errors
-    /// [`AdminError::Unavailable`]
+    /// [`AdminError::NotFound`] for the organization.
     pub fn list_keys(&self, request: ListKeys) -> Result<Vec<Key>, AdminError> {
         Ok(self
             .inner

@@ -17,7 +17,8 @@ use crate::secret::Secret;
 #[must_use]
 pub struct Config {
     pub(super) secret: Option<Secret>,
-    pub(super) redis_url: Option<String>,
+    /// It may hold a password.
+    pub(super) redis_url: Option<Secret>,
     pub(crate) default_rate_limit: u32,
     pub(super) ip_block_threshold: u32,
     pub(super) key_header: String,
@@ -65,7 +66,7 @@ impl Config {
     /// A Redis server for limits that several processes share. Default: none, limits are kept in
     /// this process. Needs the feature `redis`.
     pub fn redis_url(mut self, url: impl Into<String>) -> Self {
-        self.redis_url = Some(url.into());
+        self.redis_url = Some(Secret::from(url.into()));
         self
     }
 

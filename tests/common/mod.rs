@@ -7,10 +7,12 @@
 pub(crate) mod child;
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use keyguard::{
-    Config, CreateKey, CreatedKey, Denial, Grant, KeyGuard, ManualClock, Org, Reason, Timestamp,
+    Config, CreateKey, CreatedKey, Denial, Grant, KeyGuard, ManualClock, Org, Reason, Request,
+    Timestamp,
 };
 use tempfile::TempDir;
 
@@ -93,6 +95,13 @@ pub(crate) fn ask(kg: &KeyGuard, key: &CreatedKey) -> Result<Grant, Denial> {
 /// Asks with the text of a key in its header.
 pub(crate) fn ask_with(kg: &KeyGuard, text: &str) -> Result<Grant, Denial> {
     kg.check(&[("X-API-Key", text)], IP, "/api/data")
+}
+
+/// Asks for something that costs so much.
+pub(crate) fn ask_at_cost(kg: &KeyGuard, key: &CreatedKey, cost: u32) -> Result<Grant, Denial> {
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let cost = NonZeroU32::new(cost).unwrap();
+    kg.decide(Request::new(&headers, IP, "/api/data").cost(cost))
 }
 
 /// Asks with a key that is admitted and returns how much it has left.

@@ -1,0 +1,312 @@
+//! The examples, run as a newcomer runs them: as processes of their own, in an empty directory.
+
+#![cfg(test)]
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use common::SECRET;
+use keyguard::{Config, CreateKey, KeyGuard};
+use tempfile::TempDir;
+
+#[test]
+fn the_quick_start_serves_holders_of_its_key_and_nobody_else() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.printed_key().expect("a key is printed");
+
+    let open = server.get("/health", None);
+    assert_eq!(
+        (open.status, open.body.as_str()),
+        (200, r#"{"status":"ok"}"#)
+    );
+
+    let keyless = server.get("/api/data", None);
+    assert_eq!(keyless.status, 401);
+    assert_eq!(keyless.field("Content-Type"), "application/problem+json");
+    assert_eq!(keyless.field("WWW-Authenticate"), r#"Bearer realm="api""#);
+    assert!(keyless.body.contains(r#""code":"missing_key""#));
+
+    let (most, last) = key.split_at(key.len() - 1);
+    let mistyped = format!("{most}{}", if last == "A" { "B" } else { "A" });
+    for wrong in ["nonsense", &mistyped, &key.to_uppercase()] {
+        let refused = server.get("/api/data", Some(wrong));
+        assert_eq!(refused.status, 401, "{wrong}");
+        assert!(refused.body.contains(r#""code":"invalid_key""#));
+    }
+
+    let admitted = server.get("/api/data?page=2", Some(&key));
+    assert_eq!(admitted.status, 200);
+    assert_eq!(admitted.body, r#"{"message":"Hello, demo!"}"#);
+    assert_eq!(admitted.field("Content-Type"), "application/json");
+    assert_eq!(admitted.field("X-RateLimit-Limit"), "60");
+    assert_eq!(admitted.field("X-RateLimit-Remaining"), "59");
+    assert_eq!(admitted.field("RateLimit-Policy"), r#""default";q=60;w=60"#);
+    assert!(
+        admitted
+            .field("RateLimit")
+            .starts_with(r#""default";r=59;t="#)
+    );
+}
+
+#[test]
+fn the_sixty_first_request_in_a_minute_is_told_when_to_come_again() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.printed_key().expect("a key is printed");
+    for left in (0..60).rev() {
+        let admitted = server.get("/api/data", Some(&key));
+        assert_eq!(admitted.status, 200);
+        assert_eq!(admitted.field("X-RateLimit-Remaining"), left.to_string());
+    }
+    let refused = server.get("/api/data", Some(&key));
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.field("X-RateLimit-Remaining"), "0");
+    let wait: u64 = refused.field("Retry-After").parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait} s");
+    assert!(refused.body.contains(&format!(r#""retry_after":{wait}"#)));
+    // Others are not held up.
+    assert_eq!(server.get("/health", None).status, 200);
+}
+
+#[test]
+fn a_second_start_goes_on_with_the_file_of_the_first() {
+    let dir = TempDir::new().unwrap();
+    let first = Server::start(dir.path());
+    let key = first.printed_key().expect("a key is printed");
+    assert_eq!(first.get("/api/data", Some(&key)).status, 200);
+    // It is killed and told nothing before.
+    drop(first);
+
+    let second = Server::start(dir.path());
+    assert_eq!(second.printed_key(), None);
+    assert_eq!(second.get("/api/data", Some(&key)).status, 200);
+    assert_eq!(second.get("/api/data", None).status, 401);
+    let mut files: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    assert_eq!(files, ["keyguard.redb", "keyguard.redb.secret"]);
+}
+
+#[test]
+fn the_data_file_can_be_named() {
+    let dir = TempDir::new().unwrap();
+    let mut example = example("quickstart", dir.path());
+    example.env("KEYGUARD_DB", "named.redb");
+    let server = Server::spawn(example);
+    assert!(server.printed_key().is_some());
+    assert!(dir.path().join("named.redb").exists());
+    assert!(!dir.path().join("keyguard.redb").exists());
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_that_names_it() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let other_dir = TempDir::new().unwrap();
+    let output = example("quickstart", other_dir.path())
+        .arg(&server.address)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains(&server.address), "{error}");
+}
+
+#[test]
+fn without_a_server_every_line_of_a_log_is_decided() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new(SECRET)).unwrap();
+    kg.create_org("demo").unwrap();
+    let key = kg
+        .create_key(CreateKey {
+            rate_limit_per_minute: Some(2),
+            ..CreateKey::new("demo", "log")
+        })
+        .unwrap();
+    kg.close().unwrap();
+
+    let key = key.raw_key.expose();
+    let log = format!(
+        "192.0.2.7 {key} GET /api/data?page=2 200\n\
+         192.0.2.8 - GET /api/data 200\n\
+         2001:db8::7 {key} POST /api/data 500\n\
+         local nonsense GET / 200\n\
+         192.0.2.7 {key} GET /api/data 200\n"
+    );
+    let mut embed = example("embed", dir.path());
+    embed.env("KEYGUARD_SECRET", SECRET);
+    let (succeeded, printed, _) = run(embed, &log);
+    assert!(succeeded, "{printed}");
+    let expected = [
+        "1: admitted, 1 left",
+        "2: 401 missing_key",
+        "3: admitted, 0 left",
+        "4: 401 malformed_key",
+        "5: 429 rate_limited",
+        "5 requests recorded, 4 of them errors",
+    ];
+    assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_line_that_makes_no_sense_is_named() {
+    let dir = TempDir::new().unwrap();
+    let good = "192.0.2.7 - GET / 200\n";
+    for bad in [
+        "192.0.2.7 - GET /",
+        "nowhere - GET / 200",
+        "192.0.2.7 - GET / ok",
+    ] {
+        let embed = example("embed", dir.path());
+        let (succeeded, _, error) = run(embed, &format!("{good}{bad}\n"));
+        assert!(!succeeded, "{bad}");
+        assert!(error.contains("line 2: "), "{error}");
+    }
+}
+
+/// A running quick start; ended when it is dropped.
+struct Server {
+    child: Child,
+    /// What it printed before it was ready.
+    welcome: String,
+    address: String,
+    /// Kept open, so that it can go on printing.
+    _stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Server {
+    fn start(dir: &Path) -> Self {
+        Self::spawn(example("quickstart", dir))
+    }
+
+    /// Waits until it is ready.
+    fn spawn(mut example: Command) -> Self {
+        example.arg("127.0.0.1:0").stdout(Stdio::piped());
+        let mut child = example.spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut welcome = String::new();
+        let address = loop {
+            let Some(line) = stdout.next() else {
+                panic!("it ended with {} after {welcome}", child.wait().unwrap());
+            };
+            let line = line.unwrap();
+            match line.strip_prefix("listening on ") {
+                Some(address) => break address.to_owned(),
+                None => welcome += &(line + "\n"),
+            }
+        };
+        Self {
+            child,
+            welcome,
+            address,
+            _stdout: stdout,
+        }
+    }
+
+    /// The key in its words of welcome, alone on a line.
+    fn printed_key(&self) -> Option<String> {
+        let mut lines = self.welcome.lines().map(str::trim);
+        let key = lines.find(|line| line.starts_with("kg_live_"))?;
+        Some(key.to_owned())
+    }
+
+    /// One request on a connection of its own.
+    fn get(&self, target: &str, key: Option<&str>) -> Response {
+        let key = key.map_or(String::new(), |key| format!("X-API-Key: {key}\r\n"));
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: {}\r\n{key}Connection: close\r\n\r\n",
+            self.address
+        );
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        Response::read(&response)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Response {
+    status: u16,
+    /// By their names in lower case.
+    fields: HashMap<String, String>,
+    body: String,
+}
+
+impl Response {
+    fn read(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        let mut lines = head.lines();
+        let status = lines.next().unwrap();
+        let status = status.strip_prefix("HTTP/1.1 ").expect("a status line");
+        let fields = lines.map(|line| {
+            let (name, value) = line.split_once(':').expect("a header field");
+            (name.to_ascii_lowercase(), value.trim().to_owned())
+        });
+        Self {
+            status: status[..3].parse().unwrap(),
+            fields: fields.collect(),
+            body: body.to_owned(),
+        }
+    }
+
+    fn field(&self, name: &str) -> &str {
+        let value = self.fields.get(&name.to_ascii_lowercase());
+        value.unwrap_or_else(|| panic!("no {name} with a {}", self.status))
+    }
+}
+
+/// Has `program` read `input` and returns whether it succeeded and what it printed.
+fn run(mut program: Command, input: &str) -> (bool, String, String) {
+    program.stdin(Stdio::piped());
+    program.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = program.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Little enough to fit a pipe; closed at once, as the end of the input.
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    (
+        output.status.success(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+/// A built example, to be run in `dir` as if nothing were configured.
+fn example(name: &str, dir: &Path) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let built: PathBuf = tests
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("examples")
+        .join(name);
+    let built = built.with_extension(std::env::consts::EXE_EXTENSION);
+    assert!(
+        built.exists(),
+        "`{}` is not there: `cargo test` builds it, as does `cargo build --examples`",
+        built.display()
+    );
+    let mut command = Command::new(built);
+    command.current_dir(dir);
+    for variable in ["KEYGUARD_DB", "KEYGUARD_SECRET"] {
+        command.env_remove(variable);
+    }
+    command
+}
