@@ -77,13 +77,16 @@ fn require_features(file: &Path, config: &Config) -> Result<(), OpenError> {
     let Some(url) = &config.redis_url else {
         return Ok(());
     };
-    match url.split_once("://") {
-        Some((scheme @ ("redis" | "rediss"), _)) => Err(missing(scheme, "redis")),
-        _ => Err(OpenError::Config(InvalidInput::new(
-            "redis_url",
-            "does not start with `redis://` or `rediss://`",
-        ))),
+    if url.expose().starts_with(b"redis://") {
+        return Err(missing("redis", "redis"));
     }
+    if url.expose().starts_with(b"rediss://") {
+        return Err(missing("rediss", "redis"));
+    }
+    Err(OpenError::Config(InvalidInput::new(
+        "redis_url",
+        "does not start with `redis://` or `rediss://`",
+    )))
 }
 
 /// The secret given, or of the environment, or beside the data file, or, for a new data file, new.
