@@ -138,18 +138,26 @@ impl Limiter for MemoryLimiter {
             now,
             clock: &self.clock,
         };
-        let mut slowest: Option<(usize, Moment)> = None;
+        let mut slowest: Option<(Level, Moment)> = None;
         for (index, rule) in rules.iter().enumerate() {
             let counter = counters.of(rule.span);
-            if counter.remaining(time, rule) < cost.get().into() {
-                let room_at = counter.room_at(time, rule, cost);
-                if slowest.is_none_or(|(_, latest)| room_at > latest) {
-                    slowest = Some((index, room_at));
-                }
+            let remaining = counter.remaining(time, rule);
+            if remaining >= cost.get().into() {
+                continue;
+            }
+            let room_at = counter.room_at(time, rule, cost);
+            if slowest.is_none_or(|(_, latest)| room_at > latest) {
+                let level = Level {
+                    rule: index,
+                    at: now,
+                    remaining,
+                    grows_at: counter.grows_at(time),
+                };
+                slowest = Some((level, room_at));
             }
         }
-        if let Some((index, room_at)) = slowest {
-            return Outcome::Refused(counters.level(time, rules, index), room_at);
+        if let Some((level, room_at)) = slowest {
+            return Outcome::Refused(level, room_at);
         }
         let (mut tightest, mut least) = (0, u64::MAX);
         for (index, rule) in rules.iter().enumerate() {
@@ -177,8 +185,20 @@ impl Limiter for MemoryLimiter {
             clock: &self.clock,
         };
         let of = |(index, rule): (usize, &Rule)| {
-            let room_at = counters.of(rule.span).room_at(time, rule, cost);
-            (counters.level(time, rules, index), room_at)
+            let counter = counters.of(rule.span);
+            let remaining = counter.remaining(time, rule);
+            let room_at = if remaining >= cost.get().into() {
+                time.now
+            } else {
+                counter.room_at(time, rule, cost)
+            };
+            let level = Level {
+                rule: index,
+                at: time.now,
+                remaining,
+                grows_at: counter.grows_at(time),
+            };
+            (level, room_at)
         };
         rules.iter().enumerate().map(of).collect()
     }
@@ -272,19 +292,6 @@ impl Counters {
         &mut all[last]
     }
 
-    /// How the rule at `index` of `rules` stands.
-    #[inline]
-    fn level(&mut self, time: Time<'_>, rules: &[Rule], index: usize) -> Level {
-        let rule = &rules[index];
-        let counter = self.of(rule.span);
-        Level {
-            rule: index,
-            at: time.now,
-            remaining: counter.remaining(time, rule),
-            grows_at: counter.grows_at(time),
-        }
-    }
-
     fn quota(&mut self) -> Option<&mut Quota> {
         self.all().iter_mut().find_map(|counter| match counter {
             Counter::Month(quota) => Some(quota),
@@ -365,11 +372,8 @@ impl Counter {
         }
     }
 
-    /// When there is room for `cost`; `now` if there is.
+    /// When there is room for `cost`, as there is not now.
     fn room_at(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> Moment {
-        if self.remaining(time, rule) >= cost.get().into() {
-            return time.now;
-        }
         match self {
             Self::Window(log) => log.room_at(time.now, rule.limit, cost),
             Self::Month(_) => self.grows_at(time),
