@@ -63,7 +63,7 @@ pub(crate) fn check_1m(run: &Run) -> Measured {
     let kg = KeyGuard::open(
         path,
         unrecorded()
-            .resident_keys(2 * keys.len())
+            .resident_keys(keys.len())
             .limited_keys(2 * keys.len()),
     )?;
     let order: Vec<usize> = (0..keys.len()).collect();
