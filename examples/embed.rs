@@ -12,10 +12,21 @@
 
 use std::error::Error;
 use std::io::BufRead;
+use std::process::ExitCode;
 
 use keyguard::{ClientIp, Config, KeyGuard, Request};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let file = std::env::var("KEYGUARD_DB").unwrap_or_else(|_| "keyguard.redb".into());
     let kg = KeyGuard::open(&file, Config::default())?;
 

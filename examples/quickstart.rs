@@ -5,11 +5,22 @@
 //! `keyguard.redb`).
 
 use std::error::Error;
+use std::process::ExitCode;
 
 use keyguard::{Config, CreateKey, HeaderFn, KeyGuard, Request};
 use tiny_http::{Header, Response, Server};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let address = std::env::args()
         .nth(1)
         .unwrap_or_else(|| "127.0.0.1:8000".into());

@@ -57,10 +57,11 @@ impl fmt::Display for ClientIp {
     }
 }
 
-/// The text is neither an IP address nor `local`.
+/// The text is neither an IP address nor `local`. It is not shown: who mixes up two fields may have
+/// given a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an address: expected an IPv4 address, an IPv6 address or `local`")]
-pub struct InvalidClientIp(String);
+#[error("not an address: expected an IPv4 address, an IPv6 address or `local`")]
+pub struct InvalidClientIp(());
 
 impl FromStr for ClientIp {
     type Err = InvalidClientIp;
@@ -69,7 +70,7 @@ impl FromStr for ClientIp {
         if text == "local" {
             return Ok(Self::LOCAL);
         }
-        let shown = || InvalidClientIp(text.chars().take(64).collect());
-        text.parse::<IpAddr>().map(Self::from).map_err(|_| shown())
+        let ip = text.parse::<IpAddr>();
+        ip.map(Self::from).map_err(|_| InvalidClientIp(()))
     }
 }

@@ -71,7 +71,8 @@ pub struct UpdateKey {
     pub scopes: Option<Vec<String>>,
     /// A new limit in any 60 seconds, at least 1. What was admitted before still counts.
     pub rate_limit_per_minute: Option<u32>,
-    /// A new monthly limit, at least 1; `Some(None)` lifts it.
+    /// A new monthly limit, at least 1; `Some(None)` lifts it. What was admitted this month under
+    /// another monthly limit still counts; what was admitted while there was none does not.
     pub monthly_limit: Option<Option<u64>>,
     /// A new time of expiry; `Some(None)` for never.
     pub expires_at: Option<Option<Timestamp>>,

@@ -78,7 +78,7 @@ impl Config {
     }
 
     /// Failed authentications from one address in an hour above which it is locked out, at least 1.
-    /// Default: 100.
+    /// Default: 100. This version stores the setting and locks nobody out.
     pub fn ip_block_threshold(mut self, failures: u32) -> Self {
         self.ip_block_threshold = failures;
         self
