@@ -3,7 +3,7 @@
 use std::hash::BuildHasher;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -19,6 +19,9 @@ use crate::window::SlidingLog;
 
 /// Locks of the table of groups. They are taken when a key is read from the file, not per request.
 const SHARDS: usize = 256;
+
+/// How long a table in which every group counts is taken to be full, in nanoseconds.
+const FULL_FOR: u64 = 100_000_000;
 
 /// The counters of a key or an organization. Whoever decides often holds on to the handle.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub(crate) struct MemoryLimiter {
     hasher: RandomState,
     consumed: Mutex<Vec<Arc<Group>>>,
     next_sweep: AtomicUsize,
+    /// Until when there is no use in looking for room, in nanoseconds of the clock.
+    full_until: AtomicU64,
 }
 
 impl MemoryLimiter {
@@ -63,6 +68,7 @@ impl MemoryLimiter {
             hasher: RandomState::default(),
             consumed: Mutex::default(),
             next_sweep: AtomicUsize::new(0),
+            full_until: AtomicU64::new(0),
         }
     }
 
@@ -70,14 +76,21 @@ impl MemoryLimiter {
         self.hasher.hash_one(id)
     }
 
-    /// Frees groups that count nothing until there is room for one more, if that can be had.
+    /// Frees groups that count nothing until there is room for one more, if that can be had. Where
+    /// it cannot, newcomers are not looked at again for a while, so that they cost no time.
     fn make_room(&self) {
+        let is_full = || self.len.load(Ordering::Relaxed) >= self.capacity;
+        let now = self.clock.now().nanos();
+        if !is_full() || now < self.full_until.load(Ordering::Relaxed) {
+            return;
+        }
         for _ in 0..SHARDS {
-            if self.len.load(Ordering::Relaxed) < self.capacity {
+            self.sweep();
+            if !is_full() {
                 return;
             }
-            self.sweep();
         }
+        self.full_until.store(now + FULL_FOR, Ordering::Relaxed);
     }
 
     /// Drops the groups of a shard that nobody holds and that count nothing.
