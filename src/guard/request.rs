@@ -21,7 +21,7 @@ pub trait Headers {
 
 impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for [(N, V)] {
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let named = move |(n, _): &&(N, V)| n.as_ref().eq_ignore_ascii_case(name);
+        let named = move |(n, _): &&(N, V)| is_named(n.as_ref(), name);
         self.iter().filter(named).map(|(_, value)| value.as_ref())
     }
 }
@@ -40,14 +40,14 @@ impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
 
 impl<N: AsRef<str>, V: AsRef<[u8]>, S> Headers for HashMap<N, V, S> {
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let named = move |(n, _): &(&N, &V)| n.as_ref().eq_ignore_ascii_case(name);
+        let named = move |(n, _): &(&N, &V)| is_named(n.as_ref(), name);
         self.iter().filter(named).map(|(_, value)| value.as_ref())
     }
 }
 
 impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for BTreeMap<N, V> {
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let named = move |(n, _): &(&N, &V)| n.as_ref().eq_ignore_ascii_case(name);
+        let named = move |(n, _): &(&N, &V)| is_named(n.as_ref(), name);
         self.iter().filter(named).map(|(_, value)| value.as_ref())
     }
 }
@@ -63,6 +63,12 @@ impl<H: Headers + ?Sized> Headers for &H {
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         (**self).header_values(name)
     }
+}
+
+/// Most names differ in length, which is seen at once.
+#[inline]
+fn is_named(sent: &str, name: &str) -> bool {
+    sent.len() == name.len() && sent.eq_ignore_ascii_case(name)
 }
 
 /// [`Headers`] from a closure that finds the values of a header by its name.
