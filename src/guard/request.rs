@@ -65,8 +65,8 @@ impl<H: Headers + ?Sized> Headers for &H {
     }
 }
 
-/// Most names differ in length, which is seen at once.
-#[inline]
+/// Most names differ in length, which is seen at once if this is inlined.
+#[inline(always)]
 fn is_named(sent: &str, name: &str) -> bool {
     sent.len() == name.len() && sent.eq_ignore_ascii_case(name)
 }
