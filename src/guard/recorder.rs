@@ -249,8 +249,17 @@ impl Writer {
         (control.asked, control.closing)
     }
 
+    /// Stores what failed before, and then what has come since. While that cannot be stored,
+    /// requests fill their queues and then are dropped and counted, so that memory stays bounded.
     fn store_all(&mut self) -> Result<(), StoreError> {
+        if !self.batch.is_empty() {
+            self.store_batch()?;
+        }
         self.collect();
+        self.store_batch()
+    }
+
+    fn store_batch(&mut self) -> Result<(), StoreError> {
         let consumed = self.limiter.take_consumed();
         self.batch.quotas.clear();
         self.batch
@@ -266,17 +275,14 @@ impl Writer {
             }
             Err(error) => {
                 self.limiter.return_consumed(consumed);
+                self.batch.quotas.clear();
                 Err(error)
             }
         }
     }
 
-    /// Empties the queues into the batch. While an earlier batch waits to be stored, requests fill
-    /// their queues and then are dropped and counted, so that memory stays bounded.
+    /// Empties the queues into the batch.
     fn collect(&mut self) {
-        if !self.batch.events.is_empty() {
-            return;
-        }
         for queue in &self.recorder.queues {
             let unused = {
                 let mut queue = queue.lock();
@@ -318,3 +324,6 @@ fn describe(error: &StoreError) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,10 +88,12 @@ impl Residents {
     /// Keeps `caller`, in place of an earlier state of the same key if there is one.
     pub(super) fn insert(&self, caller: Arc<Caller>) {
         let (at, tag) = self.place(&caller.hash);
-        if self.len.load(Ordering::Relaxed) >= self.capacity {
+        let set = &self.sets[at].0;
+        let is_full = self.len.load(Ordering::Relaxed) >= self.capacity;
+        if is_full && set.lock().find(tag, &caller.hash).is_none() {
             self.evict_near(at);
         }
-        let mut ways = self.sets[at].0.lock();
+        let mut ways = set.lock();
         let way = ways
             .find(tag, &caller.hash)
             .or_else(|| ways.free())
@@ -224,3 +226,6 @@ impl Revisions {
 fn slot(counters: &[AtomicU32], id: u64) -> &AtomicU32 {
     &counters[id as usize % REVISIONS]
 }
+
+#[cfg(test)]
+mod tests;

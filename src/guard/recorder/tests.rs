@@ -1,0 +1,445 @@
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::client_ip::ClientIp;
+use crate::clock::{ManualClock, Timestamp};
+use crate::key::HashedKey;
+use crate::limiter::MemoryLimiter;
+use crate::policy::Rule;
+use crate::record::{Key, Method, Org, OrgId, OrgStatus, Usage};
+use crate::store::{KeyChange, Minute, NewCredential, NewKey, Resolved, Totals};
+
+/// The start of a minute.
+const START: Timestamp = Timestamp::from_unix_millis(1_800_057_600_000);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A store that keeps what it is told in memory, or fails as a full disk does.
+#[derive(Default)]
+struct Disk {
+    is_full: AtomicBool,
+    stored: Mutex<Stored>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Stored {
+    /// The status of each request, and its path.
+    requests: Vec<(u16, String)>,
+    refusals: BTreeMap<Minute, [u64; Reason::COUNT]>,
+    quotas: BTreeMap<u64, u64>,
+    dropped: u64,
+    /// The most rows of refusals that one batch had, stored or not.
+    most_refusals: usize,
+    pruned: Vec<(Timestamp, Timestamp)>,
+}
+
+impl Disk {
+    fn fill_up(&self, is_full: bool) {
+        self.is_full.store(is_full, Ordering::SeqCst);
+    }
+
+    fn stored(&self) -> Stored {
+        self.stored.lock().clone()
+    }
+
+    fn statuses(&self) -> Vec<u16> {
+        let requests = self.stored().requests.into_iter();
+        requests.map(|(status, _)| status).collect()
+    }
+}
+
+impl Store for Disk {
+    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        let mut stored = self.stored.lock();
+        stored.most_refusals = stored.most_refusals.max(batch.refusals.len());
+        if self.is_full.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("no space left".into()));
+        }
+        let mut paths = batch.paths.as_slice();
+        for event in &batch.events {
+            let path = paths.split_off(..event.path_len.into()).unwrap();
+            let path = String::from_utf8(path.to_vec()).unwrap();
+            stored.requests.push((event.status, path));
+        }
+        assert_eq!(paths, [], "every path belongs to a request");
+        for (minute, counts) in &batch.refusals {
+            let sums = stored.refusals.entry(*minute).or_default();
+            sums.iter_mut()
+                .zip(counts)
+                .for_each(|(sum, count)| *sum += count);
+        }
+        let quotas = batch.quotas.iter().map(|(key, quota)| (key.0, quota.used));
+        stored.quotas.extend(quotas);
+        stored.dropped += batch.dropped;
+        Ok(())
+    }
+
+    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        self.stored.lock().pruned.push((raw_before, now));
+        Ok(())
+    }
+
+    fn resolve(&self, _: &HashedKey) -> Result<Option<Resolved>, StoreError> {
+        unimplemented!()
+    }
+    fn resolve_id(&self, _: KeyId) -> Result<Option<Resolved>, StoreError> {
+        unimplemented!()
+    }
+    fn quota(&self, _: KeyId) -> Result<QuotaUse, StoreError> {
+        unimplemented!()
+    }
+    fn create_org(&self, _: &str, _: Timestamp) -> Result<Org, StoreError> {
+        unimplemented!()
+    }
+    fn org_named(&self, _: &str) -> Result<Org, StoreError> {
+        unimplemented!()
+    }
+    fn orgs(&self, _: Option<OrgId>, _: usize) -> Result<Vec<Org>, StoreError> {
+        unimplemented!()
+    }
+    fn set_org_status(&self, _: OrgId, _: OrgStatus) -> Result<Org, StoreError> {
+        unimplemented!()
+    }
+    fn create_keys(&self, _: Vec<(NewKey, NewCredential)>) -> Result<Vec<Key>, StoreError> {
+        unimplemented!()
+    }
+    fn key(&self, _: KeyId) -> Result<Key, StoreError> {
+        unimplemented!()
+    }
+    fn keys(&self, _: Option<OrgId>, _: Option<KeyId>, _: usize) -> Result<Vec<Key>, StoreError> {
+        unimplemented!()
+    }
+    fn update_key(&self, _: KeyId, _: KeyChange) -> Result<Key, StoreError> {
+        unimplemented!()
+    }
+    fn add_credential(&self, _: KeyId, _: NewCredential, _: Timestamp) -> Result<Key, StoreError> {
+        unimplemented!()
+    }
+    fn revoke_key(&self, _: KeyId) -> Result<Key, StoreError> {
+        unimplemented!()
+    }
+    fn usage(&self, _: Option<KeyId>, _: Timestamp, _: usize) -> Result<Vec<Usage>, StoreError> {
+        unimplemented!()
+    }
+    fn totals(&self, _: Timestamp) -> Result<Totals, StoreError> {
+        unimplemented!()
+    }
+}
+
+/// A recorder over a [`Disk`], whose writer works when it is told to.
+struct World {
+    clock: ManualClock,
+    disk: Arc<Disk>,
+    limiter: Arc<MemoryLimiter>,
+    recorder: Arc<Recorder>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(true)
+    }
+
+    fn with(enabled: bool) -> Self {
+        let clock = ManualClock::starting_at(START);
+        Self {
+            disk: Arc::default(),
+            limiter: Arc::new(MemoryLimiter::new(clock.clone().into(), 16)),
+            recorder: Arc::new(Recorder::new(clock.clone().into(), enabled, 16_384)),
+            clock,
+        }
+    }
+
+    fn writer(&self) -> Writer {
+        Writer {
+            recorder: Arc::clone(&self.recorder),
+            store: Arc::clone(&self.disk) as Arc<dyn Store>,
+            limiter: Arc::clone(&self.limiter) as Arc<dyn Limiter>,
+            retention: 10 * MINUTE,
+            spare: UsageBatch::default(),
+            batch: UsageBatch::default(),
+            next_prune: Moment::default(),
+        }
+    }
+
+    /// A writer that works by itself.
+    fn spawn(&self) -> JoinHandle<()> {
+        let writer = self.writer();
+        let (store, limiter) = (writer.store, writer.limiter);
+        Writer::spawn(writer.recorder, store, limiter, writer.retention).unwrap()
+    }
+
+    /// Records requests that are told apart by their status.
+    fn record(&self, statuses: impl IntoIterator<Item = u16>) {
+        for status in statuses {
+            let path = path_of(status);
+            let event = UsageEvent {
+                at: self.clock.timestamp(),
+                key_id: KeyId(1),
+                ip: ClientIp::LOCAL,
+                latency_micros: 0,
+                status,
+                path_len: path.len() as u16,
+                method: Method::Get,
+                refused: None,
+            };
+            self.recorder.record(event, path.as_bytes());
+        }
+    }
+}
+
+/// Of different lengths, so that a path that went astray shows.
+fn path_of(status: u16) -> String {
+    "/".repeat(usize::from(status % 5))
+}
+
+fn causes(error: StoreError) -> String {
+    describe(&error)
+}
+
+#[test]
+fn requests_are_stored_in_order_each_with_its_path() {
+    let world = World::new();
+    let mut writer = world.writer();
+    world.record(0..100);
+    writer.store_all().unwrap();
+    world.record(100..200);
+    writer.store_all().unwrap();
+    writer.store_all().unwrap();
+    let expected: Vec<_> = (0..200).map(|status| (status, path_of(status))).collect();
+    assert_eq!(world.disk.stored().requests, expected);
+}
+
+#[test]
+fn what_cannot_be_stored_waits_up_to_the_bound_and_is_then_dropped_and_counted() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let bound = world.recorder.capacity as u16;
+    world.disk.fill_up(true);
+
+    world.record(0..3);
+    writer.store_all().unwrap_err();
+    world.record(3..3 + bound);
+    writer.store_all().unwrap_err();
+    // The queue of this thread is full now.
+    world.record(60_000..60_005);
+    for _ in 0..10 {
+        writer.store_all().unwrap_err();
+    }
+    assert_eq!(world.disk.stored().requests, []);
+
+    world.disk.fill_up(false);
+    writer.store_all().unwrap();
+    let stored = world.disk.stored();
+    let kept: Vec<_> = (0..3 + bound).map(|n| (n, path_of(n))).collect();
+    assert_eq!(stored.requests, kept);
+    assert_eq!(stored.dropped, 5);
+
+    // Nothing is stored or counted twice, and there is room again.
+    world.record([200]);
+    writer.store_all().unwrap();
+    writer.store_all().unwrap();
+    assert_eq!(world.disk.statuses().len(), 4 + usize::from(bound));
+    assert_eq!(world.disk.stored().dropped, 5);
+}
+
+#[test]
+fn refusals_are_counted_by_minute_and_reason_and_survive_a_failure() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let refuse = |reason, times| (0..times).for_each(|_| world.recorder.count_refusal(reason));
+    world.disk.fill_up(true);
+    refuse(Reason::MissingKey, 2);
+    refuse(Reason::UnknownKey, 3);
+    writer.store_all().unwrap_err();
+    refuse(Reason::UnknownKey, 4);
+    world.clock.advance(MINUTE);
+    refuse(Reason::UnknownKey, 5);
+    writer.store_all().unwrap_err();
+    world.disk.fill_up(false);
+    writer.store_all().unwrap();
+    writer.store_all().unwrap();
+
+    let mut expected = BTreeMap::from([(START.minute(), [0; Reason::COUNT])]);
+    expected.insert(START.minute() + 1, [0; Reason::COUNT]);
+    for (minute, reason, times) in [
+        (0, Reason::MissingKey, 2),
+        (0, Reason::UnknownKey, 3 + 4),
+        (1, Reason::UnknownKey, 5),
+    ] {
+        expected.get_mut(&(START.minute() + minute)).unwrap()[reason as usize] = times;
+    }
+    assert_eq!(world.disk.stored().refusals, expected);
+}
+
+#[test]
+fn refusals_of_a_minute_take_no_more_memory_the_longer_they_cannot_be_stored() {
+    let world = World::new();
+    let mut writer = world.writer();
+    world.disk.fill_up(true);
+    for _ in 0..100 {
+        world.recorder.count_refusal(Reason::UnknownKey);
+        writer.store_all().unwrap_err();
+    }
+    let most = world.disk.stored().most_refusals;
+    assert!(
+        most <= world.recorder.queues.len(),
+        "{most} rows of a minute"
+    );
+}
+
+#[test]
+fn a_quota_that_cannot_be_stored_is_stored_later_as_it_is_then() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let id = GroupId::Key(KeyId(7));
+    let group = world.limiter.attach(id, &mut || Ok(QuotaUse::default()));
+    let group = group.unwrap();
+    let consume = || {
+        let monthly = [Rule::monthly(NonZeroU64::MAX)];
+        let _ = world.limiter.admit(&group, &monthly, NonZeroU32::MIN);
+    };
+    consume();
+    writer.store_all().unwrap();
+    assert_eq!(world.disk.stored().quotas, [(7, 1)].into());
+
+    world.disk.fill_up(true);
+    consume();
+    writer.store_all().unwrap_err();
+    writer.store_all().unwrap_err();
+    consume();
+    world.disk.fill_up(false);
+    writer.store_all().unwrap();
+    assert_eq!(world.disk.stored().quotas, [(7, 3)].into());
+}
+
+#[test]
+fn a_quota_is_stored_while_requests_are_not_recorded() {
+    let world = World::with(false);
+    let mut writer = world.writer();
+    world.record(0..3);
+    world.recorder.count_refusal(Reason::UnknownKey);
+    let id = GroupId::Key(KeyId(7));
+    let group = world.limiter.attach(id, &mut || Ok(QuotaUse::default()));
+    let monthly = [Rule::monthly(NonZeroU64::MIN)];
+    let _ = world
+        .limiter
+        .admit(&group.unwrap(), &monthly, NonZeroU32::MIN);
+    writer.store_all().unwrap();
+    let expected = Stored {
+        quotas: [(7, 1)].into(),
+        ..Stored::default()
+    };
+    assert_eq!(world.disk.stored(), expected);
+}
+
+#[test]
+fn expired_usage_is_looked_for_once_a_minute() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let mut expected = Vec::new();
+    for _ in 0..3 {
+        let now = world.clock.timestamp();
+        expected.push((now.minus(10 * MINUTE), now));
+        writer.keep_house();
+        writer.keep_house();
+        world.clock.advance(MINUTE - Duration::from_nanos(1));
+        writer.keep_house();
+        assert_eq!(world.disk.stored().pruned, expected);
+        world.clock.advance(Duration::from_nanos(1));
+    }
+}
+
+#[test]
+fn a_flush_returns_once_all_that_was_recorded_before_is_stored() {
+    let world = World::new();
+    let writer = world.spawn();
+    for n in 0..20 {
+        world.record([n]);
+        world.recorder.flush().unwrap();
+        assert_eq!(world.disk.statuses(), (0..=n).collect::<Vec<_>>());
+    }
+    world.recorder.close().unwrap();
+    writer.join().unwrap();
+}
+
+#[test]
+fn a_flush_that_fails_says_why_and_one_that_works_again_says_so() {
+    let world = World::new();
+    let writer = world.spawn();
+    world.disk.fill_up(true);
+    world.record([200]);
+    for _ in 0..2 {
+        let text = causes(world.recorder.flush().unwrap_err());
+        assert!(text.ends_with(": no space left"), "{text}");
+    }
+    world.disk.fill_up(false);
+    world.recorder.flush().unwrap();
+    assert_eq!(world.disk.statuses(), [200]);
+    world.recorder.close().unwrap();
+    writer.join().unwrap();
+}
+
+#[test]
+fn closing_stores_what_all_threads_have_recorded() {
+    let world = World::new();
+    let writer = world.spawn();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let world = &world;
+            scope.spawn(move || world.record(thread * 100..(thread + 1) * 100));
+        }
+    });
+    world.recorder.close().unwrap();
+    writer.join().unwrap();
+    let mut statuses = world.disk.statuses();
+    statuses.sort_unstable();
+    assert_eq!(statuses, (0..800).collect::<Vec<_>>());
+
+    // Whoever flushes or closes later does not wait for a writer that is gone.
+    world.record([999]);
+    world.recorder.flush().unwrap();
+    world.recorder.close().unwrap();
+    assert_eq!(world.disk.statuses().len(), 800);
+}
+
+#[test]
+fn closing_says_why_it_could_not_store_all() {
+    let world = World::new();
+    let writer = world.spawn();
+    world.disk.fill_up(true);
+    world.record([200]);
+    let text = causes(world.recorder.close().unwrap_err());
+    assert!(text.ends_with(": no space left"), "{text}");
+    writer.join().unwrap();
+}
+
+#[test]
+fn a_flush_stores_what_came_after_a_failure_too() {
+    let world = World::new();
+    let writer = world.spawn();
+    world.disk.fill_up(true);
+    world.record([200]);
+    world.recorder.flush().unwrap_err();
+    world.record([201]);
+    world.disk.fill_up(false);
+    world.recorder.flush().unwrap();
+    let flushed = world.disk.statuses();
+    world.recorder.close().unwrap();
+    writer.join().unwrap();
+    assert_eq!(flushed, [200, 201]);
+}
+
+#[test]
+fn closing_stores_what_came_after_a_failure_too() {
+    let world = World::new();
+    let mut writer = world.writer();
+    world.disk.fill_up(true);
+    world.record([200]);
+    writer.store_all().unwrap_err();
+    world.record([201]);
+    world.disk.fill_up(false);
+    world.recorder.control.lock().closing = true;
+    writer.run();
+    assert_eq!(world.disk.statuses(), [200, 201]);
+}
