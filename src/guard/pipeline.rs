@@ -9,7 +9,7 @@ use super::request::{Headers, Request};
 use super::residents::{About, Caller};
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
-use crate::key;
+use crate::key::{self, HashedKey};
 use crate::limiter::{AttachError, Outcome};
 use crate::path;
 use crate::policy::Rule;
@@ -41,6 +41,7 @@ impl From<Reason> for Refusal {
 }
 
 impl Inner {
+    #[inline]
     pub(super) fn decide<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
@@ -100,6 +101,7 @@ impl Inner {
     }
 
     /// Everything but the limits.
+    #[inline]
     fn authenticate<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
@@ -131,6 +133,11 @@ impl Inner {
         {
             return Ok(caller);
         }
+        self.load(hash, text)
+    }
+
+    #[cold]
+    fn load(&self, hash: HashedKey, text: &[u8]) -> Result<Arc<Caller>, Reason> {
         // Whoever does not know how keys are formed does not make us read the file.
         if !key::is_well_formed(text) {
             return Err(Reason::MalformedKey);
@@ -156,10 +163,10 @@ impl Inner {
             .resolve_id(id)
             .map_err(unavailable)?
             .ok_or(Reason::UnknownKey)?;
-        Ok(Arc::new(self.caller(key::HashedKey([0; 32]), resolved)?))
+        Ok(Arc::new(self.caller(HashedKey([0; 32]), resolved)?))
     }
 
-    fn caller(&self, hash: key::HashedKey, resolved: Resolved) -> Result<Caller, Reason> {
+    fn caller(&self, hash: HashedKey, resolved: Resolved) -> Result<Caller, Reason> {
         let Resolved {
             key,
             org,

@@ -127,22 +127,14 @@ impl Residents {
 }
 
 impl Ways {
-    /// All tags are compared at once: which way it is cannot be predicted, that there is one can.
     #[inline]
     fn find(&self, tag: u16, hash: &HashedKey) -> Option<usize> {
-        let mut candidates = 0_u16;
-        for (way, of_way) in self.tags.iter().enumerate() {
-            candidates |= u16::from(*of_way == tag) << way;
-        }
-        while candidates != 0 {
-            let way = candidates.trailing_zeros() as usize;
-            let caller = self.callers[way].as_ref();
-            if caller.is_some_and(|caller| caller.hash == *hash) {
-                return Some(way);
-            }
-            candidates &= candidates - 1;
-        }
-        None
+        (0..WAYS).find(|&way| {
+            self.tags[way] == tag
+                && self.callers[way]
+                    .as_ref()
+                    .is_some_and(|caller| caller.hash == *hash)
+        })
     }
 
     fn free(&self) -> Option<usize> {

@@ -278,13 +278,21 @@ impl Counters {
     /// The counter over `span`, made if it is not there.
     #[inline]
     fn of(&mut self, span: Span) -> &mut Counter {
-        let all = self.all();
-        match all.iter().position(|counter| counter.is_over(span)) {
-            Some(index) => &mut self.all()[index],
-            None => self.add(Counter::new(span)),
-        }
+        let index = match &*self {
+            Self::One(counter) if counter.is_over(span) => 0,
+            _ => self.find_or_add(span),
+        };
+        &mut self.all()[index]
     }
 
+    /// The index of the counter over `span`.
+    #[cold]
+    fn find_or_add(&mut self, span: Span) -> usize {
+        let found = self.all().iter().position(|counter| counter.is_over(span));
+        found.unwrap_or_else(|| self.add(Counter::new(span)))
+    }
+
+    #[inline]
     fn all(&mut self) -> &mut [Counter] {
         match self {
             Self::One(counter) => std::slice::from_mut(counter),
@@ -292,17 +300,16 @@ impl Counters {
         }
     }
 
-    #[cold]
-    fn add(&mut self, counter: Counter) -> &mut Counter {
+    /// Returns its index.
+    fn add(&mut self, counter: Counter) -> usize {
         let mut counters = match std::mem::replace(self, Self::Several(Vec::new())) {
             Self::One(first) => vec![first],
             Self::Several(counters) => counters,
         };
         counters.push(counter);
+        let index = counters.len() - 1;
         *self = Self::Several(counters);
-        let all = self.all();
-        let last = all.len() - 1;
-        &mut all[last]
+        index
     }
 
     fn quota(&mut self) -> Option<&mut Quota> {
