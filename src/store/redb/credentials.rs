@@ -2,7 +2,7 @@
 
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
-use super::manage::{find_key, find_org, missing};
+use super::rows::{find_key, find_org, missing};
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
 use crate::record::{Credential, HashScheme, KeyId};

@@ -5,11 +5,12 @@ use std::ops::Bound;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::credentials::Credentials;
+use super::rows::{find_key, find_org, missing, with_last_use};
 use crate::clock::Timestamp;
 use crate::record::{Key, KeyId, Org, OrgId, OrgStatus};
 use crate::store::codec::{
-    ACTIVITY, Activity, Counters, KEYS, META, ORG_KEYS, ORG_NAMES, ORGS, Record, decode_key,
-    decode_org, encode_key, encode_org, meta,
+    ACTIVITY, Counters, KEYS, META, ORG_KEYS, ORG_NAMES, ORGS, Record, decode_key, decode_org,
+    encode_key, encode_org, meta,
 };
 use crate::store::{KeyChange, NewCredential, NewKey, StoreError};
 
@@ -239,34 +240,6 @@ fn change_key(
     with_last_use(&txn.open_table(ACTIVITY)?, key)
 }
 
-pub(super) fn find_org(
-    orgs: &impl ReadableTable<u64, &'static [u8]>,
-    id: OrgId,
-) -> Result<Option<Org>, StoreError> {
-    let row = orgs.get(id.0)?;
-    row.map(|row| decode_org(id, row.value())).transpose()
-}
-
-pub(super) fn find_key(
-    keys: &impl ReadableTable<u64, &'static [u8]>,
-    id: KeyId,
-) -> Result<Option<Key>, StoreError> {
-    let row = keys.get(id.0)?;
-    row.map(|row| decode_key(id, row.value())).transpose()
-}
-
-pub(super) fn with_last_use(
-    activity: &impl ReadableTable<u64, &'static [u8]>,
-    key: Key,
-) -> Result<Key, StoreError> {
-    let row = activity.get(key.id.0)?;
-    let activity = row.map(|row| Activity::decode(row.value())).transpose()?;
-    Ok(Key {
-        last_used_at: activity.and_then(|activity| activity.last_used_at),
-        ..key
-    })
-}
-
 fn put_org(orgs: &mut Table<'_, u64, &'static [u8]>, org: &Org) -> Result<(), StoreError> {
     orgs.insert(org.id.0, encode_org(org)?.as_slice())?;
     Ok(())
@@ -287,8 +260,4 @@ fn set_counters(txn: &WriteTransaction, counters: &Counters) -> Result<(), Store
 
 fn above(id: Option<u64>) -> Bound<u64> {
     id.map_or(Bound::Unbounded, Bound::Excluded)
-}
-
-pub(super) fn missing(what: &str) -> StoreError {
-    StoreError::Damaged(format!("{what} is not where it must be"))
 }

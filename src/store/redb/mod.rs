@@ -10,6 +10,7 @@ mod manage;
 mod open;
 mod open_error;
 mod prune;
+mod rows;
 mod totals;
 mod usage;
 

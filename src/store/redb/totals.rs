@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 use smallvec::{SmallVec, smallvec};
 
-use super::manage::{find_key, find_org, missing, with_last_use};
+use super::rows::{find_key, find_org, missing, with_last_use};
 use crate::clock::Timestamp;
 use crate::record::{KeyId, Reason};
 use crate::store::codec::{

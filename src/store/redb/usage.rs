@@ -6,7 +6,7 @@
 
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
-use super::manage::missing;
+use super::rows::missing;
 use crate::clock::Timestamp;
 use crate::record::{KeyId, Usage};
 use crate::store::codec::block::{BlockReader, BlockWriter, Span};

@@ -1,0 +1,39 @@
+//! Single rows, looked up and decoded.
+
+use redb::ReadableTable;
+
+use crate::record::{Key, KeyId, Org, OrgId};
+use crate::store::StoreError;
+use crate::store::codec::{Activity, Record, decode_key, decode_org};
+
+pub(super) fn find_org(
+    orgs: &impl ReadableTable<u64, &'static [u8]>,
+    id: OrgId,
+) -> Result<Option<Org>, StoreError> {
+    let row = orgs.get(id.0)?;
+    row.map(|row| decode_org(id, row.value())).transpose()
+}
+
+pub(super) fn find_key(
+    keys: &impl ReadableTable<u64, &'static [u8]>,
+    id: KeyId,
+) -> Result<Option<Key>, StoreError> {
+    let row = keys.get(id.0)?;
+    row.map(|row| decode_key(id, row.value())).transpose()
+}
+
+pub(super) fn with_last_use(
+    activity: &impl ReadableTable<u64, &'static [u8]>,
+    key: Key,
+) -> Result<Key, StoreError> {
+    let row = activity.get(key.id.0)?;
+    let activity = row.map(|row| Activity::decode(row.value())).transpose()?;
+    Ok(Key {
+        last_used_at: activity.and_then(|activity| activity.last_used_at),
+        ..key
+    })
+}
+
+pub(super) fn missing(what: &str) -> StoreError {
+    StoreError::Damaged(format!("{what} is not where it must be"))
+}
