@@ -1,4 +1,14 @@
 //! The decision, written once: what every request passes, in this order.
+//!
+//! | stage | rules |
+//! |---|---|
+//! | client IP | the address is that of the peer |
+//! | route | every path is protected |
+//! | lockout | none: nobody is locked out |
+//! | IP limits | none |
+//! | credential | one key, from its header or as a bearer token |
+//! | key | known, active, unexpired, organization active, holds the scopes, affords the cost |
+//! | limits | those of the key, all at once |
 
 use std::sync::Arc;
 
