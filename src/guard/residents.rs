@@ -53,7 +53,9 @@ pub(super) struct Residents {
 #[repr(align(128))]
 struct Set(Mutex<Ways>);
 
+/// In this order the lock, all tags and the first ways, which fill up first, share a cache line.
 #[derive(Default)]
+#[repr(C)]
 struct Ways {
     /// Bits of each hash, to look at few callers in vain.
     tags: [u16; WAYS],
