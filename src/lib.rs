@@ -30,8 +30,12 @@ mod draft;
 #[doc(hidden)]
 pub mod fuzz;
 mod guard;
+mod ip_limit;
 mod key;
 mod limiter;
+mod lock_time;
+mod lockout;
+mod network;
 mod path;
 mod policy;
 mod quota;
@@ -44,9 +48,13 @@ pub use admin::{
     AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, Stats, TopKey, UpdateKey, UsageList,
 };
 pub use client_ip::{ClientIp, InvalidClientIp};
-pub use clock::{Clock, ManualClock, Timestamp};
+pub use clock::{Clock, InvalidTimestamp, ManualClock, Timestamp};
 pub use guard::{Config, Denial, Grant, HeaderFn, Headers, KeyGuard, Request, RuleState, Verdict};
+pub use ip_limit::IpLimit;
 pub use key::{KeyPrefix, PlainKey};
+pub use lock_time::{LockTime, TimeZone};
+pub use lockout::{Lock, LockCause, LockScope, Refuses};
+pub use network::Network;
 pub use policy::{InvalidInput, Scope};
 pub use record::{Key, KeyId, Method, Org, OrgId, OrgStatus, Reason, Usage};
 pub use secret::Secret;

@@ -11,12 +11,52 @@ pub(crate) fn without_query(target: &str) -> &str {
 
 /// The path as it is stored: without its query and at most [`MAX_STORED_LEN`] bytes long.
 pub(crate) fn stored(target: &str) -> &str {
-    let path = without_query(target);
+    cut(without_query(target))
+}
+
+fn cut(path: &str) -> &str {
     let mut end = path.len().min(MAX_STORED_LEN);
     while !path.is_char_boundary(end) {
         end -= 1;
     }
     &path[..end]
+}
+
+/// The path as locks are kept by: decoded once, without empty and dot segments, and cut as when it
+/// is stored. Different ways to write a path are one path.
+pub(crate) fn normalised(target: &str) -> String {
+    let decoded = percent_decoded(without_query(target));
+    let mut segments = Vec::new();
+    for segment in decoded.split(['/', '\\']) {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    cut(&format!("/{}", segments.join("/"))).to_owned()
+}
+
+/// Every `%` and two hexadecimal digits become the byte they stand for (RFC 3986 §2.1); bytes that
+/// are not UTF-8 then become U+FFFD.
+fn percent_decoded(path: &str) -> String {
+    let digit = |byte: Option<&u8>| (*byte? as char).to_digit(16);
+    let bytes = path.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((16 * high + low) as u8);
+                at += 3;
+            }
+            _ => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 #[cfg(test)]
@@ -28,6 +68,25 @@ mod tests {
         assert_eq!(without_query("/api/data?key=secret"), "/api/data");
         assert_eq!(without_query("/api#x?y"), "/api");
         assert_eq!(without_query("?a"), "");
+    }
+
+    #[test]
+    fn ways_to_write_a_path_are_one_path() {
+        for target in [
+            "/a/b",
+            "//a/./b/",
+            "/x/../a/b?q",
+            "/%61/b",
+            "a\\b",
+            "/../a/b",
+        ] {
+            assert_eq!(normalised(target), "/a/b", "{target}");
+        }
+        assert_eq!(normalised("/a%2"), "/a%2");
+        assert_eq!(normalised("/%ff"), "/\u{fffd}");
+        assert_eq!(normalised("/a%3fb"), "/a?b");
+        assert_eq!(normalised(""), "/");
+        assert!(normalised(&"/é".repeat(300)).len() <= MAX_STORED_LEN);
     }
 
     #[test]

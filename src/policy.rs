@@ -121,7 +121,6 @@ impl WindowLength {
     };
 
     /// A window of 1 ms to 366 days.
-    #[cfg(test)]
     pub(crate) fn new(length: std::time::Duration) -> Result<Self, InvalidInput> {
         const LONGEST: std::time::Duration = std::time::Duration::from_secs(366 * 86_400);
         let nanos = u64::try_from(length.as_nanos())

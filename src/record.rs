@@ -228,11 +228,15 @@ pub enum Reason {
     Unavailable = 14,
     /// No room to count one more key.
     Overloaded = 15,
+    /// The address is locked out.
+    IpLocked = 16,
+    /// A limit by address is exhausted.
+    IpLimited = 17,
 }
 
 impl Reason {
     /// One more than the largest code.
-    pub(crate) const COUNT: usize = 16;
+    pub(crate) const COUNT: usize = 18;
 
     const ALL: [Self; Self::COUNT - 1] = [
         Self::MissingKey,
@@ -250,6 +254,8 @@ impl Reason {
         Self::QuotaExhausted,
         Self::Unavailable,
         Self::Overloaded,
+        Self::IpLocked,
+        Self::IpLimited,
     ];
 
     /// A stable name, as totals and problem documents spell it.
@@ -270,6 +276,8 @@ impl Reason {
             Self::QuotaExhausted => "quota_exhausted",
             Self::Unavailable => "unavailable",
             Self::Overloaded => "overloaded",
+            Self::IpLocked => "ip_locked",
+            Self::IpLimited => "ip_limited",
         }
     }
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::{fs, io};
 
 const FLOORS: [&str; 5] = [
-    "clock draft key policy client_ip path record secret",
-    "window lockout quota",
+    "clock draft key policy client_ip lock_time network path record secret",
+    "window ip_limit lockout quota",
     "store limiter",
     "guard admin",
     "main cli http",

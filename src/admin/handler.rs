@@ -224,6 +224,9 @@ impl KeyGuard {
                 .filter_map(|(code, count)| Some((Reason::from_code(code as u8)?, *count)))
                 .collect(),
             dropped: totals.dropped,
+            locks: self.locks().len() as u64,
+            unlocked: self.inner.lockouts().unlocked(),
+            warnings: self.inner.lockouts().warnings(),
             top_keys: top_keys
                 .map(|(key, org, requests)| TopKey {
                     key,

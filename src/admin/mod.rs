@@ -1,5 +1,6 @@
 //! Management: the one vocabulary of requests and replies, and its handler.
 
+mod blocks;
 mod handler;
 
 use std::error::Error;
@@ -157,6 +158,13 @@ pub struct Stats {
     pub refused: Vec<(Reason, u64)>,
     /// Requests that were not recorded because too many were waiting to be written.
     pub dropped: u64,
+    /// Locks that are in force.
+    pub locks: u64,
+    /// Clients that were not locked out because there were too many locks, since the guard was
+    /// opened.
+    pub unlocked: u64,
+    /// What an administrator should know, such as a proxy that hides who asks.
+    pub warnings: Vec<String>,
     /// The keys with the most requests, most first, at most 10.
     pub top_keys: Vec<TopKey>,
 }

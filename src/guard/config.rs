@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::key::KeyPrefix;
+use crate::lock_time::TimeZone;
 use crate::policy::InvalidInput;
 use crate::secret::Secret;
 
@@ -28,7 +29,11 @@ pub struct Config {
     pub(super) usage_queue: usize,
     pub(super) resident_keys: usize,
     pub(super) limited_keys: usize,
+    pub(super) locked_addresses: usize,
+    pub(super) counted_addresses: usize,
     pub(super) file_cache_bytes: usize,
+    pub(super) time_zone: TimeZone,
+    pub(super) socket: bool,
     pub(super) clock: Clock,
 }
 
@@ -48,7 +53,11 @@ impl Default for Config {
             usage_queue: 262_144,
             resident_keys: 131_072,
             limited_keys: 262_144,
+            locked_addresses: 65_536,
+            counted_addresses: 131_072,
             file_cache_bytes: 64 << 20,
+            time_zone: TimeZone::system(),
+            socket: true,
             clock: Clock::system(),
         }
     }
@@ -77,8 +86,14 @@ impl Config {
         self
     }
 
-    /// Failed authentications from one address in an hour above which it is locked out, at least 1.
-    /// Default: 100. This version stores the setting and locks nobody out.
+    /// Failed authentications from one address in an hour above which it is locked out for 24 hours,
+    /// at least 1. Default: 100.
+    ///
+    /// An address is an IPv4 address or the /64 of an IPv6 one. Keys that are malformed or unknown
+    /// lock it out of everything, requests without a key out of further ones without; each kind is
+    /// counted by itself. Keys that were good once, and `OPTIONS`, do not count. Neither does a
+    /// private or loopback peer that carries forwarding headers, behind which others may be:
+    /// [`Stats::warnings`](crate::Stats::warnings) then says so.
     pub fn ip_block_threshold(mut self, failures: u32) -> Self {
         self.ip_block_threshold = failures;
         self
@@ -133,6 +148,34 @@ impl Config {
         self
     }
 
+    /// How many locks there can be at a time, at least 16. When there are more, automatic ones in one
+    /// /24 (IPv4) or /48 (IPv6) become one for all of it. One takes some 300 bytes. Default: 65,536.
+    pub fn locked_addresses(mut self, locks: usize) -> Self {
+        self.locked_addresses = locks;
+        self
+    }
+
+    /// How many addresses are counted at a time towards a limit or a lock, at least 16; more push out
+    /// those with the fewest counts. One takes some 150 bytes. Default: 131,072.
+    pub fn counted_addresses(mut self, addresses: usize) -> Self {
+        self.counted_addresses = addresses;
+        self
+    }
+
+    /// In which time zone a lock that lasts until a time of day ends. Default: the system's.
+    pub fn time_zone(mut self, zone: TimeZone) -> Self {
+        self.time_zone = zone;
+        self
+    }
+
+    /// Whether the data file can be managed from the command line while it is open, through a Unix
+    /// socket beside it that is private to the user. Default: true. Systems without Unix sockets
+    /// have none.
+    pub fn socket(mut self, listen: bool) -> Self {
+        self.socket = listen;
+        self
+    }
+
     /// How much of the data file is kept in memory, in bytes. Default: 64 MiB.
     pub fn file_cache_bytes(mut self, bytes: usize) -> Self {
         self.file_cache_bytes = bytes;
@@ -175,6 +218,12 @@ impl Config {
         }
         if self.limited_keys < self.resident_keys {
             return Err(InvalidInput::new("limited_keys", "is below resident_keys"));
+        }
+        if self.locked_addresses < 16 {
+            return Err(InvalidInput::new("locked_addresses", "is below 16"));
+        }
+        if self.counted_addresses < 16 {
+            return Err(InvalidInput::new("counted_addresses", "is below 16"));
         }
         Ok(())
     }

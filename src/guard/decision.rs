@@ -1,5 +1,6 @@
 //! What a decision says: [`Grant`], [`Denial`] and, of the dry run, [`Verdict`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use smallvec::SmallVec;
 use super::residents::Caller;
 use crate::client_ip::ClientIp;
 use crate::clock::Moment;
+use crate::ip_limit::IpLimit;
 use crate::limiter::Level;
 use crate::policy::{Rule, Scope, Span};
 use crate::record::{Key, Method, Org, Reason};
@@ -97,7 +99,8 @@ impl Grant {
             remaining,
             grows_at,
         } = self.level;
-        limit_fields(&self.caller.rules[rule], remaining, grows_at.since(at))
+        let rule = &self.caller.rules[rule];
+        limit_fields(rule.name(), rule, remaining, grows_at.since(at))
     }
 
     /// Records how the request was answered, and how long that took since it was admitted.
@@ -153,13 +156,15 @@ pub(super) fn holds(key: &Key, scope: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
     reason: Reason,
+    wait: Option<Duration>,
     limit: Option<Exhausted>,
 }
 
 /// The limit that refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Exhausted {
     rule: Rule,
+    name: Cow<'static, str>,
     remaining: u64,
     wait: Duration,
 }
@@ -168,7 +173,37 @@ impl Denial {
     pub(super) fn new(reason: Reason) -> Self {
         Self {
             reason,
+            wait: None,
             limit: None,
+        }
+    }
+
+    /// A refusal that ends by itself after `wait`.
+    pub(super) fn locked(wait: Duration) -> Self {
+        Self {
+            wait: Some(wait),
+            ..Self::new(Reason::IpLocked)
+        }
+    }
+
+    /// A refusal by a limit on addresses, which has room from `room_at` on; the address is locked
+    /// out until `locked_for` has passed.
+    pub(super) fn ip_limited(
+        limit: &IpLimit,
+        level: Level,
+        room_at: Moment,
+        locked_for: Duration,
+    ) -> Self {
+        let wait = room_at.since(level.at);
+        Self {
+            reason: Reason::IpLimited,
+            wait: Some(wait.max(locked_for)),
+            limit: Some(Exhausted {
+                rule: limit.rule(),
+                name: limit.name.to_string().into(),
+                remaining: level.remaining,
+                wait,
+            }),
         }
     }
 
@@ -179,13 +214,16 @@ impl Denial {
             Span::Sliding(_) => Reason::RateLimited,
             Span::Month => Reason::QuotaExhausted,
         };
+        let wait = room_at.since(level.at);
         let limit = Exhausted {
             rule,
+            name: rule.name().into(),
             remaining: level.remaining,
-            wait: room_at.since(level.at),
+            wait,
         };
         Self {
             reason,
+            wait: Some(wait),
             limit: Some(limit),
         }
     }
@@ -205,12 +243,12 @@ impl Denial {
     /// waiting does not help.
     #[inline]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.limit.map(|limit| limit.wait)
+        self.wait
     }
 
     /// Header fields to send with the answer: its `Content-Type`; `WWW-Authenticate` with a 401
     /// (RFC 9110 §11.6.1, RFC 6750 §3); `Retry-After` in whole seconds, rounded up (RFC 9110
-    /// §10.2.3), and the fields of [`Grant::headers`] with a 429.
+    /// §10.2.3), where waiting helps; the fields of [`Grant::headers`] with a 429.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![("Content-Type", "application/problem+json".to_owned())];
         match self.reason {
@@ -227,22 +265,25 @@ impl Denial {
             }
             _ => {}
         }
-        if let Some(Exhausted {
-            rule,
-            remaining,
-            wait,
-        }) = &self.limit
-        {
-            fields.push(("Retry-After", whole_seconds(*wait).to_string()));
-            fields.extend(limit_fields(rule, *remaining, *wait));
+        if let Some(wait) = self.wait {
+            fields.push(("Retry-After", whole_seconds(wait).to_string()));
+        }
+        if let Some(limit) = &self.limit {
+            let Exhausted {
+                rule,
+                name,
+                remaining,
+                wait,
+            } = limit;
+            fields.extend(limit_fields(name, rule, *remaining, *wait));
         }
         fields
     }
 
     /// The body to answer with: a problem document (RFC 9457) in JSON.
     ///
-    /// It has the members `type`, `title`, `status`, `detail` and `code`; with a 429 also
-    /// `retry_after`, in seconds. All keys that are not accepted have the same document.
+    /// It has the members `type`, `title`, `status`, `detail` and `code`; where waiting
+    /// helps also `retry_after`, in seconds. All keys that are not accepted have the same document.
     pub fn problem(&self) -> String {
         let status = self.status();
         let (title, code, detail) = explain(self.reason);
@@ -277,8 +318,8 @@ pub(super) fn status(reason: Reason) -> u16 {
         | Reason::RepeatedHeader
         | Reason::OversizedKey
         | Reason::CostAboveLimit => 400,
-        Reason::MissingScope => 403,
-        Reason::RateLimited | Reason::QuotaExhausted => 429,
+        Reason::MissingScope | Reason::IpLocked => 403,
+        Reason::RateLimited | Reason::QuotaExhausted | Reason::IpLimited => 429,
         Reason::Unavailable | Reason::Overloaded => 503,
     }
 }
@@ -337,11 +378,26 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
             "overloaded",
             "Too many keys are in use at a time.",
         ),
+        Reason::IpLocked => (
+            "Forbidden",
+            "ip_locked",
+            "This address is locked out for a while.",
+        ),
+        Reason::IpLimited => (
+            "Too Many Requests",
+            "ip_limited",
+            "Too many requests from this address.",
+        ),
     }
 }
 
-fn limit_fields(rule: &Rule, remaining: u64, reset: Duration) -> Vec<(&'static str, String)> {
-    let (name, limit) = (rule.name(), rule.limit);
+fn limit_fields(
+    name: &str,
+    rule: &Rule,
+    remaining: u64,
+    reset: Duration,
+) -> Vec<(&'static str, String)> {
+    let limit = rule.limit;
     let (window, reset) = match rule.span {
         // A hit counts from the later end of its grain; the fields show whole windows.
         Span::Sliding(length) => (

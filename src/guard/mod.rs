@@ -3,6 +3,7 @@
 mod config;
 mod credential;
 mod decision;
+mod lockouts;
 mod open;
 mod pipeline;
 mod recorder;
@@ -20,11 +21,14 @@ pub use self::config::Config;
 pub use self::decision::{Denial, Grant, RuleState, Verdict};
 pub use self::request::{HeaderFn, Headers, Request};
 
+pub(crate) use self::lockouts::{Lockouts, refuses};
+
 use self::pipeline::Subject;
 use self::recorder::Recorder;
 use self::residents::{Residents, Revisions};
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
+use crate::ip_limit::IpLimit;
 use crate::key::KeyHasher;
 use crate::limiter::Limiter;
 use crate::record::{KeyId, OrgId};
@@ -47,6 +51,7 @@ pub(crate) struct Inner {
     residents: Residents,
     revisions: Revisions,
     limiter: Arc<dyn Limiter>,
+    lockouts: Arc<Lockouts>,
     recorder: Arc<Recorder>,
     store: Arc<dyn Store>,
     clock: Clock,
@@ -110,6 +115,23 @@ impl KeyGuard {
         self.inner.decide(&request)
     }
 
+    /// Decides about a request by its address alone, and counts it: for routes that nobody has a
+    /// key for, such as a login form. An address that goes over the limit is locked out as the limit
+    /// says; one that is locked out is refused.
+    ///
+    /// Clients of a Unix socket have no address and are not limited.
+    ///
+    /// # Errors
+    /// A [`Denial`] of status 429, or 403 while the address is locked out, that says how long.
+    pub fn check_ip(
+        &self,
+        limit: &IpLimit,
+        ip: impl Into<ClientIp>,
+        path: &str,
+    ) -> Result<(), Denial> {
+        self.inner.check_ip(limit, ip.into(), path)
+    }
+
     /// What [`KeyGuard::decide`] would say now, and how each limit stands. Consumes and records
     /// nothing.
     pub fn dry_run<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Verdict {
@@ -129,6 +151,14 @@ impl Inner {
 
     pub(crate) fn recorder(&self) -> &Recorder {
         &self.recorder
+    }
+
+    pub(crate) fn lockouts(&self) -> &Lockouts {
+        &self.lockouts
+    }
+
+    pub(crate) fn limiter(&self) -> &dyn Limiter {
+        &*self.limiter
     }
 
     pub(crate) fn hasher(&self) -> &KeyHasher {

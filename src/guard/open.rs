@@ -1,6 +1,7 @@
 //! Opening: from a path and settings to a guard that decides.
 
 use std::io::{ErrorKind, Write};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Inner;
 use super::config::Config;
+use super::lockouts::Lockouts;
 use super::recorder::{Recorder, Writer};
 use super::residents::{Residents, Revisions};
 use crate::draft::Draft;
@@ -32,8 +34,22 @@ impl Inner {
             clock.timestamp(),
             config.file_cache_bytes,
         )?);
-        let limiter: Arc<dyn Limiter> =
-            Arc::new(MemoryLimiter::new(clock.clone(), config.limited_keys));
+        let limiter: Arc<dyn Limiter> = Arc::new(MemoryLimiter::new(
+            clock.clone(),
+            config.limited_keys,
+            config.counted_addresses,
+        ));
+        let lockouts = Lockouts::load(
+            &*store,
+            clock.timestamp(),
+            config.locked_addresses,
+            NonZeroU32::new(config.ip_block_threshold).unwrap_or(NonZeroU32::MIN),
+            config.time_zone.clone(),
+        );
+        let lockouts = Arc::new(lockouts.map_err(|error| OpenError::Damaged {
+            path: file.into(),
+            source: error.into(),
+        })?);
         let recorder = Arc::new(Recorder::new(
             clock.clone(),
             config.record_usage,
@@ -43,6 +59,7 @@ impl Inner {
             Arc::clone(&recorder),
             Arc::clone(&store),
             Arc::clone(&limiter),
+            Arc::clone(&lockouts),
             config.usage_retention,
         )
         .map_err(|source| OpenError::Io {
@@ -54,6 +71,7 @@ impl Inner {
             residents: Residents::new(config.resident_keys),
             revisions: Revisions::new(),
             limiter,
+            lockouts,
             recorder,
             store,
             clock,

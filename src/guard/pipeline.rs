@@ -4,9 +4,9 @@
 //! |---|---|
 //! | client IP | the address is that of the peer |
 //! | route | every path is protected |
-//! | lockout | none: nobody is locked out |
-//! | IP limits | none |
-//! | credential | one key, from its header or as a bearer token |
+//! | lockout | the address is not locked out, of everything or of this path |
+//! | IP limits | those that the server asks by [`Inner::check_ip`] |
+//! | credential | one key, from its header or as a bearer token; none only from who is not locked out of that |
 //! | key | known, active, unexpired, organization active, holds the scopes, affords the cost |
 //! | limits | those of the key, all at once |
 
@@ -19,8 +19,11 @@ use super::request::{Headers, Request};
 use super::residents::{About, Caller};
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
+use crate::ip_limit::IpLimit;
 use crate::key::{self, HashedKey};
-use crate::limiter::{AttachError, Outcome};
+use crate::limiter::{AttachError, Counts, NetworkCounter, Outcome};
+use crate::lockout::{Lock, LockCause, Strike};
+use crate::network::Network;
 use crate::path;
 use crate::policy::Rule;
 use crate::record::{KeyId, OrgStatus, Reason};
@@ -37,14 +40,20 @@ pub(super) enum Subject {
 
 /// A refusal before any limit was asked; with the key, if it is known.
 struct Refusal {
-    reason: Reason,
+    denial: Denial,
     caller: Option<Arc<Caller>>,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
+        Denial::new(reason).into()
+    }
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
         Self {
-            reason,
+            denial,
             caller: None,
         }
     }
@@ -92,7 +101,7 @@ impl Inner {
             Ok(caller) => caller,
             Err(refusal) => {
                 return Verdict {
-                    denial: Some(Denial::new(refusal.reason)),
+                    denial: Some(refusal.denial),
                     rules: Vec::new(),
                 };
             }
@@ -117,10 +126,21 @@ impl Inner {
         request: &Request<'_, H>,
         subject: Subject,
     ) -> Result<Arc<Caller>, Refusal> {
+        let standing = self
+            .lockouts
+            .standing(request.ip, request.path, &self.clock);
+        if let Some(standing) = &standing {
+            self.enforce(standing.locked.as_ref(), request)?;
+        }
         let caller = match subject {
             Subject::Presented => {
-                let text = credential::presented(request.headers, &self.key_header)?
-                    .ok_or(Reason::MissingKey)?;
+                let Some(text) = credential::presented(request.headers, &self.key_header)? else {
+                    let keyless = standing
+                        .as_ref()
+                        .and_then(|standing| standing.keyless.as_ref());
+                    self.enforce(keyless, request)?;
+                    return Err(Reason::MissingKey.into());
+                };
                 self.identify(text)?
             }
             Subject::Key(id) => self.load_by_id(id)?,
@@ -128,7 +148,7 @@ impl Inner {
         match self.objection(&caller, request) {
             None => Ok(caller),
             Some(reason) => Err(Refusal {
-                reason,
+                denial: Denial::new(reason),
                 caller: Some(caller),
             }),
         }
@@ -235,13 +255,63 @@ impl Inner {
         None
     }
 
+    /// Refuses a request because of a lock, unless the lock is not meant for it.
     #[cold]
-    fn refuse<H: ?Sized>(&self, request: &Request<'_, H>, refusal: Refusal) -> Denial {
-        match &refusal.caller {
-            Some(caller) => self.record_refusal(request, caller, refusal.reason),
-            None => self.recorder.count_refusal(refusal.reason),
+    fn enforce<H: Headers + ?Sized>(
+        &self,
+        lock: Option<&Lock>,
+        request: &Request<'_, H>,
+    ) -> Result<(), Denial> {
+        match lock {
+            Some(lock) if lock.cause == LockCause::Manual || !self.lockouts.spares(request) => {
+                Err(Denial::locked(lock.until.since(self.clock.timestamp())))
+            }
+            _ => Ok(()),
         }
-        Denial::new(refusal.reason)
+    }
+
+    pub(super) fn check_ip(
+        &self,
+        limit: &IpLimit,
+        ip: ClientIp,
+        target: &str,
+    ) -> Result<(), Denial> {
+        let Some(network) = Network::of(ip) else {
+            return Ok(());
+        };
+        let standing = self.lockouts.standing(ip, target, &self.clock);
+        let now = || self.clock.timestamp();
+        let denial = if let Some(lock) = standing.and_then(|standing| standing.locked) {
+            Denial::locked(lock.until.since(now()))
+        } else {
+            let counts = Counts::Requests(&limit.name);
+            match self
+                .limiter
+                .hit(NetworkCounter { network, counts }, limit.rule())
+            {
+                Outcome::Admitted(_) => return Ok(()),
+                Outcome::Refused(level, room_at) => {
+                    let locked_for = self.lockouts.exceeded(limit, network, target, now());
+                    Denial::ip_limited(limit, level, room_at, locked_for)
+                }
+            }
+        };
+        self.recorder.count_refusal(denial.reason());
+        Err(denial)
+    }
+
+    #[cold]
+    fn refuse<H: Headers + ?Sized>(&self, request: &Request<'_, H>, refusal: Refusal) -> Denial {
+        let reason = refusal.denial.reason();
+        if let Some(strike) = Strike::of(reason) {
+            self.lockouts
+                .strike(strike, request, &*self.limiter, &self.clock);
+        }
+        match &refusal.caller {
+            Some(caller) => self.record_refusal(request, caller, reason),
+            None => self.recorder.count_refusal(reason),
+        }
+        refusal.denial
     }
 
     fn record_refusal<H: ?Sized>(&self, request: &Request<'_, H>, caller: &Caller, reason: Reason) {

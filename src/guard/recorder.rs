@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::lockouts::Lockouts;
 use crate::clock::{Clock, Moment};
 use crate::limiter::{Group, GroupId, Limiter};
 use crate::quota::QuotaUse;
@@ -186,12 +187,13 @@ impl std::fmt::Debug for Recorder {
     }
 }
 
-/// The thread that writes what a [`Recorder`] takes. It also keeps the house: it stores quotas,
-/// deletes expired usage, frees idle counters and follows the system's calendar.
+/// The thread that writes what a [`Recorder`] takes. It also keeps the house: it stores quotas
+/// and locks, deletes expired usage, frees idle counters and follows the system's calendar.
 pub(super) struct Writer {
     recorder: Arc<Recorder>,
     store: Arc<dyn Store>,
     limiter: Arc<dyn Limiter>,
+    lockouts: Arc<Lockouts>,
     retention: Duration,
     /// An emptied queue's memory, to be swapped in for a full one.
     spare: UsageBatch,
@@ -205,12 +207,14 @@ impl Writer {
         recorder: Arc<Recorder>,
         store: Arc<dyn Store>,
         limiter: Arc<dyn Limiter>,
+        lockouts: Arc<Lockouts>,
         retention: Duration,
     ) -> std::io::Result<JoinHandle<()>> {
         let writer = Self {
             recorder,
             store,
             limiter,
+            lockouts,
             retention,
             spare: UsageBatch::default(),
             batch: UsageBatch::default(),
@@ -260,6 +264,8 @@ impl Writer {
     }
 
     fn store_batch(&mut self) -> Result<(), StoreError> {
+        let _storing = self.lockouts.storing();
+        self.batch.locks = self.lockouts.take_changes();
         let consumed = self.limiter.take_consumed();
         self.batch.quotas.clear();
         self.batch
@@ -275,6 +281,8 @@ impl Writer {
             }
             Err(error) => {
                 self.limiter.return_consumed(consumed);
+                let locks = std::mem::take(&mut self.batch.locks);
+                self.lockouts.return_changes(locks);
                 self.batch.quotas.clear();
                 Err(error)
             }
@@ -303,6 +311,7 @@ impl Writer {
         if now >= self.next_prune {
             self.next_prune = Moment::from_nanos(now.nanos() + PRUNE_INTERVAL.as_nanos() as u64);
             let timestamp = clock.timestamp_at(now);
+            self.lockouts.expire(timestamp);
             // A failure shows in the next batch of usage; the next round tries again.
             let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
         }

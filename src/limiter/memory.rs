@@ -10,8 +10,10 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
-use super::{AttachError, GroupId, Level, Limiter, Outcome};
+use super::networks::Networks;
+use super::{AttachError, GroupId, Level, Limiter, NetworkCounter, Outcome};
 use crate::clock::{Clock, Moment, Timestamp};
+use crate::network::Network;
 use crate::policy::{Rule, Span, WindowLength};
 use crate::quota::QuotaUse;
 use crate::store::StoreError;
@@ -55,11 +57,12 @@ pub(crate) struct MemoryLimiter {
     next_sweep: AtomicUsize,
     /// Until when there is no use in looking for room, in nanoseconds of the clock.
     full_until: AtomicU64,
+    networks: Networks,
 }
 
 impl MemoryLimiter {
-    /// A limiter that keeps counters of at most `capacity` groups.
-    pub(crate) fn new(clock: Clock, capacity: usize) -> Self {
+    /// A limiter that keeps counters of at most `capacity` groups, and of some `networks`.
+    pub(crate) fn new(clock: Clock, capacity: usize, networks: usize) -> Self {
         Self {
             clock,
             capacity,
@@ -69,6 +72,7 @@ impl MemoryLimiter {
             consumed: Mutex::default(),
             next_sweep: AtomicUsize::new(0),
             full_until: AtomicU64::new(0),
+            networks: Networks::new(networks),
         }
     }
 
@@ -231,6 +235,14 @@ impl Limiter for MemoryLimiter {
                 self.consumed.lock().push(group);
             }
         }
+    }
+
+    fn hit(&self, counter: NetworkCounter<'_>, rule: Rule) -> Outcome {
+        self.networks.hit(counter, rule, &self.clock)
+    }
+
+    fn forget(&self, network: Network) {
+        self.networks.forget(network);
     }
 
     fn sweep(&self) {

@@ -1,11 +1,14 @@
 //! The seam behind which live counters are kept.
 
 mod memory;
+mod networks;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::clock::Moment;
+use crate::lockout::Strike;
+use crate::network::Network;
 use crate::policy::Rule;
 use crate::quota::QuotaUse;
 use crate::record::KeyId;
@@ -17,6 +20,20 @@ pub(crate) use self::memory::{Group, MemoryLimiter};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum GroupId {
     Key(KeyId),
+}
+
+/// What is counted of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NetworkCounter<'a> {
+    pub(crate) network: Network,
+    pub(crate) counts: Counts<'a>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Counts<'a> {
+    Strikes(Strike),
+    /// Requests under the rule of this name.
+    Requests(&'a str),
 }
 
 /// Windows and quotas in use. Windows are lost when the process ends; the levels of quotas are
@@ -44,6 +61,12 @@ pub(crate) trait Limiter: Send + Sync + 'static {
 
     /// Hands `groups` out again by the next [`Limiter::take_consumed`]: storing them has failed.
     fn return_consumed(&self, groups: Vec<Arc<Group>>);
+
+    /// Consumes one from a sliding window over a network, or nothing if it has no room.
+    fn hit(&self, counter: NetworkCounter<'_>, rule: Rule) -> Outcome;
+
+    /// Forgets all that was counted of a network.
+    fn forget(&self, network: Network);
 
     /// Frees the memory of some groups that no longer count anything; to be called regularly.
     fn sweep(&self);

@@ -8,6 +8,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
+use crate::lockout::{Lock, LockChange};
 use crate::policy::Scope;
 use crate::quota::QuotaUse;
 use crate::record::{Key, KeyId, Method, Org, OrgId, OrgStatus, Reason, Usage};
@@ -69,6 +70,9 @@ pub(crate) trait Store: Send + Sync + 'static {
         from: Timestamp,
         limit: usize,
     ) -> Result<Vec<Usage>, StoreError>;
+    /// Every lock that is stored, also those that have ended.
+    fn locks(&self) -> Result<Vec<Lock>, StoreError>;
+    fn change_locks(&self, changes: &[LockChange]) -> Result<(), StoreError>;
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError>;
 }
 
@@ -119,6 +123,8 @@ pub(crate) struct UsageBatch {
     pub(crate) refusals: Vec<(Minute, [u64; Reason::COUNT])>,
     /// Absolute levels, not differences: writing one twice is harmless.
     pub(crate) quotas: Vec<(KeyId, QuotaUse)>,
+    /// Absolute states too.
+    pub(crate) locks: Vec<LockChange>,
     /// Events that were dropped because the queue was full.
     pub(crate) dropped: u64,
 }
@@ -128,6 +134,7 @@ impl UsageBatch {
         self.events.is_empty()
             && self.refusals.is_empty()
             && self.quotas.is_empty()
+            && self.locks.is_empty()
             && self.dropped == 0
     }
 
@@ -137,6 +144,7 @@ impl UsageBatch {
         self.paths.append(&mut other.paths);
         self.refusals.append(&mut other.refusals);
         self.quotas.append(&mut other.quotas);
+        self.locks.append(&mut other.locks);
         self.dropped += std::mem::take(&mut other.dropped);
     }
 
@@ -146,6 +154,7 @@ impl UsageBatch {
         self.paths.clear();
         self.refusals.clear();
         self.quotas.clear();
+        self.locks.clear();
         self.dropped = 0;
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::AtomicBool;
 
@@ -7,6 +7,9 @@ use crate::client_ip::ClientIp;
 use crate::clock::{ManualClock, Timestamp};
 use crate::key::HashedKey;
 use crate::limiter::MemoryLimiter;
+use crate::lock_time::TimeZone;
+use crate::lockout::{Lock, LockChange, Strike};
+use crate::network::Network;
 use crate::policy::Rule;
 use crate::record::{Key, Method, Org, OrgId, OrgStatus, Usage};
 use crate::store::{KeyChange, Minute, NewCredential, NewKey, Resolved, Totals};
@@ -29,6 +32,7 @@ struct Stored {
     refusals: BTreeMap<Minute, [u64; Reason::COUNT]>,
     quotas: BTreeMap<u64, u64>,
     dropped: u64,
+    locked: BTreeSet<Network>,
     /// The most rows of refusals that one batch had, stored or not.
     most_refusals: usize,
     pruned: Vec<(Timestamp, Timestamp)>,
@@ -72,6 +76,12 @@ impl Store for Disk {
         let quotas = batch.quotas.iter().map(|(key, quota)| (key.0, quota.used));
         stored.quotas.extend(quotas);
         stored.dropped += batch.dropped;
+        for LockChange { id, lock } in &batch.locks {
+            match lock {
+                Some(_) => stored.locked.insert(id.network),
+                None => stored.locked.remove(&id.network),
+            };
+        }
         Ok(())
     }
 
@@ -122,6 +132,12 @@ impl Store for Disk {
     fn usage(&self, _: Option<KeyId>, _: Timestamp, _: usize) -> Result<Vec<Usage>, StoreError> {
         unimplemented!()
     }
+    fn locks(&self) -> Result<Vec<Lock>, StoreError> {
+        Ok(Vec::new())
+    }
+    fn change_locks(&self, _: &[LockChange]) -> Result<(), StoreError> {
+        unimplemented!()
+    }
     fn totals(&self, _: Timestamp) -> Result<Totals, StoreError> {
         unimplemented!()
     }
@@ -133,6 +149,7 @@ struct World {
     disk: Arc<Disk>,
     limiter: Arc<MemoryLimiter>,
     recorder: Arc<Recorder>,
+    lockouts: Arc<Lockouts>,
 }
 
 impl World {
@@ -142,9 +159,12 @@ impl World {
 
     fn with(enabled: bool) -> Self {
         let clock = ManualClock::starting_at(START);
+        let (threshold, zone) = (NonZeroU32::MIN, TimeZone::utc());
+        let lockouts = Lockouts::load(&Disk::default(), START, 16, threshold, zone).unwrap();
         Self {
             disk: Arc::default(),
-            limiter: Arc::new(MemoryLimiter::new(clock.clone().into(), 16)),
+            lockouts: Arc::new(lockouts),
+            limiter: Arc::new(MemoryLimiter::new(clock.clone().into(), 16, 16)),
             recorder: Arc::new(Recorder::new(clock.clone().into(), enabled, 16_384)),
             clock,
         }
@@ -155,6 +175,7 @@ impl World {
             recorder: Arc::clone(&self.recorder),
             store: Arc::clone(&self.disk) as Arc<dyn Store>,
             limiter: Arc::clone(&self.limiter) as Arc<dyn Limiter>,
+            lockouts: Arc::clone(&self.lockouts),
             retention: 10 * MINUTE,
             spare: UsageBatch::default(),
             batch: UsageBatch::default(),
@@ -166,7 +187,8 @@ impl World {
     fn spawn(&self) -> JoinHandle<()> {
         let writer = self.writer();
         let (store, limiter) = (writer.store, writer.limiter);
-        Writer::spawn(writer.recorder, store, limiter, writer.retention).unwrap()
+        let (lockouts, retention) = (writer.lockouts, writer.retention);
+        Writer::spawn(writer.recorder, store, limiter, lockouts, retention).unwrap()
     }
 
     /// Records requests that are told apart by their status.
@@ -442,4 +464,22 @@ fn closing_stores_what_came_after_a_failure_too() {
     world.recorder.control.lock().closing = true;
     writer.run();
     assert_eq!(world.disk.statuses(), [200, 201]);
+}
+
+#[test]
+fn a_lock_that_could_not_be_stored_is_tried_again() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let network: Network = "192.0.2.1".parse().unwrap();
+    let lock = Strike::BadKey.lock(network, START);
+    world.lockouts.add(lock, START);
+    world.disk.fill_up(true);
+    writer.store_all().unwrap_err();
+    assert_eq!(world.disk.stored().locked, [].into());
+    world.disk.fill_up(false);
+    writer.store_all().unwrap();
+    assert_eq!(world.disk.stored().locked, [network].into());
+    world.lockouts.expire(START.plus(24 * 60 * MINUTE));
+    writer.store_all().unwrap();
+    assert_eq!(world.disk.stored().locked, [].into());
 }

@@ -15,7 +15,7 @@ struct Callers {
 impl Callers {
     fn new() -> Self {
         let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
-        let limiter = MemoryLimiter::new(clock.clone(), 1);
+        let limiter = MemoryLimiter::new(clock.clone(), 1, 16);
         let seed = &mut || Ok(QuotaUse::default());
         Self {
             group: limiter.attach(GroupId::Key(KeyId(1)), seed).unwrap(),

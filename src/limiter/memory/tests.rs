@@ -31,7 +31,10 @@ fn monthly(limit: u64) -> Rule {
 
 fn limiter(capacity: usize) -> (MemoryLimiter, ManualClock) {
     let clock = ManualClock::starting_at(JANUARY_31);
-    (MemoryLimiter::new(clock.clone().into(), capacity), clock)
+    (
+        MemoryLimiter::new(clock.clone().into(), capacity, 16),
+        clock,
+    )
 }
 
 fn attach(limiter: &MemoryLimiter, key: u64) -> Arc<Group> {

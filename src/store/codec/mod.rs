@@ -9,6 +9,7 @@
 
 pub(crate) mod block;
 pub(crate) mod frame;
+mod lock;
 mod record;
 mod varint;
 
@@ -16,6 +17,7 @@ use redb::TableDefinition;
 
 use super::StoreError;
 
+pub(crate) use self::lock::{decode_lock, encode_lock, lock_key};
 pub(crate) use self::record::*;
 
 /// The format that this version writes, and the newest that it reads. Every file says its own in
@@ -57,6 +59,9 @@ pub(crate) const USAGE_BLOCKS: TableDefinition<u64, &[u8]> = TableDefinition::ne
 /// The earliest and the latest time in each full block, so that most blocks are never read.
 pub(crate) const USAGE_SPANS: TableDefinition<u64, (u64, u64)> =
     TableDefinition::new("usage spans");
+
+/// [`decode_lock`] by [`lock_key`].
+pub(crate) const LOCKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("locks");
 
 /// The rows of [`META`].
 pub(crate) mod meta {

@@ -369,11 +369,14 @@ impl Record for TopKeys {
     }
 }
 
-fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
     postcard::to_extend(record, vec![V1]).map_err(|error| StoreError::Unavailable(error.into()))
 }
 
-fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, StoreError> {
+pub(super) fn decode<'a, T: Deserialize<'a>>(
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<T, StoreError> {
     let unreadable = || StoreError::Damaged(format!("{what} cannot be read"));
     let Some((&V1, body)) = bytes.split_first() else {
         return Err(unreadable());

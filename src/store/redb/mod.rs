@@ -6,6 +6,7 @@
 mod blocks;
 mod credentials;
 mod file;
+mod locks;
 mod manage;
 mod open;
 mod open_error;
@@ -32,6 +33,7 @@ use super::{
 };
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
+use crate::lockout::{Lock, LockChange};
 use crate::record::{Key, KeyId, Org, OrgId, OrgStatus, Usage};
 
 pub use self::open_error::OpenError;
@@ -117,6 +119,7 @@ impl Store for RedbStore {
         let block = self.write(|txn| {
             let block = usage::add(txn, continued, batch)?;
             totals::add(txn, batch)?;
+            locks::change(txn, &batch.locks)?;
             Ok(block)
         })?;
         *place = Some(block);
@@ -144,6 +147,14 @@ impl Store for RedbStore {
         limit: usize,
     ) -> Result<Vec<Usage>, StoreError> {
         self.read(|txn| usage::since(txn, key, from, limit))
+    }
+
+    fn locks(&self) -> Result<Vec<Lock>, StoreError> {
+        self.read(locks::all)
+    }
+
+    fn change_locks(&self, changes: &[LockChange]) -> Result<(), StoreError> {
+        self.write(|txn| locks::change(txn, changes))
     }
 
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError> {

@@ -177,6 +177,7 @@ fn write_first_rows(
         write.open_table(codec::USAGE_OPEN)?;
         write.open_table(codec::USAGE_BLOCKS)?;
         write.open_table(codec::USAGE_SPANS)?;
+        write.open_table(codec::LOCKS)?;
     }
     write.commit()?;
     Ok(())

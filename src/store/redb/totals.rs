@@ -270,6 +270,6 @@ fn read_meta<R: Record>(
 }
 
 const _: () = assert!(
-    (Reason::Overloaded as usize) < Reason::COUNT,
+    (Reason::IpLimited as usize) < Reason::COUNT,
     "every reason has a place in a tally"
 );

@@ -1,0 +1,78 @@
+//! The methods of [`KeyGuard`] that lock clients out by hand.
+
+use super::AdminError;
+use crate::client_ip::ClientIp;
+use crate::guard::{KeyGuard, refuses};
+use crate::lock_time::LockTime;
+use crate::lockout::{Lock, LockCause, LockScope};
+use crate::network::Network;
+use crate::policy::InvalidInput;
+
+impl KeyGuard {
+    /// Locks a client out for a time, of everything or of `path`. In force and durable when this
+    /// returns. A client that is locked out of the same for longer stays so.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`], which stands for many, or for the time;
+    /// [`AdminError::Conflict`] if there are too many locks.
+    pub fn block(
+        &self,
+        ip: impl Into<ClientIp>,
+        path: &str,
+        time: impl Into<LockTime>,
+        scope: LockScope,
+    ) -> Result<Lock, AdminError> {
+        let network = Network::of(ip.into()).ok_or_else(|| {
+            InvalidInput::new(
+                "ip",
+                "stands for every client of a Unix socket; give an address",
+            )
+        })?;
+        let now = self.inner.now();
+        let lockouts = self.inner.lockouts();
+        let lock = Lock {
+            network,
+            refuses: refuses(scope, path),
+            cause: LockCause::Manual,
+            since: now,
+            until: time.into().ends_at(now, lockouts.zone())?,
+        };
+        let blocked = lockouts.block(self.inner.store(), lock, now)?;
+        blocked.ok_or_else(|| {
+            AdminError::Conflict(
+                "there are as many locks as there can be; unblock some, or raise \
+                 `Config::locked_addresses`"
+                    .into(),
+            )
+        })
+    }
+
+    /// Ends the locks of a client, all of them or that of `path`, and forgets its failures. Returns
+    /// those it ended, which are durably gone then.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`] if it has none.
+    pub fn unblock(&self, network: Network, path: Option<&str>) -> Result<Vec<Lock>, AdminError> {
+        let lockouts = self.inner.lockouts();
+        let (store, limiter) = (self.inner.store(), self.inner.limiter());
+        let ended = lockouts.unblock(store, limiter, network, path)?;
+        if !ended.is_empty() {
+            return Ok(ended);
+        }
+        let parent = network.parent();
+        let now = self.inner.now();
+        let is_around = |lock: &Lock| lock.network == parent && parent != network;
+        Err(AdminError::NotFound(
+            if lockouts.in_force(now).iter().any(is_around) {
+                format!("{network} has no such lock of its own, but {parent} around it is locked")
+            } else {
+                format!("{network} has no such lock")
+            },
+        ))
+    }
+
+    /// Every lock that is in force, by network.
+    pub fn locks(&self) -> Vec<Lock> {
+        self.inner.lockouts().in_force(self.inner.now())
+    }
+}

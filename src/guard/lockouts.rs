@@ -1,0 +1,261 @@
+//! Locking clients out: strikes that become locks, and locks that are stored.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::request::{Headers, Request};
+use crate::client_ip::ClientIp;
+use crate::clock::{Clock, Timestamp};
+use crate::ip_limit::IpLimit;
+use crate::limiter::{Counts, Limiter, NetworkCounter, Outcome};
+use crate::lock_time::TimeZone;
+use crate::lockout::{
+    Lock, LockCause, LockChange, LockScope, Locks, Refuses, STRIKE_WINDOW, Standing, Strike,
+};
+use crate::network::Network;
+use crate::path;
+use crate::policy::{Rule, Span, WindowLength};
+use crate::record::Method;
+use crate::store::{Store, StoreError};
+
+/// Fields by which a proxy says for whom it asks (RFC 7239, and those in use before it).
+const FORWARDING: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+
+const PROXY_WARNING: &str = "requests come through a proxy on a private address that is not \
+    configured as trusted: failed authentications behind it lock nobody out; hand the address of \
+    the client itself to `check`";
+
+pub(crate) struct Lockouts {
+    locks: Locks,
+    /// How many strikes are borne.
+    strikes: Rule,
+    zone: TimeZone,
+    /// Held while locks are stored, so that an older state never overwrites a newer one.
+    storing: Mutex<()>,
+    /// Locks for which there was no room.
+    unlocked: AtomicU64,
+    warnings: Mutex<BTreeSet<String>>,
+}
+
+impl Lockouts {
+    /// The locks of `store`, in a table of at most `capacity`.
+    pub(super) fn load(
+        store: &dyn Store,
+        now: Timestamp,
+        capacity: usize,
+        threshold: NonZeroU32,
+        zone: TimeZone,
+    ) -> Result<Self, StoreError> {
+        let lockouts = Self {
+            locks: Locks::new(capacity),
+            strikes: Rule {
+                limit: threshold.get().into(),
+                span: Span::Sliding(
+                    WindowLength::new(STRIKE_WINDOW).unwrap_or(WindowLength::MINUTE),
+                ),
+            },
+            zone,
+            storing: Mutex::new(()),
+            unlocked: AtomicU64::new(0),
+            warnings: Mutex::default(),
+        };
+        for lock in store.locks()? {
+            lockouts.add(lock, now);
+        }
+        lockouts.locks.expire(now);
+        Ok(lockouts)
+    }
+
+    /// How the sender of a request stands; `None` for almost everybody.
+    #[inline]
+    pub(super) fn standing(
+        &self,
+        ip: ClientIp,
+        target: &str,
+        clock: &Clock,
+    ) -> Option<Box<Standing>> {
+        if self.locks.len() == 0 {
+            return None;
+        }
+        let now = || clock.timestamp();
+        self.locks.standing(Network::of(ip)?, target, now)
+    }
+
+    /// Whether an automatic lock is not to touch this request: many clients may be behind its
+    /// address, none of whom we can tell apart.
+    pub(super) fn spares<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> bool {
+        let is_forwarded = |name: &&str| request.headers.header_values(name).next().is_some();
+        if !request.ip.ip().is_some_and(is_private) || !FORWARDING.iter().any(is_forwarded) {
+            return false;
+        }
+        self.warn(PROXY_WARNING);
+        true
+    }
+
+    /// Counts a failed authentication; the one above the threshold locks.
+    pub(super) fn strike<H: Headers + ?Sized>(
+        &self,
+        strike: Strike,
+        request: &Request<'_, H>,
+        limiter: &dyn Limiter,
+        clock: &Clock,
+    ) {
+        let Some(network) = Network::of(request.ip) else {
+            return;
+        };
+        // A preflight request of a browser carries no key by design (Fetch §3.2.2).
+        if request.method == Method::Options || self.spares(request) {
+            return;
+        }
+        let counts = Counts::Strikes(strike);
+        if let Outcome::Refused(..) = limiter.hit(NetworkCounter { network, counts }, self.strikes)
+        {
+            let now = clock.timestamp();
+            self.add(strike.lock(network, now), now);
+        }
+    }
+
+    /// Locks out who went over `limit`; returns for how long.
+    pub(super) fn exceeded(
+        &self,
+        limit: &IpLimit,
+        network: Network,
+        target: &str,
+        now: Timestamp,
+    ) -> Duration {
+        let Some(time) = limit.lockout else {
+            return Duration::ZERO;
+        };
+        let until = match time.ends_at(now, &self.zone) {
+            Ok(until) => until,
+            Err(error) => {
+                self.warn(&format!("limit `{}` locks nobody out: {error}", limit.name));
+                return Duration::ZERO;
+            }
+        };
+        let lock = Lock {
+            network,
+            refuses: refuses(limit.scope, target),
+            cause: LockCause::IpLimit(limit.name.to_string()),
+            since: now,
+            until,
+        };
+        self.add(lock, now);
+        until.since(now)
+    }
+
+    pub(super) fn add(&self, lock: Lock, now: Timestamp) {
+        if !self.locks.add(lock, now) {
+            self.unlocked.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
+    /// Stores a lock and puts it in force. Returns it as it is then, `None` if there is no room.
+    pub(crate) fn block(
+        &self,
+        store: &dyn Store,
+        mut lock: Lock,
+        now: Timestamp,
+    ) -> Result<Option<Lock>, StoreError> {
+        let _storing = self.storing.lock();
+        let id = lock.id();
+        if let Some(longer) = self.locks.get(&id).filter(|known| known.until > lock.until) {
+            lock.until = longer.until;
+        }
+        let stored = LockChange {
+            id: id.clone(),
+            lock: Some(lock.clone()),
+        };
+        store.change_locks(&[stored])?;
+        if self.locks.add(lock.clone(), now) {
+            return Ok(Some(lock));
+        }
+        store.change_locks(&[LockChange { id, lock: None }])?;
+        Ok(None)
+    }
+
+    /// Takes locks of `network` away, all or that of one path, in the store and then in force.
+    pub(crate) fn unblock(
+        &self,
+        store: &dyn Store,
+        limiter: &dyn Limiter,
+        network: Network,
+        path: Option<&str>,
+    ) -> Result<Vec<Lock>, StoreError> {
+        let _storing = self.storing.lock();
+        let path = path.map(path::normalised);
+        let known = self.locks.of(network, path.as_deref());
+        let gone = known.iter().map(Lock::id);
+        let changes: Vec<_> = gone.map(|id| LockChange { id, lock: None }).collect();
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        store.change_locks(&changes)?;
+        // What led to the locks must not lead to the next one at once.
+        limiter.forget(network);
+        Ok(self.locks.remove(network, path.as_deref()))
+    }
+
+    pub(crate) fn in_force(&self, now: Timestamp) -> Vec<Lock> {
+        self.locks.in_force(now)
+    }
+
+    pub(super) fn expire(&self, now: Timestamp) {
+        self.locks.expire(now);
+    }
+
+    /// To be held from [`Lockouts::take_changes`] until they are stored.
+    pub(super) fn storing(&self) -> MutexGuard<'_, ()> {
+        self.storing.lock()
+    }
+
+    pub(super) fn take_changes(&self) -> Vec<LockChange> {
+        self.locks.take_changes()
+    }
+
+    pub(super) fn return_changes(&self, changes: Vec<LockChange>) {
+        self.locks.return_changes(changes);
+    }
+
+    /// Locks that there was no room for since the guard was opened.
+    pub(crate) fn unlocked(&self) -> u64 {
+        self.unlocked.load(Ordering::Relaxed)
+    }
+
+    /// What an administrator should know, each once.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().iter().cloned().collect()
+    }
+
+    fn warn(&self, warning: &str) {
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(warning) && warnings.len() < 100 {
+            warnings.insert(warning.to_owned());
+        }
+    }
+}
+
+pub(crate) fn refuses(scope: LockScope, target: &str) -> Refuses {
+    match scope {
+        LockScope::Global => Refuses::All,
+        LockScope::Path => Refuses::Path(path::normalised(target)),
+    }
+}
+
+/// An address that a proxy of one's own has: of this machine, of a private network (RFC 1918,
+/// RFC 4193), or of the link.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}

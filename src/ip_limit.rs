@@ -1,0 +1,73 @@
+//! Limits by address, for single routes.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::lock_time::LockTime;
+use crate::lockout::LockScope;
+use crate::policy::{self, InvalidInput, Rule, Span, WindowLength};
+
+/// A limit on what one address may do, whether or not it has a key: for a login form, a sign-up, a
+/// search. Asked by [`KeyGuard::check_ip`](crate::KeyGuard::check_ip).
+///
+/// ```
+/// use std::time::Duration;
+/// use keyguard::IpLimit;
+/// let login = IpLimit::new("login", 3, Duration::from_secs(60))?.lockout("30 minutes".parse()?);
+/// # Ok::<(), keyguard::InvalidInput>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct IpLimit {
+    pub(crate) name: Box<str>,
+    limit: NonZeroU32,
+    window: WindowLength,
+    pub(crate) lockout: Option<LockTime>,
+    pub(crate) scope: LockScope,
+}
+
+impl IpLimit {
+    /// At most `limit` requests in any interval of the length `window`, from 1 ms to 366 days.
+    ///
+    /// Limits of the same name count together. The name is 1 to 64 letters, digits, `-`, `_` and
+    /// `.`; the header fields show it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for the name, a limit of 0, or the window.
+    pub fn new(name: &str, limit: u32, window: Duration) -> Result<Self, InvalidInput> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        if !(1..=64).contains(&name.len()) || !name.bytes().all(allowed) {
+            return Err(InvalidInput::new(
+                "name",
+                "a name is 1 to 64 letters, digits, `-`, `_` and `.`",
+            ));
+        }
+        Ok(Self {
+            name: name.into(),
+            limit: policy::limit("limit", limit)?,
+            window: WindowLength::new(window)?,
+            lockout: None,
+            scope: LockScope::default(),
+        })
+    }
+
+    /// Locks an address out that goes over the limit. Default: it is admitted again as soon as the
+    /// window has room.
+    pub fn lockout(mut self, time: impl Into<LockTime>) -> Self {
+        self.lockout = Some(time.into());
+        self
+    }
+
+    /// What it is then locked out of. Default: everything.
+    pub fn scope(mut self, scope: LockScope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    pub(crate) fn rule(&self) -> Rule {
+        Rule {
+            limit: self.limit.get().into(),
+            span: Span::Sliding(self.window),
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The locks that are in force, in memory.
+//!
+//! A network and the /24 or /48 around it share a shard, so that a look-up takes one lock, and none
+//! where the shard is empty.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use foldhash::quality::RandomState;
+use parking_lot::Mutex;
+
+use super::{Lock, LockCause, LockId, Refuses};
+use crate::clock::Timestamp;
+use crate::network::Network;
+use crate::path;
+
+const SHARDS: usize = 256;
+
+/// Locks of single paths that one network can have, so that nobody fills the table with paths.
+const MOST_PATHS: usize = 16;
+
+/// A bounded table of locks. No lock is ever pushed out: when it is full, automatic locks of
+/// neighbours become one lock of the network around them.
+#[derive(Debug)]
+pub(crate) struct Locks {
+    shards: Box<[Shard]>,
+    len: AtomicUsize,
+    capacity: usize,
+    hasher: RandomState,
+    /// Locks that changed since they were last stored.
+    changed: Mutex<Vec<LockId>>,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    len: AtomicUsize,
+    locks: Mutex<HashMap<Network, Vec<Lock>, RandomState>>,
+}
+
+/// How a client stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The lock that refuses the request, the longest of them.
+    pub(crate) locked: Option<Lock>,
+    /// The lock that refuses it if it has no key.
+    pub(crate) keyless: Option<Lock>,
+}
+
+/// A lock to be stored as it is, or not to be stored any longer.
+#[derive(Clone, Debug)]
+pub(crate) struct LockChange {
+    pub(crate) id: LockId,
+    pub(crate) lock: Option<Lock>,
+}
+
+impl Locks {
+    /// A table of at most `capacity` locks.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            len: AtomicUsize::new(0),
+            capacity,
+            hasher: RandomState::default(),
+            changed: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// How `network` stands at the time that `now` reads, for a request with this target. The clock
+    /// is read, and the target looked at, only for a network that has a lock.
+    #[inline]
+    pub(crate) fn standing(
+        &self,
+        network: Network,
+        target: &str,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<Box<Standing>> {
+        if self.len() == 0 {
+            return None;
+        }
+        let shard = self.shard(network);
+        if shard.len.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        shard.standing(network, target, now)
+    }
+
+    /// Adds a lock, or makes the one that is there last as long. Returns false if there is no room
+    /// and no neighbours could be merged.
+    pub(crate) fn add(&self, lock: Lock, now: Timestamp) -> bool {
+        let shard = self.shard(lock.network);
+        let (id, mut lock) = (lock.id(), lock);
+        loop {
+            {
+                let mut locks = shard.locks.lock();
+                let known = locks.entry(lock.network).or_default();
+                if let Some(found) = known.iter_mut().find(|known| known.refuses == lock.refuses) {
+                    if found.until >= lock.until && now < found.until {
+                        return true;
+                    }
+                    if now < found.until {
+                        lock.since = found.since;
+                    }
+                    *found = lock;
+                    self.changed.lock().push(id);
+                    return true;
+                }
+                let is_path = |lock: &&Lock| matches!(lock.refuses, Refuses::Path(_));
+                if is_path(&&lock) && known.iter().filter(is_path).count() >= MOST_PATHS {
+                    return false;
+                }
+                if self.claim() {
+                    known.push(lock);
+                    shard.len.fetch_add(1, Ordering::Release);
+                    self.changed.lock().push(id);
+                    return true;
+                }
+                if known.is_empty() {
+                    locks.remove(&lock.network);
+                }
+            }
+            if !self.make_room(now) {
+                return false;
+            }
+        }
+    }
+
+    /// Takes the locks of `network` away, all of them or that of one path, and returns them.
+    pub(crate) fn remove(&self, network: Network, path: Option<&str>) -> Vec<Lock> {
+        let shard = self.shard(network);
+        let mut locks = shard.locks.lock();
+        let removed = self.retain(shard, &mut locks, |lock| {
+            lock.network != network || !concerns(lock, path)
+        });
+        self.changed.lock().extend(removed.iter().map(Lock::id));
+        removed
+    }
+
+    /// Every lock that is in force, by network.
+    pub(crate) fn in_force(&self, now: Timestamp) -> Vec<Lock> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let locks = shard.locks.lock();
+            all.extend(
+                locks
+                    .values()
+                    .flatten()
+                    .filter(|lock| now < lock.until)
+                    .cloned(),
+            );
+        }
+        all.sort_by_key(Lock::id);
+        all
+    }
+
+    /// Frees the locks that have ended.
+    pub(crate) fn expire(&self, now: Timestamp) {
+        if self.len() == 0 {
+            return;
+        }
+        for shard in &self.shards {
+            if shard.len.load(Ordering::Acquire) > 0 {
+                let ended = self.retain(shard, &mut shard.locks.lock(), |lock| now < lock.until);
+                self.changed.lock().extend(ended.iter().map(Lock::id));
+            }
+        }
+    }
+
+    /// What changed since the last call, as it is now.
+    pub(crate) fn take_changes(&self) -> Vec<LockChange> {
+        let mut ids = std::mem::take(&mut *self.changed.lock());
+        ids.sort_unstable();
+        ids.dedup();
+        ids.into_iter()
+            .map(|id| LockChange {
+                lock: self.get(&id),
+                id,
+            })
+            .collect()
+    }
+
+    /// Hands `changes` out again by the next [`Locks::take_changes`]: storing them has failed.
+    pub(crate) fn return_changes(&self, changes: impl IntoIterator<Item = LockChange>) {
+        let ids = changes.into_iter().map(|change| change.id);
+        self.changed.lock().extend(ids);
+    }
+
+    /// The locks of `network`, all of them or that of one path.
+    pub(crate) fn of(&self, network: Network, path: Option<&str>) -> Vec<Lock> {
+        let locks = self.shard(network).locks.lock();
+        let known = locks.get(&network).into_iter().flatten();
+        known.filter(|lock| concerns(lock, path)).cloned().collect()
+    }
+
+    pub(crate) fn get(&self, id: &LockId) -> Option<Lock> {
+        let locks = self.shard(id.network).locks.lock();
+        let mut known = locks.get(&id.network)?.iter();
+        known.find(|lock| lock.refuses == id.refuses).cloned()
+    }
+
+    #[inline]
+    fn shard(&self, network: Network) -> &Shard {
+        &self.shards[self.hasher.hash_one(network.parent()) as usize % SHARDS]
+    }
+
+    /// Takes a place in the table.
+    fn claim(&self) -> bool {
+        let more = |len| (len < self.capacity).then_some(len + 1);
+        let claimed = self
+            .len
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        claimed.is_ok()
+    }
+
+    /// Frees what has ended, or else merges automatic locks of neighbours.
+    fn make_room(&self, now: Timestamp) -> bool {
+        self.expire(now);
+        if self.len() < self.capacity {
+            return true;
+        }
+        for shard in &self.shards {
+            if self.merge(shard, &mut shard.locks.lock()) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Puts one lock in the place of the most automatic locks of a shard that refuse the same to
+    /// networks of one parent.
+    fn merge(&self, shard: &Shard, locks: &mut HashMap<Network, Vec<Lock>, RandomState>) -> bool {
+        let is_automatic = |lock: &&Lock| lock.cause != LockCause::Manual;
+        let mut families = BTreeMap::<LockId, usize>::new();
+        for lock in locks.values().flatten().filter(is_automatic) {
+            *families.entry(parent_id(lock)).or_default() += 1;
+        }
+        let largest = families.into_iter().max_by_key(|(_, members)| *members);
+        let Some((id, 2..)) = largest else {
+            return false;
+        };
+        let members = self.retain(shard, locks, |lock| {
+            !is_automatic(&lock) || parent_id(lock) != id
+        });
+        let latest = members.iter().max_by_key(|lock| lock.until).cloned();
+        let earliest = members.iter().map(|lock| lock.since).min();
+        let (Some(latest), Some(since)) = (latest, earliest) else {
+            return false;
+        };
+        let merged = Lock {
+            network: id.network,
+            since,
+            ..latest
+        };
+        // Fewer than there were, so that there is room; a manual lock of the same keeps its place.
+        let known = locks.entry(id.network).or_default();
+        if let Some(manual) = known.iter_mut().find(|lock| lock.refuses == id.refuses) {
+            manual.until = manual.until.max(merged.until);
+        } else {
+            known.push(merged);
+            self.len.fetch_add(1, Ordering::AcqRel);
+            shard.len.fetch_add(1, Ordering::Release);
+        }
+        let mut changed = self.changed.lock();
+        changed.extend(members.iter().map(Lock::id));
+        changed.push(id);
+        true
+    }
+
+    /// Keeps the locks of a shard that `stay`, and returns the others.
+    fn retain(
+        &self,
+        shard: &Shard,
+        locks: &mut HashMap<Network, Vec<Lock>, RandomState>,
+        mut stay: impl FnMut(&Lock) -> bool,
+    ) -> Vec<Lock> {
+        let mut gone = Vec::new();
+        locks.retain(|_, known| {
+            gone.extend(known.extract_if(.., |lock| !stay(lock)));
+            !known.is_empty()
+        });
+        shard.len.fetch_sub(gone.len(), Ordering::Release);
+        self.len.fetch_sub(gone.len(), Ordering::AcqRel);
+        gone
+    }
+}
+
+impl Shard {
+    #[cold]
+    fn standing(
+        &self,
+        network: Network,
+        target: &str,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<Box<Standing>> {
+        let locks = self.locks.lock();
+        let parent = network.parent();
+        let own = locks.get(&network);
+        let around = locks.get(&parent).filter(|_| parent != network);
+        if own.is_none() && around.is_none() {
+            return None;
+        }
+        let (now, mut path) = (now(), None);
+        let mut standing = Box::<Standing>::default();
+        for lock in own.into_iter().chain(around).flatten() {
+            if lock.until <= now {
+                continue;
+            }
+            let place = match &lock.refuses {
+                Refuses::All => &mut standing.locked,
+                Refuses::Keyless => &mut standing.keyless,
+                Refuses::Path(locked) => {
+                    let path = path.get_or_insert_with(|| path::normalised(target));
+                    if path != locked {
+                        continue;
+                    }
+                    &mut standing.locked
+                }
+            };
+            if place
+                .as_ref()
+                .is_none_or(|longest| longest.until < lock.until)
+            {
+                *place = Some(lock.clone());
+            }
+        }
+        Some(standing)
+    }
+}
+
+fn concerns(lock: &Lock, path: Option<&str>) -> bool {
+    let is_of = |path| matches!(&lock.refuses, Refuses::Path(locked) if locked == path);
+    path.is_none_or(is_of)
+}
+
+fn parent_id(lock: &Lock) -> LockId {
+    LockId {
+        network: lock.network.parent(),
+        refuses: lock.refuses.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

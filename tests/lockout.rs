@@ -1,0 +1,356 @@
+//! Who fails too often is locked out: for as long as said, and nobody else with them.
+
+#![cfg(test)]
+
+mod common;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use common::child;
+use common::{Home, IP, key, key_limited_to};
+use keyguard::{
+    AdminError, ClientIp, Config, IpLimit, KeyGuard, LockCause, LockScope, LockTime, Network,
+    Reason, Refuses, Request,
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
+
+const NO_HEADERS: [(&str, &str); 0] = [];
+
+/// What a request is refused with; `None` if it is admitted.
+fn refused(kg: &KeyGuard, headers: &[(&str, &str)], ip: IpAddr) -> Option<Reason> {
+    kg.check(headers, ip, "/")
+        .err()
+        .map(|denial| denial.reason())
+}
+
+fn random_key(number: u32) -> String {
+    format!("kg_live_{number:049}")
+}
+
+/// Sends that many malformed keys.
+fn guess(kg: &KeyGuard, times: u32, ip: IpAddr) {
+    for i in 0..times {
+        let guess = random_key(i);
+        let reason = refused(kg, &[("X-API-Key", &guess)], ip);
+        assert_eq!(reason, Some(Reason::MalformedKey), "{i}");
+    }
+}
+
+#[test]
+fn a_hundred_and_one_bad_keys_lock_the_address_for_a_day() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    guess(&kg, 100, IP);
+    assert_eq!(refused(&kg, &good, IP), None, "100 are borne");
+    guess(&kg, 1, IP);
+
+    let denial = kg.check(&good, IP, "/").unwrap_err();
+    assert_eq!((denial.status(), denial.reason()), (403, Reason::IpLocked));
+    assert_eq!(denial.retry_after(), Some(DAY));
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    assert_eq!(refused(&kg, &good, ELSEWHERE), None);
+
+    home.clock.advance(DAY - Duration::from_millis(1));
+    assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
+    home.clock.advance(Duration::from_millis(1));
+    assert_eq!(refused(&kg, &good, IP), None, "exactly then it is admitted");
+}
+
+#[test]
+fn a_hundred_and_one_requests_without_a_key_lock_out_requests_without_a_key() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    for _ in 0..101 {
+        assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
+    }
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    assert_eq!(
+        refused(&kg, &good, IP),
+        None,
+        "no page in a browser locks a key out"
+    );
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, ELSEWHERE),
+        Some(Reason::MissingKey)
+    );
+    let locks = kg.locks();
+    assert_eq!(locks.len(), 1);
+    assert_eq!(
+        (&locks[0].refuses, &locks[0].cause),
+        (&Refuses::Keyless, &LockCause::MissingKeys)
+    );
+}
+
+#[test]
+fn strikes_of_an_hour_ago_no_longer_count() {
+    let home = Home::new();
+    let kg = home.open();
+    guess(&kg, 100, IP);
+    home.clock.advance(HOUR + Duration::from_secs(1));
+    guess(&kg, 100, IP);
+    guess(&kg, 1, IP);
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+}
+
+#[test]
+fn an_ipv6_client_is_its_64_and_a_mapped_address_is_ipv4() {
+    let home = Home::new();
+    let kg = home.open();
+    for i in 0..101_u16 {
+        let ip: IpAddr = format!("2001:db8::{i:x}").parse().unwrap();
+        guess(&kg, 1, ip);
+    }
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, "2001:db8::ffff".parse().unwrap()),
+        Some(Reason::IpLocked)
+    );
+    assert_ne!(
+        refused(&kg, &NO_HEADERS, "2001:db8:0:1::1".parse().unwrap()),
+        Some(Reason::IpLocked)
+    );
+    guess(&kg, 101, "::ffff:203.0.113.5".parse().unwrap());
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, "203.0.113.5".parse().unwrap()),
+        Some(Reason::IpLocked)
+    );
+}
+
+#[test]
+fn what_is_no_guess_does_not_strike() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(1));
+    let revoked = key(&kg);
+    kg.revoke_key(revoked.key.id).unwrap();
+    let limited = key_limited_to(&kg, 1);
+    let doubled = [("X-API-Key", "a"), ("X-API-Key", "b")];
+    for _ in 0..5 {
+        refused(&kg, &[("X-API-Key", revoked.raw_key.expose())], IP);
+        refused(&kg, &[("X-API-Key", limited.raw_key.expose())], IP);
+        refused(&kg, &doubled, IP);
+        let preflight = Request::new(&NO_HEADERS, IP, "/").method("OPTIONS");
+        assert_eq!(
+            kg.decide(preflight).unwrap_err().reason(),
+            Reason::MissingKey
+        );
+        let socket = Request::new(&NO_HEADERS, ClientIp::LOCAL, "/");
+        assert_eq!(kg.decide(socket).unwrap_err().reason(), Reason::MissingKey);
+    }
+    assert_eq!(kg.locks(), []);
+}
+
+#[test]
+fn a_proxy_that_is_not_trusted_is_not_locked_and_a_warning_says_what_to_do() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(1));
+    let forwarded = [("X-Forwarded-For", "203.0.113.1"), ("X-API-Key", "guess")];
+    let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+    for _ in 0..5 {
+        assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
+    }
+    assert_eq!(kg.locks(), []);
+    let warnings = kg.stats().unwrap().warnings;
+    assert!(warnings[0].contains("proxy"), "{warnings:?}");
+
+    // From a public address the fields prove nothing.
+    for _ in 0..2 {
+        refused(&kg, &forwarded, IP);
+    }
+    assert_eq!(refused(&kg, &forwarded, IP), Some(Reason::IpLocked));
+    // What an administrator says holds for a proxy too.
+    kg.block(proxy, "/", HOUR, LockScope::Global).unwrap();
+    assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
+}
+
+#[test]
+fn a_lock_is_there_after_a_restart() {
+    let home = Home::new();
+    let kg = home.open();
+    guess(&kg, 101, IP);
+    kg.close().unwrap();
+    let kg = home.open();
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    drop(kg);
+    home.clock.advance(DAY);
+    let kg = home.open();
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
+    assert_eq!(kg.locks(), []);
+}
+
+#[test]
+fn a_stored_lock_survives_a_kill() {
+    if let Some(file) = child::argument() {
+        let kg = KeyGuard::open(file, Config::new(common::SECRET)).unwrap();
+        guess(&kg, 101, IP);
+        kg.flush().unwrap();
+        kg.block(ELSEWHERE, "/", HOUR, LockScope::Global).unwrap();
+        // Nothing of what an orderly end does.
+        std::process::abort();
+    }
+    let home = Home::new();
+    let status = child::command("a_stored_lock_survives_a_kill", home.file())
+        .output()
+        .unwrap()
+        .status;
+    assert!(!status.success());
+    let kg = KeyGuard::open(home.file(), Config::new(common::SECRET)).unwrap();
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    assert_eq!(refused(&kg, &NO_HEADERS, ELSEWHERE), Some(Reason::IpLocked));
+}
+
+#[test]
+fn a_limit_by_address_refuses_and_locks() {
+    let home = Home::new();
+    let kg = home.open();
+    let login = IpLimit::new("login", 3, Duration::from_secs(60))
+        .unwrap()
+        .lockout(HOUR);
+    for _ in 0..3 {
+        kg.check_ip(&login, IP, "/login").unwrap();
+    }
+    let denial = kg.check_ip(&login, IP, "/login").unwrap_err();
+    assert_eq!((denial.status(), denial.reason()), (429, Reason::IpLimited));
+    assert_eq!(
+        denial.retry_after(),
+        Some(HOUR),
+        "as long as the lock, not as the window"
+    );
+    let fields = denial.headers();
+    assert_eq!(
+        common::field(&fields, "RateLimit-Policy"),
+        Some("\"login\";q=3;w=60")
+    );
+    assert_eq!(common::field(&fields, "Retry-After"), Some("3600"));
+
+    let denial = kg.check_ip(&login, IP, "/login").unwrap_err();
+    assert_eq!((denial.status(), denial.reason()), (403, Reason::IpLocked));
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, IP),
+        Some(Reason::IpLocked),
+        "a global lock"
+    );
+    kg.check_ip(&login, ELSEWHERE, "/login").unwrap();
+    home.clock.advance(HOUR);
+    kg.check_ip(&login, IP, "/login").unwrap();
+}
+
+#[test]
+fn a_limit_without_a_lockout_admits_as_soon_as_there_is_room() {
+    let home = Home::new();
+    let kg = home.open();
+    let search = IpLimit::new("search", 1, Duration::from_secs(60)).unwrap();
+    kg.check_ip(&search, IP, "/search").unwrap();
+    let wait = kg
+        .check_ip(&search, IP, "/search")
+        .unwrap_err()
+        .retry_after()
+        .unwrap();
+    home.clock.advance(wait - Duration::from_millis(1));
+    kg.check_ip(&search, IP, "/search").unwrap_err();
+    home.clock.advance(Duration::from_millis(1));
+    kg.check_ip(&search, IP, "/search").unwrap();
+    assert_eq!(kg.locks(), []);
+}
+
+#[test]
+fn a_lock_of_one_path_leaves_the_others() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    let login = IpLimit::new("login", 1, Duration::from_secs(60)).unwrap();
+    let login = login.lockout(HOUR).scope(LockScope::Path);
+    kg.check_ip(&login, IP, "/login").unwrap();
+    kg.check_ip(&login, IP, "/login?again").unwrap_err();
+    for path in ["/login", "//login", "/%6Cogin"] {
+        assert_eq!(
+            kg.check(&good, IP, path).unwrap_err().reason(),
+            Reason::IpLocked,
+            "{path}"
+        );
+    }
+    kg.check(&good, IP, "/api").unwrap().finish(200);
+}
+
+#[test]
+fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    let time: LockTime = "13:00".parse().unwrap();
+    let config = home.config().time_zone("UTC".parse().unwrap());
+    drop(kg);
+    let kg = home.open_with(config);
+    let lock = kg.block(IP, "/", time, LockScope::Global).unwrap();
+    assert_eq!(
+        lock.until,
+        home.clock.timestamp().plus(HOUR),
+        "the clock stands at noon"
+    );
+    assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
+    // A shorter one does not shorten it.
+    kg.block(IP, "/", Duration::from_secs(1), LockScope::Global)
+        .unwrap();
+    home.clock.advance(Duration::from_secs(2));
+    assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
+
+    let network: Network = IP.to_string().parse().unwrap();
+    assert_eq!(kg.unblock(network, None).unwrap().len(), 1);
+    assert_eq!(refused(&kg, &good, IP), None);
+    assert!(matches!(
+        kg.unblock(network, None),
+        Err(AdminError::NotFound(_))
+    ));
+    drop(kg);
+    assert_eq!(home.open().locks(), []);
+}
+
+#[test]
+fn who_is_unblocked_starts_anew() {
+    let home = Home::new();
+    let kg = home.open();
+    guess(&kg, 101, IP);
+    kg.unblock(IP.to_string().parse().unwrap(), None).unwrap();
+    guess(&kg, 100, IP);
+    assert_eq!(kg.locks(), []);
+}
+
+#[test]
+fn a_socket_is_not_blocked_and_a_time_has_bounds() {
+    let home = Home::new();
+    let kg = home.open();
+    let invalid = |outcome| matches!(outcome, Err(AdminError::Invalid(_)));
+    assert!(invalid(
+        kg.block(ClientIp::LOCAL, "/", HOUR, LockScope::Global)
+            .map(drop)
+    ));
+    assert!(invalid(
+        kg.block(IP, "/", Duration::ZERO, LockScope::Global)
+            .map(drop)
+    ));
+    assert!(invalid(
+        kg.block(IP, "/", 3_651 * DAY, LockScope::Global).map(drop)
+    ));
+    assert_eq!(kg.locks(), []);
+}
+
+#[test]
+fn a_dry_run_sees_locks_and_strikes_nobody() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(1));
+    for _ in 0..5 {
+        let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
+        assert_eq!(verdict.denial.unwrap().reason(), Reason::MissingKey);
+    }
+    kg.block(IP, "/", HOUR, LockScope::Global).unwrap();
+    let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
+    assert_eq!(verdict.denial.unwrap().reason(), Reason::IpLocked);
+}
