@@ -1,13 +1,17 @@
 //! A protected server with nothing but a data file: `cargo run --release --example quickstart`.
 //!
-//! Serves `/api/data` to holders of a key and `/health` to everybody. The first argument is the
+//! Serves `/api/data` to holders of a key, `/health` to everybody, and `/login` to everybody three
+//! times a minute: who tries more often is locked out of it for a while. The first argument is the
 //! address to listen on (default `127.0.0.1:8000`), `KEYGUARD_DB` the data file (default
 //! `keyguard.redb`).
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use keyguard::{Config, CreateKey, HeaderFn, KeyGuard, Request};
+use keyguard::{
+    Config, CreateKey, HeaderFn, InvalidInput, IpLimit, KeyGuard, LockScope, LockTime, Request,
+};
 use tiny_http::{Header, Response, Server};
 
 fn main() -> ExitCode {
@@ -27,6 +31,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let file = std::env::var("KEYGUARD_DB").unwrap_or_else(|_| "keyguard.redb".into());
 
     let kg = KeyGuard::open(&file, Config::default())?;
+    let login_limit = login_limit()?;
     let server = Server::http(&address).map_err(|error| format!("{address}: {error}"))?;
     let address = server.server_addr().to_string();
     welcome(&kg, &file, &address)?;
@@ -36,7 +41,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         for _ in 0..4 {
             scope.spawn(|| {
                 while let Ok(request) = server.recv() {
-                    answer(&kg, request);
+                    answer(&kg, &login_limit, request);
                 }
             });
         }
@@ -58,15 +63,32 @@ fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error
     println!("Try:\n");
     println!("    curl -i http://{address}/health");
     println!("    curl -i http://{address}/api/data");
-    println!("    curl -i -H 'X-API-Key: {key}' http://{address}/api/data\n");
+    println!("    curl -i -H 'X-API-Key: {key}' http://{address}/api/data");
+    println!("    curl -i -X POST http://{address}/login    # four times\n");
+    println!("and in another terminal, while this runs:\n");
+    let id = created.key.id;
+    let keyguard = format!("cargo run -q --features cli --bin keyguard -- --db {file}");
+    for command in ["stats", "list-keys", "list-blocks"] {
+        println!("    {keyguard} {command}");
+    }
+    println!("    {keyguard} revoke-key {id}\n");
     Ok(())
 }
 
-fn answer(kg: &KeyGuard, request: tiny_http::Request) {
+/// Three attempts a minute for each address; one more locks it out of this path.
+fn login_limit() -> Result<IpLimit, InvalidInput> {
+    let limit = IpLimit::new("login", 3, Duration::from_secs(60))?;
+    Ok(limit
+        .lockout("5 minutes".parse::<LockTime>()?)
+        .scope(LockScope::Path))
+}
+
+fn answer(kg: &KeyGuard, limit: &IpLimit, request: tiny_http::Request) {
     let path = request.url().split('?').next().unwrap_or_default();
     let (status, body, fields) = match path {
         "/health" => (200, r#"{"status":"ok"}"#.to_owned(), Vec::new()),
         "/api/data" => protected(kg, &request),
+        "/login" => login(kg, limit, &request),
         _ => (404, r#"{"detail":"Not found."}"#.to_owned(), Vec::new()),
     };
     let mut response = Response::from_string(body).with_status_code(status);
@@ -81,6 +103,18 @@ fn answer(kg: &KeyGuard, request: tiny_http::Request) {
 }
 
 type Answer = (u16, String, Vec<(&'static str, String)>);
+
+fn login(kg: &KeyGuard, limit: &IpLimit, request: &tiny_http::Request) -> Answer {
+    let peer = request.remote_addr().copied();
+    match kg.check_ip(limit, peer, request.url()) {
+        Ok(()) => (
+            401,
+            r#"{"detail":"Wrong password."}"#.to_owned(),
+            Vec::new(),
+        ),
+        Err(denial) => (denial.status(), denial.problem(), denial.headers()),
+    }
+}
 
 fn protected(kg: &KeyGuard, request: &tiny_http::Request) -> Answer {
     let headers = HeaderFn::new(|name: &str| {

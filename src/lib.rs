@@ -19,10 +19,14 @@
 //! |---|---|
 //! | none | the embedded library: no HTTP stack, no async runtime |
 //! | `http` | [`Headers`] for `http::HeaderMap` |
+//! | `cli` | the program `keyguard` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admin;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod client_ip;
 mod clock;
 mod draft;

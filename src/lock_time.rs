@@ -118,7 +118,7 @@ impl FromStr for LockTime {
     type Err = InvalidInput;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = text.trim().to_ascii_lowercase();
+        let text = text.trim_ascii().to_ascii_lowercase();
         if let Some(time) = time_of_day(&text) {
             return Ok(Self(Kind::Until(time)));
         }
@@ -152,7 +152,7 @@ fn span(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let (number, after) = rest.split_at(digits);
-        let after = after.trim_start();
+        let after = after.trim_start_matches(' ');
         let letters = after
             .find(|c: char| !c.is_ascii_alphabetic())
             .unwrap_or(after.len());
@@ -164,7 +164,7 @@ fn span(text: &str) -> Option<Duration> {
         }
         let number: u64 = number.parse().unwrap_or(u64::MAX);
         total = total.saturating_add(number.saturating_mul(*seconds));
-        rest = after.trim_start();
+        rest = after.trim_start_matches(' ');
     }
     (!text.is_empty()).then_some(Duration::from_secs(total))
 }

@@ -45,6 +45,19 @@ impl Secret {
         ))
     }
 
+    /// The key with which administrators identify themselves, as text.
+    #[cfg(feature = "cli")]
+    pub(crate) fn admin_key(&self) -> Zeroizing<String> {
+        use base64::Engine;
+
+        let key = Zeroizing::new(blake3::derive_key(
+            "keyguard 2026-11-24 admin key v1",
+            &self.0,
+        ));
+        let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(key.as_slice());
+        Zeroizing::new(format!("kg_admin_{text}"))
+    }
+
     /// Tells this secret from another one, and nothing else.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         Fingerprint(blake3::derive_key(

@@ -280,7 +280,7 @@ fn a_file_held_by_another_process_is_refused_until_that_ends() {
         home.config(),
         &["is already open", "stop the process"],
     );
-    assert!(matches!(held, OpenError::InUse { path } if path == home.file()));
+    assert!(matches!(held, OpenError::InUse { path, .. } if path == home.file()));
 
     drop(holder.stdin.take());
     assert_eq!(lines.filter(|line| line.contains("1 passed")).count(), 1);

@@ -28,6 +28,16 @@ impl KeyGuard {
                 "stands for every client of a Unix socket; give an address",
             )
         })?;
+        self.block_network(network, path, time.into(), scope)
+    }
+
+    pub(super) fn block_network(
+        &self,
+        network: Network,
+        path: &str,
+        time: LockTime,
+        scope: LockScope,
+    ) -> Result<Lock, AdminError> {
         let now = self.inner.now();
         let lockouts = self.inner.lockouts();
         let lock = Lock {
@@ -35,7 +45,7 @@ impl KeyGuard {
             refuses: refuses(scope, path),
             cause: LockCause::Manual,
             since: now,
-            until: time.into().ends_at(now, lockouts.zone())?,
+            until: time.ends_at(now, lockouts.zone())?,
         };
         let blocked = lockouts.block(self.inner.store(), lock, now)?;
         blocked.ok_or_else(|| {

@@ -24,6 +24,14 @@ impl KeyGuard {
         Ok(self.inner.store().create_org(&name, self.inner.now())?)
     }
 
+    /// An organization by its id.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn org(&self, id: OrgId) -> Result<Org, AdminError> {
+        Ok(self.inner.store().org(id)?)
+    }
+
     /// An organization by its name.
     ///
     /// # Errors
@@ -121,6 +129,37 @@ impl KeyGuard {
     /// [`AdminError::NotFound`]
     pub fn key(&self, id: KeyId) -> Result<Key, AdminError> {
         Ok(self.inner.store().key(id)?)
+    }
+
+    /// The key that is meant by an id, or by the start of what listings show of it.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]; [`AdminError::Ambiguous`] with the keys that it fits.
+    pub fn find_key(&self, text: &str) -> Result<Key, AdminError> {
+        if let Ok(id) = text.parse() {
+            return self.key(id);
+        }
+        let mut found = Vec::new();
+        let mut page = ListKeys::default();
+        loop {
+            let keys = self.list_keys(page)?;
+            let Some(last) = keys.last() else { break };
+            page.after = Some(last.id);
+            found.extend(keys.into_iter().filter(|key| key.prefix.starts_with(text)));
+            found.truncate(MOST_CANDIDATES);
+        }
+        match found.len() {
+            0 => Err(AdminError::NotFound(
+                "no key has this id, or starts so; keys go by the id or the prefix that listings \
+                 show, never by their whole text"
+                    .into(),
+            )),
+            1 => Ok(found.remove(0)),
+            _ => Err(AdminError::Ambiguous {
+                prefix: text.to_owned(),
+                candidates: found,
+            }),
+        }
     }
 
     /// A page of keys, by id.
@@ -262,6 +301,9 @@ impl KeyGuard {
         }
     }
 }
+
+/// How many keys an ambiguous prefix is answered with.
+const MOST_CANDIDATES: usize = 20;
 
 fn generate(prefix: &KeyPrefix) -> Result<PlainKey, AdminError> {
     PlainKey::generate(prefix).map_err(|error| AdminError::Unavailable(error.into()))

@@ -1,9 +1,21 @@
 //! Management: the one vocabulary of requests and replies, and its handler.
 
+pub(crate) mod answer;
 mod blocks;
 mod handler;
+mod open;
+#[cfg(all(unix, feature = "cli"))]
+mod remote;
+#[cfg(feature = "cli")]
+pub(crate) mod session;
+#[cfg(unix)]
+mod socket;
+#[cfg(any(unix, fuzzing))]
+pub(crate) mod wire;
 
 use std::error::Error;
+
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::key::PlainKey;
@@ -17,7 +29,8 @@ use crate::store::StoreError;
 /// use keyguard::CreateKey;
 /// let key = CreateKey { scopes: vec!["read".into()], ..CreateKey::new("acme", "web shop") };
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CreateKey {
     /// The name of the organization that will own the key.
     pub org_name: String,
@@ -62,7 +75,7 @@ pub struct CreatedKey {
 /// use keyguard::{KeyId, UpdateKey};
 /// let lift = UpdateKey { monthly_limit: Some(None), ..UpdateKey::new(KeyId(7)) };
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateKey {
     /// The key to change.
     pub id: KeyId,
@@ -74,8 +87,10 @@ pub struct UpdateKey {
     pub rate_limit_per_minute: Option<u32>,
     /// A new monthly limit, at least 1; `Some(None)` lifts it. What was admitted this month under
     /// another monthly limit still counts; what was admitted while there was none does not.
+    #[serde(default, with = "given", skip_serializing_if = "Option::is_none")]
     pub monthly_limit: Option<Option<u64>>,
     /// A new time of expiry; `Some(None)` for never.
+    #[serde(default, with = "given", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Option<Timestamp>>,
 }
 
@@ -94,7 +109,8 @@ impl UpdateKey {
 }
 
 /// Which keys to list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ListKeys {
     /// Only those of this organization.
     pub org_id: Option<OrgId>,
@@ -137,7 +153,7 @@ impl Default for ListUsage {
 
 /// What the data file holds and what was asked of it. Every recorded request is counted once;
 /// nothing is estimated.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// Organizations, suspended ones too.
@@ -155,6 +171,7 @@ pub struct Stats {
     /// Those answered with a status of 400 or above.
     pub errors_1h: u64,
     /// Refusals ever recorded, by reason; reasons without any are left out.
+    #[serde(with = "by_reason")]
     pub refused: Vec<(Reason, u64)>,
     /// Requests that were not recorded because too many were waiting to be written.
     pub dropped: u64,
@@ -182,7 +199,7 @@ impl Stats {
 }
 
 /// One of the most used keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TopKey {
     /// The key.
@@ -206,6 +223,14 @@ pub enum AdminError {
     /// The state of what is there does not allow it.
     #[error("{0}")]
     Conflict(String),
+    /// More than one key has the prefix that was given. Nothing was chosen.
+    #[error("{} keys start with `{prefix}`; give more of it, or an id", candidates.len())]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// The keys that it fits, at most 20.
+        candidates: Vec<Key>,
+    },
     /// The data file cannot be read or written; the source says why.
     #[error("the data file cannot be read or written: see the cause, and check disk and space")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
@@ -228,3 +253,47 @@ impl From<StoreError> for AdminError {
 
 /// Usage in the order it was recorded, as [`KeyGuard::usage`](crate::KeyGuard::usage) lists it.
 pub type UsageList = Vec<Usage>;
+
+/// A field that is absent, null, or has a value.
+mod given {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        field: &Option<Option<T>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        field
+            .as_ref()
+            .and_then(Option::as_ref)
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Option<T>>, D::Error> {
+        Option::deserialize(deserializer).map(Some)
+    }
+}
+
+/// Counts as an object with a field for each reason.
+mod by_reason {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Reason;
+
+    pub(super) fn serialize<S: Serializer>(
+        counts: &[(Reason, u64)],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(counts.iter().copied())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<(Reason, u64)>, D::Error> {
+        let counts = BTreeMap::deserialize(deserializer)?;
+        Ok(counts.into_iter().collect())
+    }
+}

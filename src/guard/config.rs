@@ -22,7 +22,7 @@ pub struct Config {
     pub(super) redis_url: Option<Secret>,
     pub(crate) default_rate_limit: u32,
     pub(super) ip_block_threshold: u32,
-    pub(super) key_header: String,
+    pub(crate) key_header: String,
     pub(crate) key_prefix: KeyPrefix,
     pub(super) record_usage: bool,
     pub(super) usage_retention: Duration,
@@ -33,7 +33,7 @@ pub struct Config {
     pub(super) counted_addresses: usize,
     pub(super) file_cache_bytes: usize,
     pub(super) time_zone: TimeZone,
-    pub(super) socket: bool,
+    pub(crate) socket: bool,
     pub(super) clock: Clock,
 }
 

@@ -22,6 +22,8 @@ pub use self::decision::{Denial, Grant, RuleState, Verdict};
 pub use self::request::{HeaderFn, Headers, Request};
 
 pub(crate) use self::lockouts::{Lockouts, refuses};
+#[cfg(feature = "cli")]
+pub(crate) use self::open::existing_secret;
 
 use self::pipeline::Subject;
 use self::recorder::Recorder;
@@ -58,22 +60,14 @@ pub(crate) struct Inner {
     key_header: String,
     config: Config,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Ends with the guard, before anything else does.
+    companion: Mutex<Option<Box<dyn Send>>>,
 }
 
 impl KeyGuard {
-    /// Opens a data file, or creates it if it is absent. The file is private to the user (mode
-    /// 0600) and held until the last clone of the guard is dropped.
-    ///
-    /// The secret is, in this order: the one of `config`; the environment variable
-    /// `KEYGUARD_SECRET`; the content of the file named as the data file with `.secret` appended.
-    /// Where none of these is found and there is no data file either, that secret file is created,
-    /// with a random secret and mode 0600.
-    ///
-    /// # Errors
-    /// [`OpenError`] says what is wrong with the setting, the secret or the file, and what to do.
-    /// A file that is refused is left as it was, to the byte.
-    pub fn open(file: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
-        Inner::open(file.as_ref(), config).map(|inner| Self {
+    /// Opens a data file as [`KeyGuard::open`] does, without a socket beside it.
+    pub(crate) fn without_socket(file: &Path, config: Config) -> Result<Self, OpenError> {
+        Inner::open(file, config).map(|inner| Self {
             inner: Arc::new(inner),
         })
     }
@@ -183,8 +177,16 @@ impl Inner {
         self.revisions.org_changed(id);
     }
 
+    /// Keeps something that is to be dropped when the guard ends.
+    #[cfg(unix)]
+    pub(crate) fn accompany(&self, companion: Box<dyn Send>) {
+        *self.companion.lock() = Some(companion);
+    }
+
     /// Stores all that is on its way and ends the writer.
     pub(crate) fn stop(&self) -> Result<(), StoreError> {
+        let companion = self.companion.lock().take();
+        drop(companion);
         let Some(writer) = self.writer.lock().take() else {
             return Ok(());
         };

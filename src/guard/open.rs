@@ -78,6 +78,7 @@ impl Inner {
             key_header: config.key_header.clone(),
             config,
             writer: Mutex::new(Some(writer)),
+            companion: Mutex::new(None),
         })
     }
 }
@@ -122,6 +123,19 @@ fn find_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenErro
         return Err(OpenError::BlankSecret { place });
     }
     Ok(secret)
+}
+
+/// The secret of a data file that may be held by another process. None is made.
+#[cfg(feature = "cli")]
+pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
+    let beside = secret_path(file);
+    if explicit.is_none() && std::env::var_os(SECRET_VARIABLE).is_none() && !beside.exists() {
+        return Err(OpenError::MissingSecret {
+            path: file.into(),
+            secret_file: beside,
+        });
+    }
+    find_secret(file, explicit)
 }
 
 fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {

@@ -28,6 +28,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn quota(&self, id: KeyId) -> Result<QuotaUse, StoreError>;
 
     fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError>;
+    fn org(&self, id: OrgId) -> Result<Org, StoreError>;
     fn org_named(&self, name: &str) -> Result<Org, StoreError>;
     /// At most `limit` organizations with ids above `after`, by id.
     fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError>;

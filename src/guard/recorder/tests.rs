@@ -66,7 +66,7 @@ impl Store for Disk {
             let path = String::from_utf8(path.to_vec()).unwrap();
             stored.requests.push((event.status, path));
         }
-        assert_eq!(paths, [], "every path belongs to a request");
+        assert!(paths.is_empty(), "every path belongs to a request");
         for (minute, counts) in &batch.refusals {
             let sums = stored.refusals.entry(*minute).or_default();
             sums.iter_mut()
@@ -100,6 +100,9 @@ impl Store for Disk {
         unimplemented!()
     }
     fn create_org(&self, _: &str, _: Timestamp) -> Result<Org, StoreError> {
+        unimplemented!()
+    }
+    fn org(&self, _: OrgId) -> Result<Org, StoreError> {
         unimplemented!()
     }
     fn org_named(&self, _: &str) -> Result<Org, StoreError> {

@@ -6,6 +6,7 @@
 mod blocks;
 mod credentials;
 mod file;
+mod holder;
 mod locks;
 mod manage;
 mod open;
@@ -61,6 +62,10 @@ impl Store for RedbStore {
 
     fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError> {
         self.write(|txn| manage::create_org(txn, name, at))
+    }
+
+    fn org(&self, id: OrgId) -> Result<Org, StoreError> {
+        self.read(|txn| manage::org(txn, id))
     }
 
     fn org_named(&self, name: &str) -> Result<Org, StoreError> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use redb::{DatabaseError, StorageError};
 
+use super::holder::holder_of;
 use crate::policy::InvalidInput;
 
 /// Why a data file was not opened. Its bytes are then as they were.
@@ -67,13 +68,28 @@ pub enum OpenError {
     },
     /// Another process, or another part of this one, holds the file.
     #[error(
-        "`{}` is already open, and a data file is held by one opener at a time; \
-         stop the process that holds it, or share the one `KeyGuard` by cloning it",
-        path.display()
+        "`{}` is already open by {}, and a data file is held by one opener at a time; \
+         stop that process, or share the one `KeyGuard` by cloning it",
+        path.display(),
+        holder.as_ref().map_or("another process".into(), |holder| format!("process {holder}"))
     )]
     InUse {
         /// What was to be opened.
         path: PathBuf,
+        /// The id and the name of the process, where the system tells.
+        holder: Option<String>,
+    },
+    /// The socket beside the file, through which it is managed, cannot be made.
+    #[error(
+        "the socket beside `{}` cannot be made; remove what is in its place, or do without it by \
+         `Config::socket(false)`",
+        path.display()
+    )]
+    Socket {
+        /// The data file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// The file, its directory or its disk does not let this user write.
     #[error(
@@ -179,7 +195,10 @@ pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
 pub(super) fn database_error(path: &Path, error: DatabaseError) -> OpenError {
     match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            OpenError::InUse { path: path.into() }
+            OpenError::InUse {
+                path: path.into(),
+                holder: holder_of(path),
+            }
         }
         DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => damaged(path, error),

@@ -1,0 +1,314 @@
+//! One request and its reply, as they travel: the vocabulary that the command line speaks with a
+//! data file, whoever holds it.
+
+use std::num::NonZeroU32;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{AdminError, CreateKey, CreatedKey, ListKeys, UpdateKey};
+use crate::guard::{KeyGuard, Request, Verdict};
+use crate::lock_time::LockTime;
+use crate::lockout::LockScope;
+use crate::network::Network;
+use crate::policy::InvalidInput;
+use crate::record::{Key, OrgId, Reason};
+
+/// What can be asked of a data file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub(crate) enum Command {
+    CreateOrg { org_name: String },
+    ListOrgs { after: Option<OrgId>, limit: usize },
+    SuspendOrg { org_name: String },
+    ResumeOrg { org_name: String },
+    CreateKey(CreateKey),
+    ListKeys(ListKeys),
+    FindKey { key: String },
+    UpdateKey(UpdateKey),
+    RotateKey { key: String, grace: String },
+    RevokeKey { key: String },
+    Stats,
+    Check(Check),
+    Block(Block),
+    Unblock { ip: String, path: Option<String> },
+    ListBlocks,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Check {
+    /// The id or prefix of a key; `None` if its text or no key is presented.
+    pub(crate) key: Option<String>,
+    /// The text of a key. It goes no further than the guard that hashes it.
+    pub(crate) raw_key: Option<String>,
+    pub(crate) ip: String,
+    pub(crate) path: String,
+    pub(crate) method: String,
+    pub(crate) cost: NonZeroU32,
+    pub(crate) scopes: Vec<String>,
+}
+
+/// Without the text of the key.
+impl std::fmt::Debug for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Check")
+            .field("key", &self.key)
+            .field("ip", &self.ip)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Block {
+    pub(crate) ip: String,
+    pub(crate) path: Option<String>,
+    pub(crate) duration: String,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) code: FailureCode,
+    pub(crate) message: String,
+    /// The field that cannot be accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) field: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) candidates: Vec<Key>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FailureCode {
+    Invalid,
+    NotFound,
+    Conflict,
+    Ambiguous,
+    Unavailable,
+    /// The other side is of another user, or of another version.
+    Refused,
+}
+
+impl Failure {
+    pub(crate) fn new(code: FailureCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            field: None,
+            candidates: Vec::new(),
+        }
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        let code = match &error {
+            AdminError::Invalid(_) => FailureCode::Invalid,
+            AdminError::NotFound(_) => FailureCode::NotFound,
+            AdminError::Conflict(_) => FailureCode::Conflict,
+            AdminError::Ambiguous { .. } => FailureCode::Ambiguous,
+            AdminError::Unavailable(_) => FailureCode::Unavailable,
+        };
+        let mut message = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        let (field, candidates) = match error {
+            AdminError::Invalid(invalid) => (Some(invalid.field().to_owned()), Vec::new()),
+            AdminError::Ambiguous { candidates, .. } => (None, candidates),
+            _ => (None, Vec::new()),
+        };
+        Self {
+            code,
+            message,
+            field,
+            candidates,
+        }
+    }
+}
+
+/// A key that was created or rotated.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct NewKeyReply {
+    #[serde(flatten)]
+    pub(crate) key: Key,
+    /// Its text, for the only time.
+    pub(crate) raw_key: String,
+}
+
+impl From<CreatedKey> for NewKeyReply {
+    fn from(created: CreatedKey) -> Self {
+        Self {
+            raw_key: created.raw_key.expose().to_owned(),
+            key: created.key,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ListedKey {
+    #[serde(flatten)]
+    pub(crate) key: Key,
+    pub(crate) org_name: String,
+}
+
+/// What a request would be answered with.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CheckReply {
+    pub(crate) allowed: bool,
+    pub(crate) status: u16,
+    pub(crate) reason: Option<Reason>,
+    /// In whole seconds, rounded up.
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) rules: Vec<RuleReply>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RuleReply {
+    pub(crate) name: String,
+    pub(crate) limit: u64,
+    pub(crate) remaining: u64,
+}
+
+impl From<Verdict> for CheckReply {
+    fn from(verdict: Verdict) -> Self {
+        let wait = verdict
+            .denial
+            .as_ref()
+            .and_then(|denial| denial.retry_after());
+        let rules = verdict.rules.iter().map(|rule| RuleReply {
+            name: rule.name.to_owned(),
+            limit: rule.limit,
+            remaining: rule.remaining,
+        });
+        Self {
+            allowed: verdict.is_allowed(),
+            status: verdict
+                .denial
+                .as_ref()
+                .map_or(200, |denial| denial.status()),
+            reason: verdict.denial.as_ref().map(|denial| denial.reason()),
+            retry_after: wait.map(|wait| wait.as_millis().div_ceil(1_000) as u64),
+            rules: rules.collect(),
+        }
+    }
+}
+
+impl KeyGuard {
+    /// Carries a command out. A reply is the same, and says the same, for whoever asks.
+    pub(crate) fn answer(&self, command: Command) -> Result<Value, Failure> {
+        match command {
+            Command::CreateOrg { org_name } => reply(self.create_org(&org_name)?),
+            Command::ListOrgs { after, limit } => reply(self.list_orgs(after, limit.min(PAGE))?),
+            Command::SuspendOrg { org_name } => {
+                reply(self.suspend_org(self.org_named(&org_name)?.id)?)
+            }
+            Command::ResumeOrg { org_name } => {
+                reply(self.resume_org(self.org_named(&org_name)?.id)?)
+            }
+            Command::CreateKey(request) => reply(NewKeyReply::from(self.create_key(request)?)),
+            Command::ListKeys(request) => self.list(request),
+            Command::FindKey { key } => reply(self.find_key(&key)?),
+            Command::UpdateKey(request) => reply(self.update_key(request)?),
+            Command::RotateKey { key, grace } => self.rotate(&key, &grace),
+            Command::RevokeKey { key } => {
+                let id = self.find_key(&key)?.id;
+                reply(self.revoke_key(id)?)
+            }
+            Command::Stats => {
+                let stats = self.stats()?;
+                let rate = stats.error_rate();
+                let mut value = serde_json::to_value(stats).map_err(unwritable)?;
+                value["error_rate"] = rate.into();
+                Ok(value)
+            }
+            Command::Check(check) => self.check_for(&check),
+            Command::Block(block) => self.block_for(&block),
+            Command::Unblock { ip, path } => {
+                let network: Network = ip.parse().map_err(AdminError::from)?;
+                reply(self.unblock(network, path.as_deref())?)
+            }
+            Command::ListBlocks => reply(self.locks()),
+        }
+    }
+
+    fn list(&self, mut request: ListKeys) -> Result<Value, Failure> {
+        request.limit = request.limit.min(PAGE);
+        let mut names = std::collections::HashMap::new();
+        let mut listed = Vec::new();
+        for key in self.list_keys(request)? {
+            let org_name = match names.entry(key.org_id) {
+                std::collections::hash_map::Entry::Occupied(name) => name.into_mut(),
+                std::collections::hash_map::Entry::Vacant(place) => {
+                    place.insert(self.org(key.org_id)?.name)
+                }
+            };
+            let org_name = org_name.clone();
+            listed.push(ListedKey { key, org_name });
+        }
+        reply(listed)
+    }
+
+    fn rotate(&self, key: &str, grace: &str) -> Result<Value, Failure> {
+        let now = self.inner.now();
+        let grace = match grace {
+            "0" => std::time::Duration::ZERO,
+            text => {
+                let time: LockTime = text.parse().map_err(AdminError::from)?;
+                let zone = self.inner.lockouts().zone();
+                time.ends_at(now, zone)
+                    .map_err(AdminError::from)?
+                    .since(now)
+            }
+        };
+        let id = self.find_key(key)?.id;
+        reply(NewKeyReply::from(self.rotate_key(id, grace)?))
+    }
+
+    fn check_for(&self, check: &Check) -> Result<Value, Failure> {
+        let ip = check.ip.parse::<crate::client_ip::ClientIp>();
+        let ip = ip.map_err(|error| invalid("ip", error.to_string()))?;
+        let headers: Vec<(&str, &str)> = check
+            .raw_key
+            .iter()
+            .map(|key| (self.inner.config().key_header.as_str(), key.as_str()))
+            .collect();
+        let scopes: Vec<&str> = check.scopes.iter().map(String::as_str).collect();
+        let request = Request::new(&headers, ip, &check.path)
+            .method(check.method.as_str())
+            .cost(check.cost)
+            .scopes(&scopes);
+        let verdict = match &check.key {
+            Some(key) => self.dry_run_as(self.find_key(key)?.id, request),
+            None => self.dry_run(request),
+        };
+        reply(CheckReply::from(verdict))
+    }
+
+    fn block_for(&self, block: &Block) -> Result<Value, Failure> {
+        let time: LockTime = block.duration.parse().map_err(AdminError::from)?;
+        let network: Network = block.ip.parse().map_err(AdminError::from)?;
+        let (path, scope) = match &block.path {
+            Some(path) => (path.as_str(), LockScope::Path),
+            None => ("/", LockScope::Global),
+        };
+        reply(self.block_network(network, path, time, scope)?)
+    }
+}
+
+/// The most rows of one reply.
+pub(crate) const PAGE: usize = 1_000;
+
+fn reply(value: impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(value).map_err(unwritable)
+}
+
+fn unwritable(error: serde_json::Error) -> Failure {
+    Failure::new(FailureCode::Unavailable, error.to_string())
+}
+
+fn invalid(field: &'static str, problem: String) -> AdminError {
+    InvalidInput::new(field, problem).into()
+}

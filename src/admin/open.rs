@@ -1,0 +1,49 @@
+//! Opening a guard together with the socket to manage it.
+
+use std::path::Path;
+
+use crate::guard::{Config, KeyGuard};
+use crate::store::OpenError;
+
+impl KeyGuard {
+    /// Opens a data file, or creates it if it is absent. The file is private to the user (mode
+    /// 0600) and held until the last clone of the guard is dropped. Until then, the command line
+    /// reaches it through a socket beside it: see [`Config::socket`].
+    ///
+    /// The secret is, in this order: the one of `config`; the environment variable
+    /// `KEYGUARD_SECRET`; the content of the file named as the data file with `.secret` appended.
+    /// Where none of these is found and there is no data file either, that secret file is created,
+    /// with a random secret and mode 0600.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong with the setting, the secret or the file, and what to do.
+    /// A file that is refused is left as it was, to the byte.
+    pub fn open(file: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
+        let file = file.as_ref();
+        let guard = Self::without_socket(file, config)?;
+        listen(&guard, file)?;
+        Ok(guard)
+    }
+}
+
+#[cfg(unix)]
+fn listen(guard: &KeyGuard, file: &Path) -> Result<(), OpenError> {
+    use super::socket::Listener;
+    use std::sync::Arc;
+
+    if !guard.inner.config().socket {
+        return Ok(());
+    }
+    let listener = Listener::bind(file, Arc::downgrade(&guard.inner));
+    let listener = listener.map_err(|source| OpenError::Socket {
+        path: file.into(),
+        source,
+    })?;
+    guard.inner.accompany(Box::new(listener));
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn listen(_: &KeyGuard, _: &Path) -> Result<(), OpenError> {
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The socket beside a data file, through which it is managed while a process holds it.
+//!
+//! It is bound only while the file is held, has the mode 0600, and both sides look at whose process
+//! the other one is. Whatever lies at its path from before a kill is dead, and replaced.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::answer::{Failure, FailureCode};
+use super::wire::{self, Ask, Outcome, Reply, VERSION};
+use crate::guard::{Inner, KeyGuard};
+
+/// As many bytes as the address of a socket has on every system, less the name of a draft.
+const LONGEST_PATH: usize = 100 - DRAFT_SUFFIX.len();
+const DRAFT_SUFFIX: &str = ".new";
+
+/// How long one side waits for the other.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Commands that are carried out at a time.
+const MOST_CONNECTIONS: usize = 16;
+
+/// `<file>.sock`, beside the file that its canonical path names; where that is too long for a
+/// socket, `/tmp/keyguard-<user id>-<hash of the path>.sock`.
+pub(crate) fn path_for(file: &Path) -> io::Result<PathBuf> {
+    let file = fs::canonicalize(file)?;
+    let mut path = file.clone().into_os_string();
+    path.push(".sock");
+    if path.len() <= LONGEST_PATH {
+        return Ok(path.into());
+    }
+    let hash = blake3::hash(file.as_os_str().as_bytes()).to_hex();
+    let user = rustix::process::getuid().as_raw();
+    Ok(format!("/tmp/keyguard-{user}-{}.sock", &hash[..32]).into())
+}
+
+/// The listening side; it ends and takes its path away when it is dropped.
+pub(crate) struct Listener {
+    path: PathBuf,
+    /// Dropped to end the thread.
+    alive: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Listens beside `file`, which `guard` holds.
+    pub(crate) fn bind(file: &Path, guard: Weak<Inner>) -> io::Result<Self> {
+        let path = path_for(file)?;
+        let listener = bind_privately(&path)?;
+        let (alive, ended) = UnixStream::pair()?;
+        let thread = std::thread::Builder::new()
+            .name("keyguard-socket".into())
+            .spawn(move || accept_until(&listener, &ended, &guard))?;
+        Ok(Self {
+            path,
+            alive: Some(alive),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // First the name, so that nobody connects in vain.
+        let _ = fs::remove_file(&self.path);
+        self.alive = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Bound under another name, made private, and then put in the place of a dead one.
+fn bind_privately(path: &Path) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a file at the path of the socket",
+            ));
+        }
+        _ => {}
+    }
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(DRAFT_SUFFIX);
+    let draft = PathBuf::from(draft);
+    let _ = fs::remove_file(&draft);
+    let listener = UnixListener::bind(&draft)?;
+    let named = fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))
+        .and_then(|()| fs::rename(&draft, path));
+    if let Err(error) = named {
+        let _ = fs::remove_file(&draft);
+        return Err(error);
+    }
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn accept_until(listener: &UnixListener, ended: &UnixStream, guard: &Weak<Inner>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    loop {
+        let mut both = [
+            PollFd::new(listener, PollFlags::IN),
+            PollFd::new(ended, PollFlags::IN),
+        ];
+        match poll(&mut both, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return,
+            Ok(_) if !both[1].revents().is_empty() => return,
+            Ok(_) => {}
+        }
+        let Ok((stream, _)) = listener.accept() else {
+            continue;
+        };
+        if connections.fetch_add(1, Ordering::AcqRel) >= MOST_CONNECTIONS {
+            connections.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let (guard, open) = (guard.clone(), Arc::clone(&connections));
+        let spawned = std::thread::Builder::new()
+            .name("keyguard-command".into())
+            .spawn(move || {
+                // Who goes away has no use for an error.
+                let _ = serve(stream, &guard);
+                open.fetch_sub(1, Ordering::AcqRel);
+            });
+        if spawned.is_err() {
+            connections.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn serve(mut stream: UnixStream, guard: &Weak<Inner>) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    if !is_ours(&stream)? {
+        let message = "the file is held by a process of another user; ask as that user";
+        let failure = Failure::new(FailureCode::Refused, message);
+        return answer(&mut stream, Outcome::Error(failure));
+    }
+    while let Some(ask) = wire::read::<Ask>(&mut stream)? {
+        let Some(inner) = guard.upgrade() else {
+            return Ok(());
+        };
+        let outcome = match ask.command().and_then(|c| KeyGuard { inner }.answer(c)) {
+            Ok(value) => Outcome::Ok(value),
+            Err(failure) => Outcome::Error(failure),
+        };
+        answer(&mut stream, outcome)?;
+    }
+    Ok(())
+}
+
+fn answer(stream: &mut UnixStream, outcome: Outcome) -> io::Result<()> {
+    let reply = Reply {
+        version: VERSION,
+        outcome,
+    };
+    wire::write(stream, &reply)
+}
+
+/// Whether the process at the other side is of this user or of root.
+#[cfg(target_os = "linux")]
+pub(super) fn is_ours(stream: &UnixStream) -> io::Result<bool> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?.uid;
+    Ok(peer == rustix::process::geteuid() || peer.is_root())
+}
+
+/// Here the mode of the socket alone keeps other users out.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_ours(_: &UnixStream) -> io::Result<bool> {
+    Ok(true)
+}

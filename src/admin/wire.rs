@@ -1,0 +1,134 @@
+//! How commands and replies travel: frames of a length in 4 bytes, big-endian, and JSON.
+
+use std::io::{self, Read, Write};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::answer::{Command, Failure};
+
+/// Grows with every change that the other side would misread.
+pub(crate) const VERSION: u32 = 1;
+
+/// The longest frame that is read, in bytes: far more than a page of keys takes.
+const LONGEST_FRAME: u32 = 16 << 20;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Ask {
+    pub(crate) version: u32,
+    /// Looked at once the version is known to be ours.
+    pub(crate) request: Value,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Reply {
+    pub(crate) version: u32,
+    pub(crate) outcome: Outcome,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    Ok(Value),
+    Error(Failure),
+}
+
+impl Ask {
+    pub(crate) fn new(command: &Command) -> io::Result<Self> {
+        Ok(Self {
+            version: VERSION,
+            request: serde_json::to_value(command)?,
+        })
+    }
+
+    /// What is asked, or what to answer instead.
+    pub(crate) fn command(self) -> Result<Command, Failure> {
+        use super::answer::FailureCode::Refused;
+
+        if self.version != VERSION {
+            let message = format!(
+                "the process that holds the file speaks version {VERSION} of the socket, and this \
+                 command version {}; use the same version of keyguard",
+                self.version
+            );
+            return Err(Failure::new(Refused, message));
+        }
+        serde_json::from_value(self.request)
+            .map_err(|error| Failure::new(Refused, format!("is no command: {error}")))
+    }
+}
+
+/// Reads one frame; `None` if the other side has nothing more to say.
+pub(crate) fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    if stream.read(&mut length[..1])? == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut length[1..])?;
+    let length = u32::from_be_bytes(length);
+    if length > LONGEST_FRAME {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a frame is longer than any",
+        ));
+    }
+    // Memory is taken as bytes come, not as they are announced.
+    let mut frame = Vec::new();
+    stream.take(length.into()).read_to_end(&mut frame)?;
+    if frame.len() != length as usize {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Some(serde_json::from_slice(&frame)?))
+}
+
+pub(crate) fn write(stream: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, value)?;
+    let length = u32::try_from(frame.len() - 4)
+        .ok()
+        .filter(|length| *length <= LONGEST_FRAME)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a frame is too long"))?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    stream.write_all(&frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::answer::FailureCode;
+
+    #[test]
+    fn commands_read_back() {
+        let command = Command::RevokeKey { key: "7".into() };
+        let mut bytes = Vec::new();
+        write(&mut bytes, &Ask::new(&command).unwrap()).unwrap();
+        let mut stream = bytes.as_slice();
+        let ask: Ask = read(&mut stream).unwrap().unwrap();
+        assert_eq!(ask.command().unwrap(), command);
+        assert_eq!(read::<Ask>(&mut stream).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused() {
+        for bytes in [
+            &b"\0\0\0\x04{}"[..],
+            b"\0\0",
+            b"\xff\xff\xff\xff{}",
+            b"\0\0\0\x02[]",
+        ] {
+            assert!(read::<Ask>(&mut &*bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_so() {
+        let ask = Ask {
+            version: 2,
+            request: Value::Null,
+        };
+        let failure = ask.command().unwrap_err();
+        assert_eq!(failure.code, FailureCode::Refused);
+        assert!(failure.message.contains("version 2"));
+    }
+}

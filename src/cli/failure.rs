@@ -1,0 +1,159 @@
+//! What went wrong, and what to type next.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::render::{Table, escaped};
+use super::{Cli, Exit};
+use crate::admin::answer::{Failure, FailureCode};
+use crate::admin::session::SessionError;
+use crate::store::OpenError;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("{}", .0.message)]
+    Asked(Failure),
+    #[error("{failure}", failure = .0.message)]
+    Hinted(Failure, String),
+    #[error("the secret cannot be read from `{}`: {source}", file.display())]
+    SecretFile {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the key cannot be read from standard input: {0}")]
+    Input(std::io::Error),
+    #[error("the reply is of another form than expected: {0}")]
+    Reply(#[from] serde_json::Error),
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        Self::Asked(failure)
+    }
+}
+
+impl From<OpenError> for CliError {
+    fn from(error: OpenError) -> Self {
+        Self::Session(error.into())
+    }
+}
+
+impl CliError {
+    /// Says so on standard error.
+    pub(super) fn report(&self, cli: &Cli) -> Exit {
+        let next = self.next(cli);
+        let mut message = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !message.contains(&cause_text) {
+                message = format!("{message}: {cause_text}");
+            }
+            source = cause.source();
+        }
+        let (code, candidates) = match self {
+            Self::Asked(failure) | Self::Hinted(failure, _) => {
+                (Some(failure.code), failure.candidates.as_slice())
+            }
+            _ => (None, [].as_slice()),
+        };
+        if cli.json {
+            let error = json!({ "error": {
+                "code": code, "message": message, "candidates": candidates, "next": next,
+            }});
+            eprintln!("{error}");
+        } else {
+            eprintln!("error: {}", escaped(&message));
+            if !candidates.is_empty() {
+                let mut table = Table::new(&[">id", "prefix", "~label"]);
+                for key in candidates {
+                    table.row([key.id.to_string(), key.prefix.clone(), key.label.clone()]);
+                }
+                eprint!("{}", table.render(cli.look));
+            }
+            eprintln!("next:  {next}");
+        }
+        Exit::Refused
+    }
+
+    /// The next command to type.
+    fn next(&self, cli: &Cli) -> String {
+        let keyguard = if cli.place.db.as_os_str() == "keyguard.redb" {
+            "keyguard".to_owned()
+        } else {
+            format!(
+                "keyguard --db {}",
+                quoted(&cli.place.db.display().to_string())
+            )
+        };
+        match self {
+            Self::Session(SessionError::NoFile(_)) => format!("{keyguard} init"),
+            Self::Session(SessionError::Open(error)) => match error {
+                OpenError::MissingSecret { .. }
+                | OpenError::WrongSecret { .. }
+                | OpenError::BlankSecret { .. }
+                | OpenError::SecretFile { .. } => format!("{keyguard} --secret-file FILE …"),
+                OpenError::InUse { holder, .. } => match holder {
+                    Some(holder) => {
+                        let pid = holder.split(' ').next().unwrap_or_default();
+                        format!(
+                            "ps -p {pid}    # then stop it, or have it open the file with a socket"
+                        )
+                    }
+                    None => format!("fuser {}", quoted(&cli.place.db.display().to_string())),
+                },
+                OpenError::ReadOnly { .. } => {
+                    format!("ls -l {}", quoted(&cli.place.db.display().to_string()))
+                }
+                _ => "keyguard --db PATH init".to_owned(),
+            },
+            #[cfg(unix)]
+            Self::Session(SessionError::Socket { socket, .. }) => {
+                format!(
+                    "ls -l {}    # and ask as the user who owns it",
+                    quoted(&socket.display().to_string())
+                )
+            }
+            Self::SecretFile { .. } => format!("{keyguard} --secret-file FILE …"),
+            Self::Hinted(_, next) => format!("{keyguard} {next}"),
+            Self::Asked(failure) => match failure.code {
+                FailureCode::Unavailable => format!("{keyguard} stats"),
+                FailureCode::Refused => "keyguard --version".to_owned(),
+                _ => format!("{keyguard} --help"),
+            },
+            Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
+        }
+    }
+}
+
+/// Adds to a refusal what to type next; failures of the file keep their own.
+pub(super) fn hint<T>(
+    outcome: Result<T, CliError>,
+    next: impl FnOnce(&Failure) -> String,
+) -> Result<T, CliError> {
+    outcome.map_err(|error| match error {
+        CliError::Asked(failure)
+            if !matches!(
+                failure.code,
+                FailureCode::Unavailable | FailureCode::Refused
+            ) =>
+        {
+            let next = next(&failure);
+            CliError::Hinted(failure, next)
+        }
+        error => error,
+    })
+}
+
+/// For a POSIX shell.
+pub(super) fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}

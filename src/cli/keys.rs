@@ -1,0 +1,272 @@
+//! `create-key`, `list-keys`, `update-key`, `rotate-key`, `revoke-key`
+
+use clap::Args;
+
+use super::failure::{CliError, hint, quoted};
+use super::orgs::{self, day, seconds};
+use super::render::{Look, Panel, Table};
+use super::{Cli, Exit};
+use crate::admin::answer::{Command, Failure, FailureCode, ListedKey, NewKeyReply, PAGE};
+use crate::admin::{CreateKey, ListKeys, UpdateKey};
+use crate::clock::Timestamp;
+use crate::record::{Key, KeyId};
+
+#[derive(Args)]
+pub(super) struct Create {
+    /// The organization that will own the key
+    #[arg(long, value_name = "NAME")]
+    org: String,
+    /// What its owner calls it
+    #[arg(long)]
+    label: String,
+    /// Requests admitted in any 60 seconds [default: 60]
+    #[arg(long, value_name = "N")]
+    rate_limit: Option<u32>,
+    /// Requests admitted in a calendar month (UTC) [default: no such limit]
+    #[arg(long, value_name = "N")]
+    monthly_limit: Option<u64>,
+    /// What it may do
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    scopes: Vec<String>,
+    /// The start of its text [default: kg_live_]
+    #[arg(long)]
+    prefix: Option<String>,
+    /// From when on it is refused, such as 2030-12-31T23:59:59Z [default: never]
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<Timestamp>,
+}
+
+#[derive(Args)]
+pub(super) struct List {
+    /// Only keys of this organization
+    #[arg(long, value_name = "NAME")]
+    org: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct Which {
+    /// The id of the key, or the start of its prefix, as list-keys shows them
+    #[arg(value_name = "ID|PREFIX")]
+    key: String,
+}
+
+#[derive(Args)]
+pub(super) struct Rotate {
+    #[command(flatten)]
+    which: Which,
+    /// How long the old text is accepted, such as "1 hour", or 0
+    #[arg(long, default_value = "1 hour", value_name = "DURATION")]
+    grace: String,
+}
+
+#[derive(Args)]
+pub(super) struct Update {
+    #[command(flatten)]
+    which: Which,
+    /// A new label
+    #[arg(long)]
+    label: Option<String>,
+    /// A new limit in any 60 seconds
+    #[arg(long, value_name = "N")]
+    rate_limit: Option<u32>,
+    /// A new monthly limit, or `none`
+    #[arg(long, value_name = "N|none", value_parser = or_none::<u64>)]
+    monthly_limit: Option<OrNone<u64>>,
+    /// New scopes, in place of all it has; "" for none
+    #[arg(long, value_name = "A,B")]
+    scopes: Option<String>,
+    /// A new time of expiry, or `none`
+    #[arg(long, value_name = "TIME|none", value_parser = or_none::<Timestamp>)]
+    expires_at: Option<OrNone<Timestamp>>,
+}
+
+/// A value, or the word `none`.
+#[derive(Clone)]
+struct OrNone<T>(Option<T>);
+
+fn or_none<T: std::str::FromStr>(text: &str) -> Result<OrNone<T>, T::Err> {
+    match text {
+        "none" => Ok(OrNone(None)),
+        text => text.parse().map(|value| OrNone(Some(value))),
+    }
+}
+
+pub(super) fn create(cli: &Cli, create: Create) -> Result<Exit, CliError> {
+    let org = create.org.clone();
+    let command = Command::CreateKey(CreateKey {
+        org_name: create.org,
+        label: create.label,
+        scopes: create.scopes,
+        rate_limit_per_minute: create.rate_limit,
+        monthly_limit: create.monthly_limit,
+        expires_at: create.expires_at,
+        prefix: create.prefix,
+    });
+    let created = cli.ask(command, |reply, look| {
+        new_key("API key created", reply, look)
+    });
+    hint(created, |failure| match failure.code {
+        FailureCode::NotFound => format!("create-org {}", quoted(&org)),
+        _ => "create-key --help".into(),
+    })?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn rotate(cli: &Cli, Rotate { which, grace }: Rotate) -> Result<Exit, CliError> {
+    let command = Command::RotateKey {
+        key: which.key,
+        grace,
+    };
+    let rotated = cli.ask(command, |reply, look| {
+        new_key("API key rotated", reply, look)
+    });
+    hint(rotated, |failure| next(failure, "rotate-key"))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn revoke(cli: &Cli, Which { key }: Which) -> Result<Exit, CliError> {
+    let revoked = cli.ask(Command::RevokeKey { key }, |key, look| {
+        panel("API key revoked", key, look)
+    });
+    hint(revoked, |failure| next(failure, "revoke-key"))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn update(cli: &Cli, update: Update) -> Result<Exit, CliError> {
+    let found = cli.session()?.get(Command::FindKey {
+        key: update.which.key,
+    });
+    let found: Key = hint(found.map_err(CliError::from), |failure| {
+        next(failure, "update-key")
+    })?;
+    let list = |text: String| -> Vec<String> {
+        let scopes = text.split(',').map(str::to_owned);
+        scopes.filter(|scope| !scope.is_empty()).collect()
+    };
+    let command = Command::UpdateKey(UpdateKey {
+        label: update.label,
+        scopes: update.scopes.map(list),
+        rate_limit_per_minute: update.rate_limit,
+        monthly_limit: update.monthly_limit.map(|limit| limit.0),
+        expires_at: update.expires_at.map(|time| time.0),
+        ..UpdateKey::new(found.id)
+    });
+    let updated = cli.ask(command, |key, look| panel("API key updated", key, look));
+    hint(updated, |failure| next(failure, "update-key"))?;
+    Ok(Exit::Done)
+}
+
+/// What to type after a key was not found, or was not the only one.
+fn next(failure: &Failure, command: &str) -> String {
+    match (failure.code, failure.candidates.first()) {
+        (FailureCode::Ambiguous, Some(first)) => format!("{command} {}", first.id),
+        (FailureCode::Invalid, _) => format!("{command} --help"),
+        _ => "list-keys".into(),
+    }
+}
+
+pub(super) fn list(cli: &Cli, list: &List) -> Result<Exit, CliError> {
+    let org_id = match &list.org {
+        None => None,
+        Some(name) => match orgs::named(cli, name)? {
+            Some(org) => Some(org.id),
+            None => {
+                let message = format!("there is no organization named `{name}`");
+                let failure = Failure::new(FailureCode::NotFound, message);
+                return Err(CliError::Hinted(failure, "list-orgs".into()));
+            }
+        },
+    };
+    let mut session = cli.session()?;
+    let mut keys: Vec<ListedKey> = Vec::new();
+    loop {
+        let after: Option<KeyId> = keys.last().map(|listed| listed.key.id);
+        let limit = PAGE;
+        let request = ListKeys {
+            org_id,
+            after,
+            limit,
+        };
+        let page: Vec<ListedKey> = session.get(Command::ListKeys(request))?;
+        let is_last = page.len() < PAGE;
+        keys.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    if cli.json {
+        cli.print_json(&serde_json::to_value(&keys)?);
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(&[
+        ">id",
+        "prefix",
+        "~label",
+        "~org",
+        ">/min",
+        "~scopes",
+        "status",
+        "last used",
+    ]);
+    for ListedKey { key, org_name } in &keys {
+        table.row([
+            key.id.to_string(),
+            key.prefix.clone(),
+            key.label.clone(),
+            org_name.clone(),
+            key.rate_limit_per_minute.to_string(),
+            scopes(key),
+            status(key).to_owned(),
+            key.last_used_at.map_or("never".into(), day),
+        ]);
+    }
+    super::print(&if table.is_empty() {
+        "No keys yet: keyguard create-key --org NAME --label LABEL\n".to_owned()
+    } else {
+        table.render(cli.look)
+    });
+    Ok(Exit::Done)
+}
+
+fn new_key(title: &'static str, reply: &NewKeyReply, look: Look) -> String {
+    let about = lines(Panel::new(title).copied("key", &reply.raw_key), &reply.key);
+    about
+        .line(
+            "note",
+            "the key is shown this once; only its hash is stored",
+        )
+        .render(look)
+}
+
+fn panel(title: &'static str, key: &Key, look: Look) -> String {
+    lines(Panel::new(title), key).render(look)
+}
+
+fn lines(panel: Panel, key: &Key) -> Panel {
+    panel
+        .line("id", key.id)
+        .line("label", &key.label)
+        .line("prefix", &key.prefix)
+        .line("status", status(key))
+        .line("per minute", key.rate_limit_per_minute)
+        .line(
+            "per month",
+            key.monthly_limit
+                .map_or("no limit".into(), |limit| limit.to_string()),
+        )
+        .line("scopes", scopes(key))
+        .line("expires", key.expires_at.map_or("never".into(), seconds))
+}
+
+fn scopes(key: &Key) -> String {
+    let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+    if scopes.is_empty() {
+        "-".to_owned()
+    } else {
+        scopes.join(",")
+    }
+}
+
+fn status(key: &Key) -> &'static str {
+    if key.active { "active" } else { "revoked" }
+}

@@ -1,0 +1,245 @@
+//! The program `keyguard`.
+
+mod blocks;
+mod check;
+mod failure;
+mod keys;
+mod orgs;
+mod render;
+mod setup;
+mod stats;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde::de::DeserializeOwned;
+
+use self::failure::CliError;
+use self::render::Look;
+use crate::admin::answer::Command;
+use crate::admin::session::Session;
+use crate::guard::Config;
+use crate::secret::Secret;
+
+/// Manage the keys, organizations and locks of a data file, also while a server holds it.
+#[derive(Parser)]
+#[command(name = "keyguard", version, arg_required_else_help = true)]
+struct Opts {
+    #[command(flatten)]
+    place: Place,
+    /// Print the reply as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+/// Which data file, and under which secret.
+#[derive(Args)]
+struct Place {
+    /// The data file
+    #[arg(
+        long,
+        global = true,
+        env = "KEYGUARD_DB",
+        default_value = "keyguard.redb"
+    )]
+    db: PathBuf,
+    /// A Redis server for shared limits
+    #[arg(
+        long,
+        global = true,
+        env = "KEYGUARD_REDIS",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    redis: Option<String>,
+    /// A file that holds the secret [default: the data file's name and `.secret`]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "secret")]
+    secret_file: Option<PathBuf>,
+    /// The secret itself. Other users of this machine can see it in the list of processes, and
+    /// the shell remembers it: prefer --secret-file, or the variable KEYGUARD_SECRET
+    #[arg(long, global = true, value_name = "SECRET")]
+    secret: Option<OsString>,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Create the data file, and its secret if there is none
+    Init,
+    /// Create an organization
+    CreateOrg(orgs::Name),
+    /// List all organizations
+    ListOrgs,
+    /// Refuse all keys of an organization until it is resumed
+    SuspendOrg(orgs::Name),
+    /// Accept the keys of a suspended organization again
+    ResumeOrg(orgs::Name),
+    /// Create a key; its text is shown this once
+    CreateKey(keys::Create),
+    /// List keys
+    ListKeys(keys::List),
+    /// Change a key
+    UpdateKey(keys::Update),
+    /// Give a key a new text; the old one is accepted for a while
+    RotateKey(keys::Rotate),
+    /// Refuse a key from now on, for good
+    RevokeKey(keys::Which),
+    /// Show what the data file holds and what was asked of it
+    Stats,
+    /// Show what a request would be answered with, consuming nothing
+    Check(check::Check),
+    /// Lock an address out
+    Block(blocks::Block),
+    /// End the locks of an address
+    Unblock(blocks::Unblock),
+    /// List who is locked out
+    ListBlocks,
+    /// Print the key that administrators send, which is derived from the secret
+    AdminKey,
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How the program ends. With 2 it ends, by `clap`, if the arguments make no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Done = 0,
+    /// What was asked was refused; why is on standard error.
+    Refused = 1,
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let opts = Opts::parse();
+    let mut cli = Cli {
+        json: opts.json,
+        look: Look::of_stdout(),
+        place: opts.place,
+    };
+    let exit = match cli.run(opts.command) {
+        Ok(exit) => exit,
+        Err(error) => error.report(&cli),
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// What all commands share.
+struct Cli {
+    json: bool,
+    look: Look,
+    place: Place,
+}
+
+impl Cli {
+    fn run(&mut self, command: Subcommands) -> Result<Exit, CliError> {
+        match command {
+            Subcommands::Init => setup::init(self),
+            Subcommands::CreateOrg(name) => orgs::create(self, name),
+            Subcommands::ListOrgs => orgs::list(self),
+            Subcommands::SuspendOrg(name) => orgs::suspend(self, name),
+            Subcommands::ResumeOrg(name) => orgs::resume(self, name),
+            Subcommands::CreateKey(create) => keys::create(self, create),
+            Subcommands::ListKeys(list) => keys::list(self, &list),
+            Subcommands::UpdateKey(update) => keys::update(self, update),
+            Subcommands::RotateKey(rotate) => keys::rotate(self, rotate),
+            Subcommands::RevokeKey(which) => keys::revoke(self, which),
+            Subcommands::Stats => stats::show(self),
+            Subcommands::Check(check) => check::check(self, check),
+            Subcommands::Block(block) => blocks::block(self, block),
+            Subcommands::Unblock(unblock) => blocks::unblock(self, unblock),
+            Subcommands::ListBlocks => blocks::list(self),
+            Subcommands::AdminKey => setup::admin_key(self),
+            Subcommands::Completions { shell } => {
+                clap_complete::generate(
+                    shell,
+                    &mut Opts::command(),
+                    "keyguard",
+                    &mut std::io::stdout(),
+                );
+                Ok(Exit::Done)
+            }
+        }
+    }
+
+    /// The secret that was given, if any was.
+    fn secret(&self) -> Result<Option<Secret>, CliError> {
+        let secret = match (&self.place.secret, &self.place.secret_file) {
+            (Some(secret), _) => Secret::from(secret.clone().into_encoded_bytes()),
+            (None, Some(file)) => {
+                let bytes = std::fs::read(file).map_err(|source| CliError::SecretFile {
+                    file: file.clone(),
+                    source,
+                })?;
+                Secret::from(bytes.trim_ascii().to_vec())
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(secret))
+    }
+
+    fn config(&self) -> Result<Config, CliError> {
+        let mut config = match self.secret()? {
+            Some(secret) => Config::new(secret),
+            None => Config::default(),
+        };
+        if let Some(url) = &self.place.redis {
+            config = config.redis_url(url);
+        }
+        Ok(config)
+    }
+
+    fn session(&self) -> Result<Session, CliError> {
+        Ok(Session::open(&self.place.db, &self.config()?)?)
+    }
+
+    /// Asks for one thing and shows it: as JSON, or as `show` makes of it.
+    fn ask<T: DeserializeOwned>(
+        &self,
+        command: Command,
+        show: impl FnOnce(&T, Look) -> String,
+    ) -> Result<T, CliError> {
+        let value = self.session()?.ask(command)?;
+        let reply: T = serde_json::from_value(value.clone())?;
+        if self.json {
+            self.print_json(&value);
+        } else {
+            print(&show(&reply, self.look));
+        }
+        Ok(reply)
+    }
+
+    fn print_json(&self, value: &serde_json::Value) {
+        let text = if self.look.is_terminal {
+            format!("{value:#}")
+        } else {
+            value.to_string()
+        };
+        print(&(text + "\n"));
+    }
+}
+
+/// Prints to standard output. A reader that has gone away, such as `head`, has seen enough.
+fn print(text: &str) {
+    use std::io::Write;
+
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_make_sense() {
+        Opts::command().debug_assert();
+    }
+}

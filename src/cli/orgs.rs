@@ -1,0 +1,117 @@
+//! `create-org`, `list-orgs`, `suspend-org`, `resume-org`
+
+use clap::Args;
+
+use super::failure::{CliError, hint};
+use super::render::{Look, Panel, Table};
+use super::{Cli, Exit};
+use crate::admin::answer::{Command, FailureCode, PAGE};
+use crate::clock::Timestamp;
+use crate::record::{Org, OrgStatus};
+
+#[derive(Args)]
+pub(super) struct Name {
+    /// The name of the organization
+    name: String,
+}
+
+pub(super) fn create(cli: &Cli, Name { name }: Name) -> Result<Exit, CliError> {
+    let command = Command::CreateOrg { org_name: name };
+    let created = cli.ask(command, |org, look| {
+        panel("Organization created", org, look)
+    });
+    hint(created, |failure| match failure.code {
+        FailureCode::Conflict => "list-orgs".into(),
+        _ => "create-org NAME".into(),
+    })?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn suspend(cli: &Cli, Name { name }: Name) -> Result<Exit, CliError> {
+    let command = Command::SuspendOrg { org_name: name };
+    change(cli, command, "Organization suspended")
+}
+
+pub(super) fn resume(cli: &Cli, Name { name }: Name) -> Result<Exit, CliError> {
+    let command = Command::ResumeOrg { org_name: name };
+    change(cli, command, "Organization resumed")
+}
+
+fn change(cli: &Cli, command: Command, title: &'static str) -> Result<Exit, CliError> {
+    let changed = cli.ask(command, |org, look| panel(title, org, look));
+    hint(changed, |_| "list-orgs".into())?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn list(cli: &Cli) -> Result<Exit, CliError> {
+    let mut session = cli.session()?;
+    let mut orgs: Vec<Org> = Vec::new();
+    loop {
+        let after = orgs.last().map(|org| org.id);
+        let page: Vec<Org> = session.get(Command::ListOrgs { after, limit: PAGE })?;
+        let is_last = page.len() < PAGE;
+        orgs.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    if cli.json {
+        cli.print_json(&serde_json::to_value(&orgs)?);
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(&[">id", "~name", "status", "created"]);
+    for org in &orgs {
+        let (id, created) = (org.id.to_string(), seconds(org.created_at));
+        table.row([id, org.name.clone(), status(org.status).to_owned(), created]);
+    }
+    super::print(&if table.is_empty() {
+        "No organizations yet: keyguard create-org NAME\n".to_owned()
+    } else {
+        table.render(cli.look)
+    });
+    Ok(Exit::Done)
+}
+
+/// The organization of this name.
+pub(super) fn named(cli: &Cli, name: &str) -> Result<Option<Org>, CliError> {
+    let mut session = cli.session()?;
+    let mut after = None;
+    loop {
+        let page: Vec<Org> = session.get(Command::ListOrgs { after, limit: PAGE })?;
+        let Some(last) = page.last() else {
+            return Ok(None);
+        };
+        after = Some(last.id);
+        if let Some(found) = page.into_iter().find(|org| org.name == name) {
+            return Ok(Some(found));
+        }
+    }
+}
+
+fn panel(title: &'static str, org: &Org, look: Look) -> String {
+    Panel::new(title)
+        .line("id", org.id)
+        .line("name", &org.name)
+        .line("status", status(org.status))
+        .line("created", seconds(org.created_at))
+        .render(look)
+}
+
+fn status(status: OrgStatus) -> &'static str {
+    match status {
+        OrgStatus::Active => "active",
+        OrgStatus::Suspended => "suspended",
+    }
+}
+
+/// A time to the second.
+pub(super) fn seconds(at: Timestamp) -> String {
+    Timestamp::from_unix_millis(at.unix_millis() / 1_000 * 1_000).to_string()
+}
+
+/// A time to the day, for tables.
+pub(super) fn day(at: Timestamp) -> String {
+    let mut text = at.to_string();
+    text.truncate("2026-11-24".len());
+    text
+}

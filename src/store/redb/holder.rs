@@ -1,0 +1,29 @@
+//! Which process holds a file, as far as the system tells.
+
+use std::path::Path;
+
+/// Its id, and its name where that is known.
+#[cfg(target_os = "linux")]
+pub(super) fn holder_of(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+
+    let inode = std::fs::metadata(path).ok()?.ino();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 4711 08:01:262188 0 EOF`
+    let pid = locks.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().skip(4);
+        let pid: u32 = fields.next()?.parse().ok()?;
+        let locked = fields.next()?.rsplit(':').next()?;
+        (locked.parse() == Ok(inode)).then_some(pid)
+    })?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    Some(match name {
+        Ok(name) => format!("{pid} ({})", name.trim_end().escape_debug()),
+        Err(_) => pid.to_string(),
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn holder_of(_: &Path) -> Option<String> {
+    None
+}
