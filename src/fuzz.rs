@@ -10,6 +10,7 @@ use crate::client_ip::ClientIp;
 use crate::clock::ManualClock;
 use crate::guard::{Config, KeyGuard};
 use crate::key;
+use crate::lock_time::LockTime;
 use crate::store::codec::block::{BlockReader, BlockWriter};
 use crate::store::codec::{self, Record};
 use crate::{KeyId, OrgId, Timestamp};
@@ -103,6 +104,56 @@ pub fn codec(data: &[u8]) {
         assert!(resumed.bytes().starts_with(data));
     }
     let _ = codec::frame::read_preamble(data);
+    let (key, row) = data.split_at(data.len().min(18));
+    if let Ok(lock) = codec::decode_lock(key, row) {
+        let row = codec::encode_lock(&lock).expect("it was decoded");
+        let again = codec::decode_lock(&codec::lock_key(&lock.id()), &row);
+        assert_eq!(again.expect("it was encoded"), lock);
+    }
+}
+
+/// Any text where the length of a lock is expected: refused, or shown so that it reads back and
+/// ends later than now.
+pub fn lock_time(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(time) = text.parse::<LockTime>() {
+        assert_eq!(time.to_string().parse(), Ok(time));
+        let now = Timestamp::from_unix_millis(1_768_478_400_000);
+        let zone = "America/New_York".parse().expect("a zone");
+        assert!(time.ends_at(now, &zone).expect("the calendar goes further") > now);
+    }
+}
+
+/// What a stranger could send to the socket: answered or cut off, whatever it is.
+#[cfg(unix)]
+pub fn socket_frame(data: &[u8]) {
+    use crate::admin::wire::{self, Ask};
+
+    thread_local! {
+        static GUARD: KeyGuard = {
+            let file = directory().join("socket.redb");
+            let _ = std::fs::remove_file(&file);
+            KeyGuard::open(file, small()).expect("a new file")
+        };
+    }
+    let mut stream = data;
+    while let Ok(Some(ask)) = wire::read::<Ask>(&mut stream) {
+        if let Ok(command) = ask.command() {
+            let _ = GUARD.with(|guard| guard.answer(command));
+        }
+    }
+    // The same bytes as a command that came in a sound frame.
+    if let Ok(request) = serde_json::from_slice(data) {
+        let ask = Ask {
+            version: wire::VERSION,
+            request,
+        };
+        if let Ok(command) = ask.command() {
+            let _ = GUARD.with(|guard| guard.answer(command));
+        }
+    }
 }
 
 fn again<T: Record>(data: &[u8]) {
@@ -162,7 +213,10 @@ fn small() -> Config {
         .resident_keys(16)
         .limited_keys(16)
         .usage_queue(1_024)
+        .locked_addresses(16)
+        .counted_addresses(16)
         .file_cache_bytes(1 << 20)
+        .socket(false)
 }
 
 /// Some of everything that is done with a guard. On an altered file anything of it may fail.

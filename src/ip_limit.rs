@@ -12,8 +12,9 @@ use crate::policy::{self, InvalidInput, Rule, Span, WindowLength};
 ///
 /// ```
 /// use std::time::Duration;
-/// use keyguard::IpLimit;
-/// let login = IpLimit::new("login", 3, Duration::from_secs(60))?.lockout("30 minutes".parse()?);
+/// use keyguard::{IpLimit, LockTime};
+/// let half_an_hour: LockTime = "30 minutes".parse()?;
+/// let login = IpLimit::new("login", 3, Duration::from_secs(60))?.lockout(half_an_hour);
 /// # Ok::<(), keyguard::InvalidInput>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

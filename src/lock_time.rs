@@ -102,7 +102,7 @@ fn first_after(
             let jump = zone.preceding(shifted).next().map(|jump| jump.timestamp());
             vec![jump.unwrap_or(shifted)]
         }
-        _ => vec![ambiguous.clone().earlier()?, ambiguous.later()?],
+        _ => vec![ambiguous.earlier()?, ambiguous.later()?],
     };
     Ok(times.into_iter().find(|found| *found > now))
 }

@@ -623,9 +623,11 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 fn all_bytes_below(dir: &std::path::Path) -> Vec<u8> {
-    let files = std::fs::read_dir(dir).unwrap();
+    let files = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    // A socket holds nothing.
     files
-        .flat_map(|file| std::fs::read(file.unwrap().path()).unwrap())
+        .filter(|file| file.file_type().unwrap().is_file())
+        .flat_map(|file| std::fs::read(file.path()).unwrap())
         .collect()
 }
 

@@ -278,7 +278,7 @@ fn a_file_held_by_another_process_is_refused_until_that_ends() {
     let held = refused(
         &home.file(),
         home.config(),
-        &["is already open", "stop the process"],
+        &["is already open by", "process", "stop that process"],
     );
     assert!(matches!(held, OpenError::InUse { path, .. } if path == home.file()));
 

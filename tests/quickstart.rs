@@ -75,6 +75,49 @@ fn the_sixty_first_request_in_a_minute_is_told_when_to_come_again() {
 }
 
 #[test]
+fn who_tries_to_log_in_too_often_is_locked_out_of_that_alone() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.printed_key().expect("a key is printed");
+    for _ in 0..3 {
+        assert_eq!(server.get("/login", None).status, 401);
+    }
+    let limited = server.get("/login", None);
+    assert_eq!(limited.status, 429);
+    assert_eq!(limited.field("Retry-After"), "300");
+    assert_eq!(limited.field("RateLimit-Policy"), r#""login";q=3;w=60"#);
+    let locked = server.get("/login?again", None);
+    assert_eq!(locked.status, 403);
+    assert!(locked.body.contains(r#""code":"ip_locked""#));
+    assert_eq!(server.get("/api/data", Some(&key)).status, 200);
+}
+
+/// The second terminal of the quick start.
+#[cfg(feature = "cli")]
+#[test]
+fn while_it_runs_the_command_line_sees_and_changes_its_keys() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let key = server.printed_key().expect("a key is printed");
+    assert_eq!(server.get("/api/data", Some(&key)).status, 200);
+    let keyguard = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_keyguard"))
+            .args(arguments)
+            .current_dir(dir.path())
+            .env_remove("KEYGUARD_SECRET")
+            .env_remove("KEYGUARD_DB")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(keyguard(&["stats"]).contains("requests: 1\n"));
+    assert!(keyguard(&["list-keys"]).contains("quickstart"));
+    keyguard(&["revoke-key", &key[..12]]);
+    assert_eq!(server.get("/api/data", Some(&key)).status, 401);
+}
+
+#[test]
 fn a_second_start_goes_on_with_the_file_of_the_first() {
     let dir = TempDir::new().unwrap();
     let first = Server::start(dir.path());
@@ -92,6 +135,7 @@ fn a_second_start_goes_on_with_the_file_of_the_first() {
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
+    files.retain(|file| file != "keyguard.redb.sock");
     assert_eq!(files, ["keyguard.redb", "keyguard.redb.secret"]);
 }
 

@@ -266,7 +266,11 @@ fn totals_are_the_requests_of_all_threads_each_once() {
 
     let home = Home::new();
     for run in 1..=3 {
-        let kg = home.open_with(home.config().usage_queue(AMPLE_QUEUE));
+        let kg = home.open_with(
+            home.config()
+                .usage_queue(AMPLE_QUEUE)
+                .ip_block_threshold(u32::MAX),
+        );
         let keys: Vec<_> = (0..THREADS)
             .map(|_| key_limited_to(&kg, u32::MAX))
             .collect();

@@ -58,6 +58,11 @@ const ROWS: &[Row] = &[
         measure: speed::deny,
     },
     Row {
+        name: "locked/calm",
+        goal: AtMost(1.1),
+        measure: speed::locked,
+    },
+    Row {
         name: "logged/unlogged",
         goal: AtLeast(0.85),
         measure: speed::logged,
@@ -81,6 +86,11 @@ const ROWS: &[Row] = &[
         name: "window_bytes/any_limit",
         goal: AtMost(524_288.0),
         measure: size::widest_window,
+    },
+    Row {
+        name: "flood_mib",
+        goal: AtMost(64.0),
+        measure: size::flood_mib,
     },
     Row {
         name: "open_ms",
@@ -107,6 +117,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         }
         Some((command, rest)) if command == size::FILL_WINDOWS => {
             return size::fill_windows(rest).map(|()| ExitCode::SUCCESS);
+        }
+        Some((command, rest)) if command == size::ENDURE_A_FLOOD => {
+            return size::endure_a_flood(rest).map(|()| ExitCode::SUCCESS);
         }
         _ => {}
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use keyguard::{Config, KeyGuard, ManualClock, Timestamp};
 
 use crate::Run;
-use crate::measure::{Measured, resident_bytes};
+use crate::measure::{Measured, Random, resident_bytes};
 use crate::world::{SECRET, Traffic, UNREACHED, headers, peer};
 
 const NEW_YEAR: Timestamp = Timestamp::from_unix_millis(1_767_225_600_000);
@@ -173,4 +174,88 @@ pub(crate) fn fill_windows(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     }
     println!("{}", (resident_bytes()? - before) / keys.len() as f64);
     Ok(())
+}
+
+/// Growth of resident memory, in MiB, over 10 M requests from as many addresses, each with a key of
+/// its own: a third malformed, a third formed like ours but unknown, a third without any.
+pub(crate) fn flood_mib(run: &Run) -> Measured {
+    let (kg, keys) = run
+        .world
+        .guard("flood.redb", 1, UNREACHED, Config::new(SECRET))?;
+    kg.close()?;
+    let output = Command::new(std::env::current_exe()?)
+        .arg(ENDURE_A_FLOOD)
+        .arg(run.world.path("flood.redb"))
+        .args([run.size(10_000_000).to_string(), keys[0].clone()])
+        .output()?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(format!("the process that endures the flood failed: {error}").into());
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
+pub(crate) const ENDURE_A_FLOOD: &str = "endure-a-flood";
+
+/// The child of [`flood_mib`], with every setting at its default.
+pub(crate) fn endure_a_flood(arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let [file, requests, key] = arguments else {
+        return Err("expected FILE REQUESTS KEY".into());
+    };
+    let requests: u64 = requests.parse()?;
+    let kg = KeyGuard::open(file, Config::new(SECRET))?;
+    // Somebody who is locked out, and somebody who is not.
+    let culprit = IpAddr::from([192, 0, 2, 99]);
+    for _ in 0..101 {
+        let _ = kg.check(&headers("nonsense"), culprit, "/");
+    }
+    kg.check(&headers(key), peer(), "/")?.finish(200);
+    kg.flush()?;
+    let before = resident_bytes()?;
+    let mut random = Random(11);
+    for number in 0..requests {
+        // IPv4 and IPv6 in turns, each address once.
+        let ip: IpAddr = if number % 2 == 0 {
+            Ipv4Addr::from_bits(0x0b00_0000 + number as u32).into()
+        } else {
+            Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number) << 64).into()
+        };
+        let path = format!("/api/{number}");
+        let refused = match number % 3 {
+            0 => kg
+                .check(&headers(&format!("nonsense {number}")), ip, &path)
+                .is_err(),
+            1 => kg
+                .check(&headers(&unknown_key(&mut random)), ip, &path)
+                .is_err(),
+            _ => kg.check(&headers(""), ip, &path).is_err(),
+        };
+        if !refused {
+            return Err("an attacker was admitted".into());
+        }
+    }
+    let grown = resident_bytes()? - before;
+    if kg.check(&headers(key), culprit, "/").is_ok() {
+        return Err("the flood has pushed a lock out".into());
+    }
+    kg.check(&headers(key), peer(), "/")?.finish(200);
+    println!("{}", grown / f64::from(1 << 20));
+    Ok(())
+}
+
+/// A text that is formed like a key and that nobody was given.
+fn unknown_key(random: &mut Random) -> String {
+    const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut text = String::from("kg_live_");
+    for _ in 0..42 {
+        text.push(BASE64[random.below(64)].into());
+    }
+    // The last of 43 characters holds 4 bits.
+    text.push(BASE64[random.below(16) << 2].into());
+    let checksum = crc32fast::hash(text.as_bytes());
+    for place in (0..6).rev() {
+        text.push(BASE62[(checksum / 62_u32.pow(place) % 62) as usize].into());
+    }
+    text
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::error::Error;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -55,6 +56,33 @@ pub(crate) fn check_hot(run: &Run) -> Measured {
         run.rounds(1_001),
         || timed(|| check_all(&kg, &keys, passes)),
         || timed(floor),
+    ))
+}
+
+/// The same keys while 10,000 other addresses are locked out, against while nobody is.
+pub(crate) fn locked(run: &Run) -> Measured {
+    let (calm, calm_keys) = run
+        .world
+        .guard("calm.redb", 1_000, UNREACHED, unrecorded())?;
+    let config = unrecorded().ip_block_threshold(1);
+    let (kg, keys) = run.world.guard("locked.redb", 1_000, UNREACHED, config)?;
+    let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
+    for number in 0..10_000 {
+        for _ in 0..2 {
+            let ip = IpAddr::from(Ipv4Addr::from_bits(first + number));
+            let _ = kg.check(&headers("nonsense"), ip, "/");
+        }
+    }
+    let locks = kg.locks().len();
+    if locks != 10_000 {
+        return Err(format!("{locks} addresses are locked out").into());
+    }
+    check_all(&calm, &calm_keys, 1);
+    check_all(&kg, &keys, 1);
+    Ok(median_ratio(
+        run.rounds(1_001),
+        || timed(|| check_all(&kg, &keys, 8)),
+        || timed(|| check_all(&calm, &calm_keys, 8)),
     ))
 }
 

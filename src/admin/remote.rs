@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::answer::{Command, Failure, FailureCode};
-use super::socket::{PATIENCE, is_ours, path_for};
-use super::wire::{self, Ask, Outcome, Reply};
+use super::socket::{PATIENCE, is_ours, places_for};
+use super::wire::{self, Ask, Outcome, Reply, VERSION};
 
 /// The asking side.
 pub(crate) struct Remote(UnixStream);
@@ -14,14 +14,21 @@ pub(crate) struct Remote(UnixStream);
 impl Remote {
     /// Connects to the process that holds `file`. `None` if none listens.
     pub(crate) fn connect(file: &Path) -> io::Result<Option<Self>> {
-        let stream = match path_for(file).and_then(UnixStream::connect) {
-            Ok(stream) => stream,
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                    _ => Err(error),
-                };
+        let mut found = None;
+        for place in places_for(file)? {
+            match UnixStream::connect(place) {
+                Ok(stream) => {
+                    found = Some(stream);
+                    break;
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {}
+                    _ => return Err(error),
+                },
             }
+        }
+        let Some(stream) = found else {
+            return Ok(None);
         };
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -32,10 +39,7 @@ impl Remote {
     }
 
     pub(crate) fn ask(&mut self, command: &Command) -> Result<serde_json::Value, Failure> {
-        let asked = Ask::new(command)
-            .and_then(|ask| wire::write(&mut self.0, &ask))
-            .and_then(|()| wire::read::<Reply>(&mut self.0));
-        match asked {
+        match self.exchange(command) {
             Ok(Some(reply)) => match reply.outcome {
                 Outcome::Ok(value) => Ok(value),
                 Outcome::Error(failure) => Err(failure),
@@ -43,6 +47,15 @@ impl Remote {
             Ok(None) => Err(lost("it ended")),
             Err(error) => Err(lost(&error.to_string())),
         }
+    }
+
+    fn exchange(&mut self, command: &Command) -> io::Result<Option<Reply>> {
+        let ask = Ask {
+            version: VERSION,
+            request: serde_json::to_value(command)?,
+        };
+        wire::write(&mut self.0, &ask)?;
+        wire::read(&mut self.0)
     }
 }
 

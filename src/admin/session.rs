@@ -87,7 +87,10 @@ impl Session {
 fn connect(file: &Path) -> Result<Option<Remote>, SessionError> {
     Remote::connect(file).map_err(|source| SessionError::Socket {
         file: file.into(),
-        socket: super::socket::path_for(file).unwrap_or_default(),
+        socket: super::socket::places_for(file)
+            .ok()
+            .and_then(|places| places.into_iter().next())
+            .unwrap_or_default(),
         source,
     })
 }

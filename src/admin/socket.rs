@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,18 +30,20 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Commands that are carried out at a time.
 const MOST_CONNECTIONS: usize = 16;
 
-/// `<file>.sock`, beside the file that its canonical path names; where that is too long for a
-/// socket, `/tmp/keyguard-<user id>-<hash of the path>.sock`.
-pub(crate) fn path_for(file: &Path) -> io::Result<PathBuf> {
+/// Where the socket of a file is looked for: `<file>.sock` beside it, by its canonical path; and
+/// `/tmp/keyguard-<id of the file's owner>-<hash of the path>.sock`, which takes its place where that path is too
+/// long for a socket or the directory may not be written.
+pub(crate) fn places_for(file: &Path) -> io::Result<Vec<PathBuf>> {
     let file = fs::canonicalize(file)?;
-    let mut path = file.clone().into_os_string();
-    path.push(".sock");
-    if path.len() <= LONGEST_PATH {
-        return Ok(path.into());
-    }
     let hash = blake3::hash(file.as_os_str().as_bytes()).to_hex();
-    let user = rustix::process::getuid().as_raw();
-    Ok(format!("/tmp/keyguard-{user}-{}.sock", &hash[..32]).into())
+    let user = fs::metadata(&file)?.uid();
+    let mut beside = file.into_os_string();
+    beside.push(".sock");
+    let mut places = vec![format!("/tmp/keyguard-{user}-{}.sock", &hash[..32]).into()];
+    if beside.len() <= LONGEST_PATH {
+        places.insert(0, beside.into());
+    }
+    Ok(places)
 }
 
 /// The listening side; it ends and takes its path away when it is dropped.
@@ -55,8 +57,7 @@ pub(crate) struct Listener {
 impl Listener {
     /// Listens beside `file`, which `guard` holds.
     pub(crate) fn bind(file: &Path, guard: Weak<Inner>) -> io::Result<Self> {
-        let path = path_for(file)?;
-        let listener = bind_privately(&path)?;
+        let (path, listener) = bind_in_one_of(&places_for(file)?)?;
         let (alive, ended) = UnixStream::pair()?;
         let thread = std::thread::Builder::new()
             .name("keyguard-socket".into())
@@ -78,6 +79,26 @@ impl Drop for Listener {
             let _ = thread.join();
         }
     }
+}
+
+fn bind_in_one_of(places: &[PathBuf]) -> io::Result<(PathBuf, UnixListener)> {
+    let mut failure = io::ErrorKind::NotFound.into();
+    for path in places {
+        match bind_privately(path) {
+            Ok(listener) => return Ok((path.clone(), listener)),
+            Err(error) => {
+                let is_closed = matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                );
+                failure = error;
+                if !is_closed {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failure)
 }
 
 /// Bound under another name, made private, and then put in the place of a dead one.

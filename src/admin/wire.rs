@@ -35,13 +35,6 @@ pub(crate) enum Outcome {
 }
 
 impl Ask {
-    pub(crate) fn new(command: &Command) -> io::Result<Self> {
-        Ok(Self {
-            version: VERSION,
-            request: serde_json::to_value(command)?,
-        })
-    }
-
     /// What is asked, or what to answer instead.
     pub(crate) fn command(self) -> Result<Command, Failure> {
         use super::answer::FailureCode::Refused;
@@ -102,7 +95,11 @@ mod tests {
     fn commands_read_back() {
         let command = Command::RevokeKey { key: "7".into() };
         let mut bytes = Vec::new();
-        write(&mut bytes, &Ask::new(&command).unwrap()).unwrap();
+        let ask = Ask {
+            version: VERSION,
+            request: serde_json::to_value(&command).unwrap(),
+        };
+        write(&mut bytes, &ask).unwrap();
         let mut stream = bytes.as_slice();
         let ask: Ask = read(&mut stream).unwrap().unwrap();
         assert_eq!(ask.command().unwrap(), command);

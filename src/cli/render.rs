@@ -176,18 +176,25 @@ impl Table {
     }
 }
 
-/// Cuts `text` into pieces that are at most `width` columns wide.
+/// Cuts `text` into pieces that are at most `width` columns wide, behind a space if there is one.
 fn wrap(text: &str, width: usize) -> Vec<&str> {
-    let (mut lines, mut start, mut used) = (Vec::new(), 0, 0);
-    for (at, c) in text.char_indices() {
-        let needed = c.width().unwrap_or(0);
-        if used + needed > width && at > start {
-            lines.push(&text[start..at]);
-            (start, used) = (at, 0);
-        }
-        used += needed;
+    let (mut lines, mut rest) = (Vec::new(), text);
+    while rest.width() > width {
+        let mut used = 0;
+        let fits = |(_, c): &(usize, char)| {
+            used += c.width().unwrap_or(0);
+            used <= width
+        };
+        let end = rest.char_indices().take_while(fits).last();
+        let end = end.map_or(0, |(at, c)| at + c.len_utf8());
+        // A character that is wider than the column stands alone.
+        let end = end.max(rest.chars().next().map_or(0, char::len_utf8));
+        let end = rest[..end].rfind(' ').map_or(end, |space| space + 1);
+        let (line, after) = rest.split_at(end);
+        lines.push(line.trim_end());
+        rest = after;
     }
-    lines.push(&text[start..]);
+    lines.push(rest);
     lines
 }
 
@@ -333,6 +340,14 @@ mod tests {
             .line("label", "宽".repeat(255))
             .render(narrow);
         assert!(panel.lines().all(|line| line.width() <= 40));
+    }
+
+    #[test]
+    fn text_breaks_at_spaces_where_it_can() {
+        assert_eq!(wrap("limit `login`", 9), ["limit", "`login`"]);
+        assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
+        assert_eq!(wrap("宽宽", 1), ["宽", "宽"]);
+        assert_eq!(wrap("", 3), [""]);
     }
 
     #[test]

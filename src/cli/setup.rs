@@ -5,6 +5,7 @@ use serde_json::json;
 use super::failure::{CliError, quoted};
 use super::render::Panel;
 use super::{Cli, Exit, print};
+use crate::admin::session::SessionError;
 use crate::guard::KeyGuard;
 
 /// Creates the data file. One that is there is only looked at.
@@ -45,7 +46,11 @@ pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
 
 /// Derived from the secret alone; the data file is not opened.
 pub(super) fn admin_key(cli: &Cli) -> Result<Exit, CliError> {
-    let secret = crate::guard::existing_secret(&cli.place.db, cli.secret()?)?;
+    let file = &cli.place.db;
+    if !file.exists() {
+        return Err(SessionError::NoFile(file.clone()).into());
+    }
+    let secret = crate::guard::existing_secret(file, cli.secret()?)?;
     let key = secret.admin_key();
     if cli.json {
         cli.print_json(&json!({ "admin_key": key.as_str() }));

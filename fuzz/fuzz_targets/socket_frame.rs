@@ -1,0 +1,7 @@
+//! Any bytes where the socket expects commands.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| keyguard::fuzz::socket_frame(data));

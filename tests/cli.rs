@@ -1,0 +1,484 @@
+//! The command line: what it prints and how it ends, on a file that rests and on one that a server
+//! holds.
+//!
+//! `KEYGUARD_BLESS=1 cargo test --features cli --test cli` writes the transcripts anew.
+
+#![cfg(test)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::IP;
+use keyguard::{Config, CreateKey, KeyGuard, ListKeys, Reason};
+use tempfile::TempDir;
+
+/// The program, in a directory of its own, without anything from the environment.
+fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+    command
+        .args(arguments)
+        .current_dir(dir)
+        .stdin(Stdio::null());
+    for name in ["DB", "REDIS", "SECRET", "ADMIN_KEY", "KEY"] {
+        command.env_remove(format!("KEYGUARD_{name}"));
+    }
+    command.env("TZ", "UTC");
+    command
+}
+
+fn run(dir: &Path, arguments: &[&str]) -> Output {
+    keyguard(dir, arguments).output().unwrap()
+}
+
+/// What it prints to standard output, if it is done.
+fn done(dir: &Path, arguments: &[&str]) -> String {
+    let output = run(dir, arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What it prints to standard error, if it refuses.
+fn refused(dir: &Path, arguments: &[&str]) -> String {
+    let output = run(dir, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// Runs every line `$ keyguard …` of a transcript and returns it with what was printed then.
+fn rerun(dir: &Path, transcript: &str) -> String {
+    let mut out = String::new();
+    for line in transcript
+        .lines()
+        .filter(|line| line.starts_with('$') || line.starts_with('#'))
+    {
+        out += line;
+        out.push('\n');
+        let Some(arguments) = line.strip_prefix("$ keyguard ") else {
+            continue;
+        };
+        let arguments = words(arguments);
+        let output = run(
+            dir,
+            &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
+        out += &normalised(&String::from_utf8_lossy(&output.stdout));
+        out += &normalised(&String::from_utf8_lossy(&output.stderr));
+        if output.status.code() != Some(0) {
+            out += &format!("[exit {}]\n", output.status.code().unwrap());
+        }
+    }
+    out
+}
+
+/// Splits at spaces outside of double quotes.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut quoted) = (vec![String::new()], false);
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            c => words.last_mut().unwrap().push(c),
+        }
+    }
+    words
+}
+
+/// What differs from run to run is named instead: keys, prefixes and times.
+fn normalised(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let token = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "-_:.".contains(c)));
+        let (token, after) = rest.split_at(token.unwrap_or(rest.len()));
+        let is_day = |text: &str| {
+            text.len() == 10 && text.starts_with("20") && text.matches('-').count() == 2
+        };
+        if token.is_empty() {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+            continue;
+        }
+        match token.len() {
+            57 if token.starts_with("kg_live_") => out += "<key>",
+            12 if token.starts_with("kg_live_") => out += "<prefix>",
+            _ if token.starts_with("kg_admin_") => out += "<admin key>",
+            _ if token.ends_with('Z') && token.get(..10).is_some_and(is_day) => out += "<time>",
+            10 if is_day(token) => out += "<day>",
+            _ => out += token,
+        }
+        rest = after;
+    }
+    out
+}
+
+fn compare(name: &str, printed: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/transcripts")
+        .join(name);
+    if std::env::var_os("KEYGUARD_BLESS").is_some() {
+        fs::write(path, printed).unwrap();
+        return;
+    }
+    let expected = fs::read_to_string(path).unwrap();
+    for (line, (printed, expected)) in printed.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(printed, expected, "line {} of {name}", line + 1);
+    }
+    assert_eq!(printed.lines().count(), expected.lines().count(), "{name}");
+}
+
+const COMMANDS: &str = include_str!("transcripts/commands.txt");
+const WITHOUT_A_FILE: &str = include_str!("transcripts/without-a-file.txt");
+
+#[test]
+fn every_command_prints_what_it_did_on_a_resting_file() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    compare("commands.txt", &rerun(dir.path(), COMMANDS));
+}
+
+/// The same transcript: who holds the file makes no difference.
+#[test]
+fn every_command_prints_the_same_on_a_live_file() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let printed = rerun(dir.path(), COMMANDS);
+    assert!(
+        !kg.list_keys(ListKeys::default()).unwrap().is_empty(),
+        "it was this guard that answered"
+    );
+    drop(kg);
+    if std::env::var_os("KEYGUARD_BLESS").is_none() {
+        compare("commands.txt", &printed);
+    }
+}
+
+#[test]
+fn without_a_data_file_nothing_is_made_up() {
+    let dir = TempDir::new().unwrap();
+    compare("without-a-file.txt", &rerun(dir.path(), WITHOUT_A_FILE));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn arguments_that_make_no_sense_end_with_2() {
+    let dir = TempDir::new().unwrap();
+    let cases: [&[&str]; 5] = [
+        &["frobnicate"],
+        &["create-key", "--org", "acme"],
+        &["check", "--cost", "0"],
+        &["update-key", "1", "--expires-at", "tomorrow"],
+        &["--secret", "a", "--secret-file", "b", "stats"],
+    ];
+    for arguments in cases {
+        let output = run(dir.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    let help = done(dir.path(), &["--help"]);
+    assert!(
+        help.contains("Other users of this machine can see it") && help.contains("revoke-key"),
+        "{help}"
+    );
+    assert!(done(dir.path(), &["completions", "bash"]).contains("revoke-key"));
+}
+
+#[test]
+fn a_revocation_is_in_force_when_the_command_returns() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    kg.create_org("acme").unwrap();
+    let (revoked, running) = (AtomicBool::new(false), AtomicBool::new(true));
+    for _ in 0..5 {
+        let created = kg.create_key(CreateKey {
+            rate_limit_per_minute: Some(u32::MAX),
+            ..CreateKey::new("acme", "shop")
+        });
+        let created = created.unwrap();
+        let headers = [("X-API-Key", created.raw_key.expose())];
+        revoked.store(false, Ordering::SeqCst);
+        running.store(true, Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while running.load(Ordering::SeqCst) {
+                        let was_revoked = revoked.load(Ordering::SeqCst);
+                        match kg.check(&headers, IP, "/") {
+                            Ok(grant) => {
+                                assert!(!was_revoked);
+                                grant.finish(200);
+                            }
+                            Err(denial) => assert_eq!(denial.reason(), Reason::RevokedKey),
+                        }
+                    }
+                });
+            }
+            done(dir.path(), &["revoke-key", &created.key.id.to_string()]);
+            revoked.store(true, Ordering::SeqCst);
+            assert_eq!(
+                kg.check(&headers, IP, "/").unwrap_err().reason(),
+                Reason::RevokedKey
+            );
+            running.store(false, Ordering::SeqCst);
+        });
+    }
+}
+
+#[test]
+fn a_key_to_check_comes_from_the_environment_or_standard_input() {
+    use std::io::Write;
+
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    done(dir.path(), &["create-org", "acme"]);
+    let created = done(
+        dir.path(),
+        &["create-key", "--org", "acme", "--label", "shop", "--json"],
+    );
+    let key = created
+        .split("\"raw_key\":\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+
+    let output = keyguard(dir.path(), &["check"])
+        .env("KEYGUARD_KEY", key)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let mut child = keyguard(dir.path(), &["check"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(key.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("admitted"));
+}
+
+#[test]
+fn more_than_a_page_is_listed_whole() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    kg.create_org("acme").unwrap();
+    let keys: Vec<CreateKey> = (0..2_500)
+        .map(|i| CreateKey::new("acme", format!("key {i}")))
+        .collect();
+    kg.create_keys(&keys).unwrap();
+    for kg in [Some(kg), None] {
+        assert_eq!(done(dir.path(), &["list-keys"]).lines().count(), 2_501);
+        let json = done(dir.path(), &["list-keys", "--json"]);
+        assert_eq!(json.matches("\"org_name\":\"acme\"").count(), 2_500);
+        drop(kg);
+    }
+}
+
+#[test]
+fn the_secret_is_found_as_the_library_finds_it() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("secret"), "a secret of its own\n").unwrap();
+    done(dir.path(), &["--secret-file", "secret", "init"]);
+    assert!(!dir.path().join("keyguard.redb.secret").exists());
+    done(dir.path(), &["--secret-file", "secret", "stats"]);
+    done(dir.path(), &["--secret", "a secret of its own", "stats"]);
+    let output = keyguard(dir.path(), &["stats"])
+        .env("KEYGUARD_SECRET", "a secret of its own")
+        .output();
+    assert_eq!(output.unwrap().status.code(), Some(0));
+
+    let missing = refused(dir.path(), &["stats"]);
+    assert!(
+        missing.contains("KEYGUARD_SECRET") && missing.contains("next:  keyguard --secret-file"),
+        "{missing}"
+    );
+    let wrong = refused(dir.path(), &["--secret", "another one", "stats"]);
+    assert!(
+        wrong.contains("another secret") && !wrong.contains("another one"),
+        "{wrong}"
+    );
+    // It is derived from the secret, and no other secret has it.
+    let admin_key = done(
+        dir.path(),
+        &["--secret", "a secret of its own", "admin-key"],
+    );
+    assert_ne!(
+        admin_key,
+        done(dir.path(), &["--secret", "another one", "admin-key"])
+    );
+    assert!(refused(dir.path(), &["admin-key"]).contains("KEYGUARD_SECRET"));
+}
+
+#[cfg(unix)]
+mod socket {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn socket_of(file: &Path) -> PathBuf {
+        let mut name = fs::canonicalize(file).unwrap().into_os_string();
+        name.push(".sock");
+        name.into()
+    }
+
+    #[test]
+    fn it_is_private_and_goes_with_the_guard() {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("keyguard.redb");
+        let kg = KeyGuard::open(&file, Config::default()).unwrap();
+        let metadata = fs::symlink_metadata(socket_of(&file)).unwrap();
+        assert!(metadata.file_type().is_socket());
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        drop(kg);
+        assert!(!socket_of(&file).exists());
+    }
+
+    #[test]
+    fn a_dead_one_is_recognized_and_replaced() {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("keyguard.redb");
+        done(dir.path(), &["init"]);
+        // As a kill leaves it.
+        drop(UnixListener::bind(socket_of(&file)).unwrap());
+        assert!(socket_of(&file).exists());
+        done(dir.path(), &["stats"]);
+        let kg = KeyGuard::open(&file, Config::default()).unwrap();
+        done(dir.path(), &["create-org", "acme"]);
+        kg.org_named("acme").unwrap();
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_left_and_named() {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("keyguard.redb");
+        done(dir.path(), &["init"]);
+        fs::write(socket_of(&file), "precious").unwrap();
+        let error = KeyGuard::open(&file, Config::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("Config::socket(false)"), "{error}");
+        assert_eq!(fs::read_to_string(socket_of(&file)).unwrap(), "precious");
+    }
+
+    #[test]
+    fn without_one_the_process_that_holds_the_file_is_named() {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("keyguard.redb");
+        let kg = KeyGuard::open(&file, Config::default().socket(false)).unwrap();
+        assert!(!socket_of(&file).exists());
+        let error = refused(dir.path(), &["stats"]);
+        if cfg!(target_os = "linux") {
+            let me = std::process::id().to_string();
+            assert!(
+                error.contains(&format!("process {me}")) && error.contains(&format!("ps -p {me}")),
+                "{error}"
+            );
+        }
+        drop(kg);
+        done(dir.path(), &["stats"]);
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_has_one_elsewhere() {
+        let dir = TempDir::new().unwrap();
+        let deep = dir.path().join("d".repeat(90));
+        fs::create_dir(&deep).unwrap();
+        let file = deep.join("keyguard.redb");
+        let kg = KeyGuard::open(&file, Config::default()).unwrap();
+        assert!(!socket_of(&file).exists());
+        done(&deep, &["create-org", "acme"]);
+        kg.org_named("acme").unwrap();
+    }
+
+    #[test]
+    fn nonsense_is_answered_or_cut_off_and_the_next_command_works() {
+        use std::io::{Read, Write};
+        use std::os::unix::net::UnixStream;
+
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("keyguard.redb");
+        let _kg = KeyGuard::open(&file, Config::default()).unwrap();
+        let frame = |body: &str| [&(body.len() as u32).to_be_bytes()[..], body.as_bytes()].concat();
+        for (bytes, expected) in [
+            (b"\xff\xff\xff\xff".to_vec(), ""),
+            (frame("{}"), ""),
+            (frame(r#"{"version":9,"request":null}"#), "version"),
+            (
+                frame(r#"{"version":1,"request":{"command":"dance"}}"#),
+                "is no command",
+            ),
+        ] {
+            let mut stream = UnixStream::connect(socket_of(&file)).unwrap();
+            stream.write_all(&bytes).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(
+                answer.contains(expected) && answer.is_empty() == expected.is_empty(),
+                "{answer}"
+            );
+        }
+        done(dir.path(), &["stats"]);
+    }
+
+    /// Only root can act as another user.
+    #[test]
+    fn another_user_is_refused() {
+        use std::os::unix::fs::MetadataExt;
+        use std::os::unix::process::CommandExt;
+
+        const NOBODY: u32 = 65_534;
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("keyguard.redb");
+        let _kg = KeyGuard::open(&file, Config::default()).unwrap();
+        if fs::metadata(&file).unwrap().uid() != 0 {
+            let mode = fs::metadata(socket_of(&file)).unwrap().permissions().mode();
+            assert_eq!(
+                mode & 0o077,
+                0,
+                "without root, that nobody else is let in shows in the mode"
+            );
+            return;
+        }
+        let program = dir.path().join("program");
+        fs::copy(env!("CARGO_BIN_EXE_keyguard"), &program).unwrap();
+        for path in [dir.path(), &program] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let as_nobody = || {
+            let output = Command::new(&program)
+                .args(["stats"])
+                .current_dir(dir.path())
+                .stdin(Stdio::null())
+                .uid(NOBODY)
+                .gid(NOBODY)
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(1));
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let error = as_nobody();
+        assert!(error.contains("does not let this user in"), "{error}");
+        // Even if somebody opens the socket to all.
+        fs::set_permissions(socket_of(&file), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = as_nobody();
+        assert!(
+            error.contains("another user") || error.contains("does not let this user in"),
+            "{error}"
+        );
+    }
+}
