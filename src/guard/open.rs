@@ -18,7 +18,7 @@ use crate::key::KeyHasher;
 use crate::limiter::{Limiter, MemoryLimiter};
 use crate::policy::InvalidInput;
 use crate::secret::Secret;
-use crate::store::{OpenError, RedbStore, Store};
+use crate::store::{OpenError, RedbStore, Store, StoreError};
 
 const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
 
@@ -46,10 +46,7 @@ impl Inner {
             NonZeroU32::new(config.ip_block_threshold).unwrap_or(NonZeroU32::MIN),
             config.time_zone.clone(),
         );
-        let lockouts = Arc::new(lockouts.map_err(|error| OpenError::Damaged {
-            path: file.into(),
-            source: error.into(),
-        })?);
+        let lockouts = Arc::new(lockouts.map_err(|error| unreadable(file, error))?);
         let recorder = Arc::new(Recorder::new(
             clock.clone(),
             config.record_usage,
@@ -80,6 +77,20 @@ impl Inner {
             writer: Mutex::new(Some(writer)),
             companion: Mutex::new(None),
         })
+    }
+}
+
+/// Rows that cannot be read while a file is opened.
+fn unreadable(file: &Path, error: StoreError) -> OpenError {
+    match error {
+        StoreError::Unavailable(source) => OpenError::Io {
+            path: file.into(),
+            source: std::io::Error::other(source),
+        },
+        error => OpenError::Damaged {
+            path: file.into(),
+            source: error.into(),
+        },
     }
 }
 

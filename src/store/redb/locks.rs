@@ -1,14 +1,19 @@
 //! Who is locked out.
 
-use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableError, WriteTransaction};
 
 use crate::lockout::{Lock, LockChange};
 use crate::store::StoreError;
 use crate::store::codec::{LOCKS, decode_lock, encode_lock, lock_key};
 
 pub(super) fn all(txn: &ReadTransaction) -> Result<Vec<Lock>, StoreError> {
+    let table = match txn.open_table(LOCKS) {
+        // A file from before there were locks; the first one makes the table.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
     let mut locks = Vec::new();
-    for row in txn.open_table(LOCKS)?.iter()? {
+    for row in table.iter()? {
         let (key, row) = row?;
         locks.push(decode_lock(key.value(), row.value())?);
     }
@@ -25,4 +30,36 @@ pub(super) fn change(txn: &WriteTransaction, changes: &[LockChange]) -> Result<(
         };
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::lockout::Strike;
+    use crate::store::Store;
+    use crate::store::redb::RedbStore;
+
+    #[test]
+    fn a_file_from_before_there_were_locks_takes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = crate::secret::Secret::from("secret").fingerprint();
+        let file = dir.path().join("old.redb");
+        let store = RedbStore::open(&file, secret, Timestamp::default(), 1 << 20).unwrap();
+        store.write(|txn| Ok(txn.delete_table(LOCKS)?)).unwrap();
+        assert_eq!(store.locks().unwrap(), []);
+        let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), Timestamp::default());
+        let stored = LockChange {
+            id: lock.id(),
+            lock: Some(lock.clone()),
+        };
+        store.change_locks(std::slice::from_ref(&stored)).unwrap();
+        assert_eq!(store.locks().unwrap(), [lock]);
+        let gone = LockChange {
+            lock: None,
+            ..stored
+        };
+        store.change_locks(&[gone]).unwrap();
+        assert_eq!(store.locks().unwrap(), []);
+    }
 }
