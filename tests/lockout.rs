@@ -296,9 +296,12 @@ fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
         "the clock stands at noon"
     );
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
-    // A shorter one does not shorten it.
-    kg.block(IP, "/", Duration::from_secs(1), LockScope::Global)
-        .unwrap();
+    // A shorter one does not shorten it, here or in the file.
+    let second = kg.block(IP, "/", Duration::from_secs(1), LockScope::Global);
+    assert_eq!(second.unwrap().until, lock.until);
+    drop(kg);
+    let kg = home.open();
+    assert_eq!(kg.locks()[0].until, lock.until);
     home.clock.advance(Duration::from_secs(2));
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
 

@@ -1,8 +1,8 @@
 //! The socket beside a data file, through which it is managed while a process holds it.
 //!
 //! It is bound only while the file is held, has the mode 0600, and both sides look at whose process
-//! the other one is. The secret never travels; the text of a key does when it is made or checked,
-//! as it does in the answer to a command. Whatever lies at its path from before a kill is dead, and replaced.
+//! the other one is. Whatever lies at its path from before a kill is dead, and replaced. The secret
+//! never travels; the text of a key does, when it is made and when it is checked.
 
 use std::fs;
 use std::io;
