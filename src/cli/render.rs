@@ -194,7 +194,9 @@ fn wrap(text: &str, width: usize) -> Vec<&str> {
         lines.push(line.trim_end());
         rest = after;
     }
-    lines.push(rest);
+    if !rest.is_empty() || lines.is_empty() {
+        lines.push(rest);
+    }
     lines
 }
 
