@@ -224,7 +224,7 @@ pub enum AdminError {
     #[error("{0}")]
     Conflict(String),
     /// More than one key has the prefix that was given. Nothing was chosen.
-    #[error("{} keys start with `{prefix}`; give more of it, or an id", candidates.len())]
+    #[error("more than one key starts with `{prefix}`; give more of it, or an id")]
     Ambiguous {
         /// What was given.
         prefix: String,

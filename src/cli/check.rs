@@ -47,12 +47,10 @@ pub(super) fn check(cli: &Cli, check: Check) -> Result<Exit, CliError> {
         cost: check.cost,
         scopes: check.scopes,
     });
-    let checked = hint(cli.ask(command, text), |failure| {
-        match (failure.code, failure.candidates.first()) {
-            (FailureCode::Ambiguous, Some(first)) => format!("check {}", first.id),
-            (FailureCode::Invalid, _) => "check --help".into(),
-            _ => "list-keys".into(),
-        }
+    let checked = hint(cli.ask(command, text), |failure| match failure.code {
+        FailureCode::Ambiguous => "check ID".into(),
+        FailureCode::Invalid => "check --help".into(),
+        _ => "list-keys".into(),
     })?;
     Ok(if checked.allowed {
         Exit::Done

@@ -158,9 +158,9 @@ pub(super) fn update(cli: &Cli, update: Update) -> Result<Exit, CliError> {
 
 /// What to type after a key was not found, or was not the only one.
 fn next(failure: &Failure, command: &str) -> String {
-    match (failure.code, failure.candidates.first()) {
-        (FailureCode::Ambiguous, Some(first)) => format!("{command} {}", first.id),
-        (FailureCode::Invalid, _) => format!("{command} --help"),
+    match failure.code {
+        FailureCode::Ambiguous => format!("{command} ID"),
+        FailureCode::Invalid => format!("{command} --help"),
         _ => "list-keys".into(),
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Look {
 const LEAST_WIDTH: usize = 40;
 /// No column is, if it has more to show.
 const LEAST_COLUMN: usize = 6;
+/// No cell is higher than this; a longer text ends in `…`. A pipe gets all of it.
+const MOST_LINES: usize = 3;
 
 impl Look {
     pub(crate) fn of_stdout() -> Self {
@@ -149,10 +151,10 @@ impl Table {
     }
 
     fn push_row(&self, out: &mut String, cells: &[String], widths: &[usize], is_bold: bool) {
-        let wrapped: Vec<Vec<&str>> = cells
+        let wrapped: Vec<Vec<String>> = cells
             .iter()
             .zip(widths)
-            .map(|(cell, width)| wrap(cell, *width))
+            .map(|(cell, width)| wrap_to(cell, *width, MOST_LINES))
             .collect();
         let height = wrapped.iter().map(Vec::len).max().unwrap_or(1);
         let (bold, plain) = if is_bold {
@@ -162,7 +164,7 @@ impl Table {
         };
         for line in 0..height {
             for ((cell, width), right) in wrapped.iter().zip(widths).zip(&self.right) {
-                let text = cell.get(line).copied().unwrap_or_default();
+                let text = cell.get(line).map_or("", String::as_str);
                 let fill = " ".repeat(width.saturating_sub(text.width()));
                 let (left, right) = if *right {
                     (fill.as_str(), "")
@@ -174,6 +176,19 @@ impl Table {
             push_line(out, "│");
         }
     }
+}
+
+/// As [`wrap`], into so many pieces at most.
+fn wrap_to(text: &str, width: usize, most: usize) -> Vec<String> {
+    let mut lines: Vec<String> = wrap(text, width).into_iter().map(str::to_owned).collect();
+    if lines.len() > most {
+        lines.truncate(most);
+        if let Some(last) = lines.last_mut() {
+            while last.width() >= width && last.pop().is_some() {}
+            last.push('…');
+        }
+    }
+    lines
 }
 
 /// Cuts `text` into pieces that are at most `width` columns wide, behind a space if there is one.
@@ -333,7 +348,8 @@ mod tests {
                 .all(|width| *width == widths[0] && *width <= 80),
             "{widths:?}"
         );
-        assert_eq!(text.matches('宽').count(), 255);
+        assert_eq!(text.lines().count(), 3 + MOST_LINES + 1);
+        assert_eq!(text.matches('…').count(), 1);
         let narrow = Look {
             width: 40,
             ..TERMINAL
