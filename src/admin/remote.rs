@@ -54,8 +54,12 @@ impl Remote {
             version: VERSION,
             request: serde_json::to_value(command)?,
         };
-        wire::write(&mut self.0, &ask)?;
-        wire::read(&mut self.0)
+        // Who refuses to listen may have said why before we have spoken.
+        let asked = wire::write(&mut self.0, &ask);
+        match wire::read(&mut self.0) {
+            Ok(Some(reply)) => Ok(Some(reply)),
+            unanswered => asked.and(unanswered),
+        }
     }
 }
 
