@@ -30,7 +30,7 @@ pub struct IpLimit {
 impl IpLimit {
     /// At most `limit` requests in any interval of the length `window`, from 1 ms to 366 days.
     ///
-    /// Limits of the same name count together. The name is 1 to 64 letters, digits, `-`, `_` and
+    /// Limits of the same name and window count together. The name is 1 to 64 letters, digits, `-`, `_` and
     /// `.`; the header fields show it.
     ///
     /// # Errors

@@ -113,6 +113,7 @@ impl KeyGuard {
     /// key for, such as a login form. An address that goes over the limit is locked out as the limit
     /// says; one that is locked out is refused.
     ///
+    /// `ip` is the address of the client itself: behind a proxy, that which the proxy hands on.
     /// Clients of a Unix socket have no address and are not limited.
     ///
     /// # Errors

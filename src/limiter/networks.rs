@@ -28,7 +28,7 @@ pub(super) struct Networks {
 #[derive(Debug)]
 struct Window {
     network: Network,
-    /// A hash of what is counted. Nobody outside of the process can aim at another's.
+    /// A hash of what is counted, and over what time. Nobody outside of the process can aim at another's.
     counts: u64,
     log: SlidingLog,
 }
@@ -44,12 +44,12 @@ impl Networks {
     }
 
     pub(super) fn hit(&self, counter: NetworkCounter<'_>, rule: Rule, clock: &Clock) -> Outcome {
-        let counts = self.hasher.hash_one(counter.counts);
         let length = match rule.span {
             Span::Sliding(length) => length,
             // Months are counted of keys only.
             Span::Month => WindowLength::MINUTE,
         };
+        let counts = self.hasher.hash_one((counter.counts, length));
         let mut set = self.set(counter.network).lock();
         let now = clock.now();
         let is_it = |window: &Window| window.network == counter.network && window.counts == counts;
@@ -65,9 +65,6 @@ impl Networks {
             )
         });
         let log = &mut set[at].log;
-        if log.length() != length {
-            *log = SlidingLog::new(length);
-        }
         let level = |log: &mut SlidingLog| Level {
             rule: 0,
             at: now,
@@ -156,6 +153,30 @@ mod tests {
             rule(1),
             &clock
         )));
+    }
+
+    #[test]
+    fn windows_of_different_length_do_not_reset_each_other() {
+        let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
+        let networks = Networks::new(64);
+        let hour = Rule {
+            limit: 1,
+            span: Span::Sliding(WindowLength::new(std::time::Duration::from_secs(3_600)).unwrap()),
+        };
+        for rule in [rule(1), hour] {
+            assert!(is_admitted(networks.hit(
+                counter("192.0.2.1"),
+                rule,
+                &clock
+            )));
+        }
+        for rule in [rule(1), hour] {
+            assert!(!is_admitted(networks.hit(
+                counter("192.0.2.1"),
+                rule,
+                &clock
+            )));
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
@@ -20,6 +21,9 @@ const SHARDS: usize = 256;
 /// Locks of single paths that one network can have, so that nobody fills the table with paths.
 const MOST_PATHS: usize = 16;
 
+/// How long a table in which nothing can be merged is taken to be full.
+const FULL_FOR: Duration = Duration::from_secs(1);
+
 /// A bounded table of locks. No lock is ever pushed out: when it is full, automatic locks of
 /// neighbours become one lock of the network around them.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(crate) struct Locks {
     len: AtomicUsize,
     capacity: usize,
     hasher: RandomState,
+    /// Until when there is no use in looking for room, in milliseconds since the Unix epoch.
+    full_until: AtomicU64,
     /// Locks that changed since they were last stored.
     changed: Mutex<Vec<LockId>>,
 }
@@ -62,6 +68,7 @@ impl Locks {
             len: AtomicUsize::new(0),
             capacity,
             hasher: RandomState::default(),
+            full_until: AtomicU64::new(0),
             changed: Mutex::default(),
         }
     }
@@ -216,8 +223,12 @@ impl Locks {
         claimed.is_ok()
     }
 
-    /// Frees what has ended, or else merges automatic locks of neighbours.
+    /// Frees what has ended, or else merges automatic locks of neighbours. Where neither is to be had
+    /// newcomers are not looked at again for a while, so that they cost no time.
     fn make_room(&self, now: Timestamp) -> bool {
+        if now.unix_millis() < self.full_until.load(Ordering::Relaxed) {
+            return false;
+        }
         self.expire(now);
         if self.len() < self.capacity {
             return true;
@@ -227,6 +238,8 @@ impl Locks {
                 return true;
             }
         }
+        let until = now.plus(FULL_FOR).unix_millis();
+        self.full_until.store(until, Ordering::Relaxed);
         false
     }
 
@@ -282,6 +295,9 @@ impl Locks {
             gone.extend(known.extract_if(.., |lock| !stay(lock)));
             !known.is_empty()
         });
+        if !gone.is_empty() {
+            self.full_until.store(0, Ordering::Relaxed);
+        }
         shard.len.fetch_sub(gone.len(), Ordering::Release);
         self.len.fetch_sub(gone.len(), Ordering::AcqRel);
         gone

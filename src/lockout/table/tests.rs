@@ -144,3 +144,17 @@ fn changes_are_handed_out_once_as_they_are_then() {
     locks.return_changes(changes);
     assert_eq!(locks.take_changes().len(), 2);
 }
+
+#[test]
+fn a_full_table_is_not_searched_for_every_newcomer() {
+    let locks = Locks::new(2);
+    for ip in ["192.0.2.1", "198.51.100.1"] {
+        assert!(locks.add(lock(ip, Refuses::All, 10), at(0)));
+    }
+    assert!(!locks.add(lock("203.0.113.1", Refuses::All, 10), at(1)));
+    assert!(!locks.make_room(at(1)), "it was just searched");
+    assert_eq!(locks.full_until.load(Ordering::Relaxed), 2_000);
+    // Room that somebody makes is seen at once.
+    locks.remove("192.0.2.1".parse().unwrap(), None);
+    assert!(locks.add(lock("203.0.113.1", Refuses::All, 10), at(1)));
+}
