@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// A reading of the monotonic clock: nanoseconds since the clock's own origin.
+/// A reading of the monotonic clock: nanoseconds, from [`Moment::START`] on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(u64);
 
@@ -22,8 +22,26 @@ impl Moment {
         Self(nanos)
     }
 
+    /// Later than all that happens.
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    /// At which every clock starts: late enough for any window to have begun before it.
+    const START: Self = Self(400 * 86_400 * 1_000_000_000);
+
     pub(crate) const fn nanos(self) -> u64 {
         self.0
+    }
+
+    /// This moment moved later by `by`.
+    pub(crate) fn plus(self, by: Duration) -> Self {
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(by))
+    }
+
+    /// This moment moved earlier by `by`.
+    pub(crate) fn minus(self, by: Duration) -> Self {
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(by))
     }
 
     /// Time since `earlier`; zero if `earlier` is later.
@@ -232,13 +250,13 @@ impl ManualClock {
         }
     }
 
-    /// Moves the clock forward. It stops at the end of its range, some 500 years on.
+    /// Moves the clock forward. It stops at the end of its range, some 290 years on.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let _ = self
             .elapsed_nanos
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |elapsed| {
-                Some(elapsed.saturating_add(by))
+                Some(elapsed.saturating_add(by).min(u64::MAX / 2))
             });
     }
 
@@ -248,18 +266,19 @@ impl ManualClock {
     }
 
     fn now(&self) -> Moment {
-        Moment(self.elapsed_nanos.load(Ordering::SeqCst))
+        Moment(Moment::START.0 + self.elapsed_nanos.load(Ordering::SeqCst))
     }
 
     fn timestamp_at(&self, moment: Moment) -> Timestamp {
-        self.start.plus(Duration::from_nanos(moment.0))
+        let before = Moment::START.since(moment);
+        self.start.plus(moment.since(Moment::START)).minus(before)
     }
 }
 
 #[derive(Debug)]
 struct SystemClock {
     origin: Instant,
-    /// Calendar time at `origin`, in milliseconds since the Unix epoch.
+    /// Calendar time at the moment 0, in milliseconds since the Unix epoch.
     origin_unix_millis: AtomicI64,
 }
 
@@ -276,7 +295,8 @@ impl SystemClock {
     #[inline]
     fn now(&self) -> Moment {
         let elapsed = self.origin.elapsed();
-        Moment(elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos()))
+        let elapsed = elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos());
+        Moment(Moment::START.0 + elapsed)
     }
 
     #[inline]
@@ -324,7 +344,10 @@ mod tests {
         let clock = ManualClock::starting_at(Timestamp::default());
         let reader = Clock::from(clock.clone());
         clock.advance(Duration::from_millis(1_500));
-        assert_eq!(reader.now(), Moment(1_500_000_000));
+        assert_eq!(
+            reader.now().since(Moment::START),
+            Duration::from_millis(1_500)
+        );
         assert_eq!(reader.timestamp(), Timestamp(1_500));
     }
 }

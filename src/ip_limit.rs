@@ -1,11 +1,13 @@
 //! Limits by address, for single routes.
 
-use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limit::Limit;
 use crate::lock_time::LockTime;
 use crate::lockout::LockScope;
-use crate::policy::{self, InvalidInput, Rule, Span, WindowLength};
+use crate::policy::InvalidInput;
+use crate::rule::{Holder, Rule};
 
 /// A limit on what one address may do, whether or not it has a key: for a login form, a sign-up, a
 /// search. Asked by [`KeyGuard::check_ip`](crate::KeyGuard::check_ip).
@@ -20,9 +22,8 @@ use crate::policy::{self, InvalidInput, Rule, Span, WindowLength};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct IpLimit {
-    pub(crate) name: Box<str>,
-    limit: NonZeroU32,
-    window: WindowLength,
+    pub(crate) name: Arc<str>,
+    pub(crate) limit: Limit,
     pub(crate) lockout: Option<LockTime>,
     pub(crate) scope: LockScope,
 }
@@ -36,17 +37,9 @@ impl IpLimit {
     /// # Errors
     /// [`InvalidInput`] for the name, a limit of 0, or the window.
     pub fn new(name: &str, limit: u32, window: Duration) -> Result<Self, InvalidInput> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        if !(1..=64).contains(&name.len()) || !name.bytes().all(allowed) {
-            return Err(InvalidInput::new(
-                "name",
-                "a name is 1 to 64 letters, digits, `-`, `_` and `.`",
-            ));
-        }
         Ok(Self {
-            name: name.into(),
-            limit: policy::limit("limit", limit)?,
-            window: WindowLength::new(window)?,
+            name: self::name(name)?,
+            limit: Limit::window(limit, window)?,
             lockout: None,
             scope: LockScope::default(),
         })
@@ -67,8 +60,21 @@ impl IpLimit {
 
     pub(crate) fn rule(&self) -> Rule {
         Rule {
-            limit: self.limit.get().into(),
-            span: Span::Sliding(self.window),
+            route: Some(Arc::clone(&self.name)),
+            has_own_name: true,
+            ..Rule::new(self.limit, Holder::Address)
         }
     }
+}
+
+/// A name that header fields can show.
+pub(crate) fn name(text: &str) -> Result<Arc<str>, InvalidInput> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        return Ok(text.into());
+    }
+    Err(InvalidInput::new(
+        "name",
+        "a name is 1 to 64 letters, digits, `-`, `_` and `.`",
+    ))
 }

@@ -23,19 +23,24 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod access;
+mod addresses;
 mod admin;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 mod client_ip;
 mod clock;
+mod counter;
 mod draft;
+mod forwarded;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
 mod guard;
 mod ip_limit;
 mod key;
+mod limit;
 mod limiter;
 mod lock_time;
 mod lockout;
@@ -44,10 +49,14 @@ mod path;
 mod policy;
 mod quota;
 mod record;
+mod rule;
 mod secret;
 mod store;
+mod time_zone;
 mod window;
 
+pub use access::{ExactPath, InvalidPolicy, Lockout, Pattern, Policy, Route};
+pub use addresses::Addresses;
 pub use admin::{
     AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, Stats, TopKey, UpdateKey, UsageList,
 };
@@ -56,10 +65,12 @@ pub use clock::{Clock, InvalidTimestamp, ManualClock, Timestamp};
 pub use guard::{Config, Denial, Grant, HeaderFn, Headers, KeyGuard, Request, RuleState, Verdict};
 pub use ip_limit::IpLimit;
 pub use key::{KeyPrefix, PlainKey};
-pub use lock_time::{LockTime, TimeZone};
+pub use limit::Limit;
+pub use lock_time::LockTime;
 pub use lockout::{Lock, LockCause, LockScope, Refuses};
 pub use network::Network;
 pub use policy::{InvalidInput, Scope};
-pub use record::{Key, KeyId, Method, Org, OrgId, OrgStatus, Reason, Usage};
+pub use record::{Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
 pub use secret::Secret;
 pub use store::OpenError;
+pub use time_zone::TimeZone;

@@ -9,6 +9,7 @@ use jiff::tz;
 
 use crate::clock::Timestamp;
 use crate::policy::InvalidInput;
+use crate::time_zone::TimeZone;
 
 /// How long a lock lasts: a span of time, or until the clock on the wall next shows a time of day.
 ///
@@ -137,12 +138,24 @@ impl FromStr for LockTime {
     }
 }
 
+/// A span of 1 second to 3,650 days, as a [`LockTime`] that is no time of day.
+pub(crate) fn span_of(field: &'static str, text: &str) -> Result<Duration, InvalidInput> {
+    let span = span(&text.trim_ascii().to_ascii_lowercase());
+    let is_within = |span: &Duration| (Duration::from_secs(1)..=LONGEST).contains(span);
+    span.filter(is_within).ok_or_else(|| {
+        InvalidInput::new(
+            field,
+            "is no span of 1 second to 3650 days such as `90s`, `30 minutes` or `1 day`",
+        )
+    })
+}
+
 fn out_of_bounds() -> InvalidInput {
     InvalidInput::new("duration", "is not between 1 second and 3650 days")
 }
 
 /// `None` for a text that is no span, the longest there is for one too long to count.
-fn span(text: &str) -> Option<Duration> {
+pub(crate) fn span(text: &str) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
@@ -221,58 +234,6 @@ impl fmt::Display for LockTime {
         } else {
             Ok(())
         }
-    }
-}
-
-/// A time zone, by its IANA name.
-///
-/// ```
-/// use keyguard::TimeZone;
-/// assert_eq!("Europe/Berlin".parse::<TimeZone>().unwrap().to_string(), "Europe/Berlin");
-/// assert!("Europe/Atlantis".parse::<TimeZone>().is_err());
-/// ```
-#[derive(Clone, Debug)]
-pub struct TimeZone(Option<tz::TimeZone>);
-
-impl TimeZone {
-    /// The zone the system is set to. Where that cannot be found out, times of day are refused.
-    pub fn system() -> Self {
-        Self(tz::TimeZone::try_system().ok())
-    }
-
-    /// Coordinated Universal Time.
-    pub fn utc() -> Self {
-        Self(Some(tz::TimeZone::UTC))
-    }
-}
-
-impl Default for TimeZone {
-    fn default() -> Self {
-        Self::system()
-    }
-}
-
-impl FromStr for TimeZone {
-    type Err = InvalidInput;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let zone = tz::TimeZone::get(text);
-        zone.map(|zone| Self(Some(zone))).map_err(|_| {
-            InvalidInput::new(
-                "time_zone",
-                "is no IANA name such as `Europe/Berlin` or `UTC`",
-            )
-        })
-    }
-}
-
-impl fmt::Display for TimeZone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self
-            .0
-            .as_ref()
-            .map(|zone| zone.iana_name().unwrap_or("local"));
-        f.write_str(name.unwrap_or("unknown"))
     }
 }
 

@@ -112,7 +112,7 @@ impl FromStr for Network {
             return Self::of(ip).ok_or_else(|| {
                 InvalidInput::new(
                     "ip",
-                    "`local` stands for every client of a Unix socket and cannot be blocked; \
+                    "`local` stands for every client of a Unix socket; \
                      give an IPv4 or IPv6 address",
                 )
             });

@@ -24,6 +24,11 @@ impl InvalidInput {
         }
     }
 
+    /// The same problem, of the field that the value was in.
+    pub(crate) fn within(self, field: &'static str) -> Self {
+        Self { field, ..self }
+    }
+
     /// The name of the field, as the admin vocabulary spells it.
     pub fn field(&self) -> &'static str {
         self.field
@@ -115,10 +120,15 @@ pub(crate) struct WindowLength {
 const SHORTEST_GRAIN: u64 = 1_000_000;
 
 impl WindowLength {
-    pub(crate) const MINUTE: Self = match NonZeroU64::new(60_000_000_000) {
-        Some(nanos) => Self { nanos },
-        None => unreachable!(),
-    };
+    pub(crate) const MINUTE: Self = Self::seconds_long(60);
+    pub(crate) const HOUR: Self = Self::seconds_long(3_600);
+
+    const fn seconds_long(seconds: u64) -> Self {
+        match NonZeroU64::new(seconds * 1_000_000_000) {
+            Some(nanos) => Self { nanos },
+            None => unreachable!(),
+        }
+    }
 
     /// A window of 1 ms to 366 days.
     pub(crate) fn new(length: std::time::Duration) -> Result<Self, InvalidInput> {
@@ -162,48 +172,6 @@ impl WindowLength {
     /// Whole seconds, rounded up, as the header fields write it.
     pub(crate) const fn seconds(self) -> u64 {
         self.nanos().div_ceil(1_000_000_000)
-    }
-}
-
-/// One limit that a request must pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) limit: u64,
-    pub(crate) span: Span,
-}
-
-/// Over what time a [`Rule`] counts. Rules of one group over the same span share a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Span {
-    /// Any interval of this length.
-    Sliding(WindowLength),
-    /// The calendar month, in UTC.
-    Month,
-}
-
-impl Rule {
-    /// At most `limit` in any 60 seconds.
-    pub(crate) fn per_minute(limit: NonZeroU32) -> Self {
-        Self {
-            limit: limit.get().into(),
-            span: Span::Sliding(WindowLength::MINUTE),
-        }
-    }
-
-    /// At most `limit` in a calendar month (UTC).
-    pub(crate) fn monthly(limit: NonZeroU64) -> Self {
-        Self {
-            limit: limit.get(),
-            span: Span::Month,
-        }
-    }
-
-    /// What header fields and the dry run call the rule.
-    pub(crate) fn name(&self) -> &'static str {
-        match self.span {
-            Span::Sliding(_) => "default",
-            Span::Month => "monthly",
-        }
     }
 }
 

@@ -1,102 +1,172 @@
-//! Calendar quotas: how much of a month's allowance is used.
+//! What has been used of calendar quotas and of credits.
 
 use std::time::Duration;
 
-use time::{Date, Month, OffsetDateTime, Time};
-
 use crate::clock::Timestamp;
+use crate::limit::{Refill, Span};
+use crate::time_zone::TimeZone;
 
-/// A calendar month in UTC, counted from January of year 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct CalendarMonth(pub(crate) u32);
-
-impl CalendarMonth {
-    pub(crate) fn of(at: Timestamp) -> Self {
-        let date = at.to_utc();
-        // A timestamp lies between the years 1970 and 9999.
-        Self(date.year() as u32 * 12 + u32::from(u8::from(date.month())) - 1)
-    }
-
-    /// The first instant of this month.
-    fn start(self) -> Timestamp {
-        let month = Month::try_from((self.0 % 12 + 1) as u8).unwrap_or(Month::January);
-        Date::from_calendar_date((self.0 / 12) as i32, month, 1).map_or(Timestamp::MAX, |date| {
-            OffsetDateTime::new_utc(date, Time::MIDNIGHT).into()
-        })
-    }
-
-    /// The first instant that no longer belongs to this month.
-    fn end(self) -> Timestamp {
-        Self(self.0 + 1).start()
-    }
-}
-
-/// What has been consumed of a monthly quota.
+/// What has been used over a day, over a month, or of credits, and a time: when the day or month
+/// ends, or since when credits are coming back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct QuotaUse {
-    pub(crate) month: CalendarMonth,
-    pub(crate) used: u64,
+pub(crate) struct Balance {
+    used: u64,
+    at: Timestamp,
 }
 
-impl QuotaUse {
-    /// Starts anew if `now` lies in a later month, and returns what this month has used.
-    /// A calendar that was set back does not give a month's allowance a second time.
-    pub(crate) fn used_at(&mut self, now: Timestamp) -> u64 {
-        let month = CalendarMonth::of(now);
-        if month > self.month {
-            *self = Self { month, used: 0 };
+impl Balance {
+    pub(crate) const fn stored(used: u64, at: Timestamp) -> Self {
+        Self { used, at }
+    }
+
+    pub(crate) const fn used(self) -> u64 {
+        self.used
+    }
+
+    pub(crate) const fn at(self) -> Timestamp {
+        self.at
+    }
+
+    /// What is used at `now`, which starts a new day or month, and brings credits back.
+    /// A calendar that was set back gives nothing a second time.
+    #[inline]
+    pub(crate) fn used_at(&mut self, now: Timestamp, span: Span, zone: &TimeZone) -> u64 {
+        match span {
+            Span::Credits(Some(refill)) if self.used > 0 => self.bring_back(now, refill),
+            Span::Day if now >= self.at => *self = Self::stored(0, zone.end_of_day(now)),
+            Span::Month if now >= self.at => *self = Self::stored(0, zone.end_of_month(now)),
+            _ => {}
         }
         self.used
     }
 
-    pub(crate) fn record(&mut self, cost: u64) {
-        self.used += cost;
+    /// Credits come back from the moment on at which the first of them was spent.
+    fn bring_back(&mut self, now: Timestamp, refill: Refill) {
+        let (every, amount) = (refill.millis.get(), u64::from(refill.amount.get()));
+        let times = now.unix_millis().saturating_sub(self.at.unix_millis()) / every;
+        self.used = self.used.saturating_sub(times.saturating_mul(amount));
+        let passed = Duration::from_millis(times.saturating_mul(every));
+        self.at = self.at.plus(passed);
     }
 
-    /// How long after `now` the quota starts anew.
-    pub(crate) fn renews_in(&self, now: Timestamp) -> Duration {
-        self.month.end().since(now)
+    /// To be called after [`Balance::used_at`] of the same time.
+    pub(crate) fn record(&mut self, now: Timestamp, span: Span, cost: u64) {
+        if self.used == 0 && matches!(span, Span::Credits(_)) {
+            self.at = now;
+        }
+        self.used = self.used.saturating_add(cost);
+    }
+
+    /// Whether what was taken at `then` still counts.
+    pub(crate) fn includes(&self, then: Timestamp, span: Span, zone: &TimeZone) -> bool {
+        match span {
+            Span::Day => zone.end_of_day(then) >= self.at,
+            Span::Month => zone.end_of_month(then) >= self.at,
+            _ => true,
+        }
+    }
+
+    pub(crate) fn refund(&mut self, cost: u64) {
+        self.used = self.used.saturating_sub(cost);
+    }
+
+    /// How long after `now` some of what is used comes back; `None` for never.
+    pub(crate) fn grows_in(&self, now: Timestamp, span: Span) -> Option<Duration> {
+        self.returns_in(now, span, 1)
+    }
+
+    /// How long after `now` there is room for `cost` under `limit`; `None` for never.
+    pub(crate) fn room_in(
+        &self,
+        now: Timestamp,
+        span: Span,
+        limit: u64,
+        cost: u64,
+    ) -> Option<Duration> {
+        let excess = self.used.saturating_add(cost).saturating_sub(limit);
+        self.returns_in(now, span, excess.max(1))
+    }
+
+    fn returns_in(&self, now: Timestamp, span: Span, amount: u64) -> Option<Duration> {
+        match span {
+            Span::Credits(Some(refill)) => {
+                let times = amount.div_ceil(refill.amount.get().into());
+                let wait = Duration::from_millis(times.saturating_mul(refill.millis.get()));
+                Some(self.at.plus(wait).since(now))
+            }
+            Span::Credits(None) => None,
+            _ => Some(self.at.since(now)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use time::macros::datetime;
-
     use super::*;
 
-    fn at(time: OffsetDateTime) -> Timestamp {
-        time.into()
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn span(limit: &str) -> Span {
+        limit.parse::<crate::limit::Limit>().unwrap().span
     }
 
     #[test]
     fn a_month_ends_where_the_calendar_says() {
-        let mut quota = QuotaUse::default();
-        assert_eq!(quota.used_at(at(datetime!(2028-02-28 23:59:59 UTC))), 0);
-        quota.record(7);
-        assert_eq!(quota.used_at(at(datetime!(2028-02-29 23:59:59.999 UTC))), 7);
-        assert_eq!(
-            quota.renews_in(at(datetime!(2028-02-29 23:59:59 UTC))),
-            Duration::from_secs(1)
-        );
-        assert_eq!(quota.used_at(at(datetime!(2028-03-01 0:00 UTC))), 0);
-    }
-
-    #[test]
-    fn a_year_ends_too() {
-        let december = CalendarMonth::of(at(datetime!(2026-12-31 12:00 UTC)));
-        assert_eq!(december.end(), at(datetime!(2027-01-01 0:00 UTC)));
-        assert_eq!(
-            december.end().since(december.start()),
-            Duration::from_secs(31 * 86_400)
-        );
+        let (utc, month) = (TimeZone::utc(), Span::Month);
+        let mut quota = Balance::default();
+        let last_but_one = at("2028-02-28T23:59:59Z");
+        assert_eq!(quota.used_at(last_but_one, month, &utc), 0);
+        quota.record(last_but_one, month, 7);
+        let last = at("2028-02-29T23:59:59.999Z");
+        assert_eq!(quota.used_at(last, month, &utc), 7);
+        assert_eq!(quota.grows_in(last, month), Some(Duration::from_millis(1)));
+        assert_eq!(quota.used_at(at("2028-03-01T00:00:00Z"), month, &utc), 0);
     }
 
     #[test]
     fn a_calendar_set_back_gives_nothing_twice() {
-        let mut quota = QuotaUse::default();
-        quota.used_at(at(datetime!(2026-06-01 0:00 UTC)));
-        quota.record(5);
-        assert_eq!(quota.used_at(at(datetime!(2026-05-31 0:00 UTC))), 5);
+        let utc = TimeZone::utc();
+        for span in [Span::Day, Span::Month, span("9 credits +1/s")] {
+            let mut quota = Balance::default();
+            quota.used_at(at("2026-06-01T00:00:00Z"), span, &utc);
+            quota.record(at("2026-06-01T00:00:00Z"), span, 5);
+            let before = at("2026-05-31T00:00:00Z");
+            assert_eq!(quota.used_at(before, span, &utc), 5, "{span:?}");
+        }
+    }
+
+    #[test]
+    fn credits_come_back_in_steps_from_the_first_that_was_spent() {
+        let (utc, span) = (TimeZone::utc(), span("10 credits +3/min"));
+        let start = at("2026-06-01T00:00:30Z");
+        let after = |seconds| start.plus(Duration::from_secs(seconds));
+        let mut credits = Balance::default();
+        credits.used_at(start, span, &utc);
+        credits.record(start, span, 10);
+        assert_eq!(credits.used_at(after(59), span, &utc), 10);
+        assert_eq!(credits.used_at(after(60), span, &utc), 7);
+        // Four more than there is room for: the second step from here.
+        let wait = credits.room_in(after(70), span, 10, 7);
+        assert_eq!(wait, Some(Duration::from_secs(110)));
+        assert_eq!(credits.used_at(after(179), span, &utc), 4);
+        assert_eq!(credits.used_at(after(10_000), span, &utc), 0);
+        // Nothing is saved up beyond the amount.
+        credits.record(after(10_000), span, 5);
+        assert_eq!(credits.used_at(after(10_059), span, &utc), 5);
+        assert_eq!(credits.used_at(after(10_060), span, &utc), 2);
+    }
+
+    #[test]
+    fn credits_without_refill_never_come_back() {
+        let (utc, span) = (TimeZone::utc(), span("10 credits"));
+        let now = at("2026-06-01T00:00:00Z");
+        let mut credits = Balance::default();
+        credits.record(now, span, 10);
+        assert_eq!(credits.used_at(at("2036-06-01T00:00:00Z"), span, &utc), 10);
+        assert_eq!(credits.room_in(now, span, 10, 1), None);
+        credits.refund(4);
+        assert_eq!(credits.used_at(now, span, &utc), 6);
     }
 }

@@ -1,15 +1,17 @@
 //! What is stored: organizations, keys, credentials and usage.
 
 use std::fmt;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
+use crate::limit::Limit;
 use crate::policy::{InvalidInput, Scope};
 
 macro_rules! id {
@@ -67,6 +69,10 @@ pub struct Org {
     pub name: String,
     /// Whether its keys are accepted.
     pub status: OrgStatus,
+    /// Limits that all of its keys share.
+    pub limits: Vec<Limit>,
+    /// Limits that are lifted for a time.
+    pub lifts: Vec<Lift>,
     /// When it was created.
     pub created_at: Timestamp,
 }
@@ -88,14 +94,27 @@ pub struct Key {
     pub scopes: Vec<Scope>,
     /// Requests admitted in any 60 seconds.
     pub rate_limit_per_minute: NonZeroU32,
-    /// Requests admitted in a calendar month (UTC); `None` for no such limit.
-    pub monthly_limit: Option<NonZeroU64>,
+    /// Further limits of its own.
+    pub limits: Vec<Limit>,
+    /// From where it is accepted; empty for everywhere.
+    pub allowed_ips: Addresses,
+    /// Limits that are lifted for a time.
+    pub lifts: Vec<Lift>,
     /// When it was created.
     pub created_at: Timestamp,
     /// From when on it is refused; `None` for never.
     pub expires_at: Option<Timestamp>,
     /// When it was last admitted, up to 200 ms behind; `None` for never.
     pub last_used_at: Option<Timestamp>,
+}
+
+/// A limit that neither refuses nor counts for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lift {
+    /// The name of the limit, as header fields and the dry run show it.
+    pub rule: String,
+    /// From when on it counts again.
+    pub until: Timestamp,
 }
 
 /// How the text of a key was turned into its stored hash.
@@ -232,11 +251,19 @@ pub enum Reason {
     IpLocked = 16,
     /// A limit by address is exhausted.
     IpLimited = 17,
+    /// Credits are used up.
+    CreditsExhausted = 18,
+    /// As many requests of the key are being answered as can be.
+    TooManyConcurrent = 19,
+    /// The policy accepts nothing from the address.
+    IpDenied = 20,
+    /// The key is not accepted from the address.
+    IpNotAllowed = 21,
 }
 
 impl Reason {
     /// One more than the largest code.
-    pub(crate) const COUNT: usize = 18;
+    pub(crate) const COUNT: usize = 22;
 
     const ALL: [Self; Self::COUNT - 1] = [
         Self::MissingKey,
@@ -256,6 +283,10 @@ impl Reason {
         Self::Overloaded,
         Self::IpLocked,
         Self::IpLimited,
+        Self::CreditsExhausted,
+        Self::TooManyConcurrent,
+        Self::IpDenied,
+        Self::IpNotAllowed,
     ];
 
     /// A stable name, as totals and problem documents spell it.
@@ -278,6 +309,10 @@ impl Reason {
             Self::Overloaded => "overloaded",
             Self::IpLocked => "ip_locked",
             Self::IpLimited => "ip_limited",
+            Self::CreditsExhausted => "credits_exhausted",
+            Self::TooManyConcurrent => "too_many_concurrent",
+            Self::IpDenied => "ip_denied",
+            Self::IpNotAllowed => "ip_not_allowed",
         }
     }
 

@@ -46,14 +46,20 @@ impl SlidingLog {
         self.length
     }
 
+    /// How many hits counted when that was last looked at.
+    pub(crate) fn used(&self) -> u32 {
+        self.used
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
     /// Forgets what has left the window and returns how many hits still count.
     #[inline]
     pub(crate) fn used_at(&mut self, now: Moment) -> u32 {
-        if self.used > 0
-            && let Some(horizon) = self.horizon(now)
-            && self.oldest <= horizon
-        {
-            self.forget_through(horizon);
+        if self.used > 0 && self.leaves_at(self.oldest) <= now {
+            self.forget_until(now);
         }
         self.used
     }
@@ -61,18 +67,64 @@ impl SlidingLog {
     /// Adds `cost` hits at `now`. The caller has made sure that `used + cost` fits 32 bits.
     #[inline]
     pub(crate) fn record(&mut self, now: Moment, cost: NonZeroU32) {
-        let grain = self
-            .length
-            .grains(now.nanos() + (self.length.grain_nanos() - 1));
-        if self.used == 0 {
-            self.oldest = grain;
-            self.newest_offset = 0;
-            self.newest_count = 0;
-        } else if grain > self.newest() {
-            self.start_run(grain);
+        // In the newest run where that is still growing, which is told without a division.
+        let grain = if self.used > 0 && now <= self.ends_at(self.newest()) {
+            self.newest()
+        } else {
+            self.grain_of(now)
+        };
+        self.push(grain, cost.get());
+    }
+
+    /// Adds `cost` hits at `now`, or as many as can be counted.
+    pub(crate) fn charge(&mut self, now: Moment, cost: u64) {
+        let room = u32::MAX - self.used_at(now);
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX).min(room);
+        if let Some(cost) = NonZeroU32::new(cost) {
+            self.record(now, cost);
         }
-        self.newest_count += cost.get();
-        self.used += cost.get();
+    }
+
+    /// Takes back `cost` hits of those recorded at `at`, as far as they still count.
+    pub(crate) fn refund(&mut self, now: Moment, at: Moment, cost: u32) {
+        if self.used_at(now) == 0 {
+            return;
+        }
+        let grain = self.grain_of(at);
+        if grain == self.newest() && cost < self.newest_count {
+            self.newest_count -= cost;
+            self.used -= cost;
+            return;
+        }
+        let mut rest = Self::new(self.length);
+        for (run, count) in self.all_runs() {
+            let count = if run == grain {
+                count.saturating_sub(cost)
+            } else {
+                count
+            };
+            if count > 0 {
+                rest.push(run, count);
+            }
+        }
+        *self = rest;
+    }
+
+    /// The hits, oldest first: from when on they count, and how many.
+    pub(crate) fn hits(&self) -> impl Iterator<Item = (Moment, u32)> {
+        let runs = self.all_runs().filter(|(_, count)| *count > 0);
+        runs.map(|(grain, count)| (self.ends_at(grain), count))
+    }
+
+    /// Adds hits of an earlier log, oldest first, that still count at `now`.
+    pub(crate) fn restore(&mut self, now: Moment, hits: impl Iterator<Item = (Moment, u32)>) {
+        for (at, count) in hits {
+            let grain = self.grain_of(at.min(now));
+            if self.leaves_at(grain) > now {
+                let count = count.min(u32::MAX - self.used);
+                self.push(grain.max(self.newest()), count);
+            }
+        }
     }
 
     /// When the log has room for `cost` more hits under `limit`, if nothing is admitted meanwhile;
@@ -105,18 +157,34 @@ impl SlidingLog {
         self.oldest + u64::from(self.newest_offset)
     }
 
-    /// The last grain whose hits no longer count at `now`; `None` if every hit still counts.
+    /// The grain that a hit at `at` is counted in.
     #[inline]
-    fn horizon(&self, now: Moment) -> Option<u64> {
-        Some(
-            self.length
-                .grains(now.nanos().checked_sub(self.length.nanos())?),
-        )
+    fn grain_of(&self, at: Moment) -> u64 {
+        let length = self.length;
+        length.grains(at.nanos() + (length.grain_nanos() - 1))
+    }
+
+    #[inline]
+    fn ends_at(&self, grain: u64) -> Moment {
+        Moment::from_nanos(grain * self.length.grain_nanos())
     }
 
     #[inline]
     fn leaves_at(&self, grain: u64) -> Moment {
         Moment::from_nanos(grain * self.length.grain_nanos() + self.length.nanos())
+    }
+
+    #[inline]
+    fn push(&mut self, grain: u64, count: u32) {
+        if self.used == 0 {
+            self.oldest = grain;
+            self.newest_offset = 0;
+            self.newest_count = 0;
+        } else if grain > self.newest() {
+            self.start_run(grain);
+        }
+        self.newest_count += count;
+        self.used += count;
     }
 
     fn start_run(&mut self, grain: u64) {
@@ -150,12 +218,12 @@ impl SlidingLog {
         }
     }
 
-    fn forget_through(&mut self, horizon: u64) {
-        if self.newest() <= horizon {
+    fn forget_until(&mut self, now: Moment) {
+        if self.leaves_at(self.newest()) <= now {
             *self = Self::new(self.length);
             return;
         }
-        while self.oldest <= horizon {
+        while self.leaves_at(self.oldest) <= now {
             let Some((gap, count, len)) = read_run(self.older_bytes()) else {
                 return;
             };
@@ -169,6 +237,12 @@ impl SlidingLog {
 
     fn older_bytes(&self) -> impl Iterator<Item = u8> {
         self.older[self.gone as usize..].iter().copied()
+    }
+
+    /// All runs, oldest first, as `(grain, count)`.
+    fn all_runs(&self) -> impl Iterator<Item = (u64, u32)> {
+        let newest = (self.newest(), self.newest_count);
+        self.runs().chain(std::iter::once(newest))
     }
 
     /// All runs but the newest, oldest first, as `(grain, count)`.

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::{fs, io};
 
 const FLOORS: [&str; 5] = [
-    "clock draft key policy client_ip lock_time network path record secret",
-    "window ip_limit lockout quota",
+    "addresses clock draft forwarded key limit lock_time client_ip network path policy record rule secret time_zone",
+    "access counter window ip_limit lockout quota",
     "store limiter",
     "guard admin",
     "main cli http",

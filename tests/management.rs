@@ -50,7 +50,8 @@ fn a_key_takes_what_is_left_open_from_the_configuration() {
     assert_eq!(org_id, org(&kg, "acme").id);
     assert_eq!(created.key.label, "shop");
     assert_eq!(created.key.rate_limit_per_minute.get(), 7);
-    assert_eq!(created.key.monthly_limit, None);
+    assert!(created.key.limits.is_empty());
+    assert!(created.key.allowed_ips.is_empty());
     assert_eq!(created.key.expires_at, None);
     assert_eq!(created.key.last_used_at, None);
     assert_eq!(created.key.scopes, []);
@@ -70,7 +71,11 @@ fn every_field_is_kept_at_its_extremes() {
         label: "ü".repeat(255),
         scopes: vec!["s".repeat(64), "orders:write".into(), "orders:write".into()],
         rate_limit_per_minute: Some(u32::MAX),
-        monthly_limit: Some(u64::MAX),
+        limits: vec![
+            format!("{} monthly", u64::MAX / 2),
+            "5 credits +1/min shadow".into(),
+        ],
+        allowed_ips: vec!["10.0.0.0/8".into(), IP.to_string()],
         expires_at,
         prefix: Some(longest_prefix.clone()),
     });
@@ -83,7 +88,15 @@ fn every_field_is_kept_at_its_extremes() {
     // Each once, in order.
     assert_eq!(scopes(&key), ["orders:write", &"s".repeat(64)]);
     assert_eq!(key.rate_limit_per_minute.get(), u32::MAX);
-    assert_eq!(key.monthly_limit.map(u64::from), Some(u64::MAX));
+    let limits: Vec<String> = key.limits.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        limits,
+        [
+            format!("{} monthly", u64::MAX / 2),
+            "5 credits +1/min shadow".into()
+        ]
+    );
+    assert_eq!(key.allowed_ips.to_string(), format!("10.0.0.0/8,{IP}"));
     assert_eq!(key.expires_at, expires_at);
     assert!(key.prefix.starts_with(&longest_prefix));
     admit(&kg, &created);
@@ -95,7 +108,7 @@ fn a_change_leaves_all_else_as_it_is() {
     let kg = home.open();
     let key = key_with(&kg, |key| CreateKey {
         scopes: vec!["read".into()],
-        monthly_limit: Some(100),
+        limits: vec!["100 monthly".into()],
         expires_at: Some(home.clock.timestamp().plus(MINUTE)),
         ..key
     });
@@ -117,13 +130,13 @@ fn a_change_leaves_all_else_as_it_is() {
 
     let freed = kg
         .update_key(UpdateKey {
-            monthly_limit: Some(None),
+            limits: Some(Vec::new()),
             expires_at: Some(None),
             ..nothing
         })
         .unwrap();
     let expected = Key {
-        monthly_limit: None,
+        limits: Vec::new(),
         expires_at: None,
         ..expected
     };
@@ -227,10 +240,24 @@ fn bad_fields() -> Vec<(&'static str, &'static str, CreateKey, UpdateKey)> {
             change.rate_limit_per_minute = Some(0);
         },
     );
-    add("monthly_limit", "give at least 1", &|request, change| {
-        request.monthly_limit = Some(0);
-        change.monthly_limit = Some(Some(0));
-    });
+    for (limits, expected) in [
+        (&["0 monthly"][..], "give at least 1"),
+        (&["10/fortnight"], "is none such as"),
+        (&["10/min", "9/60s"], "count the same"),
+    ] {
+        add("limits", expected, &|request, change| {
+            request.limits = limits.iter().map(|limit| (*limit).to_owned()).collect();
+            change.limits = Some(request.limits.clone());
+        });
+    }
+    add(
+        "allowed_ips",
+        "give the network, `10.0.0.0/8`",
+        &|request, change| {
+            request.allowed_ips = vec!["10.1.2.3/8".into()];
+            change.allowed_ips = Some(request.allowed_ips.clone());
+        },
+    );
     all
 }
 

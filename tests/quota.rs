@@ -115,7 +115,7 @@ fn a_refusal_by_the_window_takes_nothing_from_the_month() {
     let kg = home.open();
     let key = key_with(&kg, |key| CreateKey {
         rate_limit_per_minute: Some(5),
-        monthly_limit: Some(12),
+        limits: vec!["12 monthly".into()],
         ..key
     });
     for expected in [5, 5] {
@@ -131,7 +131,7 @@ fn a_refusal_by_the_month_takes_nothing_from_the_window() {
     let kg = home.open();
     let key = key_with(&kg, |key| CreateKey {
         rate_limit_per_minute: Some(5),
-        monthly_limit: Some(4),
+        limits: vec!["4 monthly".into()],
         ..key
     });
     assert_eq!(admitted_of(&kg, &key, 20, Reason::QuotaExhausted), 4);
@@ -321,14 +321,19 @@ fn suspending_and_resuming_gives_nothing_a_second_time() {
 fn key_of_a_month(kg: &KeyGuard, monthly: u64) -> CreatedKey {
     key_with(kg, |key| CreateKey {
         rate_limit_per_minute: Some(PLENTY),
-        monthly_limit: Some(monthly),
+        limits: vec![format!("{monthly} monthly")],
         ..key
     })
 }
 
 fn set_month(kg: &KeyGuard, key: &CreatedKey, limit: Option<u64>) {
     kg.update_key(UpdateKey {
-        monthly_limit: Some(limit),
+        limits: Some(
+            limit
+                .map(|limit| format!("{limit} monthly"))
+                .into_iter()
+                .collect(),
+        ),
         ..UpdateKey::new(key.key.id)
     })
     .unwrap();

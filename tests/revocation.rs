@@ -58,7 +58,7 @@ fn no_check_after_a_rate_limit_was_tightened_goes_by_the_looser() {
 #[test]
 fn no_check_after_a_monthly_limit_was_set_goes_without_it() {
     Race::of(100).run(Reason::QuotaExhausted, |kg, key| {
-        update(kg, key, |key| key.monthly_limit = Some(Some(1)));
+        update(kg, key, |key| key.limits = Some(vec!["1 monthly".into()]));
         // The one that is left of the month, if nobody has taken it yet.
         drop(ask_to_read(kg, key));
     });

@@ -226,7 +226,7 @@ fn a_cost_above_a_limit_is_a_bad_request_however_empty_the_window() {
     let kg = home.open();
     let per_minute = key_limited_to(&kg, 60);
     let monthly = key_with(&kg, |key| CreateKey {
-        monthly_limit: Some(30),
+        limits: vec!["30 monthly".into()],
         ..key
     });
     for (key, limit) in [(per_minute, 60), (monthly, 30)] {
@@ -310,7 +310,7 @@ fn a_used_up_month_says_when_the_next_begins() {
     let home = Home::at(Timestamp::from_unix_millis(1_769_903_990_000));
     let kg = home.open();
     let key = key_with(&kg, |key| CreateKey {
-        monthly_limit: Some(2),
+        limits: vec!["2 monthly".into()],
         ..key
     });
     admit(&kg, &key);
@@ -352,7 +352,7 @@ fn a_grant_shows_how_its_tightest_limit_stands() {
     assert_eq!(grant.headers(), expected.map(owned));
 
     let key = key_with(&kg, |key| CreateKey {
-        monthly_limit: Some(10),
+        limits: vec!["10 monthly".into()],
         ..key
     });
     let headers = ask(&kg, &key).unwrap().headers();
@@ -390,7 +390,7 @@ fn every_way_to_ask_gives_the_same_verdict() {
     let full = key_limited_to(&kg, 1);
     admit(&kg, &full);
     let used_up = key_with(&kg, |key| CreateKey {
-        monthly_limit: Some(1),
+        limits: vec!["1 monthly".into()],
         ..key
     });
     admit(&kg, &used_up);
@@ -429,7 +429,7 @@ fn a_dry_run_consumes_and_records_nothing() {
     let kg = home.open();
     let key = key_with(&kg, |key| CreateKey {
         rate_limit_per_minute: Some(3),
-        monthly_limit: Some(5),
+        limits: vec!["5 monthly".into()],
         ..key
     });
     let headers = [("X-API-Key", key.raw_key.expose())];
@@ -441,7 +441,7 @@ fn a_dry_run_consumes_and_records_nothing() {
             let rules: Vec<_> = verdict
                 .rules
                 .iter()
-                .map(|rule| (rule.name, rule.limit, rule.remaining))
+                .map(|rule| (rule.name.as_str(), rule.limit, rule.remaining))
                 .collect();
             assert_eq!(rules, [("default", 3, left), ("monthly", 5, left + 2)]);
         }

@@ -143,7 +143,7 @@ fn refusals_are_counted_by_their_reason() {
     let kg = home.open();
     let spent = key_limited_to(&kg, 1);
     let of_a_month = key_with(&kg, |key| CreateKey {
-        monthly_limit: Some(1),
+        limits: vec!["1 monthly".into()],
         ..key
     });
     let revoked = common::key(&kg);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{AdminError, CreateKey, CreatedKey, ListKeys, UpdateKey};
-use crate::guard::{KeyGuard, Request, Verdict};
+use crate::guard::{KeyGuard, Request, RuleState, Verdict};
 use crate::lock_time::LockTime;
 use crate::lockout::LockScope;
 use crate::network::Network;
@@ -18,21 +18,63 @@ use crate::record::{Key, OrgId, Reason};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub(crate) enum Command {
-    CreateOrg { org_name: String },
-    ListOrgs { after: Option<OrgId>, limit: usize },
-    SuspendOrg { org_name: String },
-    ResumeOrg { org_name: String },
+    CreateOrg {
+        org_name: String,
+    },
+    ListOrgs {
+        after: Option<OrgId>,
+        limit: usize,
+    },
+    SuspendOrg {
+        org_name: String,
+    },
+    ResumeOrg {
+        org_name: String,
+    },
     CreateKey(CreateKey),
     ListKeys(ListKeys),
-    FindKey { key: String },
+    FindKey {
+        key: String,
+    },
     UpdateKey(UpdateKey),
-    RotateKey { key: String, grace: String },
-    RevokeKey { key: String },
+    RotateKey {
+        key: String,
+        grace: String,
+    },
+    RevokeKey {
+        key: String,
+    },
     Stats,
     Check(Check),
     Block(Block),
-    Unblock { ip: String, path: Option<String> },
+    Unblock {
+        ip: String,
+        path: Option<String>,
+    },
     ListBlocks,
+    UpdateOrg {
+        org_name: String,
+        limits: Vec<String>,
+    },
+    Limits(Whose),
+    Reset {
+        whose: Whose,
+        rule: Option<String>,
+    },
+    Lift {
+        key: String,
+        rule: String,
+        duration: Option<String>,
+    },
+    Reload,
+}
+
+/// A key, by its id or the start of its prefix, or an address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Whose {
+    Key(String),
+    Ip(String),
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +86,8 @@ pub(crate) struct Check {
     pub(crate) ip: String,
     pub(crate) path: String,
     pub(crate) method: String,
-    pub(crate) cost: NonZeroU32,
+    /// Where it is not that of the routes.
+    pub(crate) cost: Option<NonZeroU32>,
     pub(crate) scopes: Vec<String>,
 }
 
@@ -103,7 +146,7 @@ impl Failure {
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
         let code = match &error {
-            AdminError::Invalid(_) => FailureCode::Invalid,
+            AdminError::Invalid(_) | AdminError::Policy(_) => FailureCode::Invalid,
             AdminError::NotFound(_) => FailureCode::NotFound,
             AdminError::Conflict(_) => FailureCode::Conflict,
             AdminError::Ambiguous { .. } => FailureCode::Ambiguous,
@@ -162,14 +205,11 @@ pub(crate) struct CheckReply {
     pub(crate) reason: Option<Reason>,
     /// In whole seconds, rounded up.
     pub(crate) retry_after: Option<u64>,
-    pub(crate) rules: Vec<RuleReply>,
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct RuleReply {
-    pub(crate) name: String,
-    pub(crate) limit: u64,
-    pub(crate) remaining: u64,
+    /// The limit that refuses.
+    pub(crate) rule: Option<String>,
+    pub(crate) rules: Vec<RuleState>,
+    /// What would refuse, were it not in shadow mode.
+    pub(crate) shadowed: Vec<String>,
 }
 
 impl From<Verdict> for CheckReply {
@@ -178,11 +218,6 @@ impl From<Verdict> for CheckReply {
             .denial
             .as_ref()
             .and_then(|denial| denial.retry_after());
-        let rules = verdict.rules.iter().map(|rule| RuleReply {
-            name: rule.name.to_owned(),
-            limit: rule.limit,
-            remaining: rule.remaining,
-        });
         Self {
             allowed: verdict.is_allowed(),
             status: verdict
@@ -191,7 +226,9 @@ impl From<Verdict> for CheckReply {
                 .map_or(200, |denial| denial.status()),
             reason: verdict.denial.as_ref().map(|denial| denial.reason()),
             retry_after: wait.map(|wait| wait.as_millis().div_ceil(1_000) as u64),
-            rules: rules.collect(),
+            rule: verdict.denial.as_ref().and_then(|denial| denial.rule()),
+            rules: verdict.rules,
+            shadowed: verdict.shadowed,
         }
     }
 }
@@ -226,12 +263,45 @@ impl KeyGuard {
             }
             Command::Check(check) => self.check_for(&check),
             Command::Block(block) => self.block_for(&block),
-            Command::Unblock { ip, path } => {
-                let network: Network = ip.parse().map_err(AdminError::from)?;
-                reply(self.unblock(network, path.as_deref())?)
-            }
+            Command::Unblock { ip, path } => reply(self.unblock(network(&ip)?, path.as_deref())?),
             Command::ListBlocks => reply(self.locks()),
+            Command::UpdateOrg { org_name, limits } => {
+                reply(self.set_org_limits(self.org_named(&org_name)?.id, limits)?)
+            }
+            Command::Limits(whose) => self.look_at_limits(whose),
+            Command::Reset { whose, rule } => {
+                match &whose {
+                    Whose::Key(key) => self.reset(self.find_key(key)?.id, rule.as_deref())?,
+                    Whose::Ip(ip) => self.reset_ip(network(ip)?),
+                }
+                self.look_at_limits(whose)
+            }
+            Command::Lift {
+                key,
+                rule,
+                duration,
+            } => {
+                let id = self.find_key(&key)?.id;
+                reply(match duration {
+                    Some(text) => {
+                        let time: LockTime = text.parse().map_err(AdminError::from)?;
+                        self.lift(id, &rule, time)?
+                    }
+                    None => self.end_lift(id, &rule)?,
+                })
+            }
+            Command::Reload => {
+                self.reload()?;
+                Ok(serde_json::json!({ "reloaded": true }))
+            }
         }
+    }
+
+    fn look_at_limits(&self, whose: Whose) -> Result<Value, Failure> {
+        reply(match whose {
+            Whose::Key(key) => self.peek(self.find_key(&key)?.id)?,
+            Whose::Ip(ip) => self.peek_ip(network(&ip)?),
+        })
     }
 
     fn list(&self, mut request: ListKeys) -> Result<Value, Failure> {
@@ -276,10 +346,12 @@ impl KeyGuard {
             .map(|key| (self.inner.config().key_header.as_str(), key.as_str()))
             .collect();
         let scopes: Vec<&str> = check.scopes.iter().map(String::as_str).collect();
-        let request = Request::new(&headers, ip, &check.path)
+        let mut request = Request::new(&headers, ip, &check.path)
             .method(check.method.as_str())
-            .cost(check.cost)
             .scopes(&scopes);
+        if let Some(cost) = check.cost {
+            request = request.cost(cost);
+        }
         let verdict = match &check.key {
             Some(key) => self.dry_run_as(self.find_key(key)?.id, request),
             None => self.dry_run(request),
@@ -289,13 +361,17 @@ impl KeyGuard {
 
     fn block_for(&self, block: &Block) -> Result<Value, Failure> {
         let time: LockTime = block.duration.parse().map_err(AdminError::from)?;
-        let network: Network = block.ip.parse().map_err(AdminError::from)?;
+        let network = network(&block.ip)?;
         let (path, scope) = match &block.path {
             Some(path) => (path.as_str(), LockScope::Path),
             None => ("/", LockScope::Global),
         };
         reply(self.block_network(network, path, time, scope)?)
     }
+}
+
+fn network(text: &str) -> Result<Network, AdminError> {
+    Ok(text.parse()?)
 }
 
 /// The most rows of one reply.

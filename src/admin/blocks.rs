@@ -40,12 +40,15 @@ impl KeyGuard {
     ) -> Result<Lock, AdminError> {
         let now = self.inner.now();
         let lockouts = self.inner.lockouts();
+        let until = time.ends_at(now, lockouts.zone())?;
         let lock = Lock {
             network,
             refuses: refuses(scope, path),
             cause: LockCause::Manual,
             since: now,
-            until: time.ends_at(now, lockouts.zone())?,
+            until,
+            step: 0,
+            remembered_until: until,
         };
         let blocked = lockouts.block(self.inner.store(), lock, now)?;
         blocked.ok_or_else(|| {
@@ -65,7 +68,7 @@ impl KeyGuard {
     pub fn unblock(&self, network: Network, path: Option<&str>) -> Result<Vec<Lock>, AdminError> {
         let lockouts = self.inner.lockouts();
         let (store, limiter) = (self.inner.store(), self.inner.limiter());
-        let ended = lockouts.unblock(store, limiter, network, path)?;
+        let ended = lockouts.unblock(store, limiter, network, path, self.inner.now())?;
         if !ended.is_empty() {
             return Ok(ended);
         }

@@ -2,17 +2,18 @@
 //!
 //! Each change is durable first and in force second; both before the method returns.
 
-use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::{
     AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, Stats, TopKey, UpdateKey, UsageList,
 };
+use crate::addresses::Addresses;
 use crate::guard::KeyGuard;
 use crate::key::{KeyPrefix, PlainKey};
+use crate::limit;
 use crate::policy::{self, InvalidInput, Scope};
 use crate::record::{Key, KeyId, Org, OrgId, OrgStatus, Reason};
-use crate::store::{KeyChange, NewCredential, NewKey};
+use crate::store::{KeyChange, NewCredential, NewKey, OrgChange};
 
 impl KeyGuard {
     /// Creates an organization with a unique name of 1 to 255 characters.
@@ -65,7 +66,11 @@ impl KeyGuard {
     }
 
     fn set_org_status(&self, id: OrgId, status: OrgStatus) -> Result<Org, AdminError> {
-        let org = self.inner.store().set_org_status(id, status)?;
+        let change = OrgChange {
+            status: Some(status),
+            ..OrgChange::default()
+        };
+        let org = self.inner.store().update_org(id, change)?;
         self.inner.org_changed(id);
         Ok(org)
     }
@@ -115,7 +120,8 @@ impl KeyGuard {
             label: policy::name("label", &request.label)?,
             scopes: scopes(&request.scopes)?,
             rate_limit_per_minute: policy::limit("rate_limit_per_minute", per_minute)?,
-            monthly_limit: monthly_limit(request.monthly_limit)?,
+            limits: limit::list(&request.limits)?,
+            allowed_ips: Addresses::parse("allowed_ips", &request.allowed_ips)?,
             created_at: self.inner.now(),
             expires_at: request.expires_at,
             org_id: self.inner.store().org_named(&request.org_name)?.id,
@@ -189,7 +195,12 @@ impl KeyGuard {
                 .rate_limit_per_minute
                 .map(|limit| policy::limit("rate_limit_per_minute", limit))
                 .transpose()?,
-            monthly_limit: request.monthly_limit.map(monthly_limit).transpose()?,
+            limits: request.limits.map(limit::list).transpose()?,
+            allowed_ips: request
+                .allowed_ips
+                .map(|list| Addresses::parse("allowed_ips", list))
+                .transpose()?,
+            lifts: None,
             expires_at: request.expires_at,
         };
         let key = self.inner.store().update_key(request.id, change)?;
@@ -263,6 +274,7 @@ impl KeyGuard {
                 .filter_map(|(code, count)| Some((Reason::from_code(code as u8)?, *count)))
                 .collect(),
             dropped: totals.dropped,
+            shadowed: totals.shadowed.into_iter().collect(),
             locks: self.locks().len() as u64,
             unlocked: self.inner.lockouts().unlocked(),
             warnings: self.inner.lockouts().warnings(),
@@ -317,15 +329,4 @@ fn scopes(texts: &[String]) -> Result<Vec<Scope>, InvalidInput> {
     scopes.sort();
     scopes.dedup();
     Ok(scopes)
-}
-
-fn monthly_limit(limit: Option<u64>) -> Result<Option<NonZeroU64>, InvalidInput> {
-    match limit.map(NonZeroU64::new) {
-        None => Ok(None),
-        Some(Some(limit)) => Ok(Some(limit)),
-        Some(None) => Err(InvalidInput::new(
-            "monthly_limit",
-            "0 would refuse every request; give at least 1, or leave it out for no such limit",
-        )),
-    }
 }

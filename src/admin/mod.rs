@@ -3,7 +3,9 @@
 pub(crate) mod answer;
 mod blocks;
 mod handler;
+mod limits;
 mod open;
+mod peek;
 #[cfg(all(unix, feature = "cli"))]
 mod remote;
 #[cfg(feature = "cli")]
@@ -13,10 +15,14 @@ mod socket;
 #[cfg(any(unix, fuzzing))]
 pub(crate) mod wire;
 
+pub(crate) use self::limits::no_such_limit;
+
+use std::collections::BTreeMap;
 use std::error::Error;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::InvalidPolicy;
 use crate::clock::Timestamp;
 use crate::key::PlainKey;
 use crate::policy::InvalidInput;
@@ -41,8 +47,11 @@ pub struct CreateKey {
     /// Requests admitted in any 60 seconds, at least 1. Default:
     /// [`Config::default_rate_limit`](crate::Config::default_rate_limit).
     pub rate_limit_per_minute: Option<u32>,
-    /// Requests admitted in a calendar month (UTC), at least 1. Default: no such limit.
-    pub monthly_limit: Option<u64>,
+    /// Further limits, each as [`Limit`](crate::Limit) reads it: `10/s`, `500000 monthly`. Default:
+    /// none.
+    pub limits: Vec<String>,
+    /// From where it is accepted: addresses, networks, `local`. Default: from everywhere.
+    pub allowed_ips: Vec<String>,
     /// From when on it is refused. Default: never.
     pub expires_at: Option<Timestamp>,
     /// The start of its text. Default: [`Config::key_prefix`](crate::Config::key_prefix).
@@ -73,7 +82,7 @@ pub struct CreatedKey {
 ///
 /// ```
 /// use keyguard::{KeyId, UpdateKey};
-/// let lift = UpdateKey { monthly_limit: Some(None), ..UpdateKey::new(KeyId(7)) };
+/// let forever = UpdateKey { expires_at: Some(None), ..UpdateKey::new(KeyId(7)) };
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateKey {
@@ -85,10 +94,11 @@ pub struct UpdateKey {
     pub scopes: Option<Vec<String>>,
     /// A new limit in any 60 seconds, at least 1. What was admitted before still counts.
     pub rate_limit_per_minute: Option<u32>,
-    /// A new monthly limit, at least 1; `Some(None)` lifts it. What was admitted this month under
-    /// another monthly limit still counts; what was admitted while there was none does not.
-    #[serde(default, with = "given", skip_serializing_if = "Option::is_none")]
-    pub monthly_limit: Option<Option<u64>>,
+    /// New further limits, in place of all it has. What was admitted under an earlier limit of the
+    /// same kind still counts; what was admitted while there was none does not.
+    pub limits: Option<Vec<String>>,
+    /// From where it is accepted from now on; empty for everywhere.
+    pub allowed_ips: Option<Vec<String>>,
     /// A new time of expiry; `Some(None)` for never.
     #[serde(default, with = "given", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Option<Timestamp>>,
@@ -102,7 +112,8 @@ impl UpdateKey {
             label: None,
             scopes: None,
             rate_limit_per_minute: None,
-            monthly_limit: None,
+            limits: None,
+            allowed_ips: None,
             expires_at: None,
         }
     }
@@ -175,6 +186,9 @@ pub struct Stats {
     pub refused: Vec<(Reason, u64)>,
     /// Requests that were not recorded because too many were waiting to be written.
     pub dropped: u64,
+    /// How often what is in shadow mode would have refused a request, by the name of the limit or the
+    /// route.
+    pub shadowed: BTreeMap<String, u64>,
     /// Locks that are in force.
     pub locks: u64,
     /// Clients that were not locked out because there were too many locks, since the guard was
@@ -231,6 +245,9 @@ pub enum AdminError {
         /// The keys that it fits, at most 20.
         candidates: Vec<Key>,
     },
+    /// The policy file cannot be read, or says what cannot be accepted.
+    #[error("the policy stays as it was: {0}")]
+    Policy(#[from] InvalidPolicy),
     /// The data file cannot be read or written; the source says why.
     #[error("the data file cannot be read or written: see the cause, and check disk and space")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use clap::Args;
 
 use super::failure::{CliError, hint};
-use super::render::{Look, Panel, Table};
+use super::render::{Look, Panel};
 use super::{Cli, Exit};
 use crate::admin::answer::{self, CheckReply, Command, FailureCode};
 
@@ -25,9 +25,9 @@ pub(super) struct Check {
     /// The method
     #[arg(long, default_value = "GET")]
     method: String,
-    /// How much the request costs
-    #[arg(long, default_value = "1", value_name = "N")]
-    cost: NonZeroU32,
+    /// How much the request costs [default: what the routes say, or 1]
+    #[arg(long, value_name = "N")]
+    cost: Option<NonZeroU32>,
     /// Scopes that the key must hold
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
     scopes: Vec<String>,
@@ -86,17 +86,18 @@ fn text(reply: &CheckReply, look: Look) -> String {
     if let Some(reason) = reply.reason {
         panel = panel.line("reason", reason);
     }
+    if let Some(rule) = &reply.rule {
+        panel = panel.line("rule", rule);
+    }
+    if !reply.shadowed.is_empty() {
+        panel = panel.line("in shadow", reply.shadowed.join(", "));
+    }
     if let Some(wait) = reply.retry_after {
         panel = panel.line("retry after", format!("{wait} s"));
     }
     let mut out = panel.render(look);
     if !reply.rules.is_empty() {
-        let mut table = Table::new(&["~rule", ">limit", ">remaining"]);
-        for rule in &reply.rules {
-            let (limit, remaining) = (rule.limit.to_string(), rule.remaining.to_string());
-            table.row([rule.name.clone(), limit, remaining]);
-        }
-        out += &table.render(look);
+        out += &super::limits::table(&reply.rules, look);
     }
     out
 }

@@ -6,6 +6,8 @@ use serde_json::json;
 
 use super::render::{Table, escaped};
 use super::{Cli, Exit};
+use crate::access::InvalidPolicy;
+use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
 use crate::admin::session::SessionError;
 use crate::store::OpenError;
@@ -25,6 +27,15 @@ pub(super) enum CliError {
     },
     #[error("the key cannot be read from standard input: {0}")]
     Input(std::io::Error),
+    #[error("the log `{}` cannot be read: {source}", file.display())]
+    Log {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("no temporary directory can be made: {0}")]
+    Stage(std::io::Error),
+    #[error("the policy cannot be accepted: {0}")]
+    Policy(#[from] InvalidPolicy),
     #[error("the reply is of another form than expected: {0}")]
     Reply(#[from] serde_json::Error),
 }
@@ -32,6 +43,12 @@ pub(super) enum CliError {
 impl From<Failure> for CliError {
     fn from(failure: Failure) -> Self {
         Self::Asked(failure)
+    }
+}
+
+impl From<AdminError> for CliError {
+    fn from(error: AdminError) -> Self {
+        Self::Asked(error.into())
     }
 }
 
@@ -124,6 +141,9 @@ impl CliError {
                 FailureCode::Refused => "keyguard --version".to_owned(),
                 _ => format!("{keyguard} --help"),
             },
+            Self::Log { .. } | Self::Stage(_) | Self::Policy(_) => {
+                "keyguard replay --help".to_owned()
+            }
             Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
         }
     }

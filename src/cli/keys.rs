@@ -9,6 +9,7 @@ use super::{Cli, Exit};
 use crate::admin::answer::{Command, Failure, FailureCode, ListedKey, NewKeyReply, PAGE};
 use crate::admin::{CreateKey, ListKeys, UpdateKey};
 use crate::clock::Timestamp;
+use crate::limit::Limit;
 use crate::record::{Key, KeyId};
 
 #[derive(Args)]
@@ -22,9 +23,13 @@ pub(super) struct Create {
     /// Requests admitted in any 60 seconds [default: 60]
     #[arg(long, value_name = "N")]
     rate_limit: Option<u32>,
-    /// Requests admitted in a calendar month (UTC) [default: no such limit]
-    #[arg(long, value_name = "N")]
-    monthly_limit: Option<u64>,
+    /// A further limit, such as 10/s, "500000 monthly", "5000 credits" or "8 concurrent"; as often as
+    /// there are limits
+    #[arg(long = "limit", value_name = "LIMIT")]
+    limits: Vec<String>,
+    /// From where it is accepted: addresses and networks [default: from everywhere]
+    #[arg(long = "allow-ip", value_delimiter = ',', value_name = "A,B")]
+    allowed_ips: Vec<String>,
     /// What it may do
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
     scopes: Vec<String>,
@@ -69,9 +74,12 @@ pub(super) struct Update {
     /// A new limit in any 60 seconds
     #[arg(long, value_name = "N")]
     rate_limit: Option<u32>,
-    /// A new monthly limit, or `none`
-    #[arg(long, value_name = "N|none", value_parser = or_none::<u64>)]
-    monthly_limit: Option<OrNone<u64>>,
+    /// A new further limit, as often as there are limits, in place of all it has; or `none`
+    #[arg(long = "limit", value_name = "LIMIT|none")]
+    limits: Vec<String>,
+    /// From where it is accepted from now on, or `any`
+    #[arg(long = "allow-ip", value_delimiter = ',', value_name = "A,B|any")]
+    allowed_ips: Vec<String>,
     /// New scopes, in place of all it has; "" for none
     #[arg(long, value_name = "A,B")]
     scopes: Option<String>,
@@ -98,7 +106,8 @@ pub(super) fn create(cli: &Cli, create: Create) -> Result<Exit, CliError> {
         label: create.label,
         scopes: create.scopes,
         rate_limit_per_minute: create.rate_limit,
-        monthly_limit: create.monthly_limit,
+        limits: create.limits,
+        allowed_ips: create.allowed_ips,
         expires_at: create.expires_at,
         prefix: create.prefix,
     });
@@ -147,7 +156,8 @@ pub(super) fn update(cli: &Cli, update: Update) -> Result<Exit, CliError> {
         label: update.label,
         scopes: update.scopes.map(list),
         rate_limit_per_minute: update.rate_limit,
-        monthly_limit: update.monthly_limit.map(|limit| limit.0),
+        limits: replaced(update.limits, "none"),
+        allowed_ips: replaced(update.allowed_ips, "any"),
         expires_at: update.expires_at.map(|time| time.0),
         ..UpdateKey::new(found.id)
     });
@@ -238,24 +248,48 @@ fn new_key(title: &'static str, reply: &NewKeyReply, look: Look) -> String {
         .render(look)
 }
 
-fn panel(title: &'static str, key: &Key, look: Look) -> String {
+pub(super) fn panel(title: &'static str, key: &Key, look: Look) -> String {
     lines(Panel::new(title), key).render(look)
 }
 
 fn lines(panel: Panel, key: &Key) -> Panel {
-    panel
+    let mut panel = panel
         .line("id", key.id)
         .line("label", &key.label)
         .line("prefix", &key.prefix)
         .line("status", status(key))
         .line("per minute", key.rate_limit_per_minute)
-        .line(
-            "per month",
-            key.monthly_limit
-                .map_or("no limit".into(), |limit| limit.to_string()),
-        )
+        .line("limits", limits(&key.limits))
         .line("scopes", scopes(key))
-        .line("expires", key.expires_at.map_or("never".into(), seconds))
+        .line("expires", key.expires_at.map_or("never".into(), seconds));
+    if !key.allowed_ips.is_empty() {
+        panel = panel.line("accepted from", key.allowed_ips.texts().join(", "));
+    }
+    for lift in &key.lifts {
+        panel = panel.line(
+            "lifted",
+            format!("{} until {}", lift.rule, seconds(lift.until)),
+        );
+    }
+    panel
+}
+
+pub(super) fn limits(limits: &[Limit]) -> String {
+    let limits: Vec<String> = limits.iter().map(Limit::to_string).collect();
+    if limits.is_empty() {
+        "-".to_owned()
+    } else {
+        limits.join(", ")
+    }
+}
+
+/// What is to be in place of a list: nothing given leaves it, and one word empties it.
+pub(super) fn replaced(list: Vec<String>, nothing: &str) -> Option<Vec<String>> {
+    match list.as_slice() {
+        [] => None,
+        [only] if only == nothing => Some(Vec::new()),
+        _ => Some(list),
+    }
 }
 
 fn scopes(key: &Key) -> String {

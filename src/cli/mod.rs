@@ -4,8 +4,10 @@ mod blocks;
 mod check;
 mod failure;
 mod keys;
+mod limits;
 mod orgs;
 mod render;
+mod replay;
 mod setup;
 mod stats;
 
@@ -77,6 +79,8 @@ enum Subcommands {
     SuspendOrg(orgs::Name),
     /// Accept the keys of a suspended organization again
     ResumeOrg(orgs::Name),
+    /// Change the limits of an organization
+    UpdateOrg(orgs::Update),
     /// Create a key; its text is shown this once
     CreateKey(keys::Create),
     /// List keys
@@ -91,12 +95,22 @@ enum Subcommands {
     Stats,
     /// Show what a request would be answered with, consuming nothing
     Check(check::Check),
+    /// Show how the limits of a key or an address stand, consuming nothing
+    Limits(limits::Who),
+    /// Forget what a key or an address has used
+    Reset(limits::Reset),
+    /// Lift a limit of a key for a time
+    Lift(limits::Lift),
     /// Lock an address out
     Block(blocks::Block),
     /// End the locks of an address
     Unblock(blocks::Unblock),
     /// List who is locked out
     ListBlocks,
+    /// Have the process that holds the data file read its policy file again
+    Reload,
+    /// Show who of an access log would have been refused under a policy
+    Replay(replay::Replay),
     /// Print the key that administrators send, which is derived from the secret
     AdminKey,
     /// Print completions for a shell
@@ -146,6 +160,12 @@ impl Cli {
             Subcommands::ListOrgs => orgs::list(self),
             Subcommands::SuspendOrg(name) => orgs::suspend(self, name),
             Subcommands::ResumeOrg(name) => orgs::resume(self, name),
+            Subcommands::UpdateOrg(update) => orgs::update(self, update),
+            Subcommands::Limits(who) => limits::show(self, who),
+            Subcommands::Reset(reset) => limits::reset(self, reset),
+            Subcommands::Lift(lift) => limits::lift(self, lift),
+            Subcommands::Reload => limits::reload(self),
+            Subcommands::Replay(replay) => replay::run(self, &replay),
             Subcommands::CreateKey(create) => keys::create(self, create),
             Subcommands::ListKeys(list) => keys::list(self, &list),
             Subcommands::UpdateKey(update) => keys::update(self, update),

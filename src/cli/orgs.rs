@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::failure::{CliError, hint};
+use super::keys;
 use super::render::{Look, Panel, Table};
 use super::{Cli, Exit};
 use crate::admin::answer::{Command, FailureCode, PAGE};
@@ -13,6 +14,24 @@ use crate::record::{Org, OrgStatus};
 pub(super) struct Name {
     /// The name of the organization
     name: String,
+}
+
+#[derive(Args)]
+pub(super) struct Update {
+    #[command(flatten)]
+    org: Name,
+    /// A limit that all of its keys share, such as 1000/s, as often as there are limits, in place of
+    /// all it has; or `none`
+    #[arg(long = "limit", value_name = "LIMIT|none", required = true)]
+    limits: Vec<String>,
+}
+
+pub(super) fn update(cli: &Cli, Update { org, limits }: Update) -> Result<Exit, CliError> {
+    let command = Command::UpdateOrg {
+        org_name: org.name,
+        limits: keys::replaced(limits, "none").unwrap_or_default(),
+    };
+    change(cli, command, "Organization updated")
 }
 
 pub(super) fn create(cli: &Cli, Name { name }: Name) -> Result<Exit, CliError> {
@@ -39,7 +58,10 @@ pub(super) fn resume(cli: &Cli, Name { name }: Name) -> Result<Exit, CliError> {
 
 fn change(cli: &Cli, command: Command, title: &'static str) -> Result<Exit, CliError> {
     let changed = cli.ask(command, |org, look| panel(title, org, look));
-    hint(changed, |_| "list-orgs".into())?;
+    hint(changed, |failure| match failure.code {
+        FailureCode::Invalid => "update-org --help".into(),
+        _ => "list-orgs".into(),
+    })?;
     Ok(Exit::Done)
 }
 
@@ -59,10 +81,11 @@ pub(super) fn list(cli: &Cli) -> Result<Exit, CliError> {
         cli.print_json(&serde_json::to_value(&orgs)?);
         return Ok(Exit::Done);
     }
-    let mut table = Table::new(&[">id", "~name", "status", "created"]);
+    let mut table = Table::new(&[">id", "~name", "status", "~limits", "created"]);
     for org in &orgs {
         let (id, created) = (org.id.to_string(), seconds(org.created_at));
-        table.row([id, org.name.clone(), status(org.status).to_owned(), created]);
+        let (status, limits) = (status(org.status).to_owned(), keys::limits(&org.limits));
+        table.row([id, org.name.clone(), status, limits, created]);
     }
     super::print(&if table.is_empty() {
         "No organizations yet: keyguard create-org NAME\n".to_owned()
@@ -93,6 +116,7 @@ fn panel(title: &'static str, org: &Org, look: Look) -> String {
         .line("id", org.id)
         .line("name", &org.name)
         .line("status", status(org.status))
+        .line("limits", keys::limits(&org.limits))
         .line("created", seconds(org.created_at))
         .render(look)
 }

@@ -31,6 +31,11 @@ fn text(stats: &Stats, look: Look) -> String {
         let counts: Vec<String> = stats.refused.iter().map(count).collect();
         panel = panel.line("refused", counts.join(", "));
     }
+    if !stats.shadowed.is_empty() {
+        let count = |(name, count): (&String, &u64)| format!("{count} {name}");
+        let counts: Vec<String> = stats.shadowed.iter().map(count).collect();
+        panel = panel.line("in shadow", counts.join(", "));
+    }
     if stats.dropped > 0 {
         panel = panel.line("not recorded", stats.dropped);
     }

@@ -1,12 +1,14 @@
 //! Settings.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::Policy;
 use crate::clock::Clock;
 use crate::key::KeyPrefix;
-use crate::lock_time::TimeZone;
 use crate::policy::InvalidInput;
 use crate::secret::Secret;
+use crate::time_zone::TimeZone;
 
 /// How a [`KeyGuard`](crate::KeyGuard) is set up; checked when it is opened.
 ///
@@ -33,6 +35,10 @@ pub struct Config {
     pub(super) counted_addresses: usize,
     pub(super) file_cache_bytes: usize,
     pub(super) time_zone: TimeZone,
+    pub(super) quota_time_zone: TimeZone,
+    pub(super) policy: Policy,
+    pub(super) policy_file: Option<PathBuf>,
+    pub(super) reload_on_hangup: bool,
     pub(crate) socket: bool,
     pub(super) clock: Clock,
 }
@@ -57,6 +63,10 @@ impl Default for Config {
             counted_addresses: 131_072,
             file_cache_bytes: 64 << 20,
             time_zone: TimeZone::system(),
+            quota_time_zone: TimeZone::utc(),
+            policy: Policy::default(),
+            policy_file: None,
+            reload_on_hangup: false,
             socket: true,
             clock: Clock::system(),
         }
@@ -140,8 +150,8 @@ impl Config {
         self
     }
 
-    /// How many keys can be limited at a time, at least as many as are kept in memory. A key counts
-    /// as long as a window of it holds a hit; one more than that is refused with status 503. One
+    /// How many keys, and organizations with limits of their own, can be limited at a time, at least as
+    /// many as keys are kept in memory. A key counts as long as a window of it holds a hit; one more than that is refused with status 503. One
     /// takes some 250 bytes at a limit of 60 a minute. Default: 262,144.
     pub fn limited_keys(mut self, keys: usize) -> Self {
         self.limited_keys = keys;
@@ -165,6 +175,36 @@ impl Config {
     /// In which time zone a lock that lasts until a time of day ends. Default: the system's.
     pub fn time_zone(mut self, zone: TimeZone) -> Self {
         self.time_zone = zone;
+        self
+    }
+
+    /// In which time zone the days and months of quotas end. A day or month that is running when
+    /// this changes ends as it was to. Default: UTC.
+    pub fn quota_time_zone(mut self, zone: TimeZone) -> Self {
+        self.quota_time_zone = zone;
+        self
+    }
+
+    /// Routes, lists of addresses, and limits for everybody. Default: every path is protected, and
+    /// nobody is trusted.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// A file of TOML that holds the policy, in place of [`Config::policy`]. It is read when the
+    /// guard is opened, and again by [`KeyGuard::reload`](crate::KeyGuard::reload) and the command
+    /// `keyguard reload`.
+    pub fn policy_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.policy_file = Some(file.into());
+        self
+    }
+
+    /// Whether the policy file is also read again, within some 200 ms, when the process receives
+    /// SIGHUP. A file that cannot be accepted changes nothing and shows in
+    /// [`Stats::warnings`](crate::Stats::warnings). Default: no, the signal is left to the program.
+    pub fn reload_on_hangup(mut self, reload: bool) -> Self {
+        self.reload_on_hangup = reload;
         self
     }
 
@@ -202,6 +242,12 @@ impl Config {
             return Err(InvalidInput::new(
                 "key_header",
                 "keys are read from `Authorization: Bearer` anyway; name another field",
+            ));
+        }
+        if !self.quota_time_zone.is_known() {
+            return Err(InvalidInput::new(
+                "quota_time_zone",
+                "the system's time zone is unknown; name one such as `Europe/Berlin` or `UTC`",
             ));
         }
         if self.usage_retention < Duration::from_secs(60) {

@@ -1,36 +1,54 @@
 //! What a decision says: [`Grant`], [`Denial`] and, of the dry run, [`Verdict`].
 
-use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::residents::Caller;
 use crate::client_ip::ClientIp;
 use crate::clock::Moment;
-use crate::ip_limit::IpLimit;
-use crate::limiter::Level;
-use crate::policy::{Rule, Scope, Span};
+use crate::limit::Span;
+use crate::limiter::{Admission, Level, PassedOver, rule_at};
+use crate::policy::Scope;
 use crate::record::{Key, Method, Org, Reason};
+use crate::rule::{Holder, Rule};
 use crate::store::UsageEvent;
 
 /// A request that is let through.
 ///
 /// Hand it to [`Grant::finish`] once the answer is known, so that status and latency are recorded.
-/// A grant that is dropped unfinished counts once all the same, with the status 0.
+/// A grant that is dropped unfinished counts once all the same, with the status 0. Either ends the
+/// request as one of those in flight.
 #[must_use = "dropping a grant records the request as unfinished"]
 pub struct Grant {
-    caller: Arc<Caller>,
+    /// `None` where no key was needed.
+    caller: Option<Arc<Caller>>,
     level: Level,
     ip: ClientIp,
     method: Method,
     path: StoredPath,
     /// Whether [`Grant::require`] has refused.
     lacked_scope: AtomicBool,
+    is_settled: bool,
     status: u16,
+    cost: NonZeroU32,
+    /// What few grants have.
+    extra: Option<Box<Extra>>,
+}
+
+/// What only requests that match routes with limits, or that shadow mode concerns, carry along.
+#[derive(Default)]
+pub(super) struct Extra {
+    /// Limits of routes, behind those of the caller.
+    pub(super) route_rules: Vec<Rule>,
+    pub(super) passed_over: PassedOver,
+    /// The names of rules and routes that would have refused.
+    pub(super) shadowed: Vec<String>,
 }
 
 /// The path to record, inline as far as paths usually go.
@@ -44,54 +62,130 @@ impl Grant {
         ip: ClientIp,
         method: Method,
         path: StoredPath,
+        cost: NonZeroU32,
+        extra: Option<Box<Extra>>,
     ) -> Self {
-        let lacked_scope = AtomicBool::new(false);
         Self {
-            caller,
+            caller: Some(caller),
             level,
             ip,
             method,
             path,
-            lacked_scope,
+            lacked_scope: AtomicBool::new(false),
+            is_settled: false,
             status: 0,
+            cost,
+            extra,
+        }
+    }
+
+    /// A grant to whoever asks, where no key is needed.
+    pub(super) fn anonymous(
+        at: Moment,
+        ip: ClientIp,
+        method: Method,
+        shadowed: Vec<String>,
+    ) -> Self {
+        let extra = (!shadowed.is_empty()).then(|| {
+            Box::new(Extra {
+                shadowed,
+                ..Extra::default()
+            })
+        });
+        Self {
+            caller: None,
+            level: Level::unlimited(at),
+            ip,
+            method,
+            path: StoredPath::new(),
+            lacked_scope: AtomicBool::new(false),
+            is_settled: false,
+            status: 0,
+            cost: NonZeroU32::MIN,
+            extra,
         }
     }
 
     /// The key that was presented; `None` if the path needs none.
     pub fn key(&self) -> Option<&Key> {
-        Some(&self.caller.about.key)
+        Some(&self.caller.as_ref()?.about.key)
     }
 
     /// The organization that owns the key; `None` if the path needs no key.
     pub fn org(&self) -> Option<&Org> {
-        Some(&self.caller.about.org)
+        Some(&self.caller.as_ref()?.about.org)
     }
 
-    /// What the key may do.
+    /// What the key may do; nothing without a key.
     pub fn scopes(&self) -> &[Scope] {
-        &self.caller.about.key.scopes
+        self.key().map_or(&[], |key| &key.scopes)
     }
 
-    /// How many more requests of cost 1 the tightest limit admits now.
+    /// The address that the request was decided for.
+    pub fn ip(&self) -> ClientIp {
+        self.ip
+    }
+
+    /// How many more requests of cost 1 the tightest limit admits now; [`u64::MAX`] if there is
+    /// none.
     pub fn remaining(&self) -> u64 {
         self.level.remaining
+    }
+
+    /// The names of limits and routes in shadow mode that would have refused the request.
+    pub fn shadowed(&self) -> &[String] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.shadowed)
     }
 
     /// Checks that the key holds `scope`.
     ///
     /// # Errors
-    /// A [`Denial`] of status 403 if it does not. Dropping the grant then records that refusal.
+    /// A [`Denial`] of status 403 if it does not, or if there is none. Dropping the grant then
+    /// records that refusal.
     pub fn require(&self, scope: &str) -> Result<(), Denial> {
-        if holds(&self.caller.about.key, scope) {
+        if self.key().is_some_and(|key| holds(key, scope)) {
             return Ok(());
         }
         self.lacked_scope.store(true, Ordering::Relaxed);
         Err(Denial::new(Reason::MissingScope))
     }
 
+    /// Says what the request turned out to cost. What it cost less than what was reserved is given
+    /// back to every limit; what it cost more is taken from them whether or not there is room, so
+    /// that later requests wait for it. Only the first call counts; a grant that is never settled
+    /// has cost what was reserved.
+    ///
+    /// Hits are given back as long as they are within their window, and until an administrator
+    /// resets the limit; quotas within their day or month.
+    pub fn settle(&mut self, actual: u64) {
+        if self.is_settled {
+            return;
+        }
+        self.is_settled = true;
+        let (Some(caller), reserved) = (&self.caller, u64::from(self.cost.get())) else {
+            return;
+        };
+        if actual != reserved {
+            let passed_over = self.extra.as_ref().map(|extra| &extra.passed_over);
+            let admission = Admission {
+                at: self.level.at,
+                cost: self.cost,
+                passed_over: passed_over.unwrap_or(&None),
+            };
+            let rules = [&caller.rules, self.route_rules()];
+            let limiter = &caller.backends.limiter;
+            limiter.settle(caller.groups(), &rules, admission, actual);
+        }
+    }
+
+    fn route_rules(&self) -> &[Rule] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.route_rules)
+    }
+
     /// Header fields to send with the answer: `X-RateLimit-Limit`, `X-RateLimit-Remaining`,
     /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) of the tightest
-    /// limit.
+    /// limit, and `X-KeyGuard-Shadow` with the names of [`Grant::shadowed`], as a list of strings
+    /// (RFC 9651).
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let Level {
             rule,
@@ -99,8 +193,16 @@ impl Grant {
             remaining,
             grows_at,
         } = self.level;
-        let rule = &self.caller.rules[rule];
-        limit_fields(rule.name(), rule, remaining, grows_at.since(at))
+        let own = self.caller.as_ref().map_or(&[][..], |caller| &caller.rules);
+        let mut fields = match rule_at(&[own, self.route_rules()], rule) {
+            Some(rule) => limit_fields(rule, remaining, Some(grows_at.since(at))),
+            None => Vec::new(),
+        };
+        if let [_, ..] = self.shadowed() {
+            let names = self.shadowed().iter().map(|name| format!(r#""{name}""#));
+            fields.push(("X-KeyGuard-Shadow", names.collect::<Vec<_>>().join(", ")));
+        }
+        fields
     }
 
     /// Records how the request was answered, and how long that took since it was admitted.
@@ -108,13 +210,13 @@ impl Grant {
         self.status = status;
     }
 
-    fn event(&self) -> UsageEvent {
-        let clock = self.caller.recorder.clock();
+    fn event(&self, caller: &Caller) -> UsageEvent {
+        let clock = caller.backends.recorder.clock();
         let lacked_scope = self.lacked_scope.load(Ordering::Relaxed);
         let latency = clock.now().since(self.level.at);
         UsageEvent {
             at: clock.timestamp_at(self.level.at),
-            key_id: self.caller.key_id,
+            key_id: caller.key_id,
             ip: self.ip,
             latency_micros: u32::try_from(latency.as_micros()).unwrap_or(u32::MAX),
             status: if lacked_scope && self.status == 0 {
@@ -131,18 +233,33 @@ impl Grant {
 }
 
 impl Drop for Grant {
+    #[inline]
     fn drop(&mut self) {
-        if self.caller.recorder.is_enabled() {
-            self.caller.recorder.record(self.event(), &self.path);
+        let Some(caller) = &self.caller else { return };
+        if caller.counts_in_flight {
+            let limiter = &caller.backends.limiter;
+            let passed_over = self.extra.as_ref().map(|extra| &extra.passed_over);
+            limiter.release(
+                caller.groups(),
+                &[&caller.rules],
+                passed_over.unwrap_or(&None),
+            );
+        }
+        if caller.backends.recorder.is_enabled() {
+            caller
+                .backends
+                .recorder
+                .record(self.event(caller), &self.path);
         }
     }
 }
 
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let caller = self.caller.as_ref();
         f.debug_struct("Grant")
-            .field("key", &self.caller.key_id)
-            .field("org", &self.caller.org_id)
+            .field("key", &caller.map(|caller| caller.key_id))
+            .field("org", &caller.map(|caller| caller.org_id))
             .field("remaining", &self.level.remaining)
             .finish_non_exhaustive()
     }
@@ -164,9 +281,8 @@ pub struct Denial {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Exhausted {
     rule: Rule,
-    name: Cow<'static, str>,
     remaining: u64,
-    wait: Duration,
+    wait: Option<Duration>,
 }
 
 impl Denial {
@@ -186,46 +302,38 @@ impl Denial {
         }
     }
 
-    /// A refusal by a limit on addresses, which has room from `room_at` on; the address is locked
-    /// out until `locked_for` has passed.
-    pub(super) fn ip_limited(
-        limit: &IpLimit,
-        level: Level,
-        room_at: Moment,
-        locked_for: Duration,
-    ) -> Self {
-        let wait = room_at.since(level.at);
-        Self {
-            reason: Reason::IpLimited,
-            wait: Some(wait.max(locked_for)),
-            limit: Some(Exhausted {
-                rule: limit.rule(),
-                name: limit.name.to_string().into(),
-                remaining: level.remaining,
-                wait,
-            }),
-        }
-    }
-
     /// A refusal by `rule`, which has room from `room_at` on.
     #[inline]
-    pub(super) fn exhausted(rule: Rule, level: Level, room_at: Moment) -> Self {
-        let reason = match rule.span {
-            Span::Sliding(_) => Reason::RateLimited,
-            Span::Month => Reason::QuotaExhausted,
+    pub(super) fn exhausted(rule: &Rule, level: Level, room_at: Moment) -> Self {
+        let reason = match (rule.holder, rule.limit.span) {
+            (Holder::Address, _) => Reason::IpLimited,
+            (_, Span::Sliding(_)) => Reason::RateLimited,
+            (_, Span::Day | Span::Month) => Reason::QuotaExhausted,
+            (_, Span::Credits(_)) => Reason::CreditsExhausted,
+            (_, Span::Concurrent) => Reason::TooManyConcurrent,
         };
-        let wait = room_at.since(level.at);
+        let wait = (room_at < Moment::NEVER).then(|| room_at.since(level.at));
         let limit = Exhausted {
-            rule,
-            name: rule.name().into(),
+            rule: rule.clone(),
             remaining: level.remaining,
             wait,
         };
         Self {
             reason,
-            wait: Some(wait),
+            wait,
             limit: Some(limit),
         }
+    }
+
+    /// The same, of an address that is locked out until `locked_for` has passed.
+    pub(super) fn and_locked(mut self, locked_for: Duration) -> Self {
+        self.wait = self.wait.max(Some(locked_for));
+        self
+    }
+
+    /// The name of the limit that refuses, as header fields show it; `None` if none does.
+    pub fn rule(&self) -> Option<String> {
+        self.limit.as_ref().map(|limit| limit.rule.name())
     }
 
     /// Why, exactly. It is meant for the server's own use: what the client is told, by
@@ -269,13 +377,7 @@ impl Denial {
             fields.push(("Retry-After", whole_seconds(wait).to_string()));
         }
         if let Some(limit) = &self.limit {
-            let Exhausted {
-                rule,
-                name,
-                remaining,
-                wait,
-            } = limit;
-            fields.extend(limit_fields(name, rule, *remaining, *wait));
+            fields.extend(limit_fields(&limit.rule, limit.remaining, limit.wait));
         }
         fields
     }
@@ -318,8 +420,12 @@ pub(super) fn status(reason: Reason) -> u16 {
         | Reason::RepeatedHeader
         | Reason::OversizedKey
         | Reason::CostAboveLimit => 400,
-        Reason::MissingScope | Reason::IpLocked => 403,
-        Reason::RateLimited | Reason::QuotaExhausted | Reason::IpLimited => 429,
+        Reason::MissingScope | Reason::IpLocked | Reason::IpDenied | Reason::IpNotAllowed => 403,
+        Reason::RateLimited
+        | Reason::QuotaExhausted
+        | Reason::CreditsExhausted
+        | Reason::TooManyConcurrent
+        | Reason::IpLimited => 429,
         Reason::Unavailable | Reason::Overloaded => 503,
     }
 }
@@ -363,11 +469,7 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
             "The API key lacks a required scope.",
         ),
         Reason::RateLimited => ("Too Many Requests", "rate_limited", "Rate limit exceeded."),
-        Reason::QuotaExhausted => (
-            "Too Many Requests",
-            "quota_exhausted",
-            "Monthly limit exceeded.",
-        ),
+        Reason::QuotaExhausted => ("Too Many Requests", "quota_exhausted", "Quota exceeded."),
         Reason::Unavailable => (
             "Service Unavailable",
             "unavailable",
@@ -388,30 +490,49 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
             "ip_limited",
             "Too many requests from this address.",
         ),
+        Reason::CreditsExhausted => (
+            "Too Many Requests",
+            "credits_exhausted",
+            "No credits are left.",
+        ),
+        Reason::TooManyConcurrent => (
+            "Too Many Requests",
+            "too_many_concurrent",
+            "Too many requests of this key are being answered at a time.",
+        ),
+        Reason::IpDenied => (
+            "Forbidden",
+            "ip_denied",
+            "Requests from this address are not accepted.",
+        ),
+        Reason::IpNotAllowed => (
+            "Forbidden",
+            "ip_not_allowed",
+            "The API key is not accepted from this address.",
+        ),
     }
 }
 
+/// `reset` is `None` where waiting does not help.
 fn limit_fields(
-    name: &str,
     rule: &Rule,
     remaining: u64,
-    reset: Duration,
+    reset: Option<Duration>,
 ) -> Vec<(&'static str, String)> {
-    let limit = rule.limit;
-    let (window, reset) = match rule.span {
+    let (name, limit) = (rule.name(), rule.limit.amount);
+    let (window, most) = match rule.limit.span {
         // A hit counts from the later end of its grain; the fields show whole windows.
-        Span::Sliding(length) => (
-            format!(";w={}", length.seconds()),
-            whole_seconds(reset).min(length.seconds()),
-        ),
-        // Months differ in length, and `w` is optional.
-        Span::Month => (String::new(), whole_seconds(reset)),
+        Span::Sliding(length) => (format!(";w={}", length.seconds()), length.seconds()),
+        // Days and months differ in length, and `w` is optional.
+        _ => (String::new(), u64::MAX),
     };
+    let reset = reset.map(|reset| format!(";t={}", whole_seconds(reset).min(most)));
+    let reset = reset.unwrap_or_default();
     vec![
         ("X-RateLimit-Limit", limit.to_string()),
         ("X-RateLimit-Remaining", remaining.to_string()),
         ("RateLimit-Policy", format!(r#""{name}";q={limit}{window}"#)),
-        ("RateLimit", format!(r#""{name}";r={remaining};t={reset}"#)),
+        ("RateLimit", format!(r#""{name}";r={remaining}{reset}"#)),
     ]
 }
 
@@ -426,6 +547,8 @@ pub struct Verdict {
     pub denial: Option<Denial>,
     /// Every limit that was reached by the decision, and how it stands.
     pub rules: Vec<RuleState>,
+    /// The names of limits and routes in shadow mode that would refuse it.
+    pub shadowed: Vec<String>,
 }
 
 impl Verdict {
@@ -436,23 +559,30 @@ impl Verdict {
 }
 
 /// How one limit stands, in a [`Verdict`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RuleState {
     /// Its name, as the header fields spell it.
-    pub name: &'static str,
+    pub name: String,
     /// How much it admits in all.
     pub limit: u64,
     /// How much more it admits now.
     pub remaining: u64,
+    /// Whether it refuses nobody, but is decided and counted all the same.
+    pub shadow: bool,
+    /// In how many seconds, rounded up, some of what is used comes back; `None` for never.
+    pub reset: Option<u64>,
 }
 
 impl RuleState {
-    pub(super) fn new(rule: &Rule, level: Level) -> Self {
+    pub(crate) fn new(rule: &Rule, level: Level) -> Self {
+        let reset = (level.grows_at < Moment::NEVER).then(|| level.grows_at.since(level.at));
         Self {
             name: rule.name(),
-            limit: rule.limit,
+            limit: rule.limit.amount.get(),
             remaining: level.remaining,
+            shadow: rule.limit.shadow,
+            reset: reset.map(whole_seconds),
         }
     }
 }

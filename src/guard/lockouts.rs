@@ -9,19 +9,20 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::request::{Headers, Request};
+use crate::access::Lockout;
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
-use crate::ip_limit::IpLimit;
-use crate::limiter::{Counts, Limiter, NetworkCounter, Outcome};
-use crate::lock_time::TimeZone;
-use crate::lockout::{
-    Lock, LockCause, LockChange, LockScope, Locks, Refuses, STRIKE_WINDOW, Standing, Strike,
-};
+use crate::counter::Counts;
+use crate::limit::{Limit, Span};
+use crate::limiter::{Limiter, NetworkRule, Outcome};
+use crate::lock_time::LockTime;
+use crate::lockout::{Lock, LockCause, LockChange, LockScope, Locks, Refuses, Standing, Strike};
 use crate::network::Network;
 use crate::path;
-use crate::policy::{Rule, Span, WindowLength};
-use crate::record::Method;
+use crate::policy::WindowLength;
+use crate::rule::{Holder, Rule};
 use crate::store::{Store, StoreError};
+use crate::time_zone::TimeZone;
 
 /// Fields by which a proxy says for whom it asks (RFC 7239, and those in use before it).
 const FORWARDING: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
@@ -30,10 +31,14 @@ const PROXY_WARNING: &str = "requests come through a proxy on a private address 
     configured as trusted: failed authentications behind it lock nobody out; hand the address of \
     the client itself to `check`";
 
+const DISPUTE_WARNING: &str = "a trusted proxy hands on `X-Forwarded-For` and `Forwarded` that name \
+    different clients: the proxy is taken for the client then; have it remove the field that it \
+    does not set";
+
 pub(crate) struct Lockouts {
     locks: Locks,
-    /// How many strikes are borne.
-    strikes: Rule,
+    /// How many strikes are borne, where the policy does not say.
+    threshold: NonZeroU32,
     zone: TimeZone,
     /// Held while locks are stored, so that an older state never overwrites a newer one.
     storing: Mutex<()>,
@@ -53,12 +58,7 @@ impl Lockouts {
     ) -> Result<Self, StoreError> {
         let lockouts = Self {
             locks: Locks::new(capacity),
-            strikes: Rule {
-                limit: threshold.get().into(),
-                span: Span::Sliding(
-                    WindowLength::new(STRIKE_WINDOW).unwrap_or(WindowLength::MINUTE),
-                ),
-            },
+            threshold,
             zone,
             storing: Mutex::new(()),
             unlocked: AtomicU64::new(0),
@@ -98,52 +98,71 @@ impl Lockouts {
     }
 
     /// Counts a failed authentication; the one above the threshold locks.
-    pub(super) fn strike<H: Headers + ?Sized>(
+    pub(super) fn strike(
         &self,
         strike: Strike,
-        request: &Request<'_, H>,
+        ip: ClientIp,
+        rules: &Lockout,
         limiter: &dyn Limiter,
         clock: &Clock,
     ) {
-        let Some(network) = Network::of(request.ip) else {
+        let Some(network) = Network::of(ip) else {
             return;
         };
-        // A preflight request of a browser carries no key by design (Fetch §3.2.2).
-        if request.method == Method::Options || self.spares(request) {
-            return;
-        }
-        let counts = Counts::Strikes(strike);
-        if let Outcome::Refused(..) = limiter.hit(NetworkCounter { network, counts }, self.strikes)
-        {
+        let counts = &Counts::Strikes(strike);
+        let limit = self.threshold(rules);
+        let rule = NetworkRule { counts, limit };
+        if let Outcome::Refused(..) = limiter.hit(network, &[rule], NonZeroU32::MIN) {
             let now = clock.timestamp();
-            self.add(strike.lock(network, now), now);
+            let lock = strike.lock(network, now);
+            let before = self.locks.get(&lock.id());
+            if before.as_ref().is_some_and(|lock| now < lock.until) {
+                // Another thread was faster.
+                return;
+            }
+            self.add(
+                lock.escalated(before.as_ref(), &rules.steps, rules.decay),
+                now,
+            );
         }
     }
 
-    /// Locks out who went over `limit`; returns for how long.
+    /// How many strikes are borne.
+    pub(crate) fn threshold(&self, rules: &Lockout) -> Limit {
+        let threshold = rules.threshold.and_then(NonZeroU32::new);
+        Limit {
+            span: Span::Sliding(WindowLength::HOUR),
+            ..Limit::per_minute(threshold.unwrap_or(self.threshold))
+        }
+    }
+
+    /// Locks out who went over a limit of this name, for a time if there is one, of a scope; returns
+    /// for how long.
     pub(super) fn exceeded(
         &self,
-        limit: &IpLimit,
+        (name, time, scope): (&str, Option<LockTime>, LockScope),
         network: Network,
         target: &str,
         now: Timestamp,
     ) -> Duration {
-        let Some(time) = limit.lockout else {
+        let Some(time) = time else {
             return Duration::ZERO;
         };
         let until = match time.ends_at(now, &self.zone) {
             Ok(until) => until,
             Err(error) => {
-                self.warn(&format!("limit `{}` locks nobody out: {error}", limit.name));
+                self.warn(&format!("limit `{name}` locks nobody out: {error}"));
                 return Duration::ZERO;
             }
         };
         let lock = Lock {
             network,
-            refuses: refuses(limit.scope, target),
-            cause: LockCause::IpLimit(limit.name.to_string()),
+            refuses: refuses(scope, target),
+            cause: LockCause::IpLimit(name.to_owned()),
             since: now,
             until,
+            step: 0,
+            remembered_until: until,
         };
         self.add(lock, now);
         until.since(now)
@@ -183,13 +202,15 @@ impl Lockouts {
         Ok(None)
     }
 
-    /// Takes locks of `network` away, all or that of one path, in the store and then in force.
+    /// Takes locks of `network` away, all or that of one path, in the store and then in force. Returns
+    /// those that were in force.
     pub(crate) fn unblock(
         &self,
         store: &dyn Store,
         limiter: &dyn Limiter,
         network: Network,
         path: Option<&str>,
+        now: Timestamp,
     ) -> Result<Vec<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let path = path.map(path::normalised);
@@ -202,7 +223,9 @@ impl Lockouts {
         store.change_locks(&changes)?;
         // What led to the locks must not lead to the next one at once.
         limiter.forget(network);
-        Ok(self.locks.remove(network, path.as_deref()))
+        let mut ended = self.locks.remove(network, path.as_deref());
+        ended.retain(|lock| now < lock.until);
+        Ok(ended)
     }
 
     pub(crate) fn in_force(&self, now: Timestamp) -> Vec<Lock> {
@@ -236,12 +259,33 @@ impl Lockouts {
         self.warnings.lock().iter().cloned().collect()
     }
 
-    fn warn(&self, warning: &str) {
+    /// Says that a proxy hands on a field that it does not set.
+    pub(super) fn warn_of_dispute(&self) {
+        self.warn(DISPUTE_WARNING);
+    }
+
+    pub(super) fn warn(&self, warning: &str) {
         let mut warnings = self.warnings.lock();
         if !warnings.contains(warning) && warnings.len() < 100 {
             warnings.insert(warning.to_owned());
         }
     }
+}
+
+/// Strikes as rules, to show how they stand.
+pub(crate) fn strike_rules(threshold: Limit) -> Vec<(Counts, Rule)> {
+    let rule = |strike, name: &str| {
+        let rule = Rule {
+            route: Some(name.into()),
+            has_own_name: true,
+            ..Rule::new(threshold, Holder::Address)
+        };
+        (Counts::Strikes(strike), rule)
+    };
+    vec![
+        rule(Strike::BadKey, "bad_keys"),
+        rule(Strike::MissingKey, "missing_keys"),
+    ]
 }
 
 pub(crate) fn refuses(scope: LockScope, target: &str) -> Refuses {

@@ -1,11 +1,13 @@
 //! The guard: one decision per request over a store and a limiter.
 
+mod caller;
 mod config;
 mod credential;
 mod decision;
 mod lockouts;
 mod open;
 mod pipeline;
+mod policies;
 mod recorder;
 mod request;
 mod residents;
@@ -15,19 +17,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub use self::config::Config;
 pub use self::decision::{Denial, Grant, RuleState, Verdict};
 pub use self::request::{HeaderFn, Headers, Request};
 
-pub(crate) use self::lockouts::{Lockouts, refuses};
+pub(crate) use self::caller::{rules, with_lift};
+pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
 #[cfg(feature = "cli")]
 pub(crate) use self::open::existing_secret;
 
 use self::pipeline::Subject;
+use self::policies::Policies;
 use self::recorder::Recorder;
-use self::residents::{Residents, Revisions};
+use self::residents::{Backends, Residents, Revisions};
+use crate::access::Rulebook;
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
 use crate::ip_limit::IpLimit;
@@ -51,10 +57,11 @@ pub struct KeyGuard {
 pub(crate) struct Inner {
     hasher: KeyHasher,
     residents: Residents,
-    revisions: Revisions,
-    limiter: Arc<dyn Limiter>,
+    revisions: Arc<Revisions>,
+    backends: Arc<Backends>,
     lockouts: Arc<Lockouts>,
-    recorder: Arc<Recorder>,
+    rulebook: Arc<ArcSwap<Rulebook>>,
+    policies: Arc<Policies>,
     store: Arc<dyn Store>,
     clock: Clock,
     key_header: String,
@@ -72,8 +79,7 @@ impl KeyGuard {
         })
     }
 
-    /// Decides about a request: [`KeyGuard::decide`] for a request of cost 1 whose method is not
-    /// recorded.
+    /// Decides about a request: [`KeyGuard::decide`] for a request whose method is not given.
     ///
     /// # Errors
     /// A [`Denial`] that says why the request is refused and how to answer it.
@@ -84,7 +90,8 @@ impl KeyGuard {
         ip: impl Into<ClientIp>,
         path: &str,
     ) -> Result<Grant, Denial> {
-        self.inner.decide(&Request::new(headers, ip, path))
+        self.inner
+            .decide(&Request::new(headers, ip, path), Subject::Presented)
     }
 
     /// Decides about a request, and consumes its cost from every limit of its key.
@@ -94,7 +101,7 @@ impl KeyGuard {
     /// then.
     #[inline]
     pub fn decide<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Result<Grant, Denial> {
-        self.inner.decide(&request)
+        self.inner.decide(&request, Subject::Presented)
     }
 
     /// As [`KeyGuard::decide`], for callers that await. With a data file the future is ready when
@@ -106,7 +113,7 @@ impl KeyGuard {
         &self,
         request: Request<'_, H>,
     ) -> Result<Grant, Denial> {
-        self.inner.decide(&request)
+        self.inner.decide(&request, Subject::Presented)
     }
 
     /// Decides about a request by its address alone, and counts it: for routes that nobody has a
@@ -133,6 +140,16 @@ impl KeyGuard {
         self.inner.dry_run(&request, Subject::Presented)
     }
 
+    /// As [`KeyGuard::decide`], as if the key `id` had been presented.
+    #[cfg(feature = "cli")]
+    pub(crate) fn decide_as<H: Headers + ?Sized>(
+        &self,
+        id: KeyId,
+        request: Request<'_, H>,
+    ) -> Result<Grant, Denial> {
+        self.inner.decide(&request, Subject::Key(id))
+    }
+
     /// As [`KeyGuard::dry_run`], as if the key `id` had been presented.
     pub fn dry_run_as<H: Headers + ?Sized>(&self, id: KeyId, request: Request<'_, H>) -> Verdict {
         self.inner.dry_run(&request, Subject::Key(id))
@@ -145,7 +162,7 @@ impl Inner {
     }
 
     pub(crate) fn recorder(&self) -> &Recorder {
-        &self.recorder
+        &self.backends.recorder
     }
 
     pub(crate) fn lockouts(&self) -> &Lockouts {
@@ -153,7 +170,15 @@ impl Inner {
     }
 
     pub(crate) fn limiter(&self) -> &dyn Limiter {
-        &*self.limiter
+        &*self.backends.limiter
+    }
+
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    pub(crate) fn rulebook(&self) -> arc_swap::Guard<Arc<Rulebook>> {
+        self.rulebook.load()
     }
 
     pub(crate) fn hasher(&self) -> &KeyHasher {
@@ -191,7 +216,7 @@ impl Inner {
         let Some(writer) = self.writer.lock().take() else {
             return Ok(());
         };
-        let result = self.recorder.close();
+        let result = self.recorder().close();
         // The thread ends by returning; a panic in it has already been reported.
         let _ = writer.join();
         result

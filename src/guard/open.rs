@@ -5,14 +5,17 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::Inner;
 use super::config::Config;
 use super::lockouts::Lockouts;
+use super::policies::Policies;
 use super::recorder::{Recorder, Writer};
-use super::residents::{Residents, Revisions};
+use super::residents::{Backends, Residents, Revisions};
+use crate::access;
 use crate::draft::Draft;
 use crate::key::KeyHasher;
 use crate::limiter::{Limiter, MemoryLimiter};
@@ -26,6 +29,10 @@ impl Inner {
     pub(super) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
         require_features(file, &config)?;
+        let policy = match &config.policy_file {
+            Some(file) => access::read(file).map_err(OpenError::Policy)?,
+            None => config.policy.clone(),
+        };
         let clock = config.clock.clone();
         let secret = find_secret(file, config.secret.clone())?;
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(
@@ -36,6 +43,7 @@ impl Inner {
         )?);
         let limiter: Arc<dyn Limiter> = Arc::new(MemoryLimiter::new(
             clock.clone(),
+            config.quota_time_zone.clone(),
             config.limited_keys,
             config.counted_addresses,
         ));
@@ -52,24 +60,40 @@ impl Inner {
             config.record_usage,
             config.usage_queue,
         ));
-        let writer = Writer::spawn(
-            Arc::clone(&recorder),
-            Arc::clone(&store),
-            Arc::clone(&limiter),
+        let networks = store.networks().map_err(|error| unreadable(file, error))?;
+        limiter.restore_networks(networks);
+        let rulebook = Arc::new(ArcSwap::from_pointee(policy.into()));
+        let revisions = Arc::new(Revisions::new());
+        let policies = Arc::new(Policies::new(
+            Arc::clone(&rulebook),
+            Arc::clone(&revisions),
             Arc::clone(&lockouts),
-            config.usage_retention,
-        )
-        .map_err(|source| OpenError::Io {
+            config.policy_file.clone(),
+        ));
+        let io_error = |source| OpenError::Io {
             path: file.into(),
             source,
-        })?;
+        };
+        if config.reload_on_hangup {
+            policies.listen().map_err(io_error)?;
+        }
+        let backends = Arc::new(Backends { recorder, limiter });
+        let writer = Writer::spawn(
+            Arc::clone(&backends),
+            Arc::clone(&store),
+            Arc::clone(&lockouts),
+            Arc::clone(&policies),
+            config.usage_retention,
+        )
+        .map_err(io_error)?;
         Ok(Self {
             hasher: KeyHasher::new(&secret),
             residents: Residents::new(config.resident_keys),
-            revisions: Revisions::new(),
-            limiter,
+            revisions,
+            backends,
             lockouts,
-            recorder,
+            rulebook,
+            policies,
             store,
             clock,
             key_header: config.key_header.clone(),

@@ -2,32 +2,39 @@
 //!
 //! | stage | rules |
 //! |---|---|
-//! | client IP | the address is that of the peer |
-//! | route | every path is protected |
-//! | lockout | the address is not locked out, of everything or of this path |
-//! | IP limits | those that the server asks by [`Inner::check_ip`] |
+//! | client IP | the address is that of the peer, or the one that a trusted proxy names |
+//! | route | every way in which a server may read the path; an exempt one goes no further |
+//! | lockout | the policy accepts the address, and it is not locked out, of everything or of this path |
+//! | IP limits | those of the routes that match, all at once |
 //! | credential | one key, from its header or as a bearer token; none only from who is not locked out of that |
-//! | key | known, active, unexpired, organization active, holds the scopes, affords the cost |
-//! | limits | those of the key, all at once |
+//! | key | known, active, unexpired, organization active, accepted from here, holds the scopes, affords the cost |
+//! | limits | those of the key, its organization and the routes, all at once |
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use super::Inner;
 use super::credential;
-use super::decision::{Denial, Grant, RuleState, StoredPath, Verdict, holds, status};
+use super::decision::{Denial, Extra, Grant, RuleState, StoredPath, Verdict, holds, status};
 use super::request::{Headers, Request};
-use super::residents::{About, Caller};
+use super::residents::Caller;
+use crate::access::{Access, Place, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
+use crate::counter::Counts;
+use crate::forwarded;
 use crate::ip_limit::IpLimit;
 use crate::key::{self, HashedKey};
-use crate::limiter::{AttachError, Counts, NetworkCounter, Outcome};
+use crate::limit::Span;
+use crate::limiter::{AttachError, Group, Level, NetworkRule, Outcome, PassedOver, rule_at};
 use crate::lockout::{Lock, LockCause, Strike};
 use crate::network::Network;
 use crate::path;
-use crate::policy::Rule;
-use crate::record::{KeyId, OrgStatus, Reason};
-use crate::store::{Resolved, StoreError, UsageEvent};
+use crate::record::{KeyId, Reason};
+use crate::rule::{GroupId, Rule};
+use crate::store::{StoreError, UsageEvent};
 
 /// Whom a request is decided for.
 #[derive(Clone, Copy)]
@@ -38,7 +45,20 @@ pub(super) enum Subject {
     Key(KeyId),
 }
 
-/// A refusal before any limit was asked; with the key, if it is known.
+/// A request on its way through the stages.
+struct Visit<'p, 'r, H: ?Sized> {
+    request: &'r Request<'r, H>,
+    rulebook: &'p Rulebook,
+    ip: ClientIp,
+    place: Place<'p>,
+    cost: NonZeroU32,
+    /// What would have refused it, were it enforced.
+    shadowed: Vec<String>,
+    /// For the dry run, which consumes nothing: how the limits stand that were asked.
+    states: Option<Vec<RuleState>>,
+}
+
+/// A refusal before any limit of a key was asked; with the key, if it is known.
 struct Refusal {
     denial: Denial,
     caller: Option<Arc<Caller>>,
@@ -64,28 +84,38 @@ impl Inner {
     pub(super) fn decide<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
+        subject: Subject,
     ) -> Result<Grant, Denial> {
-        let caller = match self.authenticate(request, Subject::Presented) {
-            Ok(caller) => caller,
-            Err(refusal) => return Err(self.refuse(request, refusal)),
+        let rulebook = self.rulebook.load();
+        let mut visit = self.receive(&rulebook, request, None);
+        let caller = match self.authenticate(&mut visit, subject) {
+            Ok(Some(caller)) => caller,
+            Ok(None) => return Ok(self.grant_anonymously(visit)),
+            Err(refusal) => return Err(self.refuse(&visit, refusal)),
         };
-        match self
-            .limiter
-            .admit(&caller.group, &caller.rules, request.cost)
-        {
-            Outcome::Admitted(level) => {
+        let routes = visit.route_rules();
+        let rules = lists(&caller, &routes);
+        match self.limiter().admit(caller.groups(), &rules, visit.cost) {
+            Outcome::Admitted(level, passed_over) => {
+                let extra = self.extra(&mut visit, &rules, passed_over);
+                drop(rules);
                 let path = self.path_to_record(request.path);
                 Ok(Grant::new(
                     caller,
                     level,
-                    client_ip(request),
+                    visit.ip,
                     request.method,
                     path,
+                    visit.cost,
+                    extra,
                 ))
             }
             Outcome::Refused(level, room_at) => {
-                let denial = Denial::exhausted(caller.rules[level.rule], level, room_at);
-                self.record_refusal(request, &caller, denial.reason());
+                let denial = match rule_at(&rules, level.rule) {
+                    Some(rule) => Denial::exhausted(rule, level, room_at),
+                    None => Denial::new(Reason::RateLimited),
+                };
+                self.record_refusal(&visit, &caller, denial.reason());
                 Err(denial)
             }
         }
@@ -97,55 +127,196 @@ impl Inner {
         request: &Request<'_, H>,
         subject: Subject,
     ) -> Verdict {
-        let caller = match self.authenticate(request, subject) {
-            Ok(caller) => caller,
-            Err(refusal) => {
-                return Verdict {
-                    denial: Some(refusal.denial),
-                    rules: Vec::new(),
-                };
-            }
+        let rulebook = self.rulebook.load();
+        let mut visit = self.receive(&rulebook, request, Some(Vec::new()));
+        let denial = match self.authenticate(&mut visit, subject) {
+            Ok(Some(caller)) => self.look_at_limits(&mut visit, &caller),
+            Ok(None) => None,
+            Err(refusal) => Some(refusal.denial),
         };
-        let rules = &caller.rules;
-        let levels = self.limiter.levels(&caller.group, rules, request.cost);
-        let slowest = levels.iter().max_by_key(|(_, room_at)| room_at);
         Verdict {
-            denial: slowest
-                .filter(|(level, room_at)| *room_at > level.at)
-                .map(|&(level, room_at)| Denial::exhausted(rules[level.rule], level, room_at)),
-            rules: std::iter::zip(rules, &levels)
-                .map(|(rule, (level, _))| RuleState::new(rule, *level))
-                .collect(),
+            denial,
+            rules: visit.states.unwrap_or_default(),
+            shadowed: visit.shadowed,
         }
     }
 
-    /// Everything but the limits.
+    fn look_at_limits<H: ?Sized>(
+        &self,
+        visit: &mut Visit<'_, '_, H>,
+        caller: &Arc<Caller>,
+    ) -> Option<Denial> {
+        let routes = visit.route_rules();
+        let rules = lists(caller, &routes);
+        let levels = self.limiter().levels(caller.groups(), &rules, visit.cost);
+        visit.look(rules.iter().flat_map(|list| list.iter()), &levels)
+    }
+
+    /// Where the request comes from and where it goes to.
+    #[inline]
+    fn receive<'p, 'r, H: Headers + ?Sized>(
+        &self,
+        rulebook: &'p Rulebook,
+        request: &'r Request<'r, H>,
+        states: Option<Vec<RuleState>>,
+    ) -> Visit<'p, 'r, H> {
+        let place = rulebook.place(request.path, request.method);
+        let enforced = place.routes.iter().filter(|route| !route.shadow);
+        let cost = request
+            .cost
+            .or_else(|| enforced.filter_map(|route| route.cost).max());
+        Visit {
+            ip: self.client_ip(rulebook, request),
+            request,
+            rulebook,
+            place,
+            cost: cost.unwrap_or(NonZeroU32::MIN),
+            shadowed: Vec::new(),
+            states,
+        }
+    }
+
+    /// The address a request is decided and recorded for.
+    #[inline]
+    fn client_ip<H: Headers + ?Sized>(
+        &self,
+        rulebook: &Rulebook,
+        request: &Request<'_, H>,
+    ) -> ClientIp {
+        let trusted = &rulebook.policy.trusted_proxies;
+        if trusted.is_empty() || !trusted.contains(request.ip) {
+            return request.ip;
+        }
+        let client = forwarded::client(
+            request.ip,
+            trusted,
+            request.headers.header_values("x-forwarded-for"),
+            request.headers.header_values("forwarded"),
+        );
+        if client.is_disputed {
+            self.lockouts.warn_of_dispute();
+        }
+        client.ip
+    }
+
+    /// Everything but the limits of the key. `None` if no key is needed.
     #[inline]
     fn authenticate<H: Headers + ?Sized>(
         &self,
-        request: &Request<'_, H>,
+        visit: &mut Visit<'_, '_, H>,
         subject: Subject,
-    ) -> Result<Arc<Caller>, Refusal> {
+    ) -> Result<Option<Arc<Caller>>, Refusal> {
+        if visit.place.access == Access::Exempt {
+            return Ok(None);
+        }
+        if visit.rulebook.denies(visit.ip) {
+            return Err(Reason::IpDenied.into());
+        }
         let standing = self
             .lockouts
-            .standing(request.ip, request.path, &self.clock);
+            .standing(visit.ip, visit.request.path, &self.clock);
         if let Some(standing) = &standing {
-            self.enforce(standing.locked.as_ref(), request)?;
+            self.enforce(standing.locked.as_ref(), visit)?;
         }
+        if !visit.place.routes.is_empty() {
+            self.limit_address(visit)?;
+        }
+        let keyless = standing
+            .as_ref()
+            .and_then(|standing| standing.keyless.as_ref());
+        match visit.place.access {
+            Access::Protected => self.accept(visit, subject, keyless).map(Some),
+            Access::OpenForNow => match self.accept(visit, subject, keyless) {
+                Err(refusal) if refusal.denial.status() != 503 => {
+                    let routes = visit.place.routes.iter().filter(|route| route.requires_key);
+                    visit
+                        .shadowed
+                        .extend(routes.map(|route| route.name.to_string()));
+                    Ok(None)
+                }
+                accepted => accepted.map(Some),
+            },
+            Access::Open | Access::Exempt => Ok(None),
+        }
+    }
+
+    /// The limits of the routes by address.
+    fn limit_address<H: Headers + ?Sized>(
+        &self,
+        visit: &mut Visit<'_, '_, H>,
+    ) -> Result<(), Refusal> {
+        let Some(network) = Network::of(visit.ip) else {
+            return Ok(());
+        };
+        let limited = || {
+            let routes = visit.place.routes.iter();
+            routes.flat_map(|route| route.ip_rules.iter().map(move |rule| (*route, rule)))
+        };
+        let rules: SmallVec<[NetworkRule<'_>; 4]> = limited()
+            .map(|(route, rule)| NetworkRule {
+                counts: &route.counts,
+                limit: rule.limit,
+            })
+            .collect();
+        if rules.is_empty() {
+            return Ok(());
+        }
+        if visit.states.is_some() {
+            let levels = self.limiter().network_levels(network, &rules, visit.cost);
+            let rules: Vec<Rule> = limited().map(|(_, rule)| rule.clone()).collect();
+            return match visit.look(rules.iter(), &levels) {
+                Some(denial) => Err(denial.into()),
+                None => Ok(()),
+            };
+        }
+        match self.limiter().hit(network, &rules, visit.cost) {
+            Outcome::Admitted(_, None) => Ok(()),
+            Outcome::Admitted(_, Some(passed_over)) => {
+                let names: Vec<String> = passed_over
+                    .iter()
+                    .filter_map(|index| limited().nth(usize::from(*index)))
+                    .map(|(_, rule)| rule.name())
+                    .collect();
+                visit.shadowed.extend(names);
+                Ok(())
+            }
+            Outcome::Refused(level, room_at) => {
+                let Some((route, rule)) = limited().nth(level.rule) else {
+                    return Err(Reason::IpLimited.into());
+                };
+                let locked_for = self.lockouts.exceeded(
+                    (&route.name, route.lockout, crate::lockout::LockScope::Path),
+                    network,
+                    visit.request.path,
+                    self.now(),
+                );
+                Err(Denial::exhausted(rule, level, room_at)
+                    .and_locked(locked_for)
+                    .into())
+            }
+        }
+    }
+
+    /// The key, if it may make the request.
+    #[inline]
+    fn accept<H: Headers + ?Sized>(
+        &self,
+        visit: &mut Visit<'_, '_, H>,
+        subject: Subject,
+        keyless: Option<&Lock>,
+    ) -> Result<Arc<Caller>, Refusal> {
         let caller = match subject {
             Subject::Presented => {
-                let Some(text) = credential::presented(request.headers, &self.key_header)? else {
-                    let keyless = standing
-                        .as_ref()
-                        .and_then(|standing| standing.keyless.as_ref());
-                    self.enforce(keyless, request)?;
+                let presented = credential::presented(visit.request.headers, &self.key_header)?;
+                let Some(text) = presented else {
+                    self.enforce(keyless, visit)?;
                     return Err(Reason::MissingKey.into());
                 };
-                self.identify(text)?
+                self.identify(visit.rulebook, text)?
             }
-            Subject::Key(id) => self.load_by_id(id)?,
+            Subject::Key(id) => self.load_by_id(visit.rulebook, id)?,
         };
-        match self.objection(&caller, request) {
+        match self.objection(&caller, visit) {
             None => Ok(caller),
             Some(reason) => Err(Refusal {
                 denial: Denial::new(reason),
@@ -156,18 +327,24 @@ impl Inner {
 
     /// The key that `text` is, from memory or the store.
     #[inline]
-    fn identify(&self, text: &[u8]) -> Result<Arc<Caller>, Reason> {
+    fn identify(&self, rulebook: &Rulebook, text: &[u8]) -> Result<Arc<Caller>, Reason> {
         let hash = self.hasher.hash(text);
         if let Some(caller) = self.residents.get(&hash)
             && caller.revision == self.revisions.of(caller.key_id, caller.org_id)
+            && (caller.reload_at == Timestamp::MAX || self.now() < caller.reload_at)
         {
             return Ok(caller);
         }
-        self.load(hash, text)
+        self.load(rulebook, hash, text)
     }
 
     #[cold]
-    fn load(&self, hash: HashedKey, text: &[u8]) -> Result<Arc<Caller>, Reason> {
+    fn load(
+        &self,
+        rulebook: &Rulebook,
+        hash: HashedKey,
+        text: &[u8],
+    ) -> Result<Arc<Caller>, Reason> {
         // Whoever does not know how keys are formed does not make us read the file.
         if !key::is_well_formed(text) {
             return Err(Reason::MalformedKey);
@@ -178,7 +355,7 @@ impl Inner {
             .resolve(&hash)
             .map_err(unavailable)?
             .ok_or(Reason::UnknownKey)?;
-        let caller = Arc::new(self.caller(hash, resolved)?);
+        let caller = Arc::new(self.caller(rulebook, hash, resolved)?);
         // What was read before a change must not be kept after it: the change has already told the
         // cache to forget.
         if self.revisions.all() == changes {
@@ -187,54 +364,33 @@ impl Inner {
         Ok(caller)
     }
 
-    fn load_by_id(&self, id: KeyId) -> Result<Arc<Caller>, Reason> {
+    fn load_by_id(&self, rulebook: &Rulebook, id: KeyId) -> Result<Arc<Caller>, Reason> {
         let resolved = self
             .store
             .resolve_id(id)
             .map_err(unavailable)?
             .ok_or(Reason::UnknownKey)?;
-        Ok(Arc::new(self.caller(HashedKey([0; 32]), resolved)?))
+        let hash = HashedKey([0; 32]);
+        Ok(Arc::new(self.caller(rulebook, hash, resolved)?))
     }
 
-    fn caller(&self, hash: HashedKey, resolved: Resolved) -> Result<Caller, Reason> {
-        let Resolved {
-            key,
-            org,
-            credential_expires_at,
-        } = resolved;
-        let group = self
-            .limiter
-            .attach(crate::limiter::GroupId::Key(key.id), &mut || {
-                self.store.quota(key.id)
-            })
+    pub(crate) fn attach(&self, id: GroupId) -> Result<Arc<Group>, Reason> {
+        let seed = &mut || self.store.counters(id);
+        self.limiter()
+            .attach(id, seed)
             .map_err(|error| match error {
                 AttachError::Full => Reason::Overloaded,
                 AttachError::Seed(error) => unavailable(error),
-            })?;
-        let per_minute = Rule::per_minute(key.rate_limit_per_minute);
-        let monthly = key.monthly_limit.map(Rule::monthly);
-        Ok(Caller {
-            hash,
-            revision: self.revisions.of(key.id, org.id),
-            key_id: key.id,
-            org_id: org.id,
-            is_active: key.active,
-            is_org_active: org.status == OrgStatus::Active,
-            expires_at: [key.expires_at, credential_expires_at]
-                .into_iter()
-                .flatten()
-                .min()
-                .unwrap_or(Timestamp::MAX),
-            group,
-            rules: std::iter::once(per_minute).chain(monthly).collect(),
-            recorder: Arc::clone(&self.recorder),
-            about: Box::new(About { key, org }),
-        })
+            })
     }
 
     /// Why a known key may not make this request, limits apart.
     #[inline]
-    fn objection<H: ?Sized>(&self, caller: &Caller, request: &Request<'_, H>) -> Option<Reason> {
+    fn objection<H: ?Sized>(
+        &self,
+        caller: &Caller,
+        visit: &mut Visit<'_, '_, H>,
+    ) -> Option<Reason> {
         if !caller.is_active {
             return Some(Reason::RevokedKey);
         }
@@ -244,12 +400,29 @@ impl Inner {
         if !caller.is_org_active {
             return Some(Reason::SuspendedOrg);
         }
-        let holds_scope = |scope: &&str| holds(&caller.about.key, scope);
-        if !request.scopes.iter().all(holds_scope) {
+        if caller.is_bound && !caller.about.key.allowed_ips.contains(visit.ip) {
+            return Some(Reason::IpNotAllowed);
+        }
+        let holds_scope = |scope: &str| holds(&caller.about.key, scope);
+        if !visit.request.scopes.iter().all(|scope| holds_scope(scope)) {
             return Some(Reason::MissingScope);
         }
-        let cost = u64::from(request.cost.get());
-        if caller.rules.iter().any(|rule| cost > rule.limit) {
+        for route in &visit.place.routes {
+            if route.scopes.iter().all(|scope| holds_scope(scope.as_str())) {
+                continue;
+            }
+            if !route.shadow {
+                return Some(Reason::MissingScope);
+            }
+            visit.shadowed.push(route.name.to_string());
+        }
+        let cost = visit.cost;
+        let is_above = |rule: &Rule| {
+            !rule.limit.shadow
+                && u64::from(rule.limit.span.takes(cost).get()) > rule.limit.amount.get()
+        };
+        let mut route_rules = visit.place.routes.iter().flat_map(|route| &route.key_rules);
+        if caller.rules.iter().any(is_above) || route_rules.any(is_above) {
             return Some(Reason::CostAboveLimit);
         }
         None
@@ -260,14 +433,21 @@ impl Inner {
     fn enforce<H: Headers + ?Sized>(
         &self,
         lock: Option<&Lock>,
-        request: &Request<'_, H>,
+        visit: &Visit<'_, '_, H>,
     ) -> Result<(), Denial> {
         match lock {
-            Some(lock) if lock.cause == LockCause::Manual || !self.lockouts.spares(request) => {
+            Some(lock) if lock.cause == LockCause::Manual || !self.is_spared(visit) => {
                 Err(Denial::locked(lock.until.since(self.clock.timestamp())))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether strikes and automatic locks do not concern who asks.
+    fn is_spared<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> bool {
+        visit.rulebook.spares(visit.ip)
+            || (visit.rulebook.policy.trusted_proxies.is_empty()
+                && self.lockouts.spares(visit.request))
     }
 
     pub(super) fn check_ip(
@@ -284,58 +464,96 @@ impl Inner {
         let denial = if let Some(lock) = standing.and_then(|standing| standing.locked) {
             Denial::locked(lock.until.since(now()))
         } else {
-            let counts = Counts::Requests(&limit.name);
-            match self
-                .limiter
-                .hit(NetworkCounter { network, counts }, limit.rule())
-            {
-                Outcome::Admitted(_) => return Ok(()),
+            let rule = NetworkRule {
+                counts: &Counts::Requests(Arc::clone(&limit.name)),
+                limit: limit.limit,
+            };
+            match self.limiter().hit(network, &[rule], NonZeroU32::MIN) {
+                Outcome::Admitted(..) => return Ok(()),
                 Outcome::Refused(level, room_at) => {
-                    let locked_for = self.lockouts.exceeded(limit, network, target, now());
-                    Denial::ip_limited(limit, level, room_at, locked_for)
+                    let consequence = (&*limit.name, limit.lockout, limit.scope);
+                    let locked_for = self.lockouts.exceeded(consequence, network, target, now());
+                    Denial::exhausted(&limit.rule(), level, room_at).and_locked(locked_for)
                 }
             }
         };
-        self.recorder.count_refusal(denial.reason());
+        self.recorder().count_refusal(denial.reason());
         Err(denial)
     }
 
     #[cold]
-    fn refuse<H: Headers + ?Sized>(&self, request: &Request<'_, H>, refusal: Refusal) -> Denial {
-        let reason = refusal.denial.reason();
-        if let Some(strike) = Strike::of(reason) {
-            self.lockouts
-                .strike(strike, request, &*self.limiter, &self.clock);
+    fn grant_anonymously<H: ?Sized>(&self, visit: Visit<'_, '_, H>) -> Grant {
+        self.recorder().count_shadowed(&visit.shadowed);
+        let now = self.clock.now();
+        Grant::anonymous(now, visit.ip, visit.request.method, visit.shadowed)
+    }
+
+    /// What a grant carries along for routes with limits and for shadow mode.
+    #[inline]
+    fn extra<H: ?Sized>(
+        &self,
+        visit: &mut Visit<'_, '_, H>,
+        rules: &[&[Rule]],
+        passed_over: PassedOver,
+    ) -> Option<Box<Extra>> {
+        if rules.len() == 1 && passed_over.is_none() && visit.shadowed.is_empty() {
+            return None;
         }
+        let mut shadowed = std::mem::take(&mut visit.shadowed);
+        for index in passed_over.iter().flat_map(|all| all.iter()) {
+            let rule = rule_at(rules, usize::from(*index));
+            shadowed.extend(rule.map(Rule::name));
+        }
+        self.recorder().count_shadowed(&shadowed);
+        Some(Box::new(Extra {
+            route_rules: rules[1..].concat(),
+            passed_over,
+            shadowed,
+        }))
+    }
+
+    #[cold]
+    fn refuse<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>, refusal: Refusal) -> Denial {
+        let reason = refusal.denial.reason();
+        // A preflight request of a browser carries no key by design (Fetch §3.2.2).
+        if let Some(strike) = Strike::of(reason)
+            && visit.request.method != crate::record::Method::Options
+            && !self.is_spared(visit)
+        {
+            let rules = &visit.rulebook.policy.lockout;
+            self.lockouts
+                .strike(strike, visit.ip, rules, self.limiter(), &self.clock);
+        }
+        self.recorder().count_shadowed(&visit.shadowed);
         match &refusal.caller {
-            Some(caller) => self.record_refusal(request, caller, reason),
-            None => self.recorder.count_refusal(reason),
+            Some(caller) => self.record_refusal(visit, caller, reason),
+            None => self.recorder().count_refusal(reason),
         }
         refusal.denial
     }
 
-    fn record_refusal<H: ?Sized>(&self, request: &Request<'_, H>, caller: &Caller, reason: Reason) {
-        if !self.recorder.is_enabled() {
+    fn record_refusal<H: ?Sized>(&self, visit: &Visit<'_, '_, H>, caller: &Caller, reason: Reason) {
+        if !self.recorder().is_enabled() {
             return;
         }
-        let path = path::stored(request.path).as_bytes();
+        let path = path::stored(visit.request.path).as_bytes();
         let event = UsageEvent {
             at: self.clock.timestamp(),
             key_id: caller.key_id,
-            ip: client_ip(request),
+            ip: visit.ip,
             latency_micros: 0,
             status: status(reason),
             // Cut to 256 bytes before.
             path_len: path.len() as u16,
-            method: request.method,
+            method: visit.request.method,
             refused: Some(reason),
         };
-        self.recorder.record(event, path);
+        self.recorder().record(event, path);
     }
 
     #[inline]
     fn path_to_record(&self, target: &str) -> StoredPath {
-        if self.recorder.is_enabled() {
+        if self.recorder().is_enabled() {
             StoredPath::from_slice(path::stored(target).as_bytes())
         } else {
             StoredPath::new()
@@ -343,9 +561,50 @@ impl Inner {
     }
 }
 
-/// The address a request is decided and recorded for: that of the peer.
-fn client_ip<H: ?Sized>(request: &Request<'_, H>) -> ClientIp {
-    request.ip
+impl<'p, H: ?Sized> Visit<'p, '_, H> {
+    /// The limits that the routes set for each key.
+    #[inline]
+    fn route_rules(&self) -> SmallVec<[&'p [Rule]; 2]> {
+        let rules = self.place.routes.iter().map(|route| &*route.key_rules);
+        rules.filter(|rules| !rules.is_empty()).collect()
+    }
+
+    /// Notes how limits stand, and says which of them would refuse: the one that takes longest.
+    fn look<'a>(
+        &mut self,
+        rules: impl Iterator<Item = &'a Rule>,
+        levels: &[(Level, crate::clock::Moment)],
+    ) -> Option<Denial> {
+        let mut slowest: Option<(&Rule, Level, crate::clock::Moment)> = None;
+        for (rule, (level, room_at)) in rules.zip(levels.iter().copied()) {
+            let states = self.states.get_or_insert_default();
+            states.push(RuleState::new(rule, level));
+            if room_at <= level.at {
+                continue;
+            }
+            if rule.limit.shadow {
+                self.shadowed.push(rule.name());
+            } else if slowest.is_none_or(|(_, _, latest)| room_at > latest) {
+                slowest = Some((rule, level, room_at));
+            }
+        }
+        slowest.map(|(rule, level, room_at)| Denial::exhausted(rule, level, room_at))
+    }
+}
+
+/// The rules of a caller, and those of the routes behind them.
+#[inline]
+fn lists<'a>(caller: &'a Caller, routes: &[&'a [Rule]]) -> SmallVec<[&'a [Rule]; 3]> {
+    let mut lists = SmallVec::new();
+    lists.push(&*caller.rules);
+    lists.extend_from_slice(routes);
+    lists
+}
+
+/// Whether requests in flight are counted by any of the rules.
+pub(super) fn counts_in_flight(rules: &[Rule]) -> bool {
+    let mut spans = rules.iter().map(|rule| rule.limit.span);
+    spans.any(|span| span == Span::Concurrent)
 }
 
 /// The client learns that the request could not be decided, the next flush or change says why.

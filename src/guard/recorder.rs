@@ -9,10 +9,10 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::lockouts::Lockouts;
+use super::policies::Policies;
+use super::residents::Backends;
 use crate::clock::{Clock, Moment};
-use crate::limiter::{Group, GroupId, Limiter};
-use crate::quota::QuotaUse;
-use crate::record::{KeyId, Reason};
+use crate::record::Reason;
 use crate::store::{Store, StoreError, UsageBatch, UsageEvent};
 
 /// How long usage waits at most before it is written.
@@ -137,6 +137,21 @@ impl Recorder {
         }
     }
 
+    /// Counts what shadow mode let through, by the names of what would have refused.
+    #[inline]
+    pub(super) fn count_shadowed(&self, names: &[String]) {
+        if !self.enabled || names.is_empty() {
+            return;
+        }
+        let shadowed = &mut self.queue().lock().batch.shadowed;
+        for name in names {
+            match shadowed.iter_mut().find(|(known, _)| known == name) {
+                Some((_, count)) => *count += 1,
+                None => shadowed.push((name.clone(), 1)),
+            }
+        }
+    }
+
     /// Waits until all that was recorded before is stored.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         self.wait_for_writer(false)
@@ -187,13 +202,13 @@ impl std::fmt::Debug for Recorder {
     }
 }
 
-/// The thread that writes what a [`Recorder`] takes. It also keeps the house: it stores quotas
+/// The thread that writes what a [`Recorder`] takes. It also keeps the house: it stores balances
 /// and locks, deletes expired usage, frees idle counters and follows the system's calendar.
 pub(super) struct Writer {
-    recorder: Arc<Recorder>,
+    backends: Arc<Backends>,
     store: Arc<dyn Store>,
-    limiter: Arc<dyn Limiter>,
     lockouts: Arc<Lockouts>,
+    policies: Arc<Policies>,
     retention: Duration,
     /// An emptied queue's memory, to be swapped in for a full one.
     spare: UsageBatch,
@@ -204,17 +219,17 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn spawn(
-        recorder: Arc<Recorder>,
+        backends: Arc<Backends>,
         store: Arc<dyn Store>,
-        limiter: Arc<dyn Limiter>,
         lockouts: Arc<Lockouts>,
+        policies: Arc<Policies>,
         retention: Duration,
     ) -> std::io::Result<JoinHandle<()>> {
         let writer = Self {
-            recorder,
+            backends,
             store,
-            limiter,
             lockouts,
+            policies,
             retention,
             spare: UsageBatch::default(),
             batch: UsageBatch::default(),
@@ -228,14 +243,17 @@ impl Writer {
     fn run(mut self) {
         loop {
             let (asked, closing) = self.wait_for_work();
-            let result = self.store_all();
+            let mut result = self.store_all();
+            if closing {
+                result = result.and(self.save_windows());
+            }
             self.keep_house();
-            let mut control = self.recorder.control.lock();
+            let mut control = self.backends.recorder.control.lock();
             control.done = asked;
             control.failure = result.err().map(|error| describe(&error));
             control.closed = closing;
             drop(control);
-            self.recorder.done.notify_all();
+            self.backends.recorder.done.notify_all();
             if closing {
                 return;
             }
@@ -245,9 +263,9 @@ impl Writer {
     /// Sleeps until usage is due or somebody cannot wait; returns the number of the last flush
     /// asked for, and whether there is to be none after it.
     fn wait_for_work(&self) -> (u64, bool) {
-        let mut control = self.recorder.control.lock();
+        let mut control = self.backends.recorder.control.lock();
         if control.asked == control.done && !control.urgent {
-            self.recorder.work.wait_for(&mut control, INTERVAL);
+            self.backends.recorder.work.wait_for(&mut control, INTERVAL);
         }
         control.urgent = false;
         (control.asked, control.closing)
@@ -266,11 +284,13 @@ impl Writer {
     fn store_batch(&mut self) -> Result<(), StoreError> {
         let _storing = self.lockouts.storing();
         self.batch.locks = self.lockouts.take_changes();
-        let consumed = self.limiter.take_consumed();
-        self.batch.quotas.clear();
-        self.batch
-            .quotas
-            .extend(consumed.iter().filter_map(|group| quota_row(group)));
+        let changed = self.backends.limiter.take_changed();
+        self.batch.balances.clear();
+        let rows = changed
+            .iter()
+            .map(|group| (group.id(), group.take_balances()));
+        let rows = rows.filter(|(_, balances)| !balances.is_empty());
+        self.batch.balances.extend(rows);
         if self.batch.is_empty() {
             return Ok(());
         }
@@ -280,33 +300,56 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                self.limiter.return_consumed(consumed);
+                self.backends.limiter.return_changed(changed);
                 let locks = std::mem::take(&mut self.batch.locks);
                 self.lockouts.return_changes(locks);
-                self.batch.quotas.clear();
+                self.batch.balances.clear();
                 Err(error)
             }
         }
     }
 
+    /// Stores what an orderly stop leaves of windows, some thousand groups at a time.
+    fn save_windows(&self) -> Result<(), StoreError> {
+        const MANY: usize = 4_096;
+        let (limiter, clock) = (&self.backends.limiter, self.backends.recorder.clock());
+        let mut groups = Vec::new();
+        for part in 0.. {
+            let Some(more) = limiter.windows(part) else {
+                break;
+            };
+            groups.extend(more);
+            if groups.len() >= MANY {
+                self.store
+                    .save_windows(std::mem::take(&mut groups), clock.timestamp())?;
+            }
+        }
+        self.store.save_windows(groups, clock.timestamp())?;
+        self.store.save_networks(limiter.network_windows())
+    }
+
     /// Empties the queues into the batch.
     fn collect(&mut self) {
-        for queue in &self.recorder.queues {
+        for queue in &self.backends.recorder.queues {
             let unused = {
                 let mut queue = queue.lock();
                 std::mem::swap(&mut queue.batch, &mut self.spare);
                 std::mem::take(&mut queue.room)
             };
             let room = self.spare.events.len() + unused;
-            self.recorder.free.fetch_add(room, Ordering::Relaxed);
+            self.backends
+                .recorder
+                .free
+                .fetch_add(room, Ordering::Relaxed);
             self.batch.append(&mut self.spare);
         }
     }
 
     fn keep_house(&mut self) {
-        let clock = self.recorder.clock();
+        let clock = self.backends.recorder.clock();
         clock.resync();
-        self.limiter.sweep();
+        self.policies.reload_if_signalled();
+        self.backends.limiter.sweep();
         let now = clock.now();
         if now >= self.next_prune {
             self.next_prune = Moment::from_nanos(now.nanos() + PRUNE_INTERVAL.as_nanos() as u64);
@@ -316,11 +359,6 @@ impl Writer {
             let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
         }
     }
-}
-
-fn quota_row(group: &Group) -> Option<(KeyId, QuotaUse)> {
-    let GroupId::Key(key) = group.id();
-    Some((key, group.settle_quota()?))
 }
 
 /// An error and what caused it, in one line.

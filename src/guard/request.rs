@@ -137,14 +137,15 @@ pub struct Request<'a, H: ?Sized> {
     pub(super) ip: ClientIp,
     pub(super) path: &'a str,
     pub(super) method: Method,
-    pub(super) cost: NonZeroU32,
+    pub(super) cost: Option<NonZeroU32>,
     pub(super) scopes: &'a [&'a str],
 }
 
 impl<'a, H: Headers + ?Sized> Request<'a, H> {
-    /// A request with `headers` from `ip` for `path`, of a cost of 1.
+    /// A request with `headers` from `ip` for `path`.
     ///
-    /// `ip` is the address of the peer. `path` is the request target as it was sent, undecoded;
+    /// `ip` is the address of the peer; that of the client is found as
+    /// [`Policy::trusted_proxies`](crate::Policy::trusted_proxies) says. `path` is the request target as it was sent, undecoded;
     /// from `?` on it is dropped and never stored.
     pub fn new(headers: &'a H, ip: impl Into<ClientIp>, path: &'a str) -> Self {
         Self {
@@ -152,22 +153,24 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
             ip: ip.into(),
             path,
             method: Method::Other,
-            cost: NonZeroU32::MIN,
+            cost: None,
             scopes: &[],
         }
     }
 
-    /// The method, as it was sent; it is recorded with the usage.
+    /// The method, as it was sent; it is recorded with the usage. A request without one matches
+    /// routes for any method.
     #[must_use]
     pub fn method(mut self, method: impl Into<Method>) -> Self {
         self.method = method.into();
         self
     }
 
-    /// How much the request takes from every limit and quota. Default: 1.
+    /// How much the request takes from every limit and quota. Default: what the routes that match
+    /// say, or 1.
     #[must_use]
     pub fn cost(mut self, cost: NonZeroU32) -> Self {
-        self.cost = cost;
+        self.cost = Some(cost);
         self
     }
 

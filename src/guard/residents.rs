@@ -1,5 +1,6 @@
 //! The keys that are kept in memory: a bounded cache over the store, and what makes it forget.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -9,9 +10,9 @@ use smallvec::SmallVec;
 use super::recorder::Recorder;
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
-use crate::limiter::Group;
-use crate::policy::Rule;
+use crate::limiter::{Group, Groups, Limiter};
 use crate::record::{Key, KeyId, Org, OrgId};
+use crate::rule::Rule;
 
 /// A known key at one state of the store: beside each other all that a decision reads.
 #[derive(Debug)]
@@ -24,10 +25,40 @@ pub(crate) struct Caller {
     pub(super) is_org_active: bool,
     /// From when on the key or its text is refused; [`Timestamp::MAX`] for never.
     pub(super) expires_at: Timestamp,
+    /// When it is to be read anew: a lift ends then. [`Timestamp::MAX`] for never.
+    pub(super) reload_at: Timestamp,
     pub(super) group: Arc<Group>,
+    /// Where the organization has limits.
+    pub(super) org_group: Option<Arc<Group>>,
+    /// Those of the key and those of its organization.
     pub(super) rules: SmallVec<[Rule; 1]>,
-    pub(super) recorder: Arc<Recorder>,
+    /// Whether requests in flight are counted.
+    pub(super) counts_in_flight: bool,
+    /// Whether it is accepted from some addresses only.
+    pub(super) is_bound: bool,
+    pub(super) backends: Arc<Backends>,
     pub(super) about: Box<About>,
+}
+
+/// What outlives a decision: where a grant reports to.
+pub(crate) struct Backends {
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) limiter: Arc<dyn Limiter>,
+}
+
+impl fmt::Debug for Backends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backends").finish_non_exhaustive()
+    }
+}
+
+impl Caller {
+    pub(super) fn groups(&self) -> Groups<'_> {
+        Groups {
+            key: &self.group,
+            org: self.org_group.as_ref(),
+        }
+    }
 }
 
 /// What decisions rarely read.
@@ -207,6 +238,11 @@ impl Revisions {
     /// To be called once a change to the organization is durable and before it is acknowledged.
     pub(super) fn org_changed(&self, id: OrgId) {
         self.changed(slot(&self.orgs, id.0));
+    }
+
+    /// To be called once what holds for every key has changed.
+    pub(super) fn everything_changed(&self) {
+        self.keys.iter().for_each(|counter| self.changed(counter));
     }
 
     /// `all` first: who sees the counter of the id raised then also sees that something changed.

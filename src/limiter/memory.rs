@@ -4,20 +4,22 @@ use std::hash::BuildHasher;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::networks::Networks;
-use super::{AttachError, GroupId, Level, Limiter, NetworkCounter, Outcome};
-use crate::clock::{Clock, Moment, Timestamp};
+use super::{
+    Admission, AttachError, Groups, Level, Limiter, NetworkRule, Outcome, PassedOver, Rules,
+};
+use crate::clock::{Clock, Moment};
+use crate::counter::{CounterMut, Counters, SavedCounter, SavedNetwork, Time};
+use crate::limit::Span;
 use crate::network::Network;
-use crate::policy::{Rule, Span, WindowLength};
-use crate::quota::QuotaUse;
+use crate::rule::{GroupId, Holder, Rule};
 use crate::store::StoreError;
-use crate::window::SlidingLog;
+use crate::time_zone::TimeZone;
 
 /// Locks of the table of groups. They are taken when a key is read from the file, not per request.
 const SHARDS: usize = 256;
@@ -37,12 +39,9 @@ impl Group {
         self.id
     }
 
-    /// The level of the quota, to be stored; it no longer counts as consumed from.
-    pub(crate) fn settle_quota(&self) -> Option<QuotaUse> {
-        let mut counters = self.counters.lock();
-        let quota = counters.quota()?;
-        quota.consumed = false;
-        Some(quota.level)
+    /// All balances, to be stored; none of them counts as changed from now on.
+    pub(crate) fn take_balances(&self) -> Vec<SavedCounter> {
+        self.counters.lock().take_balances()
     }
 }
 
@@ -53,7 +52,11 @@ pub(crate) struct MemoryLimiter {
     len: AtomicUsize,
     shards: Box<[Mutex<HashTable<Arc<Group>>>]>,
     hasher: RandomState,
-    consumed: Mutex<Vec<Arc<Group>>>,
+    /// Where days and months end.
+    zone: TimeZone,
+    changed: Mutex<Vec<Arc<Group>>>,
+    /// When counters of a shard were last reset.
+    resets: Box<[AtomicU64]>,
     next_sweep: AtomicUsize,
     /// Until when there is no use in looking for room, in nanoseconds of the clock.
     full_until: AtomicU64,
@@ -62,14 +65,16 @@ pub(crate) struct MemoryLimiter {
 
 impl MemoryLimiter {
     /// A limiter that keeps counters of at most `capacity` groups, and of some `networks`.
-    pub(crate) fn new(clock: Clock, capacity: usize, networks: usize) -> Self {
+    pub(crate) fn new(clock: Clock, zone: TimeZone, capacity: usize, networks: usize) -> Self {
         Self {
             clock,
+            zone,
             capacity,
             len: AtomicUsize::new(0),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
-            consumed: Mutex::default(),
+            changed: Mutex::default(),
+            resets: (0..SHARDS).map(|_| AtomicU64::new(0)).collect(),
             next_sweep: AtomicUsize::new(0),
             full_until: AtomicU64::new(0),
             networks: Networks::new(networks),
@@ -78,6 +83,21 @@ impl MemoryLimiter {
 
     fn hash(&self, id: GroupId) -> u64 {
         self.hasher.hash_one(id)
+    }
+
+    /// To be called under the lock of what is then looked at, so that time never runs backwards
+    /// there.
+    #[inline]
+    fn time(&self) -> Time<'_> {
+        Time {
+            now: self.clock.now(),
+            clock: &self.clock,
+            zone: &self.zone,
+        }
+    }
+
+    fn reset_at(&self, group: &Group) -> &AtomicU64 {
+        &self.resets[self.hash(group.id) as usize % SHARDS]
     }
 
     /// Frees groups that count nothing until there is room for one more, if that can be had. Where
@@ -116,7 +136,7 @@ impl Limiter for MemoryLimiter {
     fn attach(
         &self,
         id: GroupId,
-        seed: &mut dyn FnMut() -> Result<QuotaUse, StoreError>,
+        seed: &mut dyn FnMut() -> Result<Vec<SavedCounter>, StoreError>,
     ) -> Result<Arc<Group>, AttachError> {
         let hash = self.hash(id);
         let shard = &self.shards[hash as usize % SHARDS];
@@ -135,40 +155,42 @@ impl Limiter for MemoryLimiter {
         }
         // Read under the lock of the shard: no other handle can consume from, store and drop the
         // same group between this reading and its use.
-        let level = seed().map_err(|error| {
+        let saved = seed().map_err(|error| {
             self.len.fetch_sub(1, Ordering::Relaxed);
             AttachError::Seed(error)
         })?;
         let group = Arc::new(Group {
             id,
-            counters: Mutex::new(Counters::seeded(level)),
+            counters: Mutex::new(Counters::restored(saved, self.time())),
         });
         shard.insert_unique(hash, Arc::clone(&group), |group| self.hash(group.id));
         Ok(group)
     }
 
     #[inline]
-    fn admit(&self, group: &Arc<Group>, rules: &[Rule], cost: NonZeroU32) -> Outcome {
-        let mut counters = group.counters.lock();
-        let now = self.clock.now();
-        let time = Time {
-            now,
-            clock: &self.clock,
-        };
+    fn admit(&self, groups: Groups<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Outcome {
+        let mut held = Held::lock(groups);
+        let time = self.time();
         let mut slowest: Option<(Level, Moment)> = None;
-        for (index, rule) in rules.iter().enumerate() {
-            let counter = counters.of(rule.span);
+        let mut passed_over = PassedOver::None;
+        for (index, rule) in indexed(rules) {
+            let takes = rule.limit.span.takes(cost);
+            let mut counter = held.counter(rule);
             let remaining = counter.remaining(time, rule);
-            if remaining >= cost.get().into() {
+            if remaining >= takes.get().into() {
                 continue;
             }
-            let room_at = counter.room_at(time, rule, cost);
+            if rule.limit.shadow {
+                pass_over(&mut passed_over, index);
+                continue;
+            }
+            let room_at = counter.room_at(time, rule, takes);
             if slowest.is_none_or(|(_, latest)| room_at > latest) {
                 let level = Level {
                     rule: index,
-                    at: now,
+                    at: time.now,
                     remaining,
-                    grows_at: counter.grows_at(time),
+                    grows_at: counter.grows_at(time, rule),
                 };
                 slowest = Some((level, room_at));
             }
@@ -176,69 +198,146 @@ impl Limiter for MemoryLimiter {
         if let Some((level, room_at)) = slowest {
             return Outcome::Refused(level, room_at);
         }
-        let (mut tightest, mut least) = (0, u64::MAX);
-        for (index, rule) in rules.iter().enumerate() {
-            let counter = counters.of(rule.span);
-            if counter.record(now, cost) {
-                self.consumed.lock().push(Arc::clone(group));
+        let mut tightest = Level::unlimited(time.now);
+        let mut tightest_rule = None;
+        for (index, rule) in indexed(rules) {
+            if is_passed_over(&passed_over, index) {
+                continue;
             }
+            let mut counter = held.counter(rule);
+            if counter.record(time, rule, rule.limit.span.takes(cost)) {
+                self.to_be_stored(groups, rule);
+            }
+            let is_shown = !rule.limit.shadow && rule.limit.span != Span::Concurrent;
             let remaining = counter.remaining(time, rule);
-            if remaining < least {
-                (tightest, least) = (index, remaining);
+            if is_shown && remaining < tightest.remaining {
+                (tightest.rule, tightest.remaining) = (index, remaining);
+                tightest_rule = Some(rule);
             }
         }
-        Outcome::Admitted(Level {
-            rule: tightest,
-            at: now,
-            remaining: least,
-            grows_at: counters.of(rules[tightest].span).grows_at(time),
-        })
+        if let Some(rule) = tightest_rule {
+            tightest.grows_at = held.counter(rule).grows_at(time, rule);
+        }
+        Outcome::Admitted(tightest, passed_over)
     }
 
-    fn levels(&self, group: &Group, rules: &[Rule], cost: NonZeroU32) -> Vec<(Level, Moment)> {
-        let mut counters = group.counters.lock();
-        let time = Time {
-            now: self.clock.now(),
-            clock: &self.clock,
-        };
+    fn levels(
+        &self,
+        groups: Groups<'_>,
+        rules: Rules<'_>,
+        cost: NonZeroU32,
+    ) -> Vec<(Level, Moment)> {
+        let mut held = Held::lock(groups);
+        let time = self.time();
         let of = |(index, rule): (usize, &Rule)| {
-            let counter = counters.of(rule.span);
+            let takes = rule.limit.span.takes(cost);
+            let mut counter = held.counter(rule);
             let remaining = counter.remaining(time, rule);
-            let room_at = if remaining >= cost.get().into() {
+            let room_at = if remaining >= takes.get().into() {
                 time.now
             } else {
-                counter.room_at(time, rule, cost)
+                counter.room_at(time, rule, takes)
             };
             let level = Level {
                 rule: index,
                 at: time.now,
                 remaining,
-                grows_at: counter.grows_at(time),
+                grows_at: counter.grows_at(time, rule),
             };
             (level, room_at)
         };
-        rules.iter().enumerate().map(of).collect()
+        indexed(rules).map(of).collect()
     }
 
-    fn take_consumed(&self) -> Vec<Arc<Group>> {
-        std::mem::take(&mut *self.consumed.lock())
-    }
-
-    fn return_consumed(&self, groups: Vec<Arc<Group>>) {
-        for group in groups {
-            let to_list = {
-                let mut counters = group.counters.lock();
-                let quota = counters.quota();
-                quota.is_some_and(|quota| !std::mem::replace(&mut quota.consumed, true))
+    fn settle(&self, groups: Groups<'_>, rules: Rules<'_>, admission: Admission<'_>, actual: u64) {
+        let Admission {
+            at,
+            cost,
+            passed_over,
+        } = admission;
+        let mut held = Held::lock(groups);
+        let time = self.time();
+        for (index, rule) in indexed(rules) {
+            if is_passed_over(passed_over, index) {
+                continue;
+            }
+            let reset_at = self.reset_at(groups.of(rule)).load(Ordering::Relaxed);
+            // Hits of that time may be those of others since a reset.
+            let actual = if reset_at >= at.nanos() {
+                actual.max(cost.get().into())
+            } else {
+                actual
             };
-            if to_list {
-                self.consumed.lock().push(group);
+            let mut counter = held.counter(rule);
+            if counter.settle(time, rule, at, cost.get(), actual) {
+                self.to_be_stored(groups, rule);
             }
         }
     }
 
-    fn hit(&self, counter: NetworkCounter<'_>, rule: Rule) -> Outcome {
-        self.networks.hit(counter, rule, &self.clock)
+    fn release(&self, groups: Groups<'_>, rules: Rules<'_>, passed_over: &PassedOver) {
+        let mut held = Held::lock(groups);
+        for (index, rule) in indexed(rules) {
+            if rule.limit.span == Span::Concurrent && !is_passed_over(passed_over, index) {
+                held.counter(rule).release();
+            }
+        }
+    }
+
+    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) {
+        let mut held = Held::lock(groups);
+        let now = self.time().now.nanos();
+        for (_, rule) in indexed(rules) {
+            self.reset_at(groups.of(rule)).store(now, Ordering::Relaxed);
+            if held.counter(rule).reset() {
+                self.to_be_stored(groups, rule);
+            }
+        }
+    }
+
+    fn take_changed(&self) -> Vec<Arc<Group>> {
+        std::mem::take(&mut *self.changed.lock())
+    }
+
+    fn return_changed(&self, groups: Vec<Arc<Group>>) {
+        for group in groups {
+            let is_new = group.counters.lock().return_balances();
+            if is_new {
+                self.changed.lock().push(group);
+            }
+        }
+    }
+
+    fn windows(&self, part: usize) -> Option<Vec<(GroupId, Vec<SavedCounter>)>> {
+        let mut all = Vec::new();
+        for group in self.shards.get(part)?.lock().iter() {
+            let windows = group.counters.lock().windows(self.time());
+            if !windows.is_empty() {
+                all.push((group.id, windows));
+            }
+        }
+        Some(all)
+    }
+
+    fn hit(&self, network: Network, rules: &[NetworkRule<'_>], cost: NonZeroU32) -> Outcome {
+        self.networks.hit(network, rules, cost, &self.clock)
+    }
+
+    fn network_levels(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+    ) -> Vec<(Level, Moment)> {
+        self.networks.levels(network, rules, cost, &self.clock)
+    }
+
+    fn network_windows(&self) -> Vec<SavedNetwork> {
+        self.networks.windows(&self.clock)
+    }
+
+    fn restore_networks(&self, saved: Vec<SavedNetwork>) {
+        self.networks.restore(saved, &self.clock);
     }
 
     fn forget(&self, network: Network) {
@@ -251,174 +350,62 @@ impl Limiter for MemoryLimiter {
     }
 }
 
-/// One reading of the clock, in both of its forms.
-#[derive(Clone, Copy)]
-struct Time<'a> {
-    now: Moment,
-    clock: &'a Clock,
-}
-
-impl Time<'_> {
-    fn timestamp(self) -> Timestamp {
-        self.clock.timestamp_at(self.now)
-    }
-
-    fn after(self, wait: Duration) -> Moment {
-        let wait = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-        Moment::from_nanos(self.now.nanos().saturating_add(wait))
-    }
-}
-
-/// The counters of a group, one for each span. Most groups have one, which is kept inline.
-#[derive(Debug)]
-enum Counters {
-    One(Counter),
-    Several(Vec<Counter>),
-}
-
-impl Counters {
-    fn seeded(level: QuotaUse) -> Self {
-        if level == QuotaUse::default() {
-            return Self::One(Counter::new(Span::Sliding(WindowLength::MINUTE)));
-        }
-        Self::One(Counter::Month(Quota {
-            level,
-            consumed: false,
-        }))
-    }
-
-    /// The counter over `span`, made if it is not there.
-    #[inline]
-    fn of(&mut self, span: Span) -> &mut Counter {
-        let index = match &*self {
-            Self::One(counter) if counter.is_over(span) => 0,
-            _ => self.find_or_add(span),
-        };
-        &mut self.all()[index]
-    }
-
-    /// The index of the counter over `span`.
+impl MemoryLimiter {
     #[cold]
-    fn find_or_add(&mut self, span: Span) -> usize {
-        let found = self.all().iter().position(|counter| counter.is_over(span));
-        found.unwrap_or_else(|| self.add(Counter::new(span)))
-    }
-
-    #[inline]
-    fn all(&mut self) -> &mut [Counter] {
-        match self {
-            Self::One(counter) => std::slice::from_mut(counter),
-            Self::Several(counters) => counters,
-        }
-    }
-
-    /// Returns its index.
-    fn add(&mut self, counter: Counter) -> usize {
-        let mut counters = match std::mem::replace(self, Self::Several(Vec::new())) {
-            Self::One(first) => vec![first],
-            Self::Several(counters) => counters,
-        };
-        counters.push(counter);
-        let index = counters.len() - 1;
-        *self = Self::Several(counters);
-        index
-    }
-
-    fn quota(&mut self) -> Option<&mut Quota> {
-        self.all().iter_mut().find_map(|counter| match counter {
-            Counter::Month(quota) => Some(quota),
-            Counter::Window(_) => None,
-        })
-    }
-
-    fn is_idle(&mut self, now: Moment) -> bool {
-        let mut all = self.all().iter_mut();
-        all.all(|counter| counter.is_idle(now))
+    fn to_be_stored(&self, groups: Groups<'_>, rule: &Rule) {
+        self.changed.lock().push(Arc::clone(groups.of(rule)));
     }
 }
 
-#[derive(Debug)]
-enum Counter {
-    Window(SlidingLog),
-    Month(Quota),
+impl<'a> Groups<'a> {
+    /// Whose counters a rule goes by.
+    fn of(self, rule: &Rule) -> &'a Arc<Group> {
+        match (rule.holder, self.org) {
+            (Holder::Org, Some(org)) => org,
+            _ => self.key,
+        }
+    }
 }
 
-#[derive(Debug, Default)]
-struct Quota {
-    level: QuotaUse,
-    /// Consumed from since the level was last stored.
-    consumed: bool,
+/// The counters of one decision, locked: always the key's first.
+struct Held<'a> {
+    key: MutexGuard<'a, Counters>,
+    org: Option<MutexGuard<'a, Counters>>,
 }
 
-impl Counter {
-    fn new(span: Span) -> Self {
-        match span {
-            Span::Sliding(length) => Self::Window(SlidingLog::new(length)),
-            Span::Month => Self::Month(Quota::default()),
+impl<'a> Held<'a> {
+    #[inline]
+    fn lock(groups: Groups<'a>) -> Self {
+        Self {
+            key: groups.key.counters.lock(),
+            org: groups.org.map(|org| org.counters.lock()),
         }
     }
 
     #[inline]
-    fn is_over(&self, span: Span) -> bool {
-        match (self, span) {
-            (Self::Window(log), Span::Sliding(length)) => log.length() == length,
-            (Self::Month(_), Span::Month) => true,
-            _ => false,
+    fn counter(&mut self, rule: &Rule) -> CounterMut<'_> {
+        match (rule.holder, &mut self.org) {
+            (Holder::Org, Some(org)) => org.of(rule),
+            _ => self.key.of(rule),
         }
     }
+}
 
-    #[inline]
-    fn used_at(&mut self, time: Time<'_>) -> u64 {
-        match self {
-            Self::Window(log) => log.used_at(time.now).into(),
-            Self::Month(quota) => quota.level.used_at(time.timestamp()),
-        }
-    }
+#[inline]
+fn indexed<'a>(rules: Rules<'a>) -> impl Iterator<Item = (usize, &'a Rule)> {
+    rules.iter().flat_map(|list| list.iter()).enumerate()
+}
 
-    #[inline]
-    fn remaining(&mut self, time: Time<'_>, rule: &Rule) -> u64 {
-        rule.limit.saturating_sub(self.used_at(time))
-    }
+#[cold]
+fn pass_over(passed_over: &mut PassedOver, index: usize) {
+    let index = u16::try_from(index).unwrap_or(u16::MAX);
+    passed_over.get_or_insert_default().push(index);
+}
 
-    /// Returns true if this is the first consumption from a quota since it was last stored.
-    #[inline]
-    fn record(&mut self, now: Moment, cost: NonZeroU32) -> bool {
-        match self {
-            Self::Window(log) => {
-                log.record(now, cost);
-                false
-            }
-            Self::Month(quota) => {
-                quota.level.record(cost.get().into());
-                !std::mem::replace(&mut quota.consumed, true)
-            }
-        }
-    }
-
-    /// When some of what is used comes back.
-    #[inline]
-    fn grows_at(&mut self, time: Time<'_>) -> Moment {
-        match self {
-            Self::Window(log) => log.oldest_leaves_at(time.now),
-            Self::Month(quota) => time.after(quota.level.renews_in(time.timestamp())),
-        }
-    }
-
-    /// When there is room for `cost`, as there is not now.
-    fn room_at(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> Moment {
-        match self {
-            Self::Window(log) => log.room_at(time.now, rule.limit, cost),
-            Self::Month(_) => self.grows_at(time),
-        }
-    }
-
-    /// Whether dropping the counter loses nothing.
-    fn is_idle(&mut self, now: Moment) -> bool {
-        match self {
-            Self::Window(log) => log.used_at(now) == 0,
-            Self::Month(quota) => !quota.consumed,
-        }
-    }
+#[inline]
+fn is_passed_over(passed_over: &PassedOver, index: usize) -> bool {
+    let all = passed_over.as_deref();
+    all.is_some_and(|all| all.contains(&(index as u16)))
 }
 
 #[cfg(test)]

@@ -6,14 +6,17 @@
 
 use std::hash::BuildHasher;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
-use super::{Level, NetworkCounter, Outcome};
+use super::{Level, NetworkRule, Outcome, PassedOver};
 use crate::clock::{Clock, Moment};
+use crate::counter::{Counts, SavedNetwork};
+use crate::limit::{Limit, Span};
 use crate::network::Network;
-use crate::policy::{Rule, Span, WindowLength};
+use crate::policy::WindowLength;
 use crate::window::SlidingLog;
 
 /// Windows of a set.
@@ -21,15 +24,17 @@ const WAYS: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Networks {
-    sets: Box<[Mutex<Vec<Window>>]>,
+    sets: Box<[Mutex<Set>]>,
     hasher: RandomState,
 }
+
+#[derive(Debug, Default)]
+struct Set(Vec<Window>);
 
 #[derive(Debug)]
 struct Window {
     network: Network,
-    /// A hash of what is counted, and over what time. Nobody outside of the process can aim at another's.
-    counts: u64,
+    counts: Counts,
     log: SlidingLog,
 }
 
@@ -43,140 +48,288 @@ impl Networks {
         }
     }
 
-    pub(super) fn hit(&self, counter: NetworkCounter<'_>, rule: Rule, clock: &Clock) -> Outcome {
-        let length = match rule.span {
-            Span::Sliding(length) => length,
-            // Months are counted of keys only.
-            Span::Month => WindowLength::MINUTE,
-        };
-        let counts = self.hasher.hash_one((counter.counts, length));
-        let mut set = self.set(counter.network).lock();
+    pub(super) fn hit(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+        clock: &Clock,
+    ) -> Outcome {
+        let mut set = self.set(network).lock();
         let now = clock.now();
-        let is_it = |window: &Window| window.network == counter.network && window.counts == counts;
-        let at = set.iter().position(is_it).unwrap_or_else(|| {
-            add(
-                &mut set,
-                Window {
-                    network: counter.network,
-                    counts,
-                    log: SlidingLog::new(length),
-                },
-                now,
-            )
-        });
-        let log = &mut set[at].log;
-        let level = |log: &mut SlidingLog| Level {
-            rule: 0,
-            at: now,
-            remaining: rule.limit.saturating_sub(log.used_at(now).into()),
-            grows_at: log.oldest_leaves_at(now),
-        };
-        let before = level(log);
-        if before.remaining == 0 {
-            let room_at = log.room_at(now, rule.limit, NonZeroU32::MIN);
-            return Outcome::Refused(before, room_at);
+        let mut slowest: Option<(Level, Moment)> = None;
+        let mut passed_over = PassedOver::None;
+        for (index, rule) in rules.iter().enumerate() {
+            let (level, room_at) = set.level(index, network, rule, cost, now);
+            if room_at <= now {
+                continue;
+            }
+            if rule.limit.shadow {
+                passed_over.get_or_insert_default().push(index as u16);
+            } else if slowest.is_none_or(|(_, latest)| room_at > latest) {
+                slowest = Some((level, room_at));
+            }
         }
-        log.record(now, NonZeroU32::MIN);
-        Outcome::Admitted(level(log))
+        if let Some((level, room_at)) = slowest {
+            return Outcome::Refused(level, room_at);
+        }
+        let mut tightest = Level::unlimited(now);
+        for (index, rule) in rules.iter().enumerate() {
+            let is_passed_over = passed_over
+                .as_ref()
+                .is_some_and(|all| all.contains(&(index as u16)));
+            if is_passed_over {
+                continue;
+            }
+            let log = set.log(network, rule, now);
+            log.used_at(now);
+            log.record(now, cost);
+            let level = level_of(log, index, rule.limit, now);
+            if !rule.limit.shadow && level.remaining < tightest.remaining {
+                tightest = level;
+            }
+        }
+        Outcome::Admitted(tightest, passed_over)
+    }
+
+    pub(super) fn levels(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+        clock: &Clock,
+    ) -> Vec<(Level, Moment)> {
+        let mut set = self.set(network).lock();
+        let now = clock.now();
+        let level = |(index, rule)| set.level(index, network, rule, cost, now);
+        rules.iter().enumerate().map(level).collect()
     }
 
     pub(super) fn forget(&self, network: Network) {
-        self.set(network)
-            .lock()
-            .retain(|window| window.network != network);
+        let mut set = self.set(network).lock();
+        set.0.retain(|window| window.network != network);
+    }
+
+    pub(super) fn windows(&self, clock: &Clock) -> Vec<SavedNetwork> {
+        let mut saved = Vec::new();
+        for set in &self.sets {
+            let mut set = set.lock();
+            let now = clock.now();
+            for window in &mut set.0 {
+                if window.log.used_at(now) == 0 {
+                    continue;
+                }
+                let up = Duration::from_nanos(999_999);
+                let at = |(at, count): (Moment, u32)| (clock.timestamp_at(at.plus(up)), count);
+                saved.push(SavedNetwork {
+                    network: window.network,
+                    counts: window.counts.clone(),
+                    length: window.log.length(),
+                    hits: window.log.hits().map(at).collect(),
+                });
+            }
+        }
+        saved
+    }
+
+    pub(super) fn restore(&self, saved: Vec<SavedNetwork>, clock: &Clock) {
+        let now = clock.now();
+        let today = clock.timestamp_at(now);
+        for saved in saved {
+            let mut log = SlidingLog::new(saved.length);
+            let hits = saved.hits.into_iter();
+            log.restore(
+                now,
+                hits.map(|(at, count)| (now.minus(today.since(at)), count)),
+            );
+            if !log.is_empty() {
+                let window = Window {
+                    network: saved.network,
+                    counts: saved.counts,
+                    log,
+                };
+                self.set(saved.network).lock().add(window, now);
+            }
+        }
     }
 
     /// All windows of a network are in one set.
-    fn set(&self, network: Network) -> &Mutex<Vec<Window>> {
+    fn set(&self, network: Network) -> &Mutex<Set> {
         &self.sets[self.hasher.hash_one(network) as usize & (self.sets.len() - 1)]
     }
 }
 
-/// Puts a window into a set, in the place of the emptiest one if the set is full.
-fn add(set: &mut Vec<Window>, window: Window, now: Moment) -> usize {
-    if set.len() < WAYS {
-        // By one: most sets hold few windows, and the flood that fills them all is what is bounded.
-        set.reserve_exact(1);
-        set.push(window);
-        return set.len() - 1;
+impl Set {
+    fn find(&mut self, network: Network, rule: &NetworkRule<'_>) -> Option<&mut SlidingLog> {
+        let at = self.position(network, rule)?;
+        Some(&mut self.0[at].log)
     }
-    let used = set.iter_mut().map(|window| window.log.used_at(now));
-    let emptiest = used.enumerate().min_by_key(|(_, used)| *used);
-    let at = emptiest.map_or(0, |(at, _)| at);
-    set[at] = window;
-    at
+
+    /// How a rule stands, and when it has room for `cost`.
+    fn level(
+        &mut self,
+        index: usize,
+        network: Network,
+        rule: &NetworkRule<'_>,
+        cost: NonZeroU32,
+        now: Moment,
+    ) -> (Level, Moment) {
+        let mut empty = SlidingLog::new(length_of(rule.limit));
+        let log = self.find(network, rule).unwrap_or(&mut empty);
+        log.used_at(now);
+        let level = level_of(log, index, rule.limit, now);
+        let room_at = if level.remaining >= cost.get().into() {
+            now
+        } else if rule.limit.amount.get() < cost.get().into() {
+            Moment::NEVER
+        } else {
+            log.room_at(now, rule.limit.amount.get(), cost)
+        };
+        (level, room_at)
+    }
+
+    /// The window of a rule, made if it is not there.
+    fn log(&mut self, network: Network, rule: &NetworkRule<'_>, now: Moment) -> &mut SlidingLog {
+        let at = match self.position(network, rule) {
+            Some(at) => at,
+            None => {
+                let window = Window {
+                    network,
+                    counts: rule.counts.clone(),
+                    log: SlidingLog::new(length_of(rule.limit)),
+                };
+                self.add(window, now)
+            }
+        };
+        &mut self.0[at].log
+    }
+
+    fn position(&self, network: Network, rule: &NetworkRule<'_>) -> Option<usize> {
+        let length = length_of(rule.limit);
+        self.0.iter().position(|window| {
+            window.network == network
+                && window.log.length() == length
+                && window.counts == *rule.counts
+        })
+    }
+
+    /// Puts a window into a set; if it is full in the place of the emptiest one, of another network
+    /// if there is any.
+    fn add(&mut self, window: Window, now: Moment) -> usize {
+        let Self(windows) = self;
+        if windows.len() < WAYS {
+            // By one: most sets hold few windows, and the flood that fills them all is what is
+            // bounded.
+            windows.reserve_exact(1);
+            windows.push(window);
+            return windows.len() - 1;
+        }
+        let rank = windows
+            .iter_mut()
+            .map(|other| (other.network == window.network, other.log.used_at(now)));
+        let emptiest = rank.enumerate().min_by_key(|(_, rank)| *rank);
+        let at = emptiest.map_or(0, |(at, _)| at);
+        windows[at] = window;
+        at
+    }
+}
+
+fn level_of(log: &SlidingLog, index: usize, limit: Limit, now: Moment) -> Level {
+    Level {
+        rule: index,
+        at: now,
+        remaining: limit.amount.get().saturating_sub(log.used().into()),
+        grows_at: log.oldest_leaves_at(now),
+    }
+}
+
+/// Networks are limited over intervals only.
+fn length_of(limit: Limit) -> WindowLength {
+    match limit.span {
+        Span::Sliding(length) => length,
+        _ => WindowLength::MINUTE,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::{ManualClock, Timestamp};
-    use crate::limiter::Counts;
     use crate::lockout::Strike;
 
-    fn counter(network: &str) -> NetworkCounter<'static> {
-        NetworkCounter {
-            network: network.parse().unwrap(),
-            counts: Counts::Strikes(Strike::BadKey),
-        }
+    fn network(text: &str) -> Network {
+        text.parse().unwrap()
     }
 
-    fn rule(limit: u32) -> Rule {
-        Rule::per_minute(NonZeroU32::new(limit).unwrap())
+    /// Whether a request is admitted under a limit on what is counted.
+    fn hit(networks: &Networks, from: &str, counts: &Counts, limit: &str, clock: &Clock) -> bool {
+        let rule = NetworkRule {
+            counts,
+            limit: limit.parse().unwrap(),
+        };
+        let outcome = networks.hit(network(from), &[rule], NonZeroU32::MIN, clock);
+        matches!(outcome, Outcome::Admitted(..))
     }
 
-    fn is_admitted(outcome: Outcome) -> bool {
-        matches!(outcome, Outcome::Admitted(_))
-    }
+    const STRIKES: Counts = Counts::Strikes(Strike::BadKey);
 
     #[test]
     fn each_network_and_each_rule_has_a_window_of_its_own() {
         let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
         let networks = Networks::new(64);
-        let named = |name| NetworkCounter {
-            counts: Counts::Requests(name),
-            ..counter("192.0.2.1")
-        };
-        for counter in [
-            counter("192.0.2.1"),
-            counter("192.0.2.2"),
-            named("a"),
-            named("b"),
-        ] {
-            assert!(is_admitted(networks.hit(counter, rule(1), &clock)));
-            assert!(!is_admitted(networks.hit(counter, rule(1), &clock)));
+        let (a, b) = (Counts::Requests("a".into()), Counts::Requests("b".into()));
+        let all = [
+            ("192.0.2.1", &STRIKES),
+            ("192.0.2.2", &STRIKES),
+            ("192.0.2.1", &a),
+            ("192.0.2.1", &b),
+        ];
+        for (from, counts) in all {
+            assert!(hit(&networks, from, counts, "1/min", &clock));
+            assert!(!hit(&networks, from, counts, "1/min", &clock));
         }
-        networks.forget("192.0.2.1".parse().unwrap());
-        assert!(is_admitted(networks.hit(named("a"), rule(1), &clock)));
-        assert!(!is_admitted(networks.hit(
-            counter("192.0.2.2"),
-            rule(1),
-            &clock
-        )));
+        networks.forget(network("192.0.2.1"));
+        assert!(hit(&networks, "192.0.2.1", &a, "1/min", &clock));
+        assert!(!hit(&networks, "192.0.2.2", &STRIKES, "1/min", &clock));
     }
 
     #[test]
     fn windows_of_different_length_do_not_reset_each_other() {
         let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
         let networks = Networks::new(64);
-        let hour = Rule {
-            limit: 1,
-            span: Span::Sliding(WindowLength::new(std::time::Duration::from_secs(3_600)).unwrap()),
+        for expected in [true, false] {
+            for limit in ["1/min", "1/hour"] {
+                assert_eq!(
+                    hit(&networks, "192.0.2.1", &STRIKES, limit, &clock),
+                    expected
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_that_one_limit_refuses_is_counted_by_none() {
+        let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
+        let networks = Networks::new(64);
+        let limits = ["1/s", "3/min", "2/hour shadow"].map(|limit| limit.parse().unwrap());
+        let rules = limits.map(|limit| NetworkRule {
+            counts: &STRIKES,
+            limit,
+        });
+        let from = network("192.0.2.1");
+        let one = NonZeroU32::MIN;
+        for _ in 0..5 {
+            networks.hit(from, &rules, one, &clock);
+        }
+        let left = |networks: &Networks| -> Vec<u64> {
+            let levels = networks.levels(from, &rules, one, &clock).into_iter();
+            levels.map(|(level, _)| level.remaining).collect()
         };
-        for rule in [rule(1), hour] {
-            assert!(is_admitted(networks.hit(
-                counter("192.0.2.1"),
-                rule,
-                &clock
-            )));
-        }
-        for rule in [rule(1), hour] {
-            assert!(!is_admitted(networks.hit(
-                counter("192.0.2.1"),
-                rule,
-                &clock
-            )));
-        }
+        assert_eq!(left(&networks), [0, 2, 1]);
+        let saved = networks.windows(&clock);
+        let again = Networks::new(64);
+        again.restore(saved, &clock);
+        assert_eq!(left(&again), [0, 2, 1]);
     }
 
     #[test]
@@ -184,18 +337,14 @@ mod tests {
         let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
         let networks = Networks::new(64);
         for _ in 0..3 {
-            networks.hit(counter("192.0.2.1"), rule(3), &clock);
+            hit(&networks, "192.0.2.1", &STRIKES, "3/min", &clock);
         }
         for i in 0..100_000_u32 {
             let flood = std::net::Ipv4Addr::from_bits(0x0a00_0000 + i).to_string();
-            networks.hit(counter(&flood), rule(3), &clock);
+            hit(&networks, &flood, &STRIKES, "3/min", &clock);
         }
-        let windows: usize = networks.sets.iter().map(|set| set.lock().len()).sum();
+        let windows: usize = networks.sets.iter().map(|set| set.lock().0.len()).sum();
         assert!(windows <= 64);
-        assert!(!is_admitted(networks.hit(
-            counter("192.0.2.1"),
-            rule(3),
-            &clock
-        )));
+        assert!(!hit(&networks, "192.0.2.1", &STRIKES, "3/min", &clock));
     }
 }

@@ -13,8 +13,7 @@ use crate::record::Reason;
 
 pub(crate) use self::table::{LockChange, Locks, Standing};
 
-/// How long failed authentications count, and for how long too many of them lock.
-pub(crate) const STRIKE_WINDOW: Duration = Duration::from_secs(3_600);
+/// For how long too many failed authentications lock, where nothing else is said.
 pub(crate) const STRIKE_LOCK: Duration = Duration::from_secs(24 * 3_600);
 
 /// A failed authentication of a kind that is counted by the hour.
@@ -50,6 +49,8 @@ impl Strike {
             cause,
             since: now,
             until: now.plus(STRIKE_LOCK),
+            step: 0,
+            remembered_until: now.plus(STRIKE_LOCK),
         }
     }
 }
@@ -127,9 +128,47 @@ pub struct Lock {
     pub since: Timestamp,
     /// Until when: from then on it refuses nothing.
     pub until: Timestamp,
+    /// How many locks for the same failures came before it and are still remembered.
+    #[serde(default)]
+    pub step: u32,
+    /// Until when it is remembered: a further lock before that is a step longer.
+    #[serde(skip)]
+    pub(crate) remembered_until: Timestamp,
 }
 
 impl Lock {
+    /// The same lock, as long as its step says: one more than that of the lock before, less one for
+    /// each time that `decay` has passed since that ended.
+    pub(crate) fn escalated(
+        self,
+        before: Option<&Self>,
+        steps: &[Duration],
+        decay: Duration,
+    ) -> Self {
+        let decayed =
+            |ended: Timestamp| self.since.since(ended).as_millis() / decay.as_millis().max(1);
+        let step = before.map_or(0, |lock| {
+            let decayed = u32::try_from(decayed(lock.until)).unwrap_or(u32::MAX);
+            (lock.step + 1).saturating_sub(decayed)
+        });
+        let last = steps.len().saturating_sub(1);
+        let step = step.min(last as u32);
+        let length = steps.get(step as usize).copied().unwrap_or(STRIKE_LOCK);
+        let until = self.since.plus(length);
+        // The first step needs no memory.
+        let memory = if last == 0 {
+            Duration::ZERO
+        } else {
+            decay.saturating_mul(step + 1)
+        };
+        Self {
+            until,
+            step,
+            remembered_until: until.plus(memory),
+            ..self
+        }
+    }
+
     /// A client is locked out of one thing once.
     pub(crate) fn id(&self) -> LockId {
         LockId {

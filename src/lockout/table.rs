@@ -164,15 +164,19 @@ impl Locks {
         all
     }
 
-    /// Frees the locks that have ended.
+    /// Frees the locks that have ended and are no longer remembered.
     pub(crate) fn expire(&self, now: Timestamp) {
+        self.free(|lock| now < lock.until.max(lock.remembered_until));
+    }
+
+    fn free(&self, stays: impl Fn(&Lock) -> bool) {
         if self.len() == 0 {
             return;
         }
         for shard in &self.shards {
             if shard.len.load(Ordering::Acquire) > 0 {
-                let ended = self.retain(shard, &mut shard.locks.lock(), |lock| now < lock.until);
-                self.changed.lock().extend(ended.iter().map(Lock::id));
+                let gone = self.retain(shard, &mut shard.locks.lock(), &stays);
+                self.changed.lock().extend(gone.iter().map(Lock::id));
             }
         }
     }
@@ -223,13 +227,17 @@ impl Locks {
         claimed.is_ok()
     }
 
-    /// Frees what has ended, or else merges automatic locks of neighbours. Where neither is to be had
+    /// Frees what has ended, also if it is still remembered, or else merges automatic locks of neighbours. Where neither is to be had
     /// newcomers are not looked at again for a while, so that they cost no time.
     fn make_room(&self, now: Timestamp) -> bool {
         if now.unix_millis() < self.full_until.load(Ordering::Relaxed) {
             return false;
         }
         self.expire(now);
+        if self.len() < self.capacity {
+            return true;
+        }
+        self.free(|lock| now < lock.until);
         if self.len() < self.capacity {
             return true;
         }

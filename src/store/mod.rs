@@ -3,15 +3,18 @@
 pub(crate) mod codec;
 mod redb;
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 
+use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
+use crate::counter::{SavedCounter, SavedNetwork};
 use crate::key::HashedKey;
+use crate::limit::Limit;
 use crate::lockout::{Lock, LockChange};
 use crate::policy::Scope;
-use crate::quota::QuotaUse;
-use crate::record::{Key, KeyId, Method, Org, OrgId, OrgStatus, Reason, Usage};
+use crate::record::{Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
+use crate::rule::GroupId;
 
 pub use self::redb::OpenError;
 pub(crate) use self::redb::RedbStore;
@@ -24,15 +27,15 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// As [`Store::resolve`], of a key by its id; `credential_expires_at` is then `None`.
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError>;
 
-    /// What a key has consumed of its calendar quota, as last recorded.
-    fn quota(&self, id: KeyId) -> Result<QuotaUse, StoreError>;
+    /// The counters of a key or an organization, as they were last stored.
+    fn counters(&self, id: GroupId) -> Result<Vec<SavedCounter>, StoreError>;
 
     fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError>;
     fn org(&self, id: OrgId) -> Result<Org, StoreError>;
     fn org_named(&self, name: &str) -> Result<Org, StoreError>;
     /// At most `limit` organizations with ids above `after`, by id.
     fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError>;
-    fn set_org_status(&self, id: OrgId, status: OrgStatus) -> Result<Org, StoreError>;
+    fn update_org(&self, id: OrgId, change: OrgChange) -> Result<Org, StoreError>;
 
     /// Creates all of the keys or none, which for many is faster than one by one.
     fn create_keys(&self, keys: Vec<(NewKey, NewCredential)>) -> Result<Vec<Key>, StoreError>;
@@ -60,7 +63,19 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Marks a key inactive, which is final.
     fn revoke_key(&self, id: KeyId) -> Result<Key, StoreError>;
 
-    /// Writes a batch of usage, its totals and quotas, whole or not at all.
+    /// Stores the windows of groups until they are over, in place of those stored before.
+    fn save_windows(
+        &self,
+        groups: Vec<(GroupId, Vec<SavedCounter>)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Stores the windows over networks, in place of all that were stored before.
+    fn save_networks(&self, networks: Vec<SavedNetwork>) -> Result<(), StoreError>;
+    fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError>;
+    /// Forgets the stored windows of a group.
+    fn forget_windows(&self, id: GroupId) -> Result<(), StoreError>;
+
+    /// Writes a batch of usage, its totals and balances, whole or not at all.
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError>;
     /// Deletes raw usage that ended before `raw_before` and totals past their own retention.
     fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError>;
@@ -90,7 +105,8 @@ pub(crate) struct NewKey {
     pub(crate) label: String,
     pub(crate) scopes: Vec<Scope>,
     pub(crate) rate_limit_per_minute: NonZeroU32,
-    pub(crate) monthly_limit: Option<NonZeroU64>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) allowed_ips: Addresses,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Option<Timestamp>,
 }
@@ -109,12 +125,22 @@ pub(crate) struct KeyChange {
     pub(crate) label: Option<String>,
     pub(crate) scopes: Option<Vec<Scope>>,
     pub(crate) rate_limit_per_minute: Option<NonZeroU32>,
-    pub(crate) monthly_limit: Option<Option<NonZeroU64>>,
+    pub(crate) limits: Option<Vec<Limit>>,
+    pub(crate) allowed_ips: Option<Addresses>,
+    pub(crate) lifts: Option<Vec<Lift>>,
     pub(crate) expires_at: Option<Option<Timestamp>>,
 }
 
+/// Fields of an organization to change; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OrgChange {
+    pub(crate) status: Option<OrgStatus>,
+    pub(crate) limits: Option<Vec<Limit>>,
+    pub(crate) lifts: Option<Vec<Lift>>,
+}
+
 /// Usage on its way to the store: events by known keys, counts of all other refusals, and the
-/// quotas that were consumed from.
+/// balances that changed.
 #[derive(Debug, Default)]
 pub(crate) struct UsageBatch {
     pub(crate) events: Vec<UsageEvent>,
@@ -122,8 +148,10 @@ pub(crate) struct UsageBatch {
     pub(crate) paths: Vec<u8>,
     /// Refusals that named no known key, by minute.
     pub(crate) refusals: Vec<(Minute, [u64; Reason::COUNT])>,
-    /// Absolute levels, not differences: writing one twice is harmless.
-    pub(crate) quotas: Vec<(KeyId, QuotaUse)>,
+    /// All balances of a group, not differences: writing them twice is harmless.
+    pub(crate) balances: Vec<(GroupId, Vec<SavedCounter>)>,
+    /// By the name of what would have refused, were it not in shadow mode.
+    pub(crate) shadowed: Vec<(String, u64)>,
     /// Absolute states too.
     pub(crate) locks: Vec<LockChange>,
     /// Events that were dropped because the queue was full.
@@ -134,8 +162,9 @@ impl UsageBatch {
     pub(crate) fn is_empty(&self) -> bool {
         self.events.is_empty()
             && self.refusals.is_empty()
-            && self.quotas.is_empty()
+            && self.balances.is_empty()
             && self.locks.is_empty()
+            && self.shadowed.is_empty()
             && self.dropped == 0
     }
 
@@ -144,8 +173,9 @@ impl UsageBatch {
         self.events.append(&mut other.events);
         self.paths.append(&mut other.paths);
         self.refusals.append(&mut other.refusals);
-        self.quotas.append(&mut other.quotas);
+        self.balances.append(&mut other.balances);
         self.locks.append(&mut other.locks);
+        self.shadowed.append(&mut other.shadowed);
         self.dropped += std::mem::take(&mut other.dropped);
     }
 
@@ -154,8 +184,9 @@ impl UsageBatch {
         self.events.clear();
         self.paths.clear();
         self.refusals.clear();
-        self.quotas.clear();
+        self.balances.clear();
         self.locks.clear();
+        self.shadowed.clear();
         self.dropped = 0;
     }
 }
@@ -187,6 +218,8 @@ pub(crate) struct Totals {
     /// All refusals ever, by the code of their reason.
     pub(crate) refused: [u64; Reason::COUNT],
     pub(crate) dropped: u64,
+    /// By the name of what would have refused, were it not in shadow mode.
+    pub(crate) shadowed: Vec<(String, u64)>,
     /// The keys with the most requests ever, most first.
     pub(crate) top_keys: Vec<(Key, Org, u64)>,
 }

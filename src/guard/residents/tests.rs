@@ -1,25 +1,30 @@
 use std::num::NonZeroU32;
 
 use super::*;
+use crate::addresses::Addresses;
 use crate::clock::{Clock, ManualClock};
-use crate::limiter::{GroupId, Limiter, MemoryLimiter};
-use crate::quota::QuotaUse;
+use crate::limiter::{Limiter, MemoryLimiter};
 use crate::record::OrgStatus;
+use crate::rule::GroupId;
+use crate::time_zone::TimeZone;
 
 /// Makes callers that differ in their hash and their revision alone.
 struct Callers {
     group: Arc<Group>,
-    recorder: Arc<Recorder>,
+    backends: Arc<Backends>,
 }
 
 impl Callers {
     fn new() -> Self {
         let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
-        let limiter = MemoryLimiter::new(clock.clone(), 1, 16);
-        let seed = &mut || Ok(QuotaUse::default());
+        let limiter = MemoryLimiter::new(clock.clone(), TimeZone::utc(), 1, 16);
+        let seed = &mut || Ok(Vec::new());
         Self {
-            group: limiter.attach(GroupId::Key(KeyId(1)), seed).unwrap(),
-            recorder: Arc::new(Recorder::new(clock, false, 1_024)),
+            group: limiter.attach(GroupId::key(KeyId(1)), seed).unwrap(),
+            backends: Arc::new(Backends {
+                recorder: Arc::new(Recorder::new(clock, false, 1_024)),
+                limiter: Arc::new(limiter),
+            }),
         }
     }
 
@@ -32,7 +37,9 @@ impl Callers {
             active: true,
             scopes: Vec::new(),
             rate_limit_per_minute: NonZeroU32::MIN,
-            monthly_limit: None,
+            limits: Vec::new(),
+            allowed_ips: Addresses::default(),
+            lifts: Vec::new(),
             created_at: Timestamp::default(),
             expires_at: None,
             last_used_at: None,
@@ -41,6 +48,8 @@ impl Callers {
             id: OrgId(1),
             name: String::new(),
             status: OrgStatus::Active,
+            limits: Vec::new(),
+            lifts: Vec::new(),
             created_at: Timestamp::default(),
         };
         Arc::new(Caller {
@@ -54,9 +63,13 @@ impl Callers {
             is_active: true,
             is_org_active: true,
             expires_at: Timestamp::MAX,
+            reload_at: Timestamp::MAX,
             group: Arc::clone(&self.group),
+            org_group: None,
             rules: SmallVec::new(),
-            recorder: Arc::clone(&self.recorder),
+            counts_in_flight: false,
+            is_bound: false,
+            backends: Arc::clone(&self.backends),
             about: Box::new(About { key, org }),
         })
     }

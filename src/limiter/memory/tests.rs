@@ -1,21 +1,28 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::ManualClock;
-use crate::quota::CalendarMonth;
+use crate::clock::{ManualClock, Timestamp};
+use crate::counter::{CounterId, SavedValue};
+use crate::limit::Limit;
+use crate::quota::Balance;
 use crate::record::KeyId;
 
 const JANUARY_31: Timestamp = Timestamp::from_unix_millis(1_769_817_600_000);
+/// Where a manual clock starts.
+const JANUARY_31_MOMENT: u64 = 400 * 86_400 * 1_000_000_000;
 
 fn cost(n: u32) -> NonZeroU32 {
     NonZeroU32::new(n).unwrap()
 }
 
+fn rule(limit: Limit) -> Rule {
+    Rule::new(limit, Holder::Key)
+}
+
 fn sliding(limit: u64, length: Duration) -> Rule {
-    Rule {
-        limit,
-        span: Span::Sliding(WindowLength::new(length).unwrap()),
-    }
+    rule(Limit::window(u32::try_from(limit).unwrap(), length).unwrap())
 }
 
 fn per_minute(limit: u64) -> Rule {
@@ -23,23 +30,42 @@ fn per_minute(limit: u64) -> Rule {
 }
 
 fn monthly(limit: u64) -> Rule {
-    Rule {
-        limit,
-        span: Span::Month,
-    }
+    rule(Limit::monthly(limit).unwrap())
+}
+
+fn amount(rule: &Rule) -> u64 {
+    rule.limit.amount.get()
+}
+
+/// The limits of a key whose organization has none.
+fn alone(key: &Arc<Group>) -> Groups<'_> {
+    Groups { key, org: None }
+}
+
+fn admit(limiter: &MemoryLimiter, key: &Arc<Group>, rules: &[Rule], cost: NonZeroU32) -> Outcome {
+    limiter.admit(alone(key), &[rules], cost)
+}
+
+fn levels(
+    limiter: &MemoryLimiter,
+    key: &Arc<Group>,
+    rules: &[Rule],
+    cost: NonZeroU32,
+) -> Vec<(Level, Moment)> {
+    limiter.levels(alone(key), &[rules], cost)
 }
 
 fn limiter(capacity: usize) -> (MemoryLimiter, ManualClock) {
     let clock = ManualClock::starting_at(JANUARY_31);
     (
-        MemoryLimiter::new(clock.clone().into(), capacity, 16),
+        MemoryLimiter::new(clock.clone().into(), TimeZone::utc(), capacity, 16),
         clock,
     )
 }
 
 fn attach(limiter: &MemoryLimiter, key: u64) -> Arc<Group> {
     limiter
-        .attach(GroupId::Key(KeyId(key)), &mut || Ok(QuotaUse::default()))
+        .attach(GroupId::key(KeyId(key)), &mut || Ok(Vec::new()))
         .unwrap()
 }
 
@@ -56,12 +82,13 @@ struct Naive {
 
 impl Naive {
     fn used(&self, rule: &Rule, now: u64) -> u64 {
-        let counts = |&&(at, _): &&(u64, u64)| match rule.span {
+        let counts = |&&(at, _): &&(u64, u64)| match rule.limit.span {
             Span::Sliding(length) => {
-                let grain = length.grain_nanos();
-                at.div_ceil(grain) * grain + length.nanos() > now
+                // Grains are counted from the moment 0.
+                let (grain, start) = (length.grain_nanos(), JANUARY_31_MOMENT);
+                (start + at).div_ceil(grain) * grain + length.nanos() > start + now
             }
-            Span::Month => month(at) == month(now),
+            _ => end_of_month(at) == end_of_month(now),
         };
         self.hits.iter().filter(counts).map(|(_, n)| n).sum()
     }
@@ -69,7 +96,7 @@ impl Naive {
     fn admit(&mut self, rules: &[Rule], now: u64, cost: u64) -> bool {
         let admitted = rules
             .iter()
-            .all(|rule| self.used(rule, now) + cost <= rule.limit);
+            .all(|rule| self.used(rule, now) + cost <= amount(rule));
         if admitted {
             self.hits.push((now, cost));
         }
@@ -77,8 +104,8 @@ impl Naive {
     }
 }
 
-fn month(nanos: u64) -> CalendarMonth {
-    CalendarMonth::of(JANUARY_31.plus(Duration::from_nanos(nanos)))
+fn end_of_month(nanos: u64) -> Timestamp {
+    TimeZone::utc().end_of_month(JANUARY_31.plus(Duration::from_nanos(nanos)))
 }
 
 proptest! {
@@ -98,7 +125,7 @@ proptest! {
             .collect();
         rules.extend(month_limit.map(monthly));
         let longest = windows.iter().map(|(_, millis)| millis * 1_000_000).max().unwrap();
-        let smallest = rules.iter().map(|rule| rule.limit).min().unwrap();
+        let smallest = rules.iter().map(amount).min().unwrap();
         let mut naive = Naive::default();
         let mut now = 0;
         for (wait, scale, ask) in steps {
@@ -106,21 +133,21 @@ proptest! {
             clock.advance(Duration::from_nanos(wait));
             now += wait;
             let asked = 1 + ((smallest - 1) as f64 * ask.powi(5)) as u32;
-            let levels = limiter.levels(&group, &rules, cost(asked));
+            let levels = levels(&limiter, &group, &rules, cost(asked));
             for ((level, _), rule) in levels.iter().zip(&rules) {
-                prop_assert_eq!(level.remaining, rule.limit - naive.used(rule, now));
+                prop_assert_eq!(level.remaining, amount(rule) - naive.used(rule, now));
             }
-            let outcome = limiter.admit(&group, &rules, cost(asked));
-            prop_assert_eq!(is_admitted(outcome), naive.admit(&rules, now, asked.into()));
+            let outcome = admit(&limiter, &group, &rules, cost(asked));
+            prop_assert_eq!(is_admitted(outcome.clone()), naive.admit(&rules, now, asked.into()));
             if let Outcome::Refused(level, room_at) = outcome {
                 // A lone client that waits so long is admitted, and no earlier.
                 let wait = room_at.since(level.at);
                 prop_assert!(wait > Duration::ZERO);
                 let then = now + wait.as_nanos() as u64;
-                let fits = |at| rules.iter().all(|r| naive.used(r, at) + u64::from(asked) <= r.limit);
+                let fits = |at| rules.iter().all(|r| naive.used(r, at) + u64::from(asked) <= amount(r));
                 prop_assert!(fits(then));
                 // The calendar has milliseconds.
-                let earlier = if rules[level.rule].span == Span::Month { 1_000_000 } else { 1 };
+                let earlier = if rules[level.rule].limit.span == Span::Month { 1_000_000 } else { 1 };
                 prop_assert!(!fits(then - earlier));
             }
         }
@@ -136,12 +163,12 @@ fn a_request_refused_by_one_rule_consumes_none_of_the_others() {
         per_minute(3),
         monthly(9),
     ];
-    assert!(is_admitted(limiter.admit(&group, &rules, cost(1))));
+    assert!(is_admitted(admit(&limiter, &group, &rules, cost(1))));
     for _ in 0..10 {
-        assert!(!is_admitted(limiter.admit(&group, &rules, cost(1))));
+        assert!(!is_admitted(admit(&limiter, &group, &rules, cost(1))));
     }
     clock.advance(Duration::from_secs(1));
-    let levels = limiter.levels(&group, &rules, cost(1));
+    let levels = levels(&limiter, &group, &rules, cost(1));
     let remaining: Vec<_> = levels.iter().map(|(level, _)| level.remaining).collect();
     assert_eq!(remaining, [1, 2, 8]);
 }
@@ -150,7 +177,8 @@ fn a_request_refused_by_one_rule_consumes_none_of_the_others() {
 fn a_group_is_the_same_until_it_counts_nothing() {
     let (limiter, clock) = limiter(16);
     let rules = [per_minute(1)];
-    assert!(is_admitted(limiter.admit(
+    assert!(is_admitted(admit(
+        &limiter,
         &attach(&limiter, 1),
         &rules,
         cost(1)
@@ -158,7 +186,8 @@ fn a_group_is_the_same_until_it_counts_nothing() {
     for _ in 0..SHARDS {
         limiter.sweep();
     }
-    assert!(!is_admitted(limiter.admit(
+    assert!(!is_admitted(admit(
+        &limiter,
         &attach(&limiter, 1),
         &rules,
         cost(1)
@@ -168,7 +197,8 @@ fn a_group_is_the_same_until_it_counts_nothing() {
         limiter.sweep();
     }
     assert_eq!(limiter.len.load(Ordering::Relaxed), 0);
-    assert!(is_admitted(limiter.admit(
+    assert!(is_admitted(admit(
+        &limiter,
         &attach(&limiter, 1),
         &rules,
         cost(1)
@@ -180,17 +210,19 @@ fn a_full_table_refuses_a_newcomer_and_pushes_nobody_out() {
     let (limiter, clock) = limiter(16);
     let rules = [per_minute(1)];
     for key in 0..16 {
-        assert!(is_admitted(limiter.admit(
+        assert!(is_admitted(admit(
+            &limiter,
             &attach(&limiter, key),
             &rules,
             cost(1)
         )));
     }
-    let newcomer = GroupId::Key(KeyId(99));
-    let refused = limiter.attach(newcomer, &mut || Ok(QuotaUse::default()));
+    let newcomer = GroupId::key(KeyId(99));
+    let refused = limiter.attach(newcomer, &mut || Ok(Vec::new()));
     assert!(matches!(refused, Err(AttachError::Full)));
     for key in 0..16 {
-        assert!(!is_admitted(limiter.admit(
+        assert!(!is_admitted(admit(
+            &limiter,
             &attach(&limiter, key),
             &rules,
             cost(1)
@@ -200,7 +232,8 @@ fn a_full_table_refuses_a_newcomer_and_pushes_nobody_out() {
     for _ in 0..SHARDS {
         limiter.sweep();
     }
-    assert!(is_admitted(limiter.admit(
+    assert!(is_admitted(admit(
+        &limiter,
         &attach(&limiter, 99),
         &rules,
         cost(1)
@@ -211,7 +244,7 @@ fn a_full_table_refuses_a_newcomer_and_pushes_nobody_out() {
 fn a_group_that_could_not_be_seeded_is_not_there() {
     let (limiter, _) = limiter(1);
     let damaged = || Err(StoreError::Damaged("test".into()));
-    let failed = limiter.attach(GroupId::Key(KeyId(1)), &mut { damaged });
+    let failed = limiter.attach(GroupId::key(KeyId(1)), &mut { damaged });
     assert!(matches!(
         failed,
         Err(AttachError::Seed(StoreError::Damaged(_)))
@@ -219,48 +252,160 @@ fn a_group_that_could_not_be_seeded_is_not_there() {
     attach(&limiter, 1);
 }
 
+fn of_month(used: u64) -> SavedCounter {
+    SavedCounter {
+        id: CounterId {
+            route: None,
+            span: Span::Month,
+            shadow: false,
+        },
+        value: SavedValue::Balance(Balance::stored(used, end_of_month(0))),
+    }
+}
+
 #[test]
 fn a_quota_goes_on_where_it_was_stored_and_is_stored_once_per_consumption() {
     let (limiter, _) = limiter(16);
-    let stored = QuotaUse {
-        month: CalendarMonth::of(JANUARY_31),
-        used: 8,
-    };
     let group = limiter
-        .attach(GroupId::Key(KeyId(1)), &mut || Ok(stored))
+        .attach(GroupId::key(KeyId(1)), &mut || Ok(vec![of_month(8)]))
         .unwrap();
     let rules = [per_minute(60), monthly(10)];
-    assert!(limiter.take_consumed().is_empty());
-    assert!(is_admitted(limiter.admit(&group, &rules, cost(1))));
-    assert!(is_admitted(limiter.admit(&group, &rules, cost(1))));
-    assert!(!is_admitted(limiter.admit(&group, &rules, cost(1))));
-    let consumed = limiter.take_consumed();
-    assert_eq!(consumed.len(), 1);
-    let expected = QuotaUse { used: 10, ..stored };
-    assert_eq!(consumed[0].settle_quota(), Some(expected));
-    assert!(limiter.take_consumed().is_empty());
-    limiter.return_consumed(consumed);
-    assert_eq!(limiter.take_consumed().len(), 1);
+    assert!(limiter.take_changed().is_empty());
+    assert!(is_admitted(admit(&limiter, &group, &rules, cost(1))));
+    assert!(is_admitted(admit(&limiter, &group, &rules, cost(1))));
+    assert!(!is_admitted(admit(&limiter, &group, &rules, cost(1))));
+    let changed = limiter.take_changed();
+    assert_eq!(changed.len(), 1);
+    assert_eq!(changed[0].take_balances(), [of_month(10)]);
+    assert!(changed[0].take_balances().is_empty());
+    assert!(limiter.take_changed().is_empty());
+    limiter.return_changed(changed);
+    assert_eq!(limiter.take_changed().len(), 1);
 }
 
 #[test]
 fn an_unstored_quota_is_kept_although_its_window_is_over() {
     let (limiter, clock) = limiter(16);
     let rules = [per_minute(60), monthly(10)];
-    limiter.admit(&attach(&limiter, 1), &rules, cost(4));
+    admit(&limiter, &attach(&limiter, 1), &rules, cost(4));
     clock.advance(Duration::from_secs(61));
     for _ in 0..SHARDS {
         limiter.sweep();
     }
-    let levels = limiter.levels(&attach(&limiter, 1), &rules, cost(1));
+    let levels = levels(&limiter, &attach(&limiter, 1), &rules, cost(1));
     assert_eq!(levels[1].0.remaining, 6);
-    for group in limiter.take_consumed() {
-        group.settle_quota();
+    for group in limiter.take_changed() {
+        group.take_balances();
     }
     for _ in 0..SHARDS {
         limiter.sweep();
     }
     assert_eq!(limiter.len.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn windows_that_were_saved_go_on() {
+    let (limiter, clock) = limiter(16);
+    let rules = [per_minute(10), sliding(20, Duration::from_secs(3_600))];
+    let group = attach(&limiter, 1);
+    for _ in 0..8 {
+        assert!(is_admitted(admit(&limiter, &group, &rules, cost(1))));
+        clock.advance(Duration::from_secs(5));
+    }
+    let saved: Vec<_> = (0..)
+        .map_while(|part| limiter.windows(part))
+        .flatten()
+        .collect();
+    let [(id, windows)] = saved.as_slice() else {
+        panic!("{saved:?}");
+    };
+    // Another process, whose clock started a while ago.
+    let later = ManualClock::starting_at(clock.timestamp().minus(Duration::from_millis(4_999)));
+    later.advance(Duration::from_millis(4_999));
+    let next = MemoryLimiter::new(later.clone().into(), TimeZone::utc(), 16, 16);
+    let group = next.attach(*id, &mut || Ok(windows.clone())).unwrap();
+    let left = |next: &MemoryLimiter| -> Vec<u64> {
+        let levels = levels(next, &group, &rules, cost(1)).into_iter();
+        levels.map(|(level, _)| level.remaining).collect()
+    };
+    assert_eq!(left(&next), [2, 12]);
+    // The first hit came 40 seconds before.
+    later.advance(Duration::from_millis(19_999));
+    assert_eq!(left(&next), [2, 12]);
+    later.advance(Duration::from_millis(2));
+    assert_eq!(left(&next), [3, 12]);
+}
+
+#[test]
+fn keys_share_the_limits_of_their_organization_and_nothing_else() {
+    let (limiter, _) = limiter(16);
+    let org = limiter
+        .attach(
+            GroupId::org(crate::record::OrgId(1)),
+            &mut || Ok(Vec::new()),
+        )
+        .unwrap();
+    let shared = Rule::new("5/min".parse().unwrap(), Holder::Org);
+    let rules = [per_minute(3), shared];
+    let mut admitted = Vec::new();
+    for key in 1..=3 {
+        let key = attach(&limiter, key);
+        let groups = Groups {
+            key: &key,
+            org: Some(&org),
+        };
+        let admit = |_| limiter.admit(groups, &[&rules], cost(1));
+        admitted.push((0..4).map(admit).filter(|o| is_admitted(o.clone())).count());
+    }
+    assert_eq!(admitted, [3, 2, 0]);
+}
+
+#[test]
+fn a_limit_in_shadow_mode_counts_what_it_would_admit_and_refuses_nobody() {
+    let (limiter, _) = limiter(16);
+    let group = attach(&limiter, 1);
+    let rules = [per_minute(5), rule("2/min shadow".parse().unwrap())];
+    let mut passed_over = 0;
+    for _ in 0..5 {
+        match admit(&limiter, &group, &rules, cost(1)) {
+            Outcome::Admitted(level, over) => {
+                assert_eq!(level.rule, 0);
+                passed_over += over.map_or(0, |over| over.len());
+            }
+            Outcome::Refused(..) => panic!("refused"),
+        }
+    }
+    assert_eq!(passed_over, 3);
+    let refused = admit(&limiter, &group, &rules, cost(1));
+    assert!(matches!(
+        refused,
+        Outcome::Refused(Level { rule: 0, .. }, _)
+    ));
+}
+
+#[test]
+fn nothing_is_given_back_of_what_was_reserved_before_a_reset() {
+    let (limiter, _) = limiter(16);
+    let group = attach(&limiter, 1);
+    let rules = [per_minute(10)];
+    let admission = |at| Admission {
+        at,
+        cost: cost(6),
+        passed_over: &None,
+    };
+    let left = || levels(&limiter, &group, &rules, cost(1))[0].0.remaining;
+    let Outcome::Admitted(before, _) = admit(&limiter, &group, &rules, cost(6)) else {
+        panic!("refused");
+    };
+    limiter.reset(alone(&group), &[&rules]);
+    assert_eq!(left(), 10);
+    // Another request within the same grain: its hits are not given back to the first.
+    assert!(is_admitted(admit(&limiter, &group, &rules, cost(6))));
+    limiter.settle(alone(&group), &[&rules], admission(before.at), 0);
+    assert_eq!(left(), 4);
+    // More than was reserved is charged all the same.
+    limiter.settle(alone(&group), &[&rules], admission(before.at), 8);
+    assert_eq!(left(), 2);
 }
 
 #[test]
@@ -272,7 +417,7 @@ fn threads_together_are_admitted_as_often_as_the_limit_says() {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..100 {
-                    if is_admitted(limiter.admit(&group, &[per_minute(300)], cost(1))) {
+                    if is_admitted(admit(&limiter, &group, &[per_minute(300)], cost(1))) {
                         admitted.fetch_add(1, Ordering::Relaxed);
                     }
                 }

@@ -12,6 +12,8 @@ fn lock(network: &str, refuses: Refuses, until: u64) -> Lock {
         cause: LockCause::BadKeys,
         since: at(0),
         until: at(until),
+        step: 0,
+        remembered_until: at(until),
     }
 }
 

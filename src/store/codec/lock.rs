@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{decode, encode};
+use super::record::{V1, V2, decode_as, encode_as};
 use super::{StoreError, damaged};
 use crate::clock::Timestamp;
 use crate::lockout::{Lock, LockCause, LockId, Refuses};
@@ -40,6 +40,30 @@ struct StoredLock<'a> {
     name: &'a str,
     since: u64,
     until: u64,
+    step: u32,
+    remembered_until: u64,
+}
+
+/// Of the first schema.
+#[derive(Serialize, Deserialize)]
+struct StoredLockV1<'a> {
+    cause: u8,
+    name: &'a str,
+    since: u64,
+    until: u64,
+}
+
+impl<'a> From<StoredLockV1<'a>> for StoredLock<'a> {
+    fn from(old: StoredLockV1<'a>) -> Self {
+        Self {
+            cause: old.cause,
+            name: old.name,
+            since: old.since,
+            until: old.until,
+            step: 0,
+            remembered_until: old.until,
+        }
+    }
 }
 
 const BAD_KEYS: u8 = 1;
@@ -54,18 +78,24 @@ pub(crate) fn encode_lock(lock: &Lock) -> Result<Vec<u8>, StoreError> {
         LockCause::IpLimit(name) => (IP_LIMIT, name.as_str()),
         LockCause::Manual => (MANUAL, ""),
     };
-    encode(&StoredLock {
+    let stored = StoredLock {
         cause,
         name,
         since: lock.since.unix_millis(),
         until: lock.until.unix_millis(),
-    })
+        step: lock.step,
+        remembered_until: lock.remembered_until.unix_millis(),
+    };
+    encode_as(V2, &stored)
 }
 
 pub(crate) fn decode_lock(key: &[u8], bytes: &[u8]) -> Result<Lock, StoreError> {
     let LockId { network, refuses } =
         decode_lock_key(key).ok_or_else(|| damaged("a lock is of nobody or of nothing"))?;
-    let stored: StoredLock<'_> = decode("a lock", bytes)?;
+    let stored: StoredLock<'_> = match bytes.first() {
+        Some(&V1) => decode_as::<StoredLockV1<'_>>(V1, "a lock", bytes)?.into(),
+        _ => decode_as(V2, "a lock", bytes)?,
+    };
     Ok(Lock {
         network,
         refuses,
@@ -78,6 +108,8 @@ pub(crate) fn decode_lock(key: &[u8], bytes: &[u8]) -> Result<Lock, StoreError> 
         },
         since: Timestamp::from_unix_millis(stored.since),
         until: Timestamp::from_unix_millis(stored.until),
+        step: stored.step,
+        remembered_until: Timestamp::from_unix_millis(stored.remembered_until),
     })
 }
 
@@ -102,6 +134,8 @@ mod tests {
                     cause: cause.clone(),
                     since: Timestamp::from_unix_millis(7),
                     until: Timestamp::from_unix_millis(9),
+                    step: 2,
+                    remembered_until: Timestamp::from_unix_millis(11),
                 };
                 let (key, row) = (lock_key(&lock.id()), encode_lock(&lock).unwrap());
                 assert_eq!(decode_lock(&key, &row).unwrap(), lock);
@@ -109,5 +143,16 @@ mod tests {
                 assert!(decode_lock(&key, &row[1..]).is_err());
             }
         }
+    }
+
+    #[test]
+    fn a_lock_of_the_first_schema_is_read() {
+        let id = LockId {
+            network: "192.0.2.7".parse().unwrap(),
+            refuses: Refuses::All,
+        };
+        let lock = decode_lock(&lock_key(&id), &[1, MANUAL, 0, 7, 9]).unwrap();
+        assert_eq!((lock.cause, lock.step), (LockCause::Manual, 0));
+        assert_eq!(lock.remembered_until, lock.until);
     }
 }

@@ -8,6 +8,7 @@
 //! Decoding never panics: bytes that no version wrote are [`StoreError::Damaged`].
 
 pub(crate) mod block;
+mod counter;
 pub(crate) mod frame;
 mod lock;
 mod record;
@@ -17,6 +18,7 @@ use redb::TableDefinition;
 
 use super::StoreError;
 
+pub(crate) use self::counter::{decode_counters, decode_network, encode_counters, encode_network};
 pub(crate) use self::lock::{decode_lock, encode_lock, lock_key};
 pub(crate) use self::record::*;
 
@@ -62,6 +64,16 @@ pub(crate) const USAGE_SPANS: TableDefinition<u64, (u64, u64)> =
 
 /// [`decode_lock`] by [`lock_key`].
 pub(crate) const LOCKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("locks");
+
+/// [`decode_counters`] by group: what is used of calendar quotas and credits.
+pub(crate) const BALANCES: TableDefinition<u64, &[u8]> = TableDefinition::new("balances");
+/// [`decode_counters`] by group: windows as an orderly stop left them.
+pub(crate) const WINDOWS: TableDefinition<u64, &[u8]> = TableDefinition::new("windows");
+/// [`decode_network`], in no order: windows over networks as an orderly stop left them.
+pub(crate) const NETWORKS: TableDefinition<u64, &[u8]> = TableDefinition::new("networks");
+
+/// How often what is in shadow mode would have refused, by its name.
+pub(crate) const SHADOWED: TableDefinition<&str, u64> = TableDefinition::new("shadowed");
 
 /// The rows of [`META`].
 pub(crate) mod meta {

@@ -5,33 +5,66 @@ use std::num::{NonZeroU32, NonZeroU64};
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, damaged};
+use crate::addresses::Addresses;
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
+use crate::limit::Limit;
 use crate::policy::Scope;
-use crate::quota::{CalendarMonth, QuotaUse};
-use crate::record::{Credential, HashScheme, Key, KeyId, Org, OrgId, OrgStatus, Reason};
+use crate::record::{Credential, HashScheme, Key, KeyId, Lift, Org, OrgId, OrgStatus, Reason};
 use crate::store::Count;
 
-/// The only schema so far, of every record.
-const V1: u8 = 1;
+/// The first schema of every record.
+pub(super) const V1: u8 = 1;
+/// The second schema, of those that have one.
+pub(super) const V2: u8 = 2;
+
+#[derive(Serialize, Deserialize)]
+struct StoredOrgV1<'a> {
+    name: &'a str,
+    suspended: bool,
+    created_at: u64,
+}
 
 #[derive(Serialize, Deserialize)]
 struct StoredOrg<'a> {
     name: &'a str,
     suspended: bool,
     created_at: u64,
+    limits: Vec<String>,
+    #[serde(borrow)]
+    lifts: Vec<(&'a str, u64)>,
 }
 
 pub(crate) fn encode_org(org: &Org) -> Result<Vec<u8>, StoreError> {
-    encode(&StoredOrg {
+    let stored = StoredOrg {
         name: &org.name,
         suspended: org.status == OrgStatus::Suspended,
         created_at: org.created_at.unix_millis(),
-    })
+        limits: org.limits.iter().map(Limit::to_string).collect(),
+        lifts: store_lifts(&org.lifts),
+    };
+    encode_as(V2, &stored)
 }
 
 pub(crate) fn decode_org(id: OrgId, bytes: &[u8]) -> Result<Org, StoreError> {
-    let stored: StoredOrg<'_> = decode("an organization", bytes)?;
+    const WHAT: &str = "an organization";
+    let stored = match bytes.first() {
+        Some(&V1) => {
+            let StoredOrgV1 {
+                name,
+                suspended,
+                created_at,
+            } = decode_as(V1, WHAT, bytes)?;
+            StoredOrg {
+                name,
+                suspended,
+                created_at,
+                limits: Vec::new(),
+                lifts: Vec::new(),
+            }
+        }
+        _ => decode_as(V2, WHAT, bytes)?,
+    };
     Ok(Org {
         id,
         name: stored.name.to_owned(),
@@ -40,12 +73,36 @@ pub(crate) fn decode_org(id: OrgId, bytes: &[u8]) -> Result<Org, StoreError> {
         } else {
             OrgStatus::Active
         },
+        limits: read_limits(&stored.limits)?,
+        lifts: read_lifts(stored.lifts),
         created_at: Timestamp::from_unix_millis(stored.created_at),
     })
 }
 
+fn store_lifts(lifts: &[Lift]) -> Vec<(&str, u64)> {
+    lifts
+        .iter()
+        .map(|lift| (lift.rule.as_str(), lift.until.unix_millis()))
+        .collect()
+}
+
+fn read_lifts(stored: Vec<(&str, u64)>) -> Vec<Lift> {
+    let lift = |(rule, until): (&str, u64)| Lift {
+        rule: rule.to_owned(),
+        until: Timestamp::from_unix_millis(until),
+    };
+    stored.into_iter().map(lift).collect()
+}
+
+fn read_limits(stored: &[String]) -> Result<Vec<Limit>, StoreError> {
+    let limits = stored.iter().map(|text| text.parse());
+    limits
+        .collect::<Result<_, _>>()
+        .map_err(|_| damaged("a limit cannot be read"))
+}
+
 #[derive(Serialize, Deserialize)]
-struct StoredKey<'a> {
+struct StoredKeyV1<'a> {
     org_id: u64,
     #[serde(borrow)]
     label: &'a str,
@@ -58,23 +115,65 @@ struct StoredKey<'a> {
     expires_at: Option<u64>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct StoredKey<'a> {
+    org_id: u64,
+    #[serde(borrow)]
+    label: &'a str,
+    prefix: &'a str,
+    active: bool,
+    scopes: Vec<&'a str>,
+    rate_limit_per_minute: NonZeroU32,
+    limits: Vec<String>,
+    allowed_ips: Vec<String>,
+    lifts: Vec<(&'a str, u64)>,
+    created_at: u64,
+    expires_at: Option<u64>,
+}
+
+impl<'a> From<StoredKeyV1<'a>> for StoredKey<'a> {
+    fn from(old: StoredKeyV1<'a>) -> Self {
+        let monthly = old.monthly_limit.map(|limit| format!("{limit} monthly"));
+        Self {
+            org_id: old.org_id,
+            label: old.label,
+            prefix: old.prefix,
+            active: old.active,
+            scopes: old.scopes,
+            rate_limit_per_minute: old.rate_limit_per_minute,
+            limits: monthly.into_iter().collect(),
+            allowed_ips: Vec::new(),
+            lifts: Vec::new(),
+            created_at: old.created_at,
+            expires_at: old.expires_at,
+        }
+    }
+}
+
 /// `last_used_at` is not part of it: see [`Activity`].
 pub(crate) fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
-    encode(&StoredKey {
+    let stored = StoredKey {
         org_id: key.org_id.0,
         label: &key.label,
         prefix: &key.prefix,
         active: key.active,
         scopes: key.scopes.iter().map(Scope::as_str).collect(),
         rate_limit_per_minute: key.rate_limit_per_minute,
-        monthly_limit: key.monthly_limit,
+        limits: key.limits.iter().map(Limit::to_string).collect(),
+        allowed_ips: key.allowed_ips.texts(),
+        lifts: store_lifts(&key.lifts),
         created_at: key.created_at.unix_millis(),
         expires_at: key.expires_at.map(Timestamp::unix_millis),
-    })
+    };
+    encode_as(V2, &stored)
 }
 
 pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
-    let stored: StoredKey<'_> = decode("a key", bytes)?;
+    const WHAT: &str = "a key";
+    let stored: StoredKey<'_> = match bytes.first() {
+        Some(&V1) => decode_as::<StoredKeyV1<'_>>(V1, WHAT, bytes)?.into(),
+        _ => decode_as(V2, WHAT, bytes)?,
+    };
     let scopes = stored.scopes.iter().map(|text| text.parse::<Scope>());
     Ok(Key {
         id,
@@ -86,7 +185,10 @@ pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
             .collect::<Result<_, _>>()
             .map_err(|_| damaged("a key holds a scope that is none"))?,
         rate_limit_per_minute: stored.rate_limit_per_minute,
-        monthly_limit: stored.monthly_limit,
+        limits: read_limits(&stored.limits)?,
+        allowed_ips: Addresses::parse("allowed_ips", &stored.allowed_ips)
+            .map_err(|_| damaged("a key is allowed from an address that is none"))?,
+        lifts: read_lifts(stored.lifts),
         created_at: Timestamp::from_unix_millis(stored.created_at),
         expires_at: stored.expires_at.map(Timestamp::from_unix_millis),
         last_used_at: None,
@@ -152,7 +254,9 @@ pub(crate) struct Activity {
     pub(crate) in_hour: Count,
     pub(crate) day: u64,
     pub(crate) in_day: Count,
-    pub(crate) quota: QuotaUse,
+    /// What was used of which month, counted from January of year 0, before there were
+    /// [balances](super::BALANCES): read where a key has none, never written.
+    pub(crate) old_quota: (u32, u64),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -163,8 +267,7 @@ struct StoredActivity {
     in_hour: StoredCount,
     day: u64,
     in_day: StoredCount,
-    quota_month: u32,
-    quota_used: u64,
+    old_quota: (u32, u64),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -317,8 +420,7 @@ impl Record for Activity {
             in_hour: self.in_hour.into(),
             day: self.day,
             in_day: self.in_day.into(),
-            quota_month: self.quota.month.0,
-            quota_used: self.quota.used,
+            old_quota: self.old_quota,
         })
     }
 
@@ -331,10 +433,7 @@ impl Record for Activity {
             in_hour: stored.in_hour.into(),
             day: stored.day,
             in_day: stored.in_day.into(),
-            quota: QuotaUse {
-                month: CalendarMonth(stored.quota_month),
-                used: stored.quota_used,
-            },
+            old_quota: stored.old_quota,
         })
     }
 }
@@ -370,19 +469,31 @@ impl Record for TopKeys {
 }
 
 pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
-    postcard::to_extend(record, vec![V1]).map_err(|error| StoreError::Unavailable(error.into()))
+    encode_as(V1, record)
 }
 
 pub(super) fn decode<'a, T: Deserialize<'a>>(
     what: &'static str,
     bytes: &'a [u8],
 ) -> Result<T, StoreError> {
+    decode_as(V1, what, bytes)
+}
+
+pub(super) fn encode_as<T: Serialize>(schema: u8, record: &T) -> Result<Vec<u8>, StoreError> {
+    postcard::to_extend(record, vec![schema]).map_err(|error| StoreError::Unavailable(error.into()))
+}
+
+pub(super) fn decode_as<'a, T: Deserialize<'a>>(
+    schema: u8,
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<T, StoreError> {
     let unreadable = || StoreError::Damaged(format!("{what} cannot be read"));
-    let Some((&V1, body)) = bytes.split_first() else {
-        return Err(unreadable());
-    };
-    match postcard::take_from_bytes(body) {
-        Ok((record, [])) => Ok(record),
+    match bytes.split_first() {
+        Some((&found, body)) if found == schema => match postcard::take_from_bytes(body) {
+            Ok((record, [])) => Ok(record),
+            _ => Err(unreadable()),
+        },
         _ => Err(unreadable()),
     }
 }
@@ -401,7 +512,9 @@ mod tests {
             active: true,
             scopes: vec!["read".parse().unwrap(), "orders:write".parse().unwrap()],
             rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
-            monthly_limit: NonZeroU64::new(1_000_000),
+            limits: vec!["1000000 monthly".parse().unwrap()],
+            allowed_ips: Addresses::default(),
+            lifts: Vec::new(),
             created_at: Timestamp::from_unix_millis(1_700_000_000_000),
             expires_at: None,
             last_used_at: None,
@@ -419,9 +532,9 @@ mod tests {
         assert_eq!(Lifetime::decode(&bytes).unwrap(), lifetime);
     }
 
-    /// The bytes of format 1, which every later version must read.
+    /// Bytes that earlier versions wrote.
     #[test]
-    fn the_layout_of_a_key_stays() {
+    fn a_key_of_the_first_schema_is_read() {
         let expected = [
             &[1, 3, 3][..],
             b"web",
@@ -434,7 +547,31 @@ mod tests {
             &[60, 1, 0xc0, 0x84, 0x3d],
             &[0x80, 0xd0, 0x95, 0xff, 0xbc, 0x31, 0],
         ];
-        assert_eq!(encode_key(&key()).unwrap(), expected.concat());
+        assert_eq!(decode_key(KeyId(7), &expected.concat()).unwrap(), key());
+    }
+
+    #[test]
+    fn limits_addresses_and_lifts_come_back() {
+        let lift = Lift {
+            rule: "10/s".into(),
+            until: Timestamp::from_unix_millis(5),
+        };
+        let key = Key {
+            limits: crate::limit::list(["10/s", "5000 credits +1/h shadow"]).unwrap(),
+            allowed_ips: "10.0.0.0/8,local".parse().unwrap(),
+            lifts: vec![lift.clone()],
+            ..key()
+        };
+        assert_eq!(decode_key(key.id, &encode_key(&key).unwrap()).unwrap(), key);
+        let org = Org {
+            id: OrgId(3),
+            name: "acme".into(),
+            status: OrgStatus::Active,
+            limits: key.limits.clone(),
+            lifts: vec![lift],
+            created_at: Timestamp::default(),
+        };
+        assert_eq!(decode_org(org.id, &encode_org(&org).unwrap()).unwrap(), org);
     }
 
     #[test]
@@ -444,7 +581,7 @@ mod tests {
             assert!(decode_key(KeyId(7), &bytes[..len]).is_err());
         }
         assert!(decode_key(KeyId(7), &[&bytes[..], &[0]].concat()).is_err());
-        let newer = [&[V1 + 1], &bytes[1..]].concat();
+        let newer = [&[V2 + 1], &bytes[1..]].concat();
         assert!(decode_key(KeyId(7), &newer).is_err());
     }
 
@@ -452,7 +589,7 @@ mod tests {
         #[test]
         fn no_bytes_make_decoding_panic(mut bytes: Vec<u8>, tagged: bool) {
             if let (true, Some(tag)) = (tagged, bytes.first_mut()) {
-                *tag = V1;
+                *tag = 1 + (*tag & 1);
             }
             let _ = decode_key(KeyId(1), &bytes);
             let _ = decode_org(OrgId(1), &bytes);

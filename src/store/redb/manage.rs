@@ -12,7 +12,7 @@ use crate::store::codec::{
     ACTIVITY, Counters, KEYS, META, ORG_KEYS, ORG_NAMES, ORGS, Record, decode_key, decode_org,
     encode_key, encode_org, meta,
 };
-use crate::store::{KeyChange, NewCredential, NewKey, StoreError};
+use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, StoreError};
 
 pub(super) fn create_org(
     txn: &WriteTransaction,
@@ -30,6 +30,8 @@ pub(super) fn create_org(
         id: OrgId(counters.last_org_id),
         name: name.into(),
         status: OrgStatus::Active,
+        limits: Vec::new(),
+        lifts: Vec::new(),
         created_at: at,
     };
     names.insert(name, org.id.0)?;
@@ -63,14 +65,21 @@ pub(super) fn orgs(
     rows.collect()
 }
 
-pub(super) fn set_org_status(
+pub(super) fn update_org(
     txn: &WriteTransaction,
     id: OrgId,
-    status: OrgStatus,
+    change: OrgChange,
 ) -> Result<Org, StoreError> {
     let mut orgs = txn.open_table(ORGS)?;
-    let org = find_org(&orgs, id)?.ok_or(StoreError::NoOrg(id))?;
-    let org = Org { status, ..org };
+    let mut org = find_org(&orgs, id)?.ok_or(StoreError::NoOrg(id))?;
+    let OrgChange {
+        status,
+        limits,
+        lifts,
+    } = change;
+    set(&mut org.status, status);
+    set(&mut org.limits, limits);
+    set(&mut org.lifts, lifts);
     put_org(&mut orgs, &org)?;
     Ok(org)
 }
@@ -119,7 +128,9 @@ fn key_of(id: KeyId, new: NewKey, prefix: String) -> Key {
         active: true,
         scopes: new.scopes,
         rate_limit_per_minute: new.rate_limit_per_minute,
-        monthly_limit: new.monthly_limit,
+        limits: new.limits,
+        allowed_ips: new.allowed_ips,
+        lifts: Vec::new(),
         created_at: new.created_at,
         expires_at: new.expires_at,
         last_used_at: None,
@@ -175,13 +186,17 @@ pub(super) fn update_key(
             label,
             scopes,
             rate_limit_per_minute,
-            monthly_limit,
+            limits,
+            allowed_ips,
+            lifts,
             expires_at,
         } = change;
         set(&mut key.label, label);
         set(&mut key.scopes, scopes);
         set(&mut key.rate_limit_per_minute, rate_limit_per_minute);
-        set(&mut key.monthly_limit, monthly_limit);
+        set(&mut key.limits, limits);
+        set(&mut key.allowed_ips, allowed_ips);
+        set(&mut key.lifts, lifts);
         set(&mut key.expires_at, expires_at);
         Ok(())
     })

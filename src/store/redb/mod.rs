@@ -4,6 +4,7 @@
 //! redb needs to reopen quickly after a kill, whatever the size of the file.
 
 mod blocks;
+mod counters;
 mod credentials;
 mod file;
 mod holder;
@@ -30,12 +31,14 @@ use redb::{
 
 use self::usage::OpenBlock;
 use super::{
-    KeyChange, NewCredential, NewKey, QuotaUse, Resolved, Store, StoreError, Totals, UsageBatch,
+    KeyChange, NewCredential, NewKey, OrgChange, Resolved, Store, StoreError, Totals, UsageBatch,
 };
 use crate::clock::Timestamp;
+use crate::counter::{SavedCounter, SavedNetwork};
 use crate::key::HashedKey;
 use crate::lockout::{Lock, LockChange};
-use crate::record::{Key, KeyId, Org, OrgId, OrgStatus, Usage};
+use crate::record::{Key, KeyId, Org, OrgId, Usage};
+use crate::rule::GroupId;
 
 pub use self::open_error::OpenError;
 
@@ -56,8 +59,8 @@ impl Store for RedbStore {
         self.read(|txn| credentials::resolve_id(txn, id))
     }
 
-    fn quota(&self, id: KeyId) -> Result<QuotaUse, StoreError> {
-        self.read(|txn| totals::quota(txn, id))
+    fn counters(&self, id: GroupId) -> Result<Vec<SavedCounter>, StoreError> {
+        self.read(|txn| counters::of(txn, id))
     }
 
     fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError> {
@@ -76,8 +79,8 @@ impl Store for RedbStore {
         self.read(|txn| manage::orgs(txn, after, limit))
     }
 
-    fn set_org_status(&self, id: OrgId, status: OrgStatus) -> Result<Org, StoreError> {
-        self.write(|txn| manage::set_org_status(txn, id, status))
+    fn update_org(&self, id: OrgId, change: OrgChange) -> Result<Org, StoreError> {
+        self.write(|txn| manage::update_org(txn, id, change))
     }
 
     fn create_keys(&self, keys: Vec<(NewKey, NewCredential)>) -> Result<Vec<Key>, StoreError> {
@@ -114,6 +117,26 @@ impl Store for RedbStore {
         self.write(|txn| manage::revoke_key(txn, id))
     }
 
+    fn save_windows(
+        &self,
+        groups: Vec<(GroupId, Vec<SavedCounter>)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(|txn| counters::put_windows(txn, &groups, now))
+    }
+
+    fn save_networks(&self, networks: Vec<SavedNetwork>) -> Result<(), StoreError> {
+        self.write(|txn| counters::put_networks(txn, &networks))
+    }
+
+    fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError> {
+        self.read(counters::networks)
+    }
+
+    fn forget_windows(&self, id: GroupId) -> Result<(), StoreError> {
+        self.write(|txn| counters::forget_windows(txn, id))
+    }
+
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         if batch.is_empty() {
             return Ok(());
@@ -125,6 +148,7 @@ impl Store for RedbStore {
             let block = usage::add(txn, continued, batch)?;
             totals::add(txn, batch)?;
             locks::change(txn, &batch.locks)?;
+            counters::put_balances(txn, &batch.balances)?;
             Ok(block)
         })?;
         *place = Some(block);

@@ -178,6 +178,10 @@ fn write_first_rows(
         write.open_table(codec::USAGE_BLOCKS)?;
         write.open_table(codec::USAGE_SPANS)?;
         write.open_table(codec::LOCKS)?;
+        write.open_table(codec::BALANCES)?;
+        write.open_table(codec::WINDOWS)?;
+        write.open_table(codec::NETWORKS)?;
+        write.open_table(codec::SHADOWED)?;
     }
     write.commit()?;
     Ok(())

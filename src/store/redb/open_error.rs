@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use redb::{DatabaseError, StorageError};
 
 use super::holder::holder_of;
+use crate::access::InvalidPolicy;
 use crate::policy::InvalidInput;
 
 /// Why a data file was not opened. Its bytes are then as they were.
@@ -79,6 +80,9 @@ pub enum OpenError {
         /// The id and the name of the process, where the system tells.
         holder: Option<String>,
     },
+    /// The policy file cannot be read, or says what cannot be accepted.
+    #[error("the policy cannot be accepted: {0}")]
+    Policy(#[source] InvalidPolicy),
     /// The socket beside the file, through which it is managed, cannot be made.
     #[error(
         "the socket beside `{}` cannot be made; remove what is in its place, or do without it by \

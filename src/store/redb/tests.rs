@@ -1,3 +1,5 @@
+use crate::addresses::Addresses;
+use crate::record::OrgStatus;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
@@ -66,7 +68,8 @@ fn new_key(org_id: OrgId, n: u64) -> (NewKey, NewCredential) {
         label: format!("key {n}"),
         scopes: vec!["read".parse().unwrap()],
         rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
-        monthly_limit: None,
+        limits: Vec::new(),
+        allowed_ips: Addresses::default(),
         created_at: NOW,
         expires_at: None,
     };
@@ -85,6 +88,13 @@ fn with_keys(file: &File, keys: u64) -> RedbStore {
     let keys = (1..=keys).map(|n| new_key(org.id, n)).collect();
     store.create_keys(keys).unwrap();
     store
+}
+
+fn suspended() -> OrgChange {
+    OrgChange {
+        status: Some(OrgStatus::Suspended),
+        ..OrgChange::default()
+    }
 }
 
 fn event(key: u64, at: Timestamp) -> UsageEvent {
@@ -141,9 +151,7 @@ fn changes_are_there_after_a_kill() {
     let file = File::new();
     let store = with_keys(&file, 2);
     store.revoke_key(KeyId(1)).unwrap();
-    store
-        .set_org_status(OrgId(1), OrgStatus::Suspended)
-        .unwrap();
+    store.update_org(OrgId(1), suspended()).unwrap();
 
     let reopened = file.killed().open();
     assert!(!reopened.key(KeyId(1)).unwrap().active);

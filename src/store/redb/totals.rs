@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
-use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
+use redb::{
+    ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableError, WriteTransaction,
+};
 use smallvec::{SmallVec, smallvec};
 
 use super::rows::{find_key, find_org, missing, with_last_use};
@@ -13,26 +15,52 @@ use crate::clock::Timestamp;
 use crate::record::{KeyId, Reason};
 use crate::store::codec::{
     ACTIVITY, Activity, Counters, KEY_DAYS, KEY_HOURS, KEYS, Lifetime, META, MINUTES, ORGS, Record,
-    Tally, TopKeys, meta,
+    SHADOWED, Tally, TopKeys, meta,
 };
-use crate::store::{Count, Minute, QuotaUse, StoreError, Totals, UsageBatch, UsageEvent};
+use crate::store::{Count, Minute, StoreError, Totals, UsageBatch, UsageEvent};
 
 /// Adds a batch to all counts.
 pub(super) fn add(txn: &WriteTransaction, batch: &UsageBatch) -> Result<(), StoreError> {
     let (keys, minutes) = summarize(batch);
     add_to_lifetime(txn, &minutes, batch.dropped)?;
     add_to_minutes(txn, &minutes)?;
+    add_to_shadowed(txn, &batch.shadowed)?;
     add_to_keys(txn, keys)
 }
 
-/// The consumption of a key that was never used is zero.
-pub(super) fn quota(txn: &ReadTransaction, id: KeyId) -> Result<QuotaUse, StoreError> {
-    if txn.open_table(KEYS)?.get(id.0)?.is_none() {
-        return Err(StoreError::NoKey(id));
+/// More names than this are counted as one.
+const MOST_NAMES: u64 = 1_000;
+const OTHERS: &str = "others";
+
+fn add_to_shadowed(txn: &WriteTransaction, shadowed: &[(String, u64)]) -> Result<(), StoreError> {
+    if shadowed.is_empty() {
+        return Ok(());
     }
-    let row = txn.open_table(ACTIVITY)?.get(id.0)?;
-    let activity = row.map(|row| Activity::decode(row.value())).transpose()?;
-    Ok(activity.unwrap_or_default().quota)
+    let mut table = txn.open_table(SHADOWED)?;
+    for (name, count) in shadowed {
+        let is_known = table.get(name.as_str())?.is_some();
+        let name = if is_known || table.len()? < MOST_NAMES {
+            name
+        } else {
+            OTHERS
+        };
+        let sum = table.get(name)?.map_or(0, |row| row.value());
+        table.insert(name, sum.saturating_add(*count))?;
+    }
+    Ok(())
+}
+
+fn shadowed(txn: &ReadTransaction) -> Result<Vec<(String, u64)>, StoreError> {
+    let table = match txn.open_table(SHADOWED) {
+        // A file from before there was a shadow mode.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    let rows = table.iter()?.map(|row| {
+        let (name, count) = row?;
+        Ok((name.value().to_owned(), count.value()))
+    });
+    rows.collect()
 }
 
 pub(super) fn totals(txn: &ReadTransaction, now: Timestamp) -> Result<Totals, StoreError> {
@@ -65,6 +93,7 @@ pub(super) fn totals(txn: &ReadTransaction, now: Timestamp) -> Result<Totals, St
         last_hour,
         refused: lifetime.tally.refused,
         dropped: lifetime.dropped,
+        shadowed: shadowed(txn)?,
         top_keys,
     })
 }
@@ -75,7 +104,6 @@ struct KeyShare {
     last_used_at: Option<Timestamp>,
     /// By hour, in the order in which they came: hardly ever more than one.
     hours: SmallVec<[(u64, Count); 1]>,
-    quota: Option<QuotaUse>,
 }
 
 impl KeyShare {
@@ -121,9 +149,6 @@ fn summarize(batch: &UsageBatch) -> (KeyShares, Minutes) {
             },
             refused: *refused,
         });
-    }
-    for (key, quota) in &batch.quotas {
-        keys.entry(key.0).or_default().quota = Some(*quota);
     }
     (keys, minutes)
 }
@@ -200,9 +225,6 @@ impl KeyTables<'_> {
             None => Activity::default(),
         };
         activity.last_used_at = activity.last_used_at.max(share.last_used_at);
-        if let Some(quota) = share.quota {
-            activity.quota = quota;
-        }
         for (hour, count) in share.hours {
             activity.all_time.add(count);
             let (hours, days) = add_to_hour(&mut activity, hour, count);
@@ -270,6 +292,6 @@ fn read_meta<R: Record>(
 }
 
 const _: () = assert!(
-    (Reason::IpLimited as usize) < Reason::COUNT,
+    (Reason::IpNotAllowed as usize) < Reason::COUNT,
     "every reason has a place in a tally"
 );

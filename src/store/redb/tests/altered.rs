@@ -100,7 +100,7 @@ fn answers(store: &RedbStore) -> Vec<Answer> {
     for key in [1, 7, 30, 60, 61] {
         answers.push(say(store.resolve(&hash(key))));
         answers.push(say(store.resolve_id(KeyId(key))));
-        answers.push(say(store.quota(KeyId(key))));
+        answers.push(say(store.counters(GroupId::key(KeyId(key)))));
     }
     answers
 }
@@ -111,7 +111,7 @@ fn change_all(store: &RedbStore) -> Vec<Answer> {
         say(store.record(&requests(5, after(30), 50))),
         say(store.create_org("new", NOW)),
         say(store.create_keys(vec![new_key(OrgId(1), 99)])),
-        say(store.set_org_status(OrgId(2), OrgStatus::Suspended)),
+        say(store.update_org(OrgId(2), suspended())),
         say(store.revoke_key(KeyId(2))),
         say(store.prune(after(25), after(200_000))),
         say(store.record(&requests(5, after(40), 50))),

@@ -1,7 +1,12 @@
 //! Usage and its totals.
 
 use super::*;
-use crate::quota::CalendarMonth;
+use crate::counter::{CounterId, SavedCounter, SavedValue};
+use crate::limit::Span;
+use crate::policy::WindowLength;
+use crate::quota::Balance;
+use crate::rule::GroupId;
+use crate::store::codec::{ACTIVITY, Activity, Record};
 use crate::store::redb::blocks::Blocks;
 
 #[test]
@@ -296,27 +301,82 @@ fn what_failed_on_disk_changed_nothing_in_memory() {
     assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 9);
 }
 
+fn counter(span: Span, value: SavedValue) -> SavedCounter {
+    SavedCounter {
+        id: CounterId {
+            route: None,
+            span,
+            shadow: false,
+        },
+        value,
+    }
+}
+
 #[test]
-fn quotas_are_levels() {
+fn balances_are_levels() {
     let file = File::new();
     let store = with_keys(&file, 2);
-    let level = |used| QuotaUse {
-        month: CalendarMonth(24_000),
-        used,
+    let (key, other) = (GroupId::key(KeyId(1)), GroupId::org(OrgId(1)));
+    let level = |used| {
+        let balance = Balance::stored(used, after(1));
+        vec![counter(Span::Month, SavedValue::Balance(balance))]
     };
-    let quotas = |used| UsageBatch {
-        quotas: vec![(KeyId(1), level(used))],
+    let batch = |used| UsageBatch {
+        balances: vec![(key, level(used))],
         ..UsageBatch::default()
     };
-    assert_eq!(store.quota(KeyId(1)).unwrap(), QuotaUse::default());
-    store.record(&quotas(7)).unwrap();
-    store.record(&quotas(7)).unwrap();
+    assert_eq!(store.counters(key).unwrap(), []);
+    store.record(&batch(6)).unwrap();
+    store.record(&batch(7)).unwrap();
+    store.record(&batch(7)).unwrap();
     store.record(&requests(1, NOW, 1)).unwrap();
-    assert_eq!(store.quota(KeyId(1)).unwrap(), level(7));
-    assert_eq!(store.quota(KeyId(2)).unwrap(), QuotaUse::default());
-    assert!(matches!(store.quota(KeyId(3)), Err(StoreError::NoKey(_))));
+    assert_eq!(store.counters(key).unwrap(), level(7));
+    assert_eq!(store.counters(other).unwrap(), []);
     let top = store.totals(NOW).unwrap().top_keys;
-    assert_eq!(top.len(), 1, "a quota is no request");
+    assert_eq!(top.len(), 1, "a balance is no request");
+}
+
+#[test]
+fn windows_stay_until_they_are_over() {
+    let file = File::new();
+    let store = with_keys(&file, 2);
+    let (one, two) = (GroupId::key(KeyId(1)), GroupId::key(KeyId(2)));
+    let window = |at| {
+        let minute = Span::Sliding(WindowLength::MINUTE);
+        vec![counter(minute, SavedValue::Hits(vec![(at, 3)]))]
+    };
+    store.save_windows(vec![(one, window(NOW))], NOW).unwrap();
+    store
+        .save_windows(vec![(two, window(after(1)))], NOW)
+        .unwrap();
+    assert_eq!(store.counters(one).unwrap(), window(NOW));
+    store.save_windows(Vec::new(), after(1)).unwrap();
+    assert_eq!(store.counters(one).unwrap(), []);
+    assert_eq!(store.counters(two).unwrap(), window(after(1)));
+    store.forget_windows(two).unwrap();
+    assert_eq!(store.counters(two).unwrap(), []);
+}
+
+#[test]
+fn what_a_key_used_of_a_month_before_there_were_balances_is_found() {
+    let file = File::new();
+    let store = with_keys(&file, 1);
+    let activity = Activity {
+        // January 2026.
+        old_quota: (2_026 * 12, 9),
+        ..Activity::default()
+    };
+    store
+        .write(|txn| {
+            let mut table = txn.open_table(ACTIVITY)?;
+            table.insert(1, activity.encode()?.as_slice())?;
+            Ok(())
+        })
+        .unwrap();
+    let february = "2026-02-01T00:00:00Z".parse().unwrap();
+    let expected = Balance::stored(9, february);
+    let found = store.counters(GroupId::key(KeyId(1))).unwrap();
+    assert_eq!(found, [counter(Span::Month, SavedValue::Balance(expected))]);
 }
 
 #[test]

@@ -1,5 +1,15 @@
 //! The path of a request, as it is matched and as it is stored.
 
+mod matcher;
+mod methods;
+mod pattern;
+mod readings;
+#[cfg(test)]
+mod spellings;
+
+pub(crate) use matcher::Matcher;
+pub use pattern::{ExactPath, Pattern};
+
 /// The longest path that is stored, in bytes; a longer one is cut.
 pub(crate) const MAX_STORED_LEN: usize = 256;
 
@@ -25,7 +35,8 @@ fn cut(path: &str) -> &str {
 /// The path as locks are kept by: decoded once, without empty and dot segments, and cut as when it
 /// is stored. Different ways to write a path are one path.
 pub(crate) fn normalised(target: &str) -> String {
-    let decoded = percent_decoded(without_query(target));
+    let decoded = percent_decoded(without_query(target).as_bytes(), |_| true);
+    let decoded = String::from_utf8_lossy(&decoded);
     let mut segments = Vec::new();
     for segment in decoded.split(['/', '\\']) {
         match segment {
@@ -37,26 +48,29 @@ pub(crate) fn normalised(target: &str) -> String {
     cut(&format!("/{}", segments.join("/"))).to_owned()
 }
 
-/// Every `%` and two hexadecimal digits become the byte they stand for (RFC 3986 §2.1); bytes that
-/// are not UTF-8 then become U+FFFD.
-fn percent_decoded(path: &str) -> String {
-    let digit = |byte: Option<&u8>| (*byte? as char).to_digit(16);
-    let bytes = path.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((16 * high + low) as u8);
-                at += 3;
-            }
-            _ => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
+/// `%` and two hexadecimal digits become the byte they stand for (RFC 3986 §2.1), if it is one of
+/// the `wanted`.
+fn percent_decoded(path: &[u8], wanted: impl Fn(u8) -> bool) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [byte, after @ ..] = rest {
+        let (byte, after) = match escaped(rest) {
+            Some(byte) if wanted(byte) => (byte, &rest[3..]),
+            _ => (*byte, after),
+        };
+        decoded.push(byte);
+        rest = after;
     }
-    String::from_utf8_lossy(&decoded).into_owned()
+    decoded
+}
+
+/// The byte that an escape at the start of `text` stands for.
+fn escaped(text: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = text else {
+        return None;
+    };
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    u8::try_from(16 * digit(high)? + digit(low)?).ok()
 }
 
 #[cfg(test)]

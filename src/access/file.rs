@@ -1,0 +1,116 @@
+//! The policy as a TOML file.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+use super::Policy;
+use crate::limit::{self, Limit};
+use crate::lock_time::{self, LockTime};
+use crate::policy::Scope;
+
+/// A policy that cannot be accepted. The message names the line and the field, says what is wrong
+/// and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", place(file))]
+pub struct InvalidPolicy {
+    file: Option<PathBuf>,
+    problem: String,
+}
+
+fn place(file: &Option<PathBuf>) -> String {
+    file.as_ref()
+        .map_or_else(String::new, |file| format!("`{}`: ", file.display()))
+}
+
+/// Reads a policy from a file.
+pub(crate) fn read(file: &Path) -> Result<Policy, InvalidPolicy> {
+    let within = |error: InvalidPolicy| InvalidPolicy {
+        file: Some(file.into()),
+        ..error
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        within(InvalidPolicy {
+            file: None,
+            problem: format!("cannot be read: {error}"),
+        })
+    })?;
+    text.parse().map_err(within)
+}
+
+impl FromStr for Policy {
+    type Err = InvalidPolicy;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = |problem: String| InvalidPolicy {
+            file: None,
+            problem: problem.trim_end().to_owned(),
+        };
+        let policy: Self = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        policy.check().map_err(|error| invalid(error.to_string()))?;
+        Ok(policy)
+    }
+}
+
+pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    crate::ip_limit::name(&name).map_err(Error::custom)
+}
+
+pub(super) fn scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let scopes = texts.iter().map(|text| text.parse());
+    scopes.collect::<Result<_, _>>().map_err(Error::custom)
+}
+
+pub(super) fn intervals<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Limit>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    super::route::intervals(texts).map_err(Error::custom)
+}
+
+pub(super) fn cost<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<NonZeroU32>, D::Error> {
+    let cost = u32::deserialize(deserializer)?;
+    let cost = crate::policy::limit("cost", cost);
+    cost.map(Some).map_err(Error::custom)
+}
+
+pub(super) fn limits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Limit>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    limit::list(texts).map_err(Error::custom)
+}
+
+pub(super) fn threshold<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u32>, D::Error> {
+    let failures = u32::deserialize(deserializer)?;
+    let failures = crate::policy::limit("threshold", failures).map_err(Error::custom)?;
+    Ok(Some(failures.get()))
+}
+
+pub(super) fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    lock_time::span_of("decay", &text).map_err(Error::custom)
+}
+
+pub(super) fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let steps = texts.iter().map(|text| lock_time::span_of("steps", text));
+    let steps = steps.collect::<Result<_, _>>().map_err(Error::custom)?;
+    super::checked_steps(steps).map_err(Error::custom)
+}
+
+pub(super) fn lock_time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<LockTime>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(Error::custom)
+}

@@ -1,0 +1,271 @@
+//! The rules of an installation: what is protected, by which limits, and from whom.
+
+mod file;
+mod place;
+mod route;
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::addresses::Addresses;
+use crate::limit::{self, Limit};
+use crate::policy::InvalidInput;
+
+pub use self::route::Route;
+pub use crate::path::{ExactPath, Pattern};
+
+pub use self::file::InvalidPolicy;
+pub(crate) use self::file::read;
+pub(crate) use self::place::{Access, Place, Rulebook};
+pub(crate) use self::route::RouteRules;
+
+/// The rules of an installation. By default every path is protected, and nobody is trusted.
+///
+/// It is made in code, or read from TOML by [`FromStr`](std::str::FromStr), where every field has
+/// the name of the method here and every one may be left out:
+///
+/// ```
+/// let policy: keyguard::Policy = r#"
+///     protect = ["/api"]                        # these paths and all below them
+///     exempt = ["GET /api/health"]              # exactly these, without a key or a limit
+///     trusted_proxies = ["10.0.0.0/8"]
+///     deny = ["203.0.113.0/24"]
+///     never_lock = ["192.0.2.0/24"]
+///     key_limits = ["50/s"]                     # of every key, beside its own
+///     org_limits = ["1000/s shadow"]
+///
+///     [lockout]
+///     threshold = 100
+///     steps = ["1 min", "10 min", "1 hour", "24 hours"]
+///     decay = "1 day"
+///
+///     [[route]]
+///     name = "orders"
+///     path = "POST /api/orders"
+///     scopes = ["orders:write"]
+///     limits = ["10/s"]
+///     cost = 5
+///
+///     [[route]]
+///     name = "login"
+///     path = "/login"
+///     ip_limits = ["3/min"]
+///     lockout = "5 minutes"
+/// "#.parse()?;
+/// # Ok::<(), keyguard::InvalidPolicy>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[must_use]
+pub struct Policy {
+    pub(crate) protect: Vec<Pattern>,
+    pub(crate) exempt: Vec<ExactPath>,
+    #[serde(rename = "route")]
+    pub(crate) routes: Vec<Route>,
+    pub(crate) ignore_case: bool,
+    pub(crate) trusted_proxies: Addresses,
+    pub(crate) allow: Addresses,
+    pub(crate) deny: Addresses,
+    pub(crate) never_lock: Addresses,
+    #[serde(deserialize_with = "file::limits")]
+    pub(crate) key_limits: Vec<Limit>,
+    #[serde(deserialize_with = "file::limits")]
+    pub(crate) org_limits: Vec<Limit>,
+    pub(crate) lockout: Lockout,
+}
+
+/// How failed authentications lock an address out.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[must_use]
+pub struct Lockout {
+    #[serde(deserialize_with = "file::threshold")]
+    pub(crate) threshold: Option<u32>,
+    #[serde(deserialize_with = "file::steps")]
+    pub(crate) steps: Vec<Duration>,
+    #[serde(deserialize_with = "file::span")]
+    pub(crate) decay: Duration,
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Default for Lockout {
+    fn default() -> Self {
+        Self {
+            threshold: None,
+            steps: vec![DAY],
+            decay: DAY,
+        }
+    }
+}
+
+impl Lockout {
+    /// Locks out for 24 hours, each time.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Failures in an hour above which an address is locked out. Default: that of
+    /// [`Config::ip_block_threshold`](crate::Config::ip_block_threshold).
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for 0.
+    pub fn threshold(mut self, failures: u32) -> Result<Self, InvalidInput> {
+        self.threshold = Some(crate::policy::limit("threshold", failures)?.get());
+        Ok(self)
+    }
+
+    /// For how long an address is locked out the first time, the second time, and so on; the last of
+    /// them stays. Default: 24 hours.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] if there is none, or more than 16, or one is not between 1 second and 3,650
+    /// days.
+    pub fn steps(
+        mut self,
+        steps: impl IntoIterator<Item = Duration>,
+    ) -> Result<Self, InvalidInput> {
+        self.steps = checked_steps(steps.into_iter().collect())?;
+        Ok(self)
+    }
+
+    /// After how long without a further lock an address goes one step back. Default: a day.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] if it is not between 1 second and 3,650 days.
+    pub fn decay(mut self, decay: Duration) -> Result<Self, InvalidInput> {
+        self.decay = checked_span("decay", decay)?;
+        Ok(self)
+    }
+}
+
+fn checked_steps(steps: Vec<Duration>) -> Result<Vec<Duration>, InvalidInput> {
+    if steps.is_empty() || steps.len() > 16 {
+        return Err(InvalidInput::new("steps", "are 1 to 16 durations"));
+    }
+    let steps = steps.into_iter().map(|step| checked_span("steps", step));
+    steps.collect()
+}
+
+fn checked_span(field: &'static str, span: Duration) -> Result<Duration, InvalidInput> {
+    if (Duration::from_secs(1)..=3_650 * DAY).contains(&span) {
+        Ok(span)
+    } else {
+        Err(InvalidInput::new(
+            field,
+            "is not between 1 second and 3650 days",
+        ))
+    }
+}
+
+impl Policy {
+    /// Every path is protected, and nobody is trusted.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Protects a path and all below it. Default: where neither this nor a route says what is
+    /// protected, everything is.
+    pub fn protect(mut self, path: Pattern) -> Self {
+        self.protect.push(path);
+        self
+    }
+
+    /// Lets everybody have exactly this path: without a key, a limit or a lockout.
+    pub fn exempt(mut self, path: ExactPath) -> Self {
+        self.exempt.push(path);
+        self
+    }
+
+    /// Adds a route. All routes that match a request apply to it, in whatever order they are.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] if there is one of this name, or there are 1,000.
+    pub fn route(mut self, route: Route) -> Result<Self, InvalidInput> {
+        self.routes.push(route);
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Whether paths that differ in ASCII case are one. Default: no.
+    pub fn ignore_case(mut self, ignore: bool) -> Self {
+        self.ignore_case = ignore;
+        self
+    }
+
+    /// Proxies whose `X-Forwarded-For` or `Forwarded` names the client. They never collect strikes
+    /// themselves. Default: none, the peer is the client.
+    pub fn trusted_proxies(mut self, proxies: Addresses) -> Self {
+        self.trusted_proxies = proxies;
+        self
+    }
+
+    /// From where requests are accepted at all. Default: from everywhere.
+    pub fn allow(mut self, addresses: Addresses) -> Self {
+        self.allow = addresses;
+        self
+    }
+
+    /// From where no request is accepted. It goes before [`Policy::allow`].
+    pub fn deny(mut self, addresses: Addresses) -> Self {
+        self.deny = addresses;
+        self
+    }
+
+    /// Addresses that never collect strikes and that no automatic lock touches.
+    pub fn never_lock(mut self, addresses: Addresses) -> Self {
+        self.never_lock = addresses;
+        self
+    }
+
+    /// Limits that every key has beside its own. Of two that count the same the tighter holds.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for a text that is no [`Limit`], or two that count the same.
+    pub fn key_limits<T: AsRef<str>>(
+        mut self,
+        limits: impl IntoIterator<Item = T>,
+    ) -> Result<Self, InvalidInput> {
+        self.key_limits = limit::list(limits)?;
+        Ok(self)
+    }
+
+    /// As [`Policy::key_limits`], of every organization.
+    ///
+    /// # Errors
+    /// As [`Policy::key_limits`].
+    pub fn org_limits<T: AsRef<str>>(
+        mut self,
+        limits: impl IntoIterator<Item = T>,
+    ) -> Result<Self, InvalidInput> {
+        self.org_limits = limit::list(limits)?;
+        Ok(self)
+    }
+
+    /// How failed authentications lock an address out.
+    pub fn lockout(mut self, lockout: Lockout) -> Self {
+        self.lockout = lockout;
+        self
+    }
+
+    /// What no single field shows.
+    fn check(&self) -> Result<(), InvalidInput> {
+        const MOST: usize = 1_000;
+        if self.routes.len() > MOST || self.protect.len() > MOST || self.exempt.len() > MOST {
+            return Err(InvalidInput::new(
+                "route",
+                format!("there are more than {MOST} of a kind; fewer patterns can cover more"),
+            ));
+        }
+        let mut names: Vec<&str> = self.routes.iter().map(Route::name).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(InvalidInput::new(
+                "name",
+                format!("two routes are named `{}`; give each its own", pair[0]),
+            )),
+            None => Ok(()),
+        }
+    }
+}

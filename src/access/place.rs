@@ -1,0 +1,123 @@
+//! Which rules hold for a request.
+
+use smallvec::SmallVec;
+
+use super::{Policy, RouteRules};
+use crate::client_ip::ClientIp;
+use crate::path::Matcher;
+use crate::record::Method;
+
+/// A policy as requests are decided by it.
+#[derive(Debug)]
+pub(crate) struct Rulebook {
+    pub(crate) policy: Policy,
+    /// Over what is protected, and behind that the routes.
+    matcher: Matcher,
+    routes: Vec<RouteRules>,
+    protects_everything: bool,
+    /// There is nothing to be matched.
+    is_plain: bool,
+}
+
+/// Where a request goes to.
+#[derive(Debug)]
+pub(crate) struct Place<'p> {
+    pub(crate) access: Access,
+    pub(crate) routes: SmallVec<[&'p RouteRules; 2]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// For everybody, in any case.
+    Exempt,
+    /// No key is needed.
+    Open,
+    /// A key would be needed, if a route were not in shadow mode.
+    OpenForNow,
+    /// A key is needed.
+    Protected,
+}
+
+impl From<Policy> for Rulebook {
+    fn from(policy: Policy) -> Self {
+        let routes: Vec<RouteRules> = policy.routes.iter().map(|route| route.rules()).collect();
+        let patterns = policy.protect.iter();
+        let patterns = patterns.chain(policy.routes.iter().map(|route| &route.path));
+        Self {
+            matcher: Matcher::new(patterns, policy.ignore_case),
+            protects_everything: policy.protect.is_empty()
+                && !routes.iter().any(|route| route.requires_key),
+            is_plain: policy.protect.is_empty() && policy.exempt.is_empty() && routes.is_empty(),
+            routes,
+            policy,
+        }
+    }
+}
+
+impl Rulebook {
+    #[inline]
+    pub(crate) fn place(&self, target: &str, method: Method) -> Place<'_> {
+        if self.is_plain {
+            return Place {
+                access: Access::Protected,
+                routes: SmallVec::new(),
+            };
+        }
+        self.find_place(target, method)
+    }
+
+    fn find_place(&self, target: &str, method: Method) -> Place<'_> {
+        let mut place = Place {
+            access: Access::Open,
+            routes: SmallVec::new(),
+        };
+        let mut exempt = self.policy.exempt.iter();
+        if exempt.any(|path| path.matches(target, method)) {
+            place.access = Access::Exempt;
+            return place;
+        }
+        let mut is_protected = self.protects_everything;
+        let mut would_be = false;
+        for index in self.matcher.matching(target, method) {
+            let index = usize::from(index);
+            let Some(route) = index
+                .checked_sub(self.policy.protect.len())
+                .and_then(|index| self.routes.get(index))
+            else {
+                is_protected = true;
+                continue;
+            };
+            is_protected |= route.requires_key && !route.shadow;
+            would_be |= route.requires_key;
+            place.routes.push(route);
+        }
+        place.access = match (is_protected, would_be) {
+            (true, _) => Access::Protected,
+            (false, true) => Access::OpenForNow,
+            (false, false) => Access::Open,
+        };
+        place
+    }
+
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &RouteRules> {
+        self.routes.iter()
+    }
+
+    /// Whether the lists refuse an address.
+    #[inline]
+    pub(crate) fn denies(&self, ip: ClientIp) -> bool {
+        let Policy { allow, deny, .. } = &self.policy;
+        deny.contains(ip) || (!allow.is_empty() && !allow.contains(ip))
+    }
+
+    /// Whether strikes and automatic locks do not touch an address.
+    pub(crate) fn spares(&self, ip: ClientIp) -> bool {
+        self.policy.never_lock.contains(ip) || self.policy.trusted_proxies.contains(ip)
+    }
+}
+
+impl Default for Rulebook {
+    fn default() -> Self {
+        Policy::default().into()
+    }
+}

@@ -1,0 +1,199 @@
+//! One route: a pattern, and what holds for the requests that it matches.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::file;
+use crate::counter::Counts;
+use crate::ip_limit;
+use crate::limit::{self, Limit, Span};
+use crate::lock_time::LockTime;
+use crate::path::Pattern;
+use crate::policy::{InvalidInput, Scope};
+use crate::rule::{Holder, Rule};
+
+/// What holds for the requests whose path is, or is below, that of a [`Pattern`].
+///
+/// A route with scopes or limits by key protects what it matches.
+///
+/// ```
+/// use keyguard::Route;
+/// let orders = Route::new("orders", "POST /api/orders".parse()?)?
+///     .scopes(["orders:write"])?
+///     .limits(["10/s", "100/min shadow"])?
+///     .cost(5)?;
+/// # Ok::<(), keyguard::InvalidInput>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[must_use]
+pub struct Route {
+    #[serde(deserialize_with = "file::name")]
+    name: Arc<str>,
+    pub(super) path: Pattern,
+    #[serde(default)]
+    protect: bool,
+    #[serde(default, deserialize_with = "file::scopes")]
+    scopes: Vec<Scope>,
+    #[serde(default, deserialize_with = "file::intervals")]
+    limits: Vec<Limit>,
+    #[serde(default, deserialize_with = "file::intervals")]
+    ip_limits: Vec<Limit>,
+    #[serde(default, deserialize_with = "file::lock_time")]
+    lockout: Option<LockTime>,
+    #[serde(default, deserialize_with = "file::cost")]
+    cost: Option<NonZeroU32>,
+    #[serde(default)]
+    shadow: bool,
+}
+
+impl Route {
+    /// A route that changes nothing yet. The name is 1 to 64 letters, digits, `-`, `_` and `.`;
+    /// limits are shown with it, and counted by it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for the name.
+    pub fn new(name: &str, path: Pattern) -> Result<Self, InvalidInput> {
+        Ok(Self {
+            name: ip_limit::name(name)?,
+            path,
+            protect: false,
+            scopes: Vec::new(),
+            limits: Vec::new(),
+            ip_limits: Vec::new(),
+            lockout: None,
+            cost: None,
+            shadow: false,
+        })
+    }
+
+    /// Requires a key.
+    pub fn protect(mut self) -> Self {
+        self.protect = true;
+        self
+    }
+
+    /// Requires a key that holds all of these scopes.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for a text that is no [`Scope`].
+    pub fn scopes<T: AsRef<str>>(
+        mut self,
+        scopes: impl IntoIterator<Item = T>,
+    ) -> Result<Self, InvalidInput> {
+        let scopes = scopes.into_iter().map(|scope| scope.as_ref().parse());
+        self.scopes = scopes.collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// Limits each key, over intervals, beside the limits that it has everywhere.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for a text that is no [`Limit`], or none over an interval.
+    pub fn limits<T: AsRef<str>>(
+        mut self,
+        limits: impl IntoIterator<Item = T>,
+    ) -> Result<Self, InvalidInput> {
+        self.limits = intervals(limits)?;
+        Ok(self)
+    }
+
+    /// Limits each address, over intervals, whether or not it has a key.
+    ///
+    /// # Errors
+    /// As [`Route::limits`].
+    pub fn ip_limits<T: AsRef<str>>(
+        mut self,
+        limits: impl IntoIterator<Item = T>,
+    ) -> Result<Self, InvalidInput> {
+        self.ip_limits = intervals(limits)?;
+        Ok(self)
+    }
+
+    /// Locks an address that goes over one of [`Route::ip_limits`] out of the path for a time.
+    pub fn lockout(mut self, time: impl Into<LockTime>) -> Self {
+        self.lockout = Some(time.into());
+        self
+    }
+
+    /// What a request costs that does not say so itself, at least 1; the most of all routes that
+    /// match counts. Default: 1.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for 0.
+    pub fn cost(mut self, cost: u32) -> Result<Self, InvalidInput> {
+        self.cost = Some(crate::policy::limit("cost", cost)?);
+        Ok(self)
+    }
+
+    /// Decides and counts all that the route says, and refuses nobody because of it.
+    pub fn shadow(mut self) -> Self {
+        self.shadow = true;
+        self
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn rules(&self) -> RouteRules {
+        let enforced_or_not = |limit: &Limit| match self.shadow {
+            true => limit.shadow(),
+            false => *limit,
+        };
+        let rule = |limit: &Limit, holder| Rule {
+            route: Some(Arc::clone(&self.name)),
+            ..Rule::new(enforced_or_not(limit), holder)
+        };
+        RouteRules {
+            name: Arc::clone(&self.name),
+            requires_key: self.protect || !self.scopes.is_empty() || !self.limits.is_empty(),
+            scopes: self.scopes.clone(),
+            key_rules: self.limits.iter().map(|l| rule(l, Holder::Key)).collect(),
+            ip_rules: self
+                .ip_limits
+                .iter()
+                .map(|l| rule(l, Holder::Address))
+                .collect(),
+            counts: Counts::Requests(format!("route {}", self.name).into()),
+            lockout: self.lockout,
+            cost: self.cost,
+            shadow: self.shadow,
+        }
+    }
+}
+
+pub(super) fn intervals<T: AsRef<str>>(
+    limits: impl IntoIterator<Item = T>,
+) -> Result<Vec<Limit>, InvalidInput> {
+    let limits = limit::list(limits)?;
+    match limits
+        .iter()
+        .find(|limit| !matches!(limit.span, Span::Sliding(_)))
+    {
+        None => Ok(limits),
+        Some(limit) => Err(InvalidInput::new(
+            "limits",
+            format!(
+                "`{limit}` is not over an interval such as `10/s`; give it to keys or organizations"
+            ),
+        )),
+    }
+}
+
+/// A route as requests are decided by it.
+#[derive(Debug)]
+pub(crate) struct RouteRules {
+    pub(crate) name: Arc<str>,
+    pub(crate) requires_key: bool,
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) key_rules: Vec<Rule>,
+    pub(crate) ip_rules: Vec<Rule>,
+    /// What the windows of its addresses count.
+    pub(crate) counts: Counts,
+    pub(crate) lockout: Option<LockTime>,
+    pub(crate) cost: Option<NonZeroU32>,
+    pub(crate) shadow: bool,
+}

@@ -1,0 +1,134 @@
+//! The methods of [`KeyGuard`] that concern limits: how they stand, what resets or lifts them, and
+//! the policy.
+
+use super::AdminError;
+use crate::access::Policy;
+use crate::guard::KeyGuard;
+use crate::limit;
+use crate::lock_time::LockTime;
+use crate::network::Network;
+use crate::record::{Key, KeyId, Lift, Org, OrgId};
+use crate::store::{KeyChange, OrgChange};
+
+impl KeyGuard {
+    /// Gives an organization limits that all of its keys share, in place of those it has; each as
+    /// [`Limit`](crate::Limit) reads it. In force when this returns.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for a limit, [`AdminError::NotFound`]
+    pub fn set_org_limits<T: AsRef<str>>(
+        &self,
+        id: OrgId,
+        limits: impl IntoIterator<Item = T>,
+    ) -> Result<Org, AdminError> {
+        let change = OrgChange {
+            limits: Some(limit::list(limits)?),
+            ..OrgChange::default()
+        };
+        let org = self.inner.store().update_org(id, change)?;
+        self.inner.org_changed(id);
+        Ok(org)
+    }
+
+    /// Forgets what was counted of a client: requests under limits by address, and failed
+    /// authentications. Locks stay: see [`KeyGuard::unblock`].
+    pub fn reset_ip(&self, network: Network) {
+        self.inner.limiter().forget(network);
+    }
+
+    /// Lifts a limit of a key for a time: it neither refuses nor counts meanwhile. One that its
+    /// organization shares is lifted for all of its keys.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`] for the key, or if it has no limit of this name;
+    /// [`AdminError::Invalid`] for the time.
+    pub fn lift(
+        &self,
+        id: KeyId,
+        rule: &str,
+        time: impl Into<LockTime>,
+    ) -> Result<Key, AdminError> {
+        let now = self.inner.now();
+        let zone = self.inner.lockouts().zone();
+        let until = time.into().ends_at(now, zone)?;
+        self.set_lift(id, rule, until)
+    }
+
+    /// Ends a lift: the limit is in force again when this returns.
+    ///
+    /// # Errors
+    /// As [`KeyGuard::lift`].
+    pub fn end_lift(&self, id: KeyId, rule: &str) -> Result<Key, AdminError> {
+        self.set_lift(id, rule, self.inner.now())
+    }
+
+    fn set_lift(
+        &self,
+        id: KeyId,
+        rule: &str,
+        until: crate::clock::Timestamp,
+    ) -> Result<Key, AdminError> {
+        let (key, org) = self.key_and_org(id)?;
+        let found = self.rules_of(&key, &org);
+        let Some(found) = found.iter().find(|known| known.name() == rule) else {
+            return Err(no_such_limit(rule, found.iter().map(|rule| rule.name())));
+        };
+        let lift = Lift {
+            rule: rule.to_owned(),
+            until,
+        };
+        let now = self.inner.now();
+        if found.holder == crate::rule::Holder::Org {
+            let change = OrgChange {
+                lifts: Some(crate::guard::with_lift(&org.lifts, lift, now)),
+                ..OrgChange::default()
+            };
+            self.inner.store().update_org(org.id, change)?;
+            self.inner.org_changed(org.id);
+            return Ok(key);
+        }
+        let change = KeyChange {
+            lifts: Some(crate::guard::with_lift(&key.lifts, lift, now)),
+            ..KeyChange::default()
+        };
+        let key = self.inner.store().update_key(id, change)?;
+        self.inner.key_changed(id);
+        Ok(key)
+    }
+
+    /// Puts a policy in force, in place of the one that is. Decisions that begin after this returns
+    /// go by it; none is disturbed. It is not stored.
+    pub fn set_policy(&self, policy: Policy) {
+        self.inner.policies().replace(policy);
+    }
+
+    /// Reads the file of [`Config::policy_file`](crate::Config::policy_file) again and puts it in
+    /// force.
+    ///
+    /// # Errors
+    /// [`AdminError::Policy`] for what the file says; [`AdminError::Conflict`] if there is none. The
+    /// policy then stays as it was.
+    pub fn reload(&self) -> Result<(), AdminError> {
+        if self.inner.policies().reload()? {
+            return Ok(());
+        }
+        Err(AdminError::Conflict(
+            "no policy file is set: `Config::policy_file` names one".into(),
+        ))
+    }
+}
+
+pub(crate) fn no_such_limit(rule: &str, names: impl Iterator<Item = String>) -> AdminError {
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    // Shown only if it is formed like a name: who mixes up two fields may have given a key.
+    let is_name = rule.len() <= 80 && !rule.contains("kg_");
+    let what = if is_name {
+        format!("`{rule}`")
+    } else {
+        "that".to_owned()
+    };
+    AdminError::NotFound(format!(
+        "there is no limit named {what}; the key has {}",
+        names.join(", ")
+    ))
+}

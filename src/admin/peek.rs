@@ -1,0 +1,169 @@
+//! How limits stand, and what makes them forget.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use super::{AdminError, no_such_limit};
+use crate::client_ip::ClientIp;
+use crate::counter::Counts;
+use crate::guard::{KeyGuard, RuleState, rules, strike_rules};
+use crate::ip_limit::IpLimit;
+use crate::limiter::{Groups, NetworkRule};
+use crate::network::Network;
+use crate::record::{Key, KeyId, Org, Reason};
+use crate::rule::{GroupId, Holder, Rule};
+
+impl KeyGuard {
+    pub(super) fn key_and_org(&self, id: KeyId) -> Result<(Key, Org), AdminError> {
+        let key = self.inner.store().key(id)?;
+        let org = self.inner.store().org(key.org_id)?;
+        Ok((key, org))
+    }
+
+    /// The limits of a key and its organization, and those that routes set for it.
+    pub(super) fn rules_of(&self, key: &Key, org: &Org) -> Vec<Rule> {
+        let rulebook = self.inner.rulebook();
+        let mut all = rules(key, org, &rulebook);
+        all.extend(rulebook.routes().flat_map(|route| route.key_rules.clone()));
+        all
+    }
+
+    /// How the limits of a key, those that it shares and those of routes stand now. Consumes nothing.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn peek(&self, id: KeyId) -> Result<Vec<RuleState>, AdminError> {
+        let (key, org) = self.key_and_org(id)?;
+        let now = self.inner.now();
+        let lifted = |rule: &Rule| {
+            let mut lifts = key.lifts.iter().chain(&org.lifts);
+            lifts.any(|lift| lift.until > now && lift.rule == rule.name())
+        };
+        let mut rules = self.rules_of(&key, &org);
+        rules.retain(|rule| !lifted(rule));
+        self.with_groups(&key, &rules, |groups| {
+            let levels = self
+                .inner
+                .limiter()
+                .levels(groups, &[&rules], NonZeroU32::MIN);
+            let levels = levels.into_iter().map(|(level, _)| level);
+            rules
+                .iter()
+                .zip(levels)
+                .map(|(rule, level)| RuleState::new(rule, level))
+                .collect()
+        })
+    }
+
+    /// Forgets what a key has used: of all its limits, or of the one of this name. Limits of its
+    /// organization are shared, and are reset by their name only, such as `org 600/min`. Requests in
+    /// flight are still in flight, and get nothing back any more by [`Grant::settle`].
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`] for the key, or if it has no limit of this name.
+    ///
+    /// [`Grant::settle`]: crate::Grant::settle
+    pub fn reset(&self, id: KeyId, name: Option<&str>) -> Result<(), AdminError> {
+        let (key, org) = self.key_and_org(id)?;
+        let all = self.rules_of(&key, &org);
+        let rules: Vec<Rule> = match name {
+            None => all
+                .into_iter()
+                .filter(|rule| rule.holder == Holder::Key)
+                .collect(),
+            Some(name) => {
+                let named = all
+                    .iter()
+                    .filter(|rule| rule.name() == name)
+                    .cloned()
+                    .collect();
+                match named {
+                    empty if Vec::is_empty(&empty) => {
+                        return Err(no_such_limit(name, all.iter().map(Rule::name)));
+                    }
+                    named => named,
+                }
+            }
+        };
+        self.with_groups(&key, &rules, |groups| {
+            self.inner.limiter().reset(groups, &[&rules]);
+        })?;
+        // Whatever else they hold is in memory now, and stored again by an orderly stop.
+        for (holder, group) in [
+            (Holder::Key, GroupId::key(key.id)),
+            (Holder::Org, GroupId::org(org.id)),
+        ] {
+            if rules.iter().any(|rule| rule.holder == holder) {
+                self.inner.store().forget_windows(group)?;
+            }
+        }
+        Ok(self.inner.recorder().flush()?)
+    }
+
+    fn with_groups<T>(
+        &self,
+        key: &Key,
+        rules: &[Rule],
+        look: impl FnOnce(Groups<'_>) -> T,
+    ) -> Result<T, AdminError> {
+        let attach = |id| self.inner.attach(id).map_err(unattached);
+        let group = attach(GroupId::key(key.id))?;
+        let org = match rules.iter().any(|rule| rule.holder == Holder::Org) {
+            true => Some(attach(GroupId::org(key.org_id))?),
+            false => None,
+        };
+        Ok(look(Groups {
+            key: &group,
+            org: org.as_ref(),
+        }))
+    }
+
+    /// How failed authentications of a client, and the limits that routes set for addresses, stand now.
+    /// Consumes nothing.
+    pub fn peek_ip(&self, network: Network) -> Vec<RuleState> {
+        let rulebook = self.inner.rulebook();
+        let strikes = strike_rules(self.inner.lockouts().threshold(&rulebook.policy.lockout));
+        let of_routes = rulebook.routes().flat_map(|route| {
+            let rules = route.ip_rules.iter();
+            rules.map(|rule| (route.counts.clone(), rule.clone()))
+        });
+        let all: Vec<(Counts, Rule)> = strikes.into_iter().chain(of_routes).collect();
+        self.network_states(network, &all)
+    }
+
+    /// How a limit by address stands now for a client. Consumes nothing. `None` for
+    /// [`ClientIp::LOCAL`], which is not limited.
+    pub fn peek_ip_limit(&self, limit: &IpLimit, ip: impl Into<ClientIp>) -> Option<RuleState> {
+        let network = Network::of(ip.into())?;
+        let counts = Counts::Requests(Arc::clone(&limit.name));
+        self.network_states(network, &[(counts, limit.rule())])
+            .pop()
+    }
+
+    fn network_states(&self, network: Network, rules: &[(Counts, Rule)]) -> Vec<RuleState> {
+        let asked: Vec<NetworkRule<'_>> = rules
+            .iter()
+            .map(|(counts, rule)| NetworkRule {
+                counts,
+                limit: rule.limit,
+            })
+            .collect();
+        let levels = self
+            .inner
+            .limiter()
+            .network_levels(network, &asked, NonZeroU32::MIN);
+        let states = rules.iter().zip(levels);
+        states
+            .map(|((_, rule), (level, _))| RuleState::new(rule, level))
+            .collect()
+    }
+}
+
+fn unattached(reason: Reason) -> AdminError {
+    match reason {
+        Reason::Overloaded => AdminError::Conflict(
+            "as many keys are being limited as can be; raise `Config::limited_keys`".into(),
+        ),
+        _ => AdminError::Unavailable("the counters of the key cannot be read".into()),
+    }
+}

@@ -1,0 +1,359 @@
+//! `replay`
+
+mod log;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+
+use self::log::{Entry, entry};
+use super::failure::CliError;
+use super::render::{Panel, Table};
+use super::{Cli, Exit, print};
+use crate::access;
+use crate::admin::answer::{Command, ListedKey, PAGE};
+use crate::admin::session::Session;
+use crate::admin::{CreateKey, ListKeys};
+use crate::clock::{ManualClock, Timestamp};
+use crate::guard::{Config, Denial, Grant, KeyGuard, Request};
+use crate::record::{KeyId, Org, OrgStatus};
+
+#[derive(Args)]
+pub(super) struct Replay {
+    /// An access log in the common or combined format, or `-` for standard input. A key is known by
+    /// its id or its prefix in the place of the user
+    #[arg(value_name = "ACCESS_LOG")]
+    log: PathBuf,
+    /// The policy to decide by
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// Print every refusal instead of a summary
+    #[arg(long)]
+    each: bool,
+}
+
+/// One request that would have been refused.
+#[derive(Serialize)]
+struct Refused {
+    line: usize,
+    time: Timestamp,
+    ip: String,
+    key: Option<String>,
+    method: &'static str,
+    path: String,
+    status: u16,
+    reason: String,
+    rule: Option<String>,
+}
+
+/// Refusals of one kind.
+struct Kind {
+    count: u64,
+    first: Timestamp,
+    last: Timestamp,
+}
+
+#[derive(Default)]
+struct Tally {
+    requests: u64,
+    refused: u64,
+    /// Lines that are no requests, and the first of them.
+    unreadable: u64,
+    first_unreadable: usize,
+    /// By who was refused, and why.
+    kinds: BTreeMap<(String, String), Kind>,
+}
+
+/// More kinds than this are counted as one.
+const MOST_KINDS: usize = 10_000;
+
+pub(super) fn run(cli: &Cli, replay: &Replay) -> Result<Exit, CliError> {
+    let policy = access::read(&replay.policy)?;
+    let unreadable = |source| CliError::Log {
+        file: replay.log.clone(),
+        source,
+    };
+    let lines: Box<dyn BufRead> = if replay.log.as_os_str() == "-" {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(File::open(&replay.log).map_err(unreadable)?))
+    };
+    let mut stage: Option<Stage> = None;
+    let mut tally = Tally::default();
+    for (number, line) in (1..).zip(lines.split(b'\n')) {
+        let line = line.map_err(unreadable)?;
+        let line = String::from_utf8_lossy(&line);
+        let Some(entry) = entry(&line) else {
+            tally.note_unreadable(number);
+            continue;
+        };
+        let stage = match &mut stage {
+            Some(stage) => stage,
+            none => none.insert(Stage::set(cli, policy.clone(), entry.time)?),
+        };
+        tally.requests += 1;
+        match stage.decide(&entry) {
+            Ok(grant) => grant.finish(200),
+            Err(denial) => {
+                let refused = Refused::new(number, &entry, &denial);
+                if replay.each {
+                    print_one(cli, &refused)?;
+                }
+                tally.note(refused);
+            }
+        }
+    }
+    if !replay.each {
+        tally.show(cli);
+    }
+    Ok(Exit::Done)
+}
+
+fn print_one(cli: &Cli, refused: &Refused) -> Result<(), CliError> {
+    if cli.json {
+        print(&format!("{}\n", serde_json::to_string(refused)?));
+        return Ok(());
+    }
+    let (who, why) = (refused.who(), refused.why());
+    let Refused {
+        line,
+        time,
+        method,
+        path,
+        status,
+        ..
+    } = refused;
+    let text = format!("{line}: {time} {who} {method} {path}: {status} {why}");
+    print(&format!("{}\n", super::render::escaped(&text)));
+    Ok(())
+}
+
+impl Refused {
+    fn new(line: usize, entry: &Entry<'_>, denial: &Denial) -> Self {
+        Self {
+            line,
+            time: entry.time,
+            ip: entry.ip.to_string(),
+            key: entry.user.map(str::to_owned),
+            method: entry.method.as_str(),
+            path: crate::path::stored(entry.target).to_owned(),
+            status: denial.status(),
+            reason: denial.reason().to_string(),
+            rule: denial.rule(),
+        }
+    }
+
+    fn who(&self) -> String {
+        match &self.key {
+            Some(key) => format!("key {key}"),
+            None => self.ip.clone(),
+        }
+    }
+
+    fn why(&self) -> String {
+        match &self.rule {
+            Some(rule) => format!("{} by {rule}", self.reason),
+            None => self.reason.clone(),
+        }
+    }
+}
+
+impl Tally {
+    fn note_unreadable(&mut self, line: usize) {
+        if self.unreadable == 0 {
+            self.first_unreadable = line;
+        }
+        self.unreadable += 1;
+    }
+
+    fn note(&mut self, refused: Refused) {
+        self.refused += 1;
+        let mut kind = (refused.who(), refused.why());
+        if self.kinds.len() >= MOST_KINDS && !self.kinds.contains_key(&kind) {
+            kind = ("others".to_owned(), String::new());
+        }
+        let time = refused.time;
+        let kind = self.kinds.entry(kind).or_insert(Kind {
+            count: 0,
+            first: time,
+            last: time,
+        });
+        kind.count += 1;
+        kind.last = kind.last.max(time);
+    }
+
+    fn show(&self, cli: &Cli) {
+        if cli.json {
+            let refusals = self.kinds.iter().map(|((who, why), kind)| {
+                json!({
+                    "who": who, "why": why, "count": kind.count,
+                    "first": kind.first, "last": kind.last,
+                })
+            });
+            cli.print_json(&json!({
+                "requests": self.requests,
+                "admitted": self.requests - self.refused,
+                "refused": self.refused,
+                "unreadable": self.unreadable,
+                "refusals": refusals.collect::<Vec<_>>(),
+            }));
+            return;
+        }
+        let mut panel = Panel::new("Replay")
+            .line("requests", self.requests)
+            .line("admitted", self.requests - self.refused)
+            .line("refused", self.refused);
+        if self.unreadable > 0 {
+            let text = format!(
+                "{} lines, the first is {}",
+                self.unreadable, self.first_unreadable
+            );
+            panel = panel.line("no requests", text);
+        }
+        let mut out = panel.render(cli.look);
+        if !self.kinds.is_empty() {
+            let mut table = Table::new(&["~who", "~why", ">count", "first", "last"]);
+            for ((who, why), kind) in &self.kinds {
+                table.row([
+                    who.clone(),
+                    why.clone(),
+                    kind.count.to_string(),
+                    super::orgs::seconds(kind.first),
+                    super::orgs::seconds(kind.last),
+                ]);
+            }
+            out += &table.render(cli.look);
+        }
+        print(&out);
+    }
+}
+
+/// A guard of its own, with the keys of the data file as they are now, whose clock is that of the
+/// log.
+struct Stage {
+    guard: KeyGuard,
+    clock: ManualClock,
+    now: Timestamp,
+    /// By id and by prefix, as the log names them.
+    keys: BTreeMap<String, KeyId>,
+    /// Goes last.
+    _directory: Directory,
+}
+
+impl Stage {
+    fn set(cli: &Cli, policy: access::Policy, now: Timestamp) -> Result<Self, CliError> {
+        let directory = Directory::new().map_err(CliError::Stage)?;
+        let clock = ManualClock::starting_at(now);
+        // Nothing in it is worth hiding.
+        let config = Config::new("replay")
+            .policy(policy)
+            .clock(clock.clone())
+            .record_usage(false)
+            .socket(false);
+        let guard = KeyGuard::open(directory.0.join("replay.redb"), config)?;
+        let mut stage = Self {
+            guard,
+            clock,
+            now,
+            keys: BTreeMap::new(),
+            _directory: directory,
+        };
+        if cli.place.db.exists() {
+            stage.take_keys(&mut cli.session()?)?;
+        }
+        Ok(stage)
+    }
+
+    fn take_keys(&mut self, session: &mut Session) -> Result<(), CliError> {
+        let mut suspended = Vec::new();
+        let mut after = None;
+        loop {
+            let page: Vec<Org> = session.get(Command::ListOrgs { after, limit: PAGE })?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            for org in page {
+                let id = self.guard.create_org(&org.name)?.id;
+                self.guard
+                    .set_org_limits(id, org.limits.iter().map(ToString::to_string))?;
+                if org.status == OrgStatus::Suspended {
+                    suspended.push(id);
+                }
+            }
+        }
+        let mut request = ListKeys::default();
+        loop {
+            let page: Vec<ListedKey> = session.get(Command::ListKeys(request))?;
+            let Some(last) = page.last() else { break };
+            request.after = Some(last.key.id);
+            self.take_page(&page)?;
+        }
+        for id in suspended {
+            self.guard.suspend_org(id)?;
+        }
+        Ok(())
+    }
+
+    fn take_page(&mut self, page: &[ListedKey]) -> Result<(), CliError> {
+        let requests: Vec<CreateKey> = page
+            .iter()
+            .map(|ListedKey { key, org_name }| CreateKey {
+                scopes: key.scopes.iter().map(ToString::to_string).collect(),
+                rate_limit_per_minute: Some(key.rate_limit_per_minute.get()),
+                limits: key.limits.iter().map(ToString::to_string).collect(),
+                allowed_ips: key.allowed_ips.texts(),
+                expires_at: key.expires_at,
+                ..CreateKey::new(org_name, &key.label)
+            })
+            .collect();
+        let created = self.guard.create_keys(&requests)?;
+        for (ListedKey { key, .. }, created) in page.iter().zip(created) {
+            if !key.active {
+                self.guard.revoke_key(created.key.id)?;
+            }
+            self.keys.insert(key.id.to_string(), created.key.id);
+            self.keys.insert(key.prefix.clone(), created.key.id);
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, entry: &Entry<'_>) -> Result<Grant, Denial> {
+        // Lines are written as requests end, so that some are a little out of order.
+        self.clock.advance(entry.time.since(self.now));
+        self.now = self.now.max(entry.time);
+        let none: [(&str, &str); 0] = [];
+        let request = Request::new(&none, entry.ip, entry.target).method(entry.method);
+        match entry.user.and_then(|user| self.keys.get(user)) {
+            Some(id) => self.guard.decide_as(*id, request),
+            None => self.guard.decide(request),
+        }
+    }
+}
+
+/// A directory that is private to the user and goes when it is dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> std::io::Result<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(std::io::Error::other)?;
+        let name = format!("keyguard-replay-{:016x}", u64::from_le_bytes(random));
+        let path = std::env::temp_dir().join(name);
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What is left in a temporary directory is harmless.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,98 @@
+//! Lines of access logs in the common and the combined format.
+
+use jiff::fmt::strtime;
+
+use crate::client_ip::ClientIp;
+use crate::clock::Timestamp;
+use crate::record::Method;
+
+/// One request of a log.
+#[derive(Debug, PartialEq)]
+pub(super) struct Entry<'a> {
+    pub(super) ip: ClientIp,
+    /// `None` for `-`.
+    pub(super) user: Option<&'a str>,
+    pub(super) time: Timestamp,
+    pub(super) method: Method,
+    pub(super) target: &'a str,
+}
+
+/// The request of a line: `HOST IDENT USER [TIME] "METHOD TARGET PROTOCOL" …`. `None` if it is none.
+pub(super) fn entry(line: &str) -> Option<Entry<'_>> {
+    let (host, rest) = line.split_once(' ')?;
+    let (_ident, rest) = rest.split_once(' ')?;
+    // A user may have spaces in it.
+    let (user, rest) = rest.split_once(" [")?;
+    let (time, rest) = rest.split_once("] \"")?;
+    let request = &rest[..closing_quote(rest)?];
+    let (method, rest) = request.split_once(' ')?;
+    let target = rest
+        .rsplit_once(" HTTP/")
+        .map_or(rest, |(target, _)| target);
+    Some(Entry {
+        ip: host.parse().ok()?,
+        user: (user != "-").then_some(user),
+        time: time_of(time)?,
+        method: method.into(),
+        target,
+    })
+}
+
+/// Where the text ends that a quote has begun; one behind a backslash is part of it.
+fn closing_quote(text: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    text.bytes().position(|byte| {
+        let ends = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        ends
+    })
+}
+
+/// `10/Oct/2000:13:55:36 -0700`
+fn time_of(text: &str) -> Option<Timestamp> {
+    let time = strtime::parse("%d/%b/%Y:%H:%M:%S %z", text).ok()?;
+    let millis = time.to_timestamp().ok()?.as_millisecond();
+    Some(Timestamp::from_unix_millis(u64::try_from(millis).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REST: &str = r#"[10/Oct/2000:13:55:36 -0700] "GET /a?b HTTP/1.0" 200 2326"#;
+
+    #[test]
+    fn both_formats_are_read() {
+        for end in ["", r#" "http://x/" "Mozilla/4.08""#, " whatever"] {
+            let line = format!("192.0.2.7 - 17 {REST}{end}");
+            let entry = entry(&line).unwrap();
+            assert_eq!(entry.time.to_string(), "2000-10-10T20:55:36Z");
+            assert_eq!((entry.user, entry.target), (Some("17"), "/a?b"));
+            assert_eq!(
+                (entry.ip.to_string().as_str(), entry.method),
+                ("192.0.2.7", Method::Get)
+            );
+        }
+        let line = format!("::1 - - {REST}");
+        assert_eq!(entry(&line).unwrap().user, None);
+        let odd = r#"::1 - a b [10/Oct/2000:13:55:36 +0000] "BREW /a\"b c" 200 -"#;
+        let entry = entry(odd).unwrap();
+        assert_eq!((entry.user, entry.target), (Some("a b"), r#"/a\"b c"#));
+        assert_eq!(entry.method, Method::Other);
+    }
+
+    #[test]
+    fn other_lines_are_none() {
+        for line in [
+            "",
+            "x",
+            "example.com - - [10/Oct/2000:13:55:36 -0700] \"GET / HTTP/1.0\" 200 1",
+            "::1 - - [10/Okt/2000:13:55:36 -0700] \"GET / HTTP/1.0\" 200 1",
+            "::1 - - [10/Oct/2000:13:55:36] \"GET / HTTP/1.0\" 200 1",
+            "::1 - - [10/Oct/2000:13:55:36 -0700] \"GET / HTTP/1.0",
+            "::1 - - [10/Oct/2000:13:55:36 -0700] \"-\" 408 0",
+        ] {
+            assert_eq!(entry(line), None, "{line}");
+        }
+    }
+}

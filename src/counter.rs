@@ -1,0 +1,429 @@
+//! What is counted for one key or organization: windows, balances and requests in flight; and of a
+//! network.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, Moment, Timestamp};
+use crate::limit::Span;
+use crate::lockout::Strike;
+use crate::network::Network;
+use crate::policy::WindowLength;
+use crate::quota::Balance;
+use crate::rule::Rule;
+use crate::time_zone::TimeZone;
+use crate::window::SlidingLog;
+
+/// One reading of the clock, in both of its forms.
+#[derive(Clone, Copy)]
+pub(crate) struct Time<'a> {
+    pub(crate) now: Moment,
+    pub(crate) clock: &'a Clock,
+    /// Where days and months end.
+    pub(crate) zone: &'a TimeZone,
+}
+
+impl Time<'_> {
+    fn timestamp(self) -> Timestamp {
+        self.clock.timestamp_at(self.now)
+    }
+
+    fn after(self, wait: Option<Duration>) -> Moment {
+        wait.map_or(Moment::NEVER, |wait| self.now.plus(wait))
+    }
+}
+
+/// The counters of a group, one for each way to count. Most groups have one, which is kept inline.
+#[derive(Debug)]
+pub(crate) enum Counters {
+    /// The window of a limit that is enforced on all paths.
+    One(SlidingLog),
+    Several(Vec<(CounterId, Counter)>),
+}
+
+/// What tells the counters of a group from each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CounterId {
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) span: Span,
+    pub(crate) shadow: bool,
+}
+
+impl CounterId {
+    fn of(rule: &Rule) -> Self {
+        Self {
+            route: rule.route.clone(),
+            span: rule.limit.span,
+            shadow: rule.limit.shadow,
+        }
+    }
+
+    #[inline]
+    fn is_of(&self, rule: &Rule) -> bool {
+        self.span.is_counted_as(rule.limit.span)
+            && self.shadow == rule.limit.shadow
+            && self.route == rule.route
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Counter {
+    Window(SlidingLog),
+    Balance {
+        balance: Balance,
+        /// Changed since it was last stored.
+        changed: bool,
+    },
+    InFlight(u32),
+}
+
+/// A counter as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SavedCounter {
+    pub(crate) id: CounterId,
+    pub(crate) value: SavedValue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SavedValue {
+    /// When, rounded to the later millisecond, and how often; oldest first.
+    Hits(Vec<(Timestamp, u32)>),
+    Balance(Balance),
+}
+
+/// What is counted of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Counts {
+    Strikes(Strike),
+    /// Requests under the rule of this name.
+    Requests(Arc<str>),
+}
+
+/// A window over a network, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SavedNetwork {
+    pub(crate) network: Network,
+    pub(crate) counts: Counts,
+    pub(crate) length: WindowLength,
+    /// As [`SavedValue::Hits`].
+    pub(crate) hits: Vec<(Timestamp, u32)>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::One(SlidingLog::new(WindowLength::MINUTE))
+    }
+}
+
+impl Counters {
+    /// Counters that go on where they were stored.
+    pub(crate) fn restored(saved: Vec<SavedCounter>, time: Time<'_>) -> Self {
+        let mut counters = Self::default();
+        for SavedCounter { id, value } in saved {
+            let mut counter = Counter::over(id.span);
+            match (&mut counter, value) {
+                (Counter::Window(log), SavedValue::Hits(hits)) => {
+                    let now = time.timestamp();
+                    let hits = hits.into_iter();
+                    let hits = hits.map(|(at, count)| (time.now.minus(now.since(at)), count));
+                    log.restore(time.now, hits);
+                }
+                (Counter::Balance { balance, .. }, SavedValue::Balance(saved)) => *balance = saved,
+                _ => continue,
+            }
+            counters.add(id, counter);
+        }
+        counters
+    }
+
+    /// The counter that a rule goes by, made if it is not there.
+    #[inline]
+    pub(crate) fn of(&mut self, rule: &Rule) -> CounterMut<'_> {
+        match self.position(rule) {
+            Some(at) => self.at(at),
+            None => {
+                let at = self.add(CounterId::of(rule), Counter::over(rule.limit.span));
+                self.at(at)
+            }
+        }
+    }
+
+    #[inline]
+    fn position(&self, rule: &Rule) -> Option<usize> {
+        match self {
+            Self::One(log) => is_plain(rule, log.length()).then_some(0),
+            Self::Several(counters) => counters.iter().position(|(id, _)| id.is_of(rule)),
+        }
+    }
+
+    #[inline]
+    fn at(&mut self, at: usize) -> CounterMut<'_> {
+        match self {
+            Self::One(log) => CounterMut::Window(log),
+            Self::Several(counters) => match &mut counters[at].1 {
+                Counter::Window(log) => CounterMut::Window(log),
+                Counter::Balance { balance, changed } => CounterMut::Balance(balance, changed),
+                Counter::InFlight(count) => CounterMut::InFlight(count),
+            },
+        }
+    }
+
+    /// Returns where it is.
+    #[cold]
+    fn add(&mut self, id: CounterId, counter: Counter) -> usize {
+        let mut counters = match std::mem::replace(self, Self::Several(Vec::new())) {
+            Self::One(log) if log.is_empty() => Vec::new(),
+            Self::One(log) => {
+                let id = CounterId {
+                    route: None,
+                    span: Span::Sliding(log.length()),
+                    shadow: false,
+                };
+                vec![(id, Counter::Window(log))]
+            }
+            Self::Several(counters) => counters,
+        };
+        // One plain window alone stays inline.
+        if let (true, None, false, Counter::Window(_)) =
+            (counters.is_empty(), &id.route, id.shadow, &counter)
+            && let Counter::Window(log) = counter
+        {
+            *self = Self::One(log);
+            return 0;
+        }
+        counters.push((id, counter));
+        let at = counters.len() - 1;
+        *self = Self::Several(counters);
+        at
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = CounterMut<'_>> {
+        let len = match self {
+            Self::One(_) => 1,
+            Self::Several(counters) => counters.len(),
+        };
+        let (one, several) = match self {
+            Self::One(log) => (Some(CounterMut::Window(log)), [].iter_mut()),
+            Self::Several(counters) => (None, counters.iter_mut()),
+        };
+        let several = several.map(|(_, counter)| match counter {
+            Counter::Window(log) => CounterMut::Window(log),
+            Counter::Balance { balance, changed } => CounterMut::Balance(balance, changed),
+            Counter::InFlight(count) => CounterMut::InFlight(count),
+        });
+        one.into_iter().chain(several).take(len)
+    }
+
+    /// Whether dropping the counters loses nothing.
+    pub(crate) fn is_idle(&mut self, now: Moment) -> bool {
+        self.all().all(|mut counter| counter.is_idle(now))
+    }
+
+    /// All balances, to be stored; none of them counts as changed from now on. Empty if none had.
+    pub(crate) fn take_balances(&mut self) -> Vec<SavedCounter> {
+        let Self::Several(counters) = self else {
+            return Vec::new();
+        };
+        let mut any = false;
+        let mut saved = Vec::new();
+        for (id, counter) in counters {
+            if let Counter::Balance { balance, changed } = counter {
+                any |= std::mem::take(changed);
+                saved.push(SavedCounter {
+                    id: id.clone(),
+                    value: SavedValue::Balance(*balance),
+                });
+            }
+        }
+        if any { saved } else { Vec::new() }
+    }
+
+    /// Marks the balances as changed. Returns false if there are none, or one was already.
+    pub(crate) fn return_balances(&mut self) -> bool {
+        let (mut any, mut was_changed) = (false, false);
+        for counter in self.all() {
+            if let CounterMut::Balance(_, changed) = counter {
+                was_changed |= std::mem::replace(changed, true);
+                any = true;
+            }
+        }
+        any && !was_changed
+    }
+
+    /// The windows that hold hits, to be stored.
+    pub(crate) fn windows(&mut self, time: Time<'_>) -> Vec<SavedCounter> {
+        let save = |id: CounterId, log: &mut SlidingLog| {
+            (log.used_at(time.now) > 0).then(|| SavedCounter {
+                id,
+                value: SavedValue::Hits(
+                    log.hits()
+                        .map(|(at, count)| {
+                            let up = Duration::from_nanos(999_999);
+                            (time.clock.timestamp_at(at.plus(up)), count)
+                        })
+                        .collect(),
+                ),
+            })
+        };
+        match self {
+            Self::One(log) => {
+                let id = CounterId {
+                    route: None,
+                    span: Span::Sliding(log.length()),
+                    shadow: false,
+                };
+                save(id, log).into_iter().collect()
+            }
+            Self::Several(counters) => counters
+                .iter_mut()
+                .filter_map(|(id, counter)| match counter {
+                    Counter::Window(log) => save(id.clone(), log),
+                    _ => None,
+                })
+                .collect(),
+        }
+    }
+}
+
+#[inline]
+fn is_plain(rule: &Rule, length: WindowLength) -> bool {
+    rule.limit.span == Span::Sliding(length) && !rule.limit.shadow && rule.route.is_none()
+}
+
+impl Counter {
+    fn over(span: Span) -> Self {
+        match span {
+            Span::Sliding(length) => Self::Window(SlidingLog::new(length)),
+            Span::Concurrent => Self::InFlight(0),
+            Span::Day | Span::Month | Span::Credits(_) => Self::Balance {
+                balance: Balance::default(),
+                changed: false,
+            },
+        }
+    }
+}
+
+/// A counter, wherever it is kept.
+pub(crate) enum CounterMut<'a> {
+    Window(&'a mut SlidingLog),
+    Balance(&'a mut Balance, &'a mut bool),
+    InFlight(&'a mut u32),
+}
+
+impl CounterMut<'_> {
+    #[inline]
+    pub(crate) fn remaining(&mut self, time: Time<'_>, rule: &Rule) -> u64 {
+        let used = match self {
+            Self::Window(log) => log.used_at(time.now).into(),
+            Self::Balance(balance, _) => {
+                balance.used_at(time.timestamp(), rule.limit.span, time.zone)
+            }
+            Self::InFlight(count) => u64::from(**count),
+        };
+        rule.limit.amount.get().saturating_sub(used)
+    }
+
+    /// Consumes what there is room for. Returns true if a balance is to be stored that was not
+    /// before.
+    #[inline]
+    pub(crate) fn record(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> bool {
+        match self {
+            Self::Window(log) => log.record(time.now, cost),
+            Self::InFlight(count) => **count += 1,
+            Self::Balance(balance, changed) => {
+                balance.record(time.timestamp(), rule.limit.span, cost.get().into());
+                return !std::mem::replace(*changed, true);
+            }
+        }
+        false
+    }
+
+    /// When some of what is used comes back.
+    #[inline]
+    pub(crate) fn grows_at(&mut self, time: Time<'_>, rule: &Rule) -> Moment {
+        match self {
+            Self::Window(log) => log.oldest_leaves_at(time.now),
+            Self::Balance(balance, _) => {
+                time.after(balance.grows_in(time.timestamp(), rule.limit.span))
+            }
+            Self::InFlight(_) => Moment::NEVER,
+        }
+    }
+
+    /// When there is room for `cost`, as there is not now; [`Moment::NEVER`] if waiting does not
+    /// help.
+    pub(crate) fn room_at(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> Moment {
+        let limit = rule.limit.amount.get();
+        match self {
+            Self::Window(log) => log.room_at(time.now, limit, cost),
+            Self::Balance(balance, _) => {
+                let (now, cost) = (time.timestamp(), cost.get().into());
+                time.after(balance.room_in(now, rule.limit.span, limit, cost))
+            }
+            Self::InFlight(_) => Moment::NEVER,
+        }
+    }
+
+    /// What a request admitted at `at` turned out to cost more, or less: see
+    /// [`CounterMut::record`] for the result.
+    pub(crate) fn settle(
+        &mut self,
+        time: Time<'_>,
+        rule: &Rule,
+        at: Moment,
+        reserved: u32,
+        actual: u64,
+    ) -> bool {
+        let less = u64::from(reserved).saturating_sub(actual);
+        let more = actual.saturating_sub(reserved.into());
+        match self {
+            Self::Window(log) if less > 0 => log.refund(time.now, at, less as u32),
+            Self::Window(log) => log.charge(time.now, more),
+            Self::InFlight(_) => {}
+            Self::Balance(balance, changed) => {
+                let (span, now) = (rule.limit.span, time.timestamp());
+                balance.used_at(now, span, time.zone);
+                let admitted = time.clock.timestamp_at(at);
+                // What was taken from a day or month that has ended since is not given back.
+                if balance.includes(admitted, span, time.zone) {
+                    balance.refund(less);
+                }
+                if more > 0 {
+                    balance.record(now, span, more);
+                }
+                return !std::mem::replace(*changed, true);
+            }
+        }
+        false
+    }
+
+    /// Ends a request in flight.
+    pub(crate) fn release(&mut self) {
+        if let Self::InFlight(count) = self {
+            **count = count.saturating_sub(1);
+        }
+    }
+
+    /// Forgets what is used; requests in flight are still in flight. See [`CounterMut::record`]
+    /// for the result.
+    pub(crate) fn reset(&mut self) -> bool {
+        match self {
+            Self::Window(log) => **log = SlidingLog::new(log.length()),
+            Self::InFlight(_) => {}
+            Self::Balance(balance, changed) => {
+                **balance = Balance::stored(0, balance.at());
+                return !std::mem::replace(*changed, true);
+            }
+        }
+        false
+    }
+
+    fn is_idle(&mut self, now: Moment) -> bool {
+        match self {
+            Self::Window(log) => log.used_at(now) == 0,
+            Self::Balance(_, changed) => !**changed,
+            Self::InFlight(count) => **count == 0,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What a decision needs to know of a key, put together from what is stored and the policy.
+
+use std::sync::Arc;
+
+use super::Inner;
+use super::pipeline::counts_in_flight;
+use super::residents::{About, Caller};
+use crate::access::Rulebook;
+use crate::clock::Timestamp;
+use crate::key::HashedKey;
+use crate::limit::Limit;
+use crate::record::{Key, Lift, Org, OrgStatus, Reason};
+use crate::rule::{GroupId, Holder, Rule, add_tightest};
+use crate::store::Resolved;
+
+impl Inner {
+    pub(super) fn caller(
+        &self,
+        rulebook: &Rulebook,
+        hash: HashedKey,
+        resolved: Resolved,
+    ) -> Result<Caller, Reason> {
+        let Resolved {
+            key,
+            org,
+            credential_expires_at,
+        } = resolved;
+        let (all_rules, now) = (rules(&key, &org, rulebook), self.now());
+        let lifts = || key.lifts.iter().chain(&org.lifts).filter(|l| l.until > now);
+        let is_lifted = |rule: &Rule| lifts().any(|lift| lift.rule == rule.name());
+        let has_org_rules = all_rules.iter().any(|rule| rule.holder == Holder::Org);
+        let expiries = [key.expires_at, credential_expires_at];
+        Ok(Caller {
+            hash,
+            revision: self.revisions.of(key.id, org.id),
+            key_id: key.id,
+            org_id: org.id,
+            is_active: key.active,
+            is_org_active: org.status == OrgStatus::Active,
+            expires_at: expiries
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(Timestamp::MAX),
+            reload_at: lifts()
+                .map(|lift| lift.until)
+                .min()
+                .unwrap_or(Timestamp::MAX),
+            group: self.attach(GroupId::key(key.id))?,
+            org_group: match has_org_rules {
+                true => Some(self.attach(GroupId::org(org.id))?),
+                false => None,
+            },
+            counts_in_flight: counts_in_flight(&all_rules),
+            rules: all_rules
+                .into_iter()
+                .filter(|rule| !is_lifted(rule))
+                .collect(),
+            is_bound: !key.allowed_ips.is_empty(),
+            backends: Arc::clone(&self.backends),
+            about: Box::new(About { key, org }),
+        })
+    }
+}
+
+/// The limits of a key and of its organization, lifted or not.
+pub(crate) fn rules(key: &Key, org: &Org, rulebook: &Rulebook) -> Vec<Rule> {
+    let mut rules = vec![Rule {
+        has_own_name: true,
+        ..Rule::new(Limit::per_minute(key.rate_limit_per_minute), Holder::Key)
+    }];
+    let policy = &rulebook.policy;
+    for limit in key.limits.iter().chain(&policy.key_limits) {
+        add_tightest(&mut rules, Rule::new(*limit, Holder::Key));
+    }
+    for limit in org.limits.iter().chain(&policy.org_limits) {
+        add_tightest(&mut rules, Rule::new(*limit, Holder::Org));
+    }
+    rules
+}
+
+/// Lifts a limit until a time, in place of an earlier lift; ends those that are over.
+pub(crate) fn with_lift(lifts: &[Lift], lift: Lift, now: Timestamp) -> Vec<Lift> {
+    let others = lifts
+        .iter()
+        .filter(|l| l.rule != lift.rule && l.until > now);
+    let mut lifts: Vec<Lift> = others.cloned().collect();
+    if lift.until > now {
+        lifts.push(lift);
+    }
+    lifts
+}

@@ -1,0 +1,103 @@
+//! The policy in force, and what replaces it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::lockouts::Lockouts;
+use super::residents::Revisions;
+use crate::access::{self, InvalidPolicy, Policy, Rulebook};
+
+/// Where the policy comes from, and where it goes to.
+pub(crate) struct Policies {
+    rulebook: Arc<ArcSwap<Rulebook>>,
+    revisions: Arc<Revisions>,
+    lockouts: Arc<Lockouts>,
+    file: Option<PathBuf>,
+    /// Raised by the signal to reload.
+    signal: Arc<AtomicBool>,
+    #[cfg(unix)]
+    handler: Mutex<Option<signal_hook::SigId>>,
+    /// Held while the policy is replaced, so that an older one never comes last.
+    replacing: Mutex<()>,
+}
+
+impl Policies {
+    pub(super) fn new(
+        rulebook: Arc<ArcSwap<Rulebook>>,
+        revisions: Arc<Revisions>,
+        lockouts: Arc<Lockouts>,
+        file: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            rulebook,
+            revisions,
+            lockouts,
+            file,
+            signal: Arc::default(),
+            #[cfg(unix)]
+            handler: Mutex::new(None),
+            replacing: Mutex::new(()),
+        }
+    }
+
+    /// Puts a policy in force: every decision that begins later goes by it.
+    pub(crate) fn replace(&self, policy: Policy) {
+        let _replacing = self.replacing.lock();
+        self.put_in_force(policy);
+    }
+
+    /// Reads the file again. Returns false if there is none. One that cannot be accepted changes
+    /// nothing.
+    pub(crate) fn reload(&self) -> Result<bool, InvalidPolicy> {
+        let _replacing = self.replacing.lock();
+        let Some(file) = &self.file else {
+            return Ok(false);
+        };
+        self.put_in_force(access::read(file)?);
+        Ok(true)
+    }
+
+    fn put_in_force(&self, policy: Policy) {
+        self.rulebook.store(Arc::new(policy.into()));
+        // The rules of a key are put together from its own and those of the policy.
+        self.revisions.everything_changed();
+    }
+
+    /// Reloads if the signal was raised since the last call.
+    pub(super) fn reload_if_signalled(&self) {
+        if self.signal.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.reload()
+        {
+            self.lockouts
+                .warn(&format!("the policy stays as it was: {error}"));
+        }
+    }
+
+    /// Has SIGHUP raise the signal.
+    #[cfg(unix)]
+    pub(super) fn listen(&self) -> std::io::Result<()> {
+        use signal_hook::consts::SIGHUP;
+
+        let handler = signal_hook::flag::register(SIGHUP, Arc::clone(&self.signal))?;
+        *self.handler.lock() = Some(handler);
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn listen(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Policies {
+    fn drop(&mut self) {
+        if let Some(handler) = self.handler.get_mut().take() {
+            signal_hook::low_level::unregister(handler);
+        }
+    }
+}

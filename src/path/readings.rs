@@ -1,0 +1,326 @@
+//! Every way in which a server behind us may read a request target.
+
+use super::percent_decoded;
+
+/// More readings than that are not listed.
+const MAX_READINGS: usize = 32;
+
+/// The longest path that is read in more than one way, in bytes and without its query.
+const MAX_LEN: usize = 1_024;
+
+/// What a target may mean to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Readings<'a> {
+    /// The path without its query, which every server reads alike.
+    Plain(&'a str),
+    /// The path as it was sent, and all that servers make of it.
+    Several(Vec<Vec<u8>>),
+    /// Too long, or ambiguous in too many ways: it may mean any path.
+    Unreadable,
+}
+
+/// How servers may read a target, which comes undecoded. What follows the first `?` is its query.
+pub(crate) fn readings(target: &str) -> Readings<'_> {
+    match plain(target) {
+        Some(path) => Readings::Plain(path),
+        None => several(target),
+    }
+}
+
+/// The path without its query if every server reads it alike: it begins with `/` and holds neither
+/// empty segments, but for a trailing slash, nor dot segments nor bytes that servers decode, strip
+/// or turn into others.
+#[inline]
+fn plain(target: &str) -> Option<&str> {
+    let path = target.strip_prefix('/')?.as_bytes();
+    let (mut start, mut end) = (0, path.len());
+    for (at, byte) in path.iter().enumerate() {
+        match CLASSES[usize::from(*byte)] {
+            Class::Segment => {}
+            Class::Slash if at > start && !is_dots(&path[start..at]) => start = at + 1,
+            Class::Query => {
+                end = at;
+                break;
+            }
+            Class::Slash | Class::Odd => return None,
+        }
+    }
+    // One byte more, for the slash in front.
+    (!is_dots(&path[start..end])).then(|| &target[..=end])
+}
+
+#[derive(Clone, Copy)]
+enum Class {
+    Segment,
+    Slash,
+    Query,
+    Odd,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Odd; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        if is_plain_in_segment(byte as u8) {
+            classes[byte] = Class::Segment;
+        }
+        byte += 1;
+    }
+    classes[b'/' as usize] = Class::Slash;
+    classes[b'?' as usize] = Class::Query;
+    classes
+};
+
+/// Whether a byte of a segment means itself to every server: RFC 3986's pchar without escapes and
+/// without `;`, which begins parameters.
+pub(super) const fn is_plain_in_segment(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'@')
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')')
+        || matches!(byte, b'*' | b'+' | b',' | b'=')
+}
+
+pub(super) fn is_dots(segment: &[u8]) -> bool {
+    matches!(segment, b"." | b"..")
+}
+
+#[cold]
+fn several(target: &str) -> Readings<'static> {
+    let path = target.split('?').next().unwrap_or(target);
+    if path.len() > MAX_LEN {
+        return Readings::Unreadable;
+    }
+    closure(path.as_bytes()).map_or(Readings::Unreadable, Readings::Several)
+}
+
+/// What one server does and another does not. `None`: it would change nothing.
+type Step = fn(&[u8]) -> Option<Vec<u8>>;
+
+/// No step makes a text longer, but for the one slash in front.
+const STEPS: [Step; 12] = [
+    decoded,
+    decoded_within_segments,
+    with_forward_slashes,
+    without_parameters,
+    without_overlong_bytes,
+    with_merged_slashes,
+    with_dots_resolved,
+    without_authority,
+    with_leading_slash,
+    |text| cut_at(b'\0', text),
+    |text| cut_at(b'?', text),
+    |text| cut_at(b'#', text),
+];
+
+/// A text and all that [`STEPS`] make of it in any order; `None` if those are too many.
+fn closure(text: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut texts = vec![text.to_vec()];
+    let mut at = 0;
+    while let Some(text) = texts.get(at) {
+        for next in STEPS.map(|step| step(text)).into_iter().flatten() {
+            if texts.contains(&next) {
+                continue;
+            }
+            if texts.len() == MAX_READINGS {
+                return None;
+            }
+            texts.push(next);
+        }
+        at += 1;
+    }
+    Some(texts)
+}
+
+fn decoded(text: &[u8]) -> Option<Vec<u8>> {
+    text.contains(&b'%')
+        .then(|| percent_decoded(text, |_| true))
+}
+
+/// For servers that split a path into segments before they decode it.
+fn decoded_within_segments(text: &[u8]) -> Option<Vec<u8>> {
+    let wanted = |byte| !matches!(byte, b'/' | b'\\');
+    text.contains(&b'%').then(|| percent_decoded(text, wanted))
+}
+
+fn with_forward_slashes(text: &[u8]) -> Option<Vec<u8>> {
+    let forward = |byte: &u8| if *byte == b'\\' { b'/' } else { *byte };
+    text.contains(&b'\\')
+        .then(|| text.iter().map(forward).collect())
+}
+
+fn without_parameters(text: &[u8]) -> Option<Vec<u8>> {
+    let mut in_parameters = false;
+    let mut kept = |byte: &u8| {
+        in_parameters = *byte == b';' || (in_parameters && *byte != b'/');
+        !in_parameters
+    };
+    text.contains(&b';')
+        .then(|| text.iter().copied().filter(|byte| kept(byte)).collect())
+}
+
+/// ASCII in two to four bytes, which RFC 3629 forbids, becomes what lenient decoders make of it:
+/// the low 6 bits of the last byte, whatever its high bits, and the lowest bit of the one before.
+fn without_overlong_bytes(text: &[u8]) -> Option<Vec<u8>> {
+    if text.is_ascii() {
+        return None;
+    }
+    let mut short = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [byte, after @ ..] = rest {
+        let (byte, after) = match rest {
+            [high @ (0xC0 | 0xC1), low, after @ ..]
+            | [0xE0, high @ (0x80 | 0x81), low, after @ ..]
+            | [0xF0, 0x80, high @ (0x80 | 0x81), low, after @ ..] => {
+                (((high & 1) << 6) | (low & 0x3F), after)
+            }
+            _ => (*byte, after),
+        };
+        short.push(byte);
+        rest = after;
+    }
+    (short.len() < text.len()).then_some(short)
+}
+
+fn with_merged_slashes(text: &[u8]) -> Option<Vec<u8>> {
+    text.windows(2).any(|pair| pair == b"//").then(|| {
+        let mut merged = text.to_vec();
+        merged.dedup_by(|a, b| (*a, *b) == (b'/', b'/'));
+        merged
+    })
+}
+
+/// RFC 3986 §5.2.4. Empty segments are segments.
+fn with_dots_resolved(text: &[u8]) -> Option<Vec<u8>> {
+    let path = text.strip_prefix(b"/")?;
+    let segments = || path.split(|byte| *byte == b'/');
+    if !segments().any(is_dots) {
+        return None;
+    }
+    let mut resolved: Vec<&[u8]> = Vec::new();
+    for segment in segments() {
+        match segment {
+            b"." => {}
+            b".." => drop(resolved.pop()),
+            segment => resolved.push(segment),
+        }
+    }
+    if segments().next_back().is_some_and(is_dots) {
+        resolved.push(b"");
+    }
+    Some([b"/", resolved.join(&b'/').as_slice()].concat())
+}
+
+/// Of an absolute target (`http://host/path`), or of one that begins with `//`, which resolvers of
+/// references take for a host (RFC 3986 §4.2).
+fn without_authority(text: &[u8]) -> Option<Vec<u8>> {
+    let scheme = text.windows(2).position(|pair| pair == b"//")?;
+    if !matches!(&text[..scheme], [] | [b'a'..=b'z' | b'A'..=b'Z', .., b':']) {
+        return None;
+    }
+    let rest = &text[scheme + 2..];
+    let path = rest.iter().position(|byte| *byte == b'/');
+    Some(path.map_or_else(|| b"/".to_vec(), |path| rest[path..].to_vec()))
+}
+
+fn with_leading_slash(text: &[u8]) -> Option<Vec<u8>> {
+    (!text.starts_with(b"/")).then(|| [b"/", text].concat())
+}
+
+fn cut_at(end: u8, text: &[u8]) -> Option<Vec<u8>> {
+    let end = text.iter().position(|byte| *byte == end)?;
+    Some(text[..end].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The texts of a target that is not plain.
+    fn texts(target: &str) -> Vec<Vec<u8>> {
+        match readings(target) {
+            Readings::Several(texts) => texts,
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_plain_path_has_one_reading() {
+        for path in [
+            "/",
+            "/api",
+            "/api/",
+            "/.well-known/x",
+            "/...",
+            "/a.b/~c",
+            "/@a/b:c*,",
+        ] {
+            assert_eq!(readings(path), Readings::Plain(path));
+            let with_query = format!("{path}?a=/../%2e#;");
+            assert_eq!(readings(&with_query), Readings::Plain(path));
+        }
+    }
+
+    #[test]
+    fn what_servers_may_change_is_not_plain() {
+        for target in [
+            "", "?", "*", "a", "//", "/a//", "//a", "/a//b", "/.", "/..", "/a/.", "/a/../b",
+            "/a/..?b", "/%61", "/a\\b", "/a;b", "/a#b", "/a\0", "/a\tb", "/a b", "/é", "/a\x7f",
+            "/{a}", "/a|b",
+        ] {
+            assert_eq!(plain(target), None, "{target}");
+        }
+    }
+
+    #[test]
+    fn each_step_is_one_reading() {
+        for (target, expected) in [
+            ("/%61%2Fb%5c", "/a/b\\"),
+            ("/%61%2Fb%5c", "/a%2Fb%5c"),
+            ("/a\\b", "/a/b"),
+            ("/a;x=1/b;y", "/a/b"),
+            ("/a%00b", "/a"),
+            ("/a%C0%AFb%C1%81", "/a/bA"),
+            ("/a%E0%80%AFb%e0%81%81", "/a/bA"),
+            ("/%F0%80%80%AE", "/."),
+            ("//a///b", "/a/b"),
+            ("/a/./b/../c/", "/a/c/"),
+            ("/a//../b", "/a/b"),
+            ("/../..", "/"),
+            ("/a/b/..", "/a/"),
+            ("/a%3Fb", "/a"),
+            ("/a#b", "/a"),
+            ("HTTP://u@host:80/a", "/a"),
+            ("http://host?q", "/"),
+            ("//host/a", "/a"),
+            ("a", "/a"),
+            ("", "/"),
+        ] {
+            let texts = texts(target);
+            assert!(texts.contains(&expected.as_bytes().to_vec()), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_servers_read_alike_has_few_readings() {
+        assert_eq!(texts("/caf\u{e9}").len(), 1);
+        assert_eq!(texts("/caf%C3%A9/a%20b").len(), 2);
+        assert_eq!(texts("/a%2").len(), 1);
+        assert_eq!(texts("/%zz").len(), 1);
+    }
+
+    #[test]
+    fn too_many_readings_are_unreadable() {
+        let target = "/%61/..;a//%2e/b\\c%2f%00#d/%c0%af%3f;x";
+        assert_eq!(readings(target), Readings::Unreadable);
+        let deep = format!("/%{}61", "25".repeat(MAX_READINGS));
+        assert_eq!(readings(&deep), Readings::Unreadable);
+    }
+
+    #[test]
+    fn only_a_path_that_is_not_plain_can_be_too_long() {
+        let long = format!("/{}", "a".repeat(MAX_LEN));
+        assert_eq!(readings(&long), Readings::Plain(&long));
+        assert_eq!(readings(&long.replacen('a', "/", 1)), Readings::Unreadable);
+        assert_eq!(texts(&format!("//?{long}")).len(), 2);
+    }
+}

@@ -1,0 +1,91 @@
+//! What the limiter is asked to enforce: a limit, and whose counter it goes by.
+
+use std::sync::Arc;
+
+use crate::limit::Limit;
+use crate::record::{KeyId, OrgId};
+
+/// One limit that a request must pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) limit: Limit,
+    pub(crate) holder: Holder,
+    /// The route, or the limit by address, that it is of.
+    pub(crate) route: Option<Arc<str>>,
+    /// Whether it is called by a name of its own: as its route, or `default`.
+    pub(crate) has_own_name: bool,
+}
+
+/// Whose requests a rule counts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    /// Those of a key.
+    Key,
+    /// Those of all keys of an organization.
+    Org,
+    /// Those of an address.
+    Address,
+}
+
+impl Rule {
+    pub(crate) fn new(limit: Limit, holder: Holder) -> Self {
+        Self {
+            limit,
+            holder,
+            route: None,
+            has_own_name: false,
+        }
+    }
+
+    /// What header fields and listings call it.
+    pub(crate) fn name(&self) -> String {
+        let name = self.limit.name();
+        match (&self.route, self.holder) {
+            (Some(route), _) if self.has_own_name => route.to_string(),
+            (None, _) if self.has_own_name => "default".to_owned(),
+            (Some(route), Holder::Address) => format!("{route} ip {name}"),
+            (Some(route), _) => format!("{route} {name}"),
+            (None, Holder::Org) => format!("org {name}"),
+            (None, Holder::Address) => format!("ip {name}"),
+            (None, Holder::Key) => name,
+        }
+    }
+
+    /// Whether both go by one counter.
+    pub(crate) fn is_counted_as(&self, other: &Self) -> bool {
+        self.holder == other.holder
+            && self.limit.shadow == other.limit.shadow
+            && self.limit.span.is_counted_as(other.limit.span)
+            && self.route == other.route
+    }
+}
+
+/// Whose counters are kept together, under one lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct GroupId(u64);
+
+impl GroupId {
+    /// Ids are counted up from 1; nobody gets here.
+    const ORG: u64 = 1 << 63;
+
+    pub(crate) const fn key(id: KeyId) -> Self {
+        Self(id.0 & !Self::ORG)
+    }
+
+    pub(crate) const fn org(id: OrgId) -> Self {
+        Self(id.0 | Self::ORG)
+    }
+
+    pub(crate) const fn to_bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// Adds a rule, unless a tighter one that is counted the same is there; a looser one makes way.
+pub(crate) fn add_tightest(rules: &mut Vec<Rule>, rule: Rule) {
+    match rules.iter_mut().find(|known| known.is_counted_as(&rule)) {
+        Some(known) if rule.limit.amount < known.limit.amount => *known = rule,
+        Some(_) => {}
+        None => rules.push(rule),
+    }
+}

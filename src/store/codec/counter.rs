@@ -1,0 +1,208 @@
+//! Counters that go on after a restart: balances and windows.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{decode, encode};
+use super::{StoreError, damaged};
+use crate::clock::Timestamp;
+use crate::counter::{CounterId, Counts, SavedCounter, SavedNetwork, SavedValue};
+use crate::limit::Span;
+use crate::lockout::Strike;
+use crate::network::Network;
+use crate::policy::WindowLength;
+use crate::quota::Balance;
+
+#[derive(Serialize, Deserialize)]
+struct StoredCounter {
+    route: Option<String>,
+    shadow: bool,
+    value: StoredValue,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredValue {
+    Window(StoredWindow),
+    Day(u64, u64),
+    Month(u64, u64),
+    Credits(u64, u64),
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredWindow {
+    /// In nanoseconds.
+    length: u64,
+    /// Milliseconds since the one before, or since the Unix epoch, and how many.
+    hits: Vec<(u64, u32)>,
+}
+
+pub(crate) fn encode_counters(counters: &[SavedCounter]) -> Result<Vec<u8>, StoreError> {
+    let stored: Vec<StoredCounter> = counters.iter().filter_map(stored).collect();
+    encode(&stored)
+}
+
+/// `None` for what is never stored: requests in flight.
+fn stored(SavedCounter { id, value }: &SavedCounter) -> Option<StoredCounter> {
+    let value = match (id.span, value) {
+        (Span::Sliding(length), SavedValue::Hits(hits)) => {
+            StoredValue::Window(StoredWindow::new(length, hits))
+        }
+        (Span::Day, SavedValue::Balance(of)) => StoredValue::Day(of.used(), of.at().unix_millis()),
+        (Span::Month, SavedValue::Balance(of)) => {
+            StoredValue::Month(of.used(), of.at().unix_millis())
+        }
+        (Span::Credits(_), SavedValue::Balance(of)) => {
+            StoredValue::Credits(of.used(), of.at().unix_millis())
+        }
+        _ => return None,
+    };
+    Some(StoredCounter {
+        route: id.route.as_deref().map(str::to_owned),
+        shadow: id.shadow,
+        value,
+    })
+}
+
+pub(crate) fn decode_counters(bytes: &[u8]) -> Result<Vec<SavedCounter>, StoreError> {
+    let stored: Vec<StoredCounter> = decode("the counters of a key", bytes)?;
+    stored.into_iter().map(StoredCounter::read).collect()
+}
+
+impl StoredCounter {
+    fn read(self) -> Result<SavedCounter, StoreError> {
+        let balance =
+            |used, at| SavedValue::Balance(Balance::stored(used, Timestamp::from_unix_millis(at)));
+        let (span, value) = match self.value {
+            StoredValue::Window(window) => {
+                let (length, hits) = window.read()?;
+                (Span::Sliding(length), SavedValue::Hits(hits))
+            }
+            StoredValue::Day(used, at) => (Span::Day, balance(used, at)),
+            StoredValue::Month(used, at) => (Span::Month, balance(used, at)),
+            StoredValue::Credits(used, at) => (Span::Credits(None), balance(used, at)),
+        };
+        let id = CounterId {
+            route: self.route.map(Arc::from),
+            span,
+            shadow: self.shadow,
+        };
+        Ok(SavedCounter { id, value })
+    }
+}
+
+impl StoredWindow {
+    fn new(length: WindowLength, hits: &[(Timestamp, u32)]) -> Self {
+        let mut last = 0;
+        let since_last = |&(at, count): &(Timestamp, u32)| {
+            let since = at.unix_millis().saturating_sub(last);
+            last = at.unix_millis();
+            (since, count)
+        };
+        Self {
+            length: length.nanos(),
+            hits: hits.iter().map(since_last).collect(),
+        }
+    }
+
+    fn read(self) -> Result<(WindowLength, Vec<(Timestamp, u32)>), StoreError> {
+        let length = WindowLength::new(std::time::Duration::from_nanos(self.length));
+        let length = length.map_err(|_| damaged("a window has no length"))?;
+        let mut at = 0_u64;
+        let hits = self.hits.into_iter().map(|(since, count)| {
+            at = at.saturating_add(since);
+            (Timestamp::from_unix_millis(at), count)
+        });
+        Ok((length, hits.collect()))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredNetwork {
+    network: Vec<u8>,
+    counts: StoredCounts,
+    window: StoredWindow,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredCounts {
+    BadKeys,
+    MissingKeys,
+    Requests(String),
+}
+
+pub(crate) fn encode_network(saved: &SavedNetwork) -> Result<Vec<u8>, StoreError> {
+    encode(&StoredNetwork {
+        network: saved.network.to_bytes().to_vec(),
+        counts: match &saved.counts {
+            Counts::Strikes(Strike::BadKey) => StoredCounts::BadKeys,
+            Counts::Strikes(Strike::MissingKey) => StoredCounts::MissingKeys,
+            Counts::Requests(name) => StoredCounts::Requests(name.to_string()),
+        },
+        window: StoredWindow::new(saved.length, &saved.hits),
+    })
+}
+
+pub(crate) fn decode_network(bytes: &[u8]) -> Result<SavedNetwork, StoreError> {
+    let stored: StoredNetwork = decode("the windows of a network", bytes)?;
+    let network = stored.network.try_into().ok().and_then(Network::from_bytes);
+    let (length, hits) = stored.window.read()?;
+    Ok(SavedNetwork {
+        network: network.ok_or_else(|| damaged("a network is none"))?,
+        counts: match stored.counts {
+            StoredCounts::BadKeys => Counts::Strikes(Strike::BadKey),
+            StoredCounts::MissingKeys => Counts::Strikes(Strike::MissingKey),
+            StoredCounts::Requests(name) => Counts::Requests(name.into()),
+        },
+        length,
+        hits,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hits() -> Vec<(Timestamp, u32)> {
+        let at = Timestamp::from_unix_millis;
+        vec![(at(1_000), 1), (at(1_001), 7), (at(90_000), 2)]
+    }
+
+    #[test]
+    fn counters_come_back() {
+        let balance = Balance::stored(7, Timestamp::from_unix_millis(9));
+        let id = |span, shadow| CounterId {
+            route: Some("orders".into()),
+            span,
+            shadow,
+        };
+        let minute = Span::Sliding(WindowLength::MINUTE);
+        let mut counters = vec![SavedCounter {
+            id: id(minute, true),
+            value: SavedValue::Hits(hits()),
+        }];
+        for span in [Span::Day, Span::Month, Span::Credits(None)] {
+            counters.push(SavedCounter {
+                id: id(span, false),
+                value: SavedValue::Balance(balance),
+            });
+        }
+        let bytes = encode_counters(&counters).unwrap();
+        assert_eq!(decode_counters(&bytes).unwrap(), counters);
+        for len in 0..bytes.len() {
+            assert!(decode_counters(&bytes[..len]).is_err());
+        }
+    }
+
+    #[test]
+    fn networks_come_back() {
+        let saved = SavedNetwork {
+            network: "2001:db8::/64".parse().unwrap(),
+            counts: Counts::Requests("login".into()),
+            length: WindowLength::MINUTE,
+            hits: hits(),
+        };
+        let bytes = encode_network(&saved).unwrap();
+        assert_eq!(decode_network(&bytes).unwrap(), saved);
+    }
+}
