@@ -59,7 +59,7 @@ impl CounterId {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_of(&self, rule: &Rule) -> bool {
         self.span.is_counted_as(rule.limit.span)
             && self.shadow == rule.limit.shadow
@@ -137,27 +137,30 @@ impl Counters {
         counters
     }
 
-    /// The counter that a rule goes by, made if it is not there.
-    #[inline]
-    pub(crate) fn of(&mut self, rule: &Rule) -> CounterMut<'_> {
-        match self.position(rule) {
-            Some(at) => self.at(at),
-            None => {
-                let at = self.add(CounterId::of(rule), Counter::over(rule.limit.span));
-                self.at(at)
-            }
-        }
+    /// The counter that a rule goes by, made if it is not there. It is looked for first at `hint`,
+    /// which then is where the next one is likely to be.
+    #[inline(always)]
+    pub(crate) fn of(&mut self, rule: &Rule, hint: &mut usize) -> CounterMut<'_> {
+        let at = match self.position(rule, *hint) {
+            Some(at) => at,
+            None => self.add(CounterId::of(rule), Counter::over(rule.limit.span)),
+        };
+        *hint = at + 1;
+        self.at(at)
     }
 
-    #[inline]
-    fn position(&self, rule: &Rule) -> Option<usize> {
+    #[inline(always)]
+    fn position(&self, rule: &Rule, hint: usize) -> Option<usize> {
         match self {
             Self::One(log) => is_plain(rule, log.length()).then_some(0),
-            Self::Several(counters) => counters.iter().position(|(id, _)| id.is_of(rule)),
+            Self::Several(counters) => match counters.get(hint) {
+                Some((id, _)) if id.is_of(rule) => Some(hint),
+                _ => counters.iter().position(|(id, _)| id.is_of(rule)),
+            },
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn at(&mut self, at: usize) -> CounterMut<'_> {
         match self {
             Self::One(log) => CounterMut::Window(log),
@@ -286,7 +289,7 @@ impl Counters {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn is_plain(rule: &Rule, length: WindowLength) -> bool {
     rule.limit.span == Span::Sliding(length) && !rule.limit.shadow && rule.route.is_none()
 }
@@ -312,7 +315,7 @@ pub(crate) enum CounterMut<'a> {
 }
 
 impl CounterMut<'_> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn remaining(&mut self, time: Time<'_>, rule: &Rule) -> u64 {
         let used = match self {
             Self::Window(log) => log.used_at(time.now).into(),
@@ -326,7 +329,7 @@ impl CounterMut<'_> {
 
     /// Consumes what there is room for. Returns true if a balance is to be stored that was not
     /// before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> bool {
         match self {
             Self::Window(log) => log.record(time.now, cost),
@@ -340,7 +343,7 @@ impl CounterMut<'_> {
     }
 
     /// When some of what is used comes back.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn grows_at(&mut self, time: Time<'_>, rule: &Rule) -> Moment {
         match self {
             Self::Window(log) => log.oldest_leaves_at(time.now),

@@ -43,6 +43,11 @@ const ROWS: &[Row] = &[
         measure: speed::check_hot,
     },
     Row {
+        name: "check_rich/floor",
+        goal: AtMost(2.5),
+        measure: speed::check_rich,
+    },
+    Row {
         name: "check_1m/governor_1m",
         goal: AtMost(1.3),
         measure: speed::check_1m,

@@ -24,6 +24,22 @@ pub(crate) struct Rulebook {
 pub(crate) struct Place<'p> {
     pub(crate) access: Access,
     pub(crate) routes: SmallVec<[&'p RouteRules; 2]>,
+    /// Whether any of the routes limits each key.
+    pub(crate) limits_keys: bool,
+    /// Whether any of the routes limits each address.
+    pub(crate) limits_addresses: bool,
+}
+
+impl Place<'_> {
+    #[inline]
+    fn anywhere(access: Access) -> Self {
+        Self {
+            access,
+            routes: SmallVec::new(),
+            limits_keys: false,
+            limits_addresses: false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,27 +71,31 @@ impl From<Policy> for Rulebook {
 }
 
 impl Rulebook {
+    /// Whether nothing of the policy concerns a request before its key is known, unless it is refused.
+    pub(crate) fn lets_everybody_in(&self) -> bool {
+        let Policy {
+            allow,
+            deny,
+            trusted_proxies,
+            ..
+        } = &self.policy;
+        self.is_plain && allow.is_empty() && deny.is_empty() && trusted_proxies.is_empty()
+    }
+
     #[inline]
     pub(crate) fn place(&self, target: &str, method: Method) -> Place<'_> {
         if self.is_plain {
-            return Place {
-                access: Access::Protected,
-                routes: SmallVec::new(),
-            };
+            return Place::anywhere(Access::Protected);
         }
         self.find_place(target, method)
     }
 
     fn find_place(&self, target: &str, method: Method) -> Place<'_> {
-        let mut place = Place {
-            access: Access::Open,
-            routes: SmallVec::new(),
-        };
         let mut exempt = self.policy.exempt.iter();
         if exempt.any(|path| path.matches(target, method)) {
-            place.access = Access::Exempt;
-            return place;
+            return Place::anywhere(Access::Exempt);
         }
+        let mut place = Place::anywhere(Access::Open);
         let mut is_protected = self.protects_everything;
         let mut would_be = false;
         for index in self.matcher.matching(target, method) {
@@ -89,6 +109,8 @@ impl Rulebook {
             };
             is_protected |= route.requires_key && !route.shadow;
             would_be |= route.requires_key;
+            place.limits_keys |= !route.key_rules.is_empty();
+            place.limits_addresses |= !route.ip_rules.is_empty();
             place.routes.push(route);
         }
         place.access = match (is_protected, would_be) {

@@ -14,18 +14,13 @@ use crate::rule::{GroupId, Holder, Rule, add_tightest};
 use crate::store::Resolved;
 
 impl Inner {
-    pub(super) fn caller(
-        &self,
-        rulebook: &Rulebook,
-        hash: HashedKey,
-        resolved: Resolved,
-    ) -> Result<Caller, Reason> {
+    pub(super) fn caller(&self, hash: HashedKey, resolved: Resolved) -> Result<Caller, Reason> {
         let Resolved {
             key,
             org,
             credential_expires_at,
         } = resolved;
-        let (all_rules, now) = (rules(&key, &org, rulebook), self.now());
+        let (all_rules, now) = (rules(&key, &org, &self.rulebook()), self.now());
         let lifts = || key.lifts.iter().chain(&org.lifts).filter(|l| l.until > now);
         let is_lifted = |rule: &Rule| lifts().any(|lift| lift.rule == rule.name());
         let has_org_rules = all_rules.iter().any(|rule| rule.holder == Holder::Org);

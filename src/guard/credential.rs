@@ -12,7 +12,7 @@ const MAX_LEN: usize = 256;
 /// A key is sent in the header `key_header`, or as `Authorization: Bearer` if the token is formed
 /// like a key; any other `Authorization` belongs to the application. An empty value presents
 /// nothing. The same key in both places is one key.
-#[inline]
+#[inline(always)]
 pub(super) fn presented<'a, H: Headers + ?Sized>(
     headers: &'a H,
     key_header: &'a str,
@@ -34,7 +34,7 @@ pub(super) fn presented<'a, H: Headers + ?Sized>(
     }
 }
 
-#[inline]
+#[inline(always)]
 fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, Reason> {
     let first = values.next();
     if first.is_some() && values.next().is_some() {

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwap;
+use arc_swap::Guard;
 use parking_lot::Mutex;
 
 pub use self::config::Config;
@@ -30,7 +30,7 @@ pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
 pub(crate) use self::open::existing_secret;
 
 use self::pipeline::Subject;
-use self::policies::Policies;
+use self::policies::{InForce, Policies};
 use self::recorder::Recorder;
 use self::residents::{Backends, Residents, Revisions};
 use crate::access::Rulebook;
@@ -60,7 +60,7 @@ pub(crate) struct Inner {
     revisions: Arc<Revisions>,
     backends: Arc<Backends>,
     lockouts: Arc<Lockouts>,
-    rulebook: Arc<ArcSwap<Rulebook>>,
+    in_force: Arc<InForce>,
     policies: Arc<Policies>,
     store: Arc<dyn Store>,
     clock: Clock,
@@ -177,8 +177,8 @@ impl Inner {
         &self.policies
     }
 
-    pub(crate) fn rulebook(&self) -> arc_swap::Guard<Arc<Rulebook>> {
-        self.rulebook.load()
+    pub(crate) fn rulebook(&self) -> Guard<Arc<Rulebook>> {
+        self.in_force.load()
     }
 
     pub(crate) fn hasher(&self) -> &KeyHasher {

@@ -5,14 +5,13 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::Inner;
 use super::config::Config;
 use super::lockouts::Lockouts;
-use super::policies::Policies;
+use super::policies::{InForce, Policies};
 use super::recorder::{Recorder, Writer};
 use super::residents::{Backends, Residents, Revisions};
 use crate::access;
@@ -62,10 +61,10 @@ impl Inner {
         ));
         let networks = store.networks().map_err(|error| unreadable(file, error))?;
         limiter.restore_networks(networks);
-        let rulebook = Arc::new(ArcSwap::from_pointee(policy.into()));
+        let in_force = Arc::new(InForce::new(policy));
         let revisions = Arc::new(Revisions::new());
         let policies = Arc::new(Policies::new(
-            Arc::clone(&rulebook),
+            Arc::clone(&in_force),
             Arc::clone(&revisions),
             Arc::clone(&lockouts),
             config.policy_file.clone(),
@@ -92,7 +91,7 @@ impl Inner {
             revisions,
             backends,
             lockouts,
-            rulebook,
+            in_force,
             policies,
             store,
             clock,

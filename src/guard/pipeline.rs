@@ -49,7 +49,8 @@ pub(super) enum Subject {
 struct Visit<'p, 'r, H: ?Sized> {
     request: &'r Request<'r, H>,
     rulebook: &'p Rulebook,
-    ip: ClientIp,
+    /// The client that a trusted proxy names.
+    named: Option<ClientIp>,
     place: Place<'p>,
     cost: NonZeroU32,
     /// What would have refused it, were it enforced.
@@ -86,32 +87,32 @@ impl Inner {
         request: &Request<'_, H>,
         subject: Subject,
     ) -> Result<Grant, Denial> {
-        let rulebook = self.rulebook.load();
-        let mut visit = self.receive(&rulebook, request, None);
+        let loaded = self.in_force.load_unless_plain();
+        let rulebook = loaded
+            .as_deref()
+            .map_or(self.in_force.plain(), |rulebook| rulebook);
+        let mut visit = self.receive(rulebook, request, None);
         let caller = match self.authenticate(&mut visit, subject) {
             Ok(Some(caller)) => caller,
             Ok(None) => return Ok(self.grant_anonymously(visit)),
             Err(refusal) => return Err(self.refuse(&visit, refusal)),
         };
-        let routes = visit.route_rules();
-        let rules = lists(&caller, &routes);
-        match self.limiter().admit(caller.groups(), &rules, visit.cost) {
+        let groups = caller.groups();
+        let outcome = match visit.place.limits_keys {
+            false => self.limiter().admit(groups, &[&caller.rules], visit.cost),
+            true => self
+                .limiter()
+                .admit(groups, &lists(&caller, &visit.place), visit.cost),
+        };
+        match outcome {
             Outcome::Admitted(level, passed_over) => {
-                let extra = self.extra(&mut visit, &rules, passed_over);
-                drop(rules);
+                let extra = self.extra(&mut visit, &caller, passed_over);
                 let path = self.path_to_record(request.path);
-                Ok(Grant::new(
-                    caller,
-                    level,
-                    visit.ip,
-                    request.method,
-                    path,
-                    visit.cost,
-                    extra,
-                ))
+                let (ip, method, cost) = (visit.ip(), request.method, visit.cost);
+                Ok(Grant::new(caller, level, ip, method, path, cost, extra))
             }
             Outcome::Refused(level, room_at) => {
-                let denial = match rule_at(&rules, level.rule) {
+                let denial = match rule_at(&lists(&caller, &visit.place), level.rule) {
                     Some(rule) => Denial::exhausted(rule, level, room_at),
                     None => Denial::new(Reason::RateLimited),
                 };
@@ -127,7 +128,7 @@ impl Inner {
         request: &Request<'_, H>,
         subject: Subject,
     ) -> Verdict {
-        let rulebook = self.rulebook.load();
+        let rulebook = self.rulebook();
         let mut visit = self.receive(&rulebook, request, Some(Vec::new()));
         let denial = match self.authenticate(&mut visit, subject) {
             Ok(Some(caller)) => self.look_at_limits(&mut visit, &caller),
@@ -146,14 +147,13 @@ impl Inner {
         visit: &mut Visit<'_, '_, H>,
         caller: &Arc<Caller>,
     ) -> Option<Denial> {
-        let routes = visit.route_rules();
-        let rules = lists(caller, &routes);
+        let rules = lists(caller, &visit.place);
         let levels = self.limiter().levels(caller.groups(), &rules, visit.cost);
         visit.look(rules.iter().flat_map(|list| list.iter()), &levels)
     }
 
     /// Where the request comes from and where it goes to.
-    #[inline]
+    #[inline(always)]
     fn receive<'p, 'r, H: Headers + ?Sized>(
         &self,
         rulebook: &'p Rulebook,
@@ -166,7 +166,7 @@ impl Inner {
             .cost
             .or_else(|| enforced.filter_map(|route| route.cost).max());
         Visit {
-            ip: self.client_ip(rulebook, request),
+            named: self.named_client(rulebook, request),
             request,
             rulebook,
             place,
@@ -176,16 +176,16 @@ impl Inner {
         }
     }
 
-    /// The address a request is decided and recorded for.
-    #[inline]
-    fn client_ip<H: Headers + ?Sized>(
+    /// The client that a trusted proxy names.
+    #[inline(always)]
+    fn named_client<H: Headers + ?Sized>(
         &self,
         rulebook: &Rulebook,
         request: &Request<'_, H>,
-    ) -> ClientIp {
+    ) -> Option<ClientIp> {
         let trusted = &rulebook.policy.trusted_proxies;
         if trusted.is_empty() || !trusted.contains(request.ip) {
-            return request.ip;
+            return None;
         }
         let client = forwarded::client(
             request.ip,
@@ -196,11 +196,11 @@ impl Inner {
         if client.is_disputed {
             self.lockouts.warn_of_dispute();
         }
-        client.ip
+        Some(client.ip)
     }
 
     /// Everything but the limits of the key. `None` if no key is needed.
-    #[inline]
+    #[inline(always)]
     fn authenticate<H: Headers + ?Sized>(
         &self,
         visit: &mut Visit<'_, '_, H>,
@@ -209,16 +209,16 @@ impl Inner {
         if visit.place.access == Access::Exempt {
             return Ok(None);
         }
-        if visit.rulebook.denies(visit.ip) {
+        if visit.rulebook.denies(visit.ip()) {
             return Err(Reason::IpDenied.into());
         }
         let standing = self
             .lockouts
-            .standing(visit.ip, visit.request.path, &self.clock);
+            .standing(visit.ip(), visit.request.path, &self.clock);
         if let Some(standing) = &standing {
             self.enforce(standing.locked.as_ref(), visit)?;
         }
-        if !visit.place.routes.is_empty() {
+        if visit.place.limits_addresses {
             self.limit_address(visit)?;
         }
         let keyless = standing
@@ -245,7 +245,7 @@ impl Inner {
         &self,
         visit: &mut Visit<'_, '_, H>,
     ) -> Result<(), Refusal> {
-        let Some(network) = Network::of(visit.ip) else {
+        let Some(network) = Network::of(visit.ip()) else {
             return Ok(());
         };
         let limited = || {
@@ -298,7 +298,7 @@ impl Inner {
     }
 
     /// The key, if it may make the request.
-    #[inline]
+    #[inline(always)]
     fn accept<H: Headers + ?Sized>(
         &self,
         visit: &mut Visit<'_, '_, H>,
@@ -312,9 +312,9 @@ impl Inner {
                     self.enforce(keyless, visit)?;
                     return Err(Reason::MissingKey.into());
                 };
-                self.identify(visit.rulebook, text)?
+                self.identify(text)?
             }
-            Subject::Key(id) => self.load_by_id(visit.rulebook, id)?,
+            Subject::Key(id) => self.load_by_id(id)?,
         };
         match self.objection(&caller, visit) {
             None => Ok(caller),
@@ -327,7 +327,7 @@ impl Inner {
 
     /// The key that `text` is, from memory or the store.
     #[inline]
-    fn identify(&self, rulebook: &Rulebook, text: &[u8]) -> Result<Arc<Caller>, Reason> {
+    fn identify(&self, text: &[u8]) -> Result<Arc<Caller>, Reason> {
         let hash = self.hasher.hash(text);
         if let Some(caller) = self.residents.get(&hash)
             && caller.revision == self.revisions.of(caller.key_id, caller.org_id)
@@ -335,16 +335,11 @@ impl Inner {
         {
             return Ok(caller);
         }
-        self.load(rulebook, hash, text)
+        self.load(hash, text)
     }
 
     #[cold]
-    fn load(
-        &self,
-        rulebook: &Rulebook,
-        hash: HashedKey,
-        text: &[u8],
-    ) -> Result<Arc<Caller>, Reason> {
+    fn load(&self, hash: HashedKey, text: &[u8]) -> Result<Arc<Caller>, Reason> {
         // Whoever does not know how keys are formed does not make us read the file.
         if !key::is_well_formed(text) {
             return Err(Reason::MalformedKey);
@@ -355,7 +350,7 @@ impl Inner {
             .resolve(&hash)
             .map_err(unavailable)?
             .ok_or(Reason::UnknownKey)?;
-        let caller = Arc::new(self.caller(rulebook, hash, resolved)?);
+        let caller = Arc::new(self.caller(hash, resolved)?);
         // What was read before a change must not be kept after it: the change has already told the
         // cache to forget.
         if self.revisions.all() == changes {
@@ -364,14 +359,14 @@ impl Inner {
         Ok(caller)
     }
 
-    fn load_by_id(&self, rulebook: &Rulebook, id: KeyId) -> Result<Arc<Caller>, Reason> {
+    fn load_by_id(&self, id: KeyId) -> Result<Arc<Caller>, Reason> {
         let resolved = self
             .store
             .resolve_id(id)
             .map_err(unavailable)?
             .ok_or(Reason::UnknownKey)?;
         let hash = HashedKey([0; 32]);
-        Ok(Arc::new(self.caller(rulebook, hash, resolved)?))
+        Ok(Arc::new(self.caller(hash, resolved)?))
     }
 
     pub(crate) fn attach(&self, id: GroupId) -> Result<Arc<Group>, Reason> {
@@ -385,7 +380,7 @@ impl Inner {
     }
 
     /// Why a known key may not make this request, limits apart.
-    #[inline]
+    #[inline(always)]
     fn objection<H: ?Sized>(
         &self,
         caller: &Caller,
@@ -400,7 +395,7 @@ impl Inner {
         if !caller.is_org_active {
             return Some(Reason::SuspendedOrg);
         }
-        if caller.is_bound && !caller.about.key.allowed_ips.contains(visit.ip) {
+        if caller.is_bound && !caller.about.key.allowed_ips.contains(visit.ip()) {
             return Some(Reason::IpNotAllowed);
         }
         let holds_scope = |scope: &str| holds(&caller.about.key, scope);
@@ -422,10 +417,9 @@ impl Inner {
                 && u64::from(rule.limit.span.takes(cost).get()) > rule.limit.amount.get()
         };
         let mut route_rules = visit.place.routes.iter().flat_map(|route| &route.key_rules);
-        if caller.rules.iter().any(is_above) || route_rules.any(is_above) {
-            return Some(Reason::CostAboveLimit);
-        }
-        None
+        let is_above = caller.rules.iter().any(is_above)
+            || (visit.place.limits_keys && route_rules.any(is_above));
+        is_above.then_some(Reason::CostAboveLimit)
     }
 
     /// Refuses a request because of a lock, unless the lock is not meant for it.
@@ -445,9 +439,9 @@ impl Inner {
 
     /// Whether strikes and automatic locks do not concern who asks.
     fn is_spared<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> bool {
-        visit.rulebook.spares(visit.ip)
-            || (visit.rulebook.policy.trusted_proxies.is_empty()
-                && self.lockouts.spares(visit.request))
+        let rulebook = self.rulebook();
+        rulebook.spares(visit.ip())
+            || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(visit.request))
     }
 
     pub(super) fn check_ip(
@@ -485,7 +479,7 @@ impl Inner {
     fn grant_anonymously<H: ?Sized>(&self, visit: Visit<'_, '_, H>) -> Grant {
         self.recorder().count_shadowed(&visit.shadowed);
         let now = self.clock.now();
-        Grant::anonymous(now, visit.ip, visit.request.method, visit.shadowed)
+        Grant::anonymous(now, visit.ip(), visit.request.method, visit.shadowed)
     }
 
     /// What a grant carries along for routes with limits and for shadow mode.
@@ -493,15 +487,26 @@ impl Inner {
     fn extra<H: ?Sized>(
         &self,
         visit: &mut Visit<'_, '_, H>,
-        rules: &[&[Rule]],
+        caller: &Caller,
         passed_over: PassedOver,
     ) -> Option<Box<Extra>> {
-        if rules.len() == 1 && passed_over.is_none() && visit.shadowed.is_empty() {
+        if !visit.place.limits_keys && passed_over.is_none() && visit.shadowed.is_empty() {
             return None;
         }
+        self.rare_extra(visit, caller, passed_over)
+    }
+
+    #[cold]
+    fn rare_extra<H: ?Sized>(
+        &self,
+        visit: &mut Visit<'_, '_, H>,
+        caller: &Caller,
+        passed_over: PassedOver,
+    ) -> Option<Box<Extra>> {
+        let rules = lists(caller, &visit.place);
         let mut shadowed = std::mem::take(&mut visit.shadowed);
         for index in passed_over.iter().flat_map(|all| all.iter()) {
-            let rule = rule_at(rules, usize::from(*index));
+            let rule = rule_at(&rules, usize::from(*index));
             shadowed.extend(rule.map(Rule::name));
         }
         self.recorder().count_shadowed(&shadowed);
@@ -522,7 +527,7 @@ impl Inner {
         {
             let rules = &visit.rulebook.policy.lockout;
             self.lockouts
-                .strike(strike, visit.ip, rules, self.limiter(), &self.clock);
+                .strike(strike, visit.ip(), rules, self.limiter(), &self.clock);
         }
         self.recorder().count_shadowed(&visit.shadowed);
         match &refusal.caller {
@@ -540,7 +545,7 @@ impl Inner {
         let event = UsageEvent {
             at: self.clock.timestamp(),
             key_id: caller.key_id,
-            ip: visit.ip,
+            ip: visit.ip(),
             latency_micros: 0,
             status: status(reason),
             // Cut to 256 bytes before.
@@ -562,11 +567,13 @@ impl Inner {
 }
 
 impl<'p, H: ?Sized> Visit<'p, '_, H> {
-    /// The limits that the routes set for each key.
-    #[inline]
-    fn route_rules(&self) -> SmallVec<[&'p [Rule]; 2]> {
-        let rules = self.place.routes.iter().map(|route| &*route.key_rules);
-        rules.filter(|rules| !rules.is_empty()).collect()
+    /// The address that the request is decided and recorded for.
+    #[inline(always)]
+    fn ip(&self) -> ClientIp {
+        match self.named {
+            Some(ip) => ip,
+            None => self.request.ip,
+        }
     }
 
     /// Notes how limits stand, and says which of them would refuse: the one that takes longest.
@@ -592,13 +599,11 @@ impl<'p, H: ?Sized> Visit<'p, '_, H> {
     }
 }
 
-/// The rules of a caller, and those of the routes behind them.
-#[inline]
-fn lists<'a>(caller: &'a Caller, routes: &[&'a [Rule]]) -> SmallVec<[&'a [Rule]; 3]> {
-    let mut lists = SmallVec::new();
-    lists.push(&*caller.rules);
-    lists.extend_from_slice(routes);
-    lists
+/// The rules of a caller, and behind them those that the routes set for each key.
+fn lists<'a, 'p: 'a>(caller: &'a Caller, place: &Place<'p>) -> SmallVec<[&'a [Rule]; 3]> {
+    let routes = place.routes.iter().map(|route| &*route.key_rules);
+    let routes = routes.filter(|rules| !rules.is_empty());
+    std::iter::once(&*caller.rules).chain(routes).collect()
 }
 
 /// Whether requests in flight are counted by any of the rules.

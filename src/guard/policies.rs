@@ -4,16 +4,59 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
 use super::lockouts::Lockouts;
 use super::residents::Revisions;
 use crate::access::{self, InvalidPolicy, Policy, Rulebook};
 
+/// The policy in force.
+pub(crate) struct InForce {
+    rulebook: ArcSwap<Rulebook>,
+    /// What requests go by while the policy lets everybody in, which is then read without a count of
+    /// its readers.
+    plain: Rulebook,
+    is_plain: AtomicBool,
+}
+
+impl InForce {
+    pub(super) fn new(policy: Policy) -> Self {
+        let rulebook = Rulebook::from(policy);
+        Self {
+            is_plain: AtomicBool::new(rulebook.lets_everybody_in()),
+            plain: Rulebook::default(),
+            rulebook: ArcSwap::from_pointee(rulebook),
+        }
+    }
+
+    pub(crate) fn load(&self) -> Guard<Arc<Rulebook>> {
+        self.rulebook.load()
+    }
+
+    /// What concerns a request before its key is known; `None` if nothing does.
+    #[inline]
+    pub(super) fn load_unless_plain(&self) -> Option<Guard<Arc<Rulebook>>> {
+        (!self.is_plain.load(Ordering::Acquire)).then(|| self.load())
+    }
+
+    /// A policy that lets everybody in.
+    #[inline]
+    pub(super) fn plain(&self) -> &Rulebook {
+        &self.plain
+    }
+
+    fn replace(&self, policy: Policy) {
+        let rulebook = Rulebook::from(policy);
+        let is_plain = rulebook.lets_everybody_in();
+        self.rulebook.store(Arc::new(rulebook));
+        self.is_plain.store(is_plain, Ordering::Release);
+    }
+}
+
 /// Where the policy comes from, and where it goes to.
 pub(crate) struct Policies {
-    rulebook: Arc<ArcSwap<Rulebook>>,
+    in_force: Arc<InForce>,
     revisions: Arc<Revisions>,
     lockouts: Arc<Lockouts>,
     file: Option<PathBuf>,
@@ -27,13 +70,13 @@ pub(crate) struct Policies {
 
 impl Policies {
     pub(super) fn new(
-        rulebook: Arc<ArcSwap<Rulebook>>,
+        in_force: Arc<InForce>,
         revisions: Arc<Revisions>,
         lockouts: Arc<Lockouts>,
         file: Option<PathBuf>,
     ) -> Self {
         Self {
-            rulebook,
+            in_force,
             revisions,
             lockouts,
             file,
@@ -62,7 +105,7 @@ impl Policies {
     }
 
     fn put_in_force(&self, policy: Policy) {
-        self.rulebook.store(Arc::new(policy.into()));
+        self.in_force.replace(policy);
         // The rules of a key are put together from its own and those of the policy.
         self.revisions.everything_changed();
     }

@@ -173,50 +173,53 @@ impl Limiter for MemoryLimiter {
         let time = self.time();
         let mut slowest: Option<(Level, Moment)> = None;
         let mut passed_over = PassedOver::None;
-        for (index, rule) in indexed(rules) {
+        let mut index = 0;
+        for rule in rules.iter().copied().flatten() {
             let takes = rule.limit.span.takes(cost);
             let mut counter = held.counter(rule);
             let remaining = counter.remaining(time, rule);
-            if remaining >= takes.get().into() {
-                continue;
+            if remaining < takes.get().into() {
+                if rule.limit.shadow {
+                    pass_over(&mut passed_over, index);
+                } else {
+                    let room_at = counter.room_at(time, rule, takes);
+                    if slowest.is_none_or(|(_, latest)| room_at > latest) {
+                        let level = Level {
+                            rule: index,
+                            at: time.now,
+                            remaining,
+                            grows_at: counter.grows_at(time, rule),
+                        };
+                        slowest = Some((level, room_at));
+                    }
+                }
             }
-            if rule.limit.shadow {
-                pass_over(&mut passed_over, index);
-                continue;
-            }
-            let room_at = counter.room_at(time, rule, takes);
-            if slowest.is_none_or(|(_, latest)| room_at > latest) {
-                let level = Level {
-                    rule: index,
-                    at: time.now,
-                    remaining,
-                    grows_at: counter.grows_at(time, rule),
-                };
-                slowest = Some((level, room_at));
-            }
+            index += 1;
         }
         if let Some((level, room_at)) = slowest {
             return Outcome::Refused(level, room_at);
         }
         let mut tightest = Level::unlimited(time.now);
-        let mut tightest_rule = None;
-        for (index, rule) in indexed(rules) {
-            if is_passed_over(&passed_over, index) {
-                continue;
+        held.next = (0, 0);
+        let mut index = 0;
+        for rule in rules.iter().copied().flatten() {
+            if !is_passed_over(&passed_over, index) {
+                let mut counter = held.counter(rule);
+                if counter.record(time, rule, rule.limit.span.takes(cost)) {
+                    self.to_be_stored(groups, rule);
+                }
+                let is_shown = !rule.limit.shadow && rule.limit.span != Span::Concurrent;
+                let remaining = counter.remaining(time, rule);
+                if is_shown && remaining < tightest.remaining {
+                    tightest = Level {
+                        rule: index,
+                        at: time.now,
+                        remaining,
+                        grows_at: counter.grows_at(time, rule),
+                    };
+                }
             }
-            let mut counter = held.counter(rule);
-            if counter.record(time, rule, rule.limit.span.takes(cost)) {
-                self.to_be_stored(groups, rule);
-            }
-            let is_shown = !rule.limit.shadow && rule.limit.span != Span::Concurrent;
-            let remaining = counter.remaining(time, rule);
-            if is_shown && remaining < tightest.remaining {
-                (tightest.rule, tightest.remaining) = (index, remaining);
-                tightest_rule = Some(rule);
-            }
-        }
-        if let Some(rule) = tightest_rule {
-            tightest.grows_at = held.counter(rule).grows_at(time, rule);
+            index += 1;
         }
         Outcome::Admitted(tightest, passed_over)
     }
@@ -371,6 +374,8 @@ impl<'a> Groups<'a> {
 struct Held<'a> {
     key: MutexGuard<'a, Counters>,
     org: Option<MutexGuard<'a, Counters>>,
+    /// Where the next counters are likely to be, as rules come in one order.
+    next: (usize, usize),
 }
 
 impl<'a> Held<'a> {
@@ -379,14 +384,15 @@ impl<'a> Held<'a> {
         Self {
             key: groups.key.counters.lock(),
             org: groups.org.map(|org| org.counters.lock()),
+            next: (0, 0),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn counter(&mut self, rule: &Rule) -> CounterMut<'_> {
         match (rule.holder, &mut self.org) {
-            (Holder::Org, Some(org)) => org.of(rule),
-            _ => self.key.of(rule),
+            (Holder::Org, Some(org)) => org.of(rule, &mut self.next.1),
+            _ => self.key.of(rule, &mut self.next.0),
         }
     }
 }

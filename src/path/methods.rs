@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::pattern::invalid;
 use crate::policy::InvalidInput;
 use crate::record::Method;
 
@@ -55,6 +54,11 @@ impl fmt::Display for Methods {
         let names: Vec<_> = names.map(Method::as_str).collect();
         write!(f, "{} ", names.join(","))
     }
+}
+
+/// The text is never shown: who mixes up two fields may have given a key.
+pub(super) fn invalid(problem: impl Into<String>) -> InvalidInput {
+    InvalidInput::new("path", problem)
 }
 
 #[cfg(test)]

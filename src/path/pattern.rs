@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::methods::Methods;
+use super::methods::{Methods, invalid};
 use super::readings;
 use crate::policy::InvalidInput;
 use crate::record::Method;
@@ -34,9 +34,15 @@ impl Pattern {
         self.path.split('/').filter(|segment| !segment.is_empty())
     }
 
-    /// The methods it is for. One that is not known may be any.
+    /// The methods it is for. One that is not known may be any, and servers answer `HEAD` as `GET`
+    /// (RFC 9110 §9.3.2).
     pub(super) fn methods(&self) -> Methods {
-        self.methods.with(Method::Other)
+        let methods = self.methods.with(Method::Other);
+        if methods.contains(Method::Get) {
+            methods.with(Method::Head)
+        } else {
+            methods
+        }
     }
 }
 
@@ -113,11 +119,6 @@ impl FromStr for ExactPath {
             path: path.into(),
         })
     }
-}
-
-/// The text is never shown: who mixes up two fields may have given a key.
-pub(super) fn invalid(problem: impl Into<String>) -> InvalidInput {
-    InvalidInput::new("path", problem)
 }
 
 fn methods_and_path(text: &str) -> Result<(Methods, &str), InvalidInput> {

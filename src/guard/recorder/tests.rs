@@ -3,9 +3,11 @@ use std::num::NonZeroU32;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
+use crate::access::Policy;
 use crate::client_ip::ClientIp;
 use crate::clock::{ManualClock, Timestamp};
 use crate::counter::{SavedCounter, SavedNetwork, SavedValue};
+use crate::guard::policies::InForce;
 use crate::guard::residents::Revisions;
 use crate::key::HashedKey;
 use crate::limit::Limit;
@@ -214,7 +216,7 @@ impl World {
             store: Arc::clone(&self.disk) as Arc<dyn Store>,
             lockouts: Arc::clone(&self.lockouts),
             policies: Arc::new(Policies::new(
-                Arc::default(),
+                Arc::new(InForce::new(Policy::default())),
                 Arc::new(Revisions::new()),
                 Arc::clone(&self.lockouts),
                 None,
