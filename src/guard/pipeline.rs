@@ -48,9 +48,10 @@ pub(super) enum Subject {
 /// A request on its way through the stages.
 struct Visit<'p, 'r, H: ?Sized> {
     request: &'r Request<'r, H>,
-    rulebook: &'p Rulebook,
     /// The client that a trusted proxy names.
     named: Option<ClientIp>,
+    /// Whether the policy accepts nothing from the client.
+    is_denied: bool,
     place: Place<'p>,
     cost: NonZeroU32,
     /// What would have refused it, were it enforced.
@@ -165,10 +166,11 @@ impl Inner {
         let cost = request
             .cost
             .or_else(|| enforced.filter_map(|route| route.cost).max());
+        let named = self.named_client(rulebook, request);
         Visit {
-            named: self.named_client(rulebook, request),
+            is_denied: rulebook.denies(named.unwrap_or(request.ip)),
+            named,
             request,
-            rulebook,
             place,
             cost: cost.unwrap_or(NonZeroU32::MIN),
             shadowed: Vec::new(),
@@ -209,7 +211,7 @@ impl Inner {
         if visit.place.access == Access::Exempt {
             return Ok(None);
         }
-        if visit.rulebook.denies(visit.ip()) {
+        if visit.is_denied {
             return Err(Reason::IpDenied.into());
         }
         let standing = self
@@ -525,7 +527,7 @@ impl Inner {
             && visit.request.method != crate::record::Method::Options
             && !self.is_spared(visit)
         {
-            let rules = &visit.rulebook.policy.lockout;
+            let rules = &self.rulebook().policy.lockout;
             self.lockouts
                 .strike(strike, visit.ip(), rules, self.limiter(), &self.clock);
         }
