@@ -101,7 +101,7 @@ fn keys(kg: &KeyGuard) -> Vec<CreatedKey> {
         .unwrap()
     };
     let keys = vec![
-        create("acme", 40, &["5/s", "300 daily"], &["admin"]),
+        create("acme", 40, &["1/s", "300 daily"], &["admin"]),
         create("acme", 40, &["400 credits +10/min"], &[]),
         create("globex", 40, &["20/10s shadow"], &["admin"]),
         create("globex", 8, &[], &[]),
@@ -230,7 +230,7 @@ fn one_trace_has_the_same_verdicts_in_every_way() {
         "missing_scope",
         "ip_locked",
         "rate_limited by default",
-        "rate_limited by 5/s",
+        "rate_limited by 1/s",
         "rate_limited by search 2/10s",
         "rate_limited by org 30/min",
         "ip_limited by search ip 6/10s",

@@ -173,8 +173,7 @@ impl Limiter for MemoryLimiter {
         let time = self.time();
         let mut slowest: Option<(Level, Moment)> = None;
         let mut passed_over = PassedOver::None;
-        let mut index = 0;
-        for rule in rules.iter().copied().flatten() {
+        for (index, rule) in indexed(rules) {
             let takes = rule.limit.span.takes(cost);
             let mut counter = held.counter(rule);
             let remaining = counter.remaining(time, rule);
@@ -194,15 +193,13 @@ impl Limiter for MemoryLimiter {
                     }
                 }
             }
-            index += 1;
         }
         if let Some((level, room_at)) = slowest {
             return Outcome::Refused(level, room_at);
         }
         let mut tightest = Level::unlimited(time.now);
         held.next = (0, 0);
-        let mut index = 0;
-        for rule in rules.iter().copied().flatten() {
+        for (index, rule) in indexed(rules) {
             if !is_passed_over(&passed_over, index) {
                 let mut counter = held.counter(rule);
                 if counter.record(time, rule, rule.limit.span.takes(cost)) {
@@ -219,7 +216,6 @@ impl Limiter for MemoryLimiter {
                     };
                 }
             }
-            index += 1;
         }
         Outcome::Admitted(tightest, passed_over)
     }
@@ -397,9 +393,9 @@ impl<'a> Held<'a> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn indexed<'a>(rules: Rules<'a>) -> impl Iterator<Item = (usize, &'a Rule)> {
-    rules.iter().flat_map(|list| list.iter()).enumerate()
+    rules.iter().copied().flatten().enumerate()
 }
 
 #[cold]
