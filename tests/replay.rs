@@ -26,8 +26,8 @@ const POLICY: &str = r#"
     [[route]]
     name = "search"
     path = "/api/search"
-    limits = ["2/10s"]
-    ip_limits = ["6/10s"]
+    limits = ["4/10s"]
+    ip_limits = ["9/10s"]
     cost = 3
 
     [[route]]
@@ -102,7 +102,7 @@ fn keys(kg: &KeyGuard) -> Vec<CreatedKey> {
     };
     let keys = vec![
         create("acme", 40, &["1/s", "300 daily"], &["admin"]),
-        create("acme", 40, &["400 credits +10/min"], &[]),
+        create("acme", 40, &["100 credits +5/min"], &[]),
         create("globex", 40, &["20/10s shadow"], &["admin"]),
         create("globex", 8, &[], &[]),
     ];
@@ -231,9 +231,9 @@ fn one_trace_has_the_same_verdicts_in_every_way() {
         "ip_locked",
         "rate_limited by default",
         "rate_limited by 1/s",
-        "rate_limited by search 2/10s",
+        "rate_limited by search 4/10s",
         "rate_limited by org 30/min",
-        "ip_limited by search ip 6/10s",
+        "ip_limited by search ip 9/10s",
         "credits_exhausted",
     ] {
         let found = checked.iter().any(|verdict| verdict.starts_with(reason));

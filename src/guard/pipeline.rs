@@ -22,7 +22,7 @@ use super::request::{Headers, Request};
 use super::residents::Caller;
 use crate::access::{Access, Place, Rulebook};
 use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use crate::counter::Counts;
 use crate::forwarded;
 use crate::ip_limit::IpLimit;
@@ -54,10 +54,26 @@ struct Visit<'p, 'r, H: ?Sized> {
     is_denied: bool,
     place: Place<'p>,
     cost: NonZeroU32,
+    /// `None` for almost every request.
+    notes: Option<Box<Notes>>,
+}
+
+/// What is noted of a request that shadow mode or the dry run concerns.
+#[derive(Default)]
+struct Notes {
     /// What would have refused it, were it enforced.
     shadowed: Vec<String>,
     /// For the dry run, which consumes nothing: how the limits stand that were asked.
     states: Option<Vec<RuleState>>,
+}
+
+impl Notes {
+    fn of_dry_run() -> Self {
+        Self {
+            states: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
 }
 
 /// A refusal before any limit of a key was asked; with the key, if it is known.
@@ -113,9 +129,9 @@ impl Inner {
                 Ok(Grant::new(caller, level, ip, method, path, cost, extra))
             }
             Outcome::Refused(level, room_at) => {
-                let denial = match rule_at(&lists(&caller, &visit.place), level.rule) {
+                let denial = match caller.rules.get(level.rule) {
                     Some(rule) => Denial::exhausted(rule, level, room_at),
-                    None => Denial::new(Reason::RateLimited),
+                    None => exhausted_route(&lists(&caller, &visit.place), level, room_at),
                 };
                 self.record_refusal(&visit, &caller, denial.reason());
                 Err(denial)
@@ -130,16 +146,17 @@ impl Inner {
         subject: Subject,
     ) -> Verdict {
         let rulebook = self.rulebook();
-        let mut visit = self.receive(&rulebook, request, Some(Vec::new()));
+        let mut visit = self.receive(&rulebook, request, Some(Box::new(Notes::of_dry_run())));
         let denial = match self.authenticate(&mut visit, subject) {
             Ok(Some(caller)) => self.look_at_limits(&mut visit, &caller),
             Ok(None) => None,
             Err(refusal) => Some(refusal.denial),
         };
+        let notes = *visit.notes.unwrap_or_default();
         Verdict {
             denial,
-            rules: visit.states.unwrap_or_default(),
-            shadowed: visit.shadowed,
+            rules: notes.states.unwrap_or_default(),
+            shadowed: notes.shadowed,
         }
     }
 
@@ -159,7 +176,7 @@ impl Inner {
         &self,
         rulebook: &'p Rulebook,
         request: &'r Request<'r, H>,
-        states: Option<Vec<RuleState>>,
+        notes: Option<Box<Notes>>,
     ) -> Visit<'p, 'r, H> {
         let place = rulebook.place(request.path, request.method);
         let enforced = place.routes.iter().filter(|route| !route.shadow);
@@ -173,8 +190,7 @@ impl Inner {
             request,
             place,
             cost: cost.unwrap_or(NonZeroU32::MIN),
-            shadowed: Vec::new(),
-            states,
+            notes,
         }
     }
 
@@ -231,9 +247,8 @@ impl Inner {
             Access::OpenForNow => match self.accept(visit, subject, keyless) {
                 Err(refusal) if refusal.denial.status() != 503 => {
                     let routes = visit.place.routes.iter().filter(|route| route.requires_key);
-                    visit
-                        .shadowed
-                        .extend(routes.map(|route| route.name.to_string()));
+                    let names: Vec<String> = routes.map(|route| route.name.to_string()).collect();
+                    visit.note().shadowed.extend(names);
                     Ok(None)
                 }
                 accepted => accepted.map(Some),
@@ -263,7 +278,7 @@ impl Inner {
         if rules.is_empty() {
             return Ok(());
         }
-        if visit.states.is_some() {
+        if visit.is_dry_run() {
             let levels = self.limiter().network_levels(network, &rules, visit.cost);
             let rules: Vec<Rule> = limited().map(|(_, rule)| rule.clone()).collect();
             return match visit.look(rules.iter(), &levels) {
@@ -279,7 +294,7 @@ impl Inner {
                     .filter_map(|index| limited().nth(usize::from(*index)))
                     .map(|(_, rule)| rule.name())
                     .collect();
-                visit.shadowed.extend(names);
+                visit.note().shadowed.extend(names);
                 Ok(())
             }
             Outcome::Refused(level, room_at) => {
@@ -411,16 +426,11 @@ impl Inner {
             if !route.shadow {
                 return Some(Reason::MissingScope);
             }
-            visit.shadowed.push(route.name.to_string());
+            let notes = visit.notes.get_or_insert_default();
+            notes.shadowed.push(route.name.to_string());
         }
-        let cost = visit.cost;
-        let is_above = |rule: &Rule| {
-            !rule.limit.shadow
-                && u64::from(rule.limit.span.takes(cost).get()) > rule.limit.amount.get()
-        };
-        let mut route_rules = visit.place.routes.iter().flat_map(|route| &route.key_rules);
-        let is_above = caller.rules.iter().any(is_above)
-            || (visit.place.limits_keys && route_rules.any(is_above));
+        // No limit is below 1.
+        let is_above = visit.cost > NonZeroU32::MIN && is_above_a_limit(caller, visit);
         is_above.then_some(Reason::CostAboveLimit)
     }
 
@@ -478,10 +488,11 @@ impl Inner {
     }
 
     #[cold]
-    fn grant_anonymously<H: ?Sized>(&self, visit: Visit<'_, '_, H>) -> Grant {
-        self.recorder().count_shadowed(&visit.shadowed);
+    fn grant_anonymously<H: ?Sized>(&self, mut visit: Visit<'_, '_, H>) -> Grant {
+        let shadowed = visit.take_shadowed();
+        self.recorder().count_shadowed(&shadowed);
         let now = self.clock.now();
-        Grant::anonymous(now, visit.ip(), visit.request.method, visit.shadowed)
+        Grant::anonymous(now, visit.ip(), visit.request.method, shadowed)
     }
 
     /// What a grant carries along for routes with limits and for shadow mode.
@@ -492,7 +503,7 @@ impl Inner {
         caller: &Caller,
         passed_over: PassedOver,
     ) -> Option<Box<Extra>> {
-        if !visit.place.limits_keys && passed_over.is_none() && visit.shadowed.is_empty() {
+        if !visit.place.limits_keys && passed_over.is_none() && visit.notes.is_none() {
             return None;
         }
         self.rare_extra(visit, caller, passed_over)
@@ -506,7 +517,7 @@ impl Inner {
         passed_over: PassedOver,
     ) -> Option<Box<Extra>> {
         let rules = lists(caller, &visit.place);
-        let mut shadowed = std::mem::take(&mut visit.shadowed);
+        let mut shadowed = visit.take_shadowed();
         for index in passed_over.iter().flat_map(|all| all.iter()) {
             let rule = rule_at(&rules, usize::from(*index));
             shadowed.extend(rule.map(Rule::name));
@@ -531,7 +542,9 @@ impl Inner {
             self.lockouts
                 .strike(strike, visit.ip(), rules, self.limiter(), &self.clock);
         }
-        self.recorder().count_shadowed(&visit.shadowed);
+        let notes = visit.notes.as_deref();
+        self.recorder()
+            .count_shadowed(notes.map_or(&[], |notes| &notes.shadowed));
         match &refusal.caller {
             Some(caller) => self.record_refusal(visit, caller, reason),
             None => self.recorder().count_refusal(reason),
@@ -578,21 +591,36 @@ impl<'p, H: ?Sized> Visit<'p, '_, H> {
         }
     }
 
+    fn note(&mut self) -> &mut Notes {
+        self.notes.get_or_insert_default()
+    }
+
+    fn take_shadowed(&mut self) -> Vec<String> {
+        let notes = self.notes.as_deref_mut();
+        notes.map_or_else(Vec::new, |notes| std::mem::take(&mut notes.shadowed))
+    }
+
+    fn is_dry_run(&self) -> bool {
+        let notes = self.notes.as_deref();
+        notes.is_some_and(|notes| notes.states.is_some())
+    }
+
     /// Notes how limits stand, and says which of them would refuse: the one that takes longest.
     fn look<'a>(
         &mut self,
         rules: impl Iterator<Item = &'a Rule>,
-        levels: &[(Level, crate::clock::Moment)],
+        levels: &[(Level, Moment)],
     ) -> Option<Denial> {
-        let mut slowest: Option<(&Rule, Level, crate::clock::Moment)> = None;
+        let mut slowest: Option<(&Rule, Level, Moment)> = None;
         for (rule, (level, room_at)) in rules.zip(levels.iter().copied()) {
-            let states = self.states.get_or_insert_default();
+            let notes = self.note();
+            let states = notes.states.get_or_insert_default();
             states.push(RuleState::new(rule, level));
             if room_at <= level.at {
                 continue;
             }
             if rule.limit.shadow {
-                self.shadowed.push(rule.name());
+                notes.shadowed.push(rule.name());
             } else if slowest.is_none_or(|(_, _, latest)| room_at > latest) {
                 slowest = Some((rule, level, room_at));
             }
@@ -601,11 +629,28 @@ impl<'p, H: ?Sized> Visit<'p, '_, H> {
     }
 }
 
+fn is_above_a_limit<H: ?Sized>(caller: &Caller, visit: &Visit<'_, '_, H>) -> bool {
+    let of_routes = visit.place.routes.iter().flat_map(|route| &route.key_rules);
+    let mut limits = caller.rules.iter().chain(of_routes).map(|rule| rule.limit);
+    limits.any(|limit| {
+        let takes = u64::from(limit.span.takes(visit.cost).get());
+        !limit.shadow && takes > limit.amount.get()
+    })
+}
+
 /// The rules of a caller, and behind them those that the routes set for each key.
 fn lists<'a, 'p: 'a>(caller: &'a Caller, place: &Place<'p>) -> SmallVec<[&'a [Rule]; 3]> {
     let routes = place.routes.iter().map(|route| &*route.key_rules);
     let routes = routes.filter(|rules| !rules.is_empty());
     std::iter::once(&*caller.rules).chain(routes).collect()
+}
+
+#[cold]
+fn exhausted_route(rules: &[&[Rule]], level: Level, room_at: Moment) -> Denial {
+    match rule_at(rules, level.rule) {
+        Some(rule) => Denial::exhausted(rule, level, room_at),
+        None => Denial::new(Reason::RateLimited),
+    }
 }
 
 /// Whether requests in flight are counted by any of the rules.
