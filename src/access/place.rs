@@ -125,8 +125,13 @@ impl Rulebook {
         self.routes.iter()
     }
 
-    /// Whether the lists refuse an address.
+    /// Whether there are lists by which addresses are refused.
     #[inline]
+    pub(crate) fn has_lists(&self) -> bool {
+        !self.policy.allow.is_empty() || !self.policy.deny.is_empty()
+    }
+
+    /// Whether the lists refuse an address.
     pub(crate) fn denies(&self, ip: ClientIp) -> bool {
         let Policy { allow, deny, .. } = &self.policy;
         deny.contains(ip) || (!allow.is_empty() && !allow.contains(ip))

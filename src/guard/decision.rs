@@ -52,7 +52,7 @@ pub(super) struct Extra {
 }
 
 /// The path to record, inline as far as paths usually go.
-pub(super) type StoredPath = SmallVec<[u8; 40]>;
+type StoredPath = SmallVec<[u8; 40]>;
 
 impl Grant {
     #[inline]
@@ -61,7 +61,7 @@ impl Grant {
         level: Level,
         ip: ClientIp,
         method: Method,
-        path: StoredPath,
+        path: &str,
         cost: NonZeroU32,
         extra: Option<Box<Extra>>,
     ) -> Self {
@@ -70,7 +70,7 @@ impl Grant {
             level,
             ip,
             method,
-            path,
+            path: StoredPath::from_slice(path.as_bytes()),
             lacked_scope: AtomicBool::new(false),
             is_settled: false,
             status: 0,

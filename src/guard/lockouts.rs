@@ -75,7 +75,7 @@ impl Lockouts {
     #[inline]
     pub(super) fn standing(
         &self,
-        ip: ClientIp,
+        ip: &ClientIp,
         target: &str,
         clock: &Clock,
     ) -> Option<Box<Standing>> {
@@ -83,7 +83,7 @@ impl Lockouts {
             return None;
         }
         let now = || clock.timestamp();
-        self.locks.standing(Network::of(ip)?, target, now)
+        self.locks.standing(Network::of(*ip)?, target, now)
     }
 
     /// Whether an automatic lock is not to touch this request: many clients may be behind its

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use super::Inner;
 use super::credential;
-use super::decision::{Denial, Extra, Grant, RuleState, StoredPath, Verdict, holds, status};
+use super::decision::{Denial, Extra, Grant, RuleState, Verdict, holds, status};
 use super::request::{Headers, Request};
 use super::residents::Caller;
 use crate::access::{Access, Place, Rulebook};
@@ -48,8 +48,8 @@ pub(super) enum Subject {
 /// A request on its way through the stages.
 struct Visit<'p, 'r, H: ?Sized> {
     request: &'r Request<'r, H>,
-    /// The client that a trusted proxy names.
-    named: Option<ClientIp>,
+    /// The address that the request is decided and recorded for.
+    ip: &'r ClientIp,
     /// Whether the policy accepts nothing from the client.
     is_denied: bool,
     place: Place<'p>,
@@ -108,7 +108,9 @@ impl Inner {
         let rulebook = loaded
             .as_deref()
             .map_or(self.in_force.plain(), |rulebook| rulebook);
-        let mut visit = self.receive(rulebook, request, None);
+        let named = self.named_client(rulebook, request);
+        let ip = named.as_ref().unwrap_or(&request.ip);
+        let mut visit = self.receive(rulebook, request, ip, None);
         let caller = match self.authenticate(&mut visit, subject) {
             Ok(Some(caller)) => caller,
             Ok(None) => return Ok(self.grant_anonymously(visit)),
@@ -124,8 +126,13 @@ impl Inner {
         match outcome {
             Outcome::Admitted(level, passed_over) => {
                 let extra = self.extra(&mut visit, &caller, passed_over);
-                let path = self.path_to_record(request.path);
-                let (ip, method, cost) = (visit.ip(), request.method, visit.cost);
+                let is_recorded = self.recorder().is_enabled();
+                let path = if is_recorded {
+                    path::stored(request.path)
+                } else {
+                    ""
+                };
+                let (ip, method, cost) = (*visit.ip, request.method, visit.cost);
                 Ok(Grant::new(caller, level, ip, method, path, cost, extra))
             }
             Outcome::Refused(level, room_at) => {
@@ -146,7 +153,10 @@ impl Inner {
         subject: Subject,
     ) -> Verdict {
         let rulebook = self.rulebook();
-        let mut visit = self.receive(&rulebook, request, Some(Box::new(Notes::of_dry_run())));
+        let named = self.named_client(&rulebook, request);
+        let ip = named.as_ref().unwrap_or(&request.ip);
+        let notes = Some(Box::new(Notes::of_dry_run()));
+        let mut visit = self.receive(&rulebook, request, ip, notes);
         let denial = match self.authenticate(&mut visit, subject) {
             Ok(Some(caller)) => self.look_at_limits(&mut visit, &caller),
             Ok(None) => None,
@@ -176,6 +186,7 @@ impl Inner {
         &self,
         rulebook: &'p Rulebook,
         request: &'r Request<'r, H>,
+        ip: &'r ClientIp,
         notes: Option<Box<Notes>>,
     ) -> Visit<'p, 'r, H> {
         let place = rulebook.place(request.path, request.method);
@@ -183,10 +194,9 @@ impl Inner {
         let cost = request
             .cost
             .or_else(|| enforced.filter_map(|route| route.cost).max());
-        let named = self.named_client(rulebook, request);
         Visit {
-            is_denied: rulebook.denies(named.unwrap_or(request.ip)),
-            named,
+            is_denied: rulebook.has_lists() && rulebook.denies(*ip),
+            ip,
             request,
             place,
             cost: cost.unwrap_or(NonZeroU32::MIN),
@@ -232,7 +242,7 @@ impl Inner {
         }
         let standing = self
             .lockouts
-            .standing(visit.ip(), visit.request.path, &self.clock);
+            .standing(visit.ip, visit.request.path, &self.clock);
         if let Some(standing) = &standing {
             self.enforce(standing.locked.as_ref(), visit)?;
         }
@@ -262,7 +272,7 @@ impl Inner {
         &self,
         visit: &mut Visit<'_, '_, H>,
     ) -> Result<(), Refusal> {
-        let Some(network) = Network::of(visit.ip()) else {
+        let Some(network) = Network::of(*visit.ip) else {
             return Ok(());
         };
         let limited = || {
@@ -412,7 +422,7 @@ impl Inner {
         if !caller.is_org_active {
             return Some(Reason::SuspendedOrg);
         }
-        if caller.is_bound && !caller.about.key.allowed_ips.contains(visit.ip()) {
+        if caller.is_bound && !caller.about.key.allowed_ips.contains(*visit.ip) {
             return Some(Reason::IpNotAllowed);
         }
         let holds_scope = |scope: &str| holds(&caller.about.key, scope);
@@ -452,7 +462,7 @@ impl Inner {
     /// Whether strikes and automatic locks do not concern who asks.
     fn is_spared<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> bool {
         let rulebook = self.rulebook();
-        rulebook.spares(visit.ip())
+        rulebook.spares(*visit.ip)
             || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(visit.request))
     }
 
@@ -465,7 +475,7 @@ impl Inner {
         let Some(network) = Network::of(ip) else {
             return Ok(());
         };
-        let standing = self.lockouts.standing(ip, target, &self.clock);
+        let standing = self.lockouts.standing(&ip, target, &self.clock);
         let now = || self.clock.timestamp();
         let denial = if let Some(lock) = standing.and_then(|standing| standing.locked) {
             Denial::locked(lock.until.since(now()))
@@ -492,7 +502,7 @@ impl Inner {
         let shadowed = visit.take_shadowed();
         self.recorder().count_shadowed(&shadowed);
         let now = self.clock.now();
-        Grant::anonymous(now, visit.ip(), visit.request.method, shadowed)
+        Grant::anonymous(now, *visit.ip, visit.request.method, shadowed)
     }
 
     /// What a grant carries along for routes with limits and for shadow mode.
@@ -540,7 +550,7 @@ impl Inner {
         {
             let rules = &self.rulebook().policy.lockout;
             self.lockouts
-                .strike(strike, visit.ip(), rules, self.limiter(), &self.clock);
+                .strike(strike, *visit.ip, rules, self.limiter(), &self.clock);
         }
         let notes = visit.notes.as_deref();
         self.recorder()
@@ -560,7 +570,7 @@ impl Inner {
         let event = UsageEvent {
             at: self.clock.timestamp(),
             key_id: caller.key_id,
-            ip: visit.ip(),
+            ip: *visit.ip,
             latency_micros: 0,
             status: status(reason),
             // Cut to 256 bytes before.
@@ -570,27 +580,9 @@ impl Inner {
         };
         self.recorder().record(event, path);
     }
-
-    #[inline]
-    fn path_to_record(&self, target: &str) -> StoredPath {
-        if self.recorder().is_enabled() {
-            StoredPath::from_slice(path::stored(target).as_bytes())
-        } else {
-            StoredPath::new()
-        }
-    }
 }
 
 impl<'p, H: ?Sized> Visit<'p, '_, H> {
-    /// The address that the request is decided and recorded for.
-    #[inline(always)]
-    fn ip(&self) -> ClientIp {
-        match self.named {
-            Some(ip) => ip,
-            None => self.request.ip,
-        }
-    }
-
     fn note(&mut self) -> &mut Notes {
         self.notes.get_or_insert_default()
     }
