@@ -5,12 +5,17 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::access::{Access, Policy, Rulebook};
+use crate::addresses::Addresses;
 use crate::admin::CreateKey;
 use crate::client_ip::ClientIp;
 use crate::clock::ManualClock;
+use crate::forwarded;
 use crate::guard::{Config, KeyGuard};
 use crate::key;
+use crate::limit::Limit;
 use crate::lock_time::LockTime;
+use crate::record::Method;
 use crate::store::codec::block::{BlockReader, BlockWriter};
 use crate::store::codec::{self, Record};
 use crate::{KeyId, OrgId, Timestamp};
@@ -104,6 +109,20 @@ pub fn codec(data: &[u8]) {
         assert!(resumed.bytes().starts_with(data));
     }
     let _ = codec::frame::read_preamble(data);
+    if let Ok(counters) = codec::decode_counters(data) {
+        let bytes = codec::encode_counters(&counters).expect("they were decoded");
+        assert_eq!(
+            codec::decode_counters(&bytes).expect("they were encoded"),
+            counters
+        );
+    }
+    if let Ok(network) = codec::decode_network(data) {
+        let bytes = codec::encode_network(&network).expect("it was decoded");
+        assert_eq!(
+            codec::decode_network(&bytes).expect("it was encoded"),
+            network
+        );
+    }
     let (key, row) = data.split_at(data.len().min(18));
     if let Ok(lock) = codec::decode_lock(key, row) {
         let row = codec::encode_lock(&lock).expect("it was decoded");
@@ -124,6 +143,57 @@ pub fn lock_time(data: &[u8]) {
         let zone = "America/New_York".parse().expect("a zone");
         assert!(time.ends_at(now, &zone).expect("the calendar goes further") > now);
     }
+}
+
+/// Any text where a limit is expected: refused, or shown so that it reads back.
+pub fn limit(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(limit) = text.parse::<Limit>()
+    {
+        assert_eq!(limit.to_string().parse(), Ok(limit));
+    }
+}
+
+/// Any target of a request: what one server reads as a protected path is protected, and what is
+/// exempt is exempt to the byte.
+pub fn target(data: &[u8]) {
+    thread_local! {
+        static RULES: Rulebook = "protect = [\"/api\"]\nexempt = [\"/api/health\"]"
+            .parse::<Policy>()
+            .expect("a policy")
+            .into();
+    }
+    let target = String::from_utf8_lossy(data);
+    let access = RULES.with(|rules| rules.place(&target, Method::Get).access);
+    match access {
+        Access::Exempt => assert_eq!(target.split('?').next(), Some("/api/health")),
+        Access::Open => {
+            let path = crate::path::normalised(&target);
+            assert!(path != "/api" && !path.starts_with("/api/"), "{target}");
+        }
+        Access::Protected | Access::OpenForNow => {}
+    }
+}
+
+/// Any text where a policy is expected, and its first line as a path under it.
+pub fn policy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(policy) = text.parse::<Policy>() {
+        let line = text.lines().next().unwrap_or_default();
+        Rulebook::from(policy).place(line, Method::Post);
+    }
+}
+
+/// Lines of forwarding headers, of a stranger and of a trusted proxy.
+pub fn forwarded(data: &[u8]) {
+    let proxies: Addresses = "10.0.0.0/8".parse().expect("a network");
+    let stranger: ClientIp = "192.0.2.1".parse().expect("an address");
+    let lines = || data.split(|byte| *byte == b'\n');
+    let client = |peer| forwarded::client(peer, &proxies, lines(), lines());
+    assert_eq!(client(stranger).ip, stranger);
+    client("10.0.0.1".parse().expect("an address"));
 }
 
 /// What a stranger could send to the socket: answered or cut off, whatever it is.

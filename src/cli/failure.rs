@@ -83,7 +83,12 @@ impl CliError {
             }});
             eprintln!("{error}");
         } else {
-            eprintln!("error: {}", escaped(&message));
+            // What is wrong with a policy is shown in its lines.
+            let lines: Vec<String> = match message.starts_with("the policy ") {
+                true => message.lines().map(escaped).collect(),
+                false => vec![escaped(&message)],
+            };
+            eprintln!("error: {}", lines.join("\n"));
             if !candidates.is_empty() {
                 let mut table = Table::new(&[">id", "prefix", "~label"]);
                 for key in candidates {

@@ -1,0 +1,7 @@
+//! Any text where a policy is expected.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| keyguard::fuzz::policy(data));

@@ -1,0 +1,7 @@
+//! Any target of a request, under a policy.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| keyguard::fuzz::target(data));
