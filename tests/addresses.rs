@@ -25,7 +25,9 @@ fn ip(text: &str) -> IpAddr {
 /// The address that a request is decided for, of a peer with these header fields.
 fn client(kg: &KeyGuard, peer: &str, headers: &[(&str, &str)]) -> String {
     let peer: ClientIp = peer.parse().unwrap();
-    kg.check(&headers, peer, "/open").unwrap().ip().to_string()
+    let ip = kg.check(headers, peer, "/open").unwrap().ip();
+    assert_eq!(kg.client_ip(headers, peer), ip);
+    ip.to_string()
 }
 
 #[test]
@@ -180,6 +182,38 @@ fn addresses_that_are_never_locked_collect_no_strikes() {
     kg.block(ip("192.0.2.7"), "/", MINUTE, keyguard::LockScope::Global)
         .unwrap();
     assert_eq!(common::refusal(common::ask(&kg, &key)), Reason::IpLocked);
+}
+
+#[test]
+fn limits_by_address_go_by_the_lists_too() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        "never_lock = [\"192.0.2.7\"]\ndeny = [\"192.0.2.9\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nip_limits = [\"1/min\"]\nlockout = \"1 hour\"\n[[route]]\nname = \"y\"\npath = \"/y\"\nprotect = true",
+    );
+    let limit = keyguard::IpLimit::new("login", 1, MINUTE)
+        .unwrap()
+        .lockout(HOUR);
+    let check = |from: &str| {
+        kg.check_ip(&limit, ip(from), "/login")
+            .map_err(|d| d.reason())
+    };
+    let none: [(&str, &str); 0] = [];
+    let visit = |from: &str| {
+        kg.check(&none, ip(from), "/x")
+            .map(drop)
+            .map_err(|d| d.reason())
+    };
+    for from in ["192.0.2.7", "192.0.2.8"] {
+        assert_eq!((check(from), visit(from)), (Ok(()), Ok(())));
+        let limited = Err(Reason::IpLimited);
+        assert_eq!((visit(from), check(from)), (limited, limited));
+    }
+    assert_eq!(check("192.0.2.9"), Err(Reason::IpDenied));
+    home.clock.advance(MINUTE);
+    assert_eq!((check("192.0.2.7"), visit("192.0.2.7")), (Ok(()), Ok(())));
+    assert_eq!(check("192.0.2.8"), Err(Reason::IpLocked));
+    assert_eq!(visit("192.0.2.8"), Err(Reason::IpLocked));
 }
 
 /// Fails until the address is locked out, and returns for how long it is.

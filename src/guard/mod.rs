@@ -120,8 +120,9 @@ impl KeyGuard {
     /// key for, such as a login form. An address that goes over the limit is locked out as the limit
     /// says; one that is locked out is refused.
     ///
-    /// `ip` is the address of the client itself: behind a proxy, that which the proxy hands on.
-    /// Clients of a Unix socket have no address and are not limited.
+    /// `ip` is the address of the client itself: behind a proxy, that of [`KeyGuard::client_ip`].
+    /// Clients of a Unix socket have no address and are not limited. Addresses that the policy never
+    /// locks are limited and not locked out; those that it denies are refused.
     ///
     /// # Errors
     /// A [`Denial`] of status 429, or 403 while the address is locked out, that says how long.
@@ -132,6 +133,16 @@ impl KeyGuard {
         path: &str,
     ) -> Result<(), Denial> {
         self.inner.check_ip(limit, ip.into(), path)
+    }
+
+    /// The address of the client that a peer asks for: its own, or, if it is one of
+    /// [`Policy::trusted_proxies`](crate::Policy::trusted_proxies), the one that it names.
+    pub fn client_ip<H: Headers + ?Sized>(
+        &self,
+        headers: &H,
+        peer: impl Into<ClientIp>,
+    ) -> ClientIp {
+        self.inner.client_ip(&Request::new(headers, peer, "/"))
     }
 
     /// What [`KeyGuard::decide`] would say now, and how each limit stands. Consumes and records

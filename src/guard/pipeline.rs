@@ -29,7 +29,7 @@ use crate::ip_limit::IpLimit;
 use crate::key::{self, HashedKey};
 use crate::limit::Span;
 use crate::limiter::{AttachError, Group, Level, NetworkRule, Outcome, PassedOver, rule_at};
-use crate::lockout::{Lock, LockCause, Strike};
+use crate::lockout::{Lock, LockCause, LockScope, Strike};
 use crate::network::Network;
 use crate::path;
 use crate::record::{KeyId, Reason};
@@ -227,6 +227,11 @@ impl Inner {
         Some(client.ip)
     }
 
+    pub(super) fn client_ip<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> ClientIp {
+        let named = self.named_client(&self.rulebook(), request);
+        named.unwrap_or(request.ip)
+    }
+
     /// Everything but the limits of the key. `None` if no key is needed.
     #[inline(always)]
     fn authenticate<H: Headers + ?Sized>(
@@ -311,8 +316,13 @@ impl Inner {
                 let Some((route, rule)) = limited().nth(level.rule) else {
                     return Err(Reason::IpLimited.into());
                 };
+                let is_spared = self.is_spared(visit);
                 let locked_for = self.lockouts.exceeded(
-                    (&route.name, route.lockout, crate::lockout::LockScope::Path),
+                    (
+                        &route.name,
+                        route.lockout.filter(|_| !is_spared),
+                        LockScope::Path,
+                    ),
                     network,
                     visit.request.path,
                     self.now(),
@@ -475,9 +485,15 @@ impl Inner {
         let Some(network) = Network::of(ip) else {
             return Ok(());
         };
+        let rulebook = self.rulebook();
+        let is_spared = rulebook.spares(ip);
         let standing = self.lockouts.standing(&ip, target, &self.clock);
+        let lock = standing.and_then(|standing| standing.locked);
         let now = || self.clock.timestamp();
-        let denial = if let Some(lock) = standing.and_then(|standing| standing.locked) {
+        let denial = if rulebook.denies(ip) {
+            Denial::new(Reason::IpDenied)
+        } else if let Some(lock) = lock.filter(|lock| lock.cause == LockCause::Manual || !is_spared)
+        {
             Denial::locked(lock.until.since(now()))
         } else {
             let rule = NetworkRule {
@@ -487,7 +503,8 @@ impl Inner {
             match self.limiter().hit(network, &[rule], NonZeroU32::MIN) {
                 Outcome::Admitted(..) => return Ok(()),
                 Outcome::Refused(level, room_at) => {
-                    let consequence = (&*limit.name, limit.lockout, limit.scope);
+                    let lockout = limit.lockout.filter(|_| !is_spared);
+                    let consequence = (&*limit.name, lockout, limit.scope);
                     let locked_for = self.lockouts.exceeded(consequence, network, target, now());
                     Denial::exhausted(&limit.rule(), level, room_at).and_locked(locked_for)
                 }
