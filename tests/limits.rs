@@ -298,6 +298,18 @@ fn slots_are_released_in_any_thread_and_across_changes() {
 }
 
 #[test]
+fn a_reset_ends_no_request_in_flight() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["1 concurrent"]);
+    let grant = ask(&kg, &key).unwrap();
+    kg.reset(key.key.id, None).unwrap();
+    assert_eq!(refusal(ask(&kg, &key)), Reason::TooManyConcurrent);
+    drop(grant);
+    admit(&kg, &key);
+}
+
+#[test]
 fn sixteen_threads_never_have_more_in_flight() {
     let home = Home::new();
     let kg = home.open();

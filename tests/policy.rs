@@ -137,6 +137,45 @@ fn a_reload_is_in_force_when_it_returns_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
+fn every_part_of_a_policy_comes_into_force_over_none_and_goes_again() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key(&kg);
+    let none: [(&str, &str); 0] = [];
+    let reason = || kg.check(&none, common::IP, "/x").err().map(|d| d.reason());
+    let missing = Some(Reason::MissingKey);
+    for (policy, expected) in [
+        ("protect = [\"/api\"]", None),
+        ("exempt = [\"/x\"]", None),
+        ("deny = [\"192.0.2.0/24\"]", Some(Reason::IpDenied)),
+        ("allow = [\"10.0.0.0/8\"]", Some(Reason::IpDenied)),
+        (
+            "[[route]]\nname = \"x\"\npath = \"/y\"\nprotect = true",
+            None,
+        ),
+    ] {
+        assert_eq!(reason(), missing);
+        kg.set_policy(policy.parse().unwrap());
+        assert_eq!(reason(), expected, "{policy}");
+        kg.set_policy(Policy::new());
+    }
+    assert_eq!(reason(), missing);
+    let forwarded = [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-API-Key", key.raw_key.expose()),
+    ];
+    let asked = || {
+        kg.check(&forwarded, common::IP, "/x")
+            .unwrap()
+            .ip()
+            .to_string()
+    };
+    assert_eq!(asked(), "192.0.2.7");
+    kg.set_policy("trusted_proxies = [\"192.0.2.0/24\"]".parse().unwrap());
+    assert_eq!(asked(), "203.0.113.9");
+}
+
+#[test]
 fn no_request_is_dropped_while_policies_change() {
     let home = Home::new();
     let kg = home.open();
