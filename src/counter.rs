@@ -39,7 +39,43 @@ impl Time<'_> {
 pub(crate) enum Counters {
     /// The window of a limit that is enforced on all paths.
     One(SlidingLog),
-    Several(Vec<(CounterId, Counter)>),
+    Several(Vec<Slot>),
+}
+
+/// One counter of several. Plain windows, which most are, lie side by side.
+#[derive(Debug)]
+pub(crate) enum Slot {
+    Plain(SlidingLog),
+    Other(Box<(CounterId, Counter)>),
+}
+
+impl Slot {
+    fn new(id: CounterId, counter: Counter) -> Self {
+        match counter {
+            Counter::Window(log) if id.route.is_none() && !id.shadow => Self::Plain(log),
+            counter => Self::Other(Box::new((id, counter))),
+        }
+    }
+
+    #[inline(always)]
+    fn is_of(&self, rule: &Rule) -> bool {
+        match self {
+            Self::Plain(log) => is_plain(rule, log.length()),
+            Self::Other(other) => other.0.is_of(rule),
+        }
+    }
+
+    #[inline(always)]
+    fn counter(&mut self) -> CounterMut<'_> {
+        match self {
+            Self::Plain(log) => CounterMut::Window(log),
+            Self::Other(other) => match &mut other.1 {
+                Counter::Window(log) => CounterMut::Window(log),
+                Counter::Balance { balance, changed } => CounterMut::Balance(balance, changed),
+                Counter::InFlight(count) => CounterMut::InFlight(count),
+            },
+        }
+    }
 }
 
 /// What tells the counters of a group from each other.
@@ -51,6 +87,15 @@ pub(crate) struct CounterId {
 }
 
 impl CounterId {
+    /// That of a window which is enforced on all paths.
+    fn plain(length: WindowLength) -> Self {
+        Self {
+            route: None,
+            span: Span::Sliding(length),
+            shadow: false,
+        }
+    }
+
     fn of(rule: &Rule) -> Self {
         Self {
             route: rule.route.clone(),
@@ -153,9 +198,9 @@ impl Counters {
     fn position(&self, rule: &Rule, hint: usize) -> Option<usize> {
         match self {
             Self::One(log) => is_plain(rule, log.length()).then_some(0),
-            Self::Several(counters) => match counters.get(hint) {
-                Some((id, _)) if id.is_of(rule) => Some(hint),
-                _ => counters.iter().position(|(id, _)| id.is_of(rule)),
+            Self::Several(slots) => match slots.get(hint) {
+                Some(slot) if slot.is_of(rule) => Some(hint),
+                _ => slots.iter().position(|slot| slot.is_of(rule)),
             },
         }
     }
@@ -164,58 +209,37 @@ impl Counters {
     fn at(&mut self, at: usize) -> CounterMut<'_> {
         match self {
             Self::One(log) => CounterMut::Window(log),
-            Self::Several(counters) => match &mut counters[at].1 {
-                Counter::Window(log) => CounterMut::Window(log),
-                Counter::Balance { balance, changed } => CounterMut::Balance(balance, changed),
-                Counter::InFlight(count) => CounterMut::InFlight(count),
-            },
+            Self::Several(slots) => slots[at].counter(),
         }
     }
 
     /// Returns where it is.
     #[cold]
     fn add(&mut self, id: CounterId, counter: Counter) -> usize {
-        let mut counters = match std::mem::replace(self, Self::Several(Vec::new())) {
+        let mut slots = match std::mem::replace(self, Self::Several(Vec::new())) {
             Self::One(log) if log.is_empty() => Vec::new(),
-            Self::One(log) => {
-                let id = CounterId {
-                    route: None,
-                    span: Span::Sliding(log.length()),
-                    shadow: false,
-                };
-                vec![(id, Counter::Window(log))]
-            }
-            Self::Several(counters) => counters,
+            Self::One(log) => vec![Slot::Plain(log)],
+            Self::Several(slots) => slots,
         };
-        // One plain window alone stays inline.
-        if let (true, None, false, Counter::Window(_)) =
-            (counters.is_empty(), &id.route, id.shadow, &counter)
-            && let Counter::Window(log) = counter
-        {
-            *self = Self::One(log);
-            return 0;
+        match Slot::new(id, counter) {
+            // One plain window alone stays inline.
+            Slot::Plain(log) if slots.is_empty() => {
+                *self = Self::One(log);
+                return 0;
+            }
+            slot => slots.push(slot),
         }
-        counters.push((id, counter));
-        let at = counters.len() - 1;
-        *self = Self::Several(counters);
+        let at = slots.len() - 1;
+        *self = Self::Several(slots);
         at
     }
 
     fn all(&mut self) -> impl Iterator<Item = CounterMut<'_>> {
-        let len = match self {
-            Self::One(_) => 1,
-            Self::Several(counters) => counters.len(),
-        };
         let (one, several) = match self {
             Self::One(log) => (Some(CounterMut::Window(log)), [].iter_mut()),
-            Self::Several(counters) => (None, counters.iter_mut()),
+            Self::Several(slots) => (None, slots.iter_mut()),
         };
-        let several = several.map(|(_, counter)| match counter {
-            Counter::Window(log) => CounterMut::Window(log),
-            Counter::Balance { balance, changed } => CounterMut::Balance(balance, changed),
-            Counter::InFlight(count) => CounterMut::InFlight(count),
-        });
-        one.into_iter().chain(several).take(len)
+        one.into_iter().chain(several.map(Slot::counter))
     }
 
     /// Whether dropping the counters loses nothing.
@@ -225,13 +249,15 @@ impl Counters {
 
     /// All balances, to be stored; none of them counts as changed from now on. Empty if none had.
     pub(crate) fn take_balances(&mut self) -> Vec<SavedCounter> {
-        let Self::Several(counters) = self else {
+        let Self::Several(slots) = self else {
             return Vec::new();
         };
         let mut any = false;
         let mut saved = Vec::new();
-        for (id, counter) in counters {
-            if let Counter::Balance { balance, changed } = counter {
+        for slot in slots {
+            if let Slot::Other(other) = slot
+                && let (id, Counter::Balance { balance, changed }) = &mut **other
+            {
                 any |= std::mem::take(changed);
                 saved.push(SavedCounter {
                     id: id.clone(),
@@ -269,20 +295,17 @@ impl Counters {
                 ),
             })
         };
+        let plain = |log: &mut SlidingLog| save(CounterId::plain(log.length()), log);
         match self {
-            Self::One(log) => {
-                let id = CounterId {
-                    route: None,
-                    span: Span::Sliding(log.length()),
-                    shadow: false,
-                };
-                save(id, log).into_iter().collect()
-            }
-            Self::Several(counters) => counters
+            Self::One(log) => plain(log).into_iter().collect(),
+            Self::Several(slots) => slots
                 .iter_mut()
-                .filter_map(|(id, counter)| match counter {
-                    Counter::Window(log) => save(id.clone(), log),
-                    _ => None,
+                .filter_map(|slot| match slot {
+                    Slot::Plain(log) => plain(log),
+                    Slot::Other(other) => match &mut **other {
+                        (id, Counter::Window(log)) => save(id.clone(), log),
+                        _ => None,
+                    },
                 })
                 .collect(),
         }

@@ -296,7 +296,9 @@ impl KeyGuard {
         Ok(self.inner.recorder().flush()?)
     }
 
-    /// Stores all that is on its way and stops recording, for all clones. Decisions go on; the file
+    /// Stores all that is on its way and stops recording, for all clones. Windows are stored too and go
+    /// on when the file is opened again, rounded to a later grain; after a kill they begin anew, so that
+    /// each limit may be admitted once more. Decisions go on; the file
     /// is released when the last clone is dropped.
     ///
     /// # Errors

@@ -167,7 +167,7 @@ pub(super) fn update(cli: &Cli, update: Update) -> Result<Exit, CliError> {
 }
 
 /// What to type after a key was not found, or was not the only one.
-fn next(failure: &Failure, command: &str) -> String {
+pub(super) fn next(failure: &Failure, command: &str) -> String {
     match failure.code {
         FailureCode::Ambiguous => format!("{command} ID"),
         FailureCode::Invalid => format!("{command} --help"),

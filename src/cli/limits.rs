@@ -6,7 +6,7 @@ use super::failure::{CliError, hint};
 use super::keys;
 use super::render::{Look, Panel, Table};
 use super::{Cli, Exit};
-use crate::admin::answer::{Command, Failure, FailureCode, Whose};
+use crate::admin::answer::{Command, FailureCode, Whose};
 use crate::guard::RuleState;
 
 #[derive(Args)]
@@ -59,7 +59,7 @@ pub(super) fn show(cli: &Cli, who: Who) -> Result<Exit, CliError> {
         Command::Limits(who.into()),
         |states: &Vec<RuleState>, look| table(states, look),
     );
-    hint(shown, |failure| next(failure, "limits"))?;
+    hint(shown, |failure| keys::next(failure, "limits"))?;
     Ok(Exit::Done)
 }
 
@@ -69,7 +69,7 @@ pub(super) fn reset(cli: &Cli, Reset { who, limit }: Reset) -> Result<Exit, CliE
         rule: limit,
     };
     let reset = cli.ask(command, |states: &Vec<RuleState>, look| table(states, look));
-    hint(reset, |failure| next(failure, "reset"))?;
+    hint(reset, |failure| keys::next(failure, "reset"))?;
     Ok(Exit::Done)
 }
 
@@ -85,7 +85,7 @@ pub(super) fn lift(cli: &Cli, lift: Lift) -> Result<Exit, CliError> {
         "Limit lifted"
     };
     let lifted = cli.ask(command, |key, look| keys::panel(title, key, look));
-    hint(lifted, |failure| next(failure, "lift"))?;
+    hint(lifted, |failure| keys::next(failure, "lift"))?;
     Ok(Exit::Done)
 }
 
@@ -100,14 +100,6 @@ pub(super) fn reload(cli: &Cli) -> Result<Exit, CliError> {
         _ => "replay --help".into(),
     })?;
     Ok(Exit::Done)
-}
-
-fn next(failure: &Failure, command: &str) -> String {
-    match failure.code {
-        FailureCode::Ambiguous => format!("{command} ID"),
-        FailureCode::Invalid => format!("{command} --help"),
-        _ => "list-keys".into(),
-    }
 }
 
 pub(super) fn table(states: &[RuleState], look: Look) -> String {

@@ -105,6 +105,16 @@ impl Node {
         self.literals.entry(segment.into()).or_default()
     }
 
+    #[inline]
+    fn literal(&self, segment: &[u8]) -> Option<&Self> {
+        // The first segments of most rules are the same, and cheaper to compare than to hash.
+        if self.literals.len() == 1 {
+            let (only, node) = self.literals.iter().next()?;
+            return (**only == *segment).then_some(node);
+        }
+        self.literals.get(segment)
+    }
+
     /// Adds the patterns of this node and those below it that cover `path`, which has lost the
     /// segments that lead here. An empty segment is one, but at the end of a path.
     fn collect(&self, path: &[u8], method: Method, matched: &mut Matched) {
@@ -121,7 +131,7 @@ impl Node {
             Some(slash) => (&path[..slash], &path[slash + 1..]),
             None => (path, &[][..]),
         };
-        if let Some(node) = self.literals.get(segment) {
+        if let Some(node) = self.literal(segment) {
             node.collect(below, method, matched);
         }
         if let Some(node) = &self.wildcard {
