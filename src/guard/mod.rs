@@ -1,9 +1,11 @@
 //! The guard: one decision per request over a store and a limiter.
 
+mod by_address;
 mod caller;
 mod config;
 mod credential;
-mod decision;
+mod denial;
+mod grant;
 mod lockouts;
 mod open;
 mod pipeline;
@@ -11,6 +13,8 @@ mod policies;
 mod recorder;
 mod request;
 mod residents;
+mod verdict;
+mod visit;
 
 use std::fmt;
 use std::path::Path;
@@ -21,8 +25,10 @@ use arc_swap::Guard;
 use parking_lot::Mutex;
 
 pub use self::config::Config;
-pub use self::decision::{Denial, Grant, RuleState, Verdict};
+pub use self::denial::Denial;
+pub use self::grant::Grant;
 pub use self::request::{HeaderFn, Headers, Request};
+pub use self::verdict::{RuleState, Verdict};
 
 pub(crate) use self::caller::{rules, with_lift};
 pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};

@@ -13,24 +13,21 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::Inner;
 use super::credential;
-use super::decision::{Denial, Extra, Grant, RuleState, Verdict, holds, status};
+use super::denial::{Denial, status};
+use super::grant::{Extra, Grant, holds};
 use super::request::{Headers, Request};
 use super::residents::Caller;
-use crate::access::{Access, Place, Rulebook};
+use super::verdict::Verdict;
+use super::visit::{Notes, Visit, is_above_a_limit, lists};
+use crate::access::{Access, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::clock::{Moment, Timestamp};
-use crate::counter::Counts;
-use crate::forwarded;
-use crate::ip_limit::IpLimit;
 use crate::key::{self, HashedKey};
 use crate::limit::Span;
-use crate::limiter::{AttachError, Group, Level, NetworkRule, Outcome, PassedOver, rule_at};
-use crate::lockout::{Lock, LockCause, LockScope, Strike};
-use crate::network::Network;
+use crate::limiter::{AttachError, Group, Level, Outcome, PassedOver, rule_at};
+use crate::lockout::{Lock, Strike};
 use crate::path;
 use crate::record::{KeyId, Reason};
 use crate::rule::{GroupId, Rule};
@@ -45,39 +42,8 @@ pub(super) enum Subject {
     Key(KeyId),
 }
 
-/// A request on its way through the stages.
-struct Visit<'p, 'r, H: ?Sized> {
-    request: &'r Request<'r, H>,
-    /// The address that the request is decided and recorded for.
-    ip: &'r ClientIp,
-    /// Whether the policy accepts nothing from the client.
-    is_denied: bool,
-    place: Place<'p>,
-    cost: NonZeroU32,
-    /// `None` for almost every request.
-    notes: Option<Box<Notes>>,
-}
-
-/// What is noted of a request that shadow mode or the dry run concerns.
-#[derive(Default)]
-struct Notes {
-    /// What would have refused it, were it enforced.
-    shadowed: Vec<String>,
-    /// For the dry run, which consumes nothing: how the limits stand that were asked.
-    states: Option<Vec<RuleState>>,
-}
-
-impl Notes {
-    fn of_dry_run() -> Self {
-        Self {
-            states: Some(Vec::new()),
-            ..Self::default()
-        }
-    }
-}
-
 /// A refusal before any limit of a key was asked; with the key, if it is known.
-struct Refusal {
+pub(super) struct Refusal {
     denial: Denial,
     caller: Option<Arc<Caller>>,
 }
@@ -204,34 +170,6 @@ impl Inner {
         }
     }
 
-    /// The client that a trusted proxy names.
-    #[inline(always)]
-    fn named_client<H: Headers + ?Sized>(
-        &self,
-        rulebook: &Rulebook,
-        request: &Request<'_, H>,
-    ) -> Option<ClientIp> {
-        let trusted = &rulebook.policy.trusted_proxies;
-        if trusted.is_empty() || !trusted.contains(request.ip) {
-            return None;
-        }
-        let client = forwarded::client(
-            request.ip,
-            trusted,
-            request.headers.header_values("x-forwarded-for"),
-            request.headers.header_values("forwarded"),
-        );
-        if client.is_disputed {
-            self.lockouts.warn_of_dispute();
-        }
-        Some(client.ip)
-    }
-
-    pub(super) fn client_ip<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> ClientIp {
-        let named = self.named_client(&self.rulebook(), request);
-        named.unwrap_or(request.ip)
-    }
-
     /// Everything but the limits of the key. `None` if no key is needed.
     #[inline(always)]
     fn authenticate<H: Headers + ?Sized>(
@@ -269,68 +207,6 @@ impl Inner {
                 accepted => accepted.map(Some),
             },
             Access::Open | Access::Exempt => Ok(None),
-        }
-    }
-
-    /// The limits of the routes by address.
-    fn limit_address<H: Headers + ?Sized>(
-        &self,
-        visit: &mut Visit<'_, '_, H>,
-    ) -> Result<(), Refusal> {
-        let Some(network) = Network::of(*visit.ip) else {
-            return Ok(());
-        };
-        let limited = || {
-            let routes = visit.place.routes.iter();
-            routes.flat_map(|route| route.ip_rules.iter().map(move |rule| (*route, rule)))
-        };
-        let rules: SmallVec<[NetworkRule<'_>; 4]> = limited()
-            .map(|(route, rule)| NetworkRule {
-                counts: &route.counts,
-                limit: rule.limit,
-            })
-            .collect();
-        if rules.is_empty() {
-            return Ok(());
-        }
-        if visit.is_dry_run() {
-            let levels = self.limiter().network_levels(network, &rules, visit.cost);
-            let rules: Vec<Rule> = limited().map(|(_, rule)| rule.clone()).collect();
-            return match visit.look(rules.iter(), &levels) {
-                Some(denial) => Err(denial.into()),
-                None => Ok(()),
-            };
-        }
-        match self.limiter().hit(network, &rules, visit.cost) {
-            Outcome::Admitted(_, None) => Ok(()),
-            Outcome::Admitted(_, Some(passed_over)) => {
-                let names: Vec<String> = passed_over
-                    .iter()
-                    .filter_map(|index| limited().nth(usize::from(*index)))
-                    .map(|(_, rule)| rule.name())
-                    .collect();
-                visit.note().shadowed.extend(names);
-                Ok(())
-            }
-            Outcome::Refused(level, room_at) => {
-                let Some((route, rule)) = limited().nth(level.rule) else {
-                    return Err(Reason::IpLimited.into());
-                };
-                let is_spared = self.is_spared(visit);
-                let locked_for = self.lockouts.exceeded(
-                    (
-                        &route.name,
-                        route.lockout.filter(|_| !is_spared),
-                        LockScope::Path,
-                    ),
-                    network,
-                    visit.request.path,
-                    self.now(),
-                );
-                Err(Denial::exhausted(rule, level, room_at)
-                    .and_locked(locked_for)
-                    .into())
-            }
         }
     }
 
@@ -454,66 +330,6 @@ impl Inner {
         is_above.then_some(Reason::CostAboveLimit)
     }
 
-    /// Refuses a request because of a lock, unless the lock is not meant for it.
-    #[cold]
-    fn enforce<H: Headers + ?Sized>(
-        &self,
-        lock: Option<&Lock>,
-        visit: &Visit<'_, '_, H>,
-    ) -> Result<(), Denial> {
-        match lock {
-            Some(lock) if lock.cause == LockCause::Manual || !self.is_spared(visit) => {
-                Err(Denial::locked(lock.until.since(self.clock.timestamp())))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether strikes and automatic locks do not concern who asks.
-    fn is_spared<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> bool {
-        let rulebook = self.rulebook();
-        rulebook.spares(*visit.ip)
-            || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(visit.request))
-    }
-
-    pub(super) fn check_ip(
-        &self,
-        limit: &IpLimit,
-        ip: ClientIp,
-        target: &str,
-    ) -> Result<(), Denial> {
-        let Some(network) = Network::of(ip) else {
-            return Ok(());
-        };
-        let rulebook = self.rulebook();
-        let is_spared = rulebook.spares(ip);
-        let standing = self.lockouts.standing(&ip, target, &self.clock);
-        let lock = standing.and_then(|standing| standing.locked);
-        let now = || self.clock.timestamp();
-        let denial = if rulebook.denies(ip) {
-            Denial::new(Reason::IpDenied)
-        } else if let Some(lock) = lock.filter(|lock| lock.cause == LockCause::Manual || !is_spared)
-        {
-            Denial::locked(lock.until.since(now()))
-        } else {
-            let rule = NetworkRule {
-                counts: &Counts::Requests(Arc::clone(&limit.name)),
-                limit: limit.limit,
-            };
-            match self.limiter().hit(network, &[rule], NonZeroU32::MIN) {
-                Outcome::Admitted(..) => return Ok(()),
-                Outcome::Refused(level, room_at) => {
-                    let lockout = limit.lockout.filter(|_| !is_spared);
-                    let consequence = (&*limit.name, lockout, limit.scope);
-                    let locked_for = self.lockouts.exceeded(consequence, network, target, now());
-                    Denial::exhausted(&limit.rule(), level, room_at).and_locked(locked_for)
-                }
-            }
-        };
-        self.recorder().count_refusal(denial.reason());
-        Err(denial)
-    }
-
     #[cold]
     fn grant_anonymously<H: ?Sized>(&self, mut visit: Visit<'_, '_, H>) -> Grant {
         let shadowed = visit.take_shadowed();
@@ -597,61 +413,6 @@ impl Inner {
         };
         self.recorder().record(event, path);
     }
-}
-
-impl<'p, H: ?Sized> Visit<'p, '_, H> {
-    fn note(&mut self) -> &mut Notes {
-        self.notes.get_or_insert_default()
-    }
-
-    fn take_shadowed(&mut self) -> Vec<String> {
-        let notes = self.notes.as_deref_mut();
-        notes.map_or_else(Vec::new, |notes| std::mem::take(&mut notes.shadowed))
-    }
-
-    fn is_dry_run(&self) -> bool {
-        let notes = self.notes.as_deref();
-        notes.is_some_and(|notes| notes.states.is_some())
-    }
-
-    /// Notes how limits stand, and says which of them would refuse: the one that takes longest.
-    fn look<'a>(
-        &mut self,
-        rules: impl Iterator<Item = &'a Rule>,
-        levels: &[(Level, Moment)],
-    ) -> Option<Denial> {
-        let mut slowest: Option<(&Rule, Level, Moment)> = None;
-        for (rule, (level, room_at)) in rules.zip(levels.iter().copied()) {
-            let notes = self.note();
-            let states = notes.states.get_or_insert_default();
-            states.push(RuleState::new(rule, level));
-            if room_at <= level.at {
-                continue;
-            }
-            if rule.limit.shadow {
-                notes.shadowed.push(rule.name());
-            } else if slowest.is_none_or(|(_, _, latest)| room_at > latest) {
-                slowest = Some((rule, level, room_at));
-            }
-        }
-        slowest.map(|(rule, level, room_at)| Denial::exhausted(rule, level, room_at))
-    }
-}
-
-fn is_above_a_limit<H: ?Sized>(caller: &Caller, visit: &Visit<'_, '_, H>) -> bool {
-    let of_routes = visit.place.routes.iter().flat_map(|route| &route.key_rules);
-    let mut limits = caller.rules.iter().chain(of_routes).map(|rule| rule.limit);
-    limits.any(|limit| {
-        let takes = u64::from(limit.span.takes(visit.cost).get());
-        !limit.shadow && takes > limit.amount.get()
-    })
-}
-
-/// The rules of a caller, and behind them those that the routes set for each key.
-fn lists<'a, 'p: 'a>(caller: &'a Caller, place: &Place<'p>) -> SmallVec<[&'a [Rule]; 3]> {
-    let routes = place.routes.iter().map(|route| &*route.key_rules);
-    let routes = routes.filter(|rules| !rules.is_empty());
-    std::iter::once(&*caller.rules).chain(routes).collect()
 }
 
 #[cold]

@@ -1,0 +1,174 @@
+//! The stages of the [decision](super::pipeline) that go by the address of the client.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::Inner;
+use super::denial::Denial;
+use super::pipeline::Refusal;
+use super::request::{Headers, Request};
+use super::visit::Visit;
+use crate::access::Rulebook;
+use crate::client_ip::ClientIp;
+use crate::counter::Counts;
+use crate::forwarded;
+use crate::ip_limit::IpLimit;
+use crate::limiter::{NetworkRule, Outcome};
+use crate::lockout::{Lock, LockCause, LockScope};
+use crate::network::Network;
+use crate::record::Reason;
+use crate::rule::Rule;
+
+impl Inner {
+    /// The client that a trusted proxy names.
+    #[inline(always)]
+    pub(super) fn named_client<H: Headers + ?Sized>(
+        &self,
+        rulebook: &Rulebook,
+        request: &Request<'_, H>,
+    ) -> Option<ClientIp> {
+        let trusted = &rulebook.policy.trusted_proxies;
+        if trusted.is_empty() || !trusted.contains(request.ip) {
+            return None;
+        }
+        let client = forwarded::client(
+            request.ip,
+            trusted,
+            request.headers.header_values("x-forwarded-for"),
+            request.headers.header_values("forwarded"),
+        );
+        if client.is_disputed {
+            self.lockouts.warn_of_dispute();
+        }
+        Some(client.ip)
+    }
+
+    pub(super) fn client_ip<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> ClientIp {
+        let named = self.named_client(&self.rulebook(), request);
+        named.unwrap_or(request.ip)
+    }
+
+    /// The limits of the routes by address.
+    pub(super) fn limit_address<H: Headers + ?Sized>(
+        &self,
+        visit: &mut Visit<'_, '_, H>,
+    ) -> Result<(), Refusal> {
+        let Some(network) = Network::of(*visit.ip) else {
+            return Ok(());
+        };
+        let limited = || {
+            let routes = visit.place.routes.iter();
+            routes.flat_map(|route| route.ip_rules.iter().map(move |rule| (*route, rule)))
+        };
+        let rules: SmallVec<[NetworkRule<'_>; 4]> = limited()
+            .map(|(route, rule)| NetworkRule {
+                counts: &route.counts,
+                limit: rule.limit,
+            })
+            .collect();
+        if rules.is_empty() {
+            return Ok(());
+        }
+        if visit.is_dry_run() {
+            let levels = self.limiter().network_levels(network, &rules, visit.cost);
+            let rules: Vec<Rule> = limited().map(|(_, rule)| rule.clone()).collect();
+            return match visit.look(rules.iter(), &levels) {
+                Some(denial) => Err(denial.into()),
+                None => Ok(()),
+            };
+        }
+        match self.limiter().hit(network, &rules, visit.cost) {
+            Outcome::Admitted(_, None) => Ok(()),
+            Outcome::Admitted(_, Some(passed_over)) => {
+                let names: Vec<String> = passed_over
+                    .iter()
+                    .filter_map(|index| limited().nth(usize::from(*index)))
+                    .map(|(_, rule)| rule.name())
+                    .collect();
+                visit.note().shadowed.extend(names);
+                Ok(())
+            }
+            Outcome::Refused(level, room_at) => {
+                let Some((route, rule)) = limited().nth(level.rule) else {
+                    return Err(Reason::IpLimited.into());
+                };
+                let is_spared = self.is_spared(visit);
+                let locked_for = self.lockouts.exceeded(
+                    (
+                        &route.name,
+                        route.lockout.filter(|_| !is_spared),
+                        LockScope::Path,
+                    ),
+                    network,
+                    visit.request.path,
+                    self.now(),
+                );
+                Err(Denial::exhausted(rule, level, room_at)
+                    .and_locked(locked_for)
+                    .into())
+            }
+        }
+    }
+
+    /// Refuses a request because of a lock, unless the lock is not meant for it.
+    #[cold]
+    pub(super) fn enforce<H: Headers + ?Sized>(
+        &self,
+        lock: Option<&Lock>,
+        visit: &Visit<'_, '_, H>,
+    ) -> Result<(), Denial> {
+        match lock {
+            Some(lock) if lock.cause == LockCause::Manual || !self.is_spared(visit) => {
+                Err(Denial::locked(lock.until.since(self.clock.timestamp())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether strikes and automatic locks do not concern who asks.
+    pub(super) fn is_spared<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> bool {
+        let rulebook = self.rulebook();
+        rulebook.spares(*visit.ip)
+            || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(visit.request))
+    }
+
+    pub(super) fn check_ip(
+        &self,
+        limit: &IpLimit,
+        ip: ClientIp,
+        target: &str,
+    ) -> Result<(), Denial> {
+        let Some(network) = Network::of(ip) else {
+            return Ok(());
+        };
+        let rulebook = self.rulebook();
+        let is_spared = rulebook.spares(ip);
+        let standing = self.lockouts.standing(&ip, target, &self.clock);
+        let lock = standing.and_then(|standing| standing.locked);
+        let now = || self.clock.timestamp();
+        let denial = if rulebook.denies(ip) {
+            Denial::new(Reason::IpDenied)
+        } else if let Some(lock) = lock.filter(|lock| lock.cause == LockCause::Manual || !is_spared)
+        {
+            Denial::locked(lock.until.since(now()))
+        } else {
+            let rule = NetworkRule {
+                counts: &Counts::Requests(Arc::clone(&limit.name)),
+                limit: limit.limit,
+            };
+            match self.limiter().hit(network, &[rule], NonZeroU32::MIN) {
+                Outcome::Admitted(..) => return Ok(()),
+                Outcome::Refused(level, room_at) => {
+                    let lockout = limit.lockout.filter(|_| !is_spared);
+                    let consequence = (&*limit.name, lockout, limit.scope);
+                    let locked_for = self.lockouts.exceeded(consequence, network, target, now());
+                    Denial::exhausted(&limit.rule(), level, room_at).and_locked(locked_for)
+                }
+            }
+        };
+        self.recorder().count_refusal(denial.reason());
+        Err(denial)
+    }
+}
