@@ -21,7 +21,7 @@ use super::request::{Headers, Request};
 use super::residents::Caller;
 use super::verdict::Verdict;
 use super::visit::{Notes, Visit, is_above_a_limit, lists};
-use crate::access::{Access, Rulebook};
+use crate::access::{Access, Place, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::clock::{Moment, Timestamp};
 use crate::key::{self, HashedKey};
@@ -76,7 +76,8 @@ impl Inner {
             .map_or(self.in_force.plain(), |rulebook| rulebook);
         let named = self.named_client(rulebook, request);
         let ip = named.as_ref().unwrap_or(&request.ip);
-        let mut visit = self.receive(rulebook, request, ip, None);
+        let place = rulebook.place(request.path, request.method);
+        let mut visit = self.receive(rulebook, request, ip, &place, None);
         let caller = match self.authenticate(&mut visit, subject) {
             Ok(Some(caller)) => caller,
             Ok(None) => return Ok(self.grant_anonymously(visit)),
@@ -87,7 +88,7 @@ impl Inner {
             false => self.limiter().admit(groups, &[&caller.rules], visit.cost),
             true => self
                 .limiter()
-                .admit(groups, &lists(&caller, &visit.place), visit.cost),
+                .admit(groups, &lists(&caller, visit.place), visit.cost),
         };
         match outcome {
             Outcome::Admitted(level, passed_over) => {
@@ -104,7 +105,7 @@ impl Inner {
             Outcome::Refused(level, room_at) => {
                 let denial = match caller.rules.get(level.rule) {
                     Some(rule) => Denial::exhausted(rule, level, room_at),
-                    None => exhausted_route(&lists(&caller, &visit.place), level, room_at),
+                    None => exhausted_route(&lists(&caller, visit.place), level, room_at),
                 };
                 self.record_refusal(&visit, &caller, denial.reason());
                 Err(denial)
@@ -122,7 +123,8 @@ impl Inner {
         let named = self.named_client(&rulebook, request);
         let ip = named.as_ref().unwrap_or(&request.ip);
         let notes = Some(Box::new(Notes::of_dry_run()));
-        let mut visit = self.receive(&rulebook, request, ip, notes);
+        let place = rulebook.place(request.path, request.method);
+        let mut visit = self.receive(&rulebook, request, ip, &place, notes);
         let denial = match self.authenticate(&mut visit, subject) {
             Ok(Some(caller)) => self.look_at_limits(&mut visit, &caller),
             Ok(None) => None,
@@ -141,7 +143,7 @@ impl Inner {
         visit: &mut Visit<'_, '_, H>,
         caller: &Arc<Caller>,
     ) -> Option<Denial> {
-        let rules = lists(caller, &visit.place);
+        let rules = lists(caller, visit.place);
         let levels = self.limiter().levels(caller.groups(), &rules, visit.cost);
         visit.look(rules.iter().flat_map(|list| list.iter()), &levels)
     }
@@ -150,24 +152,26 @@ impl Inner {
     #[inline(always)]
     fn receive<'p, 'r, H: Headers + ?Sized>(
         &self,
-        rulebook: &'p Rulebook,
+        rulebook: &Rulebook,
         request: &'r Request<'r, H>,
         ip: &'r ClientIp,
+        place: &'r Place<'p>,
         notes: Option<Box<Notes>>,
     ) -> Visit<'p, 'r, H> {
-        let place = rulebook.place(request.path, request.method);
-        let enforced = place.routes.iter().filter(|route| !route.shadow);
-        let cost = request
-            .cost
-            .or_else(|| enforced.filter_map(|route| route.cost).max());
-        Visit {
+        let mut visit = Visit {
             is_denied: rulebook.has_lists() && rulebook.denies(*ip),
             ip,
             request,
             place,
-            cost: cost.unwrap_or(NonZeroU32::MIN),
+            cost: request.cost.unwrap_or(NonZeroU32::MIN),
             notes,
+        };
+        if request.cost.is_none() && !visit.place.routes.is_empty() {
+            let enforced = visit.place.routes.iter().filter(|route| !route.shadow);
+            let cost = enforced.filter_map(|route| route.cost).max();
+            visit.cost = cost.unwrap_or(NonZeroU32::MIN);
         }
+        visit
     }
 
     /// Everything but the limits of the key. `None` if no key is needed.
@@ -359,7 +363,7 @@ impl Inner {
         caller: &Caller,
         passed_over: PassedOver,
     ) -> Option<Box<Extra>> {
-        let rules = lists(caller, &visit.place);
+        let rules = lists(caller, visit.place);
         let mut shadowed = visit.take_shadowed();
         for index in passed_over.iter().flat_map(|all| all.iter()) {
             let rule = rule_at(&rules, usize::from(*index));

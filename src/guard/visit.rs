@@ -21,7 +21,7 @@ pub(super) struct Visit<'p, 'r, H: ?Sized> {
     pub(super) ip: &'r ClientIp,
     /// Whether the policy accepts nothing from the client.
     pub(super) is_denied: bool,
-    pub(super) place: Place<'p>,
+    pub(super) place: &'r Place<'p>,
     pub(super) cost: NonZeroU32,
     /// `None` for almost every request.
     pub(super) notes: Option<Box<Notes>>,
