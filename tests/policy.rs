@@ -92,6 +92,13 @@ fn an_error_names_the_line_and_the_field_and_what_was_expected() {
             assert!(error.contains(part), "{text}\n{error}\nlacks {part}");
         }
     }
+    let dear = format!("{route}limits = [\"5/s\"]\ncost = 6")
+        .parse::<Policy>()
+        .unwrap_err();
+    assert!(
+        dear.to_string().contains("`5/s` never admits so much"),
+        "{dear}"
+    );
     let twice = format!("{route}{route}").parse::<Policy>().unwrap_err();
     assert!(twice.to_string().contains("two routes are named `orders`"));
 }

@@ -151,7 +151,7 @@ const ORDERS: &str = r#"
     path = "POST,PUT /api/orders"
     scopes = ["orders:write"]
     limits = ["2/min"]
-    cost = 3
+    cost = 2
 
     [[route]]
     name = "item"
@@ -192,7 +192,7 @@ fn every_route_that_matches_holds() {
 #[test]
 fn a_route_limits_each_key_beside_its_own_limits() {
     let home = Home::new();
-    let kg = guard(&home, &ORDERS.replace("cost = 3", ""));
+    let kg = guard(&home, &ORDERS.replace("cost = 2", ""));
     let keys = [
         with_scopes(&kg, &["orders:write"]),
         with_scopes(&kg, &["orders:write"]),
@@ -377,7 +377,7 @@ fn a_policy_made_in_code_is_that_of_a_file() {
                 .unwrap()
                 .limits(["2/min"])
                 .unwrap()
-                .cost(3)
+                .cost(2)
                 .unwrap(),
         )
         .unwrap()

@@ -181,7 +181,8 @@ impl Policy {
     /// Adds a route. All routes that match a request apply to it, in whatever order they are.
     ///
     /// # Errors
-    /// [`InvalidInput`] if there is one of this name, or there are 1,000.
+    /// [`InvalidInput`] if there is one of this name, there are 1,000, or it costs more than one of
+    /// its own limits admits.
     pub fn route(mut self, route: Route) -> Result<Self, InvalidInput> {
         self.routes.push(route);
         self.check()?;
@@ -258,6 +259,7 @@ impl Policy {
                 format!("there are more than {MOST} of a kind; fewer patterns can cover more"),
             ));
         }
+        self.routes.iter().try_for_each(Route::check)?;
         let mut names: Vec<&str> = self.routes.iter().map(Route::name).collect();
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {

@@ -138,6 +138,26 @@ impl Route {
         &self.name
     }
 
+    /// That what it costs can be admitted.
+    pub(super) fn check(&self) -> Result<(), InvalidInput> {
+        let cost = self.cost.map_or(1, |cost| u64::from(cost.get()));
+        let limits = self.limits.iter().chain(&self.ip_limits);
+        match limits
+            .filter(|limit| !limit.shadow)
+            .find(|limit| limit.amount.get() < cost)
+        {
+            None => Ok(()),
+            Some(limit) => Err(InvalidInput::new(
+                "cost",
+                format!(
+                    "a request for route `{}` costs {cost}, but its limit `{limit}` never admits so \
+                     much; lower the cost or raise the limit",
+                    self.name
+                ),
+            )),
+        }
+    }
+
     pub(super) fn rules(&self) -> RouteRules {
         let enforced_or_not = |limit: &Limit| match self.shadow {
             true => limit.shadow(),
