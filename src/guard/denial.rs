@@ -96,7 +96,8 @@ impl Denial {
 
     /// Header fields to send with the answer: its `Content-Type`; `WWW-Authenticate` with a 401
     /// (RFC 9110 §11.6.1, RFC 6750 §3); `Retry-After` in whole seconds, rounded up (RFC 9110
-    /// §10.2.3), where waiting helps; the fields of [`Grant::headers`] with a 429.
+    /// §10.2.3), where waiting helps; the fields of [`Grant::headers`](crate::Grant::headers) with a
+    /// 429.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![("Content-Type", "application/problem+json".to_owned())];
         match self.reason {
