@@ -169,10 +169,7 @@ impl Counters {
             let mut counter = Counter::over(id.span);
             match (&mut counter, value) {
                 (Counter::Window(log), SavedValue::Hits(hits)) => {
-                    let now = time.timestamp();
-                    let hits = hits.into_iter();
-                    let hits = hits.map(|(at, count)| (time.now.minus(now.since(at)), count));
-                    log.restore(time.now, hits);
+                    restore_hits(log, hits, time.now, time.clock);
                 }
                 (Counter::Balance { balance, .. }, SavedValue::Balance(saved)) => *balance = saved,
                 _ => continue,
@@ -285,14 +282,7 @@ impl Counters {
         let save = |id: CounterId, log: &mut SlidingLog| {
             (log.used_at(time.now) > 0).then(|| SavedCounter {
                 id,
-                value: SavedValue::Hits(
-                    log.hits()
-                        .map(|(at, count)| {
-                            let up = Duration::from_nanos(999_999);
-                            (time.clock.timestamp_at(at.plus(up)), count)
-                        })
-                        .collect(),
-                ),
+                value: SavedValue::Hits(saved_hits(log, time.clock)),
             })
         };
         let plain = |log: &mut SlidingLog| save(CounterId::plain(log.length()), log);
@@ -310,6 +300,26 @@ impl Counters {
                 .collect(),
         }
     }
+}
+
+/// The hits of a window as [`SavedValue::Hits`] are.
+pub(crate) fn saved_hits(log: &SlidingLog, clock: &Clock) -> Vec<(Timestamp, u32)> {
+    let up = Duration::from_nanos(999_999);
+    let saved = |(at, count): (Moment, u32)| (clock.timestamp_at(at.plus(up)), count);
+    log.hits().map(saved).collect()
+}
+
+/// Takes up what [`saved_hits`] has left, as far as it still counts.
+pub(crate) fn restore_hits(
+    log: &mut SlidingLog,
+    hits: Vec<(Timestamp, u32)>,
+    now: Moment,
+    clock: &Clock,
+) {
+    let today = clock.timestamp_at(now);
+    let hits = hits.into_iter();
+    let hits = hits.map(|(at, count)| (now.minus(today.since(at)), count));
+    log.restore(now, hits);
 }
 
 #[inline(always)]

@@ -56,10 +56,7 @@ impl LockTime {
         zone: &TimeZone,
     ) -> Result<Timestamp, InvalidInput> {
         match self.0 {
-            Kind::Span(span) if (Duration::from_secs(1)..=LONGEST).contains(&span) => {
-                Ok(now.plus(span))
-            }
-            Kind::Span(_) => Err(out_of_bounds()),
+            Kind::Span(span) => bounded("duration", span).map(|span| now.plus(span)),
             Kind::Until(time) => next(time, now, zone),
         }
     }
@@ -130,19 +127,14 @@ impl FromStr for LockTime {
                  time of day such as `4 PM`, `4:00 PM` or `16:00`",
             )
         })?;
-        if (Duration::from_secs(1)..=LONGEST).contains(&span) {
-            Ok(Self(Kind::Span(span)))
-        } else {
-            Err(out_of_bounds())
-        }
+        bounded("duration", span).map(Self::from)
     }
 }
 
 /// A span of 1 second to 3,650 days, as a [`LockTime`] that is no time of day.
 pub(crate) fn span_of(field: &'static str, text: &str) -> Result<Duration, InvalidInput> {
     let span = span(&text.trim_ascii().to_ascii_lowercase());
-    let is_within = |span: &Duration| (Duration::from_secs(1)..=LONGEST).contains(span);
-    span.filter(is_within).ok_or_else(|| {
+    span.filter(is_within_bounds).ok_or_else(|| {
         InvalidInput::new(
             field,
             "is no span of 1 second to 3650 days such as `90s`, `30 minutes` or `1 day`",
@@ -150,8 +142,15 @@ pub(crate) fn span_of(field: &'static str, text: &str) -> Result<Duration, Inval
     })
 }
 
-fn out_of_bounds() -> InvalidInput {
-    InvalidInput::new("duration", "is not between 1 second and 3650 days")
+fn is_within_bounds(span: &Duration) -> bool {
+    (Duration::from_secs(1)..=LONGEST).contains(span)
+}
+
+/// The span, if a lock can last so long.
+pub(crate) fn bounded(field: &'static str, span: Duration) -> Result<Duration, InvalidInput> {
+    is_within_bounds(&span)
+        .then_some(span)
+        .ok_or_else(|| InvalidInput::new(field, "is not between 1 second and 3650 days"))
 }
 
 /// `None` for a text that is no span, the longest there is for one too long to count.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::addresses::Addresses;
 use crate::limit::{self, Limit};
+use crate::lock_time;
 use crate::policy::InvalidInput;
 
 pub use self::route::Route;
@@ -135,7 +136,7 @@ impl Lockout {
     /// # Errors
     /// [`InvalidInput`] if it is not between 1 second and 3,650 days.
     pub fn decay(mut self, decay: Duration) -> Result<Self, InvalidInput> {
-        self.decay = checked_span("decay", decay)?;
+        self.decay = lock_time::bounded("decay", decay)?;
         Ok(self)
     }
 }
@@ -144,19 +145,10 @@ fn checked_steps(steps: Vec<Duration>) -> Result<Vec<Duration>, InvalidInput> {
     if steps.is_empty() || steps.len() > 16 {
         return Err(InvalidInput::new("steps", "are 1 to 16 durations"));
     }
-    let steps = steps.into_iter().map(|step| checked_span("steps", step));
+    let steps = steps
+        .into_iter()
+        .map(|step| lock_time::bounded("steps", step));
     steps.collect()
-}
-
-fn checked_span(field: &'static str, span: Duration) -> Result<Duration, InvalidInput> {
-    if (Duration::from_secs(1)..=3_650 * DAY).contains(&span) {
-        Ok(span)
-    } else {
-        Err(InvalidInput::new(
-            field,
-            "is not between 1 second and 3650 days",
-        ))
-    }
 }
 
 impl Policy {

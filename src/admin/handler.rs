@@ -70,9 +70,19 @@ impl KeyGuard {
             status: Some(status),
             ..OrgChange::default()
         };
+        self.change_org(id, change)
+    }
+
+    pub(super) fn change_org(&self, id: OrgId, change: OrgChange) -> Result<Org, AdminError> {
         let org = self.inner.store().update_org(id, change)?;
         self.inner.org_changed(id);
         Ok(org)
+    }
+
+    pub(super) fn change_key(&self, id: KeyId, change: KeyChange) -> Result<Key, AdminError> {
+        let key = self.inner.store().update_key(id, change)?;
+        self.inner.key_changed(id);
+        Ok(key)
     }
 
     /// Creates a key and returns its text, for the only time.
@@ -203,9 +213,7 @@ impl KeyGuard {
             lifts: None,
             expires_at: request.expires_at,
         };
-        let key = self.inner.store().update_key(request.id, change)?;
-        self.inner.key_changed(key.id);
-        Ok(key)
+        self.change_key(request.id, change)
     }
 
     /// Gives a key a new text. Limits, quota and usage carry on; the old text is accepted for

@@ -25,9 +25,7 @@ impl KeyGuard {
             limits: Some(limit::list(limits)?),
             ..OrgChange::default()
         };
-        let org = self.inner.store().update_org(id, change)?;
-        self.inner.org_changed(id);
-        Ok(org)
+        self.change_org(id, change)
     }
 
     /// Forgets what was counted of a client: requests under limits by address, and failed
@@ -83,17 +81,14 @@ impl KeyGuard {
                 lifts: Some(crate::guard::with_lift(&org.lifts, lift, now)),
                 ..OrgChange::default()
             };
-            self.inner.store().update_org(org.id, change)?;
-            self.inner.org_changed(org.id);
+            self.change_org(org.id, change)?;
             return Ok(key);
         }
         let change = KeyChange {
             lifts: Some(crate::guard::with_lift(&key.lifts, lift, now)),
             ..KeyChange::default()
         };
-        let key = self.inner.store().update_key(id, change)?;
-        self.inner.key_changed(id);
-        Ok(key)
+        self.change_key(id, change)
     }
 
     /// Puts a policy in force, in place of the one that is. Decisions that begin after this returns

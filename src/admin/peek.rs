@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{AdminError, no_such_limit};
 use crate::client_ip::ClientIp;
 use crate::counter::Counts;
-use crate::guard::{KeyGuard, RuleState, rules, strike_rules};
+use crate::guard::{KeyGuard, RuleState, is_lifted, rules, strike_rules};
 use crate::ip_limit::IpLimit;
 use crate::limiter::{Groups, NetworkRule};
 use crate::network::Network;
@@ -35,12 +35,8 @@ impl KeyGuard {
     pub fn peek(&self, id: KeyId) -> Result<Vec<RuleState>, AdminError> {
         let (key, org) = self.key_and_org(id)?;
         let now = self.inner.now();
-        let lifted = |rule: &Rule| {
-            let mut lifts = key.lifts.iter().chain(&org.lifts);
-            lifts.any(|lift| lift.until > now && lift.rule == rule.name())
-        };
         let mut rules = self.rules_of(&key, &org);
-        rules.retain(|rule| !lifted(rule));
+        rules.retain(|rule| !is_lifted(rule, &key, &org, now));
         self.with_groups(&key, &rules, |groups| {
             let levels = self
                 .inner
@@ -66,25 +62,14 @@ impl KeyGuard {
     pub fn reset(&self, id: KeyId, name: Option<&str>) -> Result<(), AdminError> {
         let (key, org) = self.key_and_org(id)?;
         let all = self.rules_of(&key, &org);
-        let rules: Vec<Rule> = match name {
-            None => all
-                .into_iter()
-                .filter(|rule| rule.holder == Holder::Key)
-                .collect(),
-            Some(name) => {
-                let named = all
-                    .iter()
-                    .filter(|rule| rule.name() == name)
-                    .cloned()
-                    .collect();
-                match named {
-                    empty if Vec::is_empty(&empty) => {
-                        return Err(no_such_limit(name, all.iter().map(Rule::name)));
-                    }
-                    named => named,
-                }
-            }
+        let is_meant = |rule: &&Rule| match name {
+            None => rule.holder == Holder::Key,
+            Some(name) => rule.name() == name,
         };
+        let rules: Vec<Rule> = all.iter().filter(is_meant).cloned().collect();
+        if let (true, Some(name)) = (rules.is_empty(), name) {
+            return Err(no_such_limit(name, all.iter().map(Rule::name)));
+        }
         self.with_groups(&key, &rules, |groups| {
             self.inner.limiter().reset(groups, &[&rules]);
         })?;

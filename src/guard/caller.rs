@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use super::Inner;
-use super::pipeline::counts_in_flight;
 use super::residents::{About, Caller};
 use crate::access::Rulebook;
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
-use crate::limit::Limit;
+use crate::limit::{Limit, Span};
 use crate::record::{Key, Lift, Org, OrgStatus, Reason};
 use crate::rule::{GroupId, Holder, Rule, add_tightest};
 use crate::store::Resolved;
@@ -21,8 +20,6 @@ impl Inner {
             credential_expires_at,
         } = resolved;
         let (all_rules, now) = (rules(&key, &org, &self.rulebook()), self.now());
-        let lifts = || key.lifts.iter().chain(&org.lifts).filter(|l| l.until > now);
-        let is_lifted = |rule: &Rule| lifts().any(|lift| lift.rule == rule.name());
         let has_org_rules = all_rules.iter().any(|rule| rule.holder == Holder::Org);
         let expiries = [key.expires_at, credential_expires_at];
         Ok(Caller {
@@ -37,7 +34,7 @@ impl Inner {
                 .flatten()
                 .min()
                 .unwrap_or(Timestamp::MAX),
-            reload_at: lifts()
+            reload_at: lifts(&key, &org, now)
                 .map(|lift| lift.until)
                 .min()
                 .unwrap_or(Timestamp::MAX),
@@ -46,10 +43,12 @@ impl Inner {
                 true => Some(self.attach(GroupId::org(org.id))?),
                 false => None,
             },
-            counts_in_flight: counts_in_flight(&all_rules),
+            counts_in_flight: all_rules
+                .iter()
+                .any(|rule| rule.limit.span == Span::Concurrent),
             rules: all_rules
                 .into_iter()
-                .filter(|rule| !is_lifted(rule))
+                .filter(|rule| !is_lifted(rule, &key, &org, now))
                 .collect(),
             is_bound: !key.allowed_ips.is_empty(),
             backends: Arc::clone(&self.backends),
@@ -72,6 +71,17 @@ pub(crate) fn rules(key: &Key, org: &Org, rulebook: &Rulebook) -> Vec<Rule> {
         add_tightest(&mut rules, Rule::new(*limit, Holder::Org));
     }
     rules
+}
+
+/// The lifts that concern a key now, its own and those of its organization.
+fn lifts<'a>(key: &'a Key, org: &'a Org, now: Timestamp) -> impl Iterator<Item = &'a Lift> {
+    let all = key.lifts.iter().chain(&org.lifts);
+    all.filter(move |lift| lift.until > now)
+}
+
+/// Whether a limit of a key neither refuses nor counts now.
+pub(crate) fn is_lifted(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
+    lifts(key, org, now).any(|lift| lift.rule == rule.name())
 }
 
 /// Lifts a limit until a time, in place of an earlier lift; ends those that are over.

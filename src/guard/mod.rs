@@ -30,7 +30,7 @@ pub use self::grant::Grant;
 pub use self::request::{HeaderFn, Headers, Request};
 pub use self::verdict::{RuleState, Verdict};
 
-pub(crate) use self::caller::{rules, with_lift};
+pub(crate) use self::caller::{is_lifted, rules, with_lift};
 pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
 #[cfg(feature = "cli")]
 pub(crate) use self::open::existing_secret;

@@ -25,7 +25,6 @@ use crate::access::{Access, Place, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::clock::{Moment, Timestamp};
 use crate::key::{self, HashedKey};
-use crate::limit::Span;
 use crate::limiter::{AttachError, Group, Level, Outcome, PassedOver, rule_at};
 use crate::lockout::{Lock, Strike};
 use crate::path;
@@ -425,12 +424,6 @@ fn exhausted_route(rules: &[&[Rule]], level: Level, room_at: Moment) -> Denial {
         Some(rule) => Denial::exhausted(rule, level, room_at),
         None => Denial::new(Reason::RateLimited),
     }
-}
-
-/// Whether requests in flight are counted by any of the rules.
-pub(super) fn counts_in_flight(rules: &[Rule]) -> bool {
-    let mut spans = rules.iter().map(|rule| rule.limit.span);
-    spans.any(|span| span == Span::Concurrent)
 }
 
 /// The client learns that the request could not be decided, the next flush or change says why.

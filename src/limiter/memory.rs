@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::networks::Networks;
 use super::{
     Admission, AttachError, Groups, Level, Limiter, NetworkRule, Outcome, PassedOver, Rules,
+    is_passed_over, pass_over,
 };
 use crate::clock::{Clock, Moment};
 use crate::counter::{CounterMut, Counters, SavedCounter, SavedNetwork, Time};
@@ -396,18 +397,6 @@ impl<'a> Held<'a> {
 #[inline(always)]
 fn indexed<'a>(rules: Rules<'a>) -> impl Iterator<Item = (usize, &'a Rule)> {
     rules.iter().copied().flatten().enumerate()
-}
-
-#[cold]
-fn pass_over(passed_over: &mut PassedOver, index: usize) {
-    let index = u16::try_from(index).unwrap_or(u16::MAX);
-    passed_over.get_or_insert_default().push(index);
-}
-
-#[inline]
-fn is_passed_over(passed_over: &PassedOver, index: usize) -> bool {
-    let all = passed_over.as_deref();
-    all.is_some_and(|all| all.contains(&(index as u16)))
 }
 
 #[cfg(test)]

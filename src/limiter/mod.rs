@@ -140,6 +140,18 @@ pub(crate) enum Outcome {
 /// from them.
 pub(crate) type PassedOver = Option<Box<SmallVec<[u16; 12]>>>;
 
+#[cold]
+fn pass_over(passed_over: &mut PassedOver, index: usize) {
+    let index = u16::try_from(index).unwrap_or(u16::MAX);
+    passed_over.get_or_insert_default().push(index);
+}
+
+#[inline]
+fn is_passed_over(passed_over: &PassedOver, index: usize) -> bool {
+    let all = passed_over.as_deref();
+    all.is_some_and(|all| all.contains(&(index as u16)))
+}
+
 /// What is known of a request that was admitted.
 #[derive(Clone, Copy)]
 pub(crate) struct Admission<'a> {

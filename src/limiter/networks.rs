@@ -6,14 +6,13 @@
 
 use std::hash::BuildHasher;
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
-use super::{Level, NetworkRule, Outcome, PassedOver};
+use super::{Level, NetworkRule, Outcome, PassedOver, is_passed_over, pass_over};
 use crate::clock::{Clock, Moment};
-use crate::counter::{Counts, SavedNetwork};
+use crate::counter::{Counts, SavedNetwork, restore_hits, saved_hits};
 use crate::limit::{Limit, Span};
 use crate::network::Network;
 use crate::policy::WindowLength;
@@ -65,7 +64,7 @@ impl Networks {
                 continue;
             }
             if rule.limit.shadow {
-                passed_over.get_or_insert_default().push(index as u16);
+                pass_over(&mut passed_over, index);
             } else if slowest.is_none_or(|(_, latest)| room_at > latest) {
                 slowest = Some((level, room_at));
             }
@@ -75,10 +74,7 @@ impl Networks {
         }
         let mut tightest = Level::unlimited(now);
         for (index, rule) in rules.iter().enumerate() {
-            let is_passed_over = passed_over
-                .as_ref()
-                .is_some_and(|all| all.contains(&(index as u16)));
-            if is_passed_over {
+            if is_passed_over(&passed_over, index) {
                 continue;
             }
             let log = set.log(network, rule, now);
@@ -119,13 +115,11 @@ impl Networks {
                 if window.log.used_at(now) == 0 {
                     continue;
                 }
-                let up = Duration::from_nanos(999_999);
-                let at = |(at, count): (Moment, u32)| (clock.timestamp_at(at.plus(up)), count);
                 saved.push(SavedNetwork {
                     network: window.network,
                     counts: window.counts.clone(),
                     length: window.log.length(),
-                    hits: window.log.hits().map(at).collect(),
+                    hits: saved_hits(&window.log, clock),
                 });
             }
         }
@@ -134,14 +128,9 @@ impl Networks {
 
     pub(super) fn restore(&self, saved: Vec<SavedNetwork>, clock: &Clock) {
         let now = clock.now();
-        let today = clock.timestamp_at(now);
         for saved in saved {
             let mut log = SlidingLog::new(saved.length);
-            let hits = saved.hits.into_iter();
-            log.restore(
-                now,
-                hits.map(|(at, count)| (now.minus(today.since(at)), count)),
-            );
+            restore_hits(&mut log, saved.hits, now, clock);
             if !log.is_empty() {
                 let window = Window {
                     network: saved.network,
