@@ -18,7 +18,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | none | the embedded library: no HTTP stack, no async runtime |
-//! | `http` | [`Headers`] for `http::HeaderMap` |
+//! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
 //! | `cli` | the program `keyguard` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -38,6 +38,8 @@ mod forwarded;
 #[doc(hidden)]
 pub mod fuzz;
 mod guard;
+#[cfg(feature = "http")]
+pub mod http;
 mod ip_limit;
 mod key;
 mod limit;

@@ -4,20 +4,19 @@
 
 mod common;
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Lines, Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use common::SECRET;
+use common::server::{Server, example};
 use keyguard::{Config, CreateKey, KeyGuard};
 use tempfile::TempDir;
 
 #[test]
 fn the_quick_start_serves_holders_of_its_key_and_nobody_else() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start(dir.path());
+    let server = start(dir.path());
     let key = server.printed_key().expect("a key is printed");
 
     let open = server.get("/health", None);
@@ -57,7 +56,7 @@ fn the_quick_start_serves_holders_of_its_key_and_nobody_else() {
 #[test]
 fn the_sixty_first_request_in_a_minute_is_told_when_to_come_again() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start(dir.path());
+    let server = start(dir.path());
     let key = server.printed_key().expect("a key is printed");
     for left in (0..60).rev() {
         let admitted = server.get("/api/data", Some(&key));
@@ -77,7 +76,7 @@ fn the_sixty_first_request_in_a_minute_is_told_when_to_come_again() {
 #[test]
 fn who_tries_to_log_in_too_often_is_locked_out_of_that_alone() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start(dir.path());
+    let server = start(dir.path());
     let key = server.printed_key().expect("a key is printed");
     for _ in 0..3 {
         assert_eq!(server.get("/login", None).status, 401);
@@ -97,7 +96,7 @@ fn who_tries_to_log_in_too_often_is_locked_out_of_that_alone() {
 #[test]
 fn while_it_runs_the_command_line_sees_and_changes_its_keys() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start(dir.path());
+    let server = start(dir.path());
     let key = server.printed_key().expect("a key is printed");
     assert_eq!(server.get("/api/data", Some(&key)).status, 200);
     let keyguard = |arguments: &[&str]| {
@@ -120,13 +119,13 @@ fn while_it_runs_the_command_line_sees_and_changes_its_keys() {
 #[test]
 fn a_second_start_goes_on_with_the_file_of_the_first() {
     let dir = TempDir::new().unwrap();
-    let first = Server::start(dir.path());
+    let first = start(dir.path());
     let key = first.printed_key().expect("a key is printed");
     assert_eq!(first.get("/api/data", Some(&key)).status, 200);
     // It is killed and told nothing before.
     drop(first);
 
-    let second = Server::start(dir.path());
+    let second = start(dir.path());
     assert_eq!(second.printed_key(), None);
     assert_eq!(second.get("/api/data", Some(&key)).status, 200);
     assert_eq!(second.get("/api/data", None).status, 401);
@@ -144,6 +143,7 @@ fn the_data_file_can_be_named() {
     let dir = TempDir::new().unwrap();
     let mut example = example("quickstart", dir.path());
     example.env("KEYGUARD_DB", "named.redb");
+    example.arg("127.0.0.1:0");
     let server = Server::spawn(example);
     assert!(server.printed_key().is_some());
     assert!(dir.path().join("named.redb").exists());
@@ -153,7 +153,7 @@ fn the_data_file_can_be_named() {
 #[test]
 fn an_address_that_is_taken_is_an_error_that_names_it() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start(dir.path());
+    let server = start(dir.path());
     let other_dir = TempDir::new().unwrap();
     let output = example("quickstart", other_dir.path())
         .arg(&server.address)
@@ -216,103 +216,11 @@ fn a_line_that_makes_no_sense_is_named() {
     }
 }
 
-/// A running quick start; ended when it is dropped.
-struct Server {
-    child: Child,
-    /// What it printed before it was ready.
-    welcome: String,
-    address: String,
-    /// Kept open, so that it can go on printing.
-    _stdout: Lines<BufReader<ChildStdout>>,
-}
-
-impl Server {
-    fn start(dir: &Path) -> Self {
-        Self::spawn(example("quickstart", dir))
-    }
-
-    /// Waits until it is ready.
-    fn spawn(mut example: Command) -> Self {
-        example.arg("127.0.0.1:0").stdout(Stdio::piped());
-        let mut child = example.spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut welcome = String::new();
-        let address = loop {
-            let Some(line) = stdout.next() else {
-                panic!("it ended with {} after {welcome}", child.wait().unwrap());
-            };
-            let line = line.unwrap();
-            match line.strip_prefix("listening on ") {
-                Some(address) => break address.to_owned(),
-                None => welcome += &(line + "\n"),
-            }
-        };
-        Self {
-            child,
-            welcome,
-            address,
-            _stdout: stdout,
-        }
-    }
-
-    /// The key in its words of welcome, alone on a line.
-    fn printed_key(&self) -> Option<String> {
-        let mut lines = self.welcome.lines().map(str::trim);
-        let key = lines.find(|line| line.starts_with("kg_live_"))?;
-        Some(key.to_owned())
-    }
-
-    /// One request on a connection of its own.
-    fn get(&self, target: &str, key: Option<&str>) -> Response {
-        let key = key.map_or(String::new(), |key| format!("X-API-Key: {key}\r\n"));
-        let request = format!(
-            "GET {target} HTTP/1.1\r\nHost: {}\r\n{key}Connection: close\r\n\r\n",
-            self.address
-        );
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).unwrap();
-        Response::read(&response)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Response {
-    status: u16,
-    /// By their names in lower case.
-    fields: HashMap<String, String>,
-    body: String,
-}
-
-impl Response {
-    fn read(text: &str) -> Self {
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        let mut lines = head.lines();
-        let status = lines.next().unwrap();
-        let status = status.strip_prefix("HTTP/1.1 ").expect("a status line");
-        let fields = lines.map(|line| {
-            let (name, value) = line.split_once(':').expect("a header field");
-            (name.to_ascii_lowercase(), value.trim().to_owned())
-        });
-        Self {
-            status: status[..3].parse().unwrap(),
-            fields: fields.collect(),
-            body: body.to_owned(),
-        }
-    }
-
-    fn field(&self, name: &str) -> &str {
-        let value = self.fields.get(&name.to_ascii_lowercase());
-        value.unwrap_or_else(|| panic!("no {name} with a {}", self.status))
-    }
+/// A running quick start.
+fn start(dir: &Path) -> Server {
+    let mut quickstart = example("quickstart", dir);
+    quickstart.arg("127.0.0.1:0");
+    Server::spawn(quickstart)
 }
 
 /// Has `program` read `input` and returns whether it succeeded and what it printed.
@@ -330,27 +238,4 @@ fn run(mut program: Command, input: &str) -> (bool, String, String) {
         String::from_utf8(output.stdout).unwrap(),
         String::from_utf8(output.stderr).unwrap(),
     )
-}
-
-/// A built example, to be run in `dir` as if nothing were configured.
-fn example(name: &str, dir: &Path) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let built: PathBuf = tests
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("examples")
-        .join(name);
-    let built = built.with_extension(std::env::consts::EXE_EXTENSION);
-    assert!(
-        built.exists(),
-        "`{}` is not there: `cargo test` builds it, as does `cargo build --examples`",
-        built.display()
-    );
-    let mut command = Command::new(built);
-    command.current_dir(dir);
-    for variable in ["KEYGUARD_DB", "KEYGUARD_SECRET"] {
-        command.env_remove(variable);
-    }
-    command
 }

@@ -3,7 +3,7 @@
 
 use super::AdminError;
 use crate::access::Policy;
-use crate::guard::KeyGuard;
+use crate::guard::{KeyGuard, rules};
 use crate::limit;
 use crate::lock_time::LockTime;
 use crate::network::Network;
@@ -35,7 +35,8 @@ impl KeyGuard {
     }
 
     /// Lifts a limit of a key for a time: it neither refuses nor counts meanwhile. One that its
-    /// organization shares is lifted for all of its keys.
+    /// organization shares is lifted for all of its keys. The limits of routes are not lifted: they
+    /// are a matter of the policy.
     ///
     /// # Errors
     /// [`AdminError::NotFound`] for the key, or if it has no limit of this name;
@@ -67,7 +68,7 @@ impl KeyGuard {
         until: crate::clock::Timestamp,
     ) -> Result<Key, AdminError> {
         let (key, org) = self.key_and_org(id)?;
-        let found = self.rules_of(&key, &org);
+        let found = rules(&key, &org, &self.inner.rulebook());
         let Some(found) = found.iter().find(|known| known.name() == rule) else {
             return Err(no_such_limit(rule, found.iter().map(|rule| rule.name())));
         };

@@ -129,22 +129,27 @@ impl Inner {
 
     /// Whether strikes and automatic locks do not concern who asks.
     pub(super) fn is_spared<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> bool {
-        let rulebook = self.rulebook();
-        rulebook.spares(*visit.ip)
-            || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(visit.request))
+        self.spares(visit.request, *visit.ip)
     }
 
-    pub(super) fn check_ip(
+    fn spares<H: Headers + ?Sized>(&self, request: &Request<'_, H>, ip: ClientIp) -> bool {
+        let rulebook = self.rulebook();
+        rulebook.spares(ip)
+            || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(request))
+    }
+
+    pub(crate) fn check_ip<H: Headers + ?Sized>(
         &self,
         limit: &IpLimit,
-        ip: ClientIp,
-        target: &str,
-    ) -> Result<(), Denial> {
+        request: &Request<'_, H>,
+    ) -> Result<ClientIp, Denial> {
+        let ip = self.client_ip(request);
+        let target = request.path;
         let Some(network) = Network::of(ip) else {
-            return Ok(());
+            return Ok(ip);
         };
         let rulebook = self.rulebook();
-        let is_spared = rulebook.spares(ip);
+        let is_spared = self.spares(request, ip);
         let standing = self.lockouts.standing(&ip, target, &self.clock);
         let lock = standing.and_then(|standing| standing.locked);
         let now = || self.clock.timestamp();
@@ -159,7 +164,7 @@ impl Inner {
                 limit: limit.limit,
             };
             match self.limiter().hit(network, &[rule], NonZeroU32::MIN) {
-                Outcome::Admitted(..) => return Ok(()),
+                Outcome::Admitted(..) => return Ok(ip),
                 Outcome::Refused(level, room_at) => {
                     let lockout = limit.lockout.filter(|_| !is_spared);
                     let consequence = (&*limit.name, lockout, limit.scope);

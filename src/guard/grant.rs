@@ -32,8 +32,8 @@ pub struct Grant {
     path: StoredPath,
     /// Whether [`Grant::require`] has refused.
     lacked_scope: AtomicBool,
-    is_settled: bool,
-    status: u16,
+    is_settled: AtomicBool,
+    is_recorded: AtomicBool,
     cost: NonZeroU32,
     /// What few grants have.
     extra: Option<Box<Extra>>,
@@ -70,8 +70,8 @@ impl Grant {
             method,
             path: StoredPath::from_slice(path.as_bytes()),
             lacked_scope: AtomicBool::new(false),
-            is_settled: false,
-            status: 0,
+            is_settled: AtomicBool::new(false),
+            is_recorded: AtomicBool::new(false),
             cost,
             extra,
         }
@@ -97,8 +97,8 @@ impl Grant {
             method,
             path: StoredPath::new(),
             lacked_scope: AtomicBool::new(false),
-            is_settled: false,
-            status: 0,
+            is_settled: AtomicBool::new(false),
+            is_recorded: AtomicBool::new(false),
             cost: NonZeroU32::MIN,
             extra,
         }
@@ -155,11 +155,10 @@ impl Grant {
     ///
     /// Hits are given back as long as they are within their window, and until an administrator
     /// resets the limit; quotas within their day or month.
-    pub fn settle(&mut self, actual: u64) {
-        if self.is_settled {
+    pub fn settle(&self, actual: u64) {
+        if self.is_settled.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.is_settled = true;
         let (Some(caller), reserved) = (&self.caller, u64::from(self.cost.get())) else {
             return;
         };
@@ -204,11 +203,23 @@ impl Grant {
     }
 
     /// Records how the request was answered, and how long that took since it was admitted.
-    pub fn finish(mut self, status: u16) {
-        self.status = status;
+    #[inline]
+    pub fn finish(self, status: u16) {
+        self.answer(status);
     }
 
-    fn event(&self, caller: &Caller) -> UsageEvent {
+    /// As [`Grant::finish`], while the request is still in flight: its answer has begun.
+    #[inline]
+    pub(crate) fn answer(&self, status: u16) {
+        let Some(caller) = &self.caller else { return };
+        if caller.backends.recorder.is_enabled() && !self.is_recorded.swap(true, Ordering::Relaxed)
+        {
+            let event = self.event(caller, status);
+            caller.backends.recorder.record(event, &self.path);
+        }
+    }
+
+    fn event(&self, caller: &Caller, status: u16) -> UsageEvent {
         let clock = caller.backends.recorder.clock();
         let lacked_scope = self.lacked_scope.load(Ordering::Relaxed);
         let latency = clock.now().since(self.level.at);
@@ -217,10 +228,10 @@ impl Grant {
             key_id: caller.key_id,
             ip: self.ip,
             latency_micros: u32::try_from(latency.as_micros()).unwrap_or(u32::MAX),
-            status: if lacked_scope && self.status == 0 {
+            status: if lacked_scope && status == 0 {
                 403
             } else {
-                self.status
+                status
             },
             // Cut to 256 bytes before.
             path_len: self.path.len() as u16,
@@ -243,12 +254,7 @@ impl Drop for Grant {
                 passed_over.unwrap_or(&None),
             );
         }
-        if caller.backends.recorder.is_enabled() {
-            caller
-                .backends
-                .recorder
-                .record(self.event(caller), &self.path);
-        }
+        self.answer(0);
     }
 }
 

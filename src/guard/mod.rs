@@ -138,7 +138,9 @@ impl KeyGuard {
         ip: impl Into<ClientIp>,
         path: &str,
     ) -> Result<(), Denial> {
-        self.inner.check_ip(limit, ip.into(), path)
+        const NONE: [(&str, &str); 0] = [];
+        self.inner.check_ip(limit, &Request::new(&NONE, ip, path))?;
+        Ok(())
     }
 
     /// The address of the client that a peer asks for: its own, or, if it is one of
@@ -204,6 +206,12 @@ impl Inner {
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Tells the administrator something, once.
+    #[cfg(feature = "http")]
+    pub(crate) fn warn(&self, warning: &str) {
+        self.lockouts.warn(warning);
     }
 
     pub(crate) fn now(&self) -> Timestamp {

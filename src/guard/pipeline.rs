@@ -6,7 +6,7 @@
 //! | route | every way in which a server may read the path; an exempt one goes no further |
 //! | lockout | the policy accepts the address, and it is not locked out, of everything or of this path |
 //! | IP limits | those of the routes that match, all at once |
-//! | credential | one key, from its header or as a bearer token; none only from who is not locked out of that |
+//! | credential | a preflight request of a browser needs none; one key, from its header or as a bearer token; none only from who is not locked out of that |
 //! | key | known, active, unexpired, organization active, accepted from here, holds the scopes, affords the cost |
 //! | limits | those of the key, its organization and the routes, all at once |
 
@@ -28,7 +28,7 @@ use crate::key::{self, HashedKey};
 use crate::limiter::{AttachError, Group, Level, Outcome, PassedOver, rule_at};
 use crate::lockout::{Lock, Strike};
 use crate::path;
-use crate::record::{KeyId, Reason};
+use crate::record::{KeyId, Method, Reason};
 use crate::rule::{GroupId, Rule};
 use crate::store::{StoreError, UsageEvent};
 
@@ -199,6 +199,7 @@ impl Inner {
             .as_ref()
             .and_then(|standing| standing.keyless.as_ref());
         match visit.place.access {
+            Access::Protected | Access::OpenForNow if is_preflight(visit.request) => Ok(None),
             Access::Protected => self.accept(visit, subject, keyless).map(Some),
             Access::OpenForNow => match self.accept(visit, subject, keyless) {
                 Err(refusal) if refusal.denial.status() != 503 => {
@@ -379,9 +380,9 @@ impl Inner {
     #[cold]
     fn refuse<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>, refusal: Refusal) -> Denial {
         let reason = refusal.denial.reason();
-        // A preflight request of a browser carries no key by design (Fetch §3.2.2).
+        // Whatever asks what it may ask for is no guess at a key.
         if let Some(strike) = Strike::of(reason)
-            && visit.request.method != crate::record::Method::Options
+            && visit.request.method != Method::Options
             && !self.is_spared(visit)
         {
             let rules = &self.rulebook().policy.lockout;
@@ -416,6 +417,14 @@ impl Inner {
         };
         self.recorder().record(event, path);
     }
+}
+
+/// Whether a browser asks what a page of another origin may send (Fetch §3.2.2). Such a request
+/// carries no key by design, and the answer says no more than that.
+#[inline(always)]
+fn is_preflight<H: Headers + ?Sized>(request: &Request<'_, H>) -> bool {
+    let has = |name| request.headers.header_values(name).next().is_some();
+    request.method == Method::Options && has("origin") && has("access-control-request-method")
 }
 
 #[cold]

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod child;
+pub(crate) mod server;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
