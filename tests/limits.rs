@@ -122,7 +122,7 @@ fn what_a_request_did_not_cost_is_given_back_to_every_limit() {
     let acme = org(&kg, "acme");
     kg.set_org_limits(acme.id, ["20/min", "50 daily"]).unwrap();
     let key = key_with_limits(&kg, &["10/min shadow", "9/s", "10 credits"]);
-    let mut grant = ask_at_cost(&kg, &key, 8).unwrap();
+    let grant = ask_at_cost(&kg, &key, 8).unwrap();
     assert_eq!(left(&kg, &key), [2, 1, 2, 12, 42]);
     grant.settle(3);
     assert_eq!(left(&kg, &key), [7, 6, 7, 17, 47]);
@@ -140,7 +140,7 @@ fn what_a_request_cost_more_delays_later_ones() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["10/hour"]);
-    let mut grant = ask(&kg, &key).unwrap();
+    let grant = ask(&kg, &key).unwrap();
     home.clock.advance(60 * SECOND);
     grant.settle(25);
     drop(grant);
@@ -159,7 +159,7 @@ fn nothing_is_given_back_of_a_window_or_a_day_that_is_over() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["10/s", "10 daily"]);
-    let mut grant = ask_at_cost(&kg, &key, 9).unwrap();
+    let grant = ask_at_cost(&kg, &key, 9).unwrap();
     home.clock.advance(24 * HOUR);
     drop(ask_at_cost(&kg, &key, 2).unwrap());
     grant.settle(0);
@@ -225,7 +225,7 @@ fn quotas_and_credits_are_exact_over_orderly_restarts() {
     kg.set_org_limits(acme.id, ["100 daily"]).unwrap();
     let key = key_with_limits(&kg, &["10 credits +1/hour", "40 monthly"]);
     let text = key.raw_key.expose().to_owned();
-    let mut grant = ask_at_cost(&kg, &key, 8).unwrap();
+    let grant = ask_at_cost(&kg, &key, 8).unwrap();
     grant.settle(6);
     drop(grant);
     kg.close().unwrap();

@@ -16,11 +16,11 @@ use crate::guard::Grant;
 pub trait Gate {
     /// Lets a request through, with a grant if it needed one, or answers it.
     #[doc(hidden)]
-    fn admit<B, R>(
-        &self,
-        request: &mut Request<B>,
-    ) -> Result<Option<Arc<Grant>>, Response<AnswerBody<R>>>;
+    fn admit<B, R>(&self, request: &mut Request<B>) -> Result<Option<Arc<Grant>>, Refusal<R>>;
 }
+
+/// An answer that does not come from the service.
+pub type Refusal<R> = Box<Response<AnswerBody<R>>>;
 
 /// A service behind a [`KeyGuardLayer`](super::KeyGuardLayer) or an
 /// [`IpLimitLayer`](super::IpLimitLayer).
@@ -91,7 +91,7 @@ pin_project! {
         #[pin]
         answer: Option<F>,
         grant: Option<Arc<Grant>>,
-        refusal: Option<Response<AnswerBody<R>>>,
+        refusal: Option<Refusal<R>>,
     }
 }
 
@@ -108,7 +108,7 @@ where
             return this
                 .refusal
                 .take()
-                .map_or(Poll::Pending, |refusal| Poll::Ready(Ok(refusal)));
+                .map_or(Poll::Pending, |refusal| Poll::Ready(Ok(*refusal)));
         };
         let mut response = ready!(answer.poll(context))?;
         let grant = this.grant.take();

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use http::{Extensions, HeaderMap, HeaderName, Request, Response};
+use http::{Extensions, HeaderMap, HeaderName, Request};
 use tower_layer::Layer;
 
-use super::body::AnswerBody;
-use super::gated::{Gate, Gated};
+use super::gated::{Gate, Gated, Refusal};
 use super::peer::{self, Peer};
 use crate::client_ip::ClientIp;
 use crate::guard::{self, Grant, KeyGuard};
@@ -51,17 +50,14 @@ impl KeyGuardLayer {
 }
 
 impl Gate for KeyGuardLayer {
-    fn admit<B, R>(
-        &self,
-        request: &mut Request<B>,
-    ) -> Result<Option<Arc<Grant>>, Response<AnswerBody<R>>> {
+    fn admit<B, R>(&self, request: &mut Request<B>) -> Result<Option<Arc<Grant>>, Refusal<R>> {
         let Some(peer) = self.peer.of(request.extensions()) else {
-            return Err(peer::unknown(&self.guard));
+            return Err(Box::new(peer::unknown(&self.guard)));
         };
         let asked = guard::Request::new(request.headers(), peer, request.uri().path())
             .method(request.method().as_str());
         let grant = self.guard.decide(asked);
-        let grant = Arc::new(grant.map_err(|denial| denial.response())?);
+        let grant = Arc::new(grant.map_err(|denial| Box::new(denial.response()))?);
         remove_identity(request.headers_mut());
         request.extensions_mut().insert(Arc::clone(&grant));
         Ok(Some(grant))
@@ -127,16 +123,13 @@ impl IpLimitLayer {
 }
 
 impl Gate for IpLimitLayer {
-    fn admit<B, R>(
-        &self,
-        request: &mut Request<B>,
-    ) -> Result<Option<Arc<Grant>>, Response<AnswerBody<R>>> {
+    fn admit<B, R>(&self, request: &mut Request<B>) -> Result<Option<Arc<Grant>>, Refusal<R>> {
         let Some(peer) = self.peer.of(request.extensions()) else {
-            return Err(peer::unknown(&self.guard));
+            return Err(Box::new(peer::unknown(&self.guard)));
         };
         let asked = guard::Request::new(request.headers(), peer, request.uri().path());
         let client = self.guard.inner.check_ip(&self.limit, &asked);
-        let client = client.map_err(|denial| denial.response())?;
+        let client = client.map_err(|denial| Box::new(denial.response()))?;
         request.extensions_mut().insert(client);
         Ok(None)
     }

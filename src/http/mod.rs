@@ -37,5 +37,5 @@ mod peer;
 mod response;
 
 pub use self::body::AnswerBody;
-pub use self::gated::{Gate, Gated, GatedFuture};
+pub use self::gated::{Gate, Gated, GatedFuture, Refusal};
 pub use self::layer::{IpLimitLayer, KeyGuardLayer};

@@ -10,13 +10,16 @@ use super::response::problem;
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
 
+/// Finds the address of a peer.
+type Find = dyn Fn(&Extensions) -> Option<ClientIp> + Send + Sync;
+
 /// How the address of a peer is found.
 #[derive(Clone, Default)]
 pub(super) enum Peer {
     /// As a [`ClientIp`] or a [`SocketAddr`] among the extensions of the request.
     #[default]
     Extension,
-    Found(Arc<dyn Fn(&Extensions) -> Option<ClientIp> + Send + Sync>),
+    Found(Arc<Find>),
     Known(ClientIp),
 }
 
