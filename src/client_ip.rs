@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 /// The address of a client: an IP address, or [`ClientIp::LOCAL`] for a Unix socket.
 ///
 /// An IPv4-mapped IPv6 address is the IPv4 address it maps, so that one client has one address.
@@ -72,5 +74,18 @@ impl FromStr for ClientIp {
         }
         let ip = text.parse::<IpAddr>();
         ip.map(Self::from).map_err(|_| InvalidClientIp(()))
+    }
+}
+
+impl Serialize for ClientIp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientIp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
     }
 }

@@ -72,7 +72,7 @@ pub use lock_time::LockTime;
 pub use lockout::{Lock, LockCause, LockScope, Refuses};
 pub use network::Network;
 pub use policy::{InvalidInput, Scope};
-pub use record::{Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
+pub use record::{AuditEntry, Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
 pub use secret::Secret;
 pub use store::OpenError;
 pub use time_zone::TimeZone;

@@ -381,7 +381,7 @@ impl World {
 
     fn end(&mut self, pending: Pending) {
         let Pending {
-            mut grant,
+            grant,
             key,
             cost,
             request,

@@ -301,7 +301,7 @@ fn a_route_limits_each_address_and_locks_it_out() {
     ] {
         assert_eq!(reason(anonymously(&kg, "POST", "/login")), expected);
     }
-    kg.reset_ip("192.0.2.7".parse().unwrap());
+    kg.reset_ip("192.0.2.7".parse().unwrap()).unwrap();
     assert_eq!(
         reason(anonymously(&kg, "POST", "/login")),
         Some(Reason::MissingKey)

@@ -67,6 +67,10 @@ pub(crate) enum Command {
         duration: Option<String>,
     },
     Reload,
+    Audit {
+        before: Option<u64>,
+        limit: usize,
+    },
 }
 
 /// A key, by its id or the start of its prefix, or an address.
@@ -118,6 +122,9 @@ pub(crate) struct Failure {
     pub(crate) field: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) candidates: Vec<Key>,
+    /// The id of what an earlier request of the same name made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +146,7 @@ impl Failure {
             message: message.into(),
             field: None,
             candidates: Vec::new(),
+            id: None,
         }
     }
 }
@@ -148,7 +156,7 @@ impl From<AdminError> for Failure {
         let code = match &error {
             AdminError::Invalid(_) | AdminError::Policy(_) => FailureCode::Invalid,
             AdminError::NotFound(_) => FailureCode::NotFound,
-            AdminError::Conflict(_) => FailureCode::Conflict,
+            AdminError::Conflict(_) | AdminError::Done { .. } => FailureCode::Conflict,
             AdminError::Ambiguous { .. } => FailureCode::Ambiguous,
             AdminError::Unavailable(_) => FailureCode::Unavailable,
         };
@@ -158,17 +166,14 @@ impl From<AdminError> for Failure {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        let (field, candidates) = match error {
-            AdminError::Invalid(invalid) => (Some(invalid.field().to_owned()), Vec::new()),
-            AdminError::Ambiguous { candidates, .. } => (None, candidates),
-            _ => (None, Vec::new()),
-        };
-        Self {
-            code,
-            message,
-            field,
-            candidates,
+        let mut failure = Self::new(code, message);
+        match error {
+            AdminError::Invalid(invalid) => failure.field = Some(invalid.field().to_owned()),
+            AdminError::Ambiguous { candidates, .. } => failure.candidates = candidates,
+            AdminError::Done { subject } => failure.id = subject,
+            _ => {}
         }
+        failure
     }
 }
 
@@ -272,7 +277,7 @@ impl KeyGuard {
             Command::Reset { whose, rule } => {
                 match &whose {
                     Whose::Key(key) => self.reset(self.find_key(key)?.id, rule.as_deref())?,
-                    Whose::Ip(ip) => self.reset_ip(network(ip)?),
+                    Whose::Ip(ip) => self.reset_ip(network(ip)?)?,
                 }
                 self.look_at_limits(whose)
             }
@@ -294,6 +299,7 @@ impl KeyGuard {
                 self.reload()?;
                 Ok(serde_json::json!({ "reloaded": true }))
             }
+            Command::Audit { before, limit } => reply(self.audit(before, limit.min(PAGE))?),
         }
     }
 

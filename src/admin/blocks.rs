@@ -1,5 +1,7 @@
 //! The methods of [`KeyGuard`] that lock clients out by hand.
 
+use serde_json::json;
+
 use super::AdminError;
 use crate::client_ip::ClientIp;
 use crate::guard::{KeyGuard, refuses};
@@ -50,7 +52,9 @@ impl KeyGuard {
             step: 0,
             remembered_until: until,
         };
-        let blocked = lockouts.block(self.inner.store(), lock, now)?;
+        let details = json!({ "network": network, "refuses": lock.refuses, "until": until });
+        let act = self.act("block", None, details);
+        let blocked = lockouts.block(self.inner.store(), lock, &act)?;
         blocked.ok_or_else(|| {
             AdminError::Conflict(
                 "there are as many locks as there can be; unblock some, or raise \
@@ -68,7 +72,9 @@ impl KeyGuard {
     pub fn unblock(&self, network: Network, path: Option<&str>) -> Result<Vec<Lock>, AdminError> {
         let lockouts = self.inner.lockouts();
         let (store, limiter) = (self.inner.store(), self.inner.limiter());
-        let ended = lockouts.unblock(store, limiter, network, path, self.inner.now())?;
+        let details = json!({ "network": network, "path": path });
+        let act = self.act("unblock", None, details);
+        let ended = lockouts.unblock(store, limiter, network, path, &act)?;
         if !ended.is_empty() {
             return Ok(ended);
         }

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::{
     AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, Stats, TopKey, UpdateKey, UsageList,
 };
@@ -12,7 +14,7 @@ use crate::guard::KeyGuard;
 use crate::key::{KeyPrefix, PlainKey};
 use crate::limit;
 use crate::policy::{self, InvalidInput, Scope};
-use crate::record::{Key, KeyId, Org, OrgId, OrgStatus, Reason};
+use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, OrgStatus, Reason};
 use crate::store::{KeyChange, NewCredential, NewKey, OrgChange};
 
 impl KeyGuard {
@@ -22,7 +24,8 @@ impl KeyGuard {
     /// [`AdminError::Invalid`] for the name, [`AdminError::Conflict`] if it is taken.
     pub fn create_org(&self, name: &str) -> Result<Org, AdminError> {
         let name = policy::name("name", name)?;
-        Ok(self.inner.store().create_org(&name, self.inner.now())?)
+        let act = self.act("create_org", None, json!({ "org_name": name }));
+        Ok(self.inner.store().create_org(&name, &act)?)
     }
 
     /// An organization by its id.
@@ -54,7 +57,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`]
     pub fn suspend_org(&self, id: OrgId) -> Result<Org, AdminError> {
-        self.set_org_status(id, OrgStatus::Suspended)
+        self.set_org_status(id, OrgStatus::Suspended, "suspend_org")
     }
 
     /// Accepts the keys of a suspended organization again.
@@ -62,25 +65,44 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`]
     pub fn resume_org(&self, id: OrgId) -> Result<Org, AdminError> {
-        self.set_org_status(id, OrgStatus::Active)
+        self.set_org_status(id, OrgStatus::Active, "resume_org")
     }
 
-    fn set_org_status(&self, id: OrgId, status: OrgStatus) -> Result<Org, AdminError> {
+    fn set_org_status(
+        &self,
+        id: OrgId,
+        status: OrgStatus,
+        action: &'static str,
+    ) -> Result<Org, AdminError> {
         let change = OrgChange {
             status: Some(status),
             ..OrgChange::default()
         };
-        self.change_org(id, change)
+        self.change_org(id, change, action, json!({}))
     }
 
-    pub(super) fn change_org(&self, id: OrgId, change: OrgChange) -> Result<Org, AdminError> {
-        let org = self.inner.store().update_org(id, change)?;
+    pub(super) fn change_org(
+        &self,
+        id: OrgId,
+        change: OrgChange,
+        action: &'static str,
+        details: Value,
+    ) -> Result<Org, AdminError> {
+        let act = self.act(action, Some(id.0), details);
+        let org = self.inner.store().update_org(id, change, &act)?;
         self.inner.org_changed(id);
         Ok(org)
     }
 
-    pub(super) fn change_key(&self, id: KeyId, change: KeyChange) -> Result<Key, AdminError> {
-        let key = self.inner.store().update_key(id, change)?;
+    pub(super) fn change_key(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        action: &'static str,
+        details: Value,
+    ) -> Result<Key, AdminError> {
+        let act = self.act(action, Some(id.0), details);
+        let key = self.inner.store().update_key(id, change, &act)?;
         self.inner.key_changed(id);
         Ok(key)
     }
@@ -91,10 +113,9 @@ impl KeyGuard {
     /// [`AdminError::Invalid`] for a field, [`AdminError::NotFound`] for the organization.
     pub fn create_key(&self, request: CreateKey) -> Result<CreatedKey, AdminError> {
         let (key, raw_key) = self.new_key(&request)?;
-        let key = self
-            .inner
-            .store()
-            .create_key(key, self.credential(&raw_key))?;
+        let act = self.act("create_key", None, json!(request));
+        let credential = self.credential(&raw_key);
+        let key = self.inner.store().create_key(key, credential, &act)?;
         Ok(CreatedKey { key, raw_key })
     }
 
@@ -110,7 +131,8 @@ impl KeyGuard {
             keys.push((key, self.credential(&raw_key)));
             raw_keys.push(raw_key);
         }
-        let keys = self.inner.store().create_keys(keys)?.into_iter();
+        let act = self.act("create_keys", None, json!({ "keys": keys.len() }));
+        let keys = self.inner.store().create_keys(keys, &act)?.into_iter();
         Ok(keys
             .zip(raw_keys)
             .map(|(key, raw_key)| CreatedKey { key, raw_key })
@@ -195,6 +217,7 @@ impl KeyGuard {
     /// [`AdminError::Invalid`] for a field, [`AdminError::NotFound`] for the key,
     /// [`AdminError::Conflict`] if it is revoked.
     pub fn update_key(&self, request: UpdateKey) -> Result<Key, AdminError> {
+        let details = without_nulls(json!(request));
         let change = KeyChange {
             label: request
                 .label
@@ -213,7 +236,7 @@ impl KeyGuard {
             lifts: None,
             expires_at: request.expires_at,
         };
-        self.change_key(request.id, change)
+        self.change_key(request.id, change, "update_key", details)
     }
 
     /// Gives a key a new text. Limits, quota and usage carry on; the old text is accepted for
@@ -230,7 +253,9 @@ impl KeyGuard {
             .parse()?;
         let raw_key = generate(&prefix)?;
         let retire_at = self.inner.now().plus(grace);
-        let key = store.add_credential(id, self.credential(&raw_key), retire_at)?;
+        let details = json!({ "old_until": retire_at });
+        let act = self.act("rotate_key", Some(id.0), details);
+        let key = store.add_credential(id, self.credential(&raw_key), retire_at, &act)?;
         self.inner.key_changed(id);
         Ok(CreatedKey { key, raw_key })
     }
@@ -240,9 +265,20 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`]; revoking a revoked key again changes nothing.
     pub fn revoke_key(&self, id: KeyId) -> Result<Key, AdminError> {
-        let key = self.inner.store().revoke_key(id)?;
+        let act = self.act("revoke_key", Some(id.0), json!({}));
+        let key = self.inner.store().revoke_key(id, &act)?;
         self.inner.key_changed(id);
         Ok(key)
+    }
+
+    /// Changes with ids below `before`, at most `limit`, the latest first. Every change to
+    /// organizations, keys, limits and manual locks is entered together with the change itself, and
+    /// none is ever taken out.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, AdminError> {
+        Ok(self.inner.store().audit(before, limit)?)
     }
 
     /// Recorded requests by known keys, in the order they were recorded.
@@ -339,4 +375,12 @@ fn scopes(texts: &[String]) -> Result<Vec<Scope>, InvalidInput> {
     scopes.sort();
     scopes.dedup();
     Ok(scopes)
+}
+
+/// The fields that say something.
+fn without_nulls(mut value: Value) -> Value {
+    if let Value::Object(fields) = &mut value {
+        fields.retain(|_, value| !value.is_null());
+    }
+    value
 }

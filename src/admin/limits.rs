@@ -1,8 +1,11 @@
 //! The methods of [`KeyGuard`] that concern limits: how they stand, what resets or lifts them, and
 //! the policy.
 
+use serde_json::json;
+
 use super::AdminError;
 use crate::access::Policy;
+use crate::clock::Timestamp;
 use crate::guard::{KeyGuard, rules};
 use crate::limit;
 use crate::lock_time::LockTime;
@@ -21,17 +24,25 @@ impl KeyGuard {
         id: OrgId,
         limits: impl IntoIterator<Item = T>,
     ) -> Result<Org, AdminError> {
+        let limits = limit::list(limits)?;
+        let details = json!({ "limits": limits });
         let change = OrgChange {
-            limits: Some(limit::list(limits)?),
+            limits: Some(limits),
             ..OrgChange::default()
         };
-        self.change_org(id, change)
+        self.change_org(id, change, "set_org_limits", details)
     }
 
     /// Forgets what was counted of a client: requests under limits by address, and failed
     /// authentications. Locks stay: see [`KeyGuard::unblock`].
-    pub fn reset_ip(&self, network: Network) {
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn reset_ip(&self, network: Network) -> Result<(), AdminError> {
+        let act = self.act("reset_ip", None, json!({ "network": network }));
+        self.inner.store().note(&act)?;
         self.inner.limiter().forget(network);
+        Ok(())
     }
 
     /// Lifts a limit of a key for a time: it neither refuses nor counts meanwhile. One that its
@@ -50,7 +61,7 @@ impl KeyGuard {
         let now = self.inner.now();
         let zone = self.inner.lockouts().zone();
         let until = time.into().ends_at(now, zone)?;
-        self.set_lift(id, rule, until)
+        self.set_lift(id, rule, until, "lift")
     }
 
     /// Ends a lift: the limit is in force again when this returns.
@@ -58,14 +69,15 @@ impl KeyGuard {
     /// # Errors
     /// As [`KeyGuard::lift`].
     pub fn end_lift(&self, id: KeyId, rule: &str) -> Result<Key, AdminError> {
-        self.set_lift(id, rule, self.inner.now())
+        self.set_lift(id, rule, self.inner.now(), "end_lift")
     }
 
     fn set_lift(
         &self,
         id: KeyId,
         rule: &str,
-        until: crate::clock::Timestamp,
+        until: Timestamp,
+        action: &'static str,
     ) -> Result<Key, AdminError> {
         let (key, org) = self.key_and_org(id)?;
         let found = rules(&key, &org, &self.inner.rulebook());
@@ -77,19 +89,20 @@ impl KeyGuard {
             until,
         };
         let now = self.inner.now();
+        let details = json!({ "key_id": id, "rule": rule, "until": until });
         if found.holder == crate::rule::Holder::Org {
             let change = OrgChange {
                 lifts: Some(crate::guard::with_lift(&org.lifts, lift, now)),
                 ..OrgChange::default()
             };
-            self.change_org(org.id, change)?;
+            self.change_org(org.id, change, action, details)?;
             return Ok(key);
         }
         let change = KeyChange {
             lifts: Some(crate::guard::with_lift(&key.lifts, lift, now)),
             ..KeyChange::default()
         };
-        self.change_key(id, change)
+        self.change_key(id, change, action, details)
     }
 
     /// Puts a policy in force, in place of the one that is. Decisions that begin after this returns
@@ -106,7 +119,8 @@ impl KeyGuard {
     /// policy then stays as it was.
     pub fn reload(&self) -> Result<(), AdminError> {
         if self.inner.policies().reload()? {
-            return Ok(());
+            let act = self.act("reload", None, json!({}));
+            return Ok(self.inner.store().note(&act)?);
         }
         Err(AdminError::Conflict(
             "no policy file is set: `Config::policy_file` names one".into(),

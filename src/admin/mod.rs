@@ -245,6 +245,12 @@ pub enum AdminError {
         /// The keys that it fits, at most 20.
         candidates: Vec<Key>,
     },
+    /// The change was made before, under the same idempotency key.
+    #[error("this was done before, under the same idempotency key; a key is shown once only")]
+    Done {
+        /// The id of what was made or changed.
+        subject: Option<u64>,
+    },
     /// The policy file cannot be read, or says what cannot be accepted.
     #[error("the policy stays as it was: {0}")]
     Policy(#[from] InvalidPolicy),
@@ -261,6 +267,10 @@ impl From<StoreError> for AdminError {
             }
             StoreError::DuplicateOrg(_) | StoreError::Revoked(_) => {
                 Self::Conflict(error.to_string())
+            }
+            StoreError::Done(subject) => Self::Done { subject },
+            StoreError::OtherDone => {
+                InvalidInput::new("Idempotency-Key", "was used for another request").into()
             }
             StoreError::Damaged(_) => Self::Unavailable(error.into()),
             StoreError::Unavailable(source) => Self::Unavailable(source),

@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::{AdminError, no_such_limit};
 use crate::client_ip::ClientIp;
 use crate::counter::Counts;
@@ -70,18 +72,26 @@ impl KeyGuard {
         if let (true, Some(name)) = (rules.is_empty(), name) {
             return Err(no_such_limit(name, all.iter().map(Rule::name)));
         }
-        self.with_groups(&key, &rules, |groups| {
-            self.inner.limiter().reset(groups, &[&rules]);
-        })?;
-        // Whatever else they hold is in memory now, and stored again by an orderly stop.
-        for (holder, group) in [
+        let holders = [
             (Holder::Key, GroupId::key(key.id)),
             (Holder::Org, GroupId::org(org.id)),
-        ] {
-            if rules.iter().any(|rule| rule.holder == holder) {
-                self.inner.store().forget_windows(group)?;
-            }
-        }
+        ];
+        let is_concerned = |(holder, _): &(Holder, GroupId)| {
+            let mut holders = rules.iter().map(|rule| rule.holder);
+            holders.any(|other| other == *holder)
+        };
+        let stored: Vec<GroupId> = holders
+            .into_iter()
+            .filter(is_concerned)
+            .map(|(_, group)| group)
+            .collect();
+        let act = self.act("reset", Some(id.0), json!({ "rule": name }));
+        self.with_groups(&key, &rules, |groups| {
+            // Whatever else they hold is in memory now, and stored again by an orderly stop.
+            self.inner.store().forget_windows(&stored, &act)?;
+            self.inner.limiter().reset(groups, &[&rules]);
+            Ok::<_, AdminError>(())
+        })??;
         Ok(self.inner.recorder().flush()?)
     }
 

@@ -56,7 +56,7 @@ impl Session {
                 return Ok(Self::Live(remote));
             }
             match KeyGuard::open(file, config.clone().socket(false)) {
-                Ok(guard) => return Ok(Self::Resting(guard)),
+                Ok(guard) => return Ok(Self::Resting(by_this_user(guard))),
                 Err(OpenError::InUse { .. }) if started.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -81,6 +81,17 @@ impl Session {
             Failure::new(FailureCode::Unavailable, message)
         })
     }
+}
+
+#[cfg(unix)]
+fn by_this_user(guard: KeyGuard) -> KeyGuard {
+    let user = rustix::process::geteuid();
+    guard.with_actor(super::socket::system_user(Some(user)))
+}
+
+#[cfg(not(unix))]
+fn by_this_user(guard: KeyGuard) -> KeyGuard {
+    guard
 }
 
 #[cfg(unix)]

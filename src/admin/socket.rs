@@ -16,10 +16,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Uid;
 
 use super::answer::{Failure, FailureCode};
 use super::wire::{self, Ask, Outcome, Reply, VERSION};
-use crate::guard::{Inner, KeyGuard};
+use crate::client_ip::ClientIp;
+use crate::guard::{Actor, Inner, KeyGuard};
 
 /// As many bytes as the address of a socket has on every system, less the name of a draft.
 const LONGEST_PATH: usize = 100 - DRAFT_SUFFIX.len();
@@ -166,7 +168,8 @@ fn serve(mut stream: UnixStream, guard: &Weak<Inner>) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    if !is_ours(&stream)? {
+    let user = user_of(&stream)?;
+    if !is_accepted(user) {
         let message = "the file is held by a process of another user; ask as that user";
         let failure = Failure::new(FailureCode::Refused, message);
         return answer(&mut stream, Outcome::Error(failure));
@@ -175,7 +178,11 @@ fn serve(mut stream: UnixStream, guard: &Weak<Inner>) -> io::Result<()> {
         let Some(inner) = guard.upgrade() else {
             return Ok(());
         };
-        let outcome = match ask.command().and_then(|c| KeyGuard { inner }.answer(c)) {
+        let guard = KeyGuard {
+            inner,
+            actor: system_user(user),
+        };
+        let outcome = match ask.command().and_then(|c| guard.answer(c)) {
             Ok(value) => Outcome::Ok(value),
             Err(failure) => Outcome::Error(failure),
         };
@@ -193,14 +200,28 @@ fn answer(stream: &mut UnixStream, outcome: Outcome) -> io::Result<()> {
 }
 
 /// Whether the process at the other side is of this user or of root.
-#[cfg(target_os = "linux")]
 pub(super) fn is_ours(stream: &UnixStream) -> io::Result<bool> {
-    let peer = rustix::net::sockopt::socket_peercred(stream)?.uid;
-    Ok(peer == rustix::process::geteuid() || peer.is_root())
+    Ok(is_accepted(user_of(stream)?))
 }
 
-/// Here the mode of the socket alone keeps other users out.
+/// Where users are not known, the mode of the socket alone keeps others out.
+fn is_accepted(user: Option<Uid>) -> bool {
+    user.is_none_or(|user| user == rustix::process::geteuid() || user.is_root())
+}
+
+/// Whose process is at the other side, where the system says.
+#[cfg(target_os = "linux")]
+fn user_of(stream: &UnixStream) -> io::Result<Option<Uid>> {
+    Ok(Some(rustix::net::sockopt::socket_peercred(stream)?.uid))
+}
+
 #[cfg(not(target_os = "linux"))]
-pub(super) fn is_ours(_: &UnixStream) -> io::Result<bool> {
-    Ok(true)
+fn user_of(_: &UnixStream) -> io::Result<Option<Uid>> {
+    Ok(None)
+}
+
+/// A user of this system, as the audit log names one.
+pub(super) fn system_user(user: Option<Uid>) -> Actor {
+    let name = user.map_or("user".to_owned(), |user| format!("user {}", user.as_raw()));
+    Actor::new(name, ClientIp::LOCAL, None)
 }

@@ -1,5 +1,6 @@
 //! The program `keyguard`.
 
+mod audit;
 mod blocks;
 mod check;
 mod failure;
@@ -107,6 +108,8 @@ enum Subcommands {
     Unblock(blocks::Unblock),
     /// List who is locked out
     ListBlocks,
+    /// List who changed what, the latest first
+    Audit(audit::Audit),
     /// Have the process that holds the data file read its policy file again
     Reload,
     /// Show who of an access log would have been refused under a policy
@@ -164,6 +167,7 @@ impl Cli {
             Subcommands::Limits(who) => limits::show(self, who),
             Subcommands::Reset(reset) => limits::reset(self, reset),
             Subcommands::Lift(lift) => limits::lift(self, lift),
+            Subcommands::Audit(audit) => audit::list(self, audit),
             Subcommands::Reload => limits::reload(self),
             Subcommands::Replay(replay) => replay::run(self, &replay),
             Subcommands::CreateKey(create) => keys::create(self, create),

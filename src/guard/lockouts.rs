@@ -21,7 +21,7 @@ use crate::network::Network;
 use crate::path;
 use crate::policy::WindowLength;
 use crate::rule::{Holder, Rule};
-use crate::store::{Store, StoreError};
+use crate::store::{Act, Store, StoreError};
 use crate::time_zone::TimeZone;
 
 /// Fields by which a proxy says for whom it asks (RFC 7239, and those in use before it).
@@ -183,7 +183,7 @@ impl Lockouts {
         &self,
         store: &dyn Store,
         mut lock: Lock,
-        now: Timestamp,
+        act: &Act,
     ) -> Result<Option<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let id = lock.id();
@@ -194,11 +194,16 @@ impl Lockouts {
             id: id.clone(),
             lock: Some(lock.clone()),
         };
-        store.change_locks(&[stored])?;
-        if self.locks.add(lock.clone(), now) {
+        store.change_locks(&[stored], act)?;
+        if self.locks.add(lock.clone(), act.at) {
             return Ok(Some(lock));
         }
-        store.change_locks(&[LockChange { id, lock: None }])?;
+        let undone = Act {
+            action: "unblock",
+            once: None,
+            ..act.clone()
+        };
+        store.change_locks(&[LockChange { id, lock: None }], &undone)?;
         Ok(None)
     }
 
@@ -210,7 +215,7 @@ impl Lockouts {
         limiter: &dyn Limiter,
         network: Network,
         path: Option<&str>,
-        now: Timestamp,
+        act: &Act,
     ) -> Result<Vec<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let path = path.map(path::normalised);
@@ -220,11 +225,11 @@ impl Lockouts {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        store.change_locks(&changes)?;
+        store.change_locks(&changes, act)?;
         // What led to the locks must not lead to the next one at once.
         limiter.forget(network);
         let mut ended = self.locks.remove(network, path.as_deref());
-        ended.retain(|lock| now < lock.until);
+        ended.retain(|lock| act.at < lock.until);
         Ok(ended)
     }
 

@@ -1,5 +1,6 @@
 //! The guard: one decision per request over a store and a limiter.
 
+mod actor;
 mod by_address;
 mod caller;
 mod config;
@@ -30,6 +31,7 @@ pub use self::grant::Grant;
 pub use self::request::{HeaderFn, Headers, Request};
 pub use self::verdict::{RuleState, Verdict};
 
+pub(crate) use self::actor::Actor;
 pub(crate) use self::caller::{is_lifted, rules, with_lift};
 pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
 #[cfg(feature = "cli")]
@@ -58,6 +60,7 @@ use crate::store::{OpenError, Store, StoreError};
 #[derive(Clone)]
 pub struct KeyGuard {
     pub(crate) inner: Arc<Inner>,
+    pub(crate) actor: Actor,
 }
 
 pub(crate) struct Inner {
@@ -82,6 +85,7 @@ impl KeyGuard {
     pub(crate) fn without_socket(file: &Path, config: Config) -> Result<Self, OpenError> {
         Inner::open(file, config).map(|inner| Self {
             inner: Arc::new(inner),
+            actor: Actor::default(),
         })
     }
 

@@ -13,13 +13,16 @@ use crate::key::HashedKey;
 use crate::limit::Limit;
 use crate::lockout::{Lock, LockChange};
 use crate::policy::Scope;
-use crate::record::{Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
+use crate::record::{AuditEntry, Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
 use crate::rule::GroupId;
 
 pub use self::redb::OpenError;
 pub(crate) use self::redb::RedbStore;
 
 /// Organizations, keys, credentials and usage, durable once a method has returned.
+///
+/// A method that takes an [`Act`] enters it in the audit log in the same transaction, and does
+/// nothing if it was done before.
 pub(crate) trait Store: Send + Sync + 'static {
     /// All that a decision needs to know of the key behind `hash`, in one consistent read.
     fn resolve(&self, hash: &HashedKey) -> Result<Option<Resolved>, StoreError>;
@@ -30,17 +33,26 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The counters of a key or an organization, as they were last stored.
     fn counters(&self, id: GroupId) -> Result<Vec<SavedCounter>, StoreError>;
 
-    fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError>;
+    fn create_org(&self, name: &str, act: &Act) -> Result<Org, StoreError>;
     fn org(&self, id: OrgId) -> Result<Org, StoreError>;
     fn org_named(&self, name: &str) -> Result<Org, StoreError>;
     /// At most `limit` organizations with ids above `after`, by id.
     fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError>;
-    fn update_org(&self, id: OrgId, change: OrgChange) -> Result<Org, StoreError>;
+    fn update_org(&self, id: OrgId, change: OrgChange, act: &Act) -> Result<Org, StoreError>;
 
     /// Creates all of the keys or none, which for many is faster than one by one.
-    fn create_keys(&self, keys: Vec<(NewKey, NewCredential)>) -> Result<Vec<Key>, StoreError>;
-    fn create_key(&self, key: NewKey, credential: NewCredential) -> Result<Key, StoreError> {
-        let created = self.create_keys(vec![(key, credential)])?.pop();
+    fn create_keys(
+        &self,
+        keys: Vec<(NewKey, NewCredential)>,
+        act: &Act,
+    ) -> Result<Vec<Key>, StoreError>;
+    fn create_key(
+        &self,
+        key: NewKey,
+        credential: NewCredential,
+        act: &Act,
+    ) -> Result<Key, StoreError> {
+        let created = self.create_keys(vec![(key, credential)], act)?.pop();
         created.ok_or_else(|| StoreError::Damaged("a key was created and is not there".into()))
     }
     fn key(&self, id: KeyId) -> Result<Key, StoreError>;
@@ -51,7 +63,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         after: Option<KeyId>,
         limit: usize,
     ) -> Result<Vec<Key>, StoreError>;
-    fn update_key(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError>;
+    fn update_key(&self, id: KeyId, change: KeyChange, act: &Act) -> Result<Key, StoreError>;
     /// Gives an active key one more credential and lets its others expire at `retire_at`, or
     /// earlier if they would anyway.
     fn add_credential(
@@ -59,9 +71,15 @@ pub(crate) trait Store: Send + Sync + 'static {
         id: KeyId,
         credential: NewCredential,
         retire_at: Timestamp,
+        act: &Act,
     ) -> Result<Key, StoreError>;
     /// Marks a key inactive, which is final.
-    fn revoke_key(&self, id: KeyId) -> Result<Key, StoreError>;
+    fn revoke_key(&self, id: KeyId, act: &Act) -> Result<Key, StoreError>;
+
+    /// Enters what changes nothing else that is stored.
+    fn note(&self, act: &Act) -> Result<(), StoreError>;
+    /// At most `limit` changes with ids below `before`, the latest first.
+    fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
 
     /// Stores the windows of groups until they are over, in place of those stored before.
     fn save_windows(
@@ -72,8 +90,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Stores the windows over networks, in place of all that were stored before.
     fn save_networks(&self, networks: Vec<SavedNetwork>) -> Result<(), StoreError>;
     fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError>;
-    /// Forgets the stored windows of a group.
-    fn forget_windows(&self, id: GroupId) -> Result<(), StoreError>;
+    /// Forgets the stored windows of groups.
+    fn forget_windows(&self, ids: &[GroupId], act: &Act) -> Result<(), StoreError>;
 
     /// Writes a batch of usage, its totals and balances, whole or not at all.
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError>;
@@ -88,8 +106,36 @@ pub(crate) trait Store: Send + Sync + 'static {
     ) -> Result<Vec<Usage>, StoreError>;
     /// Every lock that is stored, also those that have ended.
     fn locks(&self) -> Result<Vec<Lock>, StoreError>;
-    fn change_locks(&self, changes: &[LockChange]) -> Result<(), StoreError>;
+    fn change_locks(&self, changes: &[LockChange], act: &Act) -> Result<(), StoreError>;
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError>;
+}
+
+/// A change that somebody makes, to be entered in the audit log.
+#[derive(Clone, Debug)]
+pub(crate) struct Act {
+    pub(crate) at: Timestamp,
+    pub(crate) actor: String,
+    pub(crate) ip: ClientIp,
+    pub(crate) action: &'static str,
+    /// The id of what it concerns; `None` if that is not there yet.
+    pub(crate) subject: Option<u64>,
+    pub(crate) details: serde_json::Value,
+    /// To be done once only.
+    pub(crate) once: Option<Once>,
+}
+
+/// What tells one change from all others, where a client may ask for it twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Once {
+    /// The hash of what the client calls it.
+    pub(crate) name: [u8; 32],
+    /// The hash of what it asks for.
+    pub(crate) request: [u8; 32],
+}
+
+impl Once {
+    /// For how long a change is known not to be made again.
+    pub(crate) const KEPT: std::time::Duration = std::time::Duration::from_secs(86_400);
 }
 
 /// A key and all that decides about it.
@@ -251,6 +297,11 @@ pub(crate) enum StoreError {
     NoKey(KeyId),
     #[error("key {0} was revoked, which is final")]
     Revoked(KeyId),
+    /// The change was made before; with the id of what it concerns.
+    #[error("this was done before, under the same idempotency key")]
+    Done(Option<u64>),
+    #[error("the idempotency key was used for another request")]
+    OtherDone,
     /// What is stored is not what this version wrote.
     #[error("the data file is damaged: {0}")]
     Damaged(String),

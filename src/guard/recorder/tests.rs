@@ -15,10 +15,10 @@ use crate::limiter::MemoryLimiter;
 use crate::limiter::{Group, Groups, Limiter};
 use crate::lockout::{Lock, LockChange, Strike};
 use crate::network::Network;
-use crate::record::{Key, KeyId, Method, Org, OrgId, Usage};
+use crate::record::{AuditEntry, Key, KeyId, Method, Org, OrgId, Usage};
 use crate::rule::{GroupId, Holder, Rule};
 use crate::store::{
-    KeyChange, Minute, NewCredential, NewKey, OrgChange, Resolved, Totals, UsageEvent,
+    Act, KeyChange, Minute, NewCredential, NewKey, OrgChange, Resolved, Totals, UsageEvent,
 };
 use crate::time_zone::TimeZone;
 
@@ -125,10 +125,10 @@ impl Store for Disk {
     fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError> {
         unimplemented!()
     }
-    fn forget_windows(&self, _: GroupId) -> Result<(), StoreError> {
+    fn forget_windows(&self, _: &[GroupId], _: &Act) -> Result<(), StoreError> {
         unimplemented!()
     }
-    fn create_org(&self, _: &str, _: Timestamp) -> Result<Org, StoreError> {
+    fn create_org(&self, _: &str, _: &Act) -> Result<Org, StoreError> {
         unimplemented!()
     }
     fn org(&self, _: OrgId) -> Result<Org, StoreError> {
@@ -140,10 +140,14 @@ impl Store for Disk {
     fn orgs(&self, _: Option<OrgId>, _: usize) -> Result<Vec<Org>, StoreError> {
         unimplemented!()
     }
-    fn update_org(&self, _: OrgId, _: OrgChange) -> Result<Org, StoreError> {
+    fn update_org(&self, _: OrgId, _: OrgChange, _: &Act) -> Result<Org, StoreError> {
         unimplemented!()
     }
-    fn create_keys(&self, _: Vec<(NewKey, NewCredential)>) -> Result<Vec<Key>, StoreError> {
+    fn create_keys(
+        &self,
+        _: Vec<(NewKey, NewCredential)>,
+        _: &Act,
+    ) -> Result<Vec<Key>, StoreError> {
         unimplemented!()
     }
     fn key(&self, _: KeyId) -> Result<Key, StoreError> {
@@ -152,13 +156,19 @@ impl Store for Disk {
     fn keys(&self, _: Option<OrgId>, _: Option<KeyId>, _: usize) -> Result<Vec<Key>, StoreError> {
         unimplemented!()
     }
-    fn update_key(&self, _: KeyId, _: KeyChange) -> Result<Key, StoreError> {
+    fn update_key(&self, _: KeyId, _: KeyChange, _: &Act) -> Result<Key, StoreError> {
         unimplemented!()
     }
-    fn add_credential(&self, _: KeyId, _: NewCredential, _: Timestamp) -> Result<Key, StoreError> {
+    fn add_credential(
+        &self,
+        _: KeyId,
+        _: NewCredential,
+        _: Timestamp,
+        _: &Act,
+    ) -> Result<Key, StoreError> {
         unimplemented!()
     }
-    fn revoke_key(&self, _: KeyId) -> Result<Key, StoreError> {
+    fn revoke_key(&self, _: KeyId, _: &Act) -> Result<Key, StoreError> {
         unimplemented!()
     }
     fn usage(&self, _: Option<KeyId>, _: Timestamp, _: usize) -> Result<Vec<Usage>, StoreError> {
@@ -167,7 +177,13 @@ impl Store for Disk {
     fn locks(&self) -> Result<Vec<Lock>, StoreError> {
         Ok(Vec::new())
     }
-    fn change_locks(&self, _: &[LockChange]) -> Result<(), StoreError> {
+    fn note(&self, _: &Act) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+    fn audit(&self, _: Option<u64>, _: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        unimplemented!()
+    }
+    fn change_locks(&self, _: &[LockChange], _: &Act) -> Result<(), StoreError> {
         unimplemented!()
     }
     fn totals(&self, _: Timestamp) -> Result<Totals, StoreError> {

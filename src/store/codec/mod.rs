@@ -7,6 +7,7 @@
 //!
 //! Decoding never panics: bytes that no version wrote are [`StoreError::Damaged`].
 
+mod audit;
 pub(crate) mod block;
 mod counter;
 pub(crate) mod frame;
@@ -18,6 +19,7 @@ use redb::TableDefinition;
 
 use super::StoreError;
 
+pub(crate) use self::audit::{decode_done, decode_entry, encode_done, encode_entry};
 pub(crate) use self::counter::{decode_counters, decode_network, encode_counters, encode_network};
 pub(crate) use self::lock::{decode_lock, encode_lock, lock_key};
 pub(crate) use self::record::*;
@@ -74,6 +76,11 @@ pub(crate) const NETWORKS: TableDefinition<u64, &[u8]> = TableDefinition::new("n
 
 /// How often what is in shadow mode would have refused, by its name.
 pub(crate) const SHADOWED: TableDefinition<&str, u64> = TableDefinition::new("shadowed");
+
+/// [`decode_entry`] by number: the audit log, which is only added to.
+pub(crate) const AUDIT: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
+/// [`decode_done`] by the hash of an idempotency key.
+pub(crate) const DONE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("done");
 
 /// The rows of [`META`].
 pub(crate) mod meta {

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use redb::{
-    ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction,
-};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use time::{Date, Month, OffsetDateTime, Time};
 
+use super::rows::existing;
 use crate::clock::Timestamp;
 use crate::counter::{CounterId, SavedCounter, SavedNetwork, SavedValue};
 use crate::limit::Span;
@@ -38,17 +37,6 @@ fn row(
     };
     let row = table.get(id.to_bits())?;
     row.map(|row| decode_counters(row.value())).transpose()
-}
-
-/// `None` in a file from before there was such a table.
-fn existing(
-    txn: &ReadTransaction,
-    table: TableDefinition<'static, u64, &'static [u8]>,
-) -> Result<Option<ReadOnlyTable<u64, &'static [u8]>>, StoreError> {
-    match txn.open_table(table) {
-        Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        table => Ok(Some(table?)),
-    }
 }
 
 /// What a key had used of a month in a file from before there were balances.
@@ -114,8 +102,11 @@ fn ends_after(window: &SavedCounter, now: Timestamp) -> bool {
     hits.last().is_some_and(|(at, _)| at.plus(length) > now)
 }
 
-pub(super) fn forget_windows(txn: &WriteTransaction, id: GroupId) -> Result<(), StoreError> {
-    txn.open_table(WINDOWS)?.remove(id.to_bits())?;
+pub(super) fn forget_windows(txn: &WriteTransaction, ids: &[GroupId]) -> Result<(), StoreError> {
+    let mut table = txn.open_table(WINDOWS)?;
+    for id in ids {
+        table.remove(id.to_bits())?;
+    }
     Ok(())
 }
 

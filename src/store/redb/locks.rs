@@ -1,16 +1,15 @@
 //! Who is locked out.
 
-use redb::{ReadTransaction, ReadableTable, TableError, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
+use super::rows::existing;
 use crate::lockout::{Lock, LockChange};
 use crate::store::StoreError;
 use crate::store::codec::{LOCKS, decode_lock, encode_lock, lock_key};
 
 pub(super) fn all(txn: &ReadTransaction) -> Result<Vec<Lock>, StoreError> {
-    let table = match txn.open_table(LOCKS) {
-        // A file from before there were locks; the first one makes the table.
-        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        table => table?,
+    let Some(table) = existing(txn, LOCKS)? else {
+        return Ok(Vec::new());
     };
     let mut locks = Vec::new();
     for row in table.iter()? {
@@ -39,6 +38,7 @@ mod tests {
     use crate::lockout::Strike;
     use crate::store::Store;
     use crate::store::redb::RedbStore;
+    use crate::store::redb::tests::act;
 
     #[test]
     fn a_file_from_before_there_were_locks_takes_them() {
@@ -53,13 +53,15 @@ mod tests {
             id: lock.id(),
             lock: Some(lock.clone()),
         };
-        store.change_locks(std::slice::from_ref(&stored)).unwrap();
+        store
+            .change_locks(std::slice::from_ref(&stored), &act())
+            .unwrap();
         assert_eq!(store.locks().unwrap(), [lock]);
         let gone = LockChange {
             lock: None,
             ..stored
         };
-        store.change_locks(&[gone]).unwrap();
+        store.change_locks(&[gone], &act()).unwrap();
         assert_eq!(store.locks().unwrap(), []);
     }
 }

@@ -3,6 +3,7 @@
 //! Every change is one transaction that is durable when it returns. All of them also save what
 //! redb needs to reopen quickly after a kill, whatever the size of the file.
 
+mod audit;
 mod blocks;
 mod counters;
 mod credentials;
@@ -31,13 +32,14 @@ use redb::{
 
 use self::usage::OpenBlock;
 use super::{
-    KeyChange, NewCredential, NewKey, OrgChange, Resolved, Store, StoreError, Totals, UsageBatch,
+    Act, KeyChange, NewCredential, NewKey, OrgChange, Resolved, Store, StoreError, Totals,
+    UsageBatch,
 };
 use crate::clock::Timestamp;
 use crate::counter::{SavedCounter, SavedNetwork};
 use crate::key::HashedKey;
 use crate::lockout::{Lock, LockChange};
-use crate::record::{Key, KeyId, Org, OrgId, Usage};
+use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
 use crate::rule::GroupId;
 
 pub use self::open_error::OpenError;
@@ -63,8 +65,11 @@ impl Store for RedbStore {
         self.read(|txn| counters::of(txn, id))
     }
 
-    fn create_org(&self, name: &str, at: Timestamp) -> Result<Org, StoreError> {
-        self.write(|txn| manage::create_org(txn, name, at))
+    fn create_org(&self, name: &str, act: &Act) -> Result<Org, StoreError> {
+        self.act(act, |txn| {
+            let org = manage::create_org(txn, name, act.at)?;
+            Ok((Some(org.id.0), org))
+        })
     }
 
     fn org(&self, id: OrgId) -> Result<Org, StoreError> {
@@ -79,12 +84,21 @@ impl Store for RedbStore {
         self.read(|txn| manage::orgs(txn, after, limit))
     }
 
-    fn update_org(&self, id: OrgId, change: OrgChange) -> Result<Org, StoreError> {
-        self.write(|txn| manage::update_org(txn, id, change))
+    fn update_org(&self, id: OrgId, change: OrgChange, act: &Act) -> Result<Org, StoreError> {
+        self.act(act, |txn| {
+            Ok((Some(id.0), manage::update_org(txn, id, change)?))
+        })
     }
 
-    fn create_keys(&self, keys: Vec<(NewKey, NewCredential)>) -> Result<Vec<Key>, StoreError> {
-        self.write(|txn| manage::create_keys(txn, keys))
+    fn create_keys(
+        &self,
+        keys: Vec<(NewKey, NewCredential)>,
+        act: &Act,
+    ) -> Result<Vec<Key>, StoreError> {
+        self.act(act, |txn| {
+            let keys = manage::create_keys(txn, keys)?;
+            Ok((keys.first().map(|key| key.id.0), keys))
+        })
     }
 
     fn key(&self, id: KeyId) -> Result<Key, StoreError> {
@@ -100,8 +114,10 @@ impl Store for RedbStore {
         self.read(|txn| manage::keys(txn, org, after, limit))
     }
 
-    fn update_key(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-        self.write(|txn| manage::update_key(txn, id, change))
+    fn update_key(&self, id: KeyId, change: KeyChange, act: &Act) -> Result<Key, StoreError> {
+        self.act(act, |txn| {
+            Ok((Some(id.0), manage::update_key(txn, id, change)?))
+        })
     }
 
     fn add_credential(
@@ -109,12 +125,24 @@ impl Store for RedbStore {
         id: KeyId,
         credential: NewCredential,
         retire_at: Timestamp,
+        act: &Act,
     ) -> Result<Key, StoreError> {
-        self.write(|txn| manage::add_credential(txn, id, credential, retire_at))
+        self.act(act, |txn| {
+            let key = manage::add_credential(txn, id, credential, retire_at)?;
+            Ok((Some(id.0), key))
+        })
     }
 
-    fn revoke_key(&self, id: KeyId) -> Result<Key, StoreError> {
-        self.write(|txn| manage::revoke_key(txn, id))
+    fn revoke_key(&self, id: KeyId, act: &Act) -> Result<Key, StoreError> {
+        self.act(act, |txn| Ok((Some(id.0), manage::revoke_key(txn, id)?)))
+    }
+
+    fn note(&self, act: &Act) -> Result<(), StoreError> {
+        self.act(act, |_| Ok((None, ())))
+    }
+
+    fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        self.read(|txn| audit::before(txn, before, limit))
     }
 
     fn save_windows(
@@ -133,8 +161,8 @@ impl Store for RedbStore {
         self.read(counters::networks)
     }
 
-    fn forget_windows(&self, id: GroupId) -> Result<(), StoreError> {
-        self.write(|txn| counters::forget_windows(txn, id))
+    fn forget_windows(&self, ids: &[GroupId], act: &Act) -> Result<(), StoreError> {
+        self.act(act, |txn| Ok((None, counters::forget_windows(txn, ids)?)))
     }
 
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
@@ -182,8 +210,8 @@ impl Store for RedbStore {
         self.read(locks::all)
     }
 
-    fn change_locks(&self, changes: &[LockChange]) -> Result<(), StoreError> {
-        self.write(|txn| locks::change(txn, changes))
+    fn change_locks(&self, changes: &[LockChange], act: &Act) -> Result<(), StoreError> {
+        self.act(act, |txn| Ok((None, locks::change(txn, changes)?)))
     }
 
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError> {
@@ -212,6 +240,23 @@ impl RedbStore {
             txn.set_quick_repair(true);
             let done = change(&txn)?;
             txn.commit()?;
+            Ok(done)
+        })
+    }
+}
+
+impl RedbStore {
+    /// One transaction that also enters what is done, and does nothing if it was done before.
+    /// `change` also says what it concerns.
+    fn act<T>(
+        &self,
+        act: &Act,
+        change: impl FnOnce(&WriteTransaction) -> Result<(Option<u64>, T), StoreError>,
+    ) -> Result<T, StoreError> {
+        self.write(|txn| {
+            audit::begin(txn, act)?;
+            let (subject, done) = change(txn)?;
+            audit::enter(txn, act, subject.or(act.subject))?;
             Ok(done)
         })
     }

@@ -182,6 +182,8 @@ fn write_first_rows(
         write.open_table(codec::WINDOWS)?;
         write.open_table(codec::NETWORKS)?;
         write.open_table(codec::SHADOWED)?;
+        write.open_table(codec::AUDIT)?;
+        write.open_table(codec::DONE)?;
     }
     write.commit()?;
     Ok(())

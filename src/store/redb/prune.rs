@@ -2,10 +2,11 @@
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
+use super::audit;
 use super::usage::OpenBlock;
 use crate::clock::Timestamp;
 use crate::store::StoreError;
-use crate::store::codec::{KEY_HOURS, MINUTES, USAGE_BLOCKS, USAGE_OPEN, USAGE_SPANS};
+use crate::store::codec::{DONE, KEY_HOURS, MINUTES, USAGE_BLOCKS, USAGE_OPEN, USAGE_SPANS};
 
 /// For how many minutes totals of minutes are kept: 48 hours.
 const MINUTES_KEPT: u64 = 48 * 60;
@@ -22,6 +23,7 @@ pub(super) struct Due {
     pub(super) open_block: bool,
     minutes: Vec<u64>,
     key_hours: Vec<(u64, u64)>,
+    done: Vec<[u8; 32]>,
 }
 
 impl Due {
@@ -30,6 +32,7 @@ impl Due {
             && !self.open_block
             && self.minutes.is_empty()
             && self.key_hours.is_empty()
+            && self.done.is_empty()
     }
 }
 
@@ -65,6 +68,7 @@ pub(super) fn due(
     for row in key_hours.take(MOST_ROWS) {
         due.key_hours.push(row?.0.value());
     }
+    due.done = audit::over(txn, now, MOST_ROWS)?;
     Ok(due)
 }
 
@@ -85,6 +89,10 @@ pub(super) fn delete(txn: &WriteTransaction, due: &Due) -> Result<(), StoreError
     let mut key_hours = txn.open_table(KEY_HOURS)?;
     for hour in &due.key_hours {
         key_hours.remove(hour)?;
+    }
+    let mut done = txn.open_table(DONE)?;
+    for name in &due.done {
+        done.remove(name)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Single rows, looked up and decoded.
 
-use redb::ReadableTable;
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableError, Value};
 
 use crate::record::{Key, KeyId, Org, OrgId};
 use crate::store::StoreError;
@@ -36,4 +36,15 @@ pub(super) fn with_last_use(
 
 pub(super) fn missing(what: &str) -> StoreError {
     StoreError::Damaged(format!("{what} is not where it must be"))
+}
+
+/// A table, unless the file is from before there was one; the first row makes it.
+pub(super) fn existing<K: redb::Key, V: Value>(
+    txn: &ReadTransaction,
+    table: TableDefinition<'static, K, V>,
+) -> Result<Option<ReadOnlyTable<K, V>>, StoreError> {
+    match txn.open_table(table) {
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        table => Ok(Some(table?)),
+    }
 }

@@ -15,10 +15,11 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::client_ip::ClientIp;
 use crate::record::{Method, Reason};
 use crate::secret::Fingerprint;
 use crate::store::codec;
-use crate::store::{Count, UsageEvent};
+use crate::store::{Count, Once, UsageEvent};
 
 mod altered;
 mod opening;
@@ -29,6 +30,19 @@ const OTHER_SECRET: Fingerprint = Fingerprint([8; 32]);
 const CACHE: usize = 16 << 20;
 /// The start of an hour and of a day.
 const NOW: Timestamp = Timestamp::from_unix_millis(1_800_057_600_000);
+
+/// A change that somebody makes.
+pub(super) fn act() -> Act {
+    Act {
+        at: NOW,
+        actor: "a test".into(),
+        ip: ClientIp::LOCAL,
+        action: "change",
+        subject: None,
+        details: serde_json::Value::Null,
+        once: None,
+    }
+}
 
 struct File {
     path: PathBuf,
@@ -84,9 +98,9 @@ fn new_key(org_id: OrgId, n: u64) -> (NewKey, NewCredential) {
 /// A file with one organization and `keys` keys, with ids and hashes from 1.
 fn with_keys(file: &File, keys: u64) -> RedbStore {
     let store = file.open();
-    let org = store.create_org("acme", NOW).unwrap();
+    let org = store.create_org("acme", &act()).unwrap();
     let keys = (1..=keys).map(|n| new_key(org.id, n)).collect();
-    store.create_keys(keys).unwrap();
+    store.create_keys(keys, &act()).unwrap();
     store
 }
 
@@ -150,8 +164,8 @@ fn a_credential_resolves_to_its_key_and_organization() {
 fn changes_are_there_after_a_kill() {
     let file = File::new();
     let store = with_keys(&file, 2);
-    store.revoke_key(KeyId(1)).unwrap();
-    store.update_org(OrgId(1), suspended()).unwrap();
+    store.revoke_key(KeyId(1), &act()).unwrap();
+    store.update_org(OrgId(1), suspended(), &act()).unwrap();
 
     let reopened = file.killed().open();
     assert!(!reopened.key(KeyId(1)).unwrap().active);
@@ -160,7 +174,7 @@ fn changes_are_there_after_a_kill() {
         reopened.orgs(None, 1).unwrap()[0].status,
         OrgStatus::Suspended
     );
-    assert_eq!(reopened.create_org("next", NOW).unwrap().id, OrgId(2));
+    assert_eq!(reopened.create_org("next", &act()).unwrap().id, OrgId(2));
 }
 
 #[test]
@@ -168,7 +182,7 @@ fn a_name_is_taken_once() {
     let file = File::new();
     let store = with_keys(&file, 0);
     assert!(matches!(
-        store.create_org("acme", NOW),
+        store.create_org("acme", &act()),
         Err(StoreError::DuplicateOrg(name)) if name == "acme"
     ));
     assert!(matches!(
@@ -182,27 +196,34 @@ fn a_name_is_taken_once() {
 fn keys_are_created_all_or_none() {
     let file = File::new();
     let store = with_keys(&file, 1);
-    let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(9), 3)]);
+    let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(9), 3)], &act());
     assert!(matches!(refused, Err(StoreError::NoOrg(OrgId(9)))));
     assert!(store.resolve(&hash(2)).unwrap().is_none());
 
     // The text of another key.
-    let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(1), 1)]);
+    let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(1), 1)], &act());
     assert!(matches!(refused, Err(StoreError::Unavailable(_))));
     assert_eq!(store.resolve(&hash(1)).unwrap().unwrap().key.id, KeyId(1));
     assert_eq!(store.keys(None, None, 9).unwrap().len(), 1);
 
     let (key, credential) = new_key(OrgId(1), 2);
-    assert_eq!(store.create_key(key, credential).unwrap().id, KeyId(2));
+    assert_eq!(
+        store.create_key(key, credential, &act()).unwrap().id,
+        KeyId(2)
+    );
 }
 
 #[test]
 fn listings_come_in_pages() {
     let file = File::new();
     let store = with_keys(&file, 3);
-    let other = store.create_org("other", NOW).unwrap();
-    store.create_keys(vec![new_key(other.id, 4)]).unwrap();
-    store.create_keys(vec![new_key(OrgId(1), 5)]).unwrap();
+    let other = store.create_org("other", &act()).unwrap();
+    store
+        .create_keys(vec![new_key(other.id, 4)], &act())
+        .unwrap();
+    store
+        .create_keys(vec![new_key(OrgId(1), 5)], &act())
+        .unwrap();
 
     let ids = |org, after, limit| -> Vec<u64> {
         let keys = store.keys(org, after, limit).unwrap();
@@ -231,7 +252,7 @@ fn an_update_changes_what_it_names() {
         expires_at: Some(Some(after(1))),
         ..KeyChange::default()
     };
-    let updated = store.update_key(KeyId(1), change).unwrap();
+    let updated = store.update_key(KeyId(1), change, &act()).unwrap();
     let expected = Key {
         label: "new".into(),
         expires_at: Some(after(1)),
@@ -240,7 +261,7 @@ fn an_update_changes_what_it_names() {
     assert_eq!(updated, expected);
     assert_eq!(store.key(KeyId(1)).unwrap(), expected);
     assert!(matches!(
-        store.update_key(KeyId(2), KeyChange::default()),
+        store.update_key(KeyId(2), KeyChange::default(), &act()),
         Err(StoreError::NoKey(KeyId(2)))
     ));
 }
@@ -254,11 +275,11 @@ fn rotation_keeps_the_key_and_retires_its_other_texts() {
         ..new_key(OrgId(1), n).1
     };
     let rotated = store
-        .add_credential(KeyId(1), credential(2), after(20))
+        .add_credential(KeyId(1), credential(2), after(20), &act())
         .unwrap();
     assert_eq!(rotated.prefix, "kg_live_wxyz");
     store
-        .add_credential(KeyId(1), credential(3), after(60))
+        .add_credential(KeyId(1), credential(3), after(60), &act())
         .unwrap();
 
     let expiry = |n| {
@@ -275,16 +296,52 @@ fn rotation_keeps_the_key_and_retires_its_other_texts() {
 fn revoking_is_final() {
     let file = File::new();
     let store = with_keys(&file, 2);
-    assert!(!store.revoke_key(KeyId(1)).unwrap().active);
-    assert!(!store.revoke_key(KeyId(1)).unwrap().active);
+    assert!(!store.revoke_key(KeyId(1), &act()).unwrap().active);
+    assert!(!store.revoke_key(KeyId(1), &act()).unwrap().active);
     let totals = store.totals(NOW).unwrap();
     assert_eq!((totals.keys, totals.active_keys), (2, 1));
     assert!(matches!(
-        store.update_key(KeyId(1), KeyChange::default()),
+        store.update_key(KeyId(1), KeyChange::default(), &act()),
         Err(StoreError::Revoked(KeyId(1)))
     ));
     assert!(matches!(
-        store.add_credential(KeyId(1), new_key(OrgId(1), 9).1, NOW),
+        store.add_credential(KeyId(1), new_key(OrgId(1), 9).1, NOW, &act()),
         Err(StoreError::Revoked(KeyId(1)))
     ));
+}
+
+#[test]
+fn what_was_done_under_a_name_is_not_done_again_for_a_day() {
+    let file = File::new();
+    let store = file.open();
+    let once = |name, request, at| Act {
+        once: Some(Once {
+            name: [name; 32],
+            request: [request; 32],
+        }),
+        at,
+        ..act()
+    };
+    let org = store.create_org("acme", &once(1, 1, NOW)).unwrap();
+    let again = store.create_org("other", &once(1, 1, NOW));
+    assert!(matches!(again, Err(StoreError::Done(Some(id))) if id == org.id.0));
+    let other = store.create_org("other", &once(1, 2, NOW));
+    assert!(matches!(other, Err(StoreError::OtherDone)));
+    assert_eq!(store.orgs(None, 9).unwrap().len(), 1);
+    // What failed was not done.
+    store.create_org("acme", &once(2, 1, NOW)).unwrap_err();
+    store.create_org("second", &once(2, 1, NOW)).unwrap();
+    // It outlives the process, and then a day.
+    drop(store);
+    let store = file.open();
+    let day = Once::KEPT;
+    let almost = NOW.plus(day - Duration::from_millis(1));
+    store.create_org("third", &once(1, 1, almost)).unwrap_err();
+    store.prune(Timestamp::default(), almost).unwrap();
+    store.create_org("third", &once(1, 1, almost)).unwrap_err();
+    store.prune(Timestamp::default(), NOW.plus(day)).unwrap();
+    store.create_org("third", &once(1, 1, NOW)).unwrap();
+    store
+        .create_org("fourth", &once(1, 3, NOW.plus(day)))
+        .unwrap();
 }

@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
-use redb::{
-    ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableError, WriteTransaction,
-};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 use smallvec::{SmallVec, smallvec};
 
-use super::rows::{find_key, find_org, missing, with_last_use};
+use super::rows::{existing, find_key, find_org, missing, with_last_use};
 use crate::clock::Timestamp;
 use crate::record::{KeyId, Reason};
 use crate::store::codec::{
@@ -51,10 +49,8 @@ fn add_to_shadowed(txn: &WriteTransaction, shadowed: &[(String, u64)]) -> Result
 }
 
 fn shadowed(txn: &ReadTransaction) -> Result<Vec<(String, u64)>, StoreError> {
-    let table = match txn.open_table(SHADOWED) {
-        // A file from before there was a shadow mode.
-        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        table => table?,
+    let Some(table) = existing(txn, SHADOWED)? else {
+        return Ok(Vec::new());
     };
     let rows = table.iter()?.map(|row| {
         let (name, count) = row?;

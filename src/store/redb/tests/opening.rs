@@ -44,9 +44,11 @@ fn no_kill_makes_reopening_slow() {
     let file = File::new();
     let store = file.open();
     assert!(!needs_repair(&file.killed()), "after creation");
-    store.create_org("acme", NOW).unwrap();
+    store.create_org("acme", &act()).unwrap();
     assert!(!needs_repair(&file.killed()), "after a change");
-    store.create_keys(vec![new_key(OrgId(1), 1)]).unwrap();
+    store
+        .create_keys(vec![new_key(OrgId(1), 1)], &act())
+        .unwrap();
     store.record(&requests(1, NOW, 9)).unwrap();
     assert!(!needs_repair(&file.killed()), "after usage");
     store.prune(after(1), after(1)).unwrap();

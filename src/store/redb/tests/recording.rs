@@ -283,8 +283,8 @@ fn what_failed_on_disk_changed_nothing_in_memory() {
         );
     };
     unavailable(store.record(&requests(1, NOW, 5)));
-    unavailable(store.create_org("lost", NOW).map(drop));
-    unavailable(store.revoke_key(KeyId(1)).map(drop));
+    unavailable(store.create_org("lost", &act()).map(drop));
+    unavailable(store.revoke_key(KeyId(1), &act()).map(drop));
     assert_eq!(store.totals(NOW).unwrap().all_time.requests, 4);
     assert!(store.resolve(&hash(1)).unwrap().unwrap().key.active);
     // Not even when the disk is well again: what reached it is known only after opening it anew.
@@ -353,7 +353,7 @@ fn windows_stay_until_they_are_over() {
     store.save_windows(Vec::new(), after(1)).unwrap();
     assert_eq!(store.counters(one).unwrap(), []);
     assert_eq!(store.counters(two).unwrap(), window(after(1)));
-    store.forget_windows(two).unwrap();
+    store.forget_windows(&[two], &act()).unwrap();
     assert_eq!(store.counters(two).unwrap(), []);
 }
 

@@ -1,0 +1,49 @@
+//! `audit`
+
+use clap::Args;
+
+use super::failure::CliError;
+use super::orgs::seconds;
+use super::render::{Look, Table};
+use super::{Cli, Exit};
+use crate::admin::answer::Command;
+use crate::record::AuditEntry;
+
+#[derive(Args)]
+pub(super) struct Audit {
+    /// Only changes before the one of this number
+    #[arg(long, value_name = "NUMBER")]
+    before: Option<u64>,
+    /// How many at most
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+}
+
+pub(super) fn list(cli: &Cli, Audit { before, limit }: Audit) -> Result<Exit, CliError> {
+    cli.ask(
+        Command::Audit { before, limit },
+        |entries: &Vec<AuditEntry>, look| {
+            if entries.is_empty() {
+                return "Nothing was changed.\n".to_owned();
+            }
+            table(entries, look)
+        },
+    )?;
+    Ok(Exit::Done)
+}
+
+fn table(entries: &[AuditEntry], look: Look) -> String {
+    let mut table = Table::new(&[">number", "at", "~by", "from", "change", ">id", "~details"]);
+    for entry in entries {
+        table.row([
+            entry.id.to_string(),
+            seconds(entry.at),
+            entry.actor.clone(),
+            entry.ip.to_string(),
+            entry.action.clone(),
+            entry.subject.map_or_else(String::new, |id| id.to_string()),
+            entry.details.to_string(),
+        ]);
+    }
+    table.render(look)
+}

@@ -1,0 +1,61 @@
+//! Who makes changes.
+
+use std::sync::Arc;
+
+use super::KeyGuard;
+use crate::client_ip::ClientIp;
+use crate::policy::{self, InvalidInput};
+use crate::store::{Act, Once};
+
+/// Who makes changes through a guard; `None` for the program itself.
+#[derive(Clone, Default)]
+pub(crate) struct Actor(Option<Arc<Named>>);
+
+struct Named {
+    name: String,
+    ip: ClientIp,
+    once: Option<Once>,
+}
+
+impl Actor {
+    pub(crate) fn new(name: String, ip: ClientIp, once: Option<Once>) -> Self {
+        Self(Some(Arc::new(Named { name, ip, once })))
+    }
+}
+
+impl KeyGuard {
+    /// The same guard, whose changes the audit log enters as those of `actor`, who asks from `from`.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] if the name is not 1 to 255 printable characters.
+    pub fn acting_as(&self, actor: &str, from: impl Into<ClientIp>) -> Result<Self, InvalidInput> {
+        let name = policy::name("actor", actor)?;
+        Ok(self.with_actor(Actor::new(name, from.into(), None)))
+    }
+
+    pub(crate) fn with_actor(&self, actor: Actor) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            actor,
+        }
+    }
+
+    /// What is done now, as it is to be entered in the audit log.
+    pub(crate) fn act(
+        &self,
+        action: &'static str,
+        subject: Option<u64>,
+        details: serde_json::Value,
+    ) -> Act {
+        let named = self.actor.0.as_deref();
+        Act {
+            at: self.inner.now(),
+            actor: named.map_or("program", |named| &named.name).to_owned(),
+            ip: named.map_or(ClientIp::LOCAL, |named| named.ip),
+            action,
+            subject,
+            details,
+            once: named.and_then(|named| named.once),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The audit log: who changed what, from where and when, durable with the change itself.
+
+#![cfg(test)]
+
+mod common;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use common::{Home, IP, NOON, SECRET};
+use keyguard::{
+    AuditEntry, ClientIp, CreateKey, KeyGuard, LockScope, LockTime, Network, UpdateKey,
+};
+use serde_json::{Value, json};
+
+fn log(kg: &KeyGuard) -> Vec<AuditEntry> {
+    let mut log = kg.audit(None, 1_000).unwrap();
+    log.reverse();
+    log
+}
+
+/// What the latest change is entered as.
+fn latest(kg: &KeyGuard) -> (String, Option<u64>, Value) {
+    let entry = kg.audit(None, 1).unwrap().remove(0);
+    (entry.action, entry.subject, entry.details)
+}
+
+fn hour() -> LockTime {
+    "1 hour".parse().unwrap()
+}
+
+#[test]
+fn every_change_is_entered_with_what_it_concerns() {
+    let home = Home::new();
+    std::fs::write(home.dir().join("policy.toml"), "").unwrap();
+    let policy = home.dir().join("policy.toml");
+    let kg = home.open_with(home.config().policy_file(policy));
+    let org = kg.create_org("acme").unwrap();
+    let entered = |action: &str, subject: Option<u64>, details: Value| {
+        assert_eq!(latest(&kg), (action.to_owned(), subject, details));
+    };
+    entered("create_org", Some(1), json!({"org_name": "acme"}));
+    let created = kg
+        .create_key(CreateKey {
+            scopes: vec!["read".into()],
+            ..CreateKey::new("acme", "shop")
+        })
+        .unwrap();
+    let (action, subject, details) = latest(&kg);
+    assert_eq!((action.as_str(), subject), ("create_key", Some(1)));
+    assert_eq!(details["label"], "shop");
+    assert_eq!(details["scopes"], json!(["read"]));
+    let id = created.key.id;
+
+    kg.update_key(UpdateKey {
+        label: Some("web".into()),
+        ..UpdateKey::new(id)
+    })
+    .unwrap();
+    entered("update_key", Some(1), json!({"id": 1, "label": "web"}));
+    kg.set_org_limits(org.id, ["100/s"]).unwrap();
+    entered("set_org_limits", Some(1), json!({"limits": ["100/s"]}));
+    kg.suspend_org(org.id).unwrap();
+    entered("suspend_org", Some(1), json!({}));
+    kg.resume_org(org.id).unwrap();
+    entered("resume_org", Some(1), json!({}));
+    let until = NOON.plus(Duration::from_secs(3_600));
+    kg.rotate_key(id, Duration::from_secs(3_600)).unwrap();
+    entered("rotate_key", Some(1), json!({"old_until": until}));
+    kg.lift(id, "default", hour()).unwrap();
+    let details = json!({"key_id": 1, "rule": "default", "until": until});
+    entered("lift", Some(1), details);
+    kg.end_lift(id, "default").unwrap();
+    assert_eq!(latest(&kg).0, "end_lift");
+    kg.reset(id, None).unwrap();
+    entered("reset", Some(1), json!({"rule": null}));
+    let network = Network::of(ClientIp::from(IP)).unwrap();
+    kg.reset_ip(network).unwrap();
+    entered("reset_ip", None, json!({"network": "192.0.2.7"}));
+    kg.block(IP, "/a", hour(), LockScope::Path).unwrap();
+    let details = json!({"network": "192.0.2.7", "refuses": {"path": "/a"}, "until": until});
+    entered("block", None, details);
+    kg.unblock(network, None).unwrap();
+    entered(
+        "unblock",
+        None,
+        json!({"network": "192.0.2.7", "path": null}),
+    );
+    kg.reload().unwrap();
+    entered("reload", None, json!({}));
+    kg.revoke_key(id).unwrap();
+    entered("revoke_key", Some(1), json!({}));
+    let two = [CreateKey::new("acme", "a"), CreateKey::new("acme", "b")];
+    kg.create_keys(&two).unwrap();
+    entered("create_keys", Some(2), json!({"keys": 2}));
+
+    let ids: Vec<u64> = log(&kg).iter().map(|entry| entry.id).collect();
+    assert_eq!(ids, (1..=16).collect::<Vec<_>>());
+    let text = format!("{:?}", log(&kg));
+    assert!(!text.contains(created.raw_key.expose()) && !text.contains(SECRET));
+}
+
+#[test]
+fn who_acts_and_from_where_is_entered() {
+    let home = Home::new();
+    let kg = home.open();
+    kg.create_org("a").unwrap();
+    let from = IpAddr::from([198, 51, 100, 4]);
+    let alice = kg.acting_as("alice@example.com", from).unwrap();
+    home.clock.advance(Duration::from_secs(5));
+    alice.create_org("b").unwrap();
+    kg.create_org("c").unwrap();
+    let who: Vec<_> = log(&kg)
+        .into_iter()
+        .map(|entry| (entry.actor, entry.ip, entry.at))
+        .collect();
+    let later = NOON.plus(Duration::from_secs(5));
+    let expected = [
+        ("program".to_owned(), ClientIp::LOCAL, NOON),
+        ("alice@example.com".to_owned(), from.into(), later),
+        ("program".to_owned(), ClientIp::LOCAL, later),
+    ];
+    assert_eq!(who, expected);
+    assert!(kg.acting_as(" ", from).is_err());
+    assert!(kg.acting_as("a\nb", from).is_err());
+}
+
+#[test]
+fn what_is_refused_is_not_entered() {
+    let home = Home::new();
+    let kg = home.open();
+    kg.create_org("acme").unwrap();
+    kg.create_org("acme").unwrap_err();
+    kg.create_key(CreateKey::new("nobody", "x")).unwrap_err();
+    kg.revoke_key(keyguard::KeyId(9)).unwrap_err();
+    assert_eq!(log(&kg).len(), 1);
+}
+
+#[test]
+fn it_outlives_the_guard_and_comes_in_pages() {
+    let home = Home::new();
+    let kg = home.open();
+    for name in ["a", "b", "c", "d", "e"] {
+        kg.create_org(name).unwrap();
+    }
+    drop(kg);
+    let kg = home.open();
+    let page = |before, limit| -> Vec<u64> {
+        let page = kg.audit(before, limit).unwrap();
+        page.iter().map(|entry| entry.id).collect()
+    };
+    assert_eq!(page(None, 2), [5, 4]);
+    assert_eq!(page(Some(4), 2), [3, 2]);
+    assert_eq!(page(Some(2), 2), [1]);
+    assert_eq!(page(Some(1), 2), [0; 0]);
+    assert_eq!(page(Some(0), 2), [0; 0]);
+    kg.create_org("f").unwrap();
+    assert_eq!(page(None, 1), [6]);
+}
+
+#[test]
+fn automatic_locks_are_nobodys_change() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(1));
+    for _ in 0..3 {
+        common::ask_with(&kg, "nonsense").unwrap_err();
+    }
+    kg.flush().unwrap();
+    assert_eq!(kg.locks().len(), 1);
+    assert_eq!(log(&kg), []);
+}
