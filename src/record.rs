@@ -21,6 +21,7 @@ macro_rules! id {
             Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
         )]
         #[serde(transparent)]
+        #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
         pub struct $name(pub u64);
 
         impl fmt::Display for $name {
@@ -53,6 +54,7 @@ id! {
 /// Whether the keys of an organization are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub enum OrgStatus {
     /// Its keys are accepted.
     Active,
@@ -62,6 +64,7 @@ pub enum OrgStatus {
 
 /// An organization: the owner of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct Org {
     /// Its id.
     pub id: OrgId,
@@ -79,6 +82,7 @@ pub struct Org {
 
 /// A key as it is managed; its text is known only to its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct Key {
     /// Its id.
     pub id: KeyId,
@@ -93,10 +97,12 @@ pub struct Key {
     /// What it may do.
     pub scopes: Vec<Scope>,
     /// Requests admitted in any 60 seconds.
+    #[cfg_attr(feature = "http", schema(value_type = u32, minimum = 1))]
     pub rate_limit_per_minute: NonZeroU32,
     /// Further limits of its own.
     pub limits: Vec<Limit>,
     /// From where it is accepted; empty for everywhere.
+    #[cfg_attr(feature = "http", schema(value_type = Vec<String>))]
     pub allowed_ips: Addresses,
     /// Limits that are lifted for a time.
     pub lifts: Vec<Lift>,
@@ -110,6 +116,7 @@ pub struct Key {
 
 /// A limit that neither refuses nor counts for a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct Lift {
     /// The name of the limit, as header fields and the dry run show it.
     pub rule: String,
@@ -216,6 +223,7 @@ impl From<&str> for Method {
 #[repr(u8)]
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub enum Reason {
     /// The request names no key.
     MissingKey = 1,
@@ -351,6 +359,7 @@ pub struct Usage {
 /// A change, as the audit log keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct AuditEntry {
     /// Counted up from 1, in the order of the changes.
     pub id: u64,

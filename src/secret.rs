@@ -46,7 +46,7 @@ impl Secret {
     }
 
     /// The key with which administrators identify themselves, as text.
-    #[cfg(feature = "cli")]
+    #[cfg(any(feature = "cli", feature = "http"))]
     pub(crate) fn admin_key(&self) -> Zeroizing<String> {
         use base64::Engine;
 

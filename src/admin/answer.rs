@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{AdminError, CreateKey, CreatedKey, ListKeys, UpdateKey};
+use super::{AdminError, CreateKey, CreatedKey, ListKeys, Stats, UpdateKey};
 use crate::guard::{KeyGuard, Request, RuleState, Verdict};
 use crate::lock_time::LockTime;
 use crate::lockout::LockScope;
@@ -24,6 +24,9 @@ pub(crate) enum Command {
     ListOrgs {
         after: Option<OrgId>,
         limit: usize,
+    },
+    FindOrg {
+        id: OrgId,
     },
     SuspendOrg {
         org_name: String,
@@ -81,17 +84,27 @@ pub(crate) enum Whose {
     Ip(String),
 }
 
+/// A request to look at.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub(crate) struct Check {
-    /// The id or prefix of a key; `None` if its text or no key is presented.
+    /// The id or prefix of a key, if neither its text nor no key is presented.
     pub(crate) key: Option<String>,
     /// The text of a key. It goes no further than the guard that hashes it.
     pub(crate) raw_key: Option<String>,
+    /// The address of the client, or `local`.
     pub(crate) ip: String,
+    /// The path it asks for.
     pub(crate) path: String,
+    /// The method it asks with.
+    #[serde(default)]
     pub(crate) method: String,
     /// Where it is not that of the routes.
+    #[cfg_attr(feature = "http", schema(value_type = Option<u32>, minimum = 1))]
     pub(crate) cost: Option<NonZeroU32>,
+    /// What the key must hold.
+    #[serde(default)]
     pub(crate) scopes: Vec<String>,
 }
 
@@ -105,10 +118,16 @@ impl std::fmt::Debug for Check {
     }
 }
 
+/// An address to lock out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub(crate) struct Block {
+    /// An address, or a network as listings show it.
     pub(crate) ip: String,
+    /// Only out of this path; out of everything if it is left out.
     pub(crate) path: Option<String>,
+    /// For how long, such as `1 hour`, or until when, such as `4:00 PM`.
     pub(crate) duration: String,
 }
 
@@ -151,6 +170,12 @@ impl Failure {
     }
 }
 
+impl From<InvalidInput> for Failure {
+    fn from(error: InvalidInput) -> Self {
+        AdminError::from(error).into()
+    }
+}
+
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
         let code = match &error {
@@ -179,6 +204,7 @@ impl From<AdminError> for Failure {
 
 /// A key that was created or rotated.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub(crate) struct NewKeyReply {
     #[serde(flatten)]
     pub(crate) key: Key,
@@ -196,14 +222,33 @@ impl From<CreatedKey> for NewKeyReply {
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub(crate) struct ListedKey {
     #[serde(flatten)]
     pub(crate) key: Key,
     pub(crate) org_name: String,
 }
 
+/// What the data file holds and what was asked of it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+pub(crate) struct StatsReply {
+    #[serde(flatten)]
+    pub(crate) stats: Stats,
+    /// The part of all requests that were answered with a status of 400 or above, from 0 to 1.
+    pub(crate) error_rate: f64,
+}
+
+/// The policy file was read.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+pub(crate) struct Reloaded {
+    pub(crate) reloaded: bool,
+}
+
 /// What a request would be answered with.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub(crate) struct CheckReply {
     pub(crate) allowed: bool,
     pub(crate) status: u16,
@@ -244,6 +289,7 @@ impl KeyGuard {
         match command {
             Command::CreateOrg { org_name } => reply(self.create_org(&org_name)?),
             Command::ListOrgs { after, limit } => reply(self.list_orgs(after, limit.min(PAGE))?),
+            Command::FindOrg { id } => reply(self.org(id)?),
             Command::SuspendOrg { org_name } => {
                 reply(self.suspend_org(self.org_named(&org_name)?.id)?)
             }
@@ -261,10 +307,8 @@ impl KeyGuard {
             }
             Command::Stats => {
                 let stats = self.stats()?;
-                let rate = stats.error_rate();
-                let mut value = serde_json::to_value(stats).map_err(unwritable)?;
-                value["error_rate"] = rate.into();
-                Ok(value)
+                let error_rate = stats.error_rate();
+                reply(StatsReply { stats, error_rate })
             }
             Command::Check(check) => self.check_for(&check),
             Command::Block(block) => self.block_for(&block),
@@ -297,7 +341,7 @@ impl KeyGuard {
             }
             Command::Reload => {
                 self.reload()?;
-                Ok(serde_json::json!({ "reloaded": true }))
+                reply(Reloaded { reloaded: true })
             }
             Command::Audit { before, limit } => reply(self.audit(before, limit.min(PAGE))?),
         }

@@ -36,7 +36,8 @@ use crate::store::StoreError;
 /// let key = CreateKey { scopes: vec!["read".into()], ..CreateKey::new("acme", "web shop") };
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct CreateKey {
     /// The name of the organization that will own the key.
     pub org_name: String,
@@ -166,6 +167,7 @@ impl Default for ListUsage {
 /// nothing is estimated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct Stats {
     /// Organizations, suspended ones too.
     pub organizations: u64,
@@ -183,6 +185,7 @@ pub struct Stats {
     pub errors_1h: u64,
     /// Refusals ever recorded, by reason; reasons without any are left out.
     #[serde(with = "by_reason")]
+    #[cfg_attr(feature = "http", schema(value_type = BTreeMap<String, u64>))]
     pub refused: Vec<(Reason, u64)>,
     /// Requests that were not recorded because too many were waiting to be written.
     pub dropped: u64,
@@ -215,6 +218,7 @@ impl Stats {
 /// One of the most used keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct TopKey {
     /// The key.
     pub key: Key,

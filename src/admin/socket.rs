@@ -200,6 +200,7 @@ fn answer(stream: &mut UnixStream, outcome: Outcome) -> io::Result<()> {
 }
 
 /// Whether the process at the other side is of this user or of root.
+#[cfg(feature = "cli")]
 pub(super) fn is_ours(stream: &UnixStream) -> io::Result<bool> {
     Ok(is_accepted(user_of(stream)?))
 }

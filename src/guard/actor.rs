@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use super::KeyGuard;
+#[cfg(feature = "http")]
+use super::config::Config;
 use crate::client_ip::ClientIp;
 use crate::policy::{self, InvalidInput};
+#[cfg(feature = "http")]
+use crate::secret::Secret;
 use crate::store::{Act, Once};
 
 /// Who makes changes through a guard; `None` for the program itself.
@@ -20,6 +24,32 @@ struct Named {
 impl Actor {
     pub(crate) fn new(name: String, ip: ClientIp, once: Option<Once>) -> Self {
         Self(Some(Arc::new(Named { name, ip, once })))
+    }
+}
+
+/// What administrators identify themselves with.
+#[cfg(feature = "http")]
+pub(super) struct AdminKeys(Vec<blake3::Hash>);
+
+#[cfg(feature = "http")]
+impl AdminKeys {
+    pub(super) fn new(config: &Config, secret: &Secret) -> Self {
+        let own = match &config.admin_key {
+            Some(key) => blake3::hash(key.expose()),
+            None => blake3::hash(secret.admin_key().as_bytes()),
+        };
+        let secret = config
+            .secret_as_admin_key
+            .then(|| blake3::hash(secret.expose()));
+        Self(std::iter::once(own).chain(secret).collect())
+    }
+
+    /// Hashes are compared in constant time.
+    pub(super) fn contain(&self, text: &[u8]) -> bool {
+        let hash = blake3::hash(text);
+        self.0
+            .iter()
+            .fold(false, |found, key| found | (*key == hash))
     }
 }
 

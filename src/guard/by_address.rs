@@ -138,6 +138,22 @@ impl Inner {
             || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(request))
     }
 
+    /// That who asks is not locked out of a path, whoever that is with a key.
+    #[cfg(feature = "http")]
+    pub(crate) fn require_unlocked<H: Headers + ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+    ) -> Result<ClientIp, Denial> {
+        let ip = self.client_ip(request);
+        let standing = self.lockouts.standing(&ip, request.path, &self.clock);
+        match standing.and_then(|standing| standing.locked) {
+            Some(lock) if lock.cause == LockCause::Manual || !self.spares(request, ip) => {
+                Err(Denial::locked(lock.until.since(self.clock.timestamp())))
+            }
+            _ => Ok(ip),
+        }
+    }
+
     pub(crate) fn check_ip<H: Headers + ?Sized>(
         &self,
         limit: &IpLimit,

@@ -22,6 +22,8 @@ pub struct Config {
     pub(super) secret: Option<Secret>,
     /// It may hold a password.
     pub(super) redis_url: Option<Secret>,
+    pub(super) admin_key: Option<Secret>,
+    pub(super) secret_as_admin_key: bool,
     pub(crate) default_rate_limit: u32,
     pub(super) ip_block_threshold: u32,
     pub(crate) key_header: String,
@@ -50,6 +52,8 @@ impl Default for Config {
         Self {
             secret: None,
             redis_url: None,
+            admin_key: None,
+            secret_as_admin_key: false,
             default_rate_limit: 60,
             ip_block_threshold: 100,
             key_header: "X-API-Key".to_owned(),
@@ -86,6 +90,20 @@ impl Config {
     /// this process. Needs the feature `redis`.
     pub fn redis_url(mut self, url: impl Into<String>) -> Self {
         self.redis_url = Some(Secret::from(url.into()));
+        self
+    }
+
+    /// The key with which administrators identify themselves over HTTP, at least 16 bytes. Default:
+    /// one derived from the secret, which `keyguard admin-key` prints.
+    pub fn admin_key(mut self, key: impl Into<Secret>) -> Self {
+        self.admin_key = Some(key.into());
+        self
+    }
+
+    /// Whether administrators may also send the secret itself. Whoever sees it on its way can then
+    /// check guesses against a stolen data file. Default: no.
+    pub fn secret_as_admin_key(mut self, accept: bool) -> Self {
+        self.secret_as_admin_key = accept;
         self
     }
 
@@ -242,6 +260,13 @@ impl Config {
             return Err(InvalidInput::new(
                 "key_header",
                 "keys are read from `Authorization: Bearer` anyway; name another field",
+            ));
+        }
+        let admin_key = self.admin_key.as_ref().map(Secret::expose);
+        if admin_key.is_some_and(|key| key.len() < 16) {
+            return Err(InvalidInput::new(
+                "admin_key",
+                "is shorter than 16 bytes; leave it out for one derived from the secret",
             ));
         }
         if !self.quota_time_zone.is_known() {

@@ -87,6 +87,8 @@ impl Inner {
         .map_err(io_error)?;
         Ok(Self {
             hasher: KeyHasher::new(&secret),
+            #[cfg(feature = "http")]
+            admin_keys: super::actor::AdminKeys::new(&config, &secret),
             residents: Residents::new(config.resident_keys),
             revisions,
             backends,

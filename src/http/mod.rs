@@ -30,12 +30,14 @@
 //! Status and latency are recorded once the head of the answer is there; the request counts as in
 //! flight until its body has been sent.
 
+mod admin;
 mod body;
 mod gated;
 mod layer;
 mod peer;
 mod response;
 
+pub use self::admin::AdminService;
 pub use self::body::AnswerBody;
 pub use self::gated::{Gate, Gated, GatedFuture, Refusal};
 pub use self::layer::{IpLimitLayer, KeyGuardLayer};

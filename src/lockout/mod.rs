@@ -69,6 +69,7 @@ pub enum LockScope {
 /// What a lock refuses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub enum Refuses {
     /// Every request.
     All,
@@ -92,6 +93,7 @@ impl fmt::Display for Refuses {
 /// Why somebody is locked out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub enum LockCause {
     /// Too many malformed or unknown keys within an hour.
     BadKeys,
@@ -117,6 +119,7 @@ impl fmt::Display for LockCause {
 /// A client that is locked out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct Lock {
     /// Who.
     pub network: Network,

@@ -1,0 +1,122 @@
+//! Who may use the admin API.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::uri::Authority;
+use http::{StatusCode, header};
+
+use super::problem::Problem;
+use crate::admin::AdminError;
+use crate::client_ip::ClientIp;
+use crate::guard::{self, Actor, KeyGuard};
+use crate::ip_limit::IpLimit;
+use crate::lockout::LockScope;
+use crate::store::Once;
+
+/// What wrong admin keys are counted and locked out by, whatever path they came for.
+const LIMIT: &str = "keyguard-admin";
+const PATH: &str = "/admin";
+const WRONG_KEYS_A_MINUTE: u32 = 10;
+const LOCKED_FOR: Duration = Duration::from_secs(15 * 60);
+
+/// That the request is meant for this service, and not for a name that somebody else gave our
+/// address (DNS rebinding), and that no page of another origin sends it.
+pub(super) fn require_own_name(parts: &Parts, hosts: &BTreeSet<String>) -> Result<(), Problem> {
+    let mut values = parts.headers.get_all(header::HOST).iter();
+    let host = match (values.next(), values.next(), parts.uri.authority()) {
+        (Some(host), None, _) => host.to_str().ok().map(str::to_owned),
+        (None, None, Some(authority)) => Some(authority.to_string()),
+        _ => None,
+    };
+    let host = host.and_then(|host| host.parse::<Authority>().ok());
+    let is_own = |authority: &Authority| {
+        let name = authority.host().to_ascii_lowercase();
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        !authority.as_str().contains('@')
+            && (name == "localhost" || address.parse::<IpAddr>().is_ok() || hosts.contains(&name))
+    };
+    let Some(host) = host.filter(is_own) else {
+        let detail = "`Host` is no name of this service: use an address or `localhost`, or name \
+                      the host with `AdminService::hosts` (`keyguard serve --host`).";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_host", detail));
+    };
+    for origin in parts.headers.get_all(header::ORIGIN) {
+        let authority = origin
+            .to_str()
+            .ok()
+            .and_then(|o| Some(o.split_once("://")?.1));
+        if authority.is_none_or(|origin| !origin.eq_ignore_ascii_case(host.as_str())) {
+            let detail = "A page of another origin may not use this service.";
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "foreign_origin",
+                detail,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// That the request carries the admin key; returns the address of the client.
+pub(super) fn require_admin(
+    guard: &KeyGuard,
+    parts: &Parts,
+    peer: ClientIp,
+) -> Result<ClientIp, Problem> {
+    let asked = guard::Request::new(&parts.headers, peer, PATH);
+    let inner = &guard.inner;
+    let client = inner.require_unlocked(&asked)?;
+    let mut keys = parts.headers.get_all("x-admin-key").iter();
+    let (code, detail) = match (keys.next(), keys.next()) {
+        (Some(key), None) if inner.is_admin_key(key.as_bytes()) => return Ok(client),
+        (None, _) => (
+            "missing_admin_key",
+            "Admin key required: send it in X-Admin-Key.",
+        ),
+        _ => ("invalid_admin_key", "The admin key is not valid."),
+    };
+    inner.check_ip(&limit()?, &asked)?;
+    Err(Problem::new(StatusCode::UNAUTHORIZED, code, detail)
+        .with_field("WWW-Authenticate", r#"AdminKey realm="admin""#))
+}
+
+fn limit() -> Result<IpLimit, Problem> {
+    let minute = Duration::from_secs(60);
+    let limit = IpLimit::new(LIMIT, WRONG_KEYS_A_MINUTE, minute).map_err(AdminError::from)?;
+    Ok(limit.lockout(LOCKED_FOR).scope(LockScope::Path))
+}
+
+/// The guard as it acts for who sent a request.
+pub(super) fn acting(
+    guard: &KeyGuard,
+    parts: &Parts,
+    body: &[u8],
+    client: ClientIp,
+) -> Result<KeyGuard, Problem> {
+    const NAME: &str = "Idempotency-Key";
+    let mut names = parts.headers.get_all(NAME).iter();
+    let once = match (names.next(), names.next()) {
+        (None, _) => None,
+        (Some(name), None) if (1..=255).contains(&name.len()) => {
+            let mut request = blake3::Hasher::new();
+            request.update(parts.method.as_str().as_bytes());
+            request.update(b" ");
+            request.update(parts.uri.path().as_bytes());
+            request.update(b"\n");
+            request.update(body);
+            Some(Once {
+                name: *blake3::hash(name.as_bytes()).as_bytes(),
+                request: *request.finalize().as_bytes(),
+            })
+        }
+        _ => {
+            let detail = "is sent once and has 1 to 255 characters";
+            return Err(Problem::invalid(NAME, format!("{NAME}: {detail}")));
+        }
+    };
+    let once = once.filter(|_| parts.method == http::Method::POST);
+    Ok(guard.with_actor(Actor::new("admin key".into(), client, once)))
+}

@@ -1,0 +1,428 @@
+//! All endpoints.
+
+use http::Method;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::endpoint::{Endpoint, Json, Query};
+use crate::admin::answer::{
+    Block, Check, CheckReply, Command, Failure, ListedKey, NewKeyReply, PAGE, Reloaded, StatsReply,
+    Whose,
+};
+use crate::admin::{AdminError, CreateKey, ListKeys, UpdateKey};
+use crate::clock::Timestamp;
+use crate::guard::{KeyGuard, RuleState};
+use crate::lockout::Lock;
+use crate::record::{AuditEntry, Key, KeyId, Org, OrgId};
+
+/// A new organization.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewOrg {
+    /// Its name, unique in the data file: 1 to 255 characters.
+    org_name: String,
+}
+
+/// What to change of an organization.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct OrgLimits {
+    /// Limits that all of its keys share, in place of those it has: `1000/s`, `500000 monthly`.
+    limits: Vec<String>,
+}
+
+/// What to change of a key. Fields that are left out stay as they are.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct KeyChanges {
+    /// A new label: 1 to 255 characters.
+    label: Option<String>,
+    /// Scopes in place of all it has.
+    scopes: Option<Vec<String>>,
+    /// Requests admitted in any 60 seconds.
+    #[schema(minimum = 1)]
+    rate_limit_per_minute: Option<u32>,
+    /// Further limits in place of all it has.
+    limits: Option<Vec<String>>,
+    /// From where it is accepted; empty for everywhere.
+    allowed_ips: Option<Vec<String>>,
+    /// From when on it is refused; null for never.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Timestamp>)]
+    expires_at: Option<Option<Timestamp>>,
+}
+
+fn given<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<Timestamp>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl KeyChanges {
+    fn of(self, id: u64) -> UpdateKey {
+        UpdateKey {
+            id: KeyId(id),
+            label: self.label,
+            scopes: self.scopes,
+            rate_limit_per_minute: self.rate_limit_per_minute,
+            limits: self.limits,
+            allowed_ips: self.allowed_ips,
+            expires_at: self.expires_at,
+        }
+    }
+}
+
+/// For how long the old text of a key goes on.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Rotation {
+    /// `1 hour`, `90s`, `0` for no longer.
+    #[serde(default = "one_hour")]
+    grace: String,
+}
+
+fn one_hour() -> String {
+    "1 hour".into()
+}
+
+/// What is to be forgotten of a key.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct KeyReset {
+    /// The name of a limit; all of its own if it is left out.
+    rule: Option<String>,
+}
+
+/// A limit to lift.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewLift {
+    /// The name of the limit.
+    rule: String,
+    /// For how long, such as `1 hour`, or until when, such as `4:00 PM`.
+    duration: String,
+}
+
+/// An address whose counts are to be forgotten.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Address {
+    /// An address or a network.
+    ip: String,
+}
+
+/// Which part of a listing.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    /// Only rows with a greater id: the last of the page before.
+    after: Option<u64>,
+    /// How many rows at most.
+    #[serde(default = "page")]
+    #[param(minimum = 1, maximum = 1000, default = 1000)]
+    limit: usize,
+}
+
+fn page() -> usize {
+    PAGE
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct KeyPage {
+    /// Only keys of this organization.
+    org_id: Option<u64>,
+    /// Only keys with a greater id: the last of the page before.
+    after: Option<u64>,
+    /// How many rows at most.
+    #[serde(default = "page")]
+    #[param(minimum = 1, maximum = 1000, default = 1000)]
+    limit: usize,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct AuditPage {
+    /// Only entries with a lower id: the last of the page before.
+    before: Option<u64>,
+    /// How many rows at most.
+    #[serde(default = "page")]
+    #[param(minimum = 1, maximum = 1000, default = 1000)]
+    limit: usize,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct RuleName {
+    /// The name of a limit.
+    rule: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct Blocked {
+    /// An address or a network.
+    ip: String,
+    /// Only the lock of this path.
+    path: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct OfAddress {
+    /// An address or a network.
+    ip: String,
+}
+
+/// How many rows, which have to be some.
+fn rows(limit: usize) -> Result<usize, Failure> {
+    match limit {
+        1..=PAGE => Ok(limit),
+        _ => Err(crate::policy::InvalidInput::new("limit", "is 1 to 1,000 rows").into()),
+    }
+}
+
+fn org_name(guard: &KeyGuard, id: u64) -> Result<String, AdminError> {
+    Ok(guard.org(OrgId(id))?.name)
+}
+
+pub(super) fn all() -> Vec<Endpoint> {
+    let mut all = orgs();
+    all.extend(keys());
+    all.extend(limits());
+    all.extend(addresses());
+    all.extend(others());
+    all
+}
+
+fn orgs() -> Vec<Endpoint> {
+    vec![
+        Endpoint::new::<_, _, Org>(
+            (Method::POST, "/admin/orgs"),
+            ("createOrg", "Create an organization"),
+            |_, _, (), Json(NewOrg { org_name })| Ok(Command::CreateOrg { org_name }),
+        )
+        .creating(),
+        Endpoint::new::<_, _, Vec<Org>>(
+            (Method::GET, "/admin/orgs"),
+            ("listOrgs", "List organizations by id"),
+            |_, _, Query(Page { after, limit }), ()| {
+                let (after, limit) = (after.map(OrgId), rows(limit)?);
+                Ok(Command::ListOrgs { after, limit })
+            },
+        )
+        .in_pages("after"),
+        Endpoint::new::<_, _, Org>(
+            (Method::GET, "/admin/orgs/{id}"),
+            ("getOrg", "Show an organization"),
+            |_, id, (), ()| Ok(Command::FindOrg { id: OrgId(id) }),
+        ),
+        Endpoint::new::<_, _, Org>(
+            (Method::PATCH, "/admin/orgs/{id}"),
+            ("updateOrg", "Change the limits of an organization"),
+            |guard, id, (), Json(OrgLimits { limits })| {
+                let org_name = org_name(guard, id)?;
+                Ok(Command::UpdateOrg { org_name, limits })
+            },
+        ),
+        Endpoint::new::<_, _, Org>(
+            (Method::POST, "/admin/orgs/{id}/suspend"),
+            (
+                "suspendOrg",
+                "Refuse all keys of an organization until it is resumed",
+            ),
+            |guard, id, (), ()| {
+                let org_name = org_name(guard, id)?;
+                Ok(Command::SuspendOrg { org_name })
+            },
+        ),
+        Endpoint::new::<_, _, Org>(
+            (Method::POST, "/admin/orgs/{id}/resume"),
+            (
+                "resumeOrg",
+                "Accept the keys of a suspended organization again",
+            ),
+            |guard, id, (), ()| {
+                let org_name = org_name(guard, id)?;
+                Ok(Command::ResumeOrg { org_name })
+            },
+        ),
+    ]
+}
+
+fn keys() -> Vec<Endpoint> {
+    vec![
+        Endpoint::new::<_, _, NewKeyReply>(
+            (Method::POST, "/admin/keys"),
+            ("createKey", "Create a key; its text is shown this once"),
+            |_, _, (), Json(request): Json<CreateKey>| Ok(Command::CreateKey(request)),
+        )
+        .creating(),
+        Endpoint::new::<_, _, Vec<ListedKey>>(
+            (Method::GET, "/admin/keys"),
+            ("listKeys", "List keys by id"),
+            |_, _, Query(page): Query<KeyPage>, ()| {
+                Ok(Command::ListKeys(ListKeys {
+                    org_id: page.org_id.map(OrgId),
+                    after: page.after.map(KeyId),
+                    limit: rows(page.limit)?,
+                }))
+            },
+        )
+        .in_pages("after"),
+        Endpoint::new::<_, _, Key>(
+            (Method::GET, "/admin/keys/{id}"),
+            ("getKey", "Show a key"),
+            |_, id, (), ()| {
+                Ok(Command::FindKey {
+                    key: id.to_string(),
+                })
+            },
+        ),
+        Endpoint::new::<_, _, Key>(
+            (Method::PATCH, "/admin/keys/{id}"),
+            ("updateKey", "Change a key"),
+            |_, id, (), Json(changes): Json<KeyChanges>| Ok(Command::UpdateKey(changes.of(id))),
+        ),
+        Endpoint::new::<_, _, Key>(
+            (Method::DELETE, "/admin/keys/{id}"),
+            ("revokeKey", "Refuse a key from now on, for good"),
+            |_, id, (), ()| {
+                Ok(Command::RevokeKey {
+                    key: id.to_string(),
+                })
+            },
+        ),
+        Endpoint::new::<_, _, NewKeyReply>(
+            (Method::POST, "/admin/keys/{id}/rotate"),
+            (
+                "rotateKey",
+                "Give a key a new text; the old one is accepted for a while",
+            ),
+            |_, id, (), Json(Rotation { grace })| {
+                let key = id.to_string();
+                Ok(Command::RotateKey { key, grace })
+            },
+        )
+        .creating(),
+    ]
+}
+
+fn limits() -> Vec<Endpoint> {
+    let of_key = |id: u64| Whose::Key(id.to_string());
+    vec![
+        Endpoint::new::<_, _, Vec<RuleState>>(
+            (Method::GET, "/admin/keys/{id}/limits"),
+            (
+                "getKeyLimits",
+                "Show how the limits of a key stand, consuming nothing",
+            ),
+            move |_, id, (), ()| Ok(Command::Limits(of_key(id))),
+        ),
+        Endpoint::new::<_, _, Vec<RuleState>>(
+            (Method::POST, "/admin/keys/{id}/reset"),
+            ("resetKey", "Forget what a key has used"),
+            move |_, id, (), Json(KeyReset { rule })| {
+                let whose = of_key(id);
+                Ok(Command::Reset { whose, rule })
+            },
+        ),
+        Endpoint::new::<_, _, Key>(
+            (Method::POST, "/admin/keys/{id}/lifts"),
+            ("liftLimit", "Lift a limit of a key for a time"),
+            |_, id, (), Json(NewLift { rule, duration })| {
+                let (key, duration) = (id.to_string(), Some(duration));
+                Ok(Command::Lift {
+                    key,
+                    rule,
+                    duration,
+                })
+            },
+        )
+        .creating(),
+        Endpoint::new::<_, _, Key>(
+            (Method::DELETE, "/admin/keys/{id}/lifts"),
+            ("endLift", "Put a lifted limit in force again"),
+            |_, id, Query(RuleName { rule }), ()| {
+                let (key, duration) = (id.to_string(), None);
+                Ok(Command::Lift {
+                    key,
+                    rule,
+                    duration,
+                })
+            },
+        ),
+    ]
+}
+
+fn addresses() -> Vec<Endpoint> {
+    vec![
+        Endpoint::new::<_, _, Vec<RuleState>>(
+            (Method::GET, "/admin/addresses"),
+            (
+                "getAddressLimits",
+                "Show how the limits of an address stand, consuming nothing",
+            ),
+            |_, _, Query(OfAddress { ip }), ()| Ok(Command::Limits(Whose::Ip(ip))),
+        ),
+        Endpoint::new::<_, _, Vec<RuleState>>(
+            (Method::POST, "/admin/addresses/reset"),
+            ("resetAddress", "Forget what was counted of an address"),
+            |_, _, (), Json(Address { ip })| {
+                let (whose, rule) = (Whose::Ip(ip), None);
+                Ok(Command::Reset { whose, rule })
+            },
+        ),
+        Endpoint::new::<_, _, Vec<Lock>>(
+            (Method::GET, "/admin/blocks"),
+            ("listBlocks", "List who is locked out"),
+            |_, _, (), ()| Ok(Command::ListBlocks),
+        ),
+        Endpoint::new::<_, _, Lock>(
+            (Method::POST, "/admin/blocks"),
+            ("block", "Lock an address out"),
+            |_, _, (), Json(block): Json<Block>| Ok(Command::Block(block)),
+        )
+        .creating(),
+        Endpoint::new::<_, _, Vec<Lock>>(
+            (Method::DELETE, "/admin/blocks"),
+            ("unblock", "End the locks of an address, and list them"),
+            |_, _, Query(Blocked { ip, path }), ()| Ok(Command::Unblock { ip, path }),
+        ),
+    ]
+}
+
+fn others() -> Vec<Endpoint> {
+    vec![
+        Endpoint::new::<_, _, StatsReply>(
+            (Method::GET, "/admin/stats"),
+            (
+                "getStats",
+                "Show what the data file holds and what was asked of it",
+            ),
+            |_, _, (), ()| Ok(Command::Stats),
+        ),
+        Endpoint::new::<_, _, Vec<AuditEntry>>(
+            (Method::GET, "/admin/audit"),
+            ("listAudit", "List who changed what, the latest first"),
+            |_, _, Query(AuditPage { before, limit }), ()| {
+                let limit = rows(limit)?;
+                Ok(Command::Audit { before, limit })
+            },
+        )
+        .in_pages("before"),
+        Endpoint::new::<_, _, CheckReply>(
+            (Method::POST, "/admin/check"),
+            (
+                "check",
+                "Show what a request would be answered with, consuming nothing",
+            ),
+            |_, _, (), Json(check): Json<Check>| Ok(Command::Check(check)),
+        ),
+        Endpoint::new::<_, _, Reloaded>(
+            (Method::POST, "/admin/reload"),
+            ("reload", "Read the policy file again"),
+            |_, _, (), ()| Ok(Command::Reload),
+        ),
+    ]
+}

@@ -1,0 +1,124 @@
+//! What is answered where a request cannot be carried out.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::admin::AdminError;
+use crate::admin::answer::{Failure, FailureCode};
+use crate::guard::Denial;
+use crate::http::response::{problem_response, set_fields};
+use crate::record::Key;
+
+/// A problem document (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ProblemDocument {
+    /// Always `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: String,
+    status: u16,
+    /// What was wrong, and what to do.
+    detail: String,
+    /// A stable name of the problem.
+    code: String,
+    /// The field that cannot be accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// The id of what an earlier request under the same idempotency key made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    /// In how many seconds to try again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+    /// Keys that a prefix fits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    candidates: Vec<Key>,
+}
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub(super) struct Problem {
+    document: Box<ProblemDocument>,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            document: Box::new(ProblemDocument {
+                kind: "about:blank",
+                title: status.canonical_reason().unwrap_or_default().to_owned(),
+                status: status.as_u16(),
+                detail: detail.into(),
+                code: code.to_owned(),
+                field: None,
+                id: None,
+                retry_after: None,
+                candidates: Vec::new(),
+            }),
+            fields: Vec::new(),
+        }
+    }
+
+    /// Something of the request that cannot be accepted.
+    pub(super) fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
+        problem.document.field = Some(field.into()).filter(|field| !field.is_empty());
+        problem
+    }
+
+    /// The same with a header field.
+    pub(super) fn with_field(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.fields.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let status = StatusCode::from_u16(self.document.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let document = serde_json::to_value(self.document).unwrap_or_default();
+        let mut response: Response<Full<Bytes>> = problem_response(status, document);
+        set_fields(response.headers_mut(), self.fields);
+        response
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let (status, code) = match failure.code {
+            FailureCode::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            FailureCode::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            FailureCode::Conflict => (StatusCode::CONFLICT, "conflict"),
+            FailureCode::Ambiguous => (StatusCode::CONFLICT, "ambiguous"),
+            FailureCode::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            FailureCode::Refused => (StatusCode::FORBIDDEN, "refused"),
+        };
+        let mut problem = Self::new(status, code, failure.message);
+        problem.document.field = failure.field;
+        problem.document.id = failure.id;
+        problem.document.candidates = failure.candidates;
+        problem
+    }
+}
+
+impl From<AdminError> for Problem {
+    fn from(error: AdminError) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+/// A refusal by address.
+impl From<Denial> for Problem {
+    fn from(denial: Denial) -> Self {
+        let status = StatusCode::from_u16(denial.status()).unwrap_or(StatusCode::FORBIDDEN);
+        let mut problem = Self::new(status, denial.reason().as_str(), denial.to_string());
+        let wait = denial.retry_after();
+        problem.document.retry_after = wait.map(|wait| wait.as_millis().div_ceil(1_000) as u64);
+        let retry_after = |(name, _): &(&str, String)| *name == "Retry-After";
+        problem.fields = denial.headers().into_iter().filter(retry_after).collect();
+        problem
+    }
+}
