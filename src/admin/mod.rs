@@ -16,6 +16,8 @@ mod socket;
 pub(crate) mod wire;
 
 pub(crate) use self::limits::no_such_limit;
+#[cfg(all(unix, feature = "serve"))]
+pub(crate) use self::socket::bind_socket;
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -87,7 +87,7 @@ impl Drop for Listener {
 fn bind_in_one_of(places: &[PathBuf]) -> io::Result<(PathBuf, UnixListener)> {
     let mut failure = io::ErrorKind::NotFound.into();
     for path in places {
-        match bind_privately(path) {
+        match bind_socket(path, 0o600) {
             Ok(listener) => return Ok((path.clone(), listener)),
             Err(error) => {
                 let is_closed = matches!(
@@ -104,8 +104,8 @@ fn bind_in_one_of(places: &[PathBuf]) -> io::Result<(PathBuf, UnixListener)> {
     Err(failure)
 }
 
-/// Bound under another name, made private, and then put in the place of a dead one.
-fn bind_privately(path: &Path) -> io::Result<UnixListener> {
+/// Bound under another name, given its mode, and then put in the place of a dead one.
+pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(
@@ -120,7 +120,7 @@ fn bind_privately(path: &Path) -> io::Result<UnixListener> {
     let draft = PathBuf::from(draft);
     let _ = fs::remove_file(&draft);
     let listener = UnixListener::bind(&draft)?;
-    let named = fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))
+    let named = fs::set_permissions(&draft, fs::Permissions::from_mode(mode))
         .and_then(|()| fs::rename(&draft, path));
     if let Err(error) = named {
         let _ = fs::remove_file(&draft);

@@ -36,6 +36,9 @@ pub(super) enum CliError {
     Stage(std::io::Error),
     #[error("the policy cannot be accepted: {0}")]
     Policy(#[from] InvalidPolicy),
+    #[cfg(feature = "serve")]
+    #[error(transparent)]
+    Serve(#[from] crate::http::serve::ServeError),
     #[error("the reply is of another form than expected: {0}")]
     Reply(#[from] serde_json::Error),
 }
@@ -149,6 +152,8 @@ impl CliError {
             Self::Log { .. } | Self::Stage(_) | Self::Policy(_) => {
                 "keyguard replay --help".to_owned()
             }
+            #[cfg(feature = "serve")]
+            Self::Serve(_) => format!("{keyguard} serve --help"),
             Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
         }
     }

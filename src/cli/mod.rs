@@ -9,6 +9,8 @@ mod limits;
 mod orgs;
 mod render;
 mod replay;
+#[cfg(feature = "serve")]
+mod serve;
 mod setup;
 mod stats;
 
@@ -114,6 +116,9 @@ enum Subcommands {
     Reload,
     /// Show who of an access log would have been refused under a policy
     Replay(replay::Replay),
+    /// Serve the admin API, verdicts for other servers, and metrics over HTTP
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Serve>),
     /// Print the key that administrators send, which is derived from the secret
     AdminKey,
     /// Print completions for a shell
@@ -180,6 +185,8 @@ impl Cli {
             Subcommands::Block(block) => blocks::block(self, block),
             Subcommands::Unblock(unblock) => blocks::unblock(self, unblock),
             Subcommands::ListBlocks => blocks::list(self),
+            #[cfg(feature = "serve")]
+            Subcommands::Serve(opts) => serve::run(self, *opts),
             Subcommands::AdminKey => setup::admin_key(self),
             Subcommands::Completions { shell } => {
                 clap_complete::generate(

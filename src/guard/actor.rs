@@ -29,7 +29,11 @@ impl Actor {
 
 /// What administrators identify themselves with.
 #[cfg(feature = "http")]
-pub(super) struct AdminKeys(Vec<blake3::Hash>);
+pub(super) struct AdminKeys {
+    hashes: Vec<blake3::Hash>,
+    #[cfg(feature = "serve")]
+    are_weak: bool,
+}
 
 #[cfg(feature = "http")]
 impl AdminKeys {
@@ -38,16 +42,26 @@ impl AdminKeys {
             Some(key) => blake3::hash(key.expose()),
             None => blake3::hash(secret.admin_key().as_bytes()),
         };
-        let secret = config
+        let opted_in = config
             .secret_as_admin_key
             .then(|| blake3::hash(secret.expose()));
-        Self(std::iter::once(own).chain(secret).collect())
+        Self {
+            hashes: std::iter::once(own).chain(opted_in).collect(),
+            #[cfg(feature = "serve")]
+            are_weak: secret.expose().len() < 32
+                && (config.admin_key.is_none() || config.secret_as_admin_key),
+        }
+    }
+
+    #[cfg(feature = "serve")]
+    pub(super) fn are_weak(&self) -> bool {
+        self.are_weak
     }
 
     /// Hashes are compared in constant time.
     pub(super) fn contain(&self, text: &[u8]) -> bool {
         let hash = blake3::hash(text);
-        self.0
+        self.hashes
             .iter()
             .fold(false, |found, key| found | (*key == hash))
     }

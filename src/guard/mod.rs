@@ -220,6 +220,24 @@ impl Inner {
         self.admin_keys.contain(text)
     }
 
+    /// Whether the admin key is derived from a secret that may be guessed.
+    #[cfg(feature = "serve")]
+    pub(crate) fn has_weak_admin_key(&self) -> bool {
+        self.admin_keys.are_weak()
+    }
+
+    /// Whether the policy trusts an address to name whom it asks for.
+    #[cfg(feature = "serve")]
+    pub(crate) fn trusts(&self, ip: ClientIp) -> bool {
+        self.rulebook().policy.trusted_proxies.contains(ip)
+    }
+
+    /// Says that a proxy hands on a field that it does not set.
+    #[cfg(feature = "serve")]
+    pub(crate) fn warn_of_dispute(&self) {
+        self.lockouts.warn_of_dispute();
+    }
+
     /// Tells the administrator something, once.
     #[cfg(feature = "http")]
     pub(crate) fn warn(&self, warning: &str) {

@@ -35,7 +35,10 @@ mod body;
 mod gated;
 mod layer;
 mod peer;
+mod problem;
 mod response;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 
 pub use self::admin::AdminService;
 pub use self::body::AnswerBody;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{Extensions, StatusCode};
 
-use super::response::problem;
+use super::problem::Problem;
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
 
@@ -53,9 +53,6 @@ pub(super) fn unknown<B: From<String>>(guard: &KeyGuard) -> http::Response<B> {
         "requests are refused, as the server does not say where they come from: give the layer a \
          `peer` or a `peer_address`",
     );
-    problem(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "peer_unknown",
-        "The server does not know where the request comes from.",
-    )
+    let detail = "The server does not know where the request comes from.";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "peer_unknown", detail).into_response()
 }

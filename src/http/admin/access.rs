@@ -8,10 +8,10 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{StatusCode, header};
 
-use super::problem::Problem;
 use crate::admin::AdminError;
 use crate::client_ip::ClientIp;
 use crate::guard::{self, Actor, KeyGuard};
+use crate::http::problem::Problem;
 use crate::ip_limit::IpLimit;
 use crate::lockout::LockScope;
 use crate::store::Once;

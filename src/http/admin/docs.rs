@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use utoipa_swagger_ui::Config;
 
-use super::problem::Problem;
+use crate::http::problem::Problem;
 
 /// Nothing is loaded from elsewhere, nothing that stands in the page itself is run, and no other
 /// page may show it within itself.

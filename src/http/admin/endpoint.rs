@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
+#[cfg(feature = "serve")]
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -12,17 +13,17 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
-use super::problem::Problem;
 use super::service::json;
 use crate::admin::answer::{Command, Failure};
 use crate::guard::KeyGuard;
+use crate::http::problem::Problem;
 
 /// Schemas by their names.
-pub(super) type Schemas = Vec<(String, RefOr<Schema>)>;
+pub(in crate::http) type Schemas = Vec<(String, RefOr<Schema>)>;
 
-type Work = dyn Fn(&KeyGuard, &Asked<'_>) -> Result<(Value, Option<u64>), Problem> + Send + Sync;
+type Work = dyn Fn(&KeyGuard, &Asked<'_>) -> Result<Value, Problem> + Send + Sync;
 
-pub(super) struct Endpoint {
+pub(in crate::http) struct Endpoint {
     pub(super) method: Method,
     /// With `{id}` in the place of a number.
     pub(super) path: &'static str,
@@ -39,6 +40,8 @@ pub(super) struct Endpoint {
     pub(super) schemas: Schemas,
     /// The field of the query that asks for the next page.
     pub(super) cursor: Option<&'static str>,
+    /// It takes no admin key.
+    pub(super) is_for_trusted_peers: bool,
     work: Box<Work>,
 }
 
@@ -49,20 +52,20 @@ impl std::fmt::Debug for Endpoint {
 }
 
 /// A request for an endpoint.
-pub(super) struct Asked<'r> {
+pub(in crate::http) struct Asked<'r> {
     parts: &'r Parts,
     body: &'r [u8],
     pub(super) id: u64,
 }
 
 impl<'r> Asked<'r> {
-    pub(super) fn new(parts: &'r Parts, body: &'r [u8], id: u64) -> Self {
+    pub(in crate::http) fn new(parts: &'r Parts, body: &'r [u8], id: u64) -> Self {
         Self { parts, body, id }
     }
 }
 
 /// What an endpoint reads of a query or a body; `()` for nothing.
-pub(super) trait Input: Sized {
+pub(in crate::http) trait Input: Sized {
     fn of_query(uri: &Uri) -> Result<Self, Problem>;
     fn of_body(asked: &Asked<'_>) -> Result<Self, Problem>;
     fn parameters() -> Vec<Parameter>;
@@ -91,7 +94,7 @@ impl Input for () {
 }
 
 /// Fields of a query.
-pub(super) struct Query<T>(pub(super) T);
+pub(in crate::http) struct Query<T>(pub(in crate::http) T);
 
 impl<T: DeserializeOwned + IntoParams> Input for Query<T> {
     fn of_query(uri: &Uri) -> Result<Self, Problem> {
@@ -116,7 +119,7 @@ impl<T: DeserializeOwned + IntoParams> Input for Query<T> {
 }
 
 /// A body of JSON.
-pub(super) struct Json<T>(pub(super) T);
+pub(in crate::http) struct Json<T>(pub(in crate::http) T);
 
 impl<T: DeserializeOwned + ToSchema> Input for Json<T> {
     fn of_query(_: &Uri) -> Result<Self, Problem> {
@@ -172,10 +175,36 @@ fn unreadable<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Pr
 impl Endpoint {
     /// An endpoint that carries out the command that `command` makes of what it takes, and answers
     /// with an `R`.
-    pub(super) fn new<Q: Input, B: Input, R: Serialize + DeserializeOwned + ToSchema>(
+    pub(super) fn new<Q: Input, B: Input, R: DeserializeOwned + ToSchema>(
+        place: (Method, &'static str),
+        about: (&'static str, &'static str),
+        command: impl Fn(&KeyGuard, u64, Q, B) -> Result<Command, Failure> + Send + Sync + 'static,
+    ) -> Self {
+        Self::of::<Q, B, R>(place, about, move |guard, id, query, body| {
+            Ok(guard.answer(command(guard, id, query, body)?)?)
+        })
+    }
+
+    /// An endpoint that does something of its own.
+    #[cfg(feature = "serve")]
+    pub(in crate::http) fn working<Q: Input, B: Input, R: Serialize + ToSchema>(
+        place: (Method, &'static str),
+        about: (&'static str, &'static str),
+        work: impl Fn(&KeyGuard, u64, Q, B) -> Result<R, Problem> + Send + Sync + 'static,
+    ) -> Self {
+        Self::of::<Q, B, R>(place, about, move |guard, id, query, body| {
+            let reply = serde_json::to_value(work(guard, id, query, body)?);
+            reply.map_err(|error| {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Problem::new(status, "unavailable", error.to_string())
+            })
+        })
+    }
+
+    fn of<Q: Input, B: Input, R: ToSchema>(
         (method, path): (Method, &'static str),
         (operation, summary): (&'static str, &'static str),
-        command: impl Fn(&KeyGuard, u64, Q, B) -> Result<Command, Failure> + Send + Sync + 'static,
+        work: impl Fn(&KeyGuard, u64, Q, B) -> Result<Value, Problem> + Send + Sync + 'static,
     ) -> Self {
         let mut schemas = Vec::new();
         let body = B::schema(&mut schemas);
@@ -183,10 +212,7 @@ impl Endpoint {
         let work = move |guard: &KeyGuard, asked: &Asked<'_>| {
             let query = Q::of_query(&asked.parts.uri)?;
             let body = B::of_body(asked)?;
-            let reply = guard.answer(command(guard, asked.id, query, body)?)?;
-            let next = reply.as_array().and_then(|rows| rows.last());
-            let next = next.and_then(|row| row.get("id")?.as_u64());
-            Ok((reply, next))
+            work(guard, asked.id, query, body)
         };
         Self {
             status: StatusCode::OK,
@@ -199,7 +225,17 @@ impl Endpoint {
             reply: R::schema(),
             schemas,
             cursor: None,
+            is_for_trusted_peers: false,
             work: Box::new(work),
+        }
+    }
+
+    /// The same, which only trusted peers may ask.
+    #[cfg(feature = "serve")]
+    pub(in crate::http) fn for_trusted_peers(self) -> Self {
+        Self {
+            is_for_trusted_peers: true,
+            ..self
         }
     }
 
@@ -237,13 +273,15 @@ impl Endpoint {
         self.path.contains("{id}")
     }
 
-    pub(super) fn answer(
+    pub(in crate::http) fn answer(
         &self,
         guard: &KeyGuard,
         asked: &Asked<'_>,
     ) -> Result<Response<Full<Bytes>>, Problem> {
-        let (reply, last) = (self.work)(guard, asked)?;
+        let reply = (self.work)(guard, asked)?;
         let mut response = json(self.status, reply.to_string().into());
+        let last = reply.as_array().and_then(|rows| rows.last());
+        let last = last.and_then(|row| row.get("id")?.as_u64());
         if let (Some(cursor), Some(last)) = (self.cursor, last)
             && let Ok(link) = next_page(&asked.parts.uri, cursor, last).parse()
         {

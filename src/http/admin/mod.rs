@@ -5,8 +5,11 @@ mod docs;
 mod endpoint;
 mod endpoints;
 mod openapi;
-mod problem;
 mod schemas;
 mod service;
 
+#[cfg(feature = "serve")]
+pub(super) use self::endpoint::{Asked, Endpoint, Json};
 pub use self::service::AdminService;
+#[cfg(feature = "serve")]
+pub(super) use self::service::{json, read_body};

@@ -8,7 +8,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::endpoint::Endpoint;
-use super::problem::ProblemDocument;
+use crate::http::problem::ProblemDocument;
 
 const DESCRIPTION: &str = "Keys, organizations, limits and locks of one data file. Times are \
     RFC 3339, durations are text such as `1 hour`, limits are text such as `10/s` or \
@@ -17,7 +17,7 @@ const DESCRIPTION: &str = "Keys, organizations, limits and locks of one data fil
     `id` of what it made.";
 
 /// An OpenAPI 3.1 document.
-pub(super) fn describe(endpoints: &[Endpoint]) -> Value {
+pub(super) fn describe<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Value {
     let mut schemas: BTreeMap<String, RefOr<Schema>> = BTreeMap::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for endpoint in endpoints {
@@ -69,7 +69,7 @@ fn operation(endpoint: &Endpoint) -> Value {
             "schema": { "type": "integer", "format": "int64", "minimum": 0 },
         }));
     }
-    if endpoint.method == Method::POST {
+    if endpoint.method == Method::POST && !endpoint.is_for_trusted_peers {
         parameters.push(json!({
             "name": "Idempotency-Key",
             "in": "header",
@@ -84,6 +84,9 @@ fn operation(endpoint: &Endpoint) -> Value {
         "parameters": parameters,
         "responses": responses(endpoint),
     });
+    if endpoint.is_for_trusted_peers {
+        operation["security"] = json!([]);
+    }
     if let Some(name) = &endpoint.body {
         operation["requestBody"] = json!({
             "required": true,

@@ -14,11 +14,11 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 
 use super::endpoint::{Asked, Endpoint};
-use super::problem::Problem;
 use super::{access, docs, endpoints, openapi};
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
 use crate::http::peer::{self, Peer};
+use crate::http::problem::Problem;
 
 /// The admin API: endpoints under `/admin`, their description at `/openapi.json`, and pages to read
 /// and try it at `/docs`.
@@ -58,8 +58,14 @@ impl AdminService {
     ///
     /// [`KeyGuardLayer::new`]: crate::http::KeyGuardLayer::new
     pub fn new(guard: KeyGuard) -> Self {
+        Self::describing(guard, &[])
+    }
+
+    /// A service that also describes endpoints beside it.
+    pub(in crate::http) fn describing(guard: KeyGuard, others: &[Endpoint]) -> Self {
         let endpoints = endpoints::all();
-        let description = openapi::describe(&endpoints).to_string().into();
+        let description = openapi::describe(endpoints.iter().chain(others));
+        let description = description.to_string().into();
         Self {
             shared: Arc::new(Shared {
                 guard,
@@ -134,7 +140,7 @@ impl AdminService {
             };
             let (parts, body) = request.into_parts();
             let answered = async {
-                let bytes = read(body, shared.most_bytes).await?;
+                let bytes = read_body(body, shared.most_bytes).await?;
                 blocking(move || shared.respond(&parts, &bytes, peer)).await
             };
             Ok(answered.await.unwrap_or_else(Problem::into_response))
@@ -144,7 +150,7 @@ impl AdminService {
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
 
-async fn read<B>(body: B, most_bytes: usize) -> Result<Bytes, Problem>
+pub(in crate::http) async fn read_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Problem>
 where
     B: Body,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -201,7 +207,7 @@ impl Shared {
                 let guard = access::acting(&self.guard, parts, body, client)?;
                 endpoint.answer(&guard, &Asked::new(parts, body, id))
             }
-            "/openapi.json" | "/docs" => Err(not_allowed("GET, HEAD")),
+            "/openapi.json" | "/docs" => Err(Problem::not_allowed(["GET", "HEAD"].into_iter())),
             _ => Err(nothing_there()),
         }
     }
@@ -220,10 +226,12 @@ impl Shared {
             let id = id.unwrap_or("0").parse();
             return Ok((endpoint, id.map_err(|_| nothing_there())?));
         }
-        let allowed: Vec<&str> = at_path().map(|(e, _)| e.method.as_str()).collect();
-        match allowed.is_empty() {
-            true => Err(nothing_there()),
-            false => Err(not_allowed(&allowed.join(", "))),
+        let mut allowed = at_path()
+            .map(|(endpoint, _)| endpoint.method.as_str())
+            .peekable();
+        match allowed.peek() {
+            None => Err(nothing_there()),
+            Some(_) => Err(Problem::not_allowed(allowed)),
         }
     }
 }
@@ -233,13 +241,7 @@ fn nothing_there() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
 }
 
-fn not_allowed(allowed: &str) -> Problem {
-    let detail = format!("This path takes {allowed}.");
-    let code = "method_not_allowed";
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, code, detail).with_field("Allow", allowed)
-}
-
-pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+pub(in crate::http) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let kind = http::HeaderValue::from_static("application/json");

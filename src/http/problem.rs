@@ -1,15 +1,13 @@
 //! What is answered where a request cannot be carried out.
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::response::set_fields;
 use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
 use crate::guard::Denial;
-use crate::http::response::{problem_response, set_fields};
 use crate::record::Key;
 
 /// A problem document (RFC 9457).
@@ -76,11 +74,21 @@ impl Problem {
         self
     }
 
-    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+    /// A path that is there, with another method.
+    pub(super) fn not_allowed<'a>(methods: impl Iterator<Item = &'a str>) -> Self {
+        let allowed = methods.collect::<Vec<_>>().join(", ");
+        let detail = format!("This path takes {allowed}.");
+        let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
+        Self::new(status, code, detail).with_field("Allow", allowed)
+    }
+
+    pub(super) fn into_response<B: From<String>>(self) -> Response<B> {
         let status = StatusCode::from_u16(self.document.status);
-        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let document = serde_json::to_value(self.document).unwrap_or_default();
-        let mut response: Response<Full<Bytes>> = problem_response(status, document);
+        let document = serde_json::to_string(&self.document).unwrap_or_default();
+        let mut response = Response::new(document.into());
+        *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
         set_fields(response.headers_mut(), self.fields);
         response
     }

@@ -1,0 +1,115 @@
+//! `serve`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::failure::CliError;
+use super::{Cli, Exit};
+use crate::addresses::Addresses;
+use crate::admin::session::SessionError;
+use crate::guard::KeyGuard;
+use crate::http::serve::{self, Place, Settings, Tls};
+use crate::lock_time;
+use crate::secret::Secret;
+
+#[derive(Args)]
+pub(super) struct Serve {
+    /// Where to listen: an address with a port (0 for any), or `unix:PATH`. May be repeated
+    #[arg(long, value_name = "PLACE", default_value = "127.0.0.1:8700")]
+    listen: Vec<Place>,
+    /// The mode of Unix sockets, in octal digits
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode)]
+    socket_mode: u32,
+    /// The certificate to serve TLS with, and those that lead up from it, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Who may ask for verdicts and metrics, and whose word about a client counts
+    #[arg(long, value_name = "NETWORKS", default_value = "127.0.0.0/8,::1,local")]
+    trust: Addresses,
+    /// A name by which the admin API is reached, beside addresses and localhost. May be repeated
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+    /// The policy, as TOML; read again upon SIGHUP and by `keyguard reload`
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// A file that holds the admin key [default: the variable KEYGUARD_ADMIN_KEY, or one derived from
+    /// the secret, which `keyguard admin-key` prints]
+    #[arg(long, value_name = "FILE")]
+    admin_key_file: Option<PathBuf>,
+    /// Connections at a time; more wait
+    #[arg(long, value_name = "NUMBER", default_value_t = 16_384, value_parser = at_least_one)]
+    max_connections: usize,
+    /// The longest head of a request, in bytes, at least 8,192
+    #[arg(long, value_name = "BYTES", default_value_t = 16_384)]
+    max_head: usize,
+    /// The longest body of a request, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
+    max_body: usize,
+    /// How long the head of a request may take, its body, and the pause before the next one
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+    /// How long requests may go on once the server is told to stop
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    grace: Duration,
+}
+
+pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
+    let file = &cli.place.db;
+    if !file.exists() {
+        return Err(SessionError::NoFile(file.clone()).into());
+    }
+    let mut config = cli.config()?;
+    if let Some(key) = admin_key(opts.admin_key_file)? {
+        config = config.admin_key(key);
+    }
+    if let Some(policy) = opts.policy {
+        config = config.policy_file(policy).reload_on_hangup(true);
+    }
+    let guard = KeyGuard::open(file, config)?;
+    let tls = opts.tls_cert.zip(opts.tls_key);
+    let settings = Settings {
+        places: opts.listen,
+        socket_mode: opts.socket_mode,
+        tls: tls.map(|(certificate, key)| Tls { certificate, key }),
+        trusted: opts.trust,
+        hosts: opts.hosts,
+        most_connections: opts.max_connections,
+        most_head_bytes: opts.max_head,
+        most_body_bytes: opts.max_body,
+        patience: opts.timeout,
+        grace: opts.grace,
+    };
+    serve::serve(guard, &settings)?;
+    Ok(Exit::Done)
+}
+
+fn admin_key(file: Option<PathBuf>) -> Result<Option<Secret>, CliError> {
+    if let Some(file) = file {
+        let bytes = std::fs::read(&file).map_err(|source| CliError::SecretFile { file, source })?;
+        return Ok(Some(Secret::from(bytes.trim_ascii().to_vec())));
+    }
+    let key = std::env::var_os("KEYGUARD_ADMIN_KEY");
+    Ok(key.map(|key| Secret::from(key.into_encoded_bytes())))
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("expected up to three octal digits, such as 660".into()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number: Result<usize, _> = text.parse();
+    let number = number.ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "expected a number of at least 1".into())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    lock_time::span_of("duration", text).map_err(|error| error.to_string())
+}

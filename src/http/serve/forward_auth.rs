@@ -1,0 +1,217 @@
+//! `/auth`: verdicts for proxies that ask before they hand a request on.
+//!
+//! | proxy | says where the request goes to by | and with which method by |
+//! |---|---|---|
+//! | nginx `auth_request` | `X-Original-URI` | `X-Original-Method` |
+//! | Caddy, Traefik | `X-Forwarded-Uri` | `X-Forwarded-Method` |
+//! | Envoy `ext_authz` | the path behind `/auth` | its own method |
+//!
+//! All say by `X-Forwarded-For` or `Forwarded` who the client is. What is missing, is said twice or
+//! is said in two different ways is not guessed: the request is refused with 403.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+
+use crate::addresses::Addresses;
+use crate::client_ip::ClientIp;
+use crate::forwarded;
+use crate::guard::{Denial, Grant, Headers, KeyGuard, Request};
+use crate::http::problem::Problem;
+use crate::http::response::set_fields;
+
+pub(super) const PATH: &str = "/auth";
+pub(super) const BELOW: &str = "/auth/";
+
+/// The status that was meant, where a proxy hands on nothing but 401 and 403.
+const MEANT: &str = "X-KeyGuard-Status";
+
+pub(super) fn answer(
+    guard: &KeyGuard,
+    trusted: &Addresses,
+    peer: ClientIp,
+    parts: &Parts,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let asked = Asked::read(parts)?;
+    let client = client(guard, trusted, peer, &parts.headers)?;
+    let headers = Forwarded {
+        headers: &parts.headers,
+        // A proxy further out may speak for somebody too.
+        shows_hops: guard.inner.trusts(client),
+    };
+    let request = Request::new(&headers, client, asked.uri).method(asked.method);
+    Ok(match guard.decide(request) {
+        Ok(grant) => admitted(grant),
+        Err(denial) => refused(&denial, asked.is_narrow),
+    })
+}
+
+/// What the proxy was asked for.
+struct Asked<'p> {
+    uri: &'p str,
+    method: &'p str,
+    /// The proxy hands on no refusals but 401 and 403.
+    is_narrow: bool,
+}
+
+impl<'p> Asked<'p> {
+    fn read(parts: &'p Parts) -> Result<Self, Problem> {
+        let headers = &parts.headers;
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("", |target| target.as_str());
+        let behind = target
+            .strip_prefix(PATH)
+            .filter(|rest| rest.starts_with('/'));
+        let of_nginx = one(headers, "x-original-uri")?;
+        let uri = agreed(
+            "the original URI",
+            [behind, of_nginx, one(headers, "x-forwarded-uri")?],
+        )?;
+        let method = agreed(
+            "the original method",
+            [
+                behind.map(|_| parts.method.as_str()),
+                one(headers, "x-original-method")?,
+                one(headers, "x-forwarded-method")?,
+            ],
+        )?;
+        if !uri.starts_with('/') && uri != "*" {
+            return Err(unclear("the original URI has no path"));
+        }
+        Ok(Self {
+            uri,
+            method,
+            is_narrow: of_nginx.is_some(),
+        })
+    }
+}
+
+/// The value of a field, which is there once at most.
+fn one<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => {
+            let text = value.to_str();
+            text.map(Some)
+                .map_err(|_| unclear(&format!("{name} is not ASCII")))
+        }
+        _ => Err(unclear(&format!("{name} is there twice"))),
+    }
+}
+
+/// What all say that say something.
+fn agreed<'h>(what: &str, said: [Option<&'h str>; 3]) -> Result<&'h str, Problem> {
+    let mut said = said.into_iter().flatten();
+    let Some(first) = said.next() else {
+        return Err(unclear(&format!("{what} is not said")));
+    };
+    match said.all(|other| other == first) {
+        true => Ok(first),
+        false => Err(unclear(&format!("{what} is said in two different ways"))),
+    }
+}
+
+fn client(
+    guard: &KeyGuard,
+    trusted: &Addresses,
+    peer: ClientIp,
+    headers: &HeaderMap,
+) -> Result<ClientIp, Problem> {
+    let is_said = |name| headers.contains_key(name);
+    if !is_said("x-forwarded-for") && !is_said("forwarded") {
+        return Err(unclear(
+            "neither X-Forwarded-For nor Forwarded says who asks",
+        ));
+    }
+    let client = forwarded::client(
+        peer,
+        trusted,
+        headers.header_values("x-forwarded-for"),
+        headers.header_values("forwarded"),
+    );
+    if client.is_disputed {
+        guard.inner.warn_of_dispute();
+        return Err(unclear(
+            "X-Forwarded-For and Forwarded name different clients",
+        ));
+    }
+    Ok(client.ip)
+}
+
+fn unclear(problem: &str) -> Problem {
+    let detail = format!("The proxy has to be set up otherwise: {problem}.");
+    Problem::new(StatusCode::FORBIDDEN, "unclear_request", detail)
+}
+
+/// The fields of a request that the guard is to see.
+struct Forwarded<'h> {
+    headers: &'h HeaderMap,
+    shows_hops: bool,
+}
+
+impl Headers for Forwarded<'_> {
+    fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        const HOPS: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
+        let is_hidden = !self.shows_hops && HOPS.iter().any(|hop| hop.eq_ignore_ascii_case(name));
+        let values = (!is_hidden).then(|| self.headers.header_values(name));
+        values.into_iter().flatten()
+    }
+}
+
+fn admitted(grant: Grant) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    let headers = response.headers_mut();
+    set_fields(headers, grant.headers());
+    let scopes = grant.scopes().iter().map(|scope| scope.as_str());
+    let identity = [
+        (
+            "x-keyguard-key-id",
+            grant.key().map(|key| key.id.to_string()),
+        ),
+        (
+            "x-keyguard-org-id",
+            grant.org().map(|org| org.id.to_string()),
+        ),
+        ("x-keyguard-org", grant.org().map(|org| encoded(&org.name))),
+        (
+            "x-keyguard-scopes",
+            grant.key().map(|_| scopes.collect::<Vec<_>>().join(" ")),
+        ),
+        ("x-keyguard-ip", Some(grant.ip().to_string())),
+    ];
+    for (name, value) in identity {
+        if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    // How the server behind will answer is not known here.
+    grant.finish(200);
+    response
+}
+
+/// Names may hold what header fields do not: everything but printable ASCII, and `%`, is written as
+/// `%` and two hexadecimal digits a byte.
+fn encoded(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => text.push(char::from(byte)),
+            _ => text += &format!("%{byte:02X}"),
+        }
+    }
+    text
+}
+
+fn refused(denial: &Denial, is_narrow: bool) -> Response<Full<Bytes>> {
+    let mut response: Response<Full<Bytes>> = denial.response();
+    let meant = vec![(MEANT, denial.status().to_string())];
+    set_fields(response.headers_mut(), meant);
+    if is_narrow && denial.status() != 401 {
+        *response.status_mut() = StatusCode::FORBIDDEN;
+    }
+    response
+}

@@ -1,0 +1,121 @@
+//! What is answered at which path.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::Service;
+
+use super::run::Settings;
+use super::{check, forward_auth, metrics};
+use crate::addresses::Addresses;
+use crate::client_ip::ClientIp;
+use crate::guard::KeyGuard;
+use crate::http::admin::{AdminService, Asked, Endpoint, json, read_body};
+use crate::http::problem::Problem;
+
+pub(super) struct Routes {
+    guard: KeyGuard,
+    admin: AdminService,
+    check: Endpoint,
+    trusted: Addresses,
+    most_body_bytes: usize,
+    patience: Duration,
+}
+
+type Answered = Result<Response<Full<Bytes>>, Problem>;
+
+impl Routes {
+    pub(super) fn new(guard: KeyGuard, settings: &Settings) -> Self {
+        let check = check::endpoint();
+        let admin = AdminService::describing(guard.clone(), std::slice::from_ref(&check))
+            .hosts(settings.hosts.iter().cloned())
+            .most_bytes(settings.most_body_bytes);
+        Self {
+            guard,
+            admin,
+            check,
+            trusted: settings.trusted.clone(),
+            most_body_bytes: settings.most_body_bytes,
+            patience: settings.patience,
+        }
+    }
+
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: ClientIp,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        // A body that never ends holds its connection no longer than a head.
+        let answered = tokio::time::timeout(self.patience, self.route(request, peer)).await;
+        let timed_out = || {
+            let detail = "The request did not arrive in time.";
+            Err(Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "timed_out",
+                detail,
+            ))
+        };
+        let answered = answered.unwrap_or_else(|_| timed_out());
+        Ok(answered.unwrap_or_else(Problem::into_response))
+    }
+
+    async fn route(&self, request: Request<Incoming>, peer: ClientIp) -> Answered {
+        let path = request.uri().path();
+        match path {
+            "/healthz" => {
+                require_method(&request, &[Method::GET, Method::HEAD])?;
+                Ok(json(
+                    StatusCode::OK,
+                    Bytes::from_static(br#"{"status":"ok"}"#),
+                ))
+            }
+            "/metrics" => {
+                require_method(&request, &[Method::GET, Method::HEAD])?;
+                self.require_trusted(peer)?;
+                let guard = self.guard.clone();
+                let text = tokio::task::spawn_blocking(move || metrics::text(&guard)).await;
+                metrics::response(text)
+            }
+            "/v1/check" => {
+                require_method(&request, &[Method::POST])?;
+                self.require_trusted(peer)?;
+                let (parts, body) = request.into_parts();
+                let body = read_body(body, self.most_body_bytes).await?;
+                self.check
+                    .answer(&self.guard, &Asked::new(&parts, &body, 0))
+            }
+            path if path == forward_auth::PATH || path.starts_with(forward_auth::BELOW) => {
+                self.require_trusted(peer)?;
+                let (parts, _) = request.into_parts();
+                forward_auth::answer(&self.guard, &self.trusted, peer, &parts)
+            }
+            _ => {
+                let Ok(response) = self.admin.peer_address(peer).call(request).await;
+                Ok(response)
+            }
+        }
+    }
+
+    fn require_trusted(&self, peer: ClientIp) -> Result<(), Problem> {
+        if self.trusted.contains(peer) {
+            return Ok(());
+        }
+        let detail = "Only trusted peers may ask this; `keyguard serve --trust` names them.";
+        Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "untrusted_peer",
+            detail,
+        ))
+    }
+}
+
+fn require_method(request: &Request<Incoming>, allowed: &[Method]) -> Result<(), Problem> {
+    match allowed.contains(request.method()) {
+        true => Ok(()),
+        false => Err(Problem::not_allowed(allowed.iter().map(Method::as_str))),
+    }
+}

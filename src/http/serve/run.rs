@@ -1,0 +1,274 @@
+//! From sockets to answers, and to an orderly end.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use super::listen::{Listener, Place, Stream, Tls};
+use super::routes::Routes;
+use crate::addresses::Addresses;
+use crate::admin::AdminError;
+use crate::client_ip::ClientIp;
+use crate::guard::KeyGuard;
+
+/// How a server is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) places: Vec<Place>,
+    /// The mode of Unix sockets.
+    pub(crate) socket_mode: u32,
+    pub(crate) tls: Option<Tls>,
+    /// Whose verdicts are asked for, and whose word about a client counts.
+    pub(crate) trusted: Addresses,
+    /// Names by which the admin service is reached.
+    pub(crate) hosts: Vec<String>,
+    pub(crate) most_connections: usize,
+    /// The longest head of a request, in bytes.
+    pub(crate) most_head_bytes: usize,
+    pub(crate) most_body_bytes: usize,
+    /// How long a head may take, and a body, and a connection that is idle.
+    pub(crate) patience: Duration,
+    /// How long connections may take to end once the server is to stop.
+    pub(crate) grace: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error("cannot listen on {place}: {source}")]
+    Listen { place: Place, source: io::Error },
+    #[error("the certificate or its key cannot be used: {0}")]
+    Tls(String),
+    #[error(
+        "the secret has less than 32 bytes, and the admin key is derived from it: listen on this \
+         machine only, or set an admin key of its own (KEYGUARD_ADMIN_KEY or --admin-key-file)"
+    )]
+    WeakAdminKey,
+    #[error("the server cannot start: {0}")]
+    Start(#[from] io::Error),
+    #[error("not all that was recorded could be stored: {0}")]
+    Close(#[from] AdminError),
+}
+
+/// Serves until the process is told to stop (SIGTERM, SIGINT), and then until every request has
+/// been answered and all is stored.
+pub(crate) fn serve(guard: KeyGuard, settings: &Settings) -> Result<(), ServeError> {
+    let is_open = !settings.places.iter().all(Place::is_local);
+    if is_open && guard.inner.has_weak_admin_key() {
+        return Err(ServeError::WeakAdminKey);
+    }
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let routes = Arc::new(Routes::new(guard.clone(), settings));
+    let served = runtime.block_on(run(routes, settings));
+    // Whatever work for the disk is still on its way ends first.
+    drop(runtime);
+    served?;
+    Ok(guard.close()?)
+}
+
+async fn run(routes: Arc<Routes>, settings: &Settings) -> Result<(), ServeError> {
+    let acceptor = match &settings.tls {
+        Some(tls) => Some(tls.acceptor().map_err(ServeError::Tls)?),
+        None => None,
+    };
+    let mut listeners = Vec::new();
+    for place in &settings.places {
+        let listener = Listener::bind(place, settings.socket_mode);
+        listeners.push(listener.map_err(|source| ServeError::Listen {
+            place: place.clone(),
+            source,
+        })?);
+    }
+    // Before anybody is told where to connect to.
+    let mut stop = Stop::listen()?;
+    for listener in &listeners {
+        println!("listening on {}", listener.place()?);
+    }
+    io::stdout().flush()?;
+
+    let connections = Arc::new(Connections {
+        routes,
+        acceptor,
+        builder: builder(settings),
+        room: Arc::new(Semaphore::new(settings.most_connections)),
+        patience: settings.patience,
+    });
+    let graceful = Arc::new(GracefulShutdown::new());
+    let (ended, end) = watch::channel(());
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        let (connections, end) = (Arc::clone(&connections), end.clone());
+        accepting.spawn(connections.accept(listener, Arc::clone(&graceful), end));
+    }
+    stop.requested().await;
+    // No more connections; those that are there end with the answer they are at.
+    let _ = ended.send(());
+    while accepting.join_next().await.is_some() {}
+    // Who accepted has ended, and let go of it.
+    if let Some(graceful) = Arc::into_inner(graceful) {
+        let _ = tokio::time::timeout(settings.grace, graceful.shutdown()).await;
+    }
+    Ok(())
+}
+
+fn builder(settings: &Settings) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.patience)
+        // hyper takes no less.
+        .max_buf_size(settings.most_head_bytes.max(8_192));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(settings.patience)
+        .keep_alive_timeout(settings.patience)
+        .max_concurrent_streams(100)
+        .max_header_list_size(u32::try_from(settings.most_head_bytes).unwrap_or(u32::MAX));
+    builder
+}
+
+struct Connections {
+    routes: Arc<Routes>,
+    acceptor: Option<TlsAcceptor>,
+    builder: Builder<TokioExecutor>,
+    room: Arc<Semaphore>,
+    patience: Duration,
+}
+
+impl Connections {
+    /// Accepts until told to end. Who comes when there is no room waits in the listener's queue.
+    async fn accept(
+        self: Arc<Self>,
+        listener: Listener,
+        graceful: Arc<GracefulShutdown>,
+        mut end: watch::Receiver<()>,
+    ) {
+        loop {
+            let next = async {
+                let room = Arc::clone(&self.room).acquire_owned().await;
+                (room, listener.accept().await)
+            };
+            let (room, accepted) = tokio::select! {
+                next = next => next,
+                _ = end.changed() => return,
+            };
+            let Ok((stream, peer)) = accepted else {
+                // No descriptors are left, or the client has gone already.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let (connections, watcher) = (Arc::clone(&self), graceful.watcher());
+            tokio::spawn(async move {
+                connections.serve(stream, peer, watcher).await;
+                drop(room);
+            });
+        }
+    }
+
+    async fn serve(&self, stream: Stream, peer: ClientIp, watcher: Watcher) {
+        match (stream, &self.acceptor) {
+            (Stream::Tcp(stream), None) => self.answer(stream, false, peer, watcher).await,
+            (Stream::Tcp(stream), Some(acceptor)) => {
+                let handshake = tokio::time::timeout(self.patience, acceptor.accept(stream));
+                if let Ok(Ok(stream)) = handshake.await {
+                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    self.answer(stream, is_http2, peer, watcher).await;
+                }
+            }
+            // Nobody listens in on a socket of this machine.
+            #[cfg(unix)]
+            (Stream::Unix(stream), _) => self.answer(stream, false, peer, watcher).await,
+        }
+    }
+
+    /// The version is known, so that nobody waits for it.
+    async fn answer<S>(&self, stream: S, is_http2: bool, peer: ClientIp, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let routes = Arc::clone(&self.routes);
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let routes = Arc::clone(&routes);
+            async move { routes.answer(request, peer).await }
+        });
+        let builder = match is_http2 {
+            true => self.builder.clone().http2_only(),
+            false => self.builder.clone().http1_only(),
+        };
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        // Who goes away has no use for an error.
+        let _ = watcher.watch(connection.into_owned()).await;
+    }
+}
+
+/// That the process is told to stop.
+#[cfg(unix)]
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Stop;
+
+#[cfg(not(unix))]
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn requested(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+/// Every connection takes a descriptor; what a process may have of them is often set low, and may be
+/// raised.
+#[cfg(unix)]
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Without it, connections wait for one another.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
+#[cfg(not(unix))]
+fn raise_file_limit() {}
