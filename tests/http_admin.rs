@@ -452,7 +452,7 @@ fn a_change_with_an_idempotency_key_is_made_once() {
     assert!(ask_with(&kg, &text).is_ok());
     home.clock.advance(Duration::from_secs(86_400));
     assert_eq!(rotation(&once).status, 201);
-    for bad in ["", &"x".repeat(256)] {
+    for bad in ["", "a b", &"x".repeat(256)] {
         let answer = admin.ask_with(
             "POST",
             "/admin/keys",
@@ -516,6 +516,8 @@ fn who_tries_keys_is_locked_out_and_the_local_socket_never_is() {
     for _ in 0..10 {
         assert_eq!(ask(&admin, "wrong").status, 401);
     }
+    // No guess.
+    assert_eq!(get(&admin.address, "/admin/stats", &[]).status, 401);
     let limited = ask(&admin, "wrong");
     assert_eq!((limited.status, limited.field("retry-after")), (429, "900"));
     let locked = ask(&admin, ADMIN_KEY);

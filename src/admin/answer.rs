@@ -94,8 +94,10 @@ pub(crate) struct Check {
     /// The text of a key. It goes no further than the guard that hashes it.
     pub(crate) raw_key: Option<String>,
     /// The address of the client, or `local`.
+    #[cfg_attr(feature = "http", schema(example = "192.0.2.7"))]
     pub(crate) ip: String,
     /// The path it asks for.
+    #[cfg_attr(feature = "http", schema(example = "/orders"))]
     pub(crate) path: String,
     /// The method it asks with.
     #[serde(default)]
@@ -124,10 +126,12 @@ impl std::fmt::Debug for Check {
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub(crate) struct Block {
     /// An address, or a network as listings show it.
+    #[cfg_attr(feature = "http", schema(example = "192.0.2.7"))]
     pub(crate) ip: String,
     /// Only out of this path; out of everything if it is left out.
     pub(crate) path: Option<String>,
     /// For how long, such as `1 hour`, or until when, such as `4:00 PM`.
+    #[cfg_attr(feature = "http", schema(example = "1 hour"))]
     pub(crate) duration: String,
 }
 

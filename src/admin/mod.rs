@@ -42,8 +42,10 @@ use crate::store::StoreError;
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct CreateKey {
     /// The name of the organization that will own the key.
+    #[cfg_attr(feature = "http", schema(example = "acme"))]
     pub org_name: String,
     /// What its owner calls it: 1 to 255 characters.
+    #[cfg_attr(feature = "http", schema(example = "web shop"))]
     pub label: String,
     /// What it may do. Default: nothing that requires a scope.
     pub scopes: Vec<String>,

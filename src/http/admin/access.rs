@@ -70,17 +70,25 @@ pub(super) fn require_admin(
     let inner = &guard.inner;
     let client = inner.require_unlocked(&asked)?;
     let mut keys = parts.headers.get_all("x-admin-key").iter();
-    let (code, detail) = match (keys.next(), keys.next()) {
-        (Some(key), None) if inner.is_admin_key(key.as_bytes()) => return Ok(client),
-        (None, _) => (
+    let unauthorized = |code, detail: &str| {
+        Problem::new(StatusCode::UNAUTHORIZED, code, detail)
+            .with_field("WWW-Authenticate", r#"AdminKey realm="admin""#)
+    };
+    match (keys.next(), keys.next()) {
+        (Some(key), None) if inner.is_admin_key(key.as_bytes()) => Ok(client),
+        // Whoever sends none is not guessing.
+        (None, _) => Err(unauthorized(
             "missing_admin_key",
             "Admin key required: send it in X-Admin-Key.",
-        ),
-        _ => ("invalid_admin_key", "The admin key is not valid."),
-    };
-    inner.check_ip(&limit()?, &asked)?;
-    Err(Problem::new(StatusCode::UNAUTHORIZED, code, detail)
-        .with_field("WWW-Authenticate", r#"AdminKey realm="admin""#))
+        )),
+        _ => {
+            inner.check_ip(&limit()?, &asked)?;
+            Err(unauthorized(
+                "invalid_admin_key",
+                "The admin key is not valid.",
+            ))
+        }
+    }
 }
 
 fn limit() -> Result<IpLimit, Problem> {
@@ -100,7 +108,7 @@ pub(super) fn acting(
     let mut names = parts.headers.get_all(NAME).iter();
     let once = match (names.next(), names.next()) {
         (None, _) => None,
-        (Some(name), None) if (1..=255).contains(&name.len()) => {
+        (Some(name), None) if is_name(name.as_bytes()) => {
             let mut request = blake3::Hasher::new();
             request.update(parts.method.as_str().as_bytes());
             request.update(b" ");
@@ -113,10 +121,14 @@ pub(super) fn acting(
             })
         }
         _ => {
-            let detail = "is sent once and has 1 to 255 characters";
+            let detail = "is sent once and has 1 to 255 visible ASCII characters";
             return Err(Problem::invalid(NAME, format!("{NAME}: {detail}")));
         }
     };
     let once = once.filter(|_| parts.method == http::Method::POST);
     Ok(guard.with_actor(Actor::new("admin key".into(), client, once)))
+}
+
+fn is_name(text: &[u8]) -> bool {
+    (1..=255).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
 }

@@ -20,6 +20,7 @@ use crate::record::{AuditEntry, Key, KeyId, Org, OrgId};
 #[serde(deny_unknown_fields)]
 struct NewOrg {
     /// Its name, unique in the data file: 1 to 255 characters.
+    #[schema(example = "acme")]
     org_name: String,
 }
 
@@ -28,6 +29,7 @@ struct NewOrg {
 #[serde(deny_unknown_fields)]
 struct OrgLimits {
     /// Limits that all of its keys share, in place of those it has: `1000/s`, `500000 monthly`.
+    #[schema(example = json!(["1000/s", "500000 monthly"]))]
     limits: Vec<String>,
 }
 
@@ -78,6 +80,7 @@ impl KeyChanges {
 struct Rotation {
     /// `1 hour`, `90s`, `0` for no longer.
     #[serde(default = "one_hour")]
+    #[schema(example = "1 hour")]
     grace: String,
 }
 
@@ -90,6 +93,7 @@ fn one_hour() -> String {
 #[serde(deny_unknown_fields)]
 struct KeyReset {
     /// The name of a limit; all of its own if it is left out.
+    #[schema(example = "default")]
     rule: Option<String>,
 }
 
@@ -98,8 +102,10 @@ struct KeyReset {
 #[serde(deny_unknown_fields)]
 struct NewLift {
     /// The name of the limit.
+    #[schema(example = "default")]
     rule: String,
     /// For how long, such as `1 hour`, or until when, such as `4:00 PM`.
+    #[schema(example = "1 hour")]
     duration: String,
 }
 
@@ -108,6 +114,7 @@ struct NewLift {
 #[serde(deny_unknown_fields)]
 struct Address {
     /// An address or a network.
+    #[schema(example = "192.0.2.7")]
     ip: String,
 }
 
@@ -155,6 +162,7 @@ struct AuditPage {
 #[serde(deny_unknown_fields)]
 struct RuleName {
     /// The name of a limit.
+    #[param(example = "default")]
     rule: String,
 }
 
@@ -162,6 +170,7 @@ struct RuleName {
 #[serde(deny_unknown_fields)]
 struct Blocked {
     /// An address or a network.
+    #[param(example = "192.0.2.7")]
     ip: String,
     /// Only the lock of this path.
     path: Option<String>,
@@ -171,6 +180,7 @@ struct Blocked {
 #[serde(deny_unknown_fields)]
 struct OfAddress {
     /// An address or a network.
+    #[param(example = "192.0.2.7")]
     ip: String,
 }
 

@@ -66,7 +66,7 @@ fn operation(endpoint: &Endpoint) -> Value {
             "name": "id",
             "in": "path",
             "required": true,
-            "schema": { "type": "integer", "format": "int64", "minimum": 0 },
+            "schema": { "type": "integer", "format": "uint64", "minimum": 0 },
         }));
     }
     if endpoint.method == Method::POST && !endpoint.is_for_trusted_peers {

@@ -23,8 +23,10 @@ struct Asked {
     /// The text of the key, if one was sent.
     key: Option<String>,
     /// The address of the client, or `local`.
+    #[schema(example = "192.0.2.7")]
     ip: String,
     /// The target as it was sent, undecoded.
+    #[schema(example = "/orders?page=2")]
     path: String,
     /// The method as it was sent.
     #[serde(default)]
