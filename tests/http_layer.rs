@@ -288,12 +288,11 @@ fn a_message_of_two_lengths_is_one_message() {
         Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     let mut stream = connect(&served.address);
     stream.write_all(smuggled.as_bytes()).unwrap();
-    let first = Answer::read_from(&mut stream).unwrap();
-    assert!([400, 401].contains(&first.status), "{}", first.status);
     stream.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut rest = String::new();
-    let _ = stream.read_to_string(&mut rest);
-    assert_eq!(rest, "");
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text);
+    assert!(text.starts_with("HTTP/1.1 40"), "{text}");
+    assert_eq!(text.matches("HTTP/1.1").count(), 1, "{text}");
 }
 
 #[test]

@@ -153,28 +153,37 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// One answer, of a connection that may go on.
+    /// One answer, of a connection that may go on. Who answers sends nothing unasked.
     pub(crate) fn read_from(stream: &mut impl Read) -> io::Result<Self> {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            head.push(byte[0]);
-        }
-        let mut answer = Self::of_head(std::str::from_utf8(&head).unwrap());
+        let mut bytes = Vec::new();
+        let mut more = |bytes: &mut Vec<u8>| {
+            let mut chunk = [0; 4_096];
+            let read = stream.read(&mut chunk)?;
+            bytes.extend_from_slice(&chunk[..read]);
+            Ok::<_, io::Error>(read > 0)
+        };
+        let end_of_head = |bytes: &[u8]| bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let head = loop {
+            if let Some(end) = end_of_head(&bytes) {
+                break end + 4;
+            }
+            if !more(&mut bytes)? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        };
+        let mut answer = Self::of_head(std::str::from_utf8(&bytes[..head]).unwrap());
         let has_none = matches!(answer.status, 101 | 204 | 304);
-        let length = answer.fields.get("content-length").cloned();
-        match length.filter(|_| !has_none) {
-            Some(length) => {
-                let mut body = vec![0; length.parse().unwrap()];
-                stream.read_exact(&mut body)?;
-                answer.body = String::from_utf8(body).unwrap();
-            }
-            None if has_none => {}
-            None => {
-                stream.read_to_string(&mut answer.body)?;
+        let length = answer.fields.get("content-length");
+        let length = length.map(|length| length.parse::<usize>().unwrap());
+        while !has_none && length.is_none_or(|length| bytes.len() < head + length) {
+            if !more(&mut bytes)? {
+                match length {
+                    Some(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    None => break,
+                }
             }
         }
+        answer.body = String::from_utf8(bytes.split_off(head)).unwrap();
         Ok(answer)
     }
 

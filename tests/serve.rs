@@ -1,0 +1,720 @@
+//! `keyguard serve`, as a process of its own.
+
+#![cfg(test)]
+#![cfg(unix)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::server::{Answer, Server, connect, get, request, unconfigured};
+use keyguard::{Config, CreateKey, KeyGuard};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const ADMIN_KEY: &str = "an admin key of 16+ bytes";
+
+/// A data file with an organization and a key, whose text is returned.
+fn data_file(dir: &Path, limit: u32) -> String {
+    let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
+    kg.create_org("acme").unwrap();
+    let key = kg
+        .create_key(CreateKey {
+            rate_limit_per_minute: Some(limit),
+            scopes: vec!["read".into()],
+            ..CreateKey::new("acme", "shop")
+        })
+        .unwrap();
+    key.raw_key.expose().to_owned()
+}
+
+fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+    command.args(arguments);
+    unconfigured(command, dir)
+}
+
+/// A server on a port of its own.
+fn serve(dir: &Path, more: &[&str]) -> Server {
+    let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
+    command.args(more).env("KEYGUARD_ADMIN_KEY", ADMIN_KEY);
+    Server::spawn(command)
+}
+
+fn refused(dir: &Path, more: &[&str]) -> String {
+    let Output { status, stderr, .. } = keyguard(dir, more).output().unwrap();
+    assert_eq!(status.code(), Some(1), "{more:?}");
+    String::from_utf8(stderr).unwrap()
+}
+
+fn terminate(server: &mut Server) {
+    let pid = Pid::from_child(&server.child);
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+fn stats(dir: &Path) -> keyguard::Stats {
+    let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
+    kg.stats().unwrap()
+}
+
+fn check(server: &Server, body: &Value) -> (u16, Value) {
+    let fields = [("Content-Type", "application/json")];
+    let answer = request(
+        &server.address,
+        "POST",
+        "/v1/check",
+        &fields,
+        &body.to_string(),
+    );
+    (answer.status, serde_json::from_str(&answer.body).unwrap())
+}
+
+#[test]
+fn a_server_in_any_language_gets_verdicts() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 2);
+    let server = serve(dir.path(), &[]);
+    let asked = |more: Value| {
+        let mut asked = json!({"key": key, "ip": "192.0.2.7", "path": "/a?b", "method": "GET"});
+        for (name, value) in more.as_object().unwrap() {
+            asked[name] = value.clone();
+        }
+        asked
+    };
+    let (status, verdict) = check(&server, &asked(json!({"scopes": ["read"]})));
+    assert_eq!((status, &verdict["allowed"]), (200, &json!(true)));
+    assert_eq!(verdict["key_id"], 1);
+    assert_eq!(verdict["org_name"], "acme");
+    assert_eq!(verdict["remaining"], 1);
+    assert_eq!(verdict["scopes"], json!(["read"]));
+    assert_eq!(verdict["headers"]["X-RateLimit-Remaining"], "1");
+
+    let (status, verdict) = check(&server, &asked(json!({"scopes": ["write"]})));
+    assert_eq!((status, &verdict["status"]), (200, &json!(403)));
+    assert_eq!(verdict["reason"], "missing_scope");
+    let (_, verdict) = check(&server, &asked(json!({"cost": 3})));
+    assert_eq!(verdict["status"], 400);
+    assert_eq!(check(&server, &asked(json!({}))).1["remaining"], 0);
+    let (_, verdict) = check(&server, &asked(json!({})));
+    assert_eq!(verdict["status"], 429);
+    let wait = verdict["retry_after"].as_u64().unwrap();
+    assert_eq!(verdict["headers"]["Retry-After"], wait.to_string());
+    assert_eq!(verdict["problem"]["code"], "rate_limited");
+    let (_, verdict) = check(&server, &asked(json!({"key": null})));
+    assert_eq!(
+        (&verdict["status"], &verdict["key_id"]),
+        (&json!(401), &Value::Null)
+    );
+
+    for (field, wrong) in [
+        ("ip", json!("nowhere")),
+        ("path", json!("a")),
+        ("cost", json!(0)),
+        ("scopes", json!("read")),
+        ("surplus", json!(1)),
+    ] {
+        let (status, problem) = check(&server, &asked(json!({ field: wrong })));
+        assert_eq!((status, &problem["field"]), (422, &json!(field)));
+    }
+    let metrics = get(&server.address, "/metrics", &[]);
+    assert!(
+        metrics
+            .field("content-type")
+            .starts_with("text/plain; version=0.0.4")
+    );
+    assert!(
+        metrics
+            .body
+            .contains("\nkeyguard_refused_total{reason=\"rate_limited\"} 1\n")
+    );
+    assert!(metrics.body.contains("\nkeyguard_active_keys 1\n"));
+}
+
+#[test]
+fn only_trusted_peers_get_verdicts() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--trust", "10.0.0.0/8,local"]);
+    for (method, target) in [
+        ("POST", "/v1/check"),
+        ("GET", "/auth"),
+        ("GET", "/auth/x"),
+        ("GET", "/metrics"),
+    ] {
+        let answer = request(&server.address, method, target, &[], "");
+        assert_eq!(answer.status, 403, "{target}");
+        assert!(answer.body.contains("untrusted_peer"), "{}", answer.body);
+    }
+    assert_eq!(get(&server.address, "/healthz", &[]).status, 200);
+    let fields = [("X-Admin-Key", ADMIN_KEY)];
+    assert_eq!(get(&server.address, "/admin/stats", &fields).status, 200);
+    assert_eq!(get(&server.address, "/elsewhere", &[]).status, 404);
+    let answer = request(&server.address, "DELETE", "/healthz", &[], "");
+    assert_eq!((answer.status, answer.field("allow")), (405, "GET, HEAD"));
+}
+
+/// What `/auth` says to these fields.
+fn auth(server: &Server, method: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
+    request(&server.address, method, target, fields, "")
+}
+
+#[test]
+fn every_proxy_is_understood() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 100);
+    let policy = "protect = [\"/api\"]\n[[route]]\nname = \"w\"\npath = \"POST /api\"\n\
+        scopes = [\"write\"]\n";
+    fs::write(dir.path().join("policy.toml"), policy).unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    let client = ("X-Forwarded-For", "203.0.113.9");
+    let key = ("X-API-Key", key.as_str());
+    type Ask<'a> = (&'a str, String, Vec<(&'a str, &'a str)>);
+    let nginx = |method, uri| -> Ask<'_> {
+        let fields = vec![("X-Original-URI", uri), ("X-Original-Method", method)];
+        ("GET", "/auth".to_owned(), fields)
+    };
+    let caddy = |method, uri| -> Ask<'_> {
+        let fields = vec![("X-Forwarded-Uri", uri), ("X-Forwarded-Method", method)];
+        ("GET", "/auth".to_owned(), fields)
+    };
+    let envoy = |method, uri| -> Ask<'_> { (method, format!("/auth{uri}"), Vec::new()) };
+    let proxies: [&dyn Fn(&'static str, &'static str) -> Ask<'static>; 3] =
+        [&nginx, &caddy, &envoy];
+    for proxy in proxies {
+        let status = |method, uri, more: &[(&str, &str)]| {
+            let (sent, target, mut fields) = proxy(method, uri);
+            fields.push(client);
+            fields.extend_from_slice(more);
+            auth(&server, sent, &target, &fields)
+        };
+        assert_eq!(status("GET", "/open?x=/api", &[]).status, 200);
+        assert_eq!(status("GET", "/api/x", &[]).status, 401);
+        let admitted = status("GET", "/api/x?y=1", &[key]);
+        assert_eq!(admitted.status, 200);
+        assert_eq!(admitted.field("x-keyguard-key-id"), "1");
+        assert_eq!(admitted.field("x-keyguard-org"), "acme");
+        assert_eq!(admitted.field("x-keyguard-scopes"), "read");
+        assert_eq!(admitted.field("x-keyguard-ip"), "203.0.113.9");
+        assert!(admitted.has("x-ratelimit-remaining"));
+        assert_eq!(status("POST", "/api", &[key]).status, 403);
+    }
+
+    // A limit is 403 to nginx, and 429 to the others.
+    let too_much = [("X-API-Key", "a"), ("x-api-key", "b")];
+    let of = |(method, target, mut fields): Ask<'_>| {
+        fields.push(client);
+        fields.extend(too_much);
+        let answer = auth(&server, method, &target, &fields);
+        let meant = answer.field("x-keyguard-status").to_owned();
+        (answer.status, meant)
+    };
+    assert_eq!(of(nginx("GET", "/api")), (403, "400".into()));
+    assert_eq!(of(caddy("GET", "/api")), (400, "400".into()));
+    assert_eq!(of(envoy("GET", "/api")), (400, "400".into()));
+
+    // What is not said, or not by one voice, is refused, even where nothing would be.
+    let original = ("X-Original-URI", "/open");
+    let method = ("X-Original-Method", "GET");
+    for fields in [
+        vec![],
+        vec![client],
+        vec![client, method],
+        vec![client, original],
+        vec![original, method],
+        vec![client, original, original, method],
+        vec![client, original, method, ("X-Forwarded-Uri", "/api")],
+        vec![client, original, method, ("X-Forwarded-Method", "POST")],
+        vec![client, method, ("X-Original-URI", "open")],
+        vec![client, method, ("X-Original-URI", "http://elsewhere/open")],
+        vec![client, original, method, ("Forwarded", "for=203.0.113.8")],
+    ] {
+        let answer = auth(&server, "GET", "/auth", &fields);
+        assert_eq!(answer.status, 403, "{fields:?}");
+        assert!(answer.body.contains("unclear_request"), "{}", answer.body);
+    }
+    let both = [client, original, method];
+    assert_eq!(auth(&server, "GET", "/auth", &both).status, 200);
+    assert_eq!(auth(&server, "GET", "/auth/api", &both).status, 403);
+    // The path of a resource of ours is no path of theirs.
+    assert_eq!(auth(&server, "GET", "/authority", &both).status, 404);
+}
+
+#[test]
+fn a_client_behind_a_proxy_is_locked_out_and_the_proxy_is_not() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 100);
+    fs::write(dir.path().join("policy.toml"), "[lockout]\nthreshold = 3\n").unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    let ask = |ip: &str, key: &str| {
+        let fields = [
+            ("X-Forwarded-Uri", "/"),
+            ("X-Forwarded-Method", "GET"),
+            ("X-Forwarded-For", ip),
+            ("X-API-Key", key),
+        ];
+        auth(&server, "GET", "/auth", &fields).status
+    };
+    // A private address too: who stands behind it is known.
+    for ip in ["203.0.113.9", "10.1.2.3"] {
+        for _ in 0..4 {
+            assert_eq!(ask(ip, "nonsense"), 401);
+        }
+        assert_eq!(ask(ip, &key), 403, "{ip}");
+    }
+    assert_eq!(ask("203.0.113.10", &key), 200);
+}
+
+/// An nginx of the test's own; ended when it is dropped.
+struct Nginx(Child);
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Its workers end with it only if it ends by itself.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// An application that answers with what it was told.
+fn application() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut told = String::new();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            for line in lines
+                .map(Result::unwrap)
+                .take_while(|line| !line.is_empty())
+            {
+                told += &format!("{line}\n");
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", told.len());
+            let _ = write!(stream, "{head}Connection: close\r\n\r\n{told}");
+        }
+    });
+    port
+}
+
+#[test]
+fn the_example_for_nginx_runs() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 3);
+    let mut server = serve(dir.path(), &[]);
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sidecar/nginx.conf");
+    let example = fs::read_to_string(example).unwrap();
+    let application = application();
+    let program = ["/usr/sbin/nginx", "nginx"];
+    let program = program.into_iter().find(|p| Path::new(p).exists());
+    let program = program.unwrap_or("nginx");
+    // Between looking for a free port and its use somebody else may take it.
+    let (address, _nginx) = (0..10)
+        .find_map(|_| {
+            let address = format!("127.0.0.1:{}", free_port());
+            let config = example
+                .replace("127.0.0.1:8700", &server.address)
+                .replace("127.0.0.1:9000", &format!("127.0.0.1:{application}"))
+                .replace("127.0.0.1:8080", &address);
+            fs::write(dir.path().join("nginx.conf"), config).unwrap();
+            let mut command = Command::new(program);
+            command.arg("-p").arg(dir.path()).args(["-c", "nginx.conf"]);
+            let mut nginx = Nginx(
+                command
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .expect("nginx has to be there: tests/run installs it"),
+            );
+            while TcpStream::connect(&address).is_err() {
+                if nginx.0.try_wait().unwrap().is_some() {
+                    return None;
+                }
+                std::thread::yield_now();
+            }
+            Some((address, nginx))
+        })
+        .expect("nginx starts");
+
+    let ask = |target: &str, fields: &[(&str, &str)]| get(&address, target, fields);
+    let missing = ask("/", &[]);
+    assert_eq!(missing.status, 401);
+    assert!(missing.field("www-authenticate").starts_with("Bearer"));
+    let good = ("X-API-Key", key.as_str());
+    let posing = [
+        good,
+        ("X-KeyGuard-Org", "somebody else"),
+        ("X-KeyGuard-Ip", "192.0.2.1"),
+        ("X-Original-URI", "/open"),
+        ("X-Forwarded-Uri", "/open"),
+        ("X-Forwarded-For", "192.0.2.1"),
+    ];
+    let admitted = ask("/orders?page=2", &posing);
+    assert_eq!(admitted.status, 200, "{}", admitted.body);
+    assert!(
+        admitted.body.starts_with("GET /orders?page=2 "),
+        "{}",
+        admitted.body
+    );
+    assert!(admitted.body.contains("X-KeyGuard-Key-Id: 1\n"));
+    assert!(admitted.body.contains("X-KeyGuard-Org: acme\n"));
+    assert!(!admitted.body.contains("somebody") && !admitted.body.contains("X-KeyGuard-Ip"));
+    assert_eq!(admitted.field("x-ratelimit-remaining"), "2");
+    assert_eq!(ask("/", &[good, good]).status, 400);
+    for _ in 0..2 {
+        assert_eq!(ask("/", &[good]).status, 200);
+    }
+    let limited = ask("/", &[good]);
+    assert_eq!(limited.status, 429);
+    let wait: u64 = limited.field("retry-after").parse().unwrap();
+    assert!((1..=60).contains(&wait));
+    assert_eq!(limited.field("x-ratelimit-remaining"), "0");
+    // A body is not sent to the side, and not lost.
+    let body = "x".repeat(1_000);
+    assert_eq!(request(&address, "POST", "/", &[], &body).status, 401);
+    terminate(&mut server);
+    assert_eq!(ask("/", &[good]).status, 503, "nobody gets in undecided");
+}
+
+#[test]
+fn it_stops_in_order_and_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 4_000_000);
+    let mut server = serve(dir.path(), &[]);
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
+    let head = format!(
+        "POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (address, pid) = (server.address.clone(), Pid::from_child(&server.child));
+    let answered: u64 = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|client| {
+                let (address, head) = (&address, &head);
+                scope.spawn(move || {
+                    let mut stream = connect(address);
+                    let mut answered = 0;
+                    loop {
+                        if client == 0 && answered == 100 {
+                            kill_process(pid, Signal::TERM).unwrap();
+                        }
+                        if stream.write_all(head.as_bytes()).is_err() {
+                            return answered;
+                        }
+                        match Answer::read_from(&mut stream) {
+                            Ok(answer) => assert_eq!(answer.status, 200),
+                            Err(_) => return answered,
+                        }
+                        answered += 1;
+                    }
+                })
+            })
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .sum()
+    });
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    let stats = stats(dir.path());
+    assert!(answered >= 100);
+    assert_eq!((stats.requests, stats.dropped), (answered, 0));
+}
+
+#[test]
+fn a_unix_socket_is_private_and_taken_away() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let path = dir.path().join("http.sock");
+    let place = format!("unix:{}", path.display());
+    // One of before a kill.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let mut server = serve(dir.path(), &["--listen", &place, "--socket-mode", "660"]);
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let ask = |target: &str| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        Answer::read_from(&mut stream).unwrap().status
+    };
+    assert_eq!(ask("/healthz"), 200);
+    assert_eq!(ask("/metrics"), 200);
+    assert_eq!(ask("/admin/stats"), 401);
+
+    let other = TempDir::new().unwrap();
+    data_file(other.path(), 60);
+    let error = refused(other.path(), &["serve", "--listen", &place]);
+    assert!(error.contains("cannot listen on unix:"), "{error}");
+    assert_eq!(ask("/healthz"), 200);
+    terminate(&mut server);
+    assert!(!path.exists());
+}
+
+#[test]
+fn tls_is_served_with_a_certificate_of_ones_own() {
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let server = serve(
+        dir.path(),
+        &["--tls-cert", "cert.pem", "--tls-key", "key.pem"],
+    );
+
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let mut stream = StreamOwned::new(client, connect(&server.address));
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    assert_eq!(Answer::read_from(&mut stream).unwrap().status, 200);
+    // Whoever does not speak TLS is not answered in the clear.
+    let mut plain = connect(&server.address);
+    plain
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut text = Vec::new();
+    let _ = plain.read_to_end(&mut text);
+    assert!(!text.starts_with(b"HTTP"));
+}
+
+#[test]
+fn what_cannot_be_served_is_said_with_what_to_do() {
+    let dir = TempDir::new().unwrap();
+    let error = refused(dir.path(), &["serve"]);
+    assert!(error.contains("there is no data file"), "{error}");
+    assert!(error.contains("keyguard init"), "{error}");
+    data_file(dir.path(), 60);
+    fs::write(dir.path().join("no.pem"), "nonsense").unwrap();
+    let tls = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+        "no.pem",
+        "--tls-key",
+        "no.pem",
+    ];
+    let error = refused(dir.path(), &tls);
+    assert!(error.contains("no.pem"), "{error}");
+    fs::write(dir.path().join("bad.toml"), "protekt = []").unwrap();
+    let error = refused(dir.path(), &["serve", "--policy", "bad.toml"]);
+    assert!(error.contains("protekt"), "{error}");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = taken.local_addr().unwrap().to_string();
+    let error = refused(dir.path(), &["serve", "--listen", &place]);
+    assert!(error.contains(&place), "{error}");
+    for wrong in [
+        vec!["--listen", "localhost"],
+        vec!["--trust", "nowhere"],
+        vec!["--socket-mode", "999"],
+        vec!["--timeout", "4pmish"],
+        vec!["--max-connections", "0"],
+        vec!["--tls-cert", "no.pem"],
+    ] {
+        let arguments = [&["serve"], wrong.as_slice()].concat();
+        let output = keyguard(dir.path(), &arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_short_secret_is_not_served_to_the_world() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("short"));
+    drop(kg.unwrap());
+    let open = ["serve", "--listen", "0.0.0.0:0", "--secret", "short"];
+    let error = refused(dir.path(), &open);
+    assert!(
+        error.contains("32 bytes") && error.contains("KEYGUARD_ADMIN_KEY"),
+        "{error}"
+    );
+    // On this machine, and with a key of its own, it is.
+    let mut local = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    local.args(["--secret", "short"]);
+    drop(Server::spawn(local));
+    let mut own = keyguard(dir.path(), &open);
+    own.env("KEYGUARD_ADMIN_KEY", ADMIN_KEY);
+    drop(Server::spawn(own));
+    let mut weak = keyguard(dir.path(), &open);
+    weak.env("KEYGUARD_ADMIN_KEY", "too short");
+    assert_eq!(weak.output().unwrap().status.code(), Some(1));
+}
+
+#[test]
+fn what_is_too_large_or_too_slow_is_cut_off() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--max-body", "1000", "--timeout", "1s"]);
+    let long = "x".repeat(20_000);
+    let answer = get(&server.address, "/healthz", &[("X-Long", &long)]);
+    assert_eq!(answer.status, 431);
+    let fields = [("Content-Type", "application/json")];
+    let answer = request(&server.address, "POST", "/v1/check", &fields, &long);
+    assert_eq!(answer.status, 413);
+
+    let mut unfinished = connect(&server.address);
+    unfinished
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: loc")
+        .unwrap();
+    let mut silent = connect(&server.address);
+    let mut text = String::new();
+    let _ = unfinished.read_to_string(&mut text);
+    assert!(
+        text.is_empty() || text.starts_with("HTTP/1.1 408"),
+        "{text}"
+    );
+    text.clear();
+    let _ = silent.read_to_string(&mut text);
+    assert!(
+        text.is_empty() || text.starts_with("HTTP/1.1 408"),
+        "{text}"
+    );
+    let mut half = connect(&server.address);
+    half.write_all(
+        b"POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+          Content-Length: 100\r\n\r\n{",
+    )
+    .unwrap();
+    assert_eq!(Answer::read_from(&mut half).unwrap().status, 408);
+}
+
+#[test]
+fn a_policy_is_read_again_upon_sighup() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let policy = dir.path().join("policy.toml");
+    fs::write(&policy, "protect = [\"/api\"]").unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    let allowed = |path: &str| {
+        let (_, verdict) = check(&server, &json!({"ip": "192.0.2.7", "path": path}));
+        verdict["allowed"].as_bool().unwrap()
+    };
+    assert!(!allowed("/api") && allowed("/web"));
+    fs::write(&policy, "protect = [\"/web\"]").unwrap();
+    kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+    while !allowed("/api") || allowed("/web") {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_key_is_managed_from_the_command_line_while_it_is_served() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let server = serve(dir.path(), &[]);
+    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+    assert_eq!(check(&server, &asked).1["allowed"], true);
+    let output = keyguard(dir.path(), &["revoke-key", "1"]).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(check(&server, &asked).1["reason"], "revoked_key");
+    let fields = [("X-Admin-Key", ADMIN_KEY)];
+    let log = get(&server.address, "/admin/audit?limit=1", &fields);
+    let log: Value = serde_json::from_str(&log.body).unwrap();
+    assert_eq!(log[0]["action"], "revoke_key");
+    assert!(log[0]["actor"].as_str().unwrap().starts_with("user "));
+}
+
+#[test]
+fn slow_connections_keep_nobody_from_an_answer() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    // Fewer only where the system lets a process have fewer.
+    let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(2_200);
+    let slow = usize::try_from(most.min(10_000)).unwrap();
+    assert!(slow >= 1_000, "a process may have {most} descriptors");
+
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 4_000_000);
+    let server = serve(dir.path(), &["--timeout", "10 minutes"]);
+    let (first, second) = ("GET /healthz HTTP/1.1\r\nHo", "st: localhost\r\n\r\n");
+    let mut slow: Vec<TcpStream> = (0..slow)
+        .map(|_| {
+            let mut stream = connect(&server.address);
+            stream.write_all(first.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
+    let ask = format!(
+        "POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut quick: Vec<TcpStream> = (0..2_000).map(|_| connect(&server.address)).collect();
+    for _ in 0..3 {
+        for stream in &mut quick {
+            stream.write_all(ask.as_bytes()).unwrap();
+        }
+        for stream in &mut quick {
+            assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+        }
+    }
+    for stream in &mut slow {
+        stream.write_all(second.as_bytes()).unwrap();
+    }
+    for stream in &mut slow {
+        assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+    }
+    let metrics = get(&server.address, "/metrics", &[]);
+    assert!(
+        metrics.body.contains("\nkeyguard_requests_total 6000\n"),
+        "{}",
+        metrics.body
+    );
+}
+
+#[test]
+fn more_connections_than_there_is_room_for_wait_their_turn() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--max-connections", "2"]);
+    let head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut first = connect(&server.address);
+    let mut second = connect(&server.address);
+    for stream in [&mut first, &mut second] {
+        stream.write_all(head).unwrap();
+        assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+    }
+    let mut third = connect(&server.address);
+    third.write_all(head).unwrap();
+    third
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    assert!(Answer::read_from(&mut third).is_err(), "there was no room");
+    third
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    drop(first);
+    assert_eq!(Answer::read_from(&mut third).unwrap().status, 200);
+}
