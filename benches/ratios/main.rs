@@ -2,8 +2,13 @@
 //!
 //! `cargo bench --bench ratios` prints a line `NAME VALUE GOAL ok|short` for each row, and ends
 //! with the status 1 if a goal was missed or a row could not be measured. Names as arguments run
-//! only those rows; `--smoke` runs every row briefly, to see that it runs, and judges nothing.
+//! only those rows; those of servers need `--features http`; `--smoke` runs every row briefly, to see that it runs, and judges nothing.
 
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "http")]
+#[path = "../load/mod.rs"]
+mod load;
 mod measure;
 mod size;
 mod speed;
@@ -73,6 +78,16 @@ const ROWS: &[Row] = &[
         measure: speed::logged,
     },
     Row {
+        name: "http/bare",
+        goal: AtLeast(0.95),
+        measure: http::hyper,
+    },
+    Row {
+        name: "axum/bare",
+        goal: AtLeast(0.95),
+        measure: http::axum,
+    },
+    Row {
         name: "bytes_per_request",
         goal: AtMost(16.0),
         measure: size::bytes_per_request,
@@ -113,6 +128,19 @@ const ROWS: &[Row] = &[
         measure: speed::stats,
     },
 ];
+
+/// What stands in the place of the rows that need a server.
+#[cfg(not(feature = "http"))]
+mod http {
+    use crate::Run;
+    use crate::measure::Measured;
+
+    pub(crate) fn hyper(_: &Run) -> Measured {
+        Err("the row needs a feature: cargo bench --features http --bench ratios".into())
+    }
+
+    pub(crate) use hyper as axum;
+}
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

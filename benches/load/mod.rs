@@ -1,0 +1,161 @@
+//! HTTP servers on threads of their own, and a client that asks them all the same.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use keyguard::KeyGuard;
+use keyguard::http::KeyGuardLayer;
+use tokio::net::TcpListener;
+
+pub(crate) type Failure = Box<dyn Error>;
+
+/// What every server answers.
+pub(crate) const BODY: &str = "hello, world";
+
+/// Runs a server on one thread until the process ends; returns where it listens.
+pub(crate) fn start<F>(
+    serve: impl FnOnce(TcpListener) -> F + Send + 'static,
+) -> Result<SocketAddr, Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("server".into())
+        .spawn(move || {
+            let served = runtime.block_on(async { serve(TcpListener::from_std(listener)?).await });
+            if let Err(error) = served {
+                eprintln!("a server has failed: {error}");
+            }
+        })?;
+    Ok(address)
+}
+
+/// An axum app with what `protect` puts around it.
+pub(crate) async fn axum(
+    listener: TcpListener,
+    protect: impl FnOnce(Router) -> Router,
+) -> Result<(), Failure> {
+    use axum::serve::ListenerExt;
+
+    let app = protect(Router::new().fallback(get(|| async { BODY })));
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    Ok(axum::serve(listener, app).await?)
+}
+
+/// The layer of KeyGuard, as an axum app uses it.
+pub(crate) fn protect(app: Router, guard: KeyGuard) -> Router {
+    let peer = |extensions: &axum::http::Extensions| {
+        Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.into())
+    };
+    app.layer(KeyGuardLayer::new(guard).peer(peer))
+}
+
+/// Connections that are kept alive, on each of which one request is under way at a time.
+pub(crate) struct Client {
+    connections: Vec<TcpStream>,
+    requests: Vec<Vec<u8>>,
+    next: usize,
+}
+
+impl Client {
+    /// A client that asks with each of the keys in turn.
+    pub(crate) fn new(
+        address: SocketAddr,
+        connections: usize,
+        keys: &[String],
+    ) -> Result<Self, Failure> {
+        let request = |key: &String| {
+            format!(
+                "GET /api/v1/items?page=2 HTTP/1.1\r\nHost: {address}\r\nUser-Agent: bench/1\r\n\
+                 Accept: */*\r\nX-API-Key: {key}\r\n\r\n"
+            )
+        };
+        let connect = |_| -> Result<TcpStream, Failure> {
+            let stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+            Ok(stream)
+        };
+        Ok(Self {
+            connections: (0..connections).map(connect).collect::<Result<_, _>>()?,
+            requests: keys.iter().map(|key| request(key).into_bytes()).collect(),
+            next: 0,
+        })
+    }
+
+    /// Sends about so many requests, all of which have to be answered with 200; returns how many it
+    /// was and how long they took, and notes how long each took.
+    pub(crate) fn round(
+        &mut self,
+        requests: usize,
+        mut note: impl FnMut(Duration),
+    ) -> Result<(usize, Duration), Failure> {
+        let mut buffer = [0; 4_096];
+        let start = Instant::now();
+        let turns = requests.div_ceil(self.connections.len());
+        let mut sent_at = vec![start; self.connections.len()];
+        for _ in 0..turns {
+            for (stream, sent_at) in self.connections.iter_mut().zip(&mut sent_at) {
+                *sent_at = Instant::now();
+                stream.write_all(&self.requests[self.next])?;
+                self.next = (self.next + 1) % self.requests.len();
+            }
+            for (stream, sent_at) in self.connections.iter_mut().zip(&sent_at) {
+                read_answer(stream, &mut buffer)?;
+                note(sent_at.elapsed());
+            }
+        }
+        Ok((turns * self.connections.len(), start.elapsed()))
+    }
+}
+
+fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(), Failure> {
+    let mut filled = 0;
+    loop {
+        let read = stream.read(&mut buffer[filled..])?;
+        filled += read;
+        let answer = &buffer[..filled];
+        if read == 0 || filled == buffer.len() {
+            return Err("an answer has no end".into());
+        }
+        if answer.ends_with(BODY.as_bytes()) {
+            if answer.starts_with(b"HTTP/1.1 200") {
+                return Ok(());
+            }
+            break;
+        }
+        // A refusal ends otherwise.
+        if filled > 12 && !answer.starts_with(b"HTTP/1.1 200") {
+            break;
+        }
+    }
+    let head = String::from_utf8_lossy(&buffer[..filled.min(80)]);
+    Err(format!("not admitted: {head}").into())
+}
+
+/// That a guard has recorded every request, and dropped none.
+pub(crate) fn all_recorded(guard: &KeyGuard, requests: usize) -> Result<(), Failure> {
+    let stats = guard.stats()?;
+    if (stats.requests, stats.dropped) == (requests as u64, 0) {
+        return Ok(());
+    }
+    Err(format!(
+        "{requests} requests were sent, {} recorded and {} dropped",
+        stats.requests, stats.dropped
+    )
+    .into())
+}

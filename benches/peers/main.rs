@@ -1,0 +1,141 @@
+//! Side by side with others that limit requests: `cargo bench --features http --bench peers`.
+//!
+//! One client asks all servers the same over connections that are kept alive, in interleaved rounds.
+//! Each server has one thread. Only KeyGuard authenticates, keeps usage on disk and limits by key;
+//! the others limit by address. Limits are so high that nothing is refused. `--smoke` runs briefly.
+
+#[path = "../load/mod.rs"]
+mod load;
+mod nginx;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use keyguard::{Config, CreateKey, KeyGuard};
+use load::{Client, Failure};
+use tower_governor::GovernorLayer;
+use tower_governor::governor::GovernorConfigBuilder;
+
+const CONNECTIONS: usize = 16;
+const KEYS: usize = 100;
+
+struct Contestant {
+    name: &'static str,
+    client: Client,
+    /// Requests a second, of each round.
+    rates: Vec<f64>,
+    latencies: Vec<Duration>,
+    sent: usize,
+}
+
+impl Contestant {
+    fn new(name: &'static str, address: SocketAddr, keys: &[String]) -> Result<Self, Failure> {
+        Ok(Self {
+            name,
+            client: Client::new(address, CONNECTIONS, keys)?,
+            rates: Vec::new(),
+            latencies: Vec::new(),
+            sent: 0,
+        })
+    }
+
+    fn run(&mut self, requests: usize, is_measured: bool) -> Result<(), Failure> {
+        let latencies = &mut self.latencies;
+        let (count, time) = self.client.round(requests, |latency| {
+            if is_measured {
+                latencies.push(latency);
+            }
+        })?;
+        self.sent += count;
+        if is_measured {
+            self.rates.push(count as f64 / time.as_secs_f64());
+        }
+        Ok(())
+    }
+
+    fn rate(&mut self) -> f64 {
+        self.rates.sort_by(f64::total_cmp);
+        self.rates[self.rates.len() / 2]
+    }
+
+    /// In microseconds.
+    fn percentile(&mut self, percent: usize) -> u128 {
+        self.latencies.sort_unstable();
+        let at = self.latencies.len() * percent / 100;
+        self.latencies[at.min(self.latencies.len() - 1)].as_micros()
+    }
+}
+
+fn main() -> Result<(), Failure> {
+    let is_smoke = std::env::args().any(|argument| argument == "--smoke");
+    let (rounds, requests) = if is_smoke { (1, 1_000) } else { (15, 20_000) };
+    let dir = tempfile::tempdir()?;
+    let (guard, keys) = guard(&dir.path().join("peers.redb"))?;
+
+    let bare = load::start(|listener| load::axum(listener, |app| app))?;
+    let protected = guard.clone();
+    let ours =
+        load::start(move |listener| load::axum(listener, |app| load::protect(app, protected)))?;
+    let governed = load::start(|listener| load::axum(listener, govern))?;
+    let mut contestants = vec![
+        Contestant::new("axum, bare", bare, &keys)?,
+        Contestant::new("axum + keyguard", ours, &keys)?,
+        Contestant::new("axum + tower_governor", governed, &keys)?,
+    ];
+    let nginx = nginx::start(dir.path())?;
+    match &nginx {
+        Some(nginx) => {
+            let contestant = Contestant::new("nginx limit_req", nginx.address, &keys)?;
+            contestants.push(contestant);
+        }
+        None => eprintln!("nginx is not there, and left out: install it to have it compared"),
+    }
+
+    // The first round warms them up.
+    for round in 0..=rounds {
+        let count = contestants.len();
+        for turn in 0..count {
+            contestants[(round + turn) % count].run(requests, round > 0)?;
+        }
+    }
+    load::all_recorded(&guard, contestants[1].sent)?;
+
+    let rate_of_bare = contestants[0].rate();
+    println!(
+        "{:<24}{:>12}{:>10}{:>10}{:>10}",
+        "server", "requests/s", "of bare", "p50 µs", "p99 µs"
+    );
+    for contestant in &mut contestants {
+        let rate = contestant.rate();
+        let (p50, p99) = (contestant.percentile(50), contestant.percentile(99));
+        println!(
+            "{:<24}{rate:>12.0}{:>10.2}{p50:>10}{p99:>10}",
+            contestant.name,
+            rate / rate_of_bare,
+        );
+    }
+    Ok(())
+}
+
+fn guard(file: &std::path::Path) -> Result<(KeyGuard, Vec<String>), Failure> {
+    let guard = KeyGuard::open(file, Config::new("the secret of a benchmark"))?;
+    guard.create_org("benchmark")?;
+    let request = CreateKey {
+        rate_limit_per_minute: Some(100_000_000),
+        ..CreateKey::new("benchmark", "benchmark")
+    };
+    let created = guard.create_keys(&vec![request; KEYS])?;
+    let keys = created.iter().map(|key| key.raw_key.expose().to_owned());
+    let keys = keys.collect();
+    Ok((guard, keys))
+}
+
+/// The layer of tower_governor, at a limit that nobody reaches.
+fn govern(app: axum::Router) -> axum::Router {
+    let mut config = GovernorConfigBuilder::default();
+    let config = config.per_nanosecond(1).burst_size(u32::MAX).finish();
+    match config {
+        Some(config) => app.layer(GovernorLayer::new(config)),
+        None => app,
+    }
+}

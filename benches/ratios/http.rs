@@ -1,0 +1,107 @@
+//! What the layer costs a server.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use keyguard::http::KeyGuardLayer;
+use keyguard::{Config, KeyGuard};
+use tokio::net::TcpListener;
+use tower_layer::Layer;
+
+use crate::Run;
+use crate::load::{self, Client};
+use crate::measure::{Measured, median};
+use crate::world::{SECRET, UNREACHED};
+
+const CONNECTIONS: usize = 16;
+const KEYS: usize = 100;
+
+/// A hyper service behind the layer, usage on disk, over the same service bare.
+pub(crate) fn hyper(run: &Run) -> Measured {
+    compare(run, "hyper.redb", |guard| {
+        load::start(move |listener| serve(listener, guard))
+    })
+}
+
+/// A hyper service; behind a guard, if there is one.
+async fn serve(listener: TcpListener, guard: Option<KeyGuard>) -> Result<(), load::Failure> {
+    let layer = guard.map(KeyGuardLayer::new);
+    loop {
+        let (stream, peer) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let stream = TokioIo::new(stream);
+        let builder = Builder::new(TokioExecutor::new()).http1_only();
+        match &layer {
+            None => {
+                tokio::spawn(async move {
+                    let _ = builder.serve_connection(stream, service_fn(hello)).await;
+                });
+            }
+            Some(layer) => {
+                let service = layer.peer_address(peer).layer(service_fn(hello));
+                tokio::spawn(async move {
+                    let _ = builder.serve_connection(stream, service).await;
+                });
+            }
+        }
+    }
+}
+
+async fn hello(_: Request<hyper::body::Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::from(load::BODY)))
+}
+
+/// The same of an axum app.
+pub(crate) fn axum(run: &Run) -> Measured {
+    compare(run, "axum.redb", |guard| {
+        load::start(move |listener| {
+            load::axum(listener, |app| match guard {
+                Some(guard) => load::protect(app, guard),
+                None => app,
+            })
+        })
+    })
+}
+
+type Started = Result<SocketAddr, load::Failure>;
+
+fn compare(run: &Run, file: &str, start: impl Fn(Option<KeyGuard>) -> Started) -> Measured {
+    let config = Config::new(SECRET);
+    let (guard, keys) = run.world.guard(file, KEYS, UNREACHED, config)?;
+    let mut bare = Client::new(start(None)?, CONNECTIONS, &keys)?;
+    let mut guarded = Client::new(start(Some(guard.clone()))?, CONNECTIONS, &keys)?;
+    let requests = run.size(20_000);
+    let (mut ratios, mut sent) = (Vec::new(), 0);
+    // The first round warms both up.
+    for round in 0..=run.rounds(31) {
+        let mut ask_guarded = || -> Result<f64, Box<dyn Error>> {
+            let (count, time) = guarded.round(requests, |_| {})?;
+            sent += count;
+            Ok(count as f64 / time.as_secs_f64())
+        };
+        let mut ask_bare = || -> Result<f64, Box<dyn Error>> {
+            let (count, time) = bare.round(requests, |_| {})?;
+            Ok(count as f64 / time.as_secs_f64())
+        };
+        // Neither is always the one to go first.
+        let (guarded, bare) = if round % 2 == 0 {
+            let guarded = ask_guarded()?;
+            (guarded, ask_bare()?)
+        } else {
+            let bare = ask_bare()?;
+            (ask_guarded()?, bare)
+        };
+        if round > 0 {
+            ratios.push(guarded / bare);
+        }
+    }
+    load::all_recorded(&guard, sent)?;
+    Ok(median(ratios))
+}
