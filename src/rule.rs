@@ -1,5 +1,6 @@
 //! What the limiter is asked to enforce: a limit, and whose counter it goes by.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::limit::Limit;
@@ -39,16 +40,7 @@ impl Rule {
 
     /// What header fields and listings call it.
     pub(crate) fn name(&self) -> String {
-        let name = self.limit.name();
-        match (&self.route, self.holder) {
-            (Some(route), _) if self.has_own_name => route.to_string(),
-            (None, _) if self.has_own_name => "default".to_owned(),
-            (Some(route), Holder::Address) => format!("{route} ip {name}"),
-            (Some(route), _) => format!("{route} {name}"),
-            (None, Holder::Org) => format!("org {name}"),
-            (None, Holder::Address) => format!("ip {name}"),
-            (None, Holder::Key) => name,
-        }
+        self.to_string()
     }
 
     /// Whether both go by one counter.
@@ -57,6 +49,24 @@ impl Rule {
             && self.limit.shadow == other.limit.shadow
             && self.limit.span.is_counted_as(other.limit.span)
             && self.route == other.route
+    }
+}
+
+/// Its name.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.has_own_name {
+            return f.write_str(self.route.as_deref().unwrap_or("default"));
+        }
+        if let Some(route) = &self.route {
+            write!(f, "{route} ")?;
+        }
+        match (&self.route, self.holder) {
+            (_, Holder::Address) => f.write_str("ip ")?,
+            (None, Holder::Org) => f.write_str("org ")?,
+            _ => {}
+        }
+        f.write_str(&self.limit.name())
     }
 }
 

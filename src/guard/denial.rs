@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::fields::{LimitFields, whole_seconds};
 use crate::clock::Moment;
 use crate::limit::Span;
 use crate::limiter::Level;
@@ -118,7 +119,8 @@ impl Denial {
             fields.push(("Retry-After", whole_seconds(wait).to_string()));
         }
         if let Some(limit) = &self.limit {
-            fields.extend(limit_fields(&limit.rule, limit.remaining, limit.wait));
+            let limit = LimitFields::new(&limit.rule, limit.remaining, limit.wait);
+            fields.extend(limit.pairs());
         }
         fields
     }
@@ -252,31 +254,4 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
             "The API key is not accepted from this address.",
         ),
     }
-}
-
-/// `reset` is `None` where waiting does not help.
-pub(super) fn limit_fields(
-    rule: &Rule,
-    remaining: u64,
-    reset: Option<Duration>,
-) -> Vec<(&'static str, String)> {
-    let (name, limit) = (rule.name(), rule.limit.amount);
-    let (window, most) = match rule.limit.span {
-        // A hit counts from the later end of its grain; the fields show whole windows.
-        Span::Sliding(length) => (format!(";w={}", length.seconds()), length.seconds()),
-        // Days and months differ in length, and `w` is optional.
-        _ => (String::new(), u64::MAX),
-    };
-    let reset = reset.map(|reset| format!(";t={}", whole_seconds(reset).min(most)));
-    let reset = reset.unwrap_or_default();
-    vec![
-        ("X-RateLimit-Limit", limit.to_string()),
-        ("X-RateLimit-Remaining", remaining.to_string()),
-        ("RateLimit-Policy", format!(r#""{name}";q={limit}{window}"#)),
-        ("RateLimit", format!(r#""{name}";r={remaining}{reset}"#)),
-    ]
-}
-
-pub(super) fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

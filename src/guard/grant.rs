@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
-use super::denial::{Denial, limit_fields};
+use super::denial::Denial;
+use super::fields::LimitFields;
 use super::residents::Caller;
 use crate::client_ip::ClientIp;
 use crate::clock::Moment;
@@ -184,6 +185,13 @@ impl Grant {
     /// limit, and `X-KeyGuard-Shadow` with the names of [`Grant::shadowed`], as a list of strings
     /// (RFC 9651).
     pub fn headers(&self) -> Vec<(&'static str, String)> {
+        let limit = self.limit_fields();
+        let limit = limit.iter().flat_map(LimitFields::pairs);
+        limit.chain(self.shadow_field()).collect()
+    }
+
+    /// How the tightest limit stands.
+    pub(crate) fn limit_fields(&self) -> Option<LimitFields> {
         let Level {
             rule,
             at,
@@ -191,15 +199,17 @@ impl Grant {
             grows_at,
         } = self.level;
         let own = self.caller.as_ref().map_or(&[][..], |caller| &caller.rules);
-        let mut fields = match rule_at(&[own, self.route_rules()], rule) {
-            Some(rule) => limit_fields(rule, remaining, Some(grows_at.since(at))),
-            None => Vec::new(),
-        };
-        if let [_, ..] = self.shadowed() {
-            let names = self.shadowed().iter().map(|name| format!(r#""{name}""#));
-            fields.push(("X-KeyGuard-Shadow", names.collect::<Vec<_>>().join(", ")));
+        let lists = [own, self.route_rules()];
+        let rule = rule_at(&lists, rule)?;
+        Some(LimitFields::new(rule, remaining, Some(grows_at.since(at))))
+    }
+
+    pub(crate) fn shadow_field(&self) -> Option<(&'static str, String)> {
+        if self.shadowed().is_empty() {
+            return None;
         }
-        fields
+        let names = self.shadowed().iter().map(|name| format!(r#""{name}""#));
+        Some(("X-KeyGuard-Shadow", names.collect::<Vec<_>>().join(", ")))
     }
 
     /// Records how the request was answered, and how long that took since it was admitted.

@@ -6,6 +6,7 @@ mod caller;
 mod config;
 mod credential;
 mod denial;
+mod fields;
 mod grant;
 mod lockouts;
 mod open;
@@ -33,6 +34,8 @@ pub use self::verdict::{RuleState, Verdict};
 
 pub(crate) use self::actor::Actor;
 pub(crate) use self::caller::{is_lifted, rules, with_lift};
+#[cfg(feature = "http")]
+pub(crate) use self::fields::LimitFields;
 pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
 #[cfg(feature = "cli")]
 pub(crate) use self::open::existing_secret;

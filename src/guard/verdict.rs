@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::denial::{Denial, whole_seconds};
+use super::denial::Denial;
+use super::fields::whole_seconds;
 use crate::clock::Moment;
 use crate::limiter::Level;
 use crate::rule::Rule;

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 
 use super::body::AnswerBody;
-use super::response::set_fields;
+use super::response::set_grant_fields;
 use crate::guard::Grant;
 
 /// What a request must pass.
@@ -114,8 +114,7 @@ where
         let grant = this.grant.take();
         if let Some(grant) = &grant {
             grant.answer(response.status().as_u16());
-            // In place of what the service said itself.
-            set_fields(response.headers_mut(), grant.headers());
+            set_grant_fields(response.headers_mut(), grant);
         }
         Poll::Ready(Ok(response.map(|body| AnswerBody::of(body, grant))))
     }

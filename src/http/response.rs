@@ -1,8 +1,9 @@
 //! Decisions as answers.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use crate::guard::Denial;
+use crate::guard::{Denial, Grant, LimitFields};
 
 impl Denial {
     /// The whole answer: status, header fields and problem document.
@@ -12,6 +13,31 @@ impl Denial {
             StatusCode::from_u16(self.status()).unwrap_or(StatusCode::FORBIDDEN);
         set_fields(response.headers_mut(), self.headers());
         response
+    }
+}
+
+/// The fields of a grant, in place of what the service said itself.
+pub(super) fn set_grant_fields(headers: &mut HeaderMap, grant: &Grant) {
+    const NAMES: [HeaderName; 4] = [
+        HeaderName::from_static("x-ratelimit-limit"),
+        HeaderName::from_static("x-ratelimit-remaining"),
+        HeaderName::from_static("ratelimit-policy"),
+        HeaderName::from_static("ratelimit"),
+    ];
+    if let Some(LimitFields { text, ends }) = grant.limit_fields() {
+        headers.reserve(NAMES.len());
+        // One piece of memory for all of them.
+        let text = Bytes::from(text);
+        let mut start = 0;
+        for (name, end) in NAMES.into_iter().zip(ends) {
+            if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(start..end)) {
+                headers.insert(name, value);
+            }
+            start = end;
+        }
+    }
+    if let Some(shadow) = grant.shadow_field() {
+        set_fields(headers, vec![shadow]);
     }
 }
 
