@@ -2,14 +2,15 @@
 //!
 //! One client asks all servers the same over connections that are kept alive, in interleaved rounds.
 //! Each server has one thread. Only KeyGuard authenticates, keeps usage on disk and limits by key;
-//! the others limit by address. Limits are so high that nothing is refused. `--smoke` runs briefly.
+//! the others limit by address. Limits are so high that nothing is refused. `--smoke` runs briefly;
+//! `--soak MINUTES` asks KeyGuard alone for so long, and prints what memory the process has.
 
 #[path = "../load/mod.rs"]
 mod load;
 mod nginx;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyguard::{Config, CreateKey, KeyGuard};
 use load::{Client, Failure};
@@ -68,6 +69,8 @@ impl Contestant {
 
 fn main() -> Result<(), Failure> {
     let is_smoke = std::env::args().any(|argument| argument == "--smoke");
+    let arguments: Vec<String> = std::env::args().collect();
+    let soak = arguments.iter().position(|argument| argument == "--soak");
     let (rounds, requests) = if is_smoke { (1, 1_000) } else { (15, 20_000) };
     let dir = tempfile::tempdir()?;
     let (guard, keys) = guard(&dir.path().join("peers.redb"))?;
@@ -76,6 +79,14 @@ fn main() -> Result<(), Failure> {
     let protected = guard.clone();
     let ours =
         load::start(move |listener| load::axum(listener, |app| load::protect(app, protected)))?;
+    if let Some(at) = soak {
+        let minutes: u64 = arguments.get(at + 1).ok_or("--soak MINUTES")?.parse()?;
+        return endure(
+            Contestant::new("axum + keyguard", ours, &keys)?,
+            &guard,
+            minutes,
+        );
+    }
     let governed = load::start(|listener| load::axum(listener, govern))?;
     let mut contestants = vec![
         Contestant::new("axum, bare", bare, &keys)?,
@@ -115,6 +126,31 @@ fn main() -> Result<(), Failure> {
         );
     }
     Ok(())
+}
+
+/// Prints how much memory the process has, minute by minute.
+fn endure(mut ours: Contestant, guard: &KeyGuard, minutes: u64) -> Result<(), Failure> {
+    println!("{:<8}{:>14}{:>16}", "minute", "requests", "resident MiB");
+    for minute in 1..=minutes {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(60) {
+            ours.run(20_000, false)?;
+        }
+        let resident = resident_mib()?;
+        println!("{minute:<8}{:>14}{resident:>16.1}", ours.sent);
+    }
+    load::all_recorded(guard, ours.sent)
+}
+
+/// As Linux counts it.
+fn resident_mib() -> Result<f64, Failure> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: f64 = statm
+        .split(' ')
+        .nth(1)
+        .ok_or("no resident pages")?
+        .parse()?;
+    Ok(pages * 4_096.0 / (1 << 20) as f64)
 }
 
 fn guard(file: &std::path::Path) -> Result<(KeyGuard, Vec<String>), Failure> {
