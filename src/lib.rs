@@ -20,6 +20,7 @@
 //! | none | the embedded library: no HTTP stack, no async runtime |
 //! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
 //! | `cli` | the program `keyguard` |
+//! | `serve` | `keyguard serve`: the admin service, and verdicts for servers in other languages |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -194,7 +194,7 @@ fn a_bad_name_of_an_organization_is_refused() {
     let home = Home::new();
     let kg = home.open();
     for (name, problem) in bad_names() {
-        assert_invalid(kg.create_org(&name), "name", problem);
+        assert_invalid(kg.create_org(&name), "org_name", problem);
     }
     assert_eq!(kg.list_orgs(None, 10).unwrap(), []);
 }

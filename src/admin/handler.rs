@@ -23,7 +23,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Invalid`] for the name, [`AdminError::Conflict`] if it is taken.
     pub fn create_org(&self, name: &str) -> Result<Org, AdminError> {
-        let name = policy::name("name", name)?;
+        let name = policy::name("org_name", name)?;
         let act = self.act("create_org", None, json!({ "org_name": name }));
         Ok(self.inner.store().create_org(&name, &act)?)
     }
@@ -113,7 +113,7 @@ impl KeyGuard {
     /// [`AdminError::Invalid`] for a field, [`AdminError::NotFound`] for the organization.
     pub fn create_key(&self, request: CreateKey) -> Result<CreatedKey, AdminError> {
         let (key, raw_key) = self.new_key(&request)?;
-        let act = self.act("create_key", None, json!(request));
+        let act = self.act("create_key", None, without_nulls(json!(request)));
         let credential = self.credential(&raw_key);
         let key = self.inner.store().create_key(key, credential, &act)?;
         Ok(CreatedKey { key, raw_key })
@@ -377,7 +377,7 @@ fn scopes(texts: &[String]) -> Result<Vec<Scope>, InvalidInput> {
     Ok(scopes)
 }
 
-/// The fields that say something.
+/// The fields that are given.
 fn without_nulls(mut value: Value) -> Value {
     if let Value::Object(fields) = &mut value {
         fields.retain(|_, value| !value.is_null());

@@ -1,9 +1,10 @@
 //! `audit`
 
 use clap::Args;
+use serde_json::Value;
 
 use super::failure::CliError;
-use super::orgs::seconds;
+use super::orgs::shown;
 use super::render::{Look, Table};
 use super::{Cli, Exit};
 use crate::admin::answer::Command;
@@ -33,17 +34,31 @@ pub(super) fn list(cli: &Cli, Audit { before, limit }: Audit) -> Result<Exit, Cl
 }
 
 fn table(entries: &[AuditEntry], look: Look) -> String {
-    let mut table = Table::new(&[">number", "at", "~by", "from", "change", ">id", "~details"]);
+    let mut table = Table::new(&[">no", "at", "by", "from", "change", ">id", "~details"]);
     for entry in entries {
         table.row([
             entry.id.to_string(),
-            seconds(entry.at),
+            shown(entry.at, look),
             entry.actor.clone(),
             entry.ip.to_string(),
             entry.action.clone(),
             entry.subject.map_or_else(String::new, |id| id.to_string()),
-            entry.details.to_string(),
+            details(&entry.details),
         ]);
     }
     table.render(look)
+}
+
+/// What was asked for, a field behind the other; texts without quotes.
+fn details(details: &Value) -> String {
+    let Value::Object(fields) = details else {
+        return details.to_string();
+    };
+    let says_something = |value: &Value| !matches!(value, Value::Array(items) if items.is_empty());
+    let fields = fields.iter().filter(|(_, value)| says_something(value));
+    let pairs = fields.map(|(name, value)| match value {
+        Value::String(text) => format!("{name}: {text}"),
+        value => format!("{name}: {value}"),
+    });
+    pairs.collect::<Vec<_>>().join(", ")
 }

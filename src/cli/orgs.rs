@@ -139,3 +139,12 @@ pub(super) fn day(at: Timestamp) -> String {
     text.truncate("2026-11-24".len());
     text
 }
+
+/// A time to the second; in a terminal, where room is short, without the year.
+pub(super) fn shown(time: Timestamp, look: Look) -> String {
+    let text = super::orgs::seconds(time);
+    match (look.is_terminal, text.get(5..19)) {
+        (true, Some(short)) => short.replace('T', " "),
+        _ => text,
+    }
+}

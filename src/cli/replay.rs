@@ -13,7 +13,8 @@ use serde_json::json;
 
 use self::log::{Entry, entry};
 use super::failure::CliError;
-use super::render::{Look, Panel, Table};
+use super::orgs::shown;
+use super::render::{Panel, Table};
 use super::{Cli, Exit, print};
 use crate::access;
 use crate::admin::answer::{Command, ListedKey, PAGE};
@@ -230,15 +231,6 @@ impl Tally {
             out += &table.render(cli.look);
         }
         print(&out);
-    }
-}
-
-/// A time to the second; in a terminal, where room is short, without the year.
-fn shown(time: Timestamp, look: Look) -> String {
-    let text = super::orgs::seconds(time);
-    match (look.is_terminal, text.get(5..19)) {
-        (true, Some(short)) => short.replace('T', " "),
-        _ => text,
     }
 }
 
