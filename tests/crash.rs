@@ -335,6 +335,7 @@ impl Model {
             }
         }
         assert!(found.holds(self), "after `{unfinished:?}`");
+        found.assert_audited(&kg);
 
         let stats = kg.stats().unwrap();
         assert_eq!(stats.organizations, self.orgs.len() as u64);
@@ -441,6 +442,36 @@ impl Found {
             .iter()
             .map(|(id, key)| (*id, (key.org, key.label.clone(), key.limit, key.active)));
         self.orgs == model.orgs && self.keys == keys.collect()
+    }
+
+    /// That the audit log leads to what is there: no change without its entry, no entry without its
+    /// change.
+    fn assert_audited(&self, kg: &KeyGuard) {
+        let (mut orgs, mut keys) = (BTreeMap::new(), BTreeMap::new());
+        for entry in kg.audit(None, usize::MAX).unwrap().iter().rev() {
+            let id = entry.subject.unwrap();
+            let text = |name: &str| entry.details[name].as_str().unwrap().to_owned();
+            match entry.action.as_str() {
+                "create_org" => drop(orgs.insert(id, (text("org_name"), OrgStatus::Active))),
+                "suspend_org" => orgs.get_mut(&id).unwrap().1 = OrgStatus::Suspended,
+                "resume_org" => orgs.get_mut(&id).unwrap().1 = OrgStatus::Active,
+                "create_keys" => {
+                    keys.extend((id..).take(KEYS_AT_ONCE).map(|id| (id, (None, true))))
+                }
+                "update_key" => keys.get_mut(&id).unwrap().0 = Some(text("label")),
+                "revoke_key" => keys.get_mut(&id).unwrap().1 = false,
+                "rotate_key" => assert!(keys.contains_key(&id)),
+                other => panic!("{other} was not done"),
+            }
+        }
+        let found_orgs = self.orgs.iter().map(|(id, org)| (id.0, org.clone()));
+        assert_eq!(orgs, found_orgs.collect());
+        assert_eq!(keys.len(), self.keys.len());
+        for (id, (label, is_active)) in keys {
+            let (_, found, _, active) = &self.keys[&KeyId(id)];
+            assert_eq!(is_active, *active, "key {id}");
+            assert!(label.is_none_or(|label| label == *found), "key {id}");
+        }
     }
 
     /// What the change would have replied, were it acknowledged; `None` if what it was to make is not
