@@ -12,15 +12,14 @@ use super::body::AnswerBody;
 use super::response::set_grant_fields;
 use crate::guard::Grant;
 
-/// What a request must pass.
+/// What a request must pass; only the layers here are such.
 pub trait Gate {
     /// Lets a request through, with a grant if it needed one, or answers it.
-    #[doc(hidden)]
     fn admit<B, R>(&self, request: &mut Request<B>) -> Result<Option<Arc<Grant>>, Refusal<R>>;
 }
 
 /// An answer that does not come from the service.
-pub type Refusal<R> = Box<Response<AnswerBody<R>>>;
+pub(super) type Refusal<R> = Box<Response<AnswerBody<R>>>;
 
 /// A service behind a [`KeyGuardLayer`](super::KeyGuardLayer) or an
 /// [`IpLimitLayer`](super::IpLimitLayer).

@@ -42,5 +42,5 @@ pub(crate) mod serve;
 
 pub use self::admin::AdminService;
 pub use self::body::AnswerBody;
-pub use self::gated::{Gate, Gated, GatedFuture, Refusal};
+pub use self::gated::{Gated, GatedFuture};
 pub use self::layer::{IpLimitLayer, KeyGuardLayer};
