@@ -1,13 +1,16 @@
-//! The body of an answer: the service's own, or that of a refusal.
+//! Bodies: of answers, the service's own or that of a refusal; of requests, read to their end.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pin_project_lite::pin_project;
 
+use super::problem::Problem;
 use crate::guard::Grant;
 
 pin_project! {
@@ -69,6 +72,29 @@ impl<B: Body<Data = Bytes>> Body for AnswerBody<B> {
         match (&self.inner, &self.refusal) {
             (Some(inner), _) => inner.size_hint(),
             (None, refusal) => SizeHint::with_exact(refusal.as_ref().map_or(0, Bytes::len) as u64),
+        }
+    }
+}
+
+/// A body of at most so many bytes.
+pub(super) async fn read_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Problem>
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match Limited::new(body, most_bytes).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let detail = format!("The body is longer than {most_bytes} bytes.");
+            Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                detail,
+            ))
+        }
+        Err(_) => {
+            let detail = "The body cannot be read to its end.";
+            Err(Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail))
         }
     }
 }

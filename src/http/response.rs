@@ -1,7 +1,8 @@
 //! Decisions as answers.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
 
 use crate::guard::{Denial, Grant, LimitFields};
 
@@ -51,4 +52,16 @@ pub(super) fn set_fields(headers: &mut HeaderMap, fields: Vec<(&'static str, Str
             headers.insert(name, value);
         }
     }
+}
+
+pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, kind);
+    // Keys and names of customers are nobody's to keep on the way.
+    let no_store = HeaderValue::from_static("no-store");
+    headers.insert(header::CACHE_CONTROL, no_store);
+    response
 }

@@ -13,10 +13,10 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
-use super::service::json;
 use crate::admin::answer::{Command, Failure};
 use crate::guard::KeyGuard;
 use crate::http::problem::Problem;
+use crate::http::response::json;
 
 /// Schemas by their names.
 pub(in crate::http) type Schemas = Vec<(String, RefOr<Schema>)>;

@@ -11,5 +11,3 @@ mod service;
 #[cfg(feature = "serve")]
 pub(super) use self::endpoint::{Asked, Endpoint, Json};
 pub use self::service::AdminService;
-#[cfg(feature = "serve")]
-pub(super) use self::service::{json, read_body};

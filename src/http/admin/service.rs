@@ -11,14 +11,16 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 
 use super::endpoint::{Asked, Endpoint};
 use super::{access, docs, endpoints, openapi};
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
+use crate::http::body::read_body;
 use crate::http::peer::{self, Peer};
 use crate::http::problem::Problem;
+use crate::http::response::json;
 
 /// The admin API: endpoints under `/admin`, their description at `/openapi.json`, and pages to read
 /// and try it at `/docs`.
@@ -150,28 +152,6 @@ impl AdminService {
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
 
-pub(in crate::http) async fn read_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Problem>
-where
-    B: Body,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    match Limited::new(body, most_bytes).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("The body is longer than {most_bytes} bytes.");
-            Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too_large",
-                detail,
-            ))
-        }
-        Err(_) => {
-            let detail = "The body cannot be read to its end.";
-            Err(Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail))
-        }
-    }
-}
-
 /// Work that waits for the disk.
 async fn blocking(
     work: impl FnOnce() -> Result<Response<Full<Bytes>>, Problem> + Send + 'static,
@@ -239,18 +219,6 @@ impl Shared {
 fn nothing_there() -> Problem {
     let detail = "There is nothing at this path; /openapi.json lists what there is.";
     Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
-}
-
-pub(in crate::http) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    let kind = http::HeaderValue::from_static("application/json");
-    let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, kind);
-    // Keys and names of customers are nobody's to keep on the way.
-    let no_store = http::HeaderValue::from_static("no-store");
-    headers.insert(http::header::CACHE_CONTROL, no_store);
-    response
 }
 
 impl<B> tower_service::Service<Request<B>> for AdminService

@@ -7,6 +7,9 @@ mod listen;
 mod metrics;
 mod routes;
 mod run;
+mod settings;
+mod stop;
 
 pub(crate) use self::listen::{Place, Tls};
-pub(crate) use self::run::{ServeError, Settings, serve};
+pub(crate) use self::run::serve;
+pub(crate) use self::settings::{ServeError, Settings};

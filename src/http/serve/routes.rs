@@ -9,13 +9,15 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
-use super::run::Settings;
+use super::settings::Settings;
 use super::{check, forward_auth, metrics};
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
-use crate::http::admin::{AdminService, Asked, Endpoint, json, read_body};
+use crate::http::admin::{AdminService, Asked, Endpoint};
+use crate::http::body::read_body;
 use crate::http::problem::Problem;
+use crate::http::response::json;
 
 pub(super) struct Routes {
     guard: KeyGuard,

@@ -14,50 +14,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::listen::{Listener, Place, Stream, Tls};
+use super::listen::{Listener, Place, Stream};
 use super::routes::Routes;
-use crate::addresses::Addresses;
-use crate::admin::AdminError;
+use super::settings::{ServeError, Settings};
+use super::stop::Stop;
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
-
-/// How a server is set up.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) places: Vec<Place>,
-    /// The mode of Unix sockets.
-    pub(crate) socket_mode: u32,
-    pub(crate) tls: Option<Tls>,
-    /// Whose verdicts are asked for, and whose word about a client counts.
-    pub(crate) trusted: Addresses,
-    /// Names by which the admin service is reached.
-    pub(crate) hosts: Vec<String>,
-    pub(crate) most_connections: usize,
-    /// The longest head of a request, in bytes.
-    pub(crate) most_head_bytes: usize,
-    pub(crate) most_body_bytes: usize,
-    /// How long a head may take, and a body, and a connection that is idle.
-    pub(crate) patience: Duration,
-    /// How long connections may take to end once the server is to stop.
-    pub(crate) grace: Duration,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ServeError {
-    #[error("cannot listen on {place}: {source}")]
-    Listen { place: Place, source: io::Error },
-    #[error("the certificate or its key cannot be used: {0}")]
-    Tls(String),
-    #[error(
-        "the secret has less than 32 bytes, and the admin key is derived from it: listen on this \
-         machine only, or set an admin key of its own (KEYGUARD_ADMIN_KEY or --admin-key-file)"
-    )]
-    WeakAdminKey,
-    #[error("the server cannot start: {0}")]
-    Start(#[from] io::Error),
-    #[error("not all that was recorded could be stored: {0}")]
-    Close(#[from] AdminError),
-}
 
 /// Serves until the process is told to stop (SIGTERM, SIGINT), and then until every request has
 /// been answered and all is stored.
@@ -212,46 +174,6 @@ impl Connections {
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         // Who goes away has no use for an error.
         let _ = watcher.watch(connection.into_owned()).await;
-    }
-}
-
-/// That the process is told to stop.
-#[cfg(unix)]
-struct Stop {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Stop {
-    fn listen() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn requested(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Stop;
-
-#[cfg(not(unix))]
-impl Stop {
-    fn listen() -> io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn requested(&mut self) {
-        let _ = tokio::signal::ctrl_c().await;
     }
 }
 
