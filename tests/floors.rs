@@ -9,7 +9,7 @@ use std::{fs, io};
 
 const FLOORS: [&str; 5] = [
     "addresses clock draft forwarded key limit lock_time client_ip network path policy record rule secret time_zone",
-    "access counter window ip_limit lockout quota",
+    "access counter window ip_limit lockout quota sink",
     "store limiter",
     "guard admin",
     "main cli http",

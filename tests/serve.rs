@@ -718,3 +718,52 @@ fn more_connections_than_there_is_room_for_wait_their_turn() {
     drop(first);
     assert_eq!(Answer::read_from(&mut third).unwrap().status, 200);
 }
+
+#[test]
+fn single_requests_can_go_to_a_log_of_their_own() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let mut server = serve(dir.path(), &["--usage-log", "usage.ndjson"]);
+    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/a?b", "method": "PUT"});
+    assert_eq!(check(&server, &asked).1["allowed"], true);
+    terminate(&mut server);
+    let log = fs::read_to_string(dir.path().join("usage.ndjson")).unwrap();
+    let line: Value = serde_json::from_str(log.trim_end()).unwrap();
+    assert_eq!(
+        (&line["path"], &line["method"]),
+        (&json!("/a"), &json!("PUT"))
+    );
+    assert_eq!(stats(dir.path()).requests, 1);
+    let error = refused(dir.path(), &["serve", "--usage-log", "none/usage.ndjson"]);
+    assert!(error.contains("none/usage.ndjson"), "{error}");
+}
+
+#[test]
+fn what_is_under_way_when_it_is_told_to_stop_is_answered() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let mut server = serve(dir.path(), &[]);
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
+    let (first, second) = body.split_at(10);
+    let mut stream = connect(&server.address);
+    let head = format!(
+        "POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(first.as_bytes()).unwrap();
+    kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
+    // Nobody else gets in from then on.
+    while TcpStream::connect(&server.address).is_ok() {
+        std::thread::yield_now();
+    }
+    stream.write_all(second.as_bytes()).unwrap();
+    let answer = Answer::read_from(&mut stream).unwrap();
+    assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert_eq!(stats(dir.path()).requests, 1);
+}

@@ -27,7 +27,7 @@ pub(super) enum CliError {
     },
     #[error("the key cannot be read from standard input: {0}")]
     Input(std::io::Error),
-    #[error("the log `{}` cannot be read: {source}", file.display())]
+    #[error("the log `{}` cannot be opened: {source}", file.display())]
     Log {
         file: PathBuf,
         source: std::io::Error,

@@ -13,6 +13,7 @@ use crate::guard::KeyGuard;
 use crate::http::serve::{self, Place, Settings, Tls};
 use crate::lock_time;
 use crate::secret::Secret;
+use crate::sink::JsonLines;
 
 #[derive(Args)]
 pub(super) struct Serve {
@@ -37,6 +38,10 @@ pub(super) struct Serve {
     /// The policy, as TOML; read again upon SIGHUP and by `keyguard reload`
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Write single requests as lines of JSON to this file, `-` for standard output, in the place of
+    /// the data file
+    #[arg(long, value_name = "FILE")]
+    usage_log: Option<PathBuf>,
     /// A file that holds the admin key [default: the variable KEYGUARD_ADMIN_KEY, or one derived from
     /// the secret, which `keyguard admin-key` prints]
     #[arg(long, value_name = "FILE")]
@@ -69,6 +74,15 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
     }
     if let Some(policy) = opts.policy {
         config = config.policy_file(policy).reload_on_hangup(true);
+    }
+    if let Some(file) = opts.usage_log {
+        config = match file.as_os_str() == "-" {
+            true => config.usage_sink(JsonLines::stdout()),
+            false => {
+                let log = JsonLines::append(&file);
+                config.usage_sink(log.map_err(|source| CliError::Log { file, source })?)
+            }
+        };
     }
     let guard = KeyGuard::open(file, config)?;
     let tls = opts.tls_cert.zip(opts.tls_key);

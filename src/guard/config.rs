@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::key::KeyPrefix;
 use crate::policy::InvalidInput;
 use crate::secret::Secret;
+use crate::sink::{SharedSink, UsageSink};
 use crate::time_zone::TimeZone;
 
 /// How a [`KeyGuard`](crate::KeyGuard) is set up; checked when it is opened.
@@ -31,6 +32,7 @@ pub struct Config {
     pub(super) record_usage: bool,
     pub(super) usage_retention: Duration,
     pub(super) usage_queue: usize,
+    pub(super) usage_sink: Option<SharedSink>,
     pub(super) resident_keys: usize,
     pub(super) limited_keys: usize,
     pub(super) locked_addresses: usize,
@@ -61,6 +63,7 @@ impl Default for Config {
             record_usage: true,
             usage_retention: Duration::from_secs(30 * 86_400),
             usage_queue: 262_144,
+            usage_sink: None,
             resident_keys: 131_072,
             limited_keys: 262_144,
             locked_addresses: 65_536,
@@ -158,6 +161,13 @@ impl Config {
     /// being written. Default: 262,144.
     pub fn usage_queue(mut self, requests: usize) -> Self {
         self.usage_queue = requests;
+        self
+    }
+
+    /// Where single requests go in the place of the data file. Totals stay in the file, and
+    /// [`KeyGuard::usage`](crate::KeyGuard::usage) has nothing more to list. Default: none.
+    pub fn usage_sink(mut self, sink: impl UsageSink + 'static) -> Self {
+        self.usage_sink = Some(SharedSink::new(sink));
         self
     }
 

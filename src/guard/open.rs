@@ -12,7 +12,7 @@ use super::Inner;
 use super::config::Config;
 use super::lockouts::Lockouts;
 use super::policies::{InForce, Policies};
-use super::recorder::{Recorder, Writer};
+use super::recorder::{Outlet, Recorder, Writer};
 use super::residents::{Backends, Residents, Revisions};
 use crate::access;
 use crate::draft::Draft;
@@ -83,6 +83,7 @@ impl Inner {
             Arc::clone(&lockouts),
             Arc::clone(&policies),
             config.usage_retention,
+            Outlet::new(config.usage_sink.clone(), config.usage_queue),
         )
         .map_err(io_error)?;
         Ok(Self {

@@ -12,7 +12,8 @@ use super::lockouts::Lockouts;
 use super::policies::Policies;
 use super::residents::Backends;
 use crate::clock::{Clock, Moment};
-use crate::record::Reason;
+use crate::record::{Reason, Usage};
+use crate::sink::SharedSink;
 use crate::store::{Store, StoreError, UsageBatch, UsageEvent};
 
 /// How long usage waits at most before it is written.
@@ -210,6 +211,7 @@ pub(super) struct Writer {
     lockouts: Arc<Lockouts>,
     policies: Arc<Policies>,
     retention: Duration,
+    outlet: Option<Outlet>,
     /// An emptied queue's memory, to be swapped in for a full one.
     spare: UsageBatch,
     /// What could not be stored, to be tried again.
@@ -224,6 +226,7 @@ impl Writer {
         lockouts: Arc<Lockouts>,
         policies: Arc<Policies>,
         retention: Duration,
+        outlet: Option<Outlet>,
     ) -> std::io::Result<JoinHandle<()>> {
         let writer = Self {
             backends,
@@ -232,7 +235,11 @@ impl Writer {
             policies,
             retention,
             spare: UsageBatch::default(),
-            batch: UsageBatch::default(),
+            batch: UsageBatch {
+                has_rows_elsewhere: outlet.is_some(),
+                ..UsageBatch::default()
+            },
+            outlet,
             next_prune: Moment::default(),
         };
         std::thread::Builder::new()
@@ -278,7 +285,9 @@ impl Writer {
             self.store_batch()?;
         }
         self.collect();
-        self.store_batch()
+        self.store_batch()?;
+        let handed_out = self.outlet.as_mut().map(Outlet::hand_out);
+        handed_out.unwrap_or(Ok(()))
     }
 
     fn store_batch(&mut self) -> Result<(), StoreError> {
@@ -341,6 +350,9 @@ impl Writer {
                 .recorder
                 .free
                 .fetch_add(room, Ordering::Relaxed);
+            if let Some(outlet) = &mut self.outlet {
+                self.spare.dropped += outlet.take(&self.spare);
+            }
             self.batch.append(&mut self.spare);
         }
     }
@@ -358,6 +370,47 @@ impl Writer {
             // A failure shows in the next batch of usage; the next round tries again.
             let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
         }
+    }
+}
+
+/// Single requests on their way to a sink.
+pub(super) struct Outlet {
+    sink: SharedSink,
+    waiting: Vec<Usage>,
+    /// How many may wait.
+    most: usize,
+}
+
+impl Outlet {
+    pub(super) fn new(sink: Option<SharedSink>, most: usize) -> Option<Self> {
+        sink.map(|sink| Self {
+            sink,
+            waiting: Vec::new(),
+            most,
+        })
+    }
+
+    /// Has the events of a batch wait; returns how many there is no room for.
+    fn take(&mut self, batch: &UsageBatch) -> u64 {
+        let mut paths = batch.paths.as_slice();
+        let room = self.most.saturating_sub(self.waiting.len());
+        for event in batch.events.iter().take(room) {
+            let (path, rest) = paths.split_at(paths.len().min(event.path_len.into()));
+            paths = rest;
+            self.waiting.push(event.to_usage(path));
+        }
+        batch.events.len().saturating_sub(room) as u64
+    }
+
+    /// Offers all that waits. What is not taken goes on waiting.
+    fn hand_out(&mut self) -> Result<(), StoreError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let written = self.sink.write(&self.waiting);
+        written.map_err(|error| StoreError::Unavailable(error.into()))?;
+        self.waiting.clear();
+        Ok(())
     }
 }
 

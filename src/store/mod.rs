@@ -4,6 +4,7 @@ pub(crate) mod codec;
 mod redb;
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
@@ -135,7 +136,7 @@ pub(crate) struct Once {
 
 impl Once {
     /// For how long a change is known not to be made again.
-    pub(crate) const KEPT: std::time::Duration = std::time::Duration::from_secs(86_400);
+    pub(crate) const KEPT: Duration = Duration::from_secs(86_400);
 }
 
 /// A key and all that decides about it.
@@ -202,6 +203,8 @@ pub(crate) struct UsageBatch {
     pub(crate) locks: Vec<LockChange>,
     /// Events that were dropped because the queue was full.
     pub(crate) dropped: u64,
+    /// The events count in totals; as single requests they are kept elsewhere.
+    pub(crate) has_rows_elsewhere: bool,
 }
 
 impl UsageBatch {
@@ -251,6 +254,21 @@ pub(crate) struct UsageEvent {
     pub(crate) path_len: u16,
     pub(crate) method: Method,
     pub(crate) refused: Option<Reason>,
+}
+
+impl UsageEvent {
+    pub(crate) fn to_usage(self, path: &[u8]) -> Usage {
+        Usage {
+            at: self.at,
+            key_id: self.key_id,
+            method: self.method,
+            path: String::from_utf8_lossy(path).into_owned(),
+            ip: self.ip,
+            status: self.status,
+            latency: Duration::from_micros(self.latency_micros.into()),
+            refused: self.refused,
+        }
+    }
 }
 
 /// Counts kept as usage is written, so that reading them scans nothing.

@@ -230,6 +230,7 @@ impl World {
                 limiter: Arc::clone(&self.limiter) as Arc<dyn Limiter>,
             }),
             store: Arc::clone(&self.disk) as Arc<dyn Store>,
+            outlet: None,
             lockouts: Arc::clone(&self.lockouts),
             policies: Arc::new(Policies::new(
                 Arc::new(InForce::new(Policy::default())),
@@ -254,6 +255,7 @@ impl World {
             lockouts,
             policies,
             10 * MINUTE,
+            None,
         )
         .unwrap()
     }

@@ -173,13 +173,16 @@ impl Store for RedbStore {
         let mut place = self.open_block.lock();
         let continued = place.take();
         let block = self.write(|txn| {
-            let block = usage::add(txn, continued, batch)?;
+            let block = match batch.has_rows_elsewhere {
+                true => continued,
+                false => Some(usage::add(txn, continued, batch)?),
+            };
             totals::add(txn, batch)?;
             locks::change(txn, &batch.locks)?;
             counters::put_balances(txn, &batch.balances)?;
             Ok(block)
         })?;
-        *place = Some(block);
+        *place = block;
         Ok(())
     }
 

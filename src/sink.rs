@@ -1,0 +1,148 @@
+//! Where single requests can go in the place of the data file.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Stdout, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::client_ip::ClientIp;
+use crate::clock::Timestamp;
+use crate::record::{KeyId, Reason, Usage};
+
+/// Takes single requests in the place of the data file, for instance to hand them to a queue. Totals
+/// are kept in the file all the same.
+///
+/// It is called by one thread at a time, every 200 ms at most and never by a request. What it fails
+/// to take is offered again with what has come since: up to
+/// [`Config::usage_queue`](crate::Config::usage_queue) requests wait, more are dropped and counted in
+/// [`Stats::dropped`](crate::Stats::dropped). Each request is offered until it is taken, so that one
+/// that was taken in part may come twice.
+pub trait UsageSink: Send {
+    /// Takes requests, in the order in which they were recorded.
+    ///
+    /// # Errors
+    /// None of them, or not all, have been taken.
+    fn write(&mut self, batch: &[Usage]) -> io::Result<()>;
+}
+
+/// A sink that clones of a configuration share.
+#[derive(Clone)]
+pub(crate) struct SharedSink(Arc<Mutex<dyn UsageSink>>);
+
+impl SharedSink {
+    pub(crate) fn new(sink: impl UsageSink + 'static) -> Self {
+        Self(Arc::new(Mutex::new(sink)))
+    }
+
+    pub(crate) fn write(&self, batch: &[Usage]) -> io::Result<()> {
+        self.0.lock().write(batch)
+    }
+}
+
+impl fmt::Debug for SharedSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UsageSink")
+    }
+}
+
+/// Writes each request as a line of JSON (newline-delimited JSON):
+///
+/// ```json
+/// {"at":"2026-01-15T12:00:00Z","key_id":1,"method":"GET","path":"/orders","ip":"192.0.2.7","status":200,"latency_us":1250,"refused":null}
+/// ```
+///
+/// ```no_run
+/// use keyguard::{Config, JsonLines};
+/// let config = Config::default().usage_sink(JsonLines::append("usage.ndjson")?);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct JsonLines<W> {
+    out: W,
+    text: Vec<u8>,
+    /// A line may have been cut short.
+    is_broken: bool,
+}
+
+impl<W: Write> JsonLines<W> {
+    /// Lines on anything that can be written to.
+    pub fn new(out: W) -> Self {
+        Self {
+            out,
+            text: Vec::new(),
+            is_broken: false,
+        }
+    }
+}
+
+impl JsonLines<File> {
+    /// Lines at the end of a file, which is created with mode 0600 if it is absent.
+    ///
+    /// # Errors
+    /// The file cannot be opened for writing.
+    pub fn append(file: impl AsRef<Path>) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(file).map(Self::new)
+    }
+}
+
+impl JsonLines<Stdout> {
+    /// Lines on standard output.
+    pub fn stdout() -> Self {
+        Self::new(io::stdout())
+    }
+}
+
+/// A request as a line has it.
+#[derive(Serialize)]
+struct Line<'u> {
+    at: Timestamp,
+    key_id: KeyId,
+    method: &'static str,
+    path: &'u str,
+    ip: ClientIp,
+    status: u16,
+    latency_us: u64,
+    refused: Option<Reason>,
+}
+
+impl<'u> From<&'u Usage> for Line<'u> {
+    fn from(usage: &'u Usage) -> Self {
+        Self {
+            at: usage.at,
+            key_id: usage.key_id,
+            method: usage.method.as_str(),
+            path: &usage.path,
+            ip: usage.ip,
+            status: usage.status,
+            latency_us: usage.latency.as_micros() as u64,
+            refused: usage.refused,
+        }
+    }
+}
+
+impl<W: Write + Send> UsageSink for JsonLines<W> {
+    fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
+        self.text.clear();
+        if self.is_broken {
+            // What was cut short stays one line that is none.
+            self.text.push(b'\n');
+        }
+        for usage in batch {
+            serde_json::to_writer(&mut self.text, &Line::from(usage))?;
+            self.text.push(b'\n');
+        }
+        self.is_broken = true;
+        self.out.write_all(&self.text)?;
+        self.out.flush()?;
+        self.is_broken = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! Single requests that go to a sink in the place of the data file.
+
+#![cfg(test)]
+
+mod common;
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Home, ask, ask_with, key, key_limited_to};
+use keyguard::{JsonLines, ListUsage, Usage, UsageSink};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+/// What came, and how often it is to be refused before.
+#[derive(Clone, Default)]
+struct Taker(Arc<Mutex<(Vec<Usage>, usize)>>);
+
+impl Taker {
+    fn refusing(times: usize) -> Self {
+        Self(Arc::new(Mutex::new((Vec::new(), times))))
+    }
+
+    fn statuses(&self) -> Vec<u16> {
+        self.0.lock().0.iter().map(|usage| usage.status).collect()
+    }
+}
+
+impl UsageSink for Taker {
+    fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
+        let (taken, refusals) = &mut *self.0.lock();
+        if *refusals > 0 {
+            *refusals -= 1;
+            return Err(io::Error::other("the queue is away"));
+        }
+        taken.extend_from_slice(batch);
+        Ok(())
+    }
+}
+
+#[test]
+fn requests_go_to_the_sink_and_totals_to_the_file() {
+    let home = Home::new();
+    let taker = Taker::default();
+    let kg = home.open_with(home.config().usage_sink(taker.clone()));
+    let key = key_limited_to(&kg, 2);
+    for status in [200, 201] {
+        ask(&kg, &key).unwrap().finish(status);
+    }
+    ask(&kg, &key).unwrap_err();
+    ask_with(&kg, "nonsense").unwrap_err();
+    let stats = kg.stats().unwrap();
+    assert_eq!((stats.requests, stats.dropped), (4, 0));
+    assert_eq!(taker.statuses(), [200, 201, 429]);
+    assert_eq!(taker.0.lock().0[0].path, "/api/data");
+    assert_eq!(kg.usage(ListUsage::default()).unwrap(), []);
+    assert!(kg.key(key.key.id).unwrap().last_used_at.is_some());
+}
+
+#[test]
+fn what_the_sink_does_not_take_is_offered_again_in_order() {
+    let home = Home::new();
+    let taker = Taker::refusing(2);
+    let kg = home.open_with(home.config().usage_sink(taker.clone()));
+    let key = key(&kg);
+    ask(&kg, &key).unwrap().finish(200);
+    let error = kg.flush().unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("the queue is away"), "{cause}");
+    ask(&kg, &key).unwrap().finish(201);
+    kg.flush().unwrap_err();
+    // The file has its own by now.
+    ask(&kg, &key).unwrap().finish(202);
+    kg.flush().unwrap();
+    assert_eq!(taker.statuses(), [200, 201, 202]);
+    let stats = kg.stats().unwrap();
+    assert_eq!((stats.requests, stats.dropped), (3, 0));
+}
+
+#[test]
+fn what_waits_for_a_sink_that_is_away_is_bounded_and_the_rest_counted() {
+    let home = Home::new();
+    let taker = Taker::refusing(usize::MAX);
+    let config = home.config().usage_queue(1_024).usage_sink(taker.clone());
+    let kg = home.open_with(config);
+    let key = key_limited_to(&kg, 1_000_000);
+    for _ in 0..30 {
+        for _ in 0..100 {
+            ask(&kg, &key).unwrap().finish(200);
+        }
+        kg.flush().unwrap_err();
+    }
+    taker.0.lock().1 = 0;
+    let stats = kg.stats().unwrap();
+    assert_eq!(stats.requests, 3_000);
+    assert_eq!(taker.statuses().len() as u64, 3_000 - stats.dropped);
+    assert_eq!(taker.statuses().len(), 1_024);
+}
+
+#[test]
+fn an_orderly_stop_hands_out_the_rest() {
+    let home = Home::new();
+    let taker = Taker::default();
+    let kg = home.open_with(home.config().usage_sink(taker.clone()));
+    let key = key(&kg);
+    ask(&kg, &key).unwrap().finish(200);
+    kg.close().unwrap();
+    assert_eq!(taker.statuses(), [200]);
+}
+
+#[test]
+fn a_line_of_json_is_a_request() {
+    let home = Home::new();
+    let file = home.dir().join("usage.ndjson");
+    let config = home.config().usage_sink(JsonLines::append(&file).unwrap());
+    let kg = home.open_with(config);
+    let key = key(&kg);
+    let grant = ask(&kg, &key).unwrap();
+    home.clock.advance(Duration::from_micros(1_250));
+    grant.finish(200);
+    kg.revoke_key(key.key.id).unwrap();
+    ask(&kg, &key).unwrap_err();
+    kg.close().unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let expected = serde_json::json!({
+        "at": "2026-01-15T12:00:00Z", "key_id": 1, "method": "-", "path": "/api/data",
+        "ip": "192.0.2.7", "status": 200, "latency_us": 1250, "refused": null,
+    });
+    assert_eq!(lines[0], expected);
+    assert_eq!(lines[1]["refused"], "revoked_key");
+    assert_eq!(lines.len(), 2);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn a_line_that_was_cut_short_does_not_spoil_the_next() {
+    let home = Home::new();
+    let text = Arc::new(Mutex::new(Vec::new()));
+    /// Fails once, half-way through.
+    struct Half(Arc<Mutex<Vec<u8>>>, u8);
+    impl Write for Half {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            let taken = match self.1 {
+                1 => bytes.len() / 2,
+                2 => return Err(io::Error::other("no room")),
+                _ => bytes.len(),
+            };
+            self.0.lock().extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let sink = JsonLines::new(Half(Arc::clone(&text), 0));
+    let kg = home.open_with(home.config().usage_sink(sink));
+    let key = key(&kg);
+    ask(&kg, &key).unwrap().finish(200);
+    kg.flush().unwrap_err();
+    kg.flush().unwrap();
+    let text = String::from_utf8(text.lock().clone()).unwrap();
+    let whole: Vec<bool> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).is_ok())
+        .collect();
+    assert_eq!(whole, [false, true], "{text}");
+}
