@@ -88,6 +88,12 @@ impl Denial {
         status(self.reason)
     }
 
+    /// What the client is told.
+    #[cfg(feature = "http")]
+    pub(crate) fn detail(&self) -> &'static str {
+        explain(self.reason).2
+    }
+
     /// How long a client that waits for no other is to wait until it is admitted; `None` where
     /// waiting does not help.
     #[inline]

@@ -345,3 +345,32 @@ fn what_was_done_under_a_name_is_not_done_again_for_a_day() {
         .create_org("fourth", &once(1, 3, NOW.plus(day)))
         .unwrap();
 }
+
+#[test]
+fn old_names_are_forgotten_among_any_number_of_new_ones() {
+    let file = File::new();
+    let store = file.open();
+    let once = |name: u8, at| Act {
+        once: Some(Once {
+            name: [name; 32],
+            request: [0; 32],
+        }),
+        at,
+        ..act()
+    };
+    let later = NOW.plus(Once::KEPT);
+    // By their hashes the new ones come first.
+    store.note(&once(200, NOW)).unwrap();
+    (0..100).for_each(|name| store.note(&once(name, later)).unwrap());
+    let left = || {
+        let over = |most| {
+            store
+                .read(|txn| super::audit::over(txn, later, most))
+                .unwrap()
+        };
+        (over(1).len(), over(1_000).len())
+    };
+    assert_eq!(left(), (1, 1));
+    store.prune(Timestamp::default(), later).unwrap();
+    assert_eq!(left(), (0, 0));
+}
