@@ -282,17 +282,29 @@ fn odd_requests_are_decided_by_their_path() {
 fn a_message_of_two_lengths_is_one_message() {
     let home = Home::new();
     let kg = home.open();
+    let good = key(&kg);
     let served = Served::new(&kg);
-    // If the length counted, what follows the chunks would be a request of its own.
-    let smuggled = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\
+    // If the length counted, what follows would not begin where the next request does.
+    let next = format!(
+        "GET /teapot HTTP/1.1\r\nHost: h\r\nX-API-Key: {}\r\nConnection: close\r\n\r\n",
+        good.raw_key.expose()
+    );
+    let disputed = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\
         Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     let mut stream = connect(&served.address);
-    stream.write_all(smuggled.as_bytes()).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream
+        .write_all(format!("{disputed}{next}").as_bytes())
+        .unwrap();
     let mut text = String::new();
     let _ = stream.read_to_string(&mut text);
-    assert!(text.starts_with("HTTP/1.1 40"), "{text}");
-    assert_eq!(text.matches("HTTP/1.1").count(), 1, "{text}");
+    let statuses: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("HTTP/1.1 "))
+        .map(|status| &status[..3])
+        .collect();
+    // Refused as a whole, or read by its chunks; a server may then hang up.
+    let sound: [&[&str]; 3] = [&["400"], &["401"], &["401", "418"]];
+    assert!(sound.contains(&statuses.as_slice()), "{statuses:?}");
 }
 
 #[test]
@@ -338,7 +350,7 @@ fn status_and_latency_are_those_of_the_head_of_the_answer() {
     served.get("/teapot", &fields);
     served.get("/write?secret=1", &fields);
     let usage = kg.usage(ListUsage::default()).unwrap();
-    let seen: Vec<_> = usage
+    let mut seen: Vec<_> = usage
         .iter()
         .map(|row| {
             (
@@ -349,6 +361,8 @@ fn status_and_latency_are_those_of_the_head_of_the_answer() {
             )
         })
         .collect();
+    // Two threads may have answered.
+    seen.sort_unstable_by_key(|(_, path, ..)| *path);
     let expected = [
         (418, "/teapot", "GET", None),
         (403, "/write", "GET", Some(Reason::MissingScope)),

@@ -163,6 +163,33 @@ fn only_trusted_peers_get_verdicts() {
     assert_eq!((answer.status, answer.field("allow")), (405, "GET, HEAD"));
 }
 
+#[test]
+fn no_page_in_a_browser_gets_verdicts_by_a_name_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--host", "Guard.internal"]);
+    let status = |fields: &[(&str, &str)]| get(&server.address, "/metrics", fields).status;
+    for own in [
+        "localhost:8700",
+        "127.0.0.1",
+        "[::1]",
+        "guard.internal:8700",
+    ] {
+        assert_eq!(status(&[("Host", own)]), 200, "{own}");
+    }
+    assert_eq!(status(&[("Host", "evil.example")]), 403);
+    let foreign = [("Host", "localhost"), ("Origin", "https://evil.example")];
+    assert_eq!(status(&foreign), 403);
+    let fields = [
+        ("Host", "evil.example"),
+        ("Content-Type", "application/json"),
+    ];
+    let body = r#"{"ip":"192.0.2.7","path":"/"}"#;
+    let answer = request(&server.address, "POST", "/v1/check", &fields, body);
+    assert_eq!(answer.status, 403);
+    assert!(answer.body.contains("--host"), "{}", answer.body);
+}
+
 /// What `/auth` says to these fields.
 fn auth(server: &Server, method: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
     request(&server.address, method, target, fields, "")

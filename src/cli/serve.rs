@@ -32,7 +32,7 @@ pub(super) struct Serve {
     /// Who may ask for verdicts and metrics, and whose word about a client counts
     #[arg(long, value_name = "NETWORKS", default_value = "127.0.0.0/8,::1,local")]
     trust: Addresses,
-    /// A name by which the admin API is reached, beside addresses and localhost. May be repeated
+    /// A name by which the server is reached, beside addresses and localhost. May be repeated
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
     /// The policy, as TOML; read again upon SIGHUP and by `keyguard reload`

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::uri::Authority;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 
 use crate::admin::AdminError;
 use crate::client_ip::ClientIp;
@@ -24,9 +24,13 @@ const LOCKED_FOR: Duration = Duration::from_secs(15 * 60);
 
 /// That the request is meant for this service, and not for a name that somebody else gave our
 /// address (DNS rebinding), and that no page of another origin sends it.
-pub(super) fn require_own_name(parts: &Parts, hosts: &BTreeSet<String>) -> Result<(), Problem> {
-    let mut values = parts.headers.get_all(header::HOST).iter();
-    let host = match (values.next(), values.next(), parts.uri.authority()) {
+pub(in crate::http) fn require_own_name(
+    headers: &HeaderMap,
+    uri: &Uri,
+    hosts: &BTreeSet<String>,
+) -> Result<(), Problem> {
+    let mut values = headers.get_all(header::HOST).iter();
+    let host = match (values.next(), values.next(), uri.authority()) {
         (Some(host), None, _) => host.to_str().ok().map(str::to_owned),
         (None, None, Some(authority)) => Some(authority.to_string()),
         _ => None,
@@ -43,7 +47,7 @@ pub(super) fn require_own_name(parts: &Parts, hosts: &BTreeSet<String>) -> Resul
                       the host with `AdminService::hosts` (`keyguard serve --host`).";
         return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_host", detail));
     };
-    for origin in parts.headers.get_all(header::ORIGIN) {
+    for origin in headers.get_all(header::ORIGIN) {
         let authority = origin
             .to_str()
             .ok()

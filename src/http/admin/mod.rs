@@ -9,5 +9,7 @@ mod schemas;
 mod service;
 
 #[cfg(feature = "serve")]
+pub(super) use self::access::require_own_name;
+#[cfg(feature = "serve")]
 pub(super) use self::endpoint::{Asked, Endpoint, Json};
 pub use self::service::AdminService;

@@ -174,7 +174,7 @@ impl Shared {
         body: &[u8],
         peer: ClientIp,
     ) -> Result<Response<Full<Bytes>>, Problem> {
-        access::require_own_name(parts, &self.hosts)?;
+        access::require_own_name(&parts.headers, &parts.uri, &self.hosts)?;
         let path = parts.uri.path();
         let path = path.strip_prefix(self.prefix.as_str()).unwrap_or_default();
         let is_get = matches!(parts.method, Method::GET | Method::HEAD);

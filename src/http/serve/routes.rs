@@ -1,5 +1,6 @@
 //! What is answered at which path.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::{check, forward_auth, metrics};
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
-use crate::http::admin::{AdminService, Asked, Endpoint};
+use crate::http::admin::{AdminService, Asked, Endpoint, require_own_name};
 use crate::http::body::read_body;
 use crate::http::problem::Problem;
 use crate::http::response::json;
@@ -24,6 +25,7 @@ pub(super) struct Routes {
     admin: AdminService,
     check: Endpoint,
     trusted: Addresses,
+    hosts: BTreeSet<String>,
     most_body_bytes: usize,
     patience: Duration,
 }
@@ -41,6 +43,11 @@ impl Routes {
             admin,
             check,
             trusted: settings.trusted.clone(),
+            hosts: settings
+                .hosts
+                .iter()
+                .map(|name| name.to_ascii_lowercase())
+                .collect(),
             most_body_bytes: settings.most_body_bytes,
             patience: settings.patience,
         }
@@ -78,6 +85,7 @@ impl Routes {
             "/metrics" => {
                 require_method(&request, &[Method::GET, Method::HEAD])?;
                 self.require_trusted(peer)?;
+                require_own_name(request.headers(), request.uri(), &self.hosts)?;
                 let guard = self.guard.clone();
                 let text = tokio::task::spawn_blocking(move || metrics::text(&guard)).await;
                 metrics::response(text)
@@ -85,6 +93,7 @@ impl Routes {
             "/v1/check" => {
                 require_method(&request, &[Method::POST])?;
                 self.require_trusted(peer)?;
+                require_own_name(request.headers(), request.uri(), &self.hosts)?;
                 let (parts, body) = request.into_parts();
                 let body = read_body(body, self.most_body_bytes).await?;
                 self.check

@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<Tls>,
     /// Whose verdicts are asked for, and whose word about a client counts.
     pub(crate) trusted: Addresses,
-    /// Names by which the admin service is reached.
+    /// Names by which it is reached, beside addresses and `localhost`.
     pub(crate) hosts: Vec<String>,
     pub(crate) most_connections: usize,
     /// The longest head of a request, in bytes.
