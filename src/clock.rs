@@ -200,6 +200,18 @@ impl Clock {
         }
     }
 
+    /// Calendar time in microseconds where it is moved by hand; 0 where it is the system's.
+    #[cfg(feature = "redis")]
+    pub(crate) fn manual_micros(&self) -> u64 {
+        match &self.0 {
+            Source::System(_) => 0,
+            Source::Manual(clock) => {
+                let into_millisecond = clock.now().nanos() % 1_000_000 / 1_000;
+                clock.timestamp().unix_millis() * 1_000 + into_millisecond
+            }
+        }
+    }
+
     /// Calendar time now.
     pub(crate) fn timestamp(&self) -> Timestamp {
         self.timestamp_at(self.now())

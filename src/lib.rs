@@ -20,6 +20,7 @@
 //! | none | the embedded library: no HTTP stack, no async runtime |
 //! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
 //! | `cli` | the program `keyguard` |
+//! | `redis` | limits in Redis, for several processes behind the same limits |
 //! | `serve` | `keyguard serve`: the admin service, and verdicts for servers in other languages |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -57,6 +58,7 @@ mod secret;
 mod sink;
 mod store;
 mod time_zone;
+mod waiting;
 mod window;
 
 pub use access::{ExactPath, InvalidPolicy, Lockout, Pattern, Policy, Route};
@@ -70,6 +72,7 @@ pub use guard::{Config, Denial, Grant, HeaderFn, Headers, KeyGuard, Request, Rul
 pub use ip_limit::IpLimit;
 pub use key::{KeyPrefix, PlainKey};
 pub use limit::Limit;
+pub use limiter::Fallback;
 pub use lock_time::LockTime;
 pub use lockout::{Lock, LockCause, LockScope, Refuses};
 pub use network::Network;

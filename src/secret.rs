@@ -58,6 +58,12 @@ impl Secret {
         Zeroizing::new(format!("kg_admin_{text}"))
     }
 
+    /// The key under which networks are named on other servers.
+    #[cfg(feature = "redis")]
+    pub(crate) fn network_naming_key(&self) -> [u8; 32] {
+        blake3::derive_key("keyguard 2026-11-24 network name v1", &self.0)
+    }
+
     /// Tells this secret from another one, and nothing else.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         Fingerprint(blake3::derive_key(

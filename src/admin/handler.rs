@@ -321,7 +321,7 @@ impl KeyGuard {
             shadowed: totals.shadowed.into_iter().collect(),
             locks: self.locks().len() as u64,
             unlocked: self.inner.lockouts().unlocked(),
-            warnings: self.inner.lockouts().warnings(),
+            warnings: self.inner.warnings(),
             top_keys: top_keys
                 .map(|(key, org, requests)| TopKey {
                     key,

@@ -110,6 +110,7 @@ impl KeyGuard {
         Ok(look(Groups {
             key: &group,
             org: org.as_ref(),
+            org_id: key.org_id,
         }))
     }
 

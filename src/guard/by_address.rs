@@ -16,10 +16,11 @@ use crate::counter::Counts;
 use crate::forwarded;
 use crate::ip_limit::IpLimit;
 use crate::limiter::{NetworkRule, Outcome};
-use crate::lockout::{Lock, LockCause, LockScope};
+use crate::lockout::{Lock, LockCause, LockScope, Strike};
 use crate::network::Network;
 use crate::record::Reason;
 use crate::rule::Rule;
+use crate::waiting::Patience;
 
 impl Inner {
     /// The client that a trusted proxy names.
@@ -51,7 +52,7 @@ impl Inner {
     }
 
     /// The limits of the routes by address.
-    pub(super) fn limit_address<H: Headers + ?Sized>(
+    pub(super) async fn limit_address<H: Headers + ?Sized>(
         &self,
         visit: &mut Visit<'_, '_, H>,
     ) -> Result<(), Refusal> {
@@ -79,10 +80,13 @@ impl Inner {
                 None => Ok(()),
             };
         }
-        match self.limiter().hit(network, &rules, visit.cost) {
+        let patience = &visit.patience;
+        let reply = self.limiter().hit(network, &rules, visit.cost, patience);
+        match reply.get().await {
             Outcome::Admitted(_, None) => Ok(()),
-            Outcome::Admitted(_, Some(passed_over)) => {
-                let names: Vec<String> = passed_over
+            Outcome::Admitted(_, Some(remarks)) => {
+                let names: Vec<String> = remarks
+                    .passed_over
                     .iter()
                     .filter_map(|index| limited().nth(usize::from(*index)))
                     .map(|(_, rule)| rule.name())
@@ -90,6 +94,7 @@ impl Inner {
                 visit.note().shadowed.extend(names);
                 Ok(())
             }
+            Outcome::Undecided => Err(Reason::Unavailable.into()),
             Outcome::Refused(level, room_at) => {
                 let Some((route, rule)) = limited().nth(level.rule) else {
                     return Err(Reason::IpLimited.into());
@@ -109,6 +114,25 @@ impl Inner {
                     .and_locked(locked_for)
                     .into())
             }
+        }
+    }
+
+    /// Counts a failed authentication; the one above the threshold locks.
+    pub(super) async fn strike(&self, strike: Strike, ip: ClientIp, patience: &Patience) {
+        let Some(network) = Network::of(ip) else {
+            return;
+        };
+        let rules = self.rulebook().policy.lockout.clone();
+        let rule = [NetworkRule {
+            counts: &Counts::Strikes(strike),
+            limit: self.lockouts.threshold(&rules),
+        }];
+        let reply = self
+            .limiter()
+            .hit(network, &rule, NonZeroU32::MIN, patience);
+        if let Outcome::Refused(..) = reply.get().await {
+            self.lockouts
+                .strike_out(strike, network, &rules, self.now());
         }
     }
 
@@ -154,7 +178,7 @@ impl Inner {
         }
     }
 
-    pub(crate) fn check_ip<H: Headers + ?Sized>(
+    pub(crate) async fn check_ip<H: Headers + ?Sized>(
         &self,
         limit: &IpLimit,
         request: &Request<'_, H>,
@@ -179,8 +203,13 @@ impl Inner {
                 counts: &Counts::Requests(Arc::clone(&limit.name)),
                 limit: limit.limit,
             };
-            match self.limiter().hit(network, &[rule], NonZeroU32::MIN) {
+            let (rules, patience) = ([rule], Patience::default());
+            let reply = self
+                .limiter()
+                .hit(network, &rules, NonZeroU32::MIN, &patience);
+            match reply.get().await {
                 Outcome::Admitted(..) => return Ok(ip),
+                Outcome::Undecided => Denial::new(Reason::Unavailable),
                 Outcome::Refused(level, room_at) => {
                     let lockout = limit.lockout.filter(|_| !is_spared);
                     let consequence = (&*limit.name, lockout, limit.scope);

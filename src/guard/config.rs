@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::access::Policy;
 use crate::clock::Clock;
 use crate::key::KeyPrefix;
+use crate::limiter::Fallback;
 use crate::policy::InvalidInput;
 use crate::secret::Secret;
 use crate::sink::{SharedSink, UsageSink};
@@ -23,6 +24,8 @@ pub struct Config {
     pub(super) secret: Option<Secret>,
     /// It may hold a password.
     pub(super) redis_url: Option<Secret>,
+    pub(super) limits_deadline: Duration,
+    pub(super) limits_fallback: Fallback,
     pub(super) admin_key: Option<Secret>,
     pub(super) secret_as_admin_key: bool,
     pub(crate) default_rate_limit: u32,
@@ -54,6 +57,8 @@ impl Default for Config {
         Self {
             secret: None,
             redis_url: None,
+            limits_deadline: Duration::from_millis(50),
+            limits_fallback: Fallback::Local,
             admin_key: None,
             secret_as_admin_key: false,
             default_rate_limit: 60,
@@ -93,6 +98,20 @@ impl Config {
     /// this process. Needs the feature `redis`.
     pub fn redis_url(mut self, url: impl Into<String>) -> Self {
         self.redis_url = Some(Secret::from(url.into()));
+        self
+    }
+
+    /// How long a decision waits at most for the server of [`Config::redis_url`], at least 1 ms.
+    /// Default: 50 ms.
+    pub fn limits_deadline(mut self, wait: Duration) -> Self {
+        self.limits_deadline = wait;
+        self
+    }
+
+    /// What decides about limits while that server does not answer in time. Default:
+    /// [`Fallback::Local`].
+    pub fn limits_fallback(mut self, fallback: Fallback) -> Self {
+        self.limits_fallback = fallback;
         self
     }
 
@@ -271,6 +290,9 @@ impl Config {
                 "key_header",
                 "keys are read from `Authorization: Bearer` anyway; name another field",
             ));
+        }
+        if self.limits_deadline < Duration::from_millis(1) {
+            return Err(InvalidInput::new("limits_deadline", "is shorter than 1 ms"));
         }
         let admin_key = self.admin_key.as_ref().map(Secret::expose);
         if admin_key.is_some_and(|key| key.len() < 16) {

@@ -12,7 +12,7 @@ use super::fields::LimitFields;
 use super::residents::Caller;
 use crate::client_ip::ClientIp;
 use crate::clock::Moment;
-use crate::limiter::{Admission, Level, PassedOver, rule_at};
+use crate::limiter::{Admission, Level, Receipt, rule_at};
 use crate::policy::Scope;
 use crate::record::{Key, Method, Org, Reason};
 use crate::rule::Rule;
@@ -45,7 +45,7 @@ pub struct Grant {
 pub(super) struct Extra {
     /// Limits of routes, behind those of the caller.
     pub(super) route_rules: Vec<Rule>,
-    pub(super) passed_over: PassedOver,
+    pub(super) receipt: Receipt,
     /// The names of rules and routes that would have refused.
     pub(super) shadowed: Vec<String>,
 }
@@ -164,11 +164,11 @@ impl Grant {
             return;
         };
         if actual != reserved {
-            let passed_over = self.extra.as_ref().map(|extra| &extra.passed_over);
+            let receipt = self.extra.as_ref().map(|extra| &extra.receipt);
             let admission = Admission {
                 at: self.level.at,
                 cost: self.cost,
-                passed_over: passed_over.unwrap_or(&None),
+                receipt: receipt.unwrap_or(&None),
             };
             let rules = [&caller.rules, self.route_rules()];
             let limiter = &caller.backends.limiter;
@@ -257,12 +257,8 @@ impl Drop for Grant {
         let Some(caller) = &self.caller else { return };
         if caller.counts_in_flight {
             let limiter = &caller.backends.limiter;
-            let passed_over = self.extra.as_ref().map(|extra| &extra.passed_over);
-            limiter.release(
-                caller.groups(),
-                &[&caller.rules],
-                passed_over.unwrap_or(&None),
-            );
+            let receipt = self.extra.as_ref().map(|extra| &extra.receipt);
+            limiter.release(caller.groups(), &[&caller.rules], receipt.unwrap_or(&None));
         }
         self.answer(0);
     }

@@ -14,7 +14,7 @@ use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
 use crate::counter::Counts;
 use crate::limit::{Limit, Span};
-use crate::limiter::{Limiter, NetworkRule, Outcome};
+use crate::limiter::Limiter;
 use crate::lock_time::LockTime;
 use crate::lockout::{Lock, LockCause, LockChange, LockScope, Locks, Refuses, Standing, Strike};
 use crate::network::Network;
@@ -97,34 +97,22 @@ impl Lockouts {
         true
     }
 
-    /// Counts a failed authentication; the one above the threshold locks.
-    pub(super) fn strike(
+    /// Locks a network out that failed to authenticate once more than is borne.
+    pub(super) fn strike_out(
         &self,
         strike: Strike,
-        ip: ClientIp,
+        network: Network,
         rules: &Lockout,
-        limiter: &dyn Limiter,
-        clock: &Clock,
+        now: Timestamp,
     ) {
-        let Some(network) = Network::of(ip) else {
+        let lock = strike.lock(network, now);
+        let before = self.locks.get(&lock.id());
+        if before.as_ref().is_some_and(|lock| now < lock.until) {
+            // Another thread was faster.
             return;
-        };
-        let counts = &Counts::Strikes(strike);
-        let limit = self.threshold(rules);
-        let rule = NetworkRule { counts, limit };
-        if let Outcome::Refused(..) = limiter.hit(network, &[rule], NonZeroU32::MIN) {
-            let now = clock.timestamp();
-            let lock = strike.lock(network, now);
-            let before = self.locks.get(&lock.id());
-            if before.as_ref().is_some_and(|lock| now < lock.until) {
-                // Another thread was faster.
-                return;
-            }
-            self.add(
-                lock.escalated(before.as_ref(), &rules.steps, rules.decay),
-                now,
-            );
         }
+        let lock = lock.escalated(before.as_ref(), &rules.steps, rules.decay);
+        self.add(lock, now);
     }
 
     /// How many strikes are borne.

@@ -52,6 +52,7 @@ use crate::key::KeyHasher;
 use crate::limiter::Limiter;
 use crate::record::{KeyId, OrgId};
 use crate::store::{OpenError, Store, StoreError};
+use crate::waiting::block_on;
 
 /// The guard of a server: decides about requests, manages the keys.
 ///
@@ -85,6 +86,9 @@ pub(crate) struct Inner {
     companion: Mutex<Option<Box<dyn Send>>>,
 }
 
+/// What is decided by its address alone has no headers.
+const NO_HEADERS: [(&str, &str); 0] = [];
+
 impl KeyGuard {
     /// Opens a data file as [`KeyGuard::open`] does, without a socket beside it.
     pub(crate) fn without_socket(file: &Path, config: Config) -> Result<Self, OpenError> {
@@ -105,8 +109,8 @@ impl KeyGuard {
         ip: impl Into<ClientIp>,
         path: &str,
     ) -> Result<Grant, Denial> {
-        self.inner
-            .decide(&Request::new(headers, ip, path), Subject::Presented)
+        let request = Request::new(headers, ip, path);
+        block_on(self.inner.decide(&request, Subject::Presented))
     }
 
     /// Decides about a request, and consumes its cost from every limit of its key.
@@ -116,11 +120,13 @@ impl KeyGuard {
     /// then.
     #[inline]
     pub fn decide<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Result<Grant, Denial> {
-        self.inner.decide(&request, Subject::Presented)
+        block_on(self.inner.decide(&request, Subject::Presented))
     }
 
-    /// As [`KeyGuard::decide`], for callers that await. With a data file the future is ready when
-    /// it is first polled; at most it reads one record from the file.
+    /// As [`KeyGuard::decide`], for callers that await. With a data file and limits in memory the
+    /// future is ready when it is first polled; at most it reads one record from the file. A future
+    /// that is dropped unfinished gives back what it took of
+    /// [limits on requests in flight](crate::Limit).
     ///
     /// # Errors
     /// As [`KeyGuard::decide`].
@@ -128,7 +134,7 @@ impl KeyGuard {
         &self,
         request: Request<'_, H>,
     ) -> Result<Grant, Denial> {
-        self.inner.decide(&request, Subject::Presented)
+        self.inner.decide(&request, Subject::Presented).await
     }
 
     /// Decides about a request by its address alone, and counts it: for routes that nobody has a
@@ -147,9 +153,22 @@ impl KeyGuard {
         ip: impl Into<ClientIp>,
         path: &str,
     ) -> Result<(), Denial> {
-        const NONE: [(&str, &str); 0] = [];
-        self.inner.check_ip(limit, &Request::new(&NONE, ip, path))?;
-        Ok(())
+        let request = Request::new(&NO_HEADERS, ip, path);
+        block_on(self.inner.check_ip(limit, &request)).map(drop)
+    }
+
+    /// As [`KeyGuard::check_ip`], for callers that await.
+    ///
+    /// # Errors
+    /// As [`KeyGuard::check_ip`].
+    pub async fn check_ip_async(
+        &self,
+        limit: &IpLimit,
+        ip: impl Into<ClientIp>,
+        path: &str,
+    ) -> Result<(), Denial> {
+        let request = Request::new(&NO_HEADERS, ip, path);
+        self.inner.check_ip(limit, &request).await.map(drop)
     }
 
     /// The address of the client that a peer asks for: its own, or, if it is one of
@@ -175,7 +194,7 @@ impl KeyGuard {
         id: KeyId,
         request: Request<'_, H>,
     ) -> Result<Grant, Denial> {
-        self.inner.decide(&request, Subject::Key(id))
+        block_on(self.inner.decide(&request, Subject::Key(id)))
     }
 
     /// As [`KeyGuard::dry_run`], as if the key `id` had been presented.
@@ -245,6 +264,13 @@ impl Inner {
     #[cfg(feature = "http")]
     pub(crate) fn warn(&self, warning: &str) {
         self.lockouts.warn(warning);
+    }
+
+    /// What an administrator should know.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.lockouts.warnings();
+        warnings.extend(self.limiter().warnings());
+        warnings
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -17,6 +17,8 @@ use super::residents::{Backends, Residents, Revisions};
 use crate::access;
 use crate::draft::Draft;
 use crate::key::KeyHasher;
+#[cfg(feature = "redis")]
+use crate::limiter::RedisLimiter;
 use crate::limiter::{Limiter, MemoryLimiter};
 use crate::policy::InvalidInput;
 use crate::secret::Secret;
@@ -40,12 +42,7 @@ impl Inner {
             clock.timestamp(),
             config.file_cache_bytes,
         )?);
-        let limiter: Arc<dyn Limiter> = Arc::new(MemoryLimiter::new(
-            clock.clone(),
-            config.quota_time_zone.clone(),
-            config.limited_keys,
-            config.counted_addresses,
-        ));
+        let limiter = limiter(&config, &secret)?;
         let lockouts = Lockouts::load(
             &*store,
             clock.timestamp(),
@@ -106,6 +103,25 @@ impl Inner {
     }
 }
 
+/// Where limits are kept: in this process, or in Redis.
+fn limiter(config: &Config, secret: &Secret) -> Result<Arc<dyn Limiter>, OpenError> {
+    let memory = MemoryLimiter::new(
+        config.clock.clone(),
+        config.quota_time_zone.clone(),
+        config.limited_keys,
+        config.counted_addresses,
+    );
+    #[cfg(feature = "redis")]
+    if let Some(url) = &config.redis_url {
+        let (deadline, fallback) = (config.limits_deadline, config.limits_fallback);
+        let url = String::from_utf8_lossy(url.expose());
+        let limiter = RedisLimiter::open(&url, secret, deadline, fallback, memory)?;
+        return Ok(Arc::new(limiter));
+    }
+    let _ = secret;
+    Ok(Arc::new(memory))
+}
+
 /// Rows that cannot be read while a file is opened.
 fn unreadable(file: &Path, error: StoreError) -> OpenError {
     match error {
@@ -133,11 +149,14 @@ fn require_features(file: &Path, config: &Config) -> Result<(), OpenError> {
     let Some(url) = &config.redis_url else {
         return Ok(());
     };
-    if url.expose().starts_with(b"redis://") {
-        return Err(missing("redis", "redis"));
-    }
-    if url.expose().starts_with(b"rediss://") {
-        return Err(missing("rediss", "redis"));
+    let schemes = [("redis", "redis://"), ("rediss", "rediss://")];
+    let scheme = schemes
+        .iter()
+        .find(|(_, start)| url.expose().starts_with(start.as_bytes()));
+    match scheme {
+        Some(_) if cfg!(feature = "redis") => return Ok(()),
+        Some((scheme, _)) => return Err(missing(scheme, "redis")),
+        None => {}
     }
     Err(OpenError::Config(InvalidInput::new(
         "redis_url",

@@ -25,12 +25,13 @@ use crate::access::{Access, Place, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::clock::{Moment, Timestamp};
 use crate::key::{self, HashedKey};
-use crate::limiter::{AttachError, Group, Level, Outcome, PassedOver, rule_at};
+use crate::limiter::{AttachError, Group, Level, Outcome, Receipt, rule_at};
 use crate::lockout::{Lock, Strike};
 use crate::path;
 use crate::record::{KeyId, Method, Reason};
 use crate::rule::{GroupId, Rule};
 use crate::store::{StoreError, UsageEvent};
+use crate::waiting::{Patience, block_on};
 
 /// Whom a request is decided for.
 #[derive(Clone, Copy)]
@@ -63,8 +64,9 @@ impl From<Denial> for Refusal {
 }
 
 impl Inner {
+    /// Ready at once where all backends are in this process.
     #[inline]
-    pub(super) fn decide<H: Headers + ?Sized>(
+    pub(super) async fn decide<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
         subject: Subject,
@@ -77,21 +79,24 @@ impl Inner {
         let ip = named.as_ref().unwrap_or(&request.ip);
         let place = rulebook.place(request.path, request.method);
         let mut visit = self.receive(rulebook, request, ip, &place, None);
-        let caller = match self.authenticate(&mut visit, subject) {
+        let caller = match self.authenticate(&mut visit, subject).await {
             Ok(Some(caller)) => caller,
             Ok(None) => return Ok(self.grant_anonymously(visit)),
-            Err(refusal) => return Err(self.refuse(&visit, refusal)),
+            Err(refusal) => return Err(self.refuse(&visit, refusal).await),
         };
-        let groups = caller.groups();
-        let outcome = match visit.place.limits_keys {
-            false => self.limiter().admit(groups, &[&caller.rules], visit.cost),
-            true => self
-                .limiter()
-                .admit(groups, &lists(&caller, visit.place), visit.cost),
+        let (groups, cost) = (caller.groups(), visit.cost);
+        let outcome = if visit.place.limits_keys {
+            let rules = lists(&caller, visit.place);
+            let reply = self.limiter().admit(groups, &rules, cost, &visit.patience);
+            reply.get().await
+        } else {
+            let rules: &[&[Rule]] = &[&caller.rules];
+            let reply = self.limiter().admit(groups, rules, cost, &visit.patience);
+            reply.get().await
         };
         match outcome {
-            Outcome::Admitted(level, passed_over) => {
-                let extra = self.extra(&mut visit, &caller, passed_over);
+            Outcome::Admitted(level, receipt) => {
+                let extra = self.extra(&mut visit, &caller, receipt);
                 let is_recorded = self.recorder().is_enabled();
                 let path = if is_recorded {
                     path::stored(request.path)
@@ -100,6 +105,10 @@ impl Inner {
                 };
                 let (ip, method, cost) = (*visit.ip, request.method, visit.cost);
                 Ok(Grant::new(caller, level, ip, method, path, cost, extra))
+            }
+            Outcome::Undecided => {
+                self.record_refusal(&visit, &caller, Reason::Unavailable);
+                Err(Denial::new(Reason::Unavailable))
             }
             Outcome::Refused(level, room_at) => {
                 let denial = match caller.rules.get(level.rule) {
@@ -124,7 +133,7 @@ impl Inner {
         let notes = Some(Box::new(Notes::of_dry_run()));
         let place = rulebook.place(request.path, request.method);
         let mut visit = self.receive(&rulebook, request, ip, &place, notes);
-        let denial = match self.authenticate(&mut visit, subject) {
+        let denial = match block_on(self.authenticate(&mut visit, subject)) {
             Ok(Some(caller)) => self.look_at_limits(&mut visit, &caller),
             Ok(None) => None,
             Err(refusal) => Some(refusal.denial),
@@ -164,6 +173,7 @@ impl Inner {
             place,
             cost: request.cost.unwrap_or(NonZeroU32::MIN),
             notes,
+            patience: Patience::default(),
         };
         if request.cost.is_none() && !visit.place.routes.is_empty() {
             let enforced = visit.place.routes.iter().filter(|route| !route.shadow);
@@ -175,7 +185,7 @@ impl Inner {
 
     /// Everything but the limits of the key. `None` if no key is needed.
     #[inline(always)]
-    fn authenticate<H: Headers + ?Sized>(
+    async fn authenticate<H: Headers + ?Sized>(
         &self,
         visit: &mut Visit<'_, '_, H>,
         subject: Subject,
@@ -193,15 +203,15 @@ impl Inner {
             self.enforce(standing.locked.as_ref(), visit)?;
         }
         if visit.place.limits_addresses {
-            self.limit_address(visit)?;
+            self.limit_address(visit).await?;
         }
         let keyless = standing
             .as_ref()
             .and_then(|standing| standing.keyless.as_ref());
         match visit.place.access {
             Access::Protected | Access::OpenForNow if is_preflight(visit.request) => Ok(None),
-            Access::Protected => self.accept(visit, subject, keyless).map(Some),
-            Access::OpenForNow => match self.accept(visit, subject, keyless) {
+            Access::Protected => self.accept(visit, subject, keyless).await.map(Some),
+            Access::OpenForNow => match self.accept(visit, subject, keyless).await {
                 Err(refusal) if refusal.denial.status() != 503 => {
                     let routes = visit.place.routes.iter().filter(|route| route.requires_key);
                     let names: Vec<String> = routes.map(|route| route.name.to_string()).collect();
@@ -216,7 +226,7 @@ impl Inner {
 
     /// The key, if it may make the request.
     #[inline(always)]
-    fn accept<H: Headers + ?Sized>(
+    async fn accept<H: Headers + ?Sized>(
         &self,
         visit: &mut Visit<'_, '_, H>,
         subject: Subject,
@@ -229,7 +239,10 @@ impl Inner {
                     self.enforce(keyless, visit)?;
                     return Err(Reason::MissingKey.into());
                 };
-                self.identify(text)?
+                match self.recognise(text) {
+                    Ok(caller) => caller,
+                    Err(hash) => self.load(hash, text, &visit.patience).await?,
+                }
             }
             Subject::Key(id) => self.load_by_id(id)?,
         };
@@ -242,9 +255,9 @@ impl Inner {
         }
     }
 
-    /// The key that `text` is, from memory or the store.
+    /// The key that `text` is, if it is in memory; its hash if not.
     #[inline]
-    fn identify(&self, text: &[u8]) -> Result<Arc<Caller>, Reason> {
+    fn recognise(&self, text: &[u8]) -> Result<Arc<Caller>, HashedKey> {
         let hash = self.hasher.hash(text);
         if let Some(caller) = self.residents.get(&hash)
             && caller.revision == self.revisions.of(caller.key_id, caller.org_id)
@@ -252,21 +265,23 @@ impl Inner {
         {
             return Ok(caller);
         }
-        self.load(hash, text)
+        Err(hash)
     }
 
     #[cold]
-    fn load(&self, hash: HashedKey, text: &[u8]) -> Result<Arc<Caller>, Reason> {
-        // Whoever does not know how keys are formed does not make us read the file.
+    async fn load(
+        &self,
+        hash: HashedKey,
+        text: &[u8],
+        patience: &Patience,
+    ) -> Result<Arc<Caller>, Reason> {
+        // Whoever does not know how keys are formed does not make us read the store.
         if !key::is_well_formed(text) {
             return Err(Reason::MalformedKey);
         }
         let changes = self.revisions.all();
-        let resolved = self
-            .store
-            .resolve(&hash)
-            .map_err(unavailable)?
-            .ok_or(Reason::UnknownKey)?;
+        let resolved = self.store.resolve(&hash, patience).get().await;
+        let resolved = resolved.map_err(unavailable)?.ok_or(Reason::UnknownKey)?;
         let caller = Arc::new(self.caller(hash, resolved)?);
         // What was read before a change must not be kept after it: the change has already told the
         // cache to forget.
@@ -348,12 +363,12 @@ impl Inner {
         &self,
         visit: &mut Visit<'_, '_, H>,
         caller: &Caller,
-        passed_over: PassedOver,
+        receipt: Receipt,
     ) -> Option<Box<Extra>> {
-        if !visit.place.limits_keys && passed_over.is_none() && visit.notes.is_none() {
+        if !visit.place.limits_keys && receipt.is_none() && visit.notes.is_none() {
             return None;
         }
-        self.rare_extra(visit, caller, passed_over)
+        self.rare_extra(visit, caller, receipt)
     }
 
     #[cold]
@@ -361,33 +376,35 @@ impl Inner {
         &self,
         visit: &mut Visit<'_, '_, H>,
         caller: &Caller,
-        passed_over: PassedOver,
+        receipt: Receipt,
     ) -> Option<Box<Extra>> {
         let rules = lists(caller, visit.place);
         let mut shadowed = visit.take_shadowed();
-        for index in passed_over.iter().flat_map(|all| all.iter()) {
+        for index in receipt.iter().flat_map(|remarks| &remarks.passed_over) {
             let rule = rule_at(&rules, usize::from(*index));
             shadowed.extend(rule.map(Rule::name));
         }
         self.recorder().count_shadowed(&shadowed);
         Some(Box::new(Extra {
             route_rules: rules[1..].concat(),
-            passed_over,
+            receipt,
             shadowed,
         }))
     }
 
     #[cold]
-    fn refuse<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>, refusal: Refusal) -> Denial {
+    async fn refuse<H: Headers + ?Sized>(
+        &self,
+        visit: &Visit<'_, '_, H>,
+        refusal: Refusal,
+    ) -> Denial {
         let reason = refusal.denial.reason();
         // Whatever asks what it may ask for is no guess at a key.
         if let Some(strike) = Strike::of(reason)
             && visit.request.method != Method::Options
             && !self.is_spared(visit)
         {
-            let rules = &self.rulebook().policy.lockout;
-            self.lockouts
-                .strike(strike, *visit.ip, rules, self.limiter(), &self.clock);
+            self.strike(strike, *visit.ip, &visit.patience).await;
         }
         let notes = visit.notes.as_deref();
         self.recorder()

@@ -57,6 +57,7 @@ impl Caller {
         Groups {
             key: &self.group,
             org: self.org_group.as_ref(),
+            org_id: self.org_id,
         }
     }
 }

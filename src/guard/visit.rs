@@ -13,6 +13,7 @@ use crate::client_ip::ClientIp;
 use crate::clock::Moment;
 use crate::limiter::Level;
 use crate::rule::Rule;
+use crate::waiting::Patience;
 
 /// A request on its way through the stages.
 pub(super) struct Visit<'p, 'r, H: ?Sized> {
@@ -25,6 +26,8 @@ pub(super) struct Visit<'p, 'r, H: ?Sized> {
     pub(super) cost: NonZeroU32,
     /// `None` for almost every request.
     pub(super) notes: Option<Box<Notes>>,
+    /// With backends on other servers.
+    pub(super) patience: Patience,
 }
 
 /// What is noted of a request that shadow mode or the dry run concerns.

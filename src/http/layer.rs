@@ -10,6 +10,7 @@ use super::peer::{self, Peer};
 use crate::client_ip::ClientIp;
 use crate::guard::{self, Grant, KeyGuard};
 use crate::ip_limit::IpLimit;
+use crate::waiting::block_on;
 
 /// Puts services behind a guard: [`KeyGuard::decide`] on every request.
 #[derive(Clone, Debug)]
@@ -128,7 +129,7 @@ impl Gate for IpLimitLayer {
             return Err(Box::new(peer::unknown(&self.guard)));
         };
         let asked = guard::Request::new(request.headers(), peer, request.uri().path());
-        let client = self.guard.inner.check_ip(&self.limit, &asked);
+        let client = block_on(self.guard.inner.check_ip(&self.limit, &asked));
         let client = client.map_err(|denial| Box::new(denial.response()))?;
         request.extensions_mut().insert(client);
         Ok(None)

@@ -11,16 +11,19 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::networks::Networks;
 use super::{
-    Admission, AttachError, Groups, Level, Limiter, NetworkRule, Outcome, PassedOver, Rules,
+    Admission, AttachError, Groups, Level, Limiter, NetworkRule, Outcome, Receipt, Rules,
     is_passed_over, pass_over,
 };
 use crate::clock::{Clock, Moment};
 use crate::counter::{CounterMut, Counters, SavedCounter, SavedNetwork, Time};
 use crate::limit::Span;
 use crate::network::Network;
+#[cfg(feature = "redis")]
+use crate::quota::Balance;
 use crate::rule::{GroupId, Holder, Rule};
 use crate::store::StoreError;
 use crate::time_zone::TimeZone;
+use crate::waiting::{Patience, Reply};
 
 /// Locks of the table of groups. They are taken when a key is read from the file, not per request.
 const SHARDS: usize = 256;
@@ -169,56 +172,14 @@ impl Limiter for MemoryLimiter {
     }
 
     #[inline]
-    fn admit(&self, groups: Groups<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Outcome {
-        let mut held = Held::lock(groups);
-        let time = self.time();
-        let mut slowest: Option<(Level, Moment)> = None;
-        let mut passed_over = PassedOver::None;
-        for (index, rule) in indexed(rules) {
-            let takes = rule.limit.span.takes(cost);
-            let mut counter = held.counter(rule);
-            let remaining = counter.remaining(time, rule);
-            if remaining < takes.get().into() {
-                if rule.limit.shadow {
-                    pass_over(&mut passed_over, index);
-                } else {
-                    let room_at = counter.room_at(time, rule, takes);
-                    if slowest.is_none_or(|(_, latest)| room_at > latest) {
-                        let level = Level {
-                            rule: index,
-                            at: time.now,
-                            remaining,
-                            grows_at: counter.grows_at(time, rule),
-                        };
-                        slowest = Some((level, room_at));
-                    }
-                }
-            }
-        }
-        if let Some((level, room_at)) = slowest {
-            return Outcome::Refused(level, room_at);
-        }
-        let mut tightest = Level::unlimited(time.now);
-        held.next = (0, 0);
-        for (index, rule) in indexed(rules) {
-            if !is_passed_over(&passed_over, index) {
-                let mut counter = held.counter(rule);
-                if counter.record(time, rule, rule.limit.span.takes(cost)) {
-                    self.to_be_stored(groups, rule);
-                }
-                let is_shown = !rule.limit.shadow && rule.limit.span != Span::Concurrent;
-                let remaining = counter.remaining(time, rule);
-                if is_shown && remaining < tightest.remaining {
-                    tightest = Level {
-                        rule: index,
-                        at: time.now,
-                        remaining,
-                        grows_at: counter.grows_at(time, rule),
-                    };
-                }
-            }
-        }
-        Outcome::Admitted(tightest, passed_over)
+    fn admit<'a>(
+        &'a self,
+        groups: Groups<'a>,
+        rules: Rules<'a>,
+        cost: NonZeroU32,
+        _: &'a Patience,
+    ) -> Reply<'a, Outcome> {
+        Reply::Now(self.admit_now(groups, rules, cost))
     }
 
     fn levels(
@@ -250,15 +211,11 @@ impl Limiter for MemoryLimiter {
     }
 
     fn settle(&self, groups: Groups<'_>, rules: Rules<'_>, admission: Admission<'_>, actual: u64) {
-        let Admission {
-            at,
-            cost,
-            passed_over,
-        } = admission;
+        let Admission { at, cost, receipt } = admission;
         let mut held = Held::lock(groups);
         let time = self.time();
         for (index, rule) in indexed(rules) {
-            if is_passed_over(passed_over, index) {
+            if is_passed_over(receipt, index) {
                 continue;
             }
             let reset_at = self.reset_at(groups.of(rule)).load(Ordering::Relaxed);
@@ -275,10 +232,10 @@ impl Limiter for MemoryLimiter {
         }
     }
 
-    fn release(&self, groups: Groups<'_>, rules: Rules<'_>, passed_over: &PassedOver) {
+    fn release(&self, groups: Groups<'_>, rules: Rules<'_>, receipt: &Receipt) {
         let mut held = Held::lock(groups);
         for (index, rule) in indexed(rules) {
-            if rule.limit.span == Span::Concurrent && !is_passed_over(passed_over, index) {
+            if rule.limit.span == Span::Concurrent && !is_passed_over(receipt, index) {
                 held.counter(rule).release();
             }
         }
@@ -319,8 +276,14 @@ impl Limiter for MemoryLimiter {
         Some(all)
     }
 
-    fn hit(&self, network: Network, rules: &[NetworkRule<'_>], cost: NonZeroU32) -> Outcome {
-        self.networks.hit(network, rules, cost, &self.clock)
+    fn hit<'a>(
+        &'a self,
+        network: Network,
+        rules: &'a [NetworkRule<'a>],
+        cost: NonZeroU32,
+        _: &'a Patience,
+    ) -> Reply<'a, Outcome> {
+        Reply::Now(self.hit_now(network, rules, cost))
     }
 
     fn network_levels(
@@ -347,6 +310,120 @@ impl Limiter for MemoryLimiter {
     fn sweep(&self) {
         let at = self.next_sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
         self.sweep_shard(&mut self.shards[at].lock());
+    }
+}
+
+impl MemoryLimiter {
+    /// [`Limiter::admit`], which here has its answer at once.
+    #[inline(always)]
+    pub(super) fn admit_now(
+        &self,
+        groups: Groups<'_>,
+        rules: Rules<'_>,
+        cost: NonZeroU32,
+    ) -> Outcome {
+        let mut held = Held::lock(groups);
+        let time = self.time();
+        let mut slowest: Option<(Level, Moment)> = None;
+        let mut receipt = Receipt::None;
+        for (index, rule) in indexed(rules) {
+            let takes = rule.limit.span.takes(cost);
+            let mut counter = held.counter(rule);
+            let remaining = counter.remaining(time, rule);
+            if remaining < takes.get().into() {
+                if rule.limit.shadow {
+                    pass_over(&mut receipt, index);
+                } else {
+                    let room_at = counter.room_at(time, rule, takes);
+                    if slowest.is_none_or(|(_, latest)| room_at > latest) {
+                        let level = Level {
+                            rule: index,
+                            at: time.now,
+                            remaining,
+                            grows_at: counter.grows_at(time, rule),
+                        };
+                        slowest = Some((level, room_at));
+                    }
+                }
+            }
+        }
+        if let Some((level, room_at)) = slowest {
+            return Outcome::Refused(level, room_at);
+        }
+        let mut tightest = Level::unlimited(time.now);
+        held.next = (0, 0);
+        for (index, rule) in indexed(rules) {
+            if !is_passed_over(&receipt, index) {
+                let mut counter = held.counter(rule);
+                if counter.record(time, rule, rule.limit.span.takes(cost)) {
+                    self.to_be_stored(groups, rule);
+                }
+                let is_shown = !rule.limit.shadow && rule.limit.span != Span::Concurrent;
+                let remaining = counter.remaining(time, rule);
+                if is_shown && remaining < tightest.remaining {
+                    tightest = Level {
+                        rule: index,
+                        at: time.now,
+                        remaining,
+                        grows_at: counter.grows_at(time, rule),
+                    };
+                }
+            }
+        }
+        Outcome::Admitted(tightest, receipt)
+    }
+
+    pub(super) fn hit_now(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+    ) -> Outcome {
+        self.networks.hit(network, rules, cost, &self.clock)
+    }
+}
+
+#[cfg(feature = "redis")]
+impl MemoryLimiter {
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(super) fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
+    /// The balance of each rule that has one.
+    pub(super) fn balances(&self, groups: Groups<'_>, rules: Rules<'_>) -> Vec<Option<Balance>> {
+        let mut held = Held::lock(groups);
+        let balance = |(_, rule): (usize, &Rule)| match held.counter(rule) {
+            CounterMut::Balance(balance, _) => Some(*balance),
+            _ => None,
+        };
+        indexed(rules).map(balance).collect()
+    }
+
+    /// Takes balances over that another server counts; they are to be stored.
+    pub(super) fn take_over(
+        &self,
+        groups: Groups<'_>,
+        rules: Rules<'_>,
+        balances: impl Fn(usize) -> Balance,
+    ) {
+        let has_balance =
+            |rule: &Rule| matches!(rule.limit.span, Span::Day | Span::Month | Span::Credits(_));
+        if !indexed(rules).any(|(_, rule)| has_balance(rule)) {
+            return;
+        }
+        let mut held = Held::lock(groups);
+        for (index, rule) in indexed(rules) {
+            if let CounterMut::Balance(balance, changed) = held.counter(rule) {
+                *balance = balances(index);
+                if !std::mem::replace(changed, true) {
+                    self.to_be_stored(groups, rule);
+                }
+            }
+        }
     }
 }
 
@@ -395,7 +472,7 @@ impl<'a> Held<'a> {
 }
 
 #[inline(always)]
-fn indexed<'a>(rules: Rules<'a>) -> impl Iterator<Item = (usize, &'a Rule)> {
+pub(super) fn indexed<'a>(rules: Rules<'a>) -> impl Iterator<Item = (usize, &'a Rule)> {
     rules.iter().copied().flatten().enumerate()
 }
 

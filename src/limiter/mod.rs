@@ -1,7 +1,11 @@
 //! The seam behind which live counters are kept.
 
+#[cfg(feature = "redis")]
+mod exhausted;
 mod memory;
 mod networks;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,10 +16,14 @@ use crate::clock::Moment;
 use crate::counter::{Counts, SavedCounter, SavedNetwork};
 use crate::limit::Limit;
 use crate::network::Network;
+use crate::record::OrgId;
 use crate::rule::{GroupId, Rule};
 use crate::store::StoreError;
+use crate::waiting::{Patience, Reply};
 
 pub(crate) use self::memory::{Group, MemoryLimiter};
+#[cfg(feature = "redis")]
+pub(crate) use self::redis::RedisLimiter;
 
 /// The counters that one decision goes by.
 #[derive(Clone, Copy)]
@@ -23,6 +31,7 @@ pub(crate) struct Groups<'a> {
     pub(crate) key: &'a Arc<Group>,
     /// Where the organization has limits of its own.
     pub(crate) org: Option<&'a Arc<Group>>,
+    pub(crate) org_id: OrgId,
 }
 
 /// The rules that one decision asks about, in lists that were made beforehand.
@@ -60,7 +69,13 @@ pub(crate) trait Limiter: Send + Sync + 'static {
 
     /// Consumes `cost` from every rule, or, if one that is enforced has no room, from none. The
     /// amount of no enforced rule is below `cost`.
-    fn admit(&self, groups: Groups<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Outcome;
+    fn admit<'a>(
+        &'a self,
+        groups: Groups<'a>,
+        rules: Rules<'a>,
+        cost: NonZeroU32,
+        patience: &'a Patience,
+    ) -> Reply<'a, Outcome>;
 
     /// How each rule stands, consuming nothing, and when it has room for `cost` if nothing is
     /// admitted meanwhile.
@@ -76,7 +91,7 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     fn settle(&self, groups: Groups<'_>, rules: Rules<'_>, admission: Admission<'_>, actual: u64);
 
     /// Ends an admitted request, of those in flight.
-    fn release(&self, groups: Groups<'_>, rules: Rules<'_>, passed_over: &PassedOver);
+    fn release(&self, groups: Groups<'_>, rules: Rules<'_>, receipt: &Receipt);
 
     /// Forgets what the given rules have used. Nothing is given back any more of what was admitted
     /// before.
@@ -95,7 +110,13 @@ pub(crate) trait Limiter: Send + Sync + 'static {
 
     /// Consumes `cost` from windows over a network, or, if one that is enforced has no room, from
     /// none.
-    fn hit(&self, network: Network, rules: &[NetworkRule<'_>], cost: NonZeroU32) -> Outcome;
+    fn hit<'a>(
+        &'a self,
+        network: Network,
+        rules: &'a [NetworkRule<'a>],
+        cost: NonZeroU32,
+        patience: &'a Patience,
+    ) -> Reply<'a, Outcome>;
 
     /// How each rule over a network stands, consuming nothing, and when it has room for `cost`.
     fn network_levels(
@@ -114,8 +135,27 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     /// Forgets all that was counted of a network.
     fn forget(&self, network: Network);
 
+    /// What an administrator should know.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Frees the memory of some groups that no longer count anything; to be called regularly.
     fn sweep(&self);
+}
+
+/// What decides about limits while the server that counts cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// Each process counts for itself: together, as many times the limit as there are processes are
+    /// admitted at most.
+    #[default]
+    Local,
+    /// Requests are refused with status 503.
+    Deny,
+    /// Requests are admitted without being counted.
+    Allow,
 }
 
 #[derive(Debug)]
@@ -130,26 +170,36 @@ pub(crate) enum AttachError {
 pub(crate) enum Outcome {
     /// Consumed from every rule that was not passed over; the level, after that, of the tightest
     /// that is enforced.
-    Admitted(Level, PassedOver),
+    Admitted(Level, Receipt),
     /// Consumed from none; the level of the rule that takes longest to have room, and when it will
     /// have if nothing is admitted meanwhile.
     Refused(Level, Moment),
+    /// Whoever counts cannot be asked, and is not to be done without.
+    Undecided,
 }
 
-/// The rules in shadow mode that would have refused, none for almost everybody. Nothing was consumed
-/// from them.
-pub(crate) type PassedOver = Option<Box<SmallVec<[u16; 12]>>>;
+/// What settling and ending an admitted request needs to know of it; `None` where it was admitted in
+/// memory and every rule has consumed.
+pub(crate) type Receipt = Option<Box<Remarks>>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Remarks {
+    /// The rules in shadow mode that would have refused. Nothing was consumed from them.
+    pub(crate) passed_over: SmallVec<[u16; 8]>,
+    /// When another server admitted it, by the clock of that.
+    pub(crate) remote_at: Option<u64>,
+}
 
 #[cold]
-fn pass_over(passed_over: &mut PassedOver, index: usize) {
+fn pass_over(receipt: &mut Receipt, index: usize) {
     let index = u16::try_from(index).unwrap_or(u16::MAX);
-    passed_over.get_or_insert_default().push(index);
+    receipt.get_or_insert_default().passed_over.push(index);
 }
 
 #[inline]
-fn is_passed_over(passed_over: &PassedOver, index: usize) -> bool {
-    let all = passed_over.as_deref();
-    all.is_some_and(|all| all.contains(&(index as u16)))
+fn is_passed_over(receipt: &Receipt, index: usize) -> bool {
+    let remarks = receipt.as_deref();
+    remarks.is_some_and(|remarks| remarks.passed_over.contains(&(index as u16)))
 }
 
 /// What is known of a request that was admitted.
@@ -157,7 +207,7 @@ fn is_passed_over(passed_over: &PassedOver, index: usize) -> bool {
 pub(crate) struct Admission<'a> {
     pub(crate) at: Moment,
     pub(crate) cost: NonZeroU32,
-    pub(crate) passed_over: &'a PassedOver,
+    pub(crate) receipt: &'a Receipt,
 }
 
 /// How one rule stands.

@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
-use super::{Level, NetworkRule, Outcome, PassedOver, is_passed_over, pass_over};
+use super::{Level, NetworkRule, Outcome, Receipt, is_passed_over, pass_over};
 use crate::clock::{Clock, Moment};
 use crate::counter::{Counts, SavedNetwork, restore_hits, saved_hits};
 use crate::limit::{Limit, Span};
@@ -57,14 +57,14 @@ impl Networks {
         let mut set = self.set(network).lock();
         let now = clock.now();
         let mut slowest: Option<(Level, Moment)> = None;
-        let mut passed_over = PassedOver::None;
+        let mut receipt = Receipt::None;
         for (index, rule) in rules.iter().enumerate() {
             let (level, room_at) = set.level(index, network, rule, cost, now);
             if room_at <= now {
                 continue;
             }
             if rule.limit.shadow {
-                pass_over(&mut passed_over, index);
+                pass_over(&mut receipt, index);
             } else if slowest.is_none_or(|(_, latest)| room_at > latest) {
                 slowest = Some((level, room_at));
             }
@@ -74,7 +74,7 @@ impl Networks {
         }
         let mut tightest = Level::unlimited(now);
         for (index, rule) in rules.iter().enumerate() {
-            if is_passed_over(&passed_over, index) {
+            if is_passed_over(&receipt, index) {
                 continue;
             }
             let log = set.log(network, rule, now);
@@ -85,7 +85,7 @@ impl Networks {
                 tightest = level;
             }
         }
-        Outcome::Admitted(tightest, passed_over)
+        Outcome::Admitted(tightest, receipt)
     }
 
     pub(super) fn levels(

@@ -16,6 +16,7 @@ use crate::lockout::{Lock, LockChange};
 use crate::policy::Scope;
 use crate::record::{AuditEntry, Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
 use crate::rule::GroupId;
+use crate::waiting::{Patience, Reply};
 
 pub use self::redb::OpenError;
 pub(crate) use self::redb::RedbStore;
@@ -26,7 +27,11 @@ pub(crate) use self::redb::RedbStore;
 /// nothing if it was done before.
 pub(crate) trait Store: Send + Sync + 'static {
     /// All that a decision needs to know of the key behind `hash`, in one consistent read.
-    fn resolve(&self, hash: &HashedKey) -> Result<Option<Resolved>, StoreError>;
+    fn resolve<'a>(
+        &'a self,
+        hash: &'a HashedKey,
+        patience: &'a Patience,
+    ) -> Reply<'a, Result<Option<Resolved>, StoreError>>;
 
     /// As [`Store::resolve`], of a key by its id; `credential_expires_at` is then `None`.
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError>;
@@ -109,6 +114,31 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn locks(&self) -> Result<Vec<Lock>, StoreError>;
     fn change_locks(&self, changes: &[LockChange], act: &Act) -> Result<(), StoreError>;
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError>;
+
+    /// Has what others change told to `listener`, from now on until the store is dropped. What this
+    /// store itself changes need not be told.
+    fn follow(&self, listener: Box<dyn Fn(Change) + Send + Sync>) {
+        drop(listener);
+    }
+
+    /// What an administrator should know.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// What somebody else has changed in a store that is shared.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+pub(crate) enum Change {
+    /// A key, or one of its credentials.
+    Key(KeyId),
+    Org(OrgId),
+    /// Locks, as they are now.
+    Locks(Vec<LockChange>),
+    /// Keys and organizations may all have changed, and cannot be told apart: some changes went
+    /// unheard, or nothing has been heard for too long.
+    Everything,
 }
 
 /// A change that somebody makes, to be entered in the audit log.

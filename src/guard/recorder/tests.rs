@@ -21,6 +21,7 @@ use crate::store::{
     Act, KeyChange, Minute, NewCredential, NewKey, OrgChange, Resolved, Totals, UsageEvent,
 };
 use crate::time_zone::TimeZone;
+use crate::waiting::{Patience, Reply, block_on};
 
 /// The start of a minute.
 const START: Timestamp = Timestamp::from_unix_millis(1_800_057_600_000);
@@ -103,7 +104,11 @@ impl Store for Disk {
         Ok(())
     }
 
-    fn resolve(&self, _: &HashedKey) -> Result<Option<Resolved>, StoreError> {
+    fn resolve<'a>(
+        &'a self,
+        _: &'a HashedKey,
+        _: &'a Patience,
+    ) -> Reply<'a, Result<Option<Resolved>, StoreError>> {
         unimplemented!()
     }
     fn resolve_id(&self, _: KeyId) -> Result<Option<Resolved>, StoreError> {
@@ -263,8 +268,17 @@ impl World {
     /// Takes one from a month.
     fn consume(&self, key: &Arc<Group>) {
         let monthly = Rule::new(Limit::monthly(1_000).unwrap(), Holder::Key);
-        let groups = Groups { key, org: None };
-        let _ = self.limiter.admit(groups, &[&[monthly]], NonZeroU32::MIN);
+        let groups = Groups {
+            key,
+            org: None,
+            org_id: OrgId(1),
+        };
+        let (rules, patience): (&[&[Rule]], _) = (&[&[monthly]], Patience::default());
+        let _ = block_on(
+            self.limiter
+                .admit(groups, rules, NonZeroU32::MIN, &patience)
+                .get(),
+        );
     }
 
     /// Records requests that are told apart by their status.

@@ -15,6 +15,7 @@ use crate::http::problem::Problem;
 use crate::ip_limit::IpLimit;
 use crate::lockout::LockScope;
 use crate::store::Once;
+use crate::waiting::block_on;
 
 /// What wrong admin keys are counted and locked out by, whatever path they came for.
 const LIMIT: &str = "keyguard-admin";
@@ -86,7 +87,7 @@ pub(super) fn require_admin(
             "Admin key required: send it in X-Admin-Key.",
         )),
         _ => {
-            inner.check_ip(&limit()?, &asked)?;
+            block_on(inner.check_ip(&limit()?, &asked))?;
             Err(unauthorized(
                 "invalid_admin_key",
                 "The admin key is not valid.",

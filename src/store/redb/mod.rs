@@ -41,6 +41,7 @@ use crate::key::HashedKey;
 use crate::lockout::{Lock, LockChange};
 use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
 use crate::rule::GroupId;
+use crate::waiting::{Patience, Reply};
 
 pub use self::open_error::OpenError;
 
@@ -53,8 +54,12 @@ pub(crate) struct RedbStore {
 }
 
 impl Store for RedbStore {
-    fn resolve(&self, hash: &HashedKey) -> Result<Option<Resolved>, StoreError> {
-        self.read(|txn| credentials::resolve(txn, hash))
+    fn resolve<'a>(
+        &'a self,
+        hash: &'a HashedKey,
+        _: &'a Patience,
+    ) -> Reply<'a, Result<Option<Resolved>, StoreError>> {
+        Reply::Now(self.read(|txn| credentials::resolve(txn, hash)))
     }
 
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {

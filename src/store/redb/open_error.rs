@@ -151,6 +151,14 @@ pub enum OpenError {
         /// The feature to compile in.
         feature: &'static str,
     },
+    /// A server that keys or limits are kept in cannot be used as it is.
+    #[error("{server} cannot be used: {problem}")]
+    Server {
+        /// Which server.
+        server: &'static str,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
     /// The file is a data file, but not as it was written.
     ///
     /// Every 4 KiB of it carry a checksum, which is looked at when they are read. Opening reads

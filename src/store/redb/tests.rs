@@ -20,6 +20,7 @@ use crate::record::{Method, Reason};
 use crate::secret::Fingerprint;
 use crate::store::codec;
 use crate::store::{Count, Once, UsageEvent};
+use crate::waiting::block_on;
 
 mod altered;
 mod opening;
@@ -42,6 +43,10 @@ pub(super) fn act() -> Act {
         details: serde_json::Value::Null,
         once: None,
     }
+}
+
+fn resolve(store: &RedbStore, n: u64) -> Result<Option<Resolved>, StoreError> {
+    block_on(store.resolve(&hash(n), &Patience::default()).get())
 }
 
 struct File {
@@ -148,11 +153,11 @@ fn after(minutes: u64) -> Timestamp {
 fn a_credential_resolves_to_its_key_and_organization() {
     let file = File::new();
     let store = with_keys(&file, 2);
-    let resolved = store.resolve(&hash(2)).unwrap().unwrap();
+    let resolved = resolve(&store, 2).unwrap().unwrap();
     assert_eq!(resolved.key, store.key(KeyId(2)).unwrap());
     assert_eq!(resolved.org, store.org_named("acme").unwrap());
     assert_eq!(resolved.credential_expires_at, None);
-    assert!(store.resolve(&hash(3)).unwrap().is_none());
+    assert!(resolve(&store, 3).unwrap().is_none());
     assert_eq!(
         store.resolve_id(KeyId(2)).unwrap().unwrap().key,
         resolved.key
@@ -198,12 +203,12 @@ fn keys_are_created_all_or_none() {
     let store = with_keys(&file, 1);
     let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(9), 3)], &act());
     assert!(matches!(refused, Err(StoreError::NoOrg(OrgId(9)))));
-    assert!(store.resolve(&hash(2)).unwrap().is_none());
+    assert!(resolve(&store, 2).unwrap().is_none());
 
     // The text of another key.
     let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(1), 1)], &act());
     assert!(matches!(refused, Err(StoreError::Unavailable(_))));
-    assert_eq!(store.resolve(&hash(1)).unwrap().unwrap().key.id, KeyId(1));
+    assert_eq!(resolve(&store, 1).unwrap().unwrap().key.id, KeyId(1));
     assert_eq!(store.keys(None, None, 9).unwrap().len(), 1);
 
     let (key, credential) = new_key(OrgId(1), 2);
@@ -283,7 +288,7 @@ fn rotation_keeps_the_key_and_retires_its_other_texts() {
         .unwrap();
 
     let expiry = |n| {
-        let resolved = store.resolve(&hash(n)).unwrap().unwrap();
+        let resolved = resolve(&store, n).unwrap().unwrap();
         assert_eq!(resolved.key.id, KeyId(1));
         resolved.credential_expires_at
     };

@@ -286,7 +286,7 @@ fn what_failed_on_disk_changed_nothing_in_memory() {
     unavailable(store.create_org("lost", &act()).map(drop));
     unavailable(store.revoke_key(KeyId(1), &act()).map(drop));
     assert_eq!(store.totals(NOW).unwrap().all_time.requests, 4);
-    assert!(store.resolve(&hash(1)).unwrap().unwrap().key.active);
+    assert!(resolve(&store, 1).unwrap().unwrap().key.active);
     // Not even when the disk is well again: what reached it is known only after opening it anew.
     broken.store(false, Ordering::SeqCst);
     unavailable(store.record(&requests(1, NOW, 5)));

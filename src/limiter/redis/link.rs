@@ -1,0 +1,452 @@
+//! The thread that talks to Redis: one connection, on which all that is asked at once is pipelined.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use super::call::{Action, Answer, Call, Counter};
+use crate::store::OpenError;
+use crate::waiting::{Patience, block_on};
+
+/// Calls that may wait to be sent.
+const QUEUE: usize = 65_536;
+
+/// How often slots are renewed, well within their lease, and a lost connection is tried again.
+const RENEWAL: Duration = Duration::from_secs(1);
+const PROBE: Duration = Duration::from_millis(100);
+
+/// How long connecting may take.
+const CONNECTING: Duration = Duration::from_secs(1);
+
+/// How many calls in a row may find no answer in time before none is sent until a probe is answered.
+const TOLERATED: u32 = 3;
+
+/// Redis did not answer, or not in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failed;
+
+/// Why Redis cannot be asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error("it does not answer in time")]
+    Late,
+    #[error("{0}")]
+    Failed(String),
+    #[error(
+        "its `maxmemory-policy` is `{0}`, by which it could forget limits; set `maxmemory-policy \
+         noeviction`"
+    )]
+    Evicting(String),
+}
+
+pub(super) struct Link {
+    jobs: mpsc::Sender<Job>,
+    state: Arc<State>,
+    deadline: Duration,
+}
+
+struct Job {
+    call: Call,
+    due: Instant,
+    /// `None` if nobody waits.
+    answer: Option<oneshot::Sender<Result<Delivery, Failed>>>,
+}
+
+/// An answer on its way.
+pub(super) struct Asked(oneshot::Receiver<Result<Delivery, Failed>>);
+
+impl Asked {
+    pub(super) async fn answer(self) -> Result<Answer, Failed> {
+        self.0.await.map_err(|_| Failed)?.map(Delivery::receive)
+    }
+}
+
+/// An answer, and the slots that were taken with it: they are free again if nobody receives it.
+struct Delivery {
+    answer: Answer,
+    slots: Option<(Call, mpsc::WeakSender<Job>)>,
+}
+
+impl Delivery {
+    fn receive(mut self) -> Answer {
+        self.slots = None;
+        std::mem::take(&mut self.answer)
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some((release, jobs)) = self.slots.take()
+            && let Some(jobs) = jobs.upgrade()
+        {
+            let _ = jobs.try_send(Job {
+                call: release,
+                due: Instant::now() + CONNECTING,
+                answer: None,
+            });
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    is_up: AtomicBool,
+    /// Calls in a row that were not answered in time.
+    late: AtomicU32,
+    failed: AtomicU64,
+    /// Why there is no connection.
+    trouble: Mutex<Option<Trouble>>,
+}
+
+impl State {
+    fn failed(&self) -> Failed {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        Failed
+    }
+}
+
+impl Link {
+    /// Starts the thread, and waits a little for the first connection.
+    pub(super) fn open(
+        client: redis::Client,
+        node: String,
+        deadline: Duration,
+    ) -> Result<Self, OpenError> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (tried, first_try) = oneshot::channel();
+        let state = Arc::new(State::default());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(not_started)?;
+        let worker = Worker {
+            client,
+            node,
+            script: redis::Script::new(include_str!("counters.lua")),
+            connection: RefCell::default(),
+            slots: RefCell::default(),
+            jobs: jobs.downgrade(),
+            state: Arc::clone(&state),
+        };
+        std::thread::Builder::new()
+            .name("keyguard-redis".into())
+            .spawn(move || LocalSet::new().block_on(&runtime, worker.run(queue, tried)))
+            .map_err(not_started)?;
+        // At the latest when connecting takes too long.
+        match block_on(first_try) {
+            Ok(Err(trouble @ Trouble::Evicting(_))) => return Err(unusable(trouble.to_string())),
+            // It may be there later.
+            _ => {}
+        }
+        Ok(Self {
+            jobs,
+            state,
+            deadline,
+        })
+    }
+
+    /// Has a call run. Its answer comes within the deadline, or there is none.
+    pub(super) fn ask(&self, call: Call, patience: &Patience) -> Result<Asked, Failed> {
+        if !self.state.is_up.load(Ordering::Relaxed) {
+            return Err(self.state.failed());
+        }
+        let (answer, asked) = oneshot::channel();
+        let job = Job {
+            call,
+            due: patience.ends_at(self.deadline),
+            answer: Some(answer),
+        };
+        match self.jobs.try_send(job) {
+            Ok(()) => Ok(Asked(asked)),
+            Err(_) => Err(self.state.failed()),
+        }
+    }
+
+    /// Runs a call that nobody waits for.
+    pub(super) fn tell(&self, call: Call) {
+        let due = Instant::now() + self.deadline;
+        // What is lost was to give something back; slots are put right by the next renewal.
+        let _ = self.jobs.try_send(Job {
+            call,
+            due,
+            answer: None,
+        });
+    }
+
+    /// Calls that were not answered, or not in time.
+    pub(super) fn failed(&self) -> u64 {
+        self.state.failed.load(Ordering::Relaxed)
+    }
+
+    /// Why Redis is not asked at the moment.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.state.trouble.lock().clone()
+    }
+}
+
+/// Slots of this node under one counter.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    count: u32,
+    /// Calls on their way that may take one.
+    admitting: u32,
+}
+
+struct Worker {
+    client: redis::Client,
+    node: String,
+    script: redis::Script,
+    connection: RefCell<Option<MultiplexedConnection>>,
+    slots: RefCell<HashMap<String, Held>>,
+    jobs: mpsc::WeakSender<Job>,
+    state: Arc<State>,
+}
+
+impl Worker {
+    async fn run(
+        self,
+        mut queue: mpsc::Receiver<Job>,
+        tried: oneshot::Sender<Result<(), Trouble>>,
+    ) {
+        let worker = Rc::new(self);
+        let _ = tried.send(worker.connect().await);
+        let keeper = tokio::task::spawn_local(Rc::clone(&worker).keep());
+        while let Some(job) = queue.recv().await {
+            tokio::task::spawn_local(Rc::clone(&worker).serve(job));
+        }
+        keeper.abort();
+        worker.give_up_slots().await;
+    }
+
+    /// Connects again when the connection is lost, and renews slots.
+    async fn keep(self: Rc<Self>) {
+        let mut next_renewal = Instant::now() + RENEWAL;
+        loop {
+            tokio::time::sleep(PROBE).await;
+            if self.connection.borrow().is_none() {
+                let _ = self.connect().await;
+            }
+            if Instant::now() >= next_renewal {
+                next_renewal = Instant::now() + RENEWAL;
+                self.renew_slots().await;
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<(), Trouble> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECTING))
+            .set_response_timeout(None);
+        let connecting = async {
+            let mut connection = self
+                .client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?;
+            let memory: String = redis::cmd("INFO")
+                .arg("memory")
+                .query_async(&mut connection)
+                .await?;
+            self.script.load_async(&mut connection).await?;
+            Ok::<_, redis::RedisError>((connection, memory))
+        };
+        let connected = match tokio::time::timeout(CONNECTING, connecting).await {
+            Ok(Ok((connection, memory))) => match evicting_policy(&memory) {
+                None => Ok(connection),
+                Some(policy) => Err(Trouble::Evicting(policy.to_owned())),
+            },
+            // Addresses and causes; a password is in neither.
+            Ok(Err(error)) => Err(Trouble::Failed(error.to_string())),
+            Err(_) => Err(Trouble::Late),
+        };
+        match connected {
+            Ok(connection) => {
+                *self.connection.borrow_mut() = Some(connection);
+                self.state.late.store(0, Ordering::Relaxed);
+                *self.state.trouble.lock() = None;
+                self.state.is_up.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(trouble) => {
+                self.disconnect(trouble.clone());
+                Err(trouble)
+            }
+        }
+    }
+
+    fn disconnect(&self, trouble: Trouble) {
+        self.state.is_up.store(false, Ordering::Relaxed);
+        *self.state.trouble.lock() = Some(trouble);
+        *self.connection.borrow_mut() = None;
+    }
+
+    async fn serve(self: Rc<Self>, job: Job) {
+        let Job { call, due, answer } = job;
+        let takes_slots = call.action == Action::Admit;
+        if call.action == Action::Release {
+            self.held(&call, |held| held.count = held.count.saturating_sub(1));
+        }
+        if takes_slots {
+            self.held(&call, |held| held.admitting += 1);
+        }
+        let result = self.run_by(&call, due).await;
+        if takes_slots {
+            self.held(&call, |held| {
+                held.admitting = held.admitting.saturating_sub(1)
+            });
+            if let Ok(answer) = &result
+                && answer.is_admitted
+            {
+                self.held_if(&call, |index| answer.standings[index].room_in == Some(0));
+            }
+        }
+        let Some(waiting) = answer else { return };
+        let delivery = result.map(|answer| Delivery {
+            slots: self.slots_taken(&call, &answer),
+            answer,
+        });
+        if delivery.is_err() {
+            self.state.failed();
+        }
+        // What nobody receives gives its slots back.
+        let _ = waiting.send(delivery);
+    }
+
+    /// What gives the slots back that an answer says were taken.
+    fn slots_taken(&self, call: &Call, answer: &Answer) -> Option<(Call, mpsc::WeakSender<Job>)> {
+        if call.action != Action::Admit || !answer.is_admitted {
+            return None;
+        }
+        let taken = call
+            .slots()
+            .filter(|(index, _)| answer.standings[*index].room_in == Some(0));
+        let counters: Vec<_> = taken
+            .map(|(_, key)| Counter::slots(key.to_owned()))
+            .collect();
+        if counters.is_empty() {
+            return None;
+        }
+        let release = Call {
+            action: Action::Release,
+            counters,
+            ..*call
+        };
+        Some((release, self.jobs.clone()))
+    }
+
+    fn held(&self, call: &Call, change: impl Fn(&mut Held)) {
+        let mut slots = self.slots.borrow_mut();
+        for (_, key) in call.slots() {
+            change(slots.entry(key.to_owned()).or_default());
+        }
+    }
+
+    fn held_if(&self, call: &Call, is_taken: impl Fn(usize) -> bool) {
+        let mut slots = self.slots.borrow_mut();
+        for (index, key) in call.slots() {
+            if is_taken(index) {
+                slots.entry(key.to_owned()).or_default().count += 1;
+            }
+        }
+    }
+
+    async fn run_by(&self, call: &Call, due: Instant) -> Result<Answer, Failed> {
+        let Some(mut connection) = self.connection.borrow().clone() else {
+            return Err(Failed);
+        };
+        // Loads the script where it is missing; then it has not run. Nothing else is sent twice.
+        let invocation = call.write(&self.script, &self.node);
+        let running = invocation.invoke_async::<Vec<i64>>(&mut connection);
+        match tokio::time::timeout_at(due.into(), running).await {
+            Ok(Ok(values)) => {
+                self.state.late.store(0, Ordering::Relaxed);
+                Answer::read(&values)
+            }
+            Ok(Err(error)) => {
+                if error.is_io_error()
+                    || error.is_connection_dropped()
+                    || error.is_unrecoverable_error()
+                {
+                    self.disconnect(Trouble::Failed(error.to_string()));
+                }
+                Err(Failed)
+            }
+            Err(_) => {
+                if self.state.late.fetch_add(1, Ordering::Relaxed) + 1 >= TOLERATED {
+                    self.disconnect(Trouble::Late);
+                }
+                Err(Failed)
+            }
+        }
+    }
+
+    /// Says how many slots are held. Where calls are on their way that may change it, later.
+    async fn renew_slots(&self) {
+        let settled = |(key, held): (&String, &Held)| {
+            (held.admitting == 0).then(|| (key.clone(), held.count))
+        };
+        let all: Vec<_> = self.slots.borrow().iter().filter_map(settled).collect();
+        for (key, count) in all {
+            if self.say_slots(key.clone(), count).await.is_err() {
+                return;
+            }
+            let mut slots = self.slots.borrow_mut();
+            if slots
+                .get(&key)
+                .is_some_and(|held| held.count == 0 && held.admitting == 0)
+            {
+                slots.remove(&key);
+            }
+        }
+    }
+
+    async fn give_up_slots(&self) {
+        let keys: Vec<_> = self
+            .slots
+            .borrow_mut()
+            .drain()
+            .map(|(key, _)| key)
+            .collect();
+        for key in keys {
+            if self.say_slots(key, 0).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn say_slots(&self, key: String, count: u32) -> Result<Answer, Failed> {
+        let renew = Call {
+            action: Action::Renew,
+            now: 0,
+            cost: count.into(),
+            admitted_at: 0,
+            counters: vec![Counter::slots(key)],
+        };
+        self.run_by(&renew, Instant::now() + CONNECTING).await
+    }
+}
+
+fn not_started(error: std::io::Error) -> OpenError {
+    unusable(format!("its thread cannot be started: {error}"))
+}
+
+pub(super) fn unusable(problem: String) -> OpenError {
+    let server = "Redis";
+    OpenError::Server { server, problem }
+}
+
+/// The policy by which a server that is full would forget counters.
+fn evicting_policy(info: &str) -> Option<&str> {
+    let policy = info
+        .lines()
+        .find_map(|line| line.strip_prefix("maxmemory_policy:"))?
+        .trim();
+    (policy != "noeviction").then_some(policy)
+}

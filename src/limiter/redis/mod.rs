@@ -1,0 +1,509 @@
+//! Counters in Redis, which several processes share.
+//!
+//! Each decision is one run of a script, which reads and changes all counters of a group at once, by
+//! the clock of the server. While Redis cannot be asked, a [`Fallback`] decides.
+
+mod call;
+mod link;
+
+use std::fmt::Write;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use self::call::{Action, Answer, Calendar, Call, Counter, Standing, signed};
+use self::link::{Failed, Link, unusable};
+use super::exhausted::Exhausted;
+use super::memory::indexed;
+use super::{
+    Admission, AttachError, Fallback, Group, Groups, Level, Limiter, MemoryLimiter, NetworkRule,
+    Outcome, Receipt, Remarks, Rules, is_passed_over,
+};
+use crate::clock::{Clock, Moment};
+use crate::counter::{Counts, SavedCounter, SavedNetwork};
+use crate::limit::{Limit, Span};
+use crate::lockout::Strike;
+use crate::network::Network;
+use crate::quota::Balance;
+use crate::rule::{GroupId, Holder, Rule};
+use crate::secret::Secret;
+use crate::store::{OpenError, StoreError};
+use crate::time_zone::TimeZone;
+use crate::waiting::{Patience, Reply, block_on};
+
+pub(crate) struct RedisLimiter {
+    link: Link,
+    names: Names,
+    clock: Clock,
+    zone: TimeZone,
+    fallback: Fallback,
+    /// What is known of groups here: their balances, and all counters while Redis cannot be asked.
+    local: MemoryLimiter,
+    exhausted: Exhausted,
+    fallen_back: AtomicU64,
+}
+
+impl RedisLimiter {
+    pub(crate) fn open(
+        url: &str,
+        secret: &Secret,
+        deadline: Duration,
+        fallback: Fallback,
+        local: MemoryLimiter,
+    ) -> Result<Self, OpenError> {
+        let client = redis::Client::open(url).map_err(|error| unusable(error.to_string()))?;
+        let mut node = [0; 8];
+        getrandom::fill(&mut node).map_err(|error| unusable(error.to_string()))?;
+        let link = Link::open(client, hex(&node), deadline)?;
+        Ok(Self {
+            link,
+            names: Names::new(secret),
+            clock: local.clock().clone(),
+            zone: local.zone().clone(),
+            fallback,
+            local,
+            exhausted: Exhausted::default(),
+            fallen_back: AtomicU64::new(0),
+        })
+    }
+
+    fn call(&self, action: Action, cost: i64, counters: Vec<Counter>) -> Call {
+        Call {
+            action,
+            now: self.clock.manual_micros(),
+            cost,
+            admitted_at: 0,
+            counters,
+        }
+    }
+
+    /// The counters that rules go by, with the balances that are known of them here.
+    fn counters(&self, groups: Groups<'_>, rules: Rules<'_>, admitted_at: Moment) -> Vec<Counter> {
+        let calendar = Calendar {
+            now: self.clock.timestamp(),
+            admitted_at: self.clock.timestamp_at(admitted_at),
+            zone: &self.zone,
+        };
+        let has_balances = indexed(rules).any(|(_, rule)| has_balance(rule));
+        let seeds = has_balances.then(|| self.local.balances(groups, rules));
+        indexed(rules)
+            .map(|(index, rule)| {
+                let seed = seeds.as_ref().and_then(|seeds| seeds[index]);
+                let key = self.names.of_rule(groups, rule);
+                Counter::new(key, rule.limit, seed.unwrap_or_default(), calendar)
+            })
+            .collect()
+    }
+
+    fn network_counters(&self, network: Network, rules: &[NetworkRule<'_>]) -> Vec<Counter> {
+        let now = self.clock.timestamp();
+        let calendar = Calendar {
+            now,
+            admitted_at: now,
+            zone: &self.zone,
+        };
+        let counter = |rule: &NetworkRule<'_>| {
+            let key = self.names.of_network(network, rule);
+            Counter::new(key, rule.limit, Balance::default(), calendar)
+        };
+        let mut counters: Vec<_> = rules.iter().map(counter).collect();
+        counters.push(Counter::index(self.names.of_all(network), &counters));
+        counters
+    }
+
+    /// A refusal that needs no asking.
+    fn known_refusal(
+        &self,
+        counters: &[Counter],
+        limits: &[Limit],
+        cost: NonZeroU32,
+    ) -> Option<Outcome> {
+        let now = self.clock.now();
+        let enforced = counters.iter().zip(limits).enumerate();
+        enforced
+            .filter(|(_, (_, limit))| !limit.shadow)
+            .find_map(|(rule, (counter, limit))| {
+                let (grows_at, room_at) = self.exhausted.find(&counter.key, *limit, cost, now)?;
+                let level = Level {
+                    rule,
+                    at: now,
+                    remaining: 0,
+                    grows_at,
+                };
+                Some(Outcome::Refused(level, room_at))
+            })
+    }
+
+    /// Asks for `cost` of counters; what is `admitted` is told before it is returned. `otherwise`
+    /// decides if there is no answer.
+    fn ask_for<'a>(
+        &'a self,
+        counters: Vec<Counter>,
+        limits: SmallVec<[Limit; 4]>,
+        cost: NonZeroU32,
+        patience: &Patience,
+        admitted: impl FnOnce(&Answer) + Send + 'a,
+        otherwise: impl FnOnce() -> Outcome + Send + 'a,
+    ) -> Reply<'a, Outcome> {
+        if let Some(refusal) = self.known_refusal(&counters, &limits, cost) {
+            return Reply::Now(refusal);
+        }
+        let keys: SmallVec<[String; 4]> = counters.iter().map(|c| c.key.clone()).collect();
+        let call = self.call(Action::Admit, signed(cost), counters);
+        let Ok(asked) = self.link.ask(call, patience) else {
+            return Reply::Now(self.fall_back(otherwise));
+        };
+        Reply::later(async move {
+            let Ok(answer) = asked.answer().await else {
+                return self.fall_back(otherwise);
+            };
+            if answer.standings.len() < limits.len() {
+                return self.fall_back(otherwise);
+            }
+            let outcome = outcome(&answer, &limits, self.clock.now());
+            match &outcome {
+                Outcome::Admitted(..) => admitted(&answer),
+                Outcome::Refused(level, room_at) => {
+                    let (key, limit) = (&keys[level.rule], limits[level.rule]);
+                    self.exhausted.note(key, limit, cost, *level, *room_at);
+                }
+                Outcome::Undecided => {}
+            }
+            outcome
+        })
+    }
+
+    /// For who can wait.
+    fn ask_now(&self, action: Action, cost: i64, counters: Vec<Counter>) -> Result<Answer, Failed> {
+        let call = self.call(action, cost, counters);
+        block_on(self.link.ask(call, &Patience::default())?.answer())
+    }
+
+    fn fall_back(&self, decide: impl FnOnce() -> Outcome) -> Outcome {
+        self.fallen_back.fetch_add(1, Ordering::Relaxed);
+        match self.fallback {
+            Fallback::Local => decide(),
+            Fallback::Allow => Outcome::Admitted(Level::unlimited(self.clock.now()), None),
+            Fallback::Deny => Outcome::Undecided,
+        }
+    }
+
+    fn levels_of(
+        &self,
+        counters: Vec<Counter>,
+        count: usize,
+        cost: NonZeroU32,
+    ) -> Result<Vec<(Level, Moment)>, Failed> {
+        let answer = self.ask_now(Action::Look, signed(cost), counters)?;
+        let now = self.clock.now();
+        let standings = answer.standings.iter().take(count).enumerate();
+        let levels: Vec<_> = standings
+            .map(|(index, standing)| (level(index, standing, now), after(now, standing.room_in)))
+            .collect();
+        if levels.len() == count {
+            Ok(levels)
+        } else {
+            Err(Failed)
+        }
+    }
+
+    fn forget_exhausted(&self, counters: &[Counter]) {
+        for counter in counters {
+            self.exhausted.forget(&counter.key);
+        }
+    }
+}
+
+/// What an answer decides.
+fn outcome(answer: &Answer, limits: &[Limit], now: Moment) -> Outcome {
+    let standings = answer.standings.iter().zip(limits).enumerate();
+    let has_room = |standing: &Standing| standing.room_in == Some(0);
+    if !answer.is_admitted {
+        let refusing =
+            standings.filter(|(_, (standing, limit))| !limit.shadow && !has_room(standing));
+        let slowest = refusing.max_by_key(|(index, (standing, _))| {
+            (after(now, standing.room_in), std::cmp::Reverse(*index))
+        });
+        return match slowest {
+            Some((index, (standing, _))) => {
+                Outcome::Refused(level(index, standing, now), after(now, standing.room_in))
+            }
+            None => Outcome::Undecided,
+        };
+    }
+    let mut tightest = Level::unlimited(now);
+    let mut remarks = Remarks {
+        remote_at: Some(answer.at),
+        ..Remarks::default()
+    };
+    for (index, (standing, limit)) in standings {
+        if !has_room(standing) {
+            remarks
+                .passed_over
+                .push(u16::try_from(index).unwrap_or(u16::MAX));
+        } else if !limit.shadow
+            && limit.span != Span::Concurrent
+            && standing.remaining < tightest.remaining
+        {
+            tightest = level(index, standing, now);
+        }
+    }
+    Outcome::Admitted(tightest, Some(Box::new(remarks)))
+}
+
+fn level(index: usize, standing: &Standing, now: Moment) -> Level {
+    Level {
+        rule: index,
+        at: now,
+        remaining: standing.remaining,
+        grows_at: after(now, standing.grows_in),
+    }
+}
+
+fn after(now: Moment, micros: Option<u64>) -> Moment {
+    micros.map_or(Moment::NEVER, |micros| {
+        now.plus(Duration::from_micros(micros))
+    })
+}
+
+fn has_balance(rule: &Rule) -> bool {
+    matches!(rule.limit.span, Span::Day | Span::Month | Span::Credits(_))
+}
+
+impl Limiter for RedisLimiter {
+    fn attach(
+        &self,
+        id: GroupId,
+        seed: &mut dyn FnMut() -> Result<Vec<SavedCounter>, StoreError>,
+    ) -> Result<Arc<Group>, AttachError> {
+        self.local.attach(id, seed)
+    }
+
+    fn admit<'a>(
+        &'a self,
+        groups: Groups<'a>,
+        rules: Rules<'a>,
+        cost: NonZeroU32,
+        patience: &'a Patience,
+    ) -> Reply<'a, Outcome> {
+        let counters = self.counters(groups, rules, self.clock.now());
+        let limits = indexed(rules).map(|(_, rule)| rule.limit).collect();
+        let take_over = move |answer: &Answer| {
+            let balance = |index: usize| answer.standings[index].balance;
+            self.local.take_over(groups, rules, balance);
+        };
+        let locally = move || self.local.admit_now(groups, rules, cost);
+        self.ask_for(counters, limits, cost, patience, take_over, locally)
+    }
+
+    fn levels(
+        &self,
+        groups: Groups<'_>,
+        rules: Rules<'_>,
+        cost: NonZeroU32,
+    ) -> Vec<(Level, Moment)> {
+        let counters = self.counters(groups, rules, self.clock.now());
+        let levels = self.levels_of(counters, indexed(rules).count(), cost);
+        levels.unwrap_or_else(|Failed| self.local.levels(groups, rules, cost))
+    }
+
+    fn settle(&self, groups: Groups<'_>, rules: Rules<'_>, admission: Admission<'_>, actual: u64) {
+        let Some(admitted_at) = admission
+            .receipt
+            .as_ref()
+            .and_then(|remarks| remarks.remote_at)
+        else {
+            return self.local.settle(groups, rules, admission, actual);
+        };
+        let counters = self
+            .counters(groups, rules, admission.at)
+            .into_iter()
+            .enumerate();
+        let counters: Vec<_> = counters
+            .filter(|(index, _)| !is_passed_over(admission.receipt, *index))
+            .map(|(_, counter)| counter)
+            .collect();
+        self.forget_exhausted(&counters);
+        let more = i64::try_from(actual).unwrap_or(i64::MAX) - signed(admission.cost);
+        // More hits than any limit has count as no more than that.
+        let more = more.min(u32::MAX.into());
+        let call = Call {
+            admitted_at,
+            ..self.call(Action::Settle, more, counters)
+        };
+        // Balances are known again from the next answer.
+        self.link.tell(call);
+    }
+
+    fn release(&self, groups: Groups<'_>, rules: Rules<'_>, receipt: &Receipt) {
+        if receipt
+            .as_ref()
+            .and_then(|remarks| remarks.remote_at)
+            .is_none()
+        {
+            return self.local.release(groups, rules, receipt);
+        }
+        let taken = indexed(rules).filter(|(index, rule)| {
+            rule.limit.span == Span::Concurrent && !is_passed_over(receipt, *index)
+        });
+        let counters = taken.map(|(_, rule)| Counter::slots(self.names.of_rule(groups, rule)));
+        self.link
+            .tell(self.call(Action::Release, 0, counters.collect()));
+    }
+
+    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) {
+        let counters = self.counters(groups, rules, self.clock.now());
+        self.forget_exhausted(&counters);
+        self.local.reset(groups, rules);
+        let _ = self.ask_now(Action::Reset, 0, counters);
+    }
+
+    fn take_changed(&self) -> Vec<Arc<Group>> {
+        self.local.take_changed()
+    }
+
+    fn return_changed(&self, groups: Vec<Arc<Group>>) {
+        self.local.return_changed(groups);
+    }
+
+    /// Windows stay where they are.
+    fn windows(&self, _: usize) -> Option<Vec<(GroupId, Vec<SavedCounter>)>> {
+        None
+    }
+
+    fn hit<'a>(
+        &'a self,
+        network: Network,
+        rules: &'a [NetworkRule<'a>],
+        cost: NonZeroU32,
+        patience: &'a Patience,
+    ) -> Reply<'a, Outcome> {
+        let limits = rules.iter().map(|rule| rule.limit).collect();
+        let counters = self.network_counters(network, rules);
+        let locally = move || self.local.hit_now(network, rules, cost);
+        self.ask_for(counters, limits, cost, patience, |_| (), locally)
+    }
+
+    fn network_levels(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+    ) -> Vec<(Level, Moment)> {
+        let levels = self.levels_of(self.network_counters(network, rules), rules.len(), cost);
+        levels.unwrap_or_else(|Failed| self.local.network_levels(network, rules, cost))
+    }
+
+    fn network_windows(&self) -> Vec<SavedNetwork> {
+        Vec::new()
+    }
+
+    fn restore_networks(&self, _: Vec<SavedNetwork>) {}
+
+    fn forget(&self, network: Network) {
+        self.exhausted.forget_all(&self.names.tag_of(network));
+        self.local.forget(network);
+        let all = Counter::index(self.names.of_all(network), &[]);
+        let _ = self.ask_now(Action::Forget, 0, vec![all]);
+    }
+
+    fn sweep(&self) {
+        self.local.sweep();
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let failing = self.link.trouble().map(|trouble| {
+            let meanwhile = match self.fallback {
+                Fallback::Local => "this process enforces limits by itself meanwhile",
+                Fallback::Deny => "requests that it would decide are refused meanwhile",
+                Fallback::Allow => "limits are not enforced meanwhile",
+            };
+            format!("Redis cannot be asked: {trouble}; {meanwhile}")
+        });
+        let count = self.fallen_back.load(Ordering::Relaxed);
+        let past = (count > 0).then(|| {
+            let failed = self.link.failed();
+            format!(
+                "{count} decisions were made without Redis ({failed} calls failed or came late)"
+            )
+        });
+        failing.into_iter().chain(past).collect()
+    }
+}
+
+/// What counters are called. A group's share a hash tag, so that a cluster keeps them together.
+struct Names {
+    /// Tells deployments on one server apart.
+    space: String,
+    networks: [u8; 32],
+}
+
+impl Names {
+    fn new(secret: &Secret) -> Self {
+        Self {
+            space: hex(&secret.fingerprint().0[..4]),
+            networks: secret.network_naming_key(),
+        }
+    }
+
+    fn of_rule(&self, groups: Groups<'_>, rule: &Rule) -> String {
+        let mut name = format!("{{kg:{}:o{}}}:", self.space, groups.org_id.0);
+        // Writing to a string does not fail.
+        let _ = match rule.holder {
+            Holder::Org => write!(name, "org"),
+            _ => write!(name, "{}", groups.key.id().to_bits()),
+        };
+        write_limit(&mut name, rule.limit);
+        if let Some(route) = &rule.route {
+            let _ = write!(name, ":{route}");
+        }
+        name
+    }
+
+    fn tag_of(&self, network: Network) -> String {
+        let hash = blake3::keyed_hash(&self.networks, network.to_string().as_bytes());
+        format!("{{kg:{}:n{}}}:", self.space, hex(&hash.as_bytes()[..12]))
+    }
+
+    /// Where the names of all counters of a network are.
+    fn of_all(&self, network: Network) -> String {
+        self.tag_of(network) + "all"
+    }
+
+    fn of_network(&self, network: Network, rule: &NetworkRule<'_>) -> String {
+        let mut name = self.tag_of(network);
+        name.push_str(match rule.counts {
+            Counts::Strikes(Strike::BadKey) => "bad",
+            Counts::Strikes(Strike::MissingKey) => "missing",
+            Counts::Requests(_) => "requests",
+        });
+        write_limit(&mut name, rule.limit);
+        if let Counts::Requests(of) = rule.counts {
+            let _ = write!(name, ":{of}");
+        }
+        name
+    }
+}
+
+fn write_limit(name: &mut String, limit: Limit) {
+    let _ = match limit.span {
+        Span::Sliding(length) => write!(name, ":w{}", length.nanos()),
+        Span::Day => write!(name, ":d"),
+        Span::Month => write!(name, ":m"),
+        Span::Credits(_) => write!(name, ":c"),
+        Span::Concurrent => write!(name, ":s"),
+    };
+    if limit.shadow {
+        name.push_str(":shadow");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
