@@ -7,10 +7,10 @@ use smallvec::SmallVec;
 
 use super::Inner;
 use super::denial::Denial;
-use super::pipeline::Refusal;
+use super::pipeline::{Refusal, Stop, Want};
 use super::request::{Headers, Request};
-use super::visit::Visit;
-use crate::access::Rulebook;
+use super::visit::{AddressCount, Visit};
+use crate::access::{Place, RouteRules, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::counter::Counts;
 use crate::forwarded;
@@ -52,43 +52,59 @@ impl Inner {
     }
 
     /// The limits of the routes by address.
-    pub(super) async fn limit_address<H: Headers + ?Sized>(
+    pub(super) fn limit_address<H: Headers + ?Sized>(
         &self,
         visit: &mut Visit<'_, '_, H>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Stop> {
         let Some(network) = Network::of(*visit.ip) else {
             return Ok(());
         };
-        let limited = || {
-            let routes = visit.place.routes.iter();
-            routes.flat_map(|route| route.ip_rules.iter().map(move |rule| (*route, rule)))
-        };
-        let rules: SmallVec<[NetworkRule<'_>; 4]> = limited()
-            .map(|(route, rule)| NetworkRule {
-                counts: &route.counts,
-                limit: rule.limit,
-            })
-            .collect();
+        let rules = network_rules(visit.place);
         if rules.is_empty() {
             return Ok(());
         }
         if visit.is_dry_run() {
             let levels = self.limiter().network_levels(network, &rules, visit.cost);
-            let rules: Vec<Rule> = limited().map(|(_, rule)| rule.clone()).collect();
+            let rules: Vec<Rule> = limited(visit.place).map(|(_, rule)| rule.clone()).collect();
             return match visit.look(rules.iter(), &levels) {
-                Some(denial) => Err(denial.into()),
+                Some(denial) => Err(Refusal::from(denial).into()),
                 None => Ok(()),
             };
         }
+        let outcome = match std::mem::replace(&mut visit.count, AddressCount::Passed) {
+            AddressCount::Passed => return Ok(()),
+            AddressCount::Known(outcome) => outcome,
+            AddressCount::Due => match self.limiter().hit_now(network, &rules, visit.cost) {
+                Some(outcome) => outcome,
+                None => return Err(Stop::Wanting(Want::AddressCount)),
+            },
+        };
+        Ok(self.judge_address(visit, network, outcome)?)
+    }
+
+    pub(super) async fn count_address<H: ?Sized>(&self, visit: &Visit<'_, '_, H>) -> AddressCount {
+        let Some(network) = Network::of(*visit.ip) else {
+            return AddressCount::Passed;
+        };
+        let rules = network_rules(visit.place);
         let patience = &visit.patience;
         let reply = self.limiter().hit(network, &rules, visit.cost, patience);
-        match reply.get().await {
+        AddressCount::Known(reply.get().await)
+    }
+
+    fn judge_address<H: Headers + ?Sized>(
+        &self,
+        visit: &mut Visit<'_, '_, H>,
+        network: Network,
+        outcome: Outcome,
+    ) -> Result<(), Refusal> {
+        match outcome {
             Outcome::Admitted(_, None) => Ok(()),
             Outcome::Admitted(_, Some(remarks)) => {
                 let names: Vec<String> = remarks
                     .passed_over
                     .iter()
-                    .filter_map(|index| limited().nth(usize::from(*index)))
+                    .filter_map(|index| limited(visit.place).nth(usize::from(*index)))
                     .map(|(_, rule)| rule.name())
                     .collect();
                 visit.note().shadowed.extend(names);
@@ -96,7 +112,7 @@ impl Inner {
             }
             Outcome::Undecided => Err(Reason::Unavailable.into()),
             Outcome::Refused(level, room_at) => {
-                let Some((route, rule)) = limited().nth(level.rule) else {
+                let Some((route, rule)) = limited(visit.place).nth(level.rule) else {
                     return Err(Reason::IpLimited.into());
                 };
                 let is_spared = self.is_spared(visit);
@@ -221,4 +237,20 @@ impl Inner {
         self.recorder().count_refusal(denial.reason());
         Err(denial)
     }
+}
+
+/// The limits by address of the routes at a place.
+fn limited<'a, 'p: 'a>(
+    place: &'a Place<'p>,
+) -> impl Iterator<Item = (&'p RouteRules, &'p Rule)> + 'a {
+    let routes = place.routes.iter();
+    routes.flat_map(|route| route.ip_rules.iter().map(move |rule| (*route, rule)))
+}
+
+fn network_rules<'p>(place: &Place<'p>) -> SmallVec<[NetworkRule<'p>; 4]> {
+    let rules = limited(place).map(|(route, rule)| NetworkRule {
+        counts: &route.counts,
+        limit: rule.limit,
+    });
+    rules.collect()
 }

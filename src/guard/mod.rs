@@ -109,8 +109,8 @@ impl KeyGuard {
         ip: impl Into<ClientIp>,
         path: &str,
     ) -> Result<Grant, Denial> {
-        let request = Request::new(headers, ip, path);
-        block_on(self.inner.decide(&request, Subject::Presented))
+        self.inner
+            .decide(&Request::new(headers, ip, path), Subject::Presented)
     }
 
     /// Decides about a request, and consumes its cost from every limit of its key.
@@ -120,7 +120,7 @@ impl KeyGuard {
     /// then.
     #[inline]
     pub fn decide<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Result<Grant, Denial> {
-        block_on(self.inner.decide(&request, Subject::Presented))
+        self.inner.decide(&request, Subject::Presented)
     }
 
     /// As [`KeyGuard::decide`], for callers that await. With a data file and limits in memory the
@@ -134,7 +134,7 @@ impl KeyGuard {
         &self,
         request: Request<'_, H>,
     ) -> Result<Grant, Denial> {
-        self.inner.decide(&request, Subject::Presented).await
+        self.inner.decide_async(&request, Subject::Presented).await
     }
 
     /// Decides about a request by its address alone, and counts it: for routes that nobody has a
@@ -194,7 +194,7 @@ impl KeyGuard {
         id: KeyId,
         request: Request<'_, H>,
     ) -> Result<Grant, Denial> {
-        block_on(self.inner.decide(&request, Subject::Key(id)))
+        self.inner.decide(&request, Subject::Key(id))
     }
 
     /// As [`KeyGuard::dry_run`], as if the key `id` had been presented.

@@ -20,7 +20,7 @@ use super::grant::{Extra, Grant, holds};
 use super::request::{Headers, Request};
 use super::residents::Caller;
 use super::verdict::Verdict;
-use super::visit::{Notes, Visit, is_above_a_limit, lists};
+use super::visit::{AddressCount, Notes, Visit, is_above_a_limit, lists};
 use crate::access::{Access, Place, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::clock::{Moment, Timestamp};
@@ -48,6 +48,30 @@ pub(super) struct Refusal {
     caller: Option<Arc<Caller>>,
 }
 
+/// Why a decision does not come to a grant at once.
+pub(super) enum Stop {
+    /// By the limits of the key: nothing remains to be done.
+    Denied(Denial),
+    Refused(Refusal),
+    Wanting(Want),
+}
+
+/// What a decision needs that may have to come from another server, or from the disk.
+pub(super) enum Want {
+    /// What the limits of the routes say of the address.
+    AddressCount,
+    /// A key that is not in memory.
+    Key(HashedKey),
+    /// What the limits of the key say.
+    Limits(Arc<Caller>),
+}
+
+impl<E: Into<Refusal>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         Denial::new(reason).into()
@@ -64,13 +88,38 @@ impl From<Denial> for Refusal {
 }
 
 impl Inner {
-    /// Ready at once where all backends are in this process.
     #[inline]
-    pub(super) async fn decide<H: Headers + ?Sized>(
+    pub(super) fn decide<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
         subject: Subject,
     ) -> Result<Grant, Denial> {
+        match self.decide_at_once(request, subject) {
+            Ok(grant) => Ok(grant),
+            Err(Stop::Denied(denial)) => Err(denial),
+            Err(stop) => block_on(self.go_on(request, subject, stop)),
+        }
+    }
+
+    #[inline]
+    pub(super) async fn decide_async<H: Headers + ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+        subject: Subject,
+    ) -> Result<Grant, Denial> {
+        match self.decide_at_once(request, subject) {
+            Ok(grant) => Ok(grant),
+            Err(Stop::Denied(denial)) => Err(denial),
+            Err(stop) => self.go_on(request, subject, stop).await,
+        }
+    }
+
+    #[inline(always)]
+    fn decide_at_once<H: Headers + ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+        subject: Subject,
+    ) -> Result<Grant, Stop> {
         let loaded = self.in_force.load_unless_plain();
         let rulebook = loaded
             .as_deref()
@@ -79,35 +128,90 @@ impl Inner {
         let ip = named.as_ref().unwrap_or(&request.ip);
         let place = rulebook.place(request.path, request.method);
         let mut visit = self.receive(rulebook, request, ip, &place, None);
-        let caller = match self.authenticate(&mut visit, subject).await {
-            Ok(Some(caller)) => caller,
-            Ok(None) => return Ok(self.grant_anonymously(visit)),
-            Err(refusal) => return Err(self.refuse(&visit, refusal).await),
+        self.pass(&mut visit, subject)
+    }
+
+    /// Takes a decision to its end that has stopped.
+    #[cold]
+    async fn go_on<H: Headers + ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+        subject: Subject,
+        mut stop: Stop,
+    ) -> Result<Grant, Denial> {
+        let rulebook = self.in_force.load_full();
+        let named = self.named_client(&rulebook, request);
+        let ip = named.as_ref().unwrap_or(&request.ip);
+        let place = rulebook.place(request.path, request.method);
+        let mut visit = self.receive(&rulebook, request, ip, &place, None);
+        loop {
+            match stop {
+                Stop::Denied(denial) => return Err(denial),
+                Stop::Refused(refusal) => return Err(self.refuse(&visit, refusal).await),
+                Stop::Wanting(Want::Limits(caller)) => {
+                    let outcome = self.ask_limits(&visit, &caller).await;
+                    return self.conclude(&mut visit, caller, outcome);
+                }
+                Stop::Wanting(want) => self.supply(&mut visit, want).await,
+            }
+            match self.pass(&mut visit, subject) {
+                Ok(grant) => return Ok(grant),
+                Err(next) => stop = next,
+            }
+        }
+    }
+
+    /// All stages, as far as nobody else has to be asked.
+    #[inline(always)]
+    fn pass<H: Headers + ?Sized>(
+        &self,
+        visit: &mut Visit<'_, '_, H>,
+        subject: Subject,
+    ) -> Result<Grant, Stop> {
+        let Some(caller) = self.authenticate(visit, subject)? else {
+            return Ok(self.grant_anonymously(visit));
         };
         let (groups, cost) = (caller.groups(), visit.cost);
-        let outcome = if visit.place.limits_keys {
-            let rules = lists(&caller, visit.place);
-            let reply = self.limiter().admit(groups, &rules, cost, &visit.patience);
-            reply.get().await
-        } else {
-            let rules: &[&[Rule]] = &[&caller.rules];
-            let reply = self.limiter().admit(groups, rules, cost, &visit.patience);
-            reply.get().await
+        let outcome = match visit.place.limits_keys {
+            false => self.limiter().admit_now(groups, &[&caller.rules], cost),
+            true => self
+                .limiter()
+                .admit_now(groups, &lists(&caller, visit.place), cost),
         };
         match outcome {
+            Some(outcome) => self.conclude(visit, caller, outcome).map_err(Stop::Denied),
+            None => Err(Stop::Wanting(Want::Limits(caller))),
+        }
+    }
+
+    async fn ask_limits<H: ?Sized>(&self, visit: &Visit<'_, '_, H>, caller: &Caller) -> Outcome {
+        let rules = lists(caller, visit.place);
+        let (groups, patience) = (caller.groups(), &visit.patience);
+        let reply = self.limiter().admit(groups, &rules, visit.cost, patience);
+        reply.get().await
+    }
+
+    #[inline(always)]
+    fn conclude<H: ?Sized>(
+        &self,
+        visit: &mut Visit<'_, '_, H>,
+        caller: Arc<Caller>,
+        outcome: Outcome,
+    ) -> Result<Grant, Denial> {
+        match outcome {
             Outcome::Admitted(level, receipt) => {
-                let extra = self.extra(&mut visit, &caller, receipt);
+                let extra = self.extra(visit, &caller, receipt);
                 let is_recorded = self.recorder().is_enabled();
                 let path = if is_recorded {
-                    path::stored(request.path)
+                    path::stored(visit.request.path)
                 } else {
                     ""
                 };
-                let (ip, method, cost) = (*visit.ip, request.method, visit.cost);
+                let (ip, method, cost) = (*visit.ip, visit.request.method, visit.cost);
                 Ok(Grant::new(caller, level, ip, method, path, cost, extra))
             }
             Outcome::Undecided => {
-                self.record_refusal(&visit, &caller, Reason::Unavailable);
+                self.record_refusal(visit, &caller, Reason::Unavailable);
                 Err(Denial::new(Reason::Unavailable))
             }
             Outcome::Refused(level, room_at) => {
@@ -115,7 +219,7 @@ impl Inner {
                     Some(rule) => Denial::exhausted(rule, level, room_at),
                     None => exhausted_route(&lists(&caller, visit.place), level, room_at),
                 };
-                self.record_refusal(&visit, &caller, denial.reason());
+                self.record_refusal(visit, &caller, denial.reason());
                 Err(denial)
             }
         }
@@ -133,10 +237,14 @@ impl Inner {
         let notes = Some(Box::new(Notes::of_dry_run()));
         let place = rulebook.place(request.path, request.method);
         let mut visit = self.receive(&rulebook, request, ip, &place, notes);
-        let denial = match block_on(self.authenticate(&mut visit, subject)) {
-            Ok(Some(caller)) => self.look_at_limits(&mut visit, &caller),
-            Ok(None) => None,
-            Err(refusal) => Some(refusal.denial),
+        let denial = loop {
+            match self.authenticate(&mut visit, subject) {
+                Ok(Some(caller)) => break self.look_at_limits(&mut visit, &caller),
+                Ok(None) => break None,
+                Err(Stop::Denied(denial)) => break Some(denial),
+                Err(Stop::Refused(refusal)) => break Some(refusal.denial),
+                Err(Stop::Wanting(want)) => block_on(self.supply(&mut visit, want)),
+            }
         };
         let notes = *visit.notes.unwrap_or_default();
         Verdict {
@@ -174,6 +282,8 @@ impl Inner {
             cost: request.cost.unwrap_or(NonZeroU32::MIN),
             notes,
             patience: Patience::default(),
+            count: AddressCount::Due,
+            found: None,
         };
         if request.cost.is_none() && !visit.place.routes.is_empty() {
             let enforced = visit.place.routes.iter().filter(|route| !route.shadow);
@@ -183,13 +293,14 @@ impl Inner {
         visit
     }
 
-    /// Everything but the limits of the key. `None` if no key is needed.
+    /// Everything but the limits of the key. `None` if no key is needed. Where it stops for want of
+    /// something, it is called again once that is supplied.
     #[inline(always)]
-    async fn authenticate<H: Headers + ?Sized>(
+    fn authenticate<H: Headers + ?Sized>(
         &self,
         visit: &mut Visit<'_, '_, H>,
         subject: Subject,
-    ) -> Result<Option<Arc<Caller>>, Refusal> {
+    ) -> Result<Option<Arc<Caller>>, Stop> {
         if visit.place.access == Access::Exempt {
             return Ok(None);
         }
@@ -203,16 +314,16 @@ impl Inner {
             self.enforce(standing.locked.as_ref(), visit)?;
         }
         if visit.place.limits_addresses {
-            self.limit_address(visit).await?;
+            self.limit_address(visit)?;
         }
         let keyless = standing
             .as_ref()
             .and_then(|standing| standing.keyless.as_ref());
         match visit.place.access {
             Access::Protected | Access::OpenForNow if is_preflight(visit.request) => Ok(None),
-            Access::Protected => self.accept(visit, subject, keyless).await.map(Some),
-            Access::OpenForNow => match self.accept(visit, subject, keyless).await {
-                Err(refusal) if refusal.denial.status() != 503 => {
+            Access::Protected => self.accept(visit, subject, keyless).map(Some),
+            Access::OpenForNow => match self.accept(visit, subject, keyless) {
+                Err(Stop::Refused(refusal)) if refusal.denial.status() != 503 => {
                     let routes = visit.place.routes.iter().filter(|route| route.requires_key);
                     let names: Vec<String> = routes.map(|route| route.name.to_string()).collect();
                     visit.note().shadowed.extend(names);
@@ -226,13 +337,14 @@ impl Inner {
 
     /// The key, if it may make the request.
     #[inline(always)]
-    async fn accept<H: Headers + ?Sized>(
+    fn accept<H: Headers + ?Sized>(
         &self,
         visit: &mut Visit<'_, '_, H>,
         subject: Subject,
         keyless: Option<&Lock>,
-    ) -> Result<Arc<Caller>, Refusal> {
+    ) -> Result<Arc<Caller>, Stop> {
         let caller = match subject {
+            _ if let Some(found) = visit.found.take() => found?,
             Subject::Presented => {
                 let presented = credential::presented(visit.request.headers, &self.key_header)?;
                 let Some(text) = presented else {
@@ -241,17 +353,30 @@ impl Inner {
                 };
                 match self.recognise(text) {
                     Ok(caller) => caller,
-                    Err(hash) => self.load(hash, text, &visit.patience).await?,
+                    // Whoever does not know how keys are formed does not make us read the store.
+                    Err(_) if !key::is_well_formed(text) => {
+                        return Err(Reason::MalformedKey.into());
+                    }
+                    Err(hash) => return Err(Stop::Wanting(Want::Key(hash))),
                 }
             }
             Subject::Key(id) => self.load_by_id(id)?,
         };
         match self.objection(&caller, visit) {
             None => Ok(caller),
-            Some(reason) => Err(Refusal {
+            Some(reason) => Err(Stop::Refused(Refusal {
                 denial: Denial::new(reason),
                 caller: Some(caller),
-            }),
+            })),
+        }
+    }
+
+    #[cold]
+    async fn supply<H: Headers + ?Sized>(&self, visit: &mut Visit<'_, '_, H>, want: Want) {
+        match want {
+            Want::AddressCount => visit.count = self.count_address(visit).await,
+            Want::Key(hash) => visit.found = Some(self.load(hash, &visit.patience).await),
+            Want::Limits(_) => {}
         }
     }
 
@@ -269,16 +394,7 @@ impl Inner {
     }
 
     #[cold]
-    async fn load(
-        &self,
-        hash: HashedKey,
-        text: &[u8],
-        patience: &Patience,
-    ) -> Result<Arc<Caller>, Reason> {
-        // Whoever does not know how keys are formed does not make us read the store.
-        if !key::is_well_formed(text) {
-            return Err(Reason::MalformedKey);
-        }
+    async fn load(&self, hash: HashedKey, patience: &Patience) -> Result<Arc<Caller>, Reason> {
         let changes = self.revisions.all();
         let resolved = self.store.resolve(&hash, patience).get().await;
         let resolved = resolved.map_err(unavailable)?.ok_or(Reason::UnknownKey)?;
@@ -350,7 +466,7 @@ impl Inner {
     }
 
     #[cold]
-    fn grant_anonymously<H: ?Sized>(&self, mut visit: Visit<'_, '_, H>) -> Grant {
+    fn grant_anonymously<H: ?Sized>(&self, visit: &mut Visit<'_, '_, H>) -> Grant {
         let shadowed = visit.take_shadowed();
         self.recorder().count_shadowed(&shadowed);
         let now = self.clock.now();

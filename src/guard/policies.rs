@@ -34,6 +34,11 @@ impl InForce {
         self.rulebook.load()
     }
 
+    /// As [`InForce::load`], to be kept for longer.
+    pub(super) fn load_full(&self) -> Arc<Rulebook> {
+        self.rulebook.load_full()
+    }
+
     /// What concerns a request before its key is known; `None` if nothing does.
     #[inline]
     pub(super) fn load_unless_plain(&self) -> Option<Guard<Arc<Rulebook>>> {

@@ -1,6 +1,7 @@
 //! A request on its way through the stages of the [decision](super::pipeline).
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -11,7 +12,8 @@ use super::verdict::RuleState;
 use crate::access::Place;
 use crate::client_ip::ClientIp;
 use crate::clock::Moment;
-use crate::limiter::Level;
+use crate::limiter::{Level, Outcome};
+use crate::record::Reason;
 use crate::rule::Rule;
 use crate::waiting::Patience;
 
@@ -28,6 +30,19 @@ pub(super) struct Visit<'p, 'r, H: ?Sized> {
     pub(super) notes: Option<Box<Notes>>,
     /// With backends on other servers.
     pub(super) patience: Patience,
+    pub(super) count: AddressCount,
+    /// What the store says of its key, once that was read.
+    pub(super) found: Option<Result<Arc<Caller>, Reason>>,
+}
+
+/// How far the limits of the routes by address are.
+#[derive(Debug)]
+pub(super) enum AddressCount {
+    Due,
+    /// They were asked.
+    Known(Outcome),
+    /// They let the request pass.
+    Passed,
 }
 
 /// What is noted of a request that shadow mode or the dry run concerns.

@@ -172,6 +172,10 @@ impl Limiter for MemoryLimiter {
     }
 
     #[inline]
+    fn admit_now(&self, groups: Groups<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Option<Outcome> {
+        Some(self.take(groups, rules, cost))
+    }
+
     fn admit<'a>(
         &'a self,
         groups: Groups<'a>,
@@ -179,7 +183,7 @@ impl Limiter for MemoryLimiter {
         cost: NonZeroU32,
         _: &'a Patience,
     ) -> Reply<'a, Outcome> {
-        Reply::Now(self.admit_now(groups, rules, cost))
+        Reply::Now(self.take(groups, rules, cost))
     }
 
     fn levels(
@@ -276,6 +280,15 @@ impl Limiter for MemoryLimiter {
         Some(all)
     }
 
+    fn hit_now(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+    ) -> Option<Outcome> {
+        Some(self.networks.hit(network, rules, cost, &self.clock))
+    }
+
     fn hit<'a>(
         &'a self,
         network: Network,
@@ -283,7 +296,7 @@ impl Limiter for MemoryLimiter {
         cost: NonZeroU32,
         _: &'a Patience,
     ) -> Reply<'a, Outcome> {
-        Reply::Now(self.hit_now(network, rules, cost))
+        Reply::Now(self.networks.hit(network, rules, cost, &self.clock))
     }
 
     fn network_levels(
@@ -314,14 +327,9 @@ impl Limiter for MemoryLimiter {
 }
 
 impl MemoryLimiter {
-    /// [`Limiter::admit`], which here has its answer at once.
+    /// [`Limiter::admit`], which here never has to ask.
     #[inline(always)]
-    pub(super) fn admit_now(
-        &self,
-        groups: Groups<'_>,
-        rules: Rules<'_>,
-        cost: NonZeroU32,
-    ) -> Outcome {
+    pub(super) fn take(&self, groups: Groups<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Outcome {
         let mut held = Held::lock(groups);
         let time = self.time();
         let mut slowest: Option<(Level, Moment)> = None;
@@ -372,15 +380,6 @@ impl MemoryLimiter {
         }
         Outcome::Admitted(tightest, receipt)
     }
-
-    pub(super) fn hit_now(
-        &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
-        cost: NonZeroU32,
-    ) -> Outcome {
-        self.networks.hit(network, rules, cost, &self.clock)
-    }
 }
 
 #[cfg(feature = "redis")]
@@ -391,6 +390,15 @@ impl MemoryLimiter {
 
     pub(super) fn zone(&self) -> &TimeZone {
         &self.zone
+    }
+
+    pub(super) fn take_hit(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+    ) -> Outcome {
+        self.networks.hit(network, rules, cost, &self.clock)
     }
 
     /// The balance of each rule that has one.

@@ -68,7 +68,11 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     ) -> Result<Arc<Group>, AttachError>;
 
     /// Consumes `cost` from every rule, or, if one that is enforced has no room, from none. The
-    /// amount of no enforced rule is below `cost`.
+    /// amount of no enforced rule is below `cost`. `None` if another server has to be asked, by
+    /// [`Limiter::admit`].
+    fn admit_now(&self, groups: Groups<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Option<Outcome>;
+
+    /// As [`Limiter::admit_now`], whoever has to be asked.
     fn admit<'a>(
         &'a self,
         groups: Groups<'a>,
@@ -109,7 +113,15 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     fn windows(&self, part: usize) -> Option<Vec<(GroupId, Vec<SavedCounter>)>>;
 
     /// Consumes `cost` from windows over a network, or, if one that is enforced has no room, from
-    /// none.
+    /// none. `None` if another server has to be asked, by [`Limiter::hit`].
+    fn hit_now(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+    ) -> Option<Outcome>;
+
+    /// As [`Limiter::hit_now`], whoever has to be asked.
     fn hit<'a>(
         &'a self,
         network: Network,

@@ -47,7 +47,7 @@ fn alone(key: &Arc<Group>) -> Groups<'_> {
 }
 
 fn admit(limiter: &MemoryLimiter, key: &Arc<Group>, rules: &[Rule], cost: NonZeroU32) -> Outcome {
-    limiter.admit_now(alone(key), &[rules], cost)
+    limiter.take(alone(key), &[rules], cost)
 }
 
 fn levels(
@@ -359,7 +359,7 @@ fn keys_share_the_limits_of_their_organization_and_nothing_else() {
             org: Some(&org),
             org_id: OrgId(1),
         };
-        let admit = |_| limiter.admit_now(groups, &[&rules], cost(1));
+        let admit = |_| limiter.take(groups, &[&rules], cost(1));
         admitted.push((0..4).map(admit).filter(|o| is_admitted(o.clone())).count());
     }
     assert_eq!(admitted, [3, 2, 0]);

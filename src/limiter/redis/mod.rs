@@ -282,6 +282,10 @@ impl Limiter for RedisLimiter {
         self.local.attach(id, seed)
     }
 
+    fn admit_now(&self, _: Groups<'_>, _: Rules<'_>, _: NonZeroU32) -> Option<Outcome> {
+        None
+    }
+
     fn admit<'a>(
         &'a self,
         groups: Groups<'a>,
@@ -295,7 +299,7 @@ impl Limiter for RedisLimiter {
             let balance = |index: usize| answer.standings[index].balance;
             self.local.take_over(groups, rules, balance);
         };
-        let locally = move || self.local.admit_now(groups, rules, cost);
+        let locally = move || self.local.take(groups, rules, cost);
         self.ask_for(counters, limits, cost, patience, take_over, locally)
     }
 
@@ -374,6 +378,10 @@ impl Limiter for RedisLimiter {
         None
     }
 
+    fn hit_now(&self, _: Network, _: &[NetworkRule<'_>], _: NonZeroU32) -> Option<Outcome> {
+        None
+    }
+
     fn hit<'a>(
         &'a self,
         network: Network,
@@ -383,7 +391,7 @@ impl Limiter for RedisLimiter {
     ) -> Reply<'a, Outcome> {
         let limits = rules.iter().map(|rule| rule.limit).collect();
         let counters = self.network_counters(network, rules);
-        let locally = move || self.local.hit_now(network, rules, cost);
+        let locally = move || self.local.take_hit(network, rules, cost);
         self.ask_for(counters, limits, cost, patience, |_| (), locally)
     }
 
