@@ -4,7 +4,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// An answer that is there, or that another thread brings.
 pub(crate) enum Reply<'a, T> {
@@ -32,12 +32,13 @@ impl<T> Reply<'_, T> {
 
 /// How long one decision waits for all backends together, counted from the first that it asks.
 #[derive(Debug, Default)]
+#[cfg_attr(not(any(feature = "redis", feature = "postgres")), allow(dead_code))]
 pub(crate) struct Patience(OnceLock<Instant>);
 
 #[cfg(any(feature = "redis", feature = "postgres"))]
 impl Patience {
     /// When it ends, if it is `whole` in all.
-    pub(crate) fn ends_at(&self, whole: Duration) -> Instant {
+    pub(crate) fn ends_at(&self, whole: std::time::Duration) -> Instant {
         *self.0.get_or_init(Instant::now) + whole
     }
 }

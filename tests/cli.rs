@@ -113,6 +113,12 @@ fn normalised(text: &str) -> String {
         }
         rest = after;
     }
+    // A second may pass between two commands.
+    let masked = |line| match str::starts_with(line, "retry after: 3") {
+        true => "retry after: <wait>\n",
+        false => line,
+    };
+    let out: String = out.split_inclusive('\n').map(masked).collect();
     let user = format!("user {}", rustix::process::geteuid().as_raw());
     out.replace(&user, "user <id>")
 }

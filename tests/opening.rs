@@ -288,8 +288,9 @@ fn a_file_held_by_another_process_is_refused_until_that_ends() {
     home.open();
 }
 
+#[cfg(not(feature = "postgres"))]
 #[test]
-fn urls_need_their_features() {
+fn a_url_of_postgres_needs_its_feature() {
     let home = Home::new();
     let words = [
         "`postgres:` needs the cargo feature `postgres`",
@@ -307,7 +308,12 @@ fn urls_need_their_features() {
         }
     ));
     assert!(!format!("{missing}{missing:?}").contains("hunter2"));
+}
 
+#[cfg(not(feature = "redis"))]
+#[test]
+fn a_url_of_redis_needs_its_feature() {
+    let home = Home::new();
     let config = home.config().redis_url("rediss://:hunter2@host");
     let missing = refused(
         &home.file(),
@@ -322,7 +328,11 @@ fn urls_need_their_features() {
         }
     ));
     assert!(!format!("{missing}{missing:?}").contains("hunter2"));
+}
 
+#[test]
+fn a_url_that_is_none_is_refused() {
+    let home = Home::new();
     let config = home.config().redis_url("localhost:6379");
     let invalid = refused(&home.file(), config, &["redis_url", "redis://"]);
     assert!(matches!(invalid, OpenError::Config(_)));

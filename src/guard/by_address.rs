@@ -9,7 +9,7 @@ use super::Inner;
 use super::denial::Denial;
 use super::pipeline::{Refusal, Stop, Want};
 use super::request::{Headers, Request};
-use super::visit::{AddressCount, Visit};
+use super::visit::Visit;
 use crate::access::{Place, RouteRules, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::counter::Counts;
@@ -66,30 +66,31 @@ impl Inner {
         if visit.is_dry_run() {
             let levels = self.limiter().network_levels(network, &rules, visit.cost);
             let rules: Vec<Rule> = limited(visit.place).map(|(_, rule)| rule.clone()).collect();
+            visit.progress.is_counted = true;
             return match visit.look(rules.iter(), &levels) {
-                Some(denial) => Err(Refusal::from(denial).into()),
+                Some(denial) => Err(denial.into()),
                 None => Ok(()),
             };
         }
-        let outcome = match std::mem::replace(&mut visit.count, AddressCount::Passed) {
-            AddressCount::Passed => return Ok(()),
-            AddressCount::Known(outcome) => outcome,
-            AddressCount::Due => match self.limiter().hit_now(network, &rules, visit.cost) {
-                Some(outcome) => outcome,
-                None => return Err(Stop::Wanting(Want::AddressCount)),
-            },
+        let known = visit.address.take();
+        let outcome = known.or_else(|| self.limiter().hit_now(network, &rules, visit.cost));
+        let Some(outcome) = outcome else {
+            return Err(Stop::Wanting(Want::AddressCount));
         };
-        Ok(self.judge_address(visit, network, outcome)?)
+        self.judge_address(visit, network, outcome)?;
+        visit.progress.is_counted = true;
+        Ok(())
     }
 
-    pub(super) async fn count_address<H: ?Sized>(&self, visit: &Visit<'_, '_, H>) -> AddressCount {
-        let Some(network) = Network::of(*visit.ip) else {
-            return AddressCount::Passed;
-        };
+    pub(super) async fn count_address<H: ?Sized>(
+        &self,
+        visit: &Visit<'_, '_, H>,
+    ) -> Option<Outcome> {
+        let network = Network::of(*visit.ip)?;
         let rules = network_rules(visit.place);
         let patience = &visit.patience;
         let reply = self.limiter().hit(network, &rules, visit.cost, patience);
-        AddressCount::Known(reply.get().await)
+        Some(reply.get().await)
     }
 
     fn judge_address<H: Headers + ?Sized>(

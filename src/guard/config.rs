@@ -24,7 +24,9 @@ pub struct Config {
     pub(super) secret: Option<Secret>,
     /// It may hold a password.
     pub(super) redis_url: Option<Secret>,
-    pub(super) limits_deadline: Duration,
+    pub(super) backend_deadline: Duration,
+    pub(super) keys_stale_for: Duration,
+    pub(super) database_connections: usize,
     pub(super) limits_fallback: Fallback,
     pub(super) admin_key: Option<Secret>,
     pub(super) secret_as_admin_key: bool,
@@ -57,7 +59,9 @@ impl Default for Config {
         Self {
             secret: None,
             redis_url: None,
-            limits_deadline: Duration::from_millis(50),
+            backend_deadline: Duration::from_millis(50),
+            keys_stale_for: Duration::from_secs(60),
+            database_connections: 8,
             limits_fallback: Fallback::Local,
             admin_key: None,
             secret_as_admin_key: false,
@@ -101,15 +105,29 @@ impl Config {
         self
     }
 
-    /// How long a decision waits at most for the server of [`Config::redis_url`], at least 1 ms.
-    /// Default: 50 ms.
-    pub fn limits_deadline(mut self, wait: Duration) -> Self {
-        self.limits_deadline = wait;
+    /// How long a decision waits at most for PostgreSQL and Redis together, at least 1 ms. Default:
+    /// 50 ms.
+    pub fn backend_deadline(mut self, wait: Duration) -> Self {
+        self.backend_deadline = wait;
         self
     }
 
-    /// What decides about limits while that server does not answer in time. Default:
-    /// [`Fallback::Local`].
+    /// For how long keys that are in memory are accepted while nothing is heard from PostgreSQL, at
+    /// least 1 s: a revocation elsewhere may go unheard for so long then. Afterwards requests are
+    /// refused with status 503. Default: 1 minute.
+    pub fn keys_stale_for(mut self, time: Duration) -> Self {
+        self.keys_stale_for = time;
+        self
+    }
+
+    /// Connections to PostgreSQL at a time, at least 1, besides one that listens for changes.
+    /// Default: 8.
+    pub fn database_connections(mut self, most: usize) -> Self {
+        self.database_connections = most;
+        self
+    }
+
+    /// What decides about limits while Redis does not answer in time. Default: [`Fallback::Local`].
     pub fn limits_fallback(mut self, fallback: Fallback) -> Self {
         self.limits_fallback = fallback;
         self
@@ -291,8 +309,17 @@ impl Config {
                 "keys are read from `Authorization: Bearer` anyway; name another field",
             ));
         }
-        if self.limits_deadline < Duration::from_millis(1) {
-            return Err(InvalidInput::new("limits_deadline", "is shorter than 1 ms"));
+        if self.backend_deadline < Duration::from_millis(1) {
+            return Err(InvalidInput::new(
+                "backend_deadline",
+                "is shorter than 1 ms",
+            ));
+        }
+        if self.keys_stale_for < Duration::from_secs(1) {
+            return Err(InvalidInput::new("keys_stale_for", "is shorter than 1 s"));
+        }
+        if self.database_connections == 0 {
+            return Err(InvalidInput::new("database_connections", "is below 1"));
         }
         let admin_key = self.admin_key.as_ref().map(Secret::expose);
         if admin_key.is_some_and(|key| key.len() < 16) {

@@ -48,27 +48,33 @@ pub(crate) struct Lockouts {
 }
 
 impl Lockouts {
-    /// The locks of `store`, in a table of at most `capacity`.
-    pub(super) fn load(
-        store: &dyn Store,
-        now: Timestamp,
-        capacity: usize,
-        threshold: NonZeroU32,
-        zone: TimeZone,
-    ) -> Result<Self, StoreError> {
-        let lockouts = Self {
+    /// None yet, in a table of at most `capacity`.
+    pub(super) fn new(capacity: usize, threshold: NonZeroU32, zone: TimeZone) -> Self {
+        Self {
             locks: Locks::new(capacity),
             threshold,
             zone,
             storing: Mutex::new(()),
             unlocked: AtomicU64::new(0),
             warnings: Mutex::default(),
-        };
-        for lock in store.locks()? {
-            lockouts.add(lock, now);
         }
-        lockouts.locks.expire(now);
-        Ok(lockouts)
+    }
+
+    /// Puts locks in force that are stored.
+    pub(super) fn load(&self, locks: Vec<Lock>, now: Timestamp) {
+        for lock in locks {
+            self.add(lock, now);
+        }
+        self.locks.expire(now);
+    }
+
+    /// Puts in force what others have stored.
+    pub(super) fn adopt(&self, changes: Vec<LockChange>, now: Timestamp) {
+        for change in changes {
+            if !self.locks.adopt(change, now) {
+                self.unlocked.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// How the sender of a request stands; `None` for almost everybody.

@@ -1,6 +1,7 @@
 //! The guard: one decision per request over a store and a limiter.
 
 mod actor;
+mod backends;
 mod by_address;
 mod caller;
 mod config;
@@ -266,10 +267,17 @@ impl Inner {
         self.lockouts.warn(warning);
     }
 
+    /// Whether a decision may have to ask another server.
+    #[cfg(feature = "http")]
+    pub(crate) fn asks_others(&self) -> bool {
+        self.limiter().asks_others() || self.store.asks_others()
+    }
+
     /// What an administrator should know.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.lockouts.warnings();
         warnings.extend(self.limiter().warnings());
+        warnings.extend(self.store.warnings());
         warnings
     }
 

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::Inner;
+use super::backends::{self, Place};
 use super::config::Config;
 use super::lockouts::Lockouts;
 use super::policies::{InForce, Policies};
@@ -17,46 +18,39 @@ use super::residents::{Backends, Residents, Revisions};
 use crate::access;
 use crate::draft::Draft;
 use crate::key::KeyHasher;
-#[cfg(feature = "redis")]
-use crate::limiter::RedisLimiter;
-use crate::limiter::{Limiter, MemoryLimiter};
-use crate::policy::InvalidInput;
 use crate::secret::Secret;
-use crate::store::{OpenError, RedbStore, Store, StoreError};
+use crate::store::{OpenError, RedbStore, StoreError};
 
 const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
 
 impl Inner {
     pub(super) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
-        require_features(file, &config)?;
+        let place = Place::of(file);
+        let shown = place.shown();
         let policy = match &config.policy_file {
             Some(file) => access::read(file).map_err(OpenError::Policy)?,
             None => config.policy.clone(),
         };
         let clock = config.clock.clone();
-        let secret = find_secret(file, config.secret.clone())?;
-        let store: Arc<dyn Store> = Arc::new(RedbStore::open(
-            file,
-            secret.fingerprint(),
-            clock.timestamp(),
-            config.file_cache_bytes,
-        )?);
-        let limiter = limiter(&config, &secret)?;
-        let lockouts = Lockouts::load(
-            &*store,
-            clock.timestamp(),
+        let secret = find_secret(&place, config.secret.clone())?;
+        let limiter = backends::limiter(&config, &secret)?;
+        let store = backends::store(&place, &config, &secret)?;
+        let lockouts = Lockouts::new(
             config.locked_addresses,
             NonZeroU32::new(config.ip_block_threshold).unwrap_or(NonZeroU32::MIN),
             config.time_zone.clone(),
         );
-        let lockouts = Arc::new(lockouts.map_err(|error| unreadable(file, error))?);
+        let lockouts = backends::load_locks(lockouts, &*store, &clock);
+        let lockouts = Arc::new(lockouts.map_err(|error| unreadable(&shown, error))?);
         let recorder = Arc::new(Recorder::new(
             clock.clone(),
             config.record_usage,
             config.usage_queue,
         ));
-        let networks = store.networks().map_err(|error| unreadable(file, error))?;
+        let networks = store
+            .networks()
+            .map_err(|error| unreadable(&shown, error))?;
         limiter.restore_networks(networks);
         let in_force = Arc::new(InForce::new(policy));
         let revisions = Arc::new(Revisions::new());
@@ -67,12 +61,18 @@ impl Inner {
             config.policy_file.clone(),
         ));
         let io_error = |source| OpenError::Io {
-            path: file.into(),
+            path: shown.clone(),
             source,
         };
         if config.reload_on_hangup {
             policies.listen().map_err(io_error)?;
         }
+        backends::follow(
+            &*store,
+            Arc::clone(&revisions),
+            Arc::clone(&lockouts),
+            clock.clone(),
+        );
         let backends = Arc::new(Backends { recorder, limiter });
         let writer = Writer::spawn(
             Arc::clone(&backends),
@@ -103,25 +103,6 @@ impl Inner {
     }
 }
 
-/// Where limits are kept: in this process, or in Redis.
-fn limiter(config: &Config, secret: &Secret) -> Result<Arc<dyn Limiter>, OpenError> {
-    let memory = MemoryLimiter::new(
-        config.clock.clone(),
-        config.quota_time_zone.clone(),
-        config.limited_keys,
-        config.counted_addresses,
-    );
-    #[cfg(feature = "redis")]
-    if let Some(url) = &config.redis_url {
-        let (deadline, fallback) = (config.limits_deadline, config.limits_fallback);
-        let url = String::from_utf8_lossy(url.expose());
-        let limiter = RedisLimiter::open(&url, secret, deadline, fallback, memory)?;
-        return Ok(Arc::new(limiter));
-    }
-    let _ = secret;
-    Ok(Arc::new(memory))
-}
-
 /// Rows that cannot be read while a file is opened.
 fn unreadable(file: &Path, error: StoreError) -> OpenError {
     match error {
@@ -136,44 +117,24 @@ fn unreadable(file: &Path, error: StoreError) -> OpenError {
     }
 }
 
-/// That every URL given names a backend that was compiled in.
-fn require_features(file: &Path, config: &Config) -> Result<(), OpenError> {
-    let missing = |scheme: &str, feature| OpenError::MissingFeature {
-        scheme: scheme.to_owned(),
-        feature,
-    };
-    let scheme = file.to_str().and_then(|url| url.split_once("://"));
-    if let Some((scheme @ ("postgres" | "postgresql"), _)) = scheme {
-        return Err(missing(scheme, "postgres"));
-    }
-    let Some(url) = &config.redis_url else {
-        return Ok(());
-    };
-    let schemes = [("redis", "redis://"), ("rediss", "rediss://")];
-    let scheme = schemes
-        .iter()
-        .find(|(_, start)| url.expose().starts_with(start.as_bytes()));
-    match scheme {
-        Some(_) if cfg!(feature = "redis") => return Ok(()),
-        Some((scheme, _)) => return Err(missing(scheme, "redis")),
-        None => {}
-    }
-    Err(OpenError::Config(InvalidInput::new(
-        "redis_url",
-        "does not start with `redis://` or `rediss://`",
-    )))
-}
-
 /// The secret given, or of the environment, or beside the data file, or, for a new data file, new.
-fn find_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
-    let path = secret_path(file);
+fn find_secret(place: &Place<'_>, explicit: Option<Secret>) -> Result<Secret, OpenError> {
     let (secret, place) = if let Some(secret) = explicit {
         (secret, "the configuration".to_owned())
     } else if let Some(text) = std::env::var_os(SECRET_VARIABLE) {
         let secret = Secret::from(text.into_encoded_bytes());
         (secret, format!("the variable {SECRET_VARIABLE}"))
-    } else {
+    } else if let Place::File(file) = place {
+        let path = secret_path(file);
         (secret_beside(file, &path)?, format!("`{}`", path.display()))
+    } else {
+        return Err(OpenError::Server {
+            server: "PostgreSQL",
+            problem: format!(
+                "no secret is given, and there is no file beside a server to look for it; set \
+                 {SECRET_VARIABLE}, or give it in the configuration"
+            ),
+        });
     };
     if secret.is_blank() {
         return Err(OpenError::BlankSecret { place });
@@ -185,13 +146,18 @@ fn find_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenErro
 #[cfg(feature = "cli")]
 pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
     let beside = secret_path(file);
-    if explicit.is_none() && std::env::var_os(SECRET_VARIABLE).is_none() && !beside.exists() {
+    let is_file = !Place::of(file).is_server();
+    if is_file
+        && explicit.is_none()
+        && std::env::var_os(SECRET_VARIABLE).is_none()
+        && !beside.exists()
+    {
         return Err(OpenError::MissingSecret {
             path: file.into(),
             secret_file: beside,
         });
     }
-    find_secret(file, explicit)
+    find_secret(&Place::of(file), explicit)
 }
 
 fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {

@@ -20,7 +20,7 @@ use super::grant::{Extra, Grant, holds};
 use super::request::{Headers, Request};
 use super::residents::Caller;
 use super::verdict::Verdict;
-use super::visit::{AddressCount, Notes, Visit, is_above_a_limit, lists};
+use super::visit::{Notes, Progress, Visit, is_above_a_limit, lists};
 use crate::access::{Access, Place, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::clock::{Moment, Timestamp};
@@ -96,8 +96,8 @@ impl Inner {
     ) -> Result<Grant, Denial> {
         match self.decide_at_once(request, subject) {
             Ok(grant) => Ok(grant),
-            Err(Stop::Denied(denial)) => Err(denial),
-            Err(stop) => block_on(self.go_on(request, subject, stop)),
+            Err((Stop::Denied(denial), _)) => Err(denial),
+            Err((stop, progress)) => block_on(self.go_on(request, subject, stop, progress)),
         }
     }
 
@@ -109,8 +109,8 @@ impl Inner {
     ) -> Result<Grant, Denial> {
         match self.decide_at_once(request, subject) {
             Ok(grant) => Ok(grant),
-            Err(Stop::Denied(denial)) => Err(denial),
-            Err(stop) => self.go_on(request, subject, stop).await,
+            Err((Stop::Denied(denial), _)) => Err(denial),
+            Err((stop, progress)) => self.go_on(request, subject, stop, progress).await,
         }
     }
 
@@ -119,7 +119,7 @@ impl Inner {
         &self,
         request: &Request<'_, H>,
         subject: Subject,
-    ) -> Result<Grant, Stop> {
+    ) -> Result<Grant, (Stop, Progress)> {
         let loaded = self.in_force.load_unless_plain();
         let rulebook = loaded
             .as_deref()
@@ -127,8 +127,9 @@ impl Inner {
         let named = self.named_client(rulebook, request);
         let ip = named.as_ref().unwrap_or(&request.ip);
         let place = rulebook.place(request.path, request.method);
-        let mut visit = self.receive(rulebook, request, ip, &place, None);
-        self.pass(&mut visit, subject)
+        let mut visit = self.receive(rulebook, request, ip, &place, Progress::default());
+        let passed = self.pass(&mut visit, subject);
+        passed.map_err(|stop| (stop, visit.progress))
     }
 
     /// Takes a decision to its end that has stopped.
@@ -138,12 +139,13 @@ impl Inner {
         request: &Request<'_, H>,
         subject: Subject,
         mut stop: Stop,
+        progress: Progress,
     ) -> Result<Grant, Denial> {
         let rulebook = self.in_force.load_full();
         let named = self.named_client(&rulebook, request);
         let ip = named.as_ref().unwrap_or(&request.ip);
         let place = rulebook.place(request.path, request.method);
-        let mut visit = self.receive(&rulebook, request, ip, &place, None);
+        let mut visit = self.receive(&rulebook, request, ip, &place, progress);
         loop {
             match stop {
                 Stop::Denied(denial) => return Err(denial),
@@ -234,9 +236,12 @@ impl Inner {
         let rulebook = self.rulebook();
         let named = self.named_client(&rulebook, request);
         let ip = named.as_ref().unwrap_or(&request.ip);
-        let notes = Some(Box::new(Notes::of_dry_run()));
+        let progress = Progress {
+            notes: Some(Box::new(Notes::of_dry_run())),
+            ..Progress::default()
+        };
         let place = rulebook.place(request.path, request.method);
-        let mut visit = self.receive(&rulebook, request, ip, &place, notes);
+        let mut visit = self.receive(&rulebook, request, ip, &place, progress);
         let denial = loop {
             match self.authenticate(&mut visit, subject) {
                 Ok(Some(caller)) => break self.look_at_limits(&mut visit, &caller),
@@ -246,7 +251,7 @@ impl Inner {
                 Err(Stop::Wanting(want)) => block_on(self.supply(&mut visit, want)),
             }
         };
-        let notes = *visit.notes.unwrap_or_default();
+        let notes = *visit.progress.notes.unwrap_or_default();
         Verdict {
             denial,
             rules: notes.states.unwrap_or_default(),
@@ -272,7 +277,7 @@ impl Inner {
         request: &'r Request<'r, H>,
         ip: &'r ClientIp,
         place: &'r Place<'p>,
-        notes: Option<Box<Notes>>,
+        progress: Progress,
     ) -> Visit<'p, 'r, H> {
         let mut visit = Visit {
             is_denied: rulebook.has_lists() && rulebook.denies(*ip),
@@ -280,9 +285,9 @@ impl Inner {
             request,
             place,
             cost: request.cost.unwrap_or(NonZeroU32::MIN),
-            notes,
+            progress,
             patience: Patience::default(),
-            count: AddressCount::Due,
+            address: None,
             found: None,
         };
         if request.cost.is_none() && !visit.place.routes.is_empty() {
@@ -313,7 +318,7 @@ impl Inner {
         if let Some(standing) = &standing {
             self.enforce(standing.locked.as_ref(), visit)?;
         }
-        if visit.place.limits_addresses {
+        if visit.place.limits_addresses && !visit.progress.is_counted {
             self.limit_address(visit)?;
         }
         let keyless = standing
@@ -374,7 +379,7 @@ impl Inner {
     #[cold]
     async fn supply<H: Headers + ?Sized>(&self, visit: &mut Visit<'_, '_, H>, want: Want) {
         match want {
-            Want::AddressCount => visit.count = self.count_address(visit).await,
+            Want::AddressCount => visit.address = self.count_address(visit).await,
             Want::Key(hash) => visit.found = Some(self.load(hash, &visit.patience).await),
             Want::Limits(_) => {}
         }
@@ -457,8 +462,7 @@ impl Inner {
             if !route.shadow {
                 return Some(Reason::MissingScope);
             }
-            let notes = visit.notes.get_or_insert_default();
-            notes.shadowed.push(route.name.to_string());
+            visit.note().shadowed.push(route.name.to_string());
         }
         // No limit is below 1.
         let is_above = visit.cost > NonZeroU32::MIN && is_above_a_limit(caller, visit);
@@ -481,7 +485,7 @@ impl Inner {
         caller: &Caller,
         receipt: Receipt,
     ) -> Option<Box<Extra>> {
-        if !visit.place.limits_keys && receipt.is_none() && visit.notes.is_none() {
+        if !visit.place.limits_keys && receipt.is_none() && visit.progress.notes.is_none() {
             return None;
         }
         self.rare_extra(visit, caller, receipt)
@@ -522,7 +526,7 @@ impl Inner {
         {
             self.strike(strike, *visit.ip, &visit.patience).await;
         }
-        let notes = visit.notes.as_deref();
+        let notes = visit.progress.notes.as_deref();
         self.recorder()
             .count_shadowed(notes.map_or(&[], |notes| &notes.shadowed));
         match &refusal.caller {

@@ -26,23 +26,22 @@ pub(super) struct Visit<'p, 'r, H: ?Sized> {
     pub(super) is_denied: bool,
     pub(super) place: &'r Place<'p>,
     pub(super) cost: NonZeroU32,
-    /// `None` for almost every request.
-    pub(super) notes: Option<Box<Notes>>,
     /// With backends on other servers.
     pub(super) patience: Patience,
-    pub(super) count: AddressCount,
+    pub(super) progress: Progress,
+    /// What the limits of the routes by address have answered.
+    pub(super) address: Option<Outcome>,
     /// What the store says of its key, once that was read.
     pub(super) found: Option<Result<Arc<Caller>, Reason>>,
 }
 
-/// How far the limits of the routes by address are.
-#[derive(Debug)]
-pub(super) enum AddressCount {
-    Due,
-    /// They were asked.
-    Known(Outcome),
-    /// They let the request pass.
-    Passed,
+/// What a decision that goes on elsewhere has done already.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Whether the limits of the routes by address have let the request pass.
+    pub(super) is_counted: bool,
+    /// `None` for almost every request.
+    pub(super) notes: Option<Box<Notes>>,
 }
 
 /// What is noted of a request that shadow mode or the dry run concerns.
@@ -65,16 +64,16 @@ impl Notes {
 
 impl<H: ?Sized> Visit<'_, '_, H> {
     pub(super) fn note(&mut self) -> &mut Notes {
-        self.notes.get_or_insert_default()
+        self.progress.notes.get_or_insert_default()
     }
 
     pub(super) fn take_shadowed(&mut self) -> Vec<String> {
-        let notes = self.notes.as_deref_mut();
+        let notes = self.progress.notes.as_deref_mut();
         notes.map_or_else(Vec::new, |notes| std::mem::take(&mut notes.shadowed))
     }
 
     pub(super) fn is_dry_run(&self) -> bool {
-        let notes = self.notes.as_deref();
+        let notes = self.progress.notes.as_deref();
         notes.is_some_and(|notes| notes.states.is_some())
     }
 

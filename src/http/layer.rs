@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use http::{Extensions, HeaderMap, HeaderName, Request};
+use http::request::Parts;
+use http::{Extensions, HeaderMap, HeaderName};
 use tower_layer::Layer;
 
-use super::gated::{Gate, Gated, Refusal};
+use super::gated::{Gate, Gated, Passage};
 use super::peer::{self, Peer};
 use crate::client_ip::ClientIp;
-use crate::guard::{self, Grant, KeyGuard};
+use crate::guard::{self, KeyGuard};
 use crate::ip_limit::IpLimit;
-use crate::waiting::block_on;
 
 /// Puts services behind a guard: [`KeyGuard::decide`] on every request.
 #[derive(Clone, Debug)]
@@ -51,16 +51,20 @@ impl KeyGuardLayer {
 }
 
 impl Gate for KeyGuardLayer {
-    fn admit<B, R>(&self, request: &mut Request<B>) -> Result<Option<Arc<Grant>>, Refusal<R>> {
-        let Some(peer) = self.peer.of(request.extensions()) else {
+    fn asks_others(&self) -> bool {
+        self.guard.inner.asks_others()
+    }
+
+    async fn admit(&self, head: &mut Parts) -> Passage {
+        let Some(peer) = self.peer.of(&head.extensions) else {
             return Err(Box::new(peer::unknown(&self.guard)));
         };
-        let asked = guard::Request::new(request.headers(), peer, request.uri().path())
-            .method(request.method().as_str());
-        let grant = self.guard.decide(asked);
+        let asked =
+            guard::Request::new(&head.headers, peer, head.uri.path()).method(head.method.as_str());
+        let grant = self.guard.decide_async(asked).await;
         let grant = Arc::new(grant.map_err(|denial| Box::new(denial.response()))?);
-        remove_identity(request.headers_mut());
-        request.extensions_mut().insert(Arc::clone(&grant));
+        remove_identity(&mut head.headers);
+        head.extensions.insert(Arc::clone(&grant));
         Ok(Some(grant))
     }
 }
@@ -124,14 +128,18 @@ impl IpLimitLayer {
 }
 
 impl Gate for IpLimitLayer {
-    fn admit<B, R>(&self, request: &mut Request<B>) -> Result<Option<Arc<Grant>>, Refusal<R>> {
-        let Some(peer) = self.peer.of(request.extensions()) else {
+    fn asks_others(&self) -> bool {
+        self.guard.inner.asks_others()
+    }
+
+    async fn admit(&self, head: &mut Parts) -> Passage {
+        let Some(peer) = self.peer.of(&head.extensions) else {
             return Err(Box::new(peer::unknown(&self.guard)));
         };
-        let asked = guard::Request::new(request.headers(), peer, request.uri().path());
-        let client = block_on(self.guard.inner.check_ip(&self.limit, &asked));
+        let asked = guard::Request::new(&head.headers, peer, head.uri.path());
+        let client = self.guard.inner.check_ip(&self.limit, &asked).await;
         let client = client.map_err(|denial| Box::new(denial.response()))?;
-        request.extensions_mut().insert(client);
+        head.extensions.insert(client);
         Ok(None)
     }
 }

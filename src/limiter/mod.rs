@@ -31,6 +31,7 @@ pub(crate) struct Groups<'a> {
     pub(crate) key: &'a Arc<Group>,
     /// Where the organization has limits of its own.
     pub(crate) org: Option<&'a Arc<Group>>,
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     pub(crate) org_id: OrgId,
 }
 
@@ -147,6 +148,12 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     /// Forgets all that was counted of a network.
     fn forget(&self, network: Network);
 
+    /// Whether another server is asked.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    fn asks_others(&self) -> bool {
+        false
+    }
+
     /// What an administrator should know.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
@@ -187,6 +194,7 @@ pub(crate) enum Outcome {
     /// have if nothing is admitted meanwhile.
     Refused(Level, Moment),
     /// Whoever counts cannot be asked, and is not to be done without.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     Undecided,
 }
 

@@ -99,6 +99,22 @@ impl Locks {
     /// Adds a lock, or makes the one that is there last as long. Returns false if there is no room
     /// and no neighbours could be merged.
     pub(crate) fn add(&self, lock: Lock, now: Timestamp) -> bool {
+        self.insert(lock, now, |id| self.changed.lock().push(id))
+    }
+
+    /// Does what somebody else has stored, so that it need not be stored again. Returns as
+    /// [`Locks::add`].
+    pub(crate) fn adopt(&self, change: LockChange, now: Timestamp) -> bool {
+        let LockChange { id, lock } = change;
+        if let Some(lock) = lock {
+            return self.insert(lock, now, |_| ());
+        }
+        let shard = self.shard(id.network);
+        self.retain(shard, &mut shard.locks.lock(), |lock| lock.id() != id);
+        true
+    }
+
+    fn insert(&self, lock: Lock, now: Timestamp, note: impl Fn(LockId)) -> bool {
         let shard = self.shard(lock.network);
         let (id, mut lock) = (lock.id(), lock);
         loop {
@@ -113,7 +129,7 @@ impl Locks {
                         lock.since = found.since;
                     }
                     *found = lock;
-                    self.changed.lock().push(id);
+                    note(id);
                     return true;
                 }
                 let is_path = |lock: &&Lock| matches!(lock.refuses, Refuses::Path(_));
@@ -123,7 +139,7 @@ impl Locks {
                 if self.claim() {
                     known.push(lock);
                     shard.len.fetch_add(1, Ordering::Release);
-                    self.changed.lock().push(id);
+                    note(id);
                     return true;
                 }
                 if known.is_empty() {

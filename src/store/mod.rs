@@ -121,6 +121,11 @@ pub(crate) trait Store: Send + Sync + 'static {
         drop(listener);
     }
 
+    /// Whether another server is asked.
+    fn asks_others(&self) -> bool {
+        false
+    }
+
     /// What an administrator should know.
     fn warnings(&self) -> Vec<String> {
         Vec::new()

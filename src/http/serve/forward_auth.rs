@@ -27,7 +27,7 @@ pub(super) const BELOW: &str = "/auth/";
 /// The status that was meant, where a proxy hands on nothing but 401 and 403.
 const MEANT: &str = "X-KeyGuard-Status";
 
-pub(super) fn answer(
+pub(super) async fn answer(
     guard: &KeyGuard,
     trusted: &Addresses,
     peer: ClientIp,
@@ -41,7 +41,7 @@ pub(super) fn answer(
         shows_hops: guard.inner.trusts(client),
     };
     let request = Request::new(&headers, client, asked.uri).method(asked.method);
-    Ok(match guard.decide(request) {
+    Ok(match guard.decide_async(request).await {
         Ok(grant) => admitted(grant),
         Err(denial) => refused(&denial, asked.is_narrow),
     })

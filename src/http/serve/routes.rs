@@ -96,13 +96,19 @@ impl Routes {
                 require_own_name(request.headers(), request.uri(), &self.hosts)?;
                 let (parts, body) = request.into_parts();
                 let body = read_body(body, self.most_body_bytes).await?;
-                self.check
-                    .answer(&self.guard, &Asked::new(&parts, &body, 0))
+                let answer = || {
+                    let asked = Asked::new(&parts, &body, 0);
+                    self.check.answer(&self.guard, &asked)
+                };
+                match self.guard.inner.asks_others() {
+                    false => answer(),
+                    true => tokio::task::block_in_place(answer),
+                }
             }
             path if path == forward_auth::PATH || path.starts_with(forward_auth::BELOW) => {
                 self.require_trusted(peer)?;
                 let (parts, _) = request.into_parts();
-                forward_auth::answer(&self.guard, &self.trusted, peer, &parts)
+                forward_auth::answer(&self.guard, &self.trusted, peer, &parts).await
             }
             _ => {
                 let Ok(response) = self.admin.peer_address(peer).call(request).await;

@@ -422,6 +422,10 @@ impl Limiter for RedisLimiter {
         self.local.sweep();
     }
 
+    fn asks_others(&self) -> bool {
+        true
+    }
+
     fn warnings(&self) -> Vec<String> {
         let failing = self.link.trouble().map(|trouble| {
             let meanwhile = match self.fallback {
