@@ -1,6 +1,10 @@
 //! The seam behind which organizations, keys and usage are kept.
 
 pub(crate) mod codec;
+#[cfg(test)]
+mod conformance;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod redb;
 
 use std::num::NonZeroU32;
@@ -18,6 +22,8 @@ use crate::record::{AuditEntry, Key, KeyId, Lift, Method, Org, OrgId, OrgStatus,
 use crate::rule::GroupId;
 use crate::waiting::{Patience, Reply};
 
+#[cfg(feature = "postgres")]
+pub(crate) use self::postgres::{Options as PostgresOptions, PostgresStore};
 pub use self::redb::OpenError;
 pub(crate) use self::redb::RedbStore;
 

@@ -117,6 +117,54 @@ impl StoredWindow {
     }
 }
 
+/// What tells the balances of a group from each other.
+#[cfg(feature = "postgres")]
+#[derive(Serialize, Deserialize)]
+struct StoredId {
+    route: Option<String>,
+    shadow: bool,
+    span: StoredSpan,
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Serialize, Deserialize)]
+enum StoredSpan {
+    Day,
+    Month,
+    Credits,
+}
+
+/// `None` for what holds no balance.
+#[cfg(feature = "postgres")]
+pub(crate) fn encode_balance_id(id: &CounterId) -> Result<Option<Vec<u8>>, StoreError> {
+    let span = match id.span {
+        Span::Day => StoredSpan::Day,
+        Span::Month => StoredSpan::Month,
+        Span::Credits(_) => StoredSpan::Credits,
+        Span::Sliding(_) | Span::Concurrent => return Ok(None),
+    };
+    let stored = StoredId {
+        route: id.route.as_deref().map(str::to_owned),
+        shadow: id.shadow,
+        span,
+    };
+    encode(&stored).map(Some)
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn decode_balance_id(bytes: &[u8]) -> Result<CounterId, StoreError> {
+    let stored: StoredId = decode("a balance", bytes)?;
+    Ok(CounterId {
+        route: stored.route.map(Arc::from),
+        span: match stored.span {
+            StoredSpan::Day => Span::Day,
+            StoredSpan::Month => Span::Month,
+            StoredSpan::Credits => Span::Credits(None),
+        },
+        shadow: stored.shadow,
+    })
+}
+
 #[derive(Serialize, Deserialize)]
 struct StoredNetwork {
     network: Vec<u8>,

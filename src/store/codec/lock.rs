@@ -21,7 +21,8 @@ pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
     key
 }
 
-fn decode_lock_key(key: &[u8]) -> Option<LockId> {
+/// `None` if [`lock_key`] never wrote that.
+pub(crate) fn decode_lock_key(key: &[u8]) -> Option<LockId> {
     let (network, rest) = key.split_first_chunk()?;
     let refuses = match rest {
         [0] => Refuses::All,

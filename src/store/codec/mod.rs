@@ -20,7 +20,11 @@ use redb::TableDefinition;
 use super::StoreError;
 
 pub(crate) use self::audit::{decode_done, decode_entry, encode_done, encode_entry};
+#[cfg(feature = "postgres")]
+pub(crate) use self::counter::{decode_balance_id, encode_balance_id};
 pub(crate) use self::counter::{decode_counters, decode_network, encode_counters, encode_network};
+#[cfg(feature = "postgres")]
+pub(crate) use self::lock::decode_lock_key;
 pub(crate) use self::lock::{decode_lock, encode_lock, lock_key};
 pub(crate) use self::record::*;
 

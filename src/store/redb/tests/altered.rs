@@ -98,7 +98,7 @@ fn answers(store: &RedbStore) -> Vec<Answer> {
         say(store.usage(None, NOW, 10_000)),
     ];
     for key in [1, 7, 30, 60, 61] {
-        answers.push(say(resolve(&store, key)));
+        answers.push(say(resolve(store, key)));
         answers.push(say(store.resolve_id(KeyId(key))));
         answers.push(say(store.counters(GroupId::key(KeyId(key)))));
     }

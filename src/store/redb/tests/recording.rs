@@ -1,112 +1,14 @@
 //! Usage and its totals.
 
 use super::*;
-use crate::counter::{CounterId, SavedCounter, SavedValue};
+use crate::counter::SavedValue;
 use crate::limit::Span;
 use crate::policy::WindowLength;
 use crate::quota::Balance;
 use crate::rule::GroupId;
 use crate::store::codec::{ACTIVITY, Activity, Record};
+use crate::store::conformance::counter;
 use crate::store::redb::blocks::Blocks;
-
-#[test]
-fn totals_equal_the_events() {
-    let file = File::new();
-    let store = with_keys(&file, 3);
-    let refused = |key, reason| UsageEvent {
-        status: 429,
-        refused: Some(reason),
-        ..event(key, NOW)
-    };
-    let mut first = batch([
-        (event(1, NOW), "/a"),
-        (event(1, NOW), "/b"),
-        (
-            UsageEvent {
-                status: 500,
-                ..event(2, NOW)
-            },
-            "/a",
-        ),
-        (
-            UsageEvent {
-                status: 0,
-                ..event(2, NOW)
-            },
-            "/a",
-        ),
-        (refused(3, Reason::RateLimited), "/a"),
-    ]);
-    let mut unknown = [0; Reason::COUNT];
-    unknown[Reason::UnknownKey as usize] = 4;
-    first.refusals.push((NOW.minute(), unknown));
-    first.dropped = 2;
-    store.record(&first).unwrap();
-    store.record(&requests(1, after(90), 3)).unwrap();
-    store.record(&UsageBatch::default()).unwrap();
-
-    let totals = store.totals(after(90)).unwrap();
-    assert_eq!(
-        totals.all_time,
-        Count {
-            requests: 12,
-            errors: 6
-        }
-    );
-    assert_eq!(
-        totals.last_hour,
-        Count {
-            requests: 3,
-            errors: 0
-        }
-    );
-    assert_eq!(totals.dropped, 2);
-    assert_eq!(totals.refused[Reason::UnknownKey as usize], 4);
-    assert_eq!(totals.refused[Reason::RateLimited as usize], 1);
-    assert_eq!(totals.refused.iter().sum::<u64>(), 5);
-    let top: Vec<_> = totals
-        .top_keys
-        .iter()
-        .map(|(key, org, requests)| (key.id.0, org.name.as_str(), *requests))
-        .collect();
-    assert_eq!(top, [(1, "acme", 5), (2, "acme", 2), (3, "acme", 1)]);
-
-    assert_eq!(store.key(KeyId(1)).unwrap().last_used_at, Some(after(90)));
-    assert_eq!(
-        store.key(KeyId(3)).unwrap().last_used_at,
-        None,
-        "a refused key was not used"
-    );
-    assert_eq!(totals, file.killed().open().totals(after(90)).unwrap());
-}
-
-#[test]
-fn raw_usage_is_the_events_in_order() {
-    let file = File::new();
-    let store = with_keys(&file, 2);
-    store
-        .record(&batch([
-            (event(1, NOW), "/a"),
-            (event(2, after(1)), "/long/b"),
-        ]))
-        .unwrap();
-    store.record(&batch([(event(1, after(2)), "")])).unwrap();
-
-    let usage = store.usage(None, NOW, 9).unwrap();
-    let seen: Vec<_> = usage
-        .iter()
-        .map(|usage| (usage.key_id.0, usage.path.as_str(), usage.at))
-        .collect();
-    assert_eq!(
-        seen,
-        [(1, "/a", NOW), (2, "/long/b", after(1)), (1, "", after(2))]
-    );
-    assert_eq!(usage[0].latency, Duration::from_micros(1_500));
-    assert_eq!(store.usage(Some(KeyId(1)), NOW, 9).unwrap().len(), 2);
-    assert_eq!(store.usage(None, after(1), 9).unwrap(), usage[1..]);
-    assert_eq!(store.usage(None, NOW, 1).unwrap(), usage[..1]);
-    assert_eq!(store.usage(None, NOW, 0).unwrap(), []);
-}
 
 #[test]
 fn a_block_goes_on_after_a_restart() {
@@ -299,41 +201,6 @@ fn what_failed_on_disk_changed_nothing_in_memory() {
     assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 4);
     store.record(&requests(1, NOW, 5)).unwrap();
     assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 9);
-}
-
-fn counter(span: Span, value: SavedValue) -> SavedCounter {
-    SavedCounter {
-        id: CounterId {
-            route: None,
-            span,
-            shadow: false,
-        },
-        value,
-    }
-}
-
-#[test]
-fn balances_are_levels() {
-    let file = File::new();
-    let store = with_keys(&file, 2);
-    let (key, other) = (GroupId::key(KeyId(1)), GroupId::org(OrgId(1)));
-    let level = |used| {
-        let balance = Balance::stored(used, after(1));
-        vec![counter(Span::Month, SavedValue::Balance(balance))]
-    };
-    let batch = |used| UsageBatch {
-        balances: vec![(key, level(used))],
-        ..UsageBatch::default()
-    };
-    assert_eq!(store.counters(key).unwrap(), []);
-    store.record(&batch(6)).unwrap();
-    store.record(&batch(7)).unwrap();
-    store.record(&batch(7)).unwrap();
-    store.record(&requests(1, NOW, 1)).unwrap();
-    assert_eq!(store.counters(key).unwrap(), level(7));
-    assert_eq!(store.counters(other).unwrap(), []);
-    let top = store.totals(NOW).unwrap().top_keys;
-    assert_eq!(top.len(), 1, "a balance is no request");
 }
 
 #[test]

@@ -1,0 +1,127 @@
+//! The audit log, and the order of all changes: an entry for each, in the transaction that makes it.
+
+use super::conn::Conn;
+use super::feed::{self, Told};
+use super::rows::{damaged, time};
+use crate::clock::Timestamp;
+use crate::record::AuditEntry;
+use crate::store::{Act, Once, StoreError};
+
+/// A transaction's place in the order of all changes.
+pub(super) struct Turn {
+    pub(super) generation: i64,
+    /// What others are to be told.
+    pub(super) told: Vec<Told>,
+}
+
+impl Turn {
+    /// Waits for whoever has the turn to commit, so that the order of generations is that of the
+    /// commits.
+    pub(super) async fn take(conn: &Conn) -> Result<Self, StoreError> {
+        let row = conn
+            .one(
+                "UPDATE keyguard_state SET generation = generation + 1 RETURNING generation",
+                &[],
+            )
+            .await?;
+        Ok(Self {
+            generation: row.try_get(0)?,
+            told: Vec::new(),
+        })
+    }
+
+    pub(super) async fn end(&self, conn: &Conn) -> Result<(), StoreError> {
+        match self.told.as_slice() {
+            [] => Ok(()),
+            told => feed::list(conn, self.generation, told).await,
+        }
+    }
+}
+
+/// That the act was not done before.
+pub(super) async fn begin(conn: &Conn, act: &Act) -> Result<(), StoreError> {
+    let Some(once) = &act.once else {
+        return Ok(());
+    };
+    let row = conn
+        .row(
+            "SELECT request, subject, at FROM keyguard_done WHERE name = $1",
+            &[&once.name.as_slice()],
+        )
+        .await?;
+    let Some(row) = row else {
+        return Ok(());
+    };
+    if time(row.try_get(2)?).plus(Once::KEPT) <= act.at {
+        return Ok(());
+    }
+    let subject: Option<i64> = row.try_get(1)?;
+    match row.try_get::<_, &[u8]>(0)? == once.request {
+        true => Err(StoreError::Done(subject.map(|id| id as u64))),
+        false => Err(StoreError::OtherDone),
+    }
+}
+
+/// Enters an act that was done.
+pub(super) async fn enter(conn: &Conn, act: &Act, subject: Option<u64>) -> Result<(), StoreError> {
+    let subject = subject.map(|id| id as i64);
+    let at = act.at.to_utc();
+    // Nobody else enters one at the same time.
+    conn.run(
+        "INSERT INTO keyguard_audit (id, at, actor, ip, action, subject, details) \
+         SELECT coalesce(max(id), 0) + 1, $1, $2, $3, $4, $5, $6 FROM keyguard_audit",
+        &[
+            &at,
+            &act.actor,
+            &act.ip.to_string(),
+            &act.action,
+            &subject,
+            &act.details,
+        ],
+    )
+    .await?;
+    if let Some(once) = &act.once {
+        conn.run(
+            "INSERT INTO keyguard_done (name, request, subject, at) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (name) DO UPDATE \
+             SET request = excluded.request, subject = excluded.subject, at = excluded.at",
+            &[
+                &once.name.as_slice(),
+                &once.request.as_slice(),
+                &subject,
+                &at,
+            ],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn before(
+    conn: &Conn,
+    id: Option<u64>,
+    limit: usize,
+) -> Result<Vec<AuditEntry>, StoreError> {
+    let below = i64::try_from(id.unwrap_or(u64::MAX)).unwrap_or(i64::MAX);
+    let rows = conn
+        .rows(
+            "SELECT id, at, actor, ip, action, subject, details FROM keyguard_audit \
+             WHERE id < $1 ORDER BY id DESC LIMIT $2",
+            &[&below, &super::rows::at_most(limit)],
+        )
+        .await?;
+    let entry = |row: &tokio_postgres::Row| {
+        let ip: &str = row.try_get(3)?;
+        let ip = ip.parse();
+        Ok(AuditEntry {
+            id: row.try_get::<_, i64>(0)? as u64,
+            at: Timestamp::from(row.try_get::<_, time::OffsetDateTime>(1)?),
+            actor: row.try_get(2)?,
+            ip: ip.map_err(|_| damaged("an entry of the audit log has no address"))?,
+            action: row.try_get(4)?,
+            subject: row.try_get::<_, Option<i64>>(5)?.map(|id| id as u64),
+            details: row.try_get(6)?,
+        })
+    };
+    rows.iter().map(entry).collect()
+}

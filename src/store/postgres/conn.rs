@@ -1,0 +1,99 @@
+//! One connection and the statements that it has prepared.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
+
+use super::problem::Problem;
+use crate::store::StoreError;
+
+pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A connection. What is asked at once is pipelined.
+pub(super) struct Conn {
+    client: Client,
+    /// By their text.
+    statements: RefCell<HashMap<&'static str, Statement>>,
+    /// Questions in a row that were not answered in time.
+    pub(super) late: Cell<u32>,
+}
+
+impl Conn {
+    pub(super) fn new(client: Client) -> Self {
+        Self {
+            client,
+            statements: RefCell::default(),
+            late: Cell::new(0),
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    pub(super) async fn rows(
+        &self,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let statement = self.prepared(sql).await?;
+        Ok(self.client.query(&statement, params).await?)
+    }
+
+    /// The only row, if there is one.
+    pub(super) async fn row(
+        &self,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.rows(sql, params).await?.pop())
+    }
+
+    /// The row that there always is.
+    pub(super) async fn one(
+        &self,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Row, StoreError> {
+        let missing = || StoreError::Damaged("a row is not where it must be".into());
+        self.row(sql, params).await?.ok_or_else(missing)
+    }
+
+    /// Returns how many rows it was done to.
+    pub(super) async fn run(
+        &self,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<u64, StoreError> {
+        let statement = self.prepared(sql).await?;
+        Ok(self.client.execute(&statement, params).await?)
+    }
+
+    /// Runs statements that have no parameters and return nothing.
+    pub(super) async fn batch(&self, sql: &str) -> Result<(), Problem> {
+        Ok(self.client.batch_execute(sql).await?)
+    }
+
+    /// Sends rows as `COPY … FROM STDIN` reads them.
+    pub(super) async fn copy(&self, sql: &'static str, rows: Bytes) -> Result<(), StoreError> {
+        let statement = self.prepared(sql).await?;
+        let sink = self.client.copy_in::<_, Bytes>(&statement).await?;
+        let mut sink = std::pin::pin!(sink);
+        sink.send(rows).await?;
+        sink.finish().await?;
+        Ok(())
+    }
+
+    async fn prepared(&self, sql: &'static str) -> Result<Statement, Problem> {
+        if let Some(statement) = self.statements.borrow().get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        self.statements.borrow_mut().insert(sql, statement.clone());
+        Ok(statement)
+    }
+}

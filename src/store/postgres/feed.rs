@@ -1,0 +1,148 @@
+//! What others have changed, as the table of changes lists it.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::Row;
+
+use super::conn::Conn;
+use super::locks;
+use crate::lockout::{LockChange, LockId};
+use crate::record::{KeyId, OrgId};
+use crate::store::codec::decode_lock_key;
+use crate::store::{Change, StoreError};
+
+/// One change, as it is listed.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    /// A key or an organization that was not there before.
+    Created,
+    Key(KeyId),
+    Org(OrgId),
+    Lock(LockId),
+}
+
+/// What has happened up to a generation.
+pub(super) struct News {
+    pub(super) generation: i64,
+    pub(super) changes: Vec<Change>,
+    /// Whether what was looked for in vain may be there now.
+    pub(super) is_any: bool,
+}
+
+/// What was changed after a generation, apart from what this store did itself; everything, if that
+/// is not listed, none is given, or it is `wanted`.
+pub(super) async fn read(
+    conn: &Conn,
+    after: Option<i64>,
+    own: &BTreeSet<i64>,
+    wanted: bool,
+) -> Result<News, StoreError> {
+    let rows = conn
+        .rows(
+            "SELECT s.generation, s.forgotten, c.generation, c.kind, c.subject, c.lock \
+             FROM keyguard_state s LEFT JOIN keyguard_changes c ON c.generation > $1 \
+             ORDER BY c.generation, c.number",
+            &[&after.unwrap_or(i64::MAX)],
+        )
+        .await?;
+    let Some(first) = rows.first() else {
+        return Err(StoreError::Damaged(
+            "the row of the state is not there".into(),
+        ));
+    };
+    let (generation, forgotten): (i64, i64) = (first.try_get(0)?, first.try_get(1)?);
+    let is_listed = after.is_some_and(|after| forgotten <= after && after <= generation);
+    let mut changes = Vec::new();
+    if wanted || !is_listed {
+        changes.extend(everything(conn).await?);
+    }
+    if is_listed {
+        // Also among everything: locks that are gone are in no table.
+        changes.extend(listed(conn, &rows, own).await?);
+    }
+    Ok(News {
+        generation,
+        changes,
+        is_any: after != Some(generation),
+    })
+}
+
+async fn listed(conn: &Conn, rows: &[Row], own: &BTreeSet<i64>) -> Result<Vec<Change>, StoreError> {
+    let mut changes = Vec::new();
+    let mut locks = BTreeSet::new();
+    for row in rows {
+        let Some(generation) = row.try_get::<_, Option<i64>>(2)? else {
+            continue;
+        };
+        if own.contains(&generation) {
+            continue;
+        }
+        match told(row)? {
+            Told::Created => {}
+            Told::Key(id) => changes.push(Change::Key(id)),
+            Told::Org(id) => changes.push(Change::Org(id)),
+            Told::Lock(id) => {
+                locks.insert(id);
+            }
+        }
+    }
+    if !locks.is_empty() {
+        changes.push(Change::Locks(locks::current(conn, locks).await?));
+    }
+    Ok(changes)
+}
+
+fn told(row: &Row) -> Result<Told, StoreError> {
+    let unknown = || StoreError::Damaged("a change is of an unknown kind".into());
+    let subject = || {
+        let subject = row.try_get::<_, Option<i64>>(4)?;
+        subject.map(|id| id as u64).ok_or_else(unknown)
+    };
+    Ok(match row.try_get(3)? {
+        "created" => Told::Created,
+        "key" => Told::Key(KeyId(subject()?)),
+        "org" => Told::Org(OrgId(subject()?)),
+        "lock" => {
+            let id = row.try_get::<_, Option<&[u8]>>(5)?;
+            Told::Lock(id.and_then(decode_lock_key).ok_or_else(unknown)?)
+        }
+        _ => return Err(unknown()),
+    })
+}
+
+async fn everything(conn: &Conn) -> Result<Vec<Change>, StoreError> {
+    let locks = locks::all(conn).await?.into_iter();
+    let locks = locks.map(|lock| LockChange {
+        id: lock.id(),
+        lock: Some(lock),
+    });
+    Ok(vec![Change::Everything, Change::Locks(locks.collect())])
+}
+
+/// Lists changes under a generation, and wakes those who follow.
+pub(super) async fn list(conn: &Conn, generation: i64, told: &[Told]) -> Result<(), StoreError> {
+    let mut kinds = Vec::with_capacity(told.len());
+    let mut subjects = Vec::with_capacity(told.len());
+    let mut locks = Vec::with_capacity(told.len());
+    for told in told {
+        let (kind, subject, lock) = match told {
+            Told::Created => ("created", None, None),
+            Told::Key(id) => ("key", Some(id.0 as i64), None),
+            Told::Org(id) => ("org", Some(id.0 as i64), None),
+            Told::Lock(id) => ("lock", None, Some(crate::store::codec::lock_key(id))),
+        };
+        kinds.push(kind);
+        subjects.push(subject);
+        locks.push(lock);
+    }
+    conn.run(
+        "INSERT INTO keyguard_changes (generation, number, kind, subject, lock) \
+         SELECT $1, number, kind, subject, lock \
+         FROM unnest($2::text[], $3::bigint[], $4::bytea[]) \
+             WITH ORDINALITY AS told (kind, subject, lock, number)",
+        &[&generation, &kinds, &subjects, &locks],
+    )
+    .await?;
+    conn.run("SELECT pg_notify('keyguard', '')", &[]).await?;
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! The thread that talks to PostgreSQL, and how it is asked.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{LocalSet, spawn_local};
+
+use super::address::Address;
+use super::lookups::Lookups;
+use super::migrate::Terms;
+use super::pool::Pool;
+use super::problem::{Problem, unusable};
+use super::worker::Worker;
+use super::{Listener, Options, State};
+use crate::store::{OpenError, StoreError};
+use crate::waiting::block_on;
+
+/// Questions that may wait to be asked.
+const QUEUE: usize = 65_536;
+
+/// How long opening waits for the first connection at most.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// How long sessions may take to end in good order.
+const CLOSING: Duration = Duration::from_secs(1);
+
+type Job = Box<dyn FnOnce(Rc<Worker>) + Send>;
+
+pub(super) struct Link {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Link {
+    /// Starts the thread and waits a little for the first connection. Refuses a server that is
+    /// there and cannot be used.
+    pub(super) fn open(
+        address: Address,
+        terms: Terms,
+        options: &Options,
+        lookups: Arc<Lookups>,
+        state: Arc<State>,
+        listener: Arc<Listener>,
+    ) -> Result<Self, OpenError> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (tried, first_try) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(not_started)?;
+        let (deadline, stale_for) = (options.deadline, options.stale_for);
+        let connections = options.connections;
+        let work = move || async move {
+            let worker = Rc::new(Worker {
+                pool: Rc::new(Pool::new(address, terms, connections, Arc::clone(&state))),
+                lookups,
+                state,
+                listener,
+                deadline,
+                stale_for,
+                searches: RefCell::default(),
+                applied: Cell::new(None),
+                own: RefCell::default(),
+                is_behind: Cell::new(false),
+                heard: Cell::new(Instant::now()),
+                days: RefCell::default(),
+            });
+            run(worker, queue, tried).await;
+        };
+        std::thread::Builder::new()
+            .name("keyguard-postgres".into())
+            .spawn(move || LocalSet::new().block_on(&runtime, work()))
+            .map_err(not_started)?;
+        match block_on(first_try) {
+            Ok(Err(problem)) if problem.is_refusal() => Err(unusable(problem)),
+            // It may be there later.
+            _ => Ok(Self { jobs }),
+        }
+    }
+
+    /// Has `work` done on the thread.
+    pub(super) async fn ask<T, E, F>(
+        &self,
+        work: impl FnOnce(Rc<Worker>) -> F + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        E: Send + Into<StoreError> + 'static,
+        F: Future<Output = Result<T, E>> + 'static,
+    {
+        let (answer, asked) = oneshot::channel();
+        let job: Job = Box::new(move |worker| {
+            spawn_local(async move {
+                let _ = answer.send(work(worker).await);
+            });
+        });
+        let overloaded = |_| Problem::new("more is asked of it than it answers");
+        self.jobs.try_send(job).map_err(overloaded)?;
+        let answer = asked.await.map_err(|_| Problem::new("it was closed"))?;
+        answer.map_err(Into::into)
+    }
+}
+
+async fn run(
+    worker: Rc<Worker>,
+    mut queue: mpsc::Receiver<Job>,
+    tried: oneshot::Sender<Result<(), Problem>>,
+) {
+    let first = tokio::time::timeout(FIRST, worker.pool.probe()).await;
+    let first = first.unwrap_or_else(|_| Err(Problem::late()));
+    worker.is_behind.set(first.is_err());
+    let is_refused = first.as_ref().is_err_and(Problem::is_refusal);
+    let _ = tried.send(first);
+    if is_refused {
+        return;
+    }
+    let following = [
+        spawn_local(Rc::clone(&worker).follow()),
+        spawn_local(Rc::clone(&worker).watch()),
+        spawn_local(Rc::clone(&worker).listen()),
+    ];
+    while let Some(job) = queue.recv().await {
+        job(Rc::clone(&worker));
+    }
+    following.iter().for_each(tokio::task::JoinHandle::abort);
+    let _ = tokio::time::timeout(CLOSING, worker.pool.close()).await;
+}
+
+fn not_started(error: std::io::Error) -> OpenError {
+    unusable(format!("its thread cannot be started: {error}"))
+}

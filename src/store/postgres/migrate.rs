@@ -1,0 +1,163 @@
+//! The tables: that they are ours, and of this version.
+
+use tokio_postgres::error::SqlState;
+
+use super::conn::Conn;
+use super::problem::{Problem, cause};
+use crate::clock::Timestamp;
+use crate::secret::Fingerprint;
+use crate::store::StoreError;
+
+/// In the order of their versions, the first of which is 1.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_tables.sql")];
+
+const VERSION: usize = MIGRATIONS.len();
+
+/// What the tables must fit.
+pub(super) struct Terms {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) now: Timestamp,
+}
+
+/// Makes the tables, or brings them up to this version, or says why they cannot be used. Of several
+/// that do so at once one does it, and the others find it done.
+pub(super) async fn check(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
+    conn.batch("BEGIN; SELECT pg_advisory_xact_lock(hashtext('keyguard tables'))")
+        .await?;
+    let checked = check_locked(conn, terms).await;
+    let end = if checked.is_ok() {
+        "COMMIT"
+    } else {
+        "ROLLBACK"
+    };
+    conn.batch(end).await?;
+    checked.map_err(explained)
+}
+
+async fn check_locked(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
+    let version = match existing_version(conn).await? {
+        Some(version) => {
+            check_fingerprint(conn, terms).await?;
+            version
+        }
+        None => {
+            conn.batch("CREATE TABLE keyguard_meta (name text PRIMARY KEY, value text NOT NULL)")
+                .await?;
+            put(conn, "fingerprint", hex(&terms.fingerprint.0)).await?;
+            put(conn, "created_at", terms.now.to_string()).await?;
+            0
+        }
+    };
+    if version > VERSION {
+        return Err(refused(format!(
+            "its tables are of version {version}, but this version of keyguard knows those up to \
+             {VERSION}; use the version that made them, or a newer one"
+        )));
+    }
+    if version < VERSION {
+        for migration in &MIGRATIONS[version..] {
+            conn.batch(migration).await?;
+        }
+        put(conn, "schema", VERSION.to_string()).await?;
+    }
+    check_privileges(conn).await
+}
+
+/// `None` where there are no tables yet.
+async fn existing_version(conn: &Conn) -> Result<Option<usize>, StoreError> {
+    let row = conn
+        .one(
+            "SELECT to_regclass('keyguard_meta') IS NOT NULL, \
+             to_regclass('organizations') IS NOT NULL OR to_regclass('api_keys') IS NOT NULL",
+            &[],
+        )
+        .await?;
+    match (row.try_get(0)?, row.try_get(1)?) {
+        (true, _) => {
+            let version = get(conn, "schema").await?;
+            let version = version.and_then(|version| version.parse().ok());
+            let unknown = || StoreError::Damaged("the version of its tables is not known".into());
+            version.ok_or_else(unknown).map(Some)
+        }
+        (false, true) => Err(refused(
+            "the database has tables `organizations` and `api_keys` that keyguard did not make, as \
+             a database of the Python package has, and was left as it is; copy it into a new one: \
+             keyguard --db NEW import --from postgres://…",
+        )),
+        (false, false) => Ok(None),
+    }
+}
+
+async fn check_fingerprint(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
+    if get(conn, "fingerprint").await? == Some(hex(&terms.fingerprint.0)) {
+        return Ok(());
+    }
+    Err(refused(
+        "the database was made with another secret, under which its keys are hashed; give the \
+         secret it was made with",
+    ))
+}
+
+/// That every table can be read and written, and days of usage be added.
+async fn check_privileges(conn: &Conn) -> Result<(), StoreError> {
+    let row = conn
+        .one(
+            "SELECT has_schema_privilege(current_schema(), 'CREATE'), \
+             (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class \
+              WHERE oid = to_regclass('usage_logs')), \
+             (SELECT string_agg(relname, ', ' ORDER BY relname) FROM pg_class \
+              WHERE oid IN (to_regclass('organizations'), to_regclass('api_keys'), \
+                            to_regclass('usage_logs'), to_regclass('keyguard_state'), \
+                            to_regclass('keyguard_credentials'), to_regclass('keyguard_audit'), \
+                            to_regclass('keyguard_totals')) \
+                AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT') \
+                     AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE')))",
+            &[],
+        )
+        .await?;
+    let (creates, owns): (Option<bool>, Option<bool>) = (row.try_get(0)?, row.try_get(1)?);
+    let closed: Option<String> = row.try_get(2)?;
+    let missing = match (closed, creates, owns) {
+        (Some(tables), ..) => format!("to read and write {tables}"),
+        (_, Some(true), Some(true)) => return Ok(()),
+        _ => "to create tables, and to own those of keyguard".into(),
+    };
+    Err(refused(format!(
+        "its user lacks the privilege {missing}; keyguard adds a table for each day of usage"
+    )))
+}
+
+async fn get(conn: &Conn, name: &str) -> Result<Option<String>, StoreError> {
+    let row = conn
+        .row("SELECT value FROM keyguard_meta WHERE name = $1", &[&name])
+        .await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
+}
+
+async fn put(conn: &Conn, name: &str, value: String) -> Result<(), StoreError> {
+    conn.run(
+        "INSERT INTO keyguard_meta VALUES ($1, $2) \
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        &[&name, &value],
+    )
+    .await?;
+    Ok(())
+}
+
+/// What the server says of a privilege, with what is to be done.
+fn explained(error: StoreError) -> StoreError {
+    match cause(&error) {
+        Some(problem) if problem.is(&SqlState::INSUFFICIENT_PRIVILEGE) => refused(format!(
+            "{problem}; let its user create tables in the database's schema"
+        )),
+        _ => error,
+    }
+}
+
+fn refused(text: impl Into<String>) -> StoreError {
+    Problem::refusal(text).into()
+}
+
+fn hex(bytes: &[u8; 32]) -> String {
+    blake3::Hash::from_bytes(*bytes).to_hex().to_string()
+}

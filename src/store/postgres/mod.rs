@@ -1,0 +1,423 @@
+//! The shared backend: a PostgreSQL database, for any number of processes.
+//!
+//! Every change is one transaction that is durable when it returns, and takes its turn by locking
+//! the one row of the state, whose generation it counts up. What it changed is listed under its
+//! generation and announced; the other processes read the list from where they were, so that they
+//! miss nothing, whether an announcement reaches them or not.
+//!
+//! All that waits for the server runs on a thread of its own.
+
+mod address;
+mod audit;
+mod conn;
+mod copy;
+mod counters;
+mod credentials;
+mod feed;
+mod link;
+mod locks;
+mod lookups;
+mod manage;
+mod migrate;
+mod pool;
+mod problem;
+mod prune;
+mod recording;
+mod rows;
+mod totals;
+mod usage;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use self::address::Address;
+use self::audit::Turn;
+use self::conn::Conn;
+use self::link::Link;
+use self::lookups::Lookups;
+use self::migrate::Terms;
+use self::problem::Problem;
+use self::recording::{BatchId, Prepared};
+use self::worker::patient;
+use super::{
+    Act, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Resolved, Store,
+    StoreError, Totals, UsageBatch,
+};
+use crate::clock::Timestamp;
+use crate::counter::{SavedCounter, SavedNetwork};
+use crate::key::HashedKey;
+use crate::lockout::{Lock, LockChange};
+use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
+use crate::rule::GroupId;
+use crate::secret::Fingerprint;
+use crate::waiting::{Patience, Reply, block_on};
+
+/// How long what is managed or recorded may take; decisions have a deadline of their own.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A [`Store`] in a PostgreSQL database.
+pub(crate) struct PostgresStore {
+    link: Link,
+    lookups: Arc<Lookups>,
+    state: Arc<State>,
+    listener: Arc<Listener>,
+    deadline: Duration,
+    stale_for: Duration,
+    batches: Mutex<Batches>,
+}
+
+pub(crate) struct Options {
+    /// How long a decision may wait for the server.
+    pub(crate) deadline: Duration,
+    /// How many connections there may be at once, apart from the one that listens.
+    pub(crate) connections: usize,
+    /// For how long keys may be served when nothing is heard from the server.
+    pub(crate) stale_for: Duration,
+    pub(crate) now: Timestamp,
+}
+
+/// What is wrong at the moment.
+#[derive(Default)]
+struct State {
+    /// Why there is no connection.
+    down: Mutex<Option<Problem>>,
+    /// Why changes cannot be read.
+    unheard: Mutex<Option<String>>,
+    /// Why nobody announces changes.
+    deaf: Mutex<Option<Problem>>,
+}
+
+/// Who is told of what others change.
+#[derive(Default)]
+struct Listener(Mutex<Option<Box<dyn Fn(Change) + Send + Sync>>>);
+
+impl Listener {
+    /// Returns false if there was something to tell and nobody is there.
+    fn tell(&self, changes: Vec<Change>) -> bool {
+        match &*self.0.lock() {
+            Some(listener) => {
+                changes.into_iter().for_each(listener);
+                true
+            }
+            None => changes.is_empty(),
+        }
+    }
+}
+
+/// The batches of usage of this node.
+struct Batches {
+    node: [u8; 16],
+    last: i64,
+    /// The one that may have been written although that was not acknowledged.
+    pending: Option<(i64, Shape)>,
+}
+
+/// What a batch that is tried again has in common with what was tried.
+type Shape = (usize, usize, usize, u64);
+
+impl PostgresStore {
+    /// Connects. A server that is down is no error: it is tried again until it is there.
+    pub(crate) fn open(
+        url: &str,
+        fingerprint: Fingerprint,
+        options: Options,
+    ) -> Result<Self, OpenError> {
+        let mut node = [0; 16];
+        getrandom::fill(&mut node).map_err(problem::unusable)?;
+        let terms = Terms {
+            fingerprint,
+            now: options.now,
+        };
+        let (lookups, state, listener) = <(Arc<Lookups>, Arc<State>, Arc<Listener>)>::default();
+        let link = Link::open(
+            Address::parse(url)?,
+            terms,
+            &options,
+            Arc::clone(&lookups),
+            Arc::clone(&state),
+            Arc::clone(&listener),
+        )?;
+        Ok(Self {
+            link,
+            lookups,
+            state,
+            listener,
+            deadline: options.deadline,
+            stale_for: options.stale_for,
+            batches: Mutex::new(Batches {
+                node,
+                last: 0,
+                pending: None,
+            }),
+        })
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        look: impl AsyncFn(&Conn) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        block_on(
+            self.link
+                .ask(move |worker| async move { worker.read(patient(), &look).await }),
+        )
+    }
+
+    fn act<T: Send + 'static>(
+        &self,
+        act: &Act,
+        change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<(Option<u64>, T), StoreError>
+        + Send
+        + 'static,
+    ) -> Result<T, StoreError> {
+        let act = act.clone();
+        block_on(
+            self.link
+                .ask(move |worker| async move { worker.act(patient(), &act, change).await }),
+        )
+    }
+}
+
+impl Store for PostgresStore {
+    fn resolve<'a>(
+        &'a self,
+        hash: &'a HashedKey,
+        patience: &'a Patience,
+    ) -> Reply<'a, Result<Option<Resolved>, StoreError>> {
+        if self.lookups.is_absent(hash) {
+            return Reply::Now(Ok(None));
+        }
+        let (hash, due) = (*hash, patience.ends_at(self.deadline));
+        Reply::later(self.link.ask(move |worker| worker.resolve(hash, due)))
+    }
+
+    fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {
+        self.read(async move |conn| credentials::resolve_id(conn, id).await)
+    }
+
+    fn counters(&self, id: GroupId) -> Result<Vec<SavedCounter>, StoreError> {
+        self.read(async move |conn| counters::of(conn, id).await)
+    }
+
+    fn create_org(&self, name: &str, act: &Act) -> Result<Org, StoreError> {
+        let (name, at) = (name.to_owned(), act.at);
+        self.act(act, async move |conn, turn| {
+            let org = manage::create_org(conn, turn, &name, at).await?;
+            Ok((Some(org.id.0), org))
+        })
+    }
+
+    fn org(&self, id: OrgId) -> Result<Org, StoreError> {
+        self.read(async move |conn| manage::org(conn, id).await)
+    }
+
+    fn org_named(&self, name: &str) -> Result<Org, StoreError> {
+        let name = name.to_owned();
+        self.read(async move |conn| manage::org_named(conn, &name).await)
+    }
+
+    fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError> {
+        self.read(async move |conn| manage::orgs(conn, after, limit).await)
+    }
+
+    fn update_org(&self, id: OrgId, change: OrgChange, act: &Act) -> Result<Org, StoreError> {
+        self.act(act, async move |conn, turn| {
+            let org = manage::update_org(conn, turn, id, change).await?;
+            Ok((Some(id.0), org))
+        })
+    }
+
+    fn create_keys(
+        &self,
+        keys: Vec<(NewKey, NewCredential)>,
+        act: &Act,
+    ) -> Result<Vec<Key>, StoreError> {
+        self.act(act, async move |conn, turn| {
+            let keys = manage::create_keys(conn, turn, keys).await?;
+            Ok((keys.first().map(|key| key.id.0), keys))
+        })
+    }
+
+    fn key(&self, id: KeyId) -> Result<Key, StoreError> {
+        self.read(async move |conn| manage::key(conn, id).await)
+    }
+
+    fn keys(
+        &self,
+        org: Option<OrgId>,
+        after: Option<KeyId>,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        self.read(async move |conn| manage::keys(conn, org, after, limit).await)
+    }
+
+    fn update_key(&self, id: KeyId, change: KeyChange, act: &Act) -> Result<Key, StoreError> {
+        self.act(act, async move |conn, turn| {
+            let key = manage::update_key(conn, turn, id, change).await?;
+            Ok((Some(id.0), key))
+        })
+    }
+
+    fn add_credential(
+        &self,
+        id: KeyId,
+        credential: NewCredential,
+        retire_at: Timestamp,
+        act: &Act,
+    ) -> Result<Key, StoreError> {
+        self.act(act, async move |conn, turn| {
+            let key = manage::add_credential(conn, turn, id, credential, retire_at).await?;
+            Ok((Some(id.0), key))
+        })
+    }
+
+    fn revoke_key(&self, id: KeyId, act: &Act) -> Result<Key, StoreError> {
+        self.act(act, async move |conn, turn| {
+            Ok((Some(id.0), manage::revoke_key(conn, turn, id).await?))
+        })
+    }
+
+    fn note(&self, act: &Act) -> Result<(), StoreError> {
+        self.act(act, async |_, _| Ok((None, ())))
+    }
+
+    fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        self.read(async move |conn| audit::before(conn, before, limit).await)
+    }
+
+    /// Windows belong to one process, or to all of them in Redis.
+    fn save_windows(
+        &self,
+        _: Vec<(GroupId, Vec<SavedCounter>)>,
+        _: Timestamp,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn save_networks(&self, _: Vec<SavedNetwork>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Balances too: what is used at another node would bring them back.
+    fn forget_windows(&self, ids: &[GroupId], act: &Act) -> Result<(), StoreError> {
+        let ids = ids.to_vec();
+        self.act(act, async move |conn, _| {
+            Ok((None, counters::forget(conn, &ids).await?))
+        })
+    }
+
+    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut batches = self.batches.lock();
+        let prepared = Prepared::new(batch, batches.id(batch))?;
+        block_on(
+            self.link
+                .ask(move |worker| async move { worker.record(patient(), &prepared).await }),
+        )?;
+        batches.pending = None;
+        Ok(())
+    }
+
+    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        block_on(
+            self.link
+                .ask(move |worker| async move { worker.prune(patient(), raw_before, now).await }),
+        )
+    }
+
+    fn usage(
+        &self,
+        key: Option<KeyId>,
+        from: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Usage>, StoreError> {
+        self.read(async move |conn| usage::since(conn, key, from, limit).await)
+    }
+
+    fn locks(&self) -> Result<Vec<Lock>, StoreError> {
+        self.read(async |conn| locks::all(conn).await)
+    }
+
+    fn change_locks(&self, changes: &[LockChange], act: &Act) -> Result<(), StoreError> {
+        let changes = changes.to_vec();
+        self.act(act, async move |conn, turn| {
+            locks::change(conn, &changes).await?;
+            let told = changes
+                .into_iter()
+                .map(|change| feed::Told::Lock(change.id));
+            turn.told.extend(told);
+            Ok((None, ()))
+        })
+    }
+
+    fn totals(&self, now: Timestamp) -> Result<Totals, StoreError> {
+        self.read(async move |conn| totals::totals(conn, now).await)
+    }
+
+    /// The listener is called on the thread that talks to the server, and must not wait for it.
+    fn follow(&self, listener: Box<dyn Fn(Change) + Send + Sync>) {
+        *self.listener.0.lock() = Some(listener);
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let down = self.state.down.lock().as_ref().map(|problem| {
+            let text = problem.to_string();
+            (text, problem.is_refusal())
+        });
+        let unheard = self.state.unheard.lock().clone().map(|text| (text, false));
+        if let Some((problem, is_refused)) = down.or(unheard) {
+            let what = match is_refused {
+                true => "cannot be used",
+                false => "cannot be reached",
+            };
+            warnings.push(format!(
+                "PostgreSQL {what}: {problem}; known keys are served for at most {} s",
+                self.stale_for.as_secs()
+            ));
+        } else if let Some(problem) = &*self.state.deaf.lock() {
+            warnings.push(format!(
+                "PostgreSQL does not announce changes: {problem}; what others change is in force \
+                 here after up to a second"
+            ));
+        }
+        warnings
+    }
+}
+
+impl Batches {
+    /// The same as before, if it is the batch that could not be written before. What does not count
+    /// may be written any number of times.
+    fn id(&mut self, batch: &UsageBatch) -> Option<BatchId> {
+        let shape = (
+            batch.events.len(),
+            batch.paths.len(),
+            batch.refusals.len() + batch.shadowed.len(),
+            batch.dropped,
+        );
+        if shape == Shape::default() {
+            return None;
+        }
+        let sequence = match self.pending {
+            Some((sequence, tried)) if tried == shape => sequence,
+            _ => self.last + 1,
+        };
+        self.last = self.last.max(sequence);
+        self.pending = Some((sequence, shape));
+        Some(BatchId {
+            node: self.node,
+            sequence,
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! What can be wrong with the server.
+
+use std::error::Error as _;
+
+use tokio_postgres::error::SqlState;
+
+use crate::store::{OpenError, StoreError};
+
+/// Why the server did not do what was asked. Neither a URL nor a stored value is in it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Problem {
+    text: String,
+    code: Option<SqlState>,
+    /// The connection has ended, or is about to.
+    is_lost: bool,
+    /// Waiting does not help.
+    is_refusal: bool,
+}
+
+impl Problem {
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            code: None,
+            is_lost: false,
+            is_refusal: false,
+        }
+    }
+
+    /// The server is there, and cannot be used as it is.
+    pub(super) fn refusal(text: impl Into<String>) -> Self {
+        Self {
+            is_refusal: true,
+            ..Self::new(text)
+        }
+    }
+
+    pub(super) fn is_refusal(&self) -> bool {
+        self.is_refusal
+    }
+
+    pub(super) fn is(&self, code: &SqlState) -> bool {
+        self.code.as_ref() == Some(code)
+    }
+
+    pub(super) fn is_of_tls(&self) -> bool {
+        self.code.is_none() && self.text.starts_with(TLS)
+    }
+
+    pub(super) fn late() -> Self {
+        Self::new("it does not answer in time")
+    }
+}
+
+/// Of a message of the server its first line: the details behind it may hold what is stored.
+impl From<tokio_postgres::Error> for Problem {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(told) = error.as_db_error() else {
+            let text = match error.source() {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            };
+            return Self {
+                is_lost: true,
+                is_refusal: text.starts_with(TLS),
+                ..Self::new(text)
+            };
+        };
+        let code = told.code();
+        Self {
+            text: told.message().to_owned(),
+            is_lost: ENDS.contains(code),
+            is_refusal: REFUSALS.contains(code),
+            code: Some(code.clone()),
+        }
+    }
+}
+
+/// How the client library begins what it says of TLS.
+const TLS: &str = "error performing TLS handshake";
+
+/// After which the server ends the connection.
+const ENDS: [SqlState; 4] = [
+    SqlState::ADMIN_SHUTDOWN,
+    SqlState::CRASH_SHUTDOWN,
+    SqlState::CANNOT_CONNECT_NOW,
+    SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+];
+
+const REFUSALS: [SqlState; 4] = [
+    SqlState::INVALID_PASSWORD,
+    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+    SqlState::INVALID_CATALOG_NAME,
+    SqlState::INSUFFICIENT_PRIVILEGE,
+];
+
+impl From<Problem> for StoreError {
+    fn from(problem: Problem) -> Self {
+        Self::Unavailable(problem.into())
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Problem::from(error).into()
+    }
+}
+
+/// What the server said, if that is why.
+pub(super) fn cause(error: &StoreError) -> Option<&Problem> {
+    match error {
+        StoreError::Unavailable(source) => source.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// Whether the connection is of no more use.
+pub(super) fn is_lost(error: &StoreError) -> bool {
+    cause(error).is_some_and(|problem| problem.is_lost)
+}
+
+pub(super) fn unusable(problem: impl ToString) -> OpenError {
+    OpenError::Server {
+        server: "PostgreSQL",
+        problem: problem.to_string(),
+    }
+}

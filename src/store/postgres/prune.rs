@@ -1,0 +1,163 @@
+//! Deleting what is past its retention. Of several that do so at once one does it.
+
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use super::conn::Conn;
+use super::problem::cause;
+use super::recording;
+use crate::clock::Timestamp;
+use crate::store::{Once, StoreError};
+
+/// For how long totals of minutes are kept: 48 hours.
+const MINUTES_KEPT: Duration = Duration::from_secs(48 * 3_600);
+/// For how long totals of a key's hours are kept: 90 days.
+const HOURS_KEPT: Duration = Duration::from_secs(90 * 86_400);
+
+/// Deletes rows, and returns the days whose tables are due.
+pub(super) async fn delete(
+    conn: &Conn,
+    raw_before: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<u64>, StoreError> {
+    if !is_alone(conn).await? {
+        return Ok(Vec::new());
+    }
+    let raw_before = raw_before.to_utc();
+    conn.run(
+        "DELETE FROM usage_logs_default WHERE created_at < $1",
+        &[&raw_before],
+    )
+    .await?;
+    conn.run(
+        "DELETE FROM keyguard_minutes WHERE minute < $1",
+        &[&start_of_minute(now.minus(MINUTES_KEPT)).to_utc()],
+    )
+    .await?;
+    // So many at a time that others need not wait for long.
+    conn.run(
+        "DELETE FROM keyguard_key_hours WHERE (hour, key_id) IN (SELECT hour, key_id \
+         FROM keyguard_key_hours WHERE hour < $1 ORDER BY hour, key_id LIMIT 10000)",
+        &[&start_of_hour(now.minus(HOURS_KEPT)).to_utc()],
+    )
+    .await?;
+    conn.run(
+        "DELETE FROM keyguard_done WHERE name IN (SELECT name FROM keyguard_done \
+         WHERE at <= $1 ORDER BY at LIMIT 10000)",
+        &[&now.minus(Once::KEPT).to_utc()],
+    )
+    .await?;
+    conn.run(
+        "DELETE FROM keyguard_batches WHERE written_at < now() - interval '7 days'",
+        &[],
+    )
+    .await?;
+    forget_changes(conn).await?;
+    due_days(conn, raw_before).await
+}
+
+fn start_of_minute(at: Timestamp) -> Timestamp {
+    Timestamp::from_unix_millis(at.minute() * 60_000)
+}
+
+fn start_of_hour(at: Timestamp) -> Timestamp {
+    Timestamp::from_unix_millis(at.hour() * 3_600_000)
+}
+
+async fn is_alone(conn: &Conn) -> Result<bool, StoreError> {
+    let row = conn
+        .one(
+            "SELECT pg_try_advisory_xact_lock(hashtext('keyguard pruning'))",
+            &[],
+        )
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
+/// The last hour of changes stays listed, and at least 10,000 of them. Whoever is further behind
+/// has to take everything as changed.
+async fn forget_changes(conn: &Conn) -> Result<(), StoreError> {
+    let forgotten = conn
+        .rows(
+            "DELETE FROM keyguard_changes WHERE changed_at < now() - interval '1 hour' \
+             AND generation <= (SELECT generation - 10000 FROM keyguard_state) \
+             RETURNING generation",
+            &[],
+        )
+        .await?;
+    let mut last = 0_i64;
+    for row in &forgotten {
+        last = last.max(row.try_get(0)?);
+    }
+    if last > 0 {
+        conn.run(
+            "UPDATE keyguard_state SET forgotten = greatest(forgotten, $1)",
+            &[&last],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+async fn due_days(conn: &Conn, raw_before: time::OffsetDateTime) -> Result<Vec<u64>, StoreError> {
+    let tables = conn
+        .rows(
+            "SELECT relname::text FROM pg_inherits JOIN pg_class ON oid = inhrelid \
+             WHERE inhparent = 'usage_logs'::regclass",
+            &[],
+        )
+        .await?;
+    let before = Timestamp::from(raw_before).hour() / 24;
+    let mut due = Vec::new();
+    for row in &tables {
+        let name: &str = row.try_get(0)?;
+        due.extend(day_of(name).filter(|day| *day < before));
+    }
+    Ok(due)
+}
+
+/// The day of a table of usage, counted since the Unix epoch.
+fn day_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("usage_logs_")?;
+    let (year, month, day) = (digits.get(..4)?, digits.get(4..6)?, digits.get(6..)?);
+    let start: Timestamp = format!("{year}-{month}-{day}T00:00:00Z").parse().ok()?;
+    Some(start.hour() / 24)
+}
+
+/// Drops the table of a day, unless somebody reads it for long: then there is a next time.
+pub(super) async fn drop_day(conn: &Conn, day: u64) -> Result<(), StoreError> {
+    if !is_alone(conn).await? {
+        return Ok(());
+    }
+    let table = recording::name_of(day);
+    conn.batch(&format!(
+        "SET LOCAL lock_timeout = '1s'; DROP TABLE IF EXISTS {table}"
+    ))
+    .await?;
+    Ok(())
+}
+
+/// Whether a table was in use.
+pub(super) fn is_in_use(error: &StoreError) -> bool {
+    cause(error).is_some_and(|why| why.is(&SqlState::LOCK_NOT_AVAILABLE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_known_by_its_day() {
+        for day in [0, 59, 20_469, 40_000] {
+            assert_eq!(day_of(&recording::name_of(day)), Some(day));
+        }
+        for name in [
+            "usage_logs_default",
+            "usage_logs_20270230",
+            "usage_logs_2027",
+        ] {
+            assert_eq!(day_of(name), None, "{name}");
+        }
+    }
+}

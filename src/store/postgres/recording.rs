@@ -1,0 +1,237 @@
+//! Batches of usage: summed up by whoever brings them, and written in one transaction each.
+//!
+//! Nodes write at the same time. All of them change rows in the order of tables here, and in each
+//! in the order of its key, so that none waits for another that waits for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+use super::audit::Turn;
+use super::conn::Conn;
+use super::copy::CopyRows;
+use super::counters;
+use super::feed::Told;
+use super::locks;
+use super::totals;
+use crate::clock::Timestamp;
+use crate::counter::SavedValue;
+use crate::lockout::LockChange;
+use crate::store::codec::encode_balance_id;
+use crate::store::{Count, Minute, StoreError, UsageBatch, UsageEvent};
+
+/// What tells a batch from all others: the node that wrote it, and its number there.
+#[derive(Clone, Copy)]
+pub(super) struct BatchId {
+    pub(super) node: [u8; 16],
+    pub(super) sequence: i64,
+}
+
+/// A batch as it is written. What is sorted is so by the keys of the tables.
+pub(super) struct Prepared {
+    /// `None` if there is nothing that counts.
+    pub(super) id: Option<BatchId>,
+    rows: Option<Bytes>,
+    /// Days since the Unix epoch on which rows lie.
+    pub(super) days: BTreeSet<u64>,
+    pub(super) keys: BTreeMap<u64, KeyShare>,
+    pub(super) minutes: BTreeMap<(Minute, String), u64>,
+    pub(super) totals: BTreeMap<String, u64>,
+    pub(super) shadowed: BTreeMap<String, u64>,
+    balances: Vec<BalanceRow>,
+    locks: Vec<LockChange>,
+}
+
+/// What a batch says of one key.
+#[derive(Default)]
+pub(super) struct KeyShare {
+    pub(super) last_used_at: Option<Timestamp>,
+    pub(super) hours: BTreeMap<u64, Count>,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct BalanceRow {
+    pub(super) group: i64,
+    pub(super) counter: Vec<u8>,
+    pub(super) used: i64,
+    pub(super) at: i64,
+}
+
+impl Prepared {
+    pub(super) fn new(batch: &UsageBatch, id: Option<BatchId>) -> Result<Self, StoreError> {
+        let mut prepared = Self {
+            id,
+            rows: None,
+            days: BTreeSet::new(),
+            keys: BTreeMap::new(),
+            minutes: BTreeMap::new(),
+            totals: BTreeMap::new(),
+            shadowed: BTreeMap::new(),
+            balances: balances(batch)?,
+            locks: batch.locks.clone(),
+        };
+        if !batch.has_rows_elsewhere && !batch.events.is_empty() {
+            prepared.rows = Some(prepared.write_rows(batch));
+        }
+        for event in &batch.events {
+            prepared.count(event);
+        }
+        for (minute, refused) in &batch.refusals {
+            for (code, count) in (0..).zip(refused).filter(|&(_, &count)| count > 0) {
+                let reason = crate::record::Reason::from_code(code);
+                prepared.add(*minute, "requests", *count);
+                prepared.add(*minute, "errors", *count);
+                prepared.add(*minute, &totals::refused(reason), *count);
+            }
+        }
+        for (name, count) in &batch.shadowed {
+            *prepared.shadowed.entry(name.clone()).or_default() += count;
+        }
+        if batch.dropped > 0 {
+            prepared.totals.insert("dropped".into(), batch.dropped);
+        }
+        Ok(prepared)
+    }
+
+    fn write_rows(&mut self, batch: &UsageBatch) -> Bytes {
+        let mut rows = CopyRows::default();
+        let mut paths = batch.paths.as_slice();
+        for event in &batch.events {
+            let (path, rest) = paths.split_at(paths.len().min(event.path_len.into()));
+            paths = rest;
+            self.days.insert(event.at.hour() / 24);
+            rows.push(event, path);
+        }
+        rows.finish()
+    }
+
+    fn count(&mut self, event: &UsageEvent) {
+        let is_error = event.refused.is_some() || event.status >= 400;
+        let minute = event.at.minute();
+        self.add(minute, "requests", 1);
+        if is_error {
+            self.add(minute, "errors", 1);
+        }
+        if event.refused.is_some() {
+            self.add(minute, &totals::refused(event.refused), 1);
+        }
+        let share = self.keys.entry(event.key_id.0).or_default();
+        if event.refused.is_none() {
+            share.last_used_at = share.last_used_at.max(Some(event.at));
+        }
+        share.hours.entry(event.at.hour()).or_default().add(Count {
+            requests: 1,
+            errors: is_error.into(),
+        });
+    }
+
+    fn add(&mut self, minute: Minute, name: &str, count: u64) {
+        *self.minutes.entry((minute, name.into())).or_default() += count;
+        *self.totals.entry(name.into()).or_default() += count;
+    }
+}
+
+fn balances(batch: &UsageBatch) -> Result<Vec<BalanceRow>, StoreError> {
+    let mut rows = Vec::new();
+    for (group, balances) in &batch.balances {
+        for saved in balances {
+            let SavedValue::Balance(balance) = &saved.value else {
+                continue;
+            };
+            let Some(counter) = encode_balance_id(&saved.id)? else {
+                continue;
+            };
+            rows.push(BalanceRow {
+                group: counters::bits(*group),
+                counter,
+                used: i64::try_from(balance.used()).unwrap_or(i64::MAX),
+                at: balance.at().unix_millis() as i64,
+            });
+        }
+    }
+    rows.sort();
+    // One row is not written twice by one statement; the last is the one that stands.
+    rows.dedup_by(|next, row| {
+        let is_same = next.group == row.group && next.counter == row.counter;
+        if is_same {
+            std::mem::swap(next, row);
+        }
+        is_same
+    });
+    Ok(rows)
+}
+
+/// Returns the generation of the locks that were changed, if any were.
+pub(super) async fn write(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, StoreError> {
+    // First, as by whoever changes what is managed: they too come to rows of keys only then.
+    let turn = change_locks(conn, batch).await?;
+    if !is_counted(conn, batch.id).await? {
+        if let Some(rows) = &batch.rows {
+            conn.copy(
+                "COPY usage_logs (key_id, path, method, status_code, latency_ms, ip, created_at, \
+                 refused) FROM STDIN BINARY",
+                rows.clone(),
+            )
+            .await?;
+        }
+        totals::add(conn, batch).await?;
+    }
+    counters::put(conn, &batch.balances).await?;
+    Ok(turn)
+}
+
+async fn change_locks(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, StoreError> {
+    if batch.locks.is_empty() {
+        return Ok(None);
+    }
+    let mut turn = Turn::take(conn).await?;
+    locks::change(conn, &batch.locks).await?;
+    let told = batch
+        .locks
+        .iter()
+        .map(|change| Told::Lock(change.id.clone()));
+    turn.told.extend(told);
+    turn.end(conn).await?;
+    Ok(Some(turn.generation))
+}
+
+/// Whether a batch is there already: its transaction was committed, and who brought it does not
+/// know. One that is still being decided is waited for.
+async fn is_counted(conn: &Conn, id: Option<BatchId>) -> Result<bool, StoreError> {
+    let Some(BatchId { node, sequence }) = id else {
+        return Ok(false);
+    };
+    let inserted = conn
+        .run(
+            "INSERT INTO keyguard_batches (node, sequence) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            &[&node.as_slice(), &sequence],
+        )
+        .await?;
+    Ok(inserted == 0)
+}
+
+/// Adds the table of a day. Where rows of that day are among those of no day, they all stay there.
+pub(super) async fn add_day(conn: &Conn, day: u64) -> Result<(), StoreError> {
+    let (start, end) = (start_of(day), start_of(day + 1));
+    conn.batch(&format!(
+        "SELECT pg_advisory_xact_lock(hashtext('keyguard days')); \
+         CREATE TABLE IF NOT EXISTS {} PARTITION OF usage_logs \
+         FOR VALUES FROM ('{} 00:00+00') TO ('{} 00:00+00')",
+        name_of(day),
+        start.date(),
+        end.date(),
+    ))
+    .await?;
+    Ok(())
+}
+
+pub(super) fn name_of(day: u64) -> String {
+    let date = start_of(day).date();
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    format!("usage_logs_{year:04}{month:02}{day:02}")
+}
+
+fn start_of(day: u64) -> OffsetDateTime {
+    Timestamp::from_unix_millis(day * 86_400_000).to_utc()
+}

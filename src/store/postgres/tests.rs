@@ -1,0 +1,75 @@
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use super::*;
+use crate::store::conformance::{
+    Home, NOW, act, conforms, event, hash, new_key, requests, resolve, suspended, with_keys,
+};
+
+#[path = "../../../tests/common/postgres.rs"]
+mod server;
+
+use self::server::{Database, Server};
+
+mod faults;
+mod opening;
+mod sharing;
+
+const SECRET: Fingerprint = Fingerprint([7; 32]);
+
+/// Long enough for whatever must happen in the end.
+const SOON: Duration = Duration::from_secs(30);
+
+conforms!(Database::new());
+
+impl Home for Database {
+    fn open(&self) -> Box<dyn Store> {
+        Box::new(open(self))
+    }
+}
+
+fn open(database: &Database) -> PostgresStore {
+    open_url(&database.url).unwrap()
+}
+
+fn open_url(url: &str) -> Result<PostgresStore, OpenError> {
+    PostgresStore::open(url, SECRET, options())
+}
+
+fn options() -> Options {
+    Options {
+        deadline: Duration::from_secs(5),
+        connections: 4,
+        stale_for: Duration::from_secs(30),
+        now: NOW,
+    }
+}
+
+/// What a store is told, from now on.
+fn heard_by(store: &PostgresStore) -> mpsc::Receiver<Change> {
+    let (sender, heard) = mpsc::channel();
+    store.follow(Box::new(move |change| drop(sender.send(change))));
+    // A new listener is told to take everything as changed.
+    wait_for(&heard, |change| matches!(change, Change::Locks(_)));
+    heard
+}
+
+fn wait_for(heard: &mpsc::Receiver<Change>, is_it: impl Fn(&Change) -> bool) {
+    let until = Instant::now() + SOON;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if is_it(&heard.recv_timeout(left).expect("a change is told")) {
+            return;
+        }
+    }
+}
+
+/// Waits until it is so.
+fn until(is_so: impl Fn() -> bool) {
+    let until = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < until, "it does not come to pass");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

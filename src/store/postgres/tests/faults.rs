@@ -1,0 +1,150 @@
+//! Servers that stop, die and come back.
+
+use super::*;
+
+fn open_on(server: &Server, stale_for: Duration) -> PostgresStore {
+    let options = Options {
+        stale_for,
+        ..options()
+    };
+    PostgresStore::open(&server.url("postgres"), SECRET, options).unwrap()
+}
+
+#[test]
+fn a_server_that_dies_and_returns_has_all_that_was_acknowledged() {
+    let mut server = Server::start();
+    let store = open_on(&server, SOON);
+    let org = store.create_org("acme", &act()).unwrap();
+    let heard = heard_by(&store);
+    let mut created = 0;
+    for _ in 0..3 {
+        created += 1;
+        store
+            .create_keys(vec![new_key(org.id, created)], &act())
+            .unwrap();
+        store.record(&requests(created, NOW, 1)).unwrap();
+        server.kill();
+        assert!(resolve(&store, created).is_err());
+        assert!(store.create_org("lost", &act()).is_err());
+        until(|| !store.warnings().is_empty());
+        server.restart();
+        wait_for(&heard, |change| matches!(change, Change::Everything));
+        until(|| store.warnings().is_empty());
+        for n in 1..=created {
+            assert!(resolve(&store, n).unwrap().is_some(), "key {n}");
+        }
+        let totals = store.totals(NOW).unwrap();
+        assert_eq!((totals.keys, totals.all_time.requests), (created, created));
+    }
+}
+
+#[test]
+fn a_server_may_come_later() {
+    let mut server = Server::start();
+    server.stop();
+    let store = open_on(&server, SOON);
+    let warning = store.warnings().pop().unwrap();
+    assert!(
+        warning.starts_with("PostgreSQL cannot be reached: "),
+        "{warning}"
+    );
+    assert!(!warning.contains("postgres@"), "{warning}");
+    assert!(matches!(
+        store.org(OrgId(1)),
+        Err(StoreError::Unavailable(_))
+    ));
+    server.restart();
+    until(|| store.create_org("acme", &act()).is_ok());
+    until(|| store.warnings().is_empty());
+}
+
+#[test]
+fn what_a_late_server_turns_out_to_be_is_said() {
+    let mut server = Server::start();
+    server::execute(&server.url("postgres"), "CREATE TABLE api_keys (id serial)");
+    server.stop();
+    let store = open_on(&server, SOON);
+    server.restart();
+    let is_said = |text: String| text.contains("keyguard --db NEW import --from");
+    until(|| store.warnings().into_iter().any(is_said));
+    match store.org(OrgId(1)) {
+        Err(StoreError::Unavailable(why)) => assert!(is_said(why.to_string()), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn everything_is_forgotten_when_nothing_is_heard_for_too_long() {
+    let mut server = Server::start();
+    let store = open_on(&server, Duration::from_secs(2));
+    let heard = heard_by(&store);
+    server.stop();
+    wait_for(&heard, |change| matches!(change, Change::Everything));
+    assert!(resolve(&store, 1).is_err());
+    server.restart();
+    wait_for(&heard, |change| matches!(change, Change::Locks(_)));
+    assert!(resolve(&store, 1).unwrap().is_none());
+}
+
+#[test]
+fn a_batch_whose_commit_was_not_acknowledged_counts_once() {
+    let database = Database::new();
+    drop(with_keys(&database, 1));
+    let store = open(&database);
+    let batch = requests(1, NOW, 3);
+    store.record(&batch).unwrap();
+    // As it is when the answer to the commit is lost.
+    let mut batches = store.batches.lock();
+    batches.pending = Some((batches.last, (3, batch.paths.len(), 0, 0)));
+    drop(batches);
+    store.record(&batch).unwrap();
+    assert_eq!(store.totals(NOW).unwrap().all_time.requests, 3);
+    store.record(&batch).unwrap();
+    assert_eq!(store.totals(NOW).unwrap().all_time.requests, 6);
+    assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 6);
+}
+
+#[test]
+fn a_lost_connection_is_no_failure_of_what_only_reads() {
+    let database = Database::new();
+    let store = with_keys(&database, 1);
+    for _ in 0..5 {
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND application_name = 'keyguard'",
+        );
+        assert!(resolve(&*store, 1).unwrap().is_some());
+        until(|| store.revoke_key(KeyId(1), &act()).is_ok());
+    }
+}
+
+#[test]
+fn a_decision_has_a_deadline() {
+    let database = Database::new();
+    let options = Options {
+        deadline: Duration::from_millis(100),
+        ..options()
+    };
+    let store = PostgresStore::open(&database.url, SECRET, options).unwrap();
+    let (locked, is_locked) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let url = database.url.clone();
+    let holder = thread::spawn(move || {
+        server::holding(&url, "LOCK TABLE keyguard_credentials", || {
+            locked.send(()).unwrap();
+            let _ = released.recv();
+        });
+    });
+    is_locked.recv().unwrap();
+    let began = Instant::now();
+    assert!(resolve(&store, 1).is_err());
+    assert!(began.elapsed() >= Duration::from_millis(100));
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    drop(release);
+    holder.join().unwrap();
+    until(|| resolve(&store, 1).is_ok());
+}

@@ -1,0 +1,169 @@
+//! Several stores on one database.
+
+use super::*;
+use crate::counter::SavedValue;
+use crate::limit::Span;
+use crate::lockout::Strike;
+use crate::quota::Balance;
+use crate::store::conformance::{after, counter};
+
+fn is_of_key(id: u64) -> impl Fn(&Change) -> bool {
+    move |change| matches!(change, Change::Key(KeyId(told)) if *told == id)
+}
+
+#[test]
+fn what_one_changes_another_hears() {
+    let database = Database::new();
+    let (one, other) = (with_keys(&database, 2), open(&database));
+    let heard = heard_by(&other);
+    one.revoke_key(KeyId(1), &act()).unwrap();
+    wait_for(&heard, is_of_key(1));
+    one.update_key(KeyId(2), KeyChange::default(), &act())
+        .unwrap();
+    wait_for(&heard, is_of_key(2));
+    one.update_org(OrgId(1), suspended(), &act()).unwrap();
+    wait_for(&heard, |change| matches!(change, Change::Org(OrgId(1))));
+    assert!(other.warnings().is_empty(), "{:?}", other.warnings());
+}
+
+#[test]
+fn locks_are_heard_as_they_are_now() {
+    let database = Database::new();
+    let (one, other) = (open(&database), open(&database));
+    let heard = heard_by(&other);
+    let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+    let change = |lock: Option<&Lock>, id| LockChange {
+        id,
+        lock: lock.cloned(),
+    };
+    let batch = UsageBatch {
+        locks: vec![change(Some(&lock), lock.id())],
+        ..UsageBatch::default()
+    };
+    one.record(&batch).unwrap();
+    let told = |wanted: Option<&Lock>| {
+        wait_for(
+            &heard,
+            |change| matches!(change, Change::Locks(locks) if locks.len() == 1 && locks[0].lock.as_ref() == wanted),
+        );
+    };
+    told(Some(&lock));
+    one.change_locks(&[change(None, lock.id())], &act())
+        .unwrap();
+    told(None);
+}
+
+#[test]
+fn a_store_is_not_told_what_it_did_itself() {
+    let database = Database::new();
+    let store = open(&database);
+    let org = store.create_org("acme", &act()).unwrap();
+    store.create_keys(vec![new_key(org.id, 1)], &act()).unwrap();
+    let heard = heard_by(&store);
+    store.revoke_key(KeyId(1), &act()).unwrap();
+    // The next that it is told is what somebody else did.
+    open(&database)
+        .update_org(OrgId(1), suspended(), &act())
+        .unwrap();
+    let change = heard.recv_timeout(SOON).unwrap();
+    assert!(matches!(change, Change::Org(OrgId(1))), "{change:?}");
+}
+
+#[test]
+fn a_key_that_another_creates_is_found_although_it_was_absent() {
+    let database = Database::new();
+    let (one, other) = (with_keys(&database, 0), open(&database));
+    let _heard = heard_by(&other);
+    until(|| {
+        assert!(resolve(&other, 1).unwrap().is_none());
+        other.lookups.is_absent(&hash(1))
+    });
+    one.create_keys(vec![new_key(OrgId(1), 1)], &act()).unwrap();
+    until(|| resolve(&other, 1).unwrap().is_some());
+    // And at once by the one that creates it.
+    until(|| {
+        assert!(resolve(&other, 2).unwrap().is_none());
+        other.lookups.is_absent(&hash(2))
+    });
+    other
+        .create_keys(vec![new_key(OrgId(1), 2)], &act())
+        .unwrap();
+    assert!(resolve(&other, 2).unwrap().is_some());
+}
+
+#[test]
+fn changes_are_heard_without_an_announcement() {
+    let database = Database::new();
+    let (one, other) = (with_keys(&database, 40), open(&database));
+    let heard = heard_by(&other);
+    for key in 1..=10 {
+        until(|| database.end_listeners() > 0);
+        one.revoke_key(KeyId(key), &act()).unwrap();
+        wait_for(&heard, is_of_key(key));
+    }
+}
+
+#[test]
+fn whoever_is_too_far_behind_takes_everything_as_changed() {
+    let database = Database::new();
+    let (one, other) = (with_keys(&database, 1), open(&database));
+    let heard = heard_by(&other);
+    database.execute(
+        "BEGIN; UPDATE keyguard_state SET generation = generation + 7; \
+         UPDATE keyguard_state SET forgotten = generation; COMMIT",
+    );
+    wait_for(&heard, |change| matches!(change, Change::Everything));
+    one.revoke_key(KeyId(1), &act()).unwrap();
+    wait_for(&heard, is_of_key(1));
+}
+
+#[test]
+fn of_a_balance_that_several_write_the_later_and_higher_stands() {
+    let database = Database::new();
+    let (one, other) = (with_keys(&database, 1), open(&database));
+    let group = GroupId::key(KeyId(1));
+    let level = |used, at| {
+        let balance = Balance::stored(used, at);
+        vec![counter(Span::Month, SavedValue::Balance(balance))]
+    };
+    let write = |store: &dyn Store, used, at| {
+        let batch = UsageBatch {
+            balances: vec![(group, level(used, at))],
+            ..UsageBatch::default()
+        };
+        store.record(&batch).unwrap();
+        one.counters(group).unwrap()
+    };
+    assert_eq!(write(&*one, 7, after(1)), level(7, after(1)));
+    assert_eq!(write(&other, 5, after(1)), level(7, after(1)));
+    assert_eq!(write(&other, 2, after(2)), level(2, after(2)));
+    assert_eq!(write(&*one, 9, after(1)), level(2, after(2)));
+    one.forget_windows(&[group], &act()).unwrap();
+    assert_eq!(one.counters(group).unwrap(), []);
+}
+
+#[test]
+fn many_record_at_once_and_all_of_it_counts() {
+    let database = Database::new();
+    drop(with_keys(&database, 20));
+    let nodes: Vec<_> = (0..4)
+        .map(|node| {
+            let store = open(&database);
+            thread::spawn(move || {
+                for round in 0..10 {
+                    let mut batch = UsageBatch::default();
+                    let keys = (1..=20).map(|n| 1 + (n * 7 + node * 3 + round) % 20);
+                    batch.events.extend(keys.map(|key| event(key, NOW)));
+                    store.record(&batch).unwrap();
+                    store.prune(Timestamp::default(), NOW).unwrap();
+                }
+            })
+        })
+        .collect();
+    nodes.into_iter().for_each(|node| node.join().unwrap());
+    let store = open(&database);
+    assert_eq!(store.totals(NOW).unwrap().all_time.requests, 800);
+    assert_eq!(store.usage(None, NOW, 9_999).unwrap().len(), 800);
+    let days = "SELECT count(*)::text FROM usage_logs_20270116";
+    assert_eq!(database.value(days), "800", "in the table of their day");
+}

@@ -1,0 +1,301 @@
+//! Counts per key, hour, day and minute, and of everything: kept as usage is recorded, so that
+//! reading them scans nothing.
+
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+
+use super::conn::Conn;
+use super::recording::Prepared;
+use super::rows::{self, KEY_WIDTH, key_columns, org_columns};
+use crate::clock::Timestamp;
+use crate::record::Reason;
+use crate::store::{Count, StoreError, Totals};
+
+/// More names than this are counted as one.
+const MOST_NAMES: usize = 1_000;
+const OTHERS: &str = "others";
+
+const REFUSED: &str = "refused ";
+
+/// The name of the count of what was refused for a reason.
+pub(super) fn refused(reason: Option<Reason>) -> String {
+    format!("{REFUSED}{}", reason.map_or("unknown", Reason::as_str))
+}
+
+/// Adds a batch to all counts.
+pub(super) async fn add(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
+    add_to_keys(conn, batch).await?;
+    add_to_shadowed(conn, &batch.shadowed).await?;
+    add_to_minutes(conn, batch).await?;
+    // Last: every node waits here for the one that has it.
+    let (names, values) = columns(&batch.totals);
+    if names.is_empty() {
+        return Ok(());
+    }
+    conn.run(
+        "INSERT INTO keyguard_totals AS t (name, value) \
+         SELECT * FROM unnest($1::text[], $2::bigint[]) \
+         ON CONFLICT (name) DO UPDATE SET value = t.value + excluded.value",
+        &[&names, &values],
+    )
+    .await?;
+    Ok(())
+}
+
+fn columns(counts: &BTreeMap<String, u64>) -> (Vec<&str>, Vec<i64>) {
+    let counts = counts.iter();
+    counts
+        .map(|(name, &count)| (name.as_str(), count as i64))
+        .unzip()
+}
+
+async fn add_to_keys(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
+    if batch.keys.is_empty() {
+        return Ok(());
+    }
+    add_to_lifetimes(conn, batch).await?;
+    let mut hours = Periods::default();
+    let mut days = Periods::default();
+    for (&key, share) in &batch.keys {
+        for (&hour, &count) in &share.hours {
+            hours.add(hour * 3_600, key, count);
+            days.add(hour / 24 * 86_400, key, count);
+        }
+    }
+    hours
+        .write(
+            conn,
+            "INSERT INTO keyguard_key_hours AS t (hour, key_id, requests, errors) \
+             SELECT * FROM unnest($1::timestamptz[], $2::bigint[], $3::bigint[], $4::bigint[]) \
+             ON CONFLICT (hour, key_id) DO UPDATE SET requests = t.requests + excluded.requests, \
+                 errors = t.errors + excluded.errors",
+        )
+        .await?;
+    days.write(
+        conn,
+        "INSERT INTO keyguard_key_days AS t (day, key_id, requests, errors) \
+         SELECT * FROM unnest($1::timestamptz[], $2::bigint[], $3::bigint[], $4::bigint[]) \
+         ON CONFLICT (day, key_id) DO UPDATE SET requests = t.requests + excluded.requests, \
+             errors = t.errors + excluded.errors",
+    )
+    .await
+}
+
+async fn add_to_lifetimes(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
+    let (mut used, mut used_at) = (Vec::new(), Vec::new());
+    let (mut keys, mut requests, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for (&key, share) in &batch.keys {
+        if let Some(at) = share.last_used_at {
+            used.push(key as i64);
+            used_at.push(at.to_utc());
+        }
+        let mut sum = Count::default();
+        share.hours.values().for_each(|&count| sum.add(count));
+        keys.push(key as i64);
+        requests.push(sum.requests as i64);
+        errors.push(sum.errors as i64);
+    }
+    // Rows are locked in the order of keys, which an update by itself does not promise.
+    conn.run(
+        "WITH used AS (SELECT k.id, u.at FROM unnest($1::bigint[], $2::timestamptz[]) AS u (id, at) \
+             JOIN api_keys k ON k.id = u.id ORDER BY k.id FOR NO KEY UPDATE OF k) \
+         UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, used.at) \
+         FROM used WHERE k.id = used.id",
+        &[&used, &used_at],
+    )
+    .await?;
+    conn.run(
+        "INSERT INTO keyguard_key_totals AS t (key_id, requests, errors) \
+         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) \
+         ON CONFLICT (key_id) DO UPDATE SET requests = t.requests + excluded.requests, \
+             errors = t.errors + excluded.errors",
+        &[&keys, &requests, &errors],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Counts of keys over times, by the second in which those begin.
+#[derive(Default)]
+struct Periods(BTreeMap<(u64, u64), Count>);
+
+impl Periods {
+    fn add(&mut self, start: u64, key: u64, count: Count) {
+        self.0.entry((start, key)).or_default().add(count);
+    }
+
+    async fn write(self, conn: &Conn, sql: &'static str) -> Result<(), StoreError> {
+        let (mut starts, mut keys) = (Vec::new(), Vec::new());
+        let (mut requests, mut errors) = (Vec::new(), Vec::new());
+        for ((start, key), count) in self.0 {
+            starts.push(at_second(start));
+            keys.push(key as i64);
+            requests.push(count.requests as i64);
+            errors.push(count.errors as i64);
+        }
+        conn.run(sql, &[&starts, &keys, &requests, &errors]).await?;
+        Ok(())
+    }
+}
+
+fn at_second(second: u64) -> OffsetDateTime {
+    Timestamp::from_unix_millis(second.saturating_mul(1_000)).to_utc()
+}
+
+async fn add_to_shadowed(conn: &Conn, shadowed: &BTreeMap<String, u64>) -> Result<(), StoreError> {
+    if shadowed.is_empty() {
+        return Ok(());
+    }
+    let known = conn.rows("SELECT name FROM keyguard_shadowed", &[]).await?;
+    let mut known = known
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<std::collections::HashSet<String>, _>>()?;
+    let mut counts = BTreeMap::new();
+    for (name, count) in shadowed {
+        let has_room = known.len() < MOST_NAMES;
+        let name = match known.contains(name) || has_room {
+            true => name.as_str(),
+            false => OTHERS,
+        };
+        known.insert(name.to_owned());
+        *counts.entry(name.to_owned()).or_default() += count;
+    }
+    let (names, values) = columns(&counts);
+    conn.run(
+        "INSERT INTO keyguard_shadowed AS t (name, value) \
+         SELECT * FROM unnest($1::text[], $2::bigint[]) \
+         ON CONFLICT (name) DO UPDATE SET value = t.value + excluded.value",
+        &[&names, &values],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn add_to_minutes(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
+    if batch.minutes.is_empty() {
+        return Ok(());
+    }
+    let (mut minutes, mut names, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for ((minute, name), &value) in &batch.minutes {
+        minutes.push(at_second(minute * 60));
+        names.push(name.as_str());
+        values.push(value as i64);
+    }
+    conn.run(
+        "INSERT INTO keyguard_minutes AS t (minute, name, value) \
+         SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::bigint[]) \
+         ON CONFLICT (minute, name) DO UPDATE SET value = t.value + excluded.value",
+        &[&minutes, &names, &values],
+    )
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn totals(conn: &Conn, now: Timestamp) -> Result<Totals, StoreError> {
+    let counts = conn
+        .one("SELECT orgs, keys, active_keys FROM keyguard_state", &[])
+        .await?;
+    let mut totals = Totals {
+        orgs: counts.try_get::<_, i64>(0)? as u64,
+        keys: counts.try_get::<_, i64>(1)? as u64,
+        active_keys: counts.try_get::<_, i64>(2)? as u64,
+        last_hour: last_hour(conn, now).await?,
+        shadowed: shadowed(conn).await?,
+        top_keys: top_keys(conn).await?,
+        ..Totals::default()
+    };
+    for (name, value) in named(
+        &conn
+            .rows("SELECT name, value FROM keyguard_totals", &[])
+            .await?,
+    )? {
+        match name.as_str() {
+            "requests" => totals.all_time.requests = value,
+            "errors" => totals.all_time.errors = value,
+            "dropped" => totals.dropped = value,
+            name => {
+                let reason = name.strip_prefix(REFUSED).and_then(reason);
+                if let Some(place) = reason.and_then(|code| totals.refused.get_mut(code)) {
+                    *place = value;
+                }
+            }
+        }
+    }
+    Ok(totals)
+}
+
+/// The code of a reason.
+fn reason(name: &str) -> Option<usize> {
+    let is_named = |code: &usize| {
+        let reason = u8::try_from(*code).ok().and_then(Reason::from_code);
+        reason.is_some_and(|reason| reason.as_str() == name)
+    };
+    (0..Reason::COUNT).find(is_named)
+}
+
+fn named(rows: &[Row]) -> Result<Vec<(String, u64)>, StoreError> {
+    let named = |row: &Row| Ok((row.try_get(0)?, row.try_get::<_, i64>(1)? as u64));
+    rows.iter().map(named).collect()
+}
+
+async fn last_hour(conn: &Conn, now: Timestamp) -> Result<Count, StoreError> {
+    // The minute in which the hour began counts whole.
+    let first = at_second(now.minute().saturating_sub(60) * 60);
+    let rows = conn
+        .rows(
+            "SELECT name, sum(value)::bigint FROM keyguard_minutes \
+             WHERE minute BETWEEN $1 AND $2 AND name IN ('requests', 'errors') GROUP BY name",
+            &[&first, &now.to_utc()],
+        )
+        .await?;
+    let mut count = Count::default();
+    for (name, value) in named(&rows)? {
+        match name.as_str() {
+            "requests" => count.requests = value,
+            _ => count.errors = value,
+        }
+    }
+    Ok(count)
+}
+
+async fn shadowed(conn: &Conn) -> Result<Vec<(String, u64)>, StoreError> {
+    let rows = conn
+        .rows(
+            "SELECT name, value FROM keyguard_shadowed ORDER BY name COLLATE \"C\"",
+            &[],
+        )
+        .await?;
+    named(&rows)
+}
+
+async fn top_keys(
+    conn: &Conn,
+) -> Result<Vec<(crate::record::Key, crate::record::Org, u64)>, StoreError> {
+    let rows = conn
+        .rows(
+            concat!(
+                "SELECT ",
+                key_columns!(),
+                ", ",
+                org_columns!(),
+                ", t.requests FROM (SELECT key_id, requests FROM keyguard_key_totals \
+                 ORDER BY requests DESC, key_id LIMIT 10) t \
+                 JOIN api_keys k ON k.id = t.key_id JOIN organizations o ON o.id = k.org_id \
+                 ORDER BY t.requests DESC, k.id"
+            ),
+            &[],
+        )
+        .await?;
+    let top = |row: &Row| {
+        let requests = row.try_get::<_, i64>(KEY_WIDTH + 6)?;
+        Ok((
+            rows::key(row, 0)?,
+            rows::org(row, KEY_WIDTH)?,
+            requests as u64,
+        ))
+    };
+    rows.iter().map(top).collect()
+}

@@ -1,0 +1,61 @@
+//! Raw usage: one row a request, in a table for each day.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+
+use super::conn::Conn;
+use super::rows::{at_most, damaged, time};
+use crate::clock::Timestamp;
+use crate::record::{KeyId, Method, Reason, Usage};
+use crate::store::StoreError;
+
+/// Rows from `from` on, in the order in which they were recorded.
+pub(super) async fn since(
+    conn: &Conn,
+    key: Option<KeyId>,
+    from: Timestamp,
+    limit: usize,
+) -> Result<Vec<Usage>, StoreError> {
+    let (from, limit) = (from.to_utc(), at_most(limit));
+    let rows = match key {
+        None => {
+            conn.rows(
+                "SELECT created_at, key_id, method, path, ip, status_code, latency_ms, refused \
+                 FROM usage_logs WHERE created_at >= $1 ORDER BY id LIMIT $2",
+                &[&from, &limit],
+            )
+            .await?
+        }
+        Some(key) => {
+            conn.rows(
+                "SELECT created_at, key_id, method, path, ip, status_code, latency_ms, refused \
+                 FROM usage_logs WHERE created_at >= $1 AND key_id = $3 ORDER BY id LIMIT $2",
+                &[&from, &limit, &(key.0 as i64)],
+            )
+            .await?
+        }
+    };
+    rows.iter().map(usage).collect()
+}
+
+fn usage(row: &Row) -> Result<Usage, StoreError> {
+    let ip = row.try_get::<_, &str>(4)?.parse();
+    let status = u16::try_from(row.try_get::<_, i32>(5)?);
+    let micros = (row.try_get::<_, f64>(6)? * 1_000.0).round();
+    let refused = row.try_get::<_, Option<i16>>(7)?;
+    let reason = |code: i16| {
+        let reason = u8::try_from(code).ok().and_then(Reason::from_code);
+        reason.ok_or_else(|| damaged("a row of usage has an unknown reason"))
+    };
+    Ok(Usage {
+        at: time(row.try_get(0)?),
+        key_id: KeyId(row.try_get::<_, i64>(1)? as u64),
+        method: Method::from(row.try_get::<_, &str>(2)?),
+        path: row.try_get(3)?,
+        ip: ip.map_err(|_| damaged("a row of usage has no address"))?,
+        status: status.map_err(|_| damaged("a row of usage has no status"))?,
+        latency: Duration::from_micros(micros as u64),
+        refused: refused.map(reason).transpose()?,
+    })
+}

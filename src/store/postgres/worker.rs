@@ -1,0 +1,334 @@
+//! What is done on the thread that talks to PostgreSQL.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio_postgres::error::SqlState;
+
+use super::audit::{self, Turn};
+use super::conn::Conn;
+use super::lookups::Lookups;
+use super::pool::Pool;
+use super::problem::{Problem, cause, is_lost};
+use super::recording::{self, Prepared};
+use super::{Listener, PATIENCE, State, credentials, feed, prune};
+use crate::clock::Timestamp;
+use crate::key::HashedKey;
+use crate::store::{Act, Change, Resolved, StoreError};
+
+/// How often changes are looked for that nobody has announced.
+const POLL: Duration = Duration::from_secs(1);
+/// How long one such look may take.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long to wait before trying again what has just failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Days of one batch that get tables of their own; more are the work of clocks that went wrong.
+const MOST_DAYS: usize = 8;
+
+pub(super) type Found = Result<Option<Resolved>, Problem>;
+
+pub(super) struct Worker {
+    pub(super) pool: Rc<Pool>,
+    pub(super) lookups: Arc<Lookups>,
+    pub(super) state: Arc<State>,
+    pub(super) listener: Arc<Listener>,
+    pub(super) deadline: Duration,
+    pub(super) stale_for: Duration,
+    /// Keys being looked for, what had been changed when that began, and who waits for them.
+    pub(super) searches: RefCell<HashMap<(HashedKey, u64), Vec<oneshot::Sender<Found>>>>,
+    /// The generation up to which changes were applied.
+    pub(super) applied: Cell<Option<i64>>,
+    /// Generations of this store that were not seen in the feed yet.
+    pub(super) own: RefCell<BTreeSet<i64>>,
+    /// Changes may have been missed, or nobody was there to be told.
+    pub(super) is_behind: Cell<bool>,
+    /// When all changes had been applied last.
+    pub(super) heard: Cell<Instant>,
+    /// Days that have tables.
+    pub(super) days: RefCell<HashSet<u64>>,
+}
+
+impl Worker {
+    /// A look, at most twice: the second time if the connection was lost by the first.
+    pub(super) async fn read<T>(
+        &self,
+        due: Instant,
+        look: &impl AsyncFn(&Conn) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let late = |_| Problem::late();
+        let mut is_second = false;
+        loop {
+            let conn = timeout_at(due.into(), self.pool.reader())
+                .await
+                .map_err(late)??;
+            let Ok(result) = timeout_at(due.into(), look(&conn)).await else {
+                self.pool.note_late(&conn);
+                return Err(Problem::late().into());
+            };
+            conn.late.set(0);
+            match result {
+                Err(error) if is_lost(&error) || conn.is_closed() => {
+                    self.pool.discard(&conn);
+                    if std::mem::replace(&mut is_second, true) {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// A transaction. Never done a second time: it may have been committed.
+    pub(super) async fn write<T>(
+        &self,
+        due: Instant,
+        change: impl AsyncFnOnce(&Conn) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let transaction = async {
+            let writer = self.pool.begin().await?;
+            match change(&writer.conn).await {
+                Ok(done) => {
+                    writer.conn.batch("COMMIT").await.map_err(unsure)?;
+                    self.pool.keep(writer);
+                    Ok(done)
+                }
+                Err(error) => {
+                    // A connection on which that fails is not kept.
+                    if writer.conn.batch("ROLLBACK").await.is_ok() {
+                        self.pool.keep(writer);
+                    }
+                    Err(error)
+                }
+            }
+        };
+        let in_time = timeout_at(due.into(), transaction).await;
+        in_time.unwrap_or_else(|_| Err(unsure(Problem::late()).into()))
+    }
+
+    /// A transaction that also enters what is done, and does nothing if it was done before.
+    /// `change` also says what it concerns.
+    pub(super) async fn act<T>(
+        &self,
+        due: Instant,
+        act: &Act,
+        change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<(Option<u64>, T), StoreError>,
+    ) -> Result<T, StoreError> {
+        let acted = self
+            .write(due, async |conn| {
+                let mut turn = Turn::take(conn).await?;
+                audit::begin(conn, act).await?;
+                let (subject, done) = change(conn, &mut turn).await?;
+                audit::enter(conn, act, subject.or(act.subject)).await?;
+                turn.end(conn).await?;
+                Ok((turn.generation, done))
+            })
+            .await;
+        // Also what failed may have been done.
+        self.lookups.changed();
+        let (generation, done) = acted?;
+        self.note_own(generation);
+        Ok(done)
+    }
+
+    fn note_own(&self, generation: i64) {
+        if self
+            .applied
+            .get()
+            .is_none_or(|applied| applied < generation)
+        {
+            self.own.borrow_mut().insert(generation);
+        }
+    }
+
+    pub(super) async fn record(&self, due: Instant, batch: &Prepared) -> Result<(), StoreError> {
+        for &day in batch.days.iter().rev().take(MOST_DAYS) {
+            if !self.days.borrow().contains(&day) {
+                self.add_day(due, day).await?;
+            }
+        }
+        let locked = self
+            .write(due, async |conn| recording::write(conn, batch).await)
+            .await?;
+        if let Some(generation) = locked {
+            self.note_own(generation);
+        }
+        Ok(())
+    }
+
+    async fn add_day(&self, due: Instant, day: u64) -> Result<(), StoreError> {
+        let added = self
+            .write(due, async |conn| recording::add_day(conn, day).await)
+            .await;
+        match added {
+            // Rows of that day are among those of no day already, where all will find them.
+            Err(error) if cause(&error).is_some_and(|why| why.is(&SqlState::CHECK_VIOLATION)) => {}
+            added => added?,
+        }
+        self.days.borrow_mut().insert(day);
+        Ok(())
+    }
+
+    pub(super) async fn prune(
+        &self,
+        due: Instant,
+        raw_before: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let days = self
+            .write(due, async |conn| prune::delete(conn, raw_before, now).await)
+            .await?;
+        for day in days {
+            let dropped = self
+                .write(due, async |conn| prune::drop_day(conn, day).await)
+                .await;
+            match dropped {
+                Err(error) if prune::is_in_use(&error) => {}
+                dropped => dropped?,
+            }
+            self.days.borrow_mut().remove(&day);
+        }
+        Ok(())
+    }
+
+    /// Looks for a key, together with all who look for the same one. A search that began before a
+    /// change may find what was there before it, and is not joined after it.
+    pub(super) async fn resolve(self: Rc<Self>, hash: HashedKey, due: Instant) -> Found {
+        let (sender, found) = oneshot::channel();
+        let epoch = self.lookups.epoch();
+        let mut searches = self.searches.borrow_mut();
+        let waiting = searches.entry((hash, epoch)).or_default();
+        waiting.push(sender);
+        if waiting.len() == 1 {
+            spawn_local(Rc::clone(&self).search(hash, epoch));
+        }
+        drop(searches);
+        match timeout_at(due.into(), found).await {
+            Ok(Ok(found)) => found,
+            _ => Err(Problem::late()),
+        }
+    }
+
+    async fn search(self: Rc<Self>, hash: HashedKey, epoch: u64) {
+        // Whoever joins late still has as long.
+        let due = Instant::now() + 2 * self.deadline;
+        let found = self
+            .read(due, &async |conn| credentials::resolve(conn, hash).await)
+            .await;
+        if let Ok(None) = found {
+            self.lookups.note_absent(hash, epoch);
+        }
+        let found = found.map_err(|error| match cause(&error) {
+            Some(problem) => problem.clone(),
+            None => Problem::new(error.to_string()),
+        });
+        let waiting = self.searches.borrow_mut().remove(&(hash, epoch));
+        for waiting in waiting.into_iter().flatten() {
+            let _ = waiting.send(found.clone());
+        }
+    }
+
+    /// Follows what others change, and brings lost connections back.
+    pub(super) async fn follow(self: Rc<Self>) {
+        loop {
+            let wait = match self.catch_up().await {
+                Ok(()) => POLL,
+                Err(_) => {
+                    self.is_behind.set(true);
+                    PAUSE
+                }
+            };
+            let announced = self.pool.announced.notified();
+            if tokio::time::timeout(wait, announced).await.is_ok() && wait == PAUSE {
+                // Nobody announces anything while the server is down.
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Applies all changes up to now.
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        let asked = Instant::now();
+        timeout_at((asked + LOOK).into(), self.pool.probe())
+            .await
+            .map_err(|_| Problem::late())??;
+        let (after, wanted) = (self.applied.get(), self.is_behind.get());
+        let own = self.own.borrow().clone();
+        let look = async |conn: &Conn| feed::read(conn, after, &own, wanted).await;
+        let news = self.read(asked + LOOK, &look).await;
+        *self.state.unheard.lock() = news.as_ref().err().map(ToString::to_string);
+        let news = news?;
+        // From here on nothing is awaited: what is applied is applied at once.
+        if news.is_any || wanted {
+            self.lookups.changed();
+        }
+        self.is_behind.set(!self.listener.tell(news.changes));
+        self.applied.set(Some(news.generation));
+        let applied = news.generation;
+        self.own.borrow_mut().retain(|own| *own > applied);
+        self.lookups.heard(asked);
+        self.heard.set(asked);
+        Ok(())
+    }
+
+    /// Has everything forgotten once nothing was heard for too long.
+    pub(super) async fn watch(self: Rc<Self>) {
+        loop {
+            let heard = self.heard.get();
+            sleep_until((heard + self.stale_for).into()).await;
+            if self.heard.get() != heard {
+                continue;
+            }
+            self.is_behind.set(true);
+            self.lookups.changed();
+            self.listener.tell(vec![Change::Everything]);
+            while self.heard.get() == heard {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Keeps a connection on which changes are announced.
+    pub(super) async fn listen(self: Rc<Self>) {
+        loop {
+            let began = Instant::now();
+            let problem = match self.hear().await {
+                Ok(()) => Problem::new("the connection was lost"),
+                Err(problem) => problem,
+            };
+            *self.state.deaf.lock() = Some(problem);
+            if began.elapsed() < POLL {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Returns when the connection is lost.
+    async fn hear(&self) -> Result<(), Problem> {
+        let (client, ended) = self.pool.client().await?;
+        client.batch_execute("LISTEN keyguard").await?;
+        *self.state.deaf.lock() = None;
+        // Whatever was announced in the meantime.
+        self.pool.announced.notify_one();
+        let _ = ended.await;
+        Ok(())
+    }
+}
+
+/// A transaction may be committed although that was not acknowledged.
+fn unsure(problem: Problem) -> Problem {
+    Problem::new(format!(
+        "{problem}; whether the change was made is not known"
+    ))
+}
+
+/// Until when what is managed and recorded is waited for.
+pub(super) fn patient() -> Instant {
+    Instant::now() + PATIENCE
+}

@@ -1,0 +1,341 @@
+//! PostgreSQL servers for tests: one that all tests of a process share, and private ones to be
+//! stopped and killed. They are thrown away, and end with the process that started them.
+
+// Every test file is a crate of its own and uses a part of this.
+#![allow(dead_code)]
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Runs a server until it ends. If nobody is left who could stop it, ends it and removes what it
+/// has stored. `$1` is the program, the rest its arguments.
+const KEEPER: &str = r#"
+    exec 3<&0
+    "$@" >"$DIR/log" 2>&1 </dev/null 3<&- &
+    server=$!
+    echo $server
+    (
+        while read -r _ <&3; do :; done
+        kill -INT $server || exit
+        while kill -0 $server; do sleep 0.05; done
+        rm -rf "$DIR"
+    ) >/dev/null 2>&1 &
+    wait $server
+"#;
+
+/// How long a server may take to start.
+const STARTING: Duration = Duration::from_secs(60);
+
+/// A server of its own.
+pub(crate) struct Server {
+    dir: TempDir,
+    bin: PathBuf,
+    port: u16,
+    extra: Vec<String>,
+    running: Option<Running>,
+}
+
+struct Running {
+    keeper: Child,
+    pid: u32,
+}
+
+/// A database of its own on the server that all tests share.
+pub(crate) struct Database {
+    pub(crate) url: String,
+}
+
+impl Database {
+    pub(crate) fn new() -> Self {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(Server::start).database()
+    }
+
+    pub(crate) fn execute(&self, sql: &str) {
+        execute(&self.url, sql);
+    }
+
+    pub(crate) fn value(&self, sql: &str) -> String {
+        value(&self.url, sql)
+    }
+
+    /// Ends the sessions that announce changes. Returns how many there were.
+    pub(crate) fn end_listeners(&self) -> u32 {
+        let ended = self.value(
+            "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity \
+             WHERE datname = current_database() AND query = 'LISTEN keyguard'",
+        );
+        ended.parse().unwrap()
+    }
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[], |_| {})
+    }
+
+    /// With further settings, and a data directory as `prepare` leaves it.
+    pub(crate) fn start_with(settings: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+        let bin = programs();
+        let dir = TempDir::new().unwrap();
+        give_away(dir.path());
+        let data = dir.path().join("data");
+        let made = as_postgres(&bin.join("initdb"))
+            .args([
+                "--no-sync",
+                "--auth=trust",
+                "--username=postgres",
+                "--encoding=UTF8",
+            ])
+            .arg("--pgdata")
+            .arg(&data)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "initdb: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        prepare(&data);
+        let mut server = Self {
+            bin,
+            port: free_port(),
+            extra: settings.iter().map(|&setting| setting.to_owned()).collect(),
+            running: None,
+            dir,
+        };
+        server.restart();
+        server
+    }
+
+    /// A new database.
+    pub(crate) fn database(&self) -> Database {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("db{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        execute(&self.url("postgres"), &format!("CREATE DATABASE {name}"));
+        Database {
+            url: self.url(&name),
+        }
+    }
+
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!(
+            "postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable",
+            self.port
+        )
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts a server that was stopped or killed again, and waits until it answers.
+    pub(crate) fn restart(&mut self) {
+        let data = self.dir.path().join("data");
+        let log = self.dir.path().join("log");
+        let mut keeper = as_postgres(Path::new("/bin/sh"));
+        keeper
+            .arg("-c")
+            .arg(format!("DIR='{}'; {KEEPER}", self.dir.path().display()))
+            .arg("keeper")
+            .arg(self.bin.join("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .args([
+                "-p",
+                &self.port.to_string(),
+                "-k",
+                &self.dir.path().display().to_string(),
+            ])
+            .args([
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                "shared_buffers=16MB",
+            ]);
+        for setting in &self.extra {
+            keeper.args(["-c", setting]);
+        }
+        let mut keeper = keeper
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = read_line(&mut keeper).parse().unwrap();
+        self.running = Some(Running { keeper, pid });
+        self.wait_until_ready(&log);
+    }
+
+    fn wait_until_ready(&self, log: &Path) {
+        let since = Instant::now();
+        while !answers(&self.url("postgres")) {
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            assert!(
+                since.elapsed() < STARTING,
+                "PostgreSQL does not start: {said}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends all sessions and then the server, in good order.
+    pub(crate) fn stop(&mut self) {
+        self.end("INT");
+    }
+
+    /// Ends it without any order: what it has not made durable is gone.
+    pub(crate) fn kill(&mut self) {
+        self.end("QUIT");
+    }
+
+    /// Sends a signal to the server, such as `HUP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.running.as_ref().unwrap().pid;
+        let sent = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(pid.to_string())
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn end(&mut self, signal: &str) {
+        let pid = self.running.as_ref().unwrap().pid.to_string();
+        let _ = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(pid)
+            .stderr(Stdio::null())
+            .status();
+        let mut keeper = self.running.take().unwrap().keeper;
+        // Held until the server is gone: at its end the keeper would remove what is stored.
+        let stdin = keeper.stdin.take();
+        keeper.wait().unwrap();
+        drop(stdin);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.running.is_some() {
+            self.end("INT");
+        }
+    }
+}
+
+/// Where Debian keeps the newest version's programs.
+fn programs() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    let versions = versions.filter_map(|version| {
+        let bin = version.ok()?.path().join("bin");
+        let number: u32 = bin.parent()?.file_name()?.to_str()?.parse().ok()?;
+        bin.join("postgres").exists().then_some((number, bin))
+    });
+    match versions.max() {
+        Some((_, bin)) => bin,
+        None => panic!("PostgreSQL is not installed: `tests/run` installs it, then runs all tests"),
+    }
+}
+
+/// PostgreSQL refuses to run as root.
+fn as_postgres(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("runuser");
+    command.args(["-u", "postgres", "--"]).arg(program);
+    command
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    id.stdout == b"0\n"
+}
+
+/// Lets the user that the server runs as write there.
+pub(crate) fn give_away(path: &Path) {
+    if !is_root() {
+        return;
+    }
+    let number = |flag| {
+        let id = Command::new("id")
+            .args([flag, "postgres"])
+            .output()
+            .unwrap();
+        String::from_utf8(id.stdout).unwrap().trim().parse().ok()
+    };
+    chown(path, number("-u"), number("-g")).unwrap();
+    if path.is_dir() {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).unwrap();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn read_line(keeper: &mut Child) -> String {
+    let stdout = keeper.stdout.as_mut().unwrap();
+    let mut line = String::new();
+    let mut byte = [0];
+    while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+        line.push(byte[0].into());
+    }
+    line
+}
+
+fn answers(url: &str) -> bool {
+    with_client(url, async |client| {
+        client.batch_execute("SELECT 1").await.is_ok()
+    })
+    .unwrap_or(false)
+}
+
+/// Runs statements.
+pub(crate) fn execute(url: &str, sql: &str) {
+    with_client(url, async |client| client.batch_execute(sql).await.unwrap()).unwrap();
+}
+
+/// The text that a query returns.
+pub(crate) fn value(url: &str, sql: &str) -> String {
+    with_client(url, async |client| {
+        client.query_one(sql, &[]).await.unwrap().get(0)
+    })
+    .unwrap()
+}
+
+fn with_client<T>(url: &str, work: impl AsyncFnOnce(&tokio_postgres::Client) -> T) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
+        let (client, connection) = connected.ok()?;
+        let connection = tokio::spawn(connection);
+        let done = work(&client).await;
+        drop(client);
+        let _ = connection.await;
+        Some(done)
+    })
+}
+
+/// Runs `work` within a transaction that has run a statement.
+pub(crate) fn holding(url: &str, sql: &str, work: impl FnOnce()) {
+    let begin = format!("BEGIN; {sql}");
+    with_client(url, async |client| {
+        client.batch_execute(&begin).await.unwrap();
+        work();
+    })
+    .unwrap();
+}
