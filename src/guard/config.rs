@@ -22,6 +22,8 @@ use crate::time_zone::TimeZone;
 #[must_use]
 pub struct Config {
     pub(super) secret: Option<Secret>,
+    #[cfg(feature = "legacy")]
+    pub(super) legacy_secret: Option<Secret>,
     /// It may hold a password.
     pub(super) redis_url: Option<Secret>,
     pub(super) limits_deadline: Duration,
@@ -56,6 +58,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             secret: None,
+            #[cfg(feature = "legacy")]
+            legacy_secret: None,
             redis_url: None,
             limits_deadline: Duration::from_millis(50),
             limits_fallback: Fallback::Local,
@@ -92,6 +96,20 @@ impl Config {
             secret: Some(secret.into()),
             ..Self::default()
         }
+    }
+
+    /// The secret of the ancestor, the Python package of this name, under which it hashed the keys
+    /// that were imported. They are then accepted unchanged, from the key header or as a bearer
+    /// token, and each is stored under our own hash once it has been used. Default: none.
+    ///
+    /// Their texts have no checksum, so that with it a malformed text costs up to two look-ups in the
+    /// store, as an unknown key does. It is needed for as long as such texts are in use, also once all
+    /// are stored anew: without it they are malformed. [Rotating](crate::KeyGuard::rotate_key) a key
+    /// gives it a text that does without.
+    #[cfg(feature = "legacy")]
+    pub fn legacy_secret(mut self, secret: impl Into<Secret>) -> Self {
+        self.legacy_secret = Some(secret.into());
+        self
     }
 
     /// A Redis server for limits that several processes share. Default: none, limits are kept in
@@ -289,6 +307,13 @@ impl Config {
             return Err(InvalidInput::new(
                 "key_header",
                 "keys are read from `Authorization: Bearer` anyway; name another field",
+            ));
+        }
+        #[cfg(feature = "legacy")]
+        if self.legacy_secret.as_ref().is_some_and(Secret::is_blank) {
+            return Err(InvalidInput::new(
+                "legacy_secret",
+                "is blank; give the secret that the ancestor ran with, or leave it out",
             ));
         }
         if self.limits_deadline < Duration::from_millis(1) {

@@ -235,13 +235,16 @@ impl Inner {
         let caller = match subject {
             Subject::Presented => {
                 let presented = credential::presented(visit.request.headers, &self.key_header)?;
-                let Some(text) = presented else {
+                if let Some(text) = presented {
+                    match self.recognise(text) {
+                        Ok(caller) => caller,
+                        Err(hash) => self.load(hash, text, &visit.patience).await?,
+                    }
+                } else if let Some(caller) = self.legacy_bearer(visit).await? {
+                    caller
+                } else {
                     self.enforce(keyless, visit)?;
                     return Err(Reason::MissingKey.into());
-                };
-                match self.recognise(text) {
-                    Ok(caller) => caller,
-                    Err(hash) => self.load(hash, text, &visit.patience).await?,
                 }
             }
             Subject::Key(id) => self.load_by_id(id)?,
@@ -257,7 +260,7 @@ impl Inner {
 
     /// The key that `text` is, if it is in memory; its hash if not.
     #[inline]
-    fn recognise(&self, text: &[u8]) -> Result<Arc<Caller>, HashedKey> {
+    pub(super) fn recognise(&self, text: &[u8]) -> Result<Arc<Caller>, HashedKey> {
         let hash = self.hasher.hash(text);
         if let Some(caller) = self.residents.get(&hash)
             && caller.revision == self.revisions.of(caller.key_id, caller.org_id)
@@ -275,20 +278,34 @@ impl Inner {
         text: &[u8],
         patience: &Patience,
     ) -> Result<Arc<Caller>, Reason> {
-        // Whoever does not know how keys are formed does not make us read the store.
-        if !key::is_well_formed(text) {
-            return Err(Reason::MalformedKey);
+        if key::is_well_formed(text) {
+            let caller = self.load_stored(hash, &hash, patience).await?;
+            return caller.ok_or(Reason::UnknownKey);
         }
+        // Whoever does not know how keys are formed does not make us read the store.
+        let caller = self.load_legacy(hash, text, patience).await?;
+        caller.ok_or(Reason::MalformedKey)
+    }
+
+    /// The key that is stored under `stored`, kept in memory as the one whose text has `hash`.
+    pub(super) async fn load_stored(
+        &self,
+        hash: HashedKey,
+        stored: &HashedKey,
+        patience: &Patience,
+    ) -> Result<Option<Arc<Caller>>, Reason> {
         let changes = self.revisions.all();
-        let resolved = self.store.resolve(&hash, patience).get().await;
-        let resolved = resolved.map_err(unavailable)?.ok_or(Reason::UnknownKey)?;
+        let resolved = self.store.resolve(stored, patience).get().await;
+        let Some(resolved) = resolved.map_err(unavailable)? else {
+            return Ok(None);
+        };
         let caller = Arc::new(self.caller(hash, resolved)?);
         // What was read before a change must not be kept after it: the change has already told the
         // cache to forget.
         if self.revisions.all() == changes {
             self.residents.insert(Arc::clone(&caller));
         }
-        Ok(caller)
+        Ok(Some(caller))
     }
 
     fn load_by_id(&self, id: KeyId) -> Result<Arc<Caller>, Reason> {
@@ -453,6 +470,6 @@ fn exhausted_route(rules: &[&[Rule]], level: Level, room_at: Moment) -> Denial {
 }
 
 /// The client learns that the request could not be decided, the next flush or change says why.
-fn unavailable(_: StoreError) -> Reason {
+pub(super) fn unavailable(_: StoreError) -> Reason {
     Reason::Unavailable
 }

@@ -23,6 +23,7 @@ use crate::store::{Count, Once, UsageEvent};
 use crate::waiting::block_on;
 
 mod altered;
+mod moving;
 mod opening;
 mod recording;
 
