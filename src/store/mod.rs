@@ -224,6 +224,9 @@ pub(crate) struct NewKey {
     pub(crate) expires_at: Option<Timestamp>,
 }
 
+/// The secret that a store is made with; a rotated one will be 2.
+pub(crate) const FIRST_SECRET: u32 = 1;
+
 /// A credential for a key that may not have its id yet.
 pub(crate) struct NewCredential {
     pub(crate) hash: HashedKey,

@@ -107,6 +107,24 @@ pub(crate) fn move_all(
     Ok(moved)
 }
 
+/// As [`move_all`], of pages that are at hand.
+pub(crate) fn take_in(
+    parcels: &[Parcel],
+    to: &dyn Store,
+    mut progress: impl FnMut(&Moved),
+) -> Result<Moved, StoreError> {
+    parcels
+        .iter()
+        .try_for_each(|parcel| to.has_room_for(parcel))?;
+    let mut moved = Moved::default();
+    for parcel in parcels {
+        to.adopt(parcel)?;
+        moved.add(parcel);
+        progress(&moved);
+    }
+    Ok(moved)
+}
+
 fn for_each(
     store: &dyn Store,
     mut take: impl FnMut(&Parcel) -> Result<(), StoreError>,

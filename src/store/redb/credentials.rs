@@ -9,10 +9,7 @@ use crate::record::{Credential, HashScheme, KeyId};
 use crate::store::codec::{
     CREDENTIALS, KEY_CREDENTIALS, KEYS, ORGS, decode_credential, encode_credential,
 };
-use crate::store::{Rehash, Resolved, StoreError};
-
-/// The secret that a file is made with; a rotated one will be 2.
-const FIRST_SECRET: u32 = 1;
+use crate::store::{FIRST_SECRET, Rehash, Resolved, StoreError};
 
 pub(super) fn resolve(
     txn: &ReadTransaction,
