@@ -19,7 +19,9 @@
 //! |---|---|
 //! | none | the embedded library: no HTTP stack, no async runtime |
 //! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
-//! | `cli` | the program `keyguard` |
+//! | `legacy` | keys of the ancestor, the Python package of this name: `Config::legacy_secret` |
+//! | `cli` | the program `keyguard`, and `legacy` |
+//! | `import` | `keyguard import` from SQLite, which is compiled from C |
 //! | `redis` | limits in Redis, for several processes behind the same limits |
 //! | `serve` | `keyguard serve`: the admin service, and verdicts for servers in other languages |
 
@@ -44,6 +46,7 @@ mod guard;
 pub mod http;
 mod ip_limit;
 mod key;
+mod legacy;
 mod limit;
 mod limiter;
 mod lock_time;

@@ -129,6 +129,8 @@ pub struct Lift {
 pub(crate) enum HashScheme {
     /// Keyed BLAKE3 under a key derived from the secret.
     KeyedBlake3,
+    /// SHA-256 of the text and the ancestor's secret behind it.
+    Sha256,
 }
 
 /// One text that authenticates a key. Rotation gives a key a second one.

@@ -89,6 +89,11 @@ impl GroupId {
     pub(crate) const fn to_bits(self) -> u64 {
         self.0
     }
+
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
 }
 
 /// Adds a rule, unless a tighter one that is counted the same is there; a looser one makes way.

@@ -250,7 +250,9 @@ impl KeyGuard {
         let prefix = shown
             .get(..shown.len().saturating_sub(4))
             .unwrap_or_default()
-            .parse()?;
+            .parse();
+        // A key of the ancestor may have started with anything.
+        let prefix = prefix.unwrap_or_else(|_| self.inner.config().key_prefix.clone());
         let raw_key = generate(&prefix)?;
         let retire_at = self.inner.now().plus(grace);
         let details = json!({ "old_until": retire_at });

@@ -273,7 +273,7 @@ impl From<StoreError> for AdminError {
             StoreError::NoOrg(_) | StoreError::NoOrgNamed(_) | StoreError::NoKey(_) => {
                 Self::NotFound(error.to_string())
             }
-            StoreError::DuplicateOrg(_) | StoreError::Revoked(_) => {
+            StoreError::DuplicateOrg(_) | StoreError::Revoked(_) | StoreError::Occupied(_) => {
                 Self::Conflict(error.to_string())
             }
             StoreError::Done(subject) => Self::Done { subject },

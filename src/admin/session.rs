@@ -84,13 +84,13 @@ impl Session {
 }
 
 #[cfg(unix)]
-fn by_this_user(guard: KeyGuard) -> KeyGuard {
+pub(crate) fn by_this_user(guard: KeyGuard) -> KeyGuard {
     let user = rustix::process::geteuid();
     guard.with_actor(super::socket::system_user(Some(user)))
 }
 
 #[cfg(not(unix))]
-fn by_this_user(guard: KeyGuard) -> KeyGuard {
+pub(crate) fn by_this_user(guard: KeyGuard) -> KeyGuard {
     guard
 }
 

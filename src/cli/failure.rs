@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::import::ImportError;
 use super::render::{Table, escaped};
 use super::{Cli, Exit};
 use crate::access::InvalidPolicy;
 use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
 use crate::admin::session::SessionError;
-use crate::store::OpenError;
+use crate::store::{OpenError, StoreError};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
@@ -34,6 +35,26 @@ pub(super) enum CliError {
     },
     #[error("no temporary directory can be made: {0}")]
     Stage(std::io::Error),
+    #[error(
+        "`{}` is held by {holder}; stop that first, so that nothing is recorded while things move",
+        file.display()
+    )]
+    Held { file: PathBuf, holder: String },
+    #[error("`{}` is where the data are already; give another place to move them to", .0.display())]
+    SamePlace(PathBuf),
+    #[error(
+        "`{}` holds another secret, under which the keys would be unknown; remove it, or give another \
+         place to move them to",
+        .0.display()
+    )]
+    OtherSecret(PathBuf),
+    #[error("the secret cannot be copied to `{}`: {source}", file.display())]
+    SecretCopy {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Import(#[from] ImportError),
     #[error("the policy cannot be accepted: {0}")]
     Policy(#[from] InvalidPolicy),
     #[cfg(feature = "serve")]
@@ -62,6 +83,15 @@ impl From<OpenError> for CliError {
 }
 
 impl CliError {
+    /// A failure of a store from or to which things move.
+    pub(super) fn moving(error: StoreError) -> Self {
+        let next = match error {
+            StoreError::Occupied(_) => "list-orgs",
+            _ => "stats",
+        };
+        Self::Hinted(AdminError::from(error).into(), next.to_owned())
+    }
+
     /// Says so on standard error.
     pub(super) fn report(&self, cli: &Cli) -> Exit {
         let next = self.next(cli);
@@ -133,6 +163,10 @@ impl CliError {
                 OpenError::ReadOnly { .. } => {
                     format!("ls -l {}", quoted(&cli.place.db.display().to_string()))
                 }
+                OpenError::SqliteDatabase { path } => format!(
+                    "keyguard --db NEW.redb import --from {}",
+                    quoted(&format!("sqlite:{}", path.display()))
+                ),
                 _ => "keyguard --db PATH init".to_owned(),
             },
             #[cfg(unix)]
@@ -142,6 +176,17 @@ impl CliError {
                     quoted(&socket.display().to_string())
                 )
             }
+            Self::Held { holder, .. } => match holder.split(' ').next() {
+                Some(pid) if pid.parse::<u32>().is_ok() => format!("kill {pid}"),
+                _ => format!("fuser {}", quoted(&cli.place.db.display().to_string())),
+            },
+            Self::SamePlace(_) | Self::OtherSecret(_) | Self::SecretCopy { .. } => {
+                format!("{keyguard} export --to OTHER.redb")
+            }
+            Self::Import(ImportError::MissingFeature(_, feature)) => {
+                format!("cargo install keyguard --features {feature}")
+            }
+            Self::Import(_) => "keyguard import --help".to_owned(),
             Self::SecretFile { .. } => format!("{keyguard} --secret-file FILE …"),
             Self::Hinted(_, next) => format!("{keyguard} {next}"),
             Self::Asked(failure) => match failure.code {

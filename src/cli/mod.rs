@@ -3,9 +3,12 @@
 mod audit;
 mod blocks;
 mod check;
+mod export;
 mod failure;
+mod import;
 mod keys;
 mod limits;
+mod moving;
 mod orgs;
 mod render;
 mod replay;
@@ -15,7 +18,7 @@ mod setup;
 mod stats;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -68,7 +71,14 @@ struct Place {
     /// the shell remembers it: prefer --secret-file, or the variable KEYGUARD_SECRET
     #[arg(long, global = true, value_name = "SECRET")]
     secret: Option<OsString>,
+    /// A file that holds the secret of the ancestor, whose keys were imported [default: the variable
+    /// KEYGUARD_LEGACY_SECRET]
+    #[arg(long, global = true, value_name = "FILE")]
+    legacy_secret_file: Option<PathBuf>,
 }
+
+/// Where keys of the ancestor are accepted.
+const LEGACY_SECRET: &str = "KEYGUARD_LEGACY_SECRET";
 
 #[derive(Subcommand)]
 enum Subcommands {
@@ -116,6 +126,9 @@ enum Subcommands {
     Reload,
     /// Show who of an access log would have been refused under a policy
     Replay(replay::Replay),
+    /// Move organizations, keys, quotas, locks and totals to another data file or database
+    Export(export::Export),
+    Import(import::Import),
     /// Serve the admin API, verdicts for other servers, and metrics over HTTP
     #[cfg(feature = "serve")]
     Serve(Box<serve::Serve>),
@@ -185,6 +198,8 @@ impl Cli {
             Subcommands::Block(block) => blocks::block(self, block),
             Subcommands::Unblock(unblock) => blocks::unblock(self, unblock),
             Subcommands::ListBlocks => blocks::list(self),
+            Subcommands::Export(opts) => export::run(self, opts),
+            Subcommands::Import(opts) => import::run(self, &opts),
             #[cfg(feature = "serve")]
             Subcommands::Serve(opts) => serve::run(self, *opts),
             Subcommands::AdminKey => setup::admin_key(self),
@@ -204,16 +219,19 @@ impl Cli {
     fn secret(&self) -> Result<Option<Secret>, CliError> {
         let secret = match (&self.place.secret, &self.place.secret_file) {
             (Some(secret), _) => Secret::from(secret.clone().into_encoded_bytes()),
-            (None, Some(file)) => {
-                let bytes = std::fs::read(file).map_err(|source| CliError::SecretFile {
-                    file: file.clone(),
-                    source,
-                })?;
-                Secret::from(bytes.trim_ascii().to_vec())
-            }
+            (None, Some(file)) => secret_in(file)?,
             (None, None) => return Ok(None),
         };
         Ok(Some(secret))
+    }
+
+    /// That of the ancestor.
+    fn legacy_secret(&self) -> Result<Option<Secret>, CliError> {
+        if let Some(file) = &self.place.legacy_secret_file {
+            return secret_in(file).map(Some);
+        }
+        let secret = std::env::var_os(LEGACY_SECRET);
+        Ok(secret.map(|secret| Secret::from(secret.into_encoded_bytes())))
     }
 
     fn config(&self) -> Result<Config, CliError> {
@@ -221,6 +239,9 @@ impl Cli {
             Some(secret) => Config::new(secret),
             None => Config::default(),
         };
+        if let Some(secret) = self.legacy_secret()? {
+            config = config.legacy_secret(secret);
+        }
         if let Some(url) = &self.place.redis {
             config = config.redis_url(url);
         }
@@ -255,6 +276,14 @@ impl Cli {
         };
         print(&(text + "\n"));
     }
+}
+
+fn secret_in(file: &Path) -> Result<Secret, CliError> {
+    let bytes = std::fs::read(file).map_err(|source| CliError::SecretFile {
+        file: file.to_owned(),
+        source,
+    })?;
+    Ok(Secret::from(bytes.trim_ascii().to_vec()))
 }
 
 /// Prints to standard output. A reader that has gone away, such as `head`, has seen enough.

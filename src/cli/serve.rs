@@ -104,8 +104,7 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
 
 fn admin_key(file: Option<PathBuf>) -> Result<Option<Secret>, CliError> {
     if let Some(file) = file {
-        let bytes = std::fs::read(&file).map_err(|source| CliError::SecretFile { file, source })?;
-        return Ok(Some(Secret::from(bytes.trim_ascii().to_vec())));
+        return super::secret_in(&file).map(Some);
     }
     let key = std::env::var_os("KEYGUARD_ADMIN_KEY");
     Ok(key.map(|key| Secret::from(key.into_encoded_bytes())))

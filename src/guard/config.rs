@@ -22,6 +22,8 @@ use crate::time_zone::TimeZone;
 #[must_use]
 pub struct Config {
     pub(super) secret: Option<Secret>,
+    #[cfg(feature = "legacy")]
+    pub(super) legacy_secret: Option<Secret>,
     /// It may hold a password.
     pub(super) redis_url: Option<Secret>,
     pub(super) backend_deadline: Duration,
@@ -58,6 +60,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             secret: None,
+            #[cfg(feature = "legacy")]
+            legacy_secret: None,
             redis_url: None,
             backend_deadline: Duration::from_millis(50),
             keys_stale_for: Duration::from_secs(60),
@@ -96,6 +100,20 @@ impl Config {
             secret: Some(secret.into()),
             ..Self::default()
         }
+    }
+
+    /// The secret of the ancestor, the Python package of this name, under which it hashed the keys
+    /// that were imported. They are then accepted unchanged, from the key header or as a bearer
+    /// token, and each is stored under our own hash once it has been used. Default: none.
+    ///
+    /// Their texts have no checksum, so that with it a malformed text costs up to two look-ups in the
+    /// store, as an unknown key does. It is needed for as long as such texts are in use, also once all
+    /// are stored anew: without it they are malformed. [Rotating](crate::KeyGuard::rotate_key) a key
+    /// gives it a text that does without.
+    #[cfg(feature = "legacy")]
+    pub fn legacy_secret(mut self, secret: impl Into<Secret>) -> Self {
+        self.legacy_secret = Some(secret.into());
+        self
     }
 
     /// A Redis server for limits that several processes share. Default: none, limits are kept in
@@ -320,6 +338,13 @@ impl Config {
         }
         if self.database_connections == 0 {
             return Err(InvalidInput::new("database_connections", "is below 1"));
+        }
+        #[cfg(feature = "legacy")]
+        if self.legacy_secret.as_ref().is_some_and(Secret::is_blank) {
+            return Err(InvalidInput::new(
+                "legacy_secret",
+                "is blank; give the secret that the ancestor ran with, or leave it out",
+            ));
         }
         let admin_key = self.admin_key.as_ref().map(Secret::expose);
         if admin_key.is_some_and(|key| key.len() < 16) {

@@ -43,12 +43,23 @@ fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8
     Ok(first)
 }
 
-/// The token of a `Bearer` credential (RFC 6750 §2.1, its scheme in any case, RFC 9110 §11.1), if
-/// it is formed like a key.
+/// The token of a `Bearer` credential, if it is formed like a key.
 fn bearer_key(value: &[u8]) -> Option<&[u8]> {
+    token(value).filter(|token| key::has_key_shape(token))
+}
+
+/// The token of the one `Bearer` credential of a request, whatever its form.
+pub(super) fn bearer_token<H: Headers + ?Sized>(headers: &H) -> Option<&[u8]> {
+    let token = only(headers.header_values("authorization").filter_map(token));
+    let fits = |token: &&[u8]| (1..=MAX_LEN).contains(&token.len());
+    token.ok().flatten().filter(fits)
+}
+
+/// The token of a `Bearer` credential (RFC 6750 §2.1, its scheme in any case, RFC 9110 §11.1).
+fn token(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.trim_ascii().split_at_checked("bearer ".len())?;
-    let token = token.trim_ascii();
-    (scheme.eq_ignore_ascii_case(b"bearer ") && key::has_key_shape(token)).then_some(token)
+    let is_bearer = scheme.eq_ignore_ascii_case(b"bearer ");
+    is_bearer.then_some(token.trim_ascii())
 }
 
 #[cfg(test)]
@@ -96,6 +107,18 @@ mod tests {
                 Ok(Some(KEY))
             );
         }
+    }
+
+    #[test]
+    fn the_one_bearer_token_is_found_whatever_its_form() {
+        let one = [("Authorization", "bearer any.text~at/all=")];
+        assert_eq!(bearer_token(&one), Some(&b"any.text~at/all="[..]));
+        let long = format!("Bearer {}", "x".repeat(257));
+        for value in ["Basic eA==", "Bearer", "Bearer ", &long] {
+            assert_eq!(bearer_token(&[("Authorization", value)]), None, "{value}");
+        }
+        let two = [("Authorization", "Bearer a"), ("Authorization", "Bearer b")];
+        assert_eq!(bearer_token(&two), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod credential;
 mod denial;
 mod fields;
 mod grant;
+mod legacy;
 mod lockouts;
 mod open;
 mod pipeline;
@@ -50,6 +51,7 @@ use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
 use crate::ip_limit::IpLimit;
 use crate::key::KeyHasher;
+use crate::legacy::LegacyHasher;
 use crate::limiter::Limiter;
 use crate::record::{KeyId, OrgId};
 use crate::store::{OpenError, Store, StoreError};
@@ -70,6 +72,8 @@ pub struct KeyGuard {
 
 pub(crate) struct Inner {
     hasher: KeyHasher,
+    /// Where keys of the ancestor are looked for too.
+    legacy: Option<LegacyHasher>,
     #[cfg(feature = "http")]
     admin_keys: self::actor::AdminKeys,
     residents: Residents,

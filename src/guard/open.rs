@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::Inner;
 use super::backends::{self, Place};
 use super::config::Config;
+use super::legacy;
 use super::lockouts::Lockouts;
 use super::policies::{InForce, Policies};
 use super::recorder::{Outlet, Recorder, Writer};
@@ -85,6 +86,7 @@ impl Inner {
         .map_err(io_error)?;
         Ok(Self {
             hasher: KeyHasher::new(&secret),
+            legacy: legacy::hasher(&config),
             #[cfg(feature = "http")]
             admin_keys: super::actor::AdminKeys::new(&config, &secret),
             residents: Residents::new(config.resident_keys),

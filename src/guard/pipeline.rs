@@ -60,10 +60,18 @@ pub(super) enum Stop {
 pub(super) enum Want {
     /// What the limits of the routes say of the address.
     AddressCount,
-    /// A key that is not in memory.
-    Key(HashedKey),
+    Key(Unread),
     /// What the limits of the key say.
     Limits(Arc<Caller>),
+}
+
+/// A key that is not in memory.
+pub(super) struct Unread {
+    hash: HashedKey,
+    /// By the ancestor's hash, of a text that is not formed like one of our keys.
+    legacy: Option<HashedKey>,
+    /// Where it is unknown, the text was meant for the application.
+    is_optional: bool,
 }
 
 impl<E: Into<Refusal>> From<E> for Stop {
@@ -349,20 +357,25 @@ impl Inner {
         keyless: Option<&Lock>,
     ) -> Result<Arc<Caller>, Stop> {
         let caller = match subject {
-            _ if let Some(found) = visit.found.take() => found?,
+            _ if let Some(found) = visit.found.take() => match found? {
+                Some(caller) => caller,
+                // The text was not meant for us.
+                None => {
+                    self.enforce(keyless, visit)?;
+                    return Err(Reason::MissingKey.into());
+                }
+            },
             Subject::Presented => {
-                let presented = credential::presented(visit.request.headers, &self.key_header)?;
-                let Some(text) = presented else {
+                let Some((text, is_optional)) = self.presented(visit.request.headers)? else {
                     self.enforce(keyless, visit)?;
                     return Err(Reason::MissingKey.into());
                 };
                 match self.recognise(text) {
                     Ok(caller) => caller,
-                    // Whoever does not know how keys are formed does not make us read the store.
-                    Err(_) if !key::is_well_formed(text) => {
-                        return Err(Reason::MalformedKey.into());
+                    Err(hash) => {
+                        let unread = self.unread(hash, text, is_optional)?;
+                        return Err(Stop::Wanting(Want::Key(unread)));
                     }
-                    Err(hash) => return Err(Stop::Wanting(Want::Key(hash))),
                 }
             }
             Subject::Key(id) => self.load_by_id(id)?,
@@ -380,14 +393,14 @@ impl Inner {
     async fn supply<H: Headers + ?Sized>(&self, visit: &mut Visit<'_, '_, H>, want: Want) {
         match want {
             Want::AddressCount => visit.address = self.count_address(visit).await,
-            Want::Key(hash) => visit.found = Some(self.load(hash, &visit.patience).await),
+            Want::Key(unread) => visit.found = Some(self.load(unread, &visit.patience).await),
             Want::Limits(_) => {}
         }
     }
 
     /// The key that `text` is, if it is in memory; its hash if not.
     #[inline]
-    fn recognise(&self, text: &[u8]) -> Result<Arc<Caller>, HashedKey> {
+    pub(super) fn recognise(&self, text: &[u8]) -> Result<Arc<Caller>, HashedKey> {
         let hash = self.hasher.hash(text);
         if let Some(caller) = self.residents.get(&hash)
             && caller.revision == self.revisions.of(caller.key_id, caller.org_id)
@@ -398,18 +411,71 @@ impl Inner {
         Err(hash)
     }
 
+    /// The text that is presented as a key, and whether it may be meant for the application instead.
+    #[inline(always)]
+    fn presented<'a, H: Headers + ?Sized>(
+        &'a self,
+        headers: &'a H,
+    ) -> Result<Option<(&'a [u8], bool)>, Reason> {
+        match credential::presented(headers, &self.key_header)? {
+            Some(text) => Ok(Some((text, false))),
+            None => Ok(self.legacy_bearer(headers).map(|text| (text, true))),
+        }
+    }
+
+    /// Whoever does not know how keys are formed does not make us read the store.
     #[cold]
-    async fn load(&self, hash: HashedKey, patience: &Patience) -> Result<Arc<Caller>, Reason> {
+    fn unread(&self, hash: HashedKey, text: &[u8], is_optional: bool) -> Result<Unread, Reason> {
+        let legacy = match &self.legacy {
+            _ if key::is_well_formed(text) => None,
+            Some(hasher) => Some(hasher.hash(text)),
+            None => return Err(Reason::MalformedKey),
+        };
+        Ok(Unread {
+            hash,
+            legacy,
+            is_optional,
+        })
+    }
+
+    /// The key, `None` if there is none and need not be.
+    async fn load(
+        &self,
+        unread: Unread,
+        patience: &Patience,
+    ) -> Result<Option<Arc<Caller>>, Reason> {
+        let hash = unread.hash;
+        if let Some(caller) = self.load_stored(hash, &hash, patience).await? {
+            return Ok(Some(caller));
+        }
+        let Some(old) = unread.legacy else {
+            return Err(Reason::UnknownKey);
+        };
+        match self.load_legacy(hash, old, patience).await? {
+            None if !unread.is_optional => Err(Reason::MalformedKey),
+            found => Ok(found),
+        }
+    }
+
+    /// The key that is stored under `stored`, kept in memory as the one whose text has `hash`.
+    pub(super) async fn load_stored(
+        &self,
+        hash: HashedKey,
+        stored: &HashedKey,
+        patience: &Patience,
+    ) -> Result<Option<Arc<Caller>>, Reason> {
         let changes = self.revisions.all();
-        let resolved = self.store.resolve(&hash, patience).get().await;
-        let resolved = resolved.map_err(unavailable)?.ok_or(Reason::UnknownKey)?;
+        let resolved = self.store.resolve(stored, patience).get().await;
+        let Some(resolved) = resolved.map_err(unavailable)? else {
+            return Ok(None);
+        };
         let caller = Arc::new(self.caller(hash, resolved)?);
         // What was read before a change must not be kept after it: the change has already told the
         // cache to forget.
         if self.revisions.all() == changes {
             self.residents.insert(Arc::clone(&caller));
         }
-        Ok(caller)
+        Ok(Some(caller))
     }
 
     fn load_by_id(&self, id: KeyId) -> Result<Arc<Caller>, Reason> {
@@ -573,6 +639,6 @@ fn exhausted_route(rules: &[&[Rule]], level: Level, room_at: Moment) -> Denial {
 }
 
 /// The client learns that the request could not be decided, the next flush or change says why.
-fn unavailable(_: StoreError) -> Reason {
+pub(super) fn unavailable(_: StoreError) -> Reason {
     Reason::Unavailable
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::legacy::Rehashing;
 use super::lockouts::Lockouts;
 use super::policies::Policies;
 use super::residents::Backends;
@@ -29,6 +30,7 @@ pub(crate) struct Recorder {
     /// Events for which no queue has room yet, out of `capacity`.
     free: AtomicUsize,
     enabled: bool,
+    pub(super) rehashing: Rehashing,
     clock: Clock,
     control: Mutex<Control>,
     /// Wakes the writer.
@@ -72,6 +74,7 @@ impl Recorder {
             capacity,
             free: AtomicUsize::new(capacity),
             enabled,
+            rehashing: Rehashing::default(),
             clock,
             control: Mutex::default(),
             work: Condvar::new(),
@@ -203,8 +206,8 @@ impl std::fmt::Debug for Recorder {
     }
 }
 
-/// The thread that writes what a [`Recorder`] takes. It also keeps the house: it stores balances
-/// and locks, deletes expired usage, frees idle counters and follows the system's calendar.
+/// The thread that writes what a [`Recorder`] takes. It also keeps the house: it stores balances,
+/// locks and keys of the ancestor anew, deletes expired usage, frees idle counters and follows the system's calendar.
 pub(super) struct Writer {
     backends: Arc<Backends>,
     store: Arc<dyn Store>,
@@ -250,7 +253,7 @@ impl Writer {
     fn run(mut self) {
         loop {
             let (asked, closing) = self.wait_for_work();
-            let mut result = self.store_all();
+            let mut result = self.store_all().and(self.rehash());
             if closing {
                 result = result.and(self.save_windows());
             }
@@ -316,6 +319,13 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// Stores keys of the ancestor that were used under our own hash.
+    fn rehash(&self) -> Result<(), StoreError> {
+        let recorder = &self.backends.recorder;
+        let now = recorder.clock.timestamp();
+        recorder.rehashing.store(&*self.store, now)
     }
 
     /// Stores what an orderly stop leaves of windows, some thousand groups at a time.

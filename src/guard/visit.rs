@@ -32,7 +32,7 @@ pub(super) struct Visit<'p, 'r, H: ?Sized> {
     /// What the limits of the routes by address have answered.
     pub(super) address: Option<Outcome>,
     /// What the store says of its key, once that was read.
-    pub(super) found: Option<Result<Arc<Caller>, Reason>>,
+    pub(super) found: Option<Result<Option<Arc<Caller>>, Reason>>,
 }
 
 /// What a decision that goes on elsewhere has done already.

@@ -6,6 +6,8 @@ mod conformance;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod redb;
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub(crate) mod transfer;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -21,6 +23,8 @@ use crate::policy::Scope;
 use crate::record::{AuditEntry, Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
 use crate::rule::GroupId;
 use crate::waiting::{Patience, Reply};
+
+use self::transfer::{Parcel, Place};
 
 #[cfg(feature = "postgres")]
 pub(crate) use self::postgres::{Options as PostgresOptions, PostgresStore};
@@ -85,6 +89,12 @@ pub(crate) trait Store: Send + Sync + 'static {
         retire_at: Timestamp,
         act: &Act,
     ) -> Result<Key, StoreError>;
+    /// Has credentials found by other hashes, under [`HashScheme::KeyedBlake3`]; all else about them
+    /// stays. One that is not there under the old hash, or there under the new one, is passed over.
+    /// Enters an act for each, about its key.
+    ///
+    /// [`HashScheme::KeyedBlake3`]: crate::record::HashScheme::KeyedBlake3
+    fn rehash(&self, jobs: &[Rehash], act: &Act) -> Result<(), StoreError>;
     /// Marks a key inactive, which is final.
     fn revoke_key(&self, id: KeyId, act: &Act) -> Result<Key, StoreError>;
 
@@ -120,6 +130,32 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn locks(&self) -> Result<Vec<Lock>, StoreError>;
     fn change_locks(&self, changes: &[LockChange], act: &Act) -> Result<(), StoreError>;
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError>;
+
+    /// A page of all that moves to another store: the first from [`Place::default`], and from each the
+    /// [next](Parcel::next). Each organization, key, balance, lock and total is in exactly one page;
+    /// organizations come before keys, and keys before what is counted for them. What others change
+    /// meanwhile may be missed.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    fn parcel(&self, from: Place) -> Result<Parcel, StoreError>;
+    /// Fails, with [`StoreError::Occupied`], if an organization of the parcel comes where there is
+    /// another one of its id or its name ([`transfer::same_org`]), a key where there is another one of
+    /// its id ([`transfer::same_key`]), or a credential where its hash opens another key
+    /// ([`transfer::same_credential`]). Writes nothing.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    fn has_room_for(&self, parcel: &Parcel) -> Result<(), StoreError>;
+    /// Writes a page, whole or not at all, or fails as [`Store::has_room_for`] does. Ids stay, and new
+    /// ones are above all that ever came.
+    ///
+    /// Adopting the same once more changes nothing, in whatever order pages come again. An organization
+    /// and a key are from then on as they come, but a key that is revoked stays so
+    /// ([`transfer::merged_key`]). Of credentials, balances and locks that are on both sides, what is
+    /// stricter or later stays ([`transfer::merged_credential`], [`transfer::merged_balances`],
+    /// [`transfer::replaces`]). Of totals, the greater number of each row stays; counts of
+    /// organizations and keys, and the keys with the most requests, follow from what is there.
+    ///
+    /// Enters nothing in the audit log.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    fn adopt(&self, parcel: &Parcel) -> Result<(), StoreError>;
 
     /// Has what others change told to `listener`, from now on until the store is dropped. What this
     /// store itself changes need not be told.
@@ -199,12 +235,22 @@ pub(crate) struct NewKey {
     pub(crate) expires_at: Option<Timestamp>,
 }
 
+/// The secret that a store is made with; a rotated one will be 2.
+pub(crate) const FIRST_SECRET: u32 = 1;
+
 /// A credential for a key that may not have its id yet.
 pub(crate) struct NewCredential {
     pub(crate) hash: HashedKey,
     /// The start of the key's text that listings show from now on.
     pub(crate) shown_prefix: String,
     pub(crate) created_at: Timestamp,
+}
+
+/// A credential that is to be found by another hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rehash {
+    pub(crate) old: HashedKey,
+    pub(crate) new: HashedKey,
 }
 
 /// Fields of a key to change; `None` leaves a field as it is.
@@ -359,6 +405,11 @@ pub(crate) enum StoreError {
     /// The change was made before; with the id of what it concerns.
     #[error("this was done before, under the same idempotency key")]
     Done(Option<u64>),
+    /// What is to be moved here meets something else in its place.
+    #[error(
+        "{0}; nothing was moved there, so give a target that is empty or was made by this command"
+    )]
+    Occupied(String),
     #[error("the idempotency key was used for another request")]
     OtherDone,
     /// What is stored is not what this version wrote.

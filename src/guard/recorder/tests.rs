@@ -17,8 +17,9 @@ use crate::lockout::{Lock, LockChange, Strike};
 use crate::network::Network;
 use crate::record::{AuditEntry, Key, KeyId, Method, Org, OrgId, Usage};
 use crate::rule::{GroupId, Holder, Rule};
+use crate::store::transfer::{Parcel, Place};
 use crate::store::{
-    Act, KeyChange, Minute, NewCredential, NewKey, OrgChange, Resolved, Totals, UsageEvent,
+    Act, KeyChange, Minute, NewCredential, NewKey, OrgChange, Rehash, Resolved, Totals, UsageEvent,
 };
 use crate::time_zone::TimeZone;
 use crate::waiting::{Patience, Reply, block_on};
@@ -131,6 +132,18 @@ impl Store for Disk {
         unimplemented!()
     }
     fn forget_windows(&self, _: &[GroupId], _: &Act) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+    fn rehash(&self, _: &[Rehash], _: &Act) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+    fn parcel(&self, _: Place) -> Result<Parcel, StoreError> {
+        unimplemented!()
+    }
+    fn has_room_for(&self, _: &Parcel) -> Result<(), StoreError> {
+        unimplemented!()
+    }
+    fn adopt(&self, _: &Parcel) -> Result<(), StoreError> {
         unimplemented!()
     }
     fn create_org(&self, _: &str, _: &Act) -> Result<Org, StoreError> {

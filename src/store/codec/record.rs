@@ -205,11 +205,13 @@ struct StoredCredential {
 }
 
 const KEYED_BLAKE3: u8 = 1;
+const SHA256: u8 = 2;
 
 pub(crate) fn encode_credential(credential: &Credential) -> Result<Vec<u8>, StoreError> {
     encode(&StoredCredential {
         scheme: match credential.scheme {
             HashScheme::KeyedBlake3 => KEYED_BLAKE3,
+            HashScheme::Sha256 => SHA256,
         },
         secret_id: credential.secret_id,
         key_id: credential.key_id.0,
@@ -224,6 +226,7 @@ pub(crate) fn decode_credential(hash: HashedKey, bytes: &[u8]) -> Result<Credent
         hash,
         scheme: match stored.scheme {
             KEYED_BLAKE3 => HashScheme::KeyedBlake3,
+            SHA256 => HashScheme::Sha256,
             _ => return Err(damaged("a credential has an unknown hash scheme")),
         },
         secret_id: stored.secret_id,
@@ -548,6 +551,26 @@ mod tests {
             &[0x80, 0xd0, 0x95, 0xff, 0xbc, 0x31, 0],
         ];
         assert_eq!(decode_key(KeyId(7), &expected.concat()).unwrap(), key());
+    }
+
+    #[test]
+    fn credentials_of_both_schemes_come_back() {
+        let hash = HashedKey([7; 32]);
+        for scheme in [HashScheme::KeyedBlake3, HashScheme::Sha256] {
+            let credential = Credential {
+                hash,
+                scheme,
+                secret_id: 1,
+                key_id: KeyId(9),
+                created_at: Timestamp::from_unix_millis(5),
+                expires_at: Some(Timestamp::from_unix_millis(6)),
+            };
+            let bytes = encode_credential(&credential).unwrap();
+            assert_eq!(decode_credential(hash, &bytes).unwrap(), credential);
+        }
+        // Bytes that earlier versions wrote.
+        let first = decode_credential(hash, &[1, 1, 1, 9, 5, 0]).unwrap();
+        assert_eq!(first.scheme, HashScheme::KeyedBlake3);
     }
 
     #[test]

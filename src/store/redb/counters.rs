@@ -40,7 +40,10 @@ fn row(
 }
 
 /// What a key had used of a month in a file from before there were balances.
-fn old_quota(txn: &ReadTransaction, id: GroupId) -> Result<Option<SavedCounter>, StoreError> {
+pub(super) fn old_quota(
+    txn: &ReadTransaction,
+    id: GroupId,
+) -> Result<Option<SavedCounter>, StoreError> {
     let activity = txn.open_table(ACTIVITY)?.get(id.to_bits())?;
     let activity = activity.map(|row| Activity::decode(row.value()));
     let (month, used) = activity.transpose()?.unwrap_or_default().old_quota;

@@ -9,10 +9,7 @@ use crate::record::{Credential, HashScheme, KeyId};
 use crate::store::codec::{
     CREDENTIALS, KEY_CREDENTIALS, KEYS, ORGS, decode_credential, encode_credential,
 };
-use crate::store::{Resolved, StoreError};
-
-/// The secret that a file is made with; a rotated one will be 2.
-const FIRST_SECRET: u32 = 1;
+use crate::store::{FIRST_SECRET, Rehash, Resolved, StoreError};
 
 pub(super) fn resolve(
     txn: &ReadTransaction,
@@ -40,6 +37,29 @@ pub(super) fn resolve_id(txn: &ReadTransaction, id: KeyId) -> Result<Option<Reso
         key,
         credential_expires_at: None,
     }))
+}
+
+/// Returns whose credential it was; `None` if there is nothing to do.
+pub(super) fn rehash(
+    txn: &WriteTransaction,
+    &Rehash { old, new }: &Rehash,
+) -> Result<Option<KeyId>, StoreError> {
+    let mut credentials = Credentials::open(txn)?;
+    if credentials.get(&new)?.is_some() {
+        return Ok(None);
+    }
+    let Some(credential) = credentials.get(&old)? else {
+        return Ok(None);
+    };
+    let key_id = credential.key_id;
+    credentials.by_hash.remove(&old.0)?;
+    credentials.of_key.remove((key_id.0, &old.0))?;
+    credentials.put(&Credential {
+        hash: new,
+        scheme: HashScheme::KeyedBlake3,
+        ..credential
+    })?;
+    Ok(Some(key_id))
 }
 
 /// Credentials by hash, and the hashes of each key.
@@ -84,6 +104,20 @@ impl<'txn> Credentials<'txn> {
                 "a key with this text exists already".into(),
             )),
         }
+    }
+
+    pub(super) fn get(&self, hash: &HashedKey) -> Result<Option<Credential>, StoreError> {
+        let row = self.by_hash.get(&hash.0)?;
+        row.map(|row| decode_credential(*hash, row.value()))
+            .transpose()
+    }
+
+    /// Lists and adds one, in place of what has its hash.
+    pub(super) fn put(&mut self, credential: &Credential) -> Result<(), StoreError> {
+        self.list(credential.key_id, &credential.hash)?;
+        let row = encode_credential(credential)?;
+        self.by_hash.insert(&credential.hash.0, row.as_slice())?;
+        Ok(())
     }
 
     /// Lets all of a key expire at `at`, or earlier if they would anyway.

@@ -260,14 +260,14 @@ fn put_org(orgs: &mut Table<'_, u64, &'static [u8]>, org: &Org) -> Result<(), St
     Ok(())
 }
 
-fn counters(txn: &WriteTransaction) -> Result<Counters, StoreError> {
+pub(super) fn counters(txn: &WriteTransaction) -> Result<Counters, StoreError> {
     match txn.open_table(META)?.get(meta::COUNTERS)? {
         Some(row) => Counters::decode(row.value()),
         None => Err(missing("the row of counters")),
     }
 }
 
-fn set_counters(txn: &WriteTransaction, counters: &Counters) -> Result<(), StoreError> {
+pub(super) fn set_counters(txn: &WriteTransaction, counters: &Counters) -> Result<(), StoreError> {
     txn.open_table(META)?
         .insert(meta::COUNTERS, counters.encode()?.as_slice())?;
     Ok(())

@@ -11,6 +11,8 @@ mod file;
 mod holder;
 mod locks;
 mod manage;
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+mod moving;
 mod open;
 mod open_error;
 mod prune;
@@ -31,8 +33,9 @@ use redb::{
 };
 
 use self::usage::OpenBlock;
+use super::transfer::{Parcel, Place};
 use super::{
-    Act, KeyChange, NewCredential, NewKey, OrgChange, Resolved, Store, StoreError, Totals,
+    Act, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved, Store, StoreError, Totals,
     UsageBatch,
 };
 use crate::clock::Timestamp;
@@ -138,6 +141,17 @@ impl Store for RedbStore {
         })
     }
 
+    fn rehash(&self, jobs: &[Rehash], act: &Act) -> Result<(), StoreError> {
+        self.write(|txn| {
+            for job in jobs {
+                if let Some(key) = credentials::rehash(txn, job)? {
+                    audit::enter(txn, act, Some(key.0))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn revoke_key(&self, id: KeyId, act: &Act) -> Result<Key, StoreError> {
         self.act(act, |txn| Ok((Some(id.0), manage::revoke_key(txn, id)?)))
     }
@@ -224,6 +238,18 @@ impl Store for RedbStore {
 
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError> {
         self.read(|txn| totals::totals(txn, now))
+    }
+
+    fn parcel(&self, from: Place) -> Result<Parcel, StoreError> {
+        self.read(|txn| moving::parcel(txn, from))
+    }
+
+    fn has_room_for(&self, parcel: &Parcel) -> Result<(), StoreError> {
+        self.read(|txn| moving::has_room_for(txn, parcel))
+    }
+
+    fn adopt(&self, parcel: &Parcel) -> Result<(), StoreError> {
+        self.write(|txn| moving::adopt(txn, parcel))
     }
 }
 

@@ -95,6 +95,9 @@ fn open_database(
         .map_err(|error| database_error(path, error))
 }
 
+/// How every SQLite database begins.
+const SQLITE: &[u8] = b"SQLite format 3\0";
+
 /// That the file is one of ours and of a format that we read.
 fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
     let mut start = Vec::new();
@@ -102,6 +105,9 @@ fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
         .read_to_end(&mut start)
         .map_err(|error| io_error(path, error))?;
     frame::read_preamble(&start).map_err(|unreadable| match unreadable {
+        Unreadable::Foreign if start.starts_with(SQLITE) => {
+            OpenError::SqliteDatabase { path: path.into() }
+        }
         Unreadable::Foreign => OpenError::NotADataFile { path: path.into() },
         Unreadable::Damaged => damaged(path, "its first bytes are not as they were written"),
         Unreadable::Newer(found) => OpenError::NewerFormat {

@@ -43,6 +43,17 @@ pub enum OpenError {
         /// What was to be opened.
         path: PathBuf,
     },
+    /// The file is an SQLite database, as the ancestor, the Python package of this name, kept.
+    #[error(
+        "`{0}` is an SQLite database, not a data file of keyguard, and was left as it is; \
+         take over what the Python package kept in it by \
+         `keyguard --db NEW.redb import --from 'sqlite:{0}'`",
+        path.display()
+    )]
+    SqliteDatabase {
+        /// What was to be opened.
+        path: PathBuf,
+    },
     /// The file was written by a newer version of this crate.
     #[error(
         "`{}` has format {found}, but this version of keyguard reads formats up to {supported}; \

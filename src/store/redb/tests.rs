@@ -20,6 +20,7 @@ use crate::store::conformance::{
 use crate::store::{Count, Once, UsageEvent};
 
 mod altered;
+mod moving;
 mod opening;
 mod recording;
 

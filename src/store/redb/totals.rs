@@ -48,7 +48,7 @@ fn add_to_shadowed(txn: &WriteTransaction, shadowed: &[(String, u64)]) -> Result
     Ok(())
 }
 
-fn shadowed(txn: &ReadTransaction) -> Result<Vec<(String, u64)>, StoreError> {
+pub(super) fn shadowed(txn: &ReadTransaction) -> Result<Vec<(String, u64)>, StoreError> {
     let Some(table) = existing(txn, SHADOWED)? else {
         return Ok(Vec::new());
     };
@@ -277,7 +277,7 @@ fn add_to_row(
     Ok(())
 }
 
-fn read_meta<R: Record>(
+pub(super) fn read_meta<R: Record>(
     meta: &impl ReadableTable<&'static str, &'static [u8]>,
     row: &'static str,
 ) -> Result<R, StoreError> {

@@ -1,0 +1,88 @@
+//! `export`
+
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::failure::{CliError, quoted};
+use super::moving::{fill, is_url, open, report};
+use super::{Cli, Exit};
+use crate::admin::session::SessionError;
+use crate::draft::Draft;
+use crate::guard::{Config, existing_secret};
+use crate::secret::Secret;
+use crate::store::transfer::move_all;
+
+#[derive(Args)]
+pub(super) struct Export {
+    /// Where to: a data file, which is made if it is absent, or the URL of a database. It goes by the
+    /// same secret, under which the keys are hashed
+    #[arg(long, value_name = "FILE|URL")]
+    to: PathBuf,
+}
+
+/// Moves all of `--db`. What is moved already stays as it is, so that a cut off move can be done again.
+pub(super) fn run(cli: &Cli, Export { to }: Export) -> Result<Exit, CliError> {
+    let file = &cli.place.db;
+    if !is_url(file) && !file.exists() {
+        return Err(SessionError::NoFile(file.clone()).into());
+    }
+    if is_same(file, &to) {
+        return Err(CliError::SamePlace(to));
+    }
+    let source = open(file, cli.config()?)?;
+    let secret = existing_secret(file, cli.secret()?)?;
+    if !is_url(&to) && !to.exists() {
+        hand_on_secret(file, &to, &secret)?;
+    }
+    let target = open(&to, Config::new(secret))?;
+    let totals = source.inner.store().totals(source.inner.now());
+    let totals = totals.map_err(CliError::moving)?;
+    let moved = fill(target, totals.orgs + totals.keys, |target, progress| {
+        move_all(source.inner.store(), target.inner.store(), progress)
+    })?;
+    // The URL may hold a password.
+    let next = match is_url(&to) {
+        true => "keyguard --db URL stats".to_owned(),
+        false => format!("keyguard --db {} stats", quoted(&to.display().to_string())),
+    };
+    report(cli, "Exported", &moved, &next);
+    Ok(Exit::Done)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    one == other || real(one).is_some_and(|path| real(other) == Some(path))
+}
+
+/// A secret that lies beside the file it belongs to also lies beside its copy.
+fn hand_on_secret(file: &Path, to: &Path, secret: &Secret) -> Result<(), CliError> {
+    let (beside, copy) = (beside(file), beside(to));
+    let failed = |source| CliError::SecretCopy {
+        file: copy.clone(),
+        source,
+    };
+    if let Ok(there) = std::fs::read(&copy) {
+        return match there.trim_ascii() == secret.expose() {
+            true => Ok(()),
+            false => Err(CliError::OtherSecret(copy)),
+        };
+    }
+    if std::fs::read(&beside).is_ok_and(|bytes| bytes.trim_ascii() == secret.expose()) {
+        let mut draft = Draft::new(&copy).map_err(failed)?;
+        draft.file().write_all(secret.expose()).map_err(failed)?;
+        draft.file().write_all(b"\n").map_err(failed)?;
+        match draft.take_name(&copy) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn beside(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".secret");
+    name.into()
+}

@@ -1,0 +1,272 @@
+//! The organizations and keys of the ancestor, as they move.
+
+use std::collections::{HashMap, HashSet};
+use std::num::{NonZeroU32, NonZeroU64};
+
+use serde_json::Value;
+
+use super::cell;
+use super::error::{ImportError, listed};
+use super::table::{Column, Database, Row, Table, optional, required};
+use super::usage::Usage;
+use crate::addresses::Addresses;
+use crate::clock::Timestamp;
+use crate::limit::{Limit, Span};
+use crate::policy;
+use crate::record::{Credential, HashScheme, Key, KeyId, Org, OrgId, OrgStatus};
+use crate::store::FIRST_SECRET;
+use crate::store::transfer::{MovedKey, Parcel};
+
+const ORGS: [Column; 4] = [
+    required(&["id"]),
+    required(&["name"]),
+    required(&["status", "active", "is_active"]),
+    required(&["created_at"]),
+];
+
+const KEYS: [Column; 12] = [
+    required(&["id"]),
+    required(&["org_id", "organization_id"]),
+    required(&["hashed_key", "key_hash", "hash"]),
+    required(&["active", "is_active"]),
+    required(&["created_at"]),
+    optional(&["label", "name"]),
+    optional(&["prefix", "key_prefix"]),
+    optional(&["scopes"]),
+    optional(&["rate_limit_per_minute", "rate_limit"]),
+    optional(&["monthly_limit", "monthly_quota"]),
+    optional(&["expires_at"]),
+    optional(&["last_used_at"]),
+];
+
+/// What keys are limited to that the ancestor says nothing of.
+const PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(59);
+
+/// How much of a prefix is kept. The ancestor's was a few characters; more of a key is nobody's
+/// business.
+const MOST_SHOWN: usize = 16;
+
+/// So many keys make a page.
+const PAGE: usize = 4_096;
+
+/// Reads all of a database before anything of it moves.
+pub(super) fn parcels(
+    database: &mut dyn Database,
+    now: Timestamp,
+) -> Result<Vec<Parcel>, ImportError> {
+    let (orgs, org_ids) = read_orgs(database)?;
+    let (keys, key_ids) = read_keys(database, &org_ids)?;
+    let usage = Usage::read(database, &key_ids, now)?;
+    let quotas = keys.iter().filter(|moved| {
+        let mut limits = moved.key.limits.iter();
+        limits.any(|limit| limit.span == Span::Month)
+    });
+    let balances = usage.balances(quotas.map(|moved| moved.key.id));
+    let mut parcels = vec![Parcel {
+        orgs,
+        ..Parcel::default()
+    }];
+    parcels.extend(keys.chunks(PAGE).map(|keys| Parcel {
+        keys: keys.to_vec(),
+        ..Parcel::default()
+    }));
+    parcels.push(Parcel {
+        balances,
+        ..Parcel::default()
+    });
+    parcels.extend(usage.parcels());
+    Ok(parcels)
+}
+
+/// From the ids of the ancestor to ours.
+pub(super) type Ids = HashMap<String, u64>;
+
+fn read_orgs(database: &mut dyn Database) -> Result<(Vec<Org>, Ids), ImportError> {
+    let table = find(database, &["organizations", "orgs"], &ORGS)?;
+    let (mut orgs, mut ids, mut names) = (Vec::new(), HashSet::new(), HashSet::new());
+    table.read(database, |row| {
+        let org = org(&row)?;
+        if !ids.insert(org.0.clone()) {
+            return Err(row.wrong(0, "is the id of another organization too"));
+        }
+        if !names.insert(org.1.name.clone()) {
+            return Err(row.wrong(1, "is the name of another organization too"));
+        }
+        orgs.push(org);
+        Ok(())
+    })?;
+    let ids = given_ids(orgs.iter().map(|(id, org)| (id, org.created_at)));
+    let mut orgs: Vec<Org> = orgs
+        .into_iter()
+        .map(|(id, org)| Org {
+            id: OrgId(ids[&id]),
+            ..org
+        })
+        .collect();
+    orgs.sort_unstable_by_key(|org| org.id);
+    Ok((orgs, ids))
+}
+
+fn org(row: &Row<'_, 4>) -> Result<(String, Org), ImportError> {
+    let is_active = row.read(2, cell::boolean)?;
+    let org = Org {
+        // Given once all are known.
+        id: OrgId(0),
+        name: row.read(1, |value| {
+            let name = policy::name("name", &cell::text(value)?);
+            name.map_err(|error| error.to_string())
+        })?,
+        status: match is_active {
+            true => OrgStatus::Active,
+            false => OrgStatus::Suspended,
+        },
+        limits: Vec::new(),
+        lifts: Vec::new(),
+        created_at: row.read(3, cell::time)?,
+    };
+    Ok((row.read(0, cell::id)?, org))
+}
+
+fn read_keys(
+    database: &mut dyn Database,
+    org_ids: &Ids,
+) -> Result<(Vec<MovedKey>, Ids), ImportError> {
+    let table = find(database, &["api_keys", "keys"], &KEYS)?;
+    let (mut keys, mut ids, mut hashes) = (Vec::new(), HashSet::new(), HashSet::new());
+    table.read(database, |row| {
+        let key = key(&row, org_ids)?;
+        if !ids.insert(key.0.clone()) {
+            return Err(row.wrong(0, "is the id of another key too"));
+        }
+        if !hashes.insert(key.1.credentials[0].hash) {
+            return Err(row.wrong(2, "is the hash of another key too"));
+        }
+        keys.push(key);
+        Ok(())
+    })?;
+    let ids = given_ids(keys.iter().map(|(id, moved)| (id, moved.key.created_at)));
+    let mut keys: Vec<MovedKey> = keys
+        .into_iter()
+        .map(|(id, moved)| with_id(moved, KeyId(ids[&id])))
+        .collect();
+    keys.sort_unstable_by_key(|moved| moved.key.id);
+    Ok((keys, ids))
+}
+
+fn with_id(moved: MovedKey, id: KeyId) -> MovedKey {
+    let label = match moved.key.label.as_str() {
+        "" => format!("key {id}"),
+        label => label.to_owned(),
+    };
+    let mut credentials = moved.credentials;
+    for credential in &mut credentials {
+        credential.key_id = id;
+    }
+    MovedKey {
+        key: Key {
+            id,
+            label,
+            ..moved.key
+        },
+        credentials,
+    }
+}
+
+fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, MovedKey), ImportError> {
+    let org = row.read(1, cell::id)?;
+    let Some(org_id) = org_ids.get(&org) else {
+        return Err(row.wrong(1, "is the id of no organization"));
+    };
+    let created_at = row.read(4, cell::time)?;
+    let shown = row.read_if_any(6, cell::text)?.unwrap_or_default();
+    let scopes = row.read_if_any(7, cell::scopes)?;
+    let per_minute = row.read_if_any(8, cell::limit::<u32>)?;
+    let monthly = row.read_if_any(9, cell::limit::<u64>)?;
+    let key = Key {
+        id: KeyId(0),
+        org_id: OrgId(*org_id),
+        label: label(row)?,
+        prefix: shown.chars().take(MOST_SHOWN).collect(),
+        active: row.read(3, cell::boolean)?,
+        scopes: scopes.unwrap_or_default(),
+        rate_limit_per_minute: per_minute.and_then(NonZeroU32::new).unwrap_or(PER_MINUTE),
+        limits: monthly
+            .and_then(NonZeroU64::new)
+            .map(monthly_limit)
+            .into_iter()
+            .collect(),
+        allowed_ips: Addresses::default(),
+        lifts: Vec::new(),
+        created_at,
+        expires_at: row.read_if_any(10, cell::time)?,
+        last_used_at: row.read_if_any(11, cell::time)?,
+    };
+    let credential = Credential {
+        hash: row.read(2, cell::hash)?,
+        scheme: HashScheme::Sha256,
+        secret_id: FIRST_SECRET,
+        key_id: KeyId(0),
+        created_at,
+        expires_at: None,
+    };
+    let moved = MovedKey {
+        key,
+        credentials: vec![credential],
+    };
+    Ok((row.read(0, cell::id)?, moved))
+}
+
+/// Empty if there is none.
+fn label(row: &Row<'_, 12>) -> Result<String, ImportError> {
+    let label = row.read_if_any(5, |value| {
+        let text = cell::text(value)?;
+        if text.trim().is_empty() {
+            return Ok(String::new());
+        }
+        policy::name("label", &text).map_err(|error| error.to_string())
+    })?;
+    Ok(label.unwrap_or_default())
+}
+
+fn monthly_limit(amount: NonZeroU64) -> Limit {
+    Limit {
+        amount,
+        span: Span::Month,
+        shadow: false,
+    }
+}
+
+fn find<const N: usize>(
+    database: &mut dyn Database,
+    names: &[&'static str],
+    asked: &[Column; N],
+) -> Result<Table<N>, ImportError> {
+    if let Some(table) = Table::find(database, names, asked)? {
+        return Ok(table);
+    }
+    Err(ImportError::NoTable {
+        expected: names[0],
+        found: listed(&database.tables()?),
+    })
+}
+
+/// Whole numbers from 1 on stay; if there is any other id, all are given anew, in the order of
+/// creation, so that those of what is created later are the greater ones.
+fn given_ids<'a>(rows: impl Iterator<Item = (&'a String, Timestamp)>) -> Ids {
+    let mut rows: Vec<(Timestamp, &String)> = rows.map(|(id, at)| (at, id)).collect();
+    let number = |id: &String| id.parse().ok().filter(|id| (1..1 << 62).contains(id));
+    let kept = rows
+        .iter()
+        .map(|(_, id)| Some(((*id).clone(), number(id)?)));
+    if let Some(kept) = kept.collect() {
+        return kept;
+    }
+    rows.sort_unstable();
+    let ids = rows.into_iter().map(|(_, id)| id.clone());
+    ids.zip(1..).collect()
+}
+
+/// An id of a row that may name a key which is no more.
+pub(super) fn id_of(ids: &Ids, value: &Value) -> Option<u64> {
+    ids.get(&cell::id(value).ok()?).copied()
+}

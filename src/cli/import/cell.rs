@@ -1,0 +1,207 @@
+//! What a cell of the ancestor's tables says, in the forms that databases give it.
+
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+use crate::key::HashedKey;
+use crate::policy::Scope;
+
+/// An id, as text.
+pub(super) fn id(value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        _ => Err("is no id; expected a whole number or a text".into()),
+    }
+}
+
+pub(super) fn text(value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        _ => Err("is no text".into()),
+    }
+}
+
+pub(super) fn boolean(value: &Value) -> Result<bool, String> {
+    let word = match value {
+        Value::Bool(value) => return Ok(*value),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.to_ascii_lowercase(),
+        _ => String::new(),
+    };
+    match word.as_str() {
+        "1" | "true" | "t" | "yes" | "active" | "enabled" => Ok(true),
+        "0" | "false" | "f" | "no" | "inactive" | "suspended" | "disabled" | "revoked" => Ok(false),
+        _ => Err("is neither true nor false; expected 1 or 0, or `active` or `suspended`".into()),
+    }
+}
+
+/// A limit: a whole number from 1 on.
+pub(super) fn limit<T: TryFrom<u64>>(value: &Value) -> Result<T, String> {
+    let number = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let number = number.filter(|number| *number > 0);
+    number
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| "is no limit; expected a whole number from 1 on, or null for none".into())
+}
+
+/// 64 hexadecimal digits. What is there instead is not shown.
+pub(super) fn hash(value: &Value) -> Result<HashedKey, String> {
+    let hash = value.as_str().map(blake3::Hash::from_hex);
+    match hash {
+        Some(Ok(hash)) => Ok(HashedKey(*hash.as_bytes())),
+        _ => Err("is no SHA-256 hash; expected 64 hexadecimal digits".into()),
+    }
+}
+
+/// A JSON array, as such or as text, or names with commas or spaces between them.
+pub(super) fn scopes(value: &Value) -> Result<Vec<Scope>, String> {
+    let names: Vec<String> = match value {
+        Value::Array(names) => names.iter().map(text).collect::<Result<_, _>>()?,
+        Value::String(text) => match serde_json::from_str(text) {
+            Ok(names) => names,
+            Err(_) => {
+                let names = text.split([',', ' ']).filter(|name| !name.is_empty());
+                names.map(str::to_owned).collect()
+            }
+        },
+        _ => {
+            return Err("is no list of scopes; expected a JSON array, or names with commas".into());
+        }
+    };
+    let scopes = names.iter().map(|name| name.parse::<Scope>());
+    let mut scopes: Vec<Scope> = scopes
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("holds a scope that cannot be accepted: {error}"))?;
+    scopes.sort();
+    scopes.dedup();
+    Ok(scopes)
+}
+
+/// ISO 8601, in UTC where it names no offset; or seconds or milliseconds since the Unix epoch.
+pub(super) fn time(value: &Value) -> Result<Timestamp, String> {
+    let time = match value {
+        Value::Number(number) => number.as_f64().and_then(since_epoch),
+        Value::String(text) => match text.parse() {
+            Ok(number) => since_epoch(number),
+            Err(_) if text.is_ascii() => rfc_3339(text.trim()).parse().ok(),
+            Err(_) => None,
+        },
+        _ => None,
+    };
+    time.ok_or_else(|| {
+        "is no time; expected one such as 2026-01-31T12:00:00Z, or seconds since the Unix epoch"
+            .into()
+    })
+}
+
+fn since_epoch(number: f64) -> Option<Timestamp> {
+    // Seconds get here in the year 5138, milliseconds have been there since 1973.
+    let millis = if number < 1e11 { number * 1e3 } else { number };
+    let is_time = (0.0..=Timestamp::MAX.unix_millis() as f64).contains(&millis);
+    is_time.then(|| Timestamp::from_unix_millis(millis.round() as u64))
+}
+
+/// What is missing of RFC 3339 in an ASCII text such as `2026-01-31 12:00:00.5+00`.
+fn rfc_3339(text: &str) -> String {
+    let Some((date, time)) = text.split_once(['T', 't', ' ']) else {
+        return format!("{text}T00:00:00Z");
+    };
+    let offset = time.find(['Z', 'z', '+', '-']).unwrap_or(time.len());
+    let (time, offset) = time.split_at(offset);
+    let time = match time.trim_end() {
+        time if time.len() == "12:00".len() => format!("{time}:00"),
+        time => time.to_owned(),
+    };
+    let offset = match offset {
+        "" => "Z".to_owned(),
+        offset if offset.len() == "+00".len() => format!("{offset}:00"),
+        offset if offset.len() == "+0000".len() && !offset.contains(':') => {
+            format!("{}:{}", &offset[..3], &offset[3..])
+        }
+        offset => offset.to_owned(),
+    };
+    format!("{date}T{time}{offset}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_databases_write_them() {
+        let noon = Timestamp::from_unix_millis(1_768_478_400_000);
+        for value in [
+            json!("2026-01-15T12:00:00Z"),
+            json!("2026-01-15 12:00:00"),
+            json!("2026-01-15 12:00"),
+            json!("2026-01-15T12:00:00.000000"),
+            json!("2026-01-15 12:00:00.000000+00:00"),
+            json!("2026-01-15 13:00:00+01"),
+            json!("2026-01-15 07:00:00-0500"),
+            json!(1_768_478_400),
+            json!(1_768_478_400.0),
+            json!("1768478400"),
+            json!(1_768_478_400_000_u64),
+        ] {
+            assert_eq!(time(&value), Ok(noon), "{value}");
+        }
+        let midnight = Timestamp::from_unix_millis(1_768_435_200_000);
+        assert_eq!(time(&json!("2026-01-15")), Ok(midnight));
+        for value in [
+            json!("soon"),
+            json!(-1),
+            json!(true),
+            json!(1e300),
+            json!("x 0+0é0"),
+        ] {
+            assert!(time(&value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn scopes_come_as_an_array_or_with_commas() {
+        let expected: Vec<Scope> = vec!["read".parse().unwrap(), "write".parse().unwrap()];
+        for value in [
+            json!(["write", "read", "read"]),
+            json!("[\"read\", \"write\"]"),
+            json!("write, read"),
+            json!("read,write"),
+        ] {
+            assert_eq!(scopes(&value).as_ref(), Ok(&expected), "{value}");
+        }
+        assert_eq!(scopes(&json!("")), Ok(Vec::new()));
+        for value in [json!(7), json!(["a b"]), json!("[1]"), json!("ä")] {
+            assert!(scopes(&value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_limit_hash_or_truth_is_refused() {
+        assert_eq!(limit::<u32>(&json!(60)), Ok(60));
+        for value in [
+            json!(0),
+            json!(-1),
+            json!(1.5),
+            json!(1_u64 << 33),
+            json!("x"),
+        ] {
+            assert!(limit::<u32>(&value).is_err(), "{value}");
+        }
+        assert!(hash(&json!("ab".repeat(32))).is_ok());
+        assert!(!hash(&json!("secret")).unwrap_err().contains("secret"));
+        assert_eq!(boolean(&json!("Suspended")), Ok(false));
+        assert_eq!(
+            (boolean(&json!(1)), boolean(&json!(true))),
+            (Ok(true), Ok(true))
+        );
+        assert!(boolean(&json!(2)).is_err());
+    }
+}

@@ -1,0 +1,50 @@
+//! Why a database was not taken over.
+
+use std::error::Error;
+
+/// Nothing was written then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImportError {
+    #[cfg_attr(all(feature = "import", feature = "postgres"), allow(dead_code))]
+    #[error("this build cannot read {0}: it is without the cargo feature `{1}`")]
+    MissingFeature(&'static str, &'static str),
+    #[cfg_attr(not(any(feature = "import", feature = "postgres")), allow(dead_code))]
+    #[error("the database cannot be read: {0}")]
+    Unreadable(#[source] Box<dyn Error + Send + Sync>),
+    #[error(
+        "the database has no table `{expected}`, which the ancestor keeps; its tables are {found}"
+    )]
+    NoTable {
+        expected: &'static str,
+        found: String,
+    },
+    #[error("the table `{table}` has no column `{expected}`; its columns are {found}")]
+    NoColumn {
+        table: String,
+        expected: String,
+        found: String,
+    },
+    #[error("`{column}` of the row {row} of the table `{table}` {problem}")]
+    Value {
+        table: String,
+        column: String,
+        /// Its id, or its number where it has none.
+        row: String,
+        problem: String,
+    },
+}
+
+impl ImportError {
+    #[cfg(any(feature = "import", feature = "postgres"))]
+    pub(super) fn unreadable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unreadable(error.into())
+    }
+}
+
+/// Names as an error lists them.
+pub(super) fn listed(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    }
+}

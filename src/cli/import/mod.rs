@@ -1,0 +1,124 @@
+//! `import`: takes over the database of the ancestor, the Python package of this name.
+
+mod ancestor;
+mod cell;
+mod error;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "import")]
+mod sqlite;
+mod table;
+mod usage;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+
+use self::ancestor::parcels;
+pub(super) use self::error::ImportError;
+use super::failure::{CliError, quoted};
+use super::moving::{fill, open, report};
+use super::{Cli, Exit};
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+use crate::store::transfer::{Parcel, take_in};
+
+/// Takes over organizations, keys, totals and what is used of this month's quotas.
+///
+/// Tables and columns go by the names on the left or by those behind them:
+///
+///   organizations (orgs): id, name, status (active, is_active), created_at
+///   api_keys (keys): id, org_id (organization_id), hashed_key (key_hash, hash),
+///     active (is_active), created_at, and as far as they are there label (name),
+///     prefix (key_prefix), scopes, rate_limit_per_minute (rate_limit),
+///     monthly_limit (monthly_quota), expires_at, last_used_at
+///   usage_logs (usage), if it is there: key_id (api_key_id), created_at (timestamp),
+///     status_code (status)
+///
+/// Ids that are whole numbers stay; others are given anew, in the order of creation. Nothing is
+/// written before all of it was read. Importing again changes nothing, and adds what is new.
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Import {
+    /// The ancestor's database. The password of a URL is better in the variable PGPASSWORD
+    #[arg(long, value_name = "sqlite:PATH|postgres://…")]
+    from: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Sqlite(PathBuf),
+    /// It may hold a password.
+    Postgres(Secret),
+}
+
+/// As SQLAlchemy writes URLs, or simply `sqlite:PATH`.
+impl FromStr for Source {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (scheme, rest) = text.split_once(':').unwrap_or(("", text));
+        match scheme.split('+').next() {
+            Some("sqlite") if !rest.is_empty() => Ok(Self::Sqlite(
+                rest.strip_prefix("///").unwrap_or(rest).into(),
+            )),
+            Some("postgres" | "postgresql") if rest.starts_with("//") => {
+                Ok(Self::Postgres(format!("postgres:{rest}").into()))
+            }
+            _ => Err("expected sqlite:PATH or postgres://USER@HOST/DATABASE"),
+        }
+    }
+}
+
+pub(super) fn run(cli: &Cli, import: &Import) -> Result<Exit, CliError> {
+    let parcels = read(&import.from, Timestamp::from(std::time::SystemTime::now()))?;
+    let target = open(&cli.place.db, cli.config()?)?;
+    let count = |parcel: &Parcel| (parcel.orgs.len() + parcel.keys.len()) as u64;
+    let all = parcels.iter().map(count).sum();
+    let moved = fill(target, all, |target, progress| {
+        take_in(&parcels, target.inner.store(), progress)
+    })?;
+    let db = match cli.place.db.to_str() {
+        Some("keyguard.redb") => String::new(),
+        _ => format!("--db {} ", quoted(&cli.place.db.display().to_string())),
+    };
+    let next = format!("KEYGUARD_LEGACY_SECRET=… keyguard {db}serve");
+    report(cli, "Imported", &moved, &next);
+    Ok(Exit::Done)
+}
+
+fn read(source: &Source, now: Timestamp) -> Result<Vec<Parcel>, ImportError> {
+    match source {
+        #[cfg(feature = "import")]
+        Source::Sqlite(path) => parcels(&mut sqlite::Sqlite::open(path)?, now),
+        #[cfg(feature = "postgres")]
+        Source::Postgres(url) => parcels(&mut postgres::Postgres::open(url)?, now),
+        #[cfg(not(feature = "import"))]
+        Source::Sqlite(_) => Err(ImportError::MissingFeature("SQLite", "import")),
+        #[cfg(not(feature = "postgres"))]
+        Source::Postgres(_) => Err(ImportError::MissingFeature("PostgreSQL", "postgres")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_written_as_people_write_them() {
+        let path = |text: &str| match text.parse() {
+            Ok(Source::Sqlite(path)) => path.display().to_string(),
+            Ok(Source::Postgres(_)) => "postgres".to_owned(),
+            Err(problem) => problem.to_owned(),
+        };
+        assert_eq!(path("sqlite:old.db"), "old.db");
+        assert_eq!(path("sqlite:/var/old.db"), "/var/old.db");
+        assert_eq!(path("sqlite:///old.db"), "old.db");
+        assert_eq!(path("sqlite+aiosqlite:////var/old.db"), "/var/old.db");
+        assert_eq!(path("postgresql+asyncpg://u@h/d"), "postgres");
+        for text in ["", "old.db", "sqlite:", "postgres:x", "mysql://h/d"] {
+            assert!(path(text).starts_with("expected "), "{text}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The ancestor's database in PostgreSQL, which is only read.
+
+use std::pin::pin;
+
+use futures_util::TryStreamExt;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::error::ImportError;
+use super::table::Database;
+use crate::secret::Secret;
+
+pub(super) struct Postgres {
+    runtime: Runtime,
+    client: Client,
+}
+
+impl Postgres {
+    pub(super) fn open(url: &Secret) -> Result<Self, ImportError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ImportError::unreadable)?;
+        let url = String::from_utf8_lossy(url.expose());
+        let mut config: Config = url.parse().map_err(ImportError::unreadable)?;
+        if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
+            config.password(password);
+        }
+        let client = runtime.block_on(async {
+            let (client, connection) = config.connect(tls()?).await.map_err(described)?;
+            // It ends with the client, which says what went wrong.
+            tokio::spawn(connection);
+            // All tables as they are at one moment.
+            let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+            client.batch_execute(begin).await.map_err(described)?;
+            Ok::<_, ImportError>(client)
+        })?;
+        Ok(Self { runtime, client })
+    }
+
+    fn texts(
+        &self,
+        query: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<String>, ImportError> {
+        let rows = self.runtime.block_on(self.client.query(query, parameters));
+        let texts = rows
+            .map_err(described)?
+            .into_iter()
+            .map(|row| row.try_get(0));
+        texts.collect::<Result<_, _>>().map_err(described)
+    }
+}
+
+impl Database for Postgres {
+    fn tables(&mut self) -> Result<Vec<String>, ImportError> {
+        let query = "SELECT table_name::text FROM information_schema.tables \
+                     WHERE table_schema = ANY (current_schemas(false)) ORDER BY 1";
+        self.texts(query, &[])
+    }
+
+    fn columns(&mut self, table: &str) -> Result<Vec<String>, ImportError> {
+        let query = "SELECT column_name::text FROM information_schema.columns \
+                     WHERE table_schema = ANY (current_schemas(false)) AND table_name = $1 \
+                     ORDER BY ordinal_position";
+        self.texts(query, &[&table])
+    }
+
+    /// The server writes each row as JSON, whatever the types of its columns.
+    fn read(
+        &mut self,
+        table: &str,
+        columns: &[String],
+        take: &mut dyn FnMut(Vec<Value>) -> Result<(), ImportError>,
+    ) -> Result<(), ImportError> {
+        let names: Vec<String> = columns.iter().map(|name| quoted(name)).collect();
+        let (names, table) = (names.join(", "), quoted(table));
+        let query = format!("SELECT json_build_array({names})::text FROM {table}");
+        self.runtime.block_on(async {
+            let none: [&(dyn ToSql + Sync); 0] = [];
+            let rows = self.client.query_raw(&query, none).await;
+            let mut rows = pin!(rows.map_err(described)?);
+            while let Some(row) = rows.try_next().await.map_err(described)? {
+                let text: &str = row.try_get(0).map_err(described)?;
+                take(serde_json::from_str(text).map_err(ImportError::unreadable)?)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Used as far as the URL asks for it.
+fn tls() -> Result<MakeRustlsConnect, ImportError> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(ImportError::unreadable)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// With what the server said.
+fn described(error: tokio_postgres::Error) -> ImportError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    ImportError::unreadable(text)
+}

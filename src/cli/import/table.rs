@@ -1,0 +1,151 @@
+//! A table of the ancestor, whose columns go by one of several names.
+
+use serde_json::Value;
+
+use super::error::{ImportError, listed};
+
+/// A database that can be looked into.
+pub(super) trait Database {
+    fn tables(&mut self) -> Result<Vec<String>, ImportError>;
+    fn columns(&mut self, table: &str) -> Result<Vec<String>, ImportError>;
+    /// Hands out these columns of all rows, one by one, as JSON has them.
+    fn read(
+        &mut self,
+        table: &str,
+        columns: &[String],
+        take: &mut dyn FnMut(Vec<Value>) -> Result<(), ImportError>,
+    ) -> Result<(), ImportError>;
+}
+
+/// A column that is asked for.
+pub(super) struct Column {
+    /// The known one first.
+    pub(super) names: &'static [&'static str],
+    pub(super) is_required: bool,
+}
+
+pub(super) const fn required(names: &'static [&'static str]) -> Column {
+    Column {
+        names,
+        is_required: true,
+    }
+}
+
+pub(super) const fn optional(names: &'static [&'static str]) -> Column {
+    Column {
+        names,
+        is_required: false,
+    }
+}
+
+/// A table that is there, and which of its columns are those asked for.
+pub(super) struct Table<const N: usize> {
+    pub(super) name: String,
+    /// In the order in which they were asked for.
+    columns: [Option<String>; N],
+}
+
+/// A row, by the columns asked for; absent ones are null.
+pub(super) struct Row<'a, const N: usize> {
+    table: &'a Table<N>,
+    cells: [Value; N],
+    number: usize,
+}
+
+impl<const N: usize> Table<N> {
+    /// The table of one of these names, the known one first; `None` if there is none.
+    pub(super) fn find(
+        database: &mut dyn Database,
+        names: &[&'static str],
+        asked: &[Column; N],
+    ) -> Result<Option<Self>, ImportError> {
+        let tables = database.tables()?;
+        let Some(name) = find(&tables, names) else {
+            return Ok(None);
+        };
+        let found = database.columns(&name)?;
+        let mut columns = [const { None }; N];
+        for (column, asked) in columns.iter_mut().zip(asked) {
+            *column = find(&found, asked.names);
+            if column.is_none() && asked.is_required {
+                return Err(ImportError::NoColumn {
+                    table: name,
+                    expected: asked.names.join("`, `"),
+                    found: listed(&found),
+                });
+            }
+        }
+        Ok(Some(Self { name, columns }))
+    }
+
+    pub(super) fn read(
+        &self,
+        database: &mut dyn Database,
+        mut take: impl FnMut(Row<'_, N>) -> Result<(), ImportError>,
+    ) -> Result<(), ImportError> {
+        let present: Vec<String> = self.columns.iter().flatten().cloned().collect();
+        let mut number = 0;
+        database.read(&self.name, &present, &mut |cells| {
+            let mut cells = cells.into_iter();
+            number += 1;
+            take(Row {
+                table: self,
+                cells: std::array::from_fn(|at| match &self.columns[at] {
+                    Some(_) => cells.next().unwrap_or_default(),
+                    None => Value::Null,
+                }),
+                number,
+            })
+        })
+    }
+}
+
+fn find(found: &[String], names: &[&'static str]) -> Option<String> {
+    let named = |name: &&str| found.iter().find(|found| found.eq_ignore_ascii_case(name));
+    names.iter().find_map(named).cloned()
+}
+
+impl<const N: usize> Row<'_, N> {
+    pub(super) fn get(&self, column: usize) -> &Value {
+        &self.cells[column]
+    }
+
+    /// Reads a cell, which is not null.
+    pub(super) fn read<T>(
+        &self,
+        column: usize,
+        read: impl FnOnce(&Value) -> Result<T, String>,
+    ) -> Result<T, ImportError> {
+        let value = self.read_if_any(column, read)?;
+        value.ok_or_else(|| self.wrong(column, "is null"))
+    }
+
+    /// Reads a cell that may be null.
+    pub(super) fn read_if_any<T>(
+        &self,
+        column: usize,
+        read: impl FnOnce(&Value) -> Result<T, String>,
+    ) -> Result<Option<T>, ImportError> {
+        match self.get(column) {
+            Value::Null => Ok(None),
+            value => match read(value) {
+                Ok(value) => Ok(Some(value)),
+                Err(problem) => Err(self.wrong(column, problem)),
+            },
+        }
+    }
+
+    pub(super) fn wrong(&self, column: usize, problem: impl Into<String>) -> ImportError {
+        let id = match self.get(0) {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            id => Some(id.to_string()),
+        };
+        ImportError::Value {
+            table: self.table.name.clone(),
+            column: self.table.columns[column].clone().unwrap_or_default(),
+            row: id.unwrap_or_else(|| format!("number {}", self.number)),
+            problem: problem.into(),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Requests that the ancestor recorded one by one, as the totals that are kept here.
+
+use std::collections::BTreeMap;
+
+use super::ancestor::{Ids, id_of};
+use super::cell;
+use super::error::ImportError;
+use super::table::{Column, Database, Row, Table, optional, required};
+use crate::clock::Timestamp;
+use crate::counter::{CounterId, SavedCounter, SavedValue};
+use crate::limit::Span;
+use crate::quota::Balance;
+use crate::record::KeyId;
+use crate::rule::GroupId;
+use crate::store::transfer::{Lifetime, Parcel, Tally};
+use crate::store::{Count, Minute};
+use crate::time_zone::TimeZone;
+
+const USAGE: [Column; 3] = [
+    required(&["key_id", "api_key_id"]),
+    required(&["created_at", "timestamp"]),
+    optional(&["status_code", "status"]),
+];
+
+/// So many keys make a page.
+const PAGE: usize = 4_096;
+
+/// How far back minutes and the hours of a key are kept.
+const MINUTES: u64 = 48 * 60;
+const HOURS: u64 = 90 * 24;
+
+/// All that was recorded up to a time.
+pub(super) struct Usage {
+    now: Timestamp,
+    end_of_month: Timestamp,
+    all: Count,
+    minutes: BTreeMap<Minute, Tally>,
+    keys: BTreeMap<u64, OfKey>,
+}
+
+#[derive(Default)]
+struct OfKey {
+    all: Count,
+    hours: BTreeMap<u64, Count>,
+    days: BTreeMap<u64, Count>,
+    /// What counts towards the quota of the running month.
+    this_month: u64,
+}
+
+impl Usage {
+    /// Without a table of requests there were none.
+    pub(super) fn read(
+        database: &mut dyn Database,
+        keys: &Ids,
+        now: Timestamp,
+    ) -> Result<Self, ImportError> {
+        let mut usage = Self {
+            now,
+            end_of_month: TimeZone::utc().end_of_month(now),
+            all: Count::default(),
+            minutes: BTreeMap::new(),
+            keys: BTreeMap::new(),
+        };
+        let names = ["usage_logs", "usage"];
+        if let Some(table) = Table::find(database, &names, &USAGE)? {
+            table.read(database, |row| usage.add(keys, &row))?;
+        }
+        Ok(usage)
+    }
+
+    fn add(&mut self, keys: &Ids, row: &Row<'_, 3>) -> Result<(), ImportError> {
+        let at = row.read(1, cell::time)?;
+        let status = row.get(2).as_u64().unwrap_or_default();
+        let count = Count {
+            requests: 1,
+            errors: u64::from(status >= 400),
+        };
+        self.all.add(count);
+        if self.now.minute().saturating_sub(at.minute()) < MINUTES {
+            self.minutes
+                .entry(at.minute())
+                .or_default()
+                .count
+                .add(count);
+        }
+        // A key that is no more, or none.
+        let Some(key) = id_of(keys, row.get(0)) else {
+            return Ok(());
+        };
+        let key = self.keys.entry(key).or_default();
+        key.all.add(count);
+        key.days.entry(at.hour() / 24).or_default().add(count);
+        if self.now.hour().saturating_sub(at.hour()) < HOURS {
+            key.hours.entry(at.hour()).or_default().add(count);
+        }
+        let is_this_month = TimeZone::utc().end_of_month(at) == self.end_of_month;
+        key.this_month += u64::from(is_this_month && status != REFUSED_BY_A_LIMIT);
+        Ok(())
+    }
+
+    /// What these keys have used of the running month, in UTC.
+    pub(super) fn balances(
+        &self,
+        keys: impl Iterator<Item = KeyId>,
+    ) -> Vec<(GroupId, Vec<SavedCounter>)> {
+        let used = |key: KeyId| Some((key, self.keys.get(&key.0)?.this_month));
+        let used = keys.filter_map(used).filter(|(_, used)| *used > 0);
+        used.map(|(key, used)| {
+            let id = CounterId {
+                route: None,
+                span: Span::Month,
+                shadow: false,
+            };
+            let value = SavedValue::Balance(Balance::stored(used, self.end_of_month));
+            (GroupId::key(key), vec![SavedCounter { id, value }])
+        })
+        .collect()
+    }
+
+    pub(super) fn parcels(self) -> Vec<Parcel> {
+        let keys: Vec<(u64, OfKey)> = self.keys.into_iter().collect();
+        let mut parcels: Vec<Parcel> = keys.chunks(PAGE).map(totals).collect();
+        let mut lifetime = Lifetime::default();
+        lifetime.tally.count = self.all;
+        parcels.push(Parcel {
+            minutes: self.minutes.into_iter().collect(),
+            lifetime: Some(lifetime),
+            ..Parcel::default()
+        });
+        parcels
+    }
+}
+
+/// Requests that were refused with it used nothing of a quota.
+const REFUSED_BY_A_LIMIT: u64 = 429;
+
+fn totals(keys: &[(u64, OfKey)]) -> Parcel {
+    let mut parcel = Parcel::default();
+    for (id, of) in keys {
+        let id = KeyId(*id);
+        parcel.key_totals.push((id, of.all));
+        let rows = |rows: &BTreeMap<u64, Count>| -> Vec<(KeyId, u64, Count)> {
+            rows.iter().map(|(at, count)| (id, *at, *count)).collect()
+        };
+        parcel.key_hours.extend(rows(&of.hours));
+        parcel.key_days.extend(rows(&of.days));
+    }
+    parcel
+}

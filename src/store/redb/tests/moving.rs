@@ -1,0 +1,268 @@
+//! Moving from file to file, and keys of the ancestor.
+
+use super::*;
+use crate::counter::{CounterId, SavedValue};
+use crate::limit::Span;
+use crate::lockout::Strike;
+use crate::quota::Balance;
+use crate::record::{Credential, HashScheme};
+use crate::store::Rehash;
+use crate::store::transfer::{MovedKey, Parcel, Place, move_all};
+
+/// More keys than a page holds.
+const KEYS: u64 = 5_000;
+
+/// A file with some of everything that moves.
+fn full(file: &File) -> RedbStore {
+    let store = with_keys(file, KEYS);
+    let other = store.create_org("other", &act()).unwrap();
+    store.update_org(other.id, suspended(), &act()).unwrap();
+    let (_, text) = new_key(OrgId(1), KEYS + 1);
+    store
+        .add_credential(KeyId(2), text, after(60), &act())
+        .unwrap();
+    store.revoke_key(KeyId(3), &act()).unwrap();
+    for hours in 0..3 {
+        store.record(&requests(2, after(60 * hours), 5)).unwrap();
+        store.record(&requests(4, after(60 * hours), 1)).unwrap();
+    }
+    store.record(&requests(2, after(24 * 60), 1)).unwrap();
+    let lock = Strike::BadKey.lock("192.0.2.7".parse().unwrap(), NOW);
+    store.record(&rest(7, Some(lock))).unwrap();
+    store
+}
+
+/// A balance of key 2, a count of refusals, of shadow mode and of drops, and a lock.
+fn rest(used: u64, lock: Option<Lock>) -> UsageBatch {
+    let id = CounterId {
+        route: None,
+        span: Span::Month,
+        shadow: false,
+    };
+    let value = SavedValue::Balance(Balance::stored(used, after(60 * 24 * 31)));
+    let locks = lock.map(|lock| LockChange {
+        id: lock.id(),
+        lock: Some(lock),
+    });
+    UsageBatch {
+        refusals: vec![(NOW.minute(), [1; Reason::COUNT])],
+        balances: vec![(GroupId::key(KeyId(2)), vec![SavedCounter { id, value }])],
+        shadowed: vec![("login".into(), 3)],
+        locks: locks.into_iter().collect(),
+        dropped: 4,
+        ..UsageBatch::default()
+    }
+}
+
+fn pages(store: &RedbStore) -> Vec<Parcel> {
+    let mut pages = vec![store.parcel(Place::default()).unwrap()];
+    while let Some(next) = pages.last().unwrap().next {
+        pages.push(store.parcel(next).unwrap());
+    }
+    pages
+}
+
+/// All that moves, whatever page it is in.
+fn contents(store: &RedbStore) -> Parcel {
+    let mut all = Parcel::default();
+    for mut page in pages(store) {
+        all.orgs.append(&mut page.orgs);
+        all.keys.append(&mut page.keys);
+        all.balances.append(&mut page.balances);
+        all.locks.append(&mut page.locks);
+        all.key_totals.append(&mut page.key_totals);
+        all.key_hours.append(&mut page.key_hours);
+        all.key_days.append(&mut page.key_days);
+        all.minutes.append(&mut page.minutes);
+        all.shadowed.append(&mut page.shadowed);
+        all.lifetime = page.lifetime.or(all.lifetime);
+        all.last_ids = page.last_ids.or(all.last_ids);
+    }
+    all.key_hours
+        .sort_unstable_by_key(|(key, hour, _)| (*key, *hour));
+    all.key_days
+        .sort_unstable_by_key(|(key, day, _)| (*key, *day));
+    all
+}
+
+fn assert_same(copy: &RedbStore, original: &RedbStore) {
+    assert_eq!(contents(copy), contents(original));
+    let now = after(24 * 60);
+    assert_eq!(copy.totals(now).unwrap(), original.totals(now).unwrap());
+    for n in [1, 2, 3, 4, KEYS, KEYS + 1] {
+        let (copied, resolved) = (resolve(copy, n), resolve(original, n));
+        let (copied, resolved) = (copied.unwrap().unwrap(), resolved.unwrap().unwrap());
+        assert_eq!((copied.key, copied.org), (resolved.key, resolved.org));
+        assert_eq!(copied.credential_expires_at, resolved.credential_expires_at);
+    }
+}
+
+#[test]
+fn a_copy_is_as_the_original_and_stays_so_when_it_is_made_again() {
+    let (from, to) = (File::new(), File::new());
+    let (original, copy) = (full(&from), to.open());
+    let all = contents(&original);
+    assert_eq!(all.keys.len() as u64, KEYS);
+    assert_eq!((all.key_hours.len(), all.key_days.len()), (7, 3));
+    assert_eq!((all.locks.len(), all.balances.len()), (1, 1));
+
+    let moved = move_all(&original, &copy, |_| {}).unwrap();
+    assert_eq!(
+        (moved.orgs, moved.keys, moved.credentials),
+        (2, KEYS, KEYS + 1)
+    );
+    assert_same(&copy, &original);
+    assert_eq!(move_all(&original, &copy, |_| {}).unwrap(), moved);
+    assert_same(&copy, &original);
+
+    // Both go on alike.
+    for store in [&original, &copy] {
+        assert_eq!(store.create_org("next", &act()).unwrap().id, OrgId(3));
+        let (key, text) = new_key(OrgId(3), KEYS + 2);
+        let key = store.create_key(key, text, &act()).unwrap();
+        assert_eq!(key.id, KeyId(KEYS + 1));
+        store.record(&requests(2, after(24 * 60 + 1), 2)).unwrap();
+    }
+    assert_same(&copy, &original);
+}
+
+#[test]
+fn a_copy_that_was_cut_off_is_completed() {
+    let (from, to) = (File::new(), File::new());
+    let (original, copy) = (full(&from), to.open());
+    let pages = pages(&original);
+    for written in [1, pages.len() / 2, pages.len() - 1] {
+        pages[..written]
+            .iter()
+            .for_each(|page| copy.adopt(page).unwrap());
+        let copy = to.killed().open();
+        move_all(&original, &copy, |_| {}).unwrap();
+        assert_same(&copy, &original);
+    }
+}
+
+#[test]
+fn what_is_in_the_way_is_refused_before_anything_is_written() {
+    let (from, to) = (File::new(), File::new());
+    let original = full(&from);
+    let copy = to.open();
+    let org = |id, name: &str| {
+        let mut parcel = contents(&original);
+        parcel.orgs.truncate(1);
+        parcel.orgs[0].id = OrgId(id);
+        parcel.orgs[0].name = name.into();
+        Parcel {
+            orgs: parcel.orgs,
+            ..Parcel::default()
+        }
+    };
+    let key = |id, change: fn(&mut MovedKey)| {
+        let mut moved = contents(&original).keys.remove(0);
+        moved.key.id = KeyId(id);
+        moved.credentials[0].key_id = KeyId(id);
+        change(&mut moved);
+        let keys = vec![moved];
+        Parcel {
+            keys,
+            ..Parcel::default()
+        }
+    };
+    copy.adopt(&org(7, "seven")).unwrap();
+    copy.adopt(&org(1, "acme")).unwrap();
+    copy.adopt(&key(KEYS, |_| {})).unwrap();
+    let before = contents(&copy);
+    for in_the_way in [
+        org(7, "acme"),
+        org(7, "eight"),
+        org(8, "seven"),
+        key(KEYS, |moved| moved.key.org_id = OrgId(7)),
+        key(KEYS, |moved| {
+            moved.key.created_at = NOW.plus(Duration::from_secs(1))
+        }),
+        key(KEYS + 7, |_| {}),
+    ] {
+        let refused = copy.has_room_for(&in_the_way).unwrap_err();
+        assert!(matches!(refused, StoreError::Occupied(_)), "{refused}");
+        assert!(matches!(
+            copy.adopt(&in_the_way),
+            Err(StoreError::Occupied(_))
+        ));
+    }
+    // The text of key 1, which comes in the last of two pages, is that of another key here.
+    assert!(matches!(
+        move_all(&original, &copy, |_| panic!("something was written")),
+        Err(StoreError::Occupied(_))
+    ));
+    assert_eq!(contents(&copy), before);
+}
+
+#[test]
+fn what_is_stricter_or_later_stays() {
+    let (from, to) = (File::new(), File::new());
+    let (original, copy) = (full(&from), to.open());
+    move_all(&original, &copy, |_| {}).unwrap();
+    copy.revoke_key(KeyId(5), &act()).unwrap();
+    copy.record(&rest(100, None)).unwrap();
+    copy.record(&requests(2, after(24 * 60), 9)).unwrap();
+    let (before, totals) = (contents(&copy), copy.totals(NOW).unwrap());
+    move_all(&original, &copy, |_| {}).unwrap();
+    assert_eq!(contents(&copy), before);
+    assert_eq!(copy.totals(NOW).unwrap(), totals);
+
+    // And the other way.
+    original.update_org(OrgId(1), suspended(), &act()).unwrap();
+    original.revoke_key(KeyId(6), &act()).unwrap();
+    move_all(&original, &copy, |_| {}).unwrap();
+    assert_eq!(copy.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
+    assert!(!copy.key(KeyId(6)).unwrap().active);
+    assert!(!copy.key(KeyId(5)).unwrap().active);
+    assert_eq!(copy.totals(NOW).unwrap().active_keys, KEYS - 3);
+}
+
+/// A key whose text is stored as the ancestor did.
+fn legacy_key(file: &File) -> (RedbStore, Parcel) {
+    let from = File::new();
+    let mut parcel = contents(&with_keys(&from, 1));
+    parcel.keys[0].credentials[0] = Credential {
+        hash: hash(900),
+        scheme: HashScheme::Sha256,
+        expires_at: Some(after(60)),
+        ..parcel.keys[0].credentials[0].clone()
+    };
+    let store = file.open();
+    store.adopt(&parcel).unwrap();
+    (store, parcel)
+}
+
+#[test]
+fn a_credential_is_found_by_its_new_hash_alone_once_it_was_rehashed() {
+    let file = File::new();
+    let (store, parcel) = legacy_key(&file);
+    assert_eq!(resolve(&store, 900).unwrap().unwrap().key.id, KeyId(1));
+    let job = Rehash {
+        old: hash(900),
+        new: hash(901),
+    };
+    let unknown = Rehash {
+        old: hash(902),
+        new: hash(903),
+    };
+    store.rehash(&[job, unknown, job], &act()).unwrap();
+
+    let store = file.killed().open();
+    assert!(resolve(&store, 900).unwrap().is_none());
+    let resolved = resolve(&store, 901).unwrap().unwrap();
+    assert_eq!(resolved.key.id, KeyId(1));
+    assert_eq!(resolved.credential_expires_at, Some(after(60)));
+    let credentials = contents(&store).keys.remove(0).credentials;
+    assert_eq!(credentials.len(), 1);
+    assert_eq!(credentials[0].scheme, HashScheme::KeyedBlake3);
+    let entries = store.audit(None, 9).unwrap();
+    assert_eq!(entries.len(), 1, "one entry for the one that was there");
+    assert_eq!(entries[0].subject, Some(1));
+
+    // Moved once more, it does not come back under the old hash.
+    store.adopt(&parcel).unwrap();
+    assert!(resolve(&store, 900).unwrap().is_none());
+    assert!(resolve(&store, 901).unwrap().is_some());
+}
