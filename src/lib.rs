@@ -22,7 +22,7 @@
 //! | `legacy` | keys of the ancestor, the Python package of this name: `Config::legacy_secret` |
 //! | `cli` | the program `keyguard`, and `legacy` |
 //! | `import` | `keyguard import` from SQLite, which is compiled from C |
-//! | `redis` | limits in Redis, for several processes behind the same limits |
+//! | `redis` | limits in Redis, for several processes behind the same limits, and [`RedisStream`] |
 //! | `serve` | `keyguard serve`: the admin service, and verdicts for servers in other languages |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -42,6 +42,7 @@ mod forwarded;
 #[doc(hidden)]
 pub mod fuzz;
 mod guard;
+mod health;
 #[cfg(feature = "http")]
 pub mod http;
 mod ip_limit;
@@ -72,6 +73,7 @@ pub use admin::{
 pub use client_ip::{ClientIp, InvalidClientIp};
 pub use clock::{Clock, InvalidTimestamp, ManualClock, Timestamp};
 pub use guard::{Config, Denial, Grant, HeaderFn, Headers, KeyGuard, Request, RuleState, Verdict};
+pub use health::BackendHealth;
 pub use ip_limit::IpLimit;
 pub use key::{KeyPrefix, PlainKey};
 pub use limit::Limit;
@@ -82,6 +84,8 @@ pub use network::Network;
 pub use policy::{InvalidInput, Scope};
 pub use record::{AuditEntry, Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
 pub use secret::Secret;
+#[cfg(feature = "redis")]
+pub use sink::RedisStream;
 pub use sink::{JsonLines, UsageSink};
 pub use store::OpenError;
 pub use time_zone::TimeZone;

@@ -33,6 +33,9 @@ pub(super) enum CliError {
         file: PathBuf,
         source: std::io::Error,
     },
+    #[cfg(all(feature = "serve", feature = "redis"))]
+    #[error("the URL of Redis cannot be understood: {0}")]
+    Stream(std::io::Error),
     #[error("no temporary directory can be made: {0}")]
     Stage(std::io::Error),
     #[error(
@@ -199,6 +202,8 @@ impl CliError {
             }
             #[cfg(feature = "serve")]
             Self::Serve(_) => format!("{keyguard} serve --help"),
+            #[cfg(all(feature = "serve", feature = "redis"))]
+            Self::Stream(_) => format!("{keyguard} serve --help"),
             Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
         }
     }

@@ -9,11 +9,14 @@ use super::failure::CliError;
 use super::{Cli, Exit};
 use crate::addresses::Addresses;
 use crate::admin::session::SessionError;
-use crate::guard::KeyGuard;
+use crate::guard::{Config, KeyGuard};
 use crate::http::serve::{self, Place, Settings, Tls};
+use crate::limiter::Fallback;
 use crate::lock_time;
 use crate::secret::Secret;
 use crate::sink::JsonLines;
+#[cfg(feature = "redis")]
+use crate::sink::RedisStream;
 
 #[derive(Args)]
 pub(super) struct Serve {
@@ -42,6 +45,17 @@ pub(super) struct Serve {
     /// the data file
     #[arg(long, value_name = "FILE")]
     usage_log: Option<PathBuf>,
+    /// Add single requests to this stream of the Redis server, in the place of the data file
+    #[cfg(feature = "redis")]
+    #[arg(
+        long,
+        value_name = "STREAM",
+        conflicts_with = "usage_log",
+        requires = "redis"
+    )]
+    usage_stream: Option<String>,
+    #[command(flatten)]
+    backends: Backends,
     /// A file that holds the admin key [default: the variable KEYGUARD_ADMIN_KEY, or one derived from
     /// the secret, which `keyguard admin-key` prints]
     #[arg(long, value_name = "FILE")]
@@ -63,6 +77,43 @@ pub(super) struct Serve {
     grace: Duration,
 }
 
+/// What holds while PostgreSQL or Redis does not answer.
+#[derive(Args)]
+struct Backends {
+    /// How long a decision waits for PostgreSQL and Redis
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 50)]
+    backend_deadline: u64,
+    /// What decides about limits without Redis: each process for itself (local), nobody, so that
+    /// requests are refused with 503 (deny), or nobody, so that they are let through (allow)
+    #[arg(long, value_name = "POLICY", default_value = "local", value_parser = fallback)]
+    limits_fallback: Fallback,
+    /// For how long known keys are accepted while nothing is heard from PostgreSQL
+    #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = duration)]
+    keys_stale_for: Duration,
+    /// Connections to PostgreSQL
+    #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = at_least_one)]
+    database_connections: usize,
+}
+
+impl Backends {
+    fn apply(&self, config: Config) -> Config {
+        config
+            .backend_deadline(Duration::from_millis(self.backend_deadline))
+            .limits_fallback(self.limits_fallback)
+            .keys_stale_for(self.keys_stale_for)
+            .database_connections(self.database_connections)
+    }
+}
+
+fn fallback(text: &str) -> Result<Fallback, String> {
+    match text {
+        "local" => Ok(Fallback::Local),
+        "deny" => Ok(Fallback::Deny),
+        "allow" => Ok(Fallback::Allow),
+        _ => Err("expected local, deny or allow".into()),
+    }
+}
+
 pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
     let file = &cli.place.db;
     if !file.exists() {
@@ -74,6 +125,12 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
     }
     if let Some(policy) = opts.policy {
         config = config.policy_file(policy).reload_on_hangup(true);
+    }
+    config = opts.backends.apply(config);
+    #[cfg(feature = "redis")]
+    if let Some((stream, url)) = opts.usage_stream.zip(cli.place.redis.as_deref()) {
+        let stream = RedisStream::new(url, stream).map_err(CliError::Stream)?;
+        config = config.usage_sink(stream);
     }
     if let Some(file) = opts.usage_log {
         config = match file.as_os_str() == "-" {

@@ -47,7 +47,10 @@ impl Inner {
 
     /// A bearer token that is not formed like one of our keys, if the ancestor may have issued it.
     #[inline]
-    pub(super) fn legacy_bearer<'h, H: Headers + ?Sized>(&self, headers: &'h H) -> Option<&'h [u8]> {
+    pub(super) fn legacy_bearer<'h, H: Headers + ?Sized>(
+        &self,
+        headers: &'h H,
+    ) -> Option<&'h [u8]> {
         self.legacy.as_ref()?;
         bearer_token(headers)
     }

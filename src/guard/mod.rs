@@ -49,6 +49,7 @@ use self::residents::{Backends, Residents, Revisions};
 use crate::access::Rulebook;
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
+use crate::health::BackendHealth;
 use crate::ip_limit::IpLimit;
 use crate::key::KeyHasher;
 use crate::legacy::LegacyHasher;
@@ -184,6 +185,13 @@ impl KeyGuard {
         peer: impl Into<ClientIp>,
     ) -> ClientIp {
         self.inner.client_ip(&Request::new(headers, peer, "/"))
+    }
+
+    /// How the servers stand that keys and limits are kept in; nothing with a data file and limits in
+    /// memory. Asks nobody.
+    pub fn backends(&self) -> Vec<BackendHealth> {
+        let (store, limiter) = (self.inner.store.health(), self.inner.limiter().health());
+        store.into_iter().chain(limiter).collect()
     }
 
     /// What [`KeyGuard::decide`] would say now, and how each limit stands. Consumes and records

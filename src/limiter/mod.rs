@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use crate::clock::Moment;
 use crate::counter::{Counts, SavedCounter, SavedNetwork};
+use crate::health::BackendHealth;
 use crate::limit::Limit;
 use crate::network::Network;
 use crate::record::OrgId;
@@ -152,6 +153,11 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     fn asks_others(&self) -> bool {
         false
+    }
+
+    /// How the server stands that is asked.
+    fn health(&self) -> Option<BackendHealth> {
+        None
     }
 
     /// What an administrator should know.

@@ -16,6 +16,7 @@ use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
 use crate::counter::{SavedCounter, SavedNetwork};
+use crate::health::BackendHealth;
 use crate::key::HashedKey;
 use crate::limit::Limit;
 use crate::lockout::{Lock, LockChange};
@@ -166,6 +167,11 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Whether another server is asked.
     fn asks_others(&self) -> bool {
         false
+    }
+
+    /// How the server stands that is asked.
+    fn health(&self) -> Option<BackendHealth> {
+        None
     }
 
     /// What an administrator should know.

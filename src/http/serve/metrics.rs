@@ -8,10 +8,54 @@ use http_body_util::Full;
 
 use crate::admin::{AdminError, Stats};
 use crate::guard::KeyGuard;
+use crate::health::BackendHealth;
 use crate::http::problem::Problem;
 
 pub(super) fn text(guard: &KeyGuard) -> Result<String, AdminError> {
-    Ok(render(&guard.stats()?))
+    let backends = guard.backends();
+    let mut out = render_backends(&backends);
+    match guard.stats() {
+        Ok(stats) => out += &render(&stats),
+        // How the backends stand is to be seen most of all when they do not answer.
+        Err(_) if !backends.is_empty() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(out)
+}
+
+fn render_backends(backends: &[BackendHealth]) -> String {
+    let mut out = String::new();
+    if backends.is_empty() {
+        return out;
+    }
+    let families: [(_, _, _, fn(&BackendHealth) -> u64); 3] = [
+        ("up", "gauge", "Whether the backend is asked.", |backend| {
+            u64::from(backend.is_up)
+        }),
+        (
+            "failures_total",
+            "counter",
+            "Calls that were not answered, or not in time.",
+            |backend| backend.failures,
+        ),
+        (
+            "fallbacks_total",
+            "counter",
+            "Decisions that were made without the backend.",
+            |backend| backend.fallbacks,
+        ),
+    ];
+    for (name, kind, help, value) in families {
+        head(&mut out, &format!("backend_{name}"), kind, help);
+        for backend in backends {
+            let (server, value) = (backend.server, value(backend));
+            let _ = writeln!(
+                out,
+                "keyguard_backend_{name}{{server=\"{server}\"}} {value}"
+            );
+        }
+    }
+    out
 }
 
 fn render(stats: &Stats) -> String {

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::clock::{Clock, Moment};
 use crate::counter::{Counts, SavedCounter, SavedNetwork};
+use crate::health::BackendHealth;
 use crate::limit::{Limit, Span};
 use crate::lockout::Strike;
 use crate::network::Network;
@@ -424,6 +425,15 @@ impl Limiter for RedisLimiter {
 
     fn asks_others(&self) -> bool {
         true
+    }
+
+    fn health(&self) -> Option<BackendHealth> {
+        Some(BackendHealth {
+            server: "redis",
+            is_up: self.link.trouble().is_none(),
+            failures: self.link.failed(),
+            fallbacks: self.fallen_back.load(Ordering::Relaxed),
+        })
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -1,5 +1,8 @@
 //! Where single requests can go in the place of the data file.
 
+#[cfg(feature = "redis")]
+mod redis_stream;
+
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Stdout, Write};
@@ -12,6 +15,9 @@ use serde::Serialize;
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
 use crate::record::{KeyId, Reason, Usage};
+
+#[cfg(feature = "redis")]
+pub use self::redis_stream::RedisStream;
 
 /// Takes single requests in the place of the data file, for instance to hand them to a queue. Totals
 /// are kept in the file all the same.

@@ -1,0 +1,18 @@
+//! How the servers stand that a guard relies on.
+
+use serde::Serialize;
+
+/// A server that keys or limits are kept in, as one process sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BackendHealth {
+    /// `postgres` or `redis`.
+    pub server: &'static str,
+    /// Whether it is asked at the moment. While it is not, what [`Config`](crate::Config) says of that
+    /// case holds.
+    pub is_up: bool,
+    /// Calls that were not answered, or not in time, since the guard was opened.
+    pub failures: u64,
+    /// Decisions that were made without it.
+    pub fallbacks: u64,
+}
