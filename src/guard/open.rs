@@ -26,6 +26,15 @@ use crate::store::{OpenError, RedbStore, Store, StoreError};
 
 const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
 
+const REDIS_SCHEMES: [&str; 6] = [
+    "redis",
+    "rediss",
+    "redis+cluster",
+    "rediss+cluster",
+    "redis+sentinel",
+    "rediss+sentinel",
+];
+
 impl Inner {
     pub(super) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
@@ -149,18 +158,22 @@ fn require_features(file: &Path, config: &Config) -> Result<(), OpenError> {
     let Some(url) = &config.redis_url else {
         return Ok(());
     };
-    let schemes = [("redis", "redis://"), ("rediss", "rediss://")];
-    let scheme = schemes
-        .iter()
-        .find(|(_, start)| url.expose().starts_with(start.as_bytes()));
+    let scheme = std::str::from_utf8(url.expose())
+        .ok()
+        .and_then(|url| url.split_once("://"))
+        .map(|(scheme, _)| scheme)
+        .filter(|scheme| REDIS_SCHEMES.contains(scheme));
     match scheme {
         Some(_) if cfg!(feature = "redis") => return Ok(()),
-        Some((scheme, _)) => return Err(missing(scheme, "redis")),
+        Some(scheme) => return Err(missing(scheme, "redis")),
         None => {}
     }
     Err(OpenError::Config(InvalidInput::new(
         "redis_url",
-        "does not start with `redis://` or `rediss://`",
+        format!(
+            "starts with none of {}",
+            REDIS_SCHEMES.join("://, ") + "://"
+        ),
     )))
 }
 

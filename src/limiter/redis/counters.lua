@@ -16,10 +16,13 @@ local cost = tonumber(ARGV[3])
 local node = ARGV[4]
 local admitted_at = tonumber(ARGV[5])
 
-if now == 0 then
+local function server_time()
   local time = call('TIME')
-  now = time[1] * 1000000 + time[2]
+  return time[1] * 1000000 + time[2]
 end
+
+local is_given = now > 0
+now = is_given and now or server_time()
 
 local NEVER = -1
 -- Whole numbers are exact up to here.
@@ -283,9 +286,11 @@ function kinds.c()
   return credits
 end
 
--- Requests in flight: by node how many, and until when that holds. a: for how long it does.
+-- Requests in flight: by node how many, and until when that holds, by the clock of this server. a: for
+-- how long it does.
 function kinds.s()
   local slots = {}
+  local now = is_given and server_time() or now
 
   function slots.load(rule)
     rule.takes = 1
