@@ -353,8 +353,8 @@ impl Worker {
         let Some(mut connection) = self.connection.borrow().clone() else {
             return Err(Failed);
         };
-        let invocation = call.write(&self.script, &self.node);
-        let running = connection.run(&invocation);
+        let command = call.write(&self.script, &self.node);
+        let running = connection.run(&command, &self.script);
         match tokio::time::timeout_at(due.into(), running).await {
             Ok(Ok(values)) => {
                 self.state.late.store(0, Ordering::Relaxed);

@@ -9,12 +9,11 @@ use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    Pipeline, RedisError, RedisFuture, RedisResult, ScriptInvocation, ServerErrorKind, TlsMode,
-    Value,
+    Pipeline, RedisError, RedisFuture, RedisResult, Script, ServerErrorKind, TlsMode, Value,
 };
 
-/// How often a call is sent on where a cluster has moved what it asks about.
-const MOVES: usize = 4;
+/// How often a call is sent again that has not run.
+const RESENDS: usize = 4;
 
 /// What a URL names.
 pub(super) enum Servers {
@@ -142,23 +141,23 @@ impl Connection {
         }
     }
 
-    /// Runs a script, which is loaded where it is missing; then it has not run.
-    pub(super) async fn run(&mut self, invocation: &ScriptInvocation<'_>) -> RedisResult<Vec<i64>> {
-        let mut result = invocation.invoke_async(self).await;
-        for _ in 0..MOVES {
-            match &result {
-                Err(error) if is_elsewhere(error) => result = invocation.invoke_async(self).await,
+    /// Runs a script. It is sent again only where it has not run: to a server that has not loaded it,
+    /// or after a node has refused it because another one has the slot, by when the client knows
+    /// which.
+    pub(super) async fn run(&mut self, command: &Cmd, script: &Script) -> RedisResult<Vec<i64>> {
+        let mut result = command.query_async(self).await;
+        for _ in 0..RESENDS {
+            match result.as_ref().map_err(RedisError::kind) {
+                Err(ErrorKind::Server(ServerErrorKind::NoScript)) => {
+                    script.load_async(self).await?;
+                }
+                Err(ErrorKind::Server(ServerErrorKind::Moved)) => {}
                 _ => break,
             }
+            result = command.query_async(self).await;
         }
         result
     }
-}
-
-/// Whether a node has refused a call because another one has the slot; the client asks anew who
-/// has which before it sends again.
-fn is_elsewhere(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
 }
 
 impl ConnectionLike for Connection {
