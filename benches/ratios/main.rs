@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench ratios` prints a line `NAME VALUE GOAL ok|short` for each row, and ends
 //! with the status 1 if a goal was missed or a row could not be measured. Names as arguments run
-//! only those rows; those of servers need `--features http`; `--smoke` runs every row briefly, to see that it runs, and judges nothing.
+//! only those rows; those of servers need `--features http`, that of Redis `--features redis`;
+//! `--smoke` runs every row briefly, to see that it runs, and judges nothing.
 
 #[cfg(feature = "http")]
 mod http;
@@ -10,6 +11,8 @@ mod http;
 #[path = "../load/mod.rs"]
 mod load;
 mod measure;
+#[cfg(all(unix, feature = "redis"))]
+mod redis;
 mod size;
 mod speed;
 mod world;
@@ -88,6 +91,11 @@ const ROWS: &[Row] = &[
         measure: http::axum,
     },
     Row {
+        name: "redis_check/evalsha",
+        goal: AtLeast(0.8),
+        measure: redis::check,
+    },
+    Row {
         name: "bytes_per_request",
         goal: AtMost(16.0),
         measure: size::bytes_per_request,
@@ -140,6 +148,16 @@ mod http {
     }
 
     pub(crate) use hyper as axum;
+}
+
+#[cfg(not(all(unix, feature = "redis")))]
+mod redis {
+    use crate::Run;
+    use crate::measure::Measured;
+
+    pub(crate) fn check(_: &Run) -> Measured {
+        Err("the row needs a feature: cargo bench --features redis --bench ratios".into())
+    }
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {

@@ -88,7 +88,8 @@ pub(super) fn limiter(config: &Config, secret: &Secret) -> Result<Arc<dyn Limite
     };
     let url = String::from_utf8_lossy(url.expose());
     let scheme = redis_scheme(&url).ok_or_else(|| {
-        let problem = "does not start with `redis://` or `rediss://`";
+        let problem = "starts with none of `redis://`, `rediss://`, `redis+cluster://`, \
+            `rediss+cluster://`, `redis+sentinel://`, `rediss+sentinel://`";
         OpenError::Config(InvalidInput::new("redis_url", problem))
     })?;
     redis_limiter(&url, scheme, config, secret, memory)

@@ -118,6 +118,14 @@ impl Config {
 
     /// A Redis server for limits that several processes share. Default: none, limits are kept in
     /// this process. Needs the feature `redis`.
+    ///
+    /// | URL | of |
+    /// |---|---|
+    /// | `redis://HOST:PORT/DB`, `rediss://…` with TLS | one server |
+    /// | `redis+cluster://HOST:PORT,HOST:PORT`, `rediss+cluster://…` | a cluster, by some of its nodes |
+    /// | `redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB`, `rediss+sentinel://…` | the master that Sentinels know by this name |
+    ///
+    /// A name and a password stand before the first host, as in `redis://:PASSWORD@HOST`.
     pub fn redis_url(mut self, url: impl Into<String>) -> Self {
         self.redis_url = Some(Secret::from(url.into()));
         self

@@ -1,5 +1,7 @@
 //! The seam behind which live counters are kept.
 
+#[cfg(test)]
+mod conformance;
 #[cfg(feature = "redis")]
 mod exhausted;
 mod memory;

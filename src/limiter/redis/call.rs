@@ -154,7 +154,7 @@ impl Counter {
         self.kind == Kind::Slots
     }
 
-    fn write<'a>(&self, run: &mut redis::ScriptInvocation<'a>) {
+    fn write(&self, run: &mut redis::Cmd) {
         let seed = |seed: Balance| format!("{}:{}:0", seed.used(), seed.at().unix_millis());
         let (kind, a, b, c, d) = match self.kind {
             Kind::Window { length, grain } => ("w", length, grain, String::new(), 0),
@@ -170,18 +170,19 @@ impl Counter {
             Kind::Slots => ("s", LEASE, 0, String::new(), 0),
             Kind::Index { length } => ("i", length, 0, String::new(), 0),
         };
-        run.key(&self.key).arg(kind).arg(self.amount);
-        run.arg(u8::from(self.shadow)).arg(a).arg(b).arg(c).arg(d);
+        run.arg(kind).arg(self.amount).arg(u8::from(self.shadow));
+        run.arg(a).arg(b).arg(c).arg(d);
     }
 }
 
 impl Call {
-    pub(super) fn write<'a>(
-        &self,
-        script: &'a redis::Script,
-        node: &str,
-    ) -> redis::ScriptInvocation<'a> {
-        let mut run = script.prepare_invoke();
+    pub(super) fn write(&self, script: &redis::Script, node: &str) -> redis::Cmd {
+        let count = self.counters.len();
+        let mut run = redis::Cmd::with_capacity(8 + 8 * count, 128 + 128 * count);
+        run.arg("EVALSHA").arg(script.get_hash()).arg(count);
+        for counter in &self.counters {
+            run.arg(&counter.key);
+        }
         run.arg(self.action.name()).arg(self.now).arg(self.cost);
         run.arg(node).arg(self.admitted_at);
         for counter in &self.counters {

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::call::{Action, Answer, Call, Counter};
+use super::server::{Connection, Servers};
 use crate::store::OpenError;
 use crate::waiting::{Patience, block_on};
 
@@ -116,7 +117,7 @@ impl State {
 impl Link {
     /// Starts the thread, and waits a little for the first connection.
     pub(super) fn open(
-        client: redis::Client,
+        servers: Servers,
         node: String,
         deadline: Duration,
     ) -> Result<Self, OpenError> {
@@ -128,7 +129,7 @@ impl Link {
             .build()
             .map_err(not_started)?;
         let worker = Worker {
-            client,
+            servers,
             node,
             script: redis::Script::new(include_str!("counters.lua")),
             connection: RefCell::default(),
@@ -201,10 +202,10 @@ struct Held {
 }
 
 struct Worker {
-    client: redis::Client,
+    servers: Servers,
     node: String,
     script: redis::Script,
-    connection: RefCell<Option<MultiplexedConnection>>,
+    connection: RefCell<Option<Connection>>,
     slots: RefCell<HashMap<String, Held>>,
     jobs: mpsc::WeakSender<Job>,
     state: Arc<State>,
@@ -242,23 +243,14 @@ impl Worker {
     }
 
     async fn connect(&self) -> Result<(), Trouble> {
-        let config = redis::AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECTING))
-            .set_response_timeout(None);
         let connecting = async {
-            let mut connection = self
-                .client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?;
-            let memory: String = redis::cmd("INFO")
-                .arg("memory")
-                .query_async(&mut connection)
-                .await?;
+            let mut connection = self.servers.connect(CONNECTING).await?;
+            let memory = connection.memory().await?;
             self.script.load_async(&mut connection).await?;
-            Ok::<_, redis::RedisError>((connection, memory))
+            Ok::<_, RedisError>((connection, memory))
         };
         let connected = match tokio::time::timeout(CONNECTING, connecting).await {
-            Ok(Ok((connection, memory))) => match evicting_policy(&memory) {
+            Ok(Ok((connection, memory))) => match memory.iter().find_map(|m| evicting_policy(m)) {
                 None => Ok(connection),
                 Some(policy) => Err(Trouble::Evicting(policy.to_owned())),
             },
@@ -361,25 +353,22 @@ impl Worker {
         let Some(mut connection) = self.connection.borrow().clone() else {
             return Err(Failed);
         };
-        // Loads the script where it is missing; then it has not run. Nothing else is sent twice.
-        let invocation = call.write(&self.script, &self.node);
-        let running = invocation.invoke_async::<Vec<i64>>(&mut connection);
+        let command = call.write(&self.script, &self.node);
+        let running = connection.run(&command, &self.script);
         match tokio::time::timeout_at(due.into(), running).await {
             Ok(Ok(values)) => {
                 self.state.late.store(0, Ordering::Relaxed);
                 Answer::read(&values)
             }
             Ok(Err(error)) => {
-                if error.is_io_error()
-                    || error.is_connection_dropped()
-                    || error.is_unrecoverable_error()
-                {
+                if !connection.heals() && needs_another_connection(&error) {
                     self.disconnect(Trouble::Failed(error.to_string()));
                 }
                 Err(Failed)
             }
             Err(_) => {
-                if self.state.late.fetch_add(1, Ordering::Relaxed) + 1 >= TOLERATED {
+                let late = self.state.late.fetch_add(1, Ordering::Relaxed) + 1;
+                if !connection.heals() && late >= TOLERATED {
                     self.disconnect(Trouble::Late);
                 }
                 Err(Failed)
@@ -440,6 +429,15 @@ fn not_started(error: std::io::Error) -> OpenError {
 pub(super) fn unusable(problem: String) -> OpenError {
     let server = "Redis";
     OpenError::Server { server, problem }
+}
+
+/// Whether a connection is lost, or leads to a server that no longer is the master.
+fn needs_another_connection(error: &RedisError) -> bool {
+    let lost = error.is_io_error() || error.is_connection_dropped();
+    let kind = error.kind();
+    lost || error.is_unrecoverable_error()
+        || kind == ErrorKind::Server(ServerErrorKind::ReadOnly)
+        || kind == ErrorKind::Server(ServerErrorKind::MasterDown)
 }
 
 /// The policy by which a server that is full would forget counters.

@@ -5,6 +5,13 @@
 
 mod call;
 mod link;
+mod server;
+/// Servers to be thrown away.
+#[cfg(test)]
+#[path = "../../../tests/common/redis.rs"]
+pub(super) mod server_for_tests;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Write;
 use std::num::NonZeroU32;
@@ -16,7 +23,8 @@ use smallvec::SmallVec;
 
 use self::call::{Action, Answer, Calendar, Call, Counter, Standing, signed};
 use self::link::{Failed, Link, unusable};
-use super::exhausted::Exhausted;
+use self::server::Servers;
+use super::exhausted::{Exhausted, Refusal, Wish};
 use super::memory::indexed;
 use super::{
     Admission, AttachError, Fallback, Group, Groups, Level, Limiter, MemoryLimiter, NetworkRule,
@@ -47,6 +55,9 @@ pub(crate) struct RedisLimiter {
     fallen_back: AtomicU64,
 }
 
+/// The largest number that the script is told.
+const MOST: i64 = 1 << 53;
+
 impl RedisLimiter {
     pub(crate) fn open(
         url: &str,
@@ -55,10 +66,10 @@ impl RedisLimiter {
         fallback: Fallback,
         local: MemoryLimiter,
     ) -> Result<Self, OpenError> {
-        let client = redis::Client::open(url).map_err(|error| unusable(error.to_string()))?;
+        let servers = Servers::at(url).map_err(|error| unusable(error.to_string()))?;
         let mut node = [0; 8];
         getrandom::fill(&mut node).map_err(|error| unusable(error.to_string()))?;
-        let link = Link::open(client, hex(&node), deadline)?;
+        let link = Link::open(servers, hex(&node), deadline)?;
         Ok(Self {
             link,
             names: Names::new(secret),
@@ -116,26 +127,20 @@ impl RedisLimiter {
     }
 
     /// A refusal that needs no asking.
-    fn known_refusal(
-        &self,
-        counters: &[Counter],
-        limits: &[Limit],
-        cost: NonZeroU32,
-    ) -> Option<Outcome> {
+    fn known_refusal(&self, counters: &[Counter], limits: &[Limit], wish: Wish) -> Option<Outcome> {
         let now = self.clock.now();
-        let enforced = counters.iter().zip(limits).enumerate();
-        enforced
-            .filter(|(_, (_, limit))| !limit.shadow)
-            .find_map(|(rule, (counter, limit))| {
-                let (grows_at, room_at) = self.exhausted.find(&counter.key, *limit, cost, now)?;
-                let level = Level {
-                    rule,
-                    at: now,
-                    remaining: 0,
-                    grows_at,
-                };
-                Some(Outcome::Refused(level, room_at))
-            })
+        let mut enforced = counters.iter().zip(limits).enumerate();
+        let (rule, (grows_at, room_at)) = enforced.find_map(|(rule, (counter, limit))| {
+            let known = self.exhausted.find(&counter.key, wish, now);
+            Some((rule, known.filter(|_| !limit.shadow)?))
+        })?;
+        let level = Level {
+            rule,
+            at: now,
+            remaining: 0,
+            grows_at,
+        };
+        Some(Outcome::Refused(level, room_at))
     }
 
     /// Asks for `cost` of counters; what is `admitted` is told before it is returned. `otherwise`
@@ -149,7 +154,12 @@ impl RedisLimiter {
         admitted: impl FnOnce(&Answer) + Send + 'a,
         otherwise: impl FnOnce() -> Outcome + Send + 'a,
     ) -> Reply<'a, Outcome> {
-        if let Some(refusal) = self.known_refusal(&counters, &limits, cost) {
+        let keys = counters.iter().map(|counter| &*counter.key);
+        let wish = Wish {
+            cost,
+            limits: self.exhausted.hash(keys.zip(limits.iter().copied())),
+        };
+        if let Some(refusal) = self.known_refusal(&counters, &limits, wish) {
             return Reply::Now(refusal);
         }
         let keys: SmallVec<[String; 4]> = counters.iter().map(|c| c.key.clone()).collect();
@@ -168,8 +178,14 @@ impl RedisLimiter {
             match &outcome {
                 Outcome::Admitted(..) => admitted(&answer),
                 Outcome::Refused(level, room_at) => {
-                    let (key, limit) = (&keys[level.rule], limits[level.rule]);
-                    self.exhausted.note(key, limit, cost, *level, *room_at);
+                    let refusal = Refusal {
+                        wish,
+                        limit: limits[level.rule],
+                        level: *level,
+                        room_at: *room_at,
+                        others_have: room_of_others(&answer, &limits, level.rule),
+                    };
+                    self.exhausted.note(&keys[level.rule], refusal);
                 }
                 Outcome::Undecided => {}
             }
@@ -255,6 +271,18 @@ fn outcome(answer: &Answer, limits: &[Limit], now: Moment) -> Outcome {
     Outcome::Admitted(tightest, Some(Box::new(remarks)))
 }
 
+/// What all enforced limits but one have room for.
+fn room_of_others(answer: &Answer, limits: &[Limit], but: usize) -> u64 {
+    let all = answer.standings.iter().zip(limits).enumerate();
+    let others = all.filter(|(index, (_, limit))| *index != but && !limit.shadow);
+    let room = others.map(|(_, (standing, limit))| match limit.span {
+        // A request takes one slot, whatever it costs.
+        Span::Concurrent if standing.remaining > 0 => u64::MAX,
+        _ => standing.remaining,
+    });
+    room.min().unwrap_or(u64::MAX)
+}
+
 fn level(index: usize, standing: &Standing, now: Moment) -> Level {
     Level {
         rule: index,
@@ -333,8 +361,8 @@ impl Limiter for RedisLimiter {
             .collect();
         self.forget_exhausted(&counters);
         let more = i64::try_from(actual).unwrap_or(i64::MAX) - signed(admission.cost);
-        // More hits than any limit has count as no more than that.
-        let more = more.min(u32::MAX.into());
+        // More than the script can count exactly counts as no more than that.
+        let more = more.min(MOST);
         let call = Call {
             admitted_at,
             ..self.call(Action::Settle, more, counters)
@@ -363,7 +391,9 @@ impl Limiter for RedisLimiter {
         let counters = self.counters(groups, rules, self.clock.now());
         self.forget_exhausted(&counters);
         self.local.reset(groups, rules);
-        let _ = self.ask_now(Action::Reset, 0, counters);
+        let _ = self.ask_now(Action::Reset, 0, counters.clone());
+        // Nor what was refused meanwhile.
+        self.forget_exhausted(&counters);
     }
 
     fn take_changed(&self) -> Vec<Arc<Group>> {
@@ -413,10 +443,13 @@ impl Limiter for RedisLimiter {
     fn restore_networks(&self, _: Vec<SavedNetwork>) {}
 
     fn forget(&self, network: Network) {
-        self.exhausted.forget_all(&self.names.tag_of(network));
+        let tag = self.names.tag_of(network);
+        self.exhausted.forget_all(&tag);
         self.local.forget(network);
         let all = Counter::index(self.names.of_all(network), &[]);
         let _ = self.ask_now(Action::Forget, 0, vec![all]);
+        // Nor what was refused meanwhile.
+        self.exhausted.forget_all(&tag);
     }
 
     fn sweep(&self) {

@@ -1,0 +1,161 @@
+//! Whatever is asked in whatever order, all limiters answer the same.
+#![cfg(feature = "redis")]
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(u64),
+    Admit(u32),
+    /// One of those admitted, and what it has cost.
+    Settle(prop::sample::Index, u64),
+    Release,
+    Reset,
+}
+
+/// Grains are the same by both clocks where they divide a day.
+const LIMITS: [&str; 9] = [
+    "9/s",
+    "6/17ms",
+    "20/min",
+    "30/h",
+    "40/day",
+    "50 daily",
+    "60 monthly",
+    "25 credits +7/min",
+    "4 concurrent",
+];
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..24_u32, 0..1_000_u64).prop_map(|(scale, n)| Step::Wait((n << scale) / 10)),
+        6 => (1..6_u32).prop_map(Step::Admit),
+        2 => (any::<prop::sample::Index>(), 0..9_u64).prop_map(|(which, n)| Step::Settle(which, n)),
+        2 => Just(Step::Release),
+        1 => Just(Step::Reset),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 60,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn redis_decides_as_memory_does(
+        texts in prop::sample::subsequence(&LIMITS[..], 1..5),
+        shadow in prop::option::of(Just("6/s shadow")),
+        steps in steps(),
+    ) {
+        let mut rules = limits(&texts);
+        rules.extend(shadow.map(rule));
+        let mut pair = Pair {
+            both: [Subject::in_memory(), Subject::in_redis()],
+            rules,
+            admitted: Vec::new(),
+        };
+        for step in steps {
+            pair.take(step)?;
+        }
+    }
+}
+
+struct Pair {
+    both: [Subject; 2],
+    rules: Vec<Rule>,
+    /// At what cost.
+    admitted: Vec<(u32, [Outcome; 2])>,
+}
+
+impl Pair {
+    fn take(&mut self, step: Step) -> Result<(), TestCaseError> {
+        let rules = &self.rules;
+        match step {
+            Step::Wait(micros) => {
+                let by = Duration::from_micros(micros);
+                self.both.iter().for_each(|subject| subject.advance(by));
+            }
+            Step::Admit(asked) => self.admit(asked)?,
+            Step::Settle(..) | Step::Release if self.admitted.is_empty() => {}
+            Step::Settle(which, actual) => {
+                let which = which.index(self.admitted.len());
+                let (reserved, outcomes) = self.admitted.swap_remove(which);
+                for (subject, outcome) in self.both.iter().zip(&outcomes) {
+                    subject.settle(1, rules, outcome, reserved, actual);
+                }
+            }
+            Step::Release => {
+                let last = self.admitted.pop().map(|(_, outcomes)| outcomes);
+                for (subject, outcome) in self.both.iter().zip(last.iter().flatten()) {
+                    if let Outcome::Admitted(_, receipt) = outcome {
+                        subject.release(1, rules, receipt);
+                    }
+                }
+            }
+            Step::Reset => self.both.iter().for_each(|subject| subject.reset(1, rules)),
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, asked: u32) -> Result<(), TestCaseError> {
+        let rules = &self.rules;
+        let looked = |subject: &Subject| all_shown(subject.levels(1, rules, asked), rules);
+        let [memory, redis] = self.both.each_ref().map(looked);
+        prop_assert_eq!(memory, redis);
+        let outcomes = self.both.each_ref().map(|s| s.admit(1, rules, asked));
+        match &outcomes {
+            [Outcome::Admitted(memory, a), Outcome::Admitted(redis, b)] => {
+                prop_assert_eq!(shown(*memory, rules), shown(*redis, rules));
+                prop_assert_eq!(passed_over(a), passed_over(b));
+                self.admitted.push((asked, outcomes));
+            }
+            [Outcome::Refused(_, earliest), Outcome::Refused(_, told)] => {
+                // What is known to be refused may be told to wait longer.
+                prop_assert!(millis(*told) >= millis(*earliest), "{outcomes:?}");
+            }
+            different => prop_assert!(false, "{different:?}"),
+        }
+        Ok(())
+    }
+}
+
+fn passed_over(receipt: &Receipt) -> Vec<u16> {
+    let remarks = receipt.iter();
+    remarks
+        .flat_map(|remarks| remarks.passed_over.to_vec())
+        .collect()
+}
+
+/// How a rule stands, in the milliseconds that calendars have.
+#[derive(Debug, PartialEq)]
+struct Shown {
+    remaining: u64,
+    /// If it can.
+    grows_at: Option<u64>,
+}
+
+fn millis(moment: Moment) -> u64 {
+    moment.nanos() / 1_000_000
+}
+
+fn shown(level: Level, rules: &[Rule]) -> Shown {
+    let amount = rules.get(level.rule).map(|rule| rule.limit.amount.get());
+    let can_grow = amount.is_some_and(|amount| level.remaining < amount);
+    Shown {
+        remaining: level.remaining,
+        grows_at: can_grow.then_some(millis(level.grows_at)),
+    }
+}
+
+/// And when there is room.
+fn all_shown(levels: Vec<(Level, Moment)>, rules: &[Rule]) -> Vec<(Shown, u64)> {
+    let levels = levels.into_iter();
+    levels
+        .map(|(level, room_at)| (shown(level, rules), millis(room_at)))
+        .collect()
+}

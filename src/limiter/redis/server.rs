@@ -1,0 +1,189 @@
+//! Where Redis is: one server, a cluster, or the master that Sentinels name.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::{ClusterClient, ClusterConfig};
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    Pipeline, RedisError, RedisFuture, RedisResult, Script, ServerErrorKind, TlsMode, Value,
+};
+
+/// How often a call is sent again that has not run.
+const RESENDS: usize = 4;
+
+/// What a URL names.
+pub(super) enum Servers {
+    /// `redis://`, `rediss://`
+    One(redis::Client),
+    /// `redis+cluster://HOST:PORT,HOST:PORT`, `rediss+cluster://`
+    Cluster(ClusterClient),
+    /// `redis+sentinel://HOST:PORT,HOST:PORT/MASTER[/DB]`, `rediss+sentinel://`
+    Sentinels(tokio::sync::Mutex<SentinelClient>),
+}
+
+impl Servers {
+    pub(super) fn at(url: &str) -> RedisResult<Self> {
+        let scheme_and_rest = url.split_once("://").and_then(|(scheme, rest)| {
+            let (scheme, kind) = scheme.split_once('+')?;
+            Some((scheme, kind, rest))
+        });
+        match scheme_and_rest {
+            Some((scheme, "cluster", rest)) => cluster(scheme, rest).map(Self::Cluster),
+            Some((scheme, "sentinel", rest)) => {
+                let client = sentinels(scheme, rest)?;
+                Ok(Self::Sentinels(tokio::sync::Mutex::new(client)))
+            }
+            _ => redis::Client::open(url).map(Self::One),
+        }
+    }
+
+    pub(super) async fn connect(&self, timeout: Duration) -> RedisResult<Connection> {
+        // Whoever asks has a time of its own to wait.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(None);
+        match self {
+            Self::One(client) => {
+                let connecting = client.get_multiplexed_async_connection_with_config(&config);
+                connecting.await.map(Connection::One)
+            }
+            Self::Sentinels(client) => {
+                let mut client = client.lock().await;
+                let connecting = client.get_async_connection_with_config(&config);
+                connecting.await.map(Connection::One)
+            }
+            Self::Cluster(client) => {
+                let config = ClusterConfig::new().set_connection_timeout(timeout);
+                let connecting = client.get_async_connection_with_config(config);
+                connecting.await.map(Connection::Cluster)
+            }
+        }
+    }
+}
+
+/// The credentials and hosts of a URL, and what follows them.
+fn hosts<'a>(scheme: &str, rest: &'a str) -> RedisResult<(Vec<ConnectionInfo>, &'a str)> {
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (credentials, hosts) = match authority.rsplit_once('@') {
+        Some((credentials, hosts)) => (format!("{credentials}@"), hosts),
+        None => (String::new(), authority),
+    };
+    let info = |host| format!("{scheme}://{credentials}{host}").into_connection_info();
+    let infos: RedisResult<_> = hosts.split(',').map(info).collect();
+    Ok((infos?, path))
+}
+
+/// A call that may have been counted is never sent again: of all errors, only the answer that
+/// somebody else has the slot is followed, and that by [`Connection::run`].
+fn cluster(scheme: &str, rest: &str) -> RedisResult<ClusterClient> {
+    let (hosts, _) = hosts(scheme, rest)?;
+    ClusterClient::builder(hosts).retries(0).build()
+}
+
+fn sentinels(scheme: &str, rest: &str) -> RedisResult<SentinelClient> {
+    let (hosts, path) = hosts(scheme, rest)?;
+    let (master, db) = path.split_once('/').unwrap_or((path, "0"));
+    let db = db.parse().ok().filter(|_| !master.is_empty());
+    let Some((db, first)) = db.zip(hosts.first()) else {
+        let error = "`redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB` is not written so";
+        return Err(RedisError::from((ErrorKind::InvalidClientConfig, error)));
+    };
+    let addresses = hosts.iter().map(|host| host.addr().clone());
+    let kind = SentinelServerType::Master;
+    let mut builder =
+        SentinelClientBuilder::new(addresses, master, kind)?.set_client_to_redis_db(db);
+    // Both kinds of servers are asked alike.
+    if let Some(name) = first.redis_settings().username() {
+        builder = builder
+            .set_client_to_redis_username(name)
+            .set_client_to_sentinel_username(name);
+    }
+    if let Some(password) = first.redis_settings().password() {
+        builder = builder
+            .set_client_to_redis_password(password)
+            .set_client_to_sentinel_password(password);
+    }
+    if matches!(first.addr(), ConnectionAddr::TcpTls { .. }) {
+        builder = builder
+            .set_client_to_redis_tls_mode(TlsMode::Secure)
+            .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+    }
+    builder.build()
+}
+
+/// Clones share one connection, or one to each node.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    /// Whether it finds other connections by itself where one is lost.
+    pub(super) fn heals(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// What each server says of its memory.
+    pub(super) async fn memory(&mut self) -> RedisResult<Vec<String>> {
+        let mut info = redis::cmd("INFO");
+        info.arg("memory");
+        match self {
+            Self::One(connection) => Ok(vec![info.query_async(connection).await?]),
+            Self::Cluster(connection) => {
+                let all: HashMap<String, String> = info.query_async(connection).await?;
+                Ok(all.into_values().collect())
+            }
+        }
+    }
+
+    /// Runs a script. It is sent again only where it has not run: to a server that has not loaded it,
+    /// or after a node has refused it because another one has the slot, by when the client knows
+    /// which.
+    pub(super) async fn run(&mut self, command: &Cmd, script: &Script) -> RedisResult<Vec<i64>> {
+        let mut result = command.query_async(self).await;
+        for _ in 0..RESENDS {
+            match result.as_ref().map_err(RedisError::kind) {
+                Err(ErrorKind::Server(ServerErrorKind::NoScript)) => {
+                    script.load_async(self).await?;
+                }
+                Err(ErrorKind::Server(ServerErrorKind::Moved)) => {}
+                _ => break,
+            }
+            result = command.query_async(self).await;
+        }
+        result
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::One(connection) => connection.req_packed_command(command),
+            Self::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::One(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}

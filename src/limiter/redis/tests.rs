@@ -1,0 +1,424 @@
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use super::server_for_tests::Redis;
+use super::*;
+use crate::clock::{ManualClock, Timestamp};
+use crate::record::{KeyId, OrgId};
+
+mod servers;
+
+const START: Timestamp = Timestamp::from_unix_millis(1_769_817_600_000);
+
+const PATIENT: Duration = Duration::from_secs(20);
+
+fn memory(clock: impl Into<Clock>) -> MemoryLimiter {
+    MemoryLimiter::new(clock.into(), TimeZone::utc(), 64, 64)
+}
+
+fn open(url: &str, deadline: Duration, fallback: Fallback) -> RedisLimiter {
+    let local = memory(Clock::system());
+    RedisLimiter::open(url, &"a secret".into(), deadline, fallback, local).unwrap()
+}
+
+fn limiter(server: &Redis) -> RedisLimiter {
+    open(&server.url(), PATIENT, Fallback::Deny)
+}
+
+fn rules(texts: &[&str]) -> Vec<Rule> {
+    let rule = |text: &&str| Rule::new(text.parse().unwrap(), Holder::Key);
+    texts.iter().map(rule).collect()
+}
+
+fn cost(n: u32) -> NonZeroU32 {
+    NonZeroU32::new(n).unwrap()
+}
+
+/// A key of an organization without limits of its own.
+struct Client {
+    key: Arc<Group>,
+    org: OrgId,
+}
+
+impl Client {
+    fn new(limiter: &RedisLimiter, id: u64) -> Self {
+        let key = GroupId::key(KeyId(id));
+        Self {
+            key: limiter.attach(key, &mut || Ok(Vec::new())).unwrap(),
+            org: OrgId(id),
+        }
+    }
+
+    fn groups(&self) -> Groups<'_> {
+        Groups {
+            key: &self.key,
+            org: None,
+            org_id: self.org,
+        }
+    }
+
+    fn admit(&self, limiter: &RedisLimiter, rules: &[Rule], asked: u32) -> Outcome {
+        let patience = Patience::default();
+        let lists = [rules];
+        let reply = limiter.admit(self.groups(), &lists, cost(asked), &patience);
+        block_on(reply.get())
+    }
+
+    fn admits(&self, limiter: &RedisLimiter, rules: &[Rule]) -> bool {
+        matches!(self.admit(limiter, rules, 1), Outcome::Admitted(..))
+    }
+
+    fn remaining(&self, limiter: &RedisLimiter, rules: &[Rule]) -> u64 {
+        limiter.levels(self.groups(), &[rules], cost(1))[0]
+            .0
+            .remaining
+    }
+}
+
+/// Waits until something holds, as it does soon.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_decision_is_one_run_of_the_script_whatever_the_number_of_limits() {
+    let server = Redis::start();
+    let limiter = limiter(&server);
+    let client = Client::new(&limiter, 1);
+    let rules = rules(&[
+        "9/s",
+        "9/min",
+        "9/h",
+        "9 daily",
+        "9 credits",
+        "9 concurrent",
+    ]);
+    assert!(client.admits(&limiter, &rules));
+    let before = server.calls("evalsha");
+    assert!(client.admits(&limiter, &rules));
+    assert_eq!(server.calls("evalsha") - before, 1);
+}
+
+#[test]
+fn every_key_expires_is_in_the_slot_of_its_group_and_names_nobody() {
+    let server = Redis::start();
+    let limiter = limiter(&server);
+    let client = Client::new(&limiter, 1);
+    let rules = rules(&[
+        "9/s",
+        "9/h",
+        "9 daily",
+        "9 monthly",
+        "9 credits",
+        "9 concurrent",
+    ]);
+    assert!(client.admits(&limiter, &rules));
+    limiter.reset(client.groups(), &[&rules]);
+    assert!(client.admits(&limiter, &rules));
+    let counts = Counts::Requests("login".into());
+    let limit = "9/min".parse().unwrap();
+    let network = "203.0.113.77/32".parse().unwrap();
+    let of_network = [NetworkRule {
+        counts: &counts,
+        limit,
+    }];
+    let patience = Patience::default();
+    block_on(limiter.hit(network, &of_network, cost(1), &patience).get());
+
+    let keys: Vec<String> = server.run("KEYS *");
+    assert_eq!(keys.len(), rules.len() + 2, "{keys:?}");
+    let tags: BTreeSet<_> = keys
+        .iter()
+        .map(|key| &key[..key.find('}').unwrap()])
+        .collect();
+    assert_eq!(tags.len(), 2, "{keys:?}");
+    for key in &keys {
+        assert!(server.run::<i64>(&format!("PTTL {key}")) > 0, "{key} stays");
+        let value: Vec<u8> = server.run(&format!("DUMP {key}"));
+        let all = format!("{key} {}", String::from_utf8_lossy(&value));
+        assert!(!all.contains("203.0") && !all.contains(".77"), "{all}");
+    }
+}
+
+#[test]
+fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
+    let server = Redis::start();
+    let clock = ManualClock::starting_at(START);
+    let secret = "a secret".into();
+    let local = memory(clock.clone());
+    let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
+    let limiter = limiter.unwrap();
+    let client = Client::new(&limiter, 1);
+    let rules = rules(&["3/min"]);
+    let first = client.admit(&limiter, &rules, 3);
+    let before = server.calls("evalsha");
+    let asked = || server.calls("evalsha") - before;
+    for _ in 0..500 {
+        assert!(!client.admits(&limiter, &rules));
+    }
+    assert_eq!(asked(), 1);
+    // A higher cost has no room either, for no longer than a window.
+    let Outcome::Refused(level, room_at) = client.admit(&limiter, &rules, 3) else {
+        panic!("admitted");
+    };
+    assert_eq!((asked(), level.remaining), (1, 0));
+    assert_eq!(room_at.since(level.at), Duration::from_millis(60_001));
+    // Another limit is asked about, and after a second the same one.
+    assert!(client.admits(&limiter, &self::rules(&["4/min"])));
+    assert_eq!(asked(), 2);
+    clock.advance(Duration::from_secs(1));
+    assert!(!client.admits(&limiter, &rules));
+    assert_eq!(asked(), 3);
+    // What is given back here is known at once.
+    let Outcome::Admitted(level, receipt) = first else {
+        panic!("{first:?}");
+    };
+    let admission = Admission {
+        at: level.at,
+        cost: cost(3),
+        receipt: &receipt,
+    };
+    limiter.settle(client.groups(), &[&rules], admission, 1);
+    assert!(client.admits(&limiter, &rules));
+    assert!(!client.admits(&limiter, &rules));
+    limiter.reset(client.groups(), &[&rules]);
+    assert!(client.admits(&limiter, &rules));
+}
+
+#[test]
+fn a_higher_cost_waits_until_credits_are_sure_to_be_back() {
+    let server = Redis::start();
+    let clock = ManualClock::starting_at(START);
+    let secret = "a secret".into();
+    let local = memory(clock.clone());
+    let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
+    let limiter = limiter.unwrap();
+    let client = Client::new(&limiter, 1);
+    let rules = rules(&["20 credits +3/min"]);
+    let wait = |asked| match client.admit(&limiter, &rules, asked) {
+        Outcome::Refused(level, room_at) => room_at.since(level.at).as_secs(),
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(
+        client.admit(&limiter, &rules, 20),
+        Outcome::Admitted(..)
+    ));
+    assert_eq!([wait(2), wait(3), wait(5), wait(9)], [60, 120, 120, 240]);
+    clock.advance(Duration::from_secs(240));
+    assert!(matches!(
+        client.admit(&limiter, &rules, 9),
+        Outcome::Admitted(..)
+    ));
+}
+
+#[test]
+fn what_another_limit_refuses_for_longer_is_asked_about() {
+    let server = Redis::start();
+    let clock = ManualClock::starting_at(START);
+    let secret = "a secret".into();
+    let local = memory(clock.clone());
+    let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
+    let limiter = limiter.unwrap();
+    let client = Client::new(&limiter, 1);
+    let wait = |asked, texts: &[&str]| match client.admit(&limiter, &rules(texts), asked) {
+        Outcome::Refused(level, room_at) => room_at.since(level.at).as_secs(),
+        other => panic!("{other:?}"),
+    };
+    assert!(client.admits(&limiter, &rules(&["3/min", "5/h"])));
+    assert!(matches!(
+        client.admit(&limiter, &rules(&["3/min", "5/h"]), 2),
+        Outcome::Admitted(..)
+    ));
+    assert_eq!(wait(1, &["3/min", "5/h"]), 60);
+    // More than is left of the hour.
+    assert_eq!(wait(3, &["3/min", "5/h"]), 3_600);
+    // Another set of limits.
+    assert_eq!(wait(1, &["3/min", "3/h"]), 3_600);
+}
+
+#[test]
+fn a_script_that_was_flushed_is_loaded_again() {
+    let server = Redis::start();
+    let limiter = limiter(&server);
+    let client = Client::new(&limiter, 1);
+    let rules = rules(&["2/min"]);
+    assert!(client.admits(&limiter, &rules));
+    let _: () = server.run("SCRIPT FLUSH");
+    assert!(client.admits(&limiter, &rules));
+    assert!(!client.admits(&limiter, &rules));
+}
+
+#[test]
+fn a_server_that_forgets_when_it_is_full_is_refused() {
+    let server = Redis::with(&["--maxmemory-policy", "allkeys-lru"]);
+    let local = memory(Clock::system());
+    let secret = "a secret".into();
+    let refused = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Local, local);
+    let error = refused.err().unwrap().to_string();
+    assert!(
+        error.contains("set `maxmemory-policy noeviction`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_call_that_found_no_answer_in_time_is_not_sent_again() {
+    let server = Redis::start();
+    let limiter = open(&server.url(), Duration::from_millis(100), Fallback::Deny);
+    let client = Client::new(&limiter, 1);
+    let rules = rules(&["9/h"]);
+    until("asked", || client.admits(&limiter, &rules));
+    let before = server.calls("evalsha");
+    server.pause();
+    assert_eq!(client.admit(&limiter, &rules, 1), Outcome::Undecided);
+    server.resume();
+    until("the call has run", || server.calls("evalsha") == before + 1);
+    assert!(
+        limiter
+            .warnings()
+            .iter()
+            .any(|w| w.contains("1 calls failed or came late"))
+    );
+    until("asked again", || client.admits(&limiter, &rules));
+}
+
+#[test]
+fn what_decides_without_a_server_is_what_was_chosen() {
+    let mut server = Redis::start();
+    let url = server.url();
+    let choices = [Fallback::Local, Fallback::Deny, Fallback::Allow];
+    let limiters = choices.map(|fallback| open(&url, PATIENT, fallback));
+    server.kill();
+    let decided = limiters.each_ref().map(|limiter| {
+        let client = Client::new(limiter, 1);
+        let rules = rules(&["1/h"]);
+        until("it is known", || {
+            client.admit(limiter, &rules, 1);
+            !limiter.warnings().is_empty()
+        });
+        client.admit(limiter, &rules, 1)
+    });
+    assert!(matches!(
+        decided,
+        [
+            Outcome::Refused(..),
+            Outcome::Undecided,
+            Outcome::Admitted(..)
+        ]
+    ));
+    server.restart();
+    for limiter in &limiters {
+        let client = Client::new(limiter, 2);
+        let rules = rules(&["1/h"]);
+        until("it is asked again", || {
+            !limiter
+                .warnings()
+                .iter()
+                .any(|warning| warning.contains("cannot be asked"))
+        });
+        let _ = client.admits(limiter, &rules);
+        assert!(matches!(
+            client.admit(limiter, &rules, 1),
+            Outcome::Refused(..)
+        ));
+    }
+}
+
+#[test]
+fn time_does_not_run_backwards_for_a_node_whose_clock_is_behind() {
+    let server = Redis::start();
+    let nodes = [0, 700].map(|ahead| {
+        let clock = ManualClock::starting_at(START.plus(Duration::from_millis(ahead)));
+        let secret = "a secret".into();
+        let local = memory(clock.clone());
+        let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
+        (limiter.unwrap(), clock)
+    });
+    let [(behind, clock), (ahead, _)] = &nodes;
+    let rules = rules(&["2/s"]);
+    assert!(Client::new(ahead, 1).admits(ahead, &rules));
+    let client = Client::new(behind, 1);
+    assert!(client.admits(behind, &rules));
+    let Outcome::Refused(level, room_at) = client.admit(behind, &rules, 1) else {
+        panic!("admitted");
+    };
+    assert_eq!(room_at.since(level.at), Duration::from_millis(1_700));
+    clock.advance(Duration::from_millis(1_699));
+    assert!(!client.admits(behind, &rules));
+    clock.advance(Duration::from_millis(1));
+    assert!(client.admits(behind, &rules));
+}
+
+fn slots_in_use(server: &Redis) -> usize {
+    let keys: Vec<String> = server.run("KEYS *:s");
+    keys.iter()
+        .map(|key| server.run::<usize>(&format!("HLEN {key}")))
+        .sum()
+}
+
+#[test]
+fn whoever_gives_up_before_the_answer_holds_no_slot() {
+    let server = Redis::start();
+    let limiter = limiter(&server);
+    let client = Client::new(&limiter, 1);
+    let rules = rules(&["1 concurrent"]);
+    for _ in 0..20 {
+        let patience = Patience::default();
+        let lists = [&rules[..]];
+        let mut reply = Box::pin(
+            limiter
+                .admit(client.groups(), &lists, cost(1), &patience)
+                .get(),
+        );
+        let _ = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        drop(reply);
+        until("the slot is free", || {
+            client.remaining(&limiter, &rules) == 1
+        });
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_takes_holds_no_slot() {
+    let server = Redis::start();
+    let limiter = limiter(&server);
+    let (client, other) = (Client::new(&limiter, 1), Client::new(&limiter, 2));
+    let slots = rules(&["1 concurrent"]);
+    let patience = Patience::default();
+    let lists = [&slots[..]];
+    let reply = limiter.admit(client.groups(), &lists, cost(1), &patience);
+    // Answers come in the order in which they were asked for.
+    assert!(other.admits(&limiter, &rules(&["9/min"])));
+    assert_eq!(client.remaining(&limiter, &slots), 0);
+    drop(reply);
+    until("the slot is free", || {
+        client.remaining(&limiter, &slots) == 1
+    });
+    assert_eq!(slots_in_use(&server), 0);
+}
+
+#[test]
+fn slots_are_held_for_longer_than_a_lease_and_no_longer_than_the_node_lives() {
+    let server = Redis::start();
+    let (holder, other) = (limiter(&server), limiter(&server));
+    let rules = rules(&["1 concurrent"]);
+    let client = Client::new(&other, 1);
+    assert!(Client::new(&holder, 1).admits(&holder, &rules));
+    let lease = || -> Option<u64> {
+        let keys: Vec<String> = server.run("KEYS *:s");
+        let held: Vec<String> = server.run(&format!("HVALS {}", keys.first()?));
+        held.first()?.split(':').nth(1)?.parse().ok()
+    };
+    let first = lease().unwrap();
+    until("it is renewed", || lease().unwrap() > first + 2_000_000);
+    assert!(!client.admits(&other, &rules));
+    // A node that ends in order gives its slots up.
+    drop(holder);
+    until("the slot is free", || client.admits(&other, &rules));
+}

@@ -1,0 +1,97 @@
+//! Several servers that are one to whoever asks.
+
+use super::*;
+
+/// A cluster of two, each with a half of the slots.
+fn cluster() -> [Redis; 2] {
+    let nodes = [Redis::of_cluster(), Redis::of_cluster()];
+    let halves = ["0 8191", "8192 16383"];
+    for (node, half) in nodes.iter().zip(halves) {
+        let _: () = node.run(&format!("CLUSTER ADDSLOTSRANGE {half}"));
+    }
+    let bus = nodes[1].bus_port();
+    let _: () = nodes[0].run(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", nodes[1].port()));
+    until("the nodes agree", || {
+        nodes.iter().all(|node| {
+            let info: String = node.run("CLUSTER INFO");
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2")
+        })
+    });
+    nodes
+}
+
+#[test]
+fn a_cluster_keeps_each_group_on_one_of_its_nodes() {
+    let nodes = cluster();
+    let url = format!(
+        "redis+cluster://{},{}",
+        nodes[0].address(),
+        nodes[1].address()
+    );
+    let limiter = open(&url, PATIENT, Fallback::Deny);
+    let rules = rules(&["2/h", "9 daily", "9 concurrent"]);
+    for id in 1..=20 {
+        let client = Client::new(&limiter, id);
+        let admitted = (0..5).filter(|_| client.admits(&limiter, &rules)).count();
+        assert_eq!(admitted, 2, "{:?}", limiter.warnings());
+    }
+    let keys = nodes.each_ref().map(|node| node.run::<usize>("DBSIZE"));
+    assert!(
+        keys[0] > 0 && keys[1] > 0 && keys[0] + keys[1] == 60,
+        "{keys:?}"
+    );
+}
+
+#[test]
+fn slots_of_a_cluster_that_have_moved_are_followed() {
+    let nodes = cluster();
+    let url = format!("redis+cluster://{}", nodes[0].address());
+    let limiter = open(&url, PATIENT, Fallback::Deny);
+    let rules = rules(&["1/h"]);
+    assert!(Client::new(&limiter, 1).admits(&limiter, &rules));
+    // All slots go to the second node; those that hold nothing need no migration.
+    let _: () = nodes[0].run("FLUSHALL");
+    let _: () = nodes[1].run("FLUSHALL");
+    let second: String = nodes[1].run("CLUSTER MYID");
+    let mut connections = nodes.each_ref().map(Redis::connect);
+    for slot in 0..8192 {
+        for connection in &mut connections {
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("SETSLOT").arg(slot).arg("NODE").arg(&second);
+            let _: () = command.query(connection).unwrap();
+        }
+    }
+    for id in 1..=20 {
+        let client = Client::new(&limiter, id);
+        assert!(client.admits(&limiter, &rules), "{:?}", limiter.warnings());
+        assert!(!client.admits(&limiter, &rules));
+    }
+    assert_eq!(nodes[1].run::<usize>("DBSIZE"), 20);
+}
+
+#[test]
+fn sentinels_name_the_server_to_ask() {
+    let server = Redis::start();
+    let sentinel = Redis::sentinel("main", &server);
+    let url = format!("redis+sentinel://{}/main/3", sentinel.address());
+    let limiter = open(&url, PATIENT, Fallback::Deny);
+    let client = Client::new(&limiter, 1);
+    assert!(client.admits(&limiter, &rules(&["1/h"])));
+    assert!(!client.admits(&limiter, &rules(&["1/h"])));
+    let info: String = server.run("INFO keyspace");
+    assert!(info.contains("db3:keys=1"), "{info}");
+}
+
+#[test]
+fn an_address_that_makes_no_sense_is_refused() {
+    for url in [
+        "redis+sentinel://h:1",
+        "redis+cluster://",
+        "redis+other://h:1",
+    ] {
+        let local = memory(Clock::system());
+        let secret = "a secret".into();
+        let refused = RedisLimiter::open(url, &secret, PATIENT, Fallback::Deny, local);
+        assert!(refused.is_err(), "{url}");
+    }
+}

@@ -1,0 +1,234 @@
+//! Servers of Redis to be thrown away: each test has its own, which dies with it.
+
+// Every test uses a part of this.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Waits for the end of its input, which comes with the death of whoever started it.
+const KEEPER: &str =
+    r#"redis-server "$@" & exec >&-; cat >/dev/null; kill -9 $! 2>/dev/null; wait"#;
+
+const MISSING: &str = "redis-server did not start; if it is not installed, `tests/run` installs it";
+
+/// A running server on a port of its own, ended when it is dropped.
+pub(crate) struct Redis {
+    port: u16,
+    /// On which the nodes of a cluster talk to each other; 0 outside of one.
+    bus_port: u16,
+    arguments: Vec<String>,
+    process: Process,
+    dir: TempDir,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With further options, such as `--maxmemory-policy allkeys-lru`, each word for itself.
+    pub(crate) fn with(options: &[&str]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let fixed = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let mut arguments: Vec<String> = fixed.map(str::to_owned).to_vec();
+        arguments.extend(["--dir".to_owned(), dir.path().to_str().unwrap().to_owned()]);
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
+        let (port, process) = Self::on_a_free_port(&arguments);
+        Self {
+            port,
+            bus_port: 0,
+            arguments,
+            process,
+            dir,
+        }
+    }
+
+    /// One that is to become a part of a cluster.
+    pub(crate) fn of_cluster() -> Self {
+        let bus = free_port();
+        let mut server = Self::with(&[
+            "--cluster-enabled",
+            "yes",
+            "--cluster-port",
+            &bus.to_string(),
+        ]);
+        server.bus_port = bus;
+        server
+    }
+
+    /// A Sentinel that watches `master` under this name.
+    pub(crate) fn sentinel(name: &str, master: &Self) -> Self {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("sentinel.conf");
+        let watched = format!("sentinel monitor {name} 127.0.0.1 {} 1\n", master.port);
+        std::fs::write(&file, watched).unwrap();
+        let file = file.to_str().unwrap().to_owned();
+        let arguments = vec![file, "--sentinel".to_owned()];
+        let (port, process) = Self::on_a_free_port(&arguments);
+        Self {
+            port,
+            bus_port: 0,
+            arguments,
+            process,
+            dir,
+        }
+    }
+
+    /// Another process may take the port first.
+    fn on_a_free_port(arguments: &[String]) -> (u16, Process) {
+        let mut tries = std::iter::repeat_with(free_port).take(10);
+        let started = tries.find_map(|port| Some((port, Process::start(port, arguments)?)));
+        started.expect(MISSING)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn bus_port(&self) -> u16 {
+        self.bus_port
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.address())
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid.as_raw_nonzero().get()
+    }
+
+    /// A connection of the test's own.
+    pub(crate) fn connect(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url()).unwrap();
+        client.get_connection().unwrap()
+    }
+
+    /// What a command answers, as words that are split at blanks.
+    pub(crate) fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let mut words = command.split(' ');
+        let mut command = redis::cmd(words.next().unwrap());
+        words.for_each(|word| {
+            command.arg(word);
+        });
+        command.query(&mut self.connect()).unwrap()
+    }
+
+    /// How often a command was called, also from scripts.
+    pub(crate) fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.run("INFO commandstats");
+        let start = format!("cmdstat_{command}:calls=");
+        let line = stats.lines().find_map(|line| line.strip_prefix(&start));
+        let calls = line.and_then(|line| line.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.process.wait();
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let again = || Process::start(self.port, &self.arguments);
+        let started = std::iter::repeat_with(again).take(100).find_map(|p| p);
+        self.process = started.expect("its port was taken");
+    }
+
+    /// Stops it in its tracks: connections stay open and nothing is answered.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // One that is dead already needs none.
+        let _ = kill_process(self.process.pid, signal);
+    }
+
+    /// Where it may write.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+}
+
+struct Process {
+    keeper: Child,
+    pid: Pid,
+    stdin: Option<ChildStdin>,
+    log: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// `None` if it ends before it is ready.
+    fn start(port: u16, arguments: &[String]) -> Option<Self> {
+        let mut keeper = Command::new("sh")
+            .args(["-c", KEEPER, "sh"])
+            .args(arguments)
+            .args(["--port", &port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = keeper.stdin.take();
+        let mut log = BufReader::new(keeper.stdout.take().unwrap());
+        let pid = Self::pid_when_ready(&mut log);
+        let mut process = Self {
+            keeper,
+            pid: pid.unwrap_or(Pid::INIT),
+            stdin,
+            log,
+        };
+        if pid.is_none() {
+            process.end();
+        }
+        pid.map(|_| process)
+    }
+
+    /// Lines begin with the number of the process, as `4711:M`.
+    fn pid_when_ready(log: &mut impl BufRead) -> Option<Pid> {
+        let is_ready = |line: &str| {
+            line.contains("Ready to accept connections") || line.contains("Sentinel ID is")
+        };
+        let line = log
+            .lines()
+            .map_while(Result::ok)
+            .find(|line| is_ready(line))?;
+        Pid::from_raw(line.split(':').next()?.parse().ok()?)
+    }
+
+    /// Until it has closed its log.
+    fn wait(&mut self) {
+        let _ = self.log.read_to_end(&mut Vec::new());
+    }
+
+    fn end(&mut self) {
+        self.stdin = None;
+        self.wait();
+        let _ = self.keeper.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
