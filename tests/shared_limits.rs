@@ -168,7 +168,7 @@ fn work(argument: &str) {
     let config = Config::new(SECRET)
         .record_usage(false)
         .redis_url(url)
-        .limits_deadline(Duration::from_secs(20))
+        .backend_deadline(Duration::from_secs(20))
         .limits_fallback(Fallback::Deny);
     let kg = KeyGuard::open(file, config).unwrap();
     let keys = create_keys(&kg);
@@ -290,7 +290,7 @@ fn open_with_slots(argument: &str) -> (KeyGuard, String) {
     let (url, file) = argument.split_once(' ').unwrap();
     let config = Config::new(SECRET)
         .redis_url(url)
-        .limits_deadline(Duration::from_secs(20))
+        .backend_deadline(Duration::from_secs(20))
         .limits_fallback(Fallback::Deny);
     let kg = KeyGuard::open(file, config).unwrap();
     kg.create_org("acme").unwrap();

@@ -25,7 +25,7 @@ pub(crate) fn check(run: &Run) -> Measured {
     let config = Config::new(SECRET)
         .record_usage(false)
         .redis_url(server.url())
-        .limits_deadline(Duration::from_secs(10))
+        .backend_deadline(Duration::from_secs(10))
         .limits_fallback(Fallback::Deny);
     let (kg, keys) = run.world.guard("redis.redb", 1_000, UNREACHED, config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,0 +1,49 @@
+//! How long a revocation takes to reach another node.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use keyguard::CreateKey;
+
+use crate::load::Load;
+use crate::world::{IP, World};
+
+/// The p99 of so many revocations, while both nodes answer their load.
+pub(crate) fn measure(world: &World, count: usize) -> Result<Duration, Box<dyn Error>> {
+    let load = Load::start(world);
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        times.push(revoke(world)?);
+    }
+    load.stop();
+    times.sort_unstable();
+    let at = |part: usize| times[(count * part).div_ceil(100) - 1];
+    println!(
+        "revocation: {count} under load, from its return on one node to the first refusal on the \
+         other p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+        at(50).as_secs_f64() * 1_000.0,
+        at(99).as_secs_f64() * 1_000.0,
+        at(100).as_secs_f64() * 1_000.0
+    );
+    Ok(at(99))
+}
+
+fn revoke(world: &World) -> Result<Duration, Box<dyn Error>> {
+    let (here, there) = (&world.nodes[0], &world.nodes[1]);
+    let request = CreateKey {
+        rate_limit_per_minute: Some(1_000_000),
+        ..CreateKey::new("acme", "to be revoked")
+    };
+    let created = here.create_key(request)?;
+    let headers = [("X-API-Key", created.raw_key.expose())];
+    // It is in the memory of the other node.
+    while there.check(&headers, IP, "/").is_err() {}
+    here.revoke_key(created.key.id)?;
+    let revoked = Instant::now();
+    while there.check(&headers, IP, "/").is_ok() {
+        if revoked.elapsed() > Duration::from_secs(10) {
+            return Err("the other node never heard of a revocation".into());
+        }
+    }
+    Ok(revoked.elapsed())
+}
