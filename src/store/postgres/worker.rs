@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
-use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tokio_postgres::error::SqlState;
 
 use super::audit::{self, Turn};
@@ -120,6 +120,7 @@ impl Worker {
         act: &Act,
         change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<(Option<u64>, T), StoreError>,
     ) -> Result<T, StoreError> {
+        let claim = Cell::new(None);
         let acted = self
             .write(due, async |conn| {
                 let mut turn = Turn::take(conn).await?;
@@ -127,24 +128,33 @@ impl Worker {
                 let (subject, done) = change(conn, &mut turn).await?;
                 audit::enter(conn, act, subject.or(act.subject)).await?;
                 turn.end(conn).await?;
-                Ok((turn.generation, done))
+                self.claim(turn.generation, &claim);
+                Ok(done)
             })
             .await;
         // Also what failed may have been done.
         self.lookups.changed();
-        let (generation, done) = acted?;
-        self.note_own(generation);
-        Ok(done)
+        self.settle(acted, &claim)
     }
 
-    fn note_own(&self, generation: i64) {
-        if self
-            .applied
-            .get()
-            .is_none_or(|applied| applied < generation)
-        {
-            self.own.borrow_mut().insert(generation);
+    /// Takes a generation for one of this store, before others can see it.
+    fn claim(&self, generation: i64, claim: &Cell<Option<i64>>) {
+        self.own.borrow_mut().insert(generation);
+        claim.set(Some(generation));
+    }
+
+    /// Gives up a claim to what may belong to somebody else, or was done and not acknowledged.
+    fn settle<T>(
+        &self,
+        done: Result<T, StoreError>,
+        claim: &Cell<Option<i64>>,
+    ) -> Result<T, StoreError> {
+        if let (Err(_), Some(generation)) = (&done, claim.get()) {
+            self.own.borrow_mut().remove(&generation);
+            self.is_behind.set(true);
+            self.pool.announced.notify_one();
         }
+        done
     }
 
     pub(super) async fn record(&self, due: Instant, batch: &Prepared) -> Result<(), StoreError> {
@@ -153,13 +163,16 @@ impl Worker {
                 self.add_day(due, day).await?;
             }
         }
-        let locked = self
-            .write(due, async |conn| recording::write(conn, batch).await)
-            .await?;
-        if let Some(generation) = locked {
-            self.note_own(generation);
-        }
-        Ok(())
+        let claim = Cell::new(None);
+        let written = self
+            .write(due, async |conn| {
+                if let Some(generation) = recording::write(conn, batch).await? {
+                    self.claim(generation, &claim);
+                }
+                Ok(())
+            })
+            .await;
+        self.settle(written, &claim)
     }
 
     async fn add_day(&self, due: Instant, day: u64) -> Result<(), StoreError> {
@@ -237,16 +250,10 @@ impl Worker {
     /// Follows what others change, and brings lost connections back.
     pub(super) async fn follow(self: Rc<Self>) {
         loop {
-            let wait = match self.catch_up().await {
-                Ok(()) => POLL,
-                Err(_) => {
-                    self.is_behind.set(true);
-                    PAUSE
-                }
-            };
-            let announced = self.pool.announced.notified();
-            if tokio::time::timeout(wait, announced).await.is_ok() && wait == PAUSE {
-                // Nobody announces anything while the server is down.
+            if self.catch_up().await.is_ok() {
+                let _ = timeout(POLL, self.pool.announced.notified()).await;
+            } else {
+                self.is_behind.set(true);
                 sleep(PAUSE).await;
             }
         }
@@ -255,23 +262,26 @@ impl Worker {
     /// Applies all changes up to now.
     async fn catch_up(&self) -> Result<(), StoreError> {
         let asked = Instant::now();
-        timeout_at((asked + LOOK).into(), self.pool.probe())
-            .await
-            .map_err(|_| Problem::late())??;
-        let (after, wanted) = (self.applied.get(), self.is_behind.get());
-        let own = self.own.borrow().clone();
-        let look = async |conn: &Conn| feed::read(conn, after, &own, wanted).await;
-        let news = self.read(asked + LOOK, &look).await;
+        let due = asked + LOOK;
+        if self.pool.is_down() {
+            self.is_behind.set(true);
+        }
+        let probed = timeout_at(due.into(), self.pool.probe()).await;
+        probed.map_err(|_| Problem::late())??;
+        let (after, wanted) = (self.applied.get(), self.is_behind.replace(false));
+        let look = async |conn: &Conn| feed::read(conn, after, &self.own, wanted).await;
+        let news = self.read(due, &look).await;
         *self.state.unheard.lock() = news.as_ref().err().map(ToString::to_string);
         let news = news?;
         // From here on nothing is awaited: what is applied is applied at once.
         if news.is_any || wanted {
             self.lookups.changed();
         }
-        self.is_behind.set(!self.listener.tell(news.changes));
+        if !self.listener.tell(news.changes) {
+            self.is_behind.set(true);
+        }
         self.applied.set(Some(news.generation));
-        let applied = news.generation;
-        self.own.borrow_mut().retain(|own| *own > applied);
+        self.own.borrow_mut().retain(|own| *own > news.generation);
         self.lookups.heard(asked);
         self.heard.set(asked);
         Ok(())
@@ -303,6 +313,8 @@ impl Worker {
                 Err(problem) => problem,
             };
             *self.state.deaf.lock() = Some(problem);
+            // It may be the server.
+            self.pool.announced.notify_one();
             if began.elapsed() < POLL {
                 sleep(PAUSE).await;
             }
