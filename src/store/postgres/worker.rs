@@ -1,14 +1,13 @@
 //! What is done on the thread that talks to PostgreSQL.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::task::spawn_local;
-use tokio::time::{sleep, sleep_until, timeout, timeout_at};
+use tokio::time::timeout_at;
 use tokio_postgres::error::SqlState;
 
 use super::audit::{self, Turn};
@@ -17,22 +16,14 @@ use super::lookups::Lookups;
 use super::pool::Pool;
 use super::problem::{Problem, cause, is_lost};
 use super::recording::{self, Prepared};
-use super::{Listener, PATIENCE, State, credentials, feed, prune};
+use super::searches::{Found, Searches};
+use super::{Listener, PATIENCE, State, credentials, prune};
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
-use crate::store::{Act, Change, Resolved, StoreError};
-
-/// How often changes are looked for that nobody has announced.
-const POLL: Duration = Duration::from_secs(1);
-/// How long one such look may take.
-const LOOK: Duration = Duration::from_secs(2);
-/// How long to wait before trying again what has just failed.
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::store::{Act, StoreError};
 
 /// Days of one batch that get tables of their own; more are the work of clocks that went wrong.
 const MOST_DAYS: usize = 8;
-
-pub(super) type Found = Result<Option<Resolved>, Problem>;
 
 pub(super) struct Worker {
     pub(super) pool: Rc<Pool>,
@@ -41,8 +32,7 @@ pub(super) struct Worker {
     pub(super) listener: Arc<Listener>,
     pub(super) deadline: Duration,
     pub(super) stale_for: Duration,
-    /// Keys being looked for, what had been changed when that began, and who waits for them.
-    pub(super) searches: RefCell<HashMap<(HashedKey, u64), Vec<oneshot::Sender<Found>>>>,
+    pub(super) searches: Searches,
     /// The generation up to which changes were applied.
     pub(super) applied: Cell<Option<i64>>,
     /// Generations of this store that were not seen in the feed yet.
@@ -213,15 +203,11 @@ impl Worker {
     /// Looks for a key, together with all who look for the same one. A search that began before a
     /// change may find what was there before it, and is not joined after it.
     pub(super) async fn resolve(self: Rc<Self>, hash: HashedKey, due: Instant) -> Found {
-        let (sender, found) = oneshot::channel();
         let epoch = self.lookups.epoch();
-        let mut searches = self.searches.borrow_mut();
-        let waiting = searches.entry((hash, epoch)).or_default();
-        waiting.push(sender);
-        if waiting.len() == 1 {
+        let (found, is_first) = self.searches.join((hash, epoch));
+        if is_first {
             spawn_local(Rc::clone(&self).search(hash, epoch));
         }
-        drop(searches);
         match timeout_at(due.into(), found).await {
             Ok(Ok(found)) => found,
             _ => Err(Problem::late()),
@@ -241,95 +227,7 @@ impl Worker {
             Some(problem) => problem.clone(),
             None => Problem::new(error.to_string()),
         });
-        let waiting = self.searches.borrow_mut().remove(&(hash, epoch));
-        for waiting in waiting.into_iter().flatten() {
-            let _ = waiting.send(found.clone());
-        }
-    }
-
-    /// Follows what others change, and brings lost connections back.
-    pub(super) async fn follow(self: Rc<Self>) {
-        loop {
-            if self.catch_up().await.is_ok() {
-                let _ = timeout(POLL, self.pool.announced.notified()).await;
-            } else {
-                self.is_behind.set(true);
-                sleep(PAUSE).await;
-            }
-        }
-    }
-
-    /// Applies all changes up to now.
-    async fn catch_up(&self) -> Result<(), StoreError> {
-        let asked = Instant::now();
-        let due = asked + LOOK;
-        if self.pool.is_down() {
-            self.is_behind.set(true);
-        }
-        let probed = timeout_at(due.into(), self.pool.probe()).await;
-        probed.map_err(|_| Problem::late())??;
-        let (after, wanted) = (self.applied.get(), self.is_behind.replace(false));
-        let look = async |conn: &Conn| feed::read(conn, after, &self.own, wanted).await;
-        let news = self.read(due, &look).await;
-        *self.state.unheard.lock() = news.as_ref().err().map(ToString::to_string);
-        let news = news?;
-        // From here on nothing is awaited: what is applied is applied at once.
-        if news.is_any || wanted {
-            self.lookups.changed();
-        }
-        if !self.listener.tell(news.changes) {
-            self.is_behind.set(true);
-        }
-        self.applied.set(Some(news.generation));
-        self.own.borrow_mut().retain(|own| *own > news.generation);
-        self.lookups.heard(asked);
-        self.heard.set(asked);
-        Ok(())
-    }
-
-    /// Has everything forgotten once nothing was heard for too long.
-    pub(super) async fn watch(self: Rc<Self>) {
-        loop {
-            let heard = self.heard.get();
-            sleep_until((heard + self.stale_for).into()).await;
-            if self.heard.get() != heard {
-                continue;
-            }
-            self.is_behind.set(true);
-            self.lookups.changed();
-            self.listener.tell(vec![Change::Everything]);
-            while self.heard.get() == heard {
-                sleep(PAUSE).await;
-            }
-        }
-    }
-
-    /// Keeps a connection on which changes are announced.
-    pub(super) async fn listen(self: Rc<Self>) {
-        loop {
-            let began = Instant::now();
-            let problem = match self.hear().await {
-                Ok(()) => Problem::new("the connection was lost"),
-                Err(problem) => problem,
-            };
-            *self.state.deaf.lock() = Some(problem);
-            // It may be the server.
-            self.pool.announced.notify_one();
-            if began.elapsed() < POLL {
-                sleep(PAUSE).await;
-            }
-        }
-    }
-
-    /// Returns when the connection is lost.
-    async fn hear(&self) -> Result<(), Problem> {
-        let (client, ended) = self.pool.client().await?;
-        client.batch_execute("LISTEN keyguard").await?;
-        *self.state.deaf.lock() = None;
-        // Whatever was announced in the meantime.
-        self.pool.announced.notify_one();
-        let _ = ended.await;
-        Ok(())
+        self.searches.end((hash, epoch), &found);
     }
 }
 
