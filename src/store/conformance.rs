@@ -397,6 +397,7 @@ pub(super) fn totals_equal_the_events(home: &dyn Home) {
         None,
         "a refused key was not used"
     );
+    drop(store);
     assert_eq!(totals, home.open().totals(after(90)).unwrap());
 }
 

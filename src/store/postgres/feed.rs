@@ -1,5 +1,6 @@
 //! What others have changed, as the table of changes lists it.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use tokio_postgres::Row;
@@ -34,7 +35,7 @@ pub(super) struct News {
 pub(super) async fn read(
     conn: &Conn,
     after: Option<i64>,
-    own: &BTreeSet<i64>,
+    own: &RefCell<BTreeSet<i64>>,
     wanted: bool,
 ) -> Result<News, StoreError> {
     let rows = conn
@@ -67,14 +68,18 @@ pub(super) async fn read(
     })
 }
 
-async fn listed(conn: &Conn, rows: &[Row], own: &BTreeSet<i64>) -> Result<Vec<Change>, StoreError> {
+async fn listed(
+    conn: &Conn,
+    rows: &[Row],
+    own: &RefCell<BTreeSet<i64>>,
+) -> Result<Vec<Change>, StoreError> {
     let mut changes = Vec::new();
     let mut locks = BTreeSet::new();
     for row in rows {
         let Some(generation) = row.try_get::<_, Option<i64>>(2)? else {
             continue;
         };
-        if own.contains(&generation) {
+        if own.borrow().contains(&generation) {
             continue;
         }
         match told(row)? {

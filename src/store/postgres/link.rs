@@ -13,6 +13,7 @@ use super::lookups::Lookups;
 use super::migrate::Terms;
 use super::pool::Pool;
 use super::problem::{Problem, unusable};
+use super::searches::Searches;
 use super::worker::Worker;
 use super::{Listener, Options, State};
 use crate::store::{OpenError, StoreError};
@@ -60,7 +61,7 @@ impl Link {
                 listener,
                 deadline,
                 stale_for,
-                searches: RefCell::default(),
+                searches: Searches::default(),
                 applied: Cell::new(None),
                 own: RefCell::default(),
                 is_behind: Cell::new(false),

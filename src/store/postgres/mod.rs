@@ -14,6 +14,7 @@ mod copy;
 mod counters;
 mod credentials;
 mod feed;
+mod follow;
 mod link;
 mod locks;
 mod lookups;
@@ -24,6 +25,7 @@ mod problem;
 mod prune;
 mod recording;
 mod rows;
+mod searches;
 mod totals;
 mod usage;
 mod worker;
@@ -93,9 +95,11 @@ struct State {
     deaf: Mutex<Option<Problem>>,
 }
 
+type Tell = Box<dyn Fn(Change) + Send + Sync>;
+
 /// Who is told of what others change.
 #[derive(Default)]
-struct Listener(Mutex<Option<Box<dyn Fn(Change) + Send + Sync>>>);
+struct Listener(Mutex<Option<Tell>>);
 
 impl Listener {
     /// Returns false if there was something to tell and nobody is there.

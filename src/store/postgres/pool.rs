@@ -100,6 +100,11 @@ impl Pool {
         self.fill(0).await.map(drop)
     }
 
+    /// Whether the last attempt to connect failed.
+    pub(super) fn is_down(&self) -> bool {
+        self.failure.borrow().is_some()
+    }
+
     /// A connection to read by. While the server cannot be reached, nobody waits for it.
     pub(super) async fn reader(self: &Rc<Self>) -> Result<Rc<Conn>, Problem> {
         let at = self.least_busy();

@@ -1,14 +1,13 @@
 //! What is done on the thread that talks to PostgreSQL.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::task::spawn_local;
-use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio::time::timeout_at;
 use tokio_postgres::error::SqlState;
 
 use super::audit::{self, Turn};
@@ -17,22 +16,14 @@ use super::lookups::Lookups;
 use super::pool::Pool;
 use super::problem::{Problem, cause, is_lost};
 use super::recording::{self, Prepared};
-use super::{Listener, PATIENCE, State, credentials, feed, prune};
+use super::searches::{Found, Searches};
+use super::{Listener, PATIENCE, State, credentials, prune};
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
-use crate::store::{Act, Change, Resolved, StoreError};
-
-/// How often changes are looked for that nobody has announced.
-const POLL: Duration = Duration::from_secs(1);
-/// How long one such look may take.
-const LOOK: Duration = Duration::from_secs(2);
-/// How long to wait before trying again what has just failed.
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::store::{Act, StoreError};
 
 /// Days of one batch that get tables of their own; more are the work of clocks that went wrong.
 const MOST_DAYS: usize = 8;
-
-pub(super) type Found = Result<Option<Resolved>, Problem>;
 
 pub(super) struct Worker {
     pub(super) pool: Rc<Pool>,
@@ -41,8 +32,7 @@ pub(super) struct Worker {
     pub(super) listener: Arc<Listener>,
     pub(super) deadline: Duration,
     pub(super) stale_for: Duration,
-    /// Keys being looked for, what had been changed when that began, and who waits for them.
-    pub(super) searches: RefCell<HashMap<(HashedKey, u64), Vec<oneshot::Sender<Found>>>>,
+    pub(super) searches: Searches,
     /// The generation up to which changes were applied.
     pub(super) applied: Cell<Option<i64>>,
     /// Generations of this store that were not seen in the feed yet.
@@ -120,6 +110,7 @@ impl Worker {
         act: &Act,
         change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<(Option<u64>, T), StoreError>,
     ) -> Result<T, StoreError> {
+        let claim = Cell::new(None);
         let acted = self
             .write(due, async |conn| {
                 let mut turn = Turn::take(conn).await?;
@@ -127,24 +118,33 @@ impl Worker {
                 let (subject, done) = change(conn, &mut turn).await?;
                 audit::enter(conn, act, subject.or(act.subject)).await?;
                 turn.end(conn).await?;
-                Ok((turn.generation, done))
+                self.claim(turn.generation, &claim);
+                Ok(done)
             })
             .await;
         // Also what failed may have been done.
         self.lookups.changed();
-        let (generation, done) = acted?;
-        self.note_own(generation);
-        Ok(done)
+        self.settle(acted, &claim)
     }
 
-    fn note_own(&self, generation: i64) {
-        if self
-            .applied
-            .get()
-            .is_none_or(|applied| applied < generation)
-        {
-            self.own.borrow_mut().insert(generation);
+    /// Takes a generation for one of this store, before others can see it.
+    fn claim(&self, generation: i64, claim: &Cell<Option<i64>>) {
+        self.own.borrow_mut().insert(generation);
+        claim.set(Some(generation));
+    }
+
+    /// Gives up a claim to what may belong to somebody else, or was done and not acknowledged.
+    fn settle<T>(
+        &self,
+        done: Result<T, StoreError>,
+        claim: &Cell<Option<i64>>,
+    ) -> Result<T, StoreError> {
+        if let (Err(_), Some(generation)) = (&done, claim.get()) {
+            self.own.borrow_mut().remove(&generation);
+            self.is_behind.set(true);
+            self.pool.announced.notify_one();
         }
+        done
     }
 
     pub(super) async fn record(&self, due: Instant, batch: &Prepared) -> Result<(), StoreError> {
@@ -153,13 +153,16 @@ impl Worker {
                 self.add_day(due, day).await?;
             }
         }
-        let locked = self
-            .write(due, async |conn| recording::write(conn, batch).await)
-            .await?;
-        if let Some(generation) = locked {
-            self.note_own(generation);
-        }
-        Ok(())
+        let claim = Cell::new(None);
+        let written = self
+            .write(due, async |conn| {
+                if let Some(generation) = recording::write(conn, batch).await? {
+                    self.claim(generation, &claim);
+                }
+                Ok(())
+            })
+            .await;
+        self.settle(written, &claim)
     }
 
     async fn add_day(&self, due: Instant, day: u64) -> Result<(), StoreError> {
@@ -200,15 +203,11 @@ impl Worker {
     /// Looks for a key, together with all who look for the same one. A search that began before a
     /// change may find what was there before it, and is not joined after it.
     pub(super) async fn resolve(self: Rc<Self>, hash: HashedKey, due: Instant) -> Found {
-        let (sender, found) = oneshot::channel();
         let epoch = self.lookups.epoch();
-        let mut searches = self.searches.borrow_mut();
-        let waiting = searches.entry((hash, epoch)).or_default();
-        waiting.push(sender);
-        if waiting.len() == 1 {
+        let (found, is_first) = self.searches.join((hash, epoch));
+        if is_first {
             spawn_local(Rc::clone(&self).search(hash, epoch));
         }
-        drop(searches);
         match timeout_at(due.into(), found).await {
             Ok(Ok(found)) => found,
             _ => Err(Problem::late()),
@@ -228,96 +227,7 @@ impl Worker {
             Some(problem) => problem.clone(),
             None => Problem::new(error.to_string()),
         });
-        let waiting = self.searches.borrow_mut().remove(&(hash, epoch));
-        for waiting in waiting.into_iter().flatten() {
-            let _ = waiting.send(found.clone());
-        }
-    }
-
-    /// Follows what others change, and brings lost connections back.
-    pub(super) async fn follow(self: Rc<Self>) {
-        loop {
-            let wait = match self.catch_up().await {
-                Ok(()) => POLL,
-                Err(_) => {
-                    self.is_behind.set(true);
-                    PAUSE
-                }
-            };
-            let announced = self.pool.announced.notified();
-            if tokio::time::timeout(wait, announced).await.is_ok() && wait == PAUSE {
-                // Nobody announces anything while the server is down.
-                sleep(PAUSE).await;
-            }
-        }
-    }
-
-    /// Applies all changes up to now.
-    async fn catch_up(&self) -> Result<(), StoreError> {
-        let asked = Instant::now();
-        timeout_at((asked + LOOK).into(), self.pool.probe())
-            .await
-            .map_err(|_| Problem::late())??;
-        let (after, wanted) = (self.applied.get(), self.is_behind.get());
-        let own = self.own.borrow().clone();
-        let look = async |conn: &Conn| feed::read(conn, after, &own, wanted).await;
-        let news = self.read(asked + LOOK, &look).await;
-        *self.state.unheard.lock() = news.as_ref().err().map(ToString::to_string);
-        let news = news?;
-        // From here on nothing is awaited: what is applied is applied at once.
-        if news.is_any || wanted {
-            self.lookups.changed();
-        }
-        self.is_behind.set(!self.listener.tell(news.changes));
-        self.applied.set(Some(news.generation));
-        let applied = news.generation;
-        self.own.borrow_mut().retain(|own| *own > applied);
-        self.lookups.heard(asked);
-        self.heard.set(asked);
-        Ok(())
-    }
-
-    /// Has everything forgotten once nothing was heard for too long.
-    pub(super) async fn watch(self: Rc<Self>) {
-        loop {
-            let heard = self.heard.get();
-            sleep_until((heard + self.stale_for).into()).await;
-            if self.heard.get() != heard {
-                continue;
-            }
-            self.is_behind.set(true);
-            self.lookups.changed();
-            self.listener.tell(vec![Change::Everything]);
-            while self.heard.get() == heard {
-                sleep(PAUSE).await;
-            }
-        }
-    }
-
-    /// Keeps a connection on which changes are announced.
-    pub(super) async fn listen(self: Rc<Self>) {
-        loop {
-            let began = Instant::now();
-            let problem = match self.hear().await {
-                Ok(()) => Problem::new("the connection was lost"),
-                Err(problem) => problem,
-            };
-            *self.state.deaf.lock() = Some(problem);
-            if began.elapsed() < POLL {
-                sleep(PAUSE).await;
-            }
-        }
-    }
-
-    /// Returns when the connection is lost.
-    async fn hear(&self) -> Result<(), Problem> {
-        let (client, ended) = self.pool.client().await?;
-        client.batch_execute("LISTEN keyguard").await?;
-        *self.state.deaf.lock() = None;
-        // Whatever was announced in the meantime.
-        self.pool.announced.notify_one();
-        let _ = ended.await;
-        Ok(())
+        self.searches.end((hash, epoch), &found);
     }
 }
 
