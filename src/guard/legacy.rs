@@ -44,6 +44,17 @@ impl Inner {
         let Some(legacy) = &self.legacy else {
             return Ok(None);
         };
+        // In a box, so that decisions that need none of it stay small.
+        Box::pin(self.load_by(legacy, hash, text, patience)).await
+    }
+
+    async fn load_by(
+        &self,
+        legacy: &LegacyHasher,
+        hash: HashedKey,
+        text: &[u8],
+        patience: &Patience,
+    ) -> Result<Option<Arc<Caller>>, Reason> {
         if let Some(caller) = self.load_stored(hash, &hash, patience).await? {
             return Ok(Some(caller));
         }
