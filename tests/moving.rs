@@ -278,6 +278,36 @@ fn a_key_of_the_ancestor_can_be_managed_like_any_other() {
 }
 
 #[test]
+fn the_command_line_reads_the_secret_of_the_ancestor_from_a_file_or_a_variable() {
+    let dir = imported();
+    let check = |arguments: &[&str], secret: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+        command.args(arguments).current_dir(dir.path());
+        command.args(["check", "--ip", "192.0.2.7", "--path", "/"]);
+        command
+            .env("KEYGUARD_SECRET", SECRET)
+            .env("KEYGUARD_KEY", APP);
+        command
+            .env_remove("KEYGUARD_DB")
+            .env_remove("KEYGUARD_LEGACY_SECRET");
+        if let Some(secret) = secret {
+            command.env("KEYGUARD_LEGACY_SECRET", secret);
+        }
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        String::from_utf8(said).unwrap()
+    };
+    assert!(check(&[], None).contains("malformed_key"));
+    assert!(check(&[], Some("another secret")).contains("malformed_key"));
+    assert!(check(&[], Some(" ")).contains("legacy_secret: is blank"));
+    fs::write(dir.path().join("ancestor.secret"), format!("{LEGACY}\n")).unwrap();
+    let file = ["--legacy-secret-file", "ancestor.secret"];
+    assert!(check(&file, Some("another secret")).contains("verdict: admitted"));
+    assert!(check(&[], Some(LEGACY)).contains("verdict: admitted"));
+    assert!(check(&["--legacy-secret-file", "none"], None).contains("cannot be read from `none`"));
+}
+
+#[test]
 fn importing_again_changes_nothing_and_adds_what_is_new() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));

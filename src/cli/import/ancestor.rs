@@ -10,7 +10,7 @@ use super::error::{ImportError, listed};
 use super::table::{Column, Database, Row, Table, optional, required};
 use super::usage::Usage;
 use crate::addresses::Addresses;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::limit::{Limit, Span};
 use crate::policy;
 use crate::record::{Credential, HashScheme, Key, KeyId, Org, OrgId, OrgStatus};
@@ -50,10 +50,8 @@ const MOST_SHOWN: usize = 16;
 const PAGE: usize = 4_096;
 
 /// Reads all of a database before anything of it moves.
-pub(super) fn parcels(
-    database: &mut dyn Database,
-    now: Timestamp,
-) -> Result<Vec<Parcel>, ImportError> {
+pub(super) fn parcels(database: &mut dyn Database) -> Result<Vec<Parcel>, ImportError> {
+    let now = Clock::system().timestamp();
     let (orgs, org_ids) = read_orgs(database)?;
     let (keys, key_ids) = read_keys(database, &org_ids)?;
     let usage = Usage::read(database, &key_ids, now)?;

@@ -3,12 +3,12 @@
 use std::error::Error;
 
 /// Nothing was written then.
+// Which of them can happen depends on the features that are compiled in.
+#[allow(dead_code)]
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
-    #[cfg_attr(all(feature = "import", feature = "postgres"), allow(dead_code))]
     #[error("this build cannot read {0}: it is without the cargo feature `{1}`")]
     MissingFeature(&'static str, &'static str),
-    #[cfg_attr(not(any(feature = "import", feature = "postgres")), allow(dead_code))]
     #[error("the database cannot be read: {0}")]
     Unreadable(#[source] Box<dyn Error + Send + Sync>),
     #[error(
@@ -42,6 +42,7 @@ impl ImportError {
 }
 
 /// Names as an error lists them.
+#[cfg(any(feature = "import", feature = "postgres"))]
 pub(super) fn listed(names: &[String]) -> String {
     match names {
         [] => "none".to_owned(),

@@ -1,13 +1,17 @@
 //! `import`: takes over the database of the ancestor, the Python package of this name.
 
+#[cfg(any(feature = "import", feature = "postgres"))]
 mod ancestor;
+#[cfg(any(feature = "import", feature = "postgres"))]
 mod cell;
 mod error;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "import")]
 mod sqlite;
+#[cfg(any(feature = "import", feature = "postgres"))]
 mod table;
+#[cfg(any(feature = "import", feature = "postgres"))]
 mod usage;
 
 use std::path::PathBuf;
@@ -15,12 +19,10 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use self::ancestor::parcels;
 pub(super) use self::error::ImportError;
 use super::failure::{CliError, quoted};
 use super::moving::{fill, open, report};
 use super::{Cli, Exit};
-use crate::clock::Timestamp;
 use crate::secret::Secret;
 use crate::store::transfer::{Parcel, take_in};
 
@@ -48,8 +50,10 @@ pub(super) struct Import {
 
 #[derive(Clone)]
 enum Source {
+    #[cfg_attr(not(feature = "import"), allow(dead_code))]
     Sqlite(PathBuf),
     /// It may hold a password.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     Postgres(Secret),
 }
 
@@ -72,7 +76,7 @@ impl FromStr for Source {
 }
 
 pub(super) fn run(cli: &Cli, import: &Import) -> Result<Exit, CliError> {
-    let parcels = read(&import.from, Timestamp::from(std::time::SystemTime::now()))?;
+    let parcels = read(&import.from)?;
     let target = open(&cli.place.db, cli.config()?)?;
     let count = |parcel: &Parcel| (parcel.orgs.len() + parcel.keys.len()) as u64;
     let all = parcels.iter().map(count).sum();
@@ -88,12 +92,12 @@ pub(super) fn run(cli: &Cli, import: &Import) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn read(source: &Source, now: Timestamp) -> Result<Vec<Parcel>, ImportError> {
+fn read(source: &Source) -> Result<Vec<Parcel>, ImportError> {
     match source {
         #[cfg(feature = "import")]
-        Source::Sqlite(path) => parcels(&mut sqlite::Sqlite::open(path)?, now),
+        Source::Sqlite(path) => ancestor::parcels(&mut sqlite::Sqlite::open(path)?),
         #[cfg(feature = "postgres")]
-        Source::Postgres(url) => parcels(&mut postgres::Postgres::open(url)?, now),
+        Source::Postgres(url) => ancestor::parcels(&mut postgres::Postgres::open(url)?),
         #[cfg(not(feature = "import"))]
         Source::Sqlite(_) => Err(ImportError::MissingFeature("SQLite", "import")),
         #[cfg(not(feature = "postgres"))]

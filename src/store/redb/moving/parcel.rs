@@ -22,10 +22,12 @@ const PAGE: usize = 4_096;
 
 /// In which order the tables are read: organizations before their keys, and keys before what is
 /// counted for them.
-const STAGES: [fn(&ReadTransaction, After, &mut Parcel) -> Result<After, StoreError>; 8] = [
+const STAGES: [Stage; 8] = [
     orgs, keys, activity, key_hours, key_days, minutes, balances, rest,
 ];
 
+/// Reads rows behind one into a parcel; returns the last of them, or `None` if there are no more.
+type Stage = fn(&ReadTransaction, After, &mut Parcel) -> Result<After, StoreError>;
 type After = Option<(u64, u64)>;
 
 pub(in crate::store::redb) fn parcel(
