@@ -1,0 +1,146 @@
+//! Several processes behind one limit: keys in PostgreSQL, limits in Redis.
+//!
+//! ```console
+//! $ export POSTGRES_PASSWORD=$(openssl rand -hex 16) KEYGUARD_SECRET=$(openssl rand -hex 32)
+//! $ docker compose -f examples/scale_out/compose.yaml up -d
+//! $ export KEYGUARD_DB=postgres://keyguard:$POSTGRES_PASSWORD@127.0.0.1/keyguard
+//! $ export KEYGUARD_REDIS=redis://127.0.0.1
+//! $ cargo run --release --features postgres,redis --example scale_out
+//! ```
+//!
+//! It makes a key that is admitted 100 times a minute, starts four processes that ask with it 50 times
+//! each, and then revokes it.
+
+use std::error::Error;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keyguard::{AdminError, Config, CreateKey, KeyGuard};
+
+const PROCESSES: usize = 4;
+const ASKS: usize = 50;
+const LIMIT: u32 = 100;
+
+const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The only argument of a process that another one has started.
+const WORKER: &str = "--worker";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let kg = open()?;
+    match std::env::args().nth(1) {
+        Some(argument) if argument == WORKER => work(&kg),
+        _ => lead(&kg),
+    }
+}
+
+/// The secret comes from `KEYGUARD_SECRET`.
+fn open() -> Result<KeyGuard, Box<dyn Error>> {
+    let variable = |name| std::env::var(name).map_err(|_| format!("set {name} to a URL"));
+    let config = Config::default().redis_url(variable("KEYGUARD_REDIS")?);
+    Ok(KeyGuard::open(variable("KEYGUARD_DB")?, config)?)
+}
+
+fn lead(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
+    match kg.create_org("scale-out") {
+        Ok(_) | Err(AdminError::Conflict(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let key = kg.create_key(CreateKey {
+        rate_limit_per_minute: Some(LIMIT),
+        ..CreateKey::new("scale-out", "shared by all processes")
+    })?;
+    let mut workers = Vec::new();
+    for _ in 0..PROCESSES {
+        workers.push(Worker::start(key.raw_key.expose())?);
+    }
+    let mut together = 0;
+    for (number, worker) in (1..).zip(&mut workers) {
+        let admitted: usize = worker.answer()?.parse()?;
+        println!("process {number}: admitted {admitted} of {ASKS}");
+        together += admitted;
+    }
+    println!("together: admitted {together} of {}, limit {LIMIT}", PROCESSES * ASKS);
+
+    kg.revoke_key(key.key.id)?;
+    for worker in &mut workers {
+        worker.ask("revoked")?;
+    }
+    for (number, worker) in (1..).zip(&mut workers) {
+        println!("process {number}: refused {} ms after the revocation", worker.answer()?);
+    }
+    Ok(())
+}
+
+struct Worker {
+    process: Child,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Worker {
+    /// A key is no argument: others could see it in the list of processes.
+    fn start(key: &str) -> Result<Self, Box<dyn Error>> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg(WORKER)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let answers = process.stdout.take().ok_or("no output")?;
+        let mut worker = Self {
+            process,
+            answers: BufReader::new(answers),
+        };
+        worker.ask(key)?;
+        Ok(worker)
+    }
+
+    fn ask(&mut self, line: &str) -> io::Result<()> {
+        match &mut self.process.stdin {
+            Some(stdin) => writeln!(stdin, "{line}"),
+            None => Ok(()),
+        }
+    }
+
+    fn answer(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It ends with its input.
+        self.process.stdin = None;
+        let _ = self.process.wait();
+    }
+}
+
+fn work(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
+    let mut lines = io::stdin().lines();
+    let Some(key) = lines.next().transpose()? else {
+        return Ok(());
+    };
+    let headers = [("X-API-Key", key.as_str())];
+    let admitted = (0..ASKS).filter(|_| match kg.check(&headers, IP, "/") {
+        Ok(grant) => {
+            grant.finish(200);
+            true
+        }
+        Err(_) => false,
+    });
+    println!("{}", admitted.count());
+
+    lines.next();
+    let revoked = Instant::now();
+    // 429 while the limit is exhausted, 401 once the revocation is known.
+    while kg.check(&headers, IP, "/").err().map(|denial| denial.status()) != Some(401) {
+        if revoked.elapsed() > Duration::from_secs(10) {
+            return Err("the revocation is not heard of".into());
+        }
+    }
+    println!("{}", revoked.elapsed().as_millis());
+    Ok(())
+}
