@@ -5,6 +5,8 @@
 #![allow(dead_code)]
 
 pub(crate) mod child;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 pub(crate) mod server;
 
 use std::net::IpAddr;
