@@ -7,6 +7,8 @@
 pub(crate) mod child;
 #[cfg(all(unix, feature = "redis"))]
 pub(crate) mod redis;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 pub(crate) mod server;
 
 use std::net::IpAddr;

@@ -161,6 +161,8 @@ impl Server {
                 "listen_addresses=127.0.0.1",
                 "-c",
                 "shared_buffers=16MB",
+                "-c",
+                "fsync=off",
             ]);
         for setting in &self.extra {
             keeper.args(["-c", setting]);
@@ -192,7 +194,7 @@ impl Server {
         self.end("INT");
     }
 
-    /// Ends it without any order: what it has not made durable is gone.
+    /// Ends it without any order: what it has not handed to the system is gone.
     pub(crate) fn kill(&mut self) {
         self.end("QUIT");
     }
