@@ -62,14 +62,20 @@ fn lead(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
         println!("process {number}: admitted {admitted} of {ASKS}");
         together += admitted;
     }
-    println!("together: admitted {together} of {}, limit {LIMIT}", PROCESSES * ASKS);
+    println!(
+        "together: admitted {together} of {}, limit {LIMIT}",
+        PROCESSES * ASKS
+    );
 
     kg.revoke_key(key.key.id)?;
     for worker in &mut workers {
         worker.ask("revoked")?;
     }
     for (number, worker) in (1..).zip(&mut workers) {
-        println!("process {number}: refused {} ms after the revocation", worker.answer()?);
+        println!(
+            "process {number}: refused {} ms after the revocation",
+            worker.answer()?
+        );
     }
     Ok(())
 }
@@ -136,7 +142,12 @@ fn work(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
     lines.next();
     let revoked = Instant::now();
     // 429 while the limit is exhausted, 401 once the revocation is known.
-    while kg.check(&headers, IP, "/").err().map(|denial| denial.status()) != Some(401) {
+    while kg
+        .check(&headers, IP, "/")
+        .err()
+        .map(|denial| denial.status())
+        != Some(401)
+    {
         if revoked.elapsed() > Duration::from_secs(10) {
             return Err("the revocation is not heard of".into());
         }

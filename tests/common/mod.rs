@@ -5,10 +5,10 @@
 #![allow(dead_code)]
 
 pub(crate) mod child;
-#[cfg(all(unix, feature = "redis"))]
-pub(crate) mod redis;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+#[cfg(all(unix, feature = "redis"))]
+pub(crate) mod redis;
 pub(crate) mod server;
 
 use std::net::IpAddr;
