@@ -1,7 +1,8 @@
 //! Several processes behind the same limits in one Redis: together they admit no more than one
 //! would. `KEYGUARD_SECONDS` says for how long; the figures are printed.
 
-#![cfg(all(test, unix))]
+#![cfg(test)]
+#![cfg(unix)]
 
 mod common;
 
@@ -61,7 +62,8 @@ fn processes_together_admit_no_more_than_one_would() {
         all.decisions, all.admitted, all.refused, all.undecided, all.filled
     );
     assert_eq!((all.undecided, violations), (0, 0));
-    assert!(all.admitted > 1_000 && all.refused > 1_000 && all.filled > 100);
+    // Otherwise there was too little traffic to show anything.
+    assert!(all.admitted > 100 && all.refused > 100 && all.filled > 10);
 }
 
 /// Microseconds of the clock that Redis reads too, on this machine.

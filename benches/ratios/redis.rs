@@ -18,6 +18,8 @@ mod server;
 
 const CLIENTS: usize = 64;
 
+const KEYS: usize = 100;
+
 /// Throughput of checks over that of the bare script, with the same arguments on a connection of the
 /// same kind, both asked by as many at once.
 pub(crate) fn check(run: &Run) -> Measured {
@@ -27,13 +29,13 @@ pub(crate) fn check(run: &Run) -> Measured {
         .redis_url(server.url())
         .backend_deadline(Duration::from_secs(10))
         .limits_fallback(Fallback::Deny);
-    let (kg, keys) = run.world.guard("redis.redb", 1_000, UNREACHED, config)?;
+    let (kg, keys) = run.world.guard("redis.redb", KEYS, UNREACHED, config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let client = redis::Client::open(server.url())?;
     let connection = runtime.block_on(client.get_multiplexed_async_connection())?;
-    let each = run.size(400);
+    let each = run.size(200);
     let checks = || {
         ask_all(&runtime, |first| {
             check_some(kg.clone(), keys.clone(), first, each)
@@ -47,7 +49,7 @@ pub(crate) fn check(run: &Run) -> Measured {
         failures.set(failures.get() + failed);
         time
     };
-    let ratio = median_ratio(run.rounds(21), || counted(runs()), || counted(checks()));
+    let ratio = median_ratio(run.rounds(11), || counted(runs()), || counted(checks()));
     match failures.get() {
         0 => Ok(ratio),
         failed => Err(format!("{failed} calls failed").into()),
@@ -70,7 +72,7 @@ where
 async fn check_some(kg: KeyGuard, keys: Vec<String>, first: usize, count: usize) -> usize {
     let mut failed = 0;
     for number in first..first + count {
-        let headers = headers(&keys[number * CLIENTS % keys.len()]);
+        let headers = headers(&keys[number % KEYS]);
         let request = Request::new(&headers, peer(), "/api/data");
         failed += usize::from(kg.decide_async(request).await.is_err());
     }
@@ -81,8 +83,8 @@ async fn run_some(mut connection: MultiplexedConnection, first: usize, count: us
     let script = Script::new(include_str!("../../src/limiter/redis/counters.lua"));
     let mut failed = 0;
     for number in first..first + count {
-        let number = number * CLIENTS % 1_000;
-        let key = format!("{{kg:01234567:o{number}}}:{number}:b60000000000");
+        let number = number % KEYS;
+        let key = format!("{{kg:01234567:o{number}}}:{number}:w60000000000");
         let mut run = script.key(key);
         run.arg("admit")
             .arg(0)

@@ -142,11 +142,10 @@ impl Link {
             .spawn(move || LocalSet::new().block_on(&runtime, worker.run(queue, tried)))
             .map_err(not_started)?;
         // At the latest when connecting takes too long.
-        match block_on(first_try) {
-            Ok(Err(trouble @ Trouble::Evicting(_))) => return Err(unusable(trouble.to_string())),
-            // It may be there later.
-            _ => {}
+        if let Ok(Err(trouble @ Trouble::Evicting(_))) = block_on(first_try) {
+            return Err(unusable(trouble.to_string()));
         }
+        // If it is not there now, it may be later.
         Ok(Self {
             jobs,
             state,
