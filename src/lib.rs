@@ -62,6 +62,8 @@ mod secret;
 mod sink;
 mod store;
 mod time_zone;
+#[cfg(feature = "redis")]
+mod tls;
 mod waiting;
 mod window;
 

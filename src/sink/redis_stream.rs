@@ -9,6 +9,7 @@ use redis::{Client, Connection, RedisError};
 
 use super::UsageSink;
 use crate::record::Usage;
+use crate::tls;
 
 /// Entries that one transaction adds.
 const MANY: usize = 1_000;
@@ -46,6 +47,9 @@ impl RedisStream {
     /// # Errors
     /// The URL cannot be understood.
     pub fn new(url: &str, stream: impl Into<String>) -> io::Result<Self> {
+        if url.starts_with("rediss") {
+            tls::ensure_provider();
+        }
         let invalid = |error: RedisError| io::Error::new(io::ErrorKind::InvalidInput, error);
         Ok(Self {
             client: Client::open(url).map_err(invalid)?,

@@ -12,6 +12,8 @@ use redis::{
     Pipeline, RedisError, RedisFuture, RedisResult, Script, ServerErrorKind, TlsMode, Value,
 };
 
+use crate::tls;
+
 /// How often a call is sent again that has not run.
 const RESENDS: usize = 4;
 
@@ -27,6 +29,9 @@ pub(super) enum Servers {
 
 impl Servers {
     pub(super) fn at(url: &str) -> RedisResult<Self> {
+        if url.starts_with("rediss") {
+            tls::ensure_provider();
+        }
         let scheme_and_rest = url.split_once("://").and_then(|(scheme, rest)| {
             let (scheme, kind) = scheme.split_once('+')?;
             Some((scheme, kind, rest))

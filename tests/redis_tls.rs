@@ -1,0 +1,62 @@
+//! Redis over TLS, with an authority that the system trusts.
+
+#![cfg(all(test, unix))]
+
+mod common;
+
+use std::fs;
+
+use common::redis::Redis;
+use common::{Home, IP, child};
+use keyguard::{Fallback, KeyGuard};
+use tempfile::TempDir;
+
+#[test]
+fn limits_are_kept_over_tls_and_only_where_the_server_is_trusted() {
+    if let Some(port) = child::argument() {
+        return ask(port.to_str().unwrap());
+    }
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(at("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(at("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(at("other.pem"), other.cert.pem()).unwrap();
+    let port = common::redis::free_port().to_string();
+    let _redis = Redis::with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &at("cert.pem"),
+        "--tls-key-file",
+        &at("key.pem"),
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let test = "limits_are_kept_over_tls_and_only_where_the_server_is_trusted";
+    for (authority, expected) in [("cert.pem", "up"), ("other.pem", "down")] {
+        let mut command = child::command(test, &port);
+        command.env("SSL_CERT_FILE", at(authority));
+        let output = command.output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            printed.contains(&format!("redis is {expected}")),
+            "{printed}"
+        );
+    }
+}
+
+fn ask(port: &str) {
+    let home = Home::new();
+    let config = home
+        .config()
+        .redis_url(format!("rediss://localhost:{port}"))
+        .limits_fallback(Fallback::Deny);
+    let kg = KeyGuard::open(home.file(), config).unwrap();
+    let key = common::key(&kg);
+    let answer = kg.check(&[("X-API-Key", key.raw_key.expose())], IP, "/");
+    let is_up = kg.backends()[0].is_up;
+    assert_eq!(answer.is_ok(), is_up);
+    println!("redis is {}", if is_up { "up" } else { "down" });
+}
