@@ -48,6 +48,7 @@ pub(super) struct Import {
 
 #[derive(Clone)]
 enum Source {
+    #[cfg_attr(not(feature = "import"), allow(dead_code))]
     Sqlite(PathBuf),
     /// It may hold a password.
     Postgres(Secret),
