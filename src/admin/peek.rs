@@ -101,7 +101,7 @@ impl KeyGuard {
         rules: &[Rule],
         look: impl FnOnce(Groups<'_>) -> T,
     ) -> Result<T, AdminError> {
-        let attach = |id| self.inner.attach(id).map_err(unattached);
+        let attach = |id| self.inner.attach(id, None).map_err(unattached);
         let group = attach(GroupId::key(key.id))?;
         let org = match rules.iter().any(|rule| rule.holder == Holder::Org) {
             true => Some(attach(GroupId::org(key.org_id))?),

@@ -18,6 +18,7 @@ impl Inner {
             key,
             org,
             credential_expires_at,
+            balances,
         } = resolved;
         let (all_rules, now) = (rules(&key, &org, &self.rulebook()), self.now());
         let has_org_rules = all_rules.iter().any(|rule| rule.holder == Holder::Org);
@@ -38,9 +39,9 @@ impl Inner {
                 .map(|lift| lift.until)
                 .min()
                 .unwrap_or(Timestamp::MAX),
-            group: self.attach(GroupId::key(key.id))?,
+            group: self.attach(GroupId::key(key.id), balances.as_deref())?,
             org_group: match has_org_rules {
-                true => Some(self.attach(GroupId::org(org.id))?),
+                true => Some(self.attach(GroupId::org(org.id), balances.as_deref())?),
                 false => None,
             },
             counts_in_flight: all_rules

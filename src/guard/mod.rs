@@ -35,6 +35,8 @@ pub use self::request::{HeaderFn, Headers, Request};
 pub use self::verdict::{RuleState, Verdict};
 
 pub(crate) use self::actor::Actor;
+#[cfg(feature = "cli")]
+pub(crate) use self::backends::Place;
 pub(crate) use self::caller::{is_lifted, rules, with_lift};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;

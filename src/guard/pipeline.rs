@@ -24,6 +24,7 @@ use super::visit::{Notes, Progress, Visit, is_above_a_limit, lists};
 use crate::access::{Access, Place, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::clock::{Moment, Timestamp};
+use crate::counter::SavedCounter;
 use crate::key::{self, HashedKey};
 use crate::limiter::{AttachError, Group, Level, Outcome, Receipt, rule_at};
 use crate::lockout::{Lock, Strike};
@@ -488,8 +489,18 @@ impl Inner {
         Ok(Arc::new(self.caller(hash, resolved)?))
     }
 
-    pub(crate) fn attach(&self, id: GroupId) -> Result<Arc<Group>, Reason> {
-        let seed = &mut || self.store.counters(id);
+    /// Begins with what is stored of the group: as `known` says, or else as the store does.
+    pub(crate) fn attach(
+        &self,
+        id: GroupId,
+        known: Option<&[(GroupId, Vec<SavedCounter>)]>,
+    ) -> Result<Arc<Group>, Reason> {
+        let stored = |known: &[(GroupId, Vec<SavedCounter>)]| {
+            let mut groups = known.iter();
+            let of_group = groups.find(|(group, _)| *group == id);
+            Ok(of_group.map_or_else(Vec::new, |(_, saved)| saved.clone()))
+        };
+        let seed = &mut || known.map_or_else(|| self.store.counters(id), stored);
         self.limiter()
             .attach(id, seed)
             .map_err(|error| match error {

@@ -295,6 +295,7 @@ impl Writer {
 
     fn store_batch(&mut self) -> Result<(), StoreError> {
         let _storing = self.lockouts.storing();
+        self.batch.now = self.backends.recorder.clock.timestamp();
         self.batch.locks = self.lockouts.take_changes();
         let changed = self.backends.limiter.take_changed();
         self.batch.balances.clear();

@@ -1,5 +1,7 @@
 //! What every store does: behaviours that all of them are held to.
 
+mod moving;
+
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -20,9 +22,13 @@ use crate::record::{Key, KeyId, Lift, Method, OrgId, OrgStatus, Reason};
 use crate::rule::GroupId;
 use crate::waiting::{Patience, block_on};
 
+pub(super) use self::moving::*;
+
 /// A place that one store after the other opens.
 pub(super) trait Home {
     fn open(&self) -> Box<dyn Store>;
+    /// One of the same kind with nothing in it.
+    fn another(&self) -> Box<dyn Home>;
 }
 
 /// Holds a store to all behaviours; the expression makes a [`Home`].
@@ -46,6 +52,12 @@ macro_rules! conforms {
             any_path_is_recorded
             requests_that_are_kept_elsewhere_count
             old_usage_is_pruned_and_still_counts
+            a_copy_is_as_the_original_and_stays_so_when_it_is_made_again
+            a_copy_that_was_cut_off_is_completed
+            what_is_in_the_way_is_refused_before_anything_is_written
+            what_is_stricter_or_later_stays
+            a_credential_of_the_ancestor_moves_as_it_is
+            a_credential_is_found_by_its_new_hash_alone_once_it_was_rehashed
         }
     };
     ($home:expr; $($behaviour:ident)*) => {
@@ -551,7 +563,17 @@ pub(super) fn locks_come_and_go(home: &dyn Home) {
         lock: None,
     };
     store.change_locks(&[gone], &act()).unwrap();
-    assert_eq!(store.locks().unwrap(), [automatic]);
+    assert_eq!(store.locks().unwrap(), std::slice::from_ref(&automatic));
+    let ended = UsageBatch {
+        locks: vec![LockChange {
+            id: automatic.id(),
+            lock: None,
+        }],
+        now: automatic.until,
+        ..UsageBatch::default()
+    };
+    store.record(&ended).unwrap();
+    assert_eq!(store.locks().unwrap(), []);
 }
 
 pub(super) fn any_path_is_recorded(home: &dyn Home) {

@@ -228,6 +228,9 @@ pub(crate) struct Resolved {
     pub(crate) key: Key,
     pub(crate) org: Org,
     pub(crate) credential_expires_at: Option<Timestamp>,
+    /// Those of the key and of its organization, as far as there are any; `None` if they are to be
+    /// read when they are needed.
+    pub(crate) balances: Option<Vec<(GroupId, Vec<SavedCounter>)>>,
 }
 
 pub(crate) struct NewKey {
@@ -292,8 +295,10 @@ pub(crate) struct UsageBatch {
     pub(crate) balances: Vec<(GroupId, Vec<SavedCounter>)>,
     /// By the name of what would have refused, were it not in shadow mode.
     pub(crate) shadowed: Vec<(String, u64)>,
-    /// Absolute states too.
+    /// Absolute states too. One that is taken away had ended.
     pub(crate) locks: Vec<LockChange>,
+    /// When the locks stood so.
+    pub(crate) now: Timestamp,
     /// Events that were dropped because the queue was full.
     pub(crate) dropped: u64,
     /// The events count in totals; as single requests they are kept elsewhere.
@@ -317,6 +322,7 @@ impl UsageBatch {
         self.refusals.append(&mut other.refusals);
         self.balances.append(&mut other.balances);
         self.locks.append(&mut other.locks);
+        self.now = self.now.max(other.now);
         self.shadowed.append(&mut other.shadowed);
         self.dropped += std::mem::take(&mut other.dropped);
     }

@@ -64,22 +64,7 @@ pub(super) async fn begin(conn: &Conn, act: &Act) -> Result<(), StoreError> {
 
 /// Enters an act that was done.
 pub(super) async fn enter(conn: &Conn, act: &Act, subject: Option<u64>) -> Result<(), StoreError> {
-    let subject = subject.map(|id| id as i64);
-    let at = act.at.to_utc();
-    // Nobody else enters one at the same time.
-    conn.run(
-        "INSERT INTO keyguard_audit (id, at, actor, ip, action, subject, details) \
-         SELECT coalesce(max(id), 0) + 1, $1, $2, $3, $4, $5, $6 FROM keyguard_audit",
-        &[
-            &at,
-            &act.actor,
-            &act.ip.to_string(),
-            &act.action,
-            &subject,
-            &act.details,
-        ],
-    )
-    .await?;
+    enter_each(conn, act, &[subject]).await?;
     if let Some(once) = &act.once {
         conn.run(
             "INSERT INTO keyguard_done (name, request, subject, at) VALUES ($1, $2, $3, $4) \
@@ -88,12 +73,38 @@ pub(super) async fn enter(conn: &Conn, act: &Act, subject: Option<u64>) -> Resul
             &[
                 &once.name.as_slice(),
                 &once.request.as_slice(),
-                &subject,
-                &at,
+                &subject.map(|id| id as i64),
+                &act.at.to_utc(),
             ],
         )
         .await?;
     }
+    Ok(())
+}
+
+/// One entry for each that an act concerns.
+pub(super) async fn enter_each(
+    conn: &Conn,
+    act: &Act,
+    subjects: &[Option<u64>],
+) -> Result<(), StoreError> {
+    let subjects: Vec<_> = subjects.iter().map(|id| id.map(|id| id as i64)).collect();
+    // Nobody else enters one at the same time.
+    conn.run(
+        "INSERT INTO keyguard_audit (id, at, actor, ip, action, subject, details) \
+         SELECT (SELECT coalesce(max(id), 0) FROM keyguard_audit) + number, \
+             $1, $2, $3, $4, subject, $5 \
+         FROM unnest($6::bigint[]) WITH ORDINALITY AS concerned (subject, number)",
+        &[
+            &act.at.to_utc(),
+            &act.actor,
+            &act.ip.to_string(),
+            &act.action,
+            &act.details,
+            &subjects,
+        ],
+    )
+    .await?;
     Ok(())
 }
 

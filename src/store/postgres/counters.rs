@@ -1,13 +1,58 @@
 //! What is used of calendar quotas and of credits.
 
+use tokio_postgres::Row;
+
 use super::conn::Conn;
-use super::recording::BalanceRow;
 use crate::clock::Timestamp;
 use crate::counter::{SavedCounter, SavedValue};
 use crate::quota::Balance;
 use crate::rule::GroupId;
 use crate::store::StoreError;
-use crate::store::codec::decode_balance_id;
+use crate::store::codec::{decode_balance_id, encode_balance_id};
+
+/// Balances by their groups.
+pub(super) type Balances = Vec<(GroupId, Vec<SavedCounter>)>;
+
+/// As it is stored, in the order of the table; of several of one counter the last one stands.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct BalanceRow {
+    group: i64,
+    counter: Vec<u8>,
+    at: i64,
+    used: i64,
+}
+
+pub(super) fn rows(
+    balances: &[(GroupId, Vec<SavedCounter>)],
+) -> Result<Vec<BalanceRow>, StoreError> {
+    let mut rows = Vec::new();
+    for (group, balances) in balances {
+        for saved in balances {
+            let SavedValue::Balance(balance) = &saved.value else {
+                continue;
+            };
+            let Some(counter) = encode_balance_id(&saved.id)? else {
+                continue;
+            };
+            rows.push(BalanceRow {
+                group: bits(*group),
+                counter,
+                at: balance.at().unix_millis() as i64,
+                used: i64::try_from(balance.used()).unwrap_or(i64::MAX),
+            });
+        }
+    }
+    rows.sort();
+    // One row is not written twice by one statement.
+    rows.dedup_by(|next, row| {
+        let is_same = next.group == row.group && next.counter == row.counter;
+        if is_same {
+            std::mem::swap(next, row);
+        }
+        is_same
+    });
+    Ok(rows)
+}
 
 pub(super) async fn of(conn: &Conn, id: GroupId) -> Result<Vec<SavedCounter>, StoreError> {
     let rows = conn
@@ -16,15 +61,85 @@ pub(super) async fn of(conn: &Conn, id: GroupId) -> Result<Vec<SavedCounter>, St
             &[&bits(id)],
         )
         .await?;
-    let saved = |row: &tokio_postgres::Row| {
-        let (used, at): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
-        let at = Timestamp::from_unix_millis(at as u64);
-        Ok(SavedCounter {
-            id: decode_balance_id(row.try_get(0)?)?,
-            value: SavedValue::Balance(Balance::stored(used as u64, at)),
-        })
-    };
+    let saved = |row: &Row| saved(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     rows.iter().map(saved).collect()
+}
+
+fn saved(counter: &[u8], used: i64, at: i64) -> Result<SavedCounter, StoreError> {
+    let at = Timestamp::from_unix_millis(at as u64);
+    Ok(SavedCounter {
+        id: decode_balance_id(counter)?,
+        value: SavedValue::Balance(Balance::stored(used as u64, at)),
+    })
+}
+
+/// The balances of a key `k` and its organization `o`, as the columns that [`resolved`] reads.
+macro_rules! balances_join {
+    () => {
+        " CROSS JOIN LATERAL (SELECT array_agg(b.group_id) AS groups, \
+             array_agg(b.counter) AS counters, array_agg(b.used) AS used, array_agg(b.at) AS at \
+             FROM (SELECT * FROM keyguard_balances \
+                   WHERE group_id = ANY(ARRAY[k.id, o.id | (1::bigint << 63)]) \
+                   ORDER BY group_id, counter) b) b "
+    };
+}
+
+macro_rules! balances_columns {
+    () => {
+        "b.groups, b.counters, b.used, b.at"
+    };
+}
+
+pub(super) use {balances_columns, balances_join};
+
+/// The balances of a key and its organization, from this column on.
+pub(super) fn resolved(row: &Row, at: usize) -> Result<Balances, StoreError> {
+    let Some(groups) = row.try_get::<_, Option<Vec<i64>>>(at)? else {
+        return Ok(Vec::new());
+    };
+    let counters: Vec<&[u8]> = row.try_get(at + 1)?;
+    let (used, since): (Vec<i64>, Vec<i64>) = (row.try_get(at + 2)?, row.try_get(at + 3)?);
+    let values = used.into_iter().zip(since);
+    let rows = groups.into_iter().zip(counters).zip(values);
+    by_group(rows.map(|((group, counter), (used, at))| Ok((group, saved(counter, used, at)?))))
+}
+
+/// Whole groups, at most `limit`, with bits above `after`.
+pub(super) async fn page(
+    conn: &Conn,
+    after: Option<i64>,
+    limit: i64,
+) -> Result<Balances, StoreError> {
+    let rows = conn
+        .rows(
+            "SELECT group_id, counter, used, at FROM keyguard_balances \
+             WHERE group_id IN (SELECT DISTINCT group_id FROM keyguard_balances \
+                                WHERE group_id > $1 ORDER BY group_id LIMIT $2) \
+             ORDER BY group_id, counter",
+            &[&after.unwrap_or(i64::MIN), &limit],
+        )
+        .await?;
+    let balance = |row: &Row| {
+        let saved = saved(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+        Ok((row.try_get(0)?, saved))
+    };
+    by_group(rows.iter().map(balance))
+}
+
+/// Brings those of one group, which come one behind the other, together.
+fn by_group(
+    rows: impl Iterator<Item = Result<(i64, SavedCounter), StoreError>>,
+) -> Result<Balances, StoreError> {
+    let mut groups: Balances = Vec::new();
+    for row in rows {
+        let (group, saved) = row?;
+        let group = GroupId::from_bits(group as u64);
+        match groups.last_mut() {
+            Some((last, balances)) if *last == group => balances.push(saved),
+            _ => groups.push((group, vec![saved])),
+        }
+    }
+    Ok(groups)
 }
 
 /// Of a balance that several write, the one of the later day, month or refill stands, and of the

@@ -1,46 +1,56 @@
 //! From the text of a key to the key: credentials.
 
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
 use super::conn::Conn;
+use super::counters::{self, balances_columns, balances_join};
 use super::problem::cause;
-use super::rows::{self, KEY_WIDTH, key_columns, org_columns};
+use super::rows::{self, KEY_WIDTH, ORG_WIDTH, damaged, key_columns, org_columns};
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
-use crate::record::KeyId;
-use crate::store::{NewCredential, Resolved, StoreError};
+use crate::record::{Credential, HashScheme, KeyId};
+use crate::store::{FIRST_SECRET, NewCredential, Rehash, Resolved, StoreError};
 
-/// Keyed BLAKE3, and the secret that a database is made with; a rotated one will be 2.
-const SCHEME: i16 = 1;
-const FIRST_SECRET: i32 = 1;
+/// All of a key, its organization, and what is used of their balances.
+macro_rules! resolved_columns {
+    () => {
+        concat!(
+            key_columns!(),
+            ", ",
+            org_columns!(),
+            ", ",
+            balances_columns!()
+        )
+    };
+}
+
+/// How many columns those are.
+const WIDTH: usize = KEY_WIDTH + ORG_WIDTH + 4;
 
 pub(super) async fn resolve(conn: &Conn, hash: HashedKey) -> Result<Option<Resolved>, StoreError> {
     let row = conn
         .row(
             concat!(
                 "SELECT ",
-                key_columns!(),
-                ", ",
-                org_columns!(),
+                resolved_columns!(),
                 ", c.expires_at, c.scheme FROM keyguard_credentials c \
-                 JOIN api_keys k ON k.id = c.key_id JOIN organizations o ON o.id = k.org_id \
-                 WHERE c.hash = $1"
+                 JOIN api_keys k ON k.id = c.key_id JOIN organizations o ON o.id = k.org_id",
+                balances_join!(),
+                "WHERE c.hash = $1"
             ),
             &[&hash.0.as_slice()],
         )
         .await?;
-    let Some(row) = row else {
-        return Ok(None);
+    let resolved = |row: &Row| {
+        let expires_at: Option<_> = row.try_get(WIDTH)?;
+        read_scheme(row.try_get(WIDTH + 1)?)?;
+        Ok(Resolved {
+            credential_expires_at: expires_at.map(rows::time),
+            ..resolved(row)?
+        })
     };
-    if row.try_get::<_, i16>("scheme")? != SCHEME {
-        return Err(rows::damaged("a credential has an unknown hash scheme"));
-    }
-    let expires_at = row.try_get::<_, Option<_>>(KEY_WIDTH + 6)?;
-    Ok(Some(Resolved {
-        key: rows::key(&row, 0)?,
-        org: rows::org(&row, KEY_WIDTH)?,
-        credential_expires_at: expires_at.map(rows::time),
-    }))
+    row.as_ref().map(resolved).transpose()
 }
 
 pub(super) async fn resolve_id(conn: &Conn, id: KeyId) -> Result<Option<Resolved>, StoreError> {
@@ -48,22 +58,90 @@ pub(super) async fn resolve_id(conn: &Conn, id: KeyId) -> Result<Option<Resolved
         .row(
             concat!(
                 "SELECT ",
-                key_columns!(),
-                ", ",
-                org_columns!(),
-                " FROM api_keys k JOIN organizations o ON o.id = k.org_id WHERE k.id = $1"
+                resolved_columns!(),
+                " FROM api_keys k JOIN organizations o ON o.id = k.org_id",
+                balances_join!(),
+                "WHERE k.id = $1"
             ),
             &[&(id.0 as i64)],
         )
         .await?;
-    let resolved = |row| {
-        Ok(Resolved {
-            key: rows::key(&row, 0)?,
-            org: rows::org(&row, KEY_WIDTH)?,
-            credential_expires_at: None,
-        })
-    };
-    row.map(resolved).transpose()
+    row.as_ref().map(resolved).transpose()
+}
+
+fn resolved(row: &Row) -> Result<Resolved, StoreError> {
+    Ok(Resolved {
+        key: rows::key(row, 0)?,
+        org: rows::org(row, KEY_WIDTH)?,
+        credential_expires_at: None,
+        balances: Some(counters::resolved(row, KEY_WIDTH + ORG_WIDTH)?),
+    })
+}
+
+/// The credentials of some keys, in the order of the keys and their hashes.
+pub(super) async fn of_keys(conn: &Conn, keys: &[i64]) -> Result<Vec<Credential>, StoreError> {
+    let found = conn
+        .rows(
+            "SELECT hash, scheme, secret_id, key_id, created_at, expires_at \
+             FROM keyguard_credentials WHERE key_id = ANY($1) ORDER BY key_id, hash",
+            &[&keys],
+        )
+        .await?;
+    found.iter().map(credential).collect()
+}
+
+/// Whose credentials some hashes are.
+pub(super) async fn owners(
+    conn: &Conn,
+    hashes: &[&[u8]],
+) -> Result<Vec<(HashedKey, KeyId)>, StoreError> {
+    let found = conn
+        .rows(
+            "SELECT hash, key_id FROM keyguard_credentials WHERE hash = ANY($1)",
+            &[&hashes],
+        )
+        .await?;
+    let owner = |row: &Row| Ok((hash(row.try_get(0)?)?, key_id(row.try_get(1)?)));
+    found.iter().map(owner).collect()
+}
+
+fn credential(row: &Row) -> Result<Credential, StoreError> {
+    Ok(Credential {
+        hash: hash(row.try_get(0)?)?,
+        scheme: read_scheme(row.try_get(1)?)?,
+        secret_id: row.try_get::<_, i32>(2)? as u32,
+        key_id: key_id(row.try_get(3)?),
+        created_at: rows::time(row.try_get(4)?),
+        expires_at: row.try_get::<_, Option<_>>(5)?.map(rows::time),
+    })
+}
+
+fn hash(bytes: &[u8]) -> Result<HashedKey, StoreError> {
+    let hash = bytes.try_into().map(HashedKey);
+    hash.map_err(|_| damaged("a credential has a hash of another length"))
+}
+
+fn key_id(id: i64) -> KeyId {
+    KeyId(id as u64)
+}
+
+pub(super) fn scheme(scheme: HashScheme) -> i16 {
+    match scheme {
+        HashScheme::KeyedBlake3 => 1,
+        HashScheme::Sha256 => 2,
+    }
+}
+
+fn read_scheme(code: i16) -> Result<HashScheme, StoreError> {
+    let mut known = [HashScheme::KeyedBlake3, HashScheme::Sha256].into_iter();
+    known
+        .find(|known| scheme(*known) == code)
+        .ok_or_else(|| damaged("a credential has an unknown hash scheme"))
+}
+
+/// In hexadecimal digits.
+pub(super) fn hex(hash: &HashedKey) -> String {
+    blake3::Hash::from_bytes(hash.0).to_hex().to_string()
 }
 
 pub(super) async fn insert(
@@ -78,8 +156,8 @@ pub(super) async fn insert(
             &[
                 &credential.hash.0.as_slice(),
                 &(id.0 as i64),
-                &SCHEME,
-                &FIRST_SECRET,
+                &scheme(HashScheme::KeyedBlake3),
+                &(FIRST_SECRET as i32),
                 &credential.created_at.to_utc(),
             ],
         )
@@ -99,6 +177,50 @@ pub(super) async fn retire(conn: &Conn, id: KeyId, at: Timestamp) -> Result<(), 
     conn.run(
         "UPDATE keyguard_credentials SET expires_at = least(expires_at, $2) WHERE key_id = $1",
         &[&(id.0 as i64), &at.to_utc()],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Has credentials found by other hashes, and returns whose they are. Of several that are to be
+/// found by one hash, one is.
+pub(super) async fn rehash(conn: &Conn, jobs: &[Rehash]) -> Result<Vec<KeyId>, StoreError> {
+    let old: Vec<_> = jobs.iter().map(|job| job.old.0.as_slice()).collect();
+    let new: Vec<_> = jobs.iter().map(|job| job.new.0.as_slice()).collect();
+    let moved = conn
+        .rows(
+            "UPDATE keyguard_credentials c SET hash = job.new, scheme = $3 \
+             FROM (SELECT DISTINCT ON (new) old, new \
+                   FROM unnest($1::bytea[], $2::bytea[]) AS job (old, new) \
+                   JOIN keyguard_credentials ON hash = old \
+                   WHERE NOT EXISTS (SELECT FROM keyguard_credentials there \
+                                     WHERE there.hash = job.new) \
+                   ORDER BY new) job \
+             WHERE c.hash = job.old RETURNING c.key_id, job.old, job.new",
+            &[&old, &new, &scheme(HashScheme::KeyedBlake3)],
+        )
+        .await?;
+    show_rehashed(conn, &moved).await?;
+    let owner = |row: &Row| Ok(key_id(row.try_get(0)?));
+    moved.iter().map(owner).collect()
+}
+
+/// Keys whose old hash is shown show the new one. Rows are locked in the order of keys, as by whoever
+/// records usage.
+async fn show_rehashed(conn: &Conn, moved: &[Row]) -> Result<(), StoreError> {
+    let (mut keys, mut old, mut new) = (Vec::new(), Vec::new(), Vec::new());
+    for row in moved {
+        keys.push(row.try_get::<_, i64>(0)?);
+        old.push(hex(&hash(row.try_get(1)?)?));
+        new.push(hex(&hash(row.try_get(2)?)?));
+    }
+    conn.run(
+        "WITH shown AS (SELECT k.id, moved.new \
+             FROM unnest($1::bigint[], $2::text[], $3::text[]) AS moved (id, old, new) \
+             JOIN api_keys k ON k.id = moved.id AND k.hashed_key = moved.old \
+             ORDER BY k.id FOR NO KEY UPDATE OF k) \
+         UPDATE api_keys k SET hashed_key = shown.new FROM shown WHERE k.id = shown.id",
+        &[&keys, &old, &new],
     )
     .await?;
     Ok(())

@@ -1,10 +1,11 @@
 //! Who is locked out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Row;
 
 use super::conn::Conn;
+use crate::clock::Timestamp;
 use crate::lockout::{Lock, LockChange, LockId};
 use crate::store::StoreError;
 use crate::store::codec::{decode_lock, encode_lock, lock_key};
@@ -41,23 +42,55 @@ pub(super) async fn current(
 }
 
 pub(super) async fn change(conn: &Conn, changes: &[LockChange]) -> Result<(), StoreError> {
+    // Of several changes of one lock the last one stands.
+    let mut last = BTreeMap::new();
     for LockChange { id, lock } in changes {
-        let id = lock_key(id);
-        match lock {
-            Some(lock) => {
-                let (network, until) = (lock.network.to_string(), lock.until.to_utc());
-                conn.run(
-                    "INSERT INTO keyguard_locks (id, lock, network, until) VALUES ($1, $2, $3, $4) \
-                     ON CONFLICT (id) DO UPDATE SET lock = excluded.lock, until = excluded.until",
-                    &[&id, &encode_lock(lock)?, &network, &until],
-                )
-                .await?
-            }
-            None => {
-                conn.run("DELETE FROM keyguard_locks WHERE id = $1", &[&id])
-                    .await?
-            }
-        };
+        last.insert(lock_key(id), lock.as_ref());
     }
+    let (mut ids, mut rows) = (Vec::new(), Vec::new());
+    let (mut networks, mut untils) = (Vec::new(), Vec::new());
+    let mut gone = Vec::new();
+    for (id, lock) in last {
+        let Some(lock) = lock else {
+            gone.push(id);
+            continue;
+        };
+        ids.push(id);
+        rows.push(encode_lock(lock)?);
+        networks.push(lock.network.to_string());
+        untils.push(lock.until.to_utc());
+    }
+    conn.run(
+        "INSERT INTO keyguard_locks (id, lock, network, until) \
+         SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::timestamptz[]) \
+         ON CONFLICT (id) DO UPDATE SET lock = excluded.lock, until = excluded.until",
+        &[&ids, &rows, &networks, &untils],
+    )
+    .await?;
+    conn.run("DELETE FROM keyguard_locks WHERE id = ANY($1)", &[&gone])
+        .await?;
     Ok(())
+}
+
+/// As [`change`], for a process that took away what had ended for it: what another has renewed
+/// meanwhile stays.
+pub(super) async fn change_ended(
+    conn: &Conn,
+    changes: &[LockChange],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let gone = changes.iter().filter(|change| change.lock.is_none());
+    let gone = current(conn, gone.map(|change| change.id.clone()).collect()).await?;
+    let lasts = |lock: &Lock| now < lock.until.max(lock.remembered_until);
+    let renewed: Vec<_> = gone
+        .into_iter()
+        .filter(|there| there.lock.as_ref().is_some_and(lasts))
+        .map(|there| there.id)
+        .collect();
+    let changes: Vec<_> = changes
+        .iter()
+        .filter(|change| change.lock.is_some() || !renewed.contains(&change.id))
+        .cloned()
+        .collect();
+    change(conn, &changes).await
 }

@@ -6,7 +6,7 @@ use tokio_postgres::types::Json;
 
 use super::audit::Turn;
 use super::conn::Conn;
-use super::credentials;
+use super::credentials::{self, hex};
 use super::feed::Told;
 use super::rows::{self, at_most, key_columns, org_columns};
 use crate::clock::Timestamp;
@@ -194,10 +194,6 @@ async fn insert_key(conn: &Conn, key: &Key, hash: &HashedKey) -> Result<(), Stor
         0 => Err(StoreError::NoOrg(key.org_id)),
         _ => Ok(()),
     }
-}
-
-fn hex(hash: &HashedKey) -> String {
-    blake3::Hash::from_bytes(hash.0).to_hex().to_string()
 }
 
 pub(super) async fn key(conn: &Conn, id: KeyId) -> Result<Key, StoreError> {

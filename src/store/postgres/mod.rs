@@ -20,6 +20,7 @@ mod locks;
 mod lookups;
 mod manage;
 mod migrate;
+mod moving;
 mod pool;
 mod problem;
 mod prune;
@@ -47,8 +48,9 @@ use self::migrate::Terms;
 use self::problem::Problem;
 use self::recording::{BatchId, Prepared};
 use self::worker::patient;
+use super::transfer::{Parcel, Place};
 use super::{
-    Act, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Resolved, Store,
+    Act, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash, Resolved, Store,
     StoreError, Totals, UsageBatch,
 };
 use crate::clock::Timestamp;
@@ -185,6 +187,17 @@ impl PostgresStore {
                 .ask(move |worker| async move { worker.act(patient(), &act, change).await }),
         )
     }
+
+    /// What is not one act, or none of an administrator.
+    fn change<T: Send + 'static>(
+        &self,
+        change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        block_on(
+            self.link
+                .ask(move |worker| async move { worker.change(patient(), change).await }),
+        )
+    }
 }
 
 impl Store for PostgresStore {
@@ -280,6 +293,17 @@ impl Store for PostgresStore {
         })
     }
 
+    fn rehash(&self, jobs: &[Rehash], act: &Act) -> Result<(), StoreError> {
+        let (jobs, act) = (jobs.to_vec(), act.clone());
+        self.change(async move |conn, turn| {
+            let owners = credentials::rehash(conn, &jobs).await?;
+            let subjects: Vec<_> = owners.iter().map(|key| Some(key.0)).collect();
+            audit::enter_each(conn, &act, &subjects).await?;
+            turn.told.extend(owners.into_iter().map(feed::Told::Key));
+            Ok(())
+        })
+    }
+
     fn revoke_key(&self, id: KeyId, act: &Act) -> Result<Key, StoreError> {
         self.act(act, async move |conn, turn| {
             Ok((Some(id.0), manage::revoke_key(conn, turn, id).await?))
@@ -367,6 +391,24 @@ impl Store for PostgresStore {
 
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError> {
         self.read(async move |conn| totals::totals(conn, now).await)
+    }
+
+    fn parcel(&self, from: Place) -> Result<Parcel, StoreError> {
+        self.read(async move |conn| moving::parcel(conn, from).await)
+    }
+
+    fn has_room_for(&self, parcel: &Parcel) -> Result<(), StoreError> {
+        let parcel = parcel.clone();
+        self.read(async move |conn| moving::has_room_for(conn, &parcel).await)
+    }
+
+    fn adopt(&self, parcel: &Parcel) -> Result<(), StoreError> {
+        let parcel = parcel.clone();
+        self.change(async move |conn, turn| moving::adopt(conn, turn, &parcel).await)
+    }
+
+    fn asks_others(&self) -> bool {
+        true
     }
 
     /// The listener is called on the thread that talks to the server, and must not wait for it.

@@ -11,14 +11,12 @@ use time::OffsetDateTime;
 use super::audit::Turn;
 use super::conn::Conn;
 use super::copy::CopyRows;
-use super::counters;
+use super::counters::{self, BalanceRow};
 use super::feed::Told;
 use super::locks;
 use super::totals;
 use crate::clock::Timestamp;
-use crate::counter::SavedValue;
 use crate::lockout::LockChange;
-use crate::store::codec::encode_balance_id;
 use crate::store::{Count, Minute, StoreError, UsageBatch, UsageEvent};
 
 /// What tells a batch from all others: the node that wrote it, and its number there.
@@ -41,6 +39,7 @@ pub(super) struct Prepared {
     pub(super) shadowed: BTreeMap<String, u64>,
     balances: Vec<BalanceRow>,
     locks: Vec<LockChange>,
+    now: Timestamp,
 }
 
 /// What a batch says of one key.
@@ -48,14 +47,6 @@ pub(super) struct Prepared {
 pub(super) struct KeyShare {
     pub(super) last_used_at: Option<Timestamp>,
     pub(super) hours: BTreeMap<u64, Count>,
-}
-
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct BalanceRow {
-    pub(super) group: i64,
-    pub(super) counter: Vec<u8>,
-    pub(super) used: i64,
-    pub(super) at: i64,
 }
 
 impl Prepared {
@@ -68,8 +59,9 @@ impl Prepared {
             minutes: BTreeMap::new(),
             totals: BTreeMap::new(),
             shadowed: BTreeMap::new(),
-            balances: balances(batch)?,
+            balances: counters::rows(&batch.balances)?,
             locks: batch.locks.clone(),
+            now: batch.now,
         };
         if !batch.has_rows_elsewhere && !batch.events.is_empty() {
             prepared.rows = Some(prepared.write_rows(batch));
@@ -89,7 +81,9 @@ impl Prepared {
             *prepared.shadowed.entry(name.clone()).or_default() += count;
         }
         if batch.dropped > 0 {
-            prepared.totals.insert("dropped".into(), batch.dropped);
+            prepared
+                .totals
+                .insert(totals::DROPPED.into(), batch.dropped);
         }
         Ok(prepared)
     }
@@ -132,36 +126,6 @@ impl Prepared {
     }
 }
 
-fn balances(batch: &UsageBatch) -> Result<Vec<BalanceRow>, StoreError> {
-    let mut rows = Vec::new();
-    for (group, balances) in &batch.balances {
-        for saved in balances {
-            let SavedValue::Balance(balance) = &saved.value else {
-                continue;
-            };
-            let Some(counter) = encode_balance_id(&saved.id)? else {
-                continue;
-            };
-            rows.push(BalanceRow {
-                group: counters::bits(*group),
-                counter,
-                used: i64::try_from(balance.used()).unwrap_or(i64::MAX),
-                at: balance.at().unix_millis() as i64,
-            });
-        }
-    }
-    rows.sort();
-    // One row is not written twice by one statement; the last is the one that stands.
-    rows.dedup_by(|next, row| {
-        let is_same = next.group == row.group && next.counter == row.counter;
-        if is_same {
-            std::mem::swap(next, row);
-        }
-        is_same
-    });
-    Ok(rows)
-}
-
 /// Returns the generation of the locks that were changed, if any were.
 pub(super) async fn write(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, StoreError> {
     // First, as by whoever changes what is managed: they too come to rows of keys only then.
@@ -186,7 +150,7 @@ async fn change_locks(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, Stor
         return Ok(None);
     }
     let mut turn = Turn::take(conn).await?;
-    locks::change(conn, &batch.locks).await?;
+    locks::change_ended(conn, &batch.locks, batch.now).await?;
     let told = batch
         .locks
         .iter()

@@ -32,6 +32,8 @@ pub(super) use {key_columns, org_columns};
 
 /// How many columns a key has.
 pub(super) const KEY_WIDTH: usize = 13;
+/// How many columns an organization has.
+pub(super) const ORG_WIDTH: usize = 6;
 
 /// An organization, from this column on.
 pub(super) fn org(row: &Row, at: usize) -> Result<Org, StoreError> {

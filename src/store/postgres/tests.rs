@@ -27,6 +27,10 @@ impl Home for Database {
     fn open(&self) -> Box<dyn Store> {
         Box::new(open(self))
     }
+
+    fn another(&self) -> Box<dyn Home> {
+        Box::new(Self::new())
+    }
 }
 
 fn open(database: &Database) -> PostgresStore {

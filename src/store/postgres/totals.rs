@@ -11,6 +11,7 @@ use super::recording::Prepared;
 use super::rows::{self, KEY_WIDTH, key_columns, org_columns};
 use crate::clock::Timestamp;
 use crate::record::Reason;
+use crate::store::transfer::{Lifetime, Tally};
 use crate::store::{Count, StoreError, Totals};
 
 /// More names than this are counted as one.
@@ -18,10 +19,15 @@ const MOST_NAMES: usize = 1_000;
 const OTHERS: &str = "others";
 
 const REFUSED: &str = "refused ";
+pub(super) const DROPPED: &str = "dropped";
 
 /// The name of the count of what was refused for a reason.
 pub(super) fn refused(reason: Option<Reason>) -> String {
-    format!("{REFUSED}{}", reason.map_or("unknown", Reason::as_str))
+    format!("{REFUSED}{}", text_of(reason))
+}
+
+fn text_of(reason: Option<Reason>) -> &'static str {
+    reason.map_or("unknown", Reason::as_str)
 }
 
 /// Adds a batch to all counts.
@@ -140,7 +146,7 @@ impl Periods {
     }
 }
 
-fn at_second(second: u64) -> OffsetDateTime {
+pub(super) fn at_second(second: u64) -> OffsetDateTime {
     Timestamp::from_unix_millis(second.saturating_mul(1_000)).to_utc()
 }
 
@@ -207,31 +213,59 @@ pub(super) async fn totals(conn: &Conn, now: Timestamp) -> Result<Totals, StoreE
         top_keys: top_keys(conn).await?,
         ..Totals::default()
     };
-    for (name, value) in named(
-        &conn
-            .rows("SELECT name, value FROM keyguard_totals", &[])
-            .await?,
-    )? {
+    let Lifetime { tally, dropped } = lifetime(conn).await?;
+    (totals.all_time, totals.refused, totals.dropped) = (tally.count, tally.refused, dropped);
+    Ok(totals)
+}
+
+pub(super) async fn lifetime(conn: &Conn) -> Result<Lifetime, StoreError> {
+    let rows = conn
+        .rows("SELECT name, value FROM keyguard_totals", &[])
+        .await?;
+    let mut lifetime = Lifetime::default();
+    for (name, value) in named(&rows)? {
         match name.as_str() {
-            "requests" => totals.all_time.requests = value,
-            "errors" => totals.all_time.errors = value,
-            "dropped" => totals.dropped = value,
-            name => {
-                let reason = name.strip_prefix(REFUSED).and_then(reason);
-                if let Some(place) = reason.and_then(|code| totals.refused.get_mut(code)) {
-                    *place = value;
-                }
+            DROPPED => lifetime.dropped = value,
+            name => set(&mut lifetime.tally, name, value),
+        }
+    }
+    Ok(lifetime)
+}
+
+/// Sets the number of this name.
+pub(super) fn set(tally: &mut Tally, name: &str, value: u64) {
+    match name {
+        "requests" => tally.count.requests = value,
+        "errors" => tally.count.errors = value,
+        name => {
+            let reason = name.strip_prefix(REFUSED).and_then(reason);
+            if let Some(place) = reason.and_then(|code| tally.refused.get_mut(code)) {
+                *place = value;
             }
         }
     }
-    Ok(totals)
+}
+
+/// The numbers that are not zero, by their names.
+pub(super) fn names(tally: &Tally) -> impl Iterator<Item = (String, u64)> {
+    let count = tally.count;
+    let counts = [
+        ("requests".to_owned(), count.requests),
+        ("errors".to_owned(), count.errors),
+    ];
+    let by_reason = (0..).zip(tally.refused);
+    let by_reason = by_reason.map(|(code, value)| (refused(Reason::from_code(code)), value));
+    counts
+        .into_iter()
+        .chain(by_reason)
+        .filter(|(_, value)| *value > 0)
 }
 
 /// The code of a reason.
 fn reason(name: &str) -> Option<usize> {
     let is_named = |code: &usize| {
         let reason = u8::try_from(*code).ok().and_then(Reason::from_code);
-        reason.is_some_and(|reason| reason.as_str() == name)
+        text_of(reason) == name
     };
     (0..Reason::COUNT).find(is_named)
 }
@@ -261,7 +295,7 @@ async fn last_hour(conn: &Conn, now: Timestamp) -> Result<Count, StoreError> {
     Ok(count)
 }
 
-async fn shadowed(conn: &Conn) -> Result<Vec<(String, u64)>, StoreError> {
+pub(super) async fn shadowed(conn: &Conn) -> Result<Vec<(String, u64)>, StoreError> {
     let rows = conn
         .rows(
             "SELECT name, value FROM keyguard_shadowed ORDER BY name COLLATE \"C\"",
@@ -282,7 +316,7 @@ async fn top_keys(
                 ", ",
                 org_columns!(),
                 ", t.requests FROM (SELECT key_id, requests FROM keyguard_key_totals \
-                 ORDER BY requests DESC, key_id LIMIT 10) t \
+                 WHERE requests > 0 ORDER BY requests DESC, key_id LIMIT 10) t \
                  JOIN api_keys k ON k.id = t.key_id JOIN organizations o ON o.id = k.org_id \
                  ORDER BY t.requests DESC, k.id"
             ),

@@ -110,13 +110,26 @@ impl Worker {
         act: &Act,
         change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<(Option<u64>, T), StoreError>,
     ) -> Result<T, StoreError> {
+        self.change(due, async |conn, turn| {
+            audit::begin(conn, act).await?;
+            let (subject, done) = change(conn, turn).await?;
+            audit::enter(conn, act, subject.or(act.subject)).await?;
+            Ok(done)
+        })
+        .await
+    }
+
+    /// A transaction that takes its turn in the order of all changes.
+    pub(super) async fn change<T>(
+        &self,
+        due: Instant,
+        change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let claim = Cell::new(None);
-        let acted = self
+        let changed = self
             .write(due, async |conn| {
                 let mut turn = Turn::take(conn).await?;
-                audit::begin(conn, act).await?;
-                let (subject, done) = change(conn, &mut turn).await?;
-                audit::enter(conn, act, subject.or(act.subject)).await?;
+                let done = change(conn, &mut turn).await?;
                 turn.end(conn).await?;
                 self.claim(turn.generation, &claim);
                 Ok(done)
@@ -124,7 +137,7 @@ impl Worker {
             .await;
         // Also what failed may have been done.
         self.lookups.changed();
-        self.settle(acted, &claim)
+        self.settle(changed, &claim)
     }
 
     /// Takes a generation for one of this store, before others can see it.

@@ -36,6 +36,7 @@ pub(super) fn resolve_id(txn: &ReadTransaction, id: KeyId) -> Result<Option<Reso
         org: org.ok_or_else(|| missing("an organization"))?,
         key,
         credential_expires_at: None,
+        balances: None,
     }))
 }
 

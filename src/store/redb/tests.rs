@@ -20,7 +20,6 @@ use crate::store::conformance::{
 use crate::store::{Count, Once, UsageEvent};
 
 mod altered;
-mod moving;
 mod opening;
 mod recording;
 
@@ -55,6 +54,10 @@ impl File {
 impl Home for File {
     fn open(&self) -> Box<dyn Store> {
         Box::new(Self::open(self))
+    }
+
+    fn another(&self) -> Box<dyn Home> {
+        Box::new(Self::new())
     }
 }
 

@@ -1,20 +1,25 @@
-//! Moving from file to file, and keys of the ancestor.
+//! Moving from store to store, and keys of the ancestor.
 
-use super::*;
-use crate::counter::{CounterId, SavedValue};
+use std::time::Duration;
+
+use super::{
+    Home, NOW, act, after, counter, hash, new_key, requests, resolve, suspended, with_keys,
+};
+use crate::counter::SavedValue;
 use crate::limit::Span;
-use crate::lockout::Strike;
+use crate::lockout::{Lock, LockChange, Strike};
 use crate::quota::Balance;
-use crate::record::{Credential, HashScheme};
-use crate::store::Rehash;
+use crate::record::{Credential, HashScheme, KeyId, OrgId, OrgStatus, Reason};
+use crate::rule::GroupId;
 use crate::store::transfer::{MovedKey, Parcel, Place, move_all};
+use crate::store::{Rehash, Store, StoreError, UsageBatch};
 
 /// More keys than a page holds.
 const KEYS: u64 = 5_000;
 
-/// A file with some of everything that moves.
-fn full(file: &File) -> RedbStore {
-    let store = with_keys(file, KEYS);
+/// A store with some of everything that moves.
+pub(in crate::store) fn full(home: &dyn Home) -> Box<dyn Store> {
+    let store = with_keys(home, KEYS);
     let other = store.create_org("other", &act()).unwrap();
     store.update_org(other.id, suspended(), &act()).unwrap();
     let (_, text) = new_key(OrgId(1), KEYS + 1);
@@ -32,21 +37,22 @@ fn full(file: &File) -> RedbStore {
     store
 }
 
-/// A balance of key 2, a count of refusals, of shadow mode and of drops, and a lock.
+/// Balances of key 2 and of organization 1, a count of refusals, of shadow mode and of drops, and a lock.
 fn rest(used: u64, lock: Option<Lock>) -> UsageBatch {
-    let id = CounterId {
-        route: None,
-        span: Span::Month,
-        shadow: false,
+    let balance = |used| {
+        let value = SavedValue::Balance(Balance::stored(used, after(60 * 24 * 31)));
+        vec![counter(Span::Month, value)]
     };
-    let value = SavedValue::Balance(Balance::stored(used, after(60 * 24 * 31)));
     let locks = lock.map(|lock| LockChange {
         id: lock.id(),
         lock: Some(lock),
     });
     UsageBatch {
         refusals: vec![(NOW.minute(), [1; Reason::COUNT])],
-        balances: vec![(GroupId::key(KeyId(2)), vec![SavedCounter { id, value }])],
+        balances: vec![
+            (GroupId::key(KeyId(2)), balance(used)),
+            (GroupId::org(OrgId(1)), balance(9)),
+        ],
         shadowed: vec![("login".into(), 3)],
         locks: locks.into_iter().collect(),
         dropped: 4,
@@ -54,7 +60,7 @@ fn rest(used: u64, lock: Option<Lock>) -> UsageBatch {
     }
 }
 
-fn pages(store: &RedbStore) -> Vec<Parcel> {
+fn pages(store: &dyn Store) -> Vec<Parcel> {
     let mut pages = vec![store.parcel(Place::default()).unwrap()];
     while let Some(next) = pages.last().unwrap().next {
         pages.push(store.parcel(next).unwrap());
@@ -63,7 +69,7 @@ fn pages(store: &RedbStore) -> Vec<Parcel> {
 }
 
 /// All that moves, whatever page it is in.
-fn contents(store: &RedbStore) -> Parcel {
+pub(in crate::store) fn contents(store: &dyn Store) -> Parcel {
     let mut all = Parcel::default();
     for mut page in pages(store) {
         all.orgs.append(&mut page.orgs);
@@ -78,6 +84,8 @@ fn contents(store: &RedbStore) -> Parcel {
         all.lifetime = page.lifetime.or(all.lifetime);
         all.last_ids = page.last_ids.or(all.last_ids);
     }
+    all.balances.sort_by_key(|(group, _)| group.to_bits());
+    all.locks.sort_by_key(Lock::id);
     all.key_hours
         .sort_unstable_by_key(|(key, hour, _)| (*key, *hour));
     all.key_days
@@ -85,10 +93,17 @@ fn contents(store: &RedbStore) -> Parcel {
     all
 }
 
-fn assert_same(copy: &RedbStore, original: &RedbStore) {
+/// That nothing tells one from the other.
+pub(in crate::store) fn assert_same(copy: &dyn Store, original: &dyn Store) {
     assert_eq!(contents(copy), contents(original));
     let now = after(24 * 60);
     assert_eq!(copy.totals(now).unwrap(), original.totals(now).unwrap());
+    for group in [GroupId::key(KeyId(2)), GroupId::org(OrgId(1))] {
+        assert_eq!(
+            copy.counters(group).unwrap(),
+            original.counters(group).unwrap()
+        );
+    }
     for n in [1, 2, 3, 4, KEYS, KEYS + 1] {
         let (copied, resolved) = (resolve(copy, n), resolve(original, n));
         let (copied, resolved) = (copied.unwrap().unwrap(), resolved.unwrap().unwrap());
@@ -97,57 +112,59 @@ fn assert_same(copy: &RedbStore, original: &RedbStore) {
     }
 }
 
-#[test]
-fn a_copy_is_as_the_original_and_stays_so_when_it_is_made_again() {
-    let (from, to) = (File::new(), File::new());
-    let (original, copy) = (full(&from), to.open());
-    let all = contents(&original);
+pub(in crate::store) fn a_copy_is_as_the_original_and_stays_so_when_it_is_made_again(
+    home: &dyn Home,
+) {
+    let another = home.another();
+    let (original, copy) = (full(home), another.open());
+    let (original, copy) = (&*original, &*copy);
+    let all = contents(original);
     assert_eq!(all.keys.len() as u64, KEYS);
     assert_eq!((all.key_hours.len(), all.key_days.len()), (7, 3));
     assert_eq!((all.locks.len(), all.balances.len()), (1, 1));
 
-    let moved = move_all(&original, &copy, |_| {}).unwrap();
+    let moved = move_all(original, copy, |_| {}).unwrap();
     assert_eq!(
         (moved.orgs, moved.keys, moved.credentials),
         (2, KEYS, KEYS + 1)
     );
-    assert_same(&copy, &original);
-    assert_eq!(move_all(&original, &copy, |_| {}).unwrap(), moved);
-    assert_same(&copy, &original);
+    assert_same(copy, original);
+    assert_eq!(move_all(original, copy, |_| {}).unwrap(), moved);
+    assert_same(copy, original);
 
     // Both go on alike.
-    for store in [&original, &copy] {
+    for store in [original, copy] {
         assert_eq!(store.create_org("next", &act()).unwrap().id, OrgId(3));
         let (key, text) = new_key(OrgId(3), KEYS + 2);
         let key = store.create_key(key, text, &act()).unwrap();
         assert_eq!(key.id, KeyId(KEYS + 1));
         store.record(&requests(2, after(24 * 60 + 1), 2)).unwrap();
     }
-    assert_same(&copy, &original);
+    assert_same(copy, original);
 }
 
-#[test]
-fn a_copy_that_was_cut_off_is_completed() {
-    let (from, to) = (File::new(), File::new());
-    let (original, copy) = (full(&from), to.open());
-    let pages = pages(&original);
+pub(in crate::store) fn a_copy_that_was_cut_off_is_completed(home: &dyn Home) {
+    let original = full(home);
+    let pages = pages(&*original);
     for written in [1, pages.len() / 2, pages.len() - 1] {
+        let home = home.another();
+        let copy = home.open();
         pages[..written]
             .iter()
             .for_each(|page| copy.adopt(page).unwrap());
-        let copy = to.killed().open();
-        move_all(&original, &copy, |_| {}).unwrap();
-        assert_same(&copy, &original);
+        drop(copy);
+        let copy = home.open();
+        move_all(&*original, &*copy, |_| {}).unwrap();
+        assert_same(&*copy, &*original);
     }
 }
 
-#[test]
-fn what_is_in_the_way_is_refused_before_anything_is_written() {
-    let (from, to) = (File::new(), File::new());
-    let original = full(&from);
-    let copy = to.open();
+pub(in crate::store) fn what_is_in_the_way_is_refused_before_anything_is_written(home: &dyn Home) {
+    let another = home.another();
+    let (original, copy) = (full(home), another.open());
+    let (original, copy) = (&*original, &*copy);
     let org = |id, name: &str| {
-        let mut parcel = contents(&original);
+        let mut parcel = contents(original);
         parcel.orgs.truncate(1);
         parcel.orgs[0].id = OrgId(id);
         parcel.orgs[0].name = name.into();
@@ -157,7 +174,7 @@ fn what_is_in_the_way_is_refused_before_anything_is_written() {
         }
     };
     let key = |id, change: fn(&mut MovedKey)| {
-        let mut moved = contents(&original).keys.remove(0);
+        let mut moved = contents(original).keys.remove(0);
         moved.key.id = KeyId(id);
         moved.credentials[0].key_id = KeyId(id);
         change(&mut moved);
@@ -170,7 +187,7 @@ fn what_is_in_the_way_is_refused_before_anything_is_written() {
     copy.adopt(&org(7, "seven")).unwrap();
     copy.adopt(&org(1, "acme")).unwrap();
     copy.adopt(&key(KEYS, |_| {})).unwrap();
-    let before = contents(&copy);
+    let before = contents(copy);
     for in_the_way in [
         org(7, "acme"),
         org(7, "eight"),
@@ -190,29 +207,29 @@ fn what_is_in_the_way_is_refused_before_anything_is_written() {
     }
     // The text of key 1, which comes in the last of two pages, is that of another key here.
     assert!(matches!(
-        move_all(&original, &copy, |_| panic!("something was written")),
+        move_all(original, copy, |_| panic!("something was written")),
         Err(StoreError::Occupied(_))
     ));
-    assert_eq!(contents(&copy), before);
+    assert_eq!(contents(copy), before);
 }
 
-#[test]
-fn what_is_stricter_or_later_stays() {
-    let (from, to) = (File::new(), File::new());
-    let (original, copy) = (full(&from), to.open());
-    move_all(&original, &copy, |_| {}).unwrap();
+pub(in crate::store) fn what_is_stricter_or_later_stays(home: &dyn Home) {
+    let another = home.another();
+    let (original, copy) = (full(home), another.open());
+    let (original, copy) = (&*original, &*copy);
+    move_all(original, copy, |_| {}).unwrap();
     copy.revoke_key(KeyId(5), &act()).unwrap();
     copy.record(&rest(100, None)).unwrap();
     copy.record(&requests(2, after(24 * 60), 9)).unwrap();
-    let (before, totals) = (contents(&copy), copy.totals(NOW).unwrap());
-    move_all(&original, &copy, |_| {}).unwrap();
-    assert_eq!(contents(&copy), before);
+    let (before, totals) = (contents(copy), copy.totals(NOW).unwrap());
+    move_all(original, copy, |_| {}).unwrap();
+    assert_eq!(contents(copy), before);
     assert_eq!(copy.totals(NOW).unwrap(), totals);
 
     // And the other way.
     original.update_org(OrgId(1), suspended(), &act()).unwrap();
     original.revoke_key(KeyId(6), &act()).unwrap();
-    move_all(&original, &copy, |_| {}).unwrap();
+    move_all(original, copy, |_| {}).unwrap();
     assert_eq!(copy.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
     assert!(!copy.key(KeyId(6)).unwrap().active);
     assert!(!copy.key(KeyId(5)).unwrap().active);
@@ -220,25 +237,37 @@ fn what_is_stricter_or_later_stays() {
 }
 
 /// A key whose text is stored as the ancestor did.
-fn legacy_key(file: &File) -> (RedbStore, Parcel) {
-    let from = File::new();
-    let mut parcel = contents(&with_keys(&from, 1));
+fn legacy_key(home: &dyn Home) -> (Box<dyn Store>, Parcel) {
+    let mut parcel = contents(&*with_keys(&*home.another(), 1));
     parcel.keys[0].credentials[0] = Credential {
         hash: hash(900),
         scheme: HashScheme::Sha256,
         expires_at: Some(after(60)),
         ..parcel.keys[0].credentials[0].clone()
     };
-    let store = file.open();
+    let store = home.open();
     store.adopt(&parcel).unwrap();
     (store, parcel)
 }
 
-#[test]
-fn a_credential_is_found_by_its_new_hash_alone_once_it_was_rehashed() {
-    let file = File::new();
-    let (store, parcel) = legacy_key(&file);
-    assert_eq!(resolve(&store, 900).unwrap().unwrap().key.id, KeyId(1));
+pub(in crate::store) fn a_credential_of_the_ancestor_moves_as_it_is(home: &dyn Home) {
+    let (store, parcel) = legacy_key(home);
+    let mut moved = contents(&*store);
+    assert_eq!(moved.keys, parcel.keys);
+    let another = home.another();
+    let copy = another.open();
+    move_all(&*store, &*copy, |_| {}).unwrap();
+    assert_eq!(resolve(&*copy, 900).unwrap().unwrap().key.id, KeyId(1));
+    moved.keys[0].credentials[0].hash = hash(904);
+    copy.adopt(&moved).unwrap();
+    assert!(resolve(&*copy, 904).unwrap().is_none());
+}
+
+pub(in crate::store) fn a_credential_is_found_by_its_new_hash_alone_once_it_was_rehashed(
+    home: &dyn Home,
+) {
+    let (store, parcel) = legacy_key(home);
+    assert_eq!(resolve(&*store, 900).unwrap().unwrap().key.id, KeyId(1));
     let job = Rehash {
         old: hash(900),
         new: hash(901),
@@ -249,12 +278,13 @@ fn a_credential_is_found_by_its_new_hash_alone_once_it_was_rehashed() {
     };
     store.rehash(&[job, unknown, job], &act()).unwrap();
 
-    let store = file.killed().open();
-    assert!(resolve(&store, 900).unwrap().is_none());
-    let resolved = resolve(&store, 901).unwrap().unwrap();
+    drop(store);
+    let store = home.open();
+    assert!(resolve(&*store, 900).unwrap().is_none());
+    let resolved = resolve(&*store, 901).unwrap().unwrap();
     assert_eq!(resolved.key.id, KeyId(1));
     assert_eq!(resolved.credential_expires_at, Some(after(60)));
-    let credentials = contents(&store).keys.remove(0).credentials;
+    let credentials = contents(&*store).keys.remove(0).credentials;
     assert_eq!(credentials.len(), 1);
     assert_eq!(credentials[0].scheme, HashScheme::KeyedBlake3);
     let entries = store.audit(None, 9).unwrap();
@@ -263,6 +293,6 @@ fn a_credential_is_found_by_its_new_hash_alone_once_it_was_rehashed() {
 
     // Moved once more, it does not come back under the old hash.
     store.adopt(&parcel).unwrap();
-    assert!(resolve(&store, 900).unwrap().is_none());
-    assert!(resolve(&store, 901).unwrap().is_some());
+    assert!(resolve(&*store, 900).unwrap().is_none());
+    assert!(resolve(&*store, 901).unwrap().is_some());
 }

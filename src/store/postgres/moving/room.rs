@@ -1,0 +1,100 @@
+//! What is there already of a page that comes.
+
+use std::collections::HashMap;
+
+use crate::key::HashedKey;
+use crate::record::{Key, KeyId, Org, OrgId};
+use crate::store::StoreError;
+use crate::store::postgres::conn::Conn;
+use crate::store::postgres::credentials;
+use crate::store::postgres::rows::{self, key_columns, org_columns};
+use crate::store::transfer::{Parcel, same_credential, same_key, same_org};
+
+/// Organizations and keys of a page that are there.
+pub(super) struct There {
+    pub(super) orgs: HashMap<OrgId, Org>,
+    pub(super) keys: HashMap<KeyId, Key>,
+}
+
+pub(in crate::store::postgres) async fn has_room_for(
+    conn: &Conn,
+    parcel: &Parcel,
+) -> Result<(), StoreError> {
+    find_room(conn, parcel).await.map(drop)
+}
+
+/// Fails if something else is in the place of what comes.
+pub(super) async fn find_room(conn: &Conn, parcel: &Parcel) -> Result<There, StoreError> {
+    let orgs = orgs(conn, &parcel.orgs).await?;
+    for comes in &parcel.orgs {
+        let is_in_its_place = |there: &&Org| there.id == comes.id || there.name == comes.name;
+        orgs.iter()
+            .filter(is_in_its_place)
+            .try_for_each(|there| same_org(there, comes))?;
+    }
+    let keys = keys(conn, parcel).await?;
+    let owners = owners(conn, parcel).await?;
+    for moved in &parcel.keys {
+        if let Some(there) = keys.get(&moved.key.id) {
+            same_key(there, &moved.key)?;
+        }
+        for credential in &moved.credentials {
+            if let Some(owner) = owners.get(&credential.hash) {
+                same_credential(*owner, credential)?;
+            }
+        }
+    }
+    Ok(There {
+        orgs: orgs.into_iter().map(|org| (org.id, org)).collect(),
+        keys,
+    })
+}
+
+/// Those that have an id or a name of one that comes.
+async fn orgs(conn: &Conn, come: &[Org]) -> Result<Vec<Org>, StoreError> {
+    if come.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<_> = come.iter().map(|org| org.id.0 as i64).collect();
+    let names: Vec<_> = come.iter().map(|org| org.name.as_str()).collect();
+    let found = conn
+        .rows(
+            concat!(
+                "SELECT ",
+                org_columns!(),
+                " FROM organizations o WHERE o.id = ANY($1) OR o.name = ANY($2)"
+            ),
+            &[&ids, &names],
+        )
+        .await?;
+    found.iter().map(|row| rows::org(row, 0)).collect()
+}
+
+async fn keys(conn: &Conn, parcel: &Parcel) -> Result<HashMap<KeyId, Key>, StoreError> {
+    if parcel.keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<_> = parcel.keys.iter().map(|m| m.key.id.0 as i64).collect();
+    let found = conn
+        .rows(
+            concat!(
+                "SELECT ",
+                key_columns!(),
+                " FROM api_keys k WHERE k.id = ANY($1)"
+            ),
+            &[&ids],
+        )
+        .await?;
+    let keys = found.iter().map(|row| rows::key(row, 0));
+    keys.map(|key| key.map(|key| (key.id, key))).collect()
+}
+
+async fn owners(conn: &Conn, parcel: &Parcel) -> Result<HashMap<HashedKey, KeyId>, StoreError> {
+    let credentials = parcel.keys.iter().flat_map(|moved| &moved.credentials);
+    let hashes: Vec<_> = credentials.map(|c| c.hash.0.as_slice()).collect();
+    if hashes.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let owners = credentials::owners(conn, &hashes).await?;
+    Ok(owners.into_iter().collect())
+}
