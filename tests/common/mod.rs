@@ -5,6 +5,8 @@
 #![allow(dead_code)]
 
 pub(crate) mod child;
+#[cfg(all(unix, feature = "postgres"))]
+pub(crate) mod postgres;
 #[cfg(all(unix, feature = "redis"))]
 pub(crate) mod redis;
 pub(crate) mod server;
