@@ -13,6 +13,8 @@ pub struct BackendHealth {
     pub is_up: bool,
     /// Calls that were not answered, or not in time, since the guard was opened.
     pub failures: u64,
-    /// Decisions that were made without it.
+    /// Decisions that were made without it: for Redis, by what
+    /// [`Config::limits_fallback`](crate::Config::limits_fallback) says. Without PostgreSQL nobody
+    /// decides about a key that is not in memory.
     pub fallbacks: u64,
 }

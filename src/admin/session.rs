@@ -1,4 +1,4 @@
-//! Asking a data file, whoever holds it.
+//! Asking a data file, whoever holds it, or a database.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::answer::{Command, Failure, FailureCode};
 #[cfg(unix)]
 use super::remote::Remote;
-use crate::guard::{Config, KeyGuard};
+use crate::guard::{Config, KeyGuard, Place};
 use crate::store::OpenError;
 
 /// How long a file may be held without an answer: by another command, or by a server that is just
@@ -17,7 +17,7 @@ use crate::store::OpenError;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) enum Session {
-    /// The file is ours.
+    /// The file is ours, or the database everybody's.
     Resting(KeyGuard),
     /// Another process holds the file.
     #[cfg(unix)]
@@ -44,8 +44,12 @@ pub(crate) enum SessionError {
 }
 
 impl Session {
-    /// Reaches the file at `file`, which is there.
+    /// Reaches the file at `file`, which is there, or the database of which it is the URL.
     pub(crate) fn open(file: &Path, config: &Config) -> Result<Self, SessionError> {
+        if Place::of(file).is_server() {
+            let guard = KeyGuard::open(file, config.clone().socket(false))?;
+            return Ok(Self::Resting(by_this_user(guard)));
+        }
         if !file.exists() {
             return Err(SessionError::NoFile(file.into()));
         }

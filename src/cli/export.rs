@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::failure::{CliError, quoted};
-use super::moving::{fill, is_url, open, report};
-use super::{Cli, Exit};
-use crate::admin::session::SessionError;
+use super::failure::CliError;
+use super::moving::{fill, open, report};
+use super::{Cli, Exit, called_at, is_server};
 use crate::draft::Draft;
-use crate::guard::{Config, existing_secret};
+use crate::guard::{Config, Place, existing_secret};
 use crate::secret::Secret;
 use crate::store::transfer::move_all;
 
@@ -25,15 +24,13 @@ pub(super) struct Export {
 /// Moves all of `--db`. What is moved already stays as it is, so that a cut off move can be done again.
 pub(super) fn run(cli: &Cli, Export { to }: Export) -> Result<Exit, CliError> {
     let file = &cli.place.db;
-    if !is_url(file) && !file.exists() {
-        return Err(SessionError::NoFile(file.clone()).into());
-    }
+    cli.needs_data()?;
     if is_same(file, &to) {
-        return Err(CliError::SamePlace(to));
+        return Err(CliError::SamePlace(Place::of(&to).shown()));
     }
     let source = open(file, cli.config()?)?;
     let secret = existing_secret(file, cli.secret()?)?;
-    if !is_url(&to) && !to.exists() {
+    if !is_server(&to) && !to.exists() {
         hand_on_secret(file, &to, &secret)?;
     }
     let target = open(&to, Config::new(secret))?;
@@ -42,11 +39,7 @@ pub(super) fn run(cli: &Cli, Export { to }: Export) -> Result<Exit, CliError> {
     let moved = fill(target, totals.orgs + totals.keys, |target, progress| {
         move_all(source.inner.store(), target.inner.store(), progress)
     })?;
-    // The URL may hold a password.
-    let next = match is_url(&to) {
-        true => "keyguard --db URL stats".to_owned(),
-        false => format!("keyguard --db {} stats", quoted(&to.display().to_string())),
-    };
+    let next = format!("{} stats", called_at(&to));
     report(cli, "Exported", &moved, &next);
     Ok(Exit::Done)
 }

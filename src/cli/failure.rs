@@ -139,14 +139,7 @@ impl CliError {
 
     /// The next command to type.
     fn next(&self, cli: &Cli) -> String {
-        let keyguard = if cli.place.db.as_os_str() == "keyguard.redb" {
-            "keyguard".to_owned()
-        } else {
-            format!(
-                "keyguard --db {}",
-                quoted(&cli.place.db.display().to_string())
-            )
-        };
+        let keyguard = cli.called();
         match self {
             Self::Session(SessionError::NoFile(_)) => format!("{keyguard} init"),
             Self::Session(SessionError::Open(error)) => match error {
@@ -170,6 +163,8 @@ impl CliError {
                     "keyguard --db NEW.redb import --from {}",
                     quoted(&format!("sqlite:{}", path.display()))
                 ),
+                OpenError::MissingFeature { feature, .. } => with_feature(feature),
+                OpenError::Server { .. } => format!("{keyguard} --help"),
                 _ => "keyguard --db PATH init".to_owned(),
             },
             #[cfg(unix)]
@@ -186,9 +181,7 @@ impl CliError {
             Self::SamePlace(_) | Self::OtherSecret(_) | Self::SecretCopy { .. } => {
                 format!("{keyguard} export --to OTHER.redb")
             }
-            Self::Import(ImportError::MissingFeature(_, feature)) => {
-                format!("cargo install keyguard --features {feature}")
-            }
+            Self::Import(ImportError::MissingFeature(_, feature)) => with_feature(feature),
             Self::Import(_) => "keyguard import --help".to_owned(),
             Self::SecretFile { .. } => format!("{keyguard} --secret-file FILE …"),
             Self::Hinted(_, next) => format!("{keyguard} {next}"),
@@ -207,6 +200,10 @@ impl CliError {
             Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
         }
     }
+}
+
+fn with_feature(feature: &str) -> String {
+    format!("cargo install keyguard --features cli,{feature}")
 }
 
 /// Adds to a refusal what to type next; failures of the file keep their own.

@@ -24,14 +24,15 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::de::DeserializeOwned;
 
-use self::failure::CliError;
+use self::failure::{CliError, quoted};
 use self::render::Look;
 use crate::admin::answer::Command;
-use crate::admin::session::Session;
+use crate::admin::session::{Session, SessionError};
 use crate::guard::Config;
 use crate::secret::Secret;
 
-/// Manage the keys, organizations and locks of a data file, also while a server holds it.
+/// Manage the keys, organizations and locks of a data file, also while a server holds it, or of a
+/// database.
 #[derive(Parser)]
 #[command(name = "keyguard", version, arg_required_else_help = true)]
 struct Opts {
@@ -47,11 +48,12 @@ struct Opts {
 /// Which data file, and under which secret.
 #[derive(Args)]
 struct Place {
-    /// The data file
+    /// The data file, or the URL of a PostgreSQL database
     #[arg(
         long,
         global = true,
         env = "KEYGUARD_DB",
+        hide_env_values = true,
         default_value = "keyguard.redb"
     )]
     db: PathBuf,
@@ -248,6 +250,26 @@ impl Cli {
         Ok(config)
     }
 
+    /// Whether there is a data file. A database shows only when it is asked.
+    fn has_data(&self) -> bool {
+        is_server(&self.place.db) || self.place.db.exists()
+    }
+
+    fn needs_data(&self) -> Result<(), CliError> {
+        match self.has_data() {
+            true => Ok(()),
+            false => Err(SessionError::NoFile(self.place.db.clone()).into()),
+        }
+    }
+
+    /// How the program is called to work on the same data.
+    fn called(&self) -> String {
+        match self.place.db.to_str() {
+            Some("keyguard.redb") => "keyguard".to_owned(),
+            _ => called_at(&self.place.db),
+        }
+    }
+
     fn session(&self) -> Result<Session, CliError> {
         Ok(Session::open(&self.place.db, &self.config()?)?)
     }
@@ -275,6 +297,18 @@ impl Cli {
             value.to_string()
         };
         print(&(text + "\n"));
+    }
+}
+
+fn is_server(place: &Path) -> bool {
+    crate::guard::Place::of(place).is_server()
+}
+
+/// How the program is called to work on the data at `place`, without the password of a URL.
+fn called_at(place: &Path) -> String {
+    match is_server(place) {
+        true => "keyguard --db URL".to_owned(),
+        false => format!("keyguard --db {}", quoted(&place.display().to_string())),
     }
 }
 

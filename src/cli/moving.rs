@@ -25,10 +25,6 @@ pub(super) fn open(place: &Path, config: Config) -> Result<KeyGuard, CliError> {
     }
 }
 
-pub(super) fn is_url(place: &Path) -> bool {
-    place.to_str().is_some_and(|text| text.contains("://"))
-}
-
 /// Has `fill` move so many organizations and keys to a target, and enters that in its audit log.
 pub(super) fn fill(
     target: KeyGuard,

@@ -264,7 +264,7 @@ impl Stage {
             keys: BTreeMap::new(),
             _directory: directory,
         };
-        if cli.place.db.exists() {
+        if cli.has_data() {
             stage.take_keys(&mut cli.session()?)?;
         }
         Ok(stage)

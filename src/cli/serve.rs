@@ -8,7 +8,6 @@ use clap::Args;
 use super::failure::CliError;
 use super::{Cli, Exit};
 use crate::addresses::Addresses;
-use crate::admin::session::SessionError;
 use crate::guard::{Config, KeyGuard};
 use crate::http::serve::{self, Place, Settings, Tls};
 use crate::limiter::Fallback;
@@ -115,10 +114,7 @@ fn fallback(text: &str) -> Result<Fallback, String> {
 }
 
 pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
-    let file = &cli.place.db;
-    if !file.exists() {
-        return Err(SessionError::NoFile(file.clone()).into());
-    }
+    cli.needs_data()?;
     let mut config = cli.config()?;
     if let Some(key) = admin_key(opts.admin_key_file)? {
         config = config.admin_key(key);
@@ -141,7 +137,7 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
             }
         };
     }
-    let guard = KeyGuard::open(file, config)?;
+    let guard = KeyGuard::open(&cli.place.db, config)?;
     let tls = opts.tls_cert.zip(opts.tls_key);
     let settings = Settings {
         places: opts.listen,

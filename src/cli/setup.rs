@@ -2,15 +2,18 @@
 
 use serde_json::json;
 
-use super::failure::{CliError, quoted};
+use super::failure::CliError;
 use super::render::Panel;
-use super::{Cli, Exit, print};
-use crate::admin::session::SessionError;
+use super::{Cli, Exit, is_server, print};
+use crate::admin::answer::Command;
 use crate::guard::KeyGuard;
 
 /// Creates the data file. One that is there is only looked at.
 pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
     let file = &cli.place.db;
+    if is_server(file) {
+        return init_database(cli);
+    }
     let is_new = !file.exists();
     if is_new {
         drop(KeyGuard::open(file, cli.config()?.socket(false))?);
@@ -32,25 +35,29 @@ pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
     if std::path::Path::new(&secret).exists() {
         panel = panel.copied("secret", secret.to_string_lossy());
     }
-    let db = match file.to_str() {
-        Some("keyguard.redb") => String::new(),
-        _ => format!("--db {} ", quoted(&file.display().to_string())),
-    };
-    print(
-        &panel
-            .copied("next", format!("keyguard {db}create-org NAME"))
-            .render(cli.look),
-    );
+    let next = format!("{} create-org NAME", cli.called());
+    print(&panel.copied("next", next).render(cli.look));
+    Ok(Exit::Done)
+}
+
+/// Creates the tables of a database. Those that are there are only looked at.
+fn init_database(cli: &Cli) -> Result<Exit, CliError> {
+    // A guard would also wait for a server that is down.
+    cli.session()?.ask(Command::Stats)?;
+    if cli.json {
+        cli.print_json(&json!({ "db": "postgres", "ready": true }));
+        return Ok(Exit::Done);
+    }
+    let next = format!("{} create-org NAME", cli.called());
+    let panel = Panel::new("Database ready").copied("next", next);
+    print(&panel.render(cli.look));
     Ok(Exit::Done)
 }
 
 /// Derived from the secret alone; the data file is not opened.
 pub(super) fn admin_key(cli: &Cli) -> Result<Exit, CliError> {
-    let file = &cli.place.db;
-    if !file.exists() {
-        return Err(SessionError::NoFile(file.clone()).into());
-    }
-    let secret = crate::guard::existing_secret(file, cli.secret()?)?;
+    cli.needs_data()?;
+    let secret = crate::guard::existing_secret(&cli.place.db, cli.secret()?)?;
     let key = secret.admin_key();
     if cli.json {
         cli.print_json(&json!({ "admin_key": key.as_str() }));

@@ -36,7 +36,7 @@ impl<'f> Place<'f> {
     }
 
     /// A name for errors: a URL may hold a password.
-    pub(super) fn shown(&self) -> PathBuf {
+    pub(crate) fn shown(&self) -> PathBuf {
         match self {
             Self::File(path) => path.into(),
             Self::Postgres(_) => "postgres:".into(),

@@ -20,7 +20,7 @@ use std::str::FromStr;
 use clap::Args;
 
 pub(super) use self::error::ImportError;
-use super::failure::{CliError, quoted};
+use super::failure::CliError;
 use super::moving::{fill, open, report};
 use super::{Cli, Exit};
 use crate::secret::Secret;
@@ -83,11 +83,7 @@ pub(super) fn run(cli: &Cli, import: &Import) -> Result<Exit, CliError> {
     let moved = fill(target, all, |target, progress| {
         take_in(&parcels, target.inner.store(), progress)
     })?;
-    let db = match cli.place.db.to_str() {
-        Some("keyguard.redb") => String::new(),
-        _ => format!("--db {} ", quoted(&cli.place.db.display().to_string())),
-    };
-    let next = format!("KEYGUARD_LEGACY_SECRET=… keyguard {db}serve");
+    let next = format!("KEYGUARD_LEGACY_SECRET=… {} serve", cli.called());
     report(cli, "Imported", &moved, &next);
     Ok(Exit::Done)
 }

@@ -121,7 +121,7 @@ pub(in crate::store) fn a_copy_is_as_the_original_and_stays_so_when_it_is_made_a
     let all = contents(original);
     assert_eq!(all.keys.len() as u64, KEYS);
     assert_eq!((all.key_hours.len(), all.key_days.len()), (7, 3));
-    assert_eq!((all.locks.len(), all.balances.len()), (1, 1));
+    assert_eq!((all.locks.len(), all.balances.len()), (1, 2));
 
     let moved = move_all(original, copy, |_| {}).unwrap();
     assert_eq!(

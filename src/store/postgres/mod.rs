@@ -35,6 +35,7 @@ mod worker;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -55,6 +56,7 @@ use super::{
 };
 use crate::clock::Timestamp;
 use crate::counter::{SavedCounter, SavedNetwork};
+use crate::health::BackendHealth;
 use crate::key::HashedKey;
 use crate::lockout::{Lock, LockChange};
 use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
@@ -95,6 +97,8 @@ struct State {
     unheard: Mutex<Option<String>>,
     /// Why nobody announces changes.
     deaf: Mutex<Option<Problem>>,
+    /// Keys that could not be read, or not in time.
+    failures: AtomicU64,
 }
 
 type Tell = Box<dyn Fn(Change) + Send + Sync>;
@@ -414,6 +418,16 @@ impl Store for PostgresStore {
     /// The listener is called on the thread that talks to the server, and must not wait for it.
     fn follow(&self, listener: Box<dyn Fn(Change) + Send + Sync>) {
         *self.listener.0.lock() = Some(listener);
+    }
+
+    fn health(&self) -> Option<BackendHealth> {
+        let is_heard = self.state.unheard.lock().is_none();
+        Some(BackendHealth {
+            server: "postgres",
+            is_up: is_heard && self.state.down.lock().is_none(),
+            failures: self.state.failures.load(Ordering::Relaxed),
+            fallbacks: 0,
+        })
     }
 
     fn warnings(&self) -> Vec<String> {

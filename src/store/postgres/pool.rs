@@ -159,12 +159,23 @@ impl Pool {
         }
     }
 
-    /// Notes that no answer came in time.
+    /// Notes that no answer came in time. Once no connection is left that is answered, nobody waits
+    /// until a probe is.
     pub(super) fn note_late(&self, conn: &Rc<Conn>) {
         conn.late.set(conn.late.get() + 1);
-        if conn.late.get() >= TOLERATED {
-            self.discard(conn);
+        if conn.late.get() < TOLERATED {
+            return;
         }
+        self.discard(conn);
+        if self.readers.iter().all(|reader| reader.open().is_none()) {
+            self.note(Some(Problem::late()));
+        }
+    }
+
+    /// Notes why the server cannot be asked.
+    fn note(&self, problem: Option<Problem>) {
+        *self.state.down.lock() = problem.clone();
+        *self.failure.borrow_mut() = problem;
     }
 
     /// A connection on which a transaction has begun.
@@ -203,9 +214,7 @@ impl Pool {
 
     async fn connect(self: &Rc<Self>) -> Result<Conn, Problem> {
         let connected = self.try_connect().await;
-        let problem = connected.as_ref().err().cloned();
-        *self.state.down.lock() = problem.clone();
-        *self.failure.borrow_mut() = problem;
+        self.note(connected.as_ref().err().cloned());
         connected
     }
 

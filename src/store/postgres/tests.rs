@@ -13,6 +13,7 @@ mod server;
 use self::server::{Database, Server};
 
 mod faults;
+mod moving;
 mod opening;
 mod sharing;
 
@@ -67,6 +68,10 @@ fn wait_for(heard: &mpsc::Receiver<Change>, is_it: impl Fn(&Change) -> bool) {
             return;
         }
     }
+}
+
+fn is_of_key(id: u64) -> impl Fn(&Change) -> bool {
+    move |change| matches!(change, Change::Key(KeyId(told)) if *told == id)
 }
 
 /// Waits until it is so.

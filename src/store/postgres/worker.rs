@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::task::spawn_local;
@@ -221,10 +222,14 @@ impl Worker {
         if is_first {
             spawn_local(Rc::clone(&self).search(hash, epoch));
         }
-        match timeout_at(due.into(), found).await {
+        let found = match timeout_at(due.into(), found).await {
             Ok(Ok(found)) => found,
             _ => Err(Problem::late()),
+        };
+        if found.is_err() {
+            self.state.failures.fetch_add(1, Ordering::Relaxed);
         }
+        found
     }
 
     async fn search(self: Rc<Self>, hash: HashedKey, epoch: u64) {

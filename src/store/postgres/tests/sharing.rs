@@ -7,10 +7,6 @@ use crate::lockout::Strike;
 use crate::quota::Balance;
 use crate::store::conformance::{after, counter};
 
-fn is_of_key(id: u64) -> impl Fn(&Change) -> bool {
-    move |change| matches!(change, Change::Key(KeyId(told)) if *told == id)
-}
-
 #[test]
 fn what_one_changes_another_hears() {
     let database = Database::new();
@@ -51,6 +47,35 @@ fn locks_are_heard_as_they_are_now() {
     one.change_locks(&[change(None, lock.id())], &act())
         .unwrap();
     told(None);
+}
+
+#[test]
+fn a_lock_that_ended_for_one_stays_if_another_has_renewed_it() {
+    let database = Database::new();
+    let (one, other) = (open(&database), open(&database));
+    let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+    let renewed = Lock {
+        until: after(60 * 48),
+        ..lock.clone()
+    };
+    let write = |store: &dyn Store, lock: Option<&Lock>, now| {
+        let change = LockChange {
+            id: renewed.id(),
+            lock: lock.cloned(),
+        };
+        let batch = UsageBatch {
+            locks: vec![change],
+            now,
+            ..UsageBatch::default()
+        };
+        store.record(&batch).unwrap();
+        other.locks().unwrap()
+    };
+    write(&one, Some(&lock), NOW);
+    write(&other, Some(&renewed), after(60 * 24));
+    let stays = write(&one, None, after(60 * 24));
+    assert_eq!(stays, std::slice::from_ref(&renewed));
+    assert_eq!(write(&one, None, after(60 * 48)), []);
 }
 
 #[test]
@@ -138,8 +163,44 @@ fn of_a_balance_that_several_write_the_later_and_higher_stands() {
     assert_eq!(write(&other, 5, after(1)), level(7, after(1)));
     assert_eq!(write(&other, 2, after(2)), level(2, after(2)));
     assert_eq!(write(&*one, 9, after(1)), level(2, after(2)));
+    // Of one batch too, in whatever order they come.
+    let both = UsageBatch {
+        balances: vec![(group, level(1, after(3))), (group, level(8, after(2)))],
+        ..UsageBatch::default()
+    };
+    other.record(&both).unwrap();
+    assert_eq!(one.counters(group).unwrap(), level(1, after(3)));
     one.forget_windows(&[group], &act()).unwrap();
     assert_eq!(one.counters(group).unwrap(), []);
+}
+
+#[test]
+fn balances_come_with_the_key() {
+    let database = Database::new();
+    let store = with_keys(&database, 2);
+    let level = |span, used| counter(span, SavedValue::Balance(Balance::stored(used, after(1))));
+    let of_key = vec![level(Span::Day, 1), level(Span::Month, 2)];
+    let of_org = vec![level(Span::Month, 3)];
+    let batch = UsageBatch {
+        balances: vec![
+            (GroupId::key(KeyId(1)), of_key.clone()),
+            (GroupId::org(OrgId(1)), of_org.clone()),
+            (GroupId::org(OrgId(2)), of_org.clone()),
+        ],
+        ..UsageBatch::default()
+    };
+    store.record(&batch).unwrap();
+    let org = (GroupId::org(OrgId(1)), of_org);
+    let key = (GroupId::key(KeyId(1)), of_key);
+    let with = |found: Option<Resolved>| {
+        let mut balances = found.unwrap().balances.unwrap();
+        balances.sort_by_key(|(group, _)| group.to_bits());
+        balances
+    };
+    let both = [key, org.clone()];
+    assert_eq!(with(resolve(&*store, 1).unwrap()), both);
+    assert_eq!(with(store.resolve_id(KeyId(1)).unwrap()), both);
+    assert_eq!(with(resolve(&*store, 2).unwrap()), [org]);
 }
 
 #[test]
