@@ -2,11 +2,19 @@
 
 use std::path::Path;
 
+#[cfg(unix)]
+use crate::guard::Place;
 use crate::guard::{Config, KeyGuard};
 use crate::store::OpenError;
 
 impl KeyGuard {
-    /// Opens a data file, or creates it if it is absent. The file is private to the user (mode
+    /// Opens a data file, or creates it if it is absent; or, with the feature `postgres`, a database
+    /// at a URL such as `postgres://user:password@host/database`, for any number of processes. Its
+    /// parameters are those of the [URLs of PostgreSQL], `sslrootcert` among them.
+    ///
+    /// [URLs of PostgreSQL]: https://www.postgresql.org/docs/current/libpq-connect.html
+    ///
+    /// The file is private to the user (mode
     /// 0600) and held until the last clone of the guard is dropped. Until then, the command line
     /// reaches it through a socket beside it: see [`Config::socket`].
     ///
@@ -31,7 +39,7 @@ fn listen(guard: &KeyGuard, file: &Path) -> Result<(), OpenError> {
     use super::socket::Listener;
     use std::sync::Arc;
 
-    if !guard.inner.config().socket {
+    if !guard.inner.config().socket || Place::of(file).is_server() {
         return Ok(());
     }
     let listener = Listener::bind(file, Arc::downgrade(&guard.inner));

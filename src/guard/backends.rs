@@ -30,7 +30,6 @@ impl<'f> Place<'f> {
         url.map_or(Self::File(path), Self::Postgres)
     }
 
-    #[cfg(feature = "cli")]
     pub(crate) fn is_server(&self) -> bool {
         matches!(self, Self::Postgres(_))
     }

@@ -35,7 +35,7 @@ pub use self::request::{HeaderFn, Headers, Request};
 pub use self::verdict::{RuleState, Verdict};
 
 pub(crate) use self::actor::Actor;
-#[cfg(feature = "cli")]
+#[cfg(any(unix, feature = "cli"))]
 pub(crate) use self::backends::Place;
 pub(crate) use self::caller::{is_lifted, rules, with_lift};
 #[cfg(feature = "http")]

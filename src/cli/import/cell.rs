@@ -63,13 +63,12 @@ pub(super) fn hash(value: &Value) -> Result<HashedKey, String> {
 pub(super) fn scopes(value: &Value) -> Result<Vec<Scope>, String> {
     let names: Vec<String> = match value {
         Value::Array(names) => names.iter().map(text).collect::<Result<_, _>>()?,
-        Value::String(text) => match serde_json::from_str(text) {
-            Ok(names) => names,
-            Err(_) => {
-                let names = text.split([',', ' ']).filter(|name| !name.is_empty());
-                names.map(str::to_owned).collect()
-            }
-        },
+        Value::String(text) if text.trim_start().starts_with('[') => serde_json::from_str(text)
+            .map_err(|_| "is no list of scopes; expected a JSON array of texts")?,
+        Value::String(text) => {
+            let names = text.split([',', ' ']).filter(|name| !name.is_empty());
+            names.map(str::to_owned).collect()
+        }
         _ => {
             return Err("is no list of scopes; expected a JSON array, or names with commas".into());
         }
