@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench ratios` prints a line `NAME VALUE GOAL ok|short` for each row, and ends
 //! with the status 1 if a goal was missed or a row could not be measured. Names as arguments run
-//! only those rows; those of servers need `--features http`, that of Redis `--features redis`;
-//! `--smoke` runs every row briefly, to see that it runs, and judges nothing.
+//! only those rows; those of servers need `--features http`, `redis` or `postgres`; `--smoke` runs
+//! every row briefly, to see that it runs, and judges nothing.
 
 #[cfg(feature = "http")]
 mod http;
@@ -11,6 +11,8 @@ mod http;
 #[path = "../load/mod.rs"]
 mod load;
 mod measure;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(all(unix, feature = "redis"))]
 mod redis;
 mod size;
@@ -96,6 +98,11 @@ const ROWS: &[Row] = &[
         measure: redis::check,
     },
     Row {
+        name: "pg_cached/embedded",
+        goal: AtMost(1.1),
+        measure: postgres::cached,
+    },
+    Row {
         name: "bytes_per_request",
         goal: AtMost(16.0),
         measure: size::bytes_per_request,
@@ -157,6 +164,16 @@ mod redis {
 
     pub(crate) fn check(_: &Run) -> Measured {
         Err("the row needs a feature: cargo bench --features redis --bench ratios".into())
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+mod postgres {
+    use crate::Run;
+    use crate::measure::Measured;
+
+    pub(crate) fn cached(_: &Run) -> Measured {
+        Err("the row needs a feature: cargo bench --features postgres --bench ratios".into())
     }
 }
 

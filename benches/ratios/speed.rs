@@ -16,11 +16,11 @@ use crate::Run;
 use crate::measure::{Measured, Random, median, median_ratio, millis, timed, timed_result};
 use crate::world::{SECRET, Traffic, UNREACHED, headers, peer};
 
-fn unrecorded() -> Config {
+pub(crate) fn unrecorded() -> Config {
     Config::new(SECRET).record_usage(false)
 }
 
-fn check_all(kg: &KeyGuard, keys: &[String], passes: usize) {
+pub(crate) fn check_all(kg: &KeyGuard, keys: &[String], passes: usize) {
     for _ in 0..passes {
         for key in keys {
             let outcome = kg.check(&headers(key), peer(), "/api/data");

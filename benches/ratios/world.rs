@@ -41,19 +41,7 @@ impl World {
         per_minute: u32,
         config: Config,
     ) -> Result<(KeyGuard, Vec<String>), Box<dyn Error>> {
-        let kg = KeyGuard::open(self.path(name), config)?;
-        let mut requests = Vec::new();
-        for number in 0..count {
-            let org = format!("org {number}");
-            kg.create_org(&org)?;
-            requests.push(limited(&org, per_minute));
-        }
-        let created = kg.create_keys(&requests)?;
-        let keys = created
-            .iter()
-            .map(|created| created.raw_key.expose().to_owned())
-            .collect();
-        Ok((kg, keys))
+        guard_at(self.path(name), count, per_minute, config)
     }
 
     /// A file with `count` keys of 1,000 organizations, and the keys; made once.
@@ -67,6 +55,28 @@ impl World {
             .get()
             .ok_or_else(|| "the file was just made".into())
     }
+}
+
+/// As [`World::guard`], over a file or a database that is new.
+pub(crate) fn guard_at(
+    place: impl AsRef<Path>,
+    count: usize,
+    per_minute: u32,
+    config: Config,
+) -> Result<(KeyGuard, Vec<String>), Box<dyn Error>> {
+    let kg = KeyGuard::open(place, config)?;
+    let mut requests = Vec::new();
+    for number in 0..count {
+        let org = format!("org {number}");
+        kg.create_org(&org)?;
+        requests.push(limited(&org, per_minute));
+    }
+    let created = kg.create_keys(&requests)?;
+    let keys = created
+        .iter()
+        .map(|created| created.raw_key.expose().to_owned())
+        .collect();
+    Ok((kg, keys))
 }
 
 fn many_keys(path: &Path, count: usize) -> Result<Vec<String>, Box<dyn Error>> {
