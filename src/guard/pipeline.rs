@@ -123,6 +123,8 @@ impl Inner {
         }
     }
 
+    // In a box, a refusal would cost an allocation.
+    #[allow(clippy::result_large_err)]
     #[inline(always)]
     fn decide_at_once<H: Headers + ?Sized>(
         &self,

@@ -28,7 +28,8 @@ fn render_backends(backends: &[BackendHealth]) -> String {
     if backends.is_empty() {
         return out;
     }
-    let families: [(_, _, _, fn(&BackendHealth) -> u64); 3] = [
+    type Value = fn(&BackendHealth) -> u64;
+    let families: [(&str, &str, &str, Value); 3] = [
         ("up", "gauge", "Whether the backend is asked.", |backend| {
             u64::from(backend.is_up)
         }),
