@@ -1,6 +1,7 @@
 //! Keys in PostgreSQL and limits in Redis: what holds while these fail, and that it ends by itself.
 
-#![cfg(all(test, unix))]
+#![cfg(test)]
+#![cfg(unix)]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! Redis over TLS, with an authority that the system trusts.
 
-#![cfg(all(test, unix))]
+#![cfg(test)]
+#![cfg(unix)]
 
 mod common;
 

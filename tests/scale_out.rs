@@ -1,6 +1,7 @@
 //! The example with several processes, run as a newcomer runs it.
 
-#![cfg(all(test, unix))]
+#![cfg(test)]
+#![cfg(unix)]
 
 mod common;
 

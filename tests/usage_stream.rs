@@ -1,6 +1,7 @@
 //! Single requests as entries of a stream in Redis.
 
-#![cfg(all(test, unix))]
+#![cfg(test)]
+#![cfg(unix)]
 
 mod common;
 
