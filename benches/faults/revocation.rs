@@ -40,10 +40,20 @@ fn revoke(world: &World) -> Result<Duration, Box<dyn Error>> {
     while there.check(&headers, IP, "/").is_err() {}
     here.revoke_key(created.key.id)?;
     let revoked = Instant::now();
-    while there.check(&headers, IP, "/").is_ok() {
+    let status = || {
+        there
+            .check(&headers, IP, "/")
+            .err()
+            .map(|denial| denial.status())
+    };
+    while status() != Some(401) {
         if revoked.elapsed() > Duration::from_secs(10) {
             return Err("the other node never heard of a revocation".into());
         }
     }
-    Ok(revoked.elapsed())
+    let time = revoked.elapsed();
+    match status() {
+        Some(401) => Ok(time),
+        again => Err(format!("a revoked key was answered {again:?} again").into()),
+    }
 }

@@ -411,27 +411,42 @@ impl MemoryLimiter {
         indexed(rules).map(balance).collect()
     }
 
-    /// Takes balances over that another server counts; they are to be stored.
+    /// Counts what another server has admitted, so that this process admits no more by itself when
+    /// that is gone. Balances are taken over as they are there; they are to be stored.
     pub(super) fn take_over(
         &self,
         groups: Groups<'_>,
         rules: Rules<'_>,
+        cost: NonZeroU32,
+        receipt: &Receipt,
         balances: impl Fn(usize) -> Balance,
     ) {
-        let has_balance =
-            |rule: &Rule| matches!(rule.limit.span, Span::Day | Span::Month | Span::Credits(_));
-        if !indexed(rules).any(|(_, rule)| has_balance(rule)) {
-            return;
-        }
         let mut held = Held::lock(groups);
+        let time = self.time();
         for (index, rule) in indexed(rules) {
-            if let CounterMut::Balance(balance, changed) = held.counter(rule) {
+            let mut counter = held.counter(rule);
+            if let CounterMut::Balance(balance, changed) = counter {
                 *balance = balances(index);
                 if !std::mem::replace(changed, true) {
                     self.to_be_stored(groups, rule);
                 }
+            } else if !is_passed_over(receipt, index) {
+                counter.remaining(time, rule);
+                counter.record(time, rule, rule.limit.span.takes(cost));
             }
         }
+    }
+
+    /// As [`MemoryLimiter::take_over`], of windows over a network.
+    pub(super) fn take_hit_over(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+        receipt: &Receipt,
+    ) {
+        self.networks
+            .record(network, rules, cost, receipt, &self.clock);
     }
 }
 

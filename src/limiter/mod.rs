@@ -216,6 +216,8 @@ pub(crate) struct Remarks {
     pub(crate) passed_over: SmallVec<[u16; 8]>,
     /// When another server admitted it, by the clock of that.
     pub(crate) remote_at: Option<u64>,
+    /// Admitted without anybody counting it.
+    pub(crate) is_uncounted: bool,
 }
 
 #[cold]

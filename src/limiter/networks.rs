@@ -88,6 +88,27 @@ impl Networks {
         Outcome::Admitted(tightest, receipt)
     }
 
+    /// Counts what was admitted elsewhere.
+    #[cfg(feature = "redis")]
+    pub(super) fn record(
+        &self,
+        network: Network,
+        rules: &[NetworkRule<'_>],
+        cost: NonZeroU32,
+        receipt: &Receipt,
+        clock: &Clock,
+    ) {
+        let mut set = self.set(network).lock();
+        let now = clock.now();
+        for (index, rule) in rules.iter().enumerate() {
+            if !is_passed_over(receipt, index) {
+                let log = set.log(network, rule, now);
+                log.used_at(now);
+                log.record(now, cost);
+            }
+        }
+    }
+
     pub(super) fn levels(
         &self,
         network: Network,

@@ -19,6 +19,7 @@ pub(super) enum Action {
     Reset,
     Release,
     Renew,
+    Extend,
     Forget,
 }
 
@@ -31,6 +32,7 @@ impl Action {
             Self::Reset => "reset",
             Self::Release => "release",
             Self::Renew => "renew",
+            Self::Extend => "extend",
             Self::Forget => "forget",
         }
     }

@@ -332,6 +332,11 @@ function kinds.s()
     set(rule, cost)
   end
 
+  -- The same, where the node may have taken more than it knows of.
+  function slots.extend(rule)
+    set(rule, max(rule.own, cost))
+  end
+
   function slots.room_in()
     return NEVER
   end
@@ -411,7 +416,7 @@ if action == 'admit' then
     end
   end
 elseif action ~= 'look' then
-  -- settle, reset, release, renew or forget
+  -- settle, reset, release, renew, extend or forget
   for _, rule in ipairs(rules) do
     if rule[action] then
       rule[action](rule)

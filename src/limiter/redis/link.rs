@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +24,9 @@ const QUEUE: usize = 65_536;
 /// How often slots are renewed, well within their lease, and a lost connection is tried again.
 const RENEWAL: Duration = Duration::from_secs(1);
 const PROBE: Duration = Duration::from_millis(100);
+
+/// Calls that are made at once where there are many to make.
+const MANY: usize = 256;
 
 /// How long connecting may take.
 const CONNECTING: Duration = Duration::from_secs(1);
@@ -173,7 +177,7 @@ impl Link {
     /// Runs a call that nobody waits for.
     pub(super) fn tell(&self, call: Call) {
         let due = Instant::now() + self.deadline;
-        // What is lost was to give something back; slots are put right by the next renewal.
+        // Where so many calls wait, what they give back is lost.
         let _ = self.jobs.try_send(Job {
             call,
             due,
@@ -231,14 +235,33 @@ impl Worker {
         let mut next_renewal = Instant::now() + RENEWAL;
         loop {
             tokio::time::sleep(PROBE).await;
-            if self.connection.borrow().is_none() {
-                let _ = self.connect().await;
+            if !self.state.is_up.load(Ordering::Relaxed) {
+                self.probe().await;
             }
             if Instant::now() >= next_renewal {
                 next_renewal = Instant::now() + RENEWAL;
                 self.renew_slots().await;
             }
         }
+    }
+
+    /// Asks a connection that heals by itself whether it has, or makes another one.
+    async fn probe(&self) {
+        let connection = self.connection.borrow().clone();
+        let Some(mut connection) = connection else {
+            let _ = self.connect().await;
+            return;
+        };
+        let asked = tokio::time::timeout(CONNECTING, connection.memory()).await;
+        if let Ok(Ok(_)) = asked {
+            self.note_up();
+        }
+    }
+
+    fn note_up(&self) {
+        self.state.late.store(0, Ordering::Relaxed);
+        *self.state.trouble.lock() = None;
+        self.state.is_up.store(true, Ordering::Relaxed);
     }
 
     async fn connect(&self) -> Result<(), Trouble> {
@@ -260,9 +283,7 @@ impl Worker {
         match connected {
             Ok(connection) => {
                 *self.connection.borrow_mut() = Some(connection);
-                self.state.late.store(0, Ordering::Relaxed);
-                *self.state.trouble.lock() = None;
-                self.state.is_up.store(true, Ordering::Relaxed);
+                self.note_up();
                 Ok(())
             }
             Err(trouble) => {
@@ -272,10 +293,14 @@ impl Worker {
         }
     }
 
+    /// Asks nothing any more until a probe is answered.
     fn disconnect(&self, trouble: Trouble) {
         self.state.is_up.store(false, Ordering::Relaxed);
         *self.state.trouble.lock() = Some(trouble);
-        *self.connection.borrow_mut() = None;
+        let mut connection = self.connection.borrow_mut();
+        if !connection.as_ref().is_some_and(Connection::heals) {
+            *connection = None;
+        }
     }
 
     async fn serve(self: Rc<Self>, job: Job) {
@@ -352,6 +377,9 @@ impl Worker {
         let Some(mut connection) = self.connection.borrow().clone() else {
             return Err(Failed);
         };
+        if Instant::now() >= due {
+            return Err(Failed);
+        }
         let command = call.write(&self.script, &self.node);
         let running = connection.run(&command, &self.script);
         match tokio::time::timeout_at(due.into(), running).await {
@@ -360,14 +388,14 @@ impl Worker {
                 Answer::read(&values)
             }
             Ok(Err(error)) => {
-                if !connection.heals() && needs_another_connection(&error) {
+                if needs_another_connection(&error) {
                     self.disconnect(Trouble::Failed(error.to_string()));
                 }
                 Err(Failed)
             }
             Err(_) => {
                 let late = self.state.late.fetch_add(1, Ordering::Relaxed) + 1;
-                if !connection.heals() && late >= TOLERATED {
+                if late >= TOLERATED {
                     self.disconnect(Trouble::Late);
                 }
                 Err(Failed)
@@ -375,47 +403,51 @@ impl Worker {
         }
     }
 
-    /// Says how many slots are held. Where calls are on their way that may change it, later.
+    /// Says how many slots are held, under many counters at once, so that no lease ends meanwhile.
     async fn renew_slots(&self) {
-        let settled = |(key, held): (&String, &Held)| {
-            (held.admitting == 0).then(|| (key.clone(), held.count))
+        let keys: Vec<String> = self.slots.borrow().keys().cloned().collect();
+        for keys in keys.chunks(MANY) {
+            join_all(keys.iter().map(|key| self.renew(key))).await;
+        }
+    }
+
+    async fn renew(&self, key: &str) {
+        // Read when it is sent: what is sent later changes what Redis has by then.
+        let Some(held) = self.slots.borrow().get(key).copied() else {
+            return;
         };
-        let all: Vec<_> = self.slots.borrow().iter().filter_map(settled).collect();
-        for (key, count) in all {
-            if self.say_slots(key.clone(), count).await.is_err() {
-                return;
-            }
-            let mut slots = self.slots.borrow_mut();
-            if slots
-                .get(&key)
-                .is_some_and(|held| held.count == 0 && held.admitting == 0)
-            {
-                slots.remove(&key);
-            }
+        let action = match held.admitting {
+            0 => Action::Renew,
+            // Redis may know of slots that are not known of here yet.
+            _ => Action::Extend,
+        };
+        let said = self.say_slots(action, key, held.count).await;
+        let mut slots = self.slots.borrow_mut();
+        let is_free = |held: &Held| held.count == 0 && held.admitting == 0;
+        if said.is_ok() && held.count == 0 && slots.get(key).is_some_and(is_free) {
+            slots.remove(key);
         }
     }
 
     async fn give_up_slots(&self) {
-        let keys: Vec<_> = self
+        let keys: Vec<String> = self
             .slots
             .borrow_mut()
             .drain()
             .map(|(key, _)| key)
             .collect();
-        for key in keys {
-            if self.say_slots(key, 0).await.is_err() {
-                return;
-            }
+        for keys in keys.chunks(MANY) {
+            join_all(keys.iter().map(|key| self.say_slots(Action::Renew, key, 0))).await;
         }
     }
 
-    async fn say_slots(&self, key: String, count: u32) -> Result<Answer, Failed> {
+    async fn say_slots(&self, action: Action, key: &str, count: u32) -> Result<Answer, Failed> {
         let renew = Call {
-            action: Action::Renew,
+            action,
             now: 0,
             cost: count.into(),
             admitted_at: 0,
-            counters: vec![Counter::slots(key)],
+            counters: vec![Counter::slots(key.to_owned())],
         };
         self.run_by(&renew, Instant::now() + CONNECTING).await
     }

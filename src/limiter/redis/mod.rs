@@ -151,7 +151,7 @@ impl RedisLimiter {
         limits: SmallVec<[Limit; 4]>,
         cost: NonZeroU32,
         patience: &Patience,
-        admitted: impl FnOnce(&Answer) + Send + 'a,
+        admitted: impl FnOnce(&Answer, &Receipt) + Send + 'a,
         otherwise: impl FnOnce() -> Outcome + Send + 'a,
     ) -> Reply<'a, Outcome> {
         let keys = counters.iter().map(|counter| &*counter.key);
@@ -176,7 +176,7 @@ impl RedisLimiter {
             }
             let outcome = outcome(&answer, &limits, self.clock.now());
             match &outcome {
-                Outcome::Admitted(..) => admitted(&answer),
+                Outcome::Admitted(_, receipt) => admitted(&answer, receipt),
                 Outcome::Refused(level, room_at) => {
                     let refusal = Refusal {
                         wish,
@@ -203,7 +203,14 @@ impl RedisLimiter {
         self.fallen_back.fetch_add(1, Ordering::Relaxed);
         match self.fallback {
             Fallback::Local => decide(),
-            Fallback::Allow => Outcome::Admitted(Level::unlimited(self.clock.now()), None),
+            Fallback::Allow => {
+                let remarks = Remarks {
+                    is_uncounted: true,
+                    ..Remarks::default()
+                };
+                let level = Level::unlimited(self.clock.now());
+                Outcome::Admitted(level, Some(Box::new(remarks)))
+            }
             Fallback::Deny => Outcome::Undecided,
         }
     }
@@ -298,6 +305,15 @@ fn after(now: Moment, micros: Option<u64>) -> Moment {
     })
 }
 
+fn is_uncounted(receipt: &Receipt) -> bool {
+    receipt.as_ref().is_some_and(|remarks| remarks.is_uncounted)
+}
+
+/// When Redis has admitted a request, by its clock.
+fn remote_at(receipt: &Receipt) -> Option<u64> {
+    receipt.as_ref().and_then(|remarks| remarks.remote_at)
+}
+
 fn has_balance(rule: &Rule) -> bool {
     matches!(rule.limit.span, Span::Day | Span::Month | Span::Credits(_))
 }
@@ -324,9 +340,9 @@ impl Limiter for RedisLimiter {
     ) -> Reply<'a, Outcome> {
         let counters = self.counters(groups, rules, self.clock.now());
         let limits = indexed(rules).map(|(_, rule)| rule.limit).collect();
-        let take_over = move |answer: &Answer| {
+        let take_over = move |answer: &Answer, receipt: &Receipt| {
             let balance = |index: usize| answer.standings[index].balance;
-            self.local.take_over(groups, rules, balance);
+            self.local.take_over(groups, rules, cost, receipt, balance);
         };
         let locally = move || self.local.take(groups, rules, cost);
         self.ask_for(counters, limits, cost, patience, take_over, locally)
@@ -344,12 +360,12 @@ impl Limiter for RedisLimiter {
     }
 
     fn settle(&self, groups: Groups<'_>, rules: Rules<'_>, admission: Admission<'_>, actual: u64) {
-        let Some(admitted_at) = admission
-            .receipt
-            .as_ref()
-            .and_then(|remarks| remarks.remote_at)
-        else {
-            return self.local.settle(groups, rules, admission, actual);
+        if is_uncounted(admission.receipt) {
+            return;
+        }
+        self.local.settle(groups, rules, admission, actual);
+        let Some(admitted_at) = remote_at(admission.receipt) else {
+            return;
         };
         let counters = self
             .counters(groups, rules, admission.at)
@@ -372,12 +388,12 @@ impl Limiter for RedisLimiter {
     }
 
     fn release(&self, groups: Groups<'_>, rules: Rules<'_>, receipt: &Receipt) {
-        if receipt
-            .as_ref()
-            .and_then(|remarks| remarks.remote_at)
-            .is_none()
-        {
-            return self.local.release(groups, rules, receipt);
+        if is_uncounted(receipt) {
+            return;
+        }
+        self.local.release(groups, rules, receipt);
+        if remote_at(receipt).is_none() {
+            return;
         }
         let taken = indexed(rules).filter(|(index, rule)| {
             rule.limit.span == Span::Concurrent && !is_passed_over(receipt, *index)
@@ -423,7 +439,10 @@ impl Limiter for RedisLimiter {
         let limits = rules.iter().map(|rule| rule.limit).collect();
         let counters = self.network_counters(network, rules);
         let locally = move || self.local.take_hit(network, rules, cost);
-        self.ask_for(counters, limits, cost, patience, |_| (), locally)
+        let take_over = move |_: &Answer, receipt: &Receipt| {
+            self.local.take_hit_over(network, rules, cost, receipt);
+        };
+        self.ask_for(counters, limits, cost, patience, take_over, locally)
     }
 
     fn network_levels(

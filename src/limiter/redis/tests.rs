@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
@@ -416,7 +417,22 @@ fn slots_are_held_for_longer_than_a_lease_and_no_longer_than_the_node_lives() {
         held.first()?.split(':').nth(1)?.parse().ok()
     };
     let first = lease().unwrap();
-    until("it is renewed", || lease().unwrap() > first + 2_000_000);
+    // Also while the node itself is refused all the time.
+    let is_renewed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let client = Client::new(&holder, 1);
+                while !is_renewed.load(Ordering::Relaxed) {
+                    assert!(!client.admits(&holder, &rules));
+                }
+            });
+        }
+        until("it is renewed", || {
+            lease().is_none_or(|now| now > first + 5_000_000)
+        });
+        is_renewed.store(true, Ordering::Relaxed);
+    });
     assert!(!client.admits(&other, &rules));
     // A node that ends in order gives its slots up.
     drop(holder);

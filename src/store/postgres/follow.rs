@@ -62,18 +62,18 @@ impl Worker {
 
     /// Has everything forgotten once nothing was heard for too long.
     pub(super) async fn watch(self: Rc<Self>) {
+        let mut told = Instant::now();
         loop {
-            let heard = self.heard.get();
-            sleep_until((heard + self.stale_for).into()).await;
-            if self.heard.get() != heard {
+            // Again and again: keys may be read meanwhile although changes are not.
+            let until = told.max(self.heard.get()) + self.stale_for;
+            sleep_until(until.into()).await;
+            if self.heard.get() + self.stale_for > Instant::now() {
                 continue;
             }
+            told = Instant::now();
             self.is_behind.set(true);
             self.lookups.changed();
             self.listener.tell(vec![Change::Everything]);
-            while self.heard.get() == heard {
-                sleep(PAUSE).await;
-            }
         }
     }
 

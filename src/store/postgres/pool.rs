@@ -97,7 +97,15 @@ impl Pool {
         if self.failure.borrow().is_none() && self.is_checked.get() {
             return Ok(());
         }
-        self.fill(0).await.map(drop)
+        // A new one, as others that are still open prove nothing; it is kept for a transaction.
+        let pool = Rc::clone(self);
+        let conn = detached(async move { pool.connect().await }).await?;
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|conn| !conn.is_closed());
+        if idle.is_empty() {
+            idle.push(conn);
+        }
+        Ok(())
     }
 
     /// Whether the last attempt to connect failed.
