@@ -70,6 +70,16 @@ fn a_redis_that_comes_late_is_done_without_and_then_asked() {
 }
 
 #[test]
+fn what_redis_has_admitted_counts_here_when_it_is_gone() {
+    let (home, mut redis) = (Home::new(), Redis::start());
+    let kg = KeyGuard::open(home.file(), home.config().redis_url(redis.url())).unwrap();
+    let key = key(&kg, 3);
+    assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 200]);
+    redis.kill();
+    assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
+}
+
+#[test]
 fn without_redis_the_policy_decides() {
     for (fallback, expected) in [(Fallback::Deny, 503), (Fallback::Allow, 200)] {
         let (url, _redis) = late_redis();
