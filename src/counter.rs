@@ -96,7 +96,7 @@ impl CounterId {
         }
     }
 
-    fn of(rule: &Rule) -> Self {
+    pub(crate) fn of(rule: &Rule) -> Self {
         Self {
             route: rule.route.clone(),
             span: rule.limit.span,

@@ -80,6 +80,18 @@ fn what_redis_has_admitted_counts_here_when_it_is_gone() {
 }
 
 #[test]
+fn a_reset_that_redis_does_not_carry_out_is_not_acknowledged() {
+    let (home, mut redis) = (Home::new(), Redis::start());
+    let kg = KeyGuard::open(home.file(), home.config().redis_url(redis.url())).unwrap();
+    let key = key(&kg, 1);
+    assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
+    kg.reset(key.key.id, None).unwrap();
+    assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
+    redis.kill();
+    assert!(kg.reset(key.key.id, None).is_err());
+}
+
+#[test]
 fn without_redis_the_policy_decides() {
     for (fallback, expected) in [(Fallback::Deny, 503), (Fallback::Allow, 200)] {
         let (url, _redis) = late_redis();

@@ -41,8 +41,7 @@ impl KeyGuard {
     pub fn reset_ip(&self, network: Network) -> Result<(), AdminError> {
         let act = self.act("reset_ip", None, json!({ "network": network }));
         self.inner.store().note(&act)?;
-        self.inner.limiter().forget(network);
-        Ok(())
+        Ok(self.inner.limiter().forget(network)?)
     }
 
     /// Lifts a limit of a key for a time: it neither refuses nor counts meanwhile. One that its

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{AdminError, no_such_limit};
 use crate::client_ip::ClientIp;
-use crate::counter::Counts;
+use crate::counter::{CounterId, Counts};
 use crate::guard::{KeyGuard, RuleState, is_lifted, rules, strike_rules};
 use crate::ip_limit::IpLimit;
 use crate::limiter::{Groups, NetworkRule};
@@ -72,25 +72,16 @@ impl KeyGuard {
         if let (true, Some(name)) = (rules.is_empty(), name) {
             return Err(no_such_limit(name, all.iter().map(Rule::name)));
         }
-        let holders = [
-            (Holder::Key, GroupId::key(key.id)),
-            (Holder::Org, GroupId::org(org.id)),
-        ];
-        let is_concerned = |(holder, _): &(Holder, GroupId)| {
-            let mut holders = rules.iter().map(|rule| rule.holder);
-            holders.any(|other| other == *holder)
+        let counter = |rule: &Rule| match rule.holder {
+            Holder::Org => (GroupId::org(org.id), CounterId::of(rule)),
+            _ => (GroupId::key(key.id), CounterId::of(rule)),
         };
-        let stored: Vec<GroupId> = holders
-            .into_iter()
-            .filter(is_concerned)
-            .map(|(_, group)| group)
-            .collect();
+        let counters: Vec<_> = rules.iter().map(counter).collect();
         let act = self.act("reset", Some(id.0), json!({ "rule": name }));
         self.with_groups(&key, &rules, |groups| {
             // Whatever else they hold is in memory now, and stored again by an orderly stop.
-            self.inner.store().forget_windows(&stored, &act)?;
-            self.inner.limiter().reset(groups, &[&rules]);
-            Ok::<_, AdminError>(())
+            self.inner.store().forget_counters(&counters, &act)?;
+            Ok::<_, AdminError>(self.inner.limiter().reset(groups, &[&rules])?)
         })??;
         Ok(self.inner.recorder().flush()?)
     }

@@ -220,8 +220,9 @@ impl Lockouts {
             return Ok(Vec::new());
         }
         store.change_locks(&changes, act)?;
-        // What led to the locks must not lead to the next one at once.
-        limiter.forget(network);
+        // What led to the locks must not lead to the next one at once. They end all the same if it
+        // cannot be forgotten now.
+        let _ = limiter.forget(network);
         let mut ended = self.locks.remove(network, path.as_deref());
         ended.retain(|lock| act.at < lock.until);
         Ok(ended)

@@ -359,7 +359,7 @@ fn a_network_that_is_forgotten_starts_anew(subject: &Subject) {
     };
     assert_eq!(hits(), [true, true]);
     assert_eq!(hits(), [false, false]);
-    subject.limiter.forget(network);
+    subject.limiter.forget(network).unwrap();
     assert_eq!(hits(), [true, true]);
 }
 

@@ -245,7 +245,7 @@ impl Limiter for MemoryLimiter {
         }
     }
 
-    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) {
+    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) -> Result<(), StoreError> {
         let mut held = Held::lock(groups);
         let now = self.time().now.nanos();
         for (_, rule) in indexed(rules) {
@@ -254,6 +254,7 @@ impl Limiter for MemoryLimiter {
                 self.to_be_stored(groups, rule);
             }
         }
+        Ok(())
     }
 
     fn take_changed(&self) -> Vec<Arc<Group>> {
@@ -316,8 +317,9 @@ impl Limiter for MemoryLimiter {
         self.networks.restore(saved, &self.clock);
     }
 
-    fn forget(&self, network: Network) {
+    fn forget(&self, network: Network) -> Result<(), StoreError> {
         self.networks.forget(network);
+        Ok(())
     }
 
     fn sweep(&self) {

@@ -103,7 +103,7 @@ pub(crate) trait Limiter: Send + Sync + 'static {
 
     /// Forgets what the given rules have used. Nothing is given back any more of what was admitted
     /// before.
-    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>);
+    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) -> Result<(), StoreError>;
 
     /// The groups with balances that changed since the last call. They stay in memory while they are
     /// held, so that a balance is never seeded from a state that is still on its way to the store.
@@ -149,7 +149,7 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     fn restore_networks(&self, saved: Vec<SavedNetwork>);
 
     /// Forgets all that was counted of a network.
-    fn forget(&self, network: Network);
+    fn forget(&self, network: Network) -> Result<(), StoreError>;
 
     /// Whether another server is asked.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]

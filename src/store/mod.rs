@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
-use crate::counter::{SavedCounter, SavedNetwork};
+use crate::counter::{CounterId, SavedCounter, SavedNetwork};
 use crate::health::BackendHealth;
 use crate::key::HashedKey;
 use crate::limit::Limit;
@@ -114,7 +114,11 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn save_networks(&self, networks: Vec<SavedNetwork>) -> Result<(), StoreError>;
     fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError>;
     /// Forgets the stored windows of groups.
-    fn forget_windows(&self, ids: &[GroupId], act: &Act) -> Result<(), StoreError>;
+    fn forget_counters(
+        &self,
+        counters: &[(GroupId, CounterId)],
+        act: &Act,
+    ) -> Result<(), StoreError>;
 
     /// Writes a batch of usage, its totals and balances, whole or not at all.
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError>;

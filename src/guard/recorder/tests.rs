@@ -6,7 +6,7 @@ use super::*;
 use crate::access::Policy;
 use crate::client_ip::ClientIp;
 use crate::clock::{ManualClock, Timestamp};
-use crate::counter::{SavedCounter, SavedNetwork, SavedValue};
+use crate::counter::{CounterId, SavedCounter, SavedNetwork, SavedValue};
 use crate::guard::policies::InForce;
 use crate::guard::residents::Revisions;
 use crate::key::HashedKey;
@@ -131,7 +131,7 @@ impl Store for Disk {
     fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError> {
         unimplemented!()
     }
-    fn forget_windows(&self, _: &[GroupId], _: &Act) -> Result<(), StoreError> {
+    fn forget_counters(&self, _: &[(GroupId, CounterId)], _: &Act) -> Result<(), StoreError> {
         unimplemented!()
     }
     fn rehash(&self, _: &[Rehash], _: &Act) -> Result<(), StoreError> {

@@ -123,7 +123,7 @@ impl Subject {
     }
 
     pub(super) fn reset(&self, key: u64, rules: &[Rule]) {
-        self.with_groups(key, |groups| self.limiter.reset(groups, &[rules]));
+        self.with_groups(key, |groups| self.limiter.reset(groups, &[rules]).unwrap());
     }
 
     pub(super) fn hit(&self, network: Network, rules: &[NetworkRule<'_>]) -> Outcome {

@@ -402,7 +402,7 @@ fn nothing_is_given_back_of_what_was_reserved_before_a_reset() {
     let Outcome::Admitted(before, _) = admit(&limiter, &group, &rules, cost(6)) else {
         panic!("refused");
     };
-    limiter.reset(alone(&group), &[&rules]);
+    limiter.reset(alone(&group), &[&rules]).unwrap();
     assert_eq!(left(), 10);
     // Another request within the same grain: its hits are not given back to the first.
     assert!(is_admitted(admit(&limiter, &group, &rules, cost(6))));

@@ -159,13 +159,22 @@ impl Link {
 
     /// Has a call run. Its answer comes within the deadline, or there is none.
     pub(super) fn ask(&self, call: Call, patience: &Patience) -> Result<Asked, Failed> {
+        self.send(call, patience.ends_at(self.deadline))
+    }
+
+    /// The same, for who can wait.
+    pub(super) fn ask_patiently(&self, call: Call) -> Result<Asked, Failed> {
+        self.send(call, Instant::now() + CONNECTING)
+    }
+
+    fn send(&self, call: Call, due: Instant) -> Result<Asked, Failed> {
         if !self.state.is_up.load(Ordering::Relaxed) {
             return Err(self.state.failed());
         }
         let (answer, asked) = oneshot::channel();
         let job = Job {
             call,
-            due: patience.ends_at(self.deadline),
+            due,
             answer: Some(answer),
         };
         match self.jobs.try_send(job) {

@@ -199,6 +199,17 @@ impl RedisLimiter {
         block_on(self.link.ask(call, &Patience::default())?.answer())
     }
 
+    /// For an administrator, who waits longer and is told if it was in vain.
+    fn ask_patiently(&self, action: Action, counters: Vec<Counter>) -> Result<(), StoreError> {
+        let asked = self.link.ask_patiently(self.call(action, 0, counters));
+        match asked.and_then(|asked| block_on(asked.answer())) {
+            Ok(_) => Ok(()),
+            Err(Failed) => Err(StoreError::Unavailable(
+                "Redis does not answer: what it has counted may still count; try again".into(),
+            )),
+        }
+    }
+
     fn fall_back(&self, decide: impl FnOnce() -> Outcome) -> Outcome {
         self.fallen_back.fetch_add(1, Ordering::Relaxed);
         match self.fallback {
@@ -403,13 +414,14 @@ impl Limiter for RedisLimiter {
             .tell(self.call(Action::Release, 0, counters.collect()));
     }
 
-    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) {
+    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) -> Result<(), StoreError> {
         let counters = self.counters(groups, rules, self.clock.now());
         self.forget_exhausted(&counters);
-        self.local.reset(groups, rules);
-        let _ = self.ask_now(Action::Reset, 0, counters.clone());
+        self.local.reset(groups, rules)?;
+        let answer = self.ask_patiently(Action::Reset, counters.clone());
         // Nor what was refused meanwhile.
         self.forget_exhausted(&counters);
+        answer
     }
 
     fn take_changed(&self) -> Vec<Arc<Group>> {
@@ -461,14 +473,15 @@ impl Limiter for RedisLimiter {
 
     fn restore_networks(&self, _: Vec<SavedNetwork>) {}
 
-    fn forget(&self, network: Network) {
+    fn forget(&self, network: Network) -> Result<(), StoreError> {
         let tag = self.names.tag_of(network);
         self.exhausted.forget_all(&tag);
-        self.local.forget(network);
+        self.local.forget(network)?;
         let all = Counter::index(self.names.of_all(network), &[]);
-        let _ = self.ask_now(Action::Forget, 0, vec![all]);
+        let answer = self.ask_patiently(Action::Forget, vec![all]);
         // Nor what was refused meanwhile.
         self.exhausted.forget_all(&tag);
+        answer
     }
 
     fn sweep(&self) {

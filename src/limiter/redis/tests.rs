@@ -120,7 +120,7 @@ fn every_key_expires_is_in_the_slot_of_its_group_and_names_nobody() {
         "9 concurrent",
     ]);
     assert!(client.admits(&limiter, &rules));
-    limiter.reset(client.groups(), &[&rules]);
+    limiter.reset(client.groups(), &[&rules]).unwrap();
     assert!(client.admits(&limiter, &rules));
     let counts = Counts::Requests("login".into());
     let limit = "9/min".parse().unwrap();
@@ -188,7 +188,7 @@ fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
     limiter.settle(client.groups(), &[&rules], admission, 1);
     assert!(client.admits(&limiter, &rules));
     assert!(!client.admits(&limiter, &rules));
-    limiter.reset(client.groups(), &[&rules]);
+    limiter.reset(client.groups(), &[&rules]).unwrap();
     assert!(client.admits(&limiter, &rules));
 }
 

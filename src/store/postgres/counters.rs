@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use super::conn::Conn;
 use crate::clock::Timestamp;
-use crate::counter::{SavedCounter, SavedValue};
+use crate::counter::{CounterId, SavedCounter, SavedValue};
 use crate::quota::Balance;
 use crate::rule::GroupId;
 use crate::store::StoreError;
@@ -165,11 +165,21 @@ pub(super) async fn put(conn: &Conn, balances: &[BalanceRow]) -> Result<(), Stor
     Ok(())
 }
 
-pub(super) async fn forget(conn: &Conn, ids: &[GroupId]) -> Result<(), StoreError> {
-    let ids: Vec<_> = ids.iter().copied().map(bits).collect();
+pub(super) async fn forget(
+    conn: &Conn,
+    counters: &[(GroupId, CounterId)],
+) -> Result<(), StoreError> {
+    let (mut groups, mut ids) = (Vec::new(), Vec::new());
+    for (group, id) in counters {
+        if let Some(id) = encode_balance_id(id)? {
+            groups.push(bits(*group));
+            ids.push(id);
+        }
+    }
     conn.run(
-        "DELETE FROM keyguard_balances WHERE group_id = ANY($1)",
-        &[&ids],
+        "DELETE FROM keyguard_balances WHERE (group_id, counter) IN \
+         (SELECT * FROM unnest($1::bigint[], $2::bytea[]))",
+        &[&groups, &ids],
     )
     .await?;
     Ok(())

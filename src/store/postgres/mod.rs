@@ -55,7 +55,7 @@ use super::{
     StoreError, Totals, UsageBatch,
 };
 use crate::clock::Timestamp;
-use crate::counter::{SavedCounter, SavedNetwork};
+use crate::counter::{CounterId, SavedCounter, SavedNetwork};
 use crate::health::BackendHealth;
 use crate::key::HashedKey;
 use crate::lockout::{Lock, LockChange};
@@ -340,10 +340,14 @@ impl Store for PostgresStore {
     }
 
     /// Balances too: what is used at another node would bring them back.
-    fn forget_windows(&self, ids: &[GroupId], act: &Act) -> Result<(), StoreError> {
-        let ids = ids.to_vec();
+    fn forget_counters(
+        &self,
+        counters: &[(GroupId, CounterId)],
+        act: &Act,
+    ) -> Result<(), StoreError> {
+        let counters = counters.to_vec();
         self.act(act, async move |conn, _| {
-            Ok((None, counters::forget(conn, &ids).await?))
+            Ok((None, counters::forget(conn, &counters).await?))
         })
     }
 

@@ -105,7 +105,10 @@ fn ends_after(window: &SavedCounter, now: Timestamp) -> bool {
     hits.last().is_some_and(|(at, _)| at.plus(length) > now)
 }
 
-pub(super) fn forget_windows(txn: &WriteTransaction, ids: &[GroupId]) -> Result<(), StoreError> {
+pub(super) fn forget_windows(
+    txn: &WriteTransaction,
+    ids: impl Iterator<Item = GroupId>,
+) -> Result<(), StoreError> {
     let mut table = txn.open_table(WINDOWS)?;
     for id in ids {
         table.remove(id.to_bits())?;

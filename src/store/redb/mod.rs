@@ -39,7 +39,7 @@ use super::{
     UsageBatch,
 };
 use crate::clock::Timestamp;
-use crate::counter::{SavedCounter, SavedNetwork};
+use crate::counter::{CounterId, SavedCounter, SavedNetwork};
 use crate::key::HashedKey;
 use crate::lockout::{Lock, LockChange};
 use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
@@ -180,8 +180,16 @@ impl Store for RedbStore {
         self.read(counters::networks)
     }
 
-    fn forget_windows(&self, ids: &[GroupId], act: &Act) -> Result<(), StoreError> {
-        self.act(act, |txn| Ok((None, counters::forget_windows(txn, ids)?)))
+    /// Balances are written as they are then.
+    fn forget_counters(
+        &self,
+        counters: &[(GroupId, CounterId)],
+        act: &Act,
+    ) -> Result<(), StoreError> {
+        let groups = counters.iter().map(|(group, _)| *group);
+        self.act(act, |txn| {
+            Ok((None, counters::forget_windows(txn, groups)?))
+        })
     }
 
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {

@@ -63,7 +63,8 @@ fn slots_of_a_cluster_that_have_moved_are_followed() {
     }
     for id in 1..=20 {
         let client = Client::new(&limiter, id);
-        assert!(client.admits(&limiter, &rules), "{:?}", limiter.warnings());
+        // A node may take the other one for dead for a moment, with so much to say.
+        until("they are followed", || client.admits(&limiter, &rules));
         assert!(!client.admits(&limiter, &rules));
     }
     assert_eq!(nodes[1].run::<usize>("DBSIZE"), 20);

@@ -170,7 +170,14 @@ fn of_a_balance_that_several_write_the_later_and_higher_stands() {
     };
     other.record(&both).unwrap();
     assert_eq!(one.counters(group).unwrap(), level(1, after(3)));
-    one.forget_windows(&[group], &act()).unwrap();
+    let month = level(1, after(3)).remove(0).id;
+    let day = CounterId {
+        span: Span::Day,
+        ..month.clone()
+    };
+    one.forget_counters(&[(group, day)], &act()).unwrap();
+    assert_eq!(one.counters(group).unwrap(), level(1, after(3)));
+    one.forget_counters(&[(group, month)], &act()).unwrap();
     assert_eq!(one.counters(group).unwrap(), []);
 }
 

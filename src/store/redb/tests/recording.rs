@@ -220,7 +220,8 @@ fn windows_stay_until_they_are_over() {
     store.save_windows(Vec::new(), after(1)).unwrap();
     assert_eq!(store.counters(one).unwrap(), []);
     assert_eq!(store.counters(two).unwrap(), window(after(1)));
-    store.forget_windows(&[two], &act()).unwrap();
+    let counter = window(NOW).remove(0).id;
+    store.forget_counters(&[(two, counter)], &act()).unwrap();
     assert_eq!(store.counters(two).unwrap(), []);
 }
 
