@@ -67,6 +67,11 @@ mod tls;
 mod waiting;
 mod window;
 
+#[cfg(doc)]
+pub mod sizing {
+    #![doc = include_str!("manual/scale_out.md")]
+}
+
 pub use access::{ExactPath, InvalidPolicy, Lockout, Pattern, Policy, Route};
 pub use addresses::Addresses;
 pub use admin::{
