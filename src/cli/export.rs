@@ -16,8 +16,14 @@ use crate::store::transfer::move_all;
 #[derive(Args)]
 pub(super) struct Export {
     /// Where to: a data file, which is made if it is absent, or the URL of a database. It goes by the
-    /// same secret, under which the keys are hashed
-    #[arg(long, value_name = "FILE|URL")]
+    /// same secret, under which the keys are hashed. Other users of this machine can see a password in
+    /// the list of processes: prefer the variable for a URL that has one
+    #[arg(
+        long,
+        value_name = "FILE|URL",
+        env = "KEYGUARD_TO",
+        hide_env_values = true
+    )]
     to: PathBuf,
 }
 

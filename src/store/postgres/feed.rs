@@ -64,8 +64,14 @@ pub(super) async fn read(
     Ok(News {
         generation,
         changes,
-        is_any: after != Some(generation),
+        is_any: wanted || !is_listed || rows.iter().any(concerns_keys),
     })
+}
+
+/// Locks are looked for by nobody.
+fn concerns_keys(row: &Row) -> bool {
+    let kind = row.try_get::<_, Option<&str>>(3);
+    kind.is_ok_and(|kind| kind.is_some_and(|kind| kind != "lock"))
 }
 
 async fn listed(
