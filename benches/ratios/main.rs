@@ -35,7 +35,7 @@ impl Run {
     /// `full`, or in a smoke run so much less that a row takes a moment.
     fn size(&self, full: usize) -> usize {
         if self.smoke {
-            (full / 200).max(1_000).min(full)
+            (full / 200).max(100).min(full)
         } else {
             full
         }
