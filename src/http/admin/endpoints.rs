@@ -4,7 +4,8 @@ use http::Method;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::endpoint::{Endpoint, Json, Query};
+use super::endpoint::Endpoint;
+use super::input::{Json, Query};
 use crate::admin::answer::{
     Block, Check, CheckReply, Command, Failure, ListedKey, NewKeyReply, PAGE, Reloaded, StatsReply,
     Whose,

@@ -4,12 +4,16 @@ mod access;
 mod docs;
 mod endpoint;
 mod endpoints;
+mod input;
 mod openapi;
+mod operation;
 mod schemas;
 mod service;
 
 #[cfg(feature = "serve")]
 pub(super) use self::access::require_own_name;
 #[cfg(feature = "serve")]
-pub(super) use self::endpoint::{Asked, Endpoint, Json};
+pub(super) use self::input::{Input, Json};
+#[cfg(feature = "serve")]
+pub(super) use self::operation::Operation;
 pub use self::service::AdminService;

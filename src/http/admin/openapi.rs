@@ -1,4 +1,4 @@
-//! The description of the API, made of the endpoints that serve it.
+//! The description of the API, made of the operations that serve it.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::endpoint::Endpoint;
+use super::operation::Operation;
 use crate::http::problem::ProblemDocument;
 
 const DESCRIPTION: &str = "Keys, organizations, limits and locks of one data file. Times are \
@@ -17,14 +17,14 @@ const DESCRIPTION: &str = "Keys, organizations, limits and locks of one data fil
     `id` of what it made.";
 
 /// An OpenAPI 3.1 document.
-pub(super) fn describe<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Value {
+pub(super) fn describe<'a>(operations: impl Iterator<Item = &'a Operation>) -> Value {
     let mut schemas: BTreeMap<String, RefOr<Schema>> = BTreeMap::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
-    for endpoint in endpoints {
-        schemas.extend(endpoint.schemas.iter().cloned());
-        let operations = paths.entry(endpoint.path).or_default();
-        let method = endpoint.method.as_str().to_ascii_lowercase();
-        operations.insert(method, operation(endpoint));
+    for operation in operations {
+        schemas.extend(operation.schemas.iter().cloned());
+        let at_path = paths.entry(operation.path).or_default();
+        let method = operation.method.as_str().to_ascii_lowercase();
+        at_path.insert(method, described(operation));
     }
     let mut of_problem = Vec::new();
     ProblemDocument::schemas(&mut of_problem);
@@ -59,9 +59,9 @@ pub(super) fn describe<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Val
     })
 }
 
-fn operation(endpoint: &Endpoint) -> Value {
-    let mut parameters: Vec<Value> = endpoint.query.iter().map(|field| json!(field)).collect();
-    if endpoint.takes_id() {
+fn described(operation: &Operation) -> Value {
+    let mut parameters: Vec<Value> = operation.query.iter().map(|field| json!(field)).collect();
+    if operation.takes_id() {
         parameters.push(json!({
             "name": "id",
             "in": "path",
@@ -69,7 +69,7 @@ fn operation(endpoint: &Endpoint) -> Value {
             "schema": { "type": "integer", "format": "uint64", "minimum": 0 },
         }));
     }
-    if endpoint.method == Method::POST && !endpoint.is_for_trusted_peers {
+    if operation.method == Method::POST && !operation.is_for_trusted_peers {
         parameters.push(json!({
             "name": "Idempotency-Key",
             "in": "header",
@@ -78,34 +78,34 @@ fn operation(endpoint: &Endpoint) -> Value {
             "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
         }));
     }
-    let mut operation = json!({
-        "operationId": endpoint.operation,
-        "summary": endpoint.summary,
+    let mut described = json!({
+        "operationId": operation.name,
+        "summary": operation.summary,
         "parameters": parameters,
-        "responses": responses(endpoint),
+        "responses": responses(operation),
     });
-    if endpoint.is_for_trusted_peers {
-        operation["security"] = json!([]);
+    if operation.is_for_trusted_peers {
+        described["security"] = json!([]);
     }
-    if let Some(name) = &endpoint.body {
-        operation["requestBody"] = json!({
+    if let Some(name) = &operation.body {
+        described["requestBody"] = json!({
             "required": true,
             "content": { "application/json": { "schema": reference(name) } },
         });
     }
-    operation
+    described
 }
 
 fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-fn responses(endpoint: &Endpoint) -> Value {
+fn responses(operation: &Operation) -> Value {
     let mut success = json!({
-        "description": endpoint.summary,
-        "content": { "application/json": { "schema": endpoint.reply } },
+        "description": operation.summary,
+        "content": { "application/json": { "schema": operation.reply } },
     });
-    if endpoint.cursor.is_some() {
+    if operation.cursor.is_some() {
         success["headers"] = json!({
             "Link": {
                 "description": "Where the next page is; absent behind the last row.",
@@ -114,8 +114,8 @@ fn responses(endpoint: &Endpoint) -> Value {
         });
     }
     let mut all = Map::new();
-    all.insert(endpoint.status.as_str().to_owned(), success);
-    for status in problems(endpoint) {
+    all.insert(operation.status.as_str().to_owned(), success);
+    for status in problems(operation) {
         let problem = json!({
             "description": status.canonical_reason().unwrap_or_default(),
             "content": {
@@ -128,7 +128,7 @@ fn responses(endpoint: &Endpoint) -> Value {
 }
 
 /// What else may be answered.
-fn problems(endpoint: &Endpoint) -> Vec<StatusCode> {
+fn problems(operation: &Operation) -> Vec<StatusCode> {
     let mut all = vec![
         StatusCode::BAD_REQUEST,
         StatusCode::UNAUTHORIZED,
@@ -138,14 +138,14 @@ fn problems(endpoint: &Endpoint) -> Vec<StatusCode> {
         StatusCode::TOO_MANY_REQUESTS,
         StatusCode::SERVICE_UNAVAILABLE,
     ];
-    if endpoint.body.is_some() {
+    if operation.body.is_some() {
         all.push(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    if endpoint.method != Method::GET || endpoint.takes_id() {
+    if operation.method != Method::GET || operation.takes_id() {
         all.push(StatusCode::NOT_FOUND);
         all.push(StatusCode::CONFLICT);
     }
-    if endpoint.operation == "listKeys" {
+    if operation.name == "listKeys" {
         all.push(StatusCode::NOT_FOUND);
     }
     all

@@ -14,6 +14,7 @@ use http_body::Body;
 use http_body_util::Full;
 
 use super::endpoint::{Asked, Endpoint};
+use super::operation::Operation;
 use super::{access, docs, endpoints, openapi};
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
@@ -63,10 +64,11 @@ impl AdminService {
         Self::describing(guard, &[])
     }
 
-    /// A service that also describes endpoints beside it.
-    pub(in crate::http) fn describing(guard: KeyGuard, others: &[Endpoint]) -> Self {
+    /// A service that also describes operations beside it.
+    pub(in crate::http) fn describing(guard: KeyGuard, others: &[Operation]) -> Self {
         let endpoints = endpoints::all();
-        let description = openapi::describe(endpoints.iter().chain(others));
+        let operations = endpoints.iter().map(|endpoint| &endpoint.operation);
+        let description = openapi::describe(operations.chain(others));
         let description = description.to_string().into();
         Self {
             shared: Arc::new(Shared {
@@ -196,18 +198,20 @@ impl Shared {
     fn find(&self, method: &Method, path: &str) -> Result<(&Endpoint, u64), Problem> {
         let at_path = || {
             let endpoints = self.endpoints.iter();
-            endpoints.filter_map(|endpoint| Some((endpoint, endpoint.matches(path)?)))
+            endpoints.filter_map(|endpoint| Some((endpoint, endpoint.operation.matches(path)?)))
         };
         let method = match method {
             &Method::HEAD => &Method::GET,
             method => method,
         };
-        if let Some((endpoint, id)) = at_path().find(|(endpoint, _)| endpoint.method == method) {
+        if let Some((endpoint, id)) =
+            at_path().find(|(endpoint, _)| endpoint.operation.method == method)
+        {
             let id = id.unwrap_or("0").parse();
             return Ok((endpoint, id.map_err(|_| nothing_there())?));
         }
         let mut allowed = at_path()
-            .map(|(endpoint, _)| endpoint.method.as_str())
+            .map(|(endpoint, _)| endpoint.operation.method.as_str())
             .peekable();
         match allowed.peek() {
             None => Err(nothing_there()),

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use http::Method;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -11,8 +14,9 @@ use utoipa::ToSchema;
 use crate::admin::AdminError;
 use crate::client_ip::ClientIp;
 use crate::guard::{Denial, Grant, KeyGuard, Request};
-use crate::http::admin::{Endpoint, Json};
+use crate::http::admin::{Input, Json, Operation};
 use crate::http::problem::Problem;
+use crate::http::response::json;
 use crate::policy::InvalidInput;
 use crate::record::{KeyId, Reason};
 
@@ -65,16 +69,28 @@ struct Verdict {
     problem: Option<Value>,
 }
 
-pub(super) fn endpoint() -> Endpoint {
-    Endpoint::working::<(), _, Verdict>(
-        (Method::POST, "/v1/check"),
-        ("decide", "Decide about a request, and consume its cost"),
-        |guard, _, (), Json(asked): Json<Asked>| decide(guard, &asked),
-    )
-    .for_trusted_peers()
+pub(super) fn operation() -> Operation {
+    let about = ("decide", "Decide about a request, and consume its cost");
+    Operation::new::<(), Json<Asked>, Verdict>((Method::POST, "/v1/check"), about)
+        .for_trusted_peers()
 }
 
-fn decide(guard: &KeyGuard, asked: &Asked) -> Result<Verdict, Problem> {
+pub(super) async fn answer(
+    guard: &KeyGuard,
+    parts: &Parts,
+    body: &[u8],
+) -> Result<Response<Full<Bytes>>, Problem> {
+    <()>::of_query(&parts.uri)?;
+    let Json(asked) = Json::of_body(&parts.headers, body)?;
+    let verdict = serde_json::to_vec(&decide(guard, &asked).await?);
+    let verdict = verdict.map_err(|error| {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Problem::new(status, "unavailable", error.to_string())
+    })?;
+    Ok(json(StatusCode::OK, verdict.into()))
+}
+
+async fn decide(guard: &KeyGuard, asked: &Asked) -> Result<Verdict, Problem> {
     let ip: Result<ClientIp, _> = asked.ip.parse();
     let ip = ip.map_err(|error| AdminError::from(InvalidInput::new("ip", error.to_string())))?;
     if !asked.path.starts_with('/') {
@@ -94,7 +110,7 @@ fn decide(guard: &KeyGuard, asked: &Asked) -> Result<Verdict, Problem> {
     if let Some(cost) = asked.cost {
         request = request.cost(cost);
     }
-    Ok(match guard.decide(request) {
+    Ok(match guard.decide_async(request).await {
         Ok(grant) => admitted(grant),
         Err(denial) => refused(&denial),
     })

@@ -15,7 +15,7 @@ use super::{check, forward_auth, metrics};
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
-use crate::http::admin::{AdminService, Asked, Endpoint, require_own_name};
+use crate::http::admin::{AdminService, require_own_name};
 use crate::http::body::read_body;
 use crate::http::problem::Problem;
 use crate::http::response::json;
@@ -23,7 +23,6 @@ use crate::http::response::json;
 pub(super) struct Routes {
     guard: KeyGuard,
     admin: AdminService,
-    check: Endpoint,
     trusted: Addresses,
     hosts: BTreeSet<String>,
     most_body_bytes: usize,
@@ -34,14 +33,12 @@ type Answered = Result<Response<Full<Bytes>>, Problem>;
 
 impl Routes {
     pub(super) fn new(guard: KeyGuard, settings: &Settings) -> Self {
-        let check = check::endpoint();
-        let admin = AdminService::describing(guard.clone(), std::slice::from_ref(&check))
+        let admin = AdminService::describing(guard.clone(), &[check::operation()])
             .hosts(settings.hosts.iter().cloned())
             .most_bytes(settings.most_body_bytes);
         Self {
             guard,
             admin,
-            check,
             trusted: settings.trusted.clone(),
             hosts: settings
                 .hosts
@@ -96,14 +93,7 @@ impl Routes {
                 require_own_name(request.headers(), request.uri(), &self.hosts)?;
                 let (parts, body) = request.into_parts();
                 let body = read_body(body, self.most_body_bytes).await?;
-                let answer = || {
-                    let asked = Asked::new(&parts, &body, 0);
-                    self.check.answer(&self.guard, &asked)
-                };
-                match self.guard.inner.asks_others() {
-                    false => answer(),
-                    true => tokio::task::block_in_place(answer),
-                }
+                check::answer(&self.guard, &parts, &body).await
             }
             path if path == forward_auth::PATH || path.starts_with(forward_auth::BELOW) => {
                 self.require_trusted(peer)?;
