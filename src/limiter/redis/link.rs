@@ -74,29 +74,31 @@ impl Asked {
     }
 }
 
-/// An answer, and the slots that were taken with it: they are free again if nobody receives it.
+/// An answer, and what gives the slots back that were taken with it, if nobody receives it.
 struct Delivery {
     answer: Answer,
-    slots: Option<(Call, mpsc::WeakSender<Job>)>,
+    release: Option<Release>,
+}
+
+struct Release {
+    call: Call,
+    jobs: mpsc::WeakSender<Job>,
+    state: Arc<State>,
 }
 
 impl Delivery {
     fn receive(mut self) -> Answer {
-        self.slots = None;
+        self.release = None;
         std::mem::take(&mut self.answer)
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some((release, jobs)) = self.slots.take()
+        if let Some(Release { call, jobs, state }) = self.release.take()
             && let Some(jobs) = jobs.upgrade()
         {
-            let _ = jobs.try_send(Job {
-                call: release,
-                due: Instant::now() + CONNECTING,
-                answer: None,
-            });
+            state.tell(&jobs, call, Instant::now() + CONNECTING);
         }
     }
 }
@@ -109,12 +111,47 @@ pub(super) struct State {
     failed: AtomicU64,
     /// Why there is no connection.
     trouble: Mutex<Option<Trouble>>,
+    /// What this node holds, by the name of the counter.
+    slots: Mutex<HashMap<String, Held>>,
 }
 
 impl State {
     fn failed(&self) -> Failed {
         self.failed.fetch_add(1, Ordering::Relaxed);
         Failed
+    }
+
+    /// Has a call run that nobody waits for. Where too many wait to be sent, it is not sent, and the
+    /// next renewal gives the slots back.
+    fn tell(&self, jobs: &mpsc::Sender<Job>, call: Call, due: Instant) {
+        let job = Job {
+            call,
+            due,
+            answer: None,
+        };
+        if let Err(unsent) = jobs.try_send(job) {
+            self.note_released(&unsent.into_inner().call);
+        }
+    }
+
+    fn note_released(&self, call: &Call) {
+        if call.action == Action::Release {
+            self.held(call, |held| held.count = held.count.saturating_sub(1));
+        }
+    }
+
+    fn held(&self, call: &Call, change: impl Fn(&mut Held)) {
+        self.held_if(call, |_| true, change);
+    }
+
+    fn held_if(&self, call: &Call, is_meant: impl Fn(usize) -> bool, change: impl Fn(&mut Held)) {
+        let meant = call.slots().filter(|(index, _)| is_meant(*index));
+        // Most calls take none.
+        let mut slots = None;
+        for (_, key) in meant {
+            let slots = slots.get_or_insert_with(|| self.slots.lock());
+            change(slots.entry(key.to_owned()).or_default());
+        }
     }
 }
 
@@ -137,7 +174,6 @@ impl Link {
             node,
             script: redis::Script::new(include_str!("counters.lua")),
             connection: RefCell::default(),
-            slots: RefCell::default(),
             jobs: jobs.downgrade(),
             state: Arc::clone(&state),
         };
@@ -183,15 +219,10 @@ impl Link {
         }
     }
 
-    /// Runs a call that nobody waits for.
+    /// Has a call run that nobody waits for.
     pub(super) fn tell(&self, call: Call) {
-        let due = Instant::now() + self.deadline;
-        // Where so many calls wait, what they give back is lost.
-        let _ = self.jobs.try_send(Job {
-            call,
-            due,
-            answer: None,
-        });
+        self.state
+            .tell(&self.jobs, call, Instant::now() + self.deadline);
     }
 
     /// Calls that were not answered, or not in time.
@@ -218,7 +249,6 @@ struct Worker {
     node: String,
     script: redis::Script,
     connection: RefCell<Option<Connection>>,
-    slots: RefCell<HashMap<String, Held>>,
     jobs: mpsc::WeakSender<Job>,
     state: Arc<State>,
 }
@@ -315,26 +345,25 @@ impl Worker {
     async fn serve(self: Rc<Self>, job: Job) {
         let Job { call, due, answer } = job;
         let takes_slots = call.action == Action::Admit;
-        if call.action == Action::Release {
-            self.held(&call, |held| held.count = held.count.saturating_sub(1));
-        }
+        self.state.note_released(&call);
         if takes_slots {
-            self.held(&call, |held| held.admitting += 1);
+            self.state.held(&call, |held| held.admitting += 1);
         }
         let result = self.run_by(&call, due).await;
         if takes_slots {
-            self.held(&call, |held| {
+            self.state.held(&call, |held| {
                 held.admitting = held.admitting.saturating_sub(1)
             });
             if let Ok(answer) = &result
                 && answer.is_admitted
             {
-                self.held_if(&call, |index| answer.standings[index].room_in == Some(0));
+                let is_taken = |index: usize| answer.standings[index].room_in == Some(0);
+                self.state.held_if(&call, is_taken, |held| held.count += 1);
             }
         }
         let Some(waiting) = answer else { return };
         let delivery = result.map(|answer| Delivery {
-            slots: self.slots_taken(&call, &answer),
+            release: self.release_of(&call, &answer),
             answer,
         });
         if delivery.is_err() {
@@ -345,7 +374,7 @@ impl Worker {
     }
 
     /// What gives the slots back that an answer says were taken.
-    fn slots_taken(&self, call: &Call, answer: &Answer) -> Option<(Call, mpsc::WeakSender<Job>)> {
+    fn release_of(&self, call: &Call, answer: &Answer) -> Option<Release> {
         if call.action != Action::Admit || !answer.is_admitted {
             return None;
         }
@@ -358,28 +387,15 @@ impl Worker {
         if counters.is_empty() {
             return None;
         }
-        let release = Call {
-            action: Action::Release,
-            counters,
-            ..*call
-        };
-        Some((release, self.jobs.clone()))
-    }
-
-    fn held(&self, call: &Call, change: impl Fn(&mut Held)) {
-        let mut slots = self.slots.borrow_mut();
-        for (_, key) in call.slots() {
-            change(slots.entry(key.to_owned()).or_default());
-        }
-    }
-
-    fn held_if(&self, call: &Call, is_taken: impl Fn(usize) -> bool) {
-        let mut slots = self.slots.borrow_mut();
-        for (index, key) in call.slots() {
-            if is_taken(index) {
-                slots.entry(key.to_owned()).or_default().count += 1;
-            }
-        }
+        Some(Release {
+            call: Call {
+                action: Action::Release,
+                counters,
+                ..*call
+            },
+            jobs: self.jobs.clone(),
+            state: Arc::clone(&self.state),
+        })
     }
 
     async fn run_by(&self, call: &Call, due: Instant) -> Result<Answer, Failed> {
@@ -414,7 +430,7 @@ impl Worker {
 
     /// Says how many slots are held, under many counters at once, so that no lease ends meanwhile.
     async fn renew_slots(&self) {
-        let keys: Vec<String> = self.slots.borrow().keys().cloned().collect();
+        let keys: Vec<String> = self.state.slots.lock().keys().cloned().collect();
         for keys in keys.chunks(MANY) {
             join_all(keys.iter().map(|key| self.renew(key))).await;
         }
@@ -422,7 +438,8 @@ impl Worker {
 
     async fn renew(&self, key: &str) {
         // Read when it is sent: what is sent later changes what Redis has by then.
-        let Some(held) = self.slots.borrow().get(key).copied() else {
+        let held = self.state.slots.lock().get(key).copied();
+        let Some(held) = held else {
             return;
         };
         let action = match held.admitting {
@@ -431,7 +448,7 @@ impl Worker {
             _ => Action::Extend,
         };
         let said = self.say_slots(action, key, held.count).await;
-        let mut slots = self.slots.borrow_mut();
+        let mut slots = self.state.slots.lock();
         let is_free = |held: &Held| held.count == 0 && held.admitting == 0;
         if said.is_ok() && held.count == 0 && slots.get(key).is_some_and(is_free) {
             slots.remove(key);
@@ -439,12 +456,8 @@ impl Worker {
     }
 
     async fn give_up_slots(&self) {
-        let keys: Vec<String> = self
-            .slots
-            .borrow_mut()
-            .drain()
-            .map(|(key, _)| key)
-            .collect();
+        let held = std::mem::take(&mut *self.state.slots.lock());
+        let keys: Vec<String> = held.into_keys().collect();
         for keys in keys.chunks(MANY) {
             join_all(keys.iter().map(|key| self.say_slots(Action::Renew, key, 0))).await;
         }
@@ -487,4 +500,31 @@ fn evicting_policy(info: &str) -> Option<&str> {
         .find_map(|line| line.strip_prefix("maxmemory_policy:"))?
         .trim();
     (policy != "noeviction").then_some(policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_whose_release_cannot_be_sent_is_held_no_longer() {
+        let (jobs, mut queue) = mpsc::channel(1);
+        let state = State::default();
+        let release = Call {
+            action: Action::Release,
+            now: 0,
+            cost: 0,
+            admitted_at: 0,
+            counters: vec![Counter::slots("{kg}:s".to_owned())],
+        };
+        state.held(&release, |held| held.count = 2);
+        let held = || state.slots.lock()["{kg}:s"].count;
+        state.tell(&jobs, release.clone(), Instant::now());
+        // It still is until it is on its way to Redis.
+        assert_eq!(held(), 2);
+        state.tell(&jobs, release, Instant::now());
+        assert_eq!(held(), 1);
+        state.note_released(&queue.blocking_recv().unwrap().call);
+        assert_eq!(held(), 0);
+    }
 }

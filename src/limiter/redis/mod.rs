@@ -126,10 +126,29 @@ impl RedisLimiter {
         counters
     }
 
+    fn wanted(
+        &self,
+        counters: Vec<Counter>,
+        limits: SmallVec<[Limit; 4]>,
+        cost: NonZeroU32,
+    ) -> Wanted {
+        let keys = counters.iter().map(|counter| &*counter.key);
+        let wish = Wish {
+            cost,
+            limits: self.exhausted.hash(keys.zip(limits.iter().copied())),
+        };
+        Wanted {
+            counters,
+            limits,
+            wish,
+        }
+    }
+
     /// A refusal that needs no asking.
-    fn known_refusal(&self, counters: &[Counter], limits: &[Limit], wish: Wish) -> Option<Outcome> {
+    fn known_refusal(&self, wanted: &Wanted) -> Option<Outcome> {
+        let wish = wanted.wish;
         let now = self.clock.now();
-        let mut enforced = counters.iter().zip(limits).enumerate();
+        let mut enforced = wanted.counters.iter().zip(&wanted.limits).enumerate();
         let (rule, (grows_at, room_at)) = enforced.find_map(|(rule, (counter, limit))| {
             let known = self.exhausted.find(&counter.key, wish, now);
             Some((rule, known.filter(|_| !limit.shadow)?))
@@ -143,27 +162,22 @@ impl RedisLimiter {
         Some(Outcome::Refused(level, room_at))
     }
 
-    /// Asks for `cost` of counters; what is `admitted` is told before it is returned. `otherwise`
-    /// decides if there is no answer.
+    /// Asks for what is wanted; what is `admitted` is told before it is returned. `otherwise` decides
+    /// if there is no answer.
     fn ask_for<'a>(
         &'a self,
-        counters: Vec<Counter>,
-        limits: SmallVec<[Limit; 4]>,
-        cost: NonZeroU32,
+        wanted: Wanted,
         patience: &Patience,
         admitted: impl FnOnce(&Answer, &Receipt) + Send + 'a,
         otherwise: impl FnOnce() -> Outcome + Send + 'a,
     ) -> Reply<'a, Outcome> {
-        let keys = counters.iter().map(|counter| &*counter.key);
-        let wish = Wish {
-            cost,
-            limits: self.exhausted.hash(keys.zip(limits.iter().copied())),
-        };
-        if let Some(refusal) = self.known_refusal(&counters, &limits, wish) {
-            return Reply::Now(refusal);
-        }
+        let Wanted {
+            counters,
+            limits,
+            wish,
+        } = wanted;
         let keys: SmallVec<[String; 4]> = counters.iter().map(|c| c.key.clone()).collect();
-        let call = self.call(Action::Admit, signed(cost), counters);
+        let call = self.call(Action::Admit, signed(wish.cost), counters);
         let Ok(asked) = self.link.ask(call, patience) else {
             return Reply::Now(self.fall_back(otherwise));
         };
@@ -250,6 +264,13 @@ impl RedisLimiter {
             self.exhausted.forget(&counter.key);
         }
     }
+}
+
+/// What a request takes, and of which counters.
+struct Wanted {
+    counters: Vec<Counter>,
+    limits: SmallVec<[Limit; 4]>,
+    wish: Wish,
 }
 
 /// What an answer decides.
@@ -351,12 +372,16 @@ impl Limiter for RedisLimiter {
     ) -> Reply<'a, Outcome> {
         let counters = self.counters(groups, rules, self.clock.now());
         let limits = indexed(rules).map(|(_, rule)| rule.limit).collect();
+        let wanted = self.wanted(counters, limits, cost);
+        if let Some(refusal) = self.known_refusal(&wanted) {
+            return Reply::Now(refusal);
+        }
         let take_over = move |answer: &Answer, receipt: &Receipt| {
             let balance = |index: usize| answer.standings[index].balance;
             self.local.take_over(groups, rules, cost, receipt, balance);
         };
         let locally = move || self.local.take(groups, rules, cost);
-        self.ask_for(counters, limits, cost, patience, take_over, locally)
+        self.ask_for(wanted, patience, take_over, locally)
     }
 
     fn levels(
@@ -449,12 +474,19 @@ impl Limiter for RedisLimiter {
         patience: &'a Patience,
     ) -> Reply<'a, Outcome> {
         let limits = rules.iter().map(|rule| rule.limit).collect();
-        let counters = self.network_counters(network, rules);
+        let wanted = self.wanted(self.network_counters(network, rules), limits, cost);
+        // One strike too many locks an address: not by what was so before somebody unlocked it.
+        let counts_requests = |rule: &NetworkRule<'_>| matches!(rule.counts, Counts::Requests(_));
+        if rules.iter().all(counts_requests)
+            && let Some(refusal) = self.known_refusal(&wanted)
+        {
+            return Reply::Now(refusal);
+        }
         let locally = move || self.local.take_hit(network, rules, cost);
         let take_over = move |_: &Answer, receipt: &Receipt| {
             self.local.take_hit_over(network, rules, cost, receipt);
         };
-        self.ask_for(counters, limits, cost, patience, take_over, locally)
+        self.ask_for(wanted, patience, take_over, locally)
     }
 
     fn network_levels(

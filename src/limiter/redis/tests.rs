@@ -390,6 +390,27 @@ fn whoever_gives_up_before_the_answer_holds_no_slot() {
 }
 
 #[test]
+fn an_address_that_another_node_forgave_has_no_strikes() {
+    let server = Redis::start();
+    let (here, there) = (limiter(&server), limiter(&server));
+    let network = "203.0.113.77/32".parse().unwrap();
+    let counts = Counts::Strikes(Strike::BadKey);
+    let limit = "1/min".parse().unwrap();
+    let rules = [NetworkRule {
+        counts: &counts,
+        limit,
+    }];
+    let strikes = || {
+        let patience = Patience::default();
+        block_on(here.hit(network, &rules, cost(1), &patience).get())
+    };
+    assert!(matches!(strikes(), Outcome::Admitted(..)));
+    assert!(matches!(strikes(), Outcome::Refused(..)));
+    there.forget(network).unwrap();
+    assert!(matches!(strikes(), Outcome::Admitted(..)));
+}
+
+#[test]
 fn an_answer_that_nobody_takes_holds_no_slot() {
     let server = Redis::start();
     let limiter = limiter(&server);

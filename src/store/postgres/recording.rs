@@ -175,11 +175,13 @@ async fn is_counted(conn: &Conn, id: Option<BatchId>) -> Result<bool, StoreError
     Ok(inserted == 0)
 }
 
-/// Adds the table of a day. Where rows of that day are among those of no day, they all stay there.
+/// Adds the table of a day, unless others use the tables for longer than a moment: whoever comes after
+/// them would wait for this. Where rows of that day are among those of no day, they all stay there.
 pub(super) async fn add_day(conn: &Conn, day: u64) -> Result<(), StoreError> {
     let (start, end) = (start_of(day), start_of(day + 1));
     conn.batch(&format!(
         "SELECT pg_advisory_xact_lock(hashtext('keyguard days')); \
+         SET LOCAL lock_timeout = '100ms'; \
          CREATE TABLE IF NOT EXISTS {} PARTITION OF usage_logs \
          FOR VALUES FROM ('{} 00:00+00') TO ('{} 00:00+00')",
         name_of(day),

@@ -180,12 +180,15 @@ impl Worker {
     }
 
     async fn add_day(&self, due: Instant, day: u64) -> Result<(), StoreError> {
+        let is_kept_out = |why: &Problem| {
+            why.is(&SqlState::CHECK_VIOLATION) || why.is(&SqlState::LOCK_NOT_AVAILABLE)
+        };
         let added = self
             .write(due, async |conn| recording::add_day(conn, day).await)
             .await;
         match added {
-            // Rows of that day are among those of no day already, where all will find them.
-            Err(error) if cause(&error).is_some_and(|why| why.is(&SqlState::CHECK_VIOLATION)) => {}
+            // Rows of that day are among those of no day already, or will be: all find them there.
+            Err(error) if cause(&error).is_some_and(is_kept_out) => {}
             added => added?,
         }
         self.days.borrow_mut().insert(day);

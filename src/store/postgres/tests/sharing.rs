@@ -235,3 +235,23 @@ fn many_record_at_once_and_all_of_it_counts() {
     let days = "SELECT count(*)::text FROM usage_logs_20270116";
     assert_eq!(database.value(days), "800", "in the table of their day");
 }
+
+#[test]
+fn whoever_reads_for_long_does_not_keep_requests_from_being_stored() {
+    let database = Database::new();
+    drop(with_keys(&database, 1));
+    let store = open(&database);
+    let a_day_on = NOW.plus(Duration::from_secs(86_400));
+    super::server::holding(&database.url, "SELECT count(*) FROM usage_logs", || {
+        store.record(&requests(1, NOW, 3)).unwrap();
+        assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 3);
+    });
+    store.record(&requests(1, NOW, 2)).unwrap();
+    store.record(&requests(1, a_day_on, 4)).unwrap();
+    let rows_of = |table| database.value(&format!("SELECT count(*)::text FROM {table}"));
+    assert_eq!(rows_of("usage_logs_default"), "5");
+    assert_eq!(rows_of("usage_logs_20270117"), "4", "with a table again");
+    assert_eq!(store.totals(a_day_on).unwrap().all_time.requests, 9);
+    store.prune(a_day_on, a_day_on).unwrap();
+    assert_eq!(rows_of("usage_logs"), "4", "rows without a table end too");
+}
