@@ -15,7 +15,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::server::{Answer, Server, connect, get, request, unconfigured};
+use common::server::{Answer, Server, check, connect, get, request, unconfigured};
 use keyguard::{Config, CreateKey, KeyGuard};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::{Value, json};
@@ -65,18 +65,6 @@ fn terminate(server: &mut Server) {
 fn stats(dir: &Path) -> keyguard::Stats {
     let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
     kg.stats().unwrap()
-}
-
-fn check(server: &Server, body: &Value) -> (u16, Value) {
-    let fields = [("Content-Type", "application/json")];
-    let answer = request(
-        &server.address,
-        "POST",
-        "/v1/check",
-        &fields,
-        &body.to_string(),
-    );
-    (answer.status, serde_json::from_str(&answer.body).unwrap())
 }
 
 #[test]

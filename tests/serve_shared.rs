@@ -5,13 +5,12 @@
 
 mod common;
 
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::postgres::Database;
 use common::redis::Redis;
-use common::server::{Server, request, unconfigured};
+use common::server::{Server, check, unconfigured};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -31,8 +30,8 @@ impl Servers {
     }
 
     fn program(&self, arguments: &[&str]) -> Command {
-        let program = Path::new(env!("CARGO_BIN_EXE_keyguard"));
-        let mut command = unconfigured(Command::new(program), self.dir.path());
+        let command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+        let mut command = unconfigured(command, self.dir.path());
         command
             .args(arguments)
             .env("KEYGUARD_DB", &self.database.url)
@@ -53,14 +52,6 @@ impl Servers {
     }
 }
 
-fn check(server: &Server, key: &str) -> Value {
-    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
-    let fields = [("Content-Type", "application/json")];
-    let answer = request(&server.address, "POST", "/v1/check", &fields, &asked);
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    serde_json::from_str(&answer.body).unwrap()
-}
-
 #[test]
 fn processes_share_keys_and_limits_and_hear_of_a_revocation() {
     let servers = Servers::start();
@@ -79,14 +70,15 @@ fn processes_share_keys_and_limits_and_hear_of_a_revocation() {
     let made: Value = serde_json::from_str(&made).unwrap();
     let key = made["raw_key"].as_str().unwrap();
     let nodes = [servers.serve(), servers.serve()];
-    let answers = nodes.iter().cycle().take(8).map(|node| check(node, key));
-    let statuses: Vec<_> = answers.map(|answer| answer["status"].clone()).collect();
+    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+    let status = |node| check(node, &asked).1["status"].clone();
+    let statuses: Vec<_> = nodes.iter().cycle().take(8).map(status).collect();
     assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429]);
 
     servers.run(&["revoke-key", &made["id"].to_string()]);
     let end = Instant::now() + Duration::from_secs(30);
     for node in &nodes {
-        while check(node, key)["status"] != 401 {
+        while status(node) != 401 {
             assert!(Instant::now() < end, "never refused");
         }
     }

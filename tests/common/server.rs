@@ -124,6 +124,19 @@ pub(crate) fn request(
     send(address, text.as_bytes())
 }
 
+/// What `/v1/check` answers: its status, and the verdict.
+pub(crate) fn check(server: &Server, body: &serde_json::Value) -> (u16, serde_json::Value) {
+    let fields = [("Content-Type", "application/json")];
+    let answer = request(
+        &server.address,
+        "POST",
+        "/v1/check",
+        &fields,
+        &body.to_string(),
+    );
+    (answer.status, serde_json::from_str(&answer.body).unwrap())
+}
+
 /// The answer to these very bytes, on a connection of its own.
 pub(crate) fn send(address: &str, bytes: &[u8]) -> Answer {
     let mut stream = connect(address);

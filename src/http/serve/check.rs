@@ -82,12 +82,13 @@ pub(super) async fn answer(
 ) -> Result<Response<Full<Bytes>>, Problem> {
     <()>::of_query(&parts.uri)?;
     let Json(asked) = Json::of_body(&parts.headers, body)?;
-    let verdict = serde_json::to_vec(&decide(guard, &asked).await?);
+    // Fields are in the order of the alphabet, as in all answers.
+    let verdict = serde_json::to_value(decide(guard, &asked).await?);
     let verdict = verdict.map_err(|error| {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Problem::new(status, "unavailable", error.to_string())
     })?;
-    Ok(json(StatusCode::OK, verdict.into()))
+    Ok(json(StatusCode::OK, verdict.to_string().into()))
 }
 
 async fn decide(guard: &KeyGuard, asked: &Asked) -> Result<Verdict, Problem> {

@@ -126,27 +126,18 @@ impl RedisLimiter {
         counters
     }
 
-    fn wanted(
-        &self,
-        counters: Vec<Counter>,
-        limits: SmallVec<[Limit; 4]>,
-        cost: NonZeroU32,
-    ) -> Wanted {
-        let keys = counters.iter().map(|counter| &*counter.key);
-        let wish = Wish {
-            cost,
-            limits: self.exhausted.hash(keys.zip(limits.iter().copied())),
-        };
-        Wanted {
-            counters,
-            limits,
-            wish,
-        }
+    /// As refusals are remembered by it, if they are.
+    fn wish(&self, wanted: &Wanted) -> Option<Wish> {
+        let keys = wanted.counters.iter().map(|counter| &*counter.key);
+        let limits = wanted.limits.iter().copied();
+        wanted.is_remembered.then(|| Wish {
+            cost: wanted.cost,
+            limits: self.exhausted.hash(keys.zip(limits)),
+        })
     }
 
     /// A refusal that needs no asking.
-    fn known_refusal(&self, wanted: &Wanted) -> Option<Outcome> {
-        let wish = wanted.wish;
+    fn known_refusal(&self, wanted: &Wanted, wish: Wish) -> Option<Outcome> {
         let now = self.clock.now();
         let mut enforced = wanted.counters.iter().zip(&wanted.limits).enumerate();
         let (rule, (grows_at, room_at)) = enforced.find_map(|(rule, (counter, limit))| {
@@ -171,13 +162,18 @@ impl RedisLimiter {
         admitted: impl FnOnce(&Answer, &Receipt) + Send + 'a,
         otherwise: impl FnOnce() -> Outcome + Send + 'a,
     ) -> Reply<'a, Outcome> {
+        let wish = self.wish(&wanted);
+        if let Some(refusal) = wish.and_then(|wish| self.known_refusal(&wanted, wish)) {
+            return Reply::Now(refusal);
+        }
         let Wanted {
             counters,
             limits,
-            wish,
+            cost,
+            ..
         } = wanted;
         let keys: SmallVec<[String; 4]> = counters.iter().map(|c| c.key.clone()).collect();
-        let call = self.call(Action::Admit, signed(wish.cost), counters);
+        let call = self.call(Action::Admit, signed(cost), counters);
         let Ok(asked) = self.link.ask(call, patience) else {
             return Reply::Now(self.fall_back(otherwise));
         };
@@ -192,14 +188,16 @@ impl RedisLimiter {
             match &outcome {
                 Outcome::Admitted(_, receipt) => admitted(&answer, receipt),
                 Outcome::Refused(level, room_at) => {
-                    let refusal = Refusal {
+                    let refusal = |wish| Refusal {
                         wish,
                         limit: limits[level.rule],
                         level: *level,
                         room_at: *room_at,
                         others_have: room_of_others(&answer, &limits, level.rule),
                     };
-                    self.exhausted.note(&keys[level.rule], refusal);
+                    if let Some(refusal) = wish.map(refusal) {
+                        self.exhausted.note(&keys[level.rule], refusal);
+                    }
                 }
                 Outcome::Undecided => {}
             }
@@ -270,7 +268,9 @@ impl RedisLimiter {
 struct Wanted {
     counters: Vec<Counter>,
     limits: SmallVec<[Limit; 4]>,
-    wish: Wish,
+    cost: NonZeroU32,
+    /// Whether what is refused once may be refused again without asking.
+    is_remembered: bool,
 }
 
 /// What an answer decides.
@@ -370,12 +370,12 @@ impl Limiter for RedisLimiter {
         cost: NonZeroU32,
         patience: &'a Patience,
     ) -> Reply<'a, Outcome> {
-        let counters = self.counters(groups, rules, self.clock.now());
-        let limits = indexed(rules).map(|(_, rule)| rule.limit).collect();
-        let wanted = self.wanted(counters, limits, cost);
-        if let Some(refusal) = self.known_refusal(&wanted) {
-            return Reply::Now(refusal);
-        }
+        let wanted = Wanted {
+            counters: self.counters(groups, rules, self.clock.now()),
+            limits: indexed(rules).map(|(_, rule)| rule.limit).collect(),
+            cost,
+            is_remembered: true,
+        };
         let take_over = move |answer: &Answer, receipt: &Receipt| {
             let balance = |index: usize| answer.standings[index].balance;
             self.local.take_over(groups, rules, cost, receipt, balance);
@@ -473,15 +473,14 @@ impl Limiter for RedisLimiter {
         cost: NonZeroU32,
         patience: &'a Patience,
     ) -> Reply<'a, Outcome> {
-        let limits = rules.iter().map(|rule| rule.limit).collect();
-        let wanted = self.wanted(self.network_counters(network, rules), limits, cost);
-        // One strike too many locks an address: not by what was so before somebody unlocked it.
         let counts_requests = |rule: &NetworkRule<'_>| matches!(rule.counts, Counts::Requests(_));
-        if rules.iter().all(counts_requests)
-            && let Some(refusal) = self.known_refusal(&wanted)
-        {
-            return Reply::Now(refusal);
-        }
+        let wanted = Wanted {
+            counters: self.network_counters(network, rules),
+            limits: rules.iter().map(|rule| rule.limit).collect(),
+            cost,
+            // One strike too many locks an address: not by what was so before somebody unlocked it.
+            is_remembered: rules.iter().all(counts_requests),
+        };
         let locally = move || self.local.take_hit(network, rules, cost);
         let take_over = move |_: &Answer, receipt: &Receipt| {
             self.local.take_hit_over(network, rules, cost, receipt);
