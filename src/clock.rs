@@ -249,7 +249,8 @@ impl From<ManualClock> for Clock {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock {
-    start: Timestamp,
+    /// Calendar time at [`Moment::START`], in milliseconds since the Unix epoch.
+    start_unix_millis: Arc<AtomicI64>,
     elapsed_nanos: Arc<AtomicU64>,
 }
 
@@ -257,9 +258,17 @@ impl ManualClock {
     /// A clock that stands at `start`.
     pub fn starting_at(start: Timestamp) -> Self {
         Self {
-            start,
+            start_unix_millis: Arc::new(AtomicI64::new(millis(start.0))),
             elapsed_nanos: Arc::new(AtomicU64::new(0)),
         }
+    }
+
+    /// Sets calendar time, as an administrator or NTP does. The monotonic reading, by which windows
+    /// and latencies go, stays as it is.
+    pub fn set(&self, timestamp: Timestamp) {
+        let elapsed = self.elapsed_nanos.load(Ordering::SeqCst) / 1_000_000;
+        let start = millis(timestamp.0).saturating_sub(millis(elapsed));
+        self.start_unix_millis.store(start, Ordering::SeqCst);
     }
 
     /// Moves the clock forward. It stops at the end of its range, some 290 years on.
@@ -282,8 +291,37 @@ impl ManualClock {
     }
 
     fn timestamp_at(&self, moment: Moment) -> Timestamp {
-        let before = Moment::START.since(moment);
-        self.start.plus(moment.since(Moment::START)).minus(before)
+        let since = |later: Moment, earlier| millis(later.since(earlier).as_millis());
+        let unix = (self.start_unix_millis.load(Ordering::SeqCst))
+            .saturating_add(since(moment, Moment::START))
+            .saturating_sub(since(Moment::START, moment));
+        Timestamp::from_unix_millis(u64::try_from(unix).unwrap_or(0))
+    }
+}
+
+fn millis(millis: impl TryInto<i64>) -> i64 {
+    millis.try_into().unwrap_or(i64::MAX)
+}
+
+/// Tells whether calendar time can be relied on for what cannot be undone: it can if it has advanced
+/// since the last look as much as the monotonic clock has. A step of the calendar clock, in either
+/// direction, is therefore relied on at the look after the next one at the earliest.
+#[derive(Debug, Default)]
+pub(crate) struct CalendarCheck(Option<(Moment, Timestamp)>);
+
+impl CalendarCheck {
+    /// How far apart the two clocks may be.
+    const TOLERANCE: Duration = Duration::from_secs(1);
+
+    /// Whether calendar time has advanced as the monotonic clock has since the last call; false for
+    /// the first call.
+    pub(crate) fn is_steady(&mut self, now: Moment, timestamp: Timestamp) -> bool {
+        let Some((moment, before)) = self.0.replace((now, timestamp)) else {
+            return false;
+        };
+        let expected = before.plus(now.since(moment));
+        let difference = timestamp.since(expected).max(expected.since(timestamp));
+        difference <= Self::TOLERANCE
     }
 }
 
@@ -314,15 +352,14 @@ impl SystemClock {
     #[inline]
     fn timestamp_at(&self, moment: Moment) -> Timestamp {
         let origin = self.origin_unix_millis.load(Ordering::Relaxed);
-        let elapsed = i64::try_from(moment.0 / 1_000_000).unwrap_or(i64::MAX);
+        let elapsed = millis(moment.0 / 1_000_000);
         Timestamp::from_unix_millis(u64::try_from(origin.saturating_add(elapsed)).unwrap_or(0))
     }
 
     fn resync(&self) {
         let unix = Timestamp::from(SystemTime::now()).0;
         let elapsed = self.now().0 / 1_000_000;
-        let origin =
-            i64::try_from(unix).unwrap_or(i64::MAX) - i64::try_from(elapsed).unwrap_or(i64::MAX);
+        let origin = millis(unix).saturating_sub(millis(elapsed));
         self.origin_unix_millis.store(origin, Ordering::Relaxed);
     }
 }
@@ -361,5 +398,34 @@ mod tests {
             Duration::from_millis(1_500)
         );
         assert_eq!(reader.timestamp(), Timestamp(1_500));
+    }
+
+    #[test]
+    fn a_manual_clock_that_is_set_keeps_its_monotonic_reading() {
+        let clock = ManualClock::starting_at(Timestamp(5_000));
+        clock.advance(Duration::from_secs(3));
+        let moment = clock.now();
+        clock.set(Timestamp(1_000));
+        assert_eq!((clock.now(), clock.timestamp()), (moment, Timestamp(1_000)));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(clock.timestamp(), Timestamp(2_000));
+    }
+
+    #[test]
+    fn a_calendar_is_steady_once_it_has_advanced_as_the_monotonic_clock_has() {
+        let clock = ManualClock::starting_at(Timestamp(1_000_000));
+        let mut check = CalendarCheck::default();
+        let mut look = |by: u64, step: i64| {
+            clock.advance(Duration::from_secs(by));
+            let unix = clock.timestamp().0.checked_add_signed(step * 1_000);
+            clock.set(Timestamp(unix.unwrap()));
+            check.is_steady(clock.now(), clock.timestamp())
+        };
+        assert!(!look(0, 0), "nothing to compare with");
+        assert!(look(60, 0));
+        assert!(look(60, 1), "slewed");
+        assert!(!look(60, 31_536_000), "a year ahead");
+        assert!(!look(60, -31_536_000), "back");
+        assert!(look(60, 0));
     }
 }

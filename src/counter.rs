@@ -448,7 +448,8 @@ impl CounterMut<'_> {
             Self::Window(log) => **log = SlidingLog::new(log.length()),
             Self::InFlight(_) => {}
             Self::Balance(balance, changed) => {
-                **balance = Balance::stored(0, balance.at());
+                // The next look computes when the period ends.
+                **balance = Balance::default();
                 return !std::mem::replace(*changed, true);
             }
         }

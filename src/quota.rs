@@ -14,6 +14,10 @@ pub(crate) struct Balance {
     at: Timestamp,
 }
 
+/// Any day ends within this, also one on which clocks are set back.
+const LONGEST_DAY: Duration = Duration::from_secs(26 * 3_600);
+const LONGEST_MONTH: Duration = Duration::from_secs(31 * 86_400 + 2 * 3_600);
+
 impl Balance {
     pub(crate) const fn stored(used: u64, at: Timestamp) -> Self {
         Self { used, at }
@@ -27,21 +31,26 @@ impl Balance {
         self.at
     }
 
-    /// What is used at `now`, which starts a new day or month, and brings credits back.
-    /// A calendar that was set back gives nothing a second time.
+    /// The amount used at `now`, after starting a new day or month or returning credits that are due.
+    ///
+    /// A calendar that was set back gives nothing a second time. A time that a wrong clock has left
+    /// further ahead than one period is brought back, so that it delays nothing by more than that.
     #[inline]
     pub(crate) fn used_at(&mut self, now: Timestamp, span: Span, zone: &TimeZone) -> u64 {
         match span {
-            Span::Credits(Some(refill)) if self.used > 0 => self.bring_back(now, refill),
+            Span::Credits(Some(refill)) if self.used > 0 => self.return_credits(now, refill),
             Span::Day if now >= self.at => *self = Self::stored(0, zone.end_of_day(now)),
             Span::Month if now >= self.at => *self = Self::stored(0, zone.end_of_month(now)),
+            Span::Day if self.at.since(now) > LONGEST_DAY => self.at = zone.end_of_day(now),
+            Span::Month if self.at.since(now) > LONGEST_MONTH => self.at = zone.end_of_month(now),
             _ => {}
         }
         self.used
     }
 
     /// Credits come back from the moment on at which the first of them was spent.
-    fn bring_back(&mut self, now: Timestamp, refill: Refill) {
+    fn return_credits(&mut self, now: Timestamp, refill: Refill) {
+        self.at = self.at.min(now);
         let (every, amount) = (refill.millis.get(), u64::from(refill.amount.get()));
         let times = now.unix_millis().saturating_sub(self.at.unix_millis()) / every;
         self.used = self.used.saturating_sub(times.saturating_mul(amount));
@@ -134,6 +143,24 @@ mod tests {
             quota.record(at("2026-06-01T00:00:00Z"), span, 5);
             let before = at("2026-05-31T00:00:00Z");
             assert_eq!(quota.used_at(before, span, &utc), 5, "{span:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_lies_ahead_is_brought_back_to_the_current_period() {
+        let utc = TimeZone::utc();
+        let (now, ahead) = (at("2026-06-10T12:00:00Z"), at("2027-06-10T12:00:00Z"));
+        for (span, wait) in [
+            (Span::Day, Duration::from_secs(12 * 3_600)),
+            (Span::Month, Duration::from_secs(20 * 86_400 + 12 * 3_600)),
+            (span("9 credits +1/h"), Duration::from_secs(3_600)),
+        ] {
+            let mut quota = Balance::default();
+            quota.used_at(ahead, span, &utc);
+            quota.record(ahead, span, 5);
+            assert_eq!(quota.used_at(now, span, &utc), 5, "{span:?}");
+            assert_eq!(quota.grows_in(now, span), Some(wait), "{span:?}");
+            assert!(quota.used_at(now.plus(wait), span, &utc) < 5, "{span:?}");
         }
     }
 

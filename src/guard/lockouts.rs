@@ -65,7 +65,6 @@ impl Lockouts {
         for lock in locks {
             self.add(lock, now);
         }
-        self.locks.expire(now);
     }
 
     /// Puts in force what others have stored.
@@ -232,7 +231,10 @@ impl Lockouts {
         self.locks.in_force(now)
     }
 
+    /// Brings back locks that lie ahead, and frees those that have ended. For a `now` that is relied
+    /// on only: what is freed is gone for good.
     pub(super) fn expire(&self, now: Timestamp) {
+        self.locks.bring_back(now);
         self.locks.expire(now);
     }
 

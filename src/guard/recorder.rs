@@ -12,7 +12,7 @@ use super::legacy::Rehashing;
 use super::lockouts::Lockouts;
 use super::policies::Policies;
 use super::residents::Backends;
-use crate::clock::{Clock, Moment};
+use crate::clock::{CalendarCheck, Clock, Moment};
 use crate::record::{Reason, Usage};
 use crate::sink::SharedSink;
 use crate::store::{Store, StoreError, UsageBatch, UsageEvent};
@@ -220,6 +220,8 @@ pub(super) struct Writer {
     /// What could not be stored, to be tried again.
     batch: UsageBatch,
     next_prune: Moment,
+    /// Looked at as often as expired usage is looked for.
+    calendar: CalendarCheck,
 }
 
 impl Writer {
@@ -244,6 +246,7 @@ impl Writer {
             },
             outlet,
             next_prune: Moment::default(),
+            calendar: CalendarCheck::default(),
         };
         std::thread::Builder::new()
             .name("keyguard-writer".into())
@@ -377,9 +380,12 @@ impl Writer {
         if now >= self.next_prune {
             self.next_prune = Moment::from_nanos(now.nanos() + PRUNE_INTERVAL.as_nanos() as u64);
             let timestamp = clock.timestamp_at(now);
-            self.lockouts.expire(timestamp);
-            // A failure shows in the next batch of usage; the next round tries again.
-            let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
+            // What a wrong clock deletes is gone for good.
+            if self.calendar.is_steady(now, timestamp) {
+                self.lockouts.expire(timestamp);
+                // A failure shows in the next batch of usage; the next round tries again.
+                let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
+            }
         }
     }
 }

@@ -172,6 +172,22 @@ impl Lock {
         }
     }
 
+    /// Moves a lock that starts after `now`, as a clock that ran ahead has left it, to `now`, so that
+    /// it lasts as long as it was to. Returns whether it was moved.
+    pub(crate) fn bring_back(&mut self, now: Timestamp) -> bool {
+        /// By how much the clocks of two processes may differ.
+        const TOLERANCE: Duration = Duration::from_secs(60);
+
+        let ahead = self.since.since(now);
+        if ahead <= TOLERANCE {
+            return false;
+        }
+        self.since = now;
+        self.until = self.until.minus(ahead);
+        self.remembered_until = self.remembered_until.minus(ahead);
+        true
+    }
+
     /// A client is locked out of one thing once.
     pub(crate) fn id(&self) -> LockId {
         LockId {

@@ -180,6 +180,18 @@ impl Locks {
         all
     }
 
+    /// Moves locks that start after `now`, see [`Lock::bring_back`].
+    pub(crate) fn bring_back(&self, now: Timestamp) {
+        for shard in &self.shards {
+            if shard.len.load(Ordering::Acquire) > 0 {
+                let mut locks = shard.locks.lock();
+                let moved = locks.values_mut().flatten();
+                let moved = moved.filter_map(|lock| lock.bring_back(now).then(|| lock.id()));
+                self.changed.lock().extend(moved);
+            }
+        }
+    }
+
     /// Frees the locks that have ended and are no longer remembered.
     pub(crate) fn expire(&self, now: Timestamp) {
         self.free(|lock| now < lock.until.max(lock.remembered_until));

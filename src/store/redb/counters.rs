@@ -102,7 +102,9 @@ fn ends_after(window: &SavedCounter, now: Timestamp) -> bool {
         return false;
     };
     let length = Duration::from_nanos(length.nanos());
-    hits.last().is_some_and(|(at, _)| at.plus(length) > now)
+    // One that lies further ahead than its length is from a clock that was wrong.
+    hits.last()
+        .is_some_and(|(at, _)| at.plus(length) > now && at.since(now) <= length)
 }
 
 pub(super) fn forget_windows(

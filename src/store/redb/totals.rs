@@ -23,7 +23,7 @@ pub(super) fn add(txn: &WriteTransaction, batch: &UsageBatch) -> Result<(), Stor
     add_to_lifetime(txn, &minutes, batch.dropped)?;
     add_to_minutes(txn, &minutes)?;
     add_to_shadowed(txn, &batch.shadowed)?;
-    add_to_keys(txn, keys)
+    add_to_keys(txn, keys, batch.now)
 }
 
 /// More names than this are counted as one.
@@ -183,7 +183,7 @@ fn add_to_minutes(txn: &WriteTransaction, minutes: &Minutes) -> Result<(), Store
     Ok(())
 }
 
-fn add_to_keys(txn: &WriteTransaction, keys: KeyShares) -> Result<(), StoreError> {
+fn add_to_keys(txn: &WriteTransaction, keys: KeyShares, now: Timestamp) -> Result<(), StoreError> {
     if keys.is_empty() {
         return Ok(());
     }
@@ -198,7 +198,7 @@ fn add_to_keys(txn: &WriteTransaction, keys: KeyShares) -> Result<(), StoreError
     let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_unstable_by_key(|(key, _)| *key);
     for (key, share) in keys {
-        let requests = tables.add(key, share)?;
+        let requests = tables.add(key, share, now)?;
         if requests > 0 {
             top.note(key, requests);
         }
@@ -215,12 +215,14 @@ struct KeyTables<'txn> {
 
 impl KeyTables<'_> {
     /// Returns how many requests the key has made ever.
-    fn add(&mut self, key: u64, share: KeyShare) -> Result<u64, StoreError> {
+    fn add(&mut self, key: u64, share: KeyShare, now: Timestamp) -> Result<u64, StoreError> {
         let mut activity = match self.activity.get(key)? {
             Some(row) => Activity::decode(row.value())?,
             None => Activity::default(),
         };
-        activity.last_used_at = activity.last_used_at.max(share.last_used_at);
+        // A last use that lies ahead is from a clock that was wrong.
+        let known = activity.last_used_at.filter(|at| *at <= now);
+        activity.last_used_at = known.max(share.last_used_at);
         for (hour, count) in share.hours {
             activity.all_time.add(count);
             let (hours, days) = add_to_hour(&mut activity, hour, count);
