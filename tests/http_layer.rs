@@ -6,7 +6,7 @@ mod common;
 
 use std::convert::Infallible;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,14 +25,14 @@ use keyguard::http::{IpLimitLayer, KeyGuardLayer};
 use keyguard::{
     ClientIp, CreateKey, Grant, IpLimit, KeyGuard, ListUsage, LockScope, LockTime, Policy, Reason,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tower_layer::Layer;
 
 /// Puts a service behind gates, for one connection.
 macro_rules! serve {
     ($runtime:expr, $gate:expr, $handler:expr) => {{
-        let listener = $runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = $runtime.block_on(listen());
         let address = listener.local_addr().unwrap().to_string();
         let (gate, handler) = ($gate, $handler);
         $runtime.spawn(async move {
@@ -48,6 +48,13 @@ macro_rules! serve {
         });
         address
     }};
+}
+
+/// With room for a burst of connections, which would otherwise be tried again after a second.
+async fn listen() -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    socket.listen(4_096).unwrap()
 }
 
 /// A server of `kg`, whose handler says which key asked, and whatever identity it was told.

@@ -288,48 +288,6 @@ fn a_file_held_by_another_process_is_refused_until_that_ends() {
     home.open();
 }
 
-#[cfg(not(feature = "postgres"))]
-#[test]
-fn a_url_of_postgres_needs_its_feature() {
-    let home = Home::new();
-    let words = [
-        "`postgres:` needs the cargo feature `postgres`",
-        "compile it in, or give no such URL",
-    ];
-    let missing = KeyGuard::open("postgres://u:hunter2@host/db", home.config()).unwrap_err();
-    for word in words {
-        assert!(missing.to_string().contains(word), "{missing}");
-    }
-    assert!(matches!(
-        &missing,
-        OpenError::MissingFeature {
-            feature: "postgres",
-            ..
-        }
-    ));
-    assert!(!format!("{missing}{missing:?}").contains("hunter2"));
-}
-
-#[cfg(not(feature = "redis"))]
-#[test]
-fn a_url_of_redis_needs_its_feature() {
-    let home = Home::new();
-    let config = home.config().redis_url("rediss://:hunter2@host");
-    let missing = refused(
-        &home.file(),
-        config,
-        &["`rediss:` needs the cargo feature `redis`"],
-    );
-    assert!(matches!(
-        &missing,
-        OpenError::MissingFeature {
-            feature: "redis",
-            ..
-        }
-    ));
-    assert!(!format!("{missing}{missing:?}").contains("hunter2"));
-}
-
 #[test]
 fn a_url_that_is_none_is_refused() {
     let home = Home::new();

@@ -19,6 +19,12 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::client_ip::ClientIp;
 use crate::policy::InvalidInput;
 
+/// How many connections may wait to be accepted. The standard library asks for 128; a burst of more
+/// is dropped, and tried again by the clients' systems after a second. The system's own bound
+/// (`net.core.somaxconn`) is mostly 4,096.
+#[cfg(unix)]
+const BACKLOG: i32 = 4_096;
+
 /// An address, or `unix:` and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -90,6 +96,8 @@ impl Listener {
             Place::Tcp(address) => {
                 let listener = std::net::TcpListener::bind(address)?;
                 listener.set_nonblocking(true)?;
+                #[cfg(unix)]
+                rustix::net::listen(&listener, BACKLOG)?;
                 Ok(Self::Tcp(TcpListener::from_std(listener)?))
             }
             #[cfg(unix)]
@@ -98,6 +106,7 @@ impl Listener {
                     return Err(io::ErrorKind::AddrInUse.into());
                 }
                 let listener = crate::admin::bind_socket(path, mode)?;
+                rustix::net::listen(&listener, BACKLOG)?;
                 Ok(Self::Unix(UnixListener::from_std(listener)?, path.clone()))
             }
         }
