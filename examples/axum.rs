@@ -58,9 +58,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn app(kg: &KeyGuard) -> Result<Router, Box<dyn Error>> {
-    let five_minutes: LockTime = "5 minutes".parse()?;
     let login = IpLimit::new("login", 3, Duration::from_secs(60))?
-        .lockout(five_minutes)
+        .lockout("5 minutes".parse()?)
         .scope(LockScope::Path);
     let login = IpLimitLayer::new(kg.clone(), login).peer(peer);
     let admin = AdminService::new(kg.clone()).peer(peer);

@@ -30,7 +30,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use keyguard::http::{AnswerBody, IpLimitLayer, KeyGuardLayer};
-use keyguard::{Config, CreateKey, Grant, IpLimit, KeyGuard, LockScope, LockTime, Policy};
+use keyguard::{Config, CreateKey, Grant, IpLimit, KeyGuard, LockScope, Policy};
 use tokio::net::TcpListener;
 use tower_layer::Layer;
 
@@ -45,9 +45,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let policy = Policy::new().protect("/api".parse()?);
     let kg = KeyGuard::open(file, Config::default().policy(policy))?;
     create_first_key(&kg)?;
-    let five_minutes: LockTime = "5 minutes".parse()?;
     let login = IpLimit::new("login", 3, Duration::from_secs(60))?
-        .lockout(five_minutes)
+        .lockout("5 minutes".parse()?)
         .scope(LockScope::Path);
     let (guard, login) = (
         KeyGuardLayer::new(kg.clone()),

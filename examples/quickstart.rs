@@ -9,9 +9,7 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use keyguard::{
-    Config, CreateKey, HeaderFn, InvalidInput, IpLimit, KeyGuard, LockScope, LockTime, Request,
-};
+use keyguard::{Config, CreateKey, HeaderFn, InvalidInput, IpLimit, KeyGuard, LockScope, Request};
 use tiny_http::{Header, Response, Server};
 
 fn main() -> ExitCode {
@@ -78,9 +76,7 @@ fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error
 /// Three attempts a minute for each address; one more locks it out of this path.
 fn login_limit() -> Result<IpLimit, InvalidInput> {
     let limit = IpLimit::new("login", 3, Duration::from_secs(60))?;
-    Ok(limit
-        .lockout("5 minutes".parse::<LockTime>()?)
-        .scope(LockScope::Path))
+    Ok(limit.lockout("5 minutes".parse()?).scope(LockScope::Path))
 }
 
 fn answer(kg: &KeyGuard, limit: &IpLimit, request: tiny_http::Request) {

@@ -14,9 +14,8 @@ use crate::rule::{Holder, Rule};
 ///
 /// ```
 /// use std::time::Duration;
-/// use keyguard::{IpLimit, LockTime};
-/// let half_an_hour: LockTime = "30 minutes".parse()?;
-/// let login = IpLimit::new("login", 3, Duration::from_secs(60))?.lockout(half_an_hour);
+/// use keyguard::IpLimit;
+/// let login = IpLimit::new("login", 3, Duration::from_secs(60))?.lockout("30 minutes".parse()?);
 /// # Ok::<(), keyguard::InvalidInput>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +46,8 @@ impl IpLimit {
 
     /// Locks an address out that goes over the limit. Default: it is admitted again as soon as the
     /// window has room.
-    pub fn lockout(mut self, time: impl Into<LockTime>) -> Self {
-        self.lockout = Some(time.into());
+    pub fn lockout(mut self, time: LockTime) -> Self {
+        self.lockout = Some(time);
         self
     }
 

@@ -15,7 +15,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 use crate::policy::InvalidInput;
@@ -38,7 +38,7 @@ const SHOWN_LEN: usize = 4;
 /// assert!("acme_test_".parse::<KeyPrefix>().is_ok());
 /// assert!("acme".parse::<KeyPrefix>().is_err());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct KeyPrefix(Box<str>);
 
@@ -75,6 +75,13 @@ impl FromStr for KeyPrefix {
             "a key prefix is 2 to 32 characters of `A-Z a-z 0-9 _ -`, \
              starts with a letter or digit and ends with `_`, such as `kg_live_`",
         ))
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyPrefix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::time_zone::TimeZone;
 /// use keyguard::LockTime;
 ///
 /// for text in ["3600", "1 hour", "60 minutes", "3600s", "1h"] {
-///     assert_eq!(text.parse(), Ok(LockTime::from(Duration::from_secs(3_600))));
+///     assert_eq!(text.parse(), LockTime::try_from(Duration::from_secs(3_600)));
 /// }
 /// assert_eq!("4:00 PM".parse::<LockTime>(), "16:00".parse());
 /// assert!("4pmish".parse::<LockTime>().is_err());
@@ -56,7 +56,7 @@ impl LockTime {
         zone: &TimeZone,
     ) -> Result<Timestamp, InvalidInput> {
         match self.0 {
-            Kind::Span(span) => bounded("duration", span).map(|span| now.plus(span)),
+            Kind::Span(span) => Ok(now.plus(span)),
             Kind::Until(time) => next(time, now, zone),
         }
     }
@@ -94,21 +94,24 @@ fn first_after(
     let local = day.to_datetime(time);
     let ambiguous = zone.to_ambiguous_timestamp(local);
     let times = match ambiguous.offset() {
-        // The first moment that exists after the skipped hour.
+        // The first moment that exists after the skipped hour: by the offset that holds behind the
+        // jump, the skipped time lies before it.
         tz::AmbiguousOffset::Gap { .. } => {
-            let shifted = ambiguous.compatible()?;
-            let jump = zone.preceding(shifted).next().map(|jump| jump.timestamp());
-            vec![jump.unwrap_or(shifted)]
+            let before = ambiguous.earlier()?;
+            let jump = zone.following(before).next().map(|jump| jump.timestamp());
+            vec![jump.unwrap_or(before)]
         }
         _ => vec![ambiguous.earlier()?, ambiguous.later()?],
     };
     Ok(times.into_iter().find(|found| *found > now))
 }
 
-/// As it is; bounds are looked at when it is used.
-impl From<Duration> for LockTime {
-    fn from(span: Duration) -> Self {
-        Self(Kind::Span(span))
+/// A span of 1 second to 3,650 days.
+impl TryFrom<Duration> for LockTime {
+    type Error = InvalidInput;
+
+    fn try_from(span: Duration) -> Result<Self, Self::Error> {
+        bounded("duration", span).map(|span| Self(Kind::Span(span)))
     }
 }
 
@@ -127,7 +130,7 @@ impl FromStr for LockTime {
                  time of day such as `4 PM`, `4:00 PM` or `16:00`",
             )
         })?;
-        bounded("duration", span).map(Self::from)
+        Self::try_from(span)
     }
 }
 
@@ -228,11 +231,7 @@ impl fmt::Display for LockTime {
             }
             rest %= seconds;
         }
-        if separator.is_empty() {
-            f.write_str("0")
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
 }
 
@@ -322,6 +321,20 @@ mod tests {
     }
 
     #[test]
+    fn a_span_has_bounds_however_it_is_given() {
+        for span in [
+            Duration::ZERO,
+            Duration::from_millis(999),
+            LONGEST + Duration::from_nanos(1),
+        ] {
+            assert!(LockTime::try_from(span).is_err(), "{span:?}");
+        }
+        for span in [Duration::from_secs(1), LONGEST] {
+            assert!(LockTime::try_from(span).is_ok(), "{span:?}");
+        }
+    }
+
+    #[test]
     fn times_of_day_are_read_as_people_write_them() {
         for (text, expected) in [
             ("16:00", "16:00:00"),
@@ -405,6 +418,70 @@ mod tests {
             end("2:30", "Europe/Berlin", "2026-03-29T01:00:00Z"),
             "2026-03-30T00:30:00Z"
         );
+    }
+
+    /// Once, the first skipped moment was taken for one of the day after.
+    #[test]
+    fn a_time_at_which_the_clocks_jump_is_that_moment() {
+        for (text, zone, now, expected) in [
+            (
+                "2:00 AM",
+                "America/New_York",
+                "2026-03-08T06:00:00Z",
+                "2026-03-08T07:00:00Z",
+            ),
+            (
+                "2:00:01",
+                "America/New_York",
+                "2026-03-08T06:00:00Z",
+                "2026-03-08T07:00:00Z",
+            ),
+            (
+                "2:59:59",
+                "America/New_York",
+                "2026-03-08T06:59:59Z",
+                "2026-03-08T07:00:00Z",
+            ),
+            (
+                "3:00 AM",
+                "America/New_York",
+                "2026-03-08T06:00:00Z",
+                "2026-03-08T07:00:00Z",
+            ),
+            (
+                "2:00 AM",
+                "America/New_York",
+                "2026-03-08T07:00:00Z",
+                "2026-03-09T06:00:00Z",
+            ),
+            (
+                "12:00 AM",
+                "America/Santiago",
+                "2026-09-06T03:00:00Z",
+                "2026-09-06T04:00:00Z",
+            ),
+            (
+                "00:30",
+                "America/Santiago",
+                "2026-09-06T03:00:00Z",
+                "2026-09-06T04:00:00Z",
+            ),
+            // By half an hour, and a whole day that was left out.
+            (
+                "2:15",
+                "Australia/Lord_Howe",
+                "2026-10-03T15:00:00Z",
+                "2026-10-03T15:30:00Z",
+            ),
+            (
+                "12:00",
+                "Pacific/Apia",
+                "2011-12-30T00:00:00Z",
+                "2011-12-30T10:00:00Z",
+            ),
+        ] {
+            assert_eq!(end(text, zone, now), expected, "{text} {zone} {now}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A value that a user gave and that cannot be accepted.
 ///
@@ -76,7 +76,7 @@ pub(crate) fn name(field: &'static str, text: &str) -> Result<String, InvalidInp
 /// assert!("orders:write".parse::<Scope>().is_ok());
 /// assert!("read,write".parse::<Scope>().is_err());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Scope(Box<str>);
 
@@ -105,6 +105,13 @@ impl FromStr for Scope {
             "scopes",
             "a scope is 1 to 64 printable ASCII characters without space, comma, `\"` and `\\`",
         ))
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -201,6 +208,27 @@ mod tests {
     fn a_window_has_bounds() {
         assert!(WindowLength::new(Duration::from_micros(999)).is_err());
         assert!(WindowLength::new(Duration::from_secs(366 * 86_400 + 1)).is_err());
+    }
+
+    #[test]
+    fn what_is_read_has_been_parsed() {
+        assert_eq!(
+            serde_json::from_str::<Scope>(r#""read""#).unwrap().as_str(),
+            "read"
+        );
+        for text in ["", "a b", "a,b", "\u{fc}"] {
+            let json = serde_json::to_string(text).unwrap();
+            assert!(serde_json::from_str::<Scope>(&json).is_err(), "{text}");
+            assert!(
+                serde_json::from_str::<crate::KeyPrefix>(&json).is_err(),
+                "{text}"
+            );
+        }
+        let json = serde_json::to_string(&crate::KeyPrefix::default()).unwrap();
+        assert_eq!(
+            serde_json::from_str::<crate::KeyPrefix>(&json).unwrap(),
+            crate::KeyPrefix::default()
+        );
     }
 
     #[test]

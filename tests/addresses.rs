@@ -179,8 +179,13 @@ fn addresses_that_are_never_locked_collect_no_strikes() {
     assert_eq!(locks, ["198.51.100.7"]);
     admit(&kg, &key);
     // By hand it can be.
-    kg.block(ip("192.0.2.7"), "/", MINUTE, keyguard::LockScope::Global)
-        .unwrap();
+    kg.block(
+        ip("192.0.2.7"),
+        "/",
+        MINUTE.try_into().unwrap(),
+        keyguard::LockScope::Global,
+    )
+    .unwrap();
     assert_eq!(common::refusal(common::ask(&kg, &key)), Reason::IpLocked);
 }
 
@@ -189,11 +194,11 @@ fn limits_by_address_go_by_the_lists_too() {
     let home = Home::new();
     let kg = guard(
         &home,
-        "never_lock = [\"192.0.2.7\"]\ndeny = [\"192.0.2.9\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nip_limits = [\"1/min\"]\nlockout = \"1 hour\"\n[[route]]\nname = \"y\"\npath = \"/y\"\nprotect = true",
+        "never_lock = [\"192.0.2.7\"]\ndeny = [\"192.0.2.9\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nprotect = false\nip_limits = [\"1/min\"]\nlockout = \"1 hour\"",
     );
     let limit = keyguard::IpLimit::new("login", 1, MINUTE)
         .unwrap()
-        .lockout(HOUR);
+        .lockout(HOUR.try_into().unwrap());
     let check = |from: &str| {
         kg.check_ip(&limit, ip(from), "/login")
             .map_err(|d| d.reason())

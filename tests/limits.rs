@@ -424,7 +424,8 @@ fn a_lifted_limit_of_an_organization_is_lifted_for_all_of_its_keys() {
     let keys = [key_with_limits(&kg, &[]), key_with_limits(&kg, &[])];
     admit(&kg, &keys[0]);
     assert_eq!(refusal(ask(&kg, &keys[1])), Reason::RateLimited);
-    kg.lift(keys[0].key.id, "org 1/hour", MINUTE).unwrap();
+    kg.lift(keys[0].key.id, "org 1/hour", MINUTE.try_into().unwrap())
+        .unwrap();
     admit(&kg, &keys[1]);
     home.clock.advance(MINUTE);
     assert_eq!(refusal(ask(&kg, &keys[1])), Reason::RateLimited);
@@ -435,7 +436,8 @@ fn all_limits_of_a_key_can_be_lifted() {
     let home = Home::new();
     let kg = home.open();
     let key = common::key_limited_to(&kg, 1);
-    kg.lift(key.key.id, "default", MINUTE).unwrap();
+    kg.lift(key.key.id, "default", MINUTE.try_into().unwrap())
+        .unwrap();
     for _ in 0..3 {
         let grant = ask(&kg, &key).unwrap();
         assert_eq!((grant.remaining(), grant.headers()), (u64::MAX, vec![]));

@@ -83,6 +83,16 @@ fn an_error_names_the_line_and_the_field_and_what_was_expected() {
             4,
             &["unknown field `shade`", "shadow"],
         ),
+        (
+            &format!("{route}lockout = \"1 hour\""),
+            1,
+            &["lockout", "`orders`", "`ip_limits`"],
+        ),
+        (
+            &format!("{route}limits = [\"1/s\"]\nprotect = false"),
+            1,
+            &["protect", "`orders` needs no key", "count by key"],
+        ),
         ("protect = [", 1, &["unclosed array"]),
         ("deny = []\ndeny = []", 2, &["duplicate key"]),
     ] {
@@ -156,8 +166,9 @@ fn every_part_of_a_policy_comes_into_force_over_none_and_goes_again() {
         ("exempt = [\"/x\"]", None),
         ("deny = [\"192.0.2.0/24\"]", Some(Reason::IpDenied)),
         ("allow = [\"10.0.0.0/8\"]", Some(Reason::IpDenied)),
+        ("protect = []", None),
         (
-            "[[route]]\nname = \"x\"\npath = \"/y\"\nprotect = true",
+            "[[route]]\nname = \"x\"\npath = \"/x\"\nprotect = false",
             None,
         ),
     ] {

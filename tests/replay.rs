@@ -249,7 +249,7 @@ fn a_summary_says_who_when_and_by_what() {
     };
     let log: Vec<String> = (0..5).map(line).collect();
     fs::write(home.dir().join("access.log"), log.join("\n")).unwrap();
-    let policy = "[[route]]\nname = \"x\"\npath = \"/x\"\nip_limits = [\"2/min\"]\n[[route]]\nname = \"y\"\npath = \"/y\"\nprotect = true";
+    let policy = "[[route]]\nname = \"x\"\npath = \"/x\"\nprotect = false\nip_limits = [\"2/min\"]";
     fs::write(home.dir().join("new.toml"), policy).unwrap();
     let output = keyguard(
         home.dir(),

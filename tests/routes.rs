@@ -134,8 +134,13 @@ fn an_exempt_path_is_exempt_exactly() {
         );
     }
     // Neither a lock nor a list concerns it.
-    kg.block(IP, "/", MINUTE, keyguard::LockScope::Global)
-        .unwrap();
+    kg.block(
+        IP,
+        "/",
+        MINUTE.try_into().unwrap(),
+        keyguard::LockScope::Global,
+    )
+    .unwrap();
     assert!(anonymously(&kg, "GET", "/health").is_ok());
     assert_eq!(
         reason(anonymously(&kg, "GET", "/x")),
@@ -246,9 +251,118 @@ fn a_route_says_what_a_request_costs_that_does_not_say_so_itself() {
     let headers = [("X-API-Key", key.raw_key.expose())];
     let one = Request::new(&headers, IP, "/search").cost(std::num::NonZeroU32::MIN);
     assert_eq!(kg.decide(one).unwrap().remaining(), 32);
-    // A route that only says what it costs protects nothing.
-    let grant = anonymously(&kg, "GET", "/other").unwrap();
-    assert!(grant.key().is_none());
+}
+
+/// Once, a route that requires a key made everything else open.
+#[test]
+fn a_route_takes_no_protection_from_other_paths() {
+    let home = Home::new();
+    let missing = Some(Reason::MissingKey);
+    let login = "[[route]]\nname = \"login\"\npath = \"POST /login\"\nip_limits = [\"9/min\"]\n";
+    let orders = "[[route]]\nname = \"orders\"\npath = \"POST /orders\"\nlimits = [\"9/min\"]\n";
+    let kg = home.open();
+    for routes in ["", login, orders, &format!("{login}{orders}")] {
+        kg.set_policy(routes.parse().unwrap());
+        for (method, path) in [("GET", "/billing"), ("POST", "/orders"), ("POST", "/login")] {
+            assert_eq!(
+                reason(anonymously(&kg, method, path)),
+                missing,
+                "{routes} {path}"
+            );
+        }
+        kg.set_policy(format!("protect = []\n{routes}").parse().unwrap());
+        for (method, path) in [("GET", "/billing"), ("POST", "/login"), ("POST", "/orders")] {
+            let needs_key = path == "/orders" && routes.contains("orders");
+            let expected = needs_key.then_some(Reason::MissingKey);
+            assert_eq!(
+                reason(anonymously(&kg, method, path)),
+                expected,
+                "{routes} {path}"
+            );
+        }
+    }
+    let nothing = Policy::new().protect_nothing();
+    assert_eq!(nothing, "protect = []".parse().unwrap());
+    kg.set_policy(nothing);
+    assert_eq!(reason(anonymously(&kg, "GET", "/billing")), None);
+}
+
+#[test]
+fn an_open_route_needs_no_key_and_keeps_its_limits_and_locks() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        [[route]]
+        name = "login"
+        path = "GET,POST /login"
+        protect = false
+        ip_limits = ["8/min"]
+        lockout = "5 minutes"
+        [[route]]
+        name = "codes"
+        path = "/login/codes"
+        scopes = ["admin"]
+        "#,
+    );
+    let missing = Some(Reason::MissingKey);
+    for (method, path) in [
+        // Other methods, an unknown one, and what some server takes for another path.
+        ("DELETE", "/login"),
+        ("BREW", "/login"),
+        ("", "/login"),
+        ("POST", "/login/..;/admin"),
+        ("POST", "/login/%2e%2e/admin"),
+        ("POST", "//login"),
+        ("POST", "/loginx"),
+        // Another route requires a key.
+        ("POST", "/login/codes"),
+    ] {
+        assert_eq!(
+            reason(anonymously(&kg, method, path)),
+            missing,
+            "{method} {path}"
+        );
+    }
+    kg.reset_ip("192.0.2.7".parse().unwrap()).unwrap();
+    for (method, path) in [
+        ("GET", "/login?x"),
+        ("POST", "/login/"),
+        ("HEAD", "/login/a"),
+    ] {
+        let grant = anonymously(&kg, method, path).unwrap();
+        assert!(grant.key().is_none());
+    }
+    for _ in 0..5 {
+        assert_eq!(reason(anonymously(&kg, "POST", "/login")), None);
+    }
+    assert_eq!(
+        reason(anonymously(&kg, "POST", "/login")),
+        Some(Reason::IpLimited)
+    );
+    assert_eq!(
+        reason(anonymously(&kg, "POST", "/login")),
+        Some(Reason::IpLocked)
+    );
+}
+
+#[test]
+fn a_route_that_cannot_be_open_is_refused() {
+    let open = |name: &str, path: &str| Route::new(name, path.parse().unwrap()).unwrap().open();
+    let error = open("a", "/a").limits(["1/s"]).unwrap();
+    let error = Policy::new().route(error).unwrap_err().to_string();
+    assert!(error.contains("count by key"), "{error}");
+    let api = Route::new("api", "POST /api".parse().unwrap())
+        .unwrap()
+        .protect();
+    let policy = Policy::new().route(api).unwrap();
+    let error = policy
+        .clone()
+        .route(open("in", "POST /api/login"))
+        .unwrap_err();
+    assert!(error.to_string().contains("route `api`"), "{error}");
+    // It stays open for other methods.
+    policy.route(open("in", "/api/login")).unwrap();
 }
 
 #[test]
@@ -390,7 +504,10 @@ fn a_policy_made_in_code_is_that_of_a_file() {
         .unwrap();
     assert_eq!(made, ORDERS.parse().unwrap());
     let twice = Route::new("item", "/x".parse().unwrap()).unwrap();
-    assert!(made.route(twice.lockout(LockTime::from(MINUTE))).is_err());
+    assert!(
+        made.route(twice.lockout(LockTime::try_from(MINUTE).unwrap()))
+            .is_err()
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::Policy;
+use super::{Policy, Route};
 use crate::limit::{self, Limit};
 use crate::lock_time::{self, LockTime};
 use crate::policy::Scope;
@@ -55,6 +55,13 @@ impl FromStr for Policy {
         policy.check().map_err(|error| invalid(error.to_string()))?;
         Ok(policy)
     }
+}
+
+/// Checked here too, for who reads a policy as a part of something else.
+pub(super) fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
+    let routes = Vec::<Route>::deserialize(deserializer)?;
+    super::check_routes(&routes).map_err(Error::custom)?;
+    Ok(routes)
 }
 
 pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {

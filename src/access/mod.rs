@@ -23,6 +23,11 @@ pub(crate) use self::route::RouteRules;
 
 /// The rules of an installation. By default every path is protected, and nobody is trusted.
 ///
+/// Without `protect` every path needs a key, whatever routes there are; with it, the paths it names.
+/// Besides, routes that [require a key](Route) require one. What is to be open says so: as `exempt`,
+/// or as a route with `protect = false`, which keeps its locks and limits by address. `protect = []`
+/// protects nothing but what routes require a key for.
+///
 /// It is made in code, or read from TOML by [`FromStr`](std::str::FromStr), where every field has
 /// the name of the method here and every one may be left out:
 ///
@@ -50,7 +55,8 @@ pub(crate) use self::route::RouteRules;
 ///
 ///     [[route]]
 ///     name = "login"
-///     path = "/login"
+///     path = "POST /login"
+///     protect = false                           # no key is needed
 ///     ip_limits = ["3/min"]
 ///     lockout = "5 minutes"
 /// "#.parse()?;
@@ -60,9 +66,10 @@ pub(crate) use self::route::RouteRules;
 #[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct Policy {
-    pub(crate) protect: Vec<Pattern>,
+    /// `None`: everything.
+    pub(crate) protect: Option<Vec<Pattern>>,
     pub(crate) exempt: Vec<ExactPath>,
-    #[serde(rename = "route")]
+    #[serde(rename = "route", deserialize_with = "file::routes")]
     pub(crate) routes: Vec<Route>,
     pub(crate) ignore_case: bool,
     pub(crate) trusted_proxies: Addresses,
@@ -157,10 +164,16 @@ impl Policy {
         Self::default()
     }
 
-    /// Protects a path and all below it. Default: where neither this nor a route says what is
-    /// protected, everything is.
+    /// Protects a path and all below it, and no longer everything. Default: every path is
+    /// protected, whatever routes there are.
     pub fn protect(mut self, path: Pattern) -> Self {
-        self.protect.push(path);
+        self.protect.get_or_insert_default().push(path);
+        self
+    }
+
+    /// Protects nothing but what routes require a key for. In a file: `protect = []`.
+    pub fn protect_nothing(mut self) -> Self {
+        self.protect = Some(Vec::new());
         self
     }
 
@@ -173,8 +186,8 @@ impl Policy {
     /// Adds a route. All routes that match a request apply to it, in whatever order they are.
     ///
     /// # Errors
-    /// [`InvalidInput`] if there is one of this name, there are 1,000, or it costs more than one of
-    /// its own limits admits.
+    /// [`InvalidInput`] if there is one of this name, there are 1,000, its fields contradict each
+    /// other or another route, or it costs more than one of its own limits admits.
     pub fn route(mut self, route: Route) -> Result<Self, InvalidInput> {
         self.routes.push(route);
         self.check()?;
@@ -244,22 +257,38 @@ impl Policy {
 
     /// What no single field shows.
     fn check(&self) -> Result<(), InvalidInput> {
-        const MOST: usize = 1_000;
-        if self.routes.len() > MOST || self.protect.len() > MOST || self.exempt.len() > MOST {
-            return Err(InvalidInput::new(
-                "route",
-                format!("there are more than {MOST} of a kind; fewer patterns can cover more"),
-            ));
+        let protected = self.protect.as_ref().map_or(0, Vec::len);
+        for (field, count) in [("protect", protected), ("exempt", self.exempt.len())] {
+            check_count(field, count)?;
         }
-        self.routes.iter().try_for_each(Route::check)?;
-        let mut names: Vec<&str> = self.routes.iter().map(Route::name).collect();
-        names.sort_unstable();
-        match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(InvalidInput::new(
-                "name",
-                format!("two routes are named `{}`; give each its own", pair[0]),
-            )),
-            None => Ok(()),
-        }
+        check_routes(&self.routes)
+    }
+}
+
+fn check_count(field: &'static str, count: usize) -> Result<(), InvalidInput> {
+    const MOST: usize = 1_000;
+    if count <= MOST {
+        return Ok(());
+    }
+    let problem = format!("there are more than {MOST} of a kind; fewer patterns can cover more");
+    Err(InvalidInput::new(field, problem))
+}
+
+/// What no single route shows.
+fn check_routes(routes: &[Route]) -> Result<(), InvalidInput> {
+    check_count("route", routes.len())?;
+    routes.iter().try_for_each(Route::check)?;
+    for closing in routes.iter().filter(|route| route.closes()) {
+        let mut others = routes.iter();
+        others.try_for_each(|route| route.check_against(closing))?;
+    }
+    let mut names: Vec<&str> = routes.iter().map(Route::name).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(InvalidInput::new(
+            "name",
+            format!("two routes are named `{}`; give each its own", pair[0]),
+        )),
+        None => Ok(()),
     }
 }

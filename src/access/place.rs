@@ -13,6 +13,8 @@ pub(crate) struct Rulebook {
     pub(crate) policy: Policy,
     /// Over what is protected, and behind that the routes.
     matcher: Matcher,
+    /// The index in the matcher at which the routes begin.
+    first_route: usize,
     routes: Vec<RouteRules>,
     protects_everything: bool,
     /// There is nothing to be matched.
@@ -57,13 +59,15 @@ pub(crate) enum Access {
 impl From<Policy> for Rulebook {
     fn from(policy: Policy) -> Self {
         let routes: Vec<RouteRules> = policy.routes.iter().map(|route| route.rules()).collect();
-        let patterns = policy.protect.iter();
-        let patterns = patterns.chain(policy.routes.iter().map(|route| &route.path));
+        let protected = policy.protect.as_deref().unwrap_or_default();
+        let patterns = protected
+            .iter()
+            .chain(policy.routes.iter().map(|route| &route.path));
         Self {
             matcher: Matcher::new(patterns, policy.ignore_case),
-            protects_everything: policy.protect.is_empty()
-                && !routes.iter().any(|route| route.requires_key),
-            is_plain: policy.protect.is_empty() && policy.exempt.is_empty() && routes.is_empty(),
+            first_route: protected.len(),
+            protects_everything: policy.protect.is_none(),
+            is_plain: policy.protect.is_none() && policy.exempt.is_empty() && routes.is_empty(),
             routes,
             policy,
         }
@@ -97,23 +101,28 @@ impl Rulebook {
         }
         let mut place = Place::anywhere(Access::Open);
         let mut is_protected = self.protects_everything;
-        let mut would_be = false;
+        let (mut is_open, mut requires_key, mut would_require) = (false, false, false);
         for index in self.matcher.matching(target, method) {
             let index = usize::from(index);
             let Some(route) = index
-                .checked_sub(self.policy.protect.len())
+                .checked_sub(self.first_route)
                 .and_then(|index| self.routes.get(index))
             else {
                 is_protected = true;
                 continue;
             };
-            is_protected |= route.requires_key && !route.shadow;
-            would_be |= route.requires_key;
+            requires_key |= route.requires_key && !route.shadow;
+            would_require |= route.requires_key;
+            is_open |= route
+                .opens
+                .as_ref()
+                .is_some_and(|path| path.matches_surely(target, method));
             place.limits_keys |= !route.key_rules.is_empty();
             place.limits_addresses |= !route.ip_rules.is_empty();
             place.routes.push(route);
         }
-        place.access = match (is_protected, would_be) {
+        is_protected &= !is_open;
+        place.access = match (is_protected || requires_key, would_require) {
             (true, _) => Access::Protected,
             (false, true) => Access::OpenForNow,
             (false, false) => Access::Open,

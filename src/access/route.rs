@@ -16,7 +16,9 @@ use crate::rule::{Holder, Rule};
 
 /// What holds for the requests whose path is, or is below, that of a [`Pattern`].
 ///
-/// A route with scopes or limits by key protects what it matches.
+/// A route with scopes, with limits by key, or with [`Route::protect`] requires a key. One with
+/// [`Route::open`] needs none, whatever the policy protects. Any other route leaves that to
+/// [`Policy::protect`](crate::Policy::protect).
 ///
 /// ```
 /// use keyguard::Route;
@@ -33,8 +35,8 @@ pub struct Route {
     #[serde(deserialize_with = "file::name")]
     name: Arc<str>,
     pub(super) path: Pattern,
-    #[serde(default)]
-    protect: bool,
+    /// In a file `true` for [`Route::protect`], `false` for [`Route::open`].
+    protect: Option<bool>,
     #[serde(default, deserialize_with = "file::scopes")]
     scopes: Vec<Scope>,
     #[serde(default, deserialize_with = "file::intervals")]
@@ -59,7 +61,7 @@ impl Route {
         Ok(Self {
             name: ip_limit::name(name)?,
             path,
-            protect: false,
+            protect: None,
             scopes: Vec::new(),
             limits: Vec::new(),
             ip_limits: Vec::new(),
@@ -69,9 +71,22 @@ impl Route {
         })
     }
 
-    /// Requires a key.
+    /// Requires a key. In a file: `protect = true`.
     pub fn protect(mut self) -> Self {
-        self.protect = true;
+        self.protect = Some(true);
+        self
+    }
+
+    /// Needs no key, as a login form or a sign-up, although [`Policy::protect`] covers it. Locks,
+    /// lists and limits by address hold all the same. In a file: `protect = false`.
+    ///
+    /// It holds for targets that every server reads alike, by a method that the pattern names: a
+    /// request for `/login/..;/admin` needs a key. Where another route requires a key, that one is
+    /// required.
+    ///
+    /// [`Policy::protect`]: crate::Policy::protect
+    pub fn open(mut self) -> Self {
+        self.protect = Some(false);
         self
     }
 
@@ -112,9 +127,10 @@ impl Route {
         Ok(self)
     }
 
-    /// Locks an address that goes over one of [`Route::ip_limits`] out of the path for a time.
-    pub fn lockout(mut self, time: impl Into<LockTime>) -> Self {
-        self.lockout = Some(time.into());
+    /// Locks an address that goes over one of [`Route::ip_limits`], which it needs, out of the path
+    /// for a time.
+    pub fn lockout(mut self, time: LockTime) -> Self {
+        self.lockout = Some(time);
         self
     }
 
@@ -138,8 +154,61 @@ impl Route {
         &self.name
     }
 
-    /// That what it costs can be admitted.
+    /// Whether no request that it matches gets in without a key.
+    pub(super) fn closes(&self) -> bool {
+        self.requires_key() && !self.shadow
+    }
+
+    fn requires_key(&self) -> bool {
+        self.protect == Some(true) || !self.scopes.is_empty() || !self.limits.is_empty()
+    }
+
+    /// That its fields fit together.
     pub(super) fn check(&self) -> Result<(), InvalidInput> {
+        if self.is_open() && self.requires_key() {
+            return Err(InvalidInput::new(
+                "protect",
+                format!(
+                    "route `{}` needs no key, but has scopes or limits that count by key; leave \
+                     `protect = false` out, or use `ip_limits`",
+                    self.name
+                ),
+            ));
+        }
+        if self.lockout.is_some() && self.ip_limits.is_empty() {
+            return Err(InvalidInput::new(
+                "lockout",
+                format!(
+                    "route `{}` locks out who exceeds its `ip_limits`, but has none; add some, such as \
+                     `ip_limits = [\"3/min\"]`",
+                    self.name
+                ),
+            ));
+        }
+        self.check_cost()
+    }
+
+    /// That it is not open although `closing` requires a key for all of its requests.
+    pub(super) fn check_against(&self, closing: &Self) -> Result<(), InvalidInput> {
+        if !self.is_open() || !closing.path.covers(&self.path) {
+            return Ok(());
+        }
+        Err(InvalidInput::new(
+            "protect",
+            format!(
+                "route `{}` needs no key, but route `{}`, which matches all of its requests, \
+                 requires one; narrow the latter",
+                self.name, closing.name
+            ),
+        ))
+    }
+
+    fn is_open(&self) -> bool {
+        self.protect == Some(false)
+    }
+
+    /// That what it costs can be admitted.
+    fn check_cost(&self) -> Result<(), InvalidInput> {
         let cost = self.cost.map_or(1, |cost| u64::from(cost.get()));
         let limits = self.limits.iter().chain(&self.ip_limits);
         match limits
@@ -169,7 +238,8 @@ impl Route {
         };
         RouteRules {
             name: Arc::clone(&self.name),
-            requires_key: self.protect || !self.scopes.is_empty() || !self.limits.is_empty(),
+            requires_key: self.requires_key(),
+            opens: self.is_open().then(|| self.path.clone()),
             scopes: self.scopes.clone(),
             key_rules: self.limits.iter().map(|l| rule(l, Holder::Key)).collect(),
             ip_rules: self
@@ -208,6 +278,8 @@ pub(super) fn intervals<T: AsRef<str>>(
 pub(crate) struct RouteRules {
     pub(crate) name: Arc<str>,
     pub(crate) requires_key: bool,
+    /// What needs no key, although the policy protects it.
+    pub(super) opens: Option<Pattern>,
     pub(crate) scopes: Vec<Scope>,
     pub(crate) key_rules: Vec<Rule>,
     pub(crate) ip_rules: Vec<Rule>,

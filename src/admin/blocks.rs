@@ -15,13 +15,13 @@ impl KeyGuard {
     /// returns. A client that is locked out of the same for longer stays so.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`], which stands for many, or for the time;
-    /// [`AdminError::Conflict`] if there are too many locks.
+    /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`], which stands for many, or for a time of day
+    /// without a time zone; [`AdminError::Conflict`] if there are too many locks.
     pub fn block(
         &self,
         ip: impl Into<ClientIp>,
         path: &str,
-        time: impl Into<LockTime>,
+        time: LockTime,
         scope: LockScope,
     ) -> Result<Lock, AdminError> {
         let network = Network::of(ip.into()).ok_or_else(|| {
@@ -30,7 +30,7 @@ impl KeyGuard {
                 "stands for every client of a Unix socket; give an address",
             )
         })?;
-        self.block_network(network, path, time.into(), scope)
+        self.block_network(network, path, time, scope)
     }
 
     pub(super) fn block_network(

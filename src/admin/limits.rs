@@ -50,16 +50,11 @@ impl KeyGuard {
     ///
     /// # Errors
     /// [`AdminError::NotFound`] for the key, or if it has no limit of this name;
-    /// [`AdminError::Invalid`] for the time.
-    pub fn lift(
-        &self,
-        id: KeyId,
-        rule: &str,
-        time: impl Into<LockTime>,
-    ) -> Result<Key, AdminError> {
+    /// [`AdminError::Invalid`] for a time of day without a time zone.
+    pub fn lift(&self, id: KeyId, rule: &str, time: LockTime) -> Result<Key, AdminError> {
         let now = self.inner.now();
         let zone = self.inner.lockouts().zone();
-        let until = time.into().ends_at(now, zone)?;
+        let until = time.ends_at(now, zone)?;
         self.set_lift(id, rule, until, "lift")
     }
 

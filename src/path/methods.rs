@@ -24,6 +24,10 @@ impl Methods {
         self.0 & (1 << method as u8) != 0
     }
 
+    pub(super) const fn includes(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// Names separated by commas, in any order.
     pub(super) fn parse(text: &str) -> Result<Self, InvalidInput> {
         if text.trim().is_empty() {

@@ -44,6 +44,24 @@ impl Pattern {
             methods
         }
     }
+
+    /// Whether a target that matches is for this pattern to every server: it names one of the
+    /// methods, and can be read in one way only.
+    pub(crate) fn matches_surely(&self, target: &str, method: Method) -> bool {
+        let is_get = method == Method::Head && self.methods.contains(Method::Get);
+        (is_get || self.methods.contains(method)) && readings::is_plain(target)
+    }
+
+    /// Whether it matches all that `other` does.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let mut segments = other.segments();
+        let mut wanted = self.segments();
+        self.methods().includes(other.methods())
+            && wanted.all(|wanted| {
+                let segment = segments.next();
+                segment.is_some_and(|segment| wanted == WILDCARD || wanted == segment)
+            })
+    }
 }
 
 impl fmt::Display for Pattern {

@@ -27,6 +27,11 @@ pub(crate) fn readings(target: &str) -> Readings<'_> {
     }
 }
 
+/// Whether every server reads the path of a target alike.
+pub(super) fn is_plain(target: &str) -> bool {
+    plain(target).is_some()
+}
+
 /// The path without its query if every server reads it alike: it begins with `/` and holds neither
 /// empty segments, but for a trailing slash, nor dot segments nor bytes that servers decode, strip
 /// or turn into others.

@@ -13,6 +13,7 @@ use crate::client_ip::ClientIp;
 use crate::guard::{self, Actor, KeyGuard};
 use crate::http::problem::Problem;
 use crate::ip_limit::IpLimit;
+use crate::lock_time::LockTime;
 use crate::lockout::LockScope;
 use crate::store::Once;
 use crate::waiting::block_on;
@@ -99,7 +100,8 @@ pub(super) fn require_admin(
 fn limit() -> Result<IpLimit, Problem> {
     let minute = Duration::from_secs(60);
     let limit = IpLimit::new(LIMIT, WRONG_KEYS_A_MINUTE, minute).map_err(AdminError::from)?;
-    Ok(limit.lockout(LOCKED_FOR).scope(LockScope::Path))
+    let locked_for = LockTime::try_from(LOCKED_FOR).map_err(AdminError::from)?;
+    Ok(limit.lockout(locked_for).scope(LockScope::Path))
 }
 
 /// The guard as it acts for who sent a request.
