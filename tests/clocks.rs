@@ -97,7 +97,8 @@ fn a_lock_that_lies_ahead_lasts_no_longer_than_it_was_to() {
     let home = Home::new();
     let kg = home.open();
     a_year_ahead(&home, || {
-        kg.block(IP, "/", HOUR, LockScope::Global).unwrap();
+        kg.block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+            .unwrap();
     });
     maintain(&home, &kg);
     let lock = kg.locks().pop().expect("still in force");
@@ -115,7 +116,8 @@ fn a_lock_that_lies_ahead_lasts_no_longer_than_it_was_to() {
 fn a_clock_a_year_ahead_for_a_moment_ends_no_lock_for_good() {
     let home = Home::new();
     let kg = home.open();
-    kg.block(IP, "/", 2 * DAY, LockScope::Global).unwrap();
+    kg.block(IP, "/", "2 days".parse().unwrap(), LockScope::Global)
+        .unwrap();
     maintain(&home, &kg);
     a_year_ahead(&home, || {
         home.clock.advance(MINUTE);
