@@ -236,6 +236,111 @@ fn a_revocation_is_in_force_when_the_command_returns() {
     }
 }
 
+/// `revoke-key ""` and `revoke-key kg` revoked the only key there was.
+#[test]
+fn a_key_goes_by_its_id_or_its_whole_prefix_and_by_nothing_shorter() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    kg.create_org("acme").unwrap();
+    let prefix = kg
+        .create_key(CreateKey::new("acme", "shop"))
+        .unwrap()
+        .key
+        .prefix;
+    // Both on a live file, through the socket, and on a resting one.
+    for kg in [Some(kg), None] {
+        let shorter = &prefix[..prefix.len() - 1];
+        for text in ["", " ", "k", "kg", "kg_live_", shorter] {
+            let commands: [&[&str]; 6] = [
+                &["revoke-key", text],
+                &["rotate-key", text],
+                &["update-key", text, "--label", "x"],
+                &["reset", text],
+                &["lift", text, "--limit", "default", "--for", "1h"],
+                &["lift", text, "--limit", "default", "--end"],
+            ];
+            for command in commands {
+                let error = refused(dir.path(), command);
+                assert!(error.contains("whole prefix"), "{command:?}: {error}");
+            }
+            refused(dir.path(), &["limits", text]);
+            refused(dir.path(), &["check", text]);
+        }
+        let key = done(dir.path(), &["list-keys"]);
+        assert!(
+            key.contains("shop") && key.contains("active") && key.contains(&prefix),
+            "{key}"
+        );
+        done(dir.path(), &["update-key", &prefix, "--label", "shop"]);
+        done(dir.path(), &["limits", &prefix]);
+        drop(kg);
+    }
+    assert!(done(dir.path(), &["revoke-key", &prefix]).contains("revoked"));
+}
+
+#[test]
+fn a_check_says_where_no_key_is_looked_at() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let policy: keyguard::Policy = "protect = [\"/api\"]".parse().unwrap();
+    let kg = KeyGuard::open(&file, Config::default().policy(policy)).unwrap();
+    kg.create_org("acme").unwrap();
+    let key = kg.create_key(CreateKey::new("acme", "shop")).unwrap().key;
+    kg.revoke_key(key.id).unwrap();
+    let open = done(dir.path(), &["check", "1", "--path", "/about"]);
+    assert!(open.contains("key: not looked at"), "{open}");
+    let open = done(dir.path(), &["check", "1", "--path", "/about", "--json"]);
+    assert!(open.contains(r#""key_checked":false"#), "{open}");
+    let output = run(dir.path(), &["check", "1", "--path", "/api", "--json"]);
+    let protected = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        protected.contains(r#""key_checked":true"#) && protected.contains("revoked_key"),
+        "{protected}"
+    );
+}
+
+/// A URL of another form was taken for a file, and printed with its password.
+#[test]
+fn a_url_that_is_no_database_is_refused_and_not_shown() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    for url in [
+        "mysql://me:hunter2@h/d",
+        "sqlite+aiosqlite:///old.db",
+        "postgre://me:hunter2@h/d",
+        "postgres:/me:hunter2@h/d",
+        "me:hunter2@h/d",
+        "host=h password=hunter2",
+    ] {
+        let commands: [&[&str]; 9] = [
+            &["--db", url, "stats"],
+            &["--db", url, "init"],
+            &["--db", url, "list-keys", "--json"],
+            &["--db", url, "admin-key"],
+            &["--db", url, "export", "--to", "x.redb"],
+            &["--db", url, "replay", "log", "--policy", "p"],
+            &["export", "--to", url],
+            &["import", "--from", url],
+            &["--redis", url, "stats"],
+        ];
+        for command in commands {
+            let error = refused(dir.path(), command);
+            assert!(
+                !error.contains("hunter2") && error.contains("next"),
+                "{command:?}: {error}"
+            );
+        }
+        let error = KeyGuard::open(url, Config::new("secret")).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+    let made = fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(made, 2, "nothing but the data file and its secret");
+    assert!(
+        done(dir.path(), &["--db", "mysql://h/d", "completions", "bash"]).contains("revoke-key")
+    );
+}
+
 #[test]
 fn a_key_to_check_comes_from_the_environment_or_standard_input() {
     use std::io::Write;

@@ -95,6 +95,21 @@ fn the_program_works_on_a_database_and_never_shows_its_password() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// As the Python package and SQLAlchemy write URLs.
+#[test]
+fn a_url_that_names_a_driver_is_that_of_the_database() {
+    let (database, dir) = (Database::new(), TempDir::new().unwrap());
+    let url = url(&database);
+    let (_, rest) = url.split_once("://").unwrap();
+    for scheme in ["postgresql+asyncpg", "postgres+psycopg2", "PostgreSQL"] {
+        let url = format!("{scheme}://{rest}");
+        done(dir.path(), &url, &["init"]);
+        assert!(done(dir.path(), &url, &["stats"]).contains("organizations: 0"));
+        KeyGuard::open(&url, Config::new(SECRET)).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn what_the_program_refuses_on_a_database_shows_no_password_either() {
     let (database, dir) = (Database::new(), TempDir::new().unwrap());

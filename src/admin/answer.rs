@@ -76,7 +76,7 @@ pub(crate) enum Command {
     },
 }
 
-/// A key, by its id or the start of its prefix, or an address.
+/// A key, by its id or its whole prefix, or an address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Whose {
@@ -264,6 +264,9 @@ pub(crate) struct CheckReply {
     pub(crate) rules: Vec<RuleState>,
     /// What would refuse, were it not in shadow mode.
     pub(crate) shadowed: Vec<String>,
+    /// Whether the decision came to the key. It does not where the path needs none, nor where the
+    /// address alone is refused.
+    pub(crate) key_checked: bool,
 }
 
 impl From<Verdict> for CheckReply {
@@ -283,6 +286,7 @@ impl From<Verdict> for CheckReply {
             rule: verdict.denial.as_ref().and_then(|denial| denial.rule()),
             rules: verdict.rules,
             shadowed: verdict.shadowed,
+            key_checked: verdict.key_checked,
         }
     }
 }

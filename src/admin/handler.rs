@@ -169,11 +169,20 @@ impl KeyGuard {
         Ok(self.inner.store().key(id)?)
     }
 
-    /// The key that is meant by an id, or by the start of what listings show of it.
+    /// The key with this id, or with this prefix as listings show it.
+    ///
+    /// A prefix is given whole and must be the start of no other key: a shorter one may fit one key
+    /// today and another one tomorrow.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`]; [`AdminError::Ambiguous`] with the keys that it fits.
+    /// [`AdminError::Invalid`] for an empty text, [`AdminError::NotFound`], and
+    /// [`AdminError::Ambiguous`], with the keys that start with the text, if it is not the whole prefix
+    /// of exactly one of them.
     pub fn find_key(&self, text: &str) -> Result<Key, AdminError> {
+        if text.trim().is_empty() {
+            let problem = "is empty; give the id of a key, or its whole prefix as listings show it";
+            return Err(InvalidInput::new("key", problem).into());
+        }
         if let Ok(id) = text.parse() {
             return self.key(id);
         }
@@ -186,13 +195,13 @@ impl KeyGuard {
             found.extend(keys.into_iter().filter(|key| key.prefix.starts_with(text)));
             found.truncate(MOST_CANDIDATES);
         }
-        match found.len() {
-            0 => Err(AdminError::NotFound(
-                "no key has this id, or starts so; keys go by the id or the prefix that listings \
-                 show, never by their whole text"
+        match found.as_slice() {
+            [] => Err(AdminError::NotFound(
+                "no key has this id or prefix; keys go by the id or the whole prefix that listings \
+                 show, never by their text"
                     .into(),
             )),
-            1 => Ok(found.remove(0)),
+            [only] if only.prefix == text => Ok(found.remove(0)),
             _ => Err(AdminError::Ambiguous {
                 prefix: text.to_owned(),
                 candidates: found,

@@ -245,12 +245,15 @@ pub enum AdminError {
     /// The state of what is there does not allow it.
     #[error("{0}")]
     Conflict(String),
-    /// More than one key has the prefix that was given. Nothing was chosen.
-    #[error("more than one key starts with `{prefix}`; give more of it, or an id")]
+    /// The text is not the whole prefix of exactly one key. Nothing was chosen.
+    #[error(
+        "`{prefix}` is not the whole prefix of one key; give an id, or the whole prefix that listings \
+         show"
+    )]
     Ambiguous {
         /// What was given.
         prefix: String,
-        /// The keys that it fits, at most 20.
+        /// The keys that start with it, at most 20.
         candidates: Vec<Key>,
     },
     /// The change was made before, under the same idempotency key.

@@ -39,7 +39,7 @@ fn listen(guard: &KeyGuard, file: &Path) -> Result<(), OpenError> {
     use super::socket::Listener;
     use std::sync::Arc;
 
-    if !guard.inner.config().socket || Place::of(file).is_server() {
+    if !guard.inner.config().socket || Place::of(file)?.is_server() {
         return Ok(());
     }
     let listener = Listener::bind(file, Arc::downgrade(&guard.inner));

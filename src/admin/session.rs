@@ -46,7 +46,7 @@ pub(crate) enum SessionError {
 impl Session {
     /// Reaches the file at `file`, which is there, or the database of which it is the URL.
     pub(crate) fn open(file: &Path, config: &Config) -> Result<Self, SessionError> {
-        if Place::of(file).is_server() {
+        if Place::of(file)?.is_server() {
             let guard = KeyGuard::open(file, config.clone().socket(false))?;
             return Ok(Self::Resting(by_this_user(guard)));
         }

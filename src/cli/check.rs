@@ -12,7 +12,7 @@ use crate::admin::answer::{self, CheckReply, Command, FailureCode};
 
 #[derive(Args)]
 pub(super) struct Check {
-    /// The id of a key, or the start of its prefix. Without: the key in the variable KEYGUARD_KEY,
+    /// The id of a key, or its whole prefix. Without: the key in the variable KEYGUARD_KEY,
     /// or else on standard input; an empty line for none
     #[arg(value_name = "ID|PREFIX")]
     key: Option<String>,
@@ -91,6 +91,9 @@ fn text(reply: &CheckReply, look: Look) -> String {
     }
     if !reply.shadowed.is_empty() {
         panel = panel.line("in shadow", reply.shadowed.join(", "));
+    }
+    if reply.allowed && !reply.key_checked {
+        panel = panel.line("key", "not looked at: the request needs none");
     }
     if let Some(wait) = reply.retry_after {
         panel = panel.line("retry after", format!("{wait} s"));

@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::failure::CliError;
 use super::moving::{fill, open, report};
-use super::{Cli, Exit, called_at, is_server};
+use super::{Cli, Exit, called_at};
 use crate::draft::Draft;
-use crate::guard::{Config, Place, existing_secret};
+use crate::guard::{Config, Place, existing_secret, is_server};
 use crate::secret::Secret;
 use crate::store::transfer::move_all;
 
@@ -31,8 +31,9 @@ pub(super) struct Export {
 pub(super) fn run(cli: &Cli, Export { to }: Export) -> Result<Exit, CliError> {
     let file = &cli.place.db;
     cli.needs_data()?;
+    let shown = Place::of(&to)?.shown();
     if is_same(file, &to) {
-        return Err(CliError::SamePlace(Place::of(&to).shown()));
+        return Err(CliError::SamePlace(shown));
     }
     let source = open(file, cli.config()?)?;
     let secret = existing_secret(file, cli.secret()?)?;

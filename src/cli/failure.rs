@@ -163,6 +163,7 @@ impl CliError {
                     "keyguard --db NEW.redb import --from {}",
                     quoted(&format!("sqlite:{}", path.display()))
                 ),
+                OpenError::UnknownUrl { .. } => "keyguard --db PATH init".to_owned(),
                 OpenError::MissingFeature { feature, .. } => with_feature(feature),
                 OpenError::Server { .. } => format!("{keyguard} --help"),
                 _ => "keyguard --db PATH init".to_owned(),

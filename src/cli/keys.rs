@@ -50,7 +50,7 @@ pub(super) struct List {
 
 #[derive(Args)]
 pub(super) struct Which {
-    /// The id of the key, or the start of its prefix, as list-keys shows them
+    /// The id of the key, or its whole prefix, as list-keys shows them
     #[arg(value_name = "ID|PREFIX")]
     key: String,
 }

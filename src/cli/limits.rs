@@ -12,7 +12,7 @@ use crate::guard::RuleState;
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Who {
-    /// The id of a key, or the start of its prefix
+    /// The id of a key, or its whole prefix, as list-keys shows them
     #[arg(value_name = "ID|PREFIX")]
     key: Option<String>,
     /// An address, instead of a key
@@ -40,7 +40,7 @@ pub(super) struct Reset {
 
 #[derive(Args)]
 pub(super) struct Lift {
-    /// The id of the key, or the start of its prefix
+    /// The id of the key, or its whole prefix, as list-keys shows them
     #[arg(value_name = "ID|PREFIX")]
     key: String,
     /// The name of the limit, as `limits` shows it

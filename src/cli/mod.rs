@@ -28,7 +28,7 @@ use self::failure::{CliError, quoted};
 use self::render::Look;
 use crate::admin::answer::Command;
 use crate::admin::session::{Session, SessionError};
-use crate::guard::Config;
+use crate::guard::{Config, Place as Location, is_server};
 use crate::secret::Secret;
 
 /// Manage the keys, organizations and locks of a data file, also while a server holds it, or of a
@@ -177,6 +177,10 @@ struct Cli {
 
 impl Cli {
     fn run(&mut self, command: Subcommands) -> Result<Exit, CliError> {
+        if !matches!(command, Subcommands::Completions { .. }) {
+            // Refused before anything names it.
+            Location::of(&self.place.db)?;
+        }
         match command {
             Subcommands::Init => setup::init(self),
             Subcommands::CreateOrg(name) => orgs::create(self, name),
@@ -300,15 +304,13 @@ impl Cli {
     }
 }
 
-fn is_server(place: &Path) -> bool {
-    crate::guard::Place::of(place).is_server()
-}
-
 /// How the program is called to work on the data at `place`, without the password of a URL.
 fn called_at(place: &Path) -> String {
-    match is_server(place) {
-        true => "keyguard --db URL".to_owned(),
-        false => format!("keyguard --db {}", quoted(&place.display().to_string())),
+    match Location::of(place) {
+        Ok(Location::File(file)) => {
+            format!("keyguard --db {}", quoted(&file.display().to_string()))
+        }
+        _ => "keyguard --db URL".to_owned(),
     }
 }
 

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::failure::CliError;
 use super::render::Panel;
-use super::{Cli, Exit, is_server, print};
+use super::{Cli, Exit, print};
 use crate::admin::answer::Command;
-use crate::guard::KeyGuard;
+use crate::guard::{KeyGuard, is_server};
 
 /// Creates the data file. One that is there is only looked at.
 pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {

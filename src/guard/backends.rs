@@ -17,17 +17,32 @@ use crate::store::{Change, OpenError, RedbStore, Store, StoreError};
 use crate::store::{PostgresOptions, PostgresStore};
 
 /// Where organizations and keys are.
+#[derive(Debug)]
 pub(crate) enum Place<'f> {
     File(&'f Path),
+    /// The URL of a database, as its client reads it. It may hold a password.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
-    Postgres(&'f str),
+    Postgres(Secret),
 }
 
 impl<'f> Place<'f> {
-    /// What is meant by a path, which may be a URL.
-    pub(crate) fn of(path: &'f Path) -> Self {
-        let url = path.to_str().filter(|url| postgres_scheme(url).is_some());
-        url.map_or(Self::File(path), Self::Postgres)
+    /// The storage at a path, which may be a URL.
+    ///
+    /// # Errors
+    /// [`OpenError::UnknownUrl`] for a URL of something else, and for what may be a mistyped URL.
+    pub(crate) fn of(path: &'f Path) -> Result<Self, OpenError> {
+        let text = path.to_string_lossy();
+        let text = text.trim();
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return match is_postgres(scheme) {
+                true => Ok(Self::Postgres(format!("postgresql://{rest}").into())),
+                false => Err(unknown_url(Some(scheme))),
+            };
+        }
+        match looks_like_url(text) {
+            true => Err(unknown_url(None)),
+            false => Ok(Self::File(path)),
+        }
     }
 
     pub(crate) fn is_server(&self) -> bool {
@@ -37,15 +52,48 @@ impl<'f> Place<'f> {
     /// A name for errors: a URL may hold a password.
     pub(crate) fn shown(&self) -> PathBuf {
         match self {
-            Self::File(path) => path.into(),
+            Self::File(path) => (*path).into(),
             Self::Postgres(_) => "postgres:".into(),
         }
     }
 }
 
-fn postgres_scheme(url: &str) -> Option<&str> {
-    let (scheme, _) = url.split_once("://")?;
-    matches!(scheme, "postgres" | "postgresql").then_some(scheme)
+/// Whether a path is the URL of a database.
+#[cfg(feature = "cli")]
+pub(crate) fn is_server(path: &Path) -> bool {
+    Place::of(path).is_ok_and(|place| place.is_server())
+}
+
+/// `postgres` or `postgresql`, in any case, alone or with the driver that SQLAlchemy takes.
+fn is_postgres(scheme: &str) -> bool {
+    let name = scheme.split('+').next().unwrap_or_default();
+    let mut known = ["postgres", "postgresql"].into_iter();
+    is_scheme(scheme) && known.any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// As RFC 3986 §3.1 writes it. One letter is a drive.
+fn is_scheme(text: &str) -> bool {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+    text.len() > 1 && text.as_bytes()[0].is_ascii_alphabetic() && text.bytes().all(is_allowed)
+}
+
+/// Whether a text without `://` starts with a scheme all the same, as `postgres:/user:password@host`
+/// and `user:password@host` do, or is one of the connection strings of libpq.
+fn looks_like_url(text: &str) -> bool {
+    let starts_with_scheme = text
+        .split_once(':')
+        .is_some_and(|(start, _)| is_scheme(start));
+    let is_connection_string = ["host=", "hostaddr=", "dbname=", "user=", "password="]
+        .iter()
+        .any(|field| text.starts_with(field) || text.contains(&format!(" {field}")));
+    starts_with_scheme || is_connection_string
+}
+
+/// Nothing but a scheme is shown of a URL: all else may be a password.
+fn unknown_url(scheme: Option<&str>) -> OpenError {
+    OpenError::UnknownUrl {
+        scheme: scheme.filter(|scheme| is_scheme(scheme)).map(str::to_owned),
+    }
 }
 
 pub(super) fn store(
@@ -61,17 +109,18 @@ pub(super) fn store(
         }
         #[cfg(feature = "postgres")]
         Place::Postgres(url) => {
+            let url = String::from_utf8_lossy(url.expose());
             let options = PostgresOptions {
                 deadline: config.backend_deadline,
                 connections: config.database_connections,
                 stale_for: config.keys_stale_for,
                 now,
             };
-            let store = PostgresStore::open(url, secret.fingerprint(), options)?;
+            let store = PostgresStore::open(&url, secret.fingerprint(), options)?;
             Ok(Arc::new(store))
         }
         #[cfg(not(feature = "postgres"))]
-        Place::Postgres(url) => Err(missing(postgres_scheme(url).unwrap_or(url), "postgres")),
+        Place::Postgres(_) => Err(missing("postgres", "postgres")),
     }
 }
 
@@ -162,4 +211,73 @@ pub(super) fn follow(
         Change::Locks(changes) => lockouts.adopt(changes, clock.timestamp()),
         Change::Everything => revisions.everything_changed(),
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_postgresql_is_a_database_whatever_its_driver() {
+        for url in [
+            "postgres://h/d",
+            "postgresql://u:hunter2@h/d",
+            "PostgreSQL://h/d",
+            "postgresql+asyncpg://u:hunter2@h/d?sslmode=require",
+            "postgres+psycopg2://h/d",
+            " postgres://h/d\n",
+        ] {
+            let place = Place::of(Path::new(url)).unwrap();
+            assert!(!format!("{place:?}{:?}", place.shown()).contains("hunter2"));
+            let Place::Postgres(url) = place else {
+                panic!("{url} is a file");
+            };
+            let url = String::from_utf8_lossy(url.expose()).into_owned();
+            assert!(
+                url.starts_with("postgresql://") && url.contains("h/d"),
+                "{url}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_urls_are_neither_files_nor_shown() {
+        for (url, scheme) in [
+            ("mysql://u:hunter2@h/d", Some("mysql")),
+            ("sqlite+aiosqlite:///hunter2.db", Some("sqlite+aiosqlite")),
+            ("postgre://u:hunter2@h/d", Some("postgre")),
+            ("redis://:hunter2@h", Some("redis")),
+            ("\"postgres://u:hunter2@h/d\"", None),
+            ("postgres:/u:hunter2@h/d", None),
+            ("postgresql:u:hunter2@h/d", None),
+            ("jdbc:postgresql://u:hunter2@h/d", None),
+            ("u:hunter2@h/d", None),
+            ("host=h user=u password=hunter2", None),
+            ("u:hunter2://h", None),
+        ] {
+            let error = Place::of(Path::new(url)).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+            assert!(
+                matches!(&error, OpenError::UnknownUrl { scheme: found } if found.as_deref() == scheme),
+                "{error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn paths_are_files() {
+        for path in [
+            "keyguard.redb",
+            "./a:b",
+            "/var/a:b/c",
+            "C:\\kg.redb",
+            "a b/c",
+            "",
+        ] {
+            assert!(
+                matches!(Place::of(Path::new(path)), Ok(Place::File(_))),
+                "{path}"
+            );
+        }
+    }
 }

@@ -37,6 +37,8 @@ pub use self::verdict::{RuleState, Verdict};
 pub(crate) use self::actor::Actor;
 #[cfg(any(unix, feature = "cli"))]
 pub(crate) use self::backends::Place;
+#[cfg(feature = "cli")]
+pub(crate) use self::backends::is_server;
 pub(crate) use self::caller::{is_lifted, rules, with_lift};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;

@@ -27,7 +27,7 @@ const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
 impl Inner {
     pub(super) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
-        let place = Place::of(file);
+        let place = Place::of(file)?;
         let shown = place.shown();
         let policy = match &config.policy_file {
             Some(file) => access::read(file).map_err(OpenError::Policy)?,
@@ -148,8 +148,8 @@ fn find_secret(place: &Place<'_>, explicit: Option<Secret>) -> Result<Secret, Op
 #[cfg(feature = "cli")]
 pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
     let beside = secret_path(file);
-    let is_file = !Place::of(file).is_server();
-    if is_file
+    let place = Place::of(file)?;
+    if !place.is_server()
         && explicit.is_none()
         && std::env::var_os(SECRET_VARIABLE).is_none()
         && !beside.exists()
@@ -159,7 +159,7 @@ pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<S
             secret_file: beside,
         });
     }
-    find_secret(&Place::of(file), explicit)
+    find_secret(&place, explicit)
 }
 
 fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {

@@ -253,12 +253,16 @@ impl Inner {
         };
         let place = rulebook.place(request.path, request.method);
         let mut visit = self.receive(&rulebook, request, ip, &place, progress);
-        let denial = loop {
+        let is_open_for_now = place.access == Access::OpenForNow && !is_preflight(request);
+        let (denial, key_checked) = loop {
             match self.authenticate(&mut visit, subject) {
-                Ok(Some(caller)) => break self.look_at_limits(&mut visit, &caller),
-                Ok(None) => break None,
-                Err(Stop::Denied(denial)) => break Some(denial),
-                Err(Stop::Refused(refusal)) => break Some(refusal.denial),
+                Ok(Some(caller)) => break (self.look_at_limits(&mut visit, &caller), true),
+                Ok(None) => break (None, is_open_for_now),
+                Err(Stop::Denied(denial) | Stop::Refused(Refusal { denial, .. })) => {
+                    let of_address = [Reason::IpDenied, Reason::IpLocked, Reason::IpLimited];
+                    let key_checked = !of_address.contains(&denial.reason());
+                    break (Some(denial), key_checked);
+                }
                 Err(Stop::Wanting(want)) => block_on(self.supply(&mut visit, want)),
             }
         };
@@ -267,6 +271,7 @@ impl Inner {
             denial,
             rules: notes.states.unwrap_or_default(),
             shadowed: notes.shadowed,
+            key_checked,
         }
     }
 

@@ -17,6 +17,9 @@ pub struct Verdict {
     pub rules: Vec<RuleState>,
     /// The names of limits and routes in shadow mode that would refuse it.
     pub shadowed: Vec<String>,
+    /// Whether the decision came to the key. It does not where the path needs none, nor where the
+    /// address alone is refused.
+    pub key_checked: bool,
 }
 
 impl Verdict {

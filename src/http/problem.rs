@@ -31,7 +31,7 @@ pub(super) struct ProblemDocument {
     /// In how many seconds to try again.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
-    /// Keys that a prefix fits.
+    /// Keys that start with a text that is not the whole prefix of one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     candidates: Vec<Key>,
 }

@@ -9,6 +9,12 @@ use std::error::Error;
 pub(crate) enum ImportError {
     #[error("this build cannot read {0}: it is without the cargo feature `{1}`")]
     MissingFeature(&'static str, &'static str),
+    /// The source is not shown: it may hold a password.
+    #[error(
+        "the source is neither an SQLite file nor a PostgreSQL database; expected `sqlite:PATH` or \
+         `postgres://USER@HOST/DATABASE`"
+    )]
+    UnknownSource,
     #[error("the database cannot be read: {0}")]
     Unreadable(#[source] Box<dyn Error + Send + Sync>),
     #[error(

@@ -44,8 +44,9 @@ use crate::store::transfer::{Parcel, take_in};
 #[command(verbatim_doc_comment)]
 pub(super) struct Import {
     /// The ancestor's database. The password of a URL is better in the variable PGPASSWORD
+    // Read later: an error of the arguments would show it.
     #[arg(long, value_name = "sqlite:PATH|postgres://…")]
-    from: Source,
+    from: String,
 }
 
 #[derive(Clone)]
@@ -59,10 +60,11 @@ enum Source {
 
 /// As SQLAlchemy writes URLs, or simply `sqlite:PATH`.
 impl FromStr for Source {
-    type Err = &'static str;
+    type Err = ImportError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (scheme, rest) = text.split_once(':').unwrap_or(("", text));
+        let (scheme, rest) = text.trim().split_once(':').unwrap_or(("", text));
+        let scheme = scheme.to_ascii_lowercase();
         match scheme.split('+').next() {
             Some("sqlite") if !rest.is_empty() => Ok(Self::Sqlite(
                 rest.strip_prefix("///").unwrap_or(rest).into(),
@@ -70,13 +72,13 @@ impl FromStr for Source {
             Some("postgres" | "postgresql") if rest.starts_with("//") => {
                 Ok(Self::Postgres(format!("postgres:{rest}").into()))
             }
-            _ => Err("expected sqlite:PATH or postgres://USER@HOST/DATABASE"),
+            _ => Err(ImportError::UnknownSource),
         }
     }
 }
 
 pub(super) fn run(cli: &Cli, import: &Import) -> Result<Exit, CliError> {
-    let parcels = read(&import.from)?;
+    let parcels = read(&import.from.parse()?)?;
     let target = open(&cli.place.db, cli.config()?)?;
     let count = |parcel: &Parcel| (parcel.orgs.len() + parcel.keys.len()) as u64;
     let all = parcels.iter().map(count).sum();
@@ -110,7 +112,7 @@ mod tests {
         let path = |text: &str| match text.parse() {
             Ok(Source::Sqlite(path)) => path.display().to_string(),
             Ok(Source::Postgres(_)) => "postgres".to_owned(),
-            Err(problem) => problem.to_owned(),
+            Err(error) => error.to_string(),
         };
         assert_eq!(path("sqlite:old.db"), "old.db");
         assert_eq!(path("sqlite:/var/old.db"), "/var/old.db");
@@ -118,7 +120,7 @@ mod tests {
         assert_eq!(path("sqlite+aiosqlite:////var/old.db"), "/var/old.db");
         assert_eq!(path("postgresql+asyncpg://u@h/d"), "postgres");
         for text in ["", "old.db", "sqlite:", "postgres:x", "mysql://h/d"] {
-            assert!(path(text).starts_with("expected "), "{text}");
+            assert!(path(text).contains("expected `sqlite:PATH`"), "{text}");
         }
     }
 }

@@ -25,7 +25,13 @@ impl Postgres {
             .build()
             .map_err(ImportError::unreadable)?;
         let url = String::from_utf8_lossy(url.expose());
-        let mut config: Config = url.parse().map_err(ImportError::unreadable)?;
+        // The client's error may hold a part of the URL.
+        let mut config: Config = url.parse().map_err(|_| {
+            let expected = "postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=require";
+            ImportError::unreadable(format!(
+                "its URL cannot be read; expected one such as `{expected}`"
+            ))
+        })?;
         if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
             config.password(password);
         }

@@ -151,6 +151,16 @@ pub enum OpenError {
     /// A value in the configuration cannot be accepted.
     #[error("the configuration cannot be accepted: {0}")]
     Config(InvalidInput),
+    /// The path is a URL, or is written like one, and not that of a PostgreSQL database.
+    #[error(
+        "{} names no data file and no PostgreSQL database; give a path (`./NAME` for a file with a \
+         colon in its name) or a URL such as `postgres://USER@HOST/DATABASE`",
+        scheme.as_ref().map_or("what is given".to_owned(), |scheme| format!("a URL of `{scheme}:`"))
+    )]
+    UnknownUrl {
+        /// The scheme of the URL, where it has one. The rest may hold a password and is not kept.
+        scheme: Option<String>,
+    },
     /// A URL leads to a backend that was not compiled in.
     #[error(
         "`{scheme}:` needs the cargo feature `{feature}` of keyguard, which this build is without; \
