@@ -58,7 +58,12 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[cold]
-fn park_until_ready<F: Future>(mut future: Pin<&mut F>) -> F::Output {
+fn park_until_ready<F: Future>(future: Pin<&mut F>) -> F::Output {
+    // Within a task of tokio, channels of tokio are ready for a number of times only until the task
+    // yields, which it does not while this thread is parked.
+    #[cfg(any(feature = "redis", feature = "postgres"))]
+    let future = tokio::task::unconstrained(future);
+    let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {

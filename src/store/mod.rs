@@ -27,6 +27,8 @@ use crate::waiting::{Patience, Reply};
 
 use self::transfer::{Parcel, Place};
 
+#[cfg(all(feature = "postgres", feature = "cli"))]
+pub(crate) use self::postgres::Address as PostgresAddress;
 #[cfg(feature = "postgres")]
 pub(crate) use self::postgres::{Options as PostgresOptions, PostgresStore};
 pub use self::redb::OpenError;

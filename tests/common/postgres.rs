@@ -71,7 +71,8 @@ impl Database {
     pub(crate) fn end_listeners(&self) -> u32 {
         let ended = self.value(
             "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity \
-             WHERE datname = current_database() AND query = 'LISTEN keyguard'",
+             WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                 AND (query = 'LISTEN keyguard' OR query LIKE '%FROM keyguard_state%')",
         );
         ended.parse().unwrap()
     }
@@ -249,7 +250,7 @@ fn programs() -> PathBuf {
 }
 
 /// PostgreSQL refuses to run as root.
-fn as_postgres(program: &Path) -> Command {
+pub(crate) fn as_postgres(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
@@ -281,7 +282,7 @@ pub(crate) fn give_away(path: &Path) {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -296,7 +297,7 @@ fn read_line(keeper: &mut Child) -> String {
     line
 }
 
-fn answers(url: &str) -> bool {
+pub(crate) fn answers(url: &str) -> bool {
     with_client(url, async |client| {
         client.batch_execute("SELECT 1").await.is_ok()
     })

@@ -5,13 +5,13 @@ use std::pin::pin;
 use futures_util::TryStreamExt;
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::ImportError;
 use super::table::Database;
 use crate::secret::Secret;
+use crate::store::PostgresAddress;
 
 pub(super) struct Postgres {
     runtime: Runtime,
@@ -25,18 +25,13 @@ impl Postgres {
             .build()
             .map_err(ImportError::unreadable)?;
         let url = String::from_utf8_lossy(url.expose());
-        // The client's error may hold a part of the URL.
-        let mut config: Config = url.parse().map_err(|_| {
-            let expected = "postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=require";
-            ImportError::unreadable(format!(
-                "its URL cannot be read; expected one such as `{expected}`"
-            ))
-        })?;
+        let address = PostgresAddress::parse(&url).map_err(ImportError::unreadable)?;
+        let PostgresAddress { mut config, tls } = address;
         if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
             config.password(password);
         }
         let client = runtime.block_on(async {
-            let (client, connection) = config.connect(tls()?).await.map_err(described)?;
+            let (client, connection) = config.connect(tls).await.map_err(described)?;
             // It ends with the client, which says what went wrong.
             tokio::spawn(connection);
             // All tables as they are at one moment.
@@ -100,19 +95,6 @@ impl Database for Postgres {
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Used as far as the URL asks for it.
-fn tls() -> Result<MakeRustlsConnect, ImportError> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ImportError::unreadable)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
 }
 
 /// With what the server said.

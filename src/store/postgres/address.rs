@@ -1,17 +1,14 @@
 //! Where the server is, and how it proves that it is the right one.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::problem::unusable;
+use super::tls;
 use crate::store::OpenError;
 
 /// How long connecting may take, where the URL does not say it.
@@ -20,27 +17,31 @@ const CONNECTING: Duration = Duration::from_secs(3);
 /// How long a peer may be silent that was sent something, before the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// The parameter of a URL that names the file of a private authority.
-const ROOT_FILE: &str = "sslrootcert";
-
+/// A URL of a database, of this package or of the ancestor.
 #[derive(Clone)]
-pub(super) struct Address {
-    pub(super) config: Config,
-    pub(super) tls: MakeRustlsConnect,
+pub(crate) struct Address {
+    pub(crate) config: Config,
+    pub(crate) tls: MakeRustlsConnect,
 }
 
 impl Address {
-    pub(super) fn parse(url: &str) -> Result<Self, OpenError> {
-        let (url, root_file) = without_root_file(url);
+    pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
+        let (url, [mode, root_file]) = without([tls::MODE, tls::ROOT_FILE], url);
         // What cannot be read is not shown: a password may be a part of it.
         let mut config: Config = url.parse().map_err(|_| {
             unusable(
                 "its URL cannot be read; give one such as \
-                 `postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=require`",
+                 `postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full`",
             )
         })?;
-        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(unusable("its URL names no host"));
+        if config.get_hosts().is_empty() {
+            if config.get_hostaddrs().is_empty() {
+                return Err(unusable("its URL names no host"));
+            }
+            // TLS needs a name for the host.
+            for address in config.get_hostaddrs().to_vec() {
+                config.host(address.to_string());
+            }
         }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECTING);
@@ -51,11 +52,19 @@ impl Address {
         if config.get_application_name().is_none() {
             config.application_name("keyguard");
         }
+        let (ssl_mode, tls) = tls::configured(mode.as_deref(), root_file.as_deref())?;
+        // There is no TLS over a Unix socket, whatever the mode.
+        let is_local = !config.get_hosts().iter().any(is_remote);
+        config.ssl_mode(if is_local { SslMode::Disable } else { ssl_mode });
         Ok(Self {
             config,
-            tls: MakeRustlsConnect::new(trusting(root_file.as_deref())?),
+            tls: MakeRustlsConnect::new(tls),
         })
     }
+}
+
+fn is_remote(host: &Host) -> bool {
+    matches!(host, Host::Tcp(_))
 }
 
 impl fmt::Debug for Address {
@@ -64,24 +73,30 @@ impl fmt::Debug for Address {
     }
 }
 
-/// The URL as the client library knows it, and what it does not know.
-fn without_root_file(url: &str) -> (String, Option<String>) {
+/// A URL without parameters that the client library does not know as they are meant, and the values
+/// of those.
+fn without<const N: usize>(names: [&str; N], url: &str) -> (String, [Option<String>; N]) {
+    let mut values = [const { None }; N];
     let Some((base, query)) = url.split_once('?') else {
-        return (url.to_owned(), None);
+        return (url.to_owned(), values);
     };
-    let mut root_file = None;
     let mut rest = Vec::new();
     for parameter in query.split('&') {
-        match parameter.split_once('=') {
-            Some((ROOT_FILE, file)) => root_file = Some(percent_decoded(file)),
-            _ => rest.push(parameter),
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let found = names
+            .iter()
+            .zip(&mut values)
+            .find(|(known, _)| **known == name);
+        match found {
+            Some((_, place)) => *place = Some(percent_decoded(value)),
+            None => rest.push(parameter),
         }
     }
     let url = match rest.as_slice() {
         [] => base.to_owned(),
         rest => format!("{base}?{}", rest.join("&")),
     };
-    (url, root_file)
+    (url, values)
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -105,57 +120,38 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Trusts the authorities in a file, or else those that browsers trust.
-fn trusting(root_file: Option<&str>) -> Result<ClientConfig, OpenError> {
-    let mut roots = RootCertStore::empty();
-    match root_file {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(file) => {
-            let unreadable = |why: &dyn fmt::Display| {
-                unusable(format!(
-                    "the certificates in `{file}`, which `{ROOT_FILE}` names, cannot be read: {why}"
-                ))
-            };
-            let certificates =
-                CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unreadable(&error))?;
-                roots.add(certificate).map_err(|error| unreadable(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(unreadable(&"there is none"));
-            }
-        }
-    }
-    // Named here: where several are compiled in, none is chosen by itself.
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_root_file_is_taken_out_of_the_url() {
-        for (url, rest, file) in [
-            ("postgres://h/d", "postgres://h/d", None),
+    fn what_says_how_tls_is_used_is_taken_out_of_the_url() {
+        for (url, rest, mode, file) in [
+            ("postgres://h/d", "postgres://h/d", None, None),
             (
                 "postgres://h/d?sslrootcert=/a%20b",
                 "postgres://h/d",
+                None,
                 Some("/a b"),
             ),
             (
-                "postgres://h/d?sslmode=require&sslrootcert=x&connect_timeout=1",
-                "postgres://h/d?sslmode=require&connect_timeout=1",
+                "postgres://h/d?sslmode=verify-ca&sslrootcert=x&connect_timeout=1",
+                "postgres://h/d?connect_timeout=1",
+                Some("verify-ca"),
                 Some("x"),
             ),
         ] {
-            let (left, root_file) = without_root_file(url);
-            assert_eq!((left.as_str(), root_file.as_deref()), (rest, file));
+            let (left, [found_mode, root_file]) = without([tls::MODE, tls::ROOT_FILE], url);
+            assert_eq!(left, rest);
+            assert_eq!((found_mode.as_deref(), root_file.as_deref()), (mode, file));
         }
+    }
+
+    #[test]
+    fn a_unix_socket_has_no_tls() {
+        let url = "postgres://me@%2Frun%2Fpostgresql/d?sslmode=require";
+        let mode = Address::parse(url).unwrap().config.get_ssl_mode();
+        assert_eq!(mode, SslMode::Disable);
     }
 
     #[test]

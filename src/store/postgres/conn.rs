@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
+use tokio::task::AbortHandle;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 
 use super::problem::Problem;
 use crate::store::StoreError;
@@ -16,23 +17,41 @@ pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 /// A connection. What is asked at once is pipelined.
 pub(super) struct Conn {
     client: Client,
+    driver: AbortHandle,
     /// By their text.
     statements: RefCell<HashMap<&'static str, Statement>>,
-    /// Questions in a row that were not answered in time.
-    pub(super) late: Cell<u32>,
+    /// Look-ups in a row that were not answered in time.
+    pub(super) silent: Cell<u32>,
+    /// The server's process that answered first.
+    backend: Cell<Option<i32>>,
 }
 
 impl Conn {
-    pub(super) fn new(client: Client) -> Self {
+    /// `driver` moves the bytes of the connection.
+    pub(super) fn new(client: Client, driver: AbortHandle) -> Self {
         Self {
             client,
+            driver,
             statements: RefCell::default(),
-            late: Cell::new(0),
+            silent: Cell::default(),
+            backend: Cell::default(),
         }
+    }
+
+    /// Closes the connection without waiting for what it was asked.
+    pub(super) fn abort(&self) {
+        self.driver.abort();
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+
+    /// Whether it is the server's process that answered first by this connection.
+    pub(super) fn is_same_backend(&self, backend: i32) -> bool {
+        let first = self.backend.get().unwrap_or(backend);
+        self.backend.set(Some(first));
+        first == backend
     }
 
     pub(super) async fn rows(
@@ -76,6 +95,11 @@ impl Conn {
     /// Runs statements that have no parameters and return nothing.
     pub(super) async fn batch(&self, sql: &str) -> Result<(), Problem> {
         Ok(self.client.batch_execute(sql).await?)
+    }
+
+    /// Runs one statement as text, without preparing it.
+    pub(super) async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Problem> {
+        Ok(self.client.simple_query(sql).await?)
     }
 
     /// Sends rows as `COPY … FROM STDIN` reads them.

@@ -28,6 +28,8 @@ pub(super) struct News {
     pub(super) changes: Vec<Change>,
     /// Whether what was looked for in vain may be there now.
     pub(super) is_any: bool,
+    /// The server's process that told them.
+    pub(super) backend: i32,
 }
 
 /// What was changed after a generation, apart from what this store did itself; everything, if that
@@ -40,7 +42,8 @@ pub(super) async fn read(
 ) -> Result<News, StoreError> {
     let rows = conn
         .rows(
-            "SELECT s.generation, s.forgotten, c.generation, c.kind, c.subject, c.lock \
+            "SELECT s.generation, s.forgotten, c.generation, c.kind, c.subject, c.lock, \
+                 pg_backend_pid() \
              FROM keyguard_state s LEFT JOIN keyguard_changes c ON c.generation > $1 \
              ORDER BY c.generation, c.number",
             &[&after.unwrap_or(i64::MAX)],
@@ -52,6 +55,7 @@ pub(super) async fn read(
         ));
     };
     let (generation, forgotten): (i64, i64) = (first.try_get(0)?, first.try_get(1)?);
+    let backend = first.try_get(6)?;
     let is_listed = after.is_some_and(|after| forgotten <= after && after <= generation);
     let mut changes = Vec::new();
     if wanted || !is_listed {
@@ -65,6 +69,7 @@ pub(super) async fn read(
         generation,
         changes,
         is_any: wanted || !is_listed || rows.iter().any(concerns_keys),
+        backend,
     })
 }
 

@@ -1,50 +1,96 @@
 //! Hearing what others change: an announcement wakes, and the list of changes tells. It is also
 //! looked at unasked, so that no lost announcement matters for long.
+//!
+//! Both come by a session of its own: look-ups that take long hold up no change, and are no reason
+//! to forget what is in memory.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::conn::Conn;
 use super::feed;
-use super::problem::Problem;
+use super::problem::{Problem, cause, is_lost};
 use super::worker::Worker;
 use crate::store::{Change, StoreError};
 
 /// How often changes are looked for that nobody has announced.
 const POLL: Duration = Duration::from_secs(1);
-/// How long one such look may take.
-const LOOK: Duration = Duration::from_secs(2);
+/// How long the server may work on a statement of such a look.
+const STATEMENT: Duration = Duration::from_secs(2);
+/// How long one such look may take before the session counts as lost.
+const LOOK: Duration = Duration::from_secs(4);
 /// How long to wait before trying again what has just failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Worker {
-    /// Follows what others change, and brings lost connections back.
-    pub(super) async fn follow(self: Rc<Self>) {
+    /// Opens a session in which changes are announced.
+    pub(super) async fn open_feed(&self) -> Result<Conn, Problem> {
+        let conn = self.pool.sessions.open(STATEMENT).await?;
+        conn.batch("LISTEN keyguard").await?;
+        Ok(conn)
+    }
+
+    /// Follows what others change, in one session after the other.
+    pub(super) async fn follow(self: Rc<Self>, first: Option<Conn>) {
+        let mut next = first;
         loop {
-            if self.catch_up().await.is_ok() {
-                let _ = timeout(POLL, self.pool.announced.notified()).await;
-            } else {
-                self.is_behind.set(true);
-                sleep(PAUSE).await;
-            }
+            let session = match next.take() {
+                Some(conn) => Ok(conn),
+                None => self.open_feed().await,
+            };
+            let problem = match session {
+                Ok(conn) => self.hear(&conn).await,
+                Err(problem) => problem.into(),
+            };
+            self.note_unheard(problem);
+            // The next session may be with a server that lacks what this one has told.
+            self.is_behind.set(true);
+            sleep(PAUSE).await;
         }
     }
 
+    /// Applies changes until the session is lost. Returns why it is.
+    async fn hear(&self, conn: &Conn) -> StoreError {
+        loop {
+            let wait = match timeout(LOOK, self.catch_up(conn)).await {
+                Ok(Ok(())) => POLL,
+                // The server is there, and kept from the list, such as by a lock.
+                Ok(Err(error)) if !is_lost(&error) && !conn.is_closed() => {
+                    self.note_unheard(error);
+                    PAUSE
+                }
+                Ok(Err(error)) => return error,
+                Err(_) => {
+                    conn.abort();
+                    return Problem::late().into();
+                }
+            };
+            let _ = timeout(wait, self.pool.sessions.announced.notified()).await;
+        }
+    }
+
+    pub(super) fn note_unheard(&self, error: StoreError) {
+        let problem = match cause(&error) {
+            Some(problem) => problem.clone(),
+            None => Problem::new(error.to_string()),
+        };
+        *self.state.unheard.lock() = Some(problem);
+    }
+
     /// Applies all changes up to now.
-    async fn catch_up(&self) -> Result<(), StoreError> {
+    async fn catch_up(&self, conn: &Conn) -> Result<(), StoreError> {
         let asked = Instant::now();
-        let due = asked + LOOK;
-        if self.pool.is_down() {
+        let (after, wanted) = (self.applied.get(), self.is_behind.replace(false));
+        let news = feed::read(conn, after, &self.own, wanted).await;
+        let news = news.and_then(|news| match conn.is_same_backend(news.backend) {
+            true => Ok(news),
+            false => Err(Problem::pooled().into()),
+        });
+        if wanted && news.is_err() {
             self.is_behind.set(true);
         }
-        let probed = timeout_at(due.into(), self.pool.probe()).await;
-        probed.map_err(|_| Problem::late())??;
-        let (after, wanted) = (self.applied.get(), self.is_behind.replace(false));
-        let look = async |conn: &Conn| feed::read(conn, after, &self.own, wanted).await;
-        let news = self.read(due, &look).await;
-        *self.state.unheard.lock() = news.as_ref().err().map(ToString::to_string);
         let news = news?;
         // From here on nothing is awaited: what is applied is applied at once.
         if news.is_any || wanted {
@@ -57,6 +103,7 @@ impl Worker {
         self.own.borrow_mut().retain(|own| *own > news.generation);
         self.lookups.heard(asked);
         self.heard.set(asked);
+        *self.state.unheard.lock() = None;
         Ok(())
     }
 
@@ -77,31 +124,13 @@ impl Worker {
         }
     }
 
-    /// Keeps a connection on which changes are announced.
-    pub(super) async fn listen(self: Rc<Self>) {
+    /// Has look-ups tried again once the server could not be reached or was too slow.
+    pub(super) async fn recover(self: Rc<Self>) {
         loop {
-            let began = Instant::now();
-            let problem = match self.hear().await {
-                Ok(()) => Problem::new("the connection was lost"),
-                Err(problem) => problem,
-            };
-            *self.state.deaf.lock() = Some(problem);
-            // It may be the server.
-            self.pool.announced.notify_one();
-            if began.elapsed() < POLL {
+            self.pool.failed.notified().await;
+            while self.pool.probe().await.is_err() {
                 sleep(PAUSE).await;
             }
         }
-    }
-
-    /// Returns when the connection is lost.
-    async fn hear(&self) -> Result<(), Problem> {
-        let (client, ended) = self.pool.client().await?;
-        client.batch_execute("LISTEN keyguard").await?;
-        *self.state.deaf.lock() = None;
-        // Whatever was announced in the meantime.
-        self.pool.announced.notify_one();
-        let _ = ended.await;
-        Ok(())
     }
 }

@@ -14,6 +14,7 @@ use super::migrate::Terms;
 use super::pool::Pool;
 use super::problem::{Problem, unusable};
 use super::searches::Searches;
+use super::sessions::Sessions;
 use super::worker::Worker;
 use super::{Listener, Options, State};
 use crate::store::{OpenError, StoreError};
@@ -21,9 +22,6 @@ use crate::waiting::block_on;
 
 /// Questions that may wait to be asked.
 const QUEUE: usize = 65_536;
-
-/// How long opening waits for the first connection at most.
-const FIRST: Duration = Duration::from_secs(5);
 
 /// How long sessions may take to end in good order.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -55,7 +53,12 @@ impl Link {
         let connections = options.connections;
         let work = move || async move {
             let worker = Rc::new(Worker {
-                pool: Rc::new(Pool::new(address, terms, connections, Arc::clone(&state))),
+                pool: Rc::new(Pool::new(
+                    Sessions::new(address, terms, Arc::clone(&state)),
+                    connections,
+                    deadline,
+                    Arc::clone(&state),
+                )),
                 lookups,
                 state,
                 listener,
@@ -109,18 +112,23 @@ async fn run(
     mut queue: mpsc::Receiver<Job>,
     tried: oneshot::Sender<Result<(), Problem>>,
 ) {
-    let first = tokio::time::timeout(FIRST, worker.pool.probe()).await;
-    let first = first.unwrap_or_else(|_| Err(Problem::late()));
-    worker.is_behind.set(first.is_err());
+    let first = worker.open_feed().await;
     let is_refused = first.as_ref().is_err_and(Problem::is_refusal);
+    if let Err(problem) = &first {
+        worker.note_unheard(problem.clone().into());
+    }
+    let (conn, first) = match first {
+        Ok(conn) => (Some(conn), Ok(())),
+        Err(problem) => (None, Err(problem)),
+    };
     let _ = tried.send(first);
     if is_refused {
         return;
     }
     let following = [
-        spawn_local(Rc::clone(&worker).follow()),
+        spawn_local(Rc::clone(&worker).follow(conn)),
         spawn_local(Rc::clone(&worker).watch()),
-        spawn_local(Rc::clone(&worker).listen()),
+        spawn_local(Rc::clone(&worker).recover()),
     ];
     while let Some(job) = queue.recv().await {
         job(Rc::clone(&worker));

@@ -27,6 +27,8 @@ mod prune;
 mod recording;
 mod rows;
 mod searches;
+mod sessions;
+mod tls;
 mod totals;
 mod usage;
 mod worker;
@@ -35,12 +37,12 @@ mod worker;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use self::address::Address;
+pub(crate) use self::address::Address;
 use self::audit::Turn;
 use self::conn::Conn;
 use self::link::Link;
@@ -91,14 +93,21 @@ pub(crate) struct Options {
 /// What is wrong at the moment.
 #[derive(Default)]
 struct State {
-    /// Why there is no connection.
-    down: Mutex<Option<Problem>>,
-    /// Why changes cannot be read.
-    unheard: Mutex<Option<String>>,
-    /// Why nobody announces changes.
-    deaf: Mutex<Option<Problem>>,
+    /// Why changes are not heard.
+    unheard: Mutex<Option<Problem>>,
+    /// Why the last attempt to connect failed.
+    unreachable: Mutex<Option<Problem>>,
+    /// Look-ups take too long.
+    is_slow: AtomicBool,
     /// Keys that could not be read, or not in time.
     failures: AtomicU64,
+}
+
+impl State {
+    /// Whether look-ups fail.
+    fn is_failing(&self) -> bool {
+        self.is_slow.load(Ordering::Relaxed) || self.unreachable.lock().is_some()
+    }
 }
 
 type Tell = Box<dyn Fn(Change) + Send + Sync>;
@@ -428,35 +437,41 @@ impl Store for PostgresStore {
         let is_heard = self.state.unheard.lock().is_none();
         Some(BackendHealth {
             server: "postgres",
-            is_up: is_heard && self.state.down.lock().is_none(),
+            is_up: is_heard && !self.state.is_failing(),
             failures: self.state.failures.load(Ordering::Relaxed),
             fallbacks: 0,
         })
     }
 
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let down = self.state.down.lock().as_ref().map(|problem| {
-            let text = problem.to_string();
-            (text, problem.is_refusal())
-        });
-        let unheard = self.state.unheard.lock().clone().map(|text| (text, false));
-        if let Some((problem, is_refused)) = down.or(unheard) {
-            let what = match is_refused {
-                true => "cannot be used",
-                false => "cannot be reached",
-            };
-            warnings.push(format!(
-                "PostgreSQL {what}: {problem}; known keys are served for at most {} s",
-                self.stale_for.as_secs()
-            ));
-        } else if let Some(problem) = &*self.state.deaf.lock() {
-            warnings.push(format!(
-                "PostgreSQL does not announce changes: {problem}; what others change is in force \
-                 here after up to a second"
-            ));
-        }
-        warnings
+        let unheard = self.state.unheard.lock().clone();
+        let unreachable = self.state.unreachable.lock().clone();
+        let is_slow = self.state.is_slow.load(Ordering::Relaxed);
+        let warning = match (unheard, unreachable) {
+            (Some(problem), _) => {
+                let what = match problem.is_refusal() {
+                    true => "used",
+                    false => "reached",
+                };
+                let seconds = self.stale_for.as_secs();
+                Some(format!(
+                    "PostgreSQL cannot be {what}: {problem}; known keys are served for at most \
+                     {seconds} s"
+                ))
+            }
+            (None, Some(problem)) => Some(format!(
+                "PostgreSQL accepts no more connections: {problem}; known keys are served, and \
+                 others may be refused with status 503"
+            )),
+            (None, None) => is_slow.then(|| {
+                let deadline = self.deadline.as_millis();
+                format!(
+                    "PostgreSQL takes longer than {deadline} ms to look up a key; known keys are \
+                     served, and others are refused with status 503"
+                )
+            }),
+        };
+        warning.into_iter().collect()
     }
 }
 

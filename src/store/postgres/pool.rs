@@ -1,143 +1,113 @@
-//! The connections: some that everybody reads by at once, and some that transactions take for
-//! themselves.
+//! The connections: some that all look-ups share, and some that other work takes for itself.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::JoinSet;
-use tokio_postgres::config::SslMode;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::State;
-use super::address::Address;
 use super::conn::Conn;
-use super::migrate::{self, Terms};
 use super::problem::Problem;
-use crate::store::StoreError;
+use super::sessions::Sessions;
+use super::{PATIENCE, State, credentials};
+use crate::key::HashedKey;
 
-/// What every session is set to. Changes are durable once they are acknowledged, whatever the
-/// server's default.
-const SESSION: &str = "SET TimeZone = 'UTC'; SET statement_timeout = '10s'; \
-    SET idle_in_transaction_session_timeout = '30s'; \
-    SELECT set_config('synchronous_commit', 'on', false) \
-    WHERE current_setting('synchronous_commit') = 'off'";
-
-/// How many questions in a row may find no answer in time before the connection is given up.
+/// How many look-ups in a row may take too long before none is tried until a probe is answered, and
+/// how many of one connection before it is given up.
 const TOLERATED: u32 = 3;
 
 pub(super) struct Pool {
-    address: Address,
-    terms: Terms,
-    readers: Vec<Reader>,
-    writers: Arc<Semaphore>,
-    /// Connections of transactions that have ended.
+    pub(super) sessions: Sessions,
+    lookups: Vec<Slot>,
+    /// How long the server may work on a look-up.
+    deadline: Duration,
+    /// Look-ups in a row that took too long.
+    late: Cell<u32>,
+    work: Arc<Semaphore>,
+    /// Connections whose work has ended.
     idle: RefCell<Vec<Conn>>,
-    /// The tables have been looked at.
-    is_checked: Cell<bool>,
-    checking: Mutex<()>,
-    /// Why the last attempt to connect failed.
-    failure: RefCell<Option<Problem>>,
-    /// What moves the bytes of each connection.
-    drivers: RefCell<JoinSet<()>>,
-    /// Told of every notification, by whichever connection it comes.
-    pub(super) announced: Rc<Notify>,
+    /// Notified when the server cannot be reached or is too slow.
+    pub(super) failed: Notify,
     state: Arc<State>,
 }
 
+/// The place of a connection for look-ups.
 #[derive(Default)]
-struct Reader {
+struct Slot {
     conn: RefCell<Option<Rc<Conn>>>,
     connecting: Mutex<()>,
 }
 
-impl Reader {
+impl Slot {
     fn open(&self) -> Option<Rc<Conn>> {
         let conn = self.conn.borrow();
         conn.as_ref().filter(|conn| !conn.is_closed()).cloned()
     }
+
+    /// Gives the connection up, and with it what it is being asked.
+    fn discard(&self) {
+        if let Some(conn) = self.conn.take() {
+            conn.abort();
+        }
+    }
 }
 
-/// A connection for one transaction at a time.
-pub(super) struct Writer {
+/// A connection for one user at a time.
+pub(super) struct Lease {
     pub(super) conn: Conn,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Pool {
     pub(super) fn new(
-        address: Address,
-        terms: Terms,
+        sessions: Sessions,
         connections: usize,
+        deadline: Duration,
         state: Arc<State>,
     ) -> Self {
         // At least one of each.
-        let writers = (connections / 2).max(1);
-        let readers = connections.saturating_sub(writers).max(1);
+        let work = (connections / 2).max(1);
+        let lookups = connections.saturating_sub(work).max(1);
         Self {
-            address,
-            terms,
-            readers: (0..readers).map(|_| Reader::default()).collect(),
-            writers: Arc::new(Semaphore::new(writers)),
+            sessions,
+            lookups: (0..lookups).map(|_| Slot::default()).collect(),
+            deadline,
+            late: Cell::default(),
+            work: Arc::new(Semaphore::new(work)),
             idle: RefCell::default(),
-            is_checked: Cell::new(false),
-            checking: Mutex::default(),
-            failure: RefCell::default(),
-            drivers: RefCell::default(),
-            announced: Rc::default(),
+            failed: Notify::default(),
             state,
         }
     }
 
-    /// Connects if the last attempt failed, or there was none.
-    pub(super) async fn probe(self: &Rc<Self>) -> Result<(), Problem> {
-        if self.failure.borrow().is_none() && self.is_checked.get() {
-            return Ok(());
+    /// A connection for a look-up. While the server cannot be reached or is too slow, nobody waits.
+    pub(super) async fn for_lookup(self: &Rc<Self>) -> Result<Rc<Conn>, Problem> {
+        if self.state.is_slow.load(Ordering::Relaxed) {
+            return Err(Problem::late());
         }
-        // A new one, as others that are still open prove nothing; it is kept for a transaction.
-        let pool = Rc::clone(self);
-        let conn = detached(async move { pool.connect().await }).await?;
-        let mut idle = self.idle.borrow_mut();
-        idle.retain(|conn| !conn.is_closed());
-        if idle.is_empty() {
-            idle.push(conn);
-        }
-        Ok(())
-    }
-
-    /// Whether the last attempt to connect failed.
-    pub(super) fn is_down(&self) -> bool {
-        self.failure.borrow().is_some()
-    }
-
-    /// A connection to read by. While the server cannot be reached, nobody waits for it.
-    pub(super) async fn reader(self: &Rc<Self>) -> Result<Rc<Conn>, Problem> {
         let at = self.least_busy();
-        if let Some(conn) = self.readers.get(at).and_then(Reader::open) {
+        if let Some(conn) = self.lookups.get(at).and_then(Slot::open) {
             return Ok(conn);
         }
-        if let Some(problem) = &*self.failure.borrow() {
-            return Err(problem.clone());
-        }
+        self.refuse_if_unreachable()?;
         self.fill(at).await
     }
 
-    /// An idle connection, or else one that is to be made, or else the one with the fewest readers.
+    /// An idle connection, or else one that is to be made, or else the one with the fewest look-ups.
     fn least_busy(&self) -> usize {
-        let readers = |reader: &Reader| match reader.open() {
-            // Two are this look and the place it is kept in.
+        let users = |slot: &Slot| match slot.open() {
+            // Two are this one and that of the slot.
             Some(conn) => match Rc::strong_count(&conn) - 2 {
                 0 => 0,
                 count => count + 1,
             },
             None => 1,
         };
-        let places = self.readers.iter().enumerate();
-        places
-            .min_by_key(|(_, reader)| readers(reader))
+        let slots = self.lookups.iter().enumerate();
+        slots
+            .min_by_key(|(_, slot)| users(slot))
             .map_or(0, |(at, _)| at)
     }
 
@@ -145,158 +115,138 @@ impl Pool {
     async fn fill(self: &Rc<Self>, at: usize) -> Result<Rc<Conn>, Problem> {
         let pool = Rc::clone(self);
         detached(async move {
-            let reader = pool.readers.get(at).ok_or_else(Problem::late)?;
-            let _connecting = reader.connecting.lock().await;
-            if let Some(conn) = reader.open() {
+            let slot = pool.lookups.get(at).ok_or_else(Problem::late)?;
+            let _connecting = slot.connecting.lock().await;
+            if let Some(conn) = slot.open() {
                 return Ok(conn);
             }
-            let conn = Rc::new(pool.connect().await?);
-            *reader.conn.borrow_mut() = Some(Rc::clone(&conn));
+            let conn = Rc::new(pool.connect(pool.deadline).await?);
+            *slot.conn.borrow_mut() = Some(Rc::clone(&conn));
             Ok(conn)
         })
         .await
     }
 
-    /// Gives up a connection to read by.
+    /// Gives up a connection for look-ups.
     pub(super) fn discard(&self, conn: &Rc<Conn>) {
-        for reader in &self.readers {
-            let mut place = reader.conn.borrow_mut();
-            if place.as_ref().is_some_and(|held| Rc::ptr_eq(held, conn)) {
-                *place = None;
+        for slot in &self.lookups {
+            let is_it = |held: &Rc<Conn>| Rc::ptr_eq(held, conn);
+            if slot.conn.borrow().as_ref().is_some_and(is_it) {
+                slot.discard();
             }
         }
     }
 
-    /// Notes that no answer came in time. Once no connection is left that is answered, nobody waits
-    /// until a probe is.
-    pub(super) fn note_late(&self, conn: &Rc<Conn>) {
-        conn.late.set(conn.late.get() + 1);
-        if conn.late.get() < TOLERATED {
-            return;
-        }
-        self.discard(conn);
-        if self.readers.iter().all(|reader| reader.open().is_none()) {
-            self.note(Some(Problem::late()));
+    pub(super) fn note_answered(&self, conn: &Conn) {
+        conn.silent.set(0);
+        self.late.set(0);
+    }
+
+    /// Notes a look-up that took too long. This says nothing of changes, which another connection
+    /// hears of.
+    pub(super) fn note_late(&self) {
+        self.late.set(self.late.get() + 1);
+        if self.late.get() == TOLERATED {
+            self.state.is_slow.store(true, Ordering::Relaxed);
+            self.failed.notify_one();
         }
     }
 
-    /// Notes why the server cannot be asked.
-    fn note(&self, problem: Option<Problem>) {
-        *self.state.down.lock() = problem.clone();
-        *self.failure.borrow_mut() = problem;
+    /// Notes that the server was silent to a look-up.
+    pub(super) fn note_silent(&self, conn: &Rc<Conn>) {
+        conn.silent.set(conn.silent.get() + 1);
+        if conn.silent.get() >= TOLERATED {
+            self.discard(conn);
+        }
+        self.note_late();
     }
 
-    /// A connection on which a transaction has begun.
-    pub(super) async fn begin(self: &Rc<Self>) -> Result<Writer, Problem> {
-        let permit = Arc::clone(&self.writers).acquire_owned().await;
+    /// Looks up a key that there is not, by a new connection, as those that are open prove nothing.
+    pub(super) async fn probe(&self) -> Result<(), Problem> {
+        if !self.state.is_failing() {
+            return Ok(());
+        }
+        let conn = self.connect(self.deadline).await?;
+        let nothing = credentials::resolve(&conn, HashedKey([0; 32]));
+        match tokio::time::timeout(2 * self.deadline, nothing).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => {
+                conn.abort();
+                return Err(Problem::late());
+            }
+        }
+        self.late.set(0);
+        self.state.is_slow.store(false, Ordering::Relaxed);
+        if let Some(slot) = self.lookups.iter().find(|slot| slot.open().is_none()) {
+            *slot.conn.borrow_mut() = Some(Rc::new(conn));
+        }
+        Ok(())
+    }
+
+    /// A connection that nobody else uses meanwhile.
+    pub(super) async fn lease(self: &Rc<Self>) -> Result<Lease, Problem> {
+        let permit = Arc::clone(&self.work).acquire_owned().await;
         let permit = permit.map_err(|_| Problem::late())?;
-        // Nothing has been done on a connection that was lost in the meantime.
-        while let Some(conn) = self.pop_idle() {
-            if !conn.is_closed() && conn.batch("BEGIN").await.is_ok() {
-                return Ok(Writer {
-                    conn,
-                    _permit: permit,
-                });
+        self.idle.borrow_mut().retain(|conn| !conn.is_closed());
+        let idle = self.idle.borrow_mut().pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => {
+                self.refuse_if_unreachable()?;
+                let pool = Rc::clone(self);
+                detached(async move { pool.connect(PATIENCE).await }).await?
             }
-        }
-        if let Some(problem) = &*self.failure.borrow() {
-            return Err(problem.clone());
-        }
-        let pool = Rc::clone(self);
-        let conn = detached(async move { pool.connect().await }).await?;
-        conn.batch("BEGIN").await?;
-        Ok(Writer {
+        };
+        Ok(Lease {
             conn,
             _permit: permit,
         })
     }
 
-    fn pop_idle(&self) -> Option<Conn> {
-        self.idle.borrow_mut().pop()
-    }
-
-    /// Keeps a connection whose transaction has ended.
-    pub(super) fn keep(&self, writer: Writer) {
-        self.idle.borrow_mut().push(writer.conn);
-    }
-
-    async fn connect(self: &Rc<Self>) -> Result<Conn, Problem> {
-        let connected = self.try_connect().await;
-        self.note(connected.as_ref().err().cloned());
-        connected
-    }
-
-    async fn try_connect(self: &Rc<Self>) -> Result<Conn, Problem> {
-        let conn = Conn::new(self.client().await?.0);
-        conn.batch(SESSION).await?;
-        // The first one looks at the tables, and makes them.
-        let _checking = self.checking.lock().await;
-        if !self.is_checked.get() {
-            match migrate::check(&conn, &self.terms).await {
-                Ok(()) => self.is_checked.set(true),
-                Err(StoreError::Unavailable(error)) => {
-                    return Err(match error.downcast::<Problem>() {
-                        Ok(problem) => *problem,
-                        Err(error) => Problem::refusal(error.to_string()),
-                    });
-                }
-                Err(error) => return Err(Problem::refusal(error.to_string())),
-            }
+    /// A connection on which a transaction has begun.
+    pub(super) async fn begin(self: &Rc<Self>) -> Result<Lease, Problem> {
+        let lease = self.lease().await?;
+        if lease.conn.batch("BEGIN").await.is_ok() {
+            return Ok(lease);
         }
-        Ok(conn)
+        // Nothing was done yet on a connection that was lost in the meantime.
+        drop(lease);
+        self.forget_idle();
+        let lease = self.lease().await?;
+        lease.conn.batch("BEGIN").await?;
+        Ok(lease)
     }
 
-    /// A new session, and what resolves when it has ended.
-    pub(super) async fn client(&self) -> Result<(Client, oneshot::Receiver<()>), Problem> {
-        let Address { config, tls } = &self.address;
-        match config.connect(tls.clone()).await {
-            Ok((client, connection)) => Ok((client, self.drive(connection))),
-            // `prefer` is for who would rather have no TLS than no connection, such as to a server
-            // with a certificate that it made for itself.
-            Err(error) if config.get_ssl_mode() == SslMode::Prefer => {
-                let problem = Problem::from(error);
-                if !problem.is_of_tls() {
-                    return Err(problem);
-                }
-                let mut plain: Config = config.clone();
-                plain.ssl_mode(SslMode::Disable);
-                let (client, connection) = plain.connect(NoTls).await?;
-                Ok((client, self.drive(connection)))
-            }
-            Err(error) => Err(error.into()),
+    /// Keeps a connection whose work has ended.
+    pub(super) fn keep(&self, lease: Lease) {
+        self.idle.borrow_mut().push(lease.conn);
+    }
+
+    /// Gives up the connections that are idle: they were lost along with one that was.
+    pub(super) fn forget_idle(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    fn refuse_if_unreachable(&self) -> Result<(), Problem> {
+        let problem = self.state.unreachable.lock().clone();
+        problem.map_or(Ok(()), Err)
+    }
+
+    async fn connect(&self, longest: Duration) -> Result<Conn, Problem> {
+        let opened = self.sessions.open(longest).await;
+        if opened.is_err() {
+            self.failed.notify_one();
         }
-    }
-
-    /// Moves the bytes of a connection until it ends.
-    fn drive<S, T>(&self, mut connection: Connection<S, T>) -> oneshot::Receiver<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-        T: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
-        let (ending, ended) = oneshot::channel();
-        let announced = Rc::clone(&self.announced);
-        let mut drivers = self.drivers.borrow_mut();
-        while drivers.try_join_next().is_some() {}
-        drivers.spawn_local(async move {
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
-            {
-                if let AsyncMessage::Notification(_) = message {
-                    announced.notify_one();
-                }
-            }
-            drop(ending);
-        });
-        ended
+        opened
     }
 
     /// Ends all sessions in good order.
     pub(super) async fn close(&self) {
-        for reader in &self.readers {
-            *reader.conn.borrow_mut() = None;
+        for slot in &self.lookups {
+            slot.conn.take();
         }
-        self.idle.borrow_mut().clear();
-        let mut drivers = std::mem::take(&mut *self.drivers.borrow_mut());
-        while drivers.join_next().await.is_some() {}
+        self.forget_idle();
+        self.sessions.close().await;
     }
 }
 

@@ -44,12 +44,13 @@ impl Problem {
         self.code.as_ref() == Some(code)
     }
 
-    pub(super) fn is_of_tls(&self) -> bool {
-        self.code.is_none() && self.text.starts_with(TLS)
-    }
-
     pub(super) fn late() -> Self {
         Self::new("it does not answer in time")
+    }
+
+    /// Sessions are shared with others, so that announcements and prepared statements get lost.
+    pub(super) fn pooled() -> Self {
+        Self::refusal(POOLED)
     }
 }
 
@@ -63,11 +64,14 @@ impl From<tokio_postgres::Error> for Problem {
             };
             return Self {
                 is_lost: true,
-                is_refusal: text.starts_with(TLS),
+                is_refusal: text.starts_with(TLS) && !is_cut_off(&error),
                 ..Self::new(text)
             };
         };
         let code = told.code();
+        if *code == SqlState::INVALID_SQL_STATEMENT_NAME {
+            return Self::pooled();
+        }
         Self {
             text: told.message().to_owned(),
             is_lost: ENDS.contains(code),
@@ -79,6 +83,22 @@ impl From<tokio_postgres::Error> for Problem {
 
 /// How the client library begins what it says of TLS.
 const TLS: &str = "error performing TLS handshake";
+
+const POOLED: &str = "it is behind a connection pooler in transaction mode, which loses \
+    announcements of changes (LISTEN) and prepared statements; connect to the server itself, or let \
+    the pooler keep sessions (PgBouncer: `pool_mode = session`)";
+
+/// Whether a connection ended during the handshake, which says nothing of the certificate.
+fn is_cut_off(error: &tokio_postgres::Error) -> bool {
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let of_tls = |cause: &std::io::Error| {
+        let inner = cause.get_ref();
+        inner.is_some_and(|inner| inner.is::<rustls::Error>())
+    };
+    cause.is_some_and(|cause| !of_tls(cause))
+}
 
 /// After which the server ends the connection.
 const ENDS: [SqlState; 4] = [
@@ -113,6 +133,11 @@ pub(super) fn cause(error: &StoreError) -> Option<&Problem> {
         StoreError::Unavailable(source) => source.downcast_ref(),
         _ => None,
     }
+}
+
+/// Whether the server gave up a statement that took it too long.
+pub(super) fn is_cancelled(error: &StoreError) -> bool {
+    cause(error).is_some_and(|problem| problem.is(&SqlState::QUERY_CANCELED))
 }
 
 /// Whether the connection is of no more use.

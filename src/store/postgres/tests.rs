@@ -7,9 +7,12 @@ use crate::store::conformance::{
     Home, NOW, act, conforms, event, hash, new_key, requests, resolve, suspended, with_keys,
 };
 
+#[path = "../../../tests/common/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "../../../tests/common/postgres.rs"]
 mod server;
 
+use self::pgbouncer::PgBouncer;
 use self::server::{Database, Server};
 
 mod faults;

@@ -15,13 +15,13 @@ use super::audit::{self, Turn};
 use super::conn::Conn;
 use super::lookups::Lookups;
 use super::pool::Pool;
-use super::problem::{Problem, cause, is_lost};
+use super::problem::{Problem, cause, is_cancelled, is_lost};
 use super::recording::{self, Prepared};
 use super::searches::{Found, Searches};
 use super::{Listener, PATIENCE, State, credentials, prune};
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
-use crate::store::{Act, StoreError};
+use crate::store::{Act, Resolved, StoreError};
 
 /// Days of one batch that get tables of their own; more are the work of clocks that went wrong.
 const MOST_DAYS: usize = 8;
@@ -53,25 +53,54 @@ impl Worker {
         due: Instant,
         look: &impl AsyncFn(&Conn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let late = |_| Problem::late();
+        let looked = async {
+            let mut is_second = false;
+            loop {
+                let lease = self.pool.lease().await?;
+                match look(&lease.conn).await {
+                    Err(error) if is_lost(&error) || lease.conn.is_closed() => {
+                        self.pool.forget_idle();
+                        if std::mem::replace(&mut is_second, true) {
+                            return Err(error);
+                        }
+                    }
+                    result => {
+                        self.pool.keep(lease);
+                        return result;
+                    }
+                }
+            }
+        };
+        let in_time = timeout_at(due.into(), looked).await;
+        in_time.unwrap_or_else(|_| Err(Problem::late().into()))
+    }
+
+    /// A look for a key, also at most twice. Others look by the same connection.
+    async fn look_up(&self, due: Instant, hash: HashedKey) -> Result<Option<Resolved>, StoreError> {
         let mut is_second = false;
         loop {
-            let conn = timeout_at(due.into(), self.pool.reader())
-                .await
-                .map_err(late)??;
-            let Ok(result) = timeout_at(due.into(), look(&conn)).await else {
-                self.pool.note_late(&conn);
-                return Err(Problem::late().into());
-            };
-            conn.late.set(0);
-            match result {
-                Err(error) if is_lost(&error) || conn.is_closed() => {
+            let conn = timeout_at(due.into(), self.pool.for_lookup()).await;
+            let conn = conn.map_err(|_| Problem::late())??;
+            let found = timeout_at(due.into(), credentials::resolve(&conn, hash)).await;
+            match found {
+                Err(_) => {
+                    self.pool.note_silent(&conn);
+                    return Err(Problem::late().into());
+                }
+                Ok(Err(error)) if is_cancelled(&error) => {
+                    self.pool.note_late();
+                    return Err(Problem::late().into());
+                }
+                Ok(Err(error)) if is_lost(&error) || conn.is_closed() => {
                     self.pool.discard(&conn);
                     if std::mem::replace(&mut is_second, true) {
                         return Err(error);
                     }
                 }
-                result => return result,
+                Ok(found) => {
+                    self.pool.note_answered(&conn);
+                    return found;
+                }
             }
         }
     }
@@ -83,17 +112,17 @@ impl Worker {
         change: impl AsyncFnOnce(&Conn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let transaction = async {
-            let writer = self.pool.begin().await?;
-            match change(&writer.conn).await {
+            let lease = self.pool.begin().await?;
+            match change(&lease.conn).await {
                 Ok(done) => {
-                    writer.conn.batch("COMMIT").await.map_err(unsure)?;
-                    self.pool.keep(writer);
+                    lease.conn.batch("COMMIT").await.map_err(unsure)?;
+                    self.pool.keep(lease);
                     Ok(done)
                 }
                 Err(error) => {
                     // A connection on which that fails is not kept.
-                    if writer.conn.batch("ROLLBACK").await.is_ok() {
-                        self.pool.keep(writer);
+                    if lease.conn.batch("ROLLBACK").await.is_ok() {
+                        self.pool.keep(lease);
                     }
                     Err(error)
                 }
@@ -156,7 +185,7 @@ impl Worker {
         if let (Err(_), Some(generation)) = (&done, claim.get()) {
             self.own.borrow_mut().remove(&generation);
             self.is_behind.set(true);
-            self.pool.announced.notify_one();
+            self.pool.sessions.announced.notify_one();
         }
         done
     }
@@ -238,9 +267,7 @@ impl Worker {
     async fn search(self: Rc<Self>, hash: HashedKey, epoch: u64) {
         // Whoever joins late still has as long.
         let due = Instant::now() + 2 * self.deadline;
-        let found = self
-            .read(due, &async |conn| credentials::resolve(conn, hash).await)
-            .await;
+        let found = self.look_up(due, hash).await;
         if let Ok(None) = found {
             self.lookups.note_absent(hash, epoch);
         }

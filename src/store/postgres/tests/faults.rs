@@ -148,3 +148,58 @@ fn a_decision_has_a_deadline() {
     holder.join().unwrap();
     until(|| resolve(&store, 1).is_ok());
 }
+
+#[test]
+fn look_ups_that_wait_for_a_lock_hold_up_no_change_and_have_nothing_forgotten() {
+    let database = Database::new();
+    let one = with_keys(&database, 1);
+    let options = Options {
+        deadline: Duration::from_millis(10),
+        connections: 2,
+        stale_for: Duration::from_secs(600),
+        ..options()
+    };
+    let other = PostgresStore::open(&database.url, SECRET, options).unwrap();
+    let heard = heard_by(&other);
+    let sessions = || -> u32 {
+        let count = "SELECT count(*)::text FROM pg_stat_activity \
+            WHERE datname = current_database() AND application_name = 'keyguard'";
+        let counted = thread::scope(|scope| scope.spawn(|| database.value(count)).join());
+        counted.unwrap().parse().unwrap()
+    };
+    let tables = "LOCK TABLE keyguard_credentials, api_keys, organizations";
+    let address = "192.0.2.1".parse().unwrap();
+    let lock = crate::lockout::Strike::BadKey.lock(address, NOW);
+    let mut most = 0;
+    server::holding(&database.url, tables, || {
+        for round in 0..20 {
+            for n in 0..10 {
+                assert!(resolve(&other, 100 * round + n).is_err());
+            }
+            most = most.max(sessions());
+            let change = LockChange {
+                id: lock.id(),
+                lock: (round % 2 == 0).then(|| lock.clone()),
+            };
+            one.change_locks(&[change], &act()).unwrap();
+            wait_for(&heard, |change| {
+                assert!(!matches!(change, Change::Everything), "round {round}");
+                matches!(change, Change::Locks(_))
+            });
+        }
+        assert!(!other.health().unwrap().is_up);
+        let warnings = other.warnings();
+        assert!(
+            warnings[0].contains("known keys are served"),
+            "{warnings:?}"
+        );
+    });
+    assert!(most <= 20, "{most} sessions");
+    until(|| other.warnings().is_empty());
+    assert!(resolve(&other, 1).unwrap().is_some());
+    assert!(
+        heard
+            .try_iter()
+            .all(|change| !matches!(change, Change::Everything))
+    );
+}

@@ -90,13 +90,17 @@ fn what_is_no_server_of_ours_is_refused() {
         "does not exist",
     );
     refused(
-        open_url(&format!("{}&sslrootcert=/nowhere", database.url)),
+        open_url(
+            &database
+                .url
+                .replace("disable", "require&sslrootcert=/nowhere"),
+        ),
         "sslrootcert",
     );
 }
 
-#[test]
-fn a_server_is_known_by_its_certificate() {
+/// A server with TLS whose certificate is for `localhost`, and a file with that certificate.
+fn server_with_tls(dir: &std::path::Path) -> (Server, String) {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     let server = Server::start_with(&["ssl=on"], |data| {
@@ -111,28 +115,108 @@ fn a_server_is_known_by_its_certificate() {
             server::give_away(&file);
         }
     });
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("root.crt");
-    std::fs::write(&root, cert.pem()).unwrap();
-    let url = |mode: &str| {
-        let port = server.port();
-        format!("postgres://postgres@localhost:{port}/postgres?sslmode={mode}&hostaddr=127.0.0.1")
-    };
+    (server, certificate_file(dir, "root.crt", &cert.pem()))
+}
+
+fn certificate_file(dir: &std::path::Path, name: &str, pem: &str) -> String {
+    let file = dir.join(name);
+    std::fs::write(&file, pem).unwrap();
+    file.display().to_string()
+}
+
+fn url_of(server: &Server, host: &str, parameters: &str) -> String {
+    let port = server.port();
+    format!("postgres://postgres@{host}:{port}/postgres?hostaddr=127.0.0.1&{parameters}")
+}
+
+/// Whether the sessions of an open store are encrypted, `true` or `false`.
+fn encrypted(server: &Server, parameters: &str) -> String {
+    let store = open_url(&url_of(server, "localhost", parameters)).unwrap();
+    store.orgs(None, 1).unwrap();
     let sessions = "SELECT string_agg(DISTINCT ssl::text, ' ') FROM pg_stat_ssl \
         JOIN pg_stat_activity USING (pid) WHERE application_name = 'keyguard'";
-    let encrypted = || server::value(&server.url("postgres"), sessions);
+    server::value(&server.url("postgres"), sessions)
+}
 
-    let store = open_url(&format!(
-        "{}&sslrootcert={}",
-        url("require"),
-        root.display()
-    ))
-    .unwrap();
-    store.create_org("acme", &act()).unwrap();
-    assert_eq!(encrypted(), "true");
-    drop(store);
+#[test]
+fn a_server_is_known_by_its_certificate_as_far_as_the_mode_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, root) = server_with_tls(dir.path());
+    let other = generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let other = certificate_file(dir.path(), "other.crt", &other.cert.pem());
 
-    refused(open_url(&url("require")), "certificate");
-    let store = open_url(&url("prefer")).unwrap();
-    assert_eq!(store.orgs(None, 9).unwrap().len(), 1);
+    for mode in ["prefer", "require"] {
+        assert_eq!(encrypted(&server, &format!("sslmode={mode}")), "true");
+    }
+    assert_eq!(encrypted(&server, "sslmode=disable"), "false");
+    for mode in ["prefer", "require", "verify-ca", "verify-full"] {
+        let trusting = |file: &str| format!("sslmode={mode}&sslrootcert={file}");
+        assert_eq!(encrypted(&server, &trusting(&root)), "true", "{mode}");
+        let url = url_of(&server, "localhost", &trusting(&other));
+        refused(open_url(&url), "certificate");
+        let opened = open_url(&url_of(&server, "db.example", &trusting(&root)));
+        match mode {
+            "verify-full" => refused(opened, "certificate"),
+            _ => drop(opened.unwrap()),
+        }
+    }
+    let url = |parameters| url_of(&server, "localhost", parameters);
+    refused(open_url(&url("sslmode=verify-full")), "certificate");
+    refused(open_url(&url("sslmode=verify-ca")), "sslrootcert=FILE");
+    refused(open_url(&url("sslmode=hunter2")), "`verify-full`");
+}
+
+#[test]
+fn plain_text_is_no_way_out_of_tls_that_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, root) = server_with_tls(dir.path());
+    let url = server.url("postgres");
+    for (setting, value) in [("min", "TLSv1"), ("max", "TLSv1.1")] {
+        let setting = format!("ALTER SYSTEM SET ssl_{setting}_protocol_version = '{value}'");
+        server::execute(&url, &setting);
+    }
+    server::execute(&url, "SELECT pg_reload_conf()");
+    let prefer = url_of(&server, "localhost", "sslmode=prefer");
+    // The setting holds for new sessions as soon as the server has read it.
+    until(|| open_url(&prefer).is_err());
+    refused(open_url(&prefer), "TLS");
+
+    let plain = Server::start();
+    drop(open_url(&url_of(&plain, "localhost", "sslmode=prefer")).unwrap());
+    let trusting = format!("sslmode=prefer&sslrootcert={root}");
+    let url = url_of(&plain, "localhost", &trusting);
+    refused(open_url(&url), "does not support TLS");
+}
+
+#[test]
+fn a_pooler_that_shares_sessions_is_refused_and_one_that_keeps_them_is_not() {
+    let server = Server::start();
+    let pooler = PgBouncer::start(server.port(), "transaction");
+    for _ in 0..3 {
+        refused(open_url(&pooler.url("postgres")), "pool_mode = session");
+    }
+    drop(pooler);
+    let pooler = PgBouncer::start(server.port(), "session");
+    let one = open_url(&pooler.url("postgres")).unwrap();
+    let org = one.create_org("acme", &act()).unwrap();
+    one.create_keys(vec![new_key(org.id, 1)], &act()).unwrap();
+    let other = open_url(&pooler.url("postgres")).unwrap();
+    let heard = heard_by(&other);
+    one.revoke_key(KeyId(1), &act()).unwrap();
+    wait_for(&heard, is_of_key(1));
+}
+
+#[test]
+fn a_session_that_is_shared_later_is_noticed() {
+    let server = Server::start();
+    let pooler = PgBouncer::start(server.port(), "session");
+    let store = open_url(&pooler.url("postgres")).unwrap();
+    assert!(store.warnings().is_empty(), "{:?}", store.warnings());
+    pooler.change_mode("transaction");
+    let is_said = |text: String| text.contains("pool_mode = session");
+    until(|| {
+        // Whatever it says, it takes a session of the pooler.
+        let _ = store.orgs(None, 1);
+        store.warnings().into_iter().any(is_said)
+    });
 }

@@ -1,0 +1,153 @@
+//! Opening sessions with the server.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Mutex, Notify};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_postgres::{AsyncMessage, Connection, SimpleQueryMessage};
+
+use super::State;
+use super::address::Address;
+use super::conn::Conn;
+use super::migrate::{self, Terms};
+use super::problem::Problem;
+use crate::store::StoreError;
+
+/// Settings of every session. Changes are durable once they are acknowledged, whatever the server's
+/// default.
+const SETTINGS: &str = "SET TimeZone = 'UTC'; SET idle_in_transaction_session_timeout = '30s'; \
+    SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') = 'off'";
+
+/// How long opening a session may take in all.
+const OPENING: Duration = Duration::from_secs(5);
+
+/// How often a shared session is looked for: another client of a pooler may hide it.
+const POOLER_CHECKS: usize = 3;
+
+pub(super) struct Sessions {
+    address: Address,
+    terms: Terms,
+    /// The server and its tables were checked.
+    is_checked: Cell<bool>,
+    checking: Mutex<()>,
+    /// The tasks that move the bytes of each connection.
+    drivers: RefCell<JoinSet<()>>,
+    /// Notified of every announcement, and of every connection that ends.
+    pub(super) announced: Rc<Notify>,
+    state: Arc<State>,
+}
+
+impl Sessions {
+    pub(super) fn new(address: Address, terms: Terms, state: Arc<State>) -> Self {
+        Self {
+            address,
+            terms,
+            is_checked: Cell::new(false),
+            checking: Mutex::default(),
+            drivers: RefCell::default(),
+            announced: Rc::default(),
+            state,
+        }
+    }
+
+    /// Opens a session in which the server gives up a statement after `longest`.
+    pub(super) async fn open(&self, longest: Duration) -> Result<Conn, Problem> {
+        let opened = timeout(OPENING, self.open_checked(longest)).await;
+        let opened = opened.unwrap_or_else(|_| Err(Problem::late()));
+        *self.state.unreachable.lock() = opened.as_ref().err().cloned();
+        opened
+    }
+
+    async fn open_checked(&self, longest: Duration) -> Result<Conn, Problem> {
+        let conn = self.connect().await?;
+        let _checking = self.checking.lock().await;
+        let is_first = !self.is_checked.get();
+        if is_first {
+            self.refuse_pooler(&conn).await?;
+        }
+        let longest = longest.as_millis().max(1);
+        conn.batch(&format!("{SETTINGS}; SET statement_timeout = {longest}"))
+            .await?;
+        if is_first {
+            match migrate::check(&conn, &self.terms).await {
+                Ok(()) => self.is_checked.set(true),
+                Err(StoreError::Unavailable(error)) => {
+                    return Err(match error.downcast::<Problem>() {
+                        Ok(problem) => *problem,
+                        Err(error) => Problem::refusal(error.to_string()),
+                    });
+                }
+                Err(error) => return Err(Problem::refusal(error.to_string())),
+            }
+        }
+        Ok(conn)
+    }
+
+    /// Refuses a server whose sessions are shared: two connections that have the same process at the
+    /// server, or one that has changed it.
+    async fn refuse_pooler(&self, conn: &Conn) -> Result<(), Problem> {
+        let other = self.connect().await?;
+        for _ in 0..POOLER_CHECKS {
+            let before = backend(conn).await?;
+            other.batch("BEGIN").await?;
+            let others = backend(&other).await?;
+            let after = backend(conn).await?;
+            other.batch("ROLLBACK").await?;
+            if before == others || before != after {
+                return Err(Problem::pooled());
+            }
+        }
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<Conn, Problem> {
+        let Address { config, tls } = &self.address;
+        let (client, connection) = config.connect(tls.clone()).await?;
+        Ok(Conn::new(client, self.drive(connection)))
+    }
+
+    /// Moves the bytes of a connection until it ends.
+    fn drive<S, T>(&self, mut connection: Connection<S, T>) -> AbortHandle
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let announced = Rc::clone(&self.announced);
+        let mut drivers = self.drivers.borrow_mut();
+        while drivers.try_join_next().is_some() {}
+        drivers.spawn_local(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
+            {
+                if let AsyncMessage::Notification(_) = message {
+                    announced.notify_one();
+                }
+            }
+            announced.notify_one();
+        })
+    }
+
+    /// Waits until all connections have ended that are given up.
+    pub(super) async fn close(&self) {
+        let mut drivers = std::mem::take(&mut *self.drivers.borrow_mut());
+        while drivers.join_next().await.is_some() {}
+    }
+}
+
+/// The server's process behind a connection. Asked without a prepared statement, which a pooler may
+/// lose.
+async fn backend(conn: &Conn) -> Result<String, Problem> {
+    let messages = conn.simple("SELECT pg_backend_pid()").await?;
+    let mut rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let pid = rows.next().map(str::to_owned);
+    pid.ok_or_else(|| Problem::new("it does not tell its process"))
+}

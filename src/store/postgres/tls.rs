@@ -1,0 +1,228 @@
+//! TLS as libpq's `sslmode` and `sslrootcert` mean it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use tokio_postgres::config::SslMode;
+
+use super::problem::unusable;
+use crate::store::OpenError;
+
+/// The parameter of a URL that says whether there is TLS, and what is verified.
+pub(super) const MODE: &str = "sslmode";
+/// The parameter of a URL that names a file with the certificates of authorities.
+pub(super) const ROOT_FILE: &str = "sslrootcert";
+
+/// The value of [`ROOT_FILE`] for the authorities that browsers trust.
+const PUBLIC: &str = "system";
+
+/// What of the server's certificate is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verified {
+    Nothing,
+    /// That a trusted authority issued it.
+    Authority,
+    /// Also that it is of the host in the URL.
+    Host,
+}
+
+/// What the client library and what this module does for the parameters of a URL.
+///
+/// Plain text is used for `disable`, and for `prefer` if the server says that it has no TLS; never
+/// because TLS failed, and never where a root certificate is given.
+pub(super) fn configured(
+    mode: Option<&str>,
+    root: Option<&str>,
+) -> Result<(SslMode, ClientConfig), OpenError> {
+    let (ssl_mode, verified) = chosen(mode, root)?;
+    let provider = Arc::new(ring::default_provider());
+    // Named here: where several are compiled in, none is chosen by itself.
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?;
+    let config = if verified == Verified::Host {
+        config.with_root_certificates(roots(root)?)
+    } else {
+        let chain = match verified {
+            Verified::Nothing => None,
+            _ => Some(chain_verifier(roots(root)?, &provider)?),
+        };
+        let signatures = provider.signature_verification_algorithms;
+        let verifier = AnyHost { chain, signatures };
+        config
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+    };
+    Ok((ssl_mode, config.with_no_client_auth()))
+}
+
+fn chosen(mode: Option<&str>, root: Option<&str>) -> Result<(SslMode, Verified), OpenError> {
+    let is_public = root == Some(PUBLIC);
+    let default = if is_public { "verify-full" } else { "prefer" };
+    let mode = mode.unwrap_or(default);
+    if is_public && mode != "verify-full" {
+        return Err(unusable(format!(
+            "`{ROOT_FILE}={PUBLIC}` trusts certificates that anybody can get for a host of their \
+             own; use it with `{MODE}=verify-full`"
+        )));
+    }
+    Ok(match (mode, root) {
+        ("disable", _) => (SslMode::Disable, Verified::Nothing),
+        ("prefer", None) => (SslMode::Prefer, Verified::Nothing),
+        ("require", None) => (SslMode::Require, Verified::Nothing),
+        ("prefer" | "require" | "verify-ca", Some(_)) => (SslMode::Require, Verified::Authority),
+        ("verify-full", _) => (SslMode::Require, Verified::Host),
+        ("verify-ca", None) => {
+            return Err(unusable(format!(
+                "`{MODE}=verify-ca` needs the certificate of the authority: add `{ROOT_FILE}=FILE`"
+            )));
+        }
+        // It may be a misplaced password, and is not shown.
+        _ => {
+            return Err(unusable(format!(
+                "its `{MODE}` must be `disable`, `prefer`, `require`, `verify-ca` or `verify-full`"
+            )));
+        }
+    })
+}
+
+/// The authorities in a file, or else those that browsers trust.
+fn roots(file: Option<&str>) -> Result<RootCertStore, OpenError> {
+    let mut roots = RootCertStore::empty();
+    let Some(file) = file.filter(|&file| file != PUBLIC) else {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        return Ok(roots);
+    };
+    let unreadable = |why: &dyn fmt::Display| {
+        unusable(format!(
+            "the certificates in `{file}`, which `{ROOT_FILE}` names, cannot be read: {why}"
+        ))
+    };
+    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| unreadable(&error))?;
+        roots.add(certificate).map_err(|error| unreadable(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(unreadable(&"there is none"));
+    }
+    Ok(roots)
+}
+
+fn chain_verifier(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, OpenError> {
+    let provider = Arc::clone(provider);
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(unusable)
+}
+
+/// Accepts a certificate whatever its host, and without a chain whatever its authority.
+#[derive(Debug)]
+struct AnyHost {
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    signatures: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for AnyHost {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        host: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use CertificateError::{NotValidForName, NotValidForNameContext};
+        let Some(chain) = &self.chain else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        // The host is compared last.
+        match chain.verify_server_cert(certificate, intermediates, host, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(
+                NotValidForName | NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.signatures)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.signatures)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signatures.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_is_used_only_where_no_certificate_is_asked_for() {
+        use SslMode::{Disable, Prefer, Require};
+        for (mode, root, expected) in [
+            (None, None, (Prefer, Verified::Nothing)),
+            (Some("disable"), None, (Disable, Verified::Nothing)),
+            (Some("require"), None, (Require, Verified::Nothing)),
+            (Some("verify-full"), None, (Require, Verified::Host)),
+            (None, Some("ca.pem"), (Require, Verified::Authority)),
+            (
+                Some("prefer"),
+                Some("ca.pem"),
+                (Require, Verified::Authority),
+            ),
+            (
+                Some("require"),
+                Some("ca.pem"),
+                (Require, Verified::Authority),
+            ),
+            (
+                Some("verify-ca"),
+                Some("ca.pem"),
+                (Require, Verified::Authority),
+            ),
+            (
+                Some("verify-full"),
+                Some("ca.pem"),
+                (Require, Verified::Host),
+            ),
+            (None, Some("system"), (Require, Verified::Host)),
+        ] {
+            assert_eq!(chosen(mode, root).unwrap(), expected, "{mode:?} {root:?}");
+        }
+        for (mode, root) in [
+            (Some("verify-ca"), None),
+            (Some("allow"), None),
+            (Some("VERIFY-FULL"), None),
+            (Some("require"), Some("system")),
+        ] {
+            assert!(chosen(mode, root).is_err(), "{mode:?} {root:?}");
+        }
+    }
+}

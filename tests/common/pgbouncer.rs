@@ -1,0 +1,90 @@
+//! PgBouncer in front of a PostgreSQL server, for tests. It ends with the process that started it.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::server;
+
+/// How long it may take to start.
+const STARTING: Duration = Duration::from_secs(60);
+
+/// Runs a program until standard input ends.
+const KEEPER: &str =
+    r#"exec 3<&0; "$@" </dev/null 3<&- & pid=$!; read -r _ <&3; kill -INT $pid; wait $pid"#;
+
+pub(crate) struct PgBouncer {
+    keeper: Child,
+    port: u16,
+    dir: TempDir,
+}
+
+impl PgBouncer {
+    /// `mode` is `session`, `transaction` or `statement`.
+    pub(crate) fn start(server_port: u16, mode: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let port = server::free_port();
+        let (users, log) = (dir.path().join("users"), dir.path().join("log"));
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={server_port}\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+             auth_type = trust\nadmin_users = postgres\nauth_file = {}\nlogfile = {}\npool_mode = {mode}\n",
+            users.display(),
+            log.display()
+        );
+        let file = dir.path().join("pgbouncer.ini");
+        std::fs::write(&users, "\"postgres\" \"\"\n").unwrap();
+        std::fs::write(&file, settings).unwrap();
+        for path in [dir.path(), &users, &file] {
+            server::give_away(path);
+        }
+        let keeper = server::as_postgres(Path::new("/bin/sh"))
+            .args(["-c", KEEPER, "keeper"])
+            .arg(program())
+            .args(["-q".as_ref(), file.as_os_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pooler = Self { keeper, port, dir };
+        let since = Instant::now();
+        while !server::answers(&pooler.url("postgres")) {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            let is_late = since.elapsed() > STARTING;
+            assert!(!is_late, "PgBouncer does not start: {said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        pooler
+    }
+
+    pub(crate) fn url(&self, database: &str) -> String {
+        let port = self.port;
+        format!("postgres://postgres@127.0.0.1:{port}/{database}?sslmode=disable")
+    }
+
+    /// Changes the mode for all sessions, whose connections to the server are given up.
+    pub(crate) fn change_mode(&self, mode: &str) {
+        let file = self.dir.path().join("pgbouncer.ini");
+        let settings = std::fs::read_to_string(&file).unwrap();
+        let (before, _) = settings.rsplit_once("pool_mode").unwrap();
+        std::fs::write(&file, format!("{before}pool_mode = {mode}\n")).unwrap();
+        server::execute(&self.url("pgbouncer"), "RELOAD");
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+/// Debian keeps it where only root looks.
+fn program() -> &'static str {
+    let places = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
+    let found = places.into_iter().find(|place| Path::new(place).exists());
+    found.expect("PgBouncer is not installed: `tests/run` installs it, then runs all tests")
+}
