@@ -753,6 +753,28 @@ fn single_requests_can_go_to_a_log_of_their_own() {
     assert!(error.contains("none/usage.ndjson"), "{error}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn counts_are_answered_while_the_usage_log_cannot_be_written() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--usage-log", "/dev/full"]);
+    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+    assert_eq!(check(&server, &asked).1["allowed"], true);
+    let metrics = get(&server.address, "/metrics", &[]);
+    assert_eq!(metrics.status, 200, "{}", metrics.body);
+    assert!(metrics.body.contains("\nkeyguard_requests_total 1\n"));
+    let failures = metrics
+        .body
+        .lines()
+        .find_map(|line| line.strip_prefix("keyguard_sink_failures_total "));
+    assert_ne!(failures, Some("0"), "{}", metrics.body);
+    let fields = [("X-Admin-Key", ADMIN_KEY)];
+    let stats = get(&server.address, "/admin/stats", &fields);
+    assert_eq!(stats.status, 200);
+    assert!(stats.body.contains("usage sink"), "{}", stats.body);
+}
+
 #[test]
 fn what_is_under_way_when_it_is_told_to_stop_is_answered() {
     let dir = TempDir::new().unwrap();

@@ -98,6 +98,84 @@ fn what_waits_for_a_sink_that_is_away_is_bounded_and_the_rest_counted() {
     assert_eq!(taker.statuses().len(), 1_024);
 }
 
+/// A sink that panics so often before it takes anything.
+struct Panicking(usize, Taker);
+
+impl UsageSink for Panicking {
+    fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
+        if self.0 > 0 {
+            self.0 -= 1;
+            panic!("no such queue");
+        }
+        self.1.write(batch)
+    }
+}
+
+#[test]
+fn a_sink_that_panics_holds_nobody_up_and_is_offered_the_same_again() {
+    let home = Home::new();
+    let taker = Taker::default();
+    let sink = Panicking(2, taker.clone());
+    let kg = home.open_with(home.config().usage_sink(sink));
+    let key = key(&kg);
+    ask(&kg, &key).unwrap().finish(200);
+    let error = kg.flush().unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        cause.contains("the sink panicked: no such queue"),
+        "{cause}"
+    );
+    kg.stats().unwrap();
+    // It may have been offered them more often than was asked for.
+    while kg.flush().is_err() {}
+    assert_eq!(taker.statuses(), [200]);
+    ask(&kg, &key).unwrap().finish(201);
+    kg.close().unwrap();
+    assert_eq!(taker.statuses(), [200, 201]);
+}
+
+#[test]
+fn a_guard_whose_sink_always_panics_can_be_closed_and_dropped() {
+    for closes in [true, false] {
+        let home = Home::new();
+        let sink = Panicking(usize::MAX, Taker::default());
+        let kg = home.open_with(home.config().usage_sink(sink));
+        let key = key(&kg);
+        ask(&kg, &key).unwrap().finish(200);
+        match closes {
+            true => drop(kg.close().unwrap_err()),
+            false => drop(kg),
+        }
+        let kg = home.open();
+        assert_eq!(kg.stats().unwrap().requests, 1, "the file has all");
+    }
+}
+
+#[test]
+fn a_sink_that_fails_fails_nothing_else_and_is_named_until_it_works() {
+    let home = Home::new();
+    let taker = Taker::refusing(usize::MAX);
+    let kg = home.open_with(home.config().usage_sink(taker.clone()));
+    let key = key_limited_to(&kg, 1);
+    ask(&kg, &key).unwrap().finish(200);
+    kg.flush().unwrap_err();
+    let stats = kg.stats().unwrap();
+    assert_eq!((stats.requests, stats.dropped), (1, 0));
+    assert!(stats.sink_failures > 0);
+    let is_named = |text: &String| text.contains("usage sink") && text.contains("away");
+    assert!(stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
+    kg.reset(key.key.id, None).unwrap();
+    ask(&kg, &key).unwrap().finish(200);
+    assert_eq!(kg.usage(ListUsage::default()).unwrap(), []);
+
+    taker.0.lock().1 = 0;
+    kg.flush().unwrap();
+    let stats = kg.stats().unwrap();
+    assert!(!stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
+    assert!(stats.sink_failures > 0, "the count stays");
+    assert_eq!(taker.statuses(), [200, 200]);
+}
+
 #[test]
 fn an_orderly_stop_hands_out_the_rest() {
     let home = Home::new();

@@ -297,7 +297,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn usage(&self, request: ListUsage) -> Result<UsageList, AdminError> {
-        self.flush()?;
+        self.inner.recorder().flush_store()?;
         Ok(self
             .inner
             .store()
@@ -309,7 +309,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn stats(&self) -> Result<Stats, AdminError> {
-        self.flush()?;
+        self.inner.recorder().flush_store()?;
         let totals = self.inner.store().totals(self.inner.now())?;
         let refused = totals
             .refused
@@ -332,6 +332,7 @@ impl KeyGuard {
             shadowed: totals.shadowed.into_iter().collect(),
             locks: self.locks().len() as u64,
             unlocked: self.inner.lockouts().unlocked(),
+            sink_failures: self.inner.recorder().sink_failures(),
             warnings: self.inner.warnings(),
             top_keys: top_keys
                 .map(|(key, org, requests)| TopKey {

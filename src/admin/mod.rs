@@ -201,6 +201,9 @@ pub struct Stats {
     /// Clients that were not locked out because there were too many locks, since the guard was
     /// opened.
     pub unlocked: u64,
+    /// How often the [`UsageSink`](crate::UsageSink) failed to take requests, since the guard was
+    /// opened. They wait and are offered again.
+    pub sink_failures: u64,
     /// What an administrator should know, such as a proxy that hides who asks.
     pub warnings: Vec<String>,
     /// The keys with the most requests, most first, at most 10.

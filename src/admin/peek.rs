@@ -83,7 +83,7 @@ impl KeyGuard {
             self.inner.store().forget_counters(&counters, &act)?;
             Ok::<_, AdminError>(self.inner.limiter().reset(groups, &[&rules])?)
         })??;
-        Ok(self.inner.recorder().flush()?)
+        Ok(self.inner.recorder().flush_store()?)
     }
 
     fn with_groups<T>(

@@ -42,6 +42,9 @@ fn text(stats: &Stats, look: Look) -> String {
     if stats.unlocked > 0 {
         panel = panel.line("not locked out", stats.unlocked);
     }
+    if stats.sink_failures > 0 {
+        panel = panel.line("sink failures", stats.sink_failures);
+    }
     let mut out = panel.render(look);
     if stats.top_keys.is_empty() {
         return out;

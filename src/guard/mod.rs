@@ -294,6 +294,7 @@ impl Inner {
         let mut warnings = self.lockouts.warnings();
         warnings.extend(self.limiter().warnings());
         warnings.extend(self.store.warnings());
+        warnings.extend(self.recorder().warnings());
         warnings
     }
 

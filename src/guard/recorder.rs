@@ -1,12 +1,13 @@
 //! Usage on its way to the store: taken from requests at once, written in batches by a thread.
 
 use std::cell::Cell;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::legacy::Rehashing;
 use super::lockouts::Lockouts;
@@ -60,6 +61,10 @@ struct Control {
     done: u64,
     /// What went wrong when usage was last stored.
     failure: Option<String>,
+    /// What went wrong when requests were last offered to the sink.
+    sink_failure: Option<String>,
+    /// How often it went wrong.
+    sink_failures: u64,
     urgent: bool,
     closing: bool,
     closed: bool,
@@ -156,17 +161,38 @@ impl Recorder {
         }
     }
 
-    /// Waits until all that was recorded before is stored.
+    /// Waits until all that was recorded before is stored, and was offered to the sink.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        self.wait_for_writer(false)
+        let control = self.wait_for_writer(false);
+        outcome(&control.failure).and(outcome(&control.sink_failure))
+    }
+
+    /// Waits until all that was recorded before is stored, whether or not the sink takes it.
+    pub(crate) fn flush_store(&self) -> Result<(), StoreError> {
+        outcome(&self.wait_for_writer(false).failure)
     }
 
     /// Has the writer store all and end. What is recorded later is lost.
     pub(super) fn close(&self) -> Result<(), StoreError> {
-        self.wait_for_writer(true)
+        let control = self.wait_for_writer(true);
+        outcome(&control.failure).and(outcome(&control.sink_failure))
     }
 
-    fn wait_for_writer(&self, closing: bool) -> Result<(), StoreError> {
+    /// How often the sink has failed.
+    pub(crate) fn sink_failures(&self) -> u64 {
+        self.control.lock().sink_failures
+    }
+
+    /// What an administrator should know of the sink.
+    pub(super) fn warnings(&self) -> Option<String> {
+        let control = self.control.lock();
+        let failure = control.sink_failure.as_ref()?;
+        Some(format!(
+            "the usage sink does not take requests, which wait for it: {failure}"
+        ))
+    }
+
+    fn wait_for_writer(&self, closing: bool) -> MutexGuard<'_, Control> {
         let mut control = self.control.lock();
         control.asked += 1;
         control.closing |= closing;
@@ -175,8 +201,7 @@ impl Recorder {
         while control.done < ticket && !control.closed {
             self.done.wait(&mut control);
         }
-        let failed = |failure: &String| Err(StoreError::Unavailable(failure.clone().into()));
-        control.failure.as_ref().map_or(Ok(()), failed)
+        control
     }
 
     fn hurry(&self) {
@@ -196,6 +221,11 @@ impl Recorder {
         });
         &self.queues[thread & (self.queues.len() - 1)]
     }
+}
+
+fn outcome(failure: &Option<String>) -> Result<(), StoreError> {
+    let failed = |failure: &String| Err(StoreError::Unavailable(failure.clone().into()));
+    failure.as_ref().map_or(Ok(()), failed)
 }
 
 impl std::fmt::Debug for Recorder {
@@ -254,17 +284,20 @@ impl Writer {
     }
 
     fn run(mut self) {
+        let _end = End(Arc::clone(&self.backends.recorder));
         loop {
             let (asked, closing) = self.wait_for_work();
             let mut result = self.store_all().and(self.rehash());
             if closing {
                 result = result.and(self.save_windows());
             }
+            let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::hand_out);
             self.keep_house();
             let mut control = self.backends.recorder.control.lock();
             control.done = asked;
             control.failure = result.err().map(|error| describe(&error));
-            control.closed = closing;
+            control.sink_failures += u64::from(offered.is_err());
+            control.sink_failure = offered.err().map(|error| error.to_string());
             drop(control);
             self.backends.recorder.done.notify_all();
             if closing {
@@ -291,9 +324,7 @@ impl Writer {
             self.store_batch()?;
         }
         self.collect();
-        self.store_batch()?;
-        let handed_out = self.outlet.as_mut().map(Outlet::hand_out);
-        handed_out.unwrap_or(Ok(()))
+        self.store_batch()
     }
 
     fn store_batch(&mut self) -> Result<(), StoreError> {
@@ -390,6 +421,21 @@ impl Writer {
     }
 }
 
+/// Marks the writer as ended when it is dropped, so that nobody waits for one that panicked.
+struct End(Arc<Recorder>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut control = self.0.control.lock();
+        control.closed = true;
+        if std::thread::panicking() {
+            control.failure = Some("the thread that stores usage panicked".into());
+        }
+        drop(control);
+        self.0.done.notify_all();
+    }
+}
+
 /// Single requests on their way to a sink.
 pub(super) struct Outlet {
     sink: SharedSink,
@@ -420,12 +466,11 @@ impl Outlet {
     }
 
     /// Offers all that waits. What is not taken goes on waiting.
-    fn hand_out(&mut self) -> Result<(), StoreError> {
+    fn hand_out(&mut self) -> io::Result<()> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let written = self.sink.write(&self.waiting);
-        written.map_err(|error| StoreError::Unavailable(error.into()))?;
+        self.sink.write(&self.waiting)?;
         self.waiting.clear();
         Ok(())
     }

@@ -3,9 +3,11 @@
 #[cfg(feature = "redis")]
 mod redis_stream;
 
+use std::any::Any;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Stdout, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +29,10 @@ pub use self::redis_stream::RedisStream;
 /// [`Config::usage_queue`](crate::Config::usage_queue) requests wait, more are dropped and counted in
 /// [`Stats::dropped`](crate::Stats::dropped). Each request is offered until it is taken, so that one
 /// that was taken in part may come twice.
+///
+/// A failure, or a panic, is counted in [`Stats::sink_failures`](crate::Stats::sink_failures) and
+/// delays nothing but the requests that wait for the sink;
+/// [`Stats::warnings`](crate::Stats::warnings) names it until the sink takes requests again.
 pub trait UsageSink: Send {
     /// Takes requests, in the order in which they were recorded.
     ///
@@ -44,9 +50,18 @@ impl SharedSink {
         Self(Arc::new(Mutex::new(sink)))
     }
 
+    /// Offers requests to the sink. A panic in it is an error like any other.
     pub(crate) fn write(&self, batch: &[Usage]) -> io::Result<()> {
-        self.0.lock().write(batch)
+        // What a sink has left half-done is its own, and it is offered the same requests again.
+        let write = AssertUnwindSafe(|| self.0.lock().write(batch));
+        catch_unwind(write).unwrap_or_else(|panic| Err(io::Error::other(panicked(&*panic))))
     }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the sink panicked: {}", text.unwrap_or("no message"))
 }
 
 impl fmt::Debug for SharedSink {

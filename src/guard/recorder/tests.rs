@@ -32,6 +32,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Disk {
     is_full: AtomicBool,
+    panics: AtomicBool,
     stored: Mutex<Stored>,
 }
 
@@ -65,6 +66,7 @@ impl Disk {
 
 impl Store for Disk {
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        assert!(!self.panics.load(Ordering::SeqCst), "the store panics");
         let mut stored = self.stored.lock();
         stored.most_refusals = stored.most_refusals.max(batch.refusals.len());
         if self.is_full.load(Ordering::SeqCst) {
@@ -585,4 +587,21 @@ fn a_lock_that_could_not_be_stored_is_tried_again() {
     world.lockouts.expire(START.plus(24 * 60 * MINUTE));
     writer.store_all().unwrap();
     assert_eq!(world.disk.stored().locked, [].into());
+}
+
+#[test]
+fn nobody_waits_for_a_writer_that_panicked() {
+    let world = World::new();
+    let writer = world.spawn();
+    world.disk.panics.store(true, Ordering::SeqCst);
+    world.record([200]);
+    for outcome in [
+        world.recorder.flush(),
+        world.recorder.flush_store(),
+        world.recorder.close(),
+    ] {
+        let text = causes(outcome.unwrap_err());
+        assert!(text.contains("panicked"), "{text}");
+    }
+    writer.join().unwrap_err();
 }

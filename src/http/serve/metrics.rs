@@ -86,6 +86,12 @@ fn render(stats: &Stats) -> String {
             "Clients not locked out, as there were too many locks.",
             stats.unlocked,
         ),
+        (
+            "sink_failures_total",
+            "counter",
+            "Failures of the sink that takes single requests.",
+            stats.sink_failures,
+        ),
         ("locks", "gauge", "Locks in force.", stats.locks),
         (
             "organizations",
