@@ -1,7 +1,7 @@
 //! Who may use the admin API.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use http::request::Parts;
@@ -31,30 +31,22 @@ pub(in crate::http) fn require_own_name(
     uri: &Uri,
     hosts: &BTreeSet<String>,
 ) -> Result<(), Problem> {
-    let mut values = headers.get_all(header::HOST).iter();
-    let host = match (values.next(), values.next(), uri.authority()) {
-        (Some(host), None, _) => host.to_str().ok().map(str::to_owned),
-        (None, None, Some(authority)) => Some(authority.to_string()),
-        _ => None,
+    let authority = authority(headers, uri)?;
+    let is_own = |host: &str| {
+        let name = host.to_ascii_lowercase();
+        name == "localhost" || is_address(&name) || hosts.contains(&name)
     };
-    let host = host.and_then(|host| host.parse::<Authority>().ok());
-    let is_own = |authority: &Authority| {
-        let name = authority.host().to_ascii_lowercase();
-        let address = name.trim_start_matches('[').trim_end_matches(']');
-        !authority.as_str().contains('@')
-            && (name == "localhost" || address.parse::<IpAddr>().is_ok() || hosts.contains(&name))
-    };
-    let Some(host) = host.filter(is_own) else {
+    let Some(authority) = authority.filter(|authority| host(authority).is_some_and(is_own)) else {
         let detail = "`Host` is no name of this service: use an address or `localhost`, or name \
                       the host with `AdminService::hosts` (`keyguard serve --host`).";
         return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_host", detail));
     };
     for origin in headers.get_all(header::ORIGIN) {
-        let authority = origin
+        let origin = origin
             .to_str()
             .ok()
             .and_then(|o| Some(o.split_once("://")?.1));
-        if authority.is_none_or(|origin| !origin.eq_ignore_ascii_case(host.as_str())) {
+        if origin.is_none_or(|origin| !origin.eq_ignore_ascii_case(authority.as_str())) {
             let detail = "A page of another origin may not use this service.";
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
@@ -64,6 +56,55 @@ pub(in crate::http) fn require_own_name(
         }
     }
     Ok(())
+}
+
+/// The authority that a request names: in `Host`, or in its target (HTTP/2, or the absolute form).
+/// A request that names two different ones is malformed (RFC 9113 §8.3.1, RFC 9112 §3.2.2).
+fn authority(headers: &HeaderMap, uri: &Uri) -> Result<Option<Authority>, Problem> {
+    let mut values = headers.get_all(header::HOST).iter();
+    let host = match (values.next(), values.next()) {
+        (None, _) => return Ok(uri.authority().cloned()),
+        (Some(value), None) => value.to_str().ok().and_then(|value| value.parse().ok()),
+        _ => return Err(conflicting("`Host` is there twice.")),
+    };
+    let is_the_same = |host: &Authority, target: &Authority| {
+        let default = match uri.scheme_str() {
+            Some("https") => 443,
+            _ => 80,
+        };
+        let port = |authority: &Authority| authority.port_u16().unwrap_or(default);
+        host.host().eq_ignore_ascii_case(target.host()) && port(host) == port(target)
+    };
+    match (&host, uri.authority()) {
+        (Some(host), Some(target)) if !is_the_same(host, target) => {
+            Err(conflicting("`Host` and the target name different hosts."))
+        }
+        _ => Ok(host),
+    }
+}
+
+fn conflicting(detail: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "conflicting_hosts", detail)
+}
+
+/// The host of an authority that is nothing but a host and a port.
+fn host(authority: &Authority) -> Option<&str> {
+    let host = authority.host();
+    match authority.as_str().strip_prefix(host)? {
+        "" => Some(host),
+        port => authority.port_u16().filter(|_| port.starts_with(':')).map(|_| host),
+    }
+}
+
+/// Whether a host is an address: of IPv6 it is in brackets (RFC 3986 §3.2.2).
+fn is_address(host: &str) -> bool {
+    let within = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    match within {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => host.parse::<Ipv4Addr>().is_ok(),
+    }
 }
 
 /// That the request carries the admin key; returns the address of the client.
@@ -138,4 +179,99 @@ pub(super) fn acting(
 
 fn is_name(text: &[u8]) -> bool {
     (1..=255).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The status that a request with this target and these fields is refused with.
+    fn refusal(target: &str, fields: &[(&'static str, &str)]) -> Option<u16> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        let hosts = BTreeSet::from(["guard.internal".to_owned()]);
+        let outcome = require_own_name(&headers, &target.parse().unwrap(), &hosts);
+        let problem = outcome.err()?;
+        Some(problem.into_response::<String>().status().as_u16())
+    }
+
+    #[test]
+    fn a_host_is_an_own_name_or_an_address_and_nothing_beside_it() {
+        for own in [
+            "localhost",
+            "LOCALHOST:8700",
+            "127.0.0.1:8700",
+            "192.0.2.7",
+            "[::1]",
+            "[2001:db8::1]:8700",
+            "guard.internal",
+            "Guard.Internal:443",
+        ] {
+            assert_eq!(refusal("/", &[("host", own)]), None, "{own}");
+        }
+        for foreign in [
+            "evil.example",
+            "[::1].evil",
+            "[::1].evil:80",
+            "[::1]evil",
+            "[[::1]]",
+            "[::1",
+            "[127.0.0.1]",
+            "::1",
+            "127.0.0.1.evil",
+            "127.1",
+            "localhost.evil",
+            "localhost.",
+            "localhost:",
+            "localhost:99999",
+            "localhost:80:80",
+            "user@localhost",
+            "localhost@evil.example",
+            "localhost/evil",
+            "localhost, evil.example",
+            "",
+        ] {
+            assert_eq!(refusal("/", &[("host", foreign)]), Some(403), "{foreign}");
+        }
+        assert_eq!(refusal("/", &[]), Some(403));
+    }
+
+    #[test]
+    fn host_and_the_authority_of_the_target_have_to_agree() {
+        let both = |target: &str, host| refusal(target, &[("host", host)]);
+        for (target, host) in [
+            ("http://localhost/", "localhost"),
+            ("http://localhost/", "LOCALHOST:80"),
+            ("https://localhost:443/", "localhost"),
+            ("http://[::1]:8700/", "[::1]:8700"),
+        ] {
+            assert_eq!(both(target, host), None, "{target} {host}");
+        }
+        for (target, host) in [
+            ("http://evil.example/", "localhost"),
+            ("http://localhost/", "evil.example"),
+            ("http://localhost:8700/", "localhost"),
+            ("https://localhost/", "localhost:80"),
+            ("http://[::1]/", "[::2]"),
+        ] {
+            assert_eq!(both(target, host), Some(400), "{target} {host}");
+        }
+        assert_eq!(both("http://evil.example/", "evil.example"), Some(403));
+        assert_eq!(both("http://localhost/", "[::1].evil"), Some(400));
+        assert_eq!(refusal("http://localhost/", &[]), None);
+        assert_eq!(refusal("http://evil.example/", &[]), Some(403));
+        let twice = [("host", "localhost"), ("host", "localhost")];
+        assert_eq!(refusal("/", &twice), Some(400));
+    }
+
+    #[test]
+    fn an_origin_is_that_of_the_authority() {
+        let of = |origin| refusal("http://localhost:8700/", &[("origin", origin)]);
+        assert_eq!(of("http://localhost:8700"), None);
+        for foreign in ["https://evil.example", "null", "http://localhost"] {
+            assert_eq!(of(foreign), Some(403), "{foreign}");
+        }
+    }
 }
