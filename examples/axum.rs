@@ -1,7 +1,7 @@
 //! An axum app behind KeyGuard.
 //!
 //! ```text
-//! cargo run --release --features http --example axum
+//! cargo run --release --features axum --example axum
 //! ```
 //!
 //! | path | who gets in |
@@ -24,15 +24,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, FromRequestParts, State};
+use axum::extract::{FromRequestParts, State};
+use axum::http::Uri;
 use axum::http::request::Parts;
-use axum::http::{Extensions, Uri};
 use axum::response::Response;
 use axum::routing::get;
 use keyguard::http::{AdminService, IpLimitLayer, KeyGuardLayer};
-use keyguard::{
-    ClientIp, Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockScope, LockTime, Policy,
-};
+use keyguard::{Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockScope, LockTime, Policy};
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -61,23 +59,18 @@ fn app(kg: &KeyGuard) -> Result<Router, Box<dyn Error>> {
     let login = IpLimit::new("login", 3, Duration::from_secs(60))?
         .lockout("5 minutes".parse()?)
         .scope(LockScope::Path);
-    let login = IpLimitLayer::new(kg.clone(), login).peer(peer);
-    let admin = AdminService::new(kg.clone()).peer(peer);
+    let login = IpLimitLayer::new(kg.clone(), login);
+    let admin = AdminService::new(kg.clone());
     Ok(Router::new()
         .route("/health", get(|| async { r#"{"status":"ok"}"# }))
         .route("/trap", get(trap))
         .route("/api/data", get(data))
         .route("/api/write", get(write))
         .with_state(kg.clone())
-        // Around all routes there are by now, so that the path is the one that was asked for.
-        .layer(KeyGuardLayer::new(kg.clone()).peer(peer))
+        // Around all routes there are by now.
+        .layer(KeyGuardLayer::new(kg.clone()))
         .route("/login", get(log_in).layer(login))
         .fallback_service(admin))
-}
-
-/// The address that axum notes of a connection.
-fn peer(extensions: &Extensions) -> Option<ClientIp> {
-    Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.into())
 }
 
 /// Who asks, as an argument of a handler.

@@ -18,6 +18,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | none | the embedded library: no HTTP stack, no async runtime |
+//! | `axum` | with `http`: layers find the original path and the peer where axum notes them |
 //! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
 //! | `legacy` | keys of the ancestor, the Python package of this name: `Config::legacy_secret` |
 //! | `cli` | the program `keyguard`, and `legacy` |

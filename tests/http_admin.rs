@@ -620,6 +620,44 @@ fn the_pages_load_nothing_from_elsewhere() {
 }
 
 #[test]
+fn what_never_changes_is_not_sent_twice_to_a_client_that_keeps_it() {
+    let home = Home::new();
+    let kg = open(&home);
+    let admin = Admin::new(&kg);
+    let mut tags = Vec::new();
+    for target in [
+        "/openapi.json",
+        "/docs/",
+        "/docs/swagger-ui.css",
+        "/docs/swagger-initializer.js",
+    ] {
+        let whole = get(&admin.address, target, &[]);
+        assert_eq!(
+            (whole.status, whole.field("cache-control")),
+            (200, "no-cache")
+        );
+        let etag = whole.field("etag");
+        let kept = get(&admin.address, target, &[("If-None-Match", etag)]);
+        assert_eq!((kept.status, kept.body.as_str()), (304, ""), "{target}");
+        assert_eq!(kept.field("etag"), etag);
+        let other = get(&admin.address, target, &[("If-None-Match", "\"other\"")]);
+        assert_eq!((other.status, &other.body), (200, &whole.body));
+        tags.push(etag.to_owned());
+    }
+    tags.sort_unstable();
+    tags.dedup();
+    assert_eq!(tags.len(), 4);
+    // What is asked with a key is kept by nobody.
+    let stats = get(
+        &admin.address,
+        "/admin/stats",
+        &[("X-Admin-Key", ADMIN_KEY)],
+    );
+    assert_eq!(stats.field("cache-control"), "no-store");
+    assert!(!stats.has("etag"));
+}
+
+#[test]
 fn the_description_describes_what_is_there() {
     let home = Home::new();
     let kg = open(&home);

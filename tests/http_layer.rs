@@ -231,6 +231,142 @@ fn what_a_client_says_in_the_name_of_a_proxy_of_ours_does_not_get_through() {
 }
 
 #[test]
+fn identity_that_a_client_claims_does_not_pass_a_limit_by_address_nor_in_another_spelling() {
+    let home = Home::new();
+    let kg = home.open();
+    let runtime = Runtime::new().unwrap();
+    let limit = IpLimit::new("login", 100, Duration::from_secs(60)).unwrap();
+    let layer = IpLimitLayer::new(kg.clone(), limit);
+    let handler = |request: Request<Incoming>| async move {
+        let mut names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(names.join(" "))))
+    };
+    let gate = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let address = serve!(runtime, gate, handler);
+    let fields = [
+        ("X-KeyGuard-Key-Id", "1"),
+        ("x-keyguard-org", "acme"),
+        ("X_KeyGuard_Scopes", "admin"),
+        ("X-KeyGuard_Ip", "192.0.2.1"),
+        ("X-KeyGuardian", "mine"),
+    ];
+    let answer = get(&address, "/login", &fields);
+    assert_eq!(answer.body, "connection host x-keyguardian");
+}
+
+#[test]
+fn a_path_is_decided_with_the_prefix_that_a_router_took_away() {
+    let home = Home::new();
+    let policy: Policy = r#"protect = ["/api"]"#.parse().unwrap();
+    let kg = home.open_with(home.config().policy(policy));
+    let good = key(&kg);
+    let runtime = Runtime::new().unwrap();
+    let layer = KeyGuardLayer::new(kg.clone()).prefix("/api/");
+    let handler = |request: Request<Incoming>| async move { Ok::<_, Infallible>(tell(&request)) };
+    let gate = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let address = serve!(runtime, gate, handler);
+    for target in ["/data", "/", "/..%2fweb"] {
+        assert_eq!(get(&address, target, &[]).status, 401, "{target}");
+    }
+    let fields = [("X-API-Key", good.raw_key.expose())];
+    assert_eq!(get(&address, "/data?x=1", &fields).status, 200);
+    let usage = kg.usage(ListUsage::default()).unwrap();
+    assert_eq!(usage[0].path, "/api/data");
+    assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
+}
+
+#[test]
+fn what_is_protected_and_reached_by_no_layer_is_warned_of() {
+    let home = Home::new();
+    let policy: Policy = r#"
+        protect = ["/api", "/internal", "/*/both"]
+        [[route]]
+        name = "orders"
+        path = "POST /orders"
+        scopes = ["write"]
+        [[route]]
+        name = "login"
+        path = "/login"
+        ip_limits = ["3/min"]
+    "#
+    .parse()
+    .unwrap();
+    let kg = home.open_with(home.config().policy(policy));
+    let unreached = || {
+        let warnings = kg.stats().unwrap().warnings;
+        let starts = warnings.iter().filter(|text| text.contains("mounted at"));
+        let patterns = starts.filter_map(|text| text.split('`').nth(1));
+        patterns.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(unreached(), [""; 0], "there is no layer yet");
+    let layer = KeyGuardLayer::new(kg.clone());
+    drop(layer.clone().prefix("/api").layer(()));
+    assert_eq!(unreached(), ["/internal", "POST /orders"]);
+    // Layers of one guard may share what is protected, and the policy may change.
+    drop(layer.clone().prefix("/internal/v1").layer(()));
+    assert_eq!(unreached(), ["POST /orders"]);
+    kg.set_policy(r#"protect = ["/apis"]"#.parse().unwrap());
+    assert_eq!(unreached(), ["/apis"]);
+    drop(layer.layer(()));
+    assert_eq!(unreached(), [""; 0]);
+}
+
+#[test]
+fn a_further_layer_honours_the_grant_of_its_own_guard_for_the_same_request() {
+    let (home, elsewhere) = (Home::new(), Home::new());
+    let (kg, other) = (home.open(), elsewhere.open());
+    let good = key_limited_to(&kg, 10);
+    let runtime = Runtime::new().unwrap();
+    let (layer, foreign) = (
+        KeyGuardLayer::new(kg.clone()),
+        KeyGuardLayer::new(other.clone()),
+    );
+    let handler = |request: Request<Incoming>| async move { Ok::<_, Infallible>(tell(&request)) };
+    let ask =
+        |address: &str, target: &str| get(address, target, &[("X-API-Key", good.raw_key.expose())]);
+
+    let own = layer.clone();
+    let gate = move |peer: SocketAddr, service| {
+        let own = own.peer_address(peer);
+        own.layer(own.layer(own.layer(service)))
+    };
+    let address = serve!(runtime, gate, handler);
+    let admitted = ask(&address, "/");
+    assert_eq!(admitted.body, format!("Some({}) []", good.key.id));
+    assert_eq!(admitted.field("x-ratelimit-remaining"), "9");
+    // The first of them has decided about what it lacks.
+    assert_eq!(ask(&address, "/write").status, 403);
+    let usage = kg.usage(ListUsage::default()).unwrap();
+    let statuses: Vec<u16> = usage.iter().map(|usage| usage.status).collect();
+    assert_eq!(statuses, [200, 403]);
+    assert_eq!(kg.peek(good.key.id).unwrap()[0].remaining, 8);
+
+    // One that knows the key as little as anybody's.
+    let own = layer.clone();
+    let gate = move |peer: SocketAddr, service| {
+        let foreign = foreign.peer_address(peer);
+        own.peer_address(peer).layer(foreign.layer(service))
+    };
+    let address = serve!(runtime, gate, handler);
+    assert_eq!(ask(&address, "/").status, 401);
+
+    // What is asked for on the way is another request.
+    let own = layer.clone();
+    let gate = move |peer: SocketAddr, service| {
+        let own = own.peer_address(peer);
+        let inner = own.layer(service);
+        own.layer(service_fn(move |mut request: Request<Incoming>| {
+            *request.uri_mut() = "/elsewhere".parse().unwrap();
+            hyper::service::Service::call(&inner, request)
+        }))
+    };
+    let address = serve!(runtime, gate, handler);
+    assert_eq!(ask(&address, "/").status, 200);
+    assert_eq!(kg.peek(good.key.id).unwrap()[0].remaining, 5);
+}
+
+#[test]
 fn odd_requests_are_decided_by_their_path() {
     let home = Home::new();
     let policy = r#"protect = ["/api"]"#.parse::<Policy>().unwrap();

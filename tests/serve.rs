@@ -6,12 +6,12 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use keyguard::{Config, CreateKey, KeyGuard};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 const ADMIN_KEY: &str = "an admin key of 16+ bytes";
 
@@ -176,6 +178,11 @@ fn no_page_in_a_browser_gets_verdicts_by_a_name_of_its_own() {
     let answer = request(&server.address, "POST", "/v1/check", &fields, body);
     assert_eq!(answer.status, 403);
     assert!(answer.body.contains("--host"), "{}", answer.body);
+    // The absolute form, with a `Host` of ours beside it.
+    let target = "http://evil.example/metrics";
+    let answer = get(&server.address, target, &[("Host", "localhost")]);
+    assert_eq!(answer.status, 400);
+    assert!(answer.body.contains("conflicting_hosts"), "{}", answer.body);
 }
 
 /// What `/auth` says to these fields.
@@ -212,11 +219,18 @@ fn every_proxy_is_understood() {
             fields.extend_from_slice(more);
             auth(&server, sent, &target, &fields)
         };
-        assert_eq!(status("GET", "/open?x=/api", &[]).status, 200);
+        let anonymous = status("GET", "/open?x=/api", &[]);
+        assert_eq!(anonymous.status, 200);
+        // Empty, so that a proxy puts them in the place of what the client sent.
+        for unknown in ["key-id", "org-id", "org", "scopes"] {
+            assert_eq!(anonymous.field(&format!("x-keyguard-{unknown}")), "");
+        }
+        assert_eq!(anonymous.field("x-keyguard-ip"), "203.0.113.9");
         assert_eq!(status("GET", "/api/x", &[]).status, 401);
         let admitted = status("GET", "/api/x?y=1", &[key]);
         assert_eq!(admitted.status, 200);
         assert_eq!(admitted.field("x-keyguard-key-id"), "1");
+        assert_eq!(admitted.field("x-keyguard-org-id"), "1");
         assert_eq!(admitted.field("x-keyguard-org"), "acme");
         assert_eq!(admitted.field("x-keyguard-scopes"), "read");
         assert_eq!(admitted.field("x-keyguard-ip"), "203.0.113.9");
@@ -287,122 +301,6 @@ fn a_client_behind_a_proxy_is_locked_out_and_the_proxy_is_not() {
         assert_eq!(ask(ip, &key), 403, "{ip}");
     }
     assert_eq!(ask("203.0.113.10", &key), 200);
-}
-
-/// An nginx of the test's own; ended when it is dropped.
-struct Nginx(Child);
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Its workers end with it only if it ends by itself.
-        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-/// An application that answers with what it was told.
-fn application() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut told = String::new();
-            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            for line in lines
-                .map(Result::unwrap)
-                .take_while(|line| !line.is_empty())
-            {
-                told += &format!("{line}\n");
-            }
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", told.len());
-            let _ = write!(stream, "{head}Connection: close\r\n\r\n{told}");
-        }
-    });
-    port
-}
-
-#[test]
-fn the_example_for_nginx_runs() {
-    let dir = TempDir::new().unwrap();
-    let key = data_file(dir.path(), 3);
-    let mut server = serve(dir.path(), &[]);
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sidecar/nginx.conf");
-    let example = fs::read_to_string(example).unwrap();
-    let application = application();
-    let program = ["/usr/sbin/nginx", "nginx"];
-    let program = program.into_iter().find(|p| Path::new(p).exists());
-    let program = program.unwrap_or("nginx");
-    // Between looking for a free port and its use somebody else may take it.
-    let (address, _nginx) = (0..10)
-        .find_map(|_| {
-            let address = format!("127.0.0.1:{}", free_port());
-            let config = example
-                .replace("127.0.0.1:8700", &server.address)
-                .replace("127.0.0.1:9000", &format!("127.0.0.1:{application}"))
-                .replace("127.0.0.1:8080", &address);
-            fs::write(dir.path().join("nginx.conf"), config).unwrap();
-            let mut command = Command::new(program);
-            command.arg("-p").arg(dir.path()).args(["-c", "nginx.conf"]);
-            let mut nginx = Nginx(
-                command
-                    .stderr(Stdio::null())
-                    .spawn()
-                    .expect("nginx has to be there: tests/run installs it"),
-            );
-            while TcpStream::connect(&address).is_err() {
-                if nginx.0.try_wait().unwrap().is_some() {
-                    return None;
-                }
-                std::thread::yield_now();
-            }
-            Some((address, nginx))
-        })
-        .expect("nginx starts");
-
-    let ask = |target: &str, fields: &[(&str, &str)]| get(&address, target, fields);
-    let missing = ask("/", &[]);
-    assert_eq!(missing.status, 401);
-    assert!(missing.field("www-authenticate").starts_with("Bearer"));
-    let good = ("X-API-Key", key.as_str());
-    let posing = [
-        good,
-        ("X-KeyGuard-Org", "somebody else"),
-        ("X-KeyGuard-Ip", "192.0.2.1"),
-        ("X-Original-URI", "/open"),
-        ("X-Forwarded-Uri", "/open"),
-        ("X-Forwarded-For", "192.0.2.1"),
-    ];
-    let admitted = ask("/orders?page=2", &posing);
-    assert_eq!(admitted.status, 200, "{}", admitted.body);
-    assert!(
-        admitted.body.starts_with("GET /orders?page=2 "),
-        "{}",
-        admitted.body
-    );
-    assert!(admitted.body.contains("X-KeyGuard-Key-Id: 1\n"));
-    assert!(admitted.body.contains("X-KeyGuard-Org: acme\n"));
-    assert!(!admitted.body.contains("somebody") && !admitted.body.contains("X-KeyGuard-Ip"));
-    assert_eq!(admitted.field("x-ratelimit-remaining"), "2");
-    assert_eq!(ask("/", &[good, good]).status, 400);
-    for _ in 0..2 {
-        assert_eq!(ask("/", &[good]).status, 200);
-    }
-    let limited = ask("/", &[good]);
-    assert_eq!(limited.status, 429);
-    let wait: u64 = limited.field("retry-after").parse().unwrap();
-    assert!((1..=60).contains(&wait));
-    assert_eq!(limited.field("x-ratelimit-remaining"), "0");
-    // A body is not sent to the side, and not lost.
-    let body = "x".repeat(1_000);
-    assert_eq!(request(&address, "POST", "/", &[], &body).status, 401);
-    terminate(&mut server);
-    assert_eq!(ask("/", &[good]).status, 503, "nobody gets in undecided");
 }
 
 #[test]
@@ -481,30 +379,38 @@ fn a_unix_socket_is_private_and_taken_away() {
     assert!(!path.exists());
 }
 
-#[test]
-fn tls_is_served_with_a_certificate_of_ones_own() {
-    use tokio_rustls::rustls::crypto::ring;
-    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-
-    let dir = TempDir::new().unwrap();
-    data_file(dir.path(), 60);
+/// A server of TLS on a port of its own, and whom to trust for it.
+fn serve_tls(dir: &TempDir, more: &[&str]) -> (Server, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
     fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    let server = serve(
-        dir.path(),
-        &["--tls-cert", "cert.pem", "--tls-key", "key.pem"],
-    );
-
+    let tls = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    (serve(dir.path(), &[&tls, more].concat()), roots)
+}
+
+fn connect_tls(
+    server: &Server,
+    roots: &RootCertStore,
+    protocol: Option<&str>,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(roots.clone())
         .with_no_client_auth();
+    config.alpn_protocols = protocol.into_iter().map(Vec::from).collect();
     let client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-    let mut stream = StreamOwned::new(client, connect(&server.address));
+    StreamOwned::new(client, connect(&server.address))
+}
+
+#[test]
+fn tls_is_served_with_a_certificate_of_ones_own() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let (server, roots) = serve_tls(&dir, &[]);
+    let mut stream = connect_tls(&server, &roots, None);
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
@@ -618,6 +524,60 @@ fn what_is_too_large_or_too_slow_is_cut_off() {
     )
     .unwrap();
     assert_eq!(Answer::read_from(&mut half).unwrap().status, 408);
+}
+
+/// Asks for the largest page until no more can be sent, and reads nothing.
+fn ask_and_never_read(stream: &mut (impl Read + Write)) -> io::Result<()> {
+    let ask = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    loop {
+        stream.write_all(ask)?;
+    }
+}
+
+#[test]
+fn who_never_reads_the_answer_is_cut_off() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let socket = dir.path().join("http.sock");
+    let place = format!("unix:{}", socket.display());
+    let more = ["--listen", &place, "--timeout", "1s"];
+    let server = serve(dir.path(), &more);
+    let minute = Some(Duration::from_secs(60));
+    let cut_off = |outcome: io::Result<()>| {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        let kind = outcome.unwrap_err().kind();
+        assert!(matches!(kind, BrokenPipe | ConnectionReset), "{kind}");
+    };
+
+    let mut tcp = connect(&server.address);
+    tcp.set_write_timeout(minute).unwrap();
+    cut_off(ask_and_never_read(&mut tcp));
+    let mut unix = UnixStream::connect(&socket).unwrap();
+    unix.set_write_timeout(minute).unwrap();
+    cut_off(ask_and_never_read(&mut unix));
+
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let (server, roots) = serve_tls(&dir, &["--timeout", "1s"]);
+    for protocol in [None, Some("h2")] {
+        let mut stream = connect_tls(&server, &roots, protocol);
+        stream.sock.set_write_timeout(minute).unwrap();
+        let outcome = match protocol {
+            None => ask_and_never_read(&mut stream),
+            Some(_) => ping_and_never_read(&mut stream),
+        };
+        cut_off(outcome);
+    }
+}
+
+/// Has HTTP/2 answer pings until no more can be sent, and reads nothing.
+fn ping_and_never_read(stream: &mut impl Write) -> io::Result<()> {
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+    stream.write_all(&settings)?;
+    loop {
+        stream.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])?;
+    }
 }
 
 #[test]

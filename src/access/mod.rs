@@ -255,6 +255,20 @@ impl Policy {
         self
     }
 
+    /// What needs a key, of itself or by its route.
+    #[cfg(feature = "http")]
+    pub(crate) fn protected(&self) -> impl Iterator<Item = &Pattern> {
+        let routes = self.routes.iter().filter(|route| route.requires_key());
+        let protect = self.protect.iter().flatten();
+        protect.chain(routes.map(|route| &route.path))
+    }
+
+    /// Whether a pattern can match a path that begins with a prefix.
+    #[cfg(feature = "http")]
+    pub(crate) fn may_match_below(&self, pattern: &Pattern, prefix: &str) -> bool {
+        pattern.may_match_below(prefix, self.ignore_case)
+    }
+
     /// What no single field shows.
     fn check(&self) -> Result<(), InvalidInput> {
         let protected = self.protect.as_ref().map_or(0, Vec::len);

@@ -159,7 +159,7 @@ impl Route {
         self.requires_key() && !self.shadow
     }
 
-    fn requires_key(&self) -> bool {
+    pub(super) fn requires_key(&self) -> bool {
         self.protect == Some(true) || !self.scopes.is_empty() || !self.limits.is_empty()
     }
 

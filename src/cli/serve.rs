@@ -68,7 +68,8 @@ pub(super) struct Serve {
     /// The longest body of a request, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
     max_body: usize,
-    /// How long the head of a request may take, its body, and the pause before the next one
+    /// How long the head of a request may take, its body, the pause before the next one, and a client
+    /// that reads nothing of its answer
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     timeout: Duration,
     /// How long requests may go on once the server is told to stop

@@ -11,6 +11,8 @@ mod fields;
 mod grant;
 mod legacy;
 mod lockouts;
+#[cfg(feature = "http")]
+mod mounts;
 mod open;
 mod pipeline;
 mod policies;
@@ -43,6 +45,8 @@ pub(crate) use self::caller::{is_lifted, rules, with_lift};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
 pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
+#[cfg(feature = "http")]
+pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
 pub(crate) use self::open::existing_secret;
 
@@ -81,6 +85,10 @@ pub(crate) struct Inner {
     legacy: Option<LegacyHasher>,
     #[cfg(feature = "http")]
     admin_keys: self::actor::AdminKeys,
+    #[cfg(feature = "http")]
+    id: GuardId,
+    #[cfg(feature = "http")]
+    mounts: Mounts,
     residents: Residents,
     revisions: Arc<Revisions>,
     backends: Arc<Backends>,
@@ -259,6 +267,16 @@ impl Inner {
         self.admin_keys.contain(text)
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn id(&self) -> GuardId {
+        self.id
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn mounts(&self) -> &Mounts {
+        &self.mounts
+    }
+
     /// Whether the admin key is derived from a secret that may be guessed.
     #[cfg(feature = "serve")]
     pub(crate) fn has_weak_admin_key(&self) -> bool {
@@ -295,6 +313,8 @@ impl Inner {
         warnings.extend(self.limiter().warnings());
         warnings.extend(self.store.warnings());
         warnings.extend(self.recorder().warnings());
+        #[cfg(feature = "http")]
+        warnings.extend(self.mounts.warnings(&self.rulebook().policy));
         warnings
     }
 

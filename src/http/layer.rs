@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Extensions, HeaderMap, HeaderName};
+use http::{Extensions, HeaderMap, HeaderName, Method};
+use smallvec::SmallVec;
 use tower_layer::Layer;
 
 use super::gated::{Gate, Gated, Passage};
+use super::mount::Mount;
 use super::peer::{self, Peer};
 use crate::client_ip::ClientIp;
-use crate::guard::{self, KeyGuard};
+use crate::guard::{self, Grant, GuardId, KeyGuard};
 use crate::ip_limit::IpLimit;
 
 /// Puts services behind a guard: [`KeyGuard::decide`] on every request.
@@ -18,21 +20,34 @@ use crate::ip_limit::IpLimit;
 pub struct KeyGuardLayer {
     guard: KeyGuard,
     peer: Peer,
+    mount: Mount,
 }
 
 impl KeyGuardLayer {
     /// A layer that finds the address of the peer among the extensions of a request, as a
-    /// [`ClientIp`] or a [`SocketAddr`](std::net::SocketAddr). A request without either is refused
-    /// with status 500, and [`Stats::warnings`](crate::Stats::warnings) says so.
+    /// [`ClientIp`], a [`SocketAddr`](std::net::SocketAddr) or, with the feature `axum`, axum's
+    /// `ConnectInfo<SocketAddr>`. A request without any of them is refused with status 500, and
+    /// [`Stats::warnings`](crate::Stats::warnings) says so.
     pub fn new(guard: KeyGuard) -> Self {
         Self {
             guard,
             peer: Peer::default(),
+            mount: Mount::default(),
         }
     }
 
-    /// How the address of the peer is found among the extensions of a request. With axum:
-    /// `|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.into())`.
+    /// The path under which the services behind are mounted, such as `/api`, where a router in front
+    /// has taken it away from the requests. Default: none.
+    ///
+    /// With the feature `axum` the original path is found by itself, and goes before this one.
+    /// [`Stats::warnings`](crate::Stats::warnings) names what the policy protects outside of the
+    /// prefixes of all layers of the guard: no request for it reaches them.
+    pub fn prefix(mut self, path: impl AsRef<str>) -> Self {
+        self.mount = Mount::at(path.as_ref());
+        self
+    }
+
+    /// How the address of the peer is found among the extensions of a request.
     pub fn peer(
         mut self,
         find: impl Fn(&Extensions) -> Option<ClientIp> + Send + Sync + 'static,
@@ -46,6 +61,7 @@ impl KeyGuardLayer {
         Self {
             guard: self.guard.clone(),
             peer: Peer::Known(peer.into()),
+            mount: self.mount.clone(),
         }
     }
 }
@@ -59,19 +75,67 @@ impl Gate for KeyGuardLayer {
         let Some(peer) = self.peer.of(&head.extensions) else {
             return Err(Box::new(peer::unknown(&self.guard)));
         };
-        let asked =
-            guard::Request::new(&head.headers, peer, head.uri.path()).method(head.method.as_str());
+        let path = self.mount.path(head);
+        let earlier = head.extensions.get::<Decisions>();
+        let earlier = earlier.and_then(|made| made.find(&self.guard, &head.method, &path));
+        if let Some(grant) = earlier {
+            head.extensions.insert(grant);
+            return Ok(None);
+        }
+        let asked = guard::Request::new(&head.headers, peer, &path).method(head.method.as_str());
         let grant = self.guard.decide_async(asked).await;
         let grant = Arc::new(grant.map_err(|denial| Box::new(denial.response()))?);
+        let decision = Decision {
+            guard: self.guard.inner.id(),
+            method: head.method.clone(),
+            path: path.as_bytes().into(),
+            grant: Arc::clone(&grant),
+        };
         remove_identity(&mut head.headers);
+        let decisions: &mut Decisions = head.extensions.get_or_insert_default();
+        decisions.0.push(decision);
         head.extensions.insert(Arc::clone(&grant));
         Ok(Some(grant))
     }
 }
 
-/// Takes away what only a proxy of ours says.
+/// What the layers around a service have decided about one request. It is among the extensions,
+/// which no client can reach.
+#[derive(Clone, Default)]
+struct Decisions(SmallVec<[Decision; 1]>);
+
+#[derive(Clone)]
+struct Decision {
+    guard: GuardId,
+    method: Method,
+    path: SmallVec<[u8; 40]>,
+    grant: Arc<Grant>,
+}
+
+impl Decisions {
+    /// The grant of this guard for the same method and path: a request that was rewritten on its way
+    /// is another one.
+    fn find(&self, guard: &KeyGuard, method: &Method, path: &str) -> Option<Arc<Grant>> {
+        let is_the_same = |made: &&Decision| {
+            made.guard == guard.inner.id()
+                && made.method == method
+                && *made.path == *path.as_bytes()
+        };
+        let decision = self.0.iter().find(is_the_same)?;
+        Some(Arc::clone(&decision.grant))
+    }
+}
+
+/// Takes away what only a proxy of ours says. To some servers behind, `_` is `-` (CGI, WSGI).
 fn remove_identity(headers: &mut HeaderMap) {
-    let is_ours = |name: &&HeaderName| name.as_str().starts_with("x-keyguard-");
+    const OURS: &[u8] = b"x-keyguard-";
+    let is_ours = |name: &&HeaderName| {
+        let start = name.as_str().as_bytes().get(..OURS.len());
+        start.is_some_and(|start| {
+            let mut bytes = start.iter().zip(OURS);
+            bytes.all(|(byte, ours)| byte == ours || (*byte == b'_' && *ours == b'-'))
+        })
+    };
     while let Some(name) = headers.keys().find(is_ours).cloned() {
         headers.remove(name);
     }
@@ -81,6 +145,7 @@ impl<S> Layer<S> for KeyGuardLayer {
     type Service = Gated<S, Self>;
 
     fn layer(&self, service: S) -> Gated<S, Self> {
+        self.guard.inner.mounts().add(self.mount.prefix());
         let gate = self.clone();
         Gated { service, gate }
     }
@@ -90,13 +155,15 @@ impl<S> Layer<S> for KeyGuardLayer {
 /// sign-up.
 ///
 /// The address of the client that it decided for is then among the extensions of the request, as a
-/// [`ClientIp`]: with it a handler can [`KeyGuard::block`] who asks.
+/// [`ClientIp`]: with it a handler can [`KeyGuard::block`] who asks. What a client sent in fields that
+/// start with `X-KeyGuard-` is taken away.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct IpLimitLayer {
     guard: KeyGuard,
     limit: Arc<IpLimit>,
     peer: Peer,
+    mount: Mount,
 }
 
 impl IpLimitLayer {
@@ -106,7 +173,14 @@ impl IpLimitLayer {
             guard,
             limit: Arc::new(limit),
             peer: Peer::default(),
+            mount: Mount::default(),
         }
+    }
+
+    /// As [`KeyGuardLayer::prefix`]; locks of a path are kept by the whole of it.
+    pub fn prefix(mut self, path: impl AsRef<str>) -> Self {
+        self.mount = Mount::at(path.as_ref());
+        self
     }
 
     /// As [`KeyGuardLayer::peer`].
@@ -136,9 +210,11 @@ impl Gate for IpLimitLayer {
         let Some(peer) = self.peer.of(&head.extensions) else {
             return Err(Box::new(peer::unknown(&self.guard)));
         };
-        let asked = guard::Request::new(&head.headers, peer, head.uri.path());
+        let path = self.mount.path(head);
+        let asked = guard::Request::new(&head.headers, peer, &path);
         let client = self.guard.inner.check_ip(&self.limit, &asked).await;
         let client = client.map_err(|denial| Box::new(denial.response()))?;
+        remove_identity(&mut head.headers);
         head.extensions.insert(client);
         Ok(None)
     }

@@ -26,19 +26,30 @@
 //! What is protected is a matter of the guard's [`Policy`](crate::Policy). A request that is
 //! refused is answered with a problem document and does not reach the service. One that is admitted
 //! carries its [`Grant`](crate::Grant) in its extensions, as `Arc<Grant>`; what a client sent in
-//! fields that start with `X-KeyGuard-` is taken away, so that nobody can pose as a proxy of ours.
+//! fields that start with `X-KeyGuard-` is taken away, so that nobody can pose as a proxy of ours. A
+//! further layer of the same guard around the same request honours that grant, so that the request
+//! counts once.
+//!
+//! Paths are those that clients ask for. A router that is nested in another takes its prefix away
+//! from the path of a request before a layer within it sees it; with axum, enable the feature `axum`,
+//! which finds the original path (and the address of the peer) where axum notes it. Elsewhere say by
+//! [`KeyGuardLayer::prefix`] where the router is mounted.
+//!
 //! Status and latency are recorded once the head of the answer is there; the request counts as in
 //! flight until its body has been sent.
 
 mod admin;
+mod axum;
 mod body;
 mod gated;
 mod layer;
+mod mount;
 mod peer;
 mod problem;
 mod response;
 #[cfg(feature = "serve")]
 pub(crate) mod serve;
+mod static_file;
 
 pub use self::admin::AdminService;
 pub use self::body::AnswerBody;

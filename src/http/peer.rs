@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::{Extensions, StatusCode};
 
+use super::axum;
 use super::problem::Problem;
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
@@ -16,7 +17,8 @@ type Find = dyn Fn(&Extensions) -> Option<ClientIp> + Send + Sync;
 /// How the address of a peer is found.
 #[derive(Clone, Default)]
 pub(super) enum Peer {
-    /// As a [`ClientIp`] or a [`SocketAddr`] among the extensions of the request.
+    /// As a [`ClientIp`], a [`SocketAddr`] or axum's `ConnectInfo` among the extensions of the
+    /// request.
     #[default]
     Extension,
     Found(Arc<Find>),
@@ -26,10 +28,11 @@ pub(super) enum Peer {
 impl Peer {
     pub(super) fn of(&self, extensions: &Extensions) -> Option<ClientIp> {
         match self {
-            Self::Extension => extensions.get::<ClientIp>().copied().or_else(|| {
-                let address = extensions.get::<SocketAddr>();
-                address.map(|address| ClientIp::from(*address))
-            }),
+            Self::Extension => extensions
+                .get::<ClientIp>()
+                .copied()
+                .or_else(|| Some((*extensions.get::<SocketAddr>()?).into()))
+                .or_else(|| axum::peer(extensions)),
             Self::Found(find) => find(extensions),
             Self::Known(ip) => Some(*ip),
         }
@@ -51,7 +54,8 @@ impl fmt::Debug for Peer {
 pub(super) fn unknown<B: From<String>>(guard: &KeyGuard) -> http::Response<B> {
     guard.inner.warn(
         "requests are refused, as the server does not say where they come from: give the layer a \
-         `peer` or a `peer_address`",
+         `peer` or a `peer_address`; with axum, enable the feature `axum` and serve the router by \
+         `into_make_service_with_connect_info`",
     );
     let detail = "The server does not know where the request comes from.";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "peer_unknown", detail).into_response()

@@ -34,6 +34,15 @@ impl Pattern {
         self.path.split('/').filter(|segment| !segment.is_empty())
     }
 
+    /// Whether it can match a path that begins with a prefix, as both are written.
+    #[cfg(feature = "http")]
+    pub(crate) fn may_match_below(&self, prefix: &str, ignore_case: bool) -> bool {
+        let below = prefix.split('/').filter(|segment| !segment.is_empty());
+        self.segments().zip(below).all(|(own, other)| {
+            own == WILDCARD || own == other || (ignore_case && own.eq_ignore_ascii_case(other))
+        })
+    }
+
     /// The methods it is for. One that is not known may be any, and servers answer `HEAD` as `GET`
     /// (RFC 9110 §9.3.2).
     pub(super) fn methods(&self) -> Methods {
@@ -245,6 +254,32 @@ mod tests {
             assert_eq!(serde_json::from_str::<Pattern>(&json).unwrap(), pattern);
         }
         assert!(serde_json::from_str::<Pattern>("\"api\"").is_err());
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn a_pattern_can_match_below_what_it_covers_and_what_leads_to_it() {
+        for (pattern, prefix, may) in [
+            ("/api", "", true),
+            ("/api", "/api", true),
+            ("/api", "/api/v1", true),
+            ("POST /api/v1", "/api", true),
+            ("/*/v1", "/api", true),
+            ("/*/v1", "/api/v2", false),
+            ("/api", "/apiary", false),
+            ("/api", "/API", false),
+            ("/data", "/api", false),
+            ("/", "/api", true),
+        ] {
+            let parsed: Pattern = pattern.parse().unwrap();
+            assert_eq!(
+                parsed.may_match_below(prefix, false),
+                may,
+                "{pattern} {prefix}"
+            );
+        }
+        let api: Pattern = "/api".parse().unwrap();
+        assert!(api.may_match_below("/API", true));
     }
 
     #[test]

@@ -92,7 +92,10 @@ fn host(authority: &Authority) -> Option<&str> {
     let host = authority.host();
     match authority.as_str().strip_prefix(host)? {
         "" => Some(host),
-        port => authority.port_u16().filter(|_| port.starts_with(':')).map(|_| host),
+        port => authority
+            .port_u16()
+            .filter(|_| port.starts_with(':'))
+            .map(|_| host),
     }
 }
 

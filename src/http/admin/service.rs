@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Extensions, Method, Request, Response, StatusCode};
+use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 
@@ -21,7 +21,7 @@ use crate::guard::KeyGuard;
 use crate::http::body::read_body;
 use crate::http::peer::{self, Peer};
 use crate::http::problem::Problem;
-use crate::http::response::json;
+use crate::http::static_file::StaticFile;
 
 /// The admin API: endpoints under `/admin`, their description at `/openapi.json`, and pages to read
 /// and try it at `/docs`.
@@ -50,7 +50,8 @@ pub(super) struct Shared {
     prefix: String,
     most_bytes: usize,
     endpoints: Vec<Endpoint>,
-    description: Bytes,
+    description: StaticFile,
+    pages: docs::Pages,
 }
 
 impl AdminService {
@@ -70,6 +71,8 @@ impl AdminService {
         let operations = endpoints.iter().map(|endpoint| &endpoint.operation);
         let description = openapi::describe(operations.chain(others));
         let description = description.to_string().into();
+        let content_type = HeaderValue::from_static("application/json");
+        let description = StaticFile::new(description, content_type);
         Self {
             shared: Arc::new(Shared {
                 guard,
@@ -78,6 +81,7 @@ impl AdminService {
                 most_bytes: Self::MOST_BYTES,
                 endpoints,
                 description,
+                pages: docs::Pages::default(),
             }),
             peer: Peer::default(),
         }
@@ -181,8 +185,10 @@ impl Shared {
         let path = path.strip_prefix(self.prefix.as_str()).unwrap_or_default();
         let is_get = matches!(parts.method, Method::GET | Method::HEAD);
         match path {
-            "/openapi.json" if is_get => Ok(json(StatusCode::OK, self.description.clone())),
-            _ if is_get && (path == "/docs" || path.starts_with("/docs/")) => docs::page(path),
+            "/openapi.json" if is_get => Ok(self.description.answer(&parts.headers)),
+            _ if is_get && (path == "/docs" || path.starts_with("/docs/")) => {
+                self.pages.answer(path, &parts.headers)
+            }
             _ if path == "/admin" || path.starts_with("/admin/") => {
                 let client = access::require_admin(&self.guard, parts, peer)?;
                 let (endpoint, id) = self.find(&parts.method, path)?;

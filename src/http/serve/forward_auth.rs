@@ -8,6 +8,10 @@
 //!
 //! All say by `X-Forwarded-For` or `Forwarded` who the client is. What is missing, is said twice or
 //! is said in two different ways is not guessed: the request is refused with 403.
+//!
+//! An admission carries five fields for the server behind the proxy, all of them always:
+//! `X-KeyGuard-Key-Id`, `X-KeyGuard-Org-Id`, `X-KeyGuard-Org`, `X-KeyGuard-Scopes` and
+//! `X-KeyGuard-Ip`. Without a key all but the last are empty.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -166,31 +170,35 @@ fn admitted(grant: Grant) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     let headers = response.headers_mut();
     set_fields(headers, grant.headers());
-    let scopes = grant.scopes().iter().map(|scope| scope.as_str());
-    let identity = [
-        (
-            "x-keyguard-key-id",
-            grant.key().map(|key| key.id.to_string()),
-        ),
-        (
-            "x-keyguard-org-id",
-            grant.org().map(|org| org.id.to_string()),
-        ),
-        ("x-keyguard-org", grant.org().map(|org| encoded(&org.name))),
-        (
-            "x-keyguard-scopes",
-            grant.key().map(|_| scopes.collect::<Vec<_>>().join(" ")),
-        ),
-        ("x-keyguard-ip", Some(grant.ip().to_string())),
-    ];
-    for (name, value) in identity {
-        if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
+    for (name, value) in identity(&grant) {
+        if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
     // How the server behind will answer is not known here.
     grant.finish(200);
     response
+}
+
+/// The identity of the client, for the server behind the proxy. Every field is there, empty where
+/// nothing is known: a proxy that copies it replaces what the client sent by its name.
+fn identity(grant: &Grant) -> [(&'static str, String); 5] {
+    let key = grant.key().map(|key| key.id.to_string());
+    let org = grant.org();
+    let scopes: Vec<&str> = grant.scopes().iter().map(|scope| scope.as_str()).collect();
+    [
+        ("x-keyguard-key-id", key.unwrap_or_default()),
+        (
+            "x-keyguard-org-id",
+            org.map(|org| org.id.to_string()).unwrap_or_default(),
+        ),
+        (
+            "x-keyguard-org",
+            org.map(|org| encoded(&org.name)).unwrap_or_default(),
+        ),
+        ("x-keyguard-scopes", scopes.join(" ")),
+        ("x-keyguard-ip", grant.ip().to_string()),
+    ]
 }
 
 /// Names may hold what header fields do not: everything but printable ASCII, and `%`, is written as

@@ -1,6 +1,7 @@
 //! From sockets to answers, and to an orderly end.
 
 use std::io::{self, Write};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::listen::{Listener, Place, Stream};
@@ -143,9 +145,13 @@ impl Connections {
 
     async fn serve(&self, stream: Stream, peer: ClientIp, watcher: Watcher) {
         match (stream, &self.acceptor) {
-            (Stream::Tcp(stream), None) => self.answer(stream, false, peer, watcher).await,
+            (Stream::Tcp(stream), None) => {
+                let stream = self.bounded(stream);
+                self.answer(stream, false, peer, watcher).await;
+            }
             (Stream::Tcp(stream), Some(acceptor)) => {
-                let handshake = tokio::time::timeout(self.patience, acceptor.accept(stream));
+                let accepted = acceptor.accept(self.bounded(stream));
+                let handshake = tokio::time::timeout(self.patience, accepted);
                 if let Ok(Ok(stream)) = handshake.await {
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     self.answer(stream, is_http2, peer, watcher).await;
@@ -153,8 +159,19 @@ impl Connections {
             }
             // Nobody listens in on a socket of this machine.
             #[cfg(unix)]
-            (Stream::Unix(stream), _) => self.answer(stream, false, peer, watcher).await,
+            (Stream::Unix(stream), _) => {
+                let stream = self.bounded(stream);
+                self.answer(stream, false, peer, watcher).await;
+            }
         }
+    }
+
+    /// A stream that fails once its client has read nothing for too long while there was something
+    /// to read.
+    fn bounded<S: AsyncRead + AsyncWrite>(&self, stream: S) -> Pin<Box<TimeoutStream<S>>> {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.patience));
+        Box::pin(stream)
     }
 
     /// The version is known, so that nobody waits for it.

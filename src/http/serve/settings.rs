@@ -22,7 +22,8 @@ pub(crate) struct Settings {
     /// The longest head of a request, in bytes.
     pub(crate) most_head_bytes: usize,
     pub(crate) most_body_bytes: usize,
-    /// How long a head may take, and a body, and a connection that is idle.
+    /// How long a head may take, and a body, and a connection that is idle, or whose client does not
+    /// read its answer.
     pub(crate) patience: Duration,
     /// How long connections may take to end once the server is to stop.
     pub(crate) grace: Duration,

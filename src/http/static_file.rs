@@ -1,0 +1,87 @@
+//! Answers that are the same for everybody, by reference to one copy, which clients may keep.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+/// A body that does not change while the program runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct StaticFile {
+    bytes: Bytes,
+    content_type: HeaderValue,
+    /// A hash of the bytes (RFC 9110 §8.8.3).
+    etag: HeaderValue,
+}
+
+impl StaticFile {
+    pub(super) fn new(bytes: Bytes, content_type: HeaderValue) -> Self {
+        let hash = blake3::hash(&bytes).to_hex();
+        // Quotes and hexadecimal digits are always valid.
+        let etag = HeaderValue::try_from(format!("\"{}\"", &hash[..32]));
+        Self {
+            bytes,
+            content_type,
+            etag: etag.unwrap_or(HeaderValue::from_static("\"\"")),
+        }
+    }
+
+    /// The file, or status 304 to a client that has it. Clients may keep it, and ask each time
+    /// whether it is still the same.
+    pub(super) fn answer(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
+        let mut response = match self.is_held(request) {
+            true => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                response
+            }
+            false => Response::new(Full::new(self.bytes.clone())),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, self.content_type.clone());
+        headers.insert(header::ETAG, self.etag.clone());
+        let revalidate = HeaderValue::from_static("no-cache");
+        headers.insert(header::CACHE_CONTROL, revalidate);
+        response
+    }
+
+    /// Whether `If-None-Match` names it (RFC 9110 §13.1.2).
+    fn is_held(&self, request: &HeaderMap) -> bool {
+        let fields = request.get_all(header::IF_NONE_MATCH).iter();
+        let mut tags = fields
+            .filter_map(|field| field.to_str().ok())
+            .flat_map(|field| field.split(','))
+            .map(|tag| tag.trim().trim_start_matches("W/"));
+        tags.any(|tag| tag == "*" || tag.as_bytes() == self.etag.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_has_it_is_told_so() {
+        let text = |text: &'static str| {
+            StaticFile::new(text.into(), HeaderValue::from_static("text/plain"))
+        };
+        let file = text("text");
+        let answer = |held: Option<&str>| {
+            let mut request = HeaderMap::new();
+            if let Some(held) = held {
+                request.insert(header::IF_NONE_MATCH, held.parse().unwrap());
+            }
+            file.answer(&request)
+        };
+        let whole = answer(None);
+        let etag = whole.headers()[header::ETAG].to_str().unwrap().to_owned();
+        for held in [&etag, "*", &format!("W/{etag}"), &format!("\"x\", {etag}")] {
+            let answer = answer(Some(held));
+            assert_eq!(answer.status(), StatusCode::NOT_MODIFIED, "{held}");
+            assert_eq!(answer.headers()[header::ETAG], *etag);
+        }
+        for other in ["\"x\"", etag.trim_matches('"'), ""] {
+            assert_eq!(answer(Some(other)).status(), StatusCode::OK, "{other}");
+        }
+        assert_ne!(text("other").etag, file.etag);
+    }
+}

@@ -1,0 +1,117 @@
+//! The layers in routers of axum, which note the original path and the peer (feature `axum`).
+
+#![cfg(test)]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Extension;
+use axum::routing::get;
+use axum::{Router, serve};
+use common::server::{Answer, get as ask};
+use common::{Home, key, key_limited_to};
+use keyguard::http::{IpLimitLayer, KeyGuardLayer};
+use keyguard::{Grant, IpLimit, KeyGuard, ListUsage, LockScope, LockTime, Policy, Refuses};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+struct Served {
+    address: String,
+    _runtime: Runtime,
+}
+
+impl Served {
+    fn new(app: Router) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
+        runtime.spawn(async move { serve(listener, app).await });
+        Self {
+            address,
+            _runtime: runtime,
+        }
+    }
+
+    fn get(&self, target: &str, key: Option<&str>) -> Answer {
+        let fields = key.map(|key| ("X-API-Key", key));
+        ask(&self.address, target, fields.as_slice())
+    }
+}
+
+/// Which key asked.
+async fn who(Extension(grant): Extension<Arc<Grant>>) -> String {
+    format!("{:?}", grant.key().map(|key| key.id.0))
+}
+
+fn protecting(home: &Home, path: &str) -> KeyGuard {
+    let policy = Policy::new().protect(path.parse().unwrap());
+    home.open_with(home.config().policy(policy))
+}
+
+#[test]
+fn a_layer_in_a_nested_router_decides_by_the_path_that_was_asked_for() {
+    let home = Home::new();
+    let kg = protecting(&home, "/api");
+    let good = key(&kg);
+    let layer = KeyGuardLayer::new(kg.clone());
+    let data = || Router::new().route("/data", get(who));
+    let app = Router::new()
+        .nest("/api", data().layer(layer.clone()))
+        .nest(
+            "/api/v1",
+            Router::new().nest("/deep", data().layer(layer.clone())),
+        )
+        .nest("/web", data().layer(layer.clone()))
+        .nest_service("/api/service", data().layer(layer));
+    let served = Served::new(app);
+    for target in ["/api/data", "/api/v1/deep/data", "/api/service/data"] {
+        assert_eq!(served.get(target, None).status, 401, "{target}");
+        let admitted = served.get(target, Some(good.raw_key.expose()));
+        assert_eq!(admitted.body, format!("Some({})", good.key.id), "{target}");
+    }
+    assert_eq!(served.get("/web/data", None).body, "None");
+    let usage = kg.usage(ListUsage::default()).unwrap();
+    let paths: Vec<&str> = usage.iter().map(|usage| usage.path.as_str()).collect();
+    let expected = ["/api/data", "/api/v1/deep/data", "/api/service/data"];
+    assert_eq!(paths, expected);
+    assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
+}
+
+#[test]
+fn a_request_counts_once_however_many_layers_of_a_guard_it_passes() {
+    let home = Home::new();
+    let kg = protecting(&home, "/api");
+    let good = key_limited_to(&kg, 2);
+    let layer = KeyGuardLayer::new(kg.clone());
+    let inner = Router::new().route("/data", get(who)).layer(layer.clone());
+    let served = Served::new(Router::new().nest("/api", inner).layer(layer));
+    for left in ["1", "0"] {
+        let admitted = served.get("/api/data", Some(good.raw_key.expose()));
+        assert_eq!(admitted.status, 200);
+        assert_eq!(admitted.field("x-ratelimit-remaining"), left);
+        assert_eq!(admitted.body, format!("Some({})", good.key.id));
+    }
+    let limited = served.get("/api/data", Some(good.raw_key.expose()));
+    assert_eq!(limited.status, 429);
+    assert_eq!(kg.stats().unwrap().requests, 3);
+}
+
+#[test]
+fn an_address_is_locked_out_of_the_path_that_was_asked_for() {
+    let home = Home::new();
+    let kg = home.open();
+    let hour: LockTime = "1 hour".parse().unwrap();
+    let limit = IpLimit::new("login", 1, Duration::from_secs(60)).unwrap();
+    let limit = limit.lockout(hour).scope(LockScope::Path);
+    let layer = IpLimitLayer::new(kg.clone(), limit);
+    let inner = Router::new().route("/login", get(|| async { "welcome" }));
+    let served = Served::new(Router::new().nest("/auth", inner.layer(layer)));
+    for status in [200, 429, 403] {
+        assert_eq!(served.get("/auth/login", None).status, status);
+    }
+    assert_eq!(kg.locks()[0].refuses, Refuses::Path("/auth/login".into()));
+}
