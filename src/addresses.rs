@@ -7,13 +7,14 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::client_ip::ClientIp;
+use crate::client_ip::{ClientIp, well_known};
 use crate::policy::InvalidInput;
 
 /// A set of addresses: single ones, networks in CIDR notation, and `local` for
 /// [`ClientIp::LOCAL`].
 ///
-/// An IPv4-mapped IPv6 address is the IPv4 address it maps; `::/0` holds no IPv4 address.
+/// An IPv6 address that stands for an IPv4 one, as [`ClientIp`] says, is that one; `::/0` holds no
+/// IPv4 address.
 ///
 /// ```
 /// use keyguard::Addresses;
@@ -105,10 +106,12 @@ fn net(field: &'static str, text: &str) -> Result<IpNet, InvalidInput> {
     Ok(canonical(net))
 }
 
-/// An IPv4-mapped network as the IPv4 network it maps.
+/// A network of IPv6 addresses that stand for IPv4 ones as the IPv4 network.
 fn canonical(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
-    match (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96)) {
+    let ip = v6.addr();
+    let inside = ip.to_ipv4_mapped().or_else(|| well_known(ip));
+    match (inside, v6.prefix_len().checked_sub(96)) {
         (Some(ip), Some(len)) => IpNet::new(ip.into(), len).unwrap_or(net),
         _ => net,
     }
@@ -182,6 +185,10 @@ mod tests {
             ("10.0.0.0/8", "10.255.255.255"),
             ("10.0.0.0/8", "::ffff:10.1.2.3"),
             ("::ffff:10.0.0.0/104", "10.1.2.3"),
+            ("10.0.0.0/8", "64:ff9b::10.1.2.3"),
+            ("64:ff9b::10.0.0.0/104", "10.1.2.3"),
+            ("64:ff9b::10.1.2.3", "10.1.2.3"),
+            ("64:ff9b::/96", "192.0.2.7"),
             ("192.0.2.7", "192.0.2.7"),
             ("0.0.0.0/0", "255.255.255.255"),
             ("2001:db8::/32", "2001:db8:ffff::1"),

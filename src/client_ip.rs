@@ -1,14 +1,15 @@
 //! Who is asking: the network address a decision is made for.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The address of a client: an IP address, or [`ClientIp::LOCAL`] for a Unix socket.
 ///
-/// An IPv4-mapped IPv6 address is the IPv4 address it maps, so that one client has one address.
+/// An IPv6 address that stands for an IPv4 address is that address, so that one client has one: an
+/// IPv4-mapped one, and one under the well-known prefix of translators, `64:ff9b::/96` (RFC 6052).
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 ///
 /// let mapped: ClientIp = "::ffff:192.0.2.7".parse().unwrap();
 /// assert_eq!(mapped, ClientIp::from(IpAddr::from([192, 0, 2, 7])));
+/// assert_eq!("64:ff9b::192.0.2.7".parse(), Ok(mapped));
 /// assert_eq!("local".parse(), Ok(ClientIp::LOCAL));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,8 +35,24 @@ impl ClientIp {
 
 impl From<IpAddr> for ClientIp {
     fn from(ip: IpAddr) -> Self {
-        Self(Some(ip.to_canonical()))
+        Self(Some(match ip.to_canonical() {
+            IpAddr::V6(v6) => well_known(v6).and_then(embedded).map_or(ip, IpAddr::V4),
+            v4 => v4,
+        }))
     }
+}
+
+/// The IPv4 address under the well-known prefix of translators.
+pub(crate) fn well_known(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(Ipv4Addr::from_bits(ip.to_bits() as u32)),
+        _ => None,
+    }
+}
+
+/// An IPv4 address that a translator can have written: of a client on a network.
+pub(crate) fn embedded(ip: Ipv4Addr) -> Option<Ipv4Addr> {
+    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
 }
 
 impl From<SocketAddr> for ClientIp {

@@ -1,99 +1,113 @@
-//! For which client a trusted proxy asks.
+//! The client that a trusted proxy speaks for.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
 
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
+use crate::nat64::Nat64Prefixes;
+use crate::policy::{self, InvalidInput};
 
 /// More hops than this are not read.
 const MOST_HOPS: usize = 32;
 
-/// Who asks, of a request that came through proxies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Client {
-    pub(crate) ip: ClientIp,
-    /// Both header fields are there and name different clients.
-    pub(crate) is_disputed: bool,
+/// Fields by which proxies name the client, in the order of how common they are.
+pub(crate) const KNOWN_FIELDS: [&str; 5] = [
+    "x-forwarded-for",
+    "forwarded",
+    "x-real-ip",
+    "cf-connecting-ip",
+    "true-client-ip",
+];
+
+/// The one header field by which trusted proxies name the client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ClientIpHeader {
+    /// `X-Forwarded-For`: a list, to which each proxy adds its peer.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239): a list of that kind.
+    Forwarded,
+    /// Any other, which holds one address. In lower case.
+    Single(Box<str>),
 }
 
-/// The client that a proxy at `peer` speaks for, by the values of `X-Forwarded-For` and of
-/// `Forwarded` (RFC 7239).
+impl ClientIpHeader {
+    /// In lower case.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+            Self::Single(name) => name,
+        }
+    }
+}
+
+impl FromStr for ClientIpHeader {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = policy::field_name("client_ip_header", text)?.to_ascii_lowercase();
+        Ok(match name.as_str() {
+            "x-forwarded-for" => Self::XForwardedFor,
+            "forwarded" => Self::Forwarded,
+            _ => Self::Single(name.into()),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientIpHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The header field is there and does not name a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnreadableClient;
+
+/// The client that a trusted proxy names, by the values of `header`; `None` where the field is
+/// absent.
 ///
 /// Hops are read from the right, those nearest to us first. Trusted ones are passed over and the
 /// first that is not is the client; if all are trusted, the leftmost is. What is not an address
-/// before that, or a chain that is too long, names nobody: the peer stands for itself, and nothing
-/// further left is looked at. Where both fields name different clients the peer stands for itself
-/// too: a proxy that sets one of them hands the other on as a client wrote it.
+/// before that, a list that is too long, or a field for one address that is there twice, is
+/// unreadable; nothing further left is looked at.
 pub(crate) fn client<'a>(
-    peer: ClientIp,
     trusted: &Addresses,
-    x_forwarded_for: impl Iterator<Item = &'a [u8]>,
-    forwarded: impl Iterator<Item = &'a [u8]>,
-) -> Client {
-    let undisputed = |ip| Client {
-        ip,
-        is_disputed: false,
-    };
-    if !trusted.contains(peer) {
-        return undisputed(peer);
-    }
-    let by_list = named(trusted, x_forwarded_for, list_hops);
-    let by_rfc = named(trusted, forwarded, rfc_hops);
-    match (by_list, by_rfc) {
-        (Named::Absent, Named::Absent) => undisputed(peer),
-        (named, Named::Absent) | (Named::Absent, named) => {
-            undisputed(named.client().unwrap_or(peer))
-        }
-        (one, other) if one == other => undisputed(one.client().unwrap_or(peer)),
-        _ => Client {
-            ip: peer,
-            is_disputed: true,
-        },
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Named {
-    Absent,
-    Nobody,
-    Client(ClientIp),
-}
-
-impl Named {
-    fn client(self) -> Option<ClientIp> {
-        match self {
-            Self::Client(ip) => Some(ip),
-            Self::Absent | Self::Nobody => None,
-        }
-    }
-}
-
-/// The client that the lines of one field name. Lines are one list, in their order.
-fn named<'a>(
-    trusted: &Addresses,
+    nat64: &Nat64Prefixes,
+    header: &ClientIpHeader,
     lines: impl Iterator<Item = &'a [u8]>,
-    hops: impl Fn(&'a [u8], &mut Hops),
-) -> Named {
-    let mut all = Hops::default();
-    let mut is_absent = true;
+) -> Result<Option<ClientIp>, UnreadableClient> {
+    let mut hops = Hops::default();
+    let mut count = 0;
     for line in lines {
-        is_absent = false;
-        hops(line, &mut all);
+        count += 1;
+        match header {
+            ClientIpHeader::XForwardedFor => list_hops(line, &mut hops),
+            ClientIpHeader::Forwarded => rfc_hops(line, &mut hops),
+            ClientIpHeader::Single(_) => hops.push(address(line.trim_ascii())),
+        }
     }
-    if is_absent {
-        return Named::Absent;
+    match header {
+        _ if count == 0 => return Ok(None),
+        ClientIpHeader::Single(_) if count > 1 => return Err(UnreadableClient),
+        _ => {}
     }
     let mut leftmost = None;
-    for hop in all.nearest_first() {
-        match hop {
-            None => return Named::Nobody,
-            Some(ip) if trusted.contains(ip) => leftmost = Some(ip),
-            Some(ip) => return Named::Client(ip),
+    for hop in hops.nearest_first() {
+        let ip = nat64.canonical(hop.ok_or(UnreadableClient)?);
+        leftmost = Some(ip);
+        if !trusted.contains(ip) {
+            return Ok(leftmost);
         }
     }
     match leftmost {
-        Some(ip) if all.count <= MOST_HOPS => Named::Client(ip),
-        _ => Named::Nobody,
+        Some(ip) if hops.count <= MOST_HOPS => Ok(Some(ip)),
+        _ => Err(UnreadableClient),
     }
 }
 
@@ -123,8 +137,12 @@ fn list_hops(line: &[u8], hops: &mut Hops) {
     }
 }
 
-/// `for=192.0.2.7;proto=https, for="[2001:db8::1]:443"`
+/// `for=192.0.2.7;proto=https, for="[2001:db8::1]:443"`. A line whose quotes do not match is one
+/// unreadable hop: where its elements end cannot be told.
 fn rfc_hops(line: &[u8], hops: &mut Hops) {
+    if has_open_quote(line) {
+        return hops.push(None);
+    }
     for element in split_unquoted(line, b',') {
         hops.push(for_of(element));
     }
@@ -134,14 +152,16 @@ fn rfc_hops(line: &[u8], hops: &mut Hops) {
 fn for_of(element: &[u8]) -> Option<ClientIp> {
     let mut found = None;
     for pair in split_unquoted(element, b';') {
-        let at = pair.iter().position(|byte| *byte == b'=');
-        let (name, value) = at.map_or((pair, None), |at| (&pair[..at], Some(&pair[at + 1..])));
+        let pair = pair.trim_ascii();
+        if pair.is_empty() {
+            continue;
+        }
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (&pair[..at], unquoted(pair[at + 1..].trim_ascii())?);
         if !name.trim_ascii().eq_ignore_ascii_case(b"for") {
             continue;
         }
-        let text = unquoted(value?.trim_ascii())?;
-        let ip = node(&text)?;
-        if found.replace(ip).is_some() {
+        if found.replace(node(&value)?).is_some() {
             return None;
         }
     }
@@ -154,27 +174,35 @@ fn node(text: &[u8]) -> Option<ClientIp> {
     if is_bare_ipv6 { None } else { address(text) }
 }
 
-/// The parts between separators that are not within a quoted string.
-fn split_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+/// Whether a byte is within a quoted string, asked of each in turn.
+fn quotes() -> impl FnMut(u8) -> bool {
     let (mut is_quoted, mut is_escaped) = (false, false);
-    text.split(move |&byte| {
-        if is_escaped {
-            is_escaped = false;
-            return false;
-        }
+    move |byte| {
         match byte {
+            _ if is_escaped => is_escaped = false,
             b'\\' if is_quoted => is_escaped = true,
             b'"' => is_quoted = !is_quoted,
             _ => {}
         }
-        byte == separator && !is_quoted
-    })
+        is_quoted
+    }
+}
+
+fn has_open_quote(text: &[u8]) -> bool {
+    let mut is_quoted = quotes();
+    text.iter().fold(false, |_, byte| is_quoted(*byte))
+}
+
+/// The parts between separators that are not within a quoted string.
+fn split_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut is_quoted = quotes();
+    text.split(move |&byte| !is_quoted(byte) && byte == separator)
 }
 
 /// A token as it is, or what a quoted string says (RFC 9110 §5.6.4).
 fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
     let Some(rest) = value.strip_prefix(b"\"") else {
-        return Some(value.to_vec());
+        return (!value.contains(&b'"')).then(|| value.to_vec());
     };
     let mut text = Vec::new();
     let mut bytes = rest.strip_suffix(b"\"")?.iter();
@@ -225,16 +253,20 @@ mod tests {
 
     use super::*;
 
-    const PEER: &str = "10.0.0.1";
+    /// What names no client.
+    const NOBODY: &str = "";
 
-    fn asked(peer: &str, lists: &[&str], rfc: &[&str]) -> Client {
+    fn read(header: &str, lines: &[&str]) -> Result<Option<String>, UnreadableClient> {
         let trusted: Addresses = "10.0.0.0/8,2001:db8:aaaa::/48,local".parse().unwrap();
-        client(
-            peer.parse().unwrap(),
-            &trusted,
-            lists.iter().map(|line| line.as_bytes()),
-            rfc.iter().map(|line| line.as_bytes()),
-        )
+        let nat64 = Nat64Prefixes::parse(["2001:db8:64::/96"]).unwrap();
+        let lines = lines.iter().map(|line| line.as_bytes());
+        let found = client(&trusted, &nat64, &header.parse().unwrap(), lines);
+        found.map(|ip| ip.map(|ip| ip.to_string()))
+    }
+
+    /// The client that is named; nothing for an unreadable one.
+    fn named(header: &str, lines: &[&str]) -> String {
+        read(header, lines).map_or_else(|_| String::new(), Option::unwrap)
     }
 
     #[test]
@@ -258,27 +290,24 @@ mod tests {
             // All are trusted.
             (&["10.9.9.9, 10.0.0.9"], "10.9.9.9"),
             // Not leftward past what is no address.
-            (&["192.0.2.7, unknown"], PEER),
-            (&["192.0.2.7, _hidden"], PEER),
-            (&["192.0.2.7, , 10.0.0.9"], PEER),
-            (&["192.0.2.7,"], PEER),
-            (&["192.0.2.7, 10.0.0.256"], PEER),
-            (&["192.0.2.7, localhost"], PEER),
-            (&["192.0.2.7 10.0.0.9"], PEER),
-            (&["192.0.2.7:99999"], PEER),
-            (&["192.0.2.7:"], PEER),
-            (&["[2001:db8::1"], PEER),
-            (&["2001:db8::1]:443"], PEER),
-            (&["010.0.2.7"], PEER),
-            (&["fe80::1%eth0"], PEER),
-            (&["192.0.2.7;x"], PEER),
-            (&["\u{ff11}92.0.2.7"], PEER),
-            (&[""], PEER),
-            (&[], PEER),
+            (&["192.0.2.7, unknown"], NOBODY),
+            (&["192.0.2.7, _hidden"], NOBODY),
+            (&["192.0.2.7, , 10.0.0.9"], NOBODY),
+            (&["192.0.2.7,"], NOBODY),
+            (&["192.0.2.7, 10.0.0.256"], NOBODY),
+            (&["192.0.2.7, localhost"], NOBODY),
+            (&["192.0.2.7 10.0.0.9"], NOBODY),
+            (&["192.0.2.7:99999"], NOBODY),
+            (&["192.0.2.7:"], NOBODY),
+            (&["[2001:db8::1"], NOBODY),
+            (&["2001:db8::1]:443"], NOBODY),
+            (&["010.0.2.7"], NOBODY),
+            (&["fe80::1%eth0"], NOBODY),
+            (&["192.0.2.7;x"], NOBODY),
+            (&["\u{ff11}92.0.2.7"], NOBODY),
+            (&[""], NOBODY),
         ] {
-            let found = asked(PEER, lines, &[]);
-            assert_eq!(found.ip.to_string(), expected, "{lines:?}");
-            assert!(!found.is_disputed);
+            assert_eq!(named("X-Forwarded-For", lines), expected, "{lines:?}");
         }
     }
 
@@ -300,62 +329,102 @@ mod tests {
                 &[r#"for=192.0.2.7, host="a\",for=8.8.8.8";for=10.0.0.9"#],
                 "192.0.2.7",
             ),
-            (&["for=2001:db8::1"], PEER),
-            (&["for=unknown"], PEER),
-            (&["for=_gazonk"], PEER),
-            (&["for=192.0.2.7, proto=http"], PEER),
-            (&["for=192.0.2.7;for=192.0.2.8"], PEER),
-            (&[r#"for="192.0.2.7"#], PEER),
-            (&["for"], PEER),
-            (&["for="], PEER),
+            (&["for=2001:db8::1"], NOBODY),
+            (&["for=unknown"], NOBODY),
+            (&["for=_gazonk"], NOBODY),
+            (&["for=192.0.2.7, proto=http"], NOBODY),
+            (&["for=192.0.2.7;for=192.0.2.8"], NOBODY),
+            (&[r#"for="192.0.2.7"#], NOBODY),
+            (&["for"], NOBODY),
+            (&["for="], NOBODY),
         ] {
-            let found = asked(PEER, &[], lines);
-            assert_eq!(found.ip.to_string(), expected, "{lines:?}");
+            assert_eq!(named("Forwarded", lines), expected, "{lines:?}");
+        }
+    }
+
+    /// Once, the rest of a line behind an open quote was taken for a part of its last value.
+    #[test]
+    fn an_open_quote_hides_nothing_that_a_proxy_adds() {
+        for forged in [
+            r#"for=8.8.8.8;x=""#,
+            r#"for=8.8.8.8;x="\"#,
+            r#"for=8.8.8.8;x="\""#,
+            r#"for=8.8.8.8;""#,
+            r#"for="8.8.8.8"#,
+        ] {
+            for added in [
+                "for=192.0.2.7",
+                r#"for="[2001:db8::1]:443""#,
+                r#"for=192.0.2.7;x="\"""#,
+            ] {
+                let line = format!("{forged}, {added}");
+                assert_eq!(named("forwarded", &[&line]), NOBODY, "{line}");
+            }
+            assert_eq!(named("forwarded", &[forged, "for=192.0.2.7"]), "192.0.2.7");
         }
     }
 
     #[test]
-    fn fields_that_name_different_clients_name_nobody() {
-        let found = asked(PEER, &["192.0.2.7"], &["for=192.0.2.8"]);
-        assert_eq!(
-            (found.ip.to_string().as_str(), found.is_disputed),
-            (PEER, true)
-        );
-        let found = asked(PEER, &["192.0.2.7"], &["for=_x"]);
-        assert!(found.is_disputed);
-        let found = asked(PEER, &["192.0.2.7"], &["for=192.0.2.7, for=10.0.0.3"]);
-        assert_eq!(found.ip.to_string(), "192.0.2.7");
+    fn any_other_field_holds_one_address() {
+        for (lines, expected) in [
+            (&["192.0.2.7"][..], "192.0.2.7"),
+            (&[" 2001:db8::1 "], "2001:db8::1"),
+            (&["10.0.0.9"], "10.0.0.9"),
+            (&["192.0.2.7, 10.0.0.9"], NOBODY),
+            (&["192.0.2.7", "192.0.2.7"], NOBODY),
+            (&["for=192.0.2.7"], NOBODY),
+            (&[""], NOBODY),
+        ] {
+            assert_eq!(named("CF-Connecting-IP", lines), expected, "{lines:?}");
+        }
     }
 
     #[test]
-    fn who_is_not_trusted_is_not_believed() {
-        for peer in ["192.0.2.1", "2001:db8::1"] {
-            let found = asked(peer, &["203.0.113.9"], &["for=203.0.113.9"]);
-            assert_eq!(found.ip.to_string(), peer);
+    fn an_absent_field_names_nobody_and_is_not_unreadable() {
+        for header in KNOWN_FIELDS {
+            assert_eq!(read(header, &[]), Ok(None));
         }
-        assert_eq!(
-            asked("local", &["192.0.2.7"], &[]).ip.to_string(),
-            "192.0.2.7"
-        );
+        assert!("x forwarded".parse::<ClientIpHeader>().is_err());
+        assert!("".parse::<ClientIpHeader>().is_err());
+    }
+
+    #[test]
+    fn a_translated_hop_is_the_ipv4_address_inside() {
+        for (hops, expected) in [
+            ("64:ff9b::192.0.2.7", "192.0.2.7"),
+            ("2001:db8:64::192.0.2.7", "192.0.2.7"),
+            ("192.0.2.7, 2001:db8:64::10.0.0.9", "192.0.2.7"),
+        ] {
+            assert_eq!(named("x-forwarded-for", &[hops]), expected);
+        }
     }
 
     #[test]
     fn only_so_many_hops_are_read() {
         let chain = |hops: usize| format!("192.0.2.7{}", ", 10.0.0.9".repeat(hops));
-        assert_eq!(asked(PEER, &[&chain(31)], &[]).ip.to_string(), "192.0.2.7");
-        assert_eq!(asked(PEER, &[&chain(32)], &[]).ip.to_string(), PEER);
-        let trusted = vec!["10.0.0.9"; 33].join(",");
-        assert_eq!(asked(PEER, &[&trusted], &[]).ip.to_string(), PEER);
+        let named = |line: &str| named("x-forwarded-for", &[line]);
+        assert_eq!(named(&chain(31)), "192.0.2.7");
+        assert_eq!(named(&chain(32)), NOBODY);
+        assert_eq!(named(&vec!["10.0.0.9"; 33].join(",")), NOBODY);
     }
 
     proptest! {
+        /// What a proxy adds at the end of a line is believed, whatever a client wrote before it.
         #[test]
-        fn no_bytes_are_believed_of_a_stranger(lines: Vec<Vec<u8>>, trusted: bool) {
-            let peer: ClientIp = if trusted { PEER } else { "192.0.2.1" }.parse().unwrap();
+        fn the_last_hop_is_the_client_or_nobody_is(client in ".{0,30}", field in 0..2_usize) {
+            let added = ["192.0.2.7", "for=192.0.2.7"][field];
+            let line = format!("{client}, {added}");
+            let found = named(KNOWN_FIELDS[field], &[&line]);
+            prop_assert!(found == "192.0.2.7" || (field == 1 && found == NOBODY), "{line}: {found}");
+        }
+
+        #[test]
+        fn no_bytes_panic(lines: Vec<Vec<u8>>) {
             let proxies: Addresses = "10.0.0.0/8".parse().unwrap();
-            let values = || lines.iter().map(Vec::as_slice);
-            let found = client(peer, &proxies, values(), values());
-            prop_assert!(trusted || found.ip == peer);
+            for header in KNOWN_FIELDS {
+                let lines = lines.iter().map(Vec::as_slice);
+                let _ = client(&proxies, &Nat64Prefixes::default(), &header.parse().unwrap(), lines);
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::guard::{Config, KeyGuard};
 use crate::key;
 use crate::limit::Limit;
 use crate::lock_time::LockTime;
+use crate::nat64::Nat64Prefixes;
 use crate::record::Method;
 use crate::store::codec::block::{BlockReader, BlockWriter};
 use crate::store::codec::{self, Record};
@@ -186,14 +187,15 @@ pub fn policy(data: &[u8]) {
     }
 }
 
-/// Lines of forwarding headers, of a stranger and of a trusted proxy.
+/// Lines of the header by which a trusted proxy names the client.
 pub fn forwarded(data: &[u8]) {
     let proxies: Addresses = "10.0.0.0/8".parse().expect("a network");
-    let stranger: ClientIp = "192.0.2.1".parse().expect("an address");
-    let lines = || data.split(|byte| *byte == b'\n');
-    let client = |peer| forwarded::client(peer, &proxies, lines(), lines());
-    assert_eq!(client(stranger).ip, stranger);
-    client("10.0.0.1".parse().expect("an address"));
+    for header in forwarded::KNOWN_FIELDS {
+        let lines = data.split(|byte| *byte == b'\n');
+        let header = header.parse().expect("a field");
+        let client = forwarded::client(&proxies, &Nat64Prefixes::default(), &header, lines);
+        assert!(data.is_empty() || client != Ok(None));
+    }
 }
 
 /// What a stranger could send to the socket: answered or cut off, whatever it is.

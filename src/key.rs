@@ -204,6 +204,17 @@ impl fmt::Debug for KeyHasher {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_prefix_that_is_read_has_been_parsed() {
+        let json = serde_json::to_string(&KeyPrefix::default()).unwrap();
+        let read: Result<KeyPrefix, _> = serde_json::from_str(&json);
+        assert_eq!(read.unwrap(), KeyPrefix::default());
+        for text in ["", "acme", "_", "a b_"] {
+            let json = serde_json::to_string(text).unwrap();
+            assert!(serde_json::from_str::<KeyPrefix>(&json).is_err(), "{text}");
+        }
+    }
+
     fn key() -> PlainKey {
         PlainKey::generate(&KeyPrefix::default()).unwrap()
     }

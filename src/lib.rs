@@ -53,6 +53,7 @@ mod limit;
 mod limiter;
 mod lock_time;
 mod lockout;
+mod nat64;
 mod network;
 mod path;
 mod policy;

@@ -269,11 +269,13 @@ pub enum Reason {
     IpDenied = 20,
     /// The key is not accepted from the address.
     IpNotAllowed = 21,
+    /// The header by which a trusted proxy names the client cannot be read.
+    InvalidClientIp = 22,
 }
 
 impl Reason {
     /// One more than the largest code.
-    pub(crate) const COUNT: usize = 22;
+    pub(crate) const COUNT: usize = 23;
 
     const ALL: [Self; Self::COUNT - 1] = [
         Self::MissingKey,
@@ -297,6 +299,7 @@ impl Reason {
         Self::TooManyConcurrent,
         Self::IpDenied,
         Self::IpNotAllowed,
+        Self::InvalidClientIp,
     ];
 
     /// A stable name, as totals and problem documents spell it.
@@ -323,6 +326,7 @@ impl Reason {
             Self::TooManyConcurrent => "too_many_concurrent",
             Self::IpDenied => "ip_denied",
             Self::IpNotAllowed => "ip_not_allowed",
+            Self::InvalidClientIp => "invalid_client_ip",
         }
     }
 

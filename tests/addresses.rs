@@ -22,12 +22,16 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// The address that a request is decided for, of a peer with these header fields.
+/// The address that a request is decided for, of a peer with these header fields, or why it is
+/// refused.
 fn client(kg: &KeyGuard, peer: &str, headers: &[(&str, &str)]) -> String {
     let peer: ClientIp = peer.parse().unwrap();
-    let ip = kg.check(headers, peer, "/open").unwrap().ip();
-    assert_eq!(kg.client_ip(headers, peer), ip);
-    ip.to_string()
+    let decided = kg.check(headers, peer, "/open").map(|grant| grant.ip());
+    assert_eq!(kg.client_ip(headers, peer), decided);
+    decided.map_or_else(
+        |d| format!("{} {}", d.status(), d.reason()),
+        |ip| ip.to_string(),
+    )
 }
 
 #[test]
@@ -65,11 +69,6 @@ fn a_trusted_proxy_names_the_client() {
             &[("X-Forwarded-For", "203.0.113.9")],
             "192.0.2.1",
         ),
-        (
-            "10.0.0.1",
-            &[("Forwarded", "for=203.0.113.9:80")],
-            "203.0.113.9",
-        ),
         // Lines are one list, in their order.
         (
             "10.0.0.1",
@@ -86,22 +85,157 @@ fn a_trusted_proxy_names_the_client() {
             "10.0.0.1",
         ),
         ("10.0.0.1", &[("X-Real-IP", "203.0.113.9")], "10.0.0.1"),
+        // Any other field is what a client wrote.
         (
             "10.0.0.1",
-            &[("X-Forwarded-For", "203.0.113.9, unknown")],
-            "10.0.0.1",
+            &[
+                ("Forwarded", "for=8.8.8.8"),
+                ("X-Forwarded-For", "203.0.113.9"),
+                ("CF-Connecting-IP", "8.8.8.8"),
+            ],
+            "203.0.113.9",
         ),
     ] {
         assert_eq!(client(&kg, peer, headers), expected, "{peer} {headers:?}");
     }
-    assert!(kg.stats().unwrap().warnings.is_empty());
-    let disputed = [
-        ("X-Forwarded-For", "203.0.113.9"),
-        ("Forwarded", "for=203.0.113.8"),
+    let unreadable = [("X-Forwarded-For", "203.0.113.9, unknown")];
+    assert_eq!(client(&kg, "192.0.2.1", &unreadable), "192.0.2.1");
+    assert_eq!(
+        client(&kg, "10.0.0.1", &unreadable),
+        "400 invalid_client_ip"
+    );
+}
+
+/// Once, a client became the proxy, which is never locked out, by a second field or an open quote.
+#[test]
+fn the_policy_names_the_one_field_that_is_believed() {
+    let home = Home::new();
+    let kg = home.open();
+    for (header, value, unreadable) in [
+        (
+            "forwarded",
+            "for=203.0.113.9",
+            "for=8.8.8.8;x=\", for=203.0.113.9",
+        ),
+        ("X-Real-IP", "203.0.113.9", "203.0.113.9, 8.8.8.8"),
+        ("cf-connecting-ip", "203.0.113.9", "unknown"),
+    ] {
+        let policy = format!(
+            "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]\nclient_ip_header = \"{header}\""
+        );
+        kg.set_policy(policy.parse().unwrap());
+        let asked = |headers: &[(&str, &str)]| client(&kg, "10.0.0.1", headers);
+        let forged = ("X-Forwarded-For", "8.8.8.8");
+        assert_eq!(asked(&[(header, value), forged]), "203.0.113.9");
+        assert_eq!(
+            asked(&[(header, unreadable), forged]),
+            "400 invalid_client_ip"
+        );
+        let warnings = kg.stats().unwrap().warnings.join("\n");
+        assert!(warnings.contains("does not name a client"), "{warnings}");
+        // A check of the proxy's health.
+        assert_eq!(asked(&[]), "10.0.0.1");
+        assert_eq!(asked(&[forged]), "10.0.0.1");
+        let warnings = kg.stats().unwrap().warnings.join("\n");
+        let line = r#"client_ip_header = "x-forwarded-for""#;
+        assert!(warnings.contains(line), "{warnings}");
+    }
+    let refused = kg.stats().unwrap().refused;
+    assert_eq!(refused, [(Reason::InvalidClientIp, 6)]);
+    let error = "client_ip_header = \"a b\"".parse::<keyguard::Policy>();
+    assert!(error.unwrap_err().to_string().contains("header field name"));
+}
+
+#[test]
+fn a_client_that_cannot_be_told_is_refused_by_every_question() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        "trusted_proxies = [\"10.0.0.1\"]\nexempt = [\"/open\"]",
+    );
+    let key = key(&kg);
+    let headers = [
+        ("X-API-Key", key.raw_key.expose()),
+        ("X-Forwarded-For", "nobody"),
     ];
-    assert_eq!(client(&kg, "10.0.0.1", &disputed), "10.0.0.1");
-    let Stats { warnings, .. } = kg.stats().unwrap();
-    assert!(warnings[0].contains("that it does not set"), "{warnings:?}");
+    let request = keyguard::Request::new(&headers, ip("10.0.0.1"), "/");
+    let reason = Some(Reason::InvalidClientIp);
+    assert_eq!(kg.decide(request).err().map(|d| d.reason()), reason);
+    assert_eq!(kg.dry_run(request).denial.map(|d| d.reason()), reason);
+    assert_eq!(client(&kg, "10.0.0.1", &headers), "400 invalid_client_ip");
+    assert!(kg.check(&headers, ip("10.0.0.2"), "/").is_ok());
+}
+
+#[test]
+fn a_translated_address_is_the_ipv4_address_inside() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        nat64_prefixes = ["2001:db8:64::/96", "2001:db8:100::/40"]
+        trusted_proxies = ["10.0.0.0/8"]
+        deny = ["198.51.100.0/24"]
+        [lockout]
+        threshold = 3
+        "#,
+    );
+    let key = keyguard::CreateKey {
+        allowed_ips: vec!["192.0.2.0/24".into(), "198.51.100.1".into()],
+        ..keyguard::CreateKey::new(&common::org(&kg, "acme").name, "bound")
+    };
+    let key = kg.create_key(key).unwrap();
+    let text = key.raw_key.expose();
+    let from = |peer: &str, key: &str| {
+        let peer: ClientIp = peer.parse().unwrap();
+        let granted = kg.check(&[("X-API-Key", key)], peer, "/");
+        granted
+            .map(|grant| grant.ip().to_string())
+            .map_err(|d| d.reason())
+    };
+    let written = [
+        "64:ff9b::192.0.2.7",
+        "2001:db8:64::192.0.2.7",
+        "2001:db8:1c0:2:7::",
+        "192.0.2.7",
+    ];
+    for peer in written {
+        assert_eq!(from(peer, text), Ok("192.0.2.7".into()), "{peer}");
+    }
+    for peer in ["64:ff9b::198.51.100.1", "2001:db8:64::198.51.100.1"] {
+        assert_eq!(from(peer, text), Err(Reason::IpDenied), "{peer}");
+    }
+    assert_eq!(
+        from("2001:db8:64::203.0.113.1", text),
+        Err(Reason::IpNotAllowed)
+    );
+    let forwarded = [
+        ("X-Forwarded-For", "2001:db8:64::192.0.2.9"),
+        ("X-API-Key", text),
+    ];
+    let grant = kg.check(
+        &forwarded,
+        "2001:db8:64::10.0.0.1".parse::<ClientIp>().unwrap(),
+        "/",
+    );
+    assert_eq!(grant.unwrap().ip().to_string(), "192.0.2.9");
+    // However it is written, it strikes and is locked out as one, and is alone in that.
+    for peer in written {
+        assert_eq!(from(peer, "nonsense"), Err(Reason::MalformedKey));
+    }
+    for peer in written {
+        assert_eq!(from(peer, text), Err(Reason::IpLocked), "{peer}");
+    }
+    assert!(from("2001:db8:64::192.0.2.8", text).is_ok());
+    kg.unblock("192.0.2.7".parse().unwrap(), None).unwrap();
+    // By hand too.
+    let peer: ClientIp = "2001:db8:64::192.0.2.7".parse().unwrap();
+    let lock = kg.block(
+        peer,
+        "/",
+        MINUTE.try_into().unwrap(),
+        keyguard::LockScope::Global,
+    );
+    assert_eq!(lock.unwrap().network.to_string(), "192.0.2.7");
 }
 
 #[test]
@@ -117,13 +251,12 @@ fn who_hides_behind_a_trusted_proxy_is_locked_out_alone() {
     };
     for _ in 0..101 {
         assert_eq!(from("203.0.113.9", "nonsense"), Err(Reason::MalformedKey));
-        assert_eq!(from("garbage", "nonsense"), Err(Reason::MalformedKey));
+        assert_eq!(from("garbage", "nonsense"), Err(Reason::InvalidClientIp));
     }
     let text = key.raw_key.expose();
     assert_eq!(from("203.0.113.9", text), Err(Reason::IpLocked));
     assert_eq!(from("203.0.113.10", text), Ok(()));
-    // The proxy itself collects nothing.
-    assert_eq!(from("garbage", text), Ok(()));
+    assert_eq!(from("garbage", text), Err(Reason::InvalidClientIp));
     let locks: Vec<String> = kg.locks().iter().map(|l| l.network.to_string()).collect();
     assert_eq!(locks, ["203.0.113.9"]);
 }

@@ -185,6 +185,36 @@ fn no_page_in_a_browser_gets_verdicts_by_a_name_of_its_own() {
     assert!(answer.body.contains("conflicting_hosts"), "{}", answer.body);
 }
 
+#[test]
+fn a_verdict_can_be_asked_for_a_client_behind_a_proxy() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 100);
+    let policy = "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]\nclient_ip_header = \"x-real-ip\"\n\
+        deny = [\"203.0.113.9\"]\n";
+    fs::write(dir.path().join("policy.toml"), policy).unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    let fields = [("Content-Type", "application/json")];
+    let ask = |client: &str| {
+        let body = format!(r#"{{"ip":"10.0.0.1","path":"/"{client}}}"#);
+        request(&server.address, "POST", "/v1/check", &fields, &body).body
+    };
+    for (client, part) in [
+        ("", r#""status":200"#),
+        (r#","client_ip_header":"203.0.113.8""#, r#""status":200"#),
+        (
+            r#","client_ip_header":"203.0.113.9""#,
+            r#""reason":"ip_denied""#,
+        ),
+        (
+            r#","client_ip_header":"nobody""#,
+            r#""reason":"invalid_client_ip""#,
+        ),
+    ] {
+        let verdict = ask(client);
+        assert!(verdict.contains(part), "{client}: {verdict}");
+    }
+}
+
 /// What `/auth` says to these fields.
 fn auth(server: &Server, method: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
     request(&server.address, method, target, fields, "")
@@ -265,12 +295,20 @@ fn every_proxy_is_understood() {
         vec![client, original, method, ("X-Forwarded-Method", "POST")],
         vec![client, method, ("X-Original-URI", "open")],
         vec![client, method, ("X-Original-URI", "http://elsewhere/open")],
-        vec![client, original, method, ("Forwarded", "for=203.0.113.8")],
+        // In a field that the policy does not name.
+        vec![original, method, ("Forwarded", "for=203.0.113.9")],
     ] {
         let answer = auth(&server, "GET", "/auth", &fields);
         assert_eq!(answer.status, 403, "{fields:?}");
         assert!(answer.body.contains("unclear_request"), "{}", answer.body);
     }
+    let unreadable = ("X-Forwarded-For", "unknown");
+    let answer = auth(&server, "GET", "/auth", &[unreadable, original, method]);
+    let meant = (answer.status, answer.field("x-keyguard-status"));
+    assert_eq!(meant, (403, "400"));
+    let forged = [client, original, method, ("Forwarded", "for=8.8.8.8")];
+    let answer = auth(&server, "GET", "/auth", &forged);
+    assert_eq!(answer.field("x-keyguard-ip"), "203.0.113.9");
     let both = [client, original, method];
     assert_eq!(auth(&server, "GET", "/auth", &both).status, 200);
     assert_eq!(auth(&server, "GET", "/auth/api", &both).status, 403);

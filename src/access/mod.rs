@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::addresses::Addresses;
+use crate::forwarded::ClientIpHeader;
 use crate::limit::{self, Limit};
 use crate::lock_time;
+use crate::nat64::Nat64Prefixes;
 use crate::policy::InvalidInput;
 
 pub use self::route::Route;
@@ -36,6 +38,7 @@ pub(crate) use self::route::RouteRules;
 ///     protect = ["/api"]                        # these paths and all below them
 ///     exempt = ["GET /api/health"]              # exactly these, without a key or a limit
 ///     trusted_proxies = ["10.0.0.0/8"]
+///     client_ip_header = "x-forwarded-for"      # the one that they set
 ///     deny = ["203.0.113.0/24"]
 ///     never_lock = ["192.0.2.0/24"]
 ///     key_limits = ["50/s"]                     # of every key, beside its own
@@ -73,6 +76,8 @@ pub struct Policy {
     pub(crate) routes: Vec<Route>,
     pub(crate) ignore_case: bool,
     pub(crate) trusted_proxies: Addresses,
+    pub(crate) client_ip_header: ClientIpHeader,
+    pub(crate) nat64_prefixes: Nat64Prefixes,
     pub(crate) allow: Addresses,
     pub(crate) deny: Addresses,
     pub(crate) never_lock: Addresses,
@@ -200,11 +205,45 @@ impl Policy {
         self
     }
 
-    /// Proxies whose `X-Forwarded-For` or `Forwarded` names the client. They never collect strikes
-    /// themselves. Default: none, the peer is the client.
+    /// Proxies that name the client in [`Policy::client_ip_header`]. Default: none, the peer is the
+    /// client.
+    ///
+    /// A field that cannot be read is refused with status 400. Where it is absent, the proxy asks for
+    /// itself, as for a check of its health: a client cannot take away what its proxy sets. Proxies
+    /// themselves collect no strikes.
     pub fn trusted_proxies(mut self, proxies: Addresses) -> Self {
         self.trusted_proxies = proxies;
         self
+    }
+
+    /// The one header field by which [`Policy::trusted_proxies`] name the client. Default:
+    /// `X-Forwarded-For`.
+    ///
+    /// It is the one that they set or add to on every request; a client can send any other, so that
+    /// others are ignored. `X-Forwarded-For` and `Forwarded` (RFC 7239) are lists, whose last hop that
+    /// is not trusted is the client. Any other, such as `X-Real-IP` or `CF-Connecting-IP`, holds one
+    /// address.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for what is no name of a field.
+    pub fn client_ip_header(mut self, name: &str) -> Result<Self, InvalidInput> {
+        self.client_ip_header = name.parse()?;
+        Ok(self)
+    }
+
+    /// Prefixes under which translators of the network write IPv4 addresses, such as
+    /// `2001:db8:64::/96`, besides the well-known `64:ff9b::/96`. Clients behind them count, are
+    /// listed and recorded as their IPv4 addresses. Default: none.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for more than 16, and for what is no prefix of 32, 40, 48, 56, 64 or 96 bits
+    /// (RFC 6052).
+    pub fn nat64_prefixes<T: AsRef<str>>(
+        mut self,
+        prefixes: impl IntoIterator<Item = T>,
+    ) -> Result<Self, InvalidInput> {
+        self.nat64_prefixes = Nat64Prefixes::parse(prefixes)?;
+        Ok(self)
     }
 
     /// From where requests are accepted at all. Default: from everywhere.

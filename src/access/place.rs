@@ -77,13 +77,14 @@ impl From<Policy> for Rulebook {
 impl Rulebook {
     /// Whether nothing of the policy concerns a request before its key is known, unless it is refused.
     pub(crate) fn lets_everybody_in(&self) -> bool {
-        let Policy {
-            allow,
-            deny,
-            trusted_proxies,
-            ..
-        } = &self.policy;
-        self.is_plain && allow.is_empty() && deny.is_empty() && trusted_proxies.is_empty()
+        let Policy { allow, deny, .. } = &self.policy;
+        self.is_plain && allow.is_empty() && deny.is_empty() && !self.names_clients()
+    }
+
+    /// Whether the client of a request may be another than its peer.
+    #[inline]
+    pub(crate) fn names_clients(&self) -> bool {
+        !self.policy.trusted_proxies.is_empty() || !self.policy.nat64_prefixes.is_empty()
     }
 
     #[inline]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{AdminError, CreateKey, CreatedKey, ListKeys, Stats, UpdateKey};
+use crate::client_ip::ClientIp;
 use crate::guard::{KeyGuard, Request, RuleState, Verdict};
 use crate::lock_time::LockTime;
 use crate::lockout::LockScope;
@@ -320,7 +321,9 @@ impl KeyGuard {
             }
             Command::Check(check) => self.check_for(&check),
             Command::Block(block) => self.block_for(&block),
-            Command::Unblock { ip, path } => reply(self.unblock(network(&ip)?, path.as_deref())?),
+            Command::Unblock { ip, path } => {
+                reply(self.unblock(self.network(&ip)?, path.as_deref())?)
+            }
             Command::ListBlocks => reply(self.locks()),
             Command::UpdateOrg { org_name, limits } => {
                 reply(self.set_org_limits(self.org_named(&org_name)?.id, limits)?)
@@ -329,7 +332,7 @@ impl KeyGuard {
             Command::Reset { whose, rule } => {
                 match &whose {
                     Whose::Key(key) => self.reset(self.find_key(key)?.id, rule.as_deref())?,
-                    Whose::Ip(ip) => self.reset_ip(network(ip)?)?,
+                    Whose::Ip(ip) => self.reset_ip(self.network(ip)?)?,
                 }
                 self.look_at_limits(whose)
             }
@@ -358,7 +361,7 @@ impl KeyGuard {
     fn look_at_limits(&self, whose: Whose) -> Result<Value, Failure> {
         reply(match whose {
             Whose::Key(key) => self.peek(self.find_key(&key)?.id)?,
-            Whose::Ip(ip) => self.peek_ip(network(&ip)?),
+            Whose::Ip(ip) => self.peek_ip(self.network(&ip)?),
         })
     }
 
@@ -396,7 +399,7 @@ impl KeyGuard {
     }
 
     fn check_for(&self, check: &Check) -> Result<Value, Failure> {
-        let ip = check.ip.parse::<crate::client_ip::ClientIp>();
+        let ip = check.ip.parse::<ClientIp>();
         let ip = ip.map_err(|error| invalid("ip", error.to_string()))?;
         let headers: Vec<(&str, &str)> = check
             .raw_key
@@ -419,17 +422,24 @@ impl KeyGuard {
 
     fn block_for(&self, block: &Block) -> Result<Value, Failure> {
         let time: LockTime = block.duration.parse().map_err(AdminError::from)?;
-        let network = network(&block.ip)?;
+        let network = self.network(&block.ip)?;
         let (path, scope) = match &block.path {
             Some(path) => (path.as_str(), LockScope::Path),
             None => ("/", LockScope::Global),
         };
         reply(self.block_network(network, path, time, scope)?)
     }
-}
 
-fn network(text: &str) -> Result<Network, AdminError> {
-    Ok(text.parse()?)
+    /// What a client is counted and locked as, by its address or as listings show it.
+    fn network(&self, text: &str) -> Result<Network, AdminError> {
+        if let Ok(ip) = text.parse::<ClientIp>() {
+            let ip = self.inner.rulebook().policy.nat64_prefixes.canonical(ip);
+            if let Some(network) = Network::of(ip) {
+                return Ok(network);
+            }
+        }
+        Ok(text.parse()?)
+    }
 }
 
 /// The most rows of one reply.

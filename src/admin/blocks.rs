@@ -24,7 +24,13 @@ impl KeyGuard {
         time: LockTime,
         scope: LockScope,
     ) -> Result<Lock, AdminError> {
-        let network = Network::of(ip.into()).ok_or_else(|| {
+        let ip = self
+            .inner
+            .rulebook()
+            .policy
+            .nat64_prefixes
+            .canonical(ip.into());
+        let network = Network::of(ip).ok_or_else(|| {
             InvalidInput::new(
                 "ip",
                 "stands for every client of a Unix socket; give an address",

@@ -11,9 +11,10 @@ use super::pipeline::{Refusal, Stop, Want};
 use super::request::{Headers, Request};
 use super::visit::Visit;
 use crate::access::{Place, RouteRules, Rulebook};
+use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::counter::Counts;
-use crate::forwarded;
+use crate::forwarded::{self, UnreadableClient};
 use crate::ip_limit::IpLimit;
 use crate::limiter::{NetworkRule, Outcome};
 use crate::lockout::{Lock, LockCause, LockScope, Strike};
@@ -23,32 +24,64 @@ use crate::rule::Rule;
 use crate::waiting::Patience;
 
 impl Inner {
-    /// The client that a trusted proxy names.
+    /// The client, if it may be another than the peer.
     #[inline(always)]
     pub(super) fn named_client<H: Headers + ?Sized>(
         &self,
         rulebook: &Rulebook,
         request: &Request<'_, H>,
-    ) -> Option<ClientIp> {
+    ) -> Result<Option<ClientIp>, Reason> {
+        if !rulebook.names_clients() {
+            return Ok(None);
+        }
+        let peer = rulebook.policy.nat64_prefixes.canonical(request.ip);
         let trusted = &rulebook.policy.trusted_proxies;
-        if trusted.is_empty() || !trusted.contains(request.ip) {
-            return None;
+        if !trusted.contains(peer) {
+            return Ok(Some(peer));
         }
-        let client = forwarded::client(
-            request.ip,
-            trusted,
-            request.headers.header_values("x-forwarded-for"),
-            request.headers.header_values("forwarded"),
-        );
-        if client.is_disputed {
-            self.lockouts.warn_of_dispute();
-        }
-        Some(client.ip)
+        let named = self.client_by(trusted, rulebook, request.headers)?;
+        Ok(Some(named.unwrap_or(peer)))
     }
 
-    pub(super) fn client_ip<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> ClientIp {
+    /// The client that a proxy names, which trusts others; `None` if it names none.
+    pub(crate) fn client_by<H: Headers + ?Sized>(
+        &self,
+        trusted: &Addresses,
+        rulebook: &Rulebook,
+        headers: &H,
+    ) -> Result<Option<ClientIp>, Reason> {
+        let (nat64, header) = (
+            &rulebook.policy.nat64_prefixes,
+            &rulebook.policy.client_ip_header,
+        );
+        let values = headers.header_values(header.name());
+        match forwarded::client(trusted, nat64, header, values) {
+            Ok(Some(client)) => Ok(Some(client)),
+            Ok(None) => {
+                self.lockouts.note_other_fields(header.name(), headers);
+                Ok(None)
+            }
+            Err(UnreadableClient) => {
+                self.lockouts.warn_of_unreadable(header.name());
+                Err(Reason::InvalidClientIp)
+            }
+        }
+    }
+
+    pub(super) fn client_ip<H: Headers + ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+    ) -> Result<ClientIp, Denial> {
         let named = self.named_client(&self.rulebook(), request);
-        named.unwrap_or(request.ip)
+        let named = named.map_err(|reason| self.refuse_unnamed(reason))?;
+        Ok(named.unwrap_or(request.ip))
+    }
+
+    /// Refuses a request whose client cannot be told.
+    #[cold]
+    pub(crate) fn refuse_unnamed(&self, reason: Reason) -> Denial {
+        self.recorder().count_refusal(reason);
+        Denial::new(reason)
     }
 
     /// The limits of the routes by address.
@@ -185,7 +218,7 @@ impl Inner {
         &self,
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {
-        let ip = self.client_ip(request);
+        let ip = self.client_ip(request)?;
         let standing = self.lockouts.standing(&ip, request.path, &self.clock);
         match standing.and_then(|standing| standing.locked) {
             Some(lock) if lock.cause == LockCause::Manual || !self.spares(request, ip) => {
@@ -200,7 +233,7 @@ impl Inner {
         limit: &IpLimit,
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {
-        let ip = self.client_ip(request);
+        let ip = self.client_ip(request)?;
         let target = request.path;
         let Some(network) = Network::of(ip) else {
             return Ok(ip);

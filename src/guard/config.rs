@@ -322,13 +322,7 @@ impl Config {
     pub(super) fn validate(&self) -> Result<(), InvalidInput> {
         crate::policy::limit("default_rate_limit", self.default_rate_limit)?;
         crate::policy::limit("ip_block_threshold", self.ip_block_threshold)?;
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if self.key_header.is_empty() || !self.key_header.bytes().all(token) {
-            return Err(InvalidInput::new(
-                "key_header",
-                "is not a header field name (RFC 9110 §5.1)",
-            ));
-        }
+        crate::policy::field_name("key_header", &self.key_header)?;
         if self.key_header.eq_ignore_ascii_case("authorization") {
             return Err(InvalidInput::new(
                 "key_header",

@@ -168,7 +168,8 @@ pub(super) fn status(reason: Reason) -> u16 {
         Reason::AmbiguousKey
         | Reason::RepeatedHeader
         | Reason::OversizedKey
-        | Reason::CostAboveLimit => 400,
+        | Reason::CostAboveLimit
+        | Reason::InvalidClientIp => 400,
         Reason::MissingScope | Reason::IpLocked | Reason::IpDenied | Reason::IpNotAllowed => 403,
         Reason::RateLimited
         | Reason::QuotaExhausted
@@ -258,6 +259,11 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
             "Forbidden",
             "ip_not_allowed",
             "The API key is not accepted from this address.",
+        ),
+        Reason::InvalidClientIp => (
+            "Bad Request",
+            "invalid_client_ip",
+            "The forwarding header does not name the client by an address.",
         ),
     }
 }

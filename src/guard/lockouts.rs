@@ -13,6 +13,7 @@ use crate::access::Lockout;
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
 use crate::counter::Counts;
+use crate::forwarded;
 use crate::limit::{Limit, Span};
 use crate::limiter::Limiter;
 use crate::lock_time::LockTime;
@@ -24,16 +25,9 @@ use crate::rule::{Holder, Rule};
 use crate::store::{Act, Store, StoreError};
 use crate::time_zone::TimeZone;
 
-/// Fields by which a proxy says for whom it asks (RFC 7239, and those in use before it).
-const FORWARDING: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
-
 const PROXY_WARNING: &str = "requests come through a proxy on a private address that is not \
     configured as trusted: failed authentications behind it lock nobody out; hand the address of \
     the client itself to `check`";
-
-const DISPUTE_WARNING: &str = "a trusted proxy hands on `X-Forwarded-For` and `Forwarded` that name \
-    different clients: the proxy is taken for the client then; have it remove the field that it \
-    does not set";
 
 pub(crate) struct Lockouts {
     locks: Locks,
@@ -94,8 +88,7 @@ impl Lockouts {
     /// Whether an automatic lock is not to touch this request: many clients may be behind its
     /// address, none of whom we can tell apart.
     pub(super) fn spares<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> bool {
-        let is_forwarded = |name: &&str| request.headers.header_values(name).next().is_some();
-        if !request.ip.ip().is_some_and(is_private) || !FORWARDING.iter().any(is_forwarded) {
+        if !request.ip.ip().is_some_and(is_private) || forwarding_field(request.headers).is_none() {
             return false;
         }
         self.warn(PROXY_WARNING);
@@ -261,9 +254,26 @@ impl Lockouts {
         self.warnings.lock().iter().cloned().collect()
     }
 
-    /// Says that a proxy hands on a field that it does not set.
-    pub(super) fn warn_of_dispute(&self) {
-        self.warn(DISPUTE_WARNING);
+    /// Says that a trusted proxy sets another field than the one that names clients.
+    #[cold]
+    pub(super) fn note_other_fields<H: Headers + ?Sized>(&self, header: &str, headers: &H) {
+        if let Some(other) = forwarding_field(headers) {
+            self.warn(&format!(
+                "a trusted proxy sends no `{header}` and counts as the client itself, which is never \
+                 locked out; if it names clients by `{other}`, write into the policy: \
+                 client_ip_header = \"{other}\""
+            ));
+        }
+    }
+
+    /// Says that a trusted proxy hands on what names no client.
+    #[cold]
+    pub(super) fn warn_of_unreadable(&self, header: &str) {
+        self.warn(&format!(
+            "a trusted proxy sends `{header}` that does not name a client by an address, and such \
+             requests are refused; have it set or extend the field on every request, or name the one \
+             that it sets as `client_ip_header` in the policy"
+        ));
     }
 
     pub(super) fn warn(&self, warning: &str) {
@@ -295,6 +305,12 @@ pub(crate) fn refuses(scope: LockScope, target: &str) -> Refuses {
         LockScope::Global => Refuses::All,
         LockScope::Path => Refuses::Path(path::normalised(target)),
     }
+}
+
+/// A field by which a proxy names the client, if there is one.
+fn forwarding_field<H: Headers + ?Sized>(headers: &H) -> Option<&'static str> {
+    let mut names = forwarded::KNOWN_FIELDS.into_iter();
+    names.find(|name| headers.header_values(name).next().is_some())
 }
 
 /// An address that a proxy of one's own has: of this machine, of a private network (RFC 1918,

@@ -191,11 +191,14 @@ impl KeyGuard {
 
     /// The address of the client that a peer asks for: its own, or, if it is one of
     /// [`Policy::trusted_proxies`](crate::Policy::trusted_proxies), the one that it names.
+    ///
+    /// # Errors
+    /// A [`Denial`] of status 400 if a trusted proxy names it unreadably.
     pub fn client_ip<H: Headers + ?Sized>(
         &self,
         headers: &H,
         peer: impl Into<ClientIp>,
-    ) -> ClientIp {
+    ) -> Result<ClientIp, Denial> {
         self.inner.client_ip(&Request::new(headers, peer, "/"))
     }
 
@@ -253,6 +256,12 @@ impl Inner {
         self.in_force.load()
     }
 
+    /// As [`Inner::rulebook`], to be held across an await.
+    #[cfg(feature = "serve")]
+    pub(crate) fn rulebook_full(&self) -> Arc<Rulebook> {
+        self.in_force.load_full()
+    }
+
     pub(crate) fn hasher(&self) -> &KeyHasher {
         &self.hasher
     }
@@ -287,12 +296,6 @@ impl Inner {
     #[cfg(feature = "serve")]
     pub(crate) fn trusts(&self, ip: ClientIp) -> bool {
         self.rulebook().policy.trusted_proxies.contains(ip)
-    }
-
-    /// Says that a proxy hands on a field that it does not set.
-    #[cfg(feature = "serve")]
-    pub(crate) fn warn_of_dispute(&self) {
-        self.lockouts.warn_of_dispute();
     }
 
     /// Tells the administrator something, once.

@@ -2,7 +2,7 @@
 //!
 //! | stage | rules |
 //! |---|---|
-//! | client IP | the address is that of the peer, or the one that a trusted proxy names |
+//! | client IP | the address is that of the peer, or the one that a trusted proxy names readably |
 //! | route | every way in which a server may read the path; an exempt one goes no further |
 //! | lockout | the policy accepts the address, and it is not locked out, of everything or of this path |
 //! | IP limits | those of the routes that match, all at once |
@@ -51,7 +51,7 @@ pub(super) struct Refusal {
 
 /// Why a decision does not come to a grant at once.
 pub(super) enum Stop {
-    /// By the limits of the key: nothing remains to be done.
+    /// By the limits of the key, or for want of a client: nothing remains to be done.
     Denied(Denial),
     Refused(Refusal),
     Wanting(Want),
@@ -135,7 +135,13 @@ impl Inner {
         let rulebook = loaded
             .as_deref()
             .map_or(self.in_force.plain(), |rulebook| rulebook);
-        let named = self.named_client(rulebook, request);
+        let named = match self.named_client(rulebook, request) {
+            Ok(named) => named,
+            Err(reason) => {
+                let denial = self.refuse_unnamed(reason);
+                return Err((Stop::Denied(denial), Progress::default()));
+            }
+        };
         let ip = named.as_ref().unwrap_or(&request.ip);
         let place = rulebook.place(request.path, request.method);
         let mut visit = self.receive(rulebook, request, ip, &place, Progress::default());
@@ -154,6 +160,7 @@ impl Inner {
     ) -> Result<Grant, Denial> {
         let rulebook = self.in_force.load_full();
         let named = self.named_client(&rulebook, request);
+        let named = named.map_err(|reason| self.refuse_unnamed(reason))?;
         let ip = named.as_ref().unwrap_or(&request.ip);
         let place = rulebook.place(request.path, request.method);
         let mut visit = self.receive(&rulebook, request, ip, &place, progress);
@@ -245,7 +252,10 @@ impl Inner {
         subject: Subject,
     ) -> Verdict {
         let rulebook = self.rulebook();
-        let named = self.named_client(&rulebook, request);
+        let named = match self.named_client(&rulebook, request) {
+            Ok(named) => named,
+            Err(reason) => return Verdict::refused(reason),
+        };
         let ip = named.as_ref().unwrap_or(&request.ip);
         let progress = Progress {
             notes: Some(Box::new(Notes::of_dry_run())),

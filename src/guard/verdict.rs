@@ -6,6 +6,7 @@ use super::denial::Denial;
 use super::fields::whole_seconds;
 use crate::clock::Moment;
 use crate::limiter::Level;
+use crate::record::Reason;
 use crate::rule::Rule;
 
 /// What [`KeyGuard::dry_run`](crate::KeyGuard::dry_run) found.
@@ -23,6 +24,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    pub(super) fn refused(reason: Reason) -> Self {
+        Self {
+            denial: Some(Denial::new(reason)),
+            rules: Vec::new(),
+            shadowed: Vec::new(),
+        }
+    }
+
     /// Whether the request would be let through.
     pub fn is_allowed(&self) -> bool {
         self.denial.is_none()

@@ -26,9 +26,12 @@ use crate::record::{KeyId, Reason};
 struct Asked {
     /// The text of the key, if one was sent.
     key: Option<String>,
-    /// The address of the client, or `local`.
+    /// The address of the client, or of a proxy that the policy trusts, or `local`.
     #[schema(example = "192.0.2.7")]
     ip: String,
+    /// The field that the policy calls `client_ip_header`, as it was sent, where `ip` is that of a
+    /// proxy.
+    client_ip_header: Option<String>,
     /// The target as it was sent, undecoded.
     #[schema(example = "/orders?page=2")]
     path: String,
@@ -99,11 +102,12 @@ async fn decide(guard: &KeyGuard, asked: &Asked) -> Result<Verdict, Problem> {
         return Err(AdminError::from(problem).into());
     }
     let key_header = guard.inner.config().key_header.as_str();
-    let headers: Vec<(&str, &str)> = asked
-        .key
-        .iter()
-        .map(|key| (key_header, key.as_str()))
-        .collect();
+    let rulebook = guard.inner.rulebook_full();
+    let client_ip_header = rulebook.policy.client_ip_header.name();
+    let key = asked.key.as_deref().map(|key| (key_header, key));
+    let client = asked.client_ip_header.as_deref();
+    let client = client.map(|client| (client_ip_header, client));
+    let headers: Vec<(&str, &str)> = key.into_iter().chain(client).collect();
     let scopes: Vec<&str> = asked.scopes.iter().map(String::as_str).collect();
     let mut request = Request::new(&headers, ip, &asked.path)
         .method(asked.method.as_str())

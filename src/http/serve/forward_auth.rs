@@ -6,8 +6,9 @@
 //! | Caddy, Traefik | `X-Forwarded-Uri` | `X-Forwarded-Method` |
 //! | Envoy `ext_authz` | the path behind `/auth` | its own method |
 //!
-//! All say by `X-Forwarded-For` or `Forwarded` who the client is. What is missing, is said twice or
-//! is said in two different ways is not guessed: the request is refused with 403.
+//! All name the client in the field that the policy calls `client_ip_header`, by default
+//! `X-Forwarded-For`. What is missing, is said twice or is said in two different ways is not guessed:
+//! the request is refused with 403, or with 400 if the field for the client cannot be read.
 //!
 //! An admission carries five fields for the server behind the proxy, all of them always:
 //! `X-KeyGuard-Key-Id`, `X-KeyGuard-Org-Id`, `X-KeyGuard-Org`, `X-KeyGuard-Scopes` and
@@ -19,7 +20,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::addresses::Addresses;
-use crate::client_ip::ClientIp;
 use crate::forwarded;
 use crate::guard::{Denial, Grant, Headers, KeyGuard, Request};
 use crate::http::problem::Problem;
@@ -34,11 +34,22 @@ const MEANT: &str = "X-KeyGuard-Status";
 pub(super) async fn answer(
     guard: &KeyGuard,
     trusted: &Addresses,
-    peer: ClientIp,
     parts: &Parts,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let asked = Asked::read(parts)?;
-    let client = client(guard, trusted, peer, &parts.headers)?;
+    let rulebook = guard.inner.rulebook_full();
+    let named = guard.inner.client_by(trusted, &rulebook, &parts.headers);
+    let client = match named {
+        Ok(Some(client)) => client,
+        Ok(None) => {
+            let header = rulebook.policy.client_ip_header.name();
+            return Err(unclear(&format!("`{header}` does not say who asks")));
+        }
+        Err(reason) => {
+            let denial = guard.inner.refuse_unnamed(reason);
+            return Ok(refused(&denial, asked.is_narrow));
+        }
+    };
     let headers = Forwarded {
         headers: &parts.headers,
         // A proxy further out may speak for somebody too.
@@ -119,33 +130,6 @@ fn agreed<'h>(what: &str, said: [Option<&'h str>; 3]) -> Result<&'h str, Problem
     }
 }
 
-fn client(
-    guard: &KeyGuard,
-    trusted: &Addresses,
-    peer: ClientIp,
-    headers: &HeaderMap,
-) -> Result<ClientIp, Problem> {
-    let is_said = |name| headers.contains_key(name);
-    if !is_said("x-forwarded-for") && !is_said("forwarded") {
-        return Err(unclear(
-            "neither X-Forwarded-For nor Forwarded says who asks",
-        ));
-    }
-    let client = forwarded::client(
-        peer,
-        trusted,
-        headers.header_values("x-forwarded-for"),
-        headers.header_values("forwarded"),
-    );
-    if client.is_disputed {
-        guard.inner.warn_of_dispute();
-        return Err(unclear(
-            "X-Forwarded-For and Forwarded name different clients",
-        ));
-    }
-    Ok(client.ip)
-}
-
 fn unclear(problem: &str) -> Problem {
     let detail = format!("The proxy has to be set up otherwise: {problem}.");
     Problem::new(StatusCode::FORBIDDEN, "unclear_request", detail)
@@ -159,8 +143,8 @@ struct Forwarded<'h> {
 
 impl Headers for Forwarded<'_> {
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        const HOPS: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
-        let is_hidden = !self.shows_hops && HOPS.iter().any(|hop| hop.eq_ignore_ascii_case(name));
+        let mut hops = forwarded::KNOWN_FIELDS.iter();
+        let is_hidden = !self.shows_hops && hops.any(|hop| hop.eq_ignore_ascii_case(name));
         let values = (!is_hidden).then(|| self.headers.header_values(name));
         values.into_iter().flatten()
     }

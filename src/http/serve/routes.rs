@@ -98,7 +98,7 @@ impl Routes {
             path if path == forward_auth::PATH || path.starts_with(forward_auth::BELOW) => {
                 self.require_trusted(peer)?;
                 let (parts, _) = request.into_parts();
-                forward_auth::answer(&self.guard, &self.trusted, peer, &parts).await
+                forward_auth::answer(&self.guard, &self.trusted, &parts).await
             }
             _ => {
                 let Ok(response) = self.admin.peer_address(peer).call(request).await;
