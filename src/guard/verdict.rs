@@ -27,6 +27,7 @@ impl Verdict {
     pub(super) fn refused(reason: Reason) -> Self {
         Self {
             denial: Some(Denial::new(reason)),
+            key_checked: false,
             rules: Vec::new(),
             shadowed: Vec::new(),
         }
