@@ -55,12 +55,16 @@ mod lock_time;
 mod lockout;
 mod nat64;
 mod network;
+mod ownership;
 mod path;
 mod policy;
+mod process;
 mod quota;
 mod record;
 mod rule;
 mod secret;
+#[cfg(any(unix, feature = "cli"))]
+mod shell;
 mod sink;
 mod store;
 mod time_zone;

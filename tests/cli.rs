@@ -9,45 +9,13 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::IP;
+use common::program::{done, keyguard, refused, run};
+use common::{IP, write_private};
 use keyguard::{Config, CreateKey, KeyGuard, ListKeys, Reason};
 use tempfile::TempDir;
-
-/// The program, in a directory of its own, without anything from the environment.
-fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
-    command
-        .args(arguments)
-        .current_dir(dir)
-        .stdin(Stdio::null());
-    for name in ["DB", "REDIS", "SECRET", "ADMIN_KEY", "KEY"] {
-        command.env_remove(format!("KEYGUARD_{name}"));
-    }
-    command.env("TZ", "UTC");
-    command
-}
-
-fn run(dir: &Path, arguments: &[&str]) -> Output {
-    keyguard(dir, arguments).output().unwrap()
-}
-
-/// What it prints to standard output, if it is done.
-fn done(dir: &Path, arguments: &[&str]) -> String {
-    let output = run(dir, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// What it prints to standard error, if it refuses.
-fn refused(dir: &Path, arguments: &[&str]) -> String {
-    let output = run(dir, arguments);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-    String::from_utf8(output.stderr).unwrap()
-}
 
 /// Runs every line `$ keyguard …` of a transcript and returns it with what was printed then.
 fn rerun(dir: &Path, transcript: &str) -> String {
@@ -401,7 +369,7 @@ fn more_than_a_page_is_listed_whole() {
 #[test]
 fn the_secret_is_found_as_the_library_finds_it() {
     let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("secret"), "a secret of its own\n").unwrap();
+    write_private(&dir.path().join("secret"), "a secret of its own\n");
     done(dir.path(), &["--secret-file", "secret", "init"]);
     assert!(!dir.path().join("keyguard.redb.secret").exists());
     done(dir.path(), &["--secret-file", "secret", "stats"]);
@@ -434,163 +402,114 @@ fn the_secret_is_found_as_the_library_finds_it() {
 }
 
 #[cfg(unix)]
-mod socket {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    use std::os::unix::net::UnixListener;
+#[test]
+fn files_that_hold_secrets_are_refused_if_others_may_read_them() {
+    use std::os::unix::fs::PermissionsExt;
 
-    use super::*;
-
-    fn socket_of(file: &Path) -> PathBuf {
-        let mut name = fs::canonicalize(file).unwrap().into_os_string();
-        name.push(".sock");
-        name.into()
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    write_private(&dir.path().join("a file"), "a secret that others may read");
+    let public = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(dir.path().join("a file"), public).unwrap();
+    let mut options = vec!["--secret-file", "--legacy-secret-file"];
+    if cfg!(feature = "serve") {
+        options.push("--admin-key-file");
     }
-
-    #[test]
-    fn it_is_private_and_goes_with_the_guard() {
-        let dir = TempDir::new().unwrap();
-        let file = dir.path().join("keyguard.redb");
-        let kg = KeyGuard::open(&file, Config::default()).unwrap();
-        let metadata = fs::symlink_metadata(socket_of(&file)).unwrap();
-        assert!(metadata.file_type().is_socket());
-        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-        drop(kg);
-        assert!(!socket_of(&file).exists());
-    }
-
-    #[test]
-    fn a_dead_one_is_recognized_and_replaced() {
-        let dir = TempDir::new().unwrap();
-        let file = dir.path().join("keyguard.redb");
-        done(dir.path(), &["init"]);
-        // As a kill leaves it.
-        drop(UnixListener::bind(socket_of(&file)).unwrap());
-        assert!(socket_of(&file).exists());
-        done(dir.path(), &["stats"]);
-        let kg = KeyGuard::open(&file, Config::default()).unwrap();
-        done(dir.path(), &["create-org", "acme"]);
-        kg.org_named("acme").unwrap();
-    }
-
-    #[test]
-    fn a_file_in_its_place_is_left_and_named() {
-        let dir = TempDir::new().unwrap();
-        let file = dir.path().join("keyguard.redb");
-        done(dir.path(), &["init"]);
-        fs::write(socket_of(&file), "precious").unwrap();
-        let error = KeyGuard::open(&file, Config::default())
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("Config::socket(false)"), "{error}");
-        assert_eq!(fs::read_to_string(socket_of(&file)).unwrap(), "precious");
-    }
-
-    #[test]
-    fn without_one_the_process_that_holds_the_file_is_named() {
-        let dir = TempDir::new().unwrap();
-        let file = dir.path().join("keyguard.redb");
-        let kg = KeyGuard::open(&file, Config::default().socket(false)).unwrap();
-        assert!(!socket_of(&file).exists());
-        let error = refused(dir.path(), &["stats"]);
-        if cfg!(target_os = "linux") {
-            let me = std::process::id().to_string();
-            assert!(
-                error.contains(&format!("process {me}")) && error.contains(&format!("ps -p {me}")),
-                "{error}"
-            );
-        }
-        drop(kg);
-        done(dir.path(), &["stats"]);
-    }
-
-    #[test]
-    fn a_path_too_long_for_a_socket_has_one_elsewhere() {
-        let dir = TempDir::new().unwrap();
-        let deep = dir.path().join("d".repeat(90));
-        fs::create_dir(&deep).unwrap();
-        let file = deep.join("keyguard.redb");
-        let kg = KeyGuard::open(&file, Config::default()).unwrap();
-        assert!(!socket_of(&file).exists());
-        done(&deep, &["create-org", "acme"]);
-        kg.org_named("acme").unwrap();
-    }
-
-    #[test]
-    fn nonsense_is_answered_or_cut_off_and_the_next_command_works() {
-        use std::io::{Read, Write};
-        use std::os::unix::net::UnixStream;
-
-        let dir = TempDir::new().unwrap();
-        let file = dir.path().join("keyguard.redb");
-        let _kg = KeyGuard::open(&file, Config::default()).unwrap();
-        let frame = |body: &str| [&(body.len() as u32).to_be_bytes()[..], body.as_bytes()].concat();
-        for (bytes, expected) in [
-            (b"\xff\xff\xff\xff".to_vec(), ""),
-            (frame("{}"), ""),
-            (frame(r#"{"version":9,"request":null}"#), "version"),
-            (
-                frame(r#"{"version":1,"request":{"command":"dance"}}"#),
-                "is no command",
-            ),
-        ] {
-            let mut stream = UnixStream::connect(socket_of(&file)).unwrap();
-            stream.write_all(&bytes).unwrap();
-            stream.shutdown(std::net::Shutdown::Write).unwrap();
-            let mut answer = Vec::new();
-            let _ = stream.read_to_end(&mut answer);
-            let answer = String::from_utf8_lossy(&answer);
-            assert!(
-                answer.contains(expected) && answer.is_empty() == expected.is_empty(),
-                "{answer}"
-            );
-        }
-        done(dir.path(), &["stats"]);
-    }
-
-    /// Only root can act as another user.
-    #[test]
-    fn another_user_is_refused() {
-        use std::os::unix::fs::MetadataExt;
-        use std::os::unix::process::CommandExt;
-
-        const NOBODY: u32 = 65_534;
-        let dir = TempDir::new().unwrap();
-        let file = dir.path().join("keyguard.redb");
-        let _kg = KeyGuard::open(&file, Config::default()).unwrap();
-        if fs::metadata(&file).unwrap().uid() != 0 {
-            let mode = fs::metadata(socket_of(&file)).unwrap().permissions().mode();
-            assert_eq!(
-                mode & 0o077,
-                0,
-                "without root, that nobody else is let in shows in the mode"
-            );
-            return;
-        }
-        let program = dir.path().join("program");
-        fs::copy(env!("CARGO_BIN_EXE_keyguard"), &program).unwrap();
-        for path in [dir.path(), &program] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let as_nobody = || {
-            let output = Command::new(&program)
-                .args(["stats"])
-                .current_dir(dir.path())
-                .stdin(Stdio::null())
-                .uid(NOBODY)
-                .gid(NOBODY)
-                .output()
-                .unwrap();
-            assert_eq!(output.status.code(), Some(1));
-            String::from_utf8(output.stderr).unwrap()
+    for option in options {
+        let command = match option {
+            "--admin-key-file" => "serve",
+            _ => "stats",
         };
-        let error = as_nobody();
-        assert!(error.contains("does not let this user in"), "{error}");
-        // Even if somebody opens the socket to all.
-        fs::set_permissions(socket_of(&file), fs::Permissions::from_mode(0o777)).unwrap();
-        let error = as_nobody();
+        let error = refused(dir.path(), &[command, option, "a file"]);
         assert!(
-            error.contains("another user") || error.contains("does not let this user in"),
+            error.contains("the secret in `a file` is refused") && error.contains("mode 644"),
+            "{error}"
+        );
+        assert!(error.contains("next:  chmod 600 'a file'"), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_data_file_that_others_may_read_is_warned_of_once() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    done(dir.path(), &["init"]);
+    for arguments in [&["stats"][..], &["list-orgs"]] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        let output = run(dir.path(), arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            error.matches("chmod 600 keyguard.redb").count(),
+            1,
+            "{error}"
+        );
+        assert!(error.starts_with("warning: the data file"), "{error}");
+    }
+    // It is private from then on.
+    assert!(run(dir.path(), &["stats"]).stderr.is_empty());
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).unwrap();
+    let error = String::from_utf8(run(dir.path(), &["stats"]).stderr).unwrap();
+    assert!(error.contains("chmod 600"), "a live one too: {error}");
+    drop(kg);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_is_the_file_that_it_leads_to() {
+    use std::os::unix::fs::symlink;
+
+    let dir = TempDir::new().unwrap();
+    let real = dir.path().join("real");
+    fs::create_dir(&real).unwrap();
+    let link = dir.path().join("keyguard.redb");
+    symlink("real/data.redb", &link).unwrap();
+    for command in ["init", "stats", "admin-key"] {
+        let error = refused(dir.path(), &[command]);
+        assert!(
+            error.contains("is a symbolic link to `real/data.redb`")
+                && error.contains("next:  keyguard --db real/data.redb init"),
             "{error}"
         );
     }
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "no stray secret"
+    );
+    assert_eq!(fs::read_dir(&real).unwrap().count(), 0);
+
+    done(&real, &["--db", "data.redb", "init"]);
+    assert!(done(dir.path(), &["init"]).contains("real/data.redb.secret"));
+    done(dir.path(), &["create-org", "by its link"]);
+    let kg = KeyGuard::open(real.join("data.redb"), Config::default()).unwrap();
+    done(dir.path(), &["create-org", "by its link, live"]);
+    drop(kg);
+    let kg = KeyGuard::open(&link, Config::default()).unwrap();
+    done(
+        &real,
+        &["--db", "data.redb", "create-org", "by its name, live"],
+    );
+    drop(kg);
+    assert_eq!(
+        done(&real, &["--db", "data.redb", "list-orgs"])
+            .lines()
+            .count(),
+        4
+    );
+    let admin_key = done(dir.path(), &["admin-key"]);
+    assert_eq!(admin_key, done(&real, &["--db", "data.redb", "admin-key"]));
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "no second secret"
+    );
+
+    symlink("nowhere.redb", dir.path().join("copy.redb")).unwrap();
+    let error = refused(dir.path(), &["export", "--to", "copy.redb"]);
+    assert!(error.contains("symbolic link to `nowhere.redb`"), "{error}");
+    assert!(!dir.path().join("copy.redb.secret").exists());
 }

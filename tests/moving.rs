@@ -300,11 +300,15 @@ fn the_command_line_reads_the_secret_of_the_ancestor_from_a_file_or_a_variable()
     assert!(check(&[], None).contains("malformed_key"));
     assert!(check(&[], Some("another secret")).contains("malformed_key"));
     assert!(check(&[], Some(" ")).contains("legacy_secret: is blank"));
-    fs::write(dir.path().join("ancestor.secret"), format!("{LEGACY}\n")).unwrap();
+    let legacy = dir.path().join("ancestor.secret");
+    common::write_private(&legacy, &format!("{LEGACY}\n"));
     let file = ["--legacy-secret-file", "ancestor.secret"];
     assert!(check(&file, Some("another secret")).contains("verdict: admitted"));
     assert!(check(&[], Some(LEGACY)).contains("verdict: admitted"));
-    assert!(check(&["--legacy-secret-file", "none"], None).contains("cannot be read from `none`"));
+    assert!(
+        check(&["--legacy-secret-file", "none"], None)
+            .contains("the secret in `none` cannot be read")
+    );
 }
 
 #[test]

@@ -342,7 +342,7 @@ fn a_blank_secret_file_is_refused() {
     let Some(file) = in_child("a_blank_secret_file_is_refused", closed) else {
         return;
     };
-    fs::write(secret_file(&file), " \n").unwrap();
+    common::write_private(&secret_file(&file), " \n");
     let words = [name(&secret_file(&file)).to_owned(), "is blank".to_owned()];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let blank = refused(&file, Config::default(), &words);
@@ -593,9 +593,86 @@ mod unix {
         let refused = refused(
             &home.file(),
             home.config(),
-            &["cannot be opened or created"],
+            &[
+                "is a symbolic link to",
+                "there is no file",
+                "or remove the link",
+            ],
         );
-        assert!(matches!(refused, OpenError::Io { .. }));
+        assert!(matches!(refused, OpenError::DanglingLink { .. }));
+    }
+
+    #[test]
+    fn a_link_to_nothing_leaves_no_secret() {
+        let test = "unix::a_link_to_nothing_leaves_no_secret";
+        let Some(file) = in_child(test, Home::new) else {
+            return;
+        };
+        symlink("none.redb", &file).unwrap();
+        let refused = refused(&file, Config::default(), &["is a symbolic link to"]);
+        let target = file.with_file_name("none.redb");
+        assert!(
+            matches!(refused, OpenError::DanglingLink { target: found, .. } if found == target)
+        );
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_or_change_is_refused() {
+        let test = "unix::a_secret_that_others_may_read_or_change_is_refused";
+        let Some(file) = in_child(test, Home::new) else {
+            return;
+        };
+        drop(KeyGuard::open(&file, Config::default()).unwrap());
+        let secret = secret_file(&file);
+        for public in [0o640, 0o620, 0o604, 0o602] {
+            set_mode(&secret, public);
+            let command = format!("`chmod 600 {}`", name(&secret));
+            let words = [name(&secret), "other users may read or change it", &command];
+            let exposed = refused(&file, Config::default(), &words);
+            assert!(matches!(exposed, OpenError::ExposedSecret { .. }));
+        }
+        set_mode(&secret, 0o400);
+        drop(KeyGuard::open(&file, Config::default()).unwrap());
+    }
+
+    /// Only root can give files away; whose files are accepted is also tested beside the code.
+    #[test]
+    fn a_secret_of_another_user_is_refused_unless_the_data_file_is_theirs() {
+        let test = "unix::a_secret_of_another_user_is_refused_unless_the_data_file_is_theirs";
+        let Some(file) = in_child(test, Home::new) else {
+            return;
+        };
+        drop(KeyGuard::open(&file, Config::default()).unwrap());
+        if fs::metadata(&file).unwrap().uid() != 0 {
+            return;
+        }
+        let secret = secret_file(&file);
+        std::os::unix::fs::chown(&secret, Some(65_534), None).unwrap();
+        let exposed = refused(
+            &file,
+            Config::default(),
+            &["belongs to user 65534", "chown 0"],
+        );
+        assert!(matches!(exposed, OpenError::ExposedSecret { .. }));
+        std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
+        let kg = KeyGuard::open(&file, Config::default()).unwrap();
+        assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
+    }
+
+    #[test]
+    fn a_data_file_that_others_may_read_is_made_private_with_a_warning() {
+        let home = closed();
+        set_mode(&home.file(), 0o644);
+        let kg = home.open();
+        let warnings = kg.stats().unwrap().warnings;
+        assert_eq!(warnings.len(), 1);
+        assert!(
+            warnings[0].contains("mode 644") && warnings[0].contains("chmod 600"),
+            "{warnings:?}"
+        );
+        assert_eq!(mode(&home.file()), 0o600);
+        drop(kg);
+        assert_eq!(home.open().stats().unwrap().warnings, [""; 0]);
     }
 
     #[test]

@@ -637,6 +637,94 @@ fn a_policy_is_read_again_upon_sighup() {
     }
 }
 
+/// Lines of standard error, as they come.
+fn errors_of(server: &mut Server) -> impl Iterator<Item = String> + use<> {
+    let errors = BufReader::new(server.child.stderr.take().unwrap());
+    errors.lines().map(Result::unwrap)
+}
+
+#[test]
+fn a_hangup_ends_no_server() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let mut server = serve(dir.path(), &[]);
+    for _ in 0..3 {
+        kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+        let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+        assert_eq!(check(&server, &asked).0, 200);
+    }
+    terminate(&mut server);
+    assert_eq!(stats(dir.path()).requests, 3, "all is stored");
+}
+
+#[test]
+fn a_bad_policy_is_logged_once_with_its_line_until_a_good_one_is_read() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let policy = dir.path().join("policy.toml");
+    fs::write(&policy, "").unwrap();
+    let mut command = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    command
+        .args(["--policy", "policy.toml"])
+        .stderr(Stdio::piped());
+    let mut server = Server::spawn(command);
+    let errors = errors_of(&mut server);
+    let warnings = || {
+        let output = keyguard(dir.path(), &["stats", "--json"]).output().unwrap();
+        let stats: Value = serde_json::from_slice(&output.stdout).unwrap();
+        stats["warnings"].as_array().unwrap().clone()
+    };
+    let reload = || {
+        keyguard(dir.path(), &["reload"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    };
+
+    fs::write(&policy, "\n\nfirst = 1").unwrap();
+    kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+    while warnings().is_empty() {
+        std::thread::yield_now();
+    }
+    assert!(!reload() && !reload());
+    fs::write(&policy, "second = 2").unwrap();
+    assert!(!reload());
+    let shown = warnings();
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert!(shown[0].as_str().unwrap().contains("second"));
+    fs::write(&policy, "").unwrap();
+    assert!(reload());
+    assert_eq!(warnings(), [json!(null); 0]);
+
+    terminate(&mut server);
+    let errors: Vec<String> = errors.collect();
+    let logged = |text: &str| errors.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(logged("the policy stays as it was"), 2, "{errors:?}");
+    assert_eq!((logged("line 3"), logged("line 1")), (1, 1), "{errors:?}");
+}
+
+#[test]
+fn without_descriptors_clients_wait_and_it_says_so() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let serve = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 64; exec \"$@\"", "sh"])
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .stderr(Stdio::piped());
+    let mut server = Server::spawn(unconfigured(command, dir.path()));
+    let mut errors = errors_of(&mut server);
+    let connections: Vec<TcpStream> = (0..80).map(|_| connect(&server.address)).collect();
+    assert!(
+        errors.any(|line| line.contains("could not be accepted") && line.contains("ulimit -n"))
+    );
+    drop(connections);
+    assert_eq!(get(&server.address, "/healthz", &[]).status, 200);
+}
+
 #[test]
 fn a_key_is_managed_from_the_command_line_while_it_is_served() {
     let dir = TempDir::new().unwrap();

@@ -7,11 +7,13 @@ mod limits;
 mod open;
 mod peek;
 #[cfg(all(unix, feature = "cli"))]
-mod remote;
+pub(crate) mod remote;
 #[cfg(feature = "cli")]
 pub(crate) mod session;
 #[cfg(unix)]
 mod socket;
+#[cfg(unix)]
+mod socket_path;
 #[cfg(any(unix, fuzzing))]
 pub(crate) mod wire;
 

@@ -21,7 +21,9 @@ impl KeyGuard {
     /// The secret is, in this order: the one of `config`; the environment variable
     /// `KEYGUARD_SECRET`; the content of the file named as the data file with `.secret` appended.
     /// Where none of these is found and there is no data file either, that secret file is created,
-    /// with a random secret and mode 0600.
+    /// with a random secret and mode 0600. A secret file that other users may read or change is
+    /// refused, as is one of a user who is neither this one nor the data file's owner nor root. Of a
+    /// symbolic link, all this concerns the file that it leads to.
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong with the setting, the secret or the file, and what to do.
@@ -37,17 +39,22 @@ impl KeyGuard {
 #[cfg(unix)]
 fn listen(guard: &KeyGuard, file: &Path) -> Result<(), OpenError> {
     use super::socket::Listener;
-    use std::sync::Arc;
+    use std::io::ErrorKind;
 
     if !guard.inner.config().socket || Place::of(file)?.is_server() {
         return Ok(());
     }
-    let listener = Listener::bind(file, Arc::downgrade(&guard.inner));
-    let listener = listener.map_err(|source| OpenError::Socket {
-        path: file.into(),
-        source,
-    })?;
-    guard.inner.accompany(Box::new(listener));
+    match Listener::bind(file, &guard.inner) {
+        Ok(listener) => guard.inner.accompany(Box::new(listener)),
+        Err(source) if source.kind() == ErrorKind::AlreadyExists => {
+            let path = file.into();
+            return Err(OpenError::Socket { path, source });
+        }
+        Err(error) => guard.inner.warn(&format!(
+            "the command line cannot reach this process, because no socket can be made for it: \
+             {error}"
+        )),
+    }
     Ok(())
 }
 

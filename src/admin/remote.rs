@@ -1,41 +1,71 @@
 //! Asking the process that holds a data file, through the [socket](super::socket) beside it.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::answer::{Command, Failure, FailureCode};
-use super::socket::{PATIENCE, is_ours, places_for};
+use super::socket::{PATIENCE, peer_of};
+use super::socket_path;
 use super::wire::{self, Ask, Outcome, Reply, VERSION};
+use crate::{ownership, process};
 
 /// The asking side.
-pub(crate) struct Remote(UnixStream);
+pub(crate) struct Remote {
+    stream: UnixStream,
+    /// The process at the other side, where it is known.
+    pid: Option<u32>,
+}
+
+/// Why the process that may hold a file is not asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreachable {
+    /// The socket is not for this user, or its other side is nobody who may hold the file.
+    #[error("the socket `{}` {problem}", socket.display())]
+    Closed { socket: PathBuf, problem: String },
+    /// The process is suspended.
+    #[error(
+        "the process {pid} ({name}), which holds the file, is stopped and answers nobody",
+        name = process::name(*.pid).unwrap_or_default()
+    )]
+    Stopped { pid: u32 },
+}
 
 impl Remote {
-    /// Connects to the process that holds `file`. `None` if none listens.
-    pub(crate) fn connect(file: &Path) -> io::Result<Option<Self>> {
-        let mut found = None;
-        for place in places_for(file)? {
-            match UnixStream::connect(place) {
-                Ok(stream) => {
-                    found = Some(stream);
-                    break;
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {}
-                    _ => return Err(error),
-                },
-            }
-        }
-        let Some(stream) = found else {
+    /// Connects to the process that holds `file`: one of this user, of the file's owner, or of root.
+    /// `None` if none listens.
+    pub(crate) fn connect(file: &Path) -> Result<Option<Self>, Unreachable> {
+        let Ok(canonical) = fs::canonicalize(file) else {
             return Ok(None);
         };
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        if !is_ours(&stream)? && !rustix::process::geteuid().is_root() {
-            return Err(io::ErrorKind::PermissionDenied.into());
+        let owner = ownership::owner_of(&canonical);
+        let mut problem = None;
+        for socket in sockets_of(&canonical, owner) {
+            match connect_to(&socket, owner) {
+                Ok(Some(remote)) => return remote.running().map(Some),
+                Ok(None) => {}
+                Err(closed) => {
+                    problem.get_or_insert(Unreachable::Closed {
+                        socket,
+                        problem: closed,
+                    });
+                }
+            }
         }
-        Ok(Some(Self(stream)))
+        problem.map_or(Ok(None), Err)
+    }
+
+    /// A stopped process would carry out a command whenever it is continued.
+    fn running(self) -> Result<Self, Unreachable> {
+        match self.pid.filter(|pid| process::is_stopped(*pid)) {
+            Some(pid) => Err(Unreachable::Stopped { pid }),
+            None => Ok(self),
+        }
     }
 
     pub(crate) fn ask(&mut self, command: &Command) -> Result<serde_json::Value, Failure> {
@@ -45,6 +75,12 @@ impl Remote {
                 Outcome::Error(failure) => Err(failure),
             },
             Ok(None) => Err(lost("it ended")),
+            Err(error) if is_timeout(&error) => match self.pid {
+                Some(pid) if process::is_stopped(pid) => Err(lost(&format!(
+                    "it is stopped; continue it by `kill -CONT {pid}`"
+                ))),
+                _ => Err(lost(&format!("for {} s", PATIENCE.as_secs()))),
+            },
             Err(error) => Err(lost(&error.to_string())),
         }
     }
@@ -55,12 +91,85 @@ impl Remote {
             request: serde_json::to_value(command)?,
         };
         // Who refuses to listen may have said why before we have spoken.
-        let asked = wire::write(&mut self.0, &ask);
-        match wire::read(&mut self.0) {
+        let asked = wire::write(&mut self.stream, &ask);
+        match wire::read(&mut self.stream) {
             Ok(Some(reply)) => Ok(Some(reply)),
             unanswered => asked.and(unanswered),
         }
     }
+}
+
+/// Where a process may listen that holds a file of `owner`.
+fn sockets_of(canonical: &Path, owner: Option<u32>) -> Vec<PathBuf> {
+    let me = rustix::process::geteuid();
+    let mut users = vec![me.as_raw()];
+    // Private directories of others are closed to all but root.
+    users.extend(owner.filter(|owner| me.is_root() && *owner != me.as_raw()));
+    let private = users.into_iter();
+    let private = private.flat_map(|uid| socket_path::private(canonical, uid));
+    socket_path::beside(canonical)
+        .into_iter()
+        .chain(private)
+        .collect()
+}
+
+/// Connects to a socket. `None` if nobody listens there; an error says why it is not used.
+fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, String> {
+    let is_trusted = |uid| ownership::trusted_by_me(uid, owner);
+    let stranger =
+        |uid| format!("is of user {uid}, who is neither this user nor the file's owner nor root");
+    match fs::symlink_metadata(socket) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot be looked at: {error}")),
+        Ok(found) if !found.file_type().is_socket() => return Ok(None),
+        // Where the other side is not known, whose socket it is has to do.
+        Ok(found) if !is_trusted(found.uid()) => return Err(stranger(found.uid())),
+        Ok(_) => {}
+    }
+    let stream = match connect_within_patience(socket) {
+        Ok(stream) => stream,
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                io::ErrorKind::PermissionDenied => Err("does not let this user in".into()),
+                _ => Err(format!("cannot be connected to: {error}")),
+            };
+        }
+    };
+    let peer = peer_of(&stream).map_err(|error| format!("does not say whose it is: {error}"))?;
+    match peer {
+        Some((user, _)) if !is_trusted(user.as_raw()) => Err(stranger(user.as_raw())),
+        None if !socket_path::is_guarded(socket, is_trusted) => Err(
+            "is in a directory that other users may write, and this system does not say whose \
+             process listens"
+                .into(),
+        ),
+        peer => Ok(Some(Remote {
+            stream,
+            pid: peer.map(|(_, pid)| pid),
+        })),
+    }
+}
+
+/// Connects; waits for room in the queue of a listener only so long, and for each answer.
+fn connect_within_patience(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::empty(),
+        None,
+    )?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }
 
 fn lost(why: &str) -> Failure {

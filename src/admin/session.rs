@@ -8,13 +8,16 @@ use serde_json::Value;
 
 use super::answer::{Command, Failure, FailureCode};
 #[cfg(unix)]
-use super::remote::Remote;
-use crate::guard::{Config, KeyGuard, Place};
+use super::remote::{Remote, Unreachable};
+use crate::guard::{Config, KeyGuard, Place, followed};
 use crate::store::OpenError;
 
-/// How long a file may be held without an answer: by another command, or by a server that is just
-/// starting.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a process may hold a file without an answer: another command, or a server that is just
+/// starting. Each new holder has that long, so that any number of commands queue.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to wait between two attempts, at least and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(40));
 
 pub(crate) enum Session {
     /// The file is ours, or the database everybody's.
@@ -31,16 +34,8 @@ pub(crate) enum SessionError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[cfg(unix)]
-    #[error(
-        "`{}` is held by another process, whose socket `{}` does not let this user in: {source}",
-        file.display(),
-        socket.display()
-    )]
-    Socket {
-        file: PathBuf,
-        socket: PathBuf,
-        source: std::io::Error,
-    },
+    #[error("`{}` cannot be opened, and the process that may hold it is not asked: {source}", file.display())]
+    Unreachable { file: PathBuf, source: Unreachable },
 }
 
 impl Session {
@@ -50,19 +45,25 @@ impl Session {
             let guard = KeyGuard::open(file, config.clone().socket(false))?;
             return Ok(Self::Resting(by_this_user(guard)));
         }
-        if !file.exists() {
+        if !followed(file)?.exists() {
             return Err(SessionError::NoFile(file.into()));
         }
-        let started = Instant::now();
+        let mut queue = Queue::new();
         loop {
             #[cfg(unix)]
-            if let Some(remote) = connect(file)? {
-                return Ok(Self::Live(remote));
-            }
+            let unreachable = match Remote::connect(file) {
+                Ok(Some(remote)) => return Ok(Self::Live(remote)),
+                Ok(None) => None,
+                Err(source @ Unreachable::Stopped { .. }) => return Err(unreachable(file, source)),
+                // The file may be at rest all the same.
+                Err(source) => Some(unreachable(file, source)),
+            };
             match KeyGuard::open(file, config.clone().socket(false)) {
                 Ok(guard) => return Ok(Self::Resting(by_this_user(guard))),
-                Err(OpenError::InUse { .. }) if started.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(20));
+                Err(OpenError::InUse { holder, .. }) if queue.waits_for(holder.as_deref()) => {}
+                #[cfg(unix)]
+                Err(error) if is_closed(&error) && unreachable.is_some() => {
+                    return Err(unreachable.unwrap_or_else(|| error.into()));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -99,13 +100,51 @@ pub(crate) fn by_this_user(guard: KeyGuard) -> KeyGuard {
 }
 
 #[cfg(unix)]
-fn connect(file: &Path) -> Result<Option<Remote>, SessionError> {
-    Remote::connect(file).map_err(|source| SessionError::Socket {
-        file: file.into(),
-        socket: super::socket::places_for(file)
-            .ok()
-            .and_then(|places| places.into_iter().next())
-            .unwrap_or_default(),
-        source,
-    })
+fn unreachable(file: &Path, source: Unreachable) -> SessionError {
+    let file = file.into();
+    SessionError::Unreachable { file, source }
+}
+
+/// Whether a file was not opened because another process holds it, or because it is another user's.
+#[cfg(unix)]
+fn is_closed(error: &OpenError) -> bool {
+    match error {
+        OpenError::InUse { .. } | OpenError::ReadOnly { .. } => true,
+        OpenError::SecretFile { source, .. } => {
+            source.kind() == std::io::ErrorKind::PermissionDenied
+        }
+        _ => false,
+    }
+}
+
+/// Waiting for a file that other processes hold, one after the other.
+struct Queue {
+    holder: Option<String>,
+    since: Instant,
+    pause: Duration,
+}
+
+impl Queue {
+    fn new() -> Self {
+        Self {
+            holder: None,
+            since: Instant::now(),
+            pause: PAUSES.0,
+        }
+    }
+
+    /// Waits a moment; returns false at once if this process has held the file for too long.
+    fn waits_for(&mut self, holder: Option<&str>) -> bool {
+        if holder.is_some() && holder != self.holder.as_deref() {
+            self.holder = holder.map(str::to_owned);
+            self.since = Instant::now();
+        }
+        if self.since.elapsed() >= PATIENCE {
+            return false;
+        }
+        std::thread::sleep(self.pause);
+        // Who has waited longest looks no less often than who has just come.
+        self.pause = (self.pause * 2).min(PAUSES.1);
+        true
+    }
 }

@@ -1,53 +1,44 @@
 //! The socket beside a data file, through which it is managed while a process holds it.
 //!
-//! It is bound only while the file is held, has the mode 0600, and both sides look at whose process
-//! the other one is. Whatever lies at its path from before a kill is dead, and replaced. The secret
-//! never travels; the text of a key does, when it is made and when it is checked.
+//! It is bound only while the file is held, has the mode 0600, and both sides verify whose process
+//! the other one is. Whatever lies at its [path](super::socket_path) from before a kill is dead, and
+//! replaced. The secret never travels; the text of a key does, when it is made and when it is checked.
 
 use std::fs;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::Uid;
 
 use super::answer::{Failure, FailureCode};
+use super::socket_path;
 use super::wire::{self, Ask, Outcome, Reply, VERSION};
 use crate::client_ip::ClientIp;
-use crate::guard::{Actor, Inner, KeyGuard};
+use crate::guard::{Actor, Inner, KeyGuard, Warnings};
+use crate::ownership;
 
-/// As many bytes as the address of a socket has on every system, less the name of a draft.
-const LONGEST_PATH: usize = 100 - DRAFT_SUFFIX.len();
-const DRAFT_SUFFIX: &str = ".new";
+/// What the name of a socket ends with until it has its mode.
+pub(super) const DRAFT_SUFFIX: &str = ".new";
 
 /// How long one side waits for the other.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Commands that are carried out at a time.
+/// Commands that are carried out at a time; more wait.
 const MOST_CONNECTIONS: usize = 16;
 
-/// Where the socket of a file is looked for: `<file>.sock` beside it, by its canonical path; and
-/// `/tmp/keyguard-<id of the file's owner>-<hash of the path>.sock`, which takes its place where that path is too
-/// long for a socket or the directory may not be written.
-pub(crate) fn places_for(file: &Path) -> io::Result<Vec<PathBuf>> {
-    let file = fs::canonicalize(file)?;
-    let hash = blake3::hash(file.as_os_str().as_bytes()).to_hex();
-    let user = fs::metadata(&file)?.uid();
-    let mut beside = file.into_os_string();
-    beside.push(".sock");
-    let mut places = vec![format!("/tmp/keyguard-{user}-{}.sock", &hash[..32]).into()];
-    if beside.len() <= LONGEST_PATH {
-        places.insert(0, beside.into());
-    }
-    Ok(places)
-}
+/// How long nothing is accepted after that failed, for instance for want of descriptors.
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// The listening side; it ends and takes its path away when it is dropped.
 pub(crate) struct Listener {
@@ -58,13 +49,24 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Listens beside `file`, which `guard` holds.
-    pub(crate) fn bind(file: &Path, guard: Weak<Inner>) -> io::Result<Self> {
-        let (path, listener) = bind_in_one_of(&places_for(file)?)?;
+    /// Listens for commands on `file`, which `guard` holds.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if this user has something else at the path of the socket;
+    /// others if none can be bound anywhere.
+    pub(crate) fn bind(file: &Path, guard: &Arc<Inner>) -> io::Result<Self> {
+        let (path, listener) = bind_for(&fs::canonicalize(file)?)?;
         let (alive, ended) = UnixStream::pair()?;
+        let acceptor = Acceptor {
+            listener,
+            ended,
+            room: Arc::new(Room::new(MOST_CONNECTIONS)?),
+            guard: Arc::downgrade(guard),
+            warnings: Arc::clone(guard.lockouts().warnings()),
+        };
         let thread = std::thread::Builder::new()
             .name("keyguard-socket".into())
-            .spawn(move || accept_until(&listener, &ended, &guard))?;
+            .spawn(move || acceptor.run())?;
         Ok(Self {
             path,
             alive: Some(alive),
@@ -84,34 +86,37 @@ impl Drop for Listener {
     }
 }
 
-fn bind_in_one_of(places: &[PathBuf]) -> io::Result<(PathBuf, UnixListener)> {
-    let mut failure = io::ErrorKind::NotFound.into();
-    for path in places {
-        match bind_socket(path, 0o600) {
-            Ok(listener) => return Ok((path.clone(), listener)),
-            Err(error) => {
-                let is_closed = matches!(
-                    error.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                );
-                failure = error;
-                if !is_closed {
-                    break;
-                }
-            }
+/// Binds beside a file, or else in a private directory.
+fn bind_for(canonical: &Path) -> io::Result<(PathBuf, UnixListener)> {
+    if let Some(beside) = socket_path::beside(canonical) {
+        match bind_socket(&beside, 0o600) {
+            Ok(listener) => return Ok((beside, listener)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => {}
         }
     }
-    Err(failure)
+    let me = rustix::process::geteuid().as_raw();
+    let path = socket_path::make_private(canonical, me)?;
+    // A file there is in nobody's way but ours.
+    let listener =
+        bind_socket(&path, 0o600).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok((path, listener))
 }
 
-/// Bound under another name, given its mode, and then put in the place of a dead one.
+/// Binds a socket under another name, gives it its mode, and puts it in the place of a dead one.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if this user has something else at `path`.
 pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "there is a file at the path of the socket",
-            ));
+            let is_ours = found.uid() == rustix::process::geteuid().as_raw();
+            let kind = match is_ours {
+                true => io::ErrorKind::AlreadyExists,
+                false => io::ErrorKind::PermissionDenied,
+            };
+            let problem = format!("`{}` is in its place, and is no socket", path.display());
+            return Err(io::Error::new(kind, problem));
         }
         _ => {}
     }
@@ -130,37 +135,109 @@ pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn accept_until(listener: &UnixListener, ended: &UnixStream, guard: &Weak<Inner>) {
-    let connections = Arc::new(AtomicUsize::new(0));
-    loop {
-        let mut both = [
-            PollFd::new(listener, PollFlags::IN),
-            PollFd::new(ended, PollFlags::IN),
-        ];
-        match poll(&mut both, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return,
-            Ok(_) if !both[1].revents().is_empty() => return,
-            Ok(_) => {}
+/// The thread that takes connections.
+struct Acceptor {
+    listener: UnixListener,
+    /// Readable once it is to end.
+    ended: UnixStream,
+    room: Arc<Room>,
+    guard: Weak<Inner>,
+    /// Not through the guard, which the last to let go of it ends, and this thread with it.
+    warnings: Arc<Warnings>,
+}
+
+impl Acceptor {
+    fn run(self) {
+        // While there is no room, who connects waits in the listener's queue.
+        while self.wait_for(&self.room.free) && self.wait_for(&self.listener) {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.hand_over(stream),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => {
+                    self.warnings.add(&format!(
+                        "commands through the socket had to wait: connections could not be \
+                         accepted ({error}); raise the limit on open files (`ulimit -n`) if it was \
+                         reached"
+                    ));
+                    if self.ends_within_a_pause() {
+                        return;
+                    }
+                }
+            }
         }
-        let Ok((stream, _)) = listener.accept() else {
-            continue;
-        };
-        if connections.fetch_add(1, Ordering::AcqRel) >= MOST_CONNECTIONS {
-            connections.fetch_sub(1, Ordering::AcqRel);
-            continue;
+    }
+
+    /// Waits until there is something to read. Returns false if it is to end.
+    fn wait_for(&self, source: &impl AsFd) -> bool {
+        loop {
+            let mut both = [
+                PollFd::new(source, PollFlags::IN),
+                PollFd::new(&self.ended, PollFlags::IN),
+            ];
+            match poll(&mut both, None) {
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+                Ok(_) => return both[1].revents().is_empty(),
+            }
         }
-        let (guard, open) = (guard.clone(), Arc::clone(&connections));
+    }
+
+    fn ends_within_a_pause(&self) -> bool {
+        let mut end = [PollFd::new(&self.ended, PollFlags::IN)];
+        poll(&mut end, Some(&PAUSE)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Has a thread of its own carry out the commands of a connection.
+    fn hand_over(&self, stream: UnixStream) {
+        let (guard, place) = (self.guard.clone(), self.room.take());
         let spawned = std::thread::Builder::new()
             .name("keyguard-command".into())
             .spawn(move || {
+                let _place = place;
                 // Who goes away has no use for an error.
                 let _ = serve(stream, &guard);
-                open.fetch_sub(1, Ordering::AcqRel);
             });
-        if spawned.is_err() {
-            connections.fetch_sub(1, Ordering::AcqRel);
+        if let Err(error) = spawned {
+            let text = format!("a command was not carried out: no thread could be made ({error})");
+            self.warnings.add(&text);
         }
+    }
+}
+
+/// Errors that concern one connection alone, which is gone.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+
+    matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
+}
+
+/// How many connections there may be: a byte to read for each that there is room for, so that `poll`
+/// can wait for one.
+struct Room {
+    free: UnixStream,
+    given_back: UnixStream,
+}
+
+impl Room {
+    fn new(connections: usize) -> io::Result<Self> {
+        let (free, mut given_back) = UnixStream::pair()?;
+        given_back.write_all(&vec![0; connections])?;
+        Ok(Self { free, given_back })
+    }
+
+    /// Takes the place of one connection; waits if there is none.
+    fn take(self: &Arc<Self>) -> Option<Place> {
+        let taken = (&self.free).read_exact(&mut [0]);
+        taken.ok().map(|()| Place(Arc::clone(self)))
+    }
+}
+
+/// Given back when it is dropped.
+struct Place(Arc<Room>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = (&self.0.given_back).write_all(&[0]);
     }
 }
 
@@ -199,25 +276,26 @@ fn answer(stream: &mut UnixStream, outcome: Outcome) -> io::Result<()> {
     wire::write(stream, &reply)
 }
 
-/// Whether the process at the other side is of this user or of root.
-#[cfg(feature = "cli")]
-pub(super) fn is_ours(stream: &UnixStream) -> io::Result<bool> {
-    Ok(is_accepted(user_of(stream)?))
-}
-
-/// Where users are not known, the mode of the socket alone keeps others out.
+/// Whether a command of a user is carried out. Where users are not known, the mode of the socket and
+/// of its directory alone keep others out.
 fn is_accepted(user: Option<Uid>) -> bool {
-    user.is_none_or(|user| user == rustix::process::geteuid() || user.is_root())
+    user.is_none_or(|user| ownership::trusted_by_me(user.as_raw(), None))
 }
 
 /// Whose process is at the other side, where the system says.
-#[cfg(target_os = "linux")]
 fn user_of(stream: &UnixStream) -> io::Result<Option<Uid>> {
-    Ok(Some(rustix::net::sockopt::socket_peercred(stream)?.uid))
+    Ok(peer_of(stream)?.map(|(user, _)| user))
+}
+
+/// The user and the id of the process at the other side, where the system says.
+#[cfg(target_os = "linux")]
+pub(super) fn peer_of(stream: &UnixStream) -> io::Result<Option<(Uid, u32)>> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    Ok(Some((peer.uid, peer.pid.as_raw_pid().unsigned_abs())))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn user_of(_: &UnixStream) -> io::Result<Option<Uid>> {
+pub(super) fn peer_of(_: &UnixStream) -> io::Result<Option<(Uid, u32)>> {
     Ok(None)
 }
 

@@ -9,7 +9,7 @@ use super::failure::CliError;
 use super::moving::{fill, open, report};
 use super::{Cli, Exit, called_at};
 use crate::draft::Draft;
-use crate::guard::{Config, Place, existing_secret, is_server};
+use crate::guard::{Config, Place, existing_secret, followed, is_server, secret_path};
 use crate::secret::Secret;
 use crate::store::transfer::move_all;
 
@@ -37,7 +37,7 @@ pub(super) fn run(cli: &Cli, Export { to }: Export) -> Result<Exit, CliError> {
     }
     let source = open(file, cli.config()?)?;
     let secret = existing_secret(file, cli.secret()?)?;
-    if !is_server(&to) && !to.exists() {
+    if !is_server(&to) && !followed(&to)?.exists() {
         hand_on_secret(file, &to, &secret)?;
     }
     let target = open(&to, Config::new(secret))?;
@@ -58,7 +58,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 /// A secret that lies beside the file it belongs to also lies beside its copy.
 fn hand_on_secret(file: &Path, to: &Path, secret: &Secret) -> Result<(), CliError> {
-    let (beside, copy) = (beside(file), beside(to));
+    let (beside, copy) = (secret_path(&followed(file)?), secret_path(to));
     let failed = |source| CliError::SecretCopy {
         file: copy.clone(),
         source,
@@ -79,10 +79,4 @@ fn hand_on_secret(file: &Path, to: &Path, secret: &Secret) -> Result<(), CliErro
         }
     }
     Ok(())
-}
-
-fn beside(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".secret");
-    name.into()
 }

@@ -6,12 +6,17 @@ use serde_json::json;
 
 use super::import::ImportError;
 use super::render::{Table, escaped};
-use super::{Cli, Exit};
+use super::{Cli, Exit, called_at};
 use crate::access::InvalidPolicy;
 use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
+#[cfg(unix)]
+use crate::admin::remote::Unreachable;
 use crate::admin::session::SessionError;
+use crate::process;
 use crate::store::{OpenError, StoreError};
+
+pub(super) use crate::shell::quoted;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
@@ -21,11 +26,6 @@ pub(super) enum CliError {
     Asked(Failure),
     #[error("{failure}", failure = .0.message)]
     Hinted(Failure, String),
-    #[error("the secret cannot be read from `{}`: {source}", file.display())]
-    SecretFile {
-        file: PathBuf,
-        source: std::io::Error,
-    },
     #[error("the key cannot be read from standard input: {0}")]
     Input(std::io::Error),
     #[error("the log `{}` cannot be opened: {source}", file.display())]
@@ -147,12 +147,25 @@ impl CliError {
                 | OpenError::WrongSecret { .. }
                 | OpenError::BlankSecret { .. }
                 | OpenError::SecretFile { .. } => format!("{keyguard} --secret-file FILE …"),
+                OpenError::ExposedSecret { command, .. } => command.clone(),
+                OpenError::DanglingLink { target, .. } => {
+                    format!("{} init", called_at(target))
+                }
+                OpenError::Socket { path, .. } => {
+                    let file = std::fs::canonicalize(path);
+                    let file = file.unwrap_or_else(|_| path.clone());
+                    let socket = format!("{}.sock", file.display());
+                    format!("ls -l {}    # and move it away", quoted(&socket))
+                }
                 OpenError::InUse { holder, .. } => match holder {
                     Some(holder) => {
                         let pid = holder.split(' ').next().unwrap_or_default();
-                        format!(
-                            "ps -p {pid}    # then stop it, or have it open the file with a socket"
-                        )
+                        match pid.parse().is_ok_and(process::is_stopped) {
+                            true => format!("kill -CONT {pid}"),
+                            false => format!(
+                                "ps -p {pid}    # then stop it, or have it open the file with a socket"
+                            ),
+                        }
                     }
                     None => format!("fuser {}", quoted(&cli.place.db.display().to_string())),
                 },
@@ -169,12 +182,13 @@ impl CliError {
                 _ => "keyguard --db PATH init".to_owned(),
             },
             #[cfg(unix)]
-            Self::Session(SessionError::Socket { socket, .. }) => {
-                format!(
-                    "ls -l {}    # and ask as the user who owns it",
+            Self::Session(SessionError::Unreachable { source, .. }) => match source {
+                Unreachable::Closed { socket, .. } => format!(
+                    "ls -l {}    # and ask as the user who holds the file",
                     quoted(&socket.display().to_string())
-                )
-            }
+                ),
+                Unreachable::Stopped { pid } => format!("kill -CONT {pid}"),
+            },
             Self::Held { holder, .. } => match holder.split(' ').next() {
                 Some(pid) if pid.parse::<u32>().is_ok() => format!("kill {pid}"),
                 _ => format!("fuser {}", quoted(&cli.place.db.display().to_string())),
@@ -184,7 +198,6 @@ impl CliError {
             }
             Self::Import(ImportError::MissingFeature(_, feature)) => with_feature(feature),
             Self::Import(_) => "keyguard import --help".to_owned(),
-            Self::SecretFile { .. } => format!("{keyguard} --secret-file FILE …"),
             Self::Hinted(_, next) => format!("{keyguard} {next}"),
             Self::Asked(failure) => match failure.code {
                 FailureCode::Unavailable => format!("{keyguard} stats"),
@@ -224,14 +237,4 @@ pub(super) fn hint<T>(
         }
         error => error,
     })
-}
-
-/// For a POSIX shell.
-pub(super) fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
 }

@@ -16,7 +16,11 @@ mod replay;
 mod serve;
 mod setup;
 mod stats;
+#[cfg(feature = "serve")]
+mod usage_log;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,7 +32,7 @@ use self::failure::{CliError, quoted};
 use self::render::Look;
 use crate::admin::answer::Command;
 use crate::admin::session::{Session, SessionError};
-use crate::guard::{Config, Place as Location, is_server};
+use crate::guard::{Config, Place as Location, exposure_of, followed, is_server, read_secret};
 use crate::secret::Secret;
 
 /// Manage the keys, organizations and locks of a data file, also while a server holds it, or of a
@@ -160,6 +164,7 @@ pub fn main() -> ExitCode {
         json: opts.json,
         look: Look::of_stdout(),
         place: opts.place,
+        warned: RefCell::default(),
     };
     let exit = match cli.run(opts.command) {
         Ok(exit) => exit,
@@ -173,6 +178,8 @@ struct Cli {
     json: bool,
     look: Look,
     place: Place,
+    /// The warnings that were printed.
+    warned: RefCell<BTreeSet<String>>,
 }
 
 impl Cli {
@@ -225,7 +232,7 @@ impl Cli {
     fn secret(&self) -> Result<Option<Secret>, CliError> {
         let secret = match (&self.place.secret, &self.place.secret_file) {
             (Some(secret), _) => Secret::from(secret.clone().into_encoded_bytes()),
-            (None, Some(file)) => secret_in(file)?,
+            (None, Some(file)) => self.secret_in(file)?,
             (None, None) => return Ok(None),
         };
         Ok(Some(secret))
@@ -234,10 +241,15 @@ impl Cli {
     /// That of the ancestor.
     fn legacy_secret(&self) -> Result<Option<Secret>, CliError> {
         if let Some(file) = &self.place.legacy_secret_file {
-            return secret_in(file).map(Some);
+            return self.secret_in(file).map(Some);
         }
         let secret = std::env::var_os(LEGACY_SECRET);
         Ok(secret.map(|secret| Secret::from(secret.into_encoded_bytes())))
+    }
+
+    /// What a file holds that only its owner may read.
+    fn secret_in(&self, file: &Path) -> Result<Secret, CliError> {
+        Ok(read_secret(file, &self.place.db)?)
     }
 
     fn config(&self) -> Result<Config, CliError> {
@@ -260,6 +272,9 @@ impl Cli {
     }
 
     fn needs_data(&self) -> Result<(), CliError> {
+        if !is_server(&self.place.db) {
+            followed(&self.place.db)?;
+        }
         match self.has_data() {
             true => Ok(()),
             false => Err(SessionError::NoFile(self.place.db.clone()).into()),
@@ -275,7 +290,24 @@ impl Cli {
     }
 
     fn session(&self) -> Result<Session, CliError> {
-        Ok(Session::open(&self.place.db, &self.config()?)?)
+        // Opening a file makes it private.
+        let exposure = exposure_of(&self.place.db);
+        let session = Session::open(&self.place.db, &self.config()?)?;
+        exposure.iter().for_each(|text| self.warn(text));
+        Ok(session)
+    }
+
+    /// Prints a warning to standard error, once.
+    fn warn(&self, text: &str) {
+        if self.warned.borrow_mut().insert(text.to_owned()) {
+            match self.json {
+                true => eprintln!("{}", serde_json::json!({ "warning": text })),
+                false => {
+                    let lines: Vec<String> = text.lines().map(render::escaped).collect();
+                    eprintln!("warning: {}", lines.join("\n"));
+                }
+            }
+        }
     }
 
     /// Asks for one thing and shows it: as JSON, or as `show` makes of it.
@@ -312,14 +344,6 @@ fn called_at(place: &Path) -> String {
         }
         _ => "keyguard --db URL".to_owned(),
     }
-}
-
-fn secret_in(file: &Path) -> Result<Secret, CliError> {
-    let bytes = std::fs::read(file).map_err(|source| CliError::SecretFile {
-        file: file.to_owned(),
-        source,
-    })?;
-    Ok(Secret::from(bytes.trim_ascii().to_vec()))
 }
 
 /// Prints to standard output. A reader that has gone away, such as `head`, has seen enough.

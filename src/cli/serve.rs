@@ -1,15 +1,18 @@
 //! `serve`
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::failure::CliError;
+use super::usage_log::UsageLog;
 use super::{Cli, Exit};
 use crate::addresses::Addresses;
 use crate::guard::{Config, KeyGuard};
-use crate::http::serve::{self, Place, Settings, Tls};
+use crate::http::serve::{self, Place, ServeError, Settings, Tls};
 use crate::limiter::Fallback;
 use crate::lock_time;
 use crate::secret::Secret;
@@ -37,7 +40,8 @@ pub(super) struct Serve {
     /// A name by which the server is reached, beside addresses and localhost. May be repeated
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
-    /// The policy, as TOML; read again upon SIGHUP and by `keyguard reload`
+    /// The policy, as TOML; read again upon SIGHUP and by `keyguard reload`. One that cannot be
+    /// accepted changes nothing; why is on standard error and in `keyguard stats`
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Write single requests as lines of JSON to this file, `-` for standard output, in the place of
@@ -115,9 +119,11 @@ fn fallback(text: &str) -> Result<Fallback, String> {
 }
 
 pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
+    // First, for SIGHUP ends a process that does not handle it.
+    let hangup = hangup().map_err(ServeError::Start)?;
     cli.needs_data()?;
-    let mut config = cli.config()?;
-    if let Some(key) = admin_key(opts.admin_key_file)? {
+    let mut config = cli.config()?.on_warning(log);
+    if let Some(key) = admin_key(cli, opts.admin_key_file)? {
         config = config.admin_key(key);
     }
     if let Some(policy) = opts.policy {
@@ -133,7 +139,7 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
         config = match file.as_os_str() == "-" {
             true => config.usage_sink(JsonLines::stdout()),
             false => {
-                let log = JsonLines::append(&file);
+                let log = UsageLog::open(file.clone(), hangup);
                 config.usage_sink(log.map_err(|source| CliError::Log { file, source })?)
             }
         };
@@ -156,9 +162,22 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn admin_key(file: Option<PathBuf>) -> Result<Option<Secret>, CliError> {
+/// Set whenever the process receives SIGHUP.
+fn hangup() -> std::io::Result<Arc<AtomicBool>> {
+    let raised = Arc::new(AtomicBool::new(false));
+    #[cfg(unix)]
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&raised))?;
+    Ok(raised)
+}
+
+/// Writes a warning to standard error.
+fn log(text: &str) {
+    eprintln!("warning: {text}");
+}
+
+fn admin_key(cli: &Cli, file: Option<PathBuf>) -> Result<Option<Secret>, CliError> {
     if let Some(file) = file {
-        return super::secret_in(&file).map(Some);
+        return cli.secret_in(&file).map(Some);
     }
     let key = std::env::var_os("KEYGUARD_ADMIN_KEY");
     Ok(key.map(|key| Secret::from(key.into_encoded_bytes())))

@@ -6,7 +6,7 @@ use super::failure::CliError;
 use super::render::Panel;
 use super::{Cli, Exit, print};
 use crate::admin::answer::Command;
-use crate::guard::{KeyGuard, is_server};
+use crate::guard::{KeyGuard, followed, is_server, secret_path};
 
 /// Creates the data file. One that is there is only looked at.
 pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
@@ -29,11 +29,10 @@ pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
     } else {
         "Data file found"
     };
-    let mut secret = file.clone().into_os_string();
-    secret.push(".secret");
+    let secret = secret_path(&followed(file)?);
     let mut panel = Panel::new(title).copied("file", file.display());
-    if std::path::Path::new(&secret).exists() {
-        panel = panel.copied("secret", secret.to_string_lossy());
+    if secret.exists() {
+        panel = panel.copied("secret", secret.display());
     }
     let next = format!("{} create-org NAME", cli.called());
     print(&panel.copied("next", next).render(cli.look));

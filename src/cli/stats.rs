@@ -11,7 +11,7 @@ pub(super) fn show(cli: &Cli) -> Result<Exit, CliError> {
     let stats: Stats = cli.ask(Command::Stats, text)?;
     if !cli.json {
         for warning in &stats.warnings {
-            eprintln!("warning: {warning}");
+            cli.warn(warning);
         }
     }
     Ok(Exit::Done)

@@ -59,7 +59,7 @@ impl<'f> Place<'f> {
 }
 
 /// Whether a path is the URL of a database.
-#[cfg(feature = "cli")]
+#[cfg(any(unix, feature = "cli"))]
 pub(crate) fn is_server(path: &Path) -> bool {
     Place::of(path).is_ok_and(|place| place.is_server())
 }

@@ -50,6 +50,7 @@ pub struct Config {
     pub(super) policy: Policy,
     pub(super) policy_file: Option<PathBuf>,
     pub(super) reload_on_hangup: bool,
+    pub(super) on_warning: fn(&str),
     pub(crate) socket: bool,
     pub(super) clock: Clock,
 }
@@ -87,6 +88,7 @@ impl Default for Config {
             policy: Policy::default(),
             policy_file: None,
             reload_on_hangup: false,
+            on_warning: |_| {},
             socket: true,
             clock: Clock::system(),
         }
@@ -299,9 +301,24 @@ impl Config {
         self
     }
 
+    /// What is called with each new text of [`Stats::warnings`](crate::Stats::warnings) that comes
+    /// up in this process, once, such as a policy file that cannot be accepted: to log it. It is
+    /// called by the thread that finds the cause, so it should not wait. Default: nothing.
+    ///
+    /// ```
+    /// let config = keyguard::Config::default().on_warning(|text| eprintln!("warning: {text}"));
+    /// ```
+    pub fn on_warning(mut self, log: fn(&str)) -> Self {
+        self.on_warning = log;
+        self
+    }
+
     /// Whether the data file can be managed from the command line while it is open, through a Unix
-    /// socket beside it that is private to the user. Default: true. Systems without Unix sockets
-    /// have none.
+    /// socket that is private to the user. Default: true. Systems without Unix sockets have none.
+    ///
+    /// It is `<file>.sock`, or lies in a private directory, `/run/user/<uid>` or
+    /// `/tmp/keyguard-<uid>`, where that path is above some 95 bytes or its directory may not be
+    /// written. Where neither can be used, [`Stats::warnings`](crate::Stats::warnings) says so.
     pub fn socket(mut self, listen: bool) -> Self {
         self.socket = listen;
         self

@@ -1,14 +1,15 @@
 //! Locking clients out: strikes that become locks, and locks that are stored.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::request::{Headers, Request};
+use super::warnings::Warnings;
 use crate::access::Lockout;
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
@@ -38,7 +39,7 @@ pub(crate) struct Lockouts {
     storing: Mutex<()>,
     /// Locks for which there was no room.
     unlocked: AtomicU64,
-    warnings: Mutex<BTreeSet<String>>,
+    warnings: Arc<Warnings>,
 }
 
 impl Lockouts {
@@ -50,7 +51,15 @@ impl Lockouts {
             zone,
             storing: Mutex::new(()),
             unlocked: AtomicU64::new(0),
-            warnings: Mutex::default(),
+            warnings: Arc::default(),
+        }
+    }
+
+    /// Has each new warning logged.
+    pub(super) fn logged_by(self, log: fn(&str)) -> Self {
+        Self {
+            warnings: Arc::new(Warnings::logged_by(log)),
+            ..self
         }
     }
 
@@ -249,9 +258,9 @@ impl Lockouts {
         self.unlocked.load(Ordering::Relaxed)
     }
 
-    /// What an administrator should know, each once.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        self.warnings.lock().iter().cloned().collect()
+    /// What an administrator should know.
+    pub(crate) fn warnings(&self) -> &Arc<Warnings> {
+        &self.warnings
     }
 
     /// Says that a trusted proxy sets another field than the one that names clients.
@@ -277,10 +286,7 @@ impl Lockouts {
     }
 
     pub(super) fn warn(&self, warning: &str) {
-        let mut warnings = self.warnings.lock();
-        if !warnings.contains(warning) && warnings.len() < 100 {
-            warnings.insert(warning.to_owned());
-        }
+        self.warnings.add(warning);
     }
 }
 

@@ -19,8 +19,10 @@ mod policies;
 mod recorder;
 mod request;
 mod residents;
+mod secret_file;
 mod verdict;
 mod visit;
+mod warnings;
 
 use std::fmt;
 use std::path::Path;
@@ -48,7 +50,11 @@ pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
-pub(crate) use self::open::existing_secret;
+pub(crate) use self::open::exposure_of;
+#[cfg(feature = "cli")]
+pub(crate) use self::secret_file::{existing_secret, followed, read_secret, secret_path};
+#[cfg(unix)]
+pub(crate) use self::warnings::Warnings;
 
 use self::pipeline::Subject;
 use self::policies::{InForce, Policies};
@@ -299,7 +305,7 @@ impl Inner {
     }
 
     /// Tells the administrator something, once.
-    #[cfg(feature = "http")]
+    #[cfg(any(unix, feature = "http"))]
     pub(crate) fn warn(&self, warning: &str) {
         self.lockouts.warn(warning);
     }
@@ -312,7 +318,7 @@ impl Inner {
 
     /// What an administrator should know.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.lockouts.warnings();
+        let mut warnings = self.lockouts.warnings().list();
         warnings.extend(self.limiter().warnings());
         warnings.extend(self.store.warnings());
         warnings.extend(self.recorder().warnings());

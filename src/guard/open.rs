@@ -1,14 +1,14 @@
 //! Opening: from a path and settings to a guard that decides.
 
-use std::io::{ErrorKind, Write};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use zeroize::Zeroizing;
 
 use super::Inner;
+#[cfg(unix)]
+use super::backends::is_server;
 use super::backends::{self, Place};
 use super::config::Config;
 use super::legacy;
@@ -16,18 +16,20 @@ use super::lockouts::Lockouts;
 use super::policies::{InForce, Policies};
 use super::recorder::{Outlet, Recorder, Writer};
 use super::residents::{Backends, Residents, Revisions};
+use super::secret_file::{find_secret, followed};
 use crate::access;
-use crate::draft::Draft;
 use crate::key::KeyHasher;
-use crate::secret::Secret;
-use crate::store::{OpenError, RedbStore, StoreError};
-
-const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
+use crate::store::{OpenError, StoreError};
 
 impl Inner {
     pub(super) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
+        let file = match Place::of(file)? {
+            Place::File(file) => &followed(file)?,
+            Place::Postgres(_) => file,
+        };
         let place = Place::of(file)?;
+        let exposure = exposure_of(file);
         let shown = place.shown();
         let policy = match &config.policy_file {
             Some(file) => access::read(file).map_err(OpenError::Policy)?,
@@ -41,7 +43,9 @@ impl Inner {
             config.locked_addresses,
             NonZeroU32::new(config.ip_block_threshold).unwrap_or(NonZeroU32::MIN),
             config.time_zone.clone(),
-        );
+        )
+        .logged_by(config.on_warning);
+        exposure.iter().for_each(|text| lockouts.warn(text));
         let lockouts = backends::load_locks(lockouts, &*store, &clock);
         let lockouts = Arc::new(lockouts.map_err(|error| unreadable(&shown, error))?);
         let recorder = Arc::new(Recorder::new(
@@ -123,91 +127,24 @@ fn unreadable(file: &Path, error: StoreError) -> OpenError {
     }
 }
 
-/// The secret given, or of the environment, or beside the data file, or, for a new data file, new.
-fn find_secret(place: &Place<'_>, explicit: Option<Secret>) -> Result<Secret, OpenError> {
-    let (secret, place) = if let Some(secret) = explicit {
-        (secret, "the configuration".to_owned())
-    } else if let Some(text) = std::env::var_os(SECRET_VARIABLE) {
-        let secret = Secret::from(text.into_encoded_bytes());
-        (secret, format!("the variable {SECRET_VARIABLE}"))
-    } else if let Place::File(file) = place {
-        let path = secret_path(file);
-        (secret_beside(file, &path)?, format!("`{}`", path.display()))
-    } else {
-        return Err(OpenError::Server {
-            server: "PostgreSQL",
-            problem: format!(
-                "no secret is given, and there is no file beside a server to look for it; set \
-                 {SECRET_VARIABLE}, or give it in the configuration"
-            ),
-        });
-    };
-    if secret.is_blank() {
-        return Err(OpenError::BlankSecret { place });
+/// What lets other users read or change a data file, before opening it makes it private.
+#[cfg(unix)]
+pub(crate) fn exposure_of(file: &Path) -> Option<String> {
+    use crate::ownership::data_file_exposure;
+
+    if is_server(file) {
+        return None;
     }
-    Ok(secret)
+    let file = followed(file).ok()?;
+    let found = std::fs::metadata(&file).ok()?;
+    let exposure = data_file_exposure(&file, &found)?;
+    let (file, problem, command) = (file.display(), exposure.problem, exposure.command);
+    Some(format!(
+        "the data file `{file}` was not private when it was opened: {problem}; run `{command}`"
+    ))
 }
 
-/// The secret of a data file that may be held by another process. None is made.
-#[cfg(feature = "cli")]
-pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
-    let beside = secret_path(file);
-    let place = Place::of(file)?;
-    if !place.is_server()
-        && explicit.is_none()
-        && std::env::var_os(SECRET_VARIABLE).is_none()
-        && !beside.exists()
-    {
-        return Err(OpenError::MissingSecret {
-            path: file.into(),
-            secret_file: beside,
-        });
-    }
-    find_secret(&place, explicit)
-}
-
-fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Secret::from(bytes.trim_ascii().to_vec())),
-        Err(source) if source.kind() != ErrorKind::NotFound => Err(OpenError::SecretFile {
-            path: path.into(),
-            source,
-        }),
-        Err(_) if RedbStore::exists(file)? => Err(OpenError::MissingSecret {
-            path: file.into(),
-            secret_file: path.into(),
-        }),
-        Err(_) => create_secret(path),
-    }
-}
-
-/// `keyguard.redb` → `keyguard.redb.secret`
-fn secret_path(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".secret");
-    name.into()
-}
-
-/// Makes a random secret and its file, private from the start and whole or not there at all; if
-/// another process is faster, its secret is taken.
-fn create_secret(path: &Path) -> Result<Secret, OpenError> {
-    let failed = |source| OpenError::SecretFile {
-        path: path.into(),
-        source,
-    };
-    let secret = Secret::generate().map_err(|error| failed(std::io::Error::other(error)))?;
-    let mut bytes = Zeroizing::new(secret.expose().to_vec());
-    bytes.push(b'\n');
-    let written = Draft::new(path).and_then(|mut draft| {
-        draft.file().write_all(&bytes)?;
-        draft.take_name(path)
-    });
-    match written {
-        Ok(()) => Ok(secret),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let bytes = std::fs::read(path).map_err(failed)?;
-            Ok(Secret::from(bytes.trim_ascii().to_vec()))
-        }
-        Err(error) => Err(failed(error)),
-    }
+#[cfg(not(unix))]
+pub(crate) fn exposure_of(_: &Path) -> Option<String> {
+    None
 }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::lockouts::Lockouts;
 use super::residents::Revisions;
+use super::warnings::Topic;
 use crate::access::{self, InvalidPolicy, Policy, Rulebook};
 
 /// The policy in force.
@@ -99,13 +100,20 @@ impl Policies {
     }
 
     /// Reads the file again. Returns false if there is none. One that cannot be accepted changes
-    /// nothing.
+    /// nothing, and stays a warning until a good one is in force.
     pub(crate) fn reload(&self) -> Result<bool, InvalidPolicy> {
         let _replacing = self.replacing.lock();
         let Some(file) = &self.file else {
             return Ok(false);
         };
-        self.put_in_force(access::read(file)?);
+        match access::read(file) {
+            Ok(policy) => self.put_in_force(policy),
+            Err(error) => {
+                let text = format!("the policy stays as it was: {error}");
+                self.lockouts.warnings().set(Topic::Policy, Some(text));
+                return Err(error);
+            }
+        }
         Ok(true)
     }
 
@@ -113,15 +121,14 @@ impl Policies {
         self.in_force.replace(policy);
         // The rules of a key are put together from its own and those of the policy.
         self.revisions.everything_changed();
+        self.lockouts.warnings().set(Topic::Policy, None);
     }
 
     /// Reloads if the signal was raised since the last call.
     pub(super) fn reload_if_signalled(&self) {
-        if self.signal.swap(false, Ordering::Relaxed)
-            && let Err(error) = self.reload()
-        {
-            self.lockouts
-                .warn(&format!("the policy stays as it was: {error}"));
+        if self.signal.swap(false, Ordering::Relaxed) {
+            // A failure is among the warnings.
+            let _ = self.reload();
         }
     }
 

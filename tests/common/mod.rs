@@ -7,6 +7,8 @@
 pub(crate) mod child;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+#[cfg(feature = "cli")]
+pub(crate) mod program;
 #[cfg(all(unix, feature = "redis"))]
 pub(crate) mod redis;
 pub(crate) mod server;
@@ -64,6 +66,18 @@ impl Home {
 
     pub(crate) fn open_with(&self, config: Config) -> KeyGuard {
         KeyGuard::open(self.file(), config).unwrap()
+    }
+}
+
+/// Writes a file that only its owner may read, as a secret has to be.
+pub(crate) fn write_private(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, private).unwrap();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,6 +49,20 @@ impl Routes {
             most_body_bytes: settings.most_body_bytes,
             patience: settings.patience,
         }
+    }
+
+    /// Says that connections cannot be accepted, unless it was the client that went away.
+    pub(super) fn report_accept(&self, error: &std::io::Error) {
+        if matches!(
+            error.kind(),
+            ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
+        ) {
+            return;
+        }
+        self.guard.inner.warn(&format!(
+            "clients had to wait: connections could not be accepted ({error}); raise the limit on \
+             open files (`ulimit -n`), or lower `--max-connections`"
+        ));
     }
 
     pub(super) async fn answer(

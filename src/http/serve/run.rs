@@ -130,10 +130,13 @@ impl Connections {
                 next = next => next,
                 _ = end.changed() => return,
             };
-            let Ok((stream, peer)) = accepted else {
-                // No descriptors are left, or the client has gone already.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    self.routes.report_accept(&error);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
             };
             let (connections, watcher) = (Arc::clone(&self), graceful.watcher());
             tokio::spawn(async move {

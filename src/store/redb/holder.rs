@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// Its id, and its name where that is known.
+/// Its id and its name, and whether it is suspended.
 #[cfg(target_os = "linux")]
 pub(super) fn holder_of(path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
@@ -16,11 +16,13 @@ pub(super) fn holder_of(path: &Path) -> Option<String> {
         let locked = fields.next()?.rsplit(':').next()?;
         (locked.parse() == Ok(inode)).then_some(pid)
     })?;
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-    Some(match name {
-        Ok(name) => format!("{pid} ({})", name.trim_end().escape_debug()),
-        Err(_) => pid.to_string(),
-    })
+    // Who has ended may have left the lock to a process that it started.
+    let name = crate::process::name(pid)?;
+    let state = match crate::process::is_stopped(pid) {
+        true => ", which is stopped",
+        false => "",
+    };
+    Some(format!("{pid} ({name}){state}"))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -94,7 +94,7 @@ pub enum OpenError {
     /// The policy file cannot be read, or says what cannot be accepted.
     #[error("the policy cannot be accepted: {0}")]
     Policy(#[source] InvalidPolicy),
-    /// The socket beside the file, through which it is managed, cannot be made.
+    /// This user has something else at the path of the socket through which the file is managed.
     #[error(
         "the socket beside `{}` cannot be made; remove what is in its place, or do without it by \
          `Config::socket(false)`",
@@ -147,6 +147,29 @@ pub enum OpenError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Other users may read or change the file of the secret.
+    #[error("the secret in `{}` is refused: {problem}; run `{command}`", path.display())]
+    ExposedSecret {
+        /// The file of the secret.
+        path: PathBuf,
+        /// Its mode, or its owner.
+        problem: String,
+        /// What to type to make it private.
+        command: String,
+    },
+    /// The path is a symbolic link to a file that is not there.
+    #[error(
+        "`{}` is a symbolic link to `{}`, and there is no file; create it by its own path, or remove \
+         the link",
+        path.display(),
+        target.display()
+    )]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads to.
+        target: PathBuf,
     },
     /// A value in the configuration cannot be accepted.
     #[error("the configuration cannot be accepted: {0}")]

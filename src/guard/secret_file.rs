@@ -1,0 +1,161 @@
+//! The secret of a data file: where it is found, and the file beside that it is made in.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::backends::Place;
+use crate::draft::Draft;
+use crate::secret::Secret;
+use crate::store::{OpenError, RedbStore};
+
+const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
+
+/// The secret given, or of the environment, or beside the data file, or, for a new data file, new.
+pub(super) fn find_secret(
+    place: &Place<'_>,
+    explicit: Option<Secret>,
+) -> Result<Secret, OpenError> {
+    let (secret, place) = if let Some(secret) = explicit {
+        (secret, "the configuration".to_owned())
+    } else if let Some(text) = std::env::var_os(SECRET_VARIABLE) {
+        let secret = Secret::from(text.into_encoded_bytes());
+        (secret, format!("the variable {SECRET_VARIABLE}"))
+    } else if let Place::File(file) = place {
+        let path = secret_path(file);
+        (secret_beside(file, &path)?, format!("`{}`", path.display()))
+    } else {
+        return Err(OpenError::Server {
+            server: "PostgreSQL",
+            problem: format!(
+                "no secret is given, and there is no file beside a server to look for it; set \
+                 {SECRET_VARIABLE}, or give it in the configuration"
+            ),
+        });
+    };
+    if secret.is_blank() {
+        return Err(OpenError::BlankSecret { place });
+    }
+    Ok(secret)
+}
+
+/// The secret of a data file that may be held by another process. None is made.
+#[cfg(feature = "cli")]
+pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
+    let place = Place::of(file)?;
+    if place.is_server() {
+        return find_secret(&place, explicit);
+    }
+    let file = &followed(file)?;
+    let beside = secret_path(file);
+    if explicit.is_none() && std::env::var_os(SECRET_VARIABLE).is_none() && !beside.exists() {
+        return Err(OpenError::MissingSecret {
+            path: file.into(),
+            secret_file: beside,
+        });
+    }
+    find_secret(&Place::File(file), explicit)
+}
+
+/// The file that a path leads to: where it is a symbolic link, the one at its end, so that a file has
+/// one secret under every name.
+pub(crate) fn followed(path: &Path) -> Result<PathBuf, OpenError> {
+    if !fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+        return Ok(path.into());
+    }
+    fs::canonicalize(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => OpenError::DanglingLink {
+            path: path.into(),
+            // A relative one is meant from where the link is.
+            target: fs::read_link(path)
+                .map(|target| path.with_file_name(target))
+                .unwrap_or_default(),
+        },
+        _ => OpenError::Io {
+            path: path.into(),
+            source,
+        },
+    })
+}
+
+/// `keyguard.redb` → `keyguard.redb.secret`
+pub(crate) fn secret_path(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".secret");
+    name.into()
+}
+
+fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {
+    match read_secret(path, file) {
+        Err(OpenError::SecretFile { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            match RedbStore::exists(file)? {
+                true => Err(OpenError::MissingSecret {
+                    path: file.into(),
+                    secret_file: path.into(),
+                }),
+                false => create_secret(path, file),
+            }
+        }
+        read => read,
+    }
+}
+
+/// Reads a secret from a file that nobody but its owner may read or change. That is this user, root,
+/// or who owns the data file at `data`.
+pub(crate) fn read_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
+    let failed = |source| OpenError::SecretFile {
+        path: path.into(),
+        source,
+    };
+    let mut file = File::open(path).map_err(failed)?;
+    verify_private(path, &file, data)?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Secret::from(bytes.trim_ascii().to_vec()))
+}
+
+#[cfg(unix)]
+fn verify_private(path: &Path, file: &File, data: &Path) -> Result<(), OpenError> {
+    use crate::ownership::{exposure, owner_of};
+
+    let found = file.metadata().map_err(|source| OpenError::SecretFile {
+        path: path.into(),
+        source,
+    })?;
+    match exposure(path, &found, owner_of(data)) {
+        Some(exposure) => Err(OpenError::ExposedSecret {
+            path: path.into(),
+            problem: exposure.problem,
+            command: exposure.command,
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+fn verify_private(_: &Path, _: &File, _: &Path) -> Result<(), OpenError> {
+    Ok(())
+}
+
+/// Makes a random secret and its file, private from the start and whole or not there at all; if
+/// another process is faster, its secret is taken.
+fn create_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
+    let failed = |source| OpenError::SecretFile {
+        path: path.into(),
+        source,
+    };
+    let secret = Secret::generate().map_err(|error| failed(std::io::Error::other(error)))?;
+    let mut bytes = Zeroizing::new(secret.expose().to_vec());
+    bytes.push(b'\n');
+    let written = Draft::new(path).and_then(|mut draft| {
+        draft.file().write_all(&bytes)?;
+        draft.take_name(path)
+    });
+    match written {
+        Ok(()) => Ok(secret),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => read_secret(path, data),
+        Err(error) => Err(failed(error)),
+    }
+}

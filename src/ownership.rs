@@ -1,0 +1,137 @@
+//! Whose files and processes are trusted with a data file.
+
+#[cfg(unix)]
+pub(crate) use self::unix::{data_file_exposure, exposure, owner_of, trusted_by_me};
+
+/// Whether the user `uid` is trusted by a process of the user `me` that works on a data file of
+/// `owner`: `me` itself, the owner, and root.
+#[cfg(unix)]
+fn is_trusted(uid: u32, me: u32, owner: Option<u32>) -> bool {
+    const ROOT: u32 = 0;
+    uid == me || uid == ROOT || owner == Some(uid)
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::Metadata;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
+
+    use super::is_trusted;
+    use crate::shell::quoted;
+
+    /// The owner of the file at `path`, if there is one.
+    pub(crate) fn owner_of(path: &Path) -> Option<u32> {
+        std::fs::metadata(path).ok().map(|metadata| metadata.uid())
+    }
+
+    /// Whether a user is trusted by this process, which works on a data file of `owner`.
+    pub(crate) fn trusted_by_me(uid: u32, owner: Option<u32>) -> bool {
+        is_trusted(uid, rustix::process::geteuid().as_raw(), owner)
+    }
+
+    /// Why a file is not private to its owner.
+    pub(crate) struct Exposure {
+        /// What lets others read or change it.
+        pub(crate) problem: String,
+        /// What to type to end that.
+        pub(crate) command: String,
+    }
+
+    /// What lets others read or change a file that should be private to its owner; `None` if nothing
+    /// does. `owner` is that of the data file to which it belongs.
+    ///
+    /// A process that is not root's also accepts a file of root's that its group may read: services
+    /// are given files so. What is no regular file, such as a pipe, has no readers but its own.
+    pub(crate) fn exposure(path: &Path, file: &Metadata, owner: Option<u32>) -> Option<Exposure> {
+        let me = rustix::process::geteuid().as_raw();
+        let mode = file.permissions().mode() & 0o777;
+        let (problem, command) = exposure_of(file.is_file(), file.uid(), mode, me, owner)?;
+        let path = quoted(&path.display().to_string());
+        let command = format!("{command} {path}");
+        Some(Exposure { problem, command })
+    }
+
+    /// As [`exposure`], of a data file itself. Root may work on anybody's.
+    pub(crate) fn data_file_exposure(path: &Path, file: &Metadata) -> Option<Exposure> {
+        let owner = rustix::process::geteuid().is_root().then(|| file.uid());
+        exposure(path, file, owner)
+    }
+
+    fn exposure_of(
+        is_file: bool,
+        uid: u32,
+        mode: u32,
+        me: u32,
+        owner: Option<u32>,
+    ) -> Option<(String, String)> {
+        let is_handed_over = uid == 0 && me != 0;
+        let forbidden = if is_handed_over { 0o037 } else { 0o077 };
+        if !is_file {
+            None
+        } else if !is_trusted(uid, me, owner) {
+            let problem = format!("it belongs to user {uid}, and this process is of user {me}");
+            Some((problem, format!("chown {me}")))
+        } else if mode & forbidden != 0 {
+            let problem = format!("other users may read or change it (mode {mode:03o})");
+            Some((problem, "chmod 600".to_owned()))
+        } else {
+            None
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        const ROOT: u32 = 0;
+        const ALICE: u32 = 1_000;
+        const MALLORY: u32 = 1_001;
+
+        #[test]
+        fn strangers_are_trusted_by_nobody_and_users_not_by_root() {
+            for (uid, me, owner, expected) in [
+                (ALICE, ALICE, Some(ALICE), true),
+                (ALICE, ALICE, None, true),
+                (ROOT, ALICE, Some(ALICE), true),
+                (ROOT, ROOT, None, true),
+                (ALICE, ROOT, Some(ALICE), true),
+                (ALICE, ROOT, Some(ROOT), false),
+                (MALLORY, ROOT, Some(ALICE), false),
+                (MALLORY, ROOT, None, false),
+                (MALLORY, ALICE, Some(ALICE), false),
+                (MALLORY, ALICE, Some(ROOT), false),
+                (ALICE, MALLORY, Some(ALICE), true),
+            ] {
+                let trusted = is_trusted(uid, me, owner);
+                assert_eq!(trusted, expected, "{uid} by {me} for a file of {owner:?}");
+            }
+        }
+
+        #[test]
+        fn only_private_files_of_trusted_users_are_not_exposed() {
+            for (uid, mode, me, owner, expected) in [
+                (ALICE, 0o600, ALICE, None, None),
+                (ALICE, 0o400, ALICE, Some(ALICE), None),
+                (ALICE, 0o640, ALICE, None, Some("chmod 600")),
+                (ALICE, 0o604, ALICE, None, Some("chmod 600")),
+                (ALICE, 0o620, ALICE, None, Some("chmod 600")),
+                (ALICE, 0o602, ALICE, None, Some("chmod 600")),
+                (ROOT, 0o640, ROOT, None, Some("chmod 600")),
+                // As systemd and Kubernetes hand secrets to a service.
+                (ROOT, 0o440, ALICE, None, None),
+                (ROOT, 0o640, ALICE, None, None),
+                (ROOT, 0o644, ALICE, None, Some("chmod 600")),
+                (ROOT, 0o660, ALICE, None, Some("chmod 600")),
+                (ALICE, 0o600, ROOT, Some(ALICE), None),
+                (ALICE, 0o600, ROOT, None, Some("chown 0")),
+                (MALLORY, 0o600, ROOT, Some(ALICE), Some("chown 0")),
+                (MALLORY, 0o600, ALICE, Some(ALICE), Some("chown 1000")),
+            ] {
+                let found = exposure_of(true, uid, mode, me, owner).map(|(_, command)| command);
+                assert_eq!(found.as_deref(), expected, "{mode:o} of {uid} read by {me}");
+            }
+            assert_eq!(exposure_of(false, MALLORY, 0o666, ALICE, None), None);
+        }
+    }
+}

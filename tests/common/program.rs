@@ -1,0 +1,37 @@
+//! The program `keyguard`, as a process of its own.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The program, in a directory of its own, without anything from the environment.
+pub(crate) fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+    command
+        .args(arguments)
+        .current_dir(dir)
+        .stdin(Stdio::null());
+    for name in ["DB", "REDIS", "SECRET", "ADMIN_KEY", "KEY"] {
+        command.env_remove(format!("KEYGUARD_{name}"));
+    }
+    command.env("TZ", "UTC");
+    command
+}
+
+pub(crate) fn run(dir: &Path, arguments: &[&str]) -> Output {
+    keyguard(dir, arguments).output().unwrap()
+}
+
+/// What it prints to standard output, if it is done.
+pub(crate) fn done(dir: &Path, arguments: &[&str]) -> String {
+    let output = run(dir, arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What it prints to standard error, if it refuses.
+pub(crate) fn refused(dir: &Path, arguments: &[&str]) -> String {
+    let output = run(dir, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
