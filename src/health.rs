@@ -8,8 +8,9 @@ use serde::Serialize;
 pub struct BackendHealth {
     /// `postgres` or `redis`.
     pub server: &'static str,
-    /// Whether it is asked at the moment. While it is not, what [`Config`](crate::Config) says of that
-    /// case holds.
+    /// Whether it is asked at the moment, and set so that it keeps what it is told: a Redis that could
+    /// evict counters is asked and is not up. While it is not asked, what [`Config`](crate::Config) says
+    /// of that case holds.
     pub is_up: bool,
     /// Calls that were not answered, or not in time, since the guard was opened.
     pub failures: u64,

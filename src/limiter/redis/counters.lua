@@ -417,10 +417,18 @@ if action == 'admit' then
   end
 elseif action ~= 'look' then
   -- settle, reset, release, renew, extend or forget
+  local makes_room = action == 'reset' or action == 'forget'
   for _, rule in ipairs(rules) do
     if rule[action] then
+      local was_full = rule.used >= rule.amount
       rule[action](rule)
+      makes_room = makes_room or action == 'settle' and was_full and rule.used < rule.amount
     end
+  end
+  -- Refusals are remembered by those that asked. Who may not publish does without.
+  if makes_room and KEYS[1] then
+    local channel = string.match(KEYS[1], '^{(kg:%x+):')
+    redis.pcall('PUBLISH', channel, KEYS[1])
   end
 end
 

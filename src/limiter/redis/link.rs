@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
@@ -14,7 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::call::{Action, Answer, Call, Counter};
+use super::group_of;
 use super::server::{Connection, Servers};
+use crate::limiter::exhausted::Exhausted;
 use crate::store::OpenError;
 use crate::waiting::{Patience, block_on};
 
@@ -45,11 +48,12 @@ pub(super) enum Trouble {
     Late,
     #[error("{0}")]
     Failed(String),
-    #[error(
-        "its `maxmemory-policy` is `{0}`, by which it could forget limits; set `maxmemory-policy \
-         noeviction`"
-    )]
-    Evicting(String),
+}
+
+/// What is announced by the nodes to each other: where there is room again.
+pub(super) struct Hearing {
+    pub(super) channel: String,
+    pub(super) exhausted: Arc<Exhausted>,
 }
 
 pub(super) struct Link {
@@ -106,6 +110,10 @@ impl Drop for Delivery {
 #[derive(Default)]
 pub(super) struct State {
     is_up: AtomicBool,
+    /// Whether announcements are heard.
+    hears: AtomicBool,
+    /// The policy by which a server could forget limits.
+    evicting: Mutex<Option<String>>,
     /// Calls in a row that were not answered in time.
     late: AtomicU32,
     failed: AtomicU64,
@@ -132,6 +140,20 @@ impl State {
         if let Err(unsent) = jobs.try_send(job) {
             self.note_released(&unsent.into_inner().call);
         }
+    }
+
+    /// Why limits could be forgotten, if they could.
+    fn evicting_warning(&self) -> Option<String> {
+        let policy = self.evicting.lock().clone()?;
+        Some(format!(
+            "its `maxmemory-policy` is `{policy}`, by which it could forget limits; set \
+             `maxmemory-policy noeviction`"
+        ))
+    }
+
+    fn note_memory(&self, servers: &[String]) {
+        let policy = servers.iter().find_map(|memory| evicting_policy(memory));
+        *self.evicting.lock() = policy.map(str::to_owned);
     }
 
     fn note_released(&self, call: &Call) {
@@ -161,6 +183,7 @@ impl Link {
         servers: Servers,
         node: String,
         deadline: Duration,
+        hearing: Hearing,
     ) -> Result<Self, OpenError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (tried, first_try) = oneshot::channel();
@@ -173,6 +196,7 @@ impl Link {
             servers,
             node,
             script: redis::Script::new(include_str!("counters.lua")),
+            hearing,
             connection: RefCell::default(),
             jobs: jobs.downgrade(),
             state: Arc::clone(&state),
@@ -182,8 +206,9 @@ impl Link {
             .spawn(move || LocalSet::new().block_on(&runtime, worker.run(queue, tried)))
             .map_err(not_started)?;
         // At the latest when connecting takes too long.
-        if let Ok(Err(trouble @ Trouble::Evicting(_))) = block_on(first_try) {
-            return Err(unusable(trouble.to_string()));
+        let _ = block_on(first_try);
+        if let Some(warning) = state.evicting_warning() {
+            return Err(unusable(warning));
         }
         // If it is not there now, it may be later.
         Ok(Self {
@@ -230,6 +255,16 @@ impl Link {
         self.state.failed.load(Ordering::Relaxed)
     }
 
+    /// Whether it is announced here where there is room again.
+    pub(super) fn hears(&self) -> bool {
+        self.state.hears.load(Ordering::Acquire)
+    }
+
+    /// Why Redis could forget limits, if it could.
+    pub(super) fn evicting_warning(&self) -> Option<String> {
+        self.state.evicting_warning()
+    }
+
     /// Why Redis is not asked at the moment.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.state.trouble.lock().clone()
@@ -248,6 +283,7 @@ struct Worker {
     servers: Servers,
     node: String,
     script: redis::Script,
+    hearing: Hearing,
     connection: RefCell<Option<Connection>>,
     jobs: mpsc::WeakSender<Job>,
     state: Arc<State>,
@@ -261,11 +297,14 @@ impl Worker {
     ) {
         let worker = Rc::new(self);
         let _ = tried.send(worker.connect().await);
-        let keeper = tokio::task::spawn_local(Rc::clone(&worker).keep());
+        let keepers = [
+            tokio::task::spawn_local(Rc::clone(&worker).keep()),
+            tokio::task::spawn_local(Rc::clone(&worker).hear()),
+        ];
         while let Some(job) = queue.recv().await {
             tokio::task::spawn_local(Rc::clone(&worker).serve(job));
         }
-        keeper.abort();
+        keepers.iter().for_each(tokio::task::JoinHandle::abort);
         worker.give_up_slots().await;
     }
 
@@ -279,8 +318,42 @@ impl Worker {
             }
             if Instant::now() >= next_renewal {
                 next_renewal = Instant::now() + RENEWAL;
+                self.check_memory().await;
                 self.renew_slots().await;
             }
+        }
+    }
+
+    /// Notices a policy that was changed while this runs.
+    async fn check_memory(&self) {
+        let connection = self.connection.borrow().clone();
+        let Some(mut connection) = connection else {
+            return;
+        };
+        let asked = tokio::time::timeout(CONNECTING, connection.memory()).await;
+        if let Ok(Ok(memory)) = asked {
+            self.state.note_memory(&memory);
+        }
+    }
+
+    /// Forgets what was refused where others say that there is room again. While that is not heard,
+    /// nothing is remembered.
+    async fn hear(self: Rc<Self>) {
+        let Hearing { channel, exhausted } = &self.hearing;
+        loop {
+            let subscribing = self.servers.subscribe(channel);
+            if let Ok(Ok(mut announced)) = tokio::time::timeout(CONNECTING, subscribing).await {
+                exhausted.forget_all();
+                self.state.hears.store(true, Ordering::Release);
+                while let Some(message) = announced.next().await {
+                    match message.get_payload::<String>() {
+                        Ok(key) => exhausted.forget(group_of(&key)),
+                        Err(_) => exhausted.forget_all(),
+                    }
+                }
+                self.state.hears.store(false, Ordering::Release);
+            }
+            tokio::time::sleep(PROBE).await;
         }
     }
 
@@ -292,7 +365,8 @@ impl Worker {
             return;
         };
         let asked = tokio::time::timeout(CONNECTING, connection.memory()).await;
-        if let Ok(Ok(_)) = asked {
+        if let Ok(Ok(memory)) = asked {
+            self.state.note_memory(&memory);
             self.note_up();
         }
     }
@@ -311,10 +385,10 @@ impl Worker {
             Ok::<_, RedisError>((connection, memory))
         };
         let connected = match tokio::time::timeout(CONNECTING, connecting).await {
-            Ok(Ok((connection, memory))) => match memory.iter().find_map(|m| evicting_policy(m)) {
-                None => Ok(connection),
-                Some(policy) => Err(Trouble::Evicting(policy.to_owned())),
-            },
+            Ok(Ok((connection, memory))) => {
+                self.state.note_memory(&memory);
+                Ok(connection)
+            }
             // Addresses and causes; a password is in neither.
             Ok(Err(error)) => Err(Trouble::Failed(error.to_string())),
             Err(_) => Err(Trouble::Late),

@@ -22,7 +22,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use self::call::{Action, Answer, Calendar, Call, Counter, Standing, signed};
-use self::link::{Failed, Link, unusable};
+use self::link::{Failed, Hearing, Link, unusable};
 use self::server::Servers;
 use super::exhausted::{Exhausted, Refusal, Wish};
 use super::memory::indexed;
@@ -51,7 +51,7 @@ pub(crate) struct RedisLimiter {
     fallback: Fallback,
     /// What is known of groups here: their balances, and all counters while Redis cannot be asked.
     local: MemoryLimiter,
-    exhausted: Exhausted,
+    exhausted: Arc<Exhausted>,
     fallen_back: AtomicU64,
 }
 
@@ -69,15 +69,21 @@ impl RedisLimiter {
         let servers = Servers::at(url).map_err(|error| unusable(error.to_string()))?;
         let mut node = [0; 8];
         getrandom::fill(&mut node).map_err(|error| unusable(error.to_string()))?;
-        let link = Link::open(servers, hex(&node), deadline)?;
+        let names = Names::new(secret);
+        let exhausted = Arc::<Exhausted>::default();
+        let hearing = Hearing {
+            channel: names.channel(),
+            exhausted: Arc::clone(&exhausted),
+        };
+        let link = Link::open(servers, hex(&node), deadline, hearing)?;
         Ok(Self {
             link,
-            names: Names::new(secret),
+            names,
             clock: local.clock().clone(),
             zone: local.zone().clone(),
             fallback,
             local,
-            exhausted: Exhausted::default(),
+            exhausted,
             fallen_back: AtomicU64::new(0),
         })
     }
@@ -126,31 +132,23 @@ impl RedisLimiter {
         counters
     }
 
-    /// As refusals are remembered by it, if they are.
+    /// What refusals are remembered by, if they are: only while it is announced where there is room
+    /// again.
     fn wish(&self, wanted: &Wanted) -> Option<Wish> {
+        if !wanted.is_remembered || !self.link.hears() {
+            return None;
+        }
+        let group = group_of(&wanted.counters.first()?.key);
         let keys = wanted.counters.iter().map(|counter| &*counter.key);
         let limits = wanted.limits.iter().copied();
-        wanted.is_remembered.then(|| Wish {
-            cost: wanted.cost,
-            limits: self.exhausted.hash(keys.zip(limits)),
-        })
+        Some(self.exhausted.wish(wanted.cost, group, keys.zip(limits)))
     }
 
     /// A refusal that needs no asking.
     fn known_refusal(&self, wanted: &Wanted, wish: Wish) -> Option<Outcome> {
-        let now = self.clock.now();
-        let mut enforced = wanted.counters.iter().zip(&wanted.limits).enumerate();
-        let (rule, (grows_at, room_at)) = enforced.find_map(|(rule, (counter, limit))| {
-            let known = self.exhausted.find(&counter.key, wish, now);
-            Some((rule, known.filter(|_| !limit.shadow)?))
-        })?;
-        let level = Level {
-            rule,
-            at: now,
-            remaining: 0,
-            grows_at,
-        };
-        Some(Outcome::Refused(level, room_at))
+        let (level, room_at) = self.exhausted.find(wish, self.clock.now())?;
+        let limit = wanted.limits.get(level.rule)?;
+        (!limit.shadow).then_some(Outcome::Refused(level, room_at))
     }
 
     /// Asks for what is wanted; what is `admitted` is told before it is returned. `otherwise` decides
@@ -172,7 +170,6 @@ impl RedisLimiter {
             cost,
             ..
         } = wanted;
-        let keys: SmallVec<[String; 4]> = counters.iter().map(|c| c.key.clone()).collect();
         let call = self.call(Action::Admit, signed(cost), counters);
         let Ok(asked) = self.link.ask(call, patience) else {
             return Reply::Now(self.fall_back(otherwise));
@@ -190,13 +187,14 @@ impl RedisLimiter {
                 Outcome::Refused(level, room_at) => {
                     let refusal = |wish| Refusal {
                         wish,
+                        rule: level.rule,
                         limit: limits[level.rule],
                         level: *level,
                         room_at: *room_at,
                         others_have: room_of_others(&answer, &limits, level.rule),
                     };
                     if let Some(refusal) = wish.map(refusal) {
-                        self.exhausted.note(&keys[level.rule], refusal);
+                        self.exhausted.note(refusal);
                     }
                 }
                 Outcome::Undecided => {}
@@ -258,8 +256,8 @@ impl RedisLimiter {
     }
 
     fn forget_exhausted(&self, counters: &[Counter]) {
-        for counter in counters {
-            self.exhausted.forget(&counter.key);
+        if let Some(counter) = counters.first() {
+            self.exhausted.forget(group_of(&counter.key));
         }
     }
 }
@@ -411,8 +409,10 @@ impl Limiter for RedisLimiter {
             .filter(|(index, _)| !is_passed_over(admission.receipt, *index))
             .map(|(_, counter)| counter)
             .collect();
-        self.forget_exhausted(&counters);
         let more = i64::try_from(actual).unwrap_or(i64::MAX) - signed(admission.cost);
+        if more < 0 {
+            self.forget_exhausted(&counters);
+        }
         // More than the script can count exactly counts as no more than that.
         let more = more.min(MOST);
         let call = Call {
@@ -506,12 +506,12 @@ impl Limiter for RedisLimiter {
 
     fn forget(&self, network: Network) -> Result<(), StoreError> {
         let tag = self.names.tag_of(network);
-        self.exhausted.forget_all(&tag);
+        self.exhausted.forget(group_of(&tag));
         self.local.forget(network)?;
         let all = Counter::index(self.names.of_all(network), &[]);
         let answer = self.ask_patiently(Action::Forget, vec![all]);
         // Nor what was refused meanwhile.
-        self.exhausted.forget_all(&tag);
+        self.exhausted.forget(group_of(&tag));
         answer
     }
 
@@ -526,7 +526,7 @@ impl Limiter for RedisLimiter {
     fn health(&self) -> Option<BackendHealth> {
         Some(BackendHealth {
             server: "redis",
-            is_up: self.link.trouble().is_none(),
+            is_up: self.link.trouble().is_none() && self.link.evicting_warning().is_none(),
             failures: self.link.failed(),
             fallbacks: self.fallen_back.load(Ordering::Relaxed),
         })
@@ -541,6 +541,8 @@ impl Limiter for RedisLimiter {
             };
             format!("Redis cannot be asked: {trouble}; {meanwhile}")
         });
+        let evicting = self.link.evicting_warning();
+        let evicting = evicting.map(|warning| format!("Redis may lose limits: {warning}"));
         let count = self.fallen_back.load(Ordering::Relaxed);
         let past = (count > 0).then(|| {
             let failed = self.link.failed();
@@ -548,7 +550,7 @@ impl Limiter for RedisLimiter {
                 "{count} decisions were made without Redis ({failed} calls failed or came late)"
             )
         });
-        failing.into_iter().chain(past).collect()
+        failing.into_iter().chain(evicting).chain(past).collect()
     }
 }
 
@@ -565,6 +567,11 @@ impl Names {
             space: hex(&secret.fingerprint().0[..4]),
             networks: secret.network_naming_key(),
         }
+    }
+
+    /// Where it is announced that a group has room again. The script takes it from the keys.
+    fn channel(&self) -> String {
+        format!("kg:{}", self.space)
     }
 
     fn of_rule(&self, groups: Groups<'_>, rule: &Rule) -> String {
@@ -606,17 +613,22 @@ impl Names {
     }
 }
 
+/// One part of a name, without a colon in it. What operators name comes behind it, so that no two
+/// counters share a name.
 fn write_limit(name: &mut String, limit: Limit) {
+    name.push_str(if limit.shadow { ":shadow-" } else { ":" });
     let _ = match limit.span {
-        Span::Sliding(length) => write!(name, ":w{}", length.nanos()),
-        Span::Day => write!(name, ":d"),
-        Span::Month => write!(name, ":m"),
-        Span::Credits(_) => write!(name, ":c"),
-        Span::Concurrent => write!(name, ":s"),
+        Span::Sliding(length) => write!(name, "w{}", length.nanos()),
+        Span::Day => write!(name, "d"),
+        Span::Month => write!(name, "m"),
+        Span::Credits(_) => write!(name, "c"),
+        Span::Concurrent => write!(name, "s"),
     };
-    if limit.shadow {
-        name.push_str(":shadow");
-    }
+}
+
+/// The group in the name of a counter: its hash tag.
+fn group_of(name: &str) -> &str {
+    name.split_once('}').map_or(name, |(group, _)| group)
 }
 
 fn hex(bytes: &[u8]) -> String {

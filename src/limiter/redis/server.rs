@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub, PubSubStream};
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
@@ -22,7 +22,10 @@ pub(super) enum Servers {
     /// `redis://`, `rediss://`
     One(redis::Client),
     /// `redis+cluster://HOST:PORT,HOST:PORT`, `rediss+cluster://`
-    Cluster(ClusterClient),
+    Cluster {
+        client: ClusterClient,
+        hosts: Vec<ConnectionInfo>,
+    },
     /// `redis+sentinel://HOST:PORT,HOST:PORT/MASTER[/DB]`, `rediss+sentinel://`
     Sentinels(tokio::sync::Mutex<SentinelClient>),
 }
@@ -37,7 +40,7 @@ impl Servers {
             Some((scheme, kind, rest))
         });
         match scheme_and_rest {
-            Some((scheme, "cluster", rest)) => cluster(scheme, rest).map(Self::Cluster),
+            Some((scheme, "cluster", rest)) => cluster(scheme, rest),
             Some((scheme, "sentinel", rest)) => {
                 let client = sentinels(scheme, rest)?;
                 Ok(Self::Sentinels(tokio::sync::Mutex::new(client)))
@@ -61,13 +64,43 @@ impl Servers {
                 let connecting = client.get_async_connection_with_config(&config);
                 connecting.await.map(Connection::One)
             }
-            Self::Cluster(client) => {
+            Self::Cluster { client, .. } => {
                 let config = ClusterConfig::new().set_connection_timeout(timeout);
                 let connecting = client.get_async_connection_with_config(config);
                 connecting.await.map(Connection::Cluster)
             }
         }
     }
+
+    /// What is published on a channel, by a connection of its own. A node of a cluster tells what is
+    /// published on any other.
+    pub(super) async fn subscribe(&self, channel: &str) -> RedisResult<PubSubStream> {
+        let mut subscriber = match self {
+            Self::One(client) => client.get_async_pubsub().await?,
+            Self::Sentinels(client) => {
+                let master = client.lock().await.async_get_client().await?;
+                master.get_async_pubsub().await?
+            }
+            Self::Cluster { hosts, .. } => first_of(hosts).await?,
+        };
+        subscriber.subscribe(channel).await?;
+        Ok(subscriber.into_on_message())
+    }
+}
+
+/// The first of some servers that is there.
+async fn first_of(hosts: &[ConnectionInfo]) -> RedisResult<PubSub> {
+    let mut connected = Err(RedisError::from((
+        ErrorKind::InvalidClientConfig,
+        "no host is named",
+    )));
+    for host in hosts {
+        connected = redis::Client::open(host.clone())?.get_async_pubsub().await;
+        if connected.is_ok() {
+            break;
+        }
+    }
+    connected
 }
 
 /// The credentials and hosts of a URL, and what follows them.
@@ -84,9 +117,10 @@ fn hosts<'a>(scheme: &str, rest: &'a str) -> RedisResult<(Vec<ConnectionInfo>, &
 
 /// A call that may have been counted is never sent again: of all errors, only the answer that
 /// somebody else has the slot is followed, and that by [`Connection::run`].
-fn cluster(scheme: &str, rest: &str) -> RedisResult<ClusterClient> {
+fn cluster(scheme: &str, rest: &str) -> RedisResult<Servers> {
     let (hosts, _) = hosts(scheme, rest)?;
-    ClusterClient::builder(hosts).retries(0).build()
+    let client = ClusterClient::builder(hosts.clone()).retries(0).build()?;
+    Ok(Servers::Cluster { client, hosts })
 }
 
 fn sentinels(scheme: &str, rest: &str) -> RedisResult<SentinelClient> {

@@ -155,6 +155,7 @@ fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
     let local = memory(clock.clone());
     let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
     let limiter = limiter.unwrap();
+    until("announcements are heard", || limiter.link.hears());
     let client = Client::new(&limiter, 1);
     let rules = rules(&["3/min"]);
     let first = client.admit(&limiter, &rules, 3);
@@ -193,6 +194,92 @@ fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
 }
 
 #[test]
+fn room_that_one_process_makes_is_seen_by_another_at_once() {
+    let server = Redis::start();
+    // It stands still, so that nothing ends by itself.
+    let clock = ManualClock::starting_at(START);
+    let open = || {
+        let local = memory(clock.clone());
+        let limiter = RedisLimiter::open(
+            &server.url(),
+            &"a secret".into(),
+            PATIENT,
+            Fallback::Deny,
+            local,
+        )
+        .unwrap();
+        until("announcements are heard", || limiter.link.hears());
+        limiter
+    };
+    let (here, there) = (open(), open());
+    let (one, other) = (Client::new(&here, 1), Client::new(&there, 1));
+    let rules = rules(&["3/min", "3 daily", "3 credits"]);
+    let Outcome::Admitted(level, receipt) = one.admit(&here, &rules, 3) else {
+        panic!("there is room");
+    };
+    let asked = || server.calls("evalsha");
+    let is_remembered = || {
+        let before = asked();
+        !other.admits(&there, &rules) && asked() == before
+    };
+    until("the refusal is remembered", is_remembered);
+    let admission = Admission {
+        at: level.at,
+        cost: cost(3),
+        receipt: &receipt,
+    };
+    here.settle(one.groups(), &[&rules], admission, 2);
+    until("the refund is seen", || other.admits(&there, &rules));
+    until("the refusal is remembered again", is_remembered);
+    here.reset(one.groups(), &[&rules]).unwrap();
+    until("the reset is seen", || other.admits(&there, &rules));
+}
+
+#[test]
+fn names_of_limits_and_routes_are_never_mistaken_for_each_other() {
+    let server = Redis::start();
+    let limiter = limiter(&server);
+    let client = Client::new(&limiter, 1);
+    let routes = [
+        None,
+        Some("shadow"),
+        Some("shadow:a"),
+        Some("a"),
+        Some("a:w"),
+        Some("d"),
+    ];
+    let limits = [
+        "1/min",
+        "1/min shadow",
+        "1 daily",
+        "1 daily shadow",
+        "1 credits",
+        "1 concurrent",
+    ];
+    let mut names = BTreeSet::new();
+    for (route, limit) in routes
+        .iter()
+        .flat_map(|route| limits.map(|limit| (*route, limit)))
+    {
+        for holder in [Holder::Key, Holder::Org] {
+            let rule = Rule {
+                route: route.map(Arc::from),
+                ..Rule::new(limit.parse().unwrap(), holder)
+            };
+            let name = limiter.names.of_rule(client.groups(), &rule);
+            assert!(names.insert(name), "{route:?} {limit}");
+        }
+    }
+    let rule = |limit: &str, route: Option<&str>| Rule {
+        route: route.map(Arc::from),
+        ..Rule::new(limit.parse().unwrap(), Holder::Key)
+    };
+    assert!(client.admits(&limiter, &[rule("1/min shadow", None)]));
+    assert!(client.admits(&limiter, &[rule("1/min", Some("shadow"))]));
+    assert!(!client.admits(&limiter, &[rule("1/min", Some("shadow"))]));
+}
+
+#[test]
 fn a_higher_cost_waits_until_credits_are_sure_to_be_back() {
     let server = Redis::start();
     let clock = ManualClock::starting_at(START);
@@ -200,6 +287,7 @@ fn a_higher_cost_waits_until_credits_are_sure_to_be_back() {
     let local = memory(clock.clone());
     let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
     let limiter = limiter.unwrap();
+    until("announcements are heard", || limiter.link.hears());
     let client = Client::new(&limiter, 1);
     let rules = rules(&["20 credits +3/min"]);
     let wait = |asked| match client.admit(&limiter, &rules, asked) {
@@ -226,6 +314,7 @@ fn what_another_limit_refuses_for_longer_is_asked_about() {
     let local = memory(clock.clone());
     let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
     let limiter = limiter.unwrap();
+    until("announcements are heard", || limiter.link.hears());
     let client = Client::new(&limiter, 1);
     let wait = |asked, texts: &[&str]| match client.admit(&limiter, &rules(texts), asked) {
         Outcome::Refused(level, room_at) => room_at.since(level.at).as_secs(),
@@ -266,6 +355,26 @@ fn a_server_that_forgets_when_it_is_full_is_refused() {
         error.contains("set `maxmemory-policy noeviction`"),
         "{error}"
     );
+}
+
+#[test]
+fn a_server_that_is_set_to_forget_later_is_noticed() {
+    let server = Redis::start();
+    let limiter = limiter(&server);
+    let is_up = || limiter.health().unwrap().is_up;
+    assert!(is_up());
+    let _: () = server.run("CONFIG SET maxmemory-policy volatile-ttl");
+    until("it is noticed", || !is_up());
+    let warnings = limiter.warnings();
+    assert!(warnings[0].contains("`volatile-ttl`"), "{warnings:?}");
+    // Its counters still hold.
+    let client = Client::new(&limiter, 1);
+    let rules = rules(&["1/min"]);
+    assert!(client.admits(&limiter, &rules));
+    assert!(!client.admits(&limiter, &rules));
+    let _: () = server.run("CONFIG SET maxmemory-policy noeviction");
+    until("it is noticed", is_up);
+    assert_eq!(limiter.warnings(), Vec::<String>::new());
 }
 
 #[test]

@@ -43,6 +43,28 @@ fn a_cluster_keeps_each_group_on_one_of_its_nodes() {
 }
 
 #[test]
+fn room_in_a_cluster_is_announced_by_each_node_to_all() {
+    let nodes = cluster();
+    let clock = ManualClock::starting_at(START);
+    let open_at = |node: &Redis| {
+        let url = format!("redis+cluster://{}", node.address());
+        let (secret, local) = ("a secret".into(), memory(clock.clone()));
+        let limiter = RedisLimiter::open(&url, &secret, PATIENT, Fallback::Deny, local).unwrap();
+        until("announcements are heard", || limiter.link.hears());
+        limiter
+    };
+    let limiters = nodes.each_ref().map(open_at);
+    let rules = rules(&["1/h"]);
+    for id in 1..=8 {
+        let [one, other] = limiters.each_ref().map(|limiter| Client::new(limiter, id));
+        assert!(one.admits(&limiters[0], &rules));
+        assert!(!other.admits(&limiters[1], &rules));
+        limiters[0].reset(one.groups(), &[&rules]).unwrap();
+        until("the reset is seen", || other.admits(&limiters[1], &rules));
+    }
+}
+
+#[test]
 fn slots_of_a_cluster_that_have_moved_are_followed() {
     let nodes = cluster();
     let url = format!("redis+cluster://{}", nodes[0].address());
@@ -76,6 +98,7 @@ fn sentinels_name_the_server_to_ask() {
     let sentinel = Redis::sentinel("main", &server);
     let url = format!("redis+sentinel://{}/main/3", sentinel.address());
     let limiter = open(&url, PATIENT, Fallback::Deny);
+    until("announcements are heard", || limiter.link.hears());
     let client = Client::new(&limiter, 1);
     assert!(client.admits(&limiter, &rules(&["1/h"])));
     assert!(!client.admits(&limiter, &rules(&["1/h"])));
