@@ -346,8 +346,9 @@ impl fmt::Display for Reason {
 pub struct Usage {
     /// When it was decided.
     pub at: Timestamp,
-    /// The key that made it.
-    pub key_id: KeyId,
+    /// The key that made it; `None` for a refusal that named no known key, of which only a
+    /// [sink](crate::UsageSink) is told.
+    pub key_id: Option<KeyId>,
     /// Its method.
     pub method: Method,
     /// Its path without the query, at most 256 bytes of it.

@@ -839,6 +839,41 @@ fn single_requests_can_go_to_a_log_of_their_own() {
     assert!(error.contains("none/usage.ndjson"), "{error}");
 }
 
+#[test]
+fn a_usage_log_is_opened_again_upon_sighup_and_leaves_the_data_file_whole() {
+    for only in [false, true] {
+        let dir = TempDir::new().unwrap();
+        let key = data_file(dir.path(), 60);
+        let mut options = vec!["--usage-log", "usage.ndjson"];
+        options.extend(only.then_some("--usage-sink-only"));
+        let mut server = serve(dir.path(), &options);
+        let ask = |key: &str| {
+            check(
+                &server,
+                &json!({"key": key, "ip": "192.0.2.7", "path": "/"}),
+            )
+        };
+        let log = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+        ask(&key);
+        while log("usage.ndjson").is_empty() {
+            std::thread::yield_now();
+        }
+        let rotated = dir.path().join("usage.ndjson.1");
+        fs::rename(dir.path().join("usage.ndjson"), rotated).unwrap();
+        kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+        // The signal is on its way.
+        while log("usage.ndjson").is_empty() {
+            ask("nonsense");
+        }
+        terminate(&mut server);
+        assert!(log("usage.ndjson.1").contains(r#""key_id":1,"#));
+        assert!(log("usage.ndjson").contains(r#""key_id":null,"#));
+        let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+        let kept = kg.usage(keyguard::ListUsage::default()).unwrap();
+        assert_eq!(kept.len(), usize::from(!only));
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn counts_are_answered_while_the_usage_log_cannot_be_written() {

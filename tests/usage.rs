@@ -40,7 +40,7 @@ fn a_finished_grant_is_recorded_as_it_was_answered() {
 
     let expected = Usage {
         at,
-        key_id: key.key.id,
+        key_id: Some(key.key.id),
         method: Method::Put,
         path: "/orders/7".into(),
         ip,
@@ -201,7 +201,7 @@ fn a_refusal_of_a_known_key_is_recorded_with_it() {
     assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
     let expected = Usage {
         at: home.clock.timestamp(),
-        key_id: key.key.id,
+        key_id: Some(key.key.id),
         method: Method::Other,
         path: "/api/data".into(),
         ip: IP.into(),

@@ -1,4 +1,4 @@
-//! Single requests that go to a sink in the place of the data file.
+//! Single requests that go to a sink, besides the data file or alone.
 
 #![cfg(test)]
 
@@ -8,8 +8,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Home, ask, ask_with, key, key_limited_to};
-use keyguard::{JsonLines, ListUsage, Usage, UsageSink};
+use common::{Home, IP, ask, ask_with, key, key_limited_to};
+use keyguard::{IpLimit, JsonLines, ListUsage, Method, Reason, Request, Usage, UsageSink};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -40,22 +40,86 @@ impl UsageSink for Taker {
 }
 
 #[test]
-fn requests_go_to_the_sink_and_totals_to_the_file() {
+fn requests_go_to_the_sink_too_and_the_file_keeps_what_it_kept() {
+    for only in [false, true] {
+        let home = Home::new();
+        let taker = Taker::default();
+        let config = home.config().usage_sink(taker.clone());
+        let kg = home.open_with(config.usage_sink_only(only));
+        let key = key_limited_to(&kg, 2);
+        for status in [200, 201] {
+            ask(&kg, &key).unwrap().finish(status);
+        }
+        ask(&kg, &key).unwrap_err();
+        let stats = kg.stats().unwrap();
+        assert_eq!((stats.requests, stats.dropped), (3, 0));
+        assert_eq!(taker.statuses(), [200, 201, 429]);
+        assert_eq!(taker.0.lock().0[0].path, "/api/data");
+        let kept = kg.usage(ListUsage::default()).unwrap();
+        match only {
+            true => assert_eq!(kept, []),
+            false => assert_eq!(kept, taker.0.lock().0),
+        }
+        assert!(kg.key(key.key.id).unwrap().last_used_at.is_some());
+    }
+}
+
+#[test]
+fn refusals_without_a_known_key_go_to_the_sink_alone() {
     let home = Home::new();
     let taker = Taker::default();
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
-    let key = key_limited_to(&kg, 2);
-    for status in [200, 201] {
-        ask(&kg, &key).unwrap().finish(status);
-    }
-    ask(&kg, &key).unwrap_err();
+    let key = key(&kg);
     ask_with(&kg, "nonsense").unwrap_err();
+    ask(&kg, &key).unwrap().finish(200);
+    home.clock.advance(Duration::from_millis(1));
+    let no_headers: [(&str, &str); 0] = [];
+    let request = Request::new(&no_headers, IP, "/orders?page=2").method("PUT");
+    kg.decide(request).unwrap_err();
+    let login = IpLimit::new("login", 1, Duration::from_secs(60)).unwrap();
+    for _ in 0..2 {
+        let _ = kg.check_ip(&login, IP, "/login");
+    }
     let stats = kg.stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (4, 0));
-    assert_eq!(taker.statuses(), [200, 201, 429]);
-    assert_eq!(taker.0.lock().0[0].path, "/api/data");
-    assert_eq!(kg.usage(ListUsage::default()).unwrap(), []);
-    assert!(kg.key(key.key.id).unwrap().last_used_at.is_some());
+    let taken = taker.0.lock().0.clone();
+    let all: Vec<_> = taken
+        .iter()
+        .map(|usage| {
+            (
+                usage.key_id,
+                usage.path.as_str(),
+                usage.status,
+                usage.refused,
+            )
+        })
+        .collect();
+    let expected = [
+        (Some(key.key.id), "/api/data", 200, None),
+        (None, "/api/data", 401, Some(Reason::MalformedKey)),
+        (None, "/orders", 401, Some(Reason::MissingKey)),
+        (None, "/login", 429, Some(Reason::IpLimited)),
+    ];
+    assert_eq!(all, expected);
+    assert_eq!((taken[2].method, taken[2].ip), (Method::Put, IP.into()));
+    assert_eq!(kg.usage(ListUsage::default()).unwrap().len(), 1);
+}
+
+#[test]
+fn a_flood_without_keys_is_bounded_before_a_sink_too() {
+    let home = Home::new();
+    let taker = Taker::refusing(usize::MAX);
+    let config = home.config().usage_queue(1_024).usage_sink(taker.clone());
+    let kg = home.open_with(config);
+    for _ in 0..3_000 {
+        ask_with(&kg, "nonsense").unwrap_err();
+    }
+    kg.flush().unwrap_err();
+    taker.0.lock().1 = 0;
+    let stats = kg.stats().unwrap();
+    assert_eq!(stats.requests, 3_000, "all are counted");
+    assert_eq!(taker.statuses().len() as u64, 3_000 - stats.dropped);
+    assert!(taker.statuses().len() <= 1_024);
 }
 
 #[test]
@@ -166,7 +230,7 @@ fn a_sink_that_fails_fails_nothing_else_and_is_named_until_it_works() {
     assert!(stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
     kg.reset(key.key.id, None).unwrap();
     ask(&kg, &key).unwrap().finish(200);
-    assert_eq!(kg.usage(ListUsage::default()).unwrap(), []);
+    assert_eq!(kg.usage(ListUsage::default()).unwrap().len(), 2);
 
     taker.0.lock().1 = 0;
     kg.flush().unwrap();
@@ -199,6 +263,8 @@ fn a_line_of_json_is_a_request() {
     grant.finish(200);
     kg.revoke_key(key.key.id).unwrap();
     ask(&kg, &key).unwrap_err();
+    home.clock.advance(Duration::from_millis(1));
+    ask_with(&kg, "nonsense").unwrap_err();
     kg.close().unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
     let lines: Vec<Value> = text
@@ -211,7 +277,11 @@ fn a_line_of_json_is_a_request() {
     });
     assert_eq!(lines[0], expected);
     assert_eq!(lines[1]["refused"], "revoked_key");
-    assert_eq!(lines.len(), 2);
+    assert_eq!(
+        (&lines[2]["key_id"], &lines[2]["status"]),
+        (&Value::Null, &401.into())
+    );
+    assert_eq!(lines.len(), 3);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -193,7 +193,7 @@ pub struct Stats {
     #[serde(with = "by_reason")]
     #[cfg_attr(feature = "http", schema(value_type = BTreeMap<String, u64>))]
     pub refused: Vec<(Reason, u64)>,
-    /// Requests that were not recorded because too many were waiting to be written.
+    /// Requests that were not recorded, or not handed to the sink, because too many were waiting.
     pub dropped: u64,
     /// How often what is in shadow mode would have refused a request, by the name of the limit or the
     /// route.

@@ -44,19 +44,18 @@ pub(super) struct Serve {
     /// accepted changes nothing; why is on standard error and in `keyguard stats`
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Write single requests as lines of JSON to this file, `-` for standard output, in the place of
-    /// the data file
-    #[arg(long, value_name = "FILE")]
+    /// Also write single requests as lines of JSON to this file, `-` for standard output; refusals
+    /// without a known key too. SIGHUP has the file opened again, for tools that rotate logs
+    #[arg(long, value_name = "FILE", group = "sink")]
     usage_log: Option<PathBuf>,
-    /// Add single requests to this stream of the Redis server, in the place of the data file
+    /// Also add single requests to this stream of the Redis server; refusals without a known key too
     #[cfg(feature = "redis")]
-    #[arg(
-        long,
-        value_name = "STREAM",
-        conflicts_with = "usage_log",
-        requires = "redis"
-    )]
+    #[arg(long, value_name = "STREAM", group = "sink", requires = "redis")]
     usage_stream: Option<String>,
+    /// Keep single requests out of the data file or database: they go to --usage-log or
+    /// --usage-stream alone. Totals stay
+    #[arg(long, requires = "sink")]
+    usage_sink_only: bool,
     #[command(flatten)]
     backends: Backends,
     /// A file that holds the admin key [default: the variable KEYGUARD_ADMIN_KEY, or one derived from
@@ -129,7 +128,10 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
     if let Some(policy) = opts.policy {
         config = config.policy_file(policy).reload_on_hangup(true);
     }
-    config = opts.backends.apply(config);
+    config = opts
+        .backends
+        .apply(config)
+        .usage_sink_only(opts.usage_sink_only);
     #[cfg(feature = "redis")]
     if let Some((stream, url)) = opts.usage_stream.zip(cli.place.redis.as_deref()) {
         let stream = RedisStream::new(url, stream).map_err(CliError::Stream)?;

@@ -73,14 +73,18 @@ impl Inner {
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {
         let named = self.named_client(&self.rulebook(), request);
-        let named = named.map_err(|reason| self.refuse_unnamed(reason))?;
+        let named = named.map_err(|reason| self.refuse_unnamed(request, reason))?;
         Ok(named.unwrap_or(request.ip))
     }
 
     /// Refuses a request whose client cannot be told.
     #[cold]
-    pub(crate) fn refuse_unnamed(&self, reason: Reason) -> Denial {
-        self.recorder().count_refusal(reason);
+    pub(crate) fn refuse_unnamed<H: ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+        reason: Reason,
+    ) -> Denial {
+        self.recorder().record_keyless(request, request.ip, reason);
         Denial::new(reason)
     }
 
@@ -268,7 +272,7 @@ impl Inner {
                 }
             }
         };
-        self.recorder().count_refusal(denial.reason());
+        self.recorder().record_keyless(request, ip, denial.reason());
         Err(denial)
     }
 }

@@ -40,6 +40,7 @@ pub struct Config {
     pub(super) usage_retention: Duration,
     pub(super) usage_queue: usize,
     pub(super) usage_sink: Option<SharedSink>,
+    pub(super) usage_sink_only: bool,
     pub(super) resident_keys: usize,
     pub(super) limited_keys: usize,
     pub(super) locked_addresses: usize,
@@ -78,6 +79,7 @@ impl Default for Config {
             usage_retention: Duration::from_secs(30 * 86_400),
             usage_queue: 262_144,
             usage_sink: None,
+            usage_sink_only: false,
             resident_keys: 131_072,
             limited_keys: 262_144,
             locked_addresses: 65_536,
@@ -229,10 +231,18 @@ impl Config {
         self
     }
 
-    /// Where single requests go in the place of the data file. Totals stay in the file, and
-    /// [`KeyGuard::usage`](crate::KeyGuard::usage) has nothing more to list. Default: none.
+    /// Where single requests also go, refusals without a known key among them. The data file keeps
+    /// what it keeps without. Default: none.
     pub fn usage_sink(mut self, sink: impl UsageSink + 'static) -> Self {
         self.usage_sink = Some(SharedSink::new(sink));
+        self
+    }
+
+    /// Whether single requests go to the sink alone, so that the store does not grow by them: then
+    /// [`KeyGuard::usage`](crate::KeyGuard::usage) has nothing more to list, and totals stay. Default:
+    /// false.
+    pub fn usage_sink_only(mut self, only: bool) -> Self {
+        self.usage_sink_only = only;
         self
     }
 

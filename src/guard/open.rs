@@ -48,11 +48,9 @@ impl Inner {
         exposure.iter().for_each(|text| lockouts.warn(text));
         let lockouts = backends::load_locks(lockouts, &*store, &clock);
         let lockouts = Arc::new(lockouts.map_err(|error| unreadable(&shown, error))?);
-        let recorder = Arc::new(Recorder::new(
-            clock.clone(),
-            config.record_usage,
-            config.usage_queue,
-        ));
+        let recorder = Recorder::new(clock.clone(), config.record_usage, config.usage_queue)
+            .with_sink(config.usage_sink.is_some());
+        let recorder = Arc::new(recorder);
         let networks = store
             .networks()
             .map_err(|error| unreadable(&shown, error))?;
@@ -85,7 +83,11 @@ impl Inner {
             Arc::clone(&lockouts),
             Arc::clone(&policies),
             config.usage_retention,
-            Outlet::new(config.usage_sink.clone(), config.usage_queue),
+            Outlet::new(
+                config.usage_sink.clone(),
+                config.usage_queue,
+                config.usage_sink_only,
+            ),
         )
         .map_err(io_error)?;
         Ok(Self {

@@ -138,7 +138,7 @@ impl Inner {
         let named = match self.named_client(rulebook, request) {
             Ok(named) => named,
             Err(reason) => {
-                let denial = self.refuse_unnamed(reason);
+                let denial = self.refuse_unnamed(request, reason);
                 return Err((Stop::Denied(denial), Progress::default()));
             }
         };
@@ -160,7 +160,7 @@ impl Inner {
     ) -> Result<Grant, Denial> {
         let rulebook = self.in_force.load_full();
         let named = self.named_client(&rulebook, request);
-        let named = named.map_err(|reason| self.refuse_unnamed(reason))?;
+        let named = named.map_err(|reason| self.refuse_unnamed(request, reason))?;
         let ip = named.as_ref().unwrap_or(&request.ip);
         let place = rulebook.place(request.path, request.method);
         let mut visit = self.receive(&rulebook, request, ip, &place, progress);
@@ -625,7 +625,10 @@ impl Inner {
             .count_shadowed(notes.map_or(&[], |notes| &notes.shadowed));
         match &refusal.caller {
             Some(caller) => self.record_refusal(visit, caller, reason),
-            None => self.recorder().count_refusal(reason),
+            None => {
+                let (request, ip) = (visit.request, *visit.ip);
+                self.recorder().record_keyless(request, ip, reason);
+            }
         }
         refusal.denial
     }

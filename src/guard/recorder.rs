@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::denial::status;
 use super::legacy::Rehashing;
 use super::lockouts::Lockouts;
 use super::policies::Policies;
+use super::request::Request;
 use super::residents::Backends;
+use crate::client_ip::ClientIp;
 use crate::clock::{CalendarCheck, Clock, Moment};
+use crate::path;
 use crate::record::{Reason, Usage};
 use crate::sink::SharedSink;
 use crate::store::{Store, StoreError, UsageBatch, UsageEvent};
@@ -31,6 +35,8 @@ pub(crate) struct Recorder {
     /// Events for which no queue has room yet, out of `capacity`.
     free: AtomicUsize,
     enabled: bool,
+    /// Whether a sink is to be told of requests, also of those that name no known key.
+    has_sink: bool,
     pub(super) rehashing: Rehashing,
     clock: Clock,
     control: Mutex<Control>,
@@ -50,6 +56,8 @@ const BATCH: usize = 16_384;
 #[repr(align(128))]
 struct Queue {
     batch: UsageBatch,
+    /// Refusals that named no known key, for a sink alone.
+    keyless: Vec<Usage>,
     /// How many more events it has room for.
     room: usize,
 }
@@ -79,12 +87,18 @@ impl Recorder {
             capacity,
             free: AtomicUsize::new(capacity),
             enabled,
+            has_sink: false,
             rehashing: Rehashing::default(),
             clock,
             control: Mutex::default(),
             work: Condvar::new(),
             done: Condvar::new(),
         }
+    }
+
+    /// Keeps for a sink what nothing is stored of.
+    pub(super) fn with_sink(self, has_sink: bool) -> Self {
+        Self { has_sink, ..self }
     }
 
     pub(super) fn is_enabled(&self) -> bool {
@@ -102,17 +116,25 @@ impl Recorder {
             return;
         }
         let mut queue = self.queue().lock();
+        if self.reserve(&mut queue) {
+            queue.batch.paths.extend_from_slice(path);
+            queue.batch.events.push(event);
+        }
+    }
+
+    /// Takes room for one event, or counts it as dropped.
+    #[inline]
+    fn reserve(&self, queue: &mut Queue) -> bool {
         if queue.room == 0 {
             let claimed = self.claim();
             if claimed == 0 {
                 queue.batch.dropped += 1;
-                return;
+                return false;
             }
             queue.room = claimed;
         }
         queue.room -= 1;
-        queue.batch.paths.extend_from_slice(path);
-        queue.batch.events.push(event);
+        true
     }
 
     /// Takes room for some events, as long as there is any.
@@ -131,13 +153,33 @@ impl Recorder {
         claimed
     }
 
-    /// Counts a refusal that named no known key.
-    pub(super) fn count_refusal(&self, reason: Reason) {
+    /// Takes a refusal that named no known key, of a request from `ip`: it is counted, and single
+    /// ones go to a sink alone.
+    pub(super) fn record_keyless<H: ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+        ip: ClientIp,
+        reason: Reason,
+    ) {
         if !self.enabled {
             return;
         }
-        let minute = self.clock.timestamp().minute();
-        let refusals = &mut self.queue().lock().batch.refusals;
+        let at = self.clock.timestamp();
+        let mut queue = self.queue().lock();
+        if self.has_sink && self.reserve(&mut queue) {
+            queue.keyless.push(Usage {
+                at,
+                key_id: None,
+                method: request.method,
+                path: path::stored(request.path).to_owned(),
+                ip,
+                status: status(reason),
+                latency: Duration::ZERO,
+                refused: Some(reason),
+            });
+        }
+        let minute = at.minute();
+        let refusals = &mut queue.batch.refusals;
         if refusals.last().is_none_or(|(last, _)| *last != minute) {
             refusals.push((minute, [0; Reason::COUNT]));
         }
@@ -271,7 +313,7 @@ impl Writer {
             retention,
             spare: UsageBatch::default(),
             batch: UsageBatch {
-                has_rows_elsewhere: outlet.is_some(),
+                has_rows_elsewhere: outlet.as_ref().is_some_and(|outlet| outlet.is_only),
                 ..UsageBatch::default()
             },
             outlet,
@@ -385,18 +427,19 @@ impl Writer {
     /// Empties the queues into the batch.
     fn collect(&mut self) {
         for queue in &self.backends.recorder.queues {
-            let unused = {
+            let (unused, keyless) = {
                 let mut queue = queue.lock();
                 std::mem::swap(&mut queue.batch, &mut self.spare);
-                std::mem::take(&mut queue.room)
+                let keyless = std::mem::take(&mut queue.keyless);
+                (std::mem::take(&mut queue.room), keyless)
             };
-            let room = self.spare.events.len() + unused;
+            let room = self.spare.events.len() + keyless.len() + unused;
             self.backends
                 .recorder
                 .free
                 .fetch_add(room, Ordering::Relaxed);
             if let Some(outlet) = &mut self.outlet {
-                self.spare.dropped += outlet.take(&self.spare);
+                self.spare.dropped += outlet.take(&self.spare, keyless);
             }
             self.batch.append(&mut self.spare);
         }
@@ -442,27 +485,38 @@ pub(super) struct Outlet {
     waiting: Vec<Usage>,
     /// How many may wait.
     most: usize,
+    /// Whether they are not also stored.
+    is_only: bool,
 }
 
 impl Outlet {
-    pub(super) fn new(sink: Option<SharedSink>, most: usize) -> Option<Self> {
+    pub(super) fn new(sink: Option<SharedSink>, most: usize, is_only: bool) -> Option<Self> {
         sink.map(|sink| Self {
             sink,
             waiting: Vec::new(),
             most,
+            is_only,
         })
     }
 
-    /// Has the events of a batch wait; returns how many there is no room for.
-    fn take(&mut self, batch: &UsageBatch) -> u64 {
+    /// Has the events of a queue wait, in the order of their times; returns how many there is no
+    /// room for.
+    fn take(&mut self, batch: &UsageBatch, mut keyless: Vec<Usage>) -> u64 {
         let mut paths = batch.paths.as_slice();
-        let room = self.most.saturating_sub(self.waiting.len());
+        let start = self.waiting.len();
+        let room = self.most.saturating_sub(start);
         for event in batch.events.iter().take(room) {
             let (path, rest) = paths.split_at(paths.len().min(event.path_len.into()));
             paths = rest;
             self.waiting.push(event.to_usage(path));
         }
-        batch.events.len().saturating_sub(room) as u64
+        let offered = batch.events.len() + keyless.len();
+        keyless.truncate(self.most.saturating_sub(self.waiting.len()));
+        if !keyless.is_empty() {
+            self.waiting.append(&mut keyless);
+            self.waiting[start..].sort_by_key(|usage| usage.at);
+        }
+        offered.saturating_sub(room) as u64
     }
 
     /// Offers all that waits. What is not taken goes on waiting.

@@ -1,4 +1,4 @@
-//! Where single requests can go in the place of the data file.
+//! Where single requests can go besides the data file.
 
 #[cfg(feature = "redis")]
 mod redis_stream;
@@ -21,8 +21,9 @@ use crate::record::{KeyId, Reason, Usage};
 #[cfg(feature = "redis")]
 pub use self::redis_stream::RedisStream;
 
-/// Takes single requests in the place of the data file, for instance to hand them to a queue. Totals
-/// are kept in the file all the same.
+/// Takes single requests besides the data file, or [instead](crate::Config::usage_sink_only) of it, for
+/// instance to hand them to a queue. It is also told of refusals that named no known key, which are
+/// only counted elsewhere.
 ///
 /// It is called by one thread at a time, every 200 ms at most and never by a request. What it fails
 /// to take is offered again with what has come since: up to
@@ -34,7 +35,7 @@ pub use self::redis_stream::RedisStream;
 /// delays nothing but the requests that wait for the sink;
 /// [`Stats::warnings`](crate::Stats::warnings) names it until the sink takes requests again.
 pub trait UsageSink: Send {
-    /// Takes requests, in the order in which they were recorded.
+    /// Takes requests. Those of a thread come in the order in which they were recorded.
     ///
     /// # Errors
     /// None of them, or not all, have been taken.
@@ -125,7 +126,7 @@ impl JsonLines<Stdout> {
 #[derive(Serialize)]
 struct Line<'u> {
     at: Timestamp,
-    key_id: KeyId,
+    key_id: Option<KeyId>,
     method: &'static str,
     path: &'u str,
     ip: ClientIp,

@@ -98,13 +98,13 @@ impl RedisStream {
 fn fields(usage: &Usage) -> Vec<(&'static str, String)> {
     let mut fields = vec![
         ("at", usage.at.to_string()),
-        ("key_id", usage.key_id.to_string()),
         ("method", usage.method.as_str().to_owned()),
         ("path", usage.path.clone()),
         ("ip", usage.ip.to_string()),
         ("status", usage.status.to_string()),
         ("latency_us", usage.latency.as_micros().to_string()),
     ];
+    fields.extend(usage.key_id.map(|id| ("key_id", id.to_string())));
     let refused = usage.refused;
     fields.extend(refused.map(|reason| ("refused", reason.to_string())));
     fields

@@ -365,7 +365,7 @@ impl UsageEvent {
     pub(crate) fn to_usage(self, path: &[u8]) -> Usage {
         Usage {
             at: self.at,
-            key_id: self.key_id,
+            key_id: Some(self.key_id),
             method: self.method,
             path: String::from_utf8_lossy(path).into_owned(),
             ip: self.ip,

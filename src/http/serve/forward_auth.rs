@@ -46,7 +46,9 @@ pub(super) async fn answer(
             return Err(unclear(&format!("`{header}` does not say who asks")));
         }
         Err(reason) => {
-            let denial = guard.inner.refuse_unnamed(reason);
+            let peer = crate::client_ip::ClientIp::LOCAL;
+            let request = Request::new(&parts.headers, peer, asked.uri).method(asked.method);
+            let denial = guard.inner.refuse_unnamed(&request, reason);
             return Ok(refused(&denial, asked.is_narrow));
         }
     };

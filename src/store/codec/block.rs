@@ -234,7 +234,7 @@ impl Row<'_> {
     pub(crate) fn to_usage(&self) -> Usage {
         Usage {
             at: self.at,
-            key_id: self.key_id,
+            key_id: Some(self.key_id),
             method: self.outcome.method,
             path: String::from_utf8_lossy(self.path).into_owned(),
             ip: self.ip,

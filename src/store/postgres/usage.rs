@@ -50,7 +50,7 @@ fn usage(row: &Row) -> Result<Usage, StoreError> {
     };
     Ok(Usage {
         at: time(row.try_get(0)?),
-        key_id: KeyId(row.try_get::<_, i64>(1)? as u64),
+        key_id: Some(KeyId(row.try_get::<_, i64>(1)? as u64)),
         method: Method::from(row.try_get::<_, &str>(2)?),
         path: row.try_get(3)?,
         ip: ip.map_err(|_| damaged("a row of usage has no address"))?,
