@@ -69,6 +69,14 @@ impl<'de> Deserialize<'de> for ClientIpHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UnreadableClient;
 
+/// The client that a trusted proxy names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NamedClient {
+    pub(crate) ip: ClientIp,
+    /// The hop before it in a list: for whom the client says that it asks, if it is a proxy.
+    pub(crate) before: Option<ClientIp>,
+}
+
 /// The client that a trusted proxy names, by the values of `header`; `None` where the field is
 /// absent.
 ///
@@ -81,7 +89,7 @@ pub(crate) fn client<'a>(
     nat64: &Nat64Prefixes,
     header: &ClientIpHeader,
     lines: impl Iterator<Item = &'a [u8]>,
-) -> Result<Option<ClientIp>, UnreadableClient> {
+) -> Result<Option<NamedClient>, UnreadableClient> {
     let mut hops = Hops::default();
     let mut count = 0;
     for line in lines {
@@ -98,15 +106,17 @@ pub(crate) fn client<'a>(
         _ => {}
     }
     let mut leftmost = None;
-    for hop in hops.nearest_first() {
+    let mut nearest_first = hops.nearest_first();
+    while let Some(hop) = nearest_first.next() {
         let ip = nat64.canonical(hop.ok_or(UnreadableClient)?);
-        leftmost = Some(ip);
+        leftmost = Some(NamedClient { ip, before: None });
         if !trusted.contains(ip) {
-            return Ok(leftmost);
+            let before = nearest_first.next().flatten();
+            return Ok(Some(NamedClient { ip, before }));
         }
     }
     match leftmost {
-        Some(ip) if hops.count <= MOST_HOPS => Ok(Some(ip)),
+        Some(named) if hops.count <= MOST_HOPS => Ok(Some(named)),
         _ => Err(UnreadableClient),
     }
 }
@@ -261,7 +271,7 @@ mod tests {
         let nat64 = Nat64Prefixes::parse(["2001:db8:64::/96"]).unwrap();
         let lines = lines.iter().map(|line| line.as_bytes());
         let found = client(&trusted, &nat64, &header.parse().unwrap(), lines);
-        found.map(|ip| ip.map(|ip| ip.to_string()))
+        found.map(|named| named.map(|named| named.ip.to_string()))
     }
 
     /// The client that is named; nothing for an unreadable one.

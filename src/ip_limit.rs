@@ -25,6 +25,8 @@ pub struct IpLimit {
     pub(crate) limit: Limit,
     pub(crate) lockout: Option<LockTime>,
     pub(crate) scope: LockScope,
+    /// Whether it locks out addresses that were found to be proxies, too.
+    pub(crate) is_strict: bool,
 }
 
 impl IpLimit {
@@ -41,6 +43,7 @@ impl IpLimit {
             limit: Limit::window(limit, window)?,
             lockout: None,
             scope: LockScope::default(),
+            is_strict: false,
         })
     }
 
@@ -54,6 +57,13 @@ impl IpLimit {
     /// What it is then locked out of. Default: everything.
     pub fn scope(mut self, scope: LockScope) -> Self {
         self.scope = scope;
+        self
+    }
+
+    /// Whoever is behind an address, it is locked out with it.
+    #[cfg(feature = "http")]
+    pub(crate) fn strict(mut self) -> Self {
+        self.is_strict = true;
         self
     }
 

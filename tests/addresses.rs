@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use common::{Home, admit, key};
-use keyguard::{ClientIp, KeyGuard, Reason, Stats};
+use keyguard::{ClientIp, KeyGuard, Reason};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MINUTE: Duration = Duration::from_secs(60);

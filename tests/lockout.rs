@@ -152,12 +152,16 @@ fn a_proxy_that_is_not_trusted_is_not_locked_and_a_warning_says_what_to_do() {
     let kg = home.open_with(home.config().ip_block_threshold(1));
     let forwarded = [("X-Forwarded-For", "203.0.113.1"), ("X-API-Key", "guess")];
     let proxy: IpAddr = "10.0.0.1".parse().unwrap();
-    for _ in 0..5 {
-        assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
+    let shared: IpAddr = "100.64.0.1".parse().unwrap();
+    for proxy in [proxy, shared] {
+        for _ in 0..5 {
+            assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
+        }
+        assert_eq!(kg.locks(), []);
+        let warnings = kg.stats().unwrap().warnings.join("\n");
+        let line = format!("trusted_proxies = [\"{proxy}/32\"]");
+        assert!(warnings.contains(&line), "{warnings}");
     }
-    assert_eq!(kg.locks(), []);
-    let warnings = kg.stats().unwrap().warnings;
-    assert!(warnings[0].contains("proxy"), "{warnings:?}");
 
     // From a public address the fields prove nothing.
     for _ in 0..2 {
@@ -359,4 +363,116 @@ fn a_dry_run_sees_locks_and_strikes_nobody() {
         .unwrap();
     let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
     assert_eq!(verdict.denial.unwrap().reason(), Reason::IpLocked);
+}
+
+/// A guess and a request with a key, through a peer that names a client.
+fn through(kg: &KeyGuard, peer: IpAddr, client: &str, key: &str) -> Option<Reason> {
+    refused(kg, &[("X-Forwarded-For", client), ("X-API-Key", key)], peer)
+}
+
+/// Once, whoever failed behind a CDN that was not configured locked everybody out for a day.
+#[test]
+fn a_public_proxy_that_is_not_configured_is_found_and_not_locked() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key(&kg), key(&kg)];
+    let texts = keys.each_ref().map(|key| key.raw_key.expose());
+    let client = |number: usize| format!("203.0.113.{number}");
+    for round in 0..20 {
+        assert_eq!(
+            through(&kg, IP, &client(round), "guess"),
+            Some(Reason::MalformedKey)
+        );
+        assert_eq!(
+            through(&kg, IP, &client(100 + round % 2), texts[round % 2]),
+            None
+        );
+    }
+    assert_eq!(kg.locks(), []);
+    let warnings = kg.stats().unwrap().warnings.join("\n");
+    let line = format!("trusted_proxies = [\"{IP}/32\"]");
+    assert!(warnings.contains(&line), "{warnings}");
+    // By hand it can be locked.
+    kg.block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .unwrap();
+    assert_eq!(
+        through(&kg, IP, "203.0.113.1", texts[0]),
+        Some(Reason::IpLocked)
+    );
+}
+
+#[test]
+fn forged_forwarding_headers_save_nobody_from_a_lock() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key(&kg), key(&kg)];
+    let texts = keys.each_ref().map(|key| key.raw_key.expose());
+    let forged = |number: usize| format!("203.0.113.{number}");
+    // With no key; with one key, whatever the headers say; and beside clients that send no headers.
+    let office: IpAddr = "198.51.100.2".parse().unwrap();
+    for number in 0..4 {
+        through(&kg, IP, &forged(number), "guess");
+        through(&kg, ELSEWHERE, &forged(number), "guess");
+        through(&kg, ELSEWHERE, &forged(number), texts[0]);
+        through(&kg, office, &forged(number), "guess");
+        refused(&kg, &[("X-API-Key", texts[number % 2])], office);
+    }
+    for peer in [IP, ELSEWHERE, office] {
+        assert_eq!(
+            through(&kg, peer, "203.0.113.9", texts[0]),
+            Some(Reason::IpLocked),
+            "{peer}"
+        );
+    }
+    let warnings = kg.stats().unwrap().warnings.join("\n");
+    assert!(
+        warnings.contains(&format!("{IP} failed to authenticate")),
+        "{warnings}"
+    );
+}
+
+#[test]
+fn a_proxy_that_was_locked_before_it_was_found_is_found_all_the_same() {
+    let home = Home::new();
+    let config = home.config().ip_block_threshold(3);
+    let kg = home.open_with(config.clone());
+    let keys = [key(&kg), key(&kg)];
+    let texts = keys.each_ref().map(|key| key.raw_key.expose());
+    for number in 0..4 {
+        through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+    }
+    kg.close().unwrap();
+    let kg = home.open_with(config);
+    let locked = Some(Reason::IpLocked);
+    assert_eq!(through(&kg, IP, "203.0.113.1", texts[0]), locked);
+    // Not sooner than another key is looked up.
+    assert_eq!(through(&kg, IP, "203.0.113.2", texts[1]), locked);
+    home.clock.advance(Duration::from_millis(10));
+    assert_eq!(through(&kg, IP, "203.0.113.2", texts[1]), locked);
+    assert_eq!(through(&kg, IP, "203.0.113.2", texts[1]), None);
+    assert_eq!(through(&kg, IP, "203.0.113.1", texts[0]), None);
+}
+
+#[test]
+fn a_proxy_before_a_trusted_one_is_found_too() {
+    let home = Home::new();
+    let policy = "trusted_proxies = [\"10.0.0.0/8\"]\n[lockout]\nthreshold = 3";
+    let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
+    let keys = [key(&kg), key(&kg)];
+    let texts = keys.each_ref().map(|key| key.raw_key.expose());
+    let nginx: IpAddr = "10.0.0.1".parse().unwrap();
+    for round in 0..9 {
+        let chain = |client: usize| format!("203.0.113.{client}, 198.51.100.9");
+        let guess = through(&kg, nginx, &chain(round), "guess");
+        assert_eq!(guess, Some(Reason::MalformedKey));
+        assert_eq!(
+            through(&kg, nginx, &chain(100 + round % 2), texts[round % 2]),
+            None
+        );
+    }
+    let warnings = kg.stats().unwrap().warnings.join("\n");
+    assert!(
+        warnings.contains(r#"trusted_proxies = ["198.51.100.9/32"]"#),
+        "{warnings}"
+    );
 }

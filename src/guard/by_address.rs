@@ -14,7 +14,7 @@ use crate::access::{Place, RouteRules, Rulebook};
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::counter::Counts;
-use crate::forwarded::{self, UnreadableClient};
+use crate::forwarded::{self, NamedClient, UnreadableClient};
 use crate::ip_limit::IpLimit;
 use crate::limiter::{NetworkRule, Outcome};
 use crate::lockout::{Lock, LockCause, LockScope, Strike};
@@ -40,7 +40,7 @@ impl Inner {
             return Ok(Some(peer));
         }
         let named = self.client_by(trusted, rulebook, request.headers)?;
-        Ok(Some(named.unwrap_or(peer)))
+        Ok(Some(named.map_or(peer, |named| named.ip)))
     }
 
     /// The client that a proxy names, which trusts others; `None` if it names none.
@@ -49,14 +49,14 @@ impl Inner {
         trusted: &Addresses,
         rulebook: &Rulebook,
         headers: &H,
-    ) -> Result<Option<ClientIp>, Reason> {
+    ) -> Result<Option<NamedClient>, Reason> {
         let (nat64, header) = (
             &rulebook.policy.nat64_prefixes,
             &rulebook.policy.client_ip_header,
         );
         let values = headers.header_values(header.name());
         match forwarded::client(trusted, nat64, header, values) {
-            Ok(Some(client)) => Ok(Some(client)),
+            Ok(Some(named)) => Ok(Some(named)),
             Ok(None) => {
                 self.lockouts.note_other_fields(header.name(), headers);
                 Ok(None)
@@ -171,11 +171,14 @@ impl Inner {
         }
     }
 
-    /// Counts a failed authentication; the one above the threshold locks.
-    pub(super) async fn strike(&self, strike: Strike, ip: ClientIp, patience: &Patience) {
-        let Some(network) = Network::of(ip) else {
-            return;
-        };
+    /// Counts a failed authentication; the one above the threshold locks. Returns whether this one
+    /// did.
+    pub(super) async fn strike(
+        &self,
+        strike: Strike,
+        network: Network,
+        patience: &Patience,
+    ) -> bool {
         let rules = self.rulebook().policy.lockout.clone();
         let rule = [NetworkRule {
             counts: &Counts::Strikes(strike),
@@ -184,10 +187,12 @@ impl Inner {
         let reply = self
             .limiter()
             .hit(network, &rule, NonZeroU32::MIN, patience);
-        if let Outcome::Refused(..) = reply.get().await {
+        let is_above = matches!(reply.get().await, Outcome::Refused(..));
+        if is_above {
             self.lockouts
                 .strike_out(strike, network, &rules, self.now());
         }
+        is_above
     }
 
     /// Refuses a request because of a lock, unless the lock is not meant for it.
@@ -207,7 +212,7 @@ impl Inner {
 
     /// Whether strikes and automatic locks do not concern who asks.
     pub(super) fn is_spared<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> bool {
-        self.spares(visit.request, *visit.ip)
+        self.spares(visit.request, *visit.ip) || self.is_found_proxy(*visit.ip)
     }
 
     fn spares<H: Headers + ?Sized>(&self, request: &Request<'_, H>, ip: ClientIp) -> bool {
@@ -243,7 +248,7 @@ impl Inner {
             return Ok(ip);
         };
         let rulebook = self.rulebook();
-        let is_spared = self.spares(request, ip);
+        let is_spared = self.spares(request, ip) || (!limit.is_strict && self.is_found_proxy(ip));
         let standing = self.lockouts.standing(&ip, target, &self.clock);
         let lock = standing.and_then(|standing| standing.locked);
         let now = || self.clock.timestamp();

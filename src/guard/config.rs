@@ -189,9 +189,15 @@ impl Config {
     ///
     /// An address is an IPv4 address or the /64 of an IPv6 one. Keys that are malformed or unknown
     /// lock it out of everything, requests without a key out of further ones without; each kind is
-    /// counted by itself. Keys that were good once, and `OPTIONS`, do not count. Neither does a
-    /// private or loopback peer that carries forwarding headers, behind which others may be:
-    /// [`Stats::warnings`](crate::Stats::warnings) then says so.
+    /// counted by itself. Keys that were good once, and `OPTIONS`, do not count.
+    ///
+    /// Addresses behind which many clients are, though no policy says so, are not locked out, and
+    /// [`Stats::warnings`](crate::Stats::warnings) says what to write into it: a private peer that
+    /// carries forwarding headers, while no proxy is trusted; and any address from which, within an
+    /// hour of a failure, two different keys were accepted for different clients that the headers
+    /// name. Headers alone save nobody, as who guesses has no keys; somebody who holds two can bring
+    /// their own address into that state, which their keys and the warning name. Trusting the proxy
+    /// ends it: then each client is counted and locked out by itself.
     pub fn ip_block_threshold(mut self, failures: u32) -> Self {
         self.ip_block_threshold = failures;
         self

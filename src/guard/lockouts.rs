@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::request::{Headers, Request};
@@ -14,7 +15,7 @@ use crate::access::Lockout;
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
 use crate::counter::Counts;
-use crate::forwarded;
+use crate::forwarded::{self, ClientIpHeader};
 use crate::limit::{Limit, Span};
 use crate::limiter::Limiter;
 use crate::lock_time::LockTime;
@@ -25,10 +26,6 @@ use crate::policy::WindowLength;
 use crate::rule::{Holder, Rule};
 use crate::store::{Act, Store, StoreError};
 use crate::time_zone::TimeZone;
-
-const PROXY_WARNING: &str = "requests come through a proxy on a private address that is not \
-    configured as trusted: failed authentications behind it lock nobody out; hand the address of \
-    the client itself to `check`";
 
 pub(crate) struct Lockouts {
     locks: Locks,
@@ -97,10 +94,16 @@ impl Lockouts {
     /// Whether an automatic lock is not to touch this request: many clients may be behind its
     /// address, none of whom we can tell apart.
     pub(super) fn spares<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> bool {
-        if !request.ip.ip().is_some_and(is_private) || forwarding_field(request.headers).is_none() {
+        let Some(field) = forwarding_field(request.headers).filter(|_| is_private(request.ip))
+        else {
             return false;
-        }
-        self.warn(PROXY_WARNING);
+        };
+        self.warn(&format!(
+            "requests come through a proxy on the private address {ip} that is not configured as \
+             trusted: failed authentications behind it lock nobody out. {line}",
+            ip = request.ip,
+            line = trust_line(request.ip, field),
+        ));
         true
     }
 
@@ -313,17 +316,37 @@ pub(crate) fn refuses(scope: LockScope, target: &str) -> Refuses {
     }
 }
 
+/// What to write into the policy for a proxy that names clients by `field`.
+pub(super) fn trust_line(ip: ClientIp, field: &str) -> String {
+    let proxy = ip.ip().map(|ip| IpNet::from(ip).to_string());
+    let header = ClientIpHeader::default();
+    let header = match field {
+        _ if field == header.name() => String::new(),
+        field => format!(" and client_ip_header = \"{field}\""),
+    };
+    format!(
+        "Write into the policy: trusted_proxies = [\"{}\"]{header}",
+        proxy.unwrap_or_else(|| ip.to_string())
+    )
+}
+
 /// A field by which a proxy names the client, if there is one.
-fn forwarding_field<H: Headers + ?Sized>(headers: &H) -> Option<&'static str> {
+pub(super) fn forwarding_field<H: Headers + ?Sized>(headers: &H) -> Option<&'static str> {
     let mut names = forwarded::KNOWN_FIELDS.into_iter();
     names.find(|name| headers.header_values(name).next().is_some())
 }
 
 /// An address that a proxy of one's own has: of this machine, of a private network (RFC 1918,
-/// RFC 4193), or of the link.
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+/// RFC 4193) or one behind a carrier's translators (RFC 6598), or of the link.
+pub(crate) fn is_private(ip: ClientIp) -> bool {
+    match ip.ip() {
+        None => false,
+        Some(IpAddr::V4(ip)) => {
+            let is_shared = matches!(ip.octets(), [100, 64..=127, ..]);
+            ip.is_loopback() || ip.is_private() || ip.is_link_local() || is_shared
+        }
+        Some(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
     }
 }

@@ -16,6 +16,7 @@ mod mounts;
 mod open;
 mod pipeline;
 mod policies;
+mod proxies;
 mod recorder;
 mod request;
 mod residents;
@@ -46,6 +47,8 @@ pub(crate) use self::backends::is_server;
 pub(crate) use self::caller::{is_lifted, rules, with_lift};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
+#[cfg(feature = "serve")]
+pub(crate) use self::lockouts::is_private;
 pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
@@ -58,6 +61,7 @@ pub(crate) use self::warnings::Warnings;
 
 use self::pipeline::Subject;
 use self::policies::{InForce, Policies};
+use self::proxies::Proxies;
 use self::recorder::Recorder;
 use self::residents::{Backends, Residents, Revisions};
 use crate::access::Rulebook;
@@ -99,6 +103,7 @@ pub(crate) struct Inner {
     revisions: Arc<Revisions>,
     backends: Arc<Backends>,
     lockouts: Arc<Lockouts>,
+    proxies: Proxies,
     in_force: Arc<InForce>,
     policies: Arc<Policies>,
     store: Arc<dyn Store>,

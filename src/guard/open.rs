@@ -14,6 +14,7 @@ use super::config::Config;
 use super::legacy;
 use super::lockouts::Lockouts;
 use super::policies::{InForce, Policies};
+use super::proxies::Proxies;
 use super::recorder::{Outlet, Recorder, Writer};
 use super::residents::{Backends, Residents, Revisions};
 use super::secret_file::{find_secret, followed};
@@ -103,6 +104,7 @@ impl Inner {
             revisions,
             backends,
             lockouts,
+            proxies: Proxies::default(),
             in_force,
             policies,
             store,

@@ -28,6 +28,7 @@ use crate::counter::SavedCounter;
 use crate::key::{self, HashedKey};
 use crate::limiter::{AttachError, Group, Level, Outcome, Receipt, rule_at};
 use crate::lockout::{Lock, Strike};
+use crate::network::Network;
 use crate::path;
 use crate::record::{KeyId, Method, Reason};
 use crate::rule::{GroupId, Rule};
@@ -399,7 +400,12 @@ impl Inner {
             Subject::Key(id) => self.load_by_id(id)?,
         };
         match self.objection(&caller, visit) {
-            None => Ok(caller),
+            None => {
+                if self.proxies.observes(|| Network::of(*visit.ip)) {
+                    self.vouch(visit, &caller);
+                }
+                Ok(caller)
+            }
             Some(reason) => Err(Stop::Refused(Refusal {
                 denial: Denial::new(reason),
                 caller: Some(caller),
@@ -431,7 +437,7 @@ impl Inner {
 
     /// The text that is presented as a key, and whether it may be meant for the application instead.
     #[inline(always)]
-    fn presented<'a, H: Headers + ?Sized>(
+    pub(super) fn presented<'a, H: Headers + ?Sized>(
         &'a self,
         headers: &'a H,
     ) -> Result<Option<(&'a [u8], bool)>, Reason> {
@@ -617,8 +623,15 @@ impl Inner {
         if let Some(strike) = Strike::of(reason)
             && visit.request.method != Method::Options
             && !self.is_spared(visit)
+            && let Some(network) = Network::of(*visit.ip)
         {
-            self.strike(strike, *visit.ip, &visit.patience).await;
+            self.observe(visit, network);
+            if self.strike(strike, network, &visit.patience).await {
+                self.warn_of_locked_proxy(visit);
+            }
+        }
+        if reason == Reason::IpLocked {
+            self.vouch_while_locked(visit).await;
         }
         let notes = visit.progress.notes.as_deref();
         self.recorder()

@@ -21,7 +21,7 @@ use http_body_util::Full;
 
 use crate::addresses::Addresses;
 use crate::forwarded;
-use crate::guard::{Denial, Grant, Headers, KeyGuard, Request};
+use crate::guard::{Denial, Grant, Headers, KeyGuard, Request, is_private};
 use crate::http::problem::Problem;
 use crate::http::response::set_fields;
 
@@ -39,8 +39,8 @@ pub(super) async fn answer(
     let asked = Asked::read(parts)?;
     let rulebook = guard.inner.rulebook_full();
     let named = guard.inner.client_by(trusted, &rulebook, &parts.headers);
-    let client = match named {
-        Ok(Some(client)) => client,
+    let named = match named {
+        Ok(Some(named)) => named,
         Ok(None) => {
             let header = rulebook.policy.client_ip_header.name();
             return Err(unclear(&format!("`{header}` does not say who asks")));
@@ -54,10 +54,11 @@ pub(super) async fn answer(
     };
     let headers = Forwarded {
         headers: &parts.headers,
-        // A proxy further out may speak for somebody too.
-        shows_hops: guard.inner.trusts(client),
+        // A proxy further out may speak for somebody too, trusted or not.
+        shows_hops: guard.inner.trusts(named.ip)
+            || (named.before.is_some() && !is_private(named.ip)),
     };
-    let request = Request::new(&headers, client, asked.uri).method(asked.method);
+    let request = Request::new(&headers, named.ip, asked.uri).method(asked.method);
     Ok(match guard.decide_async(request).await {
         Ok(grant) => admitted(grant),
         Err(denial) => refused(&denial, asked.is_narrow),

@@ -1,0 +1,366 @@
+//! Addresses behind which many clients are, though the policy does not say so.
+
+use std::hash::BuildHasher;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+
+use super::Inner;
+use super::lockouts::{forwarding_field, trust_line};
+use super::request::Headers;
+use super::residents::Caller;
+use super::visit::Visit;
+use crate::client_ip::ClientIp;
+use crate::clock::Moment;
+use crate::key;
+use crate::network::Network;
+use crate::record::KeyId;
+
+const SLOTS: usize = 1_024;
+
+/// As long as a failed authentication counts.
+const OBSERVED_FOR: Duration = Duration::from_secs(3_600);
+
+/// For how long an address is taken for a proxy after its last failed authentication.
+const PROXY_FOR: Duration = Duration::from_secs(24 * 3_600);
+
+/// How often a key is looked at that comes from an address that is locked out.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Addresses that are found to be proxies, of which strikes lock none out.
+///
+/// A failed authentication with forwarding headers puts an address under observation. It is a proxy
+/// as soon as two different keys were accepted from it, for different clients that the headers name.
+/// Headers alone prove nothing: somebody who guesses keys has none that is accepted, so that forged
+/// headers save nobody from being locked out.
+///
+/// Each address has one slot, by a hash that differs from process to process. A newcomer takes a slot
+/// only from an address without an accepted key, so that guesses from many addresses push out no
+/// proxy.
+#[derive(Default)]
+pub(super) struct Proxies {
+    /// Made by the first observation: most guards need none.
+    slots: OnceLock<Box<[Slot]>>,
+    hasher: RandomState,
+    /// When a key of a locked address may be looked at again, in nanoseconds.
+    look_at: AtomicU64,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// The hash of the address under observation; 0 if none is.
+    observed: AtomicU64,
+    suspect: Mutex<Option<Suspect>>,
+}
+
+struct Suspect {
+    network: Network,
+    /// The first key that was accepted, and the client that it was named for.
+    first: Option<Vouched>,
+    is_proxy: bool,
+    failed_at: Moment,
+}
+
+/// A key that was accepted, and a hash of the client that the headers name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Vouched {
+    key: KeyId,
+    client: u64,
+}
+
+impl Suspect {
+    fn new(network: Network, failed_at: Moment) -> Self {
+        Self {
+            network,
+            first: None,
+            is_proxy: false,
+            failed_at,
+        }
+    }
+
+    fn is_over(&self, now: Moment) -> bool {
+        let kept = if self.is_proxy {
+            PROXY_FOR
+        } else {
+            OBSERVED_FOR
+        };
+        now.since(self.failed_at) >= kept
+    }
+}
+
+impl Proxies {
+    /// Notes a failed authentication of an address that sends forwarding headers.
+    #[cold]
+    fn observe(&self, network: Network, now: Moment) {
+        let slots = self
+            .slots
+            .get_or_init(|| std::iter::repeat_with(Slot::default).take(SLOTS).collect());
+        let hash = self.hash(network);
+        let slot = slot(slots, hash);
+        let mut suspect = slot.suspect.lock();
+        match &mut *suspect {
+            Some(known) if known.network == network && !known.is_over(now) => known.failed_at = now,
+            Some(other) if other.first.is_some() && !other.is_over(now) => {}
+            _ => {
+                *suspect = Some(Suspect::new(network, now));
+                slot.observed.store(hash, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether it matters that a key is accepted from an address.
+    #[inline]
+    pub(super) fn observes(&self, network: impl FnOnce() -> Option<Network>) -> bool {
+        match self.slots.get() {
+            None => false,
+            Some(slots) => network().is_some_and(|network| {
+                let hash = self.hash(network);
+                slot(slots, hash).observed.load(Ordering::Relaxed) == hash
+            }),
+        }
+    }
+
+    /// Notes that a key was accepted from an address under observation. Returns whether that shows
+    /// that it is a proxy.
+    #[cold]
+    fn vouch(&self, network: Network, vouched: Vouched, now: Moment) -> bool {
+        let Some(slots) = self.slots.get() else {
+            return false;
+        };
+        let slot = slot(slots, self.hash(network));
+        let mut suspect = slot.suspect.lock();
+        let Some(known) = suspect.as_mut().filter(|known| known.network == network) else {
+            return false;
+        };
+        if known.is_over(now) {
+            *suspect = None;
+            slot.observed.store(0, Ordering::Relaxed);
+            return false;
+        }
+        let first = *known.first.get_or_insert(vouched);
+        let differs = first.key != vouched.key && first.client != vouched.client;
+        if differs && !known.is_proxy {
+            known.is_proxy = true;
+            slot.observed.store(0, Ordering::Relaxed);
+            return true;
+        }
+        false
+    }
+
+    /// Whether an address was found to be a proxy.
+    fn contains(&self, network: Network, now: Moment) -> bool {
+        let Some(slots) = self.slots.get() else {
+            return false;
+        };
+        let suspect = slot(slots, self.hash(network)).suspect.lock();
+        let known = suspect.as_ref().filter(|known| known.network == network);
+        known.is_some_and(|known| known.is_proxy && !known.is_over(now))
+    }
+
+    /// Whether it is time to look at another key of an address that is locked out.
+    fn may_look(&self, now: Moment) -> bool {
+        let is_due = now.nanos() >= self.look_at.load(Ordering::Relaxed);
+        if is_due {
+            let next = now.plus(LOOK_EVERY);
+            self.look_at.store(next.nanos(), Ordering::Relaxed);
+        }
+        is_due
+    }
+
+    fn hash(&self, value: impl std::hash::Hash) -> u64 {
+        self.hasher.hash_one(value).max(1)
+    }
+}
+
+fn slot(slots: &[Slot], hash: u64) -> &Slot {
+    &slots[hash as usize % SLOTS]
+}
+
+/// For whom a client asks, as it says.
+struct Behind {
+    /// A hash of what it says.
+    client: u64,
+    /// The field that says so.
+    field: String,
+}
+
+impl Inner {
+    /// Whether an address was found to be a proxy.
+    pub(super) fn is_found_proxy(&self, ip: ClientIp) -> bool {
+        let now = self.clock.now();
+        Network::of(ip).is_some_and(|network| self.proxies.contains(network, now))
+    }
+
+    /// Notes that a client failed to authenticate that may be a proxy.
+    #[cold]
+    pub(super) fn observe<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>, network: Network) {
+        if self.behind(visit).is_some() {
+            self.proxies.observe(network, self.clock.now());
+        }
+    }
+
+    /// Notes that a key was accepted from a client under observation.
+    #[cold]
+    pub(super) fn vouch<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>, caller: &Caller) {
+        if visit.is_dry_run() {
+            return;
+        }
+        let (Some(network), Some(behind)) = (Network::of(*visit.ip), self.behind(visit)) else {
+            return;
+        };
+        let vouched = Vouched {
+            key: caller.key_id,
+            client: behind.client,
+        };
+        if self.proxies.vouch(network, vouched, self.clock.now()) {
+            self.lockouts.warn(&format!(
+                "requests of many clients come through {ip}, which is not configured as trusted: \
+                 failed authentications behind it lock nobody out, and limits by address count all of \
+                 them as one. If it is a proxy of yours: {line}",
+                ip = visit.ip,
+                line = trust_line(*visit.ip, &behind.field),
+            ));
+        }
+    }
+
+    /// Looks at the key of a client that is locked out and may be a proxy, once in a while: it may
+    /// have been locked out before keys showed what it is.
+    #[cold]
+    pub(super) async fn vouch_while_locked<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) {
+        let now = self.clock.now();
+        if !self.proxies.may_look(now) {
+            return;
+        }
+        let (Some(network), Some(_)) = (Network::of(*visit.ip), self.behind(visit)) else {
+            return;
+        };
+        let Ok(Some((text, _))) = self.presented(visit.request.headers) else {
+            return;
+        };
+        if !key::is_well_formed(text) {
+            return;
+        }
+        let caller = match self.recognise(text) {
+            Ok(caller) => Some(caller),
+            Err(hash) => {
+                let found = self.load_stored(hash, &hash, &visit.patience).await;
+                found.unwrap_or_default()
+            }
+        };
+        let accepts = |caller: &Caller| {
+            let is_expired = self.clock.timestamp() >= caller.expires_at;
+            caller.is_active && caller.is_org_active && !is_expired
+        };
+        if let Some(caller) = caller.filter(|caller| accepts(caller)) {
+            self.proxies.observe(network, now);
+            self.vouch(visit, &caller);
+        }
+    }
+
+    /// Says that a client was locked out that may be a proxy.
+    #[cold]
+    pub(super) fn warn_of_locked_proxy<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) {
+        if let Some(behind) = self.behind(visit) {
+            self.lockouts.warn(&format!(
+                "{ip} failed to authenticate too often and is locked out; its requests name other \
+                 clients by `{field}`. If it is a proxy of yours: {line}",
+                ip = visit.ip,
+                field = behind.field,
+                line = trust_line(*visit.ip, &behind.field),
+            ));
+        }
+    }
+
+    /// For whom the client asks: by the hop before it where a trusted proxy names it, and by any
+    /// forwarding header where it is the peer.
+    fn behind<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> Option<Behind> {
+        let rulebook = self.rulebook();
+        let policy = &rulebook.policy;
+        let (headers, peer) = (visit.request.headers, visit.request.ip);
+        if policy
+            .trusted_proxies
+            .contains(policy.nat64_prefixes.canonical(peer))
+        {
+            let named = self.client_by(&policy.trusted_proxies, &rulebook, headers);
+            let before = named.ok().flatten()?.before?;
+            return Some(Behind {
+                client: self.proxies.hash(before),
+                field: policy.client_ip_header.name().to_owned(),
+            });
+        }
+        let field = forwarding_field(headers)?;
+        let values: Vec<&[u8]> = headers.header_values(field).collect();
+        Some(Behind {
+            client: self.proxies.hash(values),
+            field: field.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Moment = Moment::from_nanos(1 << 60);
+
+    fn network(text: &str) -> Network {
+        text.parse().unwrap()
+    }
+
+    fn vouched(key: u64, client: u64) -> Vouched {
+        let key = KeyId(key);
+        Vouched { key, client }
+    }
+
+    #[test]
+    fn two_keys_for_two_clients_show_a_proxy() {
+        let (proxies, peer) = (Proxies::default(), network("203.0.113.7"));
+        assert!(!proxies.vouch(peer, vouched(1, 1), START));
+        proxies.observe(peer, START);
+        assert!(proxies.observes(|| Some(peer)));
+        // One key, whatever the headers say; any keys, for one client.
+        for (key, client) in [(1, 1), (1, 2), (1, 3), (2, 1)] {
+            assert!(!proxies.vouch(peer, vouched(key, client), START));
+            assert!(!proxies.contains(peer, START));
+        }
+        assert!(proxies.vouch(peer, vouched(2, 2), START));
+        assert!(proxies.contains(peer, START) && !proxies.observes(|| Some(peer)));
+        assert!(!proxies.contains(network("203.0.113.8"), START));
+        // It is one for a day after it last failed.
+        let later = START.plus(PROXY_FOR);
+        assert!(!proxies.contains(peer, later));
+        proxies.observe(peer, START.plus(OBSERVED_FOR));
+        assert!(proxies.contains(peer, later));
+    }
+
+    #[test]
+    fn an_observation_ends_with_the_hour_of_the_failure() {
+        let (proxies, peer) = (Proxies::default(), network("203.0.113.7"));
+        proxies.observe(peer, START);
+        proxies.vouch(peer, vouched(1, 1), START);
+        let later = START.plus(OBSERVED_FOR);
+        assert!(!proxies.vouch(peer, vouched(2, 2), later));
+        assert!(!proxies.observes(|| Some(peer)));
+    }
+
+    #[test]
+    fn guesses_from_many_addresses_push_out_no_proxy() {
+        let proxies = Proxies::default();
+        let (peer, vouching) = (network("203.0.113.7"), network("203.0.113.8"));
+        for (peer, vouches) in [(peer, 2), (vouching, 1)] {
+            proxies.observe(peer, START);
+            for at in 1..=vouches {
+                proxies.vouch(peer, vouched(at, at), START);
+            }
+        }
+        for i in 0..20_000_u32 {
+            let [_, a, b, c] = i.to_be_bytes();
+            proxies.observe(network(&format!("10.{a}.{b}.{c}")), START);
+        }
+        assert!(proxies.contains(peer, START));
+        assert!(proxies.vouch(vouching, vouched(9, 9), START));
+    }
+}
