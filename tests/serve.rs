@@ -574,47 +574,138 @@ fn ask_and_never_read(stream: &mut (impl Read + Write)) -> io::Result<()> {
 
 #[test]
 fn who_never_reads_the_answer_is_cut_off() {
-    let dir = TempDir::new().unwrap();
+    let (dir, tls_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     data_file(dir.path(), 60);
+    data_file(tls_dir.path(), 60);
     let socket = dir.path().join("http.sock");
     let place = format!("unix:{}", socket.display());
-    let more = ["--listen", &place, "--timeout", "1s"];
-    let server = serve(dir.path(), &more);
+    let plain = serve(dir.path(), &["--listen", &place, "--timeout", "3s"]);
+    let (tls, roots) = serve_tls(&tls_dir, &["--timeout", "3s"]);
     let minute = Some(Duration::from_secs(60));
     let cut_off = |outcome: io::Result<()>| {
         use io::ErrorKind::{BrokenPipe, ConnectionReset};
         let kind = outcome.unwrap_err().kind();
         assert!(matches!(kind, BrokenPipe | ConnectionReset), "{kind}");
     };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut tcp = connect(&plain.address);
+            tcp.set_write_timeout(minute).unwrap();
+            cut_off(ask_and_never_read(&mut tcp));
+        });
+        scope.spawn(|| {
+            let mut unix = UnixStream::connect(&socket).unwrap();
+            unix.set_write_timeout(minute).unwrap();
+            cut_off(ask_and_never_read(&mut unix));
+        });
+        scope.spawn(|| {
+            let mut stream = connect_tls(&tls, &roots, None);
+            stream.sock.set_write_timeout(minute).unwrap();
+            cut_off(ask_and_never_read(&mut stream));
+        });
+        // Of HTTP/2 a client may read all but the answer: its window stays closed.
+        scope.spawn(|| {
+            let mut http2 = Http2(connect_tls(&tls, &roots, Some("h2")));
+            http2.start(&[0, 4, 0, 0, 0, 0]).unwrap();
+            let page = "/docs/swagger-ui-bundle.js";
+            http2.get(1, page, "localhost", "localhost").unwrap();
+            let mut statuses = Vec::new();
+            while let Ok(Some(frame)) = http2.read() {
+                statuses.extend(frame.status());
+            }
+            assert_eq!(statuses, [200]);
+        });
+    });
+}
 
-    let mut tcp = connect(&server.address);
-    tcp.set_write_timeout(minute).unwrap();
-    cut_off(ask_and_never_read(&mut tcp));
-    let mut unix = UnixStream::connect(&socket).unwrap();
-    unix.set_write_timeout(minute).unwrap();
-    cut_off(ask_and_never_read(&mut unix));
-
+#[test]
+fn a_host_beside_another_authority_is_refused_over_http2() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
-    let (server, roots) = serve_tls(&dir, &["--timeout", "1s"]);
-    for protocol in [None, Some("h2")] {
-        let mut stream = connect_tls(&server, &roots, protocol);
-        stream.sock.set_write_timeout(minute).unwrap();
-        let outcome = match protocol {
-            None => ask_and_never_read(&mut stream),
-            Some(_) => ping_and_never_read(&mut stream),
-        };
-        cut_off(outcome);
+    let (server, roots) = serve_tls(&dir, &[]);
+    let mut http2 = Http2(connect_tls(&server, &roots, Some("h2")));
+    http2.start(&[]).unwrap();
+    let mut ask = |stream, authority, host| {
+        http2.get(stream, "/openapi.json", authority, host).unwrap();
+        loop {
+            let frame = http2.read().unwrap().expect("an answer");
+            if let Some(status) = frame.status() {
+                return status;
+            }
+        }
+    };
+    assert_eq!(ask(1, "localhost", "localhost"), 200);
+    assert_eq!(ask(3, "localhost", "evil.example"), 400);
+    assert_eq!(ask(5, "evil.example", "localhost"), 400);
+}
+
+/// A client of HTTP/2 that says what it is told to.
+struct Http2<S>(S);
+
+struct Frame {
+    kind: u8,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The status, if these are the fields of an answer: the first of them, in the static table of
+    /// HPACK (RFC 7541, appendix A).
+    fn status(&self) -> Option<u16> {
+        let is_head = self.kind == 1;
+        is_head.then(
+            || match self.payload.iter().find(|byte| **byte & 0xe0 != 0x20) {
+                Some(0x88) => 200,
+                Some(0x8c) => 400,
+                other => panic!("{other:?}"),
+            },
+        )
     }
 }
 
-/// Has HTTP/2 answer pings until no more can be sent, and reads nothing.
-fn ping_and_never_read(stream: &mut impl Write) -> io::Result<()> {
-    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
-    stream.write_all(&settings)?;
-    loop {
-        stream.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])?;
+impl<S: Read + Write> Http2<S> {
+    fn send(&mut self, kind: u8, flags: u8, stream: u8, payload: &[u8]) -> io::Result<()> {
+        let length = u8::try_from(payload.len()).unwrap();
+        self.0
+            .write_all(&[&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat())
+    }
+
+    fn start(&mut self, settings: &[u8]) -> io::Result<()> {
+        self.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+        self.send(4, 0, 0, settings)
+    }
+
+    /// Fields as HPACK has them without a table of its own and without Huffman codes.
+    fn get(&mut self, stream: u8, path: &str, authority: &str, host: &str) -> io::Result<()> {
+        let text = |index: &[u8], text: &str| {
+            let length = u8::try_from(text.len()).unwrap();
+            [index, &[length], text.as_bytes()].concat()
+        };
+        let fields = [
+            vec![0x82, 0x87],
+            text(&[4], path),
+            text(&[1], authority),
+            text(&[0x0f, 0x17], host),
+        ];
+        self.send(1, 5, stream, &fields.concat())
+    }
+
+    /// The next frame; `None` at the end. Settings and pings are acknowledged.
+    fn read(&mut self) -> io::Result<Option<Frame>> {
+        let mut head = [0; 9];
+        if self.0.read(&mut head[..1])? == 0 {
+            return Ok(None);
+        }
+        self.0.read_exact(&mut head[1..])?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.0.read_exact(&mut payload)?;
+        let (kind, flags) = (head[3], head[4]);
+        match (kind, flags & 1) {
+            (4, 0) => self.send(4, 1, 0, &[])?,
+            (6, 0) => self.send(6, 1, 0, &payload)?,
+            _ => {}
+        }
+        Ok(Some(Frame { kind, payload }))
     }
 }
 

@@ -1,7 +1,8 @@
 //! From sockets to answers, and to an orderly end.
 
+use std::future::pending;
 use std::io::{self, Write};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -69,21 +69,19 @@ async fn run(routes: Arc<Routes>, settings: &Settings) -> Result<(), ServeError>
         room: Arc::new(Semaphore::new(settings.most_connections)),
         patience: settings.patience,
     });
-    let graceful = Arc::new(GracefulShutdown::new());
     let (ended, end) = watch::channel(());
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        let (connections, end) = (Arc::clone(&connections), end.clone());
-        accepting.spawn(connections.accept(listener, Arc::clone(&graceful), end));
+        let connections = Arc::clone(&connections);
+        accepting.spawn(connections.accept(listener, end.clone()));
     }
+    drop(end);
     stop.requested().await;
     // No more connections; those that are there end with the answer they are at.
     let _ = ended.send(());
     while accepting.join_next().await.is_some() {}
-    // Who accepted has ended, and let go of it.
-    if let Some(graceful) = Arc::into_inner(graceful) {
-        let _ = tokio::time::timeout(settings.grace, graceful.shutdown()).await;
-    }
+    // Every connection has a receiver.
+    let _ = tokio::time::timeout(settings.grace, ended.closed()).await;
     Ok(())
 }
 
@@ -115,12 +113,7 @@ struct Connections {
 
 impl Connections {
     /// Accepts until told to end. Who comes when there is no room waits in the listener's queue.
-    async fn accept(
-        self: Arc<Self>,
-        listener: Listener,
-        graceful: Arc<GracefulShutdown>,
-        mut end: watch::Receiver<()>,
-    ) {
+    async fn accept(self: Arc<Self>, listener: Listener, mut end: watch::Receiver<()>) {
         loop {
             let next = async {
                 let room = Arc::clone(&self.room).acquire_owned().await;
@@ -138,33 +131,33 @@ impl Connections {
                     continue;
                 }
             };
-            let (connections, watcher) = (Arc::clone(&self), graceful.watcher());
+            let (connections, end) = (Arc::clone(&self), end.clone());
             tokio::spawn(async move {
-                connections.serve(stream, peer, watcher).await;
+                connections.serve(stream, peer, end).await;
                 drop(room);
             });
         }
     }
 
-    async fn serve(&self, stream: Stream, peer: ClientIp, watcher: Watcher) {
+    async fn serve(&self, stream: Stream, peer: ClientIp, end: watch::Receiver<()>) {
         match (stream, &self.acceptor) {
             (Stream::Tcp(stream), None) => {
                 let stream = self.bounded(stream);
-                self.answer(stream, false, peer, watcher).await;
+                self.answer(stream, false, peer, end).await;
             }
             (Stream::Tcp(stream), Some(acceptor)) => {
                 let accepted = acceptor.accept(self.bounded(stream));
                 let handshake = tokio::time::timeout(self.patience, accepted);
                 if let Ok(Ok(stream)) = handshake.await {
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    self.answer(stream, is_http2, peer, watcher).await;
+                    self.answer(stream, is_http2, peer, end).await;
                 }
             }
             // Nobody listens in on a socket of this machine.
             #[cfg(unix)]
             (Stream::Unix(stream), _) => {
                 let stream = self.bounded(stream);
-                self.answer(stream, false, peer, watcher).await;
+                self.answer(stream, false, peer, end).await;
             }
         }
     }
@@ -178,22 +171,84 @@ impl Connections {
     }
 
     /// The version is known, so that nobody waits for it.
-    async fn answer<S>(&self, stream: S, is_http2: bool, peer: ClientIp, watcher: Watcher)
-    where
+    async fn answer<S>(
+        &self,
+        stream: S,
+        is_http2: bool,
+        peer: ClientIp,
+        mut end: watch::Receiver<()>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let routes = Arc::clone(&self.routes);
+        // HTTP/1 has bounds of its own on a connection between two requests.
+        let activity = is_http2.then(Activity::default);
+        let busy = activity.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let routes = Arc::clone(&routes);
-            async move { routes.answer(request, peer).await }
+            let request_under_way = busy.as_ref().map(Activity::begin);
+            async move {
+                let answered = routes.answer(request, peer).await;
+                drop(request_under_way);
+                answered
+            }
         });
         let builder = match is_http2 {
             true => self.builder.clone().http2_only(),
             false => self.builder.clone().http1_only(),
         };
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let idle = || async {
+            match &activity {
+                Some(activity) => activity.idle(self.patience).await,
+                None => pending().await,
+            }
+        };
         // Who goes away has no use for an error.
-        let _ = watcher.watch(connection.into_owned()).await;
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = end.changed() => {}
+            () = idle() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        // A client may leave answers unread that nothing remains to be written of: its windows are full.
+        tokio::select! {
+            _ = connection => {}
+            () = idle() => {}
+        }
+    }
+}
+
+/// How many requests of a connection are under way.
+#[derive(Clone, Default)]
+struct Activity(Arc<watch::Sender<usize>>);
+
+/// A request under way, until it is dropped.
+struct UnderWay(Activity);
+
+impl Activity {
+    fn begin(&self) -> UnderWay {
+        self.0.send_modify(|requests| *requests += 1);
+        UnderWay(self.clone())
+    }
+
+    /// Waits until no request has been under way for so long.
+    async fn idle(&self, time: Duration) {
+        let mut requests = self.0.subscribe();
+        loop {
+            // It does not end as long as there is `self`.
+            let _ = requests.wait_for(|requests| *requests == 0).await;
+            let changed = requests.changed();
+            if tokio::time::timeout(time, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|requests| *requests -= 1);
     }
 }
 
