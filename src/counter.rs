@@ -151,6 +151,10 @@ pub(crate) struct SavedNetwork {
     pub(crate) network: Network,
     pub(crate) counts: Counts,
     pub(crate) length: WindowLength,
+    /// Hits from which on it must be kept.
+    pub(crate) full_at: u32,
+    /// Whether its rule is in shadow mode.
+    pub(crate) is_shadow: bool,
     /// As [`SavedValue::Hits`].
     pub(crate) hits: Vec<(Timestamp, u32)>,
 }

@@ -42,19 +42,20 @@ impl IpLimit {
             name: self::name(name)?,
             limit: Limit::window(limit, window)?,
             lockout: None,
-            scope: LockScope::default(),
+            scope: LockScope::Path,
             is_strict: false,
         })
     }
 
-    /// Locks an address out that goes over the limit. Default: it is admitted again as soon as the
-    /// window has room.
+    /// Locks an address out that goes over the limit: out of what [`IpLimit::scope`] says. Default: it
+    /// is admitted again as soon as the window has room.
     pub fn lockout(mut self, time: LockTime) -> Self {
         self.lockout = Some(time);
         self
     }
 
-    /// What it is then locked out of. Default: everything.
+    /// What it is then locked out of. Default: [`LockScope::Path`], all requests that are checked
+    /// against a limit of this name, or match a [`Route`](crate::Route) of this name.
     pub fn scope(mut self, scope: LockScope) -> Self {
         self.scope = scope;
         self

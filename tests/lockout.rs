@@ -20,6 +20,12 @@ const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
 
 const NO_HEADERS: [(&str, &str); 0] = [];
 
+/// What a browser asks before it sends a request with a key for a page of another origin.
+const PREFLIGHT: [(&str, &str); 2] = [
+    ("Origin", "https://example.com"),
+    ("Access-Control-Request-Method", "GET"),
+];
+
 /// What a request is refused with; `None` if it is admitted.
 fn refused(kg: &KeyGuard, headers: &[(&str, &str)], ip: IpAddr) -> Option<Reason> {
     kg.check(headers, ip, "/")
@@ -135,15 +141,37 @@ fn what_is_no_guess_does_not_strike() {
         refused(&kg, &[("X-API-Key", revoked.raw_key.expose())], IP);
         refused(&kg, &[("X-API-Key", limited.raw_key.expose())], IP);
         refused(&kg, &doubled, IP);
-        let preflight = Request::new(&NO_HEADERS, IP, "/").method("OPTIONS");
-        assert_eq!(
-            kg.decide(preflight).unwrap_err().reason(),
-            Reason::MissingKey
-        );
+        let preflight = Request::new(&PREFLIGHT, IP, "/").method("OPTIONS");
+        assert!(kg.decide(preflight).unwrap().key().is_none());
         let socket = Request::new(&NO_HEADERS, ClientIp::LOCAL, "/");
         assert_eq!(kg.decide(socket).unwrap_err().reason(), Reason::MissingKey);
     }
     assert_eq!(kg.locks(), []);
+}
+
+#[test]
+fn a_method_or_a_field_of_a_preflight_request_does_not_hide_a_guess() {
+    let home = Home::new();
+    let kg = home.open();
+    let [origin, method] = PREFLIGHT;
+    let with_key = [origin, method, ("X-API-Key", "guess")];
+    for i in 0..101 {
+        let preflight = Request::new(&with_key, IP, "/").method("OPTIONS");
+        let denial = kg.decide(preflight).unwrap_err();
+        assert_eq!(denial.reason(), Reason::MalformedKey, "{i}");
+    }
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    // Without the fields of a browser it is any other request without a key.
+    for (headers, times) in [([origin; 2], 51), ([method; 2], 50)] {
+        for _ in 0..times {
+            let options = Request::new(&headers, ELSEWHERE, "/").method("OPTIONS");
+            let denial = kg.decide(options).unwrap_err();
+            assert_eq!(denial.reason(), Reason::MissingKey);
+        }
+    }
+    assert_eq!(refused(&kg, &NO_HEADERS, ELSEWHERE), Some(Reason::IpLocked));
+    let preflight = Request::new(&PREFLIGHT, ELSEWHERE, "/").method("OPTIONS");
+    assert!(kg.decide(preflight).is_ok());
 }
 
 #[test]
@@ -217,7 +245,8 @@ fn a_limit_by_address_refuses_and_locks() {
     let kg = home.open();
     let login = IpLimit::new("login", 3, Duration::from_secs(60))
         .unwrap()
-        .lockout(HOUR.try_into().unwrap());
+        .lockout(HOUR.try_into().unwrap())
+        .scope(LockScope::Global);
     for _ in 0..3 {
         kg.check_ip(&login, IP, "/login").unwrap();
     }
@@ -266,25 +295,111 @@ fn a_limit_without_a_lockout_admits_as_soon_as_there_is_room() {
 }
 
 #[test]
-fn a_lock_of_one_path_leaves_the_others() {
+fn a_lock_of_one_path_holds_on_every_reading_of_it_and_leaves_the_others() {
     let home = Home::new();
     let kg = home.open();
     let created = key(&kg);
     let good = [("X-API-Key", created.raw_key.expose())];
-    let login = IpLimit::new("login", 1, Duration::from_secs(60)).unwrap();
-    let login = login
-        .lockout(HOUR.try_into().unwrap())
-        .scope(LockScope::Path);
-    kg.check_ip(&login, IP, "/login").unwrap();
-    kg.check_ip(&login, IP, "/login?again").unwrap_err();
-    for path in ["/login", "//login", "/%6Cogin"] {
-        assert_eq!(
-            kg.check(&good, IP, path).unwrap_err().reason(),
-            Reason::IpLocked,
-            "{path}"
-        );
+    kg.block(IP, "/login", HOUR.try_into().unwrap(), LockScope::Path)
+        .unwrap();
+    for path in [
+        "/login",
+        "/login/",
+        "/login?x",
+        "//login",
+        "/%6Cogin",
+        "/%256cogin",
+        "/login;x",
+        "/x/..;/login",
+        "/login%00",
+        "http://host/login",
+        "/x\\..\\login",
+    ] {
+        let denial = kg.check(&good, IP, path).unwrap_err();
+        assert_eq!(denial.reason(), Reason::IpLocked, "{path}");
     }
+    for path in ["/api", "/logins", "/x?/login"] {
+        kg.check(&good, IP, path).unwrap().finish(200);
+    }
+}
+
+#[test]
+fn a_limit_locks_out_of_what_it_limits_unless_told_otherwise() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    let limit = |name| IpLimit::new(name, 1, Duration::from_secs(60)).unwrap();
+    let login = limit("login").lockout(HOUR.try_into().unwrap());
+    kg.check_ip(&login, IP, "/login/a0").unwrap();
+    kg.check_ip(&login, IP, "/login/a0").unwrap_err();
+    // By its name: no other path frees it, and no number of them.
+    for i in 0..20 {
+        let denial = kg.check_ip(&login, IP, &format!("/login/a{i}"));
+        assert_eq!(denial.unwrap_err().reason(), Reason::IpLocked);
+    }
+    let locks = kg.locks();
+    assert_eq!(locks.len(), 1);
+    assert_eq!(locks[0].refuses.to_string(), "route `login`");
+    kg.check_ip(&limit("search"), IP, "/login").unwrap();
     kg.check(&good, IP, "/api").unwrap().finish(200);
+    drop(kg);
+    let kg = home.open();
+    kg.check_ip(&login, IP, "/x").unwrap_err();
+    kg.unblock(IP.to_string().parse().unwrap(), None).unwrap();
+    kg.check_ip(&login, IP, "/x").unwrap();
+}
+
+#[test]
+fn a_lock_by_hand_over_a_longer_automatic_one_is_by_hand_at_once() {
+    let home = Home::new();
+    let kg = home.open();
+    guess(&kg, 101, IP);
+    let automatic = kg.locks().remove(0);
+    let manual = kg
+        .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .unwrap();
+    assert_eq!(manual.until, automatic.until);
+    assert_eq!(manual.cause, LockCause::Manual);
+    assert_eq!(kg.locks(), std::slice::from_ref(&manual));
+    drop(kg);
+    let kg = home.open();
+    assert_eq!(kg.locks(), [manual]);
+    // So it holds for a proxy too, which an automatic lock spares.
+    let forwarded = [("X-Forwarded-For", "203.0.113.1"), ("X-API-Key", "guess")];
+    let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+    guess(&kg, 101, proxy);
+    assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
+    kg.block(proxy, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .unwrap();
+    assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
+}
+
+#[test]
+fn two_locked_neighbours_do_not_lock_their_network_when_the_table_is_full() {
+    let home = Home::new();
+    let config = home.config().ip_block_threshold(1).record_usage(false);
+    let kg = home.open_with(config.locked_addresses(24));
+    let lock = |ip: String| guess(&kg, 2, ip.parse().unwrap());
+    lock("192.0.2.1".into());
+    lock("192.0.2.2".into());
+    for i in 0..13 {
+        lock(format!("10.0.{i}.1"));
+    }
+    for i in 0..9 {
+        lock(format!("203.0.113.{i}"));
+    }
+    assert_eq!(kg.locks().len(), 24);
+    for i in 0..20 {
+        guess(&kg, 2, format!("10.1.{i}.1").parse().unwrap());
+    }
+    let neighbour = "192.0.2.99".parse().unwrap();
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, neighbour),
+        Some(Reason::MissingKey)
+    );
+    let hostile = "203.0.113.99".parse().unwrap();
+    assert_eq!(refused(&kg, &NO_HEADERS, hostile), Some(Reason::IpLocked));
 }
 
 #[test]

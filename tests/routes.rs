@@ -423,6 +423,62 @@ fn a_route_limits_each_address_and_locks_it_out() {
 }
 
 #[test]
+fn a_lock_of_a_route_hangs_on_its_name_not_on_a_path() {
+    let home = Home::new();
+    let policy = r#"
+        protect = ["/api"]
+        [[route]]
+        name = "login"
+        path = "/login"
+        ip_limits = ["3/min"]
+        lockout = "5 minutes"
+        "#;
+    let kg = guard(&home, policy);
+    for _ in 0..4 {
+        let _ = anonymously(&kg, "POST", "/login");
+    }
+    let locked = Some(Reason::IpLocked);
+    for i in 0..19 {
+        let path = format!("/login/a{i}");
+        assert_eq!(reason(anonymously(&kg, "POST", &path)), locked, "{path}");
+    }
+    for path in [
+        "/login",
+        "//login",
+        "/login;x",
+        "/%256cogin",
+        "/x/..;/login",
+    ] {
+        assert_eq!(reason(anonymously(&kg, "POST", path)), locked, "{path}");
+    }
+    assert_eq!(reason(anonymously(&kg, "POST", "/x")), None);
+    drop(kg);
+    let kg = guard(&home, policy);
+    assert_eq!(reason(anonymously(&kg, "GET", "/login")), locked);
+    let network: keyguard::Network = "192.0.2.7".parse().unwrap();
+    assert!(kg.unblock(network, Some("/x")).is_err());
+    let ended = kg.unblock(network, Some("/login/x")).unwrap();
+    assert_eq!(ended.len(), 1);
+    assert_eq!(ended[0].refuses.to_string(), "route `login`");
+    assert_eq!(reason(anonymously(&kg, "GET", "/login")), None);
+}
+
+#[test]
+fn a_manual_lock_of_a_path_ignores_case_where_the_policy_does() {
+    let home = Home::new();
+    let kg = guard(&home, "protect = [\"/api\"]\nignore_case = true");
+    kg.block(
+        IP,
+        "/login",
+        MINUTE.try_into().unwrap(),
+        keyguard::LockScope::Path,
+    )
+    .unwrap();
+    let locked = Some(Reason::IpLocked);
+    assert_eq!(reason(anonymously(&kg, "GET", "/LOGIN")), locked);
+}
+
+#[test]
 fn a_route_in_shadow_mode_refuses_nobody_and_tells() {
     let home = Home::new();
     let kg = guard(

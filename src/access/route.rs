@@ -127,8 +127,8 @@ impl Route {
         Ok(self)
     }
 
-    /// Locks an address that goes over one of [`Route::ip_limits`], which it needs, out of the path
-    /// for a time.
+    /// Locks an address that goes over one of [`Route::ip_limits`], which it needs, out of the route
+    /// for a time: of every path that it matches, by whatever path the limit was exceeded.
     pub fn lockout(mut self, time: LockTime) -> Self {
         self.lockout = Some(time);
         self

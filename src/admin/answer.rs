@@ -272,10 +272,7 @@ pub(crate) struct CheckReply {
 
 impl From<Verdict> for CheckReply {
     fn from(verdict: Verdict) -> Self {
-        let wait = verdict
-            .denial
-            .as_ref()
-            .and_then(|denial| denial.retry_after());
+        let denial = verdict.denial.as_ref();
         Self {
             allowed: verdict.is_allowed(),
             status: verdict
@@ -283,7 +280,7 @@ impl From<Verdict> for CheckReply {
                 .as_ref()
                 .map_or(200, |denial| denial.status()),
             reason: verdict.denial.as_ref().map(|denial| denial.reason()),
-            retry_after: wait.map(|wait| wait.as_millis().div_ceil(1_000) as u64),
+            retry_after: denial.and_then(|denial| denial.retry_after_seconds()),
             rule: verdict.denial.as_ref().and_then(|denial| denial.rule()),
             rules: verdict.rules,
             shadowed: verdict.shadowed,

@@ -6,9 +6,11 @@ use super::AdminError;
 use crate::client_ip::ClientIp;
 use crate::guard::{KeyGuard, refuses};
 use crate::lock_time::LockTime;
-use crate::lockout::{Lock, LockCause, LockScope};
+use crate::lockout::{Lock, LockCause, LockScope, Refuses};
 use crate::network::Network;
+use crate::path;
 use crate::policy::InvalidInput;
+use crate::record::Method;
 
 impl KeyGuard {
     /// Locks a client out for a time, of everything or of `path`. In force and durable when this
@@ -70,8 +72,8 @@ impl KeyGuard {
         })
     }
 
-    /// Ends the locks of a client, all of them or that of `path`, and forgets its failures. Returns
-    /// those it ended, which are durably gone then.
+    /// Ends the locks of a client, all of them or those of `path` and of the routes that match it, and
+    /// forgets its failures. Returns those it ended, which are durably gone then.
     ///
     /// # Errors
     /// [`AdminError::NotFound`] if it has none.
@@ -80,7 +82,17 @@ impl KeyGuard {
         let (store, limiter) = (self.inner.store(), self.inner.limiter());
         let details = json!({ "network": network, "path": path });
         let act = self.act("unblock", None, details);
-        let ended = lockouts.unblock(store, limiter, network, path, &act)?;
+        let rulebook = self.inner.rulebook();
+        let place = path.map(|path| (path::normalised(path), rulebook.place(path, Method::Other)));
+        let meant = |refuses: &Refuses| match (&place, refuses) {
+            (None, _) => true,
+            (Some((path, _)), Refuses::Path(locked)) => path == locked,
+            (Some((_, place)), Refuses::Route(name)) => {
+                place.routes.iter().any(|route| *route.name == **name)
+            }
+            _ => false,
+        };
+        let ended = lockouts.unblock(store, limiter, network, meant, &act)?;
         if !ended.is_empty() {
             return Ok(ended);
         }

@@ -25,7 +25,7 @@ pub(super) struct Block {
 pub(super) struct Unblock {
     /// The address, or a network as list-blocks shows it
     ip: String,
-    /// Only the lock of this path [default: all locks]
+    /// Only the locks of this path and of the routes that match it [default: all locks]
     #[arg(long)]
     path: Option<String>,
 }

@@ -16,9 +16,11 @@ use crate::client_ip::ClientIp;
 use crate::counter::Counts;
 use crate::forwarded::{self, NamedClient, UnreadableClient};
 use crate::ip_limit::IpLimit;
+use crate::limit::Limit;
 use crate::limiter::{NetworkRule, Outcome};
-use crate::lockout::{Lock, LockCause, LockScope, Strike};
+use crate::lockout::{Lock, LockCause, LockScope, Refuses, Standing, Strike};
 use crate::network::Network;
+use crate::path;
 use crate::record::Reason;
 use crate::rule::Rule;
 use crate::waiting::Patience;
@@ -100,6 +102,11 @@ impl Inner {
         if rules.is_empty() {
             return Ok(());
         }
+        let cost = u64::from(visit.cost.get());
+        let refuses_always = |limit: Limit| !limit.shadow && limit.amount.get() < cost;
+        if cost > 1 && rules.iter().any(|rule| refuses_always(rule.limit)) {
+            return Err(Reason::CostAboveLimit.into());
+        }
         if visit.is_dry_run() {
             let levels = self.limiter().network_levels(network, &rules, visit.cost);
             let rules: Vec<Rule> = limited(visit.place).map(|(_, rule)| rule.clone()).collect();
@@ -136,6 +143,7 @@ impl Inner {
         network: Network,
         outcome: Outcome,
     ) -> Result<(), Refusal> {
+        let is_shared = matches!(outcome, Outcome::RefusedShared(..));
         match outcome {
             Outcome::Admitted(_, None) => Ok(()),
             Outcome::Admitted(_, Some(remarks)) => {
@@ -149,21 +157,14 @@ impl Inner {
                 Ok(())
             }
             Outcome::Undecided => Err(Reason::Unavailable.into()),
-            Outcome::Refused(level, room_at) => {
+            Outcome::Refused(level, room_at) | Outcome::RefusedShared(level, room_at) => {
                 let Some((route, rule)) = limited(visit.place).nth(level.rule) else {
                     return Err(Reason::IpLimited.into());
                 };
-                let is_spared = self.is_spared(visit);
-                let locked_for = self.lockouts.exceeded(
-                    (
-                        &route.name,
-                        route.lockout.filter(|_| !is_spared),
-                        LockScope::Path,
-                    ),
-                    network,
-                    visit.request.path,
-                    self.now(),
-                );
+                let is_spared = is_shared || self.is_spared(visit);
+                let lockout = route.lockout.filter(|_| !is_spared);
+                let consequence = (&*route.name, lockout, LockScope::Path);
+                let locked_for = self.lockouts.exceeded(consequence, network, self.now());
                 Err(Denial::exhausted(rule, level, room_at)
                     .and_locked(locked_for)
                     .into())
@@ -221,14 +222,44 @@ impl Inner {
             || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(request))
     }
 
-    /// That who asks is not locked out of a path, whoever that is with a key.
+    /// Whether a lock refuses requests for `path`, on routes or under limits that are so `named`.
+    pub(super) fn is_refused(
+        &self,
+        refuses: &Refuses,
+        path: &str,
+        named: impl Fn(&str) -> bool,
+    ) -> bool {
+        match refuses {
+            Refuses::All => true,
+            Refuses::Keyless => false,
+            Refuses::Path(locked) => {
+                path::may_mean(path, locked, self.rulebook().policy.ignore_case)
+            }
+            Refuses::Route(name) => named(name),
+        }
+    }
+
+    /// How the sender of a request stands that is checked against a limit of this name.
+    fn standing_under<H: Headers + ?Sized>(
+        &self,
+        limit: &str,
+        request: &Request<'_, H>,
+        ip: ClientIp,
+    ) -> Option<Box<Standing>> {
+        let refused =
+            |refuses: &Refuses| self.is_refused(refuses, request.path, |name| name == limit);
+        self.lockouts.standing(&ip, refused, &self.clock)
+    }
+
+    /// That who asks is not locked out of a path or by the limit of this name, with or without a key.
     #[cfg(feature = "http")]
     pub(crate) fn require_unlocked<H: Headers + ?Sized>(
         &self,
+        limit: &str,
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {
         let ip = self.client_ip(request)?;
-        let standing = self.lockouts.standing(&ip, request.path, &self.clock);
+        let standing = self.standing_under(limit, request, ip);
         match standing.and_then(|standing| standing.locked) {
             Some(lock) if lock.cause == LockCause::Manual || !self.spares(request, ip) => {
                 Err(Denial::locked(lock.until.since(self.clock.timestamp())))
@@ -243,13 +274,12 @@ impl Inner {
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {
         let ip = self.client_ip(request)?;
-        let target = request.path;
         let Some(network) = Network::of(ip) else {
             return Ok(ip);
         };
         let rulebook = self.rulebook();
         let is_spared = self.spares(request, ip) || (!limit.is_strict && self.is_found_proxy(ip));
-        let standing = self.lockouts.standing(&ip, target, &self.clock);
+        let standing = self.standing_under(&limit.name, request, ip);
         let lock = standing.and_then(|standing| standing.locked);
         let now = || self.clock.timestamp();
         let denial = if rulebook.denies(ip) {
@@ -269,10 +299,13 @@ impl Inner {
             match reply.get().await {
                 Outcome::Admitted(..) => return Ok(ip),
                 Outcome::Undecided => Denial::new(Reason::Unavailable),
+                Outcome::RefusedShared(level, room_at) => {
+                    Denial::exhausted(&limit.rule(), level, room_at)
+                }
                 Outcome::Refused(level, room_at) => {
                     let lockout = limit.lockout.filter(|_| !is_spared);
                     let consequence = (&*limit.name, lockout, limit.scope);
-                    let locked_for = self.lockouts.exceeded(consequence, network, target, now());
+                    let locked_for = self.lockouts.exceeded(consequence, network, now());
                     Denial::exhausted(&limit.rule(), level, room_at).and_locked(locked_for)
                 }
             }

@@ -267,15 +267,21 @@ impl Config {
         self
     }
 
-    /// How many locks there can be at a time, at least 16. When there are more, automatic ones in one
-    /// /24 (IPv4) or /48 (IPv6) become one for all of it. One takes some 300 bytes. Default: 65,536.
+    /// How many locks there can be at a time, at least 16. When there are more, the most automatic ones
+    /// in one /24 (IPv4) or /48 (IPv6), if they are 8 or more, become one for all of it; where there
+    /// are none to merge, nobody else is locked out, and `stats` says so. One takes some 300 bytes.
+    /// Default: 65,536.
     pub fn locked_addresses(mut self, locks: usize) -> Self {
         self.locked_addresses = locks;
         self
     }
 
-    /// How many addresses are counted at a time towards a limit or a lock, at least 16; more push out
-    /// those with the fewest counts. One takes some 150 bytes. Default: 131,072.
+    /// How many addresses are counted at a time towards a limit or a lock, at least 16. When there are
+    /// more, they displace those that are farthest from their limits: never one that a limit refuses,
+    /// one with failures above half the threshold, or one that is fuller than the newcomer. Newcomers
+    /// that can displace nobody are admitted together up to 8 times each limit, and are not locked out
+    /// for it. An address takes some 150 bytes; where routes set several limits by address, up to 8
+    /// times as much. Default: 131,072.
     pub fn counted_addresses(mut self, addresses: usize) -> Self {
         self.counted_addresses = addresses;
         self

@@ -35,10 +35,10 @@ impl Denial {
         }
     }
 
-    /// A refusal that ends by itself after `wait`.
+    /// A refusal that ends by itself after `wait`, which may have passed by now.
     pub(super) fn locked(wait: Duration) -> Self {
         Self {
-            wait: Some(wait),
+            wait: Some(wait.max(Duration::from_millis(1))),
             ..Self::new(Reason::IpLocked)
         }
     }
@@ -67,8 +67,8 @@ impl Denial {
     }
 
     /// The same, of an address that is locked out until `locked_for` has passed.
-    pub(super) fn and_locked(mut self, locked_for: Duration) -> Self {
-        self.wait = self.wait.max(Some(locked_for));
+    pub(super) fn and_locked(mut self, locked_for: Option<Duration>) -> Self {
+        self.wait = self.wait.max(locked_for);
         self
     }
 
@@ -101,6 +101,11 @@ impl Denial {
         self.wait
     }
 
+    /// [`Denial::retry_after`] in whole seconds, rounded up, at least 1.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        self.wait.map(|wait| whole_seconds(wait).max(1))
+    }
+
     /// Header fields to send with the answer: its `Content-Type`; `WWW-Authenticate` with a 401
     /// (RFC 9110 §11.6.1, RFC 6750 §3); `Retry-After` in whole seconds, rounded up (RFC 9110
     /// §10.2.3), where waiting helps; the fields of [`Grant::headers`](crate::Grant::headers) with a
@@ -121,8 +126,8 @@ impl Denial {
             }
             _ => {}
         }
-        if let Some(wait) = self.wait {
-            fields.push(("Retry-After", whole_seconds(wait).to_string()));
+        if let Some(seconds) = self.retry_after_seconds() {
+            fields.push(("Retry-After", seconds.to_string()));
         }
         if let Some(limit) = &self.limit {
             let limit = LimitFields::new(&limit.rule, limit.remaining, limit.wait);
@@ -138,8 +143,8 @@ impl Denial {
     pub fn problem(&self) -> String {
         let status = self.status();
         let (title, code, detail) = explain(self.reason);
-        let retry_after = match self.retry_after() {
-            Some(wait) => format!(r#","retry_after":{}"#, whole_seconds(wait)),
+        let retry_after = match self.retry_after_seconds() {
+            Some(seconds) => format!(r#","retry_after":{seconds}"#),
             None => String::new(),
         };
         // All texts are constants without characters that JSON escapes.

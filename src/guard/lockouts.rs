@@ -81,14 +81,14 @@ impl Lockouts {
     pub(super) fn standing(
         &self,
         ip: &ClientIp,
-        target: &str,
+        refused: impl Fn(&Refuses) -> bool,
         clock: &Clock,
     ) -> Option<Box<Standing>> {
         if self.locks.len() == 0 {
             return None;
         }
         let now = || clock.timestamp();
-        self.locks.standing(Network::of(*ip)?, target, now)
+        self.locks.standing(Network::of(*ip)?, refused, now)
     }
 
     /// Whether an automatic lock is not to touch this request: many clients may be behind its
@@ -134,28 +134,26 @@ impl Lockouts {
         }
     }
 
-    /// Locks out who went over a limit of this name, for a time if there is one, of a scope; returns
-    /// for how long.
+    /// Locks out who went over a limit of this name, for a time if there is one; returns for how long.
     pub(super) fn exceeded(
         &self,
         (name, time, scope): (&str, Option<LockTime>, LockScope),
         network: Network,
-        target: &str,
         now: Timestamp,
-    ) -> Duration {
-        let Some(time) = time else {
-            return Duration::ZERO;
-        };
-        let until = match time.ends_at(now, &self.zone) {
+    ) -> Option<Duration> {
+        let until = match time?.ends_at(now, &self.zone) {
             Ok(until) => until,
             Err(error) => {
                 self.warn(&format!("limit `{name}` locks nobody out: {error}"));
-                return Duration::ZERO;
+                return None;
             }
         };
         let lock = Lock {
             network,
-            refuses: refuses(scope, target),
+            refuses: match scope {
+                LockScope::Global => Refuses::All,
+                LockScope::Path => Refuses::Route(name.to_owned()),
+            },
             cause: LockCause::IpLimit(name.to_owned()),
             since: now,
             until,
@@ -163,7 +161,7 @@ impl Lockouts {
             remembered_until: until,
         };
         self.add(lock, now);
-        until.since(now)
+        Some(until.since(now))
     }
 
     pub(super) fn add(&self, lock: Lock, now: Timestamp) {
@@ -180,14 +178,15 @@ impl Lockouts {
     pub(crate) fn block(
         &self,
         store: &dyn Store,
-        mut lock: Lock,
+        lock: Lock,
         act: &Act,
     ) -> Result<Option<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let id = lock.id();
-        if let Some(longer) = self.locks.get(&id).filter(|known| known.until > lock.until) {
-            lock.until = longer.until;
-        }
+        let lock = match self.locks.get(&id) {
+            Some(known) => lock.joined(&known),
+            None => lock,
+        };
         let stored = LockChange {
             id: id.clone(),
             lock: Some(lock.clone()),
@@ -205,19 +204,18 @@ impl Lockouts {
         Ok(None)
     }
 
-    /// Takes locks of `network` away, all or that of one path, in the store and then in force. Returns
+    /// Takes the locks of `network` away that are `meant`, in the store and then in force. Returns
     /// those that were in force.
     pub(crate) fn unblock(
         &self,
         store: &dyn Store,
         limiter: &dyn Limiter,
         network: Network,
-        path: Option<&str>,
+        meant: impl Fn(&Refuses) -> bool,
         act: &Act,
     ) -> Result<Vec<Lock>, StoreError> {
         let _storing = self.storing.lock();
-        let path = path.map(path::normalised);
-        let known = self.locks.of(network, path.as_deref());
+        let known = self.locks.of(network, &meant);
         let gone = known.iter().map(Lock::id);
         let changes: Vec<_> = gone.map(|id| LockChange { id, lock: None }).collect();
         if changes.is_empty() {
@@ -227,7 +225,7 @@ impl Lockouts {
         // What led to the locks must not lead to the next one at once. They end all the same if it
         // cannot be forgotten now.
         let _ = limiter.forget(network);
-        let mut ended = self.locks.remove(network, path.as_deref());
+        let mut ended = self.locks.remove(network, meant);
         ended.retain(|lock| act.at < lock.until);
         Ok(ended)
     }
@@ -309,6 +307,7 @@ pub(crate) fn strike_rules(threshold: Limit) -> Vec<(Counts, Rule)> {
     ]
 }
 
+/// What a lock by hand refuses.
 pub(crate) fn refuses(scope: LockScope, target: &str) -> Refuses {
     match scope {
         LockScope::Global => Refuses::All,

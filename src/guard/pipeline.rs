@@ -27,7 +27,7 @@ use crate::clock::{Moment, Timestamp};
 use crate::counter::SavedCounter;
 use crate::key::{self, HashedKey};
 use crate::limiter::{AttachError, Group, Level, Outcome, Receipt, rule_at};
-use crate::lockout::{Lock, Strike};
+use crate::lockout::{Lock, Refuses, Strike};
 use crate::network::Network;
 use crate::path;
 use crate::record::{KeyId, Method, Reason};
@@ -235,7 +235,7 @@ impl Inner {
                 self.record_refusal(visit, &caller, Reason::Unavailable);
                 Err(Denial::new(Reason::Unavailable))
             }
-            Outcome::Refused(level, room_at) => {
+            Outcome::Refused(level, room_at) | Outcome::RefusedShared(level, room_at) => {
                 let denial = match caller.rules.get(level.rule) {
                     Some(rule) => Denial::exhausted(rule, level, room_at),
                     None => exhausted_route(&lists(&caller, visit.place), level, room_at),
@@ -339,9 +339,10 @@ impl Inner {
         if visit.is_denied {
             return Err(Reason::IpDenied.into());
         }
-        let standing = self
-            .lockouts
-            .standing(visit.ip, visit.request.path, &self.clock);
+        let (path, routes) = (visit.request.path, &visit.place.routes);
+        let is_named = |name: &str| routes.iter().any(|route| *route.name == *name);
+        let refused = |refuses: &Refuses| self.is_refused(refuses, path, is_named);
+        let standing = self.lockouts.standing(visit.ip, refused, &self.clock);
         if let Some(standing) = &standing {
             self.enforce(standing.locked.as_ref(), visit)?;
         }
@@ -352,7 +353,7 @@ impl Inner {
             .as_ref()
             .and_then(|standing| standing.keyless.as_ref());
         match visit.place.access {
-            Access::Protected | Access::OpenForNow if is_preflight(visit.request) => Ok(None),
+            Access::Protected | Access::OpenForNow if self.is_preflight(visit.request) => Ok(None),
             Access::Protected => self.accept(visit, subject, keyless).map(Some),
             Access::OpenForNow => match self.accept(visit, subject, keyless) {
                 Err(Stop::Refused(refusal)) if refusal.denial.status() != 503 => {
@@ -433,6 +434,17 @@ impl Inner {
             return Ok(caller);
         }
         Err(hash)
+    }
+
+    /// Whether a browser asks what a page of another origin may send (Fetch §3.2.2). Such a request
+    /// carries no key by design, and the answer says no more than that.
+    #[inline(always)]
+    fn is_preflight<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> bool {
+        let has = |name| request.headers.header_values(name).next().is_some();
+        request.method == Method::Options
+            && has("origin")
+            && has("access-control-request-method")
+            && matches!(self.presented(request.headers), Ok(None))
     }
 
     /// The text that is presented as a key, and whether it may be meant for the application instead.
@@ -619,9 +631,7 @@ impl Inner {
         refusal: Refusal,
     ) -> Denial {
         let reason = refusal.denial.reason();
-        // Whatever asks what it may ask for is no guess at a key.
         if let Some(strike) = Strike::of(reason)
-            && visit.request.method != Method::Options
             && !self.is_spared(visit)
             && let Some(network) = Network::of(*visit.ip)
         {
@@ -664,14 +674,6 @@ impl Inner {
         };
         self.recorder().record(event, path);
     }
-}
-
-/// Whether a browser asks what a page of another origin may send (Fetch §3.2.2). Such a request
-/// carries no key by design, and the answer says no more than that.
-#[inline(always)]
-fn is_preflight<H: Headers + ?Sized>(request: &Request<'_, H>) -> bool {
-    let has = |name| request.headers.header_values(name).next().is_some();
-    request.method == Method::Options && has("origin") && has("access-control-request-method")
 }
 
 #[cold]

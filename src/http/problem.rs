@@ -123,8 +123,7 @@ impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
         let status = StatusCode::from_u16(denial.status()).unwrap_or(StatusCode::FORBIDDEN);
         let mut problem = Self::new(status, denial.reason().as_str(), denial.detail());
-        let wait = denial.retry_after();
-        problem.document.retry_after = wait.map(|wait| wait.as_millis().div_ceil(1_000) as u64);
+        problem.document.retry_after = denial.retry_after_seconds();
         let retry_after = |(name, _): &(&str, String)| *name == "Retry-After";
         problem.fields = denial.headers().into_iter().filter(retry_after).collect();
         problem

@@ -201,6 +201,9 @@ pub(crate) enum Outcome {
     /// Consumed from none; the level of the rule that takes longest to have room, and when it will
     /// have if nothing is admitted meanwhile.
     Refused(Level, Moment),
+    /// As `Refused`, but by a window that several networks share because there was no room for one
+    /// each: no reason to lock this one out.
+    RefusedShared(Level, Moment),
     /// Whoever counts cannot be asked, and is not to be done without.
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     Undecided,

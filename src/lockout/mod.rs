@@ -62,7 +62,8 @@ pub enum LockScope {
     /// Every path.
     #[default]
     Global,
-    /// The path of the request that led to it.
+    /// For a lock by hand, the path; for an automatic one, the [`Route`](crate::Route) or the
+    /// [`IpLimit`](crate::IpLimit) that was exceeded, on whatever path.
     Path,
 }
 
@@ -75,9 +76,12 @@ pub enum Refuses {
     All,
     /// Requests without a key.
     Keyless,
-    /// Requests for this path, however it is written: at most 256 bytes of it, decoded, without
-    /// empty and dot segments.
+    /// Requests for this path, on every way in which a server might read theirs: at most 256 bytes
+    /// of it, decoded, without empty and dot segments.
     Path(String),
+    /// Requests that match the [`Route`](crate::Route) of this name, or are checked against the
+    /// [`IpLimit`](crate::IpLimit) of this name.
+    Route(String),
 }
 
 impl fmt::Display for Refuses {
@@ -86,6 +90,7 @@ impl fmt::Display for Refuses {
             Self::All => f.write_str("all requests"),
             Self::Keyless => f.write_str("requests without a key"),
             Self::Path(path) => f.write_str(path),
+            Self::Route(name) => write!(f, "route `{name}`"),
         }
     }
 }
@@ -186,6 +191,27 @@ impl Lock {
         self.until = self.until.minus(ahead);
         self.remembered_until = self.remembered_until.minus(ahead);
         true
+    }
+
+    /// One lock for two of the same: it lasts as long as the longer one, and is manual if either is.
+    /// Of two that do not overlap, this one.
+    pub(crate) fn joined(self, known: &Self) -> Self {
+        if known.until <= self.since || self.until <= known.since {
+            return self;
+        }
+        let is_manual = |lock: &Self| lock.cause == LockCause::Manual;
+        let cause = match is_manual(&self) || (self.until > known.until && !is_manual(known)) {
+            true => self.cause,
+            false => known.cause.clone(),
+        };
+        Self {
+            cause,
+            since: known.since.min(self.since),
+            until: known.until.max(self.until),
+            step: known.step.max(self.step),
+            remembered_until: known.remembered_until.max(self.remembered_until),
+            ..self
+        }
     }
 
     /// A client is locked out of one thing once.

@@ -3,7 +3,7 @@
 //! A network and the /24 or /48 around it share a shard, so that a look-up takes one lock, and none
 //! where the shard is empty.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,18 +14,17 @@ use parking_lot::Mutex;
 use super::{Lock, LockCause, LockId, Refuses};
 use crate::clock::Timestamp;
 use crate::network::Network;
-use crate::path;
 
 const SHARDS: usize = 256;
 
-/// Locks of single paths that one network can have, so that nobody fills the table with paths.
-const MOST_PATHS: usize = 16;
+/// The smallest family that is merged: fewer do not tell that their whole /24 or /48 is hostile.
+const FAMILY: usize = 8;
 
 /// How long a table in which nothing can be merged is taken to be full.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// A bounded table of locks. No lock is ever pushed out: when it is full, automatic locks of
-/// neighbours become one lock of the network around them.
+/// A bounded table of locks. No lock is ever pushed out: when it is full, the largest family of
+/// automatic locks that refuse the same to neighbours becomes one lock of the network around them.
 #[derive(Debug)]
 pub(crate) struct Locks {
     shards: Box<[Shard]>,
@@ -41,13 +40,16 @@ pub(crate) struct Locks {
 #[derive(Debug, Default)]
 struct Shard {
     len: AtomicUsize,
-    locks: Mutex<HashMap<Network, Vec<Lock>, RandomState>>,
+    locks: Mutex<LocksOf>,
 }
+
+/// The locks of each network of a shard.
+type LocksOf = HashMap<Network, Vec<Lock>, RandomState>;
 
 /// How a client stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// The lock that refuses the request, the longest of them.
+    /// The lock that refuses the request: the longest manual one, or else the longest.
     pub(crate) locked: Option<Lock>,
     /// The lock that refuses it if it has no key.
     pub(crate) keyless: Option<Lock>,
@@ -77,13 +79,13 @@ impl Locks {
         self.len.load(Ordering::Acquire)
     }
 
-    /// How `network` stands at the time that `now` reads, for a request with this target. The clock
-    /// is read, and the target looked at, only for a network that has a lock.
+    /// How `network` stands at the time that `now` reads, for a request that is `refused` by some
+    /// locks. Both are called only for a network that has a lock.
     #[inline]
     pub(crate) fn standing(
         &self,
         network: Network,
-        target: &str,
+        refused: impl Fn(&Refuses) -> bool,
         now: impl FnOnce() -> Timestamp,
     ) -> Option<Box<Standing>> {
         if self.len() == 0 {
@@ -93,11 +95,11 @@ impl Locks {
         if shard.len.load(Ordering::Acquire) == 0 {
             return None;
         }
-        shard.standing(network, target, now)
+        shard.standing(network, refused, now)
     }
 
-    /// Adds a lock, or makes the one that is there last as long. Returns false if there is no room
-    /// and no neighbours could be merged.
+    /// Adds a lock, [joined](Lock::joined) with the one that is there. Returns false if there is no
+    /// room and no neighbours could be merged.
     pub(crate) fn add(&self, lock: Lock, now: Timestamp) -> bool {
         self.insert(lock, now, |id| self.changed.lock().push(id))
     }
@@ -116,25 +118,18 @@ impl Locks {
 
     fn insert(&self, lock: Lock, now: Timestamp, note: impl Fn(LockId)) -> bool {
         let shard = self.shard(lock.network);
-        let (id, mut lock) = (lock.id(), lock);
+        let id = lock.id();
         loop {
             {
                 let mut locks = shard.locks.lock();
                 let known = locks.entry(lock.network).or_default();
                 if let Some(found) = known.iter_mut().find(|known| known.refuses == lock.refuses) {
-                    if found.until >= lock.until && now < found.until {
-                        return true;
+                    let joined = lock.joined(found);
+                    if joined != *found {
+                        *found = joined;
+                        note(id);
                     }
-                    if now < found.until {
-                        lock.since = found.since;
-                    }
-                    *found = lock;
-                    note(id);
                     return true;
-                }
-                let is_path = |lock: &&Lock| matches!(lock.refuses, Refuses::Path(_));
-                if is_path(&&lock) && known.iter().filter(is_path).count() >= MOST_PATHS {
-                    return false;
                 }
                 if self.claim() {
                     known.push(lock);
@@ -152,12 +147,12 @@ impl Locks {
         }
     }
 
-    /// Takes the locks of `network` away, all of them or that of one path, and returns them.
-    pub(crate) fn remove(&self, network: Network, path: Option<&str>) -> Vec<Lock> {
+    /// Takes the locks of `network` away that are `meant`, and returns them.
+    pub(crate) fn remove(&self, network: Network, meant: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
         let shard = self.shard(network);
         let mut locks = shard.locks.lock();
         let removed = self.retain(shard, &mut locks, |lock| {
-            lock.network != network || !concerns(lock, path)
+            lock.network != network || !meant(&lock.refuses)
         });
         self.changed.lock().extend(removed.iter().map(Lock::id));
         removed
@@ -228,11 +223,12 @@ impl Locks {
         self.changed.lock().extend(ids);
     }
 
-    /// The locks of `network`, all of them or that of one path.
-    pub(crate) fn of(&self, network: Network, path: Option<&str>) -> Vec<Lock> {
+    /// The locks of `network` that are `meant`.
+    pub(crate) fn of(&self, network: Network, meant: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
         let locks = self.shard(network).locks.lock();
         let known = locks.get(&network).into_iter().flatten();
-        known.filter(|lock| concerns(lock, path)).cloned().collect()
+        let meant = known.filter(|lock| meant(&lock.refuses));
+        meant.cloned().collect()
     }
 
     pub(crate) fn get(&self, id: &LockId) -> Option<Lock> {
@@ -255,8 +251,9 @@ impl Locks {
         claimed.is_ok()
     }
 
-    /// Frees what has ended, also if it is still remembered, or else merges automatic locks of neighbours. Where neither is to be had
-    /// newcomers are not looked at again for a while, so that they cost no time.
+    /// Frees what has ended, also if it is still remembered, or else merges automatic locks of
+    /// neighbours. Where neither is possible, newcomers are refused for a while without looking again,
+    /// so that they cost no time.
     fn make_room(&self, now: Timestamp) -> bool {
         if now.unix_millis() < self.full_until.load(Ordering::Relaxed) {
             return false;
@@ -269,30 +266,25 @@ impl Locks {
         if self.len() < self.capacity {
             return true;
         }
-        for shard in &self.shards {
-            if self.merge(shard, &mut shard.locks.lock()) {
-                return true;
-            }
+        let families = self.shards.iter().filter_map(|shard| {
+            let (id, members) = largest_family(&shard.locks.lock())?;
+            Some((shard, id, members))
+        });
+        if let Some((shard, id, _)) = families.max_by_key(|(.., members)| *members)
+            && self.merge(shard, &mut shard.locks.lock(), id)
+        {
+            return true;
         }
         let until = now.plus(FULL_FOR).unix_millis();
         self.full_until.store(until, Ordering::Relaxed);
         false
     }
 
-    /// Puts one lock in the place of the most automatic locks of a shard that refuse the same to
-    /// networks of one parent.
-    fn merge(&self, shard: &Shard, locks: &mut HashMap<Network, Vec<Lock>, RandomState>) -> bool {
-        let is_automatic = |lock: &&Lock| lock.cause != LockCause::Manual;
-        let mut families = BTreeMap::<LockId, usize>::new();
-        for lock in locks.values().flatten().filter(is_automatic) {
-            *families.entry(parent_id(lock)).or_default() += 1;
-        }
-        let largest = families.into_iter().max_by_key(|(_, members)| *members);
-        let Some((id, 2..)) = largest else {
-            return false;
-        };
+    /// Puts one lock in the place of a family of automatic locks: those that refuse the same to
+    /// networks of one parent. Returns false if it is gone meanwhile.
+    fn merge(&self, shard: &Shard, locks: &mut LocksOf, id: LockId) -> bool {
         let members = self.retain(shard, locks, |lock| {
-            !is_automatic(&lock) || parent_id(lock) != id
+            !is_automatic(lock) || family(lock) != (id.network, &id.refuses)
         });
         let latest = members.iter().max_by_key(|lock| lock.until).cloned();
         let earliest = members.iter().map(|lock| lock.since).min();
@@ -323,7 +315,7 @@ impl Locks {
     fn retain(
         &self,
         shard: &Shard,
-        locks: &mut HashMap<Network, Vec<Lock>, RandomState>,
+        locks: &mut LocksOf,
         mut stay: impl FnMut(&Lock) -> bool,
     ) -> Vec<Lock> {
         let mut gone = Vec::new();
@@ -345,7 +337,7 @@ impl Shard {
     fn standing(
         &self,
         network: Network,
-        target: &str,
+        refused: impl Fn(&Refuses) -> bool,
         now: impl FnOnce() -> Timestamp,
     ) -> Option<Box<Standing>> {
         let locks = self.locks.lock();
@@ -355,26 +347,22 @@ impl Shard {
         if own.is_none() && around.is_none() {
             return None;
         }
-        let (now, mut path) = (now(), None);
+        let now = now();
         let mut standing = Box::<Standing>::default();
         for lock in own.into_iter().chain(around).flatten() {
             if lock.until <= now {
                 continue;
             }
             let place = match &lock.refuses {
-                Refuses::All => &mut standing.locked,
                 Refuses::Keyless => &mut standing.keyless,
-                Refuses::Path(locked) => {
-                    let path = path.get_or_insert_with(|| path::normalised(target));
-                    if path != locked {
-                        continue;
-                    }
-                    &mut standing.locked
-                }
+                refuses if refused(refuses) => &mut standing.locked,
+                _ => continue,
             };
+            // A manual lock refuses more clients than an automatic one.
+            let rank = |lock: &Lock| (lock.cause == LockCause::Manual, lock.until);
             if place
                 .as_ref()
-                .is_none_or(|longest| longest.until < lock.until)
+                .is_none_or(|longest| rank(longest) < rank(lock))
             {
                 *place = Some(lock.clone());
             }
@@ -383,16 +371,24 @@ impl Shard {
     }
 }
 
-fn concerns(lock: &Lock, path: Option<&str>) -> bool {
-    let is_of = |path| matches!(&lock.refuses, Refuses::Path(locked) if locked == path);
-    path.is_none_or(is_of)
+fn is_automatic(lock: &Lock) -> bool {
+    lock.cause != LockCause::Manual
 }
 
-fn parent_id(lock: &Lock) -> LockId {
-    LockId {
-        network: lock.network.parent(),
-        refuses: lock.refuses.clone(),
+/// What the locks have in common that can be merged.
+fn family(lock: &Lock) -> (Network, &Refuses) {
+    (lock.network.parent(), &lock.refuses)
+}
+
+/// The lock that the largest family would become, and how many it has.
+fn largest_family(locks: &LocksOf) -> Option<(LockId, usize)> {
+    let mut families = HashMap::<_, usize, RandomState>::default();
+    for lock in locks.values().flatten().filter(|lock| is_automatic(lock)) {
+        *families.entry(family(lock)).or_default() += 1;
     }
+    let ((network, refuses), members) = families.into_iter().max_by_key(|(_, members)| *members)?;
+    let refuses = refuses.clone();
+    (members >= FAMILY).then_some((LockId { network, refuses }, members))
 }
 
 #[cfg(test)]

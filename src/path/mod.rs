@@ -9,6 +9,7 @@ mod spellings;
 
 pub(crate) use matcher::Matcher;
 pub use pattern::{ExactPath, Pattern};
+use readings::{Readings, readings};
 
 /// The longest path that is stored, in bytes; a longer one is cut.
 pub(crate) const MAX_STORED_LEN: usize = 256;
@@ -35,8 +36,25 @@ fn cut(path: &str) -> &str {
 /// The path as locks are kept by: decoded once, without empty and dot segments, and cut as when it
 /// is stored. Different ways to write a path are one path.
 pub(crate) fn normalised(target: &str) -> String {
-    let decoded = percent_decoded(without_query(target).as_bytes(), |_| true);
-    let decoded = String::from_utf8_lossy(&decoded);
+    tidied(&percent_decoded(without_query(target).as_bytes(), |_| true))
+}
+
+/// Whether a server might read a target as the path `wanted`, which is [`normalised`].
+pub(crate) fn may_mean(target: &str, wanted: &str, ignore_case: bool) -> bool {
+    let is_wanted = |reading: &[u8]| match (tidied(reading), ignore_case) {
+        (path, true) => path.eq_ignore_ascii_case(wanted),
+        (path, false) => path == wanted,
+    };
+    match readings(target) {
+        Readings::Plain(path) => is_wanted(path.as_bytes()),
+        Readings::Several(texts) => texts.iter().any(|text| is_wanted(text)),
+        Readings::Unreadable => true,
+    }
+}
+
+/// A decoded path without empty and dot segments, cut as when it is stored.
+fn tidied(decoded: &[u8]) -> String {
+    let decoded = String::from_utf8_lossy(decoded);
     let mut segments = Vec::new();
     for segment in decoded.split(['/', '\\']) {
         match segment {
@@ -101,6 +119,32 @@ mod tests {
         assert_eq!(normalised("/a%3fb"), "/a?b");
         assert_eq!(normalised(""), "/");
         assert!(normalised(&"/é".repeat(300)).len() <= MAX_STORED_LEN);
+    }
+
+    #[test]
+    fn a_target_may_mean_each_of_its_readings() {
+        for target in [
+            "/login",
+            "/login/",
+            "/login?x",
+            "//login",
+            "/./login",
+            "/%6cogin",
+            "/%256cogin",
+            "/login;x",
+            "/a/..;/login",
+            "/login%00.png",
+            "http://host/login",
+            "/x\\..\\login",
+        ] {
+            assert!(may_mean(target, "/login", false), "{target}");
+        }
+        for target in ["/logins", "/login/x", "/", "/LOGIN", "/a?/login"] {
+            assert!(!may_mean(target, "/login", false), "{target}");
+        }
+        assert!(may_mean("/LOG%49N", "/login", true));
+        let unreadable = format!("/%{}61", "25".repeat(99));
+        assert!(may_mean(&unreadable, "/login", false));
     }
 
     #[test]

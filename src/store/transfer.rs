@@ -230,9 +230,13 @@ fn state(counter: &SavedCounter) -> Option<(Timestamp, u64)> {
     }
 }
 
-/// Whether a lock that comes takes the place of the one that is there.
-pub(crate) fn replaces(comes: &Lock, there: &Lock) -> bool {
-    (comes.until, comes.step) > (there.until, there.step)
+/// What takes the place of a lock that is there when another of the same comes; `None` if it stays.
+pub(crate) fn merged_lock(comes: &Lock, there: Option<&Lock>) -> Option<Lock> {
+    let merged = match there {
+        Some(there) => comes.clone().joined(there),
+        None => comes.clone(),
+    };
+    (there != Some(&merged)).then_some(merged)
 }
 
 impl Count {

@@ -118,7 +118,7 @@ pub(super) fn require_admin(
 ) -> Result<ClientIp, Problem> {
     let asked = guard::Request::new(&parts.headers, peer, PATH);
     let inner = &guard.inner;
-    let client = inner.require_unlocked(&asked)?;
+    let client = inner.require_unlocked(LIMIT, &asked)?;
     let mut keys = parts.headers.get_all("x-admin-key").iter();
     let unauthorized = |code, detail: &str| {
         Problem::new(StatusCode::UNAUTHORIZED, code, detail)

@@ -140,7 +140,6 @@ fn admitted(grant: Grant) -> Verdict {
 }
 
 fn refused(denial: &Denial) -> Verdict {
-    let wait = denial.retry_after();
     Verdict {
         allowed: false,
         status: denial.status(),
@@ -149,7 +148,7 @@ fn refused(denial: &Denial) -> Verdict {
         org_name: None,
         scopes: Vec::new(),
         remaining: None,
-        retry_after: wait.map(|wait| wait.as_millis().div_ceil(1_000) as u64),
+        retry_after: denial.retry_after_seconds(),
         headers: fields(denial.headers()),
         problem: serde_json::from_str(&denial.problem()).ok(),
     }

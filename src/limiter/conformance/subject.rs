@@ -79,7 +79,9 @@ impl Subject {
     pub(super) fn refused_for(&self, key: u64, rules: &[Rule], asked: u32) -> Option<Duration> {
         match self.admit(key, rules, asked) {
             Outcome::Admitted(..) => None,
-            Outcome::Refused(level, room_at) => Some(room_at.since(level.at)),
+            Outcome::Refused(level, room_at) | Outcome::RefusedShared(level, room_at) => {
+                Some(room_at.since(level.at))
+            }
             Outcome::Undecided => panic!("undecided"),
         }
     }

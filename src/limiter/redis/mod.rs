@@ -197,7 +197,7 @@ impl RedisLimiter {
                         self.exhausted.note(refusal);
                     }
                 }
-                Outcome::Undecided => {}
+                Outcome::RefusedShared(..) | Outcome::Undecided => {}
             }
             outcome
         })

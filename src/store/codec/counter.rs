@@ -169,6 +169,8 @@ pub(crate) fn decode_balance_id(bytes: &[u8]) -> Result<CounterId, StoreError> {
 struct StoredNetwork {
     network: Vec<u8>,
     counts: StoredCounts,
+    full_at: u32,
+    is_shadow: bool,
     window: StoredWindow,
 }
 
@@ -187,6 +189,8 @@ pub(crate) fn encode_network(saved: &SavedNetwork) -> Result<Vec<u8>, StoreError
             Counts::Strikes(Strike::MissingKey) => StoredCounts::MissingKeys,
             Counts::Requests(name) => StoredCounts::Requests(name.to_string()),
         },
+        full_at: saved.full_at,
+        is_shadow: saved.is_shadow,
         window: StoredWindow::new(saved.length, &saved.hits),
     })
 }
@@ -203,6 +207,8 @@ pub(crate) fn decode_network(bytes: &[u8]) -> Result<SavedNetwork, StoreError> {
             StoredCounts::Requests(name) => Counts::Requests(name.into()),
         },
         length,
+        full_at: stored.full_at,
+        is_shadow: stored.is_shadow,
         hits,
     })
 }
@@ -248,6 +254,8 @@ mod tests {
             network: "2001:db8::/64".parse().unwrap(),
             counts: Counts::Requests("login".into()),
             length: WindowLength::MINUTE,
+            full_at: 3,
+            is_shadow: true,
             hits: hits(),
         };
         let bytes = encode_network(&saved).unwrap();

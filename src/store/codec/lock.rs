@@ -8,26 +8,29 @@ use crate::clock::Timestamp;
 use crate::lockout::{Lock, LockCause, LockId, Refuses};
 use crate::network::Network;
 
-/// [`Network::to_bytes`], then a byte for what is refused, then the path if that is one.
+/// [`Network::to_bytes`], then a byte for what is refused, then the path or the name of the route.
 pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
     let mut key = id.network.to_bytes().to_vec();
-    let (kind, path) = match &id.refuses {
+    let (kind, text) = match &id.refuses {
         Refuses::All => (0, ""),
         Refuses::Keyless => (1, ""),
         Refuses::Path(path) => (2, path.as_str()),
+        Refuses::Route(name) => (3, name.as_str()),
     };
     key.push(kind);
-    key.extend_from_slice(path.as_bytes());
+    key.extend_from_slice(text.as_bytes());
     key
 }
 
 /// `None` if [`lock_key`] never wrote that.
 pub(crate) fn decode_lock_key(key: &[u8]) -> Option<LockId> {
     let (network, rest) = key.split_first_chunk()?;
+    let text = |bytes| Some(std::str::from_utf8(bytes).ok()?.to_owned());
     let refuses = match rest {
         [0] => Refuses::All,
         [1] => Refuses::Keyless,
-        [2, path @ ..] => Refuses::Path(std::str::from_utf8(path).ok()?.to_owned()),
+        [2, path @ ..] => Refuses::Path(text(path)?),
+        [3, name @ ..] => Refuses::Route(text(name)?),
         _ => return None,
     };
     let network = Network::from_bytes(*network)?;
@@ -126,7 +129,12 @@ mod tests {
             LockCause::IpLimit("login".into()),
             LockCause::Manual,
         ];
-        let refuses = [Refuses::All, Refuses::Keyless, Refuses::Path("/é".into())];
+        let refuses = [
+            Refuses::All,
+            Refuses::Keyless,
+            Refuses::Path("/é".into()),
+            Refuses::Route("login".into()),
+        ];
         for cause in causes {
             for refuses in refuses.clone() {
                 let lock = Lock {

@@ -72,25 +72,28 @@ pub(super) async fn change(conn: &Conn, changes: &[LockChange]) -> Result<(), St
     Ok(())
 }
 
-/// As [`change`], for a process that took away what had ended for it: what another has renewed
-/// meanwhile stays.
+/// As [`change`], for a process that does not know what others have stored meanwhile: what has ended
+/// for it stays if another has renewed it, and a lock is joined with the one that is there.
 pub(super) async fn change_ended(
     conn: &Conn,
     changes: &[LockChange],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let gone = changes.iter().filter(|change| change.lock.is_none());
-    let gone = current(conn, gone.map(|change| change.id.clone()).collect()).await?;
-    let lasts = |lock: &Lock| now < lock.until.max(lock.remembered_until);
-    let renewed: Vec<_> = gone
-        .into_iter()
-        .filter(|there| there.lock.as_ref().is_some_and(lasts))
-        .map(|there| there.id)
+    let ids = changes.iter().map(|change| change.id.clone());
+    let there = current(conn, ids.collect()).await?.into_iter();
+    let there: BTreeMap<_, _> = there
+        .filter_map(|there| Some((there.id, there.lock?)))
         .collect();
-    let changes: Vec<_> = changes
-        .iter()
-        .filter(|change| change.lock.is_some() || !renewed.contains(&change.id))
-        .cloned()
-        .collect();
-    change(conn, &changes).await
+    let lasts = |lock: &&Lock| now < lock.until.max(lock.remembered_until);
+    let changes = changes.iter().filter_map(|change| {
+        let there = there.get(&change.id).filter(lasts);
+        let lock = match (change.lock.clone(), there) {
+            (None, Some(_)) => return None,
+            (Some(lock), Some(there)) => Some(lock.joined(there)),
+            (lock, None) => lock,
+        };
+        let id = change.id.clone();
+        Some(LockChange { id, lock })
+    });
+    change(conn, &changes.collect::<Vec<_>>()).await
 }

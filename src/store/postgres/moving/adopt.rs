@@ -19,7 +19,7 @@ use crate::store::postgres::credentials::{self, hex, scheme};
 use crate::store::postgres::feed::Told;
 use crate::store::postgres::locks;
 use crate::store::postgres::rows;
-use crate::store::transfer::{LastIds, Parcel, merged_credential, merged_key, replaces};
+use crate::store::transfer::{LastIds, Parcel, merged_credential, merged_key, merged_lock};
 
 pub(in crate::store::postgres) async fn adopt(
     conn: &Conn,
@@ -305,11 +305,11 @@ async fn adopt_locks(conn: &Conn, turn: &mut Turn, parcel: &Parcel) -> Result<()
     for lock in &parcel.locks {
         let id = lock.id();
         let there = there.get(&id).and_then(Option::as_ref);
-        if there.is_none_or(|there| replaces(lock, there)) {
+        if let Some(lock) = merged_lock(lock, there) {
             turn.told.push(Told::Lock(id.clone()));
             changes.push(LockChange {
                 id,
-                lock: Some(lock.clone()),
+                lock: Some(lock),
             });
         }
     }

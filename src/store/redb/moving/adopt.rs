@@ -13,7 +13,7 @@ use crate::store::redb::credentials::Credentials;
 use crate::store::redb::rows::{find_key, find_org};
 use crate::store::redb::{manage, totals};
 use crate::store::transfer::{
-    LastIds, MovedKey, Parcel, merged_balances, merged_credential, merged_key, replaces,
+    LastIds, MovedKey, Parcel, merged_balances, merged_credential, merged_key, merged_lock,
     same_credential, same_key, same_org,
 };
 use crate::store::{Count, StoreError};
@@ -280,11 +280,8 @@ fn adopt_locks(txn: &WriteTransaction, parcel: &Parcel) -> Result<(), StoreError
         let there = table
             .get(key.as_slice())?
             .map(|row| decode_lock(&key, row.value()));
-        if there
-            .transpose()?
-            .is_none_or(|there| replaces(lock, &there))
-        {
-            table.insert(key.as_slice(), encode_lock(lock)?.as_slice())?;
+        if let Some(lock) = merged_lock(lock, there.transpose()?.as_ref()) {
+            table.insert(key.as_slice(), encode_lock(&lock)?.as_slice())?;
         }
     }
     Ok(())
