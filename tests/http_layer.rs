@@ -453,7 +453,7 @@ fn a_message_of_two_lengths_is_one_message() {
 #[test]
 fn a_preflight_request_passes_without_a_key_or_a_strike() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(1));
+    let kg = home.open_with(home.config().ip_block_threshold(2));
     let good = key(&kg);
     let served = Served::new(&kg);
     let asks = [
@@ -463,10 +463,13 @@ fn a_preflight_request_passes_without_a_key_or_a_strike() {
     for _ in 0..5 {
         let answer = request(&served.address, "OPTIONS", "/a", &asks, "");
         assert_eq!((answer.status, answer.body.as_str()), (200, "None []"));
-        // No preflight, but no guess either.
-        let answer = request(&served.address, "OPTIONS", "/a", &asks[..1], "");
-        assert_eq!(answer.status, 401);
     }
+    // No preflight without both fields, nor with a key.
+    let answer = request(&served.address, "OPTIONS", "/a", &asks[..1], "");
+    assert_eq!(answer.status, 401);
+    let with_guess = [asks[0], asks[1], ("X-API-Key", "guess")];
+    let answer = request(&served.address, "OPTIONS", "/a", &with_guess, "");
+    assert_eq!(answer.status, 401);
     // The same fields do not open anything else.
     assert_eq!(served.get("/a", &asks).status, 401);
     let fields = [("X-API-Key", good.raw_key.expose())];
@@ -617,8 +620,11 @@ fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
     let home = Home::new();
     let kg = home.open();
     let runtime = Runtime::new().unwrap();
-    let limit = IpLimit::new("login", 3, Duration::from_secs(60)).unwrap();
-    let layer = IpLimitLayer::new(kg.clone(), limit.lockout(day()).scope(LockScope::Path));
+    let layer = |name| {
+        let limit = IpLimit::new(name, 3, Duration::from_secs(60)).unwrap();
+        let layer = IpLimitLayer::new(kg.clone(), limit.lockout(day()));
+        move |peer: SocketAddr, service| layer.peer_address(peer).layer(service)
+    };
     let guard = kg.clone();
     let handler = move |request: Request<Incoming>| {
         let guard = guard.clone();
@@ -631,8 +637,9 @@ fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(client.to_string())))
         }
     };
-    let gate = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
-    let address = serve!(runtime, gate, handler);
+    let other_handler = handler.clone();
+    let address = serve!(runtime, layer("login"), handler);
+    let other = serve!(runtime, layer("other"), other_handler);
 
     for _ in 0..3 {
         let answer = get(&address, "/login", &[]);
@@ -645,12 +652,17 @@ fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
     home.clock.advance(Duration::from_secs(61));
     assert_eq!(get(&address, "/login", &[]).status, 403, "locked out");
     assert_eq!(
-        get(&address, "/other", &[]).status,
-        200,
-        "of the path alone"
+        get(&address, "/login/x", &[]).status,
+        403,
+        "whatever the path"
     );
-    assert_eq!(get(&address, "/other?block", &[]).status, 200);
-    assert_eq!(get(&address, "/other", &[]).status, 403);
+    assert_eq!(
+        get(&other, "/login", &[]).status,
+        200,
+        "of that limit alone"
+    );
+    assert_eq!(get(&other, "/other?block", &[]).status, 200);
+    assert_eq!(get(&other, "/other", &[]).status, 403);
     assert_eq!(kg.locks().len(), 2);
 }
 
