@@ -264,15 +264,21 @@ impl Inner {
         };
         let place = rulebook.place(request.path, request.method);
         let mut visit = self.receive(&rulebook, request, ip, &place, progress);
-        let is_open_for_now = place.access == Access::OpenForNow && !is_preflight(request);
+        let is_open_for_now = place.access == Access::OpenForNow && !self.is_preflight(request);
         let (denial, key_checked) = loop {
             match self.authenticate(&mut visit, subject) {
                 Ok(Some(caller)) => break (self.look_at_limits(&mut visit, &caller), true),
                 Ok(None) => break (None, is_open_for_now),
-                Err(Stop::Denied(denial) | Stop::Refused(Refusal { denial, .. })) => {
-                    let of_address = [Reason::IpDenied, Reason::IpLocked, Reason::IpLimited];
-                    let key_checked = !of_address.contains(&denial.reason());
-                    break (Some(denial), key_checked);
+                Err(Stop::Denied(denial)) => break (Some(denial), true),
+                Err(Stop::Refused(Refusal { denial, caller })) => {
+                    let is_of_address = matches!(
+                        denial.reason(),
+                        Reason::IpDenied
+                            | Reason::IpLocked
+                            | Reason::IpLimited
+                            | Reason::CostAboveLimit
+                    );
+                    break (Some(denial), caller.is_some() || !is_of_address);
                 }
                 Err(Stop::Wanting(want)) => block_on(self.supply(&mut visit, want)),
             }

@@ -72,28 +72,57 @@ pub(super) async fn change(conn: &Conn, changes: &[LockChange]) -> Result<(), St
     Ok(())
 }
 
-/// As [`change`], for a process that does not know what others have stored meanwhile: what has ended
-/// for it stays if another has renewed it, and a lock is joined with the one that is there.
-pub(super) async fn change_ended(
+/// As [`change`], for a process that does not know what others have stored meanwhile: a lock is joined
+/// with the one that is there.
+pub(super) async fn join(
     conn: &Conn,
     changes: &[LockChange],
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let there = lasting(conn, changes, now).await?;
+    change(conn, &joined(changes.iter(), &there)).await
+}
+
+/// As [`join`], for a process that took away what had ended for it: what another has renewed
+/// meanwhile stays.
+pub(super) async fn join_or_end(
+    conn: &Conn,
+    changes: &[LockChange],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let there = lasting(conn, changes, now).await?;
+    let is_meant = |change: &&LockChange| change.lock.is_some() || !there.contains_key(&change.id);
+    change(conn, &joined(changes.iter().filter(is_meant), &there)).await
+}
+
+fn joined<'a>(
+    changes: impl Iterator<Item = &'a LockChange>,
+    there: &BTreeMap<LockId, Lock>,
+) -> Vec<LockChange> {
+    let joined = changes.cloned().map(|LockChange { id, lock }| LockChange {
+        lock: match (lock, there.get(&id)) {
+            (Some(lock), Some(there)) => Some(lock.joined(there)),
+            (lock, _) => lock,
+        },
+        id,
+    });
+    joined.collect()
+}
+
+/// Of the locks that are to be changed those that are there and have not ended.
+async fn lasting(
+    conn: &Conn,
+    changes: &[LockChange],
+    now: Timestamp,
+) -> Result<BTreeMap<LockId, Lock>, StoreError> {
     let ids = changes.iter().map(|change| change.id.clone());
     let there = current(conn, ids.collect()).await?.into_iter();
-    let there: BTreeMap<_, _> = there
-        .filter_map(|there| Some((there.id, there.lock?)))
-        .collect();
-    let lasts = |lock: &&Lock| now < lock.until.max(lock.remembered_until);
-    let changes = changes.iter().filter_map(|change| {
-        let there = there.get(&change.id).filter(lasts);
-        let lock = match (change.lock.clone(), there) {
-            (None, Some(_)) => return None,
-            (Some(lock), Some(there)) => Some(lock.joined(there)),
-            (lock, None) => lock,
-        };
-        let id = change.id.clone();
-        Some(LockChange { id, lock })
+    let there = there.filter_map(|there| {
+        let mut lock = there.lock?;
+        // One that lies ahead would outlast the one that was brought back.
+        lock.bring_back(now);
+        let lasts = now < lock.until.max(lock.remembered_until);
+        lasts.then_some((there.id, lock))
     });
-    change(conn, &changes.collect::<Vec<_>>()).await
+    Ok(there.collect())
 }

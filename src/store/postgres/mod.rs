@@ -395,9 +395,9 @@ impl Store for PostgresStore {
     }
 
     fn change_locks(&self, changes: &[LockChange], act: &Act) -> Result<(), StoreError> {
-        let changes = changes.to_vec();
+        let (changes, now) = (changes.to_vec(), act.at);
         self.act(act, async move |conn, turn| {
-            locks::change(conn, &changes).await?;
+            locks::join(conn, &changes, now).await?;
             let told = changes
                 .into_iter()
                 .map(|change| feed::Told::Lock(change.id));

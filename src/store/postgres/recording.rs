@@ -150,7 +150,7 @@ async fn change_locks(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, Stor
         return Ok(None);
     }
     let mut turn = Turn::take(conn).await?;
-    locks::change_ended(conn, &batch.locks, batch.now).await?;
+    locks::join_or_end(conn, &batch.locks, batch.now).await?;
     let told = batch
         .locks
         .iter()

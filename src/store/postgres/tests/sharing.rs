@@ -3,7 +3,7 @@
 use super::*;
 use crate::counter::SavedValue;
 use crate::limit::Span;
-use crate::lockout::Strike;
+use crate::lockout::{LockCause, Strike};
 use crate::quota::Balance;
 use crate::store::conformance::{after, counter};
 
@@ -76,6 +76,45 @@ fn a_lock_that_ended_for_one_stays_if_another_has_renewed_it() {
     let stays = write(&one, None, after(60 * 24));
     assert_eq!(stays, std::slice::from_ref(&renewed));
     assert_eq!(write(&one, None, after(60 * 48)), []);
+}
+
+#[test]
+fn a_manual_lock_and_a_longer_automatic_one_are_a_long_manual_one_in_any_order() {
+    let database = Database::new();
+    let (one, other) = (open(&database), open(&database));
+    let automatic = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+    let manual = Lock {
+        cause: LockCause::Manual,
+        until: after(60),
+        remembered_until: after(60),
+        ..automatic.clone()
+    };
+    let id = automatic.id();
+    let change = |lock: Option<&Lock>| LockChange {
+        id: id.clone(),
+        lock: lock.cloned(),
+    };
+    let found = |store: &dyn Store| {
+        let batch = UsageBatch {
+            locks: vec![change(Some(&automatic))],
+            now: NOW,
+            ..UsageBatch::default()
+        };
+        store.record(&batch).unwrap();
+    };
+    let block = |store: &dyn Store| store.change_locks(&[change(Some(&manual))], &act());
+    let both = Lock {
+        cause: LockCause::Manual,
+        ..automatic.clone()
+    };
+    found(&one);
+    block(&other).unwrap();
+    assert_eq!(one.locks().unwrap(), std::slice::from_ref(&both));
+    other.change_locks(&[change(None)], &act()).unwrap();
+    assert_eq!(one.locks().unwrap(), []);
+    block(&other).unwrap();
+    found(&one);
+    assert_eq!(other.locks().unwrap(), [both]);
 }
 
 #[test]
