@@ -19,3 +19,20 @@ pub struct BackendHealth {
     /// decides about a key that is not in memory.
     pub fallbacks: u64,
 }
+
+/// Whether a guard can do all of its work, as [`KeyGuard::readiness`](crate::KeyGuard::readiness)
+/// says. One that is not ready goes on deciding from memory, and becomes ready by itself once what it
+/// lacks is there again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Readiness {
+    /// What is wrong, a sentence each; empty if nothing is.
+    pub problems: Vec<String>,
+}
+
+impl Readiness {
+    /// Whether nothing is wrong.
+    pub fn is_ready(&self) -> bool {
+        self.problems.is_empty()
+    }
+}

@@ -86,7 +86,7 @@ pub use admin::{
 pub use client_ip::{ClientIp, InvalidClientIp};
 pub use clock::{Clock, InvalidTimestamp, ManualClock, Timestamp};
 pub use guard::{Config, Denial, Grant, HeaderFn, Headers, KeyGuard, Request, RuleState, Verdict};
-pub use health::BackendHealth;
+pub use health::{BackendHealth, Readiness};
 pub use ip_limit::IpLimit;
 pub use key::{KeyPrefix, PlainKey};
 pub use limit::Limit;

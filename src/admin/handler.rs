@@ -297,7 +297,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn usage(&self, request: ListUsage) -> Result<UsageList, AdminError> {
-        self.inner.recorder().flush_store()?;
+        self.store_usage()?;
         Ok(self
             .inner
             .store()
@@ -309,7 +309,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn stats(&self) -> Result<Stats, AdminError> {
-        self.inner.recorder().flush_store()?;
+        self.store_usage()?;
         let totals = self.inner.store().totals(self.inner.now())?;
         let refused = totals
             .refused
@@ -342,6 +342,14 @@ impl KeyGuard {
                 })
                 .collect(),
         })
+    }
+
+    /// Stores usage before it is read. While changes are refused it is read as far as it is stored.
+    fn store_usage(&self) -> Result<(), AdminError> {
+        match self.inner.recorder().flush_store() {
+            Err(_) if self.inner.store().fault().is_some() => Ok(()),
+            stored => Ok(stored?),
+        }
     }
 
     /// Stores all usage and quota consumption so far, and returns once it is durable.

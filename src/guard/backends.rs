@@ -101,11 +101,15 @@ pub(super) fn store(
     config: &Config,
     secret: &Secret,
 ) -> Result<Arc<dyn Store>, OpenError> {
-    let now = config.clock.timestamp();
     match place {
         Place::File(file) => {
             let (fingerprint, cache) = (secret.fingerprint(), config.file_cache_bytes);
-            Ok(Arc::new(RedbStore::open(file, fingerprint, now, cache)?))
+            Ok(Arc::new(RedbStore::open(
+                file,
+                fingerprint,
+                &config.clock,
+                cache,
+            )?))
         }
         #[cfg(feature = "postgres")]
         Place::Postgres(url) => {
@@ -114,7 +118,7 @@ pub(super) fn store(
                 deadline: config.backend_deadline,
                 connections: config.database_connections,
                 stale_for: config.keys_stale_for,
-                now,
+                now: config.clock.timestamp(),
             };
             let store = PostgresStore::open(&url, secret.fingerprint(), options)?;
             Ok(Arc::new(store))

@@ -67,7 +67,7 @@ use self::residents::{Backends, Residents, Revisions};
 use crate::access::Rulebook;
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
-use crate::health::BackendHealth;
+use crate::health::{BackendHealth, Readiness};
 use crate::ip_limit::IpLimit;
 use crate::key::KeyHasher;
 use crate::legacy::LegacyHasher;
@@ -218,6 +218,20 @@ impl KeyGuard {
     pub fn backends(&self) -> Vec<BackendHealth> {
         let (store, limiter) = (self.inner.store.health(), self.inner.limiter().health());
         store.into_iter().chain(limiter).collect()
+    }
+
+    /// Whether changes are durable and all servers answer, for a readiness probe. Not ready is a guard
+    /// whose data file cannot be written, or was deleted or replaced while it is open; it refuses
+    /// changes then, decides from memory and the file, and keeps usage until it can be stored. So is
+    /// one that a server does not answer which keys or limits are kept in. Does no I/O.
+    pub fn readiness(&self) -> Readiness {
+        let fault = self.inner.store.fault();
+        let fault = fault.map(|reason| format!("changes to the data file are refused: {reason}"));
+        let backends = self.backends().into_iter().filter(|backend| !backend.is_up);
+        let down = backends.map(|backend| format!("{} does not answer", backend.server));
+        Readiness {
+            problems: fault.into_iter().chain(down).collect(),
+        }
     }
 
     /// What [`KeyGuard::decide`] would say now, and how each limit stands. Consumes and records

@@ -327,8 +327,12 @@ impl Writer {
 
     fn run(mut self) {
         let _end = End(Arc::clone(&self.backends.recorder));
+        let mut done = 0;
         loop {
             let (asked, closing) = self.wait_for_work();
+            // Whoever waits for a flush does not wait for the next attempt too.
+            let is_waited_for = closing || asked != std::mem::replace(&mut done, asked);
+            self.store.recover(is_waited_for);
             let mut result = self.store_all().and(self.rehash());
             if closing {
                 result = result.and(self.save_windows());
@@ -337,7 +341,7 @@ impl Writer {
             self.keep_house();
             let mut control = self.backends.recorder.control.lock();
             control.done = asked;
-            control.failure = result.err().map(|error| describe(&error));
+            control.failure = result.err().map(|error| error.describe());
             control.sink_failures += u64::from(offered.is_err());
             control.sink_failure = offered.err().map(|error| error.to_string());
             drop(control);
@@ -528,17 +532,6 @@ impl Outlet {
         self.waiting.clear();
         Ok(())
     }
-}
-
-/// An error and what caused it, in one line.
-fn describe(error: &StoreError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

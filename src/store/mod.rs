@@ -180,6 +180,17 @@ pub(crate) trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Tries whether changes can be made again, if they were refused since one failed: when that is
+    /// due, or `at_once`.
+    fn recover(&self, at_once: bool) {
+        let _ = at_once;
+    }
+
+    /// Why changes are refused at the moment, if they are.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
     /// What an administrator should know.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
@@ -436,4 +447,17 @@ pub(crate) enum StoreError {
     /// The disk or the database engine failed.
     #[error("the data file cannot be read or written")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// The error and what caused it, in one line.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
+    }
 }

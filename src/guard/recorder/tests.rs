@@ -322,7 +322,7 @@ fn path_of(status: u16) -> String {
 }
 
 fn causes(error: StoreError) -> String {
-    describe(&error)
+    error.describe()
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod check;
 mod forward_auth;
 mod listen;
 mod metrics;
+mod readiness;
 mod routes;
 mod run;
 mod settings;

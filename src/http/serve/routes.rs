@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 
 use super::settings::Settings;
-use super::{check, forward_auth, metrics};
+use super::{check, forward_auth, metrics, readiness};
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
@@ -93,6 +93,10 @@ impl Routes {
                     StatusCode::OK,
                     Bytes::from_static(br#"{"status":"ok"}"#),
                 ))
+            }
+            "/readyz" => {
+                require_method(&request, &[Method::GET, Method::HEAD])?;
+                Ok(readiness::response(&self.guard))
             }
             "/metrics" => {
                 require_method(&request, &[Method::GET, Method::HEAD])?;

@@ -17,6 +17,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::listen::{Listener, Place, Stream};
+use super::readiness;
 use super::routes::Routes;
 use super::settings::{ServeError, Settings};
 use super::stop::Stop;
@@ -35,14 +36,14 @@ pub(crate) fn serve(guard: KeyGuard, settings: &Settings) -> Result<(), ServeErr
         .enable_all()
         .build()?;
     let routes = Arc::new(Routes::new(guard.clone(), settings));
-    let served = runtime.block_on(run(routes, settings));
+    let served = runtime.block_on(run(routes, &guard, settings));
     // Whatever work for the disk is still on its way ends first.
     drop(runtime);
     served?;
     Ok(guard.close()?)
 }
 
-async fn run(routes: Arc<Routes>, settings: &Settings) -> Result<(), ServeError> {
+async fn run(routes: Arc<Routes>, guard: &KeyGuard, settings: &Settings) -> Result<(), ServeError> {
     let acceptor = match &settings.tls {
         Some(tls) => Some(tls.acceptor().map_err(ServeError::Tls)?),
         None => None,
@@ -75,7 +76,7 @@ async fn run(routes: Arc<Routes>, settings: &Settings) -> Result<(), ServeError>
         let connections = Arc::clone(&connections);
         accepting.spawn(connections.accept(listener, end.clone()));
     }
-    drop(end);
+    accepting.spawn(readiness::report(guard.clone(), end));
     stop.requested().await;
     // No more connections; those that are there end with the answer they are at.
     let _ = ended.send(());

@@ -92,6 +92,8 @@ pub(crate) mod meta {
     pub(crate) const SECRET: &str = "secret";
     /// When the file was made: 8 bytes, milliseconds since the Unix epoch.
     pub(crate) const CREATED: &str = "created";
+    /// How many changes were made: 8 bytes. What is acknowledged in memory is compared with it.
+    pub(crate) const COMMITS: &str = "commits";
     /// [`Counters`](super::Counters)
     pub(crate) const COUNTERS: &str = "counters";
     /// [`Lifetime`](super::Lifetime)

@@ -4,7 +4,6 @@ use std::io;
 use std::ops::Bound;
 
 use parking_lot::Mutex;
-use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 use crate::store::codec::FORMAT;
@@ -16,47 +15,106 @@ use crate::store::codec::frame::{self, BLOCK, FRAMED, HEADER, PAIR, PAIRS};
 /// the process, or overwrite what is in use. An altered byte is therefore an error here, of the
 /// kind [`io::ErrorKind::InvalidData`], and redb does nothing more with the file.
 #[derive(Debug)]
-pub(super) struct Blocks<F = FileBackend> {
-    file: F,
+pub(super) struct Blocks {
+    file: Box<dyn StorageBackend>,
     /// `None` until it is read, which must not be before redb has locked the file.
     header: Mutex<Option<Header>>,
 }
 
 #[derive(Debug)]
 struct Header {
+    current: Written,
+    /// The last one that is known to be on disk.
+    synced: Written,
+}
+
+/// A header as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Written {
     bytes: [u8; HEADER],
     /// Grows with every write.
     turn: u64,
-    /// Which of [`PAIRS`] the last write went to.
+    /// Which of [`PAIRS`] it went to.
     pair: usize,
-    /// Whether it is on disk, so that the next write may take the other pair.
-    synced: bool,
 }
 
-impl<F: StorageBackend> Blocks<F> {
+impl Header {
+    fn is_synced(&self) -> bool {
+        self.current == self.synced
+    }
+
+    /// Takes the pair that does not hold the synced header for the next write.
+    fn advance(&mut self) {
+        self.current.turn += 1;
+        self.current.pair = 1 - self.synced.pair;
+    }
+}
+
+impl Blocks {
     /// Over a file that starts with a preamble.
-    pub(super) fn existing(file: F) -> Self {
+    pub(super) fn existing(file: impl StorageBackend) -> Self {
         Self {
-            file,
+            file: Box::new(file),
             header: Mutex::new(None),
         }
     }
 
     /// Over a file without any bytes.
-    pub(super) fn new(file: F) -> io::Result<Self> {
+    pub(super) fn new(file: impl StorageBackend) -> io::Result<Self> {
         let preamble = frame::preamble(FORMAT);
         file.set_len(preamble.len() as u64)?;
         file.write(0, &preamble)?;
-        let header = Header {
+        let blank = Written {
             bytes: [0; HEADER],
             turn: 0,
             pair: 0,
-            synced: false,
         };
         Ok(Self {
-            file,
-            header: Mutex::new(Some(header)),
+            file: Box::new(file),
+            header: Mutex::new(Some(Header {
+                current: blank,
+                synced: blank,
+            })),
         })
+    }
+
+    /// Goes back to the header that was last synced, after a write or a sync has failed. Whatever was
+    /// written since then is in blocks that this header does not refer to. The system may drop it
+    /// while its cache still shows it, so the file must not be trusted to hold any of it.
+    ///
+    /// Writes nothing; [`Blocks::settle`] does. Fails if the file no longer holds that header, as
+    /// when another program has written the file.
+    pub(super) fn roll_back(&self) -> io::Result<()> {
+        let mut place = self.header.lock();
+        let Some(header) = &mut *place else {
+            return Ok(());
+        };
+        let mut sectors = [0; PAIR];
+        self.file.read(PAIRS[header.synced.pair], &mut sectors)?;
+        if frame::unseal_header(&sectors) != Some((header.synced.turn, header.synced.bytes)) {
+            return Err(altered(0));
+        }
+        header.current.bytes = header.synced.bytes;
+        Ok(())
+    }
+
+    /// Writes and syncs the header that [`Blocks::roll_back`] went back to, in place of a later one
+    /// that may be on disk.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        let mut place = self.header.lock();
+        let Some(header) = place.as_mut().filter(|header| !header.is_synced()) else {
+            return Ok(());
+        };
+        header.advance();
+        self.write_header(&header.current)?;
+        self.file.sync_data()?;
+        header.synced = header.current;
+        Ok(())
+    }
+
+    fn write_header(&self, header: &Written) -> io::Result<()> {
+        let sectors = frame::seal_header(header.turn, &header.bytes);
+        self.file.write(PAIRS[header.pair], &sectors)
     }
 
     fn with_header<T>(&self, work: impl FnOnce(&mut Header) -> io::Result<T>) -> io::Result<T> {
@@ -75,19 +133,18 @@ impl<F: StorageBackend> Blocks<F> {
             // A crash spoils one sector at most. Where both are, the later header may be lost, and
             // with it a change that was acknowledged.
             let (turn, bytes) = frame::unseal_header(&sectors).ok_or_else(|| altered(0))?;
-            headers.push(Header {
-                bytes,
-                turn,
-                pair,
-                synced: true,
-            });
+            headers.push(Written { bytes, turn, pair });
         }
         let latest = headers.into_iter().max_by_key(|header| header.turn);
-        latest.ok_or_else(|| altered(0))
+        let latest = latest.ok_or_else(|| altered(0))?;
+        Ok(Header {
+            current: latest,
+            synced: latest,
+        })
     }
 }
 
-impl<F: StorageBackend> StorageBackend for Blocks<F> {
+impl StorageBackend for Blocks {
     fn len(&self) -> io::Result<u64> {
         let len = self.file.len()?;
         let blocks = len / FRAMED as u64;
@@ -101,7 +158,7 @@ impl<F: StorageBackend> StorageBackend for Blocks<F> {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if let Some(range) = in_header(offset, out.len()) {
             return self.with_header(|header| {
-                out.copy_from_slice(&header.bytes[range]);
+                out.copy_from_slice(&header.current.bytes[range]);
                 Ok(())
             });
         }
@@ -119,14 +176,9 @@ impl<F: StorageBackend> StorageBackend for Blocks<F> {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if let Some(range) = in_header(offset, data.len()) {
             return self.with_header(|header| {
-                header.bytes[range].copy_from_slice(data);
-                header.turn += 1;
-                if header.synced {
-                    header.pair = 1 - header.pair;
-                    header.synced = false;
-                }
-                let sectors = frame::seal_header(header.turn, &header.bytes);
-                self.file.write(PAIRS[header.pair], &sectors)
+                header.current.bytes[range].copy_from_slice(data);
+                header.advance();
+                self.write_header(&header.current)
             });
         }
         let first = block_at(offset)?;
@@ -150,7 +202,7 @@ impl<F: StorageBackend> StorageBackend for Blocks<F> {
         let mut header = self.header.lock();
         self.file.sync_data()?;
         if let Some(header) = &mut *header {
-            header.synced = true;
+            header.synced = header.current;
         }
         Ok(())
     }
@@ -225,26 +277,26 @@ mod tests {
     use proptest::prelude::*;
     use redb::backends::InMemoryBackend;
 
-    fn bytes(file: &InMemoryBackend) -> Vec<u8> {
+    fn bytes(file: &dyn StorageBackend) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
         file.read(0, &mut bytes).unwrap();
         bytes
     }
 
-    fn reopened(bytes: &[u8]) -> Blocks<InMemoryBackend> {
+    fn reopened(bytes: &[u8]) -> Blocks {
         let file = InMemoryBackend::new();
         file.set_len(bytes.len() as u64).unwrap();
         file.write(0, bytes).unwrap();
         Blocks::existing(file)
     }
 
-    fn header(blocks: &Blocks<InMemoryBackend>) -> io::Result<[u8; HEADER]> {
+    fn header(blocks: &Blocks) -> io::Result<[u8; HEADER]> {
         let mut header = [0; HEADER];
         blocks.read(0, &mut header).map(|()| header)
     }
 
     /// Four blocks, of which the last three are 1, 2 and 3 throughout, and headers 1 and 2.
-    fn filled() -> Blocks<InMemoryBackend> {
+    fn filled() -> Blocks {
         let blocks = Blocks::new(InMemoryBackend::new()).unwrap();
         assert_eq!(blocks.len().unwrap(), 0);
         blocks.set_len(4 * BLOCK as u64).unwrap();
@@ -260,7 +312,7 @@ mod tests {
     #[test]
     fn blocks_and_the_last_header_are_read_back() {
         let filled = filled();
-        for blocks in [reopened(&bytes(&filled.file)), filled] {
+        for blocks in [reopened(&bytes(&*filled.file)), filled] {
             assert_eq!(blocks.len().unwrap(), 4 * BLOCK as u64);
             assert_eq!(header(&blocks).unwrap(), [2; HEADER]);
             let mut two = [0; 2 * BLOCK];
@@ -271,8 +323,38 @@ mod tests {
     }
 
     #[test]
+    fn rolling_back_leads_to_the_header_that_was_last_synced() {
+        let blocks = filled();
+        blocks.write(0, &[3; HEADER]).unwrap();
+        blocks.write(0, &[4; HEADER]).unwrap();
+        blocks.roll_back().unwrap();
+        assert_eq!(header(&blocks).unwrap(), [2; HEADER]);
+        // In the file only once it is settled.
+        let in_file = |blocks: &Blocks| header(&reopened(&bytes(&*blocks.file))).unwrap();
+        assert_eq!(in_file(&blocks), [4; HEADER]);
+        blocks.settle().unwrap();
+        assert_eq!(in_file(&blocks), [2; HEADER]);
+        blocks.write(0, &[5; HEADER]).unwrap();
+        blocks.sync_data().unwrap();
+        assert_eq!(in_file(&blocks), [5; HEADER]);
+    }
+
+    #[test]
+    fn a_file_that_another_program_has_written_is_not_rolled_back() {
+        let blocks = filled();
+        let older = bytes(&*blocks.file);
+        for n in 3..5 {
+            blocks.write(0, &[n; HEADER]).unwrap();
+            blocks.sync_data().unwrap();
+        }
+        blocks.file.write(0, &older).unwrap();
+        let error = blocks.roll_back().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
     fn a_block_at_the_place_of_another_is_an_error() {
-        let mut bytes = bytes(&filled().file);
+        let mut bytes = bytes(&*filled().file);
         bytes.copy_within(FRAMED..2 * FRAMED, 2 * FRAMED);
         let blocks = reopened(&bytes);
         let mut block = [0; BLOCK];
@@ -284,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_block_of_zeros_is_an_error() {
-        let mut bytes = bytes(&filled().file);
+        let mut bytes = bytes(&*filled().file);
         bytes[FRAMED..].fill(0);
         let mut block = [0; BLOCK];
         assert!(reopened(&bytes).read(BLOCK as u64, &mut block).is_err());
@@ -292,7 +374,7 @@ mod tests {
 
     #[test]
     fn one_bad_sector_of_the_header_is_made_good_and_two_are_an_error() {
-        let sound = bytes(&filled().file);
+        let sound = bytes(&*filled().file);
         for pair in PAIRS {
             let start = usize::try_from(pair).unwrap();
             let mut bytes = sound.clone();
@@ -310,7 +392,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_altered_byte_is_an_error(at in FRAMED..4 * FRAMED, change in 1..=u8::MAX) {
-            let mut bytes = bytes(&filled().file);
+            let mut bytes = bytes(&*filled().file);
             bytes[at] ^= change;
             let blocks = reopened(&bytes);
             for index in 1..4 {
@@ -326,12 +408,12 @@ mod tests {
             written in 0..FRAMED,
         ) {
             let blocks = filled();
-            let before = bytes(&blocks.file);
+            let before = bytes(&*blocks.file);
             // Only the first sync makes room for more, so all of these go to one pair.
             for n in 3..3 + writes {
                 blocks.write(0, &[n; HEADER]).unwrap();
             }
-            let mut bytes = bytes(&blocks.file);
+            let mut bytes = bytes(&*blocks.file);
             bytes[written..].copy_from_slice(&before[written..]);
             let found = header(&reopened(&bytes)).unwrap();
             prop_assert!(found == [2; HEADER] || found == [2 + writes; HEADER]);

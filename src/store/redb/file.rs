@@ -1,12 +1,11 @@
 //! The bytes of a data file, as redb reads and writes them.
 
-use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
-use redb::backends::FileBackend;
+use parking_lot::{Mutex, RwLock};
 use redb::{BackendError, StorageBackend};
 
 use super::blocks::Blocks;
@@ -18,21 +17,40 @@ use super::blocks::Blocks;
 /// their order, and from then on every change goes straight to the file. A file that is refused
 /// before that keeps every byte.
 ///
-/// Clones are one file.
+/// One database is opened over each session of a file; clones are the same session. After an error
+/// redb does nothing more with its file, so the database is opened anew over the
+/// [next session](Self::reopened). The locks of the file are held throughout, until the last session
+/// is dropped, so that no other process opens it in between.
 #[derive(Debug)]
-pub(super) struct DataFile<F = Blocks>(Arc<Shared<F>>);
+pub(super) struct DataFile<F = Blocks> {
+    shared: Arc<Shared<F>>,
+    session: Arc<Session>,
+}
 
 impl<F> Clone for DataFile<F> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self {
+            shared: Arc::clone(&self.shared),
+            session: Arc::clone(&self.session),
+        }
     }
 }
 
 #[derive(Debug)]
 struct Shared<F> {
     file: F,
+    /// The ranges that are locked.
+    locked: Mutex<Vec<(Bound<u64>, Bound<u64>)>>,
+}
+
+#[derive(Debug)]
+struct Session {
     /// `None` once published.
     staged: RwLock<Option<Staged>>,
+    /// Whether redb was told of an error, after which it refuses everything.
+    failed: AtomicBool,
+    /// Whether the next session has begun.
+    ended: AtomicBool,
 }
 
 /// Changes not yet made, in order.
@@ -50,19 +68,30 @@ enum Change {
 
 impl DataFile {
     /// A file whose bytes stay as they are until it is published.
-    pub(super) fn staged(file: File) -> io::Result<Self> {
-        Ok(Self::staged_on(Blocks::existing(backend(file)?)))
+    pub(super) fn staged(file: impl StorageBackend) -> Self {
+        Self::staged_on(Blocks::existing(file))
     }
 
     /// A new file, which nobody else knows yet.
-    pub(super) fn published(file: File) -> io::Result<Self> {
-        let file = Blocks::new(backend(file)?)?;
-        Ok(Self::from_parts(file, None))
+    pub(super) fn published(file: impl StorageBackend) -> io::Result<Self> {
+        Ok(Self::from_parts(Blocks::new(file)?, None))
     }
-}
 
-fn backend(file: File) -> io::Result<FileBackend> {
-    FileBackend::new(file).map_err(io::Error::other)
+    /// The next session, staged on the file as it was last synced. The session before it must not be
+    /// writing; it can still read until it is [ended](Self::end).
+    pub(super) fn reopened(&self) -> io::Result<Self> {
+        self.shared.file.roll_back()?;
+        Ok(Self {
+            shared: Arc::clone(&self.shared),
+            session: Arc::new(Session::new(Some(Staged::default()))),
+        })
+    }
+
+    /// As [`Self::publish`], of a session after the first.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        self.note(self.shared.file.settle())?;
+        self.publish()
+    }
 }
 
 impl<F: StorageBackend> DataFile<F> {
@@ -72,24 +101,61 @@ impl<F: StorageBackend> DataFile<F> {
     }
 
     fn from_parts(file: F, staged: Option<Staged>) -> Self {
-        Self(Arc::new(Shared {
-            file,
-            staged: RwLock::new(staged),
-        }))
+        Self {
+            shared: Arc::new(Shared {
+                file,
+                locked: Mutex::default(),
+            }),
+            session: Arc::new(Session::new(staged)),
+        }
+    }
+
+    /// Whether an error ended what redb can do with this session.
+    pub(super) fn has_failed(&self) -> bool {
+        self.session.failed.load(Ordering::SeqCst)
+    }
+
+    #[cfg(test)]
+    pub(super) fn fail(&self) {
+        self.session.failed.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets nothing of this session reach the file any more, nor the file it.
+    pub(super) fn end(&self) {
+        self.session.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Notes whether redb is told of an error.
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        let result = match self.session.ended.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("the file was opened anew")),
+            false => result,
+        };
+        if result.is_err() {
+            self.session.failed.store(true, Ordering::SeqCst);
+        }
+        result
     }
 
     /// Makes the staged changes. If that fails the file is as after a crash at that point, which
     /// redb recovers from, and nothing more reaches it.
     pub(super) fn publish(&self) -> io::Result<()> {
-        let mut staged = self.0.staged.write();
+        // Others may read meanwhile, but nobody changes anything.
+        self.note(self.make_staged_changes())?;
+        *self.session.staged.write() = None;
+        Ok(())
+    }
+
+    fn make_staged_changes(&self) -> io::Result<()> {
+        let file = &self.shared.file;
+        let staged = self.session.staged.read();
         for change in staged.iter().flat_map(|staged| &staged.changes) {
             match change {
-                Change::Write(offset, data) => self.0.file.write(*offset, data)?,
-                Change::SetLen(len) => self.0.file.set_len(*len)?,
-                Change::Sync => self.0.file.sync_data()?,
+                Change::Write(offset, data) => file.write(*offset, data)?,
+                Change::SetLen(len) => file.set_len(*len)?,
+                Change::Sync => file.sync_data()?,
             }
         }
-        *staged = None;
         Ok(())
     }
 
@@ -99,13 +165,25 @@ impl<F: StorageBackend> DataFile<F> {
         change: impl FnOnce() -> Change,
         direct: impl FnOnce(&F) -> io::Result<()>,
     ) -> io::Result<()> {
-        if self.0.staged.read().is_some()
-            && let Some(staged) = self.0.staged.write().as_mut()
+        // Looked at before as well: an ended session must not write.
+        self.note(Ok(()))?;
+        if self.session.staged.read().is_some()
+            && let Some(staged) = self.session.staged.write().as_mut()
         {
             staged.changes.push(change());
             return Ok(());
         }
-        direct(&self.0.file)
+        self.note(direct(&self.shared.file))
+    }
+}
+
+impl Session {
+    fn new(staged: Option<Staged>) -> Self {
+        Self {
+            staged: RwLock::new(staged),
+            failed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        }
     }
 }
 
@@ -160,17 +238,20 @@ fn index(distance: u64) -> usize {
 
 impl<F: StorageBackend> StorageBackend for DataFile<F> {
     fn len(&self) -> io::Result<u64> {
-        match &*self.0.staged.read() {
-            Some(staged) => staged.len(&self.0.file),
-            None => self.0.file.len(),
-        }
+        let file = &self.shared.file;
+        self.note(match &*self.session.staged.read() {
+            Some(staged) => staged.len(file),
+            None => file.len(),
+        })
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match &*self.0.staged.read() {
-            Some(staged) => staged.read(&self.0.file, offset, out),
-            None => self.0.file.read(offset, out),
-        }
+        let file = &self.shared.file;
+        // Looked at afterwards: what is read from then on may be of the next session.
+        self.note(match &*self.session.staged.read() {
+            Some(staged) => staged.read(file, offset, out),
+            None => file.read(offset, out),
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -188,12 +269,21 @@ impl<F: StorageBackend> StorageBackend for DataFile<F> {
         )
     }
 
+    /// The system unlocks a file once it is closed, which is when the last session is dropped.
     fn close(&self) -> io::Result<()> {
-        self.0.file.close()
+        Ok(())
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.try_lock_range(start, end)
+        let mut locked = self.shared.locked.lock();
+        if locked.contains(&(start, end)) {
+            return Ok(true);
+        }
+        let is_ours = self.shared.file.try_lock_range(start, end)?;
+        if is_ours {
+            locked.push((start, end));
+        }
+        Ok(is_ours)
     }
 
     fn try_lock_shared_range(
@@ -201,23 +291,26 @@ impl<F: StorageBackend> StorageBackend for DataFile<F> {
         start: Bound<u64>,
         end: Bound<u64>,
     ) -> Result<bool, BackendError> {
-        self.0.file.try_lock_shared_range(start, end)
+        self.shared.file.try_lock_shared_range(start, end)
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.file.lock_range(start, end)
+        self.shared.file.lock_range(start, end)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.file.lock_shared_range(start, end)
+        self.shared.file.lock_shared_range(start, end)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.file.unlock_range(start, end)
+        if self.shared.locked.lock().contains(&(start, end)) {
+            return Ok(());
+        }
+        self.shared.file.unlock_range(start, end)
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.file.query_lock_range(start, end)
+        self.shared.file.query_lock_range(start, end)
     }
 }
 
@@ -282,7 +375,7 @@ mod tests {
             for change in &changes {
                 apply(change, &file, &mut model);
                 prop_assert_eq!(bytes(&file), model.clone());
-                prop_assert_eq!(bytes(&file.0.file), start.clone());
+                prop_assert_eq!(bytes(&file.shared.file), start.clone());
 
                 let (from, len) = window;
                 let mut out = vec![0xee; len];
@@ -296,10 +389,10 @@ mod tests {
                 }
             }
             file.publish().unwrap();
-            prop_assert_eq!(bytes(&file.0.file), model.clone());
+            prop_assert_eq!(bytes(&file.shared.file), model.clone());
             for change in &after {
                 apply(change, &file, &mut model);
-                prop_assert_eq!(bytes(&file.0.file), model.clone());
+                prop_assert_eq!(bytes(&file.shared.file), model.clone());
             }
         }
     }

@@ -34,7 +34,7 @@ pub(super) fn change(txn: &WriteTransaction, changes: &[LockChange]) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
+    use crate::clock::{Clock, Timestamp};
     use crate::lockout::Strike;
     use crate::store::Store;
     use crate::store::redb::RedbStore;
@@ -45,7 +45,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let secret = crate::secret::Secret::from("secret").fingerprint();
         let file = dir.path().join("old.redb");
-        let store = RedbStore::open(&file, secret, Timestamp::default(), 1 << 20).unwrap();
+        let store = RedbStore::open(&file, secret, &Clock::system(), 1 << 20).unwrap();
         store.write(|txn| Ok(txn.delete_table(LOCKS)?)).unwrap();
         assert_eq!(store.locks().unwrap(), []);
         let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), Timestamp::default());

@@ -68,7 +68,7 @@ pub(super) fn orgs(
 pub(super) fn update_org(
     txn: &WriteTransaction,
     id: OrgId,
-    change: OrgChange,
+    change: &OrgChange,
 ) -> Result<Org, StoreError> {
     let mut orgs = txn.open_table(ORGS)?;
     let mut org = find_org(&orgs, id)?.ok_or(StoreError::NoOrg(id))?;
@@ -86,7 +86,7 @@ pub(super) fn update_org(
 
 pub(super) fn create_keys(
     txn: &WriteTransaction,
-    new: Vec<(NewKey, NewCredential)>,
+    new: &[(NewKey, NewCredential)],
 ) -> Result<Vec<Key>, StoreError> {
     let orgs = txn.open_table(ORGS)?;
     let mut keys = txn.open_table(KEYS)?;
@@ -103,7 +103,7 @@ pub(super) fn create_keys(
         counters.last_key_id += 1;
         counters.keys += 1;
         counters.active_keys += 1;
-        let key = key_of(KeyId(counters.last_key_id), new, credential.shown_prefix);
+        let key = key_of(KeyId(counters.last_key_id), new, &credential.shown_prefix);
         keys.insert(key.id.0, encode_key(&key)?.as_slice())?;
         org_keys.insert((key.org_id.0, key.id.0), ())?;
         credentials.list(key.id, &credential.hash)?;
@@ -119,17 +119,17 @@ pub(super) fn create_keys(
     Ok(created)
 }
 
-fn key_of(id: KeyId, new: NewKey, prefix: String) -> Key {
+fn key_of(id: KeyId, new: &NewKey, prefix: &str) -> Key {
     Key {
         id,
         org_id: new.org_id,
-        label: new.label,
-        prefix,
+        label: new.label.clone(),
+        prefix: prefix.to_owned(),
         active: true,
-        scopes: new.scopes,
+        scopes: new.scopes.clone(),
         rate_limit_per_minute: new.rate_limit_per_minute,
-        limits: new.limits,
-        allowed_ips: new.allowed_ips,
+        limits: new.limits.clone(),
+        allowed_ips: new.allowed_ips.clone(),
         lifts: Vec::new(),
         created_at: new.created_at,
         expires_at: new.expires_at,
@@ -176,7 +176,7 @@ pub(super) fn keys(
 pub(super) fn update_key(
     txn: &WriteTransaction,
     id: KeyId,
-    change: KeyChange,
+    change: &KeyChange,
 ) -> Result<Key, StoreError> {
     change_key(txn, id, |key| {
         if !key.active {
@@ -202,23 +202,23 @@ pub(super) fn update_key(
     })
 }
 
-fn set<T>(field: &mut T, value: Option<T>) {
+fn set<T: Clone>(field: &mut T, value: &Option<T>) {
     if let Some(value) = value {
-        *field = value;
+        field.clone_from(value);
     }
 }
 
 pub(super) fn add_credential(
     txn: &WriteTransaction,
     id: KeyId,
-    credential: NewCredential,
+    credential: &NewCredential,
     retire_at: Timestamp,
 ) -> Result<Key, StoreError> {
     let key = change_key(txn, id, |key| {
         if !key.active {
             return Err(StoreError::Revoked(id));
         }
-        key.prefix = credential.shown_prefix;
+        key.prefix.clone_from(&credential.shown_prefix);
         Ok(())
     })?;
     let mut credentials = Credentials::open(txn)?;

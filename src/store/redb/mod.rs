@@ -7,8 +7,10 @@ mod audit;
 mod blocks;
 mod counters;
 mod credentials;
+mod engine;
 mod file;
 mod holder;
+mod identity;
 mod locks;
 mod manage;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
@@ -23,20 +25,23 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redb::{
-    CommitError, Database, ReadTransaction, ReadableDatabase, StorageError, TableError,
-    TransactionError, WriteTransaction,
+    CommitError, DatabaseError, ReadTransaction, StorageError, TableError, TransactionError,
+    WriteTransaction,
 };
 
+use self::engine::Engine;
 use self::usage::OpenBlock;
 use super::transfer::{Parcel, Place};
 use super::{
-    Act, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved, Store, StoreError, Totals,
-    UsageBatch,
+    Act, Change, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved, Store, StoreError,
+    Totals, UsageBatch,
 };
 use crate::clock::Timestamp;
 use crate::counter::{CounterId, SavedCounter, SavedNetwork};
@@ -50,7 +55,7 @@ pub use self::open_error::OpenError;
 
 /// A [`Store`] in one redb file.
 pub(crate) struct RedbStore {
-    db: Engine,
+    engine: Arc<Engine>,
     /// The usage block that is being written. `None` until the first batch, and after a batch
     /// that failed: what is in the file then decides.
     open_block: Mutex<Option<OpenBlock>>,
@@ -62,15 +67,15 @@ impl Store for RedbStore {
         hash: &'a HashedKey,
         _: &'a Patience,
     ) -> Reply<'a, Result<Option<Resolved>, StoreError>> {
-        Reply::Now(self.read(|txn| credentials::resolve(txn, hash)))
+        Reply::Now(self.engine.read_now(|txn| credentials::resolve(txn, hash)))
     }
 
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {
-        self.read(|txn| credentials::resolve_id(txn, id))
+        self.engine.read_now(|txn| credentials::resolve_id(txn, id))
     }
 
     fn counters(&self, id: GroupId) -> Result<Vec<SavedCounter>, StoreError> {
-        self.read(|txn| counters::of(txn, id))
+        self.engine.read_now(|txn| counters::of(txn, id))
     }
 
     fn create_org(&self, name: &str, act: &Act) -> Result<Org, StoreError> {
@@ -94,7 +99,7 @@ impl Store for RedbStore {
 
     fn update_org(&self, id: OrgId, change: OrgChange, act: &Act) -> Result<Org, StoreError> {
         self.act(act, |txn| {
-            Ok((Some(id.0), manage::update_org(txn, id, change)?))
+            Ok((Some(id.0), manage::update_org(txn, id, &change)?))
         })
     }
 
@@ -104,7 +109,7 @@ impl Store for RedbStore {
         act: &Act,
     ) -> Result<Vec<Key>, StoreError> {
         self.act(act, |txn| {
-            let keys = manage::create_keys(txn, keys)?;
+            let keys = manage::create_keys(txn, &keys)?;
             Ok((keys.first().map(|key| key.id.0), keys))
         })
     }
@@ -124,7 +129,7 @@ impl Store for RedbStore {
 
     fn update_key(&self, id: KeyId, change: KeyChange, act: &Act) -> Result<Key, StoreError> {
         self.act(act, |txn| {
-            Ok((Some(id.0), manage::update_key(txn, id, change)?))
+            Ok((Some(id.0), manage::update_key(txn, id, &change)?))
         })
     }
 
@@ -136,7 +141,7 @@ impl Store for RedbStore {
         act: &Act,
     ) -> Result<Key, StoreError> {
         self.act(act, |txn| {
-            let key = manage::add_credential(txn, id, credential, retire_at)?;
+            let key = manage::add_credential(txn, id, &credential, retire_at)?;
             Ok((Some(id.0), key))
         })
     }
@@ -188,7 +193,7 @@ impl Store for RedbStore {
     ) -> Result<(), StoreError> {
         let groups = counters.iter().map(|(group, _)| *group);
         self.act(act, |txn| {
-            Ok((None, counters::forget_windows(txn, groups)?))
+            Ok((None, counters::forget_windows(txn, groups.clone())?))
         })
     }
 
@@ -198,11 +203,11 @@ impl Store for RedbStore {
         }
         // Taken out of its place, so that it is back there only once the file has all of it.
         let mut place = self.open_block.lock();
-        let continued = place.take();
+        let continued = Cell::new(place.take());
         let block = self.write(|txn| {
             let block = match batch.has_rows_elsewhere {
-                true => continued,
-                false => Some(usage::add(txn, continued, batch)?),
+                true => continued.take(),
+                false => Some(usage::add(txn, continued.take(), batch)?),
             };
             totals::add(txn, batch)?;
             locks::change(txn, &batch.locks)?;
@@ -259,41 +264,64 @@ impl Store for RedbStore {
     fn adopt(&self, parcel: &Parcel) -> Result<(), StoreError> {
         self.write(|txn| moving::adopt(txn, parcel))
     }
+
+    /// Nobody else changes the file. What is told is a change that was reported as failed and is
+    /// there nevertheless.
+    fn follow(&self, listener: Box<dyn Fn(Change) + Send + Sync>) {
+        self.engine.on_surfaced(Box::new(move |session| {
+            listener(Change::Everything);
+            if let Ok(locks) = session.read(locks::all) {
+                let stored = |lock: Lock| LockChange {
+                    id: lock.id(),
+                    lock: Some(lock),
+                };
+                listener(Change::Locks(locks.into_iter().map(stored).collect()));
+            }
+        }));
+    }
+
+    fn recover(&self, at_once: bool) {
+        self.engine.recover(at_once);
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.engine.fault()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let warning = |reason| format!("changes to the data file are refused: {reason}");
+        self.fault().map(warning).into_iter().collect()
+    }
 }
 
 impl RedbStore {
     fn read<T>(
         &self,
-        look: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+        look: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        catching_panics(|| look(&self.db.begin_read()?))
+        self.engine.read(look)
     }
 
     /// One transaction: all that `change` does is durable when this returns, or none of it is
     /// done.
     fn write<T>(
         &self,
-        change: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+        change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        catching_panics(|| {
-            // Durable at once, which is redb's default.
-            let mut txn = self.db.begin_write()?;
-            // Without it, reopening after a kill reads every page of the file.
-            txn.set_quick_repair(true);
-            let done = change(&txn)?;
-            txn.commit()?;
-            Ok(done)
-        })
+        self.engine.write(change)
     }
-}
 
-impl RedbStore {
+    #[cfg(test)]
+    fn session(&self) -> Arc<engine::Session> {
+        self.engine.session()
+    }
+
     /// One transaction that also enters what is done, and does nothing if it was done before.
     /// `change` also says what it concerns.
     fn act<T>(
         &self,
         act: &Act,
-        change: impl FnOnce(&WriteTransaction) -> Result<(Option<u64>, T), StoreError>,
+        change: impl Fn(&WriteTransaction) -> Result<(Option<u64>, T), StoreError>,
     ) -> Result<T, StoreError> {
         self.write(|txn| {
             audit::begin(txn, act)?;
@@ -301,32 +329,6 @@ impl RedbStore {
             audit::enter(txn, act, subject.or(act.subject))?;
             Ok(done)
         })
-    }
-}
-
-/// A database that closes without a panic, whatever is in its pages. `None` only once closed.
-struct Engine(Option<Database>);
-
-impl Engine {
-    fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
-        self.database()?.begin_read()
-    }
-
-    fn begin_write(&self) -> Result<WriteTransaction, TransactionError> {
-        self.database()?.begin_write()
-    }
-
-    fn database(&self) -> Result<&Database, TransactionError> {
-        let closed = || StorageError::DatabaseClosed.into();
-        self.0.as_ref().ok_or_else(closed)
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let database = self.0.take();
-        // All changes are durable already. What closing adds is a mark that spares a repair.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
     }
 }
 
@@ -365,4 +367,10 @@ macro_rules! from_engine {
     )+};
 }
 
-from_engine!(StorageError, TableError, TransactionError, CommitError);
+from_engine!(
+    DatabaseError,
+    StorageError,
+    TableError,
+    TransactionError,
+    CommitError
+);

@@ -4,14 +4,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use redb::{Database, StorageBackend};
+use redb::StorageBackend;
+use redb::backends::FileBackend;
 
+use super::engine::{Engine, Session};
 use super::file::DataFile;
+use super::identity::Identity;
 use super::open_error::{OpenError, damaged, database_error, io_error};
-use super::{Engine, NONSENSE, RedbStore};
-use crate::clock::Timestamp;
+use super::{NONSENSE, RedbStore};
+use crate::clock::{Clock, Timestamp};
 use crate::draft::Draft;
 use crate::secret::Fingerprint;
 use crate::store::codec::frame::{self, Unreadable};
@@ -26,16 +30,40 @@ impl RedbStore {
     pub(crate) fn open(
         path: &Path,
         fingerprint: Fingerprint,
-        now: Timestamp,
+        clock: &Clock,
         cache_bytes: usize,
     ) -> Result<Self, OpenError> {
-        if !Self::exists(path)? {
-            let created = create(path, fingerprint, now, cache_bytes)?;
-            if let Some(db) = created {
-                return Ok(Self::over(db));
-            }
-        }
-        open_existing(path, fingerprint, cache_bytes).map(Self::over)
+        Self::open_on(path, fingerprint, clock, cache_bytes, |file| file)
+    }
+
+    /// As [`RedbStore::open`], over what `disk` makes of the file.
+    pub(super) fn open_on<D: StorageBackend>(
+        path: &Path,
+        fingerprint: Fingerprint,
+        clock: &Clock,
+        cache_bytes: usize,
+        disk: impl Fn(FileBackend) -> D,
+    ) -> Result<Self, OpenError> {
+        let opening = Opening {
+            path,
+            fingerprint,
+            cache_bytes,
+            disk,
+        };
+        let created = match Self::exists(path)? {
+            true => None,
+            false => opening.create(clock.timestamp())?,
+        };
+        let (session, identity) = match created {
+            Some(created) => created,
+            None => opening.open_existing()?,
+        };
+        let engine = Engine::new(session, identity, clock.clone(), cache_bytes);
+        let engine = engine.map_err(|error| damaged(path, error))?;
+        Ok(Self {
+            engine: Arc::new(engine),
+            open_block: Mutex::new(None),
+        })
     }
 
     /// Whether there is a data file at `path`. Anything else there is refused.
@@ -54,45 +82,63 @@ impl RedbStore {
         let file = File::open(path).map_err(|error| io_error(path, error))?;
         verify_preamble(path, &file).map(|()| true)
     }
-
-    fn over(db: Engine) -> Self {
-        Self {
-            db,
-            open_block: Mutex::new(None),
-        }
-    }
 }
 
-fn open_existing(
-    path: &Path,
+struct Opening<'a, F> {
+    path: &'a Path,
     fingerprint: Fingerprint,
     cache_bytes: usize,
-) -> Result<Engine, OpenError> {
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    let file = file.map_err(|error| io_error(path, error))?;
-    let privacy = file.try_clone().map_err(|error| io_error(path, error))?;
-    let staged = DataFile::staged(file).map_err(|error| io_error(path, error))?;
-
-    let db = catching_panics(path, || {
-        let db = open_database(path, staged.clone(), cache_bytes)?;
-        verify_secret(path, &db, fingerprint)?;
-        Ok(db)
-    })?;
-    make_private(&privacy);
-    staged.publish().map_err(|error| io_error(path, error))?;
-    Ok(db)
+    disk: F,
 }
 
-fn open_database(
-    path: &Path,
-    file: impl StorageBackend,
-    cache_bytes: usize,
-) -> Result<Engine, OpenError> {
-    Database::builder()
-        .set_cache_size(cache_bytes)
-        .create_with_backend(file)
-        .map(|database| Engine(Some(database)))
-        .map_err(|error| database_error(path, error))
+impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
+    fn open_existing(&self) -> Result<(Session, Identity), OpenError> {
+        let path = self.path;
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(|error| io_error(path, error))?;
+        let privacy = file.try_clone().map_err(|error| io_error(path, error))?;
+        let (disk, identity) = self.disk(file)?;
+        let staged = DataFile::staged(disk);
+
+        let session = catching_panics(path, || {
+            let session = self.open_session(staged.clone())?;
+            verify_secret(path, &session, self.fingerprint)?;
+            Ok(session)
+        })?;
+        make_private(&privacy);
+        staged.publish().map_err(|error| io_error(path, error))?;
+        Ok((session, identity))
+    }
+
+    /// Creates the data file; `None` if meanwhile somebody else did.
+    fn create(&self, now: Timestamp) -> Result<Option<(Session, Identity)>, OpenError> {
+        let path = self.path;
+        let mut draft = Draft::new(path).map_err(|error| io_error(path, error))?;
+        let file = draft.file().try_clone();
+        let (disk, identity) = self.disk(file.map_err(|error| io_error(path, error))?)?;
+        let file = DataFile::published(disk).map_err(|error| io_error(path, error))?;
+        let session = self.open_session(file)?;
+        write_first_rows(&session, self.fingerprint, now).map_err(|error| OpenError::Io {
+            path: path.into(),
+            source: io::Error::other(error),
+        })?;
+        match draft.take_name(path) {
+            Ok(()) => Ok(Some((session, identity))),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(io_error(path, error)),
+        }
+    }
+
+    fn disk(&self, file: File) -> Result<(D, Identity), OpenError> {
+        let failed = |error| io_error(self.path, error);
+        let identity = Identity::new(self.path, &file).map_err(failed)?;
+        let backend = FileBackend::new(file).map_err(io::Error::other);
+        Ok(((self.disk)(backend.map_err(failed)?), identity))
+    }
+
+    fn open_session(&self, file: DataFile) -> Result<Session, OpenError> {
+        Session::open(file, self.cache_bytes).map_err(|error| database_error(self.path, error))
+    }
 }
 
 /// How every SQLite database begins.
@@ -119,8 +165,12 @@ fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
 }
 
 /// That the file was made with this secret.
-fn verify_secret(path: &Path, db: &Engine, fingerprint: Fingerprint) -> Result<(), OpenError> {
-    let read = db.begin_read().map_err(|error| damaged(path, error))?;
+fn verify_secret(
+    path: &Path,
+    session: &Session,
+    fingerprint: Fingerprint,
+) -> Result<(), OpenError> {
+    let read = session.begin_read().map_err(|error| damaged(path, error))?;
     let meta = read.open_table(codec::META);
     let meta = meta.map_err(|error| damaged(path, error))?;
     let secret = meta
@@ -133,34 +183,12 @@ fn verify_secret(path: &Path, db: &Engine, fingerprint: Fingerprint) -> Result<(
     }
 }
 
-/// Creates a data file; `None` if meanwhile somebody else did.
-fn create(
-    path: &Path,
-    fingerprint: Fingerprint,
-    now: Timestamp,
-    cache_bytes: usize,
-) -> Result<Option<Engine>, OpenError> {
-    let mut draft = Draft::new(path).map_err(|error| io_error(path, error))?;
-    let file = draft.file().try_clone().and_then(DataFile::published);
-    let file = file.map_err(|error| io_error(path, error))?;
-    let db = open_database(path, file, cache_bytes)?;
-    write_first_rows(&db, fingerprint, now).map_err(|error| OpenError::Io {
-        path: path.into(),
-        source: io::Error::other(error),
-    })?;
-    match draft.take_name(path) {
-        Ok(()) => Ok(Some(db)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-        Err(error) => Err(io_error(path, error)),
-    }
-}
-
 fn write_first_rows(
-    db: &Engine,
+    session: &Session,
     fingerprint: Fingerprint,
     now: Timestamp,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mut write = db.begin_write()?;
+    let mut write = session.begin_write()?;
     write.set_quick_repair(true);
     {
         let mut meta = write.open_table(codec::META)?;

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ::redb::BackendError;
 use ::redb::backends::FileBackend;
-use ::redb::{BackendError, StorageBackend};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::clock::{Clock, ManualClock};
 use crate::secret::Fingerprint;
 use crate::store::codec;
 pub(super) use crate::store::conformance::act;
@@ -20,12 +21,17 @@ use crate::store::conformance::{
 use crate::store::{Count, Once, UsageEvent};
 
 mod altered;
+mod faults;
 mod opening;
 mod recording;
 
 const SECRET: Fingerprint = Fingerprint([7; 32]);
 const OTHER_SECRET: Fingerprint = Fingerprint([8; 32]);
 const CACHE: usize = 16 << 20;
+
+fn clock() -> Clock {
+    ManualClock::starting_at(NOW).into()
+}
 
 struct File {
     path: PathBuf,
@@ -64,7 +70,7 @@ impl Home for File {
 conforms!(File::new());
 
 fn open(path: &Path) -> Result<RedbStore, OpenError> {
-    RedbStore::open(path, SECRET, NOW, CACHE)
+    RedbStore::open(path, SECRET, &clock(), CACHE)
 }
 
 /// A file with one organization and `keys` keys, with ids and hashes from 1.
@@ -83,7 +89,8 @@ fn changes_are_there_after_a_kill() {
     store.revoke_key(KeyId(1), &act()).unwrap();
     store.update_org(OrgId(1), suspended(), &act()).unwrap();
 
-    let reopened = file.killed().open();
+    let killed = file.killed();
+    let reopened = killed.open();
     assert!(!reopened.key(KeyId(1)).unwrap().active);
     assert!(reopened.key(KeyId(2)).unwrap().active);
     assert_eq!(

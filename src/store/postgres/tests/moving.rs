@@ -18,7 +18,7 @@ impl File {
 impl Home for File {
     fn open(&self) -> Box<dyn Store> {
         let path = self.0.path().join("keyguard.redb");
-        Box::new(RedbStore::open(&path, SECRET, NOW, 16 << 20).unwrap())
+        Box::new(RedbStore::open(&path, SECRET, &Clock::system(), 16 << 20).unwrap())
     }
 
     fn another(&self) -> Box<dyn Home> {

@@ -81,15 +81,15 @@ fn originals() -> [Original; 2] {
 }
 
 /// What a store says, or why it does not.
-type Answer = Result<String, String>;
+pub(super) type Answer = Result<String, String>;
 
-fn say<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> Answer {
+pub(super) fn say<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> Answer {
     answer
         .map(|answer| format!("{answer:?}"))
         .map_err(|error| format!("{error:?}"))
 }
 
-fn answers(store: &RedbStore) -> Vec<Answer> {
+pub(super) fn answers(store: &RedbStore) -> Vec<Answer> {
     let mut answers = vec![
         say(store.totals(after(20))),
         say(store.orgs(None, 100)),

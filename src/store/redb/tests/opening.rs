@@ -15,7 +15,7 @@ fn another_secret_is_refused_after_a_kill_and_the_file_kept_as_it_was() {
         "a live file differs from a closed one"
     );
     let before = fs::read(&killed.path).unwrap();
-    let refused = RedbStore::open(&killed.path, OTHER_SECRET, NOW, CACHE);
+    let refused = RedbStore::open(&killed.path, OTHER_SECRET, &clock(), CACHE);
     assert!(matches!(refused, Err(OpenError::WrongSecret { .. })));
     assert!(
         fs::read(&killed.path).unwrap() == before,
@@ -32,9 +32,9 @@ fn needs_repair(file: &File) -> bool {
         .read(true)
         .write(true)
         .open(&file.path);
-    let db = Database::builder()
+    let db = ::redb::Database::builder()
         .set_repair_callback(move |_| seen.store(true, Ordering::SeqCst))
-        .create_with_backend(DataFile::staged(bytes.unwrap()).unwrap());
+        .create_with_backend(DataFile::staged(FileBackend::new(bytes.unwrap()).unwrap()));
     drop(db.unwrap());
     repaired.load(Ordering::SeqCst)
 }

@@ -8,7 +8,6 @@ use crate::quota::Balance;
 use crate::rule::GroupId;
 use crate::store::codec::{ACTIVITY, Activity, Record};
 use crate::store::conformance::counter;
-use crate::store::redb::blocks::Blocks;
 
 #[test]
 fn a_block_goes_on_after_a_restart() {
@@ -28,7 +27,7 @@ fn a_block_goes_on_after_a_restart() {
         .map(|usage| usage.at.minute() - NOW.minute())
         .collect();
     assert_eq!(minutes, [0, 0, 1, 1, 2, 2, 3, 3]);
-    let read = store.db.begin_read().unwrap();
+    let read = store.session().begin_read().unwrap();
     assert!(
         ::redb::ReadableTableMetadata::is_empty(&read.open_table(codec::USAGE_BLOCKS).unwrap())
             .unwrap()
@@ -49,7 +48,7 @@ fn full_blocks_take_the_place_of_their_pieces() {
         let usage = store.usage(None, NOW, usize::MAX).unwrap();
         assert_eq!(usage.len() as u64, expected);
     }
-    let read = store.db.begin_read().unwrap();
+    let read = store.session().begin_read().unwrap();
     let blocks = read.open_table(codec::USAGE_BLOCKS).unwrap();
     let spans = read.open_table(codec::USAGE_SPANS).unwrap();
     assert_eq!(blocks.len().unwrap(), 3);
@@ -70,7 +69,7 @@ fn a_failed_batch_changed_nothing_and_the_next_is_readable() {
     let before = store.totals(NOW).unwrap();
 
     let set_activity = |bytes: &[u8]| {
-        let write = store.db.begin_write().unwrap();
+        let write = store.session().begin_write().unwrap();
         write
             .open_table(codec::ACTIVITY)
             .unwrap()
@@ -97,110 +96,6 @@ fn a_failed_batch_changed_nothing_and_the_next_is_readable() {
     let paths: Vec<_> = paths.iter().map(|usage| usage.path.as_str()).collect();
     assert_eq!(paths, ["/first", "/second", "/lost"]);
     assert_eq!(store.totals(NOW).unwrap().all_time.requests, 3);
-}
-
-/// A disk that takes no more writes once it is broken.
-#[derive(Debug)]
-struct FailingDisk {
-    file: FileBackend,
-    broken: Arc<AtomicBool>,
-}
-
-impl FailingDisk {
-    fn check(&self) -> std::io::Result<()> {
-        match self.broken.load(Ordering::SeqCst) {
-            true => Err(std::io::Error::other("the disk is broken")),
-            false => Ok(()),
-        }
-    }
-}
-
-impl StorageBackend for FailingDisk {
-    fn len(&self) -> std::io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        self.file.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.check()?;
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> std::io::Result<()> {
-        self.check()?;
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.check()?;
-        self.file.write(offset, data)
-    }
-
-    fn try_lock_range(
-        &self,
-        _: std::ops::Bound<u64>,
-        _: std::ops::Bound<u64>,
-    ) -> Result<bool, BackendError> {
-        Err(BackendError::Unsupported)
-    }
-}
-
-#[test]
-fn what_failed_on_disk_changed_nothing_in_memory() {
-    let file = File::new();
-    let store = with_keys(&file, 1);
-    store.record(&requests(1, NOW, 3)).unwrap();
-    let before = store.totals(NOW).unwrap();
-    drop(store);
-
-    let broken = Arc::new(AtomicBool::new(false));
-    let disk = FailingDisk {
-        file: FileBackend::new(
-            fs::File::options()
-                .read(true)
-                .write(true)
-                .open(&file.path)
-                .unwrap(),
-        )
-        .unwrap(),
-        broken: Arc::clone(&broken),
-    };
-    let store = RedbStore {
-        db: Engine(Some(
-            Database::builder()
-                .create_with_backend(Blocks::existing(disk))
-                .unwrap(),
-        )),
-        open_block: Mutex::new(None),
-    };
-    store.record(&requests(1, NOW, 1)).unwrap();
-    broken.store(true, Ordering::SeqCst);
-    let unavailable = |result: Result<(), StoreError>| {
-        assert!(
-            matches!(result, Err(StoreError::Unavailable(_))),
-            "{result:?}"
-        );
-    };
-    unavailable(store.record(&requests(1, NOW, 5)));
-    unavailable(store.create_org("lost", &act()).map(drop));
-    unavailable(store.revoke_key(KeyId(1), &act()).map(drop));
-    assert_eq!(store.totals(NOW).unwrap().all_time.requests, 4);
-    assert!(resolve(&store, 1).unwrap().unwrap().key.active);
-    // Not even when the disk is well again: what reached it is known only after opening it anew.
-    broken.store(false, Ordering::SeqCst);
-    unavailable(store.record(&requests(1, NOW, 5)));
-    drop(store);
-
-    let store = file.open();
-    let totals = store.totals(NOW).unwrap();
-    assert_eq!(totals.all_time.requests, before.all_time.requests + 1);
-    assert_eq!((totals.orgs, totals.active_keys), (1, 1));
-    assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 4);
-    store.record(&requests(1, NOW, 5)).unwrap();
-    assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 9);
 }
 
 #[test]
@@ -262,7 +157,7 @@ fn ended_hours_and_days_are_kept_per_key() {
     store.record(&requests(1, NOW, 2)).unwrap();
     store.record(&requests(1, after(25 * 60), 1)).unwrap();
 
-    let read = store.db.begin_read().unwrap();
+    let read = store.session().begin_read().unwrap();
     let rows = |table| -> BTreeMap<(u64, u64), u64> {
         let table = read.open_table::<(u64, u64), &[u8]>(table).unwrap();
         let rows = ::redb::ReadableTable::iter(&table).unwrap().map(|row| {
@@ -293,7 +188,7 @@ fn pruning_deletes_what_is_past_its_retention() {
     store.record(&requests(1, NOW, 20_000)).unwrap();
     store.record(&requests(1, after(60), 1)).unwrap();
     let rows = |store: &RedbStore| {
-        let read = store.db.begin_read().unwrap();
+        let read = store.session().begin_read().unwrap();
         [
             read.open_table(codec::USAGE_BLOCKS).unwrap().len().unwrap(),
             read.open_table(codec::USAGE_SPANS).unwrap().len().unwrap(),

@@ -1,0 +1,43 @@
+//! `/readyz`: whether all work can be done, and lines on standard error when that changes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use tokio::sync::watch;
+
+use crate::guard::KeyGuard;
+use crate::http::response::json;
+
+/// 200, or 503 with what is wrong.
+pub(super) fn response(guard: &KeyGuard) -> Response<Full<Bytes>> {
+    let readiness = guard.readiness();
+    let (status, text) = match readiness.is_ready() {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    let body = serde_json::json!({ "status": text, "problems": readiness.problems });
+    json(status, body.to_string().into())
+}
+
+/// How often it is looked whether the guard is ready.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Writes a line whenever the guard stops or starts being ready, until told to end.
+pub(super) async fn report(guard: KeyGuard, mut end: watch::Receiver<()>) {
+    let mut was_ready = true;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            _ = end.changed() => return,
+        }
+        let readiness = guard.readiness();
+        match (was_ready, readiness.is_ready()) {
+            (true, false) => eprintln!("not ready: {}", readiness.problems.join("; ")),
+            (false, true) => eprintln!("ready again"),
+            _ => {}
+        }
+        was_ready = readiness.is_ready();
+    }
+}
