@@ -225,8 +225,7 @@ impl KeyGuard {
     /// changes then, decides from memory and the file, and keeps usage until it can be stored. So is
     /// one that a server does not answer which keys or limits are kept in. Does no I/O.
     pub fn readiness(&self) -> Readiness {
-        let fault = self.inner.store.fault();
-        let fault = fault.map(|reason| format!("changes to the data file are refused: {reason}"));
+        let fault = self.inner.fault();
         let backends = self.backends().into_iter().filter(|backend| !backend.is_up);
         let down = backends.map(|backend| format!("{} does not answer", backend.server));
         Readiness {
@@ -335,11 +334,17 @@ impl Inner {
         self.limiter().asks_others() || self.store.asks_others()
     }
 
+    fn fault(&self) -> Option<String> {
+        let fault = self.store.fault();
+        fault.map(|reason| format!("changes to the data file are refused: {reason}"))
+    }
+
     /// What an administrator should know.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.lockouts.warnings().list();
         warnings.extend(self.limiter().warnings());
         warnings.extend(self.store.warnings());
+        warnings.extend(self.fault());
         warnings.extend(self.recorder().warnings());
         #[cfg(feature = "http")]
         warnings.extend(self.mounts.warnings(&self.rulebook().policy));

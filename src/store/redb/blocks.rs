@@ -19,6 +19,14 @@ pub(super) struct Blocks {
     file: Box<dyn StorageBackend>,
     /// `None` until it is read, which must not be before redb has locked the file.
     header: Mutex<Option<Header>>,
+    /// The change of the file that failed last.
+    failed: Mutex<Option<Failed>>,
+}
+
+#[derive(Clone, Debug)]
+enum Failed {
+    Write(u64, Vec<u8>),
+    SetLen(u64),
 }
 
 #[derive(Debug)]
@@ -56,6 +64,7 @@ impl Blocks {
         Self {
             file: Box::new(file),
             header: Mutex::new(None),
+            failed: Mutex::new(None),
         }
     }
 
@@ -75,6 +84,7 @@ impl Blocks {
                 current: blank,
                 synced: blank,
             })),
+            failed: Mutex::new(None),
         })
     }
 
@@ -100,7 +110,19 @@ impl Blocks {
 
     /// Writes and syncs the header that [`Blocks::roll_back`] went back to, in place of a later one
     /// that may be on disk.
+    ///
+    /// Before that makes the change that failed, so that this succeeds only once the file can grow
+    /// and be written where it could not. The header refers to nothing of it.
     pub(super) fn settle(&self) -> io::Result<()> {
+        let failed = self.failed.lock().clone();
+        if let Some(failed) = failed {
+            match failed {
+                Failed::Write(offset, framed) => self.file.write(offset, &framed)?,
+                Failed::SetLen(len) => self.file.set_len(len)?,
+            }
+            self.file.sync_data()?;
+            *self.failed.lock() = None;
+        }
         let mut place = self.header.lock();
         let Some(header) = place.as_mut().filter(|header| !header.is_synced()) else {
             return Ok(());
@@ -187,14 +209,21 @@ impl StorageBackend for Blocks {
         for ((index, block), framed) in (first..).zip(data.chunks_exact(BLOCK)).zip(places) {
             frame::seal(index, block, framed);
         }
-        self.file.write(first * FRAMED as u64, &framed)
+        let offset = first * FRAMED as u64;
+        self.file.write(offset, &framed).inspect_err(|_| {
+            *self.failed.lock() = Some(Failed::Write(offset, framed));
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         if !len.is_multiple_of(BLOCK as u64) {
             return Err(unaligned());
         }
-        self.file.set_len(len / BLOCK as u64 * FRAMED as u64)
+        let len = len / BLOCK as u64 * FRAMED as u64;
+        let is_longer = self.file.len()? < len;
+        self.file.set_len(len).inspect_err(|_| {
+            *self.failed.lock() = is_longer.then_some(Failed::SetLen(len));
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -287,11 +287,6 @@ impl Store for RedbStore {
     fn fault(&self) -> Option<String> {
         self.engine.fault()
     }
-
-    fn warnings(&self) -> Vec<String> {
-        let warning = |reason| format!("changes to the data file are refused: {reason}");
-        self.fault().map(warning).into_iter().collect()
-    }
 }
 
 impl RedbStore {

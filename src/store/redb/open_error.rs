@@ -206,8 +206,8 @@ pub enum OpenError {
     /// The file is a data file, but not as it was written.
     ///
     /// Every 4 KiB of it carry a checksum, which is looked at when they are read. Opening reads
-    /// only what it needs; what is altered elsewhere is found later, and from then on whatever
-    /// needs the file is refused. The checksums are against failing disks and mistakes, not
+    /// only what it needs; what is altered elsewhere is found later, and fails only what reads
+    /// it. The checksums are against failing disks and mistakes, not
     /// against somebody who may write the file and makes them fit: there, the database underneath
     /// may panic. Such a panic is caught and reported as this error, but the hook for panics still
     /// prints it, and a second one while it unwinds ends the process.
