@@ -426,7 +426,7 @@ pub(super) fn raw_usage_is_the_events_in_order(home: &dyn Home) {
     let usage = store.usage(None, NOW, 9).unwrap();
     let seen: Vec<_> = usage
         .iter()
-        .map(|usage| (usage.key_id.0, usage.path.as_str(), usage.at))
+        .map(|usage| (usage.key_id.unwrap().0, usage.path.as_str(), usage.at))
         .collect();
     assert_eq!(
         seen,

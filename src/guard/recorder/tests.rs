@@ -297,6 +297,13 @@ impl World {
         );
     }
 
+    fn refuse(&self, reason: Reason) {
+        let headers: [(&str, &str); 0] = [];
+        let request = Request::new(&headers, ClientIp::LOCAL, "/");
+        self.recorder
+            .record_keyless(&request, ClientIp::LOCAL, reason);
+    }
+
     /// Records requests that are told apart by their status.
     fn record(&self, statuses: impl IntoIterator<Item = u16>) {
         for status in statuses {
@@ -375,7 +382,7 @@ fn what_cannot_be_stored_waits_up_to_the_bound_and_is_then_dropped_and_counted()
 fn refusals_are_counted_by_minute_and_reason_and_survive_a_failure() {
     let world = World::new();
     let mut writer = world.writer();
-    let refuse = |reason, times| (0..times).for_each(|_| world.recorder.count_refusal(reason));
+    let refuse = |reason, times| (0..times).for_each(|_| world.refuse(reason));
     world.disk.fill_up(true);
     refuse(Reason::MissingKey, 2);
     refuse(Reason::UnknownKey, 3);
@@ -406,7 +413,7 @@ fn refusals_of_a_minute_take_no_more_memory_the_longer_they_cannot_be_stored() {
     let mut writer = world.writer();
     world.disk.fill_up(true);
     for _ in 0..100 {
-        world.recorder.count_refusal(Reason::UnknownKey);
+        world.refuse(Reason::UnknownKey);
         writer.store_all().unwrap_err();
     }
     let most = world.disk.stored().most_refusals;
@@ -445,7 +452,7 @@ fn a_quota_is_stored_while_requests_are_not_recorded() {
     let world = World::with(false);
     let mut writer = world.writer();
     world.record(0..3);
-    world.recorder.count_refusal(Reason::UnknownKey);
+    world.refuse(Reason::UnknownKey);
     let id = GroupId::key(KeyId(7));
     let group = world.limiter.attach(id, &mut || Ok(Vec::new()));
     world.consume(&group.unwrap());

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 fn event_of(usage: &Usage) -> UsageEvent {
     UsageEvent {
         at: usage.at,
-        key_id: usage.key_id,
+        key_id: usage.key_id.unwrap(),
         ip: usage.ip,
         latency_micros: u32::try_from(usage.latency.as_micros()).unwrap(),
         status: usage.status,
@@ -47,7 +47,7 @@ fn any_usage() -> impl Strategy<Value = Usage> {
         .prop_map(
             |(at, key, path, ip, (method, status, reason), latency)| Usage {
                 at: Timestamp::from_unix_millis(at),
-                key_id: KeyId(key),
+                key_id: Some(KeyId(key)),
                 method: Method::from_code(method).unwrap(),
                 path,
                 ip,
