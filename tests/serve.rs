@@ -317,6 +317,34 @@ fn every_proxy_is_understood() {
 }
 
 #[test]
+fn a_proxy_before_the_proxy_that_asks_is_found_and_not_locked_out() {
+    let dir = TempDir::new().unwrap();
+    let first = data_file(dir.path(), 100);
+    let second = {
+        let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+        let created = kg.create_key(CreateKey::new("acme", "other shop"));
+        created.unwrap().raw_key.expose().to_owned()
+    };
+    let keys = [first, second];
+    fs::write(dir.path().join("policy.toml"), "[lockout]\nthreshold = 3\n").unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    let ask = |client: usize, key: &str| {
+        let chain = format!("203.0.113.{client}, 198.51.100.9");
+        let fields = [
+            ("X-Forwarded-Uri", "/"),
+            ("X-Forwarded-Method", "GET"),
+            ("X-Forwarded-For", chain.as_str()),
+            ("X-API-Key", key),
+        ];
+        auth(&server, "GET", "/auth", &fields).status
+    };
+    for round in 0..9 {
+        assert_eq!(ask(round, "nonsense"), 401);
+        assert_eq!(ask(100 + round % 2, &keys[round % 2]), 200);
+    }
+}
+
+#[test]
 fn a_client_behind_a_proxy_is_locked_out_and_the_proxy_is_not() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 100);

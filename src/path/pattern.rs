@@ -181,9 +181,14 @@ fn literal(segment: &str) -> Result<&str, InvalidInput> {
     if segment.is_empty() {
         return Err(invalid("holds an empty segment (`//`); give one slash"));
     }
-    if readings::is_dots(segment.as_bytes()) {
+    if matches!(segment, "." | "..") {
         return Err(invalid(
             "holds a segment `.` or `..`; give the path it leads to",
+        ));
+    }
+    if segment.ends_with('.') {
+        return Err(invalid(
+            "holds a segment that ends in a dot, which some servers leave out; give it without",
         ));
     }
     if segment.contains(['*', '{', '}']) {
@@ -300,6 +305,8 @@ mod tests {
             ("/a//b", "empty segment"),
             ("/a/../b", "`.` or `..`"),
             ("/.", "`.` or `..`"),
+            ("/api./x", "ends in a dot"),
+            ("/...", "ends in a dot"),
             ("/a*", "wildcard that is not"),
             ("/{}", "wildcard that is not"),
             ("/{*rest}", "wildcard that is not"),
@@ -357,7 +364,9 @@ mod tests {
         for text in ["/*", "/files/{id}", "/a*b"] {
             assert!(problem::<ExactPath>(text).contains("holds a wildcard"));
         }
-        for text in ["health", "/a//", "/a/..", "/%61", "/a?b", "FETCH /a"] {
+        for text in [
+            "health", "/a//", "/a/..", "/health.", "/%61", "/a?b", "FETCH /a",
+        ] {
             problem::<ExactPath>(text);
         }
     }

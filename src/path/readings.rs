@@ -1,4 +1,25 @@
-//! Every way in which a server behind us may read a request target.
+//! The ways in which a server behind us may read a request target.
+//!
+//! | read by some servers | example for `/api` |
+//! |---|---|
+//! | escapes decoded, once or again, and between segments only | `/%61pi`, `/%2561pi`, `/x%2f..%2fapi` |
+//! | `\\` as `/` | `\\api` |
+//! | slashes merged | `//api` |
+//! | dot segments resolved, also behind empty ones | `/x/../api`, `/x//../api` |
+//! | parameters of segments dropped | `/api;v=1`, `/..;/api` |
+//! | dots and spaces at the end of a segment dropped | `/api.`, `/api%20/x` |
+//! | bytes of overlong UTF-8 as the ASCII they stand for | `/%c0%afapi` |
+//! | an end at a NUL, at an encoded `?` or at `#` | `/api%00.png`, `/api%3Fx`, `/api#x` |
+//! | a scheme and a host, or a host behind `//`, left out | `http://host/api`, `//host/api` |
+//! | a slash put in front | `api` |
+//!
+//! in any order and combination, and in another case of ASCII letters where the policy says so.
+//!
+//! Not covered, as it is no matter of the path alone or means no path of ours to most servers: letters
+//! beyond ASCII that a server folds, normalizes or maps to ASCII (`/ＡＰＩ`); `%u0061`; `+` as a space;
+//! names that a file system takes for another (`/API~1`, `/api::$DATA`, links); extensions that a
+//! router takes for a format (`/api.json`); rewriting by a server or a proxy behind us; and header
+//! fields that replace path or method (`X-Original-URL`, `X-HTTP-Method-Override`).
 
 use super::percent_decoded;
 
@@ -33,8 +54,8 @@ pub(super) fn is_plain(target: &str) -> bool {
 }
 
 /// The path without its query if every server reads it alike: it begins with `/` and holds neither
-/// empty segments, but for a trailing slash, nor dot segments nor bytes that servers decode, strip
-/// or turn into others.
+/// empty segments, but for a trailing slash, nor segments that end in a dot, nor bytes that servers
+/// decode, strip or turn into others.
 #[inline]
 fn plain(target: &str) -> Option<&str> {
     let path = target.strip_prefix('/')?.as_bytes();
@@ -42,7 +63,7 @@ fn plain(target: &str) -> Option<&str> {
     for (at, byte) in path.iter().enumerate() {
         match CLASSES[usize::from(*byte)] {
             Class::Segment => {}
-            Class::Slash if at > start && !is_dots(&path[start..at]) => start = at + 1,
+            Class::Slash if at > start && path[at - 1] != b'.' => start = at + 1,
             Class::Query => {
                 end = at;
                 break;
@@ -51,7 +72,7 @@ fn plain(target: &str) -> Option<&str> {
         }
     }
     // One byte more, for the slash in front.
-    (!is_dots(&path[start..end])).then(|| &target[..=end])
+    (!path[..end].ends_with(b".")).then(|| &target[..=end])
 }
 
 #[derive(Clone, Copy)]
@@ -85,7 +106,7 @@ pub(super) const fn is_plain_in_segment(byte: u8) -> bool {
         || matches!(byte, b'*' | b'+' | b',' | b'=')
 }
 
-pub(super) fn is_dots(segment: &[u8]) -> bool {
+fn is_dots(segment: &[u8]) -> bool {
     matches!(segment, b"." | b"..")
 }
 
@@ -102,7 +123,7 @@ fn several(target: &str) -> Readings<'static> {
 type Step = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// No step makes a text longer, but for the one slash in front.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 14] = [
     decoded,
     decoded_within_segments,
     with_forward_slashes,
@@ -110,6 +131,8 @@ const STEPS: [Step; 12] = [
     without_overlong_bytes,
     with_merged_slashes,
     with_dots_resolved,
+    without_trailing_spaces,
+    without_trailing_dots_and_spaces,
     without_authority,
     with_leading_slash,
     |text| cut_at(b'\0', text),
@@ -215,6 +238,31 @@ fn with_dots_resolved(text: &[u8]) -> Option<Vec<u8>> {
     Some([b"/", resolved.join(&b'/').as_slice()].concat())
 }
 
+/// Of each segment, so that `.. ` is `..`.
+fn without_trailing_spaces(text: &[u8]) -> Option<Vec<u8>> {
+    trimmed_segments(text, |segment| without_last(segment, b" "))
+}
+
+/// Of each segment, as Windows does with names of files. Dot segments stay what they are.
+fn without_trailing_dots_and_spaces(text: &[u8]) -> Option<Vec<u8>> {
+    trimmed_segments(text, |segment| match segment {
+        segment if is_dots(segment) => segment,
+        segment => without_last(segment, b". "),
+    })
+}
+
+fn trimmed_segments(text: &[u8], trim: impl Fn(&[u8]) -> &[u8]) -> Option<Vec<u8>> {
+    let segments: Vec<&[u8]> = text.split(|byte| *byte == b'/').map(trim).collect();
+    let trimmed = segments.join(&b'/');
+    (trimmed.len() < text.len()).then_some(trimmed)
+}
+
+/// The segment up to the last byte that is none of `ends`.
+fn without_last<'a>(segment: &'a [u8], ends: &[u8]) -> &'a [u8] {
+    let kept = segment.iter().rposition(|byte| !ends.contains(byte));
+    &segment[..kept.map_or(0, |last| last + 1)]
+}
+
 /// Of an absolute target (`http://host/path`), or of one that begins with `//`, which resolvers of
 /// references take for a host (RFC 3986 §4.2).
 fn without_authority(text: &[u8]) -> Option<Vec<u8>> {
@@ -255,7 +303,7 @@ mod tests {
             "/api",
             "/api/",
             "/.well-known/x",
-            "/...",
+            "/...x/",
             "/a.b/~c",
             "/@a/b:c*,",
         ] {
@@ -269,8 +317,8 @@ mod tests {
     fn what_servers_may_change_is_not_plain() {
         for target in [
             "", "?", "*", "a", "//", "/a//", "//a", "/a//b", "/.", "/..", "/a/.", "/a/../b",
-            "/a/..?b", "/%61", "/a\\b", "/a;b", "/a#b", "/a\0", "/a\tb", "/a b", "/é", "/a\x7f",
-            "/{a}", "/a|b",
+            "/a/..?b", "/a./b", "/a.", "/a.?b", "/.../b", "/a./", "/%61", "/a\\b", "/a;b", "/a#b",
+            "/a\0", "/a\tb", "/a b", "/é", "/a\x7f", "/{a}", "/a|b",
         ] {
             assert_eq!(plain(target), None, "{target}");
         }
@@ -289,6 +337,12 @@ mod tests {
             ("/%F0%80%80%AE", "/."),
             ("//a///b", "/a/b"),
             ("/a/./b/../c/", "/a/c/"),
+            ("/a./b..", "/a/b"),
+            ("/a%20/b .", "/a/b"),
+            ("/x/..%20/a", "/x/../a"),
+            ("/x/..%20/a", "/a"),
+            ("/x/...", "/x/"),
+            ("/x/. ./a", "/x//a"),
             ("/a//../b", "/a/b"),
             ("/../..", "/"),
             ("/a/b/..", "/a/"),

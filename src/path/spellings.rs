@@ -69,6 +69,20 @@ const API: &[&str] = &[
     "/x/..;a=b/api",
     "/x/..%3b/api",
     "/;a/api",
+    // Ends of segments.
+    "/api.",
+    "/api./x",
+    "/api...",
+    "/api%20",
+    "/api%20/x",
+    "/api .",
+    "/api. /x",
+    "/api%2e",
+    "/api.%20.?x",
+    "/x/..%20/api",
+    "/x/.. /api",
+    "/.../api",
+    "/x/../api.",
     // Ends.
     "/api%00.png",
     "/api%2500.png",
@@ -111,7 +125,6 @@ const NOT_API: &[&str] = &[
     "/?/api",
     "/apiary",
     "/ap",
-    "/api.",
     "/api-x",
     "/api,x",
     "/api:x",
@@ -125,7 +138,8 @@ const NOT_API: &[&str] = &[
     "/%zz",
     "/%61",
     "/%61piary",
-    "/api%20",
+    "/api.x",
+    "/api%20x",
     "/api%2",
     "/api%",
     "/caf\u{e9}",
@@ -133,7 +147,7 @@ const NOT_API: &[&str] = &[
     "/x/%61pi",
     "/x;/api",
     "/..api",
-    "/.../api",
+    "/...x/api",
     "http://api",
     "http://api/",
     "http://host/apiary",
@@ -208,7 +222,7 @@ fn encoded(byte: u8, times: u8) -> String {
 
 fn plain_path() -> impl Strategy<Value = String> {
     let segment = prop_oneof![
-        4 => select(&["a", "b", "api", "api2", "A", "..."][..]).prop_map(str::to_owned),
+        4 => select(&["a", "b", "api", "api2", "A", "...a"][..]).prop_map(str::to_owned),
         1 => "[a-z0-9_~:@!$&'()*+,=-]{1,6}",
     ];
     let path = (vec(segment, 0..5), select(&["", "/"][..]));
@@ -228,7 +242,8 @@ fn odd_target() -> impl Strategy<Value = String> {
     let part = select(
         &[
             "/", "a", "api", ".", "..", "%", "%2", "%2f", "%5C", "%25", "%00", "%c0", "%af",
-            "%e0%80", "\\", ";", "=", "?", "#", "\0", "é", "http:", "//", "%3b", "%61", "A",
+            "%e0%80", " ", "%20", "\\", ";", "=", "?", "#", "\0", "é", "http:", "//", "%3b", "%61",
+            "A",
         ][..],
     );
     vec(part, 0..12).prop_map(|parts| parts.concat())
