@@ -333,22 +333,27 @@ fn a_stopped_process_is_named_and_asked_nothing() {
 fn fifty_commands_at_once_all_succeed() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
-    done(dir.path(), &["init"]);
-    for live in [false, true] {
-        let kg = live.then(|| KeyGuard::open(&file, Config::default()).unwrap());
-        let names = (0..50).map(|i| format!("{i} of {live}"));
-        let commands: Vec<Child> = names
-            .map(|name| {
-                let mut command = keyguard(dir.path(), &["create-org", &name]);
-                let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
-                command.spawn().unwrap()
-            })
-            .collect();
+    let all_done = |commands: Vec<Child>| {
         for command in commands {
             let output = command.wait_with_output().unwrap();
             let error = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{error}");
         }
+    };
+    let start = |arguments: &[&str]| {
+        let mut command = keyguard(dir.path(), arguments);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    all_done((0..10).map(|_| start(&["init"])).collect());
+    for live in [false, true] {
+        let kg = live.then(|| KeyGuard::open(&file, Config::default()).unwrap());
+        let names = (0..50).map(|i| format!("{i} of {live}"));
+        let mut commands: Vec<Child> = names.map(|name| start(&["create-org", &name])).collect();
+        if !live {
+            commands.push(start(&["export", "--to", "copy.redb"]));
+        }
+        all_done(commands);
         drop(kg);
     }
     let orgs = done(dir.path(), &["list-orgs", "--json"]);

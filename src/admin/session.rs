@@ -88,6 +88,33 @@ impl Session {
     }
 }
 
+/// Opens a data file, or creates it, or opens a database. While other commands hold the file, it waits
+/// for its turn; a server that holds it is refused at once.
+pub(crate) fn open_in_turn(file: &Path, config: &Config) -> Result<KeyGuard, OpenError> {
+    let mut queue = Queue::new();
+    loop {
+        match KeyGuard::open(file, config.clone()) {
+            Err(OpenError::InUse { holder, .. })
+                if !is_served(file) && queue.waits_for(holder.as_deref()) => {}
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether the process that holds a file listens for commands, which it does until it ends.
+#[cfg(unix)]
+fn is_served(file: &Path) -> bool {
+    matches!(
+        Remote::connect(file),
+        Ok(Some(_)) | Err(Unreachable::Stopped { .. })
+    )
+}
+
+#[cfg(not(unix))]
+fn is_served(_: &Path) -> bool {
+    false
+}
+
 #[cfg(unix)]
 pub(crate) fn by_this_user(guard: KeyGuard) -> KeyGuard {
     let user = rustix::process::geteuid();

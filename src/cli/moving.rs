@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use super::failure::CliError;
 use super::render::Panel;
 use super::{Cli, print};
-use crate::admin::session::by_this_user;
+use crate::admin::session::{by_this_user, open_in_turn};
 use crate::guard::{Config, KeyGuard};
 use crate::store::transfer::Moved;
 use crate::store::{OpenError, StoreError};
 
 /// Opens a store that nobody else may use meanwhile.
 pub(super) fn open(place: &Path, config: Config) -> Result<KeyGuard, CliError> {
-    match KeyGuard::open(place, config.socket(false)) {
+    match open_in_turn(place, &config.socket(false)) {
         Ok(guard) => Ok(by_this_user(guard)),
         Err(OpenError::InUse { path, holder }) => Err(CliError::Held {
             file: path,

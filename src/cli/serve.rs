@@ -11,7 +11,8 @@ use super::failure::CliError;
 use super::usage_log::UsageLog;
 use super::{Cli, Exit};
 use crate::addresses::Addresses;
-use crate::guard::{Config, KeyGuard};
+use crate::admin::session::open_in_turn;
+use crate::guard::Config;
 use crate::http::serve::{self, Place, ServeError, Settings, Tls};
 use crate::limiter::Fallback;
 use crate::lock_time;
@@ -146,7 +147,7 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
             }
         };
     }
-    let guard = KeyGuard::open(&cli.place.db, config)?;
+    let guard = open_in_turn(&cli.place.db, &config)?;
     let tls = opts.tls_cert.zip(opts.tls_key);
     let settings = Settings {
         places: opts.listen,

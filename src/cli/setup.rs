@@ -6,7 +6,8 @@ use super::failure::CliError;
 use super::render::Panel;
 use super::{Cli, Exit, print};
 use crate::admin::answer::Command;
-use crate::guard::{KeyGuard, followed, is_server, secret_path};
+use crate::admin::session::open_in_turn;
+use crate::guard::{followed, is_server, secret_path};
 
 /// Creates the data file. One that is there is only looked at.
 pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
@@ -16,7 +17,7 @@ pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
     }
     let is_new = !file.exists();
     if is_new {
-        drop(KeyGuard::open(file, cli.config()?.socket(false))?);
+        drop(open_in_turn(file, &cli.config()?.socket(false))?);
     } else {
         drop(cli.session()?);
     }

@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Adds each request to a [stream](https://redis.io/docs/latest/develop/data-types/streams/) in Redis,
 /// from where any number of consumers can take it. Its fields are those of a line of
-/// [`JsonLines`](crate::JsonLines); `refused` is left out of requests that were admitted.
+/// [`JsonLines`](crate::JsonLines); `refused` is left out of requests that were admitted, `key_id` of
+/// refusals without a known key.
 ///
 /// While the server cannot be reached, requests wait as [`UsageSink`] says. Entries are added a
 /// thousand at a time, all or none of them; if the connection is lost before the server has said so,
@@ -96,15 +97,15 @@ impl RedisStream {
 }
 
 fn fields(usage: &Usage) -> Vec<(&'static str, String)> {
-    let mut fields = vec![
-        ("at", usage.at.to_string()),
+    let mut fields = vec![("at", usage.at.to_string())];
+    fields.extend(usage.key_id.map(|id| ("key_id", id.to_string())));
+    fields.extend([
         ("method", usage.method.as_str().to_owned()),
         ("path", usage.path.clone()),
         ("ip", usage.ip.to_string()),
         ("status", usage.status.to_string()),
         ("latency_us", usage.latency.as_micros().to_string()),
-    ];
-    fields.extend(usage.key_id.map(|id| ("key_id", id.to_string())));
+    ]);
     let refused = usage.refused;
     fields.extend(refused.map(|reason| ("refused", reason.to_string())));
     fields
