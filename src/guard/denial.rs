@@ -272,3 +272,30 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_come_again_at_once() {
+        for (wait, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2)] {
+            let denial = Denial::locked(Duration::from_millis(wait));
+            let headers = denial.headers();
+            let retry_after = headers.iter().find(|(name, _)| *name == "Retry-After");
+            assert_eq!(
+                retry_after.map(|(_, value)| &**value),
+                Some(&*format!("{seconds}"))
+            );
+            assert!(
+                denial
+                    .problem()
+                    .contains(&format!(r#""retry_after":{seconds}}}"#))
+            );
+            assert!(denial.retry_after() > Some(Duration::ZERO));
+        }
+        // What waiting does not help with is not made to wait by a lock that there is not.
+        let denial = Denial::new(Reason::IpLimited).and_locked(None);
+        assert_eq!(denial.retry_after(), None);
+    }
+}

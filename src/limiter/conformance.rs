@@ -53,6 +53,8 @@ on_each_limiter! {
     balances_go_on_where_they_were_stored
     balances_are_to_be_stored_when_they_change
     a_network_is_refused_by_the_window_that_is_full
+    a_network_is_refused_by_each_of_many_windows
+    a_network_limit_and_the_same_in_shadow_mode_count_apart
     a_network_that_is_forgotten_starts_anew
     strikes_of_each_kind_count_apart
 }
@@ -343,6 +345,55 @@ fn a_network_is_refused_by_the_window_that_is_full(subject: &Subject) {
     assert!(is_admitted(
         &subject.hit("203.0.113.8/32".parse().unwrap(), &rules)
     ));
+}
+
+fn a_network_is_refused_by_each_of_many_windows(subject: &Subject) {
+    let network: Network = "203.0.113.7/32".parse().unwrap();
+    let counts: Vec<_> = (0..40)
+        .map(|route| Counts::Requests(format!("r{route}").into()))
+        .collect();
+    let limit: Limit = "2/min".parse().unwrap();
+    for round in 0..3 {
+        for counts in &counts {
+            let outcome = subject.hit(network, &[NetworkRule { counts, limit }]);
+            assert_eq!(is_admitted(&outcome), round < 2, "{round} {counts:?}");
+        }
+    }
+    // All of them on one request; the last is the only one that refuses.
+    subject.advance(Duration::from_secs(61));
+    let last = &counts[39];
+    for _ in 0..2 {
+        let rule = NetworkRule {
+            counts: last,
+            limit,
+        };
+        assert!(is_admitted(&subject.hit(network, &[rule])));
+    }
+    let rules: Vec<_> = counts
+        .iter()
+        .map(|counts| NetworkRule { counts, limit })
+        .collect();
+    let refused = subject.hit(network, &rules);
+    assert!(matches!(
+        refused,
+        Outcome::Refused(Level { rule: 39, .. }, _)
+    ));
+    let levels = subject.limiter.network_levels(network, &rules, cost(1));
+    let left = levels.iter().map(|(level, _)| level.remaining);
+    assert_eq!(left.sum::<u64>(), 39 * 2, "nothing was consumed");
+}
+
+fn a_network_limit_and_the_same_in_shadow_mode_count_apart(subject: &Subject) {
+    let counts = Counts::Requests("login".into());
+    let limits = ["4/min", "2/min shadow"].map(|text| text.parse().unwrap());
+    let rules = limits.map(|limit| NetworkRule {
+        counts: &counts,
+        limit,
+    });
+    let network: Network = "203.0.113.7/32".parse().unwrap();
+    let outcomes: Vec<_> = (0..5).map(|_| subject.hit(network, &rules)).collect();
+    let admitted = outcomes.iter().filter(|outcome| is_admitted(outcome));
+    assert_eq!(admitted.count(), 4);
 }
 
 fn a_network_that_is_forgotten_starts_anew(subject: &Subject) {

@@ -332,6 +332,9 @@ impl Windows {
 }
 
 #[cfg(test)]
+pub(super) const ENTRY_BYTES: usize = size_of::<Entry>();
+
+#[cfg(test)]
 impl Set {
     /// Each network with how full it is.
     pub(super) fn networks(&mut self, now: Moment) -> Vec<(Network, Fullness)> {

@@ -35,6 +35,11 @@ fn hit(networks: &Networks, from: Network, counts: &Counts, limit: &str, clock: 
 const STRIKES: Counts = Counts::Strikes(Strike::BadKey);
 
 #[test]
+fn a_network_is_small() {
+    assert!(set::ENTRY_BYTES <= 104, "{} bytes", set::ENTRY_BYTES);
+}
+
+#[test]
 fn each_network_and_each_rule_has_a_window_of_its_own() {
     let (_, clock) = clock();
     let networks = Networks::new(64);
