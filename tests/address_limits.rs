@@ -186,6 +186,46 @@ fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
 }
 
 #[test]
+fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
+    let home = Home::new();
+    let config = home.config().counted_addresses(16).record_usage(false);
+    let kg = home.open_with(config);
+    let created = common::key(&kg);
+    let guess = [("X-API-Key", "guess")];
+    for i in 0..64 {
+        for _ in 0..60 {
+            let _ = kg.check(&guess, address(i), "/");
+        }
+    }
+    let newcomer = address(999_999);
+    for i in 0..1_000 {
+        let reason = reason(kg.check(&guess, newcomer, "/"));
+        assert_eq!(reason, Some(Reason::MalformedKey), "{i}");
+    }
+    assert_eq!(kg.locks(), []);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    kg.check(&good, newcomer, "/").unwrap().finish(200);
+    // Those that have a place are locked out for their own 101st failure, and no earlier.
+    let mut locked = Vec::new();
+    for i in 0..64 {
+        for _ in 0..41 {
+            let _ = kg.check(&guess, address(i), "/");
+        }
+        locked.extend(kg.locks().get(locked.len()).map(|_| i));
+    }
+    assert_eq!(locked.len(), 16);
+    // When the failures of the others have left the table, it has room again.
+    home.clock.advance(61 * MINUTE);
+    for _ in 0..101 {
+        let _ = kg.check(&guess, newcomer, "/");
+    }
+    assert_eq!(
+        reason(kg.check(&good, newcomer, "/")),
+        Some(Reason::IpLocked)
+    );
+}
+
+#[test]
 fn a_request_that_costs_more_than_a_limit_admits_is_a_bad_request() {
     let home = Home::new();
     let kg = guard(
