@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -217,7 +217,17 @@ impl Clock {
         self.timestamp_at(self.now())
     }
 
-    /// Follows a step of the system's calendar clock; cheap, to be called now and then.
+    /// Goes by the calendar of a server from now on, so that processes with the same server agree. It
+    /// was `server` there at some time between `asked` and now. A clock that is moved by hand stays.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    pub(crate) fn follow(&self, server: Timestamp, asked: Moment) {
+        if let Source::System(clock) = &self.0 {
+            clock.follow(server, asked);
+        }
+    }
+
+    /// Follows a step of the system's calendar clock, unless a server is followed; cheap, to be called
+    /// now and then.
     pub(crate) fn resync(&self) {
         if let Source::System(clock) = &self.0 {
             clock.resync();
@@ -330,13 +340,20 @@ struct SystemClock {
     origin: Instant,
     /// Calendar time at the moment 0, in milliseconds since the Unix epoch.
     origin_unix_millis: AtomicI64,
+    /// Whether calendar time is that of a server.
+    follows: AtomicBool,
 }
 
 impl SystemClock {
+    /// By how much the clock may differ from that of a server before it is set.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    const TOLERANCE: Duration = Duration::from_millis(100);
+
     fn new() -> Self {
         let clock = Self {
             origin: Instant::now(),
             origin_unix_millis: AtomicI64::new(0),
+            follows: AtomicBool::new(false),
         };
         clock.resync();
         clock
@@ -357,9 +374,23 @@ impl SystemClock {
     }
 
     fn resync(&self) {
-        let unix = Timestamp::from(SystemTime::now()).0;
+        if !self.follows.load(Ordering::Relaxed) {
+            self.set(Timestamp::from(SystemTime::now()));
+        }
+    }
+
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    fn follow(&self, server: Timestamp, asked: Moment) {
+        self.follows.store(true, Ordering::Relaxed);
+        let (first, last) = (self.timestamp_at(asked), self.timestamp_at(self.now()));
+        if first.since(server).max(server.since(last)) > Self::TOLERANCE {
+            self.set(server);
+        }
+    }
+
+    fn set(&self, unix: Timestamp) {
         let elapsed = self.now().0 / 1_000_000;
-        let origin = millis(unix).saturating_sub(millis(elapsed));
+        let origin = millis(unix.0).saturating_sub(millis(elapsed));
         self.origin_unix_millis.store(origin, Ordering::Relaxed);
     }
 }
@@ -427,5 +458,22 @@ mod tests {
         assert!(!look(60, 31_536_000), "a year ahead");
         assert!(!look(60, -31_536_000), "back");
         assert!(look(60, 0));
+    }
+
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    #[test]
+    fn a_clock_that_follows_a_server_is_no_longer_set_by_the_system() {
+        let clock = Clock::system();
+        let year = Duration::from_secs(365 * 86_400);
+        let here = clock.timestamp();
+        for server in [here.plus(year), here.minus(year)] {
+            clock.follow(server, clock.now());
+            clock.resync();
+            let now = clock.timestamp();
+            assert!(now >= server && now.since(server) < Duration::from_secs(60));
+        }
+        let manual = ManualClock::starting_at(here);
+        Clock::from(manual.clone()).follow(here.plus(year), manual.now());
+        assert_eq!(manual.timestamp(), here);
     }
 }

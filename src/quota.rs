@@ -41,11 +41,20 @@ impl Balance {
             Span::Credits(Some(refill)) if self.used > 0 => self.return_credits(now, refill),
             Span::Day if now >= self.at => *self = Self::stored(0, zone.end_of_day(now)),
             Span::Month if now >= self.at => *self = Self::stored(0, zone.end_of_month(now)),
-            Span::Day if self.at.since(now) > LONGEST_DAY => self.at = zone.end_of_day(now),
-            Span::Month if self.at.since(now) > LONGEST_MONTH => self.at = zone.end_of_month(now),
+            Span::Day if self.at > Self::latest(now, span) => self.at = zone.end_of_day(now),
+            Span::Month if self.at > Self::latest(now, span) => self.at = zone.end_of_month(now),
             _ => {}
         }
         self.used
+    }
+
+    /// The latest time that a balance of `now` can hold. A later one is from a clock that was wrong.
+    pub(crate) fn latest(now: Timestamp, span: Span) -> Timestamp {
+        match span {
+            Span::Day => now.plus(LONGEST_DAY),
+            Span::Month => now.plus(LONGEST_MONTH),
+            _ => now,
+        }
     }
 
     /// Credits come back from the moment on at which the first of them was spent.

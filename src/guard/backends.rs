@@ -118,7 +118,7 @@ pub(super) fn store(
                 deadline: config.backend_deadline,
                 connections: config.database_connections,
                 stale_for: config.keys_stale_for,
-                now: config.clock.timestamp(),
+                clock: config.clock.clone(),
             };
             let store = PostgresStore::open(&url, secret.fingerprint(), options)?;
             Ok(Arc::new(store))
@@ -128,7 +128,12 @@ pub(super) fn store(
     }
 }
 
-pub(super) fn limiter(config: &Config, secret: &Secret) -> Result<Arc<dyn Limiter>, OpenError> {
+/// `leads` says whether the calendar is that of the limiter's server, as there is no other server.
+pub(super) fn limiter(
+    config: &Config,
+    secret: &Secret,
+    leads: bool,
+) -> Result<Arc<dyn Limiter>, OpenError> {
     let memory = MemoryLimiter::new(
         config.clock.clone(),
         config.quota_time_zone.clone(),
@@ -144,7 +149,7 @@ pub(super) fn limiter(config: &Config, secret: &Secret) -> Result<Arc<dyn Limite
             `rediss+cluster://`, `redis+sentinel://`, `rediss+sentinel://`";
         OpenError::Config(InvalidInput::new("redis_url", problem))
     })?;
-    redis_limiter(&url, scheme, config, secret, memory)
+    redis_limiter(&url, scheme, config, secret, memory, leads)
 }
 
 /// `redis` or `rediss`, alone or with what the servers are together.
@@ -163,9 +168,13 @@ fn redis_limiter(
     config: &Config,
     secret: &Secret,
     memory: MemoryLimiter,
+    leads: bool,
 ) -> Result<Arc<dyn Limiter>, OpenError> {
     let (deadline, fallback) = (config.backend_deadline, config.limits_fallback);
     let limiter = RedisLimiter::open(url, secret, deadline, fallback, memory)?;
+    if leads {
+        limiter.lead_clock();
+    }
     Ok(Arc::new(limiter))
 }
 
@@ -176,6 +185,7 @@ fn redis_limiter(
     _: &Config,
     _: &Secret,
     _: MemoryLimiter,
+    _: bool,
 ) -> Result<Arc<dyn Limiter>, OpenError> {
     Err(missing(scheme, "redis"))
 }

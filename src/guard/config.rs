@@ -352,7 +352,8 @@ impl Config {
         self
     }
 
-    /// Where the time is read. Default: the system's clocks.
+    /// Where the time is read. Default: the system's clocks, of which the calendar follows that of
+    /// PostgreSQL, or else that of Redis, where there is one.
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self

@@ -38,7 +38,7 @@ impl Inner {
         };
         let clock = config.clock.clone();
         let secret = find_secret(&place, config.secret.clone())?;
-        let limiter = backends::limiter(&config, &secret)?;
+        let limiter = backends::limiter(&config, &secret, !place.is_server())?;
         let store = backends::store(&place, &config, &secret)?;
         let lockouts = Lockouts::new(
             config.locked_addresses,

@@ -72,7 +72,7 @@ macro_rules! conforms {
 pub(super) use conforms;
 
 /// The start of an hour and of a day.
-pub(super) const NOW: Timestamp = Timestamp::from_unix_millis(1_800_057_600_000);
+pub(super) const NOW: Timestamp = Timestamp::from_unix_millis(1_673_827_200_000);
 
 /// A change that somebody makes.
 pub(super) fn act() -> Act {

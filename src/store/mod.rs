@@ -237,6 +237,12 @@ pub(crate) struct Once {
 impl Once {
     /// For how long a change is known not to be made again.
     pub(crate) const KEPT: Duration = Duration::from_secs(86_400);
+
+    /// Whether a change that was made `at` may be made again.
+    pub(crate) fn is_over(at: Timestamp, now: Timestamp) -> bool {
+        // One that lies further ahead is from a clock that was wrong.
+        at.plus(Self::KEPT) <= now || at.since(now) > Self::KEPT
+    }
 }
 
 /// A key and all that decides about it.

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::link::Failed;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::limit::{Limit, Span};
 use crate::quota::Balance;
 use crate::time_zone::TimeZone;
@@ -221,6 +221,11 @@ pub(super) struct Standing {
 }
 
 impl Answer {
+    /// Has a clock follow that of the server, which was asked at a moment.
+    pub(super) fn lead(&self, clock: &Clock, asked: Moment) {
+        clock.follow(Timestamp::from_unix_millis(self.at / 1_000), asked);
+    }
+
     pub(super) fn read(values: &[i64]) -> Result<Self, Failed> {
         let [at, is_admitted, standings @ ..] = values else {
             return Err(Failed);

@@ -215,9 +215,17 @@ function kinds.q()
   function quota.load(rule)
     quota.read(rule)
     local millis = now / 1000
+    -- Where the asker's calendar is wrong, or was when this began, it ends within one period.
+    local period = rule.b - rule.a
+    local longest = millis + 1.2 * period
+    local ends_at = millis < rule.a and rule.a or rule.b
+    if ends_at <= millis or ends_at > longest then
+      ends_at = millis + period
+    end
     if millis >= rule.at then
-      rule.used = 0
-      rule.at = millis < rule.a and rule.a or rule.b
+      rule.used, rule.at = 0, ends_at
+    elseif rule.at > longest then
+      rule.at = ends_at
     end
   end
 
@@ -247,6 +255,7 @@ function kinds.c()
   function credits.load(rule)
     credits.read(rule)
     if rule.a > 0 and rule.used > 0 then
+      rule.at = min(rule.at, floor(now / 1000))
       local times = max(0, floor((floor(now / 1000) - rule.at) / rule.b))
       rule.used = max(0, rule.used - times * rule.a)
       rule.at = rule.at + times * rule.b

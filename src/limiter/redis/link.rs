@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -17,6 +17,7 @@ use tokio::task::LocalSet;
 use super::call::{Action, Answer, Call, Counter};
 use super::group_of;
 use super::server::{Connection, Servers};
+use crate::clock::Clock;
 use crate::limiter::exhausted::Exhausted;
 use crate::store::OpenError;
 use crate::waiting::{Patience, block_on};
@@ -112,6 +113,8 @@ pub(super) struct State {
     is_up: AtomicBool,
     /// Whether announcements are heard.
     hears: AtomicBool,
+    /// The clock that follows that of the server, if it does.
+    led: OnceLock<Clock>,
     /// The policy by which a server could forget limits.
     evicting: Mutex<Option<String>>,
     /// Calls in a row that were not answered in time.
@@ -255,6 +258,11 @@ impl Link {
         self.state.failed.load(Ordering::Relaxed)
     }
 
+    /// Has a clock follow that of the server from now on.
+    pub(super) fn lead(&self, clock: &Clock) {
+        let _ = self.state.led.set(clock.clone());
+    }
+
     /// Whether it is announced here where there is room again.
     pub(super) fn hears(&self) -> bool {
         self.state.hears.load(Ordering::Acquire)
@@ -319,6 +327,7 @@ impl Worker {
             if Instant::now() >= next_renewal {
                 next_renewal = Instant::now() + RENEWAL;
                 self.check_memory().await;
+                self.lead_clock().await;
                 self.renew_slots().await;
             }
         }
@@ -333,6 +342,23 @@ impl Worker {
         let asked = tokio::time::timeout(CONNECTING, connection.memory()).await;
         if let Ok(Ok(memory)) = asked {
             self.state.note_memory(&memory);
+        }
+    }
+
+    async fn lead_clock(&self) {
+        let Some(clock) = self.state.led.get() else {
+            return;
+        };
+        let look = Call {
+            action: Action::Look,
+            now: 0,
+            cost: 0,
+            admitted_at: 0,
+            counters: Vec::new(),
+        };
+        let asked = clock.now();
+        if let Ok(answer) = self.run_by(&look, Instant::now() + CONNECTING).await {
+            answer.lead(clock, asked);
         }
     }
 

@@ -88,6 +88,15 @@ impl RedisLimiter {
         })
     }
 
+    /// Has the clock follow the calendar of Redis.
+    pub(crate) fn lead_clock(&self) {
+        self.link.lead(&self.clock);
+        let asked = self.clock.now();
+        if let Ok(answer) = self.ask_now(Action::Look, 0, Vec::new()) {
+            answer.lead(&self.clock, asked);
+        }
+    }
+
     fn call(&self, action: Action, cost: i64, counters: Vec<Counter>) -> Call {
         Call {
             action,

@@ -332,6 +332,53 @@ fn what_another_limit_refuses_for_longer_is_asked_about() {
     assert_eq!(wait(1, &["3/min", "3/h"]), 3_600);
 }
 
+/// A limiter of a process whose calendar is wrong.
+fn limiter_at(server: &Redis, calendar: Timestamp) -> RedisLimiter {
+    let clock = Clock::system();
+    clock.follow(calendar, clock.now());
+    let (secret, local) = ("a secret".into(), memory(clock));
+    RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local).unwrap()
+}
+
+#[test]
+fn a_wrong_calendar_of_one_process_delays_or_repeats_no_quota() {
+    let server = Redis::start();
+    let year = Duration::from_secs(365 * 86_400);
+    let now = Clock::system().timestamp();
+    let right = limiter(&server);
+    for (id, wrong) in [(1, now.plus(year)), (2, now.minus(year))] {
+        let wrong = limiter_at(&server, wrong);
+        for (text, longest) in [
+            ("2 daily", 26),
+            ("2 monthly", 32 * 24),
+            ("2 credits +1/h", 1),
+        ] {
+            let rules = rules(&[text]);
+            let [one, other] = [&wrong, &right].map(|limiter| Client::new(limiter, id));
+            assert!(one.admits(&wrong, &rules), "{text}");
+            assert!(one.admits(&wrong, &rules), "{text}");
+            assert!(!one.admits(&wrong, &rules), "{text}");
+            let level = right.levels(other.groups(), &[&rules], cost(1))[0].0;
+            let wait = level.grows_at.since(level.at).as_secs();
+            assert!(
+                level.remaining == 0 && wait <= longest * 3_600,
+                "{text}: {wait} s"
+            );
+            assert!(!other.admits(&right, &rules), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_calendar_that_follows_redis_is_that_of_redis() {
+    let server = Redis::start();
+    let limiter = limiter_at(&server, Timestamp::from_unix_millis(86_400_000));
+    limiter.lead_clock();
+    let here = Clock::system().timestamp();
+    let there = limiter.clock.timestamp();
+    assert!(here.since(there).max(there.since(here)) < Duration::from_secs(60));
+}
+
 #[test]
 fn a_script_that_was_flushed_is_loaded_again() {
     let server = Redis::start();

@@ -56,9 +56,7 @@ pub(crate) struct Done {
 
 impl Done {
     pub(crate) fn is_over(&self, now: Timestamp) -> bool {
-        let at = Timestamp::from_unix_millis(self.at);
-        // One that lies further ahead is from a clock that was wrong.
-        at.plus(Once::KEPT) <= now || at.since(now) > Once::KEPT
+        Once::is_over(Timestamp::from_unix_millis(self.at), now)
     }
 }
 

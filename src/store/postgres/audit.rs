@@ -52,7 +52,7 @@ pub(super) async fn begin(conn: &Conn, act: &Act) -> Result<(), StoreError> {
     let Some(row) = row else {
         return Ok(());
     };
-    if time(row.try_get(2)?).plus(Once::KEPT) <= act.at {
+    if Once::is_over(time(row.try_get(2)?), act.at) {
         return Ok(());
     }
     let subject: Option<i64> = row.try_get(1)?;

@@ -1,8 +1,11 @@
 //! What is used of calendar quotas and of credits.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Row;
 
 use super::conn::Conn;
+use super::rows;
 use crate::clock::Timestamp;
 use crate::counter::{CounterId, SavedCounter, SavedValue};
 use crate::quota::Balance;
@@ -20,9 +23,11 @@ pub(super) struct BalanceRow {
     counter: Vec<u8>,
     at: i64,
     used: i64,
+    /// By how many milliseconds `at` can lie ahead.
+    ahead: i64,
 }
 
-pub(super) fn rows(
+pub(super) fn as_rows(
     balances: &[(GroupId, Vec<SavedCounter>)],
 ) -> Result<Vec<BalanceRow>, StoreError> {
     let mut rows = Vec::new();
@@ -39,6 +44,7 @@ pub(super) fn rows(
                 counter,
                 at: balance.at().unix_millis() as i64,
                 used: i64::try_from(balance.used()).unwrap_or(i64::MAX),
+                ahead: Balance::latest(Timestamp::default(), saved.id.span).unix_millis() as i64,
             });
         }
     }
@@ -143,23 +149,39 @@ fn by_group(
 }
 
 /// Of a balance that several write, the one of the later day, month or refill stands, and of the
-/// same the one of which more is used.
+/// same the one of which more is used. A time that lies further ahead than any day, month or refill
+/// is from a clock that was wrong: it is cut, and does not stand.
 pub(super) async fn put(conn: &Conn, balances: &[BalanceRow]) -> Result<(), StoreError> {
     if balances.is_empty() {
         return Ok(());
     }
+    let now = rows::server_time(conn).await?.unix_millis() as i64;
+    let kinds: BTreeSet<i64> = balances.iter().map(|row| row.ahead).collect();
+    // All nodes write them in this order, and those of a kind in that of their keys.
+    for ahead in kinds {
+        let of_kind = balances.iter().filter(|row| row.ahead == ahead);
+        put_of_kind(conn, of_kind.collect(), now + ahead).await?;
+    }
+    Ok(())
+}
+
+async fn put_of_kind(
+    conn: &Conn,
+    balances: Vec<&BalanceRow>,
+    latest: i64,
+) -> Result<(), StoreError> {
     let groups: Vec<_> = balances.iter().map(|row| row.group).collect();
     let counters: Vec<_> = balances.iter().map(|row| row.counter.as_slice()).collect();
     let used: Vec<_> = balances.iter().map(|row| row.used).collect();
-    let at: Vec<_> = balances.iter().map(|row| row.at).collect();
+    let at: Vec<_> = balances.iter().map(|row| row.at.min(latest)).collect();
     conn.run(
         "INSERT INTO keyguard_balances AS b (group_id, counter, used, at) \
          SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[]) \
          ON CONFLICT (group_id, counter) DO UPDATE SET at = excluded.at, used = \
              CASE WHEN excluded.at = b.at THEN greatest(excluded.used, b.used) \
              ELSE excluded.used END \
-         WHERE excluded.at >= b.at",
-        &[&groups, &counters, &used, &at],
+         WHERE excluded.at >= b.at OR b.at > $5",
+        &[&groups, &counters, &used, &at, &latest],
     )
     .await?;
     Ok(())

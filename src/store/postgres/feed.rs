@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use tokio_postgres::Row;
 
 use super::conn::Conn;
-use super::locks;
+use super::{locks, rows};
+use crate::clock::Timestamp;
 use crate::lockout::{LockChange, LockId};
 use crate::record::{KeyId, OrgId};
 use crate::store::codec::decode_lock_key;
@@ -30,6 +31,8 @@ pub(super) struct News {
     pub(super) is_any: bool,
     /// The server's process that told them.
     pub(super) backend: i32,
+    /// Calendar time there.
+    pub(super) time: Timestamp,
 }
 
 /// What was changed after a generation, apart from what this store did itself; everything, if that
@@ -43,7 +46,7 @@ pub(super) async fn read(
     let rows = conn
         .rows(
             "SELECT s.generation, s.forgotten, c.generation, c.kind, c.subject, c.lock, \
-                 pg_backend_pid() \
+                 pg_backend_pid(), clock_timestamp() \
              FROM keyguard_state s LEFT JOIN keyguard_changes c ON c.generation > $1 \
              ORDER BY c.generation, c.number",
             &[&after.unwrap_or(i64::MAX)],
@@ -55,7 +58,7 @@ pub(super) async fn read(
         ));
     };
     let (generation, forgotten): (i64, i64) = (first.try_get(0)?, first.try_get(1)?);
-    let backend = first.try_get(6)?;
+    let (backend, time) = (first.try_get(6)?, rows::time(first.try_get(7)?));
     let is_listed = after.is_some_and(|after| forgotten <= after && after <= generation);
     let mut changes = Vec::new();
     if wanted || !is_listed {
@@ -70,6 +73,7 @@ pub(super) async fn read(
         changes,
         is_any: wanted || !is_listed || rows.iter().any(concerns_keys),
         backend,
+        time,
     })
 }
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::conn::Conn;
-use super::feed;
 use super::problem::{Problem, cause, is_lost};
 use super::worker::Worker;
+use super::{feed, rows};
 use crate::store::{Change, StoreError};
 
 /// How often changes are looked for that nobody has announced.
@@ -29,6 +29,10 @@ impl Worker {
     pub(super) async fn open_feed(&self) -> Result<Conn, Problem> {
         let conn = self.pool.sessions.open(STATEMENT).await?;
         conn.batch("LISTEN keyguard").await?;
+        let asked = self.clock.now();
+        if let Ok(time) = rows::server_time(&conn).await {
+            self.clock.follow(time, asked);
+        }
         Ok(conn)
     }
 
@@ -81,7 +85,7 @@ impl Worker {
 
     /// Applies all changes up to now.
     async fn catch_up(&self, conn: &Conn) -> Result<(), StoreError> {
-        let asked = Instant::now();
+        let (asked, asked_at) = (Instant::now(), self.clock.now());
         let (after, wanted) = (self.applied.get(), self.is_behind.replace(false));
         let news = feed::read(conn, after, &self.own, wanted).await;
         let news = news.and_then(|news| match conn.is_same_backend(news.backend) {
@@ -101,6 +105,7 @@ impl Worker {
         }
         self.applied.set(Some(news.generation));
         self.own.borrow_mut().retain(|own| *own > news.generation);
+        self.clock.follow(news.time, asked_at);
         self.lookups.heard(asked);
         self.heard.set(asked);
         *self.state.unheard.lock() = None;

@@ -50,7 +50,7 @@ impl Link {
             .build()
             .map_err(not_started)?;
         let (deadline, stale_for) = (options.deadline, options.stale_for);
-        let connections = options.connections;
+        let (connections, clock) = (options.connections, options.clock.clone());
         let work = move || async move {
             let worker = Rc::new(Worker {
                 pool: Rc::new(Pool::new(
@@ -64,6 +64,7 @@ impl Link {
                 listener,
                 deadline,
                 stale_for,
+                clock,
                 searches: Searches::default(),
                 applied: Cell::new(None),
                 own: RefCell::default(),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Row;
 
 use super::conn::Conn;
+use super::rows;
 use crate::clock::Timestamp;
 use crate::lockout::{Lock, LockChange, LockId};
 use crate::store::StoreError;
@@ -115,6 +116,8 @@ async fn lasting(
     changes: &[LockChange],
     now: Timestamp,
 ) -> Result<BTreeMap<LockId, Lock>, StoreError> {
+    // By the server's clock too, as that of this process may be ahead.
+    let now = now.min(rows::server_time(conn).await?);
     let ids = changes.iter().map(|change| change.id.clone());
     let there = current(conn, ids.collect()).await?.into_iter();
     let there = there.filter_map(|there| {

@@ -56,7 +56,7 @@ use super::{
     Act, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash, Resolved, Store,
     StoreError, Totals, UsageBatch,
 };
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::counter::{CounterId, SavedCounter, SavedNetwork};
 use crate::health::BackendHealth;
 use crate::key::HashedKey;
@@ -87,7 +87,8 @@ pub(crate) struct Options {
     pub(crate) connections: usize,
     /// For how long keys may be served when nothing is heard from the server.
     pub(crate) stale_for: Duration,
-    pub(crate) now: Timestamp,
+    /// Follows the calendar of the server.
+    pub(crate) clock: Clock,
 }
 
 /// What is wrong at the moment.
@@ -151,7 +152,7 @@ impl PostgresStore {
         getrandom::fill(&mut node).map_err(problem::unusable)?;
         let terms = Terms {
             fingerprint,
-            now: options.now,
+            now: options.clock.timestamp(),
         };
         let (lookups, state, listener) = <(Arc<Lookups>, Arc<State>, Arc<Listener>)>::default();
         let link = Link::open(

@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 
 use super::conn::Conn;
 use super::problem::cause;
-use super::recording;
+use super::{recording, rows};
 use crate::clock::Timestamp;
 use crate::store::{Once, StoreError};
 
@@ -24,7 +24,9 @@ pub(super) async fn delete(
     if !is_alone(conn).await? {
         return Ok(Vec::new());
     }
-    let raw_before = raw_before.to_utc();
+    // What has ended by both clocks: that of this process may be wrong.
+    let ahead = now.since(rows::server_time(conn).await?);
+    let (raw_before, now) = (raw_before.minus(ahead).to_utc(), now.minus(ahead));
     conn.run(
         "DELETE FROM usage_logs_default WHERE created_at < $1",
         &[&raw_before],

@@ -59,7 +59,7 @@ impl Prepared {
             minutes: BTreeMap::new(),
             totals: BTreeMap::new(),
             shadowed: BTreeMap::new(),
-            balances: counters::rows(&batch.balances)?,
+            balances: counters::as_rows(&batch.balances)?,
             locks: batch.locks.clone(),
             now: batch.now,
         };

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
+use super::conn::Conn;
 use crate::addresses::Addresses;
 use crate::clock::Timestamp;
 use crate::limit::{Limit, Span};
@@ -123,4 +124,10 @@ pub(super) fn at_most(limit: usize) -> i64 {
 
 pub(super) fn damaged(what: &str) -> StoreError {
     StoreError::Damaged(what.into())
+}
+
+/// Calendar time at the server.
+pub(super) async fn server_time(conn: &Conn) -> Result<Timestamp, StoreError> {
+    let row = conn.one("SELECT clock_timestamp()", &[]).await?;
+    Ok(time(row.try_get(0)?))
 }

@@ -3,6 +3,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::*;
+use crate::clock::ManualClock;
 use crate::store::conformance::{
     Home, NOW, act, conforms, event, hash, new_key, requests, resolve, suspended, with_keys,
 };
@@ -50,7 +51,7 @@ fn options() -> Options {
         deadline: Duration::from_secs(5),
         connections: 4,
         stale_for: Duration::from_secs(30),
-        now: NOW,
+        clock: ManualClock::starting_at(NOW).into(),
     }
 }
 

@@ -103,11 +103,13 @@ async fn add_to_lifetimes(conn: &Conn, batch: &Prepared) -> Result<(), StoreErro
         requests.push(sum.requests as i64);
         errors.push(sum.errors as i64);
     }
+    // A last use that lies ahead is from a clock that was wrong.
     // Rows are locked in the order of keys, which an update by itself does not promise.
     conn.run(
         "WITH used AS (SELECT k.id, u.at FROM unnest($1::bigint[], $2::timestamptz[]) AS u (id, at) \
              JOIN api_keys k ON k.id = u.id ORDER BY k.id FOR NO KEY UPDATE OF k) \
-         UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, used.at) \
+         UPDATE api_keys k SET last_used_at = greatest(used.at, \
+             CASE WHEN k.last_used_at <= clock_timestamp() THEN k.last_used_at END) \
          FROM used WHERE k.id = used.id",
         &[&used, &used_at],
     )

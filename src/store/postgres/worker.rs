@@ -19,7 +19,7 @@ use super::problem::{Problem, cause, is_cancelled, is_lost};
 use super::recording::{self, Prepared};
 use super::searches::{Found, Searches};
 use super::{Listener, PATIENCE, State, credentials, prune};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::key::HashedKey;
 use crate::store::{Act, Resolved, StoreError};
 
@@ -33,6 +33,7 @@ pub(super) struct Worker {
     pub(super) listener: Arc<Listener>,
     pub(super) deadline: Duration,
     pub(super) stale_for: Duration,
+    pub(super) clock: Clock,
     pub(super) searches: Searches,
     /// The generation up to which changes were applied.
     pub(super) applied: Cell<Option<i64>>,

@@ -36,7 +36,7 @@ pub(in crate::store::postgres) async fn adopt(
     count(conn, parcel, &grown).await?;
     adopt_locks(conn, turn, parcel).await?;
     counts::adopt(conn, parcel).await?;
-    counters::put(conn, &counters::rows(&parcel.balances)?).await
+    counters::put(conn, &counters::as_rows(&parcel.balances)?).await
 }
 
 /// By how much the counts of what is there change.

@@ -271,7 +271,7 @@ fn many_record_at_once_and_all_of_it_counts() {
     let store = open(&database);
     assert_eq!(store.totals(NOW).unwrap().all_time.requests, 800);
     assert_eq!(store.usage(None, NOW, 9_999).unwrap().len(), 800);
-    let days = "SELECT count(*)::text FROM usage_logs_20270116";
+    let days = "SELECT count(*)::text FROM usage_logs_20230116";
     assert_eq!(database.value(days), "800", "in the table of their day");
 }
 
@@ -289,8 +289,105 @@ fn whoever_reads_for_long_does_not_keep_requests_from_being_stored() {
     store.record(&requests(1, a_day_on, 4)).unwrap();
     let rows_of = |table| database.value(&format!("SELECT count(*)::text FROM {table}"));
     assert_eq!(rows_of("usage_logs_default"), "5");
-    assert_eq!(rows_of("usage_logs_20270117"), "4", "with a table again");
+    assert_eq!(rows_of("usage_logs_20230117"), "4", "with a table again");
     assert_eq!(store.totals(a_day_on).unwrap().all_time.requests, 9);
     store.prune(a_day_on, a_day_on).unwrap();
     assert_eq!(rows_of("usage_logs"), "4", "rows without a table end too");
+}
+
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+fn server_time(store: &PostgresStore) -> Timestamp {
+    store.read(rows::server_time).unwrap()
+}
+
+#[test]
+fn the_calendar_of_a_process_is_that_of_the_server() {
+    let database = Database::new();
+    for is_ahead in [true, false] {
+        let clock = Clock::system();
+        let wrong = match is_ahead {
+            true => clock.timestamp().plus(YEAR),
+            false => clock.timestamp().minus(YEAR),
+        };
+        clock.follow(wrong, clock.now());
+        let options = Options {
+            clock: clock.clone(),
+            ..options()
+        };
+        let store = PostgresStore::open(&database.url, SECRET, options).unwrap();
+        let difference = |a: Timestamp, b: Timestamp| a.since(b).max(b.since(a));
+        let now = server_time(&store);
+        assert!(difference(clock.timestamp(), now) < SOON);
+    }
+}
+
+#[test]
+fn a_process_whose_clock_is_ahead_deletes_nothing_that_has_not_ended() {
+    let database = Database::new();
+    let store = open(&database);
+    let org = store.create_org("acme", &act()).unwrap();
+    store.create_keys(vec![new_key(org.id, 1)], &act()).unwrap();
+    let now = server_time(&store);
+    store.record(&requests(1, now, 99)).unwrap();
+    let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), now);
+    let change = |lock: Option<Lock>, id| LockChange { id, lock };
+    store
+        .change_locks(&[change(Some(lock.clone()), lock.id())], &act())
+        .unwrap();
+    let counted = |table: &str| database.value(&format!("SELECT count(*)::text FROM {table}"));
+    let tables = [
+        "usage_logs",
+        "keyguard_minutes",
+        "keyguard_key_hours",
+        "keyguard_locks",
+    ];
+    let before = tables.map(counted);
+
+    let wrong = now.plus(YEAR);
+    store
+        .prune(wrong.minus(Duration::from_secs(30 * 86_400)), wrong)
+        .unwrap();
+    let ended = UsageBatch {
+        locks: vec![change(None, lock.id())],
+        now: wrong,
+        ..UsageBatch::default()
+    };
+    store.record(&ended).unwrap();
+    assert_eq!(tables.map(counted), before);
+    assert_eq!(before[0], "99");
+}
+
+#[test]
+fn a_balance_that_lies_ahead_does_not_stand() {
+    let database = Database::new();
+    let store = with_keys(&database, 1);
+    let group = GroupId::key(KeyId(1));
+    let now = server_time(&open(&database));
+    let write = |span, used, at| {
+        let balance = Balance::stored(used, at);
+        let batch = UsageBatch {
+            balances: vec![(group, vec![counter(span, SavedValue::Balance(balance))])],
+            ..UsageBatch::default()
+        };
+        store.record(&batch).unwrap();
+        let saved = store.counters(group).unwrap();
+        let of_span = saved.into_iter().find(|saved| saved.id.span == span);
+        match of_span.unwrap().value {
+            SavedValue::Balance(balance) => balance,
+            other => panic!("{other:?}"),
+        }
+    };
+    let longest = Duration::from_secs(32 * 86_400);
+    for span in [Span::Day, Span::Month] {
+        let cut = write(span, 5, now.plus(YEAR));
+        assert!(cut.used() == 5 && cut.at() <= now.plus(longest), "{cut:?}");
+        // As one that was written before it was cut.
+        database.execute(&format!(
+            "UPDATE keyguard_balances SET at = {}",
+            now.plus(YEAR).unix_millis()
+        ));
+        let end = now.plus(Duration::from_secs(3_600));
+        assert_eq!(write(span, 6, end), Balance::stored(6, end));
+    }
 }
