@@ -332,10 +332,11 @@ impl Windows {
 }
 
 #[cfg(test)]
-pub(super) const ENTRY_BYTES: usize = size_of::<Entry>();
-
-#[cfg(test)]
 impl Set {
+    pub(super) fn bytes_per_network() -> usize {
+        size_of::<Entry>()
+    }
+
     /// Each network with how full it is.
     pub(super) fn networks(&mut self, now: Moment) -> Vec<(Network, Fullness)> {
         self.forget_idle(now);

@@ -36,7 +36,8 @@ const STRIKES: Counts = Counts::Strikes(Strike::BadKey);
 
 #[test]
 fn a_network_is_small() {
-    assert!(set::ENTRY_BYTES <= 104, "{} bytes", set::ENTRY_BYTES);
+    let bytes = Set::bytes_per_network();
+    assert!(bytes <= 104, "{bytes} bytes");
 }
 
 #[test]
