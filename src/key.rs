@@ -121,6 +121,22 @@ impl PlainKey {
     }
 }
 
+/// Reads the whole text of a key.
+impl FromStr for PlainKey {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if !is_well_formed(text.as_bytes()) {
+            // Not shown: it may be a key with a mistake in it.
+            return Err(InvalidInput::new("raw_key", "is not the text of a key"));
+        }
+        Ok(Self {
+            prefix_len: text.len() - RANDOM_LEN - CHECKSUM_LEN,
+            text: Zeroizing::new(text.to_owned()),
+        })
+    }
+}
+
 impl fmt::Debug for PlainKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PlainKey({}…)", self.shown_prefix())
@@ -137,6 +153,13 @@ pub(crate) fn has_key_shape(text: &[u8]) -> bool {
     KeyPrefix::is_valid(prefix)
         && random.iter().copied().all(is_base64url)
         && digits.iter().all(u8::is_ascii_alphanumeric)
+}
+
+/// What listings show of a text that is formed like a key.
+#[cfg(feature = "cli")]
+pub(crate) fn shown_part(text: &str) -> Option<&str> {
+    has_key_shape(text.as_bytes())
+        .then(|| &text[..text.len() - RANDOM_LEN - CHECKSUM_LEN + SHOWN_LEN])
 }
 
 /// Whether `text` could have been issued: formed like a key, with the checksum that belongs to it.

@@ -81,7 +81,8 @@ pub mod sizing {
 pub use access::{ExactPath, InvalidPolicy, Lockout, Pattern, Policy, Route};
 pub use addresses::Addresses;
 pub use admin::{
-    AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, Stats, TopKey, UpdateKey, UsageList,
+    AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, RotateKey, Stats, TopKey, UpdateKey,
+    UsageList,
 };
 pub use client_ip::{ClientIp, InvalidClientIp};
 pub use clock::{Clock, InvalidTimestamp, ManualClock, Timestamp};
@@ -95,7 +96,9 @@ pub use lock_time::LockTime;
 pub use lockout::{Lock, LockCause, LockScope, Refuses};
 pub use network::Network;
 pub use policy::{InvalidInput, Scope};
-pub use record::{AuditEntry, Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
+pub use record::{
+    AuditEntry, Key, KeyId, KeyStatus, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage,
+};
 pub use secret::Secret;
 #[cfg(feature = "redis")]
 pub use sink::RedisStream;

@@ -80,6 +80,39 @@ pub struct Org {
     pub created_at: Timestamp,
 }
 
+/// Whether a key is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+pub enum KeyStatus {
+    /// It is accepted, unless its organization is suspended.
+    Active,
+    /// Its time is over.
+    Expired,
+    /// It was revoked, which is final.
+    Revoked,
+}
+
+impl KeyStatus {
+    /// The status as it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// The status of a key as it is stored, which knows no time.
+    pub(crate) fn stored(active: bool) -> Self {
+        match active {
+            true => Self::Active,
+            false => Self::Revoked,
+        }
+    }
+}
+
 /// A key as it is managed; its text is known only to its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
@@ -92,8 +125,10 @@ pub struct Key {
     pub label: String,
     /// The start of its text: prefix and 4 more characters.
     pub prefix: String,
-    /// False once it is revoked, which is final.
+    /// Whether its status is [`KeyStatus::Active`].
     pub active: bool,
+    /// Its status when it was read.
+    pub status: KeyStatus,
     /// What it may do.
     pub scopes: Vec<Scope>,
     /// Requests admitted in any 60 seconds.
@@ -112,6 +147,26 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     /// When it was last admitted, up to 200 ms behind; `None` for never.
     pub last_used_at: Option<Timestamp>,
+}
+
+impl Key {
+    pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+
+    /// A stored key as it is to be shown at a time.
+    pub(crate) fn seen_at(self, now: Timestamp) -> Self {
+        let status = match self.active {
+            false => KeyStatus::Revoked,
+            true if self.is_expired(now) => KeyStatus::Expired,
+            true => KeyStatus::Active,
+        };
+        Self {
+            active: status == KeyStatus::Active,
+            status,
+            ..self
+        }
+    }
 }
 
 /// A limit that neither refuses nor counts for a time.

@@ -268,6 +268,138 @@ fn a_check_says_where_no_key_is_looked_at() {
     );
 }
 
+/// What a command ends with whose output nobody can take, and what it says of it.
+#[cfg(target_os = "linux")]
+fn into_nowhere(dir: &Path, arguments: &[&str], out: impl Into<Stdio>) -> (Option<i32>, String) {
+    let mut command = keyguard(dir, arguments);
+    let child = command.stdout(out).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!error.contains("panicked"), "{arguments:?}: {error}");
+    (output.status.code(), error)
+}
+
+#[cfg(target_os = "linux")]
+fn full() -> fs::File {
+    fs::File::options().write(true).open("/dev/full").unwrap()
+}
+
+/// A pipe whose reader has gone.
+#[cfg(target_os = "linux")]
+fn closed() -> std::io::PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
+/// The text of a key that was created for `> /dev/full` was lost, and the key active.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_that_cannot_be_shown_is_revoked_or_keeps_its_text() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    kg.create_org("acme").unwrap();
+    let old = kg.create_key(CreateKey::new("acme", "shop")).unwrap();
+    let mut kg = Some(kg);
+    for is_live in [true, false] {
+        let nowhere = [Stdio::from(full()), Stdio::from(closed())];
+        for out in nowhere {
+            let create = ["create-key", "--org", "acme", "--label", "lost"];
+            let (code, error) = into_nowhere(dir.path(), &create, out);
+            assert_eq!(code, Some(1), "{is_live}");
+            assert!(error.contains("was revoked"), "{error}");
+        }
+        let nowhere = [Stdio::from(full()), Stdio::from(closed())];
+        for out in nowhere {
+            let rotate = ["rotate-key", "1", "--grace", "0", "--json"];
+            let (code, error) = into_nowhere(dir.path(), &rotate, out);
+            assert_eq!(code, Some(1), "{is_live}");
+            assert!(error.contains("keeps its old text"), "{error}");
+        }
+        kg = None;
+    }
+    drop(kg);
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let keys = kg.list_keys(ListKeys::default()).unwrap();
+    assert_eq!(keys.iter().filter(|key| key.active).count(), 1);
+    assert_eq!(keys[0], old.key, "nothing of it has changed");
+    let headers = [("X-API-Key", old.raw_key.expose())];
+    kg.check(&headers, IP, "/").unwrap().finish(200);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_a_reader_that_goes_is_none() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    let commands: [&[&str]; 9] = [
+        &["completions", "bash"],
+        &["list-orgs"],
+        &["list-keys", "--json"],
+        &["list-blocks"],
+        &["stats"],
+        &["audit"],
+        &["admin-key"],
+        &["init"],
+        &["limits", "--ip", "192.0.2.7"],
+    ];
+    for command in commands {
+        let (code, error) = into_nowhere(dir.path(), command, full());
+        assert_eq!(code, Some(1), "{command:?}");
+        assert!(error.contains("cannot be written"), "{command:?}: {error}");
+        let (code, error) = into_nowhere(dir.path(), command, closed());
+        assert_eq!((code, error.as_str()), (Some(0), ""), "{command:?}");
+    }
+    // Where not even an error can be told.
+    let mut command = keyguard(dir.path(), &["revoke-key", "7"]);
+    let status = command.stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn an_expired_key_is_listed_as_such_and_rotated_with_a_new_expiry() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let clock = keyguard::ManualClock::starting_at(common::NOON);
+    let kg = KeyGuard::open(&file, Config::default().clock(clock.clone())).unwrap();
+    kg.create_org("acme").unwrap();
+    let create = |time: &str| {
+        let command = [
+            "create-key",
+            "--org",
+            "acme",
+            "--label",
+            "x",
+            "--expires-at",
+        ];
+        run(dir.path(), &[&command[..], &[time]].concat())
+    };
+    let output = create("2026-01-15T12:00:00Z");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is in the past"));
+    assert_eq!(create("2026-01-15T12:01:00Z").status.code(), Some(0));
+    clock.advance(std::time::Duration::from_secs(60));
+    assert!(done(dir.path(), &["list-keys"]).contains("\texpired\t"));
+    let json = done(dir.path(), &["list-keys", "--json"]);
+    assert!(
+        json.contains(r#""active":false"#) && json.contains(r#""status":"expired""#),
+        "{json}"
+    );
+    assert!(done(dir.path(), &["stats"]).contains("active keys: 0"));
+    let error = refused(dir.path(), &["update-key", "1", "--expires-at", "none"]);
+    assert!(error.contains("--reactivate"), "{error}");
+    let error = refused(dir.path(), &["rotate-key", "1"]);
+    assert!(error.contains("--expires-at"), "{error}");
+    let later = "2026-01-15T12:02:00Z";
+    let rotated = done(dir.path(), &["rotate-key", "1", "--expires-at", later]);
+    assert!(
+        rotated.contains("status: active") && rotated.contains(later),
+        "{rotated}"
+    );
+    clock.advance(std::time::Duration::from_secs(60));
+    let extend = ["update-key", "1", "--expires-at", "none", "--reactivate"];
+    assert!(done(dir.path(), &extend).contains("status: active"));
+}
+
 /// A URL of another form was taken for a file, and printed with its password.
 #[test]
 fn a_url_that_is_no_database_is_refused_and_not_shown() {

@@ -12,8 +12,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{Home, IP, SECRET, admit, ask, ask_with, key_with, org, refusal};
 use keyguard::{
     AdminError, Config, CreateKey, CreatedKey, HeaderFn, InvalidInput, Key, KeyGuard, KeyId,
-    KeyPrefix, ListKeys, ListUsage, OpenError, OrgId, OrgStatus, Reason, Request, Secret,
-    UpdateKey,
+    KeyPrefix, KeyStatus, ListKeys, ListUsage, OpenError, OrgId, OrgStatus, Reason, Request,
+    RotateKey, Secret, UpdateKey,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -361,6 +361,117 @@ fn a_name_goes_to_one_of_those_who_ask_for_it_at_once() {
     });
     assert_eq!(created, 1);
     assert_eq!(kg.list_orgs(None, 10).unwrap().len(), 1);
+}
+
+/// A key could be made that had expired already, and showed as active.
+#[test]
+fn a_time_of_expiry_in_the_past_is_refused() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = common::key(&kg).key;
+    let now = home.clock.timestamp();
+    for past in [now, now.minus(MINUTE)] {
+        let request = CreateKey {
+            expires_at: Some(past),
+            ..CreateKey::new("acme", "shop")
+        };
+        let many = kg.create_keys(std::slice::from_ref(&request));
+        assert_invalid(many, "expires_at", "is in the past");
+        assert_invalid(kg.create_key(request), "expires_at", "is in the past");
+        let change = UpdateKey {
+            expires_at: Some(Some(past)),
+            ..UpdateKey::new(key.id)
+        };
+        assert_invalid(kg.update_key(change), "expires_at", "is in the past");
+        let rotation = RotateKey {
+            expires_at: Some(Some(past)),
+            ..RotateKey::new(key.id)
+        };
+        assert_invalid(kg.rotate(rotation), "expires_at", "is in the past");
+    }
+    assert_eq!(kg.list_keys(ListKeys::default()).unwrap(), [key]);
+}
+
+/// An expired key was listed and counted as active.
+#[test]
+fn an_expired_key_is_shown_as_expired_everywhere() {
+    let home = Home::new();
+    let kg = home.open();
+    let expires_at = Some(home.clock.timestamp().plus(MINUTE));
+    let key = key_with(&kg, |key| CreateKey { expires_at, ..key });
+    ask(&kg, &key).unwrap().finish(200);
+    let other = common::key(&kg);
+    let id = key.key.id;
+    let look = || {
+        let stats = kg.stats().unwrap();
+        let listed = kg.list_keys(ListKeys::default()).unwrap();
+        let seen = [
+            kg.key(id).unwrap(),
+            listed[0].clone(),
+            kg.find_key(&key.key.prefix).unwrap(),
+            stats.top_keys[0].key.clone(),
+            kg.update_key(UpdateKey::new(id)).unwrap(),
+            kg.end_lift(id, "default").unwrap(),
+        ];
+        let mut seen = seen.map(|key| (key.active, key.status)).to_vec();
+        seen.dedup();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        (seen[0].1, seen[0].0, stats.active_keys)
+    };
+    assert_eq!(look(), (KeyStatus::Active, true, 2));
+    home.clock.advance(MINUTE);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+    assert_eq!(look(), (KeyStatus::Expired, false, 1));
+    kg.revoke_key(other.key.id).unwrap();
+    assert_eq!(kg.key(other.key.id).unwrap().status, KeyStatus::Revoked);
+    assert_eq!(kg.stats().unwrap().active_keys, 0);
+    assert_eq!(kg.revoke_key(id).unwrap().status, KeyStatus::Revoked);
+    assert_eq!(kg.stats().unwrap().active_keys, 0);
+}
+
+/// The text of an expired key may have leaked since.
+#[test]
+fn an_expired_key_is_accepted_again_on_purpose_only() {
+    let home = Home::new();
+    let kg = home.open();
+    let expires_at = Some(home.clock.timestamp().plus(MINUTE));
+    let key = key_with(&kg, |key| CreateKey { expires_at, ..key });
+    let id = key.key.id;
+    home.clock.advance(MINUTE);
+    let later = home.clock.timestamp().plus(MINUTE);
+    for expires_at in [None, Some(later)] {
+        let change = UpdateKey {
+            expires_at: Some(expires_at),
+            ..UpdateKey::new(id)
+        };
+        assert_conflict(kg.update_key(change), "has expired");
+    }
+    assert_conflict(kg.rotate_key(id, MINUTE), "has expired");
+    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+
+    let rotation = RotateKey {
+        grace: 10 * MINUTE,
+        expires_at: Some(Some(later)),
+        ..RotateKey::new(id)
+    };
+    let rotated = kg.rotate(rotation).unwrap();
+    admit(&kg, &rotated);
+    assert_eq!(rotated.key.expires_at, Some(later));
+    assert_eq!(
+        refusal(ask(&kg, &key)),
+        Reason::ExpiredKey,
+        "the old text has no grace"
+    );
+    home.clock.advance(MINUTE);
+    assert_eq!(refusal(ask(&kg, &rotated)), Reason::ExpiredKey);
+    let change = UpdateKey {
+        expires_at: Some(None),
+        reactivate: true,
+        ..UpdateKey::new(id)
+    };
+    assert_eq!(kg.update_key(change).unwrap().status, KeyStatus::Active);
+    admit(&kg, &rotated);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
 }
 
 #[test]

@@ -262,6 +262,92 @@ fn a_summary_says_who_when_and_by_what() {
     assert!(!home.file().exists());
 }
 
+/// The prefix and the id of a key were two, the order was that of the names, and a whole key in the log
+/// was printed.
+#[test]
+fn a_key_is_one_however_the_log_names_it_and_its_text_is_not_shown() {
+    let home = Home::new();
+    let kg = home.open();
+    kg.create_org("acme").unwrap();
+    let create = |label: &str| kg.create_key(CreateKey::new("acme", label)).unwrap();
+    let (one, other) = (create("one"), create("other"));
+    let expired = CreateKey {
+        expires_at: Some(NOON.plus(Duration::from_secs(1))),
+        ..CreateKey::new("acme", "expired")
+    };
+    let expired = kg.create_key(expired).unwrap();
+    drop(kg);
+    let text = one.raw_key.expose();
+    let foreign = common::key(&Home::new().open()).raw_key.expose().to_owned();
+    let legacy = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDE";
+    let id = |key: &CreatedKey| key.key.id.to_string();
+    let mut log = String::new();
+    let mut add = |user: &str, path: &str| {
+        log += &format!(
+            "192.0.2.7 - {user} [15/Jan/2026:12:00:10 +0000] \"GET {path} HTTP/1.1\" 200 5\n"
+        );
+    };
+    add(&id(&other), "/x");
+    for user in [&id(&one), &one.key.prefix, text] {
+        add(user, "/x");
+    }
+    for user in [foreign.as_str(), legacy] {
+        add(user, &format!("/x/{text}/y?key={text}"));
+    }
+    add(&id(&expired), "/y");
+    fs::write(home.dir().join("access.log"), log).unwrap();
+    let policy = "[[route]]\nname = \"x\"\npath = \"/x\"\nscopes = [\"none\"]\n";
+    fs::write(home.dir().join("new.toml"), policy).unwrap();
+    let arguments = ["replay", "access.log", "--policy", "new.toml"];
+    let printed = |more: &[&str]| {
+        let output = keyguard(home.dir(), &[&arguments[..], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        for key in [text, &foreign, legacy] {
+            assert!(!printed.contains(&key[14..]), "{printed}");
+        }
+        printed
+    };
+    let summary: serde_json::Value = serde_json::from_str(&printed(&["--json"])).unwrap();
+    let of = |who: String| {
+        let refusals = summary["refusals"].as_array().unwrap();
+        let of_key: Vec<_> = refusals.iter().filter(|kind| kind["who"] == *who).collect();
+        assert_eq!(of_key.len(), 1, "{who} in {summary}");
+        of_key[0].clone()
+    };
+    let most = format!("key {}", id(&one));
+    assert_eq!(summary["refusals"][0]["who"], *most, "{summary}");
+    assert_eq!(of(most)["count"], 3);
+    assert_eq!(of(format!("key {}", id(&other)))["count"], 1);
+    let expired = of(format!("key {}", id(&expired)));
+    assert_eq!(expired["why"], "expired_key");
+    printed(&[]);
+    printed(&["--each"]);
+    printed(&["--each", "--json"]);
+}
+
+#[test]
+fn a_log_without_a_request_is_refused() {
+    let home = Home::new();
+    fs::write(home.dir().join("new.toml"), "").unwrap();
+    for (log, lines) in [
+        ("", "(0 other lines)"),
+        ("{}\nno request\n", "(2 other lines)"),
+    ] {
+        fs::write(home.dir().join("access.log"), log).unwrap();
+        for more in [&[][..], &["--each"], &["--json"]] {
+            let arguments = ["replay", "access.log", "--policy", "new.toml"];
+            let output = keyguard(home.dir(), &[&arguments[..], more].concat());
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+            assert!(
+                error.contains("access.log") && error.contains(lines),
+                "{error}"
+            );
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_named() {
     let home = Home::new();

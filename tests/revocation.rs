@@ -9,7 +9,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Home, IP, NOON, admit, ask, key_with, org, refusal};
+use common::{Home, IP, admit, ask, key_with, org, refusal};
 use keyguard::{
     CreateKey, CreatedKey, Denial, Grant, KeyGuard, Reason, Request, Timestamp, UpdateKey,
 };
@@ -30,13 +30,6 @@ fn no_check_after_revocation_admits_the_key() {
 fn no_check_after_suspension_admits_a_key_of_the_organization() {
     Race::of(100).run(Reason::SuspendedOrg, |kg, key| {
         kg.suspend_org(key.key.org_id).unwrap();
-    });
-}
-
-#[test]
-fn no_check_after_an_early_expiry_admits_the_key() {
-    Race::of(100).run(Reason::ExpiredKey, |kg, key| {
-        update(kg, key, |key| key.expires_at = Some(Some(NOON)));
     });
 }
 
@@ -89,15 +82,12 @@ type Change = fn(&KeyGuard, &CreatedKey);
 
 /// Everything that can be taken from a key whose text asks for the scope `read`: how, and what it
 /// is then refused with.
-const TIGHTENINGS: [(Reason, Change); 6] = [
+const TIGHTENINGS: [(Reason, Change); 5] = [
     (Reason::RevokedKey, |kg, key| {
         kg.revoke_key(key.key.id).unwrap();
     }),
     (Reason::SuspendedOrg, |kg, key| {
         kg.suspend_org(key.key.org_id).unwrap();
-    }),
-    (Reason::ExpiredKey, |kg, key| {
-        update(kg, key, |key| key.expires_at = Some(Some(NOON)));
     }),
     (Reason::ExpiredKey, |kg, key| {
         kg.rotate_key(key.key.id, Duration::ZERO).unwrap();
@@ -210,12 +200,17 @@ fn resuming_an_organization_does_not_bring_a_revoked_key_back() {
 }
 
 #[test]
-fn an_expiry_that_is_moved_on_opens_the_key_again() {
+fn an_expiry_that_is_moved_on_on_purpose_opens_the_key_again() {
     let home = Home::new();
     let kg = home.open();
     let key = reader(&kg);
     let second = Duration::from_secs(1);
-    let expire_at = |at: Option<Timestamp>| update(&kg, &key, |key| key.expires_at = Some(at));
+    let expire_at = |at: Option<Timestamp>| {
+        update(&kg, &key, |key| {
+            key.expires_at = Some(at);
+            key.reactivate = true;
+        });
+    };
 
     expire_at(Some(home.clock.timestamp().plus(second)));
     admit(&kg, &key);

@@ -6,8 +6,9 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{AdminError, CreateKey, CreatedKey, ListKeys, Stats, UpdateKey};
+use super::{AdminError, CreateKey, CreatedKey, ListKeys, RotateKey, Stats, UpdateKey, given};
 use crate::client_ip::ClientIp;
+use crate::clock::Timestamp;
 use crate::guard::{KeyGuard, Request, RuleState, Verdict};
 use crate::lock_time::LockTime;
 use crate::lockout::LockScope;
@@ -41,10 +42,9 @@ pub(crate) enum Command {
         key: String,
     },
     UpdateKey(UpdateKey),
-    RotateKey {
-        key: String,
-        grace: String,
-    },
+    /// Says what the rotation will answer, with a new text, and changes nothing.
+    PrepareRotation(Rotation),
+    RotateKey(Rotation),
     RevokeKey {
         key: String,
     },
@@ -75,6 +75,29 @@ pub(crate) enum Command {
         before: Option<u64>,
         limit: usize,
     },
+}
+
+/// A rotation to carry out.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Rotation {
+    pub(crate) key: String,
+    pub(crate) grace: String,
+    #[serde(default, with = "given", skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at: Option<Option<Timestamp>>,
+    /// The text that was prepared; a new one if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) raw_key: Option<String>,
+}
+
+/// Without the text.
+impl std::fmt::Debug for Rotation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rotation")
+            .field("key", &self.key)
+            .field("grace", &self.grace)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A key, by its id or its whole prefix, or an address.
@@ -306,7 +329,19 @@ impl KeyGuard {
             Command::ListKeys(request) => self.list(request),
             Command::FindKey { key } => reply(self.find_key(&key)?),
             Command::UpdateKey(request) => reply(self.update_key(request)?),
-            Command::RotateKey { key, grace } => self.rotate(&key, &grace),
+            Command::PrepareRotation(rotation) => {
+                let request = self.rotation(&rotation)?;
+                reply(NewKeyReply::from(self.prepare_rotation(request)?))
+            }
+            Command::RotateKey(rotation) => {
+                let request = self.rotation(&rotation)?;
+                reply(NewKeyReply::from(match rotation.raw_key {
+                    None => self.rotate(request)?,
+                    Some(text) => {
+                        self.rotate_to(request, text.parse().map_err(AdminError::from)?)?
+                    }
+                }))
+            }
             Command::RevokeKey { key } => {
                 let id = self.find_key(&key)?.id;
                 reply(self.revoke_key(id)?)
@@ -379,9 +414,9 @@ impl KeyGuard {
         reply(listed)
     }
 
-    fn rotate(&self, key: &str, grace: &str) -> Result<Value, Failure> {
+    fn rotation(&self, rotation: &Rotation) -> Result<RotateKey, Failure> {
         let now = self.inner.now();
-        let grace = match grace {
+        let grace = match rotation.grace.as_str() {
             "0" => std::time::Duration::ZERO,
             text => {
                 let time: LockTime = text.parse().map_err(AdminError::from)?;
@@ -391,8 +426,11 @@ impl KeyGuard {
                     .since(now)
             }
         };
-        let id = self.find_key(key)?.id;
-        reply(NewKeyReply::from(self.rotate_key(id, grace)?))
+        Ok(RotateKey {
+            id: self.find_key(&rotation.key)?.id,
+            grace,
+            expires_at: rotation.expires_at,
+        })
     }
 
     fn check_for(&self, check: &Check) -> Result<Value, Failure> {

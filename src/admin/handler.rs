@@ -7,15 +7,17 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, Stats, TopKey, UpdateKey, UsageList,
+    AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, RotateKey, Stats, TopKey, UpdateKey,
+    UsageList,
 };
 use crate::addresses::Addresses;
+use crate::clock::Timestamp;
 use crate::guard::KeyGuard;
 use crate::key::{KeyPrefix, PlainKey};
 use crate::limit;
 use crate::policy::{self, InvalidInput, Scope};
 use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, OrgStatus, Reason};
-use crate::store::{KeyChange, NewCredential, NewKey, OrgChange};
+use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
 
 impl KeyGuard {
     /// Creates an organization with a unique name of 1 to 255 characters.
@@ -104,7 +106,23 @@ impl KeyGuard {
         let act = self.act(action, Some(id.0), details);
         let key = self.inner.store().update_key(id, change, &act)?;
         self.inner.key_changed(id);
-        Ok(key)
+        Ok(self.seen(key))
+    }
+
+    /// A stored key as it is now.
+    fn seen(&self, key: Key) -> Key {
+        key.seen_at(self.inner.now())
+    }
+
+    /// A key that has expired from the start, or whose owner means to revoke it.
+    fn check_expiry(&self, expires_at: Option<Timestamp>) -> Result<(), InvalidInput> {
+        match expires_at.is_some_and(|at| at <= self.inner.now()) {
+            false => Ok(()),
+            true => Err(InvalidInput::new(
+                "expires_at",
+                "is in the past; give a later time, or revoke the key to refuse it from now on",
+            )),
+        }
     }
 
     /// Creates a key and returns its text, for the only time.
@@ -116,6 +134,7 @@ impl KeyGuard {
         let act = self.act("create_key", None, without_nulls(json!(request)));
         let credential = self.credential(&raw_key);
         let key = self.inner.store().create_key(key, credential, &act)?;
+        let key = self.seen(key);
         Ok(CreatedKey { key, raw_key })
     }
 
@@ -148,6 +167,7 @@ impl KeyGuard {
             Some(prefix) => prefix.parse()?,
             None => config.key_prefix.clone(),
         };
+        self.check_expiry(request.expires_at)?;
         let key = NewKey {
             label: policy::name("label", &request.label)?,
             scopes: scopes(&request.scopes)?,
@@ -166,7 +186,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`]
     pub fn key(&self, id: KeyId) -> Result<Key, AdminError> {
-        Ok(self.inner.store().key(id)?)
+        Ok(self.seen(self.inner.store().key(id)?))
     }
 
     /// The key with this id, or with this prefix as listings show it.
@@ -214,17 +234,17 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`] for the organization.
     pub fn list_keys(&self, request: ListKeys) -> Result<Vec<Key>, AdminError> {
-        Ok(self
-            .inner
-            .store()
-            .keys(request.org_id, request.after, request.limit)?)
+        let store = self.inner.store();
+        let keys = store.keys(request.org_id, request.after, request.limit)?;
+        Ok(keys.into_iter().map(|key| self.seen(key)).collect())
     }
 
     /// Changes a key. A tightened limit is in force when this returns.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] for a field, [`AdminError::NotFound`] for the key,
-    /// [`AdminError::Conflict`] if it is revoked.
+    /// [`AdminError::Conflict`] if it is revoked, or has expired and gets a new time of expiry without
+    /// [`UpdateKey::reactivate`].
     pub fn update_key(&self, request: UpdateKey) -> Result<Key, AdminError> {
         let details = without_nulls(json!(request));
         let change = KeyChange {
@@ -244,7 +264,10 @@ impl KeyGuard {
                 .transpose()?,
             lifts: None,
             expires_at: request.expires_at,
+            unless_expired_at: (request.expires_at.is_some() && !request.reactivate)
+                .then(|| self.inner.now()),
         };
+        self.check_expiry(request.expires_at.flatten())?;
         self.change_key(request.id, change, "update_key", details)
     }
 
@@ -252,10 +275,37 @@ impl KeyGuard {
     /// `grace` more, zero for no longer, or until the key itself expires.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`], [`AdminError::Conflict`] if the key is revoked.
+    /// As [`KeyGuard::rotate`].
     pub fn rotate_key(&self, id: KeyId, grace: Duration) -> Result<CreatedKey, AdminError> {
-        let store = self.inner.store();
-        let shown = store.key(id)?.prefix;
+        self.rotate(RotateKey {
+            grace,
+            ..RotateKey::new(id)
+        })
+    }
+
+    /// Gives a key a new text, and a new time of expiry if the request has one, which a key that has
+    /// expired needs. Limits, quota and usage carry on.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]; [`AdminError::Conflict`] if the key is revoked, or has expired and
+    /// gets no new time of expiry; [`AdminError::Invalid`] for a time in the past.
+    pub fn rotate(&self, request: RotateKey) -> Result<CreatedKey, AdminError> {
+        let raw_key = self.prepare_rotation(request)?.raw_key;
+        self.rotate_to(request, raw_key)
+    }
+
+    /// A new text for a key, which [`KeyGuard::rotate_to`] puts in force, and the key as it will be.
+    pub(super) fn prepare_rotation(&self, request: RotateKey) -> Result<CreatedKey, AdminError> {
+        let key = self.inner.store().key(request.id)?;
+        self.check_expiry(request.expires_at.flatten())?;
+        if !key.active {
+            return Err(StoreError::Revoked(key.id).into());
+        }
+        let now = self.inner.now();
+        if request.expires_at.is_none() && key.is_expired(now) {
+            return Err(StoreError::Expired(key.id).into());
+        }
+        let shown = &key.prefix;
         let prefix = shown
             .get(..shown.len().saturating_sub(4))
             .unwrap_or_default()
@@ -263,11 +313,42 @@ impl KeyGuard {
         // A key of the ancestor may have started with anything.
         let prefix = prefix.unwrap_or_else(|_| self.inner.config().key_prefix.clone());
         let raw_key = generate(&prefix)?;
-        let retire_at = self.inner.now().plus(grace);
-        let details = json!({ "old_until": retire_at });
+        let key = Key {
+            prefix: raw_key.shown_prefix().to_owned(),
+            expires_at: request.expires_at.unwrap_or(key.expires_at),
+            ..key
+        };
+        let key = key.seen_at(now);
+        Ok(CreatedKey { key, raw_key })
+    }
+
+    /// Puts a prepared text in force.
+    pub(super) fn rotate_to(
+        &self,
+        request: RotateKey,
+        raw_key: PlainKey,
+    ) -> Result<CreatedKey, AdminError> {
+        let RotateKey {
+            id,
+            grace,
+            expires_at,
+        } = request;
+        self.check_expiry(expires_at.flatten())?;
+        let now = self.inner.now();
+        let rotation = Rotation {
+            now,
+            retire_at: now.plus(grace),
+            expires_at,
+        };
+        let mut details = json!({ "old_until": rotation.retire_at });
+        if let Some(expires_at) = expires_at {
+            details["expires_at"] = json!(expires_at);
+        }
         let act = self.act("rotate_key", Some(id.0), details);
-        let key = store.add_credential(id, self.credential(&raw_key), retire_at, &act)?;
+        let store = self.inner.store();
+        let key = store.add_credential(id, self.credential(&raw_key), rotation, &act)?;
         self.inner.key_changed(id);
+        let key = self.seen(key);
         Ok(CreatedKey { key, raw_key })
     }
 
@@ -279,7 +360,7 @@ impl KeyGuard {
         let act = self.act("revoke_key", Some(id.0), json!({}));
         let key = self.inner.store().revoke_key(id, &act)?;
         self.inner.key_changed(id);
-        Ok(key)
+        Ok(self.seen(key))
     }
 
     /// Changes with ids below `before`, at most `limit`, the latest first. Every change to
@@ -336,7 +417,7 @@ impl KeyGuard {
             warnings: self.inner.warnings(),
             top_keys: top_keys
                 .map(|(key, org, requests)| TopKey {
-                    key,
+                    key: self.seen(key),
                     org_name: org.name,
                     requests,
                 })

@@ -90,7 +90,7 @@ impl KeyGuard {
                 ..OrgChange::default()
             };
             self.change_org(org.id, change, action, details)?;
-            return Ok(key);
+            return Ok(key.seen_at(now));
         }
         let change = KeyChange {
             lifts: Some(crate::guard::with_lift(&key.lifts, lift, now)),

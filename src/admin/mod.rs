@@ -23,6 +23,7 @@ pub(crate) use self::socket::bind_socket;
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +60,7 @@ pub struct CreateKey {
     pub limits: Vec<String>,
     /// From where it is accepted: addresses, networks, `local`. Default: from everywhere.
     pub allowed_ips: Vec<String>,
-    /// From when on it is refused. Default: never.
+    /// From when on it is refused, which is not in the past. Default: never.
     pub expires_at: Option<Timestamp>,
     /// The start of its text. Default: [`Config::key_prefix`](crate::Config::key_prefix).
     pub prefix: Option<String>,
@@ -106,9 +107,13 @@ pub struct UpdateKey {
     pub limits: Option<Vec<String>>,
     /// From where it is accepted from now on; empty for everywhere.
     pub allowed_ips: Option<Vec<String>>,
-    /// A new time of expiry; `Some(None)` for never.
+    /// A new time of expiry, which is not in the past; `Some(None)` for never.
     #[serde(default, with = "given", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Option<Timestamp>>,
+    /// Whether a key that has expired may get a new time of expiry and be accepted again, under a text
+    /// that may have leaked since. [Rotation](RotateKey) gives it a new one. Default: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reactivate: bool,
 }
 
 impl UpdateKey {
@@ -121,6 +126,37 @@ impl UpdateKey {
             rate_limit_per_minute: None,
             limits: None,
             allowed_ips: None,
+            expires_at: None,
+            reactivate: false,
+        }
+    }
+}
+
+/// A new text for a key.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyguard::{KeyId, RotateKey};
+/// let hour = Duration::from_secs(3_600);
+/// let request = RotateKey { grace: hour, ..RotateKey::new(KeyId(7)) };
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RotateKey {
+    /// The key to rotate.
+    pub id: KeyId,
+    /// How much longer the old text is accepted; that of a key that has expired is not. Default: zero.
+    pub grace: Duration,
+    /// A new time of expiry, which is not in the past; `Some(None)` for never. A key that has expired
+    /// needs one. Default: as it is.
+    pub expires_at: Option<Option<Timestamp>>,
+}
+
+impl RotateKey {
+    /// A new text at once, with the time of expiry as it is.
+    pub fn new(id: KeyId) -> Self {
+        Self {
+            id,
+            grace: Duration::ZERO,
             expires_at: None,
         }
     }
@@ -179,7 +215,7 @@ pub struct Stats {
     pub organizations: u64,
     /// Keys, revoked ones too.
     pub total_keys: u64,
-    /// Keys that are not revoked.
+    /// Keys that are neither revoked nor expired.
     pub active_keys: u64,
     /// Requests ever recorded, refused ones too.
     pub requests: u64,
@@ -281,9 +317,10 @@ impl From<StoreError> for AdminError {
             StoreError::NoOrg(_) | StoreError::NoOrgNamed(_) | StoreError::NoKey(_) => {
                 Self::NotFound(error.to_string())
             }
-            StoreError::DuplicateOrg(_) | StoreError::Revoked(_) | StoreError::Occupied(_) => {
-                Self::Conflict(error.to_string())
-            }
+            StoreError::DuplicateOrg(_)
+            | StoreError::Revoked(_)
+            | StoreError::Expired(_)
+            | StoreError::Occupied(_) => Self::Conflict(error.to_string()),
             StoreError::Done(subject) => Self::Done { subject },
             StoreError::OtherDone => {
                 InvalidInput::new("Idempotency-Key", "was used for another request").into()
@@ -298,10 +335,10 @@ impl From<StoreError> for AdminError {
 pub type UsageList = Vec<Usage>;
 
 /// A field that is absent, null, or has a value.
-mod given {
+pub(crate) mod given {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<T: Serialize, S: Serializer>(
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
         field: &Option<Option<T>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -311,7 +348,7 @@ mod given {
             .serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Option<T>>, D::Error> {
         Option::deserialize(deserializer).map(Some)

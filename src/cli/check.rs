@@ -65,7 +65,7 @@ fn presented() -> Result<Option<String>, CliError> {
         Ok(text) => text,
         Err(_) => {
             if std::io::stdin().is_terminal() {
-                eprint!("key (an empty line for none): ");
+                super::complain("key (an empty line for none): ");
             }
             let mut line = String::new();
             std::io::stdin()

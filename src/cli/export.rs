@@ -47,7 +47,7 @@ pub(super) fn run(cli: &Cli, Export { to }: Export) -> Result<Exit, CliError> {
         move_all(source.inner.store(), target.inner.store(), progress)
     })?;
     let next = format!("{} stats", called_at(&to));
-    report(cli, "Exported", &moved, &next);
+    report(cli, "Exported", &moved, &next)?;
     Ok(Exit::Done)
 }
 

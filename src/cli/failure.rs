@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::import::ImportError;
 use super::render::{Table, escaped};
-use super::{Cli, Exit, called_at};
+use super::{Cli, Exit, called_at, complain};
 use crate::access::InvalidPolicy;
 use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
@@ -26,6 +26,14 @@ pub(super) enum CliError {
     Asked(Failure),
     #[error("{failure}", failure = .0.message)]
     Hinted(Failure, String),
+    #[error("the output cannot be written: {0}")]
+    Output(std::io::Error),
+    /// The text of a key that nobody has seen.
+    #[error("the key cannot be written to standard output: {source}; {outcome}")]
+    Unseen {
+        source: std::io::Error,
+        outcome: String,
+    },
     #[error("the key cannot be read from standard input: {0}")]
     Input(std::io::Error),
     #[error("the log `{}` cannot be opened: {source}", file.display())]
@@ -36,6 +44,11 @@ pub(super) enum CliError {
     #[cfg(all(feature = "serve", feature = "redis"))]
     #[error("the URL of Redis cannot be understood: {0}")]
     Stream(std::io::Error),
+    #[error(
+        "the log `{}` has no request in the common or the combined format ({lines} other lines)",
+        file.display()
+    )]
+    NoRequests { file: PathBuf, lines: u64 },
     #[error("no temporary directory can be made: {0}")]
     Stage(std::io::Error),
     #[error(
@@ -117,23 +130,26 @@ impl CliError {
             let error = json!({ "error": {
                 "code": code, "message": message, "candidates": candidates, "next": next,
             }});
-            eprintln!("{error}");
-        } else {
-            // What is wrong with a policy is shown in its lines.
-            let lines: Vec<String> = match message.starts_with("the policy ") {
-                true => message.lines().map(escaped).collect(),
-                false => vec![escaped(&message)],
-            };
-            eprintln!("error: {}", lines.join("\n"));
-            if !candidates.is_empty() {
-                let mut table = Table::new(&[">id", "prefix", "~label"]);
-                for key in candidates {
-                    table.row([key.id.to_string(), key.prefix.clone(), key.label.clone()]);
-                }
-                eprint!("{}", table.render(cli.look));
-            }
-            eprintln!("next:  {next}");
+            complain(&format!("{error}\n"));
+            return Exit::Refused;
         }
+        // What is wrong with a policy is shown in its lines.
+        let lines: Vec<String> = match message.starts_with("the policy ") {
+            true => message.lines().map(escaped).collect(),
+            false => vec![escaped(&message)],
+        };
+        let mut table = Table::new(&[">id", "prefix", "~label"]);
+        for key in candidates {
+            table.row([key.id.to_string(), key.prefix.clone(), key.label.clone()]);
+        }
+        let table = match candidates {
+            [] => String::new(),
+            _ => table.render(cli.look),
+        };
+        complain(&format!(
+            "error: {}\n{table}next:  {next}\n",
+            lines.join("\n")
+        ));
         Exit::Refused
     }
 
@@ -204,14 +220,15 @@ impl CliError {
                 FailureCode::Refused => "keyguard --version".to_owned(),
                 _ => format!("{keyguard} --help"),
             },
-            Self::Log { .. } | Self::Stage(_) | Self::Policy(_) => {
+            Self::Log { .. } | Self::NoRequests { .. } | Self::Stage(_) | Self::Policy(_) => {
                 "keyguard replay --help".to_owned()
             }
             #[cfg(feature = "serve")]
             Self::Serve(_) => format!("{keyguard} serve --help"),
             #[cfg(all(feature = "serve", feature = "redis"))]
             Self::Stream(_) => format!("{keyguard} serve --help"),
-            Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
+            Self::Unseen { .. } => format!("{keyguard} list-keys"),
+            Self::Output(_) | Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
         }
     }
 }

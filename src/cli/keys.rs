@@ -6,7 +6,7 @@ use super::failure::{CliError, hint, quoted};
 use super::orgs::{self, day, seconds};
 use super::render::{Look, Panel, Table};
 use super::{Cli, Exit};
-use crate::admin::answer::{Command, Failure, FailureCode, ListedKey, NewKeyReply, PAGE};
+use crate::admin::answer::{Command, Failure, FailureCode, ListedKey, NewKeyReply, PAGE, Rotation};
 use crate::admin::{CreateKey, ListKeys, UpdateKey};
 use crate::clock::Timestamp;
 use crate::limit::Limit;
@@ -59,9 +59,12 @@ pub(super) struct Which {
 pub(super) struct Rotate {
     #[command(flatten)]
     which: Which,
-    /// How long the old text is accepted, such as "1 hour", or 0
+    /// How long the old text is accepted, such as "1 hour", or 0; that of a key that has expired is not
     #[arg(long, default_value = "1 hour", value_name = "DURATION")]
     grace: String,
+    /// A new time of expiry, or `none`. A key that has expired needs one
+    #[arg(long, value_name = "TIME|none", value_parser = or_none::<Timestamp>)]
+    expires_at: Option<OrNone<Timestamp>>,
 }
 
 #[derive(Args)]
@@ -86,6 +89,10 @@ pub(super) struct Update {
     /// A new time of expiry, or `none`
     #[arg(long, value_name = "TIME|none", value_parser = or_none::<Timestamp>)]
     expires_at: Option<OrNone<Timestamp>>,
+    /// Accept a key again that has expired, though its text may have leaked since; `rotate-key` gives
+    /// it a new one
+    #[arg(long, requires = "expires_at")]
+    reactivate: bool,
 }
 
 /// A value, or the word `none`.
@@ -111,26 +118,68 @@ pub(super) fn create(cli: &Cli, create: Create) -> Result<Exit, CliError> {
         expires_at: create.expires_at,
         prefix: create.prefix,
     });
-    let created = cli.ask(command, |reply, look| {
-        new_key("API key created", reply, look)
-    });
-    hint(created, |failure| match failure.code {
-        FailureCode::NotFound => format!("create-org {}", quoted(&org)),
-        _ => "create-key --help".into(),
+    let created = cli.session()?.ask(command);
+    let created = hint(created.map_err(CliError::from), |failure| {
+        match failure.code {
+            FailureCode::NotFound => format!("create-org {}", quoted(&org)),
+            _ => "create-key --help".into(),
+        }
+    })?;
+    let reply: NewKeyReply = serde_json::from_value(created.clone())?;
+    let shown = cli.show(&created, || new_key("API key created", &reply, cli.look));
+    shown.map_err(|error| {
+        let id = reply.key.id;
+        unseen(error, || {
+            let key = id.to_string();
+            match cli.session()?.ask(Command::RevokeKey { key }) {
+                Ok(_) => Ok(format!("key {id} was revoked")),
+                Err(failure) => Ok(format!(
+                    "key {id} is active and could not be revoked: {}",
+                    failure.message
+                )),
+            }
+        })
     })?;
     Ok(Exit::Done)
 }
 
-pub(super) fn rotate(cli: &Cli, Rotate { which, grace }: Rotate) -> Result<Exit, CliError> {
-    let command = Command::RotateKey {
-        key: which.key,
-        grace,
+/// Writes the new text first: the old one is given up only for one that its owner has.
+pub(super) fn rotate(cli: &Cli, rotate: Rotate) -> Result<Exit, CliError> {
+    let mut rotation = Rotation {
+        key: rotate.which.key,
+        grace: rotate.grace,
+        expires_at: rotate.expires_at.map(|time| time.0),
+        raw_key: None,
     };
-    let rotated = cli.ask(command, |reply, look| {
-        new_key("API key rotated", reply, look)
+    let prepared = cli
+        .session()?
+        .ask(Command::PrepareRotation(rotation.clone()));
+    let prepared = hint(prepared.map_err(CliError::from), |failure| {
+        next(failure, "rotate-key")
+    })?;
+    let reply: NewKeyReply = serde_json::from_value(prepared.clone())?;
+    let shown = cli.show(&prepared, || new_key("API key rotated", &reply, cli.look));
+    shown.map_err(|error| unseen(error, || Ok("the key keeps its old text".to_owned())))?;
+    rotation.key = reply.key.id.to_string();
+    rotation.raw_key = Some(reply.raw_key);
+    let rotated = cli.session()?.ask(Command::RotateKey(rotation));
+    let rotated = rotated.map_err(|mut failure| {
+        failure.message = format!("the text shown is not in force: {}", failure.message);
+        CliError::from(failure)
     });
     hint(rotated, |failure| next(failure, "rotate-key"))?;
     Ok(Exit::Done)
+}
+
+/// The error for the text of a key that could not be written, after `undo`, which says what it did.
+fn unseen(error: CliError, undo: impl FnOnce() -> Result<String, CliError>) -> CliError {
+    match error {
+        CliError::Output(source) => CliError::Unseen {
+            source,
+            outcome: undo().unwrap_or_else(|error| error.to_string()),
+        },
+        error => error,
+    }
 }
 
 pub(super) fn revoke(cli: &Cli, Which { key }: Which) -> Result<Exit, CliError> {
@@ -159,6 +208,7 @@ pub(super) fn update(cli: &Cli, update: Update) -> Result<Exit, CliError> {
         limits: replaced(update.limits, "none"),
         allowed_ips: replaced(update.allowed_ips, "any"),
         expires_at: update.expires_at.map(|time| time.0),
+        reactivate: update.reactivate,
         ..UpdateKey::new(found.id)
     });
     let updated = cli.ask(command, |key, look| panel("API key updated", key, look));
@@ -205,7 +255,7 @@ pub(super) fn list(cli: &Cli, list: &List) -> Result<Exit, CliError> {
         }
     }
     if cli.json {
-        cli.print_json(&serde_json::to_value(&keys)?);
+        cli.print_json(&serde_json::to_value(&keys)?)?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&[
@@ -226,7 +276,7 @@ pub(super) fn list(cli: &Cli, list: &List) -> Result<Exit, CliError> {
             org_name.clone(),
             key.rate_limit_per_minute.to_string(),
             scopes(key),
-            status(key).to_owned(),
+            key.status.as_str().to_owned(),
             key.last_used_at.map_or("never".into(), day),
         ]);
     }
@@ -234,7 +284,7 @@ pub(super) fn list(cli: &Cli, list: &List) -> Result<Exit, CliError> {
         "No keys yet: keyguard create-key --org NAME --label LABEL\n".to_owned()
     } else {
         table.render(cli.look)
-    });
+    })?;
     Ok(Exit::Done)
 }
 
@@ -257,7 +307,7 @@ fn lines(panel: Panel, key: &Key) -> Panel {
         .line("id", key.id)
         .line("label", &key.label)
         .line("prefix", &key.prefix)
-        .line("status", status(key))
+        .line("status", key.status.as_str())
         .line("per minute", key.rate_limit_per_minute)
         .line("limits", limits(&key.limits))
         .line("scopes", scopes(key))
@@ -299,8 +349,4 @@ fn scopes(key: &Key) -> String {
     } else {
         scopes.join(",")
     }
-}
-
-fn status(key: &Key) -> &'static str {
-    if key.active { "active" } else { "revoked" }
 }

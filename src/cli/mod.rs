@@ -22,6 +22,7 @@ mod usage_log;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -168,6 +169,8 @@ pub fn main() -> ExitCode {
     };
     let exit = match cli.run(opts.command) {
         Ok(exit) => exit,
+        // A reader that has gone away, such as `head`, has seen enough.
+        Err(CliError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
         Err(error) => error.report(&cli),
     };
     ExitCode::from(exit as u8)
@@ -217,12 +220,10 @@ impl Cli {
             Subcommands::Serve(opts) => serve::run(self, *opts),
             Subcommands::AdminKey => setup::admin_key(self),
             Subcommands::Completions { shell } => {
-                clap_complete::generate(
-                    shell,
-                    &mut Opts::command(),
-                    "keyguard",
-                    &mut std::io::stdout(),
-                );
+                // Into memory, which does not fail.
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Opts::command(), "keyguard", &mut script);
+                write_out(&script)?;
                 Ok(Exit::Done)
             }
         }
@@ -301,10 +302,10 @@ impl Cli {
     fn warn(&self, text: &str) {
         if self.warned.borrow_mut().insert(text.to_owned()) {
             match self.json {
-                true => eprintln!("{}", serde_json::json!({ "warning": text })),
+                true => complain(&format!("{}\n", serde_json::json!({ "warning": text }))),
                 false => {
                     let lines: Vec<String> = text.lines().map(render::escaped).collect();
-                    eprintln!("warning: {}", lines.join("\n"));
+                    complain(&format!("warning: {}\n", lines.join("\n")));
                 }
             }
         }
@@ -318,21 +319,29 @@ impl Cli {
     ) -> Result<T, CliError> {
         let value = self.session()?.ask(command)?;
         let reply: T = serde_json::from_value(value.clone())?;
-        if self.json {
-            self.print_json(&value);
-        } else {
-            print(&show(&reply, self.look));
-        }
+        self.show(&value, || show(&reply, self.look))?;
         Ok(reply)
     }
 
-    fn print_json(&self, value: &serde_json::Value) {
+    /// Prints a reply: as JSON, or as `text` makes of it.
+    fn show(
+        &self,
+        value: &serde_json::Value,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
+        match self.json {
+            true => self.print_json(value),
+            false => print(&text()),
+        }
+    }
+
+    fn print_json(&self, value: &serde_json::Value) -> Result<(), CliError> {
         let text = if self.look.is_terminal {
             format!("{value:#}")
         } else {
             value.to_string()
         };
-        print(&(text + "\n"));
+        print(&(text + "\n"))
     }
 }
 
@@ -346,12 +355,20 @@ fn called_at(place: &Path) -> String {
     }
 }
 
-/// Prints to standard output. A reader that has gone away, such as `head`, has seen enough.
-fn print(text: &str) {
-    use std::io::Write;
+/// Prints to standard output.
+fn print(text: &str) -> Result<(), CliError> {
+    write_out(text.as_bytes())
+}
 
+fn write_out(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    written.map_err(CliError::Output)
+}
+
+/// Prints to standard error. If that fails, there is nowhere to say so.
+fn complain(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

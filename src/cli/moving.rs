@@ -61,10 +61,14 @@ fn show(bar: &ProgressBar, moved: &Moved) {
 }
 
 /// Says what has moved, and what to do next.
-pub(super) fn report(cli: &Cli, title: &'static str, moved: &Moved, next: &str) {
+pub(super) fn report(
+    cli: &Cli,
+    title: &'static str,
+    moved: &Moved,
+    next: &str,
+) -> Result<(), CliError> {
     if cli.json {
-        cli.print_json(&as_json(moved));
-        return;
+        return cli.print_json(&as_json(moved));
     }
     let panel = Panel::new(title)
         .line("organizations", moved.orgs)
@@ -73,7 +77,7 @@ pub(super) fn report(cli: &Cli, title: &'static str, moved: &Moved, next: &str) 
         .line("locks", moved.locks)
         .line("rows of totals", moved.totals)
         .copied("next", next);
-    print(&panel.render(cli.look));
+    print(&panel.render(cli.look))
 }
 
 fn as_json(moved: &Moved) -> Value {

@@ -78,7 +78,7 @@ pub(super) fn list(cli: &Cli) -> Result<Exit, CliError> {
         }
     }
     if cli.json {
-        cli.print_json(&serde_json::to_value(&orgs)?);
+        cli.print_json(&serde_json::to_value(&orgs)?)?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&[">id", "~name", "status", "~limits", "created"]);
@@ -91,7 +91,7 @@ pub(super) fn list(cli: &Cli) -> Result<Exit, CliError> {
         "No organizations yet: keyguard create-org NAME\n".to_owned()
     } else {
         table.render(cli.look)
-    });
+    })?;
     Ok(Exit::Done)
 }
 

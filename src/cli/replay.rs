@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use self::log::{Entry, entry};
 use super::failure::CliError;
-use super::orgs::shown;
+use super::orgs;
 use super::render::{Panel, Table};
 use super::{Cli, Exit, print};
 use crate::access;
@@ -22,12 +23,13 @@ use crate::admin::session::Session;
 use crate::admin::{CreateKey, ListKeys};
 use crate::clock::{ManualClock, Timestamp};
 use crate::guard::{Config, Denial, Grant, KeyGuard, Request};
-use crate::record::{KeyId, Org, OrgStatus};
+use crate::key;
+use crate::record::{Key, KeyId, KeyStatus, Org, OrgStatus};
 
 #[derive(Args)]
 pub(super) struct Replay {
     /// An access log in the common or combined format, or `-` for standard input. A key is known by
-    /// its id or its prefix in the place of the user
+    /// its id or its whole prefix in the place of the user
     #[arg(value_name = "ACCESS_LOG")]
     log: PathBuf,
     /// The policy to decide by
@@ -101,7 +103,7 @@ pub(super) fn run(cli: &Cli, replay: &Replay) -> Result<Exit, CliError> {
         match stage.decide(&entry) {
             Ok(grant) => grant.finish(200),
             Err(denial) => {
-                let refused = Refused::new(number, &entry, &denial);
+                let refused = Refused::new(number, &entry, stage.named(&entry), &denial);
                 if replay.each {
                     print_one(cli, &refused)?;
                 }
@@ -109,16 +111,21 @@ pub(super) fn run(cli: &Cli, replay: &Replay) -> Result<Exit, CliError> {
             }
         }
     }
+    if tally.requests == 0 {
+        return Err(CliError::NoRequests {
+            file: replay.log.clone(),
+            lines: tally.unreadable,
+        });
+    }
     if !replay.each {
-        tally.show(cli);
+        tally.show(cli)?;
     }
     Ok(Exit::Done)
 }
 
 fn print_one(cli: &Cli, refused: &Refused) -> Result<(), CliError> {
     if cli.json {
-        print(&format!("{}\n", serde_json::to_string(refused)?));
-        return Ok(());
+        return print(&format!("{}\n", serde_json::to_string(refused)?));
     }
     let (who, why) = (refused.who(), refused.why());
     let Refused {
@@ -130,19 +137,18 @@ fn print_one(cli: &Cli, refused: &Refused) -> Result<(), CliError> {
         ..
     } = refused;
     let text = format!("{line}: {time} {who} {method} {path}: {status} {why}");
-    print(&format!("{}\n", super::render::escaped(&text)));
-    Ok(())
+    print(&format!("{}\n", super::render::escaped(&text)))
 }
 
 impl Refused {
-    fn new(line: usize, entry: &Entry<'_>, denial: &Denial) -> Self {
+    fn new(line: usize, entry: &Entry<'_>, key: Option<String>, denial: &Denial) -> Self {
         Self {
             line,
             time: entry.time,
             ip: entry.ip.to_string(),
-            key: entry.user.map(str::to_owned),
+            key,
             method: entry.method.as_str(),
-            path: crate::path::stored(entry.target).to_owned(),
+            path: without_keys(crate::path::stored(entry.target)),
             status: denial.status(),
             reason: denial.reason().to_string(),
             rule: denial.rule(),
@@ -188,22 +194,29 @@ impl Tally {
         kind.last = kind.last.max(time);
     }
 
-    fn show(&self, cli: &Cli) {
+    /// The most frequent first.
+    fn by_count(&self) -> Vec<(&(String, String), &Kind)> {
+        let mut kinds: Vec<_> = self.kinds.iter().collect();
+        kinds.sort_by_key(|(_, kind)| std::cmp::Reverse(kind.count));
+        kinds
+    }
+
+    fn show(&self, cli: &Cli) -> Result<(), CliError> {
+        let kinds = self.by_count();
         if cli.json {
-            let refusals = self.kinds.iter().map(|((who, why), kind)| {
+            let refusals = kinds.iter().map(|((who, why), kind)| {
                 json!({
                     "who": who, "why": why, "count": kind.count,
                     "first": kind.first, "last": kind.last,
                 })
             });
-            cli.print_json(&json!({
+            return cli.print_json(&json!({
                 "requests": self.requests,
                 "admitted": self.requests - self.refused,
                 "refused": self.refused,
                 "unreadable": self.unreadable,
                 "refusals": refusals.collect::<Vec<_>>(),
             }));
-            return;
         }
         let mut panel = Panel::new("Replay")
             .line("requests", self.requests)
@@ -219,19 +232,28 @@ impl Tally {
         let mut out = panel.render(cli.look);
         if !self.kinds.is_empty() {
             let mut table = Table::new(&["~who", "~why", ">count", "first", "last"]);
-            for ((who, why), kind) in &self.kinds {
+            for ((who, why), kind) in kinds {
                 table.row([
                     who.clone(),
                     why.clone(),
                     kind.count.to_string(),
-                    shown(kind.first, cli.look),
-                    shown(kind.last, cli.look),
+                    orgs::shown(kind.first, cli.look),
+                    orgs::shown(kind.last, cli.look),
                 ]);
             }
             out += &table.render(cli.look);
         }
-        print(&out);
+        print(&out)
     }
+}
+
+/// A key of the data file.
+#[derive(Clone, Copy)]
+struct Known {
+    /// Its id there, by which it is shown.
+    id: KeyId,
+    /// Its id on the stage.
+    on_stage: KeyId,
 }
 
 /// A guard of its own, with the keys of the data file as they are now, whose clock is that of the
@@ -240,8 +262,8 @@ struct Stage {
     guard: KeyGuard,
     clock: ManualClock,
     now: Timestamp,
-    /// By id and by prefix, as the log names them.
-    keys: BTreeMap<String, KeyId>,
+    /// By id and by prefix, as the log names them. `None` for a prefix that several keys have.
+    keys: BTreeMap<String, Option<Known>>,
     /// Goes last.
     _directory: Directory,
 }
@@ -249,6 +271,8 @@ struct Stage {
 impl Stage {
     fn set(cli: &Cli, policy: access::Policy, now: Timestamp) -> Result<Self, CliError> {
         let directory = Directory::new().map_err(CliError::Stage)?;
+        // Earlier than the log, so that no key has expired when it comes.
+        let now = now.minus(BEFORE);
         let clock = ManualClock::starting_at(now);
         // Nothing in it is worth hiding.
         let config = Config::new("replay")
@@ -299,6 +323,12 @@ impl Stage {
         Ok(())
     }
 
+    /// A key that expires before the log begins does so just before it.
+    fn expiry(&self, key: &Key) -> Option<Timestamp> {
+        let earliest = self.now.plus(BEFORE / 2);
+        key.expires_at.map(|expires_at| expires_at.max(earliest))
+    }
+
     fn take_page(&mut self, page: &[ListedKey]) -> Result<(), CliError> {
         let requests: Vec<CreateKey> = page
             .iter()
@@ -307,17 +337,28 @@ impl Stage {
                 rate_limit_per_minute: Some(key.rate_limit_per_minute.get()),
                 limits: key.limits.iter().map(ToString::to_string).collect(),
                 allowed_ips: key.allowed_ips.texts(),
-                expires_at: key.expires_at,
+                expires_at: self.expiry(key),
                 ..CreateKey::new(org_name, &key.label)
             })
             .collect();
         let created = self.guard.create_keys(&requests)?;
         for (ListedKey { key, .. }, created) in page.iter().zip(created) {
-            if !key.active {
-                self.guard.revoke_key(created.key.id)?;
+            let on_stage = created.key.id;
+            if key.status == KeyStatus::Revoked {
+                self.guard.revoke_key(on_stage)?;
             }
-            self.keys.insert(key.id.to_string(), created.key.id);
-            self.keys.insert(key.prefix.clone(), created.key.id);
+            let known = Known {
+                id: key.id,
+                on_stage,
+            };
+            // An id goes before a prefix that is written like it.
+            self.keys.insert(key.id.to_string(), Some(known));
+            self.keys
+                .entry(key.prefix.clone())
+                .and_modify(|other| {
+                    *other = other.filter(|other| other.id.to_string() == key.prefix)
+                })
+                .or_insert(Some(known));
         }
         Ok(())
     }
@@ -328,11 +369,58 @@ impl Stage {
         self.now = self.now.max(entry.time);
         let none: [(&str, &str); 0] = [];
         let request = Request::new(&none, entry.ip, entry.target).method(entry.method);
-        match entry.user.and_then(|user| self.keys.get(user)) {
-            Some(id) => self.guard.decide_as(*id, request),
+        match self.known(entry) {
+            Some(known) => self.guard.decide_as(known.on_stage, request),
             None => self.guard.decide(request),
         }
     }
+
+    fn known(&self, entry: &Entry<'_>) -> Option<Known> {
+        *self.keys.get(shown(entry.user?))?
+    }
+
+    /// The key that a request of the log names: by its id, if it is one of the data file.
+    fn named(&self, entry: &Entry<'_>) -> Option<String> {
+        let user = entry.user?;
+        Some(match self.known(entry) {
+            Some(known) => known.id.to_string(),
+            None => without_keys(shown(user)),
+        })
+    }
+}
+
+/// How much earlier than the log the stage begins.
+const BEFORE: Duration = Duration::from_secs(1);
+
+/// What listings show of a user that is the whole text of a key; any other user as it is.
+fn shown(user: &str) -> &str {
+    key::shown_part(user).unwrap_or(user)
+}
+
+/// What may be a key has at least so many letters, digits, `-` and `_` behind its first `_`.
+const LIKE_A_KEY: usize = 32;
+
+/// How much of that is shown.
+const SHOWN: usize = 12;
+
+fn without_keys(text: &str) -> String {
+    let is_of_key = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let token = rest.find(|c| !is_of_key(c)).unwrap_or(rest.len());
+        let (token, after) = rest.split_at(token);
+        let behind = token.split_once('_').map_or("", |(_, behind)| behind);
+        match behind.len() >= LIKE_A_KEY {
+            true => shown.extend([&token[..SHOWN], "…"]),
+            false => shown.push_str(token),
+        }
+        let other = after.find(is_of_key).unwrap_or(after.len());
+        let (other, after) = after.split_at(other);
+        shown.push_str(other);
+        rest = after;
+    }
+    shown
 }
 
 /// A directory that is private to the user and goes when it is dropped.

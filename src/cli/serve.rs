@@ -175,7 +175,7 @@ fn hangup() -> std::io::Result<Arc<AtomicBool>> {
 
 /// Writes a warning to standard error.
 fn log(text: &str) {
-    eprintln!("warning: {text}");
+    super::complain(&format!("warning: {text}\n"));
 }
 
 fn admin_key(cli: &Cli, file: Option<PathBuf>) -> Result<Option<Secret>, CliError> {

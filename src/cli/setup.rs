@@ -22,7 +22,7 @@ pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
         drop(cli.session()?);
     }
     if cli.json {
-        cli.print_json(&json!({ "db": file, "created": is_new }));
+        cli.print_json(&json!({ "db": file, "created": is_new }))?;
         return Ok(Exit::Done);
     }
     let title = if is_new {
@@ -36,7 +36,7 @@ pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
         panel = panel.copied("secret", secret.display());
     }
     let next = format!("{} create-org NAME", cli.called());
-    print(&panel.copied("next", next).render(cli.look));
+    print(&panel.copied("next", next).render(cli.look))?;
     Ok(Exit::Done)
 }
 
@@ -45,12 +45,12 @@ fn init_database(cli: &Cli) -> Result<Exit, CliError> {
     // A guard would also wait for a server that is down.
     cli.session()?.ask(Command::Stats)?;
     if cli.json {
-        cli.print_json(&json!({ "db": "postgres", "ready": true }));
+        cli.print_json(&json!({ "db": "postgres", "ready": true }))?;
         return Ok(Exit::Done);
     }
     let next = format!("{} create-org NAME", cli.called());
     let panel = Panel::new("Database ready").copied("next", next);
-    print(&panel.render(cli.look));
+    print(&panel.render(cli.look))?;
     Ok(Exit::Done)
 }
 
@@ -60,9 +60,9 @@ pub(super) fn admin_key(cli: &Cli) -> Result<Exit, CliError> {
     let secret = crate::guard::existing_secret(&cli.place.db, cli.secret()?)?;
     let key = secret.admin_key();
     if cli.json {
-        cli.print_json(&json!({ "admin_key": key.as_str() }));
+        cli.print_json(&json!({ "admin_key": key.as_str() }))?;
     } else {
-        print(&format!("{}\n", key.as_str()));
+        print(&format!("{}\n", key.as_str()))?;
     }
     Ok(Exit::Done)
 }

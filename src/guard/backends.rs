@@ -80,9 +80,10 @@ fn is_scheme(text: &str) -> bool {
 /// Whether a text without `://` starts with a scheme all the same, as `postgres:/user:password@host`
 /// and `user:password@host` do, or is one of the connection strings of libpq.
 fn looks_like_url(text: &str) -> bool {
-    let starts_with_scheme = text
+    let first = text.split('/').next().unwrap_or_default();
+    let starts_with_scheme = first
         .split_once(':')
-        .is_some_and(|(start, _)| is_scheme(start));
+        .is_some_and(|(start, rest)| is_scheme(start) || rest.contains('@'));
     let is_connection_string = ["host=", "hostaddr=", "dbname=", "user=", "password="]
         .iter()
         .any(|field| text.starts_with(field) || text.contains(&format!(" {field}")));
@@ -266,6 +267,7 @@ mod tests {
             ("postgresql:u:hunter2@h/d", None),
             ("jdbc:postgresql://u:hunter2@h/d", None),
             ("u:hunter2@h/d", None),
+            ("my_user:hunter2@h/d", None),
             ("host=h user=u password=hunter2", None),
             ("u:hunter2://h", None),
         ] {

@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{
-    Act, Count, KeyChange, NewCredential, NewKey, Once, OrgChange, Resolved, Store, StoreError,
-    UsageBatch, UsageEvent,
+    Act, Count, KeyChange, NewCredential, NewKey, Once, OrgChange, Resolved, Rotation, Store,
+    StoreError, UsageBatch, UsageEvent,
 };
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
@@ -41,6 +41,7 @@ macro_rules! conforms {
             listings_come_in_pages
             an_update_changes_what_it_names
             rotation_keeps_the_key_and_retires_its_other_texts
+            expired_keys_are_counted_apart_and_extended_on_purpose_only
             revoking_is_final
             what_was_done_under_a_name_is_not_done_again_for_a_day
             totals_equal_the_events
@@ -276,11 +277,11 @@ pub(super) fn rotation_keeps_the_key_and_retires_its_other_texts(home: &dyn Home
         ..new_key(OrgId(1), n).1
     };
     let rotated = store
-        .add_credential(KeyId(1), credential(2), after(20), &act())
+        .add_credential(KeyId(1), credential(2), retiring(after(20)), &act())
         .unwrap();
     assert_eq!(rotated.prefix, "kg_live_wxyz");
     store
-        .add_credential(KeyId(1), credential(3), after(60), &act())
+        .add_credential(KeyId(1), credential(3), retiring(after(60)), &act())
         .unwrap();
 
     let expiry = |n| {
@@ -291,6 +292,72 @@ pub(super) fn rotation_keeps_the_key_and_retires_its_other_texts(home: &dyn Home
     assert_eq!(expiry(1), Some(after(20)), "what expires earlier stays so");
     assert_eq!(expiry(2), Some(after(60)));
     assert_eq!(expiry(3), None);
+}
+
+/// Expired keys counted as active, could be extended by accident, and be rotated as they were.
+pub(super) fn expired_keys_are_counted_apart_and_extended_on_purpose_only(home: &dyn Home) {
+    let store = with_keys(home, 3);
+    let expiring = |at| KeyChange {
+        expires_at: Some(at),
+        unless_expired_at: Some(NOW),
+        ..KeyChange::default()
+    };
+    let change = |id, change| store.update_key(KeyId(id), change, &act());
+    change(1, expiring(Some(after(10)))).unwrap();
+    change(2, expiring(Some(after(20)))).unwrap();
+    let active = |at| store.totals(at).unwrap().active_keys;
+    assert_eq!(
+        [NOW, after(9), after(10), after(30)].map(active),
+        [3, 3, 2, 1]
+    );
+    store.revoke_key(KeyId(2), &act()).unwrap();
+    assert_eq!([NOW, after(30)].map(active), [2, 1]);
+
+    let late = KeyChange {
+        unless_expired_at: Some(after(10)),
+        ..expiring(None)
+    };
+    assert!(matches!(
+        change(1, late),
+        Err(StoreError::Expired(KeyId(1)))
+    ));
+    let rotate = |expires_at, n| {
+        let rotation = Rotation {
+            now: after(15),
+            expires_at,
+            ..retiring(after(60))
+        };
+        store.add_credential(KeyId(1), new_key(OrgId(1), n).1, rotation, &act())
+    };
+    assert!(matches!(
+        rotate(None, 8),
+        Err(StoreError::Expired(KeyId(1)))
+    ));
+    let rotated = rotate(Some(Some(after(90))), 9).unwrap();
+    assert_eq!(rotated.expires_at, Some(after(90)));
+    assert_eq!(store.key(KeyId(1)).unwrap(), rotated);
+    let old = resolve(&*store, 1).unwrap().unwrap();
+    assert_eq!(
+        old.credential_expires_at,
+        Some(after(15)),
+        "the text that had expired is not accepted again"
+    );
+    assert_eq!([after(30), after(90)].map(active), [2, 1]);
+    let forever = KeyChange {
+        expires_at: Some(None),
+        ..KeyChange::default()
+    };
+    change(1, forever).unwrap();
+    assert_eq!(active(after(90)), 2);
+}
+
+/// A rotation now, after which other texts expire at this time.
+pub(super) fn retiring(retire_at: Timestamp) -> Rotation {
+    Rotation {
+        now: NOW,
+        retire_at,
+        expires_at: None,
+    }
 }
 
 pub(super) fn revoking_is_final(home: &dyn Home) {
@@ -304,7 +371,7 @@ pub(super) fn revoking_is_final(home: &dyn Home) {
         Err(StoreError::Revoked(KeyId(1)))
     ));
     assert!(matches!(
-        store.add_credential(KeyId(1), new_key(OrgId(1), 9).1, NOW, &act()),
+        store.add_credential(KeyId(1), new_key(OrgId(1), 9).1, retiring(NOW), &act()),
         Err(StoreError::Revoked(KeyId(1)))
     ));
 }

@@ -83,13 +83,14 @@ pub(crate) trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Key>, StoreError>;
     fn update_key(&self, id: KeyId, change: KeyChange, act: &Act) -> Result<Key, StoreError>;
-    /// Gives an active key one more credential and lets its others expire at `retire_at`, or
-    /// earlier if they would anyway.
+    /// Gives a key that is not revoked one more credential. Its others expire at
+    /// [`Rotation::retire_at`], or earlier if they would anyway. Fails with [`StoreError::Expired`] if
+    /// the key has expired and gets no new time of expiry.
     fn add_credential(
         &self,
         id: KeyId,
         credential: NewCredential,
-        retire_at: Timestamp,
+        rotation: Rotation,
         act: &Act,
     ) -> Result<Key, StoreError>;
     /// Has credentials found by other hashes, under [`HashScheme::KeyedBlake3`]; all else about them
@@ -278,6 +279,34 @@ pub(crate) struct NewCredential {
     pub(crate) created_at: Timestamp,
 }
 
+/// How a key gets a new credential.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rotation {
+    /// When it happens.
+    pub(crate) now: Timestamp,
+    /// When the other credentials expire.
+    pub(crate) retire_at: Timestamp,
+    /// A new time of expiry for the key; `None` leaves it as it is.
+    pub(crate) expires_at: Option<Option<Timestamp>>,
+}
+
+impl Rotation {
+    /// Gives a key its new time of expiry, and returns when its other credentials expire. Those of a
+    /// key that had expired are not accepted again.
+    pub(crate) fn apply(&self, key: &mut Key) -> Result<Timestamp, StoreError> {
+        let is_expired = key.is_expired(self.now);
+        match self.expires_at {
+            None if is_expired => return Err(StoreError::Expired(key.id)),
+            None => {}
+            Some(expires_at) => key.expires_at = expires_at,
+        }
+        Ok(match is_expired {
+            true => self.retire_at.min(self.now),
+            false => self.retire_at,
+        })
+    }
+}
+
 /// A credential that is to be found by another hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rehash {
@@ -295,6 +324,37 @@ pub(crate) struct KeyChange {
     pub(crate) allowed_ips: Option<Addresses>,
     pub(crate) lifts: Option<Vec<Lift>>,
     pub(crate) expires_at: Option<Option<Timestamp>>,
+    /// Fails with [`StoreError::Expired`] if the key has expired by this time.
+    pub(crate) unless_expired_at: Option<Timestamp>,
+}
+
+impl KeyChange {
+    /// Changes a key that is not revoked.
+    pub(crate) fn apply(&self, key: &mut Key) -> Result<(), StoreError> {
+        if !key.active {
+            return Err(StoreError::Revoked(key.id));
+        }
+        if self
+            .unless_expired_at
+            .is_some_and(|now| key.is_expired(now))
+        {
+            return Err(StoreError::Expired(key.id));
+        }
+        set(&mut key.label, &self.label);
+        set(&mut key.scopes, &self.scopes);
+        set(&mut key.rate_limit_per_minute, &self.rate_limit_per_minute);
+        set(&mut key.limits, &self.limits);
+        set(&mut key.allowed_ips, &self.allowed_ips);
+        set(&mut key.lifts, &self.lifts);
+        set(&mut key.expires_at, &self.expires_at);
+        Ok(())
+    }
+}
+
+fn set<T: Clone>(field: &mut T, value: &Option<T>) {
+    if let Some(value) = value {
+        field.clone_from(value);
+    }
 }
 
 /// Fields of an organization to change; `None` leaves a field as it is.
@@ -437,6 +497,12 @@ pub(crate) enum StoreError {
     NoKey(KeyId),
     #[error("key {0} was revoked, which is final")]
     Revoked(KeyId),
+    #[error(
+        "key {0} has expired, and its text may have leaked since: to accept it again, give \
+         `reactivate` (`--reactivate`) and a later `expires_at`; to rotate it, give a new `expires_at` \
+         (`--expires-at`)"
+    )]
+    Expired(KeyId),
     /// The change was made before; with the id of what it concerns.
     #[error("this was done before, under the same idempotency key")]
     Done(Option<u64>),

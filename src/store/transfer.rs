@@ -8,7 +8,7 @@ use super::{Count, Minute, Store, StoreError};
 use crate::clock::Timestamp;
 use crate::counter::{SavedCounter, SavedValue};
 use crate::lockout::Lock;
-use crate::record::{Credential, HashScheme, Key, KeyId, Org, OrgId};
+use crate::record::{Credential, HashScheme, Key, KeyId, KeyStatus, Org, OrgId};
 use crate::rule::GroupId;
 
 /// Up to where a store was read. Only the store that it is of knows what it means.
@@ -180,6 +180,7 @@ pub(crate) fn same_credential(there: KeyId, comes: &Credential) -> Result<(), St
 pub(crate) fn merged_key(there: &Key, comes: &Key) -> Key {
     Key {
         active: there.active && comes.active,
+        status: KeyStatus::stored(there.active && comes.active),
         last_used_at: there.last_used_at.max(comes.last_used_at),
         ..comes.clone()
     }

@@ -13,7 +13,7 @@ use crate::addresses::Addresses;
 use crate::clock::{Clock, Timestamp};
 use crate::limit::{Limit, Span};
 use crate::policy;
-use crate::record::{Credential, HashScheme, Key, KeyId, Org, OrgId, OrgStatus};
+use crate::record::{Credential, HashScheme, Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::store::FIRST_SECRET;
 use crate::store::transfer::{MovedKey, Parcel};
 
@@ -180,12 +180,14 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, MovedKey), ImportErr
     let scopes = row.read_if_any(7, cell::scopes)?;
     let per_minute = row.read_if_any(8, cell::limit::<u32>)?;
     let monthly = row.read_if_any(9, cell::limit::<u64>)?;
+    let active = row.read(3, cell::boolean)?;
     let key = Key {
         id: KeyId(0),
         org_id: OrgId(*org_id),
         label: label(row)?,
         prefix: shown.chars().take(MOST_SHOWN).collect(),
-        active: row.read(3, cell::boolean)?,
+        active,
+        status: KeyStatus::stored(active),
         scopes: scopes.unwrap_or_default(),
         rate_limit_per_minute: per_minute.and_then(NonZeroU32::new).unwrap_or(PER_MINUTE),
         limits: monthly

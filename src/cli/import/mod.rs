@@ -86,7 +86,7 @@ pub(super) fn run(cli: &Cli, import: &Import) -> Result<Exit, CliError> {
         take_in(&parcels, target.inner.store(), progress)
     })?;
     let next = format!("KEYGUARD_LEGACY_SECRET=… {} serve", cli.called());
-    report(cli, "Imported", &moved, &next);
+    report(cli, "Imported", &moved, &next)?;
     Ok(Exit::Done)
 }
 

@@ -19,7 +19,8 @@ use crate::record::{AuditEntry, Key, KeyId, Method, Org, OrgId, Usage};
 use crate::rule::{GroupId, Holder, Rule};
 use crate::store::transfer::{Parcel, Place};
 use crate::store::{
-    Act, KeyChange, Minute, NewCredential, NewKey, OrgChange, Rehash, Resolved, Totals, UsageEvent,
+    Act, KeyChange, Minute, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation, Totals,
+    UsageEvent,
 };
 use crate::time_zone::TimeZone;
 use crate::waiting::{Patience, Reply, block_on};
@@ -183,7 +184,7 @@ impl Store for Disk {
         &self,
         _: KeyId,
         _: NewCredential,
-        _: Timestamp,
+        _: Rotation,
         _: &Act,
     ) -> Result<Key, StoreError> {
         unimplemented!()

@@ -35,6 +35,7 @@ impl Callers {
             label: String::new(),
             prefix: String::new(),
             active: true,
+            status: crate::record::KeyStatus::Active,
             scopes: Vec::new(),
             rate_limit_per_minute: NonZeroU32::MIN,
             limits: Vec::new(),

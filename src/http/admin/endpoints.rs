@@ -7,10 +7,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::endpoint::Endpoint;
 use super::input::{Json, Query};
 use crate::admin::answer::{
-    Block, Check, CheckReply, Command, Failure, ListedKey, NewKeyReply, PAGE, Reloaded, StatsReply,
-    Whose,
+    Block, Check, CheckReply, Command, Failure, ListedKey, NewKeyReply, PAGE, Reloaded, Rotation,
+    StatsReply, Whose,
 };
-use crate::admin::{AdminError, CreateKey, ListKeys, UpdateKey};
+use crate::admin::{AdminError, CreateKey, ListKeys, UpdateKey, given};
 use crate::clock::Timestamp;
 use crate::guard::{KeyGuard, RuleState};
 use crate::lockout::Lock;
@@ -49,16 +49,13 @@ struct KeyChanges {
     limits: Option<Vec<String>>,
     /// From where it is accepted; empty for everywhere.
     allowed_ips: Option<Vec<String>>,
-    /// From when on it is refused; null for never.
-    #[serde(default, deserialize_with = "given")]
+    /// From when on it is refused, which is not in the past; null for never.
+    #[serde(default, deserialize_with = "given::deserialize")]
     #[schema(value_type = Option<Timestamp>)]
     expires_at: Option<Option<Timestamp>>,
-}
-
-fn given<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<Timestamp>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+    /// Whether a key that has expired may be accepted again, under a text that may have leaked since.
+    #[serde(default)]
+    reactivate: bool,
 }
 
 impl KeyChanges {
@@ -71,6 +68,7 @@ impl KeyChanges {
             limits: self.limits,
             allowed_ips: self.allowed_ips,
             expires_at: self.expires_at,
+            reactivate: self.reactivate,
         }
     }
 }
@@ -78,11 +76,16 @@ impl KeyChanges {
 /// For how long the old text of a key goes on.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Rotation {
+struct KeyRotation {
     /// `1 hour`, `90s`, `0` for no longer.
     #[serde(default = "one_hour")]
     #[schema(example = "1 hour")]
     grace: String,
+    /// From when on the key is refused, in place of what it says; null for never. One that has expired
+    /// needs it, and its old text is then accepted no longer.
+    #[serde(default, deserialize_with = "given::deserialize")]
+    #[schema(value_type = Option<Timestamp>)]
+    expires_at: Option<Option<Timestamp>>,
 }
 
 fn one_hour() -> String {
@@ -310,9 +313,13 @@ fn keys() -> Vec<Endpoint> {
                 "rotateKey",
                 "Give a key a new text; the old one is accepted for a while",
             ),
-            |_, id, (), Json(Rotation { grace })| {
-                let key = id.to_string();
-                Ok(Command::RotateKey { key, grace })
+            |_, id, (), Json(KeyRotation { grace, expires_at })| {
+                Ok(Command::RotateKey(Rotation {
+                    key: id.to_string(),
+                    grace,
+                    expires_at,
+                    raw_key: None,
+                }))
             },
         )
         .creating(),

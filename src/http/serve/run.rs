@@ -59,7 +59,7 @@ async fn run(routes: Arc<Routes>, guard: &KeyGuard, settings: &Settings) -> Resu
     // Before anybody is told where to connect to.
     let mut stop = Stop::listen()?;
     for listener in &listeners {
-        println!("listening on {}", listener.place()?);
+        writeln!(io::stdout(), "listening on {}", listener.place()?)?;
     }
     io::stdout().flush()?;
 

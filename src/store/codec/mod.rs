@@ -41,6 +41,8 @@ pub(crate) const ORGS: TableDefinition<u64, &[u8]> = TableDefinition::new("orgs"
 pub(crate) const ORG_NAMES: TableDefinition<&str, u64> = TableDefinition::new("org names");
 /// [`decode_key`] by key.
 pub(crate) const KEYS: TableDefinition<u64, &[u8]> = TableDefinition::new("keys");
+/// (time of expiry in milliseconds, key), of keys that expire and are not revoked.
+pub(crate) const EXPIRIES: TableDefinition<(u64, u64), ()> = TableDefinition::new("expiries");
 /// (organization, key)
 pub(crate) const ORG_KEYS: TableDefinition<(u64, u64), ()> = TableDefinition::new("org keys");
 /// [`decode_credential`] by the hash of a key's text.

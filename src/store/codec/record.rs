@@ -10,7 +10,9 @@ use crate::clock::Timestamp;
 use crate::key::HashedKey;
 use crate::limit::Limit;
 use crate::policy::Scope;
-use crate::record::{Credential, HashScheme, Key, KeyId, Lift, Org, OrgId, OrgStatus, Reason};
+use crate::record::{
+    Credential, HashScheme, Key, KeyId, KeyStatus, Lift, Org, OrgId, OrgStatus, Reason,
+};
 use crate::store::Count;
 
 /// The first schema of every record.
@@ -181,6 +183,7 @@ pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
         label: stored.label.to_owned(),
         prefix: stored.prefix.to_owned(),
         active: stored.active,
+        status: KeyStatus::stored(stored.active),
         scopes: scopes
             .collect::<Result<_, _>>()
             .map_err(|_| damaged("a key holds a scope that is none"))?,
@@ -513,6 +516,7 @@ mod tests {
             label: "web".into(),
             prefix: "kg_live_abcd".into(),
             active: true,
+            status: KeyStatus::Active,
             scopes: vec!["read".parse().unwrap(), "orders:write".parse().unwrap()],
             rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
             limits: vec!["1000000 monthly".parse().unwrap()],

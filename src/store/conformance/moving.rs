@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Home, NOW, act, after, counter, hash, new_key, requests, resolve, suspended, with_keys,
+    Home, NOW, act, after, counter, hash, new_key, requests, resolve, retiring, suspended,
+    with_keys,
 };
 use crate::counter::SavedValue;
 use crate::limit::Span;
@@ -24,7 +25,7 @@ pub(in crate::store) fn full(home: &dyn Home) -> Box<dyn Store> {
     store.update_org(other.id, suspended(), &act()).unwrap();
     let (_, text) = new_key(OrgId(1), KEYS + 1);
     store
-        .add_credential(KeyId(2), text, after(60), &act())
+        .add_credential(KeyId(2), text, retiring(after(60)), &act())
         .unwrap();
     store.revoke_key(KeyId(3), &act()).unwrap();
     for hours in 0..3 {

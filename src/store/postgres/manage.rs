@@ -11,8 +11,8 @@ use super::feed::Told;
 use super::rows::{self, at_most, key_columns, org_columns};
 use crate::clock::Timestamp;
 use crate::key::HashedKey;
-use crate::record::{Key, KeyId, Org, OrgId, OrgStatus};
-use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, StoreError};
+use crate::record::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
+use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
 
 /// How many rows are on their way to the server at a time.
 const MANY: usize = 256;
@@ -156,6 +156,7 @@ fn key_of(id: KeyId, new: NewKey, credential: &NewCredential) -> Key {
         label: new.label,
         prefix: credential.shown_prefix.clone(),
         active: true,
+        status: KeyStatus::Active,
         scopes: new.scopes,
         rate_limit_per_minute: new.rate_limit_per_minute,
         limits: new.limits,
@@ -247,23 +248,8 @@ pub(super) async fn update_key(
     id: KeyId,
     change: KeyChange,
 ) -> Result<Key, StoreError> {
-    let mut key = active_key(conn, id).await?;
-    let KeyChange {
-        label,
-        scopes,
-        rate_limit_per_minute,
-        limits,
-        allowed_ips,
-        lifts,
-        expires_at,
-    } = change;
-    set(&mut key.label, label);
-    set(&mut key.scopes, scopes);
-    set(&mut key.rate_limit_per_minute, rate_limit_per_minute);
-    set(&mut key.limits, limits);
-    set(&mut key.allowed_ips, allowed_ips);
-    set(&mut key.lifts, lifts);
-    set(&mut key.expires_at, expires_at);
+    let mut key = key(conn, id).await?;
+    change.apply(&mut key)?;
     conn.run(
         "UPDATE api_keys SET label = $2, scopes = $3, rate_limit_per_minute = $4, limits = $5, \
          monthly_limit = $6, allowed_ips = $7, lifts = $8, expires_at = $9 WHERE id = $1",
@@ -290,36 +276,33 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// A key that is not revoked. Nobody else changes it before the transaction ends.
-async fn active_key(conn: &Conn, id: KeyId) -> Result<Key, StoreError> {
-    let key = key(conn, id).await?;
-    match key.active {
-        true => Ok(key),
-        false => Err(StoreError::Revoked(id)),
-    }
-}
-
 pub(super) async fn add_credential(
     conn: &Conn,
     turn: &mut Turn,
     id: KeyId,
     credential: NewCredential,
-    retire_at: Timestamp,
+    rotation: Rotation,
 ) -> Result<Key, StoreError> {
-    active_key(conn, id).await?;
+    let mut key = key(conn, id).await?;
+    if !key.active {
+        return Err(StoreError::Revoked(id));
+    }
+    let retire_at = rotation.apply(&mut key)?;
     credentials::retire(conn, id, retire_at).await?;
     credentials::insert(conn, id, &credential).await?;
     conn.run(
-        "UPDATE api_keys SET prefix = $2, hashed_key = $3 WHERE id = $1",
+        "UPDATE api_keys SET prefix = $2, hashed_key = $3, expires_at = $4 WHERE id = $1",
         &[
             &(id.0 as i64),
             &credential.shown_prefix,
             &hex(&credential.hash),
+            &key.expires_at.map(Timestamp::to_utc),
         ],
     )
     .await?;
     turn.told.push(Told::Key(id));
-    key(conn, id).await
+    key.prefix = credential.shown_prefix;
+    Ok(key)
 }
 
 /// Revoking twice is revoking.

@@ -53,8 +53,8 @@ use self::recording::{BatchId, Prepared};
 use self::worker::patient;
 use super::transfer::{Parcel, Place};
 use super::{
-    Act, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash, Resolved, Store,
-    StoreError, Totals, UsageBatch,
+    Act, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash, Resolved,
+    Rotation, Store, StoreError, Totals, UsageBatch,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::counter::{CounterId, SavedCounter, SavedNetwork};
@@ -298,11 +298,11 @@ impl Store for PostgresStore {
         &self,
         id: KeyId,
         credential: NewCredential,
-        retire_at: Timestamp,
+        rotation: Rotation,
         act: &Act,
     ) -> Result<Key, StoreError> {
         self.act(act, async move |conn, turn| {
-            let key = manage::add_credential(conn, turn, id, credential, retire_at).await?;
+            let key = manage::add_credential(conn, turn, id, credential, rotation).await?;
             Ok((Some(id.0), key))
         })
     }

@@ -11,7 +11,7 @@ use crate::addresses::Addresses;
 use crate::clock::Timestamp;
 use crate::limit::{Limit, Span};
 use crate::policy::Scope;
-use crate::record::{Key, KeyId, Lift, Org, OrgId, OrgStatus};
+use crate::record::{Key, KeyId, KeyStatus, Lift, Org, OrgId, OrgStatus};
 use crate::store::StoreError;
 
 /// The columns that [`org`] reads.
@@ -69,6 +69,7 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
         label: row.try_get(at + 2)?,
         prefix: row.try_get(at + 3)?,
         active: row.try_get(at + 4)?,
+        status: KeyStatus::stored(row.try_get(at + 4)?),
         scopes: read_scopes(row.try_get(at + 5)?)?,
         rate_limit_per_minute: rate.ok_or_else(|| damaged("a key has a limit that is none"))?,
         limits: limits(row.try_get(at + 7)?)?,

@@ -204,7 +204,11 @@ async fn add_to_minutes(conn: &Conn, batch: &Prepared) -> Result<(), StoreError>
 
 pub(super) async fn totals(conn: &Conn, now: Timestamp) -> Result<Totals, StoreError> {
     let counts = conn
-        .one("SELECT orgs, keys, active_keys FROM keyguard_state", &[])
+        .one(
+            "SELECT orgs, keys, active_keys - \
+             (SELECT count(*) FROM api_keys WHERE active AND expires_at <= $1) FROM keyguard_state",
+            &[&now.to_utc()],
+        )
         .await?;
     let mut totals = Totals {
         orgs: counts.try_get::<_, i64>(0)? as u64,

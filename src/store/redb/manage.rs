@@ -7,12 +7,12 @@ use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 use super::credentials::Credentials;
 use super::rows::{find_key, find_org, missing, with_last_use};
 use crate::clock::Timestamp;
-use crate::record::{Key, KeyId, Org, OrgId, OrgStatus};
+use crate::record::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::store::codec::{
-    ACTIVITY, Counters, KEYS, META, ORG_KEYS, ORG_NAMES, ORGS, Record, decode_key, decode_org,
-    encode_key, encode_org, meta,
+    ACTIVITY, Counters, EXPIRIES, KEYS, META, ORG_KEYS, ORG_NAMES, ORGS, Record, decode_key,
+    decode_org, encode_key, encode_org, meta,
 };
-use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, StoreError};
+use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
 
 pub(super) fn create_org(
     txn: &WriteTransaction,
@@ -106,6 +106,7 @@ pub(super) fn create_keys(
         let key = key_of(KeyId(counters.last_key_id), new, &credential.shown_prefix);
         keys.insert(key.id.0, encode_key(&key)?.as_slice())?;
         org_keys.insert((key.org_id.0, key.id.0), ())?;
+        note_expiry(txn, None, &key)?;
         credentials.list(key.id, &credential.hash)?;
         hashes.push((credential.hash, key.id, credential.created_at));
         created.push(key);
@@ -126,6 +127,7 @@ fn key_of(id: KeyId, new: &NewKey, prefix: &str) -> Key {
         label: new.label.clone(),
         prefix: prefix.to_owned(),
         active: true,
+        status: KeyStatus::Active,
         scopes: new.scopes.clone(),
         rate_limit_per_minute: new.rate_limit_per_minute,
         limits: new.limits.clone(),
@@ -178,28 +180,7 @@ pub(super) fn update_key(
     id: KeyId,
     change: &KeyChange,
 ) -> Result<Key, StoreError> {
-    change_key(txn, id, |key| {
-        if !key.active {
-            return Err(StoreError::Revoked(id));
-        }
-        let KeyChange {
-            label,
-            scopes,
-            rate_limit_per_minute,
-            limits,
-            allowed_ips,
-            lifts,
-            expires_at,
-        } = change;
-        set(&mut key.label, label);
-        set(&mut key.scopes, scopes);
-        set(&mut key.rate_limit_per_minute, rate_limit_per_minute);
-        set(&mut key.limits, limits);
-        set(&mut key.allowed_ips, allowed_ips);
-        set(&mut key.lifts, lifts);
-        set(&mut key.expires_at, expires_at);
-        Ok(())
-    })
+    change_key(txn, id, |key| change.apply(key))
 }
 
 fn set<T: Clone>(field: &mut T, value: &Option<T>) {
@@ -212,12 +193,14 @@ pub(super) fn add_credential(
     txn: &WriteTransaction,
     id: KeyId,
     credential: &NewCredential,
-    retire_at: Timestamp,
+    rotation: Rotation,
 ) -> Result<Key, StoreError> {
+    let mut retire_at = rotation.retire_at;
     let key = change_key(txn, id, |key| {
         if !key.active {
             return Err(StoreError::Revoked(id));
         }
+        retire_at = rotation.apply(key)?;
         key.prefix.clone_from(&credential.shown_prefix);
         Ok(())
     })?;
@@ -233,6 +216,7 @@ pub(super) fn revoke_key(txn: &WriteTransaction, id: KeyId) -> Result<Key, Store
     let mut was_active = false;
     let key = change_key(txn, id, |key| {
         was_active = std::mem::replace(&mut key.active, false);
+        key.status = KeyStatus::Revoked;
         Ok(())
     })?;
     if was_active {
@@ -249,10 +233,36 @@ fn change_key(
     change: impl FnOnce(&mut Key) -> Result<(), StoreError>,
 ) -> Result<Key, StoreError> {
     let mut keys = txn.open_table(KEYS)?;
-    let mut key = find_key(&keys, id)?.ok_or(StoreError::NoKey(id))?;
+    let before = find_key(&keys, id)?.ok_or(StoreError::NoKey(id))?;
+    let mut key = before.clone();
     change(&mut key)?;
     keys.insert(id.0, encode_key(&key)?.as_slice())?;
+    note_expiry(txn, Some(&before), &key)?;
     with_last_use(&txn.open_table(ACTIVITY)?, key)
+}
+
+/// Keeps the index of keys that expire, which revoked keys are not in.
+pub(super) fn note_expiry(
+    txn: &WriteTransaction,
+    before: Option<&Key>,
+    after: &Key,
+) -> Result<(), StoreError> {
+    let row = |key: &Key| {
+        let at = key.expires_at.filter(|_| key.active)?;
+        Some((at.unix_millis(), key.id.0))
+    };
+    let (before, after) = (before.and_then(row), row(after));
+    if before == after {
+        return Ok(());
+    }
+    let mut expiries = txn.open_table(EXPIRIES)?;
+    if let Some(before) = before {
+        expiries.remove(before)?;
+    }
+    if let Some(after) = after {
+        expiries.insert(after, ())?;
+    }
+    Ok(())
 }
 
 fn put_org(orgs: &mut Table<'_, u64, &'static [u8]>, org: &Org) -> Result<(), StoreError> {

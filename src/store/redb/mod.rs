@@ -40,8 +40,8 @@ use self::engine::Engine;
 use self::usage::OpenBlock;
 use super::transfer::{Parcel, Place};
 use super::{
-    Act, Change, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved, Store, StoreError,
-    Totals, UsageBatch,
+    Act, Change, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation, Store,
+    StoreError, Totals, UsageBatch,
 };
 use crate::clock::Timestamp;
 use crate::counter::{CounterId, SavedCounter, SavedNetwork};
@@ -137,11 +137,11 @@ impl Store for RedbStore {
         &self,
         id: KeyId,
         credential: NewCredential,
-        retire_at: Timestamp,
+        rotation: Rotation,
         act: &Act,
     ) -> Result<Key, StoreError> {
         self.act(act, |txn| {
-            let key = manage::add_credential(txn, id, &credential, retire_at)?;
+            let key = manage::add_credential(txn, id, &credential, rotation)?;
             Ok((Some(id.0), key))
         })
     }

@@ -12,8 +12,8 @@ use super::rows::{existing, find_key, find_org, missing, with_last_use};
 use crate::clock::Timestamp;
 use crate::record::{KeyId, Reason};
 use crate::store::codec::{
-    ACTIVITY, Activity, Counters, KEY_DAYS, KEY_HOURS, KEYS, Lifetime, META, MINUTES, ORGS, Record,
-    SHADOWED, Tally, TopKeys, meta,
+    ACTIVITY, Activity, Counters, EXPIRIES, KEY_DAYS, KEY_HOURS, KEYS, Lifetime, META, MINUTES,
+    ORGS, Record, SHADOWED, Tally, TopKeys, meta,
 };
 use crate::store::{Count, Minute, StoreError, Totals, UsageBatch, UsageEvent};
 
@@ -84,7 +84,7 @@ pub(super) fn totals(txn: &ReadTransaction, now: Timestamp) -> Result<Totals, St
     Ok(Totals {
         orgs: counters.orgs,
         keys: counters.keys,
-        active_keys: counters.active_keys,
+        active_keys: counters.active_keys.saturating_sub(expired_keys(txn, now)?),
         all_time: lifetime.tally.count,
         last_hour,
         refused: lifetime.tally.refused,
@@ -92,6 +92,19 @@ pub(super) fn totals(txn: &ReadTransaction, now: Timestamp) -> Result<Totals, St
         shadowed: shadowed(txn)?,
         top_keys,
     })
+}
+
+/// How many keys have expired that are not revoked. Reads a row for each.
+fn expired_keys(txn: &ReadTransaction, now: Timestamp) -> Result<u64, StoreError> {
+    let Some(expiries) = existing(txn, EXPIRIES)? else {
+        return Ok(0);
+    };
+    let mut count = 0;
+    for row in expiries.range(..=(now.unix_millis(), u64::MAX))? {
+        row?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// What one batch says of one key.

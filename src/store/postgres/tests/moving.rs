@@ -4,7 +4,7 @@ use super::*;
 use crate::lockout::Strike;
 use crate::record::HashScheme;
 use crate::store::RedbStore;
-use crate::store::conformance::{assert_same, contents, full};
+use crate::store::conformance::{assert_same, contents, full, retiring};
 use crate::store::transfer::move_all;
 
 struct File(tempfile::TempDir);
@@ -88,7 +88,7 @@ fn a_rehashed_credential_is_heard_of_and_shown() {
     let (one, other) = (open(&database), open(&database));
     one.adopt(&parcel).unwrap();
     // A text that is not the latest is not the one that is shown.
-    one.add_credential(KeyId(2), new_key(OrgId(1), 3).1, NOW, &act())
+    one.add_credential(KeyId(2), new_key(OrgId(1), 3).1, retiring(NOW), &act())
         .unwrap();
     let heard = heard_by(&other);
     let jobs = [1, 2].map(|n| Rehash {

@@ -10,8 +10,9 @@ use crate::store::codec::{
     encode_org, lock_key, meta,
 };
 use crate::store::redb::credentials::Credentials;
+use crate::store::redb::manage::{self, note_expiry};
 use crate::store::redb::rows::{find_key, find_org};
-use crate::store::redb::{manage, totals};
+use crate::store::redb::totals;
 use crate::store::transfer::{
     LastIds, MovedKey, Parcel, merged_balances, merged_credential, merged_key, merged_lock,
     same_credential, same_key, same_org,
@@ -134,6 +135,7 @@ fn adopt_keys(
         counters.active_keys += u64::from(merged.active);
         counters.active_keys -= u64::from(there.as_ref().is_some_and(|there| there.active));
         keys.insert(key.id.0, encode_key(&merged)?.as_slice())?;
+        note_expiry(txn, there.as_ref(), &merged)?;
         org_keys.insert((key.org_id.0, key.id.0), ())?;
         adopt_last_use(&mut activities, key)?;
         for comes in of_key {
