@@ -498,6 +498,28 @@ fn more_than_a_page_is_listed_whole() {
     }
 }
 
+/// A thousand keys of many scopes and addresses took more than a frame of the socket holds.
+#[test]
+fn keys_at_their_longest_are_listed_whole() {
+    const KEYS: usize = 1_200;
+
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    kg.create_org("acme").unwrap();
+    let longest = CreateKey {
+        scopes: (0..63).map(|i| format!("{i:064}")).collect(),
+        allowed_ips: (0..256)
+            .map(|i| format!("2001:db8:1111:2222:3333:4444:5555:{:x}", 0x1000 + i))
+            .collect(),
+        ..CreateKey::new("acme", "ü".repeat(255))
+    };
+    kg.create_keys(&vec![longest; KEYS]).unwrap();
+    for kg in [Some(kg), None] {
+        assert_eq!(done(dir.path(), &["list-keys"]).lines().count(), KEYS + 1);
+        drop(kg);
+    }
+}
+
 #[test]
 fn the_secret_is_found_as_the_library_finds_it() {
     let dir = TempDir::new().unwrap();

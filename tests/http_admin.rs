@@ -238,6 +238,146 @@ fn all_that_the_command_line_can_do_can_be_done() {
     );
 }
 
+/// The `curl` lines of the documentation of the Python package, version 0.3.0, and what its answers
+/// carry.
+#[test]
+fn the_requests_of_the_python_package_work() {
+    let home = Home::new();
+    let config = home.config().secret_as_admin_key(true);
+    let kg = home.open_with(config);
+    let admin = Admin::new(&kg);
+    let curl = |method: &str, target: &str, body: &str| {
+        let fields = [
+            ("X-Admin-Key", common::SECRET),
+            ("Content-Type", "application/json"),
+        ];
+        let answer = request(&admin.address, method, target, &fields, body);
+        assert!(
+            [200, 201].contains(&answer.status),
+            "{target}: {}",
+            answer.body
+        );
+        json_of(&answer)
+    };
+    let org = curl("POST", "/admin/orgs", r#"{"name": "Acme Corp"}"#);
+    assert_eq!(
+        (&org["id"], &org["name"], &org["org_name"], &org["status"]),
+        (
+            &json!(1),
+            &json!("Acme Corp"),
+            &json!("Acme Corp"),
+            &json!("active")
+        )
+    );
+    let body = r#"{"org_name": "Acme Corp", "label": "prod-key", "rate_limit_per_minute": 120}"#;
+    let key = curl("POST", "/admin/keys", body);
+    assert_eq!(
+        (
+            &key["id"],
+            &key["org_name"],
+            &key["label"],
+            &key["rate_limit_per_minute"]
+        ),
+        (
+            &json!(1),
+            &json!("Acme Corp"),
+            &json!("prod-key"),
+            &json!(120)
+        )
+    );
+    let _ = ask_with(&kg, key["raw_key"].as_str().unwrap()).unwrap();
+    assert_eq!(curl("GET", "/admin/keys", "")[0]["org_name"], "Acme Corp");
+    assert_eq!(curl("GET", "/admin/stats", "")["total_keys"], 1);
+    for target in ["/admin/keys/1", "/admin/orgs/1"] {
+        let answer = curl("GET", target, "");
+        assert_eq!(
+            (&answer["org_name"], &answer["id"]),
+            (&json!("Acme Corp"), &json!(1))
+        );
+    }
+    let revoked = curl("DELETE", "/admin/keys/1", "");
+    assert_eq!(
+        (&revoked["org_name"], &revoked["active"]),
+        (&json!("Acme Corp"), &json!(false))
+    );
+}
+
+#[test]
+fn keys_are_listed_by_the_name_of_their_organization_too() {
+    let home = Home::new();
+    let kg = open(&home);
+    let admin = Admin::new(&kg);
+    for name in ["acme", "globex inc"] {
+        kg.create_org(name).unwrap();
+        kg.create_key(keyguard::CreateKey::new(name, name)).unwrap();
+    }
+    let listed = admin.get("/admin/keys?org=globex%20inc");
+    assert_eq!(
+        (listed.as_array().unwrap().len(), &listed[0]["id"]),
+        (1, &json!(2))
+    );
+    assert_eq!(admin.get("/admin/keys?org=acme&org_id=1")[0]["id"], 1);
+    let status = |target: &str| admin.ask("GET", target, Value::Null).status;
+    assert_eq!(status("/admin/keys?org=nobody"), 404);
+    assert_eq!(status("/admin/keys?org=acme&org_id=2"), 422);
+}
+
+/// The last of two fields of one name was taken, which another parser may see otherwise.
+#[test]
+fn a_field_that_is_given_twice_is_a_bad_request() {
+    let home = Home::new();
+    let kg = open(&home);
+    let admin = Admin::new(&kg);
+    kg.create_org("acme").unwrap();
+    let fields = [
+        ("X-Admin-Key", ADMIN_KEY),
+        ("Content-Type", "application/json"),
+    ];
+    for (target, body) in [
+        ("/admin/orgs", r#"{"org_name":"a","org_name":"a"}"#),
+        ("/admin/orgs", r#"{"org_name":"a","org_n\u0061me":"b"}"#),
+        (
+            "/admin/keys",
+            r#"{"org_name":"acme","label":"x","label":"y"}"#,
+        ),
+        (
+            "/admin/check",
+            r#"{"ip":"local","path":"/","key":null,"key":"1"}"#,
+        ),
+    ] {
+        let answer = request(&admin.address, "POST", target, &fields, body);
+        assert_eq!(answer.status, 400, "{body}: {}", answer.body);
+        assert!(
+            answer.body.contains("a field is given twice"),
+            "{}",
+            answer.body
+        );
+    }
+    let both = r#"{"org_name":"a","name":"b"}"#;
+    let answer = request(&admin.address, "POST", "/admin/orgs", &fields, both);
+    assert_eq!(answer.status, 422, "{}", answer.body);
+    assert_eq!(kg.list_orgs(None, 9).unwrap().len(), 1);
+}
+
+/// Settings of a service that had been cloned were ignored.
+#[test]
+fn a_clone_of_the_service_is_set_up_like_any_other() {
+    let home = Home::new();
+    let kg = open(&home);
+    let first = AdminService::new(kg.clone());
+    let service = first
+        .clone()
+        .most_bytes(10)
+        .prefix("/internal")
+        .hosts(["admin.test"]);
+    let admin = Admin::with(service, |peer| peer.into());
+    assert_eq!(admin.ask("GET", "/admin/orgs", Value::Null).status, 404);
+    let answer = admin.ask("POST", "/internal/admin/orgs", json!({"org_name": "acme"}));
+    assert_eq!(answer.status, 413, "{}", answer.body);
+    let admin = Admin::with(first, |peer| peer.into());
+    admin.get("/admin/orgs");
+}
+
 #[test]
 fn what_is_wrong_is_said_with_the_name_of_the_field() {
     let home = Home::new();

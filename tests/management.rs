@@ -250,6 +250,16 @@ fn bad_fields() -> Vec<(&'static str, &'static str, CreateKey, UpdateKey)> {
             change.limits = Some(request.limits.clone());
         });
     }
+    add("scopes", "more than 4096 characters", &|request, change| {
+        request.scopes = (0..64).map(|i| format!("{i:064}")).collect();
+        change.scopes = Some(request.scopes.clone());
+    });
+    add("allowed_ips", "more than 256", &|request, change| {
+        request.allowed_ips = (0..257)
+            .map(|i| format!("10.0.{}.{}", i / 256, i % 256))
+            .collect();
+        change.allowed_ips = Some(request.allowed_ips.clone());
+    });
     add(
         "allowed_ips",
         "give the network, `10.0.0.0/8`",

@@ -199,7 +199,8 @@ fn totals_and_last_uses_come_along() {
     let stats = kg.stats().unwrap();
     assert_eq!(
         (stats.organizations, stats.total_keys, stats.active_keys),
-        (2, 5, 4)
+        (2, 5, 3),
+        "one is revoked, and one has expired"
     );
     assert_eq!((stats.requests, stats.errors), (7, 3));
     assert_eq!(stats.requests_1h, 4);
@@ -408,6 +409,40 @@ fn what_cannot_be_read_is_named_and_nothing_is_written() {
         (
             with("UPDATE api_keys SET created_at = NULL;"),
             ["created_at", "is null"],
+        ),
+        (
+            with("UPDATE api_keys SET scopes = '{\"read\": true}' WHERE id = 12;"),
+            ["scopes", "row 12"],
+        ),
+        (
+            with("UPDATE api_keys SET rate_limit_per_minute = 9e999 WHERE id = 12;"),
+            ["rate_limit_per_minute", "is no limit"],
+        ),
+        (
+            with("UPDATE api_keys SET label = CAST(x'ff' AS TEXT) WHERE id = 12;"),
+            ["label", "not UTF-8"],
+        ),
+        (
+            with("UPDATE usage_logs SET status_code = 'fine';"),
+            ["status_code", "is no status"],
+        ),
+        (
+            with(
+                "DROP TABLE usage_logs;
+                 CREATE VIEW usage_logs AS WITH RECURSIVE n (id) AS
+                    (SELECT 11 UNION ALL SELECT id FROM n)
+                 SELECT id AS key_id, 200 AS status_code, '2025-02-01' AS created_at FROM n;",
+            ),
+            ["usage_logs", "is a view"],
+        ),
+        (
+            with(
+                "CREATE UNIQUE INDEX by_hash ON api_keys (hashed_key); PRAGMA writable_schema = ON;
+                 UPDATE sqlite_schema SET rootpage =
+                    (SELECT rootpage FROM sqlite_schema WHERE name = 'organizations')
+                 WHERE name = 'usage_logs';",
+            ),
+            ["is damaged", "backup"],
         ),
         (
             with("UPDATE organizations SET name = 'acme';"),

@@ -1,6 +1,8 @@
 //! One request and its reply, as they travel: the vocabulary that the command line speaks with a
 //! data file, whoever holds it.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,7 @@ use crate::lock_time::LockTime;
 use crate::lockout::LockScope;
 use crate::network::Network;
 use crate::policy::InvalidInput;
-use crate::record::{Key, OrgId, Reason};
+use crate::record::{Key, Org, OrgId, Reason};
 
 /// What can be asked of a data file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -236,15 +238,25 @@ impl From<AdminError> for Failure {
 pub(crate) struct NewKeyReply {
     #[serde(flatten)]
     pub(crate) key: Key,
+    pub(crate) org_name: String,
     /// Its text, for the only time.
     pub(crate) raw_key: String,
 }
 
-impl From<CreatedKey> for NewKeyReply {
-    fn from(created: CreatedKey) -> Self {
+/// An organization. Its name also goes by that of the field in which it is asked for.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+pub(crate) struct OrgReply {
+    #[serde(flatten)]
+    pub(crate) org: Org,
+    pub(crate) org_name: String,
+}
+
+impl From<Org> for OrgReply {
+    fn from(org: Org) -> Self {
         Self {
-            raw_key: created.raw_key.expose().to_owned(),
-            key: created.key,
+            org_name: org.name.clone(),
+            org,
         }
     }
 }
@@ -316,35 +328,40 @@ impl KeyGuard {
     /// Carries a command out. A reply is the same, and says the same, for whoever asks.
     pub(crate) fn answer(&self, command: Command) -> Result<Value, Failure> {
         match command {
-            Command::CreateOrg { org_name } => reply(self.create_org(&org_name)?),
-            Command::ListOrgs { after, limit } => reply(self.list_orgs(after, limit.min(PAGE))?),
-            Command::FindOrg { id } => reply(self.org(id)?),
+            Command::CreateOrg { org_name } => reply(OrgReply::from(self.create_org(&org_name)?)),
+            Command::ListOrgs { after, limit } => {
+                let orgs = self.list_orgs(after, limit.min(PAGE))?;
+                page(orgs.into_iter().map(|org| Ok(OrgReply::from(org))))
+            }
+            Command::FindOrg { id } => reply(OrgReply::from(self.org(id)?)),
             Command::SuspendOrg { org_name } => {
-                reply(self.suspend_org(self.org_named(&org_name)?.id)?)
+                let id = self.org_named(&org_name)?.id;
+                reply(OrgReply::from(self.suspend_org(id)?))
             }
             Command::ResumeOrg { org_name } => {
-                reply(self.resume_org(self.org_named(&org_name)?.id)?)
+                let id = self.org_named(&org_name)?.id;
+                reply(OrgReply::from(self.resume_org(id)?))
             }
-            Command::CreateKey(request) => reply(NewKeyReply::from(self.create_key(request)?)),
+            Command::CreateKey(request) => self.new_key_reply(self.create_key(request)?),
             Command::ListKeys(request) => self.list(request),
-            Command::FindKey { key } => reply(self.find_key(&key)?),
-            Command::UpdateKey(request) => reply(self.update_key(request)?),
+            Command::FindKey { key } => self.key_reply(self.find_key(&key)?),
+            Command::UpdateKey(request) => self.key_reply(self.update_key(request)?),
             Command::PrepareRotation(rotation) => {
                 let request = self.rotation(&rotation)?;
-                reply(NewKeyReply::from(self.prepare_rotation(request)?))
+                self.new_key_reply(self.prepare_rotation(request)?)
             }
             Command::RotateKey(rotation) => {
                 let request = self.rotation(&rotation)?;
-                reply(NewKeyReply::from(match rotation.raw_key {
+                self.new_key_reply(match rotation.raw_key {
                     None => self.rotate(request)?,
                     Some(text) => {
                         self.rotate_to(request, text.parse().map_err(AdminError::from)?)?
                     }
-                }))
+                })
             }
             Command::RevokeKey { key } => {
                 let id = self.find_key(&key)?.id;
-                reply(self.revoke_key(id)?)
+                self.key_reply(self.revoke_key(id)?)
             }
             Command::Stats => {
                 let stats = self.stats()?;
@@ -358,7 +375,8 @@ impl KeyGuard {
             }
             Command::ListBlocks => reply(self.locks()),
             Command::UpdateOrg { org_name, limits } => {
-                reply(self.set_org_limits(self.org_named(&org_name)?.id, limits)?)
+                let id = self.org_named(&org_name)?.id;
+                reply(OrgReply::from(self.set_org_limits(id, limits)?))
             }
             Command::Limits(whose) => self.look_at_limits(whose),
             Command::Reset { whose, rule } => {
@@ -374,7 +392,7 @@ impl KeyGuard {
                 duration,
             } => {
                 let id = self.find_key(&key)?.id;
-                reply(match duration {
+                self.key_reply(match duration {
                     Some(text) => {
                         let time: LockTime = text.parse().map_err(AdminError::from)?;
                         self.lift(id, &rule, time)?
@@ -386,7 +404,9 @@ impl KeyGuard {
                 self.reload()?;
                 reply(Reloaded { reloaded: true })
             }
-            Command::Audit { before, limit } => reply(self.audit(before, limit.min(PAGE))?),
+            Command::Audit { before, limit } => {
+                page(self.audit(before, limit.min(PAGE))?.into_iter().map(Ok))
+            }
         }
     }
 
@@ -399,19 +419,32 @@ impl KeyGuard {
 
     fn list(&self, mut request: ListKeys) -> Result<Value, Failure> {
         request.limit = request.limit.min(PAGE);
-        let mut names = std::collections::HashMap::new();
-        let mut listed = Vec::new();
-        for key in self.list_keys(request)? {
-            let org_name = match names.entry(key.org_id) {
-                std::collections::hash_map::Entry::Occupied(name) => name.into_mut(),
-                std::collections::hash_map::Entry::Vacant(place) => {
-                    place.insert(self.org(key.org_id)?.name)
-                }
+        let mut names = HashMap::new();
+        let listed = |key: Key| {
+            let org_name: &String = match names.entry(key.org_id) {
+                Entry::Occupied(name) => name.into_mut(),
+                Entry::Vacant(place) => place.insert(self.org(key.org_id)?.name),
             };
             let org_name = org_name.clone();
-            listed.push(ListedKey { key, org_name });
-        }
-        reply(listed)
+            Ok(ListedKey { key, org_name })
+        };
+        page(self.list_keys(request)?.into_iter().map(listed))
+    }
+
+    fn key_reply(&self, key: Key) -> Result<Value, Failure> {
+        let org_name = self.org(key.org_id)?.name;
+        reply(ListedKey { key, org_name })
+    }
+
+    fn new_key_reply(&self, created: CreatedKey) -> Result<Value, Failure> {
+        let CreatedKey { key, raw_key } = created;
+        let org_name = self.org(key.org_id)?.name;
+        let raw_key = raw_key.expose().to_owned();
+        reply(NewKeyReply {
+            key,
+            org_name,
+            raw_key,
+        })
     }
 
     fn rotation(&self, rotation: &Rotation) -> Result<RotateKey, Failure> {
@@ -479,6 +512,23 @@ impl KeyGuard {
 
 /// The most rows of one reply.
 pub(crate) const PAGE: usize = 1_000;
+
+/// The size in bytes above which a page gets no more rows.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Rows until the page is full, at least one if there is any. The page after the last is empty.
+fn page<T: Serialize>(rows: impl Iterator<Item = Result<T, Failure>>) -> Result<Value, Failure> {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    for row in rows {
+        let row = reply(row?)?;
+        bytes += row.to_string().len();
+        page.push(row);
+        if bytes > PAGE_BYTES {
+            break;
+        }
+    }
+    Ok(Value::Array(page))
+}
 
 fn reply(value: impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(value).map_err(unwritable)

@@ -173,7 +173,7 @@ impl KeyGuard {
             scopes: scopes(&request.scopes)?,
             rate_limit_per_minute: policy::limit("rate_limit_per_minute", per_minute)?,
             limits: limit::list(&request.limits)?,
-            allowed_ips: Addresses::parse("allowed_ips", &request.allowed_ips)?,
+            allowed_ips: allowed_ips(&request.allowed_ips)?,
             created_at: self.inner.now(),
             expires_at: request.expires_at,
             org_id: self.inner.store().org_named(&request.org_name)?.id,
@@ -260,7 +260,7 @@ impl KeyGuard {
             limits: request.limits.map(limit::list).transpose()?,
             allowed_ips: request
                 .allowed_ips
-                .map(|list| Addresses::parse("allowed_ips", list))
+                .map(|list| allowed_ips(&list))
                 .transpose()?,
             lifts: None,
             expires_at: request.expires_at,
@@ -461,6 +461,14 @@ impl KeyGuard {
     }
 }
 
+/// The longest that the scopes of a key are as text, with a space between them. The fields that
+/// `/auth` answers with have less than 8 KiB then: of those that nginx takes, the name of the
+/// organization has up to 3,060.
+const SCOPES_BYTES: usize = 4_096;
+
+/// The most addresses and networks that a key is accepted from.
+const ALLOWED_IPS: usize = 256;
+
 /// How many keys an ambiguous prefix is answered with.
 const MOST_CANDIDATES: usize = 20;
 
@@ -475,7 +483,20 @@ fn scopes(texts: &[String]) -> Result<Vec<Scope>, InvalidInput> {
         .collect::<Result<Vec<_>, _>>()?;
     scopes.sort();
     scopes.dedup();
+    let length = scopes.iter().map(|scope: &Scope| scope.as_str().len() + 1);
+    if length.sum::<usize>() > SCOPES_BYTES + 1 {
+        let problem = format!("have more than {SCOPES_BYTES} characters together; give fewer");
+        return Err(InvalidInput::new("scopes", problem));
+    }
     Ok(scopes)
+}
+
+fn allowed_ips(texts: &[String]) -> Result<Addresses, InvalidInput> {
+    if texts.len() > ALLOWED_IPS {
+        let problem = format!("are more than {ALLOWED_IPS}; give networks in place of addresses");
+        return Err(InvalidInput::new("allowed_ips", problem));
+    }
+    Addresses::parse("allowed_ips", texts)
 }
 
 /// The fields that are given.

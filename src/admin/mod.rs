@@ -50,7 +50,8 @@ pub struct CreateKey {
     /// What its owner calls it: 1 to 255 characters.
     #[cfg_attr(feature = "http", schema(example = "web shop"))]
     pub label: String,
-    /// What it may do. Default: nothing that requires a scope.
+    /// What it may do: scopes with at most 4,096 characters together, with one between them. Default:
+    /// nothing that requires a scope.
     pub scopes: Vec<String>,
     /// Requests admitted in any 60 seconds, at least 1. Default:
     /// [`Config::default_rate_limit`](crate::Config::default_rate_limit).
@@ -58,7 +59,8 @@ pub struct CreateKey {
     /// Further limits, each as [`Limit`](crate::Limit) reads it: `10/s`, `500000 monthly`. Default:
     /// none.
     pub limits: Vec<String>,
-    /// From where it is accepted: addresses, networks, `local`. Default: from everywhere.
+    /// From where it is accepted: at most 256 addresses and networks, `local` among them. Default:
+    /// from everywhere.
     pub allowed_ips: Vec<String>,
     /// From when on it is refused, which is not in the past. Default: never.
     pub expires_at: Option<Timestamp>,
@@ -98,14 +100,14 @@ pub struct UpdateKey {
     pub id: KeyId,
     /// A new label.
     pub label: Option<String>,
-    /// New scopes, in place of all it has.
+    /// New scopes, in place of all it has: at most 4,096 characters together, with one between them.
     pub scopes: Option<Vec<String>>,
     /// A new limit in any 60 seconds, at least 1. What was admitted before still counts.
     pub rate_limit_per_minute: Option<u32>,
     /// New further limits, in place of all it has. What was admitted under an earlier limit of the
     /// same kind still counts; what was admitted while there was none does not.
     pub limits: Option<Vec<String>>,
-    /// From where it is accepted from now on; empty for everywhere.
+    /// From where it is accepted from now on: at most 256 addresses and networks; empty for everywhere.
     pub allowed_ips: Option<Vec<String>>,
     /// A new time of expiry, which is not in the past; `Some(None)` for never.
     #[serde(default, with = "given", skip_serializing_if = "Option::is_none")]

@@ -11,8 +11,8 @@ use super::answer::{Command, Failure};
 /// Grows with every change that the other side would misread.
 pub(crate) const VERSION: u32 = 1;
 
-/// The longest frame that is read, in bytes: far more than a page of keys takes.
-const LONGEST_FRAME: u32 = 16 << 20;
+/// The longest frame that is read, in bytes. Pages end at a mebibyte; the list of all locks has none.
+const LONGEST_FRAME: u32 = 256 << 20;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ask {

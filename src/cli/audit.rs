@@ -21,15 +21,22 @@ pub(super) struct Audit {
 }
 
 pub(super) fn list(cli: &Cli, Audit { before, limit }: Audit) -> Result<Exit, CliError> {
-    cli.ask(
-        Command::Audit { before, limit },
-        |entries: &Vec<AuditEntry>, look| {
-            if entries.is_empty() {
-                return "Nothing was changed.\n".to_owned();
-            }
-            table(entries, look)
-        },
-    )?;
+    let (mut session, mut before) = (cli.session()?, before);
+    let mut entries: Vec<AuditEntry> = Vec::new();
+    // A page may end early: it goes by bytes too.
+    while entries.len() < limit {
+        let limit = limit - entries.len();
+        let page: Vec<AuditEntry> = session.get(Command::Audit { before, limit })?;
+        let Some(last) = page.last() else { break };
+        before = Some(last.id);
+        entries.extend(page);
+    }
+    cli.show(&serde_json::to_value(&entries)?, || {
+        match entries.is_empty() {
+            true => "Nothing was changed.\n".to_owned(),
+            false => table(&entries, cli.look),
+        }
+    })?;
     Ok(Exit::Done)
 }
 

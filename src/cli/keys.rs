@@ -248,7 +248,8 @@ pub(super) fn list(cli: &Cli, list: &List) -> Result<Exit, CliError> {
             limit,
         };
         let page: Vec<ListedKey> = session.get(Command::ListKeys(request))?;
-        let is_last = page.len() < PAGE;
+        // A page may end early: it goes by bytes too.
+        let is_last = page.is_empty();
         keys.extend(page);
         if is_last {
             break;

@@ -71,7 +71,8 @@ pub(super) fn list(cli: &Cli) -> Result<Exit, CliError> {
     loop {
         let after = orgs.last().map(|org| org.id);
         let page: Vec<Org> = session.get(Command::ListOrgs { after, limit: PAGE })?;
-        let is_last = page.len() < PAGE;
+        // A page may end early: it goes by bytes too.
+        let is_last = page.is_empty();
         orgs.extend(page);
         if is_last {
             break;

@@ -3,8 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::num::{NonZeroU32, NonZeroU64};
 
-use serde_json::Value;
-
 use super::cell;
 use super::error::{ImportError, listed};
 use super::table::{Column, Database, Row, Table, optional, required};
@@ -264,9 +262,4 @@ fn given_ids<'a>(rows: impl Iterator<Item = (&'a String, Timestamp)>) -> Ids {
     rows.sort_unstable();
     let ids = rows.into_iter().map(|(_, id)| id.clone());
     ids.zip(1..).collect()
-}
-
-/// An id of a row that may name a key which is no more.
-pub(super) fn id_of(ids: &Ids, value: &Value) -> Option<u64> {
-    ids.get(&cell::id(value).ok()?).copied()
 }

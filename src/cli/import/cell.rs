@@ -65,7 +65,9 @@ pub(super) fn scopes(value: &Value) -> Result<Vec<Scope>, String> {
         Value::Array(names) => names.iter().map(text).collect::<Result<_, _>>()?,
         Value::String(text) if text.trim_start().starts_with('[') => serde_json::from_str(text)
             .map_err(|_| "is no list of scopes; expected a JSON array of texts")?,
-        Value::String(text) => {
+        // As SQLAlchemy stores that there are none.
+        Value::String(text) if text == "null" => Vec::new(),
+        Value::String(text) if text.chars().all(is_of_names) => {
             let names = text.split([',', ' ']).filter(|name| !name.is_empty());
             names.map(str::to_owned).collect()
         }
@@ -80,6 +82,24 @@ pub(super) fn scopes(value: &Value) -> Result<Vec<Scope>, String> {
     scopes.sort();
     scopes.dedup();
     Ok(scopes)
+}
+
+/// Whether a character may be in a list of names. Others are of JSON that cannot be read, or of
+/// something else.
+fn is_of_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_-:./*, ".contains(c)
+}
+
+/// A status; 0 for none.
+pub(super) fn status(value: &Value) -> Result<u64, String> {
+    let number = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    number
+        .filter(|status| *status < 1_000)
+        .ok_or_else(|| "is no status; expected a number such as 200".into())
 }
 
 /// ISO 8601, in UTC where it names no offset; or seconds or milliseconds since the Unix epoch.
@@ -177,7 +197,18 @@ mod tests {
             assert_eq!(scopes(&value).as_ref(), Ok(&expected), "{value}");
         }
         assert_eq!(scopes(&json!("")), Ok(Vec::new()));
-        for value in [json!(7), json!(["a b"]), json!("[1]"), json!("ä")] {
+        assert_eq!(scopes(&json!("null")), Ok(Vec::new()));
+        for value in [
+            json!(7),
+            json!(["a b"]),
+            json!("[1]"),
+            json!("ä"),
+            json!("[\"read\", "),
+            json!("{read,write}"),
+            json!("{\"read\": true}"),
+            json!("\"read\""),
+            json!("('read', 'write')"),
+        ] {
             assert!(scopes(&value).is_err(), "{value}");
         }
     }

@@ -18,6 +18,17 @@ pub(crate) enum ImportError {
     #[error("the database cannot be read: {0}")]
     Unreadable(#[source] Box<dyn Error + Send + Sync>),
     #[error(
+        "the database is damaged ({0}); restore it from a backup, or repair it with `.recover`"
+    )]
+    Damaged(String),
+    #[error("`{column}` of the table `{table}` holds a text that is not UTF-8")]
+    NotText { table: String, column: String },
+    #[error(
+        "`{0}` is a view, which may have no end; copy it into a table: \
+         CREATE TABLE copy AS SELECT * FROM {0}, in a database of its own"
+    )]
+    View(String),
+    #[error(
         "the database has no table `{expected}`, which the ancestor keeps; its tables are {found}"
     )]
     NoTable {

@@ -63,6 +63,12 @@ impl Database for Postgres {
         self.texts(query, &[])
     }
 
+    fn is_table(&mut self, name: &str) -> Result<bool, ImportError> {
+        let query = "SELECT table_type::text FROM information_schema.tables \
+                     WHERE table_schema = ANY (current_schemas(false)) AND table_name = $1";
+        Ok(self.texts(query, &[&name])? == ["BASE TABLE"])
+    }
+
     fn columns(&mut self, table: &str) -> Result<Vec<String>, ImportError> {
         let query = "SELECT column_name::text FROM information_schema.columns \
                      WHERE table_schema = ANY (current_schemas(false)) AND table_name = $1 \

@@ -19,7 +19,19 @@ impl Sqlite {
         // All tables as they are at one moment.
         let begun = connection.execute_batch("BEGIN");
         begun.map_err(ImportError::unreadable)?;
-        Ok(Self(connection))
+        let database = Self(connection);
+        database.check_integrity()?;
+        Ok(database)
+    }
+
+    /// A damaged index makes rows come twice or not at all.
+    fn check_integrity(&self) -> Result<(), ImportError> {
+        let found = self.texts("PRAGMA integrity_check(3)", &[]);
+        let found = found.map_err(ImportError::unreadable)?;
+        match found.as_slice() {
+            [only] if only == "ok" => Ok(()),
+            problems => Err(ImportError::Damaged(problems.join("; "))),
+        }
     }
 
     fn texts(&self, query: &str, parameters: &[&str]) -> rusqlite::Result<Vec<String>> {
@@ -34,6 +46,14 @@ impl Database for Sqlite {
     fn tables(&mut self) -> Result<Vec<String>, ImportError> {
         let query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name";
         self.texts(query, &[]).map_err(ImportError::unreadable)
+    }
+
+    fn is_table(&mut self, name: &str) -> Result<bool, ImportError> {
+        let query = "SELECT type FROM sqlite_master WHERE name = ?1";
+        let kinds = self
+            .texts(query, &[name])
+            .map_err(ImportError::unreadable)?;
+        Ok(kinds == ["table"])
     }
 
     fn columns(&mut self, table: &str) -> Result<Vec<String>, ImportError> {
@@ -53,9 +73,14 @@ impl Database for Sqlite {
         let mut statement = statement.map_err(ImportError::unreadable)?;
         let mut rows = statement.query([]).map_err(ImportError::unreadable)?;
         while let Some(row) = rows.next().map_err(ImportError::unreadable)? {
-            let cells = (0..columns.len()).map(|at| row.get_ref(at).map(cell));
-            let cells = cells.collect::<rusqlite::Result<_>>();
-            take(cells.map_err(ImportError::unreadable)?)?;
+            let cells = columns.iter().enumerate().map(|(at, column)| {
+                let value = row.get_ref(at).map_err(ImportError::unreadable)?;
+                cell(value).ok_or_else(|| ImportError::NotText {
+                    table: table.to_owned(),
+                    column: column.clone(),
+                })
+            });
+            take(cells.collect::<Result<_, _>>()?)?;
         }
         Ok(())
     }
@@ -65,16 +90,19 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn cell(value: ValueRef<'_>) -> Value {
-    match value {
+/// `None` for a text that is none.
+fn cell(value: ValueRef<'_>) -> Option<Value> {
+    Some(match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(number) => number.into(),
+        // JSON has no infinity, and null stands for nothing given.
+        ValueRef::Real(number) if !number.is_finite() => number.to_string().into(),
         ValueRef::Real(number) => number.into(),
-        ValueRef::Text(text) => String::from_utf8_lossy(text).into(),
+        ValueRef::Text(text) => std::str::from_utf8(text).ok()?.into(),
         // Such as a UUID.
         ValueRef::Blob(bytes) => {
             let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
             digits.collect::<String>().into()
         }
-    }
+    })
 }

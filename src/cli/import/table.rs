@@ -6,7 +6,10 @@ use super::error::{ImportError, listed};
 
 /// A database that can be looked into.
 pub(super) trait Database {
+    /// The names of its tables and views.
     fn tables(&mut self) -> Result<Vec<String>, ImportError>;
+    /// Whether that of this name is a table, and not a view.
+    fn is_table(&mut self, name: &str) -> Result<bool, ImportError>;
     fn columns(&mut self, table: &str) -> Result<Vec<String>, ImportError>;
     /// Hands out these columns of all rows, one by one, as JSON has them.
     fn read(
@@ -63,6 +66,9 @@ impl<const N: usize> Table<N> {
         let Some(name) = find(&tables, names) else {
             return Ok(None);
         };
+        if !database.is_table(&name)? {
+            return Err(ImportError::View(name));
+        }
         let found = database.columns(&name)?;
         let mut columns = [const { None }; N];
         for (column, asked) in columns.iter_mut().zip(asked) {

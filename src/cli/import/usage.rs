@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ancestor::{Ids, id_of};
+use super::ancestor::Ids;
 use super::cell;
 use super::error::ImportError;
 use super::table::{Column, Database, Row, Table, optional, required};
@@ -70,7 +70,7 @@ impl Usage {
 
     fn add(&mut self, keys: &Ids, row: &Row<'_, 3>) -> Result<(), ImportError> {
         let at = row.read(1, cell::time)?;
-        let status = row.get(2).as_u64().unwrap_or_default();
+        let status = row.read_if_any(2, cell::status)?.unwrap_or_default();
         let count = Count {
             requests: 1,
             errors: u64::from(status >= 400),
@@ -84,7 +84,8 @@ impl Usage {
                 .add(count);
         }
         // A key that is no more, or none.
-        let Some(key) = id_of(keys, row.get(0)) else {
+        let id = row.read_if_any(0, cell::id)?;
+        let Some(&key) = id.and_then(|id| keys.get(&id)) else {
             return Ok(());
         };
         let key = self.keys.entry(key).or_default();

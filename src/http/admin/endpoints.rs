@@ -7,20 +7,22 @@ use utoipa::{IntoParams, ToSchema};
 use super::endpoint::Endpoint;
 use super::input::{Json, Query};
 use crate::admin::answer::{
-    Block, Check, CheckReply, Command, Failure, ListedKey, NewKeyReply, PAGE, Reloaded, Rotation,
-    StatsReply, Whose,
+    Block, Check, CheckReply, Command, Failure, ListedKey, NewKeyReply, OrgReply, PAGE, Reloaded,
+    Rotation, StatsReply, Whose,
 };
 use crate::admin::{AdminError, CreateKey, ListKeys, UpdateKey, given};
 use crate::clock::Timestamp;
 use crate::guard::{KeyGuard, RuleState};
 use crate::lockout::Lock;
-use crate::record::{AuditEntry, Key, KeyId, Org, OrgId};
+use crate::policy::InvalidInput;
+use crate::record::{AuditEntry, KeyId, OrgId};
 
 /// A new organization.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewOrg {
-    /// Its name, unique in the data file: 1 to 255 characters.
+    /// Its name, unique in the data file: 1 to 255 characters. The Python package calls it `name`.
+    #[serde(alias = "name")]
     #[schema(example = "acme")]
     org_name: String,
 }
@@ -141,14 +143,32 @@ fn page() -> usize {
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct KeyPage {
-    /// Only keys of this organization.
+    /// Only keys of this organization, by its id.
     org_id: Option<u64>,
+    /// Only keys of this organization, by its name.
+    #[param(example = "acme")]
+    org: Option<String>,
     /// Only keys with a greater id: the last of the page before.
     after: Option<u64>,
     /// How many rows at most.
     #[serde(default = "page")]
     #[param(minimum = 1, maximum = 1000, default = 1000)]
     limit: usize,
+}
+
+impl KeyPage {
+    fn org_id(&self, guard: &KeyGuard) -> Result<Option<OrgId>, Failure> {
+        let by_id = self.org_id.map(OrgId);
+        let Some(name) = &self.org else {
+            return Ok(by_id);
+        };
+        let by_name = guard.org_named(name)?.id;
+        if by_id.is_some_and(|id| id != by_name) {
+            let problem = "names another organization than `org_id`; give one of them";
+            return Err(InvalidInput::new("org", problem).into());
+        }
+        Ok(Some(by_name))
+    }
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -192,7 +212,7 @@ struct OfAddress {
 fn rows(limit: usize) -> Result<usize, Failure> {
     match limit {
         1..=PAGE => Ok(limit),
-        _ => Err(crate::policy::InvalidInput::new("limit", "is 1 to 1,000 rows").into()),
+        _ => Err(InvalidInput::new("limit", "is 1 to 1,000 rows").into()),
     }
 }
 
@@ -211,13 +231,13 @@ pub(super) fn all() -> Vec<Endpoint> {
 
 fn orgs() -> Vec<Endpoint> {
     vec![
-        Endpoint::new::<_, _, Org>(
+        Endpoint::new::<_, _, OrgReply>(
             (Method::POST, "/admin/orgs"),
             ("createOrg", "Create an organization"),
             |_, _, (), Json(NewOrg { org_name })| Ok(Command::CreateOrg { org_name }),
         )
         .creating(),
-        Endpoint::new::<_, _, Vec<Org>>(
+        Endpoint::new::<_, _, Vec<OrgReply>>(
             (Method::GET, "/admin/orgs"),
             ("listOrgs", "List organizations by id"),
             |_, _, Query(Page { after, limit }), ()| {
@@ -226,12 +246,12 @@ fn orgs() -> Vec<Endpoint> {
             },
         )
         .in_pages("after"),
-        Endpoint::new::<_, _, Org>(
+        Endpoint::new::<_, _, OrgReply>(
             (Method::GET, "/admin/orgs/{id}"),
             ("getOrg", "Show an organization"),
             |_, id, (), ()| Ok(Command::FindOrg { id: OrgId(id) }),
         ),
-        Endpoint::new::<_, _, Org>(
+        Endpoint::new::<_, _, OrgReply>(
             (Method::PATCH, "/admin/orgs/{id}"),
             ("updateOrg", "Change the limits of an organization"),
             |guard, id, (), Json(OrgLimits { limits })| {
@@ -239,7 +259,7 @@ fn orgs() -> Vec<Endpoint> {
                 Ok(Command::UpdateOrg { org_name, limits })
             },
         ),
-        Endpoint::new::<_, _, Org>(
+        Endpoint::new::<_, _, OrgReply>(
             (Method::POST, "/admin/orgs/{id}/suspend"),
             (
                 "suspendOrg",
@@ -250,7 +270,7 @@ fn orgs() -> Vec<Endpoint> {
                 Ok(Command::SuspendOrg { org_name })
             },
         ),
-        Endpoint::new::<_, _, Org>(
+        Endpoint::new::<_, _, OrgReply>(
             (Method::POST, "/admin/orgs/{id}/resume"),
             (
                 "resumeOrg",
@@ -275,16 +295,16 @@ fn keys() -> Vec<Endpoint> {
         Endpoint::new::<_, _, Vec<ListedKey>>(
             (Method::GET, "/admin/keys"),
             ("listKeys", "List keys by id"),
-            |_, _, Query(page): Query<KeyPage>, ()| {
+            |guard, _, Query(page): Query<KeyPage>, ()| {
                 Ok(Command::ListKeys(ListKeys {
-                    org_id: page.org_id.map(OrgId),
+                    org_id: page.org_id(guard)?,
                     after: page.after.map(KeyId),
                     limit: rows(page.limit)?,
                 }))
             },
         )
         .in_pages("after"),
-        Endpoint::new::<_, _, Key>(
+        Endpoint::new::<_, _, ListedKey>(
             (Method::GET, "/admin/keys/{id}"),
             ("getKey", "Show a key"),
             |_, id, (), ()| {
@@ -293,12 +313,12 @@ fn keys() -> Vec<Endpoint> {
                 })
             },
         ),
-        Endpoint::new::<_, _, Key>(
+        Endpoint::new::<_, _, ListedKey>(
             (Method::PATCH, "/admin/keys/{id}"),
             ("updateKey", "Change a key"),
             |_, id, (), Json(changes): Json<KeyChanges>| Ok(Command::UpdateKey(changes.of(id))),
         ),
-        Endpoint::new::<_, _, Key>(
+        Endpoint::new::<_, _, ListedKey>(
             (Method::DELETE, "/admin/keys/{id}"),
             ("revokeKey", "Refuse a key from now on, for good"),
             |_, id, (), ()| {
@@ -345,7 +365,7 @@ fn limits() -> Vec<Endpoint> {
                 Ok(Command::Reset { whose, rule })
             },
         ),
-        Endpoint::new::<_, _, Key>(
+        Endpoint::new::<_, _, ListedKey>(
             (Method::POST, "/admin/keys/{id}/lifts"),
             ("liftLimit", "Lift a limit of a key for a time"),
             |_, id, (), Json(NewLift { rule, duration })| {
@@ -358,7 +378,7 @@ fn limits() -> Vec<Endpoint> {
             },
         )
         .creating(),
-        Endpoint::new::<_, _, Key>(
+        Endpoint::new::<_, _, ListedKey>(
             (Method::DELETE, "/admin/keys/{id}/lifts"),
             ("endLift", "Put a lifted limit in force again"),
             |_, id, Query(RuleName { rule }), ()| {

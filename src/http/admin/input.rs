@@ -2,11 +2,11 @@
 
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
+use super::unique::Unique;
 use crate::http::problem::Problem;
 
 /// Schemas by their names.
@@ -83,8 +83,8 @@ impl<T: DeserializeOwned + ToSchema> Input for Json<T> {
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Problem::new(status, "unsupported_media_type", detail));
         }
-        let value: Value = serde_json::from_slice(body).map_err(|error| {
-            let detail = format!("The body is not JSON: {error}.");
+        let Unique(value) = serde_json::from_slice(body).map_err(|error| {
+            let detail = format!("The body is not JSON that can be accepted: {error}.");
             Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail)
         })?;
         // An array would be read as fields without names.

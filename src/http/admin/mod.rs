@@ -9,6 +9,7 @@ mod openapi;
 mod operation;
 mod schemas;
 mod service;
+mod unique;
 
 #[cfg(feature = "serve")]
 pub(super) use self::access::require_own_name;

@@ -43,15 +43,15 @@ pub struct AdminService {
     peer: Peer,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) guard: KeyGuard,
     pub(super) hosts: BTreeSet<String>,
     prefix: String,
     most_bytes: usize,
-    endpoints: Vec<Endpoint>,
+    endpoints: Arc<[Endpoint]>,
     description: StaticFile,
-    pages: docs::Pages,
+    pages: Arc<docs::Pages>,
 }
 
 impl AdminService {
@@ -79,9 +79,9 @@ impl AdminService {
                 hosts: BTreeSet::new(),
                 prefix: String::new(),
                 most_bytes: Self::MOST_BYTES,
-                endpoints,
+                endpoints: endpoints.into(),
                 description,
-                pages: docs::Pages::default(),
+                pages: Arc::default(),
             }),
             peer: Peer::default(),
         }
@@ -127,11 +127,9 @@ impl AdminService {
         }
     }
 
-    /// While it is set up, nobody else has it.
+    /// Changes the settings of this service; its clones keep theirs.
     fn change(&mut self, change: impl FnOnce(&mut Shared)) {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            change(shared);
-        }
+        change(Arc::make_mut(&mut self.shared));
     }
 
     fn answer<B>(&self, request: Request<B>) -> Answer

@@ -1,5 +1,6 @@
 //! `/readyz`: whether all work can be done, and lines on standard error when that changes.
 
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,11 +34,13 @@ pub(super) async fn report(guard: KeyGuard, mut end: watch::Receiver<()>) {
             _ = end.changed() => return,
         }
         let readiness = guard.readiness();
-        match (was_ready, readiness.is_ready()) {
-            (true, false) => eprintln!("not ready: {}", readiness.problems.join("; ")),
-            (false, true) => eprintln!("ready again"),
-            _ => {}
-        }
+        let line = match (was_ready, readiness.is_ready()) {
+            (true, false) => format!("not ready: {}\n", readiness.problems.join("; ")),
+            (false, true) => "ready again\n".to_owned(),
+            _ => String::new(),
+        };
+        // Without standard error there is nowhere to say so.
+        let _ = std::io::stderr().write_all(line.as_bytes());
         was_ready = readiness.is_ready();
     }
 }
