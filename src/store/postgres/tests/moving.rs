@@ -1,6 +1,7 @@
 //! Between files and a database that others look at meanwhile.
 
 use super::*;
+use crate::clock::Clock;
 use crate::lockout::Strike;
 use crate::record::HashScheme;
 use crate::store::RedbStore;
