@@ -513,6 +513,23 @@ fn what_cannot_be_served_is_said_with_what_to_do() {
     fs::write(dir.path().join("bad.toml"), "protekt = []").unwrap();
     let error = refused(dir.path(), &["serve", "--policy", "bad.toml"]);
     assert!(error.contains("protekt"), "{error}");
+    for (file, listen) in [
+        ("keyguard.redb.sock", "127.0.0.1:0"),
+        ("http.sock", "unix:http.sock"),
+    ] {
+        let file = dir.path().join(file);
+        fs::write(&file, "precious").unwrap();
+        let error = refused(dir.path(), &["serve", "--listen", listen]);
+        let next = format!(
+            "{}    # and move it away",
+            file.file_name().unwrap().display()
+        );
+        assert!(
+            error.contains("is no socket") && error.contains(&next),
+            "{error}"
+        );
+        fs::remove_file(&file).unwrap();
+    }
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = taken.local_addr().unwrap().to_string();
     let error = refused(dir.path(), &["serve", "--listen", &place]);

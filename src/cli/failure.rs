@@ -13,6 +13,8 @@ use crate::admin::answer::{Failure, FailureCode};
 #[cfg(unix)]
 use crate::admin::remote::Unreachable;
 use crate::admin::session::SessionError;
+#[cfg(all(unix, feature = "serve"))]
+use crate::http::serve::{Place as ListenPlace, ServeError};
 use crate::process;
 use crate::store::{OpenError, StoreError};
 
@@ -170,8 +172,7 @@ impl CliError {
                 OpenError::Socket { path, .. } => {
                     let file = std::fs::canonicalize(path);
                     let file = file.unwrap_or_else(|_| path.clone());
-                    let socket = format!("{}.sock", file.display());
-                    format!("ls -l {}    # and move it away", quoted(&socket))
+                    move_away(std::path::Path::new(&format!("{}.sock", file.display())))
                 }
                 OpenError::InUse { holder, .. } => match holder {
                     Some(holder) => {
@@ -223,6 +224,11 @@ impl CliError {
             Self::Log { .. } | Self::NoRequests { .. } | Self::Stage(_) | Self::Policy(_) => {
                 "keyguard replay --help".to_owned()
             }
+            #[cfg(all(unix, feature = "serve"))]
+            Self::Serve(ServeError::Listen {
+                place: ListenPlace::Unix(path),
+                source,
+            }) if source.kind() == std::io::ErrorKind::AlreadyExists => move_away(path),
             #[cfg(feature = "serve")]
             Self::Serve(_) => format!("{keyguard} serve --help"),
             #[cfg(all(feature = "serve", feature = "redis"))]
@@ -231,6 +237,11 @@ impl CliError {
             Self::Output(_) | Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
         }
     }
+}
+
+fn move_away(path: &std::path::Path) -> String {
+    let path = path.display().to_string();
+    format!("ls -l {}    # and move it away", quoted(&path))
 }
 
 fn with_feature(feature: &str) -> String {
