@@ -263,6 +263,8 @@ fn serve(mut stream: UnixStream, guard: &Weak<Inner>) -> io::Result<()> {
             Ok(value) => Outcome::Ok(value),
             Err(failure) => Outcome::Error(failure),
         };
+        // Who has the answer may expect that dropping the guard releases the file.
+        drop(guard);
         answer(&mut stream, outcome)?;
     }
     Ok(())
