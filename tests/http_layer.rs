@@ -295,8 +295,11 @@ fn what_is_protected_and_reached_by_no_layer_is_warned_of() {
     let kg = home.open_with(home.config().policy(policy));
     let unreached = || {
         let warnings = kg.stats().unwrap().warnings;
-        let starts = warnings.iter().filter(|text| text.contains("mounted at"));
-        let patterns = starts.filter_map(|text| text.split('`').nth(1));
+        let mut texts = warnings
+            .iter()
+            .filter_map(|text| text.split_once(", which needs"));
+        let (patterns, _) = texts.next().unwrap_or_default();
+        let patterns = patterns.split('`').skip(1).step_by(2);
         patterns.map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(unreached(), [""; 0], "there is no layer yet");

@@ -97,8 +97,6 @@ pub(crate) struct Inner {
     admin_keys: self::actor::AdminKeys,
     #[cfg(feature = "http")]
     id: GuardId,
-    #[cfg(feature = "http")]
-    mounts: Mounts,
     residents: Residents,
     revisions: Arc<Revisions>,
     backends: Arc<Backends>,
@@ -307,7 +305,7 @@ impl Inner {
 
     #[cfg(feature = "http")]
     pub(crate) fn mounts(&self) -> &Mounts {
-        &self.mounts
+        self.policies.mounts()
     }
 
     /// Whether the admin key is derived from a secret that may be guessed.
@@ -345,9 +343,6 @@ impl Inner {
         warnings.extend(self.limiter().warnings());
         warnings.extend(self.store.warnings());
         warnings.extend(self.fault());
-        warnings.extend(self.recorder().warnings());
-        #[cfg(feature = "http")]
-        warnings.extend(self.mounts.warnings(&self.rulebook().policy));
         warnings
     }
 

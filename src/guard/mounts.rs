@@ -1,6 +1,7 @@
 //! Under which paths layers get requests for a guard.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,25 +34,27 @@ impl Mounts {
         }
     }
 
-    /// What is protected by a policy and reached through none of the layers.
-    pub(super) fn warnings(&self, policy: &Policy) -> Vec<String> {
+    /// Names what a policy protects and none of the layers gets requests for.
+    pub(super) fn warning(&self, policy: &Policy) -> Option<String> {
+        const SHOWN: usize = 10;
         let prefixes = self.0.lock();
-        if prefixes.is_empty() {
-            return Vec::new();
-        }
-        let is_reached = |prefix: &Arc<str>, pattern| policy.may_match_below(pattern, prefix);
-        policy
-            .protected()
-            .filter(|pattern| !prefixes.iter().any(|prefix| is_reached(prefix, pattern)))
-            .map(|pattern| {
-                let prefixes = prefixes.iter().map(|prefix| format!("`{prefix}`"));
-                let prefixes = prefixes.collect::<Vec<_>>().join(", ");
-                format!(
-                    "`{pattern}` is protected, but no request that the layers get matches it: they \
-                     are mounted at {prefixes}; put a layer around its services too, or correct the \
-                     prefix"
-                )
-            })
-            .collect()
+        let is_reached = |pattern| {
+            let mut prefixes = prefixes.iter();
+            prefixes.any(|prefix| prefix.is_empty() || policy.may_match_below(pattern, prefix))
+        };
+        let protected = policy.protected();
+        let unreached = protected.filter(|pattern| !prefixes.is_empty() && !is_reached(pattern));
+        let unreached = list(unreached.take(SHOWN))?;
+        let mounted = list(prefixes.iter().take(SHOWN))?;
+        Some(format!(
+            "no request that the layers get matches {unreached}, which needs a key: they are mounted \
+             at {mounted}; put a layer around its services too, or correct `prefix`"
+        ))
     }
+}
+
+/// `None` if there is nothing.
+fn list(items: impl Iterator<Item = impl fmt::Display>) -> Option<String> {
+    let items: Vec<String> = items.map(|item| format!("`{item}`")).collect();
+    (!items.is_empty()).then(|| items.join(", "))
 }

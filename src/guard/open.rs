@@ -98,8 +98,6 @@ impl Inner {
             admin_keys: super::actor::AdminKeys::new(&config, &secret),
             #[cfg(feature = "http")]
             id: super::GuardId::new(),
-            #[cfg(feature = "http")]
-            mounts: super::Mounts::default(),
             residents: Residents::new(config.resident_keys),
             revisions,
             backends,

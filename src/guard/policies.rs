@@ -66,6 +66,9 @@ pub(crate) struct Policies {
     revisions: Arc<Revisions>,
     lockouts: Arc<Lockouts>,
     file: Option<PathBuf>,
+    /// Where requests come from that go by it.
+    #[cfg(feature = "http")]
+    mounts: super::Mounts,
     /// Raised by the signal to reload.
     signal: Arc<AtomicBool>,
     #[cfg(unix)]
@@ -86,6 +89,8 @@ impl Policies {
             revisions,
             lockouts,
             file,
+            #[cfg(feature = "http")]
+            mounts: super::Mounts::default(),
             signal: Arc::default(),
             #[cfg(unix)]
             handler: Mutex::new(None),
@@ -122,6 +127,18 @@ impl Policies {
         // The rules of a key are put together from its own and those of the policy.
         self.revisions.everything_changed();
         self.lockouts.warnings().set(Topic::Policy, None);
+    }
+
+    #[cfg(feature = "http")]
+    pub(super) fn mounts(&self) -> &super::Mounts {
+        &self.mounts
+    }
+
+    /// Warns of what is protected and reached by none of the layers.
+    #[cfg(feature = "http")]
+    pub(super) fn warn_of_mounts(&self) {
+        let warning = self.mounts.warning(&self.in_force.load().policy);
+        self.lockouts.warnings().set(Topic::Mounts, warning);
     }
 
     /// Reloads if the signal was raised since the last call.

@@ -15,6 +15,7 @@ use super::lockouts::Lockouts;
 use super::policies::Policies;
 use super::request::Request;
 use super::residents::Backends;
+use super::warnings::Topic;
 use crate::client_ip::ClientIp;
 use crate::clock::{CalendarCheck, Clock, Moment};
 use crate::path;
@@ -225,15 +226,6 @@ impl Recorder {
         self.control.lock().sink_failures
     }
 
-    /// What an administrator should know of the sink.
-    pub(super) fn warnings(&self) -> Option<String> {
-        let control = self.control.lock();
-        let failure = control.sink_failure.as_ref()?;
-        Some(format!(
-            "the usage sink does not take requests, which wait for it: {failure}"
-        ))
-    }
-
     fn wait_for_writer(&self, closing: bool) -> MutexGuard<'_, Control> {
         let mut control = self.control.lock();
         control.asked += 1;
@@ -338,12 +330,14 @@ impl Writer {
                 result = result.and(self.save_windows());
             }
             let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::hand_out);
+            let sink_failure = offered.err().map(|error| error.to_string());
+            self.warn_of_sink(sink_failure.as_deref());
             self.keep_house();
             let mut control = self.backends.recorder.control.lock();
             control.done = asked;
             control.failure = result.err().map(|error| error.describe());
-            control.sink_failures += u64::from(offered.is_err());
-            control.sink_failure = offered.err().map(|error| error.to_string());
+            control.sink_failures += u64::from(sink_failure.is_some());
+            control.sink_failure = sink_failure;
             drop(control);
             self.backends.recorder.done.notify_all();
             if closing {
@@ -449,10 +443,19 @@ impl Writer {
         }
     }
 
+    fn warn_of_sink(&self, failure: Option<&str>) {
+        let warning = failure.map(|failure| {
+            format!("the usage sink does not take requests, which wait for it: {failure}")
+        });
+        self.lockouts.warnings().set(Topic::Sink, warning);
+    }
+
     fn keep_house(&mut self) {
         let clock = self.backends.recorder.clock();
         clock.resync();
         self.policies.reload_if_signalled();
+        #[cfg(feature = "http")]
+        self.policies.warn_of_mounts();
         self.backends.limiter.sweep();
         let now = clock.now();
         if now >= self.next_prune {

@@ -1,6 +1,7 @@
 //! What an administrator should know: shown in `Stats::warnings`, and logged as it comes up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::catch_unwind;
 
 use parking_lot::Mutex;
 
@@ -26,6 +27,11 @@ struct Texts {
 pub(crate) enum Topic {
     /// The policy file, read again.
     Policy,
+    /// What is protected and reached by no layer.
+    #[cfg(feature = "http")]
+    Mounts,
+    /// The sink that takes single requests.
+    Sink,
 }
 
 impl Default for Warnings {
@@ -51,7 +57,7 @@ impl Warnings {
         }
         texts.lasting.insert(text.to_owned());
         drop(texts);
-        (self.log)(text);
+        self.log(text);
     }
 
     /// Sets the warning of a topic, in place of an earlier one; `None` ends it.
@@ -64,8 +70,14 @@ impl Warnings {
         let before = texts.current.insert(topic, text.clone());
         drop(texts);
         if before.as_ref() != Some(&text) {
-            (self.log)(&text);
+            self.log(&text);
         }
+    }
+
+    /// A panic of what logs ends no thread of the guard.
+    fn log(&self, text: &str) {
+        let log = self.log;
+        let _ = catch_unwind(|| log(text));
     }
 
     pub(crate) fn list(&self) -> Vec<String> {
@@ -105,6 +117,14 @@ mod tests {
         assert_eq!((warnings.list()[0].as_str(), logged()), ("line 4", 3));
         warnings.set(Topic::Policy, None);
         assert_eq!(warnings.list(), ["lasts"]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_logged_is_kept() {
+        let warnings = Warnings::logged_by(|_| panic!("no log"));
+        warnings.add("lasts");
+        warnings.set(Topic::Policy, Some("line 3".into()));
+        assert_eq!(warnings.list(), ["line 3", "lasts"]);
     }
 
     #[test]
