@@ -177,7 +177,7 @@ impl IpLimitLayer {
         }
     }
 
-    /// As [`KeyGuardLayer::prefix`]; locks of a path are kept by the whole of it.
+    /// As [`KeyGuardLayer::prefix`]; locks of a path go by the whole of it.
     pub fn prefix(mut self, path: impl AsRef<str>) -> Self {
         self.mount = Mount::at(path.as_ref());
         self
