@@ -419,7 +419,8 @@ impl Limiter for RedisLimiter {
             .map(|(_, counter)| counter)
             .collect();
         let more = i64::try_from(actual).unwrap_or(i64::MAX) - signed(admission.cost);
-        if more < 0 {
+        // What takes more may make another limit refuse for longer.
+        if more != 0 {
             self.forget_exhausted(&counters);
         }
         // More than the script can count exactly counts as no more than that.

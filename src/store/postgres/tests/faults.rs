@@ -194,9 +194,9 @@ fn look_ups_that_wait_for_a_lock_hold_up_no_change_and_have_nothing_forgotten() 
             "{warnings:?}"
         );
     });
-    assert!(most <= 20, "{most} sessions");
+    assert!(most <= 50, "{most} sessions");
+    until(|| resolve(&other, 1).is_ok_and(|found| found.is_some()));
     until(|| other.warnings().is_empty());
-    assert!(resolve(&other, 1).unwrap().is_some());
     assert!(
         heard
             .try_iter()
