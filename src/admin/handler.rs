@@ -262,7 +262,7 @@ impl KeyGuard {
                 .allowed_ips
                 .map(|list| allowed_ips(&list))
                 .transpose()?,
-            lifts: None,
+            lift: None,
             expires_at: request.expires_at,
             unless_expired_at: (request.expires_at.is_some() && !request.reactivate)
                 .then(|| self.inner.now()),

@@ -11,7 +11,7 @@ use crate::limit;
 use crate::lock_time::LockTime;
 use crate::network::Network;
 use crate::record::{Key, KeyId, Lift, Org, OrgId};
-use crate::store::{KeyChange, OrgChange};
+use crate::store::{KeyChange, NewLift, OrgChange};
 
 impl KeyGuard {
     /// Gives an organization limits that all of its keys share, in place of those it has; each as
@@ -78,22 +78,24 @@ impl KeyGuard {
         let Some(found) = found.iter().find(|known| known.name() == rule) else {
             return Err(no_such_limit(rule, found.iter().map(|rule| rule.name())));
         };
-        let lift = Lift {
-            rule: rule.to_owned(),
-            until,
+        let lift = NewLift {
+            lift: Lift {
+                rule: rule.to_owned(),
+                until,
+            },
+            now: self.inner.now(),
         };
-        let now = self.inner.now();
         let details = json!({ "key_id": id, "rule": rule, "until": until });
         if found.holder == crate::rule::Holder::Org {
             let change = OrgChange {
-                lifts: Some(crate::guard::with_lift(&org.lifts, lift, now)),
+                lift: Some(lift),
                 ..OrgChange::default()
             };
             self.change_org(org.id, change, action, details)?;
             return Ok(key.seen_at(now));
         }
         let change = KeyChange {
-            lifts: Some(crate::guard::with_lift(&key.lifts, lift, now)),
+            lift: Some(lift),
             ..KeyChange::default()
         };
         self.change_key(id, change, action, details)
@@ -112,13 +114,14 @@ impl KeyGuard {
     /// [`AdminError::Policy`] for what the file says; [`AdminError::Conflict`] if there is none. The
     /// policy then stays as it was.
     pub fn reload(&self) -> Result<(), AdminError> {
-        if self.inner.policies().reload()? {
-            let act = self.act("reload", None, json!({}));
-            return Ok(self.inner.store().note(&act)?);
+        let act = self.act("reload", None, json!({}));
+        let note = || Ok::<_, AdminError>(self.inner.store().note(&act)?);
+        match self.inner.policies().reload(note)? {
+            true => Ok(()),
+            false => Err(AdminError::Conflict(
+                "no policy file is set: `Config::policy_file` names one".into(),
+            )),
         }
-        Err(AdminError::Conflict(
-            "no policy file is set: `Config::policy_file` names one".into(),
-        ))
     }
 }
 

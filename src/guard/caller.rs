@@ -84,15 +84,3 @@ fn lifts<'a>(key: &'a Key, org: &'a Org, now: Timestamp) -> impl Iterator<Item =
 pub(crate) fn is_lifted(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
     lifts(key, org, now).any(|lift| lift.rule == rule.name())
 }
-
-/// Lifts a limit until a time, in place of an earlier lift; ends those that are over.
-pub(crate) fn with_lift(lifts: &[Lift], lift: Lift, now: Timestamp) -> Vec<Lift> {
-    let others = lifts
-        .iter()
-        .filter(|l| l.rule != lift.rule && l.until > now);
-    let mut lifts: Vec<Lift> = others.cloned().collect();
-    if lift.until > now {
-        lifts.push(lift);
-    }
-    lifts
-}

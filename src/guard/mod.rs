@@ -44,7 +44,7 @@ pub(crate) use self::actor::Actor;
 pub(crate) use self::backends::Place;
 #[cfg(feature = "cli")]
 pub(crate) use self::backends::is_server;
-pub(crate) use self::caller::{is_lifted, rules, with_lift};
+pub(crate) use self::caller::{is_lifted, rules};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
 #[cfg(feature = "serve")]

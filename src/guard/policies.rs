@@ -105,18 +105,25 @@ impl Policies {
     }
 
     /// Reads the file again. Returns false if there is none. One that cannot be accepted changes
-    /// nothing, and stays a warning until a good one is in force.
-    pub(crate) fn reload(&self) -> Result<bool, InvalidPolicy> {
+    /// nothing, and stays a warning until a good one is in force. Neither does one that `accept`
+    /// fails for, which is called before it is put in force.
+    pub(crate) fn reload<E: From<InvalidPolicy>>(
+        &self,
+        accept: impl FnOnce() -> Result<(), E>,
+    ) -> Result<bool, E> {
         let _replacing = self.replacing.lock();
         let Some(file) = &self.file else {
             return Ok(false);
         };
         match access::read(file) {
-            Ok(policy) => self.put_in_force(policy),
+            Ok(policy) => {
+                accept()?;
+                self.put_in_force(policy);
+            }
             Err(error) => {
                 let text = format!("the policy stays as it was: {error}");
                 self.lockouts.warnings().set(Topic::Policy, Some(text));
-                return Err(error);
+                return Err(error.into());
             }
         }
         Ok(true)
@@ -145,7 +152,7 @@ impl Policies {
     pub(super) fn reload_if_signalled(&self) {
         if self.signal.swap(false, Ordering::Relaxed) {
             // A failure is among the warnings.
-            let _ = self.reload();
+            let _ = self.reload(|| Ok::<_, InvalidPolicy>(()));
         }
     }
 

@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{
-    Act, Count, KeyChange, NewCredential, NewKey, Once, OrgChange, Resolved, Rotation, Store,
-    StoreError, UsageBatch, UsageEvent,
+    Act, Count, KeyChange, NewCredential, NewKey, NewLift, Once, OrgChange, Resolved, Rotation,
+    Store, StoreError, UsageBatch, UsageEvent,
 };
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
@@ -48,6 +48,7 @@ macro_rules! conforms {
             raw_usage_is_the_events_in_order
             balances_are_levels
             all_of_a_key_and_its_organization_reads_back
+            a_lift_leaves_other_lifts_as_they_are
             every_change_is_in_the_audit_log
             locks_come_and_go
             any_path_is_recorded
@@ -534,6 +535,10 @@ pub(super) fn all_of_a_key_and_its_organization_reads_back(home: &dyn Home) {
         rule: "60/min".into(),
         until: after(5),
     };
+    let new_lift = NewLift {
+        lift: lift.clone(),
+        now: NOW,
+    };
     let texts = [
         "9 daily",
         "500 monthly",
@@ -545,7 +550,7 @@ pub(super) fn all_of_a_key_and_its_organization_reads_back(home: &dyn Home) {
     let change = OrgChange {
         status: Some(OrgStatus::Suspended),
         limits: Some(limits.clone()),
-        lifts: Some(vec![lift.clone()]),
+        lift: Some(new_lift.clone()),
     };
     let org = store.update_org(org.id, change, &act()).unwrap();
     assert_eq!((&org.limits, &org.lifts), (&limits, &vec![lift.clone()]));
@@ -565,13 +570,48 @@ pub(super) fn all_of_a_key_and_its_organization_reads_back(home: &dyn Home) {
     assert_eq!((&created.limits, &created.scopes), (&limits, &scopes));
     let change = KeyChange {
         scopes: Some(Vec::new()),
-        lifts: Some(vec![lift]),
+        lift: Some(new_lift),
         ..KeyChange::default()
     };
     let key = store.update_key(created.id, change, &act()).unwrap();
     assert_eq!(store.key(key.id).unwrap(), key);
     let resolved = resolve(&*store, 1).unwrap().unwrap();
     assert_eq!((resolved.key, resolved.org), (key, org));
+}
+
+pub(super) fn a_lift_leaves_other_lifts_as_they_are(home: &dyn Home) {
+    let store = with_keys(home, 1);
+    let change = |rule: &str, until, now| -> (KeyChange, OrgChange) {
+        let rule = rule.to_owned();
+        let lift = Some(NewLift {
+            lift: Lift { rule, until },
+            now,
+        });
+        let key = KeyChange {
+            lift: lift.clone(),
+            ..KeyChange::default()
+        };
+        let org = OrgChange {
+            lift,
+            ..OrgChange::default()
+        };
+        (key, org)
+    };
+    let lifts = |rule, until, now| {
+        let (of_key, of_org) = change(rule, after(until), after(now));
+        let key = store.update_key(KeyId(1), of_key, &act()).unwrap();
+        let org = store.update_org(OrgId(1), of_org, &act()).unwrap();
+        assert_eq!(key.lifts, org.lifts);
+        assert_eq!(store.key(KeyId(1)).unwrap().lifts, key.lifts);
+        let lifts = key.lifts.into_iter().map(|lift| (lift.rule, lift.until));
+        lifts.collect::<Vec<_>>()
+    };
+    let lift = |rule: &str, until| (rule.to_owned(), after(until));
+    assert_eq!(lifts("daily", 5, 0), [lift("daily", 5)]);
+    assert_eq!(lifts("10/s", 9, 0), [lift("daily", 5), lift("10/s", 9)]);
+    assert_eq!(lifts("daily", 7, 0), [lift("10/s", 9), lift("daily", 7)]);
+    // Those that are over make way.
+    assert_eq!(lifts("10/s", 8, 8), []);
 }
 
 pub(super) fn every_change_is_in_the_audit_log(home: &dyn Home) {

@@ -322,7 +322,7 @@ pub(crate) struct KeyChange {
     pub(crate) rate_limit_per_minute: Option<NonZeroU32>,
     pub(crate) limits: Option<Vec<Limit>>,
     pub(crate) allowed_ips: Option<Addresses>,
-    pub(crate) lifts: Option<Vec<Lift>>,
+    pub(crate) lift: Option<NewLift>,
     pub(crate) expires_at: Option<Option<Timestamp>>,
     /// Fails with [`StoreError::Expired`] if the key has expired by this time.
     pub(crate) unless_expired_at: Option<Timestamp>,
@@ -345,7 +345,9 @@ impl KeyChange {
         set(&mut key.rate_limit_per_minute, &self.rate_limit_per_minute);
         set(&mut key.limits, &self.limits);
         set(&mut key.allowed_ips, &self.allowed_ips);
-        set(&mut key.lifts, &self.lifts);
+        if let Some(lift) = &self.lift {
+            lift.add_to(&mut key.lifts);
+        }
         set(&mut key.expires_at, &self.expires_at);
         Ok(())
     }
@@ -362,7 +364,25 @@ fn set<T: Clone>(field: &mut T, value: &Option<T>) {
 pub(crate) struct OrgChange {
     pub(crate) status: Option<OrgStatus>,
     pub(crate) limits: Option<Vec<Limit>>,
-    pub(crate) lifts: Option<Vec<Lift>>,
+    pub(crate) lift: Option<NewLift>,
+}
+
+/// A limit to lift, in place of an earlier lift of it. The other lifts stay, so that lifts made at the
+/// same time are all there.
+#[derive(Clone, Debug)]
+pub(crate) struct NewLift {
+    pub(crate) lift: Lift,
+    /// Lifts that are over by then are forgotten; so is this one.
+    pub(crate) now: Timestamp,
+}
+
+impl NewLift {
+    pub(crate) fn add_to(&self, lifts: &mut Vec<Lift>) {
+        lifts.retain(|known| known.rule != self.lift.rule && known.until > self.now);
+        if self.lift.until > self.now {
+            lifts.push(self.lift.clone());
+        }
+    }
 }
 
 /// Usage on its way to the store: events by known keys, counts of all other refusals, and the

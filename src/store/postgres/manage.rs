@@ -101,11 +101,13 @@ pub(super) async fn update_org(
     let OrgChange {
         status,
         limits,
-        lifts,
+        lift,
     } = change;
     set(&mut org.status, status);
     set(&mut org.limits, limits);
-    set(&mut org.lifts, lifts);
+    if let Some(lift) = lift {
+        lift.add_to(&mut org.lifts);
+    }
     conn.run(
         "UPDATE organizations SET status = $2, limits = $3, lifts = $4 WHERE id = $1",
         &[

@@ -75,11 +75,13 @@ pub(super) fn update_org(
     let OrgChange {
         status,
         limits,
-        lifts,
+        lift,
     } = change;
     set(&mut org.status, status);
     set(&mut org.limits, limits);
-    set(&mut org.lifts, lifts);
+    if let Some(lift) = lift {
+        lift.add_to(&mut org.lifts);
+    }
     put_org(&mut orgs, &org)?;
     Ok(org)
 }
