@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Home, IP, ask, key, key_with, org};
+use common::{Home, IP, admit, ask, key, key_with, org};
 use keyguard::{CreateKey, LockScope, Timestamp, UpdateKey};
 use std::fs;
 use std::sync::Barrier;
@@ -97,20 +97,20 @@ fn what_cannot_be_stored_is_not_put_in_force() {
     fs::write(&policy, "").unwrap();
     let kg = home.open_with(home.config().policy_file(&policy));
     let key = key(&kg);
-    ask(&kg, &key).unwrap();
+    admit(&kg, &key);
     // Nothing can be stored in a file that is no longer there.
     fs::rename(home.file(), home.dir().join("away")).unwrap();
 
     fs::write(&policy, "deny = [\"192.0.2.7\"]\n").unwrap();
     kg.reload().unwrap_err();
-    ask(&kg, &key).unwrap();
+    admit(&kg, &key);
     kg.block(IP, "/", HOUR.parse().unwrap(), LockScope::Global)
         .unwrap_err();
-    ask(&kg, &key).unwrap();
+    admit(&kg, &key);
     kg.revoke_key(key.key.id).unwrap_err();
-    ask(&kg, &key).unwrap();
+    admit(&kg, &key);
     kg.suspend_org(key.key.org_id).unwrap_err();
-    ask(&kg, &key).unwrap();
+    admit(&kg, &key);
     assert!(!kg.readiness().is_ready());
 
     fs::rename(home.dir().join("away"), home.file()).unwrap();

@@ -92,7 +92,7 @@ impl KeyGuard {
                 ..OrgChange::default()
             };
             self.change_org(org.id, change, action, details)?;
-            return Ok(key.seen_at(now));
+            return Ok(key.seen_at(self.inner.now()));
         }
         let change = KeyChange {
             lift: Some(lift),
