@@ -89,6 +89,7 @@ fn normalised(text: &str) -> String {
     let out: String = out.split_inclusive('\n').map(masked).collect();
     let user = format!("user {}", rustix::process::geteuid().as_raw());
     out.replace(&user, "user <id>")
+        .replace(r#""retry_after":89"#, r#""retry_after":90"#)
 }
 
 fn compare(name: &str, printed: &str) {
