@@ -7,6 +7,7 @@ mod common;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use common::postgres::Database;
 use common::{SECRET, ask, ask_with, key_with, refusal};
@@ -21,6 +22,11 @@ const PASSWORD: &str = "hunter2";
 fn url(database: &Database) -> String {
     let user = format!("postgres:{PASSWORD}@");
     database.url.replacen("postgres@", &user, 1)
+}
+
+/// Of a guard that waits for its database, however busy the machine is.
+fn patient() -> Config {
+    Config::new(SECRET).backend_deadline(Duration::from_secs(20))
 }
 
 /// The program, in this directory and on this database, under the secret of these tests.
@@ -156,7 +162,7 @@ fn an_exported_file_goes_on_in_a_database_and_comes_back() {
     assert_eq!(export("keyguard.redb", &url), first);
     assert_eq!(look(&url), original);
 
-    let kg = KeyGuard::open(&url, Config::new(SECRET)).unwrap();
+    let kg = KeyGuard::open(&url, patient()).unwrap();
     assert_eq!(kg.stats().unwrap().requests, 1);
     assert_eq!(refusal(ask(&kg, &revoked)), Reason::RevokedKey);
     for _ in 0..2 {
@@ -220,7 +226,7 @@ fn the_ancestors_database_is_taken_over_into_another() {
         let said = done(dir.path(), &url, &["import", "--from", &from]);
         assert!(said.contains("keyguard --db URL serve"), "{said}");
     }
-    let open = |legacy| KeyGuard::open(&url, Config::new(SECRET).legacy_secret(legacy)).unwrap();
+    let open = |legacy| KeyGuard::open(&url, patient().legacy_secret(legacy)).unwrap();
     let kg = open(LEGACY);
     let stats = kg.stats().unwrap();
     assert_eq!((stats.requests, stats.errors, stats.total_keys), (4, 2, 1));

@@ -48,7 +48,12 @@ impl Servers {
     }
 
     fn serve(&self) -> Server {
-        Server::spawn(self.program(&["serve", "--listen", "127.0.0.1:0"]))
+        let mut serve = self.program(&["serve", "--listen", "127.0.0.1:0"]);
+        // However busy the machine is, Redis decides.
+        Server::spawn({
+            serve.args(["--backend-deadline", "20000"]);
+            serve
+        })
     }
 }
 
@@ -76,7 +81,7 @@ fn processes_share_keys_and_limits_and_hear_of_a_revocation() {
     assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429]);
 
     servers.run(&["revoke-key", &made["id"].to_string()]);
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(60);
     for node in &nodes {
         while status(node) != 401 {
             assert!(Instant::now() < end, "never refused");

@@ -24,7 +24,7 @@ mod sharing;
 const SECRET: Fingerprint = Fingerprint([7; 32]);
 
 /// Long enough for whatever must happen in the end.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 conforms!(Database::new());
 
@@ -48,7 +48,7 @@ fn open_url(url: &str) -> Result<PostgresStore, OpenError> {
 
 fn options() -> Options {
     Options {
-        deadline: Duration::from_secs(5),
+        deadline: Duration::from_secs(20),
         connections: 4,
         stale_for: Duration::from_secs(30),
         clock: ManualClock::starting_at(NOW).into(),
