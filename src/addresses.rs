@@ -83,13 +83,14 @@ impl Addresses {
     }
 }
 
-/// An address or a network. The text is not shown: who mixes up two fields may have given a key.
+/// An address or a network.
 fn net(field: &'static str, text: &str) -> Result<IpNet, InvalidInput> {
     let unreadable = || {
-        InvalidInput::new(
+        InvalidInput::of(
             field,
-            "holds what is no address such as `192.0.2.7`, no network such as `10.0.0.0/8` or \
-             `2001:db8::/32`, and not `local`",
+            text,
+            "is no address such as `192.0.2.7`, no network such as `10.0.0.0/8` or `2001:db8::/32`, \
+             and not `local`",
         )
     };
     let net = match text.parse::<IpAddr>() {
@@ -222,8 +223,15 @@ mod tests {
             "10.0.0.0/-1",
         ] {
             let error = text.parse::<Addresses>().unwrap_err().to_string();
-            assert!(!error.contains(text), "{error}");
+            assert!(
+                error.contains(&format!("`{text}` is no address")),
+                "{error}"
+            );
         }
+        // It may be a key.
+        let long = "kg_live_".repeat(7);
+        let error = long.parse::<Addresses>().unwrap_err().to_string();
+        assert!(!error.contains("kg_live_"), "{error}");
         let error = "10.1.2.3/8".parse::<Addresses>().unwrap_err();
         assert!(error.to_string().contains("`10.0.0.0/8`"), "{error}");
     }

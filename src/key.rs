@@ -70,10 +70,11 @@ impl FromStr for KeyPrefix {
         if Self::is_valid(text.as_bytes()) {
             return Ok(Self(text.into()));
         }
-        Err(InvalidInput::new(
+        Err(InvalidInput::of(
             "prefix",
-            "a key prefix is 2 to 32 characters of `A-Z a-z 0-9 _ -`, \
-             starts with a letter or digit and ends with `_`, such as `kg_live_`",
+            text,
+            "is no key prefix such as `kg_live_`: 2 to 32 characters of `A-Z a-z 0-9 _ -`, of which \
+             the first is a letter or digit and the last `_`",
         ))
     }
 }

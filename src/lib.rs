@@ -67,6 +67,7 @@ mod secret;
 mod shell;
 mod sink;
 mod store;
+mod text;
 mod time_zone;
 #[cfg(feature = "redis")]
 mod tls;

@@ -123,7 +123,9 @@ impl Limit {
         let millis = WindowLength::new(every)?.nanos() / 1_000_000;
         let refill = Refill {
             amount: crate::policy::limit("limit", back)?,
-            millis: NonZeroU64::new(millis).ok_or_else(unreadable)?,
+            millis: NonZeroU64::new(millis).ok_or_else(|| {
+                InvalidInput::new("limit", "gives credits back after at least 1 ms")
+            })?,
         };
         Self::new(amount, Span::Credits(Some(refill)))
     }
@@ -237,6 +239,33 @@ impl FromStr for Limit {
     type Err = InvalidInput;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::read(text).map_err(|problem| match problem {
+            Problem::Invalid(invalid) => invalid,
+            Problem::Unreadable => InvalidInput::of(
+                "limit",
+                text,
+                "is no limit such as `10/s`, `600/min`, `5/15min`, `20000 daily`, `500000 monthly`, \
+                 `5000 credits`, `5000 credits +100/hour` or `8 concurrent`, each also with \
+                 ` shadow` behind it",
+            ),
+        })
+    }
+}
+
+/// Why a text is no limit.
+enum Problem {
+    Unreadable,
+    Invalid(InvalidInput),
+}
+
+impl From<InvalidInput> for Problem {
+    fn from(invalid: InvalidInput) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl Limit {
+    fn read(text: &str) -> Result<Self, Problem> {
         let text = text.trim_ascii().to_ascii_lowercase();
         let (text, shadow) = match text.strip_suffix(SHADOW) {
             Some(text) => (text.trim_ascii_end(), true),
@@ -256,7 +285,7 @@ impl FromStr for Limit {
                     let refill = rest.strip_prefix("credits").map(str::trim_ascii);
                     let refill = refill.and_then(|rest| rest.strip_prefix('+'));
                     let refill = refill.and_then(|rest| rest.split_once('/'));
-                    let (back, every) = refill.ok_or_else(unreadable)?;
+                    let (back, every) = refill.ok_or(Problem::Unreadable)?;
                     Self::refilled_credits(amount, narrow(number(back)?)?, interval(every)?)
                 }
             },
@@ -266,7 +295,7 @@ impl FromStr for Limit {
 }
 
 /// `min`, `15 min`, `1h 30m`, `250ms`
-fn interval(text: &str) -> Result<Duration, InvalidInput> {
+fn interval(text: &str) -> Result<Duration, Problem> {
     let text = text.trim_ascii();
     let length = match text.strip_suffix("ms").map(str::trim_ascii_end) {
         Some("") => Some(Duration::from_millis(1)),
@@ -275,11 +304,11 @@ fn interval(text: &str) -> Result<Duration, InvalidInput> {
         None if text.is_empty() => None,
         None => span(&format!("1{text}")),
     };
-    length.ok_or_else(unreadable)
+    length.ok_or(Problem::Unreadable)
 }
 
 /// Digits, with `,` or `_` before each three of them if at all.
-fn number(text: &str) -> Result<u64, InvalidInput> {
+fn number(text: &str) -> Result<u64, Problem> {
     let text = text.trim_ascii();
     let mut groups = text.split([',', '_']);
     let first = groups.next().unwrap_or_default();
@@ -289,25 +318,16 @@ fn number(text: &str) -> Result<u64, InvalidInput> {
         && (!is_grouped || first.len() <= 3)
         && groups.all(|group| group.len() == 3 && is_digits(group));
     if !fits {
-        return Err(unreadable());
+        return Err(Problem::Unreadable);
     }
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
     digits
         .parse()
-        .map_err(|_| InvalidInput::new("limit", format!("is above {}", u64::MAX)))
+        .map_err(|_| InvalidInput::new("limit", format!("is above {}", u64::MAX)).into())
 }
 
 fn narrow(amount: u64) -> Result<u32, InvalidInput> {
     u32::try_from(amount).map_err(|_| InvalidInput::new("limit", format!("is above {}", u32::MAX)))
-}
-
-fn unreadable() -> InvalidInput {
-    InvalidInput::new(
-        "limit",
-        "is none such as `10/s`, `600/min`, `5/15min`, `20000 daily`, `500000 monthly`, \
-         `5000 credits`, `5000 credits +100/hour` or `8 concurrent`, each also with ` shadow` \
-         behind it",
-    )
 }
 
 /// As text.

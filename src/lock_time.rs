@@ -119,13 +119,15 @@ impl FromStr for LockTime {
     type Err = InvalidInput;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let given = text;
         let text = text.trim_ascii().to_ascii_lowercase();
         if let Some(time) = time_of_day(&text) {
             return Ok(Self(Kind::Until(time)));
         }
         let span = span(&text).ok_or_else(|| {
-            InvalidInput::new(
+            InvalidInput::of(
                 "duration",
+                given,
                 "is neither a span such as `3600`, `90s`, `30 minutes`, `1h 30m` or `1 day` nor a \
                  time of day such as `4 PM`, `4:00 PM` or `16:00`",
             )
@@ -138,8 +140,9 @@ impl FromStr for LockTime {
 pub(crate) fn span_of(field: &'static str, text: &str) -> Result<Duration, InvalidInput> {
     let span = span(&text.trim_ascii().to_ascii_lowercase());
     span.filter(is_within_bounds).ok_or_else(|| {
-        InvalidInput::new(
+        InvalidInput::of(
             field,
+            text,
             "is no span of 1 second to 3650 days such as `90s`, `30 minutes` or `1 day`",
         )
     })

@@ -100,10 +100,10 @@ impl FromStr for Network {
     type Err = InvalidInput;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The text is not shown: who mixes up two fields may have given a key.
         let invalid = || {
-            InvalidInput::new(
+            InvalidInput::of(
                 "ip",
+                text,
                 "is neither an IPv4 or IPv6 address nor a network as `list-blocks` shows it",
             )
         };

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::text::{self, is_hidden};
+
 /// A value that a user gave and that cannot be accepted.
 ///
 /// The message says what was wrong and what was expected.
@@ -21,6 +23,17 @@ impl InvalidInput {
         Self {
             field,
             problem: problem.into(),
+        }
+    }
+
+    /// What is wrong with a value, which is shown. A longer one is not: who mixes up two fields may
+    /// have given a key.
+    pub(crate) fn of(field: &'static str, value: &str, problem: impl fmt::Display) -> Self {
+        const LONGEST_SHOWN: usize = 32;
+        let is_shown = value.chars().count() <= LONGEST_SHOWN && !value.contains(is_hidden);
+        match is_shown {
+            true => Self::new(field, format!("`{value}` {problem}")),
+            false => Self::new(field, problem.to_string()),
         }
     }
 
@@ -55,25 +68,31 @@ pub(crate) fn field_name<'a>(field: &'static str, text: &'a str) -> Result<&'a s
     Ok(text)
 }
 
-/// A name or label: 1 to 255 characters, not blank, without control characters.
-pub(crate) fn name(field: &'static str, text: &str) -> Result<String, InvalidInput> {
-    let text = text.trim();
-    if text.is_empty() {
+/// The longest name, in characters.
+const LONGEST_NAME: usize = 255;
+
+/// A name or label: 1 to 255 visible characters and spaces, in Unicode's normalization form C.
+pub(crate) fn name(field: &'static str, given: &str) -> Result<String, InvalidInput> {
+    let name = text::normalized(given);
+    if name.is_empty() {
         return Err(InvalidInput::new(
             field,
             "is empty; give at least one character",
         ));
     }
-    if text.chars().count() > 255 {
+    if name.chars().count() > LONGEST_NAME {
         return Err(InvalidInput::new(field, "is longer than 255 characters"));
     }
-    if text.chars().any(char::is_control) {
-        return Err(InvalidInput::new(
-            field,
-            "holds a control character; give printable text",
-        ));
+    match name.chars().find_map(|c| Some((c, text::objection(c)?))) {
+        None => Ok(name),
+        Some((c, what)) => {
+            let problem = format!(
+                "holds {what} (U+{:04X}); give visible characters and spaces",
+                u32::from(c)
+            );
+            Err(InvalidInput::new(field, problem))
+        }
     }
-    Ok(text.to_owned())
 }
 
 /// A permission that a key holds and a route may require, such as `read` or `orders:write`.
@@ -111,9 +130,10 @@ impl FromStr for Scope {
         if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
             return Ok(Self(text.into()));
         }
-        Err(InvalidInput::new(
+        Err(InvalidInput::of(
             "scopes",
-            "a scope is 1 to 64 printable ASCII characters without space, comma, `\"` and `\\`",
+            text,
+            "is no scope of 1 to 64 printable ASCII characters without space, comma, `\"` and `\\`",
         ))
     }
 }
@@ -233,11 +253,41 @@ mod tests {
     }
 
     #[test]
-    fn names_are_trimmed_and_bounded() {
+    fn names_are_trimmed_and_have_at_most_255_characters() {
         assert_eq!(name("label", "  web ").unwrap(), "web");
         assert!(name("label", " \t").is_err());
-        assert!(name("label", "a\u{1b}[31m").is_err());
         assert!(name("label", &"ü".repeat(255)).is_ok());
         assert!(name("label", &"ü".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn names_hold_visible_characters_only() {
+        for good in ["Müller & Söhne", "株式会社", "שלום", "a 👍 b", "नमस्ते", "x²"]
+        {
+            assert_eq!(name("label", good).as_deref(), Ok(good));
+        }
+        for (c, problem) in [
+            ('\u{1b}', "a control character (U+001B)"),
+            ('\u{9b}', "a control character (U+009B)"),
+            ('\u{200b}', "an invisible character (U+200B)"),
+            ('\u{202e}', "an invisible character (U+202E)"),
+            ('\u{2066}', "an invisible character (U+2066)"),
+            ('\u{e0041}', "an invisible character (U+E0041)"),
+            ('\u{3164}', "an invisible character (U+3164)"),
+            ('\u{fe0f}', "an invisible character (U+FE0F)"),
+            ('\u{2800}', "an invisible character (U+2800)"),
+            ('\u{2028}', "a line separator (U+2028)"),
+            ('\u{a0}', "another blank than a space (U+00A0)"),
+            ('\u{378}', "Unicode does not assign (U+0378)"),
+            ('\u{e000}', "Unicode does not assign (U+E000)"),
+        ] {
+            let error = name("label", &format!("a{c}b")).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_are_composed() {
+        assert_eq!(name("label", "Mu\u{308}ller").unwrap(), "M\u{fc}ller");
     }
 }

@@ -75,8 +75,9 @@ impl FromStr for TimeZone {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let zone = tz::TimeZone::get(text);
         zone.map(|zone| Self(Some(zone))).map_err(|_| {
-            InvalidInput::new(
+            InvalidInput::of(
                 "time_zone",
+                text,
                 "is no IANA name such as `Europe/Berlin` or `UTC`",
             )
         })

@@ -81,15 +81,28 @@ fn normalised(text: &str) -> String {
         }
         rest = after;
     }
-    // A second may pass between two commands.
-    let masked = |line| match str::starts_with(line, "retry after: 3") {
-        true => "retry after: <wait>\n",
-        false => line,
-    };
-    let out: String = out.split_inclusive('\n').map(masked).collect();
+    // Seconds pass between two commands.
+    for name in ["retry after: ", "\"retry_after\":"] {
+        out = without_number_after(&out, name);
+    }
     let user = format!("user {}", rustix::process::geteuid().as_raw());
     out.replace(&user, "user <id>")
-        .replace(r#""retry_after":89"#, r#""retry_after":90"#)
+}
+
+/// The same text with `<wait>` in place of each number that `name` stands before.
+fn without_number_after(text: &str, name: &str) -> String {
+    let mut parts = text.split(name);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let after = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        let number = if after.len() < part.len() {
+            "<wait>"
+        } else {
+            ""
+        };
+        out += &format!("{name}{number}{after}");
+    }
+    out
 }
 
 fn compare(name: &str, printed: &str) {
@@ -162,6 +175,59 @@ fn arguments_that_make_no_sense_end_with_2() {
         "{help}"
     );
     assert!(done(dir.path(), &["completions", "bash"]).contains("revoke-key"));
+}
+
+#[test]
+fn what_is_refused_is_named_as_it_was_given_and_said_once() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    let refused = |arguments: &[&str], variable: (&str, &str)| {
+        let mut command = keyguard(dir.path(), arguments);
+        let output = command.env(variable.0, variable.1).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // It may hold a password.
+    let no_redis = "starts with none of `redis://`";
+    let cases = [
+        (
+            refused(
+                &["stats"],
+                ("KEYGUARD_REDIS", "user:hunter2@localhost:6379"),
+            ),
+            "error: --redis or KEYGUARD_REDIS: ",
+            no_redis,
+            "next:  export KEYGUARD_REDIS=redis://",
+        ),
+        #[cfg(feature = "serve")]
+        (
+            refused(&["serve"], ("KEYGUARD_ADMIN_KEY", "hunter2")),
+            "error: KEYGUARD_ADMIN_KEY or --admin-key-file: ",
+            "is shorter than 16 bytes",
+            "next:  unset KEYGUARD_ADMIN_KEY",
+        ),
+        #[cfg(feature = "serve")]
+        (
+            refused(&["serve", "--usage-log", "none/log"], ("KEYGUARD_KEY", "")),
+            "error: --usage-log: ",
+            "`none/log` cannot be opened: No such file or directory",
+            "next:  mkdir -p none",
+        ),
+        (
+            refused(
+                &["update-key", "1", "--limit", "kg_live_".repeat(8).as_str()],
+                ("KEYGUARD_KEY", ""),
+            ),
+            "error: ",
+            "there is no key with the id 1",
+            "next:  keyguard list-keys",
+        ),
+    ];
+    for (said, argument, problem, next) in cases {
+        assert!(said.starts_with(argument) && said.contains(next), "{said}");
+        assert_eq!(said.matches(problem).count(), 1, "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::{fs, io};
 
 const FLOORS: [&str; 5] = [
-    "addresses clock draft forwarded health key legacy limit lock_time client_ip nat64 network ownership path policy process record rule secret shell time_zone tls waiting",
+    "addresses clock draft forwarded health key legacy limit lock_time client_ip nat64 network ownership path policy process record rule secret shell text time_zone tls waiting",
     "access counter window ip_limit lockout quota sink",
     "store limiter",
     "guard admin",

@@ -178,7 +178,7 @@ fn keys_may_share_a_label_and_no_two_share_a_text() {
 // What is refused, and how it is told.
 
 /// Names that nobody can have, and what is said of them.
-fn bad_names() -> [(String, &'static str); 6] {
+fn bad_names() -> [(String, &'static str); 10] {
     [
         (String::new(), "is empty; give at least one character"),
         (" \t ".into(), "is empty; give at least one character"),
@@ -186,7 +186,32 @@ fn bad_names() -> [(String, &'static str); 6] {
         ("a".repeat(1 << 20), "is longer than 255 characters"),
         ("a\u{1b}[31mb".into(), "holds a control character"),
         ("a\nb".into(), "holds a control character"),
+        ("a\u{9b}b".into(), "holds a control character (U+009B)"),
+        ("a\u{202e}b".into(), "holds an invisible character (U+202E)"),
+        ("a\u{2028}b".into(), "holds a line separator (U+2028)"),
+        ("a\u{378}b".into(), "Unicode does not assign (U+0378)"),
     ]
+}
+
+#[test]
+fn organizations_with_names_that_look_alike_are_one() {
+    let home = Home::new();
+    let kg = home.open();
+    let org = kg.create_org("Caf\u{e9} acme").unwrap();
+    // The accent by itself, and blanks around it.
+    assert_eq!(kg.org_named(" Cafe\u{301} acme ").unwrap(), org);
+    let key = CreateKey::new("Cafe\u{301} acme", "shop");
+    assert_eq!(kg.create_key(key).unwrap().key.org_id, org.id);
+    // One letter is Cyrillic; two letters look like one.
+    for name in ["C\u{430}f\u{e9} acme", "Caf\u{e9} acrne"] {
+        let error = kg.create_org(name).unwrap_err();
+        assert!(matches!(error, AdminError::Conflict(_)), "{error:?}");
+        let said = "the organization `Caf\u{e9} acme` exists already";
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(kg.org_named(name).is_err());
+    }
+    kg.close().unwrap();
+    assert!(home.open().create_org("C\u{430}f\u{e9} acme").is_err());
 }
 
 #[test]
@@ -226,7 +251,7 @@ fn bad_fields() -> Vec<(&'static str, &'static str, CreateKey, UpdateKey)> {
         "a\n",
         &long,
     ] {
-        let expected = "a scope is 1 to 64 printable ASCII characters";
+        let expected = "is no scope of 1 to 64 printable ASCII characters";
         add("scopes", expected, &|request, change| {
             request.scopes = vec!["read".into(), scope.into()];
             change.scopes = Some(request.scopes.clone());
@@ -242,7 +267,7 @@ fn bad_fields() -> Vec<(&'static str, &'static str, CreateKey, UpdateKey)> {
     );
     for (limits, expected) in [
         (&["0 monthly"][..], "give at least 1"),
-        (&["10/fortnight"], "is none such as"),
+        (&["10/fortnight"], "is no limit such as"),
         (&["10/min", "9/60s"], "count the same"),
     ] {
         add("limits", expected, &|request, change| {
@@ -287,7 +312,7 @@ fn a_bad_field_of_a_new_key_is_refused() {
             prefix: Some(prefix.into()),
             ..CreateKey::new("acme", "shop")
         };
-        let problem = "a key prefix is 2 to 32 characters";
+        let problem = "is no key prefix such as `kg_live_`: 2 to 32 characters";
         assert_invalid(kg.create_key(request), "prefix", problem);
     }
     assert_eq!(kg.list_keys(ListKeys::default()).unwrap(), []);

@@ -183,6 +183,7 @@ pub(crate) enum FailureCode {
     NotFound,
     Conflict,
     Ambiguous,
+    Damaged,
     Unavailable,
     /// The other side is of another user, or of another version.
     Refused,
@@ -200,6 +201,20 @@ impl Failure {
     }
 }
 
+/// An error and what caused it, each said once.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = cause.source();
+    }
+    message
+}
+
 impl From<InvalidInput> for Failure {
     fn from(error: InvalidInput) -> Self {
         AdminError::from(error).into()
@@ -213,15 +228,10 @@ impl From<AdminError> for Failure {
             AdminError::NotFound(_) => FailureCode::NotFound,
             AdminError::Conflict(_) | AdminError::Done { .. } => FailureCode::Conflict,
             AdminError::Ambiguous { .. } => FailureCode::Ambiguous,
+            AdminError::Damaged(_) => FailureCode::Damaged,
             AdminError::Unavailable(_) => FailureCode::Unavailable,
         };
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
-        let mut failure = Self::new(code, message);
+        let mut failure = Self::new(code, with_causes(&error));
         match error {
             AdminError::Invalid(invalid) => failure.field = Some(invalid.field().to_owned()),
             AdminError::Ambiguous { candidates, .. } => failure.candidates = candidates,
@@ -468,7 +478,10 @@ impl KeyGuard {
 
     fn check_for(&self, check: &Check) -> Result<Value, Failure> {
         let ip = check.ip.parse::<ClientIp>();
-        let ip = ip.map_err(|error| invalid("ip", error.to_string()))?;
+        let ip = ip.map_err(|_| {
+            let problem = "is no IPv4 address, no IPv6 address and not `local`";
+            InvalidInput::of("ip", &check.ip, problem)
+        })?;
         let headers: Vec<(&str, &str)> = check
             .raw_key
             .iter()
@@ -536,8 +549,4 @@ fn reply(value: impl Serialize) -> Result<Value, Failure> {
 
 fn unwritable(error: serde_json::Error) -> Failure {
     Failure::new(FailureCode::Unavailable, error.to_string())
-}
-
-fn invalid(field: &'static str, problem: String) -> AdminError {
-    InvalidInput::new(field, problem).into()
 }

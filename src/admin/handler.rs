@@ -18,12 +18,14 @@ use crate::limit;
 use crate::policy::{self, InvalidInput, Scope};
 use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, OrgStatus, Reason};
 use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
+use crate::text;
 
 impl KeyGuard {
-    /// Creates an organization with a unique name of 1 to 255 characters.
+    /// Creates an organization with a unique name of 1 to 255 visible characters and spaces. Names that
+    /// look alike, by their skeletons of Unicode Technical Standard 39, are one.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] for the name, [`AdminError::Conflict`] if it is taken.
+    /// [`AdminError::Invalid`] for the name, [`AdminError::Conflict`] if it or one like it is taken.
     pub fn create_org(&self, name: &str) -> Result<Org, AdminError> {
         let name = policy::name("org_name", name)?;
         let act = self.act("create_org", None, json!({ "org_name": name }));
@@ -43,7 +45,8 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`]
     pub fn org_named(&self, name: &str) -> Result<Org, AdminError> {
-        Ok(self.inner.store().org_named(name)?)
+        let name = text::normalized(name);
+        Ok(self.inner.store().org_named(&name)?)
     }
 
     /// At most `limit` organizations, by id, with ids above `after`.
@@ -176,7 +179,7 @@ impl KeyGuard {
             allowed_ips: allowed_ips(&request.allowed_ips)?,
             created_at: self.inner.now(),
             expires_at: request.expires_at,
-            org_id: self.inner.store().org_named(&request.org_name)?.id,
+            org_id: self.org_named(&request.org_name)?.id,
         };
         Ok((key, generate(&prefix)?))
     }

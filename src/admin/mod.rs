@@ -47,7 +47,7 @@ pub struct CreateKey {
     /// The name of the organization that will own the key.
     #[cfg_attr(feature = "http", schema(example = "acme"))]
     pub org_name: String,
-    /// What its owner calls it: 1 to 255 characters.
+    /// What its owner calls it: 1 to 255 visible characters and spaces.
     #[cfg_attr(feature = "http", schema(example = "web shop"))]
     pub label: String,
     /// What it may do: scopes with at most 4,096 characters together, with one between them. Default:
@@ -308,8 +308,11 @@ pub enum AdminError {
     /// The policy file cannot be read, or says what cannot be accepted.
     #[error("the policy stays as it was: {0}")]
     Policy(#[from] InvalidPolicy),
-    /// The data file cannot be read or written; the source says why.
-    #[error("the data file cannot be read or written: see the cause, and check disk and space")]
+    /// What the data file or the database holds cannot be understood.
+    #[error("what is stored is damaged: {0}")]
+    Damaged(String),
+    /// The data file or the database cannot be read or written; the source says why.
+    #[error("what is stored cannot be read or written")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
 }
 
@@ -320,6 +323,7 @@ impl From<StoreError> for AdminError {
                 Self::NotFound(error.to_string())
             }
             StoreError::DuplicateOrg(_)
+            | StoreError::SimilarOrg(_)
             | StoreError::Revoked(_)
             | StoreError::Expired(_)
             | StoreError::Occupied(_) => Self::Conflict(error.to_string()),
@@ -327,7 +331,7 @@ impl From<StoreError> for AdminError {
             StoreError::OtherDone => {
                 InvalidInput::new("Idempotency-Key", "was used for another request").into()
             }
-            StoreError::Damaged(_) => Self::Unavailable(error.into()),
+            StoreError::Damaged(what) => Self::Damaged(what),
             StoreError::Unavailable(source) => Self::Unavailable(source),
         }
     }

@@ -1,15 +1,16 @@
 //! What went wrong, and what to type next.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::flags;
 use super::import::ImportError;
 use super::render::{Table, escaped};
 use super::{Cli, Exit, called_at, complain};
 use crate::access::InvalidPolicy;
 use crate::admin::AdminError;
-use crate::admin::answer::{Failure, FailureCode};
+use crate::admin::answer::{Failure, FailureCode, with_causes};
 #[cfg(unix)]
 use crate::admin::remote::Unreachable;
 use crate::admin::session::SessionError;
@@ -17,6 +18,7 @@ use crate::admin::session::SessionError;
 use crate::http::serve::{Place as ListenPlace, ServeError};
 use crate::process;
 use crate::store::{OpenError, StoreError};
+use crate::text::escaped_json;
 
 pub(super) use crate::shell::quoted;
 
@@ -38,8 +40,9 @@ pub(super) enum CliError {
     },
     #[error("the key cannot be read from standard input: {0}")]
     Input(std::io::Error),
-    #[error("the log `{}` cannot be opened: {source}", file.display())]
+    #[error("{argument}: `{}` cannot be opened: {source}", file.display())]
     Log {
+        argument: &'static str,
         file: PathBuf,
         source: std::io::Error,
     },
@@ -113,15 +116,11 @@ impl CliError {
     /// Says so on standard error.
     pub(super) fn report(&self, cli: &Cli) -> Exit {
         let next = self.next(cli);
-        let mut message = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            if !message.contains(&cause_text) {
-                message = format!("{message}: {cause_text}");
-            }
-            source = cause.source();
-        }
+        let message = match self {
+            Self::Session(SessionError::Open(OpenError::Config(invalid))) => invalid.to_string(),
+            _ => with_causes(self),
+        };
+        let message = flags::named(message, &cli.command);
         let (code, candidates) = match self {
             Self::Asked(failure) | Self::Hinted(failure, _) => {
                 (Some(failure.code), failure.candidates.as_slice())
@@ -132,7 +131,7 @@ impl CliError {
             let error = json!({ "error": {
                 "code": code, "message": message, "candidates": candidates, "next": next,
             }});
-            complain(&format!("{error}\n"));
+            complain(&format!("{}\n", escaped_json(&error.to_string())));
             return Exit::Refused;
         }
         // What is wrong with a policy is shown in its lines.
@@ -195,6 +194,7 @@ impl CliError {
                 ),
                 OpenError::UnknownUrl { .. } => "keyguard --db PATH init".to_owned(),
                 OpenError::MissingFeature { feature, .. } => with_feature(feature),
+                OpenError::Config(invalid) => flags::mend(invalid.field()),
                 OpenError::Server { .. } => format!("{keyguard} --help"),
                 _ => "keyguard --db PATH init".to_owned(),
             },
@@ -217,11 +217,29 @@ impl CliError {
             Self::Import(_) => "keyguard import --help".to_owned(),
             Self::Hinted(_, next) => format!("{keyguard} {next}"),
             Self::Asked(failure) => match failure.code {
-                FailureCode::Unavailable => format!("{keyguard} stats"),
+                FailureCode::Unavailable if cli.is_on_server() => format!("{keyguard} stats"),
+                FailureCode::Unavailable => {
+                    let dir = cli
+                        .place
+                        .db
+                        .parent()
+                        .filter(|dir| !dir.as_os_str().is_empty());
+                    let dir = dir.unwrap_or(Path::new("."));
+                    format!("df -h {}", quoted(&dir.display().to_string()))
+                }
+                FailureCode::Damaged => {
+                    format!("{keyguard} export --to OTHER.redb    # or put a backup in its place")
+                }
                 FailureCode::Refused => "keyguard --version".to_owned(),
                 _ => format!("{keyguard} --help"),
             },
-            Self::Log { .. } | Self::NoRequests { .. } | Self::Stage(_) | Self::Policy(_) => {
+            Self::Log { file, .. } => match file.parent().filter(|dir| !dir.exists()) {
+                Some(dir) if !dir.as_os_str().is_empty() => {
+                    format!("mkdir -p {}", quoted(&dir.display().to_string()))
+                }
+                _ => format!("ls -ld {}", quoted(&file.display().to_string())),
+            },
+            Self::NoRequests { .. } | Self::Stage(_) | Self::Policy(_) => {
                 "keyguard replay --help".to_owned()
             }
             #[cfg(all(unix, feature = "serve"))]
@@ -257,7 +275,7 @@ pub(super) fn hint<T>(
         CliError::Asked(failure)
             if !matches!(
                 failure.code,
-                FailureCode::Unavailable | FailureCode::Refused
+                FailureCode::Unavailable | FailureCode::Damaged | FailureCode::Refused
             ) =>
         {
             let next = next(&failure);

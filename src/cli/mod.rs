@@ -5,6 +5,7 @@ mod blocks;
 mod check;
 mod export;
 mod failure;
+mod flags;
 mod import;
 mod keys;
 mod limits;
@@ -26,7 +27,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::de::DeserializeOwned;
 
 use self::failure::{CliError, quoted};
@@ -35,6 +36,7 @@ use crate::admin::answer::Command;
 use crate::admin::session::{Session, SessionError};
 use crate::guard::{Config, Place as Location, exposure_of, followed, is_server, read_secret};
 use crate::secret::Secret;
+use crate::text::escaped_json;
 
 /// Manage the keys, organizations and locks of a data file, also while a server holds it, or of a
 /// database.
@@ -160,8 +162,10 @@ enum Exit {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let opts = Opts::parse();
+    let matches = Opts::command().get_matches();
+    let opts = Opts::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let mut cli = Cli {
+        command: matches.subcommand_name().unwrap_or_default().to_owned(),
         json: opts.json,
         look: Look::of_stdout(),
         place: opts.place,
@@ -178,6 +182,8 @@ pub fn main() -> ExitCode {
 
 /// What all commands share.
 struct Cli {
+    /// As it is typed, such as `create-key`.
+    command: String,
     json: bool,
     look: Look,
     place: Place,
@@ -267,9 +273,13 @@ impl Cli {
         Ok(config)
     }
 
+    fn is_on_server(&self) -> bool {
+        is_server(&self.place.db)
+    }
+
     /// Whether there is a data file. A database shows only when it is asked.
     fn has_data(&self) -> bool {
-        is_server(&self.place.db) || self.place.db.exists()
+        self.is_on_server() || self.place.db.exists()
     }
 
     fn needs_data(&self) -> Result<(), CliError> {
@@ -341,7 +351,7 @@ impl Cli {
         } else {
             value.to_string()
         };
-        print(&(text + "\n"))
+        print(&format!("{}\n", escaped_json(&text)))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::clock::{ManualClock, Timestamp};
 use crate::guard::{Config, Denial, Grant, KeyGuard, Request};
 use crate::key;
 use crate::record::{Key, KeyId, KeyStatus, Org, OrgStatus};
+use crate::text::escaped_json;
 
 #[derive(Args)]
 pub(super) struct Replay {
@@ -78,6 +79,7 @@ const MOST_KINDS: usize = 10_000;
 pub(super) fn run(cli: &Cli, replay: &Replay) -> Result<Exit, CliError> {
     let policy = access::read(&replay.policy)?;
     let unreadable = |source| CliError::Log {
+        argument: "LOG",
         file: replay.log.clone(),
         source,
     };
@@ -125,7 +127,8 @@ pub(super) fn run(cli: &Cli, replay: &Replay) -> Result<Exit, CliError> {
 
 fn print_one(cli: &Cli, refused: &Refused) -> Result<(), CliError> {
     if cli.json {
-        return print(&format!("{}\n", serde_json::to_string(refused)?));
+        let json = serde_json::to_string(refused)?;
+        return print(&format!("{}\n", escaped_json(&json)));
     }
     let (who, why) = (refused.who(), refused.why());
     let Refused {

@@ -143,7 +143,11 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
             true => config.usage_sink(JsonLines::stdout()),
             false => {
                 let log = UsageLog::open(file.clone(), hangup);
-                config.usage_sink(log.map_err(|source| CliError::Log { file, source })?)
+                config.usage_sink(log.map_err(|source| CliError::Log {
+                    argument: "--usage-log",
+                    file,
+                    source,
+                })?)
             }
         };
     }

@@ -71,7 +71,7 @@ impl KeyGuard {
     /// The same guard, whose changes the audit log enters as those of `actor`, who asks from `from`.
     ///
     /// # Errors
-    /// [`InvalidInput`] if the name is not 1 to 255 printable characters.
+    /// [`InvalidInput`] if the name is not 1 to 255 visible characters and spaces.
     pub fn acting_as(&self, actor: &str, from: impl Into<ClientIp>) -> Result<Self, InvalidInput> {
         let name = policy::name("actor", actor)?;
         Ok(self.with_actor(Actor::new(name, from.into(), None)))

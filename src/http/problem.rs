@@ -9,6 +9,7 @@ use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
 use crate::guard::Denial;
 use crate::record::Key;
+use crate::text::escaped_json;
 
 /// A problem document (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
@@ -85,7 +86,7 @@ impl Problem {
     pub(super) fn into_response<B: From<String>>(self) -> Response<B> {
         let status = StatusCode::from_u16(self.document.status);
         let document = serde_json::to_string(&self.document).unwrap_or_default();
-        let mut response = Response::new(document.into());
+        let mut response = Response::new(escaped_json(&document).into_owned().into());
         *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -101,7 +102,9 @@ impl From<Failure> for Problem {
             FailureCode::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             FailureCode::Conflict => (StatusCode::CONFLICT, "conflict"),
             FailureCode::Ambiguous => (StatusCode::CONFLICT, "ambiguous"),
-            FailureCode::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            FailureCode::Damaged | FailureCode::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
             FailureCode::Refused => (StatusCode::FORBIDDEN, "refused"),
         };
         let mut problem = Self::new(status, code, failure.message);

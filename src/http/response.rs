@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 use crate::guard::{Denial, Grant, LimitFields};
+use crate::text::escaped_json;
 
 impl Denial {
     /// The whole answer: status, header fields and problem document.
@@ -52,6 +53,11 @@ pub(super) fn set_fields(headers: &mut HeaderMap, fields: Vec<(&'static str, Str
             headers.insert(name, value);
         }
     }
+}
+
+/// A value as JSON, with hidden characters as escapes.
+pub(super) fn json_value(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
+    json(status, escaped_json(&value.to_string()).into_owned().into())
 }
 
 pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {

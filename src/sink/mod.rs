@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::client_ip::ClientIp;
 use crate::clock::Timestamp;
 use crate::record::{KeyId, Reason, Usage};
+use crate::text::escaped_json;
 
 #[cfg(feature = "redis")]
 pub use self::redis_stream::RedisStream;
@@ -158,7 +159,8 @@ impl<W: Write + Send> UsageSink for JsonLines<W> {
             self.text.push(b'\n');
         }
         for usage in batch {
-            serde_json::to_writer(&mut self.text, &Line::from(usage))?;
+            let line = serde_json::to_string(&Line::from(usage))?;
+            self.text.extend_from_slice(escaped_json(&line).as_bytes());
             self.text.push(b'\n');
         }
         self.is_broken = true;

@@ -196,6 +196,11 @@ pub(super) fn a_name_is_taken_once(home: &dyn Home) {
         store.create_org("acme", &act()),
         Err(StoreError::DuplicateOrg(name)) if name == "acme"
     ));
+    // The first letter is Cyrillic.
+    assert!(matches!(
+        store.create_org("\u{430}cme", &act()),
+        Err(StoreError::SimilarOrg(name)) if name == "acme"
+    ));
     assert!(matches!(
         store.org_named("Acme"),
         Err(StoreError::NoOrgNamed(_))

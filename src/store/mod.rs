@@ -513,6 +513,8 @@ pub(crate) enum StoreError {
     NoOrgNamed(String),
     #[error("an organization named `{0}` exists already")]
     DuplicateOrg(String),
+    #[error("the organization `{0}` exists already, whose name looks the same; give another name")]
+    SimilarOrg(String),
     #[error("there is no key with the id {0}")]
     NoKey(KeyId),
     #[error("key {0} was revoked, which is final")]
@@ -534,10 +536,10 @@ pub(crate) enum StoreError {
     #[error("the idempotency key was used for another request")]
     OtherDone,
     /// What is stored is not what this version wrote.
-    #[error("the data file is damaged: {0}")]
+    #[error("what is stored is damaged: {0}")]
     Damaged(String),
     /// The disk or the database engine failed.
-    #[error("the data file cannot be read or written")]
+    #[error("what is stored cannot be read or written")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

@@ -14,6 +14,7 @@ use crate::policy;
 use crate::record::{Credential, HashScheme, Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::store::FIRST_SECRET;
 use crate::store::transfer::{MovedKey, Parcel};
+use crate::text;
 
 const ORGS: [Column; 4] = [
     required(&["id"]),
@@ -85,8 +86,11 @@ fn read_orgs(database: &mut dyn Database) -> Result<(Vec<Org>, Ids), ImportError
         if !ids.insert(org.0.clone()) {
             return Err(row.wrong(0, "is the id of another organization too"));
         }
-        if !names.insert(org.1.name.clone()) {
-            return Err(row.wrong(1, "is the name of another organization too"));
+        if !names.insert(text::skeleton(&org.1.name)) {
+            return Err(row.wrong(
+                1,
+                "is the name of another organization too, or looks like it",
+            ));
         }
         orgs.push(org);
         Ok(())

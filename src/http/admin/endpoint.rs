@@ -14,7 +14,7 @@ use super::operation::Operation;
 use crate::admin::answer::{Command, Failure};
 use crate::guard::KeyGuard;
 use crate::http::problem::Problem;
-use crate::http::response::json;
+use crate::http::response::json_value;
 
 type Work = dyn Fn(&KeyGuard, &Asked<'_>) -> Result<Value, Problem> + Send + Sync;
 
@@ -79,7 +79,7 @@ impl Endpoint {
         asked: &Asked<'_>,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let reply = (self.work)(guard, asked)?;
-        let mut response = json(self.operation.status, reply.to_string().into());
+        let mut response = json_value(self.operation.status, &reply);
         let last = reply.as_array().and_then(|rows| rows.last());
         let last = last.and_then(|row| row.get("id")?.as_u64());
         if let (Some(cursor), Some(last)) = (self.operation.cursor, last)

@@ -21,7 +21,8 @@ use crate::record::{AuditEntry, KeyId, OrgId};
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewOrg {
-    /// Its name, unique in the data file: 1 to 255 characters. The Python package calls it `name`.
+    /// Its name: 1 to 255 visible characters and spaces. Names that look alike are one. The Python
+    /// package calls it `name`.
     #[serde(alias = "name")]
     #[schema(example = "acme")]
     org_name: String,
@@ -40,7 +41,7 @@ struct OrgLimits {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyChanges {
-    /// A new label: 1 to 255 characters.
+    /// A new label: 1 to 255 visible characters and spaces.
     label: Option<String>,
     /// Scopes in place of all it has.
     scopes: Option<Vec<String>>,

@@ -16,7 +16,7 @@ use crate::client_ip::ClientIp;
 use crate::guard::{Denial, Grant, KeyGuard, Request};
 use crate::http::admin::{Input, Json, Operation};
 use crate::http::problem::Problem;
-use crate::http::response::json;
+use crate::http::response::json_value;
 use crate::policy::InvalidInput;
 use crate::record::{KeyId, Reason};
 
@@ -91,7 +91,7 @@ pub(super) async fn answer(
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Problem::new(status, "unavailable", error.to_string())
     })?;
-    Ok(json(StatusCode::OK, verdict.to_string().into()))
+    Ok(json_value(StatusCode::OK, &verdict))
 }
 
 async fn decide(guard: &KeyGuard, asked: &Asked) -> Result<Verdict, Problem> {

@@ -39,6 +39,8 @@ pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("keyg
 pub(crate) const ORGS: TableDefinition<u64, &[u8]> = TableDefinition::new("orgs");
 /// Organizations by name; a name is taken once.
 pub(crate) const ORG_NAMES: TableDefinition<&str, u64> = TableDefinition::new("org names");
+/// By what names that look alike share.
+pub(crate) const ORG_SKELETONS: TableDefinition<&str, u64> = TableDefinition::new("org skeletons");
 /// [`decode_key`] by key.
 pub(crate) const KEYS: TableDefinition<u64, &[u8]> = TableDefinition::new("keys");
 /// (time of expiry in milliseconds, key), of keys that expire and are not revoked.

@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::key::HashedKey;
 use crate::record::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
+use crate::text;
 
 /// How many rows are on their way to the server at a time.
 const MANY: usize = 256;
@@ -28,6 +29,11 @@ pub(super) async fn create_org(
         Ok(_) => return Err(StoreError::DuplicateOrg(name.into())),
         Err(error) => return Err(error),
     }
+    let skeleton = text::skeleton(name);
+    let similar = "SELECT name FROM organizations WHERE skeleton = $1";
+    if let Some(there) = conn.row(similar, &[&skeleton]).await? {
+        return Err(StoreError::SimilarOrg(there.try_get(0)?));
+    }
     let counted = conn
         .one(
             "UPDATE keyguard_state SET last_org_id = last_org_id + 1, orgs = orgs + 1 \
@@ -37,8 +43,15 @@ pub(super) async fn create_org(
         .await?;
     let id: i64 = counted.try_get(0)?;
     conn.run(
-        "INSERT INTO organizations (id, name, status, created_at) VALUES ($1, $2, $3, $4)",
-        &[&id, &name, &rows::status(OrgStatus::Active), &at.to_utc()],
+        "INSERT INTO organizations (id, name, skeleton, status, created_at) \
+         VALUES ($1, $2, $3, $4, $5)",
+        &[
+            &id,
+            &name,
+            &skeleton,
+            &rows::status(OrgStatus::Active),
+            &at.to_utc(),
+        ],
     )
     .await?;
     turn.told.push(Told::Created);

@@ -9,10 +9,11 @@ use super::rows::{find_key, find_org, missing, with_last_use};
 use crate::clock::Timestamp;
 use crate::record::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::store::codec::{
-    ACTIVITY, Counters, EXPIRIES, KEYS, META, ORG_KEYS, ORG_NAMES, ORGS, Record, decode_key,
-    decode_org, encode_key, encode_org, meta,
+    ACTIVITY, Counters, EXPIRIES, KEYS, META, ORG_KEYS, ORG_NAMES, ORG_SKELETONS, ORGS, Record,
+    decode_key, decode_org, encode_key, encode_org, meta,
 };
 use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
+use crate::text;
 
 pub(super) fn create_org(
     txn: &WriteTransaction,
@@ -22,6 +23,15 @@ pub(super) fn create_org(
     let mut names = txn.open_table(ORG_NAMES)?;
     if names.get(name)?.is_some() {
         return Err(StoreError::DuplicateOrg(name.into()));
+    }
+    let mut orgs = txn.open_table(ORGS)?;
+    let mut skeletons = txn.open_table(ORG_SKELETONS)?;
+    let skeleton = text::skeleton(name);
+    let similar = skeletons.get(skeleton.as_str())?.map(|id| id.value());
+    if let Some(similar) = similar
+        && let Some(there) = find_org(&orgs, OrgId(similar))?
+    {
+        return Err(StoreError::SimilarOrg(there.name));
     }
     let mut counters = counters(txn)?;
     counters.last_org_id += 1;
@@ -35,7 +45,8 @@ pub(super) fn create_org(
         created_at: at,
     };
     names.insert(name, org.id.0)?;
-    put_org(&mut txn.open_table(ORGS)?, &org)?;
+    skeletons.insert(skeleton.as_str(), org.id.0)?;
+    put_org(&mut orgs, &org)?;
     set_counters(txn, &counters)?;
     Ok(org)
 }

@@ -200,6 +200,7 @@ fn write_first_rows(
         // All tables exist from the start, so that a reader never meets an absent one.
         write.open_table(codec::ORGS)?;
         write.open_table(codec::ORG_NAMES)?;
+        write.open_table(codec::ORG_SKELETONS)?;
         write.open_table(codec::KEYS)?;
         write.open_table(codec::ORG_KEYS)?;
         write.open_table(codec::CREDENTIALS)?;

@@ -1,8 +1,10 @@
 -- Organizations, keys and usage: by the names and columns that dashboards know.
 
+-- Names with the same skeleton look alike.
 CREATE TABLE organizations (
     id          bigint PRIMARY KEY,
     name        text NOT NULL UNIQUE,
+    skeleton    text NOT NULL UNIQUE,
     status      text NOT NULL CHECK (status IN ('active', 'suspended')),
     created_at  timestamptz NOT NULL,
     limits      text[] NOT NULL DEFAULT '{}',

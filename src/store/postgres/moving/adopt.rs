@@ -20,6 +20,7 @@ use crate::store::postgres::feed::Told;
 use crate::store::postgres::locks;
 use crate::store::postgres::rows;
 use crate::store::transfer::{LastIds, Parcel, merged_credential, merged_key, merged_lock};
+use crate::text;
 
 pub(in crate::store::postgres) async fn adopt(
     conn: &Conn,
@@ -70,6 +71,7 @@ async fn count(conn: &Conn, parcel: &Parcel, grown: &Grown) -> Result<(), StoreE
 struct OrgRow<'a> {
     id: OrgId,
     name: &'a str,
+    skeleton: String,
     status: &'static str,
     created_at: Timestamp,
     limits: Vec<String>,
@@ -93,6 +95,7 @@ async fn adopt_orgs(
         to_put.push(OrgRow {
             id: org.id,
             name: &org.name,
+            skeleton: text::skeleton(&org.name),
             status: rows::status(org.status),
             created_at: org.created_at,
             limits: rows::limit_texts(&org.limits),

@@ -9,6 +9,7 @@ use crate::store::postgres::conn::Conn;
 use crate::store::postgres::credentials;
 use crate::store::postgres::rows::{self, key_columns, org_columns};
 use crate::store::transfer::{Parcel, same_credential, same_key, same_org};
+use crate::text;
 
 /// Organizations and keys of a page that are there.
 pub(super) struct There {
@@ -27,7 +28,9 @@ pub(in crate::store::postgres) async fn has_room_for(
 pub(super) async fn find_room(conn: &Conn, parcel: &Parcel) -> Result<There, StoreError> {
     let orgs = orgs(conn, &parcel.orgs).await?;
     for comes in &parcel.orgs {
-        let is_in_its_place = |there: &&Org| there.id == comes.id || there.name == comes.name;
+        let skeleton = text::skeleton(&comes.name);
+        let is_in_its_place =
+            |there: &&Org| there.id == comes.id || text::skeleton(&there.name) == skeleton;
         orgs.iter()
             .filter(is_in_its_place)
             .try_for_each(|there| same_org(there, comes))?;
@@ -50,21 +53,21 @@ pub(super) async fn find_room(conn: &Conn, parcel: &Parcel) -> Result<There, Sto
     })
 }
 
-/// Those that have an id or a name of one that comes.
+/// Those that have the id of one that comes, or a name that looks like its.
 async fn orgs(conn: &Conn, come: &[Org]) -> Result<Vec<Org>, StoreError> {
     if come.is_empty() {
         return Ok(Vec::new());
     }
     let ids: Vec<_> = come.iter().map(|org| org.id.0 as i64).collect();
-    let names: Vec<_> = come.iter().map(|org| org.name.as_str()).collect();
+    let skeletons: Vec<_> = come.iter().map(|org| text::skeleton(&org.name)).collect();
     let found = conn
         .rows(
             concat!(
                 "SELECT ",
                 org_columns!(),
-                " FROM organizations o WHERE o.id = ANY($1) OR o.name = ANY($2)"
+                " FROM organizations o WHERE o.id = ANY($1) OR o.skeleton = ANY($2)"
             ),
-            &[&ids, &names],
+            &[&ids, &skeletons],
         )
         .await?;
     found.iter().map(|row| rows::org(row, 0)).collect()

@@ -5,9 +5,9 @@ use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 use crate::record::{Key, KeyId, Org, OrgId};
 use crate::store::codec::{
     ACTIVITY, Activity, BALANCES, CREDENTIALS, Counters, KEY_DAYS, KEY_HOURS, KEYS, LOCKS,
-    Lifetime, META, MINUTES, ORG_KEYS, ORG_NAMES, ORGS, Record, SHADOWED, Tally, TopKeys,
-    decode_counters, decode_credential, decode_lock, encode_counters, encode_key, encode_lock,
-    encode_org, lock_key, meta,
+    Lifetime, META, MINUTES, ORG_KEYS, ORG_NAMES, ORG_SKELETONS, ORGS, Record, SHADOWED, Tally,
+    TopKeys, decode_counters, decode_credential, decode_lock, encode_counters, encode_key,
+    encode_lock, encode_org, lock_key, meta,
 };
 use crate::store::redb::credentials::Credentials;
 use crate::store::redb::manage::{self, note_expiry};
@@ -18,12 +18,18 @@ use crate::store::transfer::{
     same_credential, same_key, same_org,
 };
 use crate::store::{Count, StoreError};
+use crate::text;
 
 pub(in crate::store::redb) fn has_room_for(
     txn: &ReadTransaction,
     parcel: &Parcel,
 ) -> Result<(), StoreError> {
-    orgs_find_room(&txn.open_table(ORGS)?, &txn.open_table(ORG_NAMES)?, parcel)?;
+    orgs_find_room(
+        &txn.open_table(ORGS)?,
+        &txn.open_table(ORG_NAMES)?,
+        &txn.open_table(ORG_SKELETONS)?,
+        parcel,
+    )?;
     keys_find_room(
         &txn.open_table(KEYS)?,
         &txn.open_table(CREDENTIALS)?,
@@ -34,12 +40,15 @@ pub(in crate::store::redb) fn has_room_for(
 fn orgs_find_room(
     orgs: &impl ReadableTable<u64, &'static [u8]>,
     names: &impl ReadableTable<&'static str, u64>,
+    skeletons: &impl ReadableTable<&'static str, u64>,
     parcel: &Parcel,
 ) -> Result<(), StoreError> {
     for org in &parcel.orgs {
         let named = names.get(org.name.as_str())?;
-        let named = named.map(|id| OrgId(id.value()));
-        for id in std::iter::once(org.id).chain(named) {
+        let similar = skeletons.get(text::skeleton(&org.name).as_str())?;
+        let others = [named, similar].into_iter().flatten();
+        let others = others.map(|id| OrgId(id.value()));
+        for id in std::iter::once(org.id).chain(others) {
             if let Some(there) = find_org(orgs, id)? {
                 same_org(&there, org)?;
             }
@@ -71,7 +80,12 @@ pub(in crate::store::redb) fn adopt(
     txn: &WriteTransaction,
     parcel: &Parcel,
 ) -> Result<(), StoreError> {
-    orgs_find_room(&txn.open_table(ORGS)?, &txn.open_table(ORG_NAMES)?, parcel)?;
+    orgs_find_room(
+        &txn.open_table(ORGS)?,
+        &txn.open_table(ORG_NAMES)?,
+        &txn.open_table(ORG_SKELETONS)?,
+        parcel,
+    )?;
     keys_find_room(
         &txn.open_table(KEYS)?,
         &txn.open_table(CREDENTIALS)?,
@@ -100,10 +114,12 @@ fn adopt_orgs(
 ) -> Result<(), StoreError> {
     let mut table = txn.open_table(ORGS)?;
     let mut names = txn.open_table(ORG_NAMES)?;
+    let mut skeletons = txn.open_table(ORG_SKELETONS)?;
     for org in orgs {
         let earlier = table.insert(org.id.0, encode_org(org)?.as_slice())?;
         counters.orgs += u64::from(earlier.is_none());
         names.insert(org.name.as_str(), org.id.0)?;
+        skeletons.insert(text::skeleton(&org.name).as_str(), org.id.0)?;
     }
     Ok(())
 }
