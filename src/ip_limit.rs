@@ -25,8 +25,6 @@ pub struct IpLimit {
     pub(crate) limit: Limit,
     pub(crate) lockout: Option<LockTime>,
     pub(crate) scope: LockScope,
-    /// Whether it locks out addresses that were found to be proxies, too.
-    pub(crate) is_strict: bool,
 }
 
 impl IpLimit {
@@ -43,7 +41,6 @@ impl IpLimit {
             limit: Limit::window(limit, window)?,
             lockout: None,
             scope: LockScope::Path,
-            is_strict: false,
         })
     }
 
@@ -58,13 +55,6 @@ impl IpLimit {
     /// against a limit of this name, or match a [`Route`](crate::Route) of this name.
     pub fn scope(mut self, scope: LockScope) -> Self {
         self.scope = scope;
-        self
-    }
-
-    /// Whoever is behind an address, it is locked out with it.
-    #[cfg(feature = "http")]
-    pub(crate) fn strict(mut self) -> Self {
-        self.is_strict = true;
         self
     }
 

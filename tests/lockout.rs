@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::child;
 use common::{Home, IP, key, key_limited_to};
 use keyguard::{
-    AdminError, ClientIp, Config, IpLimit, KeyGuard, LockCause, LockScope, LockTime, Network,
-    Reason, Refuses, Request,
+    AdminError, ClientIp, Config, CreateKey, IpLimit, KeyGuard, LockCause, LockScope, LockTime,
+    Network, Reason, Refuses, Request,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -490,8 +490,7 @@ fn through(kg: &KeyGuard, peer: IpAddr, client: &str, key: &str) -> Option<Reaso
 fn a_public_proxy_that_is_not_configured_is_found_and_not_locked() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(3));
-    let keys = [key(&kg), key(&kg)];
-    let texts = keys.each_ref().map(|key| key.raw_key.expose());
+    let texts = [key_of(&kg, "acme"), key_of(&kg, "globex")];
     let client = |number: usize| format!("203.0.113.{number}");
     for round in 0..20 {
         assert_eq!(
@@ -499,7 +498,7 @@ fn a_public_proxy_that_is_not_configured_is_found_and_not_locked() {
             Some(Reason::MalformedKey)
         );
         assert_eq!(
-            through(&kg, IP, &client(100 + round % 2), texts[round % 2]),
+            through(&kg, IP, &client(100 + round % 2), &texts[round % 2]),
             None
         );
     }
@@ -511,7 +510,7 @@ fn a_public_proxy_that_is_not_configured_is_found_and_not_locked() {
     kg.block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
         .unwrap();
     assert_eq!(
-        through(&kg, IP, "203.0.113.1", texts[0]),
+        through(&kg, IP, "203.0.113.1", &texts[0]),
         Some(Reason::IpLocked)
     );
 }
@@ -551,43 +550,193 @@ fn a_proxy_that_was_locked_before_it_was_found_is_found_all_the_same() {
     let home = Home::new();
     let config = home.config().ip_block_threshold(3);
     let kg = home.open_with(config.clone());
-    let keys = [key(&kg), key(&kg)];
-    let texts = keys.each_ref().map(|key| key.raw_key.expose());
+    let texts = [key_of(&kg, "acme"), key_of(&kg, "globex")];
     for number in 0..4 {
         through(&kg, IP, &format!("203.0.113.{number}"), "guess");
     }
     kg.close().unwrap();
     let kg = home.open_with(config);
     let locked = Some(Reason::IpLocked);
-    assert_eq!(through(&kg, IP, "203.0.113.1", texts[0]), locked);
+    assert_eq!(through(&kg, IP, "203.0.113.1", &texts[0]), locked);
     // Not sooner than another key is looked up.
-    assert_eq!(through(&kg, IP, "203.0.113.2", texts[1]), locked);
+    assert_eq!(through(&kg, IP, "203.0.113.2", &texts[1]), locked);
     home.clock.advance(Duration::from_millis(10));
-    assert_eq!(through(&kg, IP, "203.0.113.2", texts[1]), locked);
-    assert_eq!(through(&kg, IP, "203.0.113.2", texts[1]), None);
-    assert_eq!(through(&kg, IP, "203.0.113.1", texts[0]), None);
+    assert_eq!(through(&kg, IP, "203.0.113.2", &texts[1]), locked);
+    assert_eq!(through(&kg, IP, "203.0.113.2", &texts[1]), None);
+    assert_eq!(through(&kg, IP, "203.0.113.1", &texts[0]), None);
 }
 
+/// Once, the hop that a client wrote before its own address was taken for somebody behind it.
 #[test]
-fn a_proxy_before_a_trusted_one_is_found_too() {
+fn what_the_client_of_a_trusted_proxy_says_shows_no_proxy() {
     let home = Home::new();
     let policy = "trusted_proxies = [\"10.0.0.0/8\"]\n[lockout]\nthreshold = 3";
     let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
-    let keys = [key(&kg), key(&kg)];
-    let texts = keys.each_ref().map(|key| key.raw_key.expose());
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
     let nginx: IpAddr = "10.0.0.1".parse().unwrap();
-    for round in 0..9 {
-        let chain = |client: usize| format!("203.0.113.{client}, 198.51.100.9");
-        let guess = through(&kg, nginx, &chain(round), "guess");
-        assert_eq!(guess, Some(Reason::MalformedKey));
+    let chain = |client: usize| format!("203.0.113.{client}, 198.51.100.9");
+    for round in 0..4 {
+        through(&kg, nginx, &chain(round), "guess");
+        through(&kg, nginx, &chain(100 + round), &keys[round % 2]);
+    }
+    for round in 0..4 {
+        home.clock.advance(Duration::from_secs(1));
         assert_eq!(
-            through(&kg, nginx, &chain(100 + round % 2), texts[round % 2]),
-            None
+            through(&kg, nginx, &chain(100 + round), &keys[round % 2]),
+            Some(Reason::IpLocked)
         );
     }
+    // It may be one all the same, which an administrator knows.
     let warnings = kg.stats().unwrap().warnings.join("\n");
     assert!(
         warnings.contains(r#"trusted_proxies = ["198.51.100.9/32"]"#),
         "{warnings}"
     );
+}
+
+/// A key of an organization of its own.
+fn key_of(kg: &KeyGuard, org: &str) -> String {
+    kg.create_org(org).unwrap();
+    let created = kg.create_key(CreateKey::new(org, "label")).unwrap();
+    created.raw_key.expose().to_owned()
+}
+
+/// Makes an address known as a proxy: keys of two organizations are accepted through it.
+fn is_found(kg: &KeyGuard, peer: IpAddr, keys: &[String; 2]) {
+    through(kg, peer, "203.0.113.1", "guess");
+    for (number, key) in keys.iter().enumerate() {
+        let client = format!("203.0.113.{}", 100 + number);
+        assert_eq!(through(kg, peer, &client, key), None);
+    }
+}
+
+/// Once, a customer with two keys had the own address taken for a proxy, by headers of their own.
+#[test]
+fn keys_of_one_organization_do_not_show_a_proxy() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key(&kg), key(&kg)];
+    for number in 0..4 {
+        through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+        let text = keys[number % 2].raw_key.expose();
+        through(&kg, IP, &format!("198.51.100.{number}"), text);
+    }
+    let locked = Some(Reason::IpLocked);
+    for number in 0..4 {
+        home.clock.advance(Duration::from_secs(1));
+        let text = keys[number % 2].raw_key.expose();
+        assert_eq!(
+            through(&kg, IP, &format!("198.51.100.{number}"), text),
+            locked
+        );
+    }
+}
+
+/// Once, an address that was found to be a proxy was free of every automatic lock.
+#[test]
+fn a_proxy_that_was_found_is_locked_out_by_the_limit_of_a_route() {
+    let home = Home::new();
+    let policy = r#"
+        [lockout]
+        threshold = 3
+        [[route]]
+        name = "login"
+        path = "POST /login"
+        protect = false
+        ip_limits = ["3/min"]
+        lockout = "5 hours"
+    "#;
+    let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    let login = |ip| {
+        let request = Request::new(&NO_HEADERS, ip, "/login").method("POST");
+        kg.decide(request).err().map(|denial| denial.reason())
+    };
+    let (limited, locked) = (Some(Reason::IpLimited), Some(Reason::IpLocked));
+    // Locked before it is found.
+    let logins = [login(IP), login(IP), login(IP), login(IP), login(IP)];
+    assert_eq!(logins, [None, None, None, limited, locked]);
+    is_found(&kg, IP, &keys);
+    assert_eq!(login(IP), locked);
+    // Found before.
+    is_found(&kg, ELSEWHERE, &keys);
+    for number in 0..9 {
+        through(&kg, ELSEWHERE, &format!("203.0.113.{number}"), "guess");
+    }
+    assert_eq!(through(&kg, ELSEWHERE, "203.0.113.1", &keys[0]), None);
+    let logins = [ELSEWHERE; 5].map(login);
+    assert_eq!(logins, [None, None, None, limited, locked]);
+
+    // A limit that the program asks for.
+    let limit = IpLimit::new("sign-up", 1, HOUR).unwrap();
+    let limit = limit.lockout(HOUR.try_into().unwrap());
+    let sign_ups = [ELSEWHERE; 3].map(|ip| {
+        let checked = kg.check_ip(&limit, ip, "/sign-up");
+        checked.err().map(|denial| denial.reason())
+    });
+    assert_eq!(sign_ups, [None, limited, locked]);
+}
+
+/// A longer lock by strikes, which does not concern a proxy, hides none that does.
+#[test]
+fn the_lock_of_a_limit_holds_beside_a_longer_one_by_strikes() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    for number in 0..4 {
+        through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+    }
+    let limit = IpLimit::new("all", 1, HOUR).unwrap();
+    let limit = limit.lockout(HOUR.try_into().unwrap());
+    let limit = limit.scope(LockScope::Global);
+    for number in 0..3 {
+        through(&kg, IP, &format!("203.0.113.{number}"), &keys[number % 2]);
+        home.clock.advance(Duration::from_secs(1));
+    }
+    let check = || {
+        let checked = kg.check_ip(&limit, IP, "/");
+        checked.err().map(|denial| denial.reason())
+    };
+    assert_eq!(check(), None, "found");
+    assert_eq!(check(), Some(Reason::IpLimited));
+    assert_eq!(check(), Some(Reason::IpLocked));
+    let admitted = through(&kg, IP, "203.0.113.1", &keys[0]);
+    assert_eq!(admitted, Some(Reason::IpLocked));
+}
+
+/// Once, an address stopped being a proxy a day after it was found, under whatever traffic.
+#[test]
+fn a_proxy_stays_one_while_it_fails() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    is_found(&kg, IP, &keys);
+    for _ in 0..3 {
+        home.clock.advance(DAY - HOUR);
+        for number in 0..5 {
+            through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+        }
+        assert_eq!(through(&kg, IP, "203.0.113.1", &keys[0]), None);
+    }
+}
+
+/// Once, requests that show nothing took the turn of those that do.
+#[test]
+fn requests_without_keys_do_not_keep_a_locked_proxy_from_being_found() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    guess(&kg, 4, ELSEWHERE);
+    for number in 0..4 {
+        through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+    }
+    let locked = Some(Reason::IpLocked);
+    for (number, text) in keys.iter().enumerate() {
+        home.clock.advance(Duration::from_millis(10));
+        assert_eq!(refused(&kg, &[("X-API-Key", text)], ELSEWHERE), locked);
+        assert_eq!(through(&kg, ELSEWHERE, "203.0.113.1", "guess"), locked);
+        let client = format!("203.0.113.{number}");
+        assert_eq!(through(&kg, IP, &client, text), locked);
+    }
+    assert_eq!(through(&kg, IP, "203.0.113.1", &keys[0]), None);
 }

@@ -13,12 +13,13 @@ use super::visit::Visit;
 use crate::access::{Place, RouteRules, Rulebook};
 use crate::addresses::Addresses;
 use crate::client_ip::ClientIp;
+use crate::clock::Timestamp;
 use crate::counter::Counts;
 use crate::forwarded::{self, NamedClient, UnreadableClient};
 use crate::ip_limit::IpLimit;
 use crate::limit::Limit;
 use crate::limiter::{NetworkRule, Outcome};
-use crate::lockout::{Lock, LockCause, LockScope, Refuses, Standing, Strike};
+use crate::lockout::{LockScope, Refuses, Standing, Strike};
 use crate::network::Network;
 use crate::path;
 use crate::record::Reason;
@@ -161,7 +162,7 @@ impl Inner {
                 let Some((route, rule)) = limited(visit.place).nth(level.rule) else {
                     return Err(Reason::IpLimited.into());
                 };
-                let is_spared = is_shared || self.is_spared(visit);
+                let is_spared = is_shared || self.spares(visit.request, *visit.ip);
                 let lockout = route.lockout.filter(|_| !is_spared);
                 let consequence = (&*route.name, lockout, LockScope::Path);
                 let locked_for = self.lockouts.exceeded(consequence, network, self.now());
@@ -196,27 +197,48 @@ impl Inner {
         is_above
     }
 
-    /// Refuses a request because of a lock, unless the lock is not meant for it.
+    /// Refuses a request that is locked out.
     #[cold]
     pub(super) fn enforce<H: Headers + ?Sized>(
         &self,
-        lock: Option<&Lock>,
+        standing: &Standing,
+        request: &Request<'_, H>,
+        ip: ClientIp,
+    ) -> Result<(), Denial> {
+        let automatic = match (standing.limits, standing.strikes) {
+            (None, None) => None,
+            _ if self.spares(request, ip) => None,
+            (limits, Some(_)) if self.is_found_proxy(ip) => limits,
+            (limits, strikes) => limits.max(strikes),
+        };
+        self.require_over(standing.manual.max(automatic))
+    }
+
+    /// Refuses a request without a key that is locked out until then for want of one.
+    #[cold]
+    pub(super) fn enforce_keyless<H: Headers + ?Sized>(
+        &self,
+        until: Option<Timestamp>,
         visit: &Visit<'_, '_, H>,
     ) -> Result<(), Denial> {
-        match lock {
-            Some(lock) if lock.cause == LockCause::Manual || !self.is_spared(visit) => {
-                Err(Denial::locked(lock.until.since(self.clock.timestamp())))
-            }
-            _ => Ok(()),
+        let ip = *visit.ip;
+        let is_spared = || self.spares(visit.request, ip) || self.is_found_proxy(ip);
+        self.require_over(until.filter(|_| !is_spared()))
+    }
+
+    fn require_over(&self, until: Option<Timestamp>) -> Result<(), Denial> {
+        match until {
+            Some(until) => Err(Denial::locked(until.since(self.clock.timestamp()))),
+            None => Ok(()),
         }
     }
 
-    /// Whether strikes and automatic locks do not concern who asks.
-    pub(super) fn is_spared<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> bool {
-        self.spares(visit.request, *visit.ip) || self.is_found_proxy(*visit.ip)
-    }
-
-    fn spares<H: Headers + ?Sized>(&self, request: &Request<'_, H>, ip: ClientIp) -> bool {
+    /// Whether neither strikes nor limits lock a client out.
+    pub(super) fn spares<H: Headers + ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+        ip: ClientIp,
+    ) -> bool {
         let rulebook = self.rulebook();
         rulebook.spares(ip)
             || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(request))
@@ -259,12 +281,9 @@ impl Inner {
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {
         let ip = self.client_ip(request)?;
-        let standing = self.standing_under(limit, request, ip);
-        match standing.and_then(|standing| standing.locked) {
-            Some(lock) if lock.cause == LockCause::Manual || !self.spares(request, ip) => {
-                Err(Denial::locked(lock.until.since(self.clock.timestamp())))
-            }
-            _ => Ok(ip),
+        match self.standing_under(limit, request, ip) {
+            Some(standing) => self.enforce(&standing, request, ip).map(|()| ip),
+            None => Ok(ip),
         }
     }
 
@@ -278,15 +297,13 @@ impl Inner {
             return Ok(ip);
         };
         let rulebook = self.rulebook();
-        let is_spared = self.spares(request, ip) || (!limit.is_strict && self.is_found_proxy(ip));
         let standing = self.standing_under(&limit.name, request, ip);
-        let lock = standing.and_then(|standing| standing.locked);
-        let now = || self.clock.timestamp();
         let denial = if rulebook.denies(ip) {
             Denial::new(Reason::IpDenied)
-        } else if let Some(lock) = lock.filter(|lock| lock.cause == LockCause::Manual || !is_spared)
+        } else if let Some(standing) = standing
+            && let Err(denial) = self.enforce(&standing, request, ip)
         {
-            Denial::locked(lock.until.since(now()))
+            denial
         } else {
             let rule = NetworkRule {
                 counts: &Counts::Requests(Arc::clone(&limit.name)),
@@ -303,9 +320,10 @@ impl Inner {
                     Denial::exhausted(&limit.rule(), level, room_at)
                 }
                 Outcome::Refused(level, room_at) => {
-                    let lockout = limit.lockout.filter(|_| !is_spared);
+                    let lockout = limit.lockout.filter(|_| !self.spares(request, ip));
                     let consequence = (&*limit.name, lockout, limit.scope);
-                    let locked_for = self.lockouts.exceeded(consequence, network, now());
+                    let now = self.clock.timestamp();
+                    let locked_for = self.lockouts.exceeded(consequence, network, now);
                     Denial::exhausted(&limit.rule(), level, room_at).and_locked(locked_for)
                 }
             }

@@ -27,7 +27,7 @@ use crate::clock::{Moment, Timestamp};
 use crate::counter::SavedCounter;
 use crate::key::{self, HashedKey};
 use crate::limiter::{AttachError, Group, Level, Outcome, Receipt, rule_at};
-use crate::lockout::{Lock, Refuses, Strike};
+use crate::lockout::{Refuses, Strike};
 use crate::network::Network;
 use crate::path;
 use crate::record::{KeyId, Method, Reason};
@@ -350,14 +350,12 @@ impl Inner {
         let refused = |refuses: &Refuses| self.is_refused(refuses, path, is_named);
         let standing = self.lockouts.standing(visit.ip, refused, &self.clock);
         if let Some(standing) = &standing {
-            self.enforce(standing.locked.as_ref(), visit)?;
+            self.enforce(standing, visit.request, *visit.ip)?;
         }
         if visit.place.limits_addresses && !visit.progress.is_counted {
             self.limit_address(visit)?;
         }
-        let keyless = standing
-            .as_ref()
-            .and_then(|standing| standing.keyless.as_ref());
+        let keyless = standing.and_then(|standing| standing.keyless);
         match visit.place.access {
             Access::Protected | Access::OpenForNow if self.is_preflight(visit.request) => Ok(None),
             Access::Protected => self.accept(visit, subject, keyless).map(Some),
@@ -380,20 +378,20 @@ impl Inner {
         &self,
         visit: &mut Visit<'_, '_, H>,
         subject: Subject,
-        keyless: Option<&Lock>,
+        keyless: Option<Timestamp>,
     ) -> Result<Arc<Caller>, Stop> {
         let caller = match subject {
             _ if let Some(found) = visit.found.take() => match found? {
                 Some(caller) => caller,
                 // The text was not meant for us.
                 None => {
-                    self.enforce(keyless, visit)?;
+                    self.enforce_keyless(keyless, visit)?;
                     return Err(Reason::MissingKey.into());
                 }
             },
             Subject::Presented => {
                 let Some((text, is_optional)) = self.presented(visit.request.headers)? else {
-                    self.enforce(keyless, visit)?;
+                    self.enforce_keyless(keyless, visit)?;
                     return Err(Reason::MissingKey.into());
                 };
                 match self.recognise(text) {
@@ -638,11 +636,13 @@ impl Inner {
     ) -> Denial {
         let reason = refusal.denial.reason();
         if let Some(strike) = Strike::of(reason)
-            && !self.is_spared(visit)
+            && !self.spares(visit.request, *visit.ip)
             && let Some(network) = Network::of(*visit.ip)
         {
             self.observe(visit, network);
-            if self.strike(strike, network, &visit.patience).await {
+            if !self.is_found_proxy(*visit.ip)
+                && self.strike(strike, network, &visit.patience).await
+            {
                 self.warn_of_locked_proxy(visit);
             }
         }

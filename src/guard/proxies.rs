@@ -17,7 +17,7 @@ use crate::client_ip::ClientIp;
 use crate::clock::Moment;
 use crate::key;
 use crate::network::Network;
-use crate::record::KeyId;
+use crate::record::OrgId;
 
 const SLOTS: usize = 1_024;
 
@@ -30,12 +30,14 @@ const PROXY_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// How often a key is looked at that comes from an address that is locked out.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Addresses that are found to be proxies, of which strikes lock none out.
+/// Addresses that are found to be proxies, of which strikes lock none out. Locks that limits by address
+/// have made hold for them as for all others.
 ///
-/// A failed authentication with forwarding headers puts an address under observation. It is a proxy
-/// as soon as two different keys were accepted from it, for different clients that the headers name.
-/// Headers alone prove nothing: somebody who guesses keys has none that is accepted, so that forged
-/// headers save nobody from being locked out.
+/// A failed authentication with forwarding headers puts a peer under observation. It is a proxy as
+/// soon as keys of two organizations were accepted from it, for different clients that the headers
+/// name. Headers alone prove nothing, and neither do the keys of one customer: forged headers save
+/// nobody from being locked out. Nor does it prove anything what a trusted proxy passed on of a
+/// client that it names: that client is never found to be a proxy.
 ///
 /// Each address has one slot, by a hash that differs from process to process. A newcomer takes a slot
 /// only from an address without an accepted key, so that guesses from many addresses push out no
@@ -58,16 +60,16 @@ struct Slot {
 
 struct Suspect {
     network: Network,
-    /// The first key that was accepted, and the client that it was named for.
+    /// The first accepted one.
     first: Option<Vouched>,
     is_proxy: bool,
     failed_at: Moment,
 }
 
-/// A key that was accepted, and a hash of the client that the headers name.
+/// Whose key was accepted, and a hash of the client that the headers name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Vouched {
-    key: KeyId,
+    org: OrgId,
     client: u64,
 }
 
@@ -141,7 +143,7 @@ impl Proxies {
             return false;
         }
         let first = *known.first.get_or_insert(vouched);
-        let differs = first.key != vouched.key && first.client != vouched.client;
+        let differs = first.org != vouched.org && first.client != vouched.client;
         if differs && !known.is_proxy {
             known.is_proxy = true;
             slot.observed.store(0, Ordering::Relaxed);
@@ -179,14 +181,6 @@ fn slot(slots: &[Slot], hash: u64) -> &Slot {
     &slots[hash as usize % SLOTS]
 }
 
-/// For whom a client asks, as it says.
-struct Behind {
-    /// A hash of what it says.
-    client: u64,
-    /// The field that says so.
-    field: String,
-}
-
 impl Inner {
     /// Whether an address was found to be a proxy.
     pub(super) fn is_found_proxy(&self, ip: ClientIp) -> bool {
@@ -197,7 +191,7 @@ impl Inner {
     /// Notes that a client failed to authenticate that may be a proxy.
     #[cold]
     pub(super) fn observe<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>, network: Network) {
-        if self.behind(visit).is_some() {
+        if self.forwarded_by_peer(visit).is_some() {
             self.proxies.observe(network, self.clock.now());
         }
     }
@@ -208,20 +202,22 @@ impl Inner {
         if visit.is_dry_run() {
             return;
         }
-        let (Some(network), Some(behind)) = (Network::of(*visit.ip), self.behind(visit)) else {
+        let (Some(network), Some(field)) = (Network::of(*visit.ip), self.forwarded_by_peer(visit))
+        else {
             return;
         };
+        let clients: Vec<&[u8]> = visit.request.headers.header_values(field).collect();
         let vouched = Vouched {
-            key: caller.key_id,
-            client: behind.client,
+            org: caller.org_id,
+            client: self.proxies.hash(clients),
         };
         if self.proxies.vouch(network, vouched, self.clock.now()) {
             self.lockouts.warn(&format!(
                 "requests of many clients come through {ip}, which is not configured as trusted: \
                  failed authentications behind it lock nobody out, and limits by address count all of \
-                 them as one. If it is a proxy of yours: {line}",
+                 them as one. Only if it is a proxy of yours: {line}",
                 ip = visit.ip,
-                line = trust_line(*visit.ip, &behind.field),
+                line = trust_line(*visit.ip, field),
             ));
         }
     }
@@ -230,17 +226,15 @@ impl Inner {
     /// have been locked out before keys showed what it is.
     #[cold]
     pub(super) async fn vouch_while_locked<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) {
-        let now = self.clock.now();
-        if !self.proxies.may_look(now) {
-            return;
-        }
-        let (Some(network), Some(_)) = (Network::of(*visit.ip), self.behind(visit)) else {
+        let (Some(network), Some(_)) = (Network::of(*visit.ip), self.forwarded_by_peer(visit))
+        else {
             return;
         };
         let Ok(Some((text, _))) = self.presented(visit.request.headers) else {
             return;
         };
-        if !key::is_well_formed(text) {
+        let now = self.clock.now();
+        if !key::is_well_formed(text) || !self.proxies.may_look(now) {
             return;
         }
         let caller = match self.recognise(text) {
@@ -263,40 +257,40 @@ impl Inner {
     /// Says that a client was locked out that may be a proxy.
     #[cold]
     pub(super) fn warn_of_locked_proxy<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) {
-        if let Some(behind) = self.behind(visit) {
+        if let Some(field) = self.forwarded(visit) {
             self.lockouts.warn(&format!(
                 "{ip} failed to authenticate too often and is locked out; its requests name other \
-                 clients by `{field}`. If it is a proxy of yours: {line}",
+                 clients by `{field}`, as anybody's can. Only if it is a proxy of yours: {line}",
                 ip = visit.ip,
-                field = behind.field,
-                line = trust_line(*visit.ip, &behind.field),
+                line = trust_line(*visit.ip, &field),
             ));
         }
     }
 
-    /// For whom the client asks: by the hop before it where a trusted proxy names it, and by any
-    /// forwarding header where it is the peer.
-    fn behind<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> Option<Behind> {
+    /// The field by which the client says that it asks for others, if it is the peer itself.
+    fn forwarded_by_peer<H: Headers + ?Sized>(
+        &self,
+        visit: &Visit<'_, '_, H>,
+    ) -> Option<&'static str> {
         let rulebook = self.rulebook();
-        let policy = &rulebook.policy;
-        let (headers, peer) = (visit.request.headers, visit.request.ip);
-        if policy
-            .trusted_proxies
-            .contains(policy.nat64_prefixes.canonical(peer))
-        {
-            let named = self.client_by(&policy.trusted_proxies, &rulebook, headers);
-            let before = named.ok().flatten()?.before?;
-            return Some(Behind {
-                client: self.proxies.hash(before),
-                field: policy.client_ip_header.name().to_owned(),
-            });
+        let peer = rulebook.policy.nat64_prefixes.canonical(visit.request.ip);
+        match rulebook.policy.trusted_proxies.contains(peer) {
+            true => None,
+            false => forwarding_field(visit.request.headers),
         }
-        let field = forwarding_field(headers)?;
-        let values: Vec<&[u8]> = headers.header_values(field).collect();
-        Some(Behind {
-            client: self.proxies.hash(values),
-            field: field.to_owned(),
-        })
+    }
+
+    /// The field by which the client says that it asks for others; where a trusted proxy names it, by
+    /// a hop before it.
+    fn forwarded<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> Option<String> {
+        if let Some(field) = self.forwarded_by_peer(visit) {
+            return Some(field.to_owned());
+        }
+        let rulebook = self.rulebook();
+        let trusted = &rulebook.policy.trusted_proxies;
+        let named = self.client_by(trusted, &rulebook, visit.request.headers);
+        named.ok().flatten()?.before?;
+        Some(rulebook.policy.client_ip_header.name().to_owned())
     }
 }
 
@@ -310,20 +304,20 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn vouched(key: u64, client: u64) -> Vouched {
-        let key = KeyId(key);
-        Vouched { key, client }
+    fn vouched(org: u64, client: u64) -> Vouched {
+        let org = OrgId(org);
+        Vouched { org, client }
     }
 
     #[test]
-    fn two_keys_for_two_clients_show_a_proxy() {
+    fn keys_of_two_organizations_for_two_clients_show_a_proxy() {
         let (proxies, peer) = (Proxies::default(), network("203.0.113.7"));
         assert!(!proxies.vouch(peer, vouched(1, 1), START));
         proxies.observe(peer, START);
         assert!(proxies.observes(|| Some(peer)));
-        // One key, whatever the headers say; any keys, for one client.
-        for (key, client) in [(1, 1), (1, 2), (1, 3), (2, 1)] {
-            assert!(!proxies.vouch(peer, vouched(key, client), START));
+        // One organization, whatever the headers say; any organizations, for one client.
+        for (org, client) in [(1, 1), (1, 2), (1, 3), (2, 1)] {
+            assert!(!proxies.vouch(peer, vouched(org, client), START));
             assert!(!proxies.contains(peer, START));
         }
         assert!(proxies.vouch(peer, vouched(2, 2), START));

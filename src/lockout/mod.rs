@@ -110,6 +110,17 @@ pub enum LockCause {
     Manual,
 }
 
+impl LockCause {
+    /// By how many clients are refused: a lock of a higher rank spares fewer.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::BadKeys | Self::MissingKeys => 0,
+            Self::IpLimit(_) => 1,
+            Self::Manual => 2,
+        }
+    }
+}
+
 impl fmt::Display for LockCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -193,14 +204,15 @@ impl Lock {
         true
     }
 
-    /// One lock for two of the same: it lasts as long as the longer one, and is manual if either is.
-    /// Of two that do not overlap, this one.
+    /// One lock for two of the same: it lasts as long as the longer one, and has the cause that spares
+    /// fewer: it is manual if either is, or else made by a limit if either is. Of two that do not
+    /// overlap, this one.
     pub(crate) fn joined(self, known: &Self) -> Self {
         if known.until <= self.since || self.until <= known.since {
             return self;
         }
-        let is_manual = |lock: &Self| lock.cause == LockCause::Manual;
-        let cause = match is_manual(&self) || (self.until > known.until && !is_manual(known)) {
+        let rank = |lock: &Self| (lock.cause.rank(), lock.until);
+        let cause = match rank(&self) > rank(known) {
             true => self.cause,
             false => known.cause.clone(),
         };

@@ -46,13 +46,14 @@ struct Shard {
 /// The locks of each network of a shard.
 type LocksOf = HashMap<Network, Vec<Lock>, RandomState>;
 
-/// How a client stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Until when the locks of a client refuse a request, by their cause; `None` for no lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// The lock that refuses the request: the longest manual one, or else the longest.
-    pub(crate) locked: Option<Lock>,
-    /// The lock that refuses it if it has no key.
-    pub(crate) keyless: Option<Lock>,
+    pub(crate) manual: Option<Timestamp>,
+    pub(crate) limits: Option<Timestamp>,
+    pub(crate) strikes: Option<Timestamp>,
+    /// Strikes that refuse it if it has no key.
+    pub(crate) keyless: Option<Timestamp>,
 }
 
 /// A lock to be stored as it is, or not to be stored any longer.
@@ -288,11 +289,14 @@ impl Locks {
         });
         let latest = members.iter().max_by_key(|lock| lock.until).cloned();
         let earliest = members.iter().map(|lock| lock.since).min();
-        let (Some(latest), Some(since)) = (latest, earliest) else {
+        let cause = members.iter().map(|lock| &lock.cause);
+        let cause = cause.max_by_key(|cause| cause.rank()).cloned();
+        let (Some(latest), Some(since), Some(cause)) = (latest, earliest, cause) else {
             return false;
         };
         let merged = Lock {
             network: id.network,
+            cause,
             since,
             ..latest
         };
@@ -353,19 +357,14 @@ impl Shard {
             if lock.until <= now {
                 continue;
             }
-            let place = match &lock.refuses {
-                Refuses::Keyless => &mut standing.keyless,
-                refuses if refused(refuses) => &mut standing.locked,
-                _ => continue,
+            let until = match (&lock.refuses, &lock.cause) {
+                (Refuses::Keyless, _) => &mut standing.keyless,
+                (refuses, _) if !refused(refuses) => continue,
+                (_, LockCause::Manual) => &mut standing.manual,
+                (_, LockCause::IpLimit(_)) => &mut standing.limits,
+                (_, LockCause::BadKeys | LockCause::MissingKeys) => &mut standing.strikes,
             };
-            // A manual lock refuses more clients than an automatic one.
-            let rank = |lock: &Lock| (lock.cause == LockCause::Manual, lock.until);
-            if place
-                .as_ref()
-                .is_none_or(|longest| rank(longest) < rank(lock))
-            {
-                *place = Some(lock.clone());
-            }
+            *until = (*until).max(Some(lock.until));
         }
         Some(standing)
     }

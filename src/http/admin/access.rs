@@ -145,7 +145,7 @@ fn limit() -> Result<IpLimit, Problem> {
     let minute = Duration::from_secs(60);
     let limit = IpLimit::new(LIMIT, WRONG_KEYS_A_MINUTE, minute).map_err(AdminError::from)?;
     let locked_for = LockTime::try_from(LOCKED_FOR).map_err(AdminError::from)?;
-    Ok(limit.lockout(locked_for).scope(LockScope::Path).strict())
+    Ok(limit.lockout(locked_for).scope(LockScope::Path))
 }
 
 /// The guard as it acts for who sent a request.

@@ -24,7 +24,7 @@ fn is_locked(locks: &Locks, ip: &str, target: &str, now: u64) -> bool {
         Refuses::Path(path) => path == target,
     };
     let standing = locks.standing(ip.parse().unwrap(), refused, || at(now));
-    standing.is_some_and(|standing| standing.locked.is_some())
+    standing.is_some_and(|standing| *standing != Standing::default())
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_manual_lock_wins_wherever_it_comes_from() {
         }
         assert_eq!(locks.get(&id), Some(both.clone()));
         let standing = locks.standing(id.network, |_| true, || at(1)).unwrap();
-        assert_eq!(standing.locked, Some(both.clone()));
+        assert_eq!(standing.manual, Some(both.until));
     }
     // Not one that has ended.
     let later = Lock {
@@ -102,10 +102,40 @@ fn a_manual_lock_refuses_beside_a_longer_automatic_one() {
         cause: LockCause::Manual,
         ..lock("192.0.2.1", Refuses::Path("/login".into()), 10)
     };
-    locks.add(manual.clone(), at(0));
+    locks.add(manual, at(0));
     let network = "192.0.2.1".parse().unwrap();
     let standing = locks.standing(network, |_| true, || at(1)).unwrap();
-    assert_eq!(standing.locked, Some(manual));
+    assert_eq!(
+        (standing.manual, standing.strikes),
+        (Some(at(10)), Some(at(20)))
+    );
+}
+
+#[test]
+fn a_lock_of_a_limit_stays_one_beside_strikes() {
+    let strikes = lock("192.0.2.1", Refuses::All, 20);
+    let limit = Lock {
+        cause: LockCause::IpLimit("login".into()),
+        ..lock("192.0.2.1", Refuses::All, 10)
+    };
+    for order in [[&strikes, &limit], [&limit, &strikes]] {
+        let locks = Locks::new(16);
+        for lock in order {
+            locks.add(lock.clone(), at(0));
+        }
+        let standing = locks.standing(limit.network, |_| true, || at(1)).unwrap();
+        assert_eq!((standing.limits, standing.strikes), (Some(at(20)), None));
+    }
+    // In a family, too.
+    let locks = Locks::new(8);
+    locks.add(limit, at(0));
+    for member in 2..10 {
+        let member = lock(&format!("192.0.2.{member}"), Refuses::All, 30);
+        assert!(locks.add(member, at(0)));
+    }
+    let network = "192.0.2.77".parse().unwrap();
+    let standing = locks.standing(network, |_| true, || at(1)).unwrap();
+    assert_eq!((standing.limits, standing.strikes), (Some(at(30)), None));
 }
 
 #[test]
