@@ -7,6 +7,7 @@
 //! | slashes merged | `//api` |
 //! | dot segments resolved, also behind empty ones | `/x/../api`, `/x//../api` |
 //! | parameters of segments dropped | `/api;v=1`, `/..;/api` |
+//! | white space and control characters at both ends of a segment dropped | `/api%0a`, `/%20api` |
 //! | dots and spaces at the end of a segment dropped | `/api.`, `/api%20/x` |
 //! | bytes of overlong UTF-8 as the ASCII they stand for | `/%c0%afapi` |
 //! | an end at a NUL, at an encoded `?` or at `#` | `/api%00.png`, `/api%3Fx`, `/api#x` |
@@ -131,7 +132,7 @@ const STEPS: [Step; 14] = [
     without_overlong_bytes,
     with_merged_slashes,
     with_dots_resolved,
-    without_trailing_spaces,
+    without_surrounding_spaces,
     without_trailing_dots_and_spaces,
     without_authority,
     with_leading_slash,
@@ -239,8 +240,30 @@ fn with_dots_resolved(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Of each segment, so that `.. ` is `..`.
-fn without_trailing_spaces(text: &[u8]) -> Option<Vec<u8>> {
-    trimmed_segments(text, |segment| without_last(segment, b" "))
+fn without_surrounding_spaces(text: &[u8]) -> Option<Vec<u8>> {
+    trimmed_segments(text, |segment| {
+        let (mut start, mut end, mut at) = (segment.len(), 0, 0);
+        let mut note = |len, is_kept| {
+            if is_kept {
+                (start, end) = (start.min(at), at + len);
+            }
+            at += len;
+        };
+        for chunk in segment.utf8_chunks() {
+            let chars = chunk.valid().chars();
+            chars.for_each(|char| note(char.len_utf8(), !is_space(char)));
+            // In Latin-1: next line and no-break space.
+            let bytes = chunk.invalid().iter();
+            bytes.for_each(|byte| note(1, !matches!(byte, 0x85 | 0xA0)));
+        }
+        segment.get(start..end).unwrap_or_default()
+    })
+}
+
+/// Whether some servers strip a character that surrounds a text.
+fn is_space(char: char) -> bool {
+    let is_space_to_some = matches!(char, '\u{180e}' | '\u{200b}' | '\u{feff}');
+    char.is_whitespace() || char.is_control() || is_space_to_some
 }
 
 /// Of each segment, as Windows does with names of files. Dot segments stay what they are.
@@ -339,6 +362,8 @@ mod tests {
             ("/a/./b/../c/", "/a/c/"),
             ("/a./b..", "/a/b"),
             ("/a%20/b .", "/a/b"),
+            ("/a%0a/%20b%c2%a0%09", "/a/b"),
+            ("/%0a%a0/b", "//b"),
             ("/x/..%20/a", "/x/../a"),
             ("/x/..%20/a", "/a"),
             ("/x/...", "/x/"),
@@ -363,6 +388,7 @@ mod tests {
     fn a_path_that_servers_read_alike_has_few_readings() {
         assert_eq!(texts("/caf\u{e9}").len(), 1);
         assert_eq!(texts("/caf%C3%A9/a%20b").len(), 2);
+        assert_eq!(texts("/voil%C3%A0").len(), 2);
         assert_eq!(texts("/a%2").len(), 1);
         assert_eq!(texts("/%zz").len(), 1);
     }
