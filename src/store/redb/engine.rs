@@ -28,6 +28,8 @@ use crate::store::codec::{self, meta};
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+pub(super) type SessionListener = Box<dyn Fn(&Session) + Send + Sync>;
+
 pub(super) struct Engine {
     current: ArcSwap<Session>,
     /// Held by whoever changes the file or opens it anew.
@@ -36,7 +38,7 @@ pub(super) struct Engine {
     /// Whether a thread is about to open the file anew.
     is_reopening: AtomicBool,
     /// Told of a session that holds a change which was reported as failed.
-    surfaced: OnceLock<Box<dyn Fn(&Session) + Send + Sync>>,
+    surfaced: OnceLock<SessionListener>,
     identity: Identity,
     clock: Clock,
     cache_bytes: usize,
@@ -108,7 +110,7 @@ impl Engine {
 
     /// Has `listener` told of a change that was reported as failed, since its disk could not be read
     /// then, and turned out to be there.
-    pub(super) fn on_surfaced(&self, listener: Box<dyn Fn(&Session) + Send + Sync>) {
+    pub(super) fn on_surfaced(&self, listener: SessionListener) {
         let _ = self.surfaced.set(listener);
     }
 
