@@ -26,7 +26,7 @@ pub(crate) struct Address {
 
 impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
-        let (url, [mode, root_file]) = without([tls::MODE, tls::ROOT_FILE], url);
+        let (url, [mode, root_file]) = without([tls::MODE, tls::ROOT_FILE], url)?;
         // What cannot be read is not shown: a password may be a part of it.
         let mut config: Config = url.parse().map_err(|_| {
             unusable(
@@ -52,9 +52,15 @@ impl Address {
         if config.get_application_name().is_none() {
             config.application_name("keyguard");
         }
+        // Nothing that the client library has read by itself may be weakened.
+        if config.get_ssl_mode() != SslMode::Prefer {
+            return Err(unusable("it is no URL that says how TLS is used"));
+        }
+        let root_file = root_file.filter(|file| !file.is_empty());
         let (ssl_mode, tls) = tls::configured(mode.as_deref(), root_file.as_deref())?;
         // There is no TLS over a Unix socket, whatever the mode.
-        let is_local = !config.get_hosts().iter().any(is_remote);
+        let is_local =
+            config.get_hostaddrs().is_empty() && !config.get_hosts().iter().any(is_remote);
         config.ssl_mode(if is_local { SslMode::Disable } else { ssl_mode });
         Ok(Self {
             config,
@@ -75,14 +81,27 @@ impl fmt::Debug for Address {
 
 /// A URL without parameters that the client library does not know as they are meant, and the values
 /// of those.
-fn without<const N: usize>(names: [&str; N], url: &str) -> (String, [Option<String>; N]) {
+///
+/// The library takes all before the first `@` for a user and a password: where a `?` is among them, it
+/// cannot be told where the parameters begin.
+fn without<const N: usize>(
+    names: [&str; N],
+    url: &str,
+) -> Result<(String, [Option<String>; N]), OpenError> {
     let mut values = [const { None }; N];
     let Some((base, query)) = url.split_once('?') else {
-        return (url.to_owned(), values);
+        return Ok((url.to_owned(), values));
     };
+    if query.contains('@') {
+        return Err(unusable(
+            "its URL has a `?` before an `@`: write `%3F` in a user's name or a password, and `%40` in \
+             a parameter",
+        ));
+    }
     let mut rest = Vec::new();
     for parameter in query.split('&') {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let name = percent_decoded(name);
         let found = names
             .iter()
             .zip(&mut values)
@@ -96,7 +115,7 @@ fn without<const N: usize>(names: [&str; N], url: &str) -> (String, [Option<Stri
         [] => base.to_owned(),
         rest => format!("{base}?{}", rest.join("&")),
     };
-    (url, values)
+    Ok((url, values))
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -141,7 +160,8 @@ mod tests {
                 Some("x"),
             ),
         ] {
-            let (left, [found_mode, root_file]) = without([tls::MODE, tls::ROOT_FILE], url);
+            let (left, [found_mode, root_file]) =
+                without([tls::MODE, tls::ROOT_FILE], url).unwrap();
             assert_eq!(left, rest);
             assert_eq!((found_mode.as_deref(), root_file.as_deref()), (mode, file));
         }
@@ -152,6 +172,30 @@ mod tests {
         let url = "postgres://me@%2Frun%2Fpostgresql/d?sslmode=require";
         let mode = Address::parse(url).unwrap().config.get_ssl_mode();
         assert_eq!(mode, SslMode::Disable);
+    }
+
+    /// Once, each of these connected in plain text.
+    #[test]
+    fn tls_that_is_asked_for_is_never_dropped() {
+        let mode = |url: &str| Address::parse(url).map(|address| address.config.get_ssl_mode());
+        for url in [
+            "postgres://me@h/d?ssl%6Dode=require",
+            "postgres://me@h/d?connect_timeout=1&%73slmode=verify-full",
+            "postgres://me:a%3Fb@h/d?sslmode=require",
+            "postgres://me@%2Frun%2Fpostgresql/d?hostaddr=192.0.2.1&sslmode=verify-full",
+            "postgres://me@h/d?sslrootcert=&sslmode=require",
+        ] {
+            assert_eq!(mode(url).unwrap(), SslMode::Require, "{url}");
+        }
+        for url in [
+            "postgres://me:a?b@h/d?sslmode=require",
+            "postgres://me:a?sslmode=require@h/d",
+            "postgres://h/d?sslmode=require&user=me@h",
+            "host=h user=me sslmode=require",
+            "postgres://me@h/d?ssl%6Dode=maybe",
+        ] {
+            assert!(mode(url).is_err(), "{url}");
+        }
     }
 
     #[test]
