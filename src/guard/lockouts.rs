@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::request::{Headers, Request};
-use super::warnings::Warnings;
+use super::warnings::{About, Warnings};
 use crate::access::Lockout;
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, Timestamp};
@@ -98,12 +98,15 @@ impl Lockouts {
         else {
             return false;
         };
-        self.warn(&format!(
-            "requests come through a proxy on the private address {ip} that is not configured as \
-             trusted: failed authentications behind it lock nobody out. {line}",
-            ip = request.ip,
-            line = trust_line(request.ip, field),
-        ));
+        self.warnings.add_about(
+            About::PrivatePeer,
+            &format!(
+                "requests come through a proxy on the private address {ip} that is not configured as \
+                 trusted: failed authentications behind it lock nobody out. {line}",
+                ip = request.ip,
+                line = trust_line(request.ip, field),
+            ),
+        );
         true
     }
 

@@ -13,6 +13,7 @@ use super::lockouts::{forwarding_field, trust_line};
 use super::request::Headers;
 use super::residents::Caller;
 use super::visit::Visit;
+use super::warnings::About;
 use crate::client_ip::ClientIp;
 use crate::clock::Moment;
 use crate::key;
@@ -212,13 +213,15 @@ impl Inner {
             client: self.proxies.hash(clients),
         };
         if self.proxies.vouch(network, vouched, self.clock.now()) {
-            self.lockouts.warn(&format!(
+            let warning = format!(
                 "requests of many clients come through {ip}, which is not configured as trusted: \
                  failed authentications behind it lock nobody out, and limits by address count all of \
                  them as one. Only if it is a proxy of yours: {line}",
                 ip = visit.ip,
                 line = trust_line(*visit.ip, field),
-            ));
+            );
+            let warnings = self.lockouts.warnings();
+            warnings.add_about(About::FoundProxy, &warning);
         }
     }
 
@@ -258,12 +261,14 @@ impl Inner {
     #[cold]
     pub(super) fn warn_of_locked_proxy<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) {
         if let Some(field) = self.forwarded(visit) {
-            self.lockouts.warn(&format!(
+            let warning = format!(
                 "{ip} failed to authenticate too often and is locked out; its requests name other \
                  clients by `{field}`, as anybody's can. Only if it is a proxy of yours: {line}",
                 ip = visit.ip,
                 line = trust_line(*visit.ip, &field),
-            ));
+            );
+            let warnings = self.lockouts.warnings();
+            warnings.add_about(About::LockedProxy, &warning);
         }
     }
 

@@ -5,9 +5,6 @@ use std::panic::catch_unwind;
 
 use parking_lot::Mutex;
 
-/// As many texts as are kept.
-const CAPACITY: usize = 100;
-
 /// A bounded set of warnings. Each is logged once, when it is added.
 pub(crate) struct Warnings {
     texts: Mutex<Texts>,
@@ -17,9 +14,45 @@ pub(crate) struct Warnings {
 #[derive(Default)]
 struct Texts {
     /// For as long as the guard is open.
-    lasting: BTreeSet<String>,
+    lasting: BTreeMap<About, BTreeSet<String>>,
     /// Until their topic has another state.
     current: BTreeMap<Topic, String>,
+}
+
+/// The subject of lasting warnings. Each has room of its own: clients, who can cause as many as they
+/// like, silence none of another subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum About {
+    /// How the guard is set up and runs.
+    Guard,
+    /// A private peer that sends forwarding headers.
+    PrivatePeer,
+    /// An address that was found to be a proxy.
+    FoundProxy,
+    /// An address that is locked out and sends forwarding headers.
+    LockedProxy,
+}
+
+impl About {
+    /// The most texts that are kept.
+    fn capacity(self) -> usize {
+        match self {
+            Self::Guard => 100,
+            _ => 20,
+        }
+    }
+
+    /// Shown instead of further texts.
+    fn more(self) -> &'static str {
+        match self {
+            Self::Guard => "there are further warnings, which are not shown",
+            Self::PrivatePeer => "further private peers, not shown, send forwarding headers",
+            Self::FoundProxy => "further proxies, not shown, were found",
+            Self::LockedProxy => {
+                "further addresses, not shown, are locked out and name other clients"
+            }
+        }
+    }
 }
 
 /// Something whose warning ends when its cause does.
@@ -49,13 +82,24 @@ impl Warnings {
         }
     }
 
-    /// Adds a warning that lasts.
+    /// Adds a warning about the guard that lasts.
     pub(crate) fn add(&self, text: &str) {
+        self.add_about(About::Guard, text);
+    }
+
+    /// Adds a warning that lasts.
+    pub(crate) fn add_about(&self, about: About, text: &str) {
         let mut texts = self.texts.lock();
-        if texts.lasting.contains(text) || texts.lasting.len() >= CAPACITY {
+        let lasting = texts.lasting.entry(about).or_default();
+        let text = match lasting.len() < about.capacity() {
+            true => text,
+            false if lasting.contains(text) => return,
+            false => about.more(),
+        };
+        if lasting.contains(text) {
             return;
         }
-        texts.lasting.insert(text.to_owned());
+        lasting.insert(text.to_owned());
         drop(texts);
         self.log(text);
     }
@@ -85,7 +129,7 @@ impl Warnings {
         texts
             .current
             .values()
-            .chain(&texts.lasting)
+            .chain(texts.lasting.values().flatten())
             .cloned()
             .collect()
     }
@@ -131,6 +175,20 @@ mod tests {
     fn there_are_never_more_than_fit() {
         let warnings = Warnings::default();
         (0..1_000).for_each(|i| warnings.add(&i.to_string()));
-        assert_eq!(warnings.list().len(), CAPACITY);
+        assert_eq!(warnings.list().len(), About::Guard.capacity() + 1);
+    }
+
+    /// Once, a hundred addresses that were locked out silenced all warnings that came later.
+    #[test]
+    fn what_clients_cause_silences_nothing_else() {
+        let warnings = Warnings::default();
+        for about in [About::PrivatePeer, About::FoundProxy, About::LockedProxy] {
+            (0..1_000).for_each(|i| warnings.add_about(about, &format!("{about:?} {i}")));
+            assert!(warnings.list().contains(&about.more().to_owned()));
+        }
+        warnings.add("out of descriptors");
+        let list = warnings.list();
+        assert!(list.contains(&"out of descriptors".to_owned()));
+        assert_eq!(list.len(), 3 * 21 + 1);
     }
 }
