@@ -206,10 +206,13 @@ impl Lock {
 
     /// One lock for two of the same: it lasts as long as the longer one, and has the cause that spares
     /// fewer: it is manual if either is, or else made by a limit if either is. Of two that do not
-    /// overlap, this one.
+    /// overlap, the later one.
     pub(crate) fn joined(self, known: &Self) -> Self {
-        if known.until <= self.since || self.until <= known.since {
+        if known.until <= self.since {
             return self;
+        }
+        if self.until <= known.since {
+            return known.clone();
         }
         let rank = |lock: &Self| (lock.cause.rank(), lock.until);
         let cause = match rank(&self) > rank(known) {

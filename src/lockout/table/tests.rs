@@ -92,6 +92,14 @@ fn a_manual_lock_wins_wherever_it_comes_from() {
         ..automatic.clone()
     };
     assert_eq!(later.clone().joined(&manual), later);
+    // Nor one that had ended before a later one began, whichever comes last.
+    let later = Lock {
+        since: at(20),
+        until: at(30),
+        ..manual
+    };
+    assert_eq!(automatic.clone().joined(&later), later);
+    assert_eq!(later.clone().joined(&automatic), later);
 }
 
 #[test]
