@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::client_ip::{ClientIp, well_known};
+use crate::nat64::Nat64Prefixes;
 use crate::policy::InvalidInput;
 
 /// A set of addresses: single ones, networks in CIDR notation, and `local` for
@@ -45,9 +46,17 @@ impl Addresses {
                 text => set.nets.push(net(field, text)?),
             }
         }
-        let ranges = |is_v4: bool| merged(set.nets.iter().filter(|net| is_ipv4(net) == is_v4));
-        (set.v4, set.v6) = (ranges(true), ranges(false));
+        (set.v4, set.v6) = ranges(&set.nets);
         Ok(set)
+    }
+
+    /// The same set, which holds IPv4 addresses where it names them as translators write them.
+    pub(crate) fn translated(mut self, nat64: &Nat64Prefixes) -> Self {
+        if !nat64.is_empty() {
+            let nets = self.nets.iter().map(|net| nat64.canonical_net(*net));
+            (self.v4, self.v6) = ranges(&nets.collect::<Vec<_>>());
+        }
+        self
     }
 
     /// Whether the address is one of the set.
@@ -118,8 +127,11 @@ fn canonical(net: IpNet) -> IpNet {
     }
 }
 
-fn is_ipv4(net: &IpNet) -> bool {
-    matches!(net, IpNet::V4(_))
+/// What the nets hold: IPv4 addresses, and IPv6 addresses.
+fn ranges(nets: &[IpNet]) -> (Vec<RangeInclusive<u128>>, Vec<RangeInclusive<u128>>) {
+    let is_ipv4 = |net: &&IpNet| matches!(net, IpNet::V4(_));
+    let v4 = merged(nets.iter().filter(is_ipv4));
+    (v4, merged(nets.iter().filter(|net| !is_ipv4(net))))
 }
 
 fn merged<'a>(nets: impl Iterator<Item = &'a IpNet>) -> Vec<RangeInclusive<u128>> {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer};
 
 use crate::client_ip::{ClientIp, embedded};
@@ -41,12 +41,51 @@ impl Nat64Prefixes {
         let inside = prefix.and_then(|prefix| ipv4_in(v6, prefix.prefix_len()));
         inside.map_or(ip, |v4| IpAddr::V4(v4).into())
     }
+
+    /// The IPv4 network inside, if the network is one of the prefixes or under one; itself otherwise.
+    /// A network around a prefix holds no IPv4 address.
+    pub(crate) fn canonical_net(&self, net: IpNet) -> IpNet {
+        let IpNet::V6(v6) = net else {
+            return net;
+        };
+        let prefix = self.0.iter().find(|prefix| prefix.contains(&v6));
+        let inside = prefix.and_then(|prefix| net_in(v6, prefix.prefix_len()));
+        inside.map_or(net, IpNet::V4)
+    }
+
+    /// The prefix that a network is under, or that is within it.
+    pub(crate) fn overlapping(&self, net: Ipv6Net) -> Option<Ipv6Net> {
+        let mut prefixes = self.0.iter();
+        let overlaps = |prefix: &&Ipv6Net| prefix.contains(&net) || net.contains(*prefix);
+        prefixes.find(overlaps).copied()
+    }
 }
 
-/// The four octets behind a prefix (RFC 6052 §2.2); the ninth octet of the address is none of them,
-/// and 0.
+/// The octet of an address that is none of an IPv4 address, and 0 (RFC 6052 §2.2).
+const RESERVED: usize = 8;
+
+/// The IPv4 network of a network behind a prefix.
+fn net_in(net: Ipv6Net, prefix_len: u8) -> Option<Ipv4Net> {
+    let has_reserved = prefix_len <= 64;
+    let bits = net.prefix_len() - prefix_len;
+    let reserved = match has_reserved {
+        true => net.prefix_len().saturating_sub(64).min(8),
+        false => 0,
+    };
+    let bits = (bits - reserved).min(32);
+    let inside = octets_in(net.addr(), prefix_len)?;
+    if bits == 32 {
+        embedded(inside)?;
+    }
+    Ipv4Net::new(inside, bits).ok().map(|net| net.trunc())
+}
+
 fn ipv4_in(ip: Ipv6Addr, prefix_len: u8) -> Option<Ipv4Addr> {
-    const RESERVED: usize = 8;
+    embedded(octets_in(ip, prefix_len)?)
+}
+
+/// The four octets behind a prefix.
+fn octets_in(ip: Ipv6Addr, prefix_len: u8) -> Option<Ipv4Addr> {
     let octets = ip.octets();
     if octets[RESERVED] != 0 {
         return None;
@@ -54,7 +93,7 @@ fn ipv4_in(ip: Ipv6Addr, prefix_len: u8) -> Option<Ipv4Addr> {
     let start = usize::from(prefix_len / 8);
     let mut behind = (start..octets.len()).filter(|at| *at != RESERVED);
     let mut next = || behind.next().map(|at| octets[at]);
-    embedded([next()?, next()?, next()?, next()?].into())
+    Some([next()?, next()?, next()?, next()?].into())
 }
 
 fn prefix(text: &str) -> Result<Ipv6Net, InvalidInput> {
@@ -125,6 +164,57 @@ mod tests {
         }
         let reserved = "2001:db8:c000:221:100::";
         assert_eq!(canonical("2001:db8::/32", reserved), reserved);
+    }
+
+    #[test]
+    fn a_network_is_found_behind_a_prefix_of_every_length() {
+        for (prefix, net, expected) in [
+            ("2001:db8::/32", "2001:db8::/32", "0.0.0.0/0"),
+            ("2001:db8::/32", "2001:db8:c000:200::/56", "192.0.2.0/24"),
+            ("2001:db8:100::/40", "2001:db8:1c0:2::/68", "192.0.2.0/24"),
+            (
+                "2001:db8:100::/40",
+                "2001:db8:1c0:2:21::/80",
+                "192.0.2.33/32",
+            ),
+            (
+                "2001:db8:122:344::/64",
+                "2001:db8:122:344:c0::/81",
+                "192.0.0.0/9",
+            ),
+            ("2001:db8:64::/96", "2001:db8:64::/97", "0.0.0.0/1"),
+            (
+                "2001:db8:64::/96",
+                "2001:db8:64::192.0.2.33/128",
+                "192.0.2.33/32",
+            ),
+            // Around it, beside it, and of this machine.
+            ("2001:db8:64::/96", "2001:db8::/32", "2001:db8::/32"),
+            ("2001:db8:64::/96", "2001:db8:65::/96", "2001:db8:65::/96"),
+            (
+                "2001:db8:64::/96",
+                "2001:db8:64::7f00:1/128",
+                "2001:db8:64::7f00:1/128",
+            ),
+            ("2001:db8:64::/96", "10.0.0.0/8", "10.0.0.0/8"),
+        ] {
+            let prefixes = Nat64Prefixes::parse([prefix]).unwrap();
+            let found = prefixes.canonical_net(net.parse().unwrap());
+            assert_eq!(found.to_string(), expected, "{prefix} {net}");
+        }
+    }
+
+    #[test]
+    fn a_network_overlaps_what_it_holds_and_what_holds_it() {
+        let prefixes = Nat64Prefixes::parse(["2001:db8:64::/96", "2001:db8:100::/40"]).unwrap();
+        for (net, expected) in [
+            ("2001:db8:64::/64", Some("2001:db8:64::/96")),
+            ("2001:db8:1c0:2::/64", Some("2001:db8:100::/40")),
+            ("2001:db8:65::/64", None),
+        ] {
+            let found = prefixes.overlapping(net.parse().unwrap());
+            assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{net}");
+        }
     }
 
     #[test]

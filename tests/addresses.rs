@@ -424,3 +424,78 @@ fn by_default_every_lock_lasts_a_day() {
         home.clock.advance(24 * HOUR);
     }
 }
+
+/// Once, a list that named such addresses as they are written held none of them.
+#[test]
+fn a_translated_address_is_in_every_list_that_names_it() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        protect = []
+        nat64_prefixes = ["2001:db8:64::/96", "2001:db8:100::/40", "2001:db8:222:344::/64"]
+        trusted_proxies = ["2001:db8:64::10.0.0.1"]
+        deny = [
+            "2001:db8:64::192.0.2.1", "2001:db8:64::198.51.0.0/112", "2001:db8:1cb:7100::/56",
+            "2001:db8:222:344:cb:7300::/88", "2001:db8:ffff::/48",
+        ]
+        [lockout]
+        threshold = 3
+        "#,
+    );
+    for (peer, is_denied) in [
+        ("2001:db8:64::192.0.2.1", true),
+        ("192.0.2.1", true),
+        ("64:ff9b::192.0.2.1", true),
+        ("2001:db8:64::192.0.2.2", false),
+        ("2001:db8:64::198.51.100.1", true),
+        ("2001:db8:64::198.52.100.1", false),
+        // 203.113.0.0/16 and 203.115.0.0/16.
+        ("203.113.7.7", true),
+        ("203.115.7.7", true),
+        ("2001:db8:222:344:cb:7307:700::", true),
+        ("203.114.7.7", false),
+        ("2001:db8:ffff::1", true),
+        ("2001:db8:fffe::1", false),
+    ] {
+        let expected = if is_denied {
+            "403 ip_denied".to_owned()
+        } else {
+            kg.client_ip(&[("x", "y")], peer.parse::<ClientIp>().unwrap())
+                .unwrap()
+                .to_string()
+        };
+        let peer_ip: ClientIp = peer.parse().unwrap();
+        let decided = kg.check(&[("x", "y")], peer_ip, "/open");
+        let decided = decided.map_or_else(
+            |d| format!("{} {}", d.status(), d.reason()),
+            |grant| grant.ip().to_string(),
+        );
+        assert_eq!(decided, expected, "{peer}");
+    }
+    let forwarded = [("X-Forwarded-For", "192.0.2.9")];
+    assert_eq!(client(&kg, "10.0.0.1", &forwarded), "192.0.2.9");
+
+    let key = keyguard::CreateKey {
+        allowed_ips: vec!["2001:db8:64::203.0.113.0/120".into()],
+        ..keyguard::CreateKey::new(&common::org(&kg, "acme").name, "bound")
+    };
+    let key = kg.create_key(key).unwrap();
+    assert_eq!(
+        key.key.allowed_ips.to_string(),
+        "2001:db8:64::cb00:7100/120"
+    );
+    kg.set_policy("nat64_prefixes = [\"2001:db8:64::/96\"]".parse().unwrap());
+    let check = |peer: &str| {
+        let peer: ClientIp = peer.parse().unwrap();
+        let headers = [("X-API-Key", key.raw_key.expose())];
+        kg.check(&headers, peer, "/").err().map(|d| d.reason())
+    };
+    assert_eq!(check("2001:db8:64::203.0.113.77"), None);
+    assert_eq!(check("203.0.113.77"), None);
+    assert_eq!(check("203.0.114.77"), Some(Reason::IpNotAllowed));
+    // Another policy: the address is only what it looks like.
+    kg.set_policy("protect = [\"/\"]".parse().unwrap());
+    assert_eq!(check("2001:db8:64::203.0.113.77"), None);
+    assert_eq!(check("203.0.113.77"), Some(Reason::IpNotAllowed));
+}

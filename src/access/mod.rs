@@ -233,7 +233,8 @@ impl Policy {
 
     /// Prefixes under which translators of the network write IPv4 addresses, such as
     /// `2001:db8:64::/96`, besides the well-known `64:ff9b::/96`. Clients behind them count, are
-    /// listed and recorded as their IPv4 addresses. Default: none.
+    /// listed and recorded as their IPv4 addresses; so do such addresses in the lists of the policy and
+    /// of keys. A network around a prefix holds no IPv4 address. Default: none.
     ///
     /// # Errors
     /// [`InvalidInput`] for more than 16, and for what is no prefix of 32, 40, 48, 56, 64 or 96 bits
@@ -306,6 +307,19 @@ impl Policy {
     #[cfg(feature = "http")]
     pub(crate) fn may_match_below(&self, pattern: &Pattern, prefix: &str) -> bool {
         pattern.may_match_below(prefix, self.ignore_case)
+    }
+
+    /// The same policy, whose lists hold the addresses as clients count, see
+    /// [`Policy::nat64_prefixes`].
+    fn translated(self) -> Self {
+        let nat64 = &self.nat64_prefixes;
+        Self {
+            trusted_proxies: self.trusted_proxies.translated(nat64),
+            allow: self.allow.translated(nat64),
+            deny: self.deny.translated(nat64),
+            never_lock: self.never_lock.translated(nat64),
+            ..self
+        }
     }
 
     /// What no single field shows.

@@ -58,6 +58,7 @@ pub(crate) enum Access {
 
 impl From<Policy> for Rulebook {
     fn from(policy: Policy) -> Self {
+        let policy = policy.translated();
         let routes: Vec<RouteRules> = policy.routes.iter().map(|route| route.rules()).collect();
         let protected = policy.protect.as_deref().unwrap_or_default();
         let patterns = protected

@@ -504,11 +504,25 @@ impl KeyGuard {
     fn block_for(&self, block: &Block) -> Result<Value, Failure> {
         let time: LockTime = block.duration.parse().map_err(AdminError::from)?;
         let network = self.network(&block.ip)?;
+        self.require_native(&block.ip)?;
         let (path, scope) = match &block.path {
             Some(path) => (path.as_str(), LockScope::Path),
             None => ("/", LockScope::Global),
         };
         reply(self.block_network(network, path, time, scope)?)
+    }
+
+    /// Refuses a network of which clients count as the IPv4 addresses inside.
+    fn require_native(&self, text: &str) -> Result<(), AdminError> {
+        let rulebook = self.inner.rulebook();
+        let net = text.parse().ok();
+        match net.and_then(|net| rulebook.policy.nat64_prefixes.overlapping(net)) {
+            None => Ok(()),
+            Some(prefix) => Err(AdminError::from(InvalidInput::new(
+                "ip",
+                format!("clients under `{prefix}` count as IPv4 addresses; give one of those"),
+            ))),
+        }
     }
 
     /// What a client is counted and locked as, by its address or as listings show it.

@@ -20,6 +20,10 @@ impl Inner {
             credential_expires_at,
             balances,
         } = resolved;
+        let mut key = key;
+        key.allowed_ips = key
+            .allowed_ips
+            .translated(&self.rulebook().policy.nat64_prefixes);
         let (all_rules, now) = (rules(&key, &org, &self.rulebook()), self.now());
         let has_org_rules = all_rules.iter().any(|rule| rule.holder == Holder::Org);
         let expiries = [key.expires_at, credential_expires_at];
