@@ -38,15 +38,15 @@ mod unix {
         pub(crate) command: String,
     }
 
-    /// What lets others read or change a file that should be private to its owner; `None` if nothing
-    /// does. `owner` is that of the data file to which it belongs.
+    /// What lets others read or change a file, a pipe or a link that should be private to its owner;
+    /// `None` if nothing does. `owner` is that of the data file to which it belongs.
     ///
     /// A process that is not root's also accepts a file of root's that its group may read: services
-    /// are given files so. What is no regular file, such as a pipe, has no readers but its own.
+    /// are given files so.
     pub(crate) fn exposure(path: &Path, file: &Metadata, owner: Option<u32>) -> Option<Exposure> {
         let me = rustix::process::geteuid().as_raw();
         let mode = file.permissions().mode() & 0o777;
-        let (problem, command) = exposure_of(file.is_file(), file.uid(), mode, me, owner)?;
+        let (problem, command) = exposure_of(kind_of(file), file.uid(), mode, me, owner)?;
         let path = quoted(&path.display().to_string());
         let command = format!("{command} {path}");
         Some(Exposure { problem, command })
@@ -58,20 +58,44 @@ mod unix {
         exposure(path, file, owner)
     }
 
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Kind {
+        File,
+        Link,
+        /// A pipe, a device or a socket.
+        Other,
+    }
+
+    fn kind_of(file: &Metadata) -> Kind {
+        match file.file_type() {
+            kind if kind.is_file() => Kind::File,
+            kind if kind.is_symlink() => Kind::Link,
+            _ => Kind::Other,
+        }
+    }
+
     fn exposure_of(
-        is_file: bool,
+        kind: Kind,
         uid: u32,
         mode: u32,
         me: u32,
         owner: Option<u32>,
     ) -> Option<(String, String)> {
         let is_handed_over = uid == 0 && me != 0;
-        let forbidden = if is_handed_over { 0o037 } else { 0o077 };
-        if !is_file {
-            None
-        } else if !is_trusted(uid, me, owner) {
-            let problem = format!("it belongs to user {uid}, and this process is of user {me}");
-            Some((problem, format!("chown {me}")))
+        let forbidden = match kind {
+            // A link can be changed by its owner only, whatever its mode.
+            Kind::Link => 0,
+            _ if is_handed_over => 0o037,
+            _ => 0o077,
+        };
+        if !is_trusted(uid, me, owner) {
+            let (what, command) = match kind {
+                Kind::File => ("it", format!("chown {me}")),
+                Kind::Link => ("the link", "ls -l".to_owned()),
+                Kind::Other => ("it", "ls -l".to_owned()),
+            };
+            let problem = format!("{what} belongs to user {uid}, and this process is of user {me}");
+            Some((problem, command))
         } else if mode & forbidden != 0 {
             let problem = format!("other users may read or change it (mode {mode:03o})");
             Some((problem, "chmod 600".to_owned()))
@@ -128,10 +152,26 @@ mod unix {
                 (MALLORY, 0o600, ROOT, Some(ALICE), Some("chown 0")),
                 (MALLORY, 0o600, ALICE, Some(ALICE), Some("chown 1000")),
             ] {
-                let found = exposure_of(true, uid, mode, me, owner).map(|(_, command)| command);
+                let found =
+                    exposure_of(Kind::File, uid, mode, me, owner).map(|(_, command)| command);
                 assert_eq!(found.as_deref(), expected, "{mode:o} of {uid} read by {me}");
             }
-            assert_eq!(exposure_of(false, MALLORY, 0o666, ALICE, None), None);
+        }
+
+        #[test]
+        fn links_and_pipes_are_of_trusted_users_and_pipes_private() {
+            for (kind, uid, mode, expected) in [
+                (Kind::Link, ALICE, 0o777, None),
+                (Kind::Link, ROOT, 0o777, None),
+                (Kind::Link, MALLORY, 0o777, Some("ls -l")),
+                (Kind::Other, ALICE, 0o600, None),
+                (Kind::Other, ALICE, 0o622, Some("chmod 600")),
+                (Kind::Other, MALLORY, 0o600, Some("ls -l")),
+            ] {
+                let found = exposure_of(kind, uid, mode, ALICE, Some(ALICE));
+                let command = found.map(|(_, command)| command);
+                assert_eq!(command.as_deref(), expected, "{kind:?} {mode:o} of {uid}");
+            }
         }
     }
 }

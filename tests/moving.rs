@@ -573,8 +573,15 @@ fn an_exported_file_goes_on_as_the_original() {
 fn an_export_goes_to_another_place_of_the_same_secret() {
     let dir = TempDir::new().unwrap();
     done(dir.path(), &["init"]);
-    let said = refused(dir.path(), &["export", "--to", "./keyguard.redb"]);
-    assert!(said.contains("where the data are already"), "{said}");
+    fs::hard_link(
+        dir.path().join("keyguard.redb"),
+        dir.path().join("link.redb"),
+    )
+    .unwrap();
+    for same in ["./keyguard.redb", "link.redb"] {
+        let said = refused(dir.path(), &["export", "--to", same]);
+        assert!(said.contains("where the data are already"), "{said}");
+    }
     drop(KeyGuard::open(dir.path().join("other.redb"), Config::new("another one")).unwrap());
     let said = refused(dir.path(), &["export", "--to", "other.redb"]);
     assert!(

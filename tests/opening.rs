@@ -659,6 +659,80 @@ mod unix {
         assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
     }
 
+    /// What another user has put there to have their secret taken, or to keep this process waiting.
+    /// Only root can give files away.
+    #[test]
+    fn a_pipe_or_a_link_of_another_user_is_no_secret() {
+        let test = "unix::a_pipe_or_a_link_of_another_user_is_no_secret";
+        let Some(file) = in_child(test, Home::new) else {
+            return;
+        };
+        if fs::metadata(file.parent().unwrap()).unwrap().uid() != 0 {
+            return;
+        }
+        let secret = secret_file(&file);
+        make_pipe(&secret, 0o600);
+        let links = ["/proc/self/personality", "/dev/zero", "/dev/null"];
+        for link in [None, Some(links[0]), Some(links[1]), Some(links[2])] {
+            if let Some(target) = link {
+                fs::remove_file(&secret).unwrap();
+                symlink(target, &secret).unwrap();
+            }
+            std::os::unix::fs::lchown(&secret, Some(65_534), None).unwrap();
+            let words = [name(&secret), "belongs to user 65534", "run `ls -l "];
+            let planted = KeyGuard::open(&file, Config::default()).expect_err("opened");
+            let text = planted.to_string();
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+            assert!(matches!(planted, OpenError::ExposedSecret { .. }));
+            assert!(!file.exists());
+        }
+    }
+
+    #[test]
+    fn a_secret_without_an_end_is_refused() {
+        let test = "unix::a_secret_without_an_end_is_refused";
+        let Some(file) = in_child(test, Home::new) else {
+            return;
+        };
+        let secret = secret_file(&file);
+        let refused = || {
+            let refused = KeyGuard::open(&file, Config::default()).expect_err("opened");
+            let OpenError::SecretFile { source, .. } = refused else {
+                panic!("{refused}");
+            };
+            source.to_string()
+        };
+        symlink("/dev/zero", &secret).unwrap();
+        assert_eq!(refused(), "it is neither a file nor a pipe");
+        fs::remove_file(&secret).unwrap();
+        common::write_private(&secret, &"s".repeat(65_537));
+        assert_eq!(refused(), "it is longer than 65536 bytes");
+        common::write_private(&secret, &"s".repeat(65_536));
+        drop(KeyGuard::open(&file, Config::default()).unwrap());
+    }
+
+    #[test]
+    fn a_private_pipe_may_hold_the_secret() {
+        let test = "unix::a_private_pipe_may_hold_the_secret";
+        let Some(file) = in_child(test, closed) else {
+            return;
+        };
+        let secret = secret_file(&file);
+        make_pipe(&secret, 0o622);
+        let exposed = KeyGuard::open(&file, Config::default()).expect_err("opened");
+        assert!(matches!(exposed, OpenError::ExposedSecret { .. }));
+        set_mode(&secret, 0o600);
+        let writer = std::thread::spawn(move || fs::write(secret, SECRET).unwrap());
+        drop(KeyGuard::open(&file, Config::default()).unwrap());
+        writer.join().unwrap();
+    }
+
+    fn make_pipe(path: &Path, mode: u32) {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+        set_mode(path, mode);
+    }
+
     #[test]
     fn a_data_file_that_others_may_read_is_made_private_with_a_warning() {
         let home = closed();

@@ -9,8 +9,9 @@ use super::failure::CliError;
 use super::moving::{fill, open, report};
 use super::{Cli, Exit, called_at};
 use crate::draft::Draft;
-use crate::guard::{Config, Place, existing_secret, followed, is_server, secret_path};
+use crate::guard::{Config, Place, existing_secret, followed, is_server, read_secret, secret_path};
 use crate::secret::Secret;
+use crate::store::OpenError;
 use crate::store::transfer::move_all;
 
 #[derive(Args)]
@@ -52,8 +53,21 @@ pub(super) fn run(cli: &Cli, Export { to }: Export) -> Result<Exit, CliError> {
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {
-    let real = |path: &Path| std::fs::canonicalize(path).ok();
-    one == other || real(one).is_some_and(|path| real(other) == Some(path))
+    one == other || same_file(one, other).unwrap_or(false)
+}
+
+/// Whether two paths lead to one file, by links of any kind.
+#[cfg(unix)]
+fn same_file(one: &Path, other: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+
+    let identity = |path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    Ok(identity(one)? == identity(other)?)
+}
+
+#[cfg(not(unix))]
+fn same_file(one: &Path, other: &Path) -> std::io::Result<bool> {
+    Ok(std::fs::canonicalize(one)? == std::fs::canonicalize(other)?)
 }
 
 /// A secret that lies beside the file it belongs to also lies beside its copy.
@@ -63,13 +77,14 @@ fn hand_on_secret(file: &Path, to: &Path, secret: &Secret) -> Result<(), CliErro
         file: copy.clone(),
         source,
     };
-    if let Ok(there) = std::fs::read(&copy) {
-        return match there.trim_ascii() == secret.expose() {
-            true => Ok(()),
-            false => Err(CliError::OtherSecret(copy)),
-        };
+    let is_same = |found: &Secret| found.expose() == secret.expose();
+    match read_secret(&copy, to) {
+        Ok(there) if is_same(&there) => return Ok(()),
+        Ok(_) => return Err(CliError::OtherSecret(copy)),
+        Err(OpenError::SecretFile { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
     }
-    if std::fs::read(&beside).is_ok_and(|bytes| bytes.trim_ascii() == secret.expose()) {
+    if read_secret(&beside, file).is_ok_and(|found| is_same(&found)) {
         let mut draft = Draft::new(&copy).map_err(failed)?;
         draft.file().write_all(secret.expose()).map_err(failed)?;
         draft.file().write_all(b"\n").map_err(failed)?;

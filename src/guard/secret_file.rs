@@ -13,6 +13,9 @@ use crate::store::{OpenError, RedbStore};
 
 const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
 
+/// The longest secret that a file may hold.
+const MAX_SECRET_BYTES: u64 = 65_536;
+
 /// The secret given, or of the environment, or beside the data file, or, for a new data file, new.
 pub(super) fn find_secret(
     place: &Place<'_>,
@@ -102,41 +105,68 @@ fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {
     }
 }
 
-/// Reads a secret from a file that nobody but its owner may read or change. That is this user, root,
-/// or who owns the data file at `data`.
+/// Reads a secret from a file or a pipe that nobody but its owner may read or change. The owner, and
+/// that of a link to it, is this user, root, or the one of the data file at `data`.
 pub(crate) fn read_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
     let failed = |source| OpenError::SecretFile {
         path: path.into(),
         source,
     };
-    let mut file = File::open(path).map_err(failed)?;
-    verify_private(path, &file, data)?;
+    let file = open_private(path, data)?;
     let mut bytes = Zeroizing::new(Vec::new());
-    file.read_to_end(&mut bytes).map_err(failed)?;
+    file.take(MAX_SECRET_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > MAX_SECRET_BYTES {
+        let problem = format!("it is longer than {MAX_SECRET_BYTES} bytes");
+        return Err(failed(std::io::Error::other(problem)));
+    }
     Ok(Secret::from(bytes.trim_ascii().to_vec()))
 }
 
 #[cfg(unix)]
-fn verify_private(path: &Path, file: &File, data: &Path) -> Result<(), OpenError> {
+fn open_private(path: &Path, data: &Path) -> Result<File, OpenError> {
+    use std::fs::Metadata;
+    use std::os::unix::fs::FileTypeExt;
+
     use crate::ownership::{exposure, owner_of};
 
-    let found = file.metadata().map_err(|source| OpenError::SecretFile {
+    let failed = |source| OpenError::SecretFile {
         path: path.into(),
         source,
-    })?;
-    match exposure(path, &found, owner_of(data)) {
+    };
+    let owner = owner_of(data);
+    let verify = |found: &Metadata| match exposure(path, found, owner) {
         Some(exposure) => Err(OpenError::ExposedSecret {
             path: path.into(),
             problem: exposure.problem,
             command: exposure.command,
         }),
         None => Ok(()),
+    };
+    let link = fs::symlink_metadata(path).map_err(failed)?;
+    if link.is_symlink() {
+        verify(&link)?;
     }
+    // Before it is opened, which waits for the other side of a pipe.
+    let found = fs::metadata(path).map_err(failed)?;
+    if found.file_type().is_fifo() {
+        verify(&found)?;
+    } else if !found.is_file() {
+        let problem = "it is neither a file nor a pipe";
+        return Err(failed(std::io::Error::other(problem)));
+    }
+    let file = File::open(path).map_err(failed)?;
+    verify(&file.metadata().map_err(failed)?)?;
+    Ok(file)
 }
 
 #[cfg(not(unix))]
-fn verify_private(_: &Path, _: &File, _: &Path) -> Result<(), OpenError> {
-    Ok(())
+fn open_private(path: &Path, _: &Path) -> Result<File, OpenError> {
+    File::open(path).map_err(|source| OpenError::SecretFile {
+        path: path.into(),
+        source,
+    })
 }
 
 /// Makes a random secret and its file, private from the start and whole or not there at all; if
