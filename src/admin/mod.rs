@@ -19,7 +19,7 @@ pub(crate) mod wire;
 
 pub(crate) use self::limits::no_such_limit;
 #[cfg(all(unix, feature = "serve"))]
-pub(crate) use self::socket::bind_socket;
+pub(crate) use self::socket::{SocketFile, bind_socket};
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -42,7 +42,7 @@ const PAUSE: Timespec = Timespec {
 
 /// The listening side; it ends and takes its path away when it is dropped.
 pub(crate) struct Listener {
-    path: PathBuf,
+    file: Option<SocketFile>,
     /// Dropped to end the thread.
     alive: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
@@ -55,7 +55,7 @@ impl Listener {
     /// [`io::ErrorKind::AlreadyExists`] if this user has something else at the path of the socket;
     /// others if none can be bound anywhere.
     pub(crate) fn bind(file: &Path, guard: &Arc<Inner>) -> io::Result<Self> {
-        let (path, listener) = bind_for(&fs::canonicalize(file)?)?;
+        let (listener, socket) = bind_for(&fs::canonicalize(file)?)?;
         let (alive, ended) = UnixStream::pair()?;
         let acceptor = Acceptor {
             listener,
@@ -68,7 +68,7 @@ impl Listener {
             .name("keyguard-socket".into())
             .spawn(move || acceptor.run())?;
         Ok(Self {
-            path,
+            file: Some(socket),
             alive: Some(alive),
             thread: Some(thread),
         })
@@ -78,7 +78,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         // First the name, so that nobody connects in vain.
-        let _ = fs::remove_file(&self.path);
+        self.file = None;
         self.alive = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -87,27 +87,24 @@ impl Drop for Listener {
 }
 
 /// Binds beside a file, or else in a private directory.
-fn bind_for(canonical: &Path) -> io::Result<(PathBuf, UnixListener)> {
+fn bind_for(canonical: &Path) -> io::Result<(UnixListener, SocketFile)> {
     if let Some(beside) = socket_path::beside(canonical) {
         match bind_socket(&beside, 0o600) {
-            Ok(listener) => return Ok((beside, listener)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
-            Err(_) => {}
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {}
+            bound => return bound,
         }
     }
     let me = rustix::process::geteuid().as_raw();
     let path = socket_path::make_private(canonical, me)?;
     // A file there is in nobody's way but ours.
-    let listener =
-        bind_socket(&path, 0o600).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok((path, listener))
+    bind_socket(&path, 0o600).map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// Binds a socket under another name, gives it its mode, and puts it in the place of a dead one.
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] if this user has something else at `path`.
-pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
+pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             let is_ours = found.uid() == rustix::process::geteuid().as_raw();
@@ -125,14 +122,45 @@ pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let draft = PathBuf::from(draft);
     let _ = fs::remove_file(&draft);
     let listener = UnixListener::bind(&draft)?;
-    let named = fs::set_permissions(&draft, fs::Permissions::from_mode(mode))
-        .and_then(|()| fs::rename(&draft, path));
-    if let Err(error) = named {
-        let _ = fs::remove_file(&draft);
-        return Err(error);
-    }
+    let mut file = SocketFile::at(draft)?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
+    fs::set_permissions(&file.path, fs::Permissions::from_mode(mode))?;
+    fs::rename(&file.path, path)?;
+    file.path = path.into();
+    Ok((listener, file))
+}
+
+/// The name of a bound socket. Dropping it removes the name, unless another socket has it by now.
+///
+/// It has to be dropped before the listener, which keeps the inode from being taken by another.
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: PathBuf) -> io::Result<Self> {
+        let identity = identity_of(&path)?;
+        Ok(Self { path, identity })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity_of(&self.path).is_ok_and(|found| found == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The device and the inode.
+fn identity_of(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// The thread that takes connections.

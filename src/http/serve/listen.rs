@@ -16,6 +16,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+#[cfg(unix)]
+use crate::admin::SocketFile;
 use crate::client_ip::ClientIp;
 use crate::policy::InvalidInput;
 
@@ -79,7 +81,7 @@ impl fmt::Display for Place {
 pub(super) enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
-    Unix(UnixListener, PathBuf),
+    Unix(SocketFile, UnixListener),
 }
 
 /// One side of a connection.
@@ -105,9 +107,9 @@ impl Listener {
                 if std::os::unix::net::UnixStream::connect(path).is_ok() {
                     return Err(io::ErrorKind::AddrInUse.into());
                 }
-                let listener = crate::admin::bind_socket(path, mode)?;
+                let (listener, file) = crate::admin::bind_socket(path, mode)?;
                 rustix::net::listen(&listener, BACKLOG)?;
-                Ok(Self::Unix(UnixListener::from_std(listener)?, path.clone()))
+                Ok(Self::Unix(file, UnixListener::from_std(listener)?))
             }
         }
     }
@@ -117,7 +119,7 @@ impl Listener {
         Ok(match self {
             Self::Tcp(listener) => Place::Tcp(listener.local_addr()?),
             #[cfg(unix)]
-            Self::Unix(_, path) => Place::Unix(path.clone()),
+            Self::Unix(file, _) => Place::Unix(file.path().into()),
         })
     }
 
@@ -130,20 +132,11 @@ impl Listener {
                 (Stream::Tcp(stream), address.into())
             }
             #[cfg(unix)]
-            Self::Unix(listener, _) => {
+            Self::Unix(_, listener) => {
                 let (stream, _) = listener.accept().await?;
                 (Stream::Unix(stream), ClientIp::LOCAL)
             }
         })
-    }
-}
-
-#[cfg(unix)]
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 
