@@ -41,6 +41,77 @@ fn it_is_private_and_goes_with_the_guard() {
     assert!(!socket_of(&file).exists());
 }
 
+/// The first guard holds a file that is no longer at its path.
+#[test]
+fn that_of_another_guard_at_the_same_path_is_left() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let first = KeyGuard::open(&file, Config::default()).unwrap();
+    fs::rename(&file, dir.path().join("moved.redb")).unwrap();
+    fs::rename(
+        dir.path().join("keyguard.redb.secret"),
+        dir.path().join("moved.redb.secret"),
+    )
+    .unwrap();
+    let second = KeyGuard::open(&file, Config::default()).unwrap();
+    drop(first);
+    done(dir.path(), &["create-org", "acme"]);
+    second.org_named("acme").unwrap();
+    drop(second);
+    assert!(!socket_of(&file).exists());
+}
+
+/// Its text was shown as the new one, whatever came of the second half.
+#[test]
+fn a_rotation_that_fails_after_its_text_was_shown_says_whether_that_is_in_force() {
+    for is_gone in [true, false] {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("keyguard.redb");
+        let kg = KeyGuard::open(&file, Config::default()).unwrap();
+        kg.create_org("acme").unwrap();
+        kg.create_key(CreateKey::new("acme", "shop")).unwrap();
+        let (socket, real) = (socket_of(&file), dir.path().join("real.sock"));
+        fs::rename(&socket, &real).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let rotate = keyguard(dir.path(), &["rotate-key", "1", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+
+        let (mut client, _) = listener.accept().unwrap();
+        let mut server = UnixStream::connect(&real).unwrap();
+        server.write_all(&read_frame(&mut client)).unwrap();
+        let prepared = read_frame(&mut server);
+        if is_gone {
+            fs::remove_file(&socket).unwrap();
+            fs::rename(&file, dir.path().join("moved.redb")).unwrap();
+        }
+        client.write_all(&prepared).unwrap();
+        if !is_gone {
+            let (mut client, _) = listener.accept().unwrap();
+            read_frame(&mut client);
+        }
+        let output = rotate.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8(output.stderr).unwrap();
+        let expected = match is_gone {
+            true => "the text shown is not in force: there is no data file",
+            false => "it is not known whether the text shown is in force",
+        };
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+fn read_frame(stream: &mut UnixStream) -> Vec<u8> {
+    let mut frame = vec![0; 4];
+    stream.read_exact(&mut frame).unwrap();
+    let length = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
+    frame.resize(4 + length as usize, 0);
+    stream.read_exact(&mut frame[4..]).unwrap();
+    frame
+}
+
 #[test]
 fn a_dead_one_is_recognized_and_replaced() {
     let dir = TempDir::new().unwrap();
@@ -357,7 +428,7 @@ fn fifty_commands_at_once_all_succeed() {
         drop(kg);
     }
     let orgs = done(dir.path(), &["list-orgs", "--json"]);
-    assert_eq!(orgs.matches(" of ").count(), 100, "{orgs}");
+    assert_eq!(orgs.matches("\"org_name\"").count(), 100, "{orgs}");
 }
 
 /// Where the accepting thread cannot get a descriptor it sleeps, says so, and goes on when it can.

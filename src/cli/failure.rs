@@ -38,6 +38,12 @@ pub(super) enum CliError {
         source: std::io::Error,
         outcome: String,
     },
+    /// A rotation that failed after its text was shown.
+    #[error("{outcome}")]
+    Rotation {
+        outcome: &'static str,
+        source: Box<CliError>,
+    },
     #[error("the key cannot be read from standard input: {0}")]
     Input(std::io::Error),
     #[error("{argument}: `{}` cannot be opened: {source}", file.display())]
@@ -121,12 +127,9 @@ impl CliError {
             _ => with_causes(self),
         };
         let message = flags::named(message, &cli.command);
-        let (code, candidates) = match self {
-            Self::Asked(failure) | Self::Hinted(failure, _) => {
-                (Some(failure.code), failure.candidates.as_slice())
-            }
-            _ => (None, [].as_slice()),
-        };
+        let failure = self.failure();
+        let code = failure.map(|failure| failure.code);
+        let candidates = failure.map_or([].as_slice(), |failure| failure.candidates.as_slice());
         if cli.json {
             let error = json!({ "error": {
                 "code": code, "message": message, "candidates": candidates, "next": next,
@@ -152,6 +155,15 @@ impl CliError {
             lines.join("\n")
         ));
         Exit::Refused
+    }
+
+    /// The refusal or failure of a command, where that is what went wrong.
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Asked(failure) | Self::Hinted(failure, _) => Some(failure),
+            Self::Rotation { source, .. } => source.failure(),
+            _ => None,
+        }
     }
 
     /// The next command to type.
@@ -196,6 +208,13 @@ impl CliError {
                 OpenError::MissingFeature { feature, .. } => with_feature(feature),
                 OpenError::Config(invalid) => flags::mend(invalid.field()),
                 OpenError::Server { .. } => format!("{keyguard} --help"),
+                OpenError::Policy(_) => format!("{keyguard} serve --help"),
+                OpenError::Damaged { path, .. } | OpenError::Empty { path } => {
+                    format!(
+                        "ls -l {}    # and put a backup in its place",
+                        quoted(&path.display().to_string())
+                    )
+                }
                 _ => "keyguard --db PATH init".to_owned(),
             },
             #[cfg(unix)]
@@ -252,6 +271,7 @@ impl CliError {
             #[cfg(all(feature = "serve", feature = "redis"))]
             Self::Stream(_) => format!("{keyguard} serve --help"),
             Self::Unseen { .. } => format!("{keyguard} list-keys"),
+            Self::Rotation { source, .. } => source.next(cli),
             Self::Output(_) | Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
         }
     }

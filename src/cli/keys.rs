@@ -162,13 +162,24 @@ pub(super) fn rotate(cli: &Cli, rotate: Rotate) -> Result<Exit, CliError> {
     shown.map_err(|error| unseen(error, || Ok("the key keeps its old text".to_owned())))?;
     rotation.key = reply.key.id.to_string();
     rotation.raw_key = Some(reply.raw_key);
-    let rotated = cli.session()?.ask(Command::RotateKey(rotation));
-    let rotated = rotated.map_err(|mut failure| {
-        failure.message = format!("the text shown is not in force: {}", failure.message);
-        CliError::from(failure)
+    let rotated = cli.session().and_then(|mut session| {
+        let rotated = session.ask(Command::RotateKey(rotation));
+        hint(rotated.map_err(CliError::from), |failure| {
+            next(failure, "rotate-key")
+        })
     });
-    hint(rotated, |failure| next(failure, "rotate-key"))?;
-    Ok(Exit::Done)
+    match rotated {
+        Ok(_) => Ok(Exit::Done),
+        Err(error) => Err(CliError::Rotation {
+            outcome: match error.failure().map(|failure| failure.code) {
+                Some(FailureCode::Unavailable) => {
+                    "it is not known whether the text shown is in force; `keyguard check` tells"
+                }
+                _ => "the text shown is not in force",
+            },
+            source: Box::new(error),
+        }),
+    }
 }
 
 /// The error for the text of a key that could not be written, after `undo`, which says what it did.

@@ -6,7 +6,7 @@ use super::failure::{CliError, hint};
 use super::keys;
 use super::render::{Look, Panel, Table};
 use super::{Cli, Exit};
-use crate::admin::answer::{Command, FailureCode, PAGE};
+use crate::admin::answer::{Command, FailureCode, OrgReply, PAGE};
 use crate::clock::Timestamp;
 use crate::record::{Org, OrgStatus};
 
@@ -67,10 +67,10 @@ fn change(cli: &Cli, command: Command, title: &'static str) -> Result<Exit, CliE
 
 pub(super) fn list(cli: &Cli) -> Result<Exit, CliError> {
     let mut session = cli.session()?;
-    let mut orgs: Vec<Org> = Vec::new();
+    let mut orgs: Vec<OrgReply> = Vec::new();
     loop {
-        let after = orgs.last().map(|org| org.id);
-        let page: Vec<Org> = session.get(Command::ListOrgs { after, limit: PAGE })?;
+        let after = orgs.last().map(|listed| listed.org.id);
+        let page: Vec<OrgReply> = session.get(Command::ListOrgs { after, limit: PAGE })?;
         // A page may end early: it goes by bytes too.
         let is_last = page.is_empty();
         orgs.extend(page);
@@ -83,7 +83,7 @@ pub(super) fn list(cli: &Cli) -> Result<Exit, CliError> {
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&[">id", "~name", "status", "~limits", "created"]);
-    for org in &orgs {
+    for OrgReply { org, .. } in &orgs {
         let (id, created) = (org.id.to_string(), seconds(org.created_at));
         let (status, limits) = (status(org.status).to_owned(), keys::limits(&org.limits));
         table.row([id, org.name.clone(), status, limits, created]);
