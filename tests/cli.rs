@@ -213,6 +213,23 @@ fn what_is_refused_is_named_as_it_was_given_and_said_once() {
             "`none/log` cannot be opened: No such file or directory",
             "next:  mkdir -p none",
         ),
+        #[cfg(feature = "serve")]
+        (
+            refused(
+                &["serve", "--usage-log", "keyguard.redb"],
+                ("KEYGUARD_KEY", ""),
+            ),
+            "error: --usage-log: ",
+            "`keyguard.redb` cannot be opened: it holds something other than lines of JSON",
+            "next:  ls -ld keyguard.redb",
+        ),
+        #[cfg(feature = "serve")]
+        (
+            refused(&["serve", "--policy", "none"], ("KEYGUARD_KEY", "")),
+            "error: the policy cannot be accepted: ",
+            "`none`: ",
+            "next:  keyguard serve --help",
+        ),
         (
             refused(
                 &["update-key", "1", "--limit", "kg_live_".repeat(8).as_str()],

@@ -6,7 +6,7 @@ mod redis_stream;
 use std::any::Any;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Stdout, Write};
+use std::io::{self, Read, Stdout, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -106,14 +106,31 @@ impl JsonLines<File> {
     /// Lines at the end of a file, which is created with mode 0600 if it is absent.
     ///
     /// # Errors
-    /// The file cannot be opened for writing.
+    /// The file cannot be opened for reading and writing, or holds something other than lines of JSON
+    /// ([`io::ErrorKind::InvalidData`]).
     pub fn append(file: impl AsRef<Path>) -> io::Result<Self> {
+        let file = file.as_ref();
         let mut options = OpenOptions::new();
         options.append(true).create(true);
+        // A device or a pipe may be for writing only.
+        options.read(!file.exists() || file.is_file());
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(file).map(Self::new)
+        let mut file = options.open(file)?;
+        if file.metadata()?.is_file() && !starts_like_lines(&mut file)? {
+            let problem = "it holds something other than lines of JSON; give another path";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        Ok(Self::new(file))
     }
+}
+
+/// Whether a file is empty or begins as one that was written here: with a line, or with the end of one
+/// that was cut short.
+fn starts_like_lines(file: &mut File) -> io::Result<bool> {
+    let mut start = Vec::new();
+    file.take(1).read_to_end(&mut start)?;
+    Ok(matches!(*start, [] | [b'{' | b'\n']))
 }
 
 impl JsonLines<Stdout> {
