@@ -81,6 +81,65 @@ fn a_layer_in_a_nested_router_decides_by_the_path_that_was_asked_for() {
     assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
 }
 
+/// Behind a service that is not axum's and takes `/v1` away, whether or not the prefix names the
+/// nested router too.
+#[test]
+fn a_prefix_that_others_have_taken_away_goes_before_that_of_nested_routers() {
+    for prefix in ["/v1", "/v1/api"] {
+        let home = Home::new();
+        let kg = protecting(&home, "/v1/api");
+        let layer = KeyGuardLayer::new(kg.clone()).prefix(prefix);
+        let data = || Router::new().route("/data", get(who)).layer(layer.clone());
+        let app = Router::new().nest("/api", data()).nest("/{other}", data());
+        let served = Served::new(app);
+        assert_eq!(served.get("/api/data", None).status, 401, "{prefix}");
+    }
+    let home = Home::new();
+    let kg = protecting(&home, "/v1");
+    let layer = KeyGuardLayer::new(kg.clone()).prefix("/v1");
+    let served = Served::new(Router::new().route("/data", get(who)).layer(layer));
+    assert_eq!(served.get("/data", None).status, 401);
+}
+
+#[test]
+fn what_is_nested_below_a_captured_segment_goes_by_the_segment() {
+    let home = Home::new();
+    let kg = protecting(&home, "/acme");
+    let root = Router::new().route("/", get(who)).route("/data", get(who));
+    let served = Served::new(Router::new().nest("/{org}", root.layer(KeyGuardLayer::new(kg))));
+    for (target, status) in [
+        ("/acme/data", 401),
+        ("/acme", 401),
+        ("/other/data", 200),
+        ("/other", 200),
+    ] {
+        assert_eq!(served.get(target, None).status, status, "{target}");
+    }
+}
+
+/// Before the layer, and between two of them.
+#[test]
+fn a_rewritten_path_counts_as_asked_for() {
+    let rewrite = |mut request: axum::extract::Request| async move {
+        let path = request.uri().path().replace("/legacy", "/api");
+        *request.uri_mut() = path.parse().unwrap();
+        request
+    };
+    for is_between in [false, true] {
+        let home = Home::new();
+        let kg = protecting(&home, "/api");
+        let layer = KeyGuardLayer::new(kg);
+        let app = Router::new()
+            .fallback(who)
+            .layer(layer.clone())
+            .layer(axum::middleware::map_request(rewrite));
+        let app = if is_between { app.layer(layer) } else { app };
+        let served = Served::new(app);
+        assert_eq!(served.get("/legacy/data", None).status, 401, "{is_between}");
+        assert_eq!(served.get("/other", None).status, 200, "{is_between}");
+    }
+}
+
 #[test]
 fn a_request_counts_once_however_many_layers_of_a_guard_it_passes() {
     let home = Home::new();

@@ -39,7 +39,9 @@ impl KeyGuardLayer {
     /// The path under which the services behind are mounted, such as `/api`, where a router in front
     /// has taken it away from the requests. Default: none.
     ///
-    /// With the feature `axum` the original path is found by itself, and goes before this one.
+    /// With the feature `axum`, what axum's own nested routers take away is found by itself; a prefix
+    /// may name that too. Where something rewrites the path of a request before the layer, the
+    /// rewritten path counts.
     /// [`Stats::warnings`](crate::Stats::warnings) names what the policy protects outside of the
     /// prefixes of all layers of the guard: no request for it reaches them.
     pub fn prefix(mut self, path: impl AsRef<str>) -> Self {
@@ -113,7 +115,7 @@ struct Decision {
 }
 
 impl Decisions {
-    /// The grant of this guard for the same method and path: a request that was rewritten on its way
+    /// The grant of this guard for the same method and path: a request that was rewritten in between
     /// is another one.
     fn find(&self, guard: &KeyGuard, method: &Method, path: &str) -> Option<Arc<Grant>> {
         let is_the_same = |made: &&Decision| {

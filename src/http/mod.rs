@@ -32,7 +32,7 @@
 //!
 //! Paths are those that clients ask for. A router that is nested in another takes its prefix away
 //! from the path of a request before a layer within it sees it; with axum, enable the feature `axum`,
-//! which finds the original path (and the address of the peer) where axum notes it. Elsewhere say by
+//! which finds what axum's routers have taken away (and the address of the peer). Elsewhere say by
 //! [`KeyGuardLayer::prefix`] where the router is mounted.
 //!
 //! Status and latency are recorded once the head of the answer is there; the request counts as in

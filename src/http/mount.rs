@@ -29,18 +29,37 @@ impl Mount {
         &self.prefix
     }
 
-    /// The path as the client sent it: the one that axum notes, or that of the request behind the
-    /// prefix.
+    /// The path that was asked for: that of the request, behind what routers have taken away. A
+    /// rewritten path counts as asked for.
     pub(super) fn path<'h>(&self, head: &'h Parts) -> Cow<'h, str> {
-        if let Some(uri) = axum::original_uri(&head.extensions) {
-            return uri.path().into();
-        }
         let path = head.uri.path();
-        if self.prefix.is_empty() {
+        let nested = axum::nested_at(&head.extensions).unwrap_or_default();
+        if nested.is_empty() && self.prefix.is_empty() {
             return path.into();
         }
-        let slash = if path.starts_with('/') { "" } else { "/" };
-        format!("{}{slash}{path}", self.prefix).into()
+        let rest = match path {
+            // What is left of `/api` in a router at `/api`, as of `/api/`.
+            "/" if axum::original_path(&head.extensions) == Some(&nested) => "",
+            path => path,
+        };
+        let slash = if rest.is_empty() || rest.starts_with('/') {
+            ""
+        } else {
+            "/"
+        };
+        format!("{}{slash}{rest}", self.whole(&nested)).into()
+    }
+
+    /// The prefix that was given together with that of nested routers, which it may name too.
+    fn whole<'a>(&'a self, nested: &'a str) -> Cow<'a, str> {
+        let prefix = &*self.prefix;
+        if nested.starts_with(prefix) {
+            nested.into()
+        } else if prefix.ends_with(nested) {
+            prefix.into()
+        } else {
+            format!("{prefix}{nested}").into()
+        }
     }
 }
 
@@ -63,6 +82,21 @@ mod tests {
         ] {
             let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
             assert_eq!(Mount::at(prefix).path(&head), path, "{prefix} {target}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_may_name_nested_routers_or_not() {
+        for (prefix, nested, whole) in [
+            ("", "/api", "/api"),
+            ("/api", "", "/api"),
+            ("/api", "/api", "/api"),
+            ("/api", "/api/v1", "/api/v1"),
+            ("/v1/api", "/api", "/v1/api"),
+            ("/v1", "/api", "/v1/api"),
+        ] {
+            let found = Mount::at(prefix);
+            assert_eq!(found.whole(nested), whole, "{prefix} {nested}");
         }
     }
 }
