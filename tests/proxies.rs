@@ -165,6 +165,7 @@ fn decides_and_is_the_only_one_to_say_who_asks(world: &World) {
     assert!(missing.field("www-authenticate").starts_with("Bearer"));
 
     let good = ("X-API-Key", world.key.as_str());
+    let names = IDENTITY.join(", ");
     let mut posing = vec![
         ("X-Original-URI", "/open"),
         ("X-Original-Method", "GET"),
@@ -172,6 +173,8 @@ fn decides_and_is_the_only_one_to_say_who_asks(world: &World) {
         ("X-Forwarded-Method", "GET"),
         ("X-Forwarded-For", "192.0.2.1"),
         ("Forwarded", "for=192.0.2.1"),
+        // A proxy drops the fields that this one names.
+        ("Connection", names.as_str()),
     ];
     let spellings = IDENTITY.map(|name| [name.to_lowercase(), name.replace('-', "_"), name.into()]);
     let names = spellings.iter().flatten();
