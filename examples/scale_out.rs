@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The secret comes from `KEYGUARD_SECRET`.
 fn open() -> Result<KeyGuard, Box<dyn Error>> {
     let variable = |name| std::env::var(name).map_err(|_| format!("set {name} to a URL"));
-    // Nobody is in a hurry here: Redis decides, also where it takes its time.
+    // The example shows the shared limit even on a slow machine; a server keeps the default of 50 ms.
     let config = Config::default()
         .redis_url(variable("KEYGUARD_REDIS")?)
         .backend_deadline(Duration::from_secs(20));

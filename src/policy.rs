@@ -26,14 +26,12 @@ impl InvalidInput {
         }
     }
 
-    /// What is wrong with a value, which is shown. A longer one is not: who mixes up two fields may
-    /// have given a key.
+    /// A problem with `value`, which the message shows unless it may be a key or another secret given in
+    /// the wrong place.
     pub(crate) fn of(field: &'static str, value: &str, problem: impl fmt::Display) -> Self {
-        const LONGEST_SHOWN: usize = 32;
-        let is_shown = value.chars().count() <= LONGEST_SHOWN && !value.contains(is_hidden);
-        match is_shown {
-            true => Self::new(field, format!("`{value}` {problem}")),
-            false => Self::new(field, problem.to_string()),
+        match may_be_secret(value) || value.contains(is_hidden) {
+            true => Self::new(field, problem.to_string()),
+            false => Self::new(field, format!("`{value}` {problem}")),
         }
     }
 
@@ -46,6 +44,15 @@ impl InvalidInput {
     pub fn field(&self) -> &'static str {
         self.field
     }
+}
+
+/// Whether a text is long, or one word of 16 characters or more, as keys and secrets are.
+fn may_be_secret(text: &str) -> bool {
+    let is_word = |text: &str| {
+        let mut bytes = text.bytes();
+        bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'+' | b'/' | b'='))
+    };
+    text.chars().count() > 32 || (text.len() >= 16 && is_word(text))
 }
 
 /// A limit that admits something: from 1 to 4,294,967,295.
@@ -217,6 +224,22 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_value_that_may_be_a_secret_is_not_shown() {
+        for secret in [
+            "0123456789abcdef0123456789abcdef",
+            "bG9uZyBlbm91Z2ggc2VjcmV0",
+            "correct horse battery staple, and so on",
+        ] {
+            let error = InvalidInput::of("scopes", secret, "is no scope");
+            assert_eq!(error.to_string(), "scopes: is no scope");
+        }
+        for value in ["read write", "10.0.0.0/33", "2001:db8::/129", "4pmish"] {
+            let error = InvalidInput::of("ip", value, "is wrong");
+            assert_eq!(error.to_string(), format!("ip: `{value}` is wrong"));
+        }
+    }
 
     #[test]
     fn the_grain_follows_the_window() {

@@ -163,7 +163,7 @@ impl Route {
         self.protect == Some(true) || !self.scopes.is_empty() || !self.limits.is_empty()
     }
 
-    /// That its fields fit together.
+    /// Checks that the fields fit together.
     pub(super) fn check(&self) -> Result<(), InvalidInput> {
         if self.is_open() && self.requires_key() {
             return Err(InvalidInput::new(
@@ -188,7 +188,7 @@ impl Route {
         self.check_cost()
     }
 
-    /// That it is not open although `closing` requires a key for all of its requests.
+    /// Checks that the route is not open while `closing` requires a key for all of its requests.
     pub(super) fn check_against(&self, closing: &Self) -> Result<(), InvalidInput> {
         if !self.is_open() || !closing.path.covers(&self.path) {
             return Ok(());
@@ -207,7 +207,7 @@ impl Route {
         self.protect == Some(false)
     }
 
-    /// That what it costs can be admitted.
+    /// Checks that the limits can admit the cost.
     fn check_cost(&self) -> Result<(), InvalidInput> {
         let cost = self.cost.map_or(1, |cost| u64::from(cost.get()));
         let limits = self.limits.iter().chain(&self.ip_limits);

@@ -69,7 +69,7 @@ fn name(canonical: &Path) -> String {
     format!("keyguard-{}.sock", &hash[..32])
 }
 
-/// That a directory, and no link to one, belongs to a user and is closed to all others.
+/// Checks that `dir` is a directory, not a link, which belongs to `uid` and is closed to all others.
 fn verify_private(dir: &Path, uid: u32) -> io::Result<()> {
     let found = fs::symlink_metadata(dir)?;
     if found.is_dir() && found.uid() == uid && found.permissions().mode() & 0o077 == 0 {

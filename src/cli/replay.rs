@@ -395,12 +395,12 @@ impl Stage {
 /// How much earlier than the log the stage begins.
 const BEFORE: Duration = Duration::from_secs(1);
 
-/// What listings show of a user that is the whole text of a key; any other user as it is.
+/// Returns the listed prefix if `user` is the whole text of a key, else `user` unchanged.
 fn shown(user: &str) -> &str {
     key::shown_part(user).unwrap_or(user)
 }
 
-/// What may be a key has at least so many letters, digits, `-` and `_` behind its first `_`.
+/// The least number of letters, digits, `-` and `_` behind the first `_` of a text that may be a key.
 const LIKE_A_KEY: usize = 32;
 
 /// How much of that is shown.

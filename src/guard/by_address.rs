@@ -273,7 +273,8 @@ impl Inner {
         self.lockouts.standing(&ip, refused, &self.clock)
     }
 
-    /// That who asks is not locked out of a path or by the limit of this name, with or without a key.
+    /// Checks that the client is not locked out of the path or by the limit of this name. Keys are not
+    /// looked at.
     #[cfg(feature = "http")]
     pub(crate) fn require_unlocked<H: Headers + ?Sized>(
         &self,

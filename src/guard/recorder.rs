@@ -270,8 +270,9 @@ impl std::fmt::Debug for Recorder {
     }
 }
 
-/// The thread that writes what a [`Recorder`] takes. It also keeps the house: it stores balances,
-/// locks and keys of the ancestor anew, deletes expired usage, frees idle counters and follows the system's calendar.
+/// The thread that writes what a [`Recorder`] takes. It also does maintenance: it stores balances, locks
+/// and keys of the ancestor anew, deletes expired usage, frees idle counters and follows the system's
+/// calendar.
 pub(super) struct Writer {
     backends: Arc<Backends>,
     store: Arc<dyn Store>,
@@ -332,7 +333,7 @@ impl Writer {
             let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::hand_out);
             let sink_failure = offered.err().map(|error| error.to_string());
             self.warn_of_sink(sink_failure.as_deref());
-            self.keep_house();
+            self.maintain();
             let mut control = self.backends.recorder.control.lock();
             control.done = asked;
             control.failure = result.err().map(|error| error.describe());
@@ -450,7 +451,7 @@ impl Writer {
         self.lockouts.warnings().set(Topic::Sink, warning);
     }
 
-    fn keep_house(&mut self) {
+    fn maintain(&mut self) {
         let clock = self.backends.recorder.clock();
         clock.resync();
         self.policies.reload_if_signalled();

@@ -34,7 +34,7 @@ struct Part {
     known: Vec<Known>,
 }
 
-/// What a request asks for, of one group.
+/// The demand of a request on one group.
 #[derive(Clone, Copy)]
 pub(super) struct Wish {
     cost: NonZeroU32,

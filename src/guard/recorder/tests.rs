@@ -476,10 +476,10 @@ fn expired_usage_is_looked_for_once_a_minute() {
         if round > 0 {
             expected.push((now.minus(10 * MINUTE), now));
         }
-        writer.keep_house();
-        writer.keep_house();
+        writer.maintain();
+        writer.maintain();
         world.clock.advance(MINUTE - Duration::from_nanos(1));
-        writer.keep_house();
+        writer.maintain();
         assert_eq!(world.disk.stored().pruned, expected);
         world.clock.advance(Duration::from_nanos(1));
     }

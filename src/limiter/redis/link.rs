@@ -51,7 +51,7 @@ pub(super) enum Trouble {
     Failed(String),
 }
 
-/// What is announced by the nodes to each other: where there is room again.
+/// Announcements between processes that a counter has room again.
 pub(super) struct Hearing {
     pub(super) channel: String,
     pub(super) exhausted: Arc<Exhausted>,

@@ -34,7 +34,7 @@ enum Verified {
     Host,
 }
 
-/// What the client library and what this module does for the parameters of a URL.
+/// Splits the TLS parameters of a URL between the client library and this module.
 ///
 /// Plain text is used for `disable`, and for `prefer` if the server says that it has no TLS; never
 /// because TLS failed, and never where a root certificate is given.
