@@ -582,3 +582,57 @@ fn limits_of_a_policy_concern_keys_that_are_in_memory_already() {
     kg.set_policy(Policy::new());
     assert_eq!(admitted_of(&kg, &key, 48, Reason::RateLimited), 48);
 }
+
+/// Once, a page with a hundred pictures whose names hold spaces locked its visitors out.
+#[test]
+fn what_lies_below_an_open_route_however_it_is_read_is_open() {
+    let home = Home::new();
+    let policy = r#"
+        [[route]]
+        name = "open"
+        path = "GET /open/*/files"
+        protect = false
+        [[route]]
+        name = "secret"
+        path = "/open/a/files/secret"
+        scopes = ["read"]
+    "#;
+    let kg = guard(&home, policy);
+    for path in [
+        "/open/a/files",
+        "/open/a/files/x/",
+        "/open/a/files/my%20file.pdf",
+        "/open/a/files/caf%C3%A9.png",
+        "/open/a/files/logo%402x.png",
+        "/open/a/files/a;v=1/b.css",
+        "/open/a/files//x",
+        "/open/a/files/x%5cy",
+        "/open/b%20c/files/x",
+        "/open/a/files/%D1%84",
+    ] {
+        assert_eq!(reason(anonymously(&kg, "GET", path)), None, "{path}");
+        let other = reason(anonymously(&kg, "POST", path));
+        assert_eq!(other, Some(Reason::MissingKey), "{path}");
+    }
+    for path in [
+        "/open/a/file%20s",
+        "/open/a/files%2f..%2f..%2fx",
+        "/open/a/files/../../../x",
+        "/open/a/files/..;/..;/x",
+        "/open/a/files/x/..",
+        "/open/a/files/..%20/x",
+        "/open/a/files/%c0%ae%c0%ae/x",
+        "/open/a/files/%u002e%u002e/x",
+        "/open/a/files/%EF%BC%8E%EF%BC%8E/x",
+        "/open/a/files/%ff",
+        "/open//files/x",
+        "//open/a/files/x",
+        "/open/..%2fb/files/x",
+        "/open/a%2fb/files/x",
+        "/open/a/files/%73ecret",
+        "/open/a/files/secret;x",
+    ] {
+        let outcome = reason(anonymously(&kg, "GET", path));
+        assert_eq!(outcome, Some(Reason::MissingKey), "{path}");
+    }
+}

@@ -118,7 +118,7 @@ impl Rulebook {
             is_open |= route
                 .opens
                 .as_ref()
-                .is_some_and(|path| path.matches_surely(target, method));
+                .is_some_and(|path| path.matches_surely(target, method, self.policy.ignore_case));
             place.limits_keys |= !route.key_rules.is_empty();
             place.limits_addresses |= !route.ip_rules.is_empty();
             place.routes.push(route);

@@ -80,8 +80,9 @@ impl Route {
     /// Needs no key, as a login form or a sign-up, although [`Policy::protect`] covers it. Locks,
     /// lists and limits by address hold all the same. In a file: `protect = false`.
     ///
-    /// It holds for targets that every server reads alike, by a method that the pattern names: a
-    /// request for `/login/..;/admin` needs a key. Where another route requires a key, that one is
+    /// It holds for requests by a method that the pattern names, and for paths that it covers in every
+    /// way in which a server might read them: `/login/a%20b` needs no key, `/login/..;/admin` and
+    /// `/login/%u002e%u002e/admin` need one. Where another route requires a key, that one is
     /// required.
     ///
     /// [`Policy::protect`]: crate::Policy::protect

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::methods::{Methods, invalid};
-use super::readings;
+use super::readings::{self, Readings};
 use crate::policy::InvalidInput;
 use crate::record::Method;
 
@@ -54,11 +54,34 @@ impl Pattern {
         }
     }
 
-    /// Whether a target that matches is for this pattern to every server: it names one of the
-    /// methods, and can be read in one way only.
-    pub(crate) fn matches_surely(&self, target: &str, method: Method) -> bool {
+    /// Whether a target that matches is for this pattern to every server: the request has one of the
+    /// methods, and the path is covered in all of its readings, in none of which anything may be a dot
+    /// segment.
+    pub(crate) fn matches_surely(&self, target: &str, method: Method, ignore_case: bool) -> bool {
         let is_get = method == Method::Head && self.methods.contains(Method::Get);
-        (is_get || self.methods.contains(method)) && readings::is_plain(target)
+        (is_get || self.methods.contains(method))
+            && match readings::readings(target) {
+                Readings::Plain(_) => true,
+                Readings::Several(texts) => texts
+                    .iter()
+                    .all(|text| self.covers_reading(text, ignore_case) && stays_below(text)),
+                Readings::Unreadable => false,
+            }
+    }
+
+    /// Whether a reading begins with the segments of the pattern. An empty segment is one.
+    fn covers_reading(&self, text: &[u8], ignore_case: bool) -> bool {
+        let Some(text) = text.strip_prefix(b"/") else {
+            return false;
+        };
+        let mut found = text.split(|byte| *byte == b'/');
+        self.segments().all(|wanted| {
+            found.next().is_some_and(|segment| match wanted {
+                WILDCARD => !segment.is_empty(),
+                wanted if ignore_case => segment.eq_ignore_ascii_case(wanted.as_bytes()),
+                wanted => segment == wanted.as_bytes(),
+            })
+        })
     }
 
     /// Whether it matches all that `other` does.
@@ -101,6 +124,16 @@ impl FromStr for Pattern {
             path: canonical.into(),
         })
     }
+}
+
+/// Whether no server can read the dots of a text as leading out of where it is: there are no two in a
+/// row, and no other character that some servers map to one (`%u002e`, `．`).
+fn stays_below(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return false;
+    };
+    let is_odd = |char: char| !char.is_ascii() && !char.is_alphanumeric();
+    !["..", "%u", "%U"].iter().any(|odd| text.contains(odd)) && !text.contains(is_odd)
 }
 
 /// A path that needs no key: `[METHODS ]/PATH` without wildcards.

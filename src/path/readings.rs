@@ -49,11 +49,6 @@ pub(crate) fn readings(target: &str) -> Readings<'_> {
     }
 }
 
-/// Whether every server reads the path of a target alike.
-pub(super) fn is_plain(target: &str) -> bool {
-    plain(target).is_some()
-}
-
 /// The path without its query if every server reads it alike: it begins with `/` and holds neither
 /// empty segments, but for a trailing slash, nor segments that end in a dot, nor bytes that servers
 /// decode, strip or turn into others.
