@@ -740,3 +740,32 @@ fn requests_without_keys_do_not_keep_a_locked_proxy_from_being_found() {
     }
     assert_eq!(through(&kg, IP, "203.0.113.1", &keys[0]), None);
 }
+
+/// Once, it was entered, taken back and entered again, and a repetition was told that it was done.
+#[test]
+fn a_block_for_which_there_is_no_room_changes_nothing() {
+    let home = Home::new();
+    let config = home.config().locked_addresses(16);
+    let kg = home.open_with(config.clone());
+    let block = |kg: &KeyGuard, number: u8| {
+        let ip = IpAddr::from([10, 0, number, 1]);
+        kg.block(ip, "/", DAY.try_into().unwrap(), LockScope::Global)
+    };
+    for number in 0..16 {
+        block(&kg, number).unwrap();
+    }
+    let before = kg.audit(None, 100).unwrap();
+    let refused = block(&kg, 16);
+    assert!(
+        matches!(refused, Err(AdminError::Conflict(_))),
+        "{refused:?}"
+    );
+    assert_eq!(kg.audit(None, 100).unwrap(), before);
+    // One that is there is renewed all the same.
+    home.clock.advance(HOUR);
+    let renewed = block(&kg, 3).unwrap();
+    assert_eq!(renewed.until, home.clock.timestamp().plus(DAY));
+    let locks = kg.locks();
+    kg.close().unwrap();
+    assert_eq!(home.open_with(config).locks(), locks);
+}

@@ -186,25 +186,20 @@ impl Lockouts {
     ) -> Result<Option<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let id = lock.id();
+        if !self.locks.has_room_for(&id, act.at) {
+            return Ok(None);
+        }
         let lock = match self.locks.get(&id) {
             Some(known) => lock.joined(&known),
             None => lock,
         };
         let stored = LockChange {
-            id: id.clone(),
+            id,
             lock: Some(lock.clone()),
         };
         store.change_locks(&[stored], act)?;
-        if self.locks.add(lock.clone(), act.at) {
-            return Ok(Some(lock));
-        }
-        let undone = Act {
-            action: "unblock",
-            once: None,
-            ..act.clone()
-        };
-        store.change_locks(&[LockChange { id, lock: None }], &undone)?;
-        Ok(None)
+        self.locks.put(lock.clone(), act.at);
+        Ok(Some(lock))
     }
 
     /// Takes the locks of `network` away that are `meant`, in the store and then in force. Returns

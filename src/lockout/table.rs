@@ -102,7 +102,17 @@ impl Locks {
     /// Adds a lock, [joined](Lock::joined) with the one that is there. Returns false if there is no
     /// room and no neighbours could be merged.
     pub(crate) fn add(&self, lock: Lock, now: Timestamp) -> bool {
-        self.insert(lock, now, |id| self.changed.lock().push(id))
+        self.insert(lock, now, false, |id| self.changed.lock().push(id))
+    }
+
+    /// Whether there is room for a lock, or it is there already.
+    pub(crate) fn has_room_for(&self, id: &LockId, now: Timestamp) -> bool {
+        self.len() < self.capacity || self.get(id).is_some() || self.make_room(now)
+    }
+
+    /// Adds a lock that [there was room for](Locks::has_room_for), also if others took it meanwhile.
+    pub(crate) fn put(&self, lock: Lock, now: Timestamp) {
+        self.insert(lock, now, true, |id| self.changed.lock().push(id));
     }
 
     /// Does what somebody else has stored, so that it need not be stored again. Returns as
@@ -110,14 +120,14 @@ impl Locks {
     pub(crate) fn adopt(&self, change: LockChange, now: Timestamp) -> bool {
         let LockChange { id, lock } = change;
         if let Some(lock) = lock {
-            return self.insert(lock, now, |_| ());
+            return self.insert(lock, now, false, |_| ());
         }
         let shard = self.shard(id.network);
         self.retain(shard, &mut shard.locks.lock(), |lock| lock.id() != id);
         true
     }
 
-    fn insert(&self, lock: Lock, now: Timestamp, note: impl Fn(LockId)) -> bool {
+    fn insert(&self, lock: Lock, now: Timestamp, is_certain: bool, note: impl Fn(LockId)) -> bool {
         let shard = self.shard(lock.network);
         let id = lock.id();
         loop {
@@ -132,7 +142,7 @@ impl Locks {
                     }
                     return true;
                 }
-                if self.claim() {
+                if self.claim(is_certain) {
                     known.push(lock);
                     shard.len.fetch_add(1, Ordering::Release);
                     note(id);
@@ -243,9 +253,9 @@ impl Locks {
         &self.shards[self.hasher.hash_one(network.parent()) as usize % SHARDS]
     }
 
-    /// Takes a place in the table.
-    fn claim(&self) -> bool {
-        let more = |len| (len < self.capacity).then_some(len + 1);
+    /// Takes a place in the table, beyond its capacity if that `is_certain`.
+    fn claim(&self, is_certain: bool) -> bool {
+        let more = |len| (is_certain || len < self.capacity).then_some(len + 1);
         let claimed = self
             .len
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
