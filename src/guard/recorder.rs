@@ -47,6 +47,9 @@ pub(crate) struct Recorder {
     done: Condvar,
 }
 
+/// One out of so many events may be a refusal that named no known key.
+const KEYLESS_SHARE: usize = 4;
+
 /// How many events a queue claims room for at a time.
 const CLAIM: usize = 256;
 
@@ -167,7 +170,12 @@ impl Recorder {
         }
         let at = self.clock.timestamp();
         let mut queue = self.queue().lock();
-        if self.has_sink && self.reserve(&mut queue) {
+        // A flood of these takes no room from requests by known keys but its share.
+        let share = self.capacity / KEYLESS_SHARE / self.queues.len();
+        let is_above = queue.keyless.len() >= share.max(1);
+        if self.has_sink && is_above {
+            queue.batch.dropped += 1;
+        } else if self.has_sink && self.reserve(&mut queue) {
             queue.keyless.push(Usage {
                 at,
                 key_id: None,

@@ -414,6 +414,10 @@ pub(super) fn what_was_done_under_a_name_is_not_done_again_for_a_day(home: &dyn 
     store
         .create_org("fourth", &once(1, 3, NOW.plus(day)))
         .unwrap();
+    // A clock that was wrong keeps no name for longer.
+    let ahead = NOW.plus(day * 9);
+    store.create_org("ahead", &once(3, 1, ahead)).unwrap();
+    store.create_org("fifth", &once(3, 2, NOW)).unwrap();
 }
 
 pub(super) fn totals_equal_the_events(home: &dyn Home) {

@@ -613,3 +613,21 @@ fn nobody_waits_for_a_writer_that_panicked() {
     }
     writer.join().unwrap_err();
 }
+
+/// Once, random keys filled all room while a sink was set, and usage of known keys was dropped.
+#[test]
+fn refusals_that_name_no_key_take_no_more_room_than_their_share() {
+    let world = World::new();
+    let recorder = Recorder::new(world.clock.clone().into(), true, 16_384).with_sink(true);
+    let headers: [(&str, &str); 0] = [];
+    let request = Request::new(&headers, ClientIp::LOCAL, "/");
+    for _ in 0..20_000 {
+        recorder.record_keyless(&request, ClientIp::LOCAL, Reason::UnknownKey);
+    }
+    let free = recorder.free.load(Ordering::Relaxed);
+    assert!(free >= 16_384 - 16_384 / KEYLESS_SHARE - CLAIM, "{free}");
+    let queue = recorder.queue().lock();
+    let counted = queue.batch.refusals[0].1[Reason::UnknownKey as usize];
+    assert_eq!(counted, 20_000);
+    assert_eq!(queue.batch.dropped + queue.keyless.len() as u64, 20_000);
+}

@@ -46,8 +46,11 @@ pub(super) async fn delete(
     .await?;
     conn.run(
         "DELETE FROM keyguard_done WHERE name IN (SELECT name FROM keyguard_done \
-         WHERE at <= $1 ORDER BY at LIMIT 10000)",
-        &[&now.minus(Once::KEPT).to_utc()],
+         WHERE at <= $1 OR at > $2 ORDER BY at LIMIT 10000)",
+        &[
+            &now.minus(Once::KEPT).to_utc(),
+            &now.plus(Once::KEPT).to_utc(),
+        ],
     )
     .await?;
     conn.run(

@@ -142,7 +142,8 @@ impl Engine {
         if self.may_retry() && !self.is_reopening.swap(true, Ordering::SeqCst) {
             let engine = Arc::clone(self);
             let reopen = move || {
-                engine.reopen_for_reading();
+                // A panic ends no more than this attempt.
+                let _ = catch_unwind(AssertUnwindSafe(|| engine.reopen_for_reading()));
                 engine.is_reopening.store(false, Ordering::SeqCst);
             };
             let thread = std::thread::Builder::new().name("keyguard-reopen".into());
