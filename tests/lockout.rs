@@ -11,7 +11,7 @@ use common::child;
 use common::{Home, IP, key, key_limited_to};
 use keyguard::{
     AdminError, ClientIp, Config, CreateKey, IpLimit, KeyGuard, LockCause, LockScope, LockTime,
-    Network, Reason, Refuses, Request,
+    Network, Policy, Reason, Refuses, Request,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -350,8 +350,9 @@ fn a_limit_locks_out_of_what_it_limits_unless_told_otherwise() {
     kg.check_ip(&login, IP, "/x").unwrap();
 }
 
+/// Once, the two were one lock by hand that lasted as long as the automatic one.
 #[test]
-fn a_lock_by_hand_over_a_longer_automatic_one_is_by_hand_at_once() {
+fn a_lock_by_hand_beside_a_longer_automatic_one_ends_when_it_was_to() {
     let home = Home::new();
     let kg = home.open();
     guess(&kg, 101, IP);
@@ -359,12 +360,17 @@ fn a_lock_by_hand_over_a_longer_automatic_one_is_by_hand_at_once() {
     let manual = kg
         .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
         .unwrap();
-    assert_eq!(manual.until, automatic.until);
+    assert_eq!(manual.until, home.clock.timestamp().plus(HOUR));
     assert_eq!(manual.cause, LockCause::Manual);
-    assert_eq!(kg.locks(), std::slice::from_ref(&manual));
+    let both = [automatic, manual];
+    assert_eq!(kg.locks(), both);
     drop(kg);
-    let kg = home.open();
-    assert_eq!(kg.locks(), [manual]);
+    let never_lock = Policy::new().never_lock(IP.to_string().parse().unwrap());
+    let kg = home.open_with(home.config().policy(never_lock));
+    assert_eq!(kg.locks(), both);
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    home.clock.advance(HOUR);
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
     // So it holds for a proxy too, which an automatic lock spares.
     let forwarded = [("X-Forwarded-For", "203.0.113.1"), ("X-API-Key", "guess")];
     let proxy: IpAddr = "10.0.0.1".parse().unwrap();

@@ -267,9 +267,10 @@ impl Config {
         self
     }
 
-    /// How many locks there can be at a time, at least 16. When there are more, the most automatic ones
-    /// in one /24 (IPv4) or /48 (IPv6), if they are 8 or more, become one for all of it; where there
-    /// are none to merge, nobody else is locked out, and `stats` says so. One takes some 300 bytes.
+    /// How many locks there can be at a time, at least 16. When there are more, those /24 (IPv4) and /48
+    /// (IPv6) networks that hold most automatic locks, 8 or more each, get one for all of it instead,
+    /// until a sixteenth of the room is free. Locks by hand stay as they are. Where there are none to
+    /// merge, nobody else is locked out, and `stats` says so. One takes some 300 bytes.
     /// Default: 65,536.
     pub fn locked_addresses(mut self, locks: usize) -> Self {
         self.locked_addresses = locks;

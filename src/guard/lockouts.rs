@@ -1,5 +1,6 @@
 //! Locking clients out: strikes that become locks, and locks that are stored.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -60,8 +61,10 @@ impl Lockouts {
         }
     }
 
-    /// Puts locks in force that are stored.
-    pub(super) fn load(&self, locks: Vec<Lock>, now: Timestamp) {
+    /// Puts locks in force that are stored, those that last longest first, so that no ended one takes
+    /// the room of one that is in force.
+    pub(super) fn load(&self, mut locks: Vec<Lock>, now: Timestamp) {
+        locks.sort_by_key(|lock| Reverse((lock.cause == LockCause::Manual, lock.until)));
         for lock in locks {
             self.add(lock, now);
         }

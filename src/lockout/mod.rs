@@ -111,7 +111,7 @@ pub enum LockCause {
 }
 
 impl LockCause {
-    /// By how many clients are refused: a lock of a higher rank spares fewer.
+    /// The order of causes by how many clients their locks spare: a higher rank spares fewer.
     fn rank(&self) -> u8 {
         match self {
             Self::BadKeys | Self::MissingKeys => 0,
@@ -204,8 +204,8 @@ impl Lock {
         true
     }
 
-    /// One lock for two of the same: it lasts as long as the longer one, and has the cause that spares
-    /// fewer: it is manual if either is, or else made by a limit if either is. Of two that do not
+    /// One lock for two of the same id: it lasts as long as the longer one, and of two automatic ones it
+    /// has the cause that spares fewer: it is made by a limit if either is. Of two that do not
     /// overlap, the later one.
     pub(crate) fn joined(self, known: &Self) -> Self {
         if known.until <= self.since {
@@ -229,18 +229,31 @@ impl Lock {
         }
     }
 
-    /// A client is locked out of one thing once.
+    /// The id of the lock. A client is locked out of one thing once by hand and once automatically.
     pub(crate) fn id(&self) -> LockId {
         LockId {
             network: self.network,
             refuses: self.refuses.clone(),
+            is_manual: self.is_manual(),
         }
+    }
+
+    /// Whether the lock has this id.
+    fn is_same(&self, id: &LockId) -> bool {
+        self.network == id.network && self.refuses == id.refuses && self.is_manual() == id.is_manual
+    }
+
+    fn is_manual(&self) -> bool {
+        self.cause == LockCause::Manual
     }
 }
 
-/// What tells one lock from another.
+/// The identity of a lock. A manual lock and an automatic one of the same are two: neither changes the
+/// length of the other, and addresses that are never locked out automatically are refused by the
+/// manual one only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LockId {
     pub(crate) network: Network,
     pub(crate) refuses: Refuses,
+    pub(crate) is_manual: bool,
 }

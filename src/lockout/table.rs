@@ -3,6 +3,7 @@
 //! A network and the /24 or /48 around it share a shard, so that a look-up takes one lock, and none
 //! where the shard is empty.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,19 +21,26 @@ const SHARDS: usize = 256;
 /// The smallest family that is merged: fewer do not tell that their whole /24 or /48 is hostile.
 const FAMILY: usize = 8;
 
-/// How long a table in which nothing can be merged is taken to be full.
+/// The part of the table that one search makes free, if it can, so that the cost of a search is
+/// shared by many locks.
+const ROOM: usize = 16;
+
+/// The minimum time between two searches that make less room than that.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// A bounded table of locks. No lock is ever pushed out: when it is full, the largest family of
-/// automatic locks that refuse the same to neighbours becomes one lock of the network around them.
+/// A bounded table of locks. No lock is ever pushed out: when it is full, the largest families of
+/// automatic locks that refuse the same to neighbours each become one lock of the network around
+/// them. Manual locks are never merged, nor changed by merging.
 #[derive(Debug)]
 pub(crate) struct Locks {
     shards: Box<[Shard]>,
     len: AtomicUsize,
     capacity: usize,
     hasher: RandomState,
-    /// Until when there is no use in looking for room, in milliseconds since the Unix epoch.
-    full_until: AtomicU64,
+    /// The time of the last search that made little room. Held while searching.
+    searched_at: Mutex<Option<Timestamp>>,
+    /// The last time that was relied on, in milliseconds since the Unix epoch.
+    relied_on: AtomicU64,
     /// Locks that changed since they were last stored.
     changed: Mutex<Vec<LockId>>,
 }
@@ -71,7 +79,8 @@ impl Locks {
             len: AtomicUsize::new(0),
             capacity,
             hasher: RandomState::default(),
-            full_until: AtomicU64::new(0),
+            searched_at: Mutex::default(),
+            relied_on: AtomicU64::new(0),
             changed: Mutex::default(),
         }
     }
@@ -134,7 +143,7 @@ impl Locks {
             {
                 let mut locks = shard.locks.lock();
                 let known = locks.entry(lock.network).or_default();
-                if let Some(found) = known.iter_mut().find(|known| known.refuses == lock.refuses) {
+                if let Some(found) = known.iter_mut().find(|known| known.is_same(&id)) {
                     let joined = lock.joined(found);
                     if joined != *found {
                         *found = joined;
@@ -198,8 +207,10 @@ impl Locks {
         }
     }
 
-    /// Frees the locks that have ended and are no longer remembered.
+    /// Frees the locks that have ended and are no longer remembered. For a `now` that is relied on
+    /// only: what is freed is gone for good.
     pub(crate) fn expire(&self, now: Timestamp) {
+        self.relied_on.store(now.unix_millis(), Ordering::Relaxed);
         self.free(|lock| now < lock.until.max(lock.remembered_until));
     }
 
@@ -245,7 +256,7 @@ impl Locks {
     pub(crate) fn get(&self, id: &LockId) -> Option<Lock> {
         let locks = self.shard(id.network).locks.lock();
         let mut known = locks.get(&id.network)?.iter();
-        known.find(|lock| lock.refuses == id.refuses).cloned()
+        known.find(|lock| lock.is_same(id)).cloned()
     }
 
     #[inline]
@@ -262,67 +273,74 @@ impl Locks {
         claimed.is_ok()
     }
 
-    /// Frees what has ended, also if it is still remembered, or else merges automatic locks of
-    /// neighbours. Where neither is possible, newcomers are refused for a while without looking again,
-    /// so that they cost no time.
+    /// Merges families of automatic locks and returns whether there is room. A search that makes
+    /// little is the only one for a while, so that newcomers to a full table cost no time.
+    ///
+    /// `now` may be wrong. Therefore no lock is freed by it, but only those that ended before the last
+    /// call of [`Locks::expire`] and are merely remembered.
+    #[cold]
     fn make_room(&self, now: Timestamp) -> bool {
-        if now.unix_millis() < self.full_until.load(Ordering::Relaxed) {
+        let mut searched_at = self.searched_at.lock();
+        if self.len() < self.capacity {
+            return true;
+        }
+        if searched_at.is_some_and(|at| at <= now && now.since(at) < FULL_FOR) {
             return false;
         }
-        self.expire(now);
-        if self.len() < self.capacity {
-            return true;
-        }
-        self.free(|lock| now < lock.until);
-        if self.len() < self.capacity {
-            return true;
-        }
-        let families = self.shards.iter().filter_map(|shard| {
-            let (id, members) = largest_family(&shard.locks.lock())?;
-            Some((shard, id, members))
-        });
-        if let Some((shard, id, _)) = families.max_by_key(|(.., members)| *members)
-            && self.merge(shard, &mut shard.locks.lock(), id)
-        {
-            return true;
-        }
-        let until = now.plus(FULL_FOR).unix_millis();
-        self.full_until.store(until, Ordering::Relaxed);
-        false
+        let relied_on = Timestamp::from_unix_millis(self.relied_on.load(Ordering::Relaxed));
+        self.free(|lock| relied_on < lock.until);
+        let wanted = (self.capacity / ROOM).max(1);
+        let room = || self.capacity.saturating_sub(self.len());
+        self.merge_families(wanted.saturating_sub(room()));
+        *searched_at = (room() < wanted).then_some(now);
+        room() > 0
     }
 
-    /// Puts one lock in the place of a family of automatic locks: those that refuse the same to
-    /// networks of one parent. Returns false if it is gone meanwhile.
-    fn merge(&self, shard: &Shard, locks: &mut LocksOf, id: LockId) -> bool {
-        let members = self.retain(shard, locks, |lock| {
-            !is_automatic(lock) || family(lock) != (id.network, &id.refuses)
-        });
-        let latest = members.iter().max_by_key(|lock| lock.until).cloned();
-        let earliest = members.iter().map(|lock| lock.since).min();
-        let cause = members.iter().map(|lock| &lock.cause);
-        let cause = cause.max_by_key(|cause| cause.rank()).cloned();
-        let (Some(latest), Some(since), Some(cause)) = (latest, earliest, cause) else {
-            return false;
-        };
-        let merged = Lock {
-            network: id.network,
-            cause,
-            since,
-            ..latest
-        };
-        // Fewer than there were, so that there is room; a manual lock of the same keeps its place.
-        let known = locks.entry(id.network).or_default();
-        if let Some(manual) = known.iter_mut().find(|lock| lock.refuses == id.refuses) {
-            manual.until = manual.until.max(merged.until);
-        } else {
-            known.push(merged);
-            self.len.fetch_add(1, Ordering::AcqRel);
-            shard.len.fetch_add(1, Ordering::Release);
+    /// Merges the largest families until `wanted` places are free or none is left.
+    fn merge_families(&self, wanted: usize) {
+        let mut largest = Vec::new();
+        for (at, shard) in self.shards.iter().enumerate() {
+            let families = families(&shard.locks.lock());
+            largest.extend(families.into_iter().map(|(id, members)| (members, at, id)));
         }
+        largest.sort_unstable_by_key(|(members, ..)| Reverse(*members));
+        let mut freed = 0;
+        let is_needed = |(members, ..): &&(usize, usize, LockId)| {
+            let is_needed = freed < wanted;
+            freed += members - 1;
+            is_needed
+        };
+        let needed = largest.iter().take_while(is_needed).count();
+        largest.truncate(needed);
+        largest.sort_unstable_by_key(|(_, at, _)| *at);
+        for chosen in largest.chunk_by(|a, b| a.1 == b.1) {
+            if let [(_, at, _), ..] = chosen {
+                let ids: Vec<_> = chosen.iter().map(|(.., id)| id).collect();
+                self.merge(&self.shards[*at], &ids);
+            }
+        }
+    }
+
+    /// Puts one lock in the place of each of the families that are `chosen` and still there.
+    fn merge(&self, shard: &Shard, chosen: &[&LockId]) {
+        let mut locks = shard.locks.lock();
+        let mut there = families(&locks);
+        there.retain(|id, _| chosen.contains(&id));
+        let mut members = self.retain(shard, &mut locks, |lock| {
+            lock.is_manual() || !there.contains_key(&family(lock))
+        });
+        members.sort_by_cached_key(family);
         let mut changed = self.changed.lock();
         changed.extend(members.iter().map(Lock::id));
-        changed.push(id);
-        true
+        for members in members.chunk_by(|a, b| family(a) == family(b)) {
+            // Fewer than there were, so that there is room.
+            if let Some(merged) = merged(members) {
+                changed.push(merged.id());
+                locks.entry(merged.network).or_default().push(merged);
+                self.len.fetch_add(1, Ordering::AcqRel);
+                shard.len.fetch_add(1, Ordering::Release);
+            }
+        }
     }
 
     /// Keeps the locks of a shard that `stay`, and returns the others.
@@ -337,9 +355,6 @@ impl Locks {
             gone.extend(known.extract_if(.., |lock| !stay(lock)));
             !known.is_empty()
         });
-        if !gone.is_empty() {
-            self.full_until.store(0, Ordering::Relaxed);
-        }
         shard.len.fetch_sub(gone.len(), Ordering::Release);
         self.len.fetch_sub(gone.len(), Ordering::AcqRel);
         gone
@@ -380,24 +395,34 @@ impl Shard {
     }
 }
 
-fn is_automatic(lock: &Lock) -> bool {
-    lock.cause != LockCause::Manual
+/// The id of the lock that an automatic lock and its neighbours are merged into.
+fn family(lock: &Lock) -> LockId {
+    LockId {
+        network: lock.network.parent(),
+        ..lock.id()
+    }
 }
 
-/// What the locks have in common that can be merged.
-fn family(lock: &Lock) -> (Network, &Refuses) {
-    (lock.network.parent(), &lock.refuses)
-}
-
-/// The lock that the largest family would become, and how many it has.
-fn largest_family(locks: &LocksOf) -> Option<(LockId, usize)> {
+/// The families that can be merged, and how many locks each has.
+fn families(locks: &LocksOf) -> HashMap<LockId, usize, RandomState> {
     let mut families = HashMap::<_, usize, RandomState>::default();
-    for lock in locks.values().flatten().filter(|lock| is_automatic(lock)) {
+    for lock in locks.values().flatten().filter(|lock| !lock.is_manual()) {
         *families.entry(family(lock)).or_default() += 1;
     }
-    let ((network, refuses), members) = families.into_iter().max_by_key(|(_, members)| *members)?;
-    let refuses = refuses.clone();
-    (members >= FAMILY).then_some((LockId { network, refuses }, members))
+    families.retain(|_, members| *members >= FAMILY);
+    families
+}
+
+/// One lock for a family: as long as the longest one, and of the cause that spares fewest.
+fn merged(members: &[Lock]) -> Option<Lock> {
+    let latest = members.iter().max_by_key(|lock| lock.until)?;
+    let cause = members.iter().map(|lock| &lock.cause);
+    Some(Lock {
+        network: latest.network.parent(),
+        cause: cause.max_by_key(|cause| cause.rank())?.clone(),
+        since: members.iter().map(|lock| lock.since).min()?,
+        ..latest.clone()
+    })
 }
 
 #[cfg(test)]

@@ -55,51 +55,48 @@ fn a_path_lock_refuses_one_path() {
     assert!(!is_locked(&locks, "192.0.2.1", "/login", 1));
 }
 
-#[test]
-fn a_manual_lock_wins_wherever_it_comes_from() {
-    let automatic = lock("192.0.2.1", Refuses::All, 20);
-    let manual = Lock {
+fn by_hand(network: &str, until: u64) -> Lock {
+    Lock {
         cause: LockCause::Manual,
-        ..lock("192.0.2.1", Refuses::All, 10)
-    };
-    let both = Lock {
-        cause: LockCause::Manual,
-        ..automatic.clone()
-    };
-    let id = manual.id();
-    for order in [[&automatic, &manual], [&manual, &automatic]] {
-        let locks = Locks::new(16);
-        for lock in order {
-            assert!(locks.add(lock.clone(), at(0)));
-        }
-        assert_eq!(locks.get(&id), Some(both.clone()));
-        // As another node hears of it.
-        let locks = Locks::new(16);
-        for lock in order {
-            let change = LockChange {
-                id: id.clone(),
-                lock: Some(lock.clone()),
-            };
-            assert!(locks.adopt(change, at(0)));
-        }
-        assert_eq!(locks.get(&id), Some(both.clone()));
-        let standing = locks.standing(id.network, |_| true, || at(1)).unwrap();
-        assert_eq!(standing.manual, Some(both.until));
+        ..lock(network, Refuses::All, until)
     }
-    // Not one that has ended.
-    let later = Lock {
-        since: at(10),
-        ..automatic.clone()
-    };
-    assert_eq!(later.clone().joined(&manual), later);
-    // Nor one that had ended before a later one began, whichever comes last.
+}
+
+/// Once, the two were one manual lock that lasted as long as the longer one.
+#[test]
+fn a_manual_lock_and_an_automatic_one_of_the_same_each_end_when_they_were_to() {
+    let automatic = lock("192.0.2.1", Refuses::All, 20);
+    let manual = by_hand("192.0.2.1", 10);
+    for order in [[&automatic, &manual], [&manual, &automatic]] {
+        let added = Locks::new(16);
+        // As another node hears of it.
+        let adopted = Locks::new(16);
+        for lock in order {
+            assert!(added.add(lock.clone(), at(0)));
+            let (id, lock) = (lock.id(), Some(lock.clone()));
+            assert!(adopted.adopt(LockChange { id, lock }, at(0)));
+        }
+        for locks in [added, adopted] {
+            assert_eq!(locks.get(&manual.id()), Some(manual.clone()));
+            let standing = locks.standing(manual.network, |_| true, || at(1)).unwrap();
+            let ends = (standing.manual, standing.strikes);
+            assert_eq!(ends, (Some(at(10)), Some(at(20))));
+            assert_eq!(locks.remove(manual.network, |_| true).len(), 2);
+        }
+    }
+}
+
+/// Once, a lock that was stored late took the place of one that began after it had ended.
+#[test]
+fn of_two_locks_that_do_not_overlap_the_later_one_stays() {
+    let earlier = by_hand("192.0.2.1", 20);
     let later = Lock {
         since: at(20),
         until: at(30),
-        ..manual
+        ..earlier.clone()
     };
-    assert_eq!(automatic.clone().joined(&later), later);
-    assert_eq!(later.clone().joined(&automatic), later);
+    assert_eq!(earlier.clone().joined(&later), later);
+    assert_eq!(later.clone().joined(&earlier), later);
 }
 
 #[test]
@@ -187,6 +184,7 @@ fn the_largest_family_merges_when_the_table_is_full_and_nobody_gets_out() {
         "two neighbours are no family"
     );
     assert!(!is_merged("192.0.2.77"));
+    locks.expire(at(10));
     assert!(
         locks.add(lock("10.1.0.1", Refuses::All, 30), at(10)),
         "the others have ended"
@@ -234,9 +232,92 @@ fn a_full_table_is_not_searched_for_every_newcomer() {
         assert!(locks.add(lock(ip, Refuses::All, 10), at(0)));
     }
     assert!(!locks.add(lock("203.0.113.1", Refuses::All, 10), at(1)));
+    assert_eq!(*locks.searched_at.lock(), Some(at(1)));
     assert!(!locks.make_room(at(1)), "it was just searched");
-    assert_eq!(locks.full_until.load(Ordering::Relaxed), 2_000);
     // Room that somebody makes is seen at once.
     locks.remove("192.0.2.1".parse().unwrap(), |_| true);
     assert!(locks.add(lock("203.0.113.1", Refuses::All, 10), at(1)));
+}
+
+/// Once, it ended with the last lock of the family, and refused addresses that are never locked.
+#[test]
+fn merging_changes_no_manual_lock_of_the_network() {
+    let locks = Locks::new(10);
+    let manual = by_hand("192.0.2.0/24", 60);
+    assert!(locks.add(manual.clone(), at(0)));
+    for member in 0..9 {
+        assert!(locks.add(lock(&format!("192.0.2.{member}"), Refuses::All, 90), at(0)));
+    }
+    assert!(locks.add(lock("8.8.8.8", Refuses::All, 90), at(0)));
+    assert_eq!(locks.get(&manual.id()), Some(manual));
+    let client = "192.0.2.77".parse().unwrap();
+    let standing = locks.standing(client, |_| true, || at(1)).unwrap();
+    let ends = (standing.manual, standing.strikes);
+    assert_eq!(ends, (Some(at(60)), Some(at(90))));
+}
+
+/// Once, each merge of eight locks searched the whole table.
+#[test]
+fn one_search_makes_room_for_many() {
+    let locks = Locks::new(512);
+    for i in 0..512 {
+        let ip = format!("10.0.{}.{}", i / 8, i % 8);
+        assert!(locks.add(lock(&ip, Refuses::All, 10), at(0)));
+    }
+    assert!(locks.add(lock("8.8.8.8", Refuses::All, 10), at(0)));
+    // A sixteenth of 512, in families of 8, and no more.
+    assert_eq!(locks.len(), 512 - 5 * 7 + 1);
+    assert!((0..512).all(|i| {
+        let ip = format!("10.0.{}.{}", i / 8, i % 8);
+        is_locked(&locks, &ip, "/", 1)
+    }));
+}
+
+#[test]
+fn a_search_that_makes_little_room_is_the_only_one_for_a_second() {
+    let full = || {
+        let locks = Locks::new(512);
+        for i in 0..512 {
+            let ip = match i {
+                0..8 => format!("192.0.2.{i}"),
+                8 => "8.8.8.200".into(),
+                _ => format!("10.{}.{}.1", i / 256, i % 256),
+            };
+            assert!(locks.add(lock(&ip, Refuses::All, 10), at(0)));
+        }
+        locks
+    };
+    let newcomer = |locks: &Locks, i: u64, now| {
+        let ip = format!("8.8.8.{i}");
+        locks.add(lock(&ip, Refuses::All, 10), at(now))
+    };
+    let locks = full();
+    assert!((0..7).all(|i| newcomer(&locks, i, 1)));
+    assert!(!newcomer(&locks, 7, 1), "it was just searched");
+    assert!(newcomer(&locks, 7, 2));
+    // A clock that ran ahead does not put the next search off.
+    let locks = full();
+    assert!((0..7).all(|i| newcomer(&locks, i, 1_000_000)));
+    assert!(newcomer(&locks, 7, 1));
+}
+
+/// Once, a moment of a clock that ran ahead freed every lock of a full table, for good.
+#[test]
+fn a_clock_that_runs_ahead_frees_no_lock() {
+    let year = 365 * 86_400;
+    let locks = Locks::new(3);
+    let remembered = Lock {
+        remembered_until: at(90),
+        ..lock("192.0.2.2", Refuses::All, 5)
+    };
+    locks.add(by_hand("192.0.2.1", 10), at(0));
+    locks.add(remembered, at(0));
+    locks.add(lock("192.0.2.3", Refuses::All, 10), at(0));
+    assert!(!locks.add(lock("8.8.8.8", Refuses::All, year + 9), at(year)));
+    assert_eq!(locks.in_force(at(1)).len(), 3);
+    // What had ended when the time was last relied on makes room.
+    locks.expire(at(6));
+    assert_eq!(locks.len(), 3);
+    assert!(locks.add(lock("8.8.8.8", Refuses::All, 10), at(6)));
+    assert_eq!(locks.in_force(at(6)).len(), 3);
 }

@@ -8,7 +8,8 @@ use crate::clock::Timestamp;
 use crate::lockout::{Lock, LockCause, LockId, Refuses};
 use crate::network::Network;
 
-/// [`Network::to_bytes`], then a byte for what is refused, then the path or the name of the route.
+/// [`Network::to_bytes`], then a byte for what is refused and by whom, then the path or the name of the
+/// route.
 pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
     let mut key = id.network.to_bytes().to_vec();
     let (kind, text) = match &id.refuses {
@@ -17,7 +18,7 @@ pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
         Refuses::Path(path) => (2, path.as_str()),
         Refuses::Route(name) => (3, name.as_str()),
     };
-    key.push(kind);
+    key.push(kind | if id.is_manual { BY_HAND } else { 0 });
     key.extend_from_slice(text.as_bytes());
     key
 }
@@ -25,17 +26,24 @@ pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
 /// `None` if [`lock_key`] never wrote that.
 pub(crate) fn decode_lock_key(key: &[u8]) -> Option<LockId> {
     let (network, rest) = key.split_first_chunk()?;
+    let (kind, rest) = rest.split_first()?;
     let text = |bytes| Some(std::str::from_utf8(bytes).ok()?.to_owned());
-    let refuses = match rest {
-        [0] => Refuses::All,
-        [1] => Refuses::Keyless,
-        [2, path @ ..] => Refuses::Path(text(path)?),
-        [3, name @ ..] => Refuses::Route(text(name)?),
+    let refuses = match (kind & !BY_HAND, rest) {
+        (0, []) => Refuses::All,
+        (1, []) => Refuses::Keyless,
+        (2, path) => Refuses::Path(text(path)?),
+        (3, name) => Refuses::Route(text(name)?),
         _ => return None,
     };
-    let network = Network::from_bytes(*network)?;
-    Some(LockId { network, refuses })
+    Some(LockId {
+        network: Network::from_bytes(*network)?,
+        refuses,
+        is_manual: kind & BY_HAND != 0,
+    })
 }
+
+/// Added to the byte for what is refused by a manual lock.
+const BY_HAND: u8 = 0x80;
 
 #[derive(Serialize, Deserialize)]
 struct StoredLock<'a> {
@@ -94,8 +102,11 @@ pub(crate) fn encode_lock(lock: &Lock) -> Result<Vec<u8>, StoreError> {
 }
 
 pub(crate) fn decode_lock(key: &[u8], bytes: &[u8]) -> Result<Lock, StoreError> {
-    let LockId { network, refuses } =
-        decode_lock_key(key).ok_or_else(|| damaged("a lock is of nobody or of nothing"))?;
+    let LockId {
+        network,
+        refuses,
+        is_manual,
+    } = decode_lock_key(key).ok_or_else(|| damaged("a lock is of nobody or of nothing"))?;
     let stored: StoredLock<'_> = match bytes.first() {
         Some(&V1) => decode_as::<StoredLockV1<'_>>(V1, "a lock", bytes)?.into(),
         _ => decode_as(V2, "a lock", bytes)?,
@@ -103,11 +114,11 @@ pub(crate) fn decode_lock(key: &[u8], bytes: &[u8]) -> Result<Lock, StoreError> 
     Ok(Lock {
         network,
         refuses,
-        cause: match stored.cause {
-            BAD_KEYS => LockCause::BadKeys,
-            MISSING_KEYS => LockCause::MissingKeys,
-            IP_LIMIT => LockCause::IpLimit(stored.name.to_owned()),
-            MANUAL => LockCause::Manual,
+        cause: match (stored.cause, is_manual) {
+            (BAD_KEYS, false) => LockCause::BadKeys,
+            (MISSING_KEYS, false) => LockCause::MissingKeys,
+            (IP_LIMIT, false) => LockCause::IpLimit(stored.name.to_owned()),
+            (MANUAL, true) => LockCause::Manual,
             _ => return Err(damaged("a lock has an unknown cause")),
         },
         since: Timestamp::from_unix_millis(stored.since),
@@ -159,6 +170,7 @@ mod tests {
         let id = LockId {
             network: "192.0.2.7".parse().unwrap(),
             refuses: Refuses::All,
+            is_manual: true,
         };
         let lock = decode_lock(&lock_key(&id), &[1, MANUAL, 0, 7, 9]).unwrap();
         assert_eq!((lock.cause, lock.step), (LockCause::Manual, 0));

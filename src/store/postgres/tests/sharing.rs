@@ -79,7 +79,7 @@ fn a_lock_that_ended_for_one_stays_if_another_has_renewed_it() {
 }
 
 #[test]
-fn a_manual_lock_and_a_longer_automatic_one_are_a_long_manual_one_in_any_order() {
+fn a_manual_lock_and_a_longer_automatic_one_are_two_in_any_order() {
     let database = Database::new();
     let (one, other) = (open(&database), open(&database));
     let automatic = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
@@ -89,32 +89,29 @@ fn a_manual_lock_and_a_longer_automatic_one_are_a_long_manual_one_in_any_order()
         remembered_until: after(60),
         ..automatic.clone()
     };
-    let id = automatic.id();
-    let change = |lock: Option<&Lock>| LockChange {
-        id: id.clone(),
-        lock: lock.cloned(),
+    let change = |lock: &Lock, is_there: bool| LockChange {
+        id: lock.id(),
+        lock: is_there.then(|| lock.clone()),
     };
     let found = |store: &dyn Store| {
         let batch = UsageBatch {
-            locks: vec![change(Some(&automatic))],
+            locks: vec![change(&automatic, true)],
             now: NOW,
             ..UsageBatch::default()
         };
         store.record(&batch).unwrap();
     };
-    let block = |store: &dyn Store| store.change_locks(&[change(Some(&manual))], &act());
-    let both = Lock {
-        cause: LockCause::Manual,
-        ..automatic.clone()
-    };
+    let block = |store: &dyn Store| store.change_locks(&[change(&manual, true)], &act());
+    let both = [automatic.clone(), manual.clone()];
     found(&one);
     block(&other).unwrap();
-    assert_eq!(one.locks().unwrap(), std::slice::from_ref(&both));
-    other.change_locks(&[change(None)], &act()).unwrap();
+    assert_eq!(one.locks().unwrap(), both);
+    let gone = both.each_ref().map(|lock| change(lock, false));
+    other.change_locks(&gone, &act()).unwrap();
     assert_eq!(one.locks().unwrap(), []);
     block(&other).unwrap();
     found(&one);
-    assert_eq!(other.locks().unwrap(), [both]);
+    assert_eq!(other.locks().unwrap(), both);
 }
 
 #[test]
