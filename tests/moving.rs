@@ -300,7 +300,9 @@ fn the_command_line_reads_the_secret_of_the_ancestor_from_a_file_or_a_variable()
     };
     assert!(check(&[], None).contains("malformed_key"));
     assert!(check(&[], Some("another secret")).contains("malformed_key"));
-    assert!(check(&[], Some(" ")).contains("legacy_secret: is blank"));
+    let blank = check(&[], Some(" "));
+    let named = "KEYGUARD_LEGACY_SECRET or --legacy-secret-file: is blank";
+    assert!(blank.contains(named), "{blank}");
     let legacy = dir.path().join("ancestor.secret");
     common::write_private(&legacy, &format!("{LEGACY}\n"));
     let file = ["--legacy-secret-file", "ancestor.secret"];
@@ -613,7 +615,7 @@ fn a_secret_beside_the_file_goes_along() {
     assert_eq!(secret("copy.redb.secret"), secret("keyguard.redb.secret"));
     assert!(run(&["--db", "copy.redb", "stats"]).status.success());
     // One that is there already stays.
-    fs::write(dir.path().join("third.redb.secret"), "something else").unwrap();
+    common::write_private(&dir.path().join("third.redb.secret"), "something else");
     let refused = run(&["export", "--to", "third.redb"]);
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(
