@@ -115,18 +115,35 @@ type Tell = Box<dyn Fn(Change) + Send + Sync>;
 
 /// Who is told of what others change.
 #[derive(Default)]
-struct Listener(Mutex<Option<Tell>>);
+struct Listener(Mutex<Listening>);
+
+#[derive(Default)]
+struct Listening {
+    tell: Option<Tell>,
+    /// What was to be told before anybody listened.
+    untold: Vec<Change>,
+}
 
 impl Listener {
-    /// Returns false if there was something to tell and nobody is there.
+    /// Returns false if nobody is there yet, and too much is to be told to be kept until then.
     fn tell(&self, changes: Vec<Change>) -> bool {
-        match &*self.0.lock() {
-            Some(listener) => {
-                changes.into_iter().for_each(listener);
-                true
-            }
-            None => changes.is_empty(),
+        const MOST: usize = 1_000;
+        let mut listening = self.0.lock();
+        let Listening { tell, untold } = &mut *listening;
+        match tell {
+            Some(tell) => changes.into_iter().for_each(tell),
+            None if untold.len() + changes.len() <= MOST => untold.extend(changes),
+            None => return false,
         }
+        true
+    }
+
+    fn listen(&self, tell: Tell) {
+        let mut listening = self.0.lock();
+        std::mem::take(&mut listening.untold)
+            .into_iter()
+            .for_each(&tell);
+        listening.tell = Some(tell);
     }
 }
 
@@ -429,9 +446,10 @@ impl Store for PostgresStore {
         true
     }
 
-    /// The listener is called on the thread that talks to the server, and must not wait for it.
+    /// The listener is called at once for what is known already, and later on the thread that talks to
+    /// the server; it must not wait for that.
     fn follow(&self, listener: Box<dyn Fn(Change) + Send + Sync>) {
-        *self.listener.0.lock() = Some(listener);
+        self.listener.listen(listener);
     }
 
     fn health(&self) -> Option<BackendHealth> {

@@ -22,6 +22,26 @@ fn what_one_changes_another_hears() {
     assert!(other.warnings().is_empty(), "{:?}", other.warnings());
 }
 
+/// Once, what was cached in the first second was forgotten at its end: all was told a second time.
+#[test]
+fn that_anything_may_have_changed_is_heard_once_and_before_keys_are_read() {
+    let database = Database::new();
+    let (one, other) = (with_keys(&database, 1), open(&database));
+    until(|| !other.listener.0.lock().untold.is_empty());
+    let (sender, heard) = mpsc::channel();
+    other.follow(Box::new(move |change| drop(sender.send(change))));
+    let at_once: Vec<Change> = heard.try_iter().collect();
+    assert!(matches!(
+        at_once[..],
+        [Change::Everything, Change::Locks(_)]
+    ));
+    one.revoke_key(KeyId(1), &act()).unwrap();
+    wait_for(&heard, |change| {
+        assert!(!matches!(change, Change::Everything));
+        is_of_key(1)(change)
+    });
+}
+
 #[test]
 fn locks_are_heard_as_they_are_now() {
     let database = Database::new();
