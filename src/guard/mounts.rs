@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -22,22 +22,37 @@ impl GuardId {
 
 /// The prefixes of the layers of a guard.
 #[derive(Debug, Default)]
-pub(crate) struct Mounts(Mutex<BTreeSet<Arc<str>>>);
+pub(crate) struct Mounts {
+    prefixes: Mutex<BTreeSet<Arc<str>>>,
+    /// Whether they or the policy have changed since they were last compared.
+    is_changed: AtomicBool,
+}
 
 impl Mounts {
     /// Notes the prefix of a layer: empty if it gets all requests, or does not know which.
     pub(crate) fn add(&self, prefix: &Arc<str>) {
         const MOST: usize = 1_000;
-        let mut prefixes = self.0.lock();
+        let mut prefixes = self.prefixes.lock();
         if !prefixes.contains(prefix) && prefixes.len() < MOST {
             prefixes.insert(Arc::clone(prefix));
+            self.note_change();
         }
+    }
+
+    /// Has the prefixes compared with the policy again.
+    pub(super) fn note_change(&self) {
+        self.is_changed.store(true, Ordering::Release);
+    }
+
+    /// Whether something has changed since the last call.
+    pub(super) fn take_change(&self) -> bool {
+        self.is_changed.swap(false, Ordering::AcqRel)
     }
 
     /// Names what a policy protects and none of the layers gets requests for.
     pub(super) fn warning(&self, policy: &Policy) -> Option<String> {
         const SHOWN: usize = 10;
-        let prefixes = self.0.lock();
+        let prefixes = self.prefixes.lock();
         let is_reached = |pattern| {
             let mut prefixes = prefixes.iter();
             prefixes.any(|prefix| prefix.is_empty() || policy.may_match_below(pattern, prefix))

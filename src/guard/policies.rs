@@ -134,6 +134,8 @@ impl Policies {
         // The rules of a key are put together from its own and those of the policy.
         self.revisions.everything_changed();
         self.lockouts.warnings().set(Topic::Policy, None);
+        #[cfg(feature = "http")]
+        self.mounts.note_change();
     }
 
     #[cfg(feature = "http")]
@@ -144,6 +146,9 @@ impl Policies {
     /// Warns of what is protected and reached by none of the layers.
     #[cfg(feature = "http")]
     pub(super) fn warn_of_mounts(&self) {
+        if !self.mounts.take_change() {
+            return;
+        }
         let warning = self.mounts.warning(&self.in_force.load().policy);
         self.lockouts.warnings().set(Topic::Mounts, warning);
     }

@@ -546,12 +546,20 @@ pub(crate) enum StoreError {
 impl StoreError {
     /// The error and what caused it, in one line.
     pub(crate) fn describe(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        text
+        with_causes(self)
     }
+
+    /// What caused it, in one line, for a text that says by itself what failed.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Self::Unavailable(cause) => with_causes(&**cause),
+            other => with_causes(other),
+        }
+    }
+}
+
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
 }

@@ -215,7 +215,7 @@ impl Engine {
             return Err(self.failed(reason));
         }
         if let Err(error) = self.make_writable(turn) {
-            return Err(self.failed(error.describe()));
+            return Err(self.failed(error.cause()));
         }
         let session = self.current.load_full();
         let mut done = None;
@@ -249,9 +249,9 @@ impl Engine {
             // Another thread's read failed: nothing is wrong with changes.
             (Ok(_), _) if is_previous(&error) => {}
             _ => match &error {
-                StoreError::Unavailable(_) => drop(self.failed(error.describe())),
+                StoreError::Unavailable(_) => drop(self.failed(error.cause())),
                 // Only what needs the damaged block fails.
-                StoreError::Damaged(_) => self.note_damage(error.describe()),
+                StoreError::Damaged(_) => self.note_damage(error.cause()),
                 _ => {}
             },
         }
@@ -267,7 +267,7 @@ impl Engine {
         }
         let reopened = self.reopen_and_tell(&mut turn);
         if let Err(error) = &reopened {
-            self.failed(error.describe());
+            self.failed(error.cause());
         }
         reopened.is_ok()
     }

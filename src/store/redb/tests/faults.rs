@@ -356,6 +356,7 @@ fn changes_are_refused_at_growing_intervals_while_the_disk_fails_and_reads_go_on
         store.recover(false);
         let refusal = refused(store.revoke_key(KeyId(1), &act()));
         assert!(refusal.contains("changes are refused"), "{refusal}");
+        assert_eq!(refusal.matches("cannot be read").count(), 1, "{refusal}");
         assert_eq!(disk.sim().operations, operations, "tried too early");
         clock.advance(Duration::from_millis(1));
         store.recover(false);
