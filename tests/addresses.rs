@@ -146,6 +146,34 @@ fn the_policy_names_the_one_field_that_is_believed() {
     assert!(error.unwrap_err().to_string().contains("header field name"));
 }
 
+/// Once, a client that had its proxy remove the field, by `Connection`, was the proxy in silence.
+#[test]
+fn a_proxy_that_names_no_client_is_warned_of_or_refused() {
+    let home = Home::new();
+    let kg = home.open();
+    let policy = "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]";
+    kg.set_policy(policy.parse().unwrap());
+    let warnings = || kg.stats().unwrap().warnings.join("\n");
+    // A check of its health.
+    assert_eq!(client(&kg, "10.0.0.1", &[]), "10.0.0.1");
+    assert_eq!(warnings(), "");
+    let keys = [("X-API-Key", "guess")];
+    assert_eq!(client(&kg, "10.0.0.1", &keys), "10.0.0.1");
+    assert!(warnings().contains("require_client_ip = true"));
+
+    kg.set_policy(
+        format!("{policy}\nrequire_client_ip = true")
+            .parse()
+            .unwrap(),
+    );
+    for headers in [&keys[..], &[]] {
+        assert_eq!(client(&kg, "10.0.0.1", headers), "400 invalid_client_ip");
+        assert_eq!(client(&kg, "192.0.2.1", headers), "192.0.2.1");
+    }
+    let named = [("X-Forwarded-For", "203.0.113.9")];
+    assert_eq!(client(&kg, "10.0.0.1", &named), "203.0.113.9");
+}
+
 #[test]
 fn a_client_that_cannot_be_told_is_refused_by_every_question() {
     let home = Home::new();

@@ -39,6 +39,7 @@ pub(crate) use self::route::RouteRules;
 ///     exempt = ["GET /api/health"]              # exactly these, without a key or a limit
 ///     trusted_proxies = ["10.0.0.0/8"]
 ///     client_ip_header = "x-forwarded-for"      # the one that they set
+///     require_client_ip = true                  # on every request
 ///     deny = ["203.0.113.0/24"]
 ///     never_lock = ["192.0.2.0/24"]
 ///     key_limits = ["50/s"]                     # of every key, beside its own
@@ -77,6 +78,7 @@ pub struct Policy {
     pub(crate) ignore_case: bool,
     pub(crate) trusted_proxies: Addresses,
     pub(crate) client_ip_header: ClientIpHeader,
+    pub(crate) require_client_ip: bool,
     pub(crate) nat64_prefixes: Nat64Prefixes,
     pub(crate) allow: Addresses,
     pub(crate) deny: Addresses,
@@ -208,9 +210,9 @@ impl Policy {
     /// Proxies that name the client in [`Policy::client_ip_header`]. Default: none, the peer is the
     /// client.
     ///
-    /// A field that cannot be read is refused with status 400. Where it is absent, the proxy asks for
-    /// itself, as for a check of its health: a client cannot take away what its proxy sets. Proxies
-    /// themselves collect no strikes.
+    /// A field that cannot be read is refused with status 400. Where it is absent, the proxy counts as
+    /// the client, as for a check of its health, unless [`Policy::require_client_ip`] refuses that.
+    /// Proxies themselves collect no strikes.
     pub fn trusted_proxies(mut self, proxies: Addresses) -> Self {
         self.trusted_proxies = proxies;
         self
@@ -229,6 +231,18 @@ impl Policy {
     pub fn client_ip_header(mut self, name: &str) -> Result<Self, InvalidInput> {
         self.client_ip_header = name.parse()?;
         Ok(self)
+    }
+
+    /// Whether requests of [`Policy::trusted_proxies`] without [`Policy::client_ip_header`] are refused
+    /// with status 400 (`invalid_client_ip`), on every path. Default: no, the proxy counts as the client,
+    /// and a warning is given once such a request has a key.
+    ///
+    /// Some proxies remove a field that they have set if the client lists it in `Connection`, so that a
+    /// client can hide its address. Require the field where the proxy sets it on every request and sends
+    /// none of its own, or gives the field to its health checks, too.
+    pub fn require_client_ip(mut self, require: bool) -> Self {
+        self.require_client_ip = require;
+        self
     }
 
     /// Prefixes under which translators of the network write IPv4 addresses, such as

@@ -179,7 +179,8 @@ fn hangup() -> std::io::Result<Arc<AtomicBool>> {
 
 /// Writes a warning to standard error.
 fn log(text: &str) {
-    super::complain(&format!("warning: {text}\n"));
+    let lines: Vec<String> = text.lines().map(super::render::escaped).collect();
+    super::complain(&format!("warning: {}\n", lines.join("\n")));
 }
 
 fn admin_key(cli: &Cli, file: Option<PathBuf>) -> Result<Option<Secret>, CliError> {

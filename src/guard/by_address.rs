@@ -42,8 +42,22 @@ impl Inner {
         if !trusted.contains(peer) {
             return Ok(Some(peer));
         }
-        let named = self.client_by(trusted, rulebook, request.headers)?;
-        Ok(Some(named.map_or(peer, |named| named.ip)))
+        match self.client_by(trusted, rulebook, request.headers)? {
+            Some(named) => Ok(Some(named.ip)),
+            None => self.unnamed(rulebook, request.headers).map(|()| Some(peer)),
+        }
+    }
+
+    /// Whether a trusted proxy may send a request that names no client.
+    #[cold]
+    fn unnamed<H: Headers + ?Sized>(&self, rulebook: &Rulebook, headers: &H) -> Result<(), Reason> {
+        if rulebook.policy.require_client_ip {
+            return Err(Reason::InvalidClientIp);
+        }
+        let has_key = || !matches!(self.presented(headers), Ok(None));
+        let header = rulebook.policy.client_ip_header.name();
+        self.lockouts.warn_of_unnamed(header, has_key);
+        Ok(())
     }
 
     /// The client that a proxy names, which trusts others; `None` if it names none.

@@ -326,7 +326,7 @@ impl Config {
 
     /// What is called with each new text of [`Stats::warnings`](crate::Stats::warnings) that comes
     /// up in this process, once, such as a policy file that cannot be accepted: to log it. It is
-    /// called by the thread that finds the cause, so it should not wait. Default: nothing.
+    /// called by a thread of its own, so that it may wait. Default: nothing.
     ///
     /// ```
     /// let config = keyguard::Config::default().on_warning(|text| eprintln!("warning: {text}"));

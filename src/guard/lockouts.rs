@@ -101,15 +101,15 @@ impl Lockouts {
         else {
             return false;
         };
-        self.warnings.add_about(
-            About::PrivatePeer,
-            &format!(
-                "requests come through a proxy on the private address {ip} that is not configured as \
-                 trusted: failed authentications behind it lock nobody out. {line}",
-                ip = request.ip,
-                line = trust_line(request.ip, field),
-            ),
-        );
+        self.warnings
+            .add_once(About::PrivatePeer, (request.ip, field), || {
+                Some(format!(
+                    "requests come through a proxy on the private address {ip} that is not configured \
+                     as trusted: failed authentications behind it lock nobody out. {line}",
+                    ip = request.ip,
+                    line = trust_line(request.ip, field),
+                ))
+            });
         true
     }
 
@@ -150,7 +150,9 @@ impl Lockouts {
         let until = match time?.ends_at(now, &self.zone) {
             Ok(until) => until,
             Err(error) => {
-                self.warn(&format!("limit `{name}` locks nobody out: {error}"));
+                self.warn_once(("limit", name), || {
+                    Some(format!("limit `{name}` locks nobody out: {error}"))
+                });
                 return None;
             }
         };
@@ -268,23 +270,45 @@ impl Lockouts {
     /// Says that a trusted proxy sets another field than the one that names clients.
     #[cold]
     pub(super) fn note_other_fields<H: Headers + ?Sized>(&self, header: &str, headers: &H) {
-        if let Some(other) = forwarding_field(headers) {
-            self.warn(&format!(
+        self.warn_once(("other fields", header), || {
+            let other = forwarding_field(headers)?;
+            Some(format!(
                 "a trusted proxy sends no `{header}` and counts as the client itself, which is never \
                  locked out; if it names clients by `{other}`, write into the policy: \
                  client_ip_header = \"{other}\""
-            ));
-        }
+            ))
+        });
+    }
+
+    /// Says that a trusted proxy hands on a request with a key and does not name the client.
+    #[cold]
+    pub(super) fn warn_of_unnamed(&self, header: &str, has_key: impl FnOnce() -> bool) {
+        self.warn_once(("unnamed", header), || {
+            has_key().then(|| {
+                format!(
+                    "a trusted proxy sends a request with a key and without `{header}`, and counts as \
+                     the client itself, which is never locked out: some proxies remove a field that the \
+                     client lists in `Connection`; if yours names the client of every request, write \
+                     into the policy: require_client_ip = true"
+                )
+            })
+        });
     }
 
     /// Says that a trusted proxy hands on what names no client.
     #[cold]
     pub(super) fn warn_of_unreadable(&self, header: &str) {
-        self.warn(&format!(
-            "a trusted proxy sends `{header}` that does not name a client by an address, and such \
-             requests are refused; have it set or extend the field on every request, or name the one \
-             that it sets as `client_ip_header` in the policy"
-        ));
+        self.warn_once(("unreadable", header), || {
+            Some(format!(
+                "a trusted proxy sends `{header}` that does not name a client by an address, and such \
+                 requests are refused; have it set or extend the field on every request, or name the \
+                 one that it sets as `client_ip_header` in the policy"
+            ))
+        });
+    }
+
+    fn warn_once(&self, cause: (&str, &str), text: impl FnOnce() -> Option<String>) {
+        self.warnings.add_once(About::Guard, cause, text);
     }
 
     pub(super) fn warn(&self, warning: &str) {

@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -42,7 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 ///
 /// Each address has one slot, by a hash that differs from process to process. A newcomer takes a slot
 /// only from an address without an accepted key, so that guesses from many addresses push out no
-/// proxy.
+/// proxy. The keys of one organization keep one slot, the last in which they were the first, so that they
+/// cannot keep out others.
 #[derive(Default)]
 pub(super) struct Proxies {
     /// Made by the first observation: most guards need none.
@@ -57,6 +58,8 @@ struct Slot {
     /// The hash of the address under observation; 0 if none is.
     observed: AtomicU64,
     suspect: Mutex<Option<Suspect>>,
+    /// The index of the slot that is kept by an organization whose hash belongs to this one.
+    kept: AtomicUsize,
 }
 
 struct Suspect {
@@ -133,7 +136,8 @@ impl Proxies {
         let Some(slots) = self.slots.get() else {
             return false;
         };
-        let slot = slot(slots, self.hash(network));
+        let hash = self.hash(network);
+        let slot = slot(slots, hash);
         let mut suspect = slot.suspect.lock();
         let Some(known) = suspect.as_mut().filter(|known| known.network == network) else {
             return false;
@@ -143,7 +147,12 @@ impl Proxies {
             slot.observed.store(0, Ordering::Relaxed);
             return false;
         }
-        let first = *known.first.get_or_insert(vouched);
+        let Some(first) = known.first else {
+            known.first = Some(vouched);
+            drop(suspect);
+            self.keep_only(slots, hash as usize % SLOTS, vouched.org);
+            return false;
+        };
         let differs = first.org != vouched.org && first.client != vouched.client;
         if differs && !known.is_proxy {
             known.is_proxy = true;
@@ -151,6 +160,20 @@ impl Proxies {
             return true;
         }
         false
+    }
+
+    /// Has an organization keep this slot and no other in which it alone has accepted keys.
+    fn keep_only(&self, slots: &[Slot], index: usize, org: OrgId) {
+        let before = slot(slots, self.hash(org))
+            .kept
+            .swap(index, Ordering::AcqRel);
+        if before != index {
+            let mut suspect = slots[before].suspect.lock();
+            let suspect = suspect.as_mut().filter(|known| !known.is_proxy);
+            if let Some(known) = suspect {
+                known.first.take_if(|first| first.org == org);
+            }
+        }
     }
 
     /// Whether an address was found to be a proxy.
@@ -361,5 +384,23 @@ mod tests {
         }
         assert!(proxies.contains(peer, START));
         assert!(proxies.vouch(vouching, vouched(9, 9), START));
+    }
+
+    /// Once, one customer kept all slots for an hour, by a key accepted from each of many addresses.
+    #[test]
+    fn keys_of_one_organization_keep_one_slot() {
+        let proxies = Proxies::default();
+        for i in 0..20_000_u32 {
+            let [_, a, b, c] = i.to_be_bytes();
+            let peer = network(&format!("10.{a}.{b}.{c}"));
+            proxies.observe(peer, START);
+            proxies.vouch(peer, vouched(1, u64::from(i)), START);
+        }
+        let slots = proxies.slots.get().unwrap();
+        let is_kept = |slot: &&Slot| {
+            let suspect = slot.suspect.lock();
+            suspect.as_ref().is_some_and(|known| known.first.is_some())
+        };
+        assert_eq!(slots.iter().filter(is_kept).count(), 1);
     }
 }

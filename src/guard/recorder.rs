@@ -27,6 +27,9 @@ use crate::store::{Store, StoreError, UsageBatch, UsageEvent};
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often expired usage is looked for.
+/// The longest time that a stop waits for a log.
+const LOGGED_WITHIN: Duration = Duration::from_secs(1);
+
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Where requests leave their usage. Each thread has a queue that it shares with few others.
@@ -342,6 +345,7 @@ impl Writer {
             let sink_failure = offered.err().map(|error| error.to_string());
             self.warn_of_sink(sink_failure.as_deref());
             self.maintain();
+            self.lockouts.warnings().log_new();
             let mut control = self.backends.recorder.control.lock();
             control.done = asked;
             control.failure = result.err().map(|error| error.describe());
@@ -350,6 +354,7 @@ impl Writer {
             drop(control);
             self.backends.recorder.done.notify_all();
             if closing {
+                self.lockouts.warnings().log_rest(LOGGED_WITHIN);
                 return;
             }
         }
