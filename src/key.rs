@@ -171,6 +171,12 @@ pub(crate) fn is_well_formed(text: &[u8]) -> bool {
     }
 }
 
+/// Whether a text holds a key, by itself or among other words.
+pub(crate) fn is_within(text: &str) -> bool {
+    let mut words = text.as_bytes().split(|byte| !is_base64url(*byte));
+    words.any(is_well_formed)
+}
+
 fn is_base64url(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }

@@ -163,6 +163,32 @@ fn rotation_changes_the_text_and_what_listings_show_of_it() {
     assert_eq!(kg.list_keys(ListKeys::default()).unwrap(), [expected]);
 }
 
+/// Once, it was stored, listed and entered in the audit log.
+#[test]
+fn the_text_of_a_key_is_no_name_and_no_label() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = common::key(&kg);
+    let text = created.raw_key.expose();
+    let label = |label: String| UpdateKey {
+        label: Some(label),
+        ..UpdateKey::new(created.key.id)
+    };
+    for text in [text.to_owned(), format!("mine: {text}, old")] {
+        for refused in [
+            kg.create_org(&text).map(drop),
+            kg.create_key(CreateKey::new("acme", &text)).map(drop),
+            kg.update_key(label(text)).map(drop),
+        ] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("the text of a key"), "{error}");
+            assert!(!error.contains("kg_live_"), "{error}");
+        }
+    }
+    // Its listed prefix is none.
+    kg.update_key(label(created.key.prefix.clone())).unwrap();
+}
+
 #[test]
 fn keys_may_share_a_label_and_no_two_share_a_text() {
     let home = Home::new();

@@ -13,7 +13,7 @@ use super::{
 use crate::addresses::Addresses;
 use crate::clock::Timestamp;
 use crate::guard::KeyGuard;
-use crate::key::{KeyPrefix, PlainKey};
+use crate::key::{self, KeyPrefix, PlainKey};
 use crate::limit;
 use crate::policy::{self, InvalidInput, Scope};
 use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, OrgStatus, Reason};
@@ -27,7 +27,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Invalid`] for the name, [`AdminError::Conflict`] if it or one like it is taken.
     pub fn create_org(&self, name: &str) -> Result<Org, AdminError> {
-        let name = policy::name("org_name", name)?;
+        let name = self::name("org_name", name)?;
         let act = self.act("create_org", None, json!({ "org_name": name }));
         Ok(self.inner.store().create_org(&name, &act)?)
     }
@@ -172,7 +172,7 @@ impl KeyGuard {
         };
         self.check_expiry(request.expires_at)?;
         let key = NewKey {
-            label: policy::name("label", &request.label)?,
+            label: name("label", &request.label)?,
             scopes: scopes(&request.scopes)?,
             rate_limit_per_minute: policy::limit("rate_limit_per_minute", per_minute)?,
             limits: limit::list(&request.limits)?,
@@ -253,7 +253,7 @@ impl KeyGuard {
         let change = KeyChange {
             label: request
                 .label
-                .map(|label| policy::name("label", &label))
+                .map(|label| name("label", &label))
                 .transpose()?,
             scopes: request.scopes.map(|list| scopes(&list)).transpose()?,
             rate_limit_per_minute: request
@@ -492,6 +492,17 @@ fn scopes(texts: &[String]) -> Result<Vec<Scope>, InvalidInput> {
         return Err(InvalidInput::new("scopes", problem));
     }
     Ok(scopes)
+}
+
+/// A name or label. It is listed and entered in the audit log, where no key belongs.
+fn name(field: &'static str, given: &str) -> Result<String, InvalidInput> {
+    match key::is_within(given) {
+        true => Err(InvalidInput::new(
+            field,
+            "holds the text of a key; give another",
+        )),
+        false => policy::name(field, given),
+    }
 }
 
 fn allowed_ips(texts: &[String]) -> Result<Addresses, InvalidInput> {
