@@ -6,6 +6,7 @@ mod common;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::Extension;
@@ -75,8 +76,10 @@ fn a_layer_in_a_nested_router_decides_by_the_path_that_was_asked_for() {
     }
     assert_eq!(served.get("/web/data", None).body, "None");
     let usage = kg.usage(ListUsage::default()).unwrap();
-    let paths: Vec<&str> = usage.iter().map(|usage| usage.path.as_str()).collect();
-    let expected = ["/api/data", "/api/v1/deep/data", "/api/service/data"];
+    let mut paths: Vec<&str> = usage.iter().map(|usage| usage.path.as_str()).collect();
+    // Connections are served by several threads, and recorded after the answer.
+    paths.sort_unstable();
+    let expected = ["/api/data", "/api/service/data", "/api/v1/deep/data"];
     assert_eq!(paths, expected);
     assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
 }
@@ -177,4 +180,62 @@ fn a_limit_by_address_goes_by_the_locks_of_the_path_that_was_asked_for() {
         .unwrap();
     assert_eq!(served.get("/auth/login", None).status, 403);
     assert_eq!(served.get("/auth/other", None).status, 200);
+}
+
+/// Removes `/v1` from the paths of requests, as services do that are not axum's.
+#[derive(Clone)]
+struct WithoutV1(Router);
+
+impl tower_service::Service<axum::extract::Request> for WithoutV1 {
+    type Response = axum::response::Response;
+    type Error = std::convert::Infallible;
+    type Future = <Router as tower_service::Service<axum::extract::Request>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: axum::extract::Request) -> Self::Future {
+        let path = request.uri().path();
+        let rest = path.strip_prefix("/v1").unwrap_or(path).to_owned();
+        *request.uri_mut() = rest.parse().unwrap();
+        self.0.call(request)
+    }
+}
+
+/// Three mounts once failed open: the prefix of another segment that begins alike, and a service
+/// within a nested router that removes a prefix, named or not.
+#[test]
+fn a_path_that_is_not_certain_is_decided_by_all_that_it_may_be() {
+    let data = |kg: KeyGuard, prefix: &str| {
+        let layer = KeyGuardLayer::new(kg).prefix(prefix);
+        Router::new().route("/data", get(who)).layer(layer)
+    };
+    let home = Home::new();
+    let app = Router::new().nest("/admin", data(protecting(&home, "/a"), "/a"));
+    assert_eq!(Served::new(app).get("/admin/data", None).status, 401);
+    for (prefix, protected) in [
+        ("/v1", "/api"),
+        ("/api/v1", "/api/v1/data"),
+        ("", "/api/v1"),
+    ] {
+        let home = Home::new();
+        let inner = WithoutV1(data(protecting(&home, protected), prefix));
+        let served = Served::new(Router::new().nest_service("/api", inner));
+        let answer = served.get("/api/v1/data", None);
+        assert_eq!(answer.status, 401, "{prefix} {protected}");
+    }
+}
+
+#[test]
+fn a_path_that_is_not_certain_is_open_only_if_all_that_it_may_be_are() {
+    for (open, status) in [("/api", 200), ("/api/v1", 401)] {
+        let home = Home::new();
+        let policy = format!("[[route]]\nname = \"open\"\npath = \"{open}\"\nprotect = false");
+        let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
+        let router = Router::new().route("/data", get(who));
+        let inner = WithoutV1(router.layer(KeyGuardLayer::new(kg)));
+        let served = Served::new(Router::new().nest_service("/api", inner));
+        assert_eq!(served.get("/api/v1/data", None).status, status, "{open}");
+    }
 }

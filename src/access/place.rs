@@ -42,9 +42,24 @@ impl Place<'_> {
             limits_addresses: false,
         }
     }
+
+    /// Adds the rules of another place that the request may go to: the stricter access, and the routes
+    /// of both.
+    #[cold]
+    pub(crate) fn add(&mut self, other: Self) {
+        self.access = self.access.max(other.access);
+        self.limits_keys |= other.limits_keys;
+        self.limits_addresses |= other.limits_addresses;
+        for route in other.routes {
+            if !self.routes.iter().any(|known| std::ptr::eq(*known, route)) {
+                self.routes.push(route);
+            }
+        }
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// From the most lenient to the strictest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Access {
     /// For everybody, in any case.
     Exempt,

@@ -21,7 +21,6 @@ use crate::limit::Limit;
 use crate::limiter::{NetworkRule, Outcome};
 use crate::lockout::{LockScope, Refuses, Standing, Strike};
 use crate::network::Network;
-use crate::path;
 use crate::record::Reason;
 use crate::rule::Rule;
 use crate::waiting::Patience;
@@ -259,18 +258,16 @@ impl Inner {
     }
 
     /// Whether a lock refuses requests for `path`, on routes or under limits that are so `named`.
-    pub(super) fn is_refused(
+    pub(super) fn is_refused<H: Headers + ?Sized>(
         &self,
         refuses: &Refuses,
-        path: &str,
+        request: &Request<'_, H>,
         named: impl Fn(&str) -> bool,
     ) -> bool {
         match refuses {
             Refuses::All => true,
             Refuses::Keyless => false,
-            Refuses::Path(locked) => {
-                path::may_mean(path, locked, self.rulebook().policy.ignore_case)
-            }
+            Refuses::Path(locked) => request.may_mean(locked, self.rulebook().policy.ignore_case),
             Refuses::Route(name) => named(name),
         }
     }
@@ -282,8 +279,7 @@ impl Inner {
         request: &Request<'_, H>,
         ip: ClientIp,
     ) -> Option<Box<Standing>> {
-        let refused =
-            |refuses: &Refuses| self.is_refused(refuses, request.path, |name| name == limit);
+        let refused = |refuses: &Refuses| self.is_refused(refuses, request, |name| name == limit);
         self.lockouts.standing(&ip, refused, &self.clock)
     }
 

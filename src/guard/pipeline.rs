@@ -144,7 +144,7 @@ impl Inner {
             }
         };
         let ip = named.as_ref().unwrap_or(&request.ip);
-        let place = rulebook.place(request.path, request.method);
+        let place = request.place(rulebook);
         let mut visit = self.receive(rulebook, request, ip, &place, Progress::default());
         let passed = self.pass(&mut visit, subject);
         passed.map_err(|stop| (stop, visit.progress))
@@ -163,7 +163,7 @@ impl Inner {
         let named = self.named_client(&rulebook, request);
         let named = named.map_err(|reason| self.refuse_unnamed(request, reason))?;
         let ip = named.as_ref().unwrap_or(&request.ip);
-        let place = rulebook.place(request.path, request.method);
+        let place = request.place(&rulebook);
         let mut visit = self.receive(&rulebook, request, ip, &place, progress);
         loop {
             match stop {
@@ -262,7 +262,7 @@ impl Inner {
             notes: Some(Box::new(Notes::of_dry_run())),
             ..Progress::default()
         };
-        let place = rulebook.place(request.path, request.method);
+        let place = request.place(&rulebook);
         let mut visit = self.receive(&rulebook, request, ip, &place, progress);
         let is_open_for_now = place.access == Access::OpenForNow && !self.is_preflight(request);
         let (denial, key_checked) = loop {
@@ -345,9 +345,9 @@ impl Inner {
         if visit.is_denied {
             return Err(Reason::IpDenied.into());
         }
-        let (path, routes) = (visit.request.path, &visit.place.routes);
+        let (request, routes) = (visit.request, &visit.place.routes);
         let is_named = |name: &str| routes.iter().any(|route| *route.name == *name);
-        let refused = |refuses: &Refuses| self.is_refused(refuses, path, is_named);
+        let refused = |refuses: &Refuses| self.is_refused(refuses, request, is_named);
         let standing = self.lockouts.standing(visit.ip, refused, &self.clock);
         if let Some(standing) = &standing {
             self.enforce(standing, visit.request, *visit.ip)?;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
 
+use crate::access::{Place, Rulebook};
 use crate::client_ip::ClientIp;
 use crate::path;
 use crate::record::Method;
@@ -136,6 +137,8 @@ pub struct Request<'a, H: ?Sized> {
     pub(super) headers: &'a H,
     pub(super) ip: ClientIp,
     pub(super) path: &'a str,
+    /// Further paths that it may have been sent for.
+    other_paths: &'a [String],
     pub(super) method: Method,
     pub(super) cost: Option<NonZeroU32>,
     pub(super) scopes: &'a [&'a str],
@@ -152,6 +155,7 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
             headers,
             ip: ip.into(),
             path,
+            other_paths: &[],
             method: Method::Other,
             cost: None,
             scopes: &[],
@@ -164,6 +168,32 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
     pub fn method(mut self, method: impl Into<Method>) -> Self {
         self.method = method.into();
         self
+    }
+
+    /// Further paths that the request may have been sent for. What holds for any of them holds for the
+    /// request; it is open or exempt only if all of them are.
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub(crate) fn other_paths(mut self, paths: &'a [String]) -> Self {
+        self.other_paths = paths;
+        self
+    }
+
+    /// The rules that hold for the request.
+    #[inline(always)]
+    pub(super) fn place<'p>(&self, rulebook: &'p Rulebook) -> Place<'p> {
+        let mut place = rulebook.place(self.path, self.method);
+        for path in self.other_paths {
+            place.add(rulebook.place(path, self.method));
+        }
+        place
+    }
+
+    /// Whether it may have been sent for a path that is locked.
+    pub(super) fn may_mean(&self, locked: &str, ignore_case: bool) -> bool {
+        let mut paths =
+            std::iter::once(self.path).chain(self.other_paths.iter().map(String::as_str));
+        paths.any(|path| path::may_mean(path, locked, ignore_case))
     }
 
     /// How much the request takes from every limit and quota. Default: what the routes that match

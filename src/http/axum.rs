@@ -11,7 +11,7 @@ pub(super) fn nested_at(extensions: &Extensions) -> Option<String> {
     let mut original = original_path(extensions).unwrap_or_default().split('/');
     let segments = pattern.trim_end_matches('/').split('/').map(|segment| {
         let original = original.next().unwrap_or_default();
-        let is_capture = segment.starts_with('{');
+        let is_capture = segment.contains('{');
         if is_capture { original } else { segment }
     });
     Some(segments.collect::<Vec<_>>().join("/"))

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use tower_layer::Layer;
 
 use super::gated::{Gate, Gated, Passage};
-use super::mount::Mount;
+use super::mount::{Mount, Paths};
 use super::peer::{self, Peer};
 use crate::client_ip::ClientIp;
 use crate::guard::{self, Grant, GuardId, KeyGuard};
@@ -36,12 +36,18 @@ impl KeyGuardLayer {
         }
     }
 
-    /// The path under which the services behind are mounted, such as `/api`, where a router in front
-    /// has taken it away from the requests. Default: none.
+    /// The prefix that a router in front removes from the paths of requests, such as `/api`. Default:
+    /// none.
     ///
-    /// With the feature `axum`, what axum's own nested routers take away is found by itself; a prefix
-    /// may name that too. Where something rewrites the path of a request before the layer, the
-    /// rewritten path counts.
+    /// With the feature `axum`, prefixes that axum's own nested routers remove are known without it. A
+    /// path that was rewritten before the layer counts as rewritten.
+    ///
+    /// In a router of axum the path that the client sent is not always certain: where something other
+    /// than axum removes a prefix or rewrites the path within it, or where the prefix given here names
+    /// what a nested router removes. Such a request is decided by every path that it may have been sent
+    /// for: the policy protects it if it protects one of them, the rules of all routes that match one of
+    /// them hold, and it is open or exempt only if all of them are. Usage is recorded under one of them.
+    ///
     /// [`Stats::warnings`](crate::Stats::warnings) names what the policy protects outside of the
     /// prefixes of all layers of the guard: no request for it reaches them.
     pub fn prefix(mut self, path: impl AsRef<str>) -> Self {
@@ -77,20 +83,23 @@ impl Gate for KeyGuardLayer {
         let Some(peer) = self.peer.of(&head.extensions) else {
             return Err(Box::new(peer::unknown(&self.guard)));
         };
-        let path = self.mount.path(head);
+        let paths = self.mount.paths(head);
         let earlier = head.extensions.get::<Decisions>();
-        let earlier = earlier.and_then(|made| made.find(&self.guard, &head.method, &path));
+        let earlier = earlier.and_then(|made| made.find(&self.guard, &head.method, &paths));
         if let Some(grant) = earlier {
             head.extensions.insert(grant);
             return Ok(None);
         }
-        let asked = guard::Request::new(&head.headers, peer, &path).method(head.method.as_str());
+        let asked = guard::Request::new(&head.headers, peer, &paths.first)
+            .other_paths(&paths.others)
+            .method(head.method.as_str());
         let grant = self.guard.decide_async(asked).await;
         let grant = Arc::new(grant.map_err(|denial| Box::new(denial.response()))?);
         let decision = Decision {
             guard: self.guard.inner.id(),
             method: head.method.clone(),
-            path: path.as_bytes().into(),
+            path: paths.first.as_bytes().into(),
+            other_paths: paths.others,
             grant: Arc::clone(&grant),
         };
         remove_identity(&mut head.headers);
@@ -111,17 +120,24 @@ struct Decision {
     guard: GuardId,
     method: Method,
     path: SmallVec<[u8; 40]>,
+    other_paths: Vec<String>,
     grant: Arc<Grant>,
 }
 
+impl Decision {
+    fn is_for(&self, path: &str) -> bool {
+        *self.path == *path.as_bytes() || self.other_paths.iter().any(|other| other == path)
+    }
+}
+
 impl Decisions {
-    /// The grant of this guard for the same method and path: a request that was rewritten in between
-    /// is another one.
-    fn find(&self, guard: &KeyGuard, method: &Method, path: &str) -> Option<Arc<Grant>> {
+    /// The grant of this guard for the same method and all of these paths: a request that was rewritten
+    /// in between is another one.
+    fn find(&self, guard: &KeyGuard, method: &Method, paths: &Paths<'_>) -> Option<Arc<Grant>> {
         let is_the_same = |made: &&Decision| {
             made.guard == guard.inner.id()
                 && made.method == method
-                && *made.path == *path.as_bytes()
+                && paths.iter().all(|path| made.is_for(path))
         };
         let decision = self.0.iter().find(is_the_same)?;
         Some(Arc::clone(&decision.grant))
@@ -212,8 +228,9 @@ impl Gate for IpLimitLayer {
         let Some(peer) = self.peer.of(&head.extensions) else {
             return Err(Box::new(peer::unknown(&self.guard)));
         };
-        let path = self.mount.path(head);
-        let asked = guard::Request::new(&head.headers, peer, &path);
+        let paths = self.mount.paths(head);
+        let asked = guard::Request::new(&head.headers, peer, &paths.first);
+        let asked = asked.other_paths(&paths.others);
         let client = self.guard.inner.check_ip(&self.limit, &asked).await;
         let client = client.map_err(|denial| Box::new(denial.response()))?;
         remove_identity(&mut head.headers);
