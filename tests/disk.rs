@@ -1,6 +1,7 @@
 //! A disk that is full for a while, under a server that goes on.
 
-#![cfg(all(test, target_os = "linux"))]
+#![cfg(test)]
+#![cfg(target_os = "linux")]
 
 mod common;
 
