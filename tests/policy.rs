@@ -93,6 +93,17 @@ fn an_error_names_the_line_and_the_field_and_what_was_expected() {
             1,
             &["protect", "`orders` needs no key", "count by key"],
         ),
+        (
+            &format!("{route}[[route]]\nname = \"b\"\npath = \"/x\"\nlockout = \"1 hour\""),
+            4,
+            &["lockout", "`b`", "`ip_limits`"],
+        ),
+        (
+            &format!("{route}\n{route}"),
+            5,
+            &["name", "two routes are named `orders`"],
+        ),
+        ("route = [1]", 1, &["expected a route"]),
         ("protect = [", 1, &["unclosed array"]),
         ("deny = []\ndeny = []", 2, &["duplicate key"]),
     ] {

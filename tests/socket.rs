@@ -61,6 +61,28 @@ fn that_of_another_guard_at_the_same_path_is_left() {
     assert!(!socket_of(&file).exists());
 }
 
+#[test]
+fn a_file_that_was_moved_away_from_its_holder_is_not_made_anew() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let moved = dir.path().join("moved.redb");
+    fs::rename(&file, &moved).unwrap();
+    for command in [
+        &["init"][..],
+        &["stats"],
+        &["create-org", "acme"],
+        &["admin-key"],
+    ] {
+        let error = refused(dir.path(), command);
+        assert!(error.contains("deleted or moved away"), "{error}");
+        assert!(!file.exists());
+    }
+    fs::rename(&moved, &file).unwrap();
+    done(dir.path(), &["create-org", "acme"]);
+    kg.org_named("acme").unwrap();
+}
+
 /// Its text was shown as the new one, whatever came of the second half.
 #[test]
 fn a_rotation_that_fails_after_its_text_was_shown_says_whether_that_is_in_force() {

@@ -1,12 +1,14 @@
 //! The policy as a TOML file.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::Error;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Policy, Route};
@@ -57,11 +59,51 @@ impl FromStr for Policy {
     }
 }
 
-/// Checked here too, for who reads a policy as a part of something else.
 pub(super) fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
-    let routes = Vec::<Route>::deserialize(deserializer)?;
-    super::check_routes(&routes).map_err(Error::custom)?;
-    Ok(routes)
+    deserializer.deserialize_seq(Routes)
+}
+
+struct Routes;
+
+impl<'de> Visitor<'de> for Routes {
+    type Value = Vec<Route>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("routes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Route>, A::Error> {
+        let mut routes = Vec::new();
+        while let Some(route) = seq.next_element_seed(NextRoute(&routes))? {
+            routes.push(route);
+        }
+        Ok(routes)
+    }
+}
+
+/// Reads the route behind these, and checks it while it is read, so that an error names its line.
+struct NextRoute<'r>(&'r [Route]);
+
+impl<'de> DeserializeSeed<'de> for NextRoute<'_> {
+    type Value = Route;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Route, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NextRoute<'_> {
+    type Value = Route;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a route")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Route, A::Error> {
+        let route = Route::deserialize(MapAccessDeserializer::new(map))?;
+        super::check_route(&route, self.0).map_err(Error::custom)?;
+        Ok(route)
+    }
 }
 
 pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {

@@ -358,18 +358,31 @@ fn check_count(field: &'static str, count: usize) -> Result<(), InvalidInput> {
 /// What no single route shows.
 fn check_routes(routes: &[Route]) -> Result<(), InvalidInput> {
     check_count("route", routes.len())?;
-    routes.iter().try_for_each(Route::check)?;
-    for closing in routes.iter().filter(|route| route.closes()) {
-        let mut others = routes.iter();
-        others.try_for_each(|route| route.check_against(closing))?;
+    let mut routes = routes
+        .iter()
+        .enumerate()
+        .map(|(i, route)| (route, &routes[..i]));
+    routes.try_for_each(|(route, earlier)| check_route(route, earlier))
+}
+
+/// Checks a route by itself and against those before it.
+fn check_route(route: &Route, earlier: &[Route]) -> Result<(), InvalidInput> {
+    route.check()?;
+    for other in earlier {
+        if other.name() == route.name() {
+            let problem = format!("two routes are named `{}`; give each its own", route.name());
+            return Err(InvalidInput::new("name", problem));
+        }
+        if route.closes() {
+            other.check_against(route)?;
+        }
+        if other.closes() {
+            route.check_against(other)?;
+        }
     }
-    let mut names: Vec<&str> = routes.iter().map(Route::name).collect();
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(InvalidInput::new(
-            "name",
-            format!("two routes are named `{}`; give each its own", pair[0]),
-        )),
-        None => Ok(()),
+    if route.closes() {
+        route.check_against(route)
+    } else {
+        Ok(())
     }
 }

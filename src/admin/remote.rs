@@ -40,7 +40,7 @@ impl Remote {
     /// Connects to the process that holds `file`: one of this user, of the file's owner, or of root.
     /// `None` if none listens.
     pub(crate) fn connect(file: &Path) -> Result<Option<Self>, Unreachable> {
-        let Ok(canonical) = fs::canonicalize(file) else {
+        let Ok(canonical) = canonical(file) else {
             return Ok(None);
         };
         let owner = ownership::owner_of(&canonical);
@@ -97,6 +97,16 @@ impl Remote {
             unanswered => asked.and(unanswered),
         }
     }
+}
+
+/// The path that a holder of `file` knows it by, also when the file is no longer there.
+fn canonical(file: &Path) -> io::Result<PathBuf> {
+    fs::canonicalize(file).or_else(|error| {
+        let (Some(dir), Some(name)) = (file.parent(), file.file_name()) else {
+            return Err(error);
+        };
+        Ok(fs::canonicalize(Path::new(".").join(dir))?.join(name))
+    })
 }
 
 /// Where a process may listen that holds a file of `owner`.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::answer::{Command, Failure, FailureCode};
 #[cfg(unix)]
 use super::remote::{Remote, Unreachable};
-use crate::guard::{Config, KeyGuard, Place, followed};
+use crate::guard::{Config, KeyGuard, Place, followed, is_server};
 use crate::store::OpenError;
 
 /// How long a process may hold a file without an answer: another command, or a server that is just
@@ -31,11 +31,27 @@ pub(crate) enum Session {
 pub(crate) enum SessionError {
     #[error("there is no data file at `{}`", .0.display())]
     NoFile(PathBuf),
+    #[error(
+        "there is no data file at `{}`, though the process that listens at its socket holds it: it was \
+         deleted or moved away; put it back, or stop that process",
+        .0.display()
+    )]
+    MovedAway(PathBuf),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[cfg(unix)]
     #[error("`{}` cannot be opened, and the process that may hold it is not asked: {source}", file.display())]
     Unreachable { file: PathBuf, source: Unreachable },
+}
+
+impl SessionError {
+    /// The error for a data file that is not there.
+    pub(crate) fn missing(file: &Path) -> Self {
+        match is_moved_away(file) {
+            true => Self::MovedAway(file.into()),
+            false => Self::NoFile(file.into()),
+        }
+    }
 }
 
 impl Session {
@@ -46,7 +62,7 @@ impl Session {
             return Ok(Self::Resting(by_this_user(guard)));
         }
         if !followed(file)?.exists() {
-            return Err(SessionError::NoFile(file.into()));
+            return Err(SessionError::missing(file));
         }
         let mut queue = Queue::new();
         loop {
@@ -90,15 +106,24 @@ impl Session {
 
 /// Opens a data file, or creates it, or opens a database. While other commands hold the file, it waits
 /// for its turn; a server that holds it is refused at once.
-pub(crate) fn open_in_turn(file: &Path, config: &Config) -> Result<KeyGuard, OpenError> {
+pub(crate) fn open_in_turn(file: &Path, config: &Config) -> Result<KeyGuard, SessionError> {
+    if !is_server(file) && is_moved_away(file) {
+        return Err(SessionError::MovedAway(file.into()));
+    }
     let mut queue = Queue::new();
     loop {
         match KeyGuard::open(file, config.clone()) {
             Err(OpenError::InUse { holder, .. })
                 if !is_served(file) && queue.waits_for(holder.as_deref()) => {}
-            opened => return opened,
+            opened => return Ok(opened?),
         }
     }
+}
+
+/// Whether there is no file, and a process that listens for commands on it. One that has just made it
+/// does so only once the file is there.
+fn is_moved_away(file: &Path) -> bool {
+    !file.exists() && is_served(file) && !file.exists()
 }
 
 /// Whether the process that holds a file listens for commands, which it does until it ends.

@@ -11,8 +11,21 @@ use super::answer::{Command, Failure};
 /// Grows with every change that the other side would misread.
 pub(crate) const VERSION: u32 = 1;
 
-/// The longest frame that is read, in bytes. Pages end at a mebibyte; the list of all locks has none.
-const LONGEST_FRAME: u32 = 256 << 20;
+/// A message of one direction.
+pub(crate) trait Message: Serialize + DeserializeOwned {
+    /// The longest frame of such a message, in bytes.
+    const LONGEST_FRAME: u32;
+}
+
+impl Message for Ask {
+    /// Many commands may arrive at a time.
+    const LONGEST_FRAME: u32 = 1 << 20;
+}
+
+impl Message for Reply {
+    /// Pages end at a mebibyte; the list of all locks is one reply.
+    const LONGEST_FRAME: u32 = 256 << 20;
+}
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ask {
@@ -53,14 +66,14 @@ impl Ask {
 }
 
 /// Reads one frame; `None` if the other side has nothing more to say.
-pub(crate) fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Option<T>> {
+pub(crate) fn read<T: Message>(stream: &mut impl Read) -> io::Result<Option<T>> {
     let mut length = [0; 4];
     if stream.read(&mut length[..1])? == 0 {
         return Ok(None);
     }
     stream.read_exact(&mut length[1..])?;
     let length = u32::from_be_bytes(length);
-    if length > LONGEST_FRAME {
+    if length > T::LONGEST_FRAME {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "a frame is longer than any",
@@ -75,12 +88,12 @@ pub(crate) fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Op
     Ok(Some(serde_json::from_slice(&frame)?))
 }
 
-pub(crate) fn write(stream: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write<T: Message>(stream: &mut impl Write, value: &T) -> io::Result<()> {
     let mut frame = vec![0; 4];
     serde_json::to_writer(&mut frame, value)?;
     let length = u32::try_from(frame.len() - 4)
         .ok()
-        .filter(|length| *length <= LONGEST_FRAME)
+        .filter(|length| *length <= T::LONGEST_FRAME)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a frame is too long"))?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
     stream.write_all(&frame)
@@ -116,6 +129,18 @@ mod tests {
         ] {
             assert!(read::<Ask>(&mut &*bytes).is_err(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_command_is_shorter_than_a_reply_may_be() {
+        let frame = |length: u32| {
+            let body = vec![b' '; length as usize - 4];
+            [&length.to_be_bytes()[..], b"null", &body].concat()
+        };
+        let too_long = read::<Ask>(&mut &*frame((1 << 20) + 1)).unwrap_err();
+        assert!(too_long.to_string().contains("longer"), "{too_long}");
+        let read = read::<Reply>(&mut &*frame((1 << 20) + 1)).unwrap_err();
+        assert!(read.to_string().contains("null"), "{read}");
     }
 
     #[test]

@@ -171,6 +171,10 @@ impl CliError {
         let keyguard = cli.called();
         match self {
             Self::Session(SessionError::NoFile(_)) => format!("{keyguard} init"),
+            Self::Session(SessionError::MovedAway(file)) => format!(
+                "fuser {}    # then put the file back, or stop that process",
+                quoted(&format!("{}.sock", file.display()))
+            ),
             Self::Session(SessionError::Open(error)) => match error {
                 OpenError::MissingSecret { .. }
                 | OpenError::WrongSecret { .. }
@@ -244,7 +248,9 @@ impl CliError {
                         .parent()
                         .filter(|dir| !dir.as_os_str().is_empty());
                     let dir = dir.unwrap_or(Path::new("."));
-                    format!("df -h {}", quoted(&dir.display().to_string()))
+                    let (file, dir) = (cli.place.db.display(), dir.display());
+                    let (file, dir) = (quoted(&file.to_string()), quoted(&dir.to_string()));
+                    format!("ls -l {file}; df -h {dir}")
                 }
                 FailureCode::Damaged => {
                     format!("{keyguard} export --to OTHER.redb    # or put a backup in its place")

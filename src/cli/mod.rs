@@ -288,7 +288,7 @@ impl Cli {
         }
         match self.has_data() {
             true => Ok(()),
-            false => Err(SessionError::NoFile(self.place.db.clone()).into()),
+            false => Err(SessionError::missing(&self.place.db).into()),
         }
     }
 

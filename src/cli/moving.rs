@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::failure::CliError;
 use super::render::Panel;
 use super::{Cli, print};
-use crate::admin::session::{by_this_user, open_in_turn};
+use crate::admin::session::{SessionError, by_this_user, open_in_turn};
 use crate::guard::{Config, KeyGuard};
 use crate::store::transfer::Moved;
 use crate::store::{OpenError, StoreError};
@@ -17,7 +17,7 @@ use crate::store::{OpenError, StoreError};
 pub(super) fn open(place: &Path, config: Config) -> Result<KeyGuard, CliError> {
     match open_in_turn(place, &config.socket(false)) {
         Ok(guard) => Ok(by_this_user(guard)),
-        Err(OpenError::InUse { path, holder }) => Err(CliError::Held {
+        Err(SessionError::Open(OpenError::InUse { path, holder })) => Err(CliError::Held {
             file: path,
             holder: holder.unwrap_or_else(|| "another process".to_owned()),
         }),
