@@ -20,9 +20,18 @@ mod unix {
     use super::is_trusted;
     use crate::shell::quoted;
 
-    /// The owner of the file at `path`, if there is one.
+    /// The owner of the file at `path`, if only that user and root can have put it there.
     pub(crate) fn owner_of(path: &Path) -> Option<u32> {
-        std::fs::metadata(path).ok().map(|metadata| metadata.uid())
+        let path = std::fs::canonicalize(path).ok()?;
+        let owner = std::fs::metadata(&path).ok()?.uid();
+        let dir = std::fs::metadata(path.parent()?).ok()?;
+        let mode = dir.permissions().mode();
+        keeps_others_out(dir.uid(), mode, owner).then_some(owner)
+    }
+
+    /// Whether no one but `owner` and root makes files in a directory, or those whom they let.
+    fn keeps_others_out(dir_owner: u32, mode: u32, owner: u32) -> bool {
+        (dir_owner == 0 || dir_owner == owner) && mode & 0o002 == 0
     }
 
     /// Whether a user is trusted by this process, which works on a data file of `owner`.
@@ -52,9 +61,11 @@ mod unix {
         Some(Exposure { problem, command })
     }
 
-    /// As [`exposure`], of a data file itself. Root may work on anybody's.
+    /// Like [`exposure`], of a data file itself. Root may work on those of other users, unless somebody
+    /// else may have put them there.
     pub(crate) fn data_file_exposure(path: &Path, file: &Metadata) -> Option<Exposure> {
-        let owner = rustix::process::geteuid().is_root().then(|| file.uid());
+        let is_root = rustix::process::geteuid().is_root();
+        let owner = if is_root { owner_of(path) } else { None };
         exposure(path, file, owner)
     }
 
@@ -129,6 +140,21 @@ mod unix {
             ] {
                 let trusted = is_trusted(uid, me, owner);
                 assert_eq!(trusted, expected, "{uid} by {me} for a file of {owner:?}");
+            }
+        }
+
+        #[test]
+        fn an_owner_counts_where_nobody_else_can_make_files() {
+            for (dir_owner, mode, expected) in [
+                (ALICE, 0o700, true),
+                (ROOT, 0o755, true),
+                (ROOT, 0o770, true),
+                (ROOT, 0o1777, false),
+                (ALICE, 0o777, false),
+                (MALLORY, 0o700, false),
+            ] {
+                let found = keeps_others_out(dir_owner, mode, ALICE);
+                assert_eq!(found, expected, "{mode:o} of {dir_owner}");
             }
         }
 

@@ -40,6 +40,12 @@ impl InvalidInput {
         Self { field, ..self }
     }
 
+    /// What is wrong, without the field.
+    #[cfg(feature = "cli")]
+    pub(crate) fn problem(&self) -> &str {
+        &self.problem
+    }
+
     /// The name of the field, as the admin vocabulary spells it.
     pub fn field(&self) -> &'static str {
         self.field

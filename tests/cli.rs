@@ -9,7 +9,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::program::{done, keyguard, refused, run};
@@ -223,6 +223,16 @@ fn what_is_refused_is_named_as_it_was_given_and_said_once() {
             "`keyguard.redb` cannot be opened: it holds something other than lines of JSON",
             "next:  ls -ld keyguard.redb",
         ),
+        #[cfg(feature = "postgres")]
+        (
+            refused(
+                &["--db", "postgres://127.0.0.1:1/none", "reload"],
+                ("KEYGUARD_KEY", ""),
+            ),
+            "error: ",
+            "send SIGHUP to each `keyguard serve`",
+            "next:  kill -HUP PID",
+        ),
         #[cfg(feature = "serve")]
         (
             refused(&["serve", "--policy", "none"], ("KEYGUARD_KEY", "")),
@@ -408,6 +418,44 @@ fn a_key_that_cannot_be_shown_is_revoked_or_keeps_its_text() {
     assert_eq!(keys[0], old.key, "nothing of it has changed");
     let headers = [("X-API-Key", old.raw_key.expose())];
     kg.check(&headers, IP, "/").unwrap().finish(200);
+}
+
+/// As daemons and their tools start programs.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_is_not_made_for_a_standard_output_that_is_closed() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    kg.create_org("acme").unwrap();
+    let old = kg.create_key(CreateKey::new("acme", "shop")).unwrap();
+    for (arguments, outcome) in [
+        (
+            &["create-key", "--org", "acme", "--label", "lost"][..],
+            "was revoked",
+        ),
+        (&["rotate-key", "1", "--grace", "0"], "keeps its old text"),
+    ] {
+        let command = keyguard(dir.path(), arguments);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$0\" \"$@\" >&-"]);
+        shell.arg(command.get_program()).args(command.get_args());
+        let output = shell.current_dir(dir.path()).env_remove("KEYGUARD_DB");
+        let output = output.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains("it is closed; ") && error.contains(outcome),
+            "{error}"
+        );
+    }
+    let headers = [("X-API-Key", old.raw_key.expose())];
+    kg.check(&headers, IP, "/").unwrap().finish(200);
+    // Who writes a key to the null device means it.
+    let into_null = keyguard(dir.path(), &["rotate-key", "1"])
+        .stdout(Stdio::null())
+        .status();
+    assert!(into_null.unwrap().success());
 }
 
 #[cfg(target_os = "linux")]

@@ -657,6 +657,18 @@ mod unix {
         std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
         let kg = KeyGuard::open(&file, Config::default()).unwrap();
         assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
+        drop(kg);
+        // Where everybody may make files, both may have been put there to be taken for one's own.
+        set_mode(file.parent().unwrap(), 0o1777);
+        let exposed = refused(&file, Config::default(), &["belongs to user 65534"]);
+        assert!(matches!(exposed, OpenError::ExposedSecret { .. }));
+        let text = fs::read_to_string(&secret).unwrap();
+        let kg = KeyGuard::open(&file, Config::new(text.trim())).unwrap();
+        let warnings = kg.stats().unwrap().warnings;
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("belongs to user 65534"),
+            "{warnings:?}"
+        );
     }
 
     /// What another user has put there to have their secret taken, or to keep this process waiting.

@@ -119,7 +119,7 @@ impl KeyGuard {
         match self.inner.policies().reload(note)? {
             true => Ok(()),
             false => Err(AdminError::Conflict(
-                "no policy file is set: `Config::policy_file` names one".into(),
+                "no policy file is set: `keyguard serve --policy`, or `Config::policy_file`, names one".into(),
             )),
         }
     }

@@ -23,7 +23,7 @@ impl KeyGuard {
     /// Where none of these is found and there is no data file either, that secret file is created,
     /// with a random secret and mode 0600. A secret file that other users may read or change is
     /// refused, as is one, or a symbolic link to one, of a user who is neither this one nor the data
-    /// file's owner nor root; one above 65,536 bytes; and what is neither a file nor a pipe. Of a
+    /// file's owner (where others cannot make files in its directory) nor root; one above 65,536 bytes; and what is neither a file nor a pipe. Of a
     /// symbolic link to a data file, all this concerns the file that it leads to.
     ///
     /// # Errors

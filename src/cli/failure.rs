@@ -44,6 +44,11 @@ pub(super) enum CliError {
         outcome: &'static str,
         source: Box<CliError>,
     },
+    #[error(
+        "the processes that share a database are not reached through it; send SIGHUP to each \
+         `keyguard serve` to have it read its policy file again"
+    )]
+    ReloadOfMany,
     #[error("the key cannot be read from standard input: {0}")]
     Input(std::io::Error),
     #[error("{argument}: `{}` cannot be opened: {source}", file.display())]
@@ -277,6 +282,7 @@ impl CliError {
             #[cfg(all(feature = "serve", feature = "redis"))]
             Self::Stream(_) => format!("{keyguard} serve --help"),
             Self::Unseen { .. } => format!("{keyguard} list-keys"),
+            Self::ReloadOfMany => "kill -HUP PID    # of each `keyguard serve`".to_owned(),
             Self::Rotation { source, .. } => source.next(cli),
             Self::Output(_) | Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
         }

@@ -101,7 +101,8 @@ struct OrNone<T>(Option<T>);
 
 fn or_none<T: std::str::FromStr>(text: &str) -> Result<OrNone<T>, T::Err> {
     match text {
-        "none" => Ok(OrNone(None)),
+        // As panels and lists show it.
+        "none" | "never" => Ok(OrNone(None)),
         text => text.parse().map(|value| OrNone(Some(value))),
     }
 }
@@ -126,7 +127,7 @@ pub(super) fn create(cli: &Cli, create: Create) -> Result<Exit, CliError> {
         }
     })?;
     let reply: NewKeyReply = serde_json::from_value(created.clone())?;
-    let shown = cli.show(&created, || new_key("API key created", &reply, cli.look));
+    let shown = cli.show_key(&created, || new_key("API key created", &reply, cli.look));
     shown.map_err(|error| {
         let id = reply.key.id;
         unseen(error, || {
@@ -158,7 +159,7 @@ pub(super) fn rotate(cli: &Cli, rotate: Rotate) -> Result<Exit, CliError> {
         next(failure, "rotate-key")
     })?;
     let reply: NewKeyReply = serde_json::from_value(prepared.clone())?;
-    let shown = cli.show(&prepared, || new_key("API key rotated", &reply, cli.look));
+    let shown = cli.show_key(&prepared, || new_key("API key rotated", &reply, cli.look));
     shown.map_err(|error| unseen(error, || Ok("the key keeps its old text".to_owned())))?;
     rotation.key = reply.key.id.to_string();
     rotation.raw_key = Some(reply.raw_key);

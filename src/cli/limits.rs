@@ -90,6 +90,9 @@ pub(super) fn lift(cli: &Cli, lift: Lift) -> Result<Exit, CliError> {
 }
 
 pub(super) fn reload(cli: &Cli) -> Result<Exit, CliError> {
+    if cli.is_on_server() {
+        return Err(CliError::ReloadOfMany);
+    }
     let reloaded = cli.ask(Command::Reload, |_: &serde_json::Value, look| {
         Panel::new("Policy reloaded")
             .line("in force", "yes")
@@ -97,7 +100,7 @@ pub(super) fn reload(cli: &Cli) -> Result<Exit, CliError> {
     });
     hint(reloaded, |failure| match failure.code {
         FailureCode::Invalid => "reload    # once the file is mended".into(),
-        _ => "replay --help".into(),
+        _ => "serve --policy FILE".into(),
     })?;
     Ok(Exit::Done)
 }

@@ -131,7 +131,8 @@ enum Subcommands {
     ListBlocks,
     /// List who changed what, the latest first
     Audit(audit::Audit),
-    /// Have the process that holds the data file read its policy file again
+    /// Have the process that holds the data file read its policy file again. With a database, send SIGHUP
+    /// to each `keyguard serve` instead
     Reload,
     /// Show who of an access log would have been refused under a policy
     Replay(replay::Replay),
@@ -345,6 +346,19 @@ impl Cli {
         }
     }
 
+    /// Prints the text of a key, which is seen this once.
+    fn show_key(
+        &self,
+        value: &serde_json::Value,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
+        if is_nowhere() {
+            let closed = std::io::Error::other("it is closed");
+            return Err(CliError::Output(closed));
+        }
+        self.show(value, text)
+    }
+
     fn print_json(&self, value: &serde_json::Value) -> Result<(), CliError> {
         let text = if self.look.is_terminal {
             format!("{value:#}")
@@ -374,6 +388,27 @@ fn write_out(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(bytes).and_then(|()| out.flush());
     written.map_err(CliError::Output)
+}
+
+/// Whether standard output was closed when the program started: the runtime has then opened the null
+/// device for it, for reading and writing, as shells do not.
+#[cfg(unix)]
+fn is_nowhere() -> bool {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+
+    use rustix::fs::{OFlags, fcntl_getfl};
+
+    let out = std::io::stdout();
+    let is_both = fcntl_getfl(&out).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR);
+    let device = |file: std::io::Result<std::fs::File>| Some(file.ok()?.metadata().ok()?.rdev());
+    let of_out = device(out.as_fd().try_clone_to_owned().map(Into::into));
+    is_both && of_out.is_some() && of_out == device(std::fs::File::open("/dev/null"))
+}
+
+#[cfg(not(unix))]
+fn is_nowhere() -> bool {
+    false
 }
 
 /// Prints to standard error. If that fails, there is nowhere to say so.

@@ -80,17 +80,19 @@ pub(super) type Ids = HashMap<String, u64>;
 
 fn read_orgs(database: &mut dyn Database) -> Result<(Vec<Org>, Ids), ImportError> {
     let table = find(database, &["organizations", "orgs"], &ORGS)?;
-    let (mut orgs, mut ids, mut names) = (Vec::new(), HashSet::new(), HashSet::new());
+    let (mut orgs, mut ids, mut names) = (Vec::new(), HashSet::new(), HashMap::new());
     table.read(database, |row| {
         let org = org(&row)?;
         if !ids.insert(org.0.clone()) {
             return Err(row.wrong(0, "is the id of another organization too"));
         }
-        if !names.insert(text::skeleton(&org.1.name)) {
-            return Err(row.wrong(
-                1,
-                "is the name of another organization too, or looks like it",
-            ));
+        let name = org.1.name.clone();
+        if let Some(other) = names.insert(text::skeleton(&name), name.clone()) {
+            let likeness = if other == name { "is" } else { "looks like" };
+            let problem = format!(
+                "{likeness} `{other}`, the name of another organization; rename one of the two there"
+            );
+            return Err(row.wrong(1, problem));
         }
         orgs.push(org);
         Ok(())
@@ -114,7 +116,7 @@ fn org(row: &Row<'_, 4>) -> Result<(String, Org), ImportError> {
         id: OrgId(0),
         name: row.read(1, |value| {
             let name = policy::name("name", &cell::text(value)?);
-            name.map_err(|error| error.to_string())
+            name.map_err(|error| error.problem().to_owned())
         })?,
         status: match is_active {
             true => OrgStatus::Active,
@@ -225,7 +227,7 @@ fn label(row: &Row<'_, 12>) -> Result<String, ImportError> {
         if text.trim().is_empty() {
             return Ok(String::new());
         }
-        policy::name("label", &text).map_err(|error| error.to_string())
+        policy::name("label", &text).map_err(|error| error.problem().to_owned())
     })?;
     Ok(label.unwrap_or_default())
 }

@@ -15,7 +15,8 @@ impl Sqlite {
     pub(super) fn open(path: &Path) -> Result<Self, ImportError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags);
-        let connection = connection.map_err(ImportError::unreadable)?;
+        // Its cause says the same in other words.
+        let connection = connection.map_err(|error| ImportError::unreadable(error.to_string()))?;
         // All tables as they are at one moment.
         let begun = connection.execute_batch("BEGIN");
         begun.map_err(ImportError::unreadable)?;
