@@ -313,7 +313,10 @@ impl Cli {
     fn warn(&self, text: &str) {
         if self.warned.borrow_mut().insert(text.to_owned()) {
             match self.json {
-                true => complain(&format!("{}\n", serde_json::json!({ "warning": text }))),
+                true => {
+                    let warning = serde_json::json!({ "warning": text }).to_string();
+                    complain(&format!("{}\n", escaped_json(&warning)));
+                }
                 false => {
                     let lines: Vec<String> = text.lines().map(render::escaped).collect();
                     complain(&format!("warning: {}\n", lines.join("\n")));
