@@ -1,4 +1,4 @@
-//! How the servers stand that a guard relies on.
+//! Health of the servers that a guard relies on.
 
 use serde::Serialize;
 
@@ -8,10 +8,12 @@ use serde::Serialize;
 pub struct BackendHealth {
     /// `postgres` or `redis`.
     pub server: &'static str,
-    /// Whether it is asked at the moment, and set so that it keeps what it is told: a Redis that could
-    /// evict counters is asked and is not up. While it is not asked, what [`Config`](crate::Config) says
-    /// of that case holds.
+    /// Whether it answers in time and is set up so that it keeps what it is told, that is, whether
+    /// there is no `problem`. While it does not answer, what [`Config`](crate::Config) says of that case
+    /// holds; a Redis that could evict counters is asked and is not up.
     pub is_up: bool,
+    /// What is wrong, in words; `None` if nothing is. Holds neither a URL nor a stored value.
+    pub problem: Option<String>,
     /// Calls that were not answered, or not in time, since the guard was opened.
     pub failures: u64,
     /// Decisions that were made without it: for Redis, by what

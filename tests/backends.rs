@@ -79,6 +79,30 @@ fn a_redis_that_comes_late_is_done_without_and_then_asked() {
 }
 
 #[test]
+fn readiness_says_what_is_wrong_with_a_server() {
+    let (home, mut redis) = (Home::new(), Redis::start());
+    let kg = with_redis(&home, &redis.url());
+    let problems = || kg.readiness().problems;
+    assert_eq!(problems(), Vec::<String>::new());
+    // It answers, and may forget.
+    let _: () = redis.run("CONFIG SET maxmemory-policy allkeys-lru");
+    eventually("the setting is noticed", || !problems().is_empty());
+    let [problem] = &problems()[..] else {
+        panic!("{:?}", problems());
+    };
+    let expected = "redis: its `maxmemory-policy` is `allkeys-lru`";
+    assert!(problem.starts_with(expected), "{problem}");
+
+    redis.kill();
+    eventually("its end is noticed", || {
+        let [problem] = &problems()[..] else {
+            return false;
+        };
+        problem.starts_with("redis: ") && !problem.contains("maxmemory")
+    });
+}
+
+#[test]
 fn what_redis_has_admitted_counts_here_when_it_is_gone() {
     let (home, mut redis) = (Home::new(), Redis::start());
     let kg = with_redis(&home, &redis.url());

@@ -139,16 +139,38 @@ fn a_database_of_something_else_is_refused() {
     assert!(matches!(refused, OpenError::NotADataFile { .. }));
 }
 
-#[test]
-fn a_file_of_a_newer_format_is_refused() {
+/// A data file that was closed, and says that it has another format.
+fn of_format(format: u32) -> Home {
     let home = closed();
     let mut bytes = fs::read(home.file()).unwrap();
     // The layout that every version to come keeps: 12 bytes that say what it is, the format, and
     // the CRC-32 of eight zeros and both.
-    bytes[12..16].copy_from_slice(&7_u32.to_le_bytes());
+    bytes[12..16].copy_from_slice(&format.to_le_bytes());
     let checksum = crc32fast::hash(&[&[0; 8], &bytes[..16]].concat());
     bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
     fs::write(home.file(), bytes).unwrap();
+    home
+}
+
+#[test]
+fn a_file_of_an_older_format_is_refused() {
+    let home = of_format(1);
+    let refused = refused(
+        &home.file(),
+        Config::new("another secret"),
+        &[
+            name(&home.file()),
+            "has format 1",
+            "reads format 2",
+            "use the version that wrote it",
+        ],
+    );
+    assert!(matches!(refused, OpenError::OlderFormat { found: 1, .. }));
+}
+
+#[test]
+fn a_file_of_a_newer_format_is_refused() {
+    let home = of_format(7);
     // The format comes first: what another one calls a secret is unknown.
     let refused = refused(
         &home.file(),
@@ -156,7 +178,7 @@ fn a_file_of_a_newer_format_is_refused() {
         &[
             name(&home.file()),
             "has format 7",
-            "reads formats up to 1",
+            "reads format 2",
             "use the version that wrote it",
         ],
     );
@@ -164,7 +186,7 @@ fn a_file_of_a_newer_format_is_refused() {
         refused,
         OpenError::NewerFormat {
             found: 7,
-            supported: 1,
+            supported: 2,
             ..
         }
     ));

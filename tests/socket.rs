@@ -201,7 +201,7 @@ fn nonsense_is_answered_or_cut_off_and_the_next_command_works() {
         (frame("{}"), ""),
         (frame(r#"{"version":9,"request":null}"#), "version"),
         (
-            frame(r#"{"version":1,"request":{"command":"dance"}}"#),
+            frame(r#"{"version":2,"request":{"command":"dance"}}"#),
             "is no command",
         ),
     ] {
@@ -251,7 +251,7 @@ fn child_that_answers_everybody() {
             if received > 0 {
                 println!("\nreceived {received} bytes");
             }
-            let _ = stream.write_all(&frame(r#"{"version":1,"outcome":{"ok":null}}"#));
+            let _ = stream.write_all(&frame(r#"{"version":2,"outcome":{"ok":null}}"#));
         }
     });
     ready();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::answer::{Command, Failure};
 
 /// Grows with every change that the other side would misread.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// A message of one direction.
 pub(crate) trait Message: Serialize + DeserializeOwned {

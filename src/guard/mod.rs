@@ -218,16 +218,18 @@ impl KeyGuard {
         store.into_iter().chain(limiter).collect()
     }
 
-    /// Whether changes are durable and all servers answer, for a readiness probe. Not ready is a guard
-    /// whose data file cannot be written, or was deleted or replaced while it is open; it refuses
-    /// changes then, decides from memory and the file, and keeps usage until it can be stored. So is
-    /// one that a server does not answer which keys or limits are kept in. Does no I/O.
+    /// Whether changes are durable and all servers can be used, for a readiness probe. Not ready is a
+    /// guard whose data file cannot be written, or was deleted, replaced or overwritten while it is open;
+    /// it refuses changes then, decides from memory and the file, and keeps usage until it can be stored.
+    /// So is one with a server that has a [problem](BackendHealth::problem). Does no I/O.
     pub fn readiness(&self) -> Readiness {
         let fault = self.inner.fault();
-        let backends = self.backends().into_iter().filter(|backend| !backend.is_up);
-        let down = backends.map(|backend| format!("{} does not answer", backend.server));
+        let wrong = self.backends().into_iter().filter_map(|backend| {
+            let problem = backend.problem?;
+            Some(format!("{}: {problem}", backend.server))
+        });
         Readiness {
-            problems: fault.into_iter().chain(down).collect(),
+            problems: fault.into_iter().chain(wrong).collect(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The seam behind which organizations, keys and usage are kept.
 
+mod batches;
 pub(crate) mod codec;
 #[cfg(test)]
 mod conformance;

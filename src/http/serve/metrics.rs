@@ -30,9 +30,12 @@ fn render_backends(backends: &[BackendHealth]) -> String {
     }
     type Value = fn(&BackendHealth) -> u64;
     let families: [(&str, &str, &str, Value); 3] = [
-        ("up", "gauge", "Whether the backend is asked.", |backend| {
-            u64::from(backend.is_up)
-        }),
+        (
+            "up",
+            "gauge",
+            "Whether the backend answers and keeps what it is told.",
+            |backend| u64::from(backend.is_up),
+        ),
         (
             "failures_total",
             "counter",

@@ -534,9 +534,12 @@ impl Limiter for RedisLimiter {
     }
 
     fn health(&self) -> Option<BackendHealth> {
+        let trouble = self.link.trouble().map(|trouble| trouble.to_string());
+        let problem = trouble.or_else(|| self.link.evicting_warning());
         Some(BackendHealth {
             server: "redis",
-            is_up: self.link.trouble().is_none() && self.link.evicting_warning().is_none(),
+            is_up: problem.is_none(),
+            problem,
             failures: self.link.failed(),
             fallbacks: self.fallen_back.load(Ordering::Relaxed),
         })

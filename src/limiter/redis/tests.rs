@@ -412,6 +412,8 @@ fn a_server_that_is_set_to_forget_later_is_noticed() {
     assert!(is_up());
     let _: () = server.run("CONFIG SET maxmemory-policy volatile-ttl");
     until("it is noticed", || !is_up());
+    let problem = limiter.health().unwrap().problem.unwrap();
+    assert!(problem.contains("`volatile-ttl`"), "{problem}");
     let warnings = limiter.warnings();
     assert!(warnings[0].contains("`volatile-ttl`"), "{warnings:?}");
     // Its counters still hold.

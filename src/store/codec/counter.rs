@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{decode, encode};
+use super::record::{V2, decode, decode_as, encode, encode_as};
 use super::{StoreError, damaged};
 use crate::clock::Timestamp;
 use crate::counter::{CounterId, Counts, SavedCounter, SavedNetwork, SavedValue};
@@ -182,7 +182,7 @@ enum StoredCounts {
 }
 
 pub(crate) fn encode_network(saved: &SavedNetwork) -> Result<Vec<u8>, StoreError> {
-    encode(&StoredNetwork {
+    let stored = StoredNetwork {
         network: saved.network.to_bytes().to_vec(),
         counts: match &saved.counts {
             Counts::Strikes(Strike::BadKey) => StoredCounts::BadKeys,
@@ -192,11 +192,12 @@ pub(crate) fn encode_network(saved: &SavedNetwork) -> Result<Vec<u8>, StoreError
         full_at: saved.full_at,
         is_shadow: saved.is_shadow,
         window: StoredWindow::new(saved.length, &saved.hits),
-    })
+    };
+    encode_as(V2, &stored)
 }
 
 pub(crate) fn decode_network(bytes: &[u8]) -> Result<SavedNetwork, StoreError> {
-    let stored: StoredNetwork = decode("the windows of a network", bytes)?;
+    let stored: StoredNetwork = decode_as(V2, "the windows of a network", bytes)?;
     let network = stored.network.try_into().ok().and_then(Network::from_bytes);
     let (length, hits) = stored.window.read()?;
     Ok(SavedNetwork {

@@ -48,6 +48,7 @@ pub(crate) fn preamble(format: u32) -> [u8; PREAMBLE_LEN] {
 pub(crate) enum Unreadable {
     Foreign,
     Newer(u32),
+    Older(u32),
     Damaged,
 }
 
@@ -63,6 +64,7 @@ pub(crate) fn read_preamble(bytes: &[u8]) -> Result<(), Unreadable> {
     match u32::from_le_bytes(format) {
         format if preamble(format) != *bytes => Err(Unreadable::Damaged),
         format if format > FORMAT => Err(Unreadable::Newer(format)),
+        format if format < FORMAT => Err(Unreadable::Older(format)),
         _ => Ok(()),
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! Nothing outside this module knows how a stored byte is laid out. A record is one schema tag
 //! byte and then a [postcard](https://postcard.jamesmunns.com/wire-format) value; a change to a
-//! record takes a new tag, and [`FORMAT`] grows when an older version of this crate could no
-//! longer read what is written. Numbers outside of postcard are little-endian.
+//! record takes a new tag, and [`FORMAT`] grows with every change of what is written. Numbers outside of postcard are little-endian.
 //!
 //! Decoding never panics: bytes that no version wrote are [`StoreError::Damaged`].
 
@@ -28,9 +27,9 @@ pub(crate) use self::lock::decode_lock_key;
 pub(crate) use self::lock::{decode_lock, encode_lock, lock_key};
 pub(crate) use self::record::*;
 
-/// The format that this version writes, and the newest that it reads. Every file says its own in
-/// its [first bytes](frame::preamble).
-pub(crate) const FORMAT: u32 = 1;
+/// The format that this version writes, and the only one that it reads: files of format 1 were
+/// never released. Every file says its own in its [first bytes](frame::preamble).
+pub(crate) const FORMAT: u32 = 2;
 
 /// Rows of one kind each: see [`meta`].
 pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("keyguard");
@@ -98,6 +97,9 @@ pub(crate) mod meta {
     pub(crate) const CREATED: &str = "created";
     /// How many changes were made: 8 bytes. What is acknowledged in memory is compared with it.
     pub(crate) const COMMITS: &str = "commits";
+    /// The id of the batch of usage that was counted last: 16 bytes of its process and 8 of its
+    /// number. There is none before the first.
+    pub(crate) const BATCH: &str = "batch";
     /// [`Counters`](super::Counters)
     pub(crate) const COUNTERS: &str = "counters";
     /// [`Lifetime`](super::Lifetime)

@@ -8,10 +8,13 @@ use crate::clock::Timestamp;
 use crate::secret::Fingerprint;
 use crate::store::StoreError;
 
-/// In the order of their versions, the first of which is 1.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_tables.sql")];
+/// In the order of their versions.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0002_tables.sql")];
 
-const VERSION: usize = MIGRATIONS.len();
+/// The version that the first migration makes. Tables of version 1 were never released.
+const FIRST_VERSION: usize = 2;
+
+const VERSION: usize = FIRST_VERSION + MIGRATIONS.len() - 1;
 
 /// What the tables must fit.
 pub(super) struct Terms {
@@ -36,6 +39,12 @@ pub(super) async fn check(conn: &Conn, terms: &Terms) -> Result<(), StoreError> 
 
 async fn check_locked(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
     let version = match existing_version(conn).await? {
+        Some(version) if version < FIRST_VERSION => {
+            return Err(refused(format!(
+                "its tables are of version {version}, but this version of keyguard knows those of \
+                 {FIRST_VERSION} to {VERSION}; use the version that made them, or a new database"
+            )));
+        }
         Some(version) => {
             check_fingerprint(conn, terms).await?;
             version
@@ -45,7 +54,7 @@ async fn check_locked(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
                 .await?;
             put(conn, "fingerprint", hex(&terms.fingerprint.0)).await?;
             put(conn, "created_at", terms.now.to_string()).await?;
-            0
+            FIRST_VERSION - 1
         }
     };
     if version > VERSION {
@@ -55,7 +64,7 @@ async fn check_locked(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
         )));
     }
     if version < VERSION {
-        for migration in &MIGRATIONS[version..] {
+        for migration in &MIGRATIONS[version + 1 - FIRST_VERSION..] {
             conn.batch(migration).await?;
         }
         put(conn, "schema", VERSION.to_string()).await?;

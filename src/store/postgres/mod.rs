@@ -49,8 +49,9 @@ use self::link::Link;
 use self::lookups::Lookups;
 use self::migrate::Terms;
 use self::problem::Problem;
-use self::recording::{BatchId, Prepared};
+use self::recording::Prepared;
 use self::worker::patient;
+use super::batches::Batches;
 use super::transfer::{Parcel, Place};
 use super::{
     Act, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash, Resolved,
@@ -105,6 +106,15 @@ struct State {
 }
 
 impl State {
+    /// What is wrong, if anything is.
+    fn problem(&self) -> Option<String> {
+        let unheard = self.unheard.lock().clone();
+        let problem = unheard.or_else(|| self.unreachable.lock().clone());
+        let is_slow = || self.is_slow.load(Ordering::Relaxed);
+        let slow = || is_slow().then(|| "it takes too long to look up a key".to_owned());
+        problem.map(|problem| problem.to_string()).or_else(slow)
+    }
+
     /// Whether look-ups fail.
     fn is_failing(&self) -> bool {
         self.is_slow.load(Ordering::Relaxed) || self.unreachable.lock().is_some()
@@ -147,17 +157,6 @@ impl Listener {
     }
 }
 
-/// The batches of usage of this node.
-struct Batches {
-    node: [u8; 16],
-    last: i64,
-    /// The one that may have been written although that was not acknowledged.
-    pending: Option<(i64, Shape)>,
-}
-
-/// What a batch that is tried again has in common with what was tried.
-type Shape = (usize, usize, usize, u64);
-
 impl PostgresStore {
     /// Connects. A server that is down is no error: it is tried again until it is there.
     pub(crate) fn open(
@@ -165,8 +164,7 @@ impl PostgresStore {
         fingerprint: Fingerprint,
         options: Options,
     ) -> Result<Self, OpenError> {
-        let mut node = [0; 16];
-        getrandom::fill(&mut node).map_err(problem::unusable)?;
+        let batches = Batches::new().map_err(problem::unusable)?;
         let terms = Terms {
             fingerprint,
             now: options.clock.timestamp(),
@@ -187,11 +185,7 @@ impl PostgresStore {
             listener,
             deadline: options.deadline,
             stale_for: options.stale_for,
-            batches: Mutex::new(Batches {
-                node,
-                last: 0,
-                pending: None,
-            }),
+            batches: Mutex::new(batches),
         })
     }
 
@@ -388,7 +382,7 @@ impl Store for PostgresStore {
             self.link
                 .ask(move |worker| async move { worker.record(patient(), &prepared).await }),
         )?;
-        batches.pending = None;
+        batches.written();
         Ok(())
     }
 
@@ -453,10 +447,11 @@ impl Store for PostgresStore {
     }
 
     fn health(&self) -> Option<BackendHealth> {
-        let is_heard = self.state.unheard.lock().is_none();
+        let problem = self.state.problem();
         Some(BackendHealth {
             server: "postgres",
-            is_up: is_heard && !self.state.is_failing(),
+            is_up: problem.is_none(),
+            problem,
             failures: self.state.failures.load(Ordering::Relaxed),
             fallbacks: 0,
         })
@@ -491,31 +486,5 @@ impl Store for PostgresStore {
             }),
         };
         warning.into_iter().collect()
-    }
-}
-
-impl Batches {
-    /// The same as before, if it is the batch that could not be written before. What does not count
-    /// may be written any number of times.
-    fn id(&mut self, batch: &UsageBatch) -> Option<BatchId> {
-        let shape = (
-            batch.events.len(),
-            batch.paths.len(),
-            batch.refusals.len() + batch.shadowed.len(),
-            batch.dropped,
-        );
-        if shape == Shape::default() {
-            return None;
-        }
-        let sequence = match self.pending {
-            Some((sequence, tried)) if tried == shape => sequence,
-            _ => self.last + 1,
-        };
-        self.last = self.last.max(sequence);
-        self.pending = Some((sequence, shape));
-        Some(BatchId {
-            node: self.node,
-            sequence,
-        })
     }
 }

@@ -17,14 +17,8 @@ use super::locks;
 use super::totals;
 use crate::clock::Timestamp;
 use crate::lockout::LockChange;
+use crate::store::batches::BatchId;
 use crate::store::{Count, Minute, StoreError, UsageBatch, UsageEvent};
-
-/// What tells a batch from all others: the node that wrote it, and its number there.
-#[derive(Clone, Copy)]
-pub(super) struct BatchId {
-    pub(super) node: [u8; 16],
-    pub(super) sequence: i64,
-}
 
 /// A batch as it is written. What is sorted is so by the keys of the tables.
 pub(super) struct Prepared {

@@ -36,10 +36,12 @@ struct Header {
     synced: Written,
 }
 
-/// A header as it was written.
+/// A header as it was written, and the file then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Written {
     bytes: [u8; HEADER],
+    /// The bytes of the file.
+    len: u64,
     /// Grows with every write.
     turn: u64,
     /// Which of [`PAIRS`] it went to.
@@ -75,6 +77,7 @@ impl Blocks {
         file.write(0, &preamble)?;
         let blank = Written {
             bytes: [0; HEADER],
+            len: preamble.len() as u64,
             turn: 0,
             pair: 0,
         };
@@ -99,13 +102,31 @@ impl Blocks {
         let Some(header) = &mut *place else {
             return Ok(());
         };
-        let mut sectors = [0; PAIR];
-        self.file.read(PAIRS[header.synced.pair], &mut sectors)?;
-        if frame::unseal_header(&sectors) != Some((header.synced.turn, header.synced.bytes)) {
-            return Err(altered(0));
-        }
+        self.require(&header.synced)?;
         header.current.bytes = header.synced.bytes;
+        header.current.len = header.synced.len;
         Ok(())
+    }
+
+    /// Fails with [`io::ErrorKind::InvalidData`] if another program has cut the file off or has
+    /// overwritten its header.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let place = self.header.lock();
+        let synced = place.as_ref().map(|header| &header.synced);
+        synced.map_or(Ok(()), |synced| self.require(synced))
+    }
+
+    /// Fails with [`io::ErrorKind::InvalidData`] unless the file holds what was `synced`.
+    fn require(&self, synced: &Written) -> io::Result<()> {
+        if self.file.len()? < synced.len {
+            return Err(overwritten());
+        }
+        let mut sectors = [0; PAIR];
+        self.file.read(PAIRS[synced.pair], &mut sectors)?;
+        match frame::unseal_header(&sectors) == Some((synced.turn, synced.bytes)) {
+            true => Ok(()),
+            false => Err(overwritten()),
+        }
     }
 
     /// Writes and syncs the header that [`Blocks::roll_back`] went back to, in place of a later one
@@ -139,6 +160,14 @@ impl Blocks {
         self.file.write(PAIRS[header.pair], &sectors)
     }
 
+    /// Notes the length that the file is given. A shorter one counts as synced at once.
+    fn note_len(&self, len: u64) {
+        if let Some(header) = &mut *self.header.lock() {
+            header.current.len = len;
+            header.synced.len = header.synced.len.min(len);
+        }
+    }
+
     fn with_header<T>(&self, work: impl FnOnce(&mut Header) -> io::Result<T>) -> io::Result<T> {
         let mut place = self.header.lock();
         match &mut *place {
@@ -148,6 +177,7 @@ impl Blocks {
     }
 
     fn read_header(&self) -> io::Result<Header> {
+        let len = self.file.len()?;
         let mut headers = Vec::new();
         for (pair, at) in PAIRS.into_iter().enumerate() {
             let mut sectors = [0; PAIR];
@@ -155,7 +185,12 @@ impl Blocks {
             // A crash spoils one sector at most. Where both are, the later header may be lost, and
             // with it a change that was acknowledged.
             let (turn, bytes) = frame::unseal_header(&sectors).ok_or_else(|| altered(0))?;
-            headers.push(Written { bytes, turn, pair });
+            headers.push(Written {
+                bytes,
+                len,
+                turn,
+                pair,
+            });
         }
         let latest = headers.into_iter().max_by_key(|header| header.turn);
         let latest = latest.ok_or_else(|| altered(0))?;
@@ -221,9 +256,15 @@ impl StorageBackend for Blocks {
         }
         let len = len / BLOCK as u64 * FRAMED as u64;
         let is_longer = self.file.len()? < len;
+        // Before the file is shorter, so that this is not taken for another program's doing.
+        if !is_longer {
+            self.note_len(len);
+        }
         self.file.set_len(len).inspect_err(|_| {
             *self.failed.lock() = is_longer.then_some(Failed::SetLen(len));
-        })
+        })?;
+        self.note_len(len);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -293,6 +334,14 @@ fn blocks_of(len: usize) -> io::Result<usize> {
 
 fn unaligned() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "not a whole block")
+}
+
+/// What is wrong with a file that another program has changed.
+const OVERWRITTEN: &str = "the data file was cut off or overwritten by another program; \
+    stop this process and restore the file from a backup";
+
+fn overwritten() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, OVERWRITTEN)
 }
 
 fn altered(index: u64) -> io::Error {

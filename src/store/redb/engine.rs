@@ -198,12 +198,20 @@ impl Engine {
             if let Some(fault) = fault.as_mut().filter(|_| at_once) {
                 fault.retry_at = Moment::default();
             }
-            fault.is_some() && self.is_due(fault.as_ref())
+            fault.is_some().then(|| self.is_due(fault.as_ref()))
         };
-        if is_due || self.identity.check().is_err() {
+        if is_due.unwrap_or_else(|| self.check_file().is_err()) {
             // What it fails with is the fault from then on.
             let _ = self.write(|_| Ok(()));
         }
+    }
+
+    /// Fails with what is wrong if another program has moved, replaced or overwritten the file: what
+    /// is written to it is then lost.
+    fn check_file(&self) -> Result<(), String> {
+        self.identity.check()?;
+        let kept = self.current.load().file.check();
+        kept.map_err(|error| unavailable(error).describe())
     }
 
     fn write_once<T>(
@@ -211,7 +219,7 @@ impl Engine {
         turn: &mut Turn,
         change: &impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if let Err(reason) = self.identity.check() {
+        if let Err(reason) = self.check_file() {
             return Err(self.failed(reason));
         }
         if let Err(error) = self.make_writable(turn) {
@@ -411,7 +419,14 @@ impl Drop for Session {
     fn drop(&mut self) {
         let database = self.database.take();
         // All changes are durable already. What closing adds is a mark that spares a repair.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let kept = self.file.check();
+            if kept.is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
+                // What overwrote it may be a backup, which has to stay as it is.
+                self.file.end();
+            }
+            drop(database);
+        }));
     }
 }
 

@@ -87,6 +87,11 @@ impl DataFile {
         })
     }
 
+    /// As [`Blocks::check`].
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.shared.file.check()
+    }
+
     /// As [`Self::publish`], of a session after the first.
     pub(super) fn settle(&self) -> io::Result<()> {
         self.note(self.shared.file.settle())?;

@@ -38,6 +38,7 @@ use redb::{
 
 use self::engine::Engine;
 use self::usage::OpenBlock;
+use super::batches::Batches;
 use super::transfer::{Parcel, Place};
 use super::{
     Act, Change, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation, Store,
@@ -59,6 +60,7 @@ pub(crate) struct RedbStore {
     /// The usage block that is being written. `None` until the first batch, and after a batch
     /// that failed: what is in the file then decides.
     open_block: Mutex<Option<OpenBlock>>,
+    batches: Mutex<Batches>,
 }
 
 impl Store for RedbStore {
@@ -203,17 +205,22 @@ impl Store for RedbStore {
         }
         // Taken out of its place, so that it is back there only once the file has all of it.
         let mut place = self.open_block.lock();
+        let mut batches = self.batches.lock();
+        let id = batches.id(batch);
         let continued = Cell::new(place.take());
         let block = self.write(|txn| {
-            let block = match batch.has_rows_elsewhere {
-                true => continued.take(),
-                false => Some(usage::add(txn, continued.take(), batch)?),
-            };
-            totals::add(txn, batch)?;
+            let mut block = continued.take();
+            if !totals::is_counted(txn, id)? {
+                if !batch.has_rows_elsewhere {
+                    block = Some(usage::add(txn, block, batch)?);
+                }
+                totals::add(txn, batch)?;
+            }
             locks::change(txn, &batch.locks)?;
             counters::put_balances(txn, &batch.balances)?;
             Ok(block)
         })?;
+        batches.written();
         *place = block;
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::{NONSENSE, RedbStore};
 use crate::clock::{Clock, Timestamp};
 use crate::draft::Draft;
 use crate::secret::Fingerprint;
+use crate::store::batches::Batches;
 use crate::store::codec::frame::{self, Unreadable};
 use crate::store::codec::{self, Counters, Lifetime, Record, TopKeys, meta};
 
@@ -60,9 +61,11 @@ impl RedbStore {
         };
         let engine = Engine::new(session, identity, clock.clone(), cache_bytes);
         let engine = engine.map_err(|error| damaged(path, error))?;
+        let batches = Batches::new().map_err(|error| io_error(path, io::Error::other(error)))?;
         Ok(Self {
             engine: Arc::new(engine),
             open_block: Mutex::new(None),
+            batches: Mutex::new(batches),
         })
     }
 
@@ -157,6 +160,11 @@ fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
         Unreadable::Foreign => OpenError::NotADataFile { path: path.into() },
         Unreadable::Damaged => damaged(path, "its first bytes are not as they were written"),
         Unreadable::Newer(found) => OpenError::NewerFormat {
+            path: path.into(),
+            found,
+            supported: codec::FORMAT,
+        },
+        Unreadable::Older(found) => OpenError::OlderFormat {
             path: path.into(),
             found,
             supported: codec::FORMAT,

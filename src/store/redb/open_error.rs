@@ -56,7 +56,7 @@ pub enum OpenError {
     },
     /// The file was written by a newer version of this crate.
     #[error(
-        "`{}` has format {found}, but this version of keyguard reads formats up to {supported}; \
+        "`{}` has format {found}, but this version of keyguard reads format {supported}; \
          use the version that wrote it, or a newer one",
         path.display()
     )]
@@ -65,7 +65,21 @@ pub enum OpenError {
         path: PathBuf,
         /// The format of the file.
         found: u32,
-        /// The newest format that this version reads.
+        /// The format that this version reads.
+        supported: u32,
+    },
+    /// The file was written by an older version of this crate, whose format this one does not read.
+    #[error(
+        "`{}` has format {found}, but this version of keyguard reads format {supported}; \
+         use the version that wrote it, or give the path of a new file",
+        path.display()
+    )]
+    OlderFormat {
+        /// What was to be opened.
+        path: PathBuf,
+        /// The format of the file.
+        found: u32,
+        /// The format that this version reads.
         supported: u32,
     },
     /// The file was made with another secret.

@@ -11,11 +11,22 @@ use smallvec::{SmallVec, smallvec};
 use super::rows::{existing, find_key, find_org, missing, with_last_use};
 use crate::clock::Timestamp;
 use crate::record::{KeyId, Reason};
+use crate::store::batches::BatchId;
 use crate::store::codec::{
     ACTIVITY, Activity, Counters, EXPIRIES, KEY_DAYS, KEY_HOURS, KEYS, Lifetime, META, MINUTES,
     ORGS, Record, SHADOWED, Tally, TopKeys, meta,
 };
 use crate::store::{Count, Minute, StoreError, Totals, UsageBatch, UsageEvent};
+
+/// Returns whether the batch of this `id` was counted before, and notes that it is now.
+pub(super) fn is_counted(txn: &WriteTransaction, id: Option<BatchId>) -> Result<bool, StoreError> {
+    let Some(id) = id else {
+        return Ok(false);
+    };
+    let mut meta = txn.open_table(META)?;
+    let before = meta.insert(meta::BATCH, id.to_bytes().as_slice())?;
+    Ok(before.is_some_and(|before| before.value() == id.to_bytes()))
+}
 
 /// Adds a batch to all counts.
 pub(super) fn add(txn: &WriteTransaction, batch: &UsageBatch) -> Result<(), StoreError> {

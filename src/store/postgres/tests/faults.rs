@@ -94,9 +94,7 @@ fn a_batch_whose_commit_was_not_acknowledged_counts_once() {
     let batch = requests(1, NOW, 3);
     store.record(&batch).unwrap();
     // As it is when the answer to the commit is lost.
-    let mut batches = store.batches.lock();
-    batches.pending = Some((batches.last, (3, batch.paths.len(), 0, 0)));
-    drop(batches);
+    store.batches.lock().not_acknowledged(&batch);
     store.record(&batch).unwrap();
     assert_eq!(store.totals(NOW).unwrap().all_time.requests, 3);
     store.record(&batch).unwrap();

@@ -19,6 +19,8 @@ enum Failure {
     Halfway,
     /// One operation is done and reported as failed.
     Unacknowledged,
+    /// The same, and everything after it fails.
+    UnacknowledgedThenGone,
     /// What is read by one operation is not as it was written.
     BadBlock,
     /// Writes and syncs fail.
@@ -76,10 +78,13 @@ impl Sim {
                 self.operations == from
             }
             Failure::ReadOnly => self.operations >= from && is_change,
-            Failure::Gone => self.operations >= from,
+            Failure::Gone | Failure::UnacknowledgedThenGone => self.operations >= from,
         };
         self.has_failed |= fails;
-        fails.then_some(failure)
+        fails.then_some(match failure {
+            Failure::UnacknowledgedThenGone if self.operations == from => Failure::Unacknowledged,
+            failure => failure,
+        })
     }
 
     fn make(&mut self, op: &Op) {
@@ -468,4 +473,82 @@ fn a_file_that_was_deleted_or_replaced_takes_no_changes_until_it_is_back() {
     fs::remove_file(&file.path).unwrap();
     store.recover(false);
     assert!(store.fault().unwrap().contains("deleted or moved away"));
+}
+
+#[test]
+fn a_file_that_was_cut_off_or_overwritten_takes_no_changes_until_it_is_back() {
+    type Damage = fn(&Path, older: &[u8]);
+    let damages: [Damage; 4] = [
+        |path, _| fs::write(path, b"").unwrap(),
+        |path, _| fs::write(path, b"something else\n".repeat(1_000_000)).unwrap(),
+        |path, older| fs::write(path, older).unwrap(),
+        |path, _| {
+            let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+        },
+    ];
+    for damage in damages {
+        let file = File::new();
+        let clock = ManualClock::starting_at(NOW);
+        drop(with_keys(&file, 2));
+        let store = RedbStore::open(&file.path, SECRET, &clock.clone().into(), CACHE).unwrap();
+        store.create_org("one", &act()).unwrap();
+        let older = fs::read(&file.path).unwrap();
+        store.create_org("two", &act()).unwrap();
+        let sound = fs::read(&file.path).unwrap();
+
+        damage(&file.path, &older);
+        let damaged = fs::read(&file.path).unwrap();
+        let refusal = refused(store.revoke_key(KeyId(1), &act()));
+        assert!(refusal.contains("cut off or overwritten"), "{refusal}");
+        assert!(store.fault().unwrap().contains("cut off or overwritten"));
+        assert!(fs::read(&file.path).unwrap() == damaged);
+
+        fs::write(&file.path, &sound).unwrap();
+        clock.advance(Duration::from_secs(5));
+        store.recover(false);
+        assert_eq!(store.fault(), None);
+        store.revoke_key(KeyId(1), &act()).unwrap();
+
+        // Noticed without a change too, and closing writes nothing to it.
+        damage(&file.path, &older);
+        let damaged = fs::read(&file.path).unwrap();
+        store.recover(false);
+        assert!(store.fault().unwrap().contains("cut off or overwritten"));
+        drop(store);
+        assert!(fs::read(&file.path).unwrap() == damaged);
+    }
+}
+
+#[test]
+fn a_batch_whose_commit_turns_out_to_be_there_later_is_counted_once() {
+    let (file, disk, clock, store) = world();
+    let batch = requests(2, after(1), 100);
+    let sound = disk.sim().cache.clone();
+    store.record(&batch).unwrap();
+    let expected = all_answers(&store);
+    drop(store);
+
+    let mut surfaced = 0;
+    for at in 0.. {
+        let disk = Disk::holding(&sound);
+        let store = disk.open_with_cache(&file, &clock, 0).unwrap();
+        disk.fail(at, Failure::UnacknowledgedThenGone);
+        let recorded = store.record(&batch);
+        if !disk.sim().has_failed {
+            break;
+        }
+        disk.heal();
+        clock.advance(Duration::from_secs(5));
+        store.recover(false);
+        if recorded.is_err() {
+            surfaced += u32::from(all_answers(&store) == expected);
+            store.record(&batch).unwrap();
+        }
+        assert!(all_answers(&store) == expected, "at operation {at}");
+    }
+    assert!(
+        surfaced > 0,
+        "no commit was reported as failed and was there"
+    );
 }
