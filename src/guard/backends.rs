@@ -77,18 +77,39 @@ fn is_scheme(text: &str) -> bool {
     text.len() > 1 && text.as_bytes()[0].is_ascii_alphabetic() && text.bytes().all(is_allowed)
 }
 
-/// Whether a text without `://` starts with a scheme all the same, as `postgres:/user:password@host`
-/// and `user:password@host` do, or is one of the connection strings of libpq.
+/// Whether a text without `://` may be a mistyped URL, as `postgres:/user:password@host` and
+/// `user:password@host` are, or a connection string of libpq, JDBC or .NET. A path that begins with
+/// `/` or `.` is no URL.
 fn looks_like_url(text: &str) -> bool {
     let first = text.split('/').next().unwrap_or_default();
     let starts_with_scheme = first
         .split_once(':')
-        .is_some_and(|(start, rest)| is_scheme(start) || rest.contains('@'));
-    let is_connection_string = ["host=", "hostaddr=", "dbname=", "user=", "password="]
-        .iter()
-        .any(|field| text.starts_with(field) || text.contains(&format!(" {field}")));
-    starts_with_scheme || is_connection_string
+        .is_some_and(|(start, _)| is_scheme(start));
+    let has_password = text
+        .split_once(':')
+        .is_some_and(|(_, rest)| rest.contains('@'));
+    let is_explicit = text.starts_with(['/', '.']);
+    starts_with_scheme || has_password && !is_explicit || is_connection_string(text)
 }
+
+/// Whether a text sets a field of a connection string: a name that is followed by `=`, with or without
+/// blanks, in any case.
+fn is_connection_string(text: &str) -> bool {
+    let mut before = text.split('=').rev().skip(1);
+    before.any(|before| {
+        let words = before.trim_end().rsplit([' ', '\t', '\n', ';', '?', '&']);
+        words.take(1).any(|name| {
+            let mut known = FIELDS.iter();
+            known.any(|known| name.eq_ignore_ascii_case(known))
+        })
+    })
+}
+
+/// The fields of connection strings that name a server, or tell a password.
+const FIELDS: [&str; 12] = [
+    "host", "hostaddr", "server", "dbname", "database", "user", "username", "id", "uid",
+    "password", "pwd", "passfile",
+];
 
 /// Nothing but a scheme is shown of a URL: all else may be a password.
 fn unknown_url(scheme: Option<&str>) -> OpenError {
@@ -269,6 +290,11 @@ mod tests {
             ("u:hunter2@h/d", None),
             ("my_user:hunter2@h/d", None),
             ("host=h user=u password=hunter2", None),
+            ("dbname = x password = hunter2", None),
+            ("Host=h;Password=hunter2", None),
+            ("Server = h; User Id = u; Pwd = hunter2", None),
+            ("postgres//u:hunter2@h/d", None),
+            ("a/b/u:hunter2@h", None),
             ("u:hunter2://h", None),
         ] {
             let error = Place::of(Path::new(url)).unwrap_err();
@@ -286,6 +312,10 @@ mod tests {
             "keyguard.redb",
             "./a:b",
             "/var/a:b/c",
+            "/var/a:b@c/d",
+            "./a:b@c",
+            "a@b/c",
+            "a=b/c = d",
             "C:\\kg.redb",
             "a b/c",
             "",

@@ -189,7 +189,7 @@ impl Config {
     ///
     /// An address is an IPv4 address or the /64 of an IPv6 one. Keys that are malformed or unknown
     /// lock it out of everything, requests without a key out of further ones without; each kind is
-    /// counted by itself. Keys that were good once, and `OPTIONS`, do not count.
+    /// counted by itself. Keys that were good once, and preflight requests of browsers, do not count.
     ///
     /// Addresses behind which many clients are, though no policy says so, are not locked out, and
     /// [`Stats::warnings`](crate::Stats::warnings) says what to write into it: a private peer that

@@ -22,7 +22,7 @@ pub(crate) struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// `mode` is `session`, `transaction` or `statement`.
+    /// `mode` is `session`, `transaction` or `statement`. Further lines of settings may follow it.
     pub(crate) fn start(server_port: u16, mode: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let port = server::free_port();

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 use crate::store::{OpenError, StoreError};
 
@@ -69,7 +69,7 @@ impl From<tokio_postgres::Error> for Problem {
             };
         };
         let code = told.code();
-        if *code == SqlState::INVALID_SQL_STATEMENT_NAME {
+        if is_lost_statement(told) {
             return Self::pooled();
         }
         Self {
@@ -87,6 +87,17 @@ const TLS: &str = "error performing TLS handshake";
 const POOLED: &str = "it is behind a connection pooler in transaction mode, which loses \
     announcements of changes (LISTEN) and prepared statements; connect to the server itself, or let \
     the pooler keep sessions (PgBouncer: `pool_mode = session`)";
+
+/// Whether a prepared statement is missing or another one is in its place, as happens where another
+/// client prepares statements in the same session.
+fn is_lost_statement(told: &DbError) -> bool {
+    match *told.code() {
+        SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::DUPLICATE_PSTATEMENT => true,
+        // PgBouncer uses this code for whatever it says itself, too.
+        SqlState::PROTOCOL_VIOLATION => told.message().starts_with("bind message supplies"),
+        _ => false,
+    }
+}
 
 /// Whether a connection ended during the handshake, which says nothing of the certificate.
 fn is_cut_off(error: &tokio_postgres::Error) -> bool {

@@ -90,21 +90,24 @@ impl Sessions {
         Ok(conn)
     }
 
-    /// Refuses a server whose sessions are shared: two connections that have the same process at the
-    /// server, or one that has changed it.
+    /// Refuses a pooler that shares sessions: one by which two connections reach the same process of
+    /// the server, or one of them reaches another process than before.
     async fn refuse_pooler(&self, conn: &Conn) -> Result<(), Problem> {
         let other = self.connect().await?;
+        let (first, others) = (backend(conn).await?, backend(&other).await?);
+        let mut is_kept = first != others;
         for _ in 0..POOLER_CHECKS {
-            let before = backend(conn).await?;
-            other.batch("BEGIN").await?;
-            let others = backend(&other).await?;
-            let after = backend(conn).await?;
-            other.batch("ROLLBACK").await?;
-            if before == others || before != after {
-                return Err(Problem::pooled());
+            // Twice, so that sessions that are used in turn are not in step with the connections.
+            for _ in 0..2 {
+                is_kept &= backend(&other).await? == others;
             }
+            is_kept &= backend(conn).await? == first;
+            // A transaction keeps its session, which a pooler then cannot give to `conn`.
+            other.batch("BEGIN").await?;
+            is_kept &= backend(&other).await? == others && backend(conn).await? == first;
+            other.batch("ROLLBACK").await?;
         }
-        Ok(())
+        is_kept.then_some(()).ok_or_else(Problem::pooled)
     }
 
     async fn connect(&self) -> Result<Conn, Problem> {

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -48,19 +49,27 @@ pub(super) fn configured(
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(unusable)?;
-    let config = if verified == Verified::Host {
-        config.with_root_certificates(roots(root)?)
-    } else {
-        let chain = match verified {
-            Verified::Nothing => None,
-            _ => Some(chain_verifier(roots(root)?, &provider)?),
-        };
-        let signatures = provider.signature_verification_algorithms;
-        let verifier = AnyHost { chain, signatures };
-        config
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
+    let signatures = provider.signature_verification_algorithms;
+    let verifier = match verified {
+        Verified::Nothing => LikeLibpq {
+            chain: None,
+            given: Vec::new(),
+            checks_host: false,
+            signatures,
+        },
+        Verified::Authority | Verified::Host => {
+            let given = given(root)?;
+            LikeLibpq {
+                chain: Some(chain_verifier(&given, &provider)?),
+                given,
+                checks_host: verified == Verified::Host,
+                signatures,
+            }
+        }
     };
+    let config = config
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
     Ok((ssl_mode, config.with_no_client_auth()))
 }
 
@@ -94,12 +103,10 @@ fn chosen(mode: Option<&str>, root: Option<&str>) -> Result<(SslMode, Verified),
     })
 }
 
-/// The authorities in a file, or else those that browsers trust.
-fn roots(file: Option<&str>) -> Result<RootCertStore, OpenError> {
-    let mut roots = RootCertStore::empty();
+/// The certificates in a file; none where those are trusted that browsers trust.
+fn given(file: Option<&str>) -> Result<Vec<CertificateDer<'static>>, OpenError> {
     let Some(file) = file.filter(|&file| file != PUBLIC) else {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        return Ok(roots);
+        return Ok(Vec::new());
     };
     let unreadable = |why: &dyn fmt::Display| {
         unusable(format!(
@@ -107,34 +114,74 @@ fn roots(file: Option<&str>) -> Result<RootCertStore, OpenError> {
         ))
     };
     let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| unreadable(&error))?;
-        roots.add(certificate).map_err(|error| unreadable(&error))?;
-    }
-    if roots.is_empty() {
+    let given: Result<Vec<_>, _> = certificates.collect();
+    let given = given.map_err(|error| unreadable(&error))?;
+    if given.is_empty() {
         return Err(unreadable(&"there is none"));
     }
-    Ok(roots)
+    let mut roots = RootCertStore::empty();
+    let added = given.iter().try_for_each(|it| roots.add(it.clone()));
+    added.map_err(|error| unreadable(&error))?;
+    Ok(given)
 }
 
 fn chain_verifier(
-    roots: RootCertStore,
+    given: &[CertificateDer<'static>],
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<WebPkiServerVerifier>, OpenError> {
+    let mut roots = RootCertStore::empty();
+    match given {
+        [] => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        given => drop(roots.add_parsable_certificates(given.iter().cloned())),
+    }
     let provider = Arc::clone(provider);
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
         .map_err(unusable)
 }
 
-/// Accepts a certificate whatever its host, and without a chain whatever its authority.
+/// Accepts the certificates that libpq accepts: of any authority without a chain, and of any host
+/// unless the host is checked.
 #[derive(Debug)]
-struct AnyHost {
+struct LikeLibpq {
     chain: Option<Arc<WebPkiServerVerifier>>,
+    /// The certificates that are trusted by their file.
+    given: Vec<CertificateDer<'static>>,
+    checks_host: bool,
     signatures: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for AnyHost {
+impl LikeLibpq {
+    /// Verifies the certificate of an authority that a server has as its own, as those are that
+    /// `openssl req -x509` makes. It is trusted if it is one of those given.
+    fn verify_given(
+        &self,
+        certificate: &CertificateDer<'_>,
+        host: &ServerName<'_>,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !self.given.contains(certificate) {
+            return Err(CertificateError::UnknownIssuer.into());
+        }
+        if self.checks_host {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, host)?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+}
+
+/// Whether a certificate was refused only because it is that of an authority. Its dates were compared
+/// before.
+fn is_of_authority(error: &CertificateError) -> bool {
+    let CertificateError::Other(error) = error else {
+        return false;
+    };
+    matches!(
+        error.0.downcast_ref(),
+        Some(webpki::Error::CaUsedAsEndEntity)
+    )
+}
+
+impl ServerCertVerifier for LikeLibpq {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -147,11 +194,15 @@ impl ServerCertVerifier for AnyHost {
         let Some(chain) = &self.chain else {
             return Ok(ServerCertVerified::assertion());
         };
-        // The host is compared last.
         match chain.verify_server_cert(certificate, intermediates, host, ocsp, now) {
-            Err(rustls::Error::InvalidCertificate(
-                NotValidForName | NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            Err(rustls::Error::InvalidCertificate(error)) => match error {
+                // The host is compared last.
+                NotValidForName | NotValidForNameContext { .. } if !self.checks_host => {
+                    Ok(ServerCertVerified::assertion())
+                }
+                error if is_of_authority(&error) => self.verify_given(certificate, host),
+                error => Err(error.into()),
+            },
             verified => verified,
         }
     }

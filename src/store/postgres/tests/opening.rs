@@ -1,7 +1,10 @@
 //! Opening: what is made, and what is refused.
 
 use super::*;
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedKey, DnType, IsCa, KeyPair,
+    generate_simple_self_signed,
+};
 
 fn refused(opened: Result<PostgresStore, OpenError>, word: &str) {
     let error = opened.map(drop).unwrap_err().to_string();
@@ -37,11 +40,15 @@ fn another_secret_is_refused() {
 }
 
 #[test]
-fn newer_tables_are_refused() {
+fn older_and_newer_tables_are_refused() {
     let database = Database::new();
     drop(open(&database));
-    database.execute("UPDATE keyguard_meta SET value = '99' WHERE name = 'schema'");
-    refused(open_url(&database.url), "version 99");
+    for version in [1, 99] {
+        database.execute(&format!(
+            "UPDATE keyguard_meta SET value = '{version}' WHERE name = 'schema'"
+        ));
+        refused(open_url(&database.url), &format!("version {version},"));
+    }
 }
 
 #[test]
@@ -101,8 +108,24 @@ fn what_is_no_server_of_ours_is_refused() {
 
 /// A server with TLS whose certificate is for `localhost`, and a file with that certificate.
 fn server_with_tls(dir: &std::path::Path) -> (Server, String) {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let certified = generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    server_with(certified, dir)
+}
+
+/// A self-signed certificate as `openssl req -x509` makes them: that of an authority.
+fn authority(host: &str, names: &[&str], not_after: i32) -> CertifiedKey<KeyPair> {
+    let names: Vec<_> = names.iter().copied().map(String::from).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, host);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_after = rcgen::date_time_ymd(not_after, 1, 1);
+    let signing_key = KeyPair::generate().unwrap();
+    let cert = params.self_signed(&signing_key).unwrap();
+    CertifiedKey { cert, signing_key }
+}
+
+fn server_with(certified: CertifiedKey<KeyPair>, dir: &std::path::Path) -> (Server, String) {
+    let CertifiedKey { cert, signing_key } = certified;
     let server = Server::start_with(&["ssl=on"], |data| {
         for (name, pem) in [
             ("server.crt", cert.pem()),
@@ -167,6 +190,38 @@ fn a_server_is_known_by_its_certificate_as_far_as_the_mode_says() {
 }
 
 #[test]
+fn a_certificate_of_an_authority_is_trusted_where_it_is_given_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = authority("localhost", &["localhost"], 4000);
+    let other = certificate_file(dir.path(), "other.crt", &other.cert.pem());
+    let (server, root) = server_with(authority("localhost", &["localhost"], 4000), dir.path());
+    for mode in ["prefer", "require", "verify-ca", "verify-full"] {
+        let trusting = |file: &str| format!("sslmode={mode}&sslrootcert={file}");
+        assert_eq!(encrypted(&server, &trusting(&root)), "true", "{mode}");
+        let url = url_of(&server, "localhost", &trusting(&other));
+        refused(open_url(&url), "certificate");
+        let opened = open_url(&url_of(&server, "db.example", &trusting(&root)));
+        match mode {
+            "verify-full" => refused(opened, "not valid for name"),
+            _ => drop(opened.unwrap()),
+        }
+    }
+
+    // A common name is no name of a host, and one that has expired is not accepted.
+    let (server, root) = server_with(authority("localhost", &[], 4000), dir.path());
+    let trusting = |mode: &str| format!("sslmode={mode}&sslrootcert={root}");
+    assert_eq!(encrypted(&server, &trusting("verify-ca")), "true");
+    let full = url_of(&server, "localhost", &trusting("verify-full"));
+    refused(open_url(&full), "subjectAltName");
+    let (server, root) = server_with(authority("localhost", &["localhost"], 2000), dir.path());
+    for mode in ["verify-ca", "verify-full"] {
+        let trusting = format!("sslmode={mode}&sslrootcert={root}");
+        let url = url_of(&server, "localhost", &trusting);
+        refused(open_url(&url), "expired");
+    }
+}
+
+#[test]
 fn plain_text_is_no_way_out_of_tls_that_fails() {
     let dir = tempfile::tempdir().unwrap();
     let (server, root) = server_with_tls(dir.path());
@@ -204,6 +259,30 @@ fn a_pooler_that_shares_sessions_is_refused_and_one_that_keeps_them_is_not() {
     let heard = heard_by(&other);
     one.revoke_key(KeyId(1), &act()).unwrap();
     wait_for(&heard, is_of_key(1));
+}
+
+#[test]
+fn a_pooler_that_uses_its_sessions_in_turn_is_refused() {
+    let server = Server::start();
+    let pooler = PgBouncer::start(server.port(), "transaction\nserver_round_robin = 1");
+    let url = pooler.url("postgres");
+    for sessions in 2..=4 {
+        // At the same time, so that the pooler opens another session.
+        hold_sessions(&url, sessions);
+        for _ in 0..3 {
+            refused(open_url(&url), "pool_mode = session");
+        }
+    }
+}
+
+/// Has the pooler at `url` open as many sessions with the server.
+fn hold_sessions(url: &str, count: usize) {
+    if count > 0 {
+        server::holding(url, "SELECT 1", || {
+            let rest = || hold_sessions(url, count - 1);
+            thread::scope(|threads| threads.spawn(rest).join().unwrap());
+        });
+    }
 }
 
 #[test]
