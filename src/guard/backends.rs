@@ -245,6 +245,7 @@ pub(super) fn follow(
         Change::Key(id) => revisions.key_changed(id),
         Change::Org(id) => revisions.org_changed(id),
         Change::Locks(changes) => lockouts.adopt(changes, clock.timestamp()),
+        Change::AllLocks(locks) => lockouts.adopt_all(locks, clock.timestamp()),
         Change::Everything => revisions.everything_changed(),
     }));
 }

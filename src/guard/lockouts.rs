@@ -70,6 +70,17 @@ impl Lockouts {
         }
     }
 
+    /// Puts in force the locks that are stored, and no others but those still to be stored.
+    pub(super) fn adopt_all(&self, stored: Vec<Lock>, now: Timestamp) {
+        let ids: Vec<_> = stored.iter().map(Lock::id).collect();
+        self.locks.keep(&ids);
+        let changes = ids.into_iter().zip(stored).map(|(id, lock)| LockChange {
+            id,
+            lock: Some(lock),
+        });
+        self.adopt(changes.collect(), now);
+    }
+
     /// Puts in force what others have stored.
     pub(super) fn adopt(&self, changes: Vec<LockChange>, now: Timestamp) {
         for change in changes {

@@ -4,7 +4,7 @@
 //! where the shard is empty.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,6 +43,8 @@ pub(crate) struct Locks {
     relied_on: AtomicU64,
     /// Locks that changed since they were last stored.
     changed: Mutex<Vec<LockId>>,
+    /// Those among them that were taken to be stored last.
+    taken: Mutex<Vec<LockId>>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +84,7 @@ impl Locks {
             searched_at: Mutex::default(),
             relied_on: AtomicU64::new(0),
             changed: Mutex::default(),
+            taken: Mutex::default(),
         }
     }
 
@@ -134,6 +137,25 @@ impl Locks {
         let shard = self.shard(id.network);
         self.retain(shard, &mut shard.locks.lock(), |lock| lock.id() != id);
         true
+    }
+
+    /// Takes away every lock that is not among those that are `stored` and does not have to be stored
+    /// yet.
+    pub(crate) fn keep(&self, stored: &[LockId]) {
+        let stored: HashSet<&LockId, RandomState> = stored.iter().collect();
+        for shard in &self.shards {
+            if shard.len.load(Ordering::Acquire) == 0 {
+                continue;
+            }
+            let mut locks = shard.locks.lock();
+            // What is added to this shard is noted under its lock.
+            let mut pending = self.changed.lock().clone();
+            pending.extend_from_slice(&self.taken.lock());
+            self.retain(shard, &mut locks, |lock| {
+                let id = lock.id();
+                stored.contains(&id) || pending.contains(&id)
+            });
+        }
     }
 
     fn insert(&self, lock: Lock, now: Timestamp, is_certain: bool, note: impl Fn(LockId)) -> bool {
@@ -228,7 +250,11 @@ impl Locks {
 
     /// What changed since the last call, as it is now.
     pub(crate) fn take_changes(&self) -> Vec<LockChange> {
-        let mut ids = std::mem::take(&mut *self.changed.lock());
+        let mut ids = {
+            let mut changed = self.changed.lock();
+            self.taken.lock().clone_from(&changed);
+            std::mem::take(&mut *changed)
+        };
         ids.sort_unstable();
         ids.dedup();
         ids.into_iter()

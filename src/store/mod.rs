@@ -208,6 +208,8 @@ pub(crate) enum Change {
     Org(OrgId),
     /// Locks, as they are now.
     Locks(Vec<LockChange>),
+    /// All locks that there are.
+    AllLocks(Vec<Lock>),
     /// Keys and organizations may all have changed, and cannot be told apart: some changes went
     /// unheard, or nothing has been heard for too long.
     Everything,

@@ -321,3 +321,22 @@ fn a_clock_that_runs_ahead_frees_no_lock() {
     assert!(locks.add(lock("8.8.8.8", Refuses::All, 10), at(6)));
     assert_eq!(locks.in_force(at(6)).len(), 3);
 }
+
+#[test]
+fn locks_that_are_stored_no_longer_are_taken_away_and_those_still_to_be_stored_are_not() {
+    let locks = Locks::new(16);
+    let addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.4"];
+    let ids = addresses.map(|address| lock(address, Refuses::All, 10).id());
+    let add = |n: usize| assert!(locks.add(lock(addresses[n], Refuses::All, 10), at(0)));
+    add(0);
+    add(1);
+    // Those that were stored before are no longer to be stored.
+    locks.take_changes();
+    add(2);
+    assert_eq!(locks.take_changes().len(), 1);
+    add(3);
+    locks.keep(&ids[..1]);
+    let left = addresses.map(|address| is_locked(&locks, address, "/", 9));
+    assert_eq!(left, [true, false, true, true]);
+    assert_eq!(locks.len(), 3);
+}

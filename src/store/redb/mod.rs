@@ -278,11 +278,7 @@ impl Store for RedbStore {
         self.engine.on_surfaced(Box::new(move |session| {
             listener(Change::Everything);
             if let Ok(locks) = session.read(locks::all) {
-                let stored = |lock: Lock| LockChange {
-                    id: lock.id(),
-                    lock: Some(lock),
-                };
-                listener(Change::Locks(locks.into_iter().map(stored).collect()));
+                listener(Change::AllLocks(locks));
             }
         }));
     }

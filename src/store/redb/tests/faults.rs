@@ -552,3 +552,47 @@ fn a_batch_whose_commit_turns_out_to_be_there_later_is_counted_once() {
         "no commit was reported as failed and was there"
     );
 }
+
+#[test]
+fn a_lock_whose_removal_turns_out_to_be_stored_later_is_told_to_be_gone() {
+    let (file, disk, clock, store) = world();
+    let lock = |ip: &str| Strike::BadKey.lock(ip.parse().unwrap(), NOW);
+    let change = |lock: &Lock, is_there: bool| LockChange {
+        id: lock.id(),
+        lock: is_there.then(|| lock.clone()),
+    };
+    let (first, second) = (lock("192.0.2.1"), lock("192.0.2.2"));
+    let both = [change(&first, true), change(&second, true)];
+    store.change_locks(&both, &act()).unwrap();
+    let sound = disk.sim().cache.clone();
+    drop(store);
+
+    let mut surfaced = 0;
+    for at in 0.. {
+        let disk = Disk::holding(&sound);
+        let store = disk.open_with_cache(&file, &clock, 0).unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listener = Arc::clone(&told);
+        store.follow(Box::new(move |change| {
+            if let Change::AllLocks(locks) = change {
+                *listener.lock().unwrap() = locks;
+            }
+        }));
+        disk.fail(at, Failure::UnacknowledgedThenGone);
+        let lifted = store.change_locks(&[change(&first, false)], &act());
+        if !disk.sim().has_failed {
+            break;
+        }
+        disk.heal();
+        clock.advance(Duration::from_secs(5));
+        store.recover(false);
+        if lifted.is_err() && store.locks().unwrap().len() == 1 {
+            surfaced += 1;
+            assert_eq!(*told.lock().unwrap(), std::slice::from_ref(&second));
+        }
+    }
+    assert!(
+        surfaced > 0,
+        "no commit was reported as failed and was there"
+    );
+}
