@@ -15,7 +15,9 @@ use axum::{Router, serve};
 use common::server::{Answer, get as ask};
 use common::{Home, key, key_limited_to};
 use keyguard::http::{IpLimitLayer, KeyGuardLayer};
-use keyguard::{ClientIp, Grant, IpLimit, KeyGuard, ListUsage, LockScope, LockTime, Policy};
+use keyguard::{
+    ClientIp, CreateKey, Grant, IpLimit, KeyGuard, ListUsage, LockScope, LockTime, Policy,
+};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -35,6 +37,12 @@ impl Served {
             address,
             _runtime: runtime,
         }
+    }
+
+    /// As a proxy asks.
+    fn get_for(&self, chain: &str, key: &str) -> u16 {
+        let fields = [("X-Forwarded-For", chain), ("X-API-Key", key)];
+        ask(&self.address, "/data", &fields).status
     }
 
     fn get(&self, target: &str, key: Option<&str>) -> Answer {
@@ -237,5 +245,35 @@ fn a_path_that_is_not_certain_is_open_only_if_all_that_it_may_be_are() {
         let inner = WithoutV1(router.layer(KeyGuardLayer::new(kg)));
         let served = Served::new(Router::new().nest_service("/api", inner));
         assert_eq!(served.get("/api/v1/data", None).status, status, "{open}");
+    }
+}
+
+/// The layer in front must not make the client that a proxy names the peer of the one behind: keys of
+/// two organizations would show that it is a proxy.
+#[test]
+fn a_client_that_a_proxy_names_is_locked_out_behind_a_limit_by_address_too() {
+    for has_limit in [false, true] {
+        let home = Home::new();
+        let policy = "trusted_proxies = [\"127.0.0.0/8\"]\n[lockout]\nthreshold = 3";
+        let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
+        let keys = ["one", "two"].map(|org| {
+            kg.create_org(org).unwrap();
+            kg.create_key(CreateKey::new(org, "shop")).unwrap().raw_key
+        });
+        let app = Router::new().route("/data", get(who));
+        let mut app = app.layer(KeyGuardLayer::new(kg.clone()));
+        if has_limit {
+            let limit = IpLimit::new("all", 1_000, Duration::from_secs(60)).unwrap();
+            app = app.layer(IpLimitLayer::new(kg.clone(), limit));
+        }
+        let served = Served::new(app);
+        let (first, second) = ("1.1.1.1, 203.0.113.9", "2.2.2.2, 203.0.113.9");
+        assert_eq!(served.get_for(first, "nonsense"), 401);
+        assert_eq!(served.get_for(first, keys[0].expose()), 200);
+        assert_eq!(served.get_for(second, keys[1].expose()), 200);
+        for _ in 0..3 {
+            assert_eq!(served.get_for(first, "nonsense"), 401);
+        }
+        assert_eq!(served.get_for(second, keys[1].expose()), 403, "{has_limit}");
     }
 }

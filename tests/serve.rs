@@ -316,31 +316,38 @@ fn every_proxy_is_understood() {
     assert_eq!(auth(&server, "GET", "/authority", &both).status, 404);
 }
 
+/// Keys of two organizations for two clients show that a peer is a proxy, but not that a client is
+/// one that a trusted proxy names.
 #[test]
-fn a_proxy_before_the_proxy_that_asks_is_found_and_not_locked_out() {
+fn a_client_that_a_trusted_proxy_names_is_locked_out_for_whomever_it_says_to_ask() {
     let dir = TempDir::new().unwrap();
     let first = data_file(dir.path(), 100);
     let second = {
         let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
-        let created = kg.create_key(CreateKey::new("acme", "other shop"));
+        kg.create_org("other").unwrap();
+        let created = kg.create_key(CreateKey::new("other", "shop"));
         created.unwrap().raw_key.expose().to_owned()
     };
-    let keys = [first, second];
     fs::write(dir.path().join("policy.toml"), "[lockout]\nthreshold = 3\n").unwrap();
     let server = serve(dir.path(), &["--policy", "policy.toml"]);
-    let ask = |client: usize, key: &str| {
-        let chain = format!("203.0.113.{client}, 198.51.100.9");
-        let fields = [
-            ("X-Forwarded-Uri", "/"),
-            ("X-Forwarded-Method", "GET"),
-            ("X-Forwarded-For", chain.as_str()),
-            ("X-API-Key", key),
-        ];
-        auth(&server, "GET", "/auth", &fields).status
-    };
-    for round in 0..9 {
-        assert_eq!(ask(round, "nonsense"), 401);
-        assert_eq!(ask(100 + round % 2, &keys[round % 2]), 200);
+    for named in ["203.0.113.19", "10.1.2.3"] {
+        let ask = |client: &str, key: &str| {
+            let chain = format!("{client}, {named}");
+            let fields = [
+                ("X-Forwarded-Uri", "/"),
+                ("X-Forwarded-Method", "GET"),
+                ("X-Forwarded-For", chain.as_str()),
+                ("X-API-Key", key),
+            ];
+            auth(&server, "GET", "/auth", &fields).status
+        };
+        assert_eq!(ask("1.1.1.1", "nonsense"), 401);
+        assert_eq!(ask("1.1.1.1", &first), 200);
+        assert_eq!(ask("2.2.2.2", &second), 200);
+        for _ in 0..3 {
+            assert_eq!(ask("1.1.1.1", "nonsense"), 401);
+        }
+        assert_eq!(ask("2.2.2.2", &first), 403, "{named}");
     }
 }
 

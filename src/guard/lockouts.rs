@@ -108,8 +108,8 @@ impl Lockouts {
     /// Whether an automatic lock is not to touch this request: many clients may be behind its
     /// address, none of whom we can tell apart.
     pub(super) fn spares<H: Headers + ?Sized>(&self, request: &Request<'_, H>) -> bool {
-        let Some(field) = forwarding_field(request.headers).filter(|_| is_private(request.ip))
-        else {
+        let may_be_proxy = !request.is_named && is_private(request.ip);
+        let Some(field) = forwarding_field(request.headers).filter(|_| may_be_proxy) else {
             return false;
         };
         self.warnings
@@ -373,7 +373,7 @@ pub(super) fn forwarding_field<H: Headers + ?Sized>(headers: &H) -> Option<&'sta
 
 /// An address that a proxy of one's own has: of this machine, of a private network (RFC 1918,
 /// RFC 4193) or one behind a carrier's translators (RFC 6598), or of the link.
-pub(crate) fn is_private(ip: ClientIp) -> bool {
+fn is_private(ip: ClientIp) -> bool {
     match ip.ip() {
         None => false,
         Some(IpAddr::V4(ip)) => {

@@ -47,8 +47,6 @@ pub(crate) use self::backends::is_server;
 pub(crate) use self::caller::{is_lifted, rules};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
-#[cfg(feature = "serve")]
-pub(crate) use self::lockouts::is_private;
 pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};

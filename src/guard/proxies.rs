@@ -300,6 +300,9 @@ impl Inner {
         &self,
         visit: &Visit<'_, '_, H>,
     ) -> Option<&'static str> {
+        if visit.request.is_named {
+            return None;
+        }
         let rulebook = self.rulebook();
         let peer = rulebook.policy.nat64_prefixes.canonical(visit.request.ip);
         match rulebook.policy.trusted_proxies.contains(peer) {
@@ -313,6 +316,9 @@ impl Inner {
     fn forwarded<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> Option<String> {
         if let Some(field) = self.forwarded_by_peer(visit) {
             return Some(field.to_owned());
+        }
+        if visit.request.is_named {
+            return forwarding_field(visit.request.headers).map(str::to_owned);
         }
         let rulebook = self.rulebook();
         let trusted = &rulebook.policy.trusted_proxies;

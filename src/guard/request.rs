@@ -136,6 +136,8 @@ impl<F> fmt::Debug for HeaderFn<'_, F> {
 pub struct Request<'a, H: ?Sized> {
     pub(super) headers: &'a H,
     pub(super) ip: ClientIp,
+    /// Whether a trusted proxy named `ip`, which is not that of a peer.
+    pub(super) is_named: bool,
     pub(super) path: &'a str,
     /// Further paths that it may have been sent for.
     other_paths: &'a [String],
@@ -154,6 +156,7 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         Self {
             headers,
             ip: ip.into(),
+            is_named: false,
             path,
             other_paths: &[],
             method: Method::Other,
@@ -167,6 +170,14 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
     #[must_use]
     pub fn method(mut self, method: impl Into<Method>) -> Self {
         self.method = method.into();
+        self
+    }
+
+    /// Says that a trusted proxy named the address: forwarding headers do not show that it is a proxy.
+    #[cfg(feature = "serve")]
+    #[must_use]
+    pub(crate) fn named_by_proxy(mut self) -> Self {
+        self.is_named = true;
         self
     }
 

@@ -169,11 +169,17 @@ impl<S> Layer<S> for KeyGuardLayer {
     }
 }
 
+/// The client that an [`IpLimitLayer`] decided for, among the extensions of a request.
+///
+/// Layers behind do not take it for their peer: a trusted proxy may have named it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecidedClient(pub ClientIp);
+
 /// Limits single routes by address, key or not, as [`KeyGuard::check_ip`] does: a login form, a
 /// sign-up.
 ///
 /// The address of the client that it decided for is then among the extensions of the request, as a
-/// [`ClientIp`]: with it a handler can [`KeyGuard::block`] who asks. What a client sent in fields that
+/// [`DecidedClient`]: with it a handler can [`KeyGuard::block`] who asks. What a client sent in fields that
 /// start with `X-KeyGuard-` is taken away.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -234,7 +240,7 @@ impl Gate for IpLimitLayer {
         let client = self.guard.inner.check_ip(&self.limit, &asked).await;
         let client = client.map_err(|denial| Box::new(denial.response()))?;
         remove_identity(&mut head.headers);
-        head.extensions.insert(client);
+        head.extensions.insert(DecidedClient(client));
         Ok(None)
     }
 }

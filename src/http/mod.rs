@@ -54,4 +54,4 @@ mod static_file;
 pub use self::admin::AdminService;
 pub use self::body::AnswerBody;
 pub use self::gated::{Gated, GatedFuture};
-pub use self::layer::{IpLimitLayer, KeyGuardLayer};
+pub use self::layer::{DecidedClient, IpLimitLayer, KeyGuardLayer};

@@ -21,7 +21,7 @@ use http_body_util::Full;
 
 use crate::addresses::Addresses;
 use crate::forwarded;
-use crate::guard::{Denial, Grant, Headers, KeyGuard, Request, is_private};
+use crate::guard::{Denial, Grant, Headers, KeyGuard, Request};
 use crate::http::problem::Problem;
 use crate::http::response::set_fields;
 
@@ -52,13 +52,16 @@ pub(super) async fn answer(
             return Ok(refused(&denial, asked.is_narrow));
         }
     };
+    let is_trusted = guard.inner.trusts(named.ip);
     let headers = Forwarded {
         headers: &parts.headers,
         // A proxy further out may speak for somebody too, trusted or not.
-        shows_hops: guard.inner.trusts(named.ip)
-            || (named.before.is_some() && !is_private(named.ip)),
+        shows_hops: is_trusted || named.before.is_some(),
     };
-    let request = Request::new(&headers, named.ip, asked.uri).method(asked.method);
+    let mut request = Request::new(&headers, named.ip, asked.uri).method(asked.method);
+    if !is_trusted {
+        request = request.named_by_proxy();
+    }
     Ok(match guard.decide_async(request).await {
         Ok(grant) => admitted(grant),
         Err(denial) => refused(&denial, asked.is_narrow),
