@@ -41,7 +41,7 @@ impl InvalidInput {
     }
 
     /// What is wrong, without the field.
-    #[cfg(feature = "cli")]
+    #[cfg(any(feature = "import", all(feature = "cli", feature = "postgres")))]
     pub(crate) fn problem(&self) -> &str {
         &self.problem
     }

@@ -179,6 +179,17 @@ fn without_one_the_process_that_holds_the_file_is_named() {
     done(dir.path(), &["stats"]);
 }
 
+#[cfg(feature = "serve")]
+#[test]
+fn a_second_server_is_told_to_stop_the_first() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let _kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let error = refused(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let (_, next) = error.split_once("next:").unwrap();
+    assert!(!next.contains("with a socket"), "{error}");
+}
+
 #[test]
 fn a_path_too_long_for_a_socket_has_one_elsewhere() {
     let dir = TempDir::new().unwrap();

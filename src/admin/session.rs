@@ -128,7 +128,7 @@ fn is_moved_away(file: &Path) -> bool {
 
 /// Whether the process that holds a file listens for commands, which it does until it ends.
 #[cfg(unix)]
-fn is_served(file: &Path) -> bool {
+pub(crate) fn is_served(file: &Path) -> bool {
     matches!(
         Remote::connect(file),
         Ok(Some(_)) | Err(Unreachable::Stopped { .. })
@@ -136,7 +136,7 @@ fn is_served(file: &Path) -> bool {
 }
 
 #[cfg(not(unix))]
-fn is_served(_: &Path) -> bool {
+pub(crate) fn is_served(_: &Path) -> bool {
     false
 }
 

@@ -144,6 +144,7 @@ impl SocketFile {
         Ok(Self { path, identity })
     }
 
+    #[cfg(feature = "serve")]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

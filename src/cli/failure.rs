@@ -13,7 +13,7 @@ use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode, with_causes};
 #[cfg(unix)]
 use crate::admin::remote::Unreachable;
-use crate::admin::session::SessionError;
+use crate::admin::session::{SessionError, is_served};
 #[cfg(all(unix, feature = "serve"))]
 use crate::http::serve::{Place as ListenPlace, ServeError};
 use crate::process;
@@ -199,6 +199,9 @@ impl CliError {
                         let pid = holder.split(' ').next().unwrap_or_default();
                         match pid.parse().is_ok_and(process::is_stopped) {
                             true => format!("kill -CONT {pid}"),
+                            false if is_served(&cli.place.db) => {
+                                format!("ps -p {pid}    # and stop it first")
+                            }
                             false => format!(
                                 "ps -p {pid}    # then stop it, or have it open the file with a socket"
                             ),
