@@ -282,7 +282,8 @@ impl Config {
     /// one with failures above half the threshold, or one that is fuller than the newcomer. Newcomers
     /// that can displace nobody are admitted together up to 8 times each limit, and are not locked out
     /// for it. An address takes some 150 bytes; where routes set several limits by address, up to 8
-    /// times as much. Default: 131,072.
+    /// times as much, and up to some 80 bytes for each of these limits where few addresses are counted.
+    /// Default: 131,072.
     pub fn counted_addresses(mut self, addresses: usize) -> Self {
         self.counted_addresses = addresses;
         self

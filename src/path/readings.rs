@@ -27,8 +27,9 @@ use super::percent_decoded;
 /// More readings than that are not listed.
 const MAX_READINGS: usize = 32;
 
-/// The longest path that is read in more than one way, in bytes and without its query.
-const MAX_LEN: usize = 1_024;
+/// The most bytes that the readings of a path take together. A path of 8 KiB of escapes has two or three
+/// readings, and paths of many readings have to be short: the work is bounded either way.
+const MAX_BYTES: usize = 32 * 1_024;
 
 /// What a target may mean to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,9 +110,6 @@ fn is_dots(segment: &[u8]) -> bool {
 #[cold]
 fn several(target: &str) -> Readings<'static> {
     let path = target.split('?').next().unwrap_or(target);
-    if path.len() > MAX_LEN {
-        return Readings::Unreadable;
-    }
     closure(path.as_bytes()).map_or(Readings::Unreadable, Readings::Several)
 }
 
@@ -138,6 +136,7 @@ const STEPS: [Step; 14] = [
 
 /// A text and all that [`STEPS`] make of it in any order; `None` if those are too many.
 fn closure(text: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut left = MAX_BYTES.checked_sub(text.len())?;
     let mut texts = vec![text.to_vec()];
     let mut at = 0;
     while let Some(text) = texts.get(at) {
@@ -148,6 +147,7 @@ fn closure(text: &[u8]) -> Option<Vec<Vec<u8>>> {
             if texts.len() == MAX_READINGS {
                 return None;
             }
+            left = left.checked_sub(next.len())?;
             texts.push(next);
         }
         at += 1;
@@ -310,7 +310,7 @@ mod tests {
     fn texts(target: &str) -> Vec<Vec<u8>> {
         match readings(target) {
             Readings::Several(texts) => texts,
-            other => panic!("{target}: {other:?}"),
+            other => panic!("{:.99}: {other:?}", target),
         }
     }
 
@@ -397,8 +397,22 @@ mod tests {
     }
 
     #[test]
+    fn a_long_escaped_url_is_readable() {
+        for escapes in ["%E6%97%A5", "%C3%A9", "%20x"] {
+            let target = format!("/{}", escapes.repeat(8_000 / escapes.len()));
+            assert_ne!(texts(&target).len(), 0, "{escapes}");
+        }
+    }
+
+    #[test]
+    fn long_paths_of_many_readings_are_unreadable() {
+        let target = format!("/a;b/%61/x%2f{}", "a".repeat(8_000));
+        assert_eq!(readings(&target), Readings::Unreadable);
+    }
+
+    #[test]
     fn only_a_path_that_is_not_plain_can_be_too_long() {
-        let long = format!("/{}", "a".repeat(MAX_LEN));
+        let long = format!("/{}", "a".repeat(MAX_BYTES));
         assert_eq!(readings(&long), Readings::Plain(&long));
         assert_eq!(readings(&long.replacen('a', "/", 1)), Readings::Unreadable);
         assert_eq!(texts(&format!("//?{long}")).len(), 2);
