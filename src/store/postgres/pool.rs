@@ -82,6 +82,11 @@ impl Pool {
         }
     }
 
+    /// How many connections look-ups share.
+    pub(super) fn lookup_connections(&self) -> usize {
+        self.lookups.len()
+    }
+
     /// A connection for a look-up. While the server cannot be reached or is too slow, nobody waits.
     pub(super) async fn for_lookup(self: &Rc<Self>) -> Result<Rc<Conn>, Problem> {
         if self.state.is_slow.load(Ordering::Relaxed) {

@@ -76,9 +76,10 @@ impl Worker {
         in_time.unwrap_or_else(|_| Err(Problem::late().into()))
     }
 
-    /// A look for a key, also at most twice. Others look by the same connection.
+    /// A look for a key, which other look-ups share the connection with. It is repeated for each
+    /// connection that turns out to be lost: the server may have ended all of them.
     async fn look_up(&self, due: Instant, hash: HashedKey) -> Result<Option<Resolved>, StoreError> {
-        let mut is_second = false;
+        let mut lost = 0;
         loop {
             let conn = timeout_at(due.into(), self.pool.for_lookup()).await;
             let conn = conn.map_err(|_| Problem::late())??;
@@ -94,7 +95,8 @@ impl Worker {
                 }
                 Ok(Err(error)) if is_lost(&error) || conn.is_closed() => {
                     self.pool.discard(&conn);
-                    if std::mem::replace(&mut is_second, true) {
+                    lost += 1;
+                    if lost > self.pool.lookup_connections() {
                         return Err(error);
                     }
                 }
