@@ -22,12 +22,12 @@ use super::blocks::Blocks;
 /// [next session](Self::reopened). The locks of the file are held throughout, until the last session
 /// is dropped, so that no other process opens it in between.
 #[derive(Debug)]
-pub(super) struct DataFile<F = Blocks> {
+pub(super) struct DataFile<F: StorageBackend = Blocks> {
     shared: Arc<Shared<F>>,
     session: Arc<Session>,
 }
 
-impl<F> Clone for DataFile<F> {
+impl<F: StorageBackend> Clone for DataFile<F> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
@@ -37,10 +37,18 @@ impl<F> Clone for DataFile<F> {
 }
 
 #[derive(Debug)]
-struct Shared<F> {
+struct Shared<F: StorageBackend> {
     file: F,
     /// The ranges that are locked.
     locked: Mutex<Vec<(Bound<u64>, Bound<u64>)>>,
+}
+
+impl<F: StorageBackend> Drop for Shared<F> {
+    /// Unlocks the file. That it is closed does not suffice: a child process that has been forked and
+    /// does not run its program yet has a copy of the descriptor, and with it the locks.
+    fn drop(&mut self) {
+        let _ = self.file.close();
+    }
 }
 
 #[derive(Debug)]
@@ -274,7 +282,7 @@ impl<F: StorageBackend> StorageBackend for DataFile<F> {
         )
     }
 
-    /// The system unlocks a file once it is closed, which is when the last session is dropped.
+    /// Does nothing: the file is unlocked when the last session is dropped.
     fn close(&self) -> io::Result<()> {
         Ok(())
     }

@@ -78,3 +78,28 @@ fn whoever_creates_a_file_second_opens_the_first_ones() {
     }
     assert_eq!(fs::read_dir(file.dir.path()).unwrap().count(), 1);
 }
+
+/// As a child process that was forked while the file was open, and does not run its program yet.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_closed_file_is_unlocked_even_if_a_copy_of_its_descriptor_stays_open() {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+
+    let file = File::new();
+    drop(file.open());
+    let store = file.open();
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let of_file = descriptors.filter(|entry| {
+        fs::read_link(entry.path())
+            .is_ok_and(|target| Some(target) == file.path.canonicalize().ok())
+    });
+    let copies: Vec<_> = of_file
+        .map(|entry| entry.file_name().to_str().unwrap().parse().unwrap())
+        .map(|descriptor| pidfd_getfd(&this, descriptor, PidfdGetfdFlags::empty()).unwrap())
+        .collect();
+    assert!(!copies.is_empty());
+    drop(store);
+    drop(file.open());
+    drop(copies);
+}
