@@ -348,7 +348,7 @@ impl Writer {
             self.lockouts.warnings().log_new();
             let mut control = self.backends.recorder.control.lock();
             control.done = asked;
-            control.failure = result.err().map(|error| error.describe());
+            control.failure = result.err().map(|error| error.cause());
             control.sink_failures += u64::from(sink_failure.is_some());
             control.sink_failure = sink_failure;
             drop(control);
