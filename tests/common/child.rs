@@ -2,6 +2,7 @@
 //! to be killed.
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
 const ARGUMENT: &str = "KEYGUARD_TEST_CHILD";
@@ -24,7 +25,13 @@ pub(crate) fn command(name: &str, argument: impl AsRef<OsStr>) -> Command {
 
 /// Runs a child that asserts by itself.
 pub(crate) fn run(command: &mut Command) {
-    let output = command.output().unwrap();
+    let output = loop {
+        match command.output() {
+            // Another test was just forking, with a program open that was being copied.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            output => break output.unwrap(),
+        }
+    };
     let text = String::from_utf8_lossy(&output.stdout);
     // A name that matches no test would pass too.
     assert!(

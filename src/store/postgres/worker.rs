@@ -82,7 +82,18 @@ impl Worker {
         let mut lost = 0;
         loop {
             let conn = timeout_at(due.into(), self.pool.for_lookup()).await;
-            let conn = conn.map_err(|_| Problem::late())??;
+            let conn = match conn.map_err(|_| Problem::late())? {
+                Ok(conn) => conn,
+                Err(problem) => {
+                    // A new session is compared with others, which the server may have ended too.
+                    let error = StoreError::from(problem);
+                    lost += 1;
+                    if !is_lost(&error) || lost > self.pool.lookup_connections() {
+                        return Err(error);
+                    }
+                    continue;
+                }
+            };
             let found = timeout_at(due.into(), credentials::resolve(&conn, hash)).await;
             match found {
                 Err(_) => {
