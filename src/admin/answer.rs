@@ -17,6 +17,7 @@ use crate::lockout::LockScope;
 use crate::network::Network;
 use crate::policy::InvalidInput;
 use crate::record::{Key, Org, OrgId, Reason};
+use crate::store::with_causes;
 
 /// What can be asked of a data file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -199,20 +200,6 @@ impl Failure {
             id: None,
         }
     }
-}
-
-/// An error and what caused it, each said once.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        source = cause.source();
-    }
-    message
 }
 
 impl From<InvalidInput> for Failure {

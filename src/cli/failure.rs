@@ -10,14 +10,14 @@ use super::render::{Table, escaped};
 use super::{Cli, Exit, called_at, complain};
 use crate::access::InvalidPolicy;
 use crate::admin::AdminError;
-use crate::admin::answer::{Failure, FailureCode, with_causes};
+use crate::admin::answer::{Failure, FailureCode};
 #[cfg(unix)]
 use crate::admin::remote::Unreachable;
 use crate::admin::session::{SessionError, is_served};
 #[cfg(all(unix, feature = "serve"))]
 use crate::http::serve::{Place as ListenPlace, ServeError};
 use crate::process;
-use crate::store::{OpenError, StoreError};
+use crate::store::{OpenError, StoreError, with_causes};
 use crate::text::escaped_json;
 
 pub(super) use crate::shell::quoted;

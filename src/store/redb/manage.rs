@@ -12,7 +12,7 @@ use crate::store::codec::{
     ACTIVITY, Counters, EXPIRIES, KEYS, META, ORG_KEYS, ORG_NAMES, ORG_SKELETONS, ORGS, Record,
     decode_key, decode_org, encode_key, encode_org, meta,
 };
-use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
+use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError, set};
 use crate::text;
 
 pub(super) fn create_org(
@@ -194,12 +194,6 @@ pub(super) fn update_key(
     change: &KeyChange,
 ) -> Result<Key, StoreError> {
     change_key(txn, id, |key| change.apply(key))
-}
-
-fn set<T: Clone>(field: &mut T, value: &Option<T>) {
-    if let Some(value) = value {
-        field.clone_from(value);
-    }
 }
 
 pub(super) fn add_credential(
