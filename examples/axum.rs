@@ -30,7 +30,9 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::get;
 use keyguard::http::{AdminService, IpLimitLayer, KeyGuardLayer};
-use keyguard::{Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockScope, LockTime, Policy};
+use keyguard::{
+    Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockDuration, LockScope, Policy,
+};
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -74,9 +76,9 @@ fn app(kg: &KeyGuard) -> Result<Router, Box<dyn Error>> {
 }
 
 /// Who asks, as an argument of a handler.
-struct Caller(Arc<Grant>);
+struct CachedKey(Arc<Grant>);
 
-impl<S: Sync> FromRequestParts<S> for Caller {
+impl<S: Sync> FromRequestParts<S> for CachedKey {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
@@ -90,12 +92,12 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-async fn data(Caller(grant): Caller) -> String {
+async fn data(CachedKey(grant): CachedKey) -> String {
     let org = grant.org().map_or("nobody", |org| &org.name);
     format!(r#"{{"message":"Hello, {org}!"}}"#)
 }
 
-async fn write(Caller(grant): Caller) -> Result<&'static str, Response> {
+async fn write(CachedKey(grant): CachedKey) -> Result<&'static str, Response> {
     grant.require("write").map_err(refuse)?;
     Ok(r#"{"written":true}"#)
 }
@@ -104,8 +106,8 @@ fn refuse(denial: Denial) -> Response {
     denial.response()
 }
 
-async fn trap(State(kg): State<KeyGuard>, Caller(grant): Caller, uri: Uri) -> &'static str {
-    let hour: Result<LockTime, _> = "1 hour".parse();
+async fn trap(State(kg): State<KeyGuard>, CachedKey(grant): CachedKey, uri: Uri) -> &'static str {
+    let hour: Result<LockDuration, _> = "1 hour".parse();
     // A lock is durable when it is in force; the disk is waited for on a thread for that.
     let locked = tokio::task::spawn_blocking(move || {
         let hour = hour.map_err(Box::<dyn Error + Send + Sync>::from)?;

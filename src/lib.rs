@@ -28,81 +28,54 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod access;
-mod addresses;
 mod admin;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
-mod client_ip;
-mod clock;
 mod counter;
-mod draft;
-mod forwarded;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
 mod guard;
-mod health;
 #[cfg(feature = "http")]
 pub mod http;
-mod ip_limit;
-mod key;
-mod legacy;
+mod input;
 mod limit;
 mod limiter;
-mod lock_time;
 mod lockout;
-mod nat64;
-mod network;
-mod ownership;
-mod path;
+mod model;
+mod net;
 mod policy;
-mod process;
-mod quota;
-mod record;
-mod rule;
-mod secret;
-#[cfg(any(unix, feature = "cli"))]
-mod shell;
+#[cfg(feature = "serve")]
+mod serve;
 mod sink;
 mod store;
-mod text;
-mod time_zone;
-#[cfg(feature = "redis")]
-mod tls;
-mod waiting;
-mod window;
+mod sys;
+mod time;
 
 #[cfg(doc)]
 pub mod sizing {
     #![doc = include_str!("manual/scale_out.md")]
 }
 
-pub use access::{ExactPath, InvalidPolicy, Lockout, Pattern, Policy, Route};
-pub use addresses::Addresses;
 pub use admin::{
     AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, RotateKey, Stats, TopKey, UpdateKey,
     UsageList,
 };
-pub use client_ip::{ClientIp, InvalidClientIp};
-pub use clock::{Clock, InvalidTimestamp, ManualClock, Timestamp};
+pub use counter::IpLimit;
 pub use guard::{Config, Denial, Grant, HeaderFn, Headers, KeyGuard, Request, RuleState, Verdict};
-pub use health::{BackendHealth, Readiness};
-pub use ip_limit::IpLimit;
-pub use key::{KeyPrefix, PlainKey};
+pub use input::InvalidInput;
 pub use limit::Limit;
 pub use limiter::Fallback;
-pub use lock_time::LockTime;
 pub use lockout::{Lock, LockCause, LockScope, Refuses};
-pub use network::Network;
-pub use policy::{InvalidInput, Scope};
-pub use record::{
-    AuditEntry, Key, KeyId, KeyStatus, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage,
+pub use model::{
+    AuditEntry, BackendHealth, Key, KeyId, KeyPrefix, KeyStatus, LimitOverride, Method, Org, OrgId,
+    OrgStatus, PlainKey, Readiness, Reason, Scope, Secret, Usage,
 };
-pub use secret::Secret;
+pub use net::{CidrSet, ClientIp, InvalidClientIp, IpKey};
+pub use policy::{ExactPath, InvalidPolicy, Lockout, Pattern, Policy, Route};
 #[cfg(feature = "redis")]
 pub use sink::RedisStream;
 pub use sink::{JsonLines, UsageSink};
 pub use store::OpenError;
-pub use time_zone::TimeZone;
+pub use time::{Clock, InvalidTimestamp, LockDuration, ManualClock, TimeZone, Timestamp};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Home, IP, NOON, SECRET};
 use keyguard::{
-    AuditEntry, ClientIp, CreateKey, KeyGuard, LockScope, LockTime, Network, UpdateKey,
+    AuditEntry, ClientIp, CreateKey, IpKey, KeyGuard, LockDuration, LockScope, UpdateKey,
 };
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ fn latest(kg: &KeyGuard) -> (String, Option<u64>, Value) {
     (entry.action, entry.subject, entry.details)
 }
 
-fn hour() -> LockTime {
+fn hour() -> LockDuration {
     "1 hour".parse().unwrap()
 }
 
@@ -74,7 +74,7 @@ fn every_change_is_entered_with_what_it_concerns() {
     assert_eq!(latest(&kg).0, "end_lift");
     kg.reset(id, None).unwrap();
     entered("reset", Some(1), json!({"rule": null}));
-    let network = Network::of(ClientIp::from(IP)).unwrap();
+    let network = IpKey::of(ClientIp::from(IP)).unwrap();
     kg.reset_ip(network).unwrap();
     entered("reset_ip", None, json!({"network": "192.0.2.7"}));
     kg.block(IP, "/a", hour(), LockScope::Path).unwrap();

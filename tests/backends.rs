@@ -299,7 +299,7 @@ fn a_lock_on_one_node_holds_on_the_other_and_ends_there_too() {
     let (here, there) = (open(), open());
     let key = key(&here, 1_000_000);
     assert_eq!(status(&there, &key), 200);
-    let hour = "1 hour".parse::<keyguard::LockTime>().unwrap();
+    let hour = "1 hour".parse::<keyguard::LockDuration>().unwrap();
     here.block(IP, "/", hour, keyguard::LockScope::Global)
         .unwrap();
     eventually("the lock is heard of", || status(&there, &key) == 403);

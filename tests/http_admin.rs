@@ -13,7 +13,7 @@ use common::{Home, ask_with};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use keyguard::http::AdminService;
-use keyguard::{ClientIp, Config, KeyGuard, KeyId, LockScope, LockTime};
+use keyguard::{ClientIp, Config, KeyGuard, KeyId, LockDuration, LockScope};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -896,7 +896,7 @@ fn a_lock_of_everything_is_one_of_the_admin_service_too() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
-    let day: LockTime = "24 hours".parse().unwrap();
+    let day: LockDuration = "24 hours".parse().unwrap();
     kg.block(
         "127.0.0.1".parse::<ClientIp>().unwrap(),
         "/",

@@ -16,7 +16,7 @@ use common::server::{Answer, get as ask};
 use common::{Home, key, key_limited_to};
 use keyguard::http::{IpLimitLayer, KeyGuardLayer};
 use keyguard::{
-    ClientIp, CreateKey, Grant, IpLimit, KeyGuard, ListUsage, LockScope, LockTime, Policy,
+    ClientIp, CreateKey, Grant, IpLimit, KeyGuard, ListUsage, LockDuration, LockScope, Policy,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -183,7 +183,7 @@ fn a_limit_by_address_goes_by_the_locks_of_the_path_that_was_asked_for() {
     let served = Served::new(Router::new().nest("/auth", inner.layer(layer)));
     assert_eq!(served.get("/auth/login", None).status, 200);
     let client: ClientIp = "127.0.0.1".parse().unwrap();
-    let hour: LockTime = "1 hour".parse().unwrap();
+    let hour: LockDuration = "1 hour".parse().unwrap();
     kg.block(client, "/auth/login", hour, LockScope::Path)
         .unwrap();
     assert_eq!(served.get("/auth/login", None).status, 403);

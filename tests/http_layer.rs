@@ -23,7 +23,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use keyguard::http::{DecidedClient, IpLimitLayer, KeyGuardLayer};
 use keyguard::{
-    ClientIp, CreateKey, Grant, IpLimit, KeyGuard, ListUsage, LockScope, LockTime, Policy, Reason,
+    ClientIp, CreateKey, Grant, IpLimit, KeyGuard, ListUsage, LockDuration, LockScope, Policy,
+    Reason,
 };
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
@@ -192,7 +193,7 @@ fn every_status_of_the_table_comes_over_the_wire() {
     assert!(locked.has("retry-after"));
 }
 
-fn day() -> LockTime {
+fn day() -> LockDuration {
     "24 hours".parse().unwrap()
 }
 

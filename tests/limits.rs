@@ -14,8 +14,8 @@ use common::{
     Home, IP, admit, admitted_of, ask, ask_at_cost, ask_with, field, key_with, org, refusal,
 };
 use keyguard::{
-    AdminError, CreateKey, CreatedKey, KeyGuard, LockTime, Reason, Request, RuleState, TimeZone,
-    UpdateKey,
+    AdminError, CreateKey, CreatedKey, KeyGuard, LockDuration, Reason, Request, RuleState,
+    TimeZone, UpdateKey,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -394,7 +394,7 @@ fn a_lifted_limit_neither_refuses_nor_counts_until_its_time() {
     let kg = home.open();
     let key = key_with_limits(&kg, &["2/hour", "50 daily"]);
     assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 2);
-    let time: LockTime = "30 minutes".parse().unwrap();
+    let time: LockDuration = "30 minutes".parse().unwrap();
     let lifted = kg.lift(key.key.id, "2/hour", time).unwrap();
     assert_eq!(lifted.lifts.len(), 1);
     for _ in 0..10 {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::child;
 use common::{Home, IP, key, key_limited_to};
 use keyguard::{
-    AdminError, ClientIp, Config, CreateKey, IpLimit, KeyGuard, LockCause, LockScope, LockTime,
-    Network, Policy, Reason, Refuses, Request,
+    AdminError, ClientIp, Config, CreateKey, IpKey, IpLimit, KeyGuard, LockCause, LockDuration,
+    LockScope, Policy, Reason, Refuses, Request,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -414,7 +414,7 @@ fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
     let kg = home.open();
     let created = key(&kg);
     let good = [("X-API-Key", created.raw_key.expose())];
-    let time: LockTime = "13:00".parse().unwrap();
+    let time: LockDuration = "13:00".parse().unwrap();
     let config = home.config().time_zone("UTC".parse().unwrap());
     drop(kg);
     let kg = home.open_with(config);
@@ -434,7 +434,7 @@ fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
     home.clock.advance(Duration::from_secs(2));
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
 
-    let network: Network = IP.to_string().parse().unwrap();
+    let network: IpKey = IP.to_string().parse().unwrap();
     assert_eq!(kg.unblock(network, None).unwrap().len(), 1);
     assert_eq!(refused(&kg, &good, IP), None);
     assert!(matches!(

@@ -224,7 +224,7 @@ struct Pending {
     cost: u64,
     request: u64,
     /// The limits that were passed over, which are in shadow mode: those of the key first.
-    passed_over: Vec<usize>,
+    shadow_denied: Vec<usize>,
 }
 
 struct World {
@@ -338,21 +338,21 @@ impl World {
             Ok(grant) => {
                 assert!(is_admitted && !is_above, "request {request} was admitted");
                 assert!(verdict.is_allowed());
-                let mut passed_over = Vec::new();
+                let mut shadow_denied = Vec::new();
                 for (place, limit) in limits.into_iter().enumerate() {
                     if limit.has_room(now, cost) {
                         limit.take(now, cost, request);
                     } else {
-                        passed_over.push(place);
+                        shadow_denied.push(place);
                     }
                 }
-                assert_eq!(grant.shadowed().len(), passed_over.len());
+                assert_eq!(grant.shadowed().len(), shadow_denied.len());
                 self.pending.push(Pending {
                     grant,
                     key: at,
                     cost,
                     request,
-                    passed_over,
+                    shadow_denied,
                 });
             }
             Err(denial) => {
@@ -385,7 +385,7 @@ impl World {
             key,
             cost,
             request,
-            passed_over,
+            shadow_denied,
         } = pending;
         let key = &mut self.keys[key];
         let actual = self.random.below(2 * cost + 1);
@@ -396,7 +396,7 @@ impl World {
         drop(grant);
         let limits = key.limits.iter_mut().chain(&mut self.orgs[key.org]);
         for (place, limit) in limits.enumerate() {
-            if passed_over.contains(&place) {
+            if shadow_denied.contains(&place) {
                 continue;
             }
             if is_settled {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Home, IP, admitted_of, field, key_with};
 use keyguard::{
-    CreateKey, CreatedKey, Denial, Grant, KeyGuard, LockTime, Policy, Reason, Request, Route,
+    CreateKey, CreatedKey, Denial, Grant, KeyGuard, LockDuration, Policy, Reason, Request, Route,
 };
 
 const NONE: [(&str, &str); 0] = [];
@@ -455,7 +455,7 @@ fn a_lock_of_a_route_hangs_on_its_name_not_on_a_path() {
     drop(kg);
     let kg = guard(&home, policy);
     assert_eq!(reason(anonymously(&kg, "GET", "/login")), locked);
-    let network: keyguard::Network = "192.0.2.7".parse().unwrap();
+    let network: keyguard::IpKey = "192.0.2.7".parse().unwrap();
     assert!(kg.unblock(network, Some("/x")).is_err());
     let ended = kg.unblock(network, Some("/login/x")).unwrap();
     assert_eq!(ended.len(), 1);
@@ -561,7 +561,7 @@ fn a_policy_made_in_code_is_that_of_a_file() {
     assert_eq!(made, ORDERS.parse().unwrap());
     let twice = Route::new("item", "/x".parse().unwrap()).unwrap();
     assert!(
-        made.route(twice.lockout(LockTime::try_from(MINUTE).unwrap()))
+        made.route(twice.lockout(LockDuration::try_from(MINUTE).unwrap()))
             .is_err()
     );
 }

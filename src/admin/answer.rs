@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{AdminError, CreateKey, CreatedKey, ListKeys, RotateKey, Stats, UpdateKey, given};
-use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
 use crate::guard::{KeyGuard, Request, RuleState, Verdict};
-use crate::lock_time::LockTime;
+use crate::input::InvalidInput;
 use crate::lockout::LockScope;
-use crate::network::Network;
-use crate::policy::InvalidInput;
-use crate::record::{Key, Org, OrgId, Reason};
+use crate::model::{Key, Org, OrgId, Reason};
+use crate::net::ClientIp;
+use crate::net::IpKey;
 use crate::store::with_causes;
+use crate::time::LockDuration;
+use crate::time::Timestamp;
 
 /// What can be asked of a data file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ pub(crate) enum Command {
         whose: Whose,
         rule: Option<String>,
     },
-    Lift {
+    LimitOverride {
         key: String,
         rule: String,
         duration: Option<String>,
@@ -383,7 +383,7 @@ impl KeyGuard {
                 }
                 self.look_at_limits(whose)
             }
-            Command::Lift {
+            Command::LimitOverride {
                 key,
                 rule,
                 duration,
@@ -391,7 +391,7 @@ impl KeyGuard {
                 let id = self.find_key(&key)?.id;
                 self.key_reply(match duration {
                     Some(text) => {
-                        let time: LockTime = text.parse().map_err(AdminError::from)?;
+                        let time: LockDuration = text.parse().map_err(AdminError::from)?;
                         self.lift(id, &rule, time)?
                     }
                     None => self.end_lift(id, &rule)?,
@@ -449,7 +449,7 @@ impl KeyGuard {
         let grace = match rotation.grace.as_str() {
             "0" => std::time::Duration::ZERO,
             text => {
-                let time: LockTime = text.parse().map_err(AdminError::from)?;
+                let time: LockDuration = text.parse().map_err(AdminError::from)?;
                 let zone = self.inner.lockouts().zone();
                 time.ends_at(now, zone)
                     .map_err(AdminError::from)?
@@ -489,7 +489,7 @@ impl KeyGuard {
     }
 
     fn block_for(&self, block: &Block) -> Result<Value, Failure> {
-        let time: LockTime = block.duration.parse().map_err(AdminError::from)?;
+        let time: LockDuration = block.duration.parse().map_err(AdminError::from)?;
         let network = self.network(&block.ip)?;
         self.require_native(&block.ip)?;
         let (path, scope) = match &block.path {
@@ -501,9 +501,9 @@ impl KeyGuard {
 
     /// Refuses a network of which clients count as the IPv4 addresses inside.
     fn require_native(&self, text: &str) -> Result<(), AdminError> {
-        let rulebook = self.inner.rulebook();
+        let compiled = self.inner.compiled();
         let net = text.parse().ok();
-        match net.and_then(|net| rulebook.policy.nat64_prefixes.overlapping(net)) {
+        match net.and_then(|net| compiled.policy.nat64_prefixes.overlapping(net)) {
             None => Ok(()),
             Some(prefix) => Err(AdminError::from(InvalidInput::new(
                 "ip",
@@ -513,10 +513,10 @@ impl KeyGuard {
     }
 
     /// What a client is counted and locked as, by its address or as listings show it.
-    fn network(&self, text: &str) -> Result<Network, AdminError> {
+    fn network(&self, text: &str) -> Result<IpKey, AdminError> {
         if let Ok(ip) = text.parse::<ClientIp>() {
-            let ip = self.inner.rulebook().policy.nat64_prefixes.canonical(ip);
-            if let Some(network) = Network::of(ip) {
+            let ip = self.inner.compiled().policy.nat64_prefixes.canonical(ip);
+            if let Some(network) = IpKey::of(ip) {
                 return Ok(network);
             }
         }

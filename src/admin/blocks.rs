@@ -3,14 +3,14 @@
 use serde_json::json;
 
 use super::AdminError;
-use crate::client_ip::ClientIp;
 use crate::guard::{KeyGuard, refuses};
-use crate::lock_time::LockTime;
+use crate::input::InvalidInput;
 use crate::lockout::{Lock, LockCause, LockScope, Refuses};
-use crate::network::Network;
-use crate::path;
-use crate::policy::InvalidInput;
-use crate::record::Method;
+use crate::model::Method;
+use crate::net::ClientIp;
+use crate::net::IpKey;
+use crate::policy::path;
+use crate::time::LockDuration;
 
 impl KeyGuard {
     /// Locks a client out for a time, of everything or of `path`. In force and durable when this
@@ -23,16 +23,16 @@ impl KeyGuard {
         &self,
         ip: impl Into<ClientIp>,
         path: &str,
-        time: LockTime,
+        time: LockDuration,
         scope: LockScope,
     ) -> Result<Lock, AdminError> {
         let ip = self
             .inner
-            .rulebook()
+            .compiled()
             .policy
             .nat64_prefixes
             .canonical(ip.into());
-        let network = Network::of(ip).ok_or_else(|| {
+        let network = IpKey::of(ip).ok_or_else(|| {
             InvalidInput::new(
                 "ip",
                 "stands for every client of a Unix socket; give an address",
@@ -43,9 +43,9 @@ impl KeyGuard {
 
     pub(super) fn block_network(
         &self,
-        network: Network,
+        network: IpKey,
         path: &str,
-        time: LockTime,
+        time: LockDuration,
         scope: LockScope,
     ) -> Result<Lock, AdminError> {
         let now = self.inner.now();
@@ -77,13 +77,13 @@ impl KeyGuard {
     ///
     /// # Errors
     /// [`AdminError::NotFound`] if it has none.
-    pub fn unblock(&self, network: Network, path: Option<&str>) -> Result<Vec<Lock>, AdminError> {
+    pub fn unblock(&self, network: IpKey, path: Option<&str>) -> Result<Vec<Lock>, AdminError> {
         let lockouts = self.inner.lockouts();
         let (store, limiter) = (self.inner.store(), self.inner.limiter());
         let details = json!({ "network": network, "path": path });
         let act = self.act("unblock", None, details);
-        let rulebook = self.inner.rulebook();
-        let place = path.map(|path| (path::normalised(path), rulebook.place(path, Method::Other)));
+        let compiled = self.inner.compiled();
+        let place = path.map(|path| (path::normalised(path), compiled.place(path, Method::Other)));
         let meant = |refuses: &Refuses| match (&place, refuses) {
             (None, _) => true,
             (Some((path, _)), Refuses::Path(locked)) => path == locked,
@@ -100,7 +100,7 @@ impl KeyGuard {
         let now = self.inner.now();
         let is_around = |lock: &Lock| lock.network == parent && parent != network;
         Err(AdminError::NotFound(
-            if lockouts.in_force(now).iter().any(is_around) {
+            if lockouts.policy_handle(now).iter().any(is_around) {
                 format!("{network} has no such lock of its own, but {parent} around it is locked")
             } else {
                 format!("{network} has no such lock")
@@ -110,6 +110,6 @@ impl KeyGuard {
 
     /// Every lock that is in force, by network.
     pub fn locks(&self) -> Vec<Lock> {
-        self.inner.lockouts().in_force(self.inner.now())
+        self.inner.lockouts().policy_handle(self.inner.now())
     }
 }

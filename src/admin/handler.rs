@@ -10,15 +10,16 @@ use super::{
     AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, RotateKey, Stats, TopKey, UpdateKey,
     UsageList,
 };
-use crate::addresses::Addresses;
-use crate::clock::Timestamp;
 use crate::guard::KeyGuard;
-use crate::key::{self, KeyPrefix, PlainKey};
+use crate::input::text;
+use crate::input::{self, InvalidInput};
 use crate::limit;
-use crate::policy::{self, InvalidInput, Scope};
-use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, OrgStatus, Reason};
+use crate::model::Scope;
+use crate::model::{AuditEntry, Key, KeyId, Org, OrgId, OrgStatus, Reason};
+use crate::model::{KeyPrefix, PlainKey, key_text};
+use crate::net::CidrSet;
 use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
-use crate::text;
+use crate::time::Timestamp;
 
 impl KeyGuard {
     /// Creates an organization with a unique name of 1 to 255 visible characters and spaces. Names that
@@ -174,7 +175,7 @@ impl KeyGuard {
         let key = NewKey {
             label: name("label", &request.label)?,
             scopes: scopes(&request.scopes)?,
-            rate_limit_per_minute: policy::limit("rate_limit_per_minute", per_minute)?,
+            rate_limit_per_minute: input::limit("rate_limit_per_minute", per_minute)?,
             limits: limit::list(&request.limits)?,
             allowed_ips: allowed_ips(&request.allowed_ips)?,
             created_at: self.inner.now(),
@@ -258,7 +259,7 @@ impl KeyGuard {
             scopes: request.scopes.map(|list| scopes(&list)).transpose()?,
             rate_limit_per_minute: request
                 .rate_limit_per_minute
-                .map(|limit| policy::limit("rate_limit_per_minute", limit))
+                .map(|limit| input::limit("rate_limit_per_minute", limit))
                 .transpose()?,
             limits: request.limits.map(limit::list).transpose()?,
             allowed_ips: request
@@ -496,21 +497,21 @@ fn scopes(texts: &[String]) -> Result<Vec<Scope>, InvalidInput> {
 
 /// A name or label. It is listed and entered in the audit log, where no key belongs.
 fn name(field: &'static str, given: &str) -> Result<String, InvalidInput> {
-    match key::is_within(given) {
+    match key_text::is_within(given) {
         true => Err(InvalidInput::new(
             field,
             "holds the text of a key; give another",
         )),
-        false => policy::name(field, given),
+        false => input::name(field, given),
     }
 }
 
-fn allowed_ips(texts: &[String]) -> Result<Addresses, InvalidInput> {
+fn allowed_ips(texts: &[String]) -> Result<CidrSet, InvalidInput> {
     if texts.len() > ALLOWED_IPS {
         let problem = format!("are more than {ALLOWED_IPS}; give networks in place of addresses");
         return Err(InvalidInput::new("allowed_ips", problem));
     }
-    Addresses::parse("allowed_ips", texts)
+    CidrSet::parse("allowed_ips", texts)
 }
 
 /// The fields that are given.

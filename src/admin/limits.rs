@@ -4,14 +4,14 @@
 use serde_json::json;
 
 use super::AdminError;
-use crate::access::Policy;
-use crate::clock::Timestamp;
 use crate::guard::{KeyGuard, rules};
 use crate::limit;
-use crate::lock_time::LockTime;
-use crate::network::Network;
-use crate::record::{Key, KeyId, Lift, Org, OrgId};
+use crate::model::{Key, KeyId, LimitOverride, Org, OrgId};
+use crate::net::IpKey;
+use crate::policy::Policy;
 use crate::store::{KeyChange, NewLift, OrgChange};
+use crate::time::LockDuration;
+use crate::time::Timestamp;
 
 impl KeyGuard {
     /// Gives an organization limits that all of its keys share, in place of those it has; each as
@@ -38,7 +38,7 @@ impl KeyGuard {
     ///
     /// # Errors
     /// [`AdminError::Unavailable`]
-    pub fn reset_ip(&self, network: Network) -> Result<(), AdminError> {
+    pub fn reset_ip(&self, network: IpKey) -> Result<(), AdminError> {
         let act = self.act("reset_ip", None, json!({ "network": network }));
         self.inner.store().note(&act)?;
         Ok(self.inner.limiter().forget(network)?)
@@ -51,7 +51,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`] for the key, or if it has no limit of this name;
     /// [`AdminError::Invalid`] for a time of day without a time zone.
-    pub fn lift(&self, id: KeyId, rule: &str, time: LockTime) -> Result<Key, AdminError> {
+    pub fn lift(&self, id: KeyId, rule: &str, time: LockDuration) -> Result<Key, AdminError> {
         let now = self.inner.now();
         let zone = self.inner.lockouts().zone();
         let until = time.ends_at(now, zone)?;
@@ -74,19 +74,19 @@ impl KeyGuard {
         action: &'static str,
     ) -> Result<Key, AdminError> {
         let (key, org) = self.key_and_org(id)?;
-        let found = rules(&key, &org, &self.inner.rulebook());
+        let found = rules(&key, &org, &self.inner.compiled());
         let Some(found) = found.iter().find(|known| known.name() == rule) else {
             return Err(no_such_limit(rule, found.iter().map(|rule| rule.name())));
         };
         let lift = NewLift {
-            lift: Lift {
+            lift: LimitOverride {
                 rule: rule.to_owned(),
                 until,
             },
             now: self.inner.now(),
         };
         let details = json!({ "key_id": id, "rule": rule, "until": until });
-        if found.holder == crate::rule::Holder::Org {
+        if found.holder == crate::counter::Subject::Org {
             let change = OrgChange {
                 lift: Some(lift),
                 ..OrgChange::default()

@@ -27,12 +27,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::InvalidPolicy;
-use crate::clock::Timestamp;
-use crate::key::PlainKey;
-use crate::policy::InvalidInput;
-use crate::record::{Key, KeyId, OrgId, Reason, Usage};
+use crate::input::InvalidInput;
+use crate::model::PlainKey;
+use crate::model::{Key, KeyId, OrgId, Reason, Usage};
+use crate::policy::InvalidPolicy;
 use crate::store::StoreError;
+use crate::time::Timestamp;
 
 /// A key to create. Fields left at their default take the guard's.
 ///

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 #[cfg(unix)]
-use crate::guard::Place;
+use crate::guard::Storage;
 use crate::guard::{Config, KeyGuard};
 use crate::store::OpenError;
 
@@ -42,7 +42,7 @@ fn listen(guard: &KeyGuard, file: &Path) -> Result<(), OpenError> {
     use super::socket::Listener;
     use std::io::ErrorKind;
 
-    if !guard.inner.config().socket || Place::of(file)?.is_server() {
+    if !guard.inner.config().socket || Storage::of(file)?.is_server() {
         return Ok(());
     }
     match Listener::bind(file, &guard.inner) {

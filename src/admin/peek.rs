@@ -6,14 +6,14 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{AdminError, no_such_limit};
-use crate::client_ip::ClientIp;
+use crate::counter::IpLimit;
 use crate::counter::{CounterId, Counts};
+use crate::counter::{Rule, Subject, SubjectId};
 use crate::guard::{KeyGuard, RuleState, is_lifted, rules, strike_rules};
-use crate::ip_limit::IpLimit;
-use crate::limiter::{Groups, NetworkRule};
-use crate::network::Network;
-use crate::record::{Key, KeyId, Org, Reason};
-use crate::rule::{GroupId, Holder, Rule};
+use crate::limiter::{CounterSets, IpRule};
+use crate::model::{Key, KeyId, Org, Reason};
+use crate::net::ClientIp;
+use crate::net::IpKey;
 
 impl KeyGuard {
     pub(super) fn key_and_org(&self, id: KeyId) -> Result<(Key, Org), AdminError> {
@@ -24,9 +24,9 @@ impl KeyGuard {
 
     /// The limits of a key and its organization, and those that routes set for it.
     pub(super) fn rules_of(&self, key: &Key, org: &Org) -> Vec<Rule> {
-        let rulebook = self.inner.rulebook();
-        let mut all = rules(key, org, &rulebook);
-        all.extend(rulebook.routes().flat_map(|route| route.key_rules.clone()));
+        let compiled = self.inner.compiled();
+        let mut all = rules(key, org, &compiled);
+        all.extend(compiled.routes().flat_map(|route| route.key_rules.clone()));
         all
     }
 
@@ -65,7 +65,7 @@ impl KeyGuard {
         let (key, org) = self.key_and_org(id)?;
         let all = self.rules_of(&key, &org);
         let is_meant = |rule: &&Rule| match name {
-            None => rule.holder == Holder::Key,
+            None => rule.holder == Subject::Key,
             Some(name) => rule.name() == name,
         };
         let rules: Vec<Rule> = all.iter().filter(is_meant).cloned().collect();
@@ -73,8 +73,8 @@ impl KeyGuard {
             return Err(no_such_limit(name, all.iter().map(Rule::name)));
         }
         let counter = |rule: &Rule| match rule.holder {
-            Holder::Org => (GroupId::org(org.id), CounterId::of(rule)),
-            _ => (GroupId::key(key.id), CounterId::of(rule)),
+            Subject::Org => (SubjectId::org(org.id), CounterId::of(rule)),
+            _ => (SubjectId::key(key.id), CounterId::of(rule)),
         };
         let counters: Vec<_> = rules.iter().map(counter).collect();
         let act = self.act("reset", Some(id.0), json!({ "rule": name }));
@@ -90,15 +90,15 @@ impl KeyGuard {
         &self,
         key: &Key,
         rules: &[Rule],
-        look: impl FnOnce(Groups<'_>) -> T,
+        look: impl FnOnce(CounterSets<'_>) -> T,
     ) -> Result<T, AdminError> {
         let attach = |id| self.inner.attach(id, None).map_err(unattached);
-        let group = attach(GroupId::key(key.id))?;
-        let org = match rules.iter().any(|rule| rule.holder == Holder::Org) {
-            true => Some(attach(GroupId::org(key.org_id))?),
+        let group = attach(SubjectId::key(key.id))?;
+        let org = match rules.iter().any(|rule| rule.holder == Subject::Org) {
+            true => Some(attach(SubjectId::org(key.org_id))?),
             false => None,
         };
-        Ok(look(Groups {
+        Ok(look(CounterSets {
             key: &group,
             org: org.as_ref(),
             org_id: key.org_id,
@@ -107,10 +107,10 @@ impl KeyGuard {
 
     /// How failed authentications of a client, and the limits that routes set for addresses, stand now.
     /// Consumes nothing.
-    pub fn peek_ip(&self, network: Network) -> Vec<RuleState> {
-        let rulebook = self.inner.rulebook();
-        let strikes = strike_rules(self.inner.lockouts().threshold(&rulebook.policy.lockout));
-        let of_routes = rulebook.routes().flat_map(|route| {
+    pub fn peek_ip(&self, network: IpKey) -> Vec<RuleState> {
+        let compiled = self.inner.compiled();
+        let strikes = strike_rules(self.inner.lockouts().threshold(&compiled.policy.lockout));
+        let of_routes = compiled.routes().flat_map(|route| {
             let rules = route.ip_rules.iter();
             rules.map(|rule| (route.counts.clone(), rule.clone()))
         });
@@ -121,16 +121,16 @@ impl KeyGuard {
     /// How a limit by address stands now for a client. Consumes nothing. `None` for
     /// [`ClientIp::LOCAL`], which is not limited.
     pub fn peek_ip_limit(&self, limit: &IpLimit, ip: impl Into<ClientIp>) -> Option<RuleState> {
-        let network = Network::of(ip.into())?;
+        let network = IpKey::of(ip.into())?;
         let counts = Counts::Requests(Arc::clone(&limit.name));
         self.network_states(network, &[(counts, limit.rule())])
             .pop()
     }
 
-    fn network_states(&self, network: Network, rules: &[(Counts, Rule)]) -> Vec<RuleState> {
-        let asked: Vec<NetworkRule<'_>> = rules
+    fn network_states(&self, network: IpKey, rules: &[(Counts, Rule)]) -> Vec<RuleState> {
+        let asked: Vec<IpRule<'_>> = rules
             .iter()
-            .map(|(counts, rule)| NetworkRule {
+            .map(|(counts, rule)| IpRule {
                 counts,
                 limit: rule.limit,
             })

@@ -12,8 +12,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::answer::{Command, Failure, FailureCode};
 use super::socket::{PATIENCE, peer_of};
 use super::socket_path;
-use super::wire::{self, Ask, Outcome, Reply, VERSION};
-use crate::{ownership, process};
+use super::wire::{self, Ask, MaybeReady, Outcome, VERSION};
+use crate::sys::{ownership, process};
 
 /// The asking side.
 pub(crate) struct Remote {
@@ -85,7 +85,7 @@ impl Remote {
         }
     }
 
-    fn exchange(&mut self, command: &Command) -> io::Result<Option<Reply>> {
+    fn exchange(&mut self, command: &Command) -> io::Result<Option<MaybeReady>> {
         let ask = Ask {
             version: VERSION,
             request: serde_json::to_value(command)?,

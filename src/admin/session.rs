@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::answer::{Command, Failure, FailureCode};
 #[cfg(unix)]
 use super::remote::{Remote, Unreachable};
-use crate::guard::{Config, KeyGuard, Place, followed, is_server};
+use crate::guard::{Config, KeyGuard, Storage, followed, is_server};
 use crate::store::OpenError;
 
 /// How long a process may hold a file without an answer: another command, or a server that is just
@@ -57,7 +57,7 @@ impl SessionError {
 impl Session {
     /// Reaches the file at `file`, which is there, or the database of which it is the URL.
     pub(crate) fn open(file: &Path, config: &Config) -> Result<Self, SessionError> {
-        if Place::of(file)?.is_server() {
+        if Storage::of(file)?.is_server() {
             let guard = KeyGuard::open(file, config.clone().socket(false))?;
             return Ok(Self::Resting(by_this_user(guard)));
         }

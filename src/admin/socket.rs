@@ -20,10 +20,10 @@ use rustix::process::Uid;
 
 use super::answer::{Failure, FailureCode};
 use super::socket_path;
-use super::wire::{self, Ask, Outcome, Reply, VERSION};
-use crate::client_ip::ClientIp;
-use crate::guard::{Actor, Inner, KeyGuard, Warnings};
-use crate::ownership;
+use super::wire::{self, Ask, MaybeReady, Outcome, VERSION};
+use crate::guard::{AuditActor, Inner, KeyGuard, Warnings};
+use crate::net::ClientIp;
+use crate::sys::ownership;
 
 /// What the name of a socket ends with until it has its mode.
 pub(super) const DRAFT_SUFFIX: &str = ".new";
@@ -255,16 +255,16 @@ impl Room {
     }
 
     /// Takes the place of one connection; waits if there is none.
-    fn take(self: &Arc<Self>) -> Option<Place> {
+    fn take(self: &Arc<Self>) -> Option<Storage> {
         let taken = (&self.free).read_exact(&mut [0]);
-        taken.ok().map(|()| Place(Arc::clone(self)))
+        taken.ok().map(|()| Storage(Arc::clone(self)))
     }
 }
 
 /// Given back when it is dropped.
-struct Place(Arc<Room>);
+struct Storage(Arc<Room>);
 
-impl Drop for Place {
+impl Drop for Storage {
     fn drop(&mut self) {
         let _ = (&self.0.given_back).write_all(&[0]);
     }
@@ -300,7 +300,7 @@ fn serve(mut stream: UnixStream, guard: &Weak<Inner>) -> io::Result<()> {
 }
 
 fn answer(stream: &mut UnixStream, outcome: Outcome) -> io::Result<()> {
-    let reply = Reply {
+    let reply = MaybeReady {
         version: VERSION,
         outcome,
     };
@@ -331,7 +331,7 @@ pub(super) fn peer_of(_: &UnixStream) -> io::Result<Option<(Uid, u32)>> {
 }
 
 /// A user of this system, as the audit log names one.
-pub(super) fn system_user(user: Option<Uid>) -> Actor {
+pub(super) fn system_user(user: Option<Uid>) -> AuditActor {
     let name = user.map_or("user".to_owned(), |user| format!("user {}", user.as_raw()));
-    Actor::new(name, ClientIp::LOCAL, None)
+    AuditActor::new(name, ClientIp::LOCAL, None)
 }

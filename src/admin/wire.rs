@@ -22,7 +22,7 @@ impl Message for Ask {
     const LONGEST_FRAME: u32 = 1 << 20;
 }
 
-impl Message for Reply {
+impl Message for MaybeReady {
     /// Pages end at a mebibyte; the list of all locks is one reply.
     const LONGEST_FRAME: u32 = 256 << 20;
 }
@@ -35,7 +35,7 @@ pub(crate) struct Ask {
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Reply {
+pub(crate) struct MaybeReady {
     pub(crate) version: u32,
     pub(crate) outcome: Outcome,
 }
@@ -139,7 +139,7 @@ mod tests {
         };
         let too_long = read::<Ask>(&mut &*frame((1 << 20) + 1)).unwrap_err();
         assert!(too_long.to_string().contains("longer"), "{too_long}");
-        let read = read::<Reply>(&mut &*frame((1 << 20) + 1)).unwrap_err();
+        let read = read::<MaybeReady>(&mut &*frame((1 << 20) + 1)).unwrap_err();
         assert!(read.to_string().contains("null"), "{read}");
     }
 

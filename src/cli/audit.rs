@@ -8,7 +8,7 @@ use super::orgs::shown;
 use super::render::{Look, Table};
 use super::{Cli, Exit};
 use crate::admin::answer::Command;
-use crate::record::AuditEntry;
+use crate::model::AuditEntry;
 
 #[derive(Args)]
 pub(super) struct Audit {

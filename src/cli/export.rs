@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::failure::CliError;
-use super::moving::{fill, open, report};
+use super::transfer::{fill, open, report};
 use super::{Cli, Exit, called_at};
-use crate::draft::Draft;
-use crate::guard::{Config, Place, existing_secret, followed, is_server, read_secret, secret_path};
-use crate::secret::Secret;
+use crate::guard::{
+    Config, Storage, existing_secret, followed, is_server, read_secret, secret_path,
+};
+use crate::model::Secret;
 use crate::store::OpenError;
 use crate::store::transfer::move_all;
+use crate::sys::AtomicFile;
 
 #[derive(Args)]
 pub(super) struct Export {
@@ -30,11 +32,11 @@ pub(super) struct Export {
 
 /// Moves all of `--db`. What is moved already stays as it is, so that a cut off move can be done again.
 pub(super) fn run(cli: &Cli, Export { to }: Export) -> Result<Exit, CliError> {
-    let file = &cli.place.db;
+    let file = &cli.connection.db;
     cli.needs_data()?;
-    let shown = Place::of(&to)?.shown();
+    let shown = Storage::of(&to)?.shown();
     if is_same(file, &to) {
-        return Err(CliError::SamePlace(shown));
+        return Err(CliError::SameFile(shown));
     }
     let source = open(file, cli.config()?)?;
     let secret = existing_secret(file, cli.secret()?)?;
@@ -85,7 +87,7 @@ fn hand_on_secret(file: &Path, to: &Path, secret: &Secret) -> Result<(), CliErro
         Err(error) => return Err(error.into()),
     }
     if read_secret(&beside, file).is_ok_and(|found| is_same(&found)) {
-        let mut draft = Draft::new(&copy).map_err(failed)?;
+        let mut draft = AtomicFile::new(&copy).map_err(failed)?;
         draft.file().write_all(secret.expose()).map_err(failed)?;
         draft.file().write_all(b"\n").map_err(failed)?;
         match draft.take_name(&copy) {

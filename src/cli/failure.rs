@@ -8,19 +8,19 @@ use super::flags;
 use super::import::ImportError;
 use super::render::{Table, escaped};
 use super::{Cli, Exit, called_at, complain};
-use crate::access::InvalidPolicy;
 use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
 #[cfg(unix)]
 use crate::admin::remote::Unreachable;
 use crate::admin::session::{SessionError, is_served};
+use crate::input::text::escaped_json;
+use crate::policy::InvalidPolicy;
 #[cfg(all(unix, feature = "serve"))]
-use crate::http::serve::{Place as ListenPlace, ServeError};
-use crate::process;
+use crate::serve::{ListenAddr, ServeError};
 use crate::store::{OpenError, StoreError, with_causes};
-use crate::text::escaped_json;
+use crate::sys::process;
 
-pub(super) use crate::shell::quoted;
+pub(super) use crate::sys::shell::quoted;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
@@ -73,7 +73,7 @@ pub(super) enum CliError {
     )]
     Held { file: PathBuf, holder: String },
     #[error("`{}` is where the data are already; give another place to move them to", .0.display())]
-    SamePlace(PathBuf),
+    SameFile(PathBuf),
     #[error(
         "`{}` holds another secret, under which the keys would be unknown; remove it, or give another \
          place to move them to",
@@ -91,9 +91,9 @@ pub(super) enum CliError {
     Policy(#[from] InvalidPolicy),
     #[cfg(feature = "serve")]
     #[error(transparent)]
-    Serve(#[from] crate::http::serve::ServeError),
+    Serve(#[from] crate::serve::ServeError),
     #[error("the reply is of another form than expected: {0}")]
-    Reply(#[from] serde_json::Error),
+    MaybeReady(#[from] serde_json::Error),
 }
 
 impl From<Failure> for CliError {
@@ -199,7 +199,7 @@ impl CliError {
                         let pid = holder.split(' ').next().unwrap_or_default();
                         match pid.parse().is_ok_and(process::is_stopped) {
                             true => format!("kill -CONT {pid}"),
-                            false if is_served(&cli.place.db) => {
+                            false if is_served(&cli.connection.db) => {
                                 format!("ps -p {pid}    # and stop it first")
                             }
                             false => format!(
@@ -207,10 +207,10 @@ impl CliError {
                             ),
                         }
                     }
-                    None => format!("fuser {}", quoted(&cli.place.db.display().to_string())),
+                    None => format!("fuser {}", quoted(&cli.connection.db.display().to_string())),
                 },
                 OpenError::ReadOnly { .. } => {
-                    format!("ls -l {}", quoted(&cli.place.db.display().to_string()))
+                    format!("ls -l {}", quoted(&cli.connection.db.display().to_string()))
                 }
                 OpenError::SqliteDatabase { path } => format!(
                     "keyguard --db NEW.redb import --from {}",
@@ -239,9 +239,9 @@ impl CliError {
             },
             Self::Held { holder, .. } => match holder.split(' ').next() {
                 Some(pid) if pid.parse::<u32>().is_ok() => format!("kill {pid}"),
-                _ => format!("fuser {}", quoted(&cli.place.db.display().to_string())),
+                _ => format!("fuser {}", quoted(&cli.connection.db.display().to_string())),
             },
-            Self::SamePlace(_) | Self::OtherSecret(_) | Self::SecretCopy { .. } => {
+            Self::SameFile(_) | Self::OtherSecret(_) | Self::SecretCopy { .. } => {
                 format!("{keyguard} export --to OTHER.redb")
             }
             Self::Import(ImportError::MissingFeature(_, feature)) => with_feature(feature),
@@ -251,12 +251,12 @@ impl CliError {
                 FailureCode::Unavailable if cli.is_on_server() => format!("{keyguard} stats"),
                 FailureCode::Unavailable => {
                     let dir = cli
-                        .place
+                        .connection
                         .db
                         .parent()
                         .filter(|dir| !dir.as_os_str().is_empty());
                     let dir = dir.unwrap_or(Path::new("."));
-                    let (file, dir) = (cli.place.db.display(), dir.display());
+                    let (file, dir) = (cli.connection.db.display(), dir.display());
                     let (file, dir) = (quoted(&file.to_string()), quoted(&dir.to_string()));
                     format!("ls -l {file}; df -h {dir}")
                 }
@@ -277,7 +277,7 @@ impl CliError {
             }
             #[cfg(all(unix, feature = "serve"))]
             Self::Serve(ServeError::Listen {
-                place: ListenPlace::Unix(path),
+                place: ListenAddr::Unix(path),
                 source,
             }) if source.kind() == std::io::ErrorKind::AlreadyExists => move_away(path),
             #[cfg(feature = "serve")]
@@ -287,7 +287,7 @@ impl CliError {
             Self::Unseen { .. } => format!("{keyguard} list-keys"),
             Self::ReloadOfMany => "kill -HUP PID    # of each `keyguard serve`".to_owned(),
             Self::Rotation { source, .. } => source.next(cli),
-            Self::Output(_) | Self::Input(_) | Self::Reply(_) => "keyguard --help".to_owned(),
+            Self::Output(_) | Self::Input(_) | Self::MaybeReady(_) => "keyguard --help".to_owned(),
         }
     }
 }

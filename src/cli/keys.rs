@@ -8,9 +8,9 @@ use super::render::{Look, Panel, Table};
 use super::{Cli, Exit};
 use crate::admin::answer::{Command, Failure, FailureCode, ListedKey, NewKeyReply, PAGE, Rotation};
 use crate::admin::{CreateKey, ListKeys, UpdateKey};
-use crate::clock::Timestamp;
 use crate::limit::Limit;
-use crate::record::{Key, KeyId};
+use crate::model::{Key, KeyId};
+use crate::time::Timestamp;
 
 #[derive(Args)]
 pub(super) struct Create {

@@ -39,7 +39,7 @@ pub(super) struct Reset {
 }
 
 #[derive(Args)]
-pub(super) struct Lift {
+pub(super) struct LimitOverride {
     /// The id of the key, or its whole prefix, as list-keys shows them
     #[arg(value_name = "ID|PREFIX")]
     key: String,
@@ -73,8 +73,8 @@ pub(super) fn reset(cli: &Cli, Reset { who, limit }: Reset) -> Result<Exit, CliE
     Ok(Exit::Done)
 }
 
-pub(super) fn lift(cli: &Cli, lift: Lift) -> Result<Exit, CliError> {
-    let command = Command::Lift {
+pub(super) fn lift(cli: &Cli, lift: LimitOverride) -> Result<Exit, CliError> {
+    let command = Command::LimitOverride {
         key: lift.key,
         rule: lift.limit,
         duration: lift.duration,

@@ -9,7 +9,6 @@ mod flags;
 mod import;
 mod keys;
 mod limits;
-mod moving;
 mod orgs;
 mod render;
 mod replay;
@@ -17,6 +16,7 @@ mod replay;
 mod serve;
 mod setup;
 mod stats;
+mod transfer;
 #[cfg(feature = "serve")]
 mod usage_log;
 
@@ -34,9 +34,9 @@ use self::failure::{CliError, quoted};
 use self::render::Look;
 use crate::admin::answer::Command;
 use crate::admin::session::{Session, SessionError};
-use crate::guard::{Config, Place as Location, exposure_of, followed, is_server, read_secret};
-use crate::secret::Secret;
-use crate::text::escaped_json;
+use crate::guard::{Config, Storage, exposure_of, followed, is_server, read_secret};
+use crate::input::text::escaped_json;
+use crate::model::Secret;
 
 /// Manage the keys, organizations and locks of a data file, also while a server holds it, or of a
 /// database.
@@ -44,7 +44,7 @@ use crate::text::escaped_json;
 #[command(name = "keyguard", version, arg_required_else_help = true)]
 struct Opts {
     #[command(flatten)]
-    place: Place,
+    connection: ConnectionOpts,
     /// Print the reply as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -54,7 +54,7 @@ struct Opts {
 
 /// Which data file, and under which secret.
 #[derive(Args)]
-struct Place {
+struct ConnectionOpts {
     /// The data file, or the URL of a PostgreSQL database
     #[arg(
         long,
@@ -122,7 +122,7 @@ enum Subcommands {
     /// Forget what a key or an address has used
     Reset(limits::Reset),
     /// Lift a limit of a key for a time
-    Lift(limits::Lift),
+    LimitOverride(limits::LimitOverride),
     /// Lock an address out
     Block(blocks::Block),
     /// End the locks of an address
@@ -169,7 +169,7 @@ pub fn main() -> ExitCode {
         command: matches.subcommand_name().unwrap_or_default().to_owned(),
         json: opts.json,
         look: Look::of_stdout(),
-        place: opts.place,
+        connection: opts.connection,
         warned: RefCell::default(),
     };
     let exit = match cli.run(opts.command) {
@@ -187,7 +187,7 @@ struct Cli {
     command: String,
     json: bool,
     look: Look,
-    place: Place,
+    connection: ConnectionOpts,
     /// The warnings that were printed.
     warned: RefCell<BTreeSet<String>>,
 }
@@ -196,7 +196,7 @@ impl Cli {
     fn run(&mut self, command: Subcommands) -> Result<Exit, CliError> {
         if !matches!(command, Subcommands::Completions { .. }) {
             // Refused before anything names it.
-            Location::of(&self.place.db)?;
+            Storage::of(&self.connection.db)?;
         }
         match command {
             Subcommands::Init => setup::init(self),
@@ -207,7 +207,7 @@ impl Cli {
             Subcommands::UpdateOrg(update) => orgs::update(self, update),
             Subcommands::Limits(who) => limits::show(self, who),
             Subcommands::Reset(reset) => limits::reset(self, reset),
-            Subcommands::Lift(lift) => limits::lift(self, lift),
+            Subcommands::LimitOverride(lift) => limits::lift(self, lift),
             Subcommands::Audit(audit) => audit::list(self, audit),
             Subcommands::Reload => limits::reload(self),
             Subcommands::Replay(replay) => replay::run(self, &replay),
@@ -238,7 +238,7 @@ impl Cli {
 
     /// The secret that was given, if any was.
     fn secret(&self) -> Result<Option<Secret>, CliError> {
-        let secret = match (&self.place.secret, &self.place.secret_file) {
+        let secret = match (&self.connection.secret, &self.connection.secret_file) {
             (Some(secret), _) => Secret::from(secret.clone().into_encoded_bytes()),
             (None, Some(file)) => self.secret_in(file)?,
             (None, None) => return Ok(None),
@@ -248,7 +248,7 @@ impl Cli {
 
     /// That of the ancestor.
     fn legacy_secret(&self) -> Result<Option<Secret>, CliError> {
-        if let Some(file) = &self.place.legacy_secret_file {
+        if let Some(file) = &self.connection.legacy_secret_file {
             return self.secret_in(file).map(Some);
         }
         let secret = std::env::var_os(LEGACY_SECRET);
@@ -257,7 +257,7 @@ impl Cli {
 
     /// What a file holds that only its owner may read.
     fn secret_in(&self, file: &Path) -> Result<Secret, CliError> {
-        Ok(read_secret(file, &self.place.db)?)
+        Ok(read_secret(file, &self.connection.db)?)
     }
 
     fn config(&self) -> Result<Config, CliError> {
@@ -268,43 +268,43 @@ impl Cli {
         if let Some(secret) = self.legacy_secret()? {
             config = config.legacy_secret(secret);
         }
-        if let Some(url) = &self.place.redis {
+        if let Some(url) = &self.connection.redis {
             config = config.redis_url(url);
         }
         Ok(config)
     }
 
     fn is_on_server(&self) -> bool {
-        is_server(&self.place.db)
+        is_server(&self.connection.db)
     }
 
     /// Whether there is a data file. A database shows only when it is asked.
     fn has_data(&self) -> bool {
-        self.is_on_server() || self.place.db.exists()
+        self.is_on_server() || self.connection.db.exists()
     }
 
     fn needs_data(&self) -> Result<(), CliError> {
-        if !is_server(&self.place.db) {
-            followed(&self.place.db)?;
+        if !is_server(&self.connection.db) {
+            followed(&self.connection.db)?;
         }
         match self.has_data() {
             true => Ok(()),
-            false => Err(SessionError::missing(&self.place.db).into()),
+            false => Err(SessionError::missing(&self.connection.db).into()),
         }
     }
 
     /// How the program is called to work on the same data.
     fn called(&self) -> String {
-        match self.place.db.to_str() {
+        match self.connection.db.to_str() {
             Some("keyguard.redb") => "keyguard".to_owned(),
-            _ => called_at(&self.place.db),
+            _ => called_at(&self.connection.db),
         }
     }
 
     fn session(&self) -> Result<Session, CliError> {
         // Opening a file makes it private.
-        let exposure = exposure_of(&self.place.db);
-        let session = Session::open(&self.place.db, &self.config()?)?;
+        let exposure = exposure_of(&self.connection.db);
+        let session = Session::open(&self.connection.db, &self.config()?)?;
         exposure.iter().for_each(|text| self.warn(text));
         Ok(session)
     }
@@ -374,8 +374,8 @@ impl Cli {
 
 /// How the program is called to work on the data at `place`, without the password of a URL.
 fn called_at(place: &Path) -> String {
-    match Location::of(place) {
-        Ok(Location::File(file)) => {
+    match Storage::of(place) {
+        Ok(Storage::File(file)) => {
             format!("keyguard --db {}", quoted(&file.display().to_string()))
         }
         _ => "keyguard --db URL".to_owned(),

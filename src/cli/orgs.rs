@@ -7,8 +7,8 @@ use super::keys;
 use super::render::{Look, Panel, Table};
 use super::{Cli, Exit};
 use crate::admin::answer::{Command, FailureCode, OrgReply, PAGE};
-use crate::clock::Timestamp;
-use crate::record::{Org, OrgStatus};
+use crate::model::{Org, OrgStatus};
+use crate::time::Timestamp;
 
 #[derive(Args)]
 pub(super) struct Name {

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::text::is_hidden;
+use crate::input::text::is_hidden;
 
 /// Where text goes.
 #[derive(Clone, Copy, Debug)]

@@ -17,15 +17,15 @@ use super::failure::CliError;
 use super::orgs;
 use super::render::{Panel, Table};
 use super::{Cli, Exit, print};
-use crate::access;
 use crate::admin::answer::{Command, ListedKey, PAGE};
 use crate::admin::session::Session;
 use crate::admin::{CreateKey, ListKeys};
-use crate::clock::{ManualClock, Timestamp};
 use crate::guard::{Config, Denial, Grant, KeyGuard, Request};
-use crate::key;
-use crate::record::{Key, KeyId, KeyStatus, Org, OrgStatus};
-use crate::text::escaped_json;
+use crate::input::text::escaped_json;
+use crate::model::key_text;
+use crate::model::{Key, KeyId, KeyStatus, Org, OrgStatus};
+use crate::policy;
+use crate::time::{ManualClock, Timestamp};
 
 #[derive(Args)]
 pub(super) struct Replay {
@@ -77,7 +77,7 @@ struct Tally {
 const MOST_KINDS: usize = 10_000;
 
 pub(super) fn run(cli: &Cli, replay: &Replay) -> Result<Exit, CliError> {
-    let policy = access::read(&replay.policy)?;
+    let policy = policy::read(&replay.policy)?;
     let unreadable = |source| CliError::Log {
         argument: "LOG",
         file: replay.log.clone(),
@@ -151,7 +151,7 @@ impl Refused {
             ip: entry.ip.to_string(),
             key,
             method: entry.method.as_str(),
-            path: without_keys(crate::path::stored(entry.target)),
+            path: without_keys(crate::policy::path::stored(entry.target)),
             status: denial.status(),
             reason: denial.reason().to_string(),
             rule: denial.rule(),
@@ -272,7 +272,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(cli: &Cli, policy: access::Policy, now: Timestamp) -> Result<Self, CliError> {
+    fn set(cli: &Cli, policy: policy::Policy, now: Timestamp) -> Result<Self, CliError> {
         let directory = Directory::new().map_err(CliError::Stage)?;
         // Earlier than the log, so that no key has expired when it comes.
         let now = now.minus(BEFORE);
@@ -397,7 +397,7 @@ const BEFORE: Duration = Duration::from_secs(1);
 
 /// Returns the listed prefix if `user` is the whole text of a key, else `user` unchanged.
 fn shown(user: &str) -> &str {
-    key::shown_part(user).unwrap_or(user)
+    key_text::shown_part(user).unwrap_or(user)
 }
 
 /// The least number of letters, digits, `-` and `_` behind the first `_` of a text that may be a key.

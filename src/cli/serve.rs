@@ -10,22 +10,22 @@ use clap::Args;
 use super::failure::CliError;
 use super::usage_log::UsageLog;
 use super::{Cli, Exit};
-use crate::addresses::Addresses;
 use crate::admin::session::open_in_turn;
 use crate::guard::Config;
-use crate::http::serve::{self, Place, ServeError, Settings, Tls};
 use crate::limiter::Fallback;
-use crate::lock_time;
-use crate::secret::Secret;
+use crate::model::Secret;
+use crate::net::CidrSet;
+use crate::serve::{self, ListenAddr, ServeError, Settings, Tls};
 use crate::sink::JsonLines;
 #[cfg(feature = "redis")]
 use crate::sink::RedisStream;
+use crate::time::duration;
 
 #[derive(Args)]
 pub(super) struct Serve {
     /// Where to listen: an address with a port (0 for any), or `unix:PATH`. May be repeated
     #[arg(long, value_name = "PLACE", default_value = "127.0.0.1:8700")]
-    listen: Vec<Place>,
+    listen: Vec<ListenAddr>,
     /// The mode of Unix sockets, in octal digits
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode)]
     socket_mode: u32,
@@ -37,7 +37,7 @@ pub(super) struct Serve {
     tls_key: Option<PathBuf>,
     /// Who may ask for verdicts and metrics, and whose word about a client counts
     #[arg(long, value_name = "NETWORKS", default_value = "127.0.0.0/8,::1,local")]
-    trust: Addresses,
+    trust: CidrSet,
     /// A name by which the server is reached, beside addresses and localhost. May be repeated
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
@@ -134,7 +134,7 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
         .apply(config)
         .usage_sink_only(opts.usage_sink_only);
     #[cfg(feature = "redis")]
-    if let Some((stream, url)) = opts.usage_stream.zip(cli.place.redis.as_deref()) {
+    if let Some((stream, url)) = opts.usage_stream.zip(cli.connection.redis.as_deref()) {
         let stream = RedisStream::new(url, stream).map_err(CliError::Stream)?;
         config = config.usage_sink(stream);
     }
@@ -151,7 +151,7 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
             }
         };
     }
-    let guard = open_in_turn(&cli.place.db, &config)?;
+    let guard = open_in_turn(&cli.connection.db, &config)?;
     let tls = opts.tls_cert.zip(opts.tls_key);
     let settings = Settings {
         places: opts.listen,
@@ -162,7 +162,7 @@ pub(super) fn run(cli: &Cli, opts: Serve) -> Result<Exit, CliError> {
         most_connections: opts.max_connections,
         most_head_bytes: opts.max_head,
         most_body_bytes: opts.max_body,
-        patience: opts.timeout,
+        deadline: opts.timeout,
         grace: opts.grace,
     };
     serve::serve(guard, &settings)?;
@@ -205,5 +205,5 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    lock_time::span_of("duration", text).map_err(|error| error.to_string())
+    duration::span_of("duration", text).map_err(|error| error.to_string())
 }

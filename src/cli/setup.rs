@@ -11,7 +11,7 @@ use crate::guard::{followed, is_server, secret_path};
 
 /// Creates the data file. One that is there is only looked at.
 pub(super) fn init(cli: &Cli) -> Result<Exit, CliError> {
-    let file = &cli.place.db;
+    let file = &cli.connection.db;
     if is_server(file) {
         return init_database(cli);
     }
@@ -57,7 +57,7 @@ fn init_database(cli: &Cli) -> Result<Exit, CliError> {
 /// Derived from the secret alone; the data file is not opened.
 pub(super) fn admin_key(cli: &Cli) -> Result<Exit, CliError> {
     cli.needs_data()?;
-    let secret = crate::guard::existing_secret(&cli.place.db, cli.secret()?)?;
+    let secret = crate::guard::existing_secret(&cli.connection.db, cli.secret()?)?;
     let key = secret.admin_key();
     if cli.json {
         cli.print_json(&json!({ "admin_key": key.as_str() }))?;

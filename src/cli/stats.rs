@@ -5,7 +5,7 @@ use super::render::{Look, Panel, Table};
 use super::{Cli, Exit};
 use crate::admin::Stats;
 use crate::admin::answer::Command;
-use crate::record::Reason;
+use crate::model::Reason;
 
 pub(super) fn show(cli: &Cli) -> Result<Exit, CliError> {
     let stats: Stats = cli.ask(Command::Stats, text)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::record::Usage;
+use crate::model::Usage;
 use crate::sink::{JsonLines, UsageSink};
 
 /// Lines of JSON at the end of a file, which is opened again by its name when it was renamed, as tools

@@ -4,28 +4,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::config::Config;
+use super::key_cache::Revisions;
 use super::lockouts::Lockouts;
-use super::residents::Revisions;
-use crate::clock::Clock;
+use crate::input::InvalidInput;
 #[cfg(feature = "redis")]
 use crate::limiter::RedisLimiter;
 use crate::limiter::{Limiter, MemoryLimiter};
-use crate::policy::InvalidInput;
-use crate::secret::Secret;
+use crate::model::Secret;
 use crate::store::{Change, OpenError, RedbStore, Store, StoreError};
 #[cfg(feature = "postgres")]
 use crate::store::{PostgresOptions, PostgresStore};
+use crate::time::Clock;
 
 /// Where organizations and keys are.
 #[derive(Debug)]
-pub(crate) enum Place<'f> {
+pub(crate) enum Storage<'f> {
     File(&'f Path),
     /// The URL of a database, as its client reads it. It may hold a password.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     Postgres(Secret),
 }
 
-impl<'f> Place<'f> {
+impl<'f> Storage<'f> {
     /// The storage at a path, which may be a URL.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl<'f> Place<'f> {
 /// Whether a path is the URL of a database.
 #[cfg(any(unix, feature = "cli"))]
 pub(crate) fn is_server(path: &Path) -> bool {
-    Place::of(path).is_ok_and(|place| place.is_server())
+    Storage::of(path).is_ok_and(|place| place.is_server())
 }
 
 /// `postgres` or `postgresql`, in any case, alone or with the driver that SQLAlchemy takes.
@@ -119,12 +119,12 @@ fn unknown_url(scheme: Option<&str>) -> OpenError {
 }
 
 pub(super) fn store(
-    place: &Place<'_>,
+    place: &Storage<'_>,
     config: &Config,
     secret: &Secret,
 ) -> Result<Arc<dyn Store>, OpenError> {
     match place {
-        Place::File(file) => {
+        Storage::File(file) => {
             let (fingerprint, cache) = (secret.fingerprint(), config.file_cache_bytes);
             Ok(Arc::new(RedbStore::open(
                 file,
@@ -134,7 +134,7 @@ pub(super) fn store(
             )?))
         }
         #[cfg(feature = "postgres")]
-        Place::Postgres(url) => {
+        Storage::Postgres(url) => {
             let url = String::from_utf8_lossy(url.expose());
             let options = PostgresOptions {
                 deadline: config.backend_deadline,
@@ -146,7 +146,7 @@ pub(super) fn store(
             Ok(Arc::new(store))
         }
         #[cfg(not(feature = "postgres"))]
-        Place::Postgres(_) => Err(missing("postgres", "postgres")),
+        Storage::Postgres(_) => Err(missing("postgres", "postgres")),
     }
 }
 
@@ -264,9 +264,9 @@ mod tests {
             "postgres+psycopg2://h/d",
             " postgres://h/d\n",
         ] {
-            let place = Place::of(Path::new(url)).unwrap();
+            let place = Storage::of(Path::new(url)).unwrap();
             assert!(!format!("{place:?}{:?}", place.shown()).contains("hunter2"));
-            let Place::Postgres(url) = place else {
+            let Storage::Postgres(url) = place else {
                 panic!("{url} is a file");
             };
             let url = String::from_utf8_lossy(url.expose()).into_owned();
@@ -298,7 +298,7 @@ mod tests {
             ("a/b/u:hunter2@h", None),
             ("u:hunter2://h", None),
         ] {
-            let error = Place::of(Path::new(url)).unwrap_err();
+            let error = Storage::of(Path::new(url)).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
             assert!(
                 matches!(&error, OpenError::UnknownUrl { scheme: found } if found.as_deref() == scheme),
@@ -322,7 +322,7 @@ mod tests {
             "",
         ] {
             assert!(
-                matches!(Place::of(Path::new(path)), Ok(Place::File(_))),
+                matches!(Storage::of(Path::new(path)), Ok(Storage::File(_))),
                 "{path}"
             );
         }

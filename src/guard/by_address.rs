@@ -6,55 +6,59 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::Inner;
+use super::context::RequestContext;
 use super::denial::Denial;
 use super::pipeline::{Refusal, Stop, Want};
 use super::request::{Headers, Request};
-use super::visit::Visit;
-use crate::access::{Place, RouteRules, Rulebook};
-use crate::addresses::Addresses;
-use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
 use crate::counter::Counts;
-use crate::forwarded::{self, NamedClient, UnreadableClient};
-use crate::ip_limit::IpLimit;
+use crate::counter::IpLimit;
+use crate::counter::Rule;
 use crate::limit::Limit;
-use crate::limiter::{NetworkRule, Outcome};
-use crate::lockout::{LockScope, Refuses, Standing, Strike};
-use crate::network::Network;
-use crate::record::Reason;
-use crate::rule::Rule;
-use crate::waiting::Patience;
+use crate::limiter::{Admission, IpRule};
+use crate::lockout::{AuthFailure, LockScope, LockStatus, Refuses};
+use crate::model::Reason;
+use crate::net::CidrSet;
+use crate::net::ClientIp;
+use crate::net::IpKey;
+use crate::net::{NamedClient, UnreadableClient, forwarded};
+use crate::policy::{CompiledPolicy, RouteMatch, RouteRules};
+use crate::sys::Deadline;
+use crate::time::Timestamp;
 
 impl Inner {
     /// The client, if it may be another than the peer.
     #[inline(always)]
     pub(super) fn named_client<H: Headers + ?Sized>(
         &self,
-        rulebook: &Rulebook,
+        compiled: &CompiledPolicy,
         request: &Request<'_, H>,
     ) -> Result<Option<ClientIp>, Reason> {
-        if !rulebook.names_clients() {
+        if !compiled.names_clients() {
             return Ok(None);
         }
-        let peer = rulebook.policy.nat64_prefixes.canonical(request.ip);
-        let trusted = &rulebook.policy.trusted_proxies;
+        let peer = compiled.policy.nat64_prefixes.canonical(request.ip);
+        let trusted = &compiled.policy.trusted_proxies;
         if !trusted.contains(peer) {
             return Ok(Some(peer));
         }
-        match self.client_by(trusted, rulebook, request.headers)? {
+        match self.client_by(trusted, compiled, request.headers)? {
             Some(named) => Ok(Some(named.ip)),
-            None => self.unnamed(rulebook, request.headers).map(|()| Some(peer)),
+            None => self.unnamed(compiled, request.headers).map(|()| Some(peer)),
         }
     }
 
     /// Whether a trusted proxy may send a request that names no client.
     #[cold]
-    fn unnamed<H: Headers + ?Sized>(&self, rulebook: &Rulebook, headers: &H) -> Result<(), Reason> {
-        if rulebook.policy.require_client_ip {
+    fn unnamed<H: Headers + ?Sized>(
+        &self,
+        compiled: &CompiledPolicy,
+        headers: &H,
+    ) -> Result<(), Reason> {
+        if compiled.policy.require_client_ip {
             return Err(Reason::InvalidClientIp);
         }
         let has_key = || !matches!(self.presented(headers), Ok(None));
-        let header = rulebook.policy.client_ip_header.name();
+        let header = compiled.policy.client_ip_header.name();
         self.lockouts.warn_of_unnamed(header, has_key);
         Ok(())
     }
@@ -62,13 +66,13 @@ impl Inner {
     /// The client that a proxy names, which trusts others; `None` if it names none.
     pub(crate) fn client_by<H: Headers + ?Sized>(
         &self,
-        trusted: &Addresses,
-        rulebook: &Rulebook,
+        trusted: &CidrSet,
+        compiled: &CompiledPolicy,
         headers: &H,
     ) -> Result<Option<NamedClient>, Reason> {
         let (nat64, header) = (
-            &rulebook.policy.nat64_prefixes,
-            &rulebook.policy.client_ip_header,
+            &compiled.policy.nat64_prefixes,
+            &compiled.policy.client_ip_header,
         );
         let values = headers.header_values(header.name());
         match forwarded::client(trusted, nat64, header, values) {
@@ -88,7 +92,7 @@ impl Inner {
         &self,
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {
-        let named = self.named_client(&self.rulebook(), request);
+        let named = self.named_client(&self.compiled(), request);
         let named = named.map_err(|reason| self.refuse_unnamed(request, reason))?;
         Ok(named.unwrap_or(request.ip))
     }
@@ -107,9 +111,9 @@ impl Inner {
     /// The limits of the routes by address.
     pub(super) fn limit_address<H: Headers + ?Sized>(
         &self,
-        visit: &mut Visit<'_, '_, H>,
+        visit: &mut RequestContext<'_, '_, H>,
     ) -> Result<(), Stop> {
-        let Some(network) = Network::of(*visit.ip) else {
+        let Some(network) = IpKey::of(*visit.ip) else {
             return Ok(());
         };
         let rules = network_rules(visit.place);
@@ -142,27 +146,27 @@ impl Inner {
 
     pub(super) async fn count_address<H: ?Sized>(
         &self,
-        visit: &Visit<'_, '_, H>,
-    ) -> Option<Outcome> {
-        let network = Network::of(*visit.ip)?;
+        visit: &RequestContext<'_, '_, H>,
+    ) -> Option<Admission> {
+        let network = IpKey::of(*visit.ip)?;
         let rules = network_rules(visit.place);
-        let patience = &visit.patience;
-        let reply = self.limiter().hit(network, &rules, visit.cost, patience);
+        let deadline = &visit.deadline;
+        let reply = self.limiter().hit(network, &rules, visit.cost, deadline);
         Some(reply.get().await)
     }
 
     fn judge_address<H: Headers + ?Sized>(
         &self,
-        visit: &mut Visit<'_, '_, H>,
-        network: Network,
-        outcome: Outcome,
+        visit: &mut RequestContext<'_, '_, H>,
+        network: IpKey,
+        outcome: Admission,
     ) -> Result<(), Refusal> {
-        let is_shared = matches!(outcome, Outcome::RefusedShared(..));
+        let is_shared = matches!(outcome, Admission::RefusedShared(..));
         match outcome {
-            Outcome::Admitted(_, None) => Ok(()),
-            Outcome::Admitted(_, Some(remarks)) => {
+            Admission::Admitted(_, None) => Ok(()),
+            Admission::Admitted(_, Some(remarks)) => {
                 let names: Vec<String> = remarks
-                    .passed_over
+                    .shadow_denied
                     .iter()
                     .filter_map(|index| limited(visit.place).nth(usize::from(*index)))
                     .map(|(_, rule)| rule.name())
@@ -170,8 +174,8 @@ impl Inner {
                 visit.note().shadowed.extend(names);
                 Ok(())
             }
-            Outcome::Undecided => Err(Reason::Unavailable.into()),
-            Outcome::Refused(level, room_at) | Outcome::RefusedShared(level, room_at) => {
+            Admission::Undecided => Err(Reason::Unavailable.into()),
+            Admission::Refused(level, retry_at) | Admission::RefusedShared(level, retry_at) => {
                 let Some((route, rule)) = limited(visit.place).nth(level.rule) else {
                     return Err(Reason::IpLimited.into());
                 };
@@ -179,7 +183,7 @@ impl Inner {
                 let lockout = route.lockout.filter(|_| !is_spared);
                 let consequence = (&*route.name, lockout, LockScope::Path);
                 let locked_for = self.lockouts.exceeded(consequence, network, self.now());
-                Err(Denial::exhausted(rule, level, room_at)
+                Err(Denial::exhausted(rule, level, retry_at)
                     .and_locked(locked_for)
                     .into())
             }
@@ -190,19 +194,19 @@ impl Inner {
     /// did.
     pub(super) async fn strike(
         &self,
-        strike: Strike,
-        network: Network,
-        patience: &Patience,
+        strike: AuthFailure,
+        network: IpKey,
+        deadline: &Deadline,
     ) -> bool {
-        let rules = self.rulebook().policy.lockout.clone();
-        let rule = [NetworkRule {
+        let rules = self.compiled().policy.lockout.clone();
+        let rule = [IpRule {
             counts: &Counts::Strikes(strike),
             limit: self.lockouts.threshold(&rules),
         }];
         let reply = self
             .limiter()
-            .hit(network, &rule, NonZeroU32::MIN, patience);
-        let is_above = matches!(reply.get().await, Outcome::Refused(..));
+            .hit(network, &rule, NonZeroU32::MIN, deadline);
+        let is_above = matches!(reply.get().await, Admission::Refused(..));
         if is_above {
             self.lockouts
                 .strike_out(strike, network, &rules, self.now());
@@ -214,17 +218,17 @@ impl Inner {
     #[cold]
     pub(super) fn enforce<H: Headers + ?Sized>(
         &self,
-        standing: &Standing,
+        lock_status: &LockStatus,
         request: &Request<'_, H>,
         ip: ClientIp,
     ) -> Result<(), Denial> {
-        let automatic = match (standing.limits, standing.strikes) {
+        let automatic = match (lock_status.limits, lock_status.strikes) {
             (None, None) => None,
             _ if self.spares(request, ip) => None,
             (limits, Some(_)) if self.is_found_proxy(ip) => limits,
             (limits, strikes) => limits.max(strikes),
         };
-        self.require_over(standing.manual.max(automatic))
+        self.require_over(lock_status.manual.max(automatic))
     }
 
     /// Refuses a request without a key that is locked out until then for want of one.
@@ -232,7 +236,7 @@ impl Inner {
     pub(super) fn enforce_keyless<H: Headers + ?Sized>(
         &self,
         until: Option<Timestamp>,
-        visit: &Visit<'_, '_, H>,
+        visit: &RequestContext<'_, '_, H>,
     ) -> Result<(), Denial> {
         let ip = *visit.ip;
         let is_spared = || self.spares(visit.request, ip) || self.is_found_proxy(ip);
@@ -252,9 +256,9 @@ impl Inner {
         request: &Request<'_, H>,
         ip: ClientIp,
     ) -> bool {
-        let rulebook = self.rulebook();
-        rulebook.spares(ip)
-            || (rulebook.policy.trusted_proxies.is_empty() && self.lockouts.spares(request))
+        let compiled = self.compiled();
+        compiled.spares(ip)
+            || (compiled.policy.trusted_proxies.is_empty() && self.lockouts.spares(request))
     }
 
     /// Whether a lock refuses requests for `path`, on routes or under limits that are so `named`.
@@ -267,7 +271,7 @@ impl Inner {
         match refuses {
             Refuses::All => true,
             Refuses::Keyless => false,
-            Refuses::Path(locked) => request.may_mean(locked, self.rulebook().policy.ignore_case),
+            Refuses::Path(locked) => request.may_mean(locked, self.compiled().policy.ignore_case),
             Refuses::Route(name) => named(name),
         }
     }
@@ -278,9 +282,9 @@ impl Inner {
         limit: &str,
         request: &Request<'_, H>,
         ip: ClientIp,
-    ) -> Option<Box<Standing>> {
+    ) -> Option<Box<LockStatus>> {
         let refused = |refuses: &Refuses| self.is_refused(refuses, request, |name| name == limit);
-        self.lockouts.standing(&ip, refused, &self.clock)
+        self.lockouts.lock_status(&ip, refused, &self.clock)
     }
 
     /// Checks that the client is not locked out of the path or by the limit of this name. Keys are not
@@ -293,7 +297,7 @@ impl Inner {
     ) -> Result<ClientIp, Denial> {
         let ip = self.client_ip(request)?;
         match self.standing_under(limit, request, ip) {
-            Some(standing) => self.enforce(&standing, request, ip).map(|()| ip),
+            Some(lock_status) => self.enforce(&lock_status, request, ip).map(|()| ip),
             None => Ok(ip),
         }
     }
@@ -304,38 +308,38 @@ impl Inner {
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {
         let ip = self.client_ip(request)?;
-        let Some(network) = Network::of(ip) else {
+        let Some(network) = IpKey::of(ip) else {
             return Ok(ip);
         };
-        let rulebook = self.rulebook();
-        let standing = self.standing_under(&limit.name, request, ip);
-        let denial = if rulebook.denies(ip) {
+        let compiled = self.compiled();
+        let lock_status = self.standing_under(&limit.name, request, ip);
+        let denial = if compiled.denies(ip) {
             Denial::new(Reason::IpDenied)
-        } else if let Some(standing) = standing
-            && let Err(denial) = self.enforce(&standing, request, ip)
+        } else if let Some(lock_status) = lock_status
+            && let Err(denial) = self.enforce(&lock_status, request, ip)
         {
             denial
         } else {
-            let rule = NetworkRule {
+            let rule = IpRule {
                 counts: &Counts::Requests(Arc::clone(&limit.name)),
                 limit: limit.limit,
             };
-            let (rules, patience) = ([rule], Patience::default());
+            let (rules, deadline) = ([rule], Deadline::default());
             let reply = self
                 .limiter()
-                .hit(network, &rules, NonZeroU32::MIN, &patience);
+                .hit(network, &rules, NonZeroU32::MIN, &deadline);
             match reply.get().await {
-                Outcome::Admitted(..) => return Ok(ip),
-                Outcome::Undecided => Denial::new(Reason::Unavailable),
-                Outcome::RefusedShared(level, room_at) => {
-                    Denial::exhausted(&limit.rule(), level, room_at)
+                Admission::Admitted(..) => return Ok(ip),
+                Admission::Undecided => Denial::new(Reason::Unavailable),
+                Admission::RefusedShared(level, retry_at) => {
+                    Denial::exhausted(&limit.rule(), level, retry_at)
                 }
-                Outcome::Refused(level, room_at) => {
+                Admission::Refused(level, retry_at) => {
                     let lockout = limit.lockout.filter(|_| !self.spares(request, ip));
                     let consequence = (&*limit.name, lockout, limit.scope);
                     let now = self.clock.timestamp();
                     let locked_for = self.lockouts.exceeded(consequence, network, now);
-                    Denial::exhausted(&limit.rule(), level, room_at).and_locked(locked_for)
+                    Denial::exhausted(&limit.rule(), level, retry_at).and_locked(locked_for)
                 }
             }
         };
@@ -346,14 +350,14 @@ impl Inner {
 
 /// The limits by address of the routes at a place.
 fn limited<'a, 'p: 'a>(
-    place: &'a Place<'p>,
+    place: &'a RouteMatch<'p>,
 ) -> impl Iterator<Item = (&'p RouteRules, &'p Rule)> + 'a {
     let routes = place.routes.iter();
     routes.flat_map(|route| route.ip_rules.iter().map(move |rule| (*route, rule)))
 }
 
-fn network_rules<'p>(place: &Place<'p>) -> SmallVec<[NetworkRule<'p>; 4]> {
-    let rules = limited(place).map(|(route, rule)| NetworkRule {
+fn network_rules<'p>(place: &RouteMatch<'p>) -> SmallVec<[IpRule<'p>; 4]> {
+    let rules = limited(place).map(|(route, rule)| IpRule {
         counts: &route.counts,
         limit: rule.limit,
     });

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::access::Policy;
-use crate::clock::Clock;
-use crate::key::KeyPrefix;
+use crate::input::InvalidInput;
 use crate::limiter::Fallback;
-use crate::policy::InvalidInput;
-use crate::secret::Secret;
+use crate::model::KeyPrefix;
+use crate::model::Secret;
+use crate::policy::Policy;
 use crate::sink::{SharedSink, UsageSink};
-use crate::time_zone::TimeZone;
+use crate::time::Clock;
+use crate::time::TimeZone;
 
 /// How a [`KeyGuard`](crate::KeyGuard) is set up; checked when it is opened.
 ///
@@ -362,9 +362,9 @@ impl Config {
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidInput> {
-        crate::policy::limit("default_rate_limit", self.default_rate_limit)?;
-        crate::policy::limit("ip_block_threshold", self.ip_block_threshold)?;
-        crate::policy::field_name("key_header", &self.key_header)?;
+        crate::input::limit("default_rate_limit", self.default_rate_limit)?;
+        crate::input::limit("ip_block_threshold", self.ip_block_threshold)?;
+        crate::input::field_name("key_header", &self.key_header)?;
         if self.key_header.eq_ignore_ascii_case("authorization") {
             return Err(InvalidInput::new(
                 "key_header",

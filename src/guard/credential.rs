@@ -1,8 +1,8 @@
 //! Which key a request presents.
 
 use super::request::Headers;
-use crate::key;
-use crate::record::Reason;
+use crate::model::Reason;
+use crate::model::key_text;
 
 /// Longer texts are refused unread; the longest key of ours has 81 bytes.
 const MAX_LEN: usize = 256;
@@ -46,7 +46,7 @@ fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8
 
 /// The token of a `Bearer` credential, if it is formed like a key.
 fn bearer_key(value: &[u8]) -> Option<&[u8]> {
-    token(value).filter(|token| key::has_key_shape(token))
+    token(value).filter(|token| key_text::has_key_shape(token))
 }
 
 /// The token of the one `Bearer` credential of a request, whatever its form.

@@ -4,11 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use super::fields::{LimitFields, whole_seconds};
-use crate::clock::Moment;
-use crate::limit::Span;
-use crate::limiter::Level;
-use crate::record::Reason;
-use crate::rule::{Holder, Rule};
+use crate::counter::{Rule, Subject};
+use crate::limit::Period;
+use crate::limiter::LimitState;
+use crate::model::Reason;
+use crate::time::Moment;
 
 /// A request that is refused, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,17 +43,17 @@ impl Denial {
         }
     }
 
-    /// A refusal by `rule`, which has room from `room_at` on.
+    /// A refusal by `rule`, which has room from `retry_at` on.
     #[inline]
-    pub(super) fn exhausted(rule: &Rule, level: Level, room_at: Moment) -> Self {
+    pub(super) fn exhausted(rule: &Rule, level: LimitState, retry_at: Moment) -> Self {
         let reason = match (rule.holder, rule.limit.span) {
-            (Holder::Address, _) => Reason::IpLimited,
-            (_, Span::Sliding(_)) => Reason::RateLimited,
-            (_, Span::Day | Span::Month) => Reason::QuotaExhausted,
-            (_, Span::Credits(_)) => Reason::CreditsExhausted,
-            (_, Span::Concurrent) => Reason::TooManyConcurrent,
+            (Subject::Address, _) => Reason::IpLimited,
+            (_, Period::Sliding(_)) => Reason::RateLimited,
+            (_, Period::Day | Period::Month) => Reason::QuotaExhausted,
+            (_, Period::Credits(_)) => Reason::CreditsExhausted,
+            (_, Period::Concurrent) => Reason::TooManyConcurrent,
         };
-        let wait = (room_at < Moment::NEVER).then(|| room_at.since(level.at));
+        let wait = (retry_at < Moment::NEVER).then(|| retry_at.since(level.at));
         let limit = Exhausted {
             rule: rule.clone(),
             remaining: level.remaining,

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::limit::Span;
-use crate::rule::Rule;
+use crate::counter::Rule;
+use crate::limit::Period;
 
 /// The four fields of a limit, their values one behind the other.
 pub(crate) struct LimitFields {
@@ -26,7 +26,7 @@ impl LimitFields {
         let limit = rule.limit.amount;
         let (window, most) = match rule.limit.span {
             // A hit counts from the later end of its grain; the fields show whole windows.
-            Span::Sliding(length) => (Some(length.seconds()), length.seconds()),
+            Period::Sliding(length) => (Some(length.seconds()), length.seconds()),
             // Days and months differ in length, and `w` is optional.
             _ => (None, u64::MAX),
         };

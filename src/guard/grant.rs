@@ -9,14 +9,14 @@ use smallvec::SmallVec;
 
 use super::denial::Denial;
 use super::fields::LimitFields;
-use super::residents::Caller;
-use crate::client_ip::ClientIp;
-use crate::clock::Moment;
-use crate::limiter::{Admission, Level, Receipt, rule_at};
-use crate::policy::Scope;
-use crate::record::{Key, Method, Org, Reason};
-use crate::rule::Rule;
+use super::key_cache::CachedKey;
+use crate::counter::Rule;
+use crate::limiter::{AdmittedRequest, LimitState, Receipt, rule_at};
+use crate::model::Scope;
+use crate::model::{Key, Method, Org, Reason};
+use crate::net::ClientIp;
 use crate::store::UsageEvent;
+use crate::time::Moment;
 
 /// A request that is let through.
 ///
@@ -26,8 +26,8 @@ use crate::store::UsageEvent;
 #[must_use = "dropping a grant records the request as unfinished"]
 pub struct Grant {
     /// `None` where no key was needed.
-    caller: Option<Arc<Caller>>,
-    level: Level,
+    caller: Option<Arc<CachedKey>>,
+    level: LimitState,
     ip: ClientIp,
     method: Method,
     path: StoredPath,
@@ -56,8 +56,8 @@ type StoredPath = SmallVec<[u8; 40]>;
 impl Grant {
     #[inline]
     pub(super) fn new(
-        caller: Arc<Caller>,
-        level: Level,
+        caller: Arc<CachedKey>,
+        level: LimitState,
         ip: ClientIp,
         method: Method,
         path: &str,
@@ -93,7 +93,7 @@ impl Grant {
         });
         Self {
             caller: None,
-            level: Level::unlimited(at),
+            level: LimitState::unlimited(at),
             ip,
             method,
             path: StoredPath::new(),
@@ -165,7 +165,7 @@ impl Grant {
         };
         if actual != reserved {
             let receipt = self.extra.as_ref().map(|extra| &extra.receipt);
-            let admission = Admission {
+            let admission = AdmittedRequest {
                 at: self.level.at,
                 cost: self.cost,
                 receipt: receipt.unwrap_or(&None),
@@ -192,16 +192,16 @@ impl Grant {
 
     /// How the tightest limit stands.
     pub(crate) fn limit_fields(&self) -> Option<LimitFields> {
-        let Level {
+        let LimitState {
             rule,
             at,
             remaining,
-            grows_at,
+            resets_at,
         } = self.level;
         let own = self.caller.as_ref().map_or(&[][..], |caller| &caller.rules);
         let lists = [own, self.route_rules()];
         let rule = rule_at(&lists, rule)?;
-        Some(LimitFields::new(rule, remaining, Some(grows_at.since(at))))
+        Some(LimitFields::new(rule, remaining, Some(resets_at.since(at))))
     }
 
     pub(crate) fn shadow_field(&self) -> Option<(&'static str, String)> {
@@ -229,7 +229,7 @@ impl Grant {
         }
     }
 
-    fn event(&self, caller: &Caller, status: u16) -> UsageEvent {
+    fn event(&self, caller: &CachedKey, status: u16) -> UsageEvent {
         let clock = caller.backends.recorder.clock();
         let lacked_scope = self.lacked_scope.load(Ordering::Relaxed);
         let latency = clock.now().since(self.level.at);

@@ -10,15 +10,15 @@ use serde_json::Value;
 use super::Inner;
 use super::config::Config;
 use super::credential::bearer_token;
+use super::key_cache::CachedKey;
 use super::request::Headers;
-use super::residents::Caller;
-use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
-use crate::key::HashedKey;
-use crate::legacy::LegacyHasher;
-use crate::record::Reason;
-use crate::store::{Act, Rehash, Store, StoreError};
-use crate::waiting::Patience;
+use crate::model::HashedKey;
+use crate::model::LegacyHasher;
+use crate::model::Reason;
+use crate::net::ClientIp;
+use crate::store::{AuditContext, Rehash, Store, StoreError};
+use crate::sys::Deadline;
+use crate::time::Timestamp;
 
 #[cfg(feature = "legacy")]
 pub(super) fn hasher(config: &Config) -> Option<LegacyHasher> {
@@ -36,9 +36,9 @@ impl Inner {
         &self,
         hash: HashedKey,
         old: HashedKey,
-        patience: &Patience,
-    ) -> Result<Option<Arc<Caller>>, Reason> {
-        let caller = self.load_stored(hash, &old, patience).await?;
+        deadline: &Deadline,
+    ) -> Result<Option<Arc<CachedKey>>, Reason> {
+        let caller = self.load_stored(hash, &old, deadline).await?;
         if caller.is_some() {
             self.recorder().rehashing.add(Rehash { old, new: hash });
         }
@@ -85,8 +85,8 @@ impl Rehashing {
     }
 }
 
-fn act(at: Timestamp) -> Act {
-    Act {
+fn act(at: Timestamp) -> AuditContext {
+    AuditContext {
         at,
         actor: "program".to_owned(),
         ip: ClientIp::LOCAL,

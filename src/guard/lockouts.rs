@@ -12,21 +12,23 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::request::{Headers, Request};
 use super::warnings::{About, Warnings};
-use crate::access::Lockout;
-use crate::client_ip::ClientIp;
-use crate::clock::{Clock, Timestamp};
 use crate::counter::Counts;
-use crate::forwarded::{self, ClientIpHeader};
-use crate::limit::{Limit, Span};
+use crate::counter::{Rule, Subject};
+use crate::limit::WindowLength;
+use crate::limit::{Limit, Period};
 use crate::limiter::Limiter;
-use crate::lock_time::LockTime;
-use crate::lockout::{Lock, LockCause, LockChange, LockScope, Locks, Refuses, Standing, Strike};
-use crate::network::Network;
-use crate::path;
-use crate::policy::WindowLength;
-use crate::rule::{Holder, Rule};
-use crate::store::{Act, Store, StoreError};
-use crate::time_zone::TimeZone;
+use crate::lockout::{
+    AuthFailure, Lock, LockCause, LockChange, LockScope, LockStatus, Locks, Refuses,
+};
+use crate::net::ClientIp;
+use crate::net::IpKey;
+use crate::net::{ClientIpHeader, forwarded};
+use crate::policy::Lockout;
+use crate::policy::path;
+use crate::store::{AuditContext, Store, StoreError};
+use crate::time::LockDuration;
+use crate::time::TimeZone;
+use crate::time::{Clock, Timestamp};
 
 pub(crate) struct Lockouts {
     locks: Locks,
@@ -92,17 +94,17 @@ impl Lockouts {
 
     /// How the sender of a request stands; `None` for almost everybody.
     #[inline]
-    pub(super) fn standing(
+    pub(super) fn lock_status(
         &self,
         ip: &ClientIp,
         refused: impl Fn(&Refuses) -> bool,
         clock: &Clock,
-    ) -> Option<Box<Standing>> {
+    ) -> Option<Box<LockStatus>> {
         if self.locks.len() == 0 {
             return None;
         }
         let now = || clock.timestamp();
-        self.locks.standing(Network::of(*ip)?, refused, now)
+        self.locks.lock_status(IpKey::of(*ip)?, refused, now)
     }
 
     /// Whether an automatic lock is not to touch this request: many clients may be behind its
@@ -127,8 +129,8 @@ impl Lockouts {
     /// Locks a network out that failed to authenticate once more than is borne.
     pub(super) fn strike_out(
         &self,
-        strike: Strike,
-        network: Network,
+        strike: AuthFailure,
+        network: IpKey,
         rules: &Lockout,
         now: Timestamp,
     ) {
@@ -146,7 +148,7 @@ impl Lockouts {
     pub(crate) fn threshold(&self, rules: &Lockout) -> Limit {
         let threshold = rules.threshold.and_then(NonZeroU32::new);
         Limit {
-            span: Span::Sliding(WindowLength::HOUR),
+            span: Period::Sliding(WindowLength::HOUR),
             ..Limit::per_minute(threshold.unwrap_or(self.threshold))
         }
     }
@@ -154,8 +156,8 @@ impl Lockouts {
     /// Locks out who went over a limit of this name, for a time if there is one; returns for how long.
     pub(super) fn exceeded(
         &self,
-        (name, time, scope): (&str, Option<LockTime>, LockScope),
-        network: Network,
+        (name, time, scope): (&str, Option<LockDuration>, LockScope),
+        network: IpKey,
         now: Timestamp,
     ) -> Option<Duration> {
         let until = match time?.ends_at(now, &self.zone) {
@@ -198,7 +200,7 @@ impl Lockouts {
         &self,
         store: &dyn Store,
         lock: Lock,
-        act: &Act,
+        act: &AuditContext,
     ) -> Result<Option<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let id = lock.id();
@@ -224,9 +226,9 @@ impl Lockouts {
         &self,
         store: &dyn Store,
         limiter: &dyn Limiter,
-        network: Network,
+        network: IpKey,
         meant: impl Fn(&Refuses) -> bool,
-        act: &Act,
+        act: &AuditContext,
     ) -> Result<Vec<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let known = self.locks.of(network, &meant);
@@ -244,8 +246,8 @@ impl Lockouts {
         Ok(ended)
     }
 
-    pub(crate) fn in_force(&self, now: Timestamp) -> Vec<Lock> {
-        self.locks.in_force(now)
+    pub(crate) fn policy_handle(&self, now: Timestamp) -> Vec<Lock> {
+        self.locks.policy_handle(now)
     }
 
     /// Brings back locks that lie ahead, and frees those that have ended. For a `now` that is relied
@@ -333,13 +335,13 @@ pub(crate) fn strike_rules(threshold: Limit) -> Vec<(Counts, Rule)> {
         let rule = Rule {
             route: Some(name.into()),
             has_own_name: true,
-            ..Rule::new(threshold, Holder::Address)
+            ..Rule::new(threshold, Subject::Address)
         };
         (Counts::Strikes(strike), rule)
     };
     vec![
-        rule(Strike::BadKey, "bad_keys"),
-        rule(Strike::MissingKey, "missing_keys"),
+        rule(AuthFailure::BadKey, "bad_keys"),
+        rule(AuthFailure::MissingKey, "missing_keys"),
     ]
 }
 

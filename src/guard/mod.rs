@@ -1,28 +1,28 @@
 //! The guard: one decision per request over a store and a limiter.
 
-mod actor;
+mod audit_actor;
 mod backends;
 mod by_address;
-mod caller;
+mod cached_key;
 mod config;
+mod context;
 mod credential;
 mod denial;
 mod fields;
 mod grant;
+mod key_cache;
 mod legacy;
 mod lockouts;
 #[cfg(feature = "http")]
 mod mounts;
 mod open;
 mod pipeline;
-mod policies;
+mod policy_reloader;
 mod proxies;
 mod recorder;
 mod request;
-mod residents;
 mod secret_file;
 mod verdict;
-mod visit;
 mod warnings;
 
 use std::fmt;
@@ -39,12 +39,12 @@ pub use self::grant::Grant;
 pub use self::request::{HeaderFn, Headers, Request};
 pub use self::verdict::{RuleState, Verdict};
 
-pub(crate) use self::actor::Actor;
+pub(crate) use self::audit_actor::AuditActor;
 #[cfg(any(unix, feature = "cli"))]
-pub(crate) use self::backends::Place;
+pub(crate) use self::backends::Storage;
 #[cfg(feature = "cli")]
 pub(crate) use self::backends::is_server;
-pub(crate) use self::caller::{is_lifted, rules};
+pub(crate) use self::cached_key::{is_lifted, rules};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
 pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
@@ -57,22 +57,22 @@ pub(crate) use self::secret_file::{existing_secret, followed, read_secret, secre
 #[cfg(unix)]
 pub(crate) use self::warnings::Warnings;
 
-use self::pipeline::Subject;
-use self::policies::{InForce, Policies};
+use self::key_cache::{Backends, KeyCache, Revisions};
+use self::pipeline::KeySource;
+use self::policy_reloader::{PolicyHandle, PolicyReloader};
 use self::proxies::Proxies;
 use self::recorder::Recorder;
-use self::residents::{Backends, Residents, Revisions};
-use crate::access::Rulebook;
-use crate::client_ip::ClientIp;
-use crate::clock::{Clock, Timestamp};
-use crate::health::{BackendHealth, Readiness};
-use crate::ip_limit::IpLimit;
-use crate::key::KeyHasher;
-use crate::legacy::LegacyHasher;
+use crate::counter::IpLimit;
 use crate::limiter::Limiter;
-use crate::record::{KeyId, OrgId};
+use crate::model::KeyHasher;
+use crate::model::LegacyHasher;
+use crate::model::{BackendHealth, Readiness};
+use crate::model::{KeyId, OrgId};
+use crate::net::ClientIp;
+use crate::policy::CompiledPolicy;
 use crate::store::{OpenError, Store, StoreError};
-use crate::waiting::block_on;
+use crate::sys::block_on;
+use crate::time::{Clock, Timestamp};
 
 /// The guard of a server: decides about requests, manages the keys.
 ///
@@ -84,7 +84,7 @@ use crate::waiting::block_on;
 #[derive(Clone)]
 pub struct KeyGuard {
     pub(crate) inner: Arc<Inner>,
-    pub(crate) actor: Actor,
+    pub(crate) actor: AuditActor,
 }
 
 pub(crate) struct Inner {
@@ -92,23 +92,23 @@ pub(crate) struct Inner {
     /// Where keys of the ancestor are looked for too.
     legacy: Option<LegacyHasher>,
     #[cfg(feature = "http")]
-    admin_keys: self::actor::AdminKeys,
+    admin_keys: self::audit_actor::AdminKeys,
     #[cfg(feature = "http")]
     id: GuardId,
-    residents: Residents,
+    key_cache: KeyCache,
     revisions: Arc<Revisions>,
     backends: Arc<Backends>,
     lockouts: Arc<Lockouts>,
     proxies: Proxies,
-    in_force: Arc<InForce>,
-    policies: Arc<Policies>,
+    policy_handle: Arc<PolicyHandle>,
+    policies: Arc<PolicyReloader>,
     store: Arc<dyn Store>,
     clock: Clock,
     key_header: String,
     config: Config,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Ends with the guard, before anything else does.
-    companion: Mutex<Option<Box<dyn Send>>>,
+    socket_server: Mutex<Option<Box<dyn Send>>>,
 }
 
 /// What is decided by its address alone has no headers.
@@ -119,7 +119,7 @@ impl KeyGuard {
     pub(crate) fn without_socket(file: &Path, config: Config) -> Result<Self, OpenError> {
         Inner::open(file, config).map(|inner| Self {
             inner: Arc::new(inner),
-            actor: Actor::default(),
+            actor: AuditActor::default(),
         })
     }
 
@@ -135,7 +135,7 @@ impl KeyGuard {
         path: &str,
     ) -> Result<Grant, Denial> {
         self.inner
-            .decide(&Request::new(headers, ip, path), Subject::Presented)
+            .decide(&Request::new(headers, ip, path), KeySource::Presented)
     }
 
     /// Decides about a request, and consumes its cost from every limit of its key.
@@ -145,7 +145,7 @@ impl KeyGuard {
     /// then.
     #[inline]
     pub fn decide<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Result<Grant, Denial> {
-        self.inner.decide(&request, Subject::Presented)
+        self.inner.decide(&request, KeySource::Presented)
     }
 
     /// As [`KeyGuard::decide`], for callers that await. With a data file and limits in memory the
@@ -159,7 +159,9 @@ impl KeyGuard {
         &self,
         request: Request<'_, H>,
     ) -> Result<Grant, Denial> {
-        self.inner.decide_async(&request, Subject::Presented).await
+        self.inner
+            .decide_async(&request, KeySource::Presented)
+            .await
     }
 
     /// Decides about a request by its address alone, and counts it: for routes that nobody has a
@@ -234,7 +236,7 @@ impl KeyGuard {
     /// What [`KeyGuard::decide`] would say now, and how each limit stands. Consumes and records
     /// nothing.
     pub fn dry_run<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Verdict {
-        self.inner.dry_run(&request, Subject::Presented)
+        self.inner.dry_run(&request, KeySource::Presented)
     }
 
     /// As [`KeyGuard::decide`], as if the key `id` had been presented.
@@ -244,12 +246,12 @@ impl KeyGuard {
         id: KeyId,
         request: Request<'_, H>,
     ) -> Result<Grant, Denial> {
-        self.inner.decide(&request, Subject::Key(id))
+        self.inner.decide(&request, KeySource::Key(id))
     }
 
     /// As [`KeyGuard::dry_run`], as if the key `id` had been presented.
     pub fn dry_run_as<H: Headers + ?Sized>(&self, id: KeyId, request: Request<'_, H>) -> Verdict {
-        self.inner.dry_run(&request, Subject::Key(id))
+        self.inner.dry_run(&request, KeySource::Key(id))
     }
 }
 
@@ -270,18 +272,18 @@ impl Inner {
         &*self.backends.limiter
     }
 
-    pub(crate) fn policies(&self) -> &Policies {
+    pub(crate) fn policies(&self) -> &PolicyReloader {
         &self.policies
     }
 
-    pub(crate) fn rulebook(&self) -> Guard<Arc<Rulebook>> {
-        self.in_force.load()
+    pub(crate) fn compiled(&self) -> Guard<Arc<CompiledPolicy>> {
+        self.policy_handle.load()
     }
 
-    /// As [`Inner::rulebook`], to be held across an await.
+    /// As [`Inner::compiled`], to be held across an await.
     #[cfg(feature = "serve")]
-    pub(crate) fn rulebook_full(&self) -> Arc<Rulebook> {
-        self.in_force.load_full()
+    pub(crate) fn compiled_full(&self) -> Arc<CompiledPolicy> {
+        self.policy_handle.load_full()
     }
 
     pub(crate) fn hasher(&self) -> &KeyHasher {
@@ -317,7 +319,7 @@ impl Inner {
     /// Whether the policy trusts an address to name whom it asks for.
     #[cfg(feature = "serve")]
     pub(crate) fn trusts(&self, ip: ClientIp) -> bool {
-        self.rulebook().policy.trusted_proxies.contains(ip)
+        self.compiled().policy.trusted_proxies.contains(ip)
     }
 
     /// Tells the administrator something, once.
@@ -362,14 +364,14 @@ impl Inner {
 
     /// Keeps something that is to be dropped when the guard ends.
     #[cfg(unix)]
-    pub(crate) fn accompany(&self, companion: Box<dyn Send>) {
-        *self.companion.lock() = Some(companion);
+    pub(crate) fn accompany(&self, socket_server: Box<dyn Send>) {
+        *self.socket_server.lock() = Some(socket_server);
     }
 
     /// Stores all that is on its way and ends the writer.
     pub(crate) fn stop(&self) -> Result<(), StoreError> {
-        let companion = self.companion.lock().take();
-        drop(companion);
+        let socket_server = self.socket_server.lock().take();
+        drop(socket_server);
         let Some(writer) = self.writer.lock().take() else {
             return Ok(());
         };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::access::Policy;
+use crate::policy::Policy;
 
 /// The identity of a guard within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

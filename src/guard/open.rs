@@ -9,31 +9,31 @@ use parking_lot::Mutex;
 use super::Inner;
 #[cfg(unix)]
 use super::backends::is_server;
-use super::backends::{self, Place};
+use super::backends::{self, Storage};
 use super::config::Config;
+use super::key_cache::{Backends, KeyCache, Revisions};
 use super::legacy;
 use super::lockouts::Lockouts;
-use super::policies::{InForce, Policies};
+use super::policy_reloader::{PolicyHandle, PolicyReloader};
 use super::proxies::Proxies;
 use super::recorder::{Outlet, Recorder, Writer};
-use super::residents::{Backends, Residents, Revisions};
 use super::secret_file::{find_secret, followed};
-use crate::access;
-use crate::key::KeyHasher;
+use crate::model::KeyHasher;
+use crate::policy;
 use crate::store::{OpenError, StoreError};
 
 impl Inner {
     pub(super) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
-        let file = match Place::of(file)? {
-            Place::File(file) => &followed(file)?,
-            Place::Postgres(_) => file,
+        let file = match Storage::of(file)? {
+            Storage::File(file) => &followed(file)?,
+            Storage::Postgres(_) => file,
         };
-        let place = Place::of(file)?;
+        let place = Storage::of(file)?;
         let exposure = exposure_of(file);
         let shown = place.shown();
         let policy = match &config.policy_file {
-            Some(file) => access::read(file).map_err(OpenError::Policy)?,
+            Some(file) => policy::read(file).map_err(OpenError::Policy)?,
             None => config.policy.clone(),
         };
         let clock = config.clock.clone();
@@ -56,10 +56,10 @@ impl Inner {
             .networks()
             .map_err(|error| unreadable(&shown, error))?;
         limiter.restore_networks(networks);
-        let in_force = Arc::new(InForce::new(policy));
+        let policy_handle = Arc::new(PolicyHandle::new(policy));
         let revisions = Arc::new(Revisions::new());
-        let policies = Arc::new(Policies::new(
-            Arc::clone(&in_force),
+        let policies = Arc::new(PolicyReloader::new(
+            Arc::clone(&policy_handle),
             Arc::clone(&revisions),
             Arc::clone(&lockouts),
             config.policy_file.clone(),
@@ -95,22 +95,22 @@ impl Inner {
             hasher: KeyHasher::new(&secret),
             legacy: legacy::hasher(&config),
             #[cfg(feature = "http")]
-            admin_keys: super::actor::AdminKeys::new(&config, &secret),
+            admin_keys: super::audit_actor::AdminKeys::new(&config, &secret),
             #[cfg(feature = "http")]
             id: super::GuardId::new(),
-            residents: Residents::new(config.resident_keys),
+            key_cache: KeyCache::new(config.resident_keys),
             revisions,
             backends,
             lockouts,
             proxies: Proxies::default(),
-            in_force,
+            policy_handle,
             policies,
             store,
             clock,
             key_header: config.key_header.clone(),
             config,
             writer: Mutex::new(Some(writer)),
-            companion: Mutex::new(None),
+            socket_server: Mutex::new(None),
         })
     }
 }
@@ -132,7 +132,7 @@ fn unreadable(file: &Path, error: StoreError) -> OpenError {
 /// What lets other users read or change a data file, before opening it makes it private.
 #[cfg(unix)]
 pub(crate) fn exposure_of(file: &Path) -> Option<String> {
-    use crate::ownership::data_file_exposure;
+    use crate::sys::ownership::data_file_exposure;
 
     if is_server(file) {
         return None;

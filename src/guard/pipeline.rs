@@ -14,30 +14,30 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::Inner;
+use super::context::{Progress, RequestContext, ShadowLog, is_above_a_limit, lists};
 use super::credential;
 use super::denial::{Denial, status};
 use super::grant::{Extra, Grant, holds};
+use super::key_cache::CachedKey;
 use super::request::{Headers, Request};
-use super::residents::Caller;
 use super::verdict::Verdict;
-use super::visit::{Notes, Progress, Visit, is_above_a_limit, lists};
-use crate::access::{Access, Place, Rulebook};
-use crate::client_ip::ClientIp;
-use crate::clock::{Moment, Timestamp};
 use crate::counter::SavedCounter;
-use crate::key::{self, HashedKey};
-use crate::limiter::{AttachError, Group, Level, Outcome, Receipt, rule_at};
-use crate::lockout::{Refuses, Strike};
-use crate::network::Network;
-use crate::path;
-use crate::record::{KeyId, Method, Reason};
-use crate::rule::{GroupId, Rule};
+use crate::counter::{Rule, SubjectId};
+use crate::limiter::{Admission, AttachError, CounterSet, LimitState, Receipt, rule_at};
+use crate::lockout::{AuthFailure, Refuses};
+use crate::model::{HashedKey, key_text};
+use crate::model::{KeyId, Method, Reason};
+use crate::net::ClientIp;
+use crate::net::IpKey;
+use crate::policy::path;
+use crate::policy::{Access, CompiledPolicy, RouteMatch};
 use crate::store::{StoreError, UsageEvent};
-use crate::waiting::{Patience, block_on};
+use crate::sys::{Deadline, block_on};
+use crate::time::{Moment, Timestamp};
 
 /// Whom a request is decided for.
 #[derive(Clone, Copy)]
-pub(super) enum Subject {
+pub(super) enum KeySource {
     /// The key that its headers present.
     Presented,
     /// A key by its id, as an administrator asks.
@@ -47,7 +47,7 @@ pub(super) enum Subject {
 /// A refusal before any limit of a key was asked; with the key, if it is known.
 pub(super) struct Refusal {
     denial: Denial,
-    caller: Option<Arc<Caller>>,
+    caller: Option<Arc<CachedKey>>,
 }
 
 /// Why a decision does not come to a grant at once.
@@ -64,7 +64,7 @@ pub(super) enum Want {
     AddressCount,
     Key(Unread),
     /// What the limits of the key say.
-    Limits(Arc<Caller>),
+    Limits(Arc<CachedKey>),
 }
 
 /// A key that is not in memory.
@@ -102,7 +102,7 @@ impl Inner {
     pub(super) fn decide<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
-        subject: Subject,
+        subject: KeySource,
     ) -> Result<Grant, Denial> {
         match self.decide_at_once(request, subject) {
             Ok(grant) => Ok(grant),
@@ -115,7 +115,7 @@ impl Inner {
     pub(super) async fn decide_async<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
-        subject: Subject,
+        subject: KeySource,
     ) -> Result<Grant, Denial> {
         match self.decide_at_once(request, subject) {
             Ok(grant) => Ok(grant),
@@ -130,13 +130,13 @@ impl Inner {
     fn decide_at_once<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
-        subject: Subject,
+        subject: KeySource,
     ) -> Result<Grant, (Stop, Progress)> {
-        let loaded = self.in_force.load_unless_plain();
-        let rulebook = loaded
+        let loaded = self.policy_handle.load_unless_plain();
+        let compiled = loaded
             .as_deref()
-            .map_or(self.in_force.plain(), |rulebook| rulebook);
-        let named = match self.named_client(rulebook, request) {
+            .map_or(self.policy_handle.plain(), |compiled| compiled);
+        let named = match self.named_client(compiled, request) {
             Ok(named) => named,
             Err(reason) => {
                 let denial = self.refuse_unnamed(request, reason);
@@ -144,8 +144,8 @@ impl Inner {
             }
         };
         let ip = named.as_ref().unwrap_or(&request.ip);
-        let place = request.place(rulebook);
-        let mut visit = self.receive(rulebook, request, ip, &place, Progress::default());
+        let place = request.place(compiled);
+        let mut visit = self.receive(compiled, request, ip, &place, Progress::default());
         let passed = self.pass(&mut visit, subject);
         passed.map_err(|stop| (stop, visit.progress))
     }
@@ -155,16 +155,16 @@ impl Inner {
     async fn go_on<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
-        subject: Subject,
+        subject: KeySource,
         mut stop: Stop,
         progress: Progress,
     ) -> Result<Grant, Denial> {
-        let rulebook = self.in_force.load_full();
-        let named = self.named_client(&rulebook, request);
+        let compiled = self.policy_handle.load_full();
+        let named = self.named_client(&compiled, request);
         let named = named.map_err(|reason| self.refuse_unnamed(request, reason))?;
         let ip = named.as_ref().unwrap_or(&request.ip);
-        let place = request.place(&rulebook);
-        let mut visit = self.receive(&rulebook, request, ip, &place, progress);
+        let place = request.place(&compiled);
+        let mut visit = self.receive(&compiled, request, ip, &place, progress);
         loop {
             match stop {
                 Stop::Denied(denial) => return Err(denial),
@@ -186,8 +186,8 @@ impl Inner {
     #[inline(always)]
     fn pass<H: Headers + ?Sized>(
         &self,
-        visit: &mut Visit<'_, '_, H>,
-        subject: Subject,
+        visit: &mut RequestContext<'_, '_, H>,
+        subject: KeySource,
     ) -> Result<Grant, Stop> {
         let Some(caller) = self.authenticate(visit, subject)? else {
             return Ok(self.grant_anonymously(visit));
@@ -205,22 +205,26 @@ impl Inner {
         }
     }
 
-    async fn ask_limits<H: ?Sized>(&self, visit: &Visit<'_, '_, H>, caller: &Caller) -> Outcome {
+    async fn ask_limits<H: ?Sized>(
+        &self,
+        visit: &RequestContext<'_, '_, H>,
+        caller: &CachedKey,
+    ) -> Admission {
         let rules = lists(caller, visit.place);
-        let (groups, patience) = (caller.groups(), &visit.patience);
-        let reply = self.limiter().admit(groups, &rules, visit.cost, patience);
+        let (groups, deadline) = (caller.groups(), &visit.deadline);
+        let reply = self.limiter().admit(groups, &rules, visit.cost, deadline);
         reply.get().await
     }
 
     #[inline(always)]
     fn conclude<H: ?Sized>(
         &self,
-        visit: &mut Visit<'_, '_, H>,
-        caller: Arc<Caller>,
-        outcome: Outcome,
+        visit: &mut RequestContext<'_, '_, H>,
+        caller: Arc<CachedKey>,
+        outcome: Admission,
     ) -> Result<Grant, Denial> {
         match outcome {
-            Outcome::Admitted(level, receipt) => {
+            Admission::Admitted(level, receipt) => {
                 let extra = self.extra(visit, &caller, receipt);
                 let is_recorded = self.recorder().is_enabled();
                 let path = if is_recorded {
@@ -231,14 +235,14 @@ impl Inner {
                 let (ip, method, cost) = (*visit.ip, visit.request.method, visit.cost);
                 Ok(Grant::new(caller, level, ip, method, path, cost, extra))
             }
-            Outcome::Undecided => {
+            Admission::Undecided => {
                 self.record_refusal(visit, &caller, Reason::Unavailable);
                 Err(Denial::new(Reason::Unavailable))
             }
-            Outcome::Refused(level, room_at) | Outcome::RefusedShared(level, room_at) => {
+            Admission::Refused(level, retry_at) | Admission::RefusedShared(level, retry_at) => {
                 let denial = match caller.rules.get(level.rule) {
-                    Some(rule) => Denial::exhausted(rule, level, room_at),
-                    None => exhausted_route(&lists(&caller, visit.place), level, room_at),
+                    Some(rule) => Denial::exhausted(rule, level, retry_at),
+                    None => exhausted_route(&lists(&caller, visit.place), level, retry_at),
                 };
                 self.record_refusal(visit, &caller, denial.reason());
                 Err(denial)
@@ -250,20 +254,20 @@ impl Inner {
     pub(super) fn dry_run<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
-        subject: Subject,
+        subject: KeySource,
     ) -> Verdict {
-        let rulebook = self.rulebook();
-        let named = match self.named_client(&rulebook, request) {
+        let compiled = self.compiled();
+        let named = match self.named_client(&compiled, request) {
             Ok(named) => named,
             Err(reason) => return Verdict::refused(reason),
         };
         let ip = named.as_ref().unwrap_or(&request.ip);
         let progress = Progress {
-            notes: Some(Box::new(Notes::of_dry_run())),
+            notes: Some(Box::new(ShadowLog::of_dry_run())),
             ..Progress::default()
         };
-        let place = request.place(&rulebook);
-        let mut visit = self.receive(&rulebook, request, ip, &place, progress);
+        let place = request.place(&compiled);
+        let mut visit = self.receive(&compiled, request, ip, &place, progress);
         let is_open_for_now = place.access == Access::OpenForNow && !self.is_preflight(request);
         let (denial, key_checked) = loop {
             match self.authenticate(&mut visit, subject) {
@@ -294,8 +298,8 @@ impl Inner {
 
     fn look_at_limits<H: ?Sized>(
         &self,
-        visit: &mut Visit<'_, '_, H>,
-        caller: &Arc<Caller>,
+        visit: &mut RequestContext<'_, '_, H>,
+        caller: &Arc<CachedKey>,
     ) -> Option<Denial> {
         let rules = lists(caller, visit.place);
         let levels = self.limiter().levels(caller.groups(), &rules, visit.cost);
@@ -306,20 +310,20 @@ impl Inner {
     #[inline(always)]
     fn receive<'p, 'r, H: Headers + ?Sized>(
         &self,
-        rulebook: &Rulebook,
+        compiled: &CompiledPolicy,
         request: &'r Request<'r, H>,
         ip: &'r ClientIp,
-        place: &'r Place<'p>,
+        place: &'r RouteMatch<'p>,
         progress: Progress,
-    ) -> Visit<'p, 'r, H> {
-        let mut visit = Visit {
-            is_denied: rulebook.has_lists() && rulebook.denies(*ip),
+    ) -> RequestContext<'p, 'r, H> {
+        let mut visit = RequestContext {
+            is_denied: compiled.has_lists() && compiled.denies(*ip),
             ip,
             request,
             place,
             cost: request.cost.unwrap_or(NonZeroU32::MIN),
             progress,
-            patience: Patience::default(),
+            deadline: Deadline::default(),
             address: None,
             found: None,
         };
@@ -336,9 +340,9 @@ impl Inner {
     #[inline(always)]
     fn authenticate<H: Headers + ?Sized>(
         &self,
-        visit: &mut Visit<'_, '_, H>,
-        subject: Subject,
-    ) -> Result<Option<Arc<Caller>>, Stop> {
+        visit: &mut RequestContext<'_, '_, H>,
+        subject: KeySource,
+    ) -> Result<Option<Arc<CachedKey>>, Stop> {
         if visit.place.access == Access::Exempt {
             return Ok(None);
         }
@@ -348,14 +352,14 @@ impl Inner {
         let (request, routes) = (visit.request, &visit.place.routes);
         let is_named = |name: &str| routes.iter().any(|route| *route.name == *name);
         let refused = |refuses: &Refuses| self.is_refused(refuses, request, is_named);
-        let standing = self.lockouts.standing(visit.ip, refused, &self.clock);
-        if let Some(standing) = &standing {
-            self.enforce(standing, visit.request, *visit.ip)?;
+        let lock_status = self.lockouts.lock_status(visit.ip, refused, &self.clock);
+        if let Some(lock_status) = &lock_status {
+            self.enforce(lock_status, visit.request, *visit.ip)?;
         }
         if visit.place.limits_addresses && !visit.progress.is_counted {
             self.limit_address(visit)?;
         }
-        let keyless = standing.and_then(|standing| standing.keyless);
+        let keyless = lock_status.and_then(|lock_status| lock_status.keyless);
         match visit.place.access {
             Access::Protected | Access::OpenForNow if self.is_preflight(visit.request) => Ok(None),
             Access::Protected => self.accept(visit, subject, keyless).map(Some),
@@ -376,10 +380,10 @@ impl Inner {
     #[inline(always)]
     fn accept<H: Headers + ?Sized>(
         &self,
-        visit: &mut Visit<'_, '_, H>,
-        subject: Subject,
+        visit: &mut RequestContext<'_, '_, H>,
+        subject: KeySource,
         keyless: Option<Timestamp>,
-    ) -> Result<Arc<Caller>, Stop> {
+    ) -> Result<Arc<CachedKey>, Stop> {
         let caller = match subject {
             _ if let Some(found) = visit.found.take() => match found? {
                 Some(caller) => caller,
@@ -389,7 +393,7 @@ impl Inner {
                     return Err(Reason::MissingKey.into());
                 }
             },
-            Subject::Presented => {
+            KeySource::Presented => {
                 let Some((text, is_optional)) = self.presented(visit.request.headers)? else {
                     self.enforce_keyless(keyless, visit)?;
                     return Err(Reason::MissingKey.into());
@@ -402,11 +406,11 @@ impl Inner {
                     }
                 }
             }
-            Subject::Key(id) => self.load_by_id(id)?,
+            KeySource::Key(id) => self.load_by_id(id)?,
         };
-        match self.objection(&caller, visit) {
+        match self.authorize(&caller, visit) {
             None => {
-                if self.proxies.observes(|| Network::of(*visit.ip)) {
+                if self.proxies.observes(|| IpKey::of(*visit.ip)) {
                     self.vouch(visit, &caller);
                 }
                 Ok(caller)
@@ -419,19 +423,19 @@ impl Inner {
     }
 
     #[cold]
-    async fn supply<H: Headers + ?Sized>(&self, visit: &mut Visit<'_, '_, H>, want: Want) {
+    async fn supply<H: Headers + ?Sized>(&self, visit: &mut RequestContext<'_, '_, H>, want: Want) {
         match want {
             Want::AddressCount => visit.address = self.count_address(visit).await,
-            Want::Key(unread) => visit.found = Some(self.load(unread, &visit.patience).await),
+            Want::Key(unread) => visit.found = Some(self.load(unread, &visit.deadline).await),
             Want::Limits(_) => {}
         }
     }
 
     /// The key that `text` is, if it is in memory; its hash if not.
     #[inline]
-    pub(super) fn recognise(&self, text: &[u8]) -> Result<Arc<Caller>, HashedKey> {
+    pub(super) fn recognise(&self, text: &[u8]) -> Result<Arc<CachedKey>, HashedKey> {
         let hash = self.hasher.hash(text);
-        if let Some(caller) = self.residents.get(&hash)
+        if let Some(caller) = self.key_cache.get(&hash)
             && caller.revision == self.revisions.of(caller.key_id, caller.org_id)
             && (caller.reload_at == Timestamp::MAX || self.now() < caller.reload_at)
         {
@@ -467,7 +471,7 @@ impl Inner {
     #[cold]
     fn unread(&self, hash: HashedKey, text: &[u8], is_optional: bool) -> Result<Unread, Reason> {
         let legacy = match &self.legacy {
-            _ if key::is_well_formed(text) => None,
+            _ if key_text::is_well_formed(text) => None,
             Some(hasher) => Some(hasher.hash(text)),
             None => return Err(Reason::MalformedKey),
         };
@@ -482,16 +486,16 @@ impl Inner {
     async fn load(
         &self,
         unread: Unread,
-        patience: &Patience,
-    ) -> Result<Option<Arc<Caller>>, Reason> {
+        deadline: &Deadline,
+    ) -> Result<Option<Arc<CachedKey>>, Reason> {
         let hash = unread.hash;
-        if let Some(caller) = self.load_stored(hash, &hash, patience).await? {
+        if let Some(caller) = self.load_stored(hash, &hash, deadline).await? {
             return Ok(Some(caller));
         }
         let Some(old) = unread.legacy else {
             return Err(Reason::UnknownKey);
         };
-        match self.load_legacy(hash, old, patience).await? {
+        match self.load_legacy(hash, old, deadline).await? {
             None if !unread.is_optional => Err(Reason::MalformedKey),
             found => Ok(found),
         }
@@ -502,10 +506,10 @@ impl Inner {
         &self,
         hash: HashedKey,
         stored: &HashedKey,
-        patience: &Patience,
-    ) -> Result<Option<Arc<Caller>>, Reason> {
+        deadline: &Deadline,
+    ) -> Result<Option<Arc<CachedKey>>, Reason> {
         let changes = self.revisions.all();
-        let resolved = self.store.resolve(stored, patience).get().await;
+        let resolved = self.store.resolve(stored, deadline).get().await;
         let Some(resolved) = resolved.map_err(unavailable)? else {
             return Ok(None);
         };
@@ -513,12 +517,12 @@ impl Inner {
         // What was read before a change must not be kept after it: the change has already told the
         // cache to forget.
         if self.revisions.all() == changes {
-            self.residents.insert(Arc::clone(&caller));
+            self.key_cache.insert(Arc::clone(&caller));
         }
         Ok(Some(caller))
     }
 
-    fn load_by_id(&self, id: KeyId) -> Result<Arc<Caller>, Reason> {
+    fn load_by_id(&self, id: KeyId) -> Result<Arc<CachedKey>, Reason> {
         let resolved = self
             .store
             .resolve_id(id)
@@ -531,10 +535,10 @@ impl Inner {
     /// Begins with what is stored of the group: as `known` says, or else as the store does.
     pub(crate) fn attach(
         &self,
-        id: GroupId,
-        known: Option<&[(GroupId, Vec<SavedCounter>)]>,
-    ) -> Result<Arc<Group>, Reason> {
-        let stored = |known: &[(GroupId, Vec<SavedCounter>)]| {
+        id: SubjectId,
+        known: Option<&[(SubjectId, Vec<SavedCounter>)]>,
+    ) -> Result<Arc<CounterSet>, Reason> {
+        let stored = |known: &[(SubjectId, Vec<SavedCounter>)]| {
             let mut groups = known.iter();
             let of_group = groups.find(|(group, _)| *group == id);
             Ok(of_group.map_or_else(Vec::new, |(_, saved)| saved.clone()))
@@ -550,10 +554,10 @@ impl Inner {
 
     /// Why a known key may not make this request, limits apart.
     #[inline(always)]
-    fn objection<H: ?Sized>(
+    fn authorize<H: ?Sized>(
         &self,
-        caller: &Caller,
-        visit: &mut Visit<'_, '_, H>,
+        caller: &CachedKey,
+        visit: &mut RequestContext<'_, '_, H>,
     ) -> Option<Reason> {
         if !caller.is_active {
             return Some(Reason::RevokedKey);
@@ -586,7 +590,7 @@ impl Inner {
     }
 
     #[cold]
-    fn grant_anonymously<H: ?Sized>(&self, visit: &mut Visit<'_, '_, H>) -> Grant {
+    fn grant_anonymously<H: ?Sized>(&self, visit: &mut RequestContext<'_, '_, H>) -> Grant {
         let shadowed = visit.take_shadowed();
         self.recorder().count_shadowed(&shadowed);
         let now = self.clock.now();
@@ -597,8 +601,8 @@ impl Inner {
     #[inline]
     fn extra<H: ?Sized>(
         &self,
-        visit: &mut Visit<'_, '_, H>,
-        caller: &Caller,
+        visit: &mut RequestContext<'_, '_, H>,
+        caller: &CachedKey,
         receipt: Receipt,
     ) -> Option<Box<Extra>> {
         if !visit.place.limits_keys && receipt.is_none() && visit.progress.notes.is_none() {
@@ -610,13 +614,13 @@ impl Inner {
     #[cold]
     fn rare_extra<H: ?Sized>(
         &self,
-        visit: &mut Visit<'_, '_, H>,
-        caller: &Caller,
+        visit: &mut RequestContext<'_, '_, H>,
+        caller: &CachedKey,
         receipt: Receipt,
     ) -> Option<Box<Extra>> {
         let rules = lists(caller, visit.place);
         let mut shadowed = visit.take_shadowed();
-        for index in receipt.iter().flat_map(|remarks| &remarks.passed_over) {
+        for index in receipt.iter().flat_map(|remarks| &remarks.shadow_denied) {
             let rule = rule_at(&rules, usize::from(*index));
             shadowed.extend(rule.map(Rule::name));
         }
@@ -631,17 +635,17 @@ impl Inner {
     #[cold]
     async fn refuse<H: Headers + ?Sized>(
         &self,
-        visit: &Visit<'_, '_, H>,
+        visit: &RequestContext<'_, '_, H>,
         refusal: Refusal,
     ) -> Denial {
         let reason = refusal.denial.reason();
-        if let Some(strike) = Strike::of(reason)
+        if let Some(strike) = AuthFailure::of(reason)
             && !self.spares(visit.request, *visit.ip)
-            && let Some(network) = Network::of(*visit.ip)
+            && let Some(network) = IpKey::of(*visit.ip)
         {
             self.observe(visit, network);
             if !self.is_found_proxy(*visit.ip)
-                && self.strike(strike, network, &visit.patience).await
+                && self.strike(strike, network, &visit.deadline).await
             {
                 self.warn_of_locked_proxy(visit);
             }
@@ -662,7 +666,12 @@ impl Inner {
         refusal.denial
     }
 
-    fn record_refusal<H: ?Sized>(&self, visit: &Visit<'_, '_, H>, caller: &Caller, reason: Reason) {
+    fn record_refusal<H: ?Sized>(
+        &self,
+        visit: &RequestContext<'_, '_, H>,
+        caller: &CachedKey,
+        reason: Reason,
+    ) {
         if !self.recorder().is_enabled() {
             return;
         }
@@ -683,9 +692,9 @@ impl Inner {
 }
 
 #[cold]
-fn exhausted_route(rules: &[&[Rule]], level: Level, room_at: Moment) -> Denial {
+fn exhausted_route(rules: &[&[Rule]], level: LimitState, retry_at: Moment) -> Denial {
     match rule_at(rules, level.rule) {
-        Some(rule) => Denial::exhausted(rule, level, room_at),
+        Some(rule) => Denial::exhausted(rule, level, retry_at),
         None => Denial::new(Reason::RateLimited),
     }
 }

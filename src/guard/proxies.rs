@@ -9,16 +9,16 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use super::Inner;
+use super::context::RequestContext;
+use super::key_cache::CachedKey;
 use super::lockouts::{forwarding_field, trust_line};
 use super::request::Headers;
-use super::residents::Caller;
-use super::visit::Visit;
 use super::warnings::About;
-use crate::client_ip::ClientIp;
-use crate::clock::Moment;
-use crate::key;
-use crate::network::Network;
-use crate::record::OrgId;
+use crate::model::OrgId;
+use crate::model::key_text;
+use crate::net::ClientIp;
+use crate::net::IpKey;
+use crate::time::Moment;
 
 const SLOTS: usize = 1_024;
 
@@ -63,7 +63,7 @@ struct Slot {
 }
 
 struct Suspect {
-    network: Network,
+    network: IpKey,
     /// The first accepted one.
     first: Option<Vouched>,
     is_proxy: bool,
@@ -78,7 +78,7 @@ struct Vouched {
 }
 
 impl Suspect {
-    fn new(network: Network, failed_at: Moment) -> Self {
+    fn new(network: IpKey, failed_at: Moment) -> Self {
         Self {
             network,
             first: None,
@@ -100,7 +100,7 @@ impl Suspect {
 impl Proxies {
     /// Notes a failed authentication of an address that sends forwarding headers.
     #[cold]
-    fn observe(&self, network: Network, now: Moment) {
+    fn observe(&self, network: IpKey, now: Moment) {
         let slots = self
             .slots
             .get_or_init(|| std::iter::repeat_with(Slot::default).take(SLOTS).collect());
@@ -119,7 +119,7 @@ impl Proxies {
 
     /// Whether it matters that a key is accepted from an address.
     #[inline]
-    pub(super) fn observes(&self, network: impl FnOnce() -> Option<Network>) -> bool {
+    pub(super) fn observes(&self, network: impl FnOnce() -> Option<IpKey>) -> bool {
         match self.slots.get() {
             None => false,
             Some(slots) => network().is_some_and(|network| {
@@ -132,7 +132,7 @@ impl Proxies {
     /// Notes that a key was accepted from an address under observation. Returns whether that shows
     /// that it is a proxy.
     #[cold]
-    fn vouch(&self, network: Network, vouched: Vouched, now: Moment) -> bool {
+    fn vouch(&self, network: IpKey, vouched: Vouched, now: Moment) -> bool {
         let Some(slots) = self.slots.get() else {
             return false;
         };
@@ -177,7 +177,7 @@ impl Proxies {
     }
 
     /// Whether an address was found to be a proxy.
-    fn contains(&self, network: Network, now: Moment) -> bool {
+    fn contains(&self, network: IpKey, now: Moment) -> bool {
         let Some(slots) = self.slots.get() else {
             return false;
         };
@@ -209,12 +209,16 @@ impl Inner {
     /// Whether an address was found to be a proxy.
     pub(super) fn is_found_proxy(&self, ip: ClientIp) -> bool {
         let now = self.clock.now();
-        Network::of(ip).is_some_and(|network| self.proxies.contains(network, now))
+        IpKey::of(ip).is_some_and(|network| self.proxies.contains(network, now))
     }
 
     /// Notes that a client failed to authenticate that may be a proxy.
     #[cold]
-    pub(super) fn observe<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>, network: Network) {
+    pub(super) fn observe<H: Headers + ?Sized>(
+        &self,
+        visit: &RequestContext<'_, '_, H>,
+        network: IpKey,
+    ) {
         if self.forwarded_by_peer(visit).is_some() {
             self.proxies.observe(network, self.clock.now());
         }
@@ -222,11 +226,15 @@ impl Inner {
 
     /// Notes that a key was accepted from a client under observation.
     #[cold]
-    pub(super) fn vouch<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>, caller: &Caller) {
+    pub(super) fn vouch<H: Headers + ?Sized>(
+        &self,
+        visit: &RequestContext<'_, '_, H>,
+        caller: &CachedKey,
+    ) {
         if visit.is_dry_run() {
             return;
         }
-        let (Some(network), Some(field)) = (Network::of(*visit.ip), self.forwarded_by_peer(visit))
+        let (Some(network), Some(field)) = (IpKey::of(*visit.ip), self.forwarded_by_peer(visit))
         else {
             return;
         };
@@ -251,26 +259,28 @@ impl Inner {
     /// Looks at the key of a client that is locked out and may be a proxy, once in a while: it may
     /// have been locked out before keys showed what it is.
     #[cold]
-    pub(super) async fn vouch_while_locked<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) {
-        let (Some(network), Some(_)) = (Network::of(*visit.ip), self.forwarded_by_peer(visit))
-        else {
+    pub(super) async fn vouch_while_locked<H: Headers + ?Sized>(
+        &self,
+        visit: &RequestContext<'_, '_, H>,
+    ) {
+        let (Some(network), Some(_)) = (IpKey::of(*visit.ip), self.forwarded_by_peer(visit)) else {
             return;
         };
         let Ok(Some((text, _))) = self.presented(visit.request.headers) else {
             return;
         };
         let now = self.clock.now();
-        if !key::is_well_formed(text) || !self.proxies.may_look(now) {
+        if !key_text::is_well_formed(text) || !self.proxies.may_look(now) {
             return;
         }
         let caller = match self.recognise(text) {
             Ok(caller) => Some(caller),
             Err(hash) => {
-                let found = self.load_stored(hash, &hash, &visit.patience).await;
+                let found = self.load_stored(hash, &hash, &visit.deadline).await;
                 found.unwrap_or_default()
             }
         };
-        let accepts = |caller: &Caller| {
+        let accepts = |caller: &CachedKey| {
             let is_expired = self.clock.timestamp() >= caller.expires_at;
             caller.is_active && caller.is_org_active && !is_expired
         };
@@ -282,7 +292,10 @@ impl Inner {
 
     /// Says that a client was locked out that may be a proxy.
     #[cold]
-    pub(super) fn warn_of_locked_proxy<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) {
+    pub(super) fn warn_of_locked_proxy<H: Headers + ?Sized>(
+        &self,
+        visit: &RequestContext<'_, '_, H>,
+    ) {
         if let Some(field) = self.forwarded(visit) {
             let warning = format!(
                 "{ip} failed to authenticate too often and is locked out; its requests name other \
@@ -298,14 +311,14 @@ impl Inner {
     /// The field by which the client says that it asks for others, if it is the peer itself.
     fn forwarded_by_peer<H: Headers + ?Sized>(
         &self,
-        visit: &Visit<'_, '_, H>,
+        visit: &RequestContext<'_, '_, H>,
     ) -> Option<&'static str> {
         if visit.request.is_named {
             return None;
         }
-        let rulebook = self.rulebook();
-        let peer = rulebook.policy.nat64_prefixes.canonical(visit.request.ip);
-        match rulebook.policy.trusted_proxies.contains(peer) {
+        let compiled = self.compiled();
+        let peer = compiled.policy.nat64_prefixes.canonical(visit.request.ip);
+        match compiled.policy.trusted_proxies.contains(peer) {
             true => None,
             false => forwarding_field(visit.request.headers),
         }
@@ -313,18 +326,18 @@ impl Inner {
 
     /// The field by which the client says that it asks for others; where a trusted proxy names it, by
     /// a hop before it.
-    fn forwarded<H: Headers + ?Sized>(&self, visit: &Visit<'_, '_, H>) -> Option<String> {
+    fn forwarded<H: Headers + ?Sized>(&self, visit: &RequestContext<'_, '_, H>) -> Option<String> {
         if let Some(field) = self.forwarded_by_peer(visit) {
             return Some(field.to_owned());
         }
         if visit.request.is_named {
             return forwarding_field(visit.request.headers).map(str::to_owned);
         }
-        let rulebook = self.rulebook();
-        let trusted = &rulebook.policy.trusted_proxies;
-        let named = self.client_by(trusted, &rulebook, visit.request.headers);
+        let compiled = self.compiled();
+        let trusted = &compiled.policy.trusted_proxies;
+        let named = self.client_by(trusted, &compiled, visit.request.headers);
         named.ok().flatten()?.before?;
-        Some(rulebook.policy.client_ip_header.name().to_owned())
+        Some(compiled.policy.client_ip_header.name().to_owned())
     }
 }
 
@@ -334,7 +347,7 @@ mod tests {
 
     const START: Moment = Moment::from_nanos(1 << 60);
 
-    fn network(text: &str) -> Network {
+    fn network(text: &str) -> IpKey {
         text.parse().unwrap()
     }
 

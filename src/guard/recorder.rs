@@ -10,18 +10,18 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::denial::status;
+use super::key_cache::Backends;
 use super::legacy::Rehashing;
 use super::lockouts::Lockouts;
-use super::policies::Policies;
+use super::policy_reloader::PolicyReloader;
 use super::request::Request;
-use super::residents::Backends;
 use super::warnings::Topic;
-use crate::client_ip::ClientIp;
-use crate::clock::{CalendarCheck, Clock, Moment};
-use crate::path;
-use crate::record::{Reason, Usage};
+use crate::model::{Reason, Usage};
+use crate::net::ClientIp;
+use crate::policy::path;
 use crate::sink::SharedSink;
 use crate::store::{Store, StoreError, UsageBatch, UsageEvent};
+use crate::time::{CalendarCheck, Clock, Moment};
 
 /// How long usage waits at most before it is written.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -288,7 +288,7 @@ pub(super) struct Writer {
     backends: Arc<Backends>,
     store: Arc<dyn Store>,
     lockouts: Arc<Lockouts>,
-    policies: Arc<Policies>,
+    policies: Arc<PolicyReloader>,
     retention: Duration,
     outlet: Option<Outlet>,
     /// An emptied queue's memory, to be swapped in for a full one.
@@ -305,7 +305,7 @@ impl Writer {
         backends: Arc<Backends>,
         store: Arc<dyn Store>,
         lockouts: Arc<Lockouts>,
-        policies: Arc<Policies>,
+        policies: Arc<PolicyReloader>,
         retention: Duration,
         outlet: Option<Outlet>,
     ) -> std::io::Result<JoinHandle<()>> {

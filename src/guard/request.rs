@@ -5,10 +5,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
 
-use crate::access::{Place, Rulebook};
-use crate::client_ip::ClientIp;
-use crate::path;
-use crate::record::Method;
+use crate::model::Method;
+use crate::net::ClientIp;
+use crate::policy::path;
+use crate::policy::{CompiledPolicy, RouteMatch};
 
 /// Anything that can answer "which values has the header NAME".
 ///
@@ -192,10 +192,10 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
 
     /// The rules that hold for the request.
     #[inline(always)]
-    pub(super) fn place<'p>(&self, rulebook: &'p Rulebook) -> Place<'p> {
-        let mut place = rulebook.place(self.path, self.method);
+    pub(super) fn place<'p>(&self, compiled: &'p CompiledPolicy) -> RouteMatch<'p> {
+        let mut place = compiled.place(self.path, self.method);
         for path in self.other_paths {
-            place.add(rulebook.place(path, self.method));
+            place.add(compiled.place(path, self.method));
         }
         place
     }

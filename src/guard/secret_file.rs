@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::backends::Place;
-use crate::draft::Draft;
-use crate::secret::Secret;
+use super::backends::Storage;
+use crate::model::Secret;
 use crate::store::{OpenError, RedbStore};
+use crate::sys::AtomicFile;
 
 const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
 
@@ -18,7 +18,7 @@ const MAX_SECRET_BYTES: u64 = 65_536;
 
 /// The secret given, or of the environment, or beside the data file, or, for a new data file, new.
 pub(super) fn find_secret(
-    place: &Place<'_>,
+    place: &Storage<'_>,
     explicit: Option<Secret>,
 ) -> Result<Secret, OpenError> {
     let (secret, place) = if let Some(secret) = explicit {
@@ -26,7 +26,7 @@ pub(super) fn find_secret(
     } else if let Some(text) = std::env::var_os(SECRET_VARIABLE) {
         let secret = Secret::from(text.into_encoded_bytes());
         (secret, format!("the variable {SECRET_VARIABLE}"))
-    } else if let Place::File(file) = place {
+    } else if let Storage::File(file) = place {
         let path = secret_path(file);
         (secret_beside(file, &path)?, format!("`{}`", path.display()))
     } else {
@@ -47,7 +47,7 @@ pub(super) fn find_secret(
 /// The secret of a data file that may be held by another process. None is made.
 #[cfg(feature = "cli")]
 pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
-    let place = Place::of(file)?;
+    let place = Storage::of(file)?;
     if place.is_server() {
         return find_secret(&place, explicit);
     }
@@ -59,7 +59,7 @@ pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<S
             secret_file: beside,
         });
     }
-    find_secret(&Place::File(file), explicit)
+    find_secret(&Storage::File(file), explicit)
 }
 
 /// The file that a path leads to: where it is a symbolic link, the one at its end, so that a file has
@@ -129,7 +129,7 @@ fn open_private(path: &Path, data: &Path) -> Result<File, OpenError> {
     use std::fs::Metadata;
     use std::os::unix::fs::FileTypeExt;
 
-    use crate::ownership::{exposure, owner_of};
+    use crate::sys::ownership::{exposure, owner_of};
 
     let failed = |source| OpenError::SecretFile {
         path: path.into(),
@@ -179,7 +179,7 @@ fn create_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
     let secret = Secret::generate().map_err(|error| failed(std::io::Error::other(error)))?;
     let mut bytes = Zeroizing::new(secret.expose().to_vec());
     bytes.push(b'\n');
-    let written = Draft::new(path).and_then(|mut draft| {
+    let written = AtomicFile::new(path).and_then(|mut draft| {
         draft.file().write_all(&bytes)?;
         draft.take_name(path)
     });

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::denial::Denial;
 use super::fields::whole_seconds;
-use crate::clock::Moment;
-use crate::limiter::Level;
-use crate::record::Reason;
-use crate::rule::Rule;
+use crate::counter::Rule;
+use crate::limiter::LimitState;
+use crate::model::Reason;
+use crate::time::Moment;
 
 /// What [`KeyGuard::dry_run`](crate::KeyGuard::dry_run) found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +57,8 @@ pub struct RuleState {
 }
 
 impl RuleState {
-    pub(crate) fn new(rule: &Rule, level: Level) -> Self {
-        let reset = (level.grows_at < Moment::NEVER).then(|| level.grows_at.since(level.at));
+    pub(crate) fn new(rule: &Rule, level: LimitState) -> Self {
+        let reset = (level.resets_at < Moment::NEVER).then(|| level.resets_at.since(level.at));
         Self {
             name: rule.name(),
             limit: rule.limit.amount.get(),

@@ -2,7 +2,7 @@
 
 use http::Extensions;
 
-use crate::client_ip::ClientIp;
+use crate::net::ClientIp;
 
 /// The part of the path that routers of axum have taken away, for they nest the service behind.
 #[cfg(feature = "axum")]

@@ -26,7 +26,7 @@ pin_project! {
 }
 
 impl<B> AnswerBody<B> {
-    pub(super) fn of(inner: B, grant: Option<Arc<Grant>>) -> Self {
+    pub(crate) fn of(inner: B, grant: Option<Arc<Grant>>) -> Self {
         Self {
             inner: Some(inner),
             refusal: None,
@@ -77,7 +77,7 @@ impl<B: Body<Data = Bytes>> Body for AnswerBody<B> {
 }
 
 /// A body of at most so many bytes.
-pub(super) async fn read_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Problem>
+pub(crate) async fn read_body<B>(body: B, most_bytes: usize) -> Result<Bytes, Problem>
 where
     B: Body,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

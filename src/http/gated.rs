@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use super::body::AnswerBody;
 use super::response::set_grant_fields;
 use crate::guard::Grant;
-use crate::waiting::block_on;
+use crate::sys::block_on;
 
 /// What a request must pass; only the layers here are such.
 pub trait Gate: Clone + Send + Sync + 'static {

@@ -10,9 +10,9 @@ use tower_layer::Layer;
 use super::gated::{Gate, Gated, Passage};
 use super::mount::{Mount, Paths};
 use super::peer::{self, Peer};
-use crate::client_ip::ClientIp;
+use crate::counter::IpLimit;
 use crate::guard::{self, Grant, GuardId, KeyGuard};
-use crate::ip_limit::IpLimit;
+use crate::net::ClientIp;
 
 /// Puts services behind a guard: [`KeyGuard::decide`] on every request.
 #[derive(Clone, Debug)]

@@ -38,17 +38,15 @@
 //! Status and latency are recorded once the head of the answer is there; the request counts as in
 //! flight until its body has been sent.
 
-mod admin;
+pub(crate) mod admin;
 mod axum;
-mod body;
+pub(crate) mod body;
 mod gated;
 mod layer;
 mod mount;
 mod peer;
-mod problem;
-mod response;
-#[cfg(feature = "serve")]
-pub(crate) mod serve;
+pub(crate) mod problem;
+pub(crate) mod response;
 mod static_file;
 
 pub use self::admin::AdminService;

@@ -8,8 +8,8 @@ use http::{Extensions, StatusCode};
 
 use super::axum;
 use super::problem::Problem;
-use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
+use crate::net::ClientIp;
 
 /// Finds the address of a peer.
 type Find = dyn Fn(&Extensions) -> Option<ClientIp> + Send + Sync;

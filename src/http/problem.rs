@@ -8,12 +8,12 @@ use super::response::set_fields;
 use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
 use crate::guard::Denial;
-use crate::record::Key;
-use crate::text::escaped_json;
+use crate::input::text::escaped_json;
+use crate::model::Key;
 
 /// A problem document (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ProblemDocument {
+pub(crate) struct ProblemDocument {
     /// Always `about:blank`: the status says what kind of problem it is.
     #[serde(rename = "type")]
     kind: &'static str,
@@ -39,13 +39,13 @@ pub(super) struct ProblemDocument {
 
 /// An answer that is no success.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     document: Box<ProblemDocument>,
     fields: Vec<(&'static str, String)>,
 }
 
 impl Problem {
-    pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         Self {
             document: Box::new(ProblemDocument {
                 kind: "about:blank",
@@ -63,27 +63,27 @@ impl Problem {
     }
 
     /// Something of the request that cannot be accepted.
-    pub(super) fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub(crate) fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
         let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
         problem.document.field = Some(field.into()).filter(|field| !field.is_empty());
         problem
     }
 
     /// The same with a header field.
-    pub(super) fn with_field(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn with_field(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.fields.push((name, value.into()));
         self
     }
 
     /// A path that is there, with another method.
-    pub(super) fn not_allowed<'a>(methods: impl Iterator<Item = &'a str>) -> Self {
+    pub(crate) fn not_allowed<'a>(methods: impl Iterator<Item = &'a str>) -> Self {
         let allowed = methods.collect::<Vec<_>>().join(", ");
         let detail = format!("This path takes {allowed}.");
         let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
         Self::new(status, code, detail).with_field("Allow", allowed)
     }
 
-    pub(super) fn into_response<B: From<String>>(self) -> Response<B> {
+    pub(crate) fn into_response<B: From<String>>(self) -> Response<B> {
         let status = StatusCode::from_u16(self.document.status);
         let document = serde_json::to_string(&self.document).unwrap_or_default();
         let mut response = Response::new(escaped_json(&document).into_owned().into());

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 use crate::guard::{Denial, Grant, LimitFields};
-use crate::text::escaped_json;
+use crate::input::text::escaped_json;
 
 impl Denial {
     /// The whole answer: status, header fields and problem document.
@@ -19,7 +19,7 @@ impl Denial {
 }
 
 /// The fields of a grant, in place of what the service said itself.
-pub(super) fn set_grant_fields(headers: &mut HeaderMap, grant: &Grant) {
+pub(crate) fn set_grant_fields(headers: &mut HeaderMap, grant: &Grant) {
     const NAMES: [HeaderName; 4] = [
         HeaderName::from_static("x-ratelimit-limit"),
         HeaderName::from_static("x-ratelimit-remaining"),
@@ -43,7 +43,7 @@ pub(super) fn set_grant_fields(headers: &mut HeaderMap, grant: &Grant) {
     }
 }
 
-pub(super) fn set_fields(headers: &mut HeaderMap, fields: Vec<(&'static str, String)>) {
+pub(crate) fn set_fields(headers: &mut HeaderMap, fields: Vec<(&'static str, String)>) {
     for (name, value) in fields {
         // Names and values are our own and valid.
         if let (Ok(name), Ok(value)) = (
@@ -56,11 +56,11 @@ pub(super) fn set_fields(headers: &mut HeaderMap, fields: Vec<(&'static str, Str
 }
 
 /// A value as JSON, with hidden characters as escapes.
-pub(super) fn json_value(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
+pub(crate) fn json_value(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
     json(status, escaped_json(&value.to_string()).into_owned().into())
 }
 
-pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+pub(crate) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");

@@ -7,9 +7,9 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
-use super::Level;
-use crate::clock::Moment;
-use crate::limit::{Limit, Span};
+use super::LimitState;
+use crate::limit::{Limit, Period};
+use crate::time::Moment;
 
 /// Parts of the table, each with a lock of its own. All of one group is in one part.
 const PARTS: usize = 1_024;
@@ -53,8 +53,8 @@ pub(super) struct Refusal {
     /// The place of the limit among those that are asked for.
     pub(super) rule: usize,
     pub(super) limit: Limit,
-    pub(super) level: Level,
-    pub(super) room_at: Moment,
+    pub(super) level: LimitState,
+    pub(super) retry_at: Moment,
     /// What each of the other limits has room for at least.
     pub(super) others_have: u64,
 }
@@ -78,20 +78,22 @@ impl Refusal {
     /// that is sure, if nothing is admitted meanwhile.
     fn room_at_for(&self, cost: NonZeroU32, now: Moment) -> Moment {
         if cost == self.wish.cost {
-            return self.room_at;
+            return self.retry_at;
         }
         match self.limit.span {
             // A hit counts from the later end of its grain.
-            Span::Sliding(length) => now.plus(Duration::from_nanos(
+            Period::Sliding(length) => now.plus(Duration::from_nanos(
                 length.nanos().saturating_add(length.grain_nanos()),
             )),
-            Span::Credits(Some(refill)) => {
+            Period::Credits(Some(refill)) => {
                 let more = u64::from(cost.get() - self.wish.cost.get());
                 let times = more.div_ceil(refill.amount.get().into());
                 let millis = times.saturating_mul(refill.millis.get());
-                self.room_at.plus(Duration::from_millis(millis))
+                self.retry_at.plus(Duration::from_millis(millis))
             }
-            Span::Day | Span::Month | Span::Credits(None) | Span::Concurrent => self.room_at,
+            Period::Day | Period::Month | Period::Credits(None) | Period::Concurrent => {
+                self.retry_at
+            }
         }
     }
 }
@@ -124,16 +126,16 @@ impl Exhausted {
     }
 
     /// The limit that is known to refuse this now, and when it has room.
-    pub(super) fn find(&self, wish: Wish, now: Moment) -> Option<(Level, Moment)> {
+    pub(super) fn find(&self, wish: Wish, now: Moment) -> Option<(LimitState, Moment)> {
         let part = self.part(wish.group).lock();
         let mut known = part.known.iter();
         let known = known.find(|known| now < known.until && known.refusal.covers(wish))?;
         let Refusal { rule, level, .. } = known.refusal;
-        let level = Level {
+        let level = LimitState {
             rule,
             at: now,
             remaining: 0,
-            grows_at: level.grows_at,
+            resets_at: level.resets_at,
         };
         Some((level, known.refusal.room_at_for(wish.cost, now)))
     }
@@ -145,10 +147,10 @@ impl Exhausted {
             wish, limit, level, ..
         } = refusal;
         // A slot may be free again at any time.
-        if limit.span == Span::Concurrent || level.remaining > 0 {
+        if limit.span == Period::Concurrent || level.remaining > 0 {
             return;
         }
-        let until = level.grows_at.min(level.at.plus(TRUSTED_FOR));
+        let until = level.resets_at.min(level.at.plus(TRUSTED_FOR));
         let mut part = self.part(wish.group).lock();
         if part.forgotten != wish.forgotten {
             return;
@@ -208,13 +210,13 @@ mod tests {
             wish: table.wish(NonZeroU32::MIN, group, [("key", limit)].into_iter()),
             rule: 0,
             limit,
-            level: Level {
+            level: LimitState {
                 rule: 0,
                 at: Moment::default(),
                 remaining: 0,
-                grows_at: Moment::NEVER,
+                resets_at: Moment::NEVER,
             },
-            room_at: Moment::NEVER,
+            retry_at: Moment::NEVER,
             others_have: 0,
         }
     }

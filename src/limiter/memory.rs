@@ -9,21 +9,21 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::networks::Networks;
+use super::networks::IpCounters;
 use super::{
-    Admission, AttachError, Groups, Level, Limiter, NetworkRule, Outcome, Receipt, Rules,
-    is_passed_over, pass_over,
+    Admission, AdmittedRequest, AttachError, CounterSets, IpRule, LimitState, Limiter, Receipt,
+    Rules, deny_in_shadow, is_shadow_denied,
 };
-use crate::clock::{Clock, Moment};
-use crate::counter::{CounterMut, Counters, SavedCounter, SavedNetwork, Time};
-use crate::limit::Span;
-use crate::network::Network;
+use crate::counter::{CounterMut, Counters, SavedCounter, SavedIpCounters, Time};
+use crate::counter::{Rule, Subject, SubjectId};
 #[cfg(feature = "redis")]
-use crate::quota::Balance;
-use crate::rule::{GroupId, Holder, Rule};
+use crate::limit::Balance;
+use crate::limit::Period;
+use crate::net::IpKey;
 use crate::store::StoreError;
-use crate::time_zone::TimeZone;
-use crate::waiting::{Patience, Reply};
+use crate::sys::{Deadline, MaybeReady};
+use crate::time::TimeZone;
+use crate::time::{Clock, Moment};
 
 /// Locks of the table of groups. They are taken when a key is read from the file, not per request.
 const SHARDS: usize = 256;
@@ -33,13 +33,13 @@ const FULL_FOR: u64 = 100_000_000;
 
 /// The counters of a key or an organization. Whoever decides often holds on to the handle.
 #[derive(Debug)]
-pub(crate) struct Group {
-    id: GroupId,
+pub(crate) struct CounterSet {
+    id: SubjectId,
     counters: Mutex<Counters>,
 }
 
-impl Group {
-    pub(crate) fn id(&self) -> GroupId {
+impl CounterSet {
+    pub(crate) fn id(&self) -> SubjectId {
         self.id
     }
 
@@ -54,17 +54,17 @@ pub(crate) struct MemoryLimiter {
     clock: Clock,
     capacity: usize,
     len: AtomicUsize,
-    shards: Box<[Mutex<HashTable<Arc<Group>>>]>,
+    shards: Box<[Mutex<HashTable<Arc<CounterSet>>>]>,
     hasher: RandomState,
     /// Where days and months end.
     zone: TimeZone,
-    changed: Mutex<Vec<Arc<Group>>>,
+    changed: Mutex<Vec<Arc<CounterSet>>>,
     /// When counters of a shard were last reset.
     resets: Box<[AtomicU64]>,
     next_sweep: AtomicUsize,
     /// Until when there is no use in looking for room, in nanoseconds of the clock.
     full_until: AtomicU64,
-    networks: Networks,
+    networks: IpCounters,
 }
 
 impl MemoryLimiter {
@@ -81,11 +81,11 @@ impl MemoryLimiter {
             resets: (0..SHARDS).map(|_| AtomicU64::new(0)).collect(),
             next_sweep: AtomicUsize::new(0),
             full_until: AtomicU64::new(0),
-            networks: Networks::new(networks),
+            networks: IpCounters::new(networks),
         }
     }
 
-    fn hash(&self, id: GroupId) -> u64 {
+    fn hash(&self, id: SubjectId) -> u64 {
         self.hasher.hash_one(id)
     }
 
@@ -100,7 +100,7 @@ impl MemoryLimiter {
         }
     }
 
-    fn reset_at(&self, group: &Group) -> &AtomicU64 {
+    fn reset_at(&self, group: &CounterSet) -> &AtomicU64 {
         &self.resets[self.hash(group.id) as usize % SHARDS]
     }
 
@@ -122,7 +122,7 @@ impl MemoryLimiter {
     }
 
     /// Drops the groups of a shard that nobody holds and that count nothing.
-    fn sweep_shard(&self, shard: &mut HashTable<Arc<Group>>) {
+    fn sweep_shard(&self, shard: &mut HashTable<Arc<CounterSet>>) {
         let before = shard.len();
         let now = self.clock.now();
         shard.retain(|group| {
@@ -139,9 +139,9 @@ impl MemoryLimiter {
 impl Limiter for MemoryLimiter {
     fn attach(
         &self,
-        id: GroupId,
+        id: SubjectId,
         seed: &mut dyn FnMut() -> Result<Vec<SavedCounter>, StoreError>,
-    ) -> Result<Arc<Group>, AttachError> {
+    ) -> Result<Arc<CounterSet>, AttachError> {
         let hash = self.hash(id);
         let shard = &self.shards[hash as usize % SHARDS];
         if let Some(group) = shard.lock().find(hash, |group| group.id == id) {
@@ -163,7 +163,7 @@ impl Limiter for MemoryLimiter {
             self.len.fetch_sub(1, Ordering::Relaxed);
             AttachError::Seed(error)
         })?;
-        let group = Arc::new(Group {
+        let group = Arc::new(CounterSet {
             id,
             counters: Mutex::new(Counters::restored(saved, self.time())),
         });
@@ -172,54 +172,65 @@ impl Limiter for MemoryLimiter {
     }
 
     #[inline]
-    fn admit_now(&self, groups: Groups<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Option<Outcome> {
+    fn admit_now(
+        &self,
+        groups: CounterSets<'_>,
+        rules: Rules<'_>,
+        cost: NonZeroU32,
+    ) -> Option<Admission> {
         Some(self.take(groups, rules, cost))
     }
 
     fn admit<'a>(
         &'a self,
-        groups: Groups<'a>,
+        groups: CounterSets<'a>,
         rules: Rules<'a>,
         cost: NonZeroU32,
-        _: &'a Patience,
-    ) -> Reply<'a, Outcome> {
-        Reply::Now(self.take(groups, rules, cost))
+        _: &'a Deadline,
+    ) -> MaybeReady<'a, Admission> {
+        MaybeReady::Now(self.take(groups, rules, cost))
     }
 
     fn levels(
         &self,
-        groups: Groups<'_>,
+        groups: CounterSets<'_>,
         rules: Rules<'_>,
         cost: NonZeroU32,
-    ) -> Vec<(Level, Moment)> {
+    ) -> Vec<(LimitState, Moment)> {
         let mut held = Held::lock(groups);
         let time = self.time();
         let of = |(index, rule): (usize, &Rule)| {
             let takes = rule.limit.span.takes(cost);
             let mut counter = held.counter(rule);
             let remaining = counter.remaining(time, rule);
-            let room_at = if remaining >= takes.get().into() {
+            let retry_at = if remaining >= takes.get().into() {
                 time.now
             } else {
-                counter.room_at(time, rule, takes)
+                counter.retry_at(time, rule, takes)
             };
-            let level = Level {
+            let level = LimitState {
                 rule: index,
                 at: time.now,
                 remaining,
-                grows_at: counter.grows_at(time, rule),
+                resets_at: counter.resets_at(time, rule),
             };
-            (level, room_at)
+            (level, retry_at)
         };
         indexed(rules).map(of).collect()
     }
 
-    fn settle(&self, groups: Groups<'_>, rules: Rules<'_>, admission: Admission<'_>, actual: u64) {
-        let Admission { at, cost, receipt } = admission;
+    fn settle(
+        &self,
+        groups: CounterSets<'_>,
+        rules: Rules<'_>,
+        admission: AdmittedRequest<'_>,
+        actual: u64,
+    ) {
+        let AdmittedRequest { at, cost, receipt } = admission;
         let mut held = Held::lock(groups);
         let time = self.time();
         for (index, rule) in indexed(rules) {
-            if is_passed_over(receipt, index) {
+            if is_shadow_denied(receipt, index) {
                 continue;
             }
             let reset_at = self.reset_at(groups.of(rule)).load(Ordering::Relaxed);
@@ -236,16 +247,16 @@ impl Limiter for MemoryLimiter {
         }
     }
 
-    fn release(&self, groups: Groups<'_>, rules: Rules<'_>, receipt: &Receipt) {
+    fn release(&self, groups: CounterSets<'_>, rules: Rules<'_>, receipt: &Receipt) {
         let mut held = Held::lock(groups);
         for (index, rule) in indexed(rules) {
-            if rule.limit.span == Span::Concurrent && !is_passed_over(receipt, index) {
+            if rule.limit.span == Period::Concurrent && !is_shadow_denied(receipt, index) {
                 held.counter(rule).release();
             }
         }
     }
 
-    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) -> Result<(), StoreError> {
+    fn reset(&self, groups: CounterSets<'_>, rules: Rules<'_>) -> Result<(), StoreError> {
         let mut held = Held::lock(groups);
         let now = self.time().now.nanos();
         for (_, rule) in indexed(rules) {
@@ -257,11 +268,11 @@ impl Limiter for MemoryLimiter {
         Ok(())
     }
 
-    fn take_changed(&self) -> Vec<Arc<Group>> {
+    fn take_changed(&self) -> Vec<Arc<CounterSet>> {
         std::mem::take(&mut *self.changed.lock())
     }
 
-    fn return_changed(&self, groups: Vec<Arc<Group>>) {
+    fn return_changed(&self, groups: Vec<Arc<CounterSet>>) {
         for group in groups {
             let is_new = group.counters.lock().return_balances();
             if is_new {
@@ -270,7 +281,7 @@ impl Limiter for MemoryLimiter {
         }
     }
 
-    fn windows(&self, part: usize) -> Option<Vec<(GroupId, Vec<SavedCounter>)>> {
+    fn windows(&self, part: usize) -> Option<Vec<(SubjectId, Vec<SavedCounter>)>> {
         let mut all = Vec::new();
         for group in self.shards.get(part)?.lock().iter() {
             let windows = group.counters.lock().windows(self.time());
@@ -281,43 +292,38 @@ impl Limiter for MemoryLimiter {
         Some(all)
     }
 
-    fn hit_now(
-        &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
-        cost: NonZeroU32,
-    ) -> Option<Outcome> {
+    fn hit_now(&self, network: IpKey, rules: &[IpRule<'_>], cost: NonZeroU32) -> Option<Admission> {
         Some(self.networks.hit(network, rules, cost, &self.clock))
     }
 
     fn hit<'a>(
         &'a self,
-        network: Network,
-        rules: &'a [NetworkRule<'a>],
+        network: IpKey,
+        rules: &'a [IpRule<'a>],
         cost: NonZeroU32,
-        _: &'a Patience,
-    ) -> Reply<'a, Outcome> {
-        Reply::Now(self.networks.hit(network, rules, cost, &self.clock))
+        _: &'a Deadline,
+    ) -> MaybeReady<'a, Admission> {
+        MaybeReady::Now(self.networks.hit(network, rules, cost, &self.clock))
     }
 
     fn network_levels(
         &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
+        network: IpKey,
+        rules: &[IpRule<'_>],
         cost: NonZeroU32,
-    ) -> Vec<(Level, Moment)> {
+    ) -> Vec<(LimitState, Moment)> {
         self.networks.levels(network, rules, cost, &self.clock)
     }
 
-    fn network_windows(&self) -> Vec<SavedNetwork> {
+    fn network_windows(&self) -> Vec<SavedIpCounters> {
         self.networks.windows(&self.clock)
     }
 
-    fn restore_networks(&self, saved: Vec<SavedNetwork>) {
+    fn restore_networks(&self, saved: Vec<SavedIpCounters>) {
         self.networks.restore(saved, &self.clock);
     }
 
-    fn forget(&self, network: Network) -> Result<(), StoreError> {
+    fn forget(&self, network: IpKey) -> Result<(), StoreError> {
         self.networks.forget(network);
         Ok(())
     }
@@ -331,10 +337,15 @@ impl Limiter for MemoryLimiter {
 impl MemoryLimiter {
     /// [`Limiter::admit`], which here never has to ask.
     #[inline(always)]
-    pub(super) fn take(&self, groups: Groups<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Outcome {
+    pub(super) fn take(
+        &self,
+        groups: CounterSets<'_>,
+        rules: Rules<'_>,
+        cost: NonZeroU32,
+    ) -> Admission {
         let mut held = Held::lock(groups);
         let time = self.time();
-        let mut slowest: Option<(Level, Moment)> = None;
+        let mut slowest: Option<(LimitState, Moment)> = None;
         let mut receipt = Receipt::None;
         for (index, rule) in indexed(rules) {
             let takes = rule.limit.span.takes(cost);
@@ -342,45 +353,45 @@ impl MemoryLimiter {
             let remaining = counter.remaining(time, rule);
             if remaining < takes.get().into() {
                 if rule.limit.shadow {
-                    pass_over(&mut receipt, index);
+                    deny_in_shadow(&mut receipt, index);
                 } else {
-                    let room_at = counter.room_at(time, rule, takes);
-                    if slowest.is_none_or(|(_, latest)| room_at > latest) {
-                        let level = Level {
+                    let retry_at = counter.retry_at(time, rule, takes);
+                    if slowest.is_none_or(|(_, latest)| retry_at > latest) {
+                        let level = LimitState {
                             rule: index,
                             at: time.now,
                             remaining,
-                            grows_at: counter.grows_at(time, rule),
+                            resets_at: counter.resets_at(time, rule),
                         };
-                        slowest = Some((level, room_at));
+                        slowest = Some((level, retry_at));
                     }
                 }
             }
         }
-        if let Some((level, room_at)) = slowest {
-            return Outcome::Refused(level, room_at);
+        if let Some((level, retry_at)) = slowest {
+            return Admission::Refused(level, retry_at);
         }
-        let mut tightest = Level::unlimited(time.now);
+        let mut tightest = LimitState::unlimited(time.now);
         held.next = (0, 0);
         for (index, rule) in indexed(rules) {
-            if !is_passed_over(&receipt, index) {
+            if !is_shadow_denied(&receipt, index) {
                 let mut counter = held.counter(rule);
                 if counter.record(time, rule, rule.limit.span.takes(cost)) {
                     self.to_be_stored(groups, rule);
                 }
-                let is_shown = !rule.limit.shadow && rule.limit.span != Span::Concurrent;
+                let is_shown = !rule.limit.shadow && rule.limit.span != Period::Concurrent;
                 let remaining = counter.remaining(time, rule);
                 if is_shown && remaining < tightest.remaining {
-                    tightest = Level {
+                    tightest = LimitState {
                         rule: index,
                         at: time.now,
                         remaining,
-                        grows_at: counter.grows_at(time, rule),
+                        resets_at: counter.resets_at(time, rule),
                     };
                 }
             }
         }
-        Outcome::Admitted(tightest, receipt)
+        Admission::Admitted(tightest, receipt)
     }
 }
 
@@ -396,15 +407,19 @@ impl MemoryLimiter {
 
     pub(super) fn take_hit(
         &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
+        network: IpKey,
+        rules: &[IpRule<'_>],
         cost: NonZeroU32,
-    ) -> Outcome {
+    ) -> Admission {
         self.networks.hit(network, rules, cost, &self.clock)
     }
 
     /// The balance of each rule that has one.
-    pub(super) fn balances(&self, groups: Groups<'_>, rules: Rules<'_>) -> Vec<Option<Balance>> {
+    pub(super) fn balances(
+        &self,
+        groups: CounterSets<'_>,
+        rules: Rules<'_>,
+    ) -> Vec<Option<Balance>> {
         let mut held = Held::lock(groups);
         let balance = |(_, rule): (usize, &Rule)| match held.counter(rule) {
             CounterMut::Balance(balance, _) => Some(*balance),
@@ -417,7 +432,7 @@ impl MemoryLimiter {
     /// that is gone. Balances are taken over as they are there; they are to be stored.
     pub(super) fn take_over(
         &self,
-        groups: Groups<'_>,
+        groups: CounterSets<'_>,
         rules: Rules<'_>,
         cost: NonZeroU32,
         receipt: &Receipt,
@@ -432,7 +447,7 @@ impl MemoryLimiter {
                 if !std::mem::replace(changed, true) {
                     self.to_be_stored(groups, rule);
                 }
-            } else if !is_passed_over(receipt, index) {
+            } else if !is_shadow_denied(receipt, index) {
                 counter.remaining(time, rule);
                 counter.record(time, rule, rule.limit.span.takes(cost));
             }
@@ -442,8 +457,8 @@ impl MemoryLimiter {
     /// As [`MemoryLimiter::take_over`], of windows over a network.
     pub(super) fn take_hit_over(
         &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
+        network: IpKey,
+        rules: &[IpRule<'_>],
         cost: NonZeroU32,
         receipt: &Receipt,
     ) {
@@ -454,16 +469,16 @@ impl MemoryLimiter {
 
 impl MemoryLimiter {
     #[cold]
-    fn to_be_stored(&self, groups: Groups<'_>, rule: &Rule) {
+    fn to_be_stored(&self, groups: CounterSets<'_>, rule: &Rule) {
         self.changed.lock().push(Arc::clone(groups.of(rule)));
     }
 }
 
-impl<'a> Groups<'a> {
+impl<'a> CounterSets<'a> {
     /// Whose counters a rule goes by.
-    fn of(self, rule: &Rule) -> &'a Arc<Group> {
+    fn of(self, rule: &Rule) -> &'a Arc<CounterSet> {
         match (rule.holder, self.org) {
-            (Holder::Org, Some(org)) => org,
+            (Subject::Org, Some(org)) => org,
             _ => self.key,
         }
     }
@@ -479,7 +494,7 @@ struct Held<'a> {
 
 impl<'a> Held<'a> {
     #[inline]
-    fn lock(groups: Groups<'a>) -> Self {
+    fn lock(groups: CounterSets<'a>) -> Self {
         Self {
             key: groups.key.counters.lock(),
             org: groups.org.map(|org| org.counters.lock()),
@@ -490,7 +505,7 @@ impl<'a> Held<'a> {
     #[inline(always)]
     fn counter(&mut self, rule: &Rule) -> CounterMut<'_> {
         match (rule.holder, &mut self.org) {
-            (Holder::Org, Some(org)) => org.of(rule, &mut self.next.1),
+            (Subject::Org, Some(org)) => org.of(rule, &mut self.next.1),
             _ => self.key.of(rule, &mut self.next.0),
         }
     }

@@ -14,26 +14,26 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::clock::Moment;
-use crate::counter::{Counts, SavedCounter, SavedNetwork};
-use crate::health::BackendHealth;
+use crate::counter::{Counts, SavedCounter, SavedIpCounters};
+use crate::counter::{Rule, SubjectId};
 use crate::limit::Limit;
-use crate::network::Network;
-use crate::record::OrgId;
-use crate::rule::{GroupId, Rule};
+use crate::model::BackendHealth;
+use crate::model::OrgId;
+use crate::net::IpKey;
 use crate::store::StoreError;
-use crate::waiting::{Patience, Reply};
+use crate::sys::{Deadline, MaybeReady};
+use crate::time::Moment;
 
-pub(crate) use self::memory::{Group, MemoryLimiter};
+pub(crate) use self::memory::{CounterSet, MemoryLimiter};
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::RedisLimiter;
 
 /// The counters that one decision goes by.
 #[derive(Clone, Copy)]
-pub(crate) struct Groups<'a> {
-    pub(crate) key: &'a Arc<Group>,
+pub(crate) struct CounterSets<'a> {
+    pub(crate) key: &'a Arc<CounterSet>,
     /// Where the organization has limits of its own.
-    pub(crate) org: Option<&'a Arc<Group>>,
+    pub(crate) org: Option<&'a Arc<CounterSet>>,
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     pub(crate) org_id: OrgId,
 }
@@ -54,7 +54,7 @@ pub(crate) fn rule_at<'a>(rules: Rules<'a>, mut index: usize) -> Option<&'a Rule
 
 /// One limit over what a network does.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NetworkRule<'a> {
+pub(crate) struct IpRule<'a> {
     pub(crate) counts: &'a Counts,
     /// Over an interval.
     pub(crate) limit: Limit,
@@ -67,89 +67,95 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     /// are made as `seed` reads them from where they are stored.
     fn attach(
         &self,
-        id: GroupId,
+        id: SubjectId,
         seed: &mut dyn FnMut() -> Result<Vec<SavedCounter>, StoreError>,
-    ) -> Result<Arc<Group>, AttachError>;
+    ) -> Result<Arc<CounterSet>, AttachError>;
 
     /// Consumes `cost` from every rule, or, if one that is enforced has no room, from none. The
     /// amount of no enforced rule is below `cost`. `None` if another server has to be asked, by
     /// [`Limiter::admit`].
-    fn admit_now(&self, groups: Groups<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Option<Outcome>;
+    fn admit_now(
+        &self,
+        groups: CounterSets<'_>,
+        rules: Rules<'_>,
+        cost: NonZeroU32,
+    ) -> Option<Admission>;
 
     /// As [`Limiter::admit_now`], whoever has to be asked.
     fn admit<'a>(
         &'a self,
-        groups: Groups<'a>,
+        groups: CounterSets<'a>,
         rules: Rules<'a>,
         cost: NonZeroU32,
-        patience: &'a Patience,
-    ) -> Reply<'a, Outcome>;
+        deadline: &'a Deadline,
+    ) -> MaybeReady<'a, Admission>;
 
     /// How each rule stands, consuming nothing, and when it has room for `cost` if nothing is
     /// admitted meanwhile.
     fn levels(
         &self,
-        groups: Groups<'_>,
+        groups: CounterSets<'_>,
         rules: Rules<'_>,
         cost: NonZeroU32,
-    ) -> Vec<(Level, Moment)>;
+    ) -> Vec<(LimitState, Moment)>;
 
     /// Gives back what an admitted request turned out to cost less than `reserved`, or charges what
     /// it cost more, whether or not there is room for it.
-    fn settle(&self, groups: Groups<'_>, rules: Rules<'_>, admission: Admission<'_>, actual: u64);
+    fn settle(
+        &self,
+        groups: CounterSets<'_>,
+        rules: Rules<'_>,
+        admission: AdmittedRequest<'_>,
+        actual: u64,
+    );
 
     /// Ends an admitted request, of those in flight.
-    fn release(&self, groups: Groups<'_>, rules: Rules<'_>, receipt: &Receipt);
+    fn release(&self, groups: CounterSets<'_>, rules: Rules<'_>, receipt: &Receipt);
 
     /// Forgets what the given rules have used. Nothing is given back any more of what was admitted
     /// before.
-    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) -> Result<(), StoreError>;
+    fn reset(&self, groups: CounterSets<'_>, rules: Rules<'_>) -> Result<(), StoreError>;
 
     /// The groups with balances that changed since the last call. They stay in memory while they are
     /// held, so that a balance is never seeded from a state that is still on its way to the store.
-    fn take_changed(&self) -> Vec<Arc<Group>>;
+    fn take_changed(&self) -> Vec<Arc<CounterSet>>;
 
     /// Hands `groups` out again by the next [`Limiter::take_changed`]: storing them has failed.
-    fn return_changed(&self, groups: Vec<Arc<Group>>);
+    fn return_changed(&self, groups: Vec<Arc<CounterSet>>);
 
     /// The windows that hold hits, of a part of all groups, counted from 0; `None` for a part that
     /// there is not.
-    fn windows(&self, part: usize) -> Option<Vec<(GroupId, Vec<SavedCounter>)>>;
+    fn windows(&self, part: usize) -> Option<Vec<(SubjectId, Vec<SavedCounter>)>>;
 
     /// Consumes `cost` from windows over a network, or, if one that is enforced has no room, from
     /// none. `None` if another server has to be asked, by [`Limiter::hit`].
-    fn hit_now(
-        &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
-        cost: NonZeroU32,
-    ) -> Option<Outcome>;
+    fn hit_now(&self, network: IpKey, rules: &[IpRule<'_>], cost: NonZeroU32) -> Option<Admission>;
 
     /// As [`Limiter::hit_now`], whoever has to be asked.
     fn hit<'a>(
         &'a self,
-        network: Network,
-        rules: &'a [NetworkRule<'a>],
+        network: IpKey,
+        rules: &'a [IpRule<'a>],
         cost: NonZeroU32,
-        patience: &'a Patience,
-    ) -> Reply<'a, Outcome>;
+        deadline: &'a Deadline,
+    ) -> MaybeReady<'a, Admission>;
 
     /// How each rule over a network stands, consuming nothing, and when it has room for `cost`.
     fn network_levels(
         &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
+        network: IpKey,
+        rules: &[IpRule<'_>],
         cost: NonZeroU32,
-    ) -> Vec<(Level, Moment)>;
+    ) -> Vec<(LimitState, Moment)>;
 
     /// The windows over all networks that hold hits.
-    fn network_windows(&self) -> Vec<SavedNetwork>;
+    fn network_windows(&self) -> Vec<SavedIpCounters>;
 
     /// Takes windows over networks up where they were stored.
-    fn restore_networks(&self, saved: Vec<SavedNetwork>);
+    fn restore_networks(&self, saved: Vec<SavedIpCounters>);
 
     /// Forgets all that was counted of a network.
-    fn forget(&self, network: Network) -> Result<(), StoreError>;
+    fn forget(&self, network: IpKey) -> Result<(), StoreError>;
 
     /// Whether another server is asked.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
@@ -194,16 +200,16 @@ pub(crate) enum AttachError {
 
 /// What one call to [`Limiter::admit`] decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum Admission {
     /// Consumed from every rule that was not passed over; the level, after that, of the tightest
     /// that is enforced.
-    Admitted(Level, Receipt),
+    Admitted(LimitState, Receipt),
     /// Consumed from none; the level of the rule that takes longest to have room, and when it will
     /// have if nothing is admitted meanwhile.
-    Refused(Level, Moment),
+    Refused(LimitState, Moment),
     /// As `Refused`, but by a window that several networks share because there was no room for one
     /// each: no reason to lock this one out.
-    RefusedShared(Level, Moment),
+    RefusedShared(LimitState, Moment),
     /// Whoever counts cannot be asked, and is not to be done without.
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     Undecided,
@@ -216,7 +222,7 @@ pub(crate) type Receipt = Option<Box<Remarks>>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Remarks {
     /// The rules in shadow mode that would have refused. Nothing was consumed from them.
-    pub(crate) passed_over: SmallVec<[u16; 8]>,
+    pub(crate) shadow_denied: SmallVec<[u16; 8]>,
     /// When another server admitted it, by the clock of that.
     pub(crate) remote_at: Option<u64>,
     /// Admitted without anybody counting it.
@@ -224,20 +230,20 @@ pub(crate) struct Remarks {
 }
 
 #[cold]
-fn pass_over(receipt: &mut Receipt, index: usize) {
+fn deny_in_shadow(receipt: &mut Receipt, index: usize) {
     let index = u16::try_from(index).unwrap_or(u16::MAX);
-    receipt.get_or_insert_default().passed_over.push(index);
+    receipt.get_or_insert_default().shadow_denied.push(index);
 }
 
 #[inline]
-fn is_passed_over(receipt: &Receipt, index: usize) -> bool {
+fn is_shadow_denied(receipt: &Receipt, index: usize) -> bool {
     let remarks = receipt.as_deref();
-    remarks.is_some_and(|remarks| remarks.passed_over.contains(&(index as u16)))
+    remarks.is_some_and(|remarks| remarks.shadow_denied.contains(&(index as u16)))
 }
 
 /// What is known of a request that was admitted.
 #[derive(Clone, Copy)]
-pub(crate) struct Admission<'a> {
+pub(crate) struct AdmittedRequest<'a> {
     pub(crate) at: Moment,
     pub(crate) cost: NonZeroU32,
     pub(crate) receipt: &'a Receipt,
@@ -245,18 +251,18 @@ pub(crate) struct Admission<'a> {
 
 /// How one rule stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Level {
-    /// Which of the rules that were asked about; [`Level::NONE`] if there was none.
+pub(crate) struct LimitState {
+    /// Which of the rules that were asked about; [`LimitState::NONE`] if there was none.
     pub(crate) rule: usize,
     /// When it stood so.
     pub(crate) at: Moment,
     /// How much more it admits then.
     pub(crate) remaining: u64,
     /// When `remaining` grows.
-    pub(crate) grows_at: Moment,
+    pub(crate) resets_at: Moment,
 }
 
-impl Level {
+impl LimitState {
     pub(crate) const NONE: usize = usize::MAX;
 
     /// That of a request that no rule limits.
@@ -265,7 +271,7 @@ impl Level {
             rule: Self::NONE,
             at,
             remaining: u64::MAX,
-            grows_at: at,
+            resets_at: at,
         }
     }
 }

@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
-use crate::network::Network;
-use crate::record::Reason;
+use crate::model::Reason;
+use crate::net::IpKey;
+use crate::time::Timestamp;
 
-pub(crate) use self::table::{LockChange, Locks, Standing};
+pub(crate) use self::table::{LockChange, LockStatus, Locks};
 
 /// For how long too many failed authentications lock, where nothing else is said.
 pub(crate) const STRIKE_LOCK: Duration = Duration::from_secs(24 * 3_600);
 
 /// A failed authentication of a kind that is counted by the hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Strike {
+pub(crate) enum AuthFailure {
     /// A text that is no key, or not one of ours.
     BadKey,
     /// No key at all.
     MissingKey,
 }
 
-impl Strike {
+impl AuthFailure {
     /// What a refusal for `reason` counts as. Whoever holds a key that was once good is not
     /// guessing, and neither is who sends a request that no client of ours would.
     pub(crate) fn of(reason: Reason) -> Option<Self> {
@@ -38,7 +38,7 @@ impl Strike {
 
     /// The lock that too many of them lead to. A page in a browser can send requests without a key
     /// from somebody else's address; it cannot lock their keys out.
-    pub(crate) fn lock(self, network: Network, now: Timestamp) -> Lock {
+    pub(crate) fn lock(self, network: IpKey, now: Timestamp) -> Lock {
         let (refuses, cause) = match self {
             Self::BadKey => (Refuses::All, LockCause::BadKeys),
             Self::MissingKey => (Refuses::Keyless, LockCause::MissingKeys),
@@ -138,7 +138,7 @@ impl fmt::Display for LockCause {
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct Lock {
     /// Who.
-    pub network: Network,
+    pub network: IpKey,
     /// Of what.
     pub refuses: Refuses,
     /// Why.
@@ -253,7 +253,7 @@ impl Lock {
 /// manual one only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LockId {
-    pub(crate) network: Network,
+    pub(crate) network: IpKey,
     pub(crate) refuses: Refuses,
     pub(crate) is_manual: bool,
 }

@@ -13,8 +13,8 @@ use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
 use super::{Lock, LockCause, LockId, Refuses};
-use crate::clock::Timestamp;
-use crate::network::Network;
+use crate::net::IpKey;
+use crate::time::Timestamp;
 
 const SHARDS: usize = 256;
 
@@ -54,11 +54,11 @@ struct Shard {
 }
 
 /// The locks of each network of a shard.
-type LocksOf = HashMap<Network, Vec<Lock>, RandomState>;
+type LocksOf = HashMap<IpKey, Vec<Lock>, RandomState>;
 
 /// Until when the locks of a client refuse a request, by their cause; `None` for no lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct LockStatus {
     pub(crate) manual: Option<Timestamp>,
     pub(crate) limits: Option<Timestamp>,
     pub(crate) strikes: Option<Timestamp>,
@@ -95,12 +95,12 @@ impl Locks {
     /// How `network` stands at the time that `now` reads, for a request that is `refused` by some
     /// locks. Both are called only for a network that has a lock.
     #[inline]
-    pub(crate) fn standing(
+    pub(crate) fn lock_status(
         &self,
-        network: Network,
+        network: IpKey,
         refused: impl Fn(&Refuses) -> bool,
         now: impl FnOnce() -> Timestamp,
-    ) -> Option<Box<Standing>> {
+    ) -> Option<Box<LockStatus>> {
         if self.len() == 0 {
             return None;
         }
@@ -108,7 +108,7 @@ impl Locks {
         if shard.len.load(Ordering::Acquire) == 0 {
             return None;
         }
-        shard.standing(network, refused, now)
+        shard.lock_status(network, refused, now)
     }
 
     /// Adds a lock, [joined](Lock::joined) with the one that is there. Returns false if there is no
@@ -190,7 +190,7 @@ impl Locks {
     }
 
     /// Takes the locks of `network` away that are `meant`, and returns them.
-    pub(crate) fn remove(&self, network: Network, meant: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
+    pub(crate) fn remove(&self, network: IpKey, meant: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
         let shard = self.shard(network);
         let mut locks = shard.locks.lock();
         let removed = self.retain(shard, &mut locks, |lock| {
@@ -201,7 +201,7 @@ impl Locks {
     }
 
     /// Every lock that is in force, by network.
-    pub(crate) fn in_force(&self, now: Timestamp) -> Vec<Lock> {
+    pub(crate) fn policy_handle(&self, now: Timestamp) -> Vec<Lock> {
         let mut all = Vec::new();
         for shard in &self.shards {
             let locks = shard.locks.lock();
@@ -272,7 +272,7 @@ impl Locks {
     }
 
     /// The locks of `network` that are `meant`.
-    pub(crate) fn of(&self, network: Network, meant: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
+    pub(crate) fn of(&self, network: IpKey, meant: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
         let locks = self.shard(network).locks.lock();
         let known = locks.get(&network).into_iter().flatten();
         let meant = known.filter(|lock| meant(&lock.refuses));
@@ -286,7 +286,7 @@ impl Locks {
     }
 
     #[inline]
-    fn shard(&self, network: Network) -> &Shard {
+    fn shard(&self, network: IpKey) -> &Shard {
         &self.shards[self.hasher.hash_one(network.parent()) as usize % SHARDS]
     }
 
@@ -389,12 +389,12 @@ impl Locks {
 
 impl Shard {
     #[cold]
-    fn standing(
+    fn lock_status(
         &self,
-        network: Network,
+        network: IpKey,
         refused: impl Fn(&Refuses) -> bool,
         now: impl FnOnce() -> Timestamp,
-    ) -> Option<Box<Standing>> {
+    ) -> Option<Box<LockStatus>> {
         let locks = self.locks.lock();
         let parent = network.parent();
         let own = locks.get(&network);
@@ -403,21 +403,21 @@ impl Shard {
             return None;
         }
         let now = now();
-        let mut standing = Box::<Standing>::default();
+        let mut lock_status = Box::<LockStatus>::default();
         for lock in own.into_iter().chain(around).flatten() {
             if lock.until <= now {
                 continue;
             }
             let until = match (&lock.refuses, &lock.cause) {
-                (Refuses::Keyless, _) => &mut standing.keyless,
+                (Refuses::Keyless, _) => &mut lock_status.keyless,
                 (refuses, _) if !refused(refuses) => continue,
-                (_, LockCause::Manual) => &mut standing.manual,
-                (_, LockCause::IpLimit(_)) => &mut standing.limits,
-                (_, LockCause::BadKeys | LockCause::MissingKeys) => &mut standing.strikes,
+                (_, LockCause::Manual) => &mut lock_status.manual,
+                (_, LockCause::IpLimit(_)) => &mut lock_status.limits,
+                (_, LockCause::BadKeys | LockCause::MissingKeys) => &mut lock_status.strikes,
             };
             *until = (*until).max(Some(lock.until));
         }
-        Some(standing)
+        Some(lock_status)
     }
 }
 

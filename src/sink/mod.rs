@@ -14,10 +14,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
-use crate::record::{KeyId, Reason, Usage};
-use crate::text::escaped_json;
+use crate::input::text::escaped_json;
+use crate::model::{KeyId, Reason, Usage};
+use crate::net::ClientIp;
+use crate::time::Timestamp;
 
 #[cfg(feature = "redis")]
 pub use self::redis_stream::RedisStream;

@@ -8,8 +8,8 @@ use redis::streams::StreamMaxlen;
 use redis::{Client, Connection, RedisError};
 
 use super::UsageSink;
-use crate::record::Usage;
-use crate::tls;
+use crate::model::Usage;
+use crate::sys::tls;
 
 /// Entries that one transaction adds.
 const MANY: usize = 1_000;

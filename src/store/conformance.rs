@@ -1,28 +1,28 @@
 //! What every store does: behaviours that all of them are held to.
 
-mod moving;
+mod transfer;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{
-    Act, Count, KeyChange, NewCredential, NewKey, NewLift, Once, OrgChange, Resolved, Rotation,
-    Store, StoreError, UsageBatch, UsageEvent,
+    AuditContext, Count, IdempotencyKey, KeyChange, NewCredential, NewKey, NewLift, OrgChange,
+    Resolved, Rotation, Store, StoreError, UsageBatch, UsageEvent,
 };
-use crate::addresses::Addresses;
-use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
+use crate::counter::SubjectId;
 use crate::counter::{CounterId, SavedCounter, SavedValue};
-use crate::key::HashedKey;
-use crate::limit::Span;
-use crate::lockout::{LockChange, Strike};
-use crate::quota::Balance;
-use crate::record::{Key, KeyId, Lift, Method, OrgId, OrgStatus, Reason};
-use crate::rule::GroupId;
-use crate::waiting::{Patience, block_on};
+use crate::limit::Balance;
+use crate::limit::Period;
+use crate::lockout::{AuthFailure, LockChange};
+use crate::model::HashedKey;
+use crate::model::{Key, KeyId, LimitOverride, Method, OrgId, OrgStatus, Reason};
+use crate::net::CidrSet;
+use crate::net::ClientIp;
+use crate::sys::{Deadline, block_on};
+use crate::time::Timestamp;
 
-pub(super) use self::moving::*;
+pub(super) use self::transfer::*;
 
 /// A place that one store after the other opens.
 pub(super) trait Home {
@@ -77,8 +77,8 @@ pub(super) use conforms;
 pub(super) const NOW: Timestamp = Timestamp::from_unix_millis(1_673_827_200_000);
 
 /// A change that somebody makes.
-pub(super) fn act() -> Act {
-    Act {
+pub(super) fn act() -> AuditContext {
+    AuditContext {
         at: NOW,
         actor: "a test".into(),
         ip: ClientIp::LOCAL,
@@ -100,7 +100,7 @@ pub(super) fn new_key(org_id: OrgId, n: u64) -> (NewKey, NewCredential) {
         scopes: vec!["read".parse().unwrap()],
         rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
         limits: Vec::new(),
-        allowed_ips: Addresses::default(),
+        allowed_ips: CidrSet::default(),
         created_at: NOW,
         expires_at: None,
     };
@@ -152,7 +152,7 @@ pub(super) fn after(minutes: u64) -> Timestamp {
     NOW.plus(Duration::from_secs(60 * minutes))
 }
 
-pub(super) fn counter(span: Span, value: SavedValue) -> SavedCounter {
+pub(super) fn counter(span: Period, value: SavedValue) -> SavedCounter {
     SavedCounter {
         id: CounterId {
             route: None,
@@ -173,7 +173,7 @@ pub(super) fn with_keys(home: &dyn Home, keys: u64) -> Box<dyn Store> {
 }
 
 pub(super) fn resolve(store: &dyn Store, n: u64) -> Result<Option<Resolved>, StoreError> {
-    block_on(store.resolve(&hash(n), &Patience::default()).get())
+    block_on(store.resolve(&hash(n), &Deadline::default()).get())
 }
 
 pub(super) fn a_credential_resolves_to_its_key_and_organization(home: &dyn Home) {
@@ -384,8 +384,8 @@ pub(super) fn revoking_is_final(home: &dyn Home) {
 
 pub(super) fn what_was_done_under_a_name_is_not_done_again_for_a_day(home: &dyn Home) {
     let store = home.open();
-    let once = |name, request, at| Act {
-        once: Some(Once {
+    let once = |name, request, at| AuditContext {
+        once: Some(IdempotencyKey {
             name: [name; 32],
             request: [request; 32],
         }),
@@ -404,7 +404,7 @@ pub(super) fn what_was_done_under_a_name_is_not_done_again_for_a_day(home: &dyn 
     // It outlives the process, and then a day.
     drop(store);
     let store = home.open();
-    let day = Once::KEPT;
+    let day = IdempotencyKey::KEPT;
     let almost = NOW.plus(day - Duration::from_millis(1));
     store.create_org("third", &once(1, 1, almost)).unwrap_err();
     store.prune(Timestamp::default(), almost).unwrap();
@@ -518,10 +518,10 @@ pub(super) fn raw_usage_is_the_events_in_order(home: &dyn Home) {
 
 pub(super) fn balances_are_levels(home: &dyn Home) {
     let store = with_keys(home, 2);
-    let (key, other) = (GroupId::key(KeyId(1)), GroupId::org(OrgId(1)));
+    let (key, other) = (SubjectId::key(KeyId(1)), SubjectId::org(OrgId(1)));
     let level = |used| {
         let balance = Balance::stored(used, after(1));
-        vec![counter(Span::Month, SavedValue::Balance(balance))]
+        vec![counter(Period::Month, SavedValue::Balance(balance))]
     };
     let batch = |used| UsageBatch {
         balances: vec![(key, level(used))],
@@ -540,7 +540,7 @@ pub(super) fn balances_are_levels(home: &dyn Home) {
 
 pub(super) fn all_of_a_key_and_its_organization_reads_back(home: &dyn Home) {
     let store = home.open();
-    let lift = Lift {
+    let lift = LimitOverride {
         rule: "60/min".into(),
         until: after(5),
     };
@@ -593,7 +593,7 @@ pub(super) fn a_lift_leaves_other_lifts_as_they_are(home: &dyn Home) {
     let change = |rule: &str, until, now| -> (KeyChange, OrgChange) {
         let rule = rule.to_owned();
         let lift = Some(NewLift {
-            lift: Lift { rule, until },
+            lift: LimitOverride { rule, until },
             now,
         });
         let key = KeyChange {
@@ -626,7 +626,7 @@ pub(super) fn a_lift_leaves_other_lifts_as_they_are(home: &dyn Home) {
 pub(super) fn every_change_is_in_the_audit_log(home: &dyn Home) {
     let store = home.open();
     let details = serde_json::json!({"name": "a\u{0}b", "n": 1});
-    let create = Act {
+    let create = AuditContext {
         action: "create_org",
         ip: "2001:db8::1".parse().unwrap(),
         details: details.clone(),
@@ -635,7 +635,7 @@ pub(super) fn every_change_is_in_the_audit_log(home: &dyn Home) {
     let org = store.create_org("acme", &create).unwrap();
     store.create_org("acme", &create).unwrap_err();
     store
-        .note(&Act {
+        .note(&AuditContext {
             subject: Some(7),
             ..act()
         })
@@ -657,7 +657,7 @@ pub(super) fn every_change_is_in_the_audit_log(home: &dyn Home) {
 
 pub(super) fn locks_come_and_go(home: &dyn Home) {
     let store = home.open();
-    let lock = |ip: &str| Strike::BadKey.lock(ip.parse().unwrap(), NOW);
+    let lock = |ip: &str| AuthFailure::BadKey.lock(ip.parse().unwrap(), NOW);
     let (manual, automatic) = (lock("192.0.2.1"), lock("2001:db8::1"));
     let stored = |lock: &crate::lockout::Lock| LockChange {
         id: lock.id(),

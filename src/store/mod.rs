@@ -13,20 +13,22 @@ pub(crate) mod transfer;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::addresses::Addresses;
-use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
-use crate::counter::{CounterId, SavedCounter, SavedNetwork};
-use crate::health::BackendHealth;
-use crate::key::HashedKey;
+use crate::counter::SubjectId;
+use crate::counter::{CounterId, SavedCounter, SavedIpCounters};
 use crate::limit::Limit;
 use crate::lockout::{Lock, LockChange};
-use crate::policy::Scope;
-use crate::record::{AuditEntry, Key, KeyId, Lift, Method, Org, OrgId, OrgStatus, Reason, Usage};
-use crate::rule::GroupId;
-use crate::waiting::{Patience, Reply};
+use crate::model::BackendHealth;
+use crate::model::HashedKey;
+use crate::model::Scope;
+use crate::model::{
+    AuditEntry, Key, KeyId, LimitOverride, Method, Org, OrgId, OrgStatus, Reason, Usage,
+};
+use crate::net::CidrSet;
+use crate::net::ClientIp;
+use crate::sys::{Deadline, MaybeReady};
+use crate::time::Timestamp;
 
-use self::transfer::{Parcel, Place};
+use self::transfer::{PageCursor, TransferPage};
 
 #[cfg(all(feature = "postgres", feature = "cli"))]
 pub(crate) use self::postgres::Address as PostgresAddress;
@@ -37,40 +39,45 @@ pub(crate) use self::redb::RedbStore;
 
 /// Organizations, keys, credentials and usage, durable once a method has returned.
 ///
-/// A method that takes an [`Act`] enters it in the audit log in the same transaction, and does
+/// A method that takes an [`AuditContext`] enters it in the audit log in the same transaction, and does
 /// nothing if it was done before.
 pub(crate) trait Store: Send + Sync + 'static {
     /// All that a decision needs to know of the key behind `hash`, in one consistent read.
     fn resolve<'a>(
         &'a self,
         hash: &'a HashedKey,
-        patience: &'a Patience,
-    ) -> Reply<'a, Result<Option<Resolved>, StoreError>>;
+        deadline: &'a Deadline,
+    ) -> MaybeReady<'a, Result<Option<Resolved>, StoreError>>;
 
     /// As [`Store::resolve`], of a key by its id; `credential_expires_at` is then `None`.
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError>;
 
     /// The counters of a key or an organization, as they were last stored.
-    fn counters(&self, id: GroupId) -> Result<Vec<SavedCounter>, StoreError>;
+    fn counters(&self, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError>;
 
-    fn create_org(&self, name: &str, act: &Act) -> Result<Org, StoreError>;
+    fn create_org(&self, name: &str, act: &AuditContext) -> Result<Org, StoreError>;
     fn org(&self, id: OrgId) -> Result<Org, StoreError>;
     fn org_named(&self, name: &str) -> Result<Org, StoreError>;
     /// At most `limit` organizations with ids above `after`, by id.
     fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError>;
-    fn update_org(&self, id: OrgId, change: OrgChange, act: &Act) -> Result<Org, StoreError>;
+    fn update_org(
+        &self,
+        id: OrgId,
+        change: OrgChange,
+        act: &AuditContext,
+    ) -> Result<Org, StoreError>;
 
     /// Creates all of the keys or none, which for many is faster than one by one.
     fn create_keys(
         &self,
         keys: Vec<(NewKey, NewCredential)>,
-        act: &Act,
+        act: &AuditContext,
     ) -> Result<Vec<Key>, StoreError>;
     fn create_key(
         &self,
         key: NewKey,
         credential: NewCredential,
-        act: &Act,
+        act: &AuditContext,
     ) -> Result<Key, StoreError> {
         let created = self.create_keys(vec![(key, credential)], act)?.pop();
         created.ok_or_else(|| StoreError::Damaged("a key was created and is not there".into()))
@@ -83,7 +90,12 @@ pub(crate) trait Store: Send + Sync + 'static {
         after: Option<KeyId>,
         limit: usize,
     ) -> Result<Vec<Key>, StoreError>;
-    fn update_key(&self, id: KeyId, change: KeyChange, act: &Act) -> Result<Key, StoreError>;
+    fn update_key(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        act: &AuditContext,
+    ) -> Result<Key, StoreError>;
     /// Gives a key that is not revoked one more credential. Its others expire at
     /// [`Rotation::retire_at`], or earlier if they would anyway. Fails with [`StoreError::Expired`] if
     /// the key has expired and gets no new time of expiry.
@@ -92,36 +104,36 @@ pub(crate) trait Store: Send + Sync + 'static {
         id: KeyId,
         credential: NewCredential,
         rotation: Rotation,
-        act: &Act,
+        act: &AuditContext,
     ) -> Result<Key, StoreError>;
     /// Has credentials found by other hashes, under [`HashScheme::KeyedBlake3`]; all else about them
     /// stays. One that is not there under the old hash, or there under the new one, is passed over.
     /// Enters an act for each, about its key.
     ///
-    /// [`HashScheme::KeyedBlake3`]: crate::record::HashScheme::KeyedBlake3
-    fn rehash(&self, jobs: &[Rehash], act: &Act) -> Result<(), StoreError>;
+    /// [`HashScheme::KeyedBlake3`]: crate::model::HashScheme::KeyedBlake3
+    fn rehash(&self, jobs: &[Rehash], act: &AuditContext) -> Result<(), StoreError>;
     /// Marks a key inactive, which is final.
-    fn revoke_key(&self, id: KeyId, act: &Act) -> Result<Key, StoreError>;
+    fn revoke_key(&self, id: KeyId, act: &AuditContext) -> Result<Key, StoreError>;
 
     /// Enters what changes nothing else that is stored.
-    fn note(&self, act: &Act) -> Result<(), StoreError>;
+    fn note(&self, act: &AuditContext) -> Result<(), StoreError>;
     /// At most `limit` changes with ids below `before`, the latest first.
     fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
 
     /// Stores the windows of groups until they are over, in place of those stored before.
     fn save_windows(
         &self,
-        groups: Vec<(GroupId, Vec<SavedCounter>)>,
+        groups: Vec<(SubjectId, Vec<SavedCounter>)>,
         now: Timestamp,
     ) -> Result<(), StoreError>;
     /// Stores the windows over networks, in place of all that were stored before.
-    fn save_networks(&self, networks: Vec<SavedNetwork>) -> Result<(), StoreError>;
-    fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError>;
+    fn save_networks(&self, networks: Vec<SavedIpCounters>) -> Result<(), StoreError>;
+    fn networks(&self) -> Result<Vec<SavedIpCounters>, StoreError>;
     /// Forgets the stored windows of groups.
     fn forget_counters(
         &self,
-        counters: &[(GroupId, CounterId)],
-        act: &Act,
+        counters: &[(SubjectId, CounterId)],
+        act: &AuditContext,
     ) -> Result<(), StoreError>;
 
     /// Writes a batch of usage, its totals and balances, whole or not at all.
@@ -137,21 +149,21 @@ pub(crate) trait Store: Send + Sync + 'static {
     ) -> Result<Vec<Usage>, StoreError>;
     /// Every lock that is stored, also those that have ended.
     fn locks(&self) -> Result<Vec<Lock>, StoreError>;
-    fn change_locks(&self, changes: &[LockChange], act: &Act) -> Result<(), StoreError>;
+    fn change_locks(&self, changes: &[LockChange], act: &AuditContext) -> Result<(), StoreError>;
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError>;
 
-    /// A page of all that moves to another store: the first from [`Place::default`], and from each the
+    /// A page of all that moves to another store: the first from [`PageCursor::default`], and from each the
     /// [next](Parcel::next). Each organization, key, balance, lock and total is in exactly one page;
     /// organizations come before keys, and keys before what is counted for them. What others change
     /// meanwhile may be missed.
     #[cfg_attr(not(feature = "cli"), allow(dead_code))]
-    fn parcel(&self, from: Place) -> Result<Parcel, StoreError>;
+    fn page(&self, from: PageCursor) -> Result<TransferPage, StoreError>;
     /// Fails, with [`StoreError::Occupied`], if an organization of the parcel comes where there is
     /// another one of its id or its name ([`transfer::same_org`]), a key where there is another one of
     /// its id ([`transfer::same_key`]), or a credential where its hash opens another key
     /// ([`transfer::same_credential`]). Writes nothing.
     #[cfg_attr(not(feature = "cli"), allow(dead_code))]
-    fn has_room_for(&self, parcel: &Parcel) -> Result<(), StoreError>;
+    fn has_room_for(&self, page: &TransferPage) -> Result<(), StoreError>;
     /// Writes a page, whole or not at all, or fails as [`Store::has_room_for`] does. Ids stay, and new
     /// ones are above all that ever came.
     ///
@@ -164,7 +176,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     ///
     /// Enters nothing in the audit log.
     #[cfg_attr(not(feature = "cli"), allow(dead_code))]
-    fn adopt(&self, parcel: &Parcel) -> Result<(), StoreError>;
+    fn adopt(&self, page: &TransferPage) -> Result<(), StoreError>;
 
     /// Has what others change told to `listener`, from now on until the store is dropped. What this
     /// store itself changes need not be told.
@@ -217,7 +229,7 @@ pub(crate) enum Change {
 
 /// A change that somebody makes, to be entered in the audit log.
 #[derive(Clone, Debug)]
-pub(crate) struct Act {
+pub(crate) struct AuditContext {
     pub(crate) at: Timestamp,
     pub(crate) actor: String,
     pub(crate) ip: ClientIp,
@@ -226,19 +238,19 @@ pub(crate) struct Act {
     pub(crate) subject: Option<u64>,
     pub(crate) details: serde_json::Value,
     /// To be done once only.
-    pub(crate) once: Option<Once>,
+    pub(crate) once: Option<IdempotencyKey>,
 }
 
 /// What tells one change from all others, where a client may ask for it twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Once {
+pub(crate) struct IdempotencyKey {
     /// The hash of what the client calls it.
     pub(crate) name: [u8; 32],
     /// The hash of what it asks for.
     pub(crate) request: [u8; 32],
 }
 
-impl Once {
+impl IdempotencyKey {
     /// For how long a change is known not to be made again.
     pub(crate) const KEPT: Duration = Duration::from_secs(86_400);
 
@@ -257,7 +269,7 @@ pub(crate) struct Resolved {
     pub(crate) credential_expires_at: Option<Timestamp>,
     /// Those of the key and of its organization, as far as there are any; `None` if they are to be
     /// read when they are needed.
-    pub(crate) balances: Option<Vec<(GroupId, Vec<SavedCounter>)>>,
+    pub(crate) balances: Option<Vec<(SubjectId, Vec<SavedCounter>)>>,
 }
 
 pub(crate) struct NewKey {
@@ -266,7 +278,7 @@ pub(crate) struct NewKey {
     pub(crate) scopes: Vec<Scope>,
     pub(crate) rate_limit_per_minute: NonZeroU32,
     pub(crate) limits: Vec<Limit>,
-    pub(crate) allowed_ips: Addresses,
+    pub(crate) allowed_ips: CidrSet,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Option<Timestamp>,
 }
@@ -324,7 +336,7 @@ pub(crate) struct KeyChange {
     pub(crate) scopes: Option<Vec<Scope>>,
     pub(crate) rate_limit_per_minute: Option<NonZeroU32>,
     pub(crate) limits: Option<Vec<Limit>>,
-    pub(crate) allowed_ips: Option<Addresses>,
+    pub(crate) allowed_ips: Option<CidrSet>,
     pub(crate) lift: Option<NewLift>,
     pub(crate) expires_at: Option<Option<Timestamp>>,
     /// Fails with [`StoreError::Expired`] if the key has expired by this time.
@@ -374,13 +386,13 @@ pub(crate) struct OrgChange {
 /// same time are all there.
 #[derive(Clone, Debug)]
 pub(crate) struct NewLift {
-    pub(crate) lift: Lift,
+    pub(crate) lift: LimitOverride,
     /// Lifts that are over by then are forgotten; so is this one.
     pub(crate) now: Timestamp,
 }
 
 impl NewLift {
-    pub(crate) fn add_to(&self, lifts: &mut Vec<Lift>) {
+    pub(crate) fn add_to(&self, lifts: &mut Vec<LimitOverride>) {
         lifts.retain(|known| known.rule != self.lift.rule && known.until > self.now);
         if self.lift.until > self.now {
             lifts.push(self.lift.clone());
@@ -398,7 +410,7 @@ pub(crate) struct UsageBatch {
     /// Refusals that named no known key, by minute.
     pub(crate) refusals: Vec<(Minute, [u64; Reason::COUNT])>,
     /// All balances of a group, not differences: writing them twice is harmless.
-    pub(crate) balances: Vec<(GroupId, Vec<SavedCounter>)>,
+    pub(crate) balances: Vec<(SubjectId, Vec<SavedCounter>)>,
     /// By the name of what would have refused, were it not in shadow mode.
     pub(crate) shadowed: Vec<(String, u64)>,
     /// Absolute states too. One that is taken away had ended.

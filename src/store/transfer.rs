@@ -5,15 +5,15 @@
 
 pub(crate) use super::codec::{Lifetime, Tally};
 use super::{Count, Minute, Store, StoreError};
-use crate::clock::Timestamp;
+use crate::counter::SubjectId;
 use crate::counter::{SavedCounter, SavedValue};
 use crate::lockout::Lock;
-use crate::record::{Credential, HashScheme, Key, KeyId, KeyStatus, Org, OrgId};
-use crate::rule::GroupId;
+use crate::model::{Credential, HashScheme, Key, KeyId, KeyStatus, Org, OrgId};
+use crate::time::Timestamp;
 
 /// Up to where a store was read. Only the store that it is of knows what it means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct PageCursor {
     pub(crate) stage: u8,
     /// Behind which row of the stage; `None` for its start.
     pub(crate) after: Option<(u64, u64)>,
@@ -21,11 +21,11 @@ pub(crate) struct Place {
 
 /// A page of what moves. Most of them hold rows of one or two kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Parcel {
+pub(crate) struct TransferPage {
     pub(crate) orgs: Vec<Org>,
     pub(crate) keys: Vec<MovedKey>,
     /// Of calendar quotas and credits, never of windows.
-    pub(crate) balances: Vec<(GroupId, Vec<SavedCounter>)>,
+    pub(crate) balances: Vec<(SubjectId, Vec<SavedCounter>)>,
     pub(crate) locks: Vec<Lock>,
     /// All that a key was ever asked for.
     pub(crate) key_totals: Vec<(KeyId, Count)>,
@@ -38,7 +38,7 @@ pub(crate) struct Parcel {
     pub(crate) lifetime: Option<Lifetime>,
     pub(crate) last_ids: Option<LastIds>,
     /// Where the next page begins; `None` for the last one.
-    pub(crate) next: Option<Place>,
+    pub(crate) next: Option<PageCursor>,
 }
 
 /// A key with all texts that authenticate it.
@@ -58,7 +58,7 @@ pub(crate) struct LastIds {
 
 /// How much has moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Moved {
+pub(crate) struct TransferStats {
     pub(crate) orgs: u64,
     pub(crate) keys: u64,
     pub(crate) credentials: u64,
@@ -69,20 +69,20 @@ pub(crate) struct Moved {
     pub(crate) totals: u64,
 }
 
-impl Moved {
-    fn add(&mut self, parcel: &Parcel) {
-        let credentials = parcel.keys.iter().map(|moved| moved.credentials.len());
-        let totals = parcel.key_totals.len()
-            + parcel.key_hours.len()
-            + parcel.key_days.len()
-            + parcel.minutes.len()
-            + parcel.shadowed.len()
-            + usize::from(parcel.lifetime.is_some());
-        self.orgs += parcel.orgs.len() as u64;
-        self.keys += parcel.keys.len() as u64;
+impl TransferStats {
+    fn add(&mut self, page: &TransferPage) {
+        let credentials = page.keys.iter().map(|moved| moved.credentials.len());
+        let totals = page.key_totals.len()
+            + page.key_hours.len()
+            + page.key_days.len()
+            + page.minutes.len()
+            + page.shadowed.len()
+            + usize::from(page.lifetime.is_some());
+        self.orgs += page.orgs.len() as u64;
+        self.keys += page.keys.len() as u64;
         self.credentials += credentials.sum::<usize>() as u64;
-        self.balances += parcel.balances.len() as u64;
-        self.locks += parcel.locks.len() as u64;
+        self.balances += page.balances.len() as u64;
+        self.locks += page.locks.len() as u64;
         self.totals += totals as u64;
     }
 }
@@ -94,13 +94,13 @@ impl Moved {
 pub(crate) fn move_all(
     from: &dyn Store,
     to: &dyn Store,
-    mut progress: impl FnMut(&Moved),
-) -> Result<Moved, StoreError> {
-    for_each(from, |parcel| to.has_room_for(parcel))?;
-    let mut moved = Moved::default();
-    for_each(from, |parcel| {
-        to.adopt(parcel)?;
-        moved.add(parcel);
+    mut progress: impl FnMut(&TransferStats),
+) -> Result<TransferStats, StoreError> {
+    for_each(from, |page| to.has_room_for(page))?;
+    let mut moved = TransferStats::default();
+    for_each(from, |page| {
+        to.adopt(page)?;
+        moved.add(page);
         progress(&moved);
         Ok(())
     })?;
@@ -109,17 +109,15 @@ pub(crate) fn move_all(
 
 /// As [`move_all`], of pages that are at hand.
 pub(crate) fn take_in(
-    parcels: &[Parcel],
+    pages: &[TransferPage],
     to: &dyn Store,
-    mut progress: impl FnMut(&Moved),
-) -> Result<Moved, StoreError> {
-    parcels
-        .iter()
-        .try_for_each(|parcel| to.has_room_for(parcel))?;
-    let mut moved = Moved::default();
-    for parcel in parcels {
-        to.adopt(parcel)?;
-        moved.add(parcel);
+    mut progress: impl FnMut(&TransferStats),
+) -> Result<TransferStats, StoreError> {
+    pages.iter().try_for_each(|page| to.has_room_for(page))?;
+    let mut moved = TransferStats::default();
+    for page in pages {
+        to.adopt(page)?;
+        moved.add(page);
         progress(&moved);
     }
     Ok(moved)
@@ -127,13 +125,13 @@ pub(crate) fn take_in(
 
 fn for_each(
     store: &dyn Store,
-    mut take: impl FnMut(&Parcel) -> Result<(), StoreError>,
+    mut take: impl FnMut(&TransferPage) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let mut place = Place::default();
+    let mut place = PageCursor::default();
     loop {
-        let parcel = store.parcel(place)?;
-        take(&parcel)?;
-        match parcel.next {
+        let page = store.page(place)?;
+        take(&page)?;
+        match page.next {
             Some(next) => place = next,
             None => return Ok(()),
         }
@@ -263,16 +261,11 @@ impl Tally {
 
 impl LastIds {
     /// Those that no id of a parcel is above.
-    pub(crate) fn covering(mut self, parcel: &Parcel) -> Self {
-        let OrgId(org) = parcel
-            .orgs
-            .iter()
-            .map(|org| org.id)
-            .max()
-            .unwrap_or(OrgId(0));
-        let keys = parcel.keys.iter().map(|moved| moved.key.id);
+    pub(crate) fn covering(mut self, page: &TransferPage) -> Self {
+        let OrgId(org) = page.orgs.iter().map(|org| org.id).max().unwrap_or(OrgId(0));
+        let keys = page.keys.iter().map(|moved| moved.key.id);
         let KeyId(key) = keys.max().unwrap_or(KeyId(0));
-        let told = parcel.last_ids.unwrap_or_default();
+        let told = page.last_ids.unwrap_or_default();
         self.org = self.org.max(org).max(told.org);
         self.key = self.key.max(key).max(told.key);
         self

@@ -7,14 +7,14 @@ use super::cell;
 use super::error::{ImportError, listed};
 use super::table::{Column, Database, Row, Table, optional, required};
 use super::usage::Usage;
-use crate::addresses::Addresses;
-use crate::clock::{Clock, Timestamp};
-use crate::limit::{Limit, Span};
-use crate::policy;
-use crate::record::{Credential, HashScheme, Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
+use crate::input;
+use crate::input::text;
+use crate::limit::{Limit, Period};
+use crate::model::{Credential, HashScheme, Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
+use crate::net::CidrSet;
 use crate::store::FIRST_SECRET;
-use crate::store::transfer::{MovedKey, Parcel};
-use crate::text;
+use crate::store::transfer::{MovedKey, TransferPage};
+use crate::time::{Clock, Timestamp};
 
 const ORGS: [Column; 4] = [
     required(&["id"]),
@@ -49,30 +49,30 @@ const MOST_SHOWN: usize = 16;
 const PAGE: usize = 4_096;
 
 /// Reads all of a database before anything of it moves.
-pub(super) fn parcels(database: &mut dyn Database) -> Result<Vec<Parcel>, ImportError> {
+pub(super) fn pages(database: &mut dyn Database) -> Result<Vec<TransferPage>, ImportError> {
     let now = Clock::system().timestamp();
     let (orgs, org_ids) = read_orgs(database)?;
     let (keys, key_ids) = read_keys(database, &org_ids)?;
     let usage = Usage::read(database, &key_ids, now)?;
     let quotas = keys.iter().filter(|moved| {
         let mut limits = moved.key.limits.iter();
-        limits.any(|limit| limit.span == Span::Month)
+        limits.any(|limit| limit.span == Period::Month)
     });
     let balances = usage.balances(quotas.map(|moved| moved.key.id));
-    let mut parcels = vec![Parcel {
+    let mut pages = vec![TransferPage {
         orgs,
-        ..Parcel::default()
+        ..TransferPage::default()
     }];
-    parcels.extend(keys.chunks(PAGE).map(|keys| Parcel {
+    pages.extend(keys.chunks(PAGE).map(|keys| TransferPage {
         keys: keys.to_vec(),
-        ..Parcel::default()
+        ..TransferPage::default()
     }));
-    parcels.push(Parcel {
+    pages.push(TransferPage {
         balances,
-        ..Parcel::default()
+        ..TransferPage::default()
     });
-    parcels.extend(usage.parcels());
-    Ok(parcels)
+    pages.extend(usage.pages());
+    Ok(pages)
 }
 
 /// From the ids of the ancestor to ours.
@@ -115,7 +115,7 @@ fn org(row: &Row<'_, 4>) -> Result<(String, Org), ImportError> {
         // Given once all are known.
         id: OrgId(0),
         name: row.read(1, |value| {
-            let name = policy::name("name", &cell::text(value)?);
+            let name = input::name("name", &cell::text(value)?);
             name.map_err(|error| error.problem().to_owned())
         })?,
         status: match is_active {
@@ -199,7 +199,7 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, MovedKey), ImportErr
             .map(monthly_limit)
             .into_iter()
             .collect(),
-        allowed_ips: Addresses::default(),
+        allowed_ips: CidrSet::default(),
         lifts: Vec::new(),
         created_at,
         expires_at: row.read_if_any(10, cell::time)?,
@@ -227,7 +227,7 @@ fn label(row: &Row<'_, 12>) -> Result<String, ImportError> {
         if text.trim().is_empty() {
             return Ok(String::new());
         }
-        policy::name("label", &text).map_err(|error| error.problem().to_owned())
+        input::name("label", &text).map_err(|error| error.problem().to_owned())
     })?;
     Ok(label.unwrap_or_default())
 }
@@ -235,7 +235,7 @@ fn label(row: &Row<'_, 12>) -> Result<String, ImportError> {
 fn monthly_limit(amount: NonZeroU64) -> Limit {
     Limit {
         amount,
-        span: Span::Month,
+        span: Period::Month,
         shadow: false,
     }
 }

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::clock::Timestamp;
-use crate::key::HashedKey;
-use crate::policy::Scope;
+use crate::model::HashedKey;
+use crate::model::Scope;
+use crate::time::Timestamp;
 
 /// An id, as text.
 pub(super) fn id(value: &Value) -> Result<String, String> {

@@ -21,10 +21,10 @@ use clap::Args;
 
 pub(super) use self::error::ImportError;
 use super::failure::CliError;
-use super::moving::{fill, open, report};
+use super::transfer::{fill, open, report};
 use super::{Cli, Exit};
-use crate::secret::Secret;
-use crate::store::transfer::{Parcel, take_in};
+use crate::model::Secret;
+use crate::store::transfer::{TransferPage, take_in};
 
 /// Takes over organizations, keys, totals and what is used of this month's quotas.
 ///
@@ -78,24 +78,24 @@ impl FromStr for Source {
 }
 
 pub(super) fn run(cli: &Cli, import: &Import) -> Result<Exit, CliError> {
-    let parcels = read(&import.from.parse()?)?;
-    let target = open(&cli.place.db, cli.config()?)?;
-    let count = |parcel: &Parcel| (parcel.orgs.len() + parcel.keys.len()) as u64;
-    let all = parcels.iter().map(count).sum();
+    let pages = read(&import.from.parse()?)?;
+    let target = open(&cli.connection.db, cli.config()?)?;
+    let count = |page: &TransferPage| (page.orgs.len() + page.keys.len()) as u64;
+    let all = pages.iter().map(count).sum();
     let moved = fill(target, all, |target, progress| {
-        take_in(&parcels, target.inner.store(), progress)
+        take_in(&pages, target.inner.store(), progress)
     })?;
     let next = format!("KEYGUARD_LEGACY_SECRET=… {} serve", cli.called());
     report(cli, "Imported", &moved, &next)?;
     Ok(Exit::Done)
 }
 
-fn read(source: &Source) -> Result<Vec<Parcel>, ImportError> {
+fn read(source: &Source) -> Result<Vec<TransferPage>, ImportError> {
     match source {
         #[cfg(feature = "import")]
-        Source::Sqlite(path) => ancestor::parcels(&mut sqlite::Sqlite::open(path)?),
+        Source::Sqlite(path) => ancestor::pages(&mut sqlite::Sqlite::open(path)?),
         #[cfg(feature = "postgres")]
-        Source::Postgres(url) => ancestor::parcels(&mut postgres::Postgres::open(url)?),
+        Source::Postgres(url) => ancestor::pages(&mut postgres::Postgres::open(url)?),
         #[cfg(not(feature = "import"))]
         Source::Sqlite(_) => Err(ImportError::MissingFeature("SQLite", "import")),
         #[cfg(not(feature = "postgres"))]

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::error::ImportError;
 use super::table::Database;
-use crate::secret::Secret;
+use crate::model::Secret;
 use crate::store::PostgresAddress;
 
 pub(super) struct Postgres {

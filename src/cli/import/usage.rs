@@ -6,15 +6,15 @@ use super::ancestor::Ids;
 use super::cell;
 use super::error::ImportError;
 use super::table::{Column, Database, Row, Table, optional, required};
-use crate::clock::Timestamp;
+use crate::counter::SubjectId;
 use crate::counter::{CounterId, SavedCounter, SavedValue};
-use crate::limit::Span;
-use crate::quota::Balance;
-use crate::record::KeyId;
-use crate::rule::GroupId;
-use crate::store::transfer::{Lifetime, Parcel, Tally};
+use crate::limit::Balance;
+use crate::limit::Period;
+use crate::model::KeyId;
+use crate::store::transfer::{Lifetime, Tally, TransferPage};
 use crate::store::{Count, Minute};
-use crate::time_zone::TimeZone;
+use crate::time::TimeZone;
+use crate::time::Timestamp;
 
 const USAGE: [Column; 3] = [
     required(&["key_id", "api_key_id"]),
@@ -103,48 +103,48 @@ impl Usage {
     pub(super) fn balances(
         &self,
         keys: impl Iterator<Item = KeyId>,
-    ) -> Vec<(GroupId, Vec<SavedCounter>)> {
+    ) -> Vec<(SubjectId, Vec<SavedCounter>)> {
         let used = |key: KeyId| Some((key, self.keys.get(&key.0)?.this_month));
         let used = keys.filter_map(used).filter(|(_, used)| *used > 0);
         used.map(|(key, used)| {
             let id = CounterId {
                 route: None,
-                span: Span::Month,
+                span: Period::Month,
                 shadow: false,
             };
             let value = SavedValue::Balance(Balance::stored(used, self.end_of_month));
-            (GroupId::key(key), vec![SavedCounter { id, value }])
+            (SubjectId::key(key), vec![SavedCounter { id, value }])
         })
         .collect()
     }
 
-    pub(super) fn parcels(self) -> Vec<Parcel> {
+    pub(super) fn pages(self) -> Vec<TransferPage> {
         let keys: Vec<(u64, OfKey)> = self.keys.into_iter().collect();
-        let mut parcels: Vec<Parcel> = keys.chunks(PAGE).map(totals).collect();
+        let mut pages: Vec<TransferPage> = keys.chunks(PAGE).map(totals).collect();
         let mut lifetime = Lifetime::default();
         lifetime.tally.count = self.all;
-        parcels.push(Parcel {
+        pages.push(TransferPage {
             minutes: self.minutes.into_iter().collect(),
             lifetime: Some(lifetime),
-            ..Parcel::default()
+            ..TransferPage::default()
         });
-        parcels
+        pages
     }
 }
 
 /// Requests that were refused with it used nothing of a quota.
 const REFUSED_BY_A_LIMIT: u64 = 429;
 
-fn totals(keys: &[(u64, OfKey)]) -> Parcel {
-    let mut parcel = Parcel::default();
+fn totals(keys: &[(u64, OfKey)]) -> TransferPage {
+    let mut page = TransferPage::default();
     for (id, of) in keys {
         let id = KeyId(*id);
-        parcel.key_totals.push((id, of.all));
+        page.key_totals.push((id, of.all));
         let rows = |rows: &BTreeMap<u64, Count>| -> Vec<(KeyId, u64, Count)> {
             rows.iter().map(|(at, count)| (id, *at, *count)).collect()
         };
-        parcel.key_hours.extend(rows(&of.hours));
-        parcel.key_days.extend(rows(&of.days));
+        page.key_hours.extend(rows(&of.hours));
+        page.key_days.extend(rows(&of.days));
     }
-    parcel
+    page
 }

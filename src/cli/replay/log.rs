@@ -2,9 +2,9 @@
 
 use jiff::fmt::strtime;
 
-use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
-use crate::record::Method;
+use crate::model::Method;
+use crate::net::ClientIp;
+use crate::time::Timestamp;
 
 /// One request of a log.
 #[derive(Debug, PartialEq)]

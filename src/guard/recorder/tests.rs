@@ -3,27 +3,27 @@ use std::num::NonZeroU32;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::access::Policy;
-use crate::client_ip::ClientIp;
-use crate::clock::{ManualClock, Timestamp};
-use crate::counter::{CounterId, SavedCounter, SavedNetwork, SavedValue};
-use crate::guard::policies::InForce;
-use crate::guard::residents::Revisions;
-use crate::key::HashedKey;
+use crate::counter::{CounterId, SavedCounter, SavedIpCounters, SavedValue};
+use crate::counter::{Rule, Subject, SubjectId};
+use crate::guard::key_cache::Revisions;
+use crate::guard::policy_reloader::PolicyHandle;
 use crate::limit::Limit;
 use crate::limiter::MemoryLimiter;
-use crate::limiter::{Group, Groups, Limiter};
-use crate::lockout::{Lock, LockChange, Strike};
-use crate::network::Network;
-use crate::record::{AuditEntry, Key, KeyId, Method, Org, OrgId, Usage};
-use crate::rule::{GroupId, Holder, Rule};
-use crate::store::transfer::{Parcel, Place};
+use crate::limiter::{CounterSet, CounterSets, Limiter};
+use crate::lockout::{AuthFailure, Lock, LockChange};
+use crate::model::HashedKey;
+use crate::model::{AuditEntry, Key, KeyId, Method, Org, OrgId, Usage};
+use crate::net::ClientIp;
+use crate::net::IpKey;
+use crate::policy::Policy;
+use crate::store::transfer::{PageCursor, TransferPage};
 use crate::store::{
-    Act, KeyChange, Minute, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation, Totals,
-    UsageEvent,
+    AuditContext, KeyChange, Minute, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation,
+    Totals, UsageEvent,
 };
-use crate::time_zone::TimeZone;
-use crate::waiting::{Patience, Reply, block_on};
+use crate::sys::{Deadline, MaybeReady, block_on};
+use crate::time::TimeZone;
+use crate::time::{ManualClock, Timestamp};
 
 /// The start of a minute.
 const START: Timestamp = Timestamp::from_unix_millis(1_800_057_600_000);
@@ -44,7 +44,7 @@ struct Stored {
     refusals: BTreeMap<Minute, [u64; Reason::COUNT]>,
     balances: BTreeMap<u64, u64>,
     dropped: u64,
-    locked: BTreeSet<Network>,
+    locked: BTreeSet<IpKey>,
     /// The most rows of refusals that one batch had, stored or not.
     most_refusals: usize,
     pruned: Vec<(Timestamp, Timestamp)>,
@@ -111,45 +111,49 @@ impl Store for Disk {
     fn resolve<'a>(
         &'a self,
         _: &'a HashedKey,
-        _: &'a Patience,
-    ) -> Reply<'a, Result<Option<Resolved>, StoreError>> {
+        _: &'a Deadline,
+    ) -> MaybeReady<'a, Result<Option<Resolved>, StoreError>> {
         unimplemented!()
     }
     fn resolve_id(&self, _: KeyId) -> Result<Option<Resolved>, StoreError> {
         unimplemented!()
     }
-    fn counters(&self, _: GroupId) -> Result<Vec<SavedCounter>, StoreError> {
+    fn counters(&self, _: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
         unimplemented!()
     }
     fn save_windows(
         &self,
-        _: Vec<(GroupId, Vec<SavedCounter>)>,
+        _: Vec<(SubjectId, Vec<SavedCounter>)>,
         _: Timestamp,
     ) -> Result<(), StoreError> {
         Ok(())
     }
-    fn save_networks(&self, _: Vec<SavedNetwork>) -> Result<(), StoreError> {
+    fn save_networks(&self, _: Vec<SavedIpCounters>) -> Result<(), StoreError> {
         Ok(())
     }
-    fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError> {
+    fn networks(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
         unimplemented!()
     }
-    fn forget_counters(&self, _: &[(GroupId, CounterId)], _: &Act) -> Result<(), StoreError> {
+    fn forget_counters(
+        &self,
+        _: &[(SubjectId, CounterId)],
+        _: &AuditContext,
+    ) -> Result<(), StoreError> {
         unimplemented!()
     }
-    fn rehash(&self, _: &[Rehash], _: &Act) -> Result<(), StoreError> {
+    fn rehash(&self, _: &[Rehash], _: &AuditContext) -> Result<(), StoreError> {
         unimplemented!()
     }
-    fn parcel(&self, _: Place) -> Result<Parcel, StoreError> {
+    fn page(&self, _: PageCursor) -> Result<TransferPage, StoreError> {
         unimplemented!()
     }
-    fn has_room_for(&self, _: &Parcel) -> Result<(), StoreError> {
+    fn has_room_for(&self, _: &TransferPage) -> Result<(), StoreError> {
         unimplemented!()
     }
-    fn adopt(&self, _: &Parcel) -> Result<(), StoreError> {
+    fn adopt(&self, _: &TransferPage) -> Result<(), StoreError> {
         unimplemented!()
     }
-    fn create_org(&self, _: &str, _: &Act) -> Result<Org, StoreError> {
+    fn create_org(&self, _: &str, _: &AuditContext) -> Result<Org, StoreError> {
         unimplemented!()
     }
     fn org(&self, _: OrgId) -> Result<Org, StoreError> {
@@ -161,13 +165,13 @@ impl Store for Disk {
     fn orgs(&self, _: Option<OrgId>, _: usize) -> Result<Vec<Org>, StoreError> {
         unimplemented!()
     }
-    fn update_org(&self, _: OrgId, _: OrgChange, _: &Act) -> Result<Org, StoreError> {
+    fn update_org(&self, _: OrgId, _: OrgChange, _: &AuditContext) -> Result<Org, StoreError> {
         unimplemented!()
     }
     fn create_keys(
         &self,
         _: Vec<(NewKey, NewCredential)>,
-        _: &Act,
+        _: &AuditContext,
     ) -> Result<Vec<Key>, StoreError> {
         unimplemented!()
     }
@@ -177,7 +181,7 @@ impl Store for Disk {
     fn keys(&self, _: Option<OrgId>, _: Option<KeyId>, _: usize) -> Result<Vec<Key>, StoreError> {
         unimplemented!()
     }
-    fn update_key(&self, _: KeyId, _: KeyChange, _: &Act) -> Result<Key, StoreError> {
+    fn update_key(&self, _: KeyId, _: KeyChange, _: &AuditContext) -> Result<Key, StoreError> {
         unimplemented!()
     }
     fn add_credential(
@@ -185,11 +189,11 @@ impl Store for Disk {
         _: KeyId,
         _: NewCredential,
         _: Rotation,
-        _: &Act,
+        _: &AuditContext,
     ) -> Result<Key, StoreError> {
         unimplemented!()
     }
-    fn revoke_key(&self, _: KeyId, _: &Act) -> Result<Key, StoreError> {
+    fn revoke_key(&self, _: KeyId, _: &AuditContext) -> Result<Key, StoreError> {
         unimplemented!()
     }
     fn usage(&self, _: Option<KeyId>, _: Timestamp, _: usize) -> Result<Vec<Usage>, StoreError> {
@@ -198,13 +202,13 @@ impl Store for Disk {
     fn locks(&self) -> Result<Vec<Lock>, StoreError> {
         Ok(Vec::new())
     }
-    fn note(&self, _: &Act) -> Result<(), StoreError> {
+    fn note(&self, _: &AuditContext) -> Result<(), StoreError> {
         unimplemented!()
     }
     fn audit(&self, _: Option<u64>, _: usize) -> Result<Vec<AuditEntry>, StoreError> {
         unimplemented!()
     }
-    fn change_locks(&self, _: &[LockChange], _: &Act) -> Result<(), StoreError> {
+    fn change_locks(&self, _: &[LockChange], _: &AuditContext) -> Result<(), StoreError> {
         unimplemented!()
     }
     fn totals(&self, _: Timestamp) -> Result<Totals, StoreError> {
@@ -253,8 +257,8 @@ impl World {
             store: Arc::clone(&self.disk) as Arc<dyn Store>,
             outlet: None,
             lockouts: Arc::clone(&self.lockouts),
-            policies: Arc::new(Policies::new(
-                Arc::new(InForce::new(Policy::default())),
+            policies: Arc::new(PolicyReloader::new(
+                Arc::new(PolicyHandle::new(Policy::default())),
                 Arc::new(Revisions::new()),
                 Arc::clone(&self.lockouts),
                 None,
@@ -283,17 +287,17 @@ impl World {
     }
 
     /// Takes one from a month.
-    fn consume(&self, key: &Arc<Group>) {
-        let monthly = Rule::new(Limit::monthly(1_000).unwrap(), Holder::Key);
-        let groups = Groups {
+    fn consume(&self, key: &Arc<CounterSet>) {
+        let monthly = Rule::new(Limit::monthly(1_000).unwrap(), Subject::Key);
+        let groups = CounterSets {
             key,
             org: None,
             org_id: OrgId(1),
         };
-        let (rules, patience): (&[&[Rule]], _) = (&[&[monthly]], Patience::default());
+        let (rules, deadline): (&[&[Rule]], _) = (&[&[monthly]], Deadline::default());
         let _ = block_on(
             self.limiter
-                .admit(groups, rules, NonZeroU32::MIN, &patience)
+                .admit(groups, rules, NonZeroU32::MIN, &deadline)
                 .get(),
         );
     }
@@ -428,7 +432,7 @@ fn refusals_of_a_minute_take_no_more_memory_the_longer_they_cannot_be_stored() {
 fn a_quota_that_cannot_be_stored_is_stored_later_as_it_is_then() {
     let world = World::new();
     let mut writer = world.writer();
-    let id = GroupId::key(KeyId(7));
+    let id = SubjectId::key(KeyId(7));
     let group = world.limiter.attach(id, &mut || Ok(Vec::new()));
     let group = group.unwrap();
     let consume = || {
@@ -454,7 +458,7 @@ fn a_quota_is_stored_while_requests_are_not_recorded() {
     let mut writer = world.writer();
     world.record(0..3);
     world.refuse(Reason::UnknownKey);
-    let id = GroupId::key(KeyId(7));
+    let id = SubjectId::key(KeyId(7));
     let group = world.limiter.attach(id, &mut || Ok(Vec::new()));
     world.consume(&group.unwrap());
     writer.store_all().unwrap();
@@ -583,8 +587,8 @@ fn closing_stores_what_came_after_a_failure_too() {
 fn a_lock_that_could_not_be_stored_is_tried_again() {
     let world = World::new();
     let mut writer = world.writer();
-    let network: Network = "192.0.2.1".parse().unwrap();
-    let lock = Strike::BadKey.lock(network, START);
+    let network: IpKey = "192.0.2.1".parse().unwrap();
+    let lock = AuthFailure::BadKey.lock(network, START);
     world.lockouts.add(lock, START);
     world.disk.fill_up(true);
     writer.store_all().unwrap_err();

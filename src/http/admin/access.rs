@@ -9,14 +9,14 @@ use http::uri::Authority;
 use http::{HeaderMap, StatusCode, Uri, header};
 
 use crate::admin::AdminError;
-use crate::client_ip::ClientIp;
-use crate::guard::{self, Actor, KeyGuard};
+use crate::counter::IpLimit;
+use crate::guard::{self, AuditActor, KeyGuard};
 use crate::http::problem::Problem;
-use crate::ip_limit::IpLimit;
-use crate::lock_time::LockTime;
 use crate::lockout::LockScope;
-use crate::store::Once;
-use crate::waiting::block_on;
+use crate::net::ClientIp;
+use crate::store::IdempotencyKey;
+use crate::sys::block_on;
+use crate::time::LockDuration;
 
 /// What wrong admin keys are counted and locked out by, whatever path they came for.
 const LIMIT: &str = "keyguard-admin";
@@ -26,7 +26,7 @@ const LOCKED_FOR: Duration = Duration::from_secs(15 * 60);
 
 /// That the request is meant for this service, and not for a name that somebody else gave our
 /// address (DNS rebinding), and that no page of another origin sends it.
-pub(in crate::http) fn require_own_name(
+pub(crate) fn require_own_name(
     headers: &HeaderMap,
     uri: &Uri,
     hosts: &BTreeSet<String>,
@@ -111,7 +111,7 @@ fn is_address(host: &str) -> bool {
 }
 
 /// That the request carries the admin key; returns the address of the client.
-pub(super) fn require_admin(
+pub(crate) fn require_admin(
     guard: &KeyGuard,
     parts: &Parts,
     peer: ClientIp,
@@ -144,12 +144,12 @@ pub(super) fn require_admin(
 fn limit() -> Result<IpLimit, Problem> {
     let minute = Duration::from_secs(60);
     let limit = IpLimit::new(LIMIT, WRONG_KEYS_A_MINUTE, minute).map_err(AdminError::from)?;
-    let locked_for = LockTime::try_from(LOCKED_FOR).map_err(AdminError::from)?;
+    let locked_for = LockDuration::try_from(LOCKED_FOR).map_err(AdminError::from)?;
     Ok(limit.lockout(locked_for).scope(LockScope::Path))
 }
 
 /// The guard as it acts for who sent a request.
-pub(super) fn acting(
+pub(crate) fn acting(
     guard: &KeyGuard,
     parts: &Parts,
     body: &[u8],
@@ -166,7 +166,7 @@ pub(super) fn acting(
             request.update(parts.uri.path().as_bytes());
             request.update(b"\n");
             request.update(body);
-            Some(Once {
+            Some(IdempotencyKey {
                 name: *blake3::hash(name.as_bytes()).as_bytes(),
                 request: *request.finalize().as_bytes(),
             })
@@ -177,7 +177,7 @@ pub(super) fn acting(
         }
     };
     let once = once.filter(|_| parts.method == http::Method::POST);
-    Ok(guard.with_actor(Actor::new("admin key".into(), client, once)))
+    Ok(guard.with_actor(AuditActor::new("admin key".into(), client, once)))
 }
 
 fn is_name(text: &[u8]) -> bool {

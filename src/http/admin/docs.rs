@@ -81,7 +81,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::waiting::block_on;
+    use crate::sys::block_on;
 
     #[test]
     fn all_answers_share_the_bytes_of_a_page() {

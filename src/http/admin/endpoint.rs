@@ -18,8 +18,8 @@ use crate::http::response::json_value;
 
 type Work = dyn Fn(&KeyGuard, &Asked<'_>) -> Result<Value, Problem> + Send + Sync;
 
-pub(super) struct Endpoint {
-    pub(super) operation: Operation,
+pub(crate) struct Endpoint {
+    pub(crate) operation: Operation,
     work: Box<Work>,
 }
 
@@ -30,14 +30,14 @@ impl std::fmt::Debug for Endpoint {
 }
 
 /// A request for an endpoint.
-pub(super) struct Asked<'r> {
+pub(crate) struct Asked<'r> {
     parts: &'r Parts,
     body: &'r [u8],
     id: u64,
 }
 
 impl<'r> Asked<'r> {
-    pub(super) fn new(parts: &'r Parts, body: &'r [u8], id: u64) -> Self {
+    pub(crate) fn new(parts: &'r Parts, body: &'r [u8], id: u64) -> Self {
         Self { parts, body, id }
     }
 }
@@ -45,7 +45,7 @@ impl<'r> Asked<'r> {
 impl Endpoint {
     /// An endpoint that carries out the command that `command` makes of what it takes, and answers
     /// with an `R`.
-    pub(super) fn new<Q: Input, B: Input, R: DeserializeOwned + ToSchema>(
+    pub(crate) fn new<Q: Input, B: Input, R: DeserializeOwned + ToSchema>(
         place: (Method, &'static str),
         about: (&'static str, &'static str),
         command: impl Fn(&KeyGuard, u64, Q, B) -> Result<Command, Failure> + Send + Sync + 'static,
@@ -62,18 +62,18 @@ impl Endpoint {
     }
 
     /// The same, of a success that made something.
-    pub(super) fn creating(mut self) -> Self {
+    pub(crate) fn creating(mut self) -> Self {
         self.operation.status = StatusCode::CREATED;
         self
     }
 
     /// The same, which lists in pages; `cursor` asks for the next.
-    pub(super) fn in_pages(mut self, cursor: &'static str) -> Self {
+    pub(crate) fn in_pages(mut self, cursor: &'static str) -> Self {
         self.operation.cursor = Some(cursor);
         self
     }
 
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &self,
         guard: &KeyGuard,
         asked: &Asked<'_>,

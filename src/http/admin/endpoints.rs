@@ -11,11 +11,11 @@ use crate::admin::answer::{
     Rotation, StatsReply, Whose,
 };
 use crate::admin::{AdminError, CreateKey, ListKeys, UpdateKey, given};
-use crate::clock::Timestamp;
 use crate::guard::{KeyGuard, RuleState};
+use crate::input::InvalidInput;
 use crate::lockout::Lock;
-use crate::policy::InvalidInput;
-use crate::record::{AuditEntry, KeyId, OrgId};
+use crate::model::{AuditEntry, KeyId, OrgId};
+use crate::time::Timestamp;
 
 /// A new organization.
 #[derive(Deserialize, ToSchema)]
@@ -371,7 +371,7 @@ fn limits() -> Vec<Endpoint> {
             ("liftLimit", "Lift a limit of a key for a time"),
             |_, id, (), Json(NewLift { rule, duration })| {
                 let (key, duration) = (id.to_string(), Some(duration));
-                Ok(Command::Lift {
+                Ok(Command::LimitOverride {
                     key,
                     rule,
                     duration,
@@ -384,7 +384,7 @@ fn limits() -> Vec<Endpoint> {
             ("endLift", "Put a lifted limit in force again"),
             |_, id, Query(RuleName { rule }), ()| {
                 let (key, duration) = (id.to_string(), None);
-                Ok(Command::Lift {
+                Ok(Command::LimitOverride {
                     key,
                     rule,
                     duration,

@@ -10,10 +10,10 @@ use super::unique::Unique;
 use crate::http::problem::Problem;
 
 /// Schemas by their names.
-pub(in crate::http) type Schemas = Vec<(String, RefOr<Schema>)>;
+pub(crate) type Schemas = Vec<(String, RefOr<Schema>)>;
 
 /// What an endpoint reads of a query or a body; `()` for nothing.
-pub(in crate::http) trait Input: Sized {
+pub(crate) trait Input: Sized {
     fn of_query(uri: &Uri) -> Result<Self, Problem>;
     fn of_body(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem>;
     fn parameters() -> Vec<Parameter>;
@@ -42,7 +42,7 @@ impl Input for () {
 }
 
 /// Fields of a query.
-pub(in crate::http) struct Query<T>(pub(in crate::http) T);
+pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + IntoParams> Input for Query<T> {
     fn of_query(uri: &Uri) -> Result<Self, Problem> {
@@ -67,7 +67,7 @@ impl<T: DeserializeOwned + IntoParams> Input for Query<T> {
 }
 
 /// A body of JSON.
-pub(in crate::http) struct Json<T>(pub(in crate::http) T);
+pub(crate) struct Json<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + ToSchema> Input for Json<T> {
     fn of_query(_: &Uri) -> Result<Self, Problem> {

@@ -12,9 +12,9 @@ mod service;
 mod unique;
 
 #[cfg(feature = "serve")]
-pub(super) use self::access::require_own_name;
+pub(crate) use self::access::require_own_name;
 #[cfg(feature = "serve")]
-pub(super) use self::input::{Input, Json};
+pub(crate) use self::input::{Input, Json};
 #[cfg(feature = "serve")]
-pub(super) use self::operation::Operation;
+pub(crate) use self::operation::Operation;
 pub use self::service::AdminService;

@@ -7,30 +7,30 @@ use utoipa::openapi::{RefOr, Schema};
 
 use super::input::{Input, Schemas};
 
-pub(in crate::http) struct Operation {
-    pub(super) method: Method,
+pub(crate) struct Operation {
+    pub(crate) method: Method,
     /// With `{id}` in the place of a number.
-    pub(super) path: &'static str,
+    pub(crate) path: &'static str,
     /// Its name in the description.
-    pub(super) name: &'static str,
-    pub(super) summary: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) summary: &'static str,
     /// That of a success.
-    pub(super) status: StatusCode,
-    pub(super) query: Vec<Parameter>,
+    pub(crate) status: StatusCode,
+    pub(crate) query: Vec<Parameter>,
     /// The name of the schema of its body.
-    pub(super) body: Option<String>,
-    pub(super) reply: RefOr<Schema>,
+    pub(crate) body: Option<String>,
+    pub(crate) reply: RefOr<Schema>,
     /// All that the schemas refer to.
-    pub(super) schemas: Schemas,
+    pub(crate) schemas: Schemas,
     /// The field of the query that asks for the next page.
-    pub(super) cursor: Option<&'static str>,
+    pub(crate) cursor: Option<&'static str>,
     /// It takes no admin key.
-    pub(super) is_for_trusted_peers: bool,
+    pub(crate) is_for_trusted_peers: bool,
 }
 
 impl Operation {
     /// One that takes a `Q` and a `B`, and answers with an `R`.
-    pub(in crate::http) fn new<Q: Input, B: Input, R: ToSchema>(
+    pub(crate) fn new<Q: Input, B: Input, R: ToSchema>(
         (method, path): (Method, &'static str),
         (name, summary): (&'static str, &'static str),
     ) -> Self {
@@ -54,7 +54,7 @@ impl Operation {
 
     /// The same, which only trusted peers may ask for.
     #[cfg(feature = "serve")]
-    pub(in crate::http) fn for_trusted_peers(self) -> Self {
+    pub(crate) fn for_trusted_peers(self) -> Self {
         Self {
             is_for_trusted_peers: true,
             ..self
@@ -62,7 +62,7 @@ impl Operation {
     }
 
     /// Whether a path is that of the operation, and what is in the place of the id.
-    pub(super) fn matches<'p>(&self, path: &'p str) -> Option<Option<&'p str>> {
+    pub(crate) fn matches<'p>(&self, path: &'p str) -> Option<Option<&'p str>> {
         let mut id = None;
         let (mut own, mut asked) = (self.path.split('/'), path.split('/'));
         loop {
@@ -75,7 +75,7 @@ impl Operation {
         }
     }
 
-    pub(super) fn takes_id(&self) -> bool {
+    pub(crate) fn takes_id(&self) -> bool {
         self.path.contains("{id}")
     }
 }

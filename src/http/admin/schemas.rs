@@ -4,11 +4,11 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{KnownFormat, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
 use crate::limit::Limit;
-use crate::network::Network;
-use crate::policy::Scope;
+use crate::model::Scope;
+use crate::net::ClientIp;
+use crate::net::IpKey;
+use crate::time::Timestamp;
 
 fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
@@ -32,6 +32,6 @@ texts! {
         |text| text.format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
     Limit, "A limit: `10/s`, `500000 monthly`, `5000 credits +100/hour`, `8 concurrent`.", |text| text;
     Scope, "A permission.", |text| text;
-    Network, "An address, or a network in CIDR notation.", |text| text;
+    IpKey, "An address, or a network in CIDR notation.", |text| text;
     ClientIp, "An address, or `local`.", |text| text;
 }

@@ -16,12 +16,12 @@ use http_body_util::Full;
 use super::endpoint::{Asked, Endpoint};
 use super::operation::Operation;
 use super::{access, docs, endpoints, openapi};
-use crate::client_ip::ClientIp;
 use crate::guard::KeyGuard;
 use crate::http::body::read_body;
 use crate::http::peer::{self, Peer};
 use crate::http::problem::Problem;
 use crate::http::static_file::StaticFile;
+use crate::net::ClientIp;
 
 /// The admin API: endpoints under `/admin`, their description at `/openapi.json`, and pages to read
 /// and try it at `/docs`.
@@ -44,9 +44,9 @@ pub struct AdminService {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Shared {
-    pub(super) guard: KeyGuard,
-    pub(super) hosts: BTreeSet<String>,
+pub(crate) struct Shared {
+    pub(crate) guard: KeyGuard,
+    pub(crate) hosts: BTreeSet<String>,
     prefix: String,
     most_bytes: usize,
     endpoints: Arc<[Endpoint]>,
@@ -66,7 +66,7 @@ impl AdminService {
     }
 
     /// A service that also describes operations beside it.
-    pub(in crate::http) fn describing(guard: KeyGuard, others: &[Operation]) -> Self {
+    pub(crate) fn describing(guard: KeyGuard, others: &[Operation]) -> Self {
         let endpoints = endpoints::all();
         let operations = endpoints.iter().map(|endpoint| &endpoint.operation);
         let description = openapi::describe(operations.chain(others));

@@ -55,7 +55,7 @@ proptest! {
         let mut rules = limits(&texts);
         rules.extend(shadow.map(rule));
         let mut pair = Pair {
-            both: [Subject::in_memory(), Subject::in_redis()],
+            both: [Fixture::in_memory(), Fixture::in_redis()],
             rules,
             admitted: Vec::new(),
         };
@@ -66,10 +66,10 @@ proptest! {
 }
 
 struct Pair {
-    both: [Subject; 2],
+    both: [Fixture; 2],
     rules: Vec<Rule>,
     /// At what cost.
-    admitted: Vec<(u32, [Outcome; 2])>,
+    admitted: Vec<(u32, [Admission; 2])>,
 }
 
 impl Pair {
@@ -92,7 +92,7 @@ impl Pair {
             Step::Release => {
                 let last = self.admitted.pop().map(|(_, outcomes)| outcomes);
                 for (subject, outcome) in self.both.iter().zip(last.iter().flatten()) {
-                    if let Outcome::Admitted(_, receipt) = outcome {
+                    if let Admission::Admitted(_, receipt) = outcome {
                         subject.release(1, rules, receipt);
                     }
                 }
@@ -104,17 +104,20 @@ impl Pair {
 
     fn admit(&mut self, asked: u32) -> Result<(), TestCaseError> {
         let rules = &self.rules;
-        let looked = |subject: &Subject| all_shown(subject.levels(1, rules, asked), rules);
+        let looked = |subject: &Fixture| all_shown(subject.levels(1, rules, asked), rules);
         let [memory, redis] = self.both.each_ref().map(looked);
         prop_assert_eq!(memory, redis);
         let outcomes = self.both.each_ref().map(|s| s.admit(1, rules, asked));
         match &outcomes {
-            [Outcome::Admitted(memory, a), Outcome::Admitted(redis, b)] => {
+            [
+                Admission::Admitted(memory, a),
+                Admission::Admitted(redis, b),
+            ] => {
                 prop_assert_eq!(shown(*memory, rules), shown(*redis, rules));
-                prop_assert_eq!(passed_over(a), passed_over(b));
+                prop_assert_eq!(shadow_denied(a), shadow_denied(b));
                 self.admitted.push((asked, outcomes));
             }
-            [Outcome::Refused(_, earliest), Outcome::Refused(_, told)] => {
+            [Admission::Refused(_, earliest), Admission::Refused(_, told)] => {
                 // What is known to be refused may be told to wait longer.
                 prop_assert!(millis(*told) >= millis(*earliest), "{outcomes:?}");
             }
@@ -124,10 +127,10 @@ impl Pair {
     }
 }
 
-fn passed_over(receipt: &Receipt) -> Vec<u16> {
+fn shadow_denied(receipt: &Receipt) -> Vec<u16> {
     let remarks = receipt.iter();
     remarks
-        .flat_map(|remarks| remarks.passed_over.to_vec())
+        .flat_map(|remarks| remarks.shadow_denied.to_vec())
         .collect()
 }
 
@@ -136,26 +139,26 @@ fn passed_over(receipt: &Receipt) -> Vec<u16> {
 struct Shown {
     remaining: u64,
     /// If it can.
-    grows_at: Option<u64>,
+    resets_at: Option<u64>,
 }
 
 fn millis(moment: Moment) -> u64 {
     moment.nanos() / 1_000_000
 }
 
-fn shown(level: Level, rules: &[Rule]) -> Shown {
+fn shown(level: LimitState, rules: &[Rule]) -> Shown {
     let amount = rules.get(level.rule).map(|rule| rule.limit.amount.get());
     let can_grow = amount.is_some_and(|amount| level.remaining < amount);
     Shown {
         remaining: level.remaining,
-        grows_at: can_grow.then_some(millis(level.grows_at)),
+        resets_at: can_grow.then_some(millis(level.resets_at)),
     }
 }
 
 /// And when there is room.
-fn all_shown(levels: Vec<(Level, Moment)>, rules: &[Rule]) -> Vec<(Shown, u64)> {
+fn all_shown(levels: Vec<(LimitState, Moment)>, rules: &[Rule]) -> Vec<(Shown, u64)> {
     let levels = levels.into_iter();
     levels
-        .map(|(level, room_at)| (shown(level, rules), millis(room_at)))
+        .map(|(level, retry_at)| (shown(level, rules), millis(retry_at)))
         .collect()
 }

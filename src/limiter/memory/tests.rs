@@ -3,11 +3,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::{ManualClock, Timestamp};
 use crate::counter::{CounterId, SavedValue};
+use crate::limit::Balance;
 use crate::limit::Limit;
-use crate::quota::Balance;
-use crate::record::{KeyId, OrgId};
+use crate::model::{KeyId, OrgId};
+use crate::time::{ManualClock, Timestamp};
 
 const JANUARY_31: Timestamp = Timestamp::from_unix_millis(1_769_817_600_000);
 /// Where a manual clock starts.
@@ -18,7 +18,7 @@ fn cost(n: u32) -> NonZeroU32 {
 }
 
 fn rule(limit: Limit) -> Rule {
-    Rule::new(limit, Holder::Key)
+    Rule::new(limit, Subject::Key)
 }
 
 fn sliding(limit: u64, length: Duration) -> Rule {
@@ -38,24 +38,29 @@ fn amount(rule: &Rule) -> u64 {
 }
 
 /// The limits of a key whose organization has none.
-fn alone(key: &Arc<Group>) -> Groups<'_> {
-    Groups {
+fn alone(key: &Arc<CounterSet>) -> CounterSets<'_> {
+    CounterSets {
         key,
         org: None,
         org_id: OrgId(1),
     }
 }
 
-fn admit(limiter: &MemoryLimiter, key: &Arc<Group>, rules: &[Rule], cost: NonZeroU32) -> Outcome {
+fn admit(
+    limiter: &MemoryLimiter,
+    key: &Arc<CounterSet>,
+    rules: &[Rule],
+    cost: NonZeroU32,
+) -> Admission {
     limiter.take(alone(key), &[rules], cost)
 }
 
 fn levels(
     limiter: &MemoryLimiter,
-    key: &Arc<Group>,
+    key: &Arc<CounterSet>,
     rules: &[Rule],
     cost: NonZeroU32,
-) -> Vec<(Level, Moment)> {
+) -> Vec<(LimitState, Moment)> {
     limiter.levels(alone(key), &[rules], cost)
 }
 
@@ -67,14 +72,14 @@ fn limiter(capacity: usize) -> (MemoryLimiter, ManualClock) {
     )
 }
 
-fn attach(limiter: &MemoryLimiter, key: u64) -> Arc<Group> {
+fn attach(limiter: &MemoryLimiter, key: u64) -> Arc<CounterSet> {
     limiter
-        .attach(GroupId::key(KeyId(key)), &mut || Ok(Vec::new()))
+        .attach(SubjectId::key(KeyId(key)), &mut || Ok(Vec::new()))
         .unwrap()
 }
 
-fn is_admitted(outcome: Outcome) -> bool {
-    matches!(outcome, Outcome::Admitted(..))
+fn is_admitted(outcome: Admission) -> bool {
+    matches!(outcome, Admission::Admitted(..))
 }
 
 /// The rules written down as plainly as they can be.
@@ -87,7 +92,7 @@ struct Naive {
 impl Naive {
     fn used(&self, rule: &Rule, now: u64) -> u64 {
         let counts = |&&(at, _): &&(u64, u64)| match rule.limit.span {
-            Span::Sliding(length) => {
+            Period::Sliding(length) => {
                 // Grains are counted from the moment 0.
                 let (grain, start) = (length.grain_nanos(), JANUARY_31_MOMENT);
                 (start + at).div_ceil(grain) * grain + length.nanos() > start + now
@@ -143,15 +148,15 @@ proptest! {
             }
             let outcome = admit(&limiter, &group, &rules, cost(asked));
             prop_assert_eq!(is_admitted(outcome.clone()), naive.admit(&rules, now, asked.into()));
-            if let Outcome::Refused(level, room_at) = outcome {
+            if let Admission::Refused(level, retry_at) = outcome {
                 // A lone client that waits so long is admitted, and no earlier.
-                let wait = room_at.since(level.at);
+                let wait = retry_at.since(level.at);
                 prop_assert!(wait > Duration::ZERO);
                 let then = now + wait.as_nanos() as u64;
                 let fits = |at| rules.iter().all(|r| naive.used(r, at) + u64::from(asked) <= amount(r));
                 prop_assert!(fits(then));
                 // The calendar has milliseconds.
-                let earlier = if rules[level.rule].limit.span == Span::Month { 1_000_000 } else { 1 };
+                let earlier = if rules[level.rule].limit.span == Period::Month { 1_000_000 } else { 1 };
                 prop_assert!(!fits(then - earlier));
             }
         }
@@ -221,7 +226,7 @@ fn a_full_table_refuses_a_newcomer_and_pushes_nobody_out() {
             cost(1)
         )));
     }
-    let newcomer = GroupId::key(KeyId(99));
+    let newcomer = SubjectId::key(KeyId(99));
     let refused = limiter.attach(newcomer, &mut || Ok(Vec::new()));
     assert!(matches!(refused, Err(AttachError::Full)));
     for key in 0..16 {
@@ -248,7 +253,7 @@ fn a_full_table_refuses_a_newcomer_and_pushes_nobody_out() {
 fn a_group_that_could_not_be_seeded_is_not_there() {
     let (limiter, _) = limiter(1);
     let damaged = || Err(StoreError::Damaged("test".into()));
-    let failed = limiter.attach(GroupId::key(KeyId(1)), &mut { damaged });
+    let failed = limiter.attach(SubjectId::key(KeyId(1)), &mut { damaged });
     assert!(matches!(
         failed,
         Err(AttachError::Seed(StoreError::Damaged(_)))
@@ -260,7 +265,7 @@ fn of_month(used: u64) -> SavedCounter {
     SavedCounter {
         id: CounterId {
             route: None,
-            span: Span::Month,
+            span: Period::Month,
             shadow: false,
         },
         value: SavedValue::Balance(Balance::stored(used, end_of_month(0))),
@@ -271,7 +276,7 @@ fn of_month(used: u64) -> SavedCounter {
 fn a_quota_goes_on_where_it_was_stored_and_is_stored_once_per_consumption() {
     let (limiter, _) = limiter(16);
     let group = limiter
-        .attach(GroupId::key(KeyId(1)), &mut || Ok(vec![of_month(8)]))
+        .attach(SubjectId::key(KeyId(1)), &mut || Ok(vec![of_month(8)]))
         .unwrap();
     let rules = [per_minute(60), monthly(10)];
     assert!(limiter.take_changed().is_empty());
@@ -344,17 +349,16 @@ fn windows_that_were_saved_go_on() {
 fn keys_share_the_limits_of_their_organization_and_nothing_else() {
     let (limiter, _) = limiter(16);
     let org = limiter
-        .attach(
-            GroupId::org(crate::record::OrgId(1)),
-            &mut || Ok(Vec::new()),
-        )
+        .attach(SubjectId::org(crate::model::OrgId(1)), &mut || {
+            Ok(Vec::new())
+        })
         .unwrap();
-    let shared = Rule::new("5/min".parse().unwrap(), Holder::Org);
+    let shared = Rule::new("5/min".parse().unwrap(), Subject::Org);
     let rules = [per_minute(3), shared];
     let mut admitted = Vec::new();
     for key in 1..=3 {
         let key = attach(&limiter, key);
-        let groups = Groups {
+        let groups = CounterSets {
             key: &key,
             org: Some(&org),
             org_id: OrgId(1),
@@ -370,21 +374,21 @@ fn a_limit_in_shadow_mode_counts_what_it_would_admit_and_refuses_nobody() {
     let (limiter, _) = limiter(16);
     let group = attach(&limiter, 1);
     let rules = [per_minute(5), rule("2/min shadow".parse().unwrap())];
-    let mut passed_over = 0;
+    let mut shadow_denied = 0;
     for _ in 0..5 {
         match admit(&limiter, &group, &rules, cost(1)) {
-            Outcome::Admitted(level, over) => {
+            Admission::Admitted(level, over) => {
                 assert_eq!(level.rule, 0);
-                passed_over += over.map_or(0, |over| over.passed_over.len());
+                shadow_denied += over.map_or(0, |over| over.shadow_denied.len());
             }
             refused => panic!("{refused:?}"),
         }
     }
-    assert_eq!(passed_over, 3);
+    assert_eq!(shadow_denied, 3);
     let refused = admit(&limiter, &group, &rules, cost(1));
     assert!(matches!(
         refused,
-        Outcome::Refused(Level { rule: 0, .. }, _)
+        Admission::Refused(LimitState { rule: 0, .. }, _)
     ));
 }
 
@@ -393,13 +397,13 @@ fn nothing_is_given_back_of_what_was_reserved_before_a_reset() {
     let (limiter, _) = limiter(16);
     let group = attach(&limiter, 1);
     let rules = [per_minute(10)];
-    let admission = |at| Admission {
+    let admission = |at| AdmittedRequest {
         at,
         cost: cost(6),
         receipt: &None,
     };
     let left = || levels(&limiter, &group, &rules, cost(1))[0].0.remaining;
-    let Outcome::Admitted(before, _) = admit(&limiter, &group, &rules, cost(6)) else {
+    let Admission::Admitted(before, _) = admit(&limiter, &group, &rules, cost(6)) else {
         panic!("refused");
     };
     limiter.reset(alone(&group), &[&rules]).unwrap();
@@ -435,5 +439,9 @@ fn threads_together_are_admitted_as_often_as_the_limit_says() {
 #[test]
 fn a_group_is_small() {
     // With the header of its `Arc` 88 bytes: no more than 96 as allocators round it.
-    assert!(size_of::<Group>() <= 72, "{} bytes", size_of::<Group>());
+    assert!(
+        size_of::<CounterSet>() <= 72,
+        "{} bytes",
+        size_of::<CounterSet>()
+    );
 }

@@ -19,18 +19,18 @@ use parking_lot::Mutex;
 
 use self::set::{Set, WAYS};
 use self::window::Window;
-use super::{Level, NetworkRule, Outcome, Receipt, is_passed_over, pass_over};
-use crate::clock::{Clock, Moment};
-use crate::counter::SavedNetwork;
-use crate::network::Network;
+use super::{Admission, IpRule, LimitState, Receipt, deny_in_shadow, is_shadow_denied};
+use crate::counter::SavedIpCounters;
+use crate::net::IpKey;
+use crate::time::{Clock, Moment};
 
 #[derive(Debug)]
-pub(super) struct Networks {
+pub(super) struct IpCounters {
     sets: Box<[Mutex<Set>]>,
     hasher: RandomState,
 }
 
-impl Networks {
+impl IpCounters {
     /// A table of some `capacity` networks, never of more than twice as many.
     pub(super) fn new(capacity: usize) -> Self {
         let sets = (capacity / WAYS).next_power_of_two();
@@ -42,36 +42,36 @@ impl Networks {
 
     pub(super) fn hit(
         &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
+        network: IpKey,
+        rules: &[IpRule<'_>],
         cost: NonZeroU32,
         clock: &Clock,
-    ) -> Outcome {
+    ) -> Admission {
         let mut set = self.set(network).lock();
         let now = clock.now();
         let place = set.place(network, rules, cost, now);
-        let mut slowest: Option<(Level, Moment, bool)> = None;
+        let mut slowest: Option<(LimitState, Moment, bool)> = None;
         let mut receipt = Receipt::None;
         for (index, rule) in rules.iter().enumerate() {
-            let (level, room_at, is_shared) = set.level(&place, index, rule, cost, now);
-            if room_at <= now {
+            let (level, retry_at, is_shared) = set.level(&place, index, rule, cost, now);
+            if retry_at <= now {
                 continue;
             }
             if rule.limit.shadow {
-                pass_over(&mut receipt, index);
-            } else if slowest.is_none_or(|(_, latest, _)| room_at > latest) {
-                slowest = Some((level, room_at, is_shared));
+                deny_in_shadow(&mut receipt, index);
+            } else if slowest.is_none_or(|(_, latest, _)| retry_at > latest) {
+                slowest = Some((level, retry_at, is_shared));
             }
         }
         match slowest {
-            Some((level, room_at, false)) => return Outcome::Refused(level, room_at),
-            Some((level, room_at, true)) => return Outcome::RefusedShared(level, room_at),
+            Some((level, retry_at, false)) => return Admission::Refused(level, retry_at),
+            Some((level, retry_at, true)) => return Admission::RefusedShared(level, retry_at),
             None => {}
         }
         set.record(&place, rules, &receipt, cost, now);
-        let mut tightest = Level::unlimited(now);
+        let mut tightest = LimitState::unlimited(now);
         for (index, rule) in rules.iter().enumerate() {
-            if rule.limit.shadow || is_passed_over(&receipt, index) {
+            if rule.limit.shadow || is_shadow_denied(&receipt, index) {
                 continue;
             }
             let (level, ..) = set.level(&place, index, rule, cost, now);
@@ -79,15 +79,15 @@ impl Networks {
                 tightest = level;
             }
         }
-        Outcome::Admitted(tightest, receipt)
+        Admission::Admitted(tightest, receipt)
     }
 
     /// Counts what was admitted elsewhere.
     #[cfg(feature = "redis")]
     pub(super) fn record(
         &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
+        network: IpKey,
+        rules: &[IpRule<'_>],
         cost: NonZeroU32,
         receipt: &Receipt,
         clock: &Clock,
@@ -100,27 +100,27 @@ impl Networks {
 
     pub(super) fn levels(
         &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
+        network: IpKey,
+        rules: &[IpRule<'_>],
         cost: NonZeroU32,
         clock: &Clock,
-    ) -> Vec<(Level, Moment)> {
+    ) -> Vec<(LimitState, Moment)> {
         let mut set = self.set(network).lock();
         let now = clock.now();
         let place = set.place(network, rules, cost, now);
         let levels = rules.iter().enumerate().map(|(index, rule)| {
-            let (level, room_at, _) = set.level(&place, index, rule, cost, now);
-            (level, room_at)
+            let (level, retry_at, _) = set.level(&place, index, rule, cost, now);
+            (level, retry_at)
         });
         levels.collect()
     }
 
-    pub(super) fn forget(&self, network: Network) {
+    pub(super) fn forget(&self, network: IpKey) {
         self.set(network).lock().forget(network);
     }
 
     /// The windows that hold hits, without those that several networks share.
-    pub(super) fn windows(&self, clock: &Clock) -> Vec<SavedNetwork> {
+    pub(super) fn windows(&self, clock: &Clock) -> Vec<SavedIpCounters> {
         let mut saved = Vec::new();
         for set in &self.sets {
             let mut set = set.lock();
@@ -130,10 +130,10 @@ impl Networks {
         saved
     }
 
-    pub(super) fn restore(&self, saved: Vec<SavedNetwork>, clock: &Clock) {
+    pub(super) fn restore(&self, saved: Vec<SavedIpCounters>, clock: &Clock) {
         let now = clock.now();
         let restored = saved.into_iter();
-        let mut restored: Vec<(Network, Window)> = restored
+        let mut restored: Vec<(IpKey, Window)> = restored
             .map(|saved| (saved.network, Window::restored(saved, now, clock)))
             .filter(|(_, window)| window.used() > 0)
             .collect();
@@ -145,7 +145,7 @@ impl Networks {
     }
 
     /// The one set that a network can be in.
-    fn set(&self, network: Network) -> &Mutex<Set> {
+    fn set(&self, network: IpKey) -> &Mutex<Set> {
         &self.sets[self.hasher.hash_one(network) as usize & (self.sets.len() - 1)]
     }
 }

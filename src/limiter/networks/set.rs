@@ -4,10 +4,10 @@ use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
-use super::super::{Level, NetworkRule, Receipt, is_passed_over};
+use super::super::{IpRule, LimitState, Receipt, is_shadow_denied};
 use super::window::{Fullness, Window, empty_log};
-use crate::clock::Moment;
-use crate::network::Network;
+use crate::net::IpKey;
+use crate::time::Moment;
 
 /// Networks in a set.
 pub(super) const WAYS: usize = 8;
@@ -28,7 +28,7 @@ struct Shared(Vec<Window>);
 
 #[derive(Debug)]
 struct Entry {
-    /// [`Network::to_bytes`], which is smaller.
+    /// [`IpKey::to_bytes`], which is smaller.
     network: [u8; 17],
     windows: Windows,
 }
@@ -54,8 +54,8 @@ impl Set {
     /// Finds room for the windows of a request. Evicts nothing yet.
     pub(super) fn place(
         &mut self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
+        network: IpKey,
+        rules: &[IpRule<'_>],
         cost: NonZeroU32,
         now: Moment,
     ) -> Place {
@@ -133,10 +133,10 @@ impl Set {
         &mut self,
         place: &Place,
         index: usize,
-        rule: &NetworkRule<'_>,
+        rule: &IpRule<'_>,
         cost: NonZeroU32,
         now: Moment,
-    ) -> (Level, Moment, bool) {
+    ) -> (LimitState, Moment, bool) {
         let mut empty = empty_log(rule);
         let amount = rule.limit.amount.get();
         let (log, is_shared) = match self.find(place, rule) {
@@ -148,34 +148,34 @@ impl Set {
             false => amount,
         };
         let left = most.saturating_sub(log.used_at(now).into());
-        let level = Level {
+        let level = LimitState {
             rule: index,
             at: now,
             remaining: left.min(amount),
-            grows_at: log.oldest_leaves_at(now),
+            resets_at: log.oldest_leaves_at(now),
         };
-        let room_at = if amount < cost.get().into() {
+        let retry_at = if amount < cost.get().into() {
             Moment::NEVER
         } else if left >= cost.get().into() {
             now
         } else {
-            log.room_at(now, most, cost)
+            log.retry_at(now, most, cost)
         };
-        (level, room_at, is_shared)
+        (level, retry_at, is_shared)
     }
 
     /// Counts a request under all rules but those that were passed over.
     pub(super) fn record(
         &mut self,
         place: &Place,
-        rules: &[NetworkRule<'_>],
+        rules: &[IpRule<'_>],
         receipt: &Receipt,
         cost: NonZeroU32,
         now: Moment,
     ) {
         self.evict(place);
         for (index, rule) in rules.iter().enumerate() {
-            if is_passed_over(receipt, index) {
+            if is_shadow_denied(receipt, index) {
                 continue;
             }
             if self.find(place, rule).is_none() {
@@ -188,7 +188,7 @@ impl Set {
     }
 
     /// Takes a window up that was stored.
-    pub(super) fn add(&mut self, network: Network, window: Window, now: Moment) {
+    pub(super) fn add(&mut self, network: IpKey, window: Window, now: Moment) {
         let place = self.room(network.to_bytes(), 1, window.fullness(), now);
         self.evict(&place);
         if place.has_room {
@@ -201,23 +201,23 @@ impl Set {
         }
     }
 
-    pub(super) fn forget(&mut self, network: Network) {
+    pub(super) fn forget(&mut self, network: IpKey) {
         let network = network.to_bytes();
         self.entries.retain(|entry| entry.network != network);
     }
 
     /// The windows of networks that hold hits.
-    pub(super) fn windows(&mut self, now: Moment) -> impl Iterator<Item = (Network, &Window)> {
+    pub(super) fn windows(&mut self, now: Moment) -> impl Iterator<Item = (IpKey, &Window)> {
         self.forget_idle(now);
         self.entries.iter().flat_map(|entry| {
-            let network = Network::from_bytes(entry.network);
+            let network = IpKey::from_bytes(entry.network);
             let windows = entry.windows.as_slice().iter();
             windows.filter_map(move |window| Some((network?, window)))
         })
     }
 
     /// The window of a rule, and whether others share it.
-    fn find(&mut self, place: &Place, rule: &NetworkRule<'_>) -> Option<(&mut Window, bool)> {
+    fn find(&mut self, place: &Place, rule: &IpRule<'_>) -> Option<(&mut Window, bool)> {
         let mut entries = self.entries.iter_mut();
         let own = entries.find(|entry| entry.network == place.network);
         if let Some(window) = own.and_then(|entry| entry.find(rule)) {
@@ -283,7 +283,7 @@ impl Set {
 }
 
 impl Entry {
-    fn find(&mut self, rule: &NetworkRule<'_>) -> Option<&mut Window> {
+    fn find(&mut self, rule: &IpRule<'_>) -> Option<&mut Window> {
         let mut windows = self.windows.as_mut_slice().iter_mut();
         windows.find(|window| window.is_of(rule))
     }
@@ -338,10 +338,10 @@ impl Set {
     }
 
     /// Each network with how full it is.
-    pub(super) fn networks(&mut self, now: Moment) -> Vec<(Network, Fullness)> {
+    pub(super) fn networks(&mut self, now: Moment) -> Vec<(IpKey, Fullness)> {
         self.forget_idle(now);
         let entries = self.entries.iter();
-        let all = entries.filter_map(|e| Some((Network::from_bytes(e.network)?, e.fullness())));
+        let all = entries.filter_map(|e| Some((IpKey::from_bytes(e.network)?, e.fullness())));
         all.collect()
     }
 

@@ -5,15 +5,15 @@ use proptest::prelude::*;
 
 use super::window::Fullness;
 use super::*;
-use crate::clock::{ManualClock, Timestamp};
 use crate::counter::Counts;
-use crate::lockout::Strike;
+use crate::lockout::AuthFailure;
+use crate::time::{ManualClock, Timestamp};
 
-fn network(text: &str) -> Network {
+fn network(text: &str) -> IpKey {
     text.parse().unwrap()
 }
 
-fn numbered(number: u32) -> Network {
+fn numbered(number: u32) -> IpKey {
     network(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string())
 }
 
@@ -23,16 +23,16 @@ fn clock() -> (ManualClock, Clock) {
 }
 
 /// Whether a request is admitted under a limit on what is counted.
-fn hit(networks: &Networks, from: Network, counts: &Counts, limit: &str, clock: &Clock) -> bool {
-    let rule = NetworkRule {
+fn hit(networks: &IpCounters, from: IpKey, counts: &Counts, limit: &str, clock: &Clock) -> bool {
+    let rule = IpRule {
         counts,
         limit: limit.parse().unwrap(),
     };
     let outcome = networks.hit(from, &[rule], NonZeroU32::MIN, clock);
-    matches!(outcome, Outcome::Admitted(..))
+    matches!(outcome, Admission::Admitted(..))
 }
 
-const STRIKES: Counts = Counts::Strikes(Strike::BadKey);
+const STRIKES: Counts = Counts::Strikes(AuthFailure::BadKey);
 
 #[test]
 fn a_network_is_small() {
@@ -43,7 +43,7 @@ fn a_network_is_small() {
 #[test]
 fn each_network_and_each_rule_has_a_window_of_its_own() {
     let (_, clock) = clock();
-    let networks = Networks::new(64);
+    let networks = IpCounters::new(64);
     let (a, b) = (Counts::Requests("a".into()), Counts::Requests("b".into()));
     let (one, two) = (network("192.0.2.1"), network("192.0.2.2"));
     for (from, counts) in [(one, &STRIKES), (two, &STRIKES), (one, &a), (one, &b)] {
@@ -58,7 +58,7 @@ fn each_network_and_each_rule_has_a_window_of_its_own() {
 #[test]
 fn windows_of_different_length_do_not_reset_each_other() {
     let (_, clock) = clock();
-    let networks = Networks::new(64);
+    let networks = IpCounters::new(64);
     for expected in [true, false] {
         for limit in ["1/min", "1/hour"] {
             let from = network("192.0.2.1");
@@ -70,9 +70,9 @@ fn windows_of_different_length_do_not_reset_each_other() {
 #[test]
 fn a_request_that_one_limit_refuses_is_counted_by_none() {
     let (_, clock) = clock();
-    let networks = Networks::new(64);
+    let networks = IpCounters::new(64);
     let limits = ["1/s", "3/min", "2/hour shadow", "9/min shadow"];
-    let rules = limits.map(|limit| NetworkRule {
+    let rules = limits.map(|limit| IpRule {
         counts: &STRIKES,
         limit: limit.parse().unwrap(),
     });
@@ -80,13 +80,13 @@ fn a_request_that_one_limit_refuses_is_counted_by_none() {
     for _ in 0..5 {
         networks.hit(from, &rules, one, &clock);
     }
-    let left = |networks: &Networks| -> Vec<u64> {
+    let left = |networks: &IpCounters| -> Vec<u64> {
         let levels = networks.levels(from, &rules, one, &clock).into_iter();
         levels.map(|(level, _)| level.remaining).collect()
     };
     assert_eq!(left(&networks), [0, 2, 1, 8]);
     let saved = networks.windows(&clock);
-    let again = Networks::new(64);
+    let again = IpCounters::new(64);
     again.restore(saved, &clock);
     assert_eq!(left(&again), [0, 2, 1, 8]);
 }
@@ -94,7 +94,7 @@ fn a_request_that_one_limit_refuses_is_counted_by_none() {
 #[test]
 fn a_flood_of_addresses_is_bounded_and_pushes_out_nobody_at_a_limit() {
     let (_, clock) = clock();
-    let networks = Networks::new(64);
+    let networks = IpCounters::new(64);
     let refused = network("192.0.2.1");
     for _ in 0..3 {
         hit(&networks, refused, &STRIKES, "3/min", &clock);
@@ -110,7 +110,7 @@ fn a_flood_of_addresses_is_bounded_and_pushes_out_nobody_at_a_limit() {
 #[test]
 fn the_windows_of_a_set_are_bounded_unless_one_network_has_them_all() {
     let (_, clock) = clock();
-    let networks = Networks::new(8);
+    let networks = IpCounters::new(8);
     let names: Vec<_> = (0..100)
         .map(|i| Counts::Requests(format!("r{i}").into()))
         .collect();
@@ -123,7 +123,7 @@ fn the_windows_of_a_set_are_bounded_unless_one_network_has_them_all() {
     let (own, shared) = networks.sets[0].lock().sizes();
     assert!(own <= set::WINDOWS && shared <= 100, "{own} {shared}");
 
-    let networks = Networks::new(8);
+    let networks = IpCounters::new(8);
     for counts in &names {
         for expected in [true, true, true, false] {
             let admitted = hit(&networks, numbered(1), counts, "3/min", &clock);
@@ -136,7 +136,7 @@ fn the_windows_of_a_set_are_bounded_unless_one_network_has_them_all() {
 #[test]
 fn the_fullest_are_restored_first() {
     let (_, clock) = clock();
-    let full = Networks::new(64);
+    let full = IpCounters::new(64);
     for i in 0..200 {
         let hits = if i % 25 == 0 { 3 } else { 1 };
         for _ in 0..hits {
@@ -146,7 +146,7 @@ fn the_fullest_are_restored_first() {
     let saved = full.windows(&clock);
     let are_refused = saved.iter().filter(|window| window.hits[0].1 == 3);
     let are_refused: Vec<_> = are_refused.map(|window| window.network).collect();
-    let restored = Networks::new(8);
+    let restored = IpCounters::new(8);
     restored.restore(saved, &clock);
     let there = restored.sets[0].lock().networks(clock.now());
     for refused in are_refused.iter().take(8) {
@@ -193,16 +193,16 @@ fn requests(networks: u32) -> impl Strategy<Value = Vec<Request>> {
 
 /// The one set of a table beside a model that is bounded by nothing.
 struct World {
-    networks: Networks,
+    networks: IpCounters,
     manual: ManualClock,
     clock: Clock,
     now: u64,
     counts: [Counts; RULES],
     /// What each network of the set had admitted since it is there.
-    model: HashMap<(Network, usize), Naive>,
+    model: HashMap<(IpKey, usize), Naive>,
     shared: [Naive; RULES],
     /// Of the last request.
-    costs: HashMap<(Network, usize), u32>,
+    costs: HashMap<(IpKey, usize), u32>,
 }
 
 impl World {
@@ -210,7 +210,7 @@ impl World {
         let (manual, clock) = clock();
         let named = |i: usize| Counts::Requests(format!("r{i}").into());
         Self {
-            networks: Networks::new(8),
+            networks: IpCounters::new(8),
             manual,
             clock,
             now: 0,
@@ -221,7 +221,7 @@ impl World {
         }
     }
 
-    fn fullness(&self, from: Network, rule: usize, more: u64) -> f64 {
+    fn fullness(&self, from: IpKey, rule: usize, more: u64) -> f64 {
         let used = self
             .model
             .get(&(from, rule))
@@ -239,13 +239,13 @@ impl World {
         }
     }
 
-    fn fullest(&self, from: Network) -> f64 {
+    fn fullest(&self, from: IpKey) -> f64 {
         (0..RULES)
             .map(|rule| self.fullness(from, rule, 0))
             .fold(0.0, f64::max)
     }
 
-    fn there(&self) -> Vec<Network> {
+    fn there(&self) -> Vec<IpKey> {
         let mut set = self.networks.sets[0].lock();
         set.networks(self.clock.now())
             .into_iter()
@@ -263,7 +263,7 @@ impl World {
         let rules: Vec<_> = request
             .rules
             .iter()
-            .map(|rule| NetworkRule {
+            .map(|rule| IpRule {
                 counts: &self.counts[*rule],
                 limit: format!(
                     "{}/min{}",
@@ -306,8 +306,8 @@ impl World {
             used + u64::from(cost) <= AMOUNTS[rule].into()
         });
         match outcome {
-            Outcome::Refused(..) => prop_assert!(!own_has_room),
-            Outcome::RefusedShared(..) => {
+            Admission::Refused(..) => prop_assert!(!own_has_room),
+            Admission::RefusedShared(..) => {
                 prop_assert!(!before.contains(&from));
                 let is_full = |rule: usize| {
                     self.shared[rule].used(self.now) + u64::from(cost)
@@ -315,7 +315,7 @@ impl World {
                 };
                 prop_assert!(enforced().any(is_full));
             }
-            Outcome::Admitted(..) => {
+            Admission::Admitted(..) => {
                 prop_assert!(own_has_room);
                 for rule in request.rules.iter().copied() {
                     let amount = u64::from(AMOUNTS[rule]);
@@ -329,7 +329,7 @@ impl World {
                     prop_assert!(window.used(self.now) <= most);
                 }
             }
-            Outcome::Undecided => prop_assert!(false),
+            Admission::Undecided => prop_assert!(false),
         }
         Ok(())
     }

@@ -2,13 +2,13 @@
 
 use std::num::NonZeroU32;
 
-use super::super::NetworkRule;
-use crate::clock::{Clock, Moment};
-use crate::counter::{Counts, SavedNetwork, restore_hits, saved_hits};
-use crate::limit::{Limit, Span};
-use crate::network::Network;
-use crate::policy::WindowLength;
-use crate::window::SlidingLog;
+use super::super::IpRule;
+use crate::counter::{Counts, SavedIpCounters, restore_hits, saved_hits};
+use crate::limit::SlidingLog;
+use crate::limit::WindowLength;
+use crate::limit::{Limit, Period};
+use crate::net::IpKey;
+use crate::time::{Clock, Moment};
 
 #[derive(Debug)]
 pub(super) struct Window {
@@ -33,7 +33,7 @@ impl Fullness {
     }
 
     /// That of the window of a rule that `used` hits are in.
-    pub(super) fn under(rule: &NetworkRule<'_>, used: u64, cost: NonZeroU32) -> Self {
+    pub(super) fn under(rule: &IpRule<'_>, used: u64, cost: NonZeroU32) -> Self {
         if rule.limit.shadow {
             return Self::default();
         }
@@ -42,7 +42,7 @@ impl Fullness {
 }
 
 impl Window {
-    pub(super) fn new(rule: &NetworkRule<'_>, cost: NonZeroU32) -> Self {
+    pub(super) fn new(rule: &IpRule<'_>, cost: NonZeroU32) -> Self {
         Self {
             counts: rule.counts.clone(),
             log: empty_log(rule),
@@ -51,7 +51,7 @@ impl Window {
         }
     }
 
-    pub(super) fn restored(saved: SavedNetwork, now: Moment, clock: &Clock) -> Self {
+    pub(super) fn restored(saved: SavedIpCounters, now: Moment, clock: &Clock) -> Self {
         let mut log = SlidingLog::new(saved.length);
         restore_hits(&mut log, saved.hits, now, clock);
         Self {
@@ -62,8 +62,8 @@ impl Window {
         }
     }
 
-    pub(super) fn saved(&self, network: Network, clock: &Clock) -> SavedNetwork {
-        SavedNetwork {
+    pub(super) fn saved(&self, network: IpKey, clock: &Clock) -> SavedIpCounters {
+        SavedIpCounters {
             network,
             counts: self.counts.clone(),
             length: self.log.length(),
@@ -73,7 +73,7 @@ impl Window {
         }
     }
 
-    pub(super) fn is_of(&self, rule: &NetworkRule<'_>) -> bool {
+    pub(super) fn is_of(&self, rule: &IpRule<'_>) -> bool {
         self.is_shadow == rule.limit.shadow
             && self.log.length() == length_of(rule.limit)
             && self.counts == *rule.counts
@@ -86,7 +86,7 @@ impl Window {
     }
 
     /// Takes over what makes the window full from the rule as it is now.
-    pub(super) fn follow(&mut self, rule: &NetworkRule<'_>, cost: NonZeroU32) {
+    pub(super) fn follow(&mut self, rule: &IpRule<'_>, cost: NonZeroU32) {
         self.full_at = full_at(rule, cost);
     }
 
@@ -106,7 +106,7 @@ impl Window {
 
 /// Hits from which on the window of a rule must not be evicted: more than half as many failures as
 /// are tolerated, or so many requests that the next one of this cost is refused.
-fn full_at(rule: &NetworkRule<'_>, cost: NonZeroU32) -> u32 {
+fn full_at(rule: &IpRule<'_>, cost: NonZeroU32) -> u32 {
     let amount = u32::try_from(rule.limit.amount.get()).unwrap_or(u32::MAX);
     match rule.counts {
         Counts::Strikes(_) => amount / 2 + 1,
@@ -114,14 +114,14 @@ fn full_at(rule: &NetworkRule<'_>, cost: NonZeroU32) -> u32 {
     }
 }
 
-pub(super) fn empty_log(rule: &NetworkRule<'_>) -> SlidingLog {
+pub(super) fn empty_log(rule: &IpRule<'_>) -> SlidingLog {
     SlidingLog::new(length_of(rule.limit))
 }
 
 /// Networks are limited over intervals only.
 fn length_of(limit: Limit) -> WindowLength {
     match limit.span {
-        Span::Sliding(length) => length,
+        Period::Sliding(length) => length,
         _ => WindowLength::MINUTE,
     }
 }

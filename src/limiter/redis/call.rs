@@ -3,10 +3,10 @@
 use std::num::NonZeroU32;
 
 use super::link::Failed;
-use crate::clock::{Clock, Moment, Timestamp};
-use crate::limit::{Limit, Span};
-use crate::quota::Balance;
-use crate::time_zone::TimeZone;
+use crate::limit::Balance;
+use crate::limit::{Limit, Period};
+use crate::time::TimeZone;
+use crate::time::{Clock, Moment, Timestamp};
 
 /// For how long slots are a node's without its saying so again, in microseconds.
 const LEASE: u64 = 4_000_000;
@@ -99,26 +99,26 @@ impl Counter {
             zone,
         } = calendar;
         let kind = match limit.span {
-            Span::Sliding(length) => Kind::Window {
+            Period::Sliding(length) => Kind::Window {
                 length: length.nanos().div_ceil(1_000),
                 grain: length.grain_nanos().div_ceil(1_000),
             },
-            Span::Day => {
+            Period::Day => {
                 let end = zone.end_of_day(now);
                 let ends = [end, zone.end_of_day(end), zone.end_of_day(admitted_at)];
                 Kind::Quota { ends, seed }
             }
-            Span::Month => {
+            Period::Month => {
                 let end = zone.end_of_month(now);
                 let ends = [end, zone.end_of_month(end), zone.end_of_month(admitted_at)];
                 Kind::Quota { ends, seed }
             }
-            Span::Credits(refill) => Kind::Credits {
+            Period::Credits(refill) => Kind::Credits {
                 amount: refill.map_or(0, |refill| refill.amount.get().into()),
                 millis: refill.map_or(1, |refill| refill.millis.get()),
                 seed,
             },
-            Span::Concurrent => Kind::Slots,
+            Period::Concurrent => Kind::Slots,
         };
         Self {
             key,
@@ -207,11 +207,11 @@ pub(super) struct Answer {
     /// By the clock of the server.
     pub(super) at: u64,
     pub(super) is_admitted: bool,
-    pub(super) standings: Vec<Standing>,
+    pub(super) standings: Vec<LockStatus>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Standing {
+pub(super) struct LockStatus {
     pub(super) remaining: u64,
     /// `None` for never.
     pub(super) grows_in: Option<u64>,
@@ -231,14 +231,14 @@ impl Answer {
             return Err(Failed);
         };
         let unsigned = |value: i64| u64::try_from(value).ok();
-        let standings = standings.chunks_exact(5).map(|standing| {
-            Some(Standing {
-                remaining: unsigned(standing[0])?,
-                grows_in: unsigned(standing[1]),
-                room_in: unsigned(standing[2]),
+        let standings = standings.chunks_exact(5).map(|lock_status| {
+            Some(LockStatus {
+                remaining: unsigned(lock_status[0])?,
+                grows_in: unsigned(lock_status[1]),
+                room_in: unsigned(lock_status[2]),
                 balance: Balance::stored(
-                    unsigned(standing[3])?,
-                    Timestamp::from_unix_millis(unsigned(standing[4])?),
+                    unsigned(lock_status[3])?,
+                    Timestamp::from_unix_millis(unsigned(lock_status[4])?),
                 ),
             })
         });

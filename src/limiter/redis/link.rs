@@ -17,10 +17,10 @@ use tokio::task::LocalSet;
 use super::call::{Action, Answer, Call, Counter};
 use super::group_of;
 use super::server::{Connection, Servers};
-use crate::clock::Clock;
 use crate::limiter::exhausted::Exhausted;
 use crate::store::OpenError;
-use crate::waiting::{Patience, block_on};
+use crate::sys::{Deadline, block_on};
+use crate::time::Clock;
 
 /// Calls that may wait to be sent.
 const QUEUE: usize = 65_536;
@@ -222,8 +222,8 @@ impl Link {
     }
 
     /// Has a call run. Its answer comes within the deadline, or there is none.
-    pub(super) fn ask(&self, call: Call, patience: &Patience) -> Result<Asked, Failed> {
-        self.send(call, patience.ends_at(self.deadline))
+    pub(super) fn ask(&self, call: Call, deadline: &Deadline) -> Result<Asked, Failed> {
+        self.send(call, deadline.ends_at(self.deadline))
     }
 
     /// The same, for who can wait.

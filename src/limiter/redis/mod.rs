@@ -21,27 +21,27 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use self::call::{Action, Answer, Calendar, Call, Counter, Standing, signed};
+use self::call::{Action, Answer, Calendar, Call, Counter, LockStatus, signed};
 use self::link::{Failed, Hearing, Link, unusable};
 use self::server::Servers;
 use super::exhausted::{Exhausted, Refusal, Wish};
 use super::memory::indexed;
 use super::{
-    Admission, AttachError, Fallback, Group, Groups, Level, Limiter, MemoryLimiter, NetworkRule,
-    Outcome, Receipt, Remarks, Rules, is_passed_over,
+    Admission, AdmittedRequest, AttachError, CounterSet, CounterSets, Fallback, IpRule, LimitState,
+    Limiter, MemoryLimiter, Receipt, Remarks, Rules, is_shadow_denied,
 };
-use crate::clock::{Clock, Moment};
-use crate::counter::{Counts, SavedCounter, SavedNetwork};
-use crate::health::BackendHealth;
-use crate::limit::{Limit, Span};
-use crate::lockout::Strike;
-use crate::network::Network;
-use crate::quota::Balance;
-use crate::rule::{GroupId, Holder, Rule};
-use crate::secret::Secret;
+use crate::counter::{Counts, SavedCounter, SavedIpCounters};
+use crate::counter::{Rule, Subject, SubjectId};
+use crate::limit::Balance;
+use crate::limit::{Limit, Period};
+use crate::lockout::AuthFailure;
+use crate::model::BackendHealth;
+use crate::model::Secret;
+use crate::net::IpKey;
 use crate::store::{OpenError, StoreError};
-use crate::time_zone::TimeZone;
-use crate::waiting::{Patience, Reply, block_on};
+use crate::sys::{Deadline, MaybeReady, block_on};
+use crate::time::TimeZone;
+use crate::time::{Clock, Moment};
 
 pub(crate) struct RedisLimiter {
     link: Link,
@@ -108,7 +108,12 @@ impl RedisLimiter {
     }
 
     /// The counters that rules go by, with the balances that are known of them here.
-    fn counters(&self, groups: Groups<'_>, rules: Rules<'_>, admitted_at: Moment) -> Vec<Counter> {
+    fn counters(
+        &self,
+        groups: CounterSets<'_>,
+        rules: Rules<'_>,
+        admitted_at: Moment,
+    ) -> Vec<Counter> {
         let calendar = Calendar {
             now: self.clock.timestamp(),
             admitted_at: self.clock.timestamp_at(admitted_at),
@@ -125,14 +130,14 @@ impl RedisLimiter {
             .collect()
     }
 
-    fn network_counters(&self, network: Network, rules: &[NetworkRule<'_>]) -> Vec<Counter> {
+    fn network_counters(&self, network: IpKey, rules: &[IpRule<'_>]) -> Vec<Counter> {
         let now = self.clock.timestamp();
         let calendar = Calendar {
             now,
             admitted_at: now,
             zone: &self.zone,
         };
-        let counter = |rule: &NetworkRule<'_>| {
+        let counter = |rule: &IpRule<'_>| {
             let key = self.names.of_network(network, rule);
             Counter::new(key, rule.limit, Balance::default(), calendar)
         };
@@ -154,10 +159,10 @@ impl RedisLimiter {
     }
 
     /// A refusal that needs no asking.
-    fn known_refusal(&self, wanted: &Wanted, wish: Wish) -> Option<Outcome> {
-        let (level, room_at) = self.exhausted.find(wish, self.clock.now())?;
+    fn known_refusal(&self, wanted: &Wanted, wish: Wish) -> Option<Admission> {
+        let (level, retry_at) = self.exhausted.find(wish, self.clock.now())?;
         let limit = wanted.limits.get(level.rule)?;
-        (!limit.shadow).then_some(Outcome::Refused(level, room_at))
+        (!limit.shadow).then_some(Admission::Refused(level, retry_at))
     }
 
     /// Asks for what is wanted; what is `admitted` is told before it is returned. `otherwise` decides
@@ -165,13 +170,13 @@ impl RedisLimiter {
     fn ask_for<'a>(
         &'a self,
         wanted: Wanted,
-        patience: &Patience,
+        deadline: &Deadline,
         admitted: impl FnOnce(&Answer, &Receipt) + Send + 'a,
-        otherwise: impl FnOnce() -> Outcome + Send + 'a,
-    ) -> Reply<'a, Outcome> {
+        otherwise: impl FnOnce() -> Admission + Send + 'a,
+    ) -> MaybeReady<'a, Admission> {
         let wish = self.wish(&wanted);
         if let Some(refusal) = wish.and_then(|wish| self.known_refusal(&wanted, wish)) {
-            return Reply::Now(refusal);
+            return MaybeReady::Now(refusal);
         }
         let Wanted {
             counters,
@@ -180,10 +185,10 @@ impl RedisLimiter {
             ..
         } = wanted;
         let call = self.call(Action::Admit, signed(cost), counters);
-        let Ok(asked) = self.link.ask(call, patience) else {
-            return Reply::Now(self.fall_back(otherwise));
+        let Ok(asked) = self.link.ask(call, deadline) else {
+            return MaybeReady::Now(self.fall_back(otherwise));
         };
-        Reply::later(async move {
+        MaybeReady::later(async move {
             let Ok(answer) = asked.answer().await else {
                 return self.fall_back(otherwise);
             };
@@ -192,21 +197,21 @@ impl RedisLimiter {
             }
             let outcome = outcome(&answer, &limits, self.clock.now());
             match &outcome {
-                Outcome::Admitted(_, receipt) => admitted(&answer, receipt),
-                Outcome::Refused(level, room_at) => {
+                Admission::Admitted(_, receipt) => admitted(&answer, receipt),
+                Admission::Refused(level, retry_at) => {
                     let refusal = |wish| Refusal {
                         wish,
                         rule: level.rule,
                         limit: limits[level.rule],
                         level: *level,
-                        room_at: *room_at,
+                        retry_at: *retry_at,
                         others_have: room_of_others(&answer, &limits, level.rule),
                     };
                     if let Some(refusal) = wish.map(refusal) {
                         self.exhausted.note(refusal);
                     }
                 }
-                Outcome::RefusedShared(..) | Outcome::Undecided => {}
+                Admission::RefusedShared(..) | Admission::Undecided => {}
             }
             outcome
         })
@@ -215,7 +220,7 @@ impl RedisLimiter {
     /// For who can wait.
     fn ask_now(&self, action: Action, cost: i64, counters: Vec<Counter>) -> Result<Answer, Failed> {
         let call = self.call(action, cost, counters);
-        block_on(self.link.ask(call, &Patience::default())?.answer())
+        block_on(self.link.ask(call, &Deadline::default())?.answer())
     }
 
     /// For an administrator, who waits longer and is told if it was in vain.
@@ -229,7 +234,7 @@ impl RedisLimiter {
         }
     }
 
-    fn fall_back(&self, decide: impl FnOnce() -> Outcome) -> Outcome {
+    fn fall_back(&self, decide: impl FnOnce() -> Admission) -> Admission {
         self.fallen_back.fetch_add(1, Ordering::Relaxed);
         match self.fallback {
             Fallback::Local => decide(),
@@ -238,10 +243,10 @@ impl RedisLimiter {
                     is_uncounted: true,
                     ..Remarks::default()
                 };
-                let level = Level::unlimited(self.clock.now());
-                Outcome::Admitted(level, Some(Box::new(remarks)))
+                let level = LimitState::unlimited(self.clock.now());
+                Admission::Admitted(level, Some(Box::new(remarks)))
             }
-            Fallback::Deny => Outcome::Undecided,
+            Fallback::Deny => Admission::Undecided,
         }
     }
 
@@ -250,12 +255,17 @@ impl RedisLimiter {
         counters: Vec<Counter>,
         count: usize,
         cost: NonZeroU32,
-    ) -> Result<Vec<(Level, Moment)>, Failed> {
+    ) -> Result<Vec<(LimitState, Moment)>, Failed> {
         let answer = self.ask_now(Action::Look, signed(cost), counters)?;
         let now = self.clock.now();
         let standings = answer.standings.iter().take(count).enumerate();
         let levels: Vec<_> = standings
-            .map(|(index, standing)| (level(index, standing, now), after(now, standing.room_in)))
+            .map(|(index, lock_status)| {
+                (
+                    level(index, lock_status, now),
+                    after(now, lock_status.room_in),
+                )
+            })
             .collect();
         if levels.len() == count {
             Ok(levels)
@@ -281,60 +291,61 @@ struct Wanted {
 }
 
 /// What an answer decides.
-fn outcome(answer: &Answer, limits: &[Limit], now: Moment) -> Outcome {
+fn outcome(answer: &Answer, limits: &[Limit], now: Moment) -> Admission {
     let standings = answer.standings.iter().zip(limits).enumerate();
-    let has_room = |standing: &Standing| standing.room_in == Some(0);
+    let has_room = |lock_status: &LockStatus| lock_status.room_in == Some(0);
     if !answer.is_admitted {
         let refusing =
-            standings.filter(|(_, (standing, limit))| !limit.shadow && !has_room(standing));
-        let slowest = refusing.max_by_key(|(index, (standing, _))| {
-            (after(now, standing.room_in), std::cmp::Reverse(*index))
+            standings.filter(|(_, (lock_status, limit))| !limit.shadow && !has_room(lock_status));
+        let slowest = refusing.max_by_key(|(index, (lock_status, _))| {
+            (after(now, lock_status.room_in), std::cmp::Reverse(*index))
         });
         return match slowest {
-            Some((index, (standing, _))) => {
-                Outcome::Refused(level(index, standing, now), after(now, standing.room_in))
-            }
-            None => Outcome::Undecided,
+            Some((index, (lock_status, _))) => Admission::Refused(
+                level(index, lock_status, now),
+                after(now, lock_status.room_in),
+            ),
+            None => Admission::Undecided,
         };
     }
-    let mut tightest = Level::unlimited(now);
+    let mut tightest = LimitState::unlimited(now);
     let mut remarks = Remarks {
         remote_at: Some(answer.at),
         ..Remarks::default()
     };
-    for (index, (standing, limit)) in standings {
-        if !has_room(standing) {
+    for (index, (lock_status, limit)) in standings {
+        if !has_room(lock_status) {
             remarks
-                .passed_over
+                .shadow_denied
                 .push(u16::try_from(index).unwrap_or(u16::MAX));
         } else if !limit.shadow
-            && limit.span != Span::Concurrent
-            && standing.remaining < tightest.remaining
+            && limit.span != Period::Concurrent
+            && lock_status.remaining < tightest.remaining
         {
-            tightest = level(index, standing, now);
+            tightest = level(index, lock_status, now);
         }
     }
-    Outcome::Admitted(tightest, Some(Box::new(remarks)))
+    Admission::Admitted(tightest, Some(Box::new(remarks)))
 }
 
 /// What all enforced limits but one have room for.
 fn room_of_others(answer: &Answer, limits: &[Limit], but: usize) -> u64 {
     let all = answer.standings.iter().zip(limits).enumerate();
     let others = all.filter(|(index, (_, limit))| *index != but && !limit.shadow);
-    let room = others.map(|(_, (standing, limit))| match limit.span {
+    let room = others.map(|(_, (lock_status, limit))| match limit.span {
         // A request takes one slot, whatever it costs.
-        Span::Concurrent if standing.remaining > 0 => u64::MAX,
-        _ => standing.remaining,
+        Period::Concurrent if lock_status.remaining > 0 => u64::MAX,
+        _ => lock_status.remaining,
     });
     room.min().unwrap_or(u64::MAX)
 }
 
-fn level(index: usize, standing: &Standing, now: Moment) -> Level {
-    Level {
+fn level(index: usize, lock_status: &LockStatus, now: Moment) -> LimitState {
+    LimitState {
         rule: index,
         at: now,
-        remaining: standing.remaining,
-        grows_at: after(now, standing.grows_in),
+        remaining: lock_status.remaining,
+        resets_at: after(now, lock_status.grows_in),
     }
 }
 
@@ -354,29 +365,32 @@ fn remote_at(receipt: &Receipt) -> Option<u64> {
 }
 
 fn has_balance(rule: &Rule) -> bool {
-    matches!(rule.limit.span, Span::Day | Span::Month | Span::Credits(_))
+    matches!(
+        rule.limit.span,
+        Period::Day | Period::Month | Period::Credits(_)
+    )
 }
 
 impl Limiter for RedisLimiter {
     fn attach(
         &self,
-        id: GroupId,
+        id: SubjectId,
         seed: &mut dyn FnMut() -> Result<Vec<SavedCounter>, StoreError>,
-    ) -> Result<Arc<Group>, AttachError> {
+    ) -> Result<Arc<CounterSet>, AttachError> {
         self.local.attach(id, seed)
     }
 
-    fn admit_now(&self, _: Groups<'_>, _: Rules<'_>, _: NonZeroU32) -> Option<Outcome> {
+    fn admit_now(&self, _: CounterSets<'_>, _: Rules<'_>, _: NonZeroU32) -> Option<Admission> {
         None
     }
 
     fn admit<'a>(
         &'a self,
-        groups: Groups<'a>,
+        groups: CounterSets<'a>,
         rules: Rules<'a>,
         cost: NonZeroU32,
-        patience: &'a Patience,
-    ) -> Reply<'a, Outcome> {
+        deadline: &'a Deadline,
+    ) -> MaybeReady<'a, Admission> {
         let wanted = Wanted {
             counters: self.counters(groups, rules, self.clock.now()),
             limits: indexed(rules).map(|(_, rule)| rule.limit).collect(),
@@ -388,21 +402,27 @@ impl Limiter for RedisLimiter {
             self.local.take_over(groups, rules, cost, receipt, balance);
         };
         let locally = move || self.local.take(groups, rules, cost);
-        self.ask_for(wanted, patience, take_over, locally)
+        self.ask_for(wanted, deadline, take_over, locally)
     }
 
     fn levels(
         &self,
-        groups: Groups<'_>,
+        groups: CounterSets<'_>,
         rules: Rules<'_>,
         cost: NonZeroU32,
-    ) -> Vec<(Level, Moment)> {
+    ) -> Vec<(LimitState, Moment)> {
         let counters = self.counters(groups, rules, self.clock.now());
         let levels = self.levels_of(counters, indexed(rules).count(), cost);
         levels.unwrap_or_else(|Failed| self.local.levels(groups, rules, cost))
     }
 
-    fn settle(&self, groups: Groups<'_>, rules: Rules<'_>, admission: Admission<'_>, actual: u64) {
+    fn settle(
+        &self,
+        groups: CounterSets<'_>,
+        rules: Rules<'_>,
+        admission: AdmittedRequest<'_>,
+        actual: u64,
+    ) {
         if is_uncounted(admission.receipt) {
             return;
         }
@@ -415,7 +435,7 @@ impl Limiter for RedisLimiter {
             .into_iter()
             .enumerate();
         let counters: Vec<_> = counters
-            .filter(|(index, _)| !is_passed_over(admission.receipt, *index))
+            .filter(|(index, _)| !is_shadow_denied(admission.receipt, *index))
             .map(|(_, counter)| counter)
             .collect();
         let more = i64::try_from(actual).unwrap_or(i64::MAX) - signed(admission.cost);
@@ -433,7 +453,7 @@ impl Limiter for RedisLimiter {
         self.link.tell(call);
     }
 
-    fn release(&self, groups: Groups<'_>, rules: Rules<'_>, receipt: &Receipt) {
+    fn release(&self, groups: CounterSets<'_>, rules: Rules<'_>, receipt: &Receipt) {
         if is_uncounted(receipt) {
             return;
         }
@@ -442,14 +462,14 @@ impl Limiter for RedisLimiter {
             return;
         }
         let taken = indexed(rules).filter(|(index, rule)| {
-            rule.limit.span == Span::Concurrent && !is_passed_over(receipt, *index)
+            rule.limit.span == Period::Concurrent && !is_shadow_denied(receipt, *index)
         });
         let counters = taken.map(|(_, rule)| Counter::slots(self.names.of_rule(groups, rule)));
         self.link
             .tell(self.call(Action::Release, 0, counters.collect()));
     }
 
-    fn reset(&self, groups: Groups<'_>, rules: Rules<'_>) -> Result<(), StoreError> {
+    fn reset(&self, groups: CounterSets<'_>, rules: Rules<'_>) -> Result<(), StoreError> {
         let counters = self.counters(groups, rules, self.clock.now());
         self.forget_exhausted(&counters);
         self.local.reset(groups, rules)?;
@@ -459,31 +479,31 @@ impl Limiter for RedisLimiter {
         answer
     }
 
-    fn take_changed(&self) -> Vec<Arc<Group>> {
+    fn take_changed(&self) -> Vec<Arc<CounterSet>> {
         self.local.take_changed()
     }
 
-    fn return_changed(&self, groups: Vec<Arc<Group>>) {
+    fn return_changed(&self, groups: Vec<Arc<CounterSet>>) {
         self.local.return_changed(groups);
     }
 
     /// Windows stay where they are.
-    fn windows(&self, _: usize) -> Option<Vec<(GroupId, Vec<SavedCounter>)>> {
+    fn windows(&self, _: usize) -> Option<Vec<(SubjectId, Vec<SavedCounter>)>> {
         None
     }
 
-    fn hit_now(&self, _: Network, _: &[NetworkRule<'_>], _: NonZeroU32) -> Option<Outcome> {
+    fn hit_now(&self, _: IpKey, _: &[IpRule<'_>], _: NonZeroU32) -> Option<Admission> {
         None
     }
 
     fn hit<'a>(
         &'a self,
-        network: Network,
-        rules: &'a [NetworkRule<'a>],
+        network: IpKey,
+        rules: &'a [IpRule<'a>],
         cost: NonZeroU32,
-        patience: &'a Patience,
-    ) -> Reply<'a, Outcome> {
-        let counts_requests = |rule: &NetworkRule<'_>| matches!(rule.counts, Counts::Requests(_));
+        deadline: &'a Deadline,
+    ) -> MaybeReady<'a, Admission> {
+        let counts_requests = |rule: &IpRule<'_>| matches!(rule.counts, Counts::Requests(_));
         let wanted = Wanted {
             counters: self.network_counters(network, rules),
             limits: rules.iter().map(|rule| rule.limit).collect(),
@@ -495,26 +515,26 @@ impl Limiter for RedisLimiter {
         let take_over = move |_: &Answer, receipt: &Receipt| {
             self.local.take_hit_over(network, rules, cost, receipt);
         };
-        self.ask_for(wanted, patience, take_over, locally)
+        self.ask_for(wanted, deadline, take_over, locally)
     }
 
     fn network_levels(
         &self,
-        network: Network,
-        rules: &[NetworkRule<'_>],
+        network: IpKey,
+        rules: &[IpRule<'_>],
         cost: NonZeroU32,
-    ) -> Vec<(Level, Moment)> {
+    ) -> Vec<(LimitState, Moment)> {
         let levels = self.levels_of(self.network_counters(network, rules), rules.len(), cost);
         levels.unwrap_or_else(|Failed| self.local.network_levels(network, rules, cost))
     }
 
-    fn network_windows(&self) -> Vec<SavedNetwork> {
+    fn network_windows(&self) -> Vec<SavedIpCounters> {
         Vec::new()
     }
 
-    fn restore_networks(&self, _: Vec<SavedNetwork>) {}
+    fn restore_networks(&self, _: Vec<SavedIpCounters>) {}
 
-    fn forget(&self, network: Network) -> Result<(), StoreError> {
+    fn forget(&self, network: IpKey) -> Result<(), StoreError> {
         let tag = self.names.tag_of(network);
         self.exhausted.forget(group_of(&tag));
         self.local.forget(network)?;
@@ -587,11 +607,11 @@ impl Names {
         format!("kg:{}", self.space)
     }
 
-    fn of_rule(&self, groups: Groups<'_>, rule: &Rule) -> String {
+    fn of_rule(&self, groups: CounterSets<'_>, rule: &Rule) -> String {
         let mut name = format!("{{kg:{}:o{}}}:", self.space, groups.org_id.0);
         // Writing to a string does not fail.
         let _ = match rule.holder {
-            Holder::Org => write!(name, "org"),
+            Subject::Org => write!(name, "org"),
             _ => write!(name, "{}", groups.key.id().to_bits()),
         };
         write_limit(&mut name, rule.limit);
@@ -601,21 +621,21 @@ impl Names {
         name
     }
 
-    fn tag_of(&self, network: Network) -> String {
+    fn tag_of(&self, network: IpKey) -> String {
         let hash = blake3::keyed_hash(&self.networks, network.to_string().as_bytes());
         format!("{{kg:{}:n{}}}:", self.space, hex(&hash.as_bytes()[..12]))
     }
 
     /// Where the names of all counters of a network are.
-    fn of_all(&self, network: Network) -> String {
+    fn of_all(&self, network: IpKey) -> String {
         self.tag_of(network) + "all"
     }
 
-    fn of_network(&self, network: Network, rule: &NetworkRule<'_>) -> String {
+    fn of_network(&self, network: IpKey, rule: &IpRule<'_>) -> String {
         let mut name = self.tag_of(network);
         name.push_str(match rule.counts {
-            Counts::Strikes(Strike::BadKey) => "bad",
-            Counts::Strikes(Strike::MissingKey) => "missing",
+            Counts::Strikes(AuthFailure::BadKey) => "bad",
+            Counts::Strikes(AuthFailure::MissingKey) => "missing",
             Counts::Requests(_) => "requests",
         });
         write_limit(&mut name, rule.limit);
@@ -631,11 +651,11 @@ impl Names {
 fn write_limit(name: &mut String, limit: Limit) {
     name.push_str(if limit.shadow { ":shadow-" } else { ":" });
     let _ = match limit.span {
-        Span::Sliding(length) => write!(name, "w{}", length.nanos()),
-        Span::Day => write!(name, "d"),
-        Span::Month => write!(name, "m"),
-        Span::Credits(_) => write!(name, "c"),
-        Span::Concurrent => write!(name, "s"),
+        Period::Sliding(length) => write!(name, "w{}", length.nanos()),
+        Period::Day => write!(name, "d"),
+        Period::Month => write!(name, "m"),
+        Period::Credits(_) => write!(name, "c"),
+        Period::Concurrent => write!(name, "s"),
     };
 }
 

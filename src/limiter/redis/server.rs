@@ -12,7 +12,7 @@ use redis::{
     Pipeline, RedisError, RedisFuture, RedisResult, Script, ServerErrorKind, TlsMode, Value,
 };
 
-use crate::tls;
+use crate::sys::tls;
 
 /// How often a call is sent again that has not run.
 const RESENDS: usize = 4;

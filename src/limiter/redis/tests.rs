@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::server_for_tests::Redis;
 use super::*;
-use crate::clock::{ManualClock, Timestamp};
-use crate::record::{KeyId, OrgId};
+use crate::model::{KeyId, OrgId};
+use crate::time::{ManualClock, Timestamp};
 
 mod servers;
 
@@ -29,7 +29,7 @@ fn limiter(server: &Redis) -> RedisLimiter {
 }
 
 fn rules(texts: &[&str]) -> Vec<Rule> {
-    let rule = |text: &&str| Rule::new(text.parse().unwrap(), Holder::Key);
+    let rule = |text: &&str| Rule::new(text.parse().unwrap(), Subject::Key);
     texts.iter().map(rule).collect()
 }
 
@@ -39,36 +39,36 @@ fn cost(n: u32) -> NonZeroU32 {
 
 /// A key of an organization without limits of its own.
 struct Client {
-    key: Arc<Group>,
+    key: Arc<CounterSet>,
     org: OrgId,
 }
 
 impl Client {
     fn new(limiter: &RedisLimiter, id: u64) -> Self {
-        let key = GroupId::key(KeyId(id));
+        let key = SubjectId::key(KeyId(id));
         Self {
             key: limiter.attach(key, &mut || Ok(Vec::new())).unwrap(),
             org: OrgId(id),
         }
     }
 
-    fn groups(&self) -> Groups<'_> {
-        Groups {
+    fn groups(&self) -> CounterSets<'_> {
+        CounterSets {
             key: &self.key,
             org: None,
             org_id: self.org,
         }
     }
 
-    fn admit(&self, limiter: &RedisLimiter, rules: &[Rule], asked: u32) -> Outcome {
-        let patience = Patience::default();
+    fn admit(&self, limiter: &RedisLimiter, rules: &[Rule], asked: u32) -> Admission {
+        let deadline = Deadline::default();
         let lists = [rules];
-        let reply = limiter.admit(self.groups(), &lists, cost(asked), &patience);
+        let reply = limiter.admit(self.groups(), &lists, cost(asked), &deadline);
         block_on(reply.get())
     }
 
     fn admits(&self, limiter: &RedisLimiter, rules: &[Rule]) -> bool {
-        matches!(self.admit(limiter, rules, 1), Outcome::Admitted(..))
+        matches!(self.admit(limiter, rules, 1), Admission::Admitted(..))
     }
 
     fn remaining(&self, limiter: &RedisLimiter, rules: &[Rule]) -> u64 {
@@ -125,12 +125,12 @@ fn every_key_expires_is_in_the_slot_of_its_group_and_names_nobody() {
     let counts = Counts::Requests("login".into());
     let limit = "9/min".parse().unwrap();
     let network = "203.0.113.77/32".parse().unwrap();
-    let of_network = [NetworkRule {
+    let of_network = [IpRule {
         counts: &counts,
         limit,
     }];
-    let patience = Patience::default();
-    block_on(limiter.hit(network, &of_network, cost(1), &patience).get());
+    let deadline = Deadline::default();
+    block_on(limiter.hit(network, &of_network, cost(1), &deadline).get());
 
     let keys: Vec<String> = server.run("KEYS *");
     assert_eq!(keys.len(), rules.len() + 2, "{keys:?}");
@@ -166,11 +166,11 @@ fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
     }
     assert_eq!(asked(), 1);
     // A higher cost has no room either, for no longer than a window.
-    let Outcome::Refused(level, room_at) = client.admit(&limiter, &rules, 3) else {
+    let Admission::Refused(level, retry_at) = client.admit(&limiter, &rules, 3) else {
         panic!("admitted");
     };
     assert_eq!((asked(), level.remaining), (1, 0));
-    assert_eq!(room_at.since(level.at), Duration::from_millis(60_001));
+    assert_eq!(retry_at.since(level.at), Duration::from_millis(60_001));
     // Another limit is asked about, and after a second the same one.
     assert!(client.admits(&limiter, &self::rules(&["4/min"])));
     assert_eq!(asked(), 2);
@@ -178,10 +178,10 @@ fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
     assert!(!client.admits(&limiter, &rules));
     assert_eq!(asked(), 3);
     // What is given back here is known at once.
-    let Outcome::Admitted(level, receipt) = first else {
+    let Admission::Admitted(level, receipt) = first else {
         panic!("{first:?}");
     };
-    let admission = Admission {
+    let admission = AdmittedRequest {
         at: level.at,
         cost: cost(3),
         receipt: &receipt,
@@ -214,7 +214,7 @@ fn room_that_one_process_makes_is_seen_by_another_at_once() {
     let (here, there) = (open(), open());
     let (one, other) = (Client::new(&here, 1), Client::new(&there, 1));
     let rules = rules(&["3/min", "3 daily", "3 credits"]);
-    let Outcome::Admitted(level, receipt) = one.admit(&here, &rules, 3) else {
+    let Admission::Admitted(level, receipt) = one.admit(&here, &rules, 3) else {
         panic!("there is room");
     };
     let asked = || server.calls("evalsha");
@@ -223,7 +223,7 @@ fn room_that_one_process_makes_is_seen_by_another_at_once() {
         !other.admits(&there, &rules) && asked() == before
     };
     until("the refusal is remembered", is_remembered);
-    let admission = Admission {
+    let admission = AdmittedRequest {
         at: level.at,
         cost: cost(3),
         receipt: &receipt,
@@ -261,7 +261,7 @@ fn names_of_limits_and_routes_are_never_mistaken_for_each_other() {
         .iter()
         .flat_map(|route| limits.map(|limit| (*route, limit)))
     {
-        for holder in [Holder::Key, Holder::Org] {
+        for holder in [Subject::Key, Subject::Org] {
             let rule = Rule {
                 route: route.map(Arc::from),
                 ..Rule::new(limit.parse().unwrap(), holder)
@@ -272,7 +272,7 @@ fn names_of_limits_and_routes_are_never_mistaken_for_each_other() {
     }
     let rule = |limit: &str, route: Option<&str>| Rule {
         route: route.map(Arc::from),
-        ..Rule::new(limit.parse().unwrap(), Holder::Key)
+        ..Rule::new(limit.parse().unwrap(), Subject::Key)
     };
     assert!(client.admits(&limiter, &[rule("1/min shadow", None)]));
     assert!(client.admits(&limiter, &[rule("1/min", Some("shadow"))]));
@@ -291,18 +291,18 @@ fn a_higher_cost_waits_until_credits_are_sure_to_be_back() {
     let client = Client::new(&limiter, 1);
     let rules = rules(&["20 credits +3/min"]);
     let wait = |asked| match client.admit(&limiter, &rules, asked) {
-        Outcome::Refused(level, room_at) => room_at.since(level.at).as_secs(),
+        Admission::Refused(level, retry_at) => retry_at.since(level.at).as_secs(),
         other => panic!("{other:?}"),
     };
     assert!(matches!(
         client.admit(&limiter, &rules, 20),
-        Outcome::Admitted(..)
+        Admission::Admitted(..)
     ));
     assert_eq!([wait(2), wait(3), wait(5), wait(9)], [60, 120, 120, 240]);
     clock.advance(Duration::from_secs(240));
     assert!(matches!(
         client.admit(&limiter, &rules, 9),
-        Outcome::Admitted(..)
+        Admission::Admitted(..)
     ));
 }
 
@@ -317,13 +317,13 @@ fn what_another_limit_refuses_for_longer_is_asked_about() {
     until("announcements are heard", || limiter.link.hears());
     let client = Client::new(&limiter, 1);
     let wait = |asked, texts: &[&str]| match client.admit(&limiter, &rules(texts), asked) {
-        Outcome::Refused(level, room_at) => room_at.since(level.at).as_secs(),
+        Admission::Refused(level, retry_at) => retry_at.since(level.at).as_secs(),
         other => panic!("{other:?}"),
     };
     assert!(client.admits(&limiter, &rules(&["3/min", "5/h"])));
     assert!(matches!(
         client.admit(&limiter, &rules(&["3/min", "5/h"]), 2),
-        Outcome::Admitted(..)
+        Admission::Admitted(..)
     ));
     assert_eq!(wait(1, &["3/min", "5/h"]), 60);
     // More than is left of the hour.
@@ -359,7 +359,7 @@ fn a_wrong_calendar_of_one_process_delays_or_repeats_no_quota() {
             assert!(one.admits(&wrong, &rules), "{text}");
             assert!(!one.admits(&wrong, &rules), "{text}");
             let level = right.levels(other.groups(), &[&rules], cost(1))[0].0;
-            let wait = level.grows_at.since(level.at).as_secs();
+            let wait = level.resets_at.since(level.at).as_secs();
             assert!(
                 level.remaining == 0 && wait <= longest * 3_600,
                 "{text}: {wait} s"
@@ -435,7 +435,7 @@ fn a_call_that_found_no_answer_in_time_is_not_sent_again() {
     until("asked", || client.admits(&limiter, &rules));
     let before = server.calls("evalsha");
     server.pause();
-    assert_eq!(client.admit(&limiter, &rules, 1), Outcome::Undecided);
+    assert_eq!(client.admit(&limiter, &rules, 1), Admission::Undecided);
     server.resume();
     until("the call has run", || server.calls("evalsha") == before + 1);
     assert!(
@@ -466,9 +466,9 @@ fn what_decides_without_a_server_is_what_was_chosen() {
     assert!(matches!(
         decided,
         [
-            Outcome::Refused(..),
-            Outcome::Undecided,
-            Outcome::Admitted(..)
+            Admission::Refused(..),
+            Admission::Undecided,
+            Admission::Admitted(..)
         ]
     ));
     server.restart();
@@ -484,7 +484,7 @@ fn what_decides_without_a_server_is_what_was_chosen() {
         let _ = client.admits(limiter, &rules);
         assert!(matches!(
             client.admit(limiter, &rules, 1),
-            Outcome::Refused(..)
+            Admission::Refused(..)
         ));
     }
 }
@@ -504,10 +504,10 @@ fn time_does_not_run_backwards_for_a_node_whose_clock_is_behind() {
     assert!(Client::new(ahead, 1).admits(ahead, &rules));
     let client = Client::new(behind, 1);
     assert!(client.admits(behind, &rules));
-    let Outcome::Refused(level, room_at) = client.admit(behind, &rules, 1) else {
+    let Admission::Refused(level, retry_at) = client.admit(behind, &rules, 1) else {
         panic!("admitted");
     };
-    assert_eq!(room_at.since(level.at), Duration::from_millis(1_700));
+    assert_eq!(retry_at.since(level.at), Duration::from_millis(1_700));
     clock.advance(Duration::from_millis(1_699));
     assert!(!client.admits(behind, &rules));
     clock.advance(Duration::from_millis(1));
@@ -528,17 +528,17 @@ fn whoever_gives_up_before_the_answer_holds_no_slot() {
     let client = Client::new(&limiter, 1);
     let rules = rules(&["1 concurrent"]);
     for _ in 0..20 {
-        let patience = Patience::default();
+        let deadline = Deadline::default();
         let lists = [&rules[..]];
         let mut reply = Box::pin(
             limiter
-                .admit(client.groups(), &lists, cost(1), &patience)
+                .admit(client.groups(), &lists, cost(1), &deadline)
                 .get(),
         );
         let polled = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         drop(reply);
         // What has come already is for its receiver to give back.
-        if let Poll::Ready(Outcome::Admitted(_, receipt)) = polled {
+        if let Poll::Ready(Admission::Admitted(_, receipt)) = polled {
             limiter.release(client.groups(), &lists, &receipt);
         }
         until("the slot is free", || {
@@ -552,20 +552,20 @@ fn an_address_that_another_node_forgave_has_no_strikes() {
     let server = Redis::start();
     let (here, there) = (limiter(&server), limiter(&server));
     let network = "203.0.113.77/32".parse().unwrap();
-    let counts = Counts::Strikes(Strike::BadKey);
+    let counts = Counts::Strikes(AuthFailure::BadKey);
     let limit = "1/min".parse().unwrap();
-    let rules = [NetworkRule {
+    let rules = [IpRule {
         counts: &counts,
         limit,
     }];
     let strikes = || {
-        let patience = Patience::default();
-        block_on(here.hit(network, &rules, cost(1), &patience).get())
+        let deadline = Deadline::default();
+        block_on(here.hit(network, &rules, cost(1), &deadline).get())
     };
-    assert!(matches!(strikes(), Outcome::Admitted(..)));
-    assert!(matches!(strikes(), Outcome::Refused(..)));
+    assert!(matches!(strikes(), Admission::Admitted(..)));
+    assert!(matches!(strikes(), Admission::Refused(..)));
     there.forget(network).unwrap();
-    assert!(matches!(strikes(), Outcome::Admitted(..)));
+    assert!(matches!(strikes(), Admission::Admitted(..)));
 }
 
 #[test]
@@ -574,9 +574,9 @@ fn an_answer_that_nobody_takes_holds_no_slot() {
     let limiter = limiter(&server);
     let (client, other) = (Client::new(&limiter, 1), Client::new(&limiter, 2));
     let slots = rules(&["1 concurrent"]);
-    let patience = Patience::default();
+    let deadline = Deadline::default();
     let lists = [&slots[..]];
-    let reply = limiter.admit(client.groups(), &lists, cost(1), &patience);
+    let reply = limiter.admit(client.groups(), &lists, cost(1), &deadline);
     // Answers come in the order in which they were asked for.
     assert!(other.admits(&limiter, &rules(&["9/min"])));
     assert_eq!(client.remaining(&limiter, &slots), 0);

@@ -23,8 +23,8 @@ fn is_locked(locks: &Locks, ip: &str, target: &str, now: u64) -> bool {
         Refuses::Keyless | Refuses::Route(_) => false,
         Refuses::Path(path) => path == target,
     };
-    let standing = locks.standing(ip.parse().unwrap(), refused, || at(now));
-    standing.is_some_and(|standing| *standing != Standing::default())
+    let lock_status = locks.lock_status(ip.parse().unwrap(), refused, || at(now));
+    lock_status.is_some_and(|lock_status| *lock_status != LockStatus::default())
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_path_lock_refuses_one_path() {
     locks.add(lock("192.0.2.1", login.clone(), 10), at(0));
     assert!(is_locked(&locks, "192.0.2.1", "/login", 1));
     assert!(!is_locked(&locks, "192.0.2.1", "/logins", 1));
-    let network: Network = "192.0.2.1".parse().unwrap();
+    let network: IpKey = "192.0.2.1".parse().unwrap();
     assert!(
         locks
             .remove(network, |what| *what == Refuses::All)
@@ -78,8 +78,10 @@ fn a_manual_lock_and_an_automatic_one_of_the_same_each_end_when_they_were_to() {
         }
         for locks in [added, adopted] {
             assert_eq!(locks.get(&manual.id()), Some(manual.clone()));
-            let standing = locks.standing(manual.network, |_| true, || at(1)).unwrap();
-            let ends = (standing.manual, standing.strikes);
+            let lock_status = locks
+                .lock_status(manual.network, |_| true, || at(1))
+                .unwrap();
+            let ends = (lock_status.manual, lock_status.strikes);
             assert_eq!(ends, (Some(at(10)), Some(at(20))));
             assert_eq!(locks.remove(manual.network, |_| true).len(), 2);
         }
@@ -109,9 +111,9 @@ fn a_manual_lock_refuses_beside_a_longer_automatic_one() {
     };
     locks.add(manual, at(0));
     let network = "192.0.2.1".parse().unwrap();
-    let standing = locks.standing(network, |_| true, || at(1)).unwrap();
+    let lock_status = locks.lock_status(network, |_| true, || at(1)).unwrap();
     assert_eq!(
-        (standing.manual, standing.strikes),
+        (lock_status.manual, lock_status.strikes),
         (Some(at(10)), Some(at(20)))
     );
 }
@@ -128,8 +130,13 @@ fn a_lock_of_a_limit_stays_one_beside_strikes() {
         for lock in order {
             locks.add(lock.clone(), at(0));
         }
-        let standing = locks.standing(limit.network, |_| true, || at(1)).unwrap();
-        assert_eq!((standing.limits, standing.strikes), (Some(at(20)), None));
+        let lock_status = locks
+            .lock_status(limit.network, |_| true, || at(1))
+            .unwrap();
+        assert_eq!(
+            (lock_status.limits, lock_status.strikes),
+            (Some(at(20)), None)
+        );
     }
     // In a family, too.
     let locks = Locks::new(8);
@@ -139,8 +146,11 @@ fn a_lock_of_a_limit_stays_one_beside_strikes() {
         assert!(locks.add(member, at(0)));
     }
     let network = "192.0.2.77".parse().unwrap();
-    let standing = locks.standing(network, |_| true, || at(1)).unwrap();
-    assert_eq!((standing.limits, standing.strikes), (Some(at(30)), None));
+    let lock_status = locks.lock_status(network, |_| true, || at(1)).unwrap();
+    assert_eq!(
+        (lock_status.limits, lock_status.strikes),
+        (Some(at(30)), None)
+    );
 }
 
 #[test]
@@ -251,8 +261,8 @@ fn merging_changes_no_manual_lock_of_the_network() {
     assert!(locks.add(lock("8.8.8.8", Refuses::All, 90), at(0)));
     assert_eq!(locks.get(&manual.id()), Some(manual));
     let client = "192.0.2.77".parse().unwrap();
-    let standing = locks.standing(client, |_| true, || at(1)).unwrap();
-    let ends = (standing.manual, standing.strikes);
+    let lock_status = locks.lock_status(client, |_| true, || at(1)).unwrap();
+    let ends = (lock_status.manual, lock_status.strikes);
     assert_eq!(ends, (Some(at(60)), Some(at(90))));
 }
 
@@ -314,12 +324,12 @@ fn a_clock_that_runs_ahead_frees_no_lock() {
     locks.add(remembered, at(0));
     locks.add(lock("192.0.2.3", Refuses::All, 10), at(0));
     assert!(!locks.add(lock("8.8.8.8", Refuses::All, year + 9), at(year)));
-    assert_eq!(locks.in_force(at(1)).len(), 3);
+    assert_eq!(locks.policy_handle(at(1)).len(), 3);
     // What had ended when the time was last relied on makes room.
     locks.expire(at(6));
     assert_eq!(locks.len(), 3);
     assert!(locks.add(lock("8.8.8.8", Refuses::All, 10), at(6)));
-    assert_eq!(locks.in_force(at(6)).len(), 3);
+    assert_eq!(locks.policy_handle(at(6)).len(), 3);
 }
 
 #[test]

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{V1, decode_as, encode_as};
 use super::{StoreError, damaged};
-use crate::clock::Timestamp;
-use crate::record::AuditEntry;
-use crate::store::{Act, Once};
+use crate::model::AuditEntry;
+use crate::store::{AuditContext, IdempotencyKey};
+use crate::time::Timestamp;
 
 #[derive(Serialize, Deserialize)]
 struct StoredEntry<'a> {
@@ -19,7 +19,10 @@ struct StoredEntry<'a> {
     details: String,
 }
 
-pub(crate) fn encode_entry(act: &Act, subject: Option<u64>) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn encode_entry(
+    act: &AuditContext,
+    subject: Option<u64>,
+) -> Result<Vec<u8>, StoreError> {
     let stored = StoredEntry {
         at: act.at.unix_millis(),
         actor: &act.actor,
@@ -56,12 +59,12 @@ pub(crate) struct Done {
 
 impl Done {
     pub(crate) fn is_over(&self, now: Timestamp) -> bool {
-        Once::is_over(Timestamp::from_unix_millis(self.at), now)
+        IdempotencyKey::is_over(Timestamp::from_unix_millis(self.at), now)
     }
 }
 
 pub(crate) fn encode_done(
-    once: &Once,
+    once: &IdempotencyKey,
     at: Timestamp,
     subject: Option<u64>,
 ) -> Result<Vec<u8>, StoreError> {

@@ -25,11 +25,11 @@ use hashbrown::HashMap;
 
 use super::varint::{self, Bytes, put, unzigzag, zigzag};
 use super::{StoreError, damaged};
-use crate::client_ip::ClientIp;
-use crate::clock::Timestamp;
-use crate::path::MAX_STORED_LEN;
-use crate::record::{KeyId, Method, Reason, Usage};
+use crate::model::{KeyId, Method, Reason, Usage};
+use crate::net::ClientIp;
+use crate::policy::path::MAX_STORED_LEN;
 use crate::store::UsageEvent;
+use crate::time::Timestamp;
 
 /// The longest block whose leaf page in redb still is 64 KiB: the page also holds 4 bytes of
 /// header, the 8-byte key and the 4-byte end of the value.
@@ -44,16 +44,16 @@ const MAX_ROW_LEN: usize = 11 * varint::MAX_LEN + 16 + MAX_STORED_LEN;
 pub(crate) struct BlockWriter {
     bytes: Vec<u8>,
     at: u64,
-    span: Option<Span>,
+    span: Option<Period>,
     keys: Dictionary<u64>,
     paths: Dictionary<Box<[u8]>>,
     ips: Dictionary<ClientIp>,
-    outcomes: Dictionary<Outcome>,
+    outcomes: Dictionary<EventOutcome>,
 }
 
 /// The earliest and the latest time in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
+pub(crate) struct Period {
     pub(crate) first: Timestamp,
     pub(crate) last: Timestamp,
 }
@@ -97,7 +97,7 @@ impl BlockWriter {
     }
 
     /// `None` while the block is empty.
-    pub(crate) fn span(&self) -> Option<Span> {
+    pub(crate) fn span(&self) -> Option<Period> {
         self.span
     }
 
@@ -146,7 +146,7 @@ impl BlockWriter {
                 out.extend_from_slice(&ip.octets());
             }
         });
-        let outcome = Outcome {
+        let outcome = EventOutcome {
             method: event.method,
             status: event.status,
             refused: event.refused,
@@ -160,8 +160,8 @@ impl BlockWriter {
     }
 }
 
-fn widen(span: &mut Option<Span>, at: Timestamp) {
-    let span = span.get_or_insert(Span {
+fn widen(span: &mut Option<Period>, at: Timestamp) {
+    let span = span.get_or_insert(Period {
         first: at,
         last: at,
     });
@@ -204,7 +204,7 @@ impl<T: Hash + Eq> FromIterator<T> for Dictionary<T> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Outcome {
+struct EventOutcome {
     method: Method,
     status: u16,
     refused: Option<Reason>,
@@ -217,7 +217,7 @@ pub(crate) struct BlockReader<'a> {
     keys: Vec<u64>,
     paths: Vec<&'a [u8]>,
     ips: Vec<ClientIp>,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<EventOutcome>,
 }
 
 /// One row of a block.
@@ -226,7 +226,7 @@ pub(crate) struct Row<'a> {
     pub(crate) key_id: KeyId,
     path: &'a [u8],
     ip: ClientIp,
-    outcome: Outcome,
+    outcome: EventOutcome,
     latency_micros: u32,
 }
 
@@ -324,8 +324,8 @@ fn ip(rest: &mut Bytes<'_>) -> Option<ClientIp> {
     }
 }
 
-fn outcome(rest: &mut Bytes<'_>) -> Option<Outcome> {
-    Some(Outcome {
+fn outcome(rest: &mut Bytes<'_>) -> Option<EventOutcome> {
+    Some(EventOutcome {
         method: Method::from_code(rest.byte()?)?,
         status: rest.number()?.try_into().ok()?,
         refused: match rest.byte()? {

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{V2, decode, decode_as, encode, encode_as};
 use super::{StoreError, damaged};
-use crate::clock::Timestamp;
-use crate::counter::{CounterId, Counts, SavedCounter, SavedNetwork, SavedValue};
-use crate::limit::Span;
-use crate::lockout::Strike;
-use crate::network::Network;
-use crate::policy::WindowLength;
-use crate::quota::Balance;
+use crate::counter::{CounterId, Counts, SavedCounter, SavedIpCounters, SavedValue};
+use crate::limit::Balance;
+use crate::limit::Period;
+use crate::limit::WindowLength;
+use crate::lockout::AuthFailure;
+use crate::net::IpKey;
+use crate::time::Timestamp;
 
 #[derive(Serialize, Deserialize)]
 struct StoredCounter {
@@ -45,14 +45,16 @@ pub(crate) fn encode_counters(counters: &[SavedCounter]) -> Result<Vec<u8>, Stor
 /// `None` for what is never stored: requests in flight.
 fn stored(SavedCounter { id, value }: &SavedCounter) -> Option<StoredCounter> {
     let value = match (id.span, value) {
-        (Span::Sliding(length), SavedValue::Hits(hits)) => {
+        (Period::Sliding(length), SavedValue::Hits(hits)) => {
             StoredValue::Window(StoredWindow::new(length, hits))
         }
-        (Span::Day, SavedValue::Balance(of)) => StoredValue::Day(of.used(), of.at().unix_millis()),
-        (Span::Month, SavedValue::Balance(of)) => {
+        (Period::Day, SavedValue::Balance(of)) => {
+            StoredValue::Day(of.used(), of.at().unix_millis())
+        }
+        (Period::Month, SavedValue::Balance(of)) => {
             StoredValue::Month(of.used(), of.at().unix_millis())
         }
-        (Span::Credits(_), SavedValue::Balance(of)) => {
+        (Period::Credits(_), SavedValue::Balance(of)) => {
             StoredValue::Credits(of.used(), of.at().unix_millis())
         }
         _ => return None,
@@ -76,11 +78,11 @@ impl StoredCounter {
         let (span, value) = match self.value {
             StoredValue::Window(window) => {
                 let (length, hits) = window.read()?;
-                (Span::Sliding(length), SavedValue::Hits(hits))
+                (Period::Sliding(length), SavedValue::Hits(hits))
             }
-            StoredValue::Day(used, at) => (Span::Day, balance(used, at)),
-            StoredValue::Month(used, at) => (Span::Month, balance(used, at)),
-            StoredValue::Credits(used, at) => (Span::Credits(None), balance(used, at)),
+            StoredValue::Day(used, at) => (Period::Day, balance(used, at)),
+            StoredValue::Month(used, at) => (Period::Month, balance(used, at)),
+            StoredValue::Credits(used, at) => (Period::Credits(None), balance(used, at)),
         };
         let id = CounterId {
             route: self.route.map(Arc::from),
@@ -138,10 +140,10 @@ enum StoredSpan {
 #[cfg(feature = "postgres")]
 pub(crate) fn encode_balance_id(id: &CounterId) -> Result<Option<Vec<u8>>, StoreError> {
     let span = match id.span {
-        Span::Day => StoredSpan::Day,
-        Span::Month => StoredSpan::Month,
-        Span::Credits(_) => StoredSpan::Credits,
-        Span::Sliding(_) | Span::Concurrent => return Ok(None),
+        Period::Day => StoredSpan::Day,
+        Period::Month => StoredSpan::Month,
+        Period::Credits(_) => StoredSpan::Credits,
+        Period::Sliding(_) | Period::Concurrent => return Ok(None),
     };
     let stored = StoredId {
         route: id.route.as_deref().map(str::to_owned),
@@ -157,9 +159,9 @@ pub(crate) fn decode_balance_id(bytes: &[u8]) -> Result<CounterId, StoreError> {
     Ok(CounterId {
         route: stored.route.map(Arc::from),
         span: match stored.span {
-            StoredSpan::Day => Span::Day,
-            StoredSpan::Month => Span::Month,
-            StoredSpan::Credits => Span::Credits(None),
+            StoredSpan::Day => Period::Day,
+            StoredSpan::Month => Period::Month,
+            StoredSpan::Credits => Period::Credits(None),
         },
         shadow: stored.shadow,
     })
@@ -181,12 +183,12 @@ enum StoredCounts {
     Requests(String),
 }
 
-pub(crate) fn encode_network(saved: &SavedNetwork) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn encode_network(saved: &SavedIpCounters) -> Result<Vec<u8>, StoreError> {
     let stored = StoredNetwork {
         network: saved.network.to_bytes().to_vec(),
         counts: match &saved.counts {
-            Counts::Strikes(Strike::BadKey) => StoredCounts::BadKeys,
-            Counts::Strikes(Strike::MissingKey) => StoredCounts::MissingKeys,
+            Counts::Strikes(AuthFailure::BadKey) => StoredCounts::BadKeys,
+            Counts::Strikes(AuthFailure::MissingKey) => StoredCounts::MissingKeys,
             Counts::Requests(name) => StoredCounts::Requests(name.to_string()),
         },
         full_at: saved.full_at,
@@ -196,15 +198,15 @@ pub(crate) fn encode_network(saved: &SavedNetwork) -> Result<Vec<u8>, StoreError
     encode_as(V2, &stored)
 }
 
-pub(crate) fn decode_network(bytes: &[u8]) -> Result<SavedNetwork, StoreError> {
+pub(crate) fn decode_network(bytes: &[u8]) -> Result<SavedIpCounters, StoreError> {
     let stored: StoredNetwork = decode_as(V2, "the windows of a network", bytes)?;
-    let network = stored.network.try_into().ok().and_then(Network::from_bytes);
+    let network = stored.network.try_into().ok().and_then(IpKey::from_bytes);
     let (length, hits) = stored.window.read()?;
-    Ok(SavedNetwork {
+    Ok(SavedIpCounters {
         network: network.ok_or_else(|| damaged("a network is none"))?,
         counts: match stored.counts {
-            StoredCounts::BadKeys => Counts::Strikes(Strike::BadKey),
-            StoredCounts::MissingKeys => Counts::Strikes(Strike::MissingKey),
+            StoredCounts::BadKeys => Counts::Strikes(AuthFailure::BadKey),
+            StoredCounts::MissingKeys => Counts::Strikes(AuthFailure::MissingKey),
             StoredCounts::Requests(name) => Counts::Requests(name.into()),
         },
         length,
@@ -231,12 +233,12 @@ mod tests {
             span,
             shadow,
         };
-        let minute = Span::Sliding(WindowLength::MINUTE);
+        let minute = Period::Sliding(WindowLength::MINUTE);
         let mut counters = vec![SavedCounter {
             id: id(minute, true),
             value: SavedValue::Hits(hits()),
         }];
-        for span in [Span::Day, Span::Month, Span::Credits(None)] {
+        for span in [Period::Day, Period::Month, Period::Credits(None)] {
             counters.push(SavedCounter {
                 id: id(span, false),
                 value: SavedValue::Balance(balance),
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn networks_come_back() {
-        let saved = SavedNetwork {
+        let saved = SavedIpCounters {
             network: "2001:db8::/64".parse().unwrap(),
             counts: Counts::Requests("login".into()),
             length: WindowLength::MINUTE,

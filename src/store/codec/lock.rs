@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{V1, V2, decode_as, encode_as};
 use super::{StoreError, damaged};
-use crate::clock::Timestamp;
 use crate::lockout::{Lock, LockCause, LockId, Refuses};
-use crate::network::Network;
+use crate::net::IpKey;
+use crate::time::Timestamp;
 
-/// [`Network::to_bytes`], then a byte for what is refused and by whom, then the path or the name of the
+/// [`IpKey::to_bytes`], then a byte for what is refused and by whom, then the path or the name of the
 /// route.
 pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
     let mut key = id.network.to_bytes().to_vec();
@@ -36,7 +36,7 @@ pub(crate) fn decode_lock_key(key: &[u8]) -> Option<LockId> {
         _ => return None,
     };
     Some(LockId {
-        network: Network::from_bytes(*network)?,
+        network: IpKey::from_bytes(*network)?,
         refuses,
         is_manual: kind & BY_HAND != 0,
     })

@@ -5,15 +5,15 @@ use std::num::{NonZeroU32, NonZeroU64};
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, damaged};
-use crate::addresses::Addresses;
-use crate::clock::Timestamp;
-use crate::key::HashedKey;
 use crate::limit::Limit;
-use crate::policy::Scope;
-use crate::record::{
-    Credential, HashScheme, Key, KeyId, KeyStatus, Lift, Org, OrgId, OrgStatus, Reason,
+use crate::model::HashedKey;
+use crate::model::Scope;
+use crate::model::{
+    Credential, HashScheme, Key, KeyId, KeyStatus, LimitOverride, Org, OrgId, OrgStatus, Reason,
 };
+use crate::net::CidrSet;
 use crate::store::Count;
+use crate::time::Timestamp;
 
 /// The first schema of every record.
 pub(super) const V1: u8 = 1;
@@ -81,15 +81,15 @@ pub(crate) fn decode_org(id: OrgId, bytes: &[u8]) -> Result<Org, StoreError> {
     })
 }
 
-fn store_lifts(lifts: &[Lift]) -> Vec<(&str, u64)> {
+fn store_lifts(lifts: &[LimitOverride]) -> Vec<(&str, u64)> {
     lifts
         .iter()
         .map(|lift| (lift.rule.as_str(), lift.until.unix_millis()))
         .collect()
 }
 
-fn read_lifts(stored: Vec<(&str, u64)>) -> Vec<Lift> {
-    let lift = |(rule, until): (&str, u64)| Lift {
+fn read_lifts(stored: Vec<(&str, u64)>) -> Vec<LimitOverride> {
+    let lift = |(rule, until): (&str, u64)| LimitOverride {
         rule: rule.to_owned(),
         until: Timestamp::from_unix_millis(until),
     };
@@ -189,7 +189,7 @@ pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
             .map_err(|_| damaged("a key holds a scope that is none"))?,
         rate_limit_per_minute: stored.rate_limit_per_minute,
         limits: read_limits(&stored.limits)?,
-        allowed_ips: Addresses::parse("allowed_ips", &stored.allowed_ips)
+        allowed_ips: CidrSet::parse("allowed_ips", &stored.allowed_ips)
             .map_err(|_| damaged("a key is allowed from an address that is none"))?,
         lifts: read_lifts(stored.lifts),
         created_at: Timestamp::from_unix_millis(stored.created_at),
@@ -520,7 +520,7 @@ mod tests {
             scopes: vec!["read".parse().unwrap(), "orders:write".parse().unwrap()],
             rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
             limits: vec!["1000000 monthly".parse().unwrap()],
-            allowed_ips: Addresses::default(),
+            allowed_ips: CidrSet::default(),
             lifts: Vec::new(),
             created_at: Timestamp::from_unix_millis(1_700_000_000_000),
             expires_at: None,
@@ -579,7 +579,7 @@ mod tests {
 
     #[test]
     fn limits_addresses_and_lifts_come_back() {
-        let lift = Lift {
+        let lift = LimitOverride {
             rule: "10/s".into(),
             until: Timestamp::from_unix_millis(5),
         };

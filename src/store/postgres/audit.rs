@@ -3,18 +3,18 @@
 use super::conn::Conn;
 use super::feed::{self, Told};
 use super::rows::{damaged, time};
-use crate::clock::Timestamp;
-use crate::record::AuditEntry;
-use crate::store::{Act, Once, StoreError};
+use crate::model::AuditEntry;
+use crate::store::{AuditContext, IdempotencyKey, StoreError};
+use crate::time::Timestamp;
 
 /// A transaction's place in the order of all changes.
-pub(super) struct Turn {
+pub(super) struct CommitTurn {
     pub(super) generation: i64,
     /// What others are to be told.
     pub(super) told: Vec<Told>,
 }
 
-impl Turn {
+impl CommitTurn {
     /// Waits for whoever has the turn to commit, so that the order of generations is that of the
     /// commits.
     pub(super) async fn take(conn: &Conn) -> Result<Self, StoreError> {
@@ -39,7 +39,7 @@ impl Turn {
 }
 
 /// That the act was not done before.
-pub(super) async fn begin(conn: &Conn, act: &Act) -> Result<(), StoreError> {
+pub(super) async fn begin(conn: &Conn, act: &AuditContext) -> Result<(), StoreError> {
     let Some(once) = &act.once else {
         return Ok(());
     };
@@ -52,7 +52,7 @@ pub(super) async fn begin(conn: &Conn, act: &Act) -> Result<(), StoreError> {
     let Some(row) = row else {
         return Ok(());
     };
-    if Once::is_over(time(row.try_get(2)?), act.at) {
+    if IdempotencyKey::is_over(time(row.try_get(2)?), act.at) {
         return Ok(());
     }
     let subject: Option<i64> = row.try_get(1)?;
@@ -63,7 +63,11 @@ pub(super) async fn begin(conn: &Conn, act: &Act) -> Result<(), StoreError> {
 }
 
 /// Enters an act that was done.
-pub(super) async fn enter(conn: &Conn, act: &Act, subject: Option<u64>) -> Result<(), StoreError> {
+pub(super) async fn enter(
+    conn: &Conn,
+    act: &AuditContext,
+    subject: Option<u64>,
+) -> Result<(), StoreError> {
     enter_each(conn, act, &[subject]).await?;
     if let Some(once) = &act.once {
         conn.run(
@@ -85,7 +89,7 @@ pub(super) async fn enter(conn: &Conn, act: &Act, subject: Option<u64>) -> Resul
 /// One entry for each that an act concerns.
 pub(super) async fn enter_each(
     conn: &Conn,
-    act: &Act,
+    act: &AuditContext,
     subjects: &[Option<u64>],
 ) -> Result<(), StoreError> {
     let subjects: Vec<_> = subjects.iter().map(|id| id.map(|id| id as i64)).collect();

@@ -6,15 +6,15 @@ use tokio_postgres::Row;
 
 use super::conn::Conn;
 use super::rows;
-use crate::clock::Timestamp;
+use crate::counter::SubjectId;
 use crate::counter::{CounterId, SavedCounter, SavedValue};
-use crate::quota::Balance;
-use crate::rule::GroupId;
+use crate::limit::Balance;
 use crate::store::StoreError;
 use crate::store::codec::{decode_balance_id, encode_balance_id};
+use crate::time::Timestamp;
 
 /// Balances by their groups.
-pub(super) type Balances = Vec<(GroupId, Vec<SavedCounter>)>;
+pub(super) type Balances = Vec<(SubjectId, Vec<SavedCounter>)>;
 
 /// As it is stored, in the order of the table; of several of one counter the last one stands.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +28,7 @@ pub(super) struct BalanceRow {
 }
 
 pub(super) fn as_rows(
-    balances: &[(GroupId, Vec<SavedCounter>)],
+    balances: &[(SubjectId, Vec<SavedCounter>)],
 ) -> Result<Vec<BalanceRow>, StoreError> {
     let mut rows = Vec::new();
     for (group, balances) in balances {
@@ -60,7 +60,7 @@ pub(super) fn as_rows(
     Ok(rows)
 }
 
-pub(super) async fn of(conn: &Conn, id: GroupId) -> Result<Vec<SavedCounter>, StoreError> {
+pub(super) async fn of(conn: &Conn, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
     let rows = conn
         .rows(
             "SELECT counter, used, at FROM keyguard_balances WHERE group_id = $1 ORDER BY counter",
@@ -139,7 +139,7 @@ fn by_group(
     let mut groups: Balances = Vec::new();
     for row in rows {
         let (group, saved) = row?;
-        let group = GroupId::from_bits(group as u64);
+        let group = SubjectId::from_bits(group as u64);
         match groups.last_mut() {
             Some((last, balances)) if *last == group => balances.push(saved),
             _ => groups.push((group, vec![saved])),
@@ -189,7 +189,7 @@ async fn put_of_kind(
 
 pub(super) async fn forget(
     conn: &Conn,
-    counters: &[(GroupId, CounterId)],
+    counters: &[(SubjectId, CounterId)],
 ) -> Result<(), StoreError> {
     let (mut groups, mut ids) = (Vec::new(), Vec::new());
     for (group, id) in counters {
@@ -208,6 +208,6 @@ pub(super) async fn forget(
 }
 
 /// Those of organizations have the first bit set, and are negative here.
-pub(super) fn bits(id: GroupId) -> i64 {
+pub(super) fn bits(id: SubjectId) -> i64 {
     id.to_bits() as i64
 }

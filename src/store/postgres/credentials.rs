@@ -7,10 +7,10 @@ use super::conn::Conn;
 use super::counters::{self, balances_columns, balances_join};
 use super::problem::cause;
 use super::rows::{self, KEY_WIDTH, ORG_WIDTH, damaged, key_columns, org_columns};
-use crate::clock::Timestamp;
-use crate::key::HashedKey;
-use crate::record::{Credential, HashScheme, KeyId};
+use crate::model::HashedKey;
+use crate::model::{Credential, HashScheme, KeyId};
 use crate::store::{FIRST_SECRET, NewCredential, Rehash, Resolved, StoreError};
+use crate::time::Timestamp;
 
 /// All of a key, its organization, and what is used of their balances.
 macro_rules! resolved_columns {

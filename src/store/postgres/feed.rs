@@ -7,11 +7,11 @@ use tokio_postgres::Row;
 
 use super::conn::Conn;
 use super::{locks, rows};
-use crate::clock::Timestamp;
 use crate::lockout::{LockChange, LockId};
-use crate::record::{KeyId, OrgId};
+use crate::model::{KeyId, OrgId};
 use crate::store::codec::decode_lock_key;
 use crate::store::{Change, StoreError};
+use crate::time::Timestamp;
 
 /// One change, as it is listed.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(super) enum Told {
 }
 
 /// What has happened up to a generation.
-pub(super) struct News {
+pub(super) struct ChangeEvent {
     pub(super) generation: i64,
     pub(super) changes: Vec<Change>,
     /// Whether what was looked for in vain may be there now.
@@ -42,7 +42,7 @@ pub(super) async fn read(
     after: Option<i64>,
     own: &RefCell<BTreeSet<i64>>,
     wanted: bool,
-) -> Result<News, StoreError> {
+) -> Result<ChangeEvent, StoreError> {
     let rows = conn
         .rows(
             "SELECT s.generation, s.forgotten, c.generation, c.kind, c.subject, c.lock, \
@@ -68,7 +68,7 @@ pub(super) async fn read(
         // Also among everything: locks that are gone are in no table.
         changes.extend(listed(conn, &rows, own).await?);
     }
-    Ok(News {
+    Ok(ChangeEvent {
         generation,
         changes,
         is_any: wanted || !is_listed || rows.iter().any(concerns_keys),

@@ -9,16 +9,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::address::Address;
-use super::lookups::Lookups;
+use super::in_flight::InFlight;
 use super::migrate::Terms;
+use super::negative_cache::NegativeCache;
 use super::pool::Pool;
 use super::problem::{Problem, unusable};
-use super::searches::Searches;
 use super::sessions::Sessions;
 use super::worker::Worker;
 use super::{Listener, Options, State};
 use crate::store::{OpenError, StoreError};
-use crate::waiting::block_on;
+use crate::sys::block_on;
 
 /// Questions that may wait to be asked.
 const QUEUE: usize = 65_536;
@@ -39,7 +39,7 @@ impl Link {
         address: Address,
         terms: Terms,
         options: &Options,
-        lookups: Arc<Lookups>,
+        lookups: Arc<NegativeCache>,
         state: Arc<State>,
         listener: Arc<Listener>,
     ) -> Result<Self, OpenError> {
@@ -65,7 +65,7 @@ impl Link {
                 deadline,
                 stale_for,
                 clock,
-                searches: Searches::default(),
+                searches: InFlight::default(),
                 applied: Cell::new(None),
                 own: RefCell::default(),
                 is_behind: Cell::new(false),

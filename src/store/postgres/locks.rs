@@ -6,10 +6,10 @@ use tokio_postgres::Row;
 
 use super::conn::Conn;
 use super::rows;
-use crate::clock::Timestamp;
 use crate::lockout::{Lock, LockChange, LockId};
 use crate::store::StoreError;
 use crate::store::codec::{decode_lock, encode_lock, lock_key};
+use crate::time::Timestamp;
 
 pub(super) async fn all(conn: &Conn) -> Result<Vec<Lock>, StoreError> {
     let rows = conn

@@ -4,23 +4,23 @@ use futures_util::future::try_join_all;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
-use super::audit::Turn;
+use super::audit::CommitTurn;
 use super::conn::Conn;
 use super::credentials::{self, hex};
 use super::feed::Told;
 use super::rows::{self, at_most, key_columns, org_columns};
-use crate::clock::Timestamp;
-use crate::key::HashedKey;
-use crate::record::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
+use crate::input::text;
+use crate::model::HashedKey;
+use crate::model::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
-use crate::text;
+use crate::time::Timestamp;
 
 /// How many rows are on their way to the server at a time.
 const MANY: usize = 256;
 
 pub(super) async fn create_org(
     conn: &Conn,
-    turn: &mut Turn,
+    turn: &mut CommitTurn,
     name: &str,
     at: Timestamp,
 ) -> Result<Org, StoreError> {
@@ -106,7 +106,7 @@ pub(super) async fn orgs(
 
 pub(super) async fn update_org(
     conn: &Conn,
-    turn: &mut Turn,
+    turn: &mut CommitTurn,
     id: OrgId,
     change: OrgChange,
 ) -> Result<Org, StoreError> {
@@ -137,7 +137,7 @@ pub(super) async fn update_org(
 
 pub(super) async fn create_keys(
     conn: &Conn,
-    turn: &mut Turn,
+    turn: &mut CommitTurn,
     new: Vec<(NewKey, NewCredential)>,
 ) -> Result<Vec<Key>, StoreError> {
     let count = at_most(new.len());
@@ -259,7 +259,7 @@ pub(super) async fn keys(
 
 pub(super) async fn update_key(
     conn: &Conn,
-    turn: &mut Turn,
+    turn: &mut CommitTurn,
     id: KeyId,
     change: KeyChange,
 ) -> Result<Key, StoreError> {
@@ -293,7 +293,7 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 pub(super) async fn add_credential(
     conn: &Conn,
-    turn: &mut Turn,
+    turn: &mut CommitTurn,
     id: KeyId,
     credential: NewCredential,
     rotation: Rotation,
@@ -321,7 +321,11 @@ pub(super) async fn add_credential(
 }
 
 /// Revoking twice is revoking.
-pub(super) async fn revoke_key(conn: &Conn, turn: &mut Turn, id: KeyId) -> Result<Key, StoreError> {
+pub(super) async fn revoke_key(
+    conn: &Conn,
+    turn: &mut CommitTurn,
+    id: KeyId,
+) -> Result<Key, StoreError> {
     let revoked = conn
         .run(
             "UPDATE api_keys SET active = false WHERE id = $1 AND active",

@@ -4,9 +4,9 @@ use tokio_postgres::error::SqlState;
 
 use super::conn::Conn;
 use super::problem::{Problem, cause};
-use crate::clock::Timestamp;
-use crate::secret::Fingerprint;
+use crate::model::Fingerprint;
 use crate::store::StoreError;
+use crate::time::Timestamp;
 
 /// In the order of their versions.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/0002_tables.sql")];

@@ -15,21 +15,21 @@ mod counters;
 mod credentials;
 mod feed;
 mod follow;
+mod in_flight;
 mod link;
 mod locks;
-mod lookups;
 mod manage;
 mod migrate;
-mod moving;
+mod negative_cache;
 mod pool;
 mod problem;
 mod prune;
 mod recording;
 mod rows;
-mod searches;
 mod sessions;
 mod tls;
 mod totals;
+mod transfer;
 mod usage;
 mod worker;
 
@@ -43,29 +43,29 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub(crate) use self::address::Address;
-use self::audit::Turn;
+use self::audit::CommitTurn;
 use self::conn::Conn;
 use self::link::Link;
-use self::lookups::Lookups;
 use self::migrate::Terms;
+use self::negative_cache::NegativeCache;
 use self::problem::Problem;
 use self::recording::Prepared;
 use self::worker::patient;
 use super::batches::Batches;
-use super::transfer::{Parcel, Place};
+use super::transfer::{PageCursor, TransferPage};
 use super::{
-    Act, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash, Resolved,
+    AuditContext, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash, Resolved,
     Rotation, Store, StoreError, Totals, UsageBatch,
 };
-use crate::clock::{Clock, Timestamp};
-use crate::counter::{CounterId, SavedCounter, SavedNetwork};
-use crate::health::BackendHealth;
-use crate::key::HashedKey;
+use crate::counter::SubjectId;
+use crate::counter::{CounterId, SavedCounter, SavedIpCounters};
 use crate::lockout::{Lock, LockChange};
-use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
-use crate::rule::GroupId;
-use crate::secret::Fingerprint;
-use crate::waiting::{Patience, Reply, block_on};
+use crate::model::BackendHealth;
+use crate::model::Fingerprint;
+use crate::model::HashedKey;
+use crate::model::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
+use crate::sys::{Deadline, MaybeReady, block_on};
+use crate::time::{Clock, Timestamp};
 
 /// How long what is managed or recorded may take; decisions have a deadline of their own.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A [`Store`] in a PostgreSQL database.
 pub(crate) struct PostgresStore {
     link: Link,
-    lookups: Arc<Lookups>,
+    lookups: Arc<NegativeCache>,
     state: Arc<State>,
     listener: Arc<Listener>,
     deadline: Duration,
@@ -169,7 +169,8 @@ impl PostgresStore {
             fingerprint,
             now: options.clock.timestamp(),
         };
-        let (lookups, state, listener) = <(Arc<Lookups>, Arc<State>, Arc<Listener>)>::default();
+        let (lookups, state, listener) =
+            <(Arc<NegativeCache>, Arc<State>, Arc<Listener>)>::default();
         let link = Link::open(
             Address::parse(url)?,
             terms,
@@ -201,8 +202,8 @@ impl PostgresStore {
 
     fn act<T: Send + 'static>(
         &self,
-        act: &Act,
-        change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<(Option<u64>, T), StoreError>
+        act: &AuditContext,
+        change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<(Option<u64>, T), StoreError>
         + Send
         + 'static,
     ) -> Result<T, StoreError> {
@@ -216,7 +217,7 @@ impl PostgresStore {
     /// What is not one act, or none of an administrator.
     fn change<T: Send + 'static>(
         &self,
-        change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<T, StoreError> + Send + 'static,
+        change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         block_on(
             self.link
@@ -229,24 +230,24 @@ impl Store for PostgresStore {
     fn resolve<'a>(
         &'a self,
         hash: &'a HashedKey,
-        patience: &'a Patience,
-    ) -> Reply<'a, Result<Option<Resolved>, StoreError>> {
+        deadline: &'a Deadline,
+    ) -> MaybeReady<'a, Result<Option<Resolved>, StoreError>> {
         if self.lookups.is_absent(hash) {
-            return Reply::Now(Ok(None));
+            return MaybeReady::Now(Ok(None));
         }
-        let (hash, due) = (*hash, patience.ends_at(self.deadline));
-        Reply::later(self.link.ask(move |worker| worker.resolve(hash, due)))
+        let (hash, due) = (*hash, deadline.ends_at(self.deadline));
+        MaybeReady::later(self.link.ask(move |worker| worker.resolve(hash, due)))
     }
 
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {
         self.read(async move |conn| credentials::resolve_id(conn, id).await)
     }
 
-    fn counters(&self, id: GroupId) -> Result<Vec<SavedCounter>, StoreError> {
+    fn counters(&self, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
         self.read(async move |conn| counters::of(conn, id).await)
     }
 
-    fn create_org(&self, name: &str, act: &Act) -> Result<Org, StoreError> {
+    fn create_org(&self, name: &str, act: &AuditContext) -> Result<Org, StoreError> {
         let (name, at) = (name.to_owned(), act.at);
         self.act(act, async move |conn, turn| {
             let org = manage::create_org(conn, turn, &name, at).await?;
@@ -267,7 +268,12 @@ impl Store for PostgresStore {
         self.read(async move |conn| manage::orgs(conn, after, limit).await)
     }
 
-    fn update_org(&self, id: OrgId, change: OrgChange, act: &Act) -> Result<Org, StoreError> {
+    fn update_org(
+        &self,
+        id: OrgId,
+        change: OrgChange,
+        act: &AuditContext,
+    ) -> Result<Org, StoreError> {
         self.act(act, async move |conn, turn| {
             let org = manage::update_org(conn, turn, id, change).await?;
             Ok((Some(id.0), org))
@@ -277,7 +283,7 @@ impl Store for PostgresStore {
     fn create_keys(
         &self,
         keys: Vec<(NewKey, NewCredential)>,
-        act: &Act,
+        act: &AuditContext,
     ) -> Result<Vec<Key>, StoreError> {
         self.act(act, async move |conn, turn| {
             let keys = manage::create_keys(conn, turn, keys).await?;
@@ -298,7 +304,12 @@ impl Store for PostgresStore {
         self.read(async move |conn| manage::keys(conn, org, after, limit).await)
     }
 
-    fn update_key(&self, id: KeyId, change: KeyChange, act: &Act) -> Result<Key, StoreError> {
+    fn update_key(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        act: &AuditContext,
+    ) -> Result<Key, StoreError> {
         self.act(act, async move |conn, turn| {
             let key = manage::update_key(conn, turn, id, change).await?;
             Ok((Some(id.0), key))
@@ -310,7 +321,7 @@ impl Store for PostgresStore {
         id: KeyId,
         credential: NewCredential,
         rotation: Rotation,
-        act: &Act,
+        act: &AuditContext,
     ) -> Result<Key, StoreError> {
         self.act(act, async move |conn, turn| {
             let key = manage::add_credential(conn, turn, id, credential, rotation).await?;
@@ -318,7 +329,7 @@ impl Store for PostgresStore {
         })
     }
 
-    fn rehash(&self, jobs: &[Rehash], act: &Act) -> Result<(), StoreError> {
+    fn rehash(&self, jobs: &[Rehash], act: &AuditContext) -> Result<(), StoreError> {
         let (jobs, act) = (jobs.to_vec(), act.clone());
         self.change(async move |conn, turn| {
             let owners = credentials::rehash(conn, &jobs).await?;
@@ -329,13 +340,13 @@ impl Store for PostgresStore {
         })
     }
 
-    fn revoke_key(&self, id: KeyId, act: &Act) -> Result<Key, StoreError> {
+    fn revoke_key(&self, id: KeyId, act: &AuditContext) -> Result<Key, StoreError> {
         self.act(act, async move |conn, turn| {
             Ok((Some(id.0), manage::revoke_key(conn, turn, id).await?))
         })
     }
 
-    fn note(&self, act: &Act) -> Result<(), StoreError> {
+    fn note(&self, act: &AuditContext) -> Result<(), StoreError> {
         self.act(act, async |_, _| Ok((None, ())))
     }
 
@@ -346,25 +357,25 @@ impl Store for PostgresStore {
     /// Windows belong to one process, or to all of them in Redis.
     fn save_windows(
         &self,
-        _: Vec<(GroupId, Vec<SavedCounter>)>,
+        _: Vec<(SubjectId, Vec<SavedCounter>)>,
         _: Timestamp,
     ) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn save_networks(&self, _: Vec<SavedNetwork>) -> Result<(), StoreError> {
+    fn save_networks(&self, _: Vec<SavedIpCounters>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError> {
+    fn networks(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
         Ok(Vec::new())
     }
 
     /// Balances too: what is used at another node would bring them back.
     fn forget_counters(
         &self,
-        counters: &[(GroupId, CounterId)],
-        act: &Act,
+        counters: &[(SubjectId, CounterId)],
+        act: &AuditContext,
     ) -> Result<(), StoreError> {
         let counters = counters.to_vec();
         self.act(act, async move |conn, _| {
@@ -406,7 +417,7 @@ impl Store for PostgresStore {
         self.read(async |conn| locks::all(conn).await)
     }
 
-    fn change_locks(&self, changes: &[LockChange], act: &Act) -> Result<(), StoreError> {
+    fn change_locks(&self, changes: &[LockChange], act: &AuditContext) -> Result<(), StoreError> {
         let (changes, now) = (changes.to_vec(), act.at);
         self.act(act, async move |conn, turn| {
             locks::join(conn, &changes, now).await?;
@@ -422,18 +433,18 @@ impl Store for PostgresStore {
         self.read(async move |conn| totals::totals(conn, now).await)
     }
 
-    fn parcel(&self, from: Place) -> Result<Parcel, StoreError> {
-        self.read(async move |conn| moving::parcel(conn, from).await)
+    fn page(&self, from: PageCursor) -> Result<TransferPage, StoreError> {
+        self.read(async move |conn| transfer::page(conn, from).await)
     }
 
-    fn has_room_for(&self, parcel: &Parcel) -> Result<(), StoreError> {
-        let parcel = parcel.clone();
-        self.read(async move |conn| moving::has_room_for(conn, &parcel).await)
+    fn has_room_for(&self, page: &TransferPage) -> Result<(), StoreError> {
+        let page = page.clone();
+        self.read(async move |conn| transfer::has_room_for(conn, &page).await)
     }
 
-    fn adopt(&self, parcel: &Parcel) -> Result<(), StoreError> {
-        let parcel = parcel.clone();
-        self.change(async move |conn, turn| moving::adopt(conn, turn, &parcel).await)
+    fn adopt(&self, page: &TransferPage) -> Result<(), StoreError> {
+        let page = page.clone();
+        self.change(async move |conn, turn| transfer::adopt(conn, turn, &page).await)
     }
 
     fn asks_others(&self) -> bool {

@@ -12,7 +12,7 @@ use super::conn::Conn;
 use super::problem::Problem;
 use super::sessions::Sessions;
 use super::{PATIENCE, State, credentials};
-use crate::key::HashedKey;
+use crate::model::HashedKey;
 
 /// How many look-ups in a row may take too long before none is tried until a probe is answered, and
 /// how many of one connection before it is given up.

@@ -7,8 +7,8 @@ use tokio_postgres::error::SqlState;
 use super::conn::Conn;
 use super::problem::cause;
 use super::{recording, rows};
-use crate::clock::Timestamp;
-use crate::store::{Once, StoreError};
+use crate::store::{IdempotencyKey, StoreError};
+use crate::time::Timestamp;
 
 /// For how long totals of minutes are kept: 48 hours.
 const MINUTES_KEPT: Duration = Duration::from_secs(48 * 3_600);
@@ -48,8 +48,8 @@ pub(super) async fn delete(
         "DELETE FROM keyguard_done WHERE name IN (SELECT name FROM keyguard_done \
          WHERE at <= $1 OR at > $2 ORDER BY at LIMIT 10000)",
         &[
-            &now.minus(Once::KEPT).to_utc(),
-            &now.plus(Once::KEPT).to_utc(),
+            &now.minus(IdempotencyKey::KEPT).to_utc(),
+            &now.plus(IdempotencyKey::KEPT).to_utc(),
         ],
     )
     .await?;

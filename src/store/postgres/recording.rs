@@ -8,17 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use super::audit::Turn;
+use super::audit::CommitTurn;
 use super::conn::Conn;
 use super::copy::CopyRows;
 use super::counters::{self, BalanceRow};
 use super::feed::Told;
 use super::locks;
 use super::totals;
-use crate::clock::Timestamp;
 use crate::lockout::LockChange;
 use crate::store::batches::BatchId;
 use crate::store::{Count, Minute, StoreError, UsageBatch, UsageEvent};
+use crate::time::Timestamp;
 
 /// A batch as it is written. What is sorted is so by the keys of the tables.
 pub(super) struct Prepared {
@@ -65,7 +65,7 @@ impl Prepared {
         }
         for (minute, refused) in &batch.refusals {
             for (code, count) in (0..).zip(refused).filter(|&(_, &count)| count > 0) {
-                let reason = crate::record::Reason::from_code(code);
+                let reason = crate::model::Reason::from_code(code);
                 prepared.add(*minute, "requests", *count);
                 prepared.add(*minute, "errors", *count);
                 prepared.add(*minute, &totals::refused(reason), *count);
@@ -143,7 +143,7 @@ async fn change_locks(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, Stor
     if batch.locks.is_empty() {
         return Ok(None);
     }
-    let mut turn = Turn::take(conn).await?;
+    let mut turn = CommitTurn::take(conn).await?;
     locks::join_or_end(conn, &batch.locks, batch.now).await?;
     let told = batch
         .locks

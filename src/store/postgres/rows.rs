@@ -7,12 +7,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
 use super::conn::Conn;
-use crate::addresses::Addresses;
-use crate::clock::Timestamp;
-use crate::limit::{Limit, Span};
-use crate::policy::Scope;
-use crate::record::{Key, KeyId, KeyStatus, Lift, Org, OrgId, OrgStatus};
+use crate::limit::{Limit, Period};
+use crate::model::Scope;
+use crate::model::{Key, KeyId, KeyStatus, LimitOverride, Org, OrgId, OrgStatus};
+use crate::net::CidrSet;
 use crate::store::StoreError;
+use crate::time::Timestamp;
 
 /// The columns that [`org`] reads.
 macro_rules! org_columns {
@@ -47,7 +47,7 @@ pub(super) fn org(row: &Row, at: usize) -> Result<Org, StoreError> {
             _ => return Err(damaged("an organization has an unknown status")),
         },
         limits: limits(row.try_get(at + 3)?)?,
-        lifts: row.try_get::<_, Json<Vec<Lift>>>(at + 4)?.0,
+        lifts: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 4)?.0,
         created_at: time(row.try_get(at + 5)?),
     })
 }
@@ -73,9 +73,9 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
         scopes: read_scopes(row.try_get(at + 5)?)?,
         rate_limit_per_minute: rate.ok_or_else(|| damaged("a key has a limit that is none"))?,
         limits: limits(row.try_get(at + 7)?)?,
-        allowed_ips: Addresses::parse("allowed_ips", row.try_get::<_, Vec<&str>>(at + 8)?)
+        allowed_ips: CidrSet::parse("allowed_ips", row.try_get::<_, Vec<&str>>(at + 8)?)
             .map_err(|_| damaged("a key is allowed from an address that is none"))?,
-        lifts: row.try_get::<_, Json<Vec<Lift>>>(at + 9)?.0,
+        lifts: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 9)?.0,
         created_at: time(row.try_get(at + 10)?),
         expires_at: row.try_get::<_, Option<_>>(at + 11)?.map(time),
         last_used_at: row.try_get::<_, Option<_>>(at + 12)?.map(time),
@@ -99,7 +99,7 @@ pub(super) fn limit_texts(limits: &[Limit]) -> Vec<String> {
 
 /// The monthly limit that is enforced, if there is one.
 pub(super) fn monthly_limit(limits: &[Limit]) -> Option<i64> {
-    let monthly = |limit: &&Limit| limit.span == Span::Month && !limit.shadow;
+    let monthly = |limit: &&Limit| limit.span == Period::Month && !limit.shadow;
     let limit = limits.iter().find(monthly)?;
     i64::try_from(limit.amount.get()).ok()
 }

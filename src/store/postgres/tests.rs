@@ -3,10 +3,10 @@ use std::thread;
 use std::time::Instant;
 
 use super::*;
-use crate::clock::ManualClock;
 use crate::store::conformance::{
     Home, NOW, act, conforms, event, hash, new_key, requests, resolve, suspended, with_keys,
 };
+use crate::time::ManualClock;
 
 #[path = "../../../tests/common/pgbouncer.rs"]
 mod pgbouncer;
@@ -17,9 +17,9 @@ use self::pgbouncer::PgBouncer;
 use self::server::{Database, Server};
 
 mod faults;
-mod moving;
 mod opening;
 mod sharing;
+mod transfer;
 
 const SECRET: Fingerprint = Fingerprint([7; 32]);
 

@@ -9,10 +9,10 @@ use tokio_postgres::Row;
 use super::conn::Conn;
 use super::recording::Prepared;
 use super::rows::{self, KEY_WIDTH, key_columns, org_columns};
-use crate::clock::Timestamp;
-use crate::record::Reason;
+use crate::model::Reason;
 use crate::store::transfer::{Lifetime, Tally};
 use crate::store::{Count, StoreError, Totals};
+use crate::time::Timestamp;
 
 /// More names than this are counted as one.
 const MOST_NAMES: usize = 1_000;
@@ -313,7 +313,7 @@ pub(super) async fn shadowed(conn: &Conn) -> Result<Vec<(String, u64)>, StoreErr
 
 async fn top_keys(
     conn: &Conn,
-) -> Result<Vec<(crate::record::Key, crate::record::Org, u64)>, StoreError> {
+) -> Result<Vec<(crate::model::Key, crate::model::Org, u64)>, StoreError> {
     let rows = conn
         .rows(
             concat!(

@@ -6,9 +6,9 @@ use tokio_postgres::Row;
 
 use super::conn::Conn;
 use super::rows::{at_most, damaged, time};
-use crate::clock::Timestamp;
-use crate::record::{KeyId, Method, Reason, Usage};
+use crate::model::{KeyId, Method, Reason, Usage};
 use crate::store::StoreError;
+use crate::time::Timestamp;
 
 /// Rows from `from` on, in the order in which they were recorded.
 pub(super) async fn since(

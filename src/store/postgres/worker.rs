@@ -11,30 +11,30 @@ use tokio::task::spawn_local;
 use tokio::time::timeout_at;
 use tokio_postgres::error::SqlState;
 
-use super::audit::{self, Turn};
+use super::audit::{self, CommitTurn};
 use super::conn::Conn;
-use super::lookups::Lookups;
+use super::in_flight::{Found, InFlight};
+use super::negative_cache::NegativeCache;
 use super::pool::Pool;
 use super::problem::{Problem, cause, is_cancelled, is_lost};
 use super::recording::{self, Prepared};
-use super::searches::{Found, Searches};
 use super::{Listener, PATIENCE, State, credentials, prune};
-use crate::clock::{Clock, Timestamp};
-use crate::key::HashedKey;
-use crate::store::{Act, Resolved, StoreError};
+use crate::model::HashedKey;
+use crate::store::{AuditContext, Resolved, StoreError};
+use crate::time::{Clock, Timestamp};
 
 /// Days of one batch that get tables of their own; more are the work of clocks that went wrong.
 const MOST_DAYS: usize = 8;
 
 pub(super) struct Worker {
     pub(super) pool: Rc<Pool>,
-    pub(super) lookups: Arc<Lookups>,
+    pub(super) lookups: Arc<NegativeCache>,
     pub(super) state: Arc<State>,
     pub(super) listener: Arc<Listener>,
     pub(super) deadline: Duration,
     pub(super) stale_for: Duration,
     pub(super) clock: Clock,
-    pub(super) searches: Searches,
+    pub(super) searches: InFlight,
     /// The generation up to which changes were applied.
     pub(super) applied: Cell<Option<i64>>,
     /// Generations of this store that were not seen in the feed yet.
@@ -151,8 +151,8 @@ impl Worker {
     pub(super) async fn act<T>(
         &self,
         due: Instant,
-        act: &Act,
-        change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<(Option<u64>, T), StoreError>,
+        act: &AuditContext,
+        change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<(Option<u64>, T), StoreError>,
     ) -> Result<T, StoreError> {
         self.change(due, async |conn, turn| {
             audit::begin(conn, act).await?;
@@ -167,12 +167,12 @@ impl Worker {
     pub(super) async fn change<T>(
         &self,
         due: Instant,
-        change: impl AsyncFnOnce(&Conn, &mut Turn) -> Result<T, StoreError>,
+        change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let claim = Cell::new(None);
         let changed = self
             .write(due, async |conn| {
-                let mut turn = Turn::take(conn).await?;
+                let mut turn = CommitTurn::take(conn).await?;
                 let done = change(conn, &mut turn).await?;
                 turn.end(conn).await?;
                 self.claim(turn.generation, &claim);

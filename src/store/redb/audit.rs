@@ -3,13 +3,13 @@
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::rows::existing;
-use crate::clock::Timestamp;
-use crate::record::AuditEntry;
+use crate::model::AuditEntry;
 use crate::store::codec::{AUDIT, DONE, decode_done, decode_entry, encode_done, encode_entry};
-use crate::store::{Act, StoreError};
+use crate::store::{AuditContext, StoreError};
+use crate::time::Timestamp;
 
 /// That the act was not done before.
-pub(super) fn begin(txn: &WriteTransaction, act: &Act) -> Result<(), StoreError> {
+pub(super) fn begin(txn: &WriteTransaction, act: &AuditContext) -> Result<(), StoreError> {
     let Some(once) = &act.once else {
         return Ok(());
     };
@@ -30,7 +30,7 @@ pub(super) fn begin(txn: &WriteTransaction, act: &Act) -> Result<(), StoreError>
 /// Enters an act that was done.
 pub(super) fn enter(
     txn: &WriteTransaction,
-    act: &Act,
+    act: &AuditContext,
     subject: Option<u64>,
 ) -> Result<(), StoreError> {
     let mut table = txn.open_table(AUDIT)?;

@@ -6,19 +6,19 @@ use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use time::{Date, Month, OffsetDateTime, Time};
 
 use super::rows::existing;
-use crate::clock::Timestamp;
-use crate::counter::{CounterId, SavedCounter, SavedNetwork, SavedValue};
-use crate::limit::Span;
-use crate::quota::Balance;
-use crate::rule::GroupId;
+use crate::counter::SubjectId;
+use crate::counter::{CounterId, SavedCounter, SavedIpCounters, SavedValue};
+use crate::limit::Balance;
+use crate::limit::Period;
 use crate::store::StoreError;
 use crate::store::codec::{
     ACTIVITY, Activity, BALANCES, NETWORKS, Record, WINDOWS, decode_counters, decode_network,
     encode_counters, encode_network,
 };
-use crate::time_zone::TimeZone;
+use crate::time::TimeZone;
+use crate::time::Timestamp;
 
-pub(super) fn of(txn: &ReadTransaction, id: GroupId) -> Result<Vec<SavedCounter>, StoreError> {
+pub(super) fn of(txn: &ReadTransaction, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
     let mut counters = match row(txn, BALANCES, id)? {
         Some(balances) => balances,
         None => old_quota(txn, id)?.into_iter().collect(),
@@ -30,7 +30,7 @@ pub(super) fn of(txn: &ReadTransaction, id: GroupId) -> Result<Vec<SavedCounter>
 fn row(
     txn: &ReadTransaction,
     table: TableDefinition<'static, u64, &'static [u8]>,
-    id: GroupId,
+    id: SubjectId,
 ) -> Result<Option<Vec<SavedCounter>>, StoreError> {
     let Some(table) = existing(txn, table)? else {
         return Ok(None);
@@ -42,7 +42,7 @@ fn row(
 /// What a key had used of a month in a file from before there were balances.
 pub(super) fn old_quota(
     txn: &ReadTransaction,
-    id: GroupId,
+    id: SubjectId,
 ) -> Result<Option<SavedCounter>, StoreError> {
     let activity = txn.open_table(ACTIVITY)?.get(id.to_bits())?;
     let activity = activity.map(|row| Activity::decode(row.value()));
@@ -58,7 +58,7 @@ pub(super) fn old_quota(
     Ok(Some(SavedCounter {
         id: CounterId {
             route: None,
-            span: Span::Month,
+            span: Period::Month,
             shadow: false,
         },
         value: SavedValue::Balance(Balance::stored(used, TimeZone::utc().end_of_month(start))),
@@ -67,7 +67,7 @@ pub(super) fn old_quota(
 
 pub(super) fn put_balances(
     txn: &WriteTransaction,
-    balances: &[(GroupId, Vec<SavedCounter>)],
+    balances: &[(SubjectId, Vec<SavedCounter>)],
 ) -> Result<(), StoreError> {
     if balances.is_empty() {
         return Ok(());
@@ -82,7 +82,7 @@ pub(super) fn put_balances(
 /// Windows that were stored before stay until they are over: whose keys were not used since.
 pub(super) fn put_windows(
     txn: &WriteTransaction,
-    groups: &[(GroupId, Vec<SavedCounter>)],
+    groups: &[(SubjectId, Vec<SavedCounter>)],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut table = txn.open_table(WINDOWS)?;
@@ -98,7 +98,7 @@ pub(super) fn put_windows(
 }
 
 fn ends_after(window: &SavedCounter, now: Timestamp) -> bool {
-    let (Span::Sliding(length), SavedValue::Hits(hits)) = (window.id.span, &window.value) else {
+    let (Period::Sliding(length), SavedValue::Hits(hits)) = (window.id.span, &window.value) else {
         return false;
     };
     let length = Duration::from_nanos(length.nanos());
@@ -109,7 +109,7 @@ fn ends_after(window: &SavedCounter, now: Timestamp) -> bool {
 
 pub(super) fn forget_windows(
     txn: &WriteTransaction,
-    ids: impl Iterator<Item = GroupId>,
+    ids: impl Iterator<Item = SubjectId>,
 ) -> Result<(), StoreError> {
     let mut table = txn.open_table(WINDOWS)?;
     for id in ids {
@@ -120,7 +120,7 @@ pub(super) fn forget_windows(
 
 pub(super) fn put_networks(
     txn: &WriteTransaction,
-    networks: &[SavedNetwork],
+    networks: &[SavedIpCounters],
 ) -> Result<(), StoreError> {
     let mut table = txn.open_table(NETWORKS)?;
     table.retain(|_, _| false)?;
@@ -130,7 +130,7 @@ pub(super) fn put_networks(
     Ok(())
 }
 
-pub(super) fn networks(txn: &ReadTransaction) -> Result<Vec<SavedNetwork>, StoreError> {
+pub(super) fn networks(txn: &ReadTransaction) -> Result<Vec<SavedIpCounters>, StoreError> {
     let Some(table) = existing(txn, NETWORKS)? else {
         return Ok(Vec::new());
     };

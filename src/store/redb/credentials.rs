@@ -3,13 +3,13 @@
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::rows::{find_key, find_org, missing};
-use crate::clock::Timestamp;
-use crate::key::HashedKey;
-use crate::record::{Credential, HashScheme, KeyId};
+use crate::model::HashedKey;
+use crate::model::{Credential, HashScheme, KeyId};
 use crate::store::codec::{
     CREDENTIALS, KEY_CREDENTIALS, KEYS, ORGS, decode_credential, encode_credential,
 };
 use crate::store::{FIRST_SECRET, Rehash, Resolved, StoreError};
+use crate::time::Timestamp;
 
 pub(super) fn resolve(
     txn: &ReadTransaction,

@@ -20,9 +20,9 @@ use redb::{
 use super::catching_panics;
 use super::file::DataFile;
 use super::identity::Identity;
-use crate::clock::{Clock, Moment};
 use crate::store::StoreError;
 use crate::store::codec::{self, meta};
+use crate::time::{Clock, Moment};
 
 /// How long changes are refused after the first failure; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -33,7 +33,7 @@ pub(super) type SessionListener = Box<dyn Fn(&Session) + Send + Sync>;
 pub(super) struct Engine {
     current: ArcSwap<Session>,
     /// Held by whoever changes the file or opens it anew.
-    turn: Mutex<Turn>,
+    turn: Mutex<CommitTurn>,
     fault: Mutex<Option<Fault>>,
     /// Whether a thread is about to open the file anew.
     is_reopening: AtomicBool,
@@ -51,7 +51,7 @@ pub(super) struct Session {
     file: DataFile,
 }
 
-struct Turn {
+struct CommitTurn {
     /// How many changes the file holds, as far as they were acknowledged.
     commits: u64,
     /// Whether the current session may write.
@@ -84,7 +84,7 @@ impl Engine {
         let commits = catching_panics(|| commits(&session.begin_read()?))?;
         Ok(Self {
             current: ArcSwap::from_pointee(session),
-            turn: Mutex::new(Turn {
+            turn: Mutex::new(CommitTurn {
                 commits,
                 is_writable: true,
             }),
@@ -216,7 +216,7 @@ impl Engine {
 
     fn write_once<T>(
         &self,
-        turn: &mut Turn,
+        turn: &mut CommitTurn,
         change: &impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if let Err(reason) = self.check_file() {
@@ -248,7 +248,7 @@ impl Engine {
     /// Finds out what became of a change that failed on the disk. Usually it is not there.
     fn after_failure<T>(
         &self,
-        turn: &mut Turn,
+        turn: &mut CommitTurn,
         error: StoreError,
         done: Option<T>,
     ) -> Result<T, StoreError> {
@@ -280,7 +280,7 @@ impl Engine {
         reopened.is_ok()
     }
 
-    fn make_writable(&self, turn: &mut Turn) -> Result<(), StoreError> {
+    fn make_writable(&self, turn: &mut CommitTurn) -> Result<(), StoreError> {
         if self.current.load().file.has_failed() {
             self.reopen_and_tell(turn)?;
         }
@@ -291,7 +291,7 @@ impl Engine {
         Ok(())
     }
 
-    fn reopen_and_tell(&self, turn: &mut Turn) -> Result<(), StoreError> {
+    fn reopen_and_tell(&self, turn: &mut CommitTurn) -> Result<(), StoreError> {
         if self.reopen(turn)? == Found::OneMore
             && let Some(listener) = self.surfaced.get()
         {
@@ -302,7 +302,7 @@ impl Engine {
 
     /// Puts a new session in the place of the current one. Writes nothing. Fails if the file lacks a
     /// change that was acknowledged.
-    fn reopen(&self, turn: &mut Turn) -> Result<Found, StoreError> {
+    fn reopen(&self, turn: &mut CommitTurn) -> Result<Found, StoreError> {
         let file = self.current.load().file.reopened().map_err(unavailable)?;
         let session = catching_panics(|| Ok(Session::open(file, self.cache_bytes)?))?;
         let found = catching_panics(|| commits(&session.begin_read()?))?;

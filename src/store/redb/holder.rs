@@ -17,8 +17,8 @@ pub(super) fn holder_of(path: &Path) -> Option<String> {
         (locked.parse() == Ok(inode)).then_some(pid)
     })?;
     // Who has ended may have left the lock to a process that it started.
-    let name = crate::process::name(pid)?;
-    let state = match crate::process::is_stopped(pid) {
+    let name = crate::sys::process::name(pid)?;
+    let state = match crate::sys::process::is_stopped(pid) {
         true => ", which is stopped",
         false => "",
     };

@@ -34,21 +34,21 @@ pub(super) fn change(txn: &WriteTransaction, changes: &[LockChange]) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, Timestamp};
-    use crate::lockout::Strike;
+    use crate::lockout::AuthFailure;
     use crate::store::Store;
     use crate::store::redb::RedbStore;
     use crate::store::redb::tests::act;
+    use crate::time::{Clock, Timestamp};
 
     #[test]
     fn a_file_from_before_there_were_locks_takes_them() {
         let dir = tempfile::tempdir().unwrap();
-        let secret = crate::secret::Secret::from("secret").fingerprint();
+        let secret = crate::model::Secret::from("secret").fingerprint();
         let file = dir.path().join("old.redb");
         let store = RedbStore::open(&file, secret, &Clock::system(), 1 << 20).unwrap();
         store.write(|txn| Ok(txn.delete_table(LOCKS)?)).unwrap();
         assert_eq!(store.locks().unwrap(), []);
-        let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), Timestamp::default());
+        let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), Timestamp::default());
         let stored = LockChange {
             id: lock.id(),
             lock: Some(lock.clone()),

@@ -6,14 +6,14 @@ use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::credentials::Credentials;
 use super::rows::{find_key, find_org, missing, with_last_use};
-use crate::clock::Timestamp;
-use crate::record::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
+use crate::input::text;
+use crate::model::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::store::codec::{
     ACTIVITY, Counters, EXPIRIES, KEYS, META, ORG_KEYS, ORG_NAMES, ORG_SKELETONS, ORGS, Record,
     decode_key, decode_org, encode_key, encode_org, meta,
 };
 use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError, set};
-use crate::text;
+use crate::time::Timestamp;
 
 pub(super) fn create_org(
     txn: &WriteTransaction,

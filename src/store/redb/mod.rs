@@ -13,13 +13,13 @@ mod holder;
 mod identity;
 mod locks;
 mod manage;
-#[cfg_attr(not(feature = "cli"), allow(dead_code))]
-mod moving;
 mod open;
 mod open_error;
 mod prune;
 mod rows;
 mod totals;
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+mod transfer;
 mod usage;
 
 #[cfg(test)]
@@ -39,18 +39,18 @@ use redb::{
 use self::engine::Engine;
 use self::usage::OpenBlock;
 use super::batches::Batches;
-use super::transfer::{Parcel, Place};
+use super::transfer::{PageCursor, TransferPage};
 use super::{
-    Act, Change, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation, Store,
-    StoreError, Totals, UsageBatch,
+    AuditContext, Change, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation,
+    Store, StoreError, Totals, UsageBatch,
 };
-use crate::clock::Timestamp;
-use crate::counter::{CounterId, SavedCounter, SavedNetwork};
-use crate::key::HashedKey;
+use crate::counter::SubjectId;
+use crate::counter::{CounterId, SavedCounter, SavedIpCounters};
 use crate::lockout::{Lock, LockChange};
-use crate::record::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
-use crate::rule::GroupId;
-use crate::waiting::{Patience, Reply};
+use crate::model::HashedKey;
+use crate::model::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
+use crate::sys::{Deadline, MaybeReady};
+use crate::time::Timestamp;
 
 pub use self::open_error::OpenError;
 
@@ -67,20 +67,20 @@ impl Store for RedbStore {
     fn resolve<'a>(
         &'a self,
         hash: &'a HashedKey,
-        _: &'a Patience,
-    ) -> Reply<'a, Result<Option<Resolved>, StoreError>> {
-        Reply::Now(self.engine.read_now(|txn| credentials::resolve(txn, hash)))
+        _: &'a Deadline,
+    ) -> MaybeReady<'a, Result<Option<Resolved>, StoreError>> {
+        MaybeReady::Now(self.engine.read_now(|txn| credentials::resolve(txn, hash)))
     }
 
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {
         self.engine.read_now(|txn| credentials::resolve_id(txn, id))
     }
 
-    fn counters(&self, id: GroupId) -> Result<Vec<SavedCounter>, StoreError> {
+    fn counters(&self, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
         self.engine.read_now(|txn| counters::of(txn, id))
     }
 
-    fn create_org(&self, name: &str, act: &Act) -> Result<Org, StoreError> {
+    fn create_org(&self, name: &str, act: &AuditContext) -> Result<Org, StoreError> {
         self.act(act, |txn| {
             let org = manage::create_org(txn, name, act.at)?;
             Ok((Some(org.id.0), org))
@@ -99,7 +99,12 @@ impl Store for RedbStore {
         self.read(|txn| manage::orgs(txn, after, limit))
     }
 
-    fn update_org(&self, id: OrgId, change: OrgChange, act: &Act) -> Result<Org, StoreError> {
+    fn update_org(
+        &self,
+        id: OrgId,
+        change: OrgChange,
+        act: &AuditContext,
+    ) -> Result<Org, StoreError> {
         self.act(act, |txn| {
             Ok((Some(id.0), manage::update_org(txn, id, &change)?))
         })
@@ -108,7 +113,7 @@ impl Store for RedbStore {
     fn create_keys(
         &self,
         keys: Vec<(NewKey, NewCredential)>,
-        act: &Act,
+        act: &AuditContext,
     ) -> Result<Vec<Key>, StoreError> {
         self.act(act, |txn| {
             let keys = manage::create_keys(txn, &keys)?;
@@ -129,7 +134,12 @@ impl Store for RedbStore {
         self.read(|txn| manage::keys(txn, org, after, limit))
     }
 
-    fn update_key(&self, id: KeyId, change: KeyChange, act: &Act) -> Result<Key, StoreError> {
+    fn update_key(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        act: &AuditContext,
+    ) -> Result<Key, StoreError> {
         self.act(act, |txn| {
             Ok((Some(id.0), manage::update_key(txn, id, &change)?))
         })
@@ -140,7 +150,7 @@ impl Store for RedbStore {
         id: KeyId,
         credential: NewCredential,
         rotation: Rotation,
-        act: &Act,
+        act: &AuditContext,
     ) -> Result<Key, StoreError> {
         self.act(act, |txn| {
             let key = manage::add_credential(txn, id, &credential, rotation)?;
@@ -148,7 +158,7 @@ impl Store for RedbStore {
         })
     }
 
-    fn rehash(&self, jobs: &[Rehash], act: &Act) -> Result<(), StoreError> {
+    fn rehash(&self, jobs: &[Rehash], act: &AuditContext) -> Result<(), StoreError> {
         self.write(|txn| {
             for job in jobs {
                 if let Some(key) = credentials::rehash(txn, job)? {
@@ -159,11 +169,11 @@ impl Store for RedbStore {
         })
     }
 
-    fn revoke_key(&self, id: KeyId, act: &Act) -> Result<Key, StoreError> {
+    fn revoke_key(&self, id: KeyId, act: &AuditContext) -> Result<Key, StoreError> {
         self.act(act, |txn| Ok((Some(id.0), manage::revoke_key(txn, id)?)))
     }
 
-    fn note(&self, act: &Act) -> Result<(), StoreError> {
+    fn note(&self, act: &AuditContext) -> Result<(), StoreError> {
         self.act(act, |_| Ok((None, ())))
     }
 
@@ -173,25 +183,25 @@ impl Store for RedbStore {
 
     fn save_windows(
         &self,
-        groups: Vec<(GroupId, Vec<SavedCounter>)>,
+        groups: Vec<(SubjectId, Vec<SavedCounter>)>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(|txn| counters::put_windows(txn, &groups, now))
     }
 
-    fn save_networks(&self, networks: Vec<SavedNetwork>) -> Result<(), StoreError> {
+    fn save_networks(&self, networks: Vec<SavedIpCounters>) -> Result<(), StoreError> {
         self.write(|txn| counters::put_networks(txn, &networks))
     }
 
-    fn networks(&self) -> Result<Vec<SavedNetwork>, StoreError> {
+    fn networks(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
         self.read(counters::networks)
     }
 
     /// Balances are written as they are then.
     fn forget_counters(
         &self,
-        counters: &[(GroupId, CounterId)],
-        act: &Act,
+        counters: &[(SubjectId, CounterId)],
+        act: &AuditContext,
     ) -> Result<(), StoreError> {
         let groups = counters.iter().map(|(group, _)| *group);
         self.act(act, |txn| {
@@ -252,7 +262,7 @@ impl Store for RedbStore {
         self.read(locks::all)
     }
 
-    fn change_locks(&self, changes: &[LockChange], act: &Act) -> Result<(), StoreError> {
+    fn change_locks(&self, changes: &[LockChange], act: &AuditContext) -> Result<(), StoreError> {
         self.act(act, |txn| Ok((None, locks::change(txn, changes)?)))
     }
 
@@ -260,16 +270,16 @@ impl Store for RedbStore {
         self.read(|txn| totals::totals(txn, now))
     }
 
-    fn parcel(&self, from: Place) -> Result<Parcel, StoreError> {
-        self.read(|txn| moving::parcel(txn, from))
+    fn page(&self, from: PageCursor) -> Result<TransferPage, StoreError> {
+        self.read(|txn| transfer::page(txn, from))
     }
 
-    fn has_room_for(&self, parcel: &Parcel) -> Result<(), StoreError> {
-        self.read(|txn| moving::has_room_for(txn, parcel))
+    fn has_room_for(&self, page: &TransferPage) -> Result<(), StoreError> {
+        self.read(|txn| transfer::has_room_for(txn, page))
     }
 
-    fn adopt(&self, parcel: &Parcel) -> Result<(), StoreError> {
-        self.write(|txn| moving::adopt(txn, parcel))
+    fn adopt(&self, page: &TransferPage) -> Result<(), StoreError> {
+        self.write(|txn| transfer::adopt(txn, page))
     }
 
     /// Nobody else changes the file. What is told is a change that was reported as failed and is
@@ -318,7 +328,7 @@ impl RedbStore {
     /// `change` also says what it concerns.
     fn act<T>(
         &self,
-        act: &Act,
+        act: &AuditContext,
         change: impl Fn(&WriteTransaction) -> Result<(Option<u64>, T), StoreError>,
     ) -> Result<T, StoreError> {
         self.write(|txn| {

@@ -15,12 +15,12 @@ use super::file::DataFile;
 use super::identity::Identity;
 use super::open_error::{OpenError, damaged, database_error, io_error};
 use super::{NONSENSE, RedbStore};
-use crate::clock::{Clock, Timestamp};
-use crate::draft::Draft;
-use crate::secret::Fingerprint;
+use crate::model::Fingerprint;
 use crate::store::batches::Batches;
 use crate::store::codec::frame::{self, Unreadable};
 use crate::store::codec::{self, Counters, Lifetime, Record, TopKeys, meta};
+use crate::sys::AtomicFile;
+use crate::time::{Clock, Timestamp};
 
 impl RedbStore {
     /// Opens the data file at `path`, or creates it, with the secret of this `fingerprint`.
@@ -116,7 +116,7 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
     /// Creates the data file; `None` if meanwhile somebody else did.
     fn create(&self, now: Timestamp) -> Result<Option<(Session, Identity)>, OpenError> {
         let path = self.path;
-        let mut draft = Draft::new(path).map_err(|error| io_error(path, error))?;
+        let mut draft = AtomicFile::new(path).map_err(|error| io_error(path, error))?;
         let file = draft.file().try_clone();
         let (disk, identity) = self.disk(file.map_err(|error| io_error(path, error))?)?;
         let file = DataFile::published(disk).map_err(|error| io_error(path, error))?;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use redb::{DatabaseError, StorageError};
 
 use super::holder::holder_of;
-use crate::access::InvalidPolicy;
-use crate::policy::InvalidInput;
+use crate::input::InvalidInput;
+use crate::policy::InvalidPolicy;
 
 /// Why a data file was not opened. Its bytes are then as they were.
 #[derive(Debug, thiserror::Error)]

@@ -4,9 +4,9 @@ use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::audit;
 use super::usage::OpenBlock;
-use crate::clock::Timestamp;
 use crate::store::StoreError;
 use crate::store::codec::{DONE, KEY_HOURS, MINUTES, USAGE_BLOCKS, USAGE_OPEN, USAGE_SPANS};
+use crate::time::Timestamp;
 
 /// For how many minutes totals of minutes are kept: 48 hours.
 const MINUTES_KEPT: u64 = 48 * 60;

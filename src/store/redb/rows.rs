@@ -2,7 +2,7 @@
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableError, Value};
 
-use crate::record::{Key, KeyId, Org, OrgId};
+use crate::model::{Key, KeyId, Org, OrgId};
 use crate::store::StoreError;
 use crate::store::codec::{Activity, Record, decode_key, decode_org};
 

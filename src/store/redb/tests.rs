@@ -1,4 +1,4 @@
-use crate::record::OrgStatus;
+use crate::model::OrgStatus;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::clock::{Clock, ManualClock};
-use crate::secret::Fingerprint;
+use crate::model::Fingerprint;
 use crate::store::codec;
 pub(super) use crate::store::conformance::act;
 use crate::store::conformance::{
     Home, NOW, after, batch, conforms, event, new_key, requests, resolve, suspended,
 };
-use crate::store::{Count, Once, UsageEvent};
+use crate::store::{Count, IdempotencyKey, UsageEvent};
+use crate::time::{Clock, ManualClock};
 
 mod altered;
 mod faults;
@@ -104,15 +104,15 @@ fn changes_are_there_after_a_kill() {
 fn old_names_are_forgotten_among_any_number_of_new_ones() {
     let file = File::new();
     let store = file.open();
-    let once = |name: u8, at| Act {
-        once: Some(Once {
+    let once = |name: u8, at| AuditContext {
+        once: Some(IdempotencyKey {
             name: [name; 32],
             request: [0; 32],
         }),
         at,
         ..act()
     };
-    let later = NOW.plus(Once::KEPT);
+    let later = NOW.plus(IdempotencyKey::KEPT);
     // By their hashes the new ones come first.
     store.note(&once(200, NOW)).unwrap();
     (0..100).for_each(|name| store.note(&once(name, later)).unwrap());

@@ -9,14 +9,14 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, WriteTr
 use smallvec::{SmallVec, smallvec};
 
 use super::rows::{existing, find_key, find_org, missing, with_last_use};
-use crate::clock::Timestamp;
-use crate::record::{KeyId, Reason};
+use crate::model::{KeyId, Reason};
 use crate::store::batches::BatchId;
 use crate::store::codec::{
     ACTIVITY, Activity, Counters, EXPIRIES, KEY_DAYS, KEY_HOURS, KEYS, Lifetime, META, MINUTES,
     ORGS, Record, SHADOWED, Tally, TopKeys, meta,
 };
 use crate::store::{Count, Minute, StoreError, Totals, UsageBatch, UsageEvent};
+use crate::time::Timestamp;
 
 /// Returns whether the batch of this `id` was counted before, and notes that it is now.
 pub(super) fn is_counted(txn: &WriteTransaction, id: Option<BatchId>) -> Result<bool, StoreError> {

@@ -7,11 +7,11 @@
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::rows::missing;
-use crate::clock::Timestamp;
-use crate::record::{KeyId, Usage};
-use crate::store::codec::block::{BlockReader, BlockWriter, Span};
+use crate::model::{KeyId, Usage};
+use crate::store::codec::block::{BlockReader, BlockWriter, Period};
 use crate::store::codec::{USAGE_BLOCKS, USAGE_OPEN, USAGE_SPANS};
 use crate::store::{StoreError, UsageBatch};
+use crate::time::Timestamp;
 
 /// The growing block.
 pub(super) struct OpenBlock {
@@ -107,7 +107,7 @@ impl OpenBlock {
     }
 
     /// `None` while it is empty.
-    pub(super) fn span(&self) -> Option<Span> {
+    pub(super) fn span(&self) -> Option<Period> {
         self.writer.span()
     }
 

@@ -163,7 +163,7 @@ fn look_ups_that_wait_for_a_lock_hold_up_no_change_and_have_nothing_forgotten() 
     };
     let tables = "LOCK TABLE keyguard_credentials, api_keys, organizations";
     let address = "192.0.2.1".parse().unwrap();
-    let lock = crate::lockout::Strike::BadKey.lock(address, NOW);
+    let lock = crate::lockout::AuthFailure::BadKey.lock(address, NOW);
     let mut most = 0;
     server::holding(&database.url, tables, || {
         for round in 0..20 {

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::counter::SavedValue;
-use crate::limit::Span;
-use crate::lockout::{LockCause, Strike};
-use crate::quota::Balance;
+use crate::limit::Balance;
+use crate::limit::Period;
+use crate::lockout::{AuthFailure, LockCause};
 use crate::store::conformance::{after, counter};
 
 #[test]
@@ -47,7 +47,7 @@ fn locks_are_heard_as_they_are_now() {
     let database = Database::new();
     let (one, other) = (open(&database), open(&database));
     let heard = heard_by(&other);
-    let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+    let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
     let change = |lock: Option<&Lock>, id| LockChange {
         id,
         lock: lock.cloned(),
@@ -73,7 +73,7 @@ fn locks_are_heard_as_they_are_now() {
 fn a_lock_that_ended_for_one_stays_if_another_has_renewed_it() {
     let database = Database::new();
     let (one, other) = (open(&database), open(&database));
-    let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+    let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
     let renewed = Lock {
         until: after(60 * 48),
         ..lock.clone()
@@ -102,7 +102,7 @@ fn a_lock_that_ended_for_one_stays_if_another_has_renewed_it() {
 fn a_manual_lock_and_a_longer_automatic_one_are_two_in_any_order() {
     let database = Database::new();
     let (one, other) = (open(&database), open(&database));
-    let automatic = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+    let automatic = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
     let manual = Lock {
         cause: LockCause::Manual,
         until: after(60),
@@ -202,10 +202,10 @@ fn whoever_is_too_far_behind_takes_everything_as_changed() {
 fn of_a_balance_that_several_write_the_later_and_higher_stands() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 1), open(&database));
-    let group = GroupId::key(KeyId(1));
+    let group = SubjectId::key(KeyId(1));
     let level = |used, at| {
         let balance = Balance::stored(used, at);
-        vec![counter(Span::Month, SavedValue::Balance(balance))]
+        vec![counter(Period::Month, SavedValue::Balance(balance))]
     };
     let write = |store: &dyn Store, used, at| {
         let batch = UsageBatch {
@@ -228,7 +228,7 @@ fn of_a_balance_that_several_write_the_later_and_higher_stands() {
     assert_eq!(one.counters(group).unwrap(), level(1, after(3)));
     let month = level(1, after(3)).remove(0).id;
     let day = CounterId {
-        span: Span::Day,
+        span: Period::Day,
         ..month.clone()
     };
     one.forget_counters(&[(group, day)], &act()).unwrap();
@@ -242,19 +242,19 @@ fn balances_come_with_the_key() {
     let database = Database::new();
     let store = with_keys(&database, 2);
     let level = |span, used| counter(span, SavedValue::Balance(Balance::stored(used, after(1))));
-    let of_key = vec![level(Span::Day, 1), level(Span::Month, 2)];
-    let of_org = vec![level(Span::Month, 3)];
+    let of_key = vec![level(Period::Day, 1), level(Period::Month, 2)];
+    let of_org = vec![level(Period::Month, 3)];
     let batch = UsageBatch {
         balances: vec![
-            (GroupId::key(KeyId(1)), of_key.clone()),
-            (GroupId::org(OrgId(1)), of_org.clone()),
-            (GroupId::org(OrgId(2)), of_org.clone()),
+            (SubjectId::key(KeyId(1)), of_key.clone()),
+            (SubjectId::org(OrgId(1)), of_org.clone()),
+            (SubjectId::org(OrgId(2)), of_org.clone()),
         ],
         ..UsageBatch::default()
     };
     store.record(&batch).unwrap();
-    let org = (GroupId::org(OrgId(1)), of_org);
-    let key = (GroupId::key(KeyId(1)), of_key);
+    let org = (SubjectId::org(OrgId(1)), of_org);
+    let key = (SubjectId::key(KeyId(1)), of_key);
     let with = |found: Option<Resolved>| {
         let mut balances = found.unwrap().balances.unwrap();
         balances.sort_by_key(|(group, _)| group.to_bits());
@@ -347,7 +347,7 @@ fn a_process_whose_clock_is_ahead_deletes_nothing_that_has_not_ended() {
     store.create_keys(vec![new_key(org.id, 1)], &act()).unwrap();
     let now = server_time(&store);
     store.record(&requests(1, now, 99)).unwrap();
-    let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), now);
+    let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), now);
     let change = |lock: Option<Lock>, id| LockChange { id, lock };
     store
         .change_locks(&[change(Some(lock.clone()), lock.id())], &act())
@@ -379,7 +379,7 @@ fn a_process_whose_clock_is_ahead_deletes_nothing_that_has_not_ended() {
 fn a_balance_that_lies_ahead_does_not_stand() {
     let database = Database::new();
     let store = with_keys(&database, 1);
-    let group = GroupId::key(KeyId(1));
+    let group = SubjectId::key(KeyId(1));
     let now = server_time(&open(&database));
     let write = |span, used, at| {
         let balance = Balance::stored(used, at);
@@ -396,7 +396,7 @@ fn a_balance_that_lies_ahead_does_not_stand() {
         }
     };
     let longest = Duration::from_secs(32 * 86_400);
-    for span in [Span::Day, Span::Month] {
+    for span in [Period::Day, Period::Month] {
         let cut = write(span, 5, now.plus(YEAR));
         assert!(cut.used() == 5 && cut.at() <= now.plus(longest), "{cut:?}");
         // As one that was written before it was cut.

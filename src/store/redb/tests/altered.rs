@@ -100,7 +100,7 @@ pub(super) fn answers(store: &RedbStore) -> Vec<Answer> {
     for key in [1, 7, 30, 60, 61] {
         answers.push(say(resolve(store, key)));
         answers.push(say(store.resolve_id(KeyId(key))));
-        answers.push(say(store.counters(GroupId::key(KeyId(key)))));
+        answers.push(say(store.counters(SubjectId::key(KeyId(key)))));
     }
     answers
 }

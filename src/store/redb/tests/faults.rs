@@ -8,13 +8,13 @@ use ::redb::StorageBackend;
 
 use super::altered::{Answer, answers, say};
 use super::*;
-use crate::lockout::{LockChange, Strike};
+use crate::lockout::{AuthFailure, LockChange};
 
 /// What goes wrong from an operation on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
     /// One operation of any kind fails and does nothing.
-    Once,
+    IdempotencyKey,
     /// One operation fails, and if it is a write the first half of it is done.
     Halfway,
     /// One operation is done and reported as failed.
@@ -30,7 +30,7 @@ enum Failure {
 }
 
 const FAILURES: [Failure; 5] = [
-    Failure::Once,
+    Failure::IdempotencyKey,
     Failure::Halfway,
     Failure::Unacknowledged,
     Failure::ReadOnly,
@@ -74,9 +74,10 @@ impl Sim {
         self.operations += 1;
         let (from, failure) = self.failure?;
         let fails = match failure {
-            Failure::Once | Failure::Halfway | Failure::Unacknowledged | Failure::BadBlock => {
-                self.operations == from
-            }
+            Failure::IdempotencyKey
+            | Failure::Halfway
+            | Failure::Unacknowledged
+            | Failure::BadBlock => self.operations == from,
             Failure::ReadOnly => self.operations >= from && is_change,
             Failure::Gone | Failure::UnacknowledgedThenGone => self.operations >= from,
         };
@@ -232,7 +233,7 @@ const STEPS: [(&str, Step); 8] = [
         store.revoke_key(KeyId(3), &act()).map(drop)
     }),
     ("change_locks", |store| {
-        let lock = Strike::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+        let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
         let id = lock.id();
         store.change_locks(
             &[LockChange {
@@ -382,7 +383,7 @@ fn a_look_up_that_fails_does_not_wait_and_the_file_is_opened_anew_meanwhile() {
     drop(store);
     // Without a cache of its own every look reaches the disk.
     let store = disk.open_with_cache(&file, &clock, 0).unwrap();
-    disk.fail(0, Failure::Once);
+    disk.fail(0, Failure::IdempotencyKey);
     refused(resolve(&store, 1));
     // By a thread of its own; a change waits for it.
     store.create_org("other", &act()).unwrap();
@@ -423,7 +424,7 @@ fn an_older_file_in_the_place_of_the_open_one_is_refused() {
     store.revoke_key(KeyId(1), &act()).unwrap();
     store.revoke_key(KeyId(2), &act()).unwrap();
     disk.sim().cache = older;
-    disk.fail(0, Failure::Once);
+    disk.fail(0, Failure::IdempotencyKey);
     let _ = store.revoke_key(KeyId(3), &act());
     disk.heal();
     store.recover(true);
@@ -556,7 +557,7 @@ fn a_batch_whose_commit_turns_out_to_be_there_later_is_counted_once() {
 #[test]
 fn a_lock_whose_removal_turns_out_to_be_stored_later_is_told_to_be_gone() {
     let (file, disk, clock, store) = world();
-    let lock = |ip: &str| Strike::BadKey.lock(ip.parse().unwrap(), NOW);
+    let lock = |ip: &str| AuthFailure::BadKey.lock(ip.parse().unwrap(), NOW);
     let change = |lock: &Lock, is_there: bool| LockChange {
         id: lock.id(),
         lock: is_there.then(|| lock.clone()),

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::counter::SavedValue;
-use crate::limit::Span;
-use crate::policy::WindowLength;
-use crate::quota::Balance;
-use crate::rule::GroupId;
+use crate::counter::SubjectId;
+use crate::limit::Balance;
+use crate::limit::Period;
+use crate::limit::WindowLength;
 use crate::store::codec::{ACTIVITY, Activity, Record};
 use crate::store::conformance::counter;
 
@@ -102,9 +102,9 @@ fn a_failed_batch_changed_nothing_and_the_next_is_readable() {
 fn windows_stay_until_they_are_over() {
     let file = File::new();
     let store = with_keys(&file, 2);
-    let (one, two) = (GroupId::key(KeyId(1)), GroupId::key(KeyId(2)));
+    let (one, two) = (SubjectId::key(KeyId(1)), SubjectId::key(KeyId(2)));
     let window = |at| {
-        let minute = Span::Sliding(WindowLength::MINUTE);
+        let minute = Period::Sliding(WindowLength::MINUTE);
         vec![counter(minute, SavedValue::Hits(vec![(at, 3)]))]
     };
     store.save_windows(vec![(one, window(NOW))], NOW).unwrap();
@@ -138,8 +138,11 @@ fn what_a_key_used_of_a_month_before_there_were_balances_is_found() {
         .unwrap();
     let february = "2026-02-01T00:00:00Z".parse().unwrap();
     let expected = Balance::stored(9, february);
-    let found = store.counters(GroupId::key(KeyId(1))).unwrap();
-    assert_eq!(found, [counter(Span::Month, SavedValue::Balance(expected))]);
+    let found = store.counters(SubjectId::key(KeyId(1))).unwrap();
+    assert_eq!(
+        found,
+        [counter(Period::Month, SavedValue::Balance(expected))]
+    );
 }
 
 #[test]

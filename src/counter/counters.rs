@@ -1,0 +1,470 @@
+//! What is counted for one key or organization: windows, balances and requests in flight; and of a
+//! network.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::counter::Rule;
+use crate::limit::Balance;
+use crate::limit::Period;
+use crate::limit::SlidingLog;
+use crate::limit::WindowLength;
+use crate::lockout::AuthFailure;
+use crate::net::IpKey;
+use crate::time::TimeZone;
+use crate::time::{Clock, Moment, Timestamp};
+
+/// One reading of the clock, in both of its forms.
+#[derive(Clone, Copy)]
+pub(crate) struct Time<'a> {
+    pub(crate) now: Moment,
+    pub(crate) clock: &'a Clock,
+    /// Where days and months end.
+    pub(crate) zone: &'a TimeZone,
+}
+
+impl Time<'_> {
+    fn timestamp(self) -> Timestamp {
+        self.clock.timestamp_at(self.now)
+    }
+
+    fn after(self, wait: Option<Duration>) -> Moment {
+        wait.map_or(Moment::NEVER, |wait| self.now.plus(wait))
+    }
+}
+
+/// The counters of a group, one for each way to count. Most groups have one, which is kept inline.
+#[derive(Debug)]
+pub(crate) enum Counters {
+    /// The window of a limit that is enforced on all paths.
+    One(SlidingLog),
+    Several(Vec<Slot>),
+}
+
+/// One counter of several. Plain windows, which most are, lie side by side.
+#[derive(Debug)]
+pub(crate) enum Slot {
+    Plain(SlidingLog),
+    Other(Box<(CounterId, Counter)>),
+}
+
+impl Slot {
+    fn new(id: CounterId, counter: Counter) -> Self {
+        match counter {
+            Counter::Window(log) if id.route.is_none() && !id.shadow => Self::Plain(log),
+            counter => Self::Other(Box::new((id, counter))),
+        }
+    }
+
+    #[inline(always)]
+    fn is_of(&self, rule: &Rule) -> bool {
+        match self {
+            Self::Plain(log) => is_plain(rule, log.length()),
+            Self::Other(other) => other.0.is_of(rule),
+        }
+    }
+
+    #[inline(always)]
+    fn counter(&mut self) -> CounterMut<'_> {
+        match self {
+            Self::Plain(log) => CounterMut::Window(log),
+            Self::Other(other) => match &mut other.1 {
+                Counter::Window(log) => CounterMut::Window(log),
+                Counter::Balance { balance, changed } => CounterMut::Balance(balance, changed),
+                Counter::InFlight(count) => CounterMut::InFlight(count),
+            },
+        }
+    }
+}
+
+/// What tells the counters of a group from each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CounterId {
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) span: Period,
+    pub(crate) shadow: bool,
+}
+
+impl CounterId {
+    /// That of a window which is enforced on all paths.
+    fn plain(length: WindowLength) -> Self {
+        Self {
+            route: None,
+            span: Period::Sliding(length),
+            shadow: false,
+        }
+    }
+
+    pub(crate) fn of(rule: &Rule) -> Self {
+        Self {
+            route: rule.route.clone(),
+            span: rule.limit.span,
+            shadow: rule.limit.shadow,
+        }
+    }
+
+    #[inline(always)]
+    fn is_of(&self, rule: &Rule) -> bool {
+        self.span.is_counted_as(rule.limit.span)
+            && self.shadow == rule.limit.shadow
+            && self.route == rule.route
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Counter {
+    Window(SlidingLog),
+    Balance {
+        balance: Balance,
+        /// Changed since it was last stored.
+        changed: bool,
+    },
+    InFlight(u32),
+}
+
+/// A counter as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SavedCounter {
+    pub(crate) id: CounterId,
+    pub(crate) value: SavedValue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SavedValue {
+    /// When, rounded to the later millisecond, and how often; oldest first.
+    Hits(Vec<(Timestamp, u32)>),
+    Balance(Balance),
+}
+
+/// What is counted of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Counts {
+    Strikes(AuthFailure),
+    /// Requests under the rule of this name.
+    Requests(Arc<str>),
+}
+
+/// A window over a network, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SavedIpCounters {
+    pub(crate) network: IpKey,
+    pub(crate) counts: Counts,
+    pub(crate) length: WindowLength,
+    /// Hits from which on it must be kept.
+    pub(crate) full_at: u32,
+    /// Whether its rule is in shadow mode.
+    pub(crate) is_shadow: bool,
+    /// As [`SavedValue::Hits`].
+    pub(crate) hits: Vec<(Timestamp, u32)>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::One(SlidingLog::new(WindowLength::MINUTE))
+    }
+}
+
+impl Counters {
+    /// Counters that go on where they were stored.
+    pub(crate) fn restored(saved: Vec<SavedCounter>, time: Time<'_>) -> Self {
+        let mut counters = Self::default();
+        for SavedCounter { id, value } in saved {
+            let mut counter = Counter::over(id.span);
+            match (&mut counter, value) {
+                (Counter::Window(log), SavedValue::Hits(hits)) => {
+                    restore_hits(log, hits, time.now, time.clock);
+                }
+                (Counter::Balance { balance, .. }, SavedValue::Balance(saved)) => *balance = saved,
+                _ => continue,
+            }
+            counters.add(id, counter);
+        }
+        counters
+    }
+
+    /// The counter that a rule goes by, made if it is not there. It is looked for first at `hint`,
+    /// which then is where the next one is likely to be.
+    #[inline(always)]
+    pub(crate) fn of(&mut self, rule: &Rule, hint: &mut usize) -> CounterMut<'_> {
+        let at = match self.position(rule, *hint) {
+            Some(at) => at,
+            None => self.add(CounterId::of(rule), Counter::over(rule.limit.span)),
+        };
+        *hint = at + 1;
+        self.at(at)
+    }
+
+    #[inline(always)]
+    fn position(&self, rule: &Rule, hint: usize) -> Option<usize> {
+        match self {
+            Self::One(log) => is_plain(rule, log.length()).then_some(0),
+            Self::Several(slots) => match slots.get(hint) {
+                Some(slot) if slot.is_of(rule) => Some(hint),
+                _ => slots.iter().position(|slot| slot.is_of(rule)),
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn at(&mut self, at: usize) -> CounterMut<'_> {
+        match self {
+            Self::One(log) => CounterMut::Window(log),
+            Self::Several(slots) => slots[at].counter(),
+        }
+    }
+
+    /// Returns where it is.
+    #[cold]
+    fn add(&mut self, id: CounterId, counter: Counter) -> usize {
+        let mut slots = match std::mem::replace(self, Self::Several(Vec::new())) {
+            Self::One(log) if log.is_empty() => Vec::new(),
+            Self::One(log) => vec![Slot::Plain(log)],
+            Self::Several(slots) => slots,
+        };
+        match Slot::new(id, counter) {
+            // One plain window alone stays inline.
+            Slot::Plain(log) if slots.is_empty() => {
+                *self = Self::One(log);
+                return 0;
+            }
+            slot => slots.push(slot),
+        }
+        let at = slots.len() - 1;
+        *self = Self::Several(slots);
+        at
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = CounterMut<'_>> {
+        let (one, several) = match self {
+            Self::One(log) => (Some(CounterMut::Window(log)), [].iter_mut()),
+            Self::Several(slots) => (None, slots.iter_mut()),
+        };
+        one.into_iter().chain(several.map(Slot::counter))
+    }
+
+    /// Whether dropping the counters loses nothing.
+    pub(crate) fn is_idle(&mut self, now: Moment) -> bool {
+        self.all().all(|mut counter| counter.is_idle(now))
+    }
+
+    /// All balances, to be stored; none of them counts as changed from now on. Empty if none had.
+    pub(crate) fn take_balances(&mut self) -> Vec<SavedCounter> {
+        let Self::Several(slots) = self else {
+            return Vec::new();
+        };
+        let mut any = false;
+        let mut saved = Vec::new();
+        for slot in slots {
+            if let Slot::Other(other) = slot
+                && let (id, Counter::Balance { balance, changed }) = &mut **other
+            {
+                any |= std::mem::take(changed);
+                saved.push(SavedCounter {
+                    id: id.clone(),
+                    value: SavedValue::Balance(*balance),
+                });
+            }
+        }
+        if any { saved } else { Vec::new() }
+    }
+
+    /// Marks the balances as changed. Returns false if there are none, or one was already.
+    pub(crate) fn return_balances(&mut self) -> bool {
+        let (mut any, mut was_changed) = (false, false);
+        for counter in self.all() {
+            if let CounterMut::Balance(_, changed) = counter {
+                was_changed |= std::mem::replace(changed, true);
+                any = true;
+            }
+        }
+        any && !was_changed
+    }
+
+    /// The windows that hold hits, to be stored.
+    pub(crate) fn windows(&mut self, time: Time<'_>) -> Vec<SavedCounter> {
+        let save = |id: CounterId, log: &mut SlidingLog| {
+            (log.used_at(time.now) > 0).then(|| SavedCounter {
+                id,
+                value: SavedValue::Hits(saved_hits(log, time.clock)),
+            })
+        };
+        let plain = |log: &mut SlidingLog| save(CounterId::plain(log.length()), log);
+        match self {
+            Self::One(log) => plain(log).into_iter().collect(),
+            Self::Several(slots) => slots
+                .iter_mut()
+                .filter_map(|slot| match slot {
+                    Slot::Plain(log) => plain(log),
+                    Slot::Other(other) => match &mut **other {
+                        (id, Counter::Window(log)) => save(id.clone(), log),
+                        _ => None,
+                    },
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The hits of a window as [`SavedValue::Hits`] are.
+pub(crate) fn saved_hits(log: &SlidingLog, clock: &Clock) -> Vec<(Timestamp, u32)> {
+    let up = Duration::from_nanos(999_999);
+    let saved = |(at, count): (Moment, u32)| (clock.timestamp_at(at.plus(up)), count);
+    log.hits().map(saved).collect()
+}
+
+/// Takes up what [`saved_hits`] has left, as far as it still counts.
+pub(crate) fn restore_hits(
+    log: &mut SlidingLog,
+    hits: Vec<(Timestamp, u32)>,
+    now: Moment,
+    clock: &Clock,
+) {
+    let today = clock.timestamp_at(now);
+    let hits = hits.into_iter();
+    let hits = hits.map(|(at, count)| (now.minus(today.since(at)), count));
+    log.restore(now, hits);
+}
+
+#[inline(always)]
+fn is_plain(rule: &Rule, length: WindowLength) -> bool {
+    rule.limit.span == Period::Sliding(length) && !rule.limit.shadow && rule.route.is_none()
+}
+
+impl Counter {
+    fn over(span: Period) -> Self {
+        match span {
+            Period::Sliding(length) => Self::Window(SlidingLog::new(length)),
+            Period::Concurrent => Self::InFlight(0),
+            Period::Day | Period::Month | Period::Credits(_) => Self::Balance {
+                balance: Balance::default(),
+                changed: false,
+            },
+        }
+    }
+}
+
+/// A counter, wherever it is kept.
+pub(crate) enum CounterMut<'a> {
+    Window(&'a mut SlidingLog),
+    Balance(&'a mut Balance, &'a mut bool),
+    InFlight(&'a mut u32),
+}
+
+impl CounterMut<'_> {
+    #[inline(always)]
+    pub(crate) fn remaining(&mut self, time: Time<'_>, rule: &Rule) -> u64 {
+        let used = match self {
+            Self::Window(log) => log.used_at(time.now).into(),
+            Self::Balance(balance, _) => {
+                balance.used_at(time.timestamp(), rule.limit.span, time.zone)
+            }
+            Self::InFlight(count) => u64::from(**count),
+        };
+        rule.limit.amount.get().saturating_sub(used)
+    }
+
+    /// Consumes what there is room for. Returns true if a balance is to be stored that was not
+    /// before.
+    #[inline(always)]
+    pub(crate) fn record(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> bool {
+        match self {
+            Self::Window(log) => log.record(time.now, cost),
+            Self::InFlight(count) => **count += 1,
+            Self::Balance(balance, changed) => {
+                balance.record(time.timestamp(), rule.limit.span, cost.get().into());
+                return !std::mem::replace(*changed, true);
+            }
+        }
+        false
+    }
+
+    /// When some of what is used comes back.
+    #[inline(always)]
+    pub(crate) fn resets_at(&mut self, time: Time<'_>, rule: &Rule) -> Moment {
+        match self {
+            Self::Window(log) => log.oldest_leaves_at(time.now),
+            Self::Balance(balance, _) => {
+                time.after(balance.grows_in(time.timestamp(), rule.limit.span))
+            }
+            Self::InFlight(_) => Moment::NEVER,
+        }
+    }
+
+    /// When there is room for `cost`, as there is not now; [`Moment::NEVER`] if waiting does not
+    /// help.
+    pub(crate) fn retry_at(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> Moment {
+        let limit = rule.limit.amount.get();
+        match self {
+            Self::Window(log) => log.retry_at(time.now, limit, cost),
+            Self::Balance(balance, _) => {
+                let (now, cost) = (time.timestamp(), cost.get().into());
+                time.after(balance.room_in(now, rule.limit.span, limit, cost))
+            }
+            Self::InFlight(_) => Moment::NEVER,
+        }
+    }
+
+    /// What a request admitted at `at` turned out to cost more, or less: see
+    /// [`CounterMut::record`] for the result.
+    pub(crate) fn settle(
+        &mut self,
+        time: Time<'_>,
+        rule: &Rule,
+        at: Moment,
+        reserved: u32,
+        actual: u64,
+    ) -> bool {
+        let less = u64::from(reserved).saturating_sub(actual);
+        let more = actual.saturating_sub(reserved.into());
+        match self {
+            Self::Window(log) if less > 0 => log.refund(time.now, at, less as u32),
+            Self::Window(log) => log.charge(time.now, more),
+            Self::InFlight(_) => {}
+            Self::Balance(balance, changed) => {
+                let (span, now) = (rule.limit.span, time.timestamp());
+                balance.used_at(now, span, time.zone);
+                let admitted = time.clock.timestamp_at(at);
+                // What was taken from a day or month that has ended since is not given back.
+                if balance.includes(admitted, span, time.zone) {
+                    balance.refund(less);
+                }
+                if more > 0 {
+                    balance.record(now, span, more);
+                }
+                return !std::mem::replace(*changed, true);
+            }
+        }
+        false
+    }
+
+    /// Ends a request in flight.
+    pub(crate) fn release(&mut self) {
+        if let Self::InFlight(count) = self {
+            **count = count.saturating_sub(1);
+        }
+    }
+
+    /// Forgets what is used; requests in flight are still in flight. See [`CounterMut::record`]
+    /// for the result.
+    pub(crate) fn reset(&mut self) -> bool {
+        match self {
+            Self::Window(log) => **log = SlidingLog::new(log.length()),
+            Self::InFlight(_) => {}
+            Self::Balance(balance, changed) => {
+                // The next look computes when the period ends.
+                **balance = Balance::default();
+                return !std::mem::replace(*changed, true);
+            }
+        }
+        false
+    }
+
+    fn is_idle(&mut self, now: Moment) -> bool {
+        match self {
+            Self::Window(log) => log.used_at(now) == 0,
+            Self::Balance(_, changed) => !**changed,
+            Self::InFlight(count) => **count == 0,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Limits by address, for single routes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::counter::{Rule, Subject};
+use crate::input::InvalidInput;
+use crate::limit::Limit;
+use crate::lockout::LockScope;
+use crate::time::LockDuration;
+
+/// A limit on what one address may do, whether or not it has a key: for a login form, a sign-up, a
+/// search. Asked by [`KeyGuard::check_ip`](crate::KeyGuard::check_ip).
+///
+/// ```
+/// use std::time::Duration;
+/// use keyguard::IpLimit;
+/// let login = IpLimit::new("login", 3, Duration::from_secs(60))?.lockout("30 minutes".parse()?);
+/// # Ok::<(), keyguard::InvalidInput>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct IpLimit {
+    pub(crate) name: Arc<str>,
+    pub(crate) limit: Limit,
+    pub(crate) lockout: Option<LockDuration>,
+    pub(crate) scope: LockScope,
+}
+
+impl IpLimit {
+    /// At most `limit` requests in any interval of the length `window`, from 1 ms to 366 days.
+    ///
+    /// Limits of the same name and window count together. The name is 1 to 64 letters, digits, `-`, `_` and
+    /// `.`; the header fields show it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for the name, a limit of 0, or the window.
+    pub fn new(name: &str, limit: u32, window: Duration) -> Result<Self, InvalidInput> {
+        Ok(Self {
+            name: self::name(name)?,
+            limit: Limit::window(limit, window)?,
+            lockout: None,
+            scope: LockScope::Path,
+        })
+    }
+
+    /// Locks an address out that goes over the limit: out of what [`IpLimit::scope`] says. Default: it
+    /// is admitted again as soon as the window has room.
+    pub fn lockout(mut self, time: LockDuration) -> Self {
+        self.lockout = Some(time);
+        self
+    }
+
+    /// What it is then locked out of. Default: [`LockScope::Path`], all requests that are checked
+    /// against a limit of this name, or match a [`Route`](crate::Route) of this name.
+    pub fn scope(mut self, scope: LockScope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    pub(crate) fn rule(&self) -> Rule {
+        Rule {
+            route: Some(Arc::clone(&self.name)),
+            has_own_name: true,
+            ..Rule::new(self.limit, Subject::Address)
+        }
+    }
+}
+
+/// A name that header fields can show.
+pub(crate) fn name(text: &str) -> Result<Arc<str>, InvalidInput> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        return Ok(text.into());
+    }
+    Err(InvalidInput::new(
+        "name",
+        "a name is 1 to 64 letters, digits, `-`, `_` and `.`",
+    ))
+}

@@ -1,0 +1,328 @@
+//! Entry points of the fuzz targets; compiled for them alone.
+//!
+//! What random bytes would never become by themselves, as the checksum of a key or of a block, is
+//! made here, so that a fuzzer gets to what is behind it.
+
+use std::path::{Path, PathBuf};
+
+use crate::admin::CreateKey;
+use crate::guard::{Config, KeyGuard};
+use crate::limit::Limit;
+use crate::model::Method;
+use crate::model::key_text;
+use crate::net::CidrSet;
+use crate::net::ClientIp;
+use crate::net::Nat64Prefixes;
+use crate::net::forwarded;
+use crate::policy::{Access, CompiledPolicy, Policy};
+use crate::store::codec::block::{BlockReader, BlockWriter};
+use crate::store::codec::{self, Record};
+use crate::time::LockDuration;
+use crate::time::ManualClock;
+use crate::{KeyId, OrgId, Timestamp};
+
+/// Where a header is to hold the text of a key.
+const KEY: u8 = 1;
+
+/// The text of a key, in any form.
+pub fn key_text(data: &[u8]) {
+    let well_formed = key_text::is_well_formed(data);
+    assert!(!well_formed || key_text::has_key_shape(data));
+    assert!(!well_formed || data.is_ascii());
+
+    thread_local! {
+        static TEXT: key_text::PlainKey =
+            key_text::PlainKey::generate(&key_text::KeyPrefix::default()).expect("entropy");
+    }
+    TEXT.with(|text| {
+        let text = text.expose().as_bytes();
+        assert!(key_text::is_well_formed(text));
+        // One that lost its end, or has something behind it.
+        let part = &text[..data.len().min(text.len() - 1)];
+        assert!(!key_text::is_well_formed(part));
+        key_text::is_well_formed(&[part, data].concat());
+        key_text::has_key_shape(&[text, data].concat());
+    });
+}
+
+/// Header lines `NAME:VALUE`, as one request; the byte 1 in a value stands for the text of a key.
+pub fn headers(data: &[u8]) {
+    thread_local! {
+        static GUARD: (KeyGuard, Vec<u8>, ManualClock) = {
+            let clock = ManualClock::starting_at(Timestamp::from_unix_millis(1_768_478_400_000));
+            let file = directory().join("headers.redb");
+            let _ = std::fs::remove_file(&file);
+            let config = Config::new("fuzz").clock(clock.clone());
+            let kg = KeyGuard::open(file, config).expect("a new file");
+            kg.create_org("acme").expect("the first one");
+            let key = kg.create_key(CreateKey::new("acme", "fuzz")).expect("a valid key");
+            let text = key.raw_key.expose().as_bytes().to_vec();
+            (kg, text, clock)
+        };
+    }
+    GUARD.with(|(kg, key, clock)| {
+        let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
+        for line in data.split(|byte| *byte == b'\n') {
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+                continue;
+            };
+            let name = String::from_utf8_lossy(&line[..colon]).into_owned();
+            let mut value = Vec::new();
+            for byte in &line[colon + 1..] {
+                match *byte {
+                    KEY => value.extend_from_slice(key),
+                    byte => value.push(byte),
+                }
+            }
+            headers.push((name, value));
+        }
+        let path = String::from_utf8_lossy(data);
+        match kg.check(&headers, ClientIp::LOCAL, &path) {
+            Ok(grant) => {
+                assert!(data.contains(&KEY), "no other key was issued");
+                grant.finish(200);
+            }
+            Err(denial) => {
+                assert!(matches!(denial.status(), 400 | 401));
+                let problem = denial.problem();
+                assert!(problem.is_ascii());
+                assert!(!problem.contains(&*String::from_utf8_lossy(key)));
+            }
+        }
+        clock.advance(std::time::Duration::from_secs(60));
+    });
+}
+
+/// Every record and block of the data file: decoded from any bytes without a panic, and what was
+/// decoded is what is encoded.
+pub fn codec(data: &[u8]) {
+    let _ = codec::decode_org(OrgId(1), data);
+    let _ = codec::decode_key(KeyId(1), data);
+    let _ = codec::decode_credential(key_text::HashedKey([0; 32]), data);
+    again::<codec::Activity>(data);
+    again::<codec::Counters>(data);
+    again::<codec::Lifetime>(data);
+    again::<codec::Tally>(data);
+    again::<codec::TopKeys>(data);
+    again::<crate::store::Count>(data);
+    BlockReader::new(data).take(100_000).for_each(drop);
+    if let Ok(resumed) = BlockWriter::resume(data.to_vec()) {
+        assert!(resumed.bytes().starts_with(data));
+    }
+    let _ = codec::frame::read_preamble(data);
+    if let Ok(counters) = codec::decode_counters(data) {
+        let bytes = codec::encode_counters(&counters).expect("they were decoded");
+        assert_eq!(
+            codec::decode_counters(&bytes).expect("they were encoded"),
+            counters
+        );
+    }
+    if let Ok(network) = codec::decode_network(data) {
+        let bytes = codec::encode_network(&network).expect("it was decoded");
+        assert_eq!(
+            codec::decode_network(&bytes).expect("it was encoded"),
+            network
+        );
+    }
+    let (key, row) = data.split_at(data.len().min(18));
+    if let Ok(lock) = codec::decode_lock(key, row) {
+        let row = codec::encode_lock(&lock).expect("it was decoded");
+        let again = codec::decode_lock(&codec::lock_key(&lock.id()), &row);
+        assert_eq!(again.expect("it was encoded"), lock);
+    }
+}
+
+/// Any text where the length of a lock is expected: refused, or shown so that it reads back and
+/// ends later than now.
+pub fn lock_time(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(time) = text.parse::<LockDuration>() {
+        assert_eq!(time.to_string().parse(), Ok(time));
+        let now = Timestamp::from_unix_millis(1_768_478_400_000);
+        let zone = "America/New_York".parse().expect("a zone");
+        assert!(time.ends_at(now, &zone).expect("the calendar goes further") > now);
+    }
+}
+
+/// Any text where a limit is expected: refused, or shown so that it reads back.
+pub fn limit(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(limit) = text.parse::<Limit>()
+    {
+        assert_eq!(limit.to_string().parse(), Ok(limit));
+    }
+}
+
+/// Any target of a request: what one server reads as a protected path is protected, and what is
+/// exempt is exempt to the byte.
+pub fn target(data: &[u8]) {
+    thread_local! {
+        static RULES: CompiledPolicy = "protect = [\"/api\"]\nexempt = [\"/api/health\"]"
+            .parse::<Policy>()
+            .expect("a policy")
+            .into();
+    }
+    let target = String::from_utf8_lossy(data);
+    let access = RULES.with(|rules| rules.place(&target, Method::Get).access);
+    match access {
+        Access::Exempt => assert_eq!(target.split('?').next(), Some("/api/health")),
+        Access::Open => {
+            let path = crate::policy::path::normalised(&target);
+            assert!(path != "/api" && !path.starts_with("/api/"), "{target}");
+        }
+        Access::Protected | Access::OpenForNow => {}
+    }
+}
+
+/// Any text where a policy is expected, and its first line as a path under it.
+pub fn policy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(policy) = text.parse::<Policy>() {
+        let line = text.lines().next().unwrap_or_default();
+        CompiledPolicy::from(policy).place(line, Method::Post);
+    }
+}
+
+/// Lines of the header by which a trusted proxy names the client.
+pub fn forwarded(data: &[u8]) {
+    let proxies: CidrSet = "10.0.0.0/8".parse().expect("a network");
+    for header in forwarded::KNOWN_FIELDS {
+        let lines = data.split(|byte| *byte == b'\n');
+        let header = header.parse().expect("a field");
+        let client = forwarded::client(&proxies, &Nat64Prefixes::default(), &header, lines);
+        assert!(data.is_empty() || client != Ok(None));
+    }
+}
+
+/// What a stranger could send to the socket: answered or cut off, whatever it is.
+#[cfg(unix)]
+pub fn socket_frame(data: &[u8]) {
+    use crate::admin::wire::{self, Ask};
+
+    thread_local! {
+        static GUARD: KeyGuard = {
+            let file = directory().join("socket.redb");
+            let _ = std::fs::remove_file(&file);
+            KeyGuard::open(file, small()).expect("a new file")
+        };
+    }
+    let mut stream = data;
+    while let Ok(Some(ask)) = wire::read::<Ask>(&mut stream) {
+        if let Ok(command) = ask.command() {
+            let _ = GUARD.with(|guard| guard.answer(command));
+        }
+    }
+    // The same bytes as a command that came in a sound frame.
+    if let Ok(request) = serde_json::from_slice(data) {
+        let ask = Ask {
+            version: wire::VERSION,
+            request,
+        };
+        if let Ok(command) = ask.command() {
+            let _ = GUARD.with(|guard| guard.answer(command));
+        }
+    }
+}
+
+fn again<T: Record>(data: &[u8]) {
+    if let Ok(record) = T::decode(data) {
+        let encoded = record.encode().expect("it was decoded");
+        let decoded = T::decode(&encoded).expect("it was encoded");
+        assert_eq!(decoded.encode().expect("it was decoded"), encoded);
+    }
+}
+
+/// A data file some of whose bytes were altered, or any bytes at all: refused and left as it was,
+/// or opened and used without a panic.
+pub fn open_file(data: &[u8]) {
+    thread_local! {
+        static SOUND: Vec<u8> = sound_file();
+    }
+    let bytes = SOUND.with(|sound| match data.split_first() {
+        // Three bytes of each four are a place, and one what changes there.
+        Some((1.., edits)) => {
+            let mut bytes = sound.clone();
+            for edit in edits.chunks_exact(4) {
+                let place = u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) as usize;
+                let place = place % bytes.len();
+                bytes[place] ^= edit[3];
+            }
+            bytes
+        }
+        _ => data.to_vec(),
+    });
+    let path = directory().join("any.redb");
+    std::fs::write(&path, &bytes).expect("a writable directory");
+    match KeyGuard::open(&path, small()) {
+        Ok(kg) => use_all(&kg),
+        Err(_) => assert_eq!(std::fs::read(&path).expect("the file is there"), bytes),
+    }
+    std::fs::remove_file(&path).expect("it is ours");
+}
+
+fn sound_file() -> Vec<u8> {
+    let path = directory().join("sound.redb");
+    let _ = std::fs::remove_file(&path);
+    let kg = KeyGuard::open(&path, small()).expect("a new file");
+    use_all(&kg);
+    kg.close().expect("a sound disk");
+    read_and_remove(&path)
+}
+
+fn read_and_remove(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).expect("it was made");
+    std::fs::remove_file(path).expect("it is ours");
+    bytes
+}
+
+/// A guard that is made and dropped quickly.
+fn small() -> Config {
+    Config::new("fuzz")
+        .resident_keys(16)
+        .limited_keys(16)
+        .usage_queue(1_024)
+        .locked_addresses(16)
+        .counted_addresses(16)
+        .file_cache_bytes(1 << 20)
+        .socket(false)
+}
+
+/// Some of everything that is done with a guard. On an altered file anything of it may fail.
+fn use_all(kg: &KeyGuard) {
+    let _ = kg.create_org("acme");
+    for n in 0..5 {
+        let key = CreateKey::new("acme", format!("key {n}"));
+        if let Ok(key) = kg.create_key(key) {
+            let headers = [("X-API-Key", key.raw_key.expose())];
+            if let Ok(grant) = kg.check(&headers, ClientIp::LOCAL, "/api/data") {
+                grant.finish(200);
+            }
+        }
+    }
+    let _ = kg.dry_run_as(
+        KeyId(1),
+        crate::guard::Request::new(&[("", ""); 0], ClientIp::LOCAL, "/"),
+    );
+    let _ = kg.revoke_key(KeyId(3));
+    let _ = kg.list_keys(crate::admin::ListKeys::default());
+    let _ = kg.list_orgs(None, 100);
+    let _ = kg.usage(crate::admin::ListUsage::default());
+    let _ = kg.stats();
+}
+
+/// In memory where the system has such a place: a disk would be most of the time.
+fn directory() -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    let parent = if shared.is_dir() {
+        shared.into()
+    } else {
+        std::env::temp_dir()
+    };
+    let dir = parent.join(format!("keyguard-fuzz-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a temporary directory");
+    dir
+}

@@ -1,0 +1,94 @@
+//! What a decision needs to know of a key, put together from what is stored and the policy.
+
+use std::sync::Arc;
+
+use super::Inner;
+use super::key_cache::{About, CachedKey};
+use crate::counter::{Rule, Subject, SubjectId, add_tightest};
+use crate::limit::{Limit, Period};
+use crate::model::HashedKey;
+use crate::model::{Key, LimitOverride, Org, OrgStatus, Reason};
+use crate::policy::CompiledPolicy;
+use crate::store::Resolved;
+use crate::time::Timestamp;
+
+impl Inner {
+    pub(super) fn caller(&self, hash: HashedKey, resolved: Resolved) -> Result<CachedKey, Reason> {
+        let Resolved {
+            key,
+            org,
+            credential_expires_at,
+            balances,
+        } = resolved;
+        let mut key = key;
+        key.allowed_ips = key
+            .allowed_ips
+            .translated(&self.compiled().policy.nat64_prefixes);
+        let (all_rules, now) = (rules(&key, &org, &self.compiled()), self.now());
+        let has_org_rules = all_rules.iter().any(|rule| rule.holder == Subject::Org);
+        let expiries = [key.expires_at, credential_expires_at];
+        Ok(CachedKey {
+            hash,
+            revision: self.revisions.of(key.id, org.id),
+            key_id: key.id,
+            org_id: org.id,
+            is_active: key.active,
+            is_org_active: org.status == OrgStatus::Active,
+            expires_at: expiries
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(Timestamp::MAX),
+            reload_at: lifts(&key, &org, now)
+                .map(|lift| lift.until)
+                .min()
+                .unwrap_or(Timestamp::MAX),
+            group: self.attach(SubjectId::key(key.id), balances.as_deref())?,
+            org_group: match has_org_rules {
+                true => Some(self.attach(SubjectId::org(org.id), balances.as_deref())?),
+                false => None,
+            },
+            counts_in_flight: all_rules
+                .iter()
+                .any(|rule| rule.limit.span == Period::Concurrent),
+            rules: all_rules
+                .into_iter()
+                .filter(|rule| !is_lifted(rule, &key, &org, now))
+                .collect(),
+            is_bound: !key.allowed_ips.is_empty(),
+            backends: Arc::clone(&self.backends),
+            about: Box::new(About { key, org }),
+        })
+    }
+}
+
+/// The limits of a key and of its organization, lifted or not.
+pub(crate) fn rules(key: &Key, org: &Org, compiled: &CompiledPolicy) -> Vec<Rule> {
+    let mut rules = vec![Rule {
+        has_own_name: true,
+        ..Rule::new(Limit::per_minute(key.rate_limit_per_minute), Subject::Key)
+    }];
+    let policy = &compiled.policy;
+    for limit in key.limits.iter().chain(&policy.key_limits) {
+        add_tightest(&mut rules, Rule::new(*limit, Subject::Key));
+    }
+    for limit in org.limits.iter().chain(&policy.org_limits) {
+        add_tightest(&mut rules, Rule::new(*limit, Subject::Org));
+    }
+    rules
+}
+
+/// The lifts that concern a key now, its own and those of its organization.
+fn lifts<'a>(
+    key: &'a Key,
+    org: &'a Org,
+    now: Timestamp,
+) -> impl Iterator<Item = &'a LimitOverride> {
+    let all = key.lifts.iter().chain(&org.lifts);
+    all.filter(move |lift| lift.until > now)
+}
+
+/// Whether a limit of a key neither refuses nor counts now.
+pub(crate) fn is_lifted(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
+    lifts(key, org, now).any(|lift| lift.rule == rule.name())
+}

@@ -1,0 +1,295 @@
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::counter::SubjectId;
+use crate::limiter::{Limiter, MemoryLimiter};
+use crate::model::OrgStatus;
+use crate::net::CidrSet;
+use crate::time::TimeZone;
+use crate::time::{Clock, ManualClock};
+
+/// Makes callers that differ in their hash and their revision alone.
+struct Callers {
+    group: Arc<CounterSet>,
+    backends: Arc<Backends>,
+}
+
+impl Callers {
+    fn new() -> Self {
+        let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
+        let limiter = MemoryLimiter::new(clock.clone(), TimeZone::utc(), 1, 16);
+        let seed = &mut || Ok(Vec::new());
+        Self {
+            group: limiter.attach(SubjectId::key(KeyId(1)), seed).unwrap(),
+            backends: Arc::new(Backends {
+                recorder: Arc::new(Recorder::new(clock, false, 1_024)),
+                limiter: Arc::new(limiter),
+            }),
+        }
+    }
+
+    fn caller(&self, hash: HashedKey, revision: u32) -> Arc<CachedKey> {
+        let key = Key {
+            id: KeyId(1),
+            org_id: OrgId(1),
+            label: String::new(),
+            prefix: String::new(),
+            active: true,
+            status: crate::model::KeyStatus::Active,
+            scopes: Vec::new(),
+            rate_limit_per_minute: NonZeroU32::MIN,
+            limits: Vec::new(),
+            allowed_ips: CidrSet::default(),
+            lifts: Vec::new(),
+            created_at: Timestamp::default(),
+            expires_at: None,
+            last_used_at: None,
+        };
+        let org = Org {
+            id: OrgId(1),
+            name: String::new(),
+            status: OrgStatus::Active,
+            limits: Vec::new(),
+            lifts: Vec::new(),
+            created_at: Timestamp::default(),
+        };
+        Arc::new(CachedKey {
+            hash,
+            revision: Revision {
+                key: revision,
+                org: 0,
+            },
+            key_id: key.id,
+            org_id: org.id,
+            is_active: true,
+            is_org_active: true,
+            expires_at: Timestamp::MAX,
+            reload_at: Timestamp::MAX,
+            group: Arc::clone(&self.group),
+            org_group: None,
+            rules: SmallVec::new(),
+            counts_in_flight: false,
+            is_bound: false,
+            backends: Arc::clone(&self.backends),
+            about: Box::new(About { key, org }),
+        })
+    }
+
+    fn insert(&self, key_cache: &KeyCache, hash: HashedKey) {
+        key_cache.insert(self.caller(hash, 0));
+    }
+}
+
+fn hash(n: u64) -> HashedKey {
+    HashedKey(*blake3::hash(&n.to_le_bytes()).as_bytes())
+}
+
+/// One of the hashes that all belong into one set.
+fn neighbour(n: u16) -> HashedKey {
+    let mut bytes = [0; 32];
+    bytes[6..8].copy_from_slice(&n.to_le_bytes());
+    HashedKey(bytes)
+}
+
+fn revision(key_cache: &KeyCache, hash: HashedKey) -> Option<u32> {
+    let caller = key_cache.get(&hash)?;
+    assert_eq!(caller.hash, hash);
+    Some(caller.revision.key)
+}
+
+fn occupied(key_cache: &KeyCache) -> usize {
+    let callers = |set: &Set| set.0.lock().callers.iter().flatten().count();
+    key_cache.sets.iter().map(callers).sum()
+}
+
+#[test]
+fn nothing_is_found_before_it_is_inserted() {
+    let key_cache = KeyCache::new(16);
+    // Its tag is that of an empty way.
+    assert!(key_cache.get(&HashedKey([0; 32])).is_none());
+    assert!(key_cache.get(&hash(1)).is_none());
+}
+
+#[test]
+fn every_caller_is_found_far_below_the_capacity() {
+    let (callers, key_cache) = (Callers::new(), KeyCache::new(4_096));
+    for n in 0..1_024 {
+        callers.insert(&key_cache, hash(n));
+    }
+    for n in 0..1_024 {
+        assert_eq!(revision(&key_cache, hash(n)), Some(0), "caller {n}");
+    }
+    assert!(key_cache.get(&hash(1_024)).is_none());
+}
+
+#[test]
+fn callers_are_told_apart_by_their_whole_hash() {
+    let (callers, key_cache) = (Callers::new(), KeyCache::new(16));
+    let (mut one, mut other) = (hash(1), hash(1));
+    one.0[31] = 1;
+    other.0[31] = 2;
+    callers.insert(&key_cache, one);
+    assert!(key_cache.get(&other).is_none());
+    callers.insert(&key_cache, other);
+    assert!(key_cache.get(&one).is_some());
+    assert!(key_cache.get(&other).is_some());
+}
+
+#[test]
+fn there_are_never_more_callers_than_the_capacity() {
+    for capacity in [16, 17, 64, 100] {
+        let (callers, key_cache) = (Callers::new(), KeyCache::new(capacity));
+        for n in 0..1_000 {
+            callers.insert(&key_cache, hash(n));
+            let expected = capacity.min(n as usize + 1);
+            // A set may be full before the whole is; the whole fills up all the same.
+            assert!(occupied(&key_cache) <= expected, "{capacity}");
+            assert_eq!(key_cache.len.load(Ordering::Relaxed), occupied(&key_cache));
+            assert!(key_cache.get(&hash(n)).is_some(), "the newest one is there");
+        }
+        assert_eq!(occupied(&key_cache), capacity);
+    }
+}
+
+#[test]
+fn a_full_set_gives_up_the_caller_that_was_not_used_for_longest() {
+    const FULL: u16 = WAYS as u16;
+    for idle in 0..FULL {
+        let (callers, key_cache) = (Callers::new(), KeyCache::new(4_096));
+        for n in 0..FULL {
+            callers.insert(&key_cache, neighbour(n));
+        }
+        for n in (0..FULL).filter(|n| *n != idle) {
+            assert!(key_cache.get(&neighbour(n)).is_some());
+        }
+        callers.insert(&key_cache, neighbour(FULL));
+        for n in 0..=FULL {
+            let found = key_cache.get(&neighbour(n)).is_some();
+            assert_eq!(found, n != idle, "caller {n}, {idle} was idle");
+        }
+        assert_eq!(occupied(&key_cache), WAYS);
+    }
+}
+
+#[test]
+fn a_caller_that_is_used_again_and_again_is_not_given_up() {
+    let (callers, key_cache) = (Callers::new(), KeyCache::new(4_096));
+    callers.insert(&key_cache, neighbour(0));
+    for n in 1..1_000 {
+        assert!(key_cache.get(&neighbour(0)).is_some(), "before caller {n}");
+        callers.insert(&key_cache, neighbour(n));
+    }
+}
+
+#[test]
+fn a_full_cache_gives_up_an_idle_caller_before_one_in_use() {
+    let (callers, key_cache) = (Callers::new(), KeyCache::new(WAYS + 1));
+    for n in 0..WAYS as u16 {
+        callers.insert(&key_cache, neighbour(n));
+    }
+    let mut elsewhere = neighbour(0);
+    elsewhere.0[0] = 1;
+    callers.insert(&key_cache, elsewhere);
+    for n in 1..WAYS as u16 {
+        assert!(key_cache.get(&neighbour(n)).is_some());
+    }
+    callers.insert(&key_cache, neighbour(99));
+    assert!(key_cache.get(&neighbour(0)).is_none());
+    assert_eq!(occupied(&key_cache), WAYS + 1);
+}
+
+#[test]
+fn a_later_state_takes_the_place_of_an_earlier_one() {
+    let (callers, key_cache) = (Callers::new(), KeyCache::new(4_096));
+    for n in 0..WAYS as u16 {
+        callers.insert(&key_cache, neighbour(n));
+    }
+    for later in 1..=3 {
+        key_cache.insert(callers.caller(neighbour(5), later));
+        assert_eq!(revision(&key_cache, neighbour(5)), Some(later));
+    }
+    // Nobody was given up for it.
+    for n in (0..WAYS as u16).filter(|n| *n != 5) {
+        assert_eq!(revision(&key_cache, neighbour(n)), Some(0));
+    }
+    assert_eq!(key_cache.len.load(Ordering::Relaxed), WAYS);
+}
+
+#[test]
+fn a_later_state_costs_nobody_a_place_in_a_full_cache() {
+    let (callers, key_cache) = (Callers::new(), KeyCache::new(64));
+    for n in 0..1_000 {
+        callers.insert(&key_cache, hash(n));
+    }
+    assert_eq!(occupied(&key_cache), 64);
+    for later in 1..=10 {
+        key_cache.insert(callers.caller(hash(999), later));
+    }
+    assert_eq!(occupied(&key_cache), 64);
+}
+
+#[test]
+fn callers_that_threads_insert_and_find_are_whole() {
+    let (callers, key_cache) = (Callers::new(), KeyCache::new(64));
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (callers, key_cache) = (&callers, &key_cache);
+            scope.spawn(move || {
+                for n in 0..2_000 {
+                    let n = (n * 7 + thread) % 200;
+                    match key_cache.get(&hash(n)) {
+                        Some(caller) => assert_eq!(caller.hash, hash(n)),
+                        None => callers.insert(key_cache, hash(n)),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(key_cache.len.load(Ordering::Relaxed), occupied(&key_cache));
+    // Each of the threads may have found the last place free.
+    assert!(occupied(&key_cache) <= 64 + 3);
+}
+
+#[test]
+fn a_change_to_a_key_or_its_organization_is_seen_and_one_to_another_is_not() {
+    let revisions = Revisions::new();
+    let (key, org) = (KeyId(7), OrgId(8));
+    let seen = |change: &dyn Fn()| {
+        let (before, all) = (revisions.of(key, org), revisions.all());
+        change();
+        assert_eq!(revisions.all(), all + 1, "every change counts");
+        revisions.of(key, org) != before
+    };
+    assert!(seen(&|| revisions.key_changed(key)));
+    assert!(seen(&|| revisions.org_changed(org)));
+    assert!(!seen(&|| revisions.key_changed(KeyId(8))));
+    assert!(!seen(&|| revisions.org_changed(OrgId(7))));
+    // Ids may share a counter, which costs a reading and no change is missed.
+    assert!(seen(&|| revisions.key_changed(KeyId(7 + REVISIONS as u64))));
+    for id in [0, u64::MAX] {
+        let before = revisions.of(KeyId(id), org);
+        revisions.key_changed(KeyId(id));
+        assert_ne!(revisions.of(KeyId(id), org), before);
+    }
+}
+
+#[test]
+fn changes_by_many_threads_are_all_counted() {
+    let revisions = Revisions::new();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..1_000 {
+                    revisions.key_changed(KeyId(1));
+                    revisions.org_changed(OrgId(1));
+                }
+            });
+        }
+    });
+    let expected = Revision {
+        key: 4_000,
+        org: 4_000,
+    };
+    assert_eq!(revisions.of(KeyId(1), OrgId(1)), expected);
+    assert_eq!(revisions.all(), 8_000);
+}

@@ -1,0 +1,13 @@
+//! Limits: their text form, sliding windows and quotas.
+
+mod quota;
+mod spec;
+mod window;
+mod window_length;
+
+pub use self::spec::Limit;
+
+pub(crate) use self::quota::Balance;
+pub(crate) use self::spec::{Period, Refill, list};
+pub(crate) use self::window::SlidingLog;
+pub(crate) use self::window_length::WindowLength;

@@ -1,0 +1,472 @@
+//! Limits as people write them, and over what they count.
+
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::input::InvalidInput;
+use crate::limit::WindowLength;
+use crate::time::duration::span;
+
+/// How much is admitted over what time.
+///
+/// | text | admits |
+/// |---|---|
+/// | `10/s`, `600/min`, `20000/day`, `5/15min` | so much in any interval of that length |
+/// | `20000 daily`, `500000 monthly` | so much in a calendar day or month |
+/// | `5000 credits` | so much in all |
+/// | `5000 credits +100/hour` | so much at once, and 100 come back every hour |
+/// | `8 concurrent` | so many requests at a time, until their grants are finished or dropped |
+///
+/// Amounts are at least 1; intervals have 1 ms to 366 days. With ` shadow` behind it a limit is
+/// decided and counted, but refuses nobody.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyguard::Limit;
+/// assert_eq!("600/min".parse(), Limit::window(600, Duration::from_secs(60)));
+/// assert_eq!("20,000 daily shadow".parse(), Limit::daily(20_000).map(Limit::shadow));
+/// assert!("0/s".parse::<Limit>().is_err());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limit {
+    pub(crate) amount: NonZeroU64,
+    pub(crate) span: Period,
+    pub(crate) shadow: bool,
+}
+
+/// Over what a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Period {
+    /// Any interval of this length.
+    Sliding(WindowLength),
+    /// The calendar day.
+    Day,
+    /// The calendar month.
+    Month,
+    /// All time, less what comes back.
+    Credits(Option<Refill>),
+    /// The requests that are being answered.
+    Concurrent,
+}
+
+/// How credits come back: `amount` of them each time that `millis` have passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Refill {
+    pub(crate) amount: NonZeroU32,
+    pub(crate) millis: NonZeroU64,
+}
+
+impl Period {
+    /// Whether one counter serves both. Credits are the same however they come back.
+    #[inline]
+    pub(crate) fn is_counted_as(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Credits(_), Self::Credits(_)) => true,
+            (one, other) => one == other,
+        }
+    }
+
+    /// How much of it a request of this cost takes.
+    #[inline]
+    pub(crate) fn takes(self, cost: NonZeroU32) -> NonZeroU32 {
+        match self {
+            Self::Concurrent => NonZeroU32::MIN,
+            _ => cost,
+        }
+    }
+}
+
+impl Limit {
+    /// At most `amount` in any interval of the length `window`, 1 ms to 366 days.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for an amount of 0, or the window.
+    pub fn window(amount: u32, window: Duration) -> Result<Self, InvalidInput> {
+        Self::new(amount.into(), Period::Sliding(WindowLength::new(window)?))
+    }
+
+    /// At most `amount` in a calendar day, in the zone of
+    /// [`Config::quota_time_zone`](crate::Config::quota_time_zone).
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for an amount of 0.
+    pub fn daily(amount: u64) -> Result<Self, InvalidInput> {
+        Self::new(amount, Period::Day)
+    }
+
+    /// At most `amount` in a calendar month, in the zone of
+    /// [`Config::quota_time_zone`](crate::Config::quota_time_zone).
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for an amount of 0.
+    pub fn monthly(amount: u64) -> Result<Self, InvalidInput> {
+        Self::new(amount, Period::Month)
+    }
+
+    /// At most `amount` in all.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for an amount of 0.
+    pub fn credits(amount: u64) -> Result<Self, InvalidInput> {
+        Self::new(amount, Period::Credits(None))
+    }
+
+    /// At most `amount` at once, and `back` of them come back each time that `every`, 1 ms to 366
+    /// days, has passed since the first of them was spent.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for an amount of 0, or the time.
+    pub fn refilled_credits(amount: u64, back: u32, every: Duration) -> Result<Self, InvalidInput> {
+        let millis = WindowLength::new(every)?.nanos() / 1_000_000;
+        let refill = Refill {
+            amount: crate::input::limit("limit", back)?,
+            millis: NonZeroU64::new(millis).ok_or_else(|| {
+                InvalidInput::new("limit", "gives credits back after at least 1 ms")
+            })?,
+        };
+        Self::new(amount, Period::Credits(Some(refill)))
+    }
+
+    /// At most `amount` requests at a time.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for an amount of 0.
+    pub fn concurrent(amount: u32) -> Result<Self, InvalidInput> {
+        Self::new(amount.into(), Period::Concurrent)
+    }
+
+    /// The same limit, decided and counted without refusing anybody.
+    #[must_use]
+    pub const fn shadow(self) -> Self {
+        Self {
+            shadow: true,
+            ..self
+        }
+    }
+
+    pub(crate) const fn per_minute(amount: NonZeroU32) -> Self {
+        Self {
+            amount: match NonZeroU64::new(amount.get() as u64) {
+                Some(amount) => amount,
+                None => NonZeroU64::MIN,
+            },
+            span: Period::Sliding(WindowLength::MINUTE),
+            shadow: false,
+        }
+    }
+
+    fn new(amount: u64, span: Period) -> Result<Self, InvalidInput> {
+        let amount = NonZeroU64::new(amount).ok_or_else(|| {
+            InvalidInput::new(
+                "limit",
+                "0 would refuse every request; give at least 1, or suspend or revoke to refuse all",
+            )
+        })?;
+        let most = match span {
+            Period::Sliding(_) | Period::Concurrent => u32::MAX.into(),
+            // What is used, and what is charged beyond it, can always be added up.
+            _ => u64::MAX / 2,
+        };
+        if amount.get() > most {
+            return Err(InvalidInput::new("limit", format!("is above {most}")));
+        }
+        Ok(Self {
+            amount,
+            span,
+            shadow: false,
+        })
+    }
+
+    /// What header fields and listings call it: the same for every amount of a quota, so that a
+    /// change to it keeps its name.
+    pub(crate) fn name(&self) -> String {
+        let name = match self.span {
+            Period::Sliding(length) => format!("{}/{}", self.amount, written(length.nanos())),
+            Period::Day => "daily".to_owned(),
+            Period::Month => "monthly".to_owned(),
+            Period::Credits(_) => "credits".to_owned(),
+            Period::Concurrent => "concurrent".to_owned(),
+        };
+        if self.shadow { name + SHADOW } else { name }
+    }
+}
+
+const SHADOW: &str = " shadow";
+
+/// Units as they are written, longest first, in milliseconds.
+const UNITS: [(&str, u64); 5] = [
+    ("day", 86_400_000),
+    ("hour", 3_600_000),
+    ("min", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
+/// A length in the largest unit that it is a multiple of, without a number where that is 1.
+fn written(nanos: u64) -> String {
+    let millis = nanos / 1_000_000;
+    let unit = UNITS.iter().find(|(_, unit)| millis.is_multiple_of(*unit));
+    match unit.map(|(name, unit)| (name, millis / unit)) {
+        Some((name, 1)) => (*name).to_owned(),
+        Some((name, count)) => format!("{count}{name}"),
+        None => format!("{millis}ms"),
+    }
+}
+
+/// As it is read.
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let amount = self.amount;
+        match self.span {
+            Period::Sliding(_) => return f.write_str(&self.name()),
+            Period::Credits(Some(refill)) => {
+                let every = written(refill.millis.get() * 1_000_000);
+                write!(f, "{amount} credits +{}/{every}", refill.amount)?;
+            }
+            Period::Day => write!(f, "{amount} daily")?,
+            Period::Month => write!(f, "{amount} monthly")?,
+            Period::Credits(None) => write!(f, "{amount} credits")?,
+            Period::Concurrent => write!(f, "{amount} concurrent")?,
+        }
+        f.write_str(if self.shadow { SHADOW } else { "" })
+    }
+}
+
+impl FromStr for Limit {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::read(text).map_err(|problem| match problem {
+            Problem::Invalid(invalid) => invalid,
+            Problem::Unreadable => InvalidInput::of(
+                "limit",
+                text,
+                "is no limit such as `10/s`, `600/min`, `5/15min`, `20000 daily`, `500000 monthly`, \
+                 `5000 credits`, `5000 credits +100/hour` or `8 concurrent`, each also with \
+                 ` shadow` behind it",
+            ),
+        })
+    }
+}
+
+/// Why a text is no limit.
+enum Problem {
+    Unreadable,
+    Invalid(InvalidInput),
+}
+
+impl From<InvalidInput> for Problem {
+    fn from(invalid: InvalidInput) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl Limit {
+    fn read(text: &str) -> Result<Self, Problem> {
+        let text = text.trim_ascii().to_ascii_lowercase();
+        let (text, shadow) = match text.strip_suffix(SHADOW) {
+            Some(text) => (text.trim_ascii_end(), true),
+            None => (text.as_str(), false),
+        };
+        let digits = text.find(|c: char| !c.is_ascii_digit() && !matches!(c, ',' | '_'));
+        let (amount, rest) = text.split_at(digits.unwrap_or(text.len()));
+        let amount = number(amount)?;
+        let limit = match rest.trim_ascii() {
+            "daily" => Self::daily(amount),
+            "monthly" => Self::monthly(amount),
+            "credits" => Self::credits(amount),
+            "concurrent" => Self::concurrent(narrow(amount)?),
+            rest => match rest.strip_prefix('/') {
+                Some(every) => Self::window(narrow(amount)?, interval(every)?),
+                None => {
+                    let refill = rest.strip_prefix("credits").map(str::trim_ascii);
+                    let refill = refill.and_then(|rest| rest.strip_prefix('+'));
+                    let refill = refill.and_then(|rest| rest.split_once('/'));
+                    let (back, every) = refill.ok_or(Problem::Unreadable)?;
+                    Self::refilled_credits(amount, narrow(number(back)?)?, interval(every)?)
+                }
+            },
+        }?;
+        Ok(Self { shadow, ..limit })
+    }
+}
+
+/// `min`, `15 min`, `1h 30m`, `250ms`
+fn interval(text: &str) -> Result<Duration, Problem> {
+    let text = text.trim_ascii();
+    let length = match text.strip_suffix("ms").map(str::trim_ascii_end) {
+        Some("") => Some(Duration::from_millis(1)),
+        Some(millis) => millis.parse().ok().map(Duration::from_millis),
+        None if text.starts_with(|c: char| c.is_ascii_digit()) => span(text),
+        None if text.is_empty() => None,
+        None => span(&format!("1{text}")),
+    };
+    length.ok_or(Problem::Unreadable)
+}
+
+/// Digits, with `,` or `_` before each three of them if at all.
+fn number(text: &str) -> Result<u64, Problem> {
+    let text = text.trim_ascii();
+    let mut groups = text.split([',', '_']);
+    let first = groups.next().unwrap_or_default();
+    let is_grouped = text.len() > first.len();
+    let is_digits = |group: &str| !group.is_empty() && group.bytes().all(|b| b.is_ascii_digit());
+    let fits = is_digits(first)
+        && (!is_grouped || first.len() <= 3)
+        && groups.all(|group| group.len() == 3 && is_digits(group));
+    if !fits {
+        return Err(Problem::Unreadable);
+    }
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    digits
+        .parse()
+        .map_err(|_| InvalidInput::new("limit", format!("is above {}", u64::MAX)).into())
+}
+
+fn narrow(amount: u64) -> Result<u32, InvalidInput> {
+    u32::try_from(amount).map_err(|_| InvalidInput::new("limit", format!("is above {}", u32::MAX)))
+}
+
+/// As text.
+impl Serialize for Limit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// How many limits a key, an organization or a route can have.
+const MOST: usize = 8;
+
+/// Limits of one holder: not too many, and none twice.
+pub(crate) fn list(
+    texts: impl IntoIterator<Item = impl AsRef<str>>,
+) -> Result<Vec<Limit>, InvalidInput> {
+    let mut limits: Vec<Limit> = Vec::new();
+    for text in texts {
+        let limit = text.as_ref().parse::<Limit>();
+        let limit = limit.map_err(|error| error.within("limits"))?;
+        let is_same =
+            |other: &&Limit| other.span.is_counted_as(limit.span) && other.shadow == limit.shadow;
+        if let Some(other) = limits.iter().find(is_same) {
+            return Err(InvalidInput::new(
+                "limits",
+                format!("`{other}` and `{limit}` count the same; give one of them"),
+            ));
+        }
+        limits.push(limit);
+    }
+    if limits.len() > MOST {
+        return Err(InvalidInput::new(
+            "limits",
+            format!("are more than {MOST}; give fewer"),
+        ));
+    }
+    Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(text: &str) -> Limit {
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn limits_are_read_as_people_write_them() {
+        for (text, shown) in [
+            ("10/s", "10/s"),
+            (" 600 / min ", "600/min"),
+            ("20,000/day", "20000/day"),
+            ("1_000_000/1h", "1000000/hour"),
+            ("5/15 minutes", "5/15min"),
+            ("5/90s", "5/90s"),
+            ("5/1h 30m", "5/90min"),
+            ("3/250ms", "3/250ms"),
+            ("7/week", "7/7day"),
+            ("20000 Daily", "20000 daily"),
+            ("500000 monthly", "500000 monthly"),
+            ("5000 credits", "5000 credits"),
+            ("5000 credits +100/hour", "5000 credits +100/hour"),
+            ("5000 credits + 100 / 90s", "5000 credits +100/90s"),
+            ("8 concurrent", "8 concurrent"),
+            ("8 concurrent shadow", "8 concurrent shadow"),
+            ("30/min  shadow", "30/min shadow"),
+        ] {
+            assert_eq!(limit(text).to_string(), shown, "{text}");
+            assert_eq!(limit(shown), limit(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "",
+            "10",
+            "/s",
+            "10/",
+            "0/s",
+            "-1/s",
+            "1.5/s",
+            "10 /s x",
+            "10/fortnight",
+            "10/0s",
+            "10/400 days",
+            "4294967296/s",
+            "0 daily",
+            "daily",
+            "5 weekly",
+            "5 credits 1/h",
+            "5 credits +0/h",
+            "5 credits +1",
+            "5 concurrent +1/h",
+            "4294967296 concurrent",
+            "1,00/s",
+            "1,0000/s",
+            ",100/s",
+            "100,/s",
+            "1000,000/s",
+            "shadow",
+            "10/s shade",
+            "18446744073709551615 daily",
+            "99999999999999999999 daily",
+            "１/s",
+        ] {
+            let parsed = text.parse::<Limit>();
+            assert!(parsed.is_err(), "{text}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn what_counts_the_same_is_given_once() {
+        assert!(list(["10/s", "600/min", "600/min shadow", "5 daily", "9 monthly"]).is_ok());
+        for twice in [
+            ["10/min", "20/min"],
+            ["60/60s", "9/min"],
+            ["5 credits", "5 credits +1/h"],
+            ["1 concurrent", "2 concurrent"],
+        ] {
+            assert!(list(twice).is_err(), "{twice:?}");
+        }
+        let many: Vec<String> = (1..=9).map(|n| format!("1/{n}s")).collect();
+        assert!(list(&many).is_err());
+        assert!(list(&many[1..]).is_ok());
+    }
+
+    #[test]
+    fn a_limit_is_small() {
+        assert!(size_of::<Limit>() <= 40, "{} bytes", size_of::<Limit>());
+    }
+}

@@ -1,0 +1,450 @@
+//! The sliding-window log: which hits of the last `length` still count, exactly, in bounded memory.
+//!
+//! Time is cut into grains (see [`WindowLength`]) and a hit counts from the *later* end of its
+//! grain, so that rounding can only delay an admission. All hits of one grain form a run. Runs are
+//! kept oldest first as `(gap to the next run, count)` in a queue of bytes, both as LEB128 varints
+//! and the count left out where it is 1. The newest run is kept beside the queue, because it still
+//! grows. As at most some 60,000 grains fit a window and a run costs at most a few bytes, a window
+//! stays below 512 KiB whatever its limit, and a full one of 60 a minute takes about 120 bytes.
+
+use std::num::NonZeroU32;
+
+use crate::limit::WindowLength;
+use crate::time::Moment;
+
+/// The hits of one window. Time is always given, and moves forward only: an earlier `now` than one
+/// given before is taken as that one.
+#[derive(Debug)]
+pub(crate) struct SlidingLog {
+    length: WindowLength,
+    /// The older runs, behind `gone` bytes of runs that have left the window.
+    older: Vec<u8>,
+    gone: u32,
+    /// Grain of the oldest run; of the newest, if `older` is empty.
+    oldest: u64,
+    /// Grain of the newest run, counted from `oldest`.
+    newest_offset: u32,
+    /// Hits in the newest run; 0 only if the log is empty.
+    newest_count: u32,
+    used: u32,
+}
+
+impl SlidingLog {
+    pub(crate) fn new(length: WindowLength) -> Self {
+        Self {
+            length,
+            older: Vec::new(),
+            gone: 0,
+            oldest: 0,
+            newest_offset: 0,
+            newest_count: 0,
+            used: 0,
+        }
+    }
+
+    pub(crate) fn length(&self) -> WindowLength {
+        self.length
+    }
+
+    /// How many hits counted when that was last looked at.
+    pub(crate) fn used(&self) -> u32 {
+        self.used
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Forgets what has left the window and returns how many hits still count.
+    #[inline]
+    pub(crate) fn used_at(&mut self, now: Moment) -> u32 {
+        if self.used > 0 && self.leaves_at(self.oldest) <= now {
+            self.forget_until(now);
+        }
+        self.used
+    }
+
+    /// Adds `cost` hits at `now`. The caller has made sure that `used + cost` fits 32 bits.
+    #[inline]
+    pub(crate) fn record(&mut self, now: Moment, cost: NonZeroU32) {
+        // In the newest run where that is still growing, which is told without a division.
+        let grain = if self.used > 0 && now <= self.ends_at(self.newest()) {
+            self.newest()
+        } else {
+            self.grain_of(now)
+        };
+        self.push(grain, cost.get());
+    }
+
+    /// Adds `cost` hits at `now`, or as many as can be counted.
+    pub(crate) fn charge(&mut self, now: Moment, cost: u64) {
+        let room = u32::MAX - self.used_at(now);
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX).min(room);
+        if let Some(cost) = NonZeroU32::new(cost) {
+            self.record(now, cost);
+        }
+    }
+
+    /// Takes back `cost` hits of those recorded at `at`, as far as they still count.
+    pub(crate) fn refund(&mut self, now: Moment, at: Moment, cost: u32) {
+        if self.used_at(now) == 0 {
+            return;
+        }
+        let grain = self.grain_of(at);
+        if grain == self.newest() && cost < self.newest_count {
+            self.newest_count -= cost;
+            self.used -= cost;
+            return;
+        }
+        let mut rest = Self::new(self.length);
+        for (run, count) in self.all_runs() {
+            let count = if run == grain {
+                count.saturating_sub(cost)
+            } else {
+                count
+            };
+            if count > 0 {
+                rest.push(run, count);
+            }
+        }
+        *self = rest;
+    }
+
+    /// The hits, oldest first: from when on they count, and how many.
+    pub(crate) fn hits(&self) -> impl Iterator<Item = (Moment, u32)> {
+        let runs = self.all_runs().filter(|(_, count)| *count > 0);
+        runs.map(|(grain, count)| (self.ends_at(grain), count))
+    }
+
+    /// Adds hits of an earlier log, oldest first, that still count at `now`.
+    pub(crate) fn restore(&mut self, now: Moment, hits: impl Iterator<Item = (Moment, u32)>) {
+        for (at, count) in hits {
+            let grain = self.grain_of(at.min(now));
+            if self.leaves_at(grain) > now {
+                let count = count.min(u32::MAX - self.used);
+                self.push(grain.max(self.newest()), count);
+            }
+        }
+    }
+
+    /// When the log has room for `cost` more hits under `limit`, if nothing is admitted meanwhile;
+    /// `now` if it has room now. `cost` is at most `limit`.
+    pub(crate) fn retry_at(&self, now: Moment, limit: u64, cost: NonZeroU32) -> Moment {
+        let mut excess = (u64::from(self.used) + u64::from(cost.get())).saturating_sub(limit);
+        if excess == 0 {
+            return now;
+        }
+        for (grain, count) in self.runs() {
+            excess = excess.saturating_sub(u64::from(count));
+            if excess == 0 {
+                return self.leaves_at(grain);
+            }
+        }
+        self.leaves_at(self.newest())
+    }
+
+    /// When the oldest hit leaves the window; `now` for an empty log.
+    #[inline]
+    pub(crate) fn oldest_leaves_at(&self, now: Moment) -> Moment {
+        if self.used == 0 {
+            now
+        } else {
+            self.leaves_at(self.oldest)
+        }
+    }
+
+    fn newest(&self) -> u64 {
+        self.oldest + u64::from(self.newest_offset)
+    }
+
+    /// The grain that a hit at `at` is counted in.
+    #[inline]
+    fn grain_of(&self, at: Moment) -> u64 {
+        let length = self.length;
+        length.grains(at.nanos() + (length.grain_nanos() - 1))
+    }
+
+    #[inline]
+    fn ends_at(&self, grain: u64) -> Moment {
+        Moment::from_nanos(grain * self.length.grain_nanos())
+    }
+
+    #[inline]
+    fn leaves_at(&self, grain: u64) -> Moment {
+        Moment::from_nanos(grain * self.length.grain_nanos() + self.length.nanos())
+    }
+
+    #[inline]
+    fn push(&mut self, grain: u64, count: u32) {
+        if self.used == 0 {
+            self.oldest = grain;
+            self.newest_offset = 0;
+            self.newest_count = 0;
+        } else if grain > self.newest() {
+            self.start_run(grain);
+        }
+        self.newest_count += count;
+        self.used += count;
+    }
+
+    fn start_run(&mut self, grain: u64) {
+        // Two runs that both count are less than a window, some 60,000 grains, apart.
+        let gap = (grain - self.newest()) as u32;
+        let count = self.newest_count;
+        let mut buffer = [0; 10];
+        let mut len = write_varint(&mut buffer, 0, (u64::from(gap) << 1) | u64::from(count > 1));
+        if count > 1 {
+            len = write_varint(&mut buffer, len, u64::from(count));
+        }
+        self.make_room(len);
+        self.older.extend_from_slice(&buffer[..len]);
+        self.newest_offset += gap;
+        self.newest_count = 0;
+    }
+
+    /// Makes room for `len` more bytes: by a sixteenth at least, in place of what is gone or, if
+    /// that is less, by growing. So moving stays linear in all, and little is left unused.
+    fn make_room(&mut self, len: usize) {
+        if self.older.capacity() - self.older.len() >= len {
+            return;
+        }
+        let step = len.max(self.older.len() / 16).max(8);
+        let gone = self.gone as usize;
+        if gone >= step {
+            self.older.drain(..gone);
+            self.gone = 0;
+        } else {
+            self.older.reserve_exact(step);
+        }
+    }
+
+    fn forget_until(&mut self, now: Moment) {
+        if self.leaves_at(self.newest()) <= now {
+            *self = Self::new(self.length);
+            return;
+        }
+        while self.leaves_at(self.oldest) <= now {
+            let Some((gap, count, len)) = read_run(self.older_bytes()) else {
+                return;
+            };
+            // A window's bytes are fewer than 512 Ki.
+            self.gone += len as u32;
+            self.used -= count;
+            self.oldest += u64::from(gap);
+            self.newest_offset -= gap;
+        }
+    }
+
+    fn older_bytes(&self) -> impl Iterator<Item = u8> {
+        self.older[self.gone as usize..].iter().copied()
+    }
+
+    /// All runs, oldest first, as `(grain, count)`.
+    fn all_runs(&self) -> impl Iterator<Item = (u64, u32)> {
+        let newest = (self.newest(), self.newest_count);
+        self.runs().chain(std::iter::once(newest))
+    }
+
+    /// All runs but the newest, oldest first, as `(grain, count)`.
+    fn runs(&self) -> impl Iterator<Item = (u64, u32)> {
+        let mut bytes = self.older_bytes();
+        let mut grain = self.oldest;
+        std::iter::from_fn(move || {
+            let (gap, count, _) = read_run(&mut bytes)?;
+            let run = (grain, count);
+            grain += u64::from(gap);
+            Some(run)
+        })
+    }
+}
+
+/// One run from the front of `bytes`: the gap to the next run, its count and its length in bytes.
+#[inline]
+fn read_run(mut bytes: impl Iterator<Item = u8>) -> Option<(u32, u32, usize)> {
+    let (head, head_len) = read_varint(&mut bytes)?;
+    let gap = (head >> 1) as u32;
+    if head & 1 == 0 {
+        return Some((gap, 1, head_len));
+    }
+    let (count, count_len) = read_varint(&mut bytes)?;
+    Some((gap, count as u32, head_len + count_len))
+}
+
+#[inline]
+fn write_varint(buffer: &mut [u8; 10], mut at: usize, mut value: u64) -> usize {
+    while value >= 0x80 {
+        buffer[at] = value as u8 | 0x80;
+        value >>= 7;
+        at += 1;
+    }
+    buffer[at] = value as u8;
+    at + 1
+}
+
+#[inline]
+fn read_varint(bytes: &mut impl Iterator<Item = u8>) -> Option<(u64, usize)> {
+    let mut value = 0;
+    for len in 1..=5 {
+        let byte = bytes.next()?;
+        value |= u64::from(byte & 0x7f) << (7 * (len - 1));
+        if byte < 0x80 {
+            return Some((value, len));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cost(n: u32) -> NonZeroU32 {
+        NonZeroU32::new(n).unwrap()
+    }
+
+    fn millis(n: u64) -> Moment {
+        Moment::from_nanos(n * 1_000_000)
+    }
+
+    /// The rule written down as plainly as it can be: every hit with its own rounded time.
+    struct Naive {
+        length: u64,
+        grain: u64,
+        hits: Vec<(u64, u64)>,
+    }
+
+    impl Naive {
+        fn new(length: WindowLength) -> Self {
+            Self {
+                length: length.nanos(),
+                grain: length.grain_nanos(),
+                hits: Vec::new(),
+            }
+        }
+
+        fn used(&self, now: u64) -> u64 {
+            self.hits
+                .iter()
+                .filter(|(at, _)| at + self.length > now)
+                .map(|(_, n)| n)
+                .sum()
+        }
+
+        fn admit(&mut self, now: u64, limit: u64, cost: u64) -> bool {
+            let admitted = self.used(now) + cost <= limit;
+            if admitted {
+                self.hits
+                    .push((now.div_ceil(self.grain) * self.grain, cost));
+            }
+            admitted
+        }
+
+        fn retry_at(&self, now: u64, limit: u64, cost: u64) -> u64 {
+            let fits = |at: u64| self.used(at) + cost <= limit;
+            let leaving = self
+                .hits
+                .iter()
+                .map(|(at, _)| at + self.length)
+                .filter(|at| *at > now);
+            std::iter::once(now)
+                .chain(leaving)
+                .filter(|&at| fits(at))
+                .min()
+                .unwrap()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn decisions_equal_those_of_a_naive_log(
+            length_ms in prop_oneof![1..50_u64, 900..70_000_u64, 3_000_000..9_000_000_u64],
+            limit in prop_oneof![1..20_u32, 1_000..2_000_u32],
+            // Each step waits some of the window's length and asks for some of its limit.
+            steps in prop::collection::vec((0.0..1.0_f64, 0..4_u32, 0.0..1.0_f64), 1..400),
+        ) {
+            let length = WindowLength::new(Duration::from_millis(length_ms)).unwrap();
+            let mut log = SlidingLog::new(length);
+            let mut naive = Naive::new(length);
+            let mut now = 0;
+            for (wait, scale, ask) in steps {
+                now += (length.nanos() as f64 * wait.powi(4) / 4_f64.powi(scale as i32)) as u64;
+                let asked = 1 + (f64::from(limit - 1) * ask.powi(6)) as u32;
+                let moment = Moment::from_nanos(now);
+                let used = log.used_at(moment);
+                prop_assert_eq!(u64::from(used), naive.used(now));
+                let retry_at = log.retry_at(moment, u64::from(limit), cost(asked)).nanos();
+                prop_assert_eq!(retry_at, naive.retry_at(now, u64::from(limit), u64::from(asked)));
+                let admitted = used + asked <= limit;
+                if admitted {
+                    log.record(moment, cost(asked));
+                }
+                prop_assert_eq!(admitted, naive.admit(now, u64::from(limit), u64::from(asked)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_hit_counts_for_the_whole_window_and_no_longer() {
+        let mut log = SlidingLog::new(WindowLength::MINUTE);
+        log.record(millis(5), cost(1));
+        assert_eq!(log.used_at(millis(60_004)), 1);
+        assert_eq!(log.oldest_leaves_at(millis(60_004)), millis(60_005));
+        assert_eq!(log.used_at(millis(60_005)), 0);
+    }
+
+    #[test]
+    fn a_hit_is_rounded_to_the_later_grain() {
+        let mut log = SlidingLog::new(WindowLength::MINUTE);
+        log.record(Moment::from_nanos(1), cost(1));
+        assert_eq!(log.used_at(Moment::from_nanos(60_000_000_001)), 1);
+        assert_eq!(log.used_at(Moment::from_nanos(60_001_000_000)), 0);
+    }
+
+    #[test]
+    fn a_costly_request_waits_for_as_many_hits_as_it_needs() {
+        let mut log = SlidingLog::new(WindowLength::MINUTE);
+        for second in 0..10 {
+            log.record(millis(second * 1_000), cost(1));
+        }
+        let now = millis(10_000);
+        assert_eq!(log.retry_at(now, 10, cost(1)), millis(60_000));
+        assert_eq!(log.retry_at(now, 10, cost(4)), millis(63_000));
+        assert_eq!(log.retry_at(now, 10, cost(10)), millis(69_000));
+    }
+
+    #[test]
+    fn memory_is_bounded_at_any_limit() {
+        let mut log = SlidingLog::new(WindowLength::MINUTE);
+        let per_grain = cost(u32::MAX / 60_001);
+        for ms in 0..200_000 {
+            log.used_at(millis(ms));
+            log.record(millis(ms), per_grain);
+        }
+        assert!(
+            log.older.capacity() <= 512 * 1024,
+            "{} bytes",
+            log.older.capacity()
+        );
+    }
+
+    #[test]
+    fn a_full_window_of_sixty_a_minute_is_small() {
+        let mut log = SlidingLog::new(WindowLength::MINUTE);
+        for second in 0..600 {
+            log.used_at(millis(second * 1_000));
+            log.record(millis(second * 1_000), cost(1));
+        }
+        assert_eq!(log.used, 60);
+        assert!(
+            log.older.capacity() <= 128,
+            "{} bytes",
+            log.older.capacity()
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! The records that KeyGuard stores: organizations, keys, usage and audit entries.
+
+mod audit;
+mod health;
+mod id;
+mod key;
+pub(crate) mod key_text;
+mod legacy_hash;
+mod method;
+mod org;
+mod reason;
+mod scope;
+mod secret;
+mod usage;
+
+pub use self::audit::AuditEntry;
+pub use self::health::{BackendHealth, Readiness};
+pub use self::id::{KeyId, OrgId};
+pub use self::key::{Key, KeyStatus, LimitOverride};
+pub use self::key_text::{KeyPrefix, PlainKey};
+pub use self::method::Method;
+pub use self::org::{Org, OrgStatus};
+pub use self::reason::Reason;
+pub use self::scope::Scope;
+pub use self::secret::Secret;
+pub use self::usage::Usage;
+
+pub(crate) use self::key::{Credential, HashScheme};
+pub(crate) use self::key_text::{HashedKey, KeyHasher};
+pub(crate) use self::legacy_hash::LegacyHasher;
+pub(crate) use self::secret::Fingerprint;

@@ -1,0 +1,36 @@
+//! Organizations.
+
+use serde::{Deserialize, Serialize};
+
+use super::{LimitOverride, OrgId};
+use crate::limit::Limit;
+use crate::time::Timestamp;
+
+/// Whether the keys of an organization are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+pub enum OrgStatus {
+    /// Its keys are accepted.
+    Active,
+    /// Its keys are refused until it is resumed.
+    Suspended,
+}
+
+/// An organization: the owner of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+pub struct Org {
+    /// Its id.
+    pub id: OrgId,
+    /// Its name, unique in the data file.
+    pub name: String,
+    /// Whether its keys are accepted.
+    pub status: OrgStatus,
+    /// Limits that all of its keys share.
+    pub limits: Vec<Limit>,
+    /// Limits that are lifted for a time.
+    pub lifts: Vec<LimitOverride>,
+    /// When it was created.
+    pub created_at: Timestamp,
+}

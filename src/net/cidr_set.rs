@@ -1,0 +1,257 @@
+//! Sets of client addresses.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::ClientIp;
+use super::client_ip::well_known;
+use crate::input::InvalidInput;
+use crate::net::Nat64Prefixes;
+
+/// A set of addresses: single ones, networks in CIDR notation, and `local` for
+/// [`ClientIp::LOCAL`].
+///
+/// An IPv6 address that stands for an IPv4 one, as [`ClientIp`] says, is that one; `::/0` holds no
+/// IPv4 address.
+///
+/// ```
+/// use keyguard::Addresses;
+/// let office: Addresses = "192.0.2.7, 10.0.0.0/8".parse()?;
+/// assert!(office.contains("10.1.2.3".parse().unwrap()));
+/// assert!("10.1.2.3/8".parse::<Addresses>().is_err());
+/// # Ok::<(), keyguard::InvalidInput>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CidrSet {
+    /// As they were given.
+    nets: Vec<IpNet>,
+    local: bool,
+    /// What the nets hold, sorted and apart.
+    v4: Vec<RangeInclusive<u128>>,
+    v6: Vec<RangeInclusive<u128>>,
+}
+
+impl CidrSet {
+    pub(crate) fn parse(
+        field: &'static str,
+        texts: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Self, InvalidInput> {
+        let mut set = Self::default();
+        for text in texts {
+            match text.as_ref().trim_ascii() {
+                "local" => set.local = true,
+                text => set.nets.push(net(field, text)?),
+            }
+        }
+        (set.v4, set.v6) = ranges(&set.nets);
+        Ok(set)
+    }
+
+    /// The same set, which holds IPv4 addresses where it names them as translators write them.
+    pub(crate) fn translated(mut self, nat64: &Nat64Prefixes) -> Self {
+        if !nat64.is_empty() {
+            let nets = self.nets.iter().map(|net| nat64.canonical_net(*net));
+            (self.v4, self.v6) = ranges(&nets.collect::<Vec<_>>());
+        }
+        self
+    }
+
+    /// Whether the address is one of the set.
+    #[must_use]
+    pub fn contains(&self, address: ClientIp) -> bool {
+        let (ranges, bits) = match address.ip() {
+            None => return self.local,
+            Some(IpAddr::V4(ip)) => (&self.v4, u128::from(ip.to_bits())),
+            Some(IpAddr::V6(ip)) => (&self.v6, ip.to_bits()),
+        };
+        let at = ranges.partition_point(|range| *range.end() < bits);
+        ranges.get(at).is_some_and(|range| range.contains(&bits))
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nets.is_empty() && !self.local
+    }
+
+    /// Its members, as they are read.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let text = |net: &IpNet| {
+            if net.prefix_len() == net.max_prefix_len() {
+                net.addr().to_string()
+            } else {
+                net.to_string()
+            }
+        };
+        let local = self.local.then(|| "local".to_owned());
+        self.nets.iter().map(text).chain(local).collect()
+    }
+}
+
+/// An address or a network.
+fn net(field: &'static str, text: &str) -> Result<IpNet, InvalidInput> {
+    let unreadable = || {
+        InvalidInput::of(
+            field,
+            text,
+            "is no address such as `192.0.2.7`, no network such as `10.0.0.0/8` or `2001:db8::/32`, \
+             and not `local`",
+        )
+    };
+    let net = match text.parse::<IpAddr>() {
+        Ok(ip) => IpNet::from(ip),
+        Err(_) => text.parse().map_err(|_| unreadable())?,
+    };
+    if net.trunc() != net {
+        let whole = net.trunc();
+        return Err(InvalidInput::new(
+            field,
+            format!("`{net}` names an address within a network; give the network, `{whole}`"),
+        ));
+    }
+    Ok(canonical(net))
+}
+
+/// A network of IPv6 addresses that stand for IPv4 ones as the IPv4 network.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    let ip = v6.addr();
+    let inside = ip.to_ipv4_mapped().or_else(|| well_known(ip));
+    match (inside, v6.prefix_len().checked_sub(96)) {
+        (Some(ip), Some(len)) => IpNet::new(ip.into(), len).unwrap_or(net),
+        _ => net,
+    }
+}
+
+/// What the nets hold: IPv4 addresses, and IPv6 addresses.
+fn ranges(nets: &[IpNet]) -> (Vec<RangeInclusive<u128>>, Vec<RangeInclusive<u128>>) {
+    let is_ipv4 = |net: &&IpNet| matches!(net, IpNet::V4(_));
+    let v4 = merged(nets.iter().filter(is_ipv4));
+    (v4, merged(nets.iter().filter(|net| !is_ipv4(net))))
+}
+
+fn merged<'a>(nets: impl Iterator<Item = &'a IpNet>) -> Vec<RangeInclusive<u128>> {
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => u128::from(Ipv4Addr::to_bits(ip)),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    let mut ranges: Vec<_> = nets
+        .map(|net| bits(net.network())..=bits(net.broadcast()))
+        .collect();
+    ranges.sort_by_key(|range| *range.start());
+    ranges.dedup_by(|next, range| {
+        // Networks hold each other or have nothing in common.
+        let is_within = next.start() <= range.end();
+        if is_within {
+            *range = *range.start()..=*range.end().max(next.end());
+        }
+        is_within
+    });
+    ranges
+}
+
+/// Separated by commas.
+impl std::str::FromStr for CidrSet {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse("ip", text.split(',').filter(|part| !part.trim().is_empty()))
+    }
+}
+
+impl fmt::Display for CidrSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.texts().join(","))
+    }
+}
+
+/// As a list of texts.
+impl Serialize for CidrSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.texts())
+    }
+}
+
+impl<'de> Deserialize<'de> for CidrSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        Self::parse("ip", texts).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(set: &str, address: &str) -> bool {
+        let set: CidrSet = set.parse().unwrap();
+        set.contains(address.parse().unwrap())
+    }
+
+    #[test]
+    fn an_address_is_found_however_it_is_written() {
+        for (set, address) in [
+            ("10.0.0.0/8", "10.255.255.255"),
+            ("10.0.0.0/8", "::ffff:10.1.2.3"),
+            ("::ffff:10.0.0.0/104", "10.1.2.3"),
+            ("10.0.0.0/8", "64:ff9b::10.1.2.3"),
+            ("64:ff9b::10.0.0.0/104", "10.1.2.3"),
+            ("64:ff9b::10.1.2.3", "10.1.2.3"),
+            ("64:ff9b::/96", "192.0.2.7"),
+            ("192.0.2.7", "192.0.2.7"),
+            ("0.0.0.0/0", "255.255.255.255"),
+            ("2001:db8::/32", "2001:db8:ffff::1"),
+            ("::/0", "ffff::"),
+            ("10.0.0.0/8,10.1.0.0/16,9.0.0.0/8", "10.200.0.1"),
+            ("10.1.0.0/16, 10.3.0.0/16", "10.3.0.0"),
+            ("local", "local"),
+        ] {
+            assert!(holds(set, address), "{set} {address}");
+        }
+        for (set, address) in [
+            ("10.0.0.0/8", "11.0.0.0"),
+            ("10.1.0.0/16, 10.3.0.0/16", "10.2.0.0"),
+            ("::/0", "10.0.0.1"),
+            ("0.0.0.0/0", "::1"),
+            ("0.0.0.0/0,::/0", "local"),
+            ("", "10.0.0.1"),
+        ] {
+            assert!(!holds(set, address), "{set} {address}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in [
+            "10.0.0.0/33",
+            "10.9.9",
+            "::/129",
+            "example.com",
+            "kg_live_x",
+            "10.0.0.0/-1",
+        ] {
+            let error = text.parse::<CidrSet>().unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("`{text}` is no address")),
+                "{error}"
+            );
+        }
+        // It may be a key.
+        let long = "kg_live_".repeat(7);
+        let error = long.parse::<CidrSet>().unwrap_err().to_string();
+        assert!(!error.contains("kg_live_"), "{error}");
+        let error = "10.1.2.3/8".parse::<CidrSet>().unwrap_err();
+        assert!(error.to_string().contains("`10.0.0.0/8`"), "{error}");
+    }
+
+    #[test]
+    fn texts_read_back() {
+        let text = "10.0.0.0/8,192.0.2.7,2001:db8::/32,local";
+        assert_eq!(text.parse::<CidrSet>().unwrap().to_string(), text);
+    }
+}

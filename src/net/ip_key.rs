@@ -1,0 +1,205 @@
+//! The network a client counts as: its IPv4 address, or the /64 of its IPv6 address.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::input::InvalidInput;
+use crate::net::ClientIp;
+
+/// The addresses that are counted and locked as one client: a single IPv4 address, or the /64 that
+/// an IPv6 subscriber is given (RFC 6177). Where too many are locked, the /24 or /48 around them.
+///
+/// ```
+/// use keyguard::Network;
+/// let network: Network = "2001:db8::17".parse()?;
+/// assert_eq!(network.to_string(), "2001:db8::/64");
+/// assert_eq!(network, "2001:db8::ffff".parse()?);
+/// # Ok::<(), keyguard::InvalidInput>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IpKey {
+    /// As an IPv6 address; IPv4 ones are mapped.
+    bits: u128,
+    /// Out of 128.
+    prefix_len: u8,
+}
+
+const IPV4_LEN: u8 = 128;
+const IPV4_PARENT_LEN: u8 = 96 + 24;
+const IPV6_LEN: u8 = 64;
+const IPV6_PARENT_LEN: u8 = 48;
+
+impl IpKey {
+    /// The network of a client; `None` for [`ClientIp::LOCAL`].
+    pub fn of(ip: ClientIp) -> Option<Self> {
+        Some(match ip.ip()? {
+            IpAddr::V4(ip) => Self::new(ip.to_ipv6_mapped(), IPV4_LEN),
+            IpAddr::V6(ip) => Self::new(ip, IPV6_LEN),
+        })
+    }
+
+    fn new(address: Ipv6Addr, prefix_len: u8) -> Self {
+        let mask = u128::MAX << (128 - u32::from(prefix_len.clamp(1, 128)));
+        Self {
+            bits: address.to_bits() & mask,
+            prefix_len,
+        }
+    }
+
+    /// The /24 or /48 around it; itself if it is one.
+    pub(crate) fn parent(self) -> Self {
+        let len = match self.prefix_len {
+            IPV4_LEN => IPV4_PARENT_LEN,
+            IPV6_LEN => IPV6_PARENT_LEN,
+            len => len,
+        };
+        Self::new(Ipv6Addr::from_bits(self.bits), len)
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; 17] {
+        let mut bytes = [self.prefix_len; 17];
+        bytes[1..].copy_from_slice(&self.bits.to_be_bytes());
+        bytes
+    }
+
+    /// `None` if [`IpKey::to_bytes`] never wrote that.
+    pub(crate) fn from_bytes(bytes: [u8; 17]) -> Option<Self> {
+        let [prefix_len, address @ ..] = bytes;
+        let known = [IPV4_LEN, IPV4_PARENT_LEN, IPV6_LEN, IPV6_PARENT_LEN];
+        let network = Self {
+            bits: u128::from_be_bytes(address),
+            prefix_len,
+        };
+        let address = Ipv6Addr::from_bits(network.bits);
+        (known.contains(&prefix_len) && Self::new(address, prefix_len) == network)
+            .then_some(network)
+    }
+
+    fn ipv4(self) -> Option<Ipv4Addr> {
+        Ipv6Addr::from_bits(self.bits)
+            .to_ipv4_mapped()
+            .filter(|_| self.prefix_len > 96)
+    }
+}
+
+impl fmt::Display for IpKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.ipv4(), self.prefix_len) {
+            (Some(ip), IPV4_LEN) => ip.fmt(f),
+            (Some(ip), len) => write!(f, "{ip}/{}", len - 96),
+            (None, len) => write!(f, "{}/{len}", Ipv6Addr::from_bits(self.bits)),
+        }
+    }
+}
+
+/// An address, or one of the networks as they are shown.
+impl FromStr for IpKey {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || {
+            InvalidInput::of(
+                "ip",
+                text,
+                "is neither an IPv4 or IPv6 address nor a network as `list-blocks` shows it",
+            )
+        };
+        let Some((address, len)) = text.split_once('/') else {
+            let ip: ClientIp = text.parse().map_err(|_| invalid())?;
+            return Self::of(ip).ok_or_else(|| {
+                InvalidInput::new(
+                    "ip",
+                    "`local` stands for every client of a Unix socket; \
+                     give an IPv4 or IPv6 address",
+                )
+            });
+        };
+        let address: IpAddr = address.parse().map_err(|_| invalid())?;
+        let network = match (address, len) {
+            (IpAddr::V4(ip), "32") => Self::new(ip.to_ipv6_mapped(), IPV4_LEN),
+            (IpAddr::V4(ip), "24") => Self::new(ip.to_ipv6_mapped(), IPV4_PARENT_LEN),
+            (IpAddr::V6(ip), "64") => Self::new(ip, IPV6_LEN),
+            (IpAddr::V6(ip), "48") => Self::new(ip, IPV6_PARENT_LEN),
+            _ => return Err(invalid()),
+        };
+        Ok(network)
+    }
+}
+
+/// As text.
+impl Serialize for IpKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for IpKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> IpKey {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_64() {
+        assert_eq!(network("2001:db8:1:2::3"), network("2001:db8:1:2:ffff::"));
+        assert_ne!(network("2001:db8:1:2::3"), network("2001:db8:1:3::3"));
+        assert_eq!(
+            network("2001:db8:1:2::3").parent().to_string(),
+            "2001:db8:1::/48"
+        );
+    }
+
+    #[test]
+    fn an_ipv4_client_is_its_address_however_written() {
+        assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
+        assert_ne!(network("192.0.2.7"), network("192.0.2.8"));
+        assert_eq!(network("192.0.2.7").parent(), network("192.0.2.0/24"));
+        assert_eq!(network("192.0.2.0/24").parent(), network("192.0.2.0/24"));
+    }
+
+    #[test]
+    fn text_and_bytes_read_back() {
+        for text in [
+            "192.0.2.7",
+            "192.0.2.0/24",
+            "2001:db8::/64",
+            "2001:db8::/48",
+            "::/64",
+        ] {
+            let network = network(text);
+            assert_eq!(network.to_string(), text);
+            assert_eq!(IpKey::from_bytes(network.to_bytes()), Some(network));
+        }
+        assert_eq!(IpKey::from_bytes([65; 17]), None);
+        let mut stray = network("192.0.2.0/24").to_bytes();
+        stray[16] = 1;
+        assert_eq!(IpKey::from_bytes(stray), None);
+    }
+
+    #[test]
+    fn what_is_no_client_is_refused() {
+        for text in [
+            "",
+            "local",
+            "192.0.2.0/16",
+            "10.0.0.0/8",
+            "::/0",
+            "kg_live_x",
+            "1.2.3",
+        ] {
+            assert!(text.parse::<IpKey>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Which rules hold for a request.
+
+use smallvec::SmallVec;
+
+use super::{Policy, RouteRules};
+use crate::model::Method;
+use crate::net::ClientIp;
+use crate::policy::path::Matcher;
+
+/// A policy as requests are decided by it.
+#[derive(Debug)]
+pub(crate) struct CompiledPolicy {
+    pub(crate) policy: Policy,
+    /// Over what is protected, and behind that the routes.
+    matcher: Matcher,
+    /// The index in the matcher at which the routes begin.
+    first_route: usize,
+    routes: Vec<RouteRules>,
+    protects_everything: bool,
+    /// There is nothing to be matched.
+    is_plain: bool,
+}
+
+/// Where a request goes to.
+#[derive(Debug)]
+pub(crate) struct RouteMatch<'p> {
+    pub(crate) access: Access,
+    pub(crate) routes: SmallVec<[&'p RouteRules; 2]>,
+    /// Whether any of the routes limits each key.
+    pub(crate) limits_keys: bool,
+    /// Whether any of the routes limits each address.
+    pub(crate) limits_addresses: bool,
+}
+
+impl RouteMatch<'_> {
+    #[inline]
+    fn anywhere(access: Access) -> Self {
+        Self {
+            access,
+            routes: SmallVec::new(),
+            limits_keys: false,
+            limits_addresses: false,
+        }
+    }
+
+    /// Adds the rules of another place that the request may go to: the stricter access, and the routes
+    /// of both.
+    #[cold]
+    pub(crate) fn add(&mut self, other: Self) {
+        self.access = self.access.max(other.access);
+        self.limits_keys |= other.limits_keys;
+        self.limits_addresses |= other.limits_addresses;
+        for route in other.routes {
+            if !self.routes.iter().any(|known| std::ptr::eq(*known, route)) {
+                self.routes.push(route);
+            }
+        }
+    }
+}
+
+/// From the most lenient to the strictest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Access {
+    /// For everybody, in any case.
+    Exempt,
+    /// No key is needed.
+    Open,
+    /// A key would be needed, if a route were not in shadow mode.
+    OpenForNow,
+    /// A key is needed.
+    Protected,
+}
+
+impl From<Policy> for CompiledPolicy {
+    fn from(policy: Policy) -> Self {
+        let policy = policy.translated();
+        let routes: Vec<RouteRules> = policy.routes.iter().map(|route| route.rules()).collect();
+        let protected = policy.protect.as_deref().unwrap_or_default();
+        let patterns = protected
+            .iter()
+            .chain(policy.routes.iter().map(|route| &route.path));
+        Self {
+            matcher: Matcher::new(patterns, policy.ignore_case),
+            first_route: protected.len(),
+            protects_everything: policy.protect.is_none(),
+            is_plain: policy.protect.is_none() && policy.exempt.is_empty() && routes.is_empty(),
+            routes,
+            policy,
+        }
+    }
+}
+
+impl CompiledPolicy {
+    /// Whether nothing of the policy concerns a request before its key is known, unless it is refused.
+    pub(crate) fn lets_everybody_in(&self) -> bool {
+        let Policy { allow, deny, .. } = &self.policy;
+        self.is_plain && allow.is_empty() && deny.is_empty() && !self.names_clients()
+    }
+
+    /// Whether the client of a request may be another than its peer.
+    #[inline]
+    pub(crate) fn names_clients(&self) -> bool {
+        !self.policy.trusted_proxies.is_empty() || !self.policy.nat64_prefixes.is_empty()
+    }
+
+    #[inline]
+    pub(crate) fn place(&self, target: &str, method: Method) -> RouteMatch<'_> {
+        if self.is_plain {
+            return RouteMatch::anywhere(Access::Protected);
+        }
+        self.find_place(target, method)
+    }
+
+    fn find_place(&self, target: &str, method: Method) -> RouteMatch<'_> {
+        let mut exempt = self.policy.exempt.iter();
+        if exempt.any(|path| path.matches(target, method)) {
+            return RouteMatch::anywhere(Access::Exempt);
+        }
+        let mut place = RouteMatch::anywhere(Access::Open);
+        let mut is_protected = self.protects_everything;
+        let (mut is_open, mut requires_key, mut would_require) = (false, false, false);
+        for index in self.matcher.matching(target, method) {
+            let index = usize::from(index);
+            let Some(route) = index
+                .checked_sub(self.first_route)
+                .and_then(|index| self.routes.get(index))
+            else {
+                is_protected = true;
+                continue;
+            };
+            requires_key |= route.requires_key && !route.shadow;
+            would_require |= route.requires_key;
+            is_open |= route
+                .opens
+                .as_ref()
+                .is_some_and(|path| path.matches_surely(target, method, self.policy.ignore_case));
+            place.limits_keys |= !route.key_rules.is_empty();
+            place.limits_addresses |= !route.ip_rules.is_empty();
+            place.routes.push(route);
+        }
+        is_protected &= !is_open;
+        place.access = match (is_protected || requires_key, would_require) {
+            (true, _) => Access::Protected,
+            (false, true) => Access::OpenForNow,
+            (false, false) => Access::Open,
+        };
+        place
+    }
+
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &RouteRules> {
+        self.routes.iter()
+    }
+
+    /// Whether there are lists by which addresses are refused.
+    #[inline]
+    pub(crate) fn has_lists(&self) -> bool {
+        !self.policy.allow.is_empty() || !self.policy.deny.is_empty()
+    }
+
+    /// Whether the lists refuse an address.
+    pub(crate) fn denies(&self, ip: ClientIp) -> bool {
+        let Policy { allow, deny, .. } = &self.policy;
+        deny.contains(ip) || (!allow.is_empty() && !allow.contains(ip))
+    }
+
+    /// Whether strikes and automatic locks do not touch an address.
+    pub(crate) fn spares(&self, ip: ClientIp) -> bool {
+        self.policy.never_lock.contains(ip) || self.policy.trusted_proxies.contains(ip)
+    }
+}
+
+impl Default for CompiledPolicy {
+    fn default() -> Self {
+        Policy::default().into()
+    }
+}

@@ -1,0 +1,165 @@
+//! The policy as a TOML file.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::{Policy, Route};
+use crate::limit::{self, Limit};
+use crate::model::Scope;
+use crate::time::{LockDuration, duration};
+
+/// A policy that cannot be accepted. The message names the line and the field, says what is wrong
+/// and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", place(file))]
+pub struct InvalidPolicy {
+    file: Option<PathBuf>,
+    problem: String,
+}
+
+fn place(file: &Option<PathBuf>) -> String {
+    file.as_ref()
+        .map_or_else(String::new, |file| format!("`{}`: ", file.display()))
+}
+
+/// Reads a policy from a file.
+pub(crate) fn read(file: &Path) -> Result<Policy, InvalidPolicy> {
+    let within = |error: InvalidPolicy| InvalidPolicy {
+        file: Some(file.into()),
+        ..error
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        within(InvalidPolicy {
+            file: None,
+            problem: format!("cannot be read: {error}"),
+        })
+    })?;
+    text.parse().map_err(within)
+}
+
+impl FromStr for Policy {
+    type Err = InvalidPolicy;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = |problem: String| InvalidPolicy {
+            file: None,
+            problem: problem.trim_end().to_owned(),
+        };
+        let policy: Self = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        policy.check().map_err(|error| invalid(error.to_string()))?;
+        Ok(policy)
+    }
+}
+
+pub(super) fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
+    deserializer.deserialize_seq(Routes)
+}
+
+struct Routes;
+
+impl<'de> Visitor<'de> for Routes {
+    type Value = Vec<Route>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("routes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Route>, A::Error> {
+        let mut routes = Vec::new();
+        while let Some(route) = seq.next_element_seed(NextRoute(&routes))? {
+            routes.push(route);
+        }
+        Ok(routes)
+    }
+}
+
+/// Reads the route behind these, and checks it while it is read, so that an error names its line.
+struct NextRoute<'r>(&'r [Route]);
+
+impl<'de> DeserializeSeed<'de> for NextRoute<'_> {
+    type Value = Route;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Route, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NextRoute<'_> {
+    type Value = Route;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a route")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Route, A::Error> {
+        let route = Route::deserialize(MapAccessDeserializer::new(map))?;
+        super::check_route(&route, self.0).map_err(Error::custom)?;
+        Ok(route)
+    }
+}
+
+pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    crate::counter::ip_limit::name(&name).map_err(Error::custom)
+}
+
+pub(super) fn scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let scopes = texts.iter().map(|text| text.parse());
+    scopes.collect::<Result<_, _>>().map_err(Error::custom)
+}
+
+pub(super) fn intervals<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Limit>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    super::route::intervals(texts).map_err(Error::custom)
+}
+
+pub(super) fn cost<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<NonZeroU32>, D::Error> {
+    let cost = u32::deserialize(deserializer)?;
+    let cost = crate::input::limit("cost", cost);
+    cost.map(Some).map_err(Error::custom)
+}
+
+pub(super) fn limits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Limit>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    limit::list(texts).map_err(Error::custom)
+}
+
+pub(super) fn threshold<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u32>, D::Error> {
+    let failures = u32::deserialize(deserializer)?;
+    let failures = crate::input::limit("threshold", failures).map_err(Error::custom)?;
+    Ok(Some(failures.get()))
+}
+
+pub(super) fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    duration::span_of("decay", &text).map_err(Error::custom)
+}
+
+pub(super) fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let steps = texts.iter().map(|text| duration::span_of("steps", text));
+    let steps = steps.collect::<Result<_, _>>().map_err(Error::custom)?;
+    super::checked_steps(steps).map_err(Error::custom)
+}
+
+pub(super) fn lock_time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<LockDuration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(Error::custom)
+}

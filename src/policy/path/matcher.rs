@@ -1,0 +1,211 @@
+//! Which of many patterns a request matches.
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::methods::Methods;
+use super::pattern::{Pattern, WILDCARD};
+use super::readings::{Readings, readings};
+use crate::model::Method;
+
+/// Indexes of patterns, ascending and each once.
+pub(crate) type Matched = SmallVec<[u16; 4]>;
+
+/// An ordered list of patterns, at most 65,536 of them: those beyond share the last index.
+///
+/// The patterns are a trie of segments, so that a look-up costs as many steps as the target has
+/// segments, however many patterns there are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Matcher {
+    root: Node,
+    last: Option<u16>,
+    ignore_case: bool,
+}
+
+/// All patterns that begin with the same segments.
+#[derive(Clone, Debug, Default)]
+struct Node {
+    /// Those that end here.
+    ends: SmallVec<[(u16, Methods); 2]>,
+    literals: HashMap<Box<[u8]>, Node, RandomState>,
+    wildcard: Option<Box<Node>>,
+}
+
+impl Matcher {
+    /// `ignore_case` is for servers to which `/API` is `/api`; it is the case of ASCII alone.
+    pub(crate) fn new<'a>(
+        patterns: impl IntoIterator<Item = &'a Pattern>,
+        ignore_case: bool,
+    ) -> Self {
+        let mut matcher = Self {
+            ignore_case,
+            ..Self::default()
+        };
+        for (index, pattern) in patterns.into_iter().enumerate() {
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            matcher.last = Some(index);
+            let node = pattern.segments().fold(&mut matcher.root, |node, segment| {
+                node.child(segment, ignore_case)
+            });
+            node.ends.push((index, pattern.methods()));
+        }
+        matcher
+    }
+
+    /// The patterns that match in any way in which a server may read the target.
+    pub(crate) fn matching(&self, target: &str, method: Method) -> Matched {
+        let mut matched = Matched::new();
+        let Some(last) = self.last else {
+            return matched;
+        };
+        match readings(target) {
+            Readings::Plain(path) => self.read(path.as_bytes(), method, &mut matched),
+            Readings::Several(texts) => {
+                for text in &texts {
+                    self.read(text, method, &mut matched);
+                }
+            }
+            Readings::Unreadable => matched.extend(0..=last),
+        }
+        matched
+    }
+
+    /// Adds the patterns that cover one reading.
+    #[inline]
+    fn read(&self, path: &[u8], method: Method, matched: &mut Matched) {
+        if self.ignore_case && path.iter().any(u8::is_ascii_uppercase) {
+            let mut lower = SmallVec::<[u8; 256]>::from_slice(path);
+            lower.make_ascii_lowercase();
+            self.root.collect(below_root(&lower), method, matched);
+        } else {
+            self.root.collect(below_root(path), method, matched);
+        }
+        if matched.len() > 1 {
+            matched.sort_unstable();
+            matched.dedup();
+        }
+    }
+}
+
+/// A reading that does not begin with a slash is read with one, too.
+fn below_root(path: &[u8]) -> &[u8] {
+    path.strip_prefix(b"/").unwrap_or(path)
+}
+
+impl Node {
+    fn child(&mut self, segment: &str, ignore_case: bool) -> &mut Self {
+        if segment == WILDCARD {
+            return self.wildcard.get_or_insert_default();
+        }
+        let mut segment = segment.as_bytes().to_vec();
+        if ignore_case {
+            segment.make_ascii_lowercase();
+        }
+        self.literals.entry(segment.into()).or_default()
+    }
+
+    #[inline]
+    fn literal(&self, segment: &[u8]) -> Option<&Self> {
+        // The first segments of most rules are the same, and cheaper to compare than to hash.
+        if self.literals.len() == 1 {
+            let (only, node) = self.literals.iter().next()?;
+            return (**only == *segment).then_some(node);
+        }
+        self.literals.get(segment)
+    }
+
+    /// Adds the patterns of this node and those below it that cover `path`, which has lost the
+    /// segments that lead here. An empty segment is one, but at the end of a path.
+    fn collect(&self, path: &[u8], method: Method, matched: &mut Matched) {
+        for (index, methods) in &self.ends {
+            if methods.contains(method) {
+                matched.push(*index);
+            }
+        }
+        if path.is_empty() || (self.literals.is_empty() && self.wildcard.is_none()) {
+            return;
+        }
+        let slash = path.iter().position(|byte| *byte == b'/');
+        let (segment, below) = match slash {
+            Some(slash) => (&path[..slash], &path[slash + 1..]),
+            None => (path, &[][..]),
+        };
+        if let Some(node) = self.literal(segment) {
+            node.collect(below, method, matched);
+        }
+        if let Some(node) = &self.wildcard {
+            node.collect(below, method, matched);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matching(patterns: &[&str], target: &str, method: Method) -> Vec<u16> {
+        let patterns: Vec<Pattern> = patterns.iter().map(|text| text.parse().unwrap()).collect();
+        Matcher::new(&patterns, false)
+            .matching(target, method)
+            .to_vec()
+    }
+
+    #[test]
+    fn all_matches_come_in_order() {
+        let patterns = [
+            "/api/*/x",
+            "/b",
+            "/api",
+            "/",
+            "/api/a",
+            "/api",
+            "/*/a",
+            "/api/a/x/y",
+        ];
+        assert_eq!(
+            matching(&patterns, "/api/a/x", Method::Get),
+            [0, 2, 3, 4, 5, 6]
+        );
+        assert_eq!(matching(&patterns, "/b/a", Method::Get), [1, 3, 6]);
+        assert_eq!(matching(&patterns, "/c", Method::Get), [3]);
+        assert_eq!(matching(&["/a", "/b"], "/c", Method::Get), [0; 0]);
+        assert_eq!(matching(&[], "/%2f", Method::Get), [0; 0]);
+    }
+
+    #[test]
+    fn every_reading_may_match_a_pattern_of_its_own() {
+        let patterns = ["/public", "/admin", "/x"];
+        let target = "/public/..;/admin";
+        assert_eq!(matching(&patterns, target, Method::Get), [0, 1]);
+    }
+
+    #[test]
+    fn an_unreadable_target_matches_everything() {
+        let long = format!("/{}", "é".repeat(20_000));
+        assert_eq!(
+            matching(&["/a", "POST /b", "/c/*"], &long, Method::Get),
+            [0, 1, 2]
+        );
+    }
+
+    #[test]
+    fn a_wildcard_is_one_segment() {
+        let meta = &["/files/*/meta"];
+        for target in ["/files/a/meta", "/files/a/meta/b", "/files/%2e%2e%2e/meta/"] {
+            assert_eq!(matching(meta, target, Method::Get), [0], "{target}");
+        }
+        for target in ["/files/meta", "/files/a/b/meta", "/files/a", "/files/"] {
+            assert_eq!(matching(meta, target, Method::Get), [0; 0], "{target}");
+        }
+        assert_eq!(matching(&["/files/{id}"], "/files/", Method::Get), [0; 0]);
+    }
+
+    #[test]
+    fn a_pattern_is_for_its_methods_and_for_an_unknown_one() {
+        let patterns = ["POST,PUT /a", "/a", "GET /a/b"];
+        assert_eq!(matching(&patterns, "/a/b", Method::Put), [0, 1]);
+        assert_eq!(matching(&patterns, "/a/b", Method::Get), [1, 2]);
+        assert_eq!(matching(&patterns, "/a/b", Method::Other), [0, 1, 2]);
+    }
+}

@@ -1,0 +1,406 @@
+//! What rules and exemptions say about methods and paths.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::methods::{Methods, invalid};
+use super::readings::{self, Readings};
+use crate::input::InvalidInput;
+use crate::model::Method;
+
+/// The longest text of a pattern, in bytes.
+const MAX_LEN: usize = 1_024;
+
+/// How a segment that may be anything is written.
+pub(super) const WILDCARD: &str = "*";
+
+/// The requests that a rule is for: `[METHODS ]/PATH`, such as `/api`, `POST /api/orders` or
+/// `GET,HEAD /files/*/meta`.
+///
+/// It covers its path and everything below it, by whole segments. `*`, or `{name}`, is any one
+/// segment. Two patterns are equal if they are shown alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    methods: Methods,
+    /// Without a slash at its end, unless it is `/`.
+    path: Box<str>,
+}
+
+impl Pattern {
+    /// Empty for `/`. One that is [`WILDCARD`] may be anything.
+    pub(super) fn segments(&self) -> impl Iterator<Item = &str> {
+        self.path.split('/').filter(|segment| !segment.is_empty())
+    }
+
+    /// Whether it can match a path that begins with a prefix, as both are written.
+    #[cfg(feature = "http")]
+    pub(crate) fn may_match_below(&self, prefix: &str, ignore_case: bool) -> bool {
+        let below = prefix.split('/').filter(|segment| !segment.is_empty());
+        self.segments().zip(below).all(|(own, other)| {
+            own == WILDCARD || own == other || (ignore_case && own.eq_ignore_ascii_case(other))
+        })
+    }
+
+    /// The methods it is for. One that is not known may be any, and servers answer `HEAD` as `GET`
+    /// (RFC 9110 §9.3.2).
+    pub(super) fn methods(&self) -> Methods {
+        let methods = self.methods.with(Method::Other);
+        if methods.contains(Method::Get) {
+            methods.with(Method::Head)
+        } else {
+            methods
+        }
+    }
+
+    /// Whether a target that matches is for this pattern to every server: the request has one of the
+    /// methods, and the path is covered in all of its readings, in none of which anything may be a dot
+    /// segment.
+    pub(crate) fn matches_surely(&self, target: &str, method: Method, ignore_case: bool) -> bool {
+        let is_get = method == Method::Head && self.methods.contains(Method::Get);
+        (is_get || self.methods.contains(method))
+            && match readings::readings(target) {
+                Readings::Plain(_) => true,
+                Readings::Several(texts) => texts
+                    .iter()
+                    .all(|text| self.covers_reading(text, ignore_case) && stays_below(text)),
+                Readings::Unreadable => false,
+            }
+    }
+
+    /// Whether a reading begins with the segments of the pattern. An empty segment is one.
+    fn covers_reading(&self, text: &[u8], ignore_case: bool) -> bool {
+        let Some(text) = text.strip_prefix(b"/") else {
+            return false;
+        };
+        let mut found = text.split(|byte| *byte == b'/');
+        self.segments().all(|wanted| {
+            found.next().is_some_and(|segment| match wanted {
+                WILDCARD => !segment.is_empty(),
+                wanted if ignore_case => segment.eq_ignore_ascii_case(wanted.as_bytes()),
+                wanted => segment == wanted.as_bytes(),
+            })
+        })
+    }
+
+    /// Whether it matches all that `other` does.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let mut segments = other.segments();
+        let mut wanted = self.segments();
+        self.methods().includes(other.methods())
+            && wanted.all(|wanted| {
+                let segment = segments.next();
+                segment.is_some_and(|segment| wanted == WILDCARD || wanted == segment)
+            })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.methods, self.path)
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (methods, path) = methods_and_path(text)?;
+        let mut canonical = String::with_capacity(path.len());
+        for segment in segments(path) {
+            canonical.push('/');
+            canonical.push_str(if is_wildcard(segment) {
+                WILDCARD
+            } else {
+                literal(segment)?
+            });
+        }
+        if canonical.is_empty() {
+            canonical.push('/');
+        }
+        Ok(Self {
+            methods,
+            path: canonical.into(),
+        })
+    }
+}
+
+/// Whether no server can read the dots of a text as leading out of where it is: there are no two in a
+/// row, and no other character that some servers map to one (`%u002e`, `．`).
+fn stays_below(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return false;
+    };
+    let is_odd = |char: char| !char.is_ascii() && !char.is_alphanumeric();
+    !["..", "%u", "%U"].iter().any(|odd| text.contains(odd)) && !text.contains(is_odd)
+}
+
+/// A path that needs no key: `[METHODS ]/PATH` without wildcards.
+///
+/// It is that path alone, byte for byte: `/health/` is not `/health`. As the path is plain, no
+/// server takes it for another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExactPath {
+    methods: Methods,
+    path: Box<str>,
+}
+
+impl ExactPath {
+    /// Whether a request is for that path, by one of its methods if it names any.
+    #[inline]
+    pub(crate) fn matches(&self, target: &str, method: Method) -> bool {
+        let after = target.as_bytes().strip_prefix(self.path.as_bytes());
+        matches!(after, Some([] | [b'?', ..])) && self.methods.contains(method)
+    }
+}
+
+impl fmt::Display for ExactPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.methods, self.path)
+    }
+}
+
+impl FromStr for ExactPath {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (methods, path) = methods_and_path(text)?;
+        if path.contains(['*', '{', '}']) {
+            return Err(invalid(
+                "holds a wildcard; give the one path that is exempt",
+            ));
+        }
+        for segment in segments(path) {
+            literal(segment)?;
+        }
+        Ok(Self {
+            methods,
+            path: path.into(),
+        })
+    }
+}
+
+fn methods_and_path(text: &str) -> Result<(Methods, &str), InvalidInput> {
+    if text.len() > MAX_LEN {
+        return Err(invalid("is longer than 1,024 bytes"));
+    }
+    let (methods, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+    if path.is_empty() || !(methods.is_empty() || methods.ends_with(' ')) {
+        return Err(invalid(
+            "does not start with `/`; expected `/PATH` or `METHODS /PATH`, such as `POST /api`",
+        ));
+    }
+    let methods = match methods {
+        "" => Methods::ALL,
+        names => Methods::parse(names)?,
+    };
+    Ok((methods, path))
+}
+
+/// The segments of a path that begins with `/`. A slash at its end begins none.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.strip_suffix('/').unwrap_or(path).split('/').skip(1)
+}
+
+fn is_wildcard(segment: &str) -> bool {
+    let name = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
+    let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    segment == WILDCARD || name.is_some_and(|name| !name.is_empty() && name.chars().all(in_name))
+}
+
+/// A segment that is only itself, to every server.
+fn literal(segment: &str) -> Result<&str, InvalidInput> {
+    if segment.is_empty() {
+        return Err(invalid("holds an empty segment (`//`); give one slash"));
+    }
+    if matches!(segment, "." | "..") {
+        return Err(invalid(
+            "holds a segment `.` or `..`; give the path it leads to",
+        ));
+    }
+    if segment.ends_with('.') {
+        return Err(invalid(
+            "holds a segment that ends in a dot, which some servers leave out; give it without",
+        ));
+    }
+    if segment.contains(['*', '{', '}']) {
+        return Err(invalid(
+            "holds a wildcard that is not `*` or `{name}` alone between two slashes",
+        ));
+    }
+    match segment.chars().find(|c| !is_plain(*c)) {
+        None => Ok(segment),
+        Some(c) => Err(invalid(format!(
+            "holds `{}`; expected letters and digits of ASCII and -._~:@!$&'()+,=",
+            c.escape_debug()
+        ))),
+    }
+}
+
+fn is_plain(c: char) -> bool {
+    u8::try_from(c).is_ok_and(readings::is_plain_in_segment)
+}
+
+macro_rules! serde_as_text {
+    ($($name:ident),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+serde_as_text!(Pattern, ExactPath);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem<T: FromStr<Err = InvalidInput>>(text: &str) -> String {
+        let Err(error) = text.parse::<T>() else {
+            panic!("{text} is accepted")
+        };
+        assert_eq!(error.field(), "path");
+        error.to_string()
+    }
+
+    #[test]
+    fn a_pattern_is_shown_canonically_and_reads_back() {
+        for (text, shown) in [
+            ("/", "/"),
+            ("/api", "/api"),
+            ("/api/", "/api"),
+            ("POST /api/orders", "POST /api/orders"),
+            ("HEAD, GET  /files/{id}/meta/", "GET,HEAD /files/*/meta"),
+            ("GET,GET /*", "GET /*"),
+            ("/v1/orders:cancel/@me", "/v1/orders:cancel/@me"),
+        ] {
+            let pattern: Pattern = text.parse().unwrap();
+            assert_eq!(pattern.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(pattern.clone()));
+            let json = serde_json::to_string(&pattern).unwrap();
+            assert_eq!(json, format!("\"{shown}\""));
+            assert_eq!(serde_json::from_str::<Pattern>(&json).unwrap(), pattern);
+        }
+        assert!(serde_json::from_str::<Pattern>("\"api\"").is_err());
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn a_pattern_can_match_below_what_it_covers_and_what_leads_to_it() {
+        for (pattern, prefix, may) in [
+            ("/api", "", true),
+            ("/api", "/api", true),
+            ("/api", "/api/v1", true),
+            ("POST /api/v1", "/api", true),
+            ("/*/v1", "/api", true),
+            ("/*/v1", "/api/v2", false),
+            ("/api", "/apiary", false),
+            ("/api", "/API", false),
+            ("/data", "/api", false),
+            ("/", "/api", true),
+        ] {
+            let parsed: Pattern = pattern.parse().unwrap();
+            assert_eq!(
+                parsed.may_match_below(prefix, false),
+                may,
+                "{pattern} {prefix}"
+            );
+        }
+        let api: Pattern = "/api".parse().unwrap();
+        assert!(api.may_match_below("/API", true));
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_refused_with_a_reason() {
+        let long = format!("/{}", "a".repeat(MAX_LEN));
+        for (text, reason) in [
+            ("", "does not start with `/`"),
+            ("api", "does not start with `/`"),
+            ("GET", "does not start with `/`"),
+            ("GET/api", "does not start with `/`"),
+            ("GET api/x", "does not start with `/`"),
+            (" /api", "names no method"),
+            ("get /api", "unknown method"),
+            ("GET, /api", "unknown method"),
+            ("- /api", "unknown method"),
+            ("GET POST /api", "unknown method"),
+            ("//", "empty segment"),
+            ("/a//b", "empty segment"),
+            ("/a/../b", "`.` or `..`"),
+            ("/.", "`.` or `..`"),
+            ("/api./x", "ends in a dot"),
+            ("/...", "ends in a dot"),
+            ("/a*", "wildcard that is not"),
+            ("/{}", "wildcard that is not"),
+            ("/{*rest}", "wildcard that is not"),
+            ("/a?b", "holds `?`"),
+            ("/a%20b", "holds `%`"),
+            ("/a;b", "holds `;`"),
+            ("/caf\u{e9}", "holds `\u{e9}`"),
+            ("/a\n", "holds `\\n`"),
+            (&long, "longer than 1,024 bytes"),
+        ] {
+            let problem = problem::<Pattern>(text);
+            assert!(problem.contains(reason), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn an_exact_path_is_byte_for_byte_that_path() {
+        let health: ExactPath = "/health".parse().unwrap();
+        assert!(health.matches("/health", Method::Other));
+        assert!(health.matches("/health?a=/../b#c", Method::Get));
+        for target in [
+            "/health/",
+            "/Health",
+            "/health#",
+            "/health;a",
+            "/healthy",
+            "/health/x",
+            "//health",
+            "/%68ealth",
+            "health",
+            "/x/../health",
+            "",
+            "/",
+            "http://host/health",
+            "/health%3F",
+        ] {
+            assert!(!health.matches(target, Method::Get), "{target}");
+        }
+        let slash: ExactPath = "/health/".parse().unwrap();
+        assert_eq!(slash.to_string(), "/health/");
+        assert!(slash.matches("/health/", Method::Get) && !slash.matches("/health", Method::Get));
+        assert!("/".parse::<ExactPath>().unwrap().matches("/?", Method::Get));
+    }
+
+    #[test]
+    fn an_exact_path_is_for_the_methods_it_names() {
+        let path: ExactPath = "OPTIONS,GET /login".parse().unwrap();
+        assert_eq!(path.to_string(), "GET,OPTIONS /login");
+        assert!(path.matches("/login", Method::Get) && path.matches("/login", Method::Options));
+        assert!(!path.matches("/login", Method::Post) && !path.matches("/login", Method::Other));
+    }
+
+    #[test]
+    fn an_exact_path_has_no_wildcards() {
+        for text in ["/*", "/files/{id}", "/a*b"] {
+            assert!(problem::<ExactPath>(text).contains("holds a wildcard"));
+        }
+        for text in [
+            "health", "/a//", "/a/..", "/health.", "/%61", "/a?b", "FETCH /a",
+        ] {
+            problem::<ExactPath>(text);
+        }
+    }
+}

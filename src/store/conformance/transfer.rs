@@ -1,0 +1,305 @@
+//! Moving from store to store, and keys of the ancestor.
+
+use std::time::Duration;
+
+use super::{
+    Home, NOW, act, after, counter, hash, new_key, requests, resolve, retiring, suspended,
+    with_keys,
+};
+use crate::counter::SavedValue;
+use crate::counter::SubjectId;
+use crate::limit::Balance;
+use crate::limit::Period;
+use crate::lockout::{AuthFailure, Lock, LockChange};
+use crate::model::{Credential, HashScheme, Key, KeyId, OrgId, OrgStatus, Reason};
+use crate::store::transfer::{MovedKey, PageCursor, TransferPage, move_all};
+use crate::store::{Rehash, Store, StoreError, UsageBatch};
+
+/// More keys than a page holds.
+const KEYS: u64 = 5_000;
+
+/// A store with some of everything that moves.
+pub(in crate::store) fn full(home: &dyn Home) -> Box<dyn Store> {
+    let store = with_keys(home, KEYS);
+    let other = store.create_org("other", &act()).unwrap();
+    store.update_org(other.id, suspended(), &act()).unwrap();
+    let (_, text) = new_key(OrgId(1), KEYS + 1);
+    store
+        .add_credential(KeyId(2), text, retiring(after(60)), &act())
+        .unwrap();
+    store.revoke_key(KeyId(3), &act()).unwrap();
+    for hours in 0..3 {
+        store.record(&requests(2, after(60 * hours), 5)).unwrap();
+        store.record(&requests(4, after(60 * hours), 1)).unwrap();
+    }
+    store.record(&requests(2, after(24 * 60), 1)).unwrap();
+    let lock = AuthFailure::BadKey.lock("192.0.2.7".parse().unwrap(), NOW);
+    store.record(&rest(7, Some(lock))).unwrap();
+    store
+}
+
+/// Balances of key 2 and of organization 1, a count of refusals, of shadow mode and of drops, and a lock.
+fn rest(used: u64, lock: Option<Lock>) -> UsageBatch {
+    let balance = |used| {
+        let value = SavedValue::Balance(Balance::stored(used, after(60 * 24 * 31)));
+        vec![counter(Period::Month, value)]
+    };
+    let locks = lock.map(|lock| LockChange {
+        id: lock.id(),
+        lock: Some(lock),
+    });
+    UsageBatch {
+        refusals: vec![(NOW.minute(), [1; Reason::COUNT])],
+        balances: vec![
+            (SubjectId::key(KeyId(2)), balance(used)),
+            (SubjectId::org(OrgId(1)), balance(9)),
+        ],
+        shadowed: vec![("login".into(), 3)],
+        locks: locks.into_iter().collect(),
+        dropped: 4,
+        ..UsageBatch::default()
+    }
+}
+
+fn pages(store: &dyn Store) -> Vec<TransferPage> {
+    let mut pages = vec![store.page(PageCursor::default()).unwrap()];
+    while let Some(next) = pages.last().unwrap().next {
+        pages.push(store.page(next).unwrap());
+    }
+    pages
+}
+
+/// All that moves, whatever page it is in.
+pub(in crate::store) fn contents(store: &dyn Store) -> TransferPage {
+    let mut all = TransferPage::default();
+    for mut page in pages(store) {
+        all.orgs.append(&mut page.orgs);
+        all.keys.append(&mut page.keys);
+        all.balances.append(&mut page.balances);
+        all.locks.append(&mut page.locks);
+        all.key_totals.append(&mut page.key_totals);
+        all.key_hours.append(&mut page.key_hours);
+        all.key_days.append(&mut page.key_days);
+        all.minutes.append(&mut page.minutes);
+        all.shadowed.append(&mut page.shadowed);
+        all.lifetime = page.lifetime.or(all.lifetime);
+        all.last_ids = page.last_ids.or(all.last_ids);
+    }
+    all.balances.sort_by_key(|(group, _)| group.to_bits());
+    all.locks.sort_by_key(Lock::id);
+    all.key_hours
+        .sort_unstable_by_key(|(key, hour, _)| (*key, *hour));
+    all.key_days
+        .sort_unstable_by_key(|(key, day, _)| (*key, *day));
+    all
+}
+
+/// That nothing tells one from the other.
+pub(in crate::store) fn assert_same(copy: &dyn Store, original: &dyn Store) {
+    assert_eq!(contents(copy), contents(original));
+    let now = after(24 * 60);
+    assert_eq!(copy.totals(now).unwrap(), original.totals(now).unwrap());
+    for group in [SubjectId::key(KeyId(2)), SubjectId::org(OrgId(1))] {
+        assert_eq!(
+            copy.counters(group).unwrap(),
+            original.counters(group).unwrap()
+        );
+    }
+    for n in [1, 2, 3, 4, KEYS, KEYS + 1] {
+        let (copied, resolved) = (resolve(copy, n), resolve(original, n));
+        let (copied, resolved) = (copied.unwrap().unwrap(), resolved.unwrap().unwrap());
+        // Decisions do not ask when a key was last used.
+        let key = |key: Key| Key {
+            last_used_at: None,
+            ..key
+        };
+        assert_eq!(key(copied.key), key(resolved.key));
+        assert_eq!(copied.org, resolved.org);
+        assert_eq!(copied.credential_expires_at, resolved.credential_expires_at);
+    }
+}
+
+pub(in crate::store) fn a_copy_is_as_the_original_and_stays_so_when_it_is_made_again(
+    home: &dyn Home,
+) {
+    let another = home.another();
+    let (original, copy) = (full(home), another.open());
+    let (original, copy) = (&*original, &*copy);
+    let all = contents(original);
+    assert_eq!(all.keys.len() as u64, KEYS);
+    assert_eq!((all.key_hours.len(), all.key_days.len()), (7, 3));
+    assert_eq!((all.locks.len(), all.balances.len()), (1, 2));
+
+    let moved = move_all(original, copy, |_| {}).unwrap();
+    assert_eq!(
+        (moved.orgs, moved.keys, moved.credentials),
+        (2, KEYS, KEYS + 1)
+    );
+    assert_same(copy, original);
+    assert_eq!(move_all(original, copy, |_| {}).unwrap(), moved);
+    assert_same(copy, original);
+
+    // Both go on alike.
+    for store in [original, copy] {
+        assert_eq!(store.create_org("next", &act()).unwrap().id, OrgId(3));
+        let (key, text) = new_key(OrgId(3), KEYS + 2);
+        let key = store.create_key(key, text, &act()).unwrap();
+        assert_eq!(key.id, KeyId(KEYS + 1));
+        store.record(&requests(2, after(24 * 60 + 1), 2)).unwrap();
+    }
+    assert_same(copy, original);
+}
+
+pub(in crate::store) fn a_copy_that_was_cut_off_is_completed(home: &dyn Home) {
+    let original = full(home);
+    let pages = pages(&*original);
+    for written in [1, pages.len() / 2, pages.len() - 1] {
+        let home = home.another();
+        let copy = home.open();
+        pages[..written]
+            .iter()
+            .for_each(|page| copy.adopt(page).unwrap());
+        drop(copy);
+        let copy = home.open();
+        move_all(&*original, &*copy, |_| {}).unwrap();
+        assert_same(&*copy, &*original);
+    }
+}
+
+pub(in crate::store) fn what_is_in_the_way_is_refused_before_anything_is_written(home: &dyn Home) {
+    let another = home.another();
+    let (original, copy) = (full(home), another.open());
+    let (original, copy) = (&*original, &*copy);
+    let org = |id, name: &str| {
+        let mut page = contents(original);
+        page.orgs.truncate(1);
+        page.orgs[0].id = OrgId(id);
+        page.orgs[0].name = name.into();
+        TransferPage {
+            orgs: page.orgs,
+            ..TransferPage::default()
+        }
+    };
+    let key = |id, change: fn(&mut MovedKey)| {
+        let mut moved = contents(original).keys.remove(0);
+        moved.key.id = KeyId(id);
+        moved.credentials[0].key_id = KeyId(id);
+        change(&mut moved);
+        let keys = vec![moved];
+        TransferPage {
+            keys,
+            ..TransferPage::default()
+        }
+    };
+    copy.adopt(&org(7, "seven")).unwrap();
+    copy.adopt(&org(1, "acme")).unwrap();
+    copy.adopt(&key(KEYS, |_| {})).unwrap();
+    let before = contents(copy);
+    for in_the_way in [
+        org(7, "acme"),
+        org(7, "eight"),
+        org(8, "seven"),
+        key(KEYS, |moved| moved.key.org_id = OrgId(7)),
+        key(KEYS, |moved| {
+            moved.key.created_at = NOW.plus(Duration::from_secs(1))
+        }),
+        key(KEYS + 7, |_| {}),
+    ] {
+        let refused = copy.has_room_for(&in_the_way).unwrap_err();
+        assert!(matches!(refused, StoreError::Occupied(_)), "{refused}");
+        assert!(matches!(
+            copy.adopt(&in_the_way),
+            Err(StoreError::Occupied(_))
+        ));
+    }
+    // The text of key 1, which comes in the last of two pages, is that of another key here.
+    assert!(matches!(
+        move_all(original, copy, |_| panic!("something was written")),
+        Err(StoreError::Occupied(_))
+    ));
+    assert_eq!(contents(copy), before);
+}
+
+pub(in crate::store) fn what_is_stricter_or_later_stays(home: &dyn Home) {
+    let another = home.another();
+    let (original, copy) = (full(home), another.open());
+    let (original, copy) = (&*original, &*copy);
+    move_all(original, copy, |_| {}).unwrap();
+    copy.revoke_key(KeyId(5), &act()).unwrap();
+    copy.record(&rest(100, None)).unwrap();
+    copy.record(&requests(2, after(24 * 60), 9)).unwrap();
+    let (before, totals) = (contents(copy), copy.totals(NOW).unwrap());
+    move_all(original, copy, |_| {}).unwrap();
+    assert_eq!(contents(copy), before);
+    assert_eq!(copy.totals(NOW).unwrap(), totals);
+
+    // And the other way.
+    original.update_org(OrgId(1), suspended(), &act()).unwrap();
+    original.revoke_key(KeyId(6), &act()).unwrap();
+    move_all(original, copy, |_| {}).unwrap();
+    assert_eq!(copy.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
+    assert!(!copy.key(KeyId(6)).unwrap().active);
+    assert!(!copy.key(KeyId(5)).unwrap().active);
+    assert_eq!(copy.totals(NOW).unwrap().active_keys, KEYS - 3);
+}
+
+/// A key whose text is stored as the ancestor did.
+fn legacy_key(home: &dyn Home) -> (Box<dyn Store>, TransferPage) {
+    let mut page = contents(&*with_keys(&*home.another(), 1));
+    page.keys[0].credentials[0] = Credential {
+        hash: hash(900),
+        scheme: HashScheme::Sha256,
+        expires_at: Some(after(60)),
+        ..page.keys[0].credentials[0].clone()
+    };
+    let store = home.open();
+    store.adopt(&page).unwrap();
+    (store, page)
+}
+
+pub(in crate::store) fn a_credential_of_the_ancestor_moves_as_it_is(home: &dyn Home) {
+    let (store, page) = legacy_key(home);
+    let mut moved = contents(&*store);
+    assert_eq!(moved.keys, page.keys);
+    let another = home.another();
+    let copy = another.open();
+    move_all(&*store, &*copy, |_| {}).unwrap();
+    assert_eq!(resolve(&*copy, 900).unwrap().unwrap().key.id, KeyId(1));
+    moved.keys[0].credentials[0].hash = hash(904);
+    copy.adopt(&moved).unwrap();
+    assert!(resolve(&*copy, 904).unwrap().is_none());
+}
+
+pub(in crate::store) fn a_credential_is_found_by_its_new_hash_alone_once_it_was_rehashed(
+    home: &dyn Home,
+) {
+    let (store, page) = legacy_key(home);
+    assert_eq!(resolve(&*store, 900).unwrap().unwrap().key.id, KeyId(1));
+    let job = Rehash {
+        old: hash(900),
+        new: hash(901),
+    };
+    let unknown = Rehash {
+        old: hash(902),
+        new: hash(903),
+    };
+    store.rehash(&[job, unknown, job], &act()).unwrap();
+
+    drop(store);
+    let store = home.open();
+    assert!(resolve(&*store, 900).unwrap().is_none());
+    let resolved = resolve(&*store, 901).unwrap().unwrap();
+    assert_eq!(resolved.key.id, KeyId(1));
+    assert_eq!(resolved.credential_expires_at, Some(after(60)));
+    let credentials = contents(&*store).keys.remove(0).credentials;
+    assert_eq!(credentials.len(), 1);
+    assert_eq!(credentials[0].scheme, HashScheme::KeyedBlake3);
+    let entries = store.audit(None, 9).unwrap();
+    assert_eq!(entries.len(), 1, "one entry for the one that was there");
+    assert_eq!(entries[0].subject, Some(1));
+
+    // Moved once more, it does not come back under the old hash.
+    store.adopt(&page).unwrap();
+    assert!(resolve(&*store, 900).unwrap().is_none());
+    assert!(resolve(&*store, 901).unwrap().is_some());
+}

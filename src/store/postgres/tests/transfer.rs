@@ -1,0 +1,106 @@
+//! Between files and a database that others look at meanwhile.
+
+use super::*;
+use crate::lockout::AuthFailure;
+use crate::model::HashScheme;
+use crate::store::RedbStore;
+use crate::store::conformance::{assert_same, contents, full, retiring};
+use crate::store::transfer::move_all;
+use crate::time::Clock;
+
+struct File(tempfile::TempDir);
+
+impl File {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+}
+
+impl Home for File {
+    fn open(&self) -> Box<dyn Store> {
+        let path = self.0.path().join("keyguard.redb");
+        Box::new(RedbStore::open(&path, SECRET, &Clock::system(), 16 << 20).unwrap())
+    }
+
+    fn another(&self) -> Box<dyn Home> {
+        Box::new(Self::new())
+    }
+}
+
+#[test]
+fn what_moves_from_a_file_to_a_database_and_back_is_what_it_was() {
+    let (from, database, to) = (File::new(), Database::new(), File::new());
+    let (original, between, copy) = (full(&from), open(&database), to.open());
+    for _ in 0..2 {
+        move_all(&*original, &between, |_| {}).unwrap();
+        assert_same(&between, &*original);
+        move_all(&between, &*copy, |_| {}).unwrap();
+        assert_same(&*copy, &*original);
+    }
+    // What is shown follows.
+    let shown = "SELECT string_agg(hashed_key, ' ' ORDER BY id) FROM api_keys WHERE id < 3";
+    let hashes = [hash(1), hash(5_001)].map(|hash| credentials::hex(&hash));
+    assert_eq!(database.value(shown), hashes.join(" "));
+}
+
+#[test]
+fn what_is_adopted_is_heard_by_others_once() {
+    let (database, source) = (Database::new(), Database::new());
+    let (from, one) = (with_keys(&source, 2), open(&database));
+    move_all(&*from, &one, |_| {}).unwrap();
+    let other = open(&database);
+    let heard = heard_by(&other);
+    assert!(resolve(&other, 3).unwrap().is_none());
+
+    from.update_org(OrgId(1), suspended(), &act()).unwrap();
+    from.revoke_key(KeyId(2), &act()).unwrap();
+    from.create_keys(vec![new_key(OrgId(1), 3)], &act())
+        .unwrap();
+    let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+    let change = LockChange {
+        id: lock.id(),
+        lock: Some(lock.clone()),
+    };
+    from.change_locks(&[change], &act()).unwrap();
+    move_all(&*from, &one, |_| {}).unwrap();
+    wait_for(&heard, |change| matches!(change, Change::Org(OrgId(1))));
+    wait_for(&heard, is_of_key(2));
+    wait_for(
+        &heard,
+        |change| matches!(change, Change::Locks(locks) if locks[0].lock.as_ref() == Some(&lock)),
+    );
+    until(|| resolve(&other, 3).unwrap().is_some());
+
+    // Nothing has changed, so that nothing is to be heard but what comes then.
+    move_all(&*from, &one, |_| {}).unwrap();
+    one.revoke_key(KeyId(1), &act()).unwrap();
+    let next = heard.recv_timeout(SOON).unwrap();
+    assert!(is_of_key(1)(&next), "{next:?}");
+}
+
+#[test]
+fn a_rehashed_credential_is_heard_of_and_shown() {
+    let database = Database::new();
+    let mut page = contents(&*with_keys(&Database::new(), 2));
+    for (moved, n) in page.keys.iter_mut().zip(901..) {
+        moved.credentials[0].scheme = HashScheme::Sha256;
+        moved.credentials[0].hash = hash(n);
+    }
+    let (one, other) = (open(&database), open(&database));
+    one.adopt(&page).unwrap();
+    // A text that is not the latest is not the one that is shown.
+    one.add_credential(KeyId(2), new_key(OrgId(1), 3).1, retiring(NOW), &act())
+        .unwrap();
+    let heard = heard_by(&other);
+    let jobs = [1, 2].map(|n| Rehash {
+        old: hash(900 + n),
+        new: hash(n),
+    });
+    one.rehash(&jobs, &act()).unwrap();
+    wait_for(&heard, is_of_key(1));
+    wait_for(&heard, is_of_key(2));
+    let shown = "SELECT string_agg(hashed_key, ' ' ORDER BY id) FROM api_keys";
+    let hashes = [hash(1), hash(3)].map(|hash| credentials::hex(&hash));
+    assert_eq!(database.value(shown), hashes.join(" "));
+    assert_eq!(one.audit(None, 9).unwrap().len(), 3);
+}

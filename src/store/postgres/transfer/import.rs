@@ -1,0 +1,324 @@
+//! Writing a page of what moves.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+use tokio_postgres::types::Json;
+
+use super::counts;
+use super::room::{There, find_room};
+use crate::input::text;
+use crate::lockout::LockChange;
+use crate::model::HashedKey;
+use crate::model::{Credential, Key, KeyId, LimitOverride, OrgId};
+use crate::store::StoreError;
+use crate::store::postgres::audit::CommitTurn;
+use crate::store::postgres::conn::Conn;
+use crate::store::postgres::counters;
+use crate::store::postgres::credentials::{self, hex, scheme};
+use crate::store::postgres::feed::Told;
+use crate::store::postgres::locks;
+use crate::store::postgres::rows;
+use crate::store::transfer::{LastIds, TransferPage, merged_credential, merged_key, merged_lock};
+use crate::time::Timestamp;
+
+pub(in crate::store::postgres) async fn adopt(
+    conn: &Conn,
+    turn: &mut CommitTurn,
+    page: &TransferPage,
+) -> Result<(), StoreError> {
+    let there = find_room(conn, page).await?;
+    let mut grown = Grown::default();
+    adopt_orgs(conn, turn, page, &there, &mut grown).await?;
+    adopt_keys(conn, turn, page, &there, &mut grown).await?;
+    if grown.orgs + grown.keys > 0 {
+        turn.told.push(Told::Created);
+    }
+    count(conn, page, &grown).await?;
+    adopt_locks(conn, turn, page).await?;
+    counts::adopt(conn, page).await?;
+    counters::put(conn, &counters::as_rows(&page.balances)?).await
+}
+
+/// By how much the counts of what is there change.
+#[derive(Default)]
+struct Grown {
+    orgs: i64,
+    keys: i64,
+    active_keys: i64,
+}
+
+async fn count(conn: &Conn, page: &TransferPage, grown: &Grown) -> Result<(), StoreError> {
+    let last = LastIds::default().covering(page);
+    conn.run(
+        "UPDATE keyguard_state SET orgs = orgs + $1, keys = keys + $2, \
+         active_keys = active_keys + $3, last_org_id = greatest(last_org_id, $4), \
+         last_key_id = greatest(last_key_id, $5)",
+        &[
+            &grown.orgs,
+            &grown.keys,
+            &grown.active_keys,
+            &(last.org as i64),
+            &(last.key as i64),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// A row of the table `organizations`, by the names of its columns.
+#[derive(Debug, Serialize)]
+struct OrgRow<'a> {
+    id: OrgId,
+    name: &'a str,
+    skeleton: String,
+    status: &'static str,
+    created_at: Timestamp,
+    limits: Vec<String>,
+    lifts: &'a [LimitOverride],
+}
+
+async fn adopt_orgs(
+    conn: &Conn,
+    turn: &mut CommitTurn,
+    page: &TransferPage,
+    there: &There,
+    grown: &mut Grown,
+) -> Result<(), StoreError> {
+    let mut to_put = Vec::new();
+    for org in &page.orgs {
+        match there.orgs.get(&org.id) {
+            Some(there) if there == org => continue,
+            Some(_) => turn.told.push(Told::Org(org.id)),
+            None => grown.orgs += 1,
+        }
+        to_put.push(OrgRow {
+            id: org.id,
+            name: &org.name,
+            skeleton: text::skeleton(&org.name),
+            status: rows::status(org.status),
+            created_at: org.created_at,
+            limits: rows::limit_texts(&org.limits),
+            lifts: &org.lifts,
+        });
+    }
+    if to_put.is_empty() {
+        return Ok(());
+    }
+    conn.run(
+        "INSERT INTO organizations \
+         SELECT * FROM json_populate_recordset(NULL::organizations, $1) \
+         ON CONFLICT (id) DO UPDATE SET status = excluded.status, limits = excluded.limits, \
+             lifts = excluded.lifts",
+        &[&Json(to_put)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// A row of the table `api_keys`, by the names of its columns.
+#[derive(Debug, Serialize)]
+struct KeyRow<'a> {
+    id: KeyId,
+    org_id: OrgId,
+    label: &'a str,
+    prefix: &'a str,
+    hashed_key: String,
+    active: bool,
+    scopes: String,
+    rate_limit_per_minute: u32,
+    monthly_limit: Option<i64>,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
+    limits: Vec<String>,
+    allowed_ips: Vec<String>,
+    lifts: &'a [LimitOverride],
+}
+
+impl<'a> KeyRow<'a> {
+    fn new(key: &'a Key, shown: Option<&Credential>) -> Self {
+        Self {
+            id: key.id,
+            org_id: key.org_id,
+            label: &key.label,
+            prefix: &key.prefix,
+            hashed_key: shown.map(|shown| hex(&shown.hash)).unwrap_or_default(),
+            active: key.active,
+            scopes: rows::scopes_text(&key.scopes),
+            rate_limit_per_minute: key.rate_limit_per_minute.get(),
+            monthly_limit: rows::monthly_limit(&key.limits),
+            created_at: key.created_at,
+            expires_at: key.expires_at,
+            last_used_at: key.last_used_at,
+            limits: rows::limit_texts(&key.limits),
+            allowed_ips: key.allowed_ips.texts(),
+            lifts: &key.lifts,
+        }
+    }
+}
+
+async fn adopt_keys(
+    conn: &Conn,
+    turn: &mut CommitTurn,
+    page: &TransferPage,
+    there: &There,
+    grown: &mut Grown,
+) -> Result<(), StoreError> {
+    have_orgs(conn, page).await?;
+    let known = known_credentials(conn, there).await?;
+    let none = BTreeMap::new();
+    let (mut keys, mut to_put) = (BTreeMap::new(), Vec::new());
+    for moved in &page.keys {
+        let there = there.keys.get(&moved.key.id);
+        let merged = there.map_or_else(|| moved.key.clone(), |there| merged_key(there, &moved.key));
+        let known = known.get(&moved.key.id).unwrap_or(&none);
+        let mut all = known.clone();
+        for comes in &moved.credentials {
+            let there_too = known.get(&comes.hash.0);
+            if let Some(merged) = merged_credential(there_too, comes, there.is_none()) {
+                all.insert(merged.hash.0, merged);
+            }
+        }
+        let changed = all
+            .values()
+            .filter(|merged| known.get(&merged.hash.0) != Some(merged));
+        let changed: Vec<_> = changed.cloned().collect();
+        grown.keys += i64::from(there.is_none());
+        grown.active_keys += i64::from(merged.active);
+        grown.active_keys -= i64::from(there.is_some_and(|there| there.active));
+        match there {
+            Some(there) if *there == merged && changed.is_empty() => continue,
+            Some(_) => turn.told.push(Told::Key(merged.id)),
+            None => {}
+        }
+        to_put.extend(changed);
+        keys.insert(merged.id, (merged, latest(all)));
+    }
+    put_keys(conn, &keys).await?;
+    put_credentials(conn, &to_put).await
+}
+
+/// The one that a key shows. One that is to expire has made way for another.
+fn latest(all: BTreeMap<[u8; 32], Credential>) -> Option<Credential> {
+    all.into_values()
+        .max_by_key(|credential| (credential.created_at, credential.expires_at.is_none()))
+}
+
+/// That the organizations of all keys are there.
+async fn have_orgs(conn: &Conn, page: &TransferPage) -> Result<(), StoreError> {
+    let wanted: BTreeSet<_> = page.keys.iter().map(|moved| moved.key.org_id).collect();
+    let ids: Vec<_> = wanted.iter().map(|id| id.0 as i64).collect();
+    let missing = conn
+        .row(
+            "SELECT wanted FROM unnest($1::bigint[]) AS wanted \
+             WHERE NOT EXISTS (SELECT FROM organizations WHERE id = wanted) LIMIT 1",
+            &[&ids],
+        )
+        .await?;
+    match missing {
+        Some(row) => Err(StoreError::NoOrg(OrgId(row.try_get::<_, i64>(0)? as u64))),
+        None => Ok(()),
+    }
+}
+
+type ByHash = BTreeMap<[u8; 32], Credential>;
+
+/// The credentials of the keys that are there.
+async fn known_credentials(
+    conn: &Conn,
+    there: &There,
+) -> Result<HashMap<KeyId, ByHash>, StoreError> {
+    let mut known: HashMap<KeyId, ByHash> = HashMap::new();
+    let ids: Vec<_> = there.keys.keys().map(|id| id.0 as i64).collect();
+    if ids.is_empty() {
+        return Ok(known);
+    }
+    for credential in credentials::of_keys(conn, &ids).await? {
+        let HashedKey(hash) = credential.hash;
+        let of_key = known.entry(credential.key_id).or_default();
+        of_key.insert(hash, credential);
+    }
+    Ok(known)
+}
+
+async fn put_keys(
+    conn: &Conn,
+    keys: &BTreeMap<KeyId, (Key, Option<Credential>)>,
+) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let rows = keys
+        .values()
+        .map(|(key, shown)| KeyRow::new(key, shown.as_ref()));
+    let rows: Vec<_> = rows.collect();
+    // Others may record a later use meanwhile.
+    conn.run(
+        "INSERT INTO api_keys AS k SELECT * FROM json_populate_recordset(NULL::api_keys, $1) \
+         ON CONFLICT (id) DO UPDATE SET label = excluded.label, prefix = excluded.prefix, \
+             hashed_key = excluded.hashed_key, active = excluded.active, \
+             scopes = excluded.scopes, \
+             rate_limit_per_minute = excluded.rate_limit_per_minute, \
+             monthly_limit = excluded.monthly_limit, expires_at = excluded.expires_at, \
+             last_used_at = greatest(k.last_used_at, excluded.last_used_at), \
+             limits = excluded.limits, allowed_ips = excluded.allowed_ips, \
+             lifts = excluded.lifts",
+        &[&Json(rows)],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn put_credentials(conn: &Conn, all: &[Credential]) -> Result<(), StoreError> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let hashes: Vec<_> = all.iter().map(|c| c.hash.0.as_slice()).collect();
+    let keys: Vec<_> = all.iter().map(|c| c.key_id.0 as i64).collect();
+    let schemes: Vec<_> = all.iter().map(|c| scheme(c.scheme)).collect();
+    let secrets: Vec<_> = all.iter().map(|c| c.secret_id as i32).collect();
+    let created: Vec<_> = all.iter().map(|c| c.created_at.to_utc()).collect();
+    let expire: Vec<_> = all
+        .iter()
+        .map(|c| c.expires_at.map(Timestamp::to_utc))
+        .collect();
+    conn.run(
+        "INSERT INTO keyguard_credentials (hash, key_id, scheme, secret_id, created_at, expires_at) \
+         SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::smallint[], $4::integer[], \
+                              $5::timestamptz[], $6::timestamptz[]) \
+         ON CONFLICT (hash) DO UPDATE SET expires_at = excluded.expires_at",
+        &[&hashes, &keys, &schemes, &secrets, &created, &expire],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn adopt_locks(
+    conn: &Conn,
+    turn: &mut CommitTurn,
+    page: &TransferPage,
+) -> Result<(), StoreError> {
+    if page.locks.is_empty() {
+        return Ok(());
+    }
+    let ids = page.locks.iter().map(crate::lockout::Lock::id);
+    let there = locks::current(conn, ids.collect()).await?;
+    let there: BTreeMap<_, _> = there
+        .into_iter()
+        .map(|there| (there.id, there.lock))
+        .collect();
+    let mut changes = Vec::new();
+    for lock in &page.locks {
+        let id = lock.id();
+        let there = there.get(&id).and_then(Option::as_ref);
+        if let Some(lock) = merged_lock(lock, there) {
+            turn.told.push(Told::Lock(id.clone()));
+            changes.push(LockChange {
+                id,
+                lock: Some(lock),
+            });
+        }
+    }
+    locks::change(conn, &changes).await
+}

@@ -1,0 +1,7 @@
+//! Moving to and from another store.
+
+mod export;
+mod import;
+
+pub(super) use self::export::page;
+pub(super) use self::import::{adopt, has_room_for};

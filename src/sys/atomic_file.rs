@@ -1,0 +1,77 @@
+//! Files that are private to the user and whole or not there at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file in the making, in the directory where it will be, under a name that nobody knows and with
+/// the mode 0600. That name goes when the draft is dropped.
+#[derive(Debug)]
+pub(crate) struct AtomicFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl AtomicFile {
+    pub(crate) fn new(target: &Path) -> io::Result<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let name = format!(".keyguard-{:016x}.new", u64::from_le_bytes(random));
+        let path = target.with_file_name(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&path)?;
+        Ok(Self { path, file })
+    }
+
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Gives the file its name, for good once this has returned.
+    ///
+    /// Fails with [`io::ErrorKind::AlreadyExists`] if the name is taken; what has it stays.
+    pub(crate) fn take_name(&self, target: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        match fs::hard_link(&self.path, target) {
+            Err(error) if no_hard_links(&error) => {
+                // Two processes that create the file at once can both pass this test on such a
+                // disk; the name then goes to the later one.
+                if target.try_exists()? {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                fs::rename(&self.path, target)?;
+            }
+            linked => linked?,
+        }
+        sync_directory_of(target)
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        // Gone already where it was renamed; a leftover is harmless.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// As FAT, some network disks and some sandboxes answer.
+fn no_hard_links(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied | io::ErrorKind::TooManyLinks
+    )
+}
+
+#[cfg(unix)]
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| parent.as_os_str() != "");
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_directory_of(_: &Path) -> io::Result<()> {
+    Ok(())
+}
