@@ -20,7 +20,7 @@
 //! | none | the embedded library: no HTTP stack, no async runtime |
 //! | `axum` | with `http`: layers find the original path and the peer where axum notes them |
 //! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
-//! | `legacy` | keys of the ancestor, the Python package of this name: `Config::legacy_secret` |
+//! | `legacy` | keys of the Python package of this name: `Config::legacy_secret` |
 //! | `cli` | the program `keyguard`, and `legacy` |
 //! | `import` | `keyguard import` from SQLite, which is compiled from C |
 //! | `redis` | limits in Redis, for several processes behind the same limits, and [`RedisStream`] |

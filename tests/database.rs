@@ -194,10 +194,10 @@ fn a_database_with_another_organization_of_that_id_is_refused_as_it_is() {
     assert_eq!(done(dir.path(), &url, &["--json", "list-orgs"]), before);
 }
 
-const LEGACY: &str = "the secret of the ancestor";
+const LEGACY: &str = "the secret of the Python package";
 const WEB: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDE";
 
-/// A database as the ancestor left it.
+/// A database as the Python package left it.
 const SCHEMA: &str = "
     CREATE TABLE organizations (id serial PRIMARY KEY, name varchar, status varchar,
         created_at timestamp);
@@ -216,7 +216,7 @@ const SCHEMA: &str = "
         (11, 200, '2025-02-01 10:00:00'), (NULL, 401, '2025-02-01 10:00:02');";
 
 #[test]
-fn the_ancestors_database_is_taken_over_into_another() {
+fn the_python_packages_database_is_taken_over_into_another() {
     let (old, new, dir) = (Database::new(), Database::new(), TempDir::new().unwrap());
     let hash = Sha256::digest(format!("{WEB}{LEGACY}"));
     let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -292,8 +292,8 @@ fn a_file_held_by_another_process_is_refused_until_that_ends() {
     let test = "a_file_held_by_another_process_is_refused_until_that_ends";
     let mut command = child::command(test, home.file());
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut holder = command.spawn().unwrap();
-    let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    let mut subject = command.spawn().unwrap();
+    let lines = BufReader::new(subject.stdout.take().unwrap()).lines();
     let mut lines = lines.map(Result::unwrap);
     assert!(lines.any(|line| line == "holding"));
 
@@ -304,9 +304,9 @@ fn a_file_held_by_another_process_is_refused_until_that_ends() {
     );
     assert!(matches!(held, OpenError::InUse { path, .. } if path == home.file()));
 
-    drop(holder.stdin.take());
+    drop(subject.stdin.take());
     assert_eq!(lines.filter(|line| line.contains("1 passed")).count(), 1);
-    assert!(holder.wait().unwrap().success());
+    assert!(subject.wait().unwrap().success());
     home.open();
 }
 

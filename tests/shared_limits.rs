@@ -262,12 +262,12 @@ fn slots_of_a_process_that_is_killed_are_free_within_five_seconds() {
         format!("{} {}", redis.url(), file.to_str().unwrap())
     };
     let mut command: Command = child::command(test, argument("holder.redb"));
-    let mut holder = command
+    let mut subject = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(holder.stdout.take().unwrap()).lines();
+    let mut said = BufReader::new(subject.stdout.take().unwrap()).lines();
     assert!(said.any(|line| line.unwrap().contains("held")));
     let (kg, key) = open_with_slots(&argument("other.redb"));
     let headers = [("X-API-Key", key.as_str())];
@@ -278,8 +278,8 @@ fn slots_of_a_process_that_is_killed_are_free_within_five_seconds() {
         assert!(!is_admitted(), "the slots are another's");
         std::thread::sleep(Duration::from_millis(50));
     }
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    subject.kill().unwrap();
+    subject.wait().unwrap();
     // By the clock of Redis, so that a busy machine makes no difference.
     let held_for = lease_end(&redis).saturating_sub(time(&redis));
     assert!(held_for < 5_000_000, "held for another {held_for} µs");

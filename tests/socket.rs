@@ -345,8 +345,8 @@ fn a_private_directory_is_not_believed_if_another_user_made_it() {
         let created = stage.keyguard_as(caller, dir, &["create-org", &org]);
         assert_eq!(created.status.code(), Some(0), "{created:?}");
     }
-    let holder = stage.spawn("child_that_holds_a_file", &file, user);
-    let said = holder.end().join("\n");
+    let subject = stage.spawn("child_that_holds_a_file", &file, user);
+    let said = subject.end().join("\n");
     assert!(said.contains("organization: of 0"), "{said}");
     let warning = format!(
         "`{}` is not a private directory of user {user}",
@@ -361,14 +361,14 @@ fn a_private_directory_is_not_believed_if_another_user_made_it() {
     drop(squatted);
 
     // One of its own is made, and lets in that user and root.
-    let holder = stage.spawn("child_that_holds_a_file", &file, user);
+    let subject = stage.spawn("child_that_holds_a_file", &file, user);
     let _own = Squatted(PathBuf::from(format!("/tmp/keyguard-{user}")));
     for caller in [user, 0] {
         let org = format!("again of {caller}");
         let created = stage.keyguard_as(caller, dir, &["create-org", &org]);
         assert_eq!(created.status.code(), Some(0), "{created:?}");
     }
-    let said = holder.end().join("\n");
+    let said = subject.end().join("\n");
     assert!(
         said.contains("again of 0") && !said.contains("warning"),
         "{said}"
@@ -413,22 +413,22 @@ fn a_stopped_process_is_named_and_asked_nothing() {
     let file = stage.file("data");
     let dir = file.parent().unwrap();
     let me = rustix::process::geteuid().as_raw();
-    let holder = stage.spawn("child_that_holds_a_file", &file, me);
-    let pid = Pid::from_child(&holder.child);
+    let subject = stage.spawn("child_that_holds_a_file", &file, me);
+    let pid = Pid::from_child(&subject.child);
     kill_process(pid, Signal::STOP).unwrap();
-    let stat = format!("/proc/{}/stat", holder.child.id());
+    let stat = format!("/proc/{}/stat", subject.child.id());
     while !fs::read_to_string(&stat).unwrap().contains(") T ") {
         std::thread::yield_now();
     }
     let error = refused(dir, &["create-org", "acme"]);
-    let next = format!("next:  kill -CONT {}", holder.child.id());
+    let next = format!("next:  kill -CONT {}", subject.child.id());
     assert!(
         error.contains("is stopped") && error.contains(&next),
         "{error}"
     );
     kill_process(pid, Signal::CONT).unwrap();
     done(dir, &["create-org", "globex"]);
-    let said = holder.end().join("\n");
+    let said = subject.end().join("\n");
     assert!(said.contains("globex") && !said.contains("acme"), "{said}");
 }
 

@@ -1,4 +1,4 @@
-//! Moving up: from the ancestor's database, and from one data file to another.
+//! Moving up: from the Python package's database, and from one data file to another.
 
 #![cfg(test)]
 
@@ -14,16 +14,16 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-const LEGACY: &str = "the secret of the ancestor";
+const LEGACY: &str = "the secret of the Python package";
 
-/// Keys as the ancestor made them: without a checksum.
+/// Keys as the Python package made them: without a checksum.
 const WEB: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDE";
 const APP: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDI";
 const OLD: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDM";
 const OFF: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDQ";
 const OUT: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDU";
 
-/// A database as the ancestor left it: a key for each of the texts, of which the last but one is
+/// A database as the Python package left it: a key for each of the texts, of which the last but one is
 /// revoked and the last one's organization is suspended.
 const SCHEMA: &str = "
     CREATE TABLE organizations (id INTEGER PRIMARY KEY, name TEXT, status TEXT, created_at TEXT);
@@ -47,7 +47,7 @@ const SCHEMA: &str = "
         (11, 429, datetime('now')), (11, 200, '2025-02-01 10:00:00'),
         (12, 200, '2025-02-01 10:00:01'), (NULL, 401, '2025-02-01 10:00:02');";
 
-/// As the ancestor stored a key.
+/// As the Python package stored a key.
 fn hash(text: &str) -> String {
     let hash = Sha256::digest(format!("{text}{LEGACY}"));
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -66,8 +66,8 @@ fn hashed(sql: &str) -> String {
     })
 }
 
-/// A directory with the ancestor's database `old.db`, made by this SQL.
-fn ancestor(sql: &str) -> TempDir {
+/// A directory with the Python package's database `old.db`, made by this SQL.
+fn python_package(sql: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
     let db = Connection::open(dir.path().join("old.db")).unwrap();
     db.execute_batch(&hashed(sql)).unwrap();
@@ -107,9 +107,9 @@ fn refused(dir: &Path, arguments: &[&str]) -> String {
 
 const IMPORT: [&str; 3] = ["import", "--from", "sqlite:old.db"];
 
-/// The ancestor's database, taken over.
+/// The Python package's database, taken over.
 fn imported() -> TempDir {
-    let dir = ancestor(SCHEMA);
+    let dir = python_package(SCHEMA);
     done(dir.path(), &IMPORT);
     dir
 }
@@ -137,7 +137,7 @@ fn rehashed(kg: &KeyGuard) -> usize {
 }
 
 #[test]
-fn keys_of_the_ancestor_work_unchanged_and_are_stored_anew_once_used() {
+fn keys_of_the_python_package_work_unchanged_and_are_stored_anew_once_used() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let grant = ask_with(&kg, WEB).unwrap();
@@ -154,7 +154,7 @@ fn keys_of_the_ancestor_work_unchanged_and_are_stored_anew_once_used() {
     let _ = ask_as_bearer(&kg, APP).unwrap();
     kg.close().unwrap();
 
-    // By what hash a key is found shows under a secret that is not that of the ancestor.
+    // By what hash a key is found shows under a secret that is not that of the Python package.
     let kg = open(&dir, with_legacy("another secret"));
     assert_eq!(refusal(ask_with(&kg, WEB)), Reason::QuotaExhausted);
     assert_eq!(
@@ -219,7 +219,7 @@ fn totals_and_last_uses_come_along() {
 }
 
 #[test]
-fn without_the_secret_of_the_ancestor_its_keys_are_malformed() {
+fn without_the_secret_of_the_python_package_its_keys_are_malformed() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let _ = ask_with(&kg, WEB).unwrap();
@@ -258,7 +258,7 @@ fn unknown_texts_strike_as_ever_and_foreign_tokens_are_the_applications() {
 }
 
 #[test]
-fn a_key_of_the_ancestor_can_be_managed_like_any_other() {
+fn a_key_of_the_python_package_can_be_managed_like_any_other() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let hour = std::time::Duration::from_secs(3_600);
@@ -279,7 +279,7 @@ fn a_key_of_the_ancestor_can_be_managed_like_any_other() {
 }
 
 #[test]
-fn the_command_line_reads_the_secret_of_the_ancestor_from_a_file_or_a_variable() {
+fn the_command_line_reads_the_secret_of_the_python_package_from_a_file_or_a_variable() {
     let dir = imported();
     let check = |arguments: &[&str], secret: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
@@ -303,9 +303,9 @@ fn the_command_line_reads_the_secret_of_the_ancestor_from_a_file_or_a_variable()
     let blank = check(&[], Some(" "));
     let named = "KEYGUARD_LEGACY_SECRET or --legacy-secret-file: is blank";
     assert!(blank.contains(named), "{blank}");
-    let legacy = dir.path().join("ancestor.secret");
+    let legacy = dir.path().join("legacy.secret");
     common::write_private(&legacy, &format!("{LEGACY}\n"));
-    let file = ["--legacy-secret-file", "ancestor.secret"];
+    let file = ["--legacy-secret-file", "legacy.secret"];
     assert!(check(&file, Some("another secret")).contains("verdict: admitted"));
     assert!(check(&[], Some(LEGACY)).contains("verdict: admitted"));
     assert!(
@@ -345,7 +345,7 @@ fn importing_again_changes_nothing_and_adds_what_is_new() {
 
 #[test]
 fn other_names_ids_and_times_are_understood() {
-    let dir = ancestor(
+    let dir = python_package(
         "CREATE TABLE orgs (id TEXT, name TEXT, is_active BOOLEAN, created_at INTEGER);
          CREATE TABLE keys (id TEXT, organization_id TEXT, name TEXT, key_prefix TEXT, key_hash TEXT,
             is_active BOOLEAN, scopes TEXT, created_at REAL);
@@ -377,10 +377,10 @@ fn other_names_ids_and_times_are_understood() {
 
 #[test]
 fn what_cannot_be_read_is_named_and_nothing_is_written() {
-    let with = |change: &str| ancestor(&format!("{SCHEMA}{change}"));
+    let with = |change: &str| python_package(&format!("{SCHEMA}{change}"));
     for (dir, words) in [
         (
-            ancestor("CREATE TABLE songs (id);"),
+            python_package("CREATE TABLE songs (id);"),
             ["organizations", "songs"],
         ),
         (with("DROP TABLE api_keys;"), ["api_keys", "usage_logs"]),
@@ -486,7 +486,7 @@ fn what_cannot_be_read_is_named_and_nothing_is_written() {
 
 #[test]
 fn a_target_with_others_in_the_way_is_refused_and_keeps_what_it_has() {
-    let dir = ancestor(SCHEMA);
+    let dir = python_package(SCHEMA);
     done(dir.path(), &["init"]);
     for name in ["one", "two", "three"] {
         done(dir.path(), &["create-org", name]);
@@ -502,8 +502,8 @@ fn a_target_with_others_in_the_way_is_refused_and_keeps_what_it_has() {
 }
 
 #[test]
-fn the_ancestors_database_is_no_data_file_and_says_what_to_type() {
-    let dir = ancestor(SCHEMA);
+fn the_python_packages_database_is_no_data_file_and_says_what_to_type() {
+    let dir = python_package(SCHEMA);
     let before = fs::read(dir.path().join("old.db")).unwrap();
     for command in ["stats", "init", "list-keys"] {
         let said = refused(dir.path(), &["--db", "old.db", command]);

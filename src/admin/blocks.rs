@@ -61,8 +61,8 @@ impl KeyGuard {
             remembered_until: until,
         };
         let details = json!({ "network": network, "refuses": lock.refuses, "until": until });
-        let act = self.act("block", None, details);
-        let blocked = lockouts.block(self.inner.store(), lock, &act)?;
+        let audit = self.audit_context("block", None, details);
+        let blocked = lockouts.block(self.inner.store(), lock, &audit)?;
         blocked.ok_or_else(|| {
             AdminError::Conflict(
                 "there are as many locks as there can be; unblock some, or raise \
@@ -81,7 +81,7 @@ impl KeyGuard {
         let lockouts = self.inner.lockouts();
         let (store, limiter) = (self.inner.store(), self.inner.limiter());
         let details = json!({ "network": network, "path": path });
-        let act = self.act("unblock", None, details);
+        let audit = self.audit_context("unblock", None, details);
         let compiled = self.inner.compiled();
         let place = path.map(|path| (path::normalised(path), compiled.place(path, Method::Other)));
         let meant = |refuses: &Refuses| match (&place, refuses) {
@@ -92,7 +92,7 @@ impl KeyGuard {
             }
             _ => false,
         };
-        let ended = lockouts.unblock(store, limiter, network, meant, &act)?;
+        let ended = lockouts.unblock(store, limiter, network, meant, &audit)?;
         if !ended.is_empty() {
             return Ok(ended);
         }

@@ -29,8 +29,8 @@ impl KeyGuard {
     /// [`AdminError::Invalid`] for the name, [`AdminError::Conflict`] if it or one like it is taken.
     pub fn create_org(&self, name: &str) -> Result<Org, AdminError> {
         let name = self::name("org_name", name)?;
-        let act = self.act("create_org", None, json!({ "org_name": name }));
-        Ok(self.inner.store().create_org(&name, &act)?)
+        let audit = self.audit_context("create_org", None, json!({ "org_name": name }));
+        Ok(self.inner.store().create_org(&name, &audit)?)
     }
 
     /// An organization by its id.
@@ -94,8 +94,8 @@ impl KeyGuard {
         action: &'static str,
         details: Value,
     ) -> Result<Org, AdminError> {
-        let act = self.act(action, Some(id.0), details);
-        let org = self.inner.store().update_org(id, change, &act)?;
+        let audit = self.audit_context(action, Some(id.0), details);
+        let org = self.inner.store().update_org(id, change, &audit)?;
         self.inner.org_changed(id);
         Ok(org)
     }
@@ -107,8 +107,8 @@ impl KeyGuard {
         action: &'static str,
         details: Value,
     ) -> Result<Key, AdminError> {
-        let act = self.act(action, Some(id.0), details);
-        let key = self.inner.store().update_key(id, change, &act)?;
+        let audit = self.audit_context(action, Some(id.0), details);
+        let key = self.inner.store().update_key(id, change, &audit)?;
         self.inner.key_changed(id);
         Ok(self.seen(key))
     }
@@ -135,9 +135,9 @@ impl KeyGuard {
     /// [`AdminError::Invalid`] for a field, [`AdminError::NotFound`] for the organization.
     pub fn create_key(&self, request: CreateKey) -> Result<CreatedKey, AdminError> {
         let (key, raw_key) = self.new_key(&request)?;
-        let act = self.act("create_key", None, without_nulls(json!(request)));
+        let audit = self.audit_context("create_key", None, without_nulls(json!(request)));
         let credential = self.credential(&raw_key);
-        let key = self.inner.store().create_key(key, credential, &act)?;
+        let key = self.inner.store().create_key(key, credential, &audit)?;
         let key = self.seen(key);
         Ok(CreatedKey { key, raw_key })
     }
@@ -154,8 +154,8 @@ impl KeyGuard {
             keys.push((key, self.credential(&raw_key)));
             raw_keys.push(raw_key);
         }
-        let act = self.act("create_keys", None, json!({ "keys": keys.len() }));
-        let keys = self.inner.store().create_keys(keys, &act)?.into_iter();
+        let audit = self.audit_context("create_keys", None, json!({ "keys": keys.len() }));
+        let keys = self.inner.store().create_keys(keys, &audit)?.into_iter();
         Ok(keys
             .zip(raw_keys)
             .map(|(key, raw_key)| CreatedKey { key, raw_key })
@@ -314,7 +314,7 @@ impl KeyGuard {
             .get(..shown.len().saturating_sub(4))
             .unwrap_or_default()
             .parse();
-        // A key of the ancestor may have started with anything.
+        // A key of the Python package may have started with anything.
         let prefix = prefix.unwrap_or_else(|_| self.inner.config().key_prefix.clone());
         let raw_key = generate(&prefix)?;
         let key = Key {
@@ -348,9 +348,9 @@ impl KeyGuard {
         if let Some(expires_at) = expires_at {
             details["expires_at"] = json!(expires_at);
         }
-        let act = self.act("rotate_key", Some(id.0), details);
+        let audit = self.audit_context("rotate_key", Some(id.0), details);
         let store = self.inner.store();
-        let key = store.add_credential(id, self.credential(&raw_key), rotation, &act)?;
+        let key = store.add_credential(id, self.credential(&raw_key), rotation, &audit)?;
         self.inner.key_changed(id);
         let key = self.seen(key);
         Ok(CreatedKey { key, raw_key })
@@ -361,8 +361,8 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`]; revoking a revoked key again changes nothing.
     pub fn revoke_key(&self, id: KeyId) -> Result<Key, AdminError> {
-        let act = self.act("revoke_key", Some(id.0), json!({}));
-        let key = self.inner.store().revoke_key(id, &act)?;
+        let audit = self.audit_context("revoke_key", Some(id.0), json!({}));
+        let key = self.inner.store().revoke_key(id, &audit)?;
         self.inner.key_changed(id);
         Ok(self.seen(key))
     }

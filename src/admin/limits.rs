@@ -39,8 +39,8 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn reset_ip(&self, network: IpKey) -> Result<(), AdminError> {
-        let act = self.act("reset_ip", None, json!({ "network": network }));
-        self.inner.store().note(&act)?;
+        let audit = self.audit_context("reset_ip", None, json!({ "network": network }));
+        self.inner.store().note(&audit)?;
         Ok(self.inner.limiter().forget(network)?)
     }
 
@@ -86,7 +86,7 @@ impl KeyGuard {
             now: self.inner.now(),
         };
         let details = json!({ "key_id": id, "rule": rule, "until": until });
-        if found.holder == crate::counter::Subject::Org {
+        if found.subject == crate::counter::Subject::Org {
             let change = OrgChange {
                 lift: Some(lift),
                 ..OrgChange::default()
@@ -114,8 +114,8 @@ impl KeyGuard {
     /// [`AdminError::Policy`] for what the file says; [`AdminError::Conflict`] if there is none. The
     /// policy then stays as it was.
     pub fn reload(&self) -> Result<(), AdminError> {
-        let act = self.act("reload", None, json!({}));
-        let note = || Ok::<_, AdminError>(self.inner.store().note(&act)?);
+        let audit = self.audit_context("reload", None, json!({}));
+        let note = || Ok::<_, AdminError>(self.inner.store().note(&audit)?);
         match self.inner.policies().reload(note)? {
             true => Ok(()),
             false => Err(AdminError::Conflict(

@@ -65,22 +65,22 @@ impl KeyGuard {
         let (key, org) = self.key_and_org(id)?;
         let all = self.rules_of(&key, &org);
         let is_meant = |rule: &&Rule| match name {
-            None => rule.holder == Subject::Key,
+            None => rule.subject == Subject::Key,
             Some(name) => rule.name() == name,
         };
         let rules: Vec<Rule> = all.iter().filter(is_meant).cloned().collect();
         if let (true, Some(name)) = (rules.is_empty(), name) {
             return Err(no_such_limit(name, all.iter().map(Rule::name)));
         }
-        let counter = |rule: &Rule| match rule.holder {
+        let counter = |rule: &Rule| match rule.subject {
             Subject::Org => (SubjectId::org(org.id), CounterId::of(rule)),
             _ => (SubjectId::key(key.id), CounterId::of(rule)),
         };
         let counters: Vec<_> = rules.iter().map(counter).collect();
-        let act = self.act("reset", Some(id.0), json!({ "rule": name }));
+        let audit = self.audit_context("reset", Some(id.0), json!({ "rule": name }));
         self.with_groups(&key, &rules, |groups| {
             // Whatever else they hold is in memory now, and stored again by an orderly stop.
-            self.inner.store().forget_counters(&counters, &act)?;
+            self.inner.store().forget_counters(&counters, &audit)?;
             Ok::<_, AdminError>(self.inner.limiter().reset(groups, &[&rules])?)
         })??;
         Ok(self.inner.recorder().flush_store()?)
@@ -94,7 +94,7 @@ impl KeyGuard {
     ) -> Result<T, AdminError> {
         let attach = |id| self.inner.attach(id, None).map_err(unattached);
         let group = attach(SubjectId::key(key.id))?;
-        let org = match rules.iter().any(|rule| rule.holder == Subject::Org) {
+        let org = match rules.iter().any(|rule| rule.subject == Subject::Org) {
             true => Some(attach(SubjectId::org(key.org_id))?),
             false => None,
         };

@@ -80,13 +80,13 @@ struct ConnectionOpts {
     /// the shell remembers it: prefer --secret-file, or the variable KEYGUARD_SECRET
     #[arg(long, global = true, value_name = "SECRET")]
     secret: Option<OsString>,
-    /// A file that holds the secret of the ancestor, whose keys were imported [default: the variable
+    /// A file that holds the secret of the Python package, whose keys were imported [default: the variable
     /// KEYGUARD_LEGACY_SECRET]
     #[arg(long, global = true, value_name = "FILE")]
     legacy_secret_file: Option<PathBuf>,
 }
 
-/// Where keys of the ancestor are accepted.
+/// Where keys of the Python package are accepted.
 const LEGACY_SECRET: &str = "KEYGUARD_LEGACY_SECRET";
 
 #[derive(Subcommand)]
@@ -246,7 +246,7 @@ impl Cli {
         Ok(Some(secret))
     }
 
-    /// That of the ancestor.
+    /// That of the Python package.
     fn legacy_secret(&self) -> Result<Option<Secret>, CliError> {
         if let Some(file) = &self.connection.legacy_secret_file {
             return self.secret_in(file).map(Some);

@@ -35,8 +35,8 @@ pub(super) fn fill(
     let moved = fill(&target, &mut |moved| show(&bar, moved));
     bar.finish_and_clear();
     let moved = moved.map_err(CliError::moving)?;
-    let act = target.act("adopt", None, as_json(&moved));
-    let noted = target.inner.store().note(&act);
+    let audit = target.audit_context("import", None, as_json(&moved));
+    let noted = target.inner.store().note(&audit);
     noted.map_err(CliError::moving)?;
     target.close()?;
     Ok(moved)

@@ -82,7 +82,7 @@ impl Slot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CounterId {
     pub(crate) route: Option<Arc<str>>,
-    pub(crate) span: Period,
+    pub(crate) period: Period,
     pub(crate) shadow: bool,
 }
 
@@ -91,7 +91,7 @@ impl CounterId {
     fn plain(length: WindowLength) -> Self {
         Self {
             route: None,
-            span: Period::Sliding(length),
+            period: Period::Sliding(length),
             shadow: false,
         }
     }
@@ -99,14 +99,14 @@ impl CounterId {
     pub(crate) fn of(rule: &Rule) -> Self {
         Self {
             route: rule.route.clone(),
-            span: rule.limit.span,
+            period: rule.limit.period,
             shadow: rule.limit.shadow,
         }
     }
 
     #[inline(always)]
     fn is_of(&self, rule: &Rule) -> bool {
-        self.span.is_counted_as(rule.limit.span)
+        self.period.is_counted_as(rule.limit.period)
             && self.shadow == rule.limit.shadow
             && self.route == rule.route
     }
@@ -170,7 +170,7 @@ impl Counters {
     pub(crate) fn restored(saved: Vec<SavedCounter>, time: Time<'_>) -> Self {
         let mut counters = Self::default();
         for SavedCounter { id, value } in saved {
-            let mut counter = Counter::over(id.span);
+            let mut counter = Counter::over(id.period);
             match (&mut counter, value) {
                 (Counter::Window(log), SavedValue::Hits(hits)) => {
                     restore_hits(log, hits, time.now, time.clock);
@@ -189,7 +189,7 @@ impl Counters {
     pub(crate) fn of(&mut self, rule: &Rule, hint: &mut usize) -> CounterMut<'_> {
         let at = match self.position(rule, *hint) {
             Some(at) => at,
-            None => self.add(CounterId::of(rule), Counter::over(rule.limit.span)),
+            None => self.add(CounterId::of(rule), Counter::over(rule.limit.period)),
         };
         *hint = at + 1;
         self.at(at)
@@ -328,12 +328,12 @@ pub(crate) fn restore_hits(
 
 #[inline(always)]
 fn is_plain(rule: &Rule, length: WindowLength) -> bool {
-    rule.limit.span == Period::Sliding(length) && !rule.limit.shadow && rule.route.is_none()
+    rule.limit.period == Period::Sliding(length) && !rule.limit.shadow && rule.route.is_none()
 }
 
 impl Counter {
-    fn over(span: Period) -> Self {
-        match span {
+    fn over(period: Period) -> Self {
+        match period {
             Period::Sliding(length) => Self::Window(SlidingLog::new(length)),
             Period::Concurrent => Self::InFlight(0),
             Period::Day | Period::Month | Period::Credits(_) => Self::Balance {
@@ -357,7 +357,7 @@ impl CounterMut<'_> {
         let used = match self {
             Self::Window(log) => log.used_at(time.now).into(),
             Self::Balance(balance, _) => {
-                balance.used_at(time.timestamp(), rule.limit.span, time.zone)
+                balance.used_at(time.timestamp(), rule.limit.period, time.zone)
             }
             Self::InFlight(count) => u64::from(**count),
         };
@@ -372,7 +372,7 @@ impl CounterMut<'_> {
             Self::Window(log) => log.record(time.now, cost),
             Self::InFlight(count) => **count += 1,
             Self::Balance(balance, changed) => {
-                balance.record(time.timestamp(), rule.limit.span, cost.get().into());
+                balance.record(time.timestamp(), rule.limit.period, cost.get().into());
                 return !std::mem::replace(*changed, true);
             }
         }
@@ -385,7 +385,7 @@ impl CounterMut<'_> {
         match self {
             Self::Window(log) => log.oldest_leaves_at(time.now),
             Self::Balance(balance, _) => {
-                time.after(balance.grows_in(time.timestamp(), rule.limit.span))
+                time.after(balance.grows_in(time.timestamp(), rule.limit.period))
             }
             Self::InFlight(_) => Moment::NEVER,
         }
@@ -399,7 +399,7 @@ impl CounterMut<'_> {
             Self::Window(log) => log.retry_at(time.now, limit, cost),
             Self::Balance(balance, _) => {
                 let (now, cost) = (time.timestamp(), cost.get().into());
-                time.after(balance.room_in(now, rule.limit.span, limit, cost))
+                time.after(balance.room_in(now, rule.limit.period, limit, cost))
             }
             Self::InFlight(_) => Moment::NEVER,
         }
@@ -422,15 +422,15 @@ impl CounterMut<'_> {
             Self::Window(log) => log.charge(time.now, more),
             Self::InFlight(_) => {}
             Self::Balance(balance, changed) => {
-                let (span, now) = (rule.limit.span, time.timestamp());
-                balance.used_at(now, span, time.zone);
+                let (period, now) = (rule.limit.period, time.timestamp());
+                balance.used_at(now, period, time.zone);
                 let admitted = time.clock.timestamp_at(at);
                 // What was taken from a day or month that has ended since is not given back.
-                if balance.includes(admitted, span, time.zone) {
+                if balance.includes(admitted, period, time.zone) {
                     balance.refund(less);
                 }
                 if more > 0 {
-                    balance.record(now, span, more);
+                    balance.record(now, period, more);
                 }
                 return !std::mem::replace(*changed, true);
             }

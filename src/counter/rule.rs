@@ -10,7 +10,7 @@ use crate::model::{KeyId, OrgId};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) limit: Limit,
-    pub(crate) holder: Subject,
+    pub(crate) subject: Subject,
     /// The route, or the limit by address, that it is of.
     pub(crate) route: Option<Arc<str>>,
     /// Whether it is called by a name of its own: as its route, or `default`.
@@ -29,10 +29,10 @@ pub(crate) enum Subject {
 }
 
 impl Rule {
-    pub(crate) fn new(limit: Limit, holder: Subject) -> Self {
+    pub(crate) fn new(limit: Limit, subject: Subject) -> Self {
         Self {
             limit,
-            holder,
+            subject,
             route: None,
             has_own_name: false,
         }
@@ -45,9 +45,9 @@ impl Rule {
 
     /// Whether both go by one counter.
     pub(crate) fn is_counted_as(&self, other: &Self) -> bool {
-        self.holder == other.holder
+        self.subject == other.subject
             && self.limit.shadow == other.limit.shadow
-            && self.limit.span.is_counted_as(other.limit.span)
+            && self.limit.period.is_counted_as(other.limit.period)
             && self.route == other.route
     }
 }
@@ -61,7 +61,7 @@ impl fmt::Display for Rule {
         if let Some(route) = &self.route {
             write!(f, "{route} ")?;
         }
-        match (&self.route, self.holder) {
+        match (&self.route, self.subject) {
             (_, Subject::Address) => f.write_str("ip ")?,
             (None, Subject::Org) => f.write_str("org ")?,
             _ => {}

@@ -85,7 +85,7 @@ impl KeyGuard {
     }
 
     /// What is done now, as it is to be entered in the audit log.
-    pub(crate) fn act(
+    pub(crate) fn audit_context(
         &self,
         action: &'static str,
         subject: Option<u64>,

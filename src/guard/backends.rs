@@ -244,8 +244,8 @@ pub(super) fn follow(
     store.follow(Box::new(move |change| match change {
         Change::Key(id) => revisions.key_changed(id),
         Change::Org(id) => revisions.org_changed(id),
-        Change::Locks(changes) => lockouts.adopt(changes, clock.timestamp()),
-        Change::AllLocks(locks) => lockouts.adopt_all(locks, clock.timestamp()),
+        Change::Locks(changes) => lockouts.apply(changes, clock.timestamp()),
+        Change::AllLocks(locks) => lockouts.apply_all(locks, clock.timestamp()),
         Change::Everything => revisions.everything_changed(),
     }));
 }

@@ -25,7 +25,7 @@ impl Inner {
             .allowed_ips
             .translated(&self.compiled().policy.nat64_prefixes);
         let (all_rules, now) = (rules(&key, &org, &self.compiled()), self.now());
-        let has_org_rules = all_rules.iter().any(|rule| rule.holder == Subject::Org);
+        let has_org_rules = all_rules.iter().any(|rule| rule.subject == Subject::Org);
         let expiries = [key.expires_at, credential_expires_at];
         Ok(CachedKey {
             hash,
@@ -50,7 +50,7 @@ impl Inner {
             },
             counts_in_flight: all_rules
                 .iter()
-                .any(|rule| rule.limit.span == Period::Concurrent),
+                .any(|rule| rule.limit.period == Period::Concurrent),
             rules: all_rules
                 .into_iter()
                 .filter(|rule| !is_lifted(rule, &key, &org, now))

@@ -106,7 +106,7 @@ impl Config {
         }
     }
 
-    /// The secret of the ancestor, the Python package of this name, under which it hashed the keys
+    /// The secret of the Python package of this name, under which it hashed the keys
     /// that were imported. They are then accepted unchanged, from the key header or as a bearer
     /// token, and each is stored under our own hash once it has been used. Default: none.
     ///
@@ -387,7 +387,7 @@ impl Config {
         if self.legacy_secret.as_ref().is_some_and(Secret::is_blank) {
             return Err(InvalidInput::new(
                 "legacy_secret",
-                "is blank; give the secret that the ancestor ran with, or leave it out",
+                "is blank; give the secret that the Python package ran with, or leave it out",
             ));
         }
         let admin_key = self.admin_key.as_ref().map(Secret::expose);

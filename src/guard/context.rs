@@ -108,7 +108,7 @@ pub(super) fn is_above_a_limit<H: ?Sized>(
     let of_routes = visit.place.routes.iter().flat_map(|route| &route.key_rules);
     let mut limits = caller.rules.iter().chain(of_routes).map(|rule| rule.limit);
     limits.any(|limit| {
-        let takes = u64::from(limit.span.takes(visit.cost).get());
+        let takes = u64::from(limit.period.takes(visit.cost).get());
         !limit.shadow && takes > limit.amount.get()
     })
 }

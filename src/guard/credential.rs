@@ -11,7 +11,7 @@ const MAX_LEN: usize = 256;
 ///
 /// A key is sent in the header `key_header`, or as `Authorization: Bearer` if the token is formed
 /// like a key; any other `Authorization` belongs to the application, or is
-/// [a key of the ancestor](super::legacy). An empty value presents
+/// [a key of the Python package](super::legacy). An empty value presents
 /// nothing. The same key in both places is one key.
 #[inline(always)]
 pub(super) fn presented<'a, H: Headers + ?Sized>(

@@ -46,7 +46,7 @@ impl Denial {
     /// A refusal by `rule`, which has room from `retry_at` on.
     #[inline]
     pub(super) fn exhausted(rule: &Rule, level: LimitState, retry_at: Moment) -> Self {
-        let reason = match (rule.holder, rule.limit.span) {
+        let reason = match (rule.subject, rule.limit.period) {
             (Subject::Address, _) => Reason::IpLimited,
             (_, Period::Sliding(_)) => Reason::RateLimited,
             (_, Period::Day | Period::Month) => Reason::QuotaExhausted,

@@ -24,7 +24,7 @@ impl LimitFields {
     /// `reset` is `None` where waiting does not help.
     pub(super) fn new(rule: &Rule, remaining: u64, reset: Option<Duration>) -> Self {
         let limit = rule.limit.amount;
-        let (window, most) = match rule.limit.span {
+        let (window, most) = match rule.limit.period {
             // A hit counts from the later end of its grain; the fields show whole windows.
             Period::Sliding(length) => (Some(length.seconds()), length.seconds()),
             // Days and months differ in length, and `w` is optional.

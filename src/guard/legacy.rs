@@ -1,4 +1,4 @@
-//! Keys that the ancestor issued: found by its hash, and from then on by ours.
+//! Keys that the Python package issued: found by its hash, and from then on by ours.
 //!
 //! Only a guard with [`Config::legacy_secret`](super::Config::legacy_secret) looks for them.
 
@@ -31,7 +31,7 @@ pub(super) fn hasher(_: &Config) -> Option<LegacyHasher> {
 }
 
 impl Inner {
-    /// The key that the ancestor issued and stored as `old`. From now on it is to be found by `hash`.
+    /// The key that the Python package issued and stored as `old`. From now on it is to be found by `hash`.
     pub(super) async fn load_legacy(
         &self,
         hash: HashedKey,
@@ -45,7 +45,7 @@ impl Inner {
         Ok(caller)
     }
 
-    /// A bearer token that is not formed like one of our keys, if the ancestor may have issued it.
+    /// A bearer token that is not formed like one of our keys, if the Python package may have issued it.
     #[inline]
     pub(super) fn legacy_bearer<'h, H: Headers + ?Sized>(
         &self,
@@ -77,7 +77,7 @@ impl Rehashing {
         if jobs.is_empty() {
             return Ok(());
         }
-        let stored = store.rehash(&jobs, &act(now));
+        let stored = store.rehash(&jobs, &audit(now));
         if stored.is_err() {
             jobs.into_iter().for_each(|job| self.add(job));
         }
@@ -85,7 +85,7 @@ impl Rehashing {
     }
 }
 
-fn act(at: Timestamp) -> AuditContext {
+fn audit(at: Timestamp) -> AuditContext {
     AuditContext {
         at,
         actor: "program".to_owned(),

@@ -73,20 +73,20 @@ impl Lockouts {
     }
 
     /// Puts in force the locks that are stored, and no others but those still to be stored.
-    pub(super) fn adopt_all(&self, stored: Vec<Lock>, now: Timestamp) {
+    pub(super) fn apply_all(&self, stored: Vec<Lock>, now: Timestamp) {
         let ids: Vec<_> = stored.iter().map(Lock::id).collect();
         self.locks.keep(&ids);
         let changes = ids.into_iter().zip(stored).map(|(id, lock)| LockChange {
             id,
             lock: Some(lock),
         });
-        self.adopt(changes.collect(), now);
+        self.apply(changes.collect(), now);
     }
 
     /// Puts in force what others have stored.
-    pub(super) fn adopt(&self, changes: Vec<LockChange>, now: Timestamp) {
+    pub(super) fn apply(&self, changes: Vec<LockChange>, now: Timestamp) {
         for change in changes {
-            if !self.locks.adopt(change, now) {
+            if !self.locks.apply(change, now) {
                 self.unlocked.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -148,7 +148,7 @@ impl Lockouts {
     pub(crate) fn threshold(&self, rules: &Lockout) -> Limit {
         let threshold = rules.threshold.and_then(NonZeroU32::new);
         Limit {
-            span: Period::Sliding(WindowLength::HOUR),
+            period: Period::Sliding(WindowLength::HOUR),
             ..Limit::per_minute(threshold.unwrap_or(self.threshold))
         }
     }
@@ -200,11 +200,11 @@ impl Lockouts {
         &self,
         store: &dyn Store,
         lock: Lock,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Option<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let id = lock.id();
-        if !self.locks.has_room_for(&id, act.at) {
+        if !self.locks.has_room_for(&id, audit.at) {
             return Ok(None);
         }
         let lock = match self.locks.get(&id) {
@@ -215,8 +215,8 @@ impl Lockouts {
             id,
             lock: Some(lock.clone()),
         };
-        store.change_locks(&[stored], act)?;
-        self.locks.put(lock.clone(), act.at);
+        store.change_locks(&[stored], audit)?;
+        self.locks.put(lock.clone(), audit.at);
         Ok(Some(lock))
     }
 
@@ -228,7 +228,7 @@ impl Lockouts {
         limiter: &dyn Limiter,
         network: IpKey,
         meant: impl Fn(&Refuses) -> bool,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Vec<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let known = self.locks.of(network, &meant);
@@ -237,12 +237,12 @@ impl Lockouts {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        store.change_locks(&changes, act)?;
+        store.change_locks(&changes, audit)?;
         // What led to the locks must not lead to the next one at once. They end all the same if it
         // cannot be forgotten now.
         let _ = limiter.forget(network);
         let mut ended = self.locks.remove(network, meant);
-        ended.retain(|lock| act.at < lock.until);
+        ended.retain(|lock| audit.at < lock.until);
         Ok(ended)
     }
 

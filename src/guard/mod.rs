@@ -89,7 +89,7 @@ pub struct KeyGuard {
 
 pub(crate) struct Inner {
     hasher: KeyHasher,
-    /// Where keys of the ancestor are looked for too.
+    /// Where keys of the Python package are looked for too.
     legacy: Option<LegacyHasher>,
     #[cfg(feature = "http")]
     admin_keys: self::audit_actor::AdminKeys,

@@ -70,7 +70,7 @@ pub(super) enum Want {
 /// A key that is not in memory.
 pub(super) struct Unread {
     hash: HashedKey,
-    /// By the ancestor's hash, of a text that is not formed like one of our keys.
+    /// By the Python package's hash, of a text that is not formed like one of our keys.
     legacy: Option<HashedKey>,
     /// Where it is unknown, the text was meant for the application.
     is_optional: bool,

@@ -282,7 +282,7 @@ impl std::fmt::Debug for Recorder {
 }
 
 /// The thread that writes what a [`Recorder`] takes. It also does maintenance: it stores balances, locks
-/// and keys of the ancestor anew, deletes expired usage, frees idle counters and follows the system's
+/// and keys of the Python package anew, deletes expired usage, frees idle counters and follows the system's
 /// calendar.
 pub(super) struct Writer {
     backends: Arc<Backends>,
@@ -410,7 +410,7 @@ impl Writer {
         }
     }
 
-    /// Stores keys of the ancestor that were used under our own hash.
+    /// Stores keys of the Python package that were used under our own hash.
     fn rehash(&self) -> Result<(), StoreError> {
         let recorder = &self.backends.recorder;
         let now = recorder.clock.timestamp();

@@ -36,21 +36,23 @@ impl Balance {
     /// A calendar that was set back gives nothing a second time. A time that a wrong clock has left
     /// further ahead than one period is brought back, so that it delays nothing by more than that.
     #[inline]
-    pub(crate) fn used_at(&mut self, now: Timestamp, span: Period, zone: &TimeZone) -> u64 {
-        match span {
+    pub(crate) fn used_at(&mut self, now: Timestamp, period: Period, zone: &TimeZone) -> u64 {
+        match period {
             Period::Credits(Some(refill)) if self.used > 0 => self.return_credits(now, refill),
             Period::Day if now >= self.at => *self = Self::stored(0, zone.end_of_day(now)),
             Period::Month if now >= self.at => *self = Self::stored(0, zone.end_of_month(now)),
-            Period::Day if self.at > Self::latest(now, span) => self.at = zone.end_of_day(now),
-            Period::Month if self.at > Self::latest(now, span) => self.at = zone.end_of_month(now),
+            Period::Day if self.at > Self::latest(now, period) => self.at = zone.end_of_day(now),
+            Period::Month if self.at > Self::latest(now, period) => {
+                self.at = zone.end_of_month(now)
+            }
             _ => {}
         }
         self.used
     }
 
     /// The latest time that a balance of `now` can hold. A later one is from a clock that was wrong.
-    pub(crate) fn latest(now: Timestamp, span: Period) -> Timestamp {
-        match span {
+    pub(crate) fn latest(now: Timestamp, period: Period) -> Timestamp {
+        match period {
             Period::Day => now.plus(LONGEST_DAY),
             Period::Month => now.plus(LONGEST_MONTH),
             _ => now,
@@ -68,16 +70,16 @@ impl Balance {
     }
 
     /// To be called after [`Balance::used_at`] of the same time.
-    pub(crate) fn record(&mut self, now: Timestamp, span: Period, cost: u64) {
-        if self.used == 0 && matches!(span, Period::Credits(_)) {
+    pub(crate) fn record(&mut self, now: Timestamp, period: Period, cost: u64) {
+        if self.used == 0 && matches!(period, Period::Credits(_)) {
             self.at = now;
         }
         self.used = self.used.saturating_add(cost);
     }
 
     /// Whether what was taken at `then` still counts.
-    pub(crate) fn includes(&self, then: Timestamp, span: Period, zone: &TimeZone) -> bool {
-        match span {
+    pub(crate) fn includes(&self, then: Timestamp, period: Period, zone: &TimeZone) -> bool {
+        match period {
             Period::Day => zone.end_of_day(then) >= self.at,
             Period::Month => zone.end_of_month(then) >= self.at,
             _ => true,
@@ -89,24 +91,24 @@ impl Balance {
     }
 
     /// How long after `now` some of what is used comes back; `None` for never.
-    pub(crate) fn grows_in(&self, now: Timestamp, span: Period) -> Option<Duration> {
-        self.returns_in(now, span, 1)
+    pub(crate) fn grows_in(&self, now: Timestamp, period: Period) -> Option<Duration> {
+        self.returns_in(now, period, 1)
     }
 
     /// How long after `now` there is room for `cost` under `limit`; `None` for never.
     pub(crate) fn room_in(
         &self,
         now: Timestamp,
-        span: Period,
+        period: Period,
         limit: u64,
         cost: u64,
     ) -> Option<Duration> {
         let excess = self.used.saturating_add(cost).saturating_sub(limit);
-        self.returns_in(now, span, excess.max(1))
+        self.returns_in(now, period, excess.max(1))
     }
 
-    fn returns_in(&self, now: Timestamp, span: Period, amount: u64) -> Option<Duration> {
-        match span {
+    fn returns_in(&self, now: Timestamp, period: Period, amount: u64) -> Option<Duration> {
+        match period {
             Period::Credits(Some(refill)) => {
                 let times = amount.div_ceil(refill.amount.get().into());
                 let wait = Duration::from_millis(times.saturating_mul(refill.millis.get()));
@@ -127,7 +129,7 @@ mod tests {
     }
 
     fn span(limit: &str) -> Period {
-        limit.parse::<crate::limit::Limit>().unwrap().span
+        limit.parse::<crate::limit::Limit>().unwrap().period
     }
 
     #[test]
@@ -146,12 +148,12 @@ mod tests {
     #[test]
     fn a_calendar_set_back_gives_nothing_twice() {
         let utc = TimeZone::utc();
-        for span in [Period::Day, Period::Month, span("9 credits +1/s")] {
+        for period in [Period::Day, Period::Month, span("9 credits +1/s")] {
             let mut quota = Balance::default();
-            quota.used_at(at("2026-06-01T00:00:00Z"), span, &utc);
-            quota.record(at("2026-06-01T00:00:00Z"), span, 5);
+            quota.used_at(at("2026-06-01T00:00:00Z"), period, &utc);
+            quota.record(at("2026-06-01T00:00:00Z"), period, 5);
             let before = at("2026-05-31T00:00:00Z");
-            assert_eq!(quota.used_at(before, span, &utc), 5, "{span:?}");
+            assert_eq!(quota.used_at(before, period, &utc), 5, "{period:?}");
         }
     }
 
@@ -159,50 +161,56 @@ mod tests {
     fn a_time_that_lies_ahead_is_brought_back_to_the_current_period() {
         let utc = TimeZone::utc();
         let (now, ahead) = (at("2026-06-10T12:00:00Z"), at("2027-06-10T12:00:00Z"));
-        for (span, wait) in [
+        for (period, wait) in [
             (Period::Day, Duration::from_secs(12 * 3_600)),
             (Period::Month, Duration::from_secs(20 * 86_400 + 12 * 3_600)),
             (span("9 credits +1/h"), Duration::from_secs(3_600)),
         ] {
             let mut quota = Balance::default();
-            quota.used_at(ahead, span, &utc);
-            quota.record(ahead, span, 5);
-            assert_eq!(quota.used_at(now, span, &utc), 5, "{span:?}");
-            assert_eq!(quota.grows_in(now, span), Some(wait), "{span:?}");
-            assert!(quota.used_at(now.plus(wait), span, &utc) < 5, "{span:?}");
+            quota.used_at(ahead, period, &utc);
+            quota.record(ahead, period, 5);
+            assert_eq!(quota.used_at(now, period, &utc), 5, "{period:?}");
+            assert_eq!(quota.grows_in(now, period), Some(wait), "{period:?}");
+            assert!(
+                quota.used_at(now.plus(wait), period, &utc) < 5,
+                "{period:?}"
+            );
         }
     }
 
     #[test]
     fn credits_come_back_in_steps_from_the_first_that_was_spent() {
-        let (utc, span) = (TimeZone::utc(), span("10 credits +3/min"));
+        let (utc, period) = (TimeZone::utc(), span("10 credits +3/min"));
         let start = at("2026-06-01T00:00:30Z");
         let after = |seconds| start.plus(Duration::from_secs(seconds));
         let mut credits = Balance::default();
-        credits.used_at(start, span, &utc);
-        credits.record(start, span, 10);
-        assert_eq!(credits.used_at(after(59), span, &utc), 10);
-        assert_eq!(credits.used_at(after(60), span, &utc), 7);
+        credits.used_at(start, period, &utc);
+        credits.record(start, period, 10);
+        assert_eq!(credits.used_at(after(59), period, &utc), 10);
+        assert_eq!(credits.used_at(after(60), period, &utc), 7);
         // Four more than there is room for: the second step from here.
-        let wait = credits.room_in(after(70), span, 10, 7);
+        let wait = credits.room_in(after(70), period, 10, 7);
         assert_eq!(wait, Some(Duration::from_secs(110)));
-        assert_eq!(credits.used_at(after(179), span, &utc), 4);
-        assert_eq!(credits.used_at(after(10_000), span, &utc), 0);
+        assert_eq!(credits.used_at(after(179), period, &utc), 4);
+        assert_eq!(credits.used_at(after(10_000), period, &utc), 0);
         // Nothing is saved up beyond the amount.
-        credits.record(after(10_000), span, 5);
-        assert_eq!(credits.used_at(after(10_059), span, &utc), 5);
-        assert_eq!(credits.used_at(after(10_060), span, &utc), 2);
+        credits.record(after(10_000), period, 5);
+        assert_eq!(credits.used_at(after(10_059), period, &utc), 5);
+        assert_eq!(credits.used_at(after(10_060), period, &utc), 2);
     }
 
     #[test]
     fn credits_without_refill_never_come_back() {
-        let (utc, span) = (TimeZone::utc(), span("10 credits"));
+        let (utc, period) = (TimeZone::utc(), span("10 credits"));
         let now = at("2026-06-01T00:00:00Z");
         let mut credits = Balance::default();
-        credits.record(now, span, 10);
-        assert_eq!(credits.used_at(at("2036-06-01T00:00:00Z"), span, &utc), 10);
-        assert_eq!(credits.room_in(now, span, 10, 1), None);
+        credits.record(now, period, 10);
+        assert_eq!(
+            credits.used_at(at("2036-06-01T00:00:00Z"), period, &utc),
+            10
+        );
+        assert_eq!(credits.room_in(now, period, 10, 1), None);
         credits.refund(4);
-        assert_eq!(credits.used_at(now, span, &utc), 6);
+        assert_eq!(credits.used_at(now, period, &utc), 6);
     }
 }

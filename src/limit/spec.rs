@@ -34,7 +34,7 @@ use crate::time::duration::span;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {
     pub(crate) amount: NonZeroU64,
-    pub(crate) span: Period,
+    pub(crate) period: Period,
     pub(crate) shadow: bool,
 }
 
@@ -154,19 +154,19 @@ impl Limit {
                 Some(amount) => amount,
                 None => NonZeroU64::MIN,
             },
-            span: Period::Sliding(WindowLength::MINUTE),
+            period: Period::Sliding(WindowLength::MINUTE),
             shadow: false,
         }
     }
 
-    fn new(amount: u64, span: Period) -> Result<Self, InvalidInput> {
+    fn new(amount: u64, period: Period) -> Result<Self, InvalidInput> {
         let amount = NonZeroU64::new(amount).ok_or_else(|| {
             InvalidInput::new(
                 "limit",
                 "0 would refuse every request; give at least 1, or suspend or revoke to refuse all",
             )
         })?;
-        let most = match span {
+        let most = match period {
             Period::Sliding(_) | Period::Concurrent => u32::MAX.into(),
             // What is used, and what is charged beyond it, can always be added up.
             _ => u64::MAX / 2,
@@ -176,7 +176,7 @@ impl Limit {
         }
         Ok(Self {
             amount,
-            span,
+            period,
             shadow: false,
         })
     }
@@ -184,7 +184,7 @@ impl Limit {
     /// What header fields and listings call it: the same for every amount of a quota, so that a
     /// change to it keeps its name.
     pub(crate) fn name(&self) -> String {
-        let name = match self.span {
+        let name = match self.period {
             Period::Sliding(length) => format!("{}/{}", self.amount, written(length.nanos())),
             Period::Day => "daily".to_owned(),
             Period::Month => "monthly".to_owned(),
@@ -221,7 +221,7 @@ fn written(nanos: u64) -> String {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let amount = self.amount;
-        match self.span {
+        match self.period {
             Period::Sliding(_) => return f.write_str(&self.name()),
             Period::Credits(Some(refill)) => {
                 let every = written(refill.millis.get() * 1_000_000);
@@ -356,8 +356,9 @@ pub(crate) fn list(
     for text in texts {
         let limit = text.as_ref().parse::<Limit>();
         let limit = limit.map_err(|error| error.within("limits"))?;
-        let is_same =
-            |other: &&Limit| other.span.is_counted_as(limit.span) && other.shadow == limit.shadow;
+        let is_same = |other: &&Limit| {
+            other.period.is_counted_as(limit.period) && other.shadow == limit.shadow
+        };
         if let Some(other) = limits.iter().find(is_same) {
             return Err(InvalidInput::new(
                 "limits",

@@ -293,10 +293,10 @@ fn balances_go_on_where_they_were_stored(subject: &Fixture) {
         (Period::Month, 8, end),
         (Period::Credits(None), 4, Timestamp::default()),
     ];
-    let saved = saved.map(|(span, used, at)| SavedCounter {
+    let saved = saved.map(|(period, used, at)| SavedCounter {
         id: CounterId {
             route: None,
-            span,
+            period,
             shadow: false,
         },
         value: SavedValue::Balance(Balance::stored(used, at)),

@@ -80,7 +80,7 @@ impl Refusal {
         if cost == self.wish.cost {
             return self.retry_at;
         }
-        match self.limit.span {
+        match self.limit.period {
             // A hit counts from the later end of its grain.
             Period::Sliding(length) => now.plus(Duration::from_nanos(
                 length.nanos().saturating_add(length.grain_nanos()),
@@ -147,7 +147,7 @@ impl Exhausted {
             wish, limit, level, ..
         } = refusal;
         // A slot may be free again at any time.
-        if limit.span == Period::Concurrent || level.remaining > 0 {
+        if limit.period == Period::Concurrent || level.remaining > 0 {
             return;
         }
         let until = level.resets_at.min(level.at.plus(TRUSTED_FOR));

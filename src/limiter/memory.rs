@@ -200,7 +200,7 @@ impl Limiter for MemoryLimiter {
         let mut held = Held::lock(groups);
         let time = self.time();
         let of = |(index, rule): (usize, &Rule)| {
-            let takes = rule.limit.span.takes(cost);
+            let takes = rule.limit.period.takes(cost);
             let mut counter = held.counter(rule);
             let remaining = counter.remaining(time, rule);
             let retry_at = if remaining >= takes.get().into() {
@@ -250,7 +250,7 @@ impl Limiter for MemoryLimiter {
     fn release(&self, groups: CounterSets<'_>, rules: Rules<'_>, receipt: &Receipt) {
         let mut held = Held::lock(groups);
         for (index, rule) in indexed(rules) {
-            if rule.limit.span == Period::Concurrent && !is_shadow_denied(receipt, index) {
+            if rule.limit.period == Period::Concurrent && !is_shadow_denied(receipt, index) {
                 held.counter(rule).release();
             }
         }
@@ -348,7 +348,7 @@ impl MemoryLimiter {
         let mut slowest: Option<(LimitState, Moment)> = None;
         let mut receipt = Receipt::None;
         for (index, rule) in indexed(rules) {
-            let takes = rule.limit.span.takes(cost);
+            let takes = rule.limit.period.takes(cost);
             let mut counter = held.counter(rule);
             let remaining = counter.remaining(time, rule);
             if remaining < takes.get().into() {
@@ -376,10 +376,10 @@ impl MemoryLimiter {
         for (index, rule) in indexed(rules) {
             if !is_shadow_denied(&receipt, index) {
                 let mut counter = held.counter(rule);
-                if counter.record(time, rule, rule.limit.span.takes(cost)) {
+                if counter.record(time, rule, rule.limit.period.takes(cost)) {
                     self.to_be_stored(groups, rule);
                 }
-                let is_shown = !rule.limit.shadow && rule.limit.span != Period::Concurrent;
+                let is_shown = !rule.limit.shadow && rule.limit.period != Period::Concurrent;
                 let remaining = counter.remaining(time, rule);
                 if is_shown && remaining < tightest.remaining {
                     tightest = LimitState {
@@ -449,7 +449,7 @@ impl MemoryLimiter {
                 }
             } else if !is_shadow_denied(receipt, index) {
                 counter.remaining(time, rule);
-                counter.record(time, rule, rule.limit.span.takes(cost));
+                counter.record(time, rule, rule.limit.period.takes(cost));
             }
         }
     }
@@ -477,7 +477,7 @@ impl MemoryLimiter {
 impl<'a> CounterSets<'a> {
     /// Whose counters a rule goes by.
     fn of(self, rule: &Rule) -> &'a Arc<CounterSet> {
-        match (rule.holder, self.org) {
+        match (rule.subject, self.org) {
             (Subject::Org, Some(org)) => org,
             _ => self.key,
         }
@@ -504,7 +504,7 @@ impl<'a> Held<'a> {
 
     #[inline(always)]
     fn counter(&mut self, rule: &Rule) -> CounterMut<'_> {
-        match (rule.holder, &mut self.org) {
+        match (rule.subject, &mut self.org) {
             (Subject::Org, Some(org)) => org.of(rule, &mut self.next.1),
             _ => self.key.of(rule, &mut self.next.0),
         }

@@ -129,7 +129,7 @@ impl Locks {
 
     /// Does what somebody else has stored, so that it need not be stored again. Returns as
     /// [`Locks::add`].
-    pub(crate) fn adopt(&self, change: LockChange, now: Timestamp) -> bool {
+    pub(crate) fn apply(&self, change: LockChange, now: Timestamp) -> bool {
         let LockChange { id, lock } = change;
         if let Some(lock) = lock {
             return self.insert(lock, now, false, |_| ());

@@ -113,7 +113,7 @@ pub struct LimitOverride {
 pub(crate) enum HashScheme {
     /// Keyed BLAKE3 under a key derived from the secret.
     KeyedBlake3,
-    /// SHA-256 of the text and the ancestor's secret behind it.
+    /// SHA-256 of the text and the Python package's secret behind it.
     Sha256,
 }
 

@@ -1,4 +1,4 @@
-//! The keys of the ancestor: texts of any form, stored as SHA-256 of the text and then the secret.
+//! The keys of the Python package: texts of any form, stored as SHA-256 of the text and then the secret.
 //!
 //! Without the feature `legacy` there are none: a [`LegacyHasher`] cannot be made.
 
@@ -14,7 +14,7 @@ mod enabled {
     use crate::model::HashedKey;
     use crate::model::Secret;
 
-    /// Hashes keys as the ancestor does, under its secret.
+    /// Hashes keys as the Python package does, under its secret.
     pub(crate) struct LegacyHasher(Secret);
 
     impl LegacyHasher {

@@ -145,7 +145,7 @@ pub(super) fn threshold<'de, D: Deserializer<'de>>(
     Ok(Some(failures.get()))
 }
 
-pub(super) fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     duration::span_of("decay", &text).map_err(Error::custom)
 }

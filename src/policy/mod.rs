@@ -100,7 +100,7 @@ pub struct Lockout {
     pub(crate) threshold: Option<u32>,
     #[serde(deserialize_with = "file::steps")]
     pub(crate) steps: Vec<Duration>,
-    #[serde(deserialize_with = "file::span")]
+    #[serde(deserialize_with = "file::duration")]
     pub(crate) decay: Duration,
 }
 

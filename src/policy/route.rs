@@ -234,9 +234,9 @@ impl Route {
             true => limit.shadow(),
             false => *limit,
         };
-        let rule = |limit: &Limit, holder| Rule {
+        let rule = |limit: &Limit, subject| Rule {
             route: Some(Arc::clone(&self.name)),
-            ..Rule::new(enforced_or_not(limit), holder)
+            ..Rule::new(enforced_or_not(limit), subject)
         };
         RouteRules {
             name: Arc::clone(&self.name),
@@ -263,7 +263,7 @@ pub(super) fn intervals<T: AsRef<str>>(
     let limits = limit::list(limits)?;
     match limits
         .iter()
-        .find(|limit| !matches!(limit.span, Period::Sliding(_)))
+        .find(|limit| !matches!(limit.period, Period::Sliding(_)))
     {
         None => Ok(limits),
         Some(limit) => Err(InvalidInput::new(

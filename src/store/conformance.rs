@@ -58,7 +58,7 @@ macro_rules! conforms {
             a_copy_that_was_cut_off_is_completed
             what_is_in_the_way_is_refused_before_anything_is_written
             what_is_stricter_or_later_stays
-            a_credential_of_the_ancestor_moves_as_it_is
+            a_credential_of_the_python_package_moves_as_it_is
             a_credential_is_found_by_its_new_hash_alone_once_it_was_rehashed
         }
     };
@@ -77,7 +77,7 @@ pub(super) use conforms;
 pub(super) const NOW: Timestamp = Timestamp::from_unix_millis(1_673_827_200_000);
 
 /// A change that somebody makes.
-pub(super) fn act() -> AuditContext {
+pub(super) fn audit_context() -> AuditContext {
     AuditContext {
         at: NOW,
         actor: "a test".into(),
@@ -152,11 +152,11 @@ pub(super) fn after(minutes: u64) -> Timestamp {
     NOW.plus(Duration::from_secs(60 * minutes))
 }
 
-pub(super) fn counter(span: Period, value: SavedValue) -> SavedCounter {
+pub(super) fn counter(period: Period, value: SavedValue) -> SavedCounter {
     SavedCounter {
         id: CounterId {
             route: None,
-            span,
+            period,
             shadow: false,
         },
         value,
@@ -166,9 +166,9 @@ pub(super) fn counter(span: Period, value: SavedValue) -> SavedCounter {
 /// A store with one organization and `keys` keys, with ids and hashes from 1.
 pub(super) fn with_keys(home: &dyn Home, keys: u64) -> Box<dyn Store> {
     let store = home.open();
-    let org = store.create_org("acme", &act()).unwrap();
+    let org = store.create_org("acme", &audit_context()).unwrap();
     let keys = (1..=keys).map(|n| new_key(org.id, n)).collect();
-    store.create_keys(keys, &act()).unwrap();
+    store.create_keys(keys, &audit_context()).unwrap();
     store
 }
 
@@ -193,12 +193,12 @@ pub(super) fn a_credential_resolves_to_its_key_and_organization(home: &dyn Home)
 pub(super) fn a_name_is_taken_once(home: &dyn Home) {
     let store = with_keys(home, 0);
     assert!(matches!(
-        store.create_org("acme", &act()),
+        store.create_org("acme", &audit_context()),
         Err(StoreError::DuplicateOrg(name)) if name == "acme"
     ));
     // The first letter is Cyrillic.
     assert!(matches!(
-        store.create_org("\u{430}cme", &act()),
+        store.create_org("\u{430}cme", &audit_context()),
         Err(StoreError::SimilarOrg(name)) if name == "acme"
     ));
     assert!(matches!(
@@ -210,31 +210,40 @@ pub(super) fn a_name_is_taken_once(home: &dyn Home) {
 
 pub(super) fn keys_are_created_all_or_none(home: &dyn Home) {
     let store = with_keys(home, 1);
-    let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(9), 3)], &act());
+    let refused = store.create_keys(
+        vec![new_key(OrgId(1), 2), new_key(OrgId(9), 3)],
+        &audit_context(),
+    );
     assert!(matches!(refused, Err(StoreError::NoOrg(OrgId(9)))));
     assert!(resolve(&*store, 2).unwrap().is_none());
 
     // The text of another key.
-    let refused = store.create_keys(vec![new_key(OrgId(1), 2), new_key(OrgId(1), 1)], &act());
+    let refused = store.create_keys(
+        vec![new_key(OrgId(1), 2), new_key(OrgId(1), 1)],
+        &audit_context(),
+    );
     assert!(matches!(refused, Err(StoreError::Unavailable(_))));
     assert_eq!(resolve(&*store, 1).unwrap().unwrap().key.id, KeyId(1));
     assert_eq!(store.keys(None, None, 9).unwrap().len(), 1);
 
     let (key, credential) = new_key(OrgId(1), 2);
     assert_eq!(
-        store.create_key(key, credential, &act()).unwrap().id,
+        store
+            .create_key(key, credential, &audit_context())
+            .unwrap()
+            .id,
         KeyId(2)
     );
 }
 
 pub(super) fn listings_come_in_pages(home: &dyn Home) {
     let store = with_keys(home, 3);
-    let other = store.create_org("other", &act()).unwrap();
+    let other = store.create_org("other", &audit_context()).unwrap();
     store
-        .create_keys(vec![new_key(other.id, 4)], &act())
+        .create_keys(vec![new_key(other.id, 4)], &audit_context())
         .unwrap();
     store
-        .create_keys(vec![new_key(OrgId(1), 5)], &act())
+        .create_keys(vec![new_key(OrgId(1), 5)], &audit_context())
         .unwrap();
 
     let ids = |org, after, limit| -> Vec<u64> {
@@ -262,7 +271,9 @@ pub(super) fn an_update_changes_what_it_names(home: &dyn Home) {
         expires_at: Some(Some(after(1))),
         ..KeyChange::default()
     };
-    let updated = store.update_key(KeyId(1), change, &act()).unwrap();
+    let updated = store
+        .update_key(KeyId(1), change, &audit_context())
+        .unwrap();
     let expected = Key {
         label: "new".into(),
         expires_at: Some(after(1)),
@@ -271,7 +282,7 @@ pub(super) fn an_update_changes_what_it_names(home: &dyn Home) {
     assert_eq!(updated, expected);
     assert_eq!(store.key(KeyId(1)).unwrap(), expected);
     assert!(matches!(
-        store.update_key(KeyId(2), KeyChange::default(), &act()),
+        store.update_key(KeyId(2), KeyChange::default(), &audit_context()),
         Err(StoreError::NoKey(KeyId(2)))
     ));
 }
@@ -283,11 +294,21 @@ pub(super) fn rotation_keeps_the_key_and_retires_its_other_texts(home: &dyn Home
         ..new_key(OrgId(1), n).1
     };
     let rotated = store
-        .add_credential(KeyId(1), credential(2), retiring(after(20)), &act())
+        .add_credential(
+            KeyId(1),
+            credential(2),
+            retiring(after(20)),
+            &audit_context(),
+        )
         .unwrap();
     assert_eq!(rotated.prefix, "kg_live_wxyz");
     store
-        .add_credential(KeyId(1), credential(3), retiring(after(60)), &act())
+        .add_credential(
+            KeyId(1),
+            credential(3),
+            retiring(after(60)),
+            &audit_context(),
+        )
         .unwrap();
 
     let expiry = |n| {
@@ -308,7 +329,7 @@ pub(super) fn expired_keys_are_counted_apart_and_extended_on_purpose_only(home: 
         unless_expired_at: Some(NOW),
         ..KeyChange::default()
     };
-    let change = |id, change| store.update_key(KeyId(id), change, &act());
+    let change = |id, change| store.update_key(KeyId(id), change, &audit_context());
     change(1, expiring(Some(after(10)))).unwrap();
     change(2, expiring(Some(after(20)))).unwrap();
     let active = |at| store.totals(at).unwrap().active_keys;
@@ -316,7 +337,7 @@ pub(super) fn expired_keys_are_counted_apart_and_extended_on_purpose_only(home: 
         [NOW, after(9), after(10), after(30)].map(active),
         [3, 3, 2, 1]
     );
-    store.revoke_key(KeyId(2), &act()).unwrap();
+    store.revoke_key(KeyId(2), &audit_context()).unwrap();
     assert_eq!([NOW, after(30)].map(active), [2, 1]);
 
     let late = KeyChange {
@@ -333,7 +354,7 @@ pub(super) fn expired_keys_are_counted_apart_and_extended_on_purpose_only(home: 
             expires_at,
             ..retiring(after(60))
         };
-        store.add_credential(KeyId(1), new_key(OrgId(1), n).1, rotation, &act())
+        store.add_credential(KeyId(1), new_key(OrgId(1), n).1, rotation, &audit_context())
     };
     assert!(matches!(
         rotate(None, 8),
@@ -368,16 +389,21 @@ pub(super) fn retiring(retire_at: Timestamp) -> Rotation {
 
 pub(super) fn revoking_is_final(home: &dyn Home) {
     let store = with_keys(home, 2);
-    assert!(!store.revoke_key(KeyId(1), &act()).unwrap().active);
-    assert!(!store.revoke_key(KeyId(1), &act()).unwrap().active);
+    assert!(!store.revoke_key(KeyId(1), &audit_context()).unwrap().active);
+    assert!(!store.revoke_key(KeyId(1), &audit_context()).unwrap().active);
     let totals = store.totals(NOW).unwrap();
     assert_eq!((totals.keys, totals.active_keys), (2, 1));
     assert!(matches!(
-        store.update_key(KeyId(1), KeyChange::default(), &act()),
+        store.update_key(KeyId(1), KeyChange::default(), &audit_context()),
         Err(StoreError::Revoked(KeyId(1)))
     ));
     assert!(matches!(
-        store.add_credential(KeyId(1), new_key(OrgId(1), 9).1, retiring(NOW), &act()),
+        store.add_credential(
+            KeyId(1),
+            new_key(OrgId(1), 9).1,
+            retiring(NOW),
+            &audit_context()
+        ),
         Err(StoreError::Revoked(KeyId(1)))
     ));
 }
@@ -390,7 +416,7 @@ pub(super) fn what_was_done_under_a_name_is_not_done_again_for_a_day(home: &dyn 
             request: [request; 32],
         }),
         at,
-        ..act()
+        ..audit_context()
     };
     let org = store.create_org("acme", &once(1, 1, NOW)).unwrap();
     let again = store.create_org("other", &once(1, 1, NOW));
@@ -555,13 +581,15 @@ pub(super) fn all_of_a_key_and_its_organization_reads_back(home: &dyn Home) {
         "5 credits +1/hour",
     ];
     let limits: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
-    let org = store.create_org("\u{e9}\u{1f511}'\\", &act()).unwrap();
+    let org = store
+        .create_org("\u{e9}\u{1f511}'\\", &audit_context())
+        .unwrap();
     let change = OrgChange {
         status: Some(OrgStatus::Suspended),
         limits: Some(limits.clone()),
         lift: Some(new_lift.clone()),
     };
-    let org = store.update_org(org.id, change, &act()).unwrap();
+    let org = store.update_org(org.id, change, &audit_context()).unwrap();
     assert_eq!((&org.limits, &org.lifts), (&limits, &vec![lift.clone()]));
     assert_eq!(store.org(org.id).unwrap(), org);
 
@@ -575,14 +603,16 @@ pub(super) fn all_of_a_key_and_its_organization_reads_back(home: &dyn Home) {
         ..new
     };
     let scopes = new.scopes.clone();
-    let created = store.create_key(new, credential, &act()).unwrap();
+    let created = store.create_key(new, credential, &audit_context()).unwrap();
     assert_eq!((&created.limits, &created.scopes), (&limits, &scopes));
     let change = KeyChange {
         scopes: Some(Vec::new()),
         lift: Some(new_lift),
         ..KeyChange::default()
     };
-    let key = store.update_key(created.id, change, &act()).unwrap();
+    let key = store
+        .update_key(created.id, change, &audit_context())
+        .unwrap();
     assert_eq!(store.key(key.id).unwrap(), key);
     let resolved = resolve(&*store, 1).unwrap().unwrap();
     assert_eq!((resolved.key, resolved.org), (key, org));
@@ -608,8 +638,12 @@ pub(super) fn a_lift_leaves_other_lifts_as_they_are(home: &dyn Home) {
     };
     let lifts = |rule, until, now| {
         let (of_key, of_org) = change(rule, after(until), after(now));
-        let key = store.update_key(KeyId(1), of_key, &act()).unwrap();
-        let org = store.update_org(OrgId(1), of_org, &act()).unwrap();
+        let key = store
+            .update_key(KeyId(1), of_key, &audit_context())
+            .unwrap();
+        let org = store
+            .update_org(OrgId(1), of_org, &audit_context())
+            .unwrap();
         assert_eq!(key.lifts, org.lifts);
         assert_eq!(store.key(KeyId(1)).unwrap().lifts, key.lifts);
         let lifts = key.lifts.into_iter().map(|lift| (lift.rule, lift.until));
@@ -630,14 +664,14 @@ pub(super) fn every_change_is_in_the_audit_log(home: &dyn Home) {
         action: "create_org",
         ip: "2001:db8::1".parse().unwrap(),
         details: details.clone(),
-        ..act()
+        ..audit_context()
     };
     let org = store.create_org("acme", &create).unwrap();
     store.create_org("acme", &create).unwrap_err();
     store
         .note(&AuditContext {
             subject: Some(7),
-            ..act()
+            ..audit_context()
         })
         .unwrap();
     let log = store.audit(None, 9).unwrap();
@@ -663,7 +697,9 @@ pub(super) fn locks_come_and_go(home: &dyn Home) {
         id: lock.id(),
         lock: Some(lock.clone()),
     };
-    store.change_locks(&[stored(&manual)], &act()).unwrap();
+    store
+        .change_locks(&[stored(&manual)], &audit_context())
+        .unwrap();
     let batch = UsageBatch {
         locks: vec![stored(&automatic)],
         ..UsageBatch::default()
@@ -678,7 +714,7 @@ pub(super) fn locks_come_and_go(home: &dyn Home) {
         id: manual.id(),
         lock: None,
     };
-    store.change_locks(&[gone], &act()).unwrap();
+    store.change_locks(&[gone], &audit_context()).unwrap();
     assert_eq!(store.locks().unwrap(), std::slice::from_ref(&automatic));
     let ended = UsageBatch {
         locks: vec![LockChange {

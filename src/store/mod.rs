@@ -55,7 +55,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The counters of a key or an organization, as they were last stored.
     fn counters(&self, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError>;
 
-    fn create_org(&self, name: &str, act: &AuditContext) -> Result<Org, StoreError>;
+    fn create_org(&self, name: &str, audit: &AuditContext) -> Result<Org, StoreError>;
     fn org(&self, id: OrgId) -> Result<Org, StoreError>;
     fn org_named(&self, name: &str) -> Result<Org, StoreError>;
     /// At most `limit` organizations with ids above `after`, by id.
@@ -64,22 +64,22 @@ pub(crate) trait Store: Send + Sync + 'static {
         &self,
         id: OrgId,
         change: OrgChange,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Org, StoreError>;
 
     /// Creates all of the keys or none, which for many is faster than one by one.
     fn create_keys(
         &self,
         keys: Vec<(NewKey, NewCredential)>,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Vec<Key>, StoreError>;
     fn create_key(
         &self,
         key: NewKey,
         credential: NewCredential,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Key, StoreError> {
-        let created = self.create_keys(vec![(key, credential)], act)?.pop();
+        let created = self.create_keys(vec![(key, credential)], audit)?.pop();
         created.ok_or_else(|| StoreError::Damaged("a key was created and is not there".into()))
     }
     fn key(&self, id: KeyId) -> Result<Key, StoreError>;
@@ -94,7 +94,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         &self,
         id: KeyId,
         change: KeyChange,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Key, StoreError>;
     /// Gives a key that is not revoked one more credential. Its others expire at
     /// [`Rotation::retire_at`], or earlier if they would anyway. Fails with [`StoreError::Expired`] if
@@ -104,19 +104,19 @@ pub(crate) trait Store: Send + Sync + 'static {
         id: KeyId,
         credential: NewCredential,
         rotation: Rotation,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Key, StoreError>;
     /// Has credentials found by other hashes, under [`HashScheme::KeyedBlake3`]; all else about them
     /// stays. One that is not there under the old hash, or there under the new one, is passed over.
     /// Enters an act for each, about its key.
     ///
     /// [`HashScheme::KeyedBlake3`]: crate::model::HashScheme::KeyedBlake3
-    fn rehash(&self, jobs: &[Rehash], act: &AuditContext) -> Result<(), StoreError>;
+    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError>;
     /// Marks a key inactive, which is final.
-    fn revoke_key(&self, id: KeyId, act: &AuditContext) -> Result<Key, StoreError>;
+    fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError>;
 
     /// Enters what changes nothing else that is stored.
-    fn note(&self, act: &AuditContext) -> Result<(), StoreError>;
+    fn note(&self, audit: &AuditContext) -> Result<(), StoreError>;
     /// At most `limit` changes with ids below `before`, the latest first.
     fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
 
@@ -133,7 +133,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn forget_counters(
         &self,
         counters: &[(SubjectId, CounterId)],
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<(), StoreError>;
 
     /// Writes a batch of usage, its totals and balances, whole or not at all.
@@ -149,7 +149,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     ) -> Result<Vec<Usage>, StoreError>;
     /// Every lock that is stored, also those that have ended.
     fn locks(&self) -> Result<Vec<Lock>, StoreError>;
-    fn change_locks(&self, changes: &[LockChange], act: &AuditContext) -> Result<(), StoreError>;
+    fn change_locks(&self, changes: &[LockChange], audit: &AuditContext) -> Result<(), StoreError>;
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError>;
 
     /// A page of all that moves to another store: the first from [`PageCursor::default`], and from each the
@@ -176,7 +176,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     ///
     /// Enters nothing in the audit log.
     #[cfg_attr(not(feature = "cli"), allow(dead_code))]
-    fn adopt(&self, page: &TransferPage) -> Result<(), StoreError>;
+    fn import(&self, page: &TransferPage) -> Result<(), StoreError>;
 
     /// Has what others change told to `listener`, from now on until the store is dropped. What this
     /// store itself changes need not be told.

@@ -99,7 +99,7 @@ pub(crate) fn move_all(
     for_each(from, |page| to.has_room_for(page))?;
     let mut moved = TransferStats::default();
     for_each(from, |page| {
-        to.adopt(page)?;
+        to.import(page)?;
         moved.add(page);
         progress(&moved);
         Ok(())
@@ -116,7 +116,7 @@ pub(crate) fn take_in(
     pages.iter().try_for_each(|page| to.has_room_for(page))?;
     let mut moved = TransferStats::default();
     for page in pages {
-        to.adopt(page)?;
+        to.import(page)?;
         moved.add(page);
         progress(&moved);
     }
@@ -185,7 +185,7 @@ pub(crate) fn merged_key(there: &Key, comes: &Key) -> Key {
 }
 
 /// The credential to store for one that comes, if any: `there` is what has its hash. A text that was
-/// to expire does so no later. One of the ancestor comes only together with its key, since it may have
+/// to expire does so no later. One of the Python package comes only together with its key, since it may have
 /// been stored anew there.
 pub(crate) fn merged_credential(
     there: Option<&Credential>,

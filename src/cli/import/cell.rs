@@ -1,4 +1,4 @@
-//! What a cell of the ancestor's tables says, in the forms that databases give it.
+//! What a cell of the Python package's tables says, in the forms that databases give it.
 
 use serde_json::Value;
 

@@ -29,7 +29,7 @@ pub(crate) enum ImportError {
     )]
     View(String),
     #[error(
-        "the database has no table `{expected}`, which the ancestor keeps; its tables are {found}"
+        "the database has no table `{expected}`, which the Python package keeps; its tables are {found}"
     )]
     NoTable {
         expected: &'static str,

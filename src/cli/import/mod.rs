@@ -1,12 +1,12 @@
-//! `import`: takes over the database of the ancestor, the Python package of this name.
+//! `import`: takes over the database of the Python package of this name.
 
-#[cfg(any(feature = "import", feature = "postgres"))]
-mod ancestor;
 #[cfg(any(feature = "import", feature = "postgres"))]
 mod cell;
 mod error;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "import", feature = "postgres"))]
+mod python_package;
 #[cfg(feature = "import")]
 mod sqlite;
 #[cfg(any(feature = "import", feature = "postgres"))]
@@ -43,7 +43,7 @@ use crate::store::transfer::{TransferPage, take_in};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Import {
-    /// The ancestor's database. The password of a URL is better in the variable PGPASSWORD
+    /// The Python package's database. The password of a URL is better in the variable PGPASSWORD
     // Read later: an error of the arguments would show it.
     #[arg(long, value_name = "sqlite:PATH|postgres://…")]
     from: String,
@@ -93,9 +93,9 @@ pub(super) fn run(cli: &Cli, import: &Import) -> Result<Exit, CliError> {
 fn read(source: &Source) -> Result<Vec<TransferPage>, ImportError> {
     match source {
         #[cfg(feature = "import")]
-        Source::Sqlite(path) => ancestor::pages(&mut sqlite::Sqlite::open(path)?),
+        Source::Sqlite(path) => python_package::pages(&mut sqlite::Sqlite::open(path)?),
         #[cfg(feature = "postgres")]
-        Source::Postgres(url) => ancestor::pages(&mut postgres::Postgres::open(url)?),
+        Source::Postgres(url) => python_package::pages(&mut postgres::Postgres::open(url)?),
         #[cfg(not(feature = "import"))]
         Source::Sqlite(_) => Err(ImportError::MissingFeature("SQLite", "import")),
         #[cfg(not(feature = "postgres"))]

@@ -1,4 +1,4 @@
-//! The ancestor's database in PostgreSQL, which is only read.
+//! The Python package's database in PostgreSQL, which is only read.
 
 use std::pin::pin;
 

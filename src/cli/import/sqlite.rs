@@ -1,4 +1,4 @@
-//! The ancestor's database in an SQLite file, which is only read.
+//! The Python package's database in an SQLite file, which is only read.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! A table of the ancestor, whose columns go by one of several names.
+//! A table of the Python package, whose columns go by one of several names.
 
 use serde_json::Value;
 

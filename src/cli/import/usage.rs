@@ -1,10 +1,10 @@
-//! Requests that the ancestor recorded one by one, as the totals that are kept here.
+//! Requests that the Python package recorded one by one, as the totals that are kept here.
 
 use std::collections::BTreeMap;
 
-use super::ancestor::Ids;
 use super::cell;
 use super::error::ImportError;
+use super::python_package::Ids;
 use super::table::{Column, Database, Row, Table, optional, required};
 use crate::counter::SubjectId;
 use crate::counter::{CounterId, SavedCounter, SavedValue};
@@ -109,7 +109,7 @@ impl Usage {
         used.map(|(key, used)| {
             let id = CounterId {
                 route: None,
-                span: Period::Month,
+                period: Period::Month,
                 shadow: false,
             };
             let value = SavedValue::Balance(Balance::stored(used, self.end_of_month));

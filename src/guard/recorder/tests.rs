@@ -150,7 +150,7 @@ impl Store for Disk {
     fn has_room_for(&self, _: &TransferPage) -> Result<(), StoreError> {
         unimplemented!()
     }
-    fn adopt(&self, _: &TransferPage) -> Result<(), StoreError> {
+    fn import(&self, _: &TransferPage) -> Result<(), StoreError> {
         unimplemented!()
     }
     fn create_org(&self, _: &str, _: &AuditContext) -> Result<Org, StoreError> {

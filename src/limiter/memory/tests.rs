@@ -91,7 +91,7 @@ struct Naive {
 
 impl Naive {
     fn used(&self, rule: &Rule, now: u64) -> u64 {
-        let counts = |&&(at, _): &&(u64, u64)| match rule.limit.span {
+        let counts = |&&(at, _): &&(u64, u64)| match rule.limit.period {
             Period::Sliding(length) => {
                 // Grains are counted from the moment 0.
                 let (grain, start) = (length.grain_nanos(), JANUARY_31_MOMENT);
@@ -156,7 +156,7 @@ proptest! {
                 let fits = |at| rules.iter().all(|r| naive.used(r, at) + u64::from(asked) <= amount(r));
                 prop_assert!(fits(then));
                 // The calendar has milliseconds.
-                let earlier = if rules[level.rule].limit.span == Period::Month { 1_000_000 } else { 1 };
+                let earlier = if rules[level.rule].limit.period == Period::Month { 1_000_000 } else { 1 };
                 prop_assert!(!fits(then - earlier));
             }
         }
@@ -265,7 +265,7 @@ fn of_month(used: u64) -> SavedCounter {
     SavedCounter {
         id: CounterId {
             route: None,
-            span: Period::Month,
+            period: Period::Month,
             shadow: false,
         },
         value: SavedValue::Balance(Balance::stored(used, end_of_month(0))),

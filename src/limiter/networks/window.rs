@@ -120,7 +120,7 @@ pub(super) fn empty_log(rule: &IpRule<'_>) -> SlidingLog {
 
 /// Networks are limited over intervals only.
 fn length_of(limit: Limit) -> WindowLength {
-    match limit.span {
+    match limit.period {
         Period::Sliding(length) => length,
         _ => WindowLength::MINUTE,
     }

@@ -98,7 +98,7 @@ impl Counter {
             admitted_at,
             zone,
         } = calendar;
-        let kind = match limit.span {
+        let kind = match limit.period {
             Period::Sliding(length) => Kind::Window {
                 length: length.nanos().div_ceil(1_000),
                 grain: length.grain_nanos().div_ceil(1_000),

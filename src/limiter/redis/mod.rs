@@ -319,7 +319,7 @@ fn outcome(answer: &Answer, limits: &[Limit], now: Moment) -> Admission {
                 .shadow_denied
                 .push(u16::try_from(index).unwrap_or(u16::MAX));
         } else if !limit.shadow
-            && limit.span != Period::Concurrent
+            && limit.period != Period::Concurrent
             && lock_status.remaining < tightest.remaining
         {
             tightest = level(index, lock_status, now);
@@ -332,7 +332,7 @@ fn outcome(answer: &Answer, limits: &[Limit], now: Moment) -> Admission {
 fn room_of_others(answer: &Answer, limits: &[Limit], but: usize) -> u64 {
     let all = answer.standings.iter().zip(limits).enumerate();
     let others = all.filter(|(index, (_, limit))| *index != but && !limit.shadow);
-    let room = others.map(|(_, (lock_status, limit))| match limit.span {
+    let room = others.map(|(_, (lock_status, limit))| match limit.period {
         // A request takes one slot, whatever it costs.
         Period::Concurrent if lock_status.remaining > 0 => u64::MAX,
         _ => lock_status.remaining,
@@ -366,7 +366,7 @@ fn remote_at(receipt: &Receipt) -> Option<u64> {
 
 fn has_balance(rule: &Rule) -> bool {
     matches!(
-        rule.limit.span,
+        rule.limit.period,
         Period::Day | Period::Month | Period::Credits(_)
     )
 }
@@ -462,7 +462,7 @@ impl Limiter for RedisLimiter {
             return;
         }
         let taken = indexed(rules).filter(|(index, rule)| {
-            rule.limit.span == Period::Concurrent && !is_shadow_denied(receipt, *index)
+            rule.limit.period == Period::Concurrent && !is_shadow_denied(receipt, *index)
         });
         let counters = taken.map(|(_, rule)| Counter::slots(self.names.of_rule(groups, rule)));
         self.link
@@ -610,7 +610,7 @@ impl Names {
     fn of_rule(&self, groups: CounterSets<'_>, rule: &Rule) -> String {
         let mut name = format!("{{kg:{}:o{}}}:", self.space, groups.org_id.0);
         // Writing to a string does not fail.
-        let _ = match rule.holder {
+        let _ = match rule.subject {
             Subject::Org => write!(name, "org"),
             _ => write!(name, "{}", groups.key.id().to_bits()),
         };
@@ -650,7 +650,7 @@ impl Names {
 /// counters share a name.
 fn write_limit(name: &mut String, limit: Limit) {
     name.push_str(if limit.shadow { ":shadow-" } else { ":" });
-    let _ = match limit.span {
+    let _ = match limit.period {
         Period::Sliding(length) => write!(name, "w{}", length.nanos()),
         Period::Day => write!(name, "d"),
         Period::Month => write!(name, "m"),

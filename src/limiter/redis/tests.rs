@@ -261,10 +261,10 @@ fn names_of_limits_and_routes_are_never_mistaken_for_each_other() {
         .iter()
         .flat_map(|route| limits.map(|limit| (*route, limit)))
     {
-        for holder in [Subject::Key, Subject::Org] {
+        for subject in [Subject::Key, Subject::Org] {
             let rule = Rule {
                 route: route.map(Arc::from),
-                ..Rule::new(limit.parse().unwrap(), holder)
+                ..Rule::new(limit.parse().unwrap(), subject)
             };
             let name = limiter.names.of_rule(client.groups(), &rule);
             assert!(names.insert(name), "{route:?} {limit}");
@@ -590,10 +590,10 @@ fn an_answer_that_nobody_takes_holds_no_slot() {
 #[test]
 fn slots_are_held_for_longer_than_a_lease_and_no_longer_than_the_node_lives() {
     let server = Redis::start();
-    let (holder, other) = (limiter(&server), limiter(&server));
+    let (subject, other) = (limiter(&server), limiter(&server));
     let rules = rules(&["1 concurrent"]);
     let client = Client::new(&other, 1);
-    assert!(Client::new(&holder, 1).admits(&holder, &rules));
+    assert!(Client::new(&subject, 1).admits(&subject, &rules));
     let lease = || -> Option<u64> {
         let keys: Vec<String> = server.run("KEYS *:s");
         let held: Vec<String> = server.run(&format!("HVALS {}", keys.first()?));
@@ -605,9 +605,9 @@ fn slots_are_held_for_longer_than_a_lease_and_no_longer_than_the_node_lives() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let client = Client::new(&holder, 1);
+                let client = Client::new(&subject, 1);
                 while !is_renewed.load(Ordering::Relaxed) {
-                    assert!(!client.admits(&holder, &rules));
+                    assert!(!client.admits(&subject, &rules));
                 }
             });
         }
@@ -618,6 +618,6 @@ fn slots_are_held_for_longer_than_a_lease_and_no_longer_than_the_node_lives() {
     });
     assert!(!client.admits(&other, &rules));
     // A node that ends in order gives its slots up.
-    drop(holder);
+    drop(subject);
     until("the slot is free", || client.admits(&other, &rules));
 }

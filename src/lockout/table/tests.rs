@@ -74,7 +74,7 @@ fn a_manual_lock_and_an_automatic_one_of_the_same_each_end_when_they_were_to() {
         for lock in order {
             assert!(added.add(lock.clone(), at(0)));
             let (id, lock) = (lock.id(), Some(lock.clone()));
-            assert!(adopted.adopt(LockChange { id, lock }, at(0)));
+            assert!(adopted.apply(LockChange { id, lock }, at(0)));
         }
         for locks in [added, adopted] {
             assert_eq!(locks.get(&manual.id()), Some(manual.clone()));

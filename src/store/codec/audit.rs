@@ -20,16 +20,16 @@ struct StoredEntry<'a> {
 }
 
 pub(crate) fn encode_entry(
-    act: &AuditContext,
+    audit: &AuditContext,
     subject: Option<u64>,
 ) -> Result<Vec<u8>, StoreError> {
     let stored = StoredEntry {
-        at: act.at.unix_millis(),
-        actor: &act.actor,
-        ip: act.ip.to_string(),
-        action: act.action,
+        at: audit.at.unix_millis(),
+        actor: &audit.actor,
+        ip: audit.ip.to_string(),
+        action: audit.action,
         subject,
-        details: act.details.to_string(),
+        details: audit.details.to_string(),
     };
     encode_as(V1, &stored)
 }

@@ -44,7 +44,7 @@ const MAX_ROW_LEN: usize = 11 * varint::MAX_LEN + 16 + MAX_STORED_LEN;
 pub(crate) struct BlockWriter {
     bytes: Vec<u8>,
     at: u64,
-    span: Option<Period>,
+    period: Option<Period>,
     keys: Dictionary<u64>,
     paths: Dictionary<Box<[u8]>>,
     ips: Dictionary<ClientIp>,
@@ -64,7 +64,7 @@ impl BlockWriter {
         Self {
             bytes: Vec::with_capacity(CAPACITY),
             at: 0,
-            span: None,
+            period: None,
             keys: Dictionary::default(),
             paths: Dictionary::default(),
             ips: Dictionary::default(),
@@ -75,15 +75,15 @@ impl BlockWriter {
     /// Continues a block from its bytes so far.
     pub(crate) fn resume(bytes: Vec<u8>) -> Result<Self, StoreError> {
         let mut reader = BlockReader::new(&bytes);
-        let mut span = None;
+        let mut period = None;
         for row in reader.by_ref() {
-            widen(&mut span, row?.at);
+            widen(&mut period, row?.at);
         }
         let (at, keys, ips) = (reader.at, reader.keys, reader.ips);
         let (paths, outcomes) = (reader.paths, reader.outcomes);
         Ok(Self {
             at,
-            span,
+            period,
             keys: keys.into_iter().collect(),
             paths: paths.into_iter().map(Box::from).collect(),
             ips: ips.into_iter().collect(),
@@ -98,7 +98,7 @@ impl BlockWriter {
 
     /// `None` while the block is empty.
     pub(crate) fn span(&self) -> Option<Period> {
-        self.span
+        self.period
     }
 
     /// Whether one more row fits, whichever it is.
@@ -109,7 +109,7 @@ impl BlockWriter {
     /// Makes this an empty block, without giving its memory back.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.span = None;
+        self.period = None;
         self.keys.0.clear();
         self.paths.0.clear();
         self.ips.0.clear();
@@ -124,7 +124,7 @@ impl BlockWriter {
             put(&mut self.bytes, at);
             self.at = at;
         }
-        widen(&mut self.span, event.at);
+        widen(&mut self.period, event.at);
         let out = &mut self.bytes;
         // Milliseconds up to the year 9999 are 48 bits: the difference cannot wrap.
         put(out, zigzag(at.wrapping_sub(self.at) as i64));
@@ -160,13 +160,13 @@ impl BlockWriter {
     }
 }
 
-fn widen(span: &mut Option<Period>, at: Timestamp) {
-    let span = span.get_or_insert(Period {
+fn widen(period: &mut Option<Period>, at: Timestamp) {
+    let period = period.get_or_insert(Period {
         first: at,
         last: at,
     });
-    span.first = span.first.min(at);
-    span.last = span.last.max(at);
+    period.first = period.first.min(at);
+    period.last = period.last.max(at);
 }
 
 /// Values and the order in which they first came.

@@ -44,7 +44,7 @@ pub(crate) fn encode_counters(counters: &[SavedCounter]) -> Result<Vec<u8>, Stor
 
 /// `None` for what is never stored: requests in flight.
 fn stored(SavedCounter { id, value }: &SavedCounter) -> Option<StoredCounter> {
-    let value = match (id.span, value) {
+    let value = match (id.period, value) {
         (Period::Sliding(length), SavedValue::Hits(hits)) => {
             StoredValue::Window(StoredWindow::new(length, hits))
         }
@@ -75,7 +75,7 @@ impl StoredCounter {
     fn read(self) -> Result<SavedCounter, StoreError> {
         let balance =
             |used, at| SavedValue::Balance(Balance::stored(used, Timestamp::from_unix_millis(at)));
-        let (span, value) = match self.value {
+        let (period, value) = match self.value {
             StoredValue::Window(window) => {
                 let (length, hits) = window.read()?;
                 (Period::Sliding(length), SavedValue::Hits(hits))
@@ -86,7 +86,7 @@ impl StoredCounter {
         };
         let id = CounterId {
             route: self.route.map(Arc::from),
-            span,
+            period,
             shadow: self.shadow,
         };
         Ok(SavedCounter { id, value })
@@ -125,7 +125,7 @@ impl StoredWindow {
 struct StoredId {
     route: Option<String>,
     shadow: bool,
-    span: StoredSpan,
+    period: StoredSpan,
 }
 
 #[cfg(feature = "postgres")]
@@ -139,7 +139,7 @@ enum StoredSpan {
 /// `None` for what holds no balance.
 #[cfg(feature = "postgres")]
 pub(crate) fn encode_balance_id(id: &CounterId) -> Result<Option<Vec<u8>>, StoreError> {
-    let span = match id.span {
+    let period = match id.period {
         Period::Day => StoredSpan::Day,
         Period::Month => StoredSpan::Month,
         Period::Credits(_) => StoredSpan::Credits,
@@ -148,7 +148,7 @@ pub(crate) fn encode_balance_id(id: &CounterId) -> Result<Option<Vec<u8>>, Store
     let stored = StoredId {
         route: id.route.as_deref().map(str::to_owned),
         shadow: id.shadow,
-        span,
+        period,
     };
     encode(&stored).map(Some)
 }
@@ -158,7 +158,7 @@ pub(crate) fn decode_balance_id(bytes: &[u8]) -> Result<CounterId, StoreError> {
     let stored: StoredId = decode("a balance", bytes)?;
     Ok(CounterId {
         route: stored.route.map(Arc::from),
-        span: match stored.span {
+        period: match stored.period {
             StoredSpan::Day => Period::Day,
             StoredSpan::Month => Period::Month,
             StoredSpan::Credits => Period::Credits(None),
@@ -228,9 +228,9 @@ mod tests {
     #[test]
     fn counters_come_back() {
         let balance = Balance::stored(7, Timestamp::from_unix_millis(9));
-        let id = |span, shadow| CounterId {
+        let id = |period, shadow| CounterId {
             route: Some("orders".into()),
-            span,
+            period,
             shadow,
         };
         let minute = Period::Sliding(WindowLength::MINUTE);
@@ -238,9 +238,9 @@ mod tests {
             id: id(minute, true),
             value: SavedValue::Hits(hits()),
         }];
-        for span in [Period::Day, Period::Month, Period::Credits(None)] {
+        for period in [Period::Day, Period::Month, Period::Credits(None)] {
             counters.push(SavedCounter {
-                id: id(span, false),
+                id: id(period, false),
                 value: SavedValue::Balance(balance),
             });
         }

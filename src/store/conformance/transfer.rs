@@ -1,10 +1,10 @@
-//! Moving from store to store, and keys of the ancestor.
+//! Moving from store to store, and keys of the Python package.
 
 use std::time::Duration;
 
 use super::{
-    Home, NOW, act, after, counter, hash, new_key, requests, resolve, retiring, suspended,
-    with_keys,
+    Home, NOW, after, audit_context, counter, hash, new_key, requests, resolve, retiring,
+    suspended, with_keys,
 };
 use crate::counter::SavedValue;
 use crate::counter::SubjectId;
@@ -21,13 +21,15 @@ const KEYS: u64 = 5_000;
 /// A store with some of everything that moves.
 pub(in crate::store) fn full(home: &dyn Home) -> Box<dyn Store> {
     let store = with_keys(home, KEYS);
-    let other = store.create_org("other", &act()).unwrap();
-    store.update_org(other.id, suspended(), &act()).unwrap();
+    let other = store.create_org("other", &audit_context()).unwrap();
+    store
+        .update_org(other.id, suspended(), &audit_context())
+        .unwrap();
     let (_, text) = new_key(OrgId(1), KEYS + 1);
     store
-        .add_credential(KeyId(2), text, retiring(after(60)), &act())
+        .add_credential(KeyId(2), text, retiring(after(60)), &audit_context())
         .unwrap();
-    store.revoke_key(KeyId(3), &act()).unwrap();
+    store.revoke_key(KeyId(3), &audit_context()).unwrap();
     for hours in 0..3 {
         store.record(&requests(2, after(60 * hours), 5)).unwrap();
         store.record(&requests(4, after(60 * hours), 1)).unwrap();
@@ -141,9 +143,12 @@ pub(in crate::store) fn a_copy_is_as_the_original_and_stays_so_when_it_is_made_a
 
     // Both go on alike.
     for store in [original, copy] {
-        assert_eq!(store.create_org("next", &act()).unwrap().id, OrgId(3));
+        assert_eq!(
+            store.create_org("next", &audit_context()).unwrap().id,
+            OrgId(3)
+        );
         let (key, text) = new_key(OrgId(3), KEYS + 2);
-        let key = store.create_key(key, text, &act()).unwrap();
+        let key = store.create_key(key, text, &audit_context()).unwrap();
         assert_eq!(key.id, KeyId(KEYS + 1));
         store.record(&requests(2, after(24 * 60 + 1), 2)).unwrap();
     }
@@ -158,7 +163,7 @@ pub(in crate::store) fn a_copy_that_was_cut_off_is_completed(home: &dyn Home) {
         let copy = home.open();
         pages[..written]
             .iter()
-            .for_each(|page| copy.adopt(page).unwrap());
+            .for_each(|page| copy.import(page).unwrap());
         drop(copy);
         let copy = home.open();
         move_all(&*original, &*copy, |_| {}).unwrap();
@@ -191,9 +196,9 @@ pub(in crate::store) fn what_is_in_the_way_is_refused_before_anything_is_written
             ..TransferPage::default()
         }
     };
-    copy.adopt(&org(7, "seven")).unwrap();
-    copy.adopt(&org(1, "acme")).unwrap();
-    copy.adopt(&key(KEYS, |_| {})).unwrap();
+    copy.import(&org(7, "seven")).unwrap();
+    copy.import(&org(1, "acme")).unwrap();
+    copy.import(&key(KEYS, |_| {})).unwrap();
     let before = contents(copy);
     for in_the_way in [
         org(7, "acme"),
@@ -208,7 +213,7 @@ pub(in crate::store) fn what_is_in_the_way_is_refused_before_anything_is_written
         let refused = copy.has_room_for(&in_the_way).unwrap_err();
         assert!(matches!(refused, StoreError::Occupied(_)), "{refused}");
         assert!(matches!(
-            copy.adopt(&in_the_way),
+            copy.import(&in_the_way),
             Err(StoreError::Occupied(_))
         ));
     }
@@ -225,7 +230,7 @@ pub(in crate::store) fn what_is_stricter_or_later_stays(home: &dyn Home) {
     let (original, copy) = (full(home), another.open());
     let (original, copy) = (&*original, &*copy);
     move_all(original, copy, |_| {}).unwrap();
-    copy.revoke_key(KeyId(5), &act()).unwrap();
+    copy.revoke_key(KeyId(5), &audit_context()).unwrap();
     copy.record(&rest(100, None)).unwrap();
     copy.record(&requests(2, after(24 * 60), 9)).unwrap();
     let (before, totals) = (contents(copy), copy.totals(NOW).unwrap());
@@ -234,8 +239,10 @@ pub(in crate::store) fn what_is_stricter_or_later_stays(home: &dyn Home) {
     assert_eq!(copy.totals(NOW).unwrap(), totals);
 
     // And the other way.
-    original.update_org(OrgId(1), suspended(), &act()).unwrap();
-    original.revoke_key(KeyId(6), &act()).unwrap();
+    original
+        .update_org(OrgId(1), suspended(), &audit_context())
+        .unwrap();
+    original.revoke_key(KeyId(6), &audit_context()).unwrap();
     move_all(original, copy, |_| {}).unwrap();
     assert_eq!(copy.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
     assert!(!copy.key(KeyId(6)).unwrap().active);
@@ -243,7 +250,7 @@ pub(in crate::store) fn what_is_stricter_or_later_stays(home: &dyn Home) {
     assert_eq!(copy.totals(NOW).unwrap().active_keys, KEYS - 3);
 }
 
-/// A key whose text is stored as the ancestor did.
+/// A key whose text is stored as the Python package did.
 fn legacy_key(home: &dyn Home) -> (Box<dyn Store>, TransferPage) {
     let mut page = contents(&*with_keys(&*home.another(), 1));
     page.keys[0].credentials[0] = Credential {
@@ -253,11 +260,11 @@ fn legacy_key(home: &dyn Home) -> (Box<dyn Store>, TransferPage) {
         ..page.keys[0].credentials[0].clone()
     };
     let store = home.open();
-    store.adopt(&page).unwrap();
+    store.import(&page).unwrap();
     (store, page)
 }
 
-pub(in crate::store) fn a_credential_of_the_ancestor_moves_as_it_is(home: &dyn Home) {
+pub(in crate::store) fn a_credential_of_the_python_package_moves_as_it_is(home: &dyn Home) {
     let (store, page) = legacy_key(home);
     let mut moved = contents(&*store);
     assert_eq!(moved.keys, page.keys);
@@ -266,7 +273,7 @@ pub(in crate::store) fn a_credential_of_the_ancestor_moves_as_it_is(home: &dyn H
     move_all(&*store, &*copy, |_| {}).unwrap();
     assert_eq!(resolve(&*copy, 900).unwrap().unwrap().key.id, KeyId(1));
     moved.keys[0].credentials[0].hash = hash(904);
-    copy.adopt(&moved).unwrap();
+    copy.import(&moved).unwrap();
     assert!(resolve(&*copy, 904).unwrap().is_none());
 }
 
@@ -283,7 +290,9 @@ pub(in crate::store) fn a_credential_is_found_by_its_new_hash_alone_once_it_was_
         old: hash(902),
         new: hash(903),
     };
-    store.rehash(&[job, unknown, job], &act()).unwrap();
+    store
+        .rehash(&[job, unknown, job], &audit_context())
+        .unwrap();
 
     drop(store);
     let store = home.open();
@@ -299,7 +308,7 @@ pub(in crate::store) fn a_credential_is_found_by_its_new_hash_alone_once_it_was_
     assert_eq!(entries[0].subject, Some(1));
 
     // Moved once more, it does not come back under the old hash.
-    store.adopt(&page).unwrap();
+    store.import(&page).unwrap();
     assert!(resolve(&*store, 900).unwrap().is_none());
     assert!(resolve(&*store, 901).unwrap().is_some());
 }

@@ -17,7 +17,7 @@ const CONNECTING: Duration = Duration::from_secs(3);
 /// How long a peer may be silent that was sent something, before the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// A URL of a database, of this package or of the ancestor.
+/// A URL of a database, of this package or of the Python package.
 #[derive(Clone)]
 pub(crate) struct Address {
     pub(crate) config: Config,

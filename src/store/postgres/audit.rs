@@ -39,8 +39,8 @@ impl CommitTurn {
 }
 
 /// That the act was not done before.
-pub(super) async fn begin(conn: &Conn, act: &AuditContext) -> Result<(), StoreError> {
-    let Some(once) = &act.once else {
+pub(super) async fn begin(conn: &Conn, audit: &AuditContext) -> Result<(), StoreError> {
+    let Some(once) = &audit.once else {
         return Ok(());
     };
     let row = conn
@@ -52,7 +52,7 @@ pub(super) async fn begin(conn: &Conn, act: &AuditContext) -> Result<(), StoreEr
     let Some(row) = row else {
         return Ok(());
     };
-    if IdempotencyKey::is_over(time(row.try_get(2)?), act.at) {
+    if IdempotencyKey::is_over(time(row.try_get(2)?), audit.at) {
         return Ok(());
     }
     let subject: Option<i64> = row.try_get(1)?;
@@ -65,11 +65,11 @@ pub(super) async fn begin(conn: &Conn, act: &AuditContext) -> Result<(), StoreEr
 /// Enters an act that was done.
 pub(super) async fn enter(
     conn: &Conn,
-    act: &AuditContext,
+    audit: &AuditContext,
     subject: Option<u64>,
 ) -> Result<(), StoreError> {
-    enter_each(conn, act, &[subject]).await?;
-    if let Some(once) = &act.once {
+    enter_each(conn, audit, &[subject]).await?;
+    if let Some(once) = &audit.once {
         conn.run(
             "INSERT INTO keyguard_done (name, request, subject, at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (name) DO UPDATE \
@@ -78,7 +78,7 @@ pub(super) async fn enter(
                 &once.name.as_slice(),
                 &once.request.as_slice(),
                 &subject.map(|id| id as i64),
-                &act.at.to_utc(),
+                &audit.at.to_utc(),
             ],
         )
         .await?;
@@ -89,7 +89,7 @@ pub(super) async fn enter(
 /// One entry for each that an act concerns.
 pub(super) async fn enter_each(
     conn: &Conn,
-    act: &AuditContext,
+    audit: &AuditContext,
     subjects: &[Option<u64>],
 ) -> Result<(), StoreError> {
     let subjects: Vec<_> = subjects.iter().map(|id| id.map(|id| id as i64)).collect();
@@ -100,11 +100,11 @@ pub(super) async fn enter_each(
              $1, $2, $3, $4, subject, $5 \
          FROM unnest($6::bigint[]) WITH ORDINALITY AS concerned (subject, number)",
         &[
-            &act.at.to_utc(),
-            &act.actor,
-            &act.ip.to_string(),
-            &act.action,
-            &act.details,
+            &audit.at.to_utc(),
+            &audit.actor,
+            &audit.ip.to_string(),
+            &audit.action,
+            &audit.details,
             &subjects,
         ],
     )

@@ -44,7 +44,7 @@ pub(super) fn as_rows(
                 counter,
                 at: balance.at().unix_millis() as i64,
                 used: i64::try_from(balance.used()).unwrap_or(i64::MAX),
-                ahead: Balance::latest(Timestamp::default(), saved.id.span).unix_millis() as i64,
+                ahead: Balance::latest(Timestamp::default(), saved.id.period).unix_millis() as i64,
             });
         }
     }

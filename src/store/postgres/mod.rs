@@ -200,18 +200,17 @@ impl PostgresStore {
         )
     }
 
-    fn act<T: Send + 'static>(
+    fn commit_audited<T: Send + 'static>(
         &self,
-        act: &AuditContext,
+        audit: &AuditContext,
         change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<(Option<u64>, T), StoreError>
         + Send
         + 'static,
     ) -> Result<T, StoreError> {
-        let act = act.clone();
-        block_on(
-            self.link
-                .ask(move |worker| async move { worker.act(patient(), &act, change).await }),
-        )
+        let audit = audit.clone();
+        block_on(self.link.ask(move |worker| async move {
+            worker.commit_audited(patient(), &audit, change).await
+        }))
     }
 
     /// What is not one act, or none of an administrator.
@@ -247,9 +246,9 @@ impl Store for PostgresStore {
         self.read(async move |conn| counters::of(conn, id).await)
     }
 
-    fn create_org(&self, name: &str, act: &AuditContext) -> Result<Org, StoreError> {
-        let (name, at) = (name.to_owned(), act.at);
-        self.act(act, async move |conn, turn| {
+    fn create_org(&self, name: &str, audit: &AuditContext) -> Result<Org, StoreError> {
+        let (name, at) = (name.to_owned(), audit.at);
+        self.commit_audited(audit, async move |conn, turn| {
             let org = manage::create_org(conn, turn, &name, at).await?;
             Ok((Some(org.id.0), org))
         })
@@ -272,9 +271,9 @@ impl Store for PostgresStore {
         &self,
         id: OrgId,
         change: OrgChange,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Org, StoreError> {
-        self.act(act, async move |conn, turn| {
+        self.commit_audited(audit, async move |conn, turn| {
             let org = manage::update_org(conn, turn, id, change).await?;
             Ok((Some(id.0), org))
         })
@@ -283,9 +282,9 @@ impl Store for PostgresStore {
     fn create_keys(
         &self,
         keys: Vec<(NewKey, NewCredential)>,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Vec<Key>, StoreError> {
-        self.act(act, async move |conn, turn| {
+        self.commit_audited(audit, async move |conn, turn| {
             let keys = manage::create_keys(conn, turn, keys).await?;
             Ok((keys.first().map(|key| key.id.0), keys))
         })
@@ -308,9 +307,9 @@ impl Store for PostgresStore {
         &self,
         id: KeyId,
         change: KeyChange,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Key, StoreError> {
-        self.act(act, async move |conn, turn| {
+        self.commit_audited(audit, async move |conn, turn| {
             let key = manage::update_key(conn, turn, id, change).await?;
             Ok((Some(id.0), key))
         })
@@ -321,33 +320,33 @@ impl Store for PostgresStore {
         id: KeyId,
         credential: NewCredential,
         rotation: Rotation,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Key, StoreError> {
-        self.act(act, async move |conn, turn| {
+        self.commit_audited(audit, async move |conn, turn| {
             let key = manage::add_credential(conn, turn, id, credential, rotation).await?;
             Ok((Some(id.0), key))
         })
     }
 
-    fn rehash(&self, jobs: &[Rehash], act: &AuditContext) -> Result<(), StoreError> {
-        let (jobs, act) = (jobs.to_vec(), act.clone());
+    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError> {
+        let (jobs, audit) = (jobs.to_vec(), audit.clone());
         self.change(async move |conn, turn| {
             let owners = credentials::rehash(conn, &jobs).await?;
             let subjects: Vec<_> = owners.iter().map(|key| Some(key.0)).collect();
-            audit::enter_each(conn, &act, &subjects).await?;
+            audit::enter_each(conn, &audit, &subjects).await?;
             turn.told.extend(owners.into_iter().map(feed::Told::Key));
             Ok(())
         })
     }
 
-    fn revoke_key(&self, id: KeyId, act: &AuditContext) -> Result<Key, StoreError> {
-        self.act(act, async move |conn, turn| {
+    fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError> {
+        self.commit_audited(audit, async move |conn, turn| {
             Ok((Some(id.0), manage::revoke_key(conn, turn, id).await?))
         })
     }
 
-    fn note(&self, act: &AuditContext) -> Result<(), StoreError> {
-        self.act(act, async |_, _| Ok((None, ())))
+    fn note(&self, audit: &AuditContext) -> Result<(), StoreError> {
+        self.commit_audited(audit, async |_, _| Ok((None, ())))
     }
 
     fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
@@ -375,10 +374,10 @@ impl Store for PostgresStore {
     fn forget_counters(
         &self,
         counters: &[(SubjectId, CounterId)],
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<(), StoreError> {
         let counters = counters.to_vec();
-        self.act(act, async move |conn, _| {
+        self.commit_audited(audit, async move |conn, _| {
             Ok((None, counters::forget(conn, &counters).await?))
         })
     }
@@ -417,9 +416,9 @@ impl Store for PostgresStore {
         self.read(async |conn| locks::all(conn).await)
     }
 
-    fn change_locks(&self, changes: &[LockChange], act: &AuditContext) -> Result<(), StoreError> {
-        let (changes, now) = (changes.to_vec(), act.at);
-        self.act(act, async move |conn, turn| {
+    fn change_locks(&self, changes: &[LockChange], audit: &AuditContext) -> Result<(), StoreError> {
+        let (changes, now) = (changes.to_vec(), audit.at);
+        self.commit_audited(audit, async move |conn, turn| {
             locks::join(conn, &changes, now).await?;
             let told = changes
                 .into_iter()
@@ -442,9 +441,9 @@ impl Store for PostgresStore {
         self.read(async move |conn| transfer::has_room_for(conn, &page).await)
     }
 
-    fn adopt(&self, page: &TransferPage) -> Result<(), StoreError> {
+    fn import(&self, page: &TransferPage) -> Result<(), StoreError> {
         let page = page.clone();
-        self.change(async move |conn, turn| transfer::adopt(conn, turn, &page).await)
+        self.change(async move |conn, turn| transfer::import(conn, turn, &page).await)
     }
 
     fn asks_others(&self) -> bool {

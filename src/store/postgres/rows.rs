@@ -99,7 +99,7 @@ pub(super) fn limit_texts(limits: &[Limit]) -> Vec<String> {
 
 /// The monthly limit that is enforced, if there is one.
 pub(super) fn monthly_limit(limits: &[Limit]) -> Option<i64> {
-    let monthly = |limit: &&Limit| limit.span == Period::Month && !limit.shadow;
+    let monthly = |limit: &&Limit| limit.period == Period::Month && !limit.shadow;
     let limit = limits.iter().find(monthly)?;
     i64::try_from(limit.amount.get()).ok()
 }

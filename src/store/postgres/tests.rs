@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::*;
 use crate::store::conformance::{
-    Home, NOW, act, conforms, event, hash, new_key, requests, resolve, suspended, with_keys,
+    Home, NOW, audit_context, conforms, event, hash, new_key, requests, resolve, suspended,
+    with_keys,
 };
 use crate::time::ManualClock;
 

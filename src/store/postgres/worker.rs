@@ -148,16 +148,16 @@ impl Worker {
 
     /// A transaction that also enters what is done, and does nothing if it was done before.
     /// `change` also says what it concerns.
-    pub(super) async fn act<T>(
+    pub(super) async fn commit_audited<T>(
         &self,
         due: Instant,
-        act: &AuditContext,
+        audit: &AuditContext,
         change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<(Option<u64>, T), StoreError>,
     ) -> Result<T, StoreError> {
         self.change(due, async |conn, turn| {
-            audit::begin(conn, act).await?;
+            audit::begin(conn, audit).await?;
             let (subject, done) = change(conn, turn).await?;
-            audit::enter(conn, act, subject.or(act.subject)).await?;
+            audit::enter(conn, audit, subject.or(audit.subject)).await?;
             Ok(done)
         })
         .await

@@ -9,8 +9,8 @@ use crate::store::{AuditContext, StoreError};
 use crate::time::Timestamp;
 
 /// That the act was not done before.
-pub(super) fn begin(txn: &WriteTransaction, act: &AuditContext) -> Result<(), StoreError> {
-    let Some(once) = &act.once else {
+pub(super) fn begin(txn: &WriteTransaction, audit: &AuditContext) -> Result<(), StoreError> {
+    let Some(once) = &audit.once else {
         return Ok(());
     };
     let table = txn.open_table(DONE)?;
@@ -18,7 +18,7 @@ pub(super) fn begin(txn: &WriteTransaction, act: &AuditContext) -> Result<(), St
         return Ok(());
     };
     let done = decode_done(row.value())?;
-    if done.is_over(act.at) {
+    if done.is_over(audit.at) {
         return Ok(());
     }
     match done.request == once.request {
@@ -30,14 +30,14 @@ pub(super) fn begin(txn: &WriteTransaction, act: &AuditContext) -> Result<(), St
 /// Enters an act that was done.
 pub(super) fn enter(
     txn: &WriteTransaction,
-    act: &AuditContext,
+    audit: &AuditContext,
     subject: Option<u64>,
 ) -> Result<(), StoreError> {
     let mut table = txn.open_table(AUDIT)?;
     let id = table.last()?.map_or(1, |(id, _)| id.value() + 1);
-    table.insert(id, encode_entry(act, subject)?.as_slice())?;
-    if let Some(once) = &act.once {
-        let done = encode_done(once, act.at, subject)?;
+    table.insert(id, encode_entry(audit, subject)?.as_slice())?;
+    if let Some(once) = &audit.once {
+        let done = encode_done(once, audit.at, subject)?;
         txn.open_table(DONE)?.insert(&once.name, done.as_slice())?;
     }
     Ok(())

@@ -58,7 +58,7 @@ pub(super) fn old_quota(
     Ok(Some(SavedCounter {
         id: CounterId {
             route: None,
-            span: Period::Month,
+            period: Period::Month,
             shadow: false,
         },
         value: SavedValue::Balance(Balance::stored(used, TimeZone::utc().end_of_month(start))),
@@ -98,7 +98,8 @@ pub(super) fn put_windows(
 }
 
 fn ends_after(window: &SavedCounter, now: Timestamp) -> bool {
-    let (Period::Sliding(length), SavedValue::Hits(hits)) = (window.id.span, &window.value) else {
+    let (Period::Sliding(length), SavedValue::Hits(hits)) = (window.id.period, &window.value)
+    else {
         return false;
     };
     let length = Duration::from_nanos(length.nanos());

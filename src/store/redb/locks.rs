@@ -37,7 +37,7 @@ mod tests {
     use crate::lockout::AuthFailure;
     use crate::store::Store;
     use crate::store::redb::RedbStore;
-    use crate::store::redb::tests::act;
+    use crate::store::redb::tests::audit_context;
     use crate::time::{Clock, Timestamp};
 
     #[test]
@@ -54,14 +54,14 @@ mod tests {
             lock: Some(lock.clone()),
         };
         store
-            .change_locks(std::slice::from_ref(&stored), &act())
+            .change_locks(std::slice::from_ref(&stored), &audit_context())
             .unwrap();
         assert_eq!(store.locks().unwrap(), [lock]);
         let gone = LockChange {
             lock: None,
             ..stored
         };
-        store.change_locks(&[gone], &act()).unwrap();
+        store.change_locks(&[gone], &audit_context()).unwrap();
         assert_eq!(store.locks().unwrap(), []);
     }
 }

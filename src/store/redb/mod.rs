@@ -80,9 +80,9 @@ impl Store for RedbStore {
         self.engine.read_now(|txn| counters::of(txn, id))
     }
 
-    fn create_org(&self, name: &str, act: &AuditContext) -> Result<Org, StoreError> {
-        self.act(act, |txn| {
-            let org = manage::create_org(txn, name, act.at)?;
+    fn create_org(&self, name: &str, audit: &AuditContext) -> Result<Org, StoreError> {
+        self.commit_audited(audit, |txn| {
+            let org = manage::create_org(txn, name, audit.at)?;
             Ok((Some(org.id.0), org))
         })
     }
@@ -103,9 +103,9 @@ impl Store for RedbStore {
         &self,
         id: OrgId,
         change: OrgChange,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Org, StoreError> {
-        self.act(act, |txn| {
+        self.commit_audited(audit, |txn| {
             Ok((Some(id.0), manage::update_org(txn, id, &change)?))
         })
     }
@@ -113,9 +113,9 @@ impl Store for RedbStore {
     fn create_keys(
         &self,
         keys: Vec<(NewKey, NewCredential)>,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Vec<Key>, StoreError> {
-        self.act(act, |txn| {
+        self.commit_audited(audit, |txn| {
             let keys = manage::create_keys(txn, &keys)?;
             Ok((keys.first().map(|key| key.id.0), keys))
         })
@@ -138,9 +138,9 @@ impl Store for RedbStore {
         &self,
         id: KeyId,
         change: KeyChange,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Key, StoreError> {
-        self.act(act, |txn| {
+        self.commit_audited(audit, |txn| {
             Ok((Some(id.0), manage::update_key(txn, id, &change)?))
         })
     }
@@ -150,31 +150,31 @@ impl Store for RedbStore {
         id: KeyId,
         credential: NewCredential,
         rotation: Rotation,
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<Key, StoreError> {
-        self.act(act, |txn| {
+        self.commit_audited(audit, |txn| {
             let key = manage::add_credential(txn, id, &credential, rotation)?;
             Ok((Some(id.0), key))
         })
     }
 
-    fn rehash(&self, jobs: &[Rehash], act: &AuditContext) -> Result<(), StoreError> {
+    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError> {
         self.write(|txn| {
             for job in jobs {
                 if let Some(key) = credentials::rehash(txn, job)? {
-                    audit::enter(txn, act, Some(key.0))?;
+                    audit::enter(txn, audit, Some(key.0))?;
                 }
             }
             Ok(())
         })
     }
 
-    fn revoke_key(&self, id: KeyId, act: &AuditContext) -> Result<Key, StoreError> {
-        self.act(act, |txn| Ok((Some(id.0), manage::revoke_key(txn, id)?)))
+    fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError> {
+        self.commit_audited(audit, |txn| Ok((Some(id.0), manage::revoke_key(txn, id)?)))
     }
 
-    fn note(&self, act: &AuditContext) -> Result<(), StoreError> {
-        self.act(act, |_| Ok((None, ())))
+    fn note(&self, audit: &AuditContext) -> Result<(), StoreError> {
+        self.commit_audited(audit, |_| Ok((None, ())))
     }
 
     fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
@@ -201,10 +201,10 @@ impl Store for RedbStore {
     fn forget_counters(
         &self,
         counters: &[(SubjectId, CounterId)],
-        act: &AuditContext,
+        audit: &AuditContext,
     ) -> Result<(), StoreError> {
         let groups = counters.iter().map(|(group, _)| *group);
-        self.act(act, |txn| {
+        self.commit_audited(audit, |txn| {
             Ok((None, counters::forget_windows(txn, groups.clone())?))
         })
     }
@@ -262,8 +262,8 @@ impl Store for RedbStore {
         self.read(locks::all)
     }
 
-    fn change_locks(&self, changes: &[LockChange], act: &AuditContext) -> Result<(), StoreError> {
-        self.act(act, |txn| Ok((None, locks::change(txn, changes)?)))
+    fn change_locks(&self, changes: &[LockChange], audit: &AuditContext) -> Result<(), StoreError> {
+        self.commit_audited(audit, |txn| Ok((None, locks::change(txn, changes)?)))
     }
 
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError> {
@@ -278,8 +278,8 @@ impl Store for RedbStore {
         self.read(|txn| transfer::has_room_for(txn, page))
     }
 
-    fn adopt(&self, page: &TransferPage) -> Result<(), StoreError> {
-        self.write(|txn| transfer::adopt(txn, page))
+    fn import(&self, page: &TransferPage) -> Result<(), StoreError> {
+        self.write(|txn| transfer::import(txn, page))
     }
 
     /// Nobody else changes the file. What is told is a change that was reported as failed and is
@@ -326,15 +326,15 @@ impl RedbStore {
 
     /// One transaction that also enters what is done, and does nothing if it was done before.
     /// `change` also says what it concerns.
-    fn act<T>(
+    fn commit_audited<T>(
         &self,
-        act: &AuditContext,
+        audit: &AuditContext,
         change: impl Fn(&WriteTransaction) -> Result<(Option<u64>, T), StoreError>,
     ) -> Result<T, StoreError> {
         self.write(|txn| {
-            audit::begin(txn, act)?;
+            audit::begin(txn, audit)?;
             let (subject, done) = change(txn)?;
-            audit::enter(txn, act, subject.or(act.subject))?;
+            audit::enter(txn, audit, subject.or(audit.subject))?;
             Ok(done)
         })
     }

@@ -43,7 +43,7 @@ pub enum OpenError {
         /// What was to be opened.
         path: PathBuf,
     },
-    /// The file is an SQLite database, as the ancestor, the Python package of this name, kept.
+    /// The file is an SQLite database, as the Python package of this name, kept.
     #[error(
         "`{0}` is an SQLite database, not a data file of keyguard, and was left as it is; \
          take over what the Python package kept in it by \

@@ -47,16 +47,16 @@ pub(super) fn due(
     // Not only up to the first block that stays: one row from a clock that ran ahead must not keep
     // every later block.
     for row in txn.open_table(USAGE_SPANS)?.iter()?.take(MOST_ROWS) {
-        let (number, span) = row?;
-        if span.value().1 < raw_before.unix_millis() {
+        let (number, period) = row?;
+        if period.value().1 < raw_before.unix_millis() {
             due.blocks.push(number.value());
         }
     }
-    let span = match open_block {
+    let period = match open_block {
         Some(block) => block.span(),
         None => OpenBlock::resume(&txn.open_table(USAGE_OPEN)?)?.span(),
     };
-    due.open_block = span.is_some_and(|span| span.last < raw_before);
+    due.open_block = period.is_some_and(|period| period.last < raw_before);
 
     let first_kept = now.minute().saturating_sub(MINUTES_KEPT);
     let minutes = txn.open_table(MINUTES)?.range(..first_kept)?;

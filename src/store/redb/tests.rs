@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::model::Fingerprint;
 use crate::store::codec;
-pub(super) use crate::store::conformance::act;
+pub(super) use crate::store::conformance::audit_context;
 use crate::store::conformance::{
     Home, NOW, after, batch, conforms, event, new_key, requests, resolve, suspended,
 };
@@ -76,9 +76,9 @@ fn open(path: &Path) -> Result<RedbStore, OpenError> {
 /// A file with one organization and `keys` keys, with ids and hashes from 1.
 fn with_keys(file: &File, keys: u64) -> RedbStore {
     let store = file.open();
-    let org = store.create_org("acme", &act()).unwrap();
+    let org = store.create_org("acme", &audit_context()).unwrap();
     let keys = (1..=keys).map(|n| new_key(org.id, n)).collect();
-    store.create_keys(keys, &act()).unwrap();
+    store.create_keys(keys, &audit_context()).unwrap();
     store
 }
 
@@ -86,8 +86,10 @@ fn with_keys(file: &File, keys: u64) -> RedbStore {
 fn changes_are_there_after_a_kill() {
     let file = File::new();
     let store = with_keys(&file, 2);
-    store.revoke_key(KeyId(1), &act()).unwrap();
-    store.update_org(OrgId(1), suspended(), &act()).unwrap();
+    store.revoke_key(KeyId(1), &audit_context()).unwrap();
+    store
+        .update_org(OrgId(1), suspended(), &audit_context())
+        .unwrap();
 
     let killed = file.killed();
     let reopened = killed.open();
@@ -97,7 +99,10 @@ fn changes_are_there_after_a_kill() {
         reopened.orgs(None, 1).unwrap()[0].status,
         OrgStatus::Suspended
     );
-    assert_eq!(reopened.create_org("next", &act()).unwrap().id, OrgId(2));
+    assert_eq!(
+        reopened.create_org("next", &audit_context()).unwrap().id,
+        OrgId(2)
+    );
 }
 
 #[test]
@@ -110,7 +115,7 @@ fn old_names_are_forgotten_among_any_number_of_new_ones() {
             request: [0; 32],
         }),
         at,
-        ..act()
+        ..audit_context()
     };
     let later = NOW.plus(IdempotencyKey::KEPT);
     // By their hashes the new ones come first.

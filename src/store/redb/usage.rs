@@ -79,8 +79,8 @@ pub(super) fn since(
     };
     let blocks = txn.open_table(USAGE_BLOCKS)?;
     for row in txn.open_table(USAGE_SPANS)?.iter()? {
-        let (number, span) = row?;
-        if span.value().1 < from.unix_millis() {
+        let (number, period) = row?;
+        if period.value().1 < from.unix_millis() {
             continue;
         }
         let block = blocks.get(number.value())?;
@@ -124,12 +124,12 @@ impl OpenBlock {
 
     /// Puts the whole block in the place of its pieces and starts a new one.
     fn seal(&mut self, tables: &mut Tables<'_>) -> Result<(), StoreError> {
-        if let Some(span) = self.writer.span() {
+        if let Some(period) = self.writer.span() {
             let last = tables.blocks.last()?.map(|(number, _)| number.value());
             let number = last.map_or(0, |last| last + 1);
-            let span = (span.first.unix_millis(), span.last.unix_millis());
+            let period = (period.first.unix_millis(), period.last.unix_millis());
             tables.blocks.insert(number, self.writer.bytes())?;
-            tables.spans.insert(number, span)?;
+            tables.spans.insert(number, period)?;
         }
         if self.pieces > 0 {
             tables.open.retain(|_, _| false)?;

@@ -14,18 +14,18 @@ fn open_on(server: &Server, stale_for: Duration) -> PostgresStore {
 fn a_server_that_dies_and_returns_has_all_that_was_acknowledged() {
     let mut server = Server::start();
     let store = open_on(&server, SOON);
-    let org = store.create_org("acme", &act()).unwrap();
+    let org = store.create_org("acme", &audit_context()).unwrap();
     let heard = heard_by(&store);
     let mut created = 0;
     for _ in 0..3 {
         created += 1;
         store
-            .create_keys(vec![new_key(org.id, created)], &act())
+            .create_keys(vec![new_key(org.id, created)], &audit_context())
             .unwrap();
         store.record(&requests(created, NOW, 1)).unwrap();
         server.kill();
         assert!(resolve(&store, created).is_err());
-        assert!(store.create_org("lost", &act()).is_err());
+        assert!(store.create_org("lost", &audit_context()).is_err());
         until(|| !store.warnings().is_empty());
         server.restart();
         wait_for(&heard, |change| matches!(change, Change::Everything));
@@ -54,7 +54,7 @@ fn a_server_may_come_later() {
         Err(StoreError::Unavailable(_))
     ));
     server.restart();
-    until(|| store.create_org("acme", &act()).is_ok());
+    until(|| store.create_org("acme", &audit_context()).is_ok());
     until(|| store.warnings().is_empty());
 }
 
@@ -112,7 +112,7 @@ fn a_lost_connection_is_no_failure_of_what_only_reads() {
              WHERE datname = current_database() AND application_name = 'keyguard'",
         );
         assert!(resolve(&*store, 1).unwrap().is_some());
-        until(|| store.revoke_key(KeyId(1), &act()).is_ok());
+        until(|| store.revoke_key(KeyId(1), &audit_context()).is_ok());
     }
 }
 
@@ -127,7 +127,7 @@ fn a_decision_has_a_deadline() {
     let (locked, is_locked) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let url = database.url.clone();
-    let holder = thread::spawn(move || {
+    let subject = thread::spawn(move || {
         server::holding(&url, "LOCK TABLE keyguard_credentials", || {
             locked.send(()).unwrap();
             let _ = released.recv();
@@ -139,7 +139,7 @@ fn a_decision_has_a_deadline() {
     assert!(resolve(&store, 1).is_err());
     assert!(began.elapsed() >= Duration::from_millis(100));
     drop(release);
-    holder.join().unwrap();
+    subject.join().unwrap();
     until(|| resolve(&store, 1).is_ok());
 }
 
@@ -175,7 +175,7 @@ fn look_ups_that_wait_for_a_lock_hold_up_no_change_and_have_nothing_forgotten() 
                 id: lock.id(),
                 lock: (round % 2 == 0).then(|| lock.clone()),
             };
-            one.change_locks(&[change], &act()).unwrap();
+            one.change_locks(&[change], &audit_context()).unwrap();
             wait_for(&heard, |change| {
                 assert!(!matches!(change, Change::Everything), "round {round}");
                 matches!(change, Change::Locks(_))

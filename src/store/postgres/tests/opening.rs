@@ -23,7 +23,9 @@ fn several_that_open_a_new_database_at_once_make_it_once() {
         .collect();
     for (n, opener) in openers.into_iter().enumerate() {
         let store = opener.join().unwrap();
-        let org = store.create_org(&format!("org {n}"), &act()).unwrap();
+        let org = store
+            .create_org(&format!("org {n}"), &audit_context())
+            .unwrap();
         assert_eq!(org.id, OrgId(n as u64 + 1));
     }
 }
@@ -52,7 +54,7 @@ fn older_and_newer_tables_are_refused() {
 }
 
 #[test]
-fn a_database_of_the_ancestor_is_refused_and_left_as_it_was() {
+fn a_database_of_the_python_package_is_refused_and_left_as_it_was() {
     let database = Database::new();
     database.execute("CREATE TABLE organizations (id serial, name text)");
     refused(
@@ -253,11 +255,12 @@ fn a_pooler_that_shares_sessions_is_refused_and_one_that_keeps_them_is_not() {
     drop(pooler);
     let pooler = PgBouncer::start(server.port(), "session");
     let one = open_url(&pooler.url("postgres")).unwrap();
-    let org = one.create_org("acme", &act()).unwrap();
-    one.create_keys(vec![new_key(org.id, 1)], &act()).unwrap();
+    let org = one.create_org("acme", &audit_context()).unwrap();
+    one.create_keys(vec![new_key(org.id, 1)], &audit_context())
+        .unwrap();
     let other = open_url(&pooler.url("postgres")).unwrap();
     let heard = heard_by(&other);
-    one.revoke_key(KeyId(1), &act()).unwrap();
+    one.revoke_key(KeyId(1), &audit_context()).unwrap();
     wait_for(&heard, is_of_key(1));
 }
 

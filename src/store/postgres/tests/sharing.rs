@@ -12,12 +12,13 @@ fn what_one_changes_another_hears() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 2), open(&database));
     let heard = heard_by(&other);
-    one.revoke_key(KeyId(1), &act()).unwrap();
+    one.revoke_key(KeyId(1), &audit_context()).unwrap();
     wait_for(&heard, is_of_key(1));
-    one.update_key(KeyId(2), KeyChange::default(), &act())
+    one.update_key(KeyId(2), KeyChange::default(), &audit_context())
         .unwrap();
     wait_for(&heard, is_of_key(2));
-    one.update_org(OrgId(1), suspended(), &act()).unwrap();
+    one.update_org(OrgId(1), suspended(), &audit_context())
+        .unwrap();
     wait_for(&heard, |change| matches!(change, Change::Org(OrgId(1))));
     assert!(other.warnings().is_empty(), "{:?}", other.warnings());
 }
@@ -35,7 +36,7 @@ fn that_anything_may_have_changed_is_heard_once_and_before_keys_are_read() {
         at_once[..],
         [Change::Everything, Change::Locks(_)]
     ));
-    one.revoke_key(KeyId(1), &act()).unwrap();
+    one.revoke_key(KeyId(1), &audit_context()).unwrap();
     wait_for(&heard, |change| {
         assert!(!matches!(change, Change::Everything));
         is_of_key(1)(change)
@@ -64,7 +65,7 @@ fn locks_are_heard_as_they_are_now() {
         );
     };
     told(Some(&lock));
-    one.change_locks(&[change(None, lock.id())], &act())
+    one.change_locks(&[change(None, lock.id())], &audit_context())
         .unwrap();
     told(None);
 }
@@ -121,13 +122,13 @@ fn a_manual_lock_and_a_longer_automatic_one_are_two_in_any_order() {
         };
         store.record(&batch).unwrap();
     };
-    let block = |store: &dyn Store| store.change_locks(&[change(&manual, true)], &act());
+    let block = |store: &dyn Store| store.change_locks(&[change(&manual, true)], &audit_context());
     let both = [automatic.clone(), manual.clone()];
     found(&one);
     block(&other).unwrap();
     assert_eq!(one.locks().unwrap(), both);
     let gone = both.each_ref().map(|lock| change(lock, false));
-    other.change_locks(&gone, &act()).unwrap();
+    other.change_locks(&gone, &audit_context()).unwrap();
     assert_eq!(one.locks().unwrap(), []);
     block(&other).unwrap();
     found(&one);
@@ -138,13 +139,15 @@ fn a_manual_lock_and_a_longer_automatic_one_are_two_in_any_order() {
 fn a_store_is_not_told_what_it_did_itself() {
     let database = Database::new();
     let store = open(&database);
-    let org = store.create_org("acme", &act()).unwrap();
-    store.create_keys(vec![new_key(org.id, 1)], &act()).unwrap();
+    let org = store.create_org("acme", &audit_context()).unwrap();
+    store
+        .create_keys(vec![new_key(org.id, 1)], &audit_context())
+        .unwrap();
     let heard = heard_by(&store);
-    store.revoke_key(KeyId(1), &act()).unwrap();
+    store.revoke_key(KeyId(1), &audit_context()).unwrap();
     // The next that it is told is what somebody else did.
     open(&database)
-        .update_org(OrgId(1), suspended(), &act())
+        .update_org(OrgId(1), suspended(), &audit_context())
         .unwrap();
     let change = heard.recv_timeout(SOON).unwrap();
     assert!(matches!(change, Change::Org(OrgId(1))), "{change:?}");
@@ -159,7 +162,8 @@ fn a_key_that_another_creates_is_found_although_it_was_absent() {
         assert!(resolve(&other, 1).unwrap().is_none());
         other.lookups.is_absent(&hash(1))
     });
-    one.create_keys(vec![new_key(OrgId(1), 1)], &act()).unwrap();
+    one.create_keys(vec![new_key(OrgId(1), 1)], &audit_context())
+        .unwrap();
     until(|| resolve(&other, 1).unwrap().is_some());
     // And at once by the one that creates it.
     until(|| {
@@ -167,7 +171,7 @@ fn a_key_that_another_creates_is_found_although_it_was_absent() {
         other.lookups.is_absent(&hash(2))
     });
     other
-        .create_keys(vec![new_key(OrgId(1), 2)], &act())
+        .create_keys(vec![new_key(OrgId(1), 2)], &audit_context())
         .unwrap();
     assert!(resolve(&other, 2).unwrap().is_some());
 }
@@ -179,7 +183,7 @@ fn changes_are_heard_without_an_announcement() {
     let heard = heard_by(&other);
     for key in 1..=10 {
         until(|| database.end_listeners() > 0);
-        one.revoke_key(KeyId(key), &act()).unwrap();
+        one.revoke_key(KeyId(key), &audit_context()).unwrap();
         wait_for(&heard, is_of_key(key));
     }
 }
@@ -194,7 +198,7 @@ fn whoever_is_too_far_behind_takes_everything_as_changed() {
          UPDATE keyguard_state SET forgotten = generation; COMMIT",
     );
     wait_for(&heard, |change| matches!(change, Change::Everything));
-    one.revoke_key(KeyId(1), &act()).unwrap();
+    one.revoke_key(KeyId(1), &audit_context()).unwrap();
     wait_for(&heard, is_of_key(1));
 }
 
@@ -228,12 +232,14 @@ fn of_a_balance_that_several_write_the_later_and_higher_stands() {
     assert_eq!(one.counters(group).unwrap(), level(1, after(3)));
     let month = level(1, after(3)).remove(0).id;
     let day = CounterId {
-        span: Period::Day,
+        period: Period::Day,
         ..month.clone()
     };
-    one.forget_counters(&[(group, day)], &act()).unwrap();
+    one.forget_counters(&[(group, day)], &audit_context())
+        .unwrap();
     assert_eq!(one.counters(group).unwrap(), level(1, after(3)));
-    one.forget_counters(&[(group, month)], &act()).unwrap();
+    one.forget_counters(&[(group, month)], &audit_context())
+        .unwrap();
     assert_eq!(one.counters(group).unwrap(), []);
 }
 
@@ -241,7 +247,8 @@ fn of_a_balance_that_several_write_the_later_and_higher_stands() {
 fn balances_come_with_the_key() {
     let database = Database::new();
     let store = with_keys(&database, 2);
-    let level = |span, used| counter(span, SavedValue::Balance(Balance::stored(used, after(1))));
+    let level =
+        |period, used| counter(period, SavedValue::Balance(Balance::stored(used, after(1))));
     let of_key = vec![level(Period::Day, 1), level(Period::Month, 2)];
     let of_org = vec![level(Period::Month, 3)];
     let batch = UsageBatch {
@@ -343,14 +350,16 @@ fn the_calendar_of_a_process_is_that_of_the_server() {
 fn a_process_whose_clock_is_ahead_deletes_nothing_that_has_not_ended() {
     let database = Database::new();
     let store = open(&database);
-    let org = store.create_org("acme", &act()).unwrap();
-    store.create_keys(vec![new_key(org.id, 1)], &act()).unwrap();
+    let org = store.create_org("acme", &audit_context()).unwrap();
+    store
+        .create_keys(vec![new_key(org.id, 1)], &audit_context())
+        .unwrap();
     let now = server_time(&store);
     store.record(&requests(1, now, 99)).unwrap();
     let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), now);
     let change = |lock: Option<Lock>, id| LockChange { id, lock };
     store
-        .change_locks(&[change(Some(lock.clone()), lock.id())], &act())
+        .change_locks(&[change(Some(lock.clone()), lock.id())], &audit_context())
         .unwrap();
     let counted = |table: &str| database.value(&format!("SELECT count(*)::text FROM {table}"));
     let tables = [
@@ -381,23 +390,23 @@ fn a_balance_that_lies_ahead_does_not_stand() {
     let store = with_keys(&database, 1);
     let group = SubjectId::key(KeyId(1));
     let now = server_time(&open(&database));
-    let write = |span, used, at| {
+    let write = |period, used, at| {
         let balance = Balance::stored(used, at);
         let batch = UsageBatch {
-            balances: vec![(group, vec![counter(span, SavedValue::Balance(balance))])],
+            balances: vec![(group, vec![counter(period, SavedValue::Balance(balance))])],
             ..UsageBatch::default()
         };
         store.record(&batch).unwrap();
         let saved = store.counters(group).unwrap();
-        let of_span = saved.into_iter().find(|saved| saved.id.span == span);
+        let of_span = saved.into_iter().find(|saved| saved.id.period == period);
         match of_span.unwrap().value {
             SavedValue::Balance(balance) => balance,
             other => panic!("{other:?}"),
         }
     };
     let longest = Duration::from_secs(32 * 86_400);
-    for span in [Period::Day, Period::Month] {
-        let cut = write(span, 5, now.plus(YEAR));
+    for period in [Period::Day, Period::Month] {
+        let cut = write(period, 5, now.plus(YEAR));
         assert!(cut.used() == 5 && cut.at() <= now.plus(longest), "{cut:?}");
         // As one that was written before it was cut.
         database.execute(&format!(
@@ -405,6 +414,6 @@ fn a_balance_that_lies_ahead_does_not_stand() {
             now.plus(YEAR).unix_millis()
         ));
         let end = now.plus(Duration::from_secs(3_600));
-        assert_eq!(write(span, 6, end), Balance::stored(6, end));
+        assert_eq!(write(period, 6, end), Balance::stored(6, end));
     }
 }

@@ -52,16 +52,17 @@ fn what_is_adopted_is_heard_by_others_once() {
     let heard = heard_by(&other);
     assert!(resolve(&other, 3).unwrap().is_none());
 
-    from.update_org(OrgId(1), suspended(), &act()).unwrap();
-    from.revoke_key(KeyId(2), &act()).unwrap();
-    from.create_keys(vec![new_key(OrgId(1), 3)], &act())
+    from.update_org(OrgId(1), suspended(), &audit_context())
+        .unwrap();
+    from.revoke_key(KeyId(2), &audit_context()).unwrap();
+    from.create_keys(vec![new_key(OrgId(1), 3)], &audit_context())
         .unwrap();
     let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
     let change = LockChange {
         id: lock.id(),
         lock: Some(lock.clone()),
     };
-    from.change_locks(&[change], &act()).unwrap();
+    from.change_locks(&[change], &audit_context()).unwrap();
     move_all(&*from, &one, |_| {}).unwrap();
     wait_for(&heard, |change| matches!(change, Change::Org(OrgId(1))));
     wait_for(&heard, is_of_key(2));
@@ -73,7 +74,7 @@ fn what_is_adopted_is_heard_by_others_once() {
 
     // Nothing has changed, so that nothing is to be heard but what comes then.
     move_all(&*from, &one, |_| {}).unwrap();
-    one.revoke_key(KeyId(1), &act()).unwrap();
+    one.revoke_key(KeyId(1), &audit_context()).unwrap();
     let next = heard.recv_timeout(SOON).unwrap();
     assert!(is_of_key(1)(&next), "{next:?}");
 }
@@ -87,16 +88,21 @@ fn a_rehashed_credential_is_heard_of_and_shown() {
         moved.credentials[0].hash = hash(n);
     }
     let (one, other) = (open(&database), open(&database));
-    one.adopt(&page).unwrap();
+    one.import(&page).unwrap();
     // A text that is not the latest is not the one that is shown.
-    one.add_credential(KeyId(2), new_key(OrgId(1), 3).1, retiring(NOW), &act())
-        .unwrap();
+    one.add_credential(
+        KeyId(2),
+        new_key(OrgId(1), 3).1,
+        retiring(NOW),
+        &audit_context(),
+    )
+    .unwrap();
     let heard = heard_by(&other);
     let jobs = [1, 2].map(|n| Rehash {
         old: hash(900 + n),
         new: hash(n),
     });
-    one.rehash(&jobs, &act()).unwrap();
+    one.rehash(&jobs, &audit_context()).unwrap();
     wait_for(&heard, is_of_key(1));
     wait_for(&heard, is_of_key(2));
     let shown = "SELECT string_agg(hashed_key, ' ' ORDER BY id) FROM api_keys";

@@ -9,7 +9,7 @@ use crate::store::transfer::{Lifetime, TransferPage};
 use crate::store::{Count, StoreError};
 
 /// Rows are locked in the order in which usage is recorded: by their tables, and in each by its key.
-pub(super) async fn adopt(conn: &Conn, page: &TransferPage) -> Result<(), StoreError> {
+pub(super) async fn import(conn: &Conn, page: &TransferPage) -> Result<(), StoreError> {
     key_totals(conn, &page.key_totals).await?;
     periods(
         conn,

@@ -22,21 +22,21 @@ use crate::store::postgres::rows;
 use crate::store::transfer::{LastIds, TransferPage, merged_credential, merged_key, merged_lock};
 use crate::time::Timestamp;
 
-pub(in crate::store::postgres) async fn adopt(
+pub(in crate::store::postgres) async fn import(
     conn: &Conn,
     turn: &mut CommitTurn,
     page: &TransferPage,
 ) -> Result<(), StoreError> {
     let there = find_room(conn, page).await?;
     let mut grown = Grown::default();
-    adopt_orgs(conn, turn, page, &there, &mut grown).await?;
-    adopt_keys(conn, turn, page, &there, &mut grown).await?;
+    import_orgs(conn, turn, page, &there, &mut grown).await?;
+    import_keys(conn, turn, page, &there, &mut grown).await?;
     if grown.orgs + grown.keys > 0 {
         turn.told.push(Told::Created);
     }
     count(conn, page, &grown).await?;
-    adopt_locks(conn, turn, page).await?;
-    counts::adopt(conn, page).await?;
+    import_locks(conn, turn, page).await?;
+    counts::import(conn, page).await?;
     counters::put(conn, &counters::as_rows(&page.balances)?).await
 }
 
@@ -78,7 +78,7 @@ struct OrgRow<'a> {
     lifts: &'a [LimitOverride],
 }
 
-async fn adopt_orgs(
+async fn import_orgs(
     conn: &Conn,
     turn: &mut CommitTurn,
     page: &TransferPage,
@@ -158,7 +158,7 @@ impl<'a> KeyRow<'a> {
     }
 }
 
-async fn adopt_keys(
+async fn import_keys(
     conn: &Conn,
     turn: &mut CommitTurn,
     page: &TransferPage,
@@ -294,7 +294,7 @@ async fn put_credentials(conn: &Conn, all: &[Credential]) -> Result<(), StoreErr
     Ok(())
 }
 
-async fn adopt_locks(
+async fn import_locks(
     conn: &Conn,
     turn: &mut CommitTurn,
     page: &TransferPage,

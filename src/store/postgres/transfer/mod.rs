@@ -6,5 +6,5 @@ mod import;
 mod room;
 
 pub(super) use self::export::page;
-pub(super) use self::import::adopt;
+pub(super) use self::import::import;
 pub(super) use self::room::has_room_for;

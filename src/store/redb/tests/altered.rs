@@ -62,14 +62,14 @@ struct Original {
 fn originals() -> [Original; 2] {
     let file = File::new();
     let store = with_keys(&file, 40);
-    let other = store.create_org("other", &act()).unwrap();
+    let other = store.create_org("other", &audit_context()).unwrap();
     let keys = (41..=60).map(|n| new_key(other.id, n)).collect();
-    store.create_keys(keys, &act()).unwrap();
+    store.create_keys(keys, &audit_context()).unwrap();
     for minute in 0..20 {
         let events = (1..=60).map(|key| (event(key, after(minute)), "/api/data"));
         store.record(&batch(events)).unwrap();
     }
-    store.revoke_key(KeyId(7), &act()).unwrap();
+    store.revoke_key(KeyId(7), &audit_context()).unwrap();
     let killed = fs::read(&file.path).unwrap();
     drop(store);
     let closed = fs::read(&file.path).unwrap();
@@ -109,10 +109,10 @@ pub(super) fn answers(store: &RedbStore) -> Vec<Answer> {
 fn change_all(store: &RedbStore) -> Vec<Answer> {
     vec![
         say(store.record(&requests(5, after(30), 50))),
-        say(store.create_org("new", &act())),
-        say(store.create_keys(vec![new_key(OrgId(1), 99)], &act())),
-        say(store.update_org(OrgId(2), suspended(), &act())),
-        say(store.revoke_key(KeyId(2), &act())),
+        say(store.create_org("new", &audit_context())),
+        say(store.create_keys(vec![new_key(OrgId(1), 99)], &audit_context())),
+        say(store.update_org(OrgId(2), suspended(), &audit_context())),
+        say(store.revoke_key(KeyId(2), &audit_context())),
         say(store.prune(after(25), after(200_000))),
         say(store.record(&requests(5, after(40), 50))),
     ]

@@ -222,15 +222,15 @@ type Step = fn(&RedbStore) -> Result<(), StoreError>;
 /// Some of every kind of change, in an order in which each can be made once.
 const STEPS: [(&str, Step); 8] = [
     ("create_org", |store| {
-        store.create_org("other", &act()).map(drop)
+        store.create_org("other", &audit_context()).map(drop)
     }),
     ("create_keys", |store| {
         let keys = (6..=9).map(|n| new_key(OrgId(2), n)).collect();
-        store.create_keys(keys, &act()).map(drop)
+        store.create_keys(keys, &audit_context()).map(drop)
     }),
     ("record", |store| store.record(&requests(2, after(1), 100))),
     ("revoke_key", |store| {
-        store.revoke_key(KeyId(3), &act()).map(drop)
+        store.revoke_key(KeyId(3), &audit_context()).map(drop)
     }),
     ("change_locks", |store| {
         let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
@@ -240,14 +240,16 @@ const STEPS: [(&str, Step); 8] = [
                 id,
                 lock: Some(lock),
             }],
-            &act(),
+            &audit_context(),
         )
     }),
     ("record again", |store| {
         store.record(&requests(2, after(2), 100))
     }),
     ("update_org", |store| {
-        store.update_org(OrgId(2), suspended(), &act()).map(drop)
+        store
+            .update_org(OrgId(2), suspended(), &audit_context())
+            .map(drop)
     }),
     ("prune", |store| store.prune(after(2), after(2))),
 ];
@@ -354,13 +356,13 @@ fn refused(result: Result<impl std::fmt::Debug, StoreError>) -> String {
 fn changes_are_refused_at_growing_intervals_while_the_disk_fails_and_reads_go_on() {
     let (_file, disk, clock, store) = world();
     disk.fail(0, Failure::ReadOnly);
-    refused(store.create_org("lost", &act()));
+    refused(store.create_org("lost", &audit_context()));
     assert!(store.fault().unwrap().contains("os error 5"));
     for pause in [200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
         let operations = disk.sim().operations;
         clock.advance(Duration::from_millis(pause - 1));
         store.recover(false);
-        let refusal = refused(store.revoke_key(KeyId(1), &act()));
+        let refusal = refused(store.revoke_key(KeyId(1), &audit_context()));
         assert!(refusal.contains("changes are refused"), "{refusal}");
         assert_eq!(refusal.matches("cannot be read").count(), 1, "{refusal}");
         assert_eq!(disk.sim().operations, operations, "tried too early");
@@ -374,7 +376,7 @@ fn changes_are_refused_at_growing_intervals_while_the_disk_fails_and_reads_go_on
     // Whoever asks for it does not wait.
     store.recover(true);
     assert_eq!(store.fault(), None);
-    store.revoke_key(KeyId(1), &act()).unwrap();
+    store.revoke_key(KeyId(1), &audit_context()).unwrap();
 }
 
 #[test]
@@ -386,7 +388,7 @@ fn a_look_up_that_fails_does_not_wait_and_the_file_is_opened_anew_meanwhile() {
     disk.fail(0, Failure::IdempotencyKey);
     refused(resolve(&store, 1));
     // By a thread of its own; a change waits for it.
-    store.create_org("other", &act()).unwrap();
+    store.create_org("other", &audit_context()).unwrap();
     assert!(resolve(&store, 1).unwrap().is_some());
     assert_eq!(store.fault(), None);
 }
@@ -411,7 +413,7 @@ fn a_bad_block_fails_the_listing_that_meets_it_and_nothing_else() {
         // Neither a look-up nor a change has to wait for the next attempt.
         assert!(resolve(&store, 1).unwrap().is_some());
         let org = format!("org {met}");
-        store.create_org(&org, &act()).unwrap();
+        store.create_org(&org, &audit_context()).unwrap();
         assert_eq!(list().unwrap(), 300);
     }
     assert!(met >= 3, "{met}");
@@ -421,15 +423,15 @@ fn a_bad_block_fails_the_listing_that_meets_it_and_nothing_else() {
 fn an_older_file_in_the_place_of_the_open_one_is_refused() {
     let (_file, disk, _, store) = world();
     let older = disk.sim().cache.clone();
-    store.revoke_key(KeyId(1), &act()).unwrap();
-    store.revoke_key(KeyId(2), &act()).unwrap();
+    store.revoke_key(KeyId(1), &audit_context()).unwrap();
+    store.revoke_key(KeyId(2), &audit_context()).unwrap();
     disk.sim().cache = older;
     disk.fail(0, Failure::IdempotencyKey);
-    let _ = store.revoke_key(KeyId(3), &act());
+    let _ = store.revoke_key(KeyId(3), &audit_context());
     disk.heal();
     store.recover(true);
     assert!(store.fault().is_some());
-    refused(store.revoke_key(KeyId(3), &act()));
+    refused(store.revoke_key(KeyId(3), &audit_context()));
 }
 
 #[test]
@@ -438,7 +440,7 @@ fn no_other_opener_comes_in_between() {
     let store = with_keys(&file, 1);
     store.session().fail();
     assert!(matches!(open(&file.path), Err(OpenError::InUse { .. })));
-    store.create_org("other", &act()).unwrap();
+    store.create_org("other", &audit_context()).unwrap();
     assert!(matches!(open(&file.path), Err(OpenError::InUse { .. })));
     drop(store);
     assert_eq!(open(&file.path).unwrap().totals(NOW).unwrap().orgs, 2);
@@ -451,12 +453,12 @@ fn a_file_that_was_deleted_or_replaced_takes_no_changes_until_it_is_back() {
     let store = RedbStore::open(&file.path, SECRET, &clock.clone().into(), CACHE).unwrap();
     let away = file.path.with_extension("away");
     fs::rename(&file.path, &away).unwrap();
-    let refusal = refused(store.create_org("lost", &act()));
+    let refusal = refused(store.create_org("lost", &audit_context()));
     assert!(refusal.contains("deleted or moved away"), "{refusal}");
 
     fs::write(&file.path, b"another").unwrap();
     clock.advance(Duration::from_secs(5));
-    let refusal = refused(store.create_org("lost", &act()));
+    let refusal = refused(store.create_org("lost", &audit_context()));
     assert!(
         refusal.contains("another file is in the place"),
         "{refusal}"
@@ -468,7 +470,7 @@ fn a_file_that_was_deleted_or_replaced_takes_no_changes_until_it_is_back() {
     clock.advance(Duration::from_secs(5));
     store.recover(false);
     assert_eq!(store.fault(), None);
-    store.create_org("acme", &act()).unwrap();
+    store.create_org("acme", &audit_context()).unwrap();
 
     // Noticed without a change too.
     fs::remove_file(&file.path).unwrap();
@@ -493,14 +495,14 @@ fn a_file_that_was_cut_off_or_overwritten_takes_no_changes_until_it_is_back() {
         let clock = ManualClock::starting_at(NOW);
         drop(with_keys(&file, 2));
         let store = RedbStore::open(&file.path, SECRET, &clock.clone().into(), CACHE).unwrap();
-        store.create_org("one", &act()).unwrap();
+        store.create_org("one", &audit_context()).unwrap();
         let older = fs::read(&file.path).unwrap();
-        store.create_org("two", &act()).unwrap();
+        store.create_org("two", &audit_context()).unwrap();
         let sound = fs::read(&file.path).unwrap();
 
         damage(&file.path, &older);
         let damaged = fs::read(&file.path).unwrap();
-        let refusal = refused(store.revoke_key(KeyId(1), &act()));
+        let refusal = refused(store.revoke_key(KeyId(1), &audit_context()));
         assert!(refusal.contains("cut off or overwritten"), "{refusal}");
         assert!(store.fault().unwrap().contains("cut off or overwritten"));
         assert!(fs::read(&file.path).unwrap() == damaged);
@@ -509,7 +511,7 @@ fn a_file_that_was_cut_off_or_overwritten_takes_no_changes_until_it_is_back() {
         clock.advance(Duration::from_secs(5));
         store.recover(false);
         assert_eq!(store.fault(), None);
-        store.revoke_key(KeyId(1), &act()).unwrap();
+        store.revoke_key(KeyId(1), &audit_context()).unwrap();
 
         // Noticed without a change too, and closing writes nothing to it.
         damage(&file.path, &older);
@@ -564,7 +566,7 @@ fn a_lock_whose_removal_turns_out_to_be_stored_later_is_told_to_be_gone() {
     };
     let (first, second) = (lock("192.0.2.1"), lock("192.0.2.2"));
     let both = [change(&first, true), change(&second, true)];
-    store.change_locks(&both, &act()).unwrap();
+    store.change_locks(&both, &audit_context()).unwrap();
     let sound = disk.sim().cache.clone();
     drop(store);
 
@@ -580,7 +582,7 @@ fn a_lock_whose_removal_turns_out_to_be_stored_later_is_told_to_be_gone() {
             }
         }));
         disk.fail(at, Failure::UnacknowledgedThenGone);
-        let lifted = store.change_locks(&[change(&first, false)], &act());
+        let lifted = store.change_locks(&[change(&first, false)], &audit_context());
         if !disk.sim().has_failed {
             break;
         }

@@ -44,10 +44,10 @@ fn no_kill_makes_reopening_slow() {
     let file = File::new();
     let store = file.open();
     assert!(!needs_repair(&file.killed()), "after creation");
-    store.create_org("acme", &act()).unwrap();
+    store.create_org("acme", &audit_context()).unwrap();
     assert!(!needs_repair(&file.killed()), "after a change");
     store
-        .create_keys(vec![new_key(OrgId(1), 1)], &act())
+        .create_keys(vec![new_key(OrgId(1), 1)], &audit_context())
         .unwrap();
     store.record(&requests(1, NOW, 9)).unwrap();
     assert!(!needs_repair(&file.killed()), "after usage");

@@ -116,7 +116,9 @@ fn windows_stay_until_they_are_over() {
     assert_eq!(store.counters(one).unwrap(), []);
     assert_eq!(store.counters(two).unwrap(), window(after(1)));
     let counter = window(NOW).remove(0).id;
-    store.forget_counters(&[(two, counter)], &act()).unwrap();
+    store
+        .forget_counters(&[(two, counter)], &audit_context())
+        .unwrap();
     assert_eq!(store.counters(two).unwrap(), []);
 }
 

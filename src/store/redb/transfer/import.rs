@@ -72,7 +72,7 @@ fn keys_find_room(
     Ok(())
 }
 
-pub(in crate::store::redb) fn adopt(
+pub(in crate::store::redb) fn import(
     txn: &WriteTransaction,
     page: &TransferPage,
 ) -> Result<(), StoreError> {
@@ -84,8 +84,8 @@ pub(in crate::store::redb) fn adopt(
     )?;
     keys_find_room(&txn.open_table(KEYS)?, &txn.open_table(CREDENTIALS)?, page)?;
     let mut counters = manage::counters(txn)?;
-    adopt_orgs(txn, &page.orgs, &mut counters)?;
-    adopt_keys(txn, &page.keys, &mut counters)?;
+    import_orgs(txn, &page.orgs, &mut counters)?;
+    import_keys(txn, &page.keys, &mut counters)?;
     let last = LastIds {
         org: counters.last_org_id,
         key: counters.last_key_id,
@@ -93,13 +93,13 @@ pub(in crate::store::redb) fn adopt(
     let last = last.covering(page);
     (counters.last_org_id, counters.last_key_id) = (last.org, last.key);
     manage::set_counters(txn, &counters)?;
-    adopt_counts_of_keys(txn, page)?;
-    adopt_totals(txn, page)?;
-    adopt_balances(txn, page)?;
-    adopt_locks(txn, page)
+    import_counts_of_keys(txn, page)?;
+    import_totals(txn, page)?;
+    import_balances(txn, page)?;
+    import_locks(txn, page)
 }
 
-fn adopt_orgs(
+fn import_orgs(
     txn: &WriteTransaction,
     orgs: &[Org],
     counters: &mut Counters,
@@ -116,7 +116,7 @@ fn adopt_orgs(
     Ok(())
 }
 
-fn adopt_keys(
+fn import_keys(
     txn: &WriteTransaction,
     moved: &[MovedKey],
     counters: &mut Counters,
@@ -145,7 +145,7 @@ fn adopt_keys(
         keys.insert(key.id.0, encode_key(&merged)?.as_slice())?;
         note_expiry(txn, there.as_ref(), &merged)?;
         org_keys.insert((key.org_id.0, key.id.0), ())?;
-        adopt_last_use(&mut activities, key)?;
+        import_last_use(&mut activities, key)?;
         for comes in of_key {
             let known = credentials.get(&comes.hash)?;
             to_put.extend(merged_credential(known.as_ref(), comes, there.is_none()));
@@ -160,7 +160,7 @@ fn adopt_keys(
 
 type Rows<'txn, K> = Table<'txn, K, &'static [u8]>;
 
-fn adopt_last_use(table: &mut Rows<'_, u64>, key: &Key) -> Result<(), StoreError> {
+fn import_last_use(table: &mut Rows<'_, u64>, key: &Key) -> Result<(), StoreError> {
     if key.last_used_at.is_none() {
         return Ok(());
     }
@@ -177,7 +177,7 @@ fn activity_of(table: &Rows<'_, u64>, key: KeyId) -> Result<Activity, StoreError
     }
 }
 
-fn adopt_counts_of_keys(txn: &WriteTransaction, page: &TransferPage) -> Result<(), StoreError> {
+fn import_counts_of_keys(txn: &WriteTransaction, page: &TransferPage) -> Result<(), StoreError> {
     let mut activities = txn.open_table(ACTIVITY)?;
     let mut hours = txn.open_table(KEY_HOURS)?;
     let mut days = txn.open_table(KEY_DAYS)?;
@@ -242,7 +242,7 @@ fn raise_row(
     Ok(())
 }
 
-fn adopt_totals(txn: &WriteTransaction, page: &TransferPage) -> Result<(), StoreError> {
+fn import_totals(txn: &WriteTransaction, page: &TransferPage) -> Result<(), StoreError> {
     let mut minutes = txn.open_table(MINUTES)?;
     for (minute, tally) in &page.minutes {
         let there = minutes
@@ -271,7 +271,7 @@ fn adopt_totals(txn: &WriteTransaction, page: &TransferPage) -> Result<(), Store
     Ok(())
 }
 
-fn adopt_balances(txn: &WriteTransaction, page: &TransferPage) -> Result<(), StoreError> {
+fn import_balances(txn: &WriteTransaction, page: &TransferPage) -> Result<(), StoreError> {
     let mut table = txn.open_table(BALANCES)?;
     for (id, balances) in &page.balances {
         let there = table
@@ -283,7 +283,7 @@ fn adopt_balances(txn: &WriteTransaction, page: &TransferPage) -> Result<(), Sto
     Ok(())
 }
 
-fn adopt_locks(txn: &WriteTransaction, page: &TransferPage) -> Result<(), StoreError> {
+fn import_locks(txn: &WriteTransaction, page: &TransferPage) -> Result<(), StoreError> {
     let mut table = txn.open_table(LOCKS)?;
     for lock in &page.locks {
         let key = lock_key(&lock.id());

@@ -4,4 +4,4 @@ mod export;
 mod import;
 
 pub(super) use self::export::page;
-pub(super) use self::import::{adopt, has_room_for};
+pub(super) use self::import::{has_room_for, import};

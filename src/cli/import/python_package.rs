@@ -1,4 +1,4 @@
-//! The organizations and keys of the ancestor, as they move.
+//! The organizations and keys of the Python package, as they move.
 
 use std::collections::{HashMap, HashSet};
 use std::num::{NonZeroU32, NonZeroU64};
@@ -38,10 +38,10 @@ const KEYS: [Column; 12] = [
     optional(&["last_used_at"]),
 ];
 
-/// What keys are limited to that the ancestor says nothing of.
+/// What keys are limited to that the Python package says nothing of.
 const PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(59);
 
-/// How much of a prefix is kept. The ancestor's was a few characters; more of a key is nobody's
+/// How much of a prefix is kept. The Python package's was a few characters; more of a key is nobody's
 /// business.
 const MOST_SHOWN: usize = 16;
 
@@ -56,7 +56,7 @@ pub(super) fn pages(database: &mut dyn Database) -> Result<Vec<TransferPage>, Im
     let usage = Usage::read(database, &key_ids, now)?;
     let quotas = keys.iter().filter(|moved| {
         let mut limits = moved.key.limits.iter();
-        limits.any(|limit| limit.span == Period::Month)
+        limits.any(|limit| limit.period == Period::Month)
     });
     let balances = usage.balances(quotas.map(|moved| moved.key.id));
     let mut pages = vec![TransferPage {
@@ -75,7 +75,7 @@ pub(super) fn pages(database: &mut dyn Database) -> Result<Vec<TransferPage>, Im
     Ok(pages)
 }
 
-/// From the ids of the ancestor to ours.
+/// From the ids of the Python package to ours.
 pub(super) type Ids = HashMap<String, u64>;
 
 fn read_orgs(database: &mut dyn Database) -> Result<(Vec<Org>, Ids), ImportError> {
@@ -235,7 +235,7 @@ fn label(row: &Row<'_, 12>) -> Result<String, ImportError> {
 fn monthly_limit(amount: NonZeroU64) -> Limit {
     Limit {
         amount,
-        span: Period::Month,
+        period: Period::Month,
         shadow: false,
     }
 }
