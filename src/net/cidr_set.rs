@@ -19,10 +19,10 @@ use crate::net::Nat64Prefixes;
 /// IPv4 address.
 ///
 /// ```
-/// use keyguard::Addresses;
-/// let office: Addresses = "192.0.2.7, 10.0.0.0/8".parse()?;
+/// use keyguard::CidrSet;
+/// let office: CidrSet = "192.0.2.7, 10.0.0.0/8".parse()?;
 /// assert!(office.contains("10.1.2.3".parse().unwrap()));
-/// assert!("10.1.2.3/8".parse::<Addresses>().is_err());
+/// assert!("10.1.2.3/8".parse::<CidrSet>().is_err());
 /// # Ok::<(), keyguard::InvalidInput>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

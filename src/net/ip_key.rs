@@ -13,8 +13,8 @@ use crate::net::ClientIp;
 /// an IPv6 subscriber is given (RFC 6177). Where too many are locked, the /24 or /48 around them.
 ///
 /// ```
-/// use keyguard::Network;
-/// let network: Network = "2001:db8::17".parse()?;
+/// use keyguard::IpKey;
+/// let network: IpKey = "2001:db8::17".parse()?;
 /// assert_eq!(network.to_string(), "2001:db8::/64");
 /// assert_eq!(network, "2001:db8::ffff".parse()?);
 /// # Ok::<(), keyguard::InvalidInput>(())

@@ -19,13 +19,13 @@ use crate::time::Timestamp;
 ///
 /// ```
 /// use std::time::Duration;
-/// use keyguard::LockTime;
+/// use keyguard::LockDuration;
 ///
 /// for text in ["3600", "1 hour", "60 minutes", "3600s", "1h"] {
-///     assert_eq!(text.parse(), LockTime::try_from(Duration::from_secs(3_600)));
+///     assert_eq!(text.parse(), LockDuration::try_from(Duration::from_secs(3_600)));
 /// }
-/// assert_eq!("4:00 PM".parse::<LockTime>(), "16:00".parse());
-/// assert!("4pmish".parse::<LockTime>().is_err());
+/// assert_eq!("4:00 PM".parse::<LockDuration>(), "16:00".parse());
+/// assert!("4pmish".parse::<LockDuration>().is_err());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockDuration(Kind);
