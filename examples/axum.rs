@@ -111,7 +111,7 @@ async fn trap(State(kg): State<KeyGuard>, CachedKey(grant): CachedKey, uri: Uri)
     // A lock is durable when it is in force; the disk is waited for on a thread for that.
     let locked = tokio::task::spawn_blocking(move || {
         let hour = hour.map_err(Box::<dyn Error + Send + Sync>::from)?;
-        Ok::<_, Box<dyn Error + Send + Sync>>(kg.block(
+        Ok::<_, Box<dyn Error + Send + Sync>>(kg.admin().block(
             grant.ip(),
             uri.path(),
             hour,
@@ -130,9 +130,9 @@ async fn log_in() -> (axum::http::StatusCode, &'static str) {
 }
 
 fn create_first_key(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
-    if kg.list_orgs(None, 1)?.is_empty() {
-        kg.create_org("demo")?;
-        let created = kg.create_key(CreateKey::new("demo", "first key"))?;
+    if kg.admin().list_orgs(None, 1)?.is_empty() {
+        kg.admin().create_org("demo")?;
+        let created = kg.admin().create_key(CreateKey::new("demo", "first key"))?;
         println!(
             "Your key, shown this once:\n\n    {}\n",
             created.raw_key.expose()

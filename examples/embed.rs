@@ -54,7 +54,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    let stats = kg.stats()?;
+    let stats = kg.admin().stats()?;
     println!(
         "{} requests recorded, {} of them errors",
         stats.requests, stats.errors

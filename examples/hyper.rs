@@ -129,9 +129,9 @@ fn json(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 }
 
 fn create_first_key(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
-    if kg.list_orgs(None, 1)?.is_empty() {
-        kg.create_org("demo")?;
-        let created = kg.create_key(CreateKey::new("demo", "first key"))?;
+    if kg.admin().list_orgs(None, 1)?.is_empty() {
+        kg.admin().create_org("demo")?;
+        let created = kg.admin().create_key(CreateKey::new("demo", "first key"))?;
         println!(
             "Your key, shown this once:\n\n    {}\n",
             created.raw_key.expose()

@@ -49,12 +49,14 @@ fn run() -> Result<(), Box<dyn Error>> {
 
 /// Makes an organization and a key in a new data file, and says what to try.
 fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error>> {
-    if !kg.list_orgs(None, 1)?.is_empty() {
+    if !kg.admin().list_orgs(None, 1)?.is_empty() {
         println!("Using the keys in {file}. To start anew, remove {file} and {file}.secret.");
         return Ok(());
     }
-    kg.create_org("demo")?;
-    let created = kg.create_key(CreateKey::new("demo", "quickstart"))?;
+    kg.admin().create_org("demo")?;
+    let created = kg
+        .admin()
+        .create_key(CreateKey::new("demo", "quickstart"))?;
     let (key, limit) = (created.raw_key.expose(), created.key.rate_limit_per_minute);
     println!("Created {file} with one key, which admits {limit} requests a minute.");
     println!("The key is shown this once; only its hash is stored:\n\n    {key}\n");

@@ -47,11 +47,11 @@ fn open() -> Result<KeyGuard, Box<dyn Error>> {
 }
 
 fn lead(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
-    match kg.create_org("scale-out") {
+    match kg.admin().create_org("scale-out") {
         Ok(_) | Err(AdminError::Conflict(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let key = kg.create_key(CreateKey {
+    let key = kg.admin().create_key(CreateKey {
         rate_limit_per_minute: Some(LIMIT),
         ..CreateKey::new("scale-out", "shared by all processes")
     })?;
@@ -70,7 +70,7 @@ fn lead(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
         PROCESSES * ASKS
     );
 
-    kg.revoke_key(key.key.id)?;
+    kg.admin().revoke_key(key.key.id)?;
     for worker in &mut workers {
         worker.ask("revoked")?;
     }

@@ -40,6 +40,7 @@ mod guard;
 #[cfg(feature = "http")]
 pub mod http;
 mod input;
+mod keyguard;
 mod limit;
 mod limiter;
 mod lockout;
@@ -59,12 +60,13 @@ pub mod sizing {
 }
 
 pub use admin::{
-    AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, RotateKey, Stats, TopKey, UpdateKey,
-    UsageList,
+    Admin, AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, RotateKey, Stats, TopKey,
+    UpdateKey, UsageList,
 };
 pub use counter::IpLimit;
-pub use guard::{Config, Denial, Grant, HeaderFn, Headers, KeyGuard, Request, RuleState, Verdict};
+pub use guard::{Config, Denial, Grant, HeaderFn, Headers, Request, RuleState, Verdict};
 pub use input::InvalidInput;
+pub use keyguard::KeyGuard;
 pub use limit::Limit;
 pub use limiter::Fallback;
 pub use lockout::{Lock, LockCause, LockScope, Refuses};

@@ -134,10 +134,10 @@ fn a_flood_does_not_renew_who_is_refused_nor_who_has_failed_often() {
     }
     assert_eq!(reason(ask(&kg, refused, "/login")), Some(Reason::IpLimited));
     for _ in 0..50 {
-        assert!(kg.locks().is_empty());
+        assert!(kg.admin().locks().is_empty());
         let _ = kg.check(&guess, failed, "/api");
     }
-    assert_eq!(kg.locks().len(), 1, "the 101st failure");
+    assert_eq!(kg.admin().locks().len(), 1, "the 101st failure");
 }
 
 #[test]
@@ -166,7 +166,11 @@ fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
             let _ = ask(&kg, address(i), "/login");
         }
     }
-    assert_eq!(kg.locks(), [], "nobody went over a limit of their own");
+    assert_eq!(
+        kg.admin().locks(),
+        [],
+        "nobody went over a limit of their own"
+    );
     let newcomer = address(999_999);
     let mut admitted = 0;
     while admitted < 1_000 {
@@ -180,7 +184,7 @@ fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
         }
     }
     assert!(admitted <= 8 * 5, "{admitted}");
-    assert_eq!(kg.locks(), [], "it shared the limit with others");
+    assert_eq!(kg.admin().locks(), [], "it shared the limit with others");
     home.clock.advance(MINUTE + Duration::from_secs(1));
     assert_eq!(reason(ask(&kg, newcomer, "/login")), None);
 }
@@ -202,7 +206,7 @@ fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
         let reason = reason(kg.check(&guess, newcomer, "/"));
         assert_eq!(reason, Some(Reason::MalformedKey), "{i}");
     }
-    assert_eq!(kg.locks(), []);
+    assert_eq!(kg.admin().locks(), []);
     let good = [("X-API-Key", created.raw_key.expose())];
     kg.check(&good, newcomer, "/").unwrap().finish(200);
     // Those that have a place are locked out for their own 101st failure, and no earlier.
@@ -211,7 +215,7 @@ fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
         for _ in 0..41 {
             let _ = kg.check(&guess, address(i), "/");
         }
-        locked.extend(kg.locks().get(locked.len()).map(|_| i));
+        locked.extend(kg.admin().locks().get(locked.len()).map(|_| i));
     }
     assert_eq!(locked.len(), 16);
     // When the failures of the others have left the table, it has room again.
@@ -245,7 +249,7 @@ fn a_request_that_costs_more_than_a_limit_admits_is_a_bad_request() {
     }
     let denial = kg.dry_run(costly("/a")).denial.unwrap();
     assert_eq!(denial.reason(), Reason::CostAboveLimit);
-    assert_eq!(kg.locks(), []);
+    assert_eq!(kg.admin().locks(), []);
     assert!(ask(&kg, IP, "/a").is_ok(), "nothing was consumed");
     let grant = kg.decide(costly("/b")).unwrap();
     assert_eq!(grant.shadowed(), ["b ip 3/min shadow"]);

@@ -123,7 +123,7 @@ fn the_policy_names_the_one_field_that_is_believed() {
         let policy = format!(
             "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]\nclient_ip_header = \"{header}\""
         );
-        kg.set_policy(policy.parse().unwrap());
+        kg.admin().set_policy(policy.parse().unwrap());
         let asked = |headers: &[(&str, &str)]| client(&kg, "10.0.0.1", headers);
         let forged = ("X-Forwarded-For", "8.8.8.8");
         assert_eq!(asked(&[(header, value), forged]), "203.0.113.9");
@@ -131,16 +131,16 @@ fn the_policy_names_the_one_field_that_is_believed() {
             asked(&[(header, unreadable), forged]),
             "400 invalid_client_ip"
         );
-        let warnings = kg.stats().unwrap().warnings.join("\n");
+        let warnings = kg.admin().stats().unwrap().warnings.join("\n");
         assert!(warnings.contains("does not name a client"), "{warnings}");
         // A check of the proxy's health.
         assert_eq!(asked(&[]), "10.0.0.1");
         assert_eq!(asked(&[forged]), "10.0.0.1");
-        let warnings = kg.stats().unwrap().warnings.join("\n");
+        let warnings = kg.admin().stats().unwrap().warnings.join("\n");
         let line = r#"client_ip_header = "x-forwarded-for""#;
         assert!(warnings.contains(line), "{warnings}");
     }
-    let refused = kg.stats().unwrap().refused;
+    let refused = kg.admin().stats().unwrap().refused;
     assert_eq!(refused, [(Reason::InvalidClientIp, 6)]);
     let error = "client_ip_header = \"a b\"".parse::<keyguard::Policy>();
     assert!(error.unwrap_err().to_string().contains("header field name"));
@@ -152,8 +152,8 @@ fn a_proxy_that_names_no_client_is_warned_of_or_refused() {
     let home = Home::new();
     let kg = home.open();
     let policy = "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]";
-    kg.set_policy(policy.parse().unwrap());
-    let warnings = || kg.stats().unwrap().warnings.join("\n");
+    kg.admin().set_policy(policy.parse().unwrap());
+    let warnings = || kg.admin().stats().unwrap().warnings.join("\n");
     // A check of its health.
     assert_eq!(client(&kg, "10.0.0.1", &[]), "10.0.0.1");
     assert_eq!(warnings(), "");
@@ -161,7 +161,7 @@ fn a_proxy_that_names_no_client_is_warned_of_or_refused() {
     assert_eq!(client(&kg, "10.0.0.1", &keys), "10.0.0.1");
     assert!(warnings().contains("require_client_ip = true"));
 
-    kg.set_policy(
+    kg.admin().set_policy(
         format!("{policy}\nrequire_client_ip = true")
             .parse()
             .unwrap(),
@@ -211,7 +211,7 @@ fn a_translated_address_is_the_ipv4_address_inside() {
         allowed_ips: vec!["192.0.2.0/24".into(), "198.51.100.1".into()],
         ..keyguard::CreateKey::new(&common::org(&kg, "acme").name, "bound")
     };
-    let key = kg.create_key(key).unwrap();
+    let key = kg.admin().create_key(key).unwrap();
     let text = key.raw_key.expose();
     let from = |peer: &str, key: &str| {
         let peer: ClientIp = peer.parse().unwrap();
@@ -254,10 +254,12 @@ fn a_translated_address_is_the_ipv4_address_inside() {
         assert_eq!(from(peer, text), Err(Reason::IpLocked), "{peer}");
     }
     assert!(from("2001:db8:64::192.0.2.8", text).is_ok());
-    kg.unblock("192.0.2.7".parse().unwrap(), None).unwrap();
+    kg.admin()
+        .unblock("192.0.2.7".parse().unwrap(), None)
+        .unwrap();
     // By hand too.
     let peer: ClientIp = "2001:db8:64::192.0.2.7".parse().unwrap();
-    let lock = kg.block(
+    let lock = kg.admin().block(
         peer,
         "/",
         MINUTE.try_into().unwrap(),
@@ -285,7 +287,12 @@ fn who_hides_behind_a_trusted_proxy_is_locked_out_alone() {
     assert_eq!(from("203.0.113.9", text), Err(Reason::IpLocked));
     assert_eq!(from("203.0.113.10", text), Ok(()));
     assert_eq!(from("garbage", text), Err(Reason::InvalidClientIp));
-    let locks: Vec<String> = kg.locks().iter().map(|l| l.network.to_string()).collect();
+    let locks: Vec<String> = kg
+        .admin()
+        .locks()
+        .iter()
+        .map(|l| l.network.to_string())
+        .collect();
     assert_eq!(locks, ["203.0.113.9"]);
 }
 
@@ -315,8 +322,9 @@ fn lists_say_from_where_requests_are_accepted() {
         assert_eq!(from(text, "/"), Err((Reason::IpDenied, 403)), "{text}");
         assert_eq!(from(text, "/health"), Ok(()), "{text}");
     }
-    assert_eq!(kg.stats().unwrap().refused, [(Reason::IpDenied, 3)]);
-    kg.set_policy(r#"deny = ["192.0.2.7"]"#.parse().unwrap());
+    assert_eq!(kg.admin().stats().unwrap().refused, [(Reason::IpDenied, 3)]);
+    kg.admin()
+        .set_policy(r#"deny = ["192.0.2.7"]"#.parse().unwrap());
     assert_eq!(from("192.0.2.7", "/"), Err((Reason::IpDenied, 403)));
     assert_eq!(from("192.0.2.200", "/"), Ok(()));
 }
@@ -336,17 +344,23 @@ fn addresses_that_are_never_locked_collect_no_strikes() {
         bad("192.0.2.7");
         bad("198.51.100.7");
     }
-    let locks: Vec<String> = kg.locks().iter().map(|l| l.network.to_string()).collect();
+    let locks: Vec<String> = kg
+        .admin()
+        .locks()
+        .iter()
+        .map(|l| l.network.to_string())
+        .collect();
     assert_eq!(locks, ["198.51.100.7"]);
     admit(&kg, &key);
     // By hand it can be.
-    kg.block(
-        ip("192.0.2.7"),
-        "/",
-        MINUTE.try_into().unwrap(),
-        keyguard::LockScope::Global,
-    )
-    .unwrap();
+    kg.admin()
+        .block(
+            ip("192.0.2.7"),
+            "/",
+            MINUTE.try_into().unwrap(),
+            keyguard::LockScope::Global,
+        )
+        .unwrap();
     assert_eq!(common::refusal(common::ask(&kg, &key)), Reason::IpLocked);
 }
 
@@ -409,7 +423,7 @@ fn each_further_lock_is_a_step_longer_until_the_last() {
     for expected in [MINUTE, 10 * MINUTE, HOUR, 24 * HOUR, 24 * HOUR] {
         assert_eq!(lock(&kg), expected);
         home.clock.advance(expected);
-        assert!(kg.locks().is_empty());
+        assert!(kg.admin().locks().is_empty());
         // What is remembered survives a restart.
         drop(kg);
         kg = guard(&home, STEPS);
@@ -426,7 +440,7 @@ fn who_behaves_goes_back_step_by_step() {
     // Not quite one decay after its end: a step further.
     home.clock.advance(10 * MINUTE + 6 * HOUR - SECOND);
     assert_eq!(lock(&kg), HOUR);
-    assert_eq!(kg.locks()[0].step, 2);
+    assert_eq!(kg.admin().locks()[0].step, 2);
     // One decay: the step stays as it is. Three: the first again.
     home.clock.advance(HOUR + 6 * HOUR);
     assert_eq!(lock(&kg), HOUR);
@@ -439,7 +453,9 @@ fn unblocking_forgets_what_was_before() {
     let home = Home::new();
     let kg = guard(&home, STEPS);
     assert_eq!(lock(&kg), MINUTE);
-    kg.unblock("192.0.2.7".parse().unwrap(), None).unwrap();
+    kg.admin()
+        .unblock("192.0.2.7".parse().unwrap(), None)
+        .unwrap();
     assert_eq!(lock(&kg), MINUTE);
 }
 
@@ -508,12 +524,13 @@ fn a_translated_address_is_in_every_list_that_names_it() {
         allowed_ips: vec!["2001:db8:64::203.0.113.0/120".into()],
         ..keyguard::CreateKey::new(&common::org(&kg, "acme").name, "bound")
     };
-    let key = kg.create_key(key).unwrap();
+    let key = kg.admin().create_key(key).unwrap();
     assert_eq!(
         key.key.allowed_ips.to_string(),
         "2001:db8:64::cb00:7100/120"
     );
-    kg.set_policy("nat64_prefixes = [\"2001:db8:64::/96\"]".parse().unwrap());
+    kg.admin()
+        .set_policy("nat64_prefixes = [\"2001:db8:64::/96\"]".parse().unwrap());
     let check = |peer: &str| {
         let peer: ClientIp = peer.parse().unwrap();
         let headers = [("X-API-Key", key.raw_key.expose())];
@@ -523,7 +540,7 @@ fn a_translated_address_is_in_every_list_that_names_it() {
     assert_eq!(check("203.0.113.77"), None);
     assert_eq!(check("203.0.114.77"), Some(Reason::IpNotAllowed));
     // Another policy: the address is only what it looks like.
-    kg.set_policy("protect = [\"/\"]".parse().unwrap());
+    kg.admin().set_policy("protect = [\"/\"]".parse().unwrap());
     assert_eq!(check("2001:db8:64::203.0.113.77"), None);
     assert_eq!(check("203.0.113.77"), Some(Reason::IpNotAllowed));
 }

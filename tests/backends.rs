@@ -68,7 +68,7 @@ fn a_redis_that_comes_late_is_done_without_and_then_asked() {
     let backend = kg.backends().remove(0);
     assert_eq!((backend.server, backend.is_up), ("redis", false));
     assert!(backend.fallbacks >= 3);
-    let warnings = kg.stats().unwrap().warnings;
+    let warnings = kg.admin().stats().unwrap().warnings;
     assert!(warnings.iter().any(|w| w.contains("Redis")), "{warnings:?}");
 
     redis.restart();
@@ -118,10 +118,10 @@ fn a_reset_that_redis_does_not_carry_out_is_not_acknowledged() {
     let kg = with_redis(&home, &redis.url());
     let key = key(&kg, 1);
     assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
-    kg.reset(key.key.id, None).unwrap();
+    kg.admin().reset(key.key.id, None).unwrap();
     assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
     redis.kill();
-    assert!(kg.reset(key.key.id, None).is_err());
+    assert!(kg.admin().reset(key.key.id, None).is_err());
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn failures_of_ours_are_no_strikes() {
     }
     server.restart();
     eventually("it recovers", || status(&kg, &unread[0]) == 200);
-    assert!(kg.locks().is_empty());
+    assert!(kg.admin().locks().is_empty());
 }
 
 #[test]
@@ -276,17 +276,17 @@ fn what_one_node_tightens_holds_on_the_other() {
         rate_limit_per_minute: Some(1),
         ..UpdateKey::new(key.key.id)
     };
-    here.update_key(update).unwrap();
+    here.admin().update_key(update).unwrap();
     eventually("the limit is heard of", || status(&there, &key) == 429);
-    here.suspend_org(key.key.org_id).unwrap();
+    here.admin().suspend_org(key.key.org_id).unwrap();
     eventually("the suspension is heard of", || status(&there, &key) == 401);
-    here.resume_org(key.key.org_id).unwrap();
+    here.admin().resume_org(key.key.org_id).unwrap();
     eventually("the resumption is heard of", || status(&there, &key) == 429);
-    let rotated = here.rotate_key(key.key.id, Duration::ZERO).unwrap();
+    let rotated = here.admin().rotate_key(key.key.id, Duration::ZERO).unwrap();
     eventually("the rotation is heard of", || {
         status(&there, &key) == 401 && status(&there, &rotated) == 429
     });
-    here.revoke_key(key.key.id).unwrap();
+    here.admin().revoke_key(key.key.id).unwrap();
     eventually("the revocation is heard of", || {
         status(&there, &rotated) == 401
     });
@@ -300,10 +300,13 @@ fn a_lock_on_one_node_holds_on_the_other_and_ends_there_too() {
     let key = key(&here, 1_000_000);
     assert_eq!(status(&there, &key), 200);
     let hour = "1 hour".parse::<keyguard::LockDuration>().unwrap();
-    here.block(IP, "/", hour, keyguard::LockScope::Global)
+    here.admin()
+        .block(IP, "/", hour, keyguard::LockScope::Global)
         .unwrap();
     eventually("the lock is heard of", || status(&there, &key) == 403);
-    here.unblock("192.0.2.7".parse().unwrap(), None).unwrap();
+    here.admin()
+        .unblock("192.0.2.7".parse().unwrap(), None)
+        .unwrap();
     eventually("its end is heard of", || status(&there, &key) == 200);
 }
 
@@ -417,6 +420,7 @@ fn usage_and_quotas_of_all_nodes_are_in_the_database() {
     let (here, there) = (open(), open());
     common::org(&here, "acme");
     let key = here
+        .admin()
         .create_key(CreateKey {
             rate_limit_per_minute: Some(1_000_000),
             limits: vec!["10 monthly".into()],
@@ -432,7 +436,7 @@ fn usage_and_quotas_of_all_nodes_are_in_the_database() {
     // Redis has lost all of it; the month goes on from what the database knows.
     let _: () = redis.run("FLUSHALL");
     let kg = open();
-    assert_eq!(kg.stats().unwrap().requests, 3);
+    assert_eq!(kg.admin().stats().unwrap().requests, 3);
     let admitted = (0..10).filter(|_| status(&kg, &key) == 200).count();
     assert_eq!(admitted, 7);
 }

@@ -138,7 +138,10 @@ fn every_command_prints_the_same_on_a_live_file() {
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     let printed = rerun(dir.path(), COMMANDS);
     assert!(
-        !kg.list_keys(ListKeys::default()).unwrap().is_empty(),
+        !kg.admin()
+            .list_keys(ListKeys::default())
+            .unwrap()
+            .is_empty(),
         "it was this guard that answered"
     );
     drop(kg);
@@ -261,10 +264,10 @@ fn what_is_refused_is_named_as_it_was_given_and_said_once() {
 fn a_revocation_is_in_force_when_the_command_returns() {
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let (revoked, running) = (AtomicBool::new(false), AtomicBool::new(true));
     for _ in 0..5 {
-        let created = kg.create_key(CreateKey {
+        let created = kg.admin().create_key(CreateKey {
             rate_limit_per_minute: Some(u32::MAX),
             ..CreateKey::new("acme", "shop")
         });
@@ -304,8 +307,9 @@ fn a_key_goes_by_its_id_or_its_whole_prefix_and_by_nothing_shorter() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let prefix = kg
+        .admin()
         .create_key(CreateKey::new("acme", "shop"))
         .unwrap()
         .key
@@ -347,9 +351,13 @@ fn a_check_says_where_no_key_is_looked_at() {
     let file = dir.path().join("keyguard.redb");
     let policy: keyguard::Policy = "protect = [\"/api\"]".parse().unwrap();
     let kg = KeyGuard::open(&file, Config::default().policy(policy)).unwrap();
-    kg.create_org("acme").unwrap();
-    let key = kg.create_key(CreateKey::new("acme", "shop")).unwrap().key;
-    kg.revoke_key(key.id).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let key = kg
+        .admin()
+        .create_key(CreateKey::new("acme", "shop"))
+        .unwrap()
+        .key;
+    kg.admin().revoke_key(key.id).unwrap();
     let open = done(dir.path(), &["check", "1", "--path", "/about"]);
     assert!(open.contains("key: not looked at"), "{open}");
     let open = done(dir.path(), &["check", "1", "--path", "/about", "--json"]);
@@ -391,8 +399,11 @@ fn a_key_that_cannot_be_shown_is_revoked_or_keeps_its_text() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
-    kg.create_org("acme").unwrap();
-    let old = kg.create_key(CreateKey::new("acme", "shop")).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let old = kg
+        .admin()
+        .create_key(CreateKey::new("acme", "shop"))
+        .unwrap();
     let mut kg = Some(kg);
     for is_live in [true, false] {
         let nowhere = [Stdio::from(full()), Stdio::from(closed())];
@@ -413,7 +424,7 @@ fn a_key_that_cannot_be_shown_is_revoked_or_keeps_its_text() {
     }
     drop(kg);
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
-    let keys = kg.list_keys(ListKeys::default()).unwrap();
+    let keys = kg.admin().list_keys(ListKeys::default()).unwrap();
     assert_eq!(keys.iter().filter(|key| key.active).count(), 1);
     assert_eq!(keys[0], old.key, "nothing of it has changed");
     let headers = [("X-API-Key", old.raw_key.expose())];
@@ -427,8 +438,11 @@ fn a_key_is_not_made_for_a_standard_output_that_is_closed() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
-    kg.create_org("acme").unwrap();
-    let old = kg.create_key(CreateKey::new("acme", "shop")).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let old = kg
+        .admin()
+        .create_key(CreateKey::new("acme", "shop"))
+        .unwrap();
     for (arguments, outcome) in [
         (
             &["create-key", "--org", "acme", "--label", "lost"][..],
@@ -493,7 +507,7 @@ fn an_expired_key_is_listed_as_such_and_rotated_with_a_new_expiry() {
     let file = dir.path().join("keyguard.redb");
     let clock = keyguard::ManualClock::starting_at(common::NOON);
     let kg = KeyGuard::open(&file, Config::default().clock(clock.clone())).unwrap();
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let create = |time: &str| {
         let command = [
             "create-key",
@@ -617,11 +631,11 @@ fn a_key_to_check_comes_from_the_environment_or_standard_input() {
 fn more_than_a_page_is_listed_whole() {
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let keys: Vec<CreateKey> = (0..2_500)
         .map(|i| CreateKey::new("acme", format!("key {i}")))
         .collect();
-    kg.create_keys(&keys).unwrap();
+    kg.admin().create_keys(&keys).unwrap();
     for kg in [Some(kg), None] {
         assert_eq!(done(dir.path(), &["list-keys"]).lines().count(), 2_501);
         let json = done(dir.path(), &["list-keys", "--json"]);
@@ -637,7 +651,7 @@ fn keys_at_their_longest_are_listed_whole() {
 
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let longest = CreateKey {
         scopes: (0..63).map(|i| format!("{i:064}")).collect(),
         allowed_ips: (0..256)
@@ -645,7 +659,7 @@ fn keys_at_their_longest_are_listed_whole() {
             .collect(),
         ..CreateKey::new("acme", "ü".repeat(255))
     };
-    kg.create_keys(&vec![longest; KEYS]).unwrap();
+    kg.admin().create_keys(&vec![longest; KEYS]).unwrap();
     for kg in [Some(kg), None] {
         assert_eq!(done(dir.path(), &["list-keys"]).lines().count(), KEYS + 1);
         drop(kg);

@@ -85,7 +85,7 @@ fn a_reset_quota_ends_at_the_end_of_the_current_period() {
     let key = key_limited_by(&kg, "5 monthly");
     a_year_ahead(&home, || {
         admitted(&kg, &key);
-        kg.reset(key.key.id, None).unwrap();
+        kg.admin().reset(key.key.id, None).unwrap();
     });
     assert_eq!(admitted(&kg, &key), 5);
     home.clock.advance(31 * DAY);
@@ -97,26 +97,28 @@ fn a_lock_that_lies_ahead_lasts_no_longer_than_it_was_to() {
     let home = Home::new();
     let kg = home.open();
     a_year_ahead(&home, || {
-        kg.block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        kg.admin()
+            .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
             .unwrap();
     });
     maintain(&home, &kg);
-    let lock = kg.locks().pop().expect("still in force");
+    let lock = kg.admin().locks().pop().expect("still in force");
     assert!(lock.since <= home.clock.timestamp(), "{lock:?}");
     home.clock.advance(HOUR);
-    assert_eq!(kg.locks(), []);
+    assert_eq!(kg.admin().locks(), []);
 
     // As stored.
     kg.flush().unwrap();
     drop(kg);
-    assert_eq!(home.open().locks(), []);
+    assert_eq!(home.open().admin().locks(), []);
 }
 
 #[test]
 fn a_clock_a_year_ahead_for_a_moment_ends_no_lock_for_good() {
     let home = Home::new();
     let kg = home.open();
-    kg.block(IP, "/", "2 days".parse().unwrap(), LockScope::Global)
+    kg.admin()
+        .block(IP, "/", "2 days".parse().unwrap(), LockScope::Global)
         .unwrap();
     maintain(&home, &kg);
     a_year_ahead(&home, || {
@@ -125,13 +127,13 @@ fn a_clock_a_year_ahead_for_a_moment_ends_no_lock_for_good() {
         kg.flush().unwrap();
     });
     maintain(&home, &kg);
-    assert_eq!(kg.locks().len(), 1);
+    assert_eq!(kg.admin().locks().len(), 1);
 
     // Nor does one that is ahead when the file is opened.
     drop(kg);
     a_year_ahead(&home, || drop(home.open()));
     let kg = home.open();
-    assert_eq!(kg.locks().len(), 1);
+    assert_eq!(kg.admin().locks().len(), 1);
 }
 
 #[test]
@@ -142,7 +144,7 @@ fn a_clock_a_year_ahead_for_a_moment_prunes_no_usage() {
     let key = key_limited_by(&kg, "5 daily");
     ask(&kg, &key).unwrap().finish(200);
     maintain(&home, &kg);
-    let recorded = |kg: &KeyGuard| kg.usage(ListUsage::default()).unwrap().len();
+    let recorded = |kg: &KeyGuard| kg.admin().usage(ListUsage::default()).unwrap().len();
     assert_eq!(recorded(&kg), 1);
     a_year_ahead(&home, || {
         home.clock.advance(MINUTE);
@@ -173,6 +175,6 @@ fn the_last_use_of_a_key_does_not_stay_ahead() {
     });
     ask(&kg, &key).unwrap().finish(200);
     kg.flush().unwrap();
-    let used = kg.key(key.key.id).unwrap().last_used_at;
+    let used = kg.admin().key(key.key.id).unwrap().last_used_at;
     assert_eq!(used, Some(home.clock.timestamp()));
 }

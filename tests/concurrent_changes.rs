@@ -38,7 +38,7 @@ fn limits_lifted_at_once_are_all_lifted() {
         "5 concurrent",
     ];
     let owner = org(&kg, "acme").id;
-    kg.set_org_limits(owner, limits).unwrap();
+    kg.admin().set_org_limits(owner, limits).unwrap();
     for _ in 0..5 {
         let key = key_with(&kg, |key| CreateKey {
             limits: limits.iter().map(|limit| (*limit).to_owned()).collect(),
@@ -52,16 +52,16 @@ fn limits_lifted_at_once_are_all_lifted() {
         let names: Vec<String> = names.collect();
         at_once(names.iter().map(|name| {
             let kg = &kg;
-            move || drop(kg.lift(id, name, HOUR.parse().unwrap()).unwrap())
+            move || drop(kg.admin().lift(id, name, HOUR.parse().unwrap()).unwrap())
         }));
-        assert_eq!(kg.key(id).unwrap().lifts.len(), limits.len());
-        assert_eq!(kg.org(owner).unwrap().lifts.len(), limits.len());
+        assert_eq!(kg.admin().key(id).unwrap().lifts.len(), limits.len());
+        assert_eq!(kg.admin().org(owner).unwrap().lifts.len(), limits.len());
         at_once(names.iter().map(|name| {
             let kg = &kg;
-            move || drop(kg.end_lift(id, name).unwrap())
+            move || drop(kg.admin().end_lift(id, name).unwrap())
         }));
-        assert_eq!(kg.key(id).unwrap().lifts, []);
-        assert_eq!(kg.org(owner).unwrap().lifts, []);
+        assert_eq!(kg.admin().key(id).unwrap().lifts, []);
+        assert_eq!(kg.admin().org(owner).unwrap().lifts, []);
     }
 }
 
@@ -81,10 +81,10 @@ fn fields_changed_at_once_are_all_changed() {
                 2 => change.rate_limit_per_minute = Some(7),
                 _ => change.expires_at = Some(Some(until)),
             }
-            kg.update_key(change).unwrap();
+            kg.admin().update_key(change).unwrap();
         }
     }));
-    let key = kg.key(id).unwrap();
+    let key = kg.admin().key(id).unwrap();
     assert_eq!((key.label.as_str(), key.scopes.len()), ("new", 1));
     assert_eq!(key.rate_limit_per_minute.get(), 7);
     assert_eq!(key.expires_at, Some(until));
@@ -102,14 +102,15 @@ fn what_cannot_be_stored_is_not_put_in_force() {
     fs::rename(home.file(), home.dir().join("away")).unwrap();
 
     fs::write(&policy, "deny = [\"192.0.2.7\"]\n").unwrap();
-    kg.reload().unwrap_err();
+    kg.admin().reload().unwrap_err();
     admit(&kg, &key);
-    kg.block(IP, "/", HOUR.parse().unwrap(), LockScope::Global)
+    kg.admin()
+        .block(IP, "/", HOUR.parse().unwrap(), LockScope::Global)
         .unwrap_err();
     admit(&kg, &key);
-    kg.revoke_key(key.key.id).unwrap_err();
+    kg.admin().revoke_key(key.key.id).unwrap_err();
     admit(&kg, &key);
-    kg.suspend_org(key.key.org_id).unwrap_err();
+    kg.admin().suspend_org(key.key.org_id).unwrap_err();
     admit(&kg, &key);
     assert!(!kg.readiness().is_ready());
 
@@ -117,6 +118,6 @@ fn what_cannot_be_stored_is_not_put_in_force() {
     // Whoever waits for a flush does not wait for the next attempt too.
     kg.flush().unwrap();
     assert!(kg.readiness().is_ready());
-    kg.reload().unwrap();
+    kg.admin().reload().unwrap();
     ask(&kg, &key).unwrap_err();
 }

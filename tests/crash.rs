@@ -99,6 +99,7 @@ fn work(file: &Path, mut random: Random) {
     say("opening");
     let kg = KeyGuard::open(file, Config::new(SECRET)).unwrap();
     let mut orgs: Vec<OrgId> = kg
+        .admin()
         .list_orgs(None, usize::MAX)
         .unwrap()
         .iter()
@@ -108,7 +109,7 @@ fn work(file: &Path, mut random: Random) {
         limit: usize::MAX,
         ..ListKeys::default()
     };
-    let keys = kg.list_keys(all).unwrap();
+    let keys = kg.admin().list_keys(all).unwrap();
     let mut keys: Vec<KeyId> = keys
         .iter()
         .filter(|key| key.active)
@@ -126,13 +127,14 @@ fn work(file: &Path, mut random: Random) {
             0 => {
                 let name = format!("org-{number:x}");
                 say(&format!("org {name}"));
-                let org = kg.create_org(&name).unwrap();
+                let org = kg.admin().create_org(&name).unwrap();
                 orgs.push(org.id);
                 say(&format!("done {}", org.id));
             }
             1..=4 if !orgs.is_empty() => {
-                let org =
-                    kg.list_orgs(None, usize::MAX).unwrap()[random.below_len(orgs.len())].clone();
+                let org = kg.admin().list_orgs(None, usize::MAX).unwrap()
+                    [random.below_len(orgs.len())]
+                .clone();
                 let label = format!("key-{number:x}");
                 let limit = 100 + random.below(900) as u32;
                 say(&format!("keys {} {label} {limit}", org.id));
@@ -140,7 +142,7 @@ fn work(file: &Path, mut random: Random) {
                     rate_limit_per_minute: Some(limit),
                     ..CreateKey::new(org.name.as_str(), format!("{label}-{n}"))
                 });
-                let created = kg.create_keys(&requests).unwrap();
+                let created = kg.admin().create_keys(&requests).unwrap();
                 let mut done = "done".to_owned();
                 for key in created {
                     done += &format!(" {} {}", key.key.id, key.raw_key.expose());
@@ -152,19 +154,19 @@ fn work(file: &Path, mut random: Random) {
             5 | 6 if !keys.is_empty() => {
                 let id = keys.swap_remove(random.below_len(keys.len()));
                 say(&format!("revoke {id}"));
-                assert!(!kg.revoke_key(id).unwrap().active);
+                assert!(!kg.admin().revoke_key(id).unwrap().active);
                 say("done");
             }
             7 | 8 if !orgs.is_empty() => {
                 let id = orgs[random.below_len(orgs.len())];
                 say(&format!("suspend {id}"));
-                kg.suspend_org(id).unwrap();
+                kg.admin().suspend_org(id).unwrap();
                 say("done");
             }
             9 | 10 if !orgs.is_empty() => {
                 let id = orgs[random.below_len(orgs.len())];
                 say(&format!("resume {id}"));
-                kg.resume_org(id).unwrap();
+                kg.admin().resume_org(id).unwrap();
                 say("done");
             }
             11 | 12 if !keys.is_empty() => {
@@ -176,13 +178,13 @@ fn work(file: &Path, mut random: Random) {
                     rate_limit_per_minute: Some(limit),
                     ..UpdateKey::new(id)
                 };
-                kg.update_key(change).unwrap();
+                kg.admin().update_key(change).unwrap();
                 say("done");
             }
             13 if !keys.is_empty() => {
                 let id = keys[random.below_len(keys.len())];
                 say(&format!("rotate {id}"));
-                let rotated = kg.rotate_key(id, Duration::ZERO).unwrap();
+                let rotated = kg.admin().rotate_key(id, Duration::ZERO).unwrap();
                 say(&format!("done {}", rotated.raw_key.expose()));
             }
             14 | 15 => {
@@ -337,7 +339,7 @@ impl Model {
         assert!(found.holds(self), "after `{unfinished:?}`");
         found.assert_audited(&kg);
 
-        let stats = kg.stats().unwrap();
+        let stats = kg.admin().stats().unwrap();
         assert_eq!(stats.organizations, self.orgs.len() as u64);
         assert_eq!(stats.total_keys, self.keys.len() as u64);
         let active = self.keys.values().filter(|key| key.active).count();
@@ -403,23 +405,24 @@ struct Found {
 
 impl Found {
     fn of(kg: &KeyGuard) -> Self {
-        let orgs = kg.list_orgs(None, usize::MAX).unwrap();
+        let orgs = kg.admin().list_orgs(None, usize::MAX).unwrap();
         let all = ListKeys {
             limit: usize::MAX,
             ..ListKeys::default()
         };
-        let keys = kg.list_keys(all).unwrap();
+        let keys = kg.admin().list_keys(all).unwrap();
         // Once more by organization, which is another index.
         let mut by_org = Vec::new();
         for org in &orgs {
             by_org.extend(
-                kg.list_keys(ListKeys {
-                    org_id: Some(org.id),
-                    ..all
-                })
-                .unwrap(),
+                kg.admin()
+                    .list_keys(ListKeys {
+                        org_id: Some(org.id),
+                        ..all
+                    })
+                    .unwrap(),
             );
-            assert_eq!(kg.org_named(&org.name).unwrap(), *org);
+            assert_eq!(kg.admin().org_named(&org.name).unwrap(), *org);
         }
         by_org.sort_by_key(|key| key.id);
         assert!(by_org == keys);
@@ -448,7 +451,7 @@ impl Found {
     /// change.
     fn assert_audited(&self, kg: &KeyGuard) {
         let (mut orgs, mut keys) = (BTreeMap::new(), BTreeMap::new());
-        for entry in kg.audit(None, usize::MAX).unwrap().iter().rev() {
+        for entry in kg.admin().audit(None, usize::MAX).unwrap().iter().rev() {
             let id = entry.subject.unwrap();
             let text = |name: &str| entry.details[name].as_str().unwrap().to_owned();
             match entry.action.as_str() {

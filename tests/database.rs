@@ -149,7 +149,7 @@ fn an_exported_file_goes_on_in_a_database_and_comes_back() {
     });
     let revoked = key_with(&kg, |key| key);
     ask(&kg, &limited).unwrap().finish(200);
-    kg.revoke_key(revoked.key.id).unwrap();
+    kg.admin().revoke_key(revoked.key.id).unwrap();
     kg.close().unwrap();
     let export = |db: &str, to: &str| done(dir.path(), db, &["--json", "export", "--to", to]);
     let look = |db: &str| {
@@ -163,7 +163,7 @@ fn an_exported_file_goes_on_in_a_database_and_comes_back() {
     assert_eq!(look(&url), original);
 
     let kg = KeyGuard::open(&url, patient()).unwrap();
-    assert_eq!(kg.stats().unwrap().requests, 1);
+    assert_eq!(kg.admin().stats().unwrap().requests, 1);
     assert_eq!(refusal(ask(&kg, &revoked)), Reason::RevokedKey);
     for _ in 0..2 {
         ask(&kg, &limited).unwrap().finish(200);
@@ -228,7 +228,7 @@ fn the_python_packages_database_is_taken_over_into_another() {
     }
     let open = |legacy| KeyGuard::open(&url, patient().legacy_secret(legacy)).unwrap();
     let kg = open(LEGACY);
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.errors, stats.total_keys), (4, 2, 1));
     let web = ask_with(&kg, WEB).unwrap();
     assert_eq!(web.key().unwrap().id, KeyId(11));
@@ -241,7 +241,7 @@ fn the_python_packages_database_is_taken_over_into_another() {
         let _ = ask_with(&kg, WEB).unwrap();
     }
     assert_eq!(refusal(ask_with(&kg, WEB)), Reason::QuotaExhausted);
-    let audit = kg.audit(None, 9).unwrap();
+    let audit = kg.admin().audit(None, 9).unwrap();
     let rehashed = audit.iter().filter(|entry| entry.action == "rehash_key");
     assert_eq!(rehashed.count(), 1);
     // What it is in is no database of ours.

@@ -20,8 +20,8 @@ fn a_data_file_needs_no_feature() {
     kg.close().unwrap();
 
     let kg = home.open();
-    assert_eq!(kg.stats().unwrap().requests, 2);
-    kg.revoke_key(key.key.id).unwrap();
+    assert_eq!(kg.admin().stats().unwrap().requests, 2);
+    kg.admin().revoke_key(key.key.id).unwrap();
     assert_eq!(refusal(ask(&kg, &key)), Reason::RevokedKey);
 }
 

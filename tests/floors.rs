@@ -4,9 +4,9 @@ use std::path::Path;
 use std::{fs, io};
 
 /// From the ground up. `lib.rs` and `fuzz/` see everything.
-const FOLDERS: [&str; 18] = [
+const FOLDERS: [&str; 19] = [
     "input", "sys", "time", "net", "limit", "model", "lockout", "counter", "policy", "sink",
-    "store", "limiter", "guard", "admin", "http", "serve", "cli", "main",
+    "store", "limiter", "guard", "admin", "keyguard", "http", "serve", "cli", "main",
 ];
 
 #[test]

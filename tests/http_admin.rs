@@ -308,8 +308,10 @@ fn keys_are_listed_by_the_name_of_their_organization_too() {
     let kg = open(&home);
     let admin = Admin::new(&kg);
     for name in ["acme", "globex inc"] {
-        kg.create_org(name).unwrap();
-        kg.create_key(keyguard::CreateKey::new(name, name)).unwrap();
+        kg.admin().create_org(name).unwrap();
+        kg.admin()
+            .create_key(keyguard::CreateKey::new(name, name))
+            .unwrap();
     }
     let listed = admin.get("/admin/keys?org=globex%20inc");
     assert_eq!(
@@ -328,7 +330,7 @@ fn a_field_that_is_given_twice_is_a_bad_request() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let fields = [
         ("X-Admin-Key", ADMIN_KEY),
         ("Content-Type", "application/json"),
@@ -356,7 +358,7 @@ fn a_field_that_is_given_twice_is_a_bad_request() {
     let both = r#"{"org_name":"a","name":"b"}"#;
     let answer = request(&admin.address, "POST", "/admin/orgs", &fields, both);
     assert_eq!(answer.status, 422, "{}", answer.body);
-    assert_eq!(kg.list_orgs(None, 9).unwrap().len(), 1);
+    assert_eq!(kg.admin().list_orgs(None, 9).unwrap().len(), 1);
 }
 
 /// Settings of a service that had been cloned were ignored.
@@ -508,8 +510,9 @@ fn lists_come_in_pages() {
     let kg = open(&home);
     let admin = Admin::new(&kg);
     for name in ["a", "b", "c", "d", "e"] {
-        let org = kg.create_org(name).unwrap();
-        kg.create_key(keyguard::CreateKey::new(&org.name, "k"))
+        let org = kg.admin().create_org(name).unwrap();
+        kg.admin()
+            .create_key(keyguard::CreateKey::new(&org.name, "k"))
             .unwrap();
     }
     for (mut target, cursor) in [
@@ -857,7 +860,7 @@ fn a_revocation_is_in_force_on_the_next_request_while_load_runs() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     for round in 1..=20 {
         let key = common::key_limited_to(&kg, 1_000_000);
         let text = key.raw_key.expose();
@@ -875,7 +878,7 @@ fn a_revocation_is_in_force_on_the_next_request_while_load_runs() {
                 (admitted, late)
             };
             let threads: Vec<_> = (0..2).map(|_| scope.spawn(load)).collect();
-            while kg.stats().unwrap().requests == 0 {}
+            while kg.admin().stats().unwrap().requests == 0 {}
             let id = key.key.id;
             let answer = admin.ask("DELETE", &format!("/admin/keys/{id}"), Value::Null);
             assert_eq!(answer.status, 200);
@@ -888,7 +891,7 @@ fn a_revocation_is_in_force_on_the_next_request_while_load_runs() {
             }
         });
     }
-    assert!(!kg.key(KeyId(20)).unwrap().active);
+    assert!(!kg.admin().key(KeyId(20)).unwrap().active);
 }
 
 #[test]
@@ -897,12 +900,13 @@ fn a_lock_of_everything_is_one_of_the_admin_service_too() {
     let kg = open(&home);
     let admin = Admin::new(&kg);
     let day: LockDuration = "24 hours".parse().unwrap();
-    kg.block(
-        "127.0.0.1".parse::<ClientIp>().unwrap(),
-        "/",
-        day,
-        LockScope::Global,
-    )
-    .unwrap();
+    kg.admin()
+        .block(
+            "127.0.0.1".parse::<ClientIp>().unwrap(),
+            "/",
+            day,
+            LockScope::Global,
+        )
+        .unwrap();
     assert_eq!(admin.ask("GET", "/admin/stats", Value::Null).status, 403);
 }

@@ -83,13 +83,13 @@ fn a_layer_in_a_nested_router_decides_by_the_path_that_was_asked_for() {
         assert_eq!(admitted.body, format!("Some({})", good.key.id), "{target}");
     }
     assert_eq!(served.get("/web/data", None).body, "None");
-    let usage = kg.usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().usage(ListUsage::default()).unwrap();
     let mut paths: Vec<&str> = usage.iter().map(|usage| usage.path.as_str()).collect();
     // Connections are served by several threads, and recorded after the answer.
     paths.sort_unstable();
     let expected = ["/api/data", "/api/service/data", "/api/v1/deep/data"];
     assert_eq!(paths, expected);
-    assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
+    assert_eq!(kg.admin().stats().unwrap().warnings, [""; 0]);
 }
 
 /// Behind a service that is not axum's and takes `/v1` away, whether or not the prefix names the
@@ -167,7 +167,7 @@ fn a_request_counts_once_however_many_layers_of_a_guard_it_passes() {
     }
     let limited = served.get("/api/data", Some(good.raw_key.expose()));
     assert_eq!(limited.status, 429);
-    assert_eq!(kg.stats().unwrap().requests, 3);
+    assert_eq!(kg.admin().stats().unwrap().requests, 3);
 }
 
 #[test]
@@ -184,7 +184,8 @@ fn a_limit_by_address_goes_by_the_locks_of_the_path_that_was_asked_for() {
     assert_eq!(served.get("/auth/login", None).status, 200);
     let client: ClientIp = "127.0.0.1".parse().unwrap();
     let hour: LockDuration = "1 hour".parse().unwrap();
-    kg.block(client, "/auth/login", hour, LockScope::Path)
+    kg.admin()
+        .block(client, "/auth/login", hour, LockScope::Path)
         .unwrap();
     assert_eq!(served.get("/auth/login", None).status, 403);
     assert_eq!(served.get("/auth/other", None).status, 200);
@@ -257,8 +258,11 @@ fn a_client_that_a_proxy_names_is_locked_out_behind_a_limit_by_address_too() {
         let policy = "trusted_proxies = [\"127.0.0.0/8\"]\n[lockout]\nthreshold = 3";
         let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
         let keys = ["one", "two"].map(|org| {
-            kg.create_org(org).unwrap();
-            kg.create_key(CreateKey::new(org, "shop")).unwrap().raw_key
+            kg.admin().create_org(org).unwrap();
+            kg.admin()
+                .create_key(CreateKey::new(org, "shop"))
+                .unwrap()
+                .raw_key
         });
         let app = Router::new().route("/data", get(who));
         let mut app = app.layer(KeyGuardLayer::new(kg.clone()));

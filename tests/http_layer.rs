@@ -125,7 +125,7 @@ fn every_status_of_the_table_comes_over_the_wire() {
     let text = good.raw_key.expose();
     let other = key(&kg);
     let revoked = key(&kg);
-    kg.revoke_key(revoked.key.id).unwrap();
+    kg.admin().revoke_key(revoked.key.id).unwrap();
     let served = Served::new(&kg);
 
     let missing = served.get("/", &[]);
@@ -181,13 +181,14 @@ fn every_status_of_the_table_comes_over_the_wire() {
     home.clock.advance(Duration::from_secs(wait));
     assert_eq!(served.get("/", &[("X-API-Key", text)]).status, 200);
 
-    kg.block(
-        "127.0.0.1".parse::<ClientIp>().unwrap(),
-        "/",
-        day(),
-        LockScope::Global,
-    )
-    .unwrap();
+    kg.admin()
+        .block(
+            "127.0.0.1".parse::<ClientIp>().unwrap(),
+            "/",
+            day(),
+            LockScope::Global,
+        )
+        .unwrap();
     let locked = served.get("/", &[("X-API-Key", text)]);
     assert_eq!(locked.status, 403);
     assert!(locked.has("retry-after"));
@@ -272,9 +273,9 @@ fn a_path_is_decided_with_the_prefix_that_a_router_took_away() {
     }
     let fields = [("X-API-Key", good.raw_key.expose())];
     assert_eq!(get(&address, "/data?x=1", &fields).status, 200);
-    let usage = kg.usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().usage(ListUsage::default()).unwrap();
     assert_eq!(usage[0].path, "/api/data");
-    assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
+    assert_eq!(kg.admin().stats().unwrap().warnings, [""; 0]);
 }
 
 #[test]
@@ -295,7 +296,7 @@ fn what_is_protected_and_reached_by_no_layer_is_warned_of() {
     .unwrap();
     let kg = home.open_with(home.config().policy(policy));
     let unreached = || {
-        let warnings = kg.stats().unwrap().warnings;
+        let warnings = kg.admin().stats().unwrap().warnings;
         let mut texts = warnings
             .iter()
             .filter_map(|text| text.split_once(", which needs"));
@@ -310,7 +311,8 @@ fn what_is_protected_and_reached_by_no_layer_is_warned_of() {
     // Layers of one guard may share what is protected, and the policy may change.
     drop(layer.clone().prefix("/internal/v1").layer(()));
     assert_eq!(unreached(), ["POST /orders"]);
-    kg.set_policy(r#"protect = ["/apis"]"#.parse().unwrap());
+    kg.admin()
+        .set_policy(r#"protect = ["/apis"]"#.parse().unwrap());
     assert_eq!(unreached(), ["/apis"]);
     drop(layer.layer(()));
     assert_eq!(unreached(), [""; 0]);
@@ -341,10 +343,10 @@ fn a_further_layer_honours_the_grant_of_its_own_guard_for_the_same_request() {
     assert_eq!(admitted.field("x-ratelimit-remaining"), "9");
     // The first of them has decided about what it lacks.
     assert_eq!(ask(&address, "/write").status, 403);
-    let usage = kg.usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().usage(ListUsage::default()).unwrap();
     let statuses: Vec<u16> = usage.iter().map(|usage| usage.status).collect();
     assert_eq!(statuses, [200, 403]);
-    assert_eq!(kg.peek(good.key.id).unwrap()[0].remaining, 8);
+    assert_eq!(kg.admin().peek(good.key.id).unwrap()[0].remaining, 8);
 
     // One that knows the key as little as anybody's.
     let own = layer.clone();
@@ -367,7 +369,7 @@ fn a_further_layer_honours_the_grant_of_its_own_guard_for_the_same_request() {
     };
     let address = serve!(runtime, gate, handler);
     assert_eq!(ask(&address, "/").status, 200);
-    assert_eq!(kg.peek(good.key.id).unwrap()[0].remaining, 5);
+    assert_eq!(kg.admin().peek(good.key.id).unwrap()[0].remaining, 5);
 }
 
 #[test]
@@ -479,13 +481,14 @@ fn a_preflight_request_passes_without_a_key_or_a_strike() {
     let fields = [("X-API-Key", good.raw_key.expose())];
     assert_eq!(served.get("/a", &fields).status, 200);
     // Who is locked out is locked out of it too.
-    kg.block(
-        "127.0.0.1".parse::<ClientIp>().unwrap(),
-        "/",
-        day(),
-        LockScope::Global,
-    )
-    .unwrap();
+    kg.admin()
+        .block(
+            "127.0.0.1".parse::<ClientIp>().unwrap(),
+            "/",
+            day(),
+            LockScope::Global,
+        )
+        .unwrap();
     let answer = request(&served.address, "OPTIONS", "/a", &asks, "");
     assert_eq!(answer.status, 403);
 }
@@ -499,7 +502,7 @@ fn status_and_latency_are_those_of_the_head_of_the_answer() {
     let fields = [("X-API-Key", good.raw_key.expose())];
     served.get("/teapot", &fields);
     served.get("/write?secret=1", &fields);
-    let usage = kg.usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().usage(ListUsage::default()).unwrap();
     let mut seen: Vec<_> = usage
         .iter()
         .map(|row| {
@@ -552,7 +555,7 @@ fn a_request_is_in_flight_until_its_body_has_been_sent() {
     streaming.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
     // The head is recorded, and the slot is still taken.
-    assert_eq!(kg.usage(ListUsage::default()).unwrap().len(), 1);
+    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 1);
     assert_eq!(send(&address, head.as_bytes()).status, 429);
     sender.blocking_send(()).unwrap();
     let mut text = Vec::new();
@@ -615,7 +618,7 @@ fn an_upgrade_needs_a_key_as_anything_else() {
     let mut echo = [0; 5];
     stream.read_exact(&mut echo).unwrap();
     assert_eq!(&echo, b"hello");
-    let usage = kg.usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().usage(ListUsage::default()).unwrap();
     assert_eq!(usage[0].status, 101);
 }
 
@@ -636,7 +639,10 @@ fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
             let DecidedClient(client) = *request.extensions().get().unwrap();
             if request.uri().query() == Some("block") {
                 let path = request.uri().path();
-                guard.block(client, path, day(), LockScope::Global).unwrap();
+                guard
+                    .admin()
+                    .block(client, path, day(), LockScope::Global)
+                    .unwrap();
             }
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(client.to_string())))
         }
@@ -667,7 +673,7 @@ fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
     );
     assert_eq!(get(&other, "/other?block", &[]).status, 200);
     assert_eq!(get(&other, "/other", &[]).status, 403);
-    assert_eq!(kg.locks().len(), 2);
+    assert_eq!(kg.admin().locks().len(), 2);
 }
 
 #[test]
@@ -685,7 +691,7 @@ fn a_server_that_does_not_say_who_asks_lets_nobody_in() {
     let answer = get(&address, "/", &[("X-API-Key", good.raw_key.expose())]);
     assert_eq!(answer.status, 500);
     assert!(answer.body.contains("peer_unknown"));
-    let warnings = kg.stats().unwrap().warnings;
+    let warnings = kg.admin().stats().unwrap().warnings;
     assert!(warnings.iter().any(|text| text.contains("peer_address")));
 }
 
@@ -719,5 +725,5 @@ fn two_thousand_connections_are_kept_alive_and_all_answered() {
     }
     drop(streams);
     assert_eq!(served.handled(), 2 * CONNECTIONS);
-    assert_eq!(kg.stats().unwrap().requests, 2 * CONNECTIONS as u64);
+    assert_eq!(kg.admin().stats().unwrap().requests, 2 * CONNECTIONS as u64);
 }

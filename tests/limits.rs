@@ -31,7 +31,7 @@ fn key_with_limits(kg: &KeyGuard, limits: &[&str]) -> CreatedKey {
 }
 
 fn remaining(kg: &KeyGuard, key: &CreatedKey) -> Vec<(String, u64)> {
-    let states = kg.peek(key.key.id).unwrap().into_iter();
+    let states = kg.admin().peek(key.key.id).unwrap().into_iter();
     states
         .filter(|state| state.name != "default")
         .map(
@@ -73,7 +73,7 @@ fn twenty_keys_do_not_multiply_the_limit_of_their_organization() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
-    kg.set_org_limits(acme.id, ["30/min"]).unwrap();
+    kg.admin().set_org_limits(acme.id, ["30/min"]).unwrap();
     let keys: Vec<_> = (0..20).map(|_| key_with_limits(&kg, &["3/min"])).collect();
     let admitted = AtomicU32::new(0);
     let barrier = Barrier::new(keys.len());
@@ -95,10 +95,13 @@ fn twenty_keys_do_not_multiply_the_limit_of_their_organization() {
     assert_eq!(limit.as_deref(), Some(r#""org 30/min";q=30;w=60"#));
 
     // Another organization is not concerned, and a change is in force at once.
-    kg.create_org("globex").unwrap();
-    let other = kg.create_key(CreateKey::new("globex", "x")).unwrap();
+    kg.admin().create_org("globex").unwrap();
+    let other = kg
+        .admin()
+        .create_key(CreateKey::new("globex", "x"))
+        .unwrap();
     admit(&kg, &other);
-    kg.set_org_limits(acme.id, ["31/min"]).unwrap();
+    kg.admin().set_org_limits(acme.id, ["31/min"]).unwrap();
     assert_eq!(admitted_of(&kg, &late, 3, Reason::RateLimited), 1);
 }
 
@@ -120,7 +123,9 @@ fn what_a_request_did_not_cost_is_given_back_to_every_limit() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
-    kg.set_org_limits(acme.id, ["20/min", "50 daily"]).unwrap();
+    kg.admin()
+        .set_org_limits(acme.id, ["20/min", "50 daily"])
+        .unwrap();
     let key = key_with_limits(&kg, &["10/min shadow", "9/s", "10 credits"]);
     let grant = ask_at_cost(&kg, &key, 8).unwrap();
     assert_eq!(left(&kg, &key), [2, 1, 2, 12, 42]);
@@ -192,11 +197,12 @@ fn credits_run_down_and_say_when_they_come_back() {
     assert_eq!(admitted_of(&kg, &refilled, 9, Reason::CreditsExhausted), 3);
     assert_eq!(admitted_of(&kg, &spent, 9, Reason::CreditsExhausted), 0);
     // More credits are those beyond the ones that are spent.
-    kg.update_key(UpdateKey {
-        limits: Some(vec!["5 credits".into()]),
-        ..UpdateKey::new(spent.key.id)
-    })
-    .unwrap();
+    kg.admin()
+        .update_key(UpdateKey {
+            limits: Some(vec!["5 credits".into()]),
+            ..UpdateKey::new(spent.key.id)
+        })
+        .unwrap();
     assert_eq!(admitted_of(&kg, &spent, 9, Reason::CreditsExhausted), 2);
 }
 
@@ -222,7 +228,7 @@ fn quotas_and_credits_are_exact_over_orderly_restarts() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
-    kg.set_org_limits(acme.id, ["100 daily"]).unwrap();
+    kg.admin().set_org_limits(acme.id, ["100 daily"]).unwrap();
     let key = key_with_limits(&kg, &["10 credits +1/hour", "40 monthly"]);
     let text = key.raw_key.expose().to_owned();
     let grant = ask_at_cost(&kg, &key, 8).unwrap();
@@ -278,11 +284,12 @@ fn slots_are_released_in_any_thread_and_across_changes() {
     let key = key_with_limits(&kg, &["3 concurrent"]);
     let grants: Vec<_> = (0..3).map(|_| ask(&kg, &key).unwrap()).collect();
     let set = |limits: &[&str]| {
-        kg.update_key(UpdateKey {
-            limits: Some(limits.iter().map(|limit| (*limit).to_owned()).collect()),
-            ..UpdateKey::new(key.key.id)
-        })
-        .unwrap();
+        kg.admin()
+            .update_key(UpdateKey {
+                limits: Some(limits.iter().map(|limit| (*limit).to_owned()).collect()),
+                ..UpdateKey::new(key.key.id)
+            })
+            .unwrap();
     };
     set(&[]);
     let uncounted = ask(&kg, &key).unwrap();
@@ -303,7 +310,7 @@ fn a_reset_ends_no_request_in_flight() {
     let kg = home.open();
     let key = key_with_limits(&kg, &["1 concurrent"]);
     let grant = ask(&kg, &key).unwrap();
-    kg.reset(key.key.id, None).unwrap();
+    kg.admin().reset(key.key.id, None).unwrap();
     assert_eq!(refusal(ask(&kg, &key)), Reason::TooManyConcurrent);
     drop(grant);
     admit(&kg, &key);
@@ -350,13 +357,13 @@ fn shadow_mode_refuses_nobody_and_tells() {
     let headers = [("X-API-Key", key.raw_key.expose())];
     let verdict = kg.dry_run(Request::new(&headers, IP, "/"));
     assert_eq!(verdict.shadowed, ["2/min shadow"]);
-    let shadowed = kg.stats().unwrap().shadowed;
+    let shadowed = kg.admin().stats().unwrap().shadowed;
     assert_eq!(shadowed, [("2/min shadow".to_owned(), 2)].into());
     // It counts as if it were enforced: what it would refuse it does not count.
     home.clock.advance(MINUTE);
     assert_eq!(left(&kg, &key), [2, 0]);
     drop(kg);
-    let shadowed = home.open().stats().unwrap().shadowed;
+    let shadowed = home.open().admin().stats().unwrap().shadowed;
     assert_eq!(shadowed.values().sum::<u64>(), 2);
 }
 
@@ -365,24 +372,24 @@ fn a_reset_forgets_what_was_used_and_stays_forgotten() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
-    kg.set_org_limits(acme.id, ["20/hour"]).unwrap();
+    kg.admin().set_org_limits(acme.id, ["20/hour"]).unwrap();
     let key = key_with_limits(&kg, &["5/hour", "8 daily"]);
     let use_all = |kg: &KeyGuard| admitted_of(kg, &key, 9, Reason::RateLimited);
     assert_eq!(use_all(&kg), 5);
-    kg.reset(key.key.id, Some("5/hour")).unwrap();
+    kg.admin().reset(key.key.id, Some("5/hour")).unwrap();
     assert_eq!(left(&kg, &key), [5, 3, 15]);
-    kg.reset(key.key.id, None).unwrap();
+    kg.admin().reset(key.key.id, None).unwrap();
     assert_eq!(left(&kg, &key), [5, 8, 15]);
-    kg.reset(key.key.id, Some("org 20/hour")).unwrap();
+    kg.admin().reset(key.key.id, Some("org 20/hour")).unwrap();
     assert_eq!(left(&kg, &key), [5, 8, 20]);
-    let error = kg.reset(key.key.id, Some("6/hour")).unwrap_err();
+    let error = kg.admin().reset(key.key.id, Some("6/hour")).unwrap_err();
     assert!(error.to_string().contains("`5/hour`"), "{error}");
 
     // Windows of an earlier run do not come back.
     assert_eq!(use_all(&kg), 5);
     drop(kg);
     let kg = home.open();
-    kg.reset(key.key.id, None).unwrap();
+    kg.admin().reset(key.key.id, None).unwrap();
     drop(kg);
     let kg = home.open();
     assert_eq!(left(&kg, &key), [5, 8, 15]);
@@ -395,7 +402,7 @@ fn a_lifted_limit_neither_refuses_nor_counts_until_its_time() {
     let key = key_with_limits(&kg, &["2/hour", "50 daily"]);
     assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 2);
     let time: LockDuration = "30 minutes".parse().unwrap();
-    let lifted = kg.lift(key.key.id, "2/hour", time).unwrap();
+    let lifted = kg.admin().lift(key.key.id, "2/hour", time).unwrap();
     assert_eq!(lifted.lifts.len(), 1);
     for _ in 0..10 {
         admit(&kg, &key);
@@ -408,11 +415,17 @@ fn a_lifted_limit_neither_refuses_nor_counts_until_its_time() {
     admit(&kg, &key);
     home.clock.advance(Duration::from_millis(1));
     assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
-    kg.lift(key.key.id, "2/hour", time).unwrap();
+    kg.admin().lift(key.key.id, "2/hour", time).unwrap();
     admit(&kg, &key);
-    assert!(kg.end_lift(key.key.id, "2/hour").unwrap().lifts.is_empty());
+    assert!(
+        kg.admin()
+            .end_lift(key.key.id, "2/hour")
+            .unwrap()
+            .lifts
+            .is_empty()
+    );
     assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
-    let error = kg.lift(key.key.id, "3/hour", time).unwrap_err();
+    let error = kg.admin().lift(key.key.id, "3/hour", time).unwrap_err();
     assert!(matches!(error, AdminError::NotFound(_)));
 }
 
@@ -420,11 +433,14 @@ fn a_lifted_limit_neither_refuses_nor_counts_until_its_time() {
 fn a_lifted_limit_of_an_organization_is_lifted_for_all_of_its_keys() {
     let home = Home::new();
     let kg = home.open();
-    kg.set_org_limits(org(&kg, "acme").id, ["1/hour"]).unwrap();
+    kg.admin()
+        .set_org_limits(org(&kg, "acme").id, ["1/hour"])
+        .unwrap();
     let keys = [key_with_limits(&kg, &[]), key_with_limits(&kg, &[])];
     admit(&kg, &keys[0]);
     assert_eq!(refusal(ask(&kg, &keys[1])), Reason::RateLimited);
-    kg.lift(keys[0].key.id, "org 1/hour", MINUTE.try_into().unwrap())
+    kg.admin()
+        .lift(keys[0].key.id, "org 1/hour", MINUTE.try_into().unwrap())
         .unwrap();
     admit(&kg, &keys[1]);
     home.clock.advance(MINUTE);
@@ -436,7 +452,8 @@ fn all_limits_of_a_key_can_be_lifted() {
     let home = Home::new();
     let kg = home.open();
     let key = common::key_limited_to(&kg, 1);
-    kg.lift(key.key.id, "default", MINUTE.try_into().unwrap())
+    kg.admin()
+        .lift(key.key.id, "default", MINUTE.try_into().unwrap())
         .unwrap();
     for _ in 0..3 {
         let grant = ask(&kg, &key).unwrap();
@@ -448,7 +465,9 @@ fn all_limits_of_a_key_can_be_lifted() {
 fn windows_of_keys_that_are_not_used_survive_several_restarts() {
     let home = Home::new();
     let kg = home.open();
-    kg.set_org_limits(org(&kg, "acme").id, ["9/hour"]).unwrap();
+    kg.admin()
+        .set_org_limits(org(&kg, "acme").id, ["9/hour"])
+        .unwrap();
     let key = key_with_limits(&kg, &["5/hour"]);
     assert_eq!(admitted_of(&kg, &key, 4, Reason::RateLimited), 4);
     drop(kg);
@@ -494,16 +513,17 @@ fn a_key_is_accepted_from_where_it_may_be_used() {
     for ip in ["198.51.101.9", "2001:db9::1", "127.0.0.1"] {
         assert_eq!(from(ip), Err((Reason::IpNotAllowed, 403)), "{ip}");
     }
-    kg.update_key(UpdateKey {
-        allowed_ips: Some(vec!["192.0.2.0/24".into()]),
-        ..UpdateKey::new(key.key.id)
-    })
-    .unwrap();
+    kg.admin()
+        .update_key(UpdateKey {
+            allowed_ips: Some(vec!["192.0.2.0/24".into()]),
+            ..UpdateKey::new(key.key.id)
+        })
+        .unwrap();
     assert_eq!(from("198.51.100.9"), Err((Reason::IpNotAllowed, 403)));
     assert_eq!(from("192.0.2.7"), Ok(()));
     // Whoever is at a wrong place with a right key is not guessing.
     assert_eq!(
-        kg.peek_ip("198.51.100.9".parse().unwrap())[0].remaining,
+        kg.admin().peek_ip("198.51.100.9".parse().unwrap())[0].remaining,
         100
     );
 }
@@ -512,7 +532,9 @@ fn a_key_is_accepted_from_where_it_may_be_used() {
 fn a_cost_above_an_enforced_limit_can_never_be_admitted() {
     let home = Home::new();
     let kg = home.open();
-    kg.set_org_limits(org(&kg, "acme").id, ["20/min"]).unwrap();
+    kg.admin()
+        .set_org_limits(org(&kg, "acme").id, ["20/min"])
+        .unwrap();
     let key = key_with_limits(&kg, &["5/s shadow", "2 concurrent"]);
     assert_eq!(refusal(ask_at_cost(&kg, &key, 21)), Reason::CostAboveLimit);
     let headers = [("X-API-Key", key.raw_key.expose())];

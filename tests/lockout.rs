@@ -87,7 +87,7 @@ fn a_hundred_and_one_requests_without_a_key_lock_out_requests_without_a_key() {
         refused(&kg, &NO_HEADERS, ELSEWHERE),
         Some(Reason::MissingKey)
     );
-    let locks = kg.locks();
+    let locks = kg.admin().locks();
     assert_eq!(locks.len(), 1);
     assert_eq!(
         (&locks[0].refuses, &locks[0].cause),
@@ -134,7 +134,7 @@ fn what_is_no_guess_does_not_strike() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(1));
     let revoked = key(&kg);
-    kg.revoke_key(revoked.key.id).unwrap();
+    kg.admin().revoke_key(revoked.key.id).unwrap();
     let limited = key_limited_to(&kg, 1);
     let doubled = [("X-API-Key", "a"), ("X-API-Key", "b")];
     for _ in 0..5 {
@@ -146,7 +146,7 @@ fn what_is_no_guess_does_not_strike() {
         let socket = Request::new(&NO_HEADERS, ClientIp::LOCAL, "/");
         assert_eq!(kg.decide(socket).unwrap_err().reason(), Reason::MissingKey);
     }
-    assert_eq!(kg.locks(), []);
+    assert_eq!(kg.admin().locks(), []);
 }
 
 #[test]
@@ -185,8 +185,8 @@ fn a_proxy_that_is_not_trusted_is_not_locked_and_a_warning_says_what_to_do() {
         for _ in 0..5 {
             assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
         }
-        assert_eq!(kg.locks(), []);
-        let warnings = kg.stats().unwrap().warnings.join("\n");
+        assert_eq!(kg.admin().locks(), []);
+        let warnings = kg.admin().stats().unwrap().warnings.join("\n");
         let line = format!("trusted_proxies = [\"{proxy}/32\"]");
         assert!(warnings.contains(&line), "{warnings}");
     }
@@ -197,7 +197,8 @@ fn a_proxy_that_is_not_trusted_is_not_locked_and_a_warning_says_what_to_do() {
     }
     assert_eq!(refused(&kg, &forwarded, IP), Some(Reason::IpLocked));
     // What an administrator says holds for a proxy too.
-    kg.block(proxy, "/", HOUR.try_into().unwrap(), LockScope::Global)
+    kg.admin()
+        .block(proxy, "/", HOUR.try_into().unwrap(), LockScope::Global)
         .unwrap();
     assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
 }
@@ -214,7 +215,7 @@ fn a_lock_is_there_after_a_restart() {
     home.clock.advance(DAY);
     let kg = home.open();
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
-    assert_eq!(kg.locks(), []);
+    assert_eq!(kg.admin().locks(), []);
 }
 
 #[test]
@@ -223,7 +224,8 @@ fn a_stored_lock_survives_a_kill() {
         let kg = KeyGuard::open(file, Config::new(common::SECRET)).unwrap();
         guess(&kg, 101, IP);
         kg.flush().unwrap();
-        kg.block(ELSEWHERE, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        kg.admin()
+            .block(ELSEWHERE, "/", HOUR.try_into().unwrap(), LockScope::Global)
             .unwrap();
         // Nothing of what an orderly end does.
         std::process::abort();
@@ -291,7 +293,7 @@ fn a_limit_without_a_lockout_admits_as_soon_as_there_is_room() {
     kg.check_ip(&search, IP, "/search").unwrap_err();
     home.clock.advance(Duration::from_millis(1));
     kg.check_ip(&search, IP, "/search").unwrap();
-    assert_eq!(kg.locks(), []);
+    assert_eq!(kg.admin().locks(), []);
 }
 
 #[test]
@@ -300,7 +302,8 @@ fn a_lock_of_one_path_holds_on_every_reading_of_it_and_leaves_the_others() {
     let kg = home.open();
     let created = key(&kg);
     let good = [("X-API-Key", created.raw_key.expose())];
-    kg.block(IP, "/login", HOUR.try_into().unwrap(), LockScope::Path)
+    kg.admin()
+        .block(IP, "/login", HOUR.try_into().unwrap(), LockScope::Path)
         .unwrap();
     for path in [
         "/login",
@@ -338,7 +341,7 @@ fn a_limit_locks_out_of_what_it_limits_unless_told_otherwise() {
         let denial = kg.check_ip(&login, IP, &format!("/login/a{i}"));
         assert_eq!(denial.unwrap_err().reason(), Reason::IpLocked);
     }
-    let locks = kg.locks();
+    let locks = kg.admin().locks();
     assert_eq!(locks.len(), 1);
     assert_eq!(locks[0].refuses.to_string(), "route `login`");
     kg.check_ip(&limit("search"), IP, "/login").unwrap();
@@ -346,7 +349,9 @@ fn a_limit_locks_out_of_what_it_limits_unless_told_otherwise() {
     drop(kg);
     let kg = home.open();
     kg.check_ip(&login, IP, "/x").unwrap_err();
-    kg.unblock(IP.to_string().parse().unwrap(), None).unwrap();
+    kg.admin()
+        .unblock(IP.to_string().parse().unwrap(), None)
+        .unwrap();
     kg.check_ip(&login, IP, "/x").unwrap();
 }
 
@@ -356,18 +361,19 @@ fn a_lock_by_hand_beside_a_longer_automatic_one_ends_when_it_was_to() {
     let home = Home::new();
     let kg = home.open();
     guess(&kg, 101, IP);
-    let automatic = kg.locks().remove(0);
+    let automatic = kg.admin().locks().remove(0);
     let manual = kg
+        .admin()
         .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
         .unwrap();
     assert_eq!(manual.until, home.clock.timestamp().plus(HOUR));
     assert_eq!(manual.cause, LockCause::Manual);
     let both = [automatic, manual];
-    assert_eq!(kg.locks(), both);
+    assert_eq!(kg.admin().locks(), both);
     drop(kg);
     let never_lock = Policy::new().never_lock(IP.to_string().parse().unwrap());
     let kg = home.open_with(home.config().policy(never_lock));
-    assert_eq!(kg.locks(), both);
+    assert_eq!(kg.admin().locks(), both);
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
     home.clock.advance(HOUR);
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
@@ -376,7 +382,8 @@ fn a_lock_by_hand_beside_a_longer_automatic_one_ends_when_it_was_to() {
     let proxy: IpAddr = "10.0.0.1".parse().unwrap();
     guess(&kg, 101, proxy);
     assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
-    kg.block(proxy, "/", HOUR.try_into().unwrap(), LockScope::Global)
+    kg.admin()
+        .block(proxy, "/", HOUR.try_into().unwrap(), LockScope::Global)
         .unwrap();
     assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
 }
@@ -395,7 +402,7 @@ fn two_locked_neighbours_do_not_lock_their_network_when_the_table_is_full() {
     for i in 0..9 {
         lock(format!("203.0.113.{i}"));
     }
-    assert_eq!(kg.locks().len(), 24);
+    assert_eq!(kg.admin().locks().len(), 24);
     for i in 0..20 {
         guess(&kg, 2, format!("10.1.{i}.1").parse().unwrap());
     }
@@ -418,7 +425,7 @@ fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
     let config = home.config().time_zone("UTC".parse().unwrap());
     drop(kg);
     let kg = home.open_with(config);
-    let lock = kg.block(IP, "/", time, LockScope::Global).unwrap();
+    let lock = kg.admin().block(IP, "/", time, LockScope::Global).unwrap();
     assert_eq!(
         lock.until,
         home.clock.timestamp().plus(HOUR),
@@ -426,23 +433,25 @@ fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
     );
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
     // A shorter one does not shorten it, here or in the file.
-    let second = kg.block(IP, "/", "1s".parse().unwrap(), LockScope::Global);
+    let second = kg
+        .admin()
+        .block(IP, "/", "1s".parse().unwrap(), LockScope::Global);
     assert_eq!(second.unwrap().until, lock.until);
     drop(kg);
     let kg = home.open();
-    assert_eq!(kg.locks()[0].until, lock.until);
+    assert_eq!(kg.admin().locks()[0].until, lock.until);
     home.clock.advance(Duration::from_secs(2));
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
 
     let network: IpKey = IP.to_string().parse().unwrap();
-    assert_eq!(kg.unblock(network, None).unwrap().len(), 1);
+    assert_eq!(kg.admin().unblock(network, None).unwrap().len(), 1);
     assert_eq!(refused(&kg, &good, IP), None);
     assert!(matches!(
-        kg.unblock(network, None),
+        kg.admin().unblock(network, None),
         Err(AdminError::NotFound(_))
     ));
     drop(kg);
-    assert_eq!(home.open().locks(), []);
+    assert_eq!(home.open().admin().locks(), []);
 }
 
 #[test]
@@ -450,9 +459,11 @@ fn who_is_unblocked_starts_anew() {
     let home = Home::new();
     let kg = home.open();
     guess(&kg, 101, IP);
-    kg.unblock(IP.to_string().parse().unwrap(), None).unwrap();
+    kg.admin()
+        .unblock(IP.to_string().parse().unwrap(), None)
+        .unwrap();
     guess(&kg, 100, IP);
-    assert_eq!(kg.locks(), []);
+    assert_eq!(kg.admin().locks(), []);
 }
 
 #[test]
@@ -461,15 +472,16 @@ fn a_socket_is_not_blocked() {
     let kg = home.open();
     let invalid = |outcome| matches!(outcome, Err(AdminError::Invalid(_)));
     assert!(invalid(
-        kg.block(
-            ClientIp::LOCAL,
-            "/",
-            HOUR.try_into().unwrap(),
-            LockScope::Global
-        )
-        .map(drop)
+        kg.admin()
+            .block(
+                ClientIp::LOCAL,
+                "/",
+                HOUR.try_into().unwrap(),
+                LockScope::Global
+            )
+            .map(drop)
     ));
-    assert_eq!(kg.locks(), []);
+    assert_eq!(kg.admin().locks(), []);
 }
 
 #[test]
@@ -480,7 +492,8 @@ fn a_dry_run_sees_locks_and_strikes_nobody() {
         let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
         assert_eq!(verdict.denial.unwrap().reason(), Reason::MissingKey);
     }
-    kg.block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+    kg.admin()
+        .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
         .unwrap();
     let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
     assert_eq!(verdict.denial.unwrap().reason(), Reason::IpLocked);
@@ -508,12 +521,13 @@ fn a_public_proxy_that_is_not_configured_is_found_and_not_locked() {
             None
         );
     }
-    assert_eq!(kg.locks(), []);
-    let warnings = kg.stats().unwrap().warnings.join("\n");
+    assert_eq!(kg.admin().locks(), []);
+    let warnings = kg.admin().stats().unwrap().warnings.join("\n");
     let line = format!("trusted_proxies = [\"{IP}/32\"]");
     assert!(warnings.contains(&line), "{warnings}");
     // By hand it can be locked.
-    kg.block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+    kg.admin()
+        .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
         .unwrap();
     assert_eq!(
         through(&kg, IP, "203.0.113.1", &texts[0]),
@@ -544,7 +558,7 @@ fn forged_forwarding_headers_save_nobody_from_a_lock() {
             "{peer}"
         );
     }
-    let warnings = kg.stats().unwrap().warnings.join("\n");
+    let warnings = kg.admin().stats().unwrap().warnings.join("\n");
     assert!(
         warnings.contains(&format!("{IP} failed to authenticate")),
         "{warnings}"
@@ -593,7 +607,7 @@ fn what_the_client_of_a_trusted_proxy_says_shows_no_proxy() {
         );
     }
     // It may be one all the same, which an administrator knows.
-    let warnings = kg.stats().unwrap().warnings.join("\n");
+    let warnings = kg.admin().stats().unwrap().warnings.join("\n");
     assert!(
         warnings.contains(r#"trusted_proxies = ["198.51.100.9/32"]"#),
         "{warnings}"
@@ -602,8 +616,8 @@ fn what_the_client_of_a_trusted_proxy_says_shows_no_proxy() {
 
 /// A key of an organization of its own.
 fn key_of(kg: &KeyGuard, org: &str) -> String {
-    kg.create_org(org).unwrap();
-    let created = kg.create_key(CreateKey::new(org, "label")).unwrap();
+    kg.admin().create_org(org).unwrap();
+    let created = kg.admin().create_key(CreateKey::new(org, "label")).unwrap();
     created.raw_key.expose().to_owned()
 }
 
@@ -755,23 +769,24 @@ fn a_block_for_which_there_is_no_room_changes_nothing() {
     let kg = home.open_with(config.clone());
     let block = |kg: &KeyGuard, number: u8| {
         let ip = IpAddr::from([10, 0, number, 1]);
-        kg.block(ip, "/", DAY.try_into().unwrap(), LockScope::Global)
+        kg.admin()
+            .block(ip, "/", DAY.try_into().unwrap(), LockScope::Global)
     };
     for number in 0..16 {
         block(&kg, number).unwrap();
     }
-    let before = kg.audit(None, 100).unwrap();
+    let before = kg.admin().audit(None, 100).unwrap();
     let refused = block(&kg, 16);
     assert!(
         matches!(refused, Err(AdminError::Conflict(_))),
         "{refused:?}"
     );
-    assert_eq!(kg.audit(None, 100).unwrap(), before);
+    assert_eq!(kg.admin().audit(None, 100).unwrap(), before);
     // One that is there is renewed all the same.
     home.clock.advance(HOUR);
     let renewed = block(&kg, 3).unwrap();
     assert_eq!(renewed.until, home.clock.timestamp().plus(DAY));
-    let locks = kg.locks();
+    let locks = kg.admin().locks();
     kg.close().unwrap();
-    assert_eq!(home.open_with(config).locks(), locks);
+    assert_eq!(home.open_with(config).admin().locks(), locks);
 }

@@ -24,19 +24,22 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn an_organization_starts_active_and_is_found_by_its_name() {
     let home = Home::new();
     let kg = home.open();
-    let org = kg.create_org("  Acme Inc. ").unwrap();
+    let org = kg.admin().create_org("  Acme Inc. ").unwrap();
     assert_eq!(
         (org.name.as_str(), org.status),
         ("Acme Inc.", OrgStatus::Active)
     );
     assert_eq!(org.created_at, home.clock.timestamp());
-    assert_eq!(kg.org_named("Acme Inc.").unwrap(), org);
-    assert_eq!(kg.list_orgs(None, 10).unwrap(), std::slice::from_ref(&org));
+    assert_eq!(kg.admin().org_named("Acme Inc.").unwrap(), org);
+    assert_eq!(
+        kg.admin().list_orgs(None, 10).unwrap(),
+        std::slice::from_ref(&org)
+    );
 
-    let suspended = kg.suspend_org(org.id).unwrap();
+    let suspended = kg.admin().suspend_org(org.id).unwrap();
     assert_eq!(suspended.status, OrgStatus::Suspended);
-    assert_eq!(kg.org_named("Acme Inc.").unwrap(), suspended);
-    assert_eq!(kg.resume_org(org.id).unwrap(), org);
+    assert_eq!(kg.admin().org_named("Acme Inc.").unwrap(), suspended);
+    assert_eq!(kg.admin().resume_org(org.id).unwrap(), org);
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn a_key_takes_what_is_left_open_from_the_configuration() {
     let kg = home.open_with(home.config().default_rate_limit(7).key_prefix(prefix));
     let created = common::key(&kg);
     let Key { id, org_id, .. } = created.key;
-    assert_eq!(kg.key(id).unwrap(), created.key);
+    assert_eq!(kg.admin().key(id).unwrap(), created.key);
     assert_eq!(org_id, org(&kg, "acme").id);
     assert_eq!(created.key.label, "shop");
     assert_eq!(created.key.rate_limit_per_minute.get(), 7);
@@ -82,7 +85,7 @@ fn every_field_is_kept_at_its_extremes() {
     kg.close().unwrap();
 
     let kg = home.open();
-    let key = kg.key(created.key.id).unwrap();
+    let key = kg.admin().key(created.key.id).unwrap();
     assert_eq!(key, created.key);
     assert_eq!(key.label, "ü".repeat(255));
     // Each once, in order.
@@ -114,9 +117,10 @@ fn a_change_leaves_all_else_as_it_is() {
     });
     let key = key.key;
     let nothing = UpdateKey::new(key.id);
-    assert_eq!(kg.update_key(nothing.clone()).unwrap(), key);
+    assert_eq!(kg.admin().update_key(nothing.clone()).unwrap(), key);
 
     let renamed = kg
+        .admin()
         .update_key(UpdateKey {
             label: Some(" till ".into()),
             ..nothing.clone()
@@ -129,6 +133,7 @@ fn a_change_leaves_all_else_as_it_is() {
     assert_eq!(renamed, expected);
 
     let freed = kg
+        .admin()
         .update_key(UpdateKey {
             limits: Some(Vec::new()),
             expires_at: Some(None),
@@ -141,7 +146,7 @@ fn a_change_leaves_all_else_as_it_is() {
         ..expected
     };
     assert_eq!(freed, expected);
-    assert_eq!(kg.key(expected.id).unwrap(), expected);
+    assert_eq!(kg.admin().key(expected.id).unwrap(), expected);
 }
 
 #[test]
@@ -152,7 +157,7 @@ fn rotation_changes_the_text_and_what_listings_show_of_it() {
         prefix: Some("acme_test_".into()),
         ..key
     });
-    let new = kg.rotate_key(old.key.id, MINUTE).unwrap();
+    let new = kg.admin().rotate_key(old.key.id, MINUTE).unwrap();
     assert_ne!(new.raw_key.expose(), old.raw_key.expose());
     assert_eq!(new.key.prefix, new.raw_key.shown_prefix());
     assert!(new.key.prefix.starts_with("acme_test_"));
@@ -160,7 +165,10 @@ fn rotation_changes_the_text_and_what_listings_show_of_it() {
         prefix: new.key.prefix.clone(),
         ..old.key
     };
-    assert_eq!(kg.list_keys(ListKeys::default()).unwrap(), [expected]);
+    assert_eq!(
+        kg.admin().list_keys(ListKeys::default()).unwrap(),
+        [expected]
+    );
 }
 
 /// Once, it was stored, listed and entered in the audit log.
@@ -176,9 +184,11 @@ fn the_text_of_a_key_is_no_name_and_no_label() {
     };
     for text in [text.to_owned(), format!("mine: {text}, old")] {
         for refused in [
-            kg.create_org(&text).map(drop),
-            kg.create_key(CreateKey::new("acme", &text)).map(drop),
-            kg.update_key(label(text)).map(drop),
+            kg.admin().create_org(&text).map(drop),
+            kg.admin()
+                .create_key(CreateKey::new("acme", &text))
+                .map(drop),
+            kg.admin().update_key(label(text)).map(drop),
         ] {
             let error = refused.unwrap_err().to_string();
             assert!(error.contains("the text of a key"), "{error}");
@@ -186,7 +196,9 @@ fn the_text_of_a_key_is_no_name_and_no_label() {
         }
     }
     // Its listed prefix is none.
-    kg.update_key(label(created.key.prefix.clone())).unwrap();
+    kg.admin()
+        .update_key(label(created.key.prefix.clone()))
+        .unwrap();
 }
 
 #[test]
@@ -223,21 +235,26 @@ fn bad_names() -> [(String, &'static str); 10] {
 fn organizations_with_names_that_look_alike_are_one() {
     let home = Home::new();
     let kg = home.open();
-    let org = kg.create_org("Caf\u{e9} acme").unwrap();
+    let org = kg.admin().create_org("Caf\u{e9} acme").unwrap();
     // The accent by itself, and blanks around it.
-    assert_eq!(kg.org_named(" Cafe\u{301} acme ").unwrap(), org);
+    assert_eq!(kg.admin().org_named(" Cafe\u{301} acme ").unwrap(), org);
     let key = CreateKey::new("Cafe\u{301} acme", "shop");
-    assert_eq!(kg.create_key(key).unwrap().key.org_id, org.id);
+    assert_eq!(kg.admin().create_key(key).unwrap().key.org_id, org.id);
     // One letter is Cyrillic; two letters look like one.
     for name in ["C\u{430}f\u{e9} acme", "Caf\u{e9} acrne"] {
-        let error = kg.create_org(name).unwrap_err();
+        let error = kg.admin().create_org(name).unwrap_err();
         assert!(matches!(error, AdminError::Conflict(_)), "{error:?}");
         let said = "the organization `Caf\u{e9} acme` exists already";
         assert!(error.to_string().contains(said), "{error}");
-        assert!(kg.org_named(name).is_err());
+        assert!(kg.admin().org_named(name).is_err());
     }
     kg.close().unwrap();
-    assert!(home.open().create_org("C\u{430}f\u{e9} acme").is_err());
+    assert!(
+        home.open()
+            .admin()
+            .create_org("C\u{430}f\u{e9} acme")
+            .is_err()
+    );
 }
 
 #[test]
@@ -245,9 +262,9 @@ fn a_bad_name_of_an_organization_is_refused() {
     let home = Home::new();
     let kg = home.open();
     for (name, problem) in bad_names() {
-        assert_invalid(kg.create_org(&name), "org_name", problem);
+        assert_invalid(kg.admin().create_org(&name), "org_name", problem);
     }
-    assert_eq!(kg.list_orgs(None, 10).unwrap(), []);
+    assert_eq!(kg.admin().list_orgs(None, 10).unwrap(), []);
 }
 
 /// Changes that no key can have: what is said of them, and how to ask for each when a key is
@@ -328,7 +345,7 @@ fn a_bad_field_of_a_new_key_is_refused() {
     let kg = home.open();
     org(&kg, "acme");
     for (field, problem, request, _) in bad_fields() {
-        assert_invalid(kg.create_key(request), field, problem);
+        assert_invalid(kg.admin().create_key(request), field, problem);
     }
     let long = format!("{}_", "p".repeat(32));
     for prefix in [
@@ -339,9 +356,9 @@ fn a_bad_field_of_a_new_key_is_refused() {
             ..CreateKey::new("acme", "shop")
         };
         let problem = "is no key prefix such as `kg_live_`: 2 to 32 characters";
-        assert_invalid(kg.create_key(request), "prefix", problem);
+        assert_invalid(kg.admin().create_key(request), "prefix", problem);
     }
-    assert_eq!(kg.list_keys(ListKeys::default()).unwrap(), []);
+    assert_eq!(kg.admin().list_keys(ListKeys::default()).unwrap(), []);
 }
 
 #[test]
@@ -355,8 +372,8 @@ fn a_bad_field_of_a_change_is_refused_and_the_rest_of_it_not_made() {
             expires_at: Some(Some(home.clock.timestamp())),
             ..change
         };
-        assert_invalid(kg.update_key(change), field, problem);
-        assert_eq!(kg.key(key.id).unwrap(), key);
+        assert_invalid(kg.admin().update_key(change), field, problem);
+        assert_eq!(kg.admin().key(key.id).unwrap(), key);
     }
 }
 
@@ -368,12 +385,12 @@ fn many_keys_are_created_all_or_none() {
     let good = CreateKey::new("acme", "shop");
     let mut requests = vec![good; 100];
     requests[99].label.clear();
-    assert_invalid(kg.create_keys(&requests), "label", "is empty");
+    assert_invalid(kg.admin().create_keys(&requests), "label", "is empty");
     requests[99] = CreateKey::new("nobody", "shop");
-    assert_not_found(kg.create_keys(&requests), "nobody");
-    assert_eq!(kg.list_keys(ListKeys::default()).unwrap(), []);
-    assert_eq!(kg.stats().unwrap().total_keys, 0);
-    assert_eq!(kg.create_keys(&[]).unwrap().len(), 0);
+    assert_not_found(kg.admin().create_keys(&requests), "nobody");
+    assert_eq!(kg.admin().list_keys(ListKeys::default()).unwrap(), []);
+    assert_eq!(kg.admin().stats().unwrap().total_keys, 0);
+    assert_eq!(kg.admin().create_keys(&[]).unwrap().len(), 0);
 }
 
 #[test]
@@ -382,32 +399,35 @@ fn what_is_not_there_is_named() {
     let kg = home.open();
     common::key(&kg);
     let (org, key) = (OrgId(4_711), KeyId(4_711));
-    assert_not_found(kg.org_named("nobody"), "nobody");
-    assert_not_found(kg.create_key(CreateKey::new("nobody", "shop")), "nobody");
-    assert_not_found(kg.suspend_org(org), "4711");
-    assert_not_found(kg.resume_org(org), "4711");
+    assert_not_found(kg.admin().org_named("nobody"), "nobody");
+    assert_not_found(
+        kg.admin().create_key(CreateKey::new("nobody", "shop")),
+        "nobody",
+    );
+    assert_not_found(kg.admin().suspend_org(org), "4711");
+    assert_not_found(kg.admin().resume_org(org), "4711");
     let of_org = ListKeys {
         org_id: Some(org),
         ..ListKeys::default()
     };
-    assert_not_found(kg.list_keys(of_org), "4711");
-    assert_not_found(kg.key(key), "4711");
-    assert_not_found(kg.update_key(UpdateKey::new(key)), "4711");
-    assert_not_found(kg.rotate_key(key, MINUTE), "4711");
-    assert_not_found(kg.revoke_key(key), "4711");
+    assert_not_found(kg.admin().list_keys(of_org), "4711");
+    assert_not_found(kg.admin().key(key), "4711");
+    assert_not_found(kg.admin().update_key(UpdateKey::new(key)), "4711");
+    assert_not_found(kg.admin().rotate_key(key, MINUTE), "4711");
+    assert_not_found(kg.admin().revoke_key(key), "4711");
 }
 
 #[test]
 fn a_name_that_is_taken_is_refused() {
     let home = Home::new();
     let kg = home.open();
-    let first = kg.create_org("acme").unwrap();
+    let first = kg.admin().create_org("acme").unwrap();
     for name in ["acme", " acme "] {
-        assert_conflict(kg.create_org(name), "`acme` exists already");
+        assert_conflict(kg.admin().create_org(name), "`acme` exists already");
     }
-    kg.suspend_org(first.id).unwrap();
-    assert_conflict(kg.create_org("acme"), "`acme` exists already");
-    assert_eq!(kg.stats().unwrap().organizations, 1);
+    kg.admin().suspend_org(first.id).unwrap();
+    assert_conflict(kg.admin().create_org("acme"), "`acme` exists already");
+    assert_eq!(kg.admin().stats().unwrap().organizations, 1);
 }
 
 #[test]
@@ -415,13 +435,13 @@ fn a_name_goes_to_one_of_those_who_ask_for_it_at_once() {
     let home = Home::new();
     let kg = home.open();
     let created = std::thread::scope(|scope| {
-        let create = || kg.create_org("acme").is_ok();
+        let create = || kg.admin().create_org("acme").is_ok();
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(create)).collect();
         let created = threads.into_iter().map(|thread| thread.join().unwrap());
         created.filter(|created| *created).count()
     });
     assert_eq!(created, 1);
-    assert_eq!(kg.list_orgs(None, 10).unwrap().len(), 1);
+    assert_eq!(kg.admin().list_orgs(None, 10).unwrap().len(), 1);
 }
 
 /// A key could be made that had expired already, and showed as active.
@@ -436,21 +456,29 @@ fn a_time_of_expiry_in_the_past_is_refused() {
             expires_at: Some(past),
             ..CreateKey::new("acme", "shop")
         };
-        let many = kg.create_keys(std::slice::from_ref(&request));
+        let many = kg.admin().create_keys(std::slice::from_ref(&request));
         assert_invalid(many, "expires_at", "is in the past");
-        assert_invalid(kg.create_key(request), "expires_at", "is in the past");
+        assert_invalid(
+            kg.admin().create_key(request),
+            "expires_at",
+            "is in the past",
+        );
         let change = UpdateKey {
             expires_at: Some(Some(past)),
             ..UpdateKey::new(key.id)
         };
-        assert_invalid(kg.update_key(change), "expires_at", "is in the past");
+        assert_invalid(
+            kg.admin().update_key(change),
+            "expires_at",
+            "is in the past",
+        );
         let rotation = RotateKey {
             expires_at: Some(Some(past)),
             ..RotateKey::new(key.id)
         };
-        assert_invalid(kg.rotate(rotation), "expires_at", "is in the past");
+        assert_invalid(kg.admin().rotate(rotation), "expires_at", "is in the past");
     }
-    assert_eq!(kg.list_keys(ListKeys::default()).unwrap(), [key]);
+    assert_eq!(kg.admin().list_keys(ListKeys::default()).unwrap(), [key]);
 }
 
 /// An expired key was listed and counted as active.
@@ -464,15 +492,15 @@ fn an_expired_key_is_shown_as_expired_everywhere() {
     let other = common::key(&kg);
     let id = key.key.id;
     let look = || {
-        let stats = kg.stats().unwrap();
-        let listed = kg.list_keys(ListKeys::default()).unwrap();
+        let stats = kg.admin().stats().unwrap();
+        let listed = kg.admin().list_keys(ListKeys::default()).unwrap();
         let seen = [
-            kg.key(id).unwrap(),
+            kg.admin().key(id).unwrap(),
             listed[0].clone(),
-            kg.find_key(&key.key.prefix).unwrap(),
+            kg.admin().find_key(&key.key.prefix).unwrap(),
             stats.top_keys[0].key.clone(),
-            kg.update_key(UpdateKey::new(id)).unwrap(),
-            kg.end_lift(id, "default").unwrap(),
+            kg.admin().update_key(UpdateKey::new(id)).unwrap(),
+            kg.admin().end_lift(id, "default").unwrap(),
         ];
         let mut seen = seen.map(|key| (key.active, key.status)).to_vec();
         seen.dedup();
@@ -483,11 +511,17 @@ fn an_expired_key_is_shown_as_expired_everywhere() {
     home.clock.advance(MINUTE);
     assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
     assert_eq!(look(), (KeyStatus::Expired, false, 1));
-    kg.revoke_key(other.key.id).unwrap();
-    assert_eq!(kg.key(other.key.id).unwrap().status, KeyStatus::Revoked);
-    assert_eq!(kg.stats().unwrap().active_keys, 0);
-    assert_eq!(kg.revoke_key(id).unwrap().status, KeyStatus::Revoked);
-    assert_eq!(kg.stats().unwrap().active_keys, 0);
+    kg.admin().revoke_key(other.key.id).unwrap();
+    assert_eq!(
+        kg.admin().key(other.key.id).unwrap().status,
+        KeyStatus::Revoked
+    );
+    assert_eq!(kg.admin().stats().unwrap().active_keys, 0);
+    assert_eq!(
+        kg.admin().revoke_key(id).unwrap().status,
+        KeyStatus::Revoked
+    );
+    assert_eq!(kg.admin().stats().unwrap().active_keys, 0);
 }
 
 /// The text of an expired key may have leaked since.
@@ -505,9 +539,9 @@ fn an_expired_key_is_accepted_again_on_purpose_only() {
             expires_at: Some(expires_at),
             ..UpdateKey::new(id)
         };
-        assert_conflict(kg.update_key(change), "has expired");
+        assert_conflict(kg.admin().update_key(change), "has expired");
     }
-    assert_conflict(kg.rotate_key(id, MINUTE), "has expired");
+    assert_conflict(kg.admin().rotate_key(id, MINUTE), "has expired");
     assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
 
     let rotation = RotateKey {
@@ -515,7 +549,7 @@ fn an_expired_key_is_accepted_again_on_purpose_only() {
         expires_at: Some(Some(later)),
         ..RotateKey::new(id)
     };
-    let rotated = kg.rotate(rotation).unwrap();
+    let rotated = kg.admin().rotate(rotation).unwrap();
     admit(&kg, &rotated);
     assert_eq!(rotated.key.expires_at, Some(later));
     assert_eq!(
@@ -530,7 +564,10 @@ fn an_expired_key_is_accepted_again_on_purpose_only() {
         reactivate: true,
         ..UpdateKey::new(id)
     };
-    assert_eq!(kg.update_key(change).unwrap().status, KeyStatus::Active);
+    assert_eq!(
+        kg.admin().update_key(change).unwrap().status,
+        KeyStatus::Active
+    );
     admit(&kg, &rotated);
     assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
 }
@@ -540,17 +577,17 @@ fn a_revoked_key_stays_as_it_was() {
     let home = Home::new();
     let kg = home.open();
     let key = common::key(&kg);
-    let revoked = kg.revoke_key(key.key.id).unwrap();
+    let revoked = kg.admin().revoke_key(key.key.id).unwrap();
     let change = UpdateKey {
         expires_at: Some(None),
         ..UpdateKey::new(revoked.id)
     };
-    assert_conflict(kg.update_key(change), "was revoked, which is final");
+    assert_conflict(kg.admin().update_key(change), "was revoked, which is final");
     assert_conflict(
-        kg.rotate_key(revoked.id, MINUTE),
+        kg.admin().rotate_key(revoked.id, MINUTE),
         "was revoked, which is final",
     );
-    assert_eq!(kg.key(revoked.id).unwrap(), revoked);
+    assert_eq!(kg.admin().key(revoked.id).unwrap(), revoked);
     assert_eq!(refusal(ask(&kg, &key)), Reason::RevokedKey);
 }
 
@@ -566,7 +603,7 @@ fn pages_of_keys_hold_each_once_in_order() {
     let requests: Vec<_> = (0..KEYS)
         .map(|number| CreateKey::new(&*orgs[number / 3 % 2].name, format!("key {number}")))
         .collect();
-    let created: Vec<_> = kg.create_keys(&requests).unwrap();
+    let created: Vec<_> = kg.admin().create_keys(&requests).unwrap();
     let created: Vec<_> = created.into_iter().map(|created| created.key).collect();
     let labels: Vec<_> = created.iter().map(|key| key.label.as_str()).collect();
     let asked: Vec<_> = requests.iter().map(|request| &request.label).collect();
@@ -581,7 +618,7 @@ fn pages_of_keys_hold_each_once_in_order() {
         let listed = pages_of_keys(&kg, Some(org.id), 100);
         assert!(listed.iter().eq(of_org), "keys of {}", org.name);
     }
-    let page = |request| kg.list_keys(request).unwrap();
+    let page = |request| kg.admin().list_keys(request).unwrap();
     assert_eq!(page(ListKeys::default()).len(), 1_000);
     let none = ListKeys {
         limit: 0,
@@ -596,13 +633,13 @@ fn pages_of_organizations_hold_each_once_in_order() {
     let kg = home.open();
     let name = |number| format!("org {number}");
     let created: Vec<_> = (0..25)
-        .map(|number| kg.create_org(&name(number)).unwrap())
+        .map(|number| kg.admin().create_org(&name(number)).unwrap())
         .collect();
     for limit in [1, 7, 25, 26] {
         let mut listed = Vec::new();
         loop {
             let after = listed.last().map(|org: &keyguard::Org| org.id);
-            let page = kg.list_orgs(after, limit).unwrap();
+            let page = kg.admin().list_orgs(after, limit).unwrap();
             assert!(page.len() <= limit);
             if page.is_empty() {
                 break;
@@ -618,7 +655,7 @@ fn ids_are_never_used_again() {
     let home = Home::new();
     let kg = home.open();
     let first = common::key(&kg).key;
-    kg.revoke_key(first.id).unwrap();
+    kg.admin().revoke_key(first.id).unwrap();
     kg.close().unwrap();
     let kg = home.open();
     assert!(common::key(&kg).key.id > first.id);
@@ -634,7 +671,12 @@ fn listings_show_the_prefix_of_a_key_and_four_more_characters() {
             ..key
         });
         let shown = &created.raw_key.expose()[..prefix.len() + 4];
-        let listed = kg.list_keys(ListKeys::default()).unwrap().pop().unwrap();
+        let listed = kg
+            .admin()
+            .list_keys(ListKeys::default())
+            .unwrap()
+            .pop()
+            .unwrap();
         assert_eq!(listed.id, created.key.id);
         assert_eq!(listed.prefix, shown);
         assert_eq!(created.raw_key.shown_prefix(), shown);
@@ -678,8 +720,8 @@ fn nothing_prints_a_key_or_a_secret() {
     check("Denial", &lacking);
     check("Verdict", &kg.dry_run(request));
     grant.finish(200);
-    check("Stats", &kg.stats().unwrap());
-    let usage = kg.usage(ListUsage::default()).unwrap();
+    check("Stats", &kg.admin().stats().unwrap());
+    let usage = kg.admin().usage(ListUsage::default()).unwrap();
     assert_eq!(usage[0].path, "/api/data");
     check("Usage", &usage);
 }
@@ -701,12 +743,18 @@ fn no_error_prints_a_key_or_a_secret() {
     let invalid = |text: &str| text.parse::<KeyPrefix>().unwrap_err();
     check(&private, &invalid(text));
     check(&private, &text.parse::<KeyId>().unwrap_err());
-    check(&private, &kg.create_org(&text.repeat(5)).unwrap_err());
+    check(
+        &private,
+        &kg.admin().create_org(&text.repeat(5)).unwrap_err(),
+    );
     check(&private, &ask_with(&kg, &text.repeat(5)).unwrap_err());
     check(&private, &ask_with(&kg, &text[1..]).unwrap_err());
-    kg.revoke_key(key.key.id).unwrap();
+    kg.admin().revoke_key(key.key.id).unwrap();
     check(&private, &ask(&kg, &key).unwrap_err());
-    check(&private, &kg.rotate_key(key.key.id, MINUTE).unwrap_err());
+    check(
+        &private,
+        &kg.admin().rotate_key(key.key.id, MINUTE).unwrap_err(),
+    );
     check(&private, &open_error(&home, home.config()));
     kg.close().unwrap();
     check(&private, &open_error(&home, Config::new("another secret")));
@@ -724,7 +772,7 @@ fn nothing_prints_the_password_of_a_server() {
         home.config().redis_url(url)
     };
     let opened = match KeyGuard::open(home.file(), config()) {
-        Ok(kg) => kg.stats().unwrap().warnings.join("\n"),
+        Ok(kg) => kg.admin().stats().unwrap().warnings.join("\n"),
         Err(error) => format!("{error} {error:?}"),
     };
     for printed in [format!("{:?}", config()), opened] {
@@ -737,8 +785,8 @@ fn the_files_hold_neither_a_key_nor_the_secret() {
     let home = Home::new();
     let kg = home.open();
     let mut keys: Vec<_> = (0..3).map(|_| common::key(&kg)).collect();
-    keys.push(kg.rotate_key(keys[0].key.id, MINUTE).unwrap());
-    kg.revoke_key(keys[1].key.id).unwrap();
+    keys.push(kg.admin().rotate_key(keys[0].key.id, MINUTE).unwrap());
+    kg.admin().revoke_key(keys[1].key.id).unwrap();
     // One that this file did not issue.
     keys.push(common::key(&Home::new().open()));
     for key in &keys {
@@ -841,7 +889,7 @@ fn pages_of_keys(kg: &KeyGuard, org_id: Option<OrgId>, limit: usize) -> Vec<Key>
             after: listed.last().map(|key| key.id),
             limit,
         };
-        let page = kg.list_keys(request).unwrap();
+        let page = kg.admin().list_keys(request).unwrap();
         assert!(page.len() <= limit);
         if page.is_empty() {
             return listed;

@@ -254,15 +254,16 @@ impl World {
         let (mut keys, mut orgs) = (Vec::new(), Vec::new());
         for org in 0..2 {
             let limits = Limit::random(&mut random);
-            let id = kg.create_org(&format!("org {org}")).unwrap().id;
-            kg.set_org_limits(id, limits.iter().map(|limit| &limit.text))
+            let id = kg.admin().create_org(&format!("org {org}")).unwrap().id;
+            kg.admin()
+                .set_org_limits(id, limits.iter().map(|limit| &limit.text))
                 .unwrap();
             orgs.push(limits);
             for _ in 0..1 + random.below(3) {
                 let mut limits = Limit::random(&mut random);
                 limits.retain(|limit| !limit.text.ends_with("/min"));
                 let amount = 1 + random.below(30);
-                let created = kg.create_key(CreateKey {
+                let created = kg.admin().create_key(CreateKey {
                     rate_limit_per_minute: Some(amount as u32),
                     limits: limits.iter().map(|limit| limit.text.clone()).collect(),
                     ..CreateKey::new(format!("org {org}"), "key")
@@ -366,7 +367,7 @@ impl World {
         }
         // Each limit stands as the model says.
         if !is_above {
-            let states = self.kg.peek(self.keys[at].created.key.id).unwrap();
+            let states = self.kg.admin().peek(self.keys[at].created.key.id).unwrap();
             let key = &mut self.keys[at];
             let limits = key.limits.iter_mut().chain(&mut self.orgs[key.org]);
             let mut expected: Vec<_> = limits

@@ -678,7 +678,7 @@ mod unix {
         assert!(matches!(exposed, OpenError::ExposedSecret { .. }));
         std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
         let kg = KeyGuard::open(&file, Config::default()).unwrap();
-        assert_eq!(kg.stats().unwrap().warnings, [""; 0]);
+        assert_eq!(kg.admin().stats().unwrap().warnings, [""; 0]);
         drop(kg);
         // Where everybody may make files, both may have been put there to be taken for one's own.
         set_mode(file.parent().unwrap(), 0o1777);
@@ -686,7 +686,7 @@ mod unix {
         assert!(matches!(exposed, OpenError::ExposedSecret { .. }));
         let text = fs::read_to_string(&secret).unwrap();
         let kg = KeyGuard::open(&file, Config::new(text.trim())).unwrap();
-        let warnings = kg.stats().unwrap().warnings;
+        let warnings = kg.admin().stats().unwrap().warnings;
         assert!(
             warnings.len() == 1 && warnings[0].contains("belongs to user 65534"),
             "{warnings:?}"
@@ -772,7 +772,7 @@ mod unix {
         let home = closed();
         set_mode(&home.file(), 0o644);
         let kg = home.open();
-        let warnings = kg.stats().unwrap().warnings;
+        let warnings = kg.admin().stats().unwrap().warnings;
         assert_eq!(warnings.len(), 1);
         assert!(
             warnings[0].contains("mode 644") && warnings[0].contains("chmod 600"),
@@ -780,7 +780,7 @@ mod unix {
         );
         assert_eq!(mode(&home.file()), 0o600);
         drop(kg);
-        assert_eq!(home.open().stats().unwrap().warnings, [""; 0]);
+        assert_eq!(home.open().admin().stats().unwrap().warnings, [""; 0]);
     }
 
     #[test]

@@ -152,15 +152,15 @@ fn a_reload_is_in_force_when_it_returns_and_a_bad_file_changes_nothing() {
     let key = key(&kg);
     assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 5);
     fs::write(&file, "key_limits = [\"7/min\"]").unwrap();
-    kg.reload().unwrap();
+    kg.admin().reload().unwrap();
     assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 2);
     fs::write(&file, "key_limits = [\"9/min\"").unwrap();
-    let error = kg.reload().unwrap_err();
+    let error = kg.admin().reload().unwrap_err();
     assert!(matches!(error, AdminError::Policy(_)));
     assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 0);
 
     let without = Home::new();
-    let error = without.open().reload().unwrap_err();
+    let error = without.open().admin().reload().unwrap_err();
     assert!(error.to_string().contains("policy_file"), "{error}");
 }
 
@@ -184,9 +184,9 @@ fn every_part_of_a_policy_comes_into_force_over_none_and_goes_again() {
         ),
     ] {
         assert_eq!(reason(), missing);
-        kg.set_policy(policy.parse().unwrap());
+        kg.admin().set_policy(policy.parse().unwrap());
         assert_eq!(reason(), expected, "{policy}");
-        kg.set_policy(Policy::new());
+        kg.admin().set_policy(Policy::new());
     }
     assert_eq!(reason(), missing);
     let forwarded = [
@@ -200,7 +200,8 @@ fn every_part_of_a_policy_comes_into_force_over_none_and_goes_again() {
             .to_string()
     };
     assert_eq!(asked(), "192.0.2.7");
-    kg.set_policy("trusted_proxies = [\"192.0.2.0/24\"]".parse().unwrap());
+    kg.admin()
+        .set_policy("trusted_proxies = [\"192.0.2.0/24\"]".parse().unwrap());
     assert_eq!(asked(), "203.0.113.9");
 }
 
@@ -228,7 +229,7 @@ fn no_request_is_dropped_while_policies_change() {
                 }
                 _ => "key_limits = [\"999999/hour\"]\ntrusted_proxies = [\"10.0.0.0/8\"]",
             };
-            kg.set_policy(policy.parse().unwrap());
+            kg.admin().set_policy(policy.parse().unwrap());
         }
         done.store(true, Ordering::Relaxed);
     });
@@ -257,7 +258,7 @@ fn a_hangup_has_the_file_read_again() {
     assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 2);
     hang_up("key_limits = [\"9\"]");
     assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 0);
-    let warnings = kg.stats().unwrap().warnings;
+    let warnings = kg.admin().stats().unwrap().warnings;
     assert!(
         warnings[0].contains("the policy stays as it was"),
         "{warnings:?}"

@@ -90,8 +90,9 @@ impl Drop for Proxy {
 /// A data file with an organization and a key, whose text is returned.
 fn data_file(dir: &Path, limit: u32) -> String {
     let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let key = kg
+        .admin()
         .create_key(CreateKey {
             rate_limit_per_minute: Some(limit),
             scopes: vec!["read".into()],

@@ -168,8 +168,9 @@ fn an_address_that_is_taken_is_an_error_that_names_it() {
 fn without_a_server_every_line_of_a_log_is_decided() {
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new(SECRET)).unwrap();
-    kg.create_org("demo").unwrap();
+    kg.admin().create_org("demo").unwrap();
     let key = kg
+        .admin()
         .create_key(CreateKey {
             rate_limit_per_minute: Some(2),
             ..CreateKey::new("demo", "log")

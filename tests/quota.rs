@@ -295,7 +295,7 @@ fn rotation_carries_consumption_on() {
     let old = key_of_a_month(&kg, 10);
     assert_eq!(admitted_of(&kg, &old, 4, Reason::QuotaExhausted), 4);
 
-    let new = kg.rotate_key(old.key.id, MINUTE).unwrap();
+    let new = kg.admin().rotate_key(old.key.id, MINUTE).unwrap();
     assert_eq!(admit(&kg, &new), 5);
     assert_eq!(admit(&kg, &old), 4);
     kg.close().unwrap();
@@ -311,9 +311,9 @@ fn suspending_and_resuming_gives_nothing_a_second_time() {
     let kg = home.open();
     let key = key_of_a_month(&kg, 5);
     assert_eq!(admitted_of(&kg, &key, 3, Reason::QuotaExhausted), 3);
-    kg.suspend_org(key.key.org_id).unwrap();
+    kg.admin().suspend_org(key.key.org_id).unwrap();
     assert_eq!(admitted_of(&kg, &key, 9, Reason::SuspendedOrg), 0);
-    kg.resume_org(key.key.org_id).unwrap();
+    kg.admin().resume_org(key.key.org_id).unwrap();
     assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 2);
 }
 
@@ -327,16 +327,17 @@ fn key_of_a_month(kg: &KeyGuard, monthly: u64) -> CreatedKey {
 }
 
 fn set_month(kg: &KeyGuard, key: &CreatedKey, limit: Option<u64>) {
-    kg.update_key(UpdateKey {
-        limits: Some(
-            limit
-                .map(|limit| format!("{limit} monthly"))
-                .into_iter()
-                .collect(),
-        ),
-        ..UpdateKey::new(key.key.id)
-    })
-    .unwrap();
+    kg.admin()
+        .update_key(UpdateKey {
+            limits: Some(
+                limit
+                    .map(|limit| format!("{limit} monthly"))
+                    .into_iter()
+                    .collect(),
+            ),
+            ..UpdateKey::new(key.key.id)
+        })
+        .unwrap();
 }
 
 fn few_in_memory(config: Config) -> Config {

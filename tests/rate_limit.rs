@@ -196,7 +196,7 @@ fn rotation_keeps_the_window() {
     let old = common::key(&kg);
     assert_eq!(admitted_of(&kg, &old, 40, Reason::RateLimited), 40);
 
-    let new = kg.rotate_key(old.key.id, MINUTE).unwrap();
+    let new = kg.admin().rotate_key(old.key.id, MINUTE).unwrap();
     assert_eq!(admit(&kg, &new), 19);
     assert_eq!(admit(&kg, &old), 18);
     assert_eq!(admitted_of(&kg, &new, 20, Reason::RateLimited), 18);
@@ -209,9 +209,9 @@ fn suspending_and_resuming_keeps_the_window() {
     let kg = home.open();
     let key = common::key(&kg);
     assert_eq!(admitted_of(&kg, &key, 40, Reason::RateLimited), 40);
-    kg.suspend_org(key.key.org_id).unwrap();
+    kg.admin().suspend_org(key.key.org_id).unwrap();
     assert_eq!(admitted_of(&kg, &key, 40, Reason::SuspendedOrg), 0);
-    kg.resume_org(key.key.org_id).unwrap();
+    kg.admin().resume_org(key.key.org_id).unwrap();
     assert_eq!(admitted_of(&kg, &key, 40, Reason::RateLimited), 20);
 }
 
@@ -311,9 +311,10 @@ fn counters(number: usize) -> Vec<AtomicU32> {
 }
 
 fn set_limit(kg: &KeyGuard, key: &CreatedKey, per_minute: u32) {
-    kg.update_key(UpdateKey {
-        rate_limit_per_minute: Some(per_minute),
-        ..UpdateKey::new(key.key.id)
-    })
-    .unwrap();
+    kg.admin()
+        .update_key(UpdateKey {
+            rate_limit_per_minute: Some(per_minute),
+            ..UpdateKey::new(key.key.id)
+        })
+        .unwrap();
 }

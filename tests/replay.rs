@@ -86,19 +86,20 @@ fn trace() -> Vec<Asked> {
 }
 
 fn keys(kg: &KeyGuard) -> Vec<CreatedKey> {
-    kg.create_org("acme").unwrap();
-    kg.create_org("globex").unwrap();
-    let globex = kg.org_named("globex").unwrap();
-    kg.set_org_limits(globex.id, ["30/min"]).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    kg.admin().create_org("globex").unwrap();
+    let globex = kg.admin().org_named("globex").unwrap();
+    kg.admin().set_org_limits(globex.id, ["30/min"]).unwrap();
     let create = |org: &str, per_minute, limits: &[&str], scopes: &[&str]| {
         let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-        kg.create_key(CreateKey {
-            limits: texts(limits),
-            scopes: texts(scopes),
-            rate_limit_per_minute: Some(per_minute),
-            ..CreateKey::new(org, "key")
-        })
-        .unwrap()
+        kg.admin()
+            .create_key(CreateKey {
+                limits: texts(limits),
+                scopes: texts(scopes),
+                rate_limit_per_minute: Some(per_minute),
+                ..CreateKey::new(org, "key")
+            })
+            .unwrap()
     };
     let keys = vec![
         create("acme", 40, &["1/s", "300 daily"], &["admin"]),
@@ -106,7 +107,9 @@ fn keys(kg: &KeyGuard) -> Vec<CreatedKey> {
         create("globex", 40, &["20/10s shadow"], &["admin"]),
         create("globex", 8, &[], &[]),
     ];
-    kg.revoke_key(create("acme", 40, &[], &[]).key.id).unwrap();
+    kg.admin()
+        .revoke_key(create("acme", 40, &[], &[]).key.id)
+        .unwrap();
     keys
 }
 
@@ -268,14 +271,18 @@ fn a_summary_says_who_when_and_by_what() {
 fn a_key_is_one_however_the_log_names_it_and_its_text_is_not_shown() {
     let home = Home::new();
     let kg = home.open();
-    kg.create_org("acme").unwrap();
-    let create = |label: &str| kg.create_key(CreateKey::new("acme", label)).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let create = |label: &str| {
+        kg.admin()
+            .create_key(CreateKey::new("acme", label))
+            .unwrap()
+    };
     let (one, other) = (create("one"), create("other"));
     let expired = CreateKey {
         expires_at: Some(NOON.plus(Duration::from_secs(1))),
         ..CreateKey::new("acme", "expired")
     };
-    let expired = kg.create_key(expired).unwrap();
+    let expired = kg.admin().create_key(expired).unwrap();
     drop(kg);
     let text = one.raw_key.expose();
     let foreign = common::key(&Home::new().open()).raw_key.expose().to_owned();

@@ -22,14 +22,14 @@ const LATE_CHECKS: usize = 3;
 #[test]
 fn no_check_after_revocation_admits_the_key() {
     Race::of(1_000).run(Reason::RevokedKey, |kg, key| {
-        kg.revoke_key(key.key.id).unwrap();
+        kg.admin().revoke_key(key.key.id).unwrap();
     });
 }
 
 #[test]
 fn no_check_after_suspension_admits_a_key_of_the_organization() {
     Race::of(100).run(Reason::SuspendedOrg, |kg, key| {
-        kg.suspend_org(key.key.org_id).unwrap();
+        kg.admin().suspend_org(key.key.org_id).unwrap();
     });
 }
 
@@ -60,7 +60,7 @@ fn no_check_after_a_monthly_limit_was_set_goes_without_it() {
 #[test]
 fn no_check_after_rotation_without_grace_admits_the_old_text() {
     Race::of(100).run(Reason::ExpiredKey, |kg, key| {
-        let new = kg.rotate_key(key.key.id, Duration::ZERO).unwrap();
+        let new = kg.admin().rotate_key(key.key.id, Duration::ZERO).unwrap();
         admit_to_read(kg, &new);
     });
 }
@@ -69,10 +69,10 @@ fn no_check_after_rotation_without_grace_admits_the_old_text() {
 fn no_check_after_an_organization_was_resumed_is_refused() {
     Race::of(100).run_between(
         |kg, key| {
-            kg.suspend_org(key.key.org_id).unwrap();
+            kg.admin().suspend_org(key.key.org_id).unwrap();
         },
         |kg, key| {
-            kg.resume_org(key.key.org_id).unwrap();
+            kg.admin().resume_org(key.key.org_id).unwrap();
         },
         Result::is_ok,
     );
@@ -84,13 +84,13 @@ type Change = fn(&KeyGuard, &CreatedKey);
 /// is then refused with.
 const TIGHTENINGS: [(Reason, Change); 5] = [
     (Reason::RevokedKey, |kg, key| {
-        kg.revoke_key(key.key.id).unwrap();
+        kg.admin().revoke_key(key.key.id).unwrap();
     }),
     (Reason::SuspendedOrg, |kg, key| {
-        kg.suspend_org(key.key.org_id).unwrap();
+        kg.admin().suspend_org(key.key.org_id).unwrap();
     }),
     (Reason::ExpiredKey, |kg, key| {
-        kg.rotate_key(key.key.id, Duration::ZERO).unwrap();
+        kg.admin().rotate_key(key.key.id, Duration::ZERO).unwrap();
     }),
     (Reason::MissingScope, |kg, key| {
         update(kg, key, |key| key.scopes = Some(vec![]));
@@ -133,7 +133,7 @@ fn other_keys_are_untouched_by_a_change() {
         let key = reader(&kg);
         let neighbour = reader(&kg);
         let stranger = reader_of(&org(&kg, "other").name);
-        let stranger = kg.create_key(stranger).unwrap();
+        let stranger = kg.admin().create_key(stranger).unwrap();
         for key in [&key, &neighbour, &stranger] {
             admit_to_read(&kg, key);
         }
@@ -169,10 +169,10 @@ fn revoking_again_changes_nothing() {
     let home = Home::new();
     let kg = home.open();
     let key = reader(&kg);
-    let revoked = kg.revoke_key(key.key.id).unwrap();
+    let revoked = kg.admin().revoke_key(key.key.id).unwrap();
     assert!(!revoked.active);
-    assert_eq!(kg.revoke_key(key.key.id).unwrap(), revoked);
-    assert_eq!(kg.stats().unwrap().active_keys, 0);
+    assert_eq!(kg.admin().revoke_key(key.key.id).unwrap(), revoked);
+    assert_eq!(kg.admin().stats().unwrap().active_keys, 0);
 }
 
 #[test]
@@ -181,9 +181,9 @@ fn a_resumed_organization_is_admitted_again() {
     let kg = home.open();
     let key = reader(&kg);
     for _ in 0..3 {
-        kg.suspend_org(key.key.org_id).unwrap();
+        kg.admin().suspend_org(key.key.org_id).unwrap();
         assert_eq!(refusal(ask(&kg, &key)), Reason::SuspendedOrg);
-        kg.resume_org(key.key.org_id).unwrap();
+        kg.admin().resume_org(key.key.org_id).unwrap();
         admit(&kg, &key);
     }
 }
@@ -193,9 +193,9 @@ fn resuming_an_organization_does_not_bring_a_revoked_key_back() {
     let home = Home::new();
     let kg = home.open();
     let key = reader(&kg);
-    kg.suspend_org(key.key.org_id).unwrap();
-    kg.revoke_key(key.key.id).unwrap();
-    kg.resume_org(key.key.org_id).unwrap();
+    kg.admin().suspend_org(key.key.org_id).unwrap();
+    kg.admin().revoke_key(key.key.id).unwrap();
+    kg.admin().resume_org(key.key.org_id).unwrap();
     assert_eq!(refusal(ask(&kg, &key)), Reason::RevokedKey);
 }
 
@@ -229,10 +229,10 @@ fn a_rotated_text_is_accepted_exactly_as_long_as_its_grace() {
     let kg = home.open();
     let first = reader(&kg);
     let grace = Duration::from_secs(10);
-    let second = kg.rotate_key(first.key.id, grace).unwrap();
+    let second = kg.admin().rotate_key(first.key.id, grace).unwrap();
     // Rotating once more does not prolong what was to end.
     home.clock.advance(grace / 2);
-    let third = kg.rotate_key(first.key.id, grace).unwrap();
+    let third = kg.admin().rotate_key(first.key.id, grace).unwrap();
 
     home.clock.advance(grace / 2 - Duration::from_millis(1));
     for key in [&first, &second, &third] {
@@ -251,11 +251,14 @@ fn revoking_a_rotated_key_refuses_every_text_of_it() {
     let home = Home::new();
     let kg = home.open();
     let old = reader(&kg);
-    let new = kg.rotate_key(old.key.id, Duration::from_secs(10)).unwrap();
+    let new = kg
+        .admin()
+        .rotate_key(old.key.id, Duration::from_secs(10))
+        .unwrap();
     for key in [&old, &new] {
         admit(&kg, key);
     }
-    kg.revoke_key(old.key.id).unwrap();
+    kg.admin().revoke_key(old.key.id).unwrap();
     for key in [&old, &new] {
         assert_eq!(refusal(ask(&kg, key)), Reason::RevokedKey);
     }
@@ -276,7 +279,7 @@ impl Race {
         let prepare = |kg: &KeyGuard, key: &CreatedKey| {
             // The round before suspended it.
             if reason == Reason::SuspendedOrg {
-                kg.resume_org(key.key.org_id).unwrap();
+                kg.admin().resume_org(key.key.org_id).unwrap();
             }
         };
         self.run_between(
@@ -298,7 +301,7 @@ impl Race {
         let kg = home.open_with(home.config().record_usage(false));
         let org = org(&kg, "acme");
         let keys = vec![reader_of(&org.name); self.rounds];
-        let keys = kg.create_keys(&keys).unwrap();
+        let keys = kg.admin().create_keys(&keys).unwrap();
         let rounds: Vec<_> = keys.iter().map(Round::of).collect();
 
         let barrier = Barrier::new(THREADS + 1);
@@ -393,5 +396,5 @@ fn admit_to_read(kg: &KeyGuard, key: &CreatedKey) {
 fn update(kg: &KeyGuard, key: &CreatedKey, change: impl FnOnce(&mut UpdateKey)) {
     let mut request = UpdateKey::new(key.key.id);
     change(&mut request);
-    kg.update_key(request).unwrap();
+    kg.admin().update_key(request).unwrap();
 }

@@ -134,13 +134,14 @@ fn an_exempt_path_is_exempt_exactly() {
         );
     }
     // Neither a lock nor a list concerns it.
-    kg.block(
-        IP,
-        "/",
-        MINUTE.try_into().unwrap(),
-        keyguard::LockScope::Global,
-    )
-    .unwrap();
+    kg.admin()
+        .block(
+            IP,
+            "/",
+            MINUTE.try_into().unwrap(),
+            keyguard::LockScope::Global,
+        )
+        .unwrap();
     assert!(anonymously(&kg, "GET", "/health").is_ok());
     assert_eq!(
         reason(anonymously(&kg, "GET", "/x")),
@@ -215,13 +216,15 @@ fn a_route_limits_each_key_beside_its_own_limits() {
         let grant = ask(&kg, key, "GET", "/api/other").unwrap();
         assert_eq!(grant.remaining(), 57);
     }
-    let states = kg.peek(keys[0].key.id).unwrap();
+    let states = kg.admin().peek(keys[0].key.id).unwrap();
     assert!(
         states
             .iter()
             .any(|s| s.name == "orders 2/min" && s.remaining == 0)
     );
-    kg.reset(keys[0].key.id, Some("orders 2/min")).unwrap();
+    kg.admin()
+        .reset(keys[0].key.id, Some("orders 2/min"))
+        .unwrap();
     assert_eq!(reason(ask(&kg, &keys[0], "POST", "/api/orders")), None);
 }
 
@@ -262,7 +265,7 @@ fn a_route_takes_no_protection_from_other_paths() {
     let orders = "[[route]]\nname = \"orders\"\npath = \"POST /orders\"\nlimits = [\"9/min\"]\n";
     let kg = home.open();
     for routes in ["", login, orders, &format!("{login}{orders}")] {
-        kg.set_policy(routes.parse().unwrap());
+        kg.admin().set_policy(routes.parse().unwrap());
         for (method, path) in [("GET", "/billing"), ("POST", "/orders"), ("POST", "/login")] {
             assert_eq!(
                 reason(anonymously(&kg, method, path)),
@@ -270,7 +273,8 @@ fn a_route_takes_no_protection_from_other_paths() {
                 "{routes} {path}"
             );
         }
-        kg.set_policy(format!("protect = []\n{routes}").parse().unwrap());
+        kg.admin()
+            .set_policy(format!("protect = []\n{routes}").parse().unwrap());
         for (method, path) in [("GET", "/billing"), ("POST", "/login"), ("POST", "/orders")] {
             let needs_key = path == "/orders" && routes.contains("orders");
             let expected = needs_key.then_some(Reason::MissingKey);
@@ -283,7 +287,7 @@ fn a_route_takes_no_protection_from_other_paths() {
     }
     let nothing = Policy::new().protect_nothing();
     assert_eq!(nothing, "protect = []".parse().unwrap());
-    kg.set_policy(nothing);
+    kg.admin().set_policy(nothing);
     assert_eq!(reason(anonymously(&kg, "GET", "/billing")), None);
 }
 
@@ -324,7 +328,7 @@ fn an_open_route_needs_no_key_and_keeps_its_limits_and_locks() {
             "{method} {path}"
         );
     }
-    kg.reset_ip("192.0.2.7".parse().unwrap()).unwrap();
+    kg.admin().reset_ip("192.0.2.7".parse().unwrap()).unwrap();
     for (method, path) in [
         ("GET", "/login?x"),
         ("POST", "/login/"),
@@ -394,7 +398,7 @@ fn a_route_limits_each_address_and_locks_it_out() {
     assert!(anonymously(&kg, "GET", "/x").is_ok());
     let other: std::net::IpAddr = "192.0.2.8".parse().unwrap();
     assert!(kg.check(&NONE, other, "/login").is_ok());
-    let states = kg.peek_ip("192.0.2.7".parse().unwrap());
+    let states = kg.admin().peek_ip("192.0.2.7".parse().unwrap());
     let left: Vec<_> = states
         .iter()
         .map(|s| (s.name.as_str(), s.remaining))
@@ -415,7 +419,7 @@ fn a_route_limits_each_address_and_locks_it_out() {
     ] {
         assert_eq!(reason(anonymously(&kg, "POST", "/login")), expected);
     }
-    kg.reset_ip("192.0.2.7".parse().unwrap()).unwrap();
+    kg.admin().reset_ip("192.0.2.7".parse().unwrap()).unwrap();
     assert_eq!(
         reason(anonymously(&kg, "POST", "/login")),
         Some(Reason::MissingKey)
@@ -456,8 +460,8 @@ fn a_lock_of_a_route_hangs_on_its_name_not_on_a_path() {
     let kg = guard(&home, policy);
     assert_eq!(reason(anonymously(&kg, "GET", "/login")), locked);
     let network: keyguard::IpKey = "192.0.2.7".parse().unwrap();
-    assert!(kg.unblock(network, Some("/x")).is_err());
-    let ended = kg.unblock(network, Some("/login/x")).unwrap();
+    assert!(kg.admin().unblock(network, Some("/x")).is_err());
+    let ended = kg.admin().unblock(network, Some("/login/x")).unwrap();
     assert_eq!(ended.len(), 1);
     assert_eq!(ended[0].refuses.to_string(), "route `login`");
     assert_eq!(reason(anonymously(&kg, "GET", "/login")), None);
@@ -467,13 +471,14 @@ fn a_lock_of_a_route_hangs_on_its_name_not_on_a_path() {
 fn a_manual_lock_of_a_path_ignores_case_where_the_policy_does() {
     let home = Home::new();
     let kg = guard(&home, "protect = [\"/api\"]\nignore_case = true");
-    kg.block(
-        IP,
-        "/login",
-        MINUTE.try_into().unwrap(),
-        keyguard::LockScope::Path,
-    )
-    .unwrap();
+    kg.admin()
+        .block(
+            IP,
+            "/login",
+            MINUTE.try_into().unwrap(),
+            keyguard::LockScope::Path,
+        )
+        .unwrap();
     let locked = Some(Reason::IpLocked);
     assert_eq!(reason(anonymously(&kg, "GET", "/LOGIN")), locked);
 }
@@ -530,8 +535,11 @@ fn a_route_in_shadow_mode_refuses_nobody_and_tells() {
     // A bad key is no strike where no key is needed yet.
     let headers = [("X-API-Key", "nonsense")];
     assert!(kg.check(&headers, IP, "/next").is_ok());
-    assert_eq!(kg.peek_ip("192.0.2.7".parse().unwrap())[0].remaining, 100);
-    let counts = kg.stats().unwrap().shadowed;
+    assert_eq!(
+        kg.admin().peek_ip("192.0.2.7".parse().unwrap())[0].remaining,
+        100
+    );
+    let counts = kg.admin().stats().unwrap().shadowed;
     assert_eq!(counts["next"], 4);
     assert_eq!(counts["next ip 4/min shadow"], 2);
 }
@@ -572,14 +580,14 @@ fn limits_of_a_policy_concern_keys_that_are_in_memory_already() {
     let kg = guard(&home, "");
     let key = with_scopes(&kg, &[]);
     assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 10);
-    kg.set_policy(
+    kg.admin().set_policy(
         "key_limits = [\"2/s\"]\norg_limits = [\"20/min\"]"
             .parse()
             .unwrap(),
     );
     home.clock.advance(Duration::from_secs(1));
     assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 2);
-    kg.set_policy(Policy::new());
+    kg.admin().set_policy(Policy::new());
     assert_eq!(admitted_of(&kg, &key, 48, Reason::RateLimited), 48);
 }
 

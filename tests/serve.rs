@@ -28,8 +28,9 @@ const ADMIN_KEY: &str = "an admin key of 16+ bytes";
 /// A data file with an organization and a key, whose text is returned.
 fn data_file(dir: &Path, limit: u32) -> String {
     let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let key = kg
+        .admin()
         .create_key(CreateKey {
             rate_limit_per_minute: Some(limit),
             scopes: vec!["read".into()],
@@ -66,7 +67,7 @@ fn terminate(server: &mut Server) {
 
 fn stats(dir: &Path) -> keyguard::Stats {
     let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
-    kg.stats().unwrap()
+    kg.admin().stats().unwrap()
 }
 
 #[test]
@@ -324,8 +325,8 @@ fn a_client_that_a_trusted_proxy_names_is_locked_out_for_whomever_it_says_to_ask
     let first = data_file(dir.path(), 100);
     let second = {
         let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
-        kg.create_org("other").unwrap();
-        let created = kg.create_key(CreateKey::new("other", "shop"));
+        kg.admin().create_org("other").unwrap();
+        let created = kg.admin().create_key(CreateKey::new("other", "shop"));
         created.unwrap().raw_key.expose().to_owned()
     };
     fs::write(dir.path().join("policy.toml"), "[lockout]\nthreshold = 3\n").unwrap();
@@ -1014,7 +1015,7 @@ fn a_usage_log_is_opened_again_upon_sighup_and_leaves_the_data_file_whole() {
         assert!(log("usage.ndjson.1").contains(r#""key_id":1,"#));
         assert!(log("usage.ndjson").contains(r#""key_id":null,"#));
         let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
-        let kept = kg.usage(keyguard::ListUsage::default()).unwrap();
+        let kept = kg.admin().usage(keyguard::ListUsage::default()).unwrap();
         assert_eq!(kept.len(), usize::from(!only));
     }
 }

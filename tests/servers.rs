@@ -56,7 +56,7 @@ fn holders_of_a_key_get_in_and_nobody_else() {
         kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
         assert_eq!(server.child.wait().unwrap().code(), Some(0), "{name}");
         let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
-        let stats = kg.stats().unwrap();
+        let stats = kg.admin().stats().unwrap();
         assert_eq!((stats.requests, stats.errors), (63, 4), "{name}");
         drop(kg);
         // The next start goes on with the file.

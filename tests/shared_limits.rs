@@ -223,9 +223,10 @@ fn create_keys(kg: &KeyGuard) -> Vec<String> {
     let mut keys = Vec::new();
     for number in 0..ORGS {
         let org = format!("org {number}");
-        let id = kg.create_org(&org).unwrap().id;
+        let id = kg.admin().create_org(&org).unwrap().id;
         let limits = written(OF_ORGS);
-        kg.set_org_limits(id, limits.iter().map(String::as_str))
+        kg.admin()
+            .set_org_limits(id, limits.iter().map(String::as_str))
             .unwrap();
         for _ in 0..KEYS_PER_ORG {
             let limits = written(OF_KEYS[keys.len() % OF_KEYS.len()]);
@@ -234,7 +235,14 @@ fn create_keys(kg: &KeyGuard) -> Vec<String> {
                 limits,
                 ..CreateKey::new(&org, "shared")
             };
-            keys.push(kg.create_key(request).unwrap().raw_key.expose().to_owned());
+            keys.push(
+                kg.admin()
+                    .create_key(request)
+                    .unwrap()
+                    .raw_key
+                    .expose()
+                    .to_owned(),
+            );
         }
     }
     keys
@@ -313,13 +321,19 @@ fn open_with_slots(argument: &str) -> (KeyGuard, String) {
         .backend_deadline(Duration::from_secs(20))
         .limits_fallback(Fallback::Deny);
     let kg = KeyGuard::open(file, config).unwrap();
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let request = CreateKey {
         rate_limit_per_minute: Some(1_000_000),
         limits: vec!["2 concurrent".to_owned()],
         ..CreateKey::new("acme", "slots")
     };
-    let key = kg.create_key(request).unwrap().raw_key.expose().to_owned();
+    let key = kg
+        .admin()
+        .create_key(request)
+        .unwrap()
+        .raw_key
+        .expose()
+        .to_owned();
     (kg, key)
 }
 

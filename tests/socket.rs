@@ -56,7 +56,7 @@ fn that_of_another_guard_at_the_same_path_is_left() {
     let second = KeyGuard::open(&file, Config::default()).unwrap();
     drop(first);
     done(dir.path(), &["create-org", "acme"]);
-    second.org_named("acme").unwrap();
+    second.admin().org_named("acme").unwrap();
     drop(second);
     assert!(!socket_of(&file).exists());
 }
@@ -80,7 +80,7 @@ fn a_file_that_was_moved_away_from_its_holder_is_not_made_anew() {
     }
     fs::rename(&moved, &file).unwrap();
     done(dir.path(), &["create-org", "acme"]);
-    kg.org_named("acme").unwrap();
+    kg.admin().org_named("acme").unwrap();
 }
 
 /// Its text was shown as the new one, whatever came of the second half.
@@ -90,8 +90,10 @@ fn a_rotation_that_fails_after_its_text_was_shown_says_whether_that_is_in_force(
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("keyguard.redb");
         let kg = KeyGuard::open(&file, Config::default()).unwrap();
-        kg.create_org("acme").unwrap();
-        kg.create_key(CreateKey::new("acme", "shop")).unwrap();
+        kg.admin().create_org("acme").unwrap();
+        kg.admin()
+            .create_key(CreateKey::new("acme", "shop"))
+            .unwrap();
         let (socket, real) = (socket_of(&file), dir.path().join("real.sock"));
         fs::rename(&socket, &real).unwrap();
         let listener = UnixListener::bind(&socket).unwrap();
@@ -145,7 +147,7 @@ fn a_dead_one_is_recognized_and_replaced() {
     done(dir.path(), &["stats"]);
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     done(dir.path(), &["create-org", "acme"]);
-    kg.org_named("acme").unwrap();
+    kg.admin().org_named("acme").unwrap();
 }
 
 #[test]
@@ -199,7 +201,7 @@ fn a_path_too_long_for_a_socket_has_one_elsewhere() {
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     assert!(!socket_of(&file).exists());
     done(&deep, &["create-org", "acme"]);
-    kg.org_named("acme").unwrap();
+    kg.admin().org_named("acme").unwrap();
 }
 
 #[test]
@@ -242,7 +244,7 @@ fn a_file_of_another_user_in_its_place_does_not_stop_the_guard() {
     chown(socket_of(&file), Some(NOBODY), None).unwrap();
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     done(file.parent().unwrap(), &["create-org", "acme"]);
-    kg.org_named("acme").unwrap();
+    kg.admin().org_named("acme").unwrap();
     assert_eq!(fs::read_to_string(socket_of(&file)).unwrap(), "precious");
 }
 
@@ -276,10 +278,10 @@ fn child_that_holds_a_file() {
     };
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     ready();
-    for warning in kg.stats().unwrap().warnings {
+    for warning in kg.admin().stats().unwrap().warnings {
         println!("\nwarning: {warning}");
     }
-    for org in kg.list_orgs(None, 100).unwrap() {
+    for org in kg.admin().list_orgs(None, 100).unwrap() {
         println!("\norganization: {}", org.name);
     }
 }
@@ -295,8 +297,10 @@ fn a_listener_of_another_user_is_told_nothing() {
     let dir = file.parent().unwrap();
     let key = {
         let kg = KeyGuard::open(&file, Config::default()).unwrap();
-        kg.create_org("acme").unwrap();
-        kg.create_key(CreateKey::new("acme", "shop")).unwrap()
+        kg.admin().create_org("acme").unwrap();
+        kg.admin()
+            .create_key(CreateKey::new("acme", "shop"))
+            .unwrap()
     };
     set_mode(dir, 0o777);
     let stranger = stage.spawn("child_that_answers_everybody", &socket_of(&file), NOBODY);
@@ -504,7 +508,8 @@ fn without_descriptors_it_waits_and_says_so() {
     .unwrap();
 
     let warned = || {
-        kg.stats()
+        kg.admin()
+            .stats()
             .unwrap()
             .warnings
             .iter()

@@ -30,20 +30,23 @@ fn bad_keys(home: &Home, kg: &KeyGuard) -> Vec<(Reason, String)> {
     let unknown = text(&common::key(&elsewhere.open()));
 
     let revoked = common::key(kg);
-    kg.revoke_key(revoked.key.id).unwrap();
+    kg.admin().revoke_key(revoked.key.id).unwrap();
 
     let expires_at = Some(home.clock.timestamp().plus(SECOND));
     let expired = key_with(kg, |key| CreateKey { expires_at, ..key });
     let rotated = common::key(kg);
-    kg.rotate_key(rotated.key.id, SECOND).unwrap();
+    kg.admin().rotate_key(rotated.key.id, SECOND).unwrap();
     home.clock.advance(SECOND - Duration::from_millis(1));
     admit(kg, &expired);
     admit(kg, &rotated);
     home.clock.advance(Duration::from_millis(1));
 
-    kg.create_org("suspended").unwrap();
-    let suspended = kg.create_key(CreateKey::new("suspended", "shop")).unwrap();
-    kg.suspend_org(suspended.key.org_id).unwrap();
+    kg.admin().create_org("suspended").unwrap();
+    let suspended = kg
+        .admin()
+        .create_key(CreateKey::new("suspended", "shop"))
+        .unwrap();
+    kg.admin().suspend_org(suspended.key.org_id).unwrap();
 
     vec![
         (Reason::MalformedKey, altered),
@@ -453,10 +456,10 @@ fn a_dry_run_consumes_and_records_nothing() {
         let request = Request::new(&none, IP, "/");
         assert_eq!(reason(&kg, request), Some(Reason::MissingKey));
     }
-    assert_eq!(kg.usage(ListUsage::default()).unwrap().len(), 3);
+    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 3);
     let Stats {
         requests, refused, ..
-    } = kg.stats().unwrap();
+    } = kg.admin().stats().unwrap();
     assert_eq!((requests, refused), (3, vec![]));
 }
 
@@ -485,7 +488,7 @@ fn a_dry_run_by_id_needs_no_text_of_the_key() {
     );
     admit(&kg, &key);
     assert_eq!(by_id(request), Some(Reason::RateLimited));
-    kg.revoke_key(id).unwrap();
+    kg.admin().revoke_key(id).unwrap();
     assert_eq!(by_id(request), Some(Reason::RevokedKey));
     let nobody = keyguard::KeyId(999);
     let verdict = kg.dry_run_as(nobody, request);

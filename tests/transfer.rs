@@ -129,7 +129,7 @@ fn ask_as_bearer(kg: &KeyGuard, text: &str) -> Result<keyguard::Grant, keyguard:
 
 /// How often a key was stored anew.
 fn rehashed(kg: &KeyGuard) -> usize {
-    let entries = kg.audit(None, 1_000).unwrap();
+    let entries = kg.admin().audit(None, 1_000).unwrap();
     let rehashed = entries.iter().filter(|entry| entry.action == "rehash_key");
     rehashed
         .inspect(|entry| assert_eq!(entry.actor, "program"))
@@ -173,7 +173,10 @@ fn what_was_refused_stays_refused() {
     assert_eq!(refusal(ask_with(&kg, OLD)), Reason::ExpiredKey);
     assert_eq!(refusal(ask_with(&kg, OFF)), Reason::RevokedKey);
     assert_eq!(refusal(ask_with(&kg, OUT)), Reason::SuspendedOrg);
-    assert_eq!(kg.org_named("gone").unwrap().status, OrgStatus::Suspended);
+    assert_eq!(
+        kg.admin().org_named("gone").unwrap().status,
+        OrgStatus::Suspended
+    );
     let app = ask_with(&kg, APP).unwrap();
     assert!(app.require("write").is_err());
 }
@@ -182,7 +185,7 @@ fn what_was_refused_stays_refused() {
 fn the_running_month_goes_on_where_it_was() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
-    let web = kg.key(KeyId(11)).unwrap();
+    let web = kg.admin().key(KeyId(11)).unwrap();
     assert_eq!(web.limits, ["5 monthly".parse().unwrap()]);
     assert_eq!(web.rate_limit_per_minute.get(), 90);
     // Three of five requests are used; the one that a limit refused is not.
@@ -196,7 +199,7 @@ fn the_running_month_goes_on_where_it_was() {
 fn totals_and_last_uses_come_along() {
     let dir = imported();
     let kg = open(&dir, Config::new(SECRET));
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!(
         (stats.organizations, stats.total_keys, stats.active_keys),
         (2, 5, 3),
@@ -213,8 +216,8 @@ fn totals_and_last_uses_come_along() {
     let used = stats.top_keys[0].key.last_used_at.unwrap();
     assert_eq!(used.to_string(), "2025-02-01T10:00:00Z");
     // Ids go on above.
-    assert_eq!(kg.create_org("new").unwrap().id.0, 8);
-    let key = kg.create_key(CreateKey::new("new", "new")).unwrap();
+    assert_eq!(kg.admin().create_org("new").unwrap().id.0, 8);
+    let key = kg.admin().create_key(CreateKey::new("new", "new")).unwrap();
     assert_eq!(key.key.id, KeyId(16));
 }
 
@@ -262,19 +265,20 @@ fn a_key_of_the_python_package_can_be_managed_like_any_other() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let hour = std::time::Duration::from_secs(3_600);
-    let rotated = kg.rotate_key(KeyId(12), hour).unwrap();
+    let rotated = kg.admin().rotate_key(KeyId(12), hour).unwrap();
     assert!(rotated.raw_key.expose().starts_with("kg_live_"));
     let _ = ask_with(&kg, APP).unwrap();
     let _ = ask_with(&kg, rotated.raw_key.expose()).unwrap();
     kg.flush().unwrap();
-    kg.revoke_key(KeyId(12)).unwrap();
+    kg.admin().revoke_key(KeyId(12)).unwrap();
     assert_eq!(refusal(ask_with(&kg, APP)), Reason::RevokedKey);
     let _ = ask_with(&kg, WEB).unwrap();
-    kg.update_key(UpdateKey {
-        scopes: Some(Vec::new()),
-        ..UpdateKey::new(KeyId(11))
-    })
-    .unwrap();
+    kg.admin()
+        .update_key(UpdateKey {
+            scopes: Some(Vec::new()),
+            ..UpdateKey::new(KeyId(11))
+        })
+        .unwrap();
     assert!(ask_with(&kg, WEB).unwrap().require("read").is_err());
 }
 
@@ -319,7 +323,7 @@ fn importing_again_changes_nothing_and_adds_what_is_new() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let _ = ask_with(&kg, APP).unwrap();
-    kg.revoke_key(KeyId(11)).unwrap();
+    kg.admin().revoke_key(KeyId(11)).unwrap();
     kg.close().unwrap();
     let look =
         || ["list-orgs", "list-keys", "stats"].map(|list| done(dir.path(), &["--json", list]));
@@ -372,7 +376,7 @@ fn other_names_ids_and_times_are_understood() {
     );
     assert_eq!(web.org().unwrap().name, "first");
     web.require("write").unwrap();
-    assert_eq!(kg.stats().unwrap().top_keys[0].key.id, KeyId(2));
+    assert_eq!(kg.admin().stats().unwrap().top_keys[0].key.id, KeyId(2));
 }
 
 #[test]
@@ -529,9 +533,10 @@ fn the_python_packages_database_is_no_data_file_and_says_what_to_type() {
 fn an_exported_file_goes_on_as_the_original() {
     let dir = TempDir::new().unwrap();
     let kg = open(&dir, Config::new(SECRET));
-    kg.create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap();
     let limits = vec!["3 monthly".to_owned()];
     let key = kg
+        .admin()
         .create_key(CreateKey {
             limits,
             ..CreateKey::new("acme", "web")

@@ -62,7 +62,7 @@ fn a_grant_that_is_dropped_unfinished_counts_once_without_a_status() {
     let recorded = usage(&kg);
     let recorded: Vec<_> = recorded.iter().map(|u| (u.status, u.latency)).collect();
     assert_eq!(recorded, [(0, SECOND)]);
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.errors), (1, 0));
 }
 
@@ -73,9 +73,9 @@ fn nothing_is_recorded_before_a_grant_ends() {
     let key = common::key(&kg);
     let grant = ask(&kg, &key).unwrap();
     assert_eq!(usage(&kg), []);
-    assert_eq!(kg.stats().unwrap().requests, 0);
+    assert_eq!(kg.admin().stats().unwrap().requests, 0);
     grant.finish(200);
-    assert_eq!(kg.stats().unwrap().requests, 1);
+    assert_eq!(kg.admin().stats().unwrap().requests, 1);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_grant_that_lacked_a_scope_counts_as_one_refusal() {
     let recorded = usage(&kg);
     let recorded: Vec<_> = recorded.iter().map(|u| (u.status, u.refused)).collect();
     assert_eq!(recorded, [(403, Some(Reason::MissingScope)); 2]);
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.errors), (2, 2));
     assert_eq!(stats.refused, [(Reason::MissingScope, 2)]);
 }
@@ -104,7 +104,7 @@ fn an_answer_of_400_or_above_is_an_error() {
     for status in [200, 204, 304, 399, 400, 404, 500, 599] {
         ask(&kg, &key).unwrap().finish(status);
     }
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.errors), (8, 4));
     assert_eq!((stats.requests_1h, stats.errors_1h), (8, 4));
     assert!((stats.error_rate() - 0.5).abs() < f64::EPSILON);
@@ -118,7 +118,7 @@ fn last_use_is_the_last_admission() {
     let key = key_limited_to(&kg, 2);
     let last_used = |kg: &KeyGuard| {
         kg.flush().unwrap();
-        kg.key(key.key.id).unwrap().last_used_at
+        kg.admin().key(key.key.id).unwrap().last_used_at
     };
     assert_eq!(last_used(&kg), None);
 
@@ -147,7 +147,7 @@ fn refusals_are_counted_by_their_reason() {
         ..key
     });
     let revoked = common::key(&kg);
-    kg.revoke_key(revoked.key.id).unwrap();
+    kg.admin().revoke_key(revoked.key.id).unwrap();
     let unknown = common::key(&Home::new().open());
     let (good, other) = (spent.raw_key.expose(), revoked.raw_key.expose());
     let nobody: [(&str, &str); 0] = [];
@@ -180,7 +180,7 @@ fn refusals_are_counted_by_their_reason() {
         expected.insert(reason, times);
     }
     let check = |kg: &KeyGuard| {
-        let stats = kg.stats().unwrap();
+        let stats = kg.admin().stats().unwrap();
         let refused: BTreeMap<Reason, u64> = stats.refused.iter().copied().collect();
         assert_eq!(refused, expected);
         let errors = expected.values().sum();
@@ -242,7 +242,7 @@ fn refusals_without_a_known_key_cost_no_room_of_their_own() {
     let after_few = ask_with_all(&unknown[..10]);
     let after_all = ask_with_all(&unknown[10..]);
 
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     let count = TEXTS as u64;
     assert_eq!(
         stats.refused,
@@ -300,7 +300,7 @@ fn totals_are_the_requests_of_all_threads_each_once() {
                 errors,
                 refused,
                 ..
-            } = kg.stats().unwrap();
+            } = kg.admin().stats().unwrap();
             assert!(
                 refused
                     .iter()
@@ -331,7 +331,7 @@ fn the_last_hour_moves_with_the_clock() {
     let kg = home.open();
     let key = common::key(&kg);
     let last_hour = || {
-        let stats = kg.stats().unwrap();
+        let stats = kg.admin().stats().unwrap();
         (stats.requests_1h, stats.errors_1h)
     };
     ask(&kg, &key).unwrap().finish(200);
@@ -348,7 +348,7 @@ fn the_last_hour_moves_with_the_clock() {
     assert_eq!(last_hour(), (1, 1));
     home.clock.advance(30 * MINUTE);
     assert_eq!(last_hour(), (0, 0));
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.errors), (3, 2));
 }
 
@@ -371,7 +371,7 @@ fn the_most_used_keys_come_first() {
 
     // One from below overtakes all, and refusals count too.
     admitted_of(&kg, &keys[3], 10, Reason::RateLimited);
-    kg.revoke_key(id(3)).unwrap();
+    kg.admin().revoke_key(id(3)).unwrap();
     admitted_of(&kg, &keys[3], 10, Reason::RevokedKey);
     expected.insert(0, (id(3), 21));
     expected.pop();
@@ -380,8 +380,8 @@ fn the_most_used_keys_come_first() {
 
     let kg = home.open();
     assert_eq!(top_keys(&kg), expected);
-    let first = kg.stats().unwrap().top_keys.swap_remove(0);
-    assert_eq!(first.key, kg.key(id(3)).unwrap());
+    let first = kg.admin().stats().unwrap().top_keys.swap_remove(0);
+    assert_eq!(first.key, kg.admin().key(id(3)).unwrap());
     assert_eq!(first.org_name, "acme");
 }
 
@@ -390,14 +390,16 @@ fn organizations_and_keys_are_counted() {
     let home = Home::new();
     let kg = home.open();
     let counts = |kg: &KeyGuard| {
-        let stats = kg.stats().unwrap();
+        let stats = kg.admin().stats().unwrap();
         (stats.organizations, stats.total_keys, stats.active_keys)
     };
     assert_eq!(counts(&kg), (0, 0, 0));
     let (first, _) = (common::key(&kg), common::key(&kg));
-    kg.suspend_org(org(&kg, "other").id).unwrap();
-    kg.revoke_key(first.key.id).unwrap();
-    kg.rotate_key(common::key(&kg).key.id, MINUTE).unwrap();
+    kg.admin().suspend_org(org(&kg, "other").id).unwrap();
+    kg.admin().revoke_key(first.key.id).unwrap();
+    kg.admin()
+        .rotate_key(common::key(&kg).key.id, MINUTE)
+        .unwrap();
     assert_eq!(counts(&kg), (2, 3, 2));
     kg.close().unwrap();
     assert_eq!(counts(&home.open()), (2, 3, 2));
@@ -418,7 +420,7 @@ fn usage_is_listed_by_key_and_time_in_the_order_it_was_recorded() {
         home.clock.advance(SECOND);
     }
     let listed = |request| {
-        let listed = kg.usage(request).unwrap();
+        let listed = kg.admin().usage(request).unwrap();
         let numbers = listed.iter().map(|row| row.path[1..].parse().unwrap());
         numbers.collect::<Vec<usize>>()
     };
@@ -455,7 +457,7 @@ fn retention_drops_single_requests_and_keeps_totals() {
     let kg = home.open_with(config());
     let key = common::key(&kg);
     ask(&kg, &key).unwrap().finish(500);
-    let before = kg.stats().unwrap();
+    let before = kg.admin().stats().unwrap();
 
     home.clock.advance(HOUR);
     kg.flush().unwrap();
@@ -463,7 +465,7 @@ fn retention_drops_single_requests_and_keeps_totals() {
     home.clock.advance(MINUTE);
     kg.flush().unwrap();
     assert_eq!(usage(&kg), [], "a minute after its retention");
-    let after = kg.stats().unwrap();
+    let after = kg.admin().stats().unwrap();
     assert_eq!((after.requests_1h, after.errors_1h), (0, 0));
     assert_eq!(
         (after.requests, after.errors, after.top_keys),
@@ -497,7 +499,7 @@ fn retention_drops_what_is_old_and_keeps_what_is_new() {
     assert_eq!(kept.len() - old, 10);
     // Requests go by the block, and the last block holds new ones too.
     assert!(old < OLD as usize / 2, "{old} of {OLD} are still there");
-    assert_eq!(kg.stats().unwrap().requests, u64::from(OLD) + 10);
+    assert_eq!(kg.admin().stats().unwrap().requests, u64::from(OLD) + 10);
 }
 
 #[test]
@@ -508,10 +510,10 @@ fn without_recording_nothing_is_recorded() {
     assert_eq!(admitted_of(&kg, &key, 5, Reason::RateLimited), 2);
     assert_eq!(refusal(ask_with(&kg, "nonsense")), Reason::MalformedKey);
     assert_eq!(usage(&kg), []);
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (0, 0));
     assert_eq!((stats.refused, stats.top_keys), (vec![], vec![]));
-    assert_eq!(kg.key(key.key.id).unwrap().last_used_at, None);
+    assert_eq!(kg.admin().key(key.key.id).unwrap().last_used_at, None);
     assert_eq!(stats.total_keys, 1);
 }
 
@@ -540,13 +542,13 @@ fn what_does_not_fit_the_queue_is_dropped_and_counted() {
             many_keys(&kg, 1_000);
             changed.store(true, Ordering::SeqCst);
         });
-        if kg.stats().unwrap().dropped > 0 {
+        if kg.admin().stats().unwrap().dropped > 0 {
             break;
         }
     }
     let issued = issued.into_inner();
     let check = |kg: &KeyGuard| {
-        let stats = kg.stats().unwrap();
+        let stats = kg.admin().stats().unwrap();
         assert!(stats.dropped > 0, "{issued} requests were no burst");
         assert_eq!(stats.requests + stats.dropped, issued);
         assert_eq!(usage(kg).len() as u64, stats.requests);
@@ -563,16 +565,17 @@ fn usage(kg: &KeyGuard) -> Vec<Usage> {
         limit: usize::MAX,
         ..ListUsage::default()
     };
-    kg.usage(all).unwrap()
+    kg.admin().usage(all).unwrap()
 }
 
 fn top_keys(kg: &KeyGuard) -> Vec<(KeyId, u64)> {
-    let top = kg.stats().unwrap().top_keys;
+    let top = kg.admin().stats().unwrap().top_keys;
     top.iter().map(|top| (top.key.id, top.requests)).collect()
 }
 
 fn many_keys(kg: &KeyGuard, number: usize) -> Vec<CreatedKey> {
     let org = org(kg, "acme").name;
-    kg.create_keys(&vec![CreateKey::new(org, "one of many"); number])
+    kg.admin()
+        .create_keys(&vec![CreateKey::new(org, "one of many"); number])
         .unwrap()
 }

@@ -51,16 +51,16 @@ fn requests_go_to_the_sink_too_and_the_file_keeps_what_it_kept() {
             ask(&kg, &key).unwrap().finish(status);
         }
         ask(&kg, &key).unwrap_err();
-        let stats = kg.stats().unwrap();
+        let stats = kg.admin().stats().unwrap();
         assert_eq!((stats.requests, stats.dropped), (3, 0));
         assert_eq!(taker.statuses(), [200, 201, 429]);
         assert_eq!(taker.0.lock().0[0].path, "/api/data");
-        let kept = kg.usage(ListUsage::default()).unwrap();
+        let kept = kg.admin().usage(ListUsage::default()).unwrap();
         match only {
             true => assert_eq!(kept, []),
             false => assert_eq!(kept, taker.0.lock().0),
         }
-        assert!(kg.key(key.key.id).unwrap().last_used_at.is_some());
+        assert!(kg.admin().key(key.key.id).unwrap().last_used_at.is_some());
     }
 }
 
@@ -80,7 +80,7 @@ fn refusals_without_a_known_key_go_to_the_sink_alone() {
     for _ in 0..2 {
         let _ = kg.check_ip(&login, IP, "/login");
     }
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (4, 0));
     let taken = taker.0.lock().0.clone();
     let all: Vec<_> = taken
@@ -102,7 +102,7 @@ fn refusals_without_a_known_key_go_to_the_sink_alone() {
     ];
     assert_eq!(all, expected);
     assert_eq!((taken[2].method, taken[2].ip), (Method::Put, IP.into()));
-    assert_eq!(kg.usage(ListUsage::default()).unwrap().len(), 1);
+    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 1);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_flood_without_keys_is_bounded_before_a_sink_too() {
     }
     kg.flush().unwrap_err();
     taker.0.lock().1 = 0;
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!(stats.requests, 3_000, "all are counted");
     assert_eq!(taker.statuses().len() as u64, 3_000 - stats.dropped);
     assert!(taker.statuses().len() <= 1_024);
@@ -138,7 +138,7 @@ fn what_the_sink_does_not_take_is_offered_again_in_order() {
     ask(&kg, &key).unwrap().finish(202);
     kg.flush().unwrap();
     assert_eq!(taker.statuses(), [200, 201, 202]);
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (3, 0));
 }
 
@@ -156,7 +156,7 @@ fn what_waits_for_a_sink_that_is_away_is_bounded_and_the_rest_counted() {
         kg.flush().unwrap_err();
     }
     taker.0.lock().1 = 0;
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!(stats.requests, 3_000);
     assert_eq!(taker.statuses().len() as u64, 3_000 - stats.dropped);
     assert_eq!(taker.statuses().len(), 1_024);
@@ -189,7 +189,7 @@ fn a_sink_that_panics_holds_nobody_up_and_is_offered_the_same_again() {
         cause.contains("the sink panicked: no such queue"),
         "{cause}"
     );
-    kg.stats().unwrap();
+    kg.admin().stats().unwrap();
     // It may have been offered them more often than was asked for.
     while kg.flush().is_err() {}
     assert_eq!(taker.statuses(), [200]);
@@ -211,7 +211,7 @@ fn a_guard_whose_sink_always_panics_can_be_closed_and_dropped() {
             false => drop(kg),
         }
         let kg = home.open();
-        assert_eq!(kg.stats().unwrap().requests, 1, "the file has all");
+        assert_eq!(kg.admin().stats().unwrap().requests, 1, "the file has all");
     }
 }
 
@@ -223,18 +223,18 @@ fn a_sink_that_fails_fails_nothing_else_and_is_named_until_it_works() {
     let key = key_limited_to(&kg, 1);
     ask(&kg, &key).unwrap().finish(200);
     kg.flush().unwrap_err();
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (1, 0));
     assert!(stats.sink_failures > 0);
     let is_named = |text: &String| text.contains("usage sink") && text.contains("away");
     assert!(stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
-    kg.reset(key.key.id, None).unwrap();
+    kg.admin().reset(key.key.id, None).unwrap();
     ask(&kg, &key).unwrap().finish(200);
-    assert_eq!(kg.usage(ListUsage::default()).unwrap().len(), 2);
+    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 2);
 
     taker.0.lock().1 = 0;
     kg.flush().unwrap();
-    let stats = kg.stats().unwrap();
+    let stats = kg.admin().stats().unwrap();
     assert!(!stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
     assert!(stats.sink_failures > 0, "the count stays");
     assert_eq!(taker.statuses(), [200, 200]);
@@ -261,7 +261,7 @@ fn a_line_of_json_is_a_request() {
     let grant = ask(&kg, &key).unwrap();
     home.clock.advance(Duration::from_micros(1_250));
     grant.finish(200);
-    kg.revoke_key(key.key.id).unwrap();
+    kg.admin().revoke_key(key.key.id).unwrap();
     ask(&kg, &key).unwrap_err();
     home.clock.advance(Duration::from_millis(1));
     ask_with(&kg, "nonsense").unwrap_err();

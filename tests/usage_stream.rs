@@ -23,7 +23,7 @@ fn each_request_is_an_entry_and_totals_stay_in_the_file() {
     let headers = [("X-API-Key", key.raw_key.expose())];
     let request = Request::new(&headers, IP, "/orders?page=2").method("POST");
     kg.decide(request).unwrap().finish(201);
-    kg.revoke_key(key.key.id).unwrap();
+    kg.admin().revoke_key(key.key.id).unwrap();
     assert!(kg.check(&headers, IP, "/orders").is_err());
     kg.flush().unwrap();
 
@@ -43,8 +43,8 @@ fn each_request_is_an_entry_and_totals_stay_in_the_file() {
     let refused = ("refused".to_owned(), "revoked_key".to_owned());
     assert!(entries[1].contains(&refused), "{entries:?}");
     assert_eq!(entries.len(), 2);
-    assert_eq!(kg.stats().unwrap().requests, 2);
-    assert_eq!(kg.usage(ListUsage::default()).unwrap().len(), 2);
+    assert_eq!(kg.admin().stats().unwrap().requests, 2);
+    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 2);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn requests_wait_while_the_server_is_gone_and_come_once() {
     kg.flush().unwrap();
     // The restarted server has lost what it had.
     assert_eq!(entries(&redis).len(), 4);
-    assert_eq!(kg.stats().unwrap().dropped, 0);
+    assert_eq!(kg.admin().stats().unwrap().dropped, 0);
 }
 
 #[test]

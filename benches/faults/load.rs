@@ -131,11 +131,11 @@ fn check(node: &KeyGuard, keys: &[String], first: usize, shared: &Shared) -> BTr
 fn change(node: &KeyGuard, shared: &Shared) -> Changes {
     let mut changes = Changes::default();
     while !shared.is_over.load(Ordering::SeqCst) {
-        match node.create_key(CreateKey::new("acme", "change")) {
+        match node.admin().create_key(CreateKey::new("acme", "change")) {
             Ok(created) => {
                 let id = created.key.id;
                 changes.created.push(id);
-                match node.revoke_key(id) {
+                match node.admin().revoke_key(id) {
                     Ok(_) => changes.revoked.push(id),
                     Err(_) => changes.failed += 1,
                 }
@@ -207,10 +207,10 @@ impl Figures {
         let node = world.fresh_node()?;
         let mut lost = 0;
         for id in &self.changes.created {
-            lost += usize::from(node.key(*id).is_err());
+            lost += usize::from(node.admin().key(*id).is_err());
         }
         for id in &self.changes.revoked {
-            lost += usize::from(node.key(*id).is_ok_and(|key| key.active));
+            lost += usize::from(node.admin().key(*id).is_ok_and(|key| key.active));
         }
         Ok(lost)
     }

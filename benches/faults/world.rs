@@ -34,12 +34,12 @@ impl World {
         let database = postgres.database();
         let open = || KeyGuard::open(&database.url, config().redis_url(redis.url()));
         let nodes = vec![open()?, open()?];
-        nodes[0].create_org("acme")?;
+        nodes[0].admin().create_org("acme")?;
         let request = CreateKey {
             rate_limit_per_minute: Some(1_000_000),
             ..CreateKey::new("acme", "load")
         };
-        let created = nodes[0].create_keys(&vec![request; KEYS])?;
+        let created = nodes[0].admin().create_keys(&vec![request; KEYS])?;
         let keys = created
             .iter()
             .map(|created| created.raw_key.expose().to_owned());

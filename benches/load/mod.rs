@@ -149,7 +149,7 @@ fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(), Failure>
 
 /// That a guard has recorded every request, and dropped none.
 pub(crate) fn all_recorded(guard: &KeyGuard, requests: usize) -> Result<(), Failure> {
-    let stats = guard.stats()?;
+    let stats = guard.admin().stats()?;
     if (stats.requests, stats.dropped) == (requests as u64, 0) {
         return Ok(());
     }

@@ -74,8 +74,8 @@ pub(crate) fn check_rich(run: &Run) -> Measured {
     let mut requests = Vec::new();
     for number in 0..1_000 {
         let org = format!("org {number}");
-        let id = kg.create_org(&org)?.id;
-        kg.set_org_limits(id, ["1000000/min"])?;
+        let id = kg.admin().create_org(&org)?.id;
+        kg.admin().set_org_limits(id, ["1000000/min"])?;
         requests.push(CreateKey {
             rate_limit_per_minute: Some(UNREACHED),
             limits: vec!["100000/s".into(), "100000000/day".into()],
@@ -83,7 +83,7 @@ pub(crate) fn check_rich(run: &Run) -> Measured {
             ..CreateKey::new(org, "benchmark")
         });
     }
-    let created = kg.create_keys(&requests)?;
+    let created = kg.admin().create_keys(&requests)?;
     let keys: Vec<String> = created
         .iter()
         .map(|created| created.raw_key.expose().to_owned())
@@ -118,7 +118,7 @@ pub(crate) fn locked(run: &Run) -> Measured {
             let _ = kg.check(&headers("nonsense"), ip, "/");
         }
     }
-    let locks = kg.locks().len();
+    let locks = kg.admin().locks().len();
     if locks != 10_000 {
         return Err(format!("{locks} addresses are locked out").into());
     }
@@ -194,14 +194,14 @@ pub(crate) fn two_threads(run: &Run) -> Measured {
 pub(crate) fn deny(run: &Run) -> Measured {
     let (kg, keys) = run.world.guard("deny.redb", 100, UNREACHED, unrecorded())?;
     let org = "exhausted";
-    kg.create_org(org)?;
+    kg.admin().create_org(org)?;
     let mut exhausted = Vec::new();
     for _ in 0..100 {
         let request = CreateKey {
             rate_limit_per_minute: Some(60),
             ..CreateKey::new(org, "full")
         };
-        exhausted.push(kg.create_key(request)?.raw_key.expose().to_owned());
+        exhausted.push(kg.admin().create_key(request)?.raw_key.expose().to_owned());
     }
     let passes = run.size(4_000);
     let fill = || {
@@ -252,7 +252,7 @@ pub(crate) fn logged(run: &Run) -> Measured {
         || timed(|| failed.set(failed.get() | !drive(&bare, &bare_keys))),
         || timed(|| failed.set(failed.get() | !drive(&logged, &logged_keys))),
     );
-    let dropped = logged.stats()?.dropped;
+    let dropped = logged.admin().stats()?.dropped;
     if failed.get() || dropped > 0 {
         return Err(format!("usage was lost: {dropped} events dropped").into());
     }
@@ -300,7 +300,7 @@ pub(crate) fn hold_until_killed(arguments: &[String]) -> Result<(), Box<dyn Erro
         return Err("expected FILE".into());
     };
     let kg = KeyGuard::open(file, Config::new(SECRET))?;
-    let created = kg.create_key(CreateKey::new("org 0", "killed"))?;
+    let created = kg.admin().create_key(CreateKey::new("org 0", "killed"))?;
     kg.check(&headers(created.raw_key.expose()), peer(), "/api/data")?
         .finish(200);
     kg.flush()?;
@@ -325,13 +325,13 @@ pub(crate) fn stats(run: &Run) -> Measured {
             kg.flush()?;
         }
     }
-    let before = kg.stats()?;
+    let before = kg.admin().stats()?;
     if before.requests < requests as u64 {
         return Err(format!("{} of {requests} requests recorded", before.requests).into());
     }
     let mut times = Vec::new();
     for _ in 0..run.rounds(11) {
-        let (time, stats) = timed_result(|| kg.stats());
+        let (time, stats) = timed_result(|| kg.admin().stats());
         times.push(millis(time));
         stats?;
     }

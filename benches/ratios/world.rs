@@ -68,10 +68,10 @@ pub(crate) fn guard_at(
     let mut requests = Vec::new();
     for number in 0..count {
         let org = format!("org {number}");
-        kg.create_org(&org)?;
+        kg.admin().create_org(&org)?;
         requests.push(limited(&org, per_minute));
     }
-    let created = kg.create_keys(&requests)?;
+    let created = kg.admin().create_keys(&requests)?;
     let keys = created
         .iter()
         .map(|created| created.raw_key.expose().to_owned())
@@ -84,14 +84,14 @@ fn many_keys(path: &Path, count: usize) -> Result<Vec<String>, Box<dyn Error>> {
     let mut keys = Vec::with_capacity(count);
     for org in 0..1_000 {
         let org = format!("org {org}");
-        kg.create_org(&org)?;
+        kg.admin().create_org(&org)?;
     }
     for start in (0..count).step_by(20_000) {
         let batch = start..count.min(start + 20_000);
         let requests: Vec<_> = batch
             .map(|number| limited(&format!("org {}", number % 1_000), UNREACHED))
             .collect();
-        let created = kg.create_keys(&requests)?;
+        let created = kg.admin().create_keys(&requests)?;
         keys.extend(
             created
                 .iter()

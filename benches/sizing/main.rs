@@ -57,8 +57,8 @@ fn report(name: &str, value: f64, unit: &str) {
 }
 
 fn keys(kg: &KeyGuard, count: usize, request: &CreateKey) -> Result<Vec<String>, Box<dyn Error>> {
-    kg.create_org(&request.org_name)?;
-    let created = kg.create_keys(&vec![request.clone(); count])?;
+    kg.admin().create_org(&request.org_name)?;
+    let created = kg.admin().create_keys(&vec![request.clone(); count])?;
     let keys = created.iter().map(|key| key.raw_key.expose().to_owned());
     Ok(keys.collect())
 }
@@ -191,7 +191,7 @@ fn usage(requests: usize) -> Done {
              WHERE inhparent = 'usage_logs'::regclass",
         )
         .parse()?;
-    let dropped = kg.stats()?.dropped;
+    let dropped = kg.admin().stats()?.dropped;
     report(
         "postgres_bytes_per_request",
         bytes / (requests as f64 - dropped as f64),

@@ -8,8 +8,10 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{AdminError, CreateKey, CreatedKey, ListKeys, RotateKey, Stats, UpdateKey, given};
-use crate::guard::{KeyGuard, Request, RuleState, Verdict};
+use super::{
+    Admin, AdminError, CreateKey, CreatedKey, ListKeys, RotateKey, Stats, UpdateKey, given,
+};
+use crate::guard::{KeySource, Request, RuleState, Verdict};
 use crate::input::InvalidInput;
 use crate::lockout::LockScope;
 use crate::model::{Key, Org, OrgId, Reason};
@@ -321,7 +323,7 @@ impl From<Verdict> for CheckReply {
     }
 }
 
-impl KeyGuard {
+impl Admin {
     /// Carries a command out. A reply is the same, and says the same, for whoever asks.
     pub(crate) fn answer(&self, command: Command) -> Result<Value, Failure> {
         match command {
@@ -445,12 +447,12 @@ impl KeyGuard {
     }
 
     fn rotation(&self, rotation: &Rotation) -> Result<RotateKey, Failure> {
-        let now = self.inner.now();
+        let now = self.guard.now();
         let grace = match rotation.grace.as_str() {
             "0" => std::time::Duration::ZERO,
             text => {
                 let time: LockDuration = text.parse().map_err(AdminError::from)?;
-                let zone = self.inner.lockouts().zone();
+                let zone = self.guard.lockouts().zone();
                 time.ends_at(now, zone)
                     .map_err(AdminError::from)?
                     .since(now)
@@ -472,7 +474,7 @@ impl KeyGuard {
         let headers: Vec<(&str, &str)> = check
             .raw_key
             .iter()
-            .map(|key| (self.inner.config().key_header.as_str(), key.as_str()))
+            .map(|key| (self.guard.config().key_header.as_str(), key.as_str()))
             .collect();
         let scopes: Vec<&str> = check.scopes.iter().map(String::as_str).collect();
         let mut request = Request::new(&headers, ip, &check.path)
@@ -482,8 +484,11 @@ impl KeyGuard {
             request = request.cost(cost);
         }
         let verdict = match &check.key {
-            Some(key) => self.dry_run_as(self.find_key(key)?.id, request),
-            None => self.dry_run(request),
+            Some(key) => {
+                let id = self.find_key(key)?.id;
+                self.guard.dry_run(&request, KeySource::Key(id))
+            }
+            None => self.guard.dry_run(&request, KeySource::Presented),
         };
         reply(CheckReply::from(verdict))
     }
@@ -501,7 +506,7 @@ impl KeyGuard {
 
     /// Refuses a network of which clients count as the IPv4 addresses inside.
     fn require_native(&self, text: &str) -> Result<(), AdminError> {
-        let compiled = self.inner.compiled();
+        let compiled = self.guard.compiled();
         let net = text.parse().ok();
         match net.and_then(|net| compiled.policy.nat64_prefixes.overlapping(net)) {
             None => Ok(()),
@@ -515,7 +520,7 @@ impl KeyGuard {
     /// What a client is counted and locked as, by its address or as listings show it.
     fn network(&self, text: &str) -> Result<IpKey, AdminError> {
         if let Ok(ip) = text.parse::<ClientIp>() {
-            let ip = self.inner.compiled().policy.nat64_prefixes.canonical(ip);
+            let ip = self.guard.compiled().policy.nat64_prefixes.canonical(ip);
             if let Some(network) = IpKey::of(ip) {
                 return Ok(network);
             }

@@ -1,9 +1,9 @@
-//! The methods of [`KeyGuard`] that lock clients out by hand.
+//! The methods of [`Admin`] that lock clients out by hand.
 
 use serde_json::json;
 
-use super::AdminError;
-use crate::guard::{KeyGuard, refuses};
+use super::{Admin, AdminError};
+use crate::guard::refuses;
 use crate::input::InvalidInput;
 use crate::lockout::{Lock, LockCause, LockScope, Refuses};
 use crate::model::Method;
@@ -12,7 +12,7 @@ use crate::net::IpKey;
 use crate::policy::path;
 use crate::time::LockDuration;
 
-impl KeyGuard {
+impl Admin {
     /// Locks a client out for a time, of everything or of `path`. In force and durable when this
     /// returns. A client that is locked out of the same for longer stays so.
     ///
@@ -27,7 +27,7 @@ impl KeyGuard {
         scope: LockScope,
     ) -> Result<Lock, AdminError> {
         let ip = self
-            .inner
+            .guard
             .compiled()
             .policy
             .nat64_prefixes
@@ -48,8 +48,8 @@ impl KeyGuard {
         time: LockDuration,
         scope: LockScope,
     ) -> Result<Lock, AdminError> {
-        let now = self.inner.now();
-        let lockouts = self.inner.lockouts();
+        let now = self.guard.now();
+        let lockouts = self.guard.lockouts();
         let until = time.ends_at(now, lockouts.zone())?;
         let lock = Lock {
             network,
@@ -62,7 +62,7 @@ impl KeyGuard {
         };
         let details = json!({ "network": network, "refuses": lock.refuses, "until": until });
         let audit = self.audit_context("block", None, details);
-        let blocked = lockouts.block(self.inner.store(), lock, &audit)?;
+        let blocked = lockouts.block(self.guard.store(), lock, &audit)?;
         blocked.ok_or_else(|| {
             AdminError::Conflict(
                 "there are as many locks as there can be; unblock some, or raise \
@@ -78,11 +78,11 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`] if it has none.
     pub fn unblock(&self, network: IpKey, path: Option<&str>) -> Result<Vec<Lock>, AdminError> {
-        let lockouts = self.inner.lockouts();
-        let (store, limiter) = (self.inner.store(), self.inner.limiter());
+        let lockouts = self.guard.lockouts();
+        let (store, limiter) = (self.guard.store(), self.guard.limiter());
         let details = json!({ "network": network, "path": path });
         let audit = self.audit_context("unblock", None, details);
-        let compiled = self.inner.compiled();
+        let compiled = self.guard.compiled();
         let place = path.map(|path| (path::normalised(path), compiled.place(path, Method::Other)));
         let meant = |refuses: &Refuses| match (&place, refuses) {
             (None, _) => true,
@@ -97,7 +97,7 @@ impl KeyGuard {
             return Ok(ended);
         }
         let parent = network.parent();
-        let now = self.inner.now();
+        let now = self.guard.now();
         let is_around = |lock: &Lock| lock.network == parent && parent != network;
         Err(AdminError::NotFound(
             if lockouts.policy_handle(now).iter().any(is_around) {
@@ -110,6 +110,6 @@ impl KeyGuard {
 
     /// Every lock that is in force, by network.
     pub fn locks(&self) -> Vec<Lock> {
-        self.inner.lockouts().policy_handle(self.inner.now())
+        self.guard.lockouts().policy_handle(self.guard.now())
     }
 }

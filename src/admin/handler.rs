@@ -1,4 +1,4 @@
-//! The methods of [`KeyGuard`] that manage organizations and keys.
+//! The methods of [`Admin`] that manage organizations and keys.
 //!
 //! Each change is durable first and in force second; both before the method returns.
 
@@ -7,10 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, RotateKey, Stats, TopKey, UpdateKey,
-    UsageList,
+    Admin, AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, RotateKey, Stats, TopKey,
+    UpdateKey, UsageList,
 };
-use crate::guard::KeyGuard;
 use crate::input::text;
 use crate::input::{self, InvalidInput};
 use crate::limit;
@@ -21,7 +20,7 @@ use crate::net::CidrSet;
 use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
 use crate::time::Timestamp;
 
-impl KeyGuard {
+impl Admin {
     /// Creates an organization with a unique name of 1 to 255 visible characters and spaces. Names that
     /// look alike, by their skeletons of Unicode Technical Standard 39, are one.
     ///
@@ -30,7 +29,7 @@ impl KeyGuard {
     pub fn create_org(&self, name: &str) -> Result<Org, AdminError> {
         let name = self::name("org_name", name)?;
         let audit = self.audit_context("create_org", None, json!({ "org_name": name }));
-        Ok(self.inner.store().create_org(&name, &audit)?)
+        Ok(self.guard.store().create_org(&name, &audit)?)
     }
 
     /// An organization by its id.
@@ -38,7 +37,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`]
     pub fn org(&self, id: OrgId) -> Result<Org, AdminError> {
-        Ok(self.inner.store().org(id)?)
+        Ok(self.guard.store().org(id)?)
     }
 
     /// An organization by its name.
@@ -47,7 +46,7 @@ impl KeyGuard {
     /// [`AdminError::NotFound`]
     pub fn org_named(&self, name: &str) -> Result<Org, AdminError> {
         let name = text::normalized(name);
-        Ok(self.inner.store().org_named(&name)?)
+        Ok(self.guard.store().org_named(&name)?)
     }
 
     /// At most `limit` organizations, by id, with ids above `after`.
@@ -55,7 +54,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn list_orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, AdminError> {
-        Ok(self.inner.store().orgs(after, limit)?)
+        Ok(self.guard.store().orgs(after, limit)?)
     }
 
     /// Refuses all keys of an organization until it is resumed.
@@ -95,8 +94,8 @@ impl KeyGuard {
         details: Value,
     ) -> Result<Org, AdminError> {
         let audit = self.audit_context(action, Some(id.0), details);
-        let org = self.inner.store().update_org(id, change, &audit)?;
-        self.inner.org_changed(id);
+        let org = self.guard.store().update_org(id, change, &audit)?;
+        self.guard.org_changed(id);
         Ok(org)
     }
 
@@ -108,19 +107,19 @@ impl KeyGuard {
         details: Value,
     ) -> Result<Key, AdminError> {
         let audit = self.audit_context(action, Some(id.0), details);
-        let key = self.inner.store().update_key(id, change, &audit)?;
-        self.inner.key_changed(id);
+        let key = self.guard.store().update_key(id, change, &audit)?;
+        self.guard.key_changed(id);
         Ok(self.seen(key))
     }
 
     /// A stored key as it is now.
     fn seen(&self, key: Key) -> Key {
-        key.seen_at(self.inner.now())
+        key.seen_at(self.guard.now())
     }
 
     /// A key that has expired from the start, or whose owner means to revoke it.
     fn check_expiry(&self, expires_at: Option<Timestamp>) -> Result<(), InvalidInput> {
-        match expires_at.is_some_and(|at| at <= self.inner.now()) {
+        match expires_at.is_some_and(|at| at <= self.guard.now()) {
             false => Ok(()),
             true => Err(InvalidInput::new(
                 "expires_at",
@@ -137,7 +136,7 @@ impl KeyGuard {
         let (key, raw_key) = self.new_key(&request)?;
         let audit = self.audit_context("create_key", None, without_nulls(json!(request)));
         let credential = self.credential(&raw_key);
-        let key = self.inner.store().create_key(key, credential, &audit)?;
+        let key = self.guard.store().create_key(key, credential, &audit)?;
         let key = self.seen(key);
         Ok(CreatedKey { key, raw_key })
     }
@@ -145,7 +144,7 @@ impl KeyGuard {
     /// Creates many keys in one change, all or none, in the order given.
     ///
     /// # Errors
-    /// As [`KeyGuard::create_key`].
+    /// As [`Admin::create_key`].
     pub fn create_keys(&self, requests: &[CreateKey]) -> Result<Vec<CreatedKey>, AdminError> {
         let mut keys = Vec::with_capacity(requests.len());
         let mut raw_keys = Vec::with_capacity(requests.len());
@@ -155,7 +154,7 @@ impl KeyGuard {
             raw_keys.push(raw_key);
         }
         let audit = self.audit_context("create_keys", None, json!({ "keys": keys.len() }));
-        let keys = self.inner.store().create_keys(keys, &audit)?.into_iter();
+        let keys = self.guard.store().create_keys(keys, &audit)?.into_iter();
         Ok(keys
             .zip(raw_keys)
             .map(|(key, raw_key)| CreatedKey { key, raw_key })
@@ -163,7 +162,7 @@ impl KeyGuard {
     }
 
     fn new_key(&self, request: &CreateKey) -> Result<(NewKey, PlainKey), AdminError> {
-        let config = self.inner.config();
+        let config = self.guard.config();
         let per_minute = request
             .rate_limit_per_minute
             .unwrap_or(config.default_rate_limit);
@@ -178,7 +177,7 @@ impl KeyGuard {
             rate_limit_per_minute: input::limit("rate_limit_per_minute", per_minute)?,
             limits: limit::list(&request.limits)?,
             allowed_ips: allowed_ips(&request.allowed_ips)?,
-            created_at: self.inner.now(),
+            created_at: self.guard.now(),
             expires_at: request.expires_at,
             org_id: self.org_named(&request.org_name)?.id,
         };
@@ -190,7 +189,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`]
     pub fn key(&self, id: KeyId) -> Result<Key, AdminError> {
-        Ok(self.seen(self.inner.store().key(id)?))
+        Ok(self.seen(self.guard.store().key(id)?))
     }
 
     /// The key with this id, or with this prefix as listings show it.
@@ -238,7 +237,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::NotFound`] for the organization.
     pub fn list_keys(&self, request: ListKeys) -> Result<Vec<Key>, AdminError> {
-        let store = self.inner.store();
+        let store = self.guard.store();
         let keys = store.keys(request.org_id, request.after, request.limit)?;
         Ok(keys.into_iter().map(|key| self.seen(key)).collect())
     }
@@ -269,7 +268,7 @@ impl KeyGuard {
             lift: None,
             expires_at: request.expires_at,
             unless_expired_at: (request.expires_at.is_some() && !request.reactivate)
-                .then(|| self.inner.now()),
+                .then(|| self.guard.now()),
         };
         self.check_expiry(request.expires_at.flatten())?;
         self.change_key(request.id, change, "update_key", details)
@@ -279,7 +278,7 @@ impl KeyGuard {
     /// `grace` more, zero for no longer, or until the key itself expires.
     ///
     /// # Errors
-    /// As [`KeyGuard::rotate`].
+    /// As [`Admin::rotate`].
     pub fn rotate_key(&self, id: KeyId, grace: Duration) -> Result<CreatedKey, AdminError> {
         self.rotate(RotateKey {
             grace,
@@ -298,14 +297,14 @@ impl KeyGuard {
         self.rotate_to(request, raw_key)
     }
 
-    /// A new text for a key, which [`KeyGuard::rotate_to`] puts in force, and the key as it will be.
+    /// A new text for a key, which [`Admin::rotate_to`] puts in force, and the key as it will be.
     pub(super) fn prepare_rotation(&self, request: RotateKey) -> Result<CreatedKey, AdminError> {
-        let key = self.inner.store().key(request.id)?;
+        let key = self.guard.store().key(request.id)?;
         self.check_expiry(request.expires_at.flatten())?;
         if !key.active {
             return Err(StoreError::Revoked(key.id).into());
         }
-        let now = self.inner.now();
+        let now = self.guard.now();
         if request.expires_at.is_none() && key.is_expired(now) {
             return Err(StoreError::Expired(key.id).into());
         }
@@ -315,7 +314,7 @@ impl KeyGuard {
             .unwrap_or_default()
             .parse();
         // A key of the Python package may have started with anything.
-        let prefix = prefix.unwrap_or_else(|_| self.inner.config().key_prefix.clone());
+        let prefix = prefix.unwrap_or_else(|_| self.guard.config().key_prefix.clone());
         let raw_key = generate(&prefix)?;
         let key = Key {
             prefix: raw_key.shown_prefix().to_owned(),
@@ -338,7 +337,7 @@ impl KeyGuard {
             expires_at,
         } = request;
         self.check_expiry(expires_at.flatten())?;
-        let now = self.inner.now();
+        let now = self.guard.now();
         let rotation = Rotation {
             now,
             retire_at: now.plus(grace),
@@ -349,9 +348,9 @@ impl KeyGuard {
             details["expires_at"] = json!(expires_at);
         }
         let audit = self.audit_context("rotate_key", Some(id.0), details);
-        let store = self.inner.store();
+        let store = self.guard.store();
         let key = store.add_credential(id, self.credential(&raw_key), rotation, &audit)?;
-        self.inner.key_changed(id);
+        self.guard.key_changed(id);
         let key = self.seen(key);
         Ok(CreatedKey { key, raw_key })
     }
@@ -362,8 +361,8 @@ impl KeyGuard {
     /// [`AdminError::NotFound`]; revoking a revoked key again changes nothing.
     pub fn revoke_key(&self, id: KeyId) -> Result<Key, AdminError> {
         let audit = self.audit_context("revoke_key", Some(id.0), json!({}));
-        let key = self.inner.store().revoke_key(id, &audit)?;
-        self.inner.key_changed(id);
+        let key = self.guard.store().revoke_key(id, &audit)?;
+        self.guard.key_changed(id);
         Ok(self.seen(key))
     }
 
@@ -374,7 +373,7 @@ impl KeyGuard {
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, AdminError> {
-        Ok(self.inner.store().audit(before, limit)?)
+        Ok(self.guard.store().audit(before, limit)?)
     }
 
     /// Recorded requests by known keys, in the order they were recorded.
@@ -384,7 +383,7 @@ impl KeyGuard {
     pub fn usage(&self, request: ListUsage) -> Result<UsageList, AdminError> {
         self.store_usage()?;
         Ok(self
-            .inner
+            .guard
             .store()
             .usage(request.key_id, request.from, request.limit)?)
     }
@@ -395,7 +394,7 @@ impl KeyGuard {
     /// [`AdminError::Unavailable`]
     pub fn stats(&self) -> Result<Stats, AdminError> {
         self.store_usage()?;
-        let totals = self.inner.store().totals(self.inner.now())?;
+        let totals = self.guard.store().totals(self.guard.now())?;
         let refused = totals
             .refused
             .iter()
@@ -416,9 +415,9 @@ impl KeyGuard {
             dropped: totals.dropped,
             shadowed: totals.shadowed.into_iter().collect(),
             locks: self.locks().len() as u64,
-            unlocked: self.inner.lockouts().unlocked(),
-            sink_failures: self.inner.recorder().sink_failures(),
-            warnings: self.inner.warnings(),
+            unlocked: self.guard.lockouts().unlocked(),
+            sink_failures: self.guard.recorder().sink_failures(),
+            warnings: self.guard.warnings(),
             top_keys: top_keys
                 .map(|(key, org, requests)| TopKey {
                     key: self.seen(key),
@@ -431,36 +430,17 @@ impl KeyGuard {
 
     /// Stores usage before it is read. While changes are refused it is read as far as it is stored.
     fn store_usage(&self) -> Result<(), AdminError> {
-        match self.inner.recorder().flush_store() {
-            Err(_) if self.inner.store().fault().is_some() => Ok(()),
+        match self.guard.recorder().flush_store() {
+            Err(_) if self.guard.store().fault().is_some() => Ok(()),
             stored => Ok(stored?),
         }
     }
 
-    /// Stores all usage and quota consumption so far, and returns once it is durable.
-    ///
-    /// # Errors
-    /// [`AdminError::Unavailable`]; what could not be stored is tried again.
-    pub fn flush(&self) -> Result<(), AdminError> {
-        Ok(self.inner.recorder().flush()?)
-    }
-
-    /// Stores all that is on its way and stops recording, for all clones. Windows are stored too and go
-    /// on when the file is opened again, rounded to a later grain; after a kill they begin anew, so that
-    /// each limit may be admitted once more. Decisions go on; the file
-    /// is released when the last clone is dropped.
-    ///
-    /// # Errors
-    /// [`AdminError::Unavailable`]; what was on its way is then lost.
-    pub fn close(self) -> Result<(), AdminError> {
-        Ok(self.inner.stop()?)
-    }
-
     fn credential(&self, key: &PlainKey) -> NewCredential {
         NewCredential {
-            hash: self.inner.hasher().hash(key.expose().as_bytes()),
+            hash: self.guard.hasher().hash(key.expose().as_bytes()),
             shown_prefix: key.shown_prefix().to_owned(),
-            created_at: self.inner.now(),
+            created_at: self.guard.now(),
         }
     }
 }

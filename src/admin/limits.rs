@@ -1,10 +1,10 @@
-//! The methods of [`KeyGuard`] that concern limits: how they stand, what resets or lifts them, and
+//! The methods of [`Admin`] that concern limits: how they stand, what resets or lifts them, and
 //! the policy.
 
 use serde_json::json;
 
-use super::AdminError;
-use crate::guard::{KeyGuard, rules};
+use super::{Admin, AdminError};
+use crate::guard::rules;
 use crate::limit;
 use crate::model::{Key, KeyId, LimitOverride, Org, OrgId};
 use crate::net::IpKey;
@@ -13,7 +13,7 @@ use crate::store::{KeyChange, NewLift, OrgChange};
 use crate::time::LockDuration;
 use crate::time::Timestamp;
 
-impl KeyGuard {
+impl Admin {
     /// Gives an organization limits that all of its keys share, in place of those it has; each as
     /// [`Limit`](crate::Limit) reads it. In force when this returns.
     ///
@@ -34,14 +34,14 @@ impl KeyGuard {
     }
 
     /// Forgets what was counted of a client: requests under limits by address, and failed
-    /// authentications. Locks stay: see [`KeyGuard::unblock`].
+    /// authentications. Locks stay: see [`Admin::unblock`].
     ///
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn reset_ip(&self, network: IpKey) -> Result<(), AdminError> {
         let audit = self.audit_context("reset_ip", None, json!({ "network": network }));
-        self.inner.store().note(&audit)?;
-        Ok(self.inner.limiter().forget(network)?)
+        self.guard.store().note(&audit)?;
+        Ok(self.guard.limiter().forget(network)?)
     }
 
     /// Lifts a limit of a key for a time: it neither refuses nor counts meanwhile. One that its
@@ -52,8 +52,8 @@ impl KeyGuard {
     /// [`AdminError::NotFound`] for the key, or if it has no limit of this name;
     /// [`AdminError::Invalid`] for a time of day without a time zone.
     pub fn lift(&self, id: KeyId, rule: &str, time: LockDuration) -> Result<Key, AdminError> {
-        let now = self.inner.now();
-        let zone = self.inner.lockouts().zone();
+        let now = self.guard.now();
+        let zone = self.guard.lockouts().zone();
         let until = time.ends_at(now, zone)?;
         self.set_lift(id, rule, until, "lift")
     }
@@ -61,9 +61,9 @@ impl KeyGuard {
     /// Ends a lift: the limit is in force again when this returns.
     ///
     /// # Errors
-    /// As [`KeyGuard::lift`].
+    /// As [`Admin::lift`].
     pub fn end_lift(&self, id: KeyId, rule: &str) -> Result<Key, AdminError> {
-        self.set_lift(id, rule, self.inner.now(), "end_lift")
+        self.set_lift(id, rule, self.guard.now(), "end_lift")
     }
 
     fn set_lift(
@@ -74,7 +74,7 @@ impl KeyGuard {
         action: &'static str,
     ) -> Result<Key, AdminError> {
         let (key, org) = self.key_and_org(id)?;
-        let found = rules(&key, &org, &self.inner.compiled());
+        let found = rules(&key, &org, &self.guard.compiled());
         let Some(found) = found.iter().find(|known| known.name() == rule) else {
             return Err(no_such_limit(rule, found.iter().map(|rule| rule.name())));
         };
@@ -83,7 +83,7 @@ impl KeyGuard {
                 rule: rule.to_owned(),
                 until,
             },
-            now: self.inner.now(),
+            now: self.guard.now(),
         };
         let details = json!({ "key_id": id, "rule": rule, "until": until });
         if found.subject == crate::counter::Subject::Org {
@@ -92,7 +92,7 @@ impl KeyGuard {
                 ..OrgChange::default()
             };
             self.change_org(org.id, change, action, details)?;
-            return Ok(key.seen_at(self.inner.now()));
+            return Ok(key.seen_at(self.guard.now()));
         }
         let change = KeyChange {
             lift: Some(lift),
@@ -104,7 +104,7 @@ impl KeyGuard {
     /// Puts a policy in force, in place of the one that is. Decisions that begin after this returns
     /// go by it; none is disturbed. It is not stored.
     pub fn set_policy(&self, policy: Policy) {
-        self.inner.policies().replace(policy);
+        self.guard.policies().replace(policy);
     }
 
     /// Reads the file of [`Config::policy_file`](crate::Config::policy_file) again and puts it in
@@ -115,8 +115,8 @@ impl KeyGuard {
     /// policy then stays as it was.
     pub fn reload(&self) -> Result<(), AdminError> {
         let audit = self.audit_context("reload", None, json!({}));
-        let note = || Ok::<_, AdminError>(self.inner.store().note(&audit)?);
-        match self.inner.policies().reload(note)? {
+        let note = || Ok::<_, AdminError>(self.guard.store().note(&audit)?);
+        match self.guard.policies().reload(note)? {
             true => Ok(()),
             false => Err(AdminError::Conflict(
                 "no policy file is set: `keyguard serve --policy`, or `Config::policy_file`, names one".into(),

@@ -1,15 +1,13 @@
 //! Management: the one vocabulary of requests and replies, and its handler.
 
+mod actor;
 pub(crate) mod answer;
 mod blocks;
 mod handler;
 mod limits;
-mod open;
 mod peek;
 #[cfg(all(unix, feature = "cli"))]
 pub(crate) mod remote;
-#[cfg(feature = "cli")]
-pub(crate) mod session;
 #[cfg(unix)]
 mod socket;
 #[cfg(unix)]
@@ -17,22 +15,102 @@ mod socket_path;
 #[cfg(any(unix, fuzzing))]
 pub(crate) mod wire;
 
+pub(crate) use self::actor::AuditActor;
 pub(crate) use self::limits::no_such_limit;
+#[cfg(unix)]
+pub(crate) use self::socket::Listener;
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) use self::socket::system_user;
 #[cfg(all(unix, feature = "serve"))]
 pub(crate) use self::socket::{SocketFile, bind_socket};
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::input::InvalidInput;
+use crate::guard::Guard;
+use crate::input::{self, InvalidInput};
 use crate::model::PlainKey;
 use crate::model::{Key, KeyId, OrgId, Reason, Usage};
+use crate::net::ClientIp;
 use crate::policy::InvalidPolicy;
-use crate::store::StoreError;
+use crate::store::{AuditContext, StoreError};
 use crate::time::Timestamp;
+
+/// Management of the organizations, keys, limits and locks of a guard:
+/// [`KeyGuard::admin`](crate::KeyGuard::admin).
+///
+/// Cheap to clone. A change is durable and in force when its method returns. Every change is entered in
+/// the audit log in the same transaction.
+///
+/// ```
+/// # use keyguard::{Config, CreateKey, KeyGuard};
+/// # let dir = tempfile::tempdir()?;
+/// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+/// let admin = kg.admin().acting_as("alice", std::net::Ipv4Addr::LOCALHOST)?;
+/// admin.create_org("acme")?;
+/// let created = admin.create_key(CreateKey::new("acme", "web shop"))?;
+/// admin.revoke_key(created.key.id)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Admin {
+    guard: Arc<Guard>,
+    actor: AuditActor,
+}
+
+impl Admin {
+    pub(crate) fn new(guard: Arc<Guard>) -> Self {
+        Self {
+            guard,
+            actor: AuditActor::default(),
+        }
+    }
+
+    /// Returns a handle whose changes the audit log attributes to `actor` at the address `ip`.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] if the name is not 1 to 255 visible characters and spaces.
+    pub fn acting_as(&self, actor: &str, ip: impl Into<ClientIp>) -> Result<Self, InvalidInput> {
+        let name = input::name("actor", actor)?;
+        Ok(self.with_actor(AuditActor::new(name, ip.into(), None)))
+    }
+
+    pub(crate) fn with_actor(&self, actor: AuditActor) -> Self {
+        Self {
+            guard: Arc::clone(&self.guard),
+            actor,
+        }
+    }
+
+    /// The audit context of a change that is made now.
+    pub(crate) fn audit_context(
+        &self,
+        action: &'static str,
+        subject: Option<u64>,
+        details: serde_json::Value,
+    ) -> AuditContext {
+        AuditContext {
+            at: self.guard.now(),
+            actor: self.actor.name().to_owned(),
+            ip: self.actor.ip(),
+            action,
+            subject,
+            details,
+            once: self.actor.idempotency_key(),
+        }
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
 
 /// A key to create. Fields left at their default take the guard's.
 ///
@@ -337,7 +415,7 @@ impl From<StoreError> for AdminError {
     }
 }
 
-/// Usage in the order it was recorded, as [`KeyGuard::usage`](crate::KeyGuard::usage) lists it.
+/// Usage in the order it was recorded, as [`Admin::usage`] lists it.
 pub type UsageList = Vec<Usage>;
 
 /// A field that is absent, null, or has a value.

@@ -5,26 +5,26 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{AdminError, no_such_limit};
+use super::{Admin, AdminError, no_such_limit};
 use crate::counter::IpLimit;
 use crate::counter::{CounterId, Counts};
 use crate::counter::{Rule, Subject, SubjectId};
-use crate::guard::{KeyGuard, RuleState, is_lifted, rules, strike_rules};
+use crate::guard::{RuleState, is_lifted, rules, strike_rules};
 use crate::limiter::{CounterSets, IpRule};
 use crate::model::{Key, KeyId, Org, Reason};
 use crate::net::ClientIp;
 use crate::net::IpKey;
 
-impl KeyGuard {
+impl Admin {
     pub(super) fn key_and_org(&self, id: KeyId) -> Result<(Key, Org), AdminError> {
-        let key = self.inner.store().key(id)?;
-        let org = self.inner.store().org(key.org_id)?;
+        let key = self.guard.store().key(id)?;
+        let org = self.guard.store().org(key.org_id)?;
         Ok((key, org))
     }
 
     /// The limits of a key and its organization, and those that routes set for it.
     pub(super) fn rules_of(&self, key: &Key, org: &Org) -> Vec<Rule> {
-        let compiled = self.inner.compiled();
+        let compiled = self.guard.compiled();
         let mut all = rules(key, org, &compiled);
         all.extend(compiled.routes().flat_map(|route| route.key_rules.clone()));
         all
@@ -36,12 +36,12 @@ impl KeyGuard {
     /// [`AdminError::NotFound`]
     pub fn peek(&self, id: KeyId) -> Result<Vec<RuleState>, AdminError> {
         let (key, org) = self.key_and_org(id)?;
-        let now = self.inner.now();
+        let now = self.guard.now();
         let mut rules = self.rules_of(&key, &org);
         rules.retain(|rule| !is_lifted(rule, &key, &org, now));
         self.with_groups(&key, &rules, |groups| {
             let levels = self
-                .inner
+                .guard
                 .limiter()
                 .levels(groups, &[&rules], NonZeroU32::MIN);
             let levels = levels.into_iter().map(|(level, _)| level);
@@ -80,10 +80,10 @@ impl KeyGuard {
         let audit = self.audit_context("reset", Some(id.0), json!({ "rule": name }));
         self.with_groups(&key, &rules, |groups| {
             // Whatever else they hold is in memory now, and stored again by an orderly stop.
-            self.inner.store().forget_counters(&counters, &audit)?;
-            Ok::<_, AdminError>(self.inner.limiter().reset(groups, &[&rules])?)
+            self.guard.store().forget_counters(&counters, &audit)?;
+            Ok::<_, AdminError>(self.guard.limiter().reset(groups, &[&rules])?)
         })??;
-        Ok(self.inner.recorder().flush_store()?)
+        Ok(self.guard.recorder().flush_store()?)
     }
 
     fn with_groups<T>(
@@ -92,7 +92,7 @@ impl KeyGuard {
         rules: &[Rule],
         look: impl FnOnce(CounterSets<'_>) -> T,
     ) -> Result<T, AdminError> {
-        let attach = |id| self.inner.attach(id, None).map_err(unattached);
+        let attach = |id| self.guard.attach(id, None).map_err(unattached);
         let group = attach(SubjectId::key(key.id))?;
         let org = match rules.iter().any(|rule| rule.subject == Subject::Org) {
             true => Some(attach(SubjectId::org(key.org_id))?),
@@ -108,8 +108,8 @@ impl KeyGuard {
     /// How failed authentications of a client, and the limits that routes set for addresses, stand now.
     /// Consumes nothing.
     pub fn peek_ip(&self, network: IpKey) -> Vec<RuleState> {
-        let compiled = self.inner.compiled();
-        let strikes = strike_rules(self.inner.lockouts().threshold(&compiled.policy.lockout));
+        let compiled = self.guard.compiled();
+        let strikes = strike_rules(self.guard.lockouts().threshold(&compiled.policy.lockout));
         let of_routes = compiled.routes().flat_map(|route| {
             let rules = route.ip_rules.iter();
             rules.map(|rule| (route.counts.clone(), rule.clone()))
@@ -136,7 +136,7 @@ impl KeyGuard {
             })
             .collect();
         let levels = self
-            .inner
+            .guard
             .limiter()
             .network_levels(network, &asked, NonZeroU32::MIN);
         let states = rules.iter().zip(levels);

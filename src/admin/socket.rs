@@ -21,7 +21,8 @@ use rustix::process::Uid;
 use super::answer::{Failure, FailureCode};
 use super::socket_path;
 use super::wire::{self, Ask, MaybeReady, Outcome, VERSION};
-use crate::guard::{AuditActor, Inner, KeyGuard, Warnings};
+use super::{Admin, AuditActor};
+use crate::guard::{Guard, Warnings};
 use crate::net::ClientIp;
 use crate::sys::ownership;
 
@@ -54,7 +55,7 @@ impl Listener {
     /// # Errors
     /// [`io::ErrorKind::AlreadyExists`] if this user has something else at the path of the socket;
     /// others if none can be bound anywhere.
-    pub(crate) fn bind(file: &Path, guard: &Arc<Inner>) -> io::Result<Self> {
+    pub(crate) fn bind(file: &Path, guard: &Arc<Guard>) -> io::Result<Self> {
         let (listener, socket) = bind_for(&fs::canonicalize(file)?)?;
         let (alive, ended) = UnixStream::pair()?;
         let acceptor = Acceptor {
@@ -170,7 +171,7 @@ struct Acceptor {
     /// Readable once it is to end.
     ended: UnixStream,
     room: Arc<Room>,
-    guard: Weak<Inner>,
+    guard: Weak<Guard>,
     /// Not through the guard, which the last to let go of it ends, and this thread with it.
     warnings: Arc<Warnings>,
 }
@@ -270,7 +271,7 @@ impl Drop for Storage {
     }
 }
 
-fn serve(mut stream: UnixStream, guard: &Weak<Inner>) -> io::Result<()> {
+fn serve(mut stream: UnixStream, guard: &Weak<Guard>) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -281,19 +282,16 @@ fn serve(mut stream: UnixStream, guard: &Weak<Inner>) -> io::Result<()> {
         return answer(&mut stream, Outcome::Error(failure));
     }
     while let Some(ask) = wire::read::<Ask>(&mut stream)? {
-        let Some(inner) = guard.upgrade() else {
+        let Some(guard) = guard.upgrade() else {
             return Ok(());
         };
-        let guard = KeyGuard {
-            inner,
-            actor: system_user(user),
-        };
-        let outcome = match ask.command().and_then(|c| guard.answer(c)) {
+        let admin = Admin::new(guard).with_actor(system_user(user));
+        let outcome = match ask.command().and_then(|command| admin.answer(command)) {
             Ok(value) => Outcome::Ok(value),
             Err(failure) => Outcome::Error(failure),
         };
-        // Who has the answer may expect that dropping the guard releases the file.
-        drop(guard);
+        // Once the client has the reply, dropping the last guard must release the file.
+        drop(admin);
         answer(&mut stream, outcome)?;
     }
     Ok(())
@@ -331,7 +329,7 @@ pub(super) fn peer_of(_: &UnixStream) -> io::Result<Option<(Uid, u32)>> {
 }
 
 /// A user of this system, as the audit log names one.
-pub(super) fn system_user(user: Option<Uid>) -> AuditActor {
+pub(crate) fn system_user(user: Option<Uid>) -> AuditActor {
     let name = user.map_or("user".to_owned(), |user| format!("user {}", user.as_raw()));
     AuditActor::new(name, ClientIp::LOCAL, None)
 }

@@ -7,12 +7,12 @@ use serde_json::json;
 use super::flags;
 use super::import::ImportError;
 use super::render::{Table, escaped};
+use super::session::{SessionError, is_served};
 use super::{Cli, Exit, called_at, complain};
 use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
 #[cfg(unix)]
 use crate::admin::remote::Unreachable;
-use crate::admin::session::{SessionError, is_served};
 use crate::input::text::escaped_json;
 use crate::policy::InvalidPolicy;
 #[cfg(all(unix, feature = "serve"))]

@@ -14,6 +14,7 @@ mod render;
 mod replay;
 #[cfg(feature = "serve")]
 mod serve;
+mod session;
 mod setup;
 mod stats;
 mod transfer;
@@ -32,8 +33,8 @@ use serde::de::DeserializeOwned;
 
 use self::failure::{CliError, quoted};
 use self::render::Look;
+use self::session::{Session, SessionError};
 use crate::admin::answer::Command;
-use crate::admin::session::{Session, SessionError};
 use crate::guard::{Config, Storage, exposure_of, followed, is_server, read_secret};
 use crate::input::text::escaped_json;
 use crate::model::Secret;

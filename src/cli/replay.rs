@@ -16,12 +16,13 @@ use self::log::{Entry, entry};
 use super::failure::CliError;
 use super::orgs;
 use super::render::{Panel, Table};
+use super::session::Session;
 use super::{Cli, Exit, print};
 use crate::admin::answer::{Command, ListedKey, PAGE};
-use crate::admin::session::Session;
 use crate::admin::{CreateKey, ListKeys};
-use crate::guard::{Config, Denial, Grant, KeyGuard, Request};
+use crate::guard::{Config, Denial, Grant, Request};
 use crate::input::text::escaped_json;
+use crate::keyguard::KeyGuard;
 use crate::model::key_text;
 use crate::model::{Key, KeyId, KeyStatus, Org, OrgStatus};
 use crate::policy;
@@ -305,8 +306,9 @@ impl Stage {
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             for org in page {
-                let id = self.guard.create_org(&org.name)?.id;
+                let id = self.guard.admin().create_org(&org.name)?.id;
                 self.guard
+                    .admin()
                     .set_org_limits(id, org.limits.iter().map(ToString::to_string))?;
                 if org.status == OrgStatus::Suspended {
                     suspended.push(id);
@@ -321,7 +323,7 @@ impl Stage {
             self.take_page(&page)?;
         }
         for id in suspended {
-            self.guard.suspend_org(id)?;
+            self.guard.admin().suspend_org(id)?;
         }
         Ok(())
     }
@@ -344,11 +346,11 @@ impl Stage {
                 ..CreateKey::new(org_name, &key.label)
             })
             .collect();
-        let created = self.guard.create_keys(&requests)?;
+        let created = self.guard.admin().create_keys(&requests)?;
         for (ListedKey { key, .. }, created) in page.iter().zip(created) {
             let on_stage = created.key.id;
             if key.status == KeyStatus::Revoked {
-                self.guard.revoke_key(on_stage)?;
+                self.guard.admin().revoke_key(on_stage)?;
             }
             let known = Known {
                 id: key.id,

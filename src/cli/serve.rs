@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::CliError;
+use super::session::open_in_turn;
 use super::usage_log::UsageLog;
 use super::{Cli, Exit};
-use crate::admin::session::open_in_turn;
 use crate::guard::Config;
 use crate::limiter::Fallback;
 use crate::model::Secret;

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::failure::CliError;
 use super::render::Panel;
+use super::session::open_in_turn;
 use super::{Cli, Exit, print};
 use crate::admin::answer::Command;
-use crate::admin::session::open_in_turn;
 use crate::guard::{followed, is_server, secret_path};
 
 /// Creates the data file. One that is there is only looked at.

@@ -7,16 +7,17 @@ use serde_json::{Value, json};
 
 use super::failure::CliError;
 use super::render::Panel;
+use super::session::{SessionError, by_this_user, open_in_turn};
 use super::{Cli, print};
-use crate::admin::session::{SessionError, by_this_user, open_in_turn};
-use crate::guard::{Config, KeyGuard};
+use crate::guard::Config;
+use crate::keyguard::KeyGuard;
 use crate::store::transfer::TransferStats;
 use crate::store::{OpenError, StoreError};
 
 /// Opens a store that nobody else may use meanwhile.
 pub(super) fn open(place: &Path, config: Config) -> Result<KeyGuard, CliError> {
     match open_in_turn(place, &config.socket(false)) {
-        Ok(guard) => Ok(by_this_user(guard)),
+        Ok(guard) => Ok(guard),
         Err(SessionError::Open(OpenError::InUse { path, holder })) => Err(CliError::Held {
             file: path,
             holder: holder.unwrap_or_else(|| "another process".to_owned()),
@@ -35,7 +36,7 @@ pub(super) fn fill(
     let moved = fill(&target, &mut |moved| show(&bar, moved));
     bar.finish_and_clear();
     let moved = moved.map_err(CliError::moving)?;
-    let audit = target.audit_context("import", None, as_json(&moved));
+    let audit = by_this_user(&target).audit_context("import", None, as_json(&moved));
     let noted = target.inner.store().note(&audit);
     noted.map_err(CliError::moving)?;
     target.close()?;

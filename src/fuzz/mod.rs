@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::admin::CreateKey;
-use crate::guard::{Config, KeyGuard};
+use crate::guard::Config;
+use crate::keyguard::KeyGuard;
 use crate::limit::Limit;
 use crate::model::Method;
 use crate::model::key_text;
@@ -54,8 +55,8 @@ pub fn headers(data: &[u8]) {
             let _ = std::fs::remove_file(&file);
             let config = Config::new("fuzz").clock(clock.clone());
             let kg = KeyGuard::open(file, config).expect("a new file");
-            kg.create_org("acme").expect("the first one");
-            let key = kg.create_key(CreateKey::new("acme", "fuzz")).expect("a valid key");
+            kg.admin().create_org("acme").expect("the first one");
+            let key = kg.admin().create_key(CreateKey::new("acme", "fuzz")).expect("a valid key");
             let text = key.raw_key.expose().as_bytes().to_vec();
             (kg, text, clock)
         };
@@ -293,10 +294,10 @@ fn small() -> Config {
 
 /// Some of everything that is done with a guard. On an altered file anything of it may fail.
 fn use_all(kg: &KeyGuard) {
-    let _ = kg.create_org("acme");
+    let _ = kg.admin().create_org("acme");
     for n in 0..5 {
         let key = CreateKey::new("acme", format!("key {n}"));
-        if let Ok(key) = kg.create_key(key) {
+        if let Ok(key) = kg.admin().create_key(key) {
             let headers = [("X-API-Key", key.raw_key.expose())];
             if let Ok(grant) = kg.check(&headers, ClientIp::LOCAL, "/api/data") {
                 grant.finish(200);
@@ -307,11 +308,11 @@ fn use_all(kg: &KeyGuard) {
         KeyId(1),
         crate::guard::Request::new(&[("", ""); 0], ClientIp::LOCAL, "/"),
     );
-    let _ = kg.revoke_key(KeyId(3));
-    let _ = kg.list_keys(crate::admin::ListKeys::default());
-    let _ = kg.list_orgs(None, 100);
-    let _ = kg.usage(crate::admin::ListUsage::default());
-    let _ = kg.stats();
+    let _ = kg.admin().revoke_key(KeyId(3));
+    let _ = kg.admin().list_keys(crate::admin::ListKeys::default());
+    let _ = kg.admin().list_orgs(None, 100);
+    let _ = kg.admin().usage(crate::admin::ListUsage::default());
+    let _ = kg.admin().stats();
 }
 
 /// In memory where the system has such a place: a disk would be most of the time.

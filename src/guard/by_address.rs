@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::Inner;
+use super::Guard;
 use super::context::RequestContext;
 use super::denial::Denial;
 use super::pipeline::{Refusal, Stop, Want};
@@ -25,7 +25,7 @@ use crate::policy::{CompiledPolicy, RouteMatch, RouteRules};
 use crate::sys::Deadline;
 use crate::time::Timestamp;
 
-impl Inner {
+impl Guard {
     /// The client, if it may be another than the peer.
     #[inline(always)]
     pub(super) fn named_client<H: Headers + ?Sized>(
@@ -88,7 +88,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn client_ip<H: Headers + ?Sized>(
+    pub(crate) fn client_ip<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Inner;
+use super::Guard;
 use super::key_cache::{About, CachedKey};
 use crate::counter::{Rule, Subject, SubjectId, add_tightest};
 use crate::limit::{Limit, Period};
@@ -12,7 +12,7 @@ use crate::policy::CompiledPolicy;
 use crate::store::Resolved;
 use crate::time::Timestamp;
 
-impl Inner {
+impl Guard {
     pub(super) fn caller(&self, hash: HashedKey, resolved: Resolved) -> Result<CachedKey, Reason> {
         let Resolved {
             key,

@@ -112,7 +112,7 @@ impl Config {
     ///
     /// Their texts have no checksum, so that with it a malformed text costs up to two look-ups in the
     /// store, as an unknown key does. It is needed for as long as such texts are in use, also once all
-    /// are stored anew: without it they are malformed. [Rotating](crate::KeyGuard::rotate_key) a key
+    /// are stored anew: without it they are malformed. [Rotating](crate::Admin::rotate_key) a key
     /// gives it a text that does without.
     #[cfg(feature = "legacy")]
     pub fn legacy_secret(mut self, secret: impl Into<Secret>) -> Self {
@@ -245,7 +245,7 @@ impl Config {
     }
 
     /// Whether single requests go to the sink alone, so that the store does not grow by them: then
-    /// [`KeyGuard::usage`](crate::KeyGuard::usage) has nothing more to list, and totals stay. Default:
+    /// [`Admin::usage`](crate::Admin::usage) has nothing more to list, and totals stay. Default:
     /// false.
     pub fn usage_sink_only(mut self, only: bool) -> Self {
         self.usage_sink_only = only;
@@ -310,7 +310,7 @@ impl Config {
     }
 
     /// A file of TOML that holds the policy, in place of [`Config::policy`]. It is read when the
-    /// guard is opened, and again by [`KeyGuard::reload`](crate::KeyGuard::reload) and the command
+    /// guard is opened, and again by [`Admin::reload`](crate::Admin::reload) and the command
     /// `keyguard reload`.
     pub fn policy_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.policy_file = Some(file.into());

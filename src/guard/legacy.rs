@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::Inner;
+use super::Guard;
 use super::config::Config;
 use super::credential::bearer_token;
 use super::key_cache::CachedKey;
@@ -30,7 +30,7 @@ pub(super) fn hasher(_: &Config) -> Option<LegacyHasher> {
     None
 }
 
-impl Inner {
+impl Guard {
     /// The key that the Python package issued and stored as `old`. From now on it is to be found by `hash`.
     pub(super) async fn load_legacy(
         &self,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::Inner;
+use super::Guard;
 #[cfg(unix)]
 use super::backends::is_server;
 use super::backends::{self, Storage};
@@ -22,8 +22,8 @@ use crate::model::KeyHasher;
 use crate::policy;
 use crate::store::{OpenError, StoreError};
 
-impl Inner {
-    pub(super) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
+impl Guard {
+    pub(crate) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
         let file = match Storage::of(file)? {
             Storage::File(file) => &followed(file)?,
@@ -95,7 +95,7 @@ impl Inner {
             hasher: KeyHasher::new(&secret),
             legacy: legacy::hasher(&config),
             #[cfg(feature = "http")]
-            admin_keys: super::audit_actor::AdminKeys::new(&config, &secret),
+            admin_keys: super::admin_keys::AdminKeys::new(&config, &secret),
             #[cfg(feature = "http")]
             id: super::GuardId::new(),
             key_cache: KeyCache::new(config.resident_keys),

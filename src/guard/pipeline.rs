@@ -13,7 +13,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::Inner;
+use super::Guard;
 use super::context::{Progress, RequestContext, ShadowLog, is_above_a_limit, lists};
 use super::credential;
 use super::denial::{Denial, status};
@@ -37,7 +37,7 @@ use crate::time::{Moment, Timestamp};
 
 /// Whom a request is decided for.
 #[derive(Clone, Copy)]
-pub(super) enum KeySource {
+pub(crate) enum KeySource {
     /// The key that its headers present.
     Presented,
     /// A key by its id, as an administrator asks.
@@ -97,9 +97,9 @@ impl From<Denial> for Refusal {
     }
 }
 
-impl Inner {
+impl Guard {
     #[inline]
-    pub(super) fn decide<H: Headers + ?Sized>(
+    pub(crate) fn decide<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
         subject: KeySource,
@@ -112,7 +112,7 @@ impl Inner {
     }
 
     #[inline]
-    pub(super) async fn decide_async<H: Headers + ?Sized>(
+    pub(crate) async fn decide_async<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
         subject: KeySource,
@@ -250,8 +250,8 @@ impl Inner {
         }
     }
 
-    /// As [`Inner::decide`], but nothing is consumed nor recorded.
-    pub(super) fn dry_run<H: Headers + ?Sized>(
+    /// As [`Guard::decide`], but nothing is consumed nor recorded.
+    pub(crate) fn dry_run<H: Headers + ?Sized>(
         &self,
         request: &Request<'_, H>,
         subject: KeySource,

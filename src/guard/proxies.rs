@@ -8,7 +8,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
-use super::Inner;
+use super::Guard;
 use super::context::RequestContext;
 use super::key_cache::CachedKey;
 use super::lockouts::{forwarding_field, trust_line};
@@ -205,7 +205,7 @@ fn slot(slots: &[Slot], hash: u64) -> &Slot {
     &slots[hash as usize % SLOTS]
 }
 
-impl Inner {
+impl Guard {
     /// Whether an address was found to be a proxy.
     pub(super) fn is_found_proxy(&self, ip: ClientIp) -> bool {
         let now = self.clock.now();

@@ -11,7 +11,8 @@ use super::gated::{Gate, Gated, Passage};
 use super::mount::{Mount, Paths};
 use super::peer::{self, Peer};
 use crate::counter::IpLimit;
-use crate::guard::{self, Grant, GuardId, KeyGuard};
+use crate::guard::{self, Grant, GuardId};
+use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
 /// Puts services behind a guard: [`KeyGuard::decide`] on every request.
@@ -179,7 +180,7 @@ pub struct DecidedClient(pub ClientIp);
 /// sign-up.
 ///
 /// The address of the client that it decided for is then among the extensions of the request, as a
-/// [`DecidedClient`]: with it a handler can [`KeyGuard::block`] who asks. What a client sent in fields that
+/// [`DecidedClient`]: with it a handler can [`Admin::block`] who asks. What a client sent in fields that
 /// start with `X-KeyGuard-` is taken away.
 #[derive(Clone, Debug)]
 #[must_use]

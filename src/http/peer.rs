@@ -8,7 +8,7 @@ use http::{Extensions, StatusCode};
 
 use super::axum;
 use super::problem::Problem;
-use crate::guard::KeyGuard;
+use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
 /// Finds the address of a peer.

@@ -14,7 +14,7 @@ pub struct AuditEntry {
     pub id: u64,
     /// When it was made.
     pub at: Timestamp,
-    /// Who made it: what [`KeyGuard::acting_as`](crate::KeyGuard::acting_as) was told, `program` for
+    /// Who made it: what [`Admin::acting_as`](crate::Admin::acting_as) was told, `program` for
     /// the program that holds the file, `user` and a number for a user of the system, `admin key` for
     /// who has that.
     pub actor: String,

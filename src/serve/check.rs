@@ -12,11 +12,12 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::admin::AdminError;
-use crate::guard::{Denial, Grant, KeyGuard, Request};
+use crate::guard::{Denial, Grant, Request};
 use crate::http::admin::{Input, Json, Operation};
 use crate::http::problem::Problem;
 use crate::http::response::json_value;
 use crate::input::InvalidInput;
+use crate::keyguard::KeyGuard;
 use crate::model::{KeyId, Reason};
 use crate::net::ClientIp;
 

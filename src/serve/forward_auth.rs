@@ -19,9 +19,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
-use crate::guard::{Denial, Grant, Headers, KeyGuard, Request};
+use crate::guard::{Denial, Grant, Headers, Request};
 use crate::http::problem::Problem;
 use crate::http::response::set_fields;
+use crate::keyguard::KeyGuard;
 use crate::net::CidrSet;
 use crate::net::forwarded;
 

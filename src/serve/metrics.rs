@@ -7,14 +7,14 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 use crate::admin::{AdminError, Stats};
-use crate::guard::KeyGuard;
 use crate::http::problem::Problem;
+use crate::keyguard::KeyGuard;
 use crate::model::BackendHealth;
 
 pub(super) fn text(guard: &KeyGuard) -> Result<String, AdminError> {
     let backends = guard.backends();
     let mut out = render_backends(&backends);
-    match guard.stats() {
+    match guard.admin().stats() {
         Ok(stats) => out += &render(&stats),
         // How the backends stand is to be seen most of all when they do not answer.
         Err(_) if !backends.is_empty() => {}

@@ -8,8 +8,8 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::watch;
 
-use crate::guard::KeyGuard;
 use crate::http::response::json;
+use crate::keyguard::KeyGuard;
 
 /// 200, or 503 with what is wrong.
 pub(super) fn response(guard: &KeyGuard) -> Response<Full<Bytes>> {

@@ -13,11 +13,11 @@ use hyper::service::Service;
 
 use super::settings::Settings;
 use super::{check, forward_auth, metrics, readiness};
-use crate::guard::KeyGuard;
 use crate::http::admin::{AdminService, require_own_name};
 use crate::http::body::read_body;
 use crate::http::problem::Problem;
 use crate::http::response::json;
+use crate::keyguard::KeyGuard;
 use crate::net::CidrSet;
 use crate::net::ClientIp;
 

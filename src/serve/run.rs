@@ -21,7 +21,7 @@ use super::readiness;
 use super::routes::Routes;
 use super::settings::{ServeError, Settings};
 use super::stop::Stop;
-use crate::guard::KeyGuard;
+use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
 /// Serves until the process is told to stop (SIGTERM, SIGINT), and then until every request has

@@ -83,7 +83,10 @@ pub(crate) fn write_private(path: &Path, text: &str) {
 
 /// The organization of this name, created if it is not there.
 pub(crate) fn org(kg: &KeyGuard, name: &str) -> Org {
-    kg.org_named(name).or_else(|_| kg.create_org(name)).unwrap()
+    kg.admin()
+        .org_named(name)
+        .or_else(|_| kg.admin().create_org(name))
+        .unwrap()
 }
 
 /// A key of the organization "acme" with the guard's default limits.
@@ -102,7 +105,8 @@ pub(crate) fn key_limited_to(kg: &KeyGuard, per_minute: u32) -> CreatedKey {
 /// A key of the organization "acme" as `change` makes it.
 pub(crate) fn key_with(kg: &KeyGuard, change: impl FnOnce(CreateKey) -> CreateKey) -> CreatedKey {
     org(kg, "acme");
-    kg.create_key(change(CreateKey::new("acme", "shop")))
+    kg.admin()
+        .create_key(change(CreateKey::new("acme", "shop")))
         .unwrap()
 }
 

@@ -8,10 +8,11 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, StatusCode, Uri, header};
 
-use crate::admin::AdminError;
+use crate::admin::{Admin, AdminError, AuditActor};
 use crate::counter::IpLimit;
-use crate::guard::{self, AuditActor, KeyGuard};
+use crate::guard;
 use crate::http::problem::Problem;
+use crate::keyguard::KeyGuard;
 use crate::lockout::LockScope;
 use crate::net::ClientIp;
 use crate::store::IdempotencyKey;
@@ -154,7 +155,7 @@ pub(crate) fn acting(
     parts: &Parts,
     body: &[u8],
     client: ClientIp,
-) -> Result<KeyGuard, Problem> {
+) -> Result<Admin, Problem> {
     const NAME: &str = "Idempotency-Key";
     let mut names = parts.headers.get_all(NAME).iter();
     let once = match (names.next(), names.next()) {
@@ -177,7 +178,9 @@ pub(crate) fn acting(
         }
     };
     let once = once.filter(|_| parts.method == http::Method::POST);
-    Ok(guard.with_actor(AuditActor::new("admin key".into(), client, once)))
+    Ok(guard
+        .admin()
+        .with_actor(AuditActor::new("admin key".into(), client, once)))
 }
 
 fn is_name(text: &[u8]) -> bool {

@@ -11,12 +11,12 @@ use utoipa::ToSchema;
 
 use super::input::Input;
 use super::operation::Operation;
+use crate::admin::Admin;
 use crate::admin::answer::{Command, Failure};
-use crate::guard::KeyGuard;
 use crate::http::problem::Problem;
 use crate::http::response::json_value;
 
-type Work = dyn Fn(&KeyGuard, &Asked<'_>) -> Result<Value, Problem> + Send + Sync;
+type Work = dyn Fn(&Admin, &Asked<'_>) -> Result<Value, Problem> + Send + Sync;
 
 pub(crate) struct Endpoint {
     pub(crate) operation: Operation,
@@ -48,12 +48,12 @@ impl Endpoint {
     pub(crate) fn new<Q: Input, B: Input, R: DeserializeOwned + ToSchema>(
         place: (Method, &'static str),
         about: (&'static str, &'static str),
-        command: impl Fn(&KeyGuard, u64, Q, B) -> Result<Command, Failure> + Send + Sync + 'static,
+        command: impl Fn(&Admin, u64, Q, B) -> Result<Command, Failure> + Send + Sync + 'static,
     ) -> Self {
-        let work = move |guard: &KeyGuard, asked: &Asked<'_>| {
+        let work = move |admin: &Admin, asked: &Asked<'_>| {
             let query = Q::of_query(&asked.parts.uri)?;
             let body = B::of_body(&asked.parts.headers, asked.body)?;
-            Ok(guard.answer(command(guard, asked.id, query, body)?)?)
+            Ok(admin.answer(command(admin, asked.id, query, body)?)?)
         };
         Self {
             operation: Operation::new::<Q, B, R>(place, about),
@@ -75,10 +75,10 @@ impl Endpoint {
 
     pub(crate) fn answer(
         &self,
-        guard: &KeyGuard,
+        admin: &Admin,
         asked: &Asked<'_>,
     ) -> Result<Response<Full<Bytes>>, Problem> {
-        let reply = (self.work)(guard, asked)?;
+        let reply = (self.work)(admin, asked)?;
         let mut response = json_value(self.operation.status, &reply);
         let last = reply.as_array().and_then(|rows| rows.last());
         let last = last.and_then(|row| row.get("id")?.as_u64());

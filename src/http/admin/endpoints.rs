@@ -10,8 +10,8 @@ use crate::admin::answer::{
     Block, Check, CheckReply, Command, Failure, ListedKey, NewKeyReply, OrgReply, PAGE, Reloaded,
     Rotation, StatsReply, Whose,
 };
-use crate::admin::{AdminError, CreateKey, ListKeys, UpdateKey, given};
-use crate::guard::{KeyGuard, RuleState};
+use crate::admin::{Admin, AdminError, CreateKey, ListKeys, UpdateKey, given};
+use crate::guard::RuleState;
 use crate::input::InvalidInput;
 use crate::lockout::Lock;
 use crate::model::{AuditEntry, KeyId, OrgId};
@@ -158,12 +158,12 @@ struct KeyPage {
 }
 
 impl KeyPage {
-    fn org_id(&self, guard: &KeyGuard) -> Result<Option<OrgId>, Failure> {
+    fn org_id(&self, admin: &Admin) -> Result<Option<OrgId>, Failure> {
         let by_id = self.org_id.map(OrgId);
         let Some(name) = &self.org else {
             return Ok(by_id);
         };
-        let by_name = guard.org_named(name)?.id;
+        let by_name = admin.org_named(name)?.id;
         if by_id.is_some_and(|id| id != by_name) {
             let problem = "names another organization than `org_id`; give one of them";
             return Err(InvalidInput::new("org", problem).into());
@@ -217,8 +217,8 @@ fn rows(limit: usize) -> Result<usize, Failure> {
     }
 }
 
-fn org_name(guard: &KeyGuard, id: u64) -> Result<String, AdminError> {
-    Ok(guard.org(OrgId(id))?.name)
+fn org_name(admin: &Admin, id: u64) -> Result<String, AdminError> {
+    Ok(admin.org(OrgId(id))?.name)
 }
 
 pub(super) fn all() -> Vec<Endpoint> {
@@ -255,8 +255,8 @@ fn orgs() -> Vec<Endpoint> {
         Endpoint::new::<_, _, OrgReply>(
             (Method::PATCH, "/admin/orgs/{id}"),
             ("updateOrg", "Change the limits of an organization"),
-            |guard, id, (), Json(OrgLimits { limits })| {
-                let org_name = org_name(guard, id)?;
+            |admin, id, (), Json(OrgLimits { limits })| {
+                let org_name = org_name(admin, id)?;
                 Ok(Command::UpdateOrg { org_name, limits })
             },
         ),
@@ -266,8 +266,8 @@ fn orgs() -> Vec<Endpoint> {
                 "suspendOrg",
                 "Refuse all keys of an organization until it is resumed",
             ),
-            |guard, id, (), ()| {
-                let org_name = org_name(guard, id)?;
+            |admin, id, (), ()| {
+                let org_name = org_name(admin, id)?;
                 Ok(Command::SuspendOrg { org_name })
             },
         ),
@@ -277,8 +277,8 @@ fn orgs() -> Vec<Endpoint> {
                 "resumeOrg",
                 "Accept the keys of a suspended organization again",
             ),
-            |guard, id, (), ()| {
-                let org_name = org_name(guard, id)?;
+            |admin, id, (), ()| {
+                let org_name = org_name(admin, id)?;
                 Ok(Command::ResumeOrg { org_name })
             },
         ),
@@ -296,9 +296,9 @@ fn keys() -> Vec<Endpoint> {
         Endpoint::new::<_, _, Vec<ListedKey>>(
             (Method::GET, "/admin/keys"),
             ("listKeys", "List keys by id"),
-            |guard, _, Query(page): Query<KeyPage>, ()| {
+            |admin, _, Query(page): Query<KeyPage>, ()| {
                 Ok(Command::ListKeys(ListKeys {
-                    org_id: page.org_id(guard)?,
+                    org_id: page.org_id(admin)?,
                     after: page.after.map(KeyId),
                     limit: rows(page.limit)?,
                 }))

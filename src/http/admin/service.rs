@@ -16,11 +16,11 @@ use http_body_util::Full;
 use super::endpoint::{Asked, Endpoint};
 use super::operation::Operation;
 use super::{access, docs, endpoints, openapi};
-use crate::guard::KeyGuard;
 use crate::http::body::read_body;
 use crate::http::peer::{self, Peer};
 use crate::http::problem::Problem;
 use crate::http::static_file::StaticFile;
+use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
 /// The admin API: endpoints under `/admin`, their description at `/openapi.json`, and pages to read
@@ -190,8 +190,8 @@ impl Shared {
             _ if path == "/admin" || path.starts_with("/admin/") => {
                 let client = access::require_admin(&self.guard, parts, peer)?;
                 let (endpoint, id) = self.find(&parts.method, path)?;
-                let guard = access::acting(&self.guard, parts, body, client)?;
-                endpoint.answer(&guard, &Asked::new(parts, body, id))
+                let admin = access::acting(&self.guard, parts, body, client)?;
+                endpoint.answer(&admin, &Asked::new(parts, body, id))
             }
             "/openapi.json" | "/docs" => Err(Problem::not_allowed(["GET", "HEAD"].into_iter())),
             _ => Err(nothing_there()),

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::answer::{Command, Failure, FailureCode};
+use crate::admin::Admin;
+use crate::admin::answer::{Command, Failure, FailureCode};
 #[cfg(unix)]
-use super::remote::{Remote, Unreachable};
-use crate::guard::{Config, KeyGuard, Storage, followed, is_server};
+use crate::admin::remote::{Remote, Unreachable};
+use crate::guard::{Config, Storage, followed, is_server};
+use crate::keyguard::KeyGuard;
 use crate::store::OpenError;
 
 /// How long a process may hold a file without an answer: another command, or a server that is just
@@ -21,7 +23,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_m
 
 pub(crate) enum Session {
     /// The file is ours, or the database everybody's.
-    Resting(KeyGuard),
+    Resting(Admin),
     /// Another process holds the file.
     #[cfg(unix)]
     Live(Remote),
@@ -59,7 +61,7 @@ impl Session {
     pub(crate) fn open(file: &Path, config: &Config) -> Result<Self, SessionError> {
         if Storage::of(file)?.is_server() {
             let guard = KeyGuard::open(file, config.clone().socket(false))?;
-            return Ok(Self::Resting(by_this_user(guard)));
+            return Ok(Self::Resting(by_this_user(&guard)));
         }
         if !followed(file)?.exists() {
             return Err(SessionError::missing(file));
@@ -75,7 +77,7 @@ impl Session {
                 Err(source) => Some(unreachable(file, source)),
             };
             match KeyGuard::open(file, config.clone().socket(false)) {
-                Ok(guard) => return Ok(Self::Resting(by_this_user(guard))),
+                Ok(guard) => return Ok(Self::Resting(by_this_user(&guard))),
                 Err(OpenError::InUse { holder, .. }) if queue.waits_for(holder.as_deref()) => {}
                 #[cfg(unix)]
                 Err(error) if is_closed(&error) && unreachable.is_some() => {
@@ -88,7 +90,7 @@ impl Session {
 
     pub(crate) fn ask(&mut self, command: Command) -> Result<Value, Failure> {
         match self {
-            Self::Resting(guard) => guard.answer(command),
+            Self::Resting(admin) => admin.answer(command),
             #[cfg(unix)]
             Self::Live(remote) => remote.ask(&command),
         }
@@ -140,15 +142,18 @@ pub(crate) fn is_served(_: &Path) -> bool {
     false
 }
 
+/// The administration of a guard, by the user who runs this process.
 #[cfg(unix)]
-pub(crate) fn by_this_user(guard: KeyGuard) -> KeyGuard {
+pub(crate) fn by_this_user(guard: &KeyGuard) -> Admin {
     let user = rustix::process::geteuid();
-    guard.with_actor(super::socket::system_user(Some(user)))
+    guard
+        .admin()
+        .with_actor(crate::admin::system_user(Some(user)))
 }
 
 #[cfg(not(unix))]
-pub(crate) fn by_this_user(guard: KeyGuard) -> KeyGuard {
-    guard
+pub(crate) fn by_this_user(guard: &KeyGuard) -> Admin {
+    guard.admin()
 }
 
 #[cfg(unix)]

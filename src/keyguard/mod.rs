@@ -1,0 +1,229 @@
+//! The public handle: decisions about requests, and the way to administration.
+
+mod open;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::admin::{Admin, AdminError};
+use crate::counter::IpLimit;
+use crate::guard::{Denial, Grant, Guard, Headers, KeySource, Request, Verdict};
+use crate::model::{BackendHealth, KeyId, Readiness};
+use crate::net::ClientIp;
+use crate::sys::block_on;
+
+/// A guard over a data file or a database: decides about requests.
+///
+/// [`KeyGuard::open`] opens it, [`KeyGuard::check`] and [`KeyGuard::decide`] decide, and
+/// [`KeyGuard::admin`] manages organizations, keys and locks.
+///
+/// Cheap to clone; every clone is the same guard. All methods may be called from any thread,
+/// including threads that run an async executor. A decision never waits for a write, a sync or a
+/// decision about another key. A change returns once it is durable.
+///
+/// Dropping the last clone stores all pending usage and releases the file.
+#[derive(Clone)]
+pub struct KeyGuard {
+    pub(crate) inner: Arc<Guard>,
+}
+
+/// Header set for checks by IP address alone.
+const NO_HEADERS: [(&str, &str); 0] = [];
+
+impl KeyGuard {
+    /// Decides about a request. Shorthand for [`KeyGuard::decide`] without a method, scopes or a
+    /// cost.
+    ///
+    /// `ip` is the address of the peer. `path` is undecoded, as the client sent it.
+    ///
+    /// ```
+    /// # use keyguard::{Config, CreateKey, KeyGuard};
+    /// # let dir = tempfile::tempdir()?;
+    /// let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+    /// let admin = kg.admin();
+    /// admin.create_org("acme")?;
+    /// let created = admin.create_key(CreateKey::new("acme", "web shop"))?;
+    ///
+    /// let headers = [("X-API-Key", created.raw_key.expose())];
+    /// let peer = std::net::Ipv4Addr::new(192, 0, 2, 7);
+    /// match kg.check(&headers, peer, "/orders") {
+    ///     Ok(grant) => {
+    ///         assert_eq!(grant.remaining(), 59);
+    ///         grant.finish(200); // the status that was sent
+    ///     }
+    ///     Err(denial) => panic!("{} {}", denial.status(), denial.problem()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A [`Denial`], which says why the request is refused and how to respond.
+    #[inline]
+    pub fn check<H: Headers + ?Sized>(
+        &self,
+        headers: &H,
+        ip: impl Into<ClientIp>,
+        path: &str,
+    ) -> Result<Grant, Denial> {
+        self.decide(Request::new(headers, ip, path))
+    }
+
+    /// Decides about a request, and consumes its cost from every limit of its key.
+    ///
+    /// ```
+    /// # use keyguard::{Config, CreateKey, KeyGuard, Reason, Request};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+    /// # kg.admin().create_org("acme")?;
+    /// let created = kg.admin().create_key(CreateKey::new("acme", "web shop"))?;
+    /// let headers = [("Authorization", format!("Bearer {}", created.raw_key.expose()))];
+    ///
+    /// let request = Request::new(&headers, "192.0.2.7".parse::<std::net::IpAddr>()?, "/orders");
+    /// let denial = kg.decide(request.method("POST").scopes(&["orders:write"])).unwrap_err();
+    /// assert_eq!(denial.reason(), Reason::MissingScope);
+    /// assert_eq!(denial.status(), 403);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A [`Denial`], which says why the request is refused and how to respond. A denied request
+    /// consumes nothing.
+    #[inline]
+    pub fn decide<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Result<Grant, Denial> {
+        self.inner.decide(&request, KeySource::Presented)
+    }
+
+    /// Like [`KeyGuard::decide`], for async code.
+    ///
+    /// With a data file and limits in memory the future is ready when it is first polled; at most it
+    /// reads one record of the file. Dropping an unfinished future releases what it took of
+    /// [limits on concurrent requests](crate::Limit).
+    ///
+    /// # Errors
+    /// Like [`KeyGuard::decide`].
+    pub async fn decide_async<H: Headers + ?Sized>(
+        &self,
+        request: Request<'_, H>,
+    ) -> Result<Grant, Denial> {
+        self.inner
+            .decide_async(&request, KeySource::Presented)
+            .await
+    }
+
+    /// Like [`KeyGuard::decide`], as if the key `id` had been presented.
+    #[cfg(feature = "cli")]
+    pub(crate) fn decide_as<H: Headers + ?Sized>(
+        &self,
+        id: KeyId,
+        request: Request<'_, H>,
+    ) -> Result<Grant, Denial> {
+        self.inner.decide(&request, KeySource::Key(id))
+    }
+
+    /// Returns what [`KeyGuard::decide`] would decide now, and the state of each limit. Consumes and
+    /// records nothing.
+    pub fn dry_run<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Verdict {
+        self.inner.dry_run(&request, KeySource::Presented)
+    }
+
+    /// Like [`KeyGuard::dry_run`], as if the key `id` had been presented.
+    pub fn dry_run_as<H: Headers + ?Sized>(&self, id: KeyId, request: Request<'_, H>) -> Verdict {
+        self.inner.dry_run(&request, KeySource::Key(id))
+    }
+
+    /// Decides about a request by its IP address alone, and counts it: for routes without keys, such
+    /// as a login form. An address above the limit is locked out as the limit says.
+    ///
+    /// `ip` is the address of the client itself: behind a proxy, the one that
+    /// [`KeyGuard::client_ip`] returns. Clients of a Unix socket have no address and are not limited.
+    /// Addresses that the policy never locks are limited and not locked out; addresses that it denies
+    /// are refused.
+    ///
+    /// # Errors
+    /// A [`Denial`] of status 429, or 403 while the address is locked out.
+    pub fn check_ip(
+        &self,
+        limit: &IpLimit,
+        ip: impl Into<ClientIp>,
+        path: &str,
+    ) -> Result<(), Denial> {
+        block_on(self.check_ip_async(limit, ip, path))
+    }
+
+    /// Like [`KeyGuard::check_ip`], for async code.
+    ///
+    /// # Errors
+    /// Like [`KeyGuard::check_ip`].
+    pub async fn check_ip_async(
+        &self,
+        limit: &IpLimit,
+        ip: impl Into<ClientIp>,
+        path: &str,
+    ) -> Result<(), Denial> {
+        let request = Request::new(&NO_HEADERS, ip, path);
+        self.inner.check_ip(limit, &request).await.map(drop)
+    }
+
+    /// Returns the address of the client behind a peer: the peer's own, or, if the peer is one of
+    /// [`Policy::trusted_proxies`](crate::Policy::trusted_proxies), the one that the proxy names.
+    ///
+    /// # Errors
+    /// A [`Denial`] of status 400 if a trusted proxy names the client unreadably.
+    pub fn client_ip<H: Headers + ?Sized>(
+        &self,
+        headers: &H,
+        peer: impl Into<ClientIp>,
+    ) -> Result<ClientIp, Denial> {
+        self.inner.client_ip(&Request::new(headers, peer, "/"))
+    }
+
+    /// Returns a handle to manage organizations, keys, limits and locks.
+    ///
+    /// The audit log attributes its changes to `program`; [`Admin::acting_as`] names somebody else.
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.inner))
+    }
+
+    /// Returns the health of PostgreSQL and Redis; empty with a data file and limits in memory. Does
+    /// no I/O.
+    pub fn backends(&self) -> Vec<BackendHealth> {
+        self.inner.backends()
+    }
+
+    /// Returns whether changes are durable and all servers respond, for a readiness probe. Does no
+    /// I/O.
+    ///
+    /// A guard is not ready while its data file cannot be written, or was deleted, replaced or
+    /// overwritten. It then refuses changes, decides from memory and the file, and keeps usage until
+    /// it can be stored. It is not ready either while a server has a
+    /// [problem](BackendHealth::problem).
+    pub fn readiness(&self) -> Readiness {
+        self.inner.readiness()
+    }
+
+    /// Stores all pending usage and quota consumption. Returns once it is durable.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]. What could not be stored is kept and tried again.
+    pub fn flush(&self) -> Result<(), AdminError> {
+        Ok(self.inner.recorder().flush()?)
+    }
+
+    /// Stores all pending data and stops recording, for all clones. Decisions go on. The last clone
+    /// to be dropped releases the file.
+    ///
+    /// Windows are stored too, rounded to a later grain, and continue when the file is opened again.
+    /// After a kill they start empty, so that each limit may be admitted once more.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]. Pending data is lost then.
+    pub fn close(self) -> Result<(), AdminError> {
+        Ok(self.inner.stop()?)
+    }
+}
+
+impl fmt::Debug for KeyGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyGuard").finish_non_exhaustive()
+    }
+}

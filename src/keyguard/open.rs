@@ -1,0 +1,79 @@
+//! Opening a guard together with the socket to manage it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::KeyGuard;
+use crate::guard::{Config, Guard};
+use crate::store::OpenError;
+
+impl KeyGuard {
+    /// Opens a data file, and creates it if it is absent. With the feature `postgres`, opens a
+    /// database at a URL such as `postgres://user:password@host/database`, which any number of
+    /// processes may share. The URL takes the parameters of [libpq], such as `sslrootcert`.
+    ///
+    /// [libpq]: https://www.postgresql.org/docs/current/libpq-connect.html
+    ///
+    /// ```no_run
+    /// use keyguard::{Config, KeyGuard};
+    ///
+    /// let kg = KeyGuard::open("keyguard.redb", Config::default().default_rate_limit(120))?;
+    /// # Ok::<(), keyguard::OpenError>(())
+    /// ```
+    ///
+    /// The file is private to the user (mode 0600). It is locked until the last clone of the guard is
+    /// dropped; until then, the command line reaches it through a socket beside it (see
+    /// [`Config::socket`]).
+    ///
+    /// # The secret
+    ///
+    /// Keys are hashed under a secret. It is, in this order: the one of `config`; the environment
+    /// variable `KEYGUARD_SECRET`; the content of the file named as the data file with `.secret`
+    /// appended. If there is none of these and no data file either, that secret file is created with a
+    /// random secret and mode 0600.
+    ///
+    /// A secret file is refused if other users may read or change it, if it or a symbolic link to it
+    /// belongs to a user other than this one, root or the owner of the data file (where others cannot
+    /// create files in its directory), if it is larger than 65,536 bytes, or if it is neither a file
+    /// nor a pipe. If the data file is a symbolic link, all this applies to the file it leads to.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong with a setting, the secret or the file, and what to do. A
+    /// file that is refused is left unchanged.
+    pub fn open(file: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
+        let file = file.as_ref();
+        let guard = Self {
+            inner: Arc::new(Guard::open(file, config)?),
+        };
+        listen(&guard.inner, file)?;
+        Ok(guard)
+    }
+}
+
+#[cfg(unix)]
+fn listen(guard: &Arc<Guard>, file: &Path) -> Result<(), OpenError> {
+    use std::io::ErrorKind;
+
+    use crate::admin::Listener;
+    use crate::guard::Storage;
+
+    if !guard.config().socket || Storage::of(file)?.is_server() {
+        return Ok(());
+    }
+    match Listener::bind(file, guard) {
+        Ok(listener) => guard.accompany(Box::new(listener)),
+        Err(source) if source.kind() == ErrorKind::AlreadyExists => {
+            let path = file.into();
+            return Err(OpenError::Socket { path, source });
+        }
+        Err(error) => guard.warn(&format!(
+            "the command line cannot reach this process: no socket can be created for it: {error}"
+        )),
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn listen(_: &Arc<Guard>, _: &Path) -> Result<(), OpenError> {
+    Ok(())
+}
