@@ -12,11 +12,17 @@ pub(crate) fn argument() -> Option<OsString> {
     std::env::var_os(ARGUMENT)
 }
 
-/// The test `name` of this binary as a child, without a secret in its environment.
-pub(crate) fn command(name: &str, argument: impl AsRef<OsStr>) -> Command {
+/// Returns the command that runs `test` of `module` (its `module_path!()`) in a child process,
+/// without a secret in its environment.
+pub(crate) fn command(module: &str, test: &str, argument: impl AsRef<OsStr>) -> Command {
+    // The test harness names tests without their crate.
+    let name = match module.split_once("::") {
+        Some((_, module)) => format!("{module}::{test}"),
+        None => test.to_owned(),
+    };
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .args([&name, "--exact", "--nocapture", "--test-threads=1"])
         .env(ARGUMENT, argument)
         .env_remove("KEYGUARD_SECRET")
         .stdin(Stdio::null());

@@ -1,0 +1,811 @@
+//! The command line: what it prints and how it ends, on a file that rests and on one that a server
+//! holds.
+//!
+//! `KEYGUARD_BLESS=1 cargo test --features cli --test cli` writes the transcripts anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::common::program::{done, keyguard, refused, run};
+use crate::common::{IP, write_private};
+use keyguard::{Config, CreateKey, KeyGuard, ListKeys, Reason};
+use tempfile::TempDir;
+
+/// Runs every line `$ keyguard …` of a transcript and returns it with what was printed then.
+fn rerun(dir: &Path, transcript: &str) -> String {
+    let mut out = String::new();
+    for line in transcript
+        .lines()
+        .filter(|line| line.starts_with('$') || line.starts_with('#'))
+    {
+        out += line;
+        out.push('\n');
+        let Some(arguments) = line.strip_prefix("$ keyguard ") else {
+            continue;
+        };
+        let arguments = words(arguments);
+        let output = run(
+            dir,
+            &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
+        out += &normalised(&String::from_utf8_lossy(&output.stdout));
+        out += &normalised(&String::from_utf8_lossy(&output.stderr));
+        if output.status.code() != Some(0) {
+            out += &format!("[exit {}]\n", output.status.code().unwrap());
+        }
+    }
+    out
+}
+
+/// Splits at spaces outside of double quotes.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut quoted) = (vec![String::new()], false);
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            c => words.last_mut().unwrap().push(c),
+        }
+    }
+    words
+}
+
+/// What differs from run to run is named instead: keys, prefixes and times.
+fn normalised(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let token = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "-_:.".contains(c)));
+        let (token, after) = rest.split_at(token.unwrap_or(rest.len()));
+        let is_day = |text: &str| {
+            text.len() == 10 && text.starts_with("20") && text.matches('-').count() == 2
+        };
+        if token.is_empty() {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+            continue;
+        }
+        match token.len() {
+            57 if token.starts_with("kg_live_") => out += "<key>",
+            12 if token.starts_with("kg_live_") => out += "<prefix>",
+            _ if token.starts_with("kg_admin_") => out += "<admin key>",
+            _ if token.ends_with('Z') && token.get(..10).is_some_and(is_day) => out += "<time>",
+            10 if is_day(token) => out += "<day>",
+            _ => out += token,
+        }
+        rest = after;
+    }
+    // Seconds pass between two commands.
+    for name in ["retry after: ", "\"retry_after\":"] {
+        out = without_number_after(&out, name);
+    }
+    let user = format!("user {}", rustix::process::geteuid().as_raw());
+    out.replace(&user, "user <id>")
+}
+
+/// The same text with `<wait>` in place of each number that `name` stands before.
+fn without_number_after(text: &str, name: &str) -> String {
+    let mut parts = text.split(name);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let after = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        let number = if after.len() < part.len() {
+            "<wait>"
+        } else {
+            ""
+        };
+        out += &format!("{name}{number}{after}");
+    }
+    out
+}
+
+fn compare(name: &str, printed: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/cli/transcripts")
+        .join(name);
+    if std::env::var_os("KEYGUARD_BLESS").is_some() {
+        fs::write(path, printed).unwrap();
+        return;
+    }
+    let expected = fs::read_to_string(path).unwrap();
+    for (line, (printed, expected)) in printed.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(printed, expected, "line {} of {name}", line + 1);
+    }
+    assert_eq!(printed.lines().count(), expected.lines().count(), "{name}");
+}
+
+const COMMANDS: &str = include_str!("transcripts/commands.txt");
+const WITHOUT_A_FILE: &str = include_str!("transcripts/without-a-file.txt");
+
+#[test]
+fn every_command_prints_what_it_did_on_a_resting_file() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    compare("commands.txt", &rerun(dir.path(), COMMANDS));
+}
+
+/// The same transcript: who holds the file makes no difference.
+#[test]
+fn every_command_prints_the_same_on_a_live_file() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let printed = rerun(dir.path(), COMMANDS);
+    assert!(
+        !kg.admin()
+            .list_keys(ListKeys::default())
+            .unwrap()
+            .is_empty(),
+        "it was this guard that answered"
+    );
+    drop(kg);
+    if std::env::var_os("KEYGUARD_BLESS").is_none() {
+        compare("commands.txt", &printed);
+    }
+}
+
+#[test]
+fn without_a_data_file_nothing_is_made_up() {
+    let dir = TempDir::new().unwrap();
+    compare("without-a-file.txt", &rerun(dir.path(), WITHOUT_A_FILE));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn arguments_that_make_no_sense_end_with_2() {
+    let dir = TempDir::new().unwrap();
+    let cases: [&[&str]; 5] = [
+        &["frobnicate"],
+        &["create-key", "--org", "acme"],
+        &["check", "--cost", "0"],
+        &["update-key", "1", "--expires-at", "tomorrow"],
+        &["--secret", "a", "--secret-file", "b", "stats"],
+    ];
+    for arguments in cases {
+        let output = run(dir.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    let help = done(dir.path(), &["--help"]);
+    assert!(
+        help.contains("Other users of this machine can see it") && help.contains("revoke-key"),
+        "{help}"
+    );
+    assert!(done(dir.path(), &["completions", "bash"]).contains("revoke-key"));
+}
+
+#[test]
+fn what_is_refused_is_named_as_it_was_given_and_said_once() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    let refused = |arguments: &[&str], variable: (&str, &str)| {
+        let mut command = keyguard(dir.path(), arguments);
+        let output = command.env(variable.0, variable.1).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // It may hold a password.
+    let no_redis = "starts with none of `redis://`";
+    let cases = [
+        (
+            refused(
+                &["stats"],
+                ("KEYGUARD_REDIS", "user:hunter2@localhost:6379"),
+            ),
+            "error: --redis or KEYGUARD_REDIS: ",
+            no_redis,
+            "next:  export KEYGUARD_REDIS=redis://",
+        ),
+        #[cfg(feature = "serve")]
+        (
+            refused(&["serve"], ("KEYGUARD_ADMIN_KEY", "hunter2")),
+            "error: KEYGUARD_ADMIN_KEY or --admin-key-file: ",
+            "is shorter than 16 bytes",
+            "next:  unset KEYGUARD_ADMIN_KEY",
+        ),
+        #[cfg(feature = "serve")]
+        (
+            refused(&["serve", "--usage-log", "none/log"], ("KEYGUARD_KEY", "")),
+            "error: --usage-log: ",
+            "`none/log` cannot be opened: No such file or directory",
+            "next:  mkdir -p none",
+        ),
+        #[cfg(feature = "serve")]
+        (
+            refused(
+                &["serve", "--usage-log", "keyguard.redb"],
+                ("KEYGUARD_KEY", ""),
+            ),
+            "error: --usage-log: ",
+            "`keyguard.redb` cannot be opened: it holds something other than lines of JSON",
+            "next:  ls -ld keyguard.redb",
+        ),
+        #[cfg(feature = "postgres")]
+        (
+            refused(
+                &["--db", "postgres://127.0.0.1:1/none", "reload"],
+                ("KEYGUARD_KEY", ""),
+            ),
+            "error: ",
+            "send SIGHUP to each `keyguard serve`",
+            "next:  kill -HUP PID",
+        ),
+        #[cfg(feature = "serve")]
+        (
+            refused(&["serve", "--policy", "none"], ("KEYGUARD_KEY", "")),
+            "error: the policy cannot be accepted: ",
+            "`none`: ",
+            "next:  keyguard serve --help",
+        ),
+        (
+            refused(
+                &["update-key", "1", "--limit", "kg_live_".repeat(8).as_str()],
+                ("KEYGUARD_KEY", ""),
+            ),
+            "error: ",
+            "there is no key with the id 1",
+            "next:  keyguard list-keys",
+        ),
+    ];
+    for (said, argument, problem, next) in cases {
+        assert!(said.starts_with(argument) && said.contains(next), "{said}");
+        assert_eq!(said.matches(problem).count(), 1, "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn a_revocation_is_in_force_when_the_command_returns() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let (revoked, running) = (AtomicBool::new(false), AtomicBool::new(true));
+    for _ in 0..5 {
+        let created = kg.admin().create_key(CreateKey {
+            rate_limit_per_minute: Some(u32::MAX),
+            ..CreateKey::new("acme", "shop")
+        });
+        let created = created.unwrap();
+        let headers = [("X-API-Key", created.raw_key.expose())];
+        revoked.store(false, Ordering::SeqCst);
+        running.store(true, Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while running.load(Ordering::SeqCst) {
+                        let was_revoked = revoked.load(Ordering::SeqCst);
+                        match kg.check(&headers, IP, "/") {
+                            Ok(grant) => {
+                                assert!(!was_revoked);
+                                grant.finish(200);
+                            }
+                            Err(denial) => assert_eq!(denial.reason(), Reason::RevokedKey),
+                        }
+                    }
+                });
+            }
+            done(dir.path(), &["revoke-key", &created.key.id.to_string()]);
+            revoked.store(true, Ordering::SeqCst);
+            assert_eq!(
+                kg.check(&headers, IP, "/").unwrap_err().reason(),
+                Reason::RevokedKey
+            );
+            running.store(false, Ordering::SeqCst);
+        });
+    }
+}
+
+/// `revoke-key ""` and `revoke-key kg` revoked the only key there was.
+#[test]
+fn a_key_goes_by_its_id_or_its_whole_prefix_and_by_nothing_shorter() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let prefix = kg
+        .admin()
+        .create_key(CreateKey::new("acme", "shop"))
+        .unwrap()
+        .key
+        .prefix;
+    // Both on a live file, through the socket, and on a resting one.
+    for kg in [Some(kg), None] {
+        let shorter = &prefix[..prefix.len() - 1];
+        for text in ["", " ", "k", "kg", "kg_live_", shorter] {
+            let commands: [&[&str]; 6] = [
+                &["revoke-key", text],
+                &["rotate-key", text],
+                &["update-key", text, "--label", "x"],
+                &["reset", text],
+                &["lift", text, "--limit", "default", "--for", "1h"],
+                &["lift", text, "--limit", "default", "--end"],
+            ];
+            for command in commands {
+                let error = refused(dir.path(), command);
+                assert!(error.contains("whole prefix"), "{command:?}: {error}");
+            }
+            refused(dir.path(), &["limits", text]);
+            refused(dir.path(), &["check", text]);
+        }
+        let key = done(dir.path(), &["list-keys"]);
+        assert!(
+            key.contains("shop") && key.contains("active") && key.contains(&prefix),
+            "{key}"
+        );
+        done(dir.path(), &["update-key", &prefix, "--label", "shop"]);
+        done(dir.path(), &["limits", &prefix]);
+        drop(kg);
+    }
+    assert!(done(dir.path(), &["revoke-key", &prefix]).contains("revoked"));
+}
+
+#[test]
+fn a_check_says_where_no_key_is_looked_at() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let policy: keyguard::Policy = "protect = [\"/api\"]".parse().unwrap();
+    let kg = KeyGuard::open(&file, Config::default().policy(policy)).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let key = kg
+        .admin()
+        .create_key(CreateKey::new("acme", "shop"))
+        .unwrap()
+        .key;
+    kg.admin().revoke_key(key.id).unwrap();
+    let open = done(dir.path(), &["check", "1", "--path", "/about"]);
+    assert!(open.contains("key: not looked at"), "{open}");
+    let open = done(dir.path(), &["check", "1", "--path", "/about", "--json"]);
+    assert!(open.contains(r#""key_checked":false"#), "{open}");
+    let output = run(dir.path(), &["check", "1", "--path", "/api", "--json"]);
+    let protected = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        protected.contains(r#""key_checked":true"#) && protected.contains("revoked_key"),
+        "{protected}"
+    );
+}
+
+/// What a command ends with whose output nobody can take, and what it says of it.
+#[cfg(target_os = "linux")]
+fn into_nowhere(dir: &Path, arguments: &[&str], out: impl Into<Stdio>) -> (Option<i32>, String) {
+    let mut command = keyguard(dir, arguments);
+    let child = command.stdout(out).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!error.contains("panicked"), "{arguments:?}: {error}");
+    (output.status.code(), error)
+}
+
+#[cfg(target_os = "linux")]
+fn full() -> fs::File {
+    fs::File::options().write(true).open("/dev/full").unwrap()
+}
+
+/// A pipe whose reader has gone.
+#[cfg(target_os = "linux")]
+fn closed() -> std::io::PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
+/// The text of a key that was created for `> /dev/full` was lost, and the key active.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_that_cannot_be_shown_is_revoked_or_keeps_its_text() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let old = kg
+        .admin()
+        .create_key(CreateKey::new("acme", "shop"))
+        .unwrap();
+    let mut kg = Some(kg);
+    for is_live in [true, false] {
+        let nowhere = [Stdio::from(full()), Stdio::from(closed())];
+        for out in nowhere {
+            let create = ["create-key", "--org", "acme", "--label", "lost"];
+            let (code, error) = into_nowhere(dir.path(), &create, out);
+            assert_eq!(code, Some(1), "{is_live}");
+            assert!(error.contains("was revoked"), "{error}");
+        }
+        let nowhere = [Stdio::from(full()), Stdio::from(closed())];
+        for out in nowhere {
+            let rotate = ["rotate-key", "1", "--grace", "0", "--json"];
+            let (code, error) = into_nowhere(dir.path(), &rotate, out);
+            assert_eq!(code, Some(1), "{is_live}");
+            assert!(error.contains("keeps its old text"), "{error}");
+        }
+        kg = None;
+    }
+    drop(kg);
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let keys = kg.admin().list_keys(ListKeys::default()).unwrap();
+    assert_eq!(keys.iter().filter(|key| key.active).count(), 1);
+    assert_eq!(keys[0], old.key, "nothing of it has changed");
+    let headers = [("X-API-Key", old.raw_key.expose())];
+    kg.check(&headers, IP, "/").unwrap().finish(200);
+}
+
+/// As daemons and their tools start programs.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_is_not_made_for_a_standard_output_that_is_closed() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let old = kg
+        .admin()
+        .create_key(CreateKey::new("acme", "shop"))
+        .unwrap();
+    for (arguments, outcome) in [
+        (
+            &["create-key", "--org", "acme", "--label", "lost"][..],
+            "was revoked",
+        ),
+        (&["rotate-key", "1", "--grace", "0"], "keeps its old text"),
+    ] {
+        let command = keyguard(dir.path(), arguments);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$0\" \"$@\" >&-"]);
+        shell.arg(command.get_program()).args(command.get_args());
+        let output = shell.current_dir(dir.path()).env_remove("KEYGUARD_DB");
+        let output = output.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains("it is closed; ") && error.contains(outcome),
+            "{error}"
+        );
+    }
+    let headers = [("X-API-Key", old.raw_key.expose())];
+    kg.check(&headers, IP, "/").unwrap().finish(200);
+    // Who writes a key to the null device means it.
+    let into_null = keyguard(dir.path(), &["rotate-key", "1"])
+        .stdout(Stdio::null())
+        .status();
+    assert!(into_null.unwrap().success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_a_reader_that_goes_is_none() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    let commands: [&[&str]; 9] = [
+        &["completions", "bash"],
+        &["list-orgs"],
+        &["list-keys", "--json"],
+        &["list-blocks"],
+        &["stats"],
+        &["audit"],
+        &["admin-key"],
+        &["init"],
+        &["limits", "--ip", "192.0.2.7"],
+    ];
+    for command in commands {
+        let (code, error) = into_nowhere(dir.path(), command, full());
+        assert_eq!(code, Some(1), "{command:?}");
+        assert!(error.contains("cannot be written"), "{command:?}: {error}");
+        let (code, error) = into_nowhere(dir.path(), command, closed());
+        assert_eq!((code, error.as_str()), (Some(0), ""), "{command:?}");
+    }
+    // Where not even an error can be told.
+    let mut command = keyguard(dir.path(), &["revoke-key", "7"]);
+    let status = command.stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn an_expired_key_is_listed_as_such_and_rotated_with_a_new_expiry() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let clock = keyguard::ManualClock::starting_at(crate::common::NOON);
+    let kg = KeyGuard::open(&file, Config::default().clock(clock.clone())).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let create = |time: &str| {
+        let command = [
+            "create-key",
+            "--org",
+            "acme",
+            "--label",
+            "x",
+            "--expires-at",
+        ];
+        run(dir.path(), &[&command[..], &[time]].concat())
+    };
+    let output = create("2026-01-15T12:00:00Z");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is in the past"));
+    assert_eq!(create("2026-01-15T12:01:00Z").status.code(), Some(0));
+    clock.advance(std::time::Duration::from_secs(60));
+    assert!(done(dir.path(), &["list-keys"]).contains("\texpired\t"));
+    let json = done(dir.path(), &["list-keys", "--json"]);
+    assert!(
+        json.contains(r#""active":false"#) && json.contains(r#""status":"expired""#),
+        "{json}"
+    );
+    assert!(done(dir.path(), &["stats"]).contains("active keys: 0"));
+    let error = refused(dir.path(), &["update-key", "1", "--expires-at", "none"]);
+    assert!(error.contains("--reactivate"), "{error}");
+    let error = refused(dir.path(), &["rotate-key", "1"]);
+    assert!(error.contains("--expires-at"), "{error}");
+    let later = "2026-01-15T12:02:00Z";
+    let rotated = done(dir.path(), &["rotate-key", "1", "--expires-at", later]);
+    assert!(
+        rotated.contains("status: active") && rotated.contains(later),
+        "{rotated}"
+    );
+    clock.advance(std::time::Duration::from_secs(60));
+    let extend = ["update-key", "1", "--expires-at", "none", "--reactivate"];
+    assert!(done(dir.path(), &extend).contains("status: active"));
+}
+
+/// A URL of another form was taken for a file, and printed with its password.
+#[test]
+fn a_url_that_is_no_database_is_refused_and_not_shown() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    for url in [
+        "mysql://me:hunter2@h/d",
+        "sqlite+aiosqlite:///old.db",
+        "postgre://me:hunter2@h/d",
+        "postgres:/me:hunter2@h/d",
+        "me:hunter2@h/d",
+        "host=h password=hunter2",
+    ] {
+        let commands: [&[&str]; 9] = [
+            &["--db", url, "stats"],
+            &["--db", url, "init"],
+            &["--db", url, "list-keys", "--json"],
+            &["--db", url, "admin-key"],
+            &["--db", url, "export", "--to", "x.redb"],
+            &["--db", url, "replay", "log", "--policy", "p"],
+            &["export", "--to", url],
+            &["import", "--from", url],
+            &["--redis", url, "stats"],
+        ];
+        for command in commands {
+            let error = refused(dir.path(), command);
+            assert!(
+                !error.contains("hunter2") && error.contains("next"),
+                "{command:?}: {error}"
+            );
+        }
+        let error = KeyGuard::open(url, Config::new("secret")).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+    let made = fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(made, 2, "nothing but the data file and its secret");
+    assert!(
+        done(dir.path(), &["--db", "mysql://h/d", "completions", "bash"]).contains("revoke-key")
+    );
+}
+
+#[test]
+fn a_key_to_check_comes_from_the_environment_or_standard_input() {
+    use std::io::Write;
+
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    done(dir.path(), &["create-org", "acme"]);
+    let created = done(
+        dir.path(),
+        &["create-key", "--org", "acme", "--label", "shop", "--json"],
+    );
+    let key = created
+        .split("\"raw_key\":\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+
+    let output = keyguard(dir.path(), &["check"])
+        .env("KEYGUARD_KEY", key)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let mut child = keyguard(dir.path(), &["check"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(key.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("admitted"));
+}
+
+#[test]
+fn more_than_a_page_is_listed_whole() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let keys: Vec<CreateKey> = (0..2_500)
+        .map(|i| CreateKey::new("acme", format!("key {i}")))
+        .collect();
+    kg.admin().create_keys(&keys).unwrap();
+    for kg in [Some(kg), None] {
+        assert_eq!(done(dir.path(), &["list-keys"]).lines().count(), 2_501);
+        let json = done(dir.path(), &["list-keys", "--json"]);
+        assert_eq!(json.matches("\"org_name\":\"acme\"").count(), 2_500);
+        drop(kg);
+    }
+}
+
+/// A thousand keys of many scopes and addresses took more than a frame of the socket holds.
+#[test]
+fn keys_at_their_longest_are_listed_whole() {
+    const KEYS: usize = 1_200;
+
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let longest = CreateKey {
+        scopes: (0..63).map(|i| format!("{i:064}")).collect(),
+        allowed_ips: (0..256)
+            .map(|i| format!("2001:db8:1111:2222:3333:4444:5555:{:x}", 0x1000 + i))
+            .collect(),
+        ..CreateKey::new("acme", "ü".repeat(255))
+    };
+    kg.admin().create_keys(&vec![longest; KEYS]).unwrap();
+    for kg in [Some(kg), None] {
+        assert_eq!(done(dir.path(), &["list-keys"]).lines().count(), KEYS + 1);
+        drop(kg);
+    }
+}
+
+#[test]
+fn the_secret_is_found_as_the_library_finds_it() {
+    let dir = TempDir::new().unwrap();
+    write_private(&dir.path().join("secret"), "a secret of its own\n");
+    done(dir.path(), &["--secret-file", "secret", "init"]);
+    assert!(!dir.path().join("keyguard.redb.secret").exists());
+    done(dir.path(), &["--secret-file", "secret", "stats"]);
+    done(dir.path(), &["--secret", "a secret of its own", "stats"]);
+    let output = keyguard(dir.path(), &["stats"])
+        .env("KEYGUARD_SECRET", "a secret of its own")
+        .output();
+    assert_eq!(output.unwrap().status.code(), Some(0));
+
+    let missing = refused(dir.path(), &["stats"]);
+    assert!(
+        missing.contains("KEYGUARD_SECRET") && missing.contains("next:  keyguard --secret-file"),
+        "{missing}"
+    );
+    let wrong = refused(dir.path(), &["--secret", "another one", "stats"]);
+    assert!(
+        wrong.contains("another secret") && !wrong.contains("another one"),
+        "{wrong}"
+    );
+    // It is derived from the secret, and no other secret has it.
+    let admin_key = done(
+        dir.path(),
+        &["--secret", "a secret of its own", "admin-key"],
+    );
+    assert_ne!(
+        admin_key,
+        done(dir.path(), &["--secret", "another one", "admin-key"])
+    );
+    assert!(refused(dir.path(), &["admin-key"]).contains("KEYGUARD_SECRET"));
+}
+
+#[cfg(unix)]
+#[test]
+fn files_that_hold_secrets_are_refused_if_others_may_read_them() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    write_private(&dir.path().join("a file"), "a secret that others may read");
+    let public = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(dir.path().join("a file"), public).unwrap();
+    let mut options = vec!["--secret-file", "--legacy-secret-file"];
+    if cfg!(feature = "serve") {
+        options.push("--admin-key-file");
+    }
+    for option in options {
+        let command = match option {
+            "--admin-key-file" => "serve",
+            _ => "stats",
+        };
+        let error = refused(dir.path(), &[command, option, "a file"]);
+        assert!(
+            error.contains("the secret in `a file` is refused") && error.contains("mode 644"),
+            "{error}"
+        );
+        assert!(error.contains("next:  chmod 600 'a file'"), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_data_file_that_others_may_read_is_warned_of_once() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    done(dir.path(), &["init"]);
+    for arguments in [&["stats"][..], &["list-orgs"]] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        let output = run(dir.path(), arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            error.matches("chmod 600 keyguard.redb").count(),
+            1,
+            "{error}"
+        );
+        assert!(error.starts_with("warning: the data file"), "{error}");
+    }
+    // It is private from then on.
+    assert!(run(dir.path(), &["stats"]).stderr.is_empty());
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).unwrap();
+    let error = String::from_utf8(run(dir.path(), &["stats"]).stderr).unwrap();
+    assert!(error.contains("chmod 600"), "a live one too: {error}");
+    drop(kg);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_is_the_file_that_it_leads_to() {
+    use std::os::unix::fs::symlink;
+
+    let dir = TempDir::new().unwrap();
+    let real = dir.path().join("real");
+    fs::create_dir(&real).unwrap();
+    let link = dir.path().join("keyguard.redb");
+    symlink("real/data.redb", &link).unwrap();
+    for command in ["init", "stats", "admin-key"] {
+        let error = refused(dir.path(), &[command]);
+        assert!(
+            error.contains("is a symbolic link to `real/data.redb`")
+                && error.contains("next:  keyguard --db real/data.redb init"),
+            "{error}"
+        );
+    }
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "no stray secret"
+    );
+    assert_eq!(fs::read_dir(&real).unwrap().count(), 0);
+
+    done(&real, &["--db", "data.redb", "init"]);
+    assert!(done(dir.path(), &["init"]).contains("real/data.redb.secret"));
+    done(dir.path(), &["create-org", "by its link"]);
+    let kg = KeyGuard::open(real.join("data.redb"), Config::default()).unwrap();
+    done(dir.path(), &["create-org", "by its link, live"]);
+    drop(kg);
+    let kg = KeyGuard::open(&link, Config::default()).unwrap();
+    done(
+        &real,
+        &["--db", "data.redb", "create-org", "by its name, live"],
+    );
+    drop(kg);
+    assert_eq!(
+        done(&real, &["--db", "data.redb", "list-orgs"])
+            .lines()
+            .count(),
+        4
+    );
+    let admin_key = done(dir.path(), &["admin-key"]);
+    assert_eq!(admin_key, done(&real, &["--db", "data.redb", "admin-key"]));
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "no second secret"
+    );
+
+    symlink("nowhere.redb", dir.path().join("copy.redb")).unwrap();
+    let error = refused(dir.path(), &["export", "--to", "copy.redb"]);
+    assert!(error.contains("symbolic link to `nowhere.redb`"), "{error}");
+    assert!(!dir.path().join("copy.redb.secret").exists());
+}

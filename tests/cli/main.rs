@@ -1,0 +1,13 @@
+//! The command line (feature `cli`).
+
+#![cfg(test)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod commands;
+mod replay;
+#[cfg(unix)]
+mod socket;
+#[cfg(feature = "import")]
+mod transfer;

@@ -1,0 +1,675 @@
+//! The socket beside a data file: who is let in and who is believed, and commands that wait for one
+//! another.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+
+use crate::common::child;
+use crate::common::program::{done, keyguard, refused};
+use keyguard::{Config, CreateKey, KeyGuard};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+const NOBODY: u32 = 65_534;
+
+fn socket_of(file: &Path) -> PathBuf {
+    let mut name = fs::canonicalize(file).unwrap().into_os_string();
+    name.push(".sock");
+    name.into()
+}
+
+#[test]
+fn it_is_private_and_goes_with_the_guard() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let metadata = fs::symlink_metadata(socket_of(&file)).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    drop(kg);
+    assert!(!socket_of(&file).exists());
+}
+
+/// The first guard holds a file that is no longer at its path.
+#[test]
+fn that_of_another_guard_at_the_same_path_is_left() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let first = KeyGuard::open(&file, Config::default()).unwrap();
+    fs::rename(&file, dir.path().join("moved.redb")).unwrap();
+    fs::rename(
+        dir.path().join("keyguard.redb.secret"),
+        dir.path().join("moved.redb.secret"),
+    )
+    .unwrap();
+    let second = KeyGuard::open(&file, Config::default()).unwrap();
+    drop(first);
+    done(dir.path(), &["create-org", "acme"]);
+    second.admin().org_named("acme").unwrap();
+    drop(second);
+    assert!(!socket_of(&file).exists());
+}
+
+#[test]
+fn a_file_that_was_moved_away_from_its_holder_is_not_made_anew() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let moved = dir.path().join("moved.redb");
+    fs::rename(&file, &moved).unwrap();
+    for command in [
+        &["init"][..],
+        &["stats"],
+        &["create-org", "acme"],
+        &["admin-key"],
+    ] {
+        let error = refused(dir.path(), command);
+        assert!(error.contains("deleted or moved away"), "{error}");
+        assert!(!file.exists());
+    }
+    fs::rename(&moved, &file).unwrap();
+    done(dir.path(), &["create-org", "acme"]);
+    kg.admin().org_named("acme").unwrap();
+}
+
+/// Its text was shown as the new one, whatever came of the second half.
+#[test]
+fn a_rotation_that_fails_after_its_text_was_shown_says_whether_that_is_in_force() {
+    for is_gone in [true, false] {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("keyguard.redb");
+        let kg = KeyGuard::open(&file, Config::default()).unwrap();
+        kg.admin().create_org("acme").unwrap();
+        kg.admin()
+            .create_key(CreateKey::new("acme", "shop"))
+            .unwrap();
+        let (socket, real) = (socket_of(&file), dir.path().join("real.sock"));
+        fs::rename(&socket, &real).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let rotate = keyguard(dir.path(), &["rotate-key", "1", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+
+        let (mut client, _) = listener.accept().unwrap();
+        let mut server = UnixStream::connect(&real).unwrap();
+        server.write_all(&read_frame(&mut client)).unwrap();
+        let prepared = read_frame(&mut server);
+        if is_gone {
+            fs::remove_file(&socket).unwrap();
+            fs::rename(&file, dir.path().join("moved.redb")).unwrap();
+        }
+        client.write_all(&prepared).unwrap();
+        if !is_gone {
+            let (mut client, _) = listener.accept().unwrap();
+            read_frame(&mut client);
+        }
+        let output = rotate.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8(output.stderr).unwrap();
+        let expected = match is_gone {
+            true => "the text shown is not in force: there is no data file",
+            false => "it is not known whether the text shown is in force",
+        };
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+fn read_frame(stream: &mut UnixStream) -> Vec<u8> {
+    let mut frame = vec![0; 4];
+    stream.read_exact(&mut frame).unwrap();
+    let length = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
+    frame.resize(4 + length as usize, 0);
+    stream.read_exact(&mut frame[4..]).unwrap();
+    frame
+}
+
+#[test]
+fn a_dead_one_is_recognized_and_replaced() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    done(dir.path(), &["init"]);
+    // As a kill leaves it.
+    drop(UnixListener::bind(socket_of(&file)).unwrap());
+    assert!(socket_of(&file).exists());
+    done(dir.path(), &["stats"]);
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    done(dir.path(), &["create-org", "acme"]);
+    kg.admin().org_named("acme").unwrap();
+}
+
+#[test]
+fn a_file_in_its_place_is_left_and_named() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    done(dir.path(), &["init"]);
+    fs::write(socket_of(&file), "precious").unwrap();
+    let error = KeyGuard::open(&file, Config::default())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("Config::socket(false)"), "{error}");
+    assert_eq!(fs::read_to_string(socket_of(&file)).unwrap(), "precious");
+}
+
+#[test]
+fn without_one_the_process_that_holds_the_file_is_named() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default().socket(false)).unwrap();
+    assert!(!socket_of(&file).exists());
+    let error = refused(dir.path(), &["stats"]);
+    if cfg!(target_os = "linux") {
+        let me = std::process::id().to_string();
+        assert!(
+            error.contains(&format!("process {me}")) && error.contains(&format!("ps -p {me}")),
+            "{error}"
+        );
+    }
+    drop(kg);
+    done(dir.path(), &["stats"]);
+}
+
+#[cfg(feature = "serve")]
+#[test]
+fn a_second_server_is_told_to_stop_the_first() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let _kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let error = refused(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let (_, next) = error.split_once("next:").unwrap();
+    assert!(!next.contains("with a socket"), "{error}");
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_has_one_elsewhere() {
+    let dir = TempDir::new().unwrap();
+    let deep = dir.path().join("d".repeat(90));
+    fs::create_dir(&deep).unwrap();
+    let file = deep.join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    assert!(!socket_of(&file).exists());
+    done(&deep, &["create-org", "acme"]);
+    kg.admin().org_named("acme").unwrap();
+}
+
+#[test]
+fn nonsense_is_answered_or_cut_off_and_the_next_command_works() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let _kg = KeyGuard::open(&file, Config::default()).unwrap();
+    for (bytes, expected) in [
+        (b"\xff\xff\xff\xff".to_vec(), ""),
+        (frame("{}"), ""),
+        (frame(r#"{"version":9,"request":null}"#), "version"),
+        (
+            frame(r#"{"version":2,"request":{"command":"dance"}}"#),
+            "is no command",
+        ),
+    ] {
+        let mut stream = UnixStream::connect(socket_of(&file)).unwrap();
+        stream.write_all(&bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.contains(expected) && answer.is_empty() == expected.is_empty(),
+            "{answer}"
+        );
+    }
+    done(dir.path(), &["stats"]);
+}
+
+#[test]
+fn a_file_of_another_user_in_its_place_does_not_stop_the_guard() {
+    let stage = Stage::new();
+    if !is_root() {
+        return;
+    }
+    let file = stage.file("data");
+    drop(KeyGuard::open(&file, Config::default()).unwrap());
+    fs::write(socket_of(&file), "precious").unwrap();
+    chown(socket_of(&file), Some(NOBODY), None).unwrap();
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    done(file.parent().unwrap(), &["create-org", "acme"]);
+    kg.admin().org_named("acme").unwrap();
+    assert_eq!(fs::read_to_string(socket_of(&file)).unwrap(), "precious");
+}
+
+/// The child of the next tests: listens at a path, answers whatever is asked, and prints that it was.
+#[test]
+fn child_that_answers_everybody() {
+    let Some(path) = child::argument() else {
+        return;
+    };
+    let listener = UnixListener::bind(&path).unwrap();
+    set_mode(Path::new(&path), 0o777);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let received = stream.read(&mut [0; 4_096]).unwrap();
+            // Who hangs up before it has said anything has told nothing.
+            if received > 0 {
+                println!("\nreceived {received} bytes");
+            }
+            let _ = stream.write_all(&frame(r#"{"version":2,"outcome":{"ok":null}}"#));
+        }
+    });
+    ready();
+}
+
+/// The child of the next tests: holds a data file, and prints its warnings.
+#[test]
+fn child_that_holds_a_file() {
+    let Some(file) = child::argument() else {
+        return;
+    };
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    ready();
+    for warning in kg.admin().stats().unwrap().warnings {
+        println!("\nwarning: {warning}");
+    }
+    for org in kg.admin().list_orgs(None, 100).unwrap() {
+        println!("\norganization: {}", org.name);
+    }
+}
+
+/// Only root can act as another user; who is trusted is also tested beside the code.
+#[test]
+fn a_listener_of_another_user_is_told_nothing() {
+    let stage = Stage::new();
+    if !is_root() {
+        return;
+    }
+    let file = stage.file("data");
+    let dir = file.parent().unwrap();
+    let key = {
+        let kg = KeyGuard::open(&file, Config::default()).unwrap();
+        kg.admin().create_org("acme").unwrap();
+        kg.admin()
+            .create_key(CreateKey::new("acme", "shop"))
+            .unwrap()
+    };
+    set_mode(dir, 0o777);
+    let stranger = stage.spawn("child_that_answers_everybody", &socket_of(&file), NOBODY);
+    done(dir, &["revoke-key", "1"]);
+    // Even if the socket itself is ours: whose process listens is what counts.
+    chown(socket_of(&file), Some(0), Some(0)).unwrap();
+    let mut check = keyguard(dir, &["check"]);
+    let check = check.env("KEYGUARD_KEY", key.raw_key.expose()).output();
+    assert_eq!(check.unwrap().status.code(), Some(1), "the key is revoked");
+
+    // A server that holds the file is named, and so is what is in the place of its socket.
+    let kg = KeyGuard::open(&file, Config::default().socket(false)).unwrap();
+    let error = refused(dir, &["stats"]);
+    assert!(
+        error.contains(&format!("of user {NOBODY}")) && error.contains("next:  ls -l"),
+        "{error}"
+    );
+    drop(kg);
+    let received = stranger.end();
+    assert!(
+        !received.iter().any(|line| line.contains("received")),
+        "{received:?}"
+    );
+}
+
+#[test]
+fn a_private_directory_is_not_believed_if_another_user_made_it() {
+    let stage = Stage::new();
+    if !is_root() {
+        return;
+    }
+    // A user that no other test is.
+    let user = 2_000_000 + std::process::id();
+    let file = stage.file_of(&"d".repeat(90), user);
+    let dir = file.parent().unwrap();
+    let init = stage.keyguard_as(user, dir, &["init"]);
+    assert_eq!(init.status.code(), Some(0), "{init:?}");
+
+    let squatted = Squatted::new(user);
+    let canonical = fs::canonicalize(&file).unwrap();
+    let hash = blake3::hash(canonical.as_os_str().as_bytes()).to_hex();
+    let socket = squatted.0.join(format!("keyguard-{}.sock", &hash[..32]));
+    let stranger = stage.spawn("child_that_answers_everybody", &socket, NOBODY);
+    for caller in [user, 0] {
+        let org = format!("of {caller}");
+        let created = stage.keyguard_as(caller, dir, &["create-org", &org]);
+        assert_eq!(created.status.code(), Some(0), "{created:?}");
+    }
+    let subject = stage.spawn("child_that_holds_a_file", &file, user);
+    let said = subject.end().join("\n");
+    assert!(said.contains("organization: of 0"), "{said}");
+    let warning = format!(
+        "`{}` is not a private directory of user {user}",
+        squatted.0.display()
+    );
+    assert!(said.contains(&warning), "{said}");
+    let received = stranger.end();
+    assert!(
+        !received.iter().any(|line| line.contains("received")),
+        "{received:?}"
+    );
+    drop(squatted);
+
+    // One of its own is made, and lets in that user and root.
+    let subject = stage.spawn("child_that_holds_a_file", &file, user);
+    let _own = Squatted(PathBuf::from(format!("/tmp/keyguard-{user}")));
+    for caller in [user, 0] {
+        let org = format!("again of {caller}");
+        let created = stage.keyguard_as(caller, dir, &["create-org", &org]);
+        assert_eq!(created.status.code(), Some(0), "{created:?}");
+    }
+    let said = subject.end().join("\n");
+    assert!(
+        said.contains("again of 0") && !said.contains("warning"),
+        "{said}"
+    );
+}
+
+#[test]
+fn another_user_is_refused() {
+    let stage = Stage::new();
+    let file = stage.file("data");
+    let dir = file.parent().unwrap();
+    let _kg = KeyGuard::open(&file, Config::default()).unwrap();
+    if !is_root() {
+        let mode = fs::metadata(socket_of(&file)).unwrap().permissions().mode();
+        assert_eq!(
+            mode & 0o077,
+            0,
+            "without root, that nobody else is let in shows in the mode"
+        );
+        return;
+    }
+    let as_nobody = || {
+        let output = stage.keyguard_as(NOBODY, dir, &["stats"]);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let error = as_nobody();
+    assert!(error.contains("does not let this user in"), "{error}");
+    // Even if somebody opens the socket to all.
+    set_mode(&socket_of(&file), 0o777);
+    let error = as_nobody();
+    assert!(
+        error.contains("held by a process of another user"),
+        "{error}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stopped_process_is_named_and_asked_nothing() {
+    let stage = Stage::new();
+    let file = stage.file("data");
+    let dir = file.parent().unwrap();
+    let me = rustix::process::geteuid().as_raw();
+    let subject = stage.spawn("child_that_holds_a_file", &file, me);
+    let pid = Pid::from_child(&subject.child);
+    kill_process(pid, Signal::STOP).unwrap();
+    let stat = format!("/proc/{}/stat", subject.child.id());
+    while !fs::read_to_string(&stat).unwrap().contains(") T ") {
+        std::thread::yield_now();
+    }
+    let error = refused(dir, &["create-org", "acme"]);
+    let next = format!("next:  kill -CONT {}", subject.child.id());
+    assert!(
+        error.contains("is stopped") && error.contains(&next),
+        "{error}"
+    );
+    kill_process(pid, Signal::CONT).unwrap();
+    done(dir, &["create-org", "globex"]);
+    let said = subject.end().join("\n");
+    assert!(said.contains("globex") && !said.contains("acme"), "{said}");
+}
+
+/// More than are carried out at a time, and together longer than one waits for another.
+#[test]
+fn fifty_commands_at_once_all_succeed() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let all_done = |commands: Vec<Child>| {
+        for command in commands {
+            let output = command.wait_with_output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{error}");
+        }
+    };
+    let start = |arguments: &[&str]| {
+        let mut command = keyguard(dir.path(), arguments);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    all_done((0..10).map(|_| start(&["init"])).collect());
+    for live in [false, true] {
+        let kg = live.then(|| KeyGuard::open(&file, Config::default()).unwrap());
+        let names = (0..50).map(|i| format!("{i} of {live}"));
+        let mut commands: Vec<Child> = names.map(|name| start(&["create-org", &name])).collect();
+        if !live {
+            commands.push(start(&["export", "--to", "copy.redb"]));
+        }
+        all_done(commands);
+        drop(kg);
+    }
+    let orgs = done(dir.path(), &["list-orgs", "--json"]);
+    assert_eq!(orgs.matches("\"org_name\"").count(), 100, "{orgs}");
+}
+
+/// Where the accepting thread cannot get a descriptor it sleeps, says so, and goes on when it can.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_descriptors_it_waits_and_says_so() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use std::io::Seek;
+
+    let test = "without_descriptors_it_waits_and_says_so";
+    let Some(file) = child::argument().map(PathBuf::from) else {
+        let stage = Stage::new();
+        child::run(&mut child::command(
+            module_path!(),
+            test,
+            stage.file("data"),
+        ));
+        return;
+    };
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let mut status = status_of_thread("keyguard-socket");
+    let mut sleeps = || {
+        let mut text = String::new();
+        status.rewind().unwrap();
+        status.read_to_string(&mut text).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let client = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let unlimited = getrlimit(Resource::Nofile);
+    let next = std::os::fd::AsRawFd::as_raw_fd(&fs::File::open("/dev/null").unwrap());
+    let limited = Rlimit {
+        current: Some(next as u64),
+        ..unlimited
+    };
+    setrlimit(Resource::Nofile, limited).unwrap();
+    connect(
+        &client,
+        &SocketAddrUnix::new(socket_of_canonical(&file)).unwrap(),
+    )
+    .unwrap();
+
+    let warned = || {
+        kg.admin()
+            .stats()
+            .unwrap()
+            .warnings
+            .iter()
+            .any(|text| text.contains("ulimit -n"))
+    };
+    while !warned() {
+        std::thread::yield_now();
+    }
+    // A loop that only spins would never sleep.
+    let before = sleeps();
+    while sleeps() < before + 3 {
+        std::thread::yield_now();
+    }
+    setrlimit(Resource::Nofile, unlimited).unwrap();
+    let mut client = UnixStream::from(client);
+    client
+        .write_all(&frame(r#"{"version":9,"request":null}"#))
+        .unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("version"), "{answer}");
+}
+
+/// A thread gives itself its name once it runs.
+#[cfg(target_os = "linux")]
+fn status_of_thread(name: &str) -> fs::File {
+    let is_named = |thread: &PathBuf| {
+        fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    loop {
+        let threads = fs::read_dir("/proc/self/task").unwrap();
+        let mut threads = threads.map(|entry| entry.unwrap().path());
+        if let Some(thread) = threads.find(is_named) {
+            return fs::File::open(thread.join("status")).unwrap();
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn socket_of_canonical(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".sock");
+    name.into()
+}
+
+fn frame(body: &str) -> Vec<u8> {
+    [&(body.len() as u32).to_be_bytes()[..], body.as_bytes()].concat()
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A directory for data files, and for copies of the programs that every user may run.
+struct Stage(TempDir);
+
+impl Stage {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        set_mode(dir.path(), 0o755);
+        Self(dir)
+    }
+
+    /// The path of a data file in a directory of its own.
+    fn file(&self, dir: &str) -> PathBuf {
+        self.file_of(dir, rustix::process::geteuid().as_raw())
+    }
+
+    fn file_of(&self, dir: &str, uid: u32) -> PathBuf {
+        let dir = self.0.path().join(dir);
+        fs::create_dir(&dir).unwrap();
+        chown(&dir, Some(uid), Some(uid)).unwrap();
+        dir.join("keyguard.redb")
+    }
+
+    fn copy_of(&self, program: &Path) -> PathBuf {
+        let copy = self.0.path().join(program.file_name().unwrap());
+        if !copy.exists() {
+            fs::copy(program, &copy).unwrap();
+            set_mode(&copy, 0o755);
+        }
+        copy
+    }
+
+    fn keyguard_as(&self, uid: u32, dir: &Path, arguments: &[&str]) -> std::process::Output {
+        let command = keyguard(dir, arguments);
+        let program = self.copy_of(Path::new(command.get_program()));
+        let mut command = child::again(command, program);
+        command.current_dir(dir).uid(uid).gid(uid).output().unwrap()
+    }
+
+    /// Runs a test of this file as the user `uid`, until it is ready.
+    fn spawn(&self, test: &str, argument: &Path, uid: u32) -> Other {
+        let program = self.copy_of(&std::env::current_exe().unwrap());
+        let mut command = child::again(child::command(module_path!(), test, argument), program);
+        command.uid(uid).gid(rustix::process::getegid().as_raw());
+        if uid != rustix::process::geteuid().as_raw() {
+            command.gid(uid);
+        }
+        command
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "ready"), "it ended early");
+        Other { child, lines }
+    }
+}
+
+/// A child that is ended when it is dropped.
+struct Other {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Other {
+    /// Lets it end and returns what else it printed.
+    fn end(mut self) -> Vec<String> {
+        drop(self.child.stdin.take());
+        let lines: Vec<String> = self.lines.by_ref().map(Result::unwrap).collect();
+        assert!(self.child.wait().unwrap().success(), "{lines:?}");
+        lines
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// In a child: says that it is ready, and waits until the parent lets it end or is gone.
+fn ready() {
+    println!("\nready");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// The directory that a user would take for sockets, made by another user; removed when it is dropped.
+struct Squatted(PathBuf);
+
+impl Squatted {
+    fn new(user: u32) -> Self {
+        let dir = PathBuf::from(format!("/tmp/keyguard-{user}"));
+        fs::create_dir(&dir).unwrap();
+        set_mode(&dir, 0o755);
+        chown(&dir, Some(NOBODY), Some(NOBODY)).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Squatted {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

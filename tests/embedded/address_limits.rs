@@ -1,0 +1,268 @@
+//! Limits by address: every rule counts exactly, whatever else the address does and whoever floods.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::common::{Home, IP};
+use keyguard::{Denial, Grant, IpLimit, KeyGuard, Reason, Request};
+
+const NONE: [(&str, &str); 0] = [];
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn guard(home: &Home, policy: &str) -> KeyGuard {
+    home.open_with(home.config().policy(policy.parse().unwrap()))
+}
+
+fn ask(kg: &KeyGuard, ip: IpAddr, path: &str) -> Result<Grant, Denial> {
+    kg.decide(Request::new(&NONE, ip, path).method("GET"))
+}
+
+fn reason(outcome: Result<Grant, Denial>) -> Option<Reason> {
+    outcome.err().map(|denial| denial.reason())
+}
+
+fn address(number: u32) -> IpAddr {
+    Ipv4Addr::from_bits(0x0a00_0000 + number).into()
+}
+
+/// `/login` at 5 a minute, and as many other routes at 100.
+fn login_beside(others: u32) -> String {
+    let mut policy = String::from(
+        "protect = [\"/api\"]\n\
+         [[route]]\nname = \"login\"\npath = \"/login\"\nip_limits = [\"5/min\"]\n",
+    );
+    for i in 0..others {
+        writeln!(
+            policy,
+            "[[route]]\nname = \"r{i}\"\npath = \"/r{i}\"\nip_limits = [\"100/min\"]"
+        )
+        .unwrap();
+    }
+    policy
+}
+
+#[test]
+fn requests_for_other_routes_do_not_renew_the_limit_of_one() {
+    let home = Home::new();
+    let kg = guard(&home, &login_beside(100));
+    let mut logins = 0;
+    for round in 0..200 {
+        logins += u32::from(ask(&kg, IP, "/login").is_ok());
+        for i in 0..8 {
+            assert!(ask(&kg, IP, &format!("/r{}", (round + 13 * i) % 100)).is_ok());
+        }
+    }
+    assert_eq!(logins, 5);
+}
+
+#[test]
+fn requests_for_routes_do_not_take_failed_authentications_back() {
+    let home = Home::new();
+    let kg = guard(&home, &login_beside(20));
+    let guess = [("X-API-Key", "guess")];
+    for i in 0..101 {
+        let denial = kg.check(&guess, IP, "/api").unwrap_err();
+        assert_eq!(denial.reason(), Reason::MalformedKey, "{i}");
+        for route in 0..20 {
+            let _ = ask(&kg, IP, &format!("/r{route}"));
+        }
+    }
+    assert_eq!(reason(kg.check(&guess, IP, "/api")), Some(Reason::IpLocked));
+}
+
+#[test]
+fn every_rule_on_a_request_is_enforced() {
+    let home = Home::new();
+    let mut policy = String::from("protect = [\"/api\"]\n");
+    for (i, path) in ["/a", "/a/b", "/a/b/c"].iter().enumerate() {
+        let limits: Vec<String> = (1..=8)
+            .map(|n| format!("\"{}/{n}min\"", 40 - 8 * i - n))
+            .collect();
+        writeln!(
+            policy,
+            "[[route]]\nname = \"r{i}\"\npath = \"{path}\"\nip_limits = [{}]",
+            limits.join(", ")
+        )
+        .unwrap();
+    }
+    let kg = guard(&home, &policy);
+    // 24 rules, of which `16/8min` of the third route is the tightest.
+    let admitted = (0..40).filter(|_| ask(&kg, IP, "/a/b/c").is_ok()).count();
+    assert_eq!(admitted, 16);
+    home.clock.advance(MINUTE + Duration::from_secs(1));
+    assert_eq!(reason(ask(&kg, IP, "/a/b/c")), Some(Reason::IpLimited));
+    // Of the second route, what `24/8min` leaves.
+    let admitted = (0..40).filter(|_| ask(&kg, IP, "/a/b").is_ok()).count();
+    assert_eq!(admitted, 8);
+}
+
+#[test]
+fn a_limit_and_the_same_in_shadow_mode_count_apart() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        "protect = [\"/api\"]\n\
+         [[route]]\nname = \"a\"\npath = \"/a\"\nip_limits = [\"4/min\", \"2/min shadow\"]",
+    );
+    let admitted = (0..9).filter(|_| ask(&kg, IP, "/a").is_ok()).count();
+    assert_eq!(admitted, 4);
+}
+
+#[test]
+fn a_flood_does_not_renew_who_is_refused_nor_who_has_failed_often() {
+    let home = Home::new();
+    let policy = login_beside(3).parse().unwrap();
+    let config = home.config().policy(policy).counted_addresses(64);
+    let kg = home.open_with(config.record_usage(false));
+    let guess = [("X-API-Key", "guess")];
+    let (refused, failed) = (address(1), address(2));
+    for _ in 0..5 {
+        assert!(ask(&kg, refused, "/login").is_ok());
+    }
+    for _ in 0..51 {
+        let _ = kg.check(&guess, failed, "/api");
+    }
+    for i in 1_000..20_000 {
+        let _ = ask(&kg, address(i), "/login");
+        let _ = ask(&kg, address(i), "/r1");
+    }
+    assert_eq!(reason(ask(&kg, refused, "/login")), Some(Reason::IpLimited));
+    for _ in 0..50 {
+        assert!(kg.admin().locks().is_empty());
+        let _ = kg.check(&guess, failed, "/api");
+    }
+    assert_eq!(kg.admin().locks().len(), 1, "the 101st failure");
+}
+
+#[test]
+fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
+    let home = Home::new();
+    let policy = login_beside(0) + "lockout = \"1 hour\"";
+    let config = home.config().policy(policy.parse().unwrap());
+    let kg = home.open_with(config.counted_addresses(16).record_usage(false));
+    // Each comes as near to its limit as it can without being locked out.
+    for i in 0..200 {
+        for _ in 0..5 {
+            let _ = ask(&kg, address(i), "/login");
+        }
+    }
+    home.clock.advance(MINUTE + Duration::from_secs(1));
+    for i in 0..200 {
+        for _ in 0..4 {
+            assert_eq!(reason(ask(&kg, address(i), "/login")), None, "{i}");
+        }
+        if i == 9 {
+            break;
+        }
+    }
+    for i in 300..360 {
+        for _ in 0..5 {
+            let _ = ask(&kg, address(i), "/login");
+        }
+    }
+    assert_eq!(
+        kg.admin().locks(),
+        [],
+        "nobody went over a limit of their own"
+    );
+    let newcomer = address(999_999);
+    let mut admitted = 0;
+    while admitted < 1_000 {
+        match ask(&kg, newcomer, "/login") {
+            Ok(_) => admitted += 1,
+            Err(denial) => {
+                assert_eq!((denial.status(), denial.reason()), (429, Reason::IpLimited));
+                assert!(denial.retry_after().unwrap() <= MINUTE);
+                break;
+            }
+        }
+    }
+    assert!(admitted <= 8 * 5, "{admitted}");
+    assert_eq!(kg.admin().locks(), [], "it shared the limit with others");
+    home.clock.advance(MINUTE + Duration::from_secs(1));
+    assert_eq!(reason(ask(&kg, newcomer, "/login")), None);
+}
+
+#[test]
+fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
+    let home = Home::new();
+    let config = home.config().counted_addresses(16).record_usage(false);
+    let kg = home.open_with(config);
+    let created = crate::common::key(&kg);
+    let guess = [("X-API-Key", "guess")];
+    for i in 0..64 {
+        for _ in 0..60 {
+            let _ = kg.check(&guess, address(i), "/");
+        }
+    }
+    let newcomer = address(999_999);
+    for i in 0..1_000 {
+        let reason = reason(kg.check(&guess, newcomer, "/"));
+        assert_eq!(reason, Some(Reason::MalformedKey), "{i}");
+    }
+    assert_eq!(kg.admin().locks(), []);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    kg.check(&good, newcomer, "/").unwrap().finish(200);
+    // Those that have a place are locked out for their own 101st failure, and no earlier.
+    let mut locked = Vec::new();
+    for i in 0..64 {
+        for _ in 0..41 {
+            let _ = kg.check(&guess, address(i), "/");
+        }
+        locked.extend(kg.admin().locks().get(locked.len()).map(|_| i));
+    }
+    assert_eq!(locked.len(), 16);
+    // When the failures of the others have left the table, it has room again.
+    home.clock.advance(61 * MINUTE);
+    for _ in 0..101 {
+        let _ = kg.check(&guess, newcomer, "/");
+    }
+    assert_eq!(
+        reason(kg.check(&good, newcomer, "/")),
+        Some(Reason::IpLocked)
+    );
+}
+
+#[test]
+fn a_request_that_costs_more_than_a_limit_admits_is_a_bad_request() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        "protect = [\"/api\"]\n\
+         [[route]]\nname = \"a\"\npath = \"/a\"\nip_limits = [\"3/min\"]\nlockout = \"1 hour\"\n\
+         [[route]]\nname = \"b\"\npath = \"/b\"\nip_limits = [\"3/min shadow\"]",
+    );
+    let costly = |path| Request::new(&NONE, IP, path).cost(NonZeroU32::new(4).unwrap());
+    for _ in 0..3 {
+        let denial = kg.decide(costly("/a")).unwrap_err();
+        assert_eq!(
+            (denial.status(), denial.reason()),
+            (400, Reason::CostAboveLimit)
+        );
+        assert_eq!(crate::common::field(&denial.headers(), "Retry-After"), None);
+    }
+    let denial = kg.dry_run(costly("/a")).denial.unwrap();
+    assert_eq!(denial.reason(), Reason::CostAboveLimit);
+    assert_eq!(kg.admin().locks(), []);
+    assert!(ask(&kg, IP, "/a").is_ok(), "nothing was consumed");
+    let grant = kg.decide(costly("/b")).unwrap();
+    assert_eq!(grant.shadowed(), ["b ip 3/min shadow"]);
+}
+
+#[test]
+fn a_limit_in_code_is_as_exact_as_one_of_a_route() {
+    let home = Home::new();
+    let kg = guard(&home, &login_beside(30));
+    let limit = |name: String| IpLimit::new(&name, 2, MINUTE).unwrap();
+    for round in 0..5 {
+        for i in 0..20 {
+            let outcome = kg.check_ip(&limit(format!("limit{i}")), IP, "/x");
+            assert_eq!(outcome.is_ok(), round < 2, "{round} {i}");
+        }
+        for i in 0..30 {
+            assert!(ask(&kg, IP, &format!("/r{i}")).is_ok());
+        }
+    }
+}

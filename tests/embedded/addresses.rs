@@ -1,0 +1,545 @@
+//! From where requests come: trusted proxies, lists of addresses, and locks that grow longer.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::common::{Home, admit, key};
+use keyguard::{ClientIp, KeyGuard, Reason};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn guard(home: &Home, policy: &str) -> KeyGuard {
+    home.open_with(home.config().policy(policy.parse().unwrap()))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// The address that a request is decided for, of a peer with these header fields, or why it is
+/// refused.
+fn client(kg: &KeyGuard, peer: &str, headers: &[(&str, &str)]) -> String {
+    let peer: ClientIp = peer.parse().unwrap();
+    let decided = kg.check(headers, peer, "/open").map(|grant| grant.ip());
+    assert_eq!(kg.client_ip(headers, peer), decided);
+    decided.map_or_else(
+        |d| format!("{} {}", d.status(), d.reason()),
+        |ip| ip.to_string(),
+    )
+}
+
+#[test]
+fn without_trusted_proxies_the_peer_is_the_client() {
+    let home = Home::new();
+    let kg = guard(&home, r#"protect = ["/api"]"#);
+    let headers = [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("Forwarded", "for=203.0.113.9"),
+    ];
+    assert_eq!(client(&kg, "10.0.0.1", &headers), "10.0.0.1");
+}
+
+#[test]
+fn a_trusted_proxy_names_the_client() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        "protect = [\"/api\"]\ntrusted_proxies = [\"10.0.0.0/8\", \"local\"]",
+    );
+    for (peer, headers, expected) in [
+        ("10.0.0.1", &[][..], "10.0.0.1"),
+        (
+            "10.0.0.1",
+            &[("X-Forwarded-For", "203.0.113.9")],
+            "203.0.113.9",
+        ),
+        (
+            "local",
+            &[("X-Forwarded-For", "203.0.113.9")],
+            "203.0.113.9",
+        ),
+        (
+            "192.0.2.1",
+            &[("X-Forwarded-For", "203.0.113.9")],
+            "192.0.2.1",
+        ),
+        // Lines are one list, in their order.
+        (
+            "10.0.0.1",
+            &[
+                ("X-Forwarded-For", "1.1.1.1"),
+                ("x-forwarded-for", "203.0.113.9, 10.2.2.2"),
+            ],
+            "203.0.113.9",
+        ),
+        // Names that some servers take for the same are not.
+        (
+            "10.0.0.1",
+            &[("X_Forwarded_For", "203.0.113.9")],
+            "10.0.0.1",
+        ),
+        ("10.0.0.1", &[("X-Real-IP", "203.0.113.9")], "10.0.0.1"),
+        // Any other field is what a client wrote.
+        (
+            "10.0.0.1",
+            &[
+                ("Forwarded", "for=8.8.8.8"),
+                ("X-Forwarded-For", "203.0.113.9"),
+                ("CF-Connecting-IP", "8.8.8.8"),
+            ],
+            "203.0.113.9",
+        ),
+    ] {
+        assert_eq!(client(&kg, peer, headers), expected, "{peer} {headers:?}");
+    }
+    let unreadable = [("X-Forwarded-For", "203.0.113.9, unknown")];
+    assert_eq!(client(&kg, "192.0.2.1", &unreadable), "192.0.2.1");
+    assert_eq!(
+        client(&kg, "10.0.0.1", &unreadable),
+        "400 invalid_client_ip"
+    );
+}
+
+/// Once, a client became the proxy, which is never locked out, by a second field or an open quote.
+#[test]
+fn the_policy_names_the_one_field_that_is_believed() {
+    let home = Home::new();
+    let kg = home.open();
+    for (header, value, unreadable) in [
+        (
+            "forwarded",
+            "for=203.0.113.9",
+            "for=8.8.8.8;x=\", for=203.0.113.9",
+        ),
+        ("X-Real-IP", "203.0.113.9", "203.0.113.9, 8.8.8.8"),
+        ("cf-connecting-ip", "203.0.113.9", "unknown"),
+    ] {
+        let policy = format!(
+            "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]\nclient_ip_header = \"{header}\""
+        );
+        kg.admin().set_policy(policy.parse().unwrap());
+        let asked = |headers: &[(&str, &str)]| client(&kg, "10.0.0.1", headers);
+        let forged = ("X-Forwarded-For", "8.8.8.8");
+        assert_eq!(asked(&[(header, value), forged]), "203.0.113.9");
+        assert_eq!(
+            asked(&[(header, unreadable), forged]),
+            "400 invalid_client_ip"
+        );
+        let warnings = kg.admin().stats().unwrap().warnings.join("\n");
+        assert!(warnings.contains("does not name a client"), "{warnings}");
+        // A check of the proxy's health.
+        assert_eq!(asked(&[]), "10.0.0.1");
+        assert_eq!(asked(&[forged]), "10.0.0.1");
+        let warnings = kg.admin().stats().unwrap().warnings.join("\n");
+        let line = r#"client_ip_header = "x-forwarded-for""#;
+        assert!(warnings.contains(line), "{warnings}");
+    }
+    let refused = kg.admin().stats().unwrap().refused;
+    assert_eq!(refused, [(Reason::InvalidClientIp, 6)]);
+    let error = "client_ip_header = \"a b\"".parse::<keyguard::Policy>();
+    assert!(error.unwrap_err().to_string().contains("header field name"));
+}
+
+/// Once, a client that had its proxy remove the field, by `Connection`, was the proxy in silence.
+#[test]
+fn a_proxy_that_names_no_client_is_warned_of_or_refused() {
+    let home = Home::new();
+    let kg = home.open();
+    let policy = "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]";
+    kg.admin().set_policy(policy.parse().unwrap());
+    let warnings = || kg.admin().stats().unwrap().warnings.join("\n");
+    // A check of its health.
+    assert_eq!(client(&kg, "10.0.0.1", &[]), "10.0.0.1");
+    assert_eq!(warnings(), "");
+    let keys = [("X-API-Key", "guess")];
+    assert_eq!(client(&kg, "10.0.0.1", &keys), "10.0.0.1");
+    assert!(warnings().contains("require_client_ip = true"));
+
+    kg.admin().set_policy(
+        format!("{policy}\nrequire_client_ip = true")
+            .parse()
+            .unwrap(),
+    );
+    for headers in [&keys[..], &[]] {
+        assert_eq!(client(&kg, "10.0.0.1", headers), "400 invalid_client_ip");
+        assert_eq!(client(&kg, "192.0.2.1", headers), "192.0.2.1");
+    }
+    let named = [("X-Forwarded-For", "203.0.113.9")];
+    assert_eq!(client(&kg, "10.0.0.1", &named), "203.0.113.9");
+}
+
+#[test]
+fn a_client_that_cannot_be_told_is_refused_by_every_question() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        "trusted_proxies = [\"10.0.0.1\"]\nexempt = [\"/open\"]",
+    );
+    let key = key(&kg);
+    let headers = [
+        ("X-API-Key", key.raw_key.expose()),
+        ("X-Forwarded-For", "nobody"),
+    ];
+    let request = keyguard::Request::new(&headers, ip("10.0.0.1"), "/");
+    let reason = Some(Reason::InvalidClientIp);
+    assert_eq!(kg.decide(request).err().map(|d| d.reason()), reason);
+    assert_eq!(kg.dry_run(request).denial.map(|d| d.reason()), reason);
+    assert_eq!(client(&kg, "10.0.0.1", &headers), "400 invalid_client_ip");
+    assert!(kg.check(&headers, ip("10.0.0.2"), "/").is_ok());
+}
+
+#[test]
+fn a_translated_address_is_the_ipv4_address_inside() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        nat64_prefixes = ["2001:db8:64::/96", "2001:db8:100::/40"]
+        trusted_proxies = ["10.0.0.0/8"]
+        deny = ["198.51.100.0/24"]
+        [lockout]
+        threshold = 3
+        "#,
+    );
+    let key = keyguard::CreateKey {
+        allowed_ips: vec!["192.0.2.0/24".into(), "198.51.100.1".into()],
+        ..keyguard::CreateKey::new(&crate::common::org(&kg, "acme").name, "bound")
+    };
+    let key = kg.admin().create_key(key).unwrap();
+    let text = key.raw_key.expose();
+    let from = |peer: &str, key: &str| {
+        let peer: ClientIp = peer.parse().unwrap();
+        let granted = kg.check(&[("X-API-Key", key)], peer, "/");
+        granted
+            .map(|grant| grant.ip().to_string())
+            .map_err(|d| d.reason())
+    };
+    let written = [
+        "64:ff9b::192.0.2.7",
+        "2001:db8:64::192.0.2.7",
+        "2001:db8:1c0:2:7::",
+        "192.0.2.7",
+    ];
+    for peer in written {
+        assert_eq!(from(peer, text), Ok("192.0.2.7".into()), "{peer}");
+    }
+    for peer in ["64:ff9b::198.51.100.1", "2001:db8:64::198.51.100.1"] {
+        assert_eq!(from(peer, text), Err(Reason::IpDenied), "{peer}");
+    }
+    assert_eq!(
+        from("2001:db8:64::203.0.113.1", text),
+        Err(Reason::IpNotAllowed)
+    );
+    let forwarded = [
+        ("X-Forwarded-For", "2001:db8:64::192.0.2.9"),
+        ("X-API-Key", text),
+    ];
+    let grant = kg.check(
+        &forwarded,
+        "2001:db8:64::10.0.0.1".parse::<ClientIp>().unwrap(),
+        "/",
+    );
+    assert_eq!(grant.unwrap().ip().to_string(), "192.0.2.9");
+    // However it is written, it strikes and is locked out as one, and is alone in that.
+    for peer in written {
+        assert_eq!(from(peer, "nonsense"), Err(Reason::MalformedKey));
+    }
+    for peer in written {
+        assert_eq!(from(peer, text), Err(Reason::IpLocked), "{peer}");
+    }
+    assert!(from("2001:db8:64::192.0.2.8", text).is_ok());
+    kg.admin()
+        .unblock("192.0.2.7".parse().unwrap(), None)
+        .unwrap();
+    // By hand too.
+    let peer: ClientIp = "2001:db8:64::192.0.2.7".parse().unwrap();
+    let lock = kg.admin().block(
+        peer,
+        "/",
+        MINUTE.try_into().unwrap(),
+        keyguard::LockScope::Global,
+    );
+    assert_eq!(lock.unwrap().network.to_string(), "192.0.2.7");
+}
+
+#[test]
+fn who_hides_behind_a_trusted_proxy_is_locked_out_alone() {
+    let home = Home::new();
+    let kg = guard(&home, r#"trusted_proxies = ["10.0.0.0/8"]"#);
+    let key = key(&kg);
+    let from = |client: &str, key: &str| {
+        let headers = [("X-API-Key", key), ("X-Forwarded-For", client)];
+        kg.check(&headers, ip("10.0.0.1"), "/")
+            .map(drop)
+            .map_err(|d| d.reason())
+    };
+    for _ in 0..101 {
+        assert_eq!(from("203.0.113.9", "nonsense"), Err(Reason::MalformedKey));
+        assert_eq!(from("garbage", "nonsense"), Err(Reason::InvalidClientIp));
+    }
+    let text = key.raw_key.expose();
+    assert_eq!(from("203.0.113.9", text), Err(Reason::IpLocked));
+    assert_eq!(from("203.0.113.10", text), Ok(()));
+    assert_eq!(from("garbage", text), Err(Reason::InvalidClientIp));
+    let locks: Vec<String> = kg
+        .admin()
+        .locks()
+        .iter()
+        .map(|l| l.network.to_string())
+        .collect();
+    assert_eq!(locks, ["203.0.113.9"]);
+}
+
+#[test]
+fn lists_say_from_where_requests_are_accepted() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        allow = ["192.0.2.0/24", "2001:db8::/32"]
+        deny = ["192.0.2.128/25"]
+        exempt = ["/health"]
+        "#,
+    );
+    let key = key(&kg);
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let from = |text: &str, path: &str| {
+        let peer: ClientIp = text.parse().unwrap();
+        kg.check(&headers, peer, path)
+            .map(drop)
+            .map_err(|d| (d.reason(), d.status()))
+    };
+    for text in ["192.0.2.7", "2001:db8::1", "::ffff:192.0.2.7"] {
+        assert_eq!(from(text, "/"), Ok(()), "{text}");
+    }
+    for text in ["192.0.2.200", "198.51.100.1", "local"] {
+        assert_eq!(from(text, "/"), Err((Reason::IpDenied, 403)), "{text}");
+        assert_eq!(from(text, "/health"), Ok(()), "{text}");
+    }
+    assert_eq!(kg.admin().stats().unwrap().refused, [(Reason::IpDenied, 3)]);
+    kg.admin()
+        .set_policy(r#"deny = ["192.0.2.7"]"#.parse().unwrap());
+    assert_eq!(from("192.0.2.7", "/"), Err((Reason::IpDenied, 403)));
+    assert_eq!(from("192.0.2.200", "/"), Ok(()));
+}
+
+#[test]
+fn addresses_that_are_never_locked_collect_no_strikes() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        "never_lock = [\"192.0.2.0/24\"]\n[lockout]\nthreshold = 5",
+    );
+    let key = key(&kg);
+    let bad = |from: &str| {
+        let _ = kg.check(&[("X-API-Key", "nonsense")], ip(from), "/");
+    };
+    for _ in 0..10 {
+        bad("192.0.2.7");
+        bad("198.51.100.7");
+    }
+    let locks: Vec<String> = kg
+        .admin()
+        .locks()
+        .iter()
+        .map(|l| l.network.to_string())
+        .collect();
+    assert_eq!(locks, ["198.51.100.7"]);
+    admit(&kg, &key);
+    // By hand it can be.
+    kg.admin()
+        .block(
+            ip("192.0.2.7"),
+            "/",
+            MINUTE.try_into().unwrap(),
+            keyguard::LockScope::Global,
+        )
+        .unwrap();
+    assert_eq!(
+        crate::common::refusal(crate::common::ask(&kg, &key)),
+        Reason::IpLocked
+    );
+}
+
+#[test]
+fn limits_by_address_go_by_the_lists_too() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        "never_lock = [\"192.0.2.7\"]\ndeny = [\"192.0.2.9\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nprotect = false\nip_limits = [\"1/min\"]\nlockout = \"1 hour\"",
+    );
+    let limit = keyguard::IpLimit::new("login", 1, MINUTE)
+        .unwrap()
+        .lockout(HOUR.try_into().unwrap());
+    let check = |from: &str| {
+        kg.check_ip(&limit, ip(from), "/login")
+            .map_err(|d| d.reason())
+    };
+    let none: [(&str, &str); 0] = [];
+    let visit = |from: &str| {
+        kg.check(&none, ip(from), "/x")
+            .map(drop)
+            .map_err(|d| d.reason())
+    };
+    for from in ["192.0.2.7", "192.0.2.8"] {
+        assert_eq!((check(from), visit(from)), (Ok(()), Ok(())));
+        let limited = Err(Reason::IpLimited);
+        assert_eq!((visit(from), check(from)), (limited, limited));
+    }
+    assert_eq!(check("192.0.2.9"), Err(Reason::IpDenied));
+    home.clock.advance(MINUTE);
+    assert_eq!((check("192.0.2.7"), visit("192.0.2.7")), (Ok(()), Ok(())));
+    assert_eq!(check("192.0.2.8"), Err(Reason::IpLocked));
+    assert_eq!(visit("192.0.2.8"), Err(Reason::IpLocked));
+}
+
+/// Fails until the address is locked out, and returns for how long it is.
+fn lock(kg: &KeyGuard) -> Duration {
+    for _ in 0..200 {
+        let denial = kg
+            .check(&[("X-API-Key", "nonsense")], ip("192.0.2.7"), "/")
+            .unwrap_err();
+        if denial.reason() == Reason::IpLocked {
+            return denial.retry_after().unwrap();
+        }
+    }
+    panic!("not locked");
+}
+
+const STEPS: &str = r#"
+    [lockout]
+    threshold = 3
+    steps = ["1 min", "10 min", "1 hour", "24 hours"]
+    decay = "6 hours"
+"#;
+
+#[test]
+fn each_further_lock_is_a_step_longer_until_the_last() {
+    let home = Home::new();
+    let mut kg = guard(&home, STEPS);
+    for expected in [MINUTE, 10 * MINUTE, HOUR, 24 * HOUR, 24 * HOUR] {
+        assert_eq!(lock(&kg), expected);
+        home.clock.advance(expected);
+        assert!(kg.admin().locks().is_empty());
+        // What is remembered survives a restart.
+        drop(kg);
+        kg = guard(&home, STEPS);
+    }
+}
+
+#[test]
+fn who_behaves_goes_back_step_by_step() {
+    let home = Home::new();
+    let kg = guard(&home, STEPS);
+    assert_eq!(lock(&kg), MINUTE);
+    home.clock.advance(MINUTE);
+    assert_eq!(lock(&kg), 10 * MINUTE);
+    // Not quite one decay after its end: a step further.
+    home.clock.advance(10 * MINUTE + 6 * HOUR - SECOND);
+    assert_eq!(lock(&kg), HOUR);
+    assert_eq!(kg.admin().locks()[0].step, 2);
+    // One decay: the step stays as it is. Three: the first again.
+    home.clock.advance(HOUR + 6 * HOUR);
+    assert_eq!(lock(&kg), HOUR);
+    home.clock.advance(HOUR + 18 * HOUR);
+    assert_eq!(lock(&kg), MINUTE);
+}
+
+#[test]
+fn unblocking_forgets_what_was_before() {
+    let home = Home::new();
+    let kg = guard(&home, STEPS);
+    assert_eq!(lock(&kg), MINUTE);
+    kg.admin()
+        .unblock("192.0.2.7".parse().unwrap(), None)
+        .unwrap();
+    assert_eq!(lock(&kg), MINUTE);
+}
+
+#[test]
+fn by_default_every_lock_lasts_a_day() {
+    let home = Home::new();
+    let kg = home.open();
+    for _ in 0..3 {
+        assert_eq!(lock(&kg), 24 * HOUR);
+        home.clock.advance(24 * HOUR);
+    }
+}
+
+/// Once, a list that named such addresses as they are written held none of them.
+#[test]
+fn a_translated_address_is_in_every_list_that_names_it() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        protect = []
+        nat64_prefixes = ["2001:db8:64::/96", "2001:db8:100::/40", "2001:db8:222:344::/64"]
+        trusted_proxies = ["2001:db8:64::10.0.0.1"]
+        deny = [
+            "2001:db8:64::192.0.2.1", "2001:db8:64::198.51.0.0/112", "2001:db8:1cb:7100::/56",
+            "2001:db8:222:344:cb:7300::/88", "2001:db8:ffff::/48",
+        ]
+        [lockout]
+        threshold = 3
+        "#,
+    );
+    for (peer, is_denied) in [
+        ("2001:db8:64::192.0.2.1", true),
+        ("192.0.2.1", true),
+        ("64:ff9b::192.0.2.1", true),
+        ("2001:db8:64::192.0.2.2", false),
+        ("2001:db8:64::198.51.100.1", true),
+        ("2001:db8:64::198.52.100.1", false),
+        // 203.113.0.0/16 and 203.115.0.0/16.
+        ("203.113.7.7", true),
+        ("203.115.7.7", true),
+        ("2001:db8:222:344:cb:7307:700::", true),
+        ("203.114.7.7", false),
+        ("2001:db8:ffff::1", true),
+        ("2001:db8:fffe::1", false),
+    ] {
+        let expected = if is_denied {
+            "403 ip_denied".to_owned()
+        } else {
+            kg.client_ip(&[("x", "y")], peer.parse::<ClientIp>().unwrap())
+                .unwrap()
+                .to_string()
+        };
+        let peer_ip: ClientIp = peer.parse().unwrap();
+        let decided = kg.check(&[("x", "y")], peer_ip, "/open");
+        let decided = decided.map_or_else(
+            |d| format!("{} {}", d.status(), d.reason()),
+            |grant| grant.ip().to_string(),
+        );
+        assert_eq!(decided, expected, "{peer}");
+    }
+    let forwarded = [("X-Forwarded-For", "192.0.2.9")];
+    assert_eq!(client(&kg, "10.0.0.1", &forwarded), "192.0.2.9");
+
+    let key = keyguard::CreateKey {
+        allowed_ips: vec!["2001:db8:64::203.0.113.0/120".into()],
+        ..keyguard::CreateKey::new(&crate::common::org(&kg, "acme").name, "bound")
+    };
+    let key = kg.admin().create_key(key).unwrap();
+    assert_eq!(
+        key.key.allowed_ips.to_string(),
+        "2001:db8:64::cb00:7100/120"
+    );
+    kg.admin()
+        .set_policy("nat64_prefixes = [\"2001:db8:64::/96\"]".parse().unwrap());
+    let check = |peer: &str| {
+        let peer: ClientIp = peer.parse().unwrap();
+        let headers = [("X-API-Key", key.raw_key.expose())];
+        kg.check(&headers, peer, "/").err().map(|d| d.reason())
+    };
+    assert_eq!(check("2001:db8:64::203.0.113.77"), None);
+    assert_eq!(check("203.0.113.77"), None);
+    assert_eq!(check("203.0.114.77"), Some(Reason::IpNotAllowed));
+    // Another policy: the address is only what it looks like.
+    kg.admin().set_policy("protect = [\"/\"]".parse().unwrap());
+    assert_eq!(check("2001:db8:64::203.0.113.77"), None);
+    assert_eq!(check("203.0.113.77"), Some(Reason::IpNotAllowed));
+}

@@ -1,0 +1,173 @@
+//! The audit log: who changed what, from where and when, durable with the change itself.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::common::{Home, IP, NOON, SECRET};
+use keyguard::{
+    AuditEntry, ClientIp, CreateKey, IpKey, KeyGuard, LockDuration, LockScope, UpdateKey,
+};
+use serde_json::{Value, json};
+
+fn log(kg: &KeyGuard) -> Vec<AuditEntry> {
+    let mut log = kg.admin().audit(None, 1_000).unwrap();
+    log.reverse();
+    log
+}
+
+/// What the latest change is entered as.
+fn latest(kg: &KeyGuard) -> (String, Option<u64>, Value) {
+    let entry = kg.admin().audit(None, 1).unwrap().remove(0);
+    (entry.action, entry.subject, entry.details)
+}
+
+fn hour() -> LockDuration {
+    "1 hour".parse().unwrap()
+}
+
+#[test]
+fn every_change_is_entered_with_what_it_concerns() {
+    let home = Home::new();
+    std::fs::write(home.dir().join("policy.toml"), "").unwrap();
+    let policy = home.dir().join("policy.toml");
+    let kg = home.open_with(home.config().policy_file(policy));
+    let org = kg.admin().create_org("acme").unwrap();
+    let entered = |action: &str, subject: Option<u64>, details: Value| {
+        assert_eq!(latest(&kg), (action.to_owned(), subject, details));
+    };
+    entered("create_org", Some(1), json!({"org_name": "acme"}));
+    let created = kg
+        .admin()
+        .create_key(CreateKey {
+            scopes: vec!["read".into()],
+            ..CreateKey::new("acme", "shop")
+        })
+        .unwrap();
+    let (action, subject, details) = latest(&kg);
+    assert_eq!((action.as_str(), subject), ("create_key", Some(1)));
+    assert_eq!(details["label"], "shop");
+    assert_eq!(details["scopes"], json!(["read"]));
+    let id = created.key.id;
+
+    kg.admin()
+        .update_key(UpdateKey {
+            label: Some("web".into()),
+            ..UpdateKey::new(id)
+        })
+        .unwrap();
+    entered("update_key", Some(1), json!({"id": 1, "label": "web"}));
+    kg.admin().set_org_limits(org.id, ["100/s"]).unwrap();
+    entered("set_org_limits", Some(1), json!({"limits": ["100/s"]}));
+    kg.admin().suspend_org(org.id).unwrap();
+    entered("suspend_org", Some(1), json!({}));
+    kg.admin().resume_org(org.id).unwrap();
+    entered("resume_org", Some(1), json!({}));
+    let until = NOON.plus(Duration::from_secs(3_600));
+    kg.admin()
+        .rotate_key(id, Duration::from_secs(3_600))
+        .unwrap();
+    entered("rotate_key", Some(1), json!({"old_until": until}));
+    kg.admin().lift(id, "default", hour()).unwrap();
+    let details = json!({"key_id": 1, "rule": "default", "until": until});
+    entered("lift", Some(1), details);
+    kg.admin().end_lift(id, "default").unwrap();
+    assert_eq!(latest(&kg).0, "end_lift");
+    kg.admin().reset(id, None).unwrap();
+    entered("reset", Some(1), json!({"rule": null}));
+    let network = IpKey::of(ClientIp::from(IP)).unwrap();
+    kg.admin().reset_ip(network).unwrap();
+    entered("reset_ip", None, json!({"network": "192.0.2.7"}));
+    kg.admin().block(IP, "/a", hour(), LockScope::Path).unwrap();
+    let details = json!({"network": "192.0.2.7", "refuses": {"path": "/a"}, "until": until});
+    entered("block", None, details);
+    kg.admin().unblock(network, None).unwrap();
+    entered(
+        "unblock",
+        None,
+        json!({"network": "192.0.2.7", "path": null}),
+    );
+    kg.admin().reload().unwrap();
+    entered("reload", None, json!({}));
+    kg.admin().revoke_key(id).unwrap();
+    entered("revoke_key", Some(1), json!({}));
+    let two = [CreateKey::new("acme", "a"), CreateKey::new("acme", "b")];
+    kg.admin().create_keys(&two).unwrap();
+    entered("create_keys", Some(2), json!({"keys": 2}));
+
+    let ids: Vec<u64> = log(&kg).iter().map(|entry| entry.id).collect();
+    assert_eq!(ids, (1..=16).collect::<Vec<_>>());
+    let text = format!("{:?}", log(&kg));
+    assert!(!text.contains(created.raw_key.expose()) && !text.contains(SECRET));
+}
+
+#[test]
+fn who_acts_and_from_where_is_entered() {
+    let home = Home::new();
+    let kg = home.open();
+    kg.admin().create_org("a").unwrap();
+    let from = IpAddr::from([198, 51, 100, 4]);
+    let alice = kg.admin().acting_as("alice@example.com", from).unwrap();
+    home.clock.advance(Duration::from_secs(5));
+    alice.create_org("b").unwrap();
+    kg.admin().create_org("c").unwrap();
+    let who: Vec<_> = log(&kg)
+        .into_iter()
+        .map(|entry| (entry.actor, entry.ip, entry.at))
+        .collect();
+    let later = NOON.plus(Duration::from_secs(5));
+    let expected = [
+        ("program".to_owned(), ClientIp::LOCAL, NOON),
+        ("alice@example.com".to_owned(), from.into(), later),
+        ("program".to_owned(), ClientIp::LOCAL, later),
+    ];
+    assert_eq!(who, expected);
+    assert!(kg.admin().acting_as(" ", from).is_err());
+    assert!(kg.admin().acting_as("a\nb", from).is_err());
+}
+
+#[test]
+fn what_is_refused_is_not_entered() {
+    let home = Home::new();
+    let kg = home.open();
+    kg.admin().create_org("acme").unwrap();
+    kg.admin().create_org("acme").unwrap_err();
+    kg.admin()
+        .create_key(CreateKey::new("nobody", "x"))
+        .unwrap_err();
+    kg.admin().revoke_key(keyguard::KeyId(9)).unwrap_err();
+    assert_eq!(log(&kg).len(), 1);
+}
+
+#[test]
+fn it_outlives_the_guard_and_comes_in_pages() {
+    let home = Home::new();
+    let kg = home.open();
+    for name in ["a", "b", "c", "d", "e"] {
+        kg.admin().create_org(name).unwrap();
+    }
+    drop(kg);
+    let kg = home.open();
+    let page = |before, limit| -> Vec<u64> {
+        let page = kg.admin().audit(before, limit).unwrap();
+        page.iter().map(|entry| entry.id).collect()
+    };
+    assert_eq!(page(None, 2), [5, 4]);
+    assert_eq!(page(Some(4), 2), [3, 2]);
+    assert_eq!(page(Some(2), 2), [1]);
+    assert_eq!(page(Some(1), 2), [0; 0]);
+    assert_eq!(page(Some(0), 2), [0; 0]);
+    kg.admin().create_org("f").unwrap();
+    assert_eq!(page(None, 1), [6]);
+}
+
+#[test]
+fn automatic_locks_are_nobodys_change() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(1));
+    for _ in 0..3 {
+        crate::common::ask_with(&kg, "nonsense").unwrap_err();
+    }
+    kg.flush().unwrap();
+    assert_eq!(kg.admin().locks().len(), 1);
+    assert_eq!(log(&kg), []);
+}

@@ -1,0 +1,176 @@
+//! A calendar clock that is wrong for a moment, or steps: quotas, credits, locks and retention are
+//! delayed by one period at most.
+
+use std::time::Duration;
+
+use crate::common::{Home, IP, ask, key_with};
+use keyguard::{Config, CreateKey, CreatedKey, KeyGuard, ListUsage, LockScope};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+fn key_limited_by(kg: &KeyGuard, limit: &str) -> CreatedKey {
+    key_with(kg, |key| CreateKey {
+        limits: vec![limit.into()],
+        ..key
+    })
+}
+
+/// Lets maintenance run twice, a minute apart.
+fn maintain(home: &Home, kg: &KeyGuard) {
+    for _ in 0..2 {
+        home.clock.advance(MINUTE);
+        kg.flush().unwrap();
+        // A second time, as the first may have been asked for before the clock moved.
+        kg.flush().unwrap();
+    }
+}
+
+/// Does something while the calendar is a year ahead.
+fn a_year_ahead<T>(home: &Home, work: impl FnOnce() -> T) -> T {
+    home.clock.set(home.clock.timestamp().plus(YEAR));
+    let done = work();
+    home.clock.set(home.clock.timestamp().minus(YEAR));
+    done
+}
+
+fn admitted(kg: &KeyGuard, key: &CreatedKey) -> usize {
+    (0..50).filter(|_| ask(kg, key).is_ok()).count()
+}
+
+#[test]
+fn a_clock_a_year_ahead_for_a_moment_delays_quotas_and_credits_by_one_period() {
+    for (limit, period) in [
+        ("5 daily", DAY),
+        ("5 monthly", 31 * DAY),
+        ("5 credits +5/d", DAY),
+    ] {
+        let home = Home::new();
+        let kg = home.open();
+        let key = key_limited_by(&kg, limit);
+        a_year_ahead(&home, || assert_eq!(admitted(&kg, &key), 5, "{limit}"));
+        let denial = ask(&kg, &key).unwrap_err();
+        assert!(denial.retry_after().unwrap() <= period, "{denial:?}");
+        home.clock.advance(denial.retry_after().unwrap());
+        assert_eq!(admitted(&kg, &key), 5, "{limit}");
+    }
+}
+
+#[test]
+fn stored_quotas_that_lie_ahead_are_brought_back_when_they_are_read() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_limited_by(&kg, "5 daily");
+    a_year_ahead(&home, || {
+        assert_eq!(admitted(&kg, &key), 5);
+        kg.flush().unwrap();
+    });
+    drop(kg);
+    let kg = home.open();
+    assert_eq!(admitted(&kg, &key), 0);
+    home.clock.advance(DAY);
+    assert_eq!(admitted(&kg, &key), 5);
+}
+
+#[test]
+fn a_reset_quota_ends_at_the_end_of_the_current_period() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_limited_by(&kg, "5 monthly");
+    a_year_ahead(&home, || {
+        admitted(&kg, &key);
+        kg.admin().reset(key.key.id, None).unwrap();
+    });
+    assert_eq!(admitted(&kg, &key), 5);
+    home.clock.advance(31 * DAY);
+    assert_eq!(admitted(&kg, &key), 5);
+}
+
+#[test]
+fn a_lock_that_lies_ahead_lasts_no_longer_than_it_was_to() {
+    let home = Home::new();
+    let kg = home.open();
+    a_year_ahead(&home, || {
+        kg.admin()
+            .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+            .unwrap();
+    });
+    maintain(&home, &kg);
+    let lock = kg.admin().locks().pop().expect("still in force");
+    assert!(lock.since <= home.clock.timestamp(), "{lock:?}");
+    home.clock.advance(HOUR);
+    assert_eq!(kg.admin().locks(), []);
+
+    // As stored.
+    kg.flush().unwrap();
+    drop(kg);
+    assert_eq!(home.open().admin().locks(), []);
+}
+
+#[test]
+fn a_clock_a_year_ahead_for_a_moment_ends_no_lock_for_good() {
+    let home = Home::new();
+    let kg = home.open();
+    kg.admin()
+        .block(IP, "/", "2 days".parse().unwrap(), LockScope::Global)
+        .unwrap();
+    maintain(&home, &kg);
+    a_year_ahead(&home, || {
+        home.clock.advance(MINUTE);
+        kg.flush().unwrap();
+        kg.flush().unwrap();
+    });
+    maintain(&home, &kg);
+    assert_eq!(kg.admin().locks().len(), 1);
+
+    // Nor does one that is ahead when the file is opened.
+    drop(kg);
+    a_year_ahead(&home, || drop(home.open()));
+    let kg = home.open();
+    assert_eq!(kg.admin().locks().len(), 1);
+}
+
+#[test]
+fn a_clock_a_year_ahead_for_a_moment_prunes_no_usage() {
+    let home = Home::new();
+    let config = || -> Config { home.config().usage_retention(DAY) };
+    let kg = home.open_with(config());
+    let key = key_limited_by(&kg, "5 daily");
+    ask(&kg, &key).unwrap().finish(200);
+    maintain(&home, &kg);
+    let recorded = |kg: &KeyGuard| kg.admin().usage(ListUsage::default()).unwrap().len();
+    assert_eq!(recorded(&kg), 1);
+    a_year_ahead(&home, || {
+        home.clock.advance(MINUTE);
+        kg.flush().unwrap();
+        kg.flush().unwrap();
+    });
+    maintain(&home, &kg);
+    assert_eq!(recorded(&kg), 1);
+
+    // Nor does one that is ahead when the file is opened.
+    drop(kg);
+    a_year_ahead(&home, || drop(home.open_with(config())));
+    let kg = home.open_with(config());
+    assert_eq!(recorded(&kg), 1);
+    home.clock.advance(DAY);
+    maintain(&home, &kg);
+    assert_eq!(recorded(&kg), 0);
+}
+
+#[test]
+fn the_last_use_of_a_key_does_not_stay_ahead() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_limited_by(&kg, "50 daily");
+    a_year_ahead(&home, || {
+        ask(&kg, &key).unwrap().finish(200);
+        kg.flush().unwrap();
+    });
+    ask(&kg, &key).unwrap().finish(200);
+    kg.flush().unwrap();
+    let used = kg.admin().key(key.key.id).unwrap().last_used_at;
+    assert_eq!(used, Some(home.clock.timestamp()));
+}

@@ -1,0 +1,541 @@
+//! Several limits at once: of keys and organizations, with costs, credits, requests in flight, shadow
+//! mode, lifts and resets, and what of it survives a restart.
+
+use std::num::NonZeroU32;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::common::{
+    Home, IP, admit, admitted_of, ask, ask_at_cost, ask_with, field, key_with, org, refusal,
+};
+use keyguard::{
+    AdminError, CreateKey, CreatedKey, KeyGuard, LockDuration, Reason, Request, RuleState,
+    TimeZone, UpdateKey,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn key_with_limits(kg: &KeyGuard, limits: &[&str]) -> CreatedKey {
+    key_with(kg, |key| CreateKey {
+        rate_limit_per_minute: Some(1_000_000),
+        limits: limits.iter().map(|limit| (*limit).to_owned()).collect(),
+        ..key
+    })
+}
+
+fn remaining(kg: &KeyGuard, key: &CreatedKey) -> Vec<(String, u64)> {
+    let states = kg.admin().peek(key.key.id).unwrap().into_iter();
+    states
+        .filter(|state| state.name != "default")
+        .map(
+            |RuleState {
+                 name, remaining, ..
+             }| (name, remaining),
+        )
+        .collect()
+}
+
+fn left(kg: &KeyGuard, key: &CreatedKey) -> Vec<u64> {
+    remaining(kg, key)
+        .into_iter()
+        .map(|(_, left)| left)
+        .collect()
+}
+
+#[test]
+fn a_request_that_one_limit_refuses_consumes_none_of_the_others() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["2/s", "5/hour", "9 daily", "7 credits"]);
+    assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 2);
+    assert_eq!(left(&kg, &key), [0, 3, 7, 5]);
+    home.clock.advance(SECOND);
+    assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 2);
+    home.clock.advance(SECOND);
+    assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 1);
+    assert_eq!(left(&kg, &key), [1, 0, 4, 2]);
+    let denial = ask(&kg, &key).unwrap_err();
+    assert_eq!(denial.rule().as_deref(), Some("5/hour"));
+    home.clock.advance(HOUR);
+    assert_eq!(admitted_of(&kg, &key, 2, Reason::RateLimited), 2);
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::CreditsExhausted), 0);
+}
+
+#[test]
+fn twenty_keys_do_not_multiply_the_limit_of_their_organization() {
+    let home = Home::new();
+    let kg = home.open();
+    let acme = org(&kg, "acme");
+    kg.admin().set_org_limits(acme.id, ["30/min"]).unwrap();
+    let keys: Vec<_> = (0..20).map(|_| key_with_limits(&kg, &["3/min"])).collect();
+    let admitted = AtomicU32::new(0);
+    let barrier = Barrier::new(keys.len());
+    std::thread::scope(|scope| {
+        for key in &keys {
+            scope.spawn(|| {
+                barrier.wait();
+                admitted.fetch_add(
+                    admitted_of(&kg, key, 10, Reason::RateLimited),
+                    Ordering::Relaxed,
+                );
+            });
+        }
+    });
+    assert_eq!(admitted.into_inner(), 30);
+    let late = key_with_limits(&kg, &[]);
+    let denial = ask(&kg, &late).unwrap_err();
+    let limit = field(&denial.headers(), "RateLimit-Policy").map(str::to_owned);
+    assert_eq!(limit.as_deref(), Some(r#""org 30/min";q=30;w=60"#));
+
+    // Another organization is not concerned, and a change is in force at once.
+    kg.admin().create_org("globex").unwrap();
+    let other = kg
+        .admin()
+        .create_key(CreateKey::new("globex", "x"))
+        .unwrap();
+    admit(&kg, &other);
+    kg.admin().set_org_limits(acme.id, ["31/min"]).unwrap();
+    assert_eq!(admitted_of(&kg, &late, 3, Reason::RateLimited), 1);
+}
+
+#[test]
+fn of_limits_that_count_the_same_the_tighter_holds() {
+    let home = Home::new();
+    let policy = keyguard::Policy::new().key_limits(["5/min"]).unwrap();
+    let kg = home.open_with(home.config().policy(policy));
+    let (tighter, looser) = (
+        crate::common::key_limited_to(&kg, 3),
+        crate::common::key_limited_to(&kg, 8),
+    );
+    assert_eq!(admitted_of(&kg, &tighter, 9, Reason::RateLimited), 3);
+    assert_eq!(admitted_of(&kg, &looser, 9, Reason::RateLimited), 5);
+}
+
+#[test]
+fn what_a_request_did_not_cost_is_given_back_to_every_limit() {
+    let home = Home::new();
+    let kg = home.open();
+    let acme = org(&kg, "acme");
+    kg.admin()
+        .set_org_limits(acme.id, ["20/min", "50 daily"])
+        .unwrap();
+    let key = key_with_limits(&kg, &["10/min shadow", "9/s", "10 credits"]);
+    let grant = ask_at_cost(&kg, &key, 8).unwrap();
+    assert_eq!(left(&kg, &key), [2, 1, 2, 12, 42]);
+    grant.settle(3);
+    assert_eq!(left(&kg, &key), [7, 6, 7, 17, 47]);
+    // Only the first call counts.
+    grant.settle(0);
+    grant.finish(200);
+    assert_eq!(left(&kg, &key), [7, 6, 7, 17, 47]);
+    // A dropped grant gives nothing back.
+    drop(ask_at_cost(&kg, &key, 2).unwrap());
+    assert_eq!(left(&kg, &key), [5, 4, 5, 15, 45]);
+}
+
+#[test]
+fn what_a_request_cost_more_delays_later_ones() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["10/hour"]);
+    let grant = ask(&kg, &key).unwrap();
+    home.clock.advance(60 * SECOND);
+    grant.settle(25);
+    drop(grant);
+    assert_eq!(left(&kg, &key), [0]);
+    // Twenty-four of twenty-five came a minute after the first.
+    let wait = ask(&kg, &key).unwrap_err().retry_after().unwrap();
+    assert_eq!(wait, HOUR);
+    home.clock.advance(wait - Duration::from_nanos(1));
+    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    home.clock.advance(Duration::from_nanos(1));
+    admit(&kg, &key);
+}
+
+#[test]
+fn nothing_is_given_back_of_a_window_or_a_day_that_is_over() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["10/s", "10 daily"]);
+    let grant = ask_at_cost(&kg, &key, 9).unwrap();
+    home.clock.advance(24 * HOUR);
+    drop(ask_at_cost(&kg, &key, 2).unwrap());
+    grant.settle(0);
+    assert_eq!(left(&kg, &key), [8, 8]);
+}
+
+#[test]
+fn credits_run_down_and_say_when_they_come_back() {
+    let home = Home::new();
+    let kg = home.open();
+    let (spent, refilled) = (
+        key_with_limits(&kg, &["3 credits"]),
+        key_with_limits(&kg, &["3 credits +2/min"]),
+    );
+    for key in [&spent, &refilled] {
+        assert_eq!(admitted_of(&kg, key, 9, Reason::CreditsExhausted), 3);
+    }
+    let denial = ask(&kg, &spent).unwrap_err();
+    assert_eq!((denial.status(), denial.retry_after()), (429, None));
+    assert_eq!(field(&denial.headers(), "Retry-After"), None);
+    assert_eq!(
+        field(&denial.headers(), "RateLimit"),
+        Some(r#""credits";r=0"#)
+    );
+    let wait = ask(&kg, &refilled).unwrap_err().retry_after();
+    assert_eq!(wait, Some(MINUTE));
+    home.clock.advance(MINUTE);
+    assert_eq!(admitted_of(&kg, &refilled, 9, Reason::CreditsExhausted), 2);
+    home.clock.advance(1_000 * HOUR);
+    assert_eq!(admitted_of(&kg, &refilled, 9, Reason::CreditsExhausted), 3);
+    assert_eq!(admitted_of(&kg, &spent, 9, Reason::CreditsExhausted), 0);
+    // More credits are those beyond the ones that are spent.
+    kg.admin()
+        .update_key(UpdateKey {
+            limits: Some(vec!["5 credits".into()]),
+            ..UpdateKey::new(spent.key.id)
+        })
+        .unwrap();
+    assert_eq!(admitted_of(&kg, &spent, 9, Reason::CreditsExhausted), 2);
+}
+
+#[test]
+fn threads_never_overdraw_credits() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["500 credits"]);
+    let admitted = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let count = admitted_of(&kg, &key, 100, Reason::CreditsExhausted);
+                admitted.fetch_add(count, Ordering::Relaxed);
+            });
+        }
+    });
+    assert_eq!(admitted.into_inner(), 500);
+}
+
+#[test]
+fn quotas_and_credits_are_exact_over_orderly_restarts() {
+    let home = Home::new();
+    let kg = home.open();
+    let acme = org(&kg, "acme");
+    kg.admin().set_org_limits(acme.id, ["100 daily"]).unwrap();
+    let key = key_with_limits(&kg, &["10 credits +1/hour", "40 monthly"]);
+    let text = key.raw_key.expose().to_owned();
+    let grant = ask_at_cost(&kg, &key, 8).unwrap();
+    grant.settle(6);
+    drop(grant);
+    kg.close().unwrap();
+    let kg = home.open();
+    assert_eq!(left(&kg, &key), [4, 34, 94]);
+    ask_with(&kg, &text).unwrap().finish(200);
+    drop(kg);
+    home.clock.advance(HOUR);
+    let kg = home.open();
+    assert_eq!(left(&kg, &key), [4, 33, 93]);
+}
+
+#[test]
+fn a_day_ends_in_the_zone_that_is_configured() {
+    let home = Home::new();
+    let zone: TimeZone = "Pacific/Auckland".parse().unwrap();
+    let kg = home.open_with(home.config().quota_time_zone(zone));
+    let key = key_with_limits(&kg, &["2 daily"]);
+    assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 2);
+    // Noon in UTC is one o'clock in the night there.
+    let wait = ask(&kg, &key).unwrap_err().retry_after().unwrap();
+    assert_eq!(wait, 23 * HOUR);
+    home.clock.advance(wait);
+    assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 2);
+}
+
+#[test]
+fn so_many_requests_are_in_flight_and_no_more() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["2 concurrent"]);
+    // What a request costs makes no difference.
+    let (one, two) = (ask_at_cost(&kg, &key, 50).unwrap(), ask(&kg, &key).unwrap());
+    let denial = ask(&kg, &key).unwrap_err();
+    assert_eq!(
+        (denial.reason(), denial.status(), denial.retry_after()),
+        (Reason::TooManyConcurrent, 429, None)
+    );
+    one.finish(200);
+    let three = ask(&kg, &key).unwrap();
+    assert_eq!(refusal(ask(&kg, &key)), Reason::TooManyConcurrent);
+    drop((two, three));
+    assert_eq!(left(&kg, &key), [2]);
+}
+
+#[test]
+fn slots_are_released_in_any_thread_and_across_changes() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["3 concurrent"]);
+    let grants: Vec<_> = (0..3).map(|_| ask(&kg, &key).unwrap()).collect();
+    let set = |limits: &[&str]| {
+        kg.admin()
+            .update_key(UpdateKey {
+                limits: Some(limits.iter().map(|limit| (*limit).to_owned()).collect()),
+                ..UpdateKey::new(key.key.id)
+            })
+            .unwrap();
+    };
+    set(&[]);
+    let uncounted = ask(&kg, &key).unwrap();
+    set(&["2 concurrent"]);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::TooManyConcurrent);
+    std::thread::scope(|scope| {
+        for grant in grants {
+            scope.spawn(|| drop(grant));
+        }
+    });
+    drop(uncounted);
+    assert_eq!(left(&kg, &key), [2]);
+}
+
+#[test]
+fn a_reset_ends_no_request_in_flight() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["1 concurrent"]);
+    let grant = ask(&kg, &key).unwrap();
+    kg.admin().reset(key.key.id, None).unwrap();
+    assert_eq!(refusal(ask(&kg, &key)), Reason::TooManyConcurrent);
+    drop(grant);
+    admit(&kg, &key);
+}
+
+#[test]
+fn sixteen_threads_never_have_more_in_flight() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["3 concurrent"]);
+    let (now, most) = (AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    if let Ok(grant) = ask(&kg, &key) {
+                        let in_flight = 1 + now.fetch_add(1, Ordering::SeqCst);
+                        most.fetch_max(in_flight, Ordering::SeqCst);
+                        now.fetch_sub(1, Ordering::SeqCst);
+                        drop(grant);
+                    }
+                }
+            });
+        }
+    });
+    assert!(most.into_inner() <= 3);
+    assert_eq!(left(&kg, &key), [3]);
+}
+
+#[test]
+fn shadow_mode_refuses_nobody_and_tells() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["2/min shadow", "4 credits"]);
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        let grant = ask(&kg, &key).unwrap();
+        told.push(field(&grant.headers(), "X-KeyGuard-Shadow").map(str::to_owned));
+        assert_eq!(field(&grant.headers(), "X-RateLimit-Limit"), Some("4"));
+    }
+    let expected = Some(r#""2/min shadow""#.to_owned());
+    assert_eq!(told, [None, None, expected.clone(), expected]);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::CreditsExhausted);
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let verdict = kg.dry_run(Request::new(&headers, IP, "/"));
+    assert_eq!(verdict.shadowed, ["2/min shadow"]);
+    let shadowed = kg.admin().stats().unwrap().shadowed;
+    assert_eq!(shadowed, [("2/min shadow".to_owned(), 2)].into());
+    // It counts as if it were enforced: what it would refuse it does not count.
+    home.clock.advance(MINUTE);
+    assert_eq!(left(&kg, &key), [2, 0]);
+    drop(kg);
+    let shadowed = home.open().admin().stats().unwrap().shadowed;
+    assert_eq!(shadowed.values().sum::<u64>(), 2);
+}
+
+#[test]
+fn a_reset_forgets_what_was_used_and_stays_forgotten() {
+    let home = Home::new();
+    let kg = home.open();
+    let acme = org(&kg, "acme");
+    kg.admin().set_org_limits(acme.id, ["20/hour"]).unwrap();
+    let key = key_with_limits(&kg, &["5/hour", "8 daily"]);
+    let use_all = |kg: &KeyGuard| admitted_of(kg, &key, 9, Reason::RateLimited);
+    assert_eq!(use_all(&kg), 5);
+    kg.admin().reset(key.key.id, Some("5/hour")).unwrap();
+    assert_eq!(left(&kg, &key), [5, 3, 15]);
+    kg.admin().reset(key.key.id, None).unwrap();
+    assert_eq!(left(&kg, &key), [5, 8, 15]);
+    kg.admin().reset(key.key.id, Some("org 20/hour")).unwrap();
+    assert_eq!(left(&kg, &key), [5, 8, 20]);
+    let error = kg.admin().reset(key.key.id, Some("6/hour")).unwrap_err();
+    assert!(error.to_string().contains("`5/hour`"), "{error}");
+
+    // Windows of an earlier run do not come back.
+    assert_eq!(use_all(&kg), 5);
+    drop(kg);
+    let kg = home.open();
+    kg.admin().reset(key.key.id, None).unwrap();
+    drop(kg);
+    let kg = home.open();
+    assert_eq!(left(&kg, &key), [5, 8, 15]);
+}
+
+#[test]
+fn a_lifted_limit_neither_refuses_nor_counts_until_its_time() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with_limits(&kg, &["2/hour", "50 daily"]);
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 2);
+    let time: LockDuration = "30 minutes".parse().unwrap();
+    let lifted = kg.admin().lift(key.key.id, "2/hour", time).unwrap();
+    assert_eq!(lifted.lifts.len(), 1);
+    for _ in 0..10 {
+        admit(&kg, &key);
+    }
+    assert_eq!(remaining(&kg, &key), [("daily".to_owned(), 38)]);
+    // It is stored.
+    drop(kg);
+    let kg = home.open();
+    home.clock.advance(30 * MINUTE - Duration::from_millis(1));
+    admit(&kg, &key);
+    home.clock.advance(Duration::from_millis(1));
+    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    kg.admin().lift(key.key.id, "2/hour", time).unwrap();
+    admit(&kg, &key);
+    assert!(
+        kg.admin()
+            .end_lift(key.key.id, "2/hour")
+            .unwrap()
+            .lifts
+            .is_empty()
+    );
+    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    let error = kg.admin().lift(key.key.id, "3/hour", time).unwrap_err();
+    assert!(matches!(error, AdminError::NotFound(_)));
+}
+
+#[test]
+fn a_lifted_limit_of_an_organization_is_lifted_for_all_of_its_keys() {
+    let home = Home::new();
+    let kg = home.open();
+    kg.admin()
+        .set_org_limits(org(&kg, "acme").id, ["1/hour"])
+        .unwrap();
+    let keys = [key_with_limits(&kg, &[]), key_with_limits(&kg, &[])];
+    admit(&kg, &keys[0]);
+    assert_eq!(refusal(ask(&kg, &keys[1])), Reason::RateLimited);
+    kg.admin()
+        .lift(keys[0].key.id, "org 1/hour", MINUTE.try_into().unwrap())
+        .unwrap();
+    admit(&kg, &keys[1]);
+    home.clock.advance(MINUTE);
+    assert_eq!(refusal(ask(&kg, &keys[1])), Reason::RateLimited);
+}
+
+#[test]
+fn all_limits_of_a_key_can_be_lifted() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key_limited_to(&kg, 1);
+    kg.admin()
+        .lift(key.key.id, "default", MINUTE.try_into().unwrap())
+        .unwrap();
+    for _ in 0..3 {
+        let grant = ask(&kg, &key).unwrap();
+        assert_eq!((grant.remaining(), grant.headers()), (u64::MAX, vec![]));
+    }
+}
+
+#[test]
+fn windows_of_keys_that_are_not_used_survive_several_restarts() {
+    let home = Home::new();
+    let kg = home.open();
+    kg.admin()
+        .set_org_limits(org(&kg, "acme").id, ["9/hour"])
+        .unwrap();
+    let key = key_with_limits(&kg, &["5/hour"]);
+    assert_eq!(admitted_of(&kg, &key, 4, Reason::RateLimited), 4);
+    drop(kg);
+    for _ in 0..3 {
+        home.clock.advance(10 * MINUTE);
+        home.open().close().unwrap();
+    }
+    let kg = home.open();
+    assert_eq!(left(&kg, &key), [1, 5]);
+    assert_eq!(admitted_of(&kg, &key, 4, Reason::RateLimited), 1);
+    // Half an hour has passed, and the rest, rounded to a later grain at each stop.
+    home.clock.advance(30 * MINUTE + SECOND);
+    assert_eq!(left(&kg, &key), [4, 8]);
+}
+
+#[test]
+fn a_key_is_accepted_from_where_it_may_be_used() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with(&kg, |key| CreateKey {
+        allowed_ips: vec![
+            "198.51.100.0/24".into(),
+            "2001:db8::/32".into(),
+            "local".into(),
+        ],
+        ..key
+    });
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let from = |ip: &str| {
+        let ip: keyguard::ClientIp = ip.parse().unwrap();
+        kg.check(&headers, ip, "/")
+            .map(drop)
+            .map_err(|d| (d.reason(), d.status()))
+    };
+    for ip in [
+        "198.51.100.9",
+        "::ffff:198.51.100.9",
+        "2001:db8:ffff::1",
+        "local",
+    ] {
+        assert_eq!(from(ip), Ok(()), "{ip}");
+    }
+    for ip in ["198.51.101.9", "2001:db9::1", "127.0.0.1"] {
+        assert_eq!(from(ip), Err((Reason::IpNotAllowed, 403)), "{ip}");
+    }
+    kg.admin()
+        .update_key(UpdateKey {
+            allowed_ips: Some(vec!["192.0.2.0/24".into()]),
+            ..UpdateKey::new(key.key.id)
+        })
+        .unwrap();
+    assert_eq!(from("198.51.100.9"), Err((Reason::IpNotAllowed, 403)));
+    assert_eq!(from("192.0.2.7"), Ok(()));
+    // Whoever is at a wrong place with a right key is not guessing.
+    assert_eq!(
+        kg.admin().peek_ip("198.51.100.9".parse().unwrap())[0].remaining,
+        100
+    );
+}
+
+#[test]
+fn a_cost_above_an_enforced_limit_can_never_be_admitted() {
+    let home = Home::new();
+    let kg = home.open();
+    kg.admin()
+        .set_org_limits(org(&kg, "acme").id, ["20/min"])
+        .unwrap();
+    let key = key_with_limits(&kg, &["5/s shadow", "2 concurrent"]);
+    assert_eq!(refusal(ask_at_cost(&kg, &key, 21)), Reason::CostAboveLimit);
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let cost = NonZeroU32::new(20).unwrap();
+    kg.decide(Request::new(&headers, IP, "/").cost(cost))
+        .unwrap()
+        .finish(200);
+}

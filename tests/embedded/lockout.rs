@@ -1,0 +1,788 @@
+//! Who fails too often is locked out: for as long as said, and nobody else with them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::common::child;
+use crate::common::{Home, IP, key, key_limited_to};
+use keyguard::{
+    AdminError, ClientIp, Config, CreateKey, IpKey, IpLimit, KeyGuard, LockCause, LockDuration,
+    LockScope, Policy, Reason, Refuses, Request,
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
+
+const NO_HEADERS: [(&str, &str); 0] = [];
+
+/// What a browser asks before it sends a request with a key for a page of another origin.
+const PREFLIGHT: [(&str, &str); 2] = [
+    ("Origin", "https://example.com"),
+    ("Access-Control-Request-Method", "GET"),
+];
+
+/// What a request is refused with; `None` if it is admitted.
+fn refused(kg: &KeyGuard, headers: &[(&str, &str)], ip: IpAddr) -> Option<Reason> {
+    kg.check(headers, ip, "/")
+        .err()
+        .map(|denial| denial.reason())
+}
+
+fn random_key(number: u32) -> String {
+    format!("kg_live_{number:049}")
+}
+
+/// Sends that many malformed keys.
+fn guess(kg: &KeyGuard, times: u32, ip: IpAddr) {
+    for i in 0..times {
+        let guess = random_key(i);
+        let reason = refused(kg, &[("X-API-Key", &guess)], ip);
+        assert_eq!(reason, Some(Reason::MalformedKey), "{i}");
+    }
+}
+
+#[test]
+fn a_hundred_and_one_bad_keys_lock_the_address_for_a_day() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    guess(&kg, 100, IP);
+    assert_eq!(refused(&kg, &good, IP), None, "100 are borne");
+    guess(&kg, 1, IP);
+
+    let denial = kg.check(&good, IP, "/").unwrap_err();
+    assert_eq!((denial.status(), denial.reason()), (403, Reason::IpLocked));
+    assert_eq!(denial.retry_after(), Some(DAY));
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    assert_eq!(refused(&kg, &good, ELSEWHERE), None);
+
+    home.clock.advance(DAY - Duration::from_millis(1));
+    assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
+    home.clock.advance(Duration::from_millis(1));
+    assert_eq!(refused(&kg, &good, IP), None, "exactly then it is admitted");
+}
+
+#[test]
+fn a_hundred_and_one_requests_without_a_key_lock_out_requests_without_a_key() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    for _ in 0..101 {
+        assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
+    }
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    assert_eq!(
+        refused(&kg, &good, IP),
+        None,
+        "no page in a browser locks a key out"
+    );
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, ELSEWHERE),
+        Some(Reason::MissingKey)
+    );
+    let locks = kg.admin().locks();
+    assert_eq!(locks.len(), 1);
+    assert_eq!(
+        (&locks[0].refuses, &locks[0].cause),
+        (&Refuses::Keyless, &LockCause::MissingKeys)
+    );
+}
+
+#[test]
+fn strikes_of_an_hour_ago_no_longer_count() {
+    let home = Home::new();
+    let kg = home.open();
+    guess(&kg, 100, IP);
+    home.clock.advance(HOUR + Duration::from_secs(1));
+    guess(&kg, 100, IP);
+    guess(&kg, 1, IP);
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+}
+
+#[test]
+fn an_ipv6_client_is_its_64_and_a_mapped_address_is_ipv4() {
+    let home = Home::new();
+    let kg = home.open();
+    for i in 0..101_u16 {
+        let ip: IpAddr = format!("2001:db8::{i:x}").parse().unwrap();
+        guess(&kg, 1, ip);
+    }
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, "2001:db8::ffff".parse().unwrap()),
+        Some(Reason::IpLocked)
+    );
+    assert_ne!(
+        refused(&kg, &NO_HEADERS, "2001:db8:0:1::1".parse().unwrap()),
+        Some(Reason::IpLocked)
+    );
+    guess(&kg, 101, "::ffff:203.0.113.5".parse().unwrap());
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, "203.0.113.5".parse().unwrap()),
+        Some(Reason::IpLocked)
+    );
+}
+
+#[test]
+fn what_is_no_guess_does_not_strike() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(1));
+    let revoked = key(&kg);
+    kg.admin().revoke_key(revoked.key.id).unwrap();
+    let limited = key_limited_to(&kg, 1);
+    let doubled = [("X-API-Key", "a"), ("X-API-Key", "b")];
+    for _ in 0..5 {
+        refused(&kg, &[("X-API-Key", revoked.raw_key.expose())], IP);
+        refused(&kg, &[("X-API-Key", limited.raw_key.expose())], IP);
+        refused(&kg, &doubled, IP);
+        let preflight = Request::new(&PREFLIGHT, IP, "/").method("OPTIONS");
+        assert!(kg.decide(preflight).unwrap().key().is_none());
+        let socket = Request::new(&NO_HEADERS, ClientIp::LOCAL, "/");
+        assert_eq!(kg.decide(socket).unwrap_err().reason(), Reason::MissingKey);
+    }
+    assert_eq!(kg.admin().locks(), []);
+}
+
+#[test]
+fn a_method_or_a_field_of_a_preflight_request_does_not_hide_a_guess() {
+    let home = Home::new();
+    let kg = home.open();
+    let [origin, method] = PREFLIGHT;
+    let with_key = [origin, method, ("X-API-Key", "guess")];
+    for i in 0..101 {
+        let preflight = Request::new(&with_key, IP, "/").method("OPTIONS");
+        let denial = kg.decide(preflight).unwrap_err();
+        assert_eq!(denial.reason(), Reason::MalformedKey, "{i}");
+    }
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    // Without the fields of a browser it is any other request without a key.
+    for (headers, times) in [([origin; 2], 51), ([method; 2], 50)] {
+        for _ in 0..times {
+            let options = Request::new(&headers, ELSEWHERE, "/").method("OPTIONS");
+            let denial = kg.decide(options).unwrap_err();
+            assert_eq!(denial.reason(), Reason::MissingKey);
+        }
+    }
+    assert_eq!(refused(&kg, &NO_HEADERS, ELSEWHERE), Some(Reason::IpLocked));
+    let preflight = Request::new(&PREFLIGHT, ELSEWHERE, "/").method("OPTIONS");
+    assert!(kg.decide(preflight).is_ok());
+}
+
+#[test]
+fn a_proxy_that_is_not_trusted_is_not_locked_and_a_warning_says_what_to_do() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(1));
+    let forwarded = [("X-Forwarded-For", "203.0.113.1"), ("X-API-Key", "guess")];
+    let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+    let shared: IpAddr = "100.64.0.1".parse().unwrap();
+    for proxy in [proxy, shared] {
+        for _ in 0..5 {
+            assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
+        }
+        assert_eq!(kg.admin().locks(), []);
+        let warnings = kg.admin().stats().unwrap().warnings.join("\n");
+        let line = format!("trusted_proxies = [\"{proxy}/32\"]");
+        assert!(warnings.contains(&line), "{warnings}");
+    }
+
+    // From a public address the fields prove nothing.
+    for _ in 0..2 {
+        refused(&kg, &forwarded, IP);
+    }
+    assert_eq!(refused(&kg, &forwarded, IP), Some(Reason::IpLocked));
+    // What an administrator says holds for a proxy too.
+    kg.admin()
+        .block(proxy, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .unwrap();
+    assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
+}
+
+#[test]
+fn a_lock_is_there_after_a_restart() {
+    let home = Home::new();
+    let kg = home.open();
+    guess(&kg, 101, IP);
+    kg.close().unwrap();
+    let kg = home.open();
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    drop(kg);
+    home.clock.advance(DAY);
+    let kg = home.open();
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
+    assert_eq!(kg.admin().locks(), []);
+}
+
+#[test]
+fn a_stored_lock_survives_a_kill() {
+    if let Some(file) = child::argument() {
+        let kg = KeyGuard::open(file, Config::new(crate::common::SECRET)).unwrap();
+        guess(&kg, 101, IP);
+        kg.flush().unwrap();
+        kg.admin()
+            .block(ELSEWHERE, "/", HOUR.try_into().unwrap(), LockScope::Global)
+            .unwrap();
+        // Nothing of what an orderly end does.
+        std::process::abort();
+    }
+    let home = Home::new();
+    let status = child::command(module_path!(), "a_stored_lock_survives_a_kill", home.file())
+        .output()
+        .unwrap()
+        .status;
+    assert!(!status.success());
+    let kg = KeyGuard::open(home.file(), Config::new(crate::common::SECRET)).unwrap();
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    assert_eq!(refused(&kg, &NO_HEADERS, ELSEWHERE), Some(Reason::IpLocked));
+}
+
+#[test]
+fn a_limit_by_address_refuses_and_locks() {
+    let home = Home::new();
+    let kg = home.open();
+    let login = IpLimit::new("login", 3, Duration::from_secs(60))
+        .unwrap()
+        .lockout(HOUR.try_into().unwrap())
+        .scope(LockScope::Global);
+    for _ in 0..3 {
+        kg.check_ip(&login, IP, "/login").unwrap();
+    }
+    let denial = kg.check_ip(&login, IP, "/login").unwrap_err();
+    assert_eq!((denial.status(), denial.reason()), (429, Reason::IpLimited));
+    assert_eq!(
+        denial.retry_after(),
+        Some(HOUR),
+        "as long as the lock, not as the window"
+    );
+    let fields = denial.headers();
+    assert_eq!(
+        crate::common::field(&fields, "RateLimit-Policy"),
+        Some("\"login\";q=3;w=60")
+    );
+    assert_eq!(crate::common::field(&fields, "Retry-After"), Some("3600"));
+
+    let denial = kg.check_ip(&login, IP, "/login").unwrap_err();
+    assert_eq!((denial.status(), denial.reason()), (403, Reason::IpLocked));
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, IP),
+        Some(Reason::IpLocked),
+        "a global lock"
+    );
+    kg.check_ip(&login, ELSEWHERE, "/login").unwrap();
+    home.clock.advance(HOUR);
+    kg.check_ip(&login, IP, "/login").unwrap();
+}
+
+#[test]
+fn a_limit_without_a_lockout_admits_as_soon_as_there_is_room() {
+    let home = Home::new();
+    let kg = home.open();
+    let search = IpLimit::new("search", 1, Duration::from_secs(60)).unwrap();
+    kg.check_ip(&search, IP, "/search").unwrap();
+    let wait = kg
+        .check_ip(&search, IP, "/search")
+        .unwrap_err()
+        .retry_after()
+        .unwrap();
+    home.clock.advance(wait - Duration::from_millis(1));
+    kg.check_ip(&search, IP, "/search").unwrap_err();
+    home.clock.advance(Duration::from_millis(1));
+    kg.check_ip(&search, IP, "/search").unwrap();
+    assert_eq!(kg.admin().locks(), []);
+}
+
+#[test]
+fn a_lock_of_one_path_holds_on_every_reading_of_it_and_leaves_the_others() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    kg.admin()
+        .block(IP, "/login", HOUR.try_into().unwrap(), LockScope::Path)
+        .unwrap();
+    for path in [
+        "/login",
+        "/login/",
+        "/login?x",
+        "//login",
+        "/%6Cogin",
+        "/%256cogin",
+        "/login;x",
+        "/x/..;/login",
+        "/login%00",
+        "http://host/login",
+        "/x\\..\\login",
+    ] {
+        let denial = kg.check(&good, IP, path).unwrap_err();
+        assert_eq!(denial.reason(), Reason::IpLocked, "{path}");
+    }
+    for path in ["/api", "/logins", "/x?/login"] {
+        kg.check(&good, IP, path).unwrap().finish(200);
+    }
+}
+
+#[test]
+fn a_limit_locks_out_of_what_it_limits_unless_told_otherwise() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    let limit = |name| IpLimit::new(name, 1, Duration::from_secs(60)).unwrap();
+    let login = limit("login").lockout(HOUR.try_into().unwrap());
+    kg.check_ip(&login, IP, "/login/a0").unwrap();
+    kg.check_ip(&login, IP, "/login/a0").unwrap_err();
+    // By its name: no other path frees it, and no number of them.
+    for i in 0..20 {
+        let denial = kg.check_ip(&login, IP, &format!("/login/a{i}"));
+        assert_eq!(denial.unwrap_err().reason(), Reason::IpLocked);
+    }
+    let locks = kg.admin().locks();
+    assert_eq!(locks.len(), 1);
+    assert_eq!(locks[0].refuses.to_string(), "route `login`");
+    kg.check_ip(&limit("search"), IP, "/login").unwrap();
+    kg.check(&good, IP, "/api").unwrap().finish(200);
+    drop(kg);
+    let kg = home.open();
+    kg.check_ip(&login, IP, "/x").unwrap_err();
+    kg.admin()
+        .unblock(IP.to_string().parse().unwrap(), None)
+        .unwrap();
+    kg.check_ip(&login, IP, "/x").unwrap();
+}
+
+/// Once, the two were one lock by hand that lasted as long as the automatic one.
+#[test]
+fn a_lock_by_hand_beside_a_longer_automatic_one_ends_when_it_was_to() {
+    let home = Home::new();
+    let kg = home.open();
+    guess(&kg, 101, IP);
+    let automatic = kg.admin().locks().remove(0);
+    let manual = kg
+        .admin()
+        .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .unwrap();
+    assert_eq!(manual.until, home.clock.timestamp().plus(HOUR));
+    assert_eq!(manual.cause, LockCause::Manual);
+    let both = [automatic, manual];
+    assert_eq!(kg.admin().locks(), both);
+    drop(kg);
+    let never_lock = Policy::new().never_lock(IP.to_string().parse().unwrap());
+    let kg = home.open_with(home.config().policy(never_lock));
+    assert_eq!(kg.admin().locks(), both);
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
+    home.clock.advance(HOUR);
+    assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
+    // So it holds for a proxy too, which an automatic lock spares.
+    let forwarded = [("X-Forwarded-For", "203.0.113.1"), ("X-API-Key", "guess")];
+    let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+    guess(&kg, 101, proxy);
+    assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
+    kg.admin()
+        .block(proxy, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .unwrap();
+    assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
+}
+
+#[test]
+fn two_locked_neighbours_do_not_lock_their_network_when_the_table_is_full() {
+    let home = Home::new();
+    let config = home.config().ip_block_threshold(1).record_usage(false);
+    let kg = home.open_with(config.locked_addresses(24));
+    let lock = |ip: String| guess(&kg, 2, ip.parse().unwrap());
+    lock("192.0.2.1".into());
+    lock("192.0.2.2".into());
+    for i in 0..13 {
+        lock(format!("10.0.{i}.1"));
+    }
+    for i in 0..9 {
+        lock(format!("203.0.113.{i}"));
+    }
+    assert_eq!(kg.admin().locks().len(), 24);
+    for i in 0..20 {
+        guess(&kg, 2, format!("10.1.{i}.1").parse().unwrap());
+    }
+    let neighbour = "192.0.2.99".parse().unwrap();
+    assert_eq!(
+        refused(&kg, &NO_HEADERS, neighbour),
+        Some(Reason::MissingKey)
+    );
+    let hostile = "203.0.113.99".parse().unwrap();
+    assert_eq!(refused(&kg, &NO_HEADERS, hostile), Some(Reason::IpLocked));
+}
+
+#[test]
+fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    let time: LockDuration = "13:00".parse().unwrap();
+    let config = home.config().time_zone("UTC".parse().unwrap());
+    drop(kg);
+    let kg = home.open_with(config);
+    let lock = kg.admin().block(IP, "/", time, LockScope::Global).unwrap();
+    assert_eq!(
+        lock.until,
+        home.clock.timestamp().plus(HOUR),
+        "the clock stands at noon"
+    );
+    assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
+    // A shorter one does not shorten it, here or in the file.
+    let second = kg
+        .admin()
+        .block(IP, "/", "1s".parse().unwrap(), LockScope::Global);
+    assert_eq!(second.unwrap().until, lock.until);
+    drop(kg);
+    let kg = home.open();
+    assert_eq!(kg.admin().locks()[0].until, lock.until);
+    home.clock.advance(Duration::from_secs(2));
+    assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
+
+    let network: IpKey = IP.to_string().parse().unwrap();
+    assert_eq!(kg.admin().unblock(network, None).unwrap().len(), 1);
+    assert_eq!(refused(&kg, &good, IP), None);
+    assert!(matches!(
+        kg.admin().unblock(network, None),
+        Err(AdminError::NotFound(_))
+    ));
+    drop(kg);
+    assert_eq!(home.open().admin().locks(), []);
+}
+
+#[test]
+fn who_is_unblocked_starts_anew() {
+    let home = Home::new();
+    let kg = home.open();
+    guess(&kg, 101, IP);
+    kg.admin()
+        .unblock(IP.to_string().parse().unwrap(), None)
+        .unwrap();
+    guess(&kg, 100, IP);
+    assert_eq!(kg.admin().locks(), []);
+}
+
+#[test]
+fn a_socket_is_not_blocked() {
+    let home = Home::new();
+    let kg = home.open();
+    let invalid = |outcome| matches!(outcome, Err(AdminError::Invalid(_)));
+    assert!(invalid(
+        kg.admin()
+            .block(
+                ClientIp::LOCAL,
+                "/",
+                HOUR.try_into().unwrap(),
+                LockScope::Global
+            )
+            .map(drop)
+    ));
+    assert_eq!(kg.admin().locks(), []);
+}
+
+#[test]
+fn a_dry_run_sees_locks_and_strikes_nobody() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(1));
+    for _ in 0..5 {
+        let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
+        assert_eq!(verdict.denial.unwrap().reason(), Reason::MissingKey);
+    }
+    kg.admin()
+        .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .unwrap();
+    let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
+    assert_eq!(verdict.denial.unwrap().reason(), Reason::IpLocked);
+}
+
+/// A guess and a request with a key, through a peer that names a client.
+fn through(kg: &KeyGuard, peer: IpAddr, client: &str, key: &str) -> Option<Reason> {
+    refused(kg, &[("X-Forwarded-For", client), ("X-API-Key", key)], peer)
+}
+
+/// Once, whoever failed behind a CDN that was not configured locked everybody out for a day.
+#[test]
+fn a_public_proxy_that_is_not_configured_is_found_and_not_locked() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let texts = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    let client = |number: usize| format!("203.0.113.{number}");
+    for round in 0..20 {
+        assert_eq!(
+            through(&kg, IP, &client(round), "guess"),
+            Some(Reason::MalformedKey)
+        );
+        assert_eq!(
+            through(&kg, IP, &client(100 + round % 2), &texts[round % 2]),
+            None
+        );
+    }
+    assert_eq!(kg.admin().locks(), []);
+    let warnings = kg.admin().stats().unwrap().warnings.join("\n");
+    let line = format!("trusted_proxies = [\"{IP}/32\"]");
+    assert!(warnings.contains(&line), "{warnings}");
+    // By hand it can be locked.
+    kg.admin()
+        .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .unwrap();
+    assert_eq!(
+        through(&kg, IP, "203.0.113.1", &texts[0]),
+        Some(Reason::IpLocked)
+    );
+}
+
+#[test]
+fn forged_forwarding_headers_save_nobody_from_a_lock() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key(&kg), key(&kg)];
+    let texts = keys.each_ref().map(|key| key.raw_key.expose());
+    let forged = |number: usize| format!("203.0.113.{number}");
+    // With no key; with one key, whatever the headers say; and beside clients that send no headers.
+    let office: IpAddr = "198.51.100.2".parse().unwrap();
+    for number in 0..4 {
+        through(&kg, IP, &forged(number), "guess");
+        through(&kg, ELSEWHERE, &forged(number), "guess");
+        through(&kg, ELSEWHERE, &forged(number), texts[0]);
+        through(&kg, office, &forged(number), "guess");
+        refused(&kg, &[("X-API-Key", texts[number % 2])], office);
+    }
+    for peer in [IP, ELSEWHERE, office] {
+        assert_eq!(
+            through(&kg, peer, "203.0.113.9", texts[0]),
+            Some(Reason::IpLocked),
+            "{peer}"
+        );
+    }
+    let warnings = kg.admin().stats().unwrap().warnings.join("\n");
+    assert!(
+        warnings.contains(&format!("{IP} failed to authenticate")),
+        "{warnings}"
+    );
+}
+
+#[test]
+fn a_proxy_that_was_locked_before_it_was_found_is_found_all_the_same() {
+    let home = Home::new();
+    let config = home.config().ip_block_threshold(3);
+    let kg = home.open_with(config.clone());
+    let texts = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    for number in 0..4 {
+        through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+    }
+    kg.close().unwrap();
+    let kg = home.open_with(config);
+    let locked = Some(Reason::IpLocked);
+    assert_eq!(through(&kg, IP, "203.0.113.1", &texts[0]), locked);
+    // Not sooner than another key is looked up.
+    assert_eq!(through(&kg, IP, "203.0.113.2", &texts[1]), locked);
+    home.clock.advance(Duration::from_millis(10));
+    assert_eq!(through(&kg, IP, "203.0.113.2", &texts[1]), locked);
+    assert_eq!(through(&kg, IP, "203.0.113.2", &texts[1]), None);
+    assert_eq!(through(&kg, IP, "203.0.113.1", &texts[0]), None);
+}
+
+/// Once, the hop that a client wrote before its own address was taken for somebody behind it.
+#[test]
+fn what_the_client_of_a_trusted_proxy_says_shows_no_proxy() {
+    let home = Home::new();
+    let policy = "trusted_proxies = [\"10.0.0.0/8\"]\n[lockout]\nthreshold = 3";
+    let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    let nginx: IpAddr = "10.0.0.1".parse().unwrap();
+    let chain = |client: usize| format!("203.0.113.{client}, 198.51.100.9");
+    for round in 0..4 {
+        through(&kg, nginx, &chain(round), "guess");
+        through(&kg, nginx, &chain(100 + round), &keys[round % 2]);
+    }
+    for round in 0..4 {
+        home.clock.advance(Duration::from_secs(1));
+        assert_eq!(
+            through(&kg, nginx, &chain(100 + round), &keys[round % 2]),
+            Some(Reason::IpLocked)
+        );
+    }
+    // It may be one all the same, which an administrator knows.
+    let warnings = kg.admin().stats().unwrap().warnings.join("\n");
+    assert!(
+        warnings.contains(r#"trusted_proxies = ["198.51.100.9/32"]"#),
+        "{warnings}"
+    );
+}
+
+/// A key of an organization of its own.
+fn key_of(kg: &KeyGuard, org: &str) -> String {
+    kg.admin().create_org(org).unwrap();
+    let created = kg.admin().create_key(CreateKey::new(org, "label")).unwrap();
+    created.raw_key.expose().to_owned()
+}
+
+/// Makes an address known as a proxy: keys of two organizations are accepted through it.
+fn is_found(kg: &KeyGuard, peer: IpAddr, keys: &[String; 2]) {
+    through(kg, peer, "203.0.113.1", "guess");
+    for (number, key) in keys.iter().enumerate() {
+        let client = format!("203.0.113.{}", 100 + number);
+        assert_eq!(through(kg, peer, &client, key), None);
+    }
+}
+
+/// Once, a customer with two keys had the own address taken for a proxy, by headers of their own.
+#[test]
+fn keys_of_one_organization_do_not_show_a_proxy() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key(&kg), key(&kg)];
+    for number in 0..4 {
+        through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+        let text = keys[number % 2].raw_key.expose();
+        through(&kg, IP, &format!("198.51.100.{number}"), text);
+    }
+    let locked = Some(Reason::IpLocked);
+    for number in 0..4 {
+        home.clock.advance(Duration::from_secs(1));
+        let text = keys[number % 2].raw_key.expose();
+        assert_eq!(
+            through(&kg, IP, &format!("198.51.100.{number}"), text),
+            locked
+        );
+    }
+}
+
+/// Once, an address that was found to be a proxy was free of every automatic lock.
+#[test]
+fn a_proxy_that_was_found_is_locked_out_by_the_limit_of_a_route() {
+    let home = Home::new();
+    let policy = r#"
+        [lockout]
+        threshold = 3
+        [[route]]
+        name = "login"
+        path = "POST /login"
+        protect = false
+        ip_limits = ["3/min"]
+        lockout = "5 hours"
+    "#;
+    let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    let login = |ip| {
+        let request = Request::new(&NO_HEADERS, ip, "/login").method("POST");
+        kg.decide(request).err().map(|denial| denial.reason())
+    };
+    let (limited, locked) = (Some(Reason::IpLimited), Some(Reason::IpLocked));
+    // Locked before it is found.
+    let logins = [login(IP), login(IP), login(IP), login(IP), login(IP)];
+    assert_eq!(logins, [None, None, None, limited, locked]);
+    is_found(&kg, IP, &keys);
+    assert_eq!(login(IP), locked);
+    // Found before.
+    is_found(&kg, ELSEWHERE, &keys);
+    for number in 0..9 {
+        through(&kg, ELSEWHERE, &format!("203.0.113.{number}"), "guess");
+    }
+    assert_eq!(through(&kg, ELSEWHERE, "203.0.113.1", &keys[0]), None);
+    let logins = [ELSEWHERE; 5].map(login);
+    assert_eq!(logins, [None, None, None, limited, locked]);
+
+    // A limit that the program asks for.
+    let limit = IpLimit::new("sign-up", 1, HOUR).unwrap();
+    let limit = limit.lockout(HOUR.try_into().unwrap());
+    let sign_ups = [ELSEWHERE; 3].map(|ip| {
+        let checked = kg.check_ip(&limit, ip, "/sign-up");
+        checked.err().map(|denial| denial.reason())
+    });
+    assert_eq!(sign_ups, [None, limited, locked]);
+}
+
+/// A longer lock by strikes, which does not concern a proxy, hides none that does.
+#[test]
+fn the_lock_of_a_limit_holds_beside_a_longer_one_by_strikes() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    for number in 0..4 {
+        through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+    }
+    let limit = IpLimit::new("all", 1, HOUR).unwrap();
+    let limit = limit.lockout(HOUR.try_into().unwrap());
+    let limit = limit.scope(LockScope::Global);
+    for number in 0..3 {
+        through(&kg, IP, &format!("203.0.113.{number}"), &keys[number % 2]);
+        home.clock.advance(Duration::from_secs(1));
+    }
+    let check = || {
+        let checked = kg.check_ip(&limit, IP, "/");
+        checked.err().map(|denial| denial.reason())
+    };
+    assert_eq!(check(), None, "found");
+    assert_eq!(check(), Some(Reason::IpLimited));
+    assert_eq!(check(), Some(Reason::IpLocked));
+    let admitted = through(&kg, IP, "203.0.113.1", &keys[0]);
+    assert_eq!(admitted, Some(Reason::IpLocked));
+}
+
+/// Once, an address stopped being a proxy a day after it was found, under whatever traffic.
+#[test]
+fn a_proxy_stays_one_while_it_fails() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    is_found(&kg, IP, &keys);
+    for _ in 0..3 {
+        home.clock.advance(DAY - HOUR);
+        for number in 0..5 {
+            through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+        }
+        assert_eq!(through(&kg, IP, "203.0.113.1", &keys[0]), None);
+    }
+}
+
+/// Once, requests that show nothing took the turn of those that do.
+#[test]
+fn requests_without_keys_do_not_keep_a_locked_proxy_from_being_found() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
+    guess(&kg, 4, ELSEWHERE);
+    for number in 0..4 {
+        through(&kg, IP, &format!("203.0.113.{number}"), "guess");
+    }
+    let locked = Some(Reason::IpLocked);
+    for (number, text) in keys.iter().enumerate() {
+        home.clock.advance(Duration::from_millis(10));
+        assert_eq!(refused(&kg, &[("X-API-Key", text)], ELSEWHERE), locked);
+        assert_eq!(through(&kg, ELSEWHERE, "203.0.113.1", "guess"), locked);
+        let client = format!("203.0.113.{number}");
+        assert_eq!(through(&kg, IP, &client, text), locked);
+    }
+    assert_eq!(through(&kg, IP, "203.0.113.1", &keys[0]), None);
+}
+
+/// Once, it was entered, taken back and entered again, and a repetition was told that it was done.
+#[test]
+fn a_block_for_which_there_is_no_room_changes_nothing() {
+    let home = Home::new();
+    let config = home.config().locked_addresses(16);
+    let kg = home.open_with(config.clone());
+    let block = |kg: &KeyGuard, number: u8| {
+        let ip = IpAddr::from([10, 0, number, 1]);
+        kg.admin()
+            .block(ip, "/", DAY.try_into().unwrap(), LockScope::Global)
+    };
+    for number in 0..16 {
+        block(&kg, number).unwrap();
+    }
+    let before = kg.admin().audit(None, 100).unwrap();
+    let refused = block(&kg, 16);
+    assert!(
+        matches!(refused, Err(AdminError::Conflict(_))),
+        "{refused:?}"
+    );
+    assert_eq!(kg.admin().audit(None, 100).unwrap(), before);
+    // One that is there is renewed all the same.
+    home.clock.advance(HOUR);
+    let renewed = block(&kg, 3).unwrap();
+    assert_eq!(renewed.until, home.clock.timestamp().plus(DAY));
+    let locks = kg.admin().locks();
+    kg.close().unwrap();
+    assert_eq!(home.open_with(config).admin().locks(), locks);
+}

@@ -1,0 +1,26 @@
+//! The embedded library, in a build without features or with all.
+
+#![cfg(test)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod address_limits;
+mod addresses;
+mod audit;
+mod clocks;
+mod concurrent_changes;
+mod crash;
+mod limits;
+mod lockout;
+mod management;
+mod model;
+mod opening;
+mod policy;
+mod quota;
+mod rate_limit;
+mod revocation;
+mod routes;
+mod statuses;
+mod usage;
+mod usage_sink;

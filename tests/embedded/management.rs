@@ -1,0 +1,934 @@
+//! Management: what is accepted, what is refused and how it is told, and what nobody gets to see.
+
+use std::fmt::{Debug, Display};
+use std::time::Duration;
+
+use crate::common::{Home, IP, SECRET, admit, ask, ask_with, key_with, org, refusal};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keyguard::{
+    AdminError, Config, CreateKey, CreatedKey, HeaderFn, InvalidInput, Key, KeyGuard, KeyId,
+    KeyPrefix, KeyStatus, ListKeys, ListUsage, OpenError, OrgId, OrgStatus, Reason, Request,
+    RotateKey, Secret, UpdateKey,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+// What is accepted.
+
+#[test]
+fn an_organization_starts_active_and_is_found_by_its_name() {
+    let home = Home::new();
+    let kg = home.open();
+    let org = kg.admin().create_org("  Acme Inc. ").unwrap();
+    assert_eq!(
+        (org.name.as_str(), org.status),
+        ("Acme Inc.", OrgStatus::Active)
+    );
+    assert_eq!(org.created_at, home.clock.timestamp());
+    assert_eq!(kg.admin().org_named("Acme Inc.").unwrap(), org);
+    assert_eq!(
+        kg.admin().list_orgs(None, 10).unwrap(),
+        std::slice::from_ref(&org)
+    );
+
+    let suspended = kg.admin().suspend_org(org.id).unwrap();
+    assert_eq!(suspended.status, OrgStatus::Suspended);
+    assert_eq!(kg.admin().org_named("Acme Inc.").unwrap(), suspended);
+    assert_eq!(kg.admin().resume_org(org.id).unwrap(), org);
+}
+
+#[test]
+fn a_key_takes_what_is_left_open_from_the_configuration() {
+    let home = Home::new();
+    let prefix: KeyPrefix = "acme_test_".parse().unwrap();
+    let kg = home.open_with(home.config().default_rate_limit(7).key_prefix(prefix));
+    let created = crate::common::key(&kg);
+    let Key { id, org_id, .. } = created.key;
+    assert_eq!(kg.admin().key(id).unwrap(), created.key);
+    assert_eq!(org_id, org(&kg, "acme").id);
+    assert_eq!(created.key.label, "shop");
+    assert_eq!(created.key.rate_limit_per_minute.get(), 7);
+    assert!(created.key.limits.is_empty());
+    assert!(created.key.allowed_ips.is_empty());
+    assert_eq!(created.key.expires_at, None);
+    assert_eq!(created.key.last_used_at, None);
+    assert_eq!(created.key.scopes, []);
+    assert_eq!(created.key.created_at, home.clock.timestamp());
+    assert!(created.key.active);
+    assert!(created.raw_key.expose().starts_with("acme_test_"));
+}
+
+#[test]
+fn every_field_is_kept_at_its_extremes() {
+    let home = Home::new();
+    let kg = home.open();
+    let expires_at = Some(home.clock.timestamp().plus(MINUTE));
+    let longest_prefix = format!("{}_", "p".repeat(31));
+    let created = key_with(&kg, |_| CreateKey {
+        org_name: "acme".into(),
+        label: "ü".repeat(255),
+        scopes: vec!["s".repeat(64), "orders:write".into(), "orders:write".into()],
+        rate_limit_per_minute: Some(u32::MAX),
+        limits: vec![
+            format!("{} monthly", u64::MAX / 2),
+            "5 credits +1/min shadow".into(),
+        ],
+        allowed_ips: vec!["10.0.0.0/8".into(), IP.to_string()],
+        expires_at,
+        prefix: Some(longest_prefix.clone()),
+    });
+    kg.close().unwrap();
+
+    let kg = home.open();
+    let key = kg.admin().key(created.key.id).unwrap();
+    assert_eq!(key, created.key);
+    assert_eq!(key.label, "ü".repeat(255));
+    // Each once, in order.
+    assert_eq!(scopes(&key), ["orders:write", &"s".repeat(64)]);
+    assert_eq!(key.rate_limit_per_minute.get(), u32::MAX);
+    let limits: Vec<String> = key.limits.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        limits,
+        [
+            format!("{} monthly", u64::MAX / 2),
+            "5 credits +1/min shadow".into()
+        ]
+    );
+    assert_eq!(key.allowed_ips.to_string(), format!("10.0.0.0/8,{IP}"));
+    assert_eq!(key.expires_at, expires_at);
+    assert!(key.prefix.starts_with(&longest_prefix));
+    admit(&kg, &created);
+}
+
+#[test]
+fn a_change_leaves_all_else_as_it_is() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with(&kg, |key| CreateKey {
+        scopes: vec!["read".into()],
+        limits: vec!["100 monthly".into()],
+        expires_at: Some(home.clock.timestamp().plus(MINUTE)),
+        ..key
+    });
+    let key = key.key;
+    let nothing = UpdateKey::new(key.id);
+    assert_eq!(kg.admin().update_key(nothing.clone()).unwrap(), key);
+
+    let renamed = kg
+        .admin()
+        .update_key(UpdateKey {
+            label: Some(" till ".into()),
+            ..nothing.clone()
+        })
+        .unwrap();
+    let expected = Key {
+        label: "till".into(),
+        ..key
+    };
+    assert_eq!(renamed, expected);
+
+    let freed = kg
+        .admin()
+        .update_key(UpdateKey {
+            limits: Some(Vec::new()),
+            expires_at: Some(None),
+            ..nothing
+        })
+        .unwrap();
+    let expected = Key {
+        limits: Vec::new(),
+        expires_at: None,
+        ..expected
+    };
+    assert_eq!(freed, expected);
+    assert_eq!(kg.admin().key(expected.id).unwrap(), expected);
+}
+
+#[test]
+fn rotation_changes_the_text_and_what_listings_show_of_it() {
+    let home = Home::new();
+    let kg = home.open();
+    let old = key_with(&kg, |key| CreateKey {
+        prefix: Some("acme_test_".into()),
+        ..key
+    });
+    let new = kg.admin().rotate_key(old.key.id, MINUTE).unwrap();
+    assert_ne!(new.raw_key.expose(), old.raw_key.expose());
+    assert_eq!(new.key.prefix, new.raw_key.shown_prefix());
+    assert!(new.key.prefix.starts_with("acme_test_"));
+    let expected = Key {
+        prefix: new.key.prefix.clone(),
+        ..old.key
+    };
+    assert_eq!(
+        kg.admin().list_keys(ListKeys::default()).unwrap(),
+        [expected]
+    );
+}
+
+/// Once, it was stored, listed and entered in the audit log.
+#[test]
+fn the_text_of_a_key_is_no_name_and_no_label() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = crate::common::key(&kg);
+    let text = created.raw_key.expose();
+    let label = |label: String| UpdateKey {
+        label: Some(label),
+        ..UpdateKey::new(created.key.id)
+    };
+    for text in [text.to_owned(), format!("mine: {text}, old")] {
+        for refused in [
+            kg.admin().create_org(&text).map(drop),
+            kg.admin()
+                .create_key(CreateKey::new("acme", &text))
+                .map(drop),
+            kg.admin().update_key(label(text)).map(drop),
+        ] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("the text of a key"), "{error}");
+            assert!(!error.contains("kg_live_"), "{error}");
+        }
+    }
+    // Its listed prefix is none.
+    kg.admin()
+        .update_key(label(created.key.prefix.clone()))
+        .unwrap();
+}
+
+#[test]
+fn keys_may_share_a_label_and_no_two_share_a_text() {
+    let home = Home::new();
+    let kg = home.open();
+    let mut texts: Vec<_> = (0..100)
+        .map(|_| crate::common::key(&kg).raw_key.expose().to_owned())
+        .collect();
+    texts.sort();
+    texts.dedup();
+    assert_eq!(texts.len(), 100);
+}
+
+// What is refused, and how it is told.
+
+/// Names that nobody can have, and what is said of them.
+fn bad_names() -> [(String, &'static str); 10] {
+    [
+        (String::new(), "is empty; give at least one character"),
+        (" \t ".into(), "is empty; give at least one character"),
+        ("ü".repeat(256), "is longer than 255 characters"),
+        ("a".repeat(1 << 20), "is longer than 255 characters"),
+        ("a\u{1b}[31mb".into(), "holds a control character"),
+        ("a\nb".into(), "holds a control character"),
+        ("a\u{9b}b".into(), "holds a control character (U+009B)"),
+        ("a\u{202e}b".into(), "holds an invisible character (U+202E)"),
+        ("a\u{2028}b".into(), "holds a line separator (U+2028)"),
+        ("a\u{378}b".into(), "Unicode does not assign (U+0378)"),
+    ]
+}
+
+#[test]
+fn organizations_with_names_that_look_alike_are_one() {
+    let home = Home::new();
+    let kg = home.open();
+    let org = kg.admin().create_org("Caf\u{e9} acme").unwrap();
+    // The accent by itself, and blanks around it.
+    assert_eq!(kg.admin().org_named(" Cafe\u{301} acme ").unwrap(), org);
+    let key = CreateKey::new("Cafe\u{301} acme", "shop");
+    assert_eq!(kg.admin().create_key(key).unwrap().key.org_id, org.id);
+    // One letter is Cyrillic; two letters look like one.
+    for name in ["C\u{430}f\u{e9} acme", "Caf\u{e9} acrne"] {
+        let error = kg.admin().create_org(name).unwrap_err();
+        assert!(matches!(error, AdminError::Conflict(_)), "{error:?}");
+        let said = "the organization `Caf\u{e9} acme` exists already";
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(kg.admin().org_named(name).is_err());
+    }
+    kg.close().unwrap();
+    assert!(
+        home.open()
+            .admin()
+            .create_org("C\u{430}f\u{e9} acme")
+            .is_err()
+    );
+}
+
+#[test]
+fn a_bad_name_of_an_organization_is_refused() {
+    let home = Home::new();
+    let kg = home.open();
+    for (name, problem) in bad_names() {
+        assert_invalid(kg.admin().create_org(&name), "org_name", problem);
+    }
+    assert_eq!(kg.admin().list_orgs(None, 10).unwrap(), []);
+}
+
+/// Changes that no key can have: what is said of them, and how to ask for each when a key is
+/// created and when it is changed.
+fn bad_fields() -> Vec<(&'static str, &'static str, CreateKey, UpdateKey)> {
+    let mut all = Vec::new();
+    let mut add = |field, problem, create: &dyn Fn(&mut CreateKey, &mut UpdateKey)| {
+        let mut request = CreateKey::new("acme", "shop");
+        let mut change = UpdateKey::new(KeyId(1));
+        create(&mut request, &mut change);
+        all.push((field, problem, request, change));
+    };
+    for (name, problem) in bad_names() {
+        add("label", problem, &|request, change| {
+            request.label.clone_from(&name);
+            change.label = Some(name.clone());
+        });
+    }
+    let long = "s".repeat(65);
+    for scope in [
+        "",
+        "read write",
+        "read,write",
+        "a\"b",
+        "a\\b",
+        "é",
+        "a\n",
+        &long,
+    ] {
+        let expected = "is no scope of 1 to 64 printable ASCII characters";
+        add("scopes", expected, &|request, change| {
+            request.scopes = vec!["read".into(), scope.into()];
+            change.scopes = Some(request.scopes.clone());
+        });
+    }
+    add(
+        "rate_limit_per_minute",
+        "give at least 1",
+        &|request, change| {
+            request.rate_limit_per_minute = Some(0);
+            change.rate_limit_per_minute = Some(0);
+        },
+    );
+    for (limits, expected) in [
+        (&["0 monthly"][..], "give at least 1"),
+        (&["10/fortnight"], "is no limit such as"),
+        (&["10/min", "9/60s"], "count the same"),
+    ] {
+        add("limits", expected, &|request, change| {
+            request.limits = limits.iter().map(|limit| (*limit).to_owned()).collect();
+            change.limits = Some(request.limits.clone());
+        });
+    }
+    add("scopes", "more than 4096 characters", &|request, change| {
+        request.scopes = (0..64).map(|i| format!("{i:064}")).collect();
+        change.scopes = Some(request.scopes.clone());
+    });
+    add("allowed_ips", "more than 256", &|request, change| {
+        request.allowed_ips = (0..257)
+            .map(|i| format!("10.0.{}.{}", i / 256, i % 256))
+            .collect();
+        change.allowed_ips = Some(request.allowed_ips.clone());
+    });
+    add(
+        "allowed_ips",
+        "give the network, `10.0.0.0/8`",
+        &|request, change| {
+            request.allowed_ips = vec!["10.1.2.3/8".into()];
+            change.allowed_ips = Some(request.allowed_ips.clone());
+        },
+    );
+    all
+}
+
+#[test]
+fn a_bad_field_of_a_new_key_is_refused() {
+    let home = Home::new();
+    let kg = home.open();
+    org(&kg, "acme");
+    for (field, problem, request, _) in bad_fields() {
+        assert_invalid(kg.admin().create_key(request), field, problem);
+    }
+    let long = format!("{}_", "p".repeat(32));
+    for prefix in [
+        "", "_", "acme", "_acme_", "-acme_", "ac me_", "äcme_", &long,
+    ] {
+        let request = CreateKey {
+            prefix: Some(prefix.into()),
+            ..CreateKey::new("acme", "shop")
+        };
+        let problem = "is no key prefix such as `kg_live_`: 2 to 32 characters";
+        assert_invalid(kg.admin().create_key(request), "prefix", problem);
+    }
+    assert_eq!(kg.admin().list_keys(ListKeys::default()).unwrap(), []);
+}
+
+#[test]
+fn a_bad_field_of_a_change_is_refused_and_the_rest_of_it_not_made() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg).key;
+    for (field, problem, _, change) in bad_fields() {
+        let change = UpdateKey {
+            id: key.id,
+            expires_at: Some(Some(home.clock.timestamp())),
+            ..change
+        };
+        assert_invalid(kg.admin().update_key(change), field, problem);
+        assert_eq!(kg.admin().key(key.id).unwrap(), key);
+    }
+}
+
+#[test]
+fn many_keys_are_created_all_or_none() {
+    let home = Home::new();
+    let kg = home.open();
+    org(&kg, "acme");
+    let good = CreateKey::new("acme", "shop");
+    let mut requests = vec![good; 100];
+    requests[99].label.clear();
+    assert_invalid(kg.admin().create_keys(&requests), "label", "is empty");
+    requests[99] = CreateKey::new("nobody", "shop");
+    assert_not_found(kg.admin().create_keys(&requests), "nobody");
+    assert_eq!(kg.admin().list_keys(ListKeys::default()).unwrap(), []);
+    assert_eq!(kg.admin().stats().unwrap().total_keys, 0);
+    assert_eq!(kg.admin().create_keys(&[]).unwrap().len(), 0);
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let home = Home::new();
+    let kg = home.open();
+    crate::common::key(&kg);
+    let (org, key) = (OrgId(4_711), KeyId(4_711));
+    assert_not_found(kg.admin().org_named("nobody"), "nobody");
+    assert_not_found(
+        kg.admin().create_key(CreateKey::new("nobody", "shop")),
+        "nobody",
+    );
+    assert_not_found(kg.admin().suspend_org(org), "4711");
+    assert_not_found(kg.admin().resume_org(org), "4711");
+    let of_org = ListKeys {
+        org_id: Some(org),
+        ..ListKeys::default()
+    };
+    assert_not_found(kg.admin().list_keys(of_org), "4711");
+    assert_not_found(kg.admin().key(key), "4711");
+    assert_not_found(kg.admin().update_key(UpdateKey::new(key)), "4711");
+    assert_not_found(kg.admin().rotate_key(key, MINUTE), "4711");
+    assert_not_found(kg.admin().revoke_key(key), "4711");
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused() {
+    let home = Home::new();
+    let kg = home.open();
+    let first = kg.admin().create_org("acme").unwrap();
+    for name in ["acme", " acme "] {
+        assert_conflict(kg.admin().create_org(name), "`acme` exists already");
+    }
+    kg.admin().suspend_org(first.id).unwrap();
+    assert_conflict(kg.admin().create_org("acme"), "`acme` exists already");
+    assert_eq!(kg.admin().stats().unwrap().organizations, 1);
+}
+
+#[test]
+fn a_name_goes_to_one_of_those_who_ask_for_it_at_once() {
+    let home = Home::new();
+    let kg = home.open();
+    let created = std::thread::scope(|scope| {
+        let create = || kg.admin().create_org("acme").is_ok();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(create)).collect();
+        let created = threads.into_iter().map(|thread| thread.join().unwrap());
+        created.filter(|created| *created).count()
+    });
+    assert_eq!(created, 1);
+    assert_eq!(kg.admin().list_orgs(None, 10).unwrap().len(), 1);
+}
+
+/// A key could be made that had expired already, and showed as active.
+#[test]
+fn a_time_of_expiry_in_the_past_is_refused() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg).key;
+    let now = home.clock.timestamp();
+    for past in [now, now.minus(MINUTE)] {
+        let request = CreateKey {
+            expires_at: Some(past),
+            ..CreateKey::new("acme", "shop")
+        };
+        let many = kg.admin().create_keys(std::slice::from_ref(&request));
+        assert_invalid(many, "expires_at", "is in the past");
+        assert_invalid(
+            kg.admin().create_key(request),
+            "expires_at",
+            "is in the past",
+        );
+        let change = UpdateKey {
+            expires_at: Some(Some(past)),
+            ..UpdateKey::new(key.id)
+        };
+        assert_invalid(
+            kg.admin().update_key(change),
+            "expires_at",
+            "is in the past",
+        );
+        let rotation = RotateKey {
+            expires_at: Some(Some(past)),
+            ..RotateKey::new(key.id)
+        };
+        assert_invalid(kg.admin().rotate(rotation), "expires_at", "is in the past");
+    }
+    assert_eq!(kg.admin().list_keys(ListKeys::default()).unwrap(), [key]);
+}
+
+/// An expired key was listed and counted as active.
+#[test]
+fn an_expired_key_is_shown_as_expired_everywhere() {
+    let home = Home::new();
+    let kg = home.open();
+    let expires_at = Some(home.clock.timestamp().plus(MINUTE));
+    let key = key_with(&kg, |key| CreateKey { expires_at, ..key });
+    ask(&kg, &key).unwrap().finish(200);
+    let other = crate::common::key(&kg);
+    let id = key.key.id;
+    let look = || {
+        let stats = kg.admin().stats().unwrap();
+        let listed = kg.admin().list_keys(ListKeys::default()).unwrap();
+        let seen = [
+            kg.admin().key(id).unwrap(),
+            listed[0].clone(),
+            kg.admin().find_key(&key.key.prefix).unwrap(),
+            stats.top_keys[0].key.clone(),
+            kg.admin().update_key(UpdateKey::new(id)).unwrap(),
+            kg.admin().end_lift(id, "default").unwrap(),
+        ];
+        let mut seen = seen.map(|key| (key.active, key.status)).to_vec();
+        seen.dedup();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        (seen[0].1, seen[0].0, stats.active_keys)
+    };
+    assert_eq!(look(), (KeyStatus::Active, true, 2));
+    home.clock.advance(MINUTE);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+    assert_eq!(look(), (KeyStatus::Expired, false, 1));
+    kg.admin().revoke_key(other.key.id).unwrap();
+    assert_eq!(
+        kg.admin().key(other.key.id).unwrap().status,
+        KeyStatus::Revoked
+    );
+    assert_eq!(kg.admin().stats().unwrap().active_keys, 0);
+    assert_eq!(
+        kg.admin().revoke_key(id).unwrap().status,
+        KeyStatus::Revoked
+    );
+    assert_eq!(kg.admin().stats().unwrap().active_keys, 0);
+}
+
+/// The text of an expired key may have leaked since.
+#[test]
+fn an_expired_key_is_accepted_again_on_purpose_only() {
+    let home = Home::new();
+    let kg = home.open();
+    let expires_at = Some(home.clock.timestamp().plus(MINUTE));
+    let key = key_with(&kg, |key| CreateKey { expires_at, ..key });
+    let id = key.key.id;
+    home.clock.advance(MINUTE);
+    let later = home.clock.timestamp().plus(MINUTE);
+    for expires_at in [None, Some(later)] {
+        let change = UpdateKey {
+            expires_at: Some(expires_at),
+            ..UpdateKey::new(id)
+        };
+        assert_conflict(kg.admin().update_key(change), "has expired");
+    }
+    assert_conflict(kg.admin().rotate_key(id, MINUTE), "has expired");
+    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+
+    let rotation = RotateKey {
+        grace: 10 * MINUTE,
+        expires_at: Some(Some(later)),
+        ..RotateKey::new(id)
+    };
+    let rotated = kg.admin().rotate(rotation).unwrap();
+    admit(&kg, &rotated);
+    assert_eq!(rotated.key.expires_at, Some(later));
+    assert_eq!(
+        refusal(ask(&kg, &key)),
+        Reason::ExpiredKey,
+        "the old text has no grace"
+    );
+    home.clock.advance(MINUTE);
+    assert_eq!(refusal(ask(&kg, &rotated)), Reason::ExpiredKey);
+    let change = UpdateKey {
+        expires_at: Some(None),
+        reactivate: true,
+        ..UpdateKey::new(id)
+    };
+    assert_eq!(
+        kg.admin().update_key(change).unwrap().status,
+        KeyStatus::Active
+    );
+    admit(&kg, &rotated);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+}
+
+#[test]
+fn a_revoked_key_stays_as_it_was() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg);
+    let revoked = kg.admin().revoke_key(key.key.id).unwrap();
+    let change = UpdateKey {
+        expires_at: Some(None),
+        ..UpdateKey::new(revoked.id)
+    };
+    assert_conflict(kg.admin().update_key(change), "was revoked, which is final");
+    assert_conflict(
+        kg.admin().rotate_key(revoked.id, MINUTE),
+        "was revoked, which is final",
+    );
+    assert_eq!(kg.admin().key(revoked.id).unwrap(), revoked);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::RevokedKey);
+}
+
+// Listings.
+
+#[test]
+fn pages_of_keys_hold_each_once_in_order() {
+    const KEYS: usize = 2_345;
+
+    let home = Home::new();
+    let kg = home.open();
+    let orgs = ["acme", "other"].map(|name| org(&kg, name));
+    let requests: Vec<_> = (0..KEYS)
+        .map(|number| CreateKey::new(&*orgs[number / 3 % 2].name, format!("key {number}")))
+        .collect();
+    let created: Vec<_> = kg.admin().create_keys(&requests).unwrap();
+    let created: Vec<_> = created.into_iter().map(|created| created.key).collect();
+    let labels: Vec<_> = created.iter().map(|key| key.label.as_str()).collect();
+    let asked: Vec<_> = requests.iter().map(|request| &request.label).collect();
+    assert_eq!(labels, asked);
+
+    for limit in [1_000, 100, 7, KEYS, KEYS + 1] {
+        let all = pages_of_keys(&kg, None, limit);
+        assert!(all == created, "pages of {limit}");
+    }
+    for org in &orgs {
+        let of_org: Vec<_> = created.iter().filter(|key| key.org_id == org.id).collect();
+        let listed = pages_of_keys(&kg, Some(org.id), 100);
+        assert!(listed.iter().eq(of_org), "keys of {}", org.name);
+    }
+    let page = |request| kg.admin().list_keys(request).unwrap();
+    assert_eq!(page(ListKeys::default()).len(), 1_000);
+    let none = ListKeys {
+        limit: 0,
+        ..ListKeys::default()
+    };
+    assert_eq!(page(none), []);
+}
+
+#[test]
+fn pages_of_organizations_hold_each_once_in_order() {
+    let home = Home::new();
+    let kg = home.open();
+    let name = |number| format!("org {number}");
+    let created: Vec<_> = (0..25)
+        .map(|number| kg.admin().create_org(&name(number)).unwrap())
+        .collect();
+    for limit in [1, 7, 25, 26] {
+        let mut listed = Vec::new();
+        loop {
+            let after = listed.last().map(|org: &keyguard::Org| org.id);
+            let page = kg.admin().list_orgs(after, limit).unwrap();
+            assert!(page.len() <= limit);
+            if page.is_empty() {
+                break;
+            }
+            listed.extend(page);
+        }
+        assert_eq!(listed, created, "pages of {limit}");
+    }
+}
+
+#[test]
+fn ids_are_never_used_again() {
+    let home = Home::new();
+    let kg = home.open();
+    let first = crate::common::key(&kg).key;
+    kg.admin().revoke_key(first.id).unwrap();
+    kg.close().unwrap();
+    let kg = home.open();
+    assert!(crate::common::key(&kg).key.id > first.id);
+}
+
+#[test]
+fn listings_show_the_prefix_of_a_key_and_four_more_characters() {
+    let home = Home::new();
+    let kg = home.open();
+    for prefix in ["kg_live_", "acme_test_", "a_"] {
+        let created = key_with(&kg, |key| CreateKey {
+            prefix: Some(prefix.into()),
+            ..key
+        });
+        let shown = &created.raw_key.expose()[..prefix.len() + 4];
+        let listed = kg
+            .admin()
+            .list_keys(ListKeys::default())
+            .unwrap()
+            .pop()
+            .unwrap();
+        assert_eq!(listed.id, created.key.id);
+        assert_eq!(listed.prefix, shown);
+        assert_eq!(created.raw_key.shown_prefix(), shown);
+        Private::of(&created).assert_not_in(&format!("{listed:?}"), "a listing");
+    }
+}
+
+// What nobody gets to see.
+
+#[test]
+fn nothing_prints_a_key_or_a_secret() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with(&kg, |key| CreateKey {
+        scopes: vec!["read".into()],
+        ..key
+    });
+    let text = key.raw_key.expose();
+    let headers = [("X-API-Key", text)];
+    let with_query = format!("/api/data?api_key={text}");
+    let request = Request::new(&headers, IP, &with_query);
+    let found = HeaderFn::new(|_: &str| Some(text.as_bytes()));
+    let grant = kg.decide(request).unwrap();
+    let lacking = grant.require("write").unwrap_err();
+
+    let private = Private::of(&key);
+    let check = |what: &str, value: &dyn Debug| {
+        private.assert_not_in(&format!("{value:?}"), what);
+        private.assert_not_in(&format!("{value:#?}"), what);
+    };
+    check("Config", &home.config());
+    check("Secret", &Secret::from(SECRET));
+    check("PlainKey", &key.raw_key);
+    check("CreatedKey", &key);
+    check("Key", &key.key);
+    check("Org", &org(&kg, "acme"));
+    check("KeyGuard", &kg);
+    check("Request", &request);
+    check("HeaderFn", &found);
+    check("Grant", &grant);
+    check("Denial", &lacking);
+    check("Verdict", &kg.dry_run(request));
+    grant.finish(200);
+    check("Stats", &kg.admin().stats().unwrap());
+    let usage = kg.admin().usage(ListUsage::default()).unwrap();
+    assert_eq!(usage[0].path, "/api/data");
+    check("Usage", &usage);
+}
+
+#[test]
+fn no_error_prints_a_key_or_a_secret() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg);
+    let text = key.raw_key.expose();
+    let private = Private::of(&key);
+    fn check(private: &Private, error: &(dyn std::error::Error + 'static)) {
+        let chain = std::iter::successors(Some(error), |error| error.source());
+        for error in chain {
+            private.assert_not_in(&error.to_string(), "an error");
+            private.assert_not_in(&format!("{error:?}"), "an error");
+        }
+    }
+    let invalid = |text: &str| text.parse::<KeyPrefix>().unwrap_err();
+    check(&private, &invalid(text));
+    check(&private, &text.parse::<KeyId>().unwrap_err());
+    check(
+        &private,
+        &kg.admin().create_org(&text.repeat(5)).unwrap_err(),
+    );
+    check(&private, &ask_with(&kg, &text.repeat(5)).unwrap_err());
+    check(&private, &ask_with(&kg, &text[1..]).unwrap_err());
+    kg.admin().revoke_key(key.key.id).unwrap();
+    check(&private, &ask(&kg, &key).unwrap_err());
+    check(
+        &private,
+        &kg.admin().rotate_key(key.key.id, MINUTE).unwrap_err(),
+    );
+    check(&private, &open_error(&home, home.config()));
+    kg.close().unwrap();
+    check(&private, &open_error(&home, Config::new("another secret")));
+    let wrong_setting = home.config().key_header("");
+    check(&private, &open_error(&home, wrong_setting));
+}
+
+#[test]
+fn nothing_prints_the_password_of_a_server() {
+    const PASSWORD: &str = "hunter2-and-more";
+
+    let home = Home::new();
+    let config = || {
+        let url = format!("redis://user:{PASSWORD}@localhost:6379");
+        home.config().redis_url(url)
+    };
+    let opened = match KeyGuard::open(home.file(), config()) {
+        Ok(kg) => kg.admin().stats().unwrap().warnings.join("\n"),
+        Err(error) => format!("{error} {error:?}"),
+    };
+    for printed in [format!("{:?}", config()), opened] {
+        assert!(!printed.contains(PASSWORD), "{printed}");
+    }
+}
+
+#[test]
+fn the_files_hold_neither_a_key_nor_the_secret() {
+    let home = Home::new();
+    let kg = home.open();
+    let mut keys: Vec<_> = (0..3).map(|_| crate::common::key(&kg)).collect();
+    keys.push(kg.admin().rotate_key(keys[0].key.id, MINUTE).unwrap());
+    kg.admin().revoke_key(keys[1].key.id).unwrap();
+    // One that this file did not issue.
+    keys.push(crate::common::key(&Home::new().open()));
+    for key in &keys {
+        let text = key.raw_key.expose();
+        let bearer = format!("Bearer {text}");
+        let with_query = format!("/in/a/query?key={text}#{text}");
+        let headers = [
+            ("X-API-Key", text),
+            ("Authorization", &bearer),
+            ("Cookie", text),
+            ("User-Agent", text),
+        ];
+        // Refused or not: both are recorded.
+        drop(kg.check(&headers, IP, &with_query));
+        drop(ask_with(&kg, &text[1..]));
+    }
+    kg.flush().unwrap();
+    let assert_private = |when| {
+        let bytes = all_bytes_below(home.dir());
+        // What is there is found: the search does not look past it.
+        for public in ["/in/a/query", "shop", &keys[1].key.prefix] {
+            assert!(holds(&bytes, public.as_bytes()), "{public} {when}");
+        }
+        for key in &keys {
+            for part in Private::of(key).parts {
+                assert!(!holds(&bytes, &part), "a part of {:?} {when}", key.raw_key);
+            }
+        }
+    };
+    assert_private("while it is open");
+    kg.close().unwrap();
+    assert_private("once it is closed");
+}
+
+/// What must not be seen of a key and of the secret.
+struct Private {
+    text: String,
+    parts: Vec<Vec<u8>>,
+}
+
+impl Private {
+    fn of(key: &CreatedKey) -> Self {
+        let text = key.raw_key.expose();
+        let shown = key.raw_key.shown_prefix().len();
+        let prefix = shown - 4;
+        // The random part is 32 bytes as 43 characters.
+        let random = &text[prefix..prefix + 43];
+        let random = URL_SAFE_NO_PAD.decode(random).unwrap();
+        let mut parts: Vec<_> = text.as_bytes()[shown..]
+            .chunks_exact(9)
+            .chain(random.chunks_exact(8))
+            .map(<[u8]>::to_vec)
+            .collect();
+        parts.push(SECRET.into());
+        let text = text[shown..].to_owned();
+        Self { text, parts }
+    }
+
+    fn assert_not_in(&self, printed: &str, what: &str) {
+        for part in &self.parts {
+            assert!(!holds(printed.as_bytes(), part), "{what}: {printed}");
+        }
+        // Bytes are easily printed as a list of numbers.
+        for hidden in [self.text.as_bytes(), SECRET.as_bytes()] {
+            let list = format!("{:?}", &hidden[..8]);
+            let start = list.trim_end_matches(']');
+            assert!(!printed.contains(start), "{what}: {printed}");
+        }
+    }
+}
+
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    let Some((first, rest)) = part.split_first() else {
+        return true;
+    };
+    let mut at = bytes;
+    while let Some(next) = at.iter().position(|byte| byte == first) {
+        at = &at[next + 1..];
+        if at.starts_with(rest) {
+            return true;
+        }
+    }
+    false
+}
+
+fn all_bytes_below(dir: &std::path::Path) -> Vec<u8> {
+    let files = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    // A socket holds nothing.
+    files
+        .filter(|file| file.file_type().unwrap().is_file())
+        .flat_map(|file| std::fs::read(file.path()).unwrap())
+        .collect()
+}
+
+fn pages_of_keys(kg: &KeyGuard, org_id: Option<OrgId>, limit: usize) -> Vec<Key> {
+    let mut listed: Vec<Key> = Vec::new();
+    loop {
+        let request = ListKeys {
+            org_id,
+            after: listed.last().map(|key| key.id),
+            limit,
+        };
+        let page = kg.admin().list_keys(request).unwrap();
+        assert!(page.len() <= limit);
+        if page.is_empty() {
+            return listed;
+        }
+        listed.extend(page);
+    }
+}
+
+fn scopes(key: &Key) -> Vec<&str> {
+    key.scopes.iter().map(keyguard::Scope::as_str).collect()
+}
+
+fn open_error(home: &Home, config: Config) -> OpenError {
+    KeyGuard::open(home.file(), config).unwrap_err()
+}
+
+/// The error names the field, what is wrong with it and what was expected.
+fn assert_invalid<T: Debug>(outcome: Result<T, AdminError>, field: &str, problem: &str) {
+    match outcome {
+        Err(AdminError::Invalid(invalid)) => {
+            assert_eq!(InvalidInput::field(&invalid), field);
+            assert_says(&invalid, field);
+            assert_says(&invalid, problem);
+        }
+        other => panic!("{field} was not refused: {other:?}"),
+    }
+}
+
+fn assert_not_found<T: Debug>(outcome: Result<T, AdminError>, named: &str) {
+    match outcome {
+        Err(error @ AdminError::NotFound(_)) => assert_says(&error, named),
+        other => panic!("{named} was found: {other:?}"),
+    }
+}
+
+fn assert_conflict<T: Debug>(outcome: Result<T, AdminError>, problem: &str) {
+    match outcome {
+        Err(error @ AdminError::Conflict(_)) => assert_says(&error, problem),
+        other => panic!("there was no conflict: {other:?}"),
+    }
+}
+
+fn assert_says(error: &dyn Display, text: &str) {
+    let said = error.to_string();
+    assert!(said.contains(text), "`{said}` does not say `{text}`");
+}

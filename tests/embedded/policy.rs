@@ -1,0 +1,271 @@
+//! The policy file: what it may say, and that it is replaced while requests run.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::common::{Home, admitted_of, ask, child, key};
+use keyguard::{AdminError, KeyGuard, OpenError, Policy, Reason};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn an_error_names_the_line_and_the_field_and_what_was_expected() {
+    let route = "[[route]]\nname = \"orders\"\npath = \"/api\"\n";
+    for (text, line, parts) in [
+        (
+            "protect = [\"api\"]",
+            1,
+            &["protect", "does not start with `/`"][..],
+        ),
+        ("\nexempt = [\"/x/*\"]", 2, &["exempt", "wildcard"]),
+        (
+            "protected = [\"/api\"]",
+            1,
+            &["unknown field `protected`", "protect"],
+        ),
+        (
+            "trusted_proxies = [\"10.1.2.3/8\"]",
+            1,
+            &["trusted_proxies", "10.0.0.0/8"],
+        ),
+        ("deny = [\"example.com\"]", 1, &["deny", "no address"]),
+        (
+            "key_limits = [\"10/fortnight\"]",
+            1,
+            &["key_limits", "10/s"],
+        ),
+        (
+            "key_limits = [\"10/min\", \"9/60s\"]",
+            1,
+            &["key_limits", "count the same"],
+        ),
+        ("org_limits = \"10/s\"", 1, &["org_limits", "sequence"]),
+        ("ignore_case = 1", 1, &["ignore_case", "boolean"]),
+        ("[lockout]\nthreshold = 0", 2, &["threshold", "at least 1"]),
+        ("[lockout]\nsteps = []", 2, &["steps", "1 to 16"]),
+        ("[lockout]\nsteps = [\"soon\"]", 2, &["steps", "30 minutes"]),
+        ("[lockout]\ndecay = \"0\"", 2, &["decay", "no span"]),
+        (
+            "[[route]]\nname = \"a b\"\npath = \"/x\"",
+            2,
+            &["name", "1 to 64 letters"],
+        ),
+        ("[[route]]\nname = \"a\"", 1, &["missing field `path`"]),
+        (
+            &format!("{route}scopes = [\"a b\"]"),
+            4,
+            &["scopes", "printable ASCII"],
+        ),
+        (
+            &format!("{route}limits = [\"5 daily\"]"),
+            4,
+            &["limits", "not over an interval"],
+        ),
+        (
+            &format!("{route}ip_limits = [\"0/s\"]"),
+            4,
+            &["ip_limits", "at least 1"],
+        ),
+        (
+            &format!("{route}lockout = \"4pmish\""),
+            4,
+            &["lockout", "time of day"],
+        ),
+        (&format!("{route}cost = 0"), 4, &["cost", "at least 1"]),
+        (&format!("{route}cost = -1"), 4, &["cost", "-1"]),
+        (
+            &format!("{route}shade = true"),
+            4,
+            &["unknown field `shade`", "shadow"],
+        ),
+        (
+            &format!("{route}lockout = \"1 hour\""),
+            1,
+            &["lockout", "`orders`", "`ip_limits`"],
+        ),
+        (
+            &format!("{route}limits = [\"1/s\"]\nprotect = false"),
+            1,
+            &["protect", "`orders` needs no key", "count by key"],
+        ),
+        (
+            &format!("{route}[[route]]\nname = \"b\"\npath = \"/x\"\nlockout = \"1 hour\""),
+            4,
+            &["lockout", "`b`", "`ip_limits`"],
+        ),
+        (
+            &format!("{route}\n{route}"),
+            5,
+            &["name", "two routes are named `orders`"],
+        ),
+        ("route = [1]", 1, &["expected a route"]),
+        ("protect = [", 1, &["unclosed array"]),
+        ("deny = []\ndeny = []", 2, &["duplicate key"]),
+    ] {
+        let error = text.parse::<Policy>().unwrap_err().to_string();
+        assert!(error.contains(&format!("line {line},")), "{text}\n{error}");
+        for part in parts {
+            assert!(error.contains(part), "{text}\n{error}\nlacks {part}");
+        }
+    }
+    let dear = format!("{route}limits = [\"5/s\"]\ncost = 6")
+        .parse::<Policy>()
+        .unwrap_err();
+    assert!(
+        dear.to_string().contains("`5/s` never admits so much"),
+        "{dear}"
+    );
+    let twice = format!("{route}{route}").parse::<Policy>().unwrap_err();
+    assert!(twice.to_string().contains("two routes are named `orders`"));
+}
+
+#[test]
+fn a_file_that_cannot_be_accepted_opens_no_guard_and_makes_no_data_file() {
+    let home = Home::new();
+    let file = home.dir().join("keyguard.toml");
+    let open = || KeyGuard::open(home.file(), home.config().policy_file(&file));
+    let error = open().unwrap_err();
+    assert!(matches!(error, OpenError::Policy(_)));
+    assert!(error.to_string().contains("keyguard.toml"), "{error}");
+    fs::write(&file, "protect = [\"api\"]").unwrap();
+    let error = open().unwrap_err().to_string();
+    assert!(
+        error.contains("keyguard.toml") && error.contains("line 1"),
+        "{error}"
+    );
+    assert!(!home.file().exists());
+    fs::write(&file, "protect = [\"/api\"]").unwrap();
+    open().unwrap();
+}
+
+#[test]
+fn a_reload_is_in_force_when_it_returns_and_a_bad_file_changes_nothing() {
+    let home = Home::new();
+    let file = home.dir().join("keyguard.toml");
+    fs::write(&file, "key_limits = [\"5/min\"]").unwrap();
+    let kg = home.open_with(home.config().policy_file(&file));
+    let key = key(&kg);
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 5);
+    fs::write(&file, "key_limits = [\"7/min\"]").unwrap();
+    kg.admin().reload().unwrap();
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 2);
+    fs::write(&file, "key_limits = [\"9/min\"").unwrap();
+    let error = kg.admin().reload().unwrap_err();
+    assert!(matches!(error, AdminError::Policy(_)));
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 0);
+
+    let without = Home::new();
+    let error = without.open().admin().reload().unwrap_err();
+    assert!(error.to_string().contains("policy_file"), "{error}");
+}
+
+#[test]
+fn every_part_of_a_policy_comes_into_force_over_none_and_goes_again() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key(&kg);
+    let none: [(&str, &str); 0] = [];
+    let reason = || {
+        kg.check(&none, crate::common::IP, "/x")
+            .err()
+            .map(|d| d.reason())
+    };
+    let missing = Some(Reason::MissingKey);
+    for (policy, expected) in [
+        ("protect = [\"/api\"]", None),
+        ("exempt = [\"/x\"]", None),
+        ("deny = [\"192.0.2.0/24\"]", Some(Reason::IpDenied)),
+        ("allow = [\"10.0.0.0/8\"]", Some(Reason::IpDenied)),
+        ("protect = []", None),
+        (
+            "[[route]]\nname = \"x\"\npath = \"/x\"\nprotect = false",
+            None,
+        ),
+    ] {
+        assert_eq!(reason(), missing);
+        kg.admin().set_policy(policy.parse().unwrap());
+        assert_eq!(reason(), expected, "{policy}");
+        kg.admin().set_policy(Policy::new());
+    }
+    assert_eq!(reason(), missing);
+    let forwarded = [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-API-Key", key.raw_key.expose()),
+    ];
+    let asked = || {
+        kg.check(&forwarded, crate::common::IP, "/x")
+            .unwrap()
+            .ip()
+            .to_string()
+    };
+    assert_eq!(asked(), "192.0.2.7");
+    kg.admin()
+        .set_policy("trusted_proxies = [\"192.0.2.0/24\"]".parse().unwrap());
+    assert_eq!(asked(), "203.0.113.9");
+}
+
+#[test]
+fn no_request_is_dropped_while_policies_change() {
+    let home = Home::new();
+    let kg = home.open();
+    let keys: Vec<_> = (0..4)
+        .map(|_| crate::common::key_limited_to(&kg, 1_000_000))
+        .collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for key in &keys {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    ask(&kg, key).unwrap().finish(200);
+                }
+            });
+        }
+        for round in 0..500 {
+            let policy = match round % 3 {
+                0 => "",
+                1 => {
+                    "protect = [\"/api\"]\n[[route]]\nname = \"a\"\npath = \"/api\"\nlimits = [\"9999999/s\"]"
+                }
+                _ => "key_limits = [\"999999/hour\"]\ntrusted_proxies = [\"10.0.0.0/8\"]",
+            };
+            kg.admin().set_policy(policy.parse().unwrap());
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Runs in a process of its own, which it signals.
+#[cfg(unix)]
+#[test]
+fn a_hangup_has_the_file_read_again() {
+    if child::argument().is_none() {
+        let test = "a_hangup_has_the_file_read_again";
+        return child::run(&mut child::command(module_path!(), test, ""));
+    }
+    let home = Home::new();
+    let file = home.dir().join("keyguard.toml");
+    fs::write(&file, "key_limits = [\"5/min\"]").unwrap();
+    let config = home.config().policy_file(&file).reload_on_hangup(true);
+    let kg = home.open_with(config);
+    let key = key(&kg);
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 5);
+    let hang_up = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let pid = rustix::process::getpid();
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        // The writer looks at it before it says that it has stored all.
+        kg.flush().unwrap();
+        kg.flush().unwrap();
+    };
+    hang_up("key_limits = [\"7/min\"]");
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 2);
+    hang_up("key_limits = [\"9\"]");
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 0);
+    let warnings = kg.admin().stats().unwrap().warnings;
+    assert!(
+        warnings[0].contains("the policy stays as it was"),
+        "{warnings:?}"
+    );
+    home.clock.advance(SECOND);
+}

@@ -1,0 +1,346 @@
+//! The monthly limit of a key: how much it admits, when it admits again, and what it survives.
+
+use std::time::Duration;
+
+use crate::common::{Home, admit, admitted_of, ask, ask_at_cost, field, key_with, refusal};
+use keyguard::{Config, CreateKey, CreatedKey, KeyGuard, Reason, UpdateKey};
+use time::OffsetDateTime;
+use time::macros::datetime;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// More than any of these tests asks in a minute.
+const PLENTY: u32 = 1_000_000;
+
+#[test]
+fn a_month_admits_exactly_its_limit() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 25);
+    for left in (0..25).rev() {
+        assert_eq!(admit(&kg, &key), left);
+    }
+    assert_eq!(admitted_of(&kg, &key, 25, Reason::QuotaExhausted), 0);
+    // Half a month later it is still the same month.
+    home.clock.advance(16 * DAY);
+    assert_eq!(admitted_of(&kg, &key, 25, Reason::QuotaExhausted), 0);
+}
+
+#[test]
+fn the_wait_lasts_to_the_end_of_the_month() {
+    // From 2026-01-15T12:00:00Z.
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 1);
+    admit(&kg, &key);
+
+    home.clock.advance(MILLISECOND);
+    let denial = ask(&kg, &key).unwrap_err();
+    let wait = 16 * DAY + DAY / 2;
+    assert_eq!(denial.status(), 429);
+    assert_eq!(denial.retry_after(), Some(wait - MILLISECOND));
+    assert_eq!(field(&denial.headers(), "Retry-After"), Some("1425600"));
+
+    home.clock.advance(wait - MILLISECOND);
+    admit(&kg, &key);
+}
+
+#[test]
+fn a_month_opens_at_its_first_millisecond_and_not_before() {
+    let last_millisecond_of = [
+        datetime!(2026-01-31 23:59:59.999 UTC),
+        datetime!(2026-02-28 23:59:59.999 UTC),
+        datetime!(2028-02-29 23:59:59.999 UTC),
+        datetime!(2026-04-30 23:59:59.999 UTC),
+        datetime!(2026-12-31 23:59:59.999 UTC),
+        datetime!(1999-12-31 23:59:59.999 UTC),
+    ];
+    for last in last_millisecond_of {
+        let home = Home::at(last.into());
+        let kg = home.open();
+        let key = key_of_a_month(&kg, 3);
+        let admitted = || admitted_of(&kg, &key, 5, Reason::QuotaExhausted);
+        assert_eq!(admitted(), 3, "{last}");
+        home.clock.advance(MILLISECOND - Duration::from_nanos(1));
+        assert_eq!(admitted(), 0, "{last}");
+        home.clock.advance(Duration::from_nanos(1));
+        assert_eq!(admitted(), 3, "{last}");
+    }
+}
+
+#[test]
+fn a_leap_day_belongs_to_february() {
+    let home = Home::at(datetime!(2028-02-28 23:59:59.999 UTC).into());
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 3);
+    assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 3);
+    home.clock.advance(MILLISECOND);
+    assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 0);
+}
+
+#[test]
+fn every_month_of_a_year_admits_its_limit_once() {
+    let home = Home::at(datetime!(2026-01-01 0:00 UTC).into());
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 7);
+    let mut admitted = Vec::new();
+    while now(&home) < datetime!(2027-01-01 0:00 UTC) {
+        admitted.push(admitted_of(&kg, &key, 10, Reason::QuotaExhausted));
+        home.clock.advance(DAY);
+    }
+    assert_eq!(admitted.len(), 365);
+    assert_eq!(admitted.iter().sum::<u32>(), 12 * 7);
+}
+
+#[test]
+fn a_cost_is_taken_whole_or_not_at_all() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 10);
+    assert_eq!(ask_at_cost(&kg, &key, 7).unwrap().remaining(), 3);
+    assert_eq!(refusal(ask_at_cost(&kg, &key, 4)), Reason::QuotaExhausted);
+    assert_eq!(ask_at_cost(&kg, &key, 3).unwrap().remaining(), 0);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::QuotaExhausted);
+}
+
+#[test]
+fn a_refusal_by_the_window_takes_nothing_from_the_month() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_with(&kg, |key| CreateKey {
+        rate_limit_per_minute: Some(5),
+        limits: vec!["12 monthly".into()],
+        ..key
+    });
+    for expected in [5, 5] {
+        assert_eq!(admitted_of(&kg, &key, 20, Reason::RateLimited), expected);
+        home.clock.advance(MINUTE);
+    }
+    assert_eq!(admitted_of(&kg, &key, 20, Reason::QuotaExhausted), 2);
+}
+
+#[test]
+fn a_refusal_by_the_month_takes_nothing_from_the_window() {
+    let home = Home::at(datetime!(2026-01-31 23:59:50 UTC).into());
+    let kg = home.open();
+    let key = key_with(&kg, |key| CreateKey {
+        rate_limit_per_minute: Some(5),
+        limits: vec!["4 monthly".into()],
+        ..key
+    });
+    assert_eq!(admitted_of(&kg, &key, 20, Reason::QuotaExhausted), 4);
+    // The month begins anew, the window does not: it holds four hits and no refusal.
+    home.clock.advance(Duration::from_secs(10));
+    assert_eq!(admitted_of(&kg, &key, 20, Reason::RateLimited), 1);
+}
+
+#[test]
+fn keys_of_one_organization_do_not_share_a_month() {
+    let home = Home::new();
+    let kg = home.open();
+    let (one, other) = (key_of_a_month(&kg, 3), key_of_a_month(&kg, 3));
+    assert_eq!(admitted_of(&kg, &one, 5, Reason::QuotaExhausted), 3);
+    assert_eq!(admitted_of(&kg, &other, 5, Reason::QuotaExhausted), 3);
+}
+
+#[test]
+fn consumption_survives_every_orderly_stop() {
+    let close = |kg: KeyGuard| kg.close().unwrap();
+    type Stop = fn(KeyGuard);
+    for (name, stop) in [("close", close as Stop), ("drop", drop as Stop)] {
+        for record_usage in [true, false] {
+            let home = Home::new();
+            let config = || home.config().record_usage(record_usage);
+            let kg = home.open_with(config());
+            let key = key_of_a_month(&kg, 10);
+            assert_eq!(admitted_of(&kg, &key, 6, Reason::QuotaExhausted), 6);
+            stop(kg);
+
+            let kg = home.open_with(config());
+            let admitted = admitted_of(&kg, &key, 20, Reason::QuotaExhausted);
+            assert_eq!(admitted, 4, "after {name}, usage recorded: {record_usage}");
+            stop(kg);
+
+            let kg = home.open_with(config());
+            let admitted = admitted_of(&kg, &key, 20, Reason::QuotaExhausted);
+            assert_eq!(admitted, 0, "after {name}, usage recorded: {record_usage}");
+        }
+    }
+}
+
+#[test]
+fn a_month_that_ended_while_the_file_was_closed_is_over() {
+    let home = Home::at(datetime!(2026-12-31 23:59:00 UTC).into());
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 3);
+    assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 3);
+    kg.close().unwrap();
+
+    home.clock.advance(MINUTE);
+    let kg = home.open();
+    assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 3);
+}
+
+#[test]
+fn eight_threads_on_one_key_are_admitted_exactly_as_often_as_its_limit() {
+    const THREADS: u32 = 8;
+    const LIMIT: u32 = 500;
+
+    for record_usage in [true, false] {
+        let home = Home::new();
+        let config = || home.config().record_usage(record_usage);
+        let kg = home.open_with(config());
+        let key = key_of_a_month(&kg, LIMIT.into());
+        // Two threads could still use the month up alone.
+        let ask_often = || admitted_of(&kg, &key, LIMIT / 2, Reason::QuotaExhausted);
+        let admitted: u32 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(ask_often)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum()
+        });
+        assert_eq!(admitted, LIMIT);
+        kg.close().unwrap();
+
+        let kg = home.open_with(config());
+        assert_eq!(admitted_of(&kg, &key, 1, Reason::QuotaExhausted), 0);
+    }
+}
+
+#[test]
+fn keys_that_do_not_all_fit_into_memory_keep_what_they_consumed() {
+    const KEYS: usize = 100;
+
+    let home = Home::new();
+    let kg = home.open_with(few_in_memory(home.config()));
+    let keys: Vec<_> = (0..KEYS).map(|_| key_of_a_month(&kg, 3)).collect();
+    let mut admitted = [0; KEYS];
+    for _ in 0..5 {
+        for (key, admitted) in keys.iter().zip(&mut admitted) {
+            *admitted += admitted_of(&kg, key, 1, Reason::QuotaExhausted);
+            // Their windows are empty and their consumption is stored: they make room.
+            home.clock.advance(MINUTE);
+            kg.flush().unwrap();
+        }
+    }
+    assert_eq!(admitted, [3; KEYS]);
+}
+
+#[test]
+fn a_raised_limit_admits_the_difference_at_once() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 5);
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 5);
+    set_month(&kg, &key, Some(7));
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 2);
+}
+
+#[test]
+fn a_lowered_limit_counts_what_was_admitted_under_the_higher() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 10);
+    assert_eq!(admitted_of(&kg, &key, 6, Reason::QuotaExhausted), 6);
+
+    set_month(&kg, &key, Some(8));
+    assert_eq!(admit(&kg, &key), 1);
+    set_month(&kg, &key, Some(4));
+    let denial = ask(&kg, &key).unwrap_err();
+    assert_eq!(denial.reason(), Reason::QuotaExhausted);
+    assert_eq!(field(&denial.headers(), "X-RateLimit-Limit"), Some("4"));
+    assert_eq!(field(&denial.headers(), "X-RateLimit-Remaining"), Some("0"));
+
+    // 2026-02-01 is 16.5 days away.
+    home.clock.advance(17 * DAY);
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 4);
+}
+
+#[test]
+fn a_lifted_limit_refuses_no_more() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 5);
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 5);
+
+    set_month(&kg, &key, None);
+    assert_eq!(admit(&kg, &key), u64::from(PLENTY) - 6);
+    // What was consumed under it is not given a second time; what came without one is not counted.
+    set_month(&kg, &key, Some(6));
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 1);
+}
+
+#[test]
+fn a_limit_on_a_key_without_one_is_in_force_at_once() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg);
+    admit(&kg, &key);
+    home.clock.advance(MINUTE);
+    set_month(&kg, &key, Some(3));
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 3);
+}
+
+#[test]
+fn rotation_carries_consumption_on() {
+    let home = Home::new();
+    let kg = home.open();
+    let old = key_of_a_month(&kg, 10);
+    assert_eq!(admitted_of(&kg, &old, 4, Reason::QuotaExhausted), 4);
+
+    let new = kg.admin().rotate_key(old.key.id, MINUTE).unwrap();
+    assert_eq!(admit(&kg, &new), 5);
+    assert_eq!(admit(&kg, &old), 4);
+    kg.close().unwrap();
+
+    let kg = home.open();
+    assert_eq!(admitted_of(&kg, &new, 9, Reason::QuotaExhausted), 4);
+    assert_eq!(refusal(ask(&kg, &old)), Reason::QuotaExhausted);
+}
+
+#[test]
+fn suspending_and_resuming_gives_nothing_a_second_time() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_of_a_month(&kg, 5);
+    assert_eq!(admitted_of(&kg, &key, 3, Reason::QuotaExhausted), 3);
+    kg.admin().suspend_org(key.key.org_id).unwrap();
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::SuspendedOrg), 0);
+    kg.admin().resume_org(key.key.org_id).unwrap();
+    assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 2);
+}
+
+/// A key that admits so much in a month, and plenty in a minute.
+fn key_of_a_month(kg: &KeyGuard, monthly: u64) -> CreatedKey {
+    key_with(kg, |key| CreateKey {
+        rate_limit_per_minute: Some(PLENTY),
+        limits: vec![format!("{monthly} monthly")],
+        ..key
+    })
+}
+
+fn set_month(kg: &KeyGuard, key: &CreatedKey, limit: Option<u64>) {
+    kg.admin()
+        .update_key(UpdateKey {
+            limits: Some(
+                limit
+                    .map(|limit| format!("{limit} monthly"))
+                    .into_iter()
+                    .collect(),
+            ),
+            ..UpdateKey::new(key.key.id)
+        })
+        .unwrap();
+}
+
+fn few_in_memory(config: Config) -> Config {
+    config.resident_keys(16).limited_keys(32)
+}
+
+fn now(home: &Home) -> OffsetDateTime {
+    let millis = i128::from(home.clock.timestamp().unix_millis());
+    OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000).unwrap()
+}

@@ -1,0 +1,396 @@
+//! A tightening is in force once it has returned: no check that begins later, in any thread, goes
+//! by the old state.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::common::{Home, IP, admit, ask, key_with, org, refusal};
+use keyguard::{
+    CreateKey, CreatedKey, Denial, Grant, KeyGuard, Reason, Request, Timestamp, UpdateKey,
+};
+
+const THREADS: usize = 8;
+
+/// Checks of each thread in each round that begin after the change has returned.
+const LATE_CHECKS: usize = 3;
+
+#[test]
+fn no_check_after_revocation_admits_the_key() {
+    Race::of(1_000).run(Reason::RevokedKey, |kg, key| {
+        kg.admin().revoke_key(key.key.id).unwrap();
+    });
+}
+
+#[test]
+fn no_check_after_suspension_admits_a_key_of_the_organization() {
+    Race::of(100).run(Reason::SuspendedOrg, |kg, key| {
+        kg.admin().suspend_org(key.key.org_id).unwrap();
+    });
+}
+
+#[test]
+fn no_check_after_a_scope_was_taken_away_holds_it() {
+    Race::of(100).run(Reason::MissingScope, |kg, key| {
+        update(kg, key, |key| key.scopes = Some(vec!["other".into()]));
+    });
+}
+
+#[test]
+fn no_check_after_a_rate_limit_was_tightened_goes_by_the_looser() {
+    Race::of(100).run(Reason::RateLimited, |kg, key| {
+        admit_to_read(kg, key);
+        update(kg, key, |key| key.rate_limit_per_minute = Some(1));
+    });
+}
+
+#[test]
+fn no_check_after_a_monthly_limit_was_set_goes_without_it() {
+    Race::of(100).run(Reason::QuotaExhausted, |kg, key| {
+        update(kg, key, |key| key.limits = Some(vec!["1 monthly".into()]));
+        // The one that is left of the month, if nobody has taken it yet.
+        drop(ask_to_read(kg, key));
+    });
+}
+
+#[test]
+fn no_check_after_rotation_without_grace_admits_the_old_text() {
+    Race::of(100).run(Reason::ExpiredKey, |kg, key| {
+        let new = kg.admin().rotate_key(key.key.id, Duration::ZERO).unwrap();
+        admit_to_read(kg, &new);
+    });
+}
+
+#[test]
+fn no_check_after_an_organization_was_resumed_is_refused() {
+    Race::of(100).run_between(
+        |kg, key| {
+            kg.admin().suspend_org(key.key.org_id).unwrap();
+        },
+        |kg, key| {
+            kg.admin().resume_org(key.key.org_id).unwrap();
+        },
+        Result::is_ok,
+    );
+}
+
+type Change = fn(&KeyGuard, &CreatedKey);
+
+/// Everything that can be taken from a key whose text asks for the scope `read`: how, and what it
+/// is then refused with.
+const TIGHTENINGS: [(Reason, Change); 5] = [
+    (Reason::RevokedKey, |kg, key| {
+        kg.admin().revoke_key(key.key.id).unwrap();
+    }),
+    (Reason::SuspendedOrg, |kg, key| {
+        kg.admin().suspend_org(key.key.org_id).unwrap();
+    }),
+    (Reason::ExpiredKey, |kg, key| {
+        kg.admin().rotate_key(key.key.id, Duration::ZERO).unwrap();
+    }),
+    (Reason::MissingScope, |kg, key| {
+        update(kg, key, |key| key.scopes = Some(vec![]));
+    }),
+    (Reason::RateLimited, |kg, key| {
+        update(kg, key, |key| key.rate_limit_per_minute = Some(1));
+    }),
+];
+
+#[test]
+fn a_key_in_memory_sees_each_change_at_once() {
+    for (reason, tighten) in TIGHTENINGS {
+        let home = Home::new();
+        let kg = home.open();
+        let key = reader(&kg);
+        admit_to_read(&kg, &key);
+        tighten(&kg, &key);
+        assert_eq!(refusal(ask_to_read(&kg, &key)), reason);
+    }
+}
+
+#[test]
+fn a_change_by_one_clone_is_seen_by_the_others() {
+    for (reason, tighten) in TIGHTENINGS {
+        let home = Home::new();
+        let kg = home.open();
+        let key = reader(&kg);
+        let clone = kg.clone();
+        admit_to_read(&clone, &key);
+        tighten(&kg, &key);
+        assert_eq!(refusal(ask_to_read(&clone, &key)), reason);
+    }
+}
+
+#[test]
+fn other_keys_are_untouched_by_a_change() {
+    for (reason, tighten) in TIGHTENINGS {
+        let home = Home::new();
+        let kg = home.open();
+        let key = reader(&kg);
+        let neighbour = reader(&kg);
+        let stranger = reader_of(&org(&kg, "other").name);
+        let stranger = kg.admin().create_key(stranger).unwrap();
+        for key in [&key, &neighbour, &stranger] {
+            admit_to_read(&kg, key);
+        }
+        tighten(&kg, &key);
+        admit_to_read(&kg, &stranger);
+        let outcome = ask_to_read(&kg, &neighbour);
+        let suspended = reason == Reason::SuspendedOrg;
+        assert_eq!(outcome.is_err(), suspended, "{reason}: {outcome:?}");
+    }
+}
+
+#[test]
+fn what_was_tightened_stays_so_after_reopening() {
+    // A window is not kept, all else is.
+    let kept = |(reason, _): &(Reason, Change)| *reason != Reason::RateLimited;
+    for (reason, tighten) in TIGHTENINGS.into_iter().filter(kept) {
+        let home = Home::new();
+        let kg = home.open();
+        let key = reader(&kg);
+        tighten(&kg, &key);
+        kg.close().unwrap();
+
+        let kg = home.open();
+        assert_eq!(refusal(ask_to_read(&kg, &key)), reason, "after close");
+        drop(kg);
+        let kg = home.open();
+        assert_eq!(refusal(ask_to_read(&kg, &key)), reason, "after drop");
+    }
+}
+
+#[test]
+fn revoking_again_changes_nothing() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = reader(&kg);
+    let revoked = kg.admin().revoke_key(key.key.id).unwrap();
+    assert!(!revoked.active);
+    assert_eq!(kg.admin().revoke_key(key.key.id).unwrap(), revoked);
+    assert_eq!(kg.admin().stats().unwrap().active_keys, 0);
+}
+
+#[test]
+fn a_resumed_organization_is_admitted_again() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = reader(&kg);
+    for _ in 0..3 {
+        kg.admin().suspend_org(key.key.org_id).unwrap();
+        assert_eq!(refusal(ask(&kg, &key)), Reason::SuspendedOrg);
+        kg.admin().resume_org(key.key.org_id).unwrap();
+        admit(&kg, &key);
+    }
+}
+
+#[test]
+fn resuming_an_organization_does_not_bring_a_revoked_key_back() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = reader(&kg);
+    kg.admin().suspend_org(key.key.org_id).unwrap();
+    kg.admin().revoke_key(key.key.id).unwrap();
+    kg.admin().resume_org(key.key.org_id).unwrap();
+    assert_eq!(refusal(ask(&kg, &key)), Reason::RevokedKey);
+}
+
+#[test]
+fn an_expiry_that_is_moved_on_on_purpose_opens_the_key_again() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = reader(&kg);
+    let second = Duration::from_secs(1);
+    let expire_at = |at: Option<Timestamp>| {
+        update(&kg, &key, |key| {
+            key.expires_at = Some(at);
+            key.reactivate = true;
+        });
+    };
+
+    expire_at(Some(home.clock.timestamp().plus(second)));
+    admit(&kg, &key);
+    home.clock.advance(second);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+    expire_at(Some(home.clock.timestamp().plus(second)));
+    admit(&kg, &key);
+    expire_at(None);
+    home.clock.advance(second);
+    admit(&kg, &key);
+}
+
+#[test]
+fn a_rotated_text_is_accepted_exactly_as_long_as_its_grace() {
+    let home = Home::new();
+    let kg = home.open();
+    let first = reader(&kg);
+    let grace = Duration::from_secs(10);
+    let second = kg.admin().rotate_key(first.key.id, grace).unwrap();
+    // Rotating once more does not prolong what was to end.
+    home.clock.advance(grace / 2);
+    let third = kg.admin().rotate_key(first.key.id, grace).unwrap();
+
+    home.clock.advance(grace / 2 - Duration::from_millis(1));
+    for key in [&first, &second, &third] {
+        admit(&kg, key);
+    }
+    home.clock.advance(Duration::from_millis(1));
+    assert_eq!(refusal(ask(&kg, &first)), Reason::ExpiredKey);
+    admit(&kg, &second);
+    home.clock.advance(grace / 2);
+    assert_eq!(refusal(ask(&kg, &second)), Reason::ExpiredKey);
+    admit(&kg, &third);
+}
+
+#[test]
+fn revoking_a_rotated_key_refuses_every_text_of_it() {
+    let home = Home::new();
+    let kg = home.open();
+    let old = reader(&kg);
+    let new = kg
+        .admin()
+        .rotate_key(old.key.id, Duration::from_secs(10))
+        .unwrap();
+    for key in [&old, &new] {
+        admit(&kg, key);
+    }
+    kg.admin().revoke_key(old.key.id).unwrap();
+    for key in [&old, &new] {
+        assert_eq!(refusal(ask(&kg, key)), Reason::RevokedKey);
+    }
+}
+
+/// Rounds in which one thread changes a fresh key while others check it.
+struct Race {
+    rounds: usize,
+}
+
+impl Race {
+    fn of(rounds: usize) -> Self {
+        Self { rounds }
+    }
+
+    /// Every check that begins after `change` has returned is refused for `reason`.
+    fn run(self, reason: Reason, change: impl Fn(&KeyGuard, &CreatedKey)) {
+        let prepare = |kg: &KeyGuard, key: &CreatedKey| {
+            // The round before suspended it.
+            if reason == Reason::SuspendedOrg {
+                kg.admin().resume_org(key.key.org_id).unwrap();
+            }
+        };
+        self.run_between(
+            prepare,
+            change,
+            |outcome| matches!(outcome, Err(denial) if denial.reason() == reason),
+        );
+    }
+
+    /// Every check that begins after `change` has returned is as `expected`.
+    fn run_between(
+        self,
+        prepare: impl Fn(&KeyGuard, &CreatedKey),
+        change: impl Fn(&KeyGuard, &CreatedKey),
+        expected: impl Fn(&Result<Grant, Denial>) -> bool + Sync,
+    ) {
+        let home = Home::new();
+        // Without usage, checks come faster.
+        let kg = home.open_with(home.config().record_usage(false));
+        let org = org(&kg, "acme");
+        let keys = vec![reader_of(&org.name); self.rounds];
+        let keys = kg.admin().create_keys(&keys).unwrap();
+        let rounds: Vec<_> = keys.iter().map(Round::of).collect();
+
+        let barrier = Barrier::new(THREADS + 1);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for round in &rounds {
+                        barrier.wait();
+                        round.check(&kg, &expected);
+                        barrier.wait();
+                    }
+                });
+            }
+            for (number, round) in rounds.iter().enumerate() {
+                prepare(&kg, round.key);
+                barrier.wait();
+                // In every other round the key is in memory, else the change meets its loading.
+                while number % 2 == 0 && round.early.load(Ordering::SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                change(&kg, round.key);
+                round.returned.store(true, Ordering::SeqCst);
+                barrier.wait();
+            }
+        });
+        for (number, round) in rounds.into_iter().enumerate() {
+            let wrong = round.wrong.into_inner();
+            assert_eq!(wrong, 0, "checks by the old state in round {number}");
+        }
+    }
+}
+
+struct Round<'a> {
+    key: &'a CreatedKey,
+    returned: AtomicBool,
+    /// Checks that were made before the change had returned.
+    early: AtomicUsize,
+    /// Checks that began after it had returned and went by the state before.
+    wrong: AtomicUsize,
+}
+
+impl<'a> Round<'a> {
+    fn of(key: &'a CreatedKey) -> Self {
+        Self {
+            key,
+            returned: AtomicBool::new(false),
+            early: AtomicUsize::new(0),
+            wrong: AtomicUsize::new(0),
+        }
+    }
+
+    fn check(&self, kg: &KeyGuard, expected: impl Fn(&Result<Grant, Denial>) -> bool) {
+        let mut late = 0;
+        while late < LATE_CHECKS {
+            let is_late = self.returned.load(Ordering::SeqCst);
+            let outcome = ask_to_read(kg, self.key);
+            if is_late {
+                late += 1;
+                // To fail here would leave the other threads waiting.
+                let wrong = usize::from(!expected(&outcome));
+                self.wrong.fetch_add(wrong, Ordering::SeqCst);
+            } else {
+                self.early.fetch_add(1, Ordering::SeqCst);
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// A key that may `read`, as often as it likes.
+fn reader_of(org: &str) -> CreateKey {
+    CreateKey {
+        scopes: vec!["read".into()],
+        rate_limit_per_minute: Some(u32::MAX),
+        ..CreateKey::new(org, "reader")
+    }
+}
+
+fn reader(kg: &KeyGuard) -> CreatedKey {
+    key_with(kg, |key| reader_of(&key.org_name))
+}
+
+fn ask_to_read(kg: &KeyGuard, key: &CreatedKey) -> Result<Grant, Denial> {
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    kg.decide(Request::new(&headers, IP, "/api/data").scopes(&["read"]))
+}
+
+fn admit_to_read(kg: &KeyGuard, key: &CreatedKey) {
+    drop(ask_to_read(kg, key).unwrap());
+}
+
+fn update(kg: &KeyGuard, key: &CreatedKey, change: impl FnOnce(&mut UpdateKey)) {
+    let mut request = UpdateKey::new(key.key.id);
+    change(&mut request);
+    kg.admin().update_key(request).unwrap();
+}

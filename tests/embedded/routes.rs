@@ -1,0 +1,642 @@
+//! Routes: what is protected, what is exempt, and what else holds for a path, however it is written.
+
+use std::time::Duration;
+
+use crate::common::{Home, IP, admitted_of, field, key_with};
+use keyguard::{
+    CreateKey, CreatedKey, Denial, Grant, KeyGuard, LockDuration, Policy, Reason, Request, Route,
+};
+
+const NONE: [(&str, &str); 0] = [];
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn guard(home: &Home, policy: &str) -> KeyGuard {
+    home.open_with(home.config().policy(policy.parse().unwrap()))
+}
+
+fn with_scopes(kg: &KeyGuard, scopes: &[&str]) -> CreatedKey {
+    key_with(kg, |key| CreateKey {
+        scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+        ..key
+    })
+}
+
+/// Asks without a key.
+fn anonymously(kg: &KeyGuard, method: &str, path: &str) -> Result<Grant, Denial> {
+    kg.decide(Request::new(&NONE, IP, path).method(method))
+}
+
+fn ask(kg: &KeyGuard, key: &CreatedKey, method: &str, path: &str) -> Result<Grant, Denial> {
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    kg.decide(Request::new(&headers, IP, path).method(method))
+}
+
+fn reason(outcome: Result<Grant, Denial>) -> Option<Reason> {
+    outcome.err().map(|denial| denial.reason())
+}
+
+#[test]
+fn a_protected_path_is_protected_however_it_is_written() {
+    let home = Home::new();
+    let kg = guard(&home, r#"protect = ["/api"]"#);
+    for path in [
+        "/api",
+        "/api/",
+        "//api",
+        "/./api",
+        "/%61pi",
+        "/x/../api",
+        "/api/orders?x=1",
+        "/%2561pi",
+        "/x/%2e%2e/api",
+        "/x/..%2fapi",
+        "\\api",
+        "/x\\..\\api",
+        "/api;v=1",
+        "/x;/../api",
+        "/..;/api",
+        "/api%00.png",
+        "/%c0%afapi",
+        "/x/%c0%ae%c0%ae/api",
+        "/api%3Fx",
+        "/x#/../api",
+        "http://host/api",
+        "api",
+        "/%zz/../api",
+        "/x//../api",
+    ] {
+        let missing = Some(Reason::MissingKey);
+        assert_eq!(reason(anonymously(&kg, "GET", path)), missing, "{path}");
+    }
+    for path in [
+        "/apiary",
+        "/ap",
+        "/files/a%25b",
+        "/x/api",
+        "/",
+        "/%zz",
+        "",
+        "/API",
+        "/a%70/i",
+    ] {
+        let grant = anonymously(&kg, "GET", path).unwrap_or_else(|d| panic!("{path}: {d}"));
+        assert!(grant.key().is_none() && grant.org().is_none());
+        assert!(grant.headers().is_empty());
+        assert_eq!(grant.require("read").unwrap_err().status(), 403);
+    }
+}
+
+#[test]
+fn letter_case_counts_unless_it_is_said_not_to() {
+    let home = Home::new();
+    let kg = guard(&home, "protect = [\"/api\"]\nignore_case = true");
+    for path in ["/API", "/Api/x", "/%41PI"] {
+        assert_eq!(
+            reason(anonymously(&kg, "GET", path)),
+            Some(Reason::MissingKey),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn an_exempt_path_is_exempt_exactly() {
+    let home = Home::new();
+    let kg = guard(&home, r#"exempt = ["GET /health", "/robots.txt"]"#);
+    for (method, path) in [
+        ("GET", "/health"),
+        ("GET", "/health?x"),
+        ("POST", "/robots.txt"),
+    ] {
+        assert!(anonymously(&kg, method, path).is_ok(), "{method} {path}");
+    }
+    for (method, path) in [
+        ("POST", "/health"),
+        ("", "/health"),
+        ("GET", "/health/"),
+        ("GET", "//health"),
+        ("GET", "/%68ealth"),
+        ("GET", "/x/../health"),
+        ("GET", "/health%2f..%2fapi"),
+        ("GET", "/health;x"),
+        ("GET", "/Health"),
+        ("GET", "/health#"),
+    ] {
+        let missing = Some(Reason::MissingKey);
+        assert_eq!(
+            reason(anonymously(&kg, method, path)),
+            missing,
+            "{method} {path}"
+        );
+    }
+    // Neither a lock nor a list concerns it.
+    kg.admin()
+        .block(
+            IP,
+            "/",
+            MINUTE.try_into().unwrap(),
+            keyguard::LockScope::Global,
+        )
+        .unwrap();
+    assert!(anonymously(&kg, "GET", "/health").is_ok());
+    assert_eq!(
+        reason(anonymously(&kg, "GET", "/x")),
+        Some(Reason::IpLocked)
+    );
+}
+
+const ORDERS: &str = r#"
+    protect = ["/api"]
+
+    [[route]]
+    name = "orders"
+    path = "POST,PUT /api/orders"
+    scopes = ["orders:write"]
+    limits = ["2/min"]
+    cost = 2
+
+    [[route]]
+    name = "item"
+    path = "/api/orders/{id}/items"
+    scopes = ["items"]
+"#;
+
+#[test]
+fn every_route_that_matches_holds() {
+    let home = Home::new();
+    let kg = guard(&home, ORDERS);
+    let (reader, writer) = (with_scopes(&kg, &[]), with_scopes(&kg, &["orders:write"]));
+    let lacks = Some(Reason::MissingScope);
+    assert_eq!(reason(ask(&kg, &reader, "GET", "/api/orders")), None);
+    assert_eq!(reason(ask(&kg, &reader, "POST", "/api/orders")), lacks);
+    assert_eq!(
+        reason(ask(&kg, &reader, "POST", "/x/..%2fapi/orders")),
+        lacks
+    );
+    // Whoever does not say which method may mean any.
+    assert_eq!(reason(ask(&kg, &reader, "", "/api/orders")), lacks);
+    assert_eq!(reason(ask(&kg, &reader, "BREW", "/api/orders")), lacks);
+    assert_eq!(
+        reason(ask(&kg, &writer, "GET", "/api/orders/7/items")),
+        lacks
+    );
+    assert_eq!(
+        reason(ask(&kg, &writer, "PUT", "/api/orders/7/items")),
+        lacks
+    );
+    let both = with_scopes(&kg, &["orders:write", "items"]);
+    assert_eq!(
+        reason(ask(&kg, &both, "GET", "/api/orders/7/items/9")),
+        None
+    );
+}
+
+#[test]
+fn a_route_limits_each_key_beside_its_own_limits() {
+    let home = Home::new();
+    let kg = guard(&home, &ORDERS.replace("cost = 2", ""));
+    let keys = [
+        with_scopes(&kg, &["orders:write"]),
+        with_scopes(&kg, &["orders:write"]),
+    ];
+    for key in &keys {
+        for expected in [None, None, Some(Reason::RateLimited)] {
+            assert_eq!(reason(ask(&kg, key, "POST", "/api/orders")), expected);
+        }
+        let denial = ask(&kg, key, "POST", "/api/orders").unwrap_err();
+        assert_eq!(denial.rule().as_deref(), Some("orders 2/min"));
+        let headers = denial.headers();
+        let policy = field(&headers, "RateLimit-Policy");
+        assert_eq!(policy, Some(r#""orders 2/min";q=2;w=60"#));
+        // Elsewhere it has what is left of its own.
+        let grant = ask(&kg, key, "GET", "/api/other").unwrap();
+        assert_eq!(grant.remaining(), 57);
+    }
+    let states = kg.admin().peek(keys[0].key.id).unwrap();
+    assert!(
+        states
+            .iter()
+            .any(|s| s.name == "orders 2/min" && s.remaining == 0)
+    );
+    kg.admin()
+        .reset(keys[0].key.id, Some("orders 2/min"))
+        .unwrap();
+    assert_eq!(reason(ask(&kg, &keys[0], "POST", "/api/orders")), None);
+}
+
+#[test]
+fn a_route_says_what_a_request_costs_that_does_not_say_so_itself() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        [[route]]
+        name = "search"
+        path = "/search"
+        protect = true
+        cost = 7
+        [[route]]
+        name = "deep"
+        path = "/search/deep"
+        cost = 20
+        "#,
+    );
+    let key = with_scopes(&kg, &[]);
+    assert_eq!(ask(&kg, &key, "GET", "/search").unwrap().remaining(), 53);
+    assert_eq!(
+        ask(&kg, &key, "GET", "/search/deep").unwrap().remaining(),
+        33
+    );
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let one = Request::new(&headers, IP, "/search").cost(std::num::NonZeroU32::MIN);
+    assert_eq!(kg.decide(one).unwrap().remaining(), 32);
+}
+
+/// Once, a route that requires a key made everything else open.
+#[test]
+fn a_route_takes_no_protection_from_other_paths() {
+    let home = Home::new();
+    let missing = Some(Reason::MissingKey);
+    let login = "[[route]]\nname = \"login\"\npath = \"POST /login\"\nip_limits = [\"9/min\"]\n";
+    let orders = "[[route]]\nname = \"orders\"\npath = \"POST /orders\"\nlimits = [\"9/min\"]\n";
+    let kg = home.open();
+    for routes in ["", login, orders, &format!("{login}{orders}")] {
+        kg.admin().set_policy(routes.parse().unwrap());
+        for (method, path) in [("GET", "/billing"), ("POST", "/orders"), ("POST", "/login")] {
+            assert_eq!(
+                reason(anonymously(&kg, method, path)),
+                missing,
+                "{routes} {path}"
+            );
+        }
+        kg.admin()
+            .set_policy(format!("protect = []\n{routes}").parse().unwrap());
+        for (method, path) in [("GET", "/billing"), ("POST", "/login"), ("POST", "/orders")] {
+            let needs_key = path == "/orders" && routes.contains("orders");
+            let expected = needs_key.then_some(Reason::MissingKey);
+            assert_eq!(
+                reason(anonymously(&kg, method, path)),
+                expected,
+                "{routes} {path}"
+            );
+        }
+    }
+    let nothing = Policy::new().protect_nothing();
+    assert_eq!(nothing, "protect = []".parse().unwrap());
+    kg.admin().set_policy(nothing);
+    assert_eq!(reason(anonymously(&kg, "GET", "/billing")), None);
+}
+
+#[test]
+fn an_open_route_needs_no_key_and_keeps_its_limits_and_locks() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        [[route]]
+        name = "login"
+        path = "GET,POST /login"
+        protect = false
+        ip_limits = ["8/min"]
+        lockout = "5 minutes"
+        [[route]]
+        name = "codes"
+        path = "/login/codes"
+        scopes = ["admin"]
+        "#,
+    );
+    let missing = Some(Reason::MissingKey);
+    for (method, path) in [
+        // Other methods, an unknown one, and what some server takes for another path.
+        ("DELETE", "/login"),
+        ("BREW", "/login"),
+        ("", "/login"),
+        ("POST", "/login/..;/admin"),
+        ("POST", "/login/%2e%2e/admin"),
+        ("POST", "//login"),
+        ("POST", "/loginx"),
+        // Another route requires a key.
+        ("POST", "/login/codes"),
+    ] {
+        assert_eq!(
+            reason(anonymously(&kg, method, path)),
+            missing,
+            "{method} {path}"
+        );
+    }
+    kg.admin().reset_ip("192.0.2.7".parse().unwrap()).unwrap();
+    for (method, path) in [
+        ("GET", "/login?x"),
+        ("POST", "/login/"),
+        ("HEAD", "/login/a"),
+    ] {
+        let grant = anonymously(&kg, method, path).unwrap();
+        assert!(grant.key().is_none());
+    }
+    for _ in 0..5 {
+        assert_eq!(reason(anonymously(&kg, "POST", "/login")), None);
+    }
+    assert_eq!(
+        reason(anonymously(&kg, "POST", "/login")),
+        Some(Reason::IpLimited)
+    );
+    assert_eq!(
+        reason(anonymously(&kg, "POST", "/login")),
+        Some(Reason::IpLocked)
+    );
+}
+
+#[test]
+fn a_route_that_cannot_be_open_is_refused() {
+    let open = |name: &str, path: &str| Route::new(name, path.parse().unwrap()).unwrap().open();
+    let error = open("a", "/a").limits(["1/s"]).unwrap();
+    let error = Policy::new().route(error).unwrap_err().to_string();
+    assert!(error.contains("count by key"), "{error}");
+    let api = Route::new("api", "POST /api".parse().unwrap())
+        .unwrap()
+        .protect();
+    let policy = Policy::new().route(api).unwrap();
+    let error = policy
+        .clone()
+        .route(open("in", "POST /api/login"))
+        .unwrap_err();
+    assert!(error.to_string().contains("route `api`"), "{error}");
+    // It stays open for other methods.
+    let _ = policy.route(open("in", "/api/login")).unwrap();
+}
+
+#[test]
+fn a_route_limits_each_address_and_locks_it_out() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        protect = ["/api"]
+        [[route]]
+        name = "login"
+        path = "POST /login"
+        ip_limits = ["3/min", "5/hour"]
+        lockout = "5 minutes"
+        "#,
+    );
+    for _ in 0..3 {
+        assert!(anonymously(&kg, "POST", "/login").unwrap().key().is_none());
+    }
+    let denial = anonymously(&kg, "POST", "/login").unwrap_err();
+    assert_eq!((denial.reason(), denial.status()), (Reason::IpLimited, 429));
+    assert_eq!(denial.rule().as_deref(), Some("login ip 3/min"));
+    assert_eq!(denial.retry_after(), Some(5 * MINUTE));
+    assert_eq!(
+        reason(anonymously(&kg, "POST", "//login/")),
+        Some(Reason::IpLocked)
+    );
+    // Of that path alone, and nobody else.
+    assert!(anonymously(&kg, "GET", "/x").is_ok());
+    let other: std::net::IpAddr = "192.0.2.8".parse().unwrap();
+    assert!(kg.check(&NONE, other, "/login").is_ok());
+    let states = kg.admin().peek_ip("192.0.2.7".parse().unwrap());
+    let left: Vec<_> = states
+        .iter()
+        .map(|s| (s.name.as_str(), s.remaining))
+        .collect();
+    assert_eq!(left[2..], [("login ip 3/min", 0), ("login ip 5/hour", 2)]);
+
+    // It is all there after a restart.
+    drop(kg);
+    home.clock.advance(5 * MINUTE);
+    let kg = guard(
+        &home,
+        "[[route]]\nname = \"login\"\npath = \"/login\"\nip_limits = [\"5/hour\"]",
+    );
+    for expected in [
+        Some(Reason::MissingKey),
+        Some(Reason::MissingKey),
+        Some(Reason::IpLimited),
+    ] {
+        assert_eq!(reason(anonymously(&kg, "POST", "/login")), expected);
+    }
+    kg.admin().reset_ip("192.0.2.7".parse().unwrap()).unwrap();
+    assert_eq!(
+        reason(anonymously(&kg, "POST", "/login")),
+        Some(Reason::MissingKey)
+    );
+}
+
+#[test]
+fn a_lock_of_a_route_hangs_on_its_name_not_on_a_path() {
+    let home = Home::new();
+    let policy = r#"
+        protect = ["/api"]
+        [[route]]
+        name = "login"
+        path = "/login"
+        ip_limits = ["3/min"]
+        lockout = "5 minutes"
+        "#;
+    let kg = guard(&home, policy);
+    for _ in 0..4 {
+        let _ = anonymously(&kg, "POST", "/login");
+    }
+    let locked = Some(Reason::IpLocked);
+    for i in 0..19 {
+        let path = format!("/login/a{i}");
+        assert_eq!(reason(anonymously(&kg, "POST", &path)), locked, "{path}");
+    }
+    for path in [
+        "/login",
+        "//login",
+        "/login;x",
+        "/%256cogin",
+        "/x/..;/login",
+    ] {
+        assert_eq!(reason(anonymously(&kg, "POST", path)), locked, "{path}");
+    }
+    assert_eq!(reason(anonymously(&kg, "POST", "/x")), None);
+    drop(kg);
+    let kg = guard(&home, policy);
+    assert_eq!(reason(anonymously(&kg, "GET", "/login")), locked);
+    let network: keyguard::IpKey = "192.0.2.7".parse().unwrap();
+    assert!(kg.admin().unblock(network, Some("/x")).is_err());
+    let ended = kg.admin().unblock(network, Some("/login/x")).unwrap();
+    assert_eq!(ended.len(), 1);
+    assert_eq!(ended[0].refuses.to_string(), "route `login`");
+    assert_eq!(reason(anonymously(&kg, "GET", "/login")), None);
+}
+
+#[test]
+fn a_manual_lock_of_a_path_ignores_case_where_the_policy_does() {
+    let home = Home::new();
+    let kg = guard(&home, "protect = [\"/api\"]\nignore_case = true");
+    kg.admin()
+        .block(
+            IP,
+            "/login",
+            MINUTE.try_into().unwrap(),
+            keyguard::LockScope::Path,
+        )
+        .unwrap();
+    let locked = Some(Reason::IpLocked);
+    assert_eq!(reason(anonymously(&kg, "GET", "/LOGIN")), locked);
+}
+
+#[test]
+fn a_route_in_shadow_mode_refuses_nobody_and_tells() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        r#"
+        protect = ["/api"]
+        [[route]]
+        name = "next"
+        path = "/next"
+        scopes = ["admin"]
+        limits = ["1/min"]
+        ip_limits = ["4/min"]
+        shadow = true
+        [[route]]
+        name = "orders"
+        path = "/api/orders"
+        scopes = ["admin"]
+        shadow = true
+        "#,
+    );
+    let key = with_scopes(&kg, &["admin"]);
+    let shadowed = |grant: Grant| grant.shadowed().to_vec();
+    assert_eq!(
+        shadowed(anonymously(&kg, "GET", "/next").unwrap()),
+        ["next"]
+    );
+    assert!(shadowed(ask(&kg, &key, "GET", "/next").unwrap()).is_empty());
+    let grant = ask(&kg, &key, "GET", "/next").unwrap();
+    assert_eq!(
+        field(&grant.headers(), "X-KeyGuard-Shadow"),
+        Some(r#""next 1/min shadow""#)
+    );
+    drop(grant);
+    drop(anonymously(&kg, "GET", "/next").unwrap());
+    assert_eq!(
+        shadowed(anonymously(&kg, "GET", "/next").unwrap()),
+        ["next ip 4/min shadow", "next"]
+    );
+    let unscoped = with_scopes(&kg, &[]);
+    assert_eq!(
+        shadowed(ask(&kg, &unscoped, "GET", "/api/orders").unwrap()),
+        ["orders"]
+    );
+    // What other rules say is enforced.
+    assert_eq!(
+        reason(anonymously(&kg, "GET", "/api/orders")),
+        Some(Reason::MissingKey)
+    );
+    // A bad key is no strike where no key is needed yet.
+    let headers = [("X-API-Key", "nonsense")];
+    assert!(kg.check(&headers, IP, "/next").is_ok());
+    assert_eq!(
+        kg.admin().peek_ip("192.0.2.7".parse().unwrap())[0].remaining,
+        100
+    );
+    let counts = kg.admin().stats().unwrap().shadowed;
+    assert_eq!(counts["next"], 4);
+    assert_eq!(counts["next ip 4/min shadow"], 2);
+}
+
+#[test]
+fn a_policy_made_in_code_is_that_of_a_file() {
+    let made = Policy::new()
+        .protect("/api".parse().unwrap())
+        .route(
+            Route::new("orders", "POST,PUT /api/orders".parse().unwrap())
+                .unwrap()
+                .scopes(["orders:write"])
+                .unwrap()
+                .limits(["2/min"])
+                .unwrap()
+                .cost(2)
+                .unwrap(),
+        )
+        .unwrap()
+        .route(
+            Route::new("item", "/api/orders/*/items".parse().unwrap())
+                .unwrap()
+                .scopes(["items"])
+                .unwrap(),
+        )
+        .unwrap();
+    assert_eq!(made, ORDERS.parse().unwrap());
+    let twice = Route::new("item", "/x".parse().unwrap()).unwrap();
+    assert!(
+        made.route(twice.lockout(LockDuration::try_from(MINUTE).unwrap()))
+            .is_err()
+    );
+}
+
+#[test]
+fn limits_of_a_policy_concern_keys_that_are_in_memory_already() {
+    let home = Home::new();
+    let kg = guard(&home, "");
+    let key = with_scopes(&kg, &[]);
+    assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 10);
+    kg.admin().set_policy(
+        "key_limits = [\"2/s\"]\norg_limits = [\"20/min\"]"
+            .parse()
+            .unwrap(),
+    );
+    home.clock.advance(Duration::from_secs(1));
+    assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 2);
+    kg.admin().set_policy(Policy::new());
+    assert_eq!(admitted_of(&kg, &key, 48, Reason::RateLimited), 48);
+}
+
+/// Once, a page with a hundred pictures whose names hold spaces locked its visitors out.
+#[test]
+fn what_lies_below_an_open_route_however_it_is_read_is_open() {
+    let home = Home::new();
+    let policy = r#"
+        [[route]]
+        name = "open"
+        path = "GET /open/*/files"
+        protect = false
+        [[route]]
+        name = "secret"
+        path = "/open/a/files/secret"
+        scopes = ["read"]
+    "#;
+    let kg = guard(&home, policy);
+    for path in [
+        "/open/a/files",
+        "/open/a/files/x/",
+        "/open/a/files/my%20file.pdf",
+        "/open/a/files/caf%C3%A9.png",
+        "/open/a/files/logo%402x.png",
+        "/open/a/files/a;v=1/b.css",
+        "/open/a/files//x",
+        "/open/a/files/x%5cy",
+        "/open/b%20c/files/x",
+        "/open/a/files/%D1%84",
+    ] {
+        assert_eq!(reason(anonymously(&kg, "GET", path)), None, "{path}");
+        let other = reason(anonymously(&kg, "POST", path));
+        assert_eq!(other, Some(Reason::MissingKey), "{path}");
+    }
+    for path in [
+        "/open/a/file%20s",
+        "/open/a/files%2f..%2f..%2fx",
+        "/open/a/files/../../../x",
+        "/open/a/files/..;/..;/x",
+        "/open/a/files/x/..",
+        "/open/a/files/..%20/x",
+        "/open/a/files/%c0%ae%c0%ae/x",
+        "/open/a/files/%u002e%u002e/x",
+        "/open/a/files/%EF%BC%8E%EF%BC%8E/x",
+        "/open/a/files/%ff",
+        "/open//files/x",
+        "//open/a/files/x",
+        "/open/..%2fb/files/x",
+        "/open/a%2fb/files/x",
+        "/open/a/files/%73ecret",
+        "/open/a/files/secret;x",
+    ] {
+        let outcome = reason(anonymously(&kg, "GET", path));
+        assert_eq!(outcome, Some(Reason::MissingKey), "{path}");
+    }
+}

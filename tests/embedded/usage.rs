@@ -1,0 +1,579 @@
+//! What is recorded of requests: every one once, whatever becomes of it, and what it adds up to.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::common::{
+    Home, IP, admit, admitted_of, ask, ask_with, key_limited_to, key_with, org, refusal,
+};
+use keyguard::{
+    ClientIp, CreateKey, CreatedKey, Denial, Grant, KeyGuard, KeyId, ListUsage, Method, Reason,
+    Request, Stats, Usage,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Enough for each thread of a burst, among however many processors it is divided.
+const AMPLE_QUEUE: usize = 1 << 24;
+
+// One request.
+
+#[test]
+fn a_finished_grant_is_recorded_as_it_was_answered() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg);
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let ip: ClientIp = "2001:db8::7".parse().unwrap();
+    let at = home.clock.timestamp();
+
+    let request = Request::new(&headers, ip, "/orders/7?page=2").method("PUT");
+    let grant = kg.decide(request).unwrap();
+    home.clock.advance(Duration::from_micros(250_123));
+    grant.finish(201);
+
+    let expected = Usage {
+        at,
+        key_id: Some(key.key.id),
+        method: Method::Put,
+        path: "/orders/7".into(),
+        ip,
+        status: 201,
+        latency: Duration::from_micros(250_123),
+        refused: None,
+    };
+    assert_eq!(usage(&kg), [expected]);
+}
+
+#[test]
+fn a_grant_that_is_dropped_unfinished_counts_once_without_a_status() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg);
+    let grant = ask(&kg, &key).unwrap();
+    home.clock.advance(SECOND);
+    drop(grant);
+    let recorded = usage(&kg);
+    let recorded: Vec<_> = recorded.iter().map(|u| (u.status, u.latency)).collect();
+    assert_eq!(recorded, [(0, SECOND)]);
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.requests, stats.errors), (1, 0));
+}
+
+#[test]
+fn nothing_is_recorded_before_a_grant_ends() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg);
+    let grant = ask(&kg, &key).unwrap();
+    assert_eq!(usage(&kg), []);
+    assert_eq!(kg.admin().stats().unwrap().requests, 0);
+    grant.finish(200);
+    assert_eq!(kg.admin().stats().unwrap().requests, 1);
+}
+
+#[test]
+fn a_grant_that_lacked_a_scope_counts_as_one_refusal() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg);
+    let denial = ask(&kg, &key).unwrap().require("write").unwrap_err();
+    let grant = ask(&kg, &key).unwrap();
+    grant.require("write").unwrap_err();
+    grant.finish(denial.status());
+
+    let recorded = usage(&kg);
+    let recorded: Vec<_> = recorded.iter().map(|u| (u.status, u.refused)).collect();
+    assert_eq!(recorded, [(403, Some(Reason::MissingScope)); 2]);
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.requests, stats.errors), (2, 2));
+    assert_eq!(stats.refused, [(Reason::MissingScope, 2)]);
+}
+
+#[test]
+fn an_answer_of_400_or_above_is_an_error() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg);
+    for status in [200, 204, 304, 399, 400, 404, 500, 599] {
+        ask(&kg, &key).unwrap().finish(status);
+    }
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.requests, stats.errors), (8, 4));
+    assert_eq!((stats.requests_1h, stats.errors_1h), (8, 4));
+    assert!((stats.error_rate() - 0.5).abs() < f64::EPSILON);
+    assert_eq!(stats.refused, []);
+}
+
+#[test]
+fn last_use_is_the_last_admission() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_limited_to(&kg, 2);
+    let last_used = |kg: &KeyGuard| {
+        kg.flush().unwrap();
+        kg.admin().key(key.key.id).unwrap().last_used_at
+    };
+    assert_eq!(last_used(&kg), None);
+
+    for _ in 0..2 {
+        home.clock.advance(SECOND);
+        admit(&kg, &key);
+        assert_eq!(last_used(&kg), Some(home.clock.timestamp()));
+    }
+    let last = home.clock.timestamp();
+    home.clock.advance(SECOND);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    assert_eq!(last_used(&kg), Some(last));
+    kg.close().unwrap();
+    assert_eq!(last_used(&home.open()), Some(last));
+}
+
+// Refusals.
+
+#[test]
+fn refusals_are_counted_by_their_reason() {
+    let home = Home::new();
+    let kg = home.open();
+    let spent = key_limited_to(&kg, 1);
+    let of_a_month = key_with(&kg, |key| CreateKey {
+        limits: vec!["1 monthly".into()],
+        ..key
+    });
+    let revoked = crate::common::key(&kg);
+    kg.admin().revoke_key(revoked.key.id).unwrap();
+    let unknown = crate::common::key(&Home::new().open());
+    let (good, other) = (spent.raw_key.expose(), revoked.raw_key.expose());
+    let nobody: [(&str, &str); 0] = [];
+    admit(&kg, &spent);
+    admit(&kg, &of_a_month);
+
+    type Asking<'a> = &'a dyn Fn() -> Result<Grant, Denial>;
+    let asked: [(Reason, Asking<'_>); 9] = [
+        (Reason::MissingKey, &|| kg.check(&nobody, IP, "/")),
+        (Reason::MalformedKey, &|| ask_with(&kg, "nonsense")),
+        (Reason::UnknownKey, &|| ask(&kg, &unknown)),
+        (Reason::RevokedKey, &|| ask(&kg, &revoked)),
+        (Reason::AmbiguousKey, &|| {
+            let bearer = format!("Bearer {other}");
+            kg.check(&[("X-API-Key", good), ("Authorization", &bearer)], IP, "/")
+        }),
+        (Reason::RepeatedHeader, &|| {
+            kg.check(&[("X-API-Key", good), ("X-API-Key", other)], IP, "/")
+        }),
+        (Reason::OversizedKey, &|| ask_with(&kg, &good.repeat(9))),
+        (Reason::RateLimited, &|| ask(&kg, &spent)),
+        (Reason::QuotaExhausted, &|| ask(&kg, &of_a_month)),
+    ];
+    let mut expected = BTreeMap::new();
+    // A number of its own for each, so that none is taken for another.
+    for ((reason, ask), times) in asked.into_iter().zip(1..) {
+        for _ in 0..times {
+            assert_eq!(refusal(ask()), reason);
+        }
+        expected.insert(reason, times);
+    }
+    let check = |kg: &KeyGuard| {
+        let stats = kg.admin().stats().unwrap();
+        let refused: BTreeMap<Reason, u64> = stats.refused.iter().copied().collect();
+        assert_eq!(refused, expected);
+        let errors = expected.values().sum();
+        assert_eq!((stats.requests, stats.errors), (errors + 2, errors));
+    };
+    check(&kg);
+    kg.close().unwrap();
+    check(&home.open());
+}
+
+#[test]
+fn a_refusal_of_a_known_key_is_recorded_with_it() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = key_limited_to(&kg, 1);
+    admit(&kg, &key);
+    home.clock.advance(SECOND);
+    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    let expected = Usage {
+        at: home.clock.timestamp(),
+        key_id: Some(key.key.id),
+        method: Method::Other,
+        path: "/api/data".into(),
+        ip: IP.into(),
+        status: 429,
+        latency: Duration::ZERO,
+        refused: Some(Reason::RateLimited),
+    };
+    assert_eq!(usage(&kg)[1..], [expected]);
+}
+
+#[test]
+fn refusals_without_a_known_key_cost_no_room_of_their_own() {
+    const TEXTS: usize = 5_000;
+
+    let home = Home::new();
+    let kg = home.open();
+    let unknown = many_keys(&Home::new().open(), TEXTS);
+    let file_len = || {
+        kg.flush().unwrap();
+        std::fs::metadata(home.file()).unwrap().len()
+    };
+    // Each text, address and path is new.
+    let ask_with_all = |texts: &[CreatedKey]| {
+        for (number, text) in (0_u32..).zip(texts) {
+            let text = text.raw_key.expose();
+            let ip = IpAddr::from(number.to_be_bytes());
+            let path = format!("/{number}");
+            for (text, reason) in [
+                (text, Reason::UnknownKey),
+                (&text[1..], Reason::MalformedKey),
+            ] {
+                let outcome = kg.check(&[("X-API-Key", text)], ip, &path);
+                assert_eq!(refusal(outcome), reason);
+            }
+        }
+        file_len()
+    };
+    let after_few = ask_with_all(&unknown[..10]);
+    let after_all = ask_with_all(&unknown[10..]);
+
+    let stats = kg.admin().stats().unwrap();
+    let count = TEXTS as u64;
+    assert_eq!(
+        stats.refused,
+        [(Reason::MalformedKey, count), (Reason::UnknownKey, count)]
+    );
+    assert_eq!((stats.requests, stats.total_keys), (2 * count, 0));
+    assert_eq!((usage(&kg), top_keys(&kg)), (vec![], vec![]));
+    // What as many keys take shows that room would show.
+    many_keys(&kg, TEXTS);
+    let grown = after_all.saturating_sub(after_few);
+    let by_keys = file_len().saturating_sub(after_all);
+    assert!(grown < by_keys / 10, "{grown} bytes; {by_keys} for keys");
+}
+
+// Sums.
+
+#[test]
+fn totals_are_the_requests_of_all_threads_each_once() {
+    const THREADS: u64 = 4;
+    const REQUESTS: u64 = 2_000;
+
+    let home = Home::new();
+    for run in 1..=3 {
+        let kg = home.open_with(
+            home.config()
+                .usage_queue(AMPLE_QUEUE)
+                .ip_block_threshold(u32::MAX),
+        );
+        let keys: Vec<_> = (0..THREADS)
+            .map(|_| key_limited_to(&kg, u32::MAX))
+            .collect();
+        std::thread::scope(|scope| {
+            for key in &keys {
+                scope.spawn(|| {
+                    for number in 0..REQUESTS {
+                        let grant = ask(&kg, key).unwrap();
+                        match number % 4 {
+                            0 => grant.finish(200),
+                            1 => grant.finish(500),
+                            2 => drop(grant),
+                            _ => drop(ask_with(&kg, "nonsense")),
+                        }
+                    }
+                });
+            }
+        });
+        // The fourth kind asks twice: its grant is dropped, too.
+        let expected = |runs: u64| {
+            let of_a_kind = runs * THREADS * REQUESTS / 4;
+            (5 * of_a_kind, 2 * of_a_kind, of_a_kind)
+        };
+        let counts = |kg: &KeyGuard| {
+            let Stats {
+                requests,
+                errors,
+                refused,
+                ..
+            } = kg.admin().stats().unwrap();
+            assert!(
+                refused
+                    .iter()
+                    .all(|(reason, _)| *reason == Reason::MalformedKey)
+            );
+            (
+                requests,
+                errors,
+                refused.iter().map(|(_, count)| count).sum(),
+            )
+        };
+        assert_eq!(counts(&kg), expected(run));
+        assert_eq!(usage(&kg).len() as u64, run * THREADS * REQUESTS);
+        // Orderly stops lose nothing, of either kind.
+        if run == 2 {
+            drop(kg);
+        } else {
+            kg.close().unwrap();
+        }
+        assert_eq!(counts(&home.open()), expected(run));
+    }
+}
+
+#[test]
+fn the_last_hour_moves_with_the_clock() {
+    // At the start of a minute.
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key(&kg);
+    let last_hour = || {
+        let stats = kg.admin().stats().unwrap();
+        (stats.requests_1h, stats.errors_1h)
+    };
+    ask(&kg, &key).unwrap().finish(200);
+    assert_eq!(refusal(ask_with(&kg, "nonsense")), Reason::MalformedKey);
+    assert_eq!(last_hour(), (2, 1));
+    home.clock.advance(30 * MINUTE);
+    ask(&kg, &key).unwrap().finish(500);
+    assert_eq!(last_hour(), (3, 2));
+
+    // The minute in which the hour began counts whole.
+    home.clock.advance(31 * MINUTE - Duration::from_millis(1));
+    assert_eq!(last_hour(), (3, 2));
+    home.clock.advance(Duration::from_millis(1));
+    assert_eq!(last_hour(), (1, 1));
+    home.clock.advance(30 * MINUTE);
+    assert_eq!(last_hour(), (0, 0));
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.requests, stats.errors), (3, 2));
+}
+
+#[test]
+fn the_most_used_keys_come_first() {
+    let home = Home::new();
+    let kg = home.open();
+    let keys: Vec<_> = (0..12).map(|_| key_limited_to(&kg, u32::MAX)).collect();
+    let id = |number: usize| keys[number].key.id;
+    for (key, requests) in keys.iter().zip([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]) {
+        admitted_of(&kg, key, requests, Reason::RateLimited);
+    }
+    // Among equals the older key.
+    let mut expected: Vec<_> = [5, 11, 7, 4, 8, 10, 2, 0, 9, 6]
+        .into_iter()
+        .zip([9, 8, 6, 5, 5, 5, 4, 3, 3, 2])
+        .map(|(number, requests)| (id(number), requests))
+        .collect();
+    assert_eq!(top_keys(&kg), expected);
+
+    // One from below overtakes all, and refusals count too.
+    admitted_of(&kg, &keys[3], 10, Reason::RateLimited);
+    kg.admin().revoke_key(id(3)).unwrap();
+    admitted_of(&kg, &keys[3], 10, Reason::RevokedKey);
+    expected.insert(0, (id(3), 21));
+    expected.pop();
+    assert_eq!(top_keys(&kg), expected);
+    kg.close().unwrap();
+
+    let kg = home.open();
+    assert_eq!(top_keys(&kg), expected);
+    let first = kg.admin().stats().unwrap().top_keys.swap_remove(0);
+    assert_eq!(first.key, kg.admin().key(id(3)).unwrap());
+    assert_eq!(first.org_name, "acme");
+}
+
+#[test]
+fn organizations_and_keys_are_counted() {
+    let home = Home::new();
+    let kg = home.open();
+    let counts = |kg: &KeyGuard| {
+        let stats = kg.admin().stats().unwrap();
+        (stats.organizations, stats.total_keys, stats.active_keys)
+    };
+    assert_eq!(counts(&kg), (0, 0, 0));
+    let (first, _) = (crate::common::key(&kg), crate::common::key(&kg));
+    kg.admin().suspend_org(org(&kg, "other").id).unwrap();
+    kg.admin().revoke_key(first.key.id).unwrap();
+    kg.admin()
+        .rotate_key(crate::common::key(&kg).key.id, MINUTE)
+        .unwrap();
+    assert_eq!(counts(&kg), (2, 3, 2));
+    kg.close().unwrap();
+    assert_eq!(counts(&home.open()), (2, 3, 2));
+}
+
+// Listing and keeping.
+
+#[test]
+fn usage_is_listed_by_key_and_time_in_the_order_it_was_recorded() {
+    let home = Home::new();
+    let kg = home.open();
+    let keys = [crate::common::key(&kg), crate::common::key(&kg)];
+    let start = home.clock.timestamp();
+    for number in 0..20 {
+        let headers = [("X-API-Key", keys[number % 2].raw_key.expose())];
+        let grant = kg.check(&headers, IP, &format!("/{number}")).unwrap();
+        grant.finish(200);
+        home.clock.advance(SECOND);
+    }
+    let listed = |request| {
+        let listed = kg.admin().usage(request).unwrap();
+        let numbers = listed.iter().map(|row| row.path[1..].parse().unwrap());
+        numbers.collect::<Vec<usize>>()
+    };
+    let all = ListUsage::default();
+    let key_id = Some(keys[1].key.id);
+    let from = start.plus(15 * SECOND);
+    assert_eq!(listed(all), (0..20).collect::<Vec<_>>());
+    assert_eq!(listed(ListUsage { limit: 3, ..all }), [0, 1, 2]);
+    assert_eq!(listed(ListUsage { from, ..all }), [15, 16, 17, 18, 19]);
+    assert_eq!(
+        listed(ListUsage {
+            key_id,
+            from,
+            ..all
+        }),
+        [15, 17, 19]
+    );
+    let limit = 2;
+    assert_eq!(
+        listed(ListUsage {
+            key_id,
+            from,
+            limit
+        }),
+        [15, 17]
+    );
+    assert!(listed(ListUsage { limit: 0, ..all }).is_empty());
+}
+
+#[test]
+fn retention_drops_single_requests_and_keeps_totals() {
+    let home = Home::new();
+    let config = || home.config().usage_retention(HOUR);
+    let kg = home.open_with(config());
+    let key = crate::common::key(&kg);
+    ask(&kg, &key).unwrap().finish(500);
+    let before = kg.admin().stats().unwrap();
+
+    home.clock.advance(HOUR);
+    kg.flush().unwrap();
+    assert_eq!(usage(&kg).len(), 1, "at the end of its retention");
+    home.clock.advance(MINUTE);
+    kg.flush().unwrap();
+    assert_eq!(usage(&kg), [], "a minute after its retention");
+    let after = kg.admin().stats().unwrap();
+    assert_eq!((after.requests_1h, after.errors_1h), (0, 0));
+    assert_eq!(
+        (after.requests, after.errors, after.top_keys),
+        (before.requests, before.errors, before.top_keys)
+    );
+    // What comes next is kept again.
+    admit(&kg, &key);
+    kg.close().unwrap();
+    assert_eq!(usage(&home.open_with(config())).len(), 1);
+}
+
+#[test]
+fn retention_drops_what_is_old_and_keeps_what_is_new() {
+    const OLD: u32 = 30_000;
+
+    let home = Home::new();
+    let config = home.config().usage_retention(HOUR);
+    let kg = home.open_with(config.usage_queue(AMPLE_QUEUE));
+    let key = key_limited_to(&kg, u32::MAX);
+    assert_eq!(admitted_of(&kg, &key, OLD, Reason::RateLimited), OLD);
+    kg.flush().unwrap();
+    home.clock.advance(HOUR);
+    let new = home.clock.timestamp();
+    assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 10);
+    kg.flush().unwrap();
+    home.clock.advance(MINUTE);
+    kg.flush().unwrap();
+
+    let kept = usage(&kg);
+    let old = kept.iter().filter(|row| row.at < new).count();
+    assert_eq!(kept.len() - old, 10);
+    // Requests go by the block, and the last block holds new ones too.
+    assert!(old < OLD as usize / 2, "{old} of {OLD} are still there");
+    assert_eq!(kg.admin().stats().unwrap().requests, u64::from(OLD) + 10);
+}
+
+#[test]
+fn without_recording_nothing_is_recorded() {
+    let home = Home::new();
+    let kg = home.open_with(home.config().record_usage(false));
+    let key = key_limited_to(&kg, 2);
+    assert_eq!(admitted_of(&kg, &key, 5, Reason::RateLimited), 2);
+    assert_eq!(refusal(ask_with(&kg, "nonsense")), Reason::MalformedKey);
+    assert_eq!(usage(&kg), []);
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.requests, stats.dropped), (0, 0));
+    assert_eq!((stats.refused, stats.top_keys), (vec![], vec![]));
+    assert_eq!(kg.admin().key(key.key.id).unwrap().last_used_at, None);
+    assert_eq!(stats.total_keys, 1);
+}
+
+// Overload.
+
+#[test]
+fn what_does_not_fit_the_queue_is_dropped_and_counted() {
+    const THREADS: usize = 4;
+
+    let home = Home::new();
+    let kg = home.open_with(home.config().usage_queue(1_024));
+    let key = key_limited_to(&kg, u32::MAX);
+    let issued = AtomicU64::new(0);
+    for _ in 0..20 {
+        // A large change holds up the writer, and requests come faster than it could go on.
+        let changed = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    while !changed.load(Ordering::SeqCst) {
+                        admit(&kg, &key);
+                        issued.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            many_keys(&kg, 1_000);
+            changed.store(true, Ordering::SeqCst);
+        });
+        if kg.admin().stats().unwrap().dropped > 0 {
+            break;
+        }
+    }
+    let issued = issued.into_inner();
+    let check = |kg: &KeyGuard| {
+        let stats = kg.admin().stats().unwrap();
+        assert!(stats.dropped > 0, "{issued} requests were no burst");
+        assert_eq!(stats.requests + stats.dropped, issued);
+        assert_eq!(usage(kg).len() as u64, stats.requests);
+        assert_eq!(top_keys(kg), [(key.key.id, stats.requests)]);
+    };
+    check(&kg);
+    kg.close().unwrap();
+    check(&home.open());
+}
+
+/// All requests that are kept.
+fn usage(kg: &KeyGuard) -> Vec<Usage> {
+    let all = ListUsage {
+        limit: usize::MAX,
+        ..ListUsage::default()
+    };
+    kg.admin().usage(all).unwrap()
+}
+
+fn top_keys(kg: &KeyGuard) -> Vec<(KeyId, u64)> {
+    let top = kg.admin().stats().unwrap().top_keys;
+    top.iter().map(|top| (top.key.id, top.requests)).collect()
+}
+
+fn many_keys(kg: &KeyGuard, number: usize) -> Vec<CreatedKey> {
+    let org = org(kg, "acme").name;
+    kg.admin()
+        .create_keys(&vec![CreateKey::new(org, "one of many"); number])
+        .unwrap()
+}

@@ -1,0 +1,324 @@
+//! Single requests that go to a sink, besides the data file or alone.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::common::{Home, IP, ask, ask_with, key, key_limited_to};
+use keyguard::{IpLimit, JsonLines, ListUsage, Method, Reason, Request, Usage, UsageSink};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+/// What came, and how often it is to be refused before.
+#[derive(Clone, Default)]
+struct Taker(Arc<Mutex<(Vec<Usage>, usize)>>);
+
+impl Taker {
+    fn refusing(times: usize) -> Self {
+        Self(Arc::new(Mutex::new((Vec::new(), times))))
+    }
+
+    fn statuses(&self) -> Vec<u16> {
+        self.0.lock().0.iter().map(|usage| usage.status).collect()
+    }
+}
+
+impl UsageSink for Taker {
+    fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
+        let (taken, refusals) = &mut *self.0.lock();
+        if *refusals > 0 {
+            *refusals -= 1;
+            return Err(io::Error::other("the queue is away"));
+        }
+        taken.extend_from_slice(batch);
+        Ok(())
+    }
+}
+
+#[test]
+fn requests_go_to_the_sink_too_and_the_file_keeps_what_it_kept() {
+    for only in [false, true] {
+        let home = Home::new();
+        let taker = Taker::default();
+        let config = home.config().usage_sink(taker.clone());
+        let kg = home.open_with(config.usage_sink_only(only));
+        let key = key_limited_to(&kg, 2);
+        for status in [200, 201] {
+            ask(&kg, &key).unwrap().finish(status);
+        }
+        ask(&kg, &key).unwrap_err();
+        let stats = kg.admin().stats().unwrap();
+        assert_eq!((stats.requests, stats.dropped), (3, 0));
+        assert_eq!(taker.statuses(), [200, 201, 429]);
+        assert_eq!(taker.0.lock().0[0].path, "/api/data");
+        let kept = kg.admin().usage(ListUsage::default()).unwrap();
+        match only {
+            true => assert_eq!(kept, []),
+            false => assert_eq!(kept, taker.0.lock().0),
+        }
+        assert!(kg.admin().key(key.key.id).unwrap().last_used_at.is_some());
+    }
+}
+
+#[test]
+fn refusals_without_a_known_key_go_to_the_sink_alone() {
+    let home = Home::new();
+    let taker = Taker::default();
+    let kg = home.open_with(home.config().usage_sink(taker.clone()));
+    let key = key(&kg);
+    ask_with(&kg, "nonsense").unwrap_err();
+    ask(&kg, &key).unwrap().finish(200);
+    home.clock.advance(Duration::from_millis(1));
+    let no_headers: [(&str, &str); 0] = [];
+    let request = Request::new(&no_headers, IP, "/orders?page=2").method("PUT");
+    kg.decide(request).unwrap_err();
+    let login = IpLimit::new("login", 1, Duration::from_secs(60)).unwrap();
+    for _ in 0..2 {
+        let _ = kg.check_ip(&login, IP, "/login");
+    }
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.requests, stats.dropped), (4, 0));
+    let taken = taker.0.lock().0.clone();
+    let all: Vec<_> = taken
+        .iter()
+        .map(|usage| {
+            (
+                usage.key_id,
+                usage.path.as_str(),
+                usage.status,
+                usage.refused,
+            )
+        })
+        .collect();
+    let expected = [
+        (Some(key.key.id), "/api/data", 200, None),
+        (None, "/api/data", 401, Some(Reason::MalformedKey)),
+        (None, "/orders", 401, Some(Reason::MissingKey)),
+        (None, "/login", 429, Some(Reason::IpLimited)),
+    ];
+    assert_eq!(all, expected);
+    assert_eq!((taken[2].method, taken[2].ip), (Method::Put, IP.into()));
+    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 1);
+}
+
+#[test]
+fn a_flood_without_keys_is_bounded_before_a_sink_too() {
+    let home = Home::new();
+    let taker = Taker::refusing(usize::MAX);
+    let config = home.config().usage_queue(1_024).usage_sink(taker.clone());
+    let kg = home.open_with(config);
+    for _ in 0..3_000 {
+        ask_with(&kg, "nonsense").unwrap_err();
+    }
+    kg.flush().unwrap_err();
+    taker.0.lock().1 = 0;
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!(stats.requests, 3_000, "all are counted");
+    assert_eq!(taker.statuses().len() as u64, 3_000 - stats.dropped);
+    assert!(taker.statuses().len() <= 1_024);
+}
+
+#[test]
+fn what_the_sink_does_not_take_is_offered_again_in_order() {
+    let home = Home::new();
+    let taker = Taker::refusing(2);
+    let kg = home.open_with(home.config().usage_sink(taker.clone()));
+    let key = key(&kg);
+    ask(&kg, &key).unwrap().finish(200);
+    let error = kg.flush().unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("the queue is away"), "{cause}");
+    ask(&kg, &key).unwrap().finish(201);
+    kg.flush().unwrap_err();
+    // The file has its own by now.
+    ask(&kg, &key).unwrap().finish(202);
+    kg.flush().unwrap();
+    assert_eq!(taker.statuses(), [200, 201, 202]);
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.requests, stats.dropped), (3, 0));
+}
+
+#[test]
+fn what_waits_for_a_sink_that_is_away_is_bounded_and_the_rest_counted() {
+    let home = Home::new();
+    let taker = Taker::refusing(usize::MAX);
+    let config = home.config().usage_queue(1_024).usage_sink(taker.clone());
+    let kg = home.open_with(config);
+    let key = key_limited_to(&kg, 1_000_000);
+    for _ in 0..30 {
+        for _ in 0..100 {
+            ask(&kg, &key).unwrap().finish(200);
+        }
+        kg.flush().unwrap_err();
+    }
+    taker.0.lock().1 = 0;
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!(stats.requests, 3_000);
+    assert_eq!(taker.statuses().len() as u64, 3_000 - stats.dropped);
+    assert_eq!(taker.statuses().len(), 1_024);
+}
+
+/// A sink that panics so often before it takes anything.
+struct Panicking(usize, Taker);
+
+impl UsageSink for Panicking {
+    fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
+        if self.0 > 0 {
+            self.0 -= 1;
+            panic!("no such queue");
+        }
+        self.1.write(batch)
+    }
+}
+
+#[test]
+fn a_sink_that_panics_holds_nobody_up_and_is_offered_the_same_again() {
+    let home = Home::new();
+    let taker = Taker::default();
+    let sink = Panicking(2, taker.clone());
+    let kg = home.open_with(home.config().usage_sink(sink));
+    let key = key(&kg);
+    ask(&kg, &key).unwrap().finish(200);
+    let error = kg.flush().unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        cause.contains("the sink panicked: no such queue"),
+        "{cause}"
+    );
+    kg.admin().stats().unwrap();
+    // It may have been offered them more often than was asked for.
+    while kg.flush().is_err() {}
+    assert_eq!(taker.statuses(), [200]);
+    ask(&kg, &key).unwrap().finish(201);
+    kg.close().unwrap();
+    assert_eq!(taker.statuses(), [200, 201]);
+}
+
+#[test]
+fn a_guard_whose_sink_always_panics_can_be_closed_and_dropped() {
+    for closes in [true, false] {
+        let home = Home::new();
+        let sink = Panicking(usize::MAX, Taker::default());
+        let kg = home.open_with(home.config().usage_sink(sink));
+        let key = key(&kg);
+        ask(&kg, &key).unwrap().finish(200);
+        match closes {
+            true => drop(kg.close().unwrap_err()),
+            false => drop(kg),
+        }
+        let kg = home.open();
+        assert_eq!(kg.admin().stats().unwrap().requests, 1, "the file has all");
+    }
+}
+
+#[test]
+fn a_sink_that_fails_fails_nothing_else_and_is_named_until_it_works() {
+    let home = Home::new();
+    let taker = Taker::refusing(usize::MAX);
+    let kg = home.open_with(home.config().usage_sink(taker.clone()));
+    let key = key_limited_to(&kg, 1);
+    ask(&kg, &key).unwrap().finish(200);
+    kg.flush().unwrap_err();
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.requests, stats.dropped), (1, 0));
+    assert!(stats.sink_failures > 0);
+    let is_named = |text: &String| text.contains("usage sink") && text.contains("away");
+    assert!(stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
+    kg.admin().reset(key.key.id, None).unwrap();
+    ask(&kg, &key).unwrap().finish(200);
+    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 2);
+
+    taker.0.lock().1 = 0;
+    kg.flush().unwrap();
+    let stats = kg.admin().stats().unwrap();
+    assert!(!stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
+    assert!(stats.sink_failures > 0, "the count stays");
+    assert_eq!(taker.statuses(), [200, 200]);
+}
+
+#[test]
+fn an_orderly_stop_hands_out_the_rest() {
+    let home = Home::new();
+    let taker = Taker::default();
+    let kg = home.open_with(home.config().usage_sink(taker.clone()));
+    let key = key(&kg);
+    ask(&kg, &key).unwrap().finish(200);
+    kg.close().unwrap();
+    assert_eq!(taker.statuses(), [200]);
+}
+
+#[test]
+fn a_line_of_json_is_a_request() {
+    let home = Home::new();
+    let file = home.dir().join("usage.ndjson");
+    let config = home.config().usage_sink(JsonLines::append(&file).unwrap());
+    let kg = home.open_with(config);
+    let key = key(&kg);
+    let grant = ask(&kg, &key).unwrap();
+    home.clock.advance(Duration::from_micros(1_250));
+    grant.finish(200);
+    kg.admin().revoke_key(key.key.id).unwrap();
+    ask(&kg, &key).unwrap_err();
+    home.clock.advance(Duration::from_millis(1));
+    ask_with(&kg, "nonsense").unwrap_err();
+    kg.close().unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let expected = serde_json::json!({
+        "at": "2026-01-15T12:00:00Z", "key_id": 1, "method": "-", "path": "/api/data",
+        "ip": "192.0.2.7", "status": 200, "latency_us": 1250, "refused": null,
+    });
+    assert_eq!(lines[0], expected);
+    assert_eq!(lines[1]["refused"], "revoked_key");
+    assert_eq!(
+        (&lines[2]["key_id"], &lines[2]["status"]),
+        (&Value::Null, &401.into())
+    );
+    assert_eq!(lines.len(), 3);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn a_line_that_was_cut_short_does_not_spoil_the_next() {
+    let home = Home::new();
+    let text = Arc::new(Mutex::new(Vec::new()));
+    /// Fails once, half-way through.
+    struct Half(Arc<Mutex<Vec<u8>>>, u8);
+    impl Write for Half {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            let taken = match self.1 {
+                1 => bytes.len() / 2,
+                2 => return Err(io::Error::other("no room")),
+                _ => bytes.len(),
+            };
+            self.0.lock().extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let sink = JsonLines::new(Half(Arc::clone(&text), 0));
+    let kg = home.open_with(home.config().usage_sink(sink));
+    let key = key(&kg);
+    ask(&kg, &key).unwrap().finish(200);
+    kg.flush().unwrap_err();
+    kg.flush().unwrap();
+    let text = String::from_utf8(text.lock().clone()).unwrap();
+    let whole: Vec<bool> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).is_ok())
+        .collect();
+    assert_eq!(whole, [false, true], "{text}");
+}

@@ -1,0 +1,238 @@
+//! The examples, run as a newcomer runs them: as processes of their own, in an empty directory.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::common::SECRET;
+use crate::common::server::{Server, example};
+use keyguard::{Config, CreateKey, KeyGuard};
+use tempfile::TempDir;
+
+#[test]
+fn the_quick_start_serves_holders_of_its_key_and_nobody_else() {
+    let dir = TempDir::new().unwrap();
+    let server = start(dir.path());
+    let key = server.printed_key().expect("a key is printed");
+
+    let open = server.get("/health", None);
+    assert_eq!(
+        (open.status, open.body.as_str()),
+        (200, r#"{"status":"ok"}"#)
+    );
+
+    let keyless = server.get("/api/data", None);
+    assert_eq!(keyless.status, 401);
+    assert_eq!(keyless.field("Content-Type"), "application/problem+json");
+    assert_eq!(keyless.field("WWW-Authenticate"), r#"Bearer realm="api""#);
+    assert!(keyless.body.contains(r#""code":"missing_key""#));
+
+    let (most, last) = key.split_at(key.len() - 1);
+    let mistyped = format!("{most}{}", if last == "A" { "B" } else { "A" });
+    for wrong in ["nonsense", &mistyped, &key.to_uppercase()] {
+        let refused = server.get("/api/data", Some(wrong));
+        assert_eq!(refused.status, 401, "{wrong}");
+        assert!(refused.body.contains(r#""code":"invalid_key""#));
+    }
+
+    let admitted = server.get("/api/data?page=2", Some(&key));
+    assert_eq!(admitted.status, 200);
+    assert_eq!(admitted.body, r#"{"message":"Hello, demo!"}"#);
+    assert_eq!(admitted.field("Content-Type"), "application/json");
+    assert_eq!(admitted.field("X-RateLimit-Limit"), "60");
+    assert_eq!(admitted.field("X-RateLimit-Remaining"), "59");
+    assert_eq!(admitted.field("RateLimit-Policy"), r#""default";q=60;w=60"#);
+    assert!(
+        admitted
+            .field("RateLimit")
+            .starts_with(r#""default";r=59;t="#)
+    );
+}
+
+#[test]
+fn the_sixty_first_request_in_a_minute_is_told_when_to_come_again() {
+    let dir = TempDir::new().unwrap();
+    let server = start(dir.path());
+    let key = server.printed_key().expect("a key is printed");
+    for left in (0..60).rev() {
+        let admitted = server.get("/api/data", Some(&key));
+        assert_eq!(admitted.status, 200);
+        assert_eq!(admitted.field("X-RateLimit-Remaining"), left.to_string());
+    }
+    let refused = server.get("/api/data", Some(&key));
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.field("X-RateLimit-Remaining"), "0");
+    let wait: u64 = refused.field("Retry-After").parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait} s");
+    assert!(refused.body.contains(&format!(r#""retry_after":{wait}"#)));
+    // Others are not held up.
+    assert_eq!(server.get("/health", None).status, 200);
+}
+
+#[test]
+fn who_tries_to_log_in_too_often_is_locked_out_of_that_alone() {
+    let dir = TempDir::new().unwrap();
+    let server = start(dir.path());
+    let key = server.printed_key().expect("a key is printed");
+    for _ in 0..3 {
+        assert_eq!(server.get("/login", None).status, 401);
+    }
+    let limited = server.get("/login", None);
+    assert_eq!(limited.status, 429);
+    assert_eq!(limited.field("Retry-After"), "300");
+    assert_eq!(limited.field("RateLimit-Policy"), r#""login";q=3;w=60"#);
+    let locked = server.get("/login?again", None);
+    assert_eq!(locked.status, 403);
+    assert!(locked.body.contains(r#""code":"ip_locked""#));
+    assert_eq!(server.get("/api/data", Some(&key)).status, 200);
+}
+
+/// The second terminal of the quick start.
+#[cfg(feature = "cli")]
+#[test]
+fn while_it_runs_the_command_line_sees_and_changes_its_keys() {
+    let dir = TempDir::new().unwrap();
+    let server = start(dir.path());
+    let key = server.printed_key().expect("a key is printed");
+    assert_eq!(server.get("/api/data", Some(&key)).status, 200);
+    let keyguard = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_keyguard"))
+            .args(arguments)
+            .current_dir(dir.path())
+            .env_remove("KEYGUARD_SECRET")
+            .env_remove("KEYGUARD_DB")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(keyguard(&["stats"]).contains("requests: 1\n"));
+    assert!(keyguard(&["list-keys"]).contains("quickstart"));
+    keyguard(&["revoke-key", &key[..12]]);
+    assert_eq!(server.get("/api/data", Some(&key)).status, 401);
+}
+
+#[test]
+fn a_second_start_goes_on_with_the_file_of_the_first() {
+    let dir = TempDir::new().unwrap();
+    let first = start(dir.path());
+    let key = first.printed_key().expect("a key is printed");
+    assert_eq!(first.get("/api/data", Some(&key)).status, 200);
+    // It is killed and told nothing before.
+    drop(first);
+
+    let second = start(dir.path());
+    assert_eq!(second.printed_key(), None);
+    assert_eq!(second.get("/api/data", Some(&key)).status, 200);
+    assert_eq!(second.get("/api/data", None).status, 401);
+    let mut files: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    files.retain(|file| file != "keyguard.redb.sock");
+    assert_eq!(files, ["keyguard.redb", "keyguard.redb.secret"]);
+}
+
+#[test]
+fn the_data_file_can_be_named() {
+    let dir = TempDir::new().unwrap();
+    let mut example = example("quickstart", dir.path());
+    example.env("KEYGUARD_DB", "named.redb");
+    example.arg("127.0.0.1:0");
+    let server = Server::spawn(example);
+    assert!(server.printed_key().is_some());
+    assert!(dir.path().join("named.redb").exists());
+    assert!(!dir.path().join("keyguard.redb").exists());
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_that_names_it() {
+    let dir = TempDir::new().unwrap();
+    let server = start(dir.path());
+    let other_dir = TempDir::new().unwrap();
+    let output = example("quickstart", other_dir.path())
+        .arg(&server.address)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains(&server.address), "{error}");
+}
+
+#[test]
+fn without_a_server_every_line_of_a_log_is_decided() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new(SECRET)).unwrap();
+    kg.admin().create_org("demo").unwrap();
+    let key = kg
+        .admin()
+        .create_key(CreateKey {
+            rate_limit_per_minute: Some(2),
+            ..CreateKey::new("demo", "log")
+        })
+        .unwrap();
+    kg.close().unwrap();
+
+    let key = key.raw_key.expose();
+    let log = format!(
+        "192.0.2.7 {key} GET /api/data?page=2 200\n\
+         192.0.2.8 - GET /api/data 200\n\
+         2001:db8::7 {key} POST /api/data 500\n\
+         local nonsense GET / 200\n\
+         192.0.2.7 {key} GET /api/data 200\n"
+    );
+    let mut embed = example("embed", dir.path());
+    embed.env("KEYGUARD_SECRET", SECRET);
+    let (succeeded, printed, _) = run(embed, &log);
+    assert!(succeeded, "{printed}");
+    let expected = [
+        "1: admitted, 1 left",
+        "2: 401 missing_key",
+        "3: admitted, 0 left",
+        "4: 401 malformed_key",
+        "5: 429 rate_limited",
+        "5 requests recorded, 4 of them errors",
+    ];
+    assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_line_that_makes_no_sense_is_named() {
+    let dir = TempDir::new().unwrap();
+    let good = "192.0.2.7 - GET / 200\n";
+    for bad in [
+        "192.0.2.7 - GET /",
+        "nowhere - GET / 200",
+        "192.0.2.7 - GET / ok",
+    ] {
+        let embed = example("embed", dir.path());
+        let (succeeded, _, error) = run(embed, &format!("{good}{bad}\n"));
+        assert!(!succeeded, "{bad}");
+        assert!(error.contains("line 2: "), "{error}");
+    }
+}
+
+/// A running quick start.
+fn start(dir: &Path) -> Server {
+    let mut quickstart = example("quickstart", dir);
+    quickstart.arg("127.0.0.1:0");
+    Server::spawn(quickstart)
+}
+
+/// Has `program` read `input` and returns whether it succeeded and what it printed.
+fn run(mut program: Command, input: &str) -> (bool, String, String) {
+    program.stdin(Stdio::piped());
+    program.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = program.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Little enough to fit a pipe; closed at once, as the end of the input.
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    (
+        output.status.success(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}

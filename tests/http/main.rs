@@ -1,0 +1,11 @@
+//! The layers and the admin service over real sockets (feature `http`).
+
+#![cfg(test)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod admin;
+#[cfg(feature = "axum")]
+mod axum;
+mod layer;

@@ -1,0 +1,437 @@
+//! Keys in PostgreSQL and limits in Redis: what holds while these fail, and that it ends by itself.
+
+use std::time::{Duration, Instant};
+
+use crate::common::postgres::{Database, Server, holding};
+use crate::common::redis::Redis;
+use crate::common::{Home, IP, SECRET};
+use keyguard::{
+    Config, CreateKey, CreatedKey, Fallback, KeyGuard, Policy, Reason, Request, UpdateKey,
+};
+
+/// Longer than any server takes that answers at all, however busy the machine is.
+const PATIENT: Duration = Duration::from_secs(20);
+
+/// Waits until something holds, which may take a server some time.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn status(kg: &KeyGuard, key: &CreatedKey) -> u16 {
+    match kg.check(&[("X-API-Key", key.raw_key.expose())], IP, "/") {
+        Ok(grant) => {
+            grant.finish(200);
+            200
+        }
+        Err(denial) => denial.status(),
+    }
+}
+
+fn is_up(kg: &KeyGuard) -> bool {
+    kg.backends().iter().all(|backend| backend.is_up)
+}
+
+/// A guard with limits in Redis, which waits for it.
+fn with_redis(home: &Home, url: &str) -> KeyGuard {
+    let config = home.config().redis_url(url).backend_deadline(PATIENT);
+    KeyGuard::open(home.file(), config).unwrap()
+}
+
+fn key(kg: &KeyGuard, per_minute: u32) -> CreatedKey {
+    crate::common::key_limited_to(kg, per_minute)
+}
+
+/// A port on which nothing listens yet.
+fn late_redis() -> (String, Redis) {
+    let mut redis = Redis::start();
+    redis.kill();
+    (redis.url(), redis)
+}
+
+#[test]
+fn a_redis_that_comes_late_is_done_without_and_then_asked() {
+    let (url, mut redis) = late_redis();
+    let home = Home::new();
+    let kg = with_redis(&home, &url);
+    let key = key(&kg, 2);
+    let statuses: Vec<u16> = (0..3).map(|_| status(&kg, &key)).collect();
+    assert_eq!(statuses, [200, 200, 429], "this process counts for itself");
+    let backend = kg.backends().remove(0);
+    assert_eq!((backend.server, backend.is_up), ("redis", false));
+    assert!(backend.fallbacks >= 3);
+    let warnings = kg.admin().stats().unwrap().warnings;
+    assert!(warnings.iter().any(|w| w.contains("Redis")), "{warnings:?}");
+
+    redis.restart();
+    eventually("Redis is asked", || is_up(&kg));
+    let before = redis.calls("evalsha");
+    assert_eq!(status(&kg, &key), 200, "Redis has counted nothing yet");
+    assert!(redis.calls("evalsha") > before);
+}
+
+#[test]
+fn readiness_says_what_is_wrong_with_a_server() {
+    let (home, mut redis) = (Home::new(), Redis::start());
+    let kg = with_redis(&home, &redis.url());
+    let problems = || kg.readiness().problems;
+    assert_eq!(problems(), Vec::<String>::new());
+    // It answers, and may forget.
+    let _: () = redis.run("CONFIG SET maxmemory-policy allkeys-lru");
+    eventually("the setting is noticed", || !problems().is_empty());
+    let [problem] = &problems()[..] else {
+        panic!("{:?}", problems());
+    };
+    let expected = "redis: its `maxmemory-policy` is `allkeys-lru`";
+    assert!(problem.starts_with(expected), "{problem}");
+
+    redis.kill();
+    eventually("its end is noticed", || {
+        let [problem] = &problems()[..] else {
+            return false;
+        };
+        problem.starts_with("redis: ") && !problem.contains("maxmemory")
+    });
+}
+
+#[test]
+fn what_redis_has_admitted_counts_here_when_it_is_gone() {
+    let (home, mut redis) = (Home::new(), Redis::start());
+    let kg = with_redis(&home, &redis.url());
+    let key = key(&kg, 3);
+    assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 200]);
+    redis.kill();
+    assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
+}
+
+#[test]
+fn a_reset_that_redis_does_not_carry_out_is_not_acknowledged() {
+    let (home, mut redis) = (Home::new(), Redis::start());
+    let kg = with_redis(&home, &redis.url());
+    let key = key(&kg, 1);
+    assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
+    kg.admin().reset(key.key.id, None).unwrap();
+    assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
+    redis.kill();
+    assert!(kg.admin().reset(key.key.id, None).is_err());
+}
+
+#[test]
+fn without_redis_the_policy_decides() {
+    for (fallback, expected) in [(Fallback::Deny, 503), (Fallback::Allow, 200)] {
+        let (url, _redis) = late_redis();
+        let home = Home::new();
+        let config = home.config().redis_url(url).limits_fallback(fallback);
+        let kg = KeyGuard::open(home.file(), config).unwrap();
+        let key = key(&kg, 1);
+        let statuses: Vec<u16> = (0..3).map(|_| status(&kg, &key)).collect();
+        assert_eq!(statuses, [expected; 3], "{fallback:?}");
+    }
+}
+
+#[test]
+fn a_redis_that_hangs_is_waited_for_once_and_then_not() {
+    let (home, redis) = (Home::new(), Redis::start());
+    let config = home
+        .config()
+        .redis_url(redis.url())
+        .backend_deadline(Duration::from_millis(20));
+    let kg = KeyGuard::open(home.file(), config).unwrap();
+    let key = key(&kg, 1_000);
+    assert_eq!(status(&kg, &key), 200);
+    redis.pause();
+    eventually("the circuit opens", || {
+        assert_eq!(status(&kg, &key), 200);
+        !is_up(&kg)
+    });
+    let failures = kg.backends()[0].failures;
+    assert!((1..=10).contains(&failures), "{failures}");
+    redis.resume();
+    eventually("the circuit closes", || is_up(&kg));
+}
+
+#[test]
+fn a_redis_that_could_forget_limits_is_refused() {
+    let (home, redis) = (
+        Home::new(),
+        Redis::with(&["--maxmemory-policy", "allkeys-lru"]),
+    );
+    let error = KeyGuard::open(home.file(), home.config().redis_url(redis.url())).unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains("allkeys-lru") && said.contains("noeviction"),
+        "{said}"
+    );
+}
+
+/// A guard of it waits for its servers.
+fn database_config() -> Config {
+    Config::new(SECRET).backend_deadline(PATIENT)
+}
+
+#[test]
+fn keys_in_memory_are_accepted_for_a_time_without_the_database_and_others_are_not() {
+    let mut server = Server::start();
+    let database = server.database();
+    let open = |stale_for| {
+        let config = database_config().keys_stale_for(stale_for);
+        KeyGuard::open(&database.url, config).unwrap()
+    };
+    let (kg, cautious) = (open(Duration::from_secs(600)), open(Duration::from_secs(1)));
+    let (known, unknown) = (key(&kg, 1_000_000), key(&kg, 1_000_000));
+    eventually("the key is known", || {
+        status(&kg, &known) == 200 && status(&cautious, &known) == 200
+    });
+    server.kill();
+    assert_eq!(status(&kg, &unknown), 503);
+    eventually("a key is not accepted for ever", || {
+        status(&cautious, &known) == 503
+    });
+    assert_eq!(status(&kg, &known), 200);
+    let warnings = kg.backends().remove(0);
+    assert_eq!((warnings.server, warnings.is_up), ("postgres", false));
+
+    server.restart();
+    eventually("it recovers by itself", || {
+        status(&kg, &known) == 200 && status(&kg, &unknown) == 200 && is_up(&kg)
+    });
+}
+
+#[test]
+fn keys_in_memory_are_accepted_while_others_wait_for_a_locked_table() {
+    let database = Database::new();
+    let config = database_config()
+        .backend_deadline(Duration::from_millis(10))
+        .database_connections(2)
+        .keys_stale_for(Duration::from_secs(600));
+    let kg = KeyGuard::open(&database.url, config).unwrap();
+    let known = key(&kg, 1_000_000);
+    eventually("the key is in memory", || status(&kg, &known) == 200);
+    let elsewhere = Home::new();
+    let elsewhere = elsewhere.open();
+    crate::common::org(&elsewhere, "acme");
+    let unknown: Vec<_> = (0..100).map(|_| key(&elsewhere, 10)).collect();
+    let tables = "LOCK TABLE keyguard_credentials, api_keys, organizations";
+    holding(&database.url, tables, || {
+        for round in 0..10 {
+            for key in &unknown {
+                assert_eq!(status(&kg, key), 503);
+            }
+            assert_eq!(status(&kg, &known), 200, "round {round}");
+        }
+        assert!(!is_up(&kg));
+    });
+    eventually("others are looked for again", || {
+        status(&kg, &unknown[0]) == 401 && is_up(&kg)
+    });
+}
+
+#[test]
+fn failures_of_ours_are_no_strikes() {
+    let mut server = Server::start();
+    let database = server.database();
+    let config = database_config().ip_block_threshold(2);
+    let kg = KeyGuard::open(&database.url, config).unwrap();
+    let unread: Vec<_> = (0..20).map(|_| key(&kg, 10)).collect();
+    server.kill();
+    for key in &unread {
+        assert_eq!(status(&kg, key), 503);
+    }
+    server.restart();
+    eventually("it recovers", || status(&kg, &unread[0]) == 200);
+    assert!(kg.admin().locks().is_empty());
+}
+
+#[test]
+fn a_database_that_comes_late_is_a_503_until_then() {
+    let mut server = Server::start();
+    let database = server.database();
+    let made = KeyGuard::open(&database.url, database_config()).unwrap();
+    let key = key(&made, 1_000_000);
+    made.close().unwrap();
+    server.stop();
+    let kg = KeyGuard::open(&database.url, database_config()).unwrap();
+    assert_eq!(status(&kg, &key), 503);
+    assert!(!is_up(&kg));
+    server.restart();
+    eventually("it is asked", || status(&kg, &key) == 200);
+}
+
+#[test]
+fn what_one_node_tightens_holds_on_the_other() {
+    let database = Database::new();
+    let open = || KeyGuard::open(&database.url, database_config()).unwrap();
+    let (here, there) = (open(), open());
+    let key = key(&here, 1_000_000);
+    assert_eq!(status(&there, &key), 200);
+    let update = UpdateKey {
+        rate_limit_per_minute: Some(1),
+        ..UpdateKey::new(key.key.id)
+    };
+    here.admin().update_key(update).unwrap();
+    eventually("the limit is heard of", || status(&there, &key) == 429);
+    here.admin().suspend_org(key.key.org_id).unwrap();
+    eventually("the suspension is heard of", || status(&there, &key) == 401);
+    here.admin().resume_org(key.key.org_id).unwrap();
+    eventually("the resumption is heard of", || status(&there, &key) == 429);
+    let rotated = here.admin().rotate_key(key.key.id, Duration::ZERO).unwrap();
+    eventually("the rotation is heard of", || {
+        status(&there, &key) == 401 && status(&there, &rotated) == 429
+    });
+    here.admin().revoke_key(key.key.id).unwrap();
+    eventually("the revocation is heard of", || {
+        status(&there, &rotated) == 401
+    });
+}
+
+#[test]
+fn a_lock_on_one_node_holds_on_the_other_and_ends_there_too() {
+    let database = Database::new();
+    let open = || KeyGuard::open(&database.url, database_config()).unwrap();
+    let (here, there) = (open(), open());
+    let key = key(&here, 1_000_000);
+    assert_eq!(status(&there, &key), 200);
+    let hour = "1 hour".parse::<keyguard::LockDuration>().unwrap();
+    here.admin()
+        .block(IP, "/", hour, keyguard::LockScope::Global)
+        .unwrap();
+    eventually("the lock is heard of", || status(&there, &key) == 403);
+    here.admin()
+        .unblock("192.0.2.7".parse().unwrap(), None)
+        .unwrap();
+    eventually("its end is heard of", || status(&there, &key) == 200);
+}
+
+#[test]
+fn an_unknown_key_is_asked_for_once_and_known_when_it_is_created() {
+    let database = Database::new();
+    let open = |deadline| {
+        let config = database_config().backend_deadline(deadline);
+        KeyGuard::open(&database.url, config).unwrap()
+    };
+    let (here, there) = (open(PATIENT), open(Duration::from_millis(200)));
+    // A key of another installation: well-formed, and not there.
+    let elsewhere = Home::new();
+    let stranger = key(&elsewhere.open(), 10);
+    eventually("the database is asked", || status(&there, &stranger) == 401);
+    let other = key(&elsewhere.open(), 10);
+    let tables = "LOCK TABLE keyguard_credentials, api_keys IN ACCESS EXCLUSIVE MODE";
+    holding(&database.url, tables, || {
+        assert_eq!(status(&there, &other), 503, "it is asked for");
+        assert_eq!(status(&there, &stranger), 401, "it is not asked for again");
+    });
+    let created = key(&here, 10);
+    eventually("a new key is known", || status(&there, &created) == 200);
+}
+
+#[test]
+fn decisions_are_made_from_threads_and_from_any_runtime() {
+    let (database, redis) = (Database::new(), Redis::start());
+    let config = database_config().redis_url(redis.url());
+    let kg = KeyGuard::open(&database.url, config).unwrap();
+    let keys: Vec<_> = (0..4).map(|_| key(&kg, 1_000_000)).collect();
+    let headers = |at: usize| [("X-API-Key", keys[at].raw_key.expose())];
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert!(kg.check(&headers(0), IP, "/").is_ok()));
+    });
+    let single = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    // Without the drivers of tokio, and also where nobody awaits.
+    // More often than tokio lets a task wait before it has to yield.
+    single.block_on(async {
+        for _ in 0..300 {
+            assert!(kg.check(&headers(1), IP, "/").is_ok());
+        }
+    });
+    single.block_on(async {
+        let headers = headers(2);
+        let request = Request::new(&headers, IP, "/");
+        assert!(kg.decide_async(request).await.is_ok());
+    });
+    let multi = tokio::runtime::Runtime::new().unwrap();
+    let (guard, text) = (kg.clone(), keys[3].raw_key.expose().to_owned());
+    multi.block_on(async move {
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let (kg, text) = (guard.clone(), text.clone());
+                tokio::spawn(async move {
+                    let headers = [("X-API-Key", text.as_str())];
+                    kg.decide_async(Request::new(&headers, IP, "/"))
+                        .await
+                        .is_ok()
+                })
+            })
+            .collect();
+        for task in tasks {
+            assert!(task.await.unwrap());
+        }
+    });
+}
+
+#[test]
+fn limits_by_address_are_shared_too() {
+    let (database, redis) = (Database::new(), Redis::start());
+    let policy: Policy = "[[route]]\nname = 'login'\npath = '/login'\nip_limits = ['3/min']\n"
+        .parse()
+        .unwrap();
+    let open = || {
+        let config = database_config()
+            .redis_url(redis.url())
+            .policy(policy.clone());
+        KeyGuard::open(&database.url, config).unwrap()
+    };
+    let (here, there) = (open(), open());
+    let key = key(&here, 1_000_000);
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let ask = |kg: &KeyGuard| kg.check(&headers, IP, "/login").map(drop);
+    for kg in [&here, &there, &here] {
+        assert!(ask(kg).is_ok());
+    }
+    for kg in [&there, &here] {
+        assert_eq!(ask(kg).unwrap_err().reason(), Reason::IpLimited);
+    }
+    // Redis knows neither the address nor the key.
+    let names: Vec<String> = redis.run("KEYS *");
+    assert!(!names.is_empty());
+    for name in names {
+        assert!(
+            !name.contains("192.0.2.7") && !name.contains("kg_live_"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn usage_and_quotas_of_all_nodes_are_in_the_database() {
+    let (database, redis) = (Database::new(), Redis::start());
+    let open = || {
+        let config = database_config().redis_url(redis.url());
+        KeyGuard::open(&database.url, config).unwrap()
+    };
+    let (here, there) = (open(), open());
+    crate::common::org(&here, "acme");
+    let key = here
+        .admin()
+        .create_key(CreateKey {
+            rate_limit_per_minute: Some(1_000_000),
+            limits: vec!["10 monthly".into()],
+            ..CreateKey::new("acme", "shop")
+        })
+        .unwrap();
+    for kg in [&here, &there, &there] {
+        assert_eq!(status(kg, &key), 200);
+    }
+    for kg in [here, there] {
+        kg.close().unwrap();
+    }
+    // Redis has lost all of it; the month goes on from what the database knows.
+    let _: () = redis.run("FLUSHALL");
+    let kg = open();
+    assert_eq!(kg.admin().stats().unwrap().requests, 3);
+    let admitted = (0..10).filter(|_| status(&kg, &key) == 200).count();
+    assert_eq!(admitted, 7);
+}

@@ -1,0 +1,245 @@
+//! The program and the library on a PostgreSQL database, and what moves to and from one.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::common::postgres::Database;
+use crate::common::{SECRET, ask, ask_with, key_with, refusal};
+use keyguard::{Config, CreateKey, KeyGuard, KeyId, Reason};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// Nobody may see it.
+const PASSWORD: &str = "hunter2";
+
+/// The URL of a database, with the password in it.
+fn url(database: &Database) -> String {
+    let user = format!("postgres:{PASSWORD}@");
+    database.url.replacen("postgres@", &user, 1)
+}
+
+/// Of a guard that waits for its database, however busy the machine is.
+fn patient() -> Config {
+    Config::new(SECRET).backend_deadline(Duration::from_secs(20))
+}
+
+/// The program, in this directory and on this database, under the secret of these tests.
+fn run(dir: &Path, db: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+    command
+        .args(arguments)
+        .current_dir(dir)
+        .stdin(Stdio::null());
+    for name in ["REDIS", "ADMIN_KEY", "KEY", "LEGACY_SECRET"] {
+        command.env_remove(format!("KEYGUARD_{name}"));
+    }
+    command
+        .env("KEYGUARD_DB", db)
+        .env("KEYGUARD_SECRET", SECRET);
+    let output = command.output().unwrap();
+    for text in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(text);
+        assert!(!text.contains(PASSWORD), "{arguments:?}: {text}");
+    }
+    output
+}
+
+/// What it prints, if it is done.
+fn done(dir: &Path, db: &str, arguments: &[&str]) -> String {
+    let output = run(dir, db, arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What it says, if it refuses.
+fn refused(dir: &Path, db: &str, arguments: &[&str]) -> String {
+    let output = run(dir, db, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn the_program_works_on_a_database_and_never_shows_its_password() {
+    let (database, dir) = (Database::new(), TempDir::new().unwrap());
+    let url = url(&database);
+    let done = |arguments: &[&str]| done(dir.path(), &url, arguments);
+    let said = done(&["init"]);
+    assert!(said.contains("keyguard --db URL create-org"), "{said}");
+    assert_eq!(
+        done(&["--json", "init"]),
+        "{\"db\":\"postgres\",\"ready\":true}\n"
+    );
+    done(&["create-org", "acme"]);
+    let created = done(&["create-key", "--org", "acme", "--label", "web"]);
+    assert!(created.contains("kg_live_"), "{created}");
+    done(&["create-key", "--org", "acme", "--label", "app"]);
+    let keys: serde_json::Value = serde_json::from_str(&done(&["list-keys", "--json"])).unwrap();
+    assert_eq!(
+        (&keys[0]["label"], &keys[1]["id"]),
+        (&"web".into(), &2.into())
+    );
+    done(&["revoke-key", "2"]);
+    let stats: serde_json::Value = serde_json::from_str(&done(&["--json", "stats"])).unwrap();
+    assert_eq!(stats["active_keys"], 1);
+    done(&["block", "192.0.2.9", "--for", "1 hour"]);
+    assert!(done(&["list-blocks"]).contains("192.0.2.9"));
+    done(&["limits", "1"]);
+    let audit = done(&["audit"]);
+    for action in ["create_org", "create_key", "revoke_key", "block"] {
+        assert!(audit.contains(action), "{action} in {audit}");
+    }
+    let admin_key = done(&["admin-key"]);
+    assert!(!admin_key.trim().is_empty());
+    assert!(done(&["--help"]).contains("KEYGUARD_DB"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// As the Python package and SQLAlchemy write URLs.
+#[test]
+fn a_url_that_names_a_driver_is_that_of_the_database() {
+    let (database, dir) = (Database::new(), TempDir::new().unwrap());
+    let url = url(&database);
+    let (_, rest) = url.split_once("://").unwrap();
+    for scheme in ["postgresql+asyncpg", "postgres+psycopg2", "PostgreSQL"] {
+        let url = format!("{scheme}://{rest}");
+        done(dir.path(), &url, &["init"]);
+        assert!(done(dir.path(), &url, &["stats"]).contains("organizations: 0"));
+        KeyGuard::open(&url, Config::new(SECRET)).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_the_program_refuses_on_a_database_shows_no_password_either() {
+    let (database, dir) = (Database::new(), TempDir::new().unwrap());
+    let url = url(&database);
+    let refused = |db: &str, arguments: &[&str]| refused(dir.path(), db, arguments);
+    done(dir.path(), &url, &["init"]);
+    let said = refused(&url, &["revoke-key", "7"]);
+    assert!(said.contains("next:  keyguard --db URL"), "{said}");
+    let said = refused(&url, &["export", "--to", &url]);
+    assert!(said.contains("where the data are already"), "{said}");
+    let said = refused(&url, &["--secret", "another one", "stats"]);
+    assert!(said.contains("another secret"), "{said}");
+    let absent = url.replace("/db", "/absent");
+    let said = refused(&absent, &["stats"]);
+    assert!(said.contains("does not exist"), "{said}");
+    let closed = format!("postgres://postgres:{PASSWORD}@127.0.0.1:9/db?sslmode=disable");
+    for command in ["init", "stats", "list-keys"] {
+        let said = refused(&closed, &[command]);
+        assert!(said.contains("refused"), "{said}");
+    }
+}
+
+#[test]
+fn an_exported_file_goes_on_in_a_database_and_comes_back() {
+    let (database, dir) = (Database::new(), TempDir::new().unwrap());
+    let (url, file) = (url(&database), dir.path().join("keyguard.redb"));
+    let kg = KeyGuard::open(&file, Config::new(SECRET)).unwrap();
+    let limited = key_with(&kg, |key| CreateKey {
+        limits: vec!["3 monthly".to_owned()],
+        ..key
+    });
+    let revoked = key_with(&kg, |key| key);
+    ask(&kg, &limited).unwrap().finish(200);
+    kg.admin().revoke_key(revoked.key.id).unwrap();
+    kg.close().unwrap();
+    let export = |db: &str, to: &str| done(dir.path(), db, &["--json", "export", "--to", to]);
+    let look = |db: &str| {
+        ["list-orgs", "list-keys", "stats"].map(|list| done(dir.path(), db, &["--json", list]))
+    };
+    let original = look("keyguard.redb");
+    let first = export("keyguard.redb", &url);
+    assert!(first.contains(r#""keys":2"#), "{first}");
+    assert_eq!(look(&url), original);
+    assert_eq!(export("keyguard.redb", &url), first);
+    assert_eq!(look(&url), original);
+
+    let kg = KeyGuard::open(&url, patient()).unwrap();
+    assert_eq!(kg.admin().stats().unwrap().requests, 1);
+    assert_eq!(refusal(ask(&kg, &revoked)), Reason::RevokedKey);
+    for _ in 0..2 {
+        ask(&kg, &limited).unwrap().finish(200);
+    }
+    assert_eq!(refusal(ask(&kg, &limited)), Reason::QuotaExhausted);
+    kg.close().unwrap();
+
+    export(&url, "keyguard.redb");
+    export(&url, "another.redb");
+    assert_eq!(look("keyguard.redb"), look(&url));
+    assert_eq!(look("another.redb"), look(&url));
+    let kg = KeyGuard::open(&file, Config::new(SECRET)).unwrap();
+    assert_eq!(refusal(ask(&kg, &limited)), Reason::QuotaExhausted);
+}
+
+#[test]
+fn a_database_with_another_organization_of_that_id_is_refused_as_it_is() {
+    let (database, dir) = (Database::new(), TempDir::new().unwrap());
+    let url = url(&database);
+    done(dir.path(), &url, &["create-org", "globex"]);
+    done(dir.path(), "keyguard.redb", &["init"]);
+    for name in ["acme", "initech"] {
+        done(dir.path(), "keyguard.redb", &["create-org", name]);
+    }
+    let before = done(dir.path(), &url, &["--json", "list-orgs"]);
+    let said = refused(dir.path(), "keyguard.redb", &["export", "--to", &url]);
+    assert!(said.contains("1 `globex`, in its place"), "{said}");
+    assert_eq!(done(dir.path(), &url, &["--json", "list-orgs"]), before);
+}
+
+const LEGACY: &str = "the secret of the Python package";
+const WEB: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDE";
+
+/// A database as the Python package left it.
+const SCHEMA: &str = "
+    CREATE TABLE organizations (id serial PRIMARY KEY, name varchar, status varchar,
+        created_at timestamp);
+    CREATE TABLE api_keys (id serial PRIMARY KEY, org_id integer REFERENCES organizations,
+        label varchar, prefix varchar, hashed_key varchar, active boolean, scopes json,
+        rate_limit_per_minute integer, monthly_limit integer, created_at timestamptz,
+        expires_at timestamp, last_used_at timestamp);
+    CREATE TABLE usage_logs (id bigserial PRIMARY KEY, key_id integer, path varchar,
+        method varchar, status_code integer, latency_ms double precision, ip inet,
+        created_at timestamp);
+    INSERT INTO organizations VALUES (3, 'acme', 'active', '2025-01-01');
+    INSERT INTO api_keys VALUES (11, 3, 'web', 'kg_live_', '{WEB}', true, '[\"read\"]', 90, 5,
+        '2025-01-03', NULL, '2025-02-01 10:00:00');
+    INSERT INTO usage_logs (key_id, status_code, created_at) VALUES
+        (11, 200, now() at time zone 'utc'), (11, 500, now() at time zone 'utc'),
+        (11, 200, '2025-02-01 10:00:00'), (NULL, 401, '2025-02-01 10:00:02');";
+
+#[test]
+fn the_python_packages_database_is_taken_over_into_another() {
+    let (old, new, dir) = (Database::new(), Database::new(), TempDir::new().unwrap());
+    let hash = Sha256::digest(format!("{WEB}{LEGACY}"));
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    old.execute(&SCHEMA.replace("{WEB}", &hash));
+    let (from, url) = (url(&old), url(&new));
+    for _ in 0..2 {
+        let said = done(dir.path(), &url, &["import", "--from", &from]);
+        assert!(said.contains("keyguard --db URL serve"), "{said}");
+    }
+    let open = |legacy| KeyGuard::open(&url, patient().legacy_secret(legacy)).unwrap();
+    let kg = open(LEGACY);
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.requests, stats.errors, stats.total_keys), (4, 2, 1));
+    let web = ask_with(&kg, WEB).unwrap();
+    assert_eq!(web.key().unwrap().id, KeyId(11));
+    assert_eq!(web.key().unwrap().scopes.len(), 1);
+    drop(web);
+    kg.close().unwrap();
+    // It was stored anew, and goes on where the month was.
+    let kg = open("another secret");
+    for _ in 0..2 {
+        let _ = ask_with(&kg, WEB).unwrap();
+    }
+    assert_eq!(refusal(ask_with(&kg, WEB)), Reason::QuotaExhausted);
+    let audit = kg.admin().audit(None, 9).unwrap();
+    let rehashed = audit.iter().filter(|entry| entry.action == "rehash_key");
+    assert_eq!(rehashed.count(), 1);
+    // What it is in is no database of ours.
+    let said = refused(dir.path(), &from, &["stats"]);
+    assert!(said.contains("import --from"), "{said}");
+}

@@ -1,0 +1,12 @@
+//! `keyguard serve` as a process (feature `serve`).
+
+#![cfg(test)]
+#![cfg(unix)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[cfg(target_os = "linux")]
+mod disk;
+mod proxies;
+mod server;

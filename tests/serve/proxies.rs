@@ -1,0 +1,251 @@
+//! The examples for proxies, run with real ones before `keyguard serve`.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::common::server::{Answer, Server, get, request, unconfigured};
+use keyguard::{Config, CreateKey, KeyGuard};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// A proxy before a `keyguard serve` and an application that answers with what it was told.
+struct World {
+    address: String,
+    key: String,
+    server: Server,
+    _proxy: Proxy,
+    _dir: TempDir,
+}
+
+impl World {
+    /// `example` is a configuration in `examples/sidecar`; `command` runs the proxy with it.
+    fn start(example: &str, command: impl Fn(&Path) -> Command) -> Self {
+        let dir = TempDir::new().unwrap();
+        let key = data_file(dir.path(), 3);
+        // All that is served but this needs a key.
+        fs::write(dir.path().join("policy.toml"), "exempt = [\"/open\"]").unwrap();
+        let server = serve(dir.path());
+        let application = application();
+        let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sidecar");
+        let text = fs::read_to_string(text.join(example)).unwrap();
+        // Between looking for a free port and its use somebody else may take it.
+        let started = (0..10).find_map(|_| {
+            let address = format!("127.0.0.1:{}", free_port());
+            let config = text
+                .replace("127.0.0.1:8700", &server.address)
+                .replace("127.0.0.1:9000", &format!("127.0.0.1:{application}"))
+                .replace("127.0.0.1:8080", &address);
+            fs::write(dir.path().join(example), config).unwrap();
+            Some((Proxy::start(command(dir.path()), &address)?, address))
+        });
+        let (proxy, address) = started.expect("the proxy starts");
+        Self {
+            address,
+            key,
+            server,
+            _proxy: proxy,
+            _dir: dir,
+        }
+    }
+
+    fn ask(&self, target: &str, fields: &[(&str, &str)]) -> Answer {
+        get(&self.address, target, fields)
+    }
+}
+
+/// A proxy of the test's own; ended when it is dropped.
+struct Proxy(Child);
+
+impl Proxy {
+    /// Waits until it listens; `None` if it ends.
+    fn start(mut command: Command, address: &str) -> Option<Self> {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut proxy = Self(child.expect("the proxy has to be there: tests/run installs it"));
+        while TcpStream::connect(address).is_err() {
+            if proxy.0.try_wait().unwrap().is_some() {
+                return None;
+            }
+            std::thread::yield_now();
+        }
+        Some(proxy)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Workers end with it only if it ends by itself.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// A data file with an organization and a key, whose text is returned.
+fn data_file(dir: &Path, limit: u32) -> String {
+    let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let key = kg
+        .admin()
+        .create_key(CreateKey {
+            rate_limit_per_minute: Some(limit),
+            scopes: vec!["read".into()],
+            ..CreateKey::new("acme", "shop")
+        })
+        .unwrap();
+    key.raw_key.expose().to_owned()
+}
+
+fn serve(dir: &Path) -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+    command.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--policy",
+        "policy.toml",
+    ]);
+    Server::spawn(unconfigured(command, dir))
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// An application that answers with the head that it got.
+fn application() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut told = String::new();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            for line in lines
+                .map(Result::unwrap)
+                .take_while(|line| !line.is_empty())
+            {
+                told += &format!("{line}\n");
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", told.len());
+            let _ = write!(stream, "{head}Connection: close\r\n\r\n{told}");
+        }
+    });
+    port
+}
+
+/// The values that the application was told of an identity field, however it is spelt; to some
+/// servers `_` is `-`.
+fn told(answer: &Answer, name: &str) -> Vec<String> {
+    let lines = answer.body.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .filter(|(field, _)| field.replace('_', "-").eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim().to_owned())
+        .collect()
+}
+
+const IDENTITY: [&str; 5] = [
+    "X-KeyGuard-Key-Id",
+    "X-KeyGuard-Org-Id",
+    "X-KeyGuard-Org",
+    "X-KeyGuard-Scopes",
+    "X-KeyGuard-Ip",
+];
+
+/// What is so behind every proxy.
+fn decides_and_is_the_only_one_to_say_who_asks(world: &World) {
+    let missing = world.ask("/", &[]);
+    assert_eq!(missing.status, 401);
+    assert!(missing.field("www-authenticate").starts_with("Bearer"));
+
+    let good = ("X-API-Key", world.key.as_str());
+    let names = IDENTITY.join(", ");
+    let mut posing = vec![
+        ("X-Original-URI", "/open"),
+        ("X-Original-Method", "GET"),
+        ("X-Forwarded-Uri", "/open"),
+        ("X-Forwarded-Method", "GET"),
+        ("X-Forwarded-For", "192.0.2.1"),
+        ("Forwarded", "for=192.0.2.1"),
+        // A proxy drops the fields that this one names.
+        ("Connection", names.as_str()),
+    ];
+    let spellings = IDENTITY.map(|name| [name.to_lowercase(), name.replace('-', "_"), name.into()]);
+    let names = spellings.iter().flatten();
+    posing.extend(names.map(|name| (name.as_str(), "somebody")));
+    let is_unsaid = |answer: &Answer, name| {
+        let told = told(answer, name);
+        assert!(told.iter().all(String::is_empty), "{name}: {}", answer.body);
+    };
+    // By another field that a client sends it is not open.
+    assert_eq!(world.ask("/", &posing).status, 401);
+    let anonymous = world.ask("/open", &posing);
+    assert_eq!(anonymous.status, 200, "{}", anonymous.body);
+    for name in &IDENTITY[..4] {
+        is_unsaid(&anonymous, name);
+    }
+    assert_eq!(told(&anonymous, "X-KeyGuard-Ip"), ["127.0.0.1"]);
+
+    posing.push(good);
+    let admitted = world.ask("/orders?page=2", &posing);
+    assert_eq!(admitted.status, 200, "{}", admitted.body);
+    assert!(admitted.body.starts_with("GET /orders?page=2 "));
+    for (name, value) in IDENTITY.iter().zip(["1", "1", "acme", "read", "127.0.0.1"]) {
+        assert_eq!(told(&admitted, name), [value], "{name}: {}", admitted.body);
+    }
+    assert_eq!(world.ask("/", &[good, good]).status, 400);
+    for _ in 0..2 {
+        assert_eq!(world.ask("/", &[good]).status, 200);
+    }
+    let limited = world.ask("/", &[good]);
+    assert_eq!(limited.status, 429);
+    let wait: u64 = limited.field("retry-after").parse().unwrap();
+    assert!((1..=60).contains(&wait));
+    assert_eq!(limited.field("x-ratelimit-remaining"), "0");
+    // A body is not sent to the side, and not lost.
+    let body = "x".repeat(1_000);
+    assert_eq!(request(&world.address, "POST", "/", &[], &body).status, 401);
+}
+
+/// Nobody gets in while nobody decides.
+fn admits_nobody_without_a_decision(mut world: World) {
+    let pid = Pid::from_child(&world.server.child);
+    kill_process(pid, Signal::TERM).unwrap();
+    world.server.child.wait().unwrap();
+    for target in ["/", "/open"] {
+        let answer = world.ask(target, &[("X-API-Key", &world.key)]);
+        assert!([502, 503].contains(&answer.status), "{}", answer.status);
+    }
+}
+
+#[test]
+fn the_example_for_nginx_runs() {
+    let program = ["/usr/sbin/nginx", "nginx"];
+    let program = program.into_iter().find(|p| Path::new(p).exists());
+    let world = World::start("nginx.conf", |dir| {
+        let mut command = Command::new(program.unwrap_or("nginx"));
+        command.arg("-p").arg(dir).args(["-c", "nginx.conf"]);
+        command
+    });
+    decides_and_is_the_only_one_to_say_who_asks(&world);
+    let good = ("X-API-Key", world.key.as_str());
+    assert_eq!(world.ask("/open", &[good]).status, 200);
+    admits_nobody_without_a_decision(world);
+}
+
+#[test]
+fn the_example_for_caddy_runs() {
+    let world = World::start("Caddyfile", |dir| {
+        let mut command = Command::new("caddy");
+        command.args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"]);
+        command.current_dir(dir);
+        command
+            .env("XDG_DATA_HOME", dir)
+            .env("XDG_CONFIG_HOME", dir);
+        command
+    });
+    decides_and_is_the_only_one_to_say_who_asks(&world);
+    admits_nobody_without_a_decision(world);
+}

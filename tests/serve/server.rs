@@ -1,0 +1,1068 @@
+//! `keyguard serve`, as a process of its own.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::common::server::{Answer, Server, check, connect, get, request, unconfigured};
+use keyguard::{Config, CreateKey, KeyGuard};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+const ADMIN_KEY: &str = "an admin key of 16+ bytes";
+
+/// A data file with an organization and a key, whose text is returned.
+fn data_file(dir: &Path, limit: u32) -> String {
+    let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    let key = kg
+        .admin()
+        .create_key(CreateKey {
+            rate_limit_per_minute: Some(limit),
+            scopes: vec!["read".into()],
+            ..CreateKey::new("acme", "shop")
+        })
+        .unwrap();
+    key.raw_key.expose().to_owned()
+}
+
+fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+    command.args(arguments);
+    unconfigured(command, dir)
+}
+
+/// A server on a port of its own.
+fn serve(dir: &Path, more: &[&str]) -> Server {
+    let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
+    command.args(more).env("KEYGUARD_ADMIN_KEY", ADMIN_KEY);
+    Server::spawn(command)
+}
+
+fn refused(dir: &Path, more: &[&str]) -> String {
+    let Output { status, stderr, .. } = keyguard(dir, more).output().unwrap();
+    assert_eq!(status.code(), Some(1), "{more:?}");
+    String::from_utf8(stderr).unwrap()
+}
+
+fn terminate(server: &mut Server) {
+    let pid = Pid::from_child(&server.child);
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+fn stats(dir: &Path) -> keyguard::Stats {
+    let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
+    kg.admin().stats().unwrap()
+}
+
+#[test]
+fn a_server_in_any_language_gets_verdicts() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 2);
+    let server = serve(dir.path(), &[]);
+    let asked = |more: Value| {
+        let mut asked = json!({"key": key, "ip": "192.0.2.7", "path": "/a?b", "method": "GET"});
+        for (name, value) in more.as_object().unwrap() {
+            asked[name] = value.clone();
+        }
+        asked
+    };
+    let (status, verdict) = check(&server, &asked(json!({"scopes": ["read"]})));
+    assert_eq!((status, &verdict["allowed"]), (200, &json!(true)));
+    assert_eq!(verdict["key_id"], 1);
+    assert_eq!(verdict["org_name"], "acme");
+    assert_eq!(verdict["remaining"], 1);
+    assert_eq!(verdict["scopes"], json!(["read"]));
+    assert_eq!(verdict["headers"]["X-RateLimit-Remaining"], "1");
+
+    let (status, verdict) = check(&server, &asked(json!({"scopes": ["write"]})));
+    assert_eq!((status, &verdict["status"]), (200, &json!(403)));
+    assert_eq!(verdict["reason"], "missing_scope");
+    let (_, verdict) = check(&server, &asked(json!({"cost": 3})));
+    assert_eq!(verdict["status"], 400);
+    assert_eq!(check(&server, &asked(json!({}))).1["remaining"], 0);
+    let (_, verdict) = check(&server, &asked(json!({})));
+    assert_eq!(verdict["status"], 429);
+    let wait = verdict["retry_after"].as_u64().unwrap();
+    assert_eq!(verdict["headers"]["Retry-After"], wait.to_string());
+    assert_eq!(verdict["problem"]["code"], "rate_limited");
+    let (_, verdict) = check(&server, &asked(json!({"key": null})));
+    assert_eq!(
+        (&verdict["status"], &verdict["key_id"]),
+        (&json!(401), &Value::Null)
+    );
+
+    for (field, wrong) in [
+        ("ip", json!("nowhere")),
+        ("path", json!("a")),
+        ("cost", json!(0)),
+        ("scopes", json!("read")),
+        ("surplus", json!(1)),
+    ] {
+        let (status, problem) = check(&server, &asked(json!({ field: wrong })));
+        assert_eq!((status, &problem["field"]), (422, &json!(field)));
+    }
+    let metrics = get(&server.address, "/metrics", &[]);
+    assert!(
+        metrics
+            .field("content-type")
+            .starts_with("text/plain; version=0.0.4")
+    );
+    assert!(
+        metrics
+            .body
+            .contains("\nkeyguard_refused_total{reason=\"rate_limited\"} 1\n")
+    );
+    assert!(metrics.body.contains("\nkeyguard_active_keys 1\n"));
+}
+
+#[test]
+fn only_trusted_peers_get_verdicts() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--trust", "10.0.0.0/8,local"]);
+    for (method, target) in [
+        ("POST", "/v1/check"),
+        ("GET", "/auth"),
+        ("GET", "/auth/x"),
+        ("GET", "/metrics"),
+    ] {
+        let answer = request(&server.address, method, target, &[], "");
+        assert_eq!(answer.status, 403, "{target}");
+        assert!(answer.body.contains("untrusted_peer"), "{}", answer.body);
+    }
+    assert_eq!(get(&server.address, "/healthz", &[]).status, 200);
+    let fields = [("X-Admin-Key", ADMIN_KEY)];
+    assert_eq!(get(&server.address, "/admin/stats", &fields).status, 200);
+    assert_eq!(get(&server.address, "/elsewhere", &[]).status, 404);
+    let answer = request(&server.address, "DELETE", "/healthz", &[], "");
+    assert_eq!((answer.status, answer.field("allow")), (405, "GET, HEAD"));
+}
+
+#[test]
+fn no_page_in_a_browser_gets_verdicts_by_a_name_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--host", "Guard.internal"]);
+    let status = |fields: &[(&str, &str)]| get(&server.address, "/metrics", fields).status;
+    for own in [
+        "localhost:8700",
+        "127.0.0.1",
+        "[::1]",
+        "guard.internal:8700",
+    ] {
+        assert_eq!(status(&[("Host", own)]), 200, "{own}");
+    }
+    assert_eq!(status(&[("Host", "evil.example")]), 403);
+    let foreign = [("Host", "localhost"), ("Origin", "https://evil.example")];
+    assert_eq!(status(&foreign), 403);
+    let fields = [
+        ("Host", "evil.example"),
+        ("Content-Type", "application/json"),
+    ];
+    let body = r#"{"ip":"192.0.2.7","path":"/"}"#;
+    let answer = request(&server.address, "POST", "/v1/check", &fields, body);
+    assert_eq!(answer.status, 403);
+    assert!(answer.body.contains("--host"), "{}", answer.body);
+    // The absolute form, with a `Host` of ours beside it.
+    let target = "http://evil.example/metrics";
+    let answer = get(&server.address, target, &[("Host", "localhost")]);
+    assert_eq!(answer.status, 400);
+    assert!(answer.body.contains("conflicting_hosts"), "{}", answer.body);
+}
+
+#[test]
+fn a_verdict_can_be_asked_for_a_client_behind_a_proxy() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 100);
+    let policy = "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]\nclient_ip_header = \"x-real-ip\"\n\
+        deny = [\"203.0.113.9\"]\n";
+    fs::write(dir.path().join("policy.toml"), policy).unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    let fields = [("Content-Type", "application/json")];
+    let ask = |client: &str| {
+        let body = format!(r#"{{"ip":"10.0.0.1","path":"/"{client}}}"#);
+        request(&server.address, "POST", "/v1/check", &fields, &body).body
+    };
+    for (client, part) in [
+        ("", r#""status":200"#),
+        (r#","client_ip_header":"203.0.113.8""#, r#""status":200"#),
+        (
+            r#","client_ip_header":"203.0.113.9""#,
+            r#""reason":"ip_denied""#,
+        ),
+        (
+            r#","client_ip_header":"nobody""#,
+            r#""reason":"invalid_client_ip""#,
+        ),
+    ] {
+        let verdict = ask(client);
+        assert!(verdict.contains(part), "{client}: {verdict}");
+    }
+}
+
+/// What `/auth` says to these fields.
+fn auth(server: &Server, method: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
+    request(&server.address, method, target, fields, "")
+}
+
+#[test]
+fn every_proxy_is_understood() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 100);
+    let policy = "protect = [\"/api\"]\n[[route]]\nname = \"w\"\npath = \"POST /api\"\n\
+        scopes = [\"write\"]\n";
+    fs::write(dir.path().join("policy.toml"), policy).unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    let client = ("X-Forwarded-For", "203.0.113.9");
+    let key = ("X-API-Key", key.as_str());
+    type Ask<'a> = (&'a str, String, Vec<(&'a str, &'a str)>);
+    let nginx = |method, uri| -> Ask<'_> {
+        let fields = vec![("X-Original-URI", uri), ("X-Original-Method", method)];
+        ("GET", "/auth".to_owned(), fields)
+    };
+    let caddy = |method, uri| -> Ask<'_> {
+        let fields = vec![("X-Forwarded-Uri", uri), ("X-Forwarded-Method", method)];
+        ("GET", "/auth".to_owned(), fields)
+    };
+    let envoy = |method, uri| -> Ask<'_> { (method, format!("/auth{uri}"), Vec::new()) };
+    let proxies: [&dyn Fn(&'static str, &'static str) -> Ask<'static>; 3] =
+        [&nginx, &caddy, &envoy];
+    for proxy in proxies {
+        let status = |method, uri, more: &[(&str, &str)]| {
+            let (sent, target, mut fields) = proxy(method, uri);
+            fields.push(client);
+            fields.extend_from_slice(more);
+            auth(&server, sent, &target, &fields)
+        };
+        let anonymous = status("GET", "/open?x=/api", &[]);
+        assert_eq!(anonymous.status, 200);
+        // Empty, so that a proxy puts them in the place of what the client sent.
+        for unknown in ["key-id", "org-id", "org", "scopes"] {
+            assert_eq!(anonymous.field(&format!("x-keyguard-{unknown}")), "");
+        }
+        assert_eq!(anonymous.field("x-keyguard-ip"), "203.0.113.9");
+        assert_eq!(status("GET", "/api/x", &[]).status, 401);
+        let admitted = status("GET", "/api/x?y=1", &[key]);
+        assert_eq!(admitted.status, 200);
+        assert_eq!(admitted.field("x-keyguard-key-id"), "1");
+        assert_eq!(admitted.field("x-keyguard-org-id"), "1");
+        assert_eq!(admitted.field("x-keyguard-org"), "acme");
+        assert_eq!(admitted.field("x-keyguard-scopes"), "read");
+        assert_eq!(admitted.field("x-keyguard-ip"), "203.0.113.9");
+        assert!(admitted.has("x-ratelimit-remaining"));
+        assert_eq!(status("POST", "/api", &[key]).status, 403);
+    }
+
+    // A limit is 403 to nginx, and 429 to the others.
+    let too_much = [("X-API-Key", "a"), ("x-api-key", "b")];
+    let of = |(method, target, mut fields): Ask<'_>| {
+        fields.push(client);
+        fields.extend(too_much);
+        let answer = auth(&server, method, &target, &fields);
+        let meant = answer.field("x-keyguard-status").to_owned();
+        (answer.status, meant)
+    };
+    assert_eq!(of(nginx("GET", "/api")), (403, "400".into()));
+    assert_eq!(of(caddy("GET", "/api")), (400, "400".into()));
+    assert_eq!(of(envoy("GET", "/api")), (400, "400".into()));
+
+    // What is not said, or not by one voice, is refused, even where nothing would be.
+    let original = ("X-Original-URI", "/open");
+    let method = ("X-Original-Method", "GET");
+    for fields in [
+        vec![],
+        vec![client],
+        vec![client, method],
+        vec![client, original],
+        vec![original, method],
+        vec![client, original, original, method],
+        vec![client, original, method, ("X-Forwarded-Uri", "/api")],
+        vec![client, original, method, ("X-Forwarded-Method", "POST")],
+        vec![client, method, ("X-Original-URI", "open")],
+        vec![client, method, ("X-Original-URI", "http://elsewhere/open")],
+        // In a field that the policy does not name.
+        vec![original, method, ("Forwarded", "for=203.0.113.9")],
+    ] {
+        let answer = auth(&server, "GET", "/auth", &fields);
+        assert_eq!(answer.status, 403, "{fields:?}");
+        assert!(answer.body.contains("unclear_request"), "{}", answer.body);
+    }
+    let unreadable = ("X-Forwarded-For", "unknown");
+    let answer = auth(&server, "GET", "/auth", &[unreadable, original, method]);
+    let meant = (answer.status, answer.field("x-keyguard-status"));
+    assert_eq!(meant, (403, "400"));
+    let forged = [client, original, method, ("Forwarded", "for=8.8.8.8")];
+    let answer = auth(&server, "GET", "/auth", &forged);
+    assert_eq!(answer.field("x-keyguard-ip"), "203.0.113.9");
+    let both = [client, original, method];
+    assert_eq!(auth(&server, "GET", "/auth", &both).status, 200);
+    assert_eq!(auth(&server, "GET", "/auth/api", &both).status, 403);
+    // The path of a resource of ours is no path of theirs.
+    assert_eq!(auth(&server, "GET", "/authority", &both).status, 404);
+}
+
+/// Keys of two organizations for two clients show that a peer is a proxy, but not that a client is
+/// one that a trusted proxy names.
+#[test]
+fn a_client_that_a_trusted_proxy_names_is_locked_out_for_whomever_it_says_to_ask() {
+    let dir = TempDir::new().unwrap();
+    let first = data_file(dir.path(), 100);
+    let second = {
+        let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+        kg.admin().create_org("other").unwrap();
+        let created = kg.admin().create_key(CreateKey::new("other", "shop"));
+        created.unwrap().raw_key.expose().to_owned()
+    };
+    fs::write(dir.path().join("policy.toml"), "[lockout]\nthreshold = 3\n").unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    for named in ["203.0.113.19", "10.1.2.3"] {
+        let ask = |client: &str, key: &str| {
+            let chain = format!("{client}, {named}");
+            let fields = [
+                ("X-Forwarded-Uri", "/"),
+                ("X-Forwarded-Method", "GET"),
+                ("X-Forwarded-For", chain.as_str()),
+                ("X-API-Key", key),
+            ];
+            auth(&server, "GET", "/auth", &fields).status
+        };
+        assert_eq!(ask("1.1.1.1", "nonsense"), 401);
+        assert_eq!(ask("1.1.1.1", &first), 200);
+        assert_eq!(ask("2.2.2.2", &second), 200);
+        for _ in 0..3 {
+            assert_eq!(ask("1.1.1.1", "nonsense"), 401);
+        }
+        assert_eq!(ask("2.2.2.2", &first), 403, "{named}");
+    }
+}
+
+#[test]
+fn a_client_behind_a_proxy_is_locked_out_and_the_proxy_is_not() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 100);
+    fs::write(dir.path().join("policy.toml"), "[lockout]\nthreshold = 3\n").unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    let ask = |ip: &str, key: &str| {
+        let fields = [
+            ("X-Forwarded-Uri", "/"),
+            ("X-Forwarded-Method", "GET"),
+            ("X-Forwarded-For", ip),
+            ("X-API-Key", key),
+        ];
+        auth(&server, "GET", "/auth", &fields).status
+    };
+    // A private address too: who stands behind it is known.
+    for ip in ["203.0.113.9", "10.1.2.3"] {
+        for _ in 0..4 {
+            assert_eq!(ask(ip, "nonsense"), 401);
+        }
+        assert_eq!(ask(ip, &key), 403, "{ip}");
+    }
+    assert_eq!(ask("203.0.113.10", &key), 200);
+}
+
+#[test]
+fn it_stops_in_order_and_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 4_000_000);
+    let mut server = serve(dir.path(), &[]);
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
+    let head = format!(
+        "POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (address, pid) = (server.address.clone(), Pid::from_child(&server.child));
+    let answered: u64 = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|client| {
+                let (address, head) = (&address, &head);
+                scope.spawn(move || {
+                    let mut stream = connect(address);
+                    let mut answered = 0;
+                    loop {
+                        if client == 0 && answered == 100 {
+                            kill_process(pid, Signal::TERM).unwrap();
+                        }
+                        if stream.write_all(head.as_bytes()).is_err() {
+                            return answered;
+                        }
+                        match Answer::read_from(&mut stream) {
+                            Ok(answer) => assert_eq!(answer.status, 200),
+                            Err(_) => return answered,
+                        }
+                        answered += 1;
+                    }
+                })
+            })
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .sum()
+    });
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    let stats = stats(dir.path());
+    assert!(answered >= 100);
+    assert_eq!((stats.requests, stats.dropped), (answered, 0));
+}
+
+#[test]
+fn a_unix_socket_is_private_and_taken_away() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let path = dir.path().join("http.sock");
+    let place = format!("unix:{}", path.display());
+    // One of before a kill.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let mut server = serve(dir.path(), &["--listen", &place, "--socket-mode", "660"]);
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let ask = |target: &str| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        Answer::read_from(&mut stream).unwrap().status
+    };
+    assert_eq!(ask("/healthz"), 200);
+    assert_eq!(ask("/metrics"), 200);
+    assert_eq!(ask("/admin/stats"), 401);
+
+    let other = TempDir::new().unwrap();
+    data_file(other.path(), 60);
+    let error = refused(other.path(), &["serve", "--listen", &place]);
+    assert!(error.contains("cannot listen on unix:"), "{error}");
+    assert_eq!(ask("/healthz"), 200);
+    terminate(&mut server);
+    assert!(!path.exists());
+}
+
+/// A server of TLS on a port of its own, and whom to trust for it.
+fn serve_tls(dir: &TempDir, more: &[&str]) -> (Server, RootCertStore) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let tls = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    (serve(dir.path(), &[&tls, more].concat()), roots)
+}
+
+fn connect_tls(
+    server: &Server,
+    roots: &RootCertStore,
+    protocol: Option<&str>,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots.clone())
+        .with_no_client_auth();
+    config.alpn_protocols = protocol.into_iter().map(Vec::from).collect();
+    let client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    StreamOwned::new(client, connect(&server.address))
+}
+
+#[test]
+fn tls_is_served_with_a_certificate_of_ones_own() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let (server, roots) = serve_tls(&dir, &[]);
+    let mut stream = connect_tls(&server, &roots, None);
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    assert_eq!(Answer::read_from(&mut stream).unwrap().status, 200);
+    // Whoever does not speak TLS is not answered in the clear.
+    let mut plain = connect(&server.address);
+    plain
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut text = Vec::new();
+    let _ = plain.read_to_end(&mut text);
+    assert!(!text.starts_with(b"HTTP"));
+}
+
+#[test]
+fn what_cannot_be_served_is_said_with_what_to_do() {
+    let dir = TempDir::new().unwrap();
+    let error = refused(dir.path(), &["serve"]);
+    assert!(error.contains("there is no data file"), "{error}");
+    assert!(error.contains("keyguard init"), "{error}");
+    data_file(dir.path(), 60);
+    fs::write(dir.path().join("no.pem"), "nonsense").unwrap();
+    let tls = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+        "no.pem",
+        "--tls-key",
+        "no.pem",
+    ];
+    let error = refused(dir.path(), &tls);
+    assert!(error.contains("no.pem"), "{error}");
+    fs::write(dir.path().join("bad.toml"), "protekt = []").unwrap();
+    let error = refused(dir.path(), &["serve", "--policy", "bad.toml"]);
+    assert!(error.contains("protekt"), "{error}");
+    for (file, listen) in [
+        ("keyguard.redb.sock", "127.0.0.1:0"),
+        ("http.sock", "unix:http.sock"),
+    ] {
+        let file = dir.path().join(file);
+        fs::write(&file, "precious").unwrap();
+        let error = refused(dir.path(), &["serve", "--listen", listen]);
+        let next = format!(
+            "{}    # and move it away",
+            file.file_name().unwrap().display()
+        );
+        assert!(
+            error.contains("is no socket") && error.contains(&next),
+            "{error}"
+        );
+        fs::remove_file(&file).unwrap();
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = taken.local_addr().unwrap().to_string();
+    let error = refused(dir.path(), &["serve", "--listen", &place]);
+    assert!(error.contains(&place), "{error}");
+    for wrong in [
+        vec!["--listen", "localhost"],
+        vec!["--trust", "nowhere"],
+        vec!["--socket-mode", "999"],
+        vec!["--timeout", "4pmish"],
+        vec!["--max-connections", "0"],
+        vec!["--tls-cert", "no.pem"],
+    ] {
+        let arguments = [&["serve"], wrong.as_slice()].concat();
+        let output = keyguard(dir.path(), &arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_short_secret_is_not_served_to_the_world() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("short"));
+    drop(kg.unwrap());
+    let open = ["serve", "--listen", "0.0.0.0:0", "--secret", "short"];
+    let error = refused(dir.path(), &open);
+    assert!(
+        error.contains("32 bytes") && error.contains("KEYGUARD_ADMIN_KEY"),
+        "{error}"
+    );
+    // On this machine, and with a key of its own, it is.
+    let mut local = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    local.args(["--secret", "short"]);
+    drop(Server::spawn(local));
+    let mut own = keyguard(dir.path(), &open);
+    own.env("KEYGUARD_ADMIN_KEY", ADMIN_KEY);
+    drop(Server::spawn(own));
+    let mut weak = keyguard(dir.path(), &open);
+    weak.env("KEYGUARD_ADMIN_KEY", "too short");
+    assert_eq!(weak.output().unwrap().status.code(), Some(1));
+}
+
+#[test]
+fn what_is_too_large_or_too_slow_is_cut_off() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--max-body", "1000"]);
+    let long = "x".repeat(20_000);
+    let answer = get(&server.address, "/healthz", &[("X-Long", &long)]);
+    assert_eq!(answer.status, 431);
+    let fields = [("Content-Type", "application/json")];
+    let answer = request(&server.address, "POST", "/v1/check", &fields, &long);
+    assert_eq!(answer.status, 413);
+    drop(server);
+
+    let server = serve(dir.path(), &["--timeout", "1s"]);
+    let mut unfinished = connect(&server.address);
+    unfinished
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: loc")
+        .unwrap();
+    let mut silent = connect(&server.address);
+    let mut text = String::new();
+    let _ = unfinished.read_to_string(&mut text);
+    assert!(
+        text.is_empty() || text.starts_with("HTTP/1.1 408"),
+        "{text}"
+    );
+    text.clear();
+    let _ = silent.read_to_string(&mut text);
+    assert!(
+        text.is_empty() || text.starts_with("HTTP/1.1 408"),
+        "{text}"
+    );
+    let mut half = connect(&server.address);
+    half.write_all(
+        b"POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+          Content-Length: 100\r\n\r\n{",
+    )
+    .unwrap();
+    assert_eq!(Answer::read_from(&mut half).unwrap().status, 408);
+}
+
+/// Asks for the largest page until no more can be sent, and reads nothing.
+fn ask_and_never_read(stream: &mut (impl Read + Write)) -> io::Result<()> {
+    let ask = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    loop {
+        stream.write_all(ask)?;
+    }
+}
+
+#[test]
+fn who_never_reads_the_answer_is_cut_off() {
+    let (dir, tls_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    data_file(dir.path(), 60);
+    data_file(tls_dir.path(), 60);
+    let socket = dir.path().join("http.sock");
+    let place = format!("unix:{}", socket.display());
+    let plain = serve(dir.path(), &["--listen", &place, "--timeout", "3s"]);
+    let (tls, roots) = serve_tls(&tls_dir, &["--timeout", "3s"]);
+    let minute = Some(Duration::from_secs(60));
+    let cut_off = |outcome: io::Result<()>| {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        let kind = outcome.unwrap_err().kind();
+        assert!(matches!(kind, BrokenPipe | ConnectionReset), "{kind}");
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut tcp = connect(&plain.address);
+            tcp.set_write_timeout(minute).unwrap();
+            cut_off(ask_and_never_read(&mut tcp));
+        });
+        scope.spawn(|| {
+            let mut unix = UnixStream::connect(&socket).unwrap();
+            unix.set_write_timeout(minute).unwrap();
+            cut_off(ask_and_never_read(&mut unix));
+        });
+        scope.spawn(|| {
+            let mut stream = connect_tls(&tls, &roots, None);
+            stream.sock.set_write_timeout(minute).unwrap();
+            cut_off(ask_and_never_read(&mut stream));
+        });
+        // Of HTTP/2 a client may read all but the answer: its window stays closed.
+        scope.spawn(|| {
+            let mut http2 = Http2(connect_tls(&tls, &roots, Some("h2")));
+            http2.start(&[0, 4, 0, 0, 0, 0]).unwrap();
+            let page = "/docs/swagger-ui-bundle.js";
+            http2.get(1, page, "localhost", "localhost").unwrap();
+            let mut statuses = Vec::new();
+            while let Ok(Some(frame)) = http2.read() {
+                statuses.extend(frame.status());
+            }
+            assert_eq!(statuses, [200]);
+        });
+    });
+}
+
+#[test]
+fn a_host_beside_another_authority_is_refused_over_http2() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let (server, roots) = serve_tls(&dir, &[]);
+    let mut http2 = Http2(connect_tls(&server, &roots, Some("h2")));
+    http2.start(&[]).unwrap();
+    let mut ask = |stream, authority, host| {
+        http2.get(stream, "/openapi.json", authority, host).unwrap();
+        loop {
+            let frame = http2.read().unwrap().expect("an answer");
+            if let Some(status) = frame.status() {
+                return status;
+            }
+        }
+    };
+    assert_eq!(ask(1, "localhost", "localhost"), 200);
+    assert_eq!(ask(3, "localhost", "evil.example"), 400);
+    assert_eq!(ask(5, "evil.example", "localhost"), 400);
+}
+
+/// A client of HTTP/2 that says what it is told to.
+struct Http2<S>(S);
+
+struct Frame {
+    kind: u8,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The status, if these are the fields of an answer: the first of them, in the static table of
+    /// HPACK (RFC 7541, appendix A).
+    fn status(&self) -> Option<u16> {
+        let is_head = self.kind == 1;
+        is_head.then(
+            || match self.payload.iter().find(|byte| **byte & 0xe0 != 0x20) {
+                Some(0x88) => 200,
+                Some(0x8c) => 400,
+                other => panic!("{other:?}"),
+            },
+        )
+    }
+}
+
+impl<S: Read + Write> Http2<S> {
+    fn send(&mut self, kind: u8, flags: u8, stream: u8, payload: &[u8]) -> io::Result<()> {
+        let length = u8::try_from(payload.len()).unwrap();
+        self.0
+            .write_all(&[&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat())
+    }
+
+    fn start(&mut self, settings: &[u8]) -> io::Result<()> {
+        self.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+        self.send(4, 0, 0, settings)
+    }
+
+    /// Fields as HPACK has them without a table of its own and without Huffman codes.
+    fn get(&mut self, stream: u8, path: &str, authority: &str, host: &str) -> io::Result<()> {
+        let text = |index: &[u8], text: &str| {
+            let length = u8::try_from(text.len()).unwrap();
+            [index, &[length], text.as_bytes()].concat()
+        };
+        let fields = [
+            vec![0x82, 0x87],
+            text(&[4], path),
+            text(&[1], authority),
+            text(&[0x0f, 0x17], host),
+        ];
+        self.send(1, 5, stream, &fields.concat())
+    }
+
+    /// The next frame; `None` at the end. Settings and pings are acknowledged.
+    fn read(&mut self) -> io::Result<Option<Frame>> {
+        let mut head = [0; 9];
+        if self.0.read(&mut head[..1])? == 0 {
+            return Ok(None);
+        }
+        self.0.read_exact(&mut head[1..])?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.0.read_exact(&mut payload)?;
+        let (kind, flags) = (head[3], head[4]);
+        match (kind, flags & 1) {
+            (4, 0) => self.send(4, 1, 0, &[])?,
+            (6, 0) => self.send(6, 1, 0, &payload)?,
+            _ => {}
+        }
+        Ok(Some(Frame { kind, payload }))
+    }
+}
+
+#[test]
+fn a_policy_is_read_again_upon_sighup() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let policy = dir.path().join("policy.toml");
+    fs::write(&policy, "protect = [\"/api\"]").unwrap();
+    let server = serve(dir.path(), &["--policy", "policy.toml"]);
+    let allowed = |path: &str| {
+        let (_, verdict) = check(&server, &json!({"ip": "192.0.2.7", "path": path}));
+        verdict["allowed"].as_bool().unwrap()
+    };
+    assert!(!allowed("/api") && allowed("/web"));
+    fs::write(&policy, "protect = [\"/web\"]").unwrap();
+    kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+    while !allowed("/api") || allowed("/web") {
+        std::thread::yield_now();
+    }
+}
+
+/// Lines of standard error, as they come.
+fn errors_of(server: &mut Server) -> impl Iterator<Item = String> + use<> {
+    let errors = BufReader::new(server.child.stderr.take().unwrap());
+    errors.lines().map(Result::unwrap)
+}
+
+#[test]
+fn a_hangup_ends_no_server() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let mut server = serve(dir.path(), &[]);
+    for _ in 0..3 {
+        kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+        let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+        assert_eq!(check(&server, &asked).0, 200);
+    }
+    terminate(&mut server);
+    assert_eq!(stats(dir.path()).requests, 3, "all is stored");
+}
+
+#[test]
+fn a_bad_policy_is_logged_once_with_its_line_until_a_good_one_is_read() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let policy = dir.path().join("policy.toml");
+    fs::write(&policy, "").unwrap();
+    let mut command = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    command
+        .args(["--policy", "policy.toml"])
+        .stderr(Stdio::piped());
+    let mut server = Server::spawn(command);
+    let errors = errors_of(&mut server);
+    let warnings = || {
+        let output = keyguard(dir.path(), &["stats", "--json"]).output().unwrap();
+        let stats: Value = serde_json::from_slice(&output.stdout).unwrap();
+        stats["warnings"].as_array().unwrap().clone()
+    };
+    let reload = || {
+        keyguard(dir.path(), &["reload"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    };
+
+    fs::write(&policy, "\n\nfirst = 1").unwrap();
+    kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+    while warnings().is_empty() {
+        std::thread::yield_now();
+    }
+    assert!(!reload() && !reload());
+    fs::write(&policy, "second = 2").unwrap();
+    assert!(!reload());
+    let shown = warnings();
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert!(shown[0].as_str().unwrap().contains("second"));
+    fs::write(&policy, "").unwrap();
+    assert!(reload());
+    assert_eq!(warnings(), [json!(null); 0]);
+
+    terminate(&mut server);
+    let errors: Vec<String> = errors.collect();
+    let logged = |text: &str| errors.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(logged("the policy stays as it was"), 2, "{errors:?}");
+    assert_eq!((logged("line 3"), logged("line 1")), (1, 1), "{errors:?}");
+}
+
+#[test]
+fn without_descriptors_clients_wait_and_it_says_so() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let serve = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 64; exec \"$@\"", "sh"])
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .stderr(Stdio::piped());
+    let mut server = Server::spawn(unconfigured(command, dir.path()));
+    let mut errors = errors_of(&mut server);
+    let connections: Vec<TcpStream> = (0..80).map(|_| connect(&server.address)).collect();
+    assert!(
+        errors.any(|line| line.contains("could not be accepted") && line.contains("ulimit -n"))
+    );
+    drop(connections);
+    assert_eq!(get(&server.address, "/healthz", &[]).status, 200);
+}
+
+#[test]
+fn a_key_is_managed_from_the_command_line_while_it_is_served() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let server = serve(dir.path(), &[]);
+    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+    assert_eq!(check(&server, &asked).1["allowed"], true);
+    let output = keyguard(dir.path(), &["revoke-key", "1"]).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(check(&server, &asked).1["reason"], "revoked_key");
+    let fields = [("X-Admin-Key", ADMIN_KEY)];
+    let log = get(&server.address, "/admin/audit?limit=1", &fields);
+    let log: Value = serde_json::from_str(&log.body).unwrap();
+    assert_eq!(log[0]["action"], "revoke_key");
+    assert!(log[0]["actor"].as_str().unwrap().starts_with("user "));
+}
+
+#[test]
+fn slow_connections_keep_nobody_from_an_answer() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    // Fewer only where the system lets a process have fewer.
+    let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(2_200);
+    let slow = usize::try_from(most.min(10_000)).unwrap();
+    assert!(slow >= 1_000, "a process may have {most} descriptors");
+
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 4_000_000);
+    let server = serve(dir.path(), &["--timeout", "10 minutes"]);
+    let (first, second) = ("GET /healthz HTTP/1.1\r\nHo", "st: localhost\r\n\r\n");
+    let mut slow: Vec<TcpStream> = (0..slow)
+        .map(|_| {
+            let mut stream = connect(&server.address);
+            stream.write_all(first.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
+    let ask = format!(
+        "POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut quick: Vec<TcpStream> = (0..2_000).map(|_| connect(&server.address)).collect();
+    for _ in 0..3 {
+        for stream in &mut quick {
+            stream.write_all(ask.as_bytes()).unwrap();
+        }
+        for stream in &mut quick {
+            assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+        }
+    }
+    for stream in &mut slow {
+        stream.write_all(second.as_bytes()).unwrap();
+    }
+    for stream in &mut slow {
+        assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+    }
+    let metrics = get(&server.address, "/metrics", &[]);
+    assert!(
+        metrics.body.contains("\nkeyguard_requests_total 6000\n"),
+        "{}",
+        metrics.body
+    );
+}
+
+#[test]
+fn more_connections_than_there_is_room_for_wait_their_turn() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--max-connections", "2"]);
+    let head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut first = connect(&server.address);
+    let mut second = connect(&server.address);
+    for stream in [&mut first, &mut second] {
+        stream.write_all(head).unwrap();
+        assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+    }
+    let mut third = connect(&server.address);
+    third.write_all(head).unwrap();
+    third
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    assert!(Answer::read_from(&mut third).is_err(), "there was no room");
+    third
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    drop(first);
+    assert_eq!(Answer::read_from(&mut third).unwrap().status, 200);
+}
+
+#[test]
+fn single_requests_can_go_to_a_log_of_their_own() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let mut server = serve(dir.path(), &["--usage-log", "usage.ndjson"]);
+    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/a?b", "method": "PUT"});
+    assert_eq!(check(&server, &asked).1["allowed"], true);
+    terminate(&mut server);
+    let log = fs::read_to_string(dir.path().join("usage.ndjson")).unwrap();
+    let line: Value = serde_json::from_str(log.trim_end()).unwrap();
+    assert_eq!(
+        (&line["path"], &line["method"]),
+        (&json!("/a"), &json!("PUT"))
+    );
+    assert_eq!(stats(dir.path()).requests, 1);
+    let error = refused(dir.path(), &["serve", "--usage-log", "none/usage.ndjson"]);
+    assert!(error.contains("none/usage.ndjson"), "{error}");
+}
+
+#[test]
+fn a_usage_log_is_opened_again_upon_sighup_and_leaves_the_data_file_whole() {
+    for only in [false, true] {
+        let dir = TempDir::new().unwrap();
+        let key = data_file(dir.path(), 60);
+        let mut options = vec!["--usage-log", "usage.ndjson"];
+        options.extend(only.then_some("--usage-sink-only"));
+        let mut server = serve(dir.path(), &options);
+        let ask = |key: &str| {
+            check(
+                &server,
+                &json!({"key": key, "ip": "192.0.2.7", "path": "/"}),
+            )
+        };
+        let log = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+        ask(&key);
+        while log("usage.ndjson").is_empty() {
+            std::thread::yield_now();
+        }
+        let rotated = dir.path().join("usage.ndjson.1");
+        fs::rename(dir.path().join("usage.ndjson"), rotated).unwrap();
+        kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+        // The signal is on its way.
+        while log("usage.ndjson").is_empty() {
+            ask("nonsense");
+        }
+        terminate(&mut server);
+        assert!(log("usage.ndjson.1").contains(r#""key_id":1,"#));
+        assert!(log("usage.ndjson").contains(r#""key_id":null,"#));
+        let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+        let kept = kg.admin().usage(keyguard::ListUsage::default()).unwrap();
+        assert_eq!(kept.len(), usize::from(!only));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn counts_are_answered_while_the_usage_log_cannot_be_written() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let server = serve(dir.path(), &["--usage-log", "/dev/full"]);
+    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+    assert_eq!(check(&server, &asked).1["allowed"], true);
+    let metrics = get(&server.address, "/metrics", &[]);
+    assert_eq!(metrics.status, 200, "{}", metrics.body);
+    assert!(metrics.body.contains("\nkeyguard_requests_total 1\n"));
+    let failures = metrics
+        .body
+        .lines()
+        .find_map(|line| line.strip_prefix("keyguard_sink_failures_total "));
+    assert!(failures.is_some_and(|count| count != "0"), "{failures:?}");
+    let fields = [("X-Admin-Key", ADMIN_KEY)];
+    let stats = get(&server.address, "/admin/stats", &fields);
+    assert_eq!(stats.status, 200);
+    assert!(stats.body.contains("usage sink"), "{}", stats.body);
+}
+
+#[test]
+fn what_is_under_way_when_it_is_told_to_stop_is_answered() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let mut server = serve(dir.path(), &[]);
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
+    let (first, second) = body.split_at(10);
+    let mut stream = connect(&server.address);
+    let head = format!(
+        "POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(first.as_bytes()).unwrap();
+    kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
+    // Nobody else gets in from then on.
+    while TcpStream::connect(&server.address).is_ok() {
+        std::thread::yield_now();
+    }
+    stream.write_all(second.as_bytes()).unwrap();
+    let answer = Answer::read_from(&mut stream).unwrap();
+    assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert_eq!(stats(dir.path()).requests, 1);
+}
