@@ -1,7 +1,7 @@
 //! The command line: what it prints and how it ends, on a file that rests and on one that a server
 //! holds.
 //!
-//! `KEYGUARD_BLESS=1 cargo test --features cli --test cli` writes the transcripts anew.
+//! `KEYGUARD_BLESS=1 cargo test --features cli,import,serve --test cli` writes the transcripts anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
