@@ -488,7 +488,7 @@ fn name(field: &'static str, given: &str) -> Result<String, InvalidInput> {
 
 fn allowed_ips(texts: &[String]) -> Result<CidrSet, InvalidInput> {
     if texts.len() > ALLOWED_IPS {
-        let problem = format!("are more than {ALLOWED_IPS}; give networks in place of addresses");
+        let problem = format!("expected at most {ALLOWED_IPS}; use networks instead of addresses");
         return Err(InvalidInput::new("allowed_ips", problem));
     }
     CidrSet::parse("allowed_ips", texts)

@@ -7,9 +7,9 @@ use std::num::NonZeroU32;
 
 use crate::input::text::is_hidden;
 
-/// A value that a user gave and that cannot be accepted.
+/// An invalid value given by a user.
 ///
-/// The message says what was wrong and what was expected.
+/// The message says what is wrong and what is expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct InvalidInput {
@@ -25,8 +25,8 @@ impl InvalidInput {
         }
     }
 
-    /// A problem with `value`, which the message shows unless it may be a key or another secret given in
-    /// the wrong place.
+    /// An error that quotes `value`, unless it may be a key or another secret given in the wrong
+    /// place.
     pub(crate) fn of(field: &'static str, value: &str, problem: impl fmt::Display) -> Self {
         match may_be_secret(value) || value.contains(is_hidden) {
             true => Self::new(field, problem.to_string()),
@@ -34,24 +34,24 @@ impl InvalidInput {
         }
     }
 
-    /// The same problem, of the field that the value was in.
+    /// The same problem, reported for `field`.
     pub(crate) fn within(self, field: &'static str) -> Self {
         Self { field, ..self }
     }
 
-    /// What is wrong, without the field.
+    /// The problem without the name of the field.
     #[cfg(any(feature = "import", all(feature = "cli", feature = "postgres")))]
     pub(crate) fn problem(&self) -> &str {
         &self.problem
     }
 
-    /// The name of the field, as the admin vocabulary spells it.
+    /// The name of the field, as in the admin API.
     pub fn field(&self) -> &'static str {
         self.field
     }
 }
 
-/// Whether a text is long, or one word of 16 characters or more, as keys and secrets are.
+/// Whether a text is long, or a single word of 16 or more characters, like keys and secrets.
 fn may_be_secret(text: &str) -> bool {
     let is_word = |text: &str| {
         let mut bytes = text.bytes();
@@ -60,17 +60,17 @@ fn may_be_secret(text: &str) -> bool {
     text.chars().count() > 32 || (text.len() >= 16 && is_word(text))
 }
 
-/// A limit that admits something: from 1 to 4,294,967,295.
+/// Checks that a limit is at least 1.
 pub(crate) fn limit(field: &'static str, value: u32) -> Result<NonZeroU32, InvalidInput> {
     NonZeroU32::new(value).ok_or_else(|| {
         InvalidInput::new(
             field,
-            "0 would refuse every request; give at least 1, or suspend or revoke to refuse all",
+            "0 would refuse every request; expected at least 1 (suspend or revoke to refuse all)",
         )
     })
 }
 
-/// The name of a header field.
+/// Checks a header field name (RFC 9110 §5.1).
 pub(crate) fn field_name<'a>(field: &'static str, text: &'a str) -> Result<&'a str, InvalidInput> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if text.is_empty() || !text.bytes().all(token) {
@@ -80,26 +80,27 @@ pub(crate) fn field_name<'a>(field: &'static str, text: &'a str) -> Result<&'a s
     Ok(text)
 }
 
-/// The longest name, in characters.
+/// Maximum length of a name, in characters.
 const LONGEST_NAME: usize = 255;
 
-/// A name or label: 1 to 255 visible characters and spaces, in Unicode's normalization form C.
+/// Normalizes and checks a name or label: 1 to 255 visible characters and spaces, in Unicode
+/// normalization form C.
 pub(crate) fn name(field: &'static str, given: &str) -> Result<String, InvalidInput> {
     let name = text::normalized(given);
     if name.is_empty() {
         return Err(InvalidInput::new(
             field,
-            "is empty; give at least one character",
+            "is empty; expected at least one character",
         ));
     }
     if name.chars().count() > LONGEST_NAME {
         return Err(InvalidInput::new(field, "is longer than 255 characters"));
     }
-    match name.chars().find_map(|c| Some((c, text::authorize(c)?))) {
+    match name.chars().find_map(|c| Some((c, text::rejection(c)?))) {
         None => Ok(name),
         Some((c, what)) => {
             let problem = format!(
-                "holds {what} (U+{:04X}); give visible characters and spaces",
+                "contains {what} (U+{:04X}); expected visible characters and spaces",
                 u32::from(c)
             );
             Err(InvalidInput::new(field, problem))
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_that_may_be_a_secret_is_not_shown() {
+    fn possible_secrets_are_not_quoted() {
         for secret in [
             "0123456789abcdef0123456789abcdef",
             "bG9uZyBlbm91Z2ggc2VjcmV0",
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn names_hold_visible_characters_only() {
+    fn names_contain_only_visible_characters() {
         for good in ["Müller & Söhne", "株式会社", "שלום", "a 👍 b", "नमस्ते", "x²"]
         {
             assert_eq!(name("label", good).as_deref(), Ok(good));
@@ -152,9 +153,9 @@ mod tests {
             ('\u{fe0f}', "an invisible character (U+FE0F)"),
             ('\u{2800}', "an invisible character (U+2800)"),
             ('\u{2028}', "a line separator (U+2028)"),
-            ('\u{a0}', "another blank than a space (U+00A0)"),
-            ('\u{378}', "Unicode does not assign (U+0378)"),
-            ('\u{e000}', "Unicode does not assign (U+E000)"),
+            ('\u{a0}', "a space character other than U+0020 (U+00A0)"),
+            ('\u{378}', "an unassigned character (U+0378)"),
+            ('\u{e000}', "an unassigned character (U+E000)"),
         ] {
             let error = name("label", &format!("a{c}b")).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_composed() {
+    fn names_are_normalized_to_form_c() {
         assert_eq!(name("label", "Mu\u{308}ller").unwrap(), "M\u{fc}ller");
     }
 }

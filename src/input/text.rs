@@ -1,22 +1,23 @@
-//! Characters from outside: which a name may hold, which look alike, and which hide.
+//! Unicode rules for text from users: allowed, confusable and hidden characters.
 
 use std::borrow::Cow;
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// A name as it is stored, if it can be one: without blanks around it, in normalization form C.
+/// Trims a name and converts it to Unicode normalization form C.
 pub(crate) fn normalized(name: &str) -> String {
     name.trim().nfc().collect()
 }
 
-/// What two names share that look alike: the skeleton of Unicode Technical Standard 39.
+/// The skeleton of a name (Unicode Technical Standard 39). Names that look alike have equal
+/// skeletons.
 pub(crate) fn skeleton(name: &str) -> String {
     unicode_security::skeleton(name).collect()
 }
 
-/// Why a name cannot hold a character.
-pub(crate) fn authorize(c: char) -> Option<&'static str> {
+/// The reason why a character is not allowed in a name.
+pub(crate) fn rejection(c: char) -> Option<&'static str> {
     use GeneralCategory as Category;
     if c == ' ' || c.is_ascii_graphic() {
         return None;
@@ -25,23 +26,23 @@ pub(crate) fn authorize(c: char) -> Option<&'static str> {
         Category::Control => Some("a control character"),
         Category::LineSeparator | Category::ParagraphSeparator => Some("a line separator"),
         Category::Unassigned | Category::PrivateUse | Category::Surrogate => {
-            Some("a character that Unicode does not assign")
+            Some("an unassigned character")
         }
-        Category::SpaceSeparator => Some("another blank than a space"),
+        Category::SpaceSeparator => Some("a space character other than U+0020"),
         Category::Format => Some("an invisible character"),
         _ if is_blank(c) => Some("an invisible character"),
         _ => None,
     }
 }
 
-/// Whether a character that is no control or format character shows nothing: it is one that
-/// skeletons leave out (Default_Ignorable_Code_Point), or the empty pattern of Braille.
+/// Whether a character is invisible without being a control or format character: a
+/// default-ignorable code point, which skeletons omit, or the blank Braille pattern.
 fn is_blank(c: char) -> bool {
     c == '\u{2800}' || skeleton(c.encode_utf8(&mut [0; 4])).is_empty()
 }
 
-/// Whether a terminal or a page that shows the character could do something else than show it:
-/// move the cursor, change colours, turn the direction of writing, break the line.
+/// Whether a character can make a terminal or web page do something other than display it: move the
+/// cursor, change colours, reverse the writing direction, break the line.
 pub(crate) fn is_hidden(c: char) -> bool {
     use GeneralCategory as Category;
     match c.is_ascii() {
@@ -56,10 +57,10 @@ pub(crate) fn is_hidden(c: char) -> bool {
     }
 }
 
-/// The same JSON, whose strings hold hidden characters as `\u` escapes. JSON itself demands that only
-/// below U+0020, so that terminals would still obey the C1 controls.
+/// Escapes hidden characters in the strings of a JSON text as `\u` sequences. JSON itself requires
+/// this only below U+0020, which would leave C1 controls for terminals to obey.
 pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
-    // The pretty form has line breaks, between the values.
+    // Pretty-printed JSON has line breaks between values.
     let is_to_escape = |c: char| c != '\n' && is_hidden(c);
     if !json.contains(is_to_escape) {
         return json.into();

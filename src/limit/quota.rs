@@ -1,4 +1,4 @@
-//! What has been used of calendar quotas and of credits.
+//! Consumption of calendar quotas and credits.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use crate::limit::{Period, Refill};
 use crate::time::TimeZone;
 use crate::time::Timestamp;
 
-/// What has been used over a day, over a month, or of credits, and a time: when the day or month
-/// ends, or since when credits are coming back.
+/// The amount used in a day, in a month or of credits, and a time: the end of the day or month, or
+/// the start of the refill.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Balance {
     used: u64,
     at: Timestamp,
 }
 
-/// Any day ends within this, also one on which clocks are set back.
+/// Maximum length of a day, including days on which clocks are set back.
 const LONGEST_DAY: Duration = Duration::from_secs(26 * 3_600);
 const LONGEST_MONTH: Duration = Duration::from_secs(31 * 86_400 + 2 * 3_600);
 
@@ -33,8 +33,9 @@ impl Balance {
 
     /// The amount used at `now`, after starting a new day or month or returning credits that are due.
     ///
-    /// A calendar that was set back gives nothing a second time. A time that a wrong clock has left
-    /// further ahead than one period is brought back, so that it delays nothing by more than that.
+    /// Setting the clock back does not return anything twice. A time that lies more than one period
+    /// ahead is from a wrong clock and is moved back, so that it delays nothing by more than one
+    /// period.
     #[inline]
     pub(crate) fn used_at(&mut self, now: Timestamp, period: Period, zone: &TimeZone) -> u64 {
         match period {
@@ -50,7 +51,7 @@ impl Balance {
         self.used
     }
 
-    /// The latest time that a balance of `now` can hold. A later one is from a clock that was wrong.
+    /// The latest valid time of a balance at `now`. Later times are from a wrong clock.
     pub(crate) fn latest(now: Timestamp, period: Period) -> Timestamp {
         match period {
             Period::Day => now.plus(LONGEST_DAY),
@@ -59,7 +60,7 @@ impl Balance {
         }
     }
 
-    /// Credits come back from the moment on at which the first of them was spent.
+    /// The refill starts when the first credit is spent.
     fn return_credits(&mut self, now: Timestamp, refill: Refill) {
         self.at = self.at.min(now);
         let (every, amount) = (refill.millis.get(), u64::from(refill.amount.get()));
@@ -69,7 +70,7 @@ impl Balance {
         self.at = self.at.plus(passed);
     }
 
-    /// To be called after [`Balance::used_at`] of the same time.
+    /// Must be called after [`Balance::used_at`] with the same time.
     pub(crate) fn record(&mut self, now: Timestamp, period: Period, cost: u64) {
         if self.used == 0 && matches!(period, Period::Credits(_)) {
             self.at = now;
@@ -77,7 +78,7 @@ impl Balance {
         self.used = self.used.saturating_add(cost);
     }
 
-    /// Whether what was taken at `then` still counts.
+    /// Whether consumption at `then` still counts.
     pub(crate) fn includes(&self, then: Timestamp, period: Period, zone: &TimeZone) -> bool {
         match period {
             Period::Day => zone.end_of_day(then) >= self.at,
@@ -90,12 +91,12 @@ impl Balance {
         self.used = self.used.saturating_sub(cost);
     }
 
-    /// How long after `now` some of what is used comes back; `None` for never.
+    /// The time until some of the amount is returned; `None` for never.
     pub(crate) fn grows_in(&self, now: Timestamp, period: Period) -> Option<Duration> {
         self.returns_in(now, period, 1)
     }
 
-    /// How long after `now` there is room for `cost` under `limit`; `None` for never.
+    /// The time until `cost` fits under `limit`; `None` for never.
     pub(crate) fn room_in(
         &self,
         now: Timestamp,
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_month_ends_where_the_calendar_says() {
+    fn months_end_by_the_calendar() {
         let (utc, month) = (TimeZone::utc(), Period::Month);
         let mut quota = Balance::default();
         let last_but_one = at("2028-02-28T23:59:59Z");
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_calendar_set_back_gives_nothing_twice() {
+    fn setting_the_clock_back_returns_nothing_twice() {
         let utc = TimeZone::utc();
         for period in [Period::Day, Period::Month, span("9 credits +1/s")] {
             let mut quota = Balance::default();
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_lies_ahead_is_brought_back_to_the_current_period() {
+    fn a_time_ahead_moves_back_to_the_current_period() {
         let utc = TimeZone::utc();
         let (now, ahead) = (at("2026-06-10T12:00:00Z"), at("2027-06-10T12:00:00Z"));
         for (period, wait) in [
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn credits_come_back_in_steps_from_the_first_that_was_spent() {
+    fn credits_refill_in_steps_after_the_first_use() {
         let (utc, period) = (TimeZone::utc(), span("10 credits +3/min"));
         let start = at("2026-06-01T00:00:30Z");
         let after = |seconds| start.plus(Duration::from_secs(seconds));
@@ -188,19 +189,19 @@ mod tests {
         credits.record(start, period, 10);
         assert_eq!(credits.used_at(after(59), period, &utc), 10);
         assert_eq!(credits.used_at(after(60), period, &utc), 7);
-        // Four more than there is room for: the second step from here.
+        // Exceeds the limit by four, which needs two refill steps.
         let wait = credits.room_in(after(70), period, 10, 7);
         assert_eq!(wait, Some(Duration::from_secs(110)));
         assert_eq!(credits.used_at(after(179), period, &utc), 4);
         assert_eq!(credits.used_at(after(10_000), period, &utc), 0);
-        // Nothing is saved up beyond the amount.
+        // The balance never exceeds the amount.
         credits.record(after(10_000), period, 5);
         assert_eq!(credits.used_at(after(10_059), period, &utc), 5);
         assert_eq!(credits.used_at(after(10_060), period, &utc), 2);
     }
 
     #[test]
-    fn credits_without_refill_never_come_back() {
+    fn credits_without_refill_are_never_returned() {
         let (utc, period) = (TimeZone::utc(), span("10 credits"));
         let now = at("2026-06-01T00:00:00Z");
         let mut credits = Balance::default();

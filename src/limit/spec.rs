@@ -1,4 +1,4 @@
-//! Limits as people write them, and over what they count.
+//! Limits and their text form.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -11,7 +11,7 @@ use crate::input::InvalidInput;
 use crate::limit::WindowLength;
 use crate::time::duration::span;
 
-/// How much is admitted over what time.
+/// A limit: an amount per period.
 ///
 /// | text | admits |
 /// |---|---|
@@ -21,8 +21,8 @@ use crate::time::duration::span;
 /// | `5000 credits +100/hour` | so much at once, and 100 come back every hour |
 /// | `8 concurrent` | so many requests at a time, until their grants are finished or dropped |
 ///
-/// Amounts are at least 1; intervals have 1 ms to 366 days. With ` shadow` behind it a limit is
-/// decided and counted, but refuses nobody.
+/// Amounts are at least 1; intervals are 1 ms to 366 days. A limit with the suffix ` shadow` is
+/// evaluated and counted but never refuses.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,7 +38,7 @@ pub struct Limit {
     pub(crate) shadow: bool,
 }
 
-/// Over what a limit counts.
+/// The period over which a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Period {
     /// Any interval of this length.
@@ -47,13 +47,13 @@ pub(crate) enum Period {
     Day,
     /// The calendar month.
     Month,
-    /// All time, less what comes back.
+    /// All time, minus refills.
     Credits(Option<Refill>),
-    /// The requests that are being answered.
+    /// Requests in flight.
     Concurrent,
 }
 
-/// How credits come back: `amount` of them each time that `millis` have passed.
+/// The refill of credits: `amount` every `millis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Refill {
     pub(crate) amount: NonZeroU32,
@@ -61,7 +61,7 @@ pub(crate) struct Refill {
 }
 
 impl Period {
-    /// Whether one counter serves both. Credits are the same however they come back.
+    /// Whether both periods use one counter. Credits share a counter regardless of their refill.
     #[inline]
     pub(crate) fn is_counted_as(self, other: Self) -> bool {
         match (self, other) {
@@ -70,7 +70,7 @@ impl Period {
         }
     }
 
-    /// How much of it a request of this cost takes.
+    /// The amount that a request of this cost consumes.
     #[inline]
     pub(crate) fn takes(self, cost: NonZeroU32) -> NonZeroU32 {
         match self {
@@ -107,7 +107,7 @@ impl Limit {
         Self::new(amount, Period::Month)
     }
 
-    /// At most `amount` in all.
+    /// At most `amount` in total.
     ///
     /// # Errors
     /// [`InvalidInput`] for an amount of 0.
@@ -115,8 +115,8 @@ impl Limit {
         Self::new(amount, Period::Credits(None))
     }
 
-    /// At most `amount` at once, and `back` of them come back each time that `every`, 1 ms to 366
-    /// days, has passed since the first of them was spent.
+    /// At most `amount` at once, of which `back` are returned every `every` (1 ms to 366 days),
+    /// starting when the first one is spent.
     ///
     /// # Errors
     /// [`InvalidInput`] for an amount of 0, or the time.
@@ -125,7 +125,7 @@ impl Limit {
         let refill = Refill {
             amount: crate::input::limit("limit", back)?,
             millis: NonZeroU64::new(millis).ok_or_else(|| {
-                InvalidInput::new("limit", "gives credits back after at least 1 ms")
+                InvalidInput::new("limit", "expected a refill interval of at least 1 ms")
             })?,
         };
         Self::new(amount, Period::Credits(Some(refill)))
@@ -139,7 +139,7 @@ impl Limit {
         Self::new(amount.into(), Period::Concurrent)
     }
 
-    /// The same limit, decided and counted without refusing anybody.
+    /// The same limit in shadow mode: evaluated and counted, never refusing.
     #[must_use]
     pub const fn shadow(self) -> Self {
         Self {
@@ -163,12 +163,12 @@ impl Limit {
         let amount = NonZeroU64::new(amount).ok_or_else(|| {
             InvalidInput::new(
                 "limit",
-                "0 would refuse every request; give at least 1, or suspend or revoke to refuse all",
+                "0 would refuse every request; expected at least 1 (suspend or revoke to refuse all)",
             )
         })?;
         let most = match period {
             Period::Sliding(_) | Period::Concurrent => u32::MAX.into(),
-            // What is used, and what is charged beyond it, can always be added up.
+            // Used amounts plus overdrafts never overflow.
             _ => u64::MAX / 2,
         };
         if amount.get() > most {
@@ -181,8 +181,8 @@ impl Limit {
         })
     }
 
-    /// What header fields and listings call it: the same for every amount of a quota, so that a
-    /// change to it keeps its name.
+    /// The name in header fields and listings. Quotas have the same name for every amount, so that
+    /// changing the amount keeps the name.
     pub(crate) fn name(&self) -> String {
         let name = match self.period {
             Period::Sliding(length) => format!("{}/{}", self.amount, written(length.nanos())),
@@ -197,7 +197,7 @@ impl Limit {
 
 const SHADOW: &str = " shadow";
 
-/// Units as they are written, longest first, in milliseconds.
+/// Units in milliseconds, longest first.
 const UNITS: [(&str, u64); 5] = [
     ("day", 86_400_000),
     ("hour", 3_600_000),
@@ -206,7 +206,7 @@ const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// A length in the largest unit that it is a multiple of, without a number where that is 1.
+/// Formats a length in the largest unit that divides it. The count 1 is omitted.
 fn written(nanos: u64) -> String {
     let millis = nanos / 1_000_000;
     let unit = UNITS.iter().find(|(_, unit)| millis.is_multiple_of(*unit));
@@ -217,7 +217,7 @@ fn written(nanos: u64) -> String {
     }
 }
 
-/// As it is read.
+/// The output can be parsed again.
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let amount = self.amount;
@@ -245,15 +245,15 @@ impl FromStr for Limit {
             Problem::Unreadable => InvalidInput::of(
                 "limit",
                 text,
-                "is no limit such as `10/s`, `600/min`, `5/15min`, `20000 daily`, `500000 monthly`, \
-                 `5000 credits`, `5000 credits +100/hour` or `8 concurrent`, each also with \
-                 ` shadow` behind it",
+                "is not a limit such as `10/s`, `600/min`, `5/15min`, `20000 daily`, `500000 monthly`, \
+                 `5000 credits`, `5000 credits +100/hour` or `8 concurrent`, each optionally \
+                 followed by ` shadow`",
             ),
         })
     }
 }
 
-/// Why a text is no limit.
+/// The reason why a text is not a limit.
 enum Problem {
     Unreadable,
     Invalid(InvalidInput),
@@ -308,7 +308,7 @@ fn interval(text: &str) -> Result<Duration, Problem> {
     length.ok_or(Problem::Unreadable)
 }
 
-/// Digits, with `,` or `_` before each three of them if at all.
+/// Parses digits, optionally grouped in threes by `,` or `_`.
 fn number(text: &str) -> Result<u64, Problem> {
     let text = text.trim_ascii();
     let mut groups = text.split([',', '_']);
@@ -331,7 +331,7 @@ fn narrow(amount: u64) -> Result<u32, InvalidInput> {
     u32::try_from(amount).map_err(|_| InvalidInput::new("limit", format!("is above {}", u32::MAX)))
 }
 
-/// As text.
+/// Serialized as a string.
 impl Serialize for Limit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -345,10 +345,10 @@ impl<'de> Deserialize<'de> for Limit {
     }
 }
 
-/// How many limits a key, an organization or a route can have.
+/// Maximum number of limits of a key, an organization or a route.
 const MOST: usize = 8;
 
-/// Limits of one holder: not too many, and none twice.
+/// Parses the limits of one subject: at most 8, without duplicates.
 pub(crate) fn list(
     texts: impl IntoIterator<Item = impl AsRef<str>>,
 ) -> Result<Vec<Limit>, InvalidInput> {
@@ -362,7 +362,7 @@ pub(crate) fn list(
         if let Some(other) = limits.iter().find(is_same) {
             return Err(InvalidInput::new(
                 "limits",
-                format!("`{other}` and `{limit}` count the same; give one of them"),
+                format!("`{other}` and `{limit}` use the same counter; expected one of them"),
             ));
         }
         limits.push(limit);
@@ -370,7 +370,7 @@ pub(crate) fn list(
     if limits.len() > MOST {
         return Err(InvalidInput::new(
             "limits",
-            format!("are more than {MOST}; give fewer"),
+            format!("expected at most {MOST}"),
         ));
     }
     Ok(limits)
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_read_as_people_write_them() {
+    fn common_spellings_of_limits_parse() {
         for (text, shown) in [
             ("10/s", "10/s"),
             (" 600 / min ", "600/min"),
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn invalid_limits_are_rejected() {
         for text in [
             "",
             "10",
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_the_same_is_given_once() {
+    fn limits_with_the_same_counter_are_rejected() {
         assert!(list(["10/s", "600/min", "600/min shadow", "5 daily", "9 monthly"]).is_ok());
         for twice in [
             ["10/min", "20/min"],

@@ -1,28 +1,28 @@
-//! The sliding-window log: which hits of the last `length` still count, exactly, in bounded memory.
+//! The sliding-window log: the exact hits of the last `length`, in bounded memory.
 //!
-//! Time is cut into grains (see [`WindowLength`]) and a hit counts from the *later* end of its
-//! grain, so that rounding can only delay an admission. All hits of one grain form a run. Runs are
-//! kept oldest first as `(gap to the next run, count)` in a queue of bytes, both as LEB128 varints
-//! and the count left out where it is 1. The newest run is kept beside the queue, because it still
-//! grows. As at most some 60,000 grains fit a window and a run costs at most a few bytes, a window
-//! stays below 512 KiB whatever its limit, and a full one of 60 a minute takes about 120 bytes.
+//! Time is divided into grains (see [`WindowLength`]). A hit counts from the *later* end of its
+//! grain, so rounding can only delay an admission. The hits of one grain form a run. Runs are
+//! stored oldest first as `(gap to the next run, count)` in a byte queue, both as LEB128 varints; a
+//! count of 1 is omitted. The newest run is stored beside the queue because it still grows. A
+//! window has at most about 60,000 grains and a run takes a few bytes, so a window stays below 512
+//! KiB at any limit; a full window of 60 per minute takes about 120 bytes.
 
 use std::num::NonZeroU32;
 
 use crate::limit::WindowLength;
 use crate::time::Moment;
 
-/// The hits of one window. Time is always given, and moves forward only: an earlier `now` than one
-/// given before is taken as that one.
+/// The hits of one window. Callers pass the time; an earlier `now` than before is treated as the
+/// previous one.
 #[derive(Debug)]
 pub(crate) struct SlidingLog {
     length: WindowLength,
-    /// The older runs, behind `gone` bytes of runs that have left the window.
+    /// The older runs, after `gone` bytes of expired runs.
     older: Vec<u8>,
     gone: u32,
-    /// Grain of the oldest run; of the newest, if `older` is empty.
+    /// Grain of the oldest run, or of the newest if `older` is empty.
     oldest: u64,
-    /// Grain of the newest run, counted from `oldest`.
+    /// Grain of the newest run, relative to `oldest`.
     newest_offset: u32,
     /// Hits in the newest run; 0 only if the log is empty.
     newest_count: u32,
@@ -46,7 +46,7 @@ impl SlidingLog {
         self.length
     }
 
-    /// How many hits counted when that was last looked at.
+    /// The number of hits at the last evaluation.
     pub(crate) fn used(&self) -> u32 {
         self.used
     }
@@ -55,7 +55,7 @@ impl SlidingLog {
         self.used == 0
     }
 
-    /// Forgets what has left the window and returns how many hits still count.
+    /// Removes expired hits and returns the number of hits that still count.
     #[inline]
     pub(crate) fn used_at(&mut self, now: Moment) -> u32 {
         if self.used > 0 && self.leaves_at(self.oldest) <= now {
@@ -64,10 +64,10 @@ impl SlidingLog {
         self.used
     }
 
-    /// Adds `cost` hits at `now`. The caller has made sure that `used + cost` fits 32 bits.
+    /// Adds `cost` hits at `now`. The caller ensures that `used + cost` fits 32 bits.
     #[inline]
     pub(crate) fn record(&mut self, now: Moment, cost: NonZeroU32) {
-        // In the newest run where that is still growing, which is told without a division.
+        // Avoids a division while the newest run is still growing.
         let grain = if self.used > 0 && now <= self.ends_at(self.newest()) {
             self.newest()
         } else {
@@ -76,7 +76,7 @@ impl SlidingLog {
         self.push(grain, cost.get());
     }
 
-    /// Adds `cost` hits at `now`, or as many as can be counted.
+    /// Adds `cost` hits at `now`, saturating.
     pub(crate) fn charge(&mut self, now: Moment, cost: u64) {
         let room = u32::MAX - self.used_at(now);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX).min(room);
@@ -85,7 +85,7 @@ impl SlidingLog {
         }
     }
 
-    /// Takes back `cost` hits of those recorded at `at`, as far as they still count.
+    /// Removes `cost` hits recorded at `at`, if they still count.
     pub(crate) fn refund(&mut self, now: Moment, at: Moment, cost: u32) {
         if self.used_at(now) == 0 {
             return;
@@ -110,13 +110,13 @@ impl SlidingLog {
         *self = rest;
     }
 
-    /// The hits, oldest first: from when on they count, and how many.
+    /// The hits, oldest first, as (start, count).
     pub(crate) fn hits(&self) -> impl Iterator<Item = (Moment, u32)> {
         let runs = self.all_runs().filter(|(_, count)| *count > 0);
         runs.map(|(grain, count)| (self.ends_at(grain), count))
     }
 
-    /// Adds hits of an earlier log, oldest first, that still count at `now`.
+    /// Adds saved hits that still count at `now`, oldest first.
     pub(crate) fn restore(&mut self, now: Moment, hits: impl Iterator<Item = (Moment, u32)>) {
         for (at, count) in hits {
             let grain = self.grain_of(at.min(now));
@@ -127,8 +127,8 @@ impl SlidingLog {
         }
     }
 
-    /// When the log has room for `cost` more hits under `limit`, if nothing is admitted meanwhile;
-    /// `now` if it has room now. `cost` is at most `limit`.
+    /// The earliest time at which `cost` more hits fit under `limit` if nothing else is admitted.
+    /// `cost` must not exceed `limit`.
     pub(crate) fn retry_at(&self, now: Moment, limit: u64, cost: NonZeroU32) -> Moment {
         let mut excess = (u64::from(self.used) + u64::from(cost.get())).saturating_sub(limit);
         if excess == 0 {
@@ -143,7 +143,7 @@ impl SlidingLog {
         self.leaves_at(self.newest())
     }
 
-    /// When the oldest hit leaves the window; `now` for an empty log.
+    /// The time at which the oldest hit expires; `now` for an empty log.
     #[inline]
     pub(crate) fn oldest_leaves_at(&self, now: Moment) -> Moment {
         if self.used == 0 {
@@ -157,7 +157,7 @@ impl SlidingLog {
         self.oldest + u64::from(self.newest_offset)
     }
 
-    /// The grain that a hit at `at` is counted in.
+    /// The grain of a hit at `at`.
     #[inline]
     fn grain_of(&self, at: Moment) -> u64 {
         let length = self.length;
@@ -188,7 +188,7 @@ impl SlidingLog {
     }
 
     fn start_run(&mut self, grain: u64) {
-        // Two runs that both count are less than a window, some 60,000 grains, apart.
+        // Live runs are less than one window (about 60,000 grains) apart.
         let gap = (grain - self.newest()) as u32;
         let count = self.newest_count;
         let mut buffer = [0; 10];
@@ -202,8 +202,8 @@ impl SlidingLog {
         self.newest_count = 0;
     }
 
-    /// Makes room for `len` more bytes: by a sixteenth at least, in place of what is gone or, if
-    /// that is less, by growing. So moving stays linear in all, and little is left unused.
+    /// Makes room for `len` more bytes, by at least a sixteenth: reuses expired bytes or, if those
+    /// are fewer, grows. Total copying stays linear and little memory is unused.
     fn make_room(&mut self, len: usize) {
         if self.older.capacity() - self.older.len() >= len {
             return;
@@ -227,7 +227,7 @@ impl SlidingLog {
             let Some((gap, count, len)) = read_run(self.older_bytes()) else {
                 return;
             };
-            // A window's bytes are fewer than 512 Ki.
+            // A window has fewer than 512 Ki bytes.
             self.gone += len as u32;
             self.used -= count;
             self.oldest += u64::from(gap);
@@ -310,7 +310,7 @@ mod tests {
         Moment::from_nanos(n * 1_000_000)
     }
 
-    /// The rule written down as plainly as it can be: every hit with its own rounded time.
+    /// A naive model: every hit with its own rounded time.
     struct Naive {
         length: u64,
         grain: u64,
@@ -365,7 +365,7 @@ mod tests {
         fn decisions_equal_those_of_a_naive_log(
             length_ms in prop_oneof![1..50_u64, 900..70_000_u64, 3_000_000..9_000_000_u64],
             limit in prop_oneof![1..20_u32, 1_000..2_000_u32],
-            // Each step waits some of the window's length and asks for some of its limit.
+            // Each step waits a fraction of the window and requests a fraction of the limit.
             steps in prop::collection::vec((0.0..1.0_f64, 0..4_u32, 0.0..1.0_f64), 1..400),
         ) {
             let length = WindowLength::new(Duration::from_millis(length_ms)).unwrap();
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hit_counts_for_the_whole_window_and_no_longer() {
+    fn hits_count_for_exactly_one_window() {
         let mut log = SlidingLog::new(WindowLength::MINUTE);
         log.record(millis(5), cost(1));
         assert_eq!(log.used_at(millis(60_004)), 1);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hit_is_rounded_to_the_later_grain() {
+    fn hits_round_to_the_later_grain() {
         let mut log = SlidingLog::new(WindowLength::MINUTE);
         log.record(Moment::from_nanos(1), cost(1));
         assert_eq!(log.used_at(Moment::from_nanos(60_000_000_001)), 1);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_costly_request_waits_for_as_many_hits_as_it_needs() {
+    fn costly_requests_wait_for_enough_hits_to_expire() {
         let mut log = SlidingLog::new(WindowLength::MINUTE);
         for second in 0..10 {
             log.record(millis(second * 1_000), cost(1));

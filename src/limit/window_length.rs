@@ -4,10 +4,10 @@ use std::num::NonZeroU64;
 
 use crate::input::InvalidInput;
 
-/// The length of a sliding window and the grain in which it remembers hits.
+/// The length of a sliding window and its grain.
 ///
-/// The grain is `max(1 ms, length / 60,000)`, so that a window never holds more than some 60,000
-/// distinct times, whatever its limit.
+/// The grain is `max(1 ms, length / 60,000)`, so a window never has more than about 60,000 distinct
+/// times, whatever its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WindowLength {
     nanos: NonZeroU64,
@@ -26,7 +26,7 @@ impl WindowLength {
         }
     }
 
-    /// A window of 1 ms to 366 days.
+    /// Checks that a window is 1 ms to 366 days long.
     pub(crate) fn new(length: std::time::Duration) -> Result<Self, InvalidInput> {
         const LONGEST: std::time::Duration = std::time::Duration::from_secs(366 * 86_400);
         let nanos = u64::try_from(length.as_nanos())
@@ -36,7 +36,7 @@ impl WindowLength {
             Some(nanos) if nanos.get() >= 1_000_000 && length <= LONGEST => Ok(Self { nanos }),
             _ => Err(InvalidInput::new(
                 "window",
-                "a window is 1 ms to 366 days long",
+                "expected a window of 1 ms to 366 days",
             )),
         }
     }
@@ -55,17 +55,17 @@ impl WindowLength {
         }
     }
 
-    /// Whole grains in `nanos`.
+    /// The number of whole grains in `nanos`.
     #[inline]
     pub(crate) const fn grains(self, nanos: u64) -> u64 {
         match self.grain_nanos() {
-            // A division by a constant, for all windows up to a minute.
+            // A constant divisor for all windows up to a minute.
             SHORTEST_GRAIN => nanos / SHORTEST_GRAIN,
             grain => nanos / grain,
         }
     }
 
-    /// Whole seconds, rounded up, as the header fields write it.
+    /// Whole seconds, rounded up, as in header fields.
     pub(crate) const fn seconds(self) -> u64 {
         self.nanos().div_ceil(1_000_000_000)
     }

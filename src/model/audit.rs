@@ -5,25 +5,25 @@ use serde::{Deserialize, Serialize};
 use crate::net::ClientIp;
 use crate::time::Timestamp;
 
-/// A change, as the audit log keeps it.
+/// An entry of the audit log: one change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct AuditEntry {
-    /// Counted up from 1, in the order of the changes.
+    /// Sequence number, from 1.
     pub id: u64,
-    /// When it was made.
+    /// Time of the change.
     pub at: Timestamp,
-    /// Who made it: what [`Admin::acting_as`](crate::Admin::acting_as) was told, `program` for
-    /// the program that holds the file, `user` and a number for a user of the system, `admin key` for
-    /// who has that.
+    /// The actor: the name given to [`Admin::acting_as`](crate::Admin::acting_as), `program` for the
+    /// process that opened the file, `user N` for a system user, `admin key` for requests with the
+    /// admin key.
     pub actor: String,
-    /// From where.
+    /// Address of the actor.
     pub ip: ClientIp,
-    /// What was done, such as `create_key`.
+    /// The action, such as `create_key`.
     pub action: String,
-    /// The id of the key or organization that was made or changed.
+    /// The id of the key or organization.
     pub subject: Option<u64>,
-    /// What was asked for, field by field. No secret is among it.
+    /// The fields of the request, without secrets.
     pub details: serde_json::Value,
 }

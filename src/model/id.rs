@@ -28,7 +28,7 @@ macro_rules! id {
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 text.parse().map(Self).map_err(|_| {
-                    InvalidInput::new("id", "an id is a whole number, as the listings show it")
+                    InvalidInput::new("id", "expected a whole number, as in listings")
                 })
             }
         }

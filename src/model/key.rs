@@ -15,16 +15,16 @@ use crate::time::Timestamp;
 #[non_exhaustive]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub enum KeyStatus {
-    /// It is accepted, unless its organization is suspended.
+    /// Accepted, unless its organization is suspended.
     Active,
-    /// Its time is over.
+    /// Past its expiry time.
     Expired,
-    /// It was revoked, which is final.
+    /// Revoked permanently.
     Revoked,
 }
 
 impl KeyStatus {
-    /// The status as it is shown.
+    /// The name of the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -33,7 +33,7 @@ impl KeyStatus {
         }
     }
 
-    /// The status of a key as it is stored, which knows no time.
+    /// The stored status, which does not consider expiry.
     pub(crate) fn stored(active: bool) -> Self {
         match active {
             true => Self::Active,
@@ -42,7 +42,7 @@ impl KeyStatus {
     }
 }
 
-/// A key as it is managed; its text is known only to its owner.
+/// A key. Its text is known only to its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct Key {
@@ -50,31 +50,31 @@ pub struct Key {
     pub id: KeyId,
     /// The organization that owns it.
     pub org_id: OrgId,
-    /// What its owner calls it.
+    /// The label given by its owner.
     pub label: String,
-    /// The start of its text: prefix and 4 more characters.
+    /// The start of its text: the prefix and 4 more characters.
     pub prefix: String,
     /// Whether its status is [`KeyStatus::Active`].
     pub active: bool,
-    /// Its status when it was read.
+    /// Its status when read.
     pub status: KeyStatus,
-    /// What it may do.
+    /// The scopes it holds.
     pub scopes: Vec<Scope>,
     /// Requests admitted in any 60 seconds.
     #[cfg_attr(feature = "http", schema(value_type = u32, minimum = 1))]
     pub rate_limit_per_minute: NonZeroU32,
-    /// Further limits of its own.
+    /// Further limits of this key.
     pub limits: Vec<Limit>,
-    /// From where it is accepted; empty for everywhere.
+    /// Addresses from which it is accepted; empty for all.
     #[cfg_attr(feature = "http", schema(value_type = Vec<String>))]
     pub allowed_ips: CidrSet,
-    /// Limits that are lifted for a time.
+    /// Limits that are temporarily overridden.
     pub lifts: Vec<LimitOverride>,
     /// When it was created.
     pub created_at: Timestamp,
-    /// From when on it is refused; `None` for never.
+    /// Expiry time; `None` for never.
     pub expires_at: Option<Timestamp>,
-    /// When it was last admitted, up to 200 ms behind; `None` for never.
+    /// Time of the last admitted request, up to 200 ms behind; `None` for never.
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -83,7 +83,7 @@ impl Key {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 
-    /// A stored key as it is to be shown at a time.
+    /// The key with its status at `now`.
     pub(crate) fn seen_at(self, now: Timestamp) -> Self {
         let status = match self.active {
             false => KeyStatus::Revoked,
@@ -98,34 +98,34 @@ impl Key {
     }
 }
 
-/// A limit that neither refuses nor counts for a time.
+/// A temporary override: until then, the limit neither refuses nor counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct LimitOverride {
-    /// The name of the limit, as header fields and the dry run show it.
+    /// The name of the limit, as in header fields and the dry run.
     pub rule: String,
-    /// From when on it counts again.
+    /// Time from which the limit counts again.
     pub until: Timestamp,
 }
 
-/// How the text of a key was turned into its stored hash.
+/// The hash scheme of a stored key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum HashScheme {
     /// Keyed BLAKE3 under a key derived from the secret.
     KeyedBlake3,
-    /// SHA-256 of the text and the Python package's secret behind it.
+    /// SHA-256 of the text followed by the Python package's secret.
     Sha256,
 }
 
-/// One text that authenticates a key. Rotation gives a key a second one.
+/// A text that authenticates a key. Rotation adds another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Credential {
     pub(crate) hash: HashedKey,
     pub(crate) scheme: HashScheme,
-    /// Which of the installation's secrets it was hashed under.
+    /// The id of the secret that keys the hash.
     pub(crate) secret_id: u32,
     pub(crate) key_id: KeyId,
     pub(crate) created_at: Timestamp,
-    /// When a rotated credential stops to be accepted, before the key itself does.
+    /// Expiry of a rotated credential, if earlier than that of the key.
     pub(crate) expires_at: Option<Timestamp>,
 }

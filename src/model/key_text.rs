@@ -25,12 +25,12 @@ const RANDOM_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
 const MAX_PREFIX_LEN: usize = 32;
 
-/// How many characters of the random part a listing shows.
+/// Number of random characters that listings show.
 const SHOWN_LEN: usize = 4;
 
 /// The readable start of a key, such as `kg_live_`.
 ///
-/// 2 to 32 characters of `A-Z a-z 0-9 _ -`; the first a letter or digit, the last an underscore.
+/// 2 to 32 characters of `A-Z a-z 0-9 _ -`. The first is a letter or digit, the last an underscore.
 ///
 /// ```
 /// use keyguard::KeyPrefix;
@@ -86,20 +86,20 @@ impl<'de> Deserialize<'de> for KeyPrefix {
     }
 }
 
-/// The text of a new key, shown once and stored nowhere.
+/// The text of a new key. It is never stored.
 ///
-/// It is wiped from memory when it is dropped; `Debug` shows what a listing shows.
+/// It is wiped from memory on drop. `Debug` shows what listings show.
 pub struct PlainKey {
     text: Zeroizing<String>,
     prefix_len: usize,
 }
 
 impl PlainKey {
-    /// A new key from the operating system's entropy.
+    /// Generates a key from the operating system's entropy.
     pub(crate) fn generate(prefix: &KeyPrefix) -> Result<Self, getrandom::Error> {
         let mut random = Zeroizing::new([0; 32]);
         getrandom::fill(random.as_mut())?;
-        // Large enough to never move, so that no copy is left behind.
+        // Allocated once, so that no copy remains in memory.
         let mut text = Zeroizing::new(String::with_capacity(MAX_PREFIX_LEN + 64));
         text.push_str(prefix.as_str());
         URL_SAFE_NO_PAD.encode_string(random.as_ref(), &mut text);
@@ -111,24 +111,24 @@ impl PlainKey {
         })
     }
 
-    /// The key itself, to be handed to its owner. It cannot be shown again.
+    /// The text of the key, for its owner. It cannot be retrieved again.
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// The start of the key that listings show: its prefix and 4 more characters.
+    /// The start of the key, as in listings: the prefix and 4 more characters.
     pub fn shown_prefix(&self) -> &str {
         &self.text[..self.prefix_len + SHOWN_LEN]
     }
 }
 
-/// Reads the whole text of a key.
+/// Parses the text of a key.
 impl FromStr for PlainKey {
     type Err = InvalidInput;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if !is_well_formed(text.as_bytes()) {
-            // Not shown: it may be a key with a mistake in it.
+            // Not quoted: it may be a key with a typo.
             return Err(InvalidInput::new("raw_key", "is not the text of a key"));
         }
         Ok(Self {
@@ -144,7 +144,7 @@ impl fmt::Debug for PlainKey {
     }
 }
 
-/// Whether `text` is formed like a key, whatever its checksum says.
+/// Whether `text` has the shape of a key, regardless of its checksum.
 pub(crate) fn has_key_shape(text: &[u8]) -> bool {
     let Some(prefix_len) = text.len().checked_sub(RANDOM_LEN + CHECKSUM_LEN) else {
         return false;
@@ -156,14 +156,14 @@ pub(crate) fn has_key_shape(text: &[u8]) -> bool {
         && digits.iter().all(u8::is_ascii_alphanumeric)
 }
 
-/// What listings show of a text that is formed like a key.
+/// The part of a key-shaped text that listings show.
 #[cfg(feature = "cli")]
 pub(crate) fn shown_part(text: &str) -> Option<&str> {
     has_key_shape(text.as_bytes())
         .then(|| &text[..text.len() - RANDOM_LEN - CHECKSUM_LEN + SHOWN_LEN])
 }
 
-/// Whether `text` could have been issued: formed like a key, with the checksum that belongs to it.
+/// Whether `text` has the shape and checksum of a key.
 pub(crate) fn is_well_formed(text: &[u8]) -> bool {
     has_key_shape(text) && {
         let (body, digits) = text.split_at(text.len() - CHECKSUM_LEN);
@@ -171,7 +171,7 @@ pub(crate) fn is_well_formed(text: &[u8]) -> bool {
     }
 }
 
-/// Whether a text holds a key, by itself or among other words.
+/// Whether a text contains a key.
 pub(crate) fn is_within(text: &str) -> bool {
     let mut words = text.as_bytes().split(|byte| !is_base64url(*byte));
     words.any(is_well_formed)
@@ -192,12 +192,12 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM_LEN] {
     digits
 }
 
-/// The keyed BLAKE3 hash under which a key is stored and found.
+/// The keyed BLAKE3 hash of a key, under which it is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct HashedKey(pub(crate) [u8; 32]);
 
 impl HashedKey {
-    /// Eight of its bytes: uniformly distributed and, without the secret, unpredictable.
+    /// Eight bytes of the hash: uniformly distributed and unpredictable without the secret.
     pub(crate) fn short(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_that_is_read_has_been_parsed() {
+    fn invalid_prefixes_do_not_deserialize() {
         let json = serde_json::to_string(&KeyPrefix::default()).unwrap();
         let read: Result<KeyPrefix, _> = serde_json::from_str(&json);
         assert_eq!(read.unwrap(), KeyPrefix::default());
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_is_well_formed_and_unlike_any_other() {
+    fn new_keys_are_well_formed_and_unique() {
         let (a, b) = (key(), key());
         assert_eq!(a.expose().len(), "kg_live_".len() + 49);
         assert!(is_well_formed(a.expose().as_bytes()));
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn every_altered_character_is_noticed() {
+    fn the_checksum_detects_every_altered_character() {
         let key = key();
         for at in 0..key.expose().len() {
             let mut text = key.expose().as_bytes().to_vec();

@@ -1,6 +1,7 @@
-//! The keys of the Python package: texts of any form, stored as SHA-256 of the text and then the secret.
+//! Keys of the Python package: arbitrary texts, stored as SHA-256 of the text followed by the
+//! secret.
 //!
-//! Without the feature `legacy` there are none: a [`LegacyHasher`] cannot be made.
+//! Without the feature `legacy`, [`LegacyHasher`] cannot be constructed.
 
 #[cfg(feature = "legacy")]
 pub(crate) use self::enabled::LegacyHasher;
@@ -14,7 +15,7 @@ mod enabled {
     use crate::model::HashedKey;
     use crate::model::Secret;
 
-    /// Hashes keys as the Python package does, under its secret.
+    /// Hashes keys like the Python package, with its secret.
     pub(crate) struct LegacyHasher(Secret);
 
     impl LegacyHasher {
@@ -39,7 +40,7 @@ mod enabled {
         use super::*;
 
         #[test]
-        fn the_hash_is_that_of_the_text_and_then_the_secret() {
+        fn the_hash_covers_text_then_secret() {
             // FIPS 180-2, appendix B.1: SHA-256 of "abc".
             let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
             let expected = *blake3::Hash::from_hex(expected).unwrap().as_bytes();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[non_exhaustive]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Method {
-    /// Not given, or none of the others.
+    /// Unknown or not given.
     #[default]
     Other = 0,
     /// `GET`
@@ -45,7 +45,7 @@ impl Method {
         Self::Patch,
     ];
 
-    /// The method as it is sent; `-` for [`Method::Other`].
+    /// The method as sent; `-` for [`Method::Other`].
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Other => "-",

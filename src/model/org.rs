@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 pub enum OrgStatus {
     /// Its keys are accepted.
     Active,
-    /// Its keys are refused until it is resumed.
+    /// Its keys are refused until the organization is resumed.
     Suspended,
 }
 
@@ -29,7 +29,7 @@ pub struct Org {
     pub status: OrgStatus,
     /// Limits that all of its keys share.
     pub limits: Vec<Limit>,
-    /// Limits that are lifted for a time.
+    /// Limits that are temporarily overridden.
     pub lifts: Vec<LimitOverride>,
     /// When it was created.
     pub created_at: Timestamp,

@@ -4,22 +4,22 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a request was refused.
+/// The reason for refusing a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub enum Reason {
-    /// The request names no key.
+    /// No key was presented.
     MissingKey = 1,
-    /// The text is not that of a key, or its checksum does not fit.
+    /// The text does not have the shape of a key, or its checksum is wrong.
     MalformedKey = 2,
-    /// No such key was issued.
+    /// The key does not exist.
     UnknownKey = 3,
     /// The key was revoked.
     RevokedKey = 4,
-    /// The key, or the rotated-out text of it, has expired.
+    /// The key or the rotated text has expired.
     ExpiredKey = 5,
     /// The key's organization is suspended.
     SuspendedOrg = 6,
@@ -27,38 +27,38 @@ pub enum Reason {
     AmbiguousKey = 7,
     /// The key header was sent more than once.
     RepeatedHeader = 8,
-    /// The text presented as a key is longer than any key.
+    /// The presented text is longer than any key.
     OversizedKey = 9,
-    /// The cost of the request is above the limit itself.
+    /// The cost of the request exceeds the limit itself.
     CostAboveLimit = 10,
-    /// The key lacks a scope that is required.
+    /// The key lacks a required scope.
     MissingScope = 11,
     /// A window is full.
     RateLimited = 12,
     /// A calendar quota is used up.
     QuotaExhausted = 13,
-    /// The data file or another backend could not answer.
+    /// The data file or another backend is unavailable.
     Unavailable = 14,
-    /// No room to count one more key.
+    /// The table of counters is full.
     Overloaded = 15,
     /// The address is locked out.
     IpLocked = 16,
-    /// A limit by address is exhausted.
+    /// A limit per address is exhausted.
     IpLimited = 17,
     /// Credits are used up.
     CreditsExhausted = 18,
-    /// As many requests of the key are being answered as can be.
+    /// The maximum number of concurrent requests is in flight.
     TooManyConcurrent = 19,
-    /// The policy accepts nothing from the address.
+    /// The policy denies the address.
     IpDenied = 20,
-    /// The key is not accepted from the address.
+    /// The key does not allow the address.
     IpNotAllowed = 21,
-    /// The header by which a trusted proxy names the client cannot be read.
+    /// The client address reported by a trusted proxy is missing or invalid.
     InvalidClientIp = 22,
 }
 
 impl Reason {
-    /// One more than the largest code.
+    /// The largest code plus one.
     pub(crate) const COUNT: usize = 23;
 
     const ALL: [Self; Self::COUNT - 1] = [
@@ -86,7 +86,7 @@ impl Reason {
         Self::InvalidClientIp,
     ];
 
-    /// A stable name, as totals and problem documents spell it.
+    /// A stable name, used in totals and problem documents.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MissingKey => "missing_key",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::input::InvalidInput;
 
-/// A permission that a key holds and a route may require, such as `read` or `orders:write`.
+/// A permission of a key, which a route may require, such as `read` or `orders:write`.
 ///
 /// A scope-token of RFC 6749 §3.3 (printable ASCII without space, `"` and `\`), 1 to 64
 /// characters, and without a comma, which separates scopes in lists.
@@ -45,7 +45,7 @@ impl FromStr for Scope {
         Err(InvalidInput::of(
             "scopes",
             text,
-            "is no scope of 1 to 64 printable ASCII characters without space, comma, `\"` and `\\`",
+            "is not a scope of 1 to 64 printable ASCII characters without space, comma, `\"` and `\\`",
         ))
     }
 }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_has_been_parsed() {
+    fn invalid_scopes_do_not_deserialize() {
         assert_eq!(
             serde_json::from_str::<Scope>(r#""read""#).unwrap().as_str(),
             "read"

@@ -4,10 +4,10 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// The secret under which keys are hashed. Whoever lacks it cannot check a guess against a stolen
-/// data file.
+/// The secret that keys the hashes. Without it, a stolen data file cannot be used to verify
+/// guesses.
 ///
-/// It is wiped from memory when it is dropped and never printed.
+/// It is wiped from memory on drop and never printed.
 ///
 /// ```
 /// use keyguard::Secret;
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// A new secret: 32 bytes of the operating system's entropy, as 64 hexadecimal digits.
+    /// Generates a secret: 32 bytes of the operating system's entropy, as 64 hexadecimal digits.
     ///
     /// # Errors
     /// The system's entropy source failed.
@@ -28,7 +28,7 @@ impl Secret {
         Ok(Self::from(hex.as_str()))
     }
 
-    /// The secret itself, to be written to a private place.
+    /// The secret itself, to be stored privately.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -37,7 +37,7 @@ impl Secret {
         self.0.iter().all(u8::is_ascii_whitespace)
     }
 
-    /// The key under which API keys are hashed.
+    /// Derives the key for hashing API keys.
     pub(crate) fn key_hashing_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(blake3::derive_key(
             "keyguard 2026-11-23 API key hash v1",
@@ -45,7 +45,7 @@ impl Secret {
         ))
     }
 
-    /// The key with which administrators identify themselves, as text.
+    /// Derives the admin key, as text.
     #[cfg(any(feature = "cli", feature = "http"))]
     pub(crate) fn admin_key(&self) -> Zeroizing<String> {
         use base64::Engine;
@@ -58,13 +58,13 @@ impl Secret {
         Zeroizing::new(format!("kg_admin_{text}"))
     }
 
-    /// The key under which networks are named on other servers.
+    /// Derives the key for hashing addresses in Redis key names.
     #[cfg(feature = "redis")]
     pub(crate) fn network_naming_key(&self) -> [u8; 32] {
         blake3::derive_key("keyguard 2026-11-24 network name v1", &self.0)
     }
 
-    /// Tells this secret from another one, and nothing else.
+    /// Derives a fingerprint that identifies this secret.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         Fingerprint(blake3::derive_key(
             "keyguard 2026-11-23 secret fingerprint v1",
@@ -73,7 +73,7 @@ impl Secret {
     }
 }
 
-/// What a data file remembers of the secret it was made with.
+/// The fingerprint of the secret, stored in the data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint(pub(crate) [u8; 32]);
 

@@ -6,24 +6,24 @@ use super::{KeyId, Method, Reason};
 use crate::net::ClientIp;
 use crate::time::Timestamp;
 
-/// One request by a known key, as it was answered.
+/// A recorded request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// When it was decided.
+    /// Time of the decision.
     pub at: Timestamp,
-    /// The key that made it; `None` for a refusal that named no known key, of which only a
-    /// [sink](crate::UsageSink) is told.
+    /// The key; `None` for refusals without a known key, which only [sinks](crate::UsageSink)
+    /// receive.
     pub key_id: Option<KeyId>,
-    /// Its method.
+    /// The method.
     pub method: Method,
-    /// Its path without the query, at most 256 bytes of it.
+    /// The path without the query, cut at 256 bytes.
     pub path: String,
-    /// The address it came from.
+    /// The client address.
     pub ip: ClientIp,
-    /// The status it was answered with; 0 if the grant was dropped unfinished.
+    /// The response status; 0 if the grant was dropped without `finish`.
     pub status: u16,
-    /// Time from admission to answer, in whole microseconds up to 71 minutes; zero for a refusal.
+    /// Time from admission to response, in microseconds up to 71 minutes; zero for refusals.
     pub latency: Duration,
-    /// Why it was refused; `None` if it was admitted.
+    /// The reason for a refusal; `None` if admitted.
     pub refused: Option<Reason>,
 }

@@ -12,11 +12,10 @@ use super::client_ip::well_known;
 use crate::input::InvalidInput;
 use crate::net::Nat64Prefixes;
 
-/// A set of addresses: single ones, networks in CIDR notation, and `local` for
-/// [`ClientIp::LOCAL`].
+/// A set of IP addresses, CIDR networks, and `local` for [`ClientIp::LOCAL`].
 ///
-/// An IPv6 address that stands for an IPv4 one, as [`ClientIp`] says, is that one; `::/0` holds no
-/// IPv4 address.
+/// IPv6 addresses that embed an IPv4 address (see [`ClientIp`]) are treated as that address; `::/0`
+/// contains no IPv4 address.
 ///
 /// ```
 /// use keyguard::CidrSet;
@@ -27,10 +26,10 @@ use crate::net::Nat64Prefixes;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CidrSet {
-    /// As they were given.
+    /// The members as given.
     nets: Vec<IpNet>,
     local: bool,
-    /// What the nets hold, sorted and apart.
+    /// The address ranges of the members, sorted and disjoint.
     v4: Vec<RangeInclusive<u128>>,
     v6: Vec<RangeInclusive<u128>>,
 }
@@ -51,7 +50,7 @@ impl CidrSet {
         Ok(set)
     }
 
-    /// The same set, which holds IPv4 addresses where it names them as translators write them.
+    /// The same set, with members under NAT64 prefixes replaced by the embedded IPv4 networks.
     pub(crate) fn translated(mut self, nat64: &Nat64Prefixes) -> Self {
         if !nat64.is_empty() {
             let nets = self.nets.iter().map(|net| nat64.canonical_net(*net));
@@ -60,7 +59,7 @@ impl CidrSet {
         self
     }
 
-    /// Whether the address is one of the set.
+    /// Whether the set contains an address.
     #[must_use]
     pub fn contains(&self, address: ClientIp) -> bool {
         let (ranges, bits) = match address.ip() {
@@ -72,13 +71,13 @@ impl CidrSet {
         ranges.get(at).is_some_and(|range| range.contains(&bits))
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nets.is_empty() && !self.local
     }
 
-    /// Its members, as they are read.
+    /// The members as text.
     #[must_use]
     pub fn texts(&self) -> Vec<String> {
         let text = |net: &IpNet| {
@@ -93,7 +92,7 @@ impl CidrSet {
     }
 }
 
-/// An address or a network.
+/// Parses an address or a network.
 fn net(field: &'static str, text: &str) -> Result<IpNet, InvalidInput> {
     let unreadable = || {
         InvalidInput::of(
@@ -117,7 +116,7 @@ fn net(field: &'static str, text: &str) -> Result<IpNet, InvalidInput> {
     Ok(canonical(net))
 }
 
-/// A network of IPv6 addresses that stand for IPv4 ones as the IPv4 network.
+/// The IPv4 network embedded in an IPv6 network, if any.
 fn canonical(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let ip = v6.addr();
@@ -128,7 +127,7 @@ fn canonical(net: IpNet) -> IpNet {
     }
 }
 
-/// What the nets hold: IPv4 addresses, and IPv6 addresses.
+/// The ranges of the networks: IPv4 and IPv6.
 fn ranges(nets: &[IpNet]) -> (Vec<RangeInclusive<u128>>, Vec<RangeInclusive<u128>>) {
     let is_ipv4 = |net: &&IpNet| matches!(net, IpNet::V4(_));
     let v4 = merged(nets.iter().filter(is_ipv4));
@@ -145,7 +144,7 @@ fn merged<'a>(nets: impl Iterator<Item = &'a IpNet>) -> Vec<RangeInclusive<u128>
         .collect();
     ranges.sort_by_key(|range| *range.start());
     ranges.dedup_by(|next, range| {
-        // Networks hold each other or have nothing in common.
+        // Two networks are nested or disjoint.
         let is_within = next.start() <= range.end();
         if is_within {
             *range = *range.start()..=*range.end().max(next.end());
@@ -155,7 +154,7 @@ fn merged<'a>(nets: impl Iterator<Item = &'a IpNet>) -> Vec<RangeInclusive<u128>
     ranges
 }
 
-/// Separated by commas.
+/// Members are separated by commas.
 impl std::str::FromStr for CidrSet {
     type Err = InvalidInput;
 
@@ -170,7 +169,7 @@ impl fmt::Display for CidrSet {
     }
 }
 
-/// As a list of texts.
+/// Serialized as a list of strings.
 impl Serialize for CidrSet {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.texts())
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_found_however_it_is_written() {
+    fn addresses_match_in_every_notation() {
         for (set, address) in [
             ("10.0.0.0/8", "10.255.255.255"),
             ("10.0.0.0/8", "::ffff:10.1.2.3"),
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_networks_are_rejected() {
         for text in [
             "10.0.0.0/33",
             "10.9.9",
@@ -241,7 +240,7 @@ mod tests {
                 "{error}"
             );
         }
-        // It may be a key.
+        // The text may be a key.
         let long = "kg_live_".repeat(7);
         let error = long.parse::<CidrSet>().unwrap_err().to_string();
         assert!(!error.contains("kg_live_"), "{error}");
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_read_back() {
+    fn displayed_sets_parse_back() {
         let text = "10.0.0.0/8,192.0.2.7,2001:db8::/32,local";
         assert_eq!(text.parse::<CidrSet>().unwrap().to_string(), text);
     }

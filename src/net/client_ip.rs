@@ -1,4 +1,4 @@
-//! Who is asking: the network address a decision is made for.
+//! Client addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The address of a client: an IP address, or [`ClientIp::LOCAL`] for a Unix socket.
 ///
-/// An IPv6 address that stands for an IPv4 address is that address, so that one client has one: an
-/// IPv4-mapped one, and one under the well-known prefix of translators, `64:ff9b::/96` (RFC 6052).
+/// IPv4-mapped IPv6 addresses and addresses under the well-known NAT64 prefix `64:ff9b::/96` (RFC
+/// 6052) become the IPv4 address that they embed, so that a client has one address.
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct ClientIp(Option<IpAddr>);
 
 impl ClientIp {
-    /// A peer without a network address, such as the other side of a Unix socket.
+    /// A peer without a network address, such as the peer of a Unix socket.
     pub const LOCAL: Self = Self(None);
 
     /// The IP address; `None` for [`ClientIp::LOCAL`].
@@ -42,7 +42,7 @@ impl From<IpAddr> for ClientIp {
     }
 }
 
-/// The IPv4 address under the well-known prefix of translators.
+/// The IPv4 address under the well-known NAT64 prefix.
 pub(crate) fn well_known(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     match ip.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(Ipv4Addr::from_bits(ip.to_bits() as u32)),
@@ -50,7 +50,8 @@ pub(crate) fn well_known(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// An IPv4 address that a translator can have written: of a client on a network.
+/// The embedded IPv4 address, if a NAT64 translator can have produced it (not loopback, not
+/// unspecified).
 pub(crate) fn embedded(ip: Ipv4Addr) -> Option<Ipv4Addr> {
     (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
 }
@@ -61,7 +62,7 @@ impl From<SocketAddr> for ClientIp {
     }
 }
 
-/// An absent address, as servers report it for a Unix socket, is [`ClientIp::LOCAL`].
+/// `None`, which servers report for Unix sockets, is [`ClientIp::LOCAL`].
 impl From<Option<SocketAddr>> for ClientIp {
     fn from(address: Option<SocketAddr>) -> Self {
         address.map_or(Self::LOCAL, Self::from)
@@ -77,8 +78,8 @@ impl fmt::Display for ClientIp {
     }
 }
 
-/// The text is neither an IP address nor `local`. It is not shown: who mixes up two fields may have
-/// given a key.
+/// The text is neither an IP address nor `local`. The message does not quote it because it may be a
+/// key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an address: expected an IPv4 address, an IPv6 address or `local`")]
 pub struct InvalidClientIp(());

@@ -1,4 +1,4 @@
-//! The client that a trusted proxy speaks for.
+//! The client address in the header fields of trusted proxies.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -10,10 +10,10 @@ use crate::net::CidrSet;
 use crate::net::ClientIp;
 use crate::net::Nat64Prefixes;
 
-/// More hops than this are not read.
+/// Maximum number of hops that are parsed.
 const MOST_HOPS: usize = 32;
 
-/// Fields by which proxies name the client, in the order of how common they are.
+/// Header fields in which proxies report the client, most common first.
 pub(crate) const KNOWN_FIELDS: [&str; 5] = [
     "x-forwarded-for",
     "forwarded",
@@ -22,20 +22,20 @@ pub(crate) const KNOWN_FIELDS: [&str; 5] = [
     "true-client-ip",
 ];
 
-/// The one header field by which trusted proxies name the client.
+/// The header field in which trusted proxies report the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ClientIpHeader {
-    /// `X-Forwarded-For`: a list, to which each proxy adds its peer.
+    /// `X-Forwarded-For`: a list to which each proxy appends its peer.
     #[default]
     XForwardedFor,
-    /// `Forwarded` (RFC 7239): a list of that kind.
+    /// `Forwarded` (RFC 7239): a list with parameters.
     Forwarded,
-    /// Any other, which holds one address. In lower case.
+    /// Any other field. It contains one address. The name is in lower case.
     Single(Box<str>),
 }
 
 impl ClientIpHeader {
-    /// In lower case.
+    /// The name in lower case.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::XForwardedFor => "x-forwarded-for",
@@ -65,25 +65,25 @@ impl<'de> Deserialize<'de> for ClientIpHeader {
     }
 }
 
-/// The header field is there and does not name a client.
+/// The header field is present but contains no valid client address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UnreadableClient;
 
-/// The client that a trusted proxy names.
+/// The client reported by a trusted proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NamedClient {
     pub(crate) ip: ClientIp,
-    /// The hop before it in a list: for whom the client says that it asks, if it is a proxy.
+    /// The hop before the client in a list: the address that the client, if it is a proxy, claims
+    /// to forward.
     pub(crate) before: Option<ClientIp>,
 }
 
-/// The client that a trusted proxy names, by the values of `header`; `None` where the field is
-/// absent.
+/// Reads the client from the values of `header`. Returns `None` if the field is absent.
 ///
-/// Hops are read from the right, those nearest to us first. Trusted ones are passed over and the
-/// first that is not is the client; if all are trusted, the leftmost is. What is not an address
-/// before that, a list that is too long, or a field for one address that is there twice, is
-/// unreadable; nothing further left is looked at.
+/// Hops are read from right to left, nearest first. Trusted hops are skipped and the first
+/// untrusted hop is the client; if all are trusted, the leftmost is. An invalid address before
+/// that, a list that is too long, or a repeated single-address field is unreadable. Hops further
+/// left are not parsed.
 pub(crate) fn client<'a>(
     trusted: &CidrSet,
     nat64: &Nat64Prefixes,
@@ -121,7 +121,7 @@ pub(crate) fn client<'a>(
     }
 }
 
-/// The last hops that were read; `None` for one that is no address.
+/// The hops, nearest first; `None` for an invalid address.
 #[derive(Default)]
 struct Hops {
     last: [Option<ClientIp>; MOST_HOPS],
@@ -147,8 +147,8 @@ fn list_hops(line: &[u8], hops: &mut Hops) {
     }
 }
 
-/// `for=192.0.2.7;proto=https, for="[2001:db8::1]:443"`. A line whose quotes do not match is one
-/// unreadable hop: where its elements end cannot be told.
+/// `for=192.0.2.7;proto=https, for="[2001:db8::1]:443"`. A line with unbalanced quotes is a single
+/// unreadable hop, because its elements cannot be separated.
 fn rfc_hops(line: &[u8], hops: &mut Hops) {
     if has_open_quote(line) {
         return hops.push(None);
@@ -158,7 +158,7 @@ fn rfc_hops(line: &[u8], hops: &mut Hops) {
     }
 }
 
-/// The address of the one `for` of an element.
+/// The address of the only `for` parameter of an element.
 fn for_of(element: &[u8]) -> Option<ClientIp> {
     let mut found = None;
     for pair in split_unquoted(element, b';') {
@@ -178,13 +178,13 @@ fn for_of(element: &[u8]) -> Option<ClientIp> {
     found
 }
 
-/// An IPv6 address has brackets here (RFC 7239 §6).
+/// IPv6 addresses have brackets (RFC 7239 §6).
 fn node(text: &[u8]) -> Option<ClientIp> {
     let is_bare_ipv6 = !text.starts_with(b"[") && text.iter().filter(|b| **b == b':').count() > 1;
     if is_bare_ipv6 { None } else { address(text) }
 }
 
-/// Whether a byte is within a quoted string, asked of each in turn.
+/// Tracks whether successive bytes are inside a quoted string.
 fn quotes() -> impl FnMut(u8) -> bool {
     let (mut is_quoted, mut is_escaped) = (false, false);
     move |byte| {
@@ -203,13 +203,13 @@ fn has_open_quote(text: &[u8]) -> bool {
     text.iter().fold(false, |_, byte| is_quoted(*byte))
 }
 
-/// The parts between separators that are not within a quoted string.
+/// Splits at separators outside quoted strings.
 fn split_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut is_quoted = quotes();
     text.split(move |&byte| !is_quoted(byte) && byte == separator)
 }
 
-/// A token as it is, or what a quoted string says (RFC 9110 §5.6.4).
+/// Unquotes a quoted string (RFC 9110 §5.6.4); returns a token unchanged.
 fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
     let Some(rest) = value.strip_prefix(b"\"") else {
         return (!value.contains(&b'"')).then(|| value.to_vec());
@@ -226,7 +226,7 @@ fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// An address, with a port or without.
+/// Parses an address with or without a port.
 fn address(text: &[u8]) -> Option<ClientIp> {
     let text = std::str::from_utf8(text).ok()?;
     if let Ok(ip) = text.parse::<IpAddr>() {
@@ -241,7 +241,7 @@ fn address(text: &[u8]) -> Option<ClientIp> {
             .ok()
             .map(|ip| IpAddr::V6(ip).into());
     }
-    // A port may be obfuscated: letters, digits, `.`, `_`, `-` behind an underscore (RFC 7239 §6.2).
+    // A port may be obfuscated: an underscore, then letters, digits, `.`, `_`, `-` (RFC 7239 §6.2).
     let (host, port) = text.rsplit_once(':')?;
     let is_obfuscated = port.strip_prefix('_').is_some_and(|port| {
         port.bytes()
@@ -263,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    /// What names no client.
+    /// The result for values without a client.
     const NOBODY: &str = "";
 
     fn read(header: &str, lines: &[&str]) -> Result<Option<String>, UnreadableClient> {
@@ -274,13 +274,13 @@ mod tests {
         found.map(|named| named.map(|named| named.ip.to_string()))
     }
 
-    /// The client that is named; nothing for an unreadable one.
+    /// The client, or `NOBODY` for an unreadable value.
     fn named(header: &str, lines: &[&str]) -> String {
         read(header, lines).map_or_else(|_| String::new(), Option::unwrap)
     }
 
     #[test]
-    fn the_rightmost_hop_that_is_not_trusted_is_the_client() {
+    fn the_rightmost_untrusted_hop_is_the_client() {
         for (lines, expected) in [
             (&["192.0.2.7"][..], "192.0.2.7"),
             (&["192.0.2.7, 10.0.0.9"], "192.0.2.7"),
@@ -297,9 +297,9 @@ mod tests {
             (&["2001:db8::1, 2001:db8:aaaa::2"], "2001:db8::1"),
             (&["::ffff:192.0.2.7"], "192.0.2.7"),
             (&["192.0.2.7, ::ffff:10.0.0.9"], "192.0.2.7"),
-            // All are trusted.
+            // All hops are trusted.
             (&["10.9.9.9, 10.0.0.9"], "10.9.9.9"),
-            // Not leftward past what is no address.
+            // Never past an invalid address.
             (&["192.0.2.7, unknown"], NOBODY),
             (&["192.0.2.7, _hidden"], NOBODY),
             (&["192.0.2.7, , 10.0.0.9"], NOBODY),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_of_the_standard_is_read_as_it_says() {
+    fn forwarded_fields_follow_rfc_7239() {
         for (lines, expected) in [
             (&["for=192.0.2.7"][..], "192.0.2.7"),
             (&["For=192.0.2.7;proto=http;by=10.0.0.1"], "192.0.2.7"),
@@ -352,9 +352,9 @@ mod tests {
         }
     }
 
-    /// Once, the rest of a line behind an open quote was taken for a part of its last value.
+    /// Regression: the rest of a line after an open quote became part of its last value.
     #[test]
-    fn an_open_quote_hides_nothing_that_a_proxy_adds() {
+    fn an_open_quote_does_not_hide_appended_hops() {
         for forged in [
             r#"for=8.8.8.8;x=""#,
             r#"for=8.8.8.8;x="\"#,
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_field_holds_one_address() {
+    fn other_fields_contain_one_address() {
         for (lines, expected) in [
             (&["192.0.2.7"][..], "192.0.2.7"),
             (&[" 2001:db8::1 "], "2001:db8::1"),
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_field_names_nobody_and_is_not_unreadable() {
+    fn an_absent_field_is_not_an_error() {
         for header in KNOWN_FIELDS {
             assert_eq!(read(header, &[]), Ok(None));
         }
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_translated_hop_is_the_ipv4_address_inside() {
+    fn translated_hops_become_ipv4() {
         for (hops, expected) in [
             ("64:ff9b::192.0.2.7", "192.0.2.7"),
             ("2001:db8:64::192.0.2.7", "192.0.2.7"),
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_hops_are_read() {
+    fn the_number_of_hops_is_bounded() {
         let chain = |hops: usize| format!("192.0.2.7{}", ", 10.0.0.9".repeat(hops));
         let named = |line: &str| named("x-forwarded-for", &[line]);
         assert_eq!(named(&chain(31)), "192.0.2.7");
@@ -419,7 +419,7 @@ mod tests {
     }
 
     proptest! {
-        /// What a proxy adds at the end of a line is believed, whatever a client wrote before it.
+        /// The hop appended by a proxy counts, whatever the client wrote before it.
         #[test]
         fn the_last_hop_is_the_client_or_nobody_is(client in ".{0,30}", field in 0..2_usize) {
             let added = ["192.0.2.7", "for=192.0.2.7"][field];

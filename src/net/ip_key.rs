@@ -1,4 +1,4 @@
-//! The network a client counts as: its IPv4 address, or the /64 of its IPv6 address.
+//! The unit in which clients are counted and locked.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::input::InvalidInput;
 use crate::net::ClientIp;
 
-/// The addresses that are counted and locked as one client: a single IPv4 address, or the /64 that
-/// an IPv6 subscriber is given (RFC 6177). Where too many are locked, the /24 or /48 around them.
+/// The addresses that count as one client: a single IPv4 address, or the IPv6 /64 of a subscriber
+/// (RFC 6177). Merged locks cover a /24 or /48.
 ///
 /// ```
 /// use keyguard::IpKey;
@@ -21,9 +21,9 @@ use crate::net::ClientIp;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpKey {
-    /// As an IPv6 address; IPv4 ones are mapped.
+    /// The first address; IPv4 addresses are IPv4-mapped.
     bits: u128,
-    /// Out of 128.
+    /// Prefix length of 128.
     prefix_len: u8,
 }
 
@@ -33,7 +33,7 @@ const IPV6_LEN: u8 = 64;
 const IPV6_PARENT_LEN: u8 = 48;
 
 impl IpKey {
-    /// The network of a client; `None` for [`ClientIp::LOCAL`].
+    /// The key of a client address; `None` for [`ClientIp::LOCAL`].
     pub fn of(ip: ClientIp) -> Option<Self> {
         Some(match ip.ip()? {
             IpAddr::V4(ip) => Self::new(ip.to_ipv6_mapped(), IPV4_LEN),
@@ -49,7 +49,7 @@ impl IpKey {
         }
     }
 
-    /// The /24 or /48 around it; itself if it is one.
+    /// The surrounding /24 or /48. Returns itself if it is one.
     pub(crate) fn parent(self) -> Self {
         let len = match self.prefix_len {
             IPV4_LEN => IPV4_PARENT_LEN,
@@ -65,7 +65,7 @@ impl IpKey {
         bytes
     }
 
-    /// `None` if [`IpKey::to_bytes`] never wrote that.
+    /// The inverse of [`IpKey::to_bytes`]; `None` for invalid bytes.
     pub(crate) fn from_bytes(bytes: [u8; 17]) -> Option<Self> {
         let [prefix_len, address @ ..] = bytes;
         let known = [IPV4_LEN, IPV4_PARENT_LEN, IPV6_LEN, IPV6_PARENT_LEN];
@@ -95,7 +95,7 @@ impl fmt::Display for IpKey {
     }
 }
 
-/// An address, or one of the networks as they are shown.
+/// Parses an address, or a network as displayed.
 impl FromStr for IpKey {
     type Err = InvalidInput;
 
@@ -129,7 +129,7 @@ impl FromStr for IpKey {
     }
 }
 
-/// As text.
+/// Serialized as a string.
 impl Serialize for IpKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_is_its_64() {
+    fn ipv6_clients_count_by_64() {
         assert_eq!(network("2001:db8:1:2::3"), network("2001:db8:1:2:ffff::"));
         assert_ne!(network("2001:db8:1:2::3"), network("2001:db8:1:3::3"));
         assert_eq!(
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_client_is_its_address_however_written() {
+    fn ipv4_clients_count_by_address_in_every_notation() {
         assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
         assert_ne!(network("192.0.2.7"), network("192.0.2.8"));
         assert_eq!(network("192.0.2.7").parent(), network("192.0.2.0/24"));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn text_and_bytes_read_back() {
+    fn text_and_bytes_round_trip() {
         for text in [
             "192.0.2.7",
             "192.0.2.0/24",
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_client_is_refused() {
+    fn invalid_keys_are_rejected() {
         for text in [
             "",
             "local",

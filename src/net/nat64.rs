@@ -1,4 +1,4 @@
-//! IPv4 addresses inside IPv6 ones, as translators write them.
+//! NAT64: IPv4 addresses embedded in IPv6 addresses (RFC 6052).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer};
 use super::client_ip::{ClientIp, embedded};
 use crate::input::InvalidInput;
 
-/// The prefixes under which the translators of a network write IPv4 addresses (RFC 6052), besides
-/// the well-known one, which every [`ClientIp`] knows.
+/// The NAT64 prefixes of a network (RFC 6052), in addition to the well-known prefix, which
+/// [`ClientIp`] handles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Nat64Prefixes(Vec<Ipv6Net>);
 
@@ -21,7 +21,7 @@ impl Nat64Prefixes {
         let prefixes = texts.into_iter().map(|text| prefix(text.as_ref()));
         let prefixes: Vec<Ipv6Net> = prefixes.collect::<Result<_, _>>()?;
         if prefixes.len() > MOST {
-            let problem = format!("there are more than {MOST} prefixes");
+            let problem = format!("has more than {MOST} prefixes");
             return Err(InvalidInput::new("nat64_prefixes", problem));
         }
         Ok(Self(prefixes))
@@ -32,7 +32,8 @@ impl Nat64Prefixes {
         self.0.is_empty()
     }
 
-    /// The IPv4 address inside, if the address is under one of the prefixes; itself otherwise.
+    /// The embedded IPv4 address if the address is under one of the prefixes; otherwise the address
+    /// itself.
     pub(crate) fn canonical(&self, ip: ClientIp) -> ClientIp {
         let Some(IpAddr::V6(v6)) = ip.ip() else {
             return ip;
@@ -42,8 +43,8 @@ impl Nat64Prefixes {
         inside.map_or(ip, |v4| IpAddr::V4(v4).into())
     }
 
-    /// The IPv4 network inside, if the network is one of the prefixes or under one; itself otherwise.
-    /// A network around a prefix holds no IPv4 address.
+    /// The embedded IPv4 network if the network equals or is under one of the prefixes; otherwise
+    /// the network itself. A network that contains a prefix embeds no IPv4 address.
     pub(crate) fn canonical_net(&self, net: IpNet) -> IpNet {
         let IpNet::V6(v6) = net else {
             return net;
@@ -53,7 +54,7 @@ impl Nat64Prefixes {
         inside.map_or(net, IpNet::V4)
     }
 
-    /// The prefix that a network is under, or that is within it.
+    /// The prefix that contains the network or is contained in it.
     pub(crate) fn overlapping(&self, net: Ipv6Net) -> Option<Ipv6Net> {
         let mut prefixes = self.0.iter();
         let overlaps = |prefix: &&Ipv6Net| prefix.contains(&net) || net.contains(*prefix);
@@ -61,10 +62,10 @@ impl Nat64Prefixes {
     }
 }
 
-/// The octet of an address that is none of an IPv4 address, and 0 (RFC 6052 §2.2).
+/// Index of the reserved octet, which is 0 (RFC 6052 §2.2).
 const RESERVED: usize = 8;
 
-/// The IPv4 network of a network behind a prefix.
+/// The IPv4 network after a prefix.
 fn net_in(net: Ipv6Net, prefix_len: u8) -> Option<Ipv4Net> {
     let has_reserved = prefix_len <= 64;
     let bits = net.prefix_len() - prefix_len;
@@ -84,7 +85,7 @@ fn ipv4_in(ip: Ipv6Addr, prefix_len: u8) -> Option<Ipv4Addr> {
     embedded(octets_in(ip, prefix_len)?)
 }
 
-/// The four octets behind a prefix.
+/// The IPv4 octets after a prefix.
 fn octets_in(ip: Ipv6Addr, prefix_len: u8) -> Option<Ipv4Addr> {
     let octets = ip.octets();
     if octets[RESERVED] != 0 {
@@ -99,20 +100,22 @@ fn octets_in(ip: Ipv6Addr, prefix_len: u8) -> Option<Ipv4Addr> {
 fn prefix(text: &str) -> Result<Ipv6Net, InvalidInput> {
     let invalid = |problem: &str| InvalidInput::new("nat64_prefixes", problem);
     let net: Ipv6Net = text.trim_ascii().parse().map_err(|_| {
-        invalid("holds what is no IPv6 prefix; expected one such as `2001:db8:64::/96`")
+        invalid("contains an invalid IPv6 prefix; expected for example `2001:db8:64::/96`")
     })?;
     if net.trunc() != net {
         return Err(invalid(
-            "holds an address within a prefix; give the prefix alone",
+            "contains an address with host bits; expected the prefix alone",
         ));
     }
     if !matches!(net.prefix_len(), 32 | 40 | 48 | 56 | 64 | 96) {
         return Err(invalid(
-            "a prefix is 32, 40, 48, 56, 64 or 96 bits long (RFC 6052 §2.2)",
+            "expected prefixes of 32, 40, 48, 56, 64 or 96 bits (RFC 6052 §2.2)",
         ));
     }
     if net.addr().octets()[8] != 0 {
-        return Err(invalid("bits 64 to 71 of a prefix are 0 (RFC 6052 §2.2)"));
+        return Err(invalid(
+            "expected bits 64 to 71 of a prefix to be 0 (RFC 6052 §2.2)",
+        ));
     }
     Ok(net)
 }
@@ -135,7 +138,7 @@ mod tests {
 
     /// The table of RFC 6052 §2.4.
     #[test]
-    fn an_address_is_found_behind_a_prefix_of_every_length() {
+    fn addresses_are_extracted_at_every_prefix_length() {
         for (prefix, ip) in [
             ("2001:db8::/32", "2001:db8:c000:221::"),
             ("2001:db8:100::/40", "2001:db8:1c0:2:21::"),
@@ -149,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn other_addresses_are_themselves() {
+    fn other_addresses_are_unchanged() {
         let prefix = "2001:db8:64::/96";
         for ip in [
             "2001:db8:65::c000:221",
             "192.0.2.1",
             "local",
-            // Of no machine but this one, or of none.
+            // Loopback and unspecified addresses.
             "2001:db8:64::127.0.0.1",
             "2001:db8:64::",
         ] {
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_found_behind_a_prefix_of_every_length() {
+    fn networks_are_extracted_at_every_prefix_length() {
         for (prefix, net, expected) in [
             ("2001:db8::/32", "2001:db8::/32", "0.0.0.0/0"),
             ("2001:db8::/32", "2001:db8:c000:200::/56", "192.0.2.0/24"),
@@ -188,7 +191,7 @@ mod tests {
                 "2001:db8:64::192.0.2.33/128",
                 "192.0.2.33/32",
             ),
-            // Around it, beside it, and of this machine.
+            // Around the prefix, beside it, and loopback.
             ("2001:db8:64::/96", "2001:db8::/32", "2001:db8::/32"),
             ("2001:db8:64::/96", "2001:db8:65::/96", "2001:db8:65::/96"),
             (
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_overlaps_what_it_holds_and_what_holds_it() {
+    fn networks_overlap_when_nested() {
         let prefixes = Nat64Prefixes::parse(["2001:db8:64::/96", "2001:db8:100::/40"]).unwrap();
         for (net, expected) in [
             ("2001:db8:64::/64", Some("2001:db8:64::/96")),
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_prefix_is_refused() {
+    fn invalid_prefixes_are_rejected() {
         for text in [
             "",
             "10.0.0.0/8",

@@ -352,7 +352,7 @@ fn check_count(field: &'static str, count: usize) -> Result<(), InvalidInput> {
     if count <= MOST {
         return Ok(());
     }
-    let problem = format!("there are more than {MOST} of a kind; fewer patterns can cover more");
+    let problem = format!("expected at most {MOST} of a kind; use fewer, wider patterns");
     Err(InvalidInput::new(field, problem))
 }
 

@@ -1,11 +1,11 @@
-//! Files that are private to the user and whole or not there at all.
+//! Atomic creation of private files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file in the making, in the directory where it will be, under a name that nobody knows and with
-/// the mode 0600. That name goes when the draft is dropped.
+/// A temporary file with mode 0600 and a random name, in the directory of its target. Dropping it
+/// removes the temporary name.
 #[derive(Debug)]
 pub(crate) struct AtomicFile {
     path: PathBuf,
@@ -30,15 +30,15 @@ impl AtomicFile {
         &mut self.file
     }
 
-    /// Gives the file its name, for good once this has returned.
+    /// Syncs the file and publishes it under the target name.
     ///
-    /// Fails with [`io::ErrorKind::AlreadyExists`] if the name is taken; what has it stays.
+    /// Fails with [`io::ErrorKind::AlreadyExists`] if the target exists, which is left unchanged.
     pub(crate) fn take_name(&self, target: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         match fs::hard_link(&self.path, target) {
             Err(error) if no_hard_links(&error) => {
-                // Two processes that create the file at once can both pass this test on such a
-                // disk; the name then goes to the later one.
+                // On such file systems two processes can both pass this check; the later rename
+                // wins.
                 if target.try_exists()? {
                     return Err(io::ErrorKind::AlreadyExists.into());
                 }
@@ -52,12 +52,12 @@ impl AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        // Gone already where it was renamed; a leftover is harmless.
+        // A rename has already removed it; a leftover is harmless.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// As FAT, some network disks and some sandboxes answer.
+/// The errors of FAT, some network file systems and some sandboxes.
 fn no_hard_links(error: &io::Error) -> bool {
     matches!(
         error.kind(),

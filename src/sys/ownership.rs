@@ -1,10 +1,10 @@
-//! Whose files and processes are trusted with a data file.
+//! Which users' files and processes are trusted.
 
 #[cfg(unix)]
 pub(crate) use self::unix::{data_file_exposure, exposure, owner_of, trusted_by_me};
 
-/// Whether the user `uid` is trusted by a process of the user `me` that works on a data file of
-/// `owner`: `me` itself, the owner, and root.
+/// Whether a process of user `me` that works on a data file of `owner` trusts user `uid`. Trusted
+/// are `me`, the owner and root.
 #[cfg(unix)]
 fn is_trusted(uid: u32, me: u32, owner: Option<u32>) -> bool {
     const ROOT: u32 = 0;
@@ -20,7 +20,7 @@ mod unix {
     use super::is_trusted;
     use crate::sys::shell::quoted;
 
-    /// The owner of the file at `path`, if only that user and root can have put it there.
+    /// The owner of the file at `path`, if only that user or root can have created it there.
     pub(crate) fn owner_of(path: &Path) -> Option<u32> {
         let path = std::fs::canonicalize(path).ok()?;
         let owner = std::fs::metadata(&path).ok()?.uid();
@@ -29,29 +29,29 @@ mod unix {
         keeps_others_out(dir.uid(), mode, owner).then_some(owner)
     }
 
-    /// Whether no one but `owner` and root makes files in a directory, or those whom they let.
+    /// Whether only `owner`, root and users permitted by them can create files in a directory.
     fn keeps_others_out(dir_owner: u32, mode: u32, owner: u32) -> bool {
         (dir_owner == 0 || dir_owner == owner) && mode & 0o002 == 0
     }
 
-    /// Whether a user is trusted by this process, which works on a data file of `owner`.
+    /// Whether this process, which works on a data file of `owner`, trusts a user.
     pub(crate) fn trusted_by_me(uid: u32, owner: Option<u32>) -> bool {
         is_trusted(uid, rustix::process::geteuid().as_raw(), owner)
     }
 
-    /// Why a file is not private to its owner.
+    /// The reason why a file is not private, and its remedy.
     pub(crate) struct Exposure {
-        /// What lets others read or change it.
+        /// The problem: other users can read or change the file.
         pub(crate) problem: String,
-        /// What to type to end that.
+        /// The command that fixes it.
         pub(crate) command: String,
     }
 
-    /// What lets others read or change a file, a pipe or a link that should be private to its owner;
-    /// `None` if nothing does. `owner` is that of the data file to which it belongs.
+    /// Checks that a file, pipe or symbolic link is private. Returns `None` if it is. `owner` owns
+    /// the data file it belongs to.
     ///
-    /// A process that is not root's also accepts a file of root's that its group may read: services
-    /// are given files so.
+    /// A process that does not run as root also accepts a group-readable file owned by root, as
+    /// service managers provide.
     pub(crate) fn exposure(path: &Path, file: &Metadata, owner: Option<u32>) -> Option<Exposure> {
         let me = rustix::process::geteuid().as_raw();
         let mode = file.permissions().mode() & 0o777;
@@ -61,8 +61,8 @@ mod unix {
         Some(Exposure { problem, command })
     }
 
-    /// Like [`exposure`], of a data file itself. Root may work on those of other users, unless somebody
-    /// else may have put them there.
+    /// Like [`exposure`], for the data file itself. Root may open files of other users, unless a
+    /// third user can have created them.
     pub(crate) fn data_file_exposure(path: &Path, file: &Metadata) -> Option<Exposure> {
         let is_root = rustix::process::geteuid().is_root();
         let owner = if is_root { owner_of(path) } else { None };
@@ -94,7 +94,7 @@ mod unix {
     ) -> Option<(String, String)> {
         let is_handed_over = uid == 0 && me != 0;
         let forbidden = match kind {
-            // A link can be changed by its owner only, whatever its mode.
+            // Only its owner can change a link, whatever its mode.
             Kind::Link => 0,
             _ if is_handed_over => 0o037,
             _ => 0o077,
@@ -124,7 +124,7 @@ mod unix {
         const MALLORY: u32 = 1_001;
 
         #[test]
-        fn strangers_are_trusted_by_nobody_and_users_not_by_root() {
+        fn strangers_are_not_trusted_and_root_does_not_trust_users() {
             for (uid, me, owner, expected) in [
                 (ALICE, ALICE, Some(ALICE), true),
                 (ALICE, ALICE, None, true),
@@ -144,7 +144,7 @@ mod unix {
         }
 
         #[test]
-        fn an_owner_counts_where_nobody_else_can_make_files() {
+        fn owner_is_known_only_in_private_directories() {
             for (dir_owner, mode, expected) in [
                 (ALICE, 0o700, true),
                 (ROOT, 0o755, true),
@@ -159,7 +159,7 @@ mod unix {
         }
 
         #[test]
-        fn only_private_files_of_trusted_users_are_not_exposed() {
+        fn only_private_files_of_trusted_users_pass() {
             for (uid, mode, me, owner, expected) in [
                 (ALICE, 0o600, ALICE, None, None),
                 (ALICE, 0o400, ALICE, Some(ALICE), None),
@@ -168,7 +168,7 @@ mod unix {
                 (ALICE, 0o620, ALICE, None, Some("chmod 600")),
                 (ALICE, 0o602, ALICE, None, Some("chmod 600")),
                 (ROOT, 0o640, ROOT, None, Some("chmod 600")),
-                // As systemd and Kubernetes hand secrets to a service.
+                // systemd and Kubernetes provide secrets in this way.
                 (ROOT, 0o440, ALICE, None, None),
                 (ROOT, 0o640, ALICE, None, None),
                 (ROOT, 0o644, ALICE, None, Some("chmod 600")),
@@ -185,7 +185,7 @@ mod unix {
         }
 
         #[test]
-        fn links_and_pipes_are_of_trusted_users_and_pipes_private() {
+        fn links_and_pipes_must_belong_to_trusted_users() {
             for (kind, uid, mode, expected) in [
                 (Kind::Link, ALICE, 0o777, None),
                 (Kind::Link, ROOT, 0o777, None),

@@ -1,6 +1,6 @@
-//! Other processes of this machine, as far as the system tells.
+//! Other processes on this machine.
 
-/// The name of a process, where it is known.
+/// The name of a process, if known.
 #[cfg(target_os = "linux")]
 pub(crate) fn name(pid: u32) -> Option<String> {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
@@ -12,7 +12,7 @@ pub(crate) fn name(_: u32) -> Option<String> {
     None
 }
 
-/// Whether a process is suspended, by Ctrl-Z or SIGSTOP or a debugger, so that it answers nobody.
+/// Whether a process is stopped (Ctrl-Z, SIGSTOP or a debugger).
 #[cfg(target_os = "linux")]
 pub(crate) fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -1,6 +1,6 @@
-//! Text for a POSIX shell.
+//! Quoting for POSIX shells.
 
-/// One word, quoted where it has to be.
+/// Quotes a word if necessary.
 pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./:@".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {

@@ -1,12 +1,12 @@
-//! TLS for clients that take whatever provider of cryptography the process has.
+//! The process-wide cryptography provider of rustls.
 
 use rustls::crypto::{CryptoProvider, ring};
 
-/// Gives the process a provider if it has none. Clients that find none panic where several are
-/// compiled in.
+/// Installs the ring provider unless the process has one. rustls panics if several are compiled in
+/// and none is installed.
 pub(crate) fn ensure_provider() {
     if CryptoProvider::get_default().is_none() {
-        // If another thread is faster, its choice is as good.
+        // Another thread may have installed one; that is fine.
         let _ = ring::default_provider().install_default();
     }
 }

@@ -1,4 +1,4 @@
-//! What a backend answers at once or later, and waiting for it from any thread.
+//! Results that may be ready at once, deadlines, and blocking on futures.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Instant;
 
-/// An answer that is there, or that another thread brings.
+/// A value that is ready now, or a future of it.
 pub(crate) enum MaybeReady<'a, T> {
     Now(T),
     #[cfg_attr(not(any(feature = "redis", feature = "postgres")), allow(dead_code))]
@@ -30,21 +30,21 @@ impl<T> MaybeReady<'_, T> {
     }
 }
 
-/// How long one decision waits for all backends together, counted from the first that it asks.
+/// The deadline of one decision, shared by all backends. The time starts with the first call.
 #[derive(Debug, Default)]
 #[cfg_attr(not(any(feature = "redis", feature = "postgres")), allow(dead_code))]
 pub(crate) struct Deadline(OnceLock<Instant>);
 
 #[cfg(any(feature = "redis", feature = "postgres"))]
 impl Deadline {
-    /// When it ends, if it is `whole` in all.
+    /// The instant at which a timeout of `whole` ends.
     pub(crate) fn ends_at(&self, whole: std::time::Duration) -> Instant {
         *self.0.get_or_init(Instant::now) + whole
     }
 }
 
-/// The output of a future that other threads drive on. May be called from any thread, also from one
-/// that runs an async executor.
+/// Blocks until a future is ready. May be called on any thread, including threads of an async
+/// runtime, because other threads drive the future.
 #[inline(always)]
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
@@ -59,8 +59,8 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 
 #[cold]
 fn park_until_ready<F: Future>(future: Pin<&mut F>) -> F::Output {
-    // Within a task of tokio, channels of tokio are ready for a number of times only until the task
-    // yields, which it does not while this thread is parked.
+    // Inside a tokio task, tokio channels return `Pending` once the task has used its budget. The
+    // task cannot yield while this thread is parked.
     #[cfg(any(feature = "redis", feature = "postgres"))]
     let future = tokio::task::unconstrained(future);
     let mut future = pin!(future);
@@ -70,7 +70,7 @@ fn park_until_ready<F: Future>(future: Pin<&mut F>) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return output;
         }
-        // May return early; the future then says that it is not ready.
+        // May wake spuriously; the loop then polls again.
         std::thread::park();
     }
 }
@@ -88,12 +88,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_another_thread_brings_is_waited_for() {
+    fn block_on_waits_for_another_thread() {
         let (sender, receiver) = std::sync::mpsc::channel::<Waker>();
         let mut asked = false;
         let answer = std::future::poll_fn(move |context| {
             if std::mem::replace(&mut asked, true) {
-                // Polled again only by who was woken, or by chance; either is an answer.
+                // A second poll means that the waker was called, or a spurious wake-up.
                 return Poll::Ready(7);
             }
             let _ = sender.send(context.waker().clone());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Moment, Timestamp};
 
-/// Where a [`KeyGuard`](crate::KeyGuard) reads the time: the system's clocks, or a [`ManualClock`].
+/// The source of time of a [`KeyGuard`](crate::KeyGuard): the system clocks, or a [`ManualClock`].
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -22,7 +22,7 @@ impl Clock {
         Self(Source::System(Arc::new(SystemClock::new())))
     }
 
-    /// One reading of the monotonic clock.
+    /// Reads the monotonic clock.
     #[inline]
     pub(crate) fn now(&self) -> Moment {
         match &self.0 {
@@ -31,7 +31,7 @@ impl Clock {
         }
     }
 
-    /// Calendar time at `moment`, without another reading of a clock.
+    /// Calendar time at `moment`. Does not read a clock.
     #[inline]
     pub(crate) fn timestamp_at(&self, moment: Moment) -> Timestamp {
         match &self.0 {
@@ -40,7 +40,7 @@ impl Clock {
         }
     }
 
-    /// Calendar time in microseconds where it is moved by hand; 0 where it is the system's.
+    /// Calendar time of a manual clock in microseconds; 0 for the system clock.
     #[cfg(feature = "redis")]
     pub(crate) fn manual_micros(&self) -> u64 {
         match &self.0 {
@@ -57,8 +57,9 @@ impl Clock {
         self.timestamp_at(self.now())
     }
 
-    /// Goes by the calendar of a server from now on, so that processes with the same server agree. It
-    /// was `server` there at some time between `asked` and now. A clock that is moved by hand stays.
+    /// Follows the calendar time of a server from now on, so that processes with the same server
+    /// agree. The server reported `server` at some time between `asked` and now. Manual clocks
+    /// ignore this.
     #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(crate) fn follow(&self, server: Timestamp, asked: Moment) {
         if let Source::System(clock) = &self.0 {
@@ -66,8 +67,8 @@ impl Clock {
         }
     }
 
-    /// Follows a step of the system's calendar clock, unless a server is followed; cheap, to be called
-    /// now and then.
+    /// Adopts a step of the system's calendar clock, unless a server is followed. Cheap; called
+    /// periodically.
     pub(crate) fn resync(&self) {
         if let Source::System(clock) = &self.0 {
             clock.resync();
@@ -87,7 +88,7 @@ impl From<ManualClock> for Clock {
     }
 }
 
-/// A clock that moves only when it is told to, for tests. Clones share one time.
+/// A clock for tests that moves only when told to. Clones share one time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -105,7 +106,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that stands at `start`.
+    /// A clock that shows `start`.
     pub fn starting_at(start: Timestamp) -> Self {
         Self {
             start_unix_millis: Arc::new(AtomicI64::new(millis(start.0))),
@@ -113,15 +114,15 @@ impl ManualClock {
         }
     }
 
-    /// Sets calendar time, as an administrator or NTP does. The monotonic reading, by which windows
-    /// and latencies go, stays as it is.
+    /// Sets calendar time, as an administrator or NTP does. The monotonic time, which windows and
+    /// latencies use, does not change.
     pub fn set(&self, timestamp: Timestamp) {
         let elapsed = self.elapsed_nanos.load(Ordering::SeqCst) / 1_000_000;
         let start = millis(timestamp.0).saturating_sub(millis(elapsed));
         self.start_unix_millis.store(start, Ordering::SeqCst);
     }
 
-    /// Moves the clock forward. It stops at the end of its range, some 290 years on.
+    /// Moves the clock forward, at most to the end of its range after about 290 years.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let _ = self
@@ -131,7 +132,7 @@ impl ManualClock {
             });
     }
 
-    /// The time at which this clock stands.
+    /// The calendar time this clock shows.
     pub fn timestamp(&self) -> Timestamp {
         self.timestamp_at(self.now())
     }
@@ -153,18 +154,17 @@ fn millis(millis: impl TryInto<i64>) -> i64 {
     millis.try_into().unwrap_or(i64::MAX)
 }
 
-/// Tells whether calendar time can be relied on for what cannot be undone: it can if it has advanced
-/// since the last look as much as the monotonic clock has. A step of the calendar clock, in either
-/// direction, is therefore relied on at the look after the next one at the earliest.
+/// Detects steps of the calendar clock. Irreversible work (deletion by age) waits until calendar
+/// time has advanced as much as the monotonic clock since the last check, so a step in either
+/// direction is trusted two checks later at the earliest.
 #[derive(Debug, Default)]
 pub(crate) struct CalendarCheck(Option<(Moment, Timestamp)>);
 
 impl CalendarCheck {
-    /// How far apart the two clocks may be.
+    /// Maximum difference between the advances of the two clocks.
     const TOLERANCE: Duration = Duration::from_secs(1);
 
-    /// Whether calendar time has advanced as the monotonic clock has since the last call; false for
-    /// the first call.
+    /// Whether both clocks have advanced equally since the last call. False for the first call.
     pub(crate) fn is_steady(&mut self, now: Moment, timestamp: Timestamp) -> bool {
         let Some((moment, before)) = self.0.replace((now, timestamp)) else {
             return false;
@@ -180,12 +180,12 @@ struct SystemClock {
     origin: Instant,
     /// Calendar time at the moment 0, in milliseconds since the Unix epoch.
     origin_unix_millis: AtomicI64,
-    /// Whether calendar time is that of a server.
+    /// Whether a server sets calendar time.
     follows: AtomicBool,
 }
 
 impl SystemClock {
-    /// By how much the clock may differ from that of a server before it is set.
+    /// Maximum difference from the server's time that is not corrected.
     #[cfg(any(feature = "postgres", feature = "redis"))]
     const TOLERANCE: Duration = Duration::from_millis(100);
 
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timestamp_reads_as_rfc_3339() {
+    fn timestamps_display_as_rfc_3339() {
         assert_eq!(
             Timestamp::from_unix_millis(1_700_000_000_123).to_string(),
             "2023-11-14T22:13:20.123Z"
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_calendar_is_steady_once_it_has_advanced_as_the_monotonic_clock_has() {
+    fn calendar_is_steady_when_both_clocks_advance_equally() {
         let clock = ManualClock::starting_at(Timestamp(1_000_000));
         let mut check = CalendarCheck::default();
         let mut look = |by: u64, step: i64| {
@@ -302,7 +302,7 @@ mod tests {
 
     #[cfg(any(feature = "postgres", feature = "redis"))]
     #[test]
-    fn a_clock_that_follows_a_server_is_no_longer_set_by_the_system() {
+    fn a_followed_server_overrides_the_system_clock() {
         let clock = Clock::system();
         let year = Duration::from_secs(365 * 86_400);
         let here = clock.timestamp();

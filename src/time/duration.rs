@@ -1,4 +1,4 @@
-//! How long somebody is locked out, as people write it.
+//! Durations and lock durations as text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,11 +11,11 @@ use crate::input::InvalidInput;
 use crate::time::TimeZone;
 use crate::time::Timestamp;
 
-/// How long a lock lasts: a span of time, or until the clock on the wall next shows a time of day.
+/// The duration of a lock: a fixed span, or until the next occurrence of a time of day.
 ///
-/// A span is a whole number of seconds or a sum of whole weeks, days, hours, minutes and seconds,
-/// from 1 second to 3,650 days in all. A time of day has 12 or 24 hours; the next one is meant, in
-/// the time zone of [`Config::time_zone`](crate::Config::time_zone).
+/// A span is a number of seconds, or a sum of weeks, days, hours, minutes and seconds, from 1
+/// second to 3,650 days in total. A time of day is written with 12 or 24 hours and means its next
+/// occurrence in [`Config::time_zone`](crate::Config::time_zone).
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,7 +38,7 @@ enum Kind {
 
 const LONGEST: Duration = Duration::from_secs(3_650 * 86_400);
 
-/// Longest first, as they are to be written.
+/// Longest first, the order in which they are written.
 const UNITS: [(u64, &str, &[&str]); 5] = [
     (604_800, "week", &["w", "week", "weeks"]),
     (86_400, "day", &["d", "day", "days"]),
@@ -48,8 +48,8 @@ const UNITS: [(u64, &str, &[&str]); 5] = [
 ];
 
 impl LockDuration {
-    /// When a lock that begins at `now` ends: after it, or at the next such time of day. A time that
-    /// the clocks skip is the one that they jump to; of one that comes twice, the next is meant.
+    /// The end of a lock that starts at `now`. A time of day skipped by a clock change means the
+    /// time after the jump; of one that occurs twice, the next occurrence counts.
     pub(crate) fn ends_at(
         self,
         now: Timestamp,
@@ -70,8 +70,12 @@ fn next(time: Time, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, Invali
              span such as `1 hour`",
         )
     })?;
-    let beyond =
-        |_| InvalidInput::new("duration", "ends beyond the calendar; give an earlier time");
+    let beyond = |_| {
+        InvalidInput::new(
+            "duration",
+            "ends after the year 9999; expected an earlier time",
+        )
+    };
     let millis = i64::try_from(now.unix_millis()).unwrap_or(i64::MAX);
     let now = jiff::Timestamp::from_millisecond(millis).map_err(beyond)?;
     let mut day = zone.to_datetime(now).date();
@@ -84,7 +88,7 @@ fn next(time: Time, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, Invali
     }
 }
 
-/// When the clocks show `time` on that day, after `now`.
+/// The next instant after `now` at which clocks show `time` on that day.
 fn first_after(
     now: jiff::Timestamp,
     day: Date,
@@ -94,8 +98,8 @@ fn first_after(
     let local = day.to_datetime(time);
     let ambiguous = zone.to_ambiguous_timestamp(local);
     let times = match ambiguous.offset() {
-        // The first moment that exists after the skipped hour: by the offset that holds behind the
-        // jump, the skipped time lies before it.
+        // The first instant after the skipped hour: under the offset after the jump, the skipped
+        // time lies before it.
         tz::AmbiguousOffset::Gap { .. } => {
             let before = ambiguous.earlier()?;
             let jump = zone.following(before).next().map(|jump| jump.timestamp());
@@ -128,7 +132,7 @@ impl FromStr for LockDuration {
             InvalidInput::of(
                 "duration",
                 given,
-                "is neither a span such as `3600`, `90s`, `30 minutes`, `1h 30m` or `1 day` nor a \
+                "is neither a duration such as `3600`, `90s`, `30 minutes`, `1h 30m` or `1 day` nor a \
                  time of day such as `4 PM`, `4:00 PM` or `16:00`",
             )
         })?;
@@ -136,14 +140,14 @@ impl FromStr for LockDuration {
     }
 }
 
-/// A span of 1 second to 3,650 days, as a [`LockDuration`] that is no time of day.
+/// Parses a span of 1 second to 3,650 days, with the units of [`LockDuration`].
 pub(crate) fn span_of(field: &'static str, text: &str) -> Result<Duration, InvalidInput> {
     let span = span(&text.trim_ascii().to_ascii_lowercase());
     span.filter(is_within_bounds).ok_or_else(|| {
         InvalidInput::of(
             field,
             text,
-            "is no span of 1 second to 3650 days such as `90s`, `30 minutes` or `1 day`",
+            "is not a duration from 1 second to 3650 days, such as `90s`, `30 minutes` or `1 day`",
         )
     })
 }
@@ -152,14 +156,14 @@ fn is_within_bounds(span: &Duration) -> bool {
     (Duration::from_secs(1)..=LONGEST).contains(span)
 }
 
-/// The span, if a lock can last so long.
+/// Checks that a span is 1 second to 3,650 days long.
 pub(crate) fn bounded(field: &'static str, span: Duration) -> Result<Duration, InvalidInput> {
     is_within_bounds(&span)
         .then_some(span)
         .ok_or_else(|| InvalidInput::new(field, "is not between 1 second and 3650 days"))
 }
 
-/// `None` for a text that is no span, the longest there is for one too long to count.
+/// Parses a span. Returns `None` if the text is not one; saturates on overflow.
 pub(crate) fn span(text: &str) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
@@ -175,7 +179,7 @@ pub(crate) fn span(text: &str) -> Option<Duration> {
             .find(|c: char| !c.is_ascii_alphabetic())
             .unwrap_or(after.len());
         let (name, after) = after.split_at(letters);
-        // Each unit once, and a smaller one behind a larger one.
+        // Each unit at most once, larger units first.
         let (seconds, ..) = units.find(|(_, _, names)| names.contains(&name))?;
         if number.is_empty() {
             return None;
@@ -216,7 +220,7 @@ fn time_of_day(text: &str) -> Option<Time> {
     Time::new(hour, minute, second, 0).ok()
 }
 
-/// As it can be read back: spans in weeks, days, hours, minutes and seconds.
+/// Spans are written in weeks, days, hours, minutes and seconds. The output can be parsed again.
 impl fmt::Display for LockDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let span = match self.0 {
@@ -249,7 +253,7 @@ mod tests {
         }
     }
 
-    /// When `text` ends in `zone`, from `now`.
+    /// The end of the lock `text` that starts at `now` in `zone`.
     fn end(text: &str, zone: &str, now: &str) -> String {
         let zone = zone.parse().unwrap();
         let time: LockDuration = text.parse().unwrap();
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_read_as_people_write_them() {
+    fn common_spellings_of_spans_parse() {
         for (text, expected) in [
             ("3600", 3_600),
             (" 90s ", 90),
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn invalid_durations_are_rejected() {
         for text in [
             "",
             " ",
@@ -324,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_has_bounds_however_it_is_given() {
+    fn spans_have_bounds() {
         for span in [
             Duration::ZERO,
             Duration::from_millis(999),
@@ -338,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn times_of_day_are_read_as_people_write_them() {
+    fn common_spellings_of_times_parse() {
         for (text, expected) in [
             ("16:00", "16:00:00"),
             ("4:00 PM", "16:00:00"),
@@ -360,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_reads_back() {
+    fn displayed_durations_parse_back() {
         for text in [
             "1 second",
             "1 week 1 day 1 hour 1 minute 1 second",
@@ -373,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_such_time_is_meant() {
+    fn a_time_of_day_means_its_next_occurrence() {
         let berlin = "Europe/Berlin";
         // 15:59, 16:00 and 16:01 in Berlin, in summer.
         assert_eq!(
@@ -395,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_on_which_the_clocks_change_is_shorter_or_longer() {
+    fn days_with_clock_changes_have_other_lengths() {
         let new_york = "America/New_York";
         // 08:00 on the day before and after each change.
         assert_eq!(
@@ -406,7 +410,7 @@ mod tests {
             end("8:00", new_york, "2026-10-31T12:00:00Z"),
             "2026-11-01T13:00:00Z"
         );
-        // A span is a span.
+        // Spans ignore clock changes.
         assert_eq!(
             end("1 day", new_york, "2026-03-07T13:00:00Z"),
             "2026-03-08T13:00:00Z"
@@ -414,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_skipped_is_the_one_the_clocks_jump_to() {
+    fn a_skipped_time_moves_to_the_end_of_the_jump() {
         let now = "2026-03-28T22:00:00Z";
         assert_eq!(end("2:30", "Europe/Berlin", now), "2026-03-29T01:00:00Z");
         assert_eq!(
@@ -423,9 +427,9 @@ mod tests {
         );
     }
 
-    /// Once, the first skipped moment was taken for one of the day after.
+    /// Regression: the first skipped moment was moved to the next day.
     #[test]
-    fn a_time_at_which_the_clocks_jump_is_that_moment() {
+    fn the_instant_of_a_jump_is_not_moved() {
         for (text, zone, now, expected) in [
             (
                 "2:00 AM",
@@ -469,7 +473,7 @@ mod tests {
                 "2026-09-06T03:00:00Z",
                 "2026-09-06T04:00:00Z",
             ),
-            // By half an hour, and a whole day that was left out.
+            // A jump of half an hour, and a skipped day.
             (
                 "2:15",
                 "Australia/Lord_Howe",
@@ -488,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_time_that_comes_twice_the_next_is_meant() {
+    fn a_repeated_time_means_its_next_occurrence() {
         let berlin = "Europe/Berlin";
         assert_eq!(
             end("2:30", berlin, "2026-10-24T22:00:00Z"),
@@ -505,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_zone_a_time_of_day_is_refused_and_a_span_is_not() {
+    fn an_unknown_zone_rejects_times_of_day_only() {
         let zone = TimeZone(None);
         let ends = |text: &str| {
             text.parse::<LockDuration>()

@@ -1,7 +1,7 @@
 //! Time: clocks, points in time, time zones and durations as text.
 //!
-//! Two kinds of reading exist and are never mixed. A [`Moment`] is monotonic and drives windows and
-//! latencies; a [`Timestamp`] is calendar time and drives expiry, quotas and everything stored.
+//! A [`Moment`] is monotonic and is used for windows and latencies. A [`Timestamp`] is calendar
+//! time and is used for expiry, quotas and everything stored. The two are never mixed.
 
 mod clock;
 pub(crate) mod duration;

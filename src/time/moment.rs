@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A reading of the monotonic clock: nanoseconds, from [`Moment::START`] on.
+/// A monotonic time in nanoseconds. Clocks start at [`Moment::START`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(pub(super) u64);
 
@@ -11,10 +11,10 @@ impl Moment {
         Self(nanos)
     }
 
-    /// Later than all that happens.
+    /// Later than every other moment.
     pub(crate) const NEVER: Self = Self(u64::MAX);
 
-    /// At which every clock starts: late enough for any window to have begun before it.
+    /// The start of every clock. Late enough that every window can begin before it.
     pub(super) const START: Self = Self(400 * 86_400 * 1_000_000_000);
 
     pub(crate) const fn nanos(self) -> u64 {

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 /// A point in calendar time: whole milliseconds since 1970-01-01 00:00 UTC.
 ///
-/// Shown as RFC 3339 in UTC.
+/// Displayed as RFC 3339 in UTC.
 ///
 /// ```
 /// use keyguard::Timestamp;
@@ -20,7 +20,7 @@ use time::format_description::well_known::Rfc3339;
 pub struct Timestamp(pub(super) u64);
 
 impl Timestamp {
-    /// The last instant that RFC 3339 can write: 9999-12-31T23:59:59.999Z.
+    /// The last instant that RFC 3339 can represent: 9999-12-31T23:59:59.999Z.
     pub const MAX: Self = Self(253_402_300_799_999);
 
     /// A timestamp from milliseconds since the Unix epoch, at most [`Timestamp::MAX`].
@@ -80,7 +80,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Reads RFC 3339 with any offset.
+/// Parses RFC 3339 with any offset.
 impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
 
@@ -90,12 +90,12 @@ impl FromStr for Timestamp {
     }
 }
 
-/// The text is no point in time.
+/// The text is not an RFC 3339 time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is not a time as RFC 3339 writes it, such as 2030-12-31T23:59:59Z")]
+#[error("is not an RFC 3339 time such as 2030-12-31T23:59:59Z")]
 pub struct InvalidTimestamp(());
 
-/// As it is shown.
+/// Serialized as RFC 3339.
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

@@ -1,4 +1,4 @@
-//! Time zones, and where in them a day or a month ends.
+//! Time zones, and the ends of days and months in them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use jiff::tz;
 use crate::input::InvalidInput;
 use crate::time::Timestamp;
 
-/// A time zone, by its IANA name.
+/// An IANA time zone.
 ///
 /// ```
 /// use keyguard::TimeZone;
@@ -19,7 +19,7 @@ use crate::time::Timestamp;
 pub struct TimeZone(pub(crate) Option<tz::TimeZone>);
 
 impl TimeZone {
-    /// The zone the system is set to. Where that cannot be found out, times of day are refused.
+    /// The zone of the system. If it cannot be determined, times of day are rejected.
     pub fn system() -> Self {
         Self(tz::TimeZone::try_system().ok())
     }
@@ -29,12 +29,12 @@ impl TimeZone {
         Self(Some(tz::TimeZone::UTC))
     }
 
-    /// Whether the zone could be found out.
+    /// Whether the zone is known.
     pub(crate) fn is_known(&self) -> bool {
         self.0.is_some()
     }
 
-    /// The first instant after the day of `now`. A zone that is not known is UTC here.
+    /// The first instant after the day of `now`. An unknown zone is treated as UTC.
     pub(crate) fn end_of_day(&self, now: Timestamp) -> Timestamp {
         self.start_of(now, |date| date.tomorrow())
     }
@@ -44,8 +44,8 @@ impl TimeZone {
         self.start_of(now, |date| date.last_of_month().tomorrow())
     }
 
-    /// The first instant of the day that `next` finds from the day of `now`; the end of time where
-    /// the calendar ends.
+    /// The first instant of the day that `next` computes from the day of `now`; [`Timestamp::MAX`]
+    /// beyond the calendar.
     fn start_of(
         &self,
         now: Timestamp,
@@ -78,7 +78,7 @@ impl FromStr for TimeZone {
             InvalidInput::of(
                 "time_zone",
                 text,
-                "is no IANA name such as `Europe/Berlin` or `UTC`",
+                "is not an IANA time zone such as `Europe/Berlin` or `UTC`",
             )
         })
     }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_ends_where_the_zone_says() {
+    fn days_end_by_time_zone() {
         for (zone, now, end) in [
             ("UTC", "2026-02-28T00:00:00Z", "2026-03-01T00:00:00Z"),
             ("UTC", "2026-02-28T23:59:59.999Z", "2026-03-01T00:00:00Z"),
@@ -129,7 +129,7 @@ mod tests {
                 "2026-10-24T22:00:00Z",
                 "2026-10-25T23:00:00Z",
             ),
-            // A day that begins at one o'clock, and one that was left out.
+            // A day that begins at 01:00, and a skipped day.
             (
                 "America/Havana",
                 "2026-03-07T12:00:00Z",
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_month_ends_where_the_zone_says() {
+    fn months_end_by_time_zone() {
         for (zone, now, end) in [
             ("UTC", "2028-02-28T23:59:59Z", "2028-03-01T00:00:00Z"),
             ("UTC", "2028-02-29T23:59:59.999Z", "2028-03-01T00:00:00Z"),

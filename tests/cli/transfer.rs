@@ -459,7 +459,7 @@ fn what_cannot_be_read_is_named_and_nothing_is_written() {
         ),
         (
             with("UPDATE organizations SET name = char(97, 160, 98);"),
-            ["`organizations` holds", "another blank"],
+            ["`organizations` holds", "a space character other"],
         ),
         (
             with("UPDATE organizations SET status = 'odd';"),

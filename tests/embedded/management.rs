@@ -214,16 +214,19 @@ fn keys_may_share_a_label_and_no_two_share_a_text() {
 /// Names that nobody can have, and what is said of them.
 fn bad_names() -> [(String, &'static str); 10] {
     [
-        (String::new(), "is empty; give at least one character"),
-        (" \t ".into(), "is empty; give at least one character"),
+        (String::new(), "is empty; expected at least one character"),
+        (" \t ".into(), "is empty; expected at least one character"),
         ("ü".repeat(256), "is longer than 255 characters"),
         ("a".repeat(1 << 20), "is longer than 255 characters"),
-        ("a\u{1b}[31mb".into(), "holds a control character"),
-        ("a\nb".into(), "holds a control character"),
-        ("a\u{9b}b".into(), "holds a control character (U+009B)"),
-        ("a\u{202e}b".into(), "holds an invisible character (U+202E)"),
-        ("a\u{2028}b".into(), "holds a line separator (U+2028)"),
-        ("a\u{378}b".into(), "Unicode does not assign (U+0378)"),
+        ("a\u{1b}[31mb".into(), "contains a control character"),
+        ("a\nb".into(), "contains a control character"),
+        ("a\u{9b}b".into(), "contains a control character (U+009B)"),
+        (
+            "a\u{202e}b".into(),
+            "contains an invisible character (U+202E)",
+        ),
+        ("a\u{2028}b".into(), "contains a line separator (U+2028)"),
+        ("a\u{378}b".into(), "an unassigned character (U+0378)"),
     ]
 }
 
@@ -290,7 +293,7 @@ fn bad_fields() -> Vec<(&'static str, &'static str, CreateKey, UpdateKey)> {
         "a\n",
         &long,
     ] {
-        let expected = "is no scope of 1 to 64 printable ASCII characters";
+        let expected = "is not a scope of 1 to 64 printable ASCII characters";
         add("scopes", expected, &|request, change| {
             request.scopes = vec!["read".into(), scope.into()];
             change.scopes = Some(request.scopes.clone());
@@ -306,7 +309,7 @@ fn bad_fields() -> Vec<(&'static str, &'static str, CreateKey, UpdateKey)> {
     );
     for (limits, expected) in [
         (&["0 monthly"][..], "give at least 1"),
-        (&["10/fortnight"], "is no limit such as"),
+        (&["10/fortnight"], "is not a limit such as"),
         (&["10/min", "9/60s"], "count the same"),
     ] {
         add("limits", expected, &|request, change| {
