@@ -1,20 +1,20 @@
 //! An axum app behind KeyGuard.
 //!
 //! ```text
-//! cargo run --release --features axum --example axum
+//! cargo run --release --features axum,openapi --example axum
 //! ```
 //!
-//! | path | who gets in |
+//! | path | access |
 //! |---|---|
 //! | `/health` | everybody |
 //! | `/login` | everybody, 3 times a minute |
-//! | `/trap` | nobody twice: whoever comes here is locked out for an hour |
-//! | `/api/data` | who has a key |
-//! | `/api/write` | who has a key with the scope `write` |
-//! | `/admin/…`, `/docs` | administrators |
+//! | `/trap` | everybody, once: a client that requests it is locked out for an hour |
+//! | `/api/data` | clients with a key |
+//! | `/api/write` | clients with a key of scope `write` |
+//! | `/admin/…`, `/docs` | administrators; `/docs` with the feature `openapi` |
 //!
-//! The first argument is where it listens (default `127.0.0.1:8000`), the variable `KEYGUARD_DB` the
-//! data file (default `keyguard.redb`). On a first start it makes a key and prints it.
+//! The first argument is the address to listen on (default `127.0.0.1:8000`). The variable `KEYGUARD_DB`
+//! is the path of the data file (default `keyguard.redb`). The first start creates a key and prints it.
 
 use std::error::Error;
 use std::io::Write;
@@ -22,14 +22,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::State;
 use axum::http::Uri;
-use axum::http::request::Parts;
-use axum::response::Response;
 use axum::routing::get;
-use keyguard::http::{AdminService, IpLimitLayer, KeyGuardLayer};
+use axum::{Extension, Router};
+use keyguard::http::{AdminService, Authenticated, IpLimitLayer, KeyGuardLayer};
 use keyguard::{
     Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockDuration, LockScope, Policy,
 };
@@ -75,38 +72,21 @@ fn app(kg: &KeyGuard) -> Result<Router, Box<dyn Error>> {
         .fallback_service(admin))
 }
 
-/// Who asks, as an argument of a handler.
-struct CachedKey(Arc<Grant>);
-
-impl<S: Sync> FromRequestParts<S> for CachedKey {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        let grant = parts.extensions.get::<Arc<Grant>>();
-        grant.cloned().map(Self).ok_or_else(|| {
-            // The layer is missing.
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        })
-    }
-}
-
-async fn data(CachedKey(grant): CachedKey) -> String {
+async fn data(Authenticated(grant): Authenticated) -> String {
     let org = grant.org().map_or("nobody", |org| &org.name);
     format!(r#"{{"message":"Hello, {org}!"}}"#)
 }
 
-async fn write(CachedKey(grant): CachedKey) -> Result<&'static str, Response> {
-    grant.require("write").map_err(refuse)?;
+async fn write(Authenticated(grant): Authenticated) -> Result<&'static str, Denial> {
+    grant.require("write")?;
     Ok(r#"{"written":true}"#)
 }
 
-fn refuse(denial: Denial) -> Response {
-    denial.response()
-}
-
-async fn trap(State(kg): State<KeyGuard>, CachedKey(grant): CachedKey, uri: Uri) -> &'static str {
+async fn trap(
+    State(kg): State<KeyGuard>,
+    Extension(grant): Extension<Arc<Grant>>,
+    uri: Uri,
+) -> &'static str {
     let hour: Result<LockDuration, _> = "1 hour".parse();
     // A lock is durable when it is in force; the disk is waited for on a thread for that.
     let locked = tokio::task::spawn_blocking(move || {

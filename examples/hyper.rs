@@ -29,12 +29,12 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use keyguard::http::{AnswerBody, IpLimitLayer, KeyGuardLayer};
+use keyguard::http::{IpLimitLayer, KeyGuardLayer, ResponseBody};
 use keyguard::{Config, CreateKey, Grant, IpLimit, KeyGuard, LockScope, Policy};
 use tokio::net::TcpListener;
 use tower_layer::Layer;
 
-type Answer = Response<AnswerBody<Full<Bytes>>>;
+type Answer = Response<ResponseBody<Full<Bytes>>>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

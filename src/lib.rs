@@ -18,11 +18,12 @@
 //! | feature | adds |
 //! |---|---|
 //! | none | the embedded library: no HTTP stack, no async runtime |
-//! | `axum` | with `http`: layers find the original path and the peer where axum notes them |
+//! | `axum` | `http`, and for axum: the extractor [`http::Authenticated`], the original path of nested routers, the address of the peer |
 //! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
 //! | `legacy` | keys of the Python package of this name: `Config::legacy_secret` |
 //! | `cli` | the program `keyguard`, and `legacy` |
 //! | `import` | `keyguard import` from SQLite, which is compiled from C |
+//! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
 //! | `redis` | limits in Redis, for several processes behind the same limits, and [`RedisStream`] |
 //! | `serve` | `keyguard serve`: the admin service, and verdicts for servers in other languages |
 

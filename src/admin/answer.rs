@@ -116,23 +116,23 @@ pub(crate) enum Whose {
 /// A request to look at.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct Check {
     /// The id or prefix of a key, if neither its text nor no key is presented.
     pub(crate) key: Option<String>,
     /// The text of a key. It goes no further than the guard that hashes it.
     pub(crate) raw_key: Option<String>,
     /// The address of the client, or `local`.
-    #[cfg_attr(feature = "http", schema(example = "192.0.2.7"))]
+    #[cfg_attr(feature = "openapi", schema(example = "192.0.2.7"))]
     pub(crate) ip: String,
     /// The path it asks for.
-    #[cfg_attr(feature = "http", schema(example = "/orders"))]
+    #[cfg_attr(feature = "openapi", schema(example = "/orders"))]
     pub(crate) path: String,
     /// The method it asks with.
     #[serde(default)]
     pub(crate) method: String,
     /// Where it is not that of the routes.
-    #[cfg_attr(feature = "http", schema(value_type = Option<u32>, minimum = 1))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>, minimum = 1))]
     pub(crate) cost: Option<NonZeroU32>,
     /// What the key must hold.
     #[serde(default)]
@@ -152,15 +152,15 @@ impl std::fmt::Debug for Check {
 /// An address to lock out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct Block {
     /// An address, or a network as listings show it.
-    #[cfg_attr(feature = "http", schema(example = "192.0.2.7"))]
+    #[cfg_attr(feature = "openapi", schema(example = "192.0.2.7"))]
     pub(crate) ip: String,
     /// Only out of this path; out of everything if it is left out.
     pub(crate) path: Option<String>,
     /// For how long, such as `1 hour`, or until when, such as `4:00 PM`.
-    #[cfg_attr(feature = "http", schema(example = "1 hour"))]
+    #[cfg_attr(feature = "openapi", schema(example = "1 hour"))]
     pub(crate) duration: String,
 }
 
@@ -233,7 +233,7 @@ impl From<AdminError> for Failure {
 
 /// A key that was created or rotated.
 #[derive(Serialize, Deserialize)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct NewKeyReply {
     #[serde(flatten)]
     pub(crate) key: Key,
@@ -244,7 +244,7 @@ pub(crate) struct NewKeyReply {
 
 /// An organization. Its name also goes by that of the field in which it is asked for.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct OrgReply {
     #[serde(flatten)]
     pub(crate) org: Org,
@@ -261,7 +261,7 @@ impl From<Org> for OrgReply {
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct ListedKey {
     #[serde(flatten)]
     pub(crate) key: Key,
@@ -270,7 +270,7 @@ pub(crate) struct ListedKey {
 
 /// What the data file holds and what was asked of it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct StatsReply {
     #[serde(flatten)]
     pub(crate) stats: Stats,
@@ -280,14 +280,14 @@ pub(crate) struct StatsReply {
 
 /// The policy file was read.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct Reloaded {
     pub(crate) reloaded: bool,
 }
 
 /// What a request would be answered with.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct CheckReply {
     pub(crate) allowed: bool,
     pub(crate) status: u16,

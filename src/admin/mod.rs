@@ -120,13 +120,13 @@ impl fmt::Debug for Admin {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CreateKey {
     /// The name of the organization that will own the key.
-    #[cfg_attr(feature = "http", schema(example = "acme"))]
+    #[cfg_attr(feature = "openapi", schema(example = "acme"))]
     pub org_name: String,
     /// What its owner calls it: 1 to 255 visible characters and spaces.
-    #[cfg_attr(feature = "http", schema(example = "web shop"))]
+    #[cfg_attr(feature = "openapi", schema(example = "web shop"))]
     pub label: String,
     /// What it may do: scopes with at most 4,096 characters together, with one between them. Default:
     /// nothing that requires a scope.
@@ -289,7 +289,7 @@ impl Default for ListUsage {
 /// nothing is estimated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stats {
     /// Organizations, suspended ones too.
     pub organizations: u64,
@@ -307,7 +307,7 @@ pub struct Stats {
     pub errors_1h: u64,
     /// Refusals ever recorded, by reason; reasons without any are left out.
     #[serde(with = "by_reason")]
-    #[cfg_attr(feature = "http", schema(value_type = BTreeMap<String, u64>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
     pub refused: Vec<(Reason, u64)>,
     /// Requests that were not recorded, or not handed to the sink, because too many were waiting.
     pub dropped: u64,
@@ -343,7 +343,7 @@ impl Stats {
 /// One of the most used keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TopKey {
     /// The key.
     pub key: Key,

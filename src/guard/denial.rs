@@ -35,6 +35,12 @@ impl Denial {
         }
     }
 
+    /// A refusal of a request without a key.
+    #[cfg(feature = "axum")]
+    pub(crate) fn missing_key() -> Self {
+        Self::new(Reason::MissingKey)
+    }
+
     /// A refusal that ends by itself after `wait`, which may have passed by now.
     pub(super) fn locked(wait: Duration) -> Self {
         Self {

@@ -42,7 +42,7 @@ impl Verdict {
 /// How one limit stands, in a [`Verdict`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RuleState {
     /// Its name, as the header fields spell it.
     pub name: String,

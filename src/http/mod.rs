@@ -1,5 +1,8 @@
-//! KeyGuard in front of HTTP services: a [tower](https://docs.rs/tower) layer and a hyper service
-//! over the same code.
+//! Middleware for HTTP services and the admin API.
+//!
+//! [`KeyGuardLayer`] is a [tower](https://docs.rs/tower) layer. The [`KeyGuardService`] that it makes
+//! implements tower's `Service` around a tower service, for axum and tonic, and hyper's around a hyper
+//! service:
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -23,33 +26,34 @@
 //! # }
 //! ```
 //!
-//! What is protected is a matter of the guard's [`Policy`](crate::Policy). A request that is
-//! refused is answered with a problem document and does not reach the service. One that is admitted
-//! carries its [`Grant`](crate::Grant) in its extensions, as `Arc<Grant>`; what a client sent in
-//! fields that start with `X-KeyGuard-` is taken away, so that nobody can pose as a proxy of ours. A
-//! further layer of the same guard around the same request honours that grant, so that the request
-//! counts once.
+//! The guard's [`Policy`](crate::Policy) determines what needs a key. A refused request gets a problem
+//! document and does not reach the service. An admitted request carries its [`Grant`](crate::Grant) in
+//! its extensions, as `Arc<Grant>`; with the feature `axum`, handlers extract it as `Authenticated`. The
+//! layer removes the header fields that start with `X-KeyGuard-`, which only KeyGuard itself may set.
+//! An inner layer of the same guard honours the grant of an outer one, so that the request counts once.
 //!
-//! Paths are those that clients ask for. A router that is nested in another takes its prefix away
-//! from the path of a request before a layer within it sees it; with axum, enable the feature `axum`,
-//! which finds what axum's routers have taken away (and the address of the peer). Elsewhere say by
-//! [`KeyGuardLayer::prefix`] where the router is mounted.
+//! Paths are those that clients send. A nested router removes its prefix from the path before an inner
+//! layer sees it. The feature `axum` finds the prefixes that axum's routers have removed, and the address
+//! of the peer. For other routers set [`KeyGuardLayer::prefix`].
 //!
-//! Status and latency are recorded once the head of the answer is there; the request counts as in
-//! flight until its body has been sent.
+//! Status and latency are recorded with the head of the response; the request counts as in flight until
+//! its body has been sent.
 
 pub(crate) mod admin;
+#[cfg(feature = "axum")]
+mod axum;
+#[cfg(not(feature = "axum"))]
+#[path = "no_axum.rs"]
 mod axum;
 pub(crate) mod body;
-mod gated;
 mod layer;
-mod mount;
 mod peer;
 pub(crate) mod problem;
 pub(crate) mod response;
-mod static_file;
 
 pub use self::admin::AdminService;
-pub use self::body::AnswerBody;
-pub use self::gated::{Gated, GatedFuture};
-pub use self::layer::{DecidedClient, IpLimitLayer, KeyGuardLayer};
+#[cfg(feature = "axum")]
+pub use self::axum::{Authenticated, AuthenticatedRejection};
+pub use self::layer::{
+    IpLimitLayer, KeyGuardLayer, KeyGuardService, LimitedClient, ResponseBody, ResponseFuture,
+};

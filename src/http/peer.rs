@@ -1,62 +1,63 @@
-//! Which address a request comes from: what the server knows and HTTP does not say.
+//! The address of the peer of a connection, which the server knows.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{Extensions, StatusCode};
+use http::{Extensions, Response, StatusCode};
 
 use super::axum;
 use super::problem::Problem;
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
-/// Finds the address of a peer.
-type Find = dyn Fn(&Extensions) -> Option<ClientIp> + Send + Sync;
-
-/// How the address of a peer is found.
+/// Where the address of a peer is found.
 #[derive(Clone, Default)]
-pub(super) enum Peer {
-    /// As a [`ClientIp`], a [`SocketAddr`] or axum's `ConnectInfo` among the extensions of the
-    /// request.
+pub(super) enum PeerSource {
+    /// A [`ClientIp`], a [`SocketAddr`] or axum's `ConnectInfo` in the extensions of the request.
     #[default]
-    Extension,
-    Found(Arc<Find>),
-    Known(ClientIp),
+    Extensions,
+    Find(Arc<Find>),
+    Fixed(ClientIp),
 }
 
-impl Peer {
-    pub(super) fn of(&self, extensions: &Extensions) -> Option<ClientIp> {
+type Find = dyn Fn(&Extensions) -> Option<ClientIp> + Send + Sync;
+
+impl PeerSource {
+    pub(super) fn address(&self, extensions: &Extensions) -> Option<ClientIp> {
         match self {
-            Self::Extension => extensions
+            Self::Extensions => extensions
                 .get::<ClientIp>()
                 .copied()
                 .or_else(|| Some((*extensions.get::<SocketAddr>()?).into()))
                 .or_else(|| axum::peer(extensions)),
-            Self::Found(find) => find(extensions),
-            Self::Known(ip) => Some(*ip),
+            Self::Find(find) => find(extensions),
+            Self::Fixed(ip) => Some(*ip),
         }
     }
 }
 
-impl fmt::Debug for Peer {
+impl fmt::Debug for PeerSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Extension => "Extension",
-            Self::Found(_) => "Found",
-            Self::Known(_) => "Known",
+            Self::Extensions => "Extensions",
+            Self::Find(_) => "Find",
+            Self::Fixed(_) => "Fixed",
         })
     }
 }
 
-/// The answer to a request of whom nobody knows where it comes from: deciding it as if it came from
-/// somewhere would limit all clients as one.
-pub(super) fn unknown<B: From<String>>(guard: &KeyGuard) -> http::Response<B> {
+/// Warns and returns the response to a request from an unknown peer. An assumed address would make all
+/// clients share its limits.
+pub(super) fn unknown<B: From<String>>(guard: &KeyGuard) -> Response<B> {
     guard.inner.warn(
-        "requests are refused, as the server does not say where they come from: give the layer a \
-         `peer` or a `peer_address`; with axum, enable the feature `axum` and serve the router by \
-         `into_make_service_with_connect_info`",
+        "requests get status 500 because the server does not provide the address of the peer: with \
+         axum, enable the feature `axum` and serve the router with \
+         `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere call `peer` or `peer_address` \
+         on the layer",
     );
-    let detail = "The server does not know where the request comes from.";
+    let detail = "The server does not provide the address of the peer. With axum, serve the router with \
+         `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere call `peer` or `peer_address` \
+         on the layer.";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "peer_unknown", detail).into_response()
 }

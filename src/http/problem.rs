@@ -1,10 +1,9 @@
-//! What is answered where a request cannot be carried out.
+//! Problem documents.
 
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
-use utoipa::ToSchema;
 
-use super::response::set_fields;
+use super::response::set_headers;
 use crate::admin::AdminError;
 use crate::admin::answer::{Failure, FailureCode};
 use crate::guard::Denial;
@@ -12,36 +11,37 @@ use crate::input::text::escaped_json;
 use crate::model::Key;
 
 /// A problem document (RFC 9457).
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct ProblemDocument {
-    /// Always `about:blank`: the status says what kind of problem it is.
+    /// Always `about:blank`: the status is the type of the problem.
     #[serde(rename = "type")]
     kind: &'static str,
     title: String,
     status: u16,
-    /// What was wrong, and what to do.
+    /// What is wrong and what to do about it.
     detail: String,
-    /// A stable name of the problem.
+    /// A stable identifier of the problem.
     code: String,
-    /// The field that cannot be accepted.
+    /// The invalid field.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
-    /// The id of what an earlier request under the same idempotency key made.
+    /// The id of what an earlier request with the same idempotency key created.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<u64>,
-    /// In how many seconds to try again.
+    /// The number of seconds after which a retry succeeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
-    /// Keys that start with a text that is not the whole prefix of one.
+    /// The keys that match an ambiguous prefix.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     candidates: Vec<Key>,
 }
 
-/// An answer that is no success.
+/// An error response: a problem document and header fields.
 #[derive(Debug)]
 pub(crate) struct Problem {
     document: Box<ProblemDocument>,
-    fields: Vec<(&'static str, String)>,
+    headers: Vec<(&'static str, String)>,
 }
 
 impl Problem {
@@ -58,29 +58,29 @@ impl Problem {
                 retry_after: None,
                 candidates: Vec::new(),
             }),
-            fields: Vec::new(),
+            headers: Vec::new(),
         }
     }
 
-    /// Something of the request that cannot be accepted.
+    /// Status 422 for an invalid field; an empty name stands for the whole input.
     pub(crate) fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
         let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
         problem.document.field = Some(field.into()).filter(|field| !field.is_empty());
         problem
     }
 
-    /// The same with a header field.
-    pub(crate) fn with_field(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.fields.push((name, value.into()));
+    /// The same problem with a header field.
+    pub(crate) fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
         self
     }
 
-    /// A path that is there, with another method.
-    pub(crate) fn not_allowed<'a>(methods: impl Iterator<Item = &'a str>) -> Self {
+    /// Status 405 for a path with other methods.
+    pub(crate) fn method_not_allowed<'a>(methods: impl Iterator<Item = &'a str>) -> Self {
         let allowed = methods.collect::<Vec<_>>().join(", ");
-        let detail = format!("This path takes {allowed}.");
+        let detail = format!("Method not allowed; expected {allowed}.");
         let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
-        Self::new(status, code, detail).with_field("Allow", allowed)
+        Self::new(status, code, detail).with_header("Allow", allowed)
     }
 
     pub(crate) fn into_response<B: From<String>>(self) -> Response<B> {
@@ -90,7 +90,7 @@ impl Problem {
         *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
-        set_fields(response.headers_mut(), self.fields);
+        set_headers(response.headers_mut(), self.headers);
         response
     }
 }
@@ -121,14 +121,14 @@ impl From<AdminError> for Problem {
     }
 }
 
-/// A refusal by address.
+/// A denial of an administrator by IP address.
 impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
         let status = StatusCode::from_u16(denial.status()).unwrap_or(StatusCode::FORBIDDEN);
         let mut problem = Self::new(status, denial.reason().as_str(), denial.detail());
         problem.document.retry_after = denial.retry_after_seconds();
         let retry_after = |(name, _): &(&str, String)| *name == "Retry-After";
-        problem.fields = denial.headers().into_iter().filter(retry_after).collect();
+        problem.headers = denial.headers().into_iter().filter(retry_after).collect();
         problem
     }
 }

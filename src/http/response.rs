@@ -1,25 +1,29 @@
-//! Decisions as answers.
+//! Responses made of decisions and JSON values.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
+use super::problem::Problem;
 use crate::guard::{Denial, Grant, LimitFields};
 use crate::input::text::escaped_json;
 
+/// The response of a handler of this crate.
+pub(crate) type HttpResult = Result<Response<Full<Bytes>>, Problem>;
+
 impl Denial {
-    /// The whole answer: status, header fields and problem document.
+    /// Returns the complete response: status, header fields and problem document.
     pub fn response<B: From<String>>(&self) -> Response<B> {
         let mut response = Response::new(self.problem().into());
         *response.status_mut() =
             StatusCode::from_u16(self.status()).unwrap_or(StatusCode::FORBIDDEN);
-        set_fields(response.headers_mut(), self.headers());
+        set_headers(response.headers_mut(), self.headers());
         response
     }
 }
 
-/// The fields of a grant, in place of what the service said itself.
-pub(crate) fn set_grant_fields(headers: &mut HeaderMap, grant: &Grant) {
+/// Sets the header fields of a grant; replaces those of the inner service.
+pub(crate) fn set_grant_headers(headers: &mut HeaderMap, grant: &Grant) {
     const NAMES: [HeaderName; 4] = [
         HeaderName::from_static("x-ratelimit-limit"),
         HeaderName::from_static("x-ratelimit-remaining"),
@@ -28,7 +32,7 @@ pub(crate) fn set_grant_fields(headers: &mut HeaderMap, grant: &Grant) {
     ];
     if let Some(LimitFields { text, ends }) = grant.limit_fields() {
         headers.reserve(NAMES.len());
-        // One piece of memory for all of them.
+        // One allocation for all values.
         let text = Bytes::from(text);
         let mut start = 0;
         for (name, end) in NAMES.into_iter().zip(ends) {
@@ -39,13 +43,13 @@ pub(crate) fn set_grant_fields(headers: &mut HeaderMap, grant: &Grant) {
         }
     }
     if let Some(shadow) = grant.shadow_field() {
-        set_fields(headers, vec![shadow]);
+        set_headers(headers, vec![shadow]);
     }
 }
 
-pub(crate) fn set_fields(headers: &mut HeaderMap, fields: Vec<(&'static str, String)>) {
-    for (name, value) in fields {
-        // Names and values are our own and valid.
+pub(crate) fn set_headers(headers: &mut HeaderMap, values: Vec<(&'static str, String)>) {
+    for (name, value) in values {
+        // Names and values are made by this crate and valid.
         if let (Ok(name), Ok(value)) = (
             HeaderName::from_bytes(name.as_bytes()),
             HeaderValue::try_from(value),
@@ -55,7 +59,7 @@ pub(crate) fn set_fields(headers: &mut HeaderMap, fields: Vec<(&'static str, Str
     }
 }
 
-/// A value as JSON, with hidden characters as escapes.
+/// Returns a value as JSON, with invisible characters escaped.
 pub(crate) fn json_value(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
     json(status, escaped_json(&value.to_string()).into_owned().into())
 }
@@ -66,7 +70,7 @@ pub(crate) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     let kind = HeaderValue::from_static("application/json");
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, kind);
-    // Keys and names of customers are nobody's to keep on the way.
+    // Caches must not store keys and names of customers.
     let no_store = HeaderValue::from_static("no-store");
     headers.insert(header::CACHE_CONTROL, no_store);
     response

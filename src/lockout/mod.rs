@@ -70,7 +70,7 @@ pub enum LockScope {
 /// What a lock refuses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Refuses {
     /// Every request.
     All,
@@ -98,7 +98,7 @@ impl fmt::Display for Refuses {
 /// Why somebody is locked out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum LockCause {
     /// Too many malformed or unknown keys within an hour.
     BadKeys,
@@ -135,7 +135,7 @@ impl fmt::Display for LockCause {
 /// A client that is locked out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Lock {
     /// Who.
     pub network: IpKey,

@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 /// An entry of the audit log: one change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditEntry {
     /// Sequence number, from 1.
     pub id: u64,

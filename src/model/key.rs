@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum KeyStatus {
     /// Accepted, unless its organization is suspended.
     Active,
@@ -44,7 +44,7 @@ impl KeyStatus {
 
 /// A key. Its text is known only to its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Key {
     /// Its id.
     pub id: KeyId,
@@ -61,12 +61,12 @@ pub struct Key {
     /// The scopes it holds.
     pub scopes: Vec<Scope>,
     /// Requests admitted in any 60 seconds.
-    #[cfg_attr(feature = "http", schema(value_type = u32, minimum = 1))]
+    #[cfg_attr(feature = "openapi", schema(value_type = u32, minimum = 1))]
     pub rate_limit_per_minute: NonZeroU32,
     /// Further limits of this key.
     pub limits: Vec<Limit>,
     /// Addresses from which it is accepted; empty for all.
-    #[cfg_attr(feature = "http", schema(value_type = Vec<String>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub allowed_ips: CidrSet,
     /// Limits that are temporarily overridden.
     pub lifts: Vec<LimitOverride>,
@@ -100,7 +100,7 @@ impl Key {
 
 /// A temporary override: until then, the limit neither refuses nor counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LimitOverride {
     /// The name of the limit, as in header fields and the dry run.
     pub rule: String,

@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 /// Whether the keys of an organization are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum OrgStatus {
     /// Its keys are accepted.
     Active,
@@ -19,7 +19,7 @@ pub enum OrgStatus {
 
 /// An organization: the owner of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Org {
     /// Its id.
     pub id: OrgId,

@@ -84,8 +84,8 @@ pub(super) async fn answer(
     parts: &Parts,
     body: &[u8],
 ) -> Result<Response<Full<Bytes>>, Problem> {
-    <()>::of_query(&parts.uri)?;
-    let Json(asked) = Json::of_body(&parts.headers, body)?;
+    <()>::from_query(&parts.uri)?;
+    let Json(asked) = Json::from_body(&parts.headers, body)?;
     // Fields are in the order of the alphabet, as in all answers.
     let verdict = serde_json::to_value(decide(guard, &asked).await?);
     let verdict = verdict.map_err(|error| {

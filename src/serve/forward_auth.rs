@@ -21,7 +21,7 @@ use http_body_util::Full;
 
 use crate::guard::{Denial, Grant, Headers, Request};
 use crate::http::problem::Problem;
-use crate::http::response::set_fields;
+use crate::http::response::set_headers;
 use crate::keyguard::KeyGuard;
 use crate::net::CidrSet;
 use crate::net::forwarded;
@@ -160,7 +160,7 @@ impl Headers for Forwarded<'_> {
 fn admitted(grant: Grant) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     let headers = response.headers_mut();
-    set_fields(headers, grant.headers());
+    set_headers(headers, grant.headers());
     for (name, value) in identity(&grant) {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(HeaderName::from_static(name), value);
@@ -208,7 +208,7 @@ fn encoded(name: &str) -> String {
 fn refused(denial: &Denial, is_narrow: bool) -> Response<Full<Bytes>> {
     let mut response: Response<Full<Bytes>> = denial.response();
     let meant = vec![(MEANT, denial.status().to_string())];
-    set_fields(response.headers_mut(), meant);
+    set_headers(response.headers_mut(), meant);
     if is_narrow && denial.status() != 401 {
         *response.status_mut() = StatusCode::FORBIDDEN;
     }

@@ -13,7 +13,7 @@ use hyper::service::Service;
 
 use super::settings::Settings;
 use super::{check, forward_auth, metrics, readiness};
-use crate::http::admin::{AdminService, require_own_name};
+use crate::http::admin::{AdminService, require_own_host};
 use crate::http::body::read_body;
 use crate::http::problem::Problem;
 use crate::http::response::json;
@@ -34,9 +34,9 @@ type Answered = Result<Response<Full<Bytes>>, Problem>;
 
 impl Routes {
     pub(super) fn new(guard: KeyGuard, settings: &Settings) -> Self {
-        let admin = AdminService::describing(guard.clone(), &[check::operation()])
+        let admin = AdminService::documenting(guard.clone(), &[check::operation()])
             .hosts(settings.hosts.iter().cloned())
-            .most_bytes(settings.most_body_bytes);
+            .max_body_bytes(settings.most_body_bytes);
         Self {
             guard,
             admin,
@@ -101,7 +101,7 @@ impl Routes {
             "/metrics" => {
                 require_method(&request, &[Method::GET, Method::HEAD])?;
                 self.require_trusted(peer)?;
-                require_own_name(request.headers(), request.uri(), &self.hosts)?;
+                require_own_host(request.headers(), request.uri(), &self.hosts)?;
                 let guard = self.guard.clone();
                 let text = tokio::task::spawn_blocking(move || metrics::text(&guard)).await;
                 metrics::response(text)
@@ -109,7 +109,7 @@ impl Routes {
             "/v1/check" => {
                 require_method(&request, &[Method::POST])?;
                 self.require_trusted(peer)?;
-                require_own_name(request.headers(), request.uri(), &self.hosts)?;
+                require_own_host(request.headers(), request.uri(), &self.hosts)?;
                 let (parts, body) = request.into_parts();
                 let body = read_body(body, self.most_body_bytes).await?;
                 check::answer(&self.guard, &parts, &body).await
@@ -142,6 +142,8 @@ impl Routes {
 fn require_method(request: &Request<Incoming>, allowed: &[Method]) -> Result<(), Problem> {
     match allowed.contains(request.method()) {
         true => Ok(()),
-        false => Err(Problem::not_allowed(allowed.iter().map(Method::as_str))),
+        false => Err(Problem::method_not_allowed(
+            allowed.iter().map(Method::as_str),
+        )),
     }
 }

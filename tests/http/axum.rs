@@ -6,13 +6,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::common::server::{Answer, get as ask};
-use crate::common::{Home, key, key_limited_to};
+use crate::common::{Home, key, key_limited_to, key_with};
 use axum::extract::Extension;
 use axum::routing::get;
 use axum::{Router, serve};
-use keyguard::http::{IpLimitLayer, KeyGuardLayer};
+use keyguard::http::{Authenticated, IpLimitLayer, KeyGuardLayer};
 use keyguard::{
-    ClientIp, CreateKey, Grant, IpLimit, KeyGuard, ListUsage, LockDuration, LockScope, Policy,
+    ClientIp, CreateKey, Denial, Grant, IpLimit, KeyGuard, ListUsage, LockDuration, LockScope,
+    Policy,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -185,6 +186,55 @@ fn a_limit_by_address_goes_by_the_locks_of_the_path_that_was_asked_for() {
         .unwrap();
     assert_eq!(served.get("/auth/login", None).status, 403);
     assert_eq!(served.get("/auth/other", None).status, 200);
+}
+
+#[test]
+fn authenticated_extracts_the_grant_of_a_key() {
+    async fn write(Authenticated(grant): Authenticated) -> Result<String, Denial> {
+        grant.require("write")?;
+        Ok("written".into())
+    }
+    async fn optional(grant: Option<Authenticated>) -> String {
+        format!("{:?}", grant.and_then(|grant| Some(grant.key()?.id.0)))
+    }
+    let home = Home::new();
+    let kg = protecting(&home, "/api");
+    let reader = key(&kg);
+    let writer = key_with(&kg, |key| CreateKey {
+        scopes: vec!["write".into()],
+        ..key
+    });
+    let routes = || {
+        Router::new()
+            .route("/write", get(write))
+            .route("/optional", get(optional))
+    };
+    let protected = Router::new()
+        .nest("/api", routes())
+        .nest("/open", routes())
+        .layer(KeyGuardLayer::new(kg));
+    let served = Served::new(protected.nest("/bare", routes()));
+    let writer = Some(writer.raw_key.expose());
+    assert_eq!(served.get("/api/write", writer).body, "written");
+    let refused = served.get("/api/write", Some(reader.raw_key.expose()));
+    assert_eq!(refused.status, 403);
+    assert!(refused.body.contains("missing_scope"), "{}", refused.body);
+    let id = format!("Some({})", reader.key.id);
+    let optional = served.get("/api/optional", Some(reader.raw_key.expose()));
+    assert_eq!(optional.body, id);
+
+    // The policy needs no key here, so none is read.
+    let open = served.get("/open/write", writer);
+    assert_eq!((open.status, open.has("www-authenticate")), (401, true));
+    assert!(open.body.contains("missing_key"), "{}", open.body);
+    assert_eq!(served.get("/open/optional", writer).body, "None");
+
+    for target in ["/bare/write", "/bare/optional"] {
+        let bare = served.get(target, writer);
+        assert_eq!(bare.status, 500, "{target}");
+        assert_eq!(bare.field("content-type"), "application/problem+json");
+        assert!(bare.body.contains("KeyGuardLayer"), "{}", bare.body);
+    }
 }
 
 /// Removes `/v1` from the paths of requests, as services do that are not axum's.

@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use keyguard::http::{DecidedClient, IpLimitLayer, KeyGuardLayer};
+use keyguard::http::{IpLimitLayer, KeyGuardLayer, LimitedClient};
 use keyguard::{
     ClientIp, CreateKey, Grant, IpLimit, KeyGuard, ListUsage, LockDuration, LockScope, Policy,
     Reason,
@@ -632,7 +632,7 @@ fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
     let handler = move |request: Request<Incoming>| {
         let guard = guard.clone();
         async move {
-            let DecidedClient(client) = *request.extensions().get().unwrap();
+            let LimitedClient(client) = *request.extensions().get().unwrap();
             if request.uri().query() == Some("block") {
                 let path = request.uri().path();
                 guard

@@ -1,4 +1,4 @@
-//! Who may use the admin API.
+//! Authentication of administrators, and protection against other web origins.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,15 +19,15 @@ use crate::store::IdempotencyKey;
 use crate::sys::block_on;
 use crate::time::LockDuration;
 
-/// What wrong admin keys are counted and locked out by, whatever path they came for.
+/// The limit and the path under which wrong admin keys are counted and locked out.
 const LIMIT: &str = "keyguard-admin";
 const PATH: &str = "/admin";
-const WRONG_KEYS_A_MINUTE: u32 = 10;
-const LOCKED_FOR: Duration = Duration::from_secs(15 * 60);
+const WRONG_KEYS_PER_MINUTE: u32 = 10;
+const LOCK_TIME: Duration = Duration::from_secs(15 * 60);
 
-/// That the request is meant for this service, and not for a name that somebody else gave our
-/// address (DNS rebinding), and that no page of another origin sends it.
-pub(crate) fn require_own_name(
+/// Checks that `Host` is a name of this service, which prevents DNS rebinding, and that `Origin`, if
+/// present, is the same.
+pub(crate) fn require_own_host(
     headers: &HeaderMap,
     uri: &Uri,
     hosts: &BTreeSet<String>,
@@ -35,11 +35,11 @@ pub(crate) fn require_own_name(
     let authority = authority(headers, uri)?;
     let is_own = |host: &str| {
         let name = host.to_ascii_lowercase();
-        name == "localhost" || is_address(&name) || hosts.contains(&name)
+        name == "localhost" || is_ip_address(&name) || hosts.contains(&name)
     };
     let Some(authority) = authority.filter(|authority| host(authority).is_some_and(is_own)) else {
-        let detail = "`Host` is no name of this service: use an address or `localhost`, or name \
-                      the host with `AdminService::hosts` (`keyguard serve --host`).";
+        let detail = "`Host` is not a name of this service: use an IP address or `localhost`, or add \
+                      the name with `AdminService::hosts` (`keyguard serve --host`).";
         return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_host", detail));
     };
     for origin in headers.get_all(header::ORIGIN) {
@@ -48,7 +48,7 @@ pub(crate) fn require_own_name(
             .ok()
             .and_then(|o| Some(o.split_once("://")?.1));
         if origin.is_none_or(|origin| !origin.eq_ignore_ascii_case(authority.as_str())) {
-            let detail = "A page of another origin may not use this service.";
+            let detail = "Pages of other origins must not use this service.";
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "foreign_origin",
@@ -59,16 +59,16 @@ pub(crate) fn require_own_name(
     Ok(())
 }
 
-/// The authority that a request names: in `Host`, or in its target (HTTP/2, or the absolute form).
-/// A request that names two different ones is malformed (RFC 9113 §8.3.1, RFC 9112 §3.2.2).
+/// Returns the authority in `Host` or in the target of a request (HTTP/2, or the absolute form). A
+/// request with two different authorities is malformed (RFC 9113 §8.3.1, RFC 9112 §3.2.2).
 fn authority(headers: &HeaderMap, uri: &Uri) -> Result<Option<Authority>, Problem> {
     let mut values = headers.get_all(header::HOST).iter();
     let host = match (values.next(), values.next()) {
         (None, _) => return Ok(uri.authority().cloned()),
         (Some(value), None) => value.to_str().ok().and_then(|value| value.parse().ok()),
-        _ => return Err(conflicting("`Host` is there twice.")),
+        _ => return Err(conflicting("`Host` must occur once only.")),
     };
-    let is_the_same = |host: &Authority, target: &Authority| {
+    let is_same = |host: &Authority, target: &Authority| {
         let default = match uri.scheme_str() {
             Some("https") => 443,
             _ => 80,
@@ -77,9 +77,9 @@ fn authority(headers: &HeaderMap, uri: &Uri) -> Result<Option<Authority>, Proble
         host.host().eq_ignore_ascii_case(target.host()) && port(host) == port(target)
     };
     match (&host, uri.authority()) {
-        (Some(host), Some(target)) if !is_the_same(host, target) => {
-            Err(conflicting("`Host` and the target name different hosts."))
-        }
+        (Some(host), Some(target)) if !is_same(host, target) => Err(conflicting(
+            "`Host` and the target contain different hosts.",
+        )),
         _ => Ok(host),
     }
 }
@@ -88,7 +88,7 @@ fn conflicting(detail: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "conflicting_hosts", detail)
 }
 
-/// The host of an authority that is nothing but a host and a port.
+/// Returns the host of an authority that consists of a host and, optionally, a port.
 fn host(authority: &Authority) -> Option<&str> {
     let host = authority.host();
     match authority.as_str().strip_prefix(host)? {
@@ -100,67 +100,65 @@ fn host(authority: &Authority) -> Option<&str> {
     }
 }
 
-/// Whether a host is an address: of IPv6 it is in brackets (RFC 3986 §3.2.2).
-fn is_address(host: &str) -> bool {
-    let within = host
+/// Whether a host is an IP address; IPv6 is in brackets (RFC 3986 §3.2.2).
+fn is_ip_address(host: &str) -> bool {
+    let bracketed = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
-    match within {
+    match bracketed {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
         None => host.parse::<Ipv4Addr>().is_ok(),
     }
 }
 
-/// That the request carries the admin key; returns the address of the client.
+/// Checks the admin key; returns the address of the client.
 pub(crate) fn require_admin(
     guard: &KeyGuard,
     parts: &Parts,
     peer: ClientIp,
 ) -> Result<ClientIp, Problem> {
-    let asked = guard::Request::new(&parts.headers, peer, PATH);
+    let request = guard::Request::new(&parts.headers, peer, PATH);
     let inner = &guard.inner;
-    let client = inner.require_unlocked(LIMIT, &asked)?;
+    let client = inner.require_unlocked(LIMIT, &request)?;
     let mut keys = parts.headers.get_all("x-admin-key").iter();
     let unauthorized = |code, detail: &str| {
         Problem::new(StatusCode::UNAUTHORIZED, code, detail)
-            .with_field("WWW-Authenticate", r#"AdminKey realm="admin""#)
+            .with_header("WWW-Authenticate", r#"AdminKey realm="admin""#)
     };
     match (keys.next(), keys.next()) {
         (Some(key), None) if inner.is_admin_key(key.as_bytes()) => Ok(client),
-        // Whoever sends none is not guessing.
+        // A missing key is no attempt to guess one.
         (None, _) => Err(unauthorized(
             "missing_admin_key",
-            "Admin key required: send it in X-Admin-Key.",
+            "Admin key required: send it in `X-Admin-Key`.",
         )),
         _ => {
-            block_on(inner.check_ip(&limit()?, &asked))?;
-            Err(unauthorized(
-                "invalid_admin_key",
-                "The admin key is not valid.",
-            ))
+            block_on(inner.check_ip(&limit()?, &request))?;
+            Err(unauthorized("invalid_admin_key", "Invalid admin key."))
         }
     }
 }
 
 fn limit() -> Result<IpLimit, Problem> {
     let minute = Duration::from_secs(60);
-    let limit = IpLimit::new(LIMIT, WRONG_KEYS_A_MINUTE, minute).map_err(AdminError::from)?;
-    let locked_for = LockDuration::try_from(LOCKED_FOR).map_err(AdminError::from)?;
+    let limit = IpLimit::new(LIMIT, WRONG_KEYS_PER_MINUTE, minute).map_err(AdminError::from)?;
+    let locked_for = LockDuration::try_from(LOCK_TIME).map_err(AdminError::from)?;
     Ok(limit.lockout(locked_for).scope(LockScope::Path))
 }
 
-/// The guard as it acts for who sent a request.
-pub(crate) fn acting(
+/// Returns a handle whose changes the audit log attributes to the client, with the idempotency key of
+/// the request.
+pub(crate) fn acting_for(
     guard: &KeyGuard,
     parts: &Parts,
     body: &[u8],
     client: ClientIp,
 ) -> Result<Admin, Problem> {
     const NAME: &str = "Idempotency-Key";
-    let mut names = parts.headers.get_all(NAME).iter();
-    let once = match (names.next(), names.next()) {
+    let mut values = parts.headers.get_all(NAME).iter();
+    let idempotency_key = match (values.next(), values.next()) {
         (None, _) => None,
-        (Some(name), None) if is_name(name.as_bytes()) => {
+        (Some(name), None) if is_idempotency_key(name.as_bytes()) => {
             let mut request = blake3::Hasher::new();
             request.update(parts.method.as_str().as_bytes());
             request.update(b" ");
@@ -173,17 +171,16 @@ pub(crate) fn acting(
             })
         }
         _ => {
-            let detail = "is sent once and has 1 to 255 visible ASCII characters";
-            return Err(Problem::invalid(NAME, format!("{NAME}: {detail}")));
+            let detail = format!("{NAME}: expected one value of 1 to 255 visible ASCII characters");
+            return Err(Problem::invalid(NAME, detail));
         }
     };
-    let once = once.filter(|_| parts.method == http::Method::POST);
-    Ok(guard
-        .admin()
-        .with_actor(AuditActor::new("admin key".into(), client, once)))
+    let idempotency_key = idempotency_key.filter(|_| parts.method == http::Method::POST);
+    let actor = AuditActor::new("admin key".into(), client, idempotency_key);
+    Ok(guard.admin().with_actor(actor))
 }
 
-fn is_name(text: &[u8]) -> bool {
+fn is_idempotency_key(text: &[u8]) -> bool {
     (1..=255).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
 }
 
@@ -191,20 +188,20 @@ fn is_name(text: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The status that a request with this target and these fields is refused with.
+    /// Status of the refusal of a request with this target and these header fields.
     fn refusal(target: &str, fields: &[(&'static str, &str)]) -> Option<u16> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, value.parse().unwrap());
         }
         let hosts = BTreeSet::from(["guard.internal".to_owned()]);
-        let outcome = require_own_name(&headers, &target.parse().unwrap(), &hosts);
-        let problem = outcome.err()?;
+        let result = require_own_host(&headers, &target.parse().unwrap(), &hosts);
+        let problem = result.err()?;
         Some(problem.into_response::<String>().status().as_u16())
     }
 
     #[test]
-    fn a_host_is_an_own_name_or_an_address_and_nothing_beside_it() {
+    fn host_must_be_an_own_name_or_an_ip_address() {
         for own in [
             "localhost",
             "LOCALHOST:8700",
@@ -245,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn host_and_the_authority_of_the_target_have_to_agree() {
+    fn host_and_target_authority_must_agree() {
         let both = |target: &str, host| refusal(target, &[("host", host)]);
         for (target, host) in [
             ("http://localhost/", "localhost"),
@@ -273,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_that_of_the_authority() {
+    fn origin_must_match_the_authority() {
         let of = |origin| refusal("http://localhost:8700/", &[("origin", origin)]);
         assert_eq!(of("http://localhost:8700"), None);
         for foreign in ["https://evil.example", "null", "http://localhost"] {

@@ -1,8 +1,7 @@
-//! All endpoints.
+//! The table of endpoints.
 
 use http::Method;
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
 
 use super::endpoint::Endpoint;
 use super::input::{Json, Query};
@@ -18,27 +17,30 @@ use crate::model::{AuditEntry, KeyId, OrgId};
 use crate::time::Timestamp;
 
 /// A new organization.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 struct NewOrg {
     /// Its name: 1 to 255 visible characters and spaces. Names that look alike are one. The Python
     /// package calls it `name`.
     #[serde(alias = "name")]
-    #[schema(example = "acme")]
+    #[cfg_attr(feature = "openapi", schema(example = "acme"))]
     org_name: String,
 }
 
 /// What to change of an organization.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 struct OrgLimits {
     /// Limits that all of its keys share, in place of those it has: `1000/s`, `500000 monthly`.
-    #[schema(example = json!(["1000/s", "500000 monthly"]))]
+    #[cfg_attr(feature = "openapi", schema(example = json!(["1000/s", "500000 monthly"])))]
     limits: Vec<String>,
 }
 
 /// What to change of a key. Fields that are left out stay as they are.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 struct KeyChanges {
     /// A new label: 1 to 255 visible characters and spaces.
@@ -46,7 +48,7 @@ struct KeyChanges {
     /// Scopes in place of all it has.
     scopes: Option<Vec<String>>,
     /// Requests admitted in any 60 seconds.
-    #[schema(minimum = 1)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     rate_limit_per_minute: Option<u32>,
     /// Further limits in place of all it has.
     limits: Option<Vec<String>>,
@@ -54,7 +56,7 @@ struct KeyChanges {
     allowed_ips: Option<Vec<String>>,
     /// From when on it is refused, which is not in the past; null for never.
     #[serde(default, deserialize_with = "given::deserialize")]
-    #[schema(value_type = Option<Timestamp>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Timestamp>))]
     expires_at: Option<Option<Timestamp>>,
     /// Whether a key that has expired may be accepted again, under a text that may have leaked since.
     #[serde(default)]
@@ -77,17 +79,18 @@ impl KeyChanges {
 }
 
 /// For how long the old text of a key goes on.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 struct KeyRotation {
     /// `1 hour`, `90s`, `0` for no longer.
     #[serde(default = "one_hour")]
-    #[schema(example = "1 hour")]
+    #[cfg_attr(feature = "openapi", schema(example = "1 hour"))]
     grace: String,
     /// From when on the key is refused, in place of what it says; null for never. One that has expired
     /// needs it, and its old text is then accepted no longer.
     #[serde(default, deserialize_with = "given::deserialize")]
-    #[schema(value_type = Option<Timestamp>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Timestamp>))]
     expires_at: Option<Option<Timestamp>>,
 }
 
@@ -96,44 +99,51 @@ fn one_hour() -> String {
 }
 
 /// What is to be forgotten of a key.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 struct KeyReset {
     /// The name of a limit; all of its own if it is left out.
-    #[schema(example = "default")]
+    #[cfg_attr(feature = "openapi", schema(example = "default"))]
     rule: Option<String>,
 }
 
 /// A limit to lift.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 struct NewLift {
     /// The name of the limit.
-    #[schema(example = "default")]
+    #[cfg_attr(feature = "openapi", schema(example = "default"))]
     rule: String,
     /// For how long, such as `1 hour`, or until when, such as `4:00 PM`.
-    #[schema(example = "1 hour")]
+    #[cfg_attr(feature = "openapi", schema(example = "1 hour"))]
     duration: String,
 }
 
 /// An address whose counts are to be forgotten.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 struct Address {
     /// An address or a network.
-    #[schema(example = "192.0.2.7")]
+    #[cfg_attr(feature = "openapi", schema(example = "192.0.2.7"))]
     ip: String,
 }
 
 /// Which part of a listing.
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 struct Page {
     /// Only rows with a greater id: the last of the page before.
     after: Option<u64>,
     /// How many rows at most.
     #[serde(default = "page")]
-    #[param(minimum = 1, maximum = 1000, default = 1000)]
+    #[cfg_attr(
+        feature = "openapi",
+        param(minimum = 1, maximum = 1000, default = 1000)
+    )]
     limit: usize,
 }
 
@@ -141,19 +151,23 @@ fn page() -> usize {
     PAGE
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 struct KeyPage {
     /// Only keys of this organization, by its id.
     org_id: Option<u64>,
     /// Only keys of this organization, by its name.
-    #[param(example = "acme")]
+    #[cfg_attr(feature = "openapi", param(example = "acme"))]
     org: Option<String>,
     /// Only keys with a greater id: the last of the page before.
     after: Option<u64>,
     /// How many rows at most.
     #[serde(default = "page")]
-    #[param(minimum = 1, maximum = 1000, default = 1000)]
+    #[cfg_attr(
+        feature = "openapi",
+        param(minimum = 1, maximum = 1000, default = 1000)
+    )]
     limit: usize,
 }
 
@@ -172,40 +186,47 @@ impl KeyPage {
     }
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 struct AuditPage {
     /// Only entries with a lower id: the last of the page before.
     before: Option<u64>,
     /// How many rows at most.
     #[serde(default = "page")]
-    #[param(minimum = 1, maximum = 1000, default = 1000)]
+    #[cfg_attr(
+        feature = "openapi",
+        param(minimum = 1, maximum = 1000, default = 1000)
+    )]
     limit: usize,
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 struct RuleName {
     /// The name of a limit.
-    #[param(example = "default")]
+    #[cfg_attr(feature = "openapi", param(example = "default"))]
     rule: String,
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 struct Blocked {
     /// An address or a network.
-    #[param(example = "192.0.2.7")]
+    #[cfg_attr(feature = "openapi", param(example = "192.0.2.7"))]
     ip: String,
     /// Only the lock of this path.
     path: Option<String>,
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 #[serde(deny_unknown_fields)]
 struct OfAddress {
     /// An address or a network.
-    #[param(example = "192.0.2.7")]
+    #[cfg_attr(feature = "openapi", param(example = "192.0.2.7"))]
     ip: String,
 }
 
@@ -246,7 +267,7 @@ fn orgs() -> Vec<Endpoint> {
                 Ok(Command::ListOrgs { after, limit })
             },
         )
-        .in_pages("after"),
+        .paged_by("after"),
         Endpoint::new::<_, _, OrgReply>(
             (Method::GET, "/admin/orgs/{id}"),
             ("getOrg", "Show an organization"),
@@ -304,7 +325,7 @@ fn keys() -> Vec<Endpoint> {
                 }))
             },
         )
-        .in_pages("after"),
+        .paged_by("after"),
         Endpoint::new::<_, _, ListedKey>(
             (Method::GET, "/admin/keys/{id}"),
             ("getKey", "Show a key"),
@@ -449,7 +470,7 @@ fn others() -> Vec<Endpoint> {
                 Ok(Command::Audit { before, limit })
             },
         )
-        .in_pages("before"),
+        .paged_by("before"),
         Endpoint::new::<_, _, CheckReply>(
             (Method::POST, "/admin/check"),
             (

@@ -1,43 +1,28 @@
-//! What endpoints read of requests.
+//! Reading inputs from queries and bodies.
 
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde::de::DeserializeOwned;
-use utoipa::openapi::path::{Parameter, ParameterIn};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoParams, ToSchema};
 
-use super::unique::Unique;
+use super::openapi::{Describe, IntoParams, ToSchema};
+use super::strict_json::StrictJson;
 use crate::http::problem::Problem;
 
-/// Schemas by their names.
-pub(crate) type Schemas = Vec<(String, RefOr<Schema>)>;
-
-/// What an endpoint reads of a query or a body; `()` for nothing.
-pub(crate) trait Input: Sized {
-    fn of_query(uri: &Uri) -> Result<Self, Problem>;
-    fn of_body(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem>;
-    fn parameters() -> Vec<Parameter>;
-    fn schema(schemas: &mut Schemas) -> Option<String>;
+/// An input that is read from the query or the body of a request; `()` for none.
+pub(crate) trait Input: Sized + Describe {
+    fn from_query(uri: &Uri) -> Result<Self, Problem>;
+    fn from_body(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem>;
 }
 
 impl Input for () {
-    fn of_query(uri: &Uri) -> Result<Self, Problem> {
+    fn from_query(uri: &Uri) -> Result<Self, Problem> {
         match uri.query() {
             None | Some("") => Ok(()),
             Some(_) => Err(Problem::invalid("", "This endpoint takes no query.")),
         }
     }
 
-    fn of_body(_: &HeaderMap, _: &[u8]) -> Result<Self, Problem> {
+    fn from_body(_: &HeaderMap, _: &[u8]) -> Result<Self, Problem> {
         Ok(())
-    }
-
-    fn parameters() -> Vec<Parameter> {
-        Vec::new()
-    }
-
-    fn schema(_: &mut Schemas) -> Option<String> {
-        None
     }
 }
 
@@ -45,7 +30,7 @@ impl Input for () {
 pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + IntoParams> Input for Query<T> {
-    fn of_query(uri: &Uri) -> Result<Self, Problem> {
+    fn from_query(uri: &Uri) -> Result<Self, Problem> {
         let query = uri.query().unwrap_or_default();
         let fields = form_urlencoded::parse(query.as_bytes());
         let fields = serde_urlencoded::Deserializer::new(fields);
@@ -53,28 +38,20 @@ impl<T: DeserializeOwned + IntoParams> Input for Query<T> {
         read.map(Self).map_err(|error| unreadable(&error))
     }
 
-    fn of_body(_: &HeaderMap, _: &[u8]) -> Result<Self, Problem> {
+    fn from_body(_: &HeaderMap, _: &[u8]) -> Result<Self, Problem> {
         Err(Problem::invalid("", "is no body"))
-    }
-
-    fn parameters() -> Vec<Parameter> {
-        T::into_params(|| Some(ParameterIn::Query))
-    }
-
-    fn schema(_: &mut Schemas) -> Option<String> {
-        None
     }
 }
 
-/// A body of JSON.
+/// A JSON object as the body.
 pub(crate) struct Json<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + ToSchema> Input for Json<T> {
-    fn of_query(_: &Uri) -> Result<Self, Problem> {
+    fn from_query(_: &Uri) -> Result<Self, Problem> {
         Err(Problem::invalid("", "is no query"))
     }
 
-    fn of_body(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
+    fn from_body(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
         let kind = headers.get(header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -83,35 +60,23 @@ impl<T: DeserializeOwned + ToSchema> Input for Json<T> {
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Problem::new(status, "unsupported_media_type", detail));
         }
-        let Unique(value) = serde_json::from_slice(body).map_err(|error| {
-            let detail = format!("The body is not JSON that can be accepted: {error}.");
+        let StrictJson(value) = serde_json::from_slice(body).map_err(|error| {
+            let detail = format!("The body is not valid JSON: {error}.");
             Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail)
         })?;
-        // An array would be read as fields without names.
+        // serde would read an array as fields without names.
         if !value.is_object() {
-            return Err(Problem::invalid("", "The body is no JSON object."));
+            return Err(Problem::invalid("", "The body must be a JSON object."));
         }
         let read = serde_path_to_error::deserialize(value);
         read.map(Self).map_err(|error| unreadable(&error))
     }
-
-    fn parameters() -> Vec<Parameter> {
-        Vec::new()
-    }
-
-    fn schema(schemas: &mut Schemas) -> Option<String> {
-        let name = T::name().into_owned();
-        T::schemas(schemas);
-        schemas.push((name.clone(), T::schema()));
-        Some(name)
-    }
 }
 
-/// Names the field; serde says what is wrong with it, and shows no more of the value than numbers
-/// and what it expected.
+/// Names the field and shows serde's message, which contains of the value no more than numbers.
 fn unreadable<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Problem {
     let problem = error.inner().to_string();
-    // Of a missing, a repeated or an unknown field the message alone has the name.
+    // The name of a missing, repeated or unknown field is in the message only.
     let named = problem.split('`').nth(1).unwrap_or_default();
     let field = match error.path().to_string() {
         path if path == "." => named.to_owned(),

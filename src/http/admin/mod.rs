@@ -1,18 +1,20 @@
-//! The admin service: the vocabulary of the command line over HTTP.
+//! The admin service: the commands of the command line over HTTP.
 
 mod access;
-mod docs;
 mod endpoint;
 mod endpoints;
 mod input;
+#[cfg(feature = "openapi")]
+mod openapi;
+#[cfg(not(feature = "openapi"))]
+#[path = "no_openapi.rs"]
 mod openapi;
 mod operation;
-mod schemas;
 mod service;
-mod unique;
+mod strict_json;
 
 #[cfg(feature = "serve")]
-pub(crate) use self::access::require_own_name;
+pub(crate) use self::access::require_own_host;
 #[cfg(feature = "serve")]
 pub(crate) use self::input::{Input, Json};
 #[cfg(feature = "serve")]

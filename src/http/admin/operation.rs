@@ -1,81 +1,71 @@
-//! What an endpoint takes and answers, as it is described.
+//! The route of an operation and what the OpenAPI document says about it.
 
 use http::{Method, StatusCode};
-use utoipa::ToSchema;
-use utoipa::openapi::path::Parameter;
-use utoipa::openapi::{RefOr, Schema};
 
-use super::input::{Input, Schemas};
+use super::input::Input;
+use super::openapi::{Schemas, ToSchema};
 
+/// An operation of the HTTP API.
 pub(crate) struct Operation {
     pub(crate) method: Method,
-    /// With `{id}` in the place of a number.
+    /// Contains `{id}` in place of a number.
     pub(crate) path: &'static str,
-    /// Its name in the description.
-    pub(crate) name: &'static str,
-    pub(crate) summary: &'static str,
-    /// That of a success.
+    /// Status of a success.
     pub(crate) status: StatusCode,
-    pub(crate) query: Vec<Parameter>,
-    /// The name of the schema of its body.
-    pub(crate) body: Option<String>,
-    pub(crate) reply: RefOr<Schema>,
-    /// All that the schemas refer to.
-    pub(crate) schemas: Schemas,
-    /// The field of the query that asks for the next page.
+    /// The query field that requests the next page.
     pub(crate) cursor: Option<&'static str>,
-    /// It takes no admin key.
-    pub(crate) is_for_trusted_peers: bool,
+    #[cfg_attr(not(feature = "openapi"), allow(dead_code))]
+    pub(super) docs: OperationDocs,
+}
+
+/// What the OpenAPI document says about an operation beside its route.
+#[cfg_attr(not(feature = "openapi"), allow(dead_code))]
+pub(super) struct OperationDocs {
+    pub(super) id: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) schemas: Schemas,
+    /// Whether the operation needs a trusted peer in place of the admin key.
+    pub(super) is_for_trusted_peers: bool,
 }
 
 impl Operation {
-    /// One that takes a `Q` and a `B`, and answers with an `R`.
+    /// An operation that reads a `Q` from the query and a `B` from the body, and returns an `R`.
     pub(crate) fn new<Q: Input, B: Input, R: ToSchema>(
         (method, path): (Method, &'static str),
-        (name, summary): (&'static str, &'static str),
+        (id, summary): (&'static str, &'static str),
     ) -> Self {
-        let mut schemas = Vec::new();
-        let body = B::schema(&mut schemas);
-        R::schemas(&mut schemas);
         Self {
             method,
             path,
-            name,
-            summary,
             status: StatusCode::OK,
-            query: Q::parameters(),
-            body,
-            reply: R::schema(),
-            schemas,
             cursor: None,
-            is_for_trusted_peers: false,
+            docs: OperationDocs {
+                id,
+                summary,
+                schemas: Schemas::of::<Q, B, R>(),
+                is_for_trusted_peers: false,
+            },
         }
     }
 
-    /// The same, which only trusted peers may ask for.
+    /// The same operation, for trusted peers instead of administrators.
     #[cfg(feature = "serve")]
-    pub(crate) fn for_trusted_peers(self) -> Self {
-        Self {
-            is_for_trusted_peers: true,
-            ..self
-        }
+    pub(crate) fn for_trusted_peers(mut self) -> Self {
+        self.docs.is_for_trusted_peers = true;
+        self
     }
 
-    /// Whether a path is that of the operation, and what is in the place of the id.
+    /// Matches a path; returns the text in place of `{id}`, if the operation has an id.
     pub(crate) fn matches<'p>(&self, path: &'p str) -> Option<Option<&'p str>> {
         let mut id = None;
-        let (mut own, mut asked) = (self.path.split('/'), path.split('/'));
+        let (mut pattern, mut segments) = (self.path.split('/'), path.split('/'));
         loop {
-            match (own.next(), asked.next()) {
+            match (pattern.next(), segments.next()) {
                 (None, None) => return Some(id),
                 (Some("{id}"), Some(text)) => id = Some(text),
-                (Some(own), Some(asked)) if own == asked => {}
+                (Some(own), Some(segment)) if own == segment => {}
                 _ => return None,
             }
         }
-    }
-
-    pub(crate) fn takes_id(&self) -> bool {
-        self.path.contains("{id}")
     }
 }

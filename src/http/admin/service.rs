@@ -1,4 +1,4 @@
-//! A service to mount anywhere.
+//! The service that responds to requests for the admin API.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -9,197 +9,181 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode};
+use http::{Extensions, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 
-use super::endpoint::{Asked, Endpoint};
+use super::access;
+use super::endpoint::{AdminRequest, Endpoint};
+use super::endpoints;
+use super::openapi::Documentation;
 use super::operation::Operation;
-use super::{access, docs, endpoints, openapi};
 use crate::http::body::read_body;
-use crate::http::peer::{self, Peer};
+use crate::http::peer::{self, PeerSource};
 use crate::http::problem::Problem;
-use crate::http::static_file::StaticFile;
+use crate::http::response::HttpResult;
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
-/// The admin API: endpoints under `/admin`, their description at `/openapi.json`, and pages to read
-/// and try it at `/docs`.
+/// The admin API: endpoints under `/admin` and, with the feature `openapi`, their description at
+/// `/openapi.json` and Swagger UI at `/docs`.
 ///
-/// Every request under `/admin` needs the admin key in the field `X-Admin-Key`: that of
+/// Every request under `/admin` needs the admin key in the header field `X-Admin-Key`: that of
 /// [`Config::admin_key`](crate::Config::admin_key) if it is set, else the one that
-/// `keyguard admin-key` prints. An address that sends more than 10 wrong ones in a minute is locked
-/// out of it for 15 minutes; a client of a Unix socket never is.
+/// `keyguard admin-key` prints. An address that sends more than 10 wrong keys in a minute is locked
+/// out of the API for 15 minutes; a client of a Unix socket never is.
 ///
-/// So that no page in a browser can reach it by a name of its own, `Host` has to be an address,
-/// `localhost`, or one of [`AdminService::hosts`], and `Origin`, if a browser sends it, the same.
+/// To keep pages in a browser out, `Host` must be an IP address, `localhost` or one of
+/// [`AdminService::hosts`], and `Origin`, if a browser sends it, must be the same.
 ///
 /// It is a [`tower_service::Service`] and a [`hyper::service::Service`]. Changes wait for the disk;
-/// within a runtime of tokio they do so on its threads for blocking work.
+/// within a tokio runtime they do so on its threads for blocking work.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AdminService {
     shared: Arc<Shared>,
-    peer: Peer,
+    peer: PeerSource,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Shared {
-    pub(crate) guard: KeyGuard,
-    pub(crate) hosts: BTreeSet<String>,
+struct Shared {
+    guard: KeyGuard,
+    hosts: BTreeSet<String>,
     prefix: String,
-    most_bytes: usize,
+    max_body_bytes: usize,
     endpoints: Arc<[Endpoint]>,
-    description: StaticFile,
-    pages: Arc<docs::Pages>,
+    documentation: Documentation,
 }
 
 impl AdminService {
-    /// The longest body that is read, in bytes.
-    const MOST_BYTES: usize = 64 << 10;
-
-    /// A service that finds the address of the peer as [`KeyGuardLayer::new`] says.
+    /// Creates a service that finds the address of the peer as [`KeyGuardLayer::new`] does.
     ///
     /// [`KeyGuardLayer::new`]: crate::http::KeyGuardLayer::new
     pub fn new(guard: KeyGuard) -> Self {
-        Self::describing(guard, &[])
+        Self::documenting(guard, &[])
     }
 
-    /// A service that also describes operations beside it.
-    pub(crate) fn describing(guard: KeyGuard, others: &[Operation]) -> Self {
+    /// Creates a service whose OpenAPI document contains `others` too.
+    pub(crate) fn documenting(guard: KeyGuard, others: &[Operation]) -> Self {
         let endpoints = endpoints::all();
         let operations = endpoints.iter().map(|endpoint| &endpoint.operation);
-        let description = openapi::describe(operations.chain(others));
-        let description = description.to_string().into();
-        let content_type = HeaderValue::from_static("application/json");
-        let description = StaticFile::new(description, content_type);
+        let documentation = Documentation::new(operations.chain(others));
         Self {
             shared: Arc::new(Shared {
                 guard,
                 hosts: BTreeSet::new(),
                 prefix: String::new(),
-                most_bytes: Self::MOST_BYTES,
+                max_body_bytes: 64 << 10,
                 endpoints: endpoints.into(),
-                description,
-                pages: Arc::default(),
+                documentation,
             }),
-            peer: Peer::default(),
+            peer: PeerSource::default(),
         }
     }
 
-    /// Names by which the service is reached. Default: none but addresses and `localhost`.
+    /// Adds names under which the service is reached, beside IP addresses and `localhost`. Default:
+    /// none.
     pub fn hosts<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         let names = names
             .into_iter()
             .map(|name| name.into().to_ascii_lowercase());
-        self.change(|shared| shared.hosts.extend(names));
+        self.shared_mut().hosts.extend(names);
         self
     }
 
-    /// The path under which it is mounted, such as `/internal`, if that is still part of the requests
-    /// it gets. Default: none.
+    /// Sets the path under which the service is mounted, such as `/internal`, if the requests that it
+    /// gets still contain it. Default: none.
     pub fn prefix(mut self, path: impl Into<String>) -> Self {
         let path = path.into();
-        self.change(|shared| shared.prefix = path.trim_end_matches('/').to_owned());
+        self.shared_mut().prefix = path.trim_end_matches('/').to_owned();
         self
     }
 
-    /// The longest body that is read, in bytes. Default: 64 KiB.
-    pub fn most_bytes(mut self, bytes: usize) -> Self {
-        self.change(|shared| shared.most_bytes = bytes);
+    /// Sets the maximum length of a request body. Default: 64 KiB.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.shared_mut().max_body_bytes = bytes;
         self
     }
 
-    /// As [`KeyGuardLayer::peer`](crate::http::KeyGuardLayer::peer).
+    /// Sets how the address of the peer is found, like
+    /// [`KeyGuardLayer::peer`](crate::http::KeyGuardLayer::peer).
     pub fn peer(
         mut self,
         find: impl Fn(&Extensions) -> Option<ClientIp> + Send + Sync + 'static,
     ) -> Self {
-        self.peer = Peer::Found(Arc::new(find));
+        self.peer = PeerSource::Find(Arc::new(find));
         self
     }
 
-    /// As [`KeyGuardLayer::peer_address`](crate::http::KeyGuardLayer::peer_address).
+    /// Returns a service for one connection, like
+    /// [`KeyGuardLayer::peer_address`](crate::http::KeyGuardLayer::peer_address).
     pub fn peer_address(&self, peer: impl Into<ClientIp>) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            peer: Peer::Known(peer.into()),
+            peer: PeerSource::Fixed(peer.into()),
         }
     }
 
-    /// Changes the settings of this service; its clones keep theirs.
-    fn change(&mut self, change: impl FnOnce(&mut Shared)) {
-        change(Arc::make_mut(&mut self.shared));
+    /// The settings of this service; clones keep theirs.
+    fn shared_mut(&mut self) -> &mut Shared {
+        Arc::make_mut(&mut self.shared)
     }
 
-    fn answer<B>(&self, request: Request<B>) -> Answer
+    fn respond<B>(&self, request: Request<B>) -> AdminFuture
     where
         B: Body + Send + 'static,
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let shared = Arc::clone(&self.shared);
-        let peer = self.peer.of(request.extensions());
+        let peer = self.peer.address(request.extensions());
         Box::pin(async move {
             let Some(peer) = peer else {
                 return Ok(peer::unknown(&shared.guard));
             };
             let (parts, body) = request.into_parts();
-            let answered = async {
-                let bytes = read_body(body, shared.most_bytes).await?;
-                blocking(move || shared.respond(&parts, &bytes, peer)).await
+            let result = async {
+                let body = read_body(body, shared.max_body_bytes).await?;
+                blocking(move || shared.respond(&parts, &body, peer)).await
             };
-            Ok(answered.await.unwrap_or_else(Problem::into_response))
+            Ok(result.await.unwrap_or_else(Problem::into_response))
         })
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
+type AdminFuture = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
 
-/// Work that waits for the disk.
-async fn blocking(
-    work: impl FnOnce() -> Result<Response<Full<Bytes>>, Problem> + Send + 'static,
-) -> Result<Response<Full<Bytes>>, Problem> {
+/// Runs work that waits for the disk.
+async fn blocking(work: impl FnOnce() -> HttpResult + Send + 'static) -> HttpResult {
     if tokio::runtime::Handle::try_current().is_err() {
         return work();
     }
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| {
-        let detail = "The request could not be carried out to its end.";
+        let detail = "The request was not completed; try again.";
         let code = "unavailable";
         Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail))
     })
 }
 
 impl Shared {
-    fn respond(
-        &self,
-        parts: &Parts,
-        body: &[u8],
-        peer: ClientIp,
-    ) -> Result<Response<Full<Bytes>>, Problem> {
-        access::require_own_name(&parts.headers, &parts.uri, &self.hosts)?;
+    fn respond(&self, parts: &Parts, body: &[u8], peer: ClientIp) -> HttpResult {
+        access::require_own_host(&parts.headers, &parts.uri, &self.hosts)?;
         let path = parts.uri.path();
         let path = path.strip_prefix(self.prefix.as_str()).unwrap_or_default();
-        let is_get = matches!(parts.method, Method::GET | Method::HEAD);
-        match path {
-            "/openapi.json" if is_get => Ok(self.description.answer(&parts.headers)),
-            _ if is_get && (path == "/docs" || path.starts_with("/docs/")) => {
-                self.pages.answer(path, &parts.headers)
-            }
-            _ if path == "/admin" || path.starts_with("/admin/") => {
-                let client = access::require_admin(&self.guard, parts, peer)?;
-                let (endpoint, id) = self.find(&parts.method, path)?;
-                let admin = access::acting(&self.guard, parts, body, client)?;
-                endpoint.answer(&admin, &Asked::new(parts, body, id))
-            }
-            "/openapi.json" | "/docs" => Err(Problem::not_allowed(["GET", "HEAD"].into_iter())),
-            _ => Err(nothing_there()),
+        if path == "/admin" || path.starts_with("/admin/") {
+            let client = access::require_admin(&self.guard, parts, peer)?;
+            let (endpoint, id) = self.endpoint(&parts.method, path)?;
+            let admin = access::acting_for(&self.guard, parts, body, client)?;
+            return endpoint.respond(&admin, &AdminRequest { parts, body, id });
         }
+        let documentation = &self.documentation;
+        let response = documentation.respond(&parts.method, path, &parts.headers);
+        response.unwrap_or_else(|| Err(no_such_path()))
     }
 
-    /// The endpoint at a path, and the id in it.
-    fn find(&self, method: &Method, path: &str) -> Result<(&Endpoint, u64), Problem> {
+    /// Returns the endpoint at a path, and the id in the path.
+    fn endpoint(&self, method: &Method, path: &str) -> Result<(&Endpoint, u64), Problem> {
         let at_path = || {
             let endpoints = self.endpoints.iter();
             endpoints.filter_map(|endpoint| Some((endpoint, endpoint.operation.matches(path)?)))
@@ -212,20 +196,23 @@ impl Shared {
             at_path().find(|(endpoint, _)| endpoint.operation.method == method)
         {
             let id = id.unwrap_or("0").parse();
-            return Ok((endpoint, id.map_err(|_| nothing_there())?));
+            return Ok((endpoint, id.map_err(|_| no_such_path())?));
         }
         let mut allowed = at_path()
             .map(|(endpoint, _)| endpoint.operation.method.as_str())
             .peekable();
         match allowed.peek() {
-            None => Err(nothing_there()),
-            Some(_) => Err(Problem::not_allowed(allowed)),
+            None => Err(no_such_path()),
+            Some(_) => Err(Problem::method_not_allowed(allowed)),
         }
     }
 }
 
-fn nothing_there() -> Problem {
-    let detail = "There is nothing at this path; /openapi.json lists what there is.";
+fn no_such_path() -> Problem {
+    let detail = match cfg!(feature = "openapi") {
+        true => "There is nothing at this path; `/openapi.json` lists all paths.",
+        false => "There is nothing at this path.",
+    };
     Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
 }
 
@@ -237,14 +224,14 @@ where
 {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = AdminFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Answer {
-        self.answer(request)
+    fn call(&mut self, request: Request<B>) -> AdminFuture {
+        self.respond(request)
     }
 }
 
@@ -256,9 +243,9 @@ where
 {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = AdminFuture;
 
-    fn call(&self, request: Request<B>) -> Answer {
-        self.answer(request)
+    fn call(&self, request: Request<B>) -> AdminFuture {
+        self.respond(request)
     }
 }

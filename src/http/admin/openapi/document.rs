@@ -1,38 +1,35 @@
-//! The description of the API, made of the operations that serve it.
+//! The OpenAPI document.
 
 use std::collections::BTreeMap;
 
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
 
-use super::operation::Operation;
+use super::schemas;
+use crate::http::admin::operation::Operation;
 use crate::http::problem::ProblemDocument;
 
 const DESCRIPTION: &str = "Keys, organizations, limits and locks of one data file. Times are \
     RFC 3339, durations are text such as `1 hour`, limits are text such as `10/s` or \
-    `500000 monthly`. Lists come in pages; the field `Link` has the next one. A POST that carries an \
-    `Idempotency-Key` is carried out once within 24 hours: sent again, it is answered with 409 and the \
-    `id` of what it made.";
+    `500000 monthly`. Lists are paged; the header field `Link` contains the next page. A POST with an \
+    `Idempotency-Key` is carried out once within 24 hours: a repeated request gets 409 and the `id` of \
+    what the first one created.";
 
-/// An OpenAPI 3.1 document.
-pub(super) fn describe<'a>(operations: impl Iterator<Item = &'a Operation>) -> Value {
-    let mut schemas: BTreeMap<String, RefOr<Schema>> = BTreeMap::new();
+/// Returns an OpenAPI 3.1 document of these operations.
+pub(super) fn document<'a>(operations: impl Iterator<Item = &'a Operation>) -> Value {
+    let mut components: BTreeMap<String, RefOr<Schema>> = BTreeMap::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for operation in operations {
-        schemas.extend(operation.schemas.iter().cloned());
+        components.extend(operation.docs.schemas.referenced.iter().cloned());
         let at_path = paths.entry(operation.path).or_default();
         let method = operation.method.as_str().to_ascii_lowercase();
-        at_path.insert(method, described(operation));
+        at_path.insert(method, describe(operation));
     }
-    let mut of_problem = Vec::new();
-    ProblemDocument::schemas(&mut of_problem);
-    schemas.extend(of_problem);
-    schemas.insert(
-        ProblemDocument::name().into_owned(),
-        ProblemDocument::schema(),
-    );
+    let mut problem = Vec::new();
+    schemas::add::<ProblemDocument>(&mut problem);
+    components.extend(problem);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -41,27 +38,33 @@ pub(super) fn describe<'a>(operations: impl Iterator<Item = &'a Operation>) -> V
             "description": DESCRIPTION,
             "license": { "name": "MIT", "identifier": "MIT" },
         },
-        // Beside this document, wherever it is mounted.
+        // Relative to this document, wherever it is mounted.
         "servers": [{ "url": "./" }],
         "security": [{ "adminKey": [] }],
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": components,
             "securitySchemes": {
                 "adminKey": {
                     "type": "apiKey",
                     "in": "header",
                     "name": "X-Admin-Key",
-                    "description": "What `keyguard admin-key` prints, or the one that is configured.",
+                    "description": "The key that `keyguard admin-key` prints, or the configured one.",
                 },
             },
         },
     })
 }
 
-fn described(operation: &Operation) -> Value {
-    let mut parameters: Vec<Value> = operation.query.iter().map(|field| json!(field)).collect();
-    if operation.takes_id() {
+fn describe(operation: &Operation) -> Value {
+    let docs = &operation.docs;
+    let mut parameters: Vec<Value> = docs
+        .schemas
+        .query
+        .iter()
+        .map(|field| json!(field))
+        .collect();
+    if has_id(operation) {
         parameters.push(json!({
             "name": "id",
             "in": "path",
@@ -69,31 +72,35 @@ fn described(operation: &Operation) -> Value {
             "schema": { "type": "integer", "format": "uint64", "minimum": 0 },
         }));
     }
-    if operation.method == Method::POST && !operation.is_for_trusted_peers {
+    if operation.method == Method::POST && !docs.is_for_trusted_peers {
         parameters.push(json!({
             "name": "Idempotency-Key",
             "in": "header",
             "required": false,
-            "description": "Makes the request one that is carried out once.",
+            "description": "Makes a repeated request have no further effect.",
             "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
         }));
     }
-    let mut described = json!({
-        "operationId": operation.name,
-        "summary": operation.summary,
+    let mut description = json!({
+        "operationId": docs.id,
+        "summary": docs.summary,
         "parameters": parameters,
         "responses": responses(operation),
     });
-    if operation.is_for_trusted_peers {
-        described["security"] = json!([]);
+    if docs.is_for_trusted_peers {
+        description["security"] = json!([]);
     }
-    if let Some(name) = &operation.body {
-        described["requestBody"] = json!({
+    if let Some(name) = &docs.schemas.body {
+        description["requestBody"] = json!({
             "required": true,
             "content": { "application/json": { "schema": reference(name) } },
         });
     }
-    described
+    description
+}
+
+fn has_id(operation: &Operation) -> bool {
+    operation.path.contains("{id}")
 }
 
 fn reference(name: &str) -> Value {
@@ -102,13 +109,13 @@ fn reference(name: &str) -> Value {
 
 fn responses(operation: &Operation) -> Value {
     let mut success = json!({
-        "description": operation.summary,
-        "content": { "application/json": { "schema": operation.reply } },
+        "description": operation.docs.summary,
+        "content": { "application/json": { "schema": operation.docs.schemas.reply } },
     });
     if operation.cursor.is_some() {
         success["headers"] = json!({
             "Link": {
-                "description": "Where the next page is; absent behind the last row.",
+                "description": "The next page; absent after the last row.",
                 "schema": { "type": "string" },
             },
         });
@@ -127,7 +134,7 @@ fn responses(operation: &Operation) -> Value {
     Value::Object(all)
 }
 
-/// What else may be answered.
+/// Statuses of the problem documents that an operation may return.
 fn problems(operation: &Operation) -> Vec<StatusCode> {
     let mut all = vec![
         StatusCode::BAD_REQUEST,
@@ -138,14 +145,14 @@ fn problems(operation: &Operation) -> Vec<StatusCode> {
         StatusCode::TOO_MANY_REQUESTS,
         StatusCode::SERVICE_UNAVAILABLE,
     ];
-    if operation.body.is_some() {
+    if operation.docs.schemas.body.is_some() {
         all.push(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    if operation.method != Method::GET || operation.takes_id() {
+    if operation.method != Method::GET || has_id(operation) {
         all.push(StatusCode::NOT_FOUND);
         all.push(StatusCode::CONFLICT);
     }
-    if operation.name == "listKeys" {
+    if operation.docs.id == "listKeys" {
         all.push(StatusCode::NOT_FOUND);
     }
     all

@@ -1,4 +1,4 @@
-//! Swagger UI, from this program alone.
+//! Swagger UI, embedded in the program.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,26 +9,23 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 use utoipa_swagger_ui::Config;
 
+use super::static_file::StaticFile;
 use crate::http::problem::Problem;
-use crate::http::static_file::StaticFile;
+use crate::http::response::HttpResult;
 
-/// Nothing is loaded from elsewhere, nothing that stands in the page itself is run, and no other
-/// page may show it within itself.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+/// Allows nothing from other origins, no inline scripts or styles, and no framing.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
-/// The files of the pages, each made when it is first asked for.
+/// The files of Swagger UI by name, each prepared by its first request.
 #[derive(Debug, Default)]
-pub(super) struct Pages(Mutex<BTreeMap<String, StaticFile>>);
+pub(super) struct SwaggerUi(Mutex<BTreeMap<String, StaticFile>>);
 
-impl Pages {
-    /// The first page is at `/docs/`, so that the others are beside it.
-    pub(super) fn answer(
-        &self,
-        path: &str,
-        request: &HeaderMap,
-    ) -> Result<Response<Full<Bytes>>, Problem> {
+impl SwaggerUi {
+    /// Responds to a request for `/docs` or a path below it. The first page is at `/docs/`, so that
+    /// its relative links work.
+    pub(super) fn respond(&self, path: &str, request: &HeaderMap) -> HttpResult {
         let Some(name) = path.strip_prefix("/docs/") else {
             return Ok(redirect());
         };
@@ -36,9 +33,9 @@ impl Pages {
             let detail = "There is no such page.";
             return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", detail));
         };
-        let mut response = file.answer(request);
+        let mut response = file.respond(request);
         for (name, value) in [
-            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::REFERRER_POLICY, "no-referrer"),
         ] {
@@ -61,13 +58,13 @@ impl Pages {
         };
         let content_type = HeaderValue::try_from(found.content_type).ok()?;
         let file = StaticFile::new(bytes, content_type);
-        // As many as there are, since others are not found.
+        // Bounded by the number of embedded files.
         files.insert(name.to_owned(), file.clone());
         Some(file)
     }
 }
 
-/// Relative, as nobody knows where this is mounted.
+/// A relative redirect, which is valid wherever the service is mounted.
 fn redirect() -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
@@ -84,17 +81,17 @@ mod tests {
     use crate::sys::block_on;
 
     #[test]
-    fn all_answers_share_the_bytes_of_a_page() {
-        let pages = Pages::default();
+    fn responses_share_the_bytes_of_a_file() {
+        let pages = SwaggerUi::default();
         let bytes = |path| {
-            let response = pages.answer(path, &HeaderMap::new()).unwrap();
+            let response = pages.respond(path, &HeaderMap::new()).unwrap();
             let body = block_on(response.into_body().collect()).unwrap();
             body.to_bytes()
         };
         for path in ["/docs/swagger-ui-bundle.js", "/docs/swagger-initializer.js"] {
             assert!(std::ptr::eq(&*bytes(path), &*bytes(path)), "{path}");
         }
-        assert!(pages.answer("/docs/none", &HeaderMap::new()).is_err());
+        assert!(pages.respond("/docs/none", &HeaderMap::new()).is_err());
         assert_eq!(pages.0.lock().len(), 2);
     }
 }

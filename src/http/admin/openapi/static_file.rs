@@ -1,4 +1,4 @@
-//! Answers that are the same for everybody, by reference to one copy, which clients may keep.
+//! Immutable responses that clients may cache.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -25,17 +25,19 @@ impl StaticFile {
         }
     }
 
-    /// The file, or status 304 to a client that has it. Clients may keep it, and ask each time
-    /// whether it is still the same.
-    pub(super) fn answer(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
-        let mut response = match self.is_held(request) {
-            true => {
-                let mut response = Response::new(Full::default());
-                *response.status_mut() = StatusCode::NOT_MODIFIED;
-                response
-            }
-            false => Response::new(Full::new(self.bytes.clone())),
+    /// Returns the file, or status 304 to a client that has it. Clients may store it, and revalidate it
+    /// before each use.
+    pub(super) fn respond(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
+        let is_cached = self.is_cached(request);
+        let body = if is_cached {
+            Bytes::new()
+        } else {
+            self.bytes.clone()
         };
+        let mut response = Response::new(Full::new(body));
+        if is_cached {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, self.content_type.clone());
         headers.insert(header::ETAG, self.etag.clone());
@@ -44,8 +46,8 @@ impl StaticFile {
         response
     }
 
-    /// Whether `If-None-Match` names it (RFC 9110 §13.1.2).
-    fn is_held(&self, request: &HeaderMap) -> bool {
+    /// Whether `If-None-Match` contains the tag (RFC 9110 §13.1.2).
+    fn is_cached(&self, request: &HeaderMap) -> bool {
         let fields = request.get_all(header::IF_NONE_MATCH).iter();
         let mut tags = fields
             .filter_map(|field| field.to_str().ok())
@@ -60,27 +62,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_has_it_is_told_so() {
+    fn matching_etags_get_not_modified() {
         let text = |text: &'static str| {
             StaticFile::new(text.into(), HeaderValue::from_static("text/plain"))
         };
         let file = text("text");
-        let answer = |held: Option<&str>| {
+        let respond = |tags: Option<&str>| {
             let mut request = HeaderMap::new();
-            if let Some(held) = held {
-                request.insert(header::IF_NONE_MATCH, held.parse().unwrap());
+            if let Some(tags) = tags {
+                request.insert(header::IF_NONE_MATCH, tags.parse().unwrap());
             }
-            file.answer(&request)
+            file.respond(&request)
         };
-        let whole = answer(None);
+        let whole = respond(None);
         let etag = whole.headers()[header::ETAG].to_str().unwrap().to_owned();
-        for held in [&etag, "*", &format!("W/{etag}"), &format!("\"x\", {etag}")] {
-            let answer = answer(Some(held));
-            assert_eq!(answer.status(), StatusCode::NOT_MODIFIED, "{held}");
-            assert_eq!(answer.headers()[header::ETAG], *etag);
+        for tags in [&etag, "*", &format!("W/{etag}"), &format!("\"x\", {etag}")] {
+            let response = respond(Some(tags));
+            assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{tags}");
+            assert_eq!(response.headers()[header::ETAG], *etag);
         }
         for other in ["\"x\"", etag.trim_matches('"'), ""] {
-            assert_eq!(answer(Some(other)).status(), StatusCode::OK, "{other}");
+            assert_eq!(respond(Some(other)).status(), StatusCode::OK, "{other}");
         }
         assert_ne!(text("other").etag, file.etag);
     }

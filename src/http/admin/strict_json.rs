@@ -1,25 +1,25 @@
-//! JSON in which no object has a field twice.
+//! JSON without duplicate fields.
 //!
-//! Parsers differ in which of two fields of one name they take, so that a server in front and this one
-//! could read two different requests.
+//! Parsers disagree on which of two fields with one name counts, so a proxy and this server could read
+//! different requests.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// A value that is refused if an object in it has a field twice.
-pub(super) struct Unique(pub(super) Value);
+/// A JSON value; an object with a duplicate field is an error.
+pub(super) struct StrictJson(pub(super) Value);
 
-impl<'de> Deserialize<'de> for Unique {
+impl<'de> Deserialize<'de> for StrictJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(UniqueVisitor).map(Self)
+        deserializer.deserialize_any(StrictVisitor).map(Self)
     }
 }
 
-struct UniqueVisitor;
+struct StrictVisitor;
 
-impl<'de> Visitor<'de> for UniqueVisitor {
+impl<'de> Visitor<'de> for StrictVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,7 +52,7 @@ impl<'de> Visitor<'de> for UniqueVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut array = Vec::new();
-        while let Some(Unique(item)) = items.next_element()? {
+        while let Some(StrictJson(item)) = items.next_element()? {
             array.push(item);
         }
         Ok(Value::Array(array))
@@ -61,10 +61,10 @@ impl<'de> Visitor<'de> for UniqueVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
-            let Unique(value) = fields.next_value()?;
+            let StrictJson(value) = fields.next_value()?;
             if object.insert(name, value).is_some() {
-                // Its name is not shown: it may be anything.
-                return Err(A::Error::custom("a field is given twice"));
+                // The message does not show the name, which may be a secret.
+                return Err(A::Error::custom("duplicate field"));
             }
         }
         Ok(Value::Object(object))
@@ -76,19 +76,18 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Value, String> {
-        let read: Result<Unique, _> = serde_json::from_str(text);
-        read.map(|unique| unique.0)
-            .map_err(|error| error.to_string())
+        let read: Result<StrictJson, _> = serde_json::from_str(text);
+        read.map(|json| json.0).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn values_are_read_as_they_are() {
+    fn all_kinds_of_values_are_read() {
         let text = r#"{"a":[null,true,1,-1,1.5,"x\n",{"a":{}}],"b":18446744073709551615,"":[]}"#;
         assert_eq!(read(text), Ok(serde_json::from_str(text).unwrap()));
     }
 
     #[test]
-    fn a_field_that_is_there_twice_is_refused_wherever_it_is() {
+    fn duplicate_fields_are_refused_at_any_depth() {
         for text in [
             r#"{"a":1,"a":1}"#,
             r#"{"a":1,"b":2,"a":null}"#,
@@ -96,7 +95,7 @@ mod tests {
             r#"[{"x":[{"a":1,"a":2}]}]"#,
         ] {
             let error = read(text).unwrap_err();
-            assert!(error.contains("a field is given twice"), "{error}");
+            assert!(error.contains("duplicate field"), "{error}");
         }
         assert!(read(&"[".repeat(10_000)).is_err());
     }
