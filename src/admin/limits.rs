@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{Admin, AdminError};
 use crate::guard::rules;
 use crate::limit;
+use crate::limiter::{Demand, Subjects};
 use crate::model::{Key, KeyId, LimitOverride, Org, OrgId};
 use crate::net::IpKey;
 use crate::policy::Policy;
@@ -41,7 +42,8 @@ impl Admin {
     pub fn reset_ip(&self, network: IpKey) -> Result<(), AdminError> {
         let audit = self.audit_context("reset_ip", None, json!({ "network": network }));
         self.guard.store().note(&audit)?;
-        Ok(self.guard.limiter().forget(network)?)
+        let demand = Demand::new(Subjects::Address(network), &[]);
+        Ok(self.guard.limiter().reset(demand)?)
     }
 
     /// Lifts a limit of a key for a time: it neither refuses nor counts meanwhile. One that its

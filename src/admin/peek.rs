@@ -1,16 +1,14 @@
 //! How limits stand, and what makes them forget.
 
-use std::num::NonZeroU32;
-use std::sync::Arc;
-
 use serde_json::json;
 
 use super::{Admin, AdminError, no_such_limit};
+use crate::counter::CounterId;
 use crate::counter::IpLimit;
-use crate::counter::{CounterId, Counts};
 use crate::counter::{Rule, Subject, SubjectId};
-use crate::guard::{RuleState, is_lifted, rules, strike_rules};
-use crate::limiter::{CounterSets, IpRule};
+use crate::guard::{RuleState, is_lifted, rules, strike_rule};
+use crate::limiter::{CounterSets, Demand, Subjects};
+use crate::lockout::AuthFailure;
 use crate::model::{Key, KeyId, Org, Reason};
 use crate::net::ClientIp;
 use crate::net::IpKey;
@@ -39,18 +37,7 @@ impl Admin {
         let now = self.guard.now();
         let mut rules = self.rules_of(&key, &org);
         rules.retain(|rule| !is_lifted(rule, &key, &org, now));
-        self.with_groups(&key, &rules, |groups| {
-            let levels = self
-                .guard
-                .limiter()
-                .levels(groups, &[&rules], NonZeroU32::MIN);
-            let levels = levels.into_iter().map(|(level, _)| level);
-            rules
-                .iter()
-                .zip(levels)
-                .map(|(rule, level)| RuleState::new(rule, level))
-                .collect()
-        })
+        self.with_subjects(&key, &rules, |subjects| self.states(subjects, &rules))
     }
 
     /// Forgets what a key has used: of all its limits, or of the one of this name. Limits of its
@@ -78,19 +65,23 @@ impl Admin {
         };
         let counters: Vec<_> = rules.iter().map(counter).collect();
         let audit = self.audit_context("reset", Some(id.0), json!({ "rule": name }));
-        self.with_groups(&key, &rules, |groups| {
+        self.with_subjects(&key, &rules, |subjects| {
             // Whatever else they hold is in memory now, and stored again by an orderly stop.
             self.guard.store().forget_counters(&counters, &audit)?;
-            Ok::<_, AdminError>(self.guard.limiter().reset(groups, &[&rules])?)
+            Ok::<_, AdminError>(
+                self.guard
+                    .limiter()
+                    .reset(Demand::new(subjects, &[&rules]))?,
+            )
         })??;
         Ok(self.guard.recorder().flush_store()?)
     }
 
-    fn with_groups<T>(
+    fn with_subjects<T>(
         &self,
         key: &Key,
         rules: &[Rule],
-        look: impl FnOnce(CounterSets<'_>) -> T,
+        look: impl FnOnce(Subjects<'_>) -> T,
     ) -> Result<T, AdminError> {
         let attach = |id| self.guard.attach(id, None).map_err(unattached);
         let group = attach(SubjectId::key(key.id))?;
@@ -98,50 +89,38 @@ impl Admin {
             true => Some(attach(SubjectId::org(key.org_id))?),
             false => None,
         };
-        Ok(look(CounterSets {
+        Ok(look(Subjects::Key(CounterSets {
             key: &group,
             org: org.as_ref(),
             org_id: key.org_id,
-        }))
+        })))
     }
 
     /// How failed authentications of a client, and the limits that routes set for addresses, stand now.
     /// Consumes nothing.
     pub fn peek_ip(&self, network: IpKey) -> Vec<RuleState> {
         let compiled = self.guard.compiled();
-        let strikes = strike_rules(self.guard.lockouts().threshold(&compiled.policy.lockout));
-        let of_routes = compiled.routes().flat_map(|route| {
-            let rules = route.ip_rules.iter();
-            rules.map(|rule| (route.counts.clone(), rule.clone()))
-        });
-        let all: Vec<(Counts, Rule)> = strikes.into_iter().chain(of_routes).collect();
-        self.network_states(network, &all)
+        let threshold = self.guard.lockouts().threshold(&compiled.policy.lockout);
+        let failures = [AuthFailure::BadKey, AuthFailure::MissingKey];
+        let failures = failures.map(|failure| strike_rule(failure, threshold));
+        let of_routes = compiled.routes().flat_map(|route| route.ip_rules.clone());
+        let all: Vec<Rule> = failures.into_iter().chain(of_routes).collect();
+        self.states(Subjects::Address(network), &all)
     }
 
     /// How a limit by address stands now for a client. Consumes nothing. `None` for
     /// [`ClientIp::LOCAL`], which is not limited.
     pub fn peek_ip_limit(&self, limit: &IpLimit, ip: impl Into<ClientIp>) -> Option<RuleState> {
         let network = IpKey::of(ip.into())?;
-        let counts = Counts::Requests(Arc::clone(&limit.name));
-        self.network_states(network, &[(counts, limit.rule())])
+        self.states(Subjects::Address(network), &[limit.rule()])
             .pop()
     }
 
-    fn network_states(&self, network: IpKey, rules: &[(Counts, Rule)]) -> Vec<RuleState> {
-        let asked: Vec<IpRule<'_>> = rules
-            .iter()
-            .map(|(counts, rule)| IpRule {
-                counts,
-                limit: rule.limit,
-            })
-            .collect();
-        let levels = self
-            .guard
-            .limiter()
-            .network_levels(network, &asked, NonZeroU32::MIN);
-        let states = rules.iter().zip(levels);
+    fn states(&self, subjects: Subjects<'_>, rules: &[Rule]) -> Vec<RuleState> {
+        let states = self.guard.limiter().states(Demand::new(subjects, &[rules]));
+        let states = rules.iter().zip(states);
         states
-            .map(|((_, rule), (level, _))| RuleState::new(rule, level))
+            .map(|(rule, (state, _))| RuleState::new(rule, state))
             .collect()
     }
 }

@@ -2,15 +2,13 @@
 //! network.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::counter::Rule;
+use crate::counter::{Counts, Rule};
 use crate::limit::Balance;
 use crate::limit::Period;
 use crate::limit::SlidingLog;
 use crate::limit::WindowLength;
-use crate::lockout::AuthFailure;
 use crate::net::IpKey;
 use crate::time::TimeZone;
 use crate::time::{Clock, Moment, Timestamp};
@@ -52,7 +50,7 @@ pub(crate) enum Slot {
 impl Slot {
     fn new(id: CounterId, counter: Counter) -> Self {
         match counter {
-            Counter::Window(log) if id.route.is_none() && !id.shadow => Self::Plain(log),
+            Counter::Window(log) if id.counts.is_all() && !id.shadow => Self::Plain(log),
             counter => Self::Other(Box::new((id, counter))),
         }
     }
@@ -81,24 +79,24 @@ impl Slot {
 /// What tells the counters of a group from each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CounterId {
-    pub(crate) route: Option<Arc<str>>,
+    pub(crate) counts: Counts,
     pub(crate) period: Period,
     pub(crate) shadow: bool,
 }
 
 impl CounterId {
-    /// That of a window which is enforced on all paths.
-    fn plain(length: WindowLength) -> Self {
+    /// The id for an enforced limit on all requests.
+    pub(crate) fn plain(period: Period) -> Self {
         Self {
-            route: None,
-            period: Period::Sliding(length),
+            counts: Counts::All,
+            period,
             shadow: false,
         }
     }
 
     pub(crate) fn of(rule: &Rule) -> Self {
         Self {
-            route: rule.route.clone(),
+            counts: rule.counts.clone(),
             period: rule.limit.period,
             shadow: rule.limit.shadow,
         }
@@ -108,7 +106,7 @@ impl CounterId {
     fn is_of(&self, rule: &Rule) -> bool {
         self.period.is_counted_as(rule.limit.period)
             && self.shadow == rule.limit.shadow
-            && self.route == rule.route
+            && self.counts == rule.counts
     }
 }
 
@@ -135,14 +133,6 @@ pub(crate) enum SavedValue {
     /// When, rounded to the later millisecond, and how often; oldest first.
     Hits(Vec<(Timestamp, u32)>),
     Balance(Balance),
-}
-
-/// What is counted of a network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Counts {
-    Strikes(AuthFailure),
-    /// Requests under the rule of this name.
-    Requests(Arc<str>),
 }
 
 /// A window over a network, as it is stored.
@@ -289,7 +279,8 @@ impl Counters {
                 value: SavedValue::Hits(saved_hits(log, time.clock)),
             })
         };
-        let plain = |log: &mut SlidingLog| save(CounterId::plain(log.length()), log);
+        let plain =
+            |log: &mut SlidingLog| save(CounterId::plain(Period::Sliding(log.length())), log);
         match self {
             Self::One(log) => plain(log).into_iter().collect(),
             Self::Several(slots) => slots
@@ -328,7 +319,7 @@ pub(crate) fn restore_hits(
 
 #[inline(always)]
 fn is_plain(rule: &Rule, length: WindowLength) -> bool {
-    rule.limit.period == Period::Sliding(length) && !rule.limit.shadow && rule.route.is_none()
+    rule.limit.period == Period::Sliding(length) && !rule.limit.shadow && rule.counts.is_all()
 }
 
 impl Counter {

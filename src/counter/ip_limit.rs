@@ -1,9 +1,8 @@
 //! Limits by address, for single routes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::counter::{Rule, Subject};
+use crate::counter::{Counts, Rule, RuleName, Subject};
 use crate::input::InvalidInput;
 use crate::limit::Limit;
 use crate::lockout::LockScope;
@@ -21,7 +20,7 @@ use crate::time::LockDuration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct IpLimit {
-    pub(crate) name: Arc<str>,
+    pub(crate) name: RuleName,
     pub(crate) limit: Limit,
     pub(crate) lockout: Option<LockDuration>,
     pub(crate) scope: LockScope,
@@ -37,7 +36,7 @@ impl IpLimit {
     /// [`InvalidInput`] for the name, a limit of 0, or the window.
     pub fn new(name: &str, limit: u32, window: Duration) -> Result<Self, InvalidInput> {
         Ok(Self {
-            name: self::name(name)?,
+            name: RuleName::parse(name)?,
             limit: Limit::window(limit, window)?,
             lockout: None,
             scope: LockScope::Path,
@@ -60,21 +59,8 @@ impl IpLimit {
 
     pub(crate) fn rule(&self) -> Rule {
         Rule {
-            route: Some(Arc::clone(&self.name)),
-            has_own_name: true,
+            counts: Counts::Requests(self.name.clone()),
             ..Rule::new(self.limit, Subject::Address)
         }
     }
-}
-
-/// A name that header fields can show.
-pub(crate) fn name(text: &str) -> Result<Arc<str>, InvalidInput> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
-        return Ok(text.into());
-    }
-    Err(InvalidInput::new(
-        "name",
-        "a name is 1 to 64 letters, digits, `-`, `_` and `.`",
-    ))
 }

@@ -1,10 +1,12 @@
-//! Rules that the limiter enforces, and the counters that they go by.
+//! Rules that the limiter enforces, and the counters that they use.
 
 mod counters;
-pub(crate) mod ip_limit;
+mod ip_limit;
+mod name;
 mod rule;
 
 pub use self::ip_limit::IpLimit;
 
 pub(crate) use self::counters::*;
-pub(crate) use self::rule::{Rule, Subject, SubjectId, add_tightest};
+pub(crate) use self::name::RuleName;
+pub(crate) use self::rule::{Counts, Rule, Subject, SubjectId, add_tightest};

@@ -1,31 +1,48 @@
-//! What the limiter is asked to enforce: a limit, and whose counter it goes by.
+//! Rules: limits with the subject and the events that they count.
 
 use std::fmt;
-use std::sync::Arc;
 
+use crate::counter::RuleName;
 use crate::limit::Limit;
+use crate::lockout::AuthFailure;
 use crate::model::{KeyId, OrgId};
 
-/// One limit that a request must pass.
+/// A limit with the subject and the events that it counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) limit: Limit,
     pub(crate) subject: Subject,
-    /// The route, or the limit by address, that it is of.
-    pub(crate) route: Option<Arc<str>>,
-    /// Whether it is called by a name of its own: as its route, or `default`.
-    pub(crate) has_own_name: bool,
+    pub(crate) counts: Counts,
+    /// Whether this is the per-minute limit of a key, which is named `default`.
+    pub(crate) is_default: bool,
 }
 
-/// Whose requests a rule counts together.
+/// The kind of subject that a rule limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
-    /// Those of a key.
     Key,
-    /// Those of all keys of an organization.
+    /// All keys of an organization together.
     Org,
-    /// Those of an address.
     Address,
+}
+
+/// The events that a rule counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Counts {
+    /// All requests of the subject.
+    All,
+    /// Requests that match the route of this name.
+    Route(RuleName),
+    /// Requests that are checked against the [`IpLimit`](crate::IpLimit) of this name.
+    Requests(RuleName),
+    Strikes(AuthFailure),
+}
+
+impl Counts {
+    #[inline(always)]
+    pub(crate) fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
 }
 
 impl Rule {
@@ -33,49 +50,50 @@ impl Rule {
         Self {
             limit,
             subject,
-            route: None,
-            has_own_name: false,
+            counts: Counts::All,
+            is_default: false,
         }
     }
 
-    /// What header fields and listings call it.
+    /// The name in header fields and listings.
     pub(crate) fn name(&self) -> String {
         self.to_string()
     }
 
-    /// Whether both go by one counter.
+    /// Whether both rules use the same counter.
     pub(crate) fn is_counted_as(&self, other: &Self) -> bool {
         self.subject == other.subject
             && self.limit.shadow == other.limit.shadow
             && self.limit.period.is_counted_as(other.limit.period)
-            && self.route == other.route
+            && self.counts == other.counts
     }
 }
 
-/// Its name.
+/// The name of the rule.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.has_own_name {
-            return f.write_str(self.route.as_deref().unwrap_or("default"));
-        }
-        if let Some(route) = &self.route {
-            write!(f, "{route} ")?;
-        }
-        match (&self.route, self.subject) {
-            (_, Subject::Address) => f.write_str("ip ")?,
-            (None, Subject::Org) => f.write_str("org ")?,
-            _ => {}
+        match (&self.counts, self.subject) {
+            (Counts::Requests(name), _) => return f.write_str(name),
+            (Counts::Strikes(AuthFailure::BadKey), _) => return f.write_str("bad_keys"),
+            (Counts::Strikes(AuthFailure::MissingKey), _) => return f.write_str("missing_keys"),
+            (Counts::All, _) if self.is_default => return f.write_str("default"),
+            (Counts::Route(name), Subject::Address) => write!(f, "{name} ip ")?,
+            (Counts::Route(name), _) => write!(f, "{name} ")?,
+            (Counts::All, Subject::Org) => f.write_str("org ")?,
+            (Counts::All, Subject::Address) => f.write_str("ip ")?,
+            (Counts::All, Subject::Key) => {}
         }
         f.write_str(&self.limit.name())
     }
 }
 
-/// Whose counters are kept together, under one lock.
+/// Identifies a [`CounterSet`](crate::limiter::CounterSet), that of a key or of an organization.
+/// Addresses are identified by their [`IpKey`](crate::net::IpKey).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SubjectId(u64);
 
 impl SubjectId {
-    /// Ids are counted up from 1; nobody gets here.
+    /// Marks organizations. Ids are counted up from 1 and never reach this bit.
     const ORG: u64 = 1 << 63;
 
     pub(crate) const fn key(id: KeyId) -> Self {
@@ -96,7 +114,7 @@ impl SubjectId {
     }
 }
 
-/// Adds a rule, unless a tighter one that is counted the same is there; a looser one makes way.
+/// Adds a rule. Of rules that use the same counter, only the tightest is kept.
 pub(crate) fn add_tightest(rules: &mut Vec<Rule>, rule: Rule) {
     match rules.iter_mut().find(|known| known.is_counted_as(&rule)) {
         Some(known) if rule.limit.amount < known.limit.amount => *known = rule,

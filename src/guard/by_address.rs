@@ -1,20 +1,17 @@
 //! The stages of the [decision](super::pipeline) that go by the address of the client.
 
-use std::num::NonZeroU32;
-use std::sync::Arc;
-
 use smallvec::SmallVec;
 
 use super::Guard;
 use super::context::RequestContext;
 use super::denial::Denial;
+use super::lockouts::strike_rule;
 use super::pipeline::{Refusal, Stop, Want};
 use super::request::{Headers, Request};
-use crate::counter::Counts;
 use crate::counter::IpLimit;
 use crate::counter::Rule;
 use crate::limit::Limit;
-use crate::limiter::{Admission, IpRule};
+use crate::limiter::{Admission, Demand, Subjects};
 use crate::lockout::{AuthFailure, LockScope, LockStatus, Refuses};
 use crate::model::Reason;
 use crate::net::CidrSet;
@@ -22,7 +19,7 @@ use crate::net::ClientIp;
 use crate::net::IpKey;
 use crate::net::{NamedClient, UnreadableClient, forwarded};
 use crate::policy::{CompiledPolicy, RouteMatch, RouteRules};
-use crate::sys::Deadline;
+use crate::sys::{Deadline, MaybeReady};
 use crate::time::Timestamp;
 
 impl Guard {
@@ -116,28 +113,35 @@ impl Guard {
         let Some(network) = IpKey::of(*visit.ip) else {
             return Ok(());
         };
-        let rules = network_rules(visit.place);
+        let rules = address_rules(visit.place);
         if rules.is_empty() {
             return Ok(());
         }
         let cost = u64::from(visit.cost.get());
         let refuses_always = |limit: Limit| !limit.shadow && limit.amount.get() < cost;
-        if cost > 1 && rules.iter().any(|rule| refuses_always(rule.limit)) {
+        if cost > 1 && limited(visit.place).any(|(_, rule)| refuses_always(rule.limit)) {
             return Err(Reason::CostAboveLimit.into());
         }
+        let demand = Demand {
+            subjects: Subjects::Address(network),
+            rules: &rules,
+            cost: visit.cost,
+        };
         if visit.is_dry_run() {
-            let levels = self.limiter().network_levels(network, &rules, visit.cost);
-            let rules: Vec<Rule> = limited(visit.place).map(|(_, rule)| rule.clone()).collect();
+            let states = self.limiter().states(demand);
             visit.progress.is_counted = true;
-            return match visit.look(rules.iter(), &levels) {
+            return match visit.look(limited(visit.place).map(|(_, rule)| rule), &states) {
                 Some(denial) => Err(denial.into()),
                 None => Ok(()),
             };
         }
-        let known = visit.address.take();
-        let outcome = known.or_else(|| self.limiter().hit_now(network, &rules, visit.cost));
-        let Some(outcome) = outcome else {
-            return Err(Stop::Wanting(Want::AddressCount));
+        let outcome = match visit.address.take() {
+            Some(outcome) => outcome,
+            None if self.limiter().is_remote() => return Err(Stop::Wanting(Want::AddressCount)),
+            None => match self.limiter().admit(demand, &visit.deadline) {
+                MaybeReady::Now(outcome) => outcome,
+                MaybeReady::Later(_) => return Err(Stop::Wanting(Want::AddressCount)),
+            },
         };
         self.judge_address(visit, network, outcome)?;
         visit.progress.is_counted = true;
@@ -149,9 +153,12 @@ impl Guard {
         visit: &RequestContext<'_, '_, H>,
     ) -> Option<Admission> {
         let network = IpKey::of(*visit.ip)?;
-        let rules = network_rules(visit.place);
-        let deadline = &visit.deadline;
-        let reply = self.limiter().hit(network, &rules, visit.cost, deadline);
+        let demand = Demand {
+            subjects: Subjects::Address(network),
+            rules: &address_rules(visit.place),
+            cost: visit.cost,
+        };
+        let reply = self.limiter().admit(demand, &visit.deadline);
         Some(reply.get().await)
     }
 
@@ -199,13 +206,10 @@ impl Guard {
         deadline: &Deadline,
     ) -> bool {
         let rules = self.compiled().policy.lockout.clone();
-        let rule = [IpRule {
-            counts: &Counts::Strikes(strike),
-            limit: self.lockouts.threshold(&rules),
-        }];
-        let reply = self
-            .limiter()
-            .hit(network, &rule, NonZeroU32::MIN, deadline);
+        let rule = [strike_rule(strike, self.lockouts.threshold(&rules))];
+        let lists = [&rule[..]];
+        let demand = Demand::new(Subjects::Address(network), &lists);
+        let reply = self.limiter().admit(demand, deadline);
         let is_above = matches!(reply.get().await, Admission::Refused(..));
         if is_above {
             self.lockouts
@@ -320,15 +324,10 @@ impl Guard {
         {
             denial
         } else {
-            let rule = IpRule {
-                counts: &Counts::Requests(Arc::clone(&limit.name)),
-                limit: limit.limit,
-            };
-            let (rules, deadline) = ([rule], Deadline::default());
-            let reply = self
-                .limiter()
-                .hit(network, &rules, NonZeroU32::MIN, &deadline);
-            match reply.get().await {
+            let (rule, deadline) = ([limit.rule()], Deadline::default());
+            let lists = [&rule[..]];
+            let demand = Demand::new(Subjects::Address(network), &lists);
+            match self.limiter().admit(demand, &deadline).get().await {
                 Admission::Admitted(..) => return Ok(ip),
                 Admission::Undecided => Denial::new(Reason::Unavailable),
                 Admission::RefusedShared(level, retry_at) => {
@@ -351,15 +350,13 @@ impl Guard {
 /// The limits by address of the routes at a place.
 fn limited<'a, 'p: 'a>(
     place: &'a RouteMatch<'p>,
-) -> impl Iterator<Item = (&'p RouteRules, &'p Rule)> + 'a {
+) -> impl Iterator<Item = (&'p RouteRules, &'p Rule)> + Clone + 'a {
     let routes = place.routes.iter();
     routes.flat_map(|route| route.ip_rules.iter().map(move |rule| (*route, rule)))
 }
 
-fn network_rules<'p>(place: &RouteMatch<'p>) -> SmallVec<[IpRule<'p>; 4]> {
-    let rules = limited(place).map(|(route, rule)| IpRule {
-        counts: &route.counts,
-        limit: rule.limit,
-    });
-    rules.collect()
+/// The same limits, as lists.
+fn address_rules<'p>(place: &RouteMatch<'p>) -> SmallVec<[&'p [Rule]; 4]> {
+    let lists = place.routes.iter().map(|route| &*route.ip_rules);
+    lists.filter(|rules| !rules.is_empty()).collect()
 }

@@ -65,7 +65,7 @@ impl Guard {
 /// The limits of a key and of its organization, lifted or not.
 pub(crate) fn rules(key: &Key, org: &Org, compiled: &CompiledPolicy) -> Vec<Rule> {
     let mut rules = vec![Rule {
-        has_own_name: true,
+        is_default: true,
         ..Rule::new(Limit::per_minute(key.rate_limit_per_minute), Subject::Key)
     }];
     let policy = &compiled.policy;

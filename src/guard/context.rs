@@ -10,7 +10,7 @@ use super::key_cache::CachedKey;
 use super::request::Request;
 use super::verdict::RuleState;
 use crate::counter::Rule;
-use crate::limiter::{Admission, LimitState};
+use crate::limiter::{Admission, LimitState, slowest};
 use crate::model::Reason;
 use crate::net::ClientIp;
 use crate::policy::RouteMatch;
@@ -80,24 +80,26 @@ impl<H: ?Sized> RequestContext<'_, '_, H> {
     /// Notes how limits stand, and says which of them would refuse: the one that takes longest.
     pub(super) fn look<'a>(
         &mut self,
-        rules: impl Iterator<Item = &'a Rule>,
-        levels: &[(LimitState, Moment)],
+        rules: impl Iterator<Item = &'a Rule> + Clone,
+        states: &[(LimitState, Moment)],
     ) -> Option<Denial> {
-        let mut slowest: Option<(&Rule, LimitState, Moment)> = None;
-        for (rule, (level, retry_at)) in rules.zip(levels.iter().copied()) {
-            let notes = self.note();
-            let states = notes.states.get_or_insert_default();
-            states.push(RuleState::new(rule, level));
-            if retry_at <= level.at {
-                continue;
+        let notes = self.note();
+        let all = rules.clone().zip(states.iter().copied());
+        let refusing = all.filter_map(|(rule, (state, retry_at))| {
+            let shown = notes.states.get_or_insert_default();
+            shown.push(RuleState::new(rule, state));
+            if retry_at <= state.at {
+                return None;
             }
             if rule.limit.shadow {
                 notes.shadowed.push(rule.name());
-            } else if slowest.is_none_or(|(_, _, latest)| retry_at > latest) {
-                slowest = Some((rule, level, retry_at));
+                return None;
             }
-        }
-        slowest.map(|(rule, level, retry_at)| Denial::exhausted(rule, level, retry_at))
+            Some((state, retry_at))
+        });
+        let (state, retry_at) = slowest(refusing)?;
+        let rule = rules.clone().nth(state.rule)?;
+        Some(Denial::exhausted(rule, state, retry_at))
     }
 }
 

@@ -11,7 +11,7 @@ use super::denial::Denial;
 use super::fields::LimitFields;
 use super::key_cache::CachedKey;
 use crate::counter::Rule;
-use crate::limiter::{AdmittedRequest, LimitState, Receipt, rule_at};
+use crate::limiter::{Demand, LimitState, Receipt, rule_at};
 use crate::model::Scope;
 use crate::model::{Key, Method, Org, Reason};
 use crate::net::ClientIp;
@@ -165,14 +165,13 @@ impl Grant {
         };
         if actual != reserved {
             let receipt = self.extra.as_ref().map(|extra| &extra.receipt);
-            let admission = AdmittedRequest {
-                at: self.level.at,
+            let demand = Demand {
+                subjects: caller.subjects(),
+                rules: &[&caller.rules, self.route_rules()],
                 cost: self.cost,
-                receipt: receipt.unwrap_or(&None),
             };
-            let rules = [&caller.rules, self.route_rules()];
             let limiter = &caller.backends.limiter;
-            limiter.settle(caller.groups(), &rules, admission, actual);
+            limiter.settle(demand, self.level.at, receipt.unwrap_or(&None), actual);
         }
     }
 
@@ -258,7 +257,12 @@ impl Drop for Grant {
         if caller.counts_in_flight {
             let limiter = &caller.backends.limiter;
             let receipt = self.extra.as_ref().map(|extra| &extra.receipt);
-            limiter.release(caller.groups(), &[&caller.rules], receipt.unwrap_or(&None));
+            let demand = Demand {
+                subjects: caller.subjects(),
+                rules: &[&caller.rules],
+                cost: self.cost,
+            };
+            limiter.release(demand, receipt.unwrap_or(&None));
         }
         self.answer(0);
     }

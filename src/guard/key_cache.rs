@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::recorder::Recorder;
 use crate::counter::Rule;
-use crate::limiter::{CounterSet, CounterSets, Limiter};
+use crate::limiter::{CounterSet, CounterSets, Limiter, Subjects};
 use crate::model::HashedKey;
 use crate::model::{Key, KeyId, Org, OrgId};
 use crate::time::Timestamp;
@@ -53,12 +53,12 @@ impl fmt::Debug for Backends {
 }
 
 impl CachedKey {
-    pub(super) fn groups(&self) -> CounterSets<'_> {
-        CounterSets {
+    pub(super) fn subjects(&self) -> Subjects<'_> {
+        Subjects::Key(CounterSets {
             key: &self.group,
             org: self.org_group.as_ref(),
             org_id: self.org_id,
-        }
+        })
     }
 }
 

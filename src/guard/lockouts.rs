@@ -16,7 +16,7 @@ use crate::counter::Counts;
 use crate::counter::{Rule, Subject};
 use crate::limit::WindowLength;
 use crate::limit::{Limit, Period};
-use crate::limiter::Limiter;
+use crate::limiter::{Demand, Limiter, Subjects};
 use crate::lockout::{
     AuthFailure, Lock, LockCause, LockChange, LockScope, LockStatus, Locks, Refuses,
 };
@@ -240,7 +240,7 @@ impl Lockouts {
         store.change_locks(&changes, audit)?;
         // What led to the locks must not lead to the next one at once. They end all the same if it
         // cannot be forgotten now.
-        let _ = limiter.forget(network);
+        let _ = limiter.reset(Demand::new(Subjects::Address(network), &[]));
         let mut ended = self.locks.remove(network, meant);
         ended.retain(|lock| audit.at < lock.until);
         Ok(ended)
@@ -329,20 +329,12 @@ impl Lockouts {
     }
 }
 
-/// Strikes as rules, to show how they stand.
-pub(crate) fn strike_rules(threshold: Limit) -> Vec<(Counts, Rule)> {
-    let rule = |strike, name: &str| {
-        let rule = Rule {
-            route: Some(name.into()),
-            has_own_name: true,
-            ..Rule::new(threshold, Subject::Address)
-        };
-        (Counts::Strikes(strike), rule)
-    };
-    vec![
-        rule(AuthFailure::BadKey, "bad_keys"),
-        rule(AuthFailure::MissingKey, "missing_keys"),
-    ]
+/// The rule that counts failed authentications of a kind.
+pub(crate) fn strike_rule(failure: AuthFailure, threshold: Limit) -> Rule {
+    Rule {
+        counts: Counts::Strikes(failure),
+        ..Rule::new(threshold, Subject::Address)
+    }
 }
 
 /// What a lock by hand refuses.

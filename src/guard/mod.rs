@@ -44,7 +44,7 @@ pub(crate) use self::backends::is_server;
 pub(crate) use self::cached_key::{is_lifted, rules};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
-pub(crate) use self::lockouts::{Lockouts, refuses, strike_rules};
+pub(crate) use self::lockouts::{Lockouts, refuses, strike_rule};
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
@@ -170,12 +170,12 @@ impl Guard {
     /// Whether a decision may have to ask another server.
     #[cfg(feature = "http")]
     pub(crate) fn asks_others(&self) -> bool {
-        self.limiter().asks_others() || self.store.asks_others()
+        self.limiter().is_remote() || self.store.asks_others()
     }
 
     /// Health of the backend servers; empty with a data file and limits in memory. Does no I/O.
     pub(crate) fn backends(&self) -> Vec<BackendHealth> {
-        let (store, limiter) = (self.store.health(), self.limiter().health());
+        let (store, limiter) = (self.store.health(), self.limiter().status().health);
         store.into_iter().chain(limiter).collect()
     }
 
@@ -198,7 +198,7 @@ impl Guard {
     /// What an administrator should know.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.lockouts.warnings().list();
-        warnings.extend(self.limiter().warnings());
+        warnings.extend(self.limiter().status().warnings);
         warnings.extend(self.store.warnings());
         warnings.extend(self.fault());
         warnings

@@ -55,7 +55,7 @@ impl Guard {
         let networks = store
             .networks()
             .map_err(|error| unreadable(&shown, error))?;
-        limiter.restore_networks(networks);
+        limiter.restore(networks);
         let policy_handle = Arc::new(PolicyHandle::new(policy));
         let revisions = Arc::new(Revisions::new());
         let policies = Arc::new(PolicyReloader::new(

@@ -23,7 +23,7 @@ use super::request::{Headers, Request};
 use super::verdict::Verdict;
 use crate::counter::SavedCounter;
 use crate::counter::{Rule, SubjectId};
-use crate::limiter::{Admission, AttachError, CounterSet, LimitState, Receipt, rule_at};
+use crate::limiter::{Admission, AttachError, CounterSet, Demand, LimitState, Receipt, rule_at};
 use crate::lockout::{AuthFailure, Refuses};
 use crate::model::{HashedKey, key_text};
 use crate::model::{KeyId, Method, Reason};
@@ -32,7 +32,7 @@ use crate::net::IpKey;
 use crate::policy::path;
 use crate::policy::{Access, CompiledPolicy, RouteMatch};
 use crate::store::{StoreError, UsageEvent};
-use crate::sys::{Deadline, block_on};
+use crate::sys::{Deadline, MaybeReady, block_on};
 use crate::time::{Moment, Timestamp};
 
 /// Whom a request is decided for.
@@ -192,16 +192,34 @@ impl Guard {
         let Some(caller) = self.authenticate(visit, subject)? else {
             return Ok(self.grant_anonymously(visit));
         };
-        let (groups, cost) = (caller.groups(), visit.cost);
+        if self.limiter().is_remote() {
+            return Err(Stop::Wanting(Want::Limits(caller)));
+        }
         let outcome = match visit.place.limits_keys {
-            false => self.limiter().admit_now(groups, &[&caller.rules], cost),
-            true => self
-                .limiter()
-                .admit_now(groups, &lists(&caller, visit.place), cost),
+            false => self.admit_now(visit, &caller, &[&caller.rules]),
+            true => self.admit_now(visit, &caller, &lists(&caller, visit.place)),
         };
         match outcome {
             Some(outcome) => self.conclude(visit, caller, outcome).map_err(Stop::Denied),
             None => Err(Stop::Wanting(Want::Limits(caller))),
+        }
+    }
+
+    #[inline(always)]
+    fn admit_now<H: ?Sized>(
+        &self,
+        visit: &RequestContext<'_, '_, H>,
+        caller: &CachedKey,
+        rules: &[&[Rule]],
+    ) -> Option<Admission> {
+        let demand = Demand {
+            subjects: caller.subjects(),
+            rules,
+            cost: visit.cost,
+        };
+        match self.limiter().admit(demand, &visit.deadline) {
+            MaybeReady::Now(outcome) => Some(outcome),
+            MaybeReady::Later(_) => None,
         }
     }
 
@@ -211,9 +229,12 @@ impl Guard {
         caller: &CachedKey,
     ) -> Admission {
         let rules = lists(caller, visit.place);
-        let (groups, deadline) = (caller.groups(), &visit.deadline);
-        let reply = self.limiter().admit(groups, &rules, visit.cost, deadline);
-        reply.get().await
+        let demand = Demand {
+            subjects: caller.subjects(),
+            rules: &rules,
+            cost: visit.cost,
+        };
+        self.limiter().admit(demand, &visit.deadline).get().await
     }
 
     #[inline(always)]
@@ -302,8 +323,12 @@ impl Guard {
         caller: &Arc<CachedKey>,
     ) -> Option<Denial> {
         let rules = lists(caller, visit.place);
-        let levels = self.limiter().levels(caller.groups(), &rules, visit.cost);
-        visit.look(rules.iter().flat_map(|list| list.iter()), &levels)
+        let states = self.limiter().states(Demand {
+            subjects: caller.subjects(),
+            rules: &rules,
+            cost: visit.cost,
+        });
+        visit.look(rules.iter().flat_map(|list| list.iter()), &states)
     }
 
     /// Where the request comes from and where it goes to.

@@ -421,19 +421,20 @@ impl Writer {
     fn save_windows(&self) -> Result<(), StoreError> {
         const MANY: usize = 4_096;
         let (limiter, clock) = (&self.backends.limiter, self.backends.recorder.clock());
-        let mut groups = Vec::new();
+        let (mut sets, mut addresses) = (Vec::new(), Vec::new());
         for part in 0.. {
             let Some(more) = limiter.windows(part) else {
                 break;
             };
-            groups.extend(more);
-            if groups.len() >= MANY {
+            addresses.extend(more.addresses);
+            sets.extend(more.sets);
+            if sets.len() >= MANY {
                 self.store
-                    .save_windows(std::mem::take(&mut groups), clock.timestamp())?;
+                    .save_windows(std::mem::take(&mut sets), clock.timestamp())?;
             }
         }
-        self.store.save_windows(groups, clock.timestamp())?;
-        self.store.save_networks(limiter.network_windows())
+        self.store.save_windows(sets, clock.timestamp())?;
+        self.store.save_networks(addresses)
     }
 
     /// Empties the queues into the batch.

@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 
 use super::networks::IpCounters;
 use super::{
-    Admission, AdmittedRequest, AttachError, CounterSets, IpRule, LimitState, Limiter, Receipt,
-    Rules, deny_in_shadow, is_shadow_denied,
+    Admission, AttachError, CounterSets, Demand, IpRule, LimitState, Limiter, Receipt, Rules,
+    SavedWindows, Subjects, deny_in_shadow, indexed, is_shadow_denied, slowest,
 };
 use crate::counter::{CounterMut, Counters, SavedCounter, SavedIpCounters, Time};
 use crate::counter::{Rule, Subject, SubjectId};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::Period;
-use crate::net::IpKey;
 use crate::store::StoreError;
 use crate::sys::{Deadline, MaybeReady};
 use crate::time::TimeZone;
@@ -172,97 +172,97 @@ impl Limiter for MemoryLimiter {
     }
 
     #[inline]
-    fn admit_now(
-        &self,
-        groups: CounterSets<'_>,
-        rules: Rules<'_>,
-        cost: NonZeroU32,
-    ) -> Option<Admission> {
-        Some(self.take(groups, rules, cost))
+    fn admit<'a>(&'a self, demand: Demand<'a>, _: &'a Deadline) -> MaybeReady<'a, Admission> {
+        MaybeReady::Now(self.take(demand))
     }
 
-    fn admit<'a>(
-        &'a self,
-        groups: CounterSets<'a>,
-        rules: Rules<'a>,
-        cost: NonZeroU32,
-        _: &'a Deadline,
-    ) -> MaybeReady<'a, Admission> {
-        MaybeReady::Now(self.take(groups, rules, cost))
-    }
-
-    fn levels(
-        &self,
-        groups: CounterSets<'_>,
-        rules: Rules<'_>,
-        cost: NonZeroU32,
-    ) -> Vec<(LimitState, Moment)> {
-        let mut held = Held::lock(groups);
+    fn states(&self, demand: Demand<'_>) -> Vec<(LimitState, Moment)> {
+        let Demand {
+            subjects,
+            rules,
+            cost,
+        } = demand;
+        let sets = match subjects {
+            Subjects::Key(sets) => sets,
+            Subjects::Address(address) => {
+                return self
+                    .networks
+                    .levels(address, &ip_rules(rules), cost, &self.clock);
+            }
+        };
+        let mut locked = LockedSets::lock(sets);
         let time = self.time();
         let of = |(index, rule): (usize, &Rule)| {
             let takes = rule.limit.period.takes(cost);
-            let mut counter = held.counter(rule);
+            let mut counter = locked.counter(rule);
             let remaining = counter.remaining(time, rule);
             let retry_at = if remaining >= takes.get().into() {
                 time.now
             } else {
                 counter.retry_at(time, rule, takes)
             };
-            let level = LimitState {
+            let state = LimitState {
                 rule: index,
                 at: time.now,
                 remaining,
                 resets_at: counter.resets_at(time, rule),
             };
-            (level, retry_at)
+            (state, retry_at)
         };
         indexed(rules).map(of).collect()
     }
 
-    fn settle(
-        &self,
-        groups: CounterSets<'_>,
-        rules: Rules<'_>,
-        admission: AdmittedRequest<'_>,
-        actual: u64,
-    ) {
-        let AdmittedRequest { at, cost, receipt } = admission;
-        let mut held = Held::lock(groups);
+    fn settle(&self, demand: Demand<'_>, at: Moment, receipt: &Receipt, actual: u64) {
+        let Subjects::Key(sets) = demand.subjects else {
+            return;
+        };
+        let reserved = demand.cost.get();
+        let mut locked = LockedSets::lock(sets);
         let time = self.time();
-        for (index, rule) in indexed(rules) {
+        for (index, rule) in indexed(demand.rules) {
             if is_shadow_denied(receipt, index) {
                 continue;
             }
-            let reset_at = self.reset_at(groups.of(rule)).load(Ordering::Relaxed);
+            let reset_at = self.reset_at(sets.of(rule)).load(Ordering::Relaxed);
             // Hits of that time may be those of others since a reset.
             let actual = if reset_at >= at.nanos() {
-                actual.max(cost.get().into())
+                actual.max(reserved.into())
             } else {
                 actual
             };
-            let mut counter = held.counter(rule);
-            if counter.settle(time, rule, at, cost.get(), actual) {
-                self.to_be_stored(groups, rule);
+            let mut counter = locked.counter(rule);
+            if counter.settle(time, rule, at, reserved, actual) {
+                self.note_changed(sets, rule);
             }
         }
     }
 
-    fn release(&self, groups: CounterSets<'_>, rules: Rules<'_>, receipt: &Receipt) {
-        let mut held = Held::lock(groups);
-        for (index, rule) in indexed(rules) {
+    fn release(&self, demand: Demand<'_>, receipt: &Receipt) {
+        let Subjects::Key(sets) = demand.subjects else {
+            return;
+        };
+        let mut locked = LockedSets::lock(sets);
+        for (index, rule) in indexed(demand.rules) {
             if rule.limit.period == Period::Concurrent && !is_shadow_denied(receipt, index) {
-                held.counter(rule).release();
+                locked.counter(rule).release();
             }
         }
     }
 
-    fn reset(&self, groups: CounterSets<'_>, rules: Rules<'_>) -> Result<(), StoreError> {
-        let mut held = Held::lock(groups);
+    fn reset(&self, demand: Demand<'_>) -> Result<(), StoreError> {
+        let sets = match demand.subjects {
+            Subjects::Key(sets) => sets,
+            Subjects::Address(address) => {
+                self.networks.forget(address);
+                return Ok(());
+            }
+        };
+        let mut locked = LockedSets::lock(sets);
         let now = self.time().now.nanos();
-        for (_, rule) in indexed(rules) {
-            self.reset_at(groups.of(rule)).store(now, Ordering::Relaxed);
-            if held.counter(rule).reset() {
-                self.to_be_stored(groups, rule);
+        for (_, rule) in indexed(demand.rules) {
+            self.reset_at(sets.of(rule)).store(now, Ordering::Relaxed);
+            if locked.counter(rule).reset() {
+                self.note_changed(sets, rule);
             }
         }
         Ok(())
@@ -281,51 +281,22 @@ impl Limiter for MemoryLimiter {
         }
     }
 
-    fn windows(&self, part: usize) -> Option<Vec<(SubjectId, Vec<SavedCounter>)>> {
-        let mut all = Vec::new();
-        for group in self.shards.get(part)?.lock().iter() {
-            let windows = group.counters.lock().windows(self.time());
+    fn windows(&self, part: usize) -> Option<SavedWindows> {
+        let mut saved = SavedWindows::default();
+        for set in self.shards.get(part)?.lock().iter() {
+            let windows = set.counters.lock().windows(self.time());
             if !windows.is_empty() {
-                all.push((group.id, windows));
+                saved.sets.push((set.id, windows));
             }
         }
-        Some(all)
+        if part == 0 {
+            saved.addresses = self.networks.windows(&self.clock);
+        }
+        Some(saved)
     }
 
-    fn hit_now(&self, network: IpKey, rules: &[IpRule<'_>], cost: NonZeroU32) -> Option<Admission> {
-        Some(self.networks.hit(network, rules, cost, &self.clock))
-    }
-
-    fn hit<'a>(
-        &'a self,
-        network: IpKey,
-        rules: &'a [IpRule<'a>],
-        cost: NonZeroU32,
-        _: &'a Deadline,
-    ) -> MaybeReady<'a, Admission> {
-        MaybeReady::Now(self.networks.hit(network, rules, cost, &self.clock))
-    }
-
-    fn network_levels(
-        &self,
-        network: IpKey,
-        rules: &[IpRule<'_>],
-        cost: NonZeroU32,
-    ) -> Vec<(LimitState, Moment)> {
-        self.networks.levels(network, rules, cost, &self.clock)
-    }
-
-    fn network_windows(&self) -> Vec<SavedIpCounters> {
-        self.networks.windows(&self.clock)
-    }
-
-    fn restore_networks(&self, saved: Vec<SavedIpCounters>) {
+    fn restore(&self, saved: Vec<SavedIpCounters>) {
         self.networks.restore(saved, &self.clock);
-    }
-
-    fn forget(&self, network: IpKey) -> Result<(), StoreError> {
-        self.networks.forget(network);
-        Ok(())
     }
 
     fn sweep(&self) {
@@ -335,49 +306,53 @@ impl Limiter for MemoryLimiter {
 }
 
 impl MemoryLimiter {
-    /// [`Limiter::admit`], which here never has to ask.
-    #[inline(always)]
-    pub(super) fn take(
-        &self,
-        groups: CounterSets<'_>,
-        rules: Rules<'_>,
-        cost: NonZeroU32,
-    ) -> Admission {
-        let mut held = Held::lock(groups);
-        let time = self.time();
-        let mut slowest: Option<(LimitState, Moment)> = None;
-        let mut receipt = Receipt::None;
-        for (index, rule) in indexed(rules) {
-            let takes = rule.limit.period.takes(cost);
-            let mut counter = held.counter(rule);
-            let remaining = counter.remaining(time, rule);
-            if remaining < takes.get().into() {
-                if rule.limit.shadow {
-                    deny_in_shadow(&mut receipt, index);
-                } else {
-                    let retry_at = counter.retry_at(time, rule, takes);
-                    if slowest.is_none_or(|(_, latest)| retry_at > latest) {
-                        let level = LimitState {
-                            rule: index,
-                            at: time.now,
-                            remaining,
-                            resets_at: counter.resets_at(time, rule),
-                        };
-                        slowest = Some((level, retry_at));
-                    }
-                }
+    /// [`Limiter::admit`], which never waits here.
+    #[inline]
+    pub(super) fn take(&self, demand: Demand<'_>) -> Admission {
+        let Demand { rules, cost, .. } = demand;
+        match demand.subjects {
+            Subjects::Key(sets) => self.take_from(sets, rules, cost),
+            Subjects::Address(address) => {
+                self.networks
+                    .hit(address, &ip_rules(rules), cost, &self.clock)
             }
         }
-        if let Some((level, retry_at)) = slowest {
-            return Admission::Refused(level, retry_at);
+    }
+
+    #[inline(always)]
+    fn take_from(&self, sets: CounterSets<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Admission {
+        let mut locked = LockedSets::lock(sets);
+        let time = self.time();
+        let mut receipt = Receipt::None;
+        let refusing = indexed(rules).filter_map(|(index, rule)| {
+            let takes = rule.limit.period.takes(cost);
+            let mut counter = locked.counter(rule);
+            let remaining = counter.remaining(time, rule);
+            if remaining >= takes.get().into() {
+                return None;
+            }
+            if rule.limit.shadow {
+                deny_in_shadow(&mut receipt, index);
+                return None;
+            }
+            let state = LimitState {
+                rule: index,
+                at: time.now,
+                remaining,
+                resets_at: counter.resets_at(time, rule),
+            };
+            Some((state, counter.retry_at(time, rule, takes)))
+        });
+        if let Some((state, retry_at)) = slowest(refusing) {
+            return Admission::Refused(state, retry_at);
         }
         let mut tightest = LimitState::unlimited(time.now);
-        held.next = (0, 0);
+        locked.next = (0, 0);
         for (index, rule) in indexed(rules) {
             if !is_shadow_denied(&receipt, index) {
-                let mut counter = held.counter(rule);
+                let mut counter = locked.counter(rule);
                 if counter.record(time, rule, rule.limit.period.takes(cost)) {
-                    self.to_be_stored(groups, rule);
+                    self.note_changed(sets, rule);
                 }
                 let is_shown = !rule.limit.shadow && rule.limit.period != Period::Concurrent;
                 let remaining = counter.remaining(time, rule);
@@ -393,6 +368,11 @@ impl MemoryLimiter {
         }
         Admission::Admitted(tightest, receipt)
     }
+
+    #[cold]
+    fn note_changed(&self, sets: CounterSets<'_>, rule: &Rule) {
+        self.changed.lock().push(Arc::clone(sets.of(rule)));
+    }
 }
 
 #[cfg(feature = "redis")]
@@ -405,47 +385,44 @@ impl MemoryLimiter {
         &self.zone
     }
 
-    pub(super) fn take_hit(
-        &self,
-        network: IpKey,
-        rules: &[IpRule<'_>],
-        cost: NonZeroU32,
-    ) -> Admission {
-        self.networks.hit(network, rules, cost, &self.clock)
-    }
-
-    /// The balance of each rule that has one.
-    pub(super) fn balances(
-        &self,
-        groups: CounterSets<'_>,
-        rules: Rules<'_>,
-    ) -> Vec<Option<Balance>> {
-        let mut held = Held::lock(groups);
-        let balance = |(_, rule): (usize, &Rule)| match held.counter(rule) {
-            CounterMut::Balance(balance, _) => Some(*balance),
-            _ => None,
+    /// Returns the balance of each rule; the default for rules that have none.
+    pub(super) fn balances(&self, demand: Demand<'_>) -> Vec<Balance> {
+        let Subjects::Key(sets) = demand.subjects else {
+            return vec![Balance::default(); indexed(demand.rules).count()];
         };
-        indexed(rules).map(balance).collect()
+        let mut locked = LockedSets::lock(sets);
+        let balance = |(_, rule): (usize, &Rule)| match locked.counter(rule) {
+            CounterMut::Balance(balance, _) => *balance,
+            _ => Balance::default(),
+        };
+        indexed(demand.rules).map(balance).collect()
     }
 
-    /// Counts what another server has admitted, so that this process admits no more by itself when
-    /// that is gone. Balances are taken over as they are there; they are to be stored.
-    pub(super) fn take_over(
+    /// Counts a request that another server admitted, so that this process knows the counts when
+    /// that server is unavailable. Takes over its `balances`, and marks them as changed.
+    pub(super) fn record_admitted(
         &self,
-        groups: CounterSets<'_>,
-        rules: Rules<'_>,
-        cost: NonZeroU32,
+        demand: Demand<'_>,
         receipt: &Receipt,
         balances: impl Fn(usize) -> Balance,
     ) {
-        let mut held = Held::lock(groups);
+        let Demand { rules, cost, .. } = demand;
+        let sets = match demand.subjects {
+            Subjects::Key(sets) => sets,
+            Subjects::Address(address) => {
+                return self
+                    .networks
+                    .record(address, &ip_rules(rules), cost, receipt, &self.clock);
+            }
+        };
+        let mut locked = LockedSets::lock(sets);
         let time = self.time();
         for (index, rule) in indexed(rules) {
-            let mut counter = held.counter(rule);
+            let mut counter = locked.counter(rule);
             if let CounterMut::Balance(balance, changed) = counter {
                 *balance = balances(index);
                 if !std::mem::replace(changed, true) {
-                    self.to_be_stored(groups, rule);
+                    self.note_changed(sets, rule);
                 }
             } else if !is_shadow_denied(receipt, index) {
                 counter.remaining(time, rule);
@@ -453,29 +430,18 @@ impl MemoryLimiter {
             }
         }
     }
-
-    /// As [`MemoryLimiter::take_over`], of windows over a network.
-    pub(super) fn take_hit_over(
-        &self,
-        network: IpKey,
-        rules: &[IpRule<'_>],
-        cost: NonZeroU32,
-        receipt: &Receipt,
-    ) {
-        self.networks
-            .record(network, rules, cost, receipt, &self.clock);
-    }
 }
 
-impl MemoryLimiter {
-    #[cold]
-    fn to_be_stored(&self, groups: CounterSets<'_>, rule: &Rule) {
-        self.changed.lock().push(Arc::clone(groups.of(rule)));
-    }
+fn ip_rules<'a>(rules: Rules<'a>) -> SmallVec<[IpRule<'a>; 4]> {
+    let rules = indexed(rules).map(|(_, rule)| IpRule {
+        counts: &rule.counts,
+        limit: rule.limit,
+    });
+    rules.collect()
 }
 
 impl<'a> CounterSets<'a> {
-    /// Whose counters a rule goes by.
+    /// Returns the set that counts for a rule.
     fn of(self, rule: &Rule) -> &'a Arc<CounterSet> {
         match (rule.subject, self.org) {
             (Subject::Org, Some(org)) => org,
@@ -484,20 +450,20 @@ impl<'a> CounterSets<'a> {
     }
 }
 
-/// The counters of one decision, locked: always the key's first.
-struct Held<'a> {
+/// The counter sets of one decision, locked. The key's is locked first, always.
+struct LockedSets<'a> {
     key: MutexGuard<'a, Counters>,
     org: Option<MutexGuard<'a, Counters>>,
-    /// Where the next counters are likely to be, as rules come in one order.
+    /// The likely positions of the next counters, as rules come in the same order each time.
     next: (usize, usize),
 }
 
-impl<'a> Held<'a> {
+impl<'a> LockedSets<'a> {
     #[inline]
-    fn lock(groups: CounterSets<'a>) -> Self {
+    fn lock(sets: CounterSets<'a>) -> Self {
         Self {
-            key: groups.key.counters.lock(),
-            org: groups.org.map(|org| org.counters.lock()),
+            key: sets.key.counters.lock(),
+            org: sets.org.map(|org| org.counters.lock()),
             next: (0, 0),
         }
     }
@@ -509,11 +475,6 @@ impl<'a> Held<'a> {
             _ => self.key.of(rule, &mut self.next.0),
         }
     }
-}
-
-#[inline(always)]
-pub(super) fn indexed<'a>(rules: Rules<'a>) -> impl Iterator<Item = (usize, &'a Rule)> {
-    rules.iter().copied().flatten().enumerate()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The seam behind which live counters are kept.
+//! Storage of live counters, in memory or in Redis.
 
 #[cfg(test)]
 mod conformance;
@@ -28,31 +28,65 @@ pub(crate) use self::memory::{CounterSet, MemoryLimiter};
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::RedisLimiter;
 
-/// The counters that one decision goes by.
+/// The subjects, rules and cost of one decision.
+#[derive(Clone, Copy)]
+pub(crate) struct Demand<'a> {
+    pub(crate) subjects: Subjects<'a>,
+    pub(crate) rules: Rules<'a>,
+    /// At most the amount of each enforced rule, unless nothing is consumed.
+    pub(crate) cost: NonZeroU32,
+}
+
+impl<'a> Demand<'a> {
+    /// A demand of cost 1.
+    pub(crate) fn new(subjects: Subjects<'a>, rules: Rules<'a>) -> Self {
+        Self {
+            subjects,
+            rules,
+            cost: NonZeroU32::MIN,
+        }
+    }
+}
+
+/// The subjects that one decision limits together.
+#[derive(Clone, Copy)]
+pub(crate) enum Subjects<'a> {
+    Key(CounterSets<'a>),
+    Address(IpKey),
+}
+
+/// The counters of a key and of its organization.
 #[derive(Clone, Copy)]
 pub(crate) struct CounterSets<'a> {
     pub(crate) key: &'a Arc<CounterSet>,
-    /// Where the organization has limits of its own.
+    /// `None` if the organization has no limits.
     pub(crate) org: Option<&'a Arc<CounterSet>>,
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     pub(crate) org_id: OrgId,
 }
 
-/// The rules that one decision asks about, in lists that were made beforehand.
+/// The rules of one decision, as a list of lists that exist already, so that none is copied.
 pub(crate) type Rules<'a> = &'a [&'a [Rule]];
 
-/// The rule at an index that counts through all lists.
-pub(crate) fn rule_at<'a>(rules: Rules<'a>, mut index: usize) -> Option<&'a Rule> {
-    for list in rules {
-        match list.get(index) {
-            Some(rule) => return Some(rule),
-            None => index -= list.len(),
-        }
-    }
-    None
+/// Returns the rule at an index that counts through all lists.
+pub(crate) fn rule_at<'a>(rules: Rules<'a>, index: usize) -> Option<&'a Rule> {
+    rules.iter().copied().flatten().nth(index)
 }
 
-/// One limit over what a network does.
+#[inline(always)]
+fn indexed<'a>(rules: Rules<'a>) -> impl Iterator<Item = (usize, &'a Rule)> {
+    rules.iter().copied().flatten().enumerate()
+}
+
+/// Of rules without room, returns the one that takes longest to have room; the first of equals.
+#[inline(always)]
+pub(crate) fn slowest(
+    refusing: impl Iterator<Item = (LimitState, Moment)>,
+) -> Option<(LimitState, Moment)> {
+    refusing.reduce(|slowest, next| if next.1 > slowest.1 { next } else { slowest })
+}
+
+/// One limit of an address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IpRule<'a> {
     pub(crate) counts: &'a Counts,
@@ -60,129 +94,88 @@ pub(crate) struct IpRule<'a> {
     pub(crate) limit: Limit,
 }
 
-/// Windows, balances and requests in flight. What of it is to be stored is handed out by
-/// [`Limiter::take_changed`] and [`Limiter::windows`].
+/// Storage of live counters: windows, balances and requests in flight.
+///
+/// [`Limiter::take_changed`] and [`Limiter::windows`] return the counters that the store keeps.
 pub(crate) trait Limiter: Send + Sync + 'static {
-    /// The counters of `id`, which live at least as long as the handle. Counters that are absent
-    /// are made as `seed` reads them from where they are stored.
+    /// Returns the counters of a key or an organization, which live at least as long as the handle.
+    /// Absent ones are created from their stored state, which `seed` reads.
     fn attach(
         &self,
         id: SubjectId,
         seed: &mut dyn FnMut() -> Result<Vec<SavedCounter>, StoreError>,
     ) -> Result<Arc<CounterSet>, AttachError>;
 
-    /// Consumes `cost` from every rule, or, if one that is enforced has no room, from none. The
-    /// amount of no enforced rule is below `cost`. `None` if another server has to be asked, by
-    /// [`Limiter::admit`].
-    fn admit_now(
-        &self,
-        groups: CounterSets<'_>,
-        rules: Rules<'_>,
-        cost: NonZeroU32,
-    ) -> Option<Admission>;
+    /// Consumes the cost from every rule, or from none if an enforced rule has no room. Ready at
+    /// once unless the limiter is remote.
+    fn admit<'a>(&'a self, demand: Demand<'a>, deadline: &'a Deadline)
+    -> MaybeReady<'a, Admission>;
 
-    /// As [`Limiter::admit_now`], whoever has to be asked.
-    fn admit<'a>(
-        &'a self,
-        groups: CounterSets<'a>,
-        rules: Rules<'a>,
-        cost: NonZeroU32,
-        deadline: &'a Deadline,
-    ) -> MaybeReady<'a, Admission>;
+    /// Returns the state of each rule, and when it has room for the cost if nothing is admitted
+    /// meanwhile. Consumes nothing.
+    fn states(&self, demand: Demand<'_>) -> Vec<(LimitState, Moment)>;
 
-    /// How each rule stands, consuming nothing, and when it has room for `cost` if nothing is
-    /// admitted meanwhile.
-    fn levels(
-        &self,
-        groups: CounterSets<'_>,
-        rules: Rules<'_>,
-        cost: NonZeroU32,
-    ) -> Vec<(LimitState, Moment)>;
+    /// Corrects the cost of a request that was admitted `at` a moment: refunds the difference to
+    /// its `actual` cost, or charges it whether or not there is room.
+    fn settle(&self, demand: Demand<'_>, at: Moment, receipt: &Receipt, actual: u64);
 
-    /// Gives back what an admitted request turned out to cost less than `reserved`, or charges what
-    /// it cost more, whether or not there is room for it.
-    fn settle(
-        &self,
-        groups: CounterSets<'_>,
-        rules: Rules<'_>,
-        admission: AdmittedRequest<'_>,
-        actual: u64,
-    );
+    /// Ends an admitted request: it is no longer in flight.
+    fn release(&self, demand: Demand<'_>, receipt: &Receipt);
 
-    /// Ends an admitted request, of those in flight.
-    fn release(&self, groups: CounterSets<'_>, rules: Rules<'_>, receipt: &Receipt);
+    /// Resets the counters of the given rules, or all counters of an address. Requests admitted
+    /// before get no refund any more.
+    fn reset(&self, demand: Demand<'_>) -> Result<(), StoreError>;
 
-    /// Forgets what the given rules have used. Nothing is given back any more of what was admitted
-    /// before.
-    fn reset(&self, groups: CounterSets<'_>, rules: Rules<'_>) -> Result<(), StoreError>;
-
-    /// The groups with balances that changed since the last call. They stay in memory while they are
-    /// held, so that a balance is never seeded from a state that is still on its way to the store.
+    /// Returns the counter sets whose balances changed since the last call. They stay in memory
+    /// while the handles live, so that no balance is seeded from a state that is about to be
+    /// overwritten.
     fn take_changed(&self) -> Vec<Arc<CounterSet>>;
 
-    /// Hands `groups` out again by the next [`Limiter::take_changed`]: storing them has failed.
-    fn return_changed(&self, groups: Vec<Arc<CounterSet>>);
+    /// Makes the next [`Limiter::take_changed`] return these sets again, as storing them failed.
+    fn return_changed(&self, sets: Vec<Arc<CounterSet>>);
 
-    /// The windows that hold hits, of a part of all groups, counted from 0; `None` for a part that
-    /// there is not.
-    fn windows(&self, part: usize) -> Option<Vec<(SubjectId, Vec<SavedCounter>)>>;
+    /// Returns the windows that contain hits, in parts that are numbered from 0; `None` after the
+    /// last part.
+    fn windows(&self, part: usize) -> Option<SavedWindows>;
 
-    /// Consumes `cost` from windows over a network, or, if one that is enforced has no room, from
-    /// none. `None` if another server has to be asked, by [`Limiter::hit`].
-    fn hit_now(&self, network: IpKey, rules: &[IpRule<'_>], cost: NonZeroU32) -> Option<Admission>;
+    /// Restores windows of addresses.
+    fn restore(&self, saved: Vec<SavedIpCounters>);
 
-    /// As [`Limiter::hit_now`], whoever has to be asked.
-    fn hit<'a>(
-        &'a self,
-        network: IpKey,
-        rules: &'a [IpRule<'a>],
-        cost: NonZeroU32,
-        deadline: &'a Deadline,
-    ) -> MaybeReady<'a, Admission>;
-
-    /// How each rule over a network stands, consuming nothing, and when it has room for `cost`.
-    fn network_levels(
-        &self,
-        network: IpKey,
-        rules: &[IpRule<'_>],
-        cost: NonZeroU32,
-    ) -> Vec<(LimitState, Moment)>;
-
-    /// The windows over all networks that hold hits.
-    fn network_windows(&self) -> Vec<SavedIpCounters>;
-
-    /// Takes windows over networks up where they were stored.
-    fn restore_networks(&self, saved: Vec<SavedIpCounters>);
-
-    /// Forgets all that was counted of a network.
-    fn forget(&self, network: IpKey) -> Result<(), StoreError>;
-
-    /// Whether another server is asked.
-    #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    fn asks_others(&self) -> bool {
+    /// Whether decisions may wait for another server.
+    fn is_remote(&self) -> bool {
         false
     }
 
-    /// How the server stands that is asked.
-    fn health(&self) -> Option<BackendHealth> {
-        None
+    fn status(&self) -> LimiterStatus {
+        LimiterStatus::default()
     }
 
-    /// What an administrator should know.
-    fn warnings(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// Frees the memory of some groups that no longer count anything; to be called regularly.
+    /// Frees the memory of some counters that are all zero. Called regularly.
     fn sweep(&self);
 }
 
-/// What decides about limits while the server that counts cannot be asked.
+/// Windows to store before a restart.
+#[derive(Default)]
+pub(crate) struct SavedWindows {
+    pub(crate) sets: Vec<(SubjectId, Vec<SavedCounter>)>,
+    pub(crate) addresses: Vec<SavedIpCounters>,
+}
+
+/// The condition of a limiter.
+#[derive(Default)]
+pub(crate) struct LimiterStatus {
+    /// Health of the remote server, if there is one.
+    pub(crate) health: Option<BackendHealth>,
+    /// Warnings for administrators.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The decision about limits while the remote server is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
-    /// Each process counts for itself: together, as many times the limit as there are processes are
-    /// admitted at most.
+    /// Each process enforces the limits by itself. Together they admit at most the limit times the
+    /// number of processes.
     #[default]
     Local,
     /// Requests are refused with status 503.
@@ -193,39 +186,39 @@ pub enum Fallback {
 
 #[derive(Debug)]
 pub(crate) enum AttachError {
-    /// There is no room, and every group is still counting.
+    /// The table is full, and no counter set in it is idle.
     Full,
     Seed(StoreError),
 }
 
-/// What one call to [`Limiter::admit`] decided.
+/// The outcome of [`Limiter::admit`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// Consumed from every rule that was not passed over; the level, after that, of the tightest
-    /// that is enforced.
+    /// Consumed from every rule except those the receipt lists; with the state, after that, of the
+    /// tightest enforced rule.
     Admitted(LimitState, Receipt),
-    /// Consumed from none; the level of the rule that takes longest to have room, and when it will
-    /// have if nothing is admitted meanwhile.
+    /// Consumed from none; with the state of the rule that takes longest to have room, and when it
+    /// has room if nothing is admitted meanwhile.
     Refused(LimitState, Moment),
-    /// As `Refused`, but by a window that several networks share because there was no room for one
-    /// each: no reason to lock this one out.
+    /// Like `Refused`, but by a window that several addresses share because the table is full. No
+    /// reason for a lock.
     RefusedShared(LimitState, Moment),
-    /// Whoever counts cannot be asked, and is not to be done without.
+    /// The remote server is unavailable, and the fallback is [`Fallback::Deny`].
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     Undecided,
 }
 
-/// What settling and ending an admitted request needs to know of it; `None` where it was admitted in
-/// memory and every rule has consumed.
+/// Details of an admission that [`Limiter::settle`] and [`Limiter::release`] need. `None` for the
+/// usual case: admitted in memory, consumed from every rule.
 pub(crate) type Receipt = Option<Box<Remarks>>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Remarks {
-    /// The rules in shadow mode that would have refused. Nothing was consumed from them.
+    /// The indexes of rules in shadow mode that would have refused. Nothing was consumed from them.
     pub(crate) shadow_denied: SmallVec<[u16; 8]>,
-    /// When another server admitted it, by the clock of that.
+    /// When the remote server admitted the request, by its clock.
     pub(crate) remote_at: Option<u64>,
-    /// Admitted without anybody counting it.
+    /// Whether the request was admitted without being counted.
     pub(crate) is_uncounted: bool,
 }
 
@@ -241,31 +234,23 @@ fn is_shadow_denied(receipt: &Receipt, index: usize) -> bool {
     remarks.is_some_and(|remarks| remarks.shadow_denied.contains(&(index as u16)))
 }
 
-/// What is known of a request that was admitted.
-#[derive(Clone, Copy)]
-pub(crate) struct AdmittedRequest<'a> {
-    pub(crate) at: Moment,
-    pub(crate) cost: NonZeroU32,
-    pub(crate) receipt: &'a Receipt,
-}
-
-/// How one rule stands.
+/// The state of one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LimitState {
-    /// Which of the rules that were asked about; [`LimitState::NONE`] if there was none.
+    /// The index of the rule in the demand; [`LimitState::NONE`] if there is no rule.
     pub(crate) rule: usize,
-    /// When it stood so.
+    /// The time of this state.
     pub(crate) at: Moment,
-    /// How much more it admits then.
+    /// How much more the rule admits at that time.
     pub(crate) remaining: u64,
-    /// When `remaining` grows.
+    /// When `remaining` next grows.
     pub(crate) resets_at: Moment,
 }
 
 impl LimitState {
     pub(crate) const NONE: usize = usize::MAX;
 
-    /// That of a request that no rule limits.
+    /// The state for a request without limits.
     pub(crate) fn unlimited(at: Moment) -> Self {
         Self {
             rule: Self::NONE,

@@ -4,7 +4,6 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::value::MapAccessDeserializer;
@@ -12,6 +11,7 @@ use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Policy, Route};
+use crate::counter::RuleName;
 use crate::limit::{self, Limit};
 use crate::model::Scope;
 use crate::time::{LockDuration, duration};
@@ -106,9 +106,9 @@ impl<'de> Visitor<'de> for NextRoute<'_> {
     }
 }
 
-pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RuleName, D::Error> {
     let name = String::deserialize(deserializer)?;
-    crate::counter::ip_limit::name(&name).map_err(Error::custom)
+    RuleName::parse(&name).map_err(Error::custom)
 }
 
 pub(super) fn scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>, D::Error> {

@@ -1,14 +1,11 @@
 //! One route: a pattern, and what holds for the requests that it matches.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::file;
-use crate::counter::Counts;
-use crate::counter::ip_limit;
-use crate::counter::{Rule, Subject};
+use crate::counter::{Counts, Rule, RuleName, Subject};
 use crate::input::InvalidInput;
 use crate::limit::{self, Limit, Period};
 use crate::model::Scope;
@@ -34,7 +31,7 @@ use crate::time::LockDuration;
 #[must_use]
 pub struct Route {
     #[serde(deserialize_with = "file::name")]
-    name: Arc<str>,
+    name: RuleName,
     pub(super) path: Pattern,
     /// In a file `true` for [`Route::protect`], `false` for [`Route::open`].
     protect: Option<bool>,
@@ -60,7 +57,7 @@ impl Route {
     /// [`InvalidInput`] for the name.
     pub fn new(name: &str, path: Pattern) -> Result<Self, InvalidInput> {
         Ok(Self {
-            name: ip_limit::name(name)?,
+            name: RuleName::parse(name)?,
             path,
             protect: None,
             scopes: Vec::new(),
@@ -235,11 +232,11 @@ impl Route {
             false => *limit,
         };
         let rule = |limit: &Limit, subject| Rule {
-            route: Some(Arc::clone(&self.name)),
+            counts: Counts::Route(self.name.clone()),
             ..Rule::new(enforced_or_not(limit), subject)
         };
         RouteRules {
-            name: Arc::clone(&self.name),
+            name: self.name.clone(),
             requires_key: self.requires_key(),
             opens: self.is_open().then(|| self.path.clone()),
             scopes: self.scopes.clone(),
@@ -249,7 +246,6 @@ impl Route {
                 .iter()
                 .map(|l| rule(l, Subject::Address))
                 .collect(),
-            counts: Counts::Requests(format!("route {}", self.name).into()),
             lockout: self.lockout,
             cost: self.cost,
             shadow: self.shadow,
@@ -278,15 +274,13 @@ pub(super) fn intervals<T: AsRef<str>>(
 /// A route as requests are decided by it.
 #[derive(Debug)]
 pub(crate) struct RouteRules {
-    pub(crate) name: Arc<str>,
+    pub(crate) name: RuleName,
     pub(crate) requires_key: bool,
     /// What needs no key, although the policy protects it.
     pub(super) opens: Option<Pattern>,
     pub(crate) scopes: Vec<Scope>,
     pub(crate) key_rules: Vec<Rule>,
     pub(crate) ip_rules: Vec<Rule>,
-    /// What the windows of its addresses count.
-    pub(crate) counts: Counts,
     pub(crate) lockout: Option<LockDuration>,
     pub(crate) cost: Option<NonZeroU32>,
     pub(crate) shadow: bool,

@@ -154,11 +154,7 @@ pub(super) fn after(minutes: u64) -> Timestamp {
 
 pub(super) fn counter(period: Period, value: SavedValue) -> SavedCounter {
     SavedCounter {
-        id: CounterId {
-            route: None,
-            period,
-            shadow: false,
-        },
+        id: CounterId::plain(period),
         value,
     }
 }

@@ -107,11 +107,7 @@ impl Usage {
         let used = |key: KeyId| Some((key, self.keys.get(&key.0)?.this_month));
         let used = keys.filter_map(used).filter(|(_, used)| *used > 0);
         used.map(|(key, used)| {
-            let id = CounterId {
-                route: None,
-                period: Period::Month,
-                shadow: false,
-            };
+            let id = CounterId::plain(Period::Month);
             let value = SavedValue::Balance(Balance::stored(used, self.end_of_month));
             (SubjectId::key(key), vec![SavedCounter { id, value }])
         })

@@ -9,7 +9,7 @@ use crate::guard::key_cache::Revisions;
 use crate::guard::policy_reloader::PolicyHandle;
 use crate::limit::Limit;
 use crate::limiter::MemoryLimiter;
-use crate::limiter::{CounterSet, CounterSets, Limiter};
+use crate::limiter::{CounterSet, CounterSets, Demand, Limiter, Subjects};
 use crate::lockout::{AuthFailure, Lock, LockChange};
 use crate::model::HashedKey;
 use crate::model::{AuditEntry, Key, KeyId, Method, Org, OrgId, Usage};
@@ -289,17 +289,14 @@ impl World {
     /// Takes one from a month.
     fn consume(&self, key: &Arc<CounterSet>) {
         let monthly = Rule::new(Limit::monthly(1_000).unwrap(), Subject::Key);
-        let groups = CounterSets {
+        let sets = CounterSets {
             key,
             org: None,
             org_id: OrgId(1),
         };
-        let (rules, deadline): (&[&[Rule]], _) = (&[&[monthly]], Deadline::default());
-        let _ = block_on(
-            self.limiter
-                .admit(groups, rules, NonZeroU32::MIN, &deadline)
-                .get(),
-        );
+        let rules: &[&[Rule]] = &[&[monthly]];
+        let demand = Demand::new(Subjects::Key(sets), rules);
+        let _ = block_on(self.limiter.admit(demand, &Deadline::default()).get());
     }
 
     fn refuse(&self, reason: Reason) {

@@ -48,53 +48,69 @@ impl Fixture {
         self.clock.advance(by);
     }
 
-    /// Asks of one group after the other: the key of this number, and its organization.
-    fn with_groups<T>(&self, key: u64, ask: impl FnOnce(CounterSets<'_>) -> T) -> T {
+    fn with<T>(&self, client: impl Into<Client>, call: impl FnOnce(Subjects<'_>) -> T) -> T {
+        let key = match client.into() {
+            Client::Address(address) => return call(Subjects::Address(address)),
+            Client::Key(key) => key,
+        };
         let attach = |id| self.limiter.attach(id, &mut || Ok(Vec::new())).unwrap();
         let (key, org) = (
             attach(SubjectId::key(KeyId(key))),
             attach(SubjectId::org(OrgId(1))),
         );
-        ask(CounterSets {
+        call(Subjects::Key(CounterSets {
             key: &key,
             org: Some(&org),
             org_id: OrgId(1),
+        }))
+    }
+
+    pub(super) fn admit(&self, client: impl Into<Client>, rules: &[Rule], n: u32) -> Admission {
+        self.with(client, |subjects| {
+            let (rules, deadline) = ([rules], Deadline::default());
+            let demand = Demand {
+                cost: cost(n),
+                ..Demand::new(subjects, &rules)
+            };
+            block_on(self.limiter.admit(demand, &deadline).get())
         })
     }
 
-    pub(super) fn admit(&self, key: u64, rules: &[Rule], asked: u32) -> Admission {
-        self.with_groups(key, |groups| {
-            let deadline = Deadline::default();
-            let lists = [rules];
-            let reply = self.limiter.admit(groups, &lists, cost(asked), &deadline);
-            block_on(reply.get())
-        })
-    }
-
-    pub(super) fn admits(&self, key: u64, rules: &[Rule], asked: u32) -> bool {
-        is_admitted(&self.admit(key, rules, asked))
+    pub(super) fn admits(&self, client: impl Into<Client>, rules: &[Rule], n: u32) -> bool {
+        matches!(self.admit(client, rules, n), Admission::Admitted(..))
     }
 
     /// For how long a request is refused; `None` if it is admitted.
-    pub(super) fn refused_for(&self, key: u64, rules: &[Rule], asked: u32) -> Option<Duration> {
-        match self.admit(key, rules, asked) {
+    pub(super) fn refused_for(
+        &self,
+        client: impl Into<Client>,
+        rules: &[Rule],
+        n: u32,
+    ) -> Option<Duration> {
+        match self.admit(client, rules, n) {
             Admission::Admitted(..) => None,
-            Admission::Refused(level, retry_at) | Admission::RefusedShared(level, retry_at) => {
-                Some(retry_at.since(level.at))
-            }
-            Admission::Undecided => panic!("undecided"),
+            Admission::Refused(state, retry_at) => Some(retry_at.since(state.at)),
+            admission => panic!("{admission:?}"),
         }
     }
 
-    pub(super) fn levels(&self, key: u64, rules: &[Rule], asked: u32) -> Vec<(LimitState, Moment)> {
-        self.with_groups(key, |groups| {
-            self.limiter.levels(groups, &[rules], cost(asked))
+    pub(super) fn states(
+        &self,
+        client: impl Into<Client>,
+        rules: &[Rule],
+        n: u32,
+    ) -> Vec<(LimitState, Moment)> {
+        self.with(client, |subjects| {
+            self.limiter.states(Demand {
+                cost: cost(n),
+                ..Demand::new(subjects, &[rules])
+            })
         })
     }
 
-    pub(super) fn remaining(&self, key: u64, rules: &[Rule]) -> Vec<u64> {
-        let levels = self.levels(key, rules, 1);
-        levels.iter().map(|(level, _)| level.remaining).collect()
+    pub(super) fn remaining(&self, client: impl Into<Client>, rules: &[Rule]) -> Vec<u64> {
+        let states = self.states(client, rules, 1);
+        states.iter().map(|(state, _)| state.remaining).collect()
     }
 
     pub(super) fn settle(
@@ -105,32 +121,50 @@ impl Fixture {
         reserved: u32,
         actual: u64,
     ) {
-        let Admission::Admitted(level, receipt) = admitted else {
+        let Admission::Admitted(state, receipt) = admitted else {
             panic!("{admitted:?}");
         };
-        let admission = AdmittedRequest {
-            at: level.at,
-            cost: cost(reserved),
-            receipt,
-        };
-        self.with_groups(key, |groups| {
-            self.limiter.settle(groups, &[rules], admission, actual);
+        self.with(key, |subjects| {
+            let rules = [rules];
+            let demand = Demand {
+                cost: cost(reserved),
+                ..Demand::new(subjects, &rules)
+            };
+            self.limiter.settle(demand, state.at, receipt, actual);
         });
     }
 
     pub(super) fn release(&self, key: u64, rules: &[Rule], receipt: &Receipt) {
-        self.with_groups(key, |groups| {
-            self.limiter.release(groups, &[rules], receipt);
+        self.with(key, |subjects| {
+            self.limiter
+                .release(Demand::new(subjects, &[rules]), receipt);
         });
     }
 
-    pub(super) fn reset(&self, key: u64, rules: &[Rule]) {
-        self.with_groups(key, |groups| self.limiter.reset(groups, &[rules]).unwrap());
+    pub(super) fn reset(&self, client: impl Into<Client>, rules: &[Rule]) {
+        self.with(client, |subjects| {
+            self.limiter.reset(Demand::new(subjects, &[rules])).unwrap();
+        });
     }
+}
 
-    pub(super) fn hit(&self, network: IpKey, rules: &[IpRule<'_>]) -> Admission {
-        let deadline = Deadline::default();
-        block_on(self.limiter.hit(network, rules, cost(1), &deadline).get())
+/// The sender of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Client {
+    /// A key of the organization 1.
+    Key(u64),
+    Address(IpKey),
+}
+
+impl From<u64> for Client {
+    fn from(key: u64) -> Self {
+        Self::Key(key)
+    }
+}
+
+impl From<IpKey> for Client {
+    fn from(address: IpKey) -> Self {
+        Self::Address(address)
     }
 }
 
@@ -148,8 +182,4 @@ pub(super) fn rule(limit: &str) -> Rule {
 
 pub(super) fn limits(texts: &[&str]) -> Vec<Rule> {
     texts.iter().map(|text| rule(text)).collect()
-}
-
-pub(super) fn is_admitted(outcome: &Admission) -> bool {
-    matches!(outcome, Admission::Admitted(..))
 }

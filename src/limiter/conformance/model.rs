@@ -78,33 +78,33 @@ impl Pair {
         match step {
             Step::Wait(micros) => {
                 let by = Duration::from_micros(micros);
-                self.both.iter().for_each(|subject| subject.advance(by));
+                self.both.iter().for_each(|fixture| fixture.advance(by));
             }
             Step::Admit(asked) => self.admit(asked)?,
             Step::Settle(..) | Step::Release if self.admitted.is_empty() => {}
             Step::Settle(which, actual) => {
                 let which = which.index(self.admitted.len());
                 let (reserved, outcomes) = self.admitted.swap_remove(which);
-                for (subject, outcome) in self.both.iter().zip(&outcomes) {
-                    subject.settle(1, rules, outcome, reserved, actual);
+                for (fixture, outcome) in self.both.iter().zip(&outcomes) {
+                    fixture.settle(1, rules, outcome, reserved, actual);
                 }
             }
             Step::Release => {
                 let last = self.admitted.pop().map(|(_, outcomes)| outcomes);
-                for (subject, outcome) in self.both.iter().zip(last.iter().flatten()) {
+                for (fixture, outcome) in self.both.iter().zip(last.iter().flatten()) {
                     if let Admission::Admitted(_, receipt) = outcome {
-                        subject.release(1, rules, receipt);
+                        fixture.release(1, rules, receipt);
                     }
                 }
             }
-            Step::Reset => self.both.iter().for_each(|subject| subject.reset(1, rules)),
+            Step::Reset => self.both.iter().for_each(|fixture| fixture.reset(1, rules)),
         }
         Ok(())
     }
 
     fn admit(&mut self, asked: u32) -> Result<(), TestCaseError> {
         let rules = &self.rules;
-        let looked = |subject: &Fixture| all_shown(subject.levels(1, rules, asked), rules);
+        let looked = |fixture: &Fixture| all_shown(fixture.states(1, rules, asked), rules);
         let [memory, redis] = self.both.each_ref().map(looked);
         prop_assert_eq!(memory, redis);
         let outcomes = self.both.each_ref().map(|s| s.admit(1, rules, asked));

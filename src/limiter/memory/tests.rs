@@ -37,13 +37,13 @@ fn amount(rule: &Rule) -> u64 {
     rule.limit.amount.get()
 }
 
-/// The limits of a key whose organization has none.
-fn alone(key: &Arc<CounterSet>) -> CounterSets<'_> {
-    CounterSets {
+/// A key whose organization has no limits.
+fn alone(key: &Arc<CounterSet>) -> Subjects<'_> {
+    Subjects::Key(CounterSets {
         key,
         org: None,
         org_id: OrgId(1),
-    }
+    })
 }
 
 fn admit(
@@ -52,16 +52,22 @@ fn admit(
     rules: &[Rule],
     cost: NonZeroU32,
 ) -> Admission {
-    limiter.take(alone(key), &[rules], cost)
+    limiter.take(Demand {
+        cost,
+        ..Demand::new(alone(key), &[rules])
+    })
 }
 
-fn levels(
+fn states(
     limiter: &MemoryLimiter,
     key: &Arc<CounterSet>,
     rules: &[Rule],
     cost: NonZeroU32,
 ) -> Vec<(LimitState, Moment)> {
-    limiter.levels(alone(key), &[rules], cost)
+    limiter.states(Demand {
+        cost,
+        ..Demand::new(alone(key), &[rules])
+    })
 }
 
 fn limiter(capacity: usize) -> (MemoryLimiter, ManualClock) {
@@ -142,8 +148,8 @@ proptest! {
             clock.advance(Duration::from_nanos(wait));
             now += wait;
             let asked = 1 + ((smallest - 1) as f64 * ask.powi(5)) as u32;
-            let levels = levels(&limiter, &group, &rules, cost(asked));
-            for ((level, _), rule) in levels.iter().zip(&rules) {
+            let states = states(&limiter, &group, &rules, cost(asked));
+            for ((level, _), rule) in states.iter().zip(&rules) {
                 prop_assert_eq!(level.remaining, amount(rule) - naive.used(rule, now));
             }
             let outcome = admit(&limiter, &group, &rules, cost(asked));
@@ -177,8 +183,8 @@ fn a_request_refused_by_one_rule_consumes_none_of_the_others() {
         assert!(!is_admitted(admit(&limiter, &group, &rules, cost(1))));
     }
     clock.advance(Duration::from_secs(1));
-    let levels = levels(&limiter, &group, &rules, cost(1));
-    let remaining: Vec<_> = levels.iter().map(|(level, _)| level.remaining).collect();
+    let states = states(&limiter, &group, &rules, cost(1));
+    let remaining: Vec<_> = states.iter().map(|(level, _)| level.remaining).collect();
     assert_eq!(remaining, [1, 2, 8]);
 }
 
@@ -263,11 +269,7 @@ fn a_group_that_could_not_be_seeded_is_not_there() {
 
 fn of_month(used: u64) -> SavedCounter {
     SavedCounter {
-        id: CounterId {
-            route: None,
-            period: Period::Month,
-            shadow: false,
-        },
+        id: CounterId::plain(Period::Month),
         value: SavedValue::Balance(Balance::stored(used, end_of_month(0))),
     }
 }
@@ -301,8 +303,8 @@ fn an_unstored_quota_is_kept_although_its_window_is_over() {
     for _ in 0..SHARDS {
         limiter.sweep();
     }
-    let levels = levels(&limiter, &attach(&limiter, 1), &rules, cost(1));
-    assert_eq!(levels[1].0.remaining, 6);
+    let states = states(&limiter, &attach(&limiter, 1), &rules, cost(1));
+    assert_eq!(states[1].0.remaining, 6);
     for group in limiter.take_changed() {
         group.take_balances();
     }
@@ -323,7 +325,7 @@ fn windows_that_were_saved_go_on() {
     }
     let saved: Vec<_> = (0..)
         .map_while(|part| limiter.windows(part))
-        .flatten()
+        .flat_map(|saved| saved.sets)
         .collect();
     let [(id, windows)] = saved.as_slice() else {
         panic!("{saved:?}");
@@ -334,8 +336,8 @@ fn windows_that_were_saved_go_on() {
     let next = MemoryLimiter::new(later.clone().into(), TimeZone::utc(), 16, 16);
     let group = next.attach(*id, &mut || Ok(windows.clone())).unwrap();
     let left = |next: &MemoryLimiter| -> Vec<u64> {
-        let levels = levels(next, &group, &rules, cost(1)).into_iter();
-        levels.map(|(level, _)| level.remaining).collect()
+        let states = states(next, &group, &rules, cost(1)).into_iter();
+        states.map(|(level, _)| level.remaining).collect()
     };
     assert_eq!(left(&next), [2, 12]);
     // The first hit came 40 seconds before.
@@ -363,7 +365,7 @@ fn keys_share_the_limits_of_their_organization_and_nothing_else() {
             org: Some(&org),
             org_id: OrgId(1),
         };
-        let admit = |_| limiter.take(groups, &[&rules], cost(1));
+        let admit = |_| limiter.take(Demand::new(Subjects::Key(groups), &[&rules]));
         admitted.push((0..4).map(admit).filter(|o| is_admitted(o.clone())).count());
     }
     assert_eq!(admitted, [3, 2, 0]);
@@ -397,23 +399,23 @@ fn nothing_is_given_back_of_what_was_reserved_before_a_reset() {
     let (limiter, _) = limiter(16);
     let group = attach(&limiter, 1);
     let rules = [per_minute(10)];
-    let admission = |at| AdmittedRequest {
-        at,
+    let lists = [&rules[..]];
+    let demand = Demand {
         cost: cost(6),
-        receipt: &None,
+        ..Demand::new(alone(&group), &lists)
     };
-    let left = || levels(&limiter, &group, &rules, cost(1))[0].0.remaining;
+    let left = || states(&limiter, &group, &rules, cost(1))[0].0.remaining;
     let Admission::Admitted(before, _) = admit(&limiter, &group, &rules, cost(6)) else {
         panic!("refused");
     };
-    limiter.reset(alone(&group), &[&rules]).unwrap();
+    limiter.reset(demand).unwrap();
     assert_eq!(left(), 10);
     // Another request within the same grain: its hits are not given back to the first.
     assert!(is_admitted(admit(&limiter, &group, &rules, cost(6))));
-    limiter.settle(alone(&group), &[&rules], admission(before.at), 0);
+    limiter.settle(demand, before.at, &None, 0);
     assert_eq!(left(), 4);
     // More than was reserved is charged all the same.
-    limiter.settle(alone(&group), &[&rules], admission(before.at), 8);
+    limiter.settle(demand, before.at, &None, 8);
     assert_eq!(left(), 2);
 }
 

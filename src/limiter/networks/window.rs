@@ -110,7 +110,7 @@ fn full_at(rule: &IpRule<'_>, cost: NonZeroU32) -> u32 {
     let amount = u32::try_from(rule.limit.amount.get()).unwrap_or(u32::MAX);
     match rule.counts {
         Counts::Strikes(_) => amount / 2 + 1,
-        Counts::Requests(_) => amount.saturating_sub(cost.get() - 1).max(1),
+        _ => amount.saturating_sub(cost.get() - 1).max(1),
     }
 }
 

@@ -207,17 +207,23 @@ pub(super) struct Answer {
     /// By the clock of the server.
     pub(super) at: u64,
     pub(super) is_admitted: bool,
-    pub(super) standings: Vec<LockStatus>,
+    pub(super) standings: Vec<CounterReply>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LockStatus {
+pub(super) struct CounterReply {
     pub(super) remaining: u64,
     /// `None` for never.
     pub(super) grows_in: Option<u64>,
     /// `None` for never; 0 if there was room.
     pub(super) room_in: Option<u64>,
     pub(super) balance: Balance,
+}
+
+impl CounterReply {
+    pub(super) fn has_room(&self) -> bool {
+        self.room_in == Some(0)
+    }
 }
 
 impl Answer {
@@ -231,14 +237,14 @@ impl Answer {
             return Err(Failed);
         };
         let unsigned = |value: i64| u64::try_from(value).ok();
-        let standings = standings.chunks_exact(5).map(|lock_status| {
-            Some(LockStatus {
-                remaining: unsigned(lock_status[0])?,
-                grows_in: unsigned(lock_status[1]),
-                room_in: unsigned(lock_status[2]),
+        let standings = standings.chunks_exact(5).map(|values| {
+            Some(CounterReply {
+                remaining: unsigned(values[0])?,
+                grows_in: unsigned(values[1]),
+                room_in: unsigned(values[2]),
                 balance: Balance::stored(
-                    unsigned(lock_status[3])?,
-                    Timestamp::from_unix_millis(unsigned(lock_status[4])?),
+                    unsigned(values[3])?,
+                    Timestamp::from_unix_millis(unsigned(values[4])?),
                 ),
             })
         });

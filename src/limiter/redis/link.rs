@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::call::{Action, Answer, Call, Counter};
-use super::group_of;
+use super::names::group_of;
 use super::server::{Connection, Servers};
 use crate::limiter::exhausted::Exhausted;
 use crate::store::OpenError;

@@ -1,11 +1,15 @@
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::server_for_tests::Redis;
 use super::*;
+use crate::counter::Subject;
+use crate::limiter::CounterSets;
+use crate::lockout::AuthFailure;
 use crate::model::{KeyId, OrgId};
 use crate::time::{ManualClock, Timestamp};
 
@@ -52,19 +56,21 @@ impl Client {
         }
     }
 
-    fn groups(&self) -> CounterSets<'_> {
-        CounterSets {
+    fn subjects(&self) -> Subjects<'_> {
+        Subjects::Key(CounterSets {
             key: &self.key,
             org: None,
             org_id: self.org,
-        }
+        })
     }
 
     fn admit(&self, limiter: &RedisLimiter, rules: &[Rule], asked: u32) -> Admission {
-        let deadline = Deadline::default();
-        let lists = [rules];
-        let reply = limiter.admit(self.groups(), &lists, cost(asked), &deadline);
-        block_on(reply.get())
+        let (lists, deadline) = ([rules], Deadline::default());
+        let demand = Demand {
+            cost: cost(asked),
+            ..Demand::new(self.subjects(), &lists)
+        };
+        block_on(limiter.admit(demand, &deadline).get())
     }
 
     fn admits(&self, limiter: &RedisLimiter, rules: &[Rule]) -> bool {
@@ -72,9 +78,29 @@ impl Client {
     }
 
     fn remaining(&self, limiter: &RedisLimiter, rules: &[Rule]) -> u64 {
-        limiter.levels(self.groups(), &[rules], cost(1))[0]
-            .0
-            .remaining
+        self.state(limiter, rules).remaining
+    }
+
+    fn state(&self, limiter: &RedisLimiter, rules: &[Rule]) -> LimitState {
+        limiter.states(Demand::new(self.subjects(), &[rules]))[0].0
+    }
+
+    fn reset(&self, limiter: &RedisLimiter, rules: &[Rule]) {
+        let reset = limiter.reset(Demand::new(self.subjects(), &[rules]));
+        reset.unwrap();
+    }
+
+    /// Settles a request of cost 3.
+    fn settle(&self, limiter: &RedisLimiter, rules: &[Rule], admitted: &Admission, actual: u64) {
+        let Admission::Admitted(state, receipt) = admitted else {
+            panic!("{admitted:?}");
+        };
+        let lists = [rules];
+        let demand = Demand {
+            cost: cost(3),
+            ..Demand::new(self.subjects(), &lists)
+        };
+        limiter.settle(demand, state.at, receipt, actual);
     }
 }
 
@@ -120,17 +146,13 @@ fn every_key_expires_is_in_the_slot_of_its_group_and_names_nobody() {
         "9 concurrent",
     ]);
     assert!(client.admits(&limiter, &rules));
-    limiter.reset(client.groups(), &[&rules]).unwrap();
+    client.reset(&limiter, &rules);
     assert!(client.admits(&limiter, &rules));
-    let counts = Counts::Requests("login".into());
-    let limit = "9/min".parse().unwrap();
-    let network = "203.0.113.77/32".parse().unwrap();
-    let of_network = [IpRule {
-        counts: &counts,
-        limit,
-    }];
+    let of_address = [self::rules(&["9/min"])];
+    let lists = of_address.each_ref().map(|rules| &rules[..]);
+    let address = Subjects::Address("203.0.113.77".parse().unwrap());
     let deadline = Deadline::default();
-    block_on(limiter.hit(network, &of_network, cost(1), &deadline).get());
+    block_on(limiter.admit(Demand::new(address, &lists), &deadline).get());
 
     let keys: Vec<String> = server.run("KEYS *");
     assert_eq!(keys.len(), rules.len() + 2, "{keys:?}");
@@ -178,18 +200,10 @@ fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
     assert!(!client.admits(&limiter, &rules));
     assert_eq!(asked(), 3);
     // What is given back here is known at once.
-    let Admission::Admitted(level, receipt) = first else {
-        panic!("{first:?}");
-    };
-    let admission = AdmittedRequest {
-        at: level.at,
-        cost: cost(3),
-        receipt: &receipt,
-    };
-    limiter.settle(client.groups(), &[&rules], admission, 1);
+    client.settle(&limiter, &rules, &first, 1);
     assert!(client.admits(&limiter, &rules));
     assert!(!client.admits(&limiter, &rules));
-    limiter.reset(client.groups(), &[&rules]).unwrap();
+    client.reset(&limiter, &rules);
     assert!(client.admits(&limiter, &rules));
 }
 
@@ -214,24 +228,17 @@ fn room_that_one_process_makes_is_seen_by_another_at_once() {
     let (here, there) = (open(), open());
     let (one, other) = (Client::new(&here, 1), Client::new(&there, 1));
     let rules = rules(&["3/min", "3 daily", "3 credits"]);
-    let Admission::Admitted(level, receipt) = one.admit(&here, &rules, 3) else {
-        panic!("there is room");
-    };
+    let admitted = one.admit(&here, &rules, 3);
     let asked = || server.calls("evalsha");
     let is_remembered = || {
         let before = asked();
         !other.admits(&there, &rules) && asked() == before
     };
     until("the refusal is remembered", is_remembered);
-    let admission = AdmittedRequest {
-        at: level.at,
-        cost: cost(3),
-        receipt: &receipt,
-    };
-    here.settle(one.groups(), &[&rules], admission, 2);
+    one.settle(&here, &rules, &admitted, 2);
     until("the refund is seen", || other.admits(&there, &rules));
     until("the refusal is remembered again", is_remembered);
-    here.reset(one.groups(), &[&rules]).unwrap();
+    one.reset(&here, &rules);
     until("the reset is seen", || other.admits(&there, &rules));
 }
 
@@ -256,24 +263,23 @@ fn names_of_limits_and_routes_are_never_mistaken_for_each_other() {
         "1 credits",
         "1 concurrent",
     ];
+    let rule = |limit: &str, route: Option<&str>, subject| Rule {
+        counts: route.map_or(Counts::All, |route| Counts::Route(route.into())),
+        ..Rule::new(limit.parse().unwrap(), subject)
+    };
+    let group = limiter.names.group(client.subjects());
     let mut names = BTreeSet::new();
     for (route, limit) in routes
         .iter()
         .flat_map(|route| limits.map(|limit| (*route, limit)))
     {
         for subject in [Subject::Key, Subject::Org] {
-            let rule = Rule {
-                route: route.map(Arc::from),
-                ..Rule::new(limit.parse().unwrap(), subject)
-            };
-            let name = limiter.names.of_rule(client.groups(), &rule);
+            let rule = rule(limit, route, subject);
+            let name = counter_name(&group, client.subjects(), &rule);
             assert!(names.insert(name), "{route:?} {limit}");
         }
     }
-    let rule = |limit: &str, route: Option<&str>| Rule {
-        route: route.map(Arc::from),
-        ..Rule::new(limit.parse().unwrap(), Subject::Key)
-    };
+    let rule = |limit: &str, route| rule(limit, route, Subject::Key);
     assert!(client.admits(&limiter, &[rule("1/min shadow", None)]));
     assert!(client.admits(&limiter, &[rule("1/min", Some("shadow"))]));
     assert!(!client.admits(&limiter, &[rule("1/min", Some("shadow"))]));
@@ -358,7 +364,7 @@ fn a_wrong_calendar_of_one_process_delays_or_repeats_no_quota() {
             assert!(one.admits(&wrong, &rules), "{text}");
             assert!(one.admits(&wrong, &rules), "{text}");
             assert!(!one.admits(&wrong, &rules), "{text}");
-            let level = right.levels(other.groups(), &[&rules], cost(1))[0].0;
+            let level = other.state(&right, &rules);
             let wait = level.resets_at.since(level.at).as_secs();
             assert!(
                 level.remaining == 0 && wait <= longest * 3_600,
@@ -408,13 +414,13 @@ fn a_server_that_forgets_when_it_is_full_is_refused() {
 fn a_server_that_is_set_to_forget_later_is_noticed() {
     let server = Redis::start();
     let limiter = limiter(&server);
-    let is_up = || limiter.health().unwrap().is_up;
+    let is_up = || limiter.status().health.unwrap().is_up;
     assert!(is_up());
     let _: () = server.run("CONFIG SET maxmemory-policy volatile-ttl");
     until("it is noticed", || !is_up());
-    let problem = limiter.health().unwrap().problem.unwrap();
+    let problem = limiter.status().health.unwrap().problem.unwrap();
     assert!(problem.contains("`volatile-ttl`"), "{problem}");
-    let warnings = limiter.warnings();
+    let warnings = limiter.status().warnings;
     assert!(warnings[0].contains("`volatile-ttl`"), "{warnings:?}");
     // Its counters still hold.
     let client = Client::new(&limiter, 1);
@@ -423,7 +429,7 @@ fn a_server_that_is_set_to_forget_later_is_noticed() {
     assert!(!client.admits(&limiter, &rules));
     let _: () = server.run("CONFIG SET maxmemory-policy noeviction");
     until("it is noticed", is_up);
-    assert_eq!(limiter.warnings(), Vec::<String>::new());
+    assert_eq!(limiter.status().warnings, Vec::<String>::new());
 }
 
 #[test]
@@ -440,7 +446,8 @@ fn a_call_that_found_no_answer_in_time_is_not_sent_again() {
     until("the call has run", || server.calls("evalsha") == before + 1);
     assert!(
         limiter
-            .warnings()
+            .status()
+            .warnings
             .iter()
             .any(|w| w.contains("1 calls failed or came late"))
     );
@@ -459,7 +466,7 @@ fn what_decides_without_a_server_is_what_was_chosen() {
         let rules = rules(&["1/h"]);
         until("it is known", || {
             client.admit(limiter, &rules, 1);
-            !limiter.warnings().is_empty()
+            !limiter.status().warnings.is_empty()
         });
         client.admit(limiter, &rules, 1)
     });
@@ -477,7 +484,8 @@ fn what_decides_without_a_server_is_what_was_chosen() {
         let rules = rules(&["1/h"]);
         until("it is asked again", || {
             !limiter
-                .warnings()
+                .status()
+                .warnings
                 .iter()
                 .any(|warning| warning.contains("cannot be asked"))
         });
@@ -530,16 +538,13 @@ fn whoever_gives_up_before_the_answer_holds_no_slot() {
     for _ in 0..20 {
         let deadline = Deadline::default();
         let lists = [&rules[..]];
-        let mut reply = Box::pin(
-            limiter
-                .admit(client.groups(), &lists, cost(1), &deadline)
-                .get(),
-        );
+        let demand = Demand::new(client.subjects(), &lists);
+        let mut reply = Box::pin(limiter.admit(demand, &deadline).get());
         let polled = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         drop(reply);
         // What has come already is for its receiver to give back.
         if let Poll::Ready(Admission::Admitted(_, receipt)) = polled {
-            limiter.release(client.groups(), &lists, &receipt);
+            limiter.release(demand, &receipt);
         }
         until("the slot is free", || {
             client.remaining(&limiter, &rules) == 1
@@ -551,20 +556,16 @@ fn whoever_gives_up_before_the_answer_holds_no_slot() {
 fn an_address_that_another_node_forgave_has_no_strikes() {
     let server = Redis::start();
     let (here, there) = (limiter(&server), limiter(&server));
-    let network = "203.0.113.77/32".parse().unwrap();
-    let counts = Counts::Strikes(AuthFailure::BadKey);
-    let limit = "1/min".parse().unwrap();
-    let rules = [IpRule {
-        counts: &counts,
-        limit,
+    let rules = [Rule {
+        counts: Counts::Strikes(AuthFailure::BadKey),
+        ..Rule::new("1/min".parse().unwrap(), Subject::Address)
     }];
-    let strikes = || {
-        let deadline = Deadline::default();
-        block_on(here.hit(network, &rules, cost(1), &deadline).get())
-    };
+    let lists = [&rules[..]];
+    let demand = Demand::new(Subjects::Address("203.0.113.77".parse().unwrap()), &lists);
+    let strikes = || block_on(here.admit(demand, &Deadline::default()).get());
     assert!(matches!(strikes(), Admission::Admitted(..)));
     assert!(matches!(strikes(), Admission::Refused(..)));
-    there.forget(network).unwrap();
+    there.reset(demand).unwrap();
     assert!(matches!(strikes(), Admission::Admitted(..)));
 }
 
@@ -576,7 +577,7 @@ fn an_answer_that_nobody_takes_holds_no_slot() {
     let slots = rules(&["1 concurrent"]);
     let deadline = Deadline::default();
     let lists = [&slots[..]];
-    let reply = limiter.admit(client.groups(), &lists, cost(1), &deadline);
+    let reply = limiter.admit(Demand::new(client.subjects(), &lists), &deadline);
     // Answers come in the order in which they were asked for.
     assert!(other.admits(&limiter, &rules(&["9/min"])));
     assert_eq!(client.remaining(&limiter, &slots), 0);

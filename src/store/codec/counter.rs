@@ -1,7 +1,5 @@
 //! Counters that go on after a restart: balances and windows.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use super::record::{V2, decode, decode_as, encode, encode_as};
@@ -60,10 +58,21 @@ fn stored(SavedCounter { id, value }: &SavedCounter) -> Option<StoredCounter> {
         _ => return None,
     };
     Some(StoredCounter {
-        route: id.route.as_deref().map(str::to_owned),
+        route: route(&id.counts),
         shadow: id.shadow,
         value,
     })
+}
+
+fn route(counts: &Counts) -> Option<String> {
+    match counts {
+        Counts::Route(name) => Some(name.to_string()),
+        _ => None,
+    }
+}
+
+fn counts(route: Option<String>) -> Counts {
+    route.map_or(Counts::All, |name| Counts::Route(name.into()))
 }
 
 pub(crate) fn decode_counters(bytes: &[u8]) -> Result<Vec<SavedCounter>, StoreError> {
@@ -85,7 +94,7 @@ impl StoredCounter {
             StoredValue::Credits(used, at) => (Period::Credits(None), balance(used, at)),
         };
         let id = CounterId {
-            route: self.route.map(Arc::from),
+            counts: counts(self.route),
             period,
             shadow: self.shadow,
         };
@@ -146,7 +155,7 @@ pub(crate) fn encode_balance_id(id: &CounterId) -> Result<Option<Vec<u8>>, Store
         Period::Sliding(_) | Period::Concurrent => return Ok(None),
     };
     let stored = StoredId {
-        route: id.route.as_deref().map(str::to_owned),
+        route: route(&id.counts),
         shadow: id.shadow,
         period,
     };
@@ -157,7 +166,7 @@ pub(crate) fn encode_balance_id(id: &CounterId) -> Result<Option<Vec<u8>>, Store
 pub(crate) fn decode_balance_id(bytes: &[u8]) -> Result<CounterId, StoreError> {
     let stored: StoredId = decode("a balance", bytes)?;
     Ok(CounterId {
-        route: stored.route.map(Arc::from),
+        counts: counts(stored.route),
         period: match stored.period {
             StoredSpan::Day => Period::Day,
             StoredSpan::Month => Period::Month,
@@ -181,6 +190,7 @@ enum StoredCounts {
     BadKeys,
     MissingKeys,
     Requests(String),
+    Route(String),
 }
 
 pub(crate) fn encode_network(saved: &SavedIpCounters) -> Result<Vec<u8>, StoreError> {
@@ -190,6 +200,8 @@ pub(crate) fn encode_network(saved: &SavedIpCounters) -> Result<Vec<u8>, StoreEr
             Counts::Strikes(AuthFailure::BadKey) => StoredCounts::BadKeys,
             Counts::Strikes(AuthFailure::MissingKey) => StoredCounts::MissingKeys,
             Counts::Requests(name) => StoredCounts::Requests(name.to_string()),
+            Counts::Route(name) => StoredCounts::Route(name.to_string()),
+            Counts::All => return Err(damaged("a window counts nothing of an address")),
         },
         full_at: saved.full_at,
         is_shadow: saved.is_shadow,
@@ -208,6 +220,7 @@ pub(crate) fn decode_network(bytes: &[u8]) -> Result<SavedIpCounters, StoreError
             StoredCounts::BadKeys => Counts::Strikes(AuthFailure::BadKey),
             StoredCounts::MissingKeys => Counts::Strikes(AuthFailure::MissingKey),
             StoredCounts::Requests(name) => Counts::Requests(name.into()),
+            StoredCounts::Route(name) => Counts::Route(name.into()),
         },
         length,
         full_at: stored.full_at,
@@ -229,7 +242,7 @@ mod tests {
     fn counters_come_back() {
         let balance = Balance::stored(7, Timestamp::from_unix_millis(9));
         let id = |period, shadow| CounterId {
-            route: Some("orders".into()),
+            counts: Counts::Route("orders".into()),
             period,
             shadow,
         };

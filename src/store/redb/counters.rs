@@ -56,11 +56,7 @@ pub(super) fn old_quota(
         OffsetDateTime::new_utc(date, Time::MIDNIGHT).into()
     });
     Ok(Some(SavedCounter {
-        id: CounterId {
-            route: None,
-            period: Period::Month,
-            shadow: false,
-        },
+        id: CounterId::plain(Period::Month),
         value: SavedValue::Balance(Balance::stored(used, TimeZone::utc().end_of_month(start))),
     }))
 }

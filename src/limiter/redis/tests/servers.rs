@@ -33,7 +33,7 @@ fn a_cluster_keeps_each_group_on_one_of_its_nodes() {
     for id in 1..=20 {
         let client = Client::new(&limiter, id);
         let admitted = (0..5).filter(|_| client.admits(&limiter, &rules)).count();
-        assert_eq!(admitted, 2, "{:?}", limiter.warnings());
+        assert_eq!(admitted, 2, "{:?}", limiter.status().warnings);
     }
     let keys = nodes.each_ref().map(|node| node.run::<usize>("DBSIZE"));
     assert!(
@@ -59,7 +59,7 @@ fn room_in_a_cluster_is_announced_by_each_node_to_all() {
         let [one, other] = limiters.each_ref().map(|limiter| Client::new(limiter, id));
         assert!(one.admits(&limiters[0], &rules));
         assert!(!other.admits(&limiters[1], &rules));
-        limiters[0].reset(one.groups(), &[&rules]).unwrap();
+        one.reset(&limiters[0], &rules);
         until("the reset is seen", || other.admits(&limiters[1], &rules));
     }
 }
