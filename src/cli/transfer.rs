@@ -1,22 +1,23 @@
-//! What `export` and `import` share: a target, how far it is, and what has moved.
+//! Copying records to another store, shared by `export` and `import`.
 
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::failure::CliError;
+use super::error::CliError;
+use super::exit::Exit;
 use super::render::Panel;
 use super::session::{SessionError, by_this_user, open_in_turn};
-use super::{Cli, print};
+use super::settings::Cli;
 use crate::guard::Config;
 use crate::keyguard::KeyGuard;
 use crate::store::transfer::TransferStats;
 use crate::store::{OpenError, StoreError};
 
-/// Opens a store that nobody else may use meanwhile.
-pub(super) fn open(place: &Path, config: Config) -> Result<KeyGuard, CliError> {
-    match open_in_turn(place, &config.socket(false)) {
+/// Opens a store for this process alone.
+pub(super) fn open(db: &Path, config: Config) -> Result<KeyGuard, CliError> {
+    match open_in_turn(db, &config.socket(false)) {
         Ok(guard) => Ok(guard),
         Err(SessionError::Open(OpenError::InUse { path, holder })) => Err(CliError::Held {
             file: path,
@@ -26,68 +27,59 @@ pub(super) fn open(place: &Path, config: Config) -> Result<KeyGuard, CliError> {
     }
 }
 
-/// Has `fill` move so many organizations and keys to a target, and enters that in its audit log.
-pub(super) fn fill(
+/// Runs `copy` into a target with a progress bar on `total` organizations and keys, and adds an entry to
+/// the target's audit log.
+pub(super) fn transfer(
     target: KeyGuard,
-    organizations_and_keys: u64,
-    fill: impl FnOnce(&KeyGuard, &mut dyn FnMut(&TransferStats)) -> Result<TransferStats, StoreError>,
+    total: u64,
+    copy: impl FnOnce(&KeyGuard, &mut dyn FnMut(&TransferStats)) -> Result<TransferStats, StoreError>,
 ) -> Result<TransferStats, CliError> {
-    let bar = bar(organizations_and_keys);
-    let moved = fill(&target, &mut |moved| show(&bar, moved));
-    bar.finish_and_clear();
-    let moved = moved.map_err(CliError::moving)?;
-    let audit = by_this_user(&target).audit_context("import", None, as_json(&moved));
-    let noted = target.inner.store().note(&audit);
-    noted.map_err(CliError::moving)?;
-    target.close()?;
-    Ok(moved)
-}
-
-/// On standard error, if that is a terminal.
-fn bar(len: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {msg}");
-    let bar = ProgressBar::new(len);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len}  {msg}") {
+        bar.set_style(style);
     }
-}
-
-fn show(bar: &ProgressBar, moved: &TransferStats) {
-    bar.set_position(moved.orgs + moved.keys);
-    bar.set_message(match moved.totals {
-        0 => "organizations and keys".to_owned(),
-        totals => format!("{totals} rows of totals"),
+    let copied = copy(&target, &mut |copied| {
+        bar.set_position(copied.orgs + copied.keys);
+        bar.set_message(match copied.totals {
+            0 => "organizations and keys".to_owned(),
+            totals => format!("{totals} rows of totals"),
+        });
     });
+    bar.finish_and_clear();
+    let copied = copied?;
+    let audit = by_this_user(&target).audit_context("import", None, as_json(&copied));
+    target.inner.store().note(&audit)?;
+    target.close()?;
+    Ok(copied)
 }
 
-/// Says what has moved, and what to do next.
+/// Prints how much was copied, and the next command to type.
 pub(super) fn report(
     cli: &Cli,
     title: &'static str,
-    moved: &TransferStats,
+    copied: &TransferStats,
     next: &str,
-) -> Result<(), CliError> {
-    if cli.json {
-        return cli.print_json(&as_json(moved));
-    }
-    let panel = Panel::new(title)
-        .line("organizations", moved.orgs)
-        .line("keys", moved.keys)
-        .line("balances", moved.balances)
-        .line("locks", moved.locks)
-        .line("rows of totals", moved.totals)
-        .copied("next", next);
-    print(&panel.render(cli.look))
+) -> Result<Exit, CliError> {
+    cli.print(&as_json(copied), |look| {
+        Panel::new(title)
+            .line("organizations", copied.orgs)
+            .line("keys", copied.keys)
+            .line("balances", copied.balances)
+            .line("locks", copied.locks)
+            .line("rows of totals", copied.totals)
+            .copied("next", next)
+            .render(look)
+    })?;
+    Ok(Exit::Done)
 }
 
-fn as_json(moved: &TransferStats) -> Value {
+fn as_json(copied: &TransferStats) -> Value {
     json!({
-        "organizations": moved.orgs,
-        "keys": moved.keys,
-        "credentials": moved.credentials,
-        "balances": moved.balances,
-        "locks": moved.locks,
-        "totals": moved.totals,
+        "organizations": copied.orgs,
+        "keys": copied.keys,
+        "credentials": copied.credentials,
+        "balances": copied.balances,
+        "locks": copied.locks,
+        "totals": copied.totals,
     })
 }

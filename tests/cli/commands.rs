@@ -319,8 +319,8 @@ fn a_key_goes_by_its_id_or_its_whole_prefix_and_by_nothing_shorter() {
                 &["rotate-key", text],
                 &["update-key", text, "--label", "x"],
                 &["reset", text],
-                &["lift", text, "--limit", "default", "--for", "1h"],
-                &["lift", text, "--limit", "default", "--end"],
+                &["override-limit", text, "--limit", "default", "--for", "1h"],
+                &["override-limit", text, "--limit", "default", "--end"],
             ];
             for command in commands {
                 let error = refused(dir.path(), command);
@@ -355,7 +355,7 @@ fn a_check_says_where_no_key_is_looked_at() {
         .key;
     kg.admin().revoke_key(key.id).unwrap();
     let open = done(dir.path(), &["check", "1", "--path", "/about"]);
-    assert!(open.contains("key: not looked at"), "{open}");
+    assert!(open.contains("key: not checked"), "{open}");
     let open = done(dir.path(), &["check", "1", "--path", "/about", "--json"]);
     assert!(open.contains(r#""key_checked":false"#), "{open}");
     let output = run(dir.path(), &["check", "1", "--path", "/api", "--json"]);

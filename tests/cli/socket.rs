@@ -115,8 +115,8 @@ fn a_rotation_that_fails_after_its_text_was_shown_says_whether_that_is_in_force(
         assert_eq!(output.status.code(), Some(1));
         let error = String::from_utf8(output.stderr).unwrap();
         let expected = match is_gone {
-            true => "the text shown is not in force: there is no data file",
-            false => "it is not known whether the text shown is in force",
+            true => "the printed key is not in force: there is no data file",
+            false => "it is not known whether the printed key is in force",
         };
         assert!(error.contains(expected), "{error}");
     }

@@ -595,7 +595,7 @@ fn an_export_goes_to_another_place_of_the_same_secret() {
     .unwrap();
     for same in ["./keyguard.redb", "link.redb"] {
         let said = refused(dir.path(), &["export", "--to", same]);
-        assert!(said.contains("where the data are already"), "{said}");
+        assert!(said.contains("is the source of the export"), "{said}");
     }
     drop(KeyGuard::open(dir.path().join("other.redb"), Config::new("another one")).unwrap());
     let said = refused(dir.path(), &["export", "--to", "other.redb"]);

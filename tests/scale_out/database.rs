@@ -120,7 +120,7 @@ fn what_the_program_refuses_on_a_database_shows_no_password_either() {
     let said = refused(&url, &["revoke-key", "7"]);
     assert!(said.contains("next:  keyguard --db URL"), "{said}");
     let said = refused(&url, &["export", "--to", &url]);
-    assert!(said.contains("where the data are already"), "{said}");
+    assert!(said.contains("is the source of the export"), "{said}");
     let said = refused(&url, &["--secret", "another one", "stats"]);
     assert!(said.contains("another secret"), "{said}");
     let absent = url.replace("/db", "/absent");

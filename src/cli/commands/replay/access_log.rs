@@ -1,4 +1,4 @@
-//! Lines of access logs in the common and the combined format.
+//! Access logs in the common and combined formats.
 
 use jiff::fmt::strtime;
 
@@ -6,7 +6,7 @@ use crate::model::Method;
 use crate::net::ClientIp;
 use crate::time::Timestamp;
 
-/// One request of a log.
+/// A request of a log.
 #[derive(Debug, PartialEq)]
 pub(super) struct Entry<'a> {
     pub(super) ip: ClientIp,
@@ -17,28 +17,30 @@ pub(super) struct Entry<'a> {
     pub(super) target: &'a str,
 }
 
-/// The request of a line: `HOST IDENT USER [TIME] "METHOD TARGET PROTOCOL" …`. `None` if it is none.
-pub(super) fn entry(line: &str) -> Option<Entry<'_>> {
-    let (host, rest) = line.split_once(' ')?;
-    let (_ident, rest) = rest.split_once(' ')?;
-    // A user may have spaces in it.
-    let (user, rest) = rest.split_once(" [")?;
-    let (time, rest) = rest.split_once("] \"")?;
-    let request = &rest[..closing_quote(rest)?];
-    let (method, rest) = request.split_once(' ')?;
-    let target = rest
-        .rsplit_once(" HTTP/")
-        .map_or(rest, |(target, _)| target);
-    Some(Entry {
-        ip: host.parse().ok()?,
-        user: (user != "-").then_some(user),
-        time: time_of(time)?,
-        method: method.into(),
-        target,
-    })
+impl<'a> Entry<'a> {
+    /// Parses a line: `HOST IDENT USER [TIME] "METHOD TARGET PROTOCOL" …`.
+    pub(super) fn parse(line: &'a str) -> Option<Self> {
+        let (host, rest) = line.split_once(' ')?;
+        let (_ident, rest) = rest.split_once(' ')?;
+        // The name of a user may contain spaces.
+        let (user, rest) = rest.split_once(" [")?;
+        let (time, rest) = rest.split_once("] \"")?;
+        let request = &rest[..closing_quote(rest)?];
+        let (method, rest) = request.split_once(' ')?;
+        let target = rest
+            .rsplit_once(" HTTP/")
+            .map_or(rest, |(target, _)| target);
+        Some(Self {
+            ip: host.parse().ok()?,
+            user: (user != "-").then_some(user),
+            time: parse_time(time)?,
+            method: method.into(),
+            target,
+        })
+    }
 }
 
-/// Where the text ends that a quote has begun; one behind a backslash is part of it.
+/// Returns the position of the first quote without a backslash before it.
 fn closing_quote(text: &str) -> Option<usize> {
     let mut is_escaped = false;
     text.bytes().position(|byte| {
@@ -48,8 +50,8 @@ fn closing_quote(text: &str) -> Option<usize> {
     })
 }
 
-/// `10/Oct/2000:13:55:36 -0700`
-fn time_of(text: &str) -> Option<Timestamp> {
+/// Parses a time such as `10/Oct/2000:13:55:36 -0700`.
+fn parse_time(text: &str) -> Option<Timestamp> {
     let time = strtime::parse("%d/%b/%Y:%H:%M:%S %z", text).ok()?;
     let millis = time.to_timestamp().ok()?.as_millisecond();
     Some(Timestamp::from_unix_millis(u64::try_from(millis).ok()?))
@@ -62,10 +64,10 @@ mod tests {
     const REST: &str = r#"[10/Oct/2000:13:55:36 -0700] "GET /a?b HTTP/1.0" 200 2326"#;
 
     #[test]
-    fn both_formats_are_read() {
+    fn both_formats_are_parsed() {
         for end in ["", r#" "http://x/" "Mozilla/4.08""#, " whatever"] {
             let line = format!("192.0.2.7 - 17 {REST}{end}");
-            let entry = entry(&line).unwrap();
+            let entry = Entry::parse(&line).unwrap();
             assert_eq!(entry.time.to_string(), "2000-10-10T20:55:36Z");
             assert_eq!((entry.user, entry.target), (Some("17"), "/a?b"));
             assert_eq!(
@@ -74,15 +76,15 @@ mod tests {
             );
         }
         let line = format!("::1 - - {REST}");
-        assert_eq!(entry(&line).unwrap().user, None);
+        assert_eq!(Entry::parse(&line).unwrap().user, None);
         let odd = r#"::1 - a b [10/Oct/2000:13:55:36 +0000] "BREW /a\"b c" 200 -"#;
-        let entry = entry(odd).unwrap();
+        let entry = Entry::parse(odd).unwrap();
         assert_eq!((entry.user, entry.target), (Some("a b"), r#"/a\"b c"#));
         assert_eq!(entry.method, Method::Other);
     }
 
     #[test]
-    fn other_lines_are_none() {
+    fn other_lines_are_not_requests() {
         for line in [
             "",
             "x",
@@ -92,7 +94,7 @@ mod tests {
             "::1 - - [10/Oct/2000:13:55:36 -0700] \"GET / HTTP/1.0",
             "::1 - - [10/Oct/2000:13:55:36 -0700] \"-\" 408 0",
         ] {
-            assert_eq!(entry(line), None, "{line}");
+            assert_eq!(Entry::parse(line), None, "{line}");
         }
     }
 }

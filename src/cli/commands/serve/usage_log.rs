@@ -1,4 +1,4 @@
-//! The file of `serve --usage-log`.
+//! The file of `--usage-log`.
 
 use std::fs::File;
 use std::io;
@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::model::Usage;
 use crate::sink::{JsonLines, UsageSink};
 
-/// Lines of JSON at the end of a file, which is opened again by its name when it was renamed, as tools
-/// do that rotate logs.
+/// A file of JSON lines that is reopened on request, for log rotation.
 pub(super) struct UsageLog {
     file: PathBuf,
     lines: JsonLines<File>,
-    /// Set to have the file opened again.
+    /// Set to request that the file be reopened.
     reopen: Arc<AtomicBool>,
 }
 
@@ -31,7 +30,7 @@ impl UsageLog {
     fn reopen(&mut self) -> io::Result<()> {
         if self.reopen.swap(false, Ordering::Relaxed) {
             let lines = JsonLines::append(&self.file);
-            // Tried again with the next batch.
+            // Retried with the next batch.
             self.lines = lines.inspect_err(|_| self.reopen.store(true, Ordering::Relaxed))?;
         }
         Ok(())

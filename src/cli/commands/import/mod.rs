@@ -1,8 +1,8 @@
-//! `import`: takes over the database of the Python package of this name.
+//! `import`: reads the database of the Python package.
 
 #[cfg(any(feature = "import", feature = "postgres"))]
 mod cell;
-mod error;
+pub(crate) mod error;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "import", feature = "postgres"))]
@@ -19,32 +19,31 @@ use std::str::FromStr;
 
 use clap::Args;
 
-pub(super) use self::error::ImportError;
-use super::failure::CliError;
-use super::transfer::{fill, open, report};
-use super::{Cli, Exit};
+use self::error::ImportError;
+use crate::cli::transfer::{open, report, transfer};
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::model::Secret;
 use crate::store::transfer::{TransferPage, take_in};
 
-/// Takes over organizations, keys, totals and what is used of this month's quotas.
+/// Import organizations, keys, totals and the used part of this month's quotas from the Python package.
 ///
-/// Tables and columns go by the names on the left or by those behind them:
+/// The names of tables and columns, with accepted alternatives in parentheses:
 ///
 ///   organizations (orgs): id, name, status (active, is_active), created_at
 ///   api_keys (keys): id, org_id (organization_id), hashed_key (key_hash, hash),
-///     active (is_active), created_at, and as far as they are there label (name),
+///     active (is_active), created_at, and if present label (name),
 ///     prefix (key_prefix), scopes, rate_limit_per_minute (rate_limit),
 ///     monthly_limit (monthly_quota), expires_at, last_used_at
-///   usage_logs (usage), if it is there: key_id (api_key_id), created_at (timestamp),
+///   usage_logs (usage), if present: key_id (api_key_id), created_at (timestamp),
 ///     status_code (status)
 ///
-/// Ids that are whole numbers stay; others are given anew, in the order of creation. Nothing is
-/// written before all of it was read. Importing again changes nothing, and adds what is new.
+/// Ids that are whole numbers are kept; other ids are replaced, in the order of creation. Nothing is
+/// written until everything has been read. Repeating an import adds only new records.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
-pub(super) struct Import {
-    /// The Python package's database. The password of a URL is better in the variable PGPASSWORD
-    // Read later: an error of the arguments would show it.
+pub(crate) struct Opts {
+    /// The database of the Python package. Prefer the variable PGPASSWORD to a password in the URL
+    // Parsed in `run`: an error of clap would print it.
     #[arg(long, value_name = "sqlite:PATH|postgres://…")]
     from: String,
 }
@@ -53,12 +52,12 @@ pub(super) struct Import {
 enum Source {
     #[cfg_attr(not(feature = "import"), allow(dead_code))]
     Sqlite(PathBuf),
-    /// It may hold a password.
+    /// A URL, which may hold a password.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     Postgres(Secret),
 }
 
-/// As SQLAlchemy writes URLs, or simply `sqlite:PATH`.
+/// Parses a URL of SQLAlchemy, or `sqlite:PATH`.
 impl FromStr for Source {
     type Err = ImportError;
 
@@ -77,17 +76,16 @@ impl FromStr for Source {
     }
 }
 
-pub(super) fn run(cli: &Cli, import: &Import) -> Result<Exit, CliError> {
-    let pages = read(&import.from.parse()?)?;
-    let target = open(&cli.connection.db, cli.config()?)?;
+pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
+    let pages = read(&opts.from.parse()?)?;
+    let target = open(&cli.db, cli.config()?)?;
     let count = |page: &TransferPage| (page.orgs.len() + page.keys.len()) as u64;
-    let all = pages.iter().map(count).sum();
-    let moved = fill(target, all, |target, progress| {
+    let total = pages.iter().map(count).sum();
+    let copied = transfer(target, total, |target, progress| {
         take_in(&pages, target.inner.store(), progress)
     })?;
-    let next = format!("KEYGUARD_LEGACY_SECRET=… {} serve", cli.called());
-    report(cli, "Imported", &moved, &next)?;
-    Ok(Exit::Done)
+    let next = format!("KEYGUARD_LEGACY_SECRET=… {} serve", cli.program());
+    report(cli, "Imported", &copied, &next)
 }
 
 fn read(source: &Source) -> Result<Vec<TransferPage>, ImportError> {
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_are_written_as_people_write_them() {
+    fn sources_are_parsed() {
         let path = |text: &str| match text.parse() {
             Ok(Source::Sqlite(path)) => path.display().to_string(),
             Ok(Source::Postgres(_)) => "postgres".to_owned(),

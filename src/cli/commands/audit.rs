@@ -1,0 +1,68 @@
+//! `audit`
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::admin::answer::{Command, PAGE};
+use crate::cli::format::short_time;
+use crate::cli::pages;
+use crate::cli::render::{Look, Table};
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::model::AuditEntry;
+
+#[derive(Args)]
+pub(crate) struct Opts {
+    /// Only changes before the one of this number
+    #[arg(long, value_name = "NUMBER")]
+    before: Option<u64>,
+    /// The greatest number of changes to list
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
+}
+
+pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
+    let mut session = cli.session()?;
+    let entries = pages::pages(
+        &mut session,
+        |entry: &AuditEntry| entry.id,
+        |last| Command::Audit {
+            before: last.or(opts.before),
+            limit: opts.limit.min(PAGE),
+        },
+    );
+    let entries = pages::items(entries).take(opts.limit);
+    let entries: Vec<AuditEntry> = entries.collect::<Result<_, _>>()?;
+    cli.print(&entries, |look| {
+        table(&entries, look).render_or("Nothing was changed.", look)
+    })?;
+    Ok(Exit::Done)
+}
+
+fn table(entries: &[AuditEntry], look: Look) -> Table {
+    let mut table = Table::new(&[">no", "at", "by", "from", "change", ">id", "~details"]);
+    for entry in entries {
+        table.row([
+            entry.id.to_string(),
+            short_time(entry.at, look),
+            entry.actor.clone(),
+            entry.ip.to_string(),
+            entry.action.clone(),
+            entry.subject.map_or_else(String::new, |id| id.to_string()),
+            details(&entry.details),
+        ]);
+    }
+    table
+}
+
+/// Returns the fields of a request as `NAME: VALUE`, with texts unquoted and without empty lists.
+fn details(details: &Value) -> String {
+    let Value::Object(fields) = details else {
+        return details.to_string();
+    };
+    let pairs = fields.iter().filter_map(|(name, value)| match value {
+        Value::Array(items) if items.is_empty() => None,
+        Value::String(text) => Some(format!("{name}: {text}")),
+        value => Some(format!("{name}: {value}")),
+    });
+    pairs.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,28 @@
+//! `block`
+
+use std::slice;
+
+use clap::Args;
+
+use crate::admin::answer::{Block, Command};
+use crate::cli::format::lock_table;
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+
+#[derive(Args)]
+pub(crate) struct Opts {
+    /// The IP address, or a network as `list-blocks` shows it
+    ip: String,
+    /// How long the lock lasts, such as "1 hour", "90s" or "1 day", or until when, such as "4:00 PM"
+    #[arg(long = "for", value_name = "DURATION")]
+    duration: String,
+    /// Lock out of this path only [default: of all paths]
+    #[arg(long)]
+    path: Option<String>,
+}
+
+pub(crate) fn run(cli: &Cli, Opts { ip, duration, path }: Opts) -> Result<Exit, CliError> {
+    let command = Command::Block(Block { ip, path, duration });
+    cli.execute(command, |lock, look| {
+        lock_table(slice::from_ref(lock)).render(look)
+    })
+}

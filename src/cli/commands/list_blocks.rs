@@ -1,0 +1,12 @@
+//! `list-blocks`
+
+use crate::admin::answer::Command;
+use crate::cli::format::lock_table;
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::lockout::Lock;
+
+pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
+    cli.execute(Command::ListBlocks, |locks: &Vec<Lock>, look| {
+        lock_table(locks).render_or("Nobody is locked out.", look)
+    })
+}

@@ -1,0 +1,30 @@
+//! `list-orgs`
+
+use crate::admin::answer::OrgReply;
+use crate::cli::format::{limits, org_status, seconds};
+use crate::cli::pages;
+use crate::cli::render::Table;
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+
+pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
+    let mut session = cli.session()?;
+    let orgs: Vec<OrgReply> = pages::orgs(&mut session).collect::<Result<_, _>>()?;
+    cli.print(&orgs, |look| {
+        table(&orgs).render_or("No organizations yet: keyguard create-org NAME", look)
+    })?;
+    Ok(Exit::Done)
+}
+
+fn table(orgs: &[OrgReply]) -> Table {
+    let mut table = Table::new(&[">id", "~name", "status", "~limits", "created"]);
+    for OrgReply { org, .. } in orgs {
+        table.row([
+            org.id.to_string(),
+            org.name.clone(),
+            org_status(org.status).to_owned(),
+            limits(&org.limits),
+            seconds(org.created_at),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,30 @@
+//! One file per command: its arguments, `Opts`, and what it does, `run`.
+
+pub(super) mod admin_key;
+pub(super) mod audit;
+pub(super) mod block;
+pub(super) mod check;
+pub(super) mod completions;
+pub(super) mod create_key;
+pub(super) mod create_org;
+pub(super) mod export;
+pub(super) mod import;
+pub(super) mod init;
+pub(super) mod limits;
+pub(super) mod list_blocks;
+pub(super) mod list_keys;
+pub(super) mod list_orgs;
+pub(super) mod override_limit;
+pub(super) mod reload;
+pub(super) mod replay;
+pub(super) mod reset;
+pub(super) mod resume_org;
+pub(super) mod revoke_key;
+pub(super) mod rotate_key;
+#[cfg(feature = "serve")]
+pub(super) mod serve;
+pub(super) mod stats;
+pub(super) mod suspend_org;
+pub(super) mod unblock;
+pub(super) mod update_key;
+pub(super) mod update_org;

@@ -1,0 +1,18 @@
+//! `reload`
+
+use serde_json::Value;
+
+use crate::admin::answer::Command;
+use crate::cli::render::Panel;
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+
+pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
+    if cli.is_on_server() {
+        return Err(CliError::ReloadOfMany);
+    }
+    cli.execute(Command::Reload, |_: &Value, look| {
+        Panel::new("Policy reloaded")
+            .line("in force", "yes")
+            .render(look)
+    })
+}

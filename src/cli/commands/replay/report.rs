@@ -1,0 +1,183 @@
+//! The refusals of a replay.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::access_log::Entry;
+use super::redact::without_keys;
+use crate::cli::format::short_time;
+use crate::cli::output::write_line;
+use crate::cli::render::{Look, Panel, Table, escaped};
+use crate::cli::{error::CliError, settings::Cli};
+use crate::guard::Denial;
+use crate::input::text::escaped_json;
+use crate::policy;
+use crate::time::Timestamp;
+
+/// A request that the policy refuses.
+#[derive(Serialize)]
+pub(super) struct Refusal {
+    line: usize,
+    time: Timestamp,
+    ip: String,
+    key: Option<String>,
+    method: &'static str,
+    path: String,
+    status: u16,
+    reason: String,
+    rule: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn new(
+        line: usize,
+        entry: &Entry<'_>,
+        key: Option<String>,
+        denial: &Denial,
+    ) -> Self {
+        Self {
+            line,
+            time: entry.time,
+            ip: entry.ip.to_string(),
+            key,
+            method: entry.method.as_str(),
+            path: without_keys(policy::path::stored(entry.target)),
+            status: denial.status(),
+            reason: denial.reason().to_string(),
+            rule: denial.rule(),
+        }
+    }
+
+    /// Prints a line, as JSON or as text.
+    pub(super) fn print(&self, cli: &Cli) -> Result<(), CliError> {
+        if cli.json {
+            return write_line(&escaped_json(&serde_json::to_string(self)?));
+        }
+        let (client, cause) = (self.client(), self.cause());
+        let Self {
+            line,
+            time,
+            method,
+            path,
+            status,
+            ..
+        } = self;
+        write_line(&escaped(&format!(
+            "{line}: {time} {client} {method} {path}: {status} {cause}"
+        )))
+    }
+
+    fn client(&self) -> String {
+        match &self.key {
+            Some(key) => format!("key {key}"),
+            None => self.ip.clone(),
+        }
+    }
+
+    fn cause(&self) -> String {
+        match &self.rule {
+            Some(rule) => format!("{} by {rule}", self.reason),
+            None => self.reason.clone(),
+        }
+    }
+}
+
+/// The totals of a replay.
+#[derive(Default)]
+pub(super) struct Report {
+    pub(super) requests: u64,
+    refused: u64,
+    /// Lines that are not requests, and the number of the first one.
+    pub(super) unreadable: u64,
+    first_unreadable: usize,
+    /// By client and cause.
+    groups: BTreeMap<(String, String), Group>,
+}
+
+/// Refusals of one client for one cause.
+struct Group {
+    count: u64,
+    first: Timestamp,
+    last: Timestamp,
+}
+
+/// The number of groups beyond which refusals are counted in one group.
+const MAX_GROUPS: usize = 10_000;
+
+impl Report {
+    pub(super) fn add_unreadable(&mut self, line: usize) {
+        if self.unreadable == 0 {
+            self.first_unreadable = line;
+        }
+        self.unreadable += 1;
+    }
+
+    pub(super) fn add(&mut self, refusal: Refusal) {
+        self.refused += 1;
+        let mut group = (refusal.client(), refusal.cause());
+        if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(&group) {
+            group = ("others".to_owned(), String::new());
+        }
+        let time = refusal.time;
+        let group = self.groups.entry(group).or_insert(Group {
+            count: 0,
+            first: time,
+            last: time,
+        });
+        group.count += 1;
+        group.last = group.last.max(time);
+    }
+
+    pub(super) fn print(&self, cli: &Cli) -> Result<(), CliError> {
+        let groups = self.by_count();
+        let refusals = groups.iter().map(|((client, cause), group)| {
+            json!({
+                "who": client, "why": cause, "count": group.count,
+                "first": group.first, "last": group.last,
+            })
+        });
+        let json = json!({
+            "requests": self.requests,
+            "admitted": self.requests - self.refused,
+            "refused": self.refused,
+            "unreadable": self.unreadable,
+            "refusals": refusals.collect::<Vec<_>>(),
+        });
+        cli.print(&json, |look| self.view(&groups, look))
+    }
+
+    /// Returns the groups, the largest first.
+    fn by_count(&self) -> Vec<(&(String, String), &Group)> {
+        let mut groups: Vec<_> = self.groups.iter().collect();
+        groups.sort_by_key(|(_, group)| Reverse(group.count));
+        groups
+    }
+
+    fn view(&self, groups: &[(&(String, String), &Group)], look: Look) -> String {
+        let mut panel = Panel::new("Replay")
+            .line("requests", self.requests)
+            .line("admitted", self.requests - self.refused)
+            .line("refused", self.refused);
+        if self.unreadable > 0 {
+            let text = format!(
+                "{} lines, the first is {}",
+                self.unreadable, self.first_unreadable
+            );
+            panel = panel.line("no requests", text);
+        }
+        let mut table = Table::new(&["~who", "~why", ">count", "first", "last"]);
+        for ((client, cause), group) in groups {
+            table.row([
+                client.clone(),
+                cause.clone(),
+                group.count.to_string(),
+                short_time(group.first, look),
+                short_time(group.last, look),
+            ]);
+        }
+        panel.render(look) + &table.render(look)
+    }
+}

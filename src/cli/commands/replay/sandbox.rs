@@ -1,0 +1,159 @@
+//! A private guard for a replay.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::access_log::Entry;
+use super::redact::{listed_prefix, without_keys};
+use crate::admin::CreateKey;
+use crate::admin::answer::ListedKey;
+use crate::cli::pages;
+use crate::cli::session::Session;
+use crate::cli::{error::CliError, settings::Cli};
+use crate::guard::{Config, Denial, Grant, Request};
+use crate::keyguard::KeyGuard;
+use crate::model::{Key, KeyId, KeyStatus, OrgStatus};
+use crate::policy::Policy;
+use crate::time::{ManualClock, Timestamp};
+
+/// A guard in a temporary directory with copies of the current keys, whose clock is set from the log.
+pub(super) struct Sandbox {
+    guard: KeyGuard,
+    clock: ManualClock,
+    now: Timestamp,
+    /// By id and by prefix. `None` for a prefix that several keys share.
+    keys: BTreeMap<String, Option<KnownKey>>,
+    /// Dropped after the guard.
+    _directory: TempDir,
+}
+
+/// A key and its copy.
+#[derive(Clone, Copy)]
+struct KnownKey {
+    id: KeyId,
+    copy: KeyId,
+}
+
+/// The time between the creation of the keys and the first request of the log.
+const LEAD: Duration = Duration::from_secs(1);
+
+impl Sandbox {
+    /// Creates a sandbox for a log that begins at `begin`.
+    pub(super) fn new(cli: &Cli, policy: Policy, begin: Timestamp) -> Result<Self, CliError> {
+        let directory = private_directory().map_err(CliError::TempDir)?;
+        let now = begin.minus(LEAD);
+        let clock = ManualClock::starting_at(now);
+        // The copies have new texts, so that the secret protects nothing.
+        let config = Config::new("replay")
+            .policy(policy)
+            .clock(clock.clone())
+            .record_usage(false)
+            .socket(false);
+        let guard = KeyGuard::open(directory.path().join("replay.redb"), config)?;
+        let mut sandbox = Self {
+            guard,
+            clock,
+            now,
+            keys: BTreeMap::new(),
+            _directory: directory,
+        };
+        if cli.has_data() {
+            sandbox.copy_all(&mut cli.session()?)?;
+        }
+        Ok(sandbox)
+    }
+
+    fn copy_all(&mut self, session: &mut Session) -> Result<(), CliError> {
+        let mut suspended = Vec::new();
+        for listed in pages::orgs(session) {
+            let org = listed?.org;
+            let id = self.guard.admin().create_org(&org.name)?.id;
+            self.guard
+                .admin()
+                .set_org_limits(id, org.limits.iter().map(ToString::to_string))?;
+            if org.status == OrgStatus::Suspended {
+                suspended.push(id);
+            }
+        }
+        for page in pages::keys(session, None) {
+            self.copy_keys(&page?)?;
+        }
+        for id in suspended {
+            self.guard.admin().suspend_org(id)?;
+        }
+        Ok(())
+    }
+
+    fn copy_keys(&mut self, page: &[ListedKey]) -> Result<(), CliError> {
+        let requests: Vec<CreateKey> = page
+            .iter()
+            .map(|ListedKey { key, org_name }| CreateKey {
+                scopes: key.scopes.iter().map(ToString::to_string).collect(),
+                rate_limit_per_minute: Some(key.rate_limit_per_minute.get()),
+                limits: key.limits.iter().map(ToString::to_string).collect(),
+                allowed_ips: key.allowed_ips.texts(),
+                expires_at: self.expiry(key),
+                ..CreateKey::new(org_name, &key.label)
+            })
+            .collect();
+        let copies = self.guard.admin().create_keys(&requests)?;
+        for (ListedKey { key, .. }, copy) in page.iter().zip(copies) {
+            let (id, copy) = (key.id, copy.key.id);
+            if key.status == KeyStatus::Revoked {
+                self.guard.admin().revoke_key(copy)?;
+            }
+            let known = KnownKey { id, copy };
+            // An id takes precedence over an equal prefix.
+            self.keys.insert(id.to_string(), Some(known));
+            self.keys
+                .entry(key.prefix.clone())
+                .and_modify(|other| {
+                    *other = other.filter(|other| other.id.to_string() == key.prefix)
+                })
+                .or_insert(Some(known));
+        }
+        Ok(())
+    }
+
+    /// Returns the expiry of a copy. A key that expired before the log begins expires just before it:
+    /// a key cannot be created expired.
+    fn expiry(&self, key: &Key) -> Option<Timestamp> {
+        let earliest = self.now.plus(LEAD / 2);
+        key.expires_at.map(|expires_at| expires_at.max(earliest))
+    }
+
+    pub(super) fn decide(&mut self, entry: &Entry<'_>) -> Result<Grant, Denial> {
+        // Lines are written as requests end, so some are slightly out of order.
+        self.clock.advance(entry.time.since(self.now));
+        self.now = self.now.max(entry.time);
+        let no_headers: [(&str, &str); 0] = [];
+        let request = Request::new(&no_headers, entry.ip, entry.target).method(entry.method);
+        match self.find(entry) {
+            Some(known) => self.guard.decide_as(known.copy, request),
+            None => self.guard.decide(request),
+        }
+    }
+
+    /// Returns a name for the key of a request: its id if it is known.
+    pub(super) fn key_name(&self, entry: &Entry<'_>) -> Option<String> {
+        let user = entry.user?;
+        Some(match self.find(entry) {
+            Some(known) => known.id.to_string(),
+            None => without_keys(listed_prefix(user)),
+        })
+    }
+
+    fn find(&self, entry: &Entry<'_>) -> Option<KnownKey> {
+        *self.keys.get(listed_prefix(entry.user?))?
+    }
+}
+
+fn private_directory() -> std::io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("keyguard-replay-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    builder.tempdir()
+}

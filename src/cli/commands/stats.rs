@@ -1,0 +1,69 @@
+//! `stats`
+
+use std::fmt::Display;
+
+use crate::admin::Stats;
+use crate::admin::answer::Command;
+use crate::cli::render::{Look, Panel, Table};
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+
+pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
+    let stats: Stats = cli.ask(Command::Stats, view)?;
+    if !cli.json {
+        for warning in &stats.warnings {
+            cli.warn(warning);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn view(stats: &Stats, look: Look) -> String {
+    let mut panel = Panel::new("Statistics")
+        .line("organizations", stats.organizations)
+        .line("total keys", stats.total_keys)
+        .line("active keys", stats.active_keys)
+        .line("requests", stats.requests)
+        .line("requests (1h)", stats.requests_1h)
+        .line("error rate", format!("{:.2} %", 100.0 * stats.error_rate()))
+        .line("locked out", stats.locks);
+    let refused = stats.refused.iter().map(|(reason, count)| (reason, count));
+    for (name, counts) in [
+        ("refused", counts(refused)),
+        ("in shadow", counts(stats.shadowed.iter())),
+    ] {
+        if !counts.is_empty() {
+            panel = panel.line(name, counts);
+        }
+    }
+    for (name, count) in [
+        ("not recorded", stats.dropped),
+        ("not locked out", stats.unlocked),
+        ("sink failures", stats.sink_failures),
+    ] {
+        if count > 0 {
+            panel = panel.line(name, count);
+        }
+    }
+    panel.render(look) + &top_keys(stats).render(look)
+}
+
+fn counts<'a, N: Display + 'a>(counts: impl Iterator<Item = (&'a N, &'a u64)>) -> String {
+    let texts: Vec<String> = counts
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    texts.join(", ")
+}
+
+fn top_keys(stats: &Stats) -> Table {
+    let mut table = Table::new(&[">id", "top keys", "~label", "~org", ">requests"]);
+    for top in &stats.top_keys {
+        table.row([
+            top.key.id.to_string(),
+            top.key.prefix.clone(),
+            top.key.label.clone(),
+            top.org_name.clone(),
+            top.requests.to_string(),
+        ]);
+    }
+    table
+}

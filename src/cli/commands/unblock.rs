@@ -1,0 +1,25 @@
+//! `unblock`
+
+use clap::Args;
+
+use crate::admin::answer::Command;
+use crate::cli::format::lock_table;
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::lockout::Lock;
+
+#[derive(Args)]
+pub(crate) struct Opts {
+    /// The IP address, or a network as `list-blocks` shows it
+    ip: String,
+    /// Only locks of this path and of the routes that match it [default: all locks]
+    #[arg(long)]
+    path: Option<String>,
+}
+
+pub(crate) fn run(cli: &Cli, Opts { ip, path }: Opts) -> Result<Exit, CliError> {
+    cli.execute(Command::Unblock { ip, path }, |locks: &Vec<Lock>, look| {
+        let count = locks.len();
+        let s = if count == 1 { "" } else { "s" };
+        format!("Ended {count} lock{s}:\n{}", lock_table(locks).render(look))
+    })
+}

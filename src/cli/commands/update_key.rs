@@ -1,0 +1,58 @@
+//! `update-key`
+
+use clap::Args;
+
+use crate::admin::UpdateKey;
+use crate::admin::answer::Command;
+use crate::cli::args::{KeyArg, OrNone, replacement};
+use crate::cli::format::key_panel;
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::model::Key;
+use crate::time::Timestamp;
+
+#[derive(Args)]
+pub(crate) struct Opts {
+    #[command(flatten)]
+    key: KeyArg,
+    /// A new label
+    #[arg(long)]
+    label: Option<String>,
+    /// A new limit of requests in any 60 seconds
+    #[arg(long = "rate-limit", value_name = "N")]
+    rate_limit_per_minute: Option<u32>,
+    /// A new further limit; may be repeated. Replaces all further limits; `none` removes them
+    #[arg(long = "limit", value_name = "LIMIT|none")]
+    limits: Vec<String>,
+    /// IP addresses and networks from which the key is accepted from now on, or `any`
+    #[arg(long = "allow-ip", value_delimiter = ',', value_name = "A,B|any")]
+    allowed_ips: Vec<String>,
+    /// New scopes. Replace all scopes; "" removes them
+    #[arg(long, value_name = "A,B")]
+    scopes: Option<String>,
+    /// A new expiry time, or `none`
+    #[arg(long, value_name = "TIME|none")]
+    expires_at: Option<OrNone<Timestamp>>,
+    /// Accept an expired key again, although its text may have leaked since; `rotate-key` gives it a
+    /// new text
+    #[arg(long, requires = "expires_at")]
+    reactivate: bool,
+}
+
+pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
+    let key: Key = cli.session()?.get(Command::FindKey { key: opts.key.key })?;
+    let scopes = |text: String| -> Vec<String> {
+        let scopes = text.split(',').filter(|scope| !scope.is_empty());
+        scopes.map(str::to_owned).collect()
+    };
+    let command = Command::UpdateKey(UpdateKey {
+        label: opts.label,
+        scopes: opts.scopes.map(scopes),
+        rate_limit_per_minute: opts.rate_limit_per_minute,
+        limits: replacement(opts.limits, "none"),
+        allowed_ips: replacement(opts.allowed_ips, "any"),
+        expires_at: opts.expires_at.map(|time| time.0),
+        reactivate: opts.reactivate,
+        ..UpdateKey::new(key.id)
+    });
+    cli.execute(command, |key, look| key_panel("API key updated", key, look))
+}

@@ -1,0 +1,28 @@
+//! `update-org`
+
+use clap::Args;
+
+use crate::admin::answer::Command;
+use crate::cli::args::{OrgArg, replacement};
+use crate::cli::format::org_panel;
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+
+#[derive(Args)]
+pub(crate) struct Opts {
+    #[command(flatten)]
+    org: OrgArg,
+    /// A limit that all keys of the organization share, such as 1000/s; may be repeated. Replaces all
+    /// of its limits; `none` removes them
+    #[arg(long = "limit", value_name = "LIMIT|none", required = true)]
+    limits: Vec<String>,
+}
+
+pub(crate) fn run(cli: &Cli, Opts { org, limits }: Opts) -> Result<Exit, CliError> {
+    let command = Command::UpdateOrg {
+        org_name: org.org_name,
+        limits: replacement(limits, "none").unwrap_or_default(),
+    };
+    cli.execute(command, |org, look| {
+        org_panel("Organization updated", org, look)
+    })
+}

@@ -1,0 +1,193 @@
+//! Errors of the command line.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::commands::import::error::ImportError;
+use super::exit::Exit;
+use super::flags;
+use super::next::next_command;
+use super::output::{complain, escaped_lines};
+use super::render::{Table, escaped};
+use super::session::SessionError;
+use super::settings::Cli;
+use crate::admin::AdminError;
+use crate::admin::answer::Failure;
+use crate::input::text::escaped_json;
+use crate::policy::InvalidPolicy;
+use crate::store::{OpenError, StoreError, with_causes};
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The data file or database refused the command or failed.
+    #[error("{}", .0.message)]
+    Admin(Failure),
+    /// The organization of a new key does not exist.
+    #[error("{}", failure.message)]
+    NoOrg { failure: Failure, name: String },
+    #[error("the output cannot be written: {0}")]
+    Output(std::io::Error),
+    /// A new key could not be printed.
+    #[error("the key cannot be written to standard output: {source}; {outcome}")]
+    Unseen {
+        source: std::io::Error,
+        outcome: String,
+    },
+    /// A rotation failed after its key was printed.
+    #[error("{outcome}")]
+    Rotation {
+        outcome: &'static str,
+        source: Box<CliError>,
+    },
+    #[error(
+        "`reload` cannot reach the processes that share a database: send SIGHUP to each \
+         `keyguard serve` instead"
+    )]
+    ReloadOfMany,
+    #[error("the key cannot be read from standard input: {0}")]
+    Input(std::io::Error),
+    #[error("{argument}: `{}` cannot be opened: {source}", file.display())]
+    Log {
+        argument: &'static str,
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[cfg(all(feature = "serve", feature = "redis"))]
+    #[error("the URL of Redis is invalid: {0}")]
+    Stream(std::io::Error),
+    #[error(
+        "the log `{}` has no request in the common or the combined format ({lines} other lines)",
+        file.display()
+    )]
+    NoRequests { file: PathBuf, lines: u64 },
+    #[error("a temporary directory cannot be created: {0}")]
+    TempDir(std::io::Error),
+    #[error(
+        "`{}` is held by {holder}: stop that process first, so that it records nothing during the \
+         transfer",
+        file.display()
+    )]
+    Held { file: PathBuf, holder: String },
+    #[error("`{}` is the source of the export: give another destination", .0.display())]
+    SameFile(PathBuf),
+    #[error(
+        "`{}` holds another secret, under which the exported keys would be unknown: remove that file \
+         or give another destination",
+        .0.display()
+    )]
+    OtherSecret(PathBuf),
+    #[error("the secret cannot be copied to `{}`: {source}", file.display())]
+    SecretCopy {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error("the policy cannot be accepted: {0}")]
+    Policy(#[from] InvalidPolicy),
+    #[cfg(feature = "serve")]
+    #[error(transparent)]
+    Serve(#[from] crate::serve::ServeError),
+    #[error("the reply cannot be read: {0}")]
+    Reply(#[from] serde_json::Error),
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        Self::Admin(failure)
+    }
+}
+
+impl From<AdminError> for CliError {
+    fn from(error: AdminError) -> Self {
+        Self::Admin(error.into())
+    }
+}
+
+impl From<OpenError> for CliError {
+    fn from(error: OpenError) -> Self {
+        Self::Session(error.into())
+    }
+}
+
+/// The source or the target of a transfer failed.
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        AdminError::from(error).into()
+    }
+}
+
+impl CliError {
+    /// Returns the failure of an admin command, if the error is one.
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Admin(failure) | Self::NoOrg { failure, .. } => Some(failure),
+            Self::Rotation { source, .. } => source.failure(),
+            _ => None,
+        }
+    }
+
+    fn message(&self, cli: &Cli) -> String {
+        let message = match self {
+            // Its causes repeat what it says.
+            Self::Session(SessionError::Open(OpenError::Config(invalid))) => invalid.to_string(),
+            _ => with_causes(self),
+        };
+        flags::with_argument(message, &cli.command)
+    }
+
+    /// Returns whether the message quotes lines of a policy.
+    fn has_lines(&self, cli: &Cli) -> bool {
+        match self {
+            Self::Policy(_) | Self::Session(SessionError::Open(OpenError::Policy(_))) => true,
+            Self::Admin(_) => cli.command.get_name() == "reload",
+            _ => false,
+        }
+    }
+}
+
+impl Cli {
+    /// Reports the outcome of the command.
+    pub(super) fn finish(&self, outcome: Result<Exit, CliError>) -> Exit {
+        match outcome {
+            Ok(exit) => exit,
+            // A reader such as `head` has closed the pipe.
+            Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                Exit::Done
+            }
+            Err(error) => {
+                self.report(&error);
+                Exit::Refused
+            }
+        }
+    }
+
+    /// Prints an error and the next command to type to standard error.
+    fn report(&self, error: &CliError) {
+        let (message, next) = (error.message(self), next_command(error, self));
+        let failure = error.failure();
+        let candidates = failure.map_or([].as_slice(), |failure| failure.candidates.as_slice());
+        if self.json {
+            let json = json!({ "error": {
+                "code": failure.map(|failure| failure.code),
+                "message": message,
+                "candidates": candidates,
+                "next": next,
+            }});
+            return complain(&escaped_json(&json.to_string()));
+        }
+        let message = match error.has_lines(self) {
+            true => escaped_lines(&message),
+            false => escaped(&message),
+        };
+        let mut table = Table::new(&[">id", "prefix", "~label"]);
+        for key in candidates {
+            table.row([key.id.to_string(), key.prefix.clone(), key.label.clone()]);
+        }
+        let table = table.render(self.look);
+        complain(&format!("error: {message}\n{table}next:  {next}"));
+    }
+}

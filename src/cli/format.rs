@@ -1,0 +1,124 @@
+//! Views of records that several commands print.
+
+use super::render::{Look, Panel, Table};
+use crate::admin::answer::NewKeyReply;
+use crate::guard::RuleState;
+use crate::limit::Limit;
+use crate::lockout::Lock;
+use crate::model::{Key, Org, OrgStatus};
+use crate::time::Timestamp;
+
+pub(super) fn org_panel(title: &'static str, org: &Org, look: Look) -> String {
+    Panel::new(title)
+        .line("id", org.id)
+        .line("name", &org.name)
+        .line("status", org_status(org.status))
+        .line("limits", limits(&org.limits))
+        .line("created", seconds(org.created_at))
+        .render(look)
+}
+
+pub(super) fn org_status(status: OrgStatus) -> &'static str {
+    match status {
+        OrgStatus::Active => "active",
+        OrgStatus::Suspended => "suspended",
+    }
+}
+
+pub(super) fn key_panel(title: &'static str, key: &Key, look: Look) -> String {
+    key_lines(Panel::new(title), key).render(look)
+}
+
+/// A panel with the text of a key.
+pub(super) fn new_key_panel(title: &'static str, reply: &NewKeyReply, look: Look) -> String {
+    key_lines(Panel::new(title).copied("key", &reply.raw_key), &reply.key)
+        .line(
+            "note",
+            "the key is shown only once; only its hash is stored",
+        )
+        .render(look)
+}
+
+fn key_lines(panel: Panel, key: &Key) -> Panel {
+    let mut panel = panel
+        .line("id", key.id)
+        .line("label", &key.label)
+        .line("prefix", &key.prefix)
+        .line("status", key.status.as_str())
+        .line("per minute", key.rate_limit_per_minute)
+        .line("limits", limits(&key.limits))
+        .line("scopes", scopes(key))
+        .line("expires", key.expires_at.map_or("never".into(), seconds));
+    if !key.allowed_ips.is_empty() {
+        panel = panel.line("accepted from", key.allowed_ips.texts().join(", "));
+    }
+    for waived in &key.lifts {
+        let text = format!("{} until {}", waived.rule, seconds(waived.until));
+        panel = panel.line("overridden", text);
+    }
+    panel
+}
+
+pub(super) fn limits(limits: &[Limit]) -> String {
+    or_dash(limits.iter().map(Limit::to_string).collect(), ", ")
+}
+
+pub(super) fn scopes(key: &Key) -> String {
+    or_dash(key.scopes.iter().map(ToString::to_string).collect(), ",")
+}
+
+fn or_dash(texts: Vec<String>, separator: &str) -> String {
+    match texts.is_empty() {
+        true => "-".to_owned(),
+        false => texts.join(separator),
+    }
+}
+
+pub(super) fn rule_table(states: &[RuleState]) -> Table {
+    let mut table = Table::new(&["~rule", ">limit", ">remaining", ">reset"]);
+    for state in states {
+        let reset = state.reset.map(|seconds| format!("{seconds} s"));
+        table.row([
+            state.name.clone(),
+            state.limit.to_string(),
+            state.remaining.to_string(),
+            reset.unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    table
+}
+
+pub(super) fn lock_table(locks: &[Lock]) -> Table {
+    let mut table = Table::new(&["address", "~refuses", "~cause", "since", "until"]);
+    for lock in locks {
+        table.row([
+            lock.network.to_string(),
+            lock.refuses.to_string(),
+            lock.cause.to_string(),
+            seconds(lock.since),
+            seconds(lock.until),
+        ]);
+    }
+    table
+}
+
+/// A time to the second.
+pub(super) fn seconds(at: Timestamp) -> String {
+    Timestamp::from_unix_millis(at.unix_millis() / 1_000 * 1_000).to_string()
+}
+
+/// A time to the day.
+pub(super) fn day(at: Timestamp) -> String {
+    let mut text = at.to_string();
+    text.truncate("2026-11-24".len());
+    text
+}
+
+/// A time to the second; in a terminal, where space is short, without the year.
+pub(super) fn short_time(at: Timestamp, look: Look) -> String {
+    let text = seconds(at);
+    match (look.is_terminal, text.get(5..19)) {
+        (true, Some(short)) => short.replace('T', " "),
+        _ => text,
+    }
+}

@@ -1,0 +1,175 @@
+//! The command to type after an error.
+
+use std::path::Path;
+
+use super::commands::import::error::ImportError;
+use super::error::CliError;
+use super::session::{SessionError, is_served};
+use super::settings::{Cli, program_at};
+use crate::admin::answer::{Failure, FailureCode};
+#[cfg(unix)]
+use crate::admin::remote::Unreachable;
+#[cfg(all(unix, feature = "serve"))]
+use crate::serve::{ListenAddr, ServeError};
+use crate::store::OpenError;
+use crate::sys::process;
+use crate::sys::shell::quoted;
+
+/// Returns the command to type after an error.
+pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
+    let program = cli.program();
+    match error {
+        CliError::Session(error) => after_session_error(error, cli),
+        CliError::Admin(failure) => after_failure(failure, cli),
+        CliError::NoOrg { name, .. } => format!("{program} create-org {}", quoted(name)),
+        CliError::Rotation { source, .. } => next_command(source, cli),
+        CliError::Unseen { .. } => format!("{program} list-keys"),
+        CliError::ReloadOfMany => "kill -HUP PID    # of each `keyguard serve`".to_owned(),
+        CliError::Held { holder, .. } => match pid_of(holder) {
+            Some(pid) => format!("kill {pid}"),
+            None => format!("fuser {}", path(&cli.db)),
+        },
+        CliError::SameFile(_) | CliError::OtherSecret(_) | CliError::SecretCopy { .. } => {
+            format!("{program} export --to OTHER.redb")
+        }
+        CliError::Import(ImportError::MissingFeature(_, feature)) => install_with(feature),
+        CliError::Import(_) => "keyguard import --help".to_owned(),
+        CliError::Log { file, .. } => match file.parent().filter(|dir| !dir.exists()) {
+            Some(dir) if !dir.as_os_str().is_empty() => format!("mkdir -p {}", path(dir)),
+            _ => format!("ls -ld {}", path(file)),
+        },
+        CliError::NoRequests { .. } | CliError::TempDir(_) | CliError::Policy(_) => {
+            "keyguard replay --help".to_owned()
+        }
+        #[cfg(all(unix, feature = "serve"))]
+        CliError::Serve(ServeError::Listen {
+            place: ListenAddr::Unix(socket),
+            source,
+        }) if source.kind() == std::io::ErrorKind::AlreadyExists => move_away(socket),
+        #[cfg(feature = "serve")]
+        CliError::Serve(_) => format!("{program} serve --help"),
+        #[cfg(all(feature = "serve", feature = "redis"))]
+        CliError::Stream(_) => format!("{program} serve --help"),
+        CliError::Output(_) | CliError::Input(_) | CliError::Reply(_) => {
+            "keyguard --help".to_owned()
+        }
+    }
+}
+
+/// Returns the command to type after an admin command was refused or failed.
+fn after_failure(failure: &Failure, cli: &Cli) -> String {
+    let command = cli.command.get_name();
+    let next = match (failure.code, command) {
+        (FailureCode::Conflict, "export" | "import") => "list-orgs",
+        (_, "export" | "import") => "stats",
+        (FailureCode::Unavailable, _) if cli.is_on_server() => "stats",
+        (FailureCode::Unavailable, _) => return look_at_disk(&cli.db),
+        (FailureCode::Damaged, _) => "export --to OTHER.redb    # or restore a backup",
+        (FailureCode::Refused, _) => return "keyguard --version".to_owned(),
+        (FailureCode::Invalid, "block") => r#"block 192.0.2.7 --for "1 hour""#,
+        (FailureCode::Invalid, "create-org") => "create-org NAME",
+        (FailureCode::Invalid, "reload") => "reload    # after the file is corrected",
+        (FailureCode::Invalid, _) => &format!("{command} --help"),
+        (FailureCode::Ambiguous, _) => &format!("{command} ID"),
+        (_, "reload") => "serve --policy FILE",
+        (_, "block" | "unblock") => "list-blocks",
+        (_, "create-org" | "update-org" | "suspend-org" | "resume-org" | "list-keys") => {
+            "list-orgs"
+        }
+        (_, "create-key") => "create-key --help",
+        (FailureCode::NotFound | FailureCode::Conflict, _) => "list-keys",
+    };
+    format!("{} {next}", cli.program())
+}
+
+fn after_session_error(error: &SessionError, cli: &Cli) -> String {
+    match error {
+        SessionError::NoFile(_) => format!("{} init", cli.program()),
+        SessionError::MovedAway(file) => format!(
+            "fuser {}    # then put the file back, or stop that process",
+            quoted(&format!("{}.sock", file.display()))
+        ),
+        SessionError::Open(error) => after_open_error(error, cli),
+        #[cfg(unix)]
+        SessionError::Unreachable { source, .. } => match source {
+            Unreachable::Closed { socket, .. } => format!(
+                "ls -l {}    # then run this as the user who holds the file",
+                path(socket)
+            ),
+            Unreachable::Stopped { pid } => format!("kill -CONT {pid}"),
+        },
+    }
+}
+
+fn after_open_error(error: &OpenError, cli: &Cli) -> String {
+    let program = cli.program();
+    match error {
+        OpenError::MissingSecret { .. }
+        | OpenError::WrongSecret { .. }
+        | OpenError::BlankSecret { .. }
+        | OpenError::SecretFile { .. } => format!("{program} --secret-file FILE …"),
+        OpenError::ExposedSecret { command, .. } => command.clone(),
+        OpenError::DanglingLink { target, .. } => format!("{} init", program_at(target)),
+        OpenError::Socket { path, .. } => {
+            let file = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            move_away(Path::new(&format!("{}.sock", file.display())))
+        }
+        OpenError::InUse { holder, .. } => match holder.as_deref().and_then(pid_of) {
+            Some(pid) => stop(pid, cli),
+            None => format!("fuser {}", path(&cli.db)),
+        },
+        OpenError::ReadOnly { .. } => format!("ls -l {}", path(&cli.db)),
+        OpenError::SqliteDatabase { path } => format!(
+            "keyguard --db NEW.redb import --from {}",
+            quoted(&format!("sqlite:{}", path.display()))
+        ),
+        OpenError::MissingFeature { feature, .. } => install_with(feature),
+        OpenError::Config(invalid) => match invalid.field() {
+            "admin_key" => "unset KEYGUARD_ADMIN_KEY    # to use the one derived from the secret",
+            "legacy_secret" => "unset KEYGUARD_LEGACY_SECRET",
+            "redis_url" => "export KEYGUARD_REDIS=redis://127.0.0.1:6379",
+            _ => "keyguard serve --help",
+        }
+        .to_owned(),
+        OpenError::Server { .. } => format!("{program} --help"),
+        OpenError::Policy(_) => format!("{program} serve --help"),
+        OpenError::Damaged { path: file, .. } | OpenError::Empty { path: file } => {
+            format!("ls -l {}    # then restore a backup", path(file))
+        }
+        _ => "keyguard --db PATH init".to_owned(),
+    }
+}
+
+/// Returns the command that ends the use of the data file by a process.
+fn stop(pid: u32, cli: &Cli) -> String {
+    if process::is_stopped(pid) {
+        return format!("kill -CONT {pid}");
+    }
+    match is_served(&cli.db) {
+        true => format!("ps -p {pid}    # then stop it"),
+        false => format!("ps -p {pid}    # then stop it, or let it open the file with a socket"),
+    }
+}
+
+/// Returns the id of a process in a text such as `4711 (keyguard)`.
+fn pid_of(holder: &str) -> Option<u32> {
+    holder.split(' ').next()?.parse().ok()
+}
+
+fn look_at_disk(file: &Path) -> String {
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    format!("ls -l {}; df -h {}", path(file), path(dir))
+}
+
+fn move_away(file: &Path) -> String {
+    format!("ls -l {}    # then move it away", path(file))
+}
+
+fn install_with(feature: &str) -> String {
+    format!("cargo install keyguard --features cli,{feature}")
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.display().to_string())
+}

@@ -1,0 +1,121 @@
+//! Standard output and standard error.
+
+use std::io::Write;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::error::CliError;
+use super::exit::Exit;
+use super::render::{Look, escaped};
+use super::settings::Cli;
+use crate::admin::answer::Command;
+use crate::input::text::escaped_json;
+
+impl Cli {
+    /// Sends a command and prints the reply; returns [`Exit::Done`].
+    pub(super) fn execute<T: DeserializeOwned>(
+        &self,
+        command: Command,
+        view: impl FnOnce(&T, Look) -> String,
+    ) -> Result<Exit, CliError> {
+        self.ask(command, view)?;
+        Ok(Exit::Done)
+    }
+
+    /// Sends a command, prints the reply and returns it.
+    pub(super) fn ask<T: DeserializeOwned>(
+        &self,
+        command: Command,
+        view: impl FnOnce(&T, Look) -> String,
+    ) -> Result<T, CliError> {
+        let value = self.session()?.ask(command)?;
+        let reply: T = serde_json::from_value(value.clone())?;
+        self.print(&value, |look| view(&reply, look))?;
+        Ok(reply)
+    }
+
+    /// Prints a value as JSON with `--json`, else its view.
+    pub(super) fn print(
+        &self,
+        value: &impl Serialize,
+        view: impl FnOnce(Look) -> String,
+    ) -> Result<(), CliError> {
+        match self.json {
+            true => self.print_json(&serde_json::to_value(value)?),
+            false => write_out(view(self.look).as_bytes()),
+        }
+    }
+
+    fn print_json(&self, value: &Value) -> Result<(), CliError> {
+        let text = match self.look.is_terminal {
+            true => format!("{value:#}"),
+            false => value.to_string(),
+        };
+        write_line(&escaped_json(&text))
+    }
+
+    /// Prints a warning to standard error, unless it was printed before.
+    pub(super) fn warn(&self, text: &str) {
+        if !self.warned.borrow_mut().insert(text.to_owned()) {
+            return;
+        }
+        match self.json {
+            true => complain(&escaped_json(&json!({ "warning": text }).to_string())),
+            false => complain_of_warning(text),
+        }
+    }
+}
+
+/// Prints a warning to standard error as text.
+pub(super) fn complain_of_warning(text: &str) {
+    complain(&format!("warning: {}", escaped_lines(text)));
+}
+
+/// Escapes each line of a text that has several.
+pub(super) fn escaped_lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(escaped).collect();
+    lines.join("\n")
+}
+
+/// Prints a line to standard output.
+pub(super) fn write_line(line: &str) -> Result<(), CliError> {
+    write_out(format!("{line}\n").as_bytes())
+}
+
+/// Writes to standard output.
+pub(super) fn write_out(bytes: &[u8]) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    written.map_err(CliError::Output)
+}
+
+/// Prints a line to standard error. A failure is ignored: no other place could report it.
+pub(super) fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Fails if standard output was closed when the program started. The runtime has then opened the null
+/// device in its place, for reading and writing; shells open it for writing only.
+#[cfg(unix)]
+pub(super) fn require_stdout() -> Result<(), CliError> {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+
+    use rustix::fs::{OFlags, fcntl_getfl};
+
+    let out = std::io::stdout();
+    let is_both = fcntl_getfl(&out).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR);
+    let device = |file: std::io::Result<std::fs::File>| Some(file.ok()?.metadata().ok()?.rdev());
+    let of_out = device(out.as_fd().try_clone_to_owned().map(Into::into));
+    match is_both && of_out.is_some() && of_out == device(std::fs::File::open("/dev/null")) {
+        true => Err(CliError::Output(std::io::Error::other("it is closed"))),
+        false => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+pub(super) fn require_stdout() -> Result<(), CliError> {
+    Ok(())
+}
