@@ -9,12 +9,6 @@
 //! run only those; `--smoke` runs all of them briefly and judges no times.
 
 mod load;
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#[path = "../../tests/common/postgres.rs"]
-mod postgres;
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-#[path = "../../tests/common/redis.rs"]
-mod redis;
 mod revocation;
 mod world;
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use keyguard::{Config, CreateKey, KeyGuard};
 
-use crate::postgres::{Database, Server, holding};
-use crate::redis::Redis;
+use keyguard_test_support::postgres::{Database, Server, holding};
+use keyguard_test_support::redis::Redis;
 
 /// How long a check waits for backends: the default.
 pub(crate) const DEADLINE: Duration = Duration::from_millis(50);

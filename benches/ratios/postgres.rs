@@ -1,20 +1,18 @@
 //! What a hot check costs whose key came from PostgreSQL.
 
+use keyguard_test_support::postgres::Database;
+
 use crate::Run;
 use crate::measure::{Measured, median_ratio, timed};
 use crate::speed::{check_all, unrecorded};
 use crate::world::{UNREACHED, guard_at};
-
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#[path = "../../tests/common/postgres.rs"]
-mod server;
 
 const KEYS: usize = 1_000;
 
 /// Time of a check with keys of PostgreSQL and limits in memory over that of the same with a data
 /// file.
 pub(crate) fn cached(run: &Run) -> Measured {
-    let database = server::Database::new();
+    let database = Database::new();
     let (shared, shared_keys) = guard_at(&database.url, KEYS, UNREACHED, unrecorded())?;
     let (embedded, embedded_keys) =
         run.world

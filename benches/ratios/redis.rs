@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyguard::{Config, Fallback, KeyGuard, Request};
+use keyguard_test_support::redis::Redis;
 use redis::Script;
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::Runtime;
@@ -12,10 +13,6 @@ use crate::Run;
 use crate::measure::{Measured, median_ratio, timed_result};
 use crate::world::{SECRET, UNREACHED, headers, peer};
 
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-#[path = "../../tests/common/redis.rs"]
-mod server;
-
 const CLIENTS: usize = 64;
 
 const KEYS: usize = 100;
@@ -23,7 +20,7 @@ const KEYS: usize = 100;
 /// Throughput of checks over that of the bare script, with the same arguments on a connection of the
 /// same kind, both asked by as many at once.
 pub(crate) fn check(run: &Run) -> Measured {
-    let server = server::Redis::start();
+    let server = Redis::start();
     let config = Config::new(SECRET)
         .record_usage(false)
         .redis_url(server.url())

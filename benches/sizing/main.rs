@@ -4,18 +4,13 @@
 //! `cargo bench --features postgres,redis --bench sizing` prints a line `NAME VALUE UNIT` for each;
 //! `--smoke` measures less, to see that it runs.
 
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#[path = "../../tests/common/postgres.rs"]
-mod postgres;
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-#[path = "../../tests/common/redis.rs"]
-mod redis;
-
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use keyguard::{Config, CreateKey, KeyGuard, ManualClock, Request, Timestamp};
+use keyguard_test_support::postgres::Server;
+use keyguard_test_support::redis::Redis;
 use tempfile::TempDir;
 
 const SECRET: &str = "a secret of the sizes";
@@ -73,7 +68,7 @@ fn request(per_minute: u32, limits: &[&str]) -> CreateKey {
 
 /// Bytes of a key's counters, each hit in a grain of its own.
 fn window_bytes(name: &str, limits: &[&str], per_minute: u32, hits: usize, count: usize) -> Done {
-    let (dir, redis) = (TempDir::new()?, redis::Redis::start());
+    let (dir, redis) = (TempDir::new()?, Redis::start());
     let clock = ManualClock::starting_at(Timestamp::from_unix_millis(1_768_478_400_000));
     let config = Config::new(SECRET)
         .clock(clock.clone())
@@ -108,7 +103,7 @@ fn window_bytes(name: &str, limits: &[&str], per_minute: u32, hits: usize, count
 fn script_time(name: &str, limits: &[&str], checks: usize) -> Done {
     const CLIENTS: usize = 64;
 
-    let (dir, redis) = (TempDir::new()?, redis::Redis::start());
+    let (dir, redis) = (TempDir::new()?, Redis::start());
     let config = Config::new(SECRET)
         .record_usage(false)
         .backend_deadline(Duration::from_secs(10))
@@ -146,7 +141,7 @@ fn script_time(name: &str, limits: &[&str], checks: usize) -> Done {
 }
 
 fn key_bytes(count: usize) -> Done {
-    let server = postgres::Server::start();
+    let server = Server::start();
     let database = server.database();
     let kg = KeyGuard::open(&database.url, Config::new(SECRET))?;
     let began = Instant::now();
@@ -170,7 +165,7 @@ fn key_bytes(count: usize) -> Done {
 fn usage(requests: usize) -> Done {
     const KEYS: usize = 100;
 
-    let server = postgres::Server::start();
+    let server = Server::start();
     let database = server.database();
     let config = Config::new(SECRET).usage_queue(requests.max(1_000));
     let kg = KeyGuard::open(&database.url, config)?;

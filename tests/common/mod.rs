@@ -1,21 +1,21 @@
 //! What all these tests share: a data file in a directory of its own, a clock that moves by hand,
 //! and short ways to ask.
 
-// Every test file is a crate of its own and uses a part of this.
-#![allow(dead_code)]
+// Each test binary uses a part of this.
+#![allow(dead_code, unused_imports)]
 
-pub(crate) mod child;
-#[cfg(feature = "postgres")]
-pub(crate) mod postgres;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
-#[cfg(all(unix, feature = "redis"))]
-pub(crate) mod redis;
-pub(crate) mod server;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+
+#[cfg(all(unix, feature = "postgres"))]
+pub(crate) use keyguard_test_support::postgres;
+#[cfg(all(unix, feature = "redis"))]
+pub(crate) use keyguard_test_support::redis;
+pub(crate) use keyguard_test_support::{child, server};
 
 use keyguard::{
     Config, CreateKey, CreatedKey, Denial, Grant, KeyGuard, ManualClock, Org, Reason, Request,

@@ -3,7 +3,7 @@
 use super::*;
 
 #[cfg(feature = "redis")]
-use super::super::redis::server_for_tests::Redis;
+use keyguard_test_support::redis::Redis;
 
 const JANUARY_31: Timestamp = Timestamp::from_unix_millis(1_769_817_600_000);
 

@@ -7,10 +7,6 @@ mod call;
 mod link;
 mod names;
 mod server;
-/// Servers to be thrown away.
-#[cfg(test)]
-#[path = "../../../tests/common/redis.rs"]
-pub(super) mod server_for_tests;
 #[cfg(test)]
 mod tests;
 

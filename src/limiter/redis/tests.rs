@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use super::server_for_tests::Redis;
+use keyguard_test_support::redis::Redis;
+
 use super::*;
 use crate::counter::Subject;
 use crate::limiter::CounterSets;

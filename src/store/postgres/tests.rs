@@ -9,13 +9,8 @@ use crate::store::conformance::{
 };
 use crate::time::ManualClock;
 
-#[path = "../../../tests/common/pgbouncer.rs"]
-mod pgbouncer;
-#[path = "../../../tests/common/postgres.rs"]
-mod server;
-
-use self::pgbouncer::PgBouncer;
-use self::server::{Database, Server};
+use keyguard_test_support::pgbouncer::PgBouncer;
+use keyguard_test_support::postgres::{self as server, Database, Server};
 
 mod faults;
 mod opening;

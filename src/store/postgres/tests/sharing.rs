@@ -305,7 +305,7 @@ fn whoever_reads_for_long_does_not_keep_requests_from_being_stored() {
     drop(with_keys(&database, 1));
     let store = open(&database);
     let a_day_on = NOW.plus(Duration::from_secs(86_400));
-    super::server::holding(&database.url, "SELECT count(*) FROM usage_logs", || {
+    server::holding(&database.url, "SELECT count(*) FROM usage_logs", || {
         store.record(&requests(1, NOW, 3)).unwrap();
         assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 3);
     });

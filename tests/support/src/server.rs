@@ -8,18 +8,18 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 /// A running server; ended when it is dropped.
-pub(crate) struct Server {
-    pub(crate) child: Child,
+pub struct Server {
+    pub child: Child,
     /// What it printed before it was ready.
-    pub(crate) welcome: String,
-    pub(crate) address: String,
+    pub welcome: String,
+    pub address: String,
     /// Kept open, so that it can go on printing.
     _stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Server {
     /// Waits until it prints where it listens.
-    pub(crate) fn spawn(mut command: Command) -> Self {
+    pub fn spawn(mut command: Command) -> Self {
         command.stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -43,14 +43,14 @@ impl Server {
     }
 
     /// The key in its words of welcome, alone on a line.
-    pub(crate) fn printed_key(&self) -> Option<String> {
+    pub fn printed_key(&self) -> Option<String> {
         let mut lines = self.welcome.lines().map(str::trim);
         let key = lines.find(|line| line.starts_with("kg_live_"))?;
         Some(key.to_owned())
     }
 
     /// One request on a connection of its own.
-    pub(crate) fn get(&self, target: &str, key: Option<&str>) -> Answer {
+    pub fn get(&self, target: &str, key: Option<&str>) -> Answer {
         match key {
             Some(key) => get(&self.address, target, &[("X-API-Key", key)]),
             None => get(&self.address, target, &[]),
@@ -67,7 +67,7 @@ impl Drop for Server {
 }
 
 /// A built example, to be run in `dir` as if nothing were configured.
-pub(crate) fn example(name: &str, dir: &Path) -> Command {
+pub fn example(name: &str, dir: &Path) -> Command {
     let tests = std::env::current_exe().unwrap();
     let built: PathBuf = tests
         .ancestors()
@@ -85,7 +85,7 @@ pub(crate) fn example(name: &str, dir: &Path) -> Command {
 }
 
 /// The same, in `dir` as if nothing were configured.
-pub(crate) fn unconfigured(mut command: Command, dir: &Path) -> Command {
+pub fn unconfigured(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir);
     for variable in ["DB", "SECRET", "ADMIN_KEY", "REDIS", "KEY"] {
         command.env_remove(format!("KEYGUARD_{variable}"));
@@ -94,12 +94,12 @@ pub(crate) fn unconfigured(mut command: Command, dir: &Path) -> Command {
 }
 
 /// A `GET` on a connection of its own.
-pub(crate) fn get(address: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
+pub fn get(address: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
     request(address, "GET", target, fields, "")
 }
 
 /// A request on a connection of its own.
-pub(crate) fn request(
+pub fn request(
     address: &str,
     method: &str,
     target: &str,
@@ -125,7 +125,7 @@ pub(crate) fn request(
 }
 
 /// What `/v1/check` answers: its status, and the verdict.
-pub(crate) fn check(server: &Server, body: &serde_json::Value) -> (u16, serde_json::Value) {
+pub fn check(server: &Server, body: &serde_json::Value) -> (u16, serde_json::Value) {
     let fields = [("Content-Type", "application/json")];
     let answer = request(
         &server.address,
@@ -138,7 +138,7 @@ pub(crate) fn check(server: &Server, body: &serde_json::Value) -> (u16, serde_js
 }
 
 /// The answer to these very bytes, on a connection of its own.
-pub(crate) fn send(address: &str, bytes: &[u8]) -> Answer {
+pub fn send(address: &str, bytes: &[u8]) -> Answer {
     let mut stream = connect(address);
     // Who is refused half-way through is not heard to the end.
     let sent = stream.write_all(bytes);
@@ -148,7 +148,7 @@ pub(crate) fn send(address: &str, bytes: &[u8]) -> Answer {
     }
 }
 
-pub(crate) fn connect(address: &str) -> TcpStream {
+pub fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
@@ -158,16 +158,16 @@ pub(crate) fn connect(address: &str) -> TcpStream {
 
 /// What a server answered.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
+pub struct Answer {
+    pub status: u16,
     /// By their names in lower case; of several fields of a name, their values joined.
-    pub(crate) fields: HashMap<String, String>,
-    pub(crate) body: String,
+    pub fields: HashMap<String, String>,
+    pub body: String,
 }
 
 impl Answer {
     /// One answer, of a connection that may go on. Who answers sends nothing unasked.
-    pub(crate) fn read_from(stream: &mut impl Read) -> io::Result<Self> {
+    pub fn read_from(stream: &mut impl Read) -> io::Result<Self> {
         let mut bytes = Vec::new();
         let mut more = |bytes: &mut Vec<u8>| {
             let mut chunk = [0; 4_096];
@@ -201,7 +201,7 @@ impl Answer {
     }
 
     /// An answer without its body.
-    pub(crate) fn of_head(head: &str) -> Self {
+    pub fn of_head(head: &str) -> Self {
         let mut lines = head.trim_end().lines();
         let status = lines.next().unwrap();
         let status = status.strip_prefix("HTTP/1.1 ").expect("a status line");
@@ -221,12 +221,12 @@ impl Answer {
         }
     }
 
-    pub(crate) fn field(&self, name: &str) -> &str {
+    pub fn field(&self, name: &str) -> &str {
         let value = self.fields.get(&name.to_ascii_lowercase());
         value.unwrap_or_else(|| panic!("no {name} with a {}: {}", self.status, self.body))
     }
 
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.fields.contains_key(&name.to_ascii_lowercase())
     }
 }

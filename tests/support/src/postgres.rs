@@ -1,9 +1,6 @@
 //! PostgreSQL servers for tests: one that all tests of a process share, and private ones to be
 //! stopped and killed. They are thrown away, and end with the process that started them.
 
-// Every test file is a crate of its own and uses a part of this.
-#![allow(dead_code)]
-
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -35,7 +32,7 @@ const KEEPER: &str = r#"
 const STARTING: Duration = Duration::from_secs(60);
 
 /// A server of its own.
-pub(crate) struct Server {
+pub struct Server {
     dir: TempDir,
     bin: PathBuf,
     port: u16,
@@ -49,26 +46,26 @@ struct Running {
 }
 
 /// A database of its own on the server that all tests share.
-pub(crate) struct Database {
-    pub(crate) url: String,
+pub struct Database {
+    pub url: String,
 }
 
 impl Database {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         static SERVER: OnceLock<Server> = OnceLock::new();
         SERVER.get_or_init(Server::start).database()
     }
 
-    pub(crate) fn execute(&self, sql: &str) {
+    pub fn execute(&self, sql: &str) {
         execute(&self.url, sql);
     }
 
-    pub(crate) fn value(&self, sql: &str) -> String {
+    pub fn value(&self, sql: &str) -> String {
         value(&self.url, sql)
     }
 
     /// Ends the sessions that announce changes. Returns how many there were.
-    pub(crate) fn end_listeners(&self) -> u32 {
+    pub fn end_listeners(&self) -> u32 {
         let ended = self.value(
             "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity \
              WHERE datname = current_database() AND pid <> pg_backend_pid() \
@@ -79,12 +76,12 @@ impl Database {
 }
 
 impl Server {
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_with(&[], |_| {})
     }
 
     /// With further settings, and a data directory as `prepare` leaves it.
-    pub(crate) fn start_with(settings: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+    pub fn start_with(settings: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let bin = programs();
         let dir = TempDir::new().unwrap();
         give_away(dir.path());
@@ -119,7 +116,7 @@ impl Server {
     }
 
     /// A new database.
-    pub(crate) fn database(&self) -> Database {
+    pub fn database(&self) -> Database {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("db{}", NEXT.fetch_add(1, Ordering::Relaxed));
         execute(&self.url("postgres"), &format!("CREATE DATABASE {name}"));
@@ -128,19 +125,19 @@ impl Server {
         }
     }
 
-    pub(crate) fn url(&self, database: &str) -> String {
+    pub fn url(&self, database: &str) -> String {
         format!(
             "postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable",
             self.port
         )
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// Starts a server that was stopped or killed again, and waits until it answers.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         let data = self.dir.path().join("data");
         let log = self.dir.path().join("log");
         let mut keeper = as_postgres(Path::new("/bin/sh"));
@@ -191,17 +188,17 @@ impl Server {
     }
 
     /// Ends all sessions and then the server, in good order.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.end("INT");
     }
 
     /// Ends it without any order: what it has not handed to the system is gone.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.end("QUIT");
     }
 
     /// Sends a signal to the server, such as `HUP`.
-    pub(crate) fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let pid = self.running.as_ref().unwrap().pid;
         let sent = Command::new("kill")
             .arg(format!("-{signal}"))
@@ -250,7 +247,7 @@ fn programs() -> PathBuf {
 }
 
 /// PostgreSQL refuses to run as root.
-pub(crate) fn as_postgres(program: &Path) -> Command {
+pub fn as_postgres(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
@@ -265,7 +262,7 @@ fn is_root() -> bool {
 }
 
 /// Lets the user that the server runs as write there.
-pub(crate) fn give_away(path: &Path) {
+pub fn give_away(path: &Path) {
     if !is_root() {
         return;
     }
@@ -282,7 +279,7 @@ pub(crate) fn give_away(path: &Path) {
     }
 }
 
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -297,7 +294,7 @@ fn read_line(keeper: &mut Child) -> String {
     line
 }
 
-pub(crate) fn answers(url: &str) -> bool {
+pub fn answers(url: &str) -> bool {
     with_client(url, async |client| {
         client.batch_execute("SELECT 1").await.is_ok()
     })
@@ -305,12 +302,12 @@ pub(crate) fn answers(url: &str) -> bool {
 }
 
 /// Runs statements.
-pub(crate) fn execute(url: &str, sql: &str) {
+pub fn execute(url: &str, sql: &str) {
     with_client(url, async |client| client.batch_execute(sql).await.unwrap()).unwrap();
 }
 
 /// The text that a query returns.
-pub(crate) fn value(url: &str, sql: &str) -> String {
+pub fn value(url: &str, sql: &str) -> String {
     with_client(url, async |client| {
         client.query_one(sql, &[]).await.unwrap().get(0)
     })
@@ -334,7 +331,7 @@ fn with_client<T>(url: &str, work: impl AsyncFnOnce(&tokio_postgres::Client) -> 
 }
 
 /// Runs `work` within a transaction that has run a statement.
-pub(crate) fn holding(url: &str, sql: &str, work: impl FnOnce()) {
+pub fn holding(url: &str, sql: &str, work: impl FnOnce()) {
     let begin = format!("BEGIN; {sql}");
     with_client(url, async |client| {
         client.batch_execute(&begin).await.unwrap();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::server;
+use crate::postgres;
 
 /// How long it may take to start.
 const STARTING: Duration = Duration::from_secs(60);
@@ -15,7 +15,7 @@ const STARTING: Duration = Duration::from_secs(60);
 const KEEPER: &str =
     r#"exec 3<&0; "$@" </dev/null 3<&- & pid=$!; read -r _ <&3; kill -INT $pid; wait $pid"#;
 
-pub(crate) struct PgBouncer {
+pub struct PgBouncer {
     keeper: Child,
     port: u16,
     dir: TempDir,
@@ -23,9 +23,9 @@ pub(crate) struct PgBouncer {
 
 impl PgBouncer {
     /// `mode` is `session`, `transaction` or `statement`. Further lines of settings may follow it.
-    pub(crate) fn start(server_port: u16, mode: &str) -> Self {
+    pub fn start(server_port: u16, mode: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        let port = server::free_port();
+        let port = postgres::free_port();
         let (users, log) = (dir.path().join("users"), dir.path().join("log"));
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={server_port}\n\
@@ -38,9 +38,9 @@ impl PgBouncer {
         std::fs::write(&users, "\"postgres\" \"\"\n").unwrap();
         std::fs::write(&file, settings).unwrap();
         for path in [dir.path(), &users, &file] {
-            server::give_away(path);
+            postgres::give_away(path);
         }
-        let keeper = server::as_postgres(Path::new("/bin/sh"))
+        let keeper = postgres::as_postgres(Path::new("/bin/sh"))
             .args(["-c", KEEPER, "keeper"])
             .arg(program())
             .args(["-q".as_ref(), file.as_os_str()])
@@ -51,7 +51,7 @@ impl PgBouncer {
             .unwrap();
         let pooler = Self { keeper, port, dir };
         let since = Instant::now();
-        while !server::answers(&pooler.url("postgres")) {
+        while !postgres::answers(&pooler.url("postgres")) {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             let is_late = since.elapsed() > STARTING;
             assert!(!is_late, "PgBouncer does not start: {said}");
@@ -60,18 +60,18 @@ impl PgBouncer {
         pooler
     }
 
-    pub(crate) fn url(&self, database: &str) -> String {
+    pub fn url(&self, database: &str) -> String {
         let port = self.port;
         format!("postgres://postgres@127.0.0.1:{port}/{database}?sslmode=disable")
     }
 
     /// Changes the mode for all sessions, whose connections to the server are given up.
-    pub(crate) fn change_mode(&self, mode: &str) {
+    pub fn change_mode(&self, mode: &str) {
         let file = self.dir.path().join("pgbouncer.ini");
         let settings = std::fs::read_to_string(&file).unwrap();
         let (before, _) = settings.rsplit_once("pool_mode").unwrap();
         std::fs::write(&file, format!("{before}pool_mode = {mode}\n")).unwrap();
-        server::execute(&self.url("pgbouncer"), "RELOAD");
+        postgres::execute(&self.url("pgbouncer"), "RELOAD");
     }
 }
 

@@ -1,8 +1,5 @@
 //! Servers of Redis to be thrown away: each test has its own, which dies with it.
 
-// Every test uses a part of this.
-#![allow(dead_code)]
-
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -17,7 +14,7 @@ const KEEPER: &str =
 const MISSING: &str = "redis-server did not start; if it is not installed, `tests/run` installs it";
 
 /// A running server on a port of its own, ended when it is dropped.
-pub(crate) struct Redis {
+pub struct Redis {
     port: u16,
     /// On which the nodes of a cluster talk to each other; 0 outside of one.
     bus_port: u16,
@@ -27,12 +24,12 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::with(&[])
     }
 
     /// With further options, such as `--maxmemory-policy allkeys-lru`, each word for itself.
-    pub(crate) fn with(options: &[&str]) -> Self {
+    pub fn with(options: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let fixed = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let mut arguments: Vec<String> = fixed.map(str::to_owned).to_vec();
@@ -49,7 +46,7 @@ impl Redis {
     }
 
     /// One that is to become a part of a cluster.
-    pub(crate) fn of_cluster() -> Self {
+    pub fn of_cluster() -> Self {
         let bus = free_port();
         let mut server = Self::with(&[
             "--cluster-enabled",
@@ -62,7 +59,7 @@ impl Redis {
     }
 
     /// A Sentinel that watches `master` under this name.
-    pub(crate) fn sentinel(name: &str, master: &Self) -> Self {
+    pub fn sentinel(name: &str, master: &Self) -> Self {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("sentinel.conf");
         let watched = format!("sentinel monitor {name} 127.0.0.1 {} 1\n", master.port);
@@ -86,34 +83,34 @@ impl Redis {
         started.expect(MISSING)
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn bus_port(&self) -> u16 {
+    pub fn bus_port(&self) -> u16 {
         self.bus_port
     }
 
-    pub(crate) fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://{}", self.address())
     }
 
-    pub(crate) fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         self.process.pid.as_raw_nonzero().get()
     }
 
     /// A connection of the test's own.
-    pub(crate) fn connect(&self) -> redis::Connection {
+    pub fn connect(&self) -> redis::Connection {
         let client = redis::Client::open(self.url()).unwrap();
         client.get_connection().unwrap()
     }
 
     /// What a command answers, as words that are split at blanks.
-    pub(crate) fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
+    pub fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
         let mut words = command.split(' ');
         let mut command = redis::cmd(words.next().unwrap());
         words.for_each(|word| {
@@ -123,7 +120,7 @@ impl Redis {
     }
 
     /// How often a command was called, also from scripts.
-    pub(crate) fn calls(&self, command: &str) -> u64 {
+    pub fn calls(&self, command: &str) -> u64 {
         let stats: String = self.run("INFO commandstats");
         let start = format!("cmdstat_{command}:calls=");
         let line = stats.lines().find_map(|line| line.strip_prefix(&start));
@@ -132,13 +129,13 @@ impl Redis {
     }
 
     /// Kills it, and waits until it is gone.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.process.wait();
     }
 
     /// Starts it again, empty, on the same port.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.kill();
         let again = || Process::start(self.port, &self.arguments);
         let started = std::iter::repeat_with(again).take(100).find_map(|p| p);
@@ -146,11 +143,11 @@ impl Redis {
     }
 
     /// Stops it in its tracks: connections stay open and nothing is answered.
-    pub(crate) fn pause(&self) {
+    pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    pub(crate) fn resume(&self) {
+    pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
@@ -160,7 +157,7 @@ impl Redis {
     }
 
     /// Where it may write.
-    pub(crate) fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &std::path::Path {
         self.dir.path()
     }
 }
@@ -228,7 +225,7 @@ impl Drop for Process {
     }
 }
 
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

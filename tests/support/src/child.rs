@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 const ARGUMENT: &str = "KEYGUARD_TEST_CHILD";
 
 /// What the parent passed, in the child; `None` in the parent.
-pub(crate) fn argument() -> Option<OsString> {
+pub fn argument() -> Option<OsString> {
     std::env::var_os(ARGUMENT)
 }
 
 /// Returns the command that runs `test` of `module` (its `module_path!()`) in a child process,
 /// without a secret in its environment.
-pub(crate) fn command(module: &str, test: &str, argument: impl AsRef<OsStr>) -> Command {
+pub fn command(module: &str, test: &str, argument: impl AsRef<OsStr>) -> Command {
     // The test harness names tests without their crate.
     let name = match module.split_once("::") {
         Some((_, module)) => format!("{module}::{test}"),
@@ -30,7 +30,7 @@ pub(crate) fn command(module: &str, test: &str, argument: impl AsRef<OsStr>) -> 
 }
 
 /// Runs a child that asserts by itself.
-pub(crate) fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let output = loop {
         match command.output() {
             // Another test was just forking, with a program open that was being copied.
@@ -48,7 +48,7 @@ pub(crate) fn run(command: &mut Command) {
 }
 
 /// The same child, of another copy of the program.
-pub(crate) fn again(command: Command, program: impl AsRef<OsStr>) -> Command {
+pub fn again(command: Command, program: impl AsRef<OsStr>) -> Command {
     let mut other = Command::new(program);
     other.args(command.get_args()).stdin(Stdio::null());
     for (name, value) in command.get_envs() {
