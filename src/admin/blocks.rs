@@ -100,7 +100,7 @@ impl Admin {
         let now = self.guard.now();
         let is_around = |lock: &Lock| lock.network == parent && parent != network;
         Err(AdminError::NotFound(
-            if lockouts.policy_handle(now).iter().any(is_around) {
+            if lockouts.active(now).iter().any(is_around) {
                 format!("{network} has no such lock of its own, but {parent} around it is locked")
             } else {
                 format!("{network} has no such lock")
@@ -110,6 +110,6 @@ impl Admin {
 
     /// Every lock that is in force, by network.
     pub fn locks(&self) -> Vec<Lock> {
-        self.guard.lockouts().policy_handle(self.guard.now())
+        self.guard.lockouts().active(self.guard.now())
     }
 }

@@ -226,7 +226,7 @@ impl Guard {
         request: &Request<'_, H>,
         ip: ClientIp,
     ) -> Result<(), Denial> {
-        let automatic = match (lock_status.limits, lock_status.strikes) {
+        let automatic = match (lock_status.limits, lock_status.auth_failures) {
             (None, None) => None,
             _ if self.spares(request, ip) => None,
             (limits, Some(_)) if self.is_found_proxy(ip) => limits,
@@ -261,7 +261,7 @@ impl Guard {
         ip: ClientIp,
     ) -> bool {
         let compiled = self.compiled();
-        compiled.spares(ip)
+        compiled.is_exempt(ip)
             || (compiled.policy.trusted_proxies.is_empty() && self.lockouts.spares(request))
     }
 

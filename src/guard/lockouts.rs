@@ -246,8 +246,8 @@ impl Lockouts {
         Ok(ended)
     }
 
-    pub(crate) fn policy_handle(&self, now: Timestamp) -> Vec<Lock> {
-        self.locks.policy_handle(now)
+    pub(crate) fn active(&self, now: Timestamp) -> Vec<Lock> {
+        self.locks.active(now)
     }
 
     /// Brings back locks that lie ahead, and frees those that have ended. For a `now` that is relied

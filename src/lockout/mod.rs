@@ -1,4 +1,4 @@
-//! Who is locked out, of what, why and until when.
+//! Lockout rules: authentication failures, locks and their escalation.
 
 mod table;
 
@@ -13,21 +13,21 @@ use crate::time::Timestamp;
 
 pub(crate) use self::table::{LockChange, LockStatus, Locks};
 
-/// For how long too many failed authentications lock, where nothing else is said.
-pub(crate) const STRIKE_LOCK: Duration = Duration::from_secs(24 * 3_600);
+/// Default duration of a lock for failed authentications.
+pub(crate) const DEFAULT_LOCK: Duration = Duration::from_secs(24 * 3_600);
 
-/// A failed authentication of a kind that is counted by the hour.
+/// A kind of failed authentication. Each is counted per hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum AuthFailure {
-    /// A text that is no key, or not one of ours.
+    /// A malformed or unknown key.
     BadKey,
-    /// No key at all.
+    /// No key.
     MissingKey,
 }
 
 impl AuthFailure {
-    /// What a refusal for `reason` counts as. Whoever holds a key that was once good is not
-    /// guessing, and neither is who sends a request that no client of ours would.
+    /// The failure that a refusal for `reason` counts as. A client with a formerly valid key is not
+    /// guessing keys, so revoked and expired keys do not count.
     pub(crate) fn of(reason: Reason) -> Option<Self> {
         match reason {
             Reason::MalformedKey | Reason::UnknownKey => Some(Self::BadKey),
@@ -36,8 +36,8 @@ impl AuthFailure {
         }
     }
 
-    /// The lock that too many of them lead to. A page in a browser can send requests without a key
-    /// from somebody else's address; it cannot lock their keys out.
+    /// The lock imposed after too many failures. Web pages can send keyless requests from a
+    /// visitor's address, so such a lock only refuses keyless requests.
     pub(crate) fn lock(self, network: IpKey, now: Timestamp) -> Lock {
         let (refuses, cause) = match self {
             Self::BadKey => (Refuses::All, LockCause::BadKeys),
@@ -48,39 +48,39 @@ impl AuthFailure {
             refuses,
             cause,
             since: now,
-            until: now.plus(STRIKE_LOCK),
+            until: now.plus(DEFAULT_LOCK),
             step: 0,
-            remembered_until: now.plus(STRIKE_LOCK),
+            remembered_until: now.plus(DEFAULT_LOCK),
         }
     }
 }
 
-/// How far a lock reaches.
+/// The scope of a lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LockScope {
-    /// Every path.
+    /// All paths.
     #[default]
     Global,
-    /// For a lock by hand, the path; for an automatic one, the [`Route`](crate::Route) or the
-    /// [`IpLimit`](crate::IpLimit) that was exceeded, on whatever path.
+    /// For a manual lock, one path. For an automatic lock, all paths of the exceeded
+    /// [`Route`](crate::Route) or [`IpLimit`](crate::IpLimit).
     Path,
 }
 
-/// What a lock refuses.
+/// The requests that a lock refuses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Refuses {
-    /// Every request.
+    /// All requests.
     All,
     /// Requests without a key.
     Keyless,
-    /// Requests for this path, on every way in which a server might read theirs: at most 256 bytes
-    /// of it, decoded, without empty and dot segments.
+    /// Requests for this path in any reading. The path is decoded, without empty and dot segments,
+    /// and cut at 256 bytes.
     Path(String),
-    /// Requests that match the [`Route`](crate::Route) of this name, or are checked against the
-    /// [`IpLimit`](crate::IpLimit) of this name.
+    /// Requests that match the [`Route`](crate::Route), or are checked against the
+    /// [`IpLimit`](crate::IpLimit), of this name.
     Route(String),
 }
 
@@ -95,7 +95,7 @@ impl fmt::Display for Refuses {
     }
 }
 
-/// Why somebody is locked out.
+/// The cause of a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -106,12 +106,12 @@ pub enum LockCause {
     MissingKeys,
     /// The [`IpLimit`](crate::IpLimit) of this name was exceeded.
     IpLimit(String),
-    /// An administrator said so.
+    /// Set by an administrator.
     Manual,
 }
 
 impl LockCause {
-    /// The order of causes by how many clients their locks spare: a higher rank spares fewer.
+    /// Order of causes: locks of a higher rank exempt fewer clients.
     fn rank(&self) -> u8 {
         match self {
             Self::BadKeys | Self::MissingKeys => 0,
@@ -132,32 +132,32 @@ impl fmt::Display for LockCause {
     }
 }
 
-/// A client that is locked out.
+/// A lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Lock {
-    /// Who.
+    /// The locked client.
     pub network: IpKey,
-    /// Of what.
+    /// The refused requests.
     pub refuses: Refuses,
-    /// Why.
+    /// The cause.
     pub cause: LockCause,
-    /// Since when.
+    /// Start time.
     pub since: Timestamp,
-    /// Until when: from then on it refuses nothing.
+    /// End time.
     pub until: Timestamp,
-    /// How many locks for the same failures came before it and are still remembered.
+    /// Escalation step: the number of remembered earlier locks for the same failures.
     #[serde(default)]
     pub step: u32,
-    /// Until when it is remembered: a further lock before that is a step longer.
+    /// End of the escalation memory: a new lock before this time takes the next step.
     #[serde(skip)]
     pub(crate) remembered_until: Timestamp,
 }
 
 impl Lock {
-    /// The same lock, as long as its step says: one more than that of the lock before, less one for
-    /// each time that `decay` has passed since that ended.
+    /// Applies escalation: the step is one more than that of the previous lock, minus one per
+    /// `decay` since its end, and determines the duration.
     pub(crate) fn escalated(
         self,
         before: Option<&Self>,
@@ -172,9 +172,9 @@ impl Lock {
         });
         let last = steps.len().saturating_sub(1);
         let step = step.min(last as u32);
-        let length = steps.get(step as usize).copied().unwrap_or(STRIKE_LOCK);
+        let length = steps.get(step as usize).copied().unwrap_or(DEFAULT_LOCK);
         let until = self.since.plus(length);
-        // The first step needs no memory.
+        // The first step alone needs no memory.
         let memory = if last == 0 {
             Duration::ZERO
         } else {
@@ -188,10 +188,10 @@ impl Lock {
         }
     }
 
-    /// Moves a lock that starts after `now`, as a clock that ran ahead has left it, to `now`, so that
-    /// it lasts as long as it was to. Returns whether it was moved.
+    /// Moves a lock that starts in the future (set by a wrong clock) to `now`, keeping its
+    /// duration. Returns whether it was moved.
     pub(crate) fn bring_back(&mut self, now: Timestamp) -> bool {
-        /// By how much the clocks of two processes may differ.
+        /// Tolerated clock difference between processes.
         const TOLERANCE: Duration = Duration::from_secs(60);
 
         let ahead = self.since.since(now);
@@ -204,9 +204,8 @@ impl Lock {
         true
     }
 
-    /// One lock for two of the same id: it lasts as long as the longer one, and of two automatic ones it
-    /// has the cause that spares fewer: it is made by a limit if either is. Of two that do not
-    /// overlap, the later one.
+    /// Merges two locks with the same id: the later end and the cause of higher rank. If they do
+    /// not overlap, returns the later one.
     pub(crate) fn joined(self, known: &Self) -> Self {
         if known.until <= self.since {
             return self;
@@ -229,7 +228,7 @@ impl Lock {
         }
     }
 
-    /// The id of the lock. A client is locked out of one thing once by hand and once automatically.
+    /// The id of the lock.
     pub(crate) fn id(&self) -> LockId {
         LockId {
             network: self.network,
@@ -248,9 +247,9 @@ impl Lock {
     }
 }
 
-/// The identity of a lock. A manual lock and an automatic one of the same are two: neither changes the
-/// length of the other, and addresses that are never locked out automatically are refused by the
-/// manual one only.
+/// The identity of a lock. A manual and an automatic lock of the same requests are distinct:
+/// neither changes the duration of the other, and addresses exempt from automatic locks still obey
+/// manual ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LockId {
     pub(crate) network: IpKey,

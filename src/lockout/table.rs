@@ -1,7 +1,7 @@
-//! The locks that are in force, in memory.
+//! The in-memory table of locks.
 //!
-//! A network and the /24 or /48 around it share a shard, so that a look-up takes one lock, and none
-//! where the shard is empty.
+//! An address and its surrounding /24 or /48 share a shard, so a look-up takes at most one mutex,
+//! and none if the shard is empty.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -18,32 +18,32 @@ use crate::time::Timestamp;
 
 const SHARDS: usize = 256;
 
-/// The smallest family that is merged: fewer do not tell that their whole /24 or /48 is hostile.
+/// Minimum number of locks in a /24 or /48 to be merged. Fewer do not indicate that the whole
+/// network is hostile.
 const FAMILY: usize = 8;
 
-/// The part of the table that one search makes free, if it can, so that the cost of a search is
-/// shared by many locks.
+/// One merge pass tries to free this fraction of the table, to amortize its cost.
 const ROOM: usize = 16;
 
-/// The minimum time between two searches that make less room than that.
+/// Minimum time between merge passes that free less than that.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// A bounded table of locks. No lock is ever pushed out: when it is full, the largest families of
-/// automatic locks that refuse the same to neighbours each become one lock of the network around
-/// them. Manual locks are never merged, nor changed by merging.
+/// A bounded table of locks. Locks are never evicted: when the table is full, the largest groups of
+/// automatic locks of neighbouring addresses are merged into one lock of their network. Manual
+/// locks are never merged or changed by merging.
 #[derive(Debug)]
 pub(crate) struct Locks {
     shards: Box<[Shard]>,
     len: AtomicUsize,
     capacity: usize,
     hasher: RandomState,
-    /// The time of the last search that made little room. Held while searching.
+    /// Time of the last merge pass that freed little. Locked during a pass.
     searched_at: Mutex<Option<Timestamp>>,
-    /// The last time that was relied on, in milliseconds since the Unix epoch.
-    relied_on: AtomicU64,
-    /// Locks that changed since they were last stored.
+    /// The last trusted time, in milliseconds since the Unix epoch.
+    trusted_at: AtomicU64,
+    /// Locks to be stored.
     changed: Mutex<Vec<LockId>>,
-    /// Those among them that were taken to be stored last.
+    /// Locks currently being stored.
     taken: Mutex<Vec<LockId>>,
 }
 
@@ -53,20 +53,20 @@ struct Shard {
     locks: Mutex<LocksOf>,
 }
 
-/// The locks of each network of a shard.
+/// The locks of a shard by address.
 type LocksOf = HashMap<IpKey, Vec<Lock>, RandomState>;
 
-/// Until when the locks of a client refuse a request, by their cause; `None` for no lock.
+/// The end times of the locks that refuse a request, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LockStatus {
     pub(crate) manual: Option<Timestamp>,
     pub(crate) limits: Option<Timestamp>,
-    pub(crate) strikes: Option<Timestamp>,
-    /// Strikes that refuse it if it has no key.
+    pub(crate) auth_failures: Option<Timestamp>,
+    /// Failed authentications that refuse it if it has no key.
     pub(crate) keyless: Option<Timestamp>,
 }
 
-/// A lock to be stored as it is, or not to be stored any longer.
+/// A change to store: the new state of a lock, or `None` to delete it.
 #[derive(Clone, Debug)]
 pub(crate) struct LockChange {
     pub(crate) id: LockId,
@@ -74,7 +74,7 @@ pub(crate) struct LockChange {
 }
 
 impl Locks {
-    /// A table of at most `capacity` locks.
+    /// Creates a table of at most `capacity` locks.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
@@ -82,7 +82,7 @@ impl Locks {
             capacity,
             hasher: RandomState::default(),
             searched_at: Mutex::default(),
-            relied_on: AtomicU64::new(0),
+            trusted_at: AtomicU64::new(0),
             changed: Mutex::default(),
             taken: Mutex::default(),
         }
@@ -92,8 +92,8 @@ impl Locks {
         self.len.load(Ordering::Acquire)
     }
 
-    /// How `network` stands at the time that `now` reads, for a request that is `refused` by some
-    /// locks. Both are called only for a network that has a lock.
+    /// The lock status of a client. `refused` tells whether a lock applies to the request.
+    /// `refused` and `now` are called only if the client has a lock.
     #[inline]
     pub(crate) fn lock_status(
         &self,
@@ -111,24 +111,23 @@ impl Locks {
         shard.lock_status(network, refused, now)
     }
 
-    /// Adds a lock, [joined](Lock::joined) with the one that is there. Returns false if there is no
-    /// room and no neighbours could be merged.
+    /// Adds a lock, [joined](Lock::joined) with an existing one. Returns false if the table is full
+    /// and nothing could be merged.
     pub(crate) fn add(&self, lock: Lock, now: Timestamp) -> bool {
         self.insert(lock, now, false, |id| self.changed.lock().push(id))
     }
 
-    /// Whether there is room for a lock, or it is there already.
+    /// Whether a lock exists or fits.
     pub(crate) fn has_room_for(&self, id: &LockId, now: Timestamp) -> bool {
         self.len() < self.capacity || self.get(id).is_some() || self.make_room(now)
     }
 
-    /// Adds a lock that [there was room for](Locks::has_room_for), also if others took it meanwhile.
+    /// Adds a lock for which [there was room](Locks::has_room_for), even if the table is full now.
     pub(crate) fn put(&self, lock: Lock, now: Timestamp) {
         self.insert(lock, now, true, |id| self.changed.lock().push(id));
     }
 
-    /// Does what somebody else has stored, so that it need not be stored again. Returns as
-    /// [`Locks::add`].
+    /// Applies a change that is already stored. Returns like [`Locks::add`].
     pub(crate) fn apply(&self, change: LockChange, now: Timestamp) -> bool {
         let LockChange { id, lock } = change;
         if let Some(lock) = lock {
@@ -139,8 +138,7 @@ impl Locks {
         true
     }
 
-    /// Takes away every lock that is not among those that are `stored` and does not have to be stored
-    /// yet.
+    /// Removes locks that are neither in `stored` nor waiting to be stored.
     pub(crate) fn keep(&self, stored: &[LockId]) {
         let stored: HashSet<&LockId, RandomState> = stored.iter().collect();
         for shard in &self.shards {
@@ -148,7 +146,7 @@ impl Locks {
                 continue;
             }
             let mut locks = shard.locks.lock();
-            // What is added to this shard is noted under its lock.
+            // Additions to this shard are noted while its mutex is held.
             let mut pending = self.changed.lock().clone();
             pending.extend_from_slice(&self.taken.lock());
             self.retain(shard, &mut locks, |lock| {
@@ -189,19 +187,19 @@ impl Locks {
         }
     }
 
-    /// Takes the locks of `network` away that are `meant`, and returns them.
-    pub(crate) fn remove(&self, network: IpKey, meant: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
+    /// Removes and returns the locks of a client for which `matches` is true.
+    pub(crate) fn remove(&self, network: IpKey, matches: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
         let shard = self.shard(network);
         let mut locks = shard.locks.lock();
         let removed = self.retain(shard, &mut locks, |lock| {
-            lock.network != network || !meant(&lock.refuses)
+            lock.network != network || !matches(&lock.refuses)
         });
         self.changed.lock().extend(removed.iter().map(Lock::id));
         removed
     }
 
-    /// Every lock that is in force, by network.
-    pub(crate) fn policy_handle(&self, now: Timestamp) -> Vec<Lock> {
+    /// The active locks, ordered by address.
+    pub(crate) fn active(&self, now: Timestamp) -> Vec<Lock> {
         let mut all = Vec::new();
         for shard in &self.shards {
             let locks = shard.locks.lock();
@@ -217,7 +215,7 @@ impl Locks {
         all
     }
 
-    /// Moves locks that start after `now`, see [`Lock::bring_back`].
+    /// Moves locks that start in the future; see [`Lock::bring_back`].
     pub(crate) fn bring_back(&self, now: Timestamp) {
         for shard in &self.shards {
             if shard.len.load(Ordering::Acquire) > 0 {
@@ -229,10 +227,10 @@ impl Locks {
         }
     }
 
-    /// Frees the locks that have ended and are no longer remembered. For a `now` that is relied on
-    /// only: what is freed is gone for good.
+    /// Frees ended locks that are no longer remembered. Requires a trusted `now`, because this is
+    /// irreversible.
     pub(crate) fn expire(&self, now: Timestamp) {
-        self.relied_on.store(now.unix_millis(), Ordering::Relaxed);
+        self.trusted_at.store(now.unix_millis(), Ordering::Relaxed);
         self.free(|lock| now < lock.until.max(lock.remembered_until));
     }
 
@@ -248,7 +246,7 @@ impl Locks {
         }
     }
 
-    /// What changed since the last call, as it is now.
+    /// The locks changed since the last call, in their current state.
     pub(crate) fn take_changes(&self) -> Vec<LockChange> {
         let mut ids = {
             let mut changed = self.changed.lock();
@@ -265,18 +263,18 @@ impl Locks {
             .collect()
     }
 
-    /// Hands `changes` out again by the next [`Locks::take_changes`]: storing them has failed.
+    /// Returns changes that could not be stored to the next [`Locks::take_changes`].
     pub(crate) fn return_changes(&self, changes: impl IntoIterator<Item = LockChange>) {
         let ids = changes.into_iter().map(|change| change.id);
         self.changed.lock().extend(ids);
     }
 
-    /// The locks of `network` that are `meant`.
-    pub(crate) fn of(&self, network: IpKey, meant: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
+    /// The locks of a client for which `matches` is true.
+    pub(crate) fn of(&self, network: IpKey, matches: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
         let locks = self.shard(network).locks.lock();
         let known = locks.get(&network).into_iter().flatten();
-        let meant = known.filter(|lock| meant(&lock.refuses));
-        meant.cloned().collect()
+        let matching = known.filter(|lock| matches(&lock.refuses));
+        matching.cloned().collect()
     }
 
     pub(crate) fn get(&self, id: &LockId) -> Option<Lock> {
@@ -290,7 +288,7 @@ impl Locks {
         &self.shards[self.hasher.hash_one(network.parent()) as usize % SHARDS]
     }
 
-    /// Takes a place in the table, beyond its capacity if that `is_certain`.
+    /// Reserves an entry, beyond the capacity if `is_certain`.
     fn claim(&self, is_certain: bool) -> bool {
         let more = |len| (is_certain || len < self.capacity).then_some(len + 1);
         let claimed = self
@@ -299,11 +297,11 @@ impl Locks {
         claimed.is_ok()
     }
 
-    /// Merges families of automatic locks and returns whether there is room. A search that makes
-    /// little is the only one for a while, so that newcomers to a full table cost no time.
+    /// Merges groups of automatic locks and returns whether there is room. After a pass that freed
+    /// little, further passes are skipped for a while, so that additions to a full table stay
+    /// cheap.
     ///
-    /// `now` may be wrong. Therefore no lock is freed by it, but only those that ended before the last
-    /// call of [`Locks::expire`] and are merely remembered.
+    /// `now` may be wrong, so only locks that ended before the last [`Locks::expire`] are freed.
     #[cold]
     fn make_room(&self, now: Timestamp) -> bool {
         let mut searched_at = self.searched_at.lock();
@@ -313,8 +311,8 @@ impl Locks {
         if searched_at.is_some_and(|at| at <= now && now.since(at) < FULL_FOR) {
             return false;
         }
-        let relied_on = Timestamp::from_unix_millis(self.relied_on.load(Ordering::Relaxed));
-        self.free(|lock| relied_on < lock.until);
+        let trusted_at = Timestamp::from_unix_millis(self.trusted_at.load(Ordering::Relaxed));
+        self.free(|lock| trusted_at < lock.until);
         let wanted = (self.capacity / ROOM).max(1);
         let room = || self.capacity.saturating_sub(self.len());
         self.merge_families(wanted.saturating_sub(room()));
@@ -322,7 +320,7 @@ impl Locks {
         room() > 0
     }
 
-    /// Merges the largest families until `wanted` places are free or none is left.
+    /// Merges the largest families until `wanted` entries are free.
     fn merge_families(&self, wanted: usize) {
         let mut largest = Vec::new();
         for (at, shard) in self.shards.iter().enumerate() {
@@ -347,7 +345,7 @@ impl Locks {
         }
     }
 
-    /// Puts one lock in the place of each of the families that are `chosen` and still there.
+    /// Replaces each chosen family that still exists by one lock.
     fn merge(&self, shard: &Shard, chosen: &[&LockId]) {
         let mut locks = shard.locks.lock();
         let mut there = families(&locks);
@@ -359,7 +357,7 @@ impl Locks {
         let mut changed = self.changed.lock();
         changed.extend(members.iter().map(Lock::id));
         for members in members.chunk_by(|a, b| family(a) == family(b)) {
-            // Fewer than there were, so that there is room.
+            // The merged locks are fewer, so they fit.
             if let Some(merged) = merged(members) {
                 changed.push(merged.id());
                 locks.entry(merged.network).or_default().push(merged);
@@ -369,7 +367,7 @@ impl Locks {
         }
     }
 
-    /// Keeps the locks of a shard that `stay`, and returns the others.
+    /// Removes and returns the locks of a shard for which `stay` is false.
     fn retain(
         &self,
         shard: &Shard,
@@ -413,7 +411,7 @@ impl Shard {
                 (refuses, _) if !refused(refuses) => continue,
                 (_, LockCause::Manual) => &mut lock_status.manual,
                 (_, LockCause::IpLimit(_)) => &mut lock_status.limits,
-                (_, LockCause::BadKeys | LockCause::MissingKeys) => &mut lock_status.strikes,
+                (_, LockCause::BadKeys | LockCause::MissingKeys) => &mut lock_status.auth_failures,
             };
             *until = (*until).max(Some(lock.until));
         }
@@ -421,7 +419,7 @@ impl Shard {
     }
 }
 
-/// The id of the lock that an automatic lock and its neighbours are merged into.
+/// The id of the lock into which an automatic lock can be merged.
 fn family(lock: &Lock) -> LockId {
     LockId {
         network: lock.network.parent(),
@@ -429,7 +427,7 @@ fn family(lock: &Lock) -> LockId {
     }
 }
 
-/// The families that can be merged, and how many locks each has.
+/// The mergeable families and their sizes.
 fn families(locks: &LocksOf) -> HashMap<LockId, usize, RandomState> {
     let mut families = HashMap::<_, usize, RandomState>::default();
     for lock in locks.values().flatten().filter(|lock| !lock.is_manual()) {
@@ -439,7 +437,7 @@ fn families(locks: &LocksOf) -> HashMap<LockId, usize, RandomState> {
     families
 }
 
-/// One lock for a family: as long as the longest one, and of the cause that spares fewest.
+/// The merged lock of a family: the latest end and the cause of highest rank.
 fn merged(members: &[Lock]) -> Option<Lock> {
     let latest = members.iter().max_by_key(|lock| lock.until)?;
     let cause = members.iter().map(|lock| &lock.cause);

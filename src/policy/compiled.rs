@@ -1,4 +1,4 @@
-//! Which rules hold for a request.
+//! Compiled policies and their application to requests.
 
 use smallvec::SmallVec;
 
@@ -7,34 +7,34 @@ use crate::model::Method;
 use crate::net::ClientIp;
 use crate::policy::path::Matcher;
 
-/// A policy as requests are decided by it.
+/// A policy compiled for fast matching.
 #[derive(Debug)]
 pub(crate) struct CompiledPolicy {
     pub(crate) policy: Policy,
-    /// Over what is protected, and behind that the routes.
+    /// Matches protected patterns first, then routes.
     matcher: Matcher,
-    /// The index in the matcher at which the routes begin.
+    /// Index of the first route in the matcher.
     first_route: usize,
     routes: Vec<RouteRules>,
     protects_everything: bool,
-    /// There is nothing to be matched.
+    /// Every path is protected and there are no routes or exemptions.
     is_plain: bool,
 }
 
-/// Where a request goes to.
+/// The rules that apply to a request target.
 #[derive(Debug)]
 pub(crate) struct RouteMatch<'p> {
     pub(crate) access: Access,
     pub(crate) routes: SmallVec<[&'p RouteRules; 2]>,
-    /// Whether any of the routes limits each key.
+    /// Whether any route has limits per key.
     pub(crate) limits_keys: bool,
-    /// Whether any of the routes limits each address.
+    /// Whether any route has limits per address.
     pub(crate) limits_addresses: bool,
 }
 
 impl RouteMatch<'_> {
     #[inline]
-    fn anywhere(access: Access) -> Self {
+    fn without_routes(access: Access) -> Self {
         Self {
             access,
             routes: SmallVec::new(),
@@ -43,8 +43,7 @@ impl RouteMatch<'_> {
         }
     }
 
-    /// Adds the rules of another place that the request may go to: the stricter access, and the routes
-    /// of both.
+    /// Adds the rules of another possible target: the stricter access and the routes of both.
     #[cold]
     pub(crate) fn add(&mut self, other: Self) {
         self.access = self.access.max(other.access);
@@ -58,16 +57,16 @@ impl RouteMatch<'_> {
     }
 }
 
-/// From the most lenient to the strictest.
+/// Access levels, from most lenient to strictest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Access {
-    /// For everybody, in any case.
+    /// Exempt from all rules.
     Exempt,
-    /// No key is needed.
+    /// No key is required.
     Open,
-    /// A key would be needed, if a route were not in shadow mode.
+    /// A key would be required if a route were not in shadow mode.
     OpenForNow,
-    /// A key is needed.
+    /// A key is required.
     Protected,
 }
 
@@ -91,13 +90,13 @@ impl From<Policy> for CompiledPolicy {
 }
 
 impl CompiledPolicy {
-    /// Whether nothing of the policy concerns a request before its key is known, unless it is refused.
+    /// Whether no rule applies to a request before its key is known.
     pub(crate) fn lets_everybody_in(&self) -> bool {
         let Policy { allow, deny, .. } = &self.policy;
         self.is_plain && allow.is_empty() && deny.is_empty() && !self.names_clients()
     }
 
-    /// Whether the client of a request may be another than its peer.
+    /// Whether the client may differ from the peer.
     #[inline]
     pub(crate) fn names_clients(&self) -> bool {
         !self.policy.trusted_proxies.is_empty() || !self.policy.nat64_prefixes.is_empty()
@@ -106,17 +105,17 @@ impl CompiledPolicy {
     #[inline]
     pub(crate) fn place(&self, target: &str, method: Method) -> RouteMatch<'_> {
         if self.is_plain {
-            return RouteMatch::anywhere(Access::Protected);
+            return RouteMatch::without_routes(Access::Protected);
         }
-        self.find_place(target, method)
+        self.match_target(target, method)
     }
 
-    fn find_place(&self, target: &str, method: Method) -> RouteMatch<'_> {
+    fn match_target(&self, target: &str, method: Method) -> RouteMatch<'_> {
         let mut exempt = self.policy.exempt.iter();
         if exempt.any(|path| path.matches(target, method)) {
-            return RouteMatch::anywhere(Access::Exempt);
+            return RouteMatch::without_routes(Access::Exempt);
         }
-        let mut place = RouteMatch::anywhere(Access::Open);
+        let mut place = RouteMatch::without_routes(Access::Open);
         let mut is_protected = self.protects_everything;
         let (mut is_open, mut requires_key, mut would_require) = (false, false, false);
         for index in self.matcher.matching(target, method) {
@@ -151,7 +150,7 @@ impl CompiledPolicy {
         self.routes.iter()
     }
 
-    /// Whether there are lists by which addresses are refused.
+    /// Whether there are allow or deny lists.
     #[inline]
     pub(crate) fn has_lists(&self) -> bool {
         !self.policy.allow.is_empty() || !self.policy.deny.is_empty()
@@ -163,8 +162,9 @@ impl CompiledPolicy {
         deny.contains(ip) || (!allow.is_empty() && !allow.contains(ip))
     }
 
-    /// Whether strikes and automatic locks do not touch an address.
-    pub(crate) fn spares(&self, ip: ClientIp) -> bool {
+    /// Whether an address is exempt from counting of failed authentications and from automatic
+    /// locks.
+    pub(crate) fn is_exempt(&self, ip: ClientIp) -> bool {
         self.policy.never_lock.contains(ip) || self.policy.trusted_proxies.contains(ip)
     }
 }

@@ -1,4 +1,4 @@
-//! The policy as a TOML file.
+//! Parsing of TOML policy files.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -16,16 +16,15 @@ use crate::limit::{self, Limit};
 use crate::model::Scope;
 use crate::time::{LockDuration, duration};
 
-/// A policy that cannot be accepted. The message names the line and the field, says what is wrong
-/// and what was expected.
+/// An invalid policy. The message names the line and the field, the problem and what is expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{problem}", place(file))]
+#[error("{}{problem}", prefix(file))]
 pub struct InvalidPolicy {
     file: Option<PathBuf>,
     problem: String,
 }
 
-fn place(file: &Option<PathBuf>) -> String {
+fn prefix(file: &Option<PathBuf>) -> String {
     file.as_ref()
         .map_or_else(String::new, |file| format!("`{}`: ", file.display()))
 }
@@ -81,7 +80,7 @@ impl<'de> Visitor<'de> for Routes {
     }
 }
 
-/// Reads the route behind these, and checks it while it is read, so that an error names its line.
+/// Deserializes and checks the next route, so that errors name its line.
 struct NextRoute<'r>(&'r [Route]);
 
 impl<'de> DeserializeSeed<'de> for NextRoute<'_> {
@@ -157,7 +156,7 @@ pub(super) fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Du
     super::checked_steps(steps).map_err(Error::custom)
 }
 
-pub(super) fn lock_time<'de, D: Deserializer<'de>>(
+pub(super) fn lock_duration<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<LockDuration>, D::Error> {
     let text = String::deserialize(deserializer)?;

@@ -1,4 +1,4 @@
-//! The rules of an installation: what is protected, by which limits, and from whom.
+//! Policies: protected paths, routes, limits and trusted addresses.
 
 mod compiled;
 mod file;
@@ -24,15 +24,15 @@ pub use self::file::InvalidPolicy;
 pub(crate) use self::file::read;
 pub(crate) use self::route::RouteRules;
 
-/// The rules of an installation. By default every path is protected, and nobody is trusted.
+/// The rules of an installation. By default every path is protected and no proxy is trusted.
 ///
-/// Without `protect` every path needs a key, whatever routes there are; with it, the paths it names.
-/// Besides, routes that [require a key](Route) require one. What is to be open says so: as `exempt`,
-/// or as a route with `protect = false`, which keeps its locks and limits by address. `protect = []`
-/// protects nothing but what routes require a key for.
+/// Without `protect`, every path requires a key; with it, the listed paths do. Routes that [require
+/// a key](Route) require one in any case. To open a path, use `exempt`, or a route with `protect =
+/// false`, which keeps locks and limits per address. With `protect = []`, only routes that require
+/// a key are protected.
 ///
-/// It is made in code, or read from TOML by [`FromStr`](std::str::FromStr), where every field has
-/// the name of the method here and every one may be left out:
+/// A policy is built in code or parsed from TOML with [`FromStr`](std::str::FromStr). TOML fields
+/// have the names of the methods and are optional:
 ///
 /// ```
 /// let policy: keyguard::Policy = r#"
@@ -71,7 +71,7 @@ pub(crate) use self::route::RouteRules;
 #[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct Policy {
-    /// `None`: everything.
+    /// `None` protects everything.
     pub(crate) protect: Option<Vec<Pattern>>,
     pub(crate) exempt: Vec<ExactPath>,
     #[serde(rename = "route", deserialize_with = "file::routes")]
@@ -91,7 +91,7 @@ pub struct Policy {
     pub(crate) lockout: Lockout,
 }
 
-/// How failed authentications lock an address out.
+/// The lockout of addresses after failed authentications.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[must_use]
@@ -117,12 +117,12 @@ impl Default for Lockout {
 }
 
 impl Lockout {
-    /// Locks out for 24 hours, each time.
+    /// The default: 24 hours each time.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Failures in an hour above which an address is locked out. Default: that of
+    /// Failures per hour above which an address is locked. Default:
     /// [`Config::ip_block_threshold`](crate::Config::ip_block_threshold).
     ///
     /// # Errors
@@ -132,12 +132,11 @@ impl Lockout {
         Ok(self)
     }
 
-    /// For how long an address is locked out the first time, the second time, and so on; the last of
-    /// them stays. Default: 24 hours.
+    /// The durations of the first lock, the second lock, and so on. The last one repeats. Default:
+    /// 24 hours.
     ///
     /// # Errors
-    /// [`InvalidInput`] if there is none, or more than 16, or one is not between 1 second and 3,650
-    /// days.
+    /// [`InvalidInput`] unless there are 1 to 16 durations of 1 second to 3,650 days.
     pub fn steps(
         mut self,
         steps: impl IntoIterator<Item = Duration>,
@@ -146,7 +145,7 @@ impl Lockout {
         Ok(self)
     }
 
-    /// After how long without a further lock an address goes one step back. Default: a day.
+    /// The time without a lock after which an address moves one step back. Default: a day.
     ///
     /// # Errors
     /// [`InvalidInput`] if it is not between 1 second and 3,650 days.
@@ -158,7 +157,7 @@ impl Lockout {
 
 fn checked_steps(steps: Vec<Duration>) -> Result<Vec<Duration>, InvalidInput> {
     if steps.is_empty() || steps.len() > 16 {
-        return Err(InvalidInput::new("steps", "are 1 to 16 durations"));
+        return Err(InvalidInput::new("steps", "expected 1 to 16 durations"));
     }
     let steps = steps
         .into_iter()
@@ -167,93 +166,93 @@ fn checked_steps(steps: Vec<Duration>) -> Result<Vec<Duration>, InvalidInput> {
 }
 
 impl Policy {
-    /// Every path is protected, and nobody is trusted.
+    /// The default: every path is protected and no proxy is trusted.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Protects a path and all below it, and no longer everything. Default: every path is
-    /// protected, whatever routes there are.
+    /// Protects a path and everything below it, instead of everything. Default: every path is
+    /// protected.
     pub fn protect(mut self, path: Pattern) -> Self {
         self.protect.get_or_insert_default().push(path);
         self
     }
 
-    /// Protects nothing but what routes require a key for. In a file: `protect = []`.
+    /// Protects only routes that require a key. In a file: `protect = []`.
     pub fn protect_nothing(mut self) -> Self {
         self.protect = Some(Vec::new());
         self
     }
 
-    /// Lets everybody have exactly this path: without a key, a limit or a lockout.
+    /// Exempts exactly this path from keys, limits and lockouts.
     pub fn exempt(mut self, path: ExactPath) -> Self {
         self.exempt.push(path);
         self
     }
 
-    /// Adds a route. All routes that match a request apply to it, in whatever order they are.
+    /// Adds a route. All matching routes apply to a request, regardless of their order.
     ///
     /// # Errors
-    /// [`InvalidInput`] if there is one of this name, there are 1,000, its fields contradict each
-    /// other or another route, or it costs more than one of its own limits admits.
+    /// [`InvalidInput`] if the name is taken, there are already 1,000 routes, its fields contradict
+    /// each other or another route, or its cost exceeds one of its limits.
     pub fn route(mut self, route: Route) -> Result<Self, InvalidInput> {
         self.routes.push(route);
         self.check()?;
         Ok(self)
     }
 
-    /// Whether paths that differ in ASCII case are one. Default: no.
+    /// Whether paths are compared without regard to ASCII case. Default: no.
     pub fn ignore_case(mut self, ignore: bool) -> Self {
         self.ignore_case = ignore;
         self
     }
 
-    /// Proxies that name the client in [`Policy::client_ip_header`]. Default: none, the peer is the
-    /// client.
+    /// Proxies that report the client in [`Policy::client_ip_header`]. Default: none; the peer is
+    /// the client.
     ///
-    /// A field that cannot be read is refused with status 400. Where it is absent, the proxy counts as
-    /// the client, as for a check of its health, unless [`Policy::require_client_ip`] refuses that.
-    /// Proxies themselves collect no strikes.
+    /// Requests with an invalid field get status 400. If the field is absent, the proxy counts as
+    /// the client (a health check, for example), unless [`Policy::require_client_ip`] is set.
+    /// Failed authentications of proxies themselves are not counted.
     pub fn trusted_proxies(mut self, proxies: CidrSet) -> Self {
         self.trusted_proxies = proxies;
         self
     }
 
-    /// The one header field by which [`Policy::trusted_proxies`] name the client. Default:
+    /// The header field in which [`Policy::trusted_proxies`] report the client. Default:
     /// `X-Forwarded-For`.
     ///
-    /// It is the one that they set or add to on every request; a client can send any other, so that
-    /// others are ignored. `X-Forwarded-For` and `Forwarded` (RFC 7239) are lists, whose last hop that
-    /// is not trusted is the client. Any other, such as `X-Real-IP` or `CF-Connecting-IP`, holds one
-    /// address.
+    /// Name the field that the proxies set or append to on every request. All other fields are
+    /// ignored, because clients can forge them. `X-Forwarded-For` and `Forwarded` (RFC 7239) are
+    /// lists; the last untrusted hop is the client. Any other field, such as `X-Real-IP` or
+    /// `CF-Connecting-IP`, contains one address.
     ///
     /// # Errors
-    /// [`InvalidInput`] for what is no name of a field.
+    /// [`InvalidInput`] for an invalid field name.
     pub fn client_ip_header(mut self, name: &str) -> Result<Self, InvalidInput> {
         self.client_ip_header = name.parse()?;
         Ok(self)
     }
 
-    /// Whether requests of [`Policy::trusted_proxies`] without [`Policy::client_ip_header`] are refused
-    /// with status 400 (`invalid_client_ip`), on every path. Default: no, the proxy counts as the client,
-    /// and a warning is given once such a request has a key.
+    /// Whether requests from [`Policy::trusted_proxies`] without [`Policy::client_ip_header`] get
+    /// status 400 (`invalid_client_ip`), on every path. Default: no; the proxy counts as the
+    /// client, and a warning is issued when such a request has a key.
     ///
-    /// Some proxies remove a field that they have set if the client lists it in `Connection`, so that a
-    /// client can hide its address. Require the field where the proxy sets it on every request and sends
-    /// none of its own, or gives the field to its health checks, too.
+    /// Some proxies remove a field that the client lists in `Connection`, so clients can hide their
+    /// address. Require the field if the proxy sets it on every request, including its own health
+    /// checks.
     pub fn require_client_ip(mut self, require: bool) -> Self {
         self.require_client_ip = require;
         self
     }
 
-    /// Prefixes under which translators of the network write IPv4 addresses, such as
-    /// `2001:db8:64::/96`, besides the well-known `64:ff9b::/96`. Clients behind them count, are
-    /// listed and recorded as their IPv4 addresses; so do such addresses in the lists of the policy and
-    /// of keys. A network around a prefix holds no IPv4 address. Default: none.
+    /// NAT64 prefixes of the network, such as `2001:db8:64::/96`, in addition to the well-known
+    /// `64:ff9b::/96`. Addresses under these prefixes are counted, listed and recorded as the
+    /// embedded IPv4 address, also in the lists of the policy and of keys. A network that contains
+    /// a prefix embeds no IPv4 address. Default: none.
     ///
     /// # Errors
-    /// [`InvalidInput`] for more than 16, and for what is no prefix of 32, 40, 48, 56, 64 or 96 bits
-    /// (RFC 6052).
+    /// [`InvalidInput`] for more than 16 prefixes, or one that does not have 32, 40, 48, 56, 64 or
+    /// 96 bits (RFC 6052).
     pub fn nat64_prefixes<T: AsRef<str>>(
         mut self,
         prefixes: impl IntoIterator<Item = T>,
@@ -262,28 +261,29 @@ impl Policy {
         Ok(self)
     }
 
-    /// From where requests are accepted at all. Default: from everywhere.
+    /// Addresses from which requests are accepted. Default: all.
     pub fn allow(mut self, addresses: CidrSet) -> Self {
         self.allow = addresses;
         self
     }
 
-    /// From where no request is accepted. It goes before [`Policy::allow`].
+    /// Addresses from which requests are refused. Takes precedence over [`Policy::allow`].
     pub fn deny(mut self, addresses: CidrSet) -> Self {
         self.deny = addresses;
         self
     }
 
-    /// Addresses that never collect strikes and that no automatic lock touches.
+    /// Addresses exempt from counting of failed authentications and from automatic locks.
     pub fn never_lock(mut self, addresses: CidrSet) -> Self {
         self.never_lock = addresses;
         self
     }
 
-    /// Limits that every key has beside its own. Of two that count the same the tighter holds.
+    /// Limits of every key, in addition to its own. Of two limits with the same counter, the
+    /// tighter one applies.
     ///
     /// # Errors
-    /// [`InvalidInput`] for a text that is no [`Limit`], or two that count the same.
+    /// [`InvalidInput`] for an invalid [`Limit`], or two with the same counter.
     pub fn key_limits<T: AsRef<str>>(
         mut self,
         limits: impl IntoIterator<Item = T>,
@@ -292,10 +292,10 @@ impl Policy {
         Ok(self)
     }
 
-    /// As [`Policy::key_limits`], of every organization.
+    /// Like [`Policy::key_limits`], for every organization.
     ///
     /// # Errors
-    /// As [`Policy::key_limits`].
+    /// Like [`Policy::key_limits`].
     pub fn org_limits<T: AsRef<str>>(
         mut self,
         limits: impl IntoIterator<Item = T>,
@@ -304,13 +304,13 @@ impl Policy {
         Ok(self)
     }
 
-    /// How failed authentications lock an address out.
+    /// The lockout of addresses after failed authentications.
     pub fn lockout(mut self, lockout: Lockout) -> Self {
         self.lockout = lockout;
         self
     }
 
-    /// What needs a key, of itself or by its route.
+    /// The patterns that require a key.
     #[cfg(feature = "http")]
     pub(crate) fn protected(&self) -> impl Iterator<Item = &Pattern> {
         let routes = self.routes.iter().filter(|route| route.requires_key());
@@ -324,8 +324,7 @@ impl Policy {
         pattern.may_match_below(prefix, self.ignore_case)
     }
 
-    /// The same policy, whose lists hold the addresses as clients count, see
-    /// [`Policy::nat64_prefixes`].
+    /// Translates the address lists by [`Policy::nat64_prefixes`].
     fn translated(self) -> Self {
         let nat64 = &self.nat64_prefixes;
         Self {
@@ -337,7 +336,7 @@ impl Policy {
         }
     }
 
-    /// What no single field shows.
+    /// Checks constraints between fields.
     fn check(&self) -> Result<(), InvalidInput> {
         let protected = self.protect.as_ref().map_or(0, Vec::len);
         for (field, count) in [("protect", protected), ("exempt", self.exempt.len())] {
@@ -356,7 +355,7 @@ fn check_count(field: &'static str, count: usize) -> Result<(), InvalidInput> {
     Err(InvalidInput::new(field, problem))
 }
 
-/// What no single route shows.
+/// Checks constraints between routes.
 fn check_routes(routes: &[Route]) -> Result<(), InvalidInput> {
     check_count("route", routes.len())?;
     let mut routes = routes
@@ -366,12 +365,15 @@ fn check_routes(routes: &[Route]) -> Result<(), InvalidInput> {
     routes.try_for_each(|(route, earlier)| check_route(route, earlier))
 }
 
-/// Checks a route by itself and against those before it.
+/// Checks a route by itself and against earlier routes.
 fn check_route(route: &Route, earlier: &[Route]) -> Result<(), InvalidInput> {
     route.check()?;
     for other in earlier {
         if other.name() == route.name() {
-            let problem = format!("two routes are named `{}`; give each its own", route.name());
+            let problem = format!(
+                "two routes are named `{}`; expected unique names",
+                route.name()
+            );
             return Err(InvalidInput::new("name", problem));
         }
         if route.closes() {

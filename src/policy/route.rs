@@ -1,4 +1,4 @@
-//! One route: a pattern, and what holds for the requests that it matches.
+//! Routes: rules for the requests that match a pattern.
 
 use std::num::NonZeroU32;
 
@@ -12,11 +12,11 @@ use crate::model::Scope;
 use crate::policy::path::Pattern;
 use crate::time::LockDuration;
 
-/// What holds for the requests whose path is, or is below, that of a [`Pattern`].
+/// Rules for the requests that match a [`Pattern`].
 ///
-/// A route with scopes, with limits by key, or with [`Route::protect`] requires a key. One with
-/// [`Route::open`] needs none, whatever the policy protects. Any other route leaves that to
-/// [`Policy::protect`](crate::Policy::protect).
+/// A route with scopes, with limits per key, or with [`Route::protect`] requires a key. A route
+/// with [`Route::open`] requires none. For other routes,
+/// [`Policy::protect`](crate::Policy::protect) decides.
 ///
 /// ```
 /// use keyguard::Route;
@@ -33,7 +33,7 @@ pub struct Route {
     #[serde(deserialize_with = "file::name")]
     name: RuleName,
     pub(super) path: Pattern,
-    /// In a file `true` for [`Route::protect`], `false` for [`Route::open`].
+    /// `true` for [`Route::protect`], `false` for [`Route::open`].
     protect: Option<bool>,
     #[serde(default, deserialize_with = "file::scopes")]
     scopes: Vec<Scope>,
@@ -41,7 +41,7 @@ pub struct Route {
     limits: Vec<Limit>,
     #[serde(default, deserialize_with = "file::intervals")]
     ip_limits: Vec<Limit>,
-    #[serde(default, deserialize_with = "file::lock_time")]
+    #[serde(default, deserialize_with = "file::lock_duration")]
     lockout: Option<LockDuration>,
     #[serde(default, deserialize_with = "file::cost")]
     cost: Option<NonZeroU32>,
@@ -50,8 +50,8 @@ pub struct Route {
 }
 
 impl Route {
-    /// A route that changes nothing yet. The name is 1 to 64 letters, digits, `-`, `_` and `.`;
-    /// limits are shown with it, and counted by it.
+    /// Creates a route without rules. The name has 1 to 64 letters, digits, `-`, `_` and `.`; it
+    /// names the counters of its limits.
     ///
     /// # Errors
     /// [`InvalidInput`] for the name.
@@ -75,13 +75,12 @@ impl Route {
         self
     }
 
-    /// Needs no key, as a login form or a sign-up, although [`Policy::protect`] covers it. Locks,
-    /// lists and limits by address hold all the same. In a file: `protect = false`.
+    /// Requires no key, even if [`Policy::protect`] covers it, such as a login form. Locks, address
+    /// lists and limits per address still apply. In a file: `protect = false`.
     ///
-    /// It holds for requests by a method that the pattern names, and for paths that it covers in every
-    /// way in which a server might read them: `/login/a%20b` needs no key, `/login/..;/admin` and
-    /// `/login/%u002e%u002e/admin` need one. Where another route requires a key, that one is
-    /// required.
+    /// Applies only if the pattern covers the path in every reading: `/login/a%20b` requires no
+    /// key, `/login/..;/admin` and `/login/%u002e%u002e/admin` require one. If another matching
+    /// route requires a key, a key is required.
     ///
     /// [`Policy::protect`]: crate::Policy::protect
     pub fn open(mut self) -> Self {
@@ -89,10 +88,10 @@ impl Route {
         self
     }
 
-    /// Requires a key that holds all of these scopes.
+    /// Requires a key with all of these scopes.
     ///
     /// # Errors
-    /// [`InvalidInput`] for a text that is no [`Scope`].
+    /// [`InvalidInput`] for an invalid [`Scope`].
     pub fn scopes<T: AsRef<str>>(
         mut self,
         scopes: impl IntoIterator<Item = T>,
@@ -102,10 +101,10 @@ impl Route {
         Ok(self)
     }
 
-    /// Limits each key, over intervals, beside the limits that it has everywhere.
+    /// Sliding-window limits per key, in addition to the limits of the key.
     ///
     /// # Errors
-    /// [`InvalidInput`] for a text that is no [`Limit`], or none over an interval.
+    /// [`InvalidInput`] for an invalid [`Limit`], or one that is not a sliding window.
     pub fn limits<T: AsRef<str>>(
         mut self,
         limits: impl IntoIterator<Item = T>,
@@ -114,10 +113,10 @@ impl Route {
         Ok(self)
     }
 
-    /// Limits each address, over intervals, whether or not it has a key.
+    /// Sliding-window limits per address, with or without a key.
     ///
     /// # Errors
-    /// As [`Route::limits`].
+    /// Like [`Route::limits`].
     pub fn ip_limits<T: AsRef<str>>(
         mut self,
         limits: impl IntoIterator<Item = T>,
@@ -126,15 +125,15 @@ impl Route {
         Ok(self)
     }
 
-    /// Locks an address that goes over one of [`Route::ip_limits`], which it needs, out of the route
-    /// for a time: of every path that it matches, by whatever path the limit was exceeded.
+    /// Locks addresses that exceed [`Route::ip_limits`], which must be set, out of all paths of the
+    /// route.
     pub fn lockout(mut self, time: LockDuration) -> Self {
         self.lockout = Some(time);
         self
     }
 
-    /// What a request costs that does not say so itself, at least 1; the most of all routes that
-    /// match counts. Default: 1.
+    /// The cost of requests that do not specify one, at least 1. Of several matching routes, the
+    /// highest cost applies. Default: 1.
     ///
     /// # Errors
     /// [`InvalidInput`] for 0.
@@ -143,7 +142,7 @@ impl Route {
         Ok(self)
     }
 
-    /// Decides and counts all that the route says, and refuses nobody because of it.
+    /// Evaluates and counts the rules of the route without refusing requests.
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
         self
@@ -153,7 +152,7 @@ impl Route {
         &self.name
     }
 
-    /// Whether no request that it matches gets in without a key.
+    /// Whether every matching request requires a key.
     pub(super) fn closes(&self) -> bool {
         self.requires_key() && !self.shadow
     }
@@ -168,8 +167,8 @@ impl Route {
             return Err(InvalidInput::new(
                 "protect",
                 format!(
-                    "route `{}` needs no key, but has scopes or limits that count by key; leave \
-                     `protect = false` out, or use `ip_limits`",
+                    "route `{}` requires no key, but has scopes or limits per key; remove \
+                     `protect = false`, or use `ip_limits`",
                     self.name
                 ),
             ));
@@ -178,7 +177,7 @@ impl Route {
             return Err(InvalidInput::new(
                 "lockout",
                 format!(
-                    "route `{}` locks out who exceeds its `ip_limits`, but has none; add some, such as \
+                    "route `{}` has a lockout but no `ip_limits`; add some, such as \
                      `ip_limits = [\"3/min\"]`",
                     self.name
                 ),
@@ -195,7 +194,7 @@ impl Route {
         Err(InvalidInput::new(
             "protect",
             format!(
-                "route `{}` needs no key, but route `{}`, which matches all of its requests, \
+                "route `{}` requires no key, but route `{}`, which matches all of its requests, \
                  requires one; narrow the latter",
                 self.name, closing.name
             ),
@@ -218,8 +217,8 @@ impl Route {
             Some(limit) => Err(InvalidInput::new(
                 "cost",
                 format!(
-                    "a request for route `{}` costs {cost}, but its limit `{limit}` never admits so \
-                     much; lower the cost or raise the limit",
+                    "requests of route `{}` cost {cost}, which exceeds its limit `{limit}`; \
+                     lower the cost or raise the limit",
                     self.name
                 ),
             )),
@@ -265,18 +264,18 @@ pub(super) fn intervals<T: AsRef<str>>(
         Some(limit) => Err(InvalidInput::new(
             "limits",
             format!(
-                "`{limit}` is not over an interval such as `10/s`; give it to keys or organizations"
+                "`{limit}` is not a sliding window such as `10/s`; use it for keys or organizations"
             ),
         )),
     }
 }
 
-/// A route as requests are decided by it.
+/// The compiled rules of a route.
 #[derive(Debug)]
 pub(crate) struct RouteRules {
     pub(crate) name: RuleName,
     pub(crate) requires_key: bool,
-    /// What needs no key, although the policy protects it.
+    /// The pattern of requests that require no key.
     pub(super) opens: Option<Pattern>,
     pub(crate) scopes: Vec<Scope>,
     pub(crate) key_rules: Vec<Rule>,

@@ -1,4 +1,4 @@
-//! Where single requests can go besides the data file.
+//! Destinations for individual request records.
 
 #[cfg(feature = "redis")]
 mod redis_stream;
@@ -22,28 +22,27 @@ use crate::time::Timestamp;
 #[cfg(feature = "redis")]
 pub use self::redis_stream::RedisStream;
 
-/// Takes single requests besides the data file, or [instead](crate::Config::usage_sink_only) of it, for
-/// instance to hand them to a queue. It is also told of refusals that named no known key, which are
-/// only counted elsewhere.
+/// A destination for request records in addition to the data file, or
+/// [instead](crate::Config::usage_sink_only) of it; for example a queue. It also receives refusals
+/// without a known key, which are otherwise only counted.
 ///
-/// It is called by one thread at a time, every 200 ms at most and never by a request. What it fails
-/// to take is offered again with what has come since: up to
-/// [`Config::usage_queue`](crate::Config::usage_queue) requests wait, more are dropped and counted in
-/// [`Stats::dropped`](crate::Stats::dropped). Each request is offered until it is taken, so that one
-/// that was taken in part may come twice.
+/// A background thread calls it at most every 200 ms, one call at a time. After a failure the same
+/// records are offered again together with new ones. At most
+/// [`Config::usage_queue`](crate::Config::usage_queue) records wait; further ones are dropped and
+/// counted in [`Stats::dropped`](crate::Stats::dropped). Delivery is at least once.
 ///
-/// A failure, or a panic, is counted in [`Stats::sink_failures`](crate::Stats::sink_failures) and
-/// delays nothing but the requests that wait for the sink;
-/// [`Stats::warnings`](crate::Stats::warnings) names it until the sink takes requests again.
+/// Failures and panics are counted in [`Stats::sink_failures`](crate::Stats::sink_failures), listed
+/// in [`Stats::warnings`](crate::Stats::warnings) until the sink works again, and delay only the
+/// waiting records.
 pub trait UsageSink: Send {
-    /// Takes requests. Those of a thread come in the order in which they were recorded.
+    /// Accepts records. Records of one thread are in order.
     ///
     /// # Errors
-    /// None of them, or not all, have been taken.
+    /// The records were not, or not all, accepted.
     fn write(&mut self, batch: &[Usage]) -> io::Result<()>;
 }
 
-/// A sink that clones of a configuration share.
+/// A sink shared by the clones of a configuration.
 #[derive(Clone)]
 pub(crate) struct SharedSink(Arc<Mutex<dyn UsageSink>>);
 
@@ -52,9 +51,9 @@ impl SharedSink {
         Self(Arc::new(Mutex::new(sink)))
     }
 
-    /// Offers requests to the sink. A panic in it is an error like any other.
+    /// Offers records to the sink. Converts panics to errors.
     pub(crate) fn write(&self, batch: &[Usage]) -> io::Result<()> {
-        // What a sink has left half-done is its own, and it is offered the same requests again.
+        // The sink is responsible for its own state; the same records are offered again.
         let write = AssertUnwindSafe(|| self.0.lock().write(batch));
         catch_unwind(write).unwrap_or_else(|panic| Err(io::Error::other(panicked(&*panic))))
     }
@@ -72,7 +71,7 @@ impl fmt::Debug for SharedSink {
     }
 }
 
-/// Writes each request as a line of JSON (newline-delimited JSON):
+/// Writes each record as a line of JSON (newline-delimited JSON):
 ///
 /// ```json
 /// {"at":"2026-01-15T12:00:00Z","key_id":1,"method":"GET","path":"/orders","ip":"192.0.2.7","status":200,"latency_us":1250,"refused":null}
@@ -87,12 +86,12 @@ impl fmt::Debug for SharedSink {
 pub struct JsonLines<W> {
     out: W,
     text: Vec<u8>,
-    /// A line may have been cut short.
+    /// Whether the last line may be incomplete.
     is_broken: bool,
 }
 
 impl<W: Write> JsonLines<W> {
-    /// Lines on anything that can be written to.
+    /// Writes to any writer.
     pub fn new(out: W) -> Self {
         Self {
             out,
@@ -103,16 +102,16 @@ impl<W: Write> JsonLines<W> {
 }
 
 impl JsonLines<File> {
-    /// Lines at the end of a file, which is created with mode 0600 if it is absent.
+    /// Appends to a file, which is created with mode 0600 if absent.
     ///
     /// # Errors
-    /// The file cannot be opened for reading and writing, or holds something other than lines of JSON
-    /// ([`io::ErrorKind::InvalidData`]).
+    /// The file cannot be opened for reading and writing, or contains something other than lines of
+    /// JSON ([`io::ErrorKind::InvalidData`]).
     pub fn append(file: impl AsRef<Path>) -> io::Result<Self> {
         let file = file.as_ref();
         let mut options = OpenOptions::new();
         options.append(true).create(true);
-        // A device or a pipe may be for writing only.
+        // A device or a pipe may be write-only.
         options.read(!file.exists() || file.is_file());
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
@@ -125,8 +124,7 @@ impl JsonLines<File> {
     }
 }
 
-/// Whether a file is empty or begins as one that was written here: with a line, or with the end of one
-/// that was cut short.
+/// Whether a file is empty or begins with a line of JSON or the rest of an incomplete line.
 fn starts_like_lines(file: &mut File) -> io::Result<bool> {
     let mut start = Vec::new();
     file.take(1).read_to_end(&mut start)?;
@@ -134,13 +132,13 @@ fn starts_like_lines(file: &mut File) -> io::Result<bool> {
 }
 
 impl JsonLines<Stdout> {
-    /// Lines on standard output.
+    /// Writes to standard output.
     pub fn stdout() -> Self {
         Self::new(io::stdout())
     }
 }
 
-/// A request as a line has it.
+/// The JSON form of a record.
 #[derive(Serialize)]
 struct Line<'u> {
     at: Timestamp,
@@ -172,7 +170,7 @@ impl<W: Write + Send> UsageSink for JsonLines<W> {
     fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
         self.text.clear();
         if self.is_broken {
-            // What was cut short stays one line that is none.
+            // The incomplete line remains as one invalid line.
             self.text.push(b'\n');
         }
         for usage in batch {

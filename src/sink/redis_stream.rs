@@ -1,4 +1,4 @@
-//! Single requests as entries of a stream in Redis.
+//! Request records as entries of a Redis stream.
 
 use std::fmt;
 use std::io;
@@ -11,20 +11,19 @@ use super::UsageSink;
 use crate::model::Usage;
 use crate::sys::tls;
 
-/// Entries that one transaction adds.
+/// Entries per transaction.
 const MANY: usize = 1_000;
 
-/// How long the server may take for them.
+/// Timeout of a transaction.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Adds each request to a [stream](https://redis.io/docs/latest/develop/data-types/streams/) in Redis,
-/// from where any number of consumers can take it. Its fields are those of a line of
-/// [`JsonLines`](crate::JsonLines); `refused` is left out of requests that were admitted, `key_id` of
-/// refusals without a known key.
+/// Adds each record to a Redis [stream](https://redis.io/docs/latest/develop/data-types/streams/)
+/// for any number of consumers. Entries have the fields of [`JsonLines`](crate::JsonLines), without
+/// `refused` for admitted requests and without `key_id` for refusals without a known key.
 ///
-/// While the server cannot be reached, requests wait as [`UsageSink`] says. Entries are added a
-/// thousand at a time, all or none of them; if the connection is lost before the server has said so,
-/// these thousand may come twice.
+/// While the server is unreachable, records wait (see [`UsageSink`]). Entries are added in
+/// transactions of a thousand; if the connection breaks before the reply, a transaction may be
+/// repeated.
 ///
 /// ```no_run
 /// use keyguard::{Config, RedisStream};
@@ -37,16 +36,16 @@ pub struct RedisStream {
     stream: String,
     max_len: usize,
     connection: Option<Connection>,
-    /// How many of those that are offered again are in the stream already.
+    /// Number of repeated records that are already in the stream.
     taken: usize,
 }
 
 impl RedisStream {
-    /// A stream of this name, on a server that need not be there yet. It keeps at least the latest
-    /// million entries, and not many more.
+    /// Creates a sink for the stream `name`. Does not connect. The stream keeps about the latest
+    /// million entries.
     ///
     /// # Errors
-    /// The URL cannot be understood.
+    /// The URL is invalid.
     pub fn new(url: &str, stream: impl Into<String>) -> io::Result<Self> {
         if url.starts_with("rediss") {
             tls::ensure_provider();
@@ -61,8 +60,7 @@ impl RedisStream {
         })
     }
 
-    /// How many of the latest entries it keeps at least. Older ones are given up whether or not they
-    /// were read.
+    /// The minimum number of latest entries to keep. Older ones are removed, even if unread.
     #[must_use]
     pub fn max_len(self, entries: usize) -> Self {
         Self {
@@ -126,7 +124,7 @@ impl UsageSink for RedisStream {
     }
 }
 
-/// Without the URL, which may hold a password.
+/// Omits the URL, which may contain a password.
 impl fmt::Debug for RedisStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStream")

@@ -28,7 +28,7 @@ fn is_locked(locks: &Locks, ip: &str, target: &str, now: u64) -> bool {
 }
 
 #[test]
-fn a_lock_ends_by_itself() {
+fn locks_end_by_themselves() {
     let locks = Locks::new(16);
     assert!(locks.add(lock("192.0.2.1", Refuses::All, 10), at(0)));
     assert!(is_locked(&locks, "192.0.2.1", "/", 9));
@@ -55,7 +55,7 @@ fn a_path_lock_refuses_one_path() {
     assert!(!is_locked(&locks, "192.0.2.1", "/login", 1));
 }
 
-fn by_hand(network: &str, until: u64) -> Lock {
+fn manual(network: &str, until: u64) -> Lock {
     Lock {
         cause: LockCause::Manual,
         ..lock(network, Refuses::All, until)
@@ -64,9 +64,9 @@ fn by_hand(network: &str, until: u64) -> Lock {
 
 /// Once, the two were one manual lock that lasted as long as the longer one.
 #[test]
-fn a_manual_lock_and_an_automatic_one_of_the_same_each_end_when_they_were_to() {
+fn manual_and_automatic_locks_end_independently() {
     let automatic = lock("192.0.2.1", Refuses::All, 20);
-    let manual = by_hand("192.0.2.1", 10);
+    let manual = manual("192.0.2.1", 10);
     for order in [[&automatic, &manual], [&manual, &automatic]] {
         let added = Locks::new(16);
         // As another node hears of it.
@@ -81,7 +81,7 @@ fn a_manual_lock_and_an_automatic_one_of_the_same_each_end_when_they_were_to() {
             let lock_status = locks
                 .lock_status(manual.network, |_| true, || at(1))
                 .unwrap();
-            let ends = (lock_status.manual, lock_status.strikes);
+            let ends = (lock_status.manual, lock_status.auth_failures);
             assert_eq!(ends, (Some(at(10)), Some(at(20))));
             assert_eq!(locks.remove(manual.network, |_| true).len(), 2);
         }
@@ -90,8 +90,8 @@ fn a_manual_lock_and_an_automatic_one_of_the_same_each_end_when_they_were_to() {
 
 /// Once, a lock that was stored late took the place of one that began after it had ended.
 #[test]
-fn of_two_locks_that_do_not_overlap_the_later_one_stays() {
-    let earlier = by_hand("192.0.2.1", 20);
+fn of_disjoint_locks_the_later_one_wins() {
+    let earlier = manual("192.0.2.1", 20);
     let later = Lock {
         since: at(20),
         until: at(30),
@@ -113,13 +113,13 @@ fn a_manual_lock_refuses_beside_a_longer_automatic_one() {
     let network = "192.0.2.1".parse().unwrap();
     let lock_status = locks.lock_status(network, |_| true, || at(1)).unwrap();
     assert_eq!(
-        (lock_status.manual, lock_status.strikes),
+        (lock_status.manual, lock_status.auth_failures),
         (Some(at(10)), Some(at(20)))
     );
 }
 
 #[test]
-fn a_lock_of_a_limit_stays_one_beside_strikes() {
+fn a_lock_of_a_limit_stays_one_beside_auth_failures() {
     let strikes = lock("192.0.2.1", Refuses::All, 20);
     let limit = Lock {
         cause: LockCause::IpLimit("login".into()),
@@ -134,7 +134,7 @@ fn a_lock_of_a_limit_stays_one_beside_strikes() {
             .lock_status(limit.network, |_| true, || at(1))
             .unwrap();
         assert_eq!(
-            (lock_status.limits, lock_status.strikes),
+            (lock_status.limits, lock_status.auth_failures),
             (Some(at(20)), None)
         );
     }
@@ -148,7 +148,7 @@ fn a_lock_of_a_limit_stays_one_beside_strikes() {
     let network = "192.0.2.77".parse().unwrap();
     let lock_status = locks.lock_status(network, |_| true, || at(1)).unwrap();
     assert_eq!(
-        (lock_status.limits, lock_status.strikes),
+        (lock_status.limits, lock_status.auth_failures),
         (Some(at(30)), None)
     );
 }
@@ -165,7 +165,7 @@ fn the_later_end_counts() {
 }
 
 #[test]
-fn the_largest_family_merges_when_the_table_is_full_and_nobody_gets_out() {
+fn a_full_table_merges_the_largest_family_and_frees_nobody() {
     let locks = Locks::new(20);
     let families = [("192.0.2", 2), ("198.51.100", 8), ("203.0.113", 9)];
     let ips = families.iter().flat_map(|(parent, members)| {
@@ -216,7 +216,7 @@ fn manual_locks_are_not_merged() {
 }
 
 #[test]
-fn changes_are_handed_out_once_as_they_are_then() {
+fn changes_are_taken_once_in_their_current_state() {
     let locks = Locks::new(16);
     locks.add(lock("192.0.2.1", Refuses::All, 10), at(0));
     locks.add(lock("192.0.2.2", Refuses::All, 10), at(0));
@@ -236,7 +236,7 @@ fn changes_are_handed_out_once_as_they_are_then() {
 }
 
 #[test]
-fn a_full_table_is_not_searched_for_every_newcomer() {
+fn a_full_table_is_not_searched_for_every_addition() {
     let locks = Locks::new(2);
     for ip in ["192.0.2.1", "198.51.100.1"] {
         assert!(locks.add(lock(ip, Refuses::All, 10), at(0)));
@@ -251,9 +251,9 @@ fn a_full_table_is_not_searched_for_every_newcomer() {
 
 /// Once, it ended with the last lock of the family, and refused addresses that are never locked.
 #[test]
-fn merging_changes_no_manual_lock_of_the_network() {
+fn merging_keeps_manual_locks() {
     let locks = Locks::new(10);
-    let manual = by_hand("192.0.2.0/24", 60);
+    let manual = manual("192.0.2.0/24", 60);
     assert!(locks.add(manual.clone(), at(0)));
     for member in 0..9 {
         assert!(locks.add(lock(&format!("192.0.2.{member}"), Refuses::All, 90), at(0)));
@@ -262,13 +262,13 @@ fn merging_changes_no_manual_lock_of_the_network() {
     assert_eq!(locks.get(&manual.id()), Some(manual));
     let client = "192.0.2.77".parse().unwrap();
     let lock_status = locks.lock_status(client, |_| true, || at(1)).unwrap();
-    let ends = (lock_status.manual, lock_status.strikes);
+    let ends = (lock_status.manual, lock_status.auth_failures);
     assert_eq!(ends, (Some(at(60)), Some(at(90))));
 }
 
 /// Once, each merge of eight locks searched the whole table.
 #[test]
-fn one_search_makes_room_for_many() {
+fn one_pass_makes_room_for_many() {
     let locks = Locks::new(512);
     for i in 0..512 {
         let ip = format!("10.0.{}.{}", i / 8, i % 8);
@@ -284,7 +284,7 @@ fn one_search_makes_room_for_many() {
 }
 
 #[test]
-fn a_search_that_makes_little_room_is_the_only_one_for_a_second() {
+fn unproductive_passes_are_limited_to_one_per_second() {
     let full = || {
         let locks = Locks::new(512);
         for i in 0..512 {
@@ -313,27 +313,27 @@ fn a_search_that_makes_little_room_is_the_only_one_for_a_second() {
 
 /// Once, a moment of a clock that ran ahead freed every lock of a full table, for good.
 #[test]
-fn a_clock_that_runs_ahead_frees_no_lock() {
+fn a_clock_ahead_frees_no_lock() {
     let year = 365 * 86_400;
     let locks = Locks::new(3);
     let remembered = Lock {
         remembered_until: at(90),
         ..lock("192.0.2.2", Refuses::All, 5)
     };
-    locks.add(by_hand("192.0.2.1", 10), at(0));
+    locks.add(manual("192.0.2.1", 10), at(0));
     locks.add(remembered, at(0));
     locks.add(lock("192.0.2.3", Refuses::All, 10), at(0));
     assert!(!locks.add(lock("8.8.8.8", Refuses::All, year + 9), at(year)));
-    assert_eq!(locks.policy_handle(at(1)).len(), 3);
+    assert_eq!(locks.active(at(1)).len(), 3);
     // What had ended when the time was last relied on makes room.
     locks.expire(at(6));
     assert_eq!(locks.len(), 3);
     assert!(locks.add(lock("8.8.8.8", Refuses::All, 10), at(6)));
-    assert_eq!(locks.policy_handle(at(6)).len(), 3);
+    assert_eq!(locks.active(at(6)).len(), 3);
 }
 
 #[test]
-fn locks_that_are_stored_no_longer_are_taken_away_and_those_still_to_be_stored_are_not() {
+fn keep_removes_unstored_locks_but_not_pending_ones() {
     let locks = Locks::new(16);
     let addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.4"];
     let ids = addresses.map(|address| lock(address, Refuses::All, 10).id());

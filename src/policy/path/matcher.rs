@@ -1,4 +1,4 @@
-//! Which of many patterns a request matches.
+//! A trie of patterns.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -9,13 +9,13 @@ use super::pattern::{Pattern, WILDCARD};
 use super::readings::{Readings, readings};
 use crate::model::Method;
 
-/// Indexes of patterns, ascending and each once.
+/// Indexes of patterns, ascending and unique.
 pub(crate) type Matched = SmallVec<[u16; 4]>;
 
-/// An ordered list of patterns, at most 65,536 of them: those beyond share the last index.
+/// An ordered list of at most 65,536 patterns; further ones share the last index.
 ///
-/// The patterns are a trie of segments, so that a look-up costs as many steps as the target has
-/// segments, however many patterns there are.
+/// Patterns form a trie of segments, so a look-up takes one step per segment of the target,
+/// regardless of the number of patterns.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Matcher {
     root: Node,
@@ -23,17 +23,17 @@ pub(crate) struct Matcher {
     ignore_case: bool,
 }
 
-/// All patterns that begin with the same segments.
+/// The patterns that begin with the same segments.
 #[derive(Clone, Debug, Default)]
 struct Node {
-    /// Those that end here.
+    /// Patterns that end here.
     ends: SmallVec<[(u16, Methods); 2]>,
     literals: HashMap<Box<[u8]>, Node, RandomState>,
     wildcard: Option<Box<Node>>,
 }
 
 impl Matcher {
-    /// `ignore_case` is for servers to which `/API` is `/api`; it is the case of ASCII alone.
+    /// `ignore_case` is for servers that treat `/API` as `/api`; ASCII only.
     pub(crate) fn new<'a>(
         patterns: impl IntoIterator<Item = &'a Pattern>,
         ignore_case: bool,
@@ -53,7 +53,7 @@ impl Matcher {
         matcher
     }
 
-    /// The patterns that match in any way in which a server may read the target.
+    /// The patterns that match any reading of the target.
     pub(crate) fn matching(&self, target: &str, method: Method) -> Matched {
         let mut matched = Matched::new();
         let Some(last) = self.last else {
@@ -88,7 +88,7 @@ impl Matcher {
     }
 }
 
-/// A reading that does not begin with a slash is read with one, too.
+/// A reading without a leading slash also counts with one.
 fn below_root(path: &[u8]) -> &[u8] {
     path.strip_prefix(b"/").unwrap_or(path)
 }
@@ -107,7 +107,7 @@ impl Node {
 
     #[inline]
     fn literal(&self, segment: &[u8]) -> Option<&Self> {
-        // The first segments of most rules are the same, and cheaper to compare than to hash.
+        // Most rules share their first segments, and comparing is cheaper than hashing.
         if self.literals.len() == 1 {
             let (only, node) = self.literals.iter().next()?;
             return (**only == *segment).then_some(node);
@@ -115,8 +115,8 @@ impl Node {
         self.literals.get(segment)
     }
 
-    /// Adds the patterns of this node and those below it that cover `path`, which has lost the
-    /// segments that lead here. An empty segment is one, but at the end of a path.
+    /// Adds the patterns of this node and its descendants that cover `path`, the rest of the path
+    /// below this node. Empty segments count, except at the end.
     fn collect(&self, path: &[u8], method: Method, matched: &mut Matched) {
         for (index, methods) in &self.ends {
             if methods.contains(method) {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn all_matches_come_in_order() {
+    fn matches_are_ordered() {
         let patterns = [
             "/api/*/x",
             "/b",
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reading_may_match_a_pattern_of_its_own() {
+    fn readings_may_match_different_patterns() {
         let patterns = ["/public", "/admin", "/x"];
         let target = "/public/..;/admin";
         assert_eq!(matching(&patterns, target, Method::Get), [0, 1]);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_is_for_its_methods_and_for_an_unknown_one() {
+    fn patterns_match_their_methods_and_unknown_ones() {
         let patterns = ["POST,PUT /a", "/a", "GET /a/b"];
         assert_eq!(matching(&patterns, "/a/b", Method::Put), [0, 1]);
         assert_eq!(matching(&patterns, "/a/b", Method::Get), [1, 2]);

@@ -1,18 +1,18 @@
-//! The methods that a rule or an exemption names.
+//! Sets of methods in patterns.
 
 use std::fmt;
 
 use crate::input::InvalidInput;
 use crate::model::Method;
 
-/// A set of methods, with the bit `1 << code` for each.
+/// A set of methods, with bit `1 << code` for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Methods(u16);
 
 impl Methods {
     const NONE: Self = Self(0);
 
-    /// What a pattern that names no method is for.
+    /// All methods: the default of patterns.
     pub(super) const ALL: Self = Self(u16::MAX);
 
     pub(super) const fn with(self, method: Method) -> Self {
@@ -28,7 +28,7 @@ impl Methods {
         self.0 & other.0 == other.0
     }
 
-    /// Names separated by commas, in any order.
+    /// Parses names separated by commas.
     pub(super) fn parse(text: &str) -> Result<Self, InvalidInput> {
         if text.trim().is_empty() {
             return Err(invalid(
@@ -47,7 +47,7 @@ impl Methods {
     }
 }
 
-/// As it stands before a path, with a space behind it; nothing for [`Methods::ALL`].
+/// Formatted as a prefix of a path, with a trailing space; empty for [`Methods::ALL`].
 impl fmt::Display for Methods {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::ALL {
@@ -60,7 +60,7 @@ impl fmt::Display for Methods {
     }
 }
 
-/// The text is never shown: who mixes up two fields may have given a key.
+/// The text is never quoted, because it may be a key.
 pub(super) fn invalid(problem: impl Into<String>) -> InvalidInput {
     InvalidInput::new("path", problem)
 }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_method_reads_back_but_the_unknown_one() {
+    fn known_methods_round_trip() {
         for method in (0..).map_while(Method::from_code) {
             match Methods::parse(method.as_str()) {
                 Ok(only) => assert_eq!(only, Methods::NONE.with(method)),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_shown_once_and_in_one_order() {
+    fn names_display_in_canonical_order() {
         let methods = Methods::parse(" PATCH,GET , PATCH").unwrap();
         assert_eq!(methods.to_string(), "GET,PATCH ");
         assert!(methods.contains(Method::Patch) && !methods.contains(Method::Put));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_and_unknown_names_are_refused() {
+    fn missing_and_unknown_names_are_rejected() {
         for text in ["", " ", "GET,", ",", "-", "get", "GET POST", "FETCH"] {
             assert!(Methods::parse(text).is_err(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! The path of a request, as it is matched and as it is stored.
+//! Request paths: patterns, readings, and the stored form.
 
 mod matcher;
 mod methods;
@@ -11,16 +11,16 @@ pub(crate) use matcher::Matcher;
 pub use pattern::{ExactPath, Pattern};
 use readings::{Readings, readings};
 
-/// The longest path that is stored, in bytes; a longer one is cut.
+/// Maximum length of a stored path, in bytes. Longer paths are cut.
 pub(crate) const MAX_STORED_LEN: usize = 256;
 
-/// The path without its query. Queries carry secrets and are never looked at nor stored.
+/// The path without its query. Queries may contain secrets and are never read or stored.
 pub(crate) fn without_query(target: &str) -> &str {
     let end = target.bytes().position(|byte| matches!(byte, b'?' | b'#'));
     &target[..end.unwrap_or(target.len())]
 }
 
-/// The path as it is stored: without its query and at most [`MAX_STORED_LEN`] bytes long.
+/// The stored form of a path: without its query, cut at [`MAX_STORED_LEN`] bytes.
 pub(crate) fn stored(target: &str) -> &str {
     cut(without_query(target))
 }
@@ -33,15 +33,15 @@ fn cut(path: &str) -> &str {
     &path[..end]
 }
 
-/// The path as locks are kept by: decoded once, without empty and dot segments, and cut as when it
-/// is stored. Different ways to write a path are one path.
+/// The normalized path for locks: decoded once, without empty and dot segments, and cut like a
+/// stored path.
 pub(crate) fn normalised(target: &str) -> String {
-    tidied(&percent_decoded(without_query(target).as_bytes(), |_| true))
+    without_dot_segments(&percent_decoded(without_query(target).as_bytes(), |_| true))
 }
 
-/// Whether a server might read a target as the path `wanted`, which is [`normalised`].
+/// Whether any reading of a target is `wanted`, a [`normalised`] path.
 pub(crate) fn may_mean(target: &str, wanted: &str, ignore_case: bool) -> bool {
-    let is_wanted = |reading: &[u8]| match (tidied(reading), ignore_case) {
+    let is_wanted = |reading: &[u8]| match (without_dot_segments(reading), ignore_case) {
         (path, true) => path.eq_ignore_ascii_case(wanted),
         (path, false) => path == wanted,
     };
@@ -52,8 +52,8 @@ pub(crate) fn may_mean(target: &str, wanted: &str, ignore_case: bool) -> bool {
     }
 }
 
-/// A decoded path without empty and dot segments, cut as when it is stored.
-fn tidied(decoded: &[u8]) -> String {
+/// Removes empty and dot segments from a decoded path and cuts it like a stored path.
+fn without_dot_segments(decoded: &[u8]) -> String {
     let decoded = String::from_utf8_lossy(decoded);
     let mut segments = Vec::new();
     for segment in decoded.split(['/', '\\']) {
@@ -66,8 +66,7 @@ fn tidied(decoded: &[u8]) -> String {
     cut(&format!("/{}", segments.join("/"))).to_owned()
 }
 
-/// `%` and two hexadecimal digits become the byte they stand for (RFC 3986 §2.1), if it is one of
-/// the `wanted`.
+/// Decodes percent-encoded bytes (RFC 3986 §2.1) for which `wanted` is true.
 fn percent_decoded(path: &[u8], wanted: impl Fn(u8) -> bool) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -82,7 +81,7 @@ fn percent_decoded(path: &[u8], wanted: impl Fn(u8) -> bool) -> Vec<u8> {
     decoded
 }
 
-/// The byte that an escape at the start of `text` stands for.
+/// The byte encoded by the escape at the start of `text`.
 fn escaped(text: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = text else {
         return None;
@@ -96,14 +95,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_is_dropped() {
+    fn queries_are_dropped() {
         assert_eq!(without_query("/api/data?key=secret"), "/api/data");
         assert_eq!(without_query("/api#x?y"), "/api");
         assert_eq!(without_query("?a"), "");
     }
 
     #[test]
-    fn ways_to_write_a_path_are_one_path() {
+    fn spellings_of_a_path_normalize_to_one() {
         for target in [
             "/a/b",
             "//a/./b/",
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_may_mean_each_of_its_readings() {
+    fn targets_may_mean_any_of_their_readings() {
         for target in [
             "/login",
             "/login/",
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_path_is_cut_at_a_character() {
+    fn long_paths_are_cut_at_a_character() {
         let path = format!("{}é?q", "a".repeat(MAX_STORED_LEN - 1));
         assert_eq!(stored(&path), "a".repeat(MAX_STORED_LEN - 1));
     }

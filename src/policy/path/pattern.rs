@@ -1,4 +1,4 @@
-//! What rules and exemptions say about methods and paths.
+//! Patterns of methods and paths.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,31 +10,31 @@ use super::readings::{self, Readings};
 use crate::input::InvalidInput;
 use crate::model::Method;
 
-/// The longest text of a pattern, in bytes.
+/// Maximum length of a pattern, in bytes.
 const MAX_LEN: usize = 1_024;
 
-/// How a segment that may be anything is written.
+/// The segment that matches any segment.
 pub(super) const WILDCARD: &str = "*";
 
-/// The requests that a rule is for: `[METHODS ]/PATH`, such as `/api`, `POST /api/orders` or
-/// `GET,HEAD /files/*/meta`.
+/// A pattern for requests: `[METHODS ]/PATH`, such as `/api`, `POST /api/orders` or `GET,HEAD
+/// /files/*/meta`.
 ///
-/// It covers its path and everything below it, by whole segments. `*`, or `{name}`, is any one
-/// segment. Two patterns are equal if they are shown alike.
+/// It covers its path and everything below it, by whole segments. `*` or `{name}` matches any one
+/// segment. Patterns with the same canonical text are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     methods: Methods,
-    /// Without a slash at its end, unless it is `/`.
+    /// Without a trailing slash, unless it is `/`.
     path: Box<str>,
 }
 
 impl Pattern {
-    /// Empty for `/`. One that is [`WILDCARD`] may be anything.
+    /// The segments; empty for `/`. [`WILDCARD`] matches any segment.
     pub(super) fn segments(&self) -> impl Iterator<Item = &str> {
         self.path.split('/').filter(|segment| !segment.is_empty())
     }
 
-    /// Whether it can match a path that begins with a prefix, as both are written.
+    /// Whether the pattern can match a path below a prefix, comparing the written forms.
     #[cfg(feature = "http")]
     pub(crate) fn may_match_below(&self, prefix: &str, ignore_case: bool) -> bool {
         let below = prefix.split('/').filter(|segment| !segment.is_empty());
@@ -43,8 +43,8 @@ impl Pattern {
         })
     }
 
-    /// The methods it is for. One that is not known may be any, and servers answer `HEAD` as `GET`
-    /// (RFC 9110 §9.3.2).
+    /// The methods it matches. Unknown methods match every pattern, and `HEAD` matches `GET` (RFC
+    /// 9110 §9.3.2).
     pub(super) fn methods(&self) -> Methods {
         let methods = self.methods.with(Method::Other);
         if methods.contains(Method::Get) {
@@ -54,8 +54,8 @@ impl Pattern {
         }
     }
 
-    /// Whether a target that matches is for this pattern to every server: the request has one of the
-    /// methods, and the path is covered in all of its readings, in none of which anything may be a dot
+    /// Whether every server reads a matching target as covered by this pattern: the method is
+    /// listed, all readings of the path are covered, and no reading contains a possible dot
     /// segment.
     pub(crate) fn matches_surely(&self, target: &str, method: Method, ignore_case: bool) -> bool {
         let is_get = method == Method::Head && self.methods.contains(Method::Get);
@@ -69,7 +69,7 @@ impl Pattern {
             }
     }
 
-    /// Whether a reading begins with the segments of the pattern. An empty segment is one.
+    /// Whether a reading begins with the segments of the pattern. Empty segments count.
     fn covers_reading(&self, text: &[u8], ignore_case: bool) -> bool {
         let Some(text) = text.strip_prefix(b"/") else {
             return false;
@@ -84,7 +84,7 @@ impl Pattern {
         })
     }
 
-    /// Whether it matches all that `other` does.
+    /// Whether it matches everything that `other` matches.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         let mut segments = other.segments();
         let mut wanted = self.segments();
@@ -126,8 +126,8 @@ impl FromStr for Pattern {
     }
 }
 
-/// Whether no server can read the dots of a text as leading out of where it is: there are no two in a
-/// row, and no other character that some servers map to one (`%u002e`, `．`).
+/// Whether no server can interpret dots in the text as a parent directory: no two dots in a row and
+/// no character that some servers map to a dot (`%u002e`, `．`).
 fn stays_below(text: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(text) else {
         return false;
@@ -136,10 +136,10 @@ fn stays_below(text: &[u8]) -> bool {
     !["..", "%u", "%U"].iter().any(|odd| text.contains(odd)) && !text.contains(is_odd)
 }
 
-/// A path that needs no key: `[METHODS ]/PATH` without wildcards.
+/// An exempt path: `[METHODS ]/PATH` without wildcards.
 ///
-/// It is that path alone, byte for byte: `/health/` is not `/health`. As the path is plain, no
-/// server takes it for another.
+/// It matches that path only, byte for byte: `/health/` is not `/health`. The path must be plain,
+/// so that no server reads it differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExactPath {
     methods: Methods,
@@ -147,7 +147,7 @@ pub struct ExactPath {
 }
 
 impl ExactPath {
-    /// Whether a request is for that path, by one of its methods if it names any.
+    /// Whether a request has this path and one of the methods.
     #[inline]
     pub(crate) fn matches(&self, target: &str, method: Method) -> bool {
         let after = target.as_bytes().strip_prefix(self.path.as_bytes());
@@ -198,7 +198,7 @@ fn methods_and_path(text: &str) -> Result<(Methods, &str), InvalidInput> {
     Ok((methods, path))
 }
 
-/// The segments of a path that begins with `/`. A slash at its end begins none.
+/// Splits a path that begins with `/` into segments. A trailing slash adds none.
 fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.strip_suffix('/').unwrap_or(path).split('/').skip(1)
 }
@@ -209,7 +209,7 @@ fn is_wildcard(segment: &str) -> bool {
     segment == WILDCARD || name.is_some_and(|name| !name.is_empty() && name.chars().all(in_name))
 }
 
-/// A segment that is only itself, to every server.
+/// Whether every server reads a segment literally.
 fn literal(segment: &str) -> Result<&str, InvalidInput> {
     if segment.is_empty() {
         return Err(invalid("holds an empty segment (`//`); give one slash"));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_is_shown_canonically_and_reads_back() {
+    fn patterns_display_canonically_and_parse_back() {
         for (text, shown) in [
             ("/", "/"),
             ("/api", "/api"),
@@ -296,7 +296,7 @@ mod tests {
 
     #[cfg(feature = "http")]
     #[test]
-    fn a_pattern_can_match_below_what_it_covers_and_what_leads_to_it() {
+    fn patterns_may_match_below_prefixes_of_themselves() {
         for (pattern, prefix, may) in [
             ("/api", "", true),
             ("/api", "/api", true),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused_with_a_reason() {
+    fn invalid_patterns_are_rejected_with_a_reason() {
         let long = format!("/{}", "a".repeat(MAX_LEN));
         for (text, reason) in [
             ("", "does not start with `/`"),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_path_is_byte_for_byte_that_path() {
+    fn exact_paths_compare_bytes() {
         let health: ExactPath = "/health".parse().unwrap();
         assert!(health.matches("/health", Method::Other));
         assert!(health.matches("/health?a=/../b#c", Method::Get));
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_path_is_for_the_methods_it_names() {
+    fn exact_paths_match_their_methods() {
         let path: ExactPath = "OPTIONS,GET /login".parse().unwrap();
         assert_eq!(path.to_string(), "GET,OPTIONS /login");
         assert!(path.matches("/login", Method::Get) && path.matches("/login", Method::Options));
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_path_has_no_wildcards() {
+    fn exact_paths_have_no_wildcards() {
         for text in ["/*", "/files/{id}", "/a*b"] {
             assert!(problem::<ExactPath>(text).contains("holds a wildcard"));
         }

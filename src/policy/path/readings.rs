@@ -1,4 +1,4 @@
-//! The ways in which a server behind us may read a request target.
+//! Readings of request targets: the paths that different servers may derive from one target.
 //!
 //! | read by some servers | example for `/api` |
 //! |---|---|
@@ -14,35 +14,35 @@
 //! | a scheme and a host, or a host behind `//`, left out | `http://host/api`, `//host/api` |
 //! | a slash put in front | `api` |
 //!
-//! in any order and combination, and in another case of ASCII letters where the policy says so.
+//! in any order and combination, and with ASCII case ignored if the policy says so.
 //!
-//! Not covered, as it is no matter of the path alone or means no path of ours to most servers: letters
-//! beyond ASCII that a server folds, normalizes or maps to ASCII (`/ＡＰＩ`); `%u0061`; `+` as a space;
-//! names that a file system takes for another (`/API~1`, `/api::$DATA`, links); extensions that a
-//! router takes for a format (`/api.json`); rewriting by a server or a proxy behind us; and header
-//! fields that replace path or method (`X-Original-URL`, `X-HTTP-Method-Override`).
+//! Not covered, because it depends on more than the path or is rare: non-ASCII letters that a
+//! server folds, normalizes or maps to ASCII (`/ＡＰＩ`); `%u0061`; `+` as a space; file system
+//! aliases (`/API~1`, `/api::$DATA`, links); extensions that a router treats as a format
+//! (`/api.json`); rewriting by a server or proxy behind KeyGuard; and header fields that replace
+//! path or method (`X-Original-URL`, `X-HTTP-Method-Override`).
 
 use super::percent_decoded;
 
-/// More readings than that are not listed.
+/// Maximum number of readings.
 const MAX_READINGS: usize = 32;
 
-/// The most bytes that the readings of a path take together. A path of 8 KiB of escapes has two or three
-/// readings, and paths of many readings have to be short: the work is bounded either way.
+/// Maximum total size of the readings of a path. An 8 KiB path of escapes has two or three
+/// readings; paths with many readings must be short.
 const MAX_BYTES: usize = 32 * 1_024;
 
-/// What a target may mean to a server.
+/// The readings of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Readings<'a> {
-    /// The path without its query, which every server reads alike.
+    /// Every server reads the path without its query literally.
     Plain(&'a str),
-    /// The path as it was sent, and all that servers make of it.
+    /// The path as sent and all other readings.
     Several(Vec<Vec<u8>>),
-    /// Too long, or ambiguous in too many ways: it may mean any path.
+    /// Too many or too long readings: the target may mean any path.
     Unreadable,
 }
 
-/// How servers may read a target, which comes undecoded. What follows the first `?` is its query.
+/// Computes the readings of an undecoded target. The query begins at the first `?`.
 pub(crate) fn readings(target: &str) -> Readings<'_> {
     match plain(target) {
         Some(path) => Readings::Plain(path),
@@ -50,9 +50,9 @@ pub(crate) fn readings(target: &str) -> Readings<'_> {
     }
 }
 
-/// The path without its query if every server reads it alike: it begins with `/` and holds neither
-/// empty segments, but for a trailing slash, nor segments that end in a dot, nor bytes that servers
-/// decode, strip or turn into others.
+/// The path without its query, if it is plain: it begins with `/` and contains no empty segments
+/// except at the end, no segments that end with a dot, and no bytes that servers decode, strip or
+/// replace.
 #[inline]
 fn plain(target: &str) -> Option<&str> {
     let path = target.strip_prefix('/')?.as_bytes();
@@ -68,7 +68,7 @@ fn plain(target: &str) -> Option<&str> {
             Class::Slash | Class::Odd => return None,
         }
     }
-    // One byte more, for the slash in front.
+    // One more byte for a leading slash.
     (!path[..end].ends_with(b".")).then(|| &target[..=end])
 }
 
@@ -94,7 +94,7 @@ const CLASSES: [Class; 256] = {
     classes
 };
 
-/// Whether a byte of a segment means itself to every server: RFC 3986's pchar without escapes and
+/// Whether every server reads a byte of a segment literally: RFC 3986 pchar without escapes and
 /// without `;`, which begins parameters.
 pub(super) const fn is_plain_in_segment(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
@@ -113,10 +113,10 @@ fn several(target: &str) -> Readings<'static> {
     closure(path.as_bytes()).map_or(Readings::Unreadable, Readings::Several)
 }
 
-/// What one server does and another does not. `None`: it would change nothing.
+/// A transformation applied by some servers. `None` if it changes nothing.
 type Step = fn(&[u8]) -> Option<Vec<u8>>;
 
-/// No step makes a text longer, but for the one slash in front.
+/// Steps never lengthen a text, except by one leading slash.
 const STEPS: [Step; 14] = [
     decoded,
     decoded_within_segments,
@@ -134,7 +134,7 @@ const STEPS: [Step; 14] = [
     |text| cut_at(b'#', text),
 ];
 
-/// A text and all that [`STEPS`] make of it in any order; `None` if those are too many.
+/// The closure of a text under [`STEPS`]; `None` if it is too large.
 fn closure(text: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut left = MAX_BYTES.checked_sub(text.len())?;
     let mut texts = vec![text.to_vec()];
@@ -160,7 +160,7 @@ fn decoded(text: &[u8]) -> Option<Vec<u8>> {
         .then(|| percent_decoded(text, |_| true))
 }
 
-/// For servers that split a path into segments before they decode it.
+/// Some servers split a path into segments before decoding.
 fn decoded_within_segments(text: &[u8]) -> Option<Vec<u8>> {
     let wanted = |byte| !matches!(byte, b'/' | b'\\');
     text.contains(&b'%').then(|| percent_decoded(text, wanted))
@@ -182,8 +182,8 @@ fn without_parameters(text: &[u8]) -> Option<Vec<u8>> {
         .then(|| text.iter().copied().filter(|byte| kept(byte)).collect())
 }
 
-/// ASCII in two to four bytes, which RFC 3629 forbids, becomes what lenient decoders make of it:
-/// the low 6 bits of the last byte, whatever its high bits, and the lowest bit of the one before.
+/// Decodes overlong ASCII of two to four bytes (forbidden by RFC 3629) like lenient decoders: the
+/// low 6 bits of the last byte and the lowest bit of the byte before.
 fn without_overlong_bytes(text: &[u8]) -> Option<Vec<u8>> {
     if text.is_ascii() {
         return None;
@@ -213,7 +213,7 @@ fn with_merged_slashes(text: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// RFC 3986 §5.2.4. Empty segments are segments.
+/// Removes dot segments (RFC 3986 §5.2.4). Empty segments count.
 fn with_dots_resolved(text: &[u8]) -> Option<Vec<u8>> {
     let path = text.strip_prefix(b"/")?;
     let segments = || path.split(|byte| *byte == b'/');
@@ -234,7 +234,7 @@ fn with_dots_resolved(text: &[u8]) -> Option<Vec<u8>> {
     Some([b"/", resolved.join(&b'/').as_slice()].concat())
 }
 
-/// Of each segment, so that `.. ` is `..`.
+/// Trims each segment, so that `.. ` becomes `..`.
 fn without_surrounding_spaces(text: &[u8]) -> Option<Vec<u8>> {
     trimmed_segments(text, |segment| {
         let (mut start, mut end, mut at) = (segment.len(), 0, 0);
@@ -247,7 +247,7 @@ fn without_surrounding_spaces(text: &[u8]) -> Option<Vec<u8>> {
         for chunk in segment.utf8_chunks() {
             let chars = chunk.valid().chars();
             chars.for_each(|char| note(char.len_utf8(), !is_space(char)));
-            // In Latin-1: next line and no-break space.
+            // Latin-1 next line and no-break space.
             let bytes = chunk.invalid().iter();
             bytes.for_each(|byte| note(1, !matches!(byte, 0x85 | 0xA0)));
         }
@@ -255,13 +255,13 @@ fn without_surrounding_spaces(text: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether some servers strip a character that surrounds a text.
+/// Whether some servers strip a character at the ends of a text.
 fn is_space(char: char) -> bool {
     let is_space_to_some = matches!(char, '\u{180e}' | '\u{200b}' | '\u{feff}');
     char.is_whitespace() || char.is_control() || is_space_to_some
 }
 
-/// Of each segment, as Windows does with names of files. Dot segments stay what they are.
+/// Trims each segment like Windows file names. Dot segments are kept.
 fn without_trailing_dots_and_spaces(text: &[u8]) -> Option<Vec<u8>> {
     trimmed_segments(text, |segment| match segment {
         segment if is_dots(segment) => segment,
@@ -275,14 +275,14 @@ fn trimmed_segments(text: &[u8], trim: impl Fn(&[u8]) -> &[u8]) -> Option<Vec<u8
     (trimmed.len() < text.len()).then_some(trimmed)
 }
 
-/// The segment up to the last byte that is none of `ends`.
+/// The segment without trailing bytes in `ends`.
 fn without_last<'a>(segment: &'a [u8], ends: &[u8]) -> &'a [u8] {
     let kept = segment.iter().rposition(|byte| !ends.contains(byte));
     &segment[..kept.map_or(0, |last| last + 1)]
 }
 
-/// Of an absolute target (`http://host/path`), or of one that begins with `//`, which resolvers of
-/// references take for a host (RFC 3986 §4.2).
+/// Removes the authority of an absolute target (`http://host/path`) or of a target that begins with
+/// `//` (RFC 3986 §4.2).
 fn without_authority(text: &[u8]) -> Option<Vec<u8>> {
     let scheme = text.windows(2).position(|pair| pair == b"//")?;
     if !matches!(&text[..scheme], [] | [b'a'..=b'z' | b'A'..=b'Z', .., b':']) {
@@ -306,7 +306,7 @@ fn cut_at(end: u8, text: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// The texts of a target that is not plain.
+    /// The readings of a target that is not plain.
     fn texts(target: &str) -> Vec<Vec<u8>> {
         match readings(target) {
             Readings::Several(texts) => texts,
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_servers_may_change_is_not_plain() {
+    fn ambiguous_paths_are_not_plain() {
         for target in [
             "", "?", "*", "a", "//", "/a//", "//a", "/a//b", "/.", "/..", "/a/.", "/a/../b",
             "/a/..?b", "/a./b", "/a.", "/a.?b", "/.../b", "/a./", "/%61", "/a\\b", "/a;b", "/a#b",
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_servers_read_alike_has_few_readings() {
+    fn unambiguous_paths_have_few_readings() {
         assert_eq!(texts("/caf\u{e9}").len(), 1);
         assert_eq!(texts("/caf%C3%A9/a%20b").len(), 2);
         assert_eq!(texts("/voil%C3%A0").len(), 2);

@@ -1,4 +1,4 @@
-//! Paths as attackers and browsers write them, against patterns and exemptions.
+//! Tests of path spellings used by attackers and browsers.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,9 +8,9 @@ use super::readings::{Readings, readings};
 use super::*;
 use crate::model::Method;
 
-/// Each of these some server takes for `/api`, or for a path below it.
+/// Spellings that some server reads as `/api` or a path below it.
 const API: &[&str] = &[
-    // As it should be.
+    // Canonical.
     "/api",
     "/api/",
     "/api/x",
@@ -141,7 +141,7 @@ const API: &[&str] = &[
     "../api",
 ];
 
-/// No server takes one of these for `/api`.
+/// Spellings that no server reads as `/api`.
 const NOT_API: &[&str] = &[
     "",
     "/",
@@ -191,7 +191,7 @@ fn matches(pattern: &str, target: &str, ignore_case: bool) -> bool {
 }
 
 #[test]
-fn every_way_to_write_a_protected_path_matches() {
+fn all_spellings_of_a_protected_path_match() {
     for target in API {
         assert_ne!(readings(target), Readings::Unreadable, "{target}");
         assert!(matches("/api", target, false), "{target}");
@@ -231,7 +231,7 @@ fn only_the_exact_path_is_exempt() {
     }
 }
 
-/// A pattern matches a plain path as far as its own segments go.
+/// A pattern matches a plain path that begins with its segments.
 fn covers(pattern: &str, path: &str) -> bool {
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
     let mut wanted = pattern.split('/').filter(|segment| !segment.is_empty());
@@ -266,7 +266,7 @@ fn pattern() -> impl Strategy<Value = String> {
     vec(segment, 0..4).prop_map(|segments| format!("/{}", segments.join("/")))
 }
 
-/// Texts of what readers of paths disagree about.
+/// Fragments that path parsers disagree about.
 fn odd_target() -> impl Strategy<Value = String> {
     let part = select(
         &[
