@@ -209,15 +209,9 @@ impl Admin {
         if let Ok(id) = text.parse() {
             return self.key(id);
         }
-        let mut found = Vec::new();
-        let mut page = ListKeys::default();
-        loop {
-            let keys = self.list_keys(page)?;
-            let Some(last) = keys.last() else { break };
-            page.after = Some(last.id);
-            found.extend(keys.into_iter().filter(|key| key.prefix.starts_with(text)));
-            found.truncate(MOST_CANDIDATES);
-        }
+        let found = self.guard.store().keys_with_prefix(text, MOST_CANDIDATES)?;
+        let mut found: Vec<_> = found.into_iter().map(|key| self.seen(key)).collect();
+        found.sort_by_key(|key| key.id);
         match found.as_slice() {
             [] => Err(AdminError::NotFound(
                 "no key has this id or prefix; keys go by the id or the whole prefix that listings \
@@ -265,7 +259,7 @@ impl Admin {
                 .allowed_ips
                 .map(|list| allowed_ips(&list))
                 .transpose()?,
-            lift: None,
+            limit_override: None,
             expires_at: request.expires_at,
             unless_expired_at: (request.expires_at.is_some() && !request.reactivate)
                 .then(|| self.guard.now()),
@@ -373,7 +367,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, AdminError> {
-        Ok(self.guard.store().audit(before, limit)?)
+        Ok(self.guard.store().audit_log(before, limit)?)
     }
 
     /// Recorded requests by known keys, in the order they were recorded.

@@ -10,7 +10,7 @@ use crate::limiter::{Demand, Subjects};
 use crate::model::{Key, KeyId, LimitOverride, Org, OrgId};
 use crate::net::IpKey;
 use crate::policy::Policy;
-use crate::store::{KeyChange, NewLift, OrgChange};
+use crate::store::{KeyChange, NewOverride, OrgChange};
 use crate::time::LockDuration;
 use crate::time::Timestamp;
 
@@ -41,7 +41,7 @@ impl Admin {
     /// [`AdminError::Unavailable`]
     pub fn reset_ip(&self, network: IpKey) -> Result<(), AdminError> {
         let audit = self.audit_context("reset_ip", None, json!({ "network": network }));
-        self.guard.store().note(&audit)?;
+        self.guard.store().append_audit(&audit)?;
         let demand = Demand::new(Subjects::Address(network), &[]);
         Ok(self.guard.limiter().reset(demand)?)
     }
@@ -80,8 +80,8 @@ impl Admin {
         let Some(found) = found.iter().find(|known| known.name() == rule) else {
             return Err(no_such_limit(rule, found.iter().map(|rule| rule.name())));
         };
-        let lift = NewLift {
-            lift: LimitOverride {
+        let lift = NewOverride {
+            limit_override: LimitOverride {
                 rule: rule.to_owned(),
                 until,
             },
@@ -90,14 +90,14 @@ impl Admin {
         let details = json!({ "key_id": id, "rule": rule, "until": until });
         if found.subject == crate::counter::Subject::Org {
             let change = OrgChange {
-                lift: Some(lift),
+                limit_override: Some(lift),
                 ..OrgChange::default()
             };
             self.change_org(org.id, change, action, details)?;
             return Ok(key.seen_at(self.guard.now()));
         }
         let change = KeyChange {
-            lift: Some(lift),
+            limit_override: Some(lift),
             ..KeyChange::default()
         };
         self.change_key(id, change, action, details)
@@ -117,7 +117,7 @@ impl Admin {
     /// policy then stays as it was.
     pub fn reload(&self) -> Result<(), AdminError> {
         let audit = self.audit_context("reload", None, json!({}));
-        let note = || Ok::<_, AdminError>(self.guard.store().note(&audit)?);
+        let note = || Ok::<_, AdminError>(self.guard.store().append_audit(&audit)?);
         match self.guard.policies().reload(note)? {
             true => Ok(()),
             false => Err(AdminError::Conflict(

@@ -101,7 +101,7 @@ impl Admin {
             action,
             subject,
             details,
-            once: self.actor.idempotency_key(),
+            idempotency_key: self.actor.idempotency_key(),
         }
     }
 }
@@ -405,8 +405,8 @@ impl From<StoreError> for AdminError {
             | StoreError::Revoked(_)
             | StoreError::Expired(_)
             | StoreError::Occupied(_) => Self::Conflict(error.to_string()),
-            StoreError::Done(subject) => Self::Done { subject },
-            StoreError::OtherDone => {
+            StoreError::AlreadyDone(subject) => Self::Done { subject },
+            StoreError::IdempotencyKeyReused => {
                 InvalidInput::new("Idempotency-Key", "was used for another request").into()
             }
             StoreError::Damaged(what) => Self::Damaged(what),

@@ -67,7 +67,7 @@ impl Admin {
         let audit = self.audit_context("reset", Some(id.0), json!({ "rule": name }));
         self.with_subjects(&key, &rules, |subjects| {
             // Whatever else they hold is in memory now, and stored again by an orderly stop.
-            self.guard.store().forget_counters(&counters, &audit)?;
+            self.guard.store().delete_counters(&counters, &audit)?;
             Ok::<_, AdminError>(
                 self.guard
                     .limiter()

@@ -48,7 +48,7 @@ pub(super) fn transfer(
     bar.finish_and_clear();
     let copied = copied?;
     let audit = by_this_user(&target).audit_context("import", None, as_json(&copied));
-    target.inner.store().note(&audit)?;
+    target.inner.store().append_audit(&audit)?;
     target.close()?;
     Ok(copied)
 }

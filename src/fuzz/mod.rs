@@ -100,11 +100,11 @@ pub fn codec(data: &[u8]) {
     let _ = codec::decode_org(OrgId(1), data);
     let _ = codec::decode_key(KeyId(1), data);
     let _ = codec::decode_credential(key_text::HashedKey([0; 32]), data);
-    again::<codec::Activity>(data);
+    again::<crate::store::totals::Activity>(data);
     again::<codec::Counters>(data);
-    again::<codec::Lifetime>(data);
-    again::<codec::Tally>(data);
-    again::<codec::TopKeys>(data);
+    again::<crate::store::Lifetime>(data);
+    again::<crate::store::Tally>(data);
+    again::<crate::store::totals::TopKeys>(data);
     again::<crate::store::Count>(data);
     BlockReader::new(data).take(100_000).for_each(drop);
     if let Ok(resumed) = BlockWriter::resume(data.to_vec()) {
@@ -118,11 +118,11 @@ pub fn codec(data: &[u8]) {
             counters
         );
     }
-    if let Ok(network) = codec::decode_network(data) {
-        let bytes = codec::encode_network(&network).expect("it was decoded");
+    if let Ok(saved) = codec::decode_ip_counters(data) {
+        let bytes = codec::encode_ip_counters(&saved).expect("it was decoded");
         assert_eq!(
-            codec::decode_network(&bytes).expect("it was encoded"),
-            network
+            codec::decode_ip_counters(&bytes).expect("it was encoded"),
+            saved
         );
     }
     let (key, row) = data.split_at(data.len().min(18));

@@ -11,7 +11,7 @@ use crate::input::InvalidInput;
 use crate::limiter::RedisLimiter;
 use crate::limiter::{Limiter, MemoryLimiter};
 use crate::model::Secret;
-use crate::store::{Change, OpenError, RedbStore, Store, StoreError};
+use crate::store::{ChangeEvent, OpenError, RedbStore, Store, StoreError};
 #[cfg(feature = "postgres")]
 use crate::store::{PostgresOptions, PostgresStore};
 use crate::time::Clock;
@@ -228,7 +228,7 @@ pub(super) fn load_locks(
 ) -> Result<Lockouts, StoreError> {
     match store.locks() {
         Ok(locks) => lockouts.load(locks, clock.timestamp()),
-        Err(StoreError::Unavailable(_)) if store.asks_others() => {}
+        Err(StoreError::Unavailable(_)) if store.is_remote() => {}
         Err(error) => return Err(error),
     }
     Ok(lockouts)
@@ -241,12 +241,12 @@ pub(super) fn follow(
     lockouts: Arc<Lockouts>,
     clock: Clock,
 ) {
-    store.follow(Box::new(move |change| match change {
-        Change::Key(id) => revisions.key_changed(id),
-        Change::Org(id) => revisions.org_changed(id),
-        Change::Locks(changes) => lockouts.apply(changes, clock.timestamp()),
-        Change::AllLocks(locks) => lockouts.apply_all(locks, clock.timestamp()),
-        Change::Everything => revisions.everything_changed(),
+    store.subscribe(Box::new(move |change| match change {
+        ChangeEvent::Key(id) => revisions.key_changed(id),
+        ChangeEvent::Org(id) => revisions.org_changed(id),
+        ChangeEvent::Locks(changes) => lockouts.apply(changes, clock.timestamp()),
+        ChangeEvent::AllLocks(locks) => lockouts.apply_all(locks, clock.timestamp()),
+        ChangeEvent::Everything => revisions.everything_changed(),
     }));
 }
 

@@ -93,6 +93,6 @@ fn audit(at: Timestamp) -> AuditContext {
         action: "rehash_key",
         subject: None,
         details: Value::Object(serde_json::Map::new()),
-        once: None,
+        idempotency_key: None,
     }
 }

@@ -170,7 +170,7 @@ impl Guard {
     /// Whether a decision may have to ask another server.
     #[cfg(feature = "http")]
     pub(crate) fn asks_others(&self) -> bool {
-        self.limiter().is_remote() || self.store.asks_others()
+        self.limiter().is_remote() || self.store.is_remote()
     }
 
     /// Health of the backend servers; empty with a data file and limits in memory. Does no I/O.

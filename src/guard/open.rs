@@ -53,7 +53,7 @@ impl Guard {
             .with_sink(config.usage_sink.is_some());
         let recorder = Arc::new(recorder);
         let networks = store
-            .networks()
+            .ip_counters()
             .map_err(|error| unreadable(&shown, error))?;
         limiter.restore(networks);
         let policy_handle = Arc::new(PolicyHandle::new(policy));

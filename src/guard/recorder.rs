@@ -434,7 +434,7 @@ impl Writer {
             }
         }
         self.store.save_windows(sets, clock.timestamp())?;
-        self.store.save_networks(addresses)
+        self.store.save_ip_counters(addresses)
     }
 
     /// Empties the queues into the batch.

@@ -160,7 +160,7 @@ fn a_file_of_an_older_format_is_refused() {
         &[
             name(&home.file()),
             "has format 1",
-            "reads format 2",
+            "reads format 3",
             "use the version that wrote it",
         ],
     );
@@ -177,7 +177,7 @@ fn a_file_of_a_newer_format_is_refused() {
         &[
             name(&home.file()),
             "has format 7",
-            "reads format 2",
+            "reads format 3",
             "use the version that wrote it",
         ],
     );
@@ -185,7 +185,7 @@ fn a_file_of_a_newer_format_is_refused() {
         refused,
         OpenError::NewerFormat {
             found: 7,
-            supported: 2,
+            supported: 3,
             ..
         }
     ));

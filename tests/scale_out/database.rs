@@ -185,7 +185,7 @@ fn a_database_with_another_organization_of_that_id_is_refused_as_it_is() {
     }
     let before = done(dir.path(), &url, &["--json", "list-orgs"]);
     let said = refused(dir.path(), "keyguard.redb", &["export", "--to", &url]);
-    assert!(said.contains("1 `globex`, in its place"), "{said}");
+    assert!(said.contains("1 `globex` of the target"), "{said}");
     assert_eq!(done(dir.path(), &url, &["--json", "list-orgs"]), before);
 }
 

@@ -14,7 +14,7 @@ use crate::guard::{
 };
 use crate::model::Secret;
 use crate::store::OpenError;
-use crate::store::transfer::move_all;
+use crate::store::transfer::transfer_all;
 use crate::sys::AtomicFile;
 
 #[derive(Args)]
@@ -47,7 +47,7 @@ pub(crate) fn run(cli: &Cli, Opts { to }: Opts) -> Result<Exit, CliError> {
     let target = open(&to, Config::new(secret))?;
     let totals = source.inner.store().totals(source.inner.now())?;
     let copied = transfer(target, totals.orgs + totals.keys, |target, progress| {
-        move_all(source.inner.store(), target.inner.store(), progress)
+        transfer_all(source.inner.store(), target.inner.store(), progress)
     })?;
     report(
         cli,

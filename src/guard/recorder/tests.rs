@@ -128,13 +128,13 @@ impl Store for Disk {
     ) -> Result<(), StoreError> {
         Ok(())
     }
-    fn save_networks(&self, _: Vec<SavedIpCounters>) -> Result<(), StoreError> {
+    fn save_ip_counters(&self, _: Vec<SavedIpCounters>) -> Result<(), StoreError> {
         Ok(())
     }
-    fn networks(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
+    fn ip_counters(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
         unimplemented!()
     }
-    fn forget_counters(
+    fn delete_counters(
         &self,
         _: &[(SubjectId, CounterId)],
         _: &AuditContext,
@@ -144,10 +144,10 @@ impl Store for Disk {
     fn rehash(&self, _: &[Rehash], _: &AuditContext) -> Result<(), StoreError> {
         unimplemented!()
     }
-    fn page(&self, _: PageCursor) -> Result<TransferPage, StoreError> {
+    fn export(&self, _: PageCursor) -> Result<TransferPage, StoreError> {
         unimplemented!()
     }
-    fn has_room_for(&self, _: &TransferPage) -> Result<(), StoreError> {
+    fn check_import(&self, _: &TransferPage) -> Result<(), StoreError> {
         unimplemented!()
     }
     fn import(&self, _: &TransferPage) -> Result<(), StoreError> {
@@ -181,6 +181,9 @@ impl Store for Disk {
     fn keys(&self, _: Option<OrgId>, _: Option<KeyId>, _: usize) -> Result<Vec<Key>, StoreError> {
         unimplemented!()
     }
+    fn keys_with_prefix(&self, _: &str, _: usize) -> Result<Vec<Key>, StoreError> {
+        unimplemented!()
+    }
     fn update_key(&self, _: KeyId, _: KeyChange, _: &AuditContext) -> Result<Key, StoreError> {
         unimplemented!()
     }
@@ -202,10 +205,10 @@ impl Store for Disk {
     fn locks(&self) -> Result<Vec<Lock>, StoreError> {
         Ok(Vec::new())
     }
-    fn note(&self, _: &AuditContext) -> Result<(), StoreError> {
+    fn append_audit(&self, _: &AuditContext) -> Result<(), StoreError> {
         unimplemented!()
     }
-    fn audit(&self, _: Option<u64>, _: usize) -> Result<Vec<AuditEntry>, StoreError> {
+    fn audit_log(&self, _: Option<u64>, _: usize) -> Result<Vec<AuditEntry>, StoreError> {
         unimplemented!()
     }
     fn change_locks(&self, _: &[LockChange], _: &AuditContext) -> Result<(), StoreError> {

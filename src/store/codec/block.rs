@@ -1,29 +1,29 @@
-//! Raw usage, packed: some 9 bytes a request.
+//! Blocks of raw usage: about 9 bytes a request.
 //!
 //! ```text
-//! block  tag, time of the first row (ms since the Unix epoch), rows
-//! row    time     difference to the row before, in ms, zigzag
+//! block  schema byte, time of the first row (ms since the Unix epoch), rows
+//! row    time     difference to the row before, in ms, signed
 //!        key      index | its id
 //!        path     index | length, bytes
-//!        ip       index | 0 | 4, 4 bytes | 6, 16 bytes
+//!        ip       index | 0 | 1, 4 bytes | 2, 16 bytes
 //!        outcome  index | method, status, reason or 0
 //!        latency  µs
 //! ```
 //!
-//! All numbers are varints. The four middle fields are indices into dictionaries that start
-//! empty; an index that equals the length of its dictionary is followed by one new entry. A row
-//! therefore depends only on rows before it, and a block is the concatenation of whatever pieces
-//! it was written in.
+//! All fields are in postcard's format: numbers are varints, signed ones in zigzag. The four middle
+//! fields are indices into dictionaries that start empty; an index that equals the length of its
+//! dictionary is followed by one new entry. A row thus depends only on the rows before it, and a block
+//! is the concatenation of the pieces it was written in.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 
-use super::varint::{self, Bytes, put, unzigzag, zigzag};
 use super::{StoreError, damaged};
 use crate::model::{KeyId, Method, Reason, Usage};
 use crate::net::ClientIp;
@@ -31,29 +31,64 @@ use crate::policy::path::MAX_STORED_LEN;
 use crate::store::UsageEvent;
 use crate::time::Timestamp;
 
-/// The longest block whose leaf page in redb still is 64 KiB: the page also holds 4 bytes of
-/// header, the 8-byte key and the 4-byte end of the value.
+/// The longest block whose leaf page in redb is still 64 KiB: the page also holds a header of 4 bytes,
+/// the key of 8 bytes and the end of the value in 4 bytes.
 pub(crate) const CAPACITY: usize = 65_536 - 16;
 
-const TAG: u8 = 1;
+const SCHEMA: u8 = 1;
 
-/// No row is longer: eleven numbers, an IPv6 address and a path.
-const MAX_ROW_LEN: usize = 11 * varint::MAX_LEN + 16 + MAX_STORED_LEN;
+/// No row is longer: eleven numbers of at most 10 bytes, an IPv6 address and a path.
+const MAX_ROW_LEN: usize = 11 * 10 + 16 + MAX_STORED_LEN;
 
-/// A block that grows. Its dictionaries hold no more than its bytes do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+enum StoredIp {
+    Local,
+    V4([u8; 4]),
+    V6([u8; 16]),
+}
+
+impl From<ClientIp> for StoredIp {
+    fn from(ip: ClientIp) -> Self {
+        match ip.ip() {
+            None => Self::Local,
+            Some(IpAddr::V4(ip)) => Self::V4(ip.octets()),
+            Some(IpAddr::V6(ip)) => Self::V6(ip.octets()),
+        }
+    }
+}
+
+impl From<StoredIp> for ClientIp {
+    fn from(ip: StoredIp) -> Self {
+        match ip {
+            StoredIp::Local => Self::LOCAL,
+            StoredIp::V4(octets) => IpAddr::V4(Ipv4Addr::from(octets)).into(),
+            StoredIp::V6(octets) => IpAddr::V6(Ipv6Addr::from(octets)).into(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct StoredOutcome {
+    method: u8,
+    status: u16,
+    /// The code of the reason; 0 for an admitted request.
+    refused: u8,
+}
+
+/// A growing block. Its dictionaries hold no more than its bytes do.
 pub(crate) struct BlockWriter {
     bytes: Vec<u8>,
     at: u64,
-    period: Option<Period>,
+    times: Option<TimeRange>,
     keys: Dictionary<u64>,
     paths: Dictionary<Box<[u8]>>,
-    ips: Dictionary<ClientIp>,
-    outcomes: Dictionary<EventOutcome>,
+    ips: Dictionary<StoredIp>,
+    outcomes: Dictionary<StoredOutcome>,
 }
 
 /// The earliest and the latest time in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Period {
+pub(crate) struct TimeRange {
     pub(crate) first: Timestamp,
     pub(crate) last: Timestamp,
 }
@@ -64,7 +99,7 @@ impl BlockWriter {
         Self {
             bytes: Vec::with_capacity(CAPACITY),
             at: 0,
-            period: None,
+            times: None,
             keys: Dictionary::default(),
             paths: Dictionary::default(),
             ips: Dictionary::default(),
@@ -72,22 +107,20 @@ impl BlockWriter {
         }
     }
 
-    /// Continues a block from its bytes so far.
+    /// Continues a block after its bytes so far.
     pub(crate) fn resume(bytes: Vec<u8>) -> Result<Self, StoreError> {
         let mut reader = BlockReader::new(&bytes);
-        let mut period = None;
+        let mut times = None;
         for row in reader.by_ref() {
-            widen(&mut period, row?.at);
+            extend(&mut times, row?.at);
         }
-        let (at, keys, ips) = (reader.at, reader.keys, reader.ips);
-        let (paths, outcomes) = (reader.paths, reader.outcomes);
         Ok(Self {
-            at,
-            period,
-            keys: keys.into_iter().collect(),
-            paths: paths.into_iter().map(Box::from).collect(),
-            ips: ips.into_iter().collect(),
-            outcomes: outcomes.into_iter().collect(),
+            at: reader.at,
+            times,
+            keys: reader.keys.into_iter().collect(),
+            paths: reader.paths.into_iter().map(Box::from).collect(),
+            ips: reader.ips.into_iter().collect(),
+            outcomes: reader.outcomes.into_iter().collect(),
             bytes,
         })
     }
@@ -96,98 +129,90 @@ impl BlockWriter {
         &self.bytes
     }
 
-    /// `None` while the block is empty.
-    pub(crate) fn span(&self) -> Option<Period> {
-        self.period
+    /// Returns `None` while the block is empty.
+    pub(crate) fn times(&self) -> Option<TimeRange> {
+        self.times
     }
 
-    /// Whether one more row fits, whichever it is.
+    /// Whether any row fits.
     pub(crate) fn has_room(&self) -> bool {
         self.bytes.len() + MAX_ROW_LEN <= CAPACITY
     }
 
-    /// Makes this an empty block, without giving its memory back.
+    /// Empties the block, which keeps its memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.period = None;
+        self.times = None;
         self.keys.0.clear();
         self.paths.0.clear();
         self.ips.0.clear();
         self.outcomes.0.clear();
     }
 
-    /// Appends a row. Of a path only the first 256 bytes are kept.
-    pub(crate) fn push(&mut self, event: &UsageEvent, path: &[u8]) {
+    /// Appends a row with the first 256 bytes of `path`.
+    pub(crate) fn push(&mut self, event: &UsageEvent, path: &[u8]) -> Result<(), StoreError> {
         let at = event.at.unix_millis();
-        if self.bytes.is_empty() {
-            self.bytes.push(TAG);
-            put(&mut self.bytes, at);
+        let out = &mut self.bytes;
+        if out.is_empty() {
+            out.push(SCHEMA);
+            put(out, &at)?;
             self.at = at;
         }
-        widen(&mut self.period, event.at);
-        let out = &mut self.bytes;
-        // Milliseconds up to the year 9999 are 48 bits: the difference cannot wrap.
-        put(out, zigzag(at.wrapping_sub(self.at) as i64));
+        extend(&mut self.times, event.at);
+        // Milliseconds up to the year 9999 have 48 bits: the difference cannot wrap.
+        put(out, &(at.wrapping_sub(self.at) as i64))?;
         self.at = at;
-        self.keys.put(out, &event.key_id.0, |&id, out| put(out, id));
+        self.keys.put(out, &event.key_id.0)?;
         let path = path.get(..MAX_STORED_LEN).unwrap_or(path);
-        self.paths.put(out, path, |path, out| {
-            put(out, path.len() as u64);
-            out.extend_from_slice(path);
-        });
-        self.ips.put(out, &event.ip, |ip, out| match ip.ip() {
-            None => out.push(0),
-            Some(IpAddr::V4(ip)) => {
-                out.push(4);
-                out.extend_from_slice(&ip.octets());
-            }
-            Some(IpAddr::V6(ip)) => {
-                out.push(6);
-                out.extend_from_slice(&ip.octets());
-            }
-        });
-        let outcome = EventOutcome {
-            method: event.method,
+        self.paths.put(out, path)?;
+        self.ips.put(out, &StoredIp::from(event.ip))?;
+        let outcome = StoredOutcome {
+            method: event.method as u8,
             status: event.status,
-            refused: event.refused,
+            refused: event.refused.map_or(0, |reason| reason as u8),
         };
-        self.outcomes.put(out, &outcome, |outcome, out| {
-            out.push(outcome.method as u8);
-            put(out, u64::from(outcome.status));
-            out.push(outcome.refused.map_or(0, |reason| reason as u8));
-        });
-        put(out, u64::from(event.latency_micros));
+        self.outcomes.put(out, &outcome)?;
+        put(out, &event.latency_micros)
     }
 }
 
-fn widen(period: &mut Option<Period>, at: Timestamp) {
-    let period = period.get_or_insert(Period {
+/// Appends a value.
+#[inline]
+fn put<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), StoreError> {
+    *out = postcard::to_extend(value, std::mem::take(out))
+        .map_err(|error| StoreError::Unavailable(error.into()))?;
+    Ok(())
+}
+
+fn extend(times: &mut Option<TimeRange>, at: Timestamp) {
+    let times = times.get_or_insert(TimeRange {
         first: at,
         last: at,
     });
-    period.first = period.first.min(at);
-    period.last = period.last.max(at);
+    times.first = times.first.min(at);
+    times.last = times.last.max(at);
 }
 
-/// Values and the order in which they first came.
+/// Values, numbered in the order of their first occurrence.
 struct Dictionary<T>(HashMap<T, u32, RandomState>);
 
 impl<T: Hash + Eq> Dictionary<T> {
-    /// Writes the index of `value` and, if it is new, `value` itself by `literal`.
+    /// Appends the index of `value`, and a new value itself.
     #[inline]
-    fn put<Q>(&mut self, out: &mut Vec<u8>, value: &Q, literal: impl FnOnce(&Q, &mut Vec<u8>))
+    fn put<Q>(&mut self, out: &mut Vec<u8>, value: &Q) -> Result<(), StoreError>
     where
-        Q: Hash + Eq + ToOwned<Owned: Into<T>> + ?Sized,
+        Q: Hash + Eq + Serialize + ToOwned<Owned: Into<T>> + ?Sized,
         T: Borrow<Q>,
     {
-        if let Some(&index) = self.0.get(value) {
-            return put(out, u64::from(index));
+        if let Some(index) = self.0.get(value) {
+            return put(out, index);
         }
         // A block has fewer than 65,536 bytes, so fewer entries.
         let index = self.0.len() as u32;
-        put(out, u64::from(index));
-        literal(value, out);
+        put(out, &index)?;
+        put(out, value)?;
         self.0.insert(value.to_owned().into(), index);
+        Ok(())
     }
 }
 
@@ -203,31 +228,26 @@ impl<T: Hash + Eq> FromIterator<T> for Dictionary<T> {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct EventOutcome {
-    method: Method,
-    status: u16,
-    refused: Option<Reason>,
-}
-
-/// The rows of a block, first to last. After an error there are no more.
+/// Reads the rows of a block. Ends after an error.
 pub(crate) struct BlockReader<'a> {
-    rest: Bytes<'a>,
+    rest: &'a [u8],
     at: u64,
     keys: Vec<u64>,
     paths: Vec<&'a [u8]>,
-    ips: Vec<ClientIp>,
-    outcomes: Vec<EventOutcome>,
+    ips: Vec<StoredIp>,
+    outcomes: Vec<StoredOutcome>,
 }
 
-/// One row of a block.
+/// A row of a block.
 pub(crate) struct Row<'a> {
     pub(crate) at: Timestamp,
     pub(crate) key_id: KeyId,
+    method: Method,
     path: &'a [u8],
-    ip: ClientIp,
-    outcome: EventOutcome,
+    ip: StoredIp,
+    status: u16,
     latency_micros: u32,
+    refused: Option<Reason>,
 }
 
 impl Row<'_> {
@@ -235,12 +255,12 @@ impl Row<'_> {
         Usage {
             at: self.at,
             key_id: Some(self.key_id),
-            method: self.outcome.method,
+            method: self.method,
             path: String::from_utf8_lossy(self.path).into_owned(),
-            ip: self.ip,
-            status: self.outcome.status,
+            ip: self.ip.into(),
+            status: self.status,
             latency: Duration::from_micros(self.latency_micros.into()),
-            refused: self.outcome.refused,
+            refused: self.refused,
         }
     }
 }
@@ -248,7 +268,7 @@ impl Row<'_> {
 impl<'a> BlockReader<'a> {
     pub(crate) fn new(block: &'a [u8]) -> Self {
         Self {
-            rest: Bytes(block),
+            rest: block,
             at: 0,
             keys: Vec::new(),
             paths: Vec::new(),
@@ -257,27 +277,31 @@ impl<'a> BlockReader<'a> {
         }
     }
 
-    fn start(&mut self) -> Option<()> {
-        if self.rest.byte()? != TAG {
-            return None;
-        }
-        self.at = self.rest.number()?;
-        Some(())
-    }
-
     fn row(&mut self) -> Option<Row<'a>> {
-        if self.keys.is_empty() {
-            self.start()?;
-        }
         let rest = &mut self.rest;
-        self.at = self.at.checked_add_signed(unzigzag(rest.number()?))?;
+        if self.keys.is_empty() {
+            if take::<u8>(rest)? != SCHEMA {
+                return None;
+            }
+            self.at = take(rest)?;
+        }
+        self.at = self.at.checked_add_signed(take(rest)?)?;
+        let key = entry(&mut self.keys, rest)?;
+        let path = entry(&mut self.paths, rest)?;
+        let ip = entry(&mut self.ips, rest)?;
+        let outcome = entry(&mut self.outcomes, rest)?;
         Some(Row {
             at: Timestamp::from_unix_millis(self.at),
-            key_id: KeyId(entry(&mut self.keys, rest, Bytes::number)?),
-            path: entry(&mut self.paths, rest, path)?,
-            ip: entry(&mut self.ips, rest, ip)?,
-            outcome: entry(&mut self.outcomes, rest, outcome)?,
-            latency_micros: rest.number()?.try_into().ok()?,
+            key_id: KeyId(key),
+            method: Method::from_code(outcome.method)?,
+            path,
+            ip,
+            status: outcome.status,
+            latency_micros: take(rest)?,
+            refused: match outcome.refused {
+                0 => None,
+                code => Some(Reason::from_code(code)?),
+            },
         })
     }
 }
@@ -286,53 +310,32 @@ impl<'a> Iterator for BlockReader<'a> {
     type Item = Result<Row<'a>, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.0.is_empty() {
+        if self.rest.is_empty() {
             return None;
         }
         let row = self.row();
         if row.is_none() {
-            self.rest = Bytes(&[]);
+            self.rest = &[];
         }
         Some(row.ok_or_else(|| damaged("a block of usage cannot be read")))
     }
 }
 
+/// Reads a value from the front.
 #[inline]
-fn entry<'a, T: Copy>(
-    dictionary: &mut Vec<T>,
-    rest: &mut Bytes<'a>,
-    literal: impl FnOnce(&mut Bytes<'a>) -> Option<T>,
-) -> Option<T> {
-    let index = usize::try_from(rest.number()?).ok()?;
+fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Option<T> {
+    let (value, behind) = postcard::take_from_bytes(rest).ok()?;
+    *rest = behind;
+    Some(value)
+}
+
+#[inline]
+fn entry<'a, T: Copy + Deserialize<'a>>(dictionary: &mut Vec<T>, rest: &mut &'a [u8]) -> Option<T> {
+    let index = usize::try_from(take::<u32>(rest)?).ok()?;
     if index == dictionary.len() {
-        dictionary.push(literal(rest)?);
+        dictionary.push(take(rest)?);
     }
     dictionary.get(index).copied()
-}
-
-fn path<'a>(rest: &mut Bytes<'a>) -> Option<&'a [u8]> {
-    let len = usize::try_from(rest.number()?).ok()?;
-    rest.take(len)
-}
-
-fn ip(rest: &mut Bytes<'_>) -> Option<ClientIp> {
-    match rest.byte()? {
-        0 => Some(ClientIp::LOCAL),
-        4 => Some(IpAddr::from(rest.array::<4>()?).into()),
-        6 => Some(IpAddr::from(rest.array::<16>()?).into()),
-        _ => None,
-    }
-}
-
-fn outcome(rest: &mut Bytes<'_>) -> Option<EventOutcome> {
-    Some(EventOutcome {
-        method: Method::from_code(rest.byte()?)?,
-        status: rest.number()?.try_into().ok()?,
-        refused: match rest.byte()? {
-            0 => None,
-            code => Some(Reason::from_code(code)?),
-        },
-    })
 }
 
 #[cfg(test)]

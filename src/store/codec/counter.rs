@@ -1,8 +1,8 @@
-//! Counters that go on after a restart: balances and windows.
+//! Counters that survive a restart: balances and windows.
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{V2, decode, decode_as, encode, encode_as};
+use super::record::{decode, encode};
 use super::{StoreError, damaged};
 use crate::counter::{CounterId, Counts, SavedCounter, SavedIpCounters, SavedValue};
 use crate::limit::Balance;
@@ -31,7 +31,7 @@ enum StoredValue {
 struct StoredWindow {
     /// In nanoseconds.
     length: u64,
-    /// Milliseconds since the one before, or since the Unix epoch, and how many.
+    /// Milliseconds since the hit before (or the Unix epoch), and the number of hits.
     hits: Vec<(u64, u32)>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn encode_counters(counters: &[SavedCounter]) -> Result<Vec<u8>, Stor
     encode(&stored)
 }
 
-/// `None` for what is never stored: requests in flight.
+/// Returns `None` for requests in flight, which are never stored.
 fn stored(SavedCounter { id, value }: &SavedCounter) -> Option<StoredCounter> {
     let value = match (id.period, value) {
         (Period::Sliding(length), SavedValue::Hits(hits)) => {
@@ -118,7 +118,7 @@ impl StoredWindow {
 
     fn read(self) -> Result<(WindowLength, Vec<(Timestamp, u32)>), StoreError> {
         let length = WindowLength::new(std::time::Duration::from_nanos(self.length));
-        let length = length.map_err(|_| damaged("a window has no length"))?;
+        let length = length.map_err(|_| damaged("a window has an invalid length"))?;
         let mut at = 0_u64;
         let hits = self.hits.into_iter().map(|(since, count)| {
             at = at.saturating_add(since);
@@ -128,30 +128,30 @@ impl StoredWindow {
     }
 }
 
-/// What tells the balances of a group from each other.
+/// Identifies a balance among those of a key or an organization.
 #[cfg(feature = "postgres")]
 #[derive(Serialize, Deserialize)]
 struct StoredId {
     route: Option<String>,
     shadow: bool,
-    period: StoredSpan,
+    period: StoredPeriod,
 }
 
 #[cfg(feature = "postgres")]
 #[derive(Serialize, Deserialize)]
-enum StoredSpan {
+enum StoredPeriod {
     Day,
     Month,
     Credits,
 }
 
-/// `None` for what holds no balance.
+/// Returns `None` for a counter that is not a balance.
 #[cfg(feature = "postgres")]
 pub(crate) fn encode_balance_id(id: &CounterId) -> Result<Option<Vec<u8>>, StoreError> {
     let period = match id.period {
-        Period::Day => StoredSpan::Day,
-        Period::Month => StoredSpan::Month,
-        Period::Credits(_) => StoredSpan::Credits,
+        Period::Day => StoredPeriod::Day,
+        Period::Month => StoredPeriod::Month,
+        Period::Credits(_) => StoredPeriod::Credits,
         Period::Sliding(_) | Period::Concurrent => return Ok(None),
     };
     let stored = StoredId {
@@ -168,16 +168,16 @@ pub(crate) fn decode_balance_id(bytes: &[u8]) -> Result<CounterId, StoreError> {
     Ok(CounterId {
         counts: counts(stored.route),
         period: match stored.period {
-            StoredSpan::Day => Period::Day,
-            StoredSpan::Month => Period::Month,
-            StoredSpan::Credits => Period::Credits(None),
+            StoredPeriod::Day => Period::Day,
+            StoredPeriod::Month => Period::Month,
+            StoredPeriod::Credits => Period::Credits(None),
         },
         shadow: stored.shadow,
     })
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredNetwork {
+struct StoredIpCounters {
     network: Vec<u8>,
     counts: StoredCounts,
     full_at: u32,
@@ -193,8 +193,8 @@ enum StoredCounts {
     Route(String),
 }
 
-pub(crate) fn encode_network(saved: &SavedIpCounters) -> Result<Vec<u8>, StoreError> {
-    let stored = StoredNetwork {
+pub(crate) fn encode_ip_counters(saved: &SavedIpCounters) -> Result<Vec<u8>, StoreError> {
+    let stored = StoredIpCounters {
         network: saved.network.to_bytes().to_vec(),
         counts: match &saved.counts {
             Counts::Strikes(AuthFailure::BadKey) => StoredCounts::BadKeys,
@@ -207,15 +207,15 @@ pub(crate) fn encode_network(saved: &SavedIpCounters) -> Result<Vec<u8>, StoreEr
         is_shadow: saved.is_shadow,
         window: StoredWindow::new(saved.length, &saved.hits),
     };
-    encode_as(V2, &stored)
+    encode(&stored)
 }
 
-pub(crate) fn decode_network(bytes: &[u8]) -> Result<SavedIpCounters, StoreError> {
-    let stored: StoredNetwork = decode_as(V2, "the windows of a network", bytes)?;
+pub(crate) fn decode_ip_counters(bytes: &[u8]) -> Result<SavedIpCounters, StoreError> {
+    let stored: StoredIpCounters = decode("the windows of an address", bytes)?;
     let network = stored.network.try_into().ok().and_then(IpKey::from_bytes);
     let (length, hits) = stored.window.read()?;
     Ok(SavedIpCounters {
-        network: network.ok_or_else(|| damaged("a network is none"))?,
+        network: network.ok_or_else(|| damaged("an address is invalid"))?,
         counts: match stored.counts {
             StoredCounts::BadKeys => Counts::Strikes(AuthFailure::BadKey),
             StoredCounts::MissingKeys => Counts::Strikes(AuthFailure::MissingKey),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_come_back() {
+    fn counters_read_back() {
         let balance = Balance::stored(7, Timestamp::from_unix_millis(9));
         let id = |period, shadow| CounterId {
             counts: Counts::Route("orders".into()),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_come_back() {
+    fn ip_counters_read_back() {
         let saved = SavedIpCounters {
             network: "2001:db8::/64".parse().unwrap(),
             counts: Counts::Requests("login".into()),
@@ -274,7 +274,7 @@ mod tests {
             is_shadow: true,
             hits: hits(),
         };
-        let bytes = encode_network(&saved).unwrap();
-        assert_eq!(decode_network(&bytes).unwrap(), saved);
+        let bytes = encode_ip_counters(&saved).unwrap();
+        assert_eq!(decode_ip_counters(&bytes).unwrap(), saved);
     }
 }

@@ -1,15 +1,15 @@
-//! Locks: a row each, keyed by whom it refuses what.
+//! Locks, keyed by address, scope and kind.
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{V1, V2, decode_as, encode_as};
+use super::record::{decode, encode};
 use super::{StoreError, damaged};
 use crate::lockout::{Lock, LockCause, LockId, Refuses};
 use crate::net::IpKey;
 use crate::time::Timestamp;
 
-/// [`IpKey::to_bytes`], then a byte for what is refused and by whom, then the path or the name of the
-/// route.
+/// Returns the key of a lock: [`IpKey::to_bytes`], a byte for the scope and the kind, and the path or the
+/// name of the route.
 pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
     let mut key = id.network.to_bytes().to_vec();
     let (kind, text) = match &id.refuses {
@@ -18,17 +18,17 @@ pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
         Refuses::Path(path) => (2, path.as_str()),
         Refuses::Route(name) => (3, name.as_str()),
     };
-    key.push(kind | if id.is_manual { BY_HAND } else { 0 });
+    key.push(kind | if id.is_manual { MANUAL_BIT } else { 0 });
     key.extend_from_slice(text.as_bytes());
     key
 }
 
-/// `None` if [`lock_key`] never wrote that.
+/// The inverse of [`lock_key`].
 pub(crate) fn decode_lock_key(key: &[u8]) -> Option<LockId> {
     let (network, rest) = key.split_first_chunk()?;
     let (kind, rest) = rest.split_first()?;
     let text = |bytes| Some(std::str::from_utf8(bytes).ok()?.to_owned());
-    let refuses = match (kind & !BY_HAND, rest) {
+    let refuses = match (kind & !MANUAL_BIT, rest) {
         (0, []) => Refuses::All,
         (1, []) => Refuses::Keyless,
         (2, path) => Refuses::Path(text(path)?),
@@ -38,44 +38,22 @@ pub(crate) fn decode_lock_key(key: &[u8]) -> Option<LockId> {
     Some(LockId {
         network: IpKey::from_bytes(*network)?,
         refuses,
-        is_manual: kind & BY_HAND != 0,
+        is_manual: kind & MANUAL_BIT != 0,
     })
 }
 
-/// Added to the byte for what is refused by a manual lock.
-const BY_HAND: u8 = 0x80;
+/// Marks a manual lock in the byte of the scope.
+const MANUAL_BIT: u8 = 0x80;
 
 #[derive(Serialize, Deserialize)]
 struct StoredLock<'a> {
     cause: u8,
-    /// The limit's name, if the cause is one.
+    /// The name of the limit, if the cause is a limit.
     name: &'a str,
     since: u64,
     until: u64,
     step: u32,
     remembered_until: u64,
-}
-
-/// Of the first schema.
-#[derive(Serialize, Deserialize)]
-struct StoredLockV1<'a> {
-    cause: u8,
-    name: &'a str,
-    since: u64,
-    until: u64,
-}
-
-impl<'a> From<StoredLockV1<'a>> for StoredLock<'a> {
-    fn from(old: StoredLockV1<'a>) -> Self {
-        Self {
-            cause: old.cause,
-            name: old.name,
-            since: old.since,
-            until: old.until,
-            step: 0,
-            remembered_until: old.until,
-        }
-    }
 }
 
 const BAD_KEYS: u8 = 1;
@@ -98,7 +76,7 @@ pub(crate) fn encode_lock(lock: &Lock) -> Result<Vec<u8>, StoreError> {
         step: lock.step,
         remembered_until: lock.remembered_until.unix_millis(),
     };
-    encode_as(V2, &stored)
+    encode(&stored)
 }
 
 pub(crate) fn decode_lock(key: &[u8], bytes: &[u8]) -> Result<Lock, StoreError> {
@@ -106,11 +84,8 @@ pub(crate) fn decode_lock(key: &[u8], bytes: &[u8]) -> Result<Lock, StoreError> 
         network,
         refuses,
         is_manual,
-    } = decode_lock_key(key).ok_or_else(|| damaged("a lock is of nobody or of nothing"))?;
-    let stored: StoredLock<'_> = match bytes.first() {
-        Some(&V1) => decode_as::<StoredLockV1<'_>>(V1, "a lock", bytes)?.into(),
-        _ => decode_as(V2, "a lock", bytes)?,
-    };
+    } = decode_lock_key(key).ok_or_else(|| damaged("a lock has an invalid key"))?;
+    let stored: StoredLock<'_> = decode("a lock", bytes)?;
     Ok(Lock {
         network,
         refuses,
@@ -133,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locks_read_back() {
+    fn locks_of_every_cause_and_scope_read_back() {
         let causes = [
             LockCause::BadKeys,
             LockCause::MissingKeys,
@@ -163,17 +138,5 @@ mod tests {
                 assert!(decode_lock(&key, &row[1..]).is_err());
             }
         }
-    }
-
-    #[test]
-    fn a_lock_of_the_first_schema_is_read() {
-        let id = LockId {
-            network: "192.0.2.7".parse().unwrap(),
-            refuses: Refuses::All,
-            is_manual: true,
-        };
-        let lock = decode_lock(&lock_key(&id), &[1, MANUAL, 0, 7, 9]).unwrap();
-        assert_eq!((lock.cause, lock.step), (LockCause::Manual, 0));
-        assert_eq!(lock.remembered_until, lock.until);
     }
 }

@@ -1,4 +1,4 @@
-//! Moving from store to store, and keys of the Python package.
+//! Copying from store to store, and keys of the Python package.
 
 use std::time::Duration;
 
@@ -6,19 +6,17 @@ use super::{
     Home, NOW, after, audit_context, counter, hash, new_key, requests, resolve, retiring,
     suspended, with_keys,
 };
-use crate::counter::SavedValue;
-use crate::counter::SubjectId;
-use crate::limit::Balance;
-use crate::limit::Period;
+use crate::counter::{SavedValue, SubjectId};
+use crate::limit::{Balance, Period};
 use crate::lockout::{AuthFailure, Lock, LockChange};
 use crate::model::{Credential, HashScheme, Key, KeyId, OrgId, OrgStatus, Reason};
-use crate::store::transfer::{MovedKey, PageCursor, TransferPage, move_all};
+use crate::store::transfer::{PageCursor, TransferKey, TransferPage, transfer_all};
 use crate::store::{Rehash, Store, StoreError, UsageBatch};
 
-/// More keys than a page holds.
+/// More keys than fit in a page.
 const KEYS: u64 = 5_000;
 
-/// A store with some of everything that moves.
+/// A store with all kinds of data that are copied.
 pub(in crate::store) fn full(home: &dyn Home) -> Box<dyn Store> {
     let store = with_keys(home, KEYS);
     let other = store.create_org("other", &audit_context()).unwrap();
@@ -40,7 +38,7 @@ pub(in crate::store) fn full(home: &dyn Home) -> Box<dyn Store> {
     store
 }
 
-/// Balances of key 2 and of organization 1, a count of refusals, of shadow mode and of drops, and a lock.
+/// Balances of key 2 and of organization 1, counts of refusals, of shadow mode and of drops, and a lock.
 fn rest(used: u64, lock: Option<Lock>) -> UsageBatch {
     let balance = |used| {
         let value = SavedValue::Balance(Balance::stored(used, after(60 * 24 * 31)));
@@ -64,14 +62,14 @@ fn rest(used: u64, lock: Option<Lock>) -> UsageBatch {
 }
 
 fn pages(store: &dyn Store) -> Vec<TransferPage> {
-    let mut pages = vec![store.page(PageCursor::default()).unwrap()];
+    let mut pages = vec![store.export(PageCursor::default()).unwrap()];
     while let Some(next) = pages.last().unwrap().next {
-        pages.push(store.page(next).unwrap());
+        pages.push(store.export(next).unwrap());
     }
     pages
 }
 
-/// All that moves, whatever page it is in.
+/// The data of all pages.
 pub(in crate::store) fn contents(store: &dyn Store) -> TransferPage {
     let mut all = TransferPage::default();
     for mut page in pages(store) {
@@ -96,7 +94,7 @@ pub(in crate::store) fn contents(store: &dyn Store) -> TransferPage {
     all
 }
 
-/// That nothing tells one from the other.
+/// Asserts that both have the same content.
 pub(in crate::store) fn assert_same(copy: &dyn Store, original: &dyn Store) {
     assert_eq!(contents(copy), contents(original));
     let now = after(24 * 60);
@@ -110,7 +108,7 @@ pub(in crate::store) fn assert_same(copy: &dyn Store, original: &dyn Store) {
     for n in [1, 2, 3, 4, KEYS, KEYS + 1] {
         let (copied, resolved) = (resolve(copy, n), resolve(original, n));
         let (copied, resolved) = (copied.unwrap().unwrap(), resolved.unwrap().unwrap());
-        // Decisions do not ask when a key was last used.
+        // Decisions do not need the last use.
         let key = |key: Key| Key {
             last_used_at: None,
             ..key
@@ -121,7 +119,7 @@ pub(in crate::store) fn assert_same(copy: &dyn Store, original: &dyn Store) {
     }
 }
 
-pub(in crate::store) fn a_copy_is_as_the_original_and_stays_so_when_it_is_made_again(
+pub(in crate::store) fn a_copy_equals_the_original_and_copying_again_changes_nothing(
     home: &dyn Home,
 ) {
     let another = home.another();
@@ -132,16 +130,16 @@ pub(in crate::store) fn a_copy_is_as_the_original_and_stays_so_when_it_is_made_a
     assert_eq!((all.key_hours.len(), all.key_days.len()), (7, 3));
     assert_eq!((all.locks.len(), all.balances.len()), (1, 2));
 
-    let moved = move_all(original, copy, |_| {}).unwrap();
+    let stats = transfer_all(original, copy, |_| {}).unwrap();
     assert_eq!(
-        (moved.orgs, moved.keys, moved.credentials),
+        (stats.orgs, stats.keys, stats.credentials),
         (2, KEYS, KEYS + 1)
     );
     assert_same(copy, original);
-    assert_eq!(move_all(original, copy, |_| {}).unwrap(), moved);
+    assert_eq!(transfer_all(original, copy, |_| {}).unwrap(), stats);
     assert_same(copy, original);
 
-    // Both go on alike.
+    // Both continue alike.
     for store in [original, copy] {
         assert_eq!(
             store.create_org("next", &audit_context()).unwrap().id,
@@ -155,7 +153,7 @@ pub(in crate::store) fn a_copy_is_as_the_original_and_stays_so_when_it_is_made_a
     assert_same(copy, original);
 }
 
-pub(in crate::store) fn a_copy_that_was_cut_off_is_completed(home: &dyn Home) {
+pub(in crate::store) fn an_interrupted_copy_can_be_completed(home: &dyn Home) {
     let original = full(home);
     let pages = pages(&*original);
     for written in [1, pages.len() / 2, pages.len() - 1] {
@@ -166,12 +164,12 @@ pub(in crate::store) fn a_copy_that_was_cut_off_is_completed(home: &dyn Home) {
             .for_each(|page| copy.import(page).unwrap());
         drop(copy);
         let copy = home.open();
-        move_all(&*original, &*copy, |_| {}).unwrap();
+        transfer_all(&*original, &*copy, |_| {}).unwrap();
         assert_same(&*copy, &*original);
     }
 }
 
-pub(in crate::store) fn what_is_in_the_way_is_refused_before_anything_is_written(home: &dyn Home) {
+pub(in crate::store) fn conflicts_are_refused_before_anything_is_written(home: &dyn Home) {
     let another = home.another();
     let (original, copy) = (full(home), another.open());
     let (original, copy) = (&*original, &*copy);
@@ -185,12 +183,12 @@ pub(in crate::store) fn what_is_in_the_way_is_refused_before_anything_is_written
             ..TransferPage::default()
         }
     };
-    let key = |id, change: fn(&mut MovedKey)| {
-        let mut moved = contents(original).keys.remove(0);
-        moved.key.id = KeyId(id);
-        moved.credentials[0].key_id = KeyId(id);
-        change(&mut moved);
-        let keys = vec![moved];
+    let key = |id, change: fn(&mut TransferKey)| {
+        let mut transfer = contents(original).keys.remove(0);
+        transfer.key.id = KeyId(id);
+        transfer.credentials[0].key_id = KeyId(id);
+        change(&mut transfer);
+        let keys = vec![transfer];
         TransferPage {
             keys,
             ..TransferPage::default()
@@ -200,41 +198,41 @@ pub(in crate::store) fn what_is_in_the_way_is_refused_before_anything_is_written
     copy.import(&org(1, "acme")).unwrap();
     copy.import(&key(KEYS, |_| {})).unwrap();
     let before = contents(copy);
-    for in_the_way in [
+    for conflict in [
         org(7, "acme"),
         org(7, "eight"),
         org(8, "seven"),
-        key(KEYS, |moved| moved.key.org_id = OrgId(7)),
-        key(KEYS, |moved| {
-            moved.key.created_at = NOW.plus(Duration::from_secs(1))
+        key(KEYS, |transfer| transfer.key.org_id = OrgId(7)),
+        key(KEYS, |transfer| {
+            transfer.key.created_at = NOW.plus(Duration::from_secs(1))
         }),
         key(KEYS + 7, |_| {}),
     ] {
-        let refused = copy.has_room_for(&in_the_way).unwrap_err();
+        let refused = copy.check_import(&conflict).unwrap_err();
         assert!(matches!(refused, StoreError::Occupied(_)), "{refused}");
         assert!(matches!(
-            copy.import(&in_the_way),
+            copy.import(&conflict),
             Err(StoreError::Occupied(_))
         ));
     }
-    // The text of key 1, which comes in the last of two pages, is that of another key here.
+    // The credential of key 1, in the last of two pages, belongs to another key in the target.
     assert!(matches!(
-        move_all(original, copy, |_| panic!("something was written")),
+        transfer_all(original, copy, |_| panic!("something was written")),
         Err(StoreError::Occupied(_))
     ));
     assert_eq!(contents(copy), before);
 }
 
-pub(in crate::store) fn what_is_stricter_or_later_stays(home: &dyn Home) {
+pub(in crate::store) fn merging_keeps_the_stricter_or_later_state(home: &dyn Home) {
     let another = home.another();
     let (original, copy) = (full(home), another.open());
     let (original, copy) = (&*original, &*copy);
-    move_all(original, copy, |_| {}).unwrap();
+    transfer_all(original, copy, |_| {}).unwrap();
     copy.revoke_key(KeyId(5), &audit_context()).unwrap();
     copy.record(&rest(100, None)).unwrap();
     copy.record(&requests(2, after(24 * 60), 9)).unwrap();
     let (before, totals) = (contents(copy), copy.totals(NOW).unwrap());
-    move_all(original, copy, |_| {}).unwrap();
+    transfer_all(original, copy, |_| {}).unwrap();
     assert_eq!(contents(copy), before);
     assert_eq!(copy.totals(NOW).unwrap(), totals);
 
@@ -243,14 +241,14 @@ pub(in crate::store) fn what_is_stricter_or_later_stays(home: &dyn Home) {
         .update_org(OrgId(1), suspended(), &audit_context())
         .unwrap();
     original.revoke_key(KeyId(6), &audit_context()).unwrap();
-    move_all(original, copy, |_| {}).unwrap();
+    transfer_all(original, copy, |_| {}).unwrap();
     assert_eq!(copy.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
     assert!(!copy.key(KeyId(6)).unwrap().active);
     assert!(!copy.key(KeyId(5)).unwrap().active);
     assert_eq!(copy.totals(NOW).unwrap().active_keys, KEYS - 3);
 }
 
-/// A key whose text is stored as the Python package did.
+/// A key with a credential of the Python package.
 fn legacy_key(home: &dyn Home) -> (Box<dyn Store>, TransferPage) {
     let mut page = contents(&*with_keys(&*home.another(), 1));
     page.keys[0].credentials[0] = Credential {
@@ -264,22 +262,20 @@ fn legacy_key(home: &dyn Home) -> (Box<dyn Store>, TransferPage) {
     (store, page)
 }
 
-pub(in crate::store) fn a_credential_of_the_python_package_moves_as_it_is(home: &dyn Home) {
+pub(in crate::store) fn credentials_of_the_python_package_are_copied_unchanged(home: &dyn Home) {
     let (store, page) = legacy_key(home);
-    let mut moved = contents(&*store);
-    assert_eq!(moved.keys, page.keys);
+    let mut copied = contents(&*store);
+    assert_eq!(copied.keys, page.keys);
     let another = home.another();
     let copy = another.open();
-    move_all(&*store, &*copy, |_| {}).unwrap();
+    transfer_all(&*store, &*copy, |_| {}).unwrap();
     assert_eq!(resolve(&*copy, 900).unwrap().unwrap().key.id, KeyId(1));
-    moved.keys[0].credentials[0].hash = hash(904);
-    copy.import(&moved).unwrap();
+    copied.keys[0].credentials[0].hash = hash(904);
+    copy.import(&copied).unwrap();
     assert!(resolve(&*copy, 904).unwrap().is_none());
 }
 
-pub(in crate::store) fn a_credential_is_found_by_its_new_hash_alone_once_it_was_rehashed(
-    home: &dyn Home,
-) {
+pub(in crate::store) fn rehashed_credentials_resolve_only_by_the_new_hash(home: &dyn Home) {
     let (store, page) = legacy_key(home);
     assert_eq!(resolve(&*store, 900).unwrap().unwrap().key.id, KeyId(1));
     let job = Rehash {
@@ -303,11 +299,11 @@ pub(in crate::store) fn a_credential_is_found_by_its_new_hash_alone_once_it_was_
     let credentials = contents(&*store).keys.remove(0).credentials;
     assert_eq!(credentials.len(), 1);
     assert_eq!(credentials[0].scheme, HashScheme::KeyedBlake3);
-    let entries = store.audit(None, 9).unwrap();
-    assert_eq!(entries.len(), 1, "one entry for the one that was there");
+    let entries = store.audit_log(None, 9).unwrap();
+    assert_eq!(entries.len(), 1, "one entry, for the existing credential");
     assert_eq!(entries[0].subject, Some(1));
 
-    // Moved once more, it does not come back under the old hash.
+    // Copying again does not restore the old hash.
     store.import(&page).unwrap();
     assert!(resolve(&*store, 900).unwrap().is_none());
     assert!(resolve(&*store, 901).unwrap().is_some());

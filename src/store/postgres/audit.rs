@@ -4,7 +4,7 @@ use super::conn::Conn;
 use super::feed::{self, Told};
 use super::rows::{damaged, time};
 use crate::model::AuditEntry;
-use crate::store::{AuditContext, IdempotencyKey, StoreError};
+use crate::store::{AuditContext, CompletedRequest, StoreError};
 use crate::time::Timestamp;
 
 /// A transaction's place in the order of all changes.
@@ -40,26 +40,25 @@ impl CommitTurn {
 
 /// That the act was not done before.
 pub(super) async fn begin(conn: &Conn, audit: &AuditContext) -> Result<(), StoreError> {
-    let Some(once) = &audit.once else {
+    let Some(key) = &audit.idempotency_key else {
         return Ok(());
     };
     let row = conn
         .row(
             "SELECT request, subject, at FROM keyguard_done WHERE name = $1",
-            &[&once.name.as_slice()],
+            &[&key.name.as_slice()],
         )
         .await?;
     let Some(row) = row else {
         return Ok(());
     };
-    if IdempotencyKey::is_over(time(row.try_get(2)?), audit.at) {
-        return Ok(());
-    }
-    let subject: Option<i64> = row.try_get(1)?;
-    match row.try_get::<_, &[u8]>(0)? == once.request {
-        true => Err(StoreError::Done(subject.map(|id| id as u64))),
-        false => Err(StoreError::OtherDone),
-    }
+    let request = row.try_get::<_, &[u8]>(0)?.try_into();
+    let completed = CompletedRequest {
+        at: time(row.try_get(2)?),
+        request: request.map_err(|_| damaged("a completed request has an invalid hash"))?,
+        subject: row.try_get::<_, Option<i64>>(1)?.map(|id| id as u64),
+    };
+    key.check(&completed, audit.at)
 }
 
 /// Enters an act that was done.
@@ -69,14 +68,14 @@ pub(super) async fn enter(
     subject: Option<u64>,
 ) -> Result<(), StoreError> {
     enter_each(conn, audit, &[subject]).await?;
-    if let Some(once) = &audit.once {
+    if let Some(key) = &audit.idempotency_key {
         conn.run(
             "INSERT INTO keyguard_done (name, request, subject, at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (name) DO UPDATE \
              SET request = excluded.request, subject = excluded.subject, at = excluded.at",
             &[
-                &once.name.as_slice(),
-                &once.request.as_slice(),
+                &key.name.as_slice(),
+                &key.request.as_slice(),
                 &subject.map(|id| id as i64),
                 &audit.at.to_utc(),
             ],

@@ -9,7 +9,7 @@ use super::problem::cause;
 use super::rows::{self, KEY_WIDTH, ORG_WIDTH, damaged, key_columns, org_columns};
 use crate::model::HashedKey;
 use crate::model::{Credential, HashScheme, KeyId};
-use crate::store::{FIRST_SECRET, NewCredential, Rehash, Resolved, StoreError};
+use crate::store::{NewCredential, Rehash, Resolved, StoreError};
 use crate::time::Timestamp;
 
 /// All of a key, its organization, and what is used of their balances.
@@ -144,11 +144,8 @@ pub(super) fn hex(hash: &HashedKey) -> String {
     blake3::Hash::from_bytes(hash.0).to_hex().to_string()
 }
 
-pub(super) async fn insert(
-    conn: &Conn,
-    id: KeyId,
-    credential: &NewCredential,
-) -> Result<(), StoreError> {
+pub(super) async fn insert(conn: &Conn, id: KeyId, new: &NewCredential) -> Result<(), StoreError> {
+    let credential = new.of_key(id);
     let inserted = conn
         .run(
             "INSERT INTO keyguard_credentials (hash, key_id, scheme, secret_id, created_at) \
@@ -156,18 +153,18 @@ pub(super) async fn insert(
             &[
                 &credential.hash.0.as_slice(),
                 &(id.0 as i64),
-                &scheme(HashScheme::KeyedBlake3),
-                &(FIRST_SECRET as i32),
+                &scheme(credential.scheme),
+                &(credential.secret_id as i32),
                 &credential.created_at.to_utc(),
             ],
         )
         .await;
     match inserted {
         Ok(_) => Ok(()),
-        // The text of one key would from now on open another: the transaction must not commit.
-        Err(error) if cause(&error).is_some_and(|why| why.is(&SqlState::UNIQUE_VIOLATION)) => Err(
-            StoreError::Unavailable("a key with this text exists already".into()),
-        ),
+        // The transaction must not commit.
+        Err(error) if cause(&error).is_some_and(|why| why.is(&SqlState::UNIQUE_VIOLATION)) => {
+            Err(StoreError::duplicate_credential())
+        }
         Err(error) => Err(error),
     }
 }

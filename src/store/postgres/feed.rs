@@ -10,7 +10,7 @@ use super::{locks, rows};
 use crate::lockout::{LockChange, LockId};
 use crate::model::{KeyId, OrgId};
 use crate::store::codec::decode_lock_key;
-use crate::store::{Change, StoreError};
+use crate::store::{ChangeEvent, StoreError};
 use crate::time::Timestamp;
 
 /// One change, as it is listed.
@@ -24,9 +24,9 @@ pub(super) enum Told {
 }
 
 /// What has happened up to a generation.
-pub(super) struct ChangeEvent {
+pub(super) struct FeedPage {
     pub(super) generation: i64,
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Vec<ChangeEvent>,
     /// Whether what was looked for in vain may be there now.
     pub(super) is_any: bool,
     /// The server's process that told them.
@@ -42,7 +42,7 @@ pub(super) async fn read(
     after: Option<i64>,
     own: &RefCell<BTreeSet<i64>>,
     wanted: bool,
-) -> Result<ChangeEvent, StoreError> {
+) -> Result<FeedPage, StoreError> {
     let rows = conn
         .rows(
             "SELECT s.generation, s.forgotten, c.generation, c.kind, c.subject, c.lock, \
@@ -68,7 +68,7 @@ pub(super) async fn read(
         // Also among everything: locks that are gone are in no table.
         changes.extend(listed(conn, &rows, own).await?);
     }
-    Ok(ChangeEvent {
+    Ok(FeedPage {
         generation,
         changes,
         is_any: wanted || !is_listed || rows.iter().any(concerns_keys),
@@ -87,7 +87,7 @@ async fn listed(
     conn: &Conn,
     rows: &[Row],
     own: &RefCell<BTreeSet<i64>>,
-) -> Result<Vec<Change>, StoreError> {
+) -> Result<Vec<ChangeEvent>, StoreError> {
     let mut changes = Vec::new();
     let mut locks = BTreeSet::new();
     for row in rows {
@@ -99,15 +99,15 @@ async fn listed(
         }
         match told(row)? {
             Told::Created => {}
-            Told::Key(id) => changes.push(Change::Key(id)),
-            Told::Org(id) => changes.push(Change::Org(id)),
+            Told::Key(id) => changes.push(ChangeEvent::Key(id)),
+            Told::Org(id) => changes.push(ChangeEvent::Org(id)),
             Told::Lock(id) => {
                 locks.insert(id);
             }
         }
     }
     if !locks.is_empty() {
-        changes.push(Change::Locks(locks::current(conn, locks).await?));
+        changes.push(ChangeEvent::Locks(locks::current(conn, locks).await?));
     }
     Ok(changes)
 }
@@ -130,13 +130,16 @@ fn told(row: &Row) -> Result<Told, StoreError> {
     })
 }
 
-async fn everything(conn: &Conn) -> Result<Vec<Change>, StoreError> {
+async fn everything(conn: &Conn) -> Result<Vec<ChangeEvent>, StoreError> {
     let locks = locks::all(conn).await?.into_iter();
     let locks = locks.map(|lock| LockChange {
         id: lock.id(),
         lock: Some(lock),
     });
-    Ok(vec![Change::Everything, Change::Locks(locks.collect())])
+    Ok(vec![
+        ChangeEvent::Everything,
+        ChangeEvent::Locks(locks.collect()),
+    ])
 }
 
 /// Lists changes under a generation, and wakes those who follow.

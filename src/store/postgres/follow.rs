@@ -13,7 +13,7 @@ use super::conn::Conn;
 use super::problem::{Problem, cause, is_lost};
 use super::worker::Worker;
 use super::{feed, rows};
-use crate::store::{Change, StoreError};
+use crate::store::{ChangeEvent, StoreError};
 
 /// How often changes are looked for that nobody has announced.
 const POLL: Duration = Duration::from_secs(1);
@@ -125,7 +125,7 @@ impl Worker {
             told = Instant::now();
             self.is_behind.set(true);
             self.lookups.changed();
-            self.listener.tell(vec![Change::Everything]);
+            self.listener.tell(vec![ChangeEvent::Everything]);
         }
     }
 

@@ -10,9 +10,8 @@ use super::credentials::{self, hex};
 use super::feed::Told;
 use super::rows::{self, at_most, key_columns, org_columns};
 use crate::input::text;
-use crate::model::HashedKey;
-use crate::model::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
-use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError};
+use crate::model::{HashedKey, Key, KeyId, Org, OrgId, OrgStatus};
+use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError, changes};
 use crate::time::Timestamp;
 
 /// How many rows are on their way to the server at a time.
@@ -55,7 +54,7 @@ pub(super) async fn create_org(
     )
     .await?;
     turn.told.push(Told::Created);
-    org(conn, OrgId(id as u64)).await
+    Ok(changes::new_org(OrgId(id as u64), name, at))
 }
 
 pub(super) async fn org(conn: &Conn, id: OrgId) -> Result<Org, StoreError> {
@@ -111,16 +110,7 @@ pub(super) async fn update_org(
     change: OrgChange,
 ) -> Result<Org, StoreError> {
     let mut org = org(conn, id).await?;
-    let OrgChange {
-        status,
-        limits,
-        lift,
-    } = change;
-    set(&mut org.status, status);
-    set(&mut org.limits, limits);
-    if let Some(lift) = lift {
-        lift.add_to(&mut org.lifts);
-    }
+    change.apply(&mut org);
     conn.run(
         "UPDATE organizations SET status = $2, limits = $3, lifts = $4 WHERE id = $1",
         &[
@@ -151,7 +141,7 @@ pub(super) async fn create_keys(
     let last = counted.try_get::<_, i64>(0)? as u64;
     let created: Vec<_> = (last + 1..)
         .zip(new)
-        .map(|(id, (new, credential))| (key_of(KeyId(id), new, &credential), credential))
+        .map(|(id, (new, credential))| (new.with_id(KeyId(id), &credential), credential))
         .collect();
     for keys in created.chunks(MANY) {
         try_join_all(keys.iter().map(|(key, credential)| async move {
@@ -162,25 +152,6 @@ pub(super) async fn create_keys(
     }
     turn.told.push(Told::Created);
     Ok(created.into_iter().map(|(key, _)| key).collect())
-}
-
-fn key_of(id: KeyId, new: NewKey, credential: &NewCredential) -> Key {
-    Key {
-        id,
-        org_id: new.org_id,
-        label: new.label,
-        prefix: credential.shown_prefix.clone(),
-        active: true,
-        status: KeyStatus::Active,
-        scopes: new.scopes,
-        rate_limit_per_minute: new.rate_limit_per_minute,
-        limits: new.limits,
-        allowed_ips: new.allowed_ips,
-        lifts: Vec::new(),
-        created_at: new.created_at,
-        expires_at: new.expires_at,
-        last_used_at: None,
-    }
 }
 
 async fn insert_key(conn: &Conn, key: &Key, hash: &HashedKey) -> Result<(), StoreError> {
@@ -257,6 +228,20 @@ pub(super) async fn keys(
     found.iter().map(|row: &Row| rows::key(row, 0)).collect()
 }
 
+pub(super) async fn keys_with_prefix(
+    conn: &Conn,
+    text: &str,
+    limit: usize,
+) -> Result<Vec<Key>, StoreError> {
+    let sql = concat!(
+        "SELECT ",
+        key_columns!(),
+        " FROM api_keys k WHERE k.prefix ^@ $1 ORDER BY k.prefix COLLATE \"C\", k.id LIMIT $2"
+    );
+    let found = conn.rows(sql, &[&text, &at_most(limit)]).await?;
+    found.iter().map(|row| rows::key(row, 0)).collect()
+}
+
 pub(super) async fn update_key(
     conn: &Conn,
     turn: &mut CommitTurn,
@@ -285,12 +270,6 @@ pub(super) async fn update_key(
     Ok(key)
 }
 
-fn set<T>(field: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *field = value;
-    }
-}
-
 pub(super) async fn add_credential(
     conn: &Conn,
     turn: &mut CommitTurn,
@@ -299,24 +278,20 @@ pub(super) async fn add_credential(
     rotation: Rotation,
 ) -> Result<Key, StoreError> {
     let mut key = key(conn, id).await?;
-    if !key.active {
-        return Err(StoreError::Revoked(id));
-    }
-    let retire_at = rotation.apply(&mut key)?;
+    let retire_at = rotation.apply(&mut key, &credential)?;
     credentials::retire(conn, id, retire_at).await?;
     credentials::insert(conn, id, &credential).await?;
     conn.run(
         "UPDATE api_keys SET prefix = $2, hashed_key = $3, expires_at = $4 WHERE id = $1",
         &[
             &(id.0 as i64),
-            &credential.shown_prefix,
+            &key.prefix,
             &hex(&credential.hash),
             &key.expires_at.map(Timestamp::to_utc),
         ],
     )
     .await?;
     turn.told.push(Told::Key(id));
-    key.prefix = credential.shown_prefix;
     Ok(key)
 }
 

@@ -51,11 +51,11 @@ use self::negative_cache::NegativeCache;
 use self::problem::Problem;
 use self::recording::Prepared;
 use self::worker::patient;
-use super::batches::Batches;
+use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
 use super::{
-    AuditContext, Change, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash, Resolved,
-    Rotation, Store, StoreError, Totals, UsageBatch,
+    AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash,
+    Resolved, Rotation, Store, StoreError, Totals, UsageBatch,
 };
 use crate::counter::SubjectId;
 use crate::counter::{CounterId, SavedCounter, SavedIpCounters};
@@ -78,7 +78,7 @@ pub(crate) struct PostgresStore {
     listener: Arc<Listener>,
     deadline: Duration,
     stale_for: Duration,
-    batches: Mutex<Batches>,
+    batch_ids: Mutex<BatchIds>,
 }
 
 pub(crate) struct Options {
@@ -121,7 +121,7 @@ impl State {
     }
 }
 
-type Tell = Box<dyn Fn(Change) + Send + Sync>;
+type Tell = Box<dyn Fn(ChangeEvent) + Send + Sync>;
 
 /// Who is told of what others change.
 #[derive(Default)]
@@ -131,12 +131,12 @@ struct Listener(Mutex<Listening>);
 struct Listening {
     tell: Option<Tell>,
     /// What was to be told before anybody listened.
-    untold: Vec<Change>,
+    untold: Vec<ChangeEvent>,
 }
 
 impl Listener {
     /// Returns false if nobody is there yet, and too much is to be told to be kept until then.
-    fn tell(&self, changes: Vec<Change>) -> bool {
+    fn tell(&self, changes: Vec<ChangeEvent>) -> bool {
         const MOST: usize = 1_000;
         let mut listening = self.0.lock();
         let Listening { tell, untold } = &mut *listening;
@@ -164,7 +164,7 @@ impl PostgresStore {
         fingerprint: Fingerprint,
         options: Options,
     ) -> Result<Self, OpenError> {
-        let batches = Batches::new().map_err(problem::unusable)?;
+        let batch_ids = BatchIds::new().map_err(problem::unusable)?;
         let terms = Terms {
             fingerprint,
             now: options.clock.timestamp(),
@@ -186,7 +186,7 @@ impl PostgresStore {
             listener,
             deadline: options.deadline,
             stale_for: options.stale_for,
-            batches: Mutex::new(batches),
+            batch_ids: Mutex::new(batch_ids),
         })
     }
 
@@ -303,6 +303,11 @@ impl Store for PostgresStore {
         self.read(async move |conn| manage::keys(conn, org, after, limit).await)
     }
 
+    fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError> {
+        let text = text.to_owned();
+        self.read(async move |conn| manage::keys_with_prefix(conn, &text, limit).await)
+    }
+
     fn update_key(
         &self,
         id: KeyId,
@@ -345,11 +350,11 @@ impl Store for PostgresStore {
         })
     }
 
-    fn note(&self, audit: &AuditContext) -> Result<(), StoreError> {
+    fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError> {
         self.commit_audited(audit, async |_, _| Ok((None, ())))
     }
 
-    fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+    fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
         self.read(async move |conn| audit::before(conn, before, limit).await)
     }
 
@@ -362,16 +367,16 @@ impl Store for PostgresStore {
         Ok(())
     }
 
-    fn save_networks(&self, _: Vec<SavedIpCounters>) -> Result<(), StoreError> {
+    fn save_ip_counters(&self, _: Vec<SavedIpCounters>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn networks(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
+    fn ip_counters(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
         Ok(Vec::new())
     }
 
     /// Balances too: what is used at another node would bring them back.
-    fn forget_counters(
+    fn delete_counters(
         &self,
         counters: &[(SubjectId, CounterId)],
         audit: &AuditContext,
@@ -386,13 +391,13 @@ impl Store for PostgresStore {
         if batch.is_empty() {
             return Ok(());
         }
-        let mut batches = self.batches.lock();
-        let prepared = Prepared::new(batch, batches.id(batch))?;
+        let mut batch_ids = self.batch_ids.lock();
+        let prepared = Prepared::new(batch, batch_ids.id(batch))?;
         block_on(
             self.link
                 .ask(move |worker| async move { worker.record(patient(), &prepared).await }),
         )?;
-        batches.written();
+        batch_ids.acknowledge();
         Ok(())
     }
 
@@ -432,13 +437,13 @@ impl Store for PostgresStore {
         self.read(async move |conn| totals::totals(conn, now).await)
     }
 
-    fn page(&self, from: PageCursor) -> Result<TransferPage, StoreError> {
+    fn export(&self, from: PageCursor) -> Result<TransferPage, StoreError> {
         self.read(async move |conn| transfer::page(conn, from).await)
     }
 
-    fn has_room_for(&self, page: &TransferPage) -> Result<(), StoreError> {
+    fn check_import(&self, page: &TransferPage) -> Result<(), StoreError> {
         let page = page.clone();
-        self.read(async move |conn| transfer::has_room_for(conn, &page).await)
+        self.read(async move |conn| transfer::check(conn, &page).await)
     }
 
     fn import(&self, page: &TransferPage) -> Result<(), StoreError> {
@@ -446,13 +451,13 @@ impl Store for PostgresStore {
         self.change(async move |conn, turn| transfer::import(conn, turn, &page).await)
     }
 
-    fn asks_others(&self) -> bool {
+    fn is_remote(&self) -> bool {
         true
     }
 
     /// The listener is called at once for what is known already, and later on the thread that talks to
     /// the server; it must not wait for that.
-    fn follow(&self, listener: Box<dyn Fn(Change) + Send + Sync>) {
+    fn subscribe(&self, listener: Box<dyn Fn(ChangeEvent) + Send + Sync>) {
         self.listener.listen(listener);
     }
 

@@ -1,19 +1,13 @@
 //! Deleting what is past its retention. Of several that do so at once one does it.
 
-use std::time::Duration;
-
 use tokio_postgres::error::SqlState;
 
 use super::conn::Conn;
 use super::problem::cause;
+use super::totals::at_second;
 use super::{recording, rows};
-use crate::store::{IdempotencyKey, StoreError};
+use crate::store::{IdempotencyKey, StoreError, retention};
 use crate::time::Timestamp;
-
-/// For how long totals of minutes are kept: 48 hours.
-const MINUTES_KEPT: Duration = Duration::from_secs(48 * 3_600);
-/// For how long totals of a key's hours are kept: 90 days.
-const HOURS_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 /// Deletes rows, and returns the days whose tables are due.
 pub(super) async fn delete(
@@ -34,22 +28,24 @@ pub(super) async fn delete(
     .await?;
     conn.run(
         "DELETE FROM keyguard_minutes WHERE minute < $1",
-        &[&start_of_minute(now.minus(MINUTES_KEPT)).to_utc()],
+        &[&at_second(retention::first_minute(now) * 60)],
     )
     .await?;
-    // So many at a time that others need not wait for long.
+    // A bounded number, so that others do not wait for long.
+    let most = i64::from(retention::MOST_PRUNED);
     conn.run(
         "DELETE FROM keyguard_key_hours WHERE (hour, key_id) IN (SELECT hour, key_id \
-         FROM keyguard_key_hours WHERE hour < $1 ORDER BY hour, key_id LIMIT 10000)",
-        &[&start_of_hour(now.minus(HOURS_KEPT)).to_utc()],
+         FROM keyguard_key_hours WHERE hour < $1 ORDER BY hour, key_id LIMIT $2)",
+        &[&at_second(retention::first_hour(now) * 3_600), &most],
     )
     .await?;
     conn.run(
         "DELETE FROM keyguard_done WHERE name IN (SELECT name FROM keyguard_done \
-         WHERE at <= $1 OR at > $2 ORDER BY at LIMIT 10000)",
+         WHERE at <= $1 OR at > $2 ORDER BY at LIMIT $3)",
         &[
             &now.minus(IdempotencyKey::KEPT).to_utc(),
             &now.plus(IdempotencyKey::KEPT).to_utc(),
+            &most,
         ],
     )
     .await?;
@@ -60,14 +56,6 @@ pub(super) async fn delete(
     .await?;
     forget_changes(conn).await?;
     due_days(conn, raw_before).await
-}
-
-fn start_of_minute(at: Timestamp) -> Timestamp {
-    Timestamp::from_unix_millis(at.minute() * 60_000)
-}
-
-fn start_of_hour(at: Timestamp) -> Timestamp {
-    Timestamp::from_unix_millis(at.hour() * 3_600_000)
 }
 
 async fn is_alone(conn: &Conn) -> Result<bool, StoreError> {

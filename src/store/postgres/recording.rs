@@ -16,108 +16,54 @@ use super::feed::Told;
 use super::locks;
 use super::totals;
 use crate::lockout::LockChange;
-use crate::store::batches::BatchId;
-use crate::store::{Count, Minute, StoreError, UsageBatch, UsageEvent};
+use crate::store::batch_id::BatchId;
+use crate::store::totals::BatchTotals;
+use crate::store::{StoreError, UsageBatch};
 use crate::time::Timestamp;
 
-/// A batch as it is written. What is sorted is so by the keys of the tables.
+/// A batch in the form in which it is written, sorted by the keys of the tables.
 pub(super) struct Prepared {
-    /// `None` if there is nothing that counts.
+    /// `None` if nothing in it is counted.
     pub(super) id: Option<BatchId>,
     rows: Option<Bytes>,
-    /// Days since the Unix epoch on which rows lie.
+    /// The days of the rows, since the Unix epoch.
     pub(super) days: BTreeSet<u64>,
-    pub(super) keys: BTreeMap<u64, KeyShare>,
-    pub(super) minutes: BTreeMap<(Minute, String), u64>,
-    pub(super) totals: BTreeMap<String, u64>,
+    pub(super) totals: BatchTotals,
+    pub(super) dropped: u64,
     pub(super) shadowed: BTreeMap<String, u64>,
     balances: Vec<BalanceRow>,
     locks: Vec<LockChange>,
     now: Timestamp,
 }
 
-/// What a batch says of one key.
-#[derive(Default)]
-pub(super) struct KeyShare {
-    pub(super) last_used_at: Option<Timestamp>,
-    pub(super) hours: BTreeMap<u64, Count>,
-}
-
 impl Prepared {
     pub(super) fn new(batch: &UsageBatch, id: Option<BatchId>) -> Result<Self, StoreError> {
-        let mut prepared = Self {
+        let mut shadowed = BTreeMap::new();
+        for (name, count) in &batch.shadowed {
+            *shadowed.entry(name.clone()).or_default() += count;
+        }
+        let has_rows = !batch.has_rows_elsewhere && !batch.events.is_empty();
+        let days = batch.events.iter().filter(|_| has_rows);
+        Ok(Self {
             id,
-            rows: None,
-            days: BTreeSet::new(),
-            keys: BTreeMap::new(),
-            minutes: BTreeMap::new(),
-            totals: BTreeMap::new(),
-            shadowed: BTreeMap::new(),
+            rows: has_rows.then(|| copy_rows(batch)),
+            days: days.map(|event| event.at.hour() / 24).collect(),
+            totals: BatchTotals::new(batch),
+            dropped: batch.dropped,
+            shadowed,
             balances: counters::as_rows(&batch.balances)?,
             locks: batch.locks.clone(),
             now: batch.now,
-        };
-        if !batch.has_rows_elsewhere && !batch.events.is_empty() {
-            prepared.rows = Some(prepared.write_rows(batch));
-        }
-        for event in &batch.events {
-            prepared.count(event);
-        }
-        for (minute, refused) in &batch.refusals {
-            for (code, count) in (0..).zip(refused).filter(|&(_, &count)| count > 0) {
-                let reason = crate::model::Reason::from_code(code);
-                prepared.add(*minute, "requests", *count);
-                prepared.add(*minute, "errors", *count);
-                prepared.add(*minute, &totals::refused(reason), *count);
-            }
-        }
-        for (name, count) in &batch.shadowed {
-            *prepared.shadowed.entry(name.clone()).or_default() += count;
-        }
-        if batch.dropped > 0 {
-            prepared
-                .totals
-                .insert(totals::DROPPED.into(), batch.dropped);
-        }
-        Ok(prepared)
+        })
     }
+}
 
-    fn write_rows(&mut self, batch: &UsageBatch) -> Bytes {
-        let mut rows = CopyRows::default();
-        let mut paths = batch.paths.as_slice();
-        for event in &batch.events {
-            let (path, rest) = paths.split_at(paths.len().min(event.path_len.into()));
-            paths = rest;
-            self.days.insert(event.at.hour() / 24);
-            rows.push(event, path);
-        }
-        rows.finish()
+fn copy_rows(batch: &UsageBatch) -> Bytes {
+    let mut rows = CopyRows::default();
+    for (event, path) in batch.events_with_paths() {
+        rows.push(event, path);
     }
-
-    fn count(&mut self, event: &UsageEvent) {
-        let is_error = event.refused.is_some() || event.status >= 400;
-        let minute = event.at.minute();
-        self.add(minute, "requests", 1);
-        if is_error {
-            self.add(minute, "errors", 1);
-        }
-        if event.refused.is_some() {
-            self.add(minute, &totals::refused(event.refused), 1);
-        }
-        let share = self.keys.entry(event.key_id.0).or_default();
-        if event.refused.is_none() {
-            share.last_used_at = share.last_used_at.max(Some(event.at));
-        }
-        share.hours.entry(event.at.hour()).or_default().add(Count {
-            requests: 1,
-            errors: is_error.into(),
-        });
-    }
-
-    fn add(&mut self, minute: Minute, name: &str, count: u64) {
-        *self.minutes.entry((minute, name.into())).or_default() += count;
-        *self.totals.entry(name.into()).or_default() += count;
-    }
+    rows.finish()
 }
 
 /// Returns the generation of the locks that were changed, if any were.

@@ -52,15 +52,15 @@ fn options() -> Options {
 }
 
 /// What a store is told, from now on.
-fn heard_by(store: &PostgresStore) -> mpsc::Receiver<Change> {
+fn heard_by(store: &PostgresStore) -> mpsc::Receiver<ChangeEvent> {
     let (sender, heard) = mpsc::channel();
-    store.follow(Box::new(move |change| drop(sender.send(change))));
+    store.subscribe(Box::new(move |change| drop(sender.send(change))));
     // A new listener is told to take everything as changed.
-    wait_for(&heard, |change| matches!(change, Change::Locks(_)));
+    wait_for(&heard, |change| matches!(change, ChangeEvent::Locks(_)));
     heard
 }
 
-fn wait_for(heard: &mpsc::Receiver<Change>, is_it: impl Fn(&Change) -> bool) {
+fn wait_for(heard: &mpsc::Receiver<ChangeEvent>, is_it: impl Fn(&ChangeEvent) -> bool) {
     let until = Instant::now() + SOON;
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -70,8 +70,8 @@ fn wait_for(heard: &mpsc::Receiver<Change>, is_it: impl Fn(&Change) -> bool) {
     }
 }
 
-fn is_of_key(id: u64) -> impl Fn(&Change) -> bool {
-    move |change| matches!(change, Change::Key(KeyId(told)) if *told == id)
+fn is_of_key(id: u64) -> impl Fn(&ChangeEvent) -> bool {
+    move |change| matches!(change, ChangeEvent::Key(KeyId(told)) if *told == id)
 }
 
 /// Waits until it is so.

@@ -9,20 +9,16 @@ use tokio_postgres::Row;
 use super::conn::Conn;
 use super::recording::Prepared;
 use super::rows::{self, KEY_WIDTH, key_columns, org_columns};
-use crate::model::Reason;
-use crate::store::transfer::{Lifetime, Tally};
-use crate::store::{Count, StoreError, Totals};
+use crate::model::{KeyId, Reason};
+use crate::store::totals::{KeyTotals, shadow_name};
+use crate::store::{Count, Lifetime, StoreError, Tally, Totals};
 use crate::time::Timestamp;
-
-/// More names than this are counted as one.
-const MOST_NAMES: usize = 1_000;
-const OTHERS: &str = "others";
 
 const REFUSED: &str = "refused ";
 pub(super) const DROPPED: &str = "dropped";
 
 /// The name of the count of what was refused for a reason.
-pub(super) fn refused(reason: Option<Reason>) -> String {
+fn refused(reason: Option<Reason>) -> String {
     format!("{REFUSED}{}", text_of(reason))
 }
 
@@ -35,8 +31,12 @@ pub(super) async fn add(conn: &Conn, batch: &Prepared) -> Result<(), StoreError>
     add_to_keys(conn, batch).await?;
     add_to_shadowed(conn, &batch.shadowed).await?;
     add_to_minutes(conn, batch).await?;
-    // Last: every node waits here for the one that has it.
-    let (names, values) = columns(&batch.totals);
+    // Last: other nodes wait for these rows.
+    let mut all: BTreeMap<_, _> = names(&batch.totals.all).collect();
+    if batch.dropped > 0 {
+        all.insert(DROPPED.to_owned(), batch.dropped);
+    }
+    let (names, values) = columns(&all);
     if names.is_empty() {
         return Ok(());
     }
@@ -58,16 +58,17 @@ fn columns(counts: &BTreeMap<String, u64>) -> (Vec<&str>, Vec<i64>) {
 }
 
 async fn add_to_keys(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
-    if batch.keys.is_empty() {
+    let keys = &batch.totals.keys;
+    if keys.is_empty() {
         return Ok(());
     }
-    add_to_lifetimes(conn, batch).await?;
+    add_to_lifetimes(conn, keys).await?;
     let mut hours = Periods::default();
     let mut days = Periods::default();
-    for (&key, share) in &batch.keys {
-        for (&hour, &count) in &share.hours {
-            hours.add(hour * 3_600, key, count);
-            days.add(hour / 24 * 86_400, key, count);
+    for (key, totals) in keys {
+        for &(hour, count) in &totals.hours {
+            hours.add(hour * 3_600, key.0, count);
+            days.add(hour / 24 * 86_400, key.0, count);
         }
     }
     hours
@@ -89,17 +90,17 @@ async fn add_to_keys(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
     .await
 }
 
-async fn add_to_lifetimes(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
+async fn add_to_lifetimes(conn: &Conn, all: &[(KeyId, KeyTotals)]) -> Result<(), StoreError> {
     let (mut used, mut used_at) = (Vec::new(), Vec::new());
     let (mut keys, mut requests, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    for (&key, share) in &batch.keys {
-        if let Some(at) = share.last_used_at {
-            used.push(key as i64);
+    for (key, totals) in all {
+        let key = key.0 as i64;
+        if let Some(at) = totals.last_used_at {
+            used.push(key);
             used_at.push(at.to_utc());
         }
-        let mut sum = Count::default();
-        share.hours.values().for_each(|&count| sum.add(count));
-        keys.push(key as i64);
+        let sum = totals.sum();
+        keys.push(key);
         requests.push(sum.requests as i64);
         errors.push(sum.errors as i64);
     }
@@ -163,11 +164,7 @@ async fn add_to_shadowed(conn: &Conn, shadowed: &BTreeMap<String, u64>) -> Resul
         .collect::<Result<std::collections::HashSet<String>, _>>()?;
     let mut counts = BTreeMap::new();
     for (name, count) in shadowed {
-        let has_room = known.len() < MOST_NAMES;
-        let name = match known.contains(name) || has_room {
-            true => name.as_str(),
-            false => OTHERS,
-        };
+        let name = shadow_name(name, known.contains(name), known.len() as u64);
         known.insert(name.to_owned());
         *counts.entry(name.to_owned()).or_default() += count;
     }
@@ -183,20 +180,22 @@ async fn add_to_shadowed(conn: &Conn, shadowed: &BTreeMap<String, u64>) -> Resul
 }
 
 async fn add_to_minutes(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
-    if batch.minutes.is_empty() {
-        return Ok(());
+    let (mut minutes, mut named, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for (minute, tally) in &batch.totals.minutes {
+        for (name, value) in names(tally).collect::<BTreeMap<_, _>>() {
+            minutes.push(at_second(minute * 60));
+            named.push(name);
+            values.push(value as i64);
+        }
     }
-    let (mut minutes, mut names, mut values) = (Vec::new(), Vec::new(), Vec::new());
-    for ((minute, name), &value) in &batch.minutes {
-        minutes.push(at_second(minute * 60));
-        names.push(name.as_str());
-        values.push(value as i64);
+    if minutes.is_empty() {
+        return Ok(());
     }
     conn.run(
         "INSERT INTO keyguard_minutes AS t (minute, name, value) \
          SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::bigint[]) \
          ON CONFLICT (minute, name) DO UPDATE SET value = t.value + excluded.value",
-        &[&minutes, &names, &values],
+        &[&minutes, &named, &values],
     )
     .await?;
     Ok(())

@@ -2,56 +2,53 @@
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::rows::existing;
+use super::tables::{AUDIT, COMPLETED_REQUESTS};
 use crate::model::AuditEntry;
-use crate::store::codec::{AUDIT, DONE, decode_done, decode_entry, encode_done, encode_entry};
-use crate::store::{AuditContext, StoreError};
+use crate::store::codec::{
+    decode_completed_request, decode_entry, encode_completed_request, encode_entry,
+};
+use crate::store::{AuditContext, CompletedRequest, StoreError};
 use crate::time::Timestamp;
 
-/// That the act was not done before.
+/// Fails if the request was completed before.
 pub(super) fn begin(txn: &WriteTransaction, audit: &AuditContext) -> Result<(), StoreError> {
-    let Some(once) = &audit.once else {
+    let Some(key) = &audit.idempotency_key else {
         return Ok(());
     };
-    let table = txn.open_table(DONE)?;
-    let Some(row) = table.get(&once.name)? else {
-        return Ok(());
-    };
-    let done = decode_done(row.value())?;
-    if done.is_over(audit.at) {
-        return Ok(());
-    }
-    match done.request == once.request {
-        true => Err(StoreError::Done(done.subject)),
-        false => Err(StoreError::OtherDone),
+    match txn.open_table(COMPLETED_REQUESTS)?.get(&key.name)? {
+        Some(row) => key.check(&decode_completed_request(row.value())?, audit.at),
+        None => Ok(()),
     }
 }
 
-/// Enters an act that was done.
-pub(super) fn enter(
+/// Appends an entry for a change, and completes its request.
+pub(super) fn append(
     txn: &WriteTransaction,
     audit: &AuditContext,
     subject: Option<u64>,
 ) -> Result<(), StoreError> {
-    let mut table = txn.open_table(AUDIT)?;
-    let id = table.last()?.map_or(1, |(id, _)| id.value() + 1);
-    table.insert(id, encode_entry(audit, subject)?.as_slice())?;
-    if let Some(once) = &audit.once {
-        let done = encode_done(once, audit.at, subject)?;
-        txn.open_table(DONE)?.insert(&once.name, done.as_slice())?;
+    let mut log = txn.open_table(AUDIT)?;
+    let id = log.last()?.map_or(1, |(id, _)| id.value() + 1);
+    log.insert(id, encode_entry(audit, subject)?.as_slice())?;
+    if let Some(key) = &audit.idempotency_key {
+        let completed = encode_completed_request(&CompletedRequest {
+            at: audit.at,
+            request: key.request,
+            subject,
+        })?;
+        txn.open_table(COMPLETED_REQUESTS)?
+            .insert(&key.name, completed.as_slice())?;
     }
     Ok(())
 }
 
-pub(super) fn before(
+pub(super) fn log(
     txn: &ReadTransaction,
-    id: Option<u64>,
+    before: Option<u64>,
     limit: usize,
 ) -> Result<Vec<AuditEntry>, StoreError> {
-    let Some(table) = existing(txn, AUDIT)? else {
-        return Ok(Vec::new());
-    };
-    let rows = table.range(..id.unwrap_or(u64::MAX))?.rev().take(limit);
+    let log = txn.open_table(AUDIT)?;
+    let rows = log.range(..before.unwrap_or(u64::MAX))?.rev().take(limit);
     let entry = |row: Result<_, redb::StorageError>| {
         let (id, bytes): (redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &[u8]>) = row?;
         decode_entry(id.value(), bytes.value())
@@ -59,25 +56,22 @@ pub(super) fn before(
     rows.map(entry).collect()
 }
 
-/// Idempotency keys that are forgotten by now, at most `most`.
-pub(super) fn over(
+/// Returns the names of at most `most` completed requests that are no longer remembered at `now`.
+pub(super) fn expired_requests(
     txn: &ReadTransaction,
     now: Timestamp,
     most: usize,
 ) -> Result<Vec<[u8; 32]>, StoreError> {
-    let Some(table) = existing(txn, DONE)? else {
-        return Ok(Vec::new());
-    };
-    let mut over = Vec::new();
-    // All of them are looked at: they lie by their hashes, the old among the new.
-    for row in table.iter()? {
-        let (name, done) = row?;
-        if decode_done(done.value())?.is_over(now) {
-            over.push(*name.value());
+    let mut expired = Vec::new();
+    // Reads all of them: rows are in the order of hashes, not of times.
+    for row in txn.open_table(COMPLETED_REQUESTS)?.iter()? {
+        let (name, completed) = row?;
+        if decode_completed_request(completed.value())?.is_expired(now) {
+            expired.push(*name.value());
         }
-        if over.len() == most {
+        if expired.len() == most {
             break;
         }
     }
-    Ok(over)
+    Ok(expired)
 }

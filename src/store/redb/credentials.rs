@@ -1,14 +1,12 @@
-//! From the text of a key to the key: credentials.
+//! Credentials: the keys that hashes authenticate.
 
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::rows::{find_key, find_org, missing};
-use crate::model::HashedKey;
-use crate::model::{Credential, HashScheme, KeyId};
-use crate::store::codec::{
-    CREDENTIALS, KEY_CREDENTIALS, KEYS, ORGS, decode_credential, encode_credential,
-};
-use crate::store::{FIRST_SECRET, Rehash, Resolved, StoreError};
+use super::tables::{CREDENTIALS, KEY_CREDENTIALS, KEYS, ORGS};
+use crate::model::{Credential, HashScheme, HashedKey, KeyId};
+use crate::store::codec::{decode_credential, encode_credential};
+use crate::store::{Rehash, Resolved, StoreError};
 use crate::time::Timestamp;
 
 pub(super) fn resolve(
@@ -40,7 +38,16 @@ pub(super) fn resolve_id(txn: &ReadTransaction, id: KeyId) -> Result<Option<Reso
     }))
 }
 
-/// Returns whose credential it was; `None` if there is nothing to do.
+/// Returns the credentials of a key, by hash.
+pub(super) fn of_key(txn: &ReadTransaction, id: KeyId) -> Result<Vec<Credential>, StoreError> {
+    let credentials = Credentials {
+        by_hash: txn.open_table(CREDENTIALS)?,
+        of_key: txn.open_table(KEY_CREDENTIALS)?,
+    };
+    credentials.all_of(id)
+}
+
+/// Returns the key of a rehashed credential; `None` if there is nothing to do.
 pub(super) fn rehash(
     txn: &WriteTransaction,
     &Rehash { old, new }: &Rehash,
@@ -64,12 +71,17 @@ pub(super) fn rehash(
 }
 
 /// Credentials by hash, and the hashes of each key.
-pub(super) struct Credentials<'txn> {
-    by_hash: Table<'txn, &'static [u8; 32], &'static [u8]>,
-    of_key: Table<'txn, (u64, &'static [u8; 32]), ()>,
+pub(super) struct Credentials<ByHash, OfKey> {
+    by_hash: ByHash,
+    of_key: OfKey,
 }
 
-impl<'txn> Credentials<'txn> {
+pub(super) type WritableCredentials<'txn> = Credentials<
+    Table<'txn, &'static [u8; 32], &'static [u8]>,
+    Table<'txn, (u64, &'static [u8; 32]), ()>,
+>;
+
+impl<'txn> WritableCredentials<'txn> {
     pub(super) fn open(txn: &'txn WriteTransaction) -> Result<Self, StoreError> {
         Ok(Self {
             by_hash: txn.open_table(CREDENTIALS)?,
@@ -77,66 +89,64 @@ impl<'txn> Credentials<'txn> {
         })
     }
 
-    /// Lists a hash as one of a key's; [`insert`](Self::insert) comes after.
-    pub(super) fn list(&mut self, key_id: KeyId, hash: &HashedKey) -> Result<(), StoreError> {
-        self.of_key.insert((key_id.0, &hash.0), ())?;
+    /// Adds new credentials.
+    pub(super) fn insert(&mut self, mut new: Vec<Credential>) -> Result<(), StoreError> {
+        for credential in &new {
+            self.of_key
+                .insert((credential.key_id.0, &credential.hash.0), ())?;
+        }
+        // In the order of the table, many rows are written faster and take less space.
+        new.sort_unstable_by_key(|credential| credential.hash.0);
+        for credential in new {
+            let row = encode_credential(&credential)?;
+            let existing = self.by_hash.insert(&credential.hash.0, row.as_slice())?;
+            if existing.is_some() {
+                // The transaction must not commit.
+                return Err(StoreError::duplicate_credential());
+            }
+        }
         Ok(())
     }
 
-    /// Adds one that is listed.
-    pub(super) fn insert(
-        &mut self,
-        hash: HashedKey,
-        key_id: KeyId,
-        created_at: Timestamp,
-    ) -> Result<(), StoreError> {
-        let credential = encode_credential(&Credential {
-            hash,
-            scheme: HashScheme::KeyedBlake3,
-            secret_id: FIRST_SECRET,
-            key_id,
-            created_at,
-            expires_at: None,
-        })?;
-        match self.by_hash.insert(&hash.0, credential.as_slice())? {
-            None => Ok(()),
-            // The text of one key would from now on open another: the transaction must not commit.
-            Some(_) => Err(StoreError::Unavailable(
-                "a key with this text exists already".into(),
-            )),
-        }
+    /// Adds or replaces a credential.
+    pub(super) fn put(&mut self, credential: &Credential) -> Result<(), StoreError> {
+        self.of_key
+            .insert((credential.key_id.0, &credential.hash.0), ())?;
+        let row = encode_credential(credential)?;
+        self.by_hash.insert(&credential.hash.0, row.as_slice())?;
+        Ok(())
     }
 
+    /// Lets all credentials of a key expire at `at`, or earlier if they already do.
+    pub(super) fn retire(&mut self, id: KeyId, at: Timestamp) -> Result<(), StoreError> {
+        for credential in self.all_of(id)? {
+            let expires_at = credential.expires_at.map_or(at, |earlier| earlier.min(at));
+            self.put(&Credential {
+                expires_at: Some(expires_at),
+                ..credential
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl<ByHash, OfKey> Credentials<ByHash, OfKey>
+where
+    ByHash: ReadableTable<&'static [u8; 32], &'static [u8]>,
+    OfKey: ReadableTable<(u64, &'static [u8; 32]), ()>,
+{
     pub(super) fn get(&self, hash: &HashedKey) -> Result<Option<Credential>, StoreError> {
         let row = self.by_hash.get(&hash.0)?;
         row.map(|row| decode_credential(*hash, row.value()))
             .transpose()
     }
 
-    /// Lists and adds one, in place of what has its hash.
-    pub(super) fn put(&mut self, credential: &Credential) -> Result<(), StoreError> {
-        self.list(credential.key_id, &credential.hash)?;
-        let row = encode_credential(credential)?;
-        self.by_hash.insert(&credential.hash.0, row.as_slice())?;
-        Ok(())
-    }
-
-    /// Lets all of a key expire at `at`, or earlier if they would anyway.
-    pub(super) fn retire(&mut self, id: KeyId, at: Timestamp) -> Result<(), StoreError> {
+    fn all_of(&self, id: KeyId) -> Result<Vec<Credential>, StoreError> {
+        let mut all = Vec::new();
         for row in self.of_key.range((id.0, &[0; 32])..=(id.0, &[0xff; 32]))? {
-            let (row, _) = row?;
-            let hash = HashedKey(*row.value().1);
-            let credential = match self.by_hash.get(&hash.0)? {
-                Some(bytes) => decode_credential(hash, bytes.value())?,
-                None => return Err(missing("a credential")),
-            };
-            let expires_at = credential.expires_at.map_or(at, |earlier| earlier.min(at));
-            let retired = encode_credential(&Credential {
-                expires_at: Some(expires_at),
-                ..credential
-            })?;
-            self.by_hash.insert(&hash.0, retired.as_slice())?;
+            let hash = HashedKey(*row?.0.value().1);
+            all.push(self.get(&hash)?.ok_or_else(|| missing("a credential"))?);
         }
-        Ok(())
+        Ok(all)
     }
 }

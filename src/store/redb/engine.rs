@@ -20,8 +20,9 @@ use redb::{
 use super::catching_panics;
 use super::file::DataFile;
 use super::identity::Identity;
+use super::tables::{META, meta};
 use crate::store::StoreError;
-use crate::store::codec::{self, meta};
+
 use crate::time::{Clock, Moment};
 
 /// How long changes are refused after the first failure; twice as long after each further one.
@@ -432,7 +433,7 @@ impl Drop for Session {
 
 /// The changes that a file holds.
 fn commits(txn: &ReadTransaction) -> Result<u64, StoreError> {
-    let row = txn.open_table(codec::META)?.get(meta::COMMITS)?;
+    let row = txn.open_table(META)?.get(meta::COMMITS)?;
     let bytes = row.map(|row| row.value().try_into());
     let wrong = |_| StoreError::Damaged("the number of changes is not a number".into());
     Ok(u64::from_le_bytes(
@@ -441,7 +442,7 @@ fn commits(txn: &ReadTransaction) -> Result<u64, StoreError> {
 }
 
 fn set_commits(txn: &WriteTransaction, commits: u64) -> Result<(), StoreError> {
-    let mut meta = txn.open_table(codec::META)?;
+    let mut meta = txn.open_table(META)?;
     meta.insert(meta::COMMITS, commits.to_le_bytes().as_slice())?;
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! The embedded backend: one redb file, held by one process.
+//! The embedded backend: one redb file, opened by one process at a time.
 //!
-//! Every change is one transaction that is durable when it returns. All of them also save what
-//! redb needs to reopen quickly after a kill, whatever the size of the file.
+//! Every change is one transaction, durable when it returns. Each also saves the state that redb needs
+//! to reopen a file of any size quickly after a kill.
 
 mod audit;
 mod blocks;
@@ -9,14 +9,15 @@ mod counters;
 mod credentials;
 mod engine;
 mod file;
-mod holder;
 mod identity;
+mod keys;
+mod lock_holder;
 mod locks;
-mod manage;
 mod open;
-mod open_error;
+mod orgs;
 mod prune;
 mod rows;
+mod tables;
 mod totals;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 mod transfer;
@@ -38,29 +39,25 @@ use redb::{
 
 use self::engine::Engine;
 use self::usage::OpenBlock;
-use super::batches::Batches;
+use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
 use super::{
-    AuditContext, Change, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation,
-    Store, StoreError, Totals, UsageBatch,
+    AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved,
+    Rotation, Store, StoreError, Totals, UsageBatch,
 };
-use crate::counter::SubjectId;
-use crate::counter::{CounterId, SavedCounter, SavedIpCounters};
+use crate::counter::{CounterId, SavedCounter, SavedIpCounters, SubjectId};
 use crate::lockout::{Lock, LockChange};
-use crate::model::HashedKey;
-use crate::model::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
+use crate::model::{AuditEntry, HashedKey, Key, KeyId, Org, OrgId, Usage};
 use crate::sys::{Deadline, MaybeReady};
 use crate::time::Timestamp;
-
-pub use self::open_error::OpenError;
 
 /// A [`Store`] in one redb file.
 pub(crate) struct RedbStore {
     engine: Arc<Engine>,
-    /// The usage block that is being written. `None` until the first batch, and after a batch
-    /// that failed: what is in the file then decides.
+    /// The growing usage block after the last commit. `None` before the first batch and after a failed
+    /// one: the block is then read from the file.
     open_block: Mutex<Option<OpenBlock>>,
-    batches: Mutex<Batches>,
+    batch_ids: Mutex<BatchIds>,
 }
 
 impl Store for RedbStore {
@@ -82,21 +79,21 @@ impl Store for RedbStore {
 
     fn create_org(&self, name: &str, audit: &AuditContext) -> Result<Org, StoreError> {
         self.commit_audited(audit, |txn| {
-            let org = manage::create_org(txn, name, audit.at)?;
+            let org = orgs::create(txn, name, audit.at)?;
             Ok((Some(org.id.0), org))
         })
     }
 
     fn org(&self, id: OrgId) -> Result<Org, StoreError> {
-        self.read(|txn| manage::org(txn, id))
+        self.read(|txn| orgs::get(txn, id))
     }
 
     fn org_named(&self, name: &str) -> Result<Org, StoreError> {
-        self.read(|txn| manage::org_named(txn, name))
+        self.read(|txn| orgs::named(txn, name))
     }
 
     fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError> {
-        self.read(|txn| manage::orgs(txn, after, limit))
+        self.read(|txn| orgs::list(txn, after, limit))
     }
 
     fn update_org(
@@ -106,7 +103,7 @@ impl Store for RedbStore {
         audit: &AuditContext,
     ) -> Result<Org, StoreError> {
         self.commit_audited(audit, |txn| {
-            Ok((Some(id.0), manage::update_org(txn, id, &change)?))
+            Ok((Some(id.0), orgs::update(txn, id, &change)?))
         })
     }
 
@@ -116,13 +113,13 @@ impl Store for RedbStore {
         audit: &AuditContext,
     ) -> Result<Vec<Key>, StoreError> {
         self.commit_audited(audit, |txn| {
-            let keys = manage::create_keys(txn, &keys)?;
+            let keys = keys::create(txn, &keys)?;
             Ok((keys.first().map(|key| key.id.0), keys))
         })
     }
 
     fn key(&self, id: KeyId) -> Result<Key, StoreError> {
-        self.read(|txn| manage::key(txn, id))
+        self.read(|txn| keys::get(txn, id))
     }
 
     fn keys(
@@ -131,7 +128,11 @@ impl Store for RedbStore {
         after: Option<KeyId>,
         limit: usize,
     ) -> Result<Vec<Key>, StoreError> {
-        self.read(|txn| manage::keys(txn, org, after, limit))
+        self.read(|txn| keys::list(txn, org, after, limit))
+    }
+
+    fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError> {
+        self.read(|txn| keys::with_prefix(txn, text, limit))
     }
 
     fn update_key(
@@ -141,7 +142,7 @@ impl Store for RedbStore {
         audit: &AuditContext,
     ) -> Result<Key, StoreError> {
         self.commit_audited(audit, |txn| {
-            Ok((Some(id.0), manage::update_key(txn, id, &change)?))
+            Ok((Some(id.0), keys::update(txn, id, &change)?))
         })
     }
 
@@ -153,7 +154,7 @@ impl Store for RedbStore {
         audit: &AuditContext,
     ) -> Result<Key, StoreError> {
         self.commit_audited(audit, |txn| {
-            let key = manage::add_credential(txn, id, &credential, rotation)?;
+            let key = keys::add_credential(txn, id, &credential, rotation)?;
             Ok((Some(id.0), key))
         })
     }
@@ -162,7 +163,7 @@ impl Store for RedbStore {
         self.write(|txn| {
             for job in jobs {
                 if let Some(key) = credentials::rehash(txn, job)? {
-                    audit::enter(txn, audit, Some(key.0))?;
+                    audit::append(txn, audit, Some(key.0))?;
                 }
             }
             Ok(())
@@ -170,42 +171,42 @@ impl Store for RedbStore {
     }
 
     fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError> {
-        self.commit_audited(audit, |txn| Ok((Some(id.0), manage::revoke_key(txn, id)?)))
+        self.commit_audited(audit, |txn| Ok((Some(id.0), keys::revoke(txn, id)?)))
     }
 
-    fn note(&self, audit: &AuditContext) -> Result<(), StoreError> {
+    fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError> {
         self.commit_audited(audit, |_| Ok((None, ())))
     }
 
-    fn audit(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
-        self.read(|txn| audit::before(txn, before, limit))
+    fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        self.read(|txn| audit::log(txn, before, limit))
     }
 
     fn save_windows(
         &self,
-        groups: Vec<(SubjectId, Vec<SavedCounter>)>,
+        windows: Vec<(SubjectId, Vec<SavedCounter>)>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.write(|txn| counters::put_windows(txn, &groups, now))
+        self.write(|txn| counters::put_windows(txn, &windows, now))
     }
 
-    fn save_networks(&self, networks: Vec<SavedIpCounters>) -> Result<(), StoreError> {
-        self.write(|txn| counters::put_networks(txn, &networks))
+    fn save_ip_counters(&self, counters: Vec<SavedIpCounters>) -> Result<(), StoreError> {
+        self.write(|txn| counters::put_ip_counters(txn, &counters))
     }
 
-    fn networks(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
-        self.read(counters::networks)
+    fn ip_counters(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
+        self.read(counters::ip_counters)
     }
 
-    /// Balances are written as they are then.
-    fn forget_counters(
+    /// Keeps balances: the next batch of usage writes their new state.
+    fn delete_counters(
         &self,
         counters: &[(SubjectId, CounterId)],
         audit: &AuditContext,
     ) -> Result<(), StoreError> {
-        let groups = counters.iter().map(|(group, _)| *group);
+        let subjects = counters.iter().map(|(subject, _)| *subject);
         self.commit_audited(audit, |txn| {
-            Ok((None, counters::forget_windows(txn, groups.clone())?))
+            Ok((None, counters::delete_windows(txn, subjects.clone())?))
         })
     }
 
@@ -213,13 +214,13 @@ impl Store for RedbStore {
         if batch.is_empty() {
             return Ok(());
         }
-        // Taken out of its place, so that it is back there only once the file has all of it.
-        let mut place = self.open_block.lock();
-        let mut batches = self.batches.lock();
-        let id = batches.id(batch);
-        let continued = Cell::new(place.take());
+        // Put back only after the commit: a failed batch leaves the block in the file.
+        let mut open_block = self.open_block.lock();
+        let mut batch_ids = self.batch_ids.lock();
+        let id = batch_ids.id(batch);
+        let current = Cell::new(open_block.take());
         let block = self.write(|txn| {
-            let mut block = continued.take();
+            let mut block = current.take();
             if !totals::is_counted(txn, id)? {
                 if !batch.has_rows_elsewhere {
                     block = Some(usage::add(txn, block, batch)?);
@@ -230,21 +231,20 @@ impl Store for RedbStore {
             counters::put_balances(txn, &batch.balances)?;
             Ok(block)
         })?;
-        batches.written();
-        *place = block;
+        batch_ids.acknowledge();
+        *open_block = block;
         Ok(())
     }
 
     fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
-        // The growing block may go too.
-        let mut place = self.open_block.lock();
-        let due = self.read(|txn| prune::due(txn, place.as_ref(), raw_before, now))?;
-        if due.is_nothing() {
+        let mut open_block = self.open_block.lock();
+        let due = self.read(|txn| prune::due(txn, open_block.as_ref(), raw_before, now))?;
+        if due.is_empty() {
             return Ok(());
         }
         self.write(|txn| prune::delete(txn, &due))?;
         if due.open_block {
-            *place = None;
+            *open_block = None;
         }
         Ok(())
     }
@@ -270,25 +270,25 @@ impl Store for RedbStore {
         self.read(|txn| totals::totals(txn, now))
     }
 
-    fn page(&self, from: PageCursor) -> Result<TransferPage, StoreError> {
+    fn export(&self, from: PageCursor) -> Result<TransferPage, StoreError> {
         self.read(|txn| transfer::page(txn, from))
     }
 
-    fn has_room_for(&self, page: &TransferPage) -> Result<(), StoreError> {
-        self.read(|txn| transfer::has_room_for(txn, page))
+    fn check_import(&self, page: &TransferPage) -> Result<(), StoreError> {
+        self.read(|txn| transfer::check(txn, page))
     }
 
     fn import(&self, page: &TransferPage) -> Result<(), StoreError> {
         self.write(|txn| transfer::import(txn, page))
     }
 
-    /// Nobody else changes the file. What is told is a change that was reported as failed and is
-    /// there nevertheless.
-    fn follow(&self, listener: Box<dyn Fn(Change) + Send + Sync>) {
+    /// No other process changes the file. Reports changes that were reported as failed but are in the
+    /// file nevertheless.
+    fn subscribe(&self, listener: Box<dyn Fn(ChangeEvent) + Send + Sync>) {
         self.engine.on_surfaced(Box::new(move |session| {
-            listener(Change::Everything);
+            listener(ChangeEvent::Everything);
             if let Ok(locks) = session.read(locks::all) {
-                listener(Change::AllLocks(locks));
+                listener(ChangeEvent::AllLocks(locks));
             }
         }));
     }
@@ -305,13 +305,12 @@ impl Store for RedbStore {
 impl RedbStore {
     fn read<T>(
         &self,
-        look: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
+        read: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.engine.read(look)
+        self.engine.read(read)
     }
 
-    /// One transaction: all that `change` does is durable when this returns, or none of it is
-    /// done.
+    /// Runs `change` in one transaction, which is durable when this returns, or undone.
     fn write<T>(
         &self,
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
@@ -324,8 +323,8 @@ impl RedbStore {
         self.engine.session()
     }
 
-    /// One transaction that also enters what is done, and does nothing if it was done before.
-    /// `change` also says what it concerns.
+    /// Runs `change` in one transaction that also appends to the audit log. Fails if the request was
+    /// completed before. `change` also returns the id of the changed key or organization.
     fn commit_audited<T>(
         &self,
         audit: &AuditContext,
@@ -333,27 +332,27 @@ impl RedbStore {
     ) -> Result<T, StoreError> {
         self.write(|txn| {
             audit::begin(txn, audit)?;
-            let (subject, done) = change(txn)?;
-            audit::enter(txn, audit, subject.or(audit.subject))?;
-            Ok(done)
+            let (subject, result) = change(txn)?;
+            audit::append(txn, audit, subject.or(audit.subject))?;
+            Ok(result)
         })
     }
 }
 
-/// What a panic in redb is reported as. Altered blocks are found before redb sees them, so this is
-/// a file that was made to look sound.
-const NONSENSE: &str = "a page of it makes no sense";
+/// The error of a panic in redb. Altered blocks are detected before redb reads them, so the checksums of
+/// this file were forged.
+const PANICKED: &str = "a page is invalid";
 
-/// redb trusts the pages of a file and may panic, which must not reach a request.
+/// Turns a panic into an error: redb trusts the pages of a file and may panic.
 fn catching_panics<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    // An unfinished transaction is rolled back, and redb refuses to go on where it cannot.
+    // redb rolls back an unfinished transaction, and refuses further work where it cannot.
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(StoreError::Damaged(NONSENSE.into())))
+        .unwrap_or_else(|_| Err(StoreError::Damaged(PANICKED.into())))
 }
 
-fn engine(error: impl Into<redb::Error>) -> StoreError {
+fn store_error(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
-        redb::Error::Corrupted(what) => StoreError::Damaged(what),
+        redb::Error::Corrupted(problem) => StoreError::Damaged(problem),
         redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
             StoreError::Damaged(error.to_string())
         }
@@ -365,17 +364,17 @@ fn engine(error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-macro_rules! from_engine {
+macro_rules! from_redb {
     ($($error:ty),+) => {$(
         impl From<$error> for StoreError {
             fn from(error: $error) -> Self {
-                engine(error)
+                store_error(error)
             }
         }
     )+};
 }
 
-from_engine!(
+from_redb!(
     DatabaseError,
     StorageError,
     TableError,

@@ -7,27 +7,28 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use redb::StorageBackend;
 use redb::backends::FileBackend;
+use redb::{DatabaseError, StorageBackend, StorageError};
 
 use super::engine::{Engine, Session};
 use super::file::DataFile;
 use super::identity::Identity;
-use super::open_error::{OpenError, damaged, database_error, io_error};
-use super::{NONSENSE, RedbStore};
+use super::lock_holder::lock_holder;
+use super::tables::{self, META, meta};
+use super::{PANICKED, RedbStore};
 use crate::model::Fingerprint;
-use crate::store::batches::Batches;
+use crate::store::batch_id::BatchIds;
+use crate::store::codec::FORMAT;
 use crate::store::codec::frame::{self, Unreadable};
-use crate::store::codec::{self, Counters, Lifetime, Record, TopKeys, meta};
+use crate::store::{OpenError, StoreError};
 use crate::sys::AtomicFile;
 use crate::time::{Clock, Timestamp};
 
 impl RedbStore {
-    /// Opens the data file at `path`, or creates it, with the secret of this `fingerprint`.
+    /// Opens or creates the data file at `path`, for the secret of this `fingerprint`.
     ///
-    /// A file that is refused keeps every byte. One that is accepted is made private to its owner
-    /// if it was not. A new one takes its name when it is complete, so that a kill at any moment
-    /// leaves either a whole data file there or none.
+    /// A refused file is not changed. An accepted file is made private to its owner. A new file gets its
+    /// name when it is complete, so that a kill at any moment leaves a complete data file or none.
     pub(crate) fn open(
         path: &Path,
         fingerprint: Fingerprint,
@@ -37,7 +38,7 @@ impl RedbStore {
         Self::open_on(path, fingerprint, clock, cache_bytes, |file| file)
     }
 
-    /// As [`RedbStore::open`], over what `disk` makes of the file.
+    /// Like [`RedbStore::open`], on the backend that `disk` returns for the file.
     pub(super) fn open_on<D: StorageBackend>(
         path: &Path,
         fingerprint: Fingerprint,
@@ -61,17 +62,17 @@ impl RedbStore {
         };
         let engine = Engine::new(session, identity, clock.clone(), cache_bytes);
         let engine = engine.map_err(|error| damaged(path, error))?;
-        let batches = Batches::new().map_err(|error| io_error(path, io::Error::other(error)))?;
+        let batch_ids = BatchIds::new().map_err(|error| io_error(path, io::Error::other(error)))?;
         Ok(Self {
             engine: Arc::new(engine),
             open_block: Mutex::new(None),
-            batches: Mutex::new(batches),
+            batch_ids: Mutex::new(batch_ids),
         })
     }
 
-    /// Whether there is a data file at `path`. Anything else there is refused.
+    /// Returns whether there is a data file at `path`. Fails if there is anything else.
     pub(crate) fn exists(path: &Path) -> Result<bool, OpenError> {
-        // Looked at before it is opened: opening a pipe or a device can have effects of its own.
+        // Checked before opening: opening a pipe or a device can have side effects.
         let metadata = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             metadata => metadata.map_err(|error| io_error(path, error))?,
@@ -113,11 +114,11 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
         Ok((session, identity))
     }
 
-    /// Creates the data file; `None` if meanwhile somebody else did.
+    /// Creates the data file. Returns `None` if another process created it meanwhile.
     fn create(&self, now: Timestamp) -> Result<Option<(Session, Identity)>, OpenError> {
         let path = self.path;
-        let mut draft = AtomicFile::new(path).map_err(|error| io_error(path, error))?;
-        let file = draft.file().try_clone();
+        let mut new = AtomicFile::new(path).map_err(|error| io_error(path, error))?;
+        let file = new.file().try_clone();
         let (disk, identity) = self.disk(file.map_err(|error| io_error(path, error))?)?;
         let file = DataFile::published(disk).map_err(|error| io_error(path, error))?;
         let session = self.open_session(file)?;
@@ -125,7 +126,7 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
             path: path.into(),
             source: io::Error::other(error),
         })?;
-        match draft.take_name(path) {
+        match new.take_name(path) {
             Ok(()) => Ok(Some((session, identity))),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(io_error(path, error)),
@@ -144,10 +145,10 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
     }
 }
 
-/// How every SQLite database begins.
+/// The first bytes of every SQLite database.
 const SQLITE: &[u8] = b"SQLite format 3\0";
 
-/// That the file is one of ours and of a format that we read.
+/// Fails unless the file is a data file of the current format.
 fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
     let mut start = Vec::new();
     file.take(frame::PREAMBLE_LEN as u64)
@@ -158,28 +159,28 @@ fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
             OpenError::SqliteDatabase { path: path.into() }
         }
         Unreadable::Foreign => OpenError::NotADataFile { path: path.into() },
-        Unreadable::Damaged => damaged(path, "its first bytes are not as they were written"),
+        Unreadable::Damaged => damaged(path, "its first bytes were altered"),
         Unreadable::Newer(found) => OpenError::NewerFormat {
             path: path.into(),
             found,
-            supported: codec::FORMAT,
+            supported: FORMAT,
         },
         Unreadable::Older(found) => OpenError::OlderFormat {
             path: path.into(),
             found,
-            supported: codec::FORMAT,
+            supported: FORMAT,
         },
     })
 }
 
-/// That the file was made with this secret.
+/// Fails unless the file was created with this secret.
 fn verify_secret(
     path: &Path,
     session: &Session,
     fingerprint: Fingerprint,
 ) -> Result<(), OpenError> {
     let read = session.begin_read().map_err(|error| damaged(path, error))?;
-    let meta = read.open_table(codec::META);
+    let meta = read.open_table(META);
     let meta = meta.map_err(|error| damaged(path, error))?;
     let secret = meta
         .get(meta::SECRET)
@@ -187,7 +188,7 @@ fn verify_secret(
     match secret {
         Some(secret) if secret.value() == fingerprint.0 => Ok(()),
         Some(_) => Err(OpenError::WrongSecret { path: path.into() }),
-        None => Err(damaged(path, "it names no secret")),
+        None => Err(damaged(path, "the fingerprint of its secret is missing")),
     }
 }
 
@@ -195,45 +196,21 @@ fn write_first_rows(
     session: &Session,
     fingerprint: Fingerprint,
     now: Timestamp,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(), StoreError> {
     let mut write = session.begin_write()?;
     write.set_quick_repair(true);
+    tables::create(&write)?;
     {
-        let mut meta = write.open_table(codec::META)?;
+        let mut meta = write.open_table(META)?;
         meta.insert(meta::SECRET, fingerprint.0.as_slice())?;
         meta.insert(meta::CREATED, now.unix_millis().to_le_bytes().as_slice())?;
-        meta.insert(meta::COUNTERS, Counters::default().encode()?.as_slice())?;
-        meta.insert(meta::LIFETIME, Lifetime::default().encode()?.as_slice())?;
-        meta.insert(meta::TOP_KEYS, TopKeys::default().encode()?.as_slice())?;
-        // All tables exist from the start, so that a reader never meets an absent one.
-        write.open_table(codec::ORGS)?;
-        write.open_table(codec::ORG_NAMES)?;
-        write.open_table(codec::ORG_SKELETONS)?;
-        write.open_table(codec::KEYS)?;
-        write.open_table(codec::ORG_KEYS)?;
-        write.open_table(codec::CREDENTIALS)?;
-        write.open_table(codec::KEY_CREDENTIALS)?;
-        write.open_table(codec::ACTIVITY)?;
-        write.open_table(codec::KEY_HOURS)?;
-        write.open_table(codec::KEY_DAYS)?;
-        write.open_table(codec::MINUTES)?;
-        write.open_table(codec::USAGE_OPEN)?;
-        write.open_table(codec::USAGE_BLOCKS)?;
-        write.open_table(codec::USAGE_SPANS)?;
-        write.open_table(codec::LOCKS)?;
-        write.open_table(codec::BALANCES)?;
-        write.open_table(codec::WINDOWS)?;
-        write.open_table(codec::NETWORKS)?;
-        write.open_table(codec::SHADOWED)?;
-        write.open_table(codec::AUDIT)?;
-        write.open_table(codec::DONE)?;
     }
     write.commit()?;
     Ok(())
 }
 
-/// Takes the rights of everybody but the owner. Where that is not ours to change, because somebody
-/// else owns the file or the disk knows no modes, the file is used as it was set up.
+/// Removes the permissions of all users but the owner. Ignores a failure, of a file of another owner or
+/// a disk without permissions.
 #[cfg(unix)]
 fn make_private(file: &File) {
     use std::os::unix::fs::PermissionsExt;
@@ -249,11 +226,44 @@ fn make_private(file: &File) {
 #[cfg(not(unix))]
 fn make_private(_: &File) {}
 
-/// redb trusts the pages of a file and may panic.
+/// Turns a panic into an error: redb trusts the pages of a file and may panic.
 fn catching_panics<T>(
     path: &Path,
     open: impl FnOnce() -> Result<T, OpenError>,
 ) -> Result<T, OpenError> {
-    // Whatever a panic leaves half-done is dropped with the database.
-    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, NONSENSE)))
+    // The database, with anything half-done, is dropped.
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, PANICKED)))
+}
+
+fn damaged(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> OpenError {
+    OpenError::Damaged {
+        path: path.into(),
+        source: source.into(),
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> OpenError {
+    let path = path.into();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            OpenError::ReadOnly { path, source }
+        }
+        _ => OpenError::Io { path, source },
+    }
+}
+
+fn database_error(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::InUse {
+                path: path.into(),
+                holder: lock_holder(path),
+            }
+        }
+        DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => damaged(path, error),
+            _ => io_error(path, error),
+        },
+        error => damaged(path, error),
+    }
 }

@@ -1,63 +1,60 @@
 //! Raw usage: one row a request, packed into blocks.
 //!
-//! Each batch adds its rows to the growing block as one piece of it. Once the block is full its
-//! pieces make way for the whole, so that ten requests a second cost some bytes a commit and a
-//! thousand take no more room than their blocks.
+//! Each batch appends its rows to the growing block as one piece. A full block replaces its pieces, so
+//! that a commit of ten requests costs few bytes, and a thousand requests take no more space than their
+//! blocks.
 
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::rows::missing;
+use super::tables::{USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
 use crate::model::{KeyId, Usage};
-use crate::store::codec::block::{BlockReader, BlockWriter, Period};
-use crate::store::codec::{USAGE_BLOCKS, USAGE_OPEN, USAGE_SPANS};
+use crate::store::codec::block::{BlockReader, BlockWriter, TimeRange};
 use crate::store::{StoreError, UsageBatch};
 use crate::time::Timestamp;
 
 /// The growing block.
 pub(super) struct OpenBlock {
     writer: BlockWriter,
-    /// How many of its bytes are in [`USAGE_OPEN`].
+    /// The number of bytes in [`USAGE_OPEN`].
     saved: usize,
-    /// In how many pieces.
+    /// The number of pieces there.
     pieces: u64,
 }
 
 struct Tables<'txn> {
     open: Table<'txn, u64, &'static [u8]>,
     blocks: Table<'txn, u64, &'static [u8]>,
-    spans: Table<'txn, u64, (u64, u64)>,
+    times: Table<'txn, u64, (u64, u64)>,
 }
 
-/// Adds the events of a batch to the growing block: `continued`, if it is what the last committed
-/// transaction left, or else what is in the file. Returns the block as it is once `txn` commits.
+/// Appends the events of a batch to the growing block: to `current`, the block after the last commit, or
+/// else to the block in the file. Returns the block as it is after `txn` commits.
 pub(super) fn add(
     txn: &WriteTransaction,
-    continued: Option<OpenBlock>,
+    current: Option<OpenBlock>,
     batch: &UsageBatch,
 ) -> Result<OpenBlock, StoreError> {
     let mut tables = Tables {
         open: txn.open_table(USAGE_OPEN)?,
         blocks: txn.open_table(USAGE_BLOCKS)?,
-        spans: txn.open_table(USAGE_SPANS)?,
+        times: txn.open_table(USAGE_TIMES)?,
     };
-    let mut block = match continued {
+    let mut block = match current {
         Some(block) => block,
         None => OpenBlock::resume(&tables.open)?,
     };
-    let mut paths = batch.paths.as_slice();
-    for event in &batch.events {
-        let (path, rest) = paths.split_at(paths.len().min(event.path_len.into()));
-        paths = rest;
+    for (event, path) in batch.events_with_paths() {
         if !block.writer.has_room() {
             block.seal(&mut tables)?;
         }
-        block.writer.push(event, path);
+        block.writer.push(event, path)?;
     }
     block.save(&mut tables.open)?;
     Ok(block)
 }
 
-/// Rows from `from` on, in the order in which they were recorded.
+/// Returns at most `limit` rows since `from`, in the order of recording.
 pub(super) fn since(
     txn: &ReadTransaction,
     key: Option<KeyId>,
@@ -78,9 +75,9 @@ pub(super) fn since(
         Ok::<_, StoreError>(true)
     };
     let blocks = txn.open_table(USAGE_BLOCKS)?;
-    for row in txn.open_table(USAGE_SPANS)?.iter()? {
-        let (number, period) = row?;
-        if period.value().1 < from.unix_millis() {
+    for row in txn.open_table(USAGE_TIMES)?.iter()? {
+        let (number, times) = row?;
+        if times.value().1 < from.unix_millis() {
             continue;
         }
         let block = blocks.get(number.value())?;
@@ -94,7 +91,7 @@ pub(super) fn since(
 }
 
 impl OpenBlock {
-    /// Goes on with the block whose pieces are in `open`.
+    /// Continues the block whose pieces are in `open`.
     pub(super) fn resume(
         open: &impl ReadableTable<u64, &'static [u8]>,
     ) -> Result<Self, StoreError> {
@@ -106,12 +103,12 @@ impl OpenBlock {
         })
     }
 
-    /// `None` while it is empty.
-    pub(super) fn span(&self) -> Option<Period> {
-        self.writer.span()
+    /// Returns `None` while the block is empty.
+    pub(super) fn times(&self) -> Option<TimeRange> {
+        self.writer.times()
     }
 
-    /// Writes the bytes that are not in the file yet.
+    /// Writes the bytes that are not in the file yet, as a piece.
     fn save(&mut self, open: &mut Table<'_, u64, &'static [u8]>) -> Result<(), StoreError> {
         let bytes = self.writer.bytes();
         if let Some(piece @ [_, ..]) = bytes.get(self.saved..) {
@@ -122,14 +119,14 @@ impl OpenBlock {
         Ok(())
     }
 
-    /// Puts the whole block in the place of its pieces and starts a new one.
+    /// Replaces the pieces by the whole block, and starts a new block.
     fn seal(&mut self, tables: &mut Tables<'_>) -> Result<(), StoreError> {
-        if let Some(period) = self.writer.span() {
+        if let Some(times) = self.writer.times() {
             let last = tables.blocks.last()?.map(|(number, _)| number.value());
             let number = last.map_or(0, |last| last + 1);
-            let period = (period.first.unix_millis(), period.last.unix_millis());
+            let times = (times.first.unix_millis(), times.last.unix_millis());
             tables.blocks.insert(number, self.writer.bytes())?;
-            tables.spans.insert(number, period)?;
+            tables.times.insert(number, times)?;
         }
         if self.pieces > 0 {
             tables.open.retain(|_, _| false)?;
@@ -141,7 +138,7 @@ impl OpenBlock {
     }
 }
 
-/// The bytes of the growing block and in how many pieces they are.
+/// Returns the bytes of the growing block and the number of pieces.
 fn pieces(open: &impl ReadableTable<u64, &'static [u8]>) -> Result<(Vec<u8>, u64), StoreError> {
     let mut bytes = Vec::new();
     let mut count = 0;

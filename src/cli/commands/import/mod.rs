@@ -23,7 +23,7 @@ use self::error::ImportError;
 use crate::cli::transfer::{open, report, transfer};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::model::Secret;
-use crate::store::transfer::{TransferPage, take_in};
+use crate::store::transfer::{TransferPage, import_pages};
 
 /// Import organizations, keys, totals and the used part of this month's quotas from the Python package.
 ///
@@ -82,7 +82,7 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     let count = |page: &TransferPage| (page.orgs.len() + page.keys.len()) as u64;
     let total = pages.iter().map(count).sum();
     let copied = transfer(target, total, |target, progress| {
-        take_in(&pages, target.inner.store(), progress)
+        import_pages(&pages, target.inner.store(), progress)
     })?;
     let next = format!("KEYGUARD_LEGACY_SECRET=… {} serve", cli.program());
     report(cli, "Imported", &copied, &next)

@@ -13,7 +13,7 @@ use crate::limit::{Limit, Period};
 use crate::model::{Credential, HashScheme, Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::net::CidrSet;
 use crate::store::FIRST_SECRET;
-use crate::store::transfer::{MovedKey, TransferPage};
+use crate::store::transfer::{TransferKey, TransferPage};
 use crate::time::{Clock, Timestamp};
 
 const ORGS: [Column; 4] = [
@@ -132,7 +132,7 @@ fn org(row: &Row<'_, 4>) -> Result<(String, Org), ImportError> {
 fn read_keys(
     database: &mut dyn Database,
     org_ids: &Ids,
-) -> Result<(Vec<MovedKey>, Ids), ImportError> {
+) -> Result<(Vec<TransferKey>, Ids), ImportError> {
     let table = find(database, &["api_keys", "keys"], &KEYS)?;
     let (mut keys, mut ids, mut hashes) = (Vec::new(), HashSet::new(), HashSet::new());
     table.read(database, |row| {
@@ -147,7 +147,7 @@ fn read_keys(
         Ok(())
     })?;
     let ids = given_ids(keys.iter().map(|(id, moved)| (id, moved.key.created_at)));
-    let mut keys: Vec<MovedKey> = keys
+    let mut keys: Vec<TransferKey> = keys
         .into_iter()
         .map(|(id, moved)| with_id(moved, KeyId(ids[&id])))
         .collect();
@@ -155,7 +155,7 @@ fn read_keys(
     Ok((keys, ids))
 }
 
-fn with_id(moved: MovedKey, id: KeyId) -> MovedKey {
+fn with_id(moved: TransferKey, id: KeyId) -> TransferKey {
     let label = match moved.key.label.as_str() {
         "" => format!("key {id}"),
         label => label.to_owned(),
@@ -164,7 +164,7 @@ fn with_id(moved: MovedKey, id: KeyId) -> MovedKey {
     for credential in &mut credentials {
         credential.key_id = id;
     }
-    MovedKey {
+    TransferKey {
         key: Key {
             id,
             label,
@@ -174,7 +174,7 @@ fn with_id(moved: MovedKey, id: KeyId) -> MovedKey {
     }
 }
 
-fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, MovedKey), ImportError> {
+fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, TransferKey), ImportError> {
     let org = row.read(1, cell::id)?;
     let Some(org_id) = org_ids.get(&org) else {
         return Err(row.wrong(1, "is the id of no organization"));
@@ -213,7 +213,7 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, MovedKey), ImportErr
         created_at,
         expires_at: None,
     };
-    let moved = MovedKey {
+    let moved = TransferKey {
         key,
         credentials: vec![credential],
     };

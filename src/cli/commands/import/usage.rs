@@ -11,8 +11,8 @@ use crate::counter::{CounterId, SavedCounter, SavedValue};
 use crate::limit::Balance;
 use crate::limit::Period;
 use crate::model::KeyId;
-use crate::store::transfer::{Lifetime, Tally, TransferPage};
-use crate::store::{Count, Minute};
+use crate::store::transfer::{PAGE_ROWS, TransferPage};
+use crate::store::{Count, Lifetime, Minute, Tally, retention};
 use crate::time::TimeZone;
 use crate::time::Timestamp;
 
@@ -21,13 +21,6 @@ const USAGE: [Column; 3] = [
     required(&["created_at", "timestamp"]),
     optional(&["status_code", "status"]),
 ];
-
-/// So many keys make a page.
-const PAGE: usize = 4_096;
-
-/// How far back minutes and the hours of a key are kept.
-const MINUTES: u64 = 48 * 60;
-const HOURS: u64 = 90 * 24;
 
 /// All that was recorded up to a time.
 pub(super) struct Usage {
@@ -76,7 +69,7 @@ impl Usage {
             errors: u64::from(status >= 400),
         };
         self.all.add(count);
-        if self.now.minute().saturating_sub(at.minute()) < MINUTES {
+        if at.minute() >= retention::first_minute(self.now) {
             self.minutes
                 .entry(at.minute())
                 .or_default()
@@ -91,7 +84,7 @@ impl Usage {
         let key = self.keys.entry(key).or_default();
         key.all.add(count);
         key.days.entry(at.hour() / 24).or_default().add(count);
-        if self.now.hour().saturating_sub(at.hour()) < HOURS {
+        if at.hour() >= retention::first_hour(self.now) {
             key.hours.entry(at.hour()).or_default().add(count);
         }
         let is_this_month = TimeZone::utc().end_of_month(at) == self.end_of_month;
@@ -116,7 +109,7 @@ impl Usage {
 
     pub(super) fn pages(self) -> Vec<TransferPage> {
         let keys: Vec<(u64, OfKey)> = self.keys.into_iter().collect();
-        let mut pages: Vec<TransferPage> = keys.chunks(PAGE).map(totals).collect();
+        let mut pages: Vec<TransferPage> = keys.chunks(PAGE_ROWS).map(totals).collect();
         let mut lifetime = Lifetime::default();
         lifetime.tally.count = self.all;
         pages.push(TransferPage {

@@ -28,7 +28,7 @@ fn a_server_that_dies_and_returns_has_all_that_was_acknowledged() {
         assert!(store.create_org("lost", &audit_context()).is_err());
         until(|| !store.warnings().is_empty());
         server.restart();
-        wait_for(&heard, |change| matches!(change, Change::Everything));
+        wait_for(&heard, |change| matches!(change, ChangeEvent::Everything));
         until(|| store.warnings().is_empty());
         for n in 1..=created {
             assert!(resolve(&store, n).unwrap().is_some(), "key {n}");
@@ -79,10 +79,10 @@ fn everything_is_forgotten_when_nothing_is_heard_for_too_long() {
     let store = open_on(&server, Duration::from_secs(2));
     let heard = heard_by(&store);
     server.stop();
-    wait_for(&heard, |change| matches!(change, Change::Everything));
+    wait_for(&heard, |change| matches!(change, ChangeEvent::Everything));
     assert!(resolve(&store, 1).is_err());
     server.restart();
-    wait_for(&heard, |change| matches!(change, Change::Locks(_)));
+    wait_for(&heard, |change| matches!(change, ChangeEvent::Locks(_)));
     assert!(resolve(&store, 1).unwrap().is_none());
 }
 
@@ -94,7 +94,7 @@ fn a_batch_whose_commit_was_not_acknowledged_counts_once() {
     let batch = requests(1, NOW, 3);
     store.record(&batch).unwrap();
     // As it is when the answer to the commit is lost.
-    store.batches.lock().not_acknowledged(&batch);
+    store.batch_ids.lock().not_acknowledged(&batch);
     store.record(&batch).unwrap();
     assert_eq!(store.totals(NOW).unwrap().all_time.requests, 3);
     store.record(&batch).unwrap();
@@ -177,8 +177,8 @@ fn look_ups_that_wait_for_a_lock_hold_up_no_change_and_have_nothing_forgotten() 
             };
             one.change_locks(&[change], &audit_context()).unwrap();
             wait_for(&heard, |change| {
-                assert!(!matches!(change, Change::Everything), "round {round}");
-                matches!(change, Change::Locks(_))
+                assert!(!matches!(change, ChangeEvent::Everything), "round {round}");
+                matches!(change, ChangeEvent::Locks(_))
             });
         }
         assert!(!other.health().unwrap().is_up);
@@ -194,6 +194,6 @@ fn look_ups_that_wait_for_a_lock_hold_up_no_change_and_have_nothing_forgotten() 
     assert!(
         heard
             .try_iter()
-            .all(|change| !matches!(change, Change::Everything))
+            .all(|change| !matches!(change, ChangeEvent::Everything))
     );
 }

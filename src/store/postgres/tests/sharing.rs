@@ -19,7 +19,9 @@ fn what_one_changes_another_hears() {
     wait_for(&heard, is_of_key(2));
     one.update_org(OrgId(1), suspended(), &audit_context())
         .unwrap();
-    wait_for(&heard, |change| matches!(change, Change::Org(OrgId(1))));
+    wait_for(&heard, |change| {
+        matches!(change, ChangeEvent::Org(OrgId(1)))
+    });
     assert!(other.warnings().is_empty(), "{:?}", other.warnings());
 }
 
@@ -30,15 +32,15 @@ fn that_anything_may_have_changed_is_heard_once_and_before_keys_are_read() {
     let (one, other) = (with_keys(&database, 1), open(&database));
     until(|| !other.listener.0.lock().untold.is_empty());
     let (sender, heard) = mpsc::channel();
-    other.follow(Box::new(move |change| drop(sender.send(change))));
-    let at_once: Vec<Change> = heard.try_iter().collect();
+    other.subscribe(Box::new(move |change| drop(sender.send(change))));
+    let at_once: Vec<ChangeEvent> = heard.try_iter().collect();
     assert!(matches!(
         at_once[..],
-        [Change::Everything, Change::Locks(_)]
+        [ChangeEvent::Everything, ChangeEvent::Locks(_)]
     ));
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
     wait_for(&heard, |change| {
-        assert!(!matches!(change, Change::Everything));
+        assert!(!matches!(change, ChangeEvent::Everything));
         is_of_key(1)(change)
     });
 }
@@ -61,7 +63,7 @@ fn locks_are_heard_as_they_are_now() {
     let told = |wanted: Option<&Lock>| {
         wait_for(
             &heard,
-            |change| matches!(change, Change::Locks(locks) if locks.len() == 1 && locks[0].lock.as_ref() == wanted),
+            |change| matches!(change, ChangeEvent::Locks(locks) if locks.len() == 1 && locks[0].lock.as_ref() == wanted),
         );
     };
     told(Some(&lock));
@@ -150,7 +152,7 @@ fn a_store_is_not_told_what_it_did_itself() {
         .update_org(OrgId(1), suspended(), &audit_context())
         .unwrap();
     let change = heard.recv_timeout(SOON).unwrap();
-    assert!(matches!(change, Change::Org(OrgId(1))), "{change:?}");
+    assert!(matches!(change, ChangeEvent::Org(OrgId(1))), "{change:?}");
 }
 
 #[test]
@@ -197,7 +199,7 @@ fn whoever_is_too_far_behind_takes_everything_as_changed() {
         "BEGIN; UPDATE keyguard_state SET generation = generation + 7; \
          UPDATE keyguard_state SET forgotten = generation; COMMIT",
     );
-    wait_for(&heard, |change| matches!(change, Change::Everything));
+    wait_for(&heard, |change| matches!(change, ChangeEvent::Everything));
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
     wait_for(&heard, is_of_key(1));
 }
@@ -235,10 +237,10 @@ fn of_a_balance_that_several_write_the_later_and_higher_stands() {
         period: Period::Day,
         ..month.clone()
     };
-    one.forget_counters(&[(group, day)], &audit_context())
+    one.delete_counters(&[(group, day)], &audit_context())
         .unwrap();
     assert_eq!(one.counters(group).unwrap(), level(1, after(3)));
-    one.forget_counters(&[(group, month)], &audit_context())
+    one.delete_counters(&[(group, month)], &audit_context())
         .unwrap();
     assert_eq!(one.counters(group).unwrap(), []);
 }

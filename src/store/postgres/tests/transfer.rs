@@ -5,7 +5,7 @@ use crate::lockout::AuthFailure;
 use crate::model::HashScheme;
 use crate::store::RedbStore;
 use crate::store::conformance::{assert_same, contents, full, retiring};
-use crate::store::transfer::move_all;
+use crate::store::transfer::transfer_all;
 use crate::time::Clock;
 
 struct File(tempfile::TempDir);
@@ -32,9 +32,9 @@ fn what_moves_from_a_file_to_a_database_and_back_is_what_it_was() {
     let (from, database, to) = (File::new(), Database::new(), File::new());
     let (original, between, copy) = (full(&from), open(&database), to.open());
     for _ in 0..2 {
-        move_all(&*original, &between, |_| {}).unwrap();
+        transfer_all(&*original, &between, |_| {}).unwrap();
         assert_same(&between, &*original);
-        move_all(&between, &*copy, |_| {}).unwrap();
+        transfer_all(&between, &*copy, |_| {}).unwrap();
         assert_same(&*copy, &*original);
     }
     // What is shown follows.
@@ -47,7 +47,7 @@ fn what_moves_from_a_file_to_a_database_and_back_is_what_it_was() {
 fn what_is_adopted_is_heard_by_others_once() {
     let (database, source) = (Database::new(), Database::new());
     let (from, one) = (with_keys(&source, 2), open(&database));
-    move_all(&*from, &one, |_| {}).unwrap();
+    transfer_all(&*from, &one, |_| {}).unwrap();
     let other = open(&database);
     let heard = heard_by(&other);
     assert!(resolve(&other, 3).unwrap().is_none());
@@ -63,17 +63,19 @@ fn what_is_adopted_is_heard_by_others_once() {
         lock: Some(lock.clone()),
     };
     from.change_locks(&[change], &audit_context()).unwrap();
-    move_all(&*from, &one, |_| {}).unwrap();
-    wait_for(&heard, |change| matches!(change, Change::Org(OrgId(1))));
+    transfer_all(&*from, &one, |_| {}).unwrap();
+    wait_for(&heard, |change| {
+        matches!(change, ChangeEvent::Org(OrgId(1)))
+    });
     wait_for(&heard, is_of_key(2));
     wait_for(
         &heard,
-        |change| matches!(change, Change::Locks(locks) if locks[0].lock.as_ref() == Some(&lock)),
+        |change| matches!(change, ChangeEvent::Locks(locks) if locks[0].lock.as_ref() == Some(&lock)),
     );
     until(|| resolve(&other, 3).unwrap().is_some());
 
     // Nothing has changed, so that nothing is to be heard but what comes then.
-    move_all(&*from, &one, |_| {}).unwrap();
+    transfer_all(&*from, &one, |_| {}).unwrap();
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
     let next = heard.recv_timeout(SOON).unwrap();
     assert!(is_of_key(1)(&next), "{next:?}");
@@ -108,5 +110,5 @@ fn a_rehashed_credential_is_heard_of_and_shown() {
     let shown = "SELECT string_agg(hashed_key, ' ' ORDER BY id) FROM api_keys";
     let hashes = [hash(1), hash(3)].map(|hash| credentials::hex(&hash));
     assert_eq!(database.value(shown), hashes.join(" "));
-    assert_eq!(one.audit(None, 9).unwrap().len(), 3);
+    assert_eq!(one.audit_log(None, 9).unwrap().len(), 3);
 }

@@ -1,12 +1,12 @@
-//! Totals of a page that comes: of each row the greater number stays.
+//! Importing totals: of each row the greater number stays.
 
 use tokio_postgres::types::ToSql;
 
 use crate::model::KeyId;
 use crate::store::postgres::conn::Conn;
 use crate::store::postgres::totals::{self, at_second};
-use crate::store::transfer::{Lifetime, TransferPage};
-use crate::store::{Count, StoreError};
+use crate::store::transfer::TransferPage;
+use crate::store::{Count, Lifetime, StoreError};
 
 /// Rows are locked in the order in which usage is recorded: by their tables, and in each by its key.
 pub(super) async fn import(conn: &Conn, page: &TransferPage) -> Result<(), StoreError> {

@@ -1,4 +1,4 @@
-//! Reading a page of what moves.
+//! Reading a page of an export.
 
 use tokio_postgres::Row;
 
@@ -7,55 +7,43 @@ use crate::store::postgres::conn::Conn;
 use crate::store::postgres::rows::time;
 use crate::store::postgres::totals::{self, at_second};
 use crate::store::postgres::{counters, credentials, locks, manage};
-use crate::store::transfer::{LastIds, MovedKey, PageCursor, Tally, TransferPage};
-use crate::store::{Count, StoreError};
+use crate::store::transfer::{
+    LastIds, PAGE_ROWS, PageCursor, RowId, Stage, TransferKey, TransferPage, last_if_full,
+};
+use crate::store::{Count, StoreError, Tally};
 
-/// So many rows make a page.
-const PAGE: usize = 4_096;
-const LIMIT: i64 = PAGE as i64;
+const LIMIT: i64 = PAGE_ROWS as i64;
 
-/// Behind which row of a stage; `None` for its start.
-type After = Option<(u64, u64)>;
+/// The last row of a page; `None` if no rows follow.
+type Last = Option<RowId>;
 
-/// Stages are read one after the other: organizations before their keys, and keys before what is
-/// counted for them.
 pub(in crate::store::postgres) async fn page(
     conn: &Conn,
-    PageCursor { stage, after }: PageCursor,
+    cursor: PageCursor,
 ) -> Result<TransferPage, StoreError> {
     let mut page = TransferPage::default();
-    let last = match stage {
-        0 => orgs(conn, after, &mut page).await?,
-        1 => keys(conn, after, &mut page).await?,
-        2 => key_totals(conn, after, &mut page).await?,
-        3 => key_hours(conn, after, &mut page).await?,
-        4 => key_days(conn, after, &mut page).await?,
-        5 => minutes(conn, after, &mut page).await?,
-        6 => balances(conn, after, &mut page).await?,
-        _ => {
-            rest(conn, &mut page).await?;
-            return Ok(page);
-        }
+    let after = cursor.after;
+    let last = match cursor.stage {
+        Stage::Orgs => orgs(conn, after, &mut page).await?,
+        Stage::Keys => keys(conn, after, &mut page).await?,
+        Stage::KeyTotals => key_totals(conn, after, &mut page).await?,
+        Stage::KeyHours => key_hours(conn, after, &mut page).await?,
+        Stage::KeyDays => key_days(conn, after, &mut page).await?,
+        Stage::Minutes => minutes(conn, after, &mut page).await?,
+        Stage::Balances => balances(conn, after, &mut page).await?,
+        Stage::Rest => rest(conn, &mut page).await?,
     };
-    page.next = Some(PageCursor {
-        stage: stage + u8::from(last.is_none()),
-        after: last,
-    });
+    page.next = cursor.next(last);
     Ok(page)
 }
 
-/// Where the last row is, if there may be more.
-fn last_of<T>(page: &[T], place: impl FnOnce(&T) -> (u64, u64)) -> After {
-    page.last().filter(|_| page.len() == PAGE).map(place)
+async fn orgs(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
+    page.orgs = manage::orgs(conn, after.map(|(id, _)| OrgId(id)), PAGE_ROWS).await?;
+    Ok(last_if_full(&page.orgs, |org| (org.id.0, 0)))
 }
 
-async fn orgs(conn: &Conn, after: After, page: &mut TransferPage) -> Result<After, StoreError> {
-    page.orgs = manage::orgs(conn, after.map(|(id, _)| OrgId(id)), PAGE).await?;
-    Ok(last_of(&page.orgs, |org| (org.id.0, 0)))
-}
-
-async fn keys(conn: &Conn, after: After, page: &mut TransferPage) -> Result<After, StoreError> {
-    let keys = manage::keys(conn, None, after.map(|(id, _)| KeyId(id)), PAGE).await?;
+async fn keys(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
+    let keys = manage::keys(conn, None, after.map(|(id, _)| KeyId(id)), PAGE_ROWS).await?;
     let ids: Vec<_> = keys.iter().map(|key| key.id.0 as i64).collect();
     // Both come in the order of the keys.
     let all = credentials::of_keys(conn, &ids).await?;
@@ -63,16 +51,12 @@ async fn keys(conn: &Conn, after: After, page: &mut TransferPage) -> Result<Afte
     for key in keys {
         let of_key = std::iter::from_fn(|| all.next_if(|credential| credential.key_id == key.id));
         let credentials = of_key.collect();
-        page.keys.push(MovedKey { key, credentials });
+        page.keys.push(TransferKey { key, credentials });
     }
-    Ok(last_of(&page.keys, |moved| (moved.key.id.0, 0)))
+    Ok(last_if_full(&page.keys, |transfer| (transfer.key.id.0, 0)))
 }
 
-async fn key_totals(
-    conn: &Conn,
-    after: After,
-    page: &mut TransferPage,
-) -> Result<After, StoreError> {
+async fn key_totals(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
     let rows = conn
         .rows(
             "SELECT key_id, requests, errors FROM keyguard_key_totals WHERE key_id > $1 \
@@ -82,14 +66,10 @@ async fn key_totals(
         .await?;
     let total = |row: &Row| Ok((key_id(row, 0)?, count(row, 1)?));
     page.key_totals = rows.iter().map(total).collect::<Result<_, StoreError>>()?;
-    Ok(last_of(&page.key_totals, |(key, _)| (key.0, 0)))
+    Ok(last_if_full(&page.key_totals, |(key, _)| (key.0, 0)))
 }
 
-async fn key_hours(
-    conn: &Conn,
-    after: After,
-    page: &mut TransferPage,
-) -> Result<After, StoreError> {
+async fn key_hours(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
     let (hour, key) = after.unwrap_or_default();
     let rows = conn
         .rows(
@@ -106,10 +86,12 @@ async fn key_hours(
         ))
     };
     page.key_hours = rows.iter().map(hour).collect::<Result<_, StoreError>>()?;
-    Ok(last_of(&page.key_hours, |(key, hour, _)| (*hour, key.0)))
+    Ok(last_if_full(&page.key_hours, |(key, hour, _)| {
+        (*hour, key.0)
+    }))
 }
 
-async fn key_days(conn: &Conn, after: After, page: &mut TransferPage) -> Result<After, StoreError> {
+async fn key_days(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
     let (day, key) = after.unwrap_or_default();
     let rows = conn
         .rows(
@@ -123,10 +105,10 @@ async fn key_days(conn: &Conn, after: After, page: &mut TransferPage) -> Result<
         Ok((key_id(row, 0)?, day, count(row, 1)?))
     };
     page.key_days = rows.iter().map(day).collect::<Result<_, StoreError>>()?;
-    Ok(last_of(&page.key_days, |(key, day, _)| (*day, key.0)))
+    Ok(last_if_full(&page.key_days, |(key, day, _)| (*day, key.0)))
 }
 
-async fn minutes(conn: &Conn, after: After, page: &mut TransferPage) -> Result<After, StoreError> {
+async fn minutes(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
     let first = after.map_or(0, |(minute, _)| minute + 1);
     let rows = conn
         .rows(
@@ -146,17 +128,18 @@ async fn minutes(conn: &Conn, after: After, page: &mut TransferPage) -> Result<A
             totals::set(tally, row.try_get(1)?, row.try_get::<_, i64>(2)? as u64);
         }
     }
-    Ok(last_of(minutes, |(minute, _)| (*minute, 0)))
+    Ok(last_if_full(minutes, |(minute, _)| (*minute, 0)))
 }
 
-async fn balances(conn: &Conn, after: After, page: &mut TransferPage) -> Result<After, StoreError> {
+async fn balances(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
     let after = after.map(|(group, _)| group as i64);
     page.balances = counters::page(conn, after, LIMIT).await?;
-    Ok(last_of(&page.balances, |(group, _)| (group.to_bits(), 0)))
+    Ok(last_if_full(&page.balances, |(group, _)| {
+        (group.to_bits(), 0)
+    }))
 }
 
-/// What is bounded: in one page.
-async fn rest(conn: &Conn, page: &mut TransferPage) -> Result<(), StoreError> {
+async fn rest(conn: &Conn, page: &mut TransferPage) -> Result<Last, StoreError> {
     let ids = conn
         .one("SELECT last_org_id, last_key_id FROM keyguard_state", &[])
         .await?;
@@ -167,7 +150,7 @@ async fn rest(conn: &Conn, page: &mut TransferPage) -> Result<(), StoreError> {
     page.lifetime = Some(totals::lifetime(conn).await?);
     page.shadowed = totals::shadowed(conn).await?;
     page.locks = locks::all(conn).await?;
-    Ok(())
+    Ok(None)
 }
 
 fn key_id(row: &Row, at: usize) -> Result<KeyId, StoreError> {

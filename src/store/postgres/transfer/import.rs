@@ -1,12 +1,12 @@
-//! Writing a page of what moves.
+//! Writing a page of an import.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 use tokio_postgres::types::Json;
 
+use super::conflicts::{self, Existing};
 use super::counts;
-use super::room::{There, find_room};
 use crate::input::text;
 use crate::lockout::LockChange;
 use crate::model::HashedKey;
@@ -19,7 +19,8 @@ use crate::store::postgres::credentials::{self, hex, scheme};
 use crate::store::postgres::feed::Told;
 use crate::store::postgres::locks;
 use crate::store::postgres::rows;
-use crate::store::transfer::{LastIds, TransferPage, merged_credential, merged_key, merged_lock};
+use crate::store::transfer::merge::{Growth, merge_credential, merge_key, merge_lock};
+use crate::store::transfer::{LastIds, TransferPage};
 use crate::time::Timestamp;
 
 pub(in crate::store::postgres) async fn import(
@@ -27,37 +28,29 @@ pub(in crate::store::postgres) async fn import(
     turn: &mut CommitTurn,
     page: &TransferPage,
 ) -> Result<(), StoreError> {
-    let there = find_room(conn, page).await?;
-    let mut grown = Grown::default();
-    import_orgs(conn, turn, page, &there, &mut grown).await?;
-    import_keys(conn, turn, page, &there, &mut grown).await?;
-    if grown.orgs + grown.keys > 0 {
+    let existing = conflicts::existing(conn, page).await?;
+    let mut growth = Growth::default();
+    import_orgs(conn, turn, page, &existing, &mut growth).await?;
+    import_keys(conn, turn, page, &existing, &mut growth).await?;
+    if growth.orgs + growth.keys > 0 {
         turn.told.push(Told::Created);
     }
-    count(conn, page, &grown).await?;
+    count(conn, page, &growth).await?;
     import_locks(conn, turn, page).await?;
     counts::import(conn, page).await?;
     counters::put(conn, &counters::as_rows(&page.balances)?).await
 }
 
-/// By how much the counts of what is there change.
-#[derive(Default)]
-struct Grown {
-    orgs: i64,
-    keys: i64,
-    active_keys: i64,
-}
-
-async fn count(conn: &Conn, page: &TransferPage, grown: &Grown) -> Result<(), StoreError> {
-    let last = LastIds::default().covering(page);
+async fn count(conn: &Conn, page: &TransferPage, growth: &Growth) -> Result<(), StoreError> {
+    let last = LastIds::default().raised_to(page);
     conn.run(
         "UPDATE keyguard_state SET orgs = orgs + $1, keys = keys + $2, \
          active_keys = active_keys + $3, last_org_id = greatest(last_org_id, $4), \
          last_key_id = greatest(last_key_id, $5)",
         &[
-            &grown.orgs,
-            &grown.keys,
-            &grown.active_keys,
+            &growth.orgs,
+            &growth.keys,
+            &growth.active_keys,
             &(last.org as i64),
             &(last.key as i64),
         ],
@@ -82,15 +75,15 @@ async fn import_orgs(
     conn: &Conn,
     turn: &mut CommitTurn,
     page: &TransferPage,
-    there: &There,
-    grown: &mut Grown,
+    existing: &Existing,
+    growth: &mut Growth,
 ) -> Result<(), StoreError> {
     let mut to_put = Vec::new();
     for org in &page.orgs {
-        match there.orgs.get(&org.id) {
-            Some(there) if there == org => continue,
+        match existing.orgs.get(&org.id) {
+            Some(existing) if existing == org => continue,
             Some(_) => turn.told.push(Told::Org(org.id)),
-            None => grown.orgs += 1,
+            None => growth.orgs += 1,
         }
         to_put.push(OrgRow {
             id: org.id,
@@ -162,21 +155,21 @@ async fn import_keys(
     conn: &Conn,
     turn: &mut CommitTurn,
     page: &TransferPage,
-    there: &There,
-    grown: &mut Grown,
+    existing: &Existing,
+    growth: &mut Growth,
 ) -> Result<(), StoreError> {
     have_orgs(conn, page).await?;
-    let known = known_credentials(conn, there).await?;
+    let known = known_credentials(conn, existing).await?;
     let none = BTreeMap::new();
     let (mut keys, mut to_put) = (BTreeMap::new(), Vec::new());
-    for moved in &page.keys {
-        let there = there.keys.get(&moved.key.id);
-        let merged = there.map_or_else(|| moved.key.clone(), |there| merged_key(there, &moved.key));
-        let known = known.get(&moved.key.id).unwrap_or(&none);
+    for transfer in &page.keys {
+        let existing = existing.keys.get(&transfer.key.id);
+        let merged = merge_key(existing, &transfer.key);
+        let known = known.get(&transfer.key.id).unwrap_or(&none);
         let mut all = known.clone();
-        for comes in &moved.credentials {
-            let there_too = known.get(&comes.hash.0);
-            if let Some(merged) = merged_credential(there_too, comes, there.is_none()) {
+        for incoming in &transfer.credentials {
+            let same = known.get(&incoming.hash.0);
+            if let Some(merged) = merge_credential(same, incoming, existing.is_none()) {
                 all.insert(merged.hash.0, merged);
             }
         }
@@ -184,11 +177,9 @@ async fn import_keys(
             .values()
             .filter(|merged| known.get(&merged.hash.0) != Some(merged));
         let changed: Vec<_> = changed.cloned().collect();
-        grown.keys += i64::from(there.is_none());
-        grown.active_keys += i64::from(merged.active);
-        grown.active_keys -= i64::from(there.is_some_and(|there| there.active));
-        match there {
-            Some(there) if *there == merged && changed.is_empty() => continue,
+        growth.add_key(existing, &merged);
+        match existing {
+            Some(existing) if *existing == merged && changed.is_empty() => continue,
             Some(_) => turn.told.push(Told::Key(merged.id)),
             None => {}
         }
@@ -207,7 +198,11 @@ fn latest(all: BTreeMap<[u8; 32], Credential>) -> Option<Credential> {
 
 /// That the organizations of all keys are there.
 async fn have_orgs(conn: &Conn, page: &TransferPage) -> Result<(), StoreError> {
-    let wanted: BTreeSet<_> = page.keys.iter().map(|moved| moved.key.org_id).collect();
+    let wanted: BTreeSet<_> = page
+        .keys
+        .iter()
+        .map(|transfer| transfer.key.org_id)
+        .collect();
     let ids: Vec<_> = wanted.iter().map(|id| id.0 as i64).collect();
     let missing = conn
         .row(
@@ -224,13 +219,13 @@ async fn have_orgs(conn: &Conn, page: &TransferPage) -> Result<(), StoreError> {
 
 type ByHash = BTreeMap<[u8; 32], Credential>;
 
-/// The credentials of the keys that are there.
+/// Returns the credentials of existing keys.
 async fn known_credentials(
     conn: &Conn,
-    there: &There,
+    existing: &Existing,
 ) -> Result<HashMap<KeyId, ByHash>, StoreError> {
     let mut known: HashMap<KeyId, ByHash> = HashMap::new();
-    let ids: Vec<_> = there.keys.keys().map(|id| id.0 as i64).collect();
+    let ids: Vec<_> = existing.keys.keys().map(|id| id.0 as i64).collect();
     if ids.is_empty() {
         return Ok(known);
     }
@@ -312,7 +307,7 @@ async fn import_locks(
     for lock in &page.locks {
         let id = lock.id();
         let there = there.get(&id).and_then(Option::as_ref);
-        if let Some(lock) = merged_lock(lock, there) {
+        if let Some(lock) = merge_lock(there, lock) {
             turn.told.push(Told::Lock(id.clone()));
             changes.push(LockChange {
                 id,

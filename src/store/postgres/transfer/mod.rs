@@ -1,10 +1,10 @@
-//! Moving to and from another store.
+//! Export to and import from another store.
 
+mod conflicts;
 mod counts;
 mod export;
 mod import;
-mod room;
 
+pub(super) use self::conflicts::check;
 pub(super) use self::export::page;
 pub(super) use self::import::import;
-pub(super) use self::room::has_room_for;

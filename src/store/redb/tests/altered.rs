@@ -1,11 +1,11 @@
-//! Files whose bytes were altered, by a failing disk or by somebody.
+//! Files with altered bytes, by a failing disk or by another program.
 
 use std::sync::LazyLock;
 
 use super::*;
 use crate::store::codec::frame;
 
-/// What happened to some bytes of a file.
+/// An alteration of some bytes of a file.
 #[derive(Clone, Debug)]
 enum Alteration {
     Byte(usize, u8),
@@ -35,7 +35,7 @@ impl Alteration {
 }
 
 fn alterations() -> impl Strategy<Value = Vec<Alteration>> {
-    // What steers redb is its header and the start of each page.
+    // The header and the start of each page matter most to redb.
     let place = || {
         prop_oneof![
             2 => 0..320_usize,
@@ -52,13 +52,13 @@ fn alterations() -> impl Strategy<Value = Vec<Alteration>> {
     prop::collection::vec(alteration, 1..=8)
 }
 
-/// A sound file and what it says.
+/// An unaltered file and its answers.
 struct Original {
     bytes: Vec<u8>,
-    says: Vec<Answer>,
+    answers: Vec<Answer>,
 }
 
-/// Files with some of everything, closed and as a kill leaves it.
+/// A file with all kinds of data, closed and as a kill leaves it.
 fn originals() -> [Original; 2] {
     let file = File::new();
     let store = with_keys(&file, 40);
@@ -75,12 +75,12 @@ fn originals() -> [Original; 2] {
     let closed = fs::read(&file.path).unwrap();
     [closed, killed].map(|bytes| {
         fs::write(&file.path, &bytes).unwrap();
-        let says = answers(&file.open());
-        Original { bytes, says }
+        let answers = answers(&file.open());
+        Original { bytes, answers }
     })
 }
 
-/// What a store says, or why it does not.
+/// A result of a store as text.
 pub(super) type Answer = Result<String, String>;
 
 pub(super) fn say<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> Answer {
@@ -105,7 +105,7 @@ pub(super) fn answers(store: &RedbStore) -> Vec<Answer> {
     answers
 }
 
-/// Every kind of change that a guard makes.
+/// All kinds of changes that a guard makes.
 fn change_all(store: &RedbStore) -> Vec<Answer> {
     vec![
         say(store.record(&requests(5, after(30), 50))),
@@ -121,8 +121,8 @@ fn change_all(store: &RedbStore) -> Vec<Answer> {
 static ORIGINALS: LazyLock<[Original; 2]> = LazyLock::new(originals);
 
 proptest! {
-    /// redb once panicked on such files, and on some of them again while it unwound, which ends
-    /// the process.
+    /// redb once panicked on such files, on some of them again while unwinding, which aborts the
+    /// process.
     #[test]
     fn an_altered_file_never_panics(
         killed in any::<bool>(),
@@ -137,20 +137,20 @@ proptest! {
 
         match open(&file.path) {
             Ok(store) => {
-                let mut said = Vec::new();
+                let mut all = Vec::new();
                 if !changes_first {
-                    said = answers(&store);
-                    for (answer, sound) in said.iter().zip(&original.says) {
+                    all = answers(&store);
+                    for (answer, sound) in all.iter().zip(&original.answers) {
                         prop_assert!(answer.is_err() || answer == sound, "{answer:?}");
                     }
                 }
-                said.extend(change_all(&store));
-                for error in said.into_iter().filter_map(Result::err) {
-                    prop_assert!(!error.contains(NONSENSE), "a panic was caught");
+                all.extend(change_all(&store));
+                for error in all.into_iter().filter_map(Result::err) {
+                    prop_assert!(!error.contains(PANICKED), "a panic was caught");
                 }
             }
             Err(refused) => {
-                prop_assert!(!format!("{refused:?}").contains(NONSENSE), "a panic was caught");
+                prop_assert!(!format!("{refused:?}").contains(PANICKED), "a panic was caught");
                 prop_assert!(fs::read(&file.path).unwrap() == bytes, "the file was changed");
             }
         }

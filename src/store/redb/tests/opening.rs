@@ -1,10 +1,10 @@
-//! Opening at the hands of kills and of several openers; what is refused is tested from outside.
+//! Opening after kills and by several openers. Refusals are tested from outside.
 
 use super::*;
 use crate::store::redb::file::DataFile;
 
 #[test]
-fn another_secret_is_refused_after_a_kill_and_the_file_kept_as_it_was() {
+fn another_secret_is_refused_after_a_kill_without_changing_the_file() {
     let file = File::new();
     let store = with_keys(&file, 1_000);
     let killed = file.killed();
@@ -24,7 +24,7 @@ fn another_secret_is_refused_after_a_kill_and_the_file_kept_as_it_was() {
     assert_eq!(killed.open().totals(NOW).unwrap().keys, 1_000);
 }
 
-/// Whether redb has to read a file page by page before it can be used.
+/// Returns whether redb has to read all pages of a file before it can be used.
 fn needs_repair(file: &File) -> bool {
     let repaired = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&repaired);
@@ -60,7 +60,7 @@ fn no_kill_makes_reopening_slow() {
 }
 
 #[test]
-fn whoever_creates_a_file_second_opens_the_first_ones() {
+fn concurrent_openers_create_one_file() {
     let file = File::new();
     let openers: Vec<_> = (0..8)
         .map(|_| {
@@ -79,10 +79,10 @@ fn whoever_creates_a_file_second_opens_the_first_ones() {
     assert_eq!(fs::read_dir(file.dir.path()).unwrap().count(), 1);
 }
 
-/// As a child process that was forked while the file was open, and does not run its program yet.
+/// The copies stand for a child process that was forked while the file was open.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_closed_file_is_unlocked_even_if_a_copy_of_its_descriptor_stays_open() {
+fn a_closed_file_is_unlocked_while_a_copy_of_its_descriptor_is_open() {
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
     let file = File::new();

@@ -1,16 +1,14 @@
 //! Usage and its totals.
 
 use super::*;
-use crate::counter::SavedValue;
-use crate::counter::SubjectId;
-use crate::limit::Balance;
-use crate::limit::Period;
-use crate::limit::WindowLength;
-use crate::store::codec::{ACTIVITY, Activity, Record};
+use crate::counter::{SavedValue, SubjectId};
+use crate::limit::{Period, WindowLength};
+use crate::store::codec::block::CAPACITY;
 use crate::store::conformance::counter;
+use crate::store::totals::Activity;
 
 #[test]
-fn a_block_goes_on_after_a_restart() {
+fn a_block_continues_after_a_restart() {
     let file = File::new();
     drop(with_keys(&file, 1));
     for minute in 0..4 {
@@ -29,19 +27,18 @@ fn a_block_goes_on_after_a_restart() {
     assert_eq!(minutes, [0, 0, 1, 1, 2, 2, 3, 3]);
     let read = store.session().begin_read().unwrap();
     assert!(
-        ::redb::ReadableTableMetadata::is_empty(&read.open_table(codec::USAGE_BLOCKS).unwrap())
-            .unwrap()
+        ::redb::ReadableTableMetadata::is_empty(&read.open_table(USAGE_BLOCKS).unwrap()).unwrap()
     );
 }
 
 #[test]
-fn full_blocks_take_the_place_of_their_pieces() {
+fn full_blocks_replace_their_pieces() {
     use ::redb::ReadableTableMetadata;
 
     let file = File::new();
     let store = with_keys(&file, 1);
     let mut expected = 0;
-    // Some 6 bytes a row: about 3 blocks, across and within batches.
+    // About 6 bytes a row: about 3 blocks, across and within batches.
     for size in [10_000, 1, 5_000, 20_000, 7] {
         store.record(&requests(1, after(expected), size)).unwrap();
         expected += size as u64;
@@ -49,12 +46,12 @@ fn full_blocks_take_the_place_of_their_pieces() {
         assert_eq!(usage.len() as u64, expected);
     }
     let read = store.session().begin_read().unwrap();
-    let blocks = read.open_table(codec::USAGE_BLOCKS).unwrap();
-    let spans = read.open_table(codec::USAGE_SPANS).unwrap();
+    let blocks = read.open_table(USAGE_BLOCKS).unwrap();
+    let times = read.open_table(USAGE_TIMES).unwrap();
     assert_eq!(blocks.len().unwrap(), 3);
-    assert_eq!(spans.len().unwrap(), 3);
-    assert!(read.open_table(codec::USAGE_OPEN).unwrap().len().unwrap() <= 2);
-    // A row in the last block finds itself although earlier ones are not read.
+    assert_eq!(times.len().unwrap(), 3);
+    assert!(read.open_table(USAGE_OPEN).unwrap().len().unwrap() <= 2);
+    // Rows of the last block are found without reading earlier ones.
     assert_eq!(
         store.usage(None, after(15_001), usize::MAX).unwrap().len(),
         20_007
@@ -62,7 +59,7 @@ fn full_blocks_take_the_place_of_their_pieces() {
 }
 
 #[test]
-fn a_failed_batch_changed_nothing_and_the_next_is_readable() {
+fn a_failed_batch_changes_nothing_and_the_next_is_readable() {
     let file = File::new();
     let store = with_keys(&file, 2);
     store.record(&batch([(event(1, NOW), "/first")])).unwrap();
@@ -71,7 +68,7 @@ fn a_failed_batch_changed_nothing_and_the_next_is_readable() {
     let set_activity = |bytes: &[u8]| {
         let write = store.session().begin_write().unwrap();
         write
-            .open_table(codec::ACTIVITY)
+            .open_table(ACTIVITY)
             .unwrap()
             .insert(2, bytes)
             .unwrap();
@@ -85,7 +82,7 @@ fn a_failed_batch_changed_nothing_and_the_next_is_readable() {
     assert!(matches!(failed, Err(StoreError::Damaged(_))));
     assert_eq!(store.totals(NOW).unwrap(), before);
 
-    set_activity(&codec::Record::encode(&codec::Activity::default()).unwrap());
+    set_activity(&Record::encode(&Activity::default()).unwrap());
     store
         .record(&batch([
             (event(1, NOW), "/second"),
@@ -99,7 +96,7 @@ fn a_failed_batch_changed_nothing_and_the_next_is_readable() {
 }
 
 #[test]
-fn windows_stay_until_they_are_over() {
+fn windows_are_kept_until_they_end() {
     let file = File::new();
     let store = with_keys(&file, 2);
     let (one, two) = (SubjectId::key(KeyId(1)), SubjectId::key(KeyId(2)));
@@ -117,34 +114,9 @@ fn windows_stay_until_they_are_over() {
     assert_eq!(store.counters(two).unwrap(), window(after(1)));
     let counter = window(NOW).remove(0).id;
     store
-        .forget_counters(&[(two, counter)], &audit_context())
+        .delete_counters(&[(two, counter)], &audit_context())
         .unwrap();
     assert_eq!(store.counters(two).unwrap(), []);
-}
-
-#[test]
-fn what_a_key_used_of_a_month_before_there_were_balances_is_found() {
-    let file = File::new();
-    let store = with_keys(&file, 1);
-    let activity = Activity {
-        // January 2026.
-        old_quota: (2_026 * 12, 9),
-        ..Activity::default()
-    };
-    store
-        .write(|txn| {
-            let mut table = txn.open_table(ACTIVITY)?;
-            table.insert(1, activity.encode()?.as_slice())?;
-            Ok(())
-        })
-        .unwrap();
-    let february = "2026-02-01T00:00:00Z".parse().unwrap();
-    let expected = Balance::stored(9, february);
-    let found = store.counters(SubjectId::key(KeyId(1))).unwrap();
-    assert_eq!(
-        found,
-        [counter(Period::Month, SavedValue::Balance(expected))]
-    );
 }
 
 #[test]
@@ -167,24 +139,24 @@ fn ended_hours_and_days_are_kept_per_key() {
         let table = read.open_table::<(u64, u64), &[u8]>(table).unwrap();
         let rows = ::redb::ReadableTable::iter(&table).unwrap().map(|row| {
             let (key, value) = row.unwrap();
-            let count: Count = codec::Record::decode(value.value()).unwrap();
+            let count: Count = Record::decode(value.value()).unwrap();
             (key.value(), count.requests)
         });
         rows.collect()
     };
     let hour = NOW.hour();
     assert_eq!(
-        rows(codec::KEY_HOURS),
+        rows(KEY_HOURS),
         BTreeMap::from([((hour, 1), 3), ((hour + 1, 1), 1)])
     );
     assert_eq!(
-        rows(codec::KEY_DAYS),
+        rows(KEY_DAYS),
         BTreeMap::from([((1, NOW.unix_millis() / 86_400_000), 4)])
     );
 }
 
 #[test]
-fn pruning_deletes_what_is_past_its_retention() {
+fn pruning_deletes_data_past_its_retention() {
     use ::redb::ReadableTableMetadata;
 
     let file = File::new();
@@ -195,11 +167,11 @@ fn pruning_deletes_what_is_past_its_retention() {
     let rows = |store: &RedbStore| {
         let read = store.session().begin_read().unwrap();
         [
-            read.open_table(codec::USAGE_BLOCKS).unwrap().len().unwrap(),
-            read.open_table(codec::USAGE_SPANS).unwrap().len().unwrap(),
-            read.open_table(codec::USAGE_OPEN).unwrap().len().unwrap(),
-            read.open_table(codec::MINUTES).unwrap().len().unwrap(),
-            read.open_table(codec::KEY_HOURS).unwrap().len().unwrap(),
+            read.open_table(USAGE_BLOCKS).unwrap().len().unwrap(),
+            read.open_table(USAGE_TIMES).unwrap().len().unwrap(),
+            read.open_table(USAGE_OPEN).unwrap().len().unwrap(),
+            read.open_table(MINUTES).unwrap().len().unwrap(),
+            read.open_table(KEY_HOURS).unwrap().len().unwrap(),
         ]
     };
     let all = rows(&store);
@@ -227,11 +199,34 @@ fn pruning_deletes_what_is_past_its_retention() {
     assert_eq!(totals.all_time.requests, 20_002);
 }
 
+/// Returns the size of the pages of ten blocks of `len` bytes.
+fn pages_of_blocks(len: usize) -> u64 {
+    use ::redb::ReadableTableMetadata;
+
+    let db = ::redb::Database::builder()
+        .create_with_backend(::redb::backends::InMemoryBackend::new())
+        .unwrap();
+    let write = db.begin_write().unwrap();
+    let mut blocks = write.open_table(USAGE_BLOCKS).unwrap();
+    for number in 0..10 {
+        blocks.insert(number, vec![7; len].as_slice()).unwrap();
+    }
+    let stats = blocks.stats().unwrap();
+    stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes()
+}
+
+#[test]
+fn a_full_block_exactly_fits_its_page() {
+    // Ten pages of 64 KiB and the one of 4 KiB that lists them.
+    assert_eq!(pages_of_blocks(CAPACITY), 10 * 65_536 + 4_096);
+    assert!(pages_of_blocks(CAPACITY + 1) > 10 * 100_000);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_batches_are_counted_once_each(
+    fn batches_are_counted_once_each(
         batches in prop::collection::vec(
             prop::collection::vec((1..=30_u64, 0..200_u64, any::<bool>()), 0..40),
             1..8,

@@ -1,7 +1,7 @@
-//! Moving to and from another store.
+//! Export to and import from another store.
 
 mod export;
 mod import;
 
 pub(super) use self::export::page;
-pub(super) use self::import::{has_room_for, import};
+pub(super) use self::import::{check, import};

@@ -1,4 +1,4 @@
-//! What is there already of a page that comes.
+//! Conflicts of an import with existing data.
 
 use std::collections::HashMap;
 
@@ -9,57 +9,61 @@ use crate::store::StoreError;
 use crate::store::postgres::conn::Conn;
 use crate::store::postgres::credentials;
 use crate::store::postgres::rows::{self, key_columns, org_columns};
-use crate::store::transfer::{TransferPage, same_credential, same_key, same_org};
+use crate::store::transfer::TransferPage;
+use crate::store::transfer::merge::{require_same_key, require_same_org, require_same_owner};
 
-/// Organizations and keys of a page that are there.
-pub(super) struct There {
+/// Existing organizations and keys with the ids or names of imported ones.
+pub(super) struct Existing {
     pub(super) orgs: HashMap<OrgId, Org>,
     pub(super) keys: HashMap<KeyId, Key>,
 }
 
-pub(in crate::store::postgres) async fn has_room_for(
+pub(in crate::store::postgres) async fn check(
     conn: &Conn,
     page: &TransferPage,
 ) -> Result<(), StoreError> {
-    find_room(conn, page).await.map(drop)
+    existing(conn, page).await.map(drop)
 }
 
-/// Fails if something else is in the place of what comes.
-pub(super) async fn find_room(conn: &Conn, page: &TransferPage) -> Result<There, StoreError> {
+/// Reads what exists of a page. Fails if the page conflicts with it.
+pub(super) async fn existing(conn: &Conn, page: &TransferPage) -> Result<Existing, StoreError> {
     let orgs = orgs(conn, &page.orgs).await?;
-    for comes in &page.orgs {
-        let skeleton = text::skeleton(&comes.name);
-        let is_in_its_place =
-            |there: &&Org| there.id == comes.id || text::skeleton(&there.name) == skeleton;
+    for incoming in &page.orgs {
+        let skeleton = text::skeleton(&incoming.name);
+        let has_same_id_or_name =
+            |org: &&Org| org.id == incoming.id || text::skeleton(&org.name) == skeleton;
         orgs.iter()
-            .filter(is_in_its_place)
-            .try_for_each(|there| same_org(there, comes))?;
+            .filter(has_same_id_or_name)
+            .try_for_each(|org| require_same_org(org, incoming))?;
     }
     let keys = keys(conn, page).await?;
     let owners = owners(conn, page).await?;
-    for moved in &page.keys {
-        if let Some(there) = keys.get(&moved.key.id) {
-            same_key(there, &moved.key)?;
+    for transfer in &page.keys {
+        if let Some(key) = keys.get(&transfer.key.id) {
+            require_same_key(key, &transfer.key)?;
         }
-        for credential in &moved.credentials {
+        for credential in &transfer.credentials {
             if let Some(owner) = owners.get(&credential.hash) {
-                same_credential(*owner, credential)?;
+                require_same_owner(*owner, credential)?;
             }
         }
     }
-    Ok(There {
+    Ok(Existing {
         orgs: orgs.into_iter().map(|org| (org.id, org)).collect(),
         keys,
     })
 }
 
-/// Those that have the id of one that comes, or a name that looks like its.
-async fn orgs(conn: &Conn, come: &[Org]) -> Result<Vec<Org>, StoreError> {
-    if come.is_empty() {
+/// Returns organizations that have the id of an imported one, or a name that looks like its name.
+async fn orgs(conn: &Conn, incoming: &[Org]) -> Result<Vec<Org>, StoreError> {
+    if incoming.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<_> = come.iter().map(|org| org.id.0 as i64).collect();
-    let skeletons: Vec<_> = come.iter().map(|org| text::skeleton(&org.name)).collect();
+    let ids: Vec<_> = incoming.iter().map(|org| org.id.0 as i64).collect();
+    let skeletons: Vec<_> = incoming
+        .iter()
+        .map(|org| text::skeleton(&org.name))
+        .collect();
     let found = conn
         .rows(
             concat!(
@@ -77,7 +81,11 @@ async fn keys(conn: &Conn, page: &TransferPage) -> Result<HashMap<KeyId, Key>, S
     if page.keys.is_empty() {
         return Ok(HashMap::new());
     }
-    let ids: Vec<_> = page.keys.iter().map(|m| m.key.id.0 as i64).collect();
+    let ids: Vec<_> = page
+        .keys
+        .iter()
+        .map(|transfer| transfer.key.id.0 as i64)
+        .collect();
     let found = conn
         .rows(
             concat!(
@@ -93,7 +101,7 @@ async fn keys(conn: &Conn, page: &TransferPage) -> Result<HashMap<KeyId, Key>, S
 }
 
 async fn owners(conn: &Conn, page: &TransferPage) -> Result<HashMap<HashedKey, KeyId>, StoreError> {
-    let credentials = page.keys.iter().flat_map(|moved| &moved.credentials);
+    let credentials = page.keys.iter().flat_map(|transfer| &transfer.credentials);
     let hashes: Vec<_> = credentials.map(|c| c.hash.0.as_slice()).collect();
     if hashes.is_empty() {
         return Ok(HashMap::new());

@@ -1,4 +1,3 @@
-use crate::model::OrgStatus;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,17 +9,19 @@ use ::redb::backends::FileBackend;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::tables::*;
 use super::*;
-use crate::model::Fingerprint;
-use crate::store::codec;
-pub(super) use crate::store::conformance::audit_context;
+use crate::model::{Fingerprint, OrgStatus};
+use crate::store::codec::Record;
 use crate::store::conformance::{
-    Home, NOW, after, batch, conforms, event, new_key, requests, resolve, suspended,
+    Home, NOW, after, audit_context, batch, conforms, event, new_key, requests, resolve, suspended,
 };
-use crate::store::{Count, IdempotencyKey, UsageEvent};
+use crate::store::{Count, IdempotencyKey, OpenError, UsageEvent};
 use crate::time::{Clock, ManualClock};
 
 mod altered;
+mod disk;
+mod displaced;
 mod faults;
 mod opening;
 mod recording;
@@ -49,7 +50,7 @@ impl File {
         open(&self.path).unwrap()
     }
 
-    /// The file as a kill at this moment would leave it.
+    /// Returns a copy of the file as a kill at this moment would leave it.
     fn killed(&self) -> Self {
         let copy = Self::new();
         fs::copy(&self.path, &copy.path).unwrap();
@@ -83,7 +84,7 @@ fn with_keys(file: &File, keys: u64) -> RedbStore {
 }
 
 #[test]
-fn changes_are_there_after_a_kill() {
+fn changes_survive_a_kill() {
     let file = File::new();
     let store = with_keys(&file, 2);
     store.revoke_key(KeyId(1), &audit_context()).unwrap();
@@ -106,11 +107,11 @@ fn changes_are_there_after_a_kill() {
 }
 
 #[test]
-fn old_names_are_forgotten_among_any_number_of_new_ones() {
+fn expired_requests_are_deleted_among_any_number_of_later_ones() {
     let file = File::new();
     let store = file.open();
-    let once = |name: u8, at| AuditContext {
-        once: Some(IdempotencyKey {
+    let context = |name: u8, at| AuditContext {
+        idempotency_key: Some(IdempotencyKey {
             name: [name; 32],
             request: [0; 32],
         }),
@@ -118,16 +119,16 @@ fn old_names_are_forgotten_among_any_number_of_new_ones() {
         ..audit_context()
     };
     let later = NOW.plus(IdempotencyKey::KEPT);
-    // By their hashes the new ones come first.
-    store.note(&once(200, NOW)).unwrap();
-    (0..100).for_each(|name| store.note(&once(name, later)).unwrap());
+    // The later ones precede it in the order of hashes.
+    store.append_audit(&context(200, NOW)).unwrap();
+    (0..100).for_each(|name| store.append_audit(&context(name, later)).unwrap());
     let left = || {
-        let over = |most| {
+        let expired = |most| {
             store
-                .read(|txn| super::audit::over(txn, later, most))
+                .read(|txn| super::audit::expired_requests(txn, later, most))
                 .unwrap()
         };
-        (over(1).len(), over(1_000).len())
+        (expired(1).len(), expired(1_000).len())
     };
     assert_eq!(left(), (1, 1));
     store.prune(Timestamp::default(), later).unwrap();

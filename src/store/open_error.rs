@@ -1,11 +1,8 @@
 //! Why a data file was not opened.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use redb::{DatabaseError, StorageError};
-
-use super::holder::holder_of;
 use crate::input::InvalidInput;
 use crate::policy::InvalidPolicy;
 
@@ -240,40 +237,4 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-pub(super) fn damaged(
-    path: &Path,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> OpenError {
-    OpenError::Damaged {
-        path: path.into(),
-        source: source.into(),
-    }
-}
-
-pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
-    let path = path.into();
-    match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            OpenError::ReadOnly { path, source }
-        }
-        _ => OpenError::Io { path, source },
-    }
-}
-
-pub(super) fn database_error(path: &Path, error: DatabaseError) -> OpenError {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            OpenError::InUse {
-                path: path.into(),
-                holder: holder_of(path),
-            }
-        }
-        DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => damaged(path, error),
-            _ => io_error(path, error),
-        },
-        error => damaged(path, error),
-    }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// Its id and its name, and whether it is suspended.
 #[cfg(target_os = "linux")]
-pub(super) fn holder_of(path: &Path) -> Option<String> {
+pub(super) fn lock_holder(path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
 
     let inode = std::fs::metadata(path).ok()?.ino();
@@ -26,6 +26,6 @@ pub(super) fn holder_of(path: &Path) -> Option<String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn holder_of(_: &Path) -> Option<String> {
+pub(super) fn lock_holder(_: &Path) -> Option<String> {
     None
 }

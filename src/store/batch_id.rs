@@ -1,11 +1,11 @@
-//! Numbers of usage batches, by which a batch that is written again is recognized.
+//! Ids of usage batches, by which a repeated batch is recognized.
 //!
-//! The commit of a batch may be reported as failed and turn out to be there later. The batch is then
-//! written again under the same id, which is stored with its totals.
+//! A commit may be reported as failed although it succeeds. The batch is then written again under the
+//! same id, which is stored with its totals.
 
 use super::UsageBatch;
 
-/// Identifies a batch: the process that counted it, and its number there.
+/// Identifies a batch by the process that counted it and a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BatchId {
     pub(super) node: [u8; 16],
@@ -13,7 +13,7 @@ pub(super) struct BatchId {
 }
 
 impl BatchId {
-    /// The node, and the number in little-endian.
+    /// Returns the node and the number in little-endian.
     pub(super) fn to_bytes(self) -> [u8; 24] {
         let mut bytes = [0; 24];
         bytes[..16].copy_from_slice(&self.node);
@@ -22,18 +22,18 @@ impl BatchId {
     }
 }
 
-/// The batches of this process.
-pub(super) struct Batches {
+/// Assigns ids to the batches of this process.
+pub(super) struct BatchIds {
     node: [u8; 16],
     last: i64,
-    /// The one that may have been written although that was not acknowledged.
+    /// The batch that may have been written without an acknowledgement.
     pending: Option<(i64, Shape)>,
 }
 
-/// What a batch that is tried again has in common with what was tried.
+/// What a repeated batch has in common with the first attempt.
 type Shape = (usize, usize, usize, u64);
 
-impl Batches {
+impl BatchIds {
     /// Fails if the system has no random numbers.
     pub(super) fn new() -> Result<Self, getrandom::Error> {
         let mut node = [0; 16];
@@ -45,15 +45,15 @@ impl Batches {
         })
     }
 
-    /// Returns the id of a batch: the same as before if it is the one that could not be written
-    /// before. `None` for a batch of absolute states alone, which may be written any number of times.
+    /// Returns the id of a batch; the same one for a repeated batch. Returns `None` for a batch of states
+    /// alone, which may be written any number of times.
     pub(super) fn id(&mut self, batch: &UsageBatch) -> Option<BatchId> {
         let shape = shape(batch);
         if shape == Shape::default() {
             return None;
         }
         let sequence = match self.pending {
-            Some((sequence, tried)) if tried == shape => sequence,
+            Some((sequence, attempted)) if attempted == shape => sequence,
             _ => self.last + 1,
         };
         self.last = self.last.max(sequence);
@@ -64,12 +64,12 @@ impl Batches {
         })
     }
 
-    /// Notes that the last batch was written.
-    pub(super) fn written(&mut self) {
+    /// Notes that the last batch was committed.
+    pub(super) fn acknowledge(&mut self) {
         self.pending = None;
     }
 
-    /// As if the last batch, which was `batch`, had not been acknowledged.
+    /// Undoes [`acknowledge`](Self::acknowledge) of the last batch, which was `batch`.
     #[cfg(all(test, feature = "postgres"))]
     pub(super) fn not_acknowledged(&mut self, batch: &UsageBatch) {
         self.pending = Some((self.last, shape(batch)));

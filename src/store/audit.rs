@@ -1,0 +1,67 @@
+//! The context of an audited change, and idempotency.
+
+use std::time::Duration;
+
+use super::StoreError;
+use crate::net::ClientIp;
+use crate::time::Timestamp;
+
+/// Who makes a change, for the audit log.
+#[derive(Clone, Debug)]
+pub(crate) struct AuditContext {
+    pub(crate) at: Timestamp,
+    pub(crate) actor: String,
+    pub(crate) ip: ClientIp,
+    pub(crate) action: &'static str,
+    /// The id of the changed key or organization; `None` if the change creates it.
+    pub(crate) subject: Option<u64>,
+    pub(crate) details: serde_json::Value,
+    /// Makes the change at most once.
+    pub(crate) idempotency_key: Option<IdempotencyKey>,
+}
+
+/// Identifies a request that a client may repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdempotencyKey {
+    /// The hash of the key that the client sent.
+    pub(crate) name: [u8; 32],
+    /// The hash of the request.
+    pub(crate) request: [u8; 32],
+}
+
+impl IdempotencyKey {
+    /// How long a completed request is remembered.
+    pub(crate) const KEPT: Duration = Duration::from_secs(86_400);
+
+    /// Fails if `completed`, which has the same name, forbids the request at `now`.
+    pub(super) fn check(
+        &self,
+        completed: &CompletedRequest,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        if completed.is_expired(now) {
+            return Ok(());
+        }
+        match completed.request == self.request {
+            true => Err(StoreError::AlreadyDone(completed.subject)),
+            false => Err(StoreError::IdempotencyKeyReused),
+        }
+    }
+}
+
+/// A request that was completed under an [`IdempotencyKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CompletedRequest {
+    pub(crate) at: Timestamp,
+    /// [`IdempotencyKey::request`].
+    pub(crate) request: [u8; 32],
+    /// The id of the changed key or organization.
+    pub(crate) subject: Option<u64>,
+}
+
+impl CompletedRequest {
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        // A time that lies further ahead comes from a wrong clock.
+        self.at.plus(IdempotencyKey::KEPT) <= now || self.at.since(now) > IdempotencyKey::KEPT
+    }
+}

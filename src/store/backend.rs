@@ -1,0 +1,215 @@
+//! The trait that every store implements.
+
+use crate::counter::{CounterId, SavedCounter, SavedIpCounters, SubjectId};
+use crate::lockout::{Lock, LockChange};
+use crate::model::{AuditEntry, BackendHealth, HashedKey, Key, KeyId, Org, OrgId, Usage};
+use crate::sys::{Deadline, MaybeReady};
+use crate::time::Timestamp;
+
+use super::transfer::{PageCursor, TransferPage};
+use super::{
+    AuditContext, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Rotation, StoreError,
+    Totals, UsageBatch,
+};
+
+/// Organizations, keys, credentials and usage.
+///
+/// A change is durable when its method returns. A method that takes an [`AuditContext`] appends it to
+/// the audit log in the same transaction, and fails without a change if a request with the same
+/// idempotency key was completed before.
+pub(crate) trait Store: Send + Sync + 'static {
+    /// Returns the key that `hash` authenticates and its organization, from one consistent read.
+    fn resolve<'a>(
+        &'a self,
+        hash: &'a HashedKey,
+        deadline: &'a Deadline,
+    ) -> MaybeReady<'a, Result<Option<Resolved>, StoreError>>;
+
+    /// Like [`Store::resolve`], by id; `credential_expires_at` is `None`.
+    fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError>;
+
+    /// Returns the stored counters of a key or an organization.
+    fn counters(&self, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError>;
+
+    fn create_org(&self, name: &str, audit: &AuditContext) -> Result<Org, StoreError>;
+    fn org(&self, id: OrgId) -> Result<Org, StoreError>;
+    fn org_named(&self, name: &str) -> Result<Org, StoreError>;
+    /// Returns at most `limit` organizations with ids above `after`, by id.
+    fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError>;
+    fn update_org(
+        &self,
+        id: OrgId,
+        change: OrgChange,
+        audit: &AuditContext,
+    ) -> Result<Org, StoreError>;
+
+    /// Creates all of the keys or none. One call is faster than one per key.
+    fn create_keys(
+        &self,
+        keys: Vec<(NewKey, NewCredential)>,
+        audit: &AuditContext,
+    ) -> Result<Vec<Key>, StoreError>;
+    fn create_key(
+        &self,
+        key: NewKey,
+        credential: NewCredential,
+        audit: &AuditContext,
+    ) -> Result<Key, StoreError> {
+        let created = self.create_keys(vec![(key, credential)], audit)?.pop();
+        created.ok_or_else(|| StoreError::Damaged("a created key is missing".into()))
+    }
+    fn key(&self, id: KeyId) -> Result<Key, StoreError>;
+    /// Returns at most `limit` keys, of one organization or of all, with ids above `after`, by id.
+    fn keys(
+        &self,
+        org: Option<OrgId>,
+        after: Option<KeyId>,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError>;
+    /// Returns at most `limit` keys whose shown prefix starts with `text`, by prefix and id.
+    fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError>;
+    fn update_key(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        audit: &AuditContext,
+    ) -> Result<Key, StoreError>;
+    /// Adds a credential to a key that is not revoked. Its other credentials expire at
+    /// [`Rotation::retire_at`], or earlier if they already do.
+    ///
+    /// Fails with [`StoreError::Expired`] if the key has expired and gets no new time of expiry.
+    fn add_credential(
+        &self,
+        id: KeyId,
+        credential: NewCredential,
+        rotation: Rotation,
+        audit: &AuditContext,
+    ) -> Result<Key, StoreError>;
+    /// Replaces the hashes of credentials by hashes under [`HashScheme::KeyedBlake3`]. Skips a
+    /// credential that no longer has its old hash, or whose new hash exists. Appends one audit entry
+    /// per replaced hash, about its key.
+    ///
+    /// [`HashScheme::KeyedBlake3`]: crate::model::HashScheme::KeyedBlake3
+    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError>;
+    /// Marks a key inactive for good. Revoking a revoked key changes nothing.
+    fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError>;
+
+    /// Appends to the audit log without changing anything else.
+    fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError>;
+    /// Returns at most `limit` audit entries with ids below `before`, latest first.
+    fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Stores the windows of keys and organizations in place of the stored ones of the same subject.
+    fn save_windows(
+        &self,
+        windows: Vec<(SubjectId, Vec<SavedCounter>)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Stores the windows of addresses in place of all stored before.
+    fn save_ip_counters(&self, counters: Vec<SavedIpCounters>) -> Result<(), StoreError>;
+    fn ip_counters(&self) -> Result<Vec<SavedIpCounters>, StoreError>;
+    /// Deletes stored windows.
+    fn delete_counters(
+        &self,
+        counters: &[(SubjectId, CounterId)],
+        audit: &AuditContext,
+    ) -> Result<(), StoreError>;
+
+    /// Writes all of a batch of usage, with its totals and balances, or nothing.
+    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError>;
+    /// Deletes raw usage before `raw_before` and totals past their [retention](super::retention).
+    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError>;
+    /// Returns at most `limit` rows of raw usage since `from`, in the order of recording.
+    fn usage(
+        &self,
+        key: Option<KeyId>,
+        from: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Usage>, StoreError>;
+    /// Returns all stored locks, including those that have ended.
+    fn locks(&self) -> Result<Vec<Lock>, StoreError>;
+    fn change_locks(&self, changes: &[LockChange], audit: &AuditContext) -> Result<(), StoreError>;
+    fn totals(&self, now: Timestamp) -> Result<Totals, StoreError>;
+
+    /// Returns a page of an export. The first page starts at [`PageCursor::default`], each further one
+    /// at [`TransferPage::next`].
+    ///
+    /// Each organization, key, balance, lock and total is in exactly one page; organizations precede
+    /// keys, and keys precede their counts. Concurrent changes may be missed.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    fn export(&self, from: PageCursor) -> Result<TransferPage, StoreError>;
+    /// Checks that a page can be imported; writes nothing.
+    ///
+    /// Fails with [`StoreError::Occupied`] if the id or the name of an organization, the id of a key or
+    /// the hash of a credential is taken by another one.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    fn check_import(&self, page: &TransferPage) -> Result<(), StoreError>;
+    /// Writes all of a page or nothing, and fails like [`Store::check_import`]. Ids are kept; new ids
+    /// are above all imported ones.
+    ///
+    /// Importing a page again changes nothing, in any order of pages. An imported organization or key
+    /// replaces the existing one, but a revoked key stays revoked. Of credentials, balances and locks
+    /// on both sides, the stricter or later one stays; of totals, the greater number of each row. See
+    /// [`transfer::merge`](super::transfer::merge).
+    ///
+    /// Appends nothing to the audit log.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    fn import(&self, page: &TransferPage) -> Result<(), StoreError>;
+
+    /// Calls `listener` with changes by other processes until the store is dropped. Changes through
+    /// this store may be reported too.
+    fn subscribe(&self, listener: Box<dyn Fn(ChangeEvent) + Send + Sync>) {
+        drop(listener);
+    }
+
+    /// Whether the data is on another server.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    /// Returns the health of the other server, if there is one.
+    fn health(&self) -> Option<BackendHealth> {
+        None
+    }
+
+    /// After a failed change, tries whether changes work again: if the retry is due, or `at_once`.
+    fn recover(&self, at_once: bool) {
+        let _ = at_once;
+    }
+
+    /// Returns why changes are refused now, if they are.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns warnings for the administrator.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// A key and all that a decision needs to know about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) key: Key,
+    pub(crate) org: Org,
+    pub(crate) credential_expires_at: Option<Timestamp>,
+    /// Balances of the key and its organization; `None` if they are read on demand.
+    pub(crate) balances: Option<Vec<(SubjectId, Vec<SavedCounter>)>>,
+}
+
+/// A change of a shared store by another process.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+pub(crate) enum ChangeEvent {
+    /// A key, or one of its credentials.
+    Key(KeyId),
+    Org(OrgId),
+    /// Changed locks, in their current state.
+    Locks(Vec<LockChange>),
+    /// All current locks.
+    AllLocks(Vec<Lock>),
+    /// Any key or organization may have changed: events were lost, or the connection was lost for too
+    /// long.
+    Everything,
+}

@@ -1,0 +1,187 @@
+//! Keys and their credentials.
+
+use std::num::NonZeroU32;
+
+use serde::{Deserialize, Serialize};
+
+use super::org::{StoredOverride, read_limits, read_overrides, store_overrides};
+use super::record::{decode, encode};
+use super::{StoreError, damaged};
+use crate::limit::Limit;
+use crate::model::{Credential, HashScheme, HashedKey, Key, KeyId, KeyStatus, OrgId, Scope};
+use crate::net::CidrSet;
+use crate::time::Timestamp;
+
+#[derive(Serialize, Deserialize)]
+struct StoredKey<'a> {
+    org_id: u64,
+    #[serde(borrow)]
+    label: &'a str,
+    prefix: &'a str,
+    active: bool,
+    scopes: Vec<&'a str>,
+    rate_limit_per_minute: NonZeroU32,
+    limits: Vec<String>,
+    allowed_ips: Vec<String>,
+    overrides: Vec<StoredOverride<'a>>,
+    created_at: u64,
+    expires_at: Option<u64>,
+}
+
+/// Encodes all of a key but its last use, which is part of its [`Activity`](crate::store::totals::Activity).
+pub(crate) fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
+    encode(&StoredKey {
+        org_id: key.org_id.0,
+        label: &key.label,
+        prefix: &key.prefix,
+        active: key.active,
+        scopes: key.scopes.iter().map(Scope::as_str).collect(),
+        rate_limit_per_minute: key.rate_limit_per_minute,
+        limits: key.limits.iter().map(Limit::to_string).collect(),
+        allowed_ips: key.allowed_ips.texts(),
+        overrides: store_overrides(&key.lifts),
+        created_at: key.created_at.unix_millis(),
+        expires_at: key.expires_at.map(Timestamp::unix_millis),
+    })
+}
+
+pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
+    let stored: StoredKey<'_> = decode("a key", bytes)?;
+    let scopes = stored.scopes.iter().map(|text| text.parse::<Scope>());
+    Ok(Key {
+        id,
+        org_id: OrgId(stored.org_id),
+        label: stored.label.to_owned(),
+        prefix: stored.prefix.to_owned(),
+        active: stored.active,
+        status: KeyStatus::stored(stored.active),
+        scopes: scopes
+            .collect::<Result<_, _>>()
+            .map_err(|_| damaged("a key has an invalid scope"))?,
+        rate_limit_per_minute: stored.rate_limit_per_minute,
+        limits: read_limits(&stored.limits)?,
+        allowed_ips: CidrSet::parse("allowed_ips", &stored.allowed_ips)
+            .map_err(|_| damaged("a key has an invalid allowed address"))?,
+        lifts: read_overrides(stored.overrides),
+        created_at: Timestamp::from_unix_millis(stored.created_at),
+        expires_at: stored.expires_at.map(Timestamp::from_unix_millis),
+        last_used_at: None,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCredential {
+    scheme: u8,
+    secret_id: u32,
+    key_id: u64,
+    created_at: u64,
+    expires_at: Option<u64>,
+}
+
+const KEYED_BLAKE3: u8 = 1;
+const SHA256: u8 = 2;
+
+pub(crate) fn encode_credential(credential: &Credential) -> Result<Vec<u8>, StoreError> {
+    encode(&StoredCredential {
+        scheme: match credential.scheme {
+            HashScheme::KeyedBlake3 => KEYED_BLAKE3,
+            HashScheme::Sha256 => SHA256,
+        },
+        secret_id: credential.secret_id,
+        key_id: credential.key_id.0,
+        created_at: credential.created_at.unix_millis(),
+        expires_at: credential.expires_at.map(Timestamp::unix_millis),
+    })
+}
+
+pub(crate) fn decode_credential(hash: HashedKey, bytes: &[u8]) -> Result<Credential, StoreError> {
+    let stored: StoredCredential = decode("a credential", bytes)?;
+    Ok(Credential {
+        hash,
+        scheme: match stored.scheme {
+            KEYED_BLAKE3 => HashScheme::KeyedBlake3,
+            SHA256 => HashScheme::Sha256,
+            _ => return Err(damaged("a credential has an unknown hash scheme")),
+        },
+        secret_id: stored.secret_id,
+        key_id: KeyId(stored.key_id),
+        created_at: Timestamp::from_unix_millis(stored.created_at),
+        expires_at: stored.expires_at.map(Timestamp::from_unix_millis),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::LimitOverride;
+    use proptest::prelude::*;
+
+    fn key() -> Key {
+        Key {
+            id: KeyId(7),
+            org_id: OrgId(3),
+            label: "web".into(),
+            prefix: "kg_live_abcd".into(),
+            active: true,
+            status: KeyStatus::Active,
+            scopes: vec!["read".parse().unwrap(), "orders:write".parse().unwrap()],
+            rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
+            limits: crate::limit::list(["10/s", "5000 credits +1/h shadow"]).unwrap(),
+            allowed_ips: "10.0.0.0/8,local".parse().unwrap(),
+            lifts: vec![LimitOverride {
+                rule: "10/s".into(),
+                until: Timestamp::from_unix_millis(5),
+            }],
+            created_at: Timestamp::from_unix_millis(1_700_000_000_000),
+            expires_at: None,
+            last_used_at: None,
+        }
+    }
+
+    #[test]
+    fn keys_read_back() {
+        let key = key();
+        assert_eq!(decode_key(key.id, &encode_key(&key).unwrap()).unwrap(), key);
+    }
+
+    #[test]
+    fn credentials_of_both_schemes_read_back() {
+        let hash = HashedKey([7; 32]);
+        for scheme in [HashScheme::KeyedBlake3, HashScheme::Sha256] {
+            let credential = Credential {
+                hash,
+                scheme,
+                secret_id: 1,
+                key_id: KeyId(9),
+                created_at: Timestamp::from_unix_millis(5),
+                expires_at: Some(Timestamp::from_unix_millis(6)),
+            };
+            let bytes = encode_credential(&credential).unwrap();
+            assert_eq!(decode_credential(hash, &bytes).unwrap(), credential);
+        }
+        // The layout of format 3.
+        let first = decode_credential(hash, &[1, 1, 1, 9, 5, 0]).unwrap();
+        assert_eq!(first.scheme, HashScheme::KeyedBlake3);
+    }
+
+    #[test]
+    fn truncated_extended_and_newer_records_are_damaged() {
+        let bytes = encode_key(&key()).unwrap();
+        for len in 0..bytes.len() {
+            assert!(decode_key(KeyId(7), &bytes[..len]).is_err());
+        }
+        assert!(decode_key(KeyId(7), &[&bytes[..], &[0]].concat()).is_err());
+        let newer = [&[bytes[0] + 1], &bytes[1..]].concat();
+        assert!(decode_key(KeyId(7), &newer).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(body: Vec<u8>) {
+            for bytes in [&body[..], &[&[1], &body[..]].concat()] {
+                let _ = decode_key(KeyId(1), bytes);
+                let _ = decode_credential(HashedKey([0; 32]), bytes);
+            }
+        }
+    }
+}

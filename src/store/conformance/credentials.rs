@@ -1,0 +1,119 @@
+//! Rotation, expiry and revocation.
+
+use super::{Home, NOW, after, audit_context, new_key, resolve, retiring, with_keys};
+use crate::model::{KeyId, OrgId};
+use crate::store::{KeyChange, NewCredential, Rotation, StoreError};
+
+pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(home: &dyn Home) {
+    let store = with_keys(home, 1);
+    let credential = |n| NewCredential {
+        shown_prefix: "kg_live_wxyz".into(),
+        ..new_key(OrgId(1), n).1
+    };
+    let rotated = store
+        .add_credential(
+            KeyId(1),
+            credential(2),
+            retiring(after(20)),
+            &audit_context(),
+        )
+        .unwrap();
+    assert_eq!(rotated.prefix, "kg_live_wxyz");
+    store
+        .add_credential(
+            KeyId(1),
+            credential(3),
+            retiring(after(60)),
+            &audit_context(),
+        )
+        .unwrap();
+
+    let expiry = |n| {
+        let resolved = resolve(&*store, n).unwrap().unwrap();
+        assert_eq!(resolved.key.id, KeyId(1));
+        resolved.credential_expires_at
+    };
+    assert_eq!(expiry(1), Some(after(20)), "an earlier expiry stays");
+    assert_eq!(expiry(2), Some(after(60)));
+    assert_eq!(expiry(3), None);
+}
+
+/// Expired keys once counted as active, and could be extended by accident and rotated unchanged.
+pub(in crate::store) fn expired_keys_are_counted_apart_and_extended_only_explicitly(
+    home: &dyn Home,
+) {
+    let store = with_keys(home, 3);
+    let expiring = |at| KeyChange {
+        expires_at: Some(at),
+        unless_expired_at: Some(NOW),
+        ..KeyChange::default()
+    };
+    let change = |id, change| store.update_key(KeyId(id), change, &audit_context());
+    change(1, expiring(Some(after(10)))).unwrap();
+    change(2, expiring(Some(after(20)))).unwrap();
+    let active = |at| store.totals(at).unwrap().active_keys;
+    assert_eq!(
+        [NOW, after(9), after(10), after(30)].map(active),
+        [3, 3, 2, 1]
+    );
+    store.revoke_key(KeyId(2), &audit_context()).unwrap();
+    assert_eq!([NOW, after(30)].map(active), [2, 1]);
+
+    let late = KeyChange {
+        unless_expired_at: Some(after(10)),
+        ..expiring(None)
+    };
+    assert!(matches!(
+        change(1, late),
+        Err(StoreError::Expired(KeyId(1)))
+    ));
+    let rotate = |expires_at, n| {
+        let rotation = Rotation {
+            now: after(15),
+            expires_at,
+            ..retiring(after(60))
+        };
+        store.add_credential(KeyId(1), new_key(OrgId(1), n).1, rotation, &audit_context())
+    };
+    assert!(matches!(
+        rotate(None, 8),
+        Err(StoreError::Expired(KeyId(1)))
+    ));
+    let rotated = rotate(Some(Some(after(90))), 9).unwrap();
+    assert_eq!(rotated.expires_at, Some(after(90)));
+    assert_eq!(store.key(KeyId(1)).unwrap(), rotated);
+    let old = resolve(&*store, 1).unwrap().unwrap();
+    assert_eq!(
+        old.credential_expires_at,
+        Some(after(15)),
+        "an expired credential is not accepted again"
+    );
+    assert_eq!([after(30), after(90)].map(active), [2, 1]);
+    let forever = KeyChange {
+        expires_at: Some(None),
+        ..KeyChange::default()
+    };
+    change(1, forever).unwrap();
+    assert_eq!(active(after(90)), 2);
+}
+
+pub(in crate::store) fn revocation_is_final(home: &dyn Home) {
+    let store = with_keys(home, 2);
+    assert!(!store.revoke_key(KeyId(1), &audit_context()).unwrap().active);
+    assert!(!store.revoke_key(KeyId(1), &audit_context()).unwrap().active);
+    let totals = store.totals(NOW).unwrap();
+    assert_eq!((totals.keys, totals.active_keys), (2, 1));
+    assert!(matches!(
+        store.update_key(KeyId(1), KeyChange::default(), &audit_context()),
+        Err(StoreError::Revoked(KeyId(1)))
+    ));
+    assert!(matches!(
+        store.add_credential(
+            KeyId(1),
+            new_key(OrgId(1), 9).1,
+            retiring(NOW),
+            &audit_context()
+        ),
+        Err(StoreError::Revoked(KeyId(1)))
+    ));
+}

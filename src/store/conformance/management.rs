@@ -1,0 +1,253 @@
+//! Organizations and keys.
+
+use std::num::NonZeroU32;
+
+use super::{Home, NOW, after, audit_context, new_key, resolve, retiring, with_keys};
+use crate::model::{Key, KeyId, LimitOverride, OrgId, OrgStatus};
+use crate::store::{KeyChange, NewCredential, NewKey, NewOverride, OrgChange, StoreError};
+use crate::time::Timestamp;
+
+pub(in crate::store) fn credentials_resolve_to_key_and_organization(home: &dyn Home) {
+    let store = with_keys(home, 2);
+    let resolved = resolve(&*store, 2).unwrap().unwrap();
+    assert_eq!(resolved.key, store.key(KeyId(2)).unwrap());
+    assert_eq!(resolved.org, store.org_named("acme").unwrap());
+    assert_eq!(resolved.credential_expires_at, None);
+    assert!(resolve(&*store, 3).unwrap().is_none());
+    assert_eq!(
+        store.resolve_id(KeyId(2)).unwrap().unwrap().key,
+        resolved.key
+    );
+    assert!(store.resolve_id(KeyId(3)).unwrap().is_none());
+}
+
+pub(in crate::store) fn org_names_are_unique(home: &dyn Home) {
+    let store = with_keys(home, 0);
+    assert!(matches!(
+        store.create_org("acme", &audit_context()),
+        Err(StoreError::DuplicateOrg(name)) if name == "acme"
+    ));
+    // The first letter is Cyrillic.
+    assert!(matches!(
+        store.create_org("\u{430}cme", &audit_context()),
+        Err(StoreError::SimilarOrg(name)) if name == "acme"
+    ));
+    assert!(matches!(
+        store.org_named("Acme"),
+        Err(StoreError::NoOrgNamed(_))
+    ));
+    assert_eq!(store.totals(NOW).unwrap().orgs, 1);
+}
+
+pub(in crate::store) fn keys_are_created_all_or_none(home: &dyn Home) {
+    let store = with_keys(home, 1);
+    let refused = store.create_keys(
+        vec![new_key(OrgId(1), 2), new_key(OrgId(9), 3)],
+        &audit_context(),
+    );
+    assert!(matches!(refused, Err(StoreError::NoOrg(OrgId(9)))));
+    assert!(resolve(&*store, 2).unwrap().is_none());
+
+    // The text of another key.
+    let refused = store.create_keys(
+        vec![new_key(OrgId(1), 2), new_key(OrgId(1), 1)],
+        &audit_context(),
+    );
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    assert_eq!(resolve(&*store, 1).unwrap().unwrap().key.id, KeyId(1));
+    assert_eq!(store.keys(None, None, 9).unwrap().len(), 1);
+
+    let (key, credential) = new_key(OrgId(1), 2);
+    assert_eq!(
+        store
+            .create_key(key, credential, &audit_context())
+            .unwrap()
+            .id,
+        KeyId(2)
+    );
+}
+
+pub(in crate::store) fn listings_are_paged(home: &dyn Home) {
+    let store = with_keys(home, 3);
+    let other = store.create_org("other", &audit_context()).unwrap();
+    store
+        .create_keys(vec![new_key(other.id, 4)], &audit_context())
+        .unwrap();
+    store
+        .create_keys(vec![new_key(OrgId(1), 5)], &audit_context())
+        .unwrap();
+
+    let ids = |org, after, limit| -> Vec<u64> {
+        let keys = store.keys(org, after, limit).unwrap();
+        keys.into_iter().map(|key| key.id.0).collect()
+    };
+    assert_eq!(ids(None, None, 9), [1, 2, 3, 4, 5]);
+    assert_eq!(ids(None, Some(KeyId(3)), 1), [4]);
+    assert_eq!(ids(Some(OrgId(1)), None, 9), [1, 2, 3, 5]);
+    assert_eq!(ids(Some(OrgId(1)), Some(KeyId(2)), 9), [3, 5]);
+    assert_eq!(ids(Some(other.id), None, 9), [4]);
+    assert!(matches!(
+        store.keys(Some(OrgId(3)), None, 9),
+        Err(StoreError::NoOrg(OrgId(3)))
+    ));
+    assert_eq!(store.orgs(Some(OrgId(1)), 9).unwrap(), [other]);
+    assert_eq!(store.orgs(None, 1).unwrap()[0].id, OrgId(1));
+}
+
+pub(in crate::store) fn updates_change_only_named_fields(home: &dyn Home) {
+    let store = with_keys(home, 1);
+    let before = store.key(KeyId(1)).unwrap();
+    let change = KeyChange {
+        label: Some("new".into()),
+        expires_at: Some(Some(after(1))),
+        ..KeyChange::default()
+    };
+    let updated = store
+        .update_key(KeyId(1), change, &audit_context())
+        .unwrap();
+    let expected = Key {
+        label: "new".into(),
+        expires_at: Some(after(1)),
+        ..before
+    };
+    assert_eq!(updated, expected);
+    assert_eq!(store.key(KeyId(1)).unwrap(), expected);
+    assert!(matches!(
+        store.update_key(KeyId(2), KeyChange::default(), &audit_context()),
+        Err(StoreError::NoKey(KeyId(2)))
+    ));
+}
+
+pub(in crate::store) fn all_fields_of_keys_and_organizations_read_back(home: &dyn Home) {
+    let store = home.open();
+    let limit_override = LimitOverride {
+        rule: "60/min".into(),
+        until: after(5),
+    };
+    let new_override = NewOverride {
+        limit_override: limit_override.clone(),
+        now: NOW,
+    };
+    let texts = [
+        "9 daily",
+        "500 monthly",
+        "8 concurrent shadow",
+        "5 credits +1/hour",
+    ];
+    let limits: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+    let org = store
+        .create_org("\u{e9}\u{1f511}'\\", &audit_context())
+        .unwrap();
+    let change = OrgChange {
+        status: Some(OrgStatus::Suspended),
+        limits: Some(limits.clone()),
+        limit_override: Some(new_override.clone()),
+    };
+    let org = store.update_org(org.id, change, &audit_context()).unwrap();
+    assert_eq!((&org.limits, &org.lifts), (&limits, &vec![limit_override]));
+    assert_eq!(store.org(org.id).unwrap(), org);
+
+    let (new, credential) = new_key(org.id, 1);
+    let new = NewKey {
+        scopes: vec!["read".parse().unwrap(), "write:all".parse().unwrap()],
+        rate_limit_per_minute: NonZeroU32::MAX,
+        limits: limits.clone(),
+        allowed_ips: "10.0.0.0/8,2001:db8::/32,local".parse().unwrap(),
+        expires_at: Some(Timestamp::MAX),
+        ..new
+    };
+    let scopes = new.scopes.clone();
+    let created = store.create_key(new, credential, &audit_context()).unwrap();
+    assert_eq!((&created.limits, &created.scopes), (&limits, &scopes));
+    let change = KeyChange {
+        scopes: Some(Vec::new()),
+        limit_override: Some(new_override),
+        ..KeyChange::default()
+    };
+    let key = store
+        .update_key(created.id, change, &audit_context())
+        .unwrap();
+    assert_eq!(store.key(key.id).unwrap(), key);
+    let resolved = resolve(&*store, 1).unwrap().unwrap();
+    assert_eq!((resolved.key, resolved.org), (key, org));
+}
+
+pub(in crate::store) fn overrides_of_different_limits_are_independent(home: &dyn Home) {
+    let store = with_keys(home, 1);
+    let change = |rule: &str, until, now| -> (KeyChange, OrgChange) {
+        let rule = rule.to_owned();
+        let limit_override = Some(NewOverride {
+            limit_override: LimitOverride { rule, until },
+            now,
+        });
+        let key = KeyChange {
+            limit_override: limit_override.clone(),
+            ..KeyChange::default()
+        };
+        let org = OrgChange {
+            limit_override,
+            ..OrgChange::default()
+        };
+        (key, org)
+    };
+    let overrides = |rule, until, now| {
+        let (of_key, of_org) = change(rule, after(until), after(now));
+        let key = store
+            .update_key(KeyId(1), of_key, &audit_context())
+            .unwrap();
+        let org = store
+            .update_org(OrgId(1), of_org, &audit_context())
+            .unwrap();
+        assert_eq!(key.lifts, org.lifts);
+        assert_eq!(store.key(KeyId(1)).unwrap().lifts, key.lifts);
+        let overrides = key.lifts.into_iter();
+        let overrides = overrides.map(|known| (known.rule, known.until));
+        overrides.collect::<Vec<_>>()
+    };
+    let of = |rule: &str, until| (rule.to_owned(), after(until));
+    assert_eq!(overrides("daily", 5, 0), [of("daily", 5)]);
+    assert_eq!(overrides("10/s", 9, 0), [of("daily", 5), of("10/s", 9)]);
+    assert_eq!(overrides("daily", 7, 0), [of("10/s", 9), of("daily", 7)]);
+    // Ended overrides are removed.
+    assert_eq!(overrides("10/s", 8, 8), []);
+}
+
+pub(in crate::store) fn keys_are_found_by_prefix(home: &dyn Home) {
+    let store = with_keys(home, 0);
+    let with_prefix = |n, prefix: &str| {
+        let (key, credential) = new_key(OrgId(1), n);
+        let shown_prefix = prefix.to_owned();
+        (
+            key,
+            NewCredential {
+                shown_prefix,
+                ..credential
+            },
+        )
+    };
+    let keys = [
+        (1, "kg_b"),
+        (2, "kg_ab"),
+        (3, "kg_a"),
+        (4, "kg_a"),
+        (5, "kg%"),
+    ];
+    let keys = keys.map(|(n, prefix)| with_prefix(n, prefix));
+    store.create_keys(keys.into(), &audit_context()).unwrap();
+    let found = |text: &str, limit| -> Vec<u64> {
+        let keys = store.keys_with_prefix(text, limit).unwrap();
+        keys.into_iter().map(|key| key.id.0).collect()
+    };
+    assert_eq!(found("kg_a", 9), [3, 4, 2]);
+    assert_eq!(found("kg_a", 2), [3, 4]);
+    assert_eq!(found("kg%", 9), [5]);
+    assert_eq!(found("kg_c", 9), [0; 0]);
+
+    // A rotation changes the prefix.
+    let (_, credential) = with_prefix(6, "kg_c");
+    store
+        .add_credential(KeyId(3), credential, retiring(after(1)), &audit_context())
+        .unwrap();
+    assert_eq!(found("kg_a", 9), [4, 2]);
+    assert_eq!(found("kg_c", 9), [3]);
+}

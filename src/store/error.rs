@@ -1,0 +1,75 @@
+//! Errors of a store.
+
+use crate::model::{KeyId, OrgId};
+
+/// Why a store could not do what was requested.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("there is no organization with the id {0}")]
+    NoOrg(OrgId),
+    #[error("there is no organization named `{0}`")]
+    NoOrgNamed(String),
+    #[error("an organization named `{0}` exists already")]
+    DuplicateOrg(String),
+    #[error("the organization `{0}` exists already, whose name looks the same; give another name")]
+    SimilarOrg(String),
+    #[error("there is no key with the id {0}")]
+    NoKey(KeyId),
+    #[error("key {0} was revoked, which is final")]
+    Revoked(KeyId),
+    #[error(
+        "key {0} has expired, and its text may have leaked since: to accept it again, give \
+         `reactivate` (`--reactivate`) and a later `expires_at`; to rotate it, give a new `expires_at` \
+         (`--expires-at`)"
+    )]
+    Expired(KeyId),
+    /// The change was made before; with the id of the changed key or organization.
+    #[error("this was done before, under the same idempotency key")]
+    AlreadyDone(Option<u64>),
+    #[error("the idempotency key was used for another request")]
+    IdempotencyKeyReused,
+    /// An import conflicts with existing data.
+    #[error("{0}; nothing was written: give a target that is empty or was filled by this command")]
+    Occupied(String),
+    /// The stored bytes are not what this version writes.
+    #[error("what is stored is damaged: {0}")]
+    Damaged(String),
+    /// The disk or the database engine failed.
+    #[error("what is stored cannot be read or written")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// The error of adding a credential whose hash exists: the text of one key would authenticate
+    /// another.
+    pub(super) fn duplicate_credential() -> Self {
+        Self::Unavailable("a key with this text exists already".into())
+    }
+
+    /// Returns the error and its causes, in one line.
+    pub(crate) fn describe(&self) -> String {
+        with_causes(self)
+    }
+
+    /// Returns the causes in one line, for a message that already says what failed.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Self::Unavailable(cause) => with_causes(&**cause),
+            other => with_causes(other),
+        }
+    }
+}
+
+/// Returns an error and its causes in one line, without repeating a text.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = cause.source();
+    }
+    message
+}

@@ -1,0 +1,104 @@
+//! Usage on its way from the recorder to a store.
+
+use std::time::Duration;
+
+use super::Minute;
+use crate::counter::{SavedCounter, SubjectId};
+use crate::lockout::LockChange;
+use crate::model::{KeyId, Method, Reason, Usage};
+use crate::net::ClientIp;
+use crate::time::Timestamp;
+
+/// Usage to record: events of known keys, counts of other refusals, and changed balances and locks.
+#[derive(Debug, Default)]
+pub(crate) struct UsageBatch {
+    pub(crate) events: Vec<UsageEvent>,
+    /// The paths of all events, concatenated.
+    pub(crate) paths: Vec<u8>,
+    /// Refusals of requests without a known key, by minute.
+    pub(crate) refusals: Vec<(Minute, [u64; Reason::COUNT])>,
+    /// All balances of each subject. These are states, not differences: writing them twice is harmless.
+    pub(crate) balances: Vec<(SubjectId, Vec<SavedCounter>)>,
+    /// Refusals by rules in shadow mode, by the name of the rule.
+    pub(crate) shadowed: Vec<(String, u64)>,
+    /// States of locks. A removed lock has ended.
+    pub(crate) locks: Vec<LockChange>,
+    /// The time of [`locks`](Self::locks).
+    pub(crate) now: Timestamp,
+    /// The number of events that were dropped because the queue was full.
+    pub(crate) dropped: u64,
+    /// Adds the events to totals only; their rows are stored elsewhere.
+    pub(crate) has_rows_elsewhere: bool,
+}
+
+impl UsageBatch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+            && self.refusals.is_empty()
+            && self.balances.is_empty()
+            && self.locks.is_empty()
+            && self.shadowed.is_empty()
+            && self.dropped == 0
+    }
+
+    /// Returns each event with its path.
+    pub(super) fn events_with_paths(&self) -> impl Iterator<Item = (&UsageEvent, &[u8])> {
+        let mut paths = self.paths.as_slice();
+        self.events.iter().map(move |event| {
+            let (path, rest) = paths.split_at(paths.len().min(event.path_len.into()));
+            paths = rest;
+            (event, path)
+        })
+    }
+
+    /// Moves the content of `other` to the end of this batch. `other` keeps its memory.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        self.events.append(&mut other.events);
+        self.paths.append(&mut other.paths);
+        self.refusals.append(&mut other.refusals);
+        self.balances.append(&mut other.balances);
+        self.locks.append(&mut other.locks);
+        self.now = self.now.max(other.now);
+        self.shadowed.append(&mut other.shadowed);
+        self.dropped += std::mem::take(&mut other.dropped);
+    }
+
+    /// Empties the batch, which keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        self.events.clear();
+        self.paths.clear();
+        self.refusals.clear();
+        self.balances.clear();
+        self.locks.clear();
+        self.shadowed.clear();
+        self.dropped = 0;
+    }
+}
+
+/// A request by a known key. Its path is the next `path_len` bytes of [`UsageBatch::paths`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UsageEvent {
+    pub(crate) at: Timestamp,
+    pub(crate) key_id: KeyId,
+    pub(crate) ip: ClientIp,
+    pub(crate) latency_micros: u32,
+    pub(crate) status: u16,
+    pub(crate) path_len: u16,
+    pub(crate) method: Method,
+    pub(crate) refused: Option<Reason>,
+}
+
+impl UsageEvent {
+    pub(crate) fn to_usage(self, path: &[u8]) -> Usage {
+        Usage {
+            at: self.at,
+            key_id: Some(self.key_id),
+            method: self.method,
+            path: String::from_utf8_lossy(path).into_owned(),
+            ip: self.ip,
+            status: self.status,
+            latency: Duration::from_micros(self.latency_micros.into()),
+            refused: self.refused,
+        }
+    }
+}
