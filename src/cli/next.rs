@@ -43,7 +43,7 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
         }
         #[cfg(all(unix, feature = "serve"))]
         CliError::Serve(ServeError::Listen {
-            place: ListenAddr::Unix(socket),
+            addr: ListenAddr::Unix(socket),
             source,
         }) if source.kind() == std::io::ErrorKind::AlreadyExists => move_away(socket),
         #[cfg(feature = "serve")]

@@ -1,22 +1,35 @@
-//! `/metrics`: counts in the text format of Prometheus (version 0.0.4).
+//! `/metrics`, in the text format of Prometheus (version 0.0.4).
 
 use std::fmt::Write;
 
-use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 use crate::admin::{AdminError, Stats};
 use crate::http::problem::Problem;
+use crate::http::response::HttpResult;
 use crate::keyguard::KeyGuard;
 use crate::model::BackendHealth;
 
-pub(super) fn text(guard: &KeyGuard) -> Result<String, AdminError> {
+pub(super) async fn respond(guard: &KeyGuard) -> HttpResult {
+    let guard = guard.clone();
+    let text = tokio::task::spawn_blocking(move || text(&guard)).await;
+    let text = text.map_err(|_| {
+        let detail = "The metrics cannot be read; try again.";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
+    })??;
+    let mut response = Response::new(Full::from(text));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+fn text(guard: &KeyGuard) -> Result<String, AdminError> {
     let backends = guard.backends();
     let mut out = render_backends(&backends);
     match guard.admin().stats() {
         Ok(stats) => out += &render(&stats),
-        // How the backends stand is to be seen most of all when they do not answer.
+        // The metrics of the backends matter most while a backend is down.
         Err(_) if !backends.is_empty() => {}
         Err(error) => return Err(error),
     }
@@ -33,19 +46,19 @@ fn render_backends(backends: &[BackendHealth]) -> String {
         (
             "up",
             "gauge",
-            "Whether the backend answers and keeps what it is told.",
+            "Whether the backend is available.",
             |backend| u64::from(backend.is_up),
         ),
         (
             "failures_total",
             "counter",
-            "Calls that were not answered, or not in time.",
+            "Calls that failed or timed out.",
             |backend| backend.failures,
         ),
         (
             "fallbacks_total",
             "counter",
-            "Decisions that were made without the backend.",
+            "Decisions made without the backend.",
             |backend| backend.fallbacks,
         ),
     ];
@@ -80,19 +93,19 @@ fn render(stats: &Stats) -> String {
         (
             "dropped_total",
             "counter",
-            "Requests not recorded, as too many were waiting to be written.",
+            "Requests not recorded, because the write queue was full.",
             stats.dropped,
         ),
         (
             "unlocked_total",
             "counter",
-            "Clients not locked out, as there were too many locks.",
+            "Clients not locked out, because the lock table was full.",
             stats.unlocked,
         ),
         (
             "sink_failures_total",
             "counter",
-            "Failures of the sink that takes single requests.",
+            "Failures of the usage sink.",
             stats.sink_failures,
         ),
         ("locks", "gauge", "Locks in force.", stats.locks),
@@ -102,7 +115,12 @@ fn render(stats: &Stats) -> String {
             "Organizations.",
             stats.organizations,
         ),
-        ("keys", "gauge", "Keys, revoked ones too.", stats.total_keys),
+        (
+            "keys",
+            "gauge",
+            "Keys, including revoked ones.",
+            stats.total_keys,
+        ),
         (
             "active_keys",
             "gauge",
@@ -121,7 +139,7 @@ fn render(stats: &Stats) -> String {
         &mut out,
         "shadowed_total",
         "counter",
-        "What shadow mode would have refused.",
+        "Requests that rules in shadow mode would have refused.",
     );
     for (rule, count) in &stats.shadowed {
         let rule = rule.replace('\\', "\\\\").replace('"', "\\\"");
@@ -135,18 +153,4 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
         out,
         "# HELP keyguard_{name} {help}\n# TYPE keyguard_{name} {kind}"
     );
-}
-
-pub(super) fn response(
-    text: Result<Result<String, AdminError>, tokio::task::JoinError>,
-) -> Result<Response<Full<Bytes>>, Problem> {
-    let unavailable = |_| {
-        let detail = "The counts cannot be read now.";
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
-    };
-    let text = text.map_err(unavailable)??;
-    let mut response = Response::new(Full::from(text));
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    Ok(response)
 }

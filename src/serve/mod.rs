@@ -1,16 +1,19 @@
-//! The server behind `keyguard serve`: the admin service, and verdicts for servers in other
-//! languages.
+//! The server behind `keyguard serve`: the admin service, and checks for servers in other languages.
 
 mod check;
+mod connections;
+mod error;
 mod forward_auth;
 mod listen;
 mod metrics;
 mod readiness;
 mod routes;
-mod run;
+mod server;
 mod settings;
-mod stop;
+mod shutdown;
+mod tls;
 
-pub(crate) use self::listen::{ListenAddr, Tls};
-pub(crate) use self::run::serve;
-pub(crate) use self::settings::{ServeError, Settings};
+pub(crate) use self::error::ServeError;
+pub(crate) use self::listen::ListenAddr;
+pub(crate) use self::server::serve;
+pub(crate) use self::settings::Settings;

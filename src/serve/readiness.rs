@@ -1,4 +1,4 @@
-//! `/readyz`: whether all work can be done, and lines on standard error when that changes.
+//! `/readyz`, and lines on standard error when readiness changes.
 
 use std::io::Write;
 use std::time::Duration;
@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use crate::http::response::json;
 use crate::keyguard::KeyGuard;
 
-/// 200, or 503 with what is wrong.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Returns status 200, or 503 with the problems.
 pub(super) fn response(guard: &KeyGuard) -> Response<Full<Bytes>> {
     let readiness = guard.readiness();
     let (status, text) = match readiness.is_ready() {
@@ -22,15 +24,12 @@ pub(super) fn response(guard: &KeyGuard) -> Response<Full<Bytes>> {
     json(status, body.to_string().into())
 }
 
-/// How often it is looked whether the guard is ready.
-const INTERVAL: Duration = Duration::from_secs(1);
-
-/// Writes a line whenever the guard stops or starts being ready, until told to end.
+/// Writes a line whenever readiness changes, until `end` changes.
 pub(super) async fn report(guard: KeyGuard, mut end: watch::Receiver<()>) {
     let mut was_ready = true;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(REPORT_INTERVAL) => {}
             _ = end.changed() => return,
         }
         let readiness = guard.readiness();
@@ -39,7 +38,7 @@ pub(super) async fn report(guard: KeyGuard, mut end: watch::Receiver<()>) {
             (false, true) => "ready again\n".to_owned(),
             _ => String::new(),
         };
-        // Without standard error there is nowhere to say so.
+        // There is nowhere else to report that standard error is closed.
         let _ = std::io::stderr().write_all(line.as_bytes());
         was_ready = readiness.is_ready();
     }

@@ -1,8 +1,6 @@
-//! What is answered at which path.
+//! The paths of the server.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,111 +11,83 @@ use hyper::service::Service;
 
 use super::settings::Settings;
 use super::{check, forward_auth, metrics, readiness};
-use crate::http::admin::{AdminService, require_own_host};
+use crate::http::AdminService;
 use crate::http::body::read_body;
 use crate::http::problem::Problem;
-use crate::http::response::json;
+use crate::http::response::{HttpResult, json};
 use crate::keyguard::KeyGuard;
-use crate::net::CidrSet;
-use crate::net::ClientIp;
+use crate::net::{CidrSet, ClientIp};
 
 pub(super) struct Routes {
     guard: KeyGuard,
     admin: AdminService,
     trusted: CidrSet,
-    hosts: BTreeSet<String>,
-    most_body_bytes: usize,
-    deadline: Duration,
+    max_body_bytes: usize,
+    timeout: Duration,
 }
-
-type Answered = Result<Response<Full<Bytes>>, Problem>;
 
 impl Routes {
     pub(super) fn new(guard: KeyGuard, settings: &Settings) -> Self {
         let admin = AdminService::documenting(guard.clone(), &[check::operation()])
             .hosts(settings.hosts.iter().cloned())
-            .max_body_bytes(settings.most_body_bytes);
+            .max_body_bytes(settings.max_body);
         Self {
             guard,
             admin,
-            trusted: settings.trusted.clone(),
-            hosts: settings
-                .hosts
-                .iter()
-                .map(|name| name.to_ascii_lowercase())
-                .collect(),
-            most_body_bytes: settings.most_body_bytes,
-            deadline: settings.deadline,
+            trusted: settings.trust.clone(),
+            max_body_bytes: settings.max_body,
+            timeout: settings.timeout,
         }
     }
 
-    /// Says that connections cannot be accepted, unless it was the client that went away.
-    pub(super) fn report_accept(&self, error: &std::io::Error) {
-        if matches!(
-            error.kind(),
-            ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
-        ) {
-            return;
-        }
-        self.guard.inner.warn(&format!(
-            "clients had to wait: connections could not be accepted ({error}); raise the limit on \
-             open files (`ulimit -n`), or lower `--max-connections`"
-        ));
-    }
-
-    pub(super) async fn answer(
+    pub(super) async fn respond(
         &self,
         request: Request<Incoming>,
         peer: ClientIp,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
-        // A body that never ends holds its connection no longer than a head.
-        let answered = tokio::time::timeout(self.deadline, self.route(request, peer)).await;
-        let timed_out = || {
+        // Ends requests whose body never ends.
+        let result = tokio::time::timeout(self.timeout, self.route(request, peer)).await;
+        let result = result.unwrap_or_else(|_| {
             let detail = "The request did not arrive in time.";
-            Err(Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "timed_out",
-                detail,
-            ))
-        };
-        let answered = answered.unwrap_or_else(|_| timed_out());
-        Ok(answered.unwrap_or_else(Problem::into_response))
+            let status = StatusCode::REQUEST_TIMEOUT;
+            Err(Problem::new(status, "timed_out", detail))
+        });
+        Ok(result.unwrap_or_else(Problem::into_response))
     }
 
-    async fn route(&self, request: Request<Incoming>, peer: ClientIp) -> Answered {
-        let path = request.uri().path();
-        match path {
+    async fn route(&self, request: Request<Incoming>, peer: ClientIp) -> HttpResult {
+        const GET: &[Method] = &[Method::GET, Method::HEAD];
+
+        match request.uri().path() {
             "/healthz" => {
-                require_method(&request, &[Method::GET, Method::HEAD])?;
-                Ok(json(
-                    StatusCode::OK,
-                    Bytes::from_static(br#"{"status":"ok"}"#),
-                ))
+                require_method(&request, GET)?;
+                let body = Bytes::from_static(br#"{"status":"ok"}"#);
+                Ok(json(StatusCode::OK, body))
             }
             "/readyz" => {
-                require_method(&request, &[Method::GET, Method::HEAD])?;
+                require_method(&request, GET)?;
                 Ok(readiness::response(&self.guard))
             }
             "/metrics" => {
-                require_method(&request, &[Method::GET, Method::HEAD])?;
+                require_method(&request, GET)?;
                 self.require_trusted(peer)?;
-                require_own_host(request.headers(), request.uri(), &self.hosts)?;
-                let guard = self.guard.clone();
-                let text = tokio::task::spawn_blocking(move || metrics::text(&guard)).await;
-                metrics::response(text)
+                self.admin
+                    .require_own_host(request.headers(), request.uri())?;
+                metrics::respond(&self.guard).await
             }
             "/v1/check" => {
                 require_method(&request, &[Method::POST])?;
                 self.require_trusted(peer)?;
-                require_own_host(request.headers(), request.uri(), &self.hosts)?;
+                self.admin
+                    .require_own_host(request.headers(), request.uri())?;
                 let (parts, body) = request.into_parts();
-                let body = read_body(body, self.most_body_bytes).await?;
-                check::answer(&self.guard, &parts, &body).await
+                let body = read_body(body, self.max_body_bytes).await?;
+                check::respond(&self.guard, &parts, &body).await
             }
-            path if path == forward_auth::PATH || path.starts_with(forward_auth::BELOW) => {
+            path if forward_auth::is_path(path) => {
                 self.require_trusted(peer)?;
                 let (parts, _) = request.into_parts();
-                forward_auth::answer(&self.guard, &self.trusted, &parts).await
+                forward_auth::respond(&self.guard, &self.trusted, &parts).await
             }
             _ => {
                 let Ok(response) = self.admin.peer_address(peer).call(request).await;
@@ -130,7 +100,7 @@ impl Routes {
         if self.trusted.contains(peer) {
             return Ok(());
         }
-        let detail = "Only trusted peers may ask this; `keyguard serve --trust` names them.";
+        let detail = "The peer is not trusted; `keyguard serve --trust` adds trusted peers.";
         Err(Problem::new(
             StatusCode::FORBIDDEN,
             "untrusted_peer",

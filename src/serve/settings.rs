@@ -1,50 +1,56 @@
-//! How a server is set up, and why it cannot be.
+//! Settings of the server, which are arguments of `keyguard serve`.
 
-use std::io;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::listen::{ListenAddr, Tls};
-use crate::admin::AdminError;
-use crate::net::CidrSet;
+use clap::Args;
 
-/// How a server is set up.
-#[derive(Clone, Debug)]
+use super::listen::ListenAddr;
+use super::tls::Tls;
+use crate::net::CidrSet;
+use crate::time::duration;
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Settings {
-    pub(crate) places: Vec<ListenAddr>,
-    /// The mode of Unix sockets.
-    pub(crate) socket_mode: u32,
-    pub(crate) tls: Option<Tls>,
-    /// Whose verdicts are asked for, and whose word about a client counts.
-    pub(crate) trusted: CidrSet,
-    /// Names by which it is reached, beside addresses and `localhost`.
-    pub(crate) hosts: Vec<String>,
-    pub(crate) most_connections: usize,
-    /// The longest head of a request, in bytes.
-    pub(crate) most_head_bytes: usize,
-    pub(crate) most_body_bytes: usize,
-    /// How long a head may take, and a body, and a connection that is idle, or whose client does not
-    /// read its answer.
-    pub(crate) deadline: Duration,
-    /// How long connections may take to end once the server is to stop.
-    pub(crate) grace: Duration,
+    /// The address to listen on: IP:PORT (port 0 for any free port) or `unix:PATH`; may be repeated
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8700")]
+    pub(super) listen: Vec<ListenAddr>,
+    /// The mode of Unix sockets, in octal digits
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode)]
+    pub(super) socket_mode: u32,
+    #[command(flatten)]
+    pub(super) tls: Option<Tls>,
+    /// Peers that may request checks and metrics, and whose forwarding headers are trusted
+    #[arg(long, value_name = "NETWORKS", default_value = "127.0.0.0/8,::1,local")]
+    pub(super) trust: CidrSet,
+    /// A host name of the server, in addition to IP addresses and localhost; may be repeated
+    #[arg(long = "host", value_name = "NAME")]
+    pub(super) hosts: Vec<String>,
+    /// The maximum number of open connections; more wait
+    #[arg(long, value_name = "NUMBER", default_value = "16384")]
+    pub(super) max_connections: NonZeroUsize,
+    /// The maximum size of the head of a request in bytes, at least 8,192
+    #[arg(long, value_name = "BYTES", default_value_t = 16_384)]
+    pub(super) max_head: usize,
+    /// The maximum size of the body of a request in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
+    pub(super) max_body: usize,
+    /// The time a client has to send the head of a request, to send its body, to send the next request,
+    /// and to read a part of the response
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = period)]
+    pub(super) timeout: Duration,
+    /// The time that requests have to finish when the server stops
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = period)]
+    pub(super) grace: Duration,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ServeError {
-    #[error("cannot listen on {place}: {source}")]
-    Listen {
-        place: ListenAddr,
-        source: io::Error,
-    },
-    #[error("the certificate or its key cannot be used: {0}")]
-    Tls(String),
-    #[error(
-        "the secret has less than 32 bytes, and the admin key is derived from it: listen on this \
-         machine only, or set an admin key of its own (KEYGUARD_ADMIN_KEY or --admin-key-file)"
-    )]
-    WeakAdminKey,
-    #[error("the server cannot start: {0}")]
-    Start(#[from] io::Error),
-    #[error("not all that was recorded could be stored: {0}")]
-    Close(#[from] AdminError),
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("expected up to three octal digits, such as 660".into()),
+    }
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    duration::span_of("duration", text).map_err(|error| error.to_string())
 }

@@ -27,7 +27,7 @@ const LOCK_TIME: Duration = Duration::from_secs(15 * 60);
 
 /// Checks that `Host` is a name of this service, which prevents DNS rebinding, and that `Origin`, if
 /// present, is the same.
-pub(crate) fn require_own_host(
+pub(super) fn require_own_host(
     headers: &HeaderMap,
     uri: &Uri,
     hosts: &BTreeSet<String>,
@@ -112,7 +112,7 @@ fn is_ip_address(host: &str) -> bool {
 }
 
 /// Checks the admin key; returns the address of the client.
-pub(crate) fn require_admin(
+pub(super) fn require_admin(
     guard: &KeyGuard,
     parts: &Parts,
     peer: ClientIp,
@@ -148,7 +148,7 @@ fn limit() -> Result<IpLimit, Problem> {
 
 /// Returns a handle whose changes the audit log attributes to the client, with the idempotency key of
 /// the request.
-pub(crate) fn acting_for(
+pub(super) fn acting_for(
     guard: &KeyGuard,
     parts: &Parts,
     body: &[u8],

@@ -14,8 +14,6 @@ mod service;
 mod strict_json;
 
 #[cfg(feature = "serve")]
-pub(crate) use self::access::require_own_host;
-#[cfg(feature = "serve")]
 pub(crate) use self::input::{Input, Json};
 #[cfg(feature = "serve")]
 pub(crate) use self::operation::Operation;

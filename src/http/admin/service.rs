@@ -124,6 +124,16 @@ impl AdminService {
         }
     }
 
+    /// Checks `Host` and `Origin` of a request to another path of the same server.
+    #[cfg(feature = "serve")]
+    pub(crate) fn require_own_host(
+        &self,
+        headers: &http::HeaderMap,
+        uri: &http::Uri,
+    ) -> Result<(), Problem> {
+        access::require_own_host(headers, uri, &self.shared.hosts)
+    }
+
     /// The settings of this service; clones keep theirs.
     fn shared_mut(&mut self) -> &mut Shared {
         Arc::make_mut(&mut self.shared)

@@ -16,8 +16,7 @@ use crate::cli::session::open_in_turn;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::Config;
 use crate::limiter::Fallback;
-use crate::net::CidrSet;
-use crate::serve::{self, ListenAddr, ServeError, Settings, Tls};
+use crate::serve::{self, ServeError, Settings};
 use crate::sink::JsonLines;
 #[cfg(feature = "redis")]
 use crate::sink::RedisStream;
@@ -25,24 +24,8 @@ use crate::time::duration;
 
 #[derive(Args)]
 pub(crate) struct Opts {
-    /// The address to listen on: IP:PORT (port 0 for any free port) or `unix:PATH`; may be repeated
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8700")]
-    listen: Vec<ListenAddr>,
-    /// The mode of Unix sockets, in octal digits
-    #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode)]
-    socket_mode: u32,
-    /// The TLS certificate, followed by its intermediate certificates, as PEM
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// The private key of the certificate, as PEM
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// Peers that may request checks and metrics, and whose forwarding headers are trusted
-    #[arg(long, value_name = "NETWORKS", default_value = "127.0.0.0/8,::1,local")]
-    trust: CidrSet,
-    /// A host name of the server, in addition to IP addresses and localhost; may be repeated
-    #[arg(long = "host", value_name = "NAME")]
-    hosts: Vec<String>,
+    #[command(flatten)]
+    settings: Settings,
     /// The policy, as TOML. SIGHUP and `keyguard reload` reload it; an invalid policy changes nothing,
     /// and the error is printed to standard error and by `keyguard stats`
     #[arg(long, value_name = "FILE")]
@@ -65,22 +48,6 @@ pub(crate) struct Opts {
     /// `keyguard admin-key` prints]
     #[arg(long, value_name = "FILE")]
     admin_key_file: Option<PathBuf>,
-    /// The greatest number of open connections; more wait
-    #[arg(long, value_name = "NUMBER", default_value = "16384", value_parser = positive())]
-    max_connections: usize,
-    /// The greatest size of the head of a request in bytes, at least 8,192
-    #[arg(long, value_name = "BYTES", default_value_t = 16_384)]
-    max_head: usize,
-    /// The greatest size of the body of a request in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 65_536)]
-    max_body: usize,
-    /// The time a client has to send the head of a request, to send its body, to send the next request,
-    /// and to read a part of the response
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    timeout: Duration,
-    /// The time that requests have to finish when the server stops
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    grace: Duration,
 }
 
 /// Settings for outages of PostgreSQL and Redis.
@@ -155,20 +122,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         };
     }
     let guard = open_in_turn(&cli.db, &config)?;
-    let tls = opts.tls_cert.zip(opts.tls_key);
-    let settings = Settings {
-        places: opts.listen,
-        socket_mode: opts.socket_mode,
-        tls: tls.map(|(certificate, key)| Tls { certificate, key }),
-        trusted: opts.trust,
-        hosts: opts.hosts,
-        most_connections: opts.max_connections,
-        most_head_bytes: opts.max_head,
-        most_body_bytes: opts.max_body,
-        deadline: opts.timeout,
-        grace: opts.grace,
-    };
-    serve::serve(guard, &settings)?;
+    serve::serve(guard, &opts.settings)?;
     Ok(Exit::Done)
 }
 
@@ -178,13 +132,6 @@ fn hangup() -> std::io::Result<Arc<AtomicBool>> {
     #[cfg(unix)]
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&raised))?;
     Ok(raised)
-}
-
-fn mode(text: &str) -> Result<u32, String> {
-    match u32::from_str_radix(text, 8) {
-        Ok(mode) if mode <= 0o777 => Ok(mode),
-        _ => Err("expected up to three octal digits, such as 660".into()),
-    }
 }
 
 fn positive() -> RangedU64ValueParser<usize> {

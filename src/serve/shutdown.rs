@@ -1,17 +1,16 @@
-//! Being told to stop.
+//! The signals that stop the server.
 
 use std::io;
 
-/// That the process is told to stop.
 #[cfg(unix)]
-pub(super) struct Stop {
+pub(super) struct ShutdownSignal {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-impl Stop {
-    pub(super) fn listen() -> io::Result<Self> {
+impl ShutdownSignal {
+    pub(super) fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
 
         Ok(Self {
@@ -20,7 +19,8 @@ impl Stop {
         })
     }
 
-    pub(super) async fn requested(&mut self) {
+    /// Waits for SIGTERM or SIGINT.
+    pub(super) async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -29,15 +29,16 @@ impl Stop {
 }
 
 #[cfg(not(unix))]
-pub(super) struct Stop;
+pub(super) struct ShutdownSignal;
 
 #[cfg(not(unix))]
-impl Stop {
-    pub(super) fn listen() -> io::Result<Self> {
+impl ShutdownSignal {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self)
     }
 
-    pub(super) async fn requested(&mut self) {
+    /// Waits for Ctrl-C.
+    pub(super) async fn received(&mut self) {
         let _ = tokio::signal::ctrl_c().await;
     }
 }

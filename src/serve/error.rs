@@ -1,0 +1,23 @@
+//! Why the server cannot start or stop in order.
+
+use std::io;
+
+use super::listen::ListenAddr;
+use crate::admin::AdminError;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error("cannot listen on {addr}: {source}")]
+    Listen { addr: ListenAddr, source: io::Error },
+    #[error("invalid TLS certificate or key: {0}")]
+    Tls(String),
+    #[error(
+        "the secret has less than 32 bytes, and the admin key is derived from it: listen on a loopback \
+         address or a Unix socket only, or set an admin key (KEYGUARD_ADMIN_KEY or --admin-key-file)"
+    )]
+    WeakAdminKey,
+    #[error("the server cannot start: {0}")]
+    Start(#[from] io::Error),
+    #[error("usage was lost, because it could not be stored: {0}")]
+    Close(#[from] AdminError),
+}

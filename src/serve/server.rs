@@ -1,0 +1,82 @@
+//! The life of the server: it binds its sockets, accepts connections and stops in order.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::connections::Connections;
+use super::error::ServeError;
+use super::listen::{ListenAddr, Listener};
+use super::readiness;
+use super::settings::Settings;
+use super::shutdown::ShutdownSignal;
+use crate::keyguard::KeyGuard;
+
+/// Serves until SIGTERM or SIGINT, then until all requests have been answered and all usage is stored.
+pub(crate) fn serve(guard: KeyGuard, settings: &Settings) -> Result<(), ServeError> {
+    let is_local = settings.listen.iter().all(ListenAddr::is_local);
+    if !is_local && guard.inner.has_weak_admin_key() {
+        return Err(ServeError::WeakAdminKey);
+    }
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let served = runtime.block_on(run(&guard, settings));
+    // Waits for blocking work that has not ended.
+    drop(runtime);
+    served?;
+    Ok(guard.close()?)
+}
+
+async fn run(guard: &KeyGuard, settings: &Settings) -> Result<(), ServeError> {
+    let connections = Arc::new(Connections::new(guard, settings)?);
+    let mut listeners = Vec::new();
+    for addr in &settings.listen {
+        let listener = Listener::bind(addr, settings.socket_mode);
+        listeners.push(listener.map_err(|source| ServeError::Listen {
+            addr: addr.clone(),
+            source,
+        })?);
+    }
+    // Registered before the address is printed: a reader may send the signal at once.
+    let mut shutdown = ShutdownSignal::new()?;
+    for listener in &listeners {
+        writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
+    }
+    io::stdout().flush()?;
+
+    let (ended, end) = watch::channel(());
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        let connections = Arc::clone(&connections);
+        accepting.spawn(connections.accept(listener, end.clone()));
+    }
+    accepting.spawn(readiness::report(guard.clone(), end));
+    shutdown.received().await;
+    // Accepts no more connections; open ones end with the current response.
+    let _ = ended.send(());
+    while accepting.join_next().await.is_some() {}
+    // Every connection holds a receiver.
+    let _ = tokio::time::timeout(settings.grace, ended.closed()).await;
+    Ok(())
+}
+
+/// Raises the limit on open files to the maximum: each connection needs a file descriptor.
+#[cfg(unix)]
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Under a lower limit, connections wait for each other.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
+#[cfg(not(unix))]
+fn raise_file_limit() {}
