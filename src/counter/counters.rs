@@ -1,5 +1,4 @@
-//! What is counted for one key or organization: windows, balances and requests in flight; and of a
-//! network.
+//! The counters of a subject: windows, balances and requests in flight.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -13,12 +12,12 @@ use crate::net::IpKey;
 use crate::time::TimeZone;
 use crate::time::{Clock, Moment, Timestamp};
 
-/// One reading of the clock, in both of its forms.
+/// One reading of the clock, as a moment and as a calendar time.
 #[derive(Clone, Copy)]
 pub(crate) struct Time<'a> {
     pub(crate) now: Moment,
     pub(crate) clock: &'a Clock,
-    /// Where days and months end.
+    /// The time zone of days and months.
     pub(crate) zone: &'a TimeZone,
 }
 
@@ -32,22 +31,22 @@ impl Time<'_> {
     }
 }
 
-/// The counters of a group, one for each way to count. Most groups have one, which is kept inline.
+/// The counters of a key or an organization. Most have one, which is stored inline.
 #[derive(Debug)]
 pub(crate) enum Counters {
-    /// The window of a limit that is enforced on all paths.
+    /// The window of an enforced limit on all requests.
     One(SlidingLog),
-    Several(Vec<Slot>),
+    Several(Vec<Entry>),
 }
 
-/// One counter of several. Plain windows, which most are, lie side by side.
+/// One counter of several. Plain windows, as most are, are stored side by side.
 #[derive(Debug)]
-pub(crate) enum Slot {
+pub(crate) enum Entry {
     Plain(SlidingLog),
     Other(Box<(CounterId, Counter)>),
 }
 
-impl Slot {
+impl Entry {
     fn new(id: CounterId, counter: Counter) -> Self {
         match counter {
             Counter::Window(log) if id.counts.is_all() && !id.shadow => Self::Plain(log),
@@ -56,10 +55,10 @@ impl Slot {
     }
 
     #[inline(always)]
-    fn is_of(&self, rule: &Rule) -> bool {
+    fn is_for(&self, rule: &Rule) -> bool {
         match self {
             Self::Plain(log) => is_plain(rule, log.length()),
-            Self::Other(other) => other.0.is_of(rule),
+            Self::Other(other) => other.0.is_for(rule),
         }
     }
 
@@ -76,7 +75,7 @@ impl Slot {
     }
 }
 
-/// What tells the counters of a group from each other.
+/// Identifies a counter among those of a subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CounterId {
     pub(crate) counts: Counts,
@@ -103,7 +102,7 @@ impl CounterId {
     }
 
     #[inline(always)]
-    fn is_of(&self, rule: &Rule) -> bool {
+    fn is_for(&self, rule: &Rule) -> bool {
         self.period.is_counted_as(rule.limit.period)
             && self.shadow == rule.limit.shadow
             && self.counts == rule.counts
@@ -115,13 +114,13 @@ pub(crate) enum Counter {
     Window(SlidingLog),
     Balance {
         balance: Balance,
-        /// Changed since it was last stored.
+        /// Whether it changed since it was last stored.
         changed: bool,
     },
     InFlight(u32),
 }
 
-/// A counter as it is stored.
+/// A counter in the form that the store keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SavedCounter {
     pub(crate) id: CounterId,
@@ -130,22 +129,22 @@ pub(crate) struct SavedCounter {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SavedValue {
-    /// When, rounded to the later millisecond, and how often; oldest first.
+    /// The times of hits, rounded up to milliseconds, with their number; oldest first.
     Hits(Vec<(Timestamp, u32)>),
     Balance(Balance),
 }
 
-/// A window over a network, as it is stored.
+/// A window of an address in the form that the store keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SavedIpCounters {
     pub(crate) network: IpKey,
     pub(crate) counts: Counts,
     pub(crate) length: WindowLength,
-    /// Hits from which on it must be kept.
+    /// The number of hits from which the window must not be evicted.
     pub(crate) full_at: u32,
-    /// Whether its rule is in shadow mode.
+    /// Whether the rule is in shadow mode.
     pub(crate) is_shadow: bool,
-    /// As [`SavedValue::Hits`].
+    /// Like [`SavedValue::Hits`].
     pub(crate) hits: Vec<(Timestamp, u32)>,
 }
 
@@ -156,7 +155,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Counters that go on where they were stored.
+    /// Restores stored counters.
     pub(crate) fn restored(saved: Vec<SavedCounter>, time: Time<'_>) -> Self {
         let mut counters = Self::default();
         for SavedCounter { id, value } in saved {
@@ -173,10 +172,10 @@ impl Counters {
         counters
     }
 
-    /// The counter that a rule goes by, made if it is not there. It is looked for first at `hint`,
-    /// which then is where the next one is likely to be.
+    /// Returns the counter for a rule, and creates it if it is absent. The search begins at `hint`,
+    /// which is then set to the likely position of the next rule's counter.
     #[inline(always)]
-    pub(crate) fn of(&mut self, rule: &Rule, hint: &mut usize) -> CounterMut<'_> {
+    pub(crate) fn get(&mut self, rule: &Rule, hint: &mut usize) -> CounterMut<'_> {
         let at = match self.position(rule, *hint) {
             Some(at) => at,
             None => self.add(CounterId::of(rule), Counter::over(rule.limit.period)),
@@ -189,9 +188,9 @@ impl Counters {
     fn position(&self, rule: &Rule, hint: usize) -> Option<usize> {
         match self {
             Self::One(log) => is_plain(rule, log.length()).then_some(0),
-            Self::Several(slots) => match slots.get(hint) {
-                Some(slot) if slot.is_of(rule) => Some(hint),
-                _ => slots.iter().position(|slot| slot.is_of(rule)),
+            Self::Several(entries) => match entries.get(hint) {
+                Some(entry) if entry.is_for(rule) => Some(hint),
+                _ => entries.iter().position(|entry| entry.is_for(rule)),
             },
         }
     }
@@ -200,53 +199,53 @@ impl Counters {
     fn at(&mut self, at: usize) -> CounterMut<'_> {
         match self {
             Self::One(log) => CounterMut::Window(log),
-            Self::Several(slots) => slots[at].counter(),
+            Self::Several(entries) => entries[at].counter(),
         }
     }
 
-    /// Returns where it is.
+    /// Adds a counter, and returns its position.
     #[cold]
     fn add(&mut self, id: CounterId, counter: Counter) -> usize {
-        let mut slots = match std::mem::replace(self, Self::Several(Vec::new())) {
+        let mut entries = match std::mem::replace(self, Self::Several(Vec::new())) {
             Self::One(log) if log.is_empty() => Vec::new(),
-            Self::One(log) => vec![Slot::Plain(log)],
-            Self::Several(slots) => slots,
+            Self::One(log) => vec![Entry::Plain(log)],
+            Self::Several(entries) => entries,
         };
-        match Slot::new(id, counter) {
-            // One plain window alone stays inline.
-            Slot::Plain(log) if slots.is_empty() => {
+        match Entry::new(id, counter) {
+            // A single plain window stays inline.
+            Entry::Plain(log) if entries.is_empty() => {
                 *self = Self::One(log);
                 return 0;
             }
-            slot => slots.push(slot),
+            entry => entries.push(entry),
         }
-        let at = slots.len() - 1;
-        *self = Self::Several(slots);
+        let at = entries.len() - 1;
+        *self = Self::Several(entries);
         at
     }
 
     fn all(&mut self) -> impl Iterator<Item = CounterMut<'_>> {
         let (one, several) = match self {
             Self::One(log) => (Some(CounterMut::Window(log)), [].iter_mut()),
-            Self::Several(slots) => (None, slots.iter_mut()),
+            Self::Several(entries) => (None, entries.iter_mut()),
         };
-        one.into_iter().chain(several.map(Slot::counter))
+        one.into_iter().chain(several.map(Entry::counter))
     }
 
-    /// Whether dropping the counters loses nothing.
+    /// Whether the counters can be dropped without loss.
     pub(crate) fn is_idle(&mut self, now: Moment) -> bool {
         self.all().all(|mut counter| counter.is_idle(now))
     }
 
-    /// All balances, to be stored; none of them counts as changed from now on. Empty if none had.
+    /// Returns all balances for the store, and marks them as unchanged. Empty if none had changed.
     pub(crate) fn take_balances(&mut self) -> Vec<SavedCounter> {
-        let Self::Several(slots) = self else {
+        let Self::Several(entries) = self else {
             return Vec::new();
         };
         let mut any = false;
         let mut saved = Vec::new();
-        for slot in slots {
-            if let Slot::Other(other) = slot
+        for entry in entries {
+            if let Entry::Other(other) = entry
                 && let (id, Counter::Balance { balance, changed }) = &mut **other
             {
                 any |= std::mem::take(changed);
@@ -271,7 +270,7 @@ impl Counters {
         any && !was_changed
     }
 
-    /// The windows that hold hits, to be stored.
+    /// Returns the windows with hits, for the store.
     pub(crate) fn windows(&mut self, time: Time<'_>) -> Vec<SavedCounter> {
         let save = |id: CounterId, log: &mut SlidingLog| {
             (log.used_at(time.now) > 0).then(|| SavedCounter {
@@ -283,11 +282,11 @@ impl Counters {
             |log: &mut SlidingLog| save(CounterId::plain(Period::Sliding(log.length())), log);
         match self {
             Self::One(log) => plain(log).into_iter().collect(),
-            Self::Several(slots) => slots
+            Self::Several(entries) => entries
                 .iter_mut()
-                .filter_map(|slot| match slot {
-                    Slot::Plain(log) => plain(log),
-                    Slot::Other(other) => match &mut **other {
+                .filter_map(|entry| match entry {
+                    Entry::Plain(log) => plain(log),
+                    Entry::Other(other) => match &mut **other {
                         (id, Counter::Window(log)) => save(id.clone(), log),
                         _ => None,
                     },
@@ -297,14 +296,14 @@ impl Counters {
     }
 }
 
-/// The hits of a window as [`SavedValue::Hits`] are.
+/// Returns the hits of a window like those of [`SavedValue::Hits`].
 pub(crate) fn saved_hits(log: &SlidingLog, clock: &Clock) -> Vec<(Timestamp, u32)> {
     let up = Duration::from_nanos(999_999);
     let saved = |(at, count): (Moment, u32)| (clock.timestamp_at(at.plus(up)), count);
     log.hits().map(saved).collect()
 }
 
-/// Takes up what [`saved_hits`] has left, as far as it still counts.
+/// Restores the result of [`saved_hits`], as far as it still counts.
 pub(crate) fn restore_hits(
     log: &mut SlidingLog,
     hits: Vec<(Timestamp, u32)>,
@@ -335,7 +334,7 @@ impl Counter {
     }
 }
 
-/// A counter, wherever it is kept.
+/// A reference to a counter.
 pub(crate) enum CounterMut<'a> {
     Window(&'a mut SlidingLog),
     Balance(&'a mut Balance, &'a mut bool),
@@ -355,8 +354,8 @@ impl CounterMut<'_> {
         rule.limit.amount.get().saturating_sub(used)
     }
 
-    /// Consumes what there is room for. Returns true if a balance is to be stored that was not
-    /// before.
+    /// Consumes a cost that there is room for. Returns whether this is the first change of a balance
+    /// since it was stored.
     #[inline(always)]
     pub(crate) fn record(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> bool {
         match self {
@@ -370,7 +369,7 @@ impl CounterMut<'_> {
         false
     }
 
-    /// When some of what is used comes back.
+    /// Returns when `remaining` next grows.
     #[inline(always)]
     pub(crate) fn resets_at(&mut self, time: Time<'_>, rule: &Rule) -> Moment {
         match self {
@@ -382,8 +381,8 @@ impl CounterMut<'_> {
         }
     }
 
-    /// When there is room for `cost`, as there is not now; [`Moment::NEVER`] if waiting does not
-    /// help.
+    /// Returns when there will be room for `cost`, which there is not now; [`Moment::NEVER`] if
+    /// waiting does not help.
     pub(crate) fn retry_at(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> Moment {
         let limit = rule.limit.amount.get();
         match self {
@@ -396,8 +395,7 @@ impl CounterMut<'_> {
         }
     }
 
-    /// What a request admitted at `at` turned out to cost more, or less: see
-    /// [`CounterMut::record`] for the result.
+    /// Corrects the cost of a request admitted at `at`. Returns the same as [`CounterMut::record`].
     pub(crate) fn settle(
         &mut self,
         time: Time<'_>,
@@ -416,7 +414,7 @@ impl CounterMut<'_> {
                 let (period, now) = (rule.limit.period, time.timestamp());
                 balance.used_at(now, period, time.zone);
                 let admitted = time.clock.timestamp_at(at);
-                // What was taken from a day or month that has ended since is not given back.
+                // A day or month that has ended gets no refund.
                 if balance.includes(admitted, period, time.zone) {
                     balance.refund(less);
                 }
@@ -436,14 +434,14 @@ impl CounterMut<'_> {
         }
     }
 
-    /// Forgets what is used; requests in flight are still in flight. See [`CounterMut::record`]
-    /// for the result.
+    /// Resets the counter, except that requests in flight remain. Returns the same as
+    /// [`CounterMut::record`].
     pub(crate) fn reset(&mut self) -> bool {
         match self {
             Self::Window(log) => **log = SlidingLog::new(log.length()),
             Self::InFlight(_) => {}
             Self::Balance(balance, changed) => {
-                // The next look computes when the period ends.
+                // The next use determines the end of the period.
                 **balance = Balance::default();
                 return !std::mem::replace(*changed, true);
             }

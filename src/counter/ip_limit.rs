@@ -1,4 +1,4 @@
-//! Limits by address, for single routes.
+//! Limits of addresses.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::limit::Limit;
 use crate::lockout::LockScope;
 use crate::time::LockDuration;
 
-/// A limit on what one address may do, whether or not it has a key: for a login form, a sign-up, a
-/// search. Asked by [`KeyGuard::check_ip`](crate::KeyGuard::check_ip).
+/// A limit on the requests of each address, with or without a key: for a login form, a sign-up or a
+/// search. Enforced by [`KeyGuard::check_ip`](crate::KeyGuard::check_ip).
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,13 +27,13 @@ pub struct IpLimit {
 }
 
 impl IpLimit {
-    /// At most `limit` requests in any interval of the length `window`, from 1 ms to 366 days.
+    /// Creates a limit of `limit` requests in any interval of length `window`, from 1 ms to 366 days.
     ///
-    /// Limits of the same name and window count together. The name is 1 to 64 letters, digits, `-`, `_` and
-    /// `.`; the header fields show it.
+    /// Limits of the same name and window share their counters. The name is 1 to 64 letters, digits,
+    /// `-`, `_` and `.`; header fields show it.
     ///
     /// # Errors
-    /// [`InvalidInput`] for the name, a limit of 0, or the window.
+    /// [`InvalidInput`] for an invalid name or window, or a limit of 0.
     pub fn new(name: &str, limit: u32, window: Duration) -> Result<Self, InvalidInput> {
         Ok(Self {
             name: RuleName::parse(name)?,
@@ -43,15 +43,16 @@ impl IpLimit {
         })
     }
 
-    /// Locks an address out that goes over the limit: out of what [`IpLimit::scope`] says. Default: it
-    /// is admitted again as soon as the window has room.
+    /// Locks an address that exceeds the limit for a time. [`IpLimit::scope`] determines which of its
+    /// requests are refused. Default: no lock; requests are admitted again as soon as the window has
+    /// room.
     pub fn lockout(mut self, time: LockDuration) -> Self {
         self.lockout = Some(time);
         self
     }
 
-    /// What it is then locked out of. Default: [`LockScope::Path`], all requests that are checked
-    /// against a limit of this name, or match a [`Route`](crate::Route) of this name.
+    /// Sets the scope of the lock. Default: [`LockScope::Path`], all requests that are checked
+    /// against a limit of this name, or that match a [`Route`](crate::Route) of this name.
     pub fn scope(mut self, scope: LockScope) -> Self {
         self.scope = scope;
         self

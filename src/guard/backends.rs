@@ -195,7 +195,7 @@ fn redis_limiter(
     let (deadline, fallback) = (config.backend_deadline, config.limits_fallback);
     let limiter = RedisLimiter::open(url, secret, deadline, fallback, memory)?;
     if leads {
-        limiter.lead_clock();
+        limiter.sync_clock();
     }
     Ok(Arc::new(limiter))
 }

@@ -2,8 +2,6 @@
 
 #[cfg(test)]
 mod conformance;
-#[cfg(feature = "redis")]
-mod exhausted;
 mod memory;
 mod networks;
 #[cfg(feature = "redis")]

@@ -1,9 +1,11 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::sets::SHARDS;
 use super::*;
-use crate::counter::{CounterId, SavedValue};
+use crate::counter::{CounterId, SavedValue, Subject};
 use crate::limit::Balance;
 use crate::limit::Limit;
 use crate::model::{KeyId, OrgId};
@@ -170,25 +172,6 @@ proptest! {
 }
 
 #[test]
-fn a_request_refused_by_one_rule_consumes_none_of_the_others() {
-    let (limiter, clock) = limiter(16);
-    let group = attach(&limiter, 1);
-    let rules = [
-        sliding(1, Duration::from_secs(1)),
-        per_minute(3),
-        monthly(9),
-    ];
-    assert!(is_admitted(admit(&limiter, &group, &rules, cost(1))));
-    for _ in 0..10 {
-        assert!(!is_admitted(admit(&limiter, &group, &rules, cost(1))));
-    }
-    clock.advance(Duration::from_secs(1));
-    let states = states(&limiter, &group, &rules, cost(1));
-    let remaining: Vec<_> = states.iter().map(|(level, _)| level.remaining).collect();
-    assert_eq!(remaining, [1, 2, 8]);
-}
-
-#[test]
 fn a_group_is_the_same_until_it_counts_nothing() {
     let (limiter, clock) = limiter(16);
     let rules = [per_minute(1)];
@@ -211,7 +194,7 @@ fn a_group_is_the_same_until_it_counts_nothing() {
     for _ in 0..SHARDS {
         limiter.sweep();
     }
-    assert_eq!(limiter.len.load(Ordering::Relaxed), 0);
+    assert_eq!(limiter.sets.len(), 0);
     assert!(is_admitted(admit(
         &limiter,
         &attach(&limiter, 1),
@@ -311,7 +294,7 @@ fn an_unstored_quota_is_kept_although_its_window_is_over() {
     for _ in 0..SHARDS {
         limiter.sweep();
     }
-    assert_eq!(limiter.len.load(Ordering::Relaxed), 0);
+    assert_eq!(limiter.sets.len(), 0);
 }
 
 #[test]
@@ -345,78 +328,6 @@ fn windows_that_were_saved_go_on() {
     assert_eq!(left(&next), [2, 12]);
     later.advance(Duration::from_millis(2));
     assert_eq!(left(&next), [3, 12]);
-}
-
-#[test]
-fn keys_share_the_limits_of_their_organization_and_nothing_else() {
-    let (limiter, _) = limiter(16);
-    let org = limiter
-        .attach(SubjectId::org(crate::model::OrgId(1)), &mut || {
-            Ok(Vec::new())
-        })
-        .unwrap();
-    let shared = Rule::new("5/min".parse().unwrap(), Subject::Org);
-    let rules = [per_minute(3), shared];
-    let mut admitted = Vec::new();
-    for key in 1..=3 {
-        let key = attach(&limiter, key);
-        let groups = CounterSets {
-            key: &key,
-            org: Some(&org),
-            org_id: OrgId(1),
-        };
-        let admit = |_| limiter.take(Demand::new(Subjects::Key(groups), &[&rules]));
-        admitted.push((0..4).map(admit).filter(|o| is_admitted(o.clone())).count());
-    }
-    assert_eq!(admitted, [3, 2, 0]);
-}
-
-#[test]
-fn a_limit_in_shadow_mode_counts_what_it_would_admit_and_refuses_nobody() {
-    let (limiter, _) = limiter(16);
-    let group = attach(&limiter, 1);
-    let rules = [per_minute(5), rule("2/min shadow".parse().unwrap())];
-    let mut shadow_denied = 0;
-    for _ in 0..5 {
-        match admit(&limiter, &group, &rules, cost(1)) {
-            Admission::Admitted(level, over) => {
-                assert_eq!(level.rule, 0);
-                shadow_denied += over.map_or(0, |over| over.shadow_denied.len());
-            }
-            refused => panic!("{refused:?}"),
-        }
-    }
-    assert_eq!(shadow_denied, 3);
-    let refused = admit(&limiter, &group, &rules, cost(1));
-    assert!(matches!(
-        refused,
-        Admission::Refused(LimitState { rule: 0, .. }, _)
-    ));
-}
-
-#[test]
-fn nothing_is_given_back_of_what_was_reserved_before_a_reset() {
-    let (limiter, _) = limiter(16);
-    let group = attach(&limiter, 1);
-    let rules = [per_minute(10)];
-    let lists = [&rules[..]];
-    let demand = Demand {
-        cost: cost(6),
-        ..Demand::new(alone(&group), &lists)
-    };
-    let left = || states(&limiter, &group, &rules, cost(1))[0].0.remaining;
-    let Admission::Admitted(before, _) = admit(&limiter, &group, &rules, cost(6)) else {
-        panic!("refused");
-    };
-    limiter.reset(demand).unwrap();
-    assert_eq!(left(), 10);
-    // Another request within the same grain: its hits are not given back to the first.
-    assert!(is_admitted(admit(&limiter, &group, &rules, cost(6))));
-    limiter.settle(demand, before.at, &None, 0);
-    assert_eq!(left(), 4);
-    // More than was reserved is charged all the same.
-    limiter.settle(demand, before.at, &None, 8);
-    assert_eq!(left(), 2);
 }
 
 #[test]

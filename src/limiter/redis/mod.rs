@@ -1,24 +1,27 @@
 //! Counters in Redis, which several processes share.
 //!
-//! Each decision is one run of a script, which reads and changes all counters of a group at once, by
-//! the clock of the server. While Redis cannot be asked, a [`Fallback`] decides.
+//! Each decision is one run of a script, which reads and updates all counters of a group atomically,
+//! by the clock of the server. While Redis is unavailable, a [`Fallback`] decides.
 
-mod call;
-mod link;
+mod client;
+mod exhausted;
 mod names;
+mod script;
 mod server;
+mod slots;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use self::call::{Action, Answer, Calendar, Call, Counter, CounterReply, signed};
-use self::link::{Failed, Hearing, Link, unusable};
-use self::names::{Names, counter_name, group_of, hex, index_name};
+use self::client::{Announcements, Client, NoReply, unusable};
+use self::exhausted::{DemandKey, ExhaustedLimit, ExhaustedLimits};
+use self::names::{Names, counter_name, group_of, index_name};
+use self::script::{Action, Calendar, CounterArgs, CounterReply, ScriptCall, ScriptReply, signed};
 use self::server::Servers;
-use super::exhausted::{Exhausted, Refusal, Wish};
 use super::{
     Admission, AttachError, CounterSet, Demand, Fallback, LimitState, Limiter, LimiterStatus,
     MemoryLimiter, Receipt, Remarks, Rules, SavedWindows, Subjects, deny_in_shadow, indexed,
@@ -34,72 +37,70 @@ use crate::time::TimeZone;
 use crate::time::{Clock, Moment};
 
 pub(crate) struct RedisLimiter {
-    link: Link,
+    client: Client,
     names: Names,
     clock: Clock,
     zone: TimeZone,
     fallback: Fallback,
-    /// What is known of groups here: their balances, and all counters while Redis cannot be asked.
+    /// The balances as this process knows them; all counters while Redis is unavailable.
     local: MemoryLimiter,
-    exhausted: Arc<Exhausted>,
-    fallen_back: AtomicU64,
+    exhausted: Arc<ExhaustedLimits>,
+    fallbacks: AtomicU64,
 }
-
-/// The largest number that the script is told.
-const MOST: i64 = 1 << 53;
 
 impl RedisLimiter {
     pub(crate) fn open(
         url: &str,
         secret: &Secret,
-        deadline: Duration,
+        timeout: Duration,
         fallback: Fallback,
         local: MemoryLimiter,
     ) -> Result<Self, OpenError> {
-        let servers = Servers::at(url).map_err(|error| unusable(error.to_string()))?;
-        let mut node = [0; 8];
-        getrandom::fill(&mut node).map_err(|error| unusable(error.to_string()))?;
+        let servers = Servers::parse(url).map_err(|error| unusable(error.to_string()))?;
+        let node = getrandom::u64().map_err(|error| unusable(error.to_string()))?;
         let names = Names::new(secret);
-        let exhausted = Arc::<Exhausted>::default();
-        let hearing = Hearing {
+        let exhausted = Arc::<ExhaustedLimits>::default();
+        let announcements = Announcements {
             channel: names.channel(),
             exhausted: Arc::clone(&exhausted),
         };
-        let link = Link::open(servers, hex(&node), deadline, hearing)?;
+        let client = Client::open(servers, format!("{node:016x}"), timeout, announcements)?;
         Ok(Self {
-            link,
+            client,
             names,
             clock: local.clock().clone(),
             zone: local.zone().clone(),
             fallback,
             local,
             exhausted,
-            fallen_back: AtomicU64::new(0),
+            fallbacks: AtomicU64::new(0),
         })
     }
 
-    /// Has the clock follow the calendar of Redis.
-    pub(crate) fn lead_clock(&self) {
-        self.link.lead(&self.clock);
-        let asked = self.clock.now();
-        if let Ok(answer) = self.ask_now(Action::Look, 0, Vec::new()) {
-            answer.lead(&self.clock, asked);
+    /// Makes the clock follow that of Redis.
+    pub(crate) fn sync_clock(&self) {
+        self.client.sync_clock(&self.clock);
+        let called_at = self.clock.now();
+        if let Ok(reply) = self.look(0, Vec::new()) {
+            reply.sync(&self.clock, called_at);
         }
     }
 
-    fn call(&self, action: Action, cost: i64, counters: Vec<Counter>) -> Call {
-        Call {
-            action,
+    fn call(&self, action: Action, cost: i64, counters: Vec<CounterArgs>) -> ScriptCall {
+        ScriptCall {
             now: self.clock.manual_micros(),
-            cost,
-            admitted_at: 0,
-            counters,
+            ..ScriptCall::new(action, cost, counters)
         }
     }
 
-    /// Returns the counters of a demand, with their balances as far as this process knows them. For
-    /// an address the index of its counters comes last.
-    fn counters(&self, demand: Demand<'_>, admitted_at: Moment) -> Vec<Counter> {
+    fn look(&self, cost: i64, counters: Vec<CounterArgs>) -> Result<ScriptReply, NoReply> {
+        let call = self.call(Action::Look, cost, counters);
+        block_on(self.client.send(call, &Deadline::default())?.get())
+    }
+
+    /// Returns the counters of a demand, with their balances as this process knows them. The index
+    /// of the counters of an address comes last.
+    fn counters(&self, demand: Demand<'_>, admitted_at: Moment) -> Vec<CounterArgs> {
         let Demand {
             subjects, rules, ..
         } = demand;
@@ -114,53 +115,57 @@ impl RedisLimiter {
         let counter = |(index, rule): (usize, &Rule)| {
             let balance = balances.as_ref().map(|balances| balances[index]);
             let key = counter_name(&group, subjects, rule);
-            Counter::new(key, rule.limit, balance.unwrap_or_default(), calendar)
+            CounterArgs::new(key, rule.limit, balance.unwrap_or_default(), calendar)
         };
         let mut counters: Vec<_> = indexed(rules).map(counter).collect();
         if let Subjects::Address(_) = subjects {
-            counters.push(Counter::index(index_name(&group), &counters));
+            counters.push(CounterArgs::index(index_name(&group), &counters));
         }
         counters
     }
 
-    /// Returns the identity under which a refusal of a demand is cached; `None` if it is not:
-    /// nothing is cached while announcements of room are not received, nor are failed
-    /// authentications, as a lock must not result from what was before an unlock.
-    fn wish(&self, demand: Demand<'_>, counters: &[Counter]) -> Option<Wish> {
-        let is_strike = |rule: &Rule| matches!(rule.counts, Counts::Strikes(_));
-        if !self.link.hears() || indexed(demand.rules).any(|(_, rule)| is_strike(rule)) {
+    /// Returns the key of a demand in the cache of exhausted limits; `None` if it is not to be used:
+    /// while announcements of room are not received, and for failed authentications, as what was
+    /// counted before an unblock must not lead to the next lock.
+    fn cache_key(&self, demand: Demand<'_>, counters: &[CounterArgs]) -> Option<DemandKey> {
+        let is_of_failures = |rule: &Rule| matches!(rule.counts, Counts::Strikes(_));
+        let mut rules = indexed(demand.rules);
+        if !self.client.is_subscribed() || rules.any(|(_, rule)| is_of_failures(rule)) {
             return None;
         }
         let group = group_of(&counters.first()?.key);
         let keys = counters.iter().map(|counter| &*counter.key);
         let limits = indexed(demand.rules).map(|(_, rule)| rule.limit);
-        Some(self.exhausted.wish(demand.cost, group, keys.zip(limits)))
+        Some(self.exhausted.key(demand.cost, group, keys.zip(limits)))
     }
 
-    /// Returns a cached refusal.
-    fn known_refusal(&self, demand: Demand<'_>, wish: Wish) -> Option<Admission> {
-        let (state, retry_at) = self.exhausted.find(wish, self.clock.now())?;
+    fn cached_refusal(&self, demand: Demand<'_>, key: DemandKey) -> Option<Admission> {
+        let (state, retry_at) = self.exhausted.get(key, self.clock.now())?;
         let rule = rule_at(demand.rules, state.rule)?;
         (!rule.limit.shadow).then_some(Admission::Refused(state, retry_at))
     }
 
-    /// Evaluates an answer, and updates what this process knows of the counters.
-    fn conclude(&self, demand: Demand<'_>, answer: &Answer, wish: Option<Wish>) -> Admission {
-        let admission = admission(answer, demand.rules, self.clock.now());
+    /// Evaluates a reply, and updates the local counters and the cache.
+    fn conclude(
+        &self,
+        demand: Demand<'_>,
+        reply: &ScriptReply,
+        key: Option<DemandKey>,
+    ) -> Admission {
+        let admission = admission(reply, demand.rules, self.clock.now());
         match &admission {
             Admission::Admitted(_, receipt) => {
-                let balance = |index: usize| answer.standings[index].balance;
+                let balance = |index: usize| reply.counters[index].balance;
                 self.local.record_admitted(demand, receipt, balance);
             }
             Admission::Refused(state, retry_at) => {
-                if let (Some(wish), Some(rule)) = (wish, rule_at(demand.rules, state.rule)) {
-                    self.exhausted.note(Refusal {
-                        wish,
-                        rule: state.rule,
+                if let (Some(key), Some(rule)) = (key, rule_at(demand.rules, state.rule)) {
+                    self.exhausted.insert(ExhaustedLimit {
+                        key,
                         limit: rule.limit,
-                        level: *state,
+                        state: *state,
                         retry_at: *retry_at,
-                        others_have: room_of_others(answer, demand.rules, state.rule),
+                        others_have: room_of_others(reply, demand.rules, state.rule),
                     });
                 }
             }
@@ -169,26 +174,9 @@ impl RedisLimiter {
         admission
     }
 
-    /// For who can wait.
-    fn ask_now(&self, action: Action, cost: i64, counters: Vec<Counter>) -> Result<Answer, Failed> {
-        let call = self.call(action, cost, counters);
-        block_on(self.link.ask(call, &Deadline::default())?.answer())
-    }
-
-    /// For an administrator, who waits longer and is told if it was in vain.
-    fn ask_patiently(&self, action: Action, counters: Vec<Counter>) -> Result<(), StoreError> {
-        let asked = self.link.ask_patiently(self.call(action, 0, counters));
-        match asked.and_then(|asked| block_on(asked.answer())) {
-            Ok(_) => Ok(()),
-            Err(Failed) => Err(StoreError::Unavailable(
-                "Redis does not answer: what it has counted may still count; try again".into(),
-            )),
-        }
-    }
-
     /// Decides without Redis.
     fn fall_back(&self, demand: Demand<'_>) -> Admission {
-        self.fallen_back.fetch_add(1, Ordering::Relaxed);
+        self.fallbacks.fetch_add(1, Ordering::Relaxed);
         match self.fallback {
             Fallback::Local => self.local.take(demand),
             Fallback::Allow => {
@@ -203,95 +191,23 @@ impl RedisLimiter {
         }
     }
 
-    fn remote_states(&self, demand: Demand<'_>) -> Result<Vec<(LimitState, Moment)>, Failed> {
+    fn remote_states(&self, demand: Demand<'_>) -> Result<Vec<(LimitState, Moment)>, NoReply> {
         let counters = self.counters(demand, self.clock.now());
-        let answer = self.ask_now(Action::Look, signed(demand.cost), counters)?;
+        let reply = self.look(signed(demand.cost), counters)?;
         let now = self.clock.now();
         let states = indexed(demand.rules).map(|(index, _)| {
-            let reply = answer.standings.get(index).ok_or(Failed)?;
-            Ok((state(index, reply, now), after(now, reply.room_in)))
+            let counter = reply.counters.get(index).ok_or(NoReply)?;
+            Ok((state(index, counter, now), after(now, counter.retry_in)))
         });
         states.collect()
     }
 
-    fn forget_exhausted(&self, counters: &[Counter]) {
+    /// Invalidates the cache for the group of these counters.
+    fn invalidate(&self, counters: &[CounterArgs]) {
         if let Some(counter) = counters.first() {
-            self.exhausted.forget(group_of(&counter.key));
+            self.exhausted.invalidate(group_of(&counter.key));
         }
     }
-}
-
-/// Evaluates the answer to [`Action::Admit`].
-fn admission(answer: &Answer, rules: Rules<'_>, now: Moment) -> Admission {
-    let replies = indexed(rules).zip(&answer.standings);
-    if !answer.is_admitted {
-        let refusing = replies
-            .filter(|((_, rule), reply)| !rule.limit.shadow && !reply.has_room())
-            .map(|((index, _), reply)| (state(index, reply, now), after(now, reply.room_in)));
-        return match slowest(refusing) {
-            Some((state, retry_at)) => Admission::Refused(state, retry_at),
-            None => Admission::Undecided,
-        };
-    }
-    let mut tightest = LimitState::unlimited(now);
-    let mut receipt = Some(Box::new(Remarks {
-        remote_at: Some(answer.at),
-        ..Remarks::default()
-    }));
-    for ((index, rule), reply) in replies {
-        if !reply.has_room() {
-            deny_in_shadow(&mut receipt, index);
-        } else if !rule.limit.shadow
-            && rule.limit.period != Period::Concurrent
-            && reply.remaining < tightest.remaining
-        {
-            tightest = state(index, reply, now);
-        }
-    }
-    Admission::Admitted(tightest, receipt)
-}
-
-/// Returns how much all enforced rules but one have room for.
-fn room_of_others(answer: &Answer, rules: Rules<'_>, but: usize) -> u64 {
-    let all = indexed(rules).zip(&answer.standings);
-    let others = all.filter(|((index, rule), _)| *index != but && !rule.limit.shadow);
-    let room = others.map(|((_, rule), reply)| match rule.limit.period {
-        // A request takes one slot, whatever it costs.
-        Period::Concurrent if reply.remaining > 0 => u64::MAX,
-        _ => reply.remaining,
-    });
-    room.min().unwrap_or(u64::MAX)
-}
-
-fn state(index: usize, reply: &CounterReply, now: Moment) -> LimitState {
-    LimitState {
-        rule: index,
-        at: now,
-        remaining: reply.remaining,
-        resets_at: after(now, reply.grows_in),
-    }
-}
-
-fn after(now: Moment, micros: Option<u64>) -> Moment {
-    micros.map_or(Moment::NEVER, |micros| {
-        now.plus(Duration::from_micros(micros))
-    })
-}
-
-fn is_uncounted(receipt: &Receipt) -> bool {
-    receipt.as_ref().is_some_and(|remarks| remarks.is_uncounted)
-}
-
-/// When Redis has admitted a request, by its clock.
-fn remote_at(receipt: &Receipt) -> Option<u64> {
-    receipt.as_ref().and_then(|remarks| remarks.remote_at)
-}
-
-fn has_balance(rule: &Rule) -> bool {
-    matches!(
-        rule.limit.period,
-        Period::Day | Period::Month | Period::Credits(_)
-    )
 }
 
 impl Limiter for RedisLimiter {
@@ -309,18 +225,18 @@ impl Limiter for RedisLimiter {
         deadline: &'a Deadline,
     ) -> MaybeReady<'a, Admission> {
         let counters = self.counters(demand, self.clock.now());
-        let wish = self.wish(demand, &counters);
-        if let Some(refusal) = wish.and_then(|wish| self.known_refusal(demand, wish)) {
+        let key = self.cache_key(demand, &counters);
+        if let Some(refusal) = key.and_then(|key| self.cached_refusal(demand, key)) {
             return MaybeReady::Now(refusal);
         }
         let call = self.call(Action::Admit, signed(demand.cost), counters);
-        let Ok(asked) = self.link.ask(call, deadline) else {
+        let Ok(pending) = self.client.send(call, deadline) else {
             return MaybeReady::Now(self.fall_back(demand));
         };
         MaybeReady::later(async move {
-            match asked.answer().await {
-                Ok(answer) if answer.standings.len() >= indexed(demand.rules).count() => {
-                    self.conclude(demand, &answer, wish)
+            match pending.get().await {
+                Ok(reply) if reply.counters.len() >= indexed(demand.rules).count() => {
+                    self.conclude(demand, &reply, key)
                 }
                 _ => self.fall_back(demand),
             }
@@ -329,7 +245,7 @@ impl Limiter for RedisLimiter {
 
     fn states(&self, demand: Demand<'_>) -> Vec<(LimitState, Moment)> {
         let states = self.remote_states(demand);
-        states.unwrap_or_else(|Failed| self.local.states(demand))
+        states.unwrap_or_else(|NoReply| self.local.states(demand))
     }
 
     fn settle(&self, demand: Demand<'_>, at: Moment, receipt: &Receipt, actual: u64) {
@@ -346,18 +262,15 @@ impl Limiter for RedisLimiter {
             .map(|(_, counter)| counter)
             .collect();
         let more = i64::try_from(actual).unwrap_or(i64::MAX) - signed(demand.cost);
-        // What takes more may make another limit refuse for longer.
+        // A charge may make another limit refuse for longer.
         if more != 0 {
-            self.forget_exhausted(&counters);
+            self.invalidate(&counters);
         }
-        // More than the script can count exactly counts as no more than that.
-        let more = more.min(MOST);
-        let call = Call {
+        // The next reply brings the balances.
+        self.client.post(ScriptCall {
             admitted_at,
             ..self.call(Action::Settle, more, counters)
-        };
-        // Balances are known again from the next answer.
-        self.link.tell(call);
+        });
     }
 
     fn release(&self, demand: Demand<'_>, receipt: &Receipt) {
@@ -372,37 +285,41 @@ impl Limiter for RedisLimiter {
         let taken = indexed(demand.rules).filter(|(index, rule)| {
             rule.limit.period == Period::Concurrent && !is_shadow_denied(receipt, *index)
         });
-        let counters =
-            taken.map(|(_, rule)| Counter::slots(counter_name(&group, demand.subjects, rule)));
-        self.link
-            .tell(self.call(Action::Release, 0, counters.collect()));
+        let slots = taken
+            .map(|(_, rule)| CounterArgs::slots(counter_name(&group, demand.subjects, rule)))
+            .collect();
+        self.client.post(self.call(Action::Release, 0, slots));
     }
 
     fn reset(&self, demand: Demand<'_>) -> Result<(), StoreError> {
         let (action, counters) = match demand.subjects {
             Subjects::Key(_) => (Action::Reset, self.counters(demand, self.clock.now())),
             Subjects::Address(_) => {
-                let group = self.names.group(demand.subjects);
-                (
-                    Action::Forget,
-                    vec![Counter::index(index_name(&group), &[])],
-                )
+                let index = index_name(&self.names.group(demand.subjects));
+                (Action::Forget, vec![CounterArgs::index(index, &[])])
             }
         };
-        self.forget_exhausted(&counters);
+        self.invalidate(&counters);
         self.local.reset(demand)?;
-        let answer = self.ask_patiently(action, counters.clone());
-        // Nor what was refused meanwhile.
-        self.forget_exhausted(&counters);
-        answer
+        let call = self.call(action, 0, counters.clone());
+        let pending = self.client.send_patiently(call);
+        let reply = pending.and_then(|pending| block_on(pending.get()));
+        // Removes refusals of the meantime too.
+        self.invalidate(&counters);
+        match reply {
+            Ok(_) => Ok(()),
+            Err(NoReply) => Err(StoreError::Unavailable(
+                "Redis does not answer: what it has counted may still count; try again".into(),
+            )),
+        }
     }
 
     fn take_changed(&self) -> Vec<Arc<CounterSet>> {
         self.local.take_changed()
     }
 
-    fn return_changed(&self, groups: Vec<Arc<CounterSet>>) {
-        self.local.return_changed(groups);
+    fn return_changed(&self, sets: Vec<Arc<CounterSet>>) {
+        self.local.return_changed(sets);
     }
 
     /// Windows stay in Redis.
@@ -421,27 +338,27 @@ impl Limiter for RedisLimiter {
     }
 
     fn status(&self) -> LimiterStatus {
-        let (trouble, evicting) = (self.link.trouble(), self.link.evicting_warning());
-        let fallbacks = self.fallen_back.load(Ordering::Relaxed);
-        let failures = self.link.failed();
+        let (outage, eviction) = (self.client.outage(), self.client.eviction_warning());
+        let failures = self.client.failures();
+        let fallbacks = self.fallbacks.load(Ordering::Relaxed);
         let mut warnings = Vec::new();
-        if let Some(trouble) = &trouble {
+        if let Some(outage) = &outage {
             let meanwhile = match self.fallback {
                 Fallback::Local => "this process enforces limits by itself meanwhile",
                 Fallback::Deny => "requests that it would decide are refused meanwhile",
                 Fallback::Allow => "limits are not enforced meanwhile",
             };
-            warnings.push(format!("Redis cannot be asked: {trouble}; {meanwhile}"));
+            warnings.push(format!("Redis cannot be asked: {outage}; {meanwhile}"));
         }
-        if let Some(evicting) = &evicting {
-            warnings.push(format!("Redis may lose limits: {evicting}"));
+        if let Some(eviction) = &eviction {
+            warnings.push(format!("Redis may lose limits: {eviction}"));
         }
         if fallbacks > 0 {
             warnings.push(format!(
                 "{fallbacks} decisions were made without Redis ({failures} calls failed or came late)"
             ));
         }
-        let problem = trouble.map(|trouble| trouble.to_string()).or(evicting);
+        let problem = outage.map(|outage| outage.to_string()).or(eviction);
         let health = BackendHealth {
             server: "redis",
             is_up: problem.is_none(),
@@ -454,4 +371,79 @@ impl Limiter for RedisLimiter {
             warnings,
         }
     }
+}
+
+/// Evaluates the reply to [`Action::Admit`].
+fn admission(reply: &ScriptReply, rules: Rules<'_>, now: Moment) -> Admission {
+    let counters = indexed(rules).zip(&reply.counters);
+    if !reply.is_admitted {
+        let refusing = counters
+            .filter(|((_, rule), counter)| !rule.limit.shadow && !counter.has_room())
+            .map(|((index, _), counter)| {
+                (state(index, counter, now), after(now, counter.retry_in))
+            });
+        return match slowest(refusing) {
+            Some((state, retry_at)) => Admission::Refused(state, retry_at),
+            None => Admission::Undecided,
+        };
+    }
+    let mut tightest = LimitState::unlimited(now);
+    let mut receipt = Some(Box::new(Remarks {
+        remote_at: Some(reply.at),
+        ..Remarks::default()
+    }));
+    for ((index, rule), counter) in counters {
+        if !counter.has_room() {
+            deny_in_shadow(&mut receipt, index);
+        } else if !rule.limit.shadow
+            && rule.limit.period != Period::Concurrent
+            && counter.remaining < tightest.remaining
+        {
+            tightest = state(index, counter, now);
+        }
+    }
+    Admission::Admitted(tightest, receipt)
+}
+
+/// Returns the least room of all enforced rules but one.
+fn room_of_others(reply: &ScriptReply, rules: Rules<'_>, but: usize) -> u64 {
+    let all = indexed(rules).zip(&reply.counters);
+    let others = all.filter(|((index, rule), _)| *index != but && !rule.limit.shadow);
+    let room = others.map(|((_, rule), counter)| match rule.limit.period {
+        // A request takes one slot, whatever it costs.
+        Period::Concurrent if counter.remaining > 0 => u64::MAX,
+        _ => counter.remaining,
+    });
+    room.min().unwrap_or(u64::MAX)
+}
+
+fn state(index: usize, counter: &CounterReply, now: Moment) -> LimitState {
+    LimitState {
+        rule: index,
+        at: now,
+        remaining: counter.remaining,
+        resets_at: after(now, counter.resets_in),
+    }
+}
+
+fn after(now: Moment, micros: Option<u64>) -> Moment {
+    micros.map_or(Moment::NEVER, |micros| {
+        now.plus(Duration::from_micros(micros))
+    })
+}
+
+fn is_uncounted(receipt: &Receipt) -> bool {
+    receipt.as_ref().is_some_and(|remarks| remarks.is_uncounted)
+}
+
+/// Returns when Redis admitted a request, by its clock.
+fn remote_at(receipt: &Receipt) -> Option<u64> {
+    receipt.as_ref().and_then(|remarks| remarks.remote_at)
+}
+
+fn has_balance(rule: &Rule) -> bool {
+    matches!(
+        rule.limit.period,
+        Period::Day | Period::Month | Period::Credits(_)
+    )
 }

@@ -21,7 +21,7 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn new(secret: &Secret) -> Self {
         Self {
-            space: hex(&secret.fingerprint().0[..4]),
+            space: blake3::Hash::from_bytes(secret.fingerprint().0).to_hex()[..8].to_owned(),
             address_key: secret.network_naming_key(),
         }
     }
@@ -38,7 +38,7 @@ impl Names {
             Subjects::Address(address) => {
                 let text = address.to_string();
                 let hash = blake3::keyed_hash(&self.address_key, text.as_bytes());
-                format!("{{kg:{}:n{}}}:", self.space, hex(&hash.as_bytes()[..12]))
+                format!("{{kg:{}:n{}}}:", self.space, &hash.to_hex()[..24])
             }
         }
     }
@@ -86,11 +86,4 @@ fn write_limit(name: &mut String, limit: Limit) {
         Period::Credits(_) => write!(name, "c"),
         Period::Concurrent => write!(name, "s"),
     };
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -1,4 +1,4 @@
-//! Where Redis is: one server, a cluster, or the master that Sentinels name.
+//! Locations of Redis: one server, a cluster, or a master that Sentinels name.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use redis::{
 
 use crate::sys::tls;
 
-/// How often a call is sent again that has not run.
+/// How often a call that has not run is sent again.
 const RESENDS: usize = 4;
 
-/// What a URL names.
+/// The servers that a URL names.
 pub(super) enum Servers {
     /// `redis://`, `rediss://`
     One(redis::Client),
@@ -31,7 +31,7 @@ pub(super) enum Servers {
 }
 
 impl Servers {
-    pub(super) fn at(url: &str) -> RedisResult<Self> {
+    pub(super) fn parse(url: &str) -> RedisResult<Self> {
         if url.starts_with("rediss") {
             tls::ensure_provider();
         }
@@ -50,7 +50,7 @@ impl Servers {
     }
 
     pub(super) async fn connect(&self, timeout: Duration) -> RedisResult<Connection> {
-        // Whoever asks has a time of its own to wait.
+        // Each call has its own timeout.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(None);
@@ -72,8 +72,8 @@ impl Servers {
         }
     }
 
-    /// What is published on a channel, by a connection of its own. A node of a cluster tells what is
-    /// published on any other.
+    /// Subscribes to a channel, on a separate connection. Each node of a cluster forwards messages
+    /// of all others.
     pub(super) async fn subscribe(&self, channel: &str) -> RedisResult<PubSubStream> {
         let mut subscriber = match self {
             Self::One(client) => client.get_async_pubsub().await?,
@@ -88,7 +88,7 @@ impl Servers {
     }
 }
 
-/// The first of some servers that is there.
+/// Connects to the first server that is available.
 async fn first_of(hosts: &[ConnectionInfo]) -> RedisResult<PubSub> {
     let mut connected = Err(RedisError::from((
         ErrorKind::InvalidClientConfig,
@@ -103,7 +103,7 @@ async fn first_of(hosts: &[ConnectionInfo]) -> RedisResult<PubSub> {
     connected
 }
 
-/// The credentials and hosts of a URL, and what follows them.
+/// Parses the credentials and hosts of a URL. Returns the path after them too.
 fn hosts<'a>(scheme: &str, rest: &'a str) -> RedisResult<(Vec<ConnectionInfo>, &'a str)> {
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (credentials, hosts) = match authority.rsplit_once('@') {
@@ -115,8 +115,8 @@ fn hosts<'a>(scheme: &str, rest: &'a str) -> RedisResult<(Vec<ConnectionInfo>, &
     Ok((infos?, path))
 }
 
-/// A call that may have been counted is never sent again: of all errors, only the answer that
-/// somebody else has the slot is followed, and that by [`Connection::run`].
+/// A client that never repeats a call, which may have been counted. Only [`Connection::run`] does,
+/// if another node has the slot.
 fn cluster(scheme: &str, rest: &str) -> RedisResult<Servers> {
     let (hosts, _) = hosts(scheme, rest)?;
     let client = ClusterClient::builder(hosts.clone()).retries(0).build()?;
@@ -135,7 +135,7 @@ fn sentinels(scheme: &str, rest: &str) -> RedisResult<SentinelClient> {
     let kind = SentinelServerType::Master;
     let mut builder =
         SentinelClientBuilder::new(addresses, master, kind)?.set_client_to_redis_db(db);
-    // Both kinds of servers are asked alike.
+    // Sentinels and servers have the same credentials.
     if let Some(name) = first.redis_settings().username() {
         builder = builder
             .set_client_to_redis_username(name)
@@ -154,7 +154,7 @@ fn sentinels(scheme: &str, rest: &str) -> RedisResult<SentinelClient> {
     builder.build()
 }
 
-/// Clones share one connection, or one to each node.
+/// A connection, which clones share; to a cluster, one to each node.
 #[derive(Clone)]
 pub(super) enum Connection {
     One(MultiplexedConnection),
@@ -162,13 +162,13 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Whether it finds other connections by itself where one is lost.
+    /// Whether the connection replaces itself when it is lost.
     pub(super) fn heals(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
 
-    /// What each server says of its memory.
-    pub(super) async fn memory(&mut self) -> RedisResult<Vec<String>> {
+    /// Returns the `INFO memory` of each server.
+    pub(super) async fn memory_info(&mut self) -> RedisResult<Vec<String>> {
         let mut info = redis::cmd("INFO");
         info.arg("memory");
         match self {
@@ -180,9 +180,8 @@ impl Connection {
         }
     }
 
-    /// Runs a script. It is sent again only where it has not run: to a server that has not loaded it,
-    /// or after a node has refused it because another one has the slot, by when the client knows
-    /// which.
+    /// Runs a script. Sends it again only if it has not run: if the server had not loaded it, or if
+    /// another node has the slot, which the client knows by then.
     pub(super) async fn run(&mut self, command: &Cmd, script: &Script) -> RedisResult<Vec<i64>> {
         let mut result = command.query_async(self).await;
         for _ in 0..RESENDS {

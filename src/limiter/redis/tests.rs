@@ -178,7 +178,7 @@ fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
     let local = memory(clock.clone());
     let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
     let limiter = limiter.unwrap();
-    until("announcements are heard", || limiter.link.hears());
+    until("announcements are heard", || limiter.client.is_subscribed());
     let client = Client::new(&limiter, 1);
     let rules = rules(&["3/min"]);
     let first = client.admit(&limiter, &rules, 3);
@@ -223,7 +223,7 @@ fn room_that_one_process_makes_is_seen_by_another_at_once() {
             local,
         )
         .unwrap();
-        until("announcements are heard", || limiter.link.hears());
+        until("announcements are heard", || limiter.client.is_subscribed());
         limiter
     };
     let (here, there) = (open(), open());
@@ -294,7 +294,7 @@ fn a_higher_cost_waits_until_credits_are_sure_to_be_back() {
     let local = memory(clock.clone());
     let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
     let limiter = limiter.unwrap();
-    until("announcements are heard", || limiter.link.hears());
+    until("announcements are heard", || limiter.client.is_subscribed());
     let client = Client::new(&limiter, 1);
     let rules = rules(&["20 credits +3/min"]);
     let wait = |asked| match client.admit(&limiter, &rules, asked) {
@@ -321,7 +321,7 @@ fn what_another_limit_refuses_for_longer_is_asked_about() {
     let local = memory(clock.clone());
     let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
     let limiter = limiter.unwrap();
-    until("announcements are heard", || limiter.link.hears());
+    until("announcements are heard", || limiter.client.is_subscribed());
     let client = Client::new(&limiter, 1);
     let wait = |asked, texts: &[&str]| match client.admit(&limiter, &rules(texts), asked) {
         Admission::Refused(level, retry_at) => retry_at.since(level.at).as_secs(),
@@ -380,7 +380,7 @@ fn a_wrong_calendar_of_one_process_delays_or_repeats_no_quota() {
 fn a_calendar_that_follows_redis_is_that_of_redis() {
     let server = Redis::start();
     let limiter = limiter_at(&server, Timestamp::from_unix_millis(86_400_000));
-    limiter.lead_clock();
+    limiter.sync_clock();
     let here = Clock::system().timestamp();
     let there = limiter.clock.timestamp();
     assert!(here.since(there).max(there.since(here)) < Duration::from_secs(60));

@@ -50,7 +50,7 @@ fn room_in_a_cluster_is_announced_by_each_node_to_all() {
         let url = format!("redis+cluster://{}", node.address());
         let (secret, local) = ("a secret".into(), memory(clock.clone()));
         let limiter = RedisLimiter::open(&url, &secret, PATIENT, Fallback::Deny, local).unwrap();
-        until("announcements are heard", || limiter.link.hears());
+        until("announcements are heard", || limiter.client.is_subscribed());
         limiter
     };
     let limiters = nodes.each_ref().map(open_at);
@@ -98,7 +98,7 @@ fn sentinels_name_the_server_to_ask() {
     let sentinel = Redis::sentinel("main", &server);
     let url = format!("redis+sentinel://{}/main/3", sentinel.address());
     let limiter = open(&url, PATIENT, Fallback::Deny);
-    until("announcements are heard", || limiter.link.hears());
+    until("announcements are heard", || limiter.client.is_subscribed());
     let client = Client::new(&limiter, 1);
     assert!(client.admits(&limiter, &rules(&["1/h"])));
     assert!(!client.admits(&limiter, &rules(&["1/h"])));

@@ -1,15 +1,16 @@
-//! What is asked of the script `counters.lua`, and what it answers.
+//! Calls of the script `counters.lua` and their replies.
 
 use std::num::NonZeroU32;
 
-use super::link::Failed;
-use crate::limit::Balance;
-use crate::limit::{Limit, Period};
-use crate::time::TimeZone;
-use crate::time::{Clock, Moment, Timestamp};
+use super::client::NoReply;
+use crate::limit::{Balance, Limit, Period};
+use crate::time::{Clock, Moment, TimeZone, Timestamp};
 
-/// For how long slots are a node's without its saying so again, in microseconds.
+/// How long slots belong to a node after it last reported them, in microseconds.
 const LEASE: u64 = 4_000_000;
+
+/// The largest number that the script counts exactly.
+const MAX_EXACT: i64 = 1 << 53;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -40,19 +41,66 @@ impl Action {
 
 /// One run of the script over counters of one group.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(super) struct ScriptCall {
     pub(super) action: Action,
-    /// Microseconds; 0 for the clock of the server.
+    /// In microseconds; 0 for the clock of the server.
     pub(super) now: u64,
-    /// What is consumed, or settled: below zero to give back.
+    /// The amount to consume; to settle, the correction, below zero for a refund.
     pub(super) cost: i64,
-    /// When what is settled was admitted, by the clock of the server.
+    /// When the settled request was admitted, by the clock of the server.
     pub(super) admitted_at: u64,
-    pub(super) counters: Vec<Counter>,
+    pub(super) counters: Vec<CounterArgs>,
 }
 
+impl ScriptCall {
+    /// A call at the time of the server.
+    pub(super) fn new(action: Action, cost: i64, counters: Vec<CounterArgs>) -> Self {
+        Self {
+            action,
+            now: 0,
+            cost: cost.min(MAX_EXACT),
+            admitted_at: 0,
+            counters,
+        }
+    }
+
+    pub(super) fn command(&self, script: &redis::Script, node: &str) -> redis::Cmd {
+        let count = self.counters.len();
+        let mut command = redis::Cmd::with_capacity(8 + 8 * count, 128 + 128 * count);
+        command.arg("EVALSHA").arg(script.get_hash()).arg(count);
+        for counter in &self.counters {
+            command.arg(&counter.key);
+        }
+        let name = self.action.name();
+        command.arg(name).arg(self.now).arg(self.cost);
+        command.arg(node).arg(self.admitted_at);
+        for counter in &self.counters {
+            counter.write(&mut command);
+        }
+        command
+    }
+
+    /// The keys of the counters of requests in flight.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &str> {
+        let slots = self.counters.iter().filter(|counter| counter.is_slots());
+        slots.map(|counter| &*counter.key)
+    }
+
+    /// Those under which this admission took a slot.
+    pub(super) fn taken_slots<'a>(
+        &'a self,
+        reply: &'a ScriptReply,
+    ) -> impl Iterator<Item = &'a str> {
+        let is_admitted = self.action == Action::Admit && reply.is_admitted;
+        let all = self.counters.iter().zip(&reply.counters);
+        all.filter(move |(args, reply)| is_admitted && args.is_slots() && reply.has_room())
+            .map(|(args, _)| &*args.key)
+    }
+}
+
+/// The arguments of one counter.
 #[derive(Clone, Debug)]
-pub(super) struct Counter {
+pub(super) struct CounterArgs {
     pub(super) key: String,
     kind: Kind,
     amount: u64,
@@ -65,7 +113,7 @@ enum Kind {
         length: u64,
         grain: u64,
     },
-    /// When the day or month ends, the next one, and that of what is settled.
+    /// The ends of this day or month, of the next one, and of that of the settled request.
     Quota {
         ends: [Timestamp; 3],
         seed: Balance,
@@ -76,13 +124,13 @@ enum Kind {
         seed: Balance,
     },
     Slots,
-    /// The names of all counters, for so many microseconds.
+    /// The keys of all counters of an address, kept for so many microseconds.
     Index {
         length: u64,
     },
 }
 
-/// By which days and months quotas are counted.
+/// Determines the days and months of quotas.
 #[derive(Clone, Copy)]
 pub(super) struct Calendar<'a> {
     pub(super) now: Timestamp,
@@ -90,8 +138,8 @@ pub(super) struct Calendar<'a> {
     pub(super) zone: &'a TimeZone,
 }
 
-impl Counter {
-    /// A counter, and its balance as far as this process knows.
+impl CounterArgs {
+    /// `seed` is the balance as this process knows it, for a counter that Redis does not have.
     pub(super) fn new(key: String, limit: Limit, seed: Balance, calendar: Calendar<'_>) -> Self {
         let Calendar {
             now,
@@ -128,7 +176,7 @@ impl Counter {
         }
     }
 
-    /// One of requests in flight.
+    /// A counter of requests in flight.
     pub(super) fn slots(key: String) -> Self {
         Self {
             key,
@@ -138,7 +186,7 @@ impl Counter {
         }
     }
 
-    /// The names of the `others`.
+    /// The index of the `others`.
     pub(super) fn index(key: String, others: &[Self]) -> Self {
         let lengths = others.iter().map(|counter| match counter.kind {
             Kind::Window { length, .. } => length,
@@ -152,96 +200,73 @@ impl Counter {
         }
     }
 
-    pub(super) fn is_slots(&self) -> bool {
+    fn is_slots(&self) -> bool {
         self.kind == Kind::Slots
     }
 
-    fn write(&self, run: &mut redis::Cmd) {
-        let seed = |seed: Balance| format!("{}:{}:0", seed.used(), seed.at().unix_millis());
+    fn write(&self, command: &mut redis::Cmd) {
+        let text = |seed: Balance| format!("{}:{}:0", seed.used(), seed.at().unix_millis());
         let (kind, a, b, c, d) = match self.kind {
             Kind::Window { length, grain } => ("w", length, grain, String::new(), 0),
-            Kind::Quota { ends, seed: from } => {
+            Kind::Quota { ends, seed } => {
                 let [end, next, admitted] = ends.map(Timestamp::unix_millis);
-                ("q", end, next, seed(from), admitted)
+                ("q", end, next, text(seed), admitted)
             }
             Kind::Credits {
                 amount,
                 millis,
-                seed: from,
-            } => ("c", amount, millis, seed(from), 0),
+                seed,
+            } => ("c", amount, millis, text(seed), 0),
             Kind::Slots => ("s", LEASE, 0, String::new(), 0),
             Kind::Index { length } => ("i", length, 0, String::new(), 0),
         };
-        run.arg(kind).arg(self.amount).arg(u8::from(self.shadow));
-        run.arg(a).arg(b).arg(c).arg(d);
+        command.arg(kind).arg(self.amount);
+        command.arg(u8::from(self.shadow));
+        command.arg(a).arg(b).arg(c).arg(d);
     }
 }
 
-impl Call {
-    pub(super) fn write(&self, script: &redis::Script, node: &str) -> redis::Cmd {
-        let count = self.counters.len();
-        let mut run = redis::Cmd::with_capacity(8 + 8 * count, 128 + 128 * count);
-        run.arg("EVALSHA").arg(script.get_hash()).arg(count);
-        for counter in &self.counters {
-            run.arg(&counter.key);
-        }
-        run.arg(self.action.name()).arg(self.now).arg(self.cost);
-        run.arg(node).arg(self.admitted_at);
-        for counter in &self.counters {
-            counter.write(&mut run);
-        }
-        run
-    }
-
-    /// The counters of requests in flight that an admission takes a slot of.
-    pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &str)> {
-        let all = self.counters.iter().enumerate();
-        all.filter(|(_, counter)| counter.is_slots())
-            .map(|(index, counter)| (index, &*counter.key))
-    }
-}
-
-/// What the script answers. Times are in microseconds.
+/// The reply of the script. Times are in microseconds.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct ScriptReply {
     /// By the clock of the server.
     pub(super) at: u64,
     pub(super) is_admitted: bool,
-    pub(super) standings: Vec<CounterReply>,
+    pub(super) counters: Vec<CounterReply>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CounterReply {
     pub(super) remaining: u64,
     /// `None` for never.
-    pub(super) grows_in: Option<u64>,
+    pub(super) resets_in: Option<u64>,
     /// `None` for never; 0 if there was room.
-    pub(super) room_in: Option<u64>,
+    pub(super) retry_in: Option<u64>,
     pub(super) balance: Balance,
 }
 
 impl CounterReply {
     pub(super) fn has_room(&self) -> bool {
-        self.room_in == Some(0)
+        self.retry_in == Some(0)
     }
 }
 
-impl Answer {
-    /// Has a clock follow that of the server, which was asked at a moment.
-    pub(super) fn lead(&self, clock: &Clock, asked: Moment) {
-        clock.follow(Timestamp::from_unix_millis(self.at / 1_000), asked);
+impl ScriptReply {
+    /// Adjusts a clock to that of the server, which was called at a moment.
+    pub(super) fn sync(&self, clock: &Clock, called_at: Moment) {
+        clock.follow(Timestamp::from_unix_millis(self.at / 1_000), called_at);
     }
 
-    pub(super) fn read(values: &[i64]) -> Result<Self, Failed> {
-        let [at, is_admitted, standings @ ..] = values else {
-            return Err(Failed);
+    pub(super) fn parse(values: &[i64]) -> Result<Self, NoReply> {
+        let [at, is_admitted, counters @ ..] = values else {
+            return Err(NoReply);
         };
         let unsigned = |value: i64| u64::try_from(value).ok();
-        let standings = standings.chunks_exact(5).map(|values| {
+        let counters = counters.chunks_exact(5).map(|values| {
             Some(CounterReply {
                 remaining: unsigned(values[0])?,
-                grows_in: unsigned(values[1]),
-                room_in: unsigned(values[2]),
+                resets_in: unsigned(values[1]),
+                retry_in: unsigned(values[2]),
                 balance: Balance::stored(
                     unsigned(values[3])?,
                     Timestamp::from_unix_millis(unsigned(values[4])?),
@@ -249,14 +274,14 @@ impl Answer {
             })
         });
         Ok(Self {
-            at: unsigned(*at).ok_or(Failed)?,
+            at: unsigned(*at).ok_or(NoReply)?,
             is_admitted: *is_admitted == 1,
-            standings: standings.collect::<Option<_>>().ok_or(Failed)?,
+            counters: counters.collect::<Option<_>>().ok_or(NoReply)?,
         })
     }
 }
 
-/// What a request takes of a counter, as the script counts it.
+/// Returns a cost in the numbers of the script.
 pub(super) fn signed(cost: NonZeroU32) -> i64 {
     cost.get().into()
 }

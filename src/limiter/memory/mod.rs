@@ -1,22 +1,25 @@
 //! Counters in the memory of this process.
 
-use std::hash::BuildHasher;
+mod sets;
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use foldhash::quality::RandomState;
-use hashbrown::HashTable;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+pub(crate) use self::sets::CounterSet;
+use self::sets::{LockedSets, SetTable};
 use super::networks::IpCounters;
 use super::{
     Admission, AttachError, CounterSets, Demand, IpRule, LimitState, Limiter, Receipt, Rules,
     SavedWindows, Subjects, deny_in_shadow, indexed, is_shadow_denied, slowest,
 };
-use crate::counter::{CounterMut, Counters, SavedCounter, SavedIpCounters, Time};
-use crate::counter::{Rule, Subject, SubjectId};
+#[cfg(feature = "redis")]
+use crate::counter::CounterMut;
+use crate::counter::{Counters, Rule, SavedCounter, SavedIpCounters, SubjectId, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::Period;
@@ -25,113 +28,36 @@ use crate::sys::{Deadline, MaybeReady};
 use crate::time::TimeZone;
 use crate::time::{Clock, Moment};
 
-/// Locks of the table of groups. They are taken when a key is read from the file, not per request.
-const SHARDS: usize = 256;
-
-/// How long a table in which every group counts is taken to be full, in nanoseconds.
-const FULL_FOR: u64 = 100_000_000;
-
-/// The counters of a key or an organization. Whoever decides often holds on to the handle.
-#[derive(Debug)]
-pub(crate) struct CounterSet {
-    id: SubjectId,
-    counters: Mutex<Counters>,
-}
-
-impl CounterSet {
-    pub(crate) fn id(&self) -> SubjectId {
-        self.id
-    }
-
-    /// All balances, to be stored; none of them counts as changed from now on.
-    pub(crate) fn take_balances(&self) -> Vec<SavedCounter> {
-        self.counters.lock().take_balances()
-    }
-}
-
-/// A limiter for one process: exact, because each decision is made under the lock of its group.
+/// A limiter for one process. Exact, as each decision is made under the locks of its counters.
 pub(crate) struct MemoryLimiter {
     clock: Clock,
-    capacity: usize,
-    len: AtomicUsize,
-    shards: Box<[Mutex<HashTable<Arc<CounterSet>>>]>,
-    hasher: RandomState,
-    /// Where days and months end.
+    /// The time zone of days and months.
     zone: TimeZone,
+    sets: SetTable,
     changed: Mutex<Vec<Arc<CounterSet>>>,
-    /// When counters of a shard were last reset.
-    resets: Box<[AtomicU64]>,
-    next_sweep: AtomicUsize,
-    /// Until when there is no use in looking for room, in nanoseconds of the clock.
-    full_until: AtomicU64,
     networks: IpCounters,
 }
 
 impl MemoryLimiter {
-    /// A limiter that keeps counters of at most `capacity` groups, and of some `networks`.
-    pub(crate) fn new(clock: Clock, zone: TimeZone, capacity: usize, networks: usize) -> Self {
+    /// A limiter for at most `capacity` keys and organizations at a time, and some `addresses`.
+    pub(crate) fn new(clock: Clock, zone: TimeZone, capacity: usize, addresses: usize) -> Self {
         Self {
             clock,
             zone,
-            capacity,
-            len: AtomicUsize::new(0),
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::default(),
+            sets: SetTable::new(capacity),
             changed: Mutex::default(),
-            resets: (0..SHARDS).map(|_| AtomicU64::new(0)).collect(),
-            next_sweep: AtomicUsize::new(0),
-            full_until: AtomicU64::new(0),
-            networks: IpCounters::new(networks),
+            networks: IpCounters::new(addresses),
         }
     }
 
-    fn hash(&self, id: SubjectId) -> u64 {
-        self.hasher.hash_one(id)
-    }
-
-    /// To be called under the lock of what is then looked at, so that time never runs backwards
-    /// there.
+    /// Reads the clock. Called under the lock of the counters that use the time, so that it never
+    /// runs backwards for them.
     #[inline]
     fn time(&self) -> Time<'_> {
         Time {
             now: self.clock.now(),
             clock: &self.clock,
             zone: &self.zone,
-        }
-    }
-
-    fn reset_at(&self, group: &CounterSet) -> &AtomicU64 {
-        &self.resets[self.hash(group.id) as usize % SHARDS]
-    }
-
-    /// Frees groups that count nothing until there is room for one more, if that can be had. Where
-    /// it cannot, newcomers are not looked at again for a while, so that they cost no time.
-    fn make_room(&self) {
-        let is_full = || self.len.load(Ordering::Relaxed) >= self.capacity;
-        let now = self.clock.now().nanos();
-        if !is_full() || now < self.full_until.load(Ordering::Relaxed) {
-            return;
-        }
-        for _ in 0..SHARDS {
-            self.sweep();
-            if !is_full() {
-                return;
-            }
-        }
-        self.full_until.store(now + FULL_FOR, Ordering::Relaxed);
-    }
-
-    /// Drops the groups of a shard that nobody holds and that count nothing.
-    fn sweep_shard(&self, shard: &mut HashTable<Arc<CounterSet>>) {
-        let before = shard.len();
-        let now = self.clock.now();
-        shard.retain(|group| {
-            // A group that somebody holds is not unique, and new handles are made under this lock.
-            Arc::get_mut(group).is_none_or(|group| !group.counters.get_mut().is_idle(now))
-        });
-        self.len.fetch_sub(before - shard.len(), Ordering::Relaxed);
-        if shard.len() < shard.capacity() / 4 {
-            shard.shrink_to_fit(|group| self.hash(group.id));
         }
     }
 }
@@ -142,33 +68,8 @@ impl Limiter for MemoryLimiter {
         id: SubjectId,
         seed: &mut dyn FnMut() -> Result<Vec<SavedCounter>, StoreError>,
     ) -> Result<Arc<CounterSet>, AttachError> {
-        let hash = self.hash(id);
-        let shard = &self.shards[hash as usize % SHARDS];
-        if let Some(group) = shard.lock().find(hash, |group| group.id == id) {
-            return Ok(Arc::clone(group));
-        }
-        self.make_room();
-        let mut shard = shard.lock();
-        // Another thread may have been faster.
-        if let Some(group) = shard.find(hash, |group| group.id == id) {
-            return Ok(Arc::clone(group));
-        }
-        if self.len.fetch_add(1, Ordering::Relaxed) >= self.capacity {
-            self.len.fetch_sub(1, Ordering::Relaxed);
-            return Err(AttachError::Full);
-        }
-        // Read under the lock of the shard: no other handle can consume from, store and drop the
-        // same group between this reading and its use.
-        let saved = seed().map_err(|error| {
-            self.len.fetch_sub(1, Ordering::Relaxed);
-            AttachError::Seed(error)
-        })?;
-        let group = Arc::new(CounterSet {
-            id,
-            counters: Mutex::new(Counters::restored(saved, self.time())),
-        });
-        shard.insert_unique(hash, Arc::clone(&group), |group| self.hash(group.id));
-        Ok(group)
+        let restore = || Ok(Counters::restored(seed()?, self.time()));
+        self.sets.attach(id, &self.clock, restore)
     }
 
     #[inline]
@@ -223,12 +124,11 @@ impl Limiter for MemoryLimiter {
             if is_shadow_denied(receipt, index) {
                 continue;
             }
-            let reset_at = self.reset_at(sets.of(rule)).load(Ordering::Relaxed);
-            // Hits of that time may be those of others since a reset.
-            let actual = if reset_at >= at.nanos() {
-                actual.max(reserved.into())
-            } else {
-                actual
+            // After a reset, hits of that time may be those of other requests.
+            let is_reset = self.sets.last_reset(sets.of(rule)) >= at;
+            let actual = match is_reset {
+                true => actual.max(reserved.into()),
+                false => actual,
             };
             let mut counter = locked.counter(rule);
             if counter.settle(time, rule, at, reserved, actual) {
@@ -258,9 +158,9 @@ impl Limiter for MemoryLimiter {
             }
         };
         let mut locked = LockedSets::lock(sets);
-        let now = self.time().now.nanos();
+        let now = self.clock.now();
         for (_, rule) in indexed(demand.rules) {
-            self.reset_at(sets.of(rule)).store(now, Ordering::Relaxed);
+            self.sets.note_reset(sets.of(rule), now);
             if locked.counter(rule).reset() {
                 self.note_changed(sets, rule);
             }
@@ -272,27 +172,21 @@ impl Limiter for MemoryLimiter {
         std::mem::take(&mut *self.changed.lock())
     }
 
-    fn return_changed(&self, groups: Vec<Arc<CounterSet>>) {
-        for group in groups {
-            let is_new = group.counters.lock().return_balances();
-            if is_new {
-                self.changed.lock().push(group);
+    fn return_changed(&self, sets: Vec<Arc<CounterSet>>) {
+        for set in sets {
+            if set.return_balances() {
+                self.changed.lock().push(set);
             }
         }
     }
 
     fn windows(&self, part: usize) -> Option<SavedWindows> {
-        let mut saved = SavedWindows::default();
-        for set in self.shards.get(part)?.lock().iter() {
-            let windows = set.counters.lock().windows(self.time());
-            if !windows.is_empty() {
-                saved.sets.push((set.id, windows));
-            }
-        }
-        if part == 0 {
-            saved.addresses = self.networks.windows(&self.clock);
-        }
-        Some(saved)
+        let sets = self.sets.windows(part, || self.time())?;
+        let addresses = match part {
+            0 => self.networks.windows(&self.clock),
+            _ => Vec::new(),
+        };
+        Some(SavedWindows { sets, addresses })
     }
 
     fn restore(&self, saved: Vec<SavedIpCounters>) {
@@ -300,8 +194,7 @@ impl Limiter for MemoryLimiter {
     }
 
     fn sweep(&self) {
-        let at = self.next_sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
-        self.sweep_shard(&mut self.shards[at].lock());
+        self.sets.sweep(&self.clock);
     }
 }
 
@@ -347,7 +240,7 @@ impl MemoryLimiter {
             return Admission::Refused(state, retry_at);
         }
         let mut tightest = LimitState::unlimited(time.now);
-        locked.next = (0, 0);
+        locked.rewind();
         for (index, rule) in indexed(rules) {
             if !is_shadow_denied(&receipt, index) {
                 let mut counter = locked.counter(rule);
@@ -439,43 +332,3 @@ fn ip_rules<'a>(rules: Rules<'a>) -> SmallVec<[IpRule<'a>; 4]> {
     });
     rules.collect()
 }
-
-impl<'a> CounterSets<'a> {
-    /// Returns the set that counts for a rule.
-    fn of(self, rule: &Rule) -> &'a Arc<CounterSet> {
-        match (rule.subject, self.org) {
-            (Subject::Org, Some(org)) => org,
-            _ => self.key,
-        }
-    }
-}
-
-/// The counter sets of one decision, locked. The key's is locked first, always.
-struct LockedSets<'a> {
-    key: MutexGuard<'a, Counters>,
-    org: Option<MutexGuard<'a, Counters>>,
-    /// The likely positions of the next counters, as rules come in the same order each time.
-    next: (usize, usize),
-}
-
-impl<'a> LockedSets<'a> {
-    #[inline]
-    fn lock(sets: CounterSets<'a>) -> Self {
-        Self {
-            key: sets.key.counters.lock(),
-            org: sets.org.map(|org| org.counters.lock()),
-            next: (0, 0),
-        }
-    }
-
-    #[inline(always)]
-    fn counter(&mut self, rule: &Rule) -> CounterMut<'_> {
-        match (rule.subject, &mut self.org) {
-            (Subject::Org, Some(org)) => org.of(rule, &mut self.next.1),
-            _ => self.key.of(rule, &mut self.next.0),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;
