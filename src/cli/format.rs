@@ -88,23 +88,32 @@ pub(super) fn rule_table(states: &[RuleState]) -> Table {
     table
 }
 
-pub(super) fn lock_table(locks: &[Lock]) -> Table {
+pub(super) fn lock_table(locks: &[Lock], look: Look) -> String {
     let mut table = Table::new(&["address", "~refuses", "~cause", "since", "until"]);
     for lock in locks {
         table.row([
             lock.network.to_string(),
             lock.refuses.to_string(),
             lock.cause.to_string(),
-            seconds(lock.since),
-            seconds(lock.until),
+            minutes(lock.since, look),
+            minutes(lock.until, look),
         ]);
     }
-    table
+    table.render(look)
 }
 
 /// A time to the second.
 pub(super) fn seconds(at: Timestamp) -> String {
     Timestamp::from_unix_millis(at.unix_millis() / 1_000 * 1_000).to_string()
+}
+
+/// A time to the second; in a terminal, where space is short, to the minute.
+fn minutes(at: Timestamp, look: Look) -> String {
+    let text = seconds(at);
+    match (look.is_terminal, text.get(..16)) {
+        (true, Some(short)) => short.replace('T', " "),
+        _ => text,
+    }
 }
 
 /// A time to the day.

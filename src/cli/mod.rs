@@ -23,8 +23,8 @@ use self::error::CliError;
 use self::exit::Exit;
 use self::settings::Cli;
 
-/// Manages API keys, organizations, limits and locks in a data file or a database. Works while a
-/// server holds the data file, too
+/// Manages the API keys, organizations, limits and locks of a data file or a database, also while a
+/// server uses it
 #[derive(Parser)]
 #[command(name = "keyguard", version, arg_required_else_help = true)]
 struct Opts {
@@ -76,8 +76,8 @@ enum Subcommands {
     ListBlocks,
     /// List administrative changes, the latest first
     Audit(audit::Opts),
-    /// Tell the process that holds the data file to reload its policy file. With a database, send
-    /// SIGHUP to each `keyguard serve` instead
+    /// Reload the policy file of the process that holds the data file. With a database, send SIGHUP to
+    /// each `keyguard serve` instead
     Reload,
     /// Show which requests of an access log a policy would have refused
     Replay(replay::Opts),

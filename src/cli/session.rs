@@ -1,4 +1,4 @@
-//! Asking a data file, whoever holds it, or a database.
+//! Sessions with a data file, also one that another process holds, or with a database.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,19 +14,19 @@ use crate::guard::{Config, Storage, followed, is_server};
 use crate::keyguard::KeyGuard;
 use crate::store::OpenError;
 
-/// How long a process may hold a file without an answer: another command, or a server that is just
-/// starting. Each new holder has that long, so that any number of commands queue.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for a process that holds the file and does not listen: another command, or a server
+/// that starts. The time starts anew with each such process, so that any number of commands can queue.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// How long to wait between two attempts, at least and at most.
+/// The shortest and the longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(40));
 
 pub(crate) enum Session {
-    /// The file is ours, or the database everybody's.
-    Resting(Admin),
-    /// Another process holds the file.
+    /// This process has opened the file or the database.
+    Open(Admin),
+    /// Another process holds the file and is asked over its socket.
     #[cfg(unix)]
-    Live(Remote),
+    Remote(Remote),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -34,20 +34,20 @@ pub(crate) enum SessionError {
     #[error("there is no data file at `{}`", .0.display())]
     NoFile(PathBuf),
     #[error(
-        "there is no data file at `{}`, though the process that listens at its socket holds it: it was \
-         deleted or moved away; put it back, or stop that process",
+        "there is no data file at `{}`, but a process still holds the file that was there: it was deleted \
+         or moved away; put it back, or stop that process",
         .0.display()
     )]
     MovedAway(PathBuf),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[cfg(unix)]
-    #[error("`{}` cannot be opened, and the process that may hold it is not asked: {source}", file.display())]
+    #[error("`{}` cannot be opened, nor the process that may hold it be reached: {source}", file.display())]
     Unreachable { file: PathBuf, source: Unreachable },
 }
 
 impl SessionError {
-    /// The error for a data file that is not there.
+    /// Returns the error for an absent data file.
     pub(crate) fn missing(file: &Path) -> Self {
         match is_moved_away(file) {
             true => Self::MovedAway(file.into()),
@@ -57,11 +57,11 @@ impl SessionError {
 }
 
 impl Session {
-    /// Reaches the file at `file`, which is there, or the database of which it is the URL.
+    /// Opens a session with an existing data file, or with the database at a URL.
     pub(crate) fn open(file: &Path, config: &Config) -> Result<Self, SessionError> {
         if Storage::of(file)?.is_server() {
             let guard = KeyGuard::open(file, config.clone().socket(false))?;
-            return Ok(Self::Resting(by_this_user(&guard)));
+            return Ok(Self::Open(by_this_user(&guard)));
         }
         if !followed(file)?.exists() {
             return Err(SessionError::missing(file));
@@ -70,14 +70,14 @@ impl Session {
         loop {
             #[cfg(unix)]
             let unreachable = match Remote::connect(file) {
-                Ok(Some(remote)) => return Ok(Self::Live(remote)),
+                Ok(Some(remote)) => return Ok(Self::Remote(remote)),
                 Ok(None) => None,
                 Err(source @ Unreachable::Stopped { .. }) => return Err(unreachable(file, source)),
-                // The file may be at rest all the same.
+                // Perhaps no process holds the file.
                 Err(source) => Some(unreachable(file, source)),
             };
             match KeyGuard::open(file, config.clone().socket(false)) {
-                Ok(guard) => return Ok(Self::Resting(by_this_user(&guard))),
+                Ok(guard) => return Ok(Self::Open(by_this_user(&guard))),
                 Err(OpenError::InUse { holder, .. }) if queue.waits_for(holder.as_deref()) => {}
                 #[cfg(unix)]
                 Err(error) if is_closed(&error) && unreachable.is_some() => {
@@ -90,24 +90,24 @@ impl Session {
 
     pub(crate) fn ask(&mut self, command: Command) -> Result<Value, Failure> {
         match self {
-            Self::Resting(admin) => admin.answer(command),
+            Self::Open(admin) => admin.answer(command),
             #[cfg(unix)]
-            Self::Live(remote) => remote.ask(&command),
+            Self::Remote(remote) => remote.ask(&command),
         }
     }
 
-    /// Asks for something of a known form.
+    /// Sends a command and returns the typed reply.
     pub(crate) fn get<T: DeserializeOwned>(&mut self, command: Command) -> Result<T, Failure> {
         let value = self.ask(command)?;
         serde_json::from_value(value).map_err(|error| {
-            let message = format!("the reply is of another form than expected: {error}");
+            let message = format!("the reply cannot be read: {error}");
             Failure::new(FailureCode::Unavailable, message)
         })
     }
 }
 
-/// Opens a data file, or creates it, or opens a database. While other commands hold the file, it waits
-/// for its turn; a server that holds it is refused at once.
+/// Opens or creates a data file, or opens a database. Waits while other commands hold the file, but not
+/// for a server.
 pub(crate) fn open_in_turn(file: &Path, config: &Config) -> Result<KeyGuard, SessionError> {
     if !is_server(file) && is_moved_away(file) {
         return Err(SessionError::MovedAway(file.into()));
@@ -122,13 +122,13 @@ pub(crate) fn open_in_turn(file: &Path, config: &Config) -> Result<KeyGuard, Ses
     }
 }
 
-/// Whether there is no file, and a process that listens for commands on it. One that has just made it
-/// does so only once the file is there.
+/// Returns whether the file is absent although a process listens on its socket. The file is looked for
+/// twice, since a process that creates it listens only afterwards.
 fn is_moved_away(file: &Path) -> bool {
     !file.exists() && is_served(file) && !file.exists()
 }
 
-/// Whether the process that holds a file listens for commands, which it does until it ends.
+/// Returns whether the process that holds a file listens for commands, as servers do.
 #[cfg(unix)]
 pub(crate) fn is_served(file: &Path) -> bool {
     matches!(
@@ -142,7 +142,7 @@ pub(crate) fn is_served(_: &Path) -> bool {
     false
 }
 
-/// The administration of a guard, by the user who runs this process.
+/// Returns the administration of a guard on behalf of the user of this process.
 #[cfg(unix)]
 pub(crate) fn by_this_user(guard: &KeyGuard) -> Admin {
     let user = rustix::process::geteuid();
@@ -162,7 +162,7 @@ fn unreachable(file: &Path, source: Unreachable) -> SessionError {
     SessionError::Unreachable { file, source }
 }
 
-/// Whether a file was not opened because another process holds it, or because it is another user's.
+/// Returns whether another process holds the file or another user owns it.
 #[cfg(unix)]
 fn is_closed(error: &OpenError) -> bool {
     match error {
@@ -174,7 +174,7 @@ fn is_closed(error: &OpenError) -> bool {
     }
 }
 
-/// Waiting for a file that other processes hold, one after the other.
+/// Waits for a file that other processes hold, one after the other.
 struct Queue {
     holder: Option<String>,
     since: Instant,
@@ -190,17 +190,17 @@ impl Queue {
         }
     }
 
-    /// Waits a moment; returns false at once if this process has held the file for too long.
+    /// Pauses; returns false at once if the process has held the file for too long.
     fn waits_for(&mut self, holder: Option<&str>) -> bool {
         if holder.is_some() && holder != self.holder.as_deref() {
             self.holder = holder.map(str::to_owned);
             self.since = Instant::now();
         }
-        if self.since.elapsed() >= PATIENCE {
+        if self.since.elapsed() >= MAX_WAIT {
             return false;
         }
         std::thread::sleep(self.pause);
-        // Who has waited longest looks no less often than who has just come.
+        // The pause is bounded, so that those that wait longest are not at a disadvantage.
         self.pause = (self.pause * 2).min(PAUSES.1);
         true
     }

@@ -18,6 +18,7 @@ const DEFAULT_DB: &str = "keyguard.redb";
 
 /// The settings that all commands share.
 #[derive(Args)]
+#[command(next_help_heading = "Global options")]
 pub(super) struct Cli {
     /// The data file, or the URL of a PostgreSQL database
     #[arg(

@@ -1,7 +1,6 @@
-//! The command line: what it prints and how it ends, on a file that rests and on one that a server
-//! holds.
+//! Output and exit codes of the command line, on closed data files and on files that a process holds.
 //!
-//! `KEYGUARD_BLESS=1 cargo test --features cli,import,serve --test cli` writes the transcripts anew.
+//! `KEYGUARD_BLESS=1 cargo test --features cli,import,serve --test cli` rewrites the transcripts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use crate::common::{IP, write_private};
 use keyguard::{Config, CreateKey, KeyGuard, ListKeys, Reason};
 use tempfile::TempDir;
 
-/// Runs every line `$ keyguard …` of a transcript and returns it with what was printed then.
+/// Runs every line `$ keyguard …` of a transcript and returns the transcript with the new output.
 fn rerun(dir: &Path, transcript: &str) -> String {
     let mut out = String::new();
     for line in transcript
@@ -52,7 +51,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// What differs from run to run is named instead: keys, prefixes and times.
+/// Replaces keys, prefixes and times, which differ from run to run, by names.
 fn normalised(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -85,7 +84,7 @@ fn normalised(text: &str) -> String {
     out.replace(&user, "user <id>")
 }
 
-/// The same text with `<wait>` in place of each number that `name` stands before.
+/// Replaces each number after `name` by `<wait>`.
 fn without_number_after(text: &str, name: &str) -> String {
     let mut parts = text.split(name);
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -120,15 +119,15 @@ const COMMANDS: &str = include_str!("transcripts/commands.txt");
 const WITHOUT_A_FILE: &str = include_str!("transcripts/without-a-file.txt");
 
 #[test]
-fn every_command_prints_what_it_did_on_a_resting_file() {
+fn transcript_matches_on_closed_file() {
     let dir = TempDir::new().unwrap();
     done(dir.path(), &["init"]);
     compare("commands.txt", &rerun(dir.path(), COMMANDS));
 }
 
-/// The same transcript: who holds the file makes no difference.
+/// The transcript is the same when another process holds the file.
 #[test]
-fn every_command_prints_the_same_on_a_live_file() {
+fn transcript_matches_on_file_held_by_a_process() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
@@ -147,14 +146,14 @@ fn every_command_prints_the_same_on_a_live_file() {
 }
 
 #[test]
-fn without_a_data_file_nothing_is_made_up() {
+fn commands_without_data_file_create_nothing() {
     let dir = TempDir::new().unwrap();
     compare("without-a-file.txt", &rerun(dir.path(), WITHOUT_A_FILE));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn arguments_that_make_no_sense_end_with_2() {
+fn invalid_arguments_exit_with_2() {
     let dir = TempDir::new().unwrap();
     let cases: [&[&str]; 5] = [
         &["frobnicate"],
@@ -177,7 +176,7 @@ fn arguments_that_make_no_sense_end_with_2() {
 }
 
 #[test]
-fn what_is_refused_is_named_as_it_was_given_and_said_once() {
+fn errors_name_the_argument_once() {
     let dir = TempDir::new().unwrap();
     done(dir.path(), &["init"]);
     let refused = |arguments: &[&str], variable: (&str, &str)| {
@@ -186,7 +185,7 @@ fn what_is_refused_is_named_as_it_was_given_and_said_once() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         String::from_utf8(output.stderr).unwrap()
     };
-    // It may hold a password.
+    // The URL may contain a password.
     let no_redis = "starts with none of `redis://`";
     let cases = [
         (
@@ -257,7 +256,7 @@ fn what_is_refused_is_named_as_it_was_given_and_said_once() {
 }
 
 #[test]
-fn a_revocation_is_in_force_when_the_command_returns() {
+fn revocation_is_in_force_when_the_command_returns() {
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
     kg.admin().create_org("acme").unwrap();
@@ -297,9 +296,9 @@ fn a_revocation_is_in_force_when_the_command_returns() {
     }
 }
 
-/// `revoke-key ""` and `revoke-key kg` revoked the only key there was.
+/// Once, `revoke-key ""` and `revoke-key kg` revoked the only key.
 #[test]
-fn a_key_goes_by_its_id_or_its_whole_prefix_and_by_nothing_shorter() {
+fn shortened_prefix_selects_no_key() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
@@ -310,7 +309,7 @@ fn a_key_goes_by_its_id_or_its_whole_prefix_and_by_nothing_shorter() {
         .unwrap()
         .key
         .prefix;
-    // Both on a live file, through the socket, and on a resting one.
+    // On a file held by this process, through its socket, and on a closed file.
     for kg in [Some(kg), None] {
         let shorter = &prefix[..prefix.len() - 1];
         for text in ["", " ", "k", "kg", "kg_live_", shorter] {
@@ -342,7 +341,7 @@ fn a_key_goes_by_its_id_or_its_whole_prefix_and_by_nothing_shorter() {
 }
 
 #[test]
-fn a_check_says_where_no_key_is_looked_at() {
+fn check_reports_requests_that_need_no_key() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let policy: keyguard::Policy = "protect = [\"/api\"]".parse().unwrap();
@@ -366,7 +365,7 @@ fn a_check_says_where_no_key_is_looked_at() {
     );
 }
 
-/// What a command ends with whose output nobody can take, and what it says of it.
+/// Returns the exit code and the error of a command whose output cannot be written.
 #[cfg(target_os = "linux")]
 fn into_nowhere(dir: &Path, arguments: &[&str], out: impl Into<Stdio>) -> (Option<i32>, String) {
     let mut command = keyguard(dir, arguments);
@@ -382,16 +381,16 @@ fn full() -> fs::File {
     fs::File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// A pipe whose reader has gone.
+/// A pipe whose reader is closed.
 #[cfg(target_os = "linux")]
 fn closed() -> std::io::PipeWriter {
     std::io::pipe().unwrap().1
 }
 
-/// The text of a key that was created for `> /dev/full` was lost, and the key active.
+/// Once, a key created with `> /dev/full` was active although its text was lost.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_key_that_cannot_be_shown_is_revoked_or_keeps_its_text() {
+fn unprinted_key_is_revoked_or_keeps_its_text() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
@@ -427,10 +426,10 @@ fn a_key_that_cannot_be_shown_is_revoked_or_keeps_its_text() {
     kg.check(&headers, IP, "/").unwrap().finish(200);
 }
 
-/// As daemons and their tools start programs.
+/// Daemons start programs in this way.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_key_is_not_made_for_a_standard_output_that_is_closed() {
+fn closed_standard_output_gets_no_key() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
@@ -461,7 +460,7 @@ fn a_key_is_not_made_for_a_standard_output_that_is_closed() {
     }
     let headers = [("X-API-Key", old.raw_key.expose())];
     kg.check(&headers, IP, "/").unwrap().finish(200);
-    // Who writes a key to the null device means it.
+    // Output to the null device is deliberate.
     let into_null = keyguard(dir.path(), &["rotate-key", "1"])
         .stdout(Stdio::null())
         .status();
@@ -470,7 +469,7 @@ fn a_key_is_not_made_for_a_standard_output_that_is_closed() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn output_that_cannot_be_written_is_an_error_and_a_reader_that_goes_is_none() {
+fn unwritable_output_is_an_error_and_a_closed_pipe_is_not() {
     let dir = TempDir::new().unwrap();
     done(dir.path(), &["init"]);
     let commands: [&[&str]; 9] = [
@@ -491,14 +490,14 @@ fn output_that_cannot_be_written_is_an_error_and_a_reader_that_goes_is_none() {
         let (code, error) = into_nowhere(dir.path(), command, closed());
         assert_eq!((code, error.as_str()), (Some(0), ""), "{command:?}");
     }
-    // Where not even an error can be told.
+    // Standard error cannot be written either.
     let mut command = keyguard(dir.path(), &["revoke-key", "7"]);
     let status = command.stderr(full()).status().unwrap();
     assert_eq!(status.code(), Some(1));
 }
 
 #[test]
-fn an_expired_key_is_listed_as_such_and_rotated_with_a_new_expiry() {
+fn expired_key_is_listed_and_rotated_with_new_expiry() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let clock = keyguard::ManualClock::starting_at(crate::common::NOON);
@@ -542,9 +541,9 @@ fn an_expired_key_is_listed_as_such_and_rotated_with_a_new_expiry() {
     assert!(done(dir.path(), &extend).contains("status: active"));
 }
 
-/// A URL of another form was taken for a file, and printed with its password.
+/// Once, a URL of another form was taken for a path and printed with its password.
 #[test]
-fn a_url_that_is_no_database_is_refused_and_not_shown() {
+fn unknown_url_is_refused_and_not_shown() {
     let dir = TempDir::new().unwrap();
     done(dir.path(), &["init"]);
     for url in [
@@ -584,7 +583,7 @@ fn a_url_that_is_no_database_is_refused_and_not_shown() {
 }
 
 #[test]
-fn a_key_to_check_comes_from_the_environment_or_standard_input() {
+fn check_reads_the_key_from_environment_or_standard_input() {
     use std::io::Write;
 
     let dir = TempDir::new().unwrap();
@@ -624,7 +623,7 @@ fn a_key_to_check_comes_from_the_environment_or_standard_input() {
 }
 
 #[test]
-fn more_than_a_page_is_listed_whole() {
+fn lists_longer_than_a_page_are_complete() {
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
     kg.admin().create_org("acme").unwrap();
@@ -640,9 +639,9 @@ fn more_than_a_page_is_listed_whole() {
     }
 }
 
-/// A thousand keys of many scopes and addresses took more than a frame of the socket holds.
+/// Once, a page of a thousand large keys exceeded the frame size of the socket.
 #[test]
-fn keys_at_their_longest_are_listed_whole() {
+fn lists_of_the_largest_keys_are_complete() {
     const KEYS: usize = 1_200;
 
     let dir = TempDir::new().unwrap();
@@ -663,7 +662,7 @@ fn keys_at_their_longest_are_listed_whole() {
 }
 
 #[test]
-fn the_secret_is_found_as_the_library_finds_it() {
+fn secret_is_found_as_in_the_library() {
     let dir = TempDir::new().unwrap();
     write_private(&dir.path().join("secret"), "a secret of its own\n");
     done(dir.path(), &["--secret-file", "secret", "init"]);
@@ -685,7 +684,7 @@ fn the_secret_is_found_as_the_library_finds_it() {
         wrong.contains("another secret") && !wrong.contains("another one"),
         "{wrong}"
     );
-    // It is derived from the secret, and no other secret has it.
+    // Each secret has another admin key.
     let admin_key = done(
         dir.path(),
         &["--secret", "a secret of its own", "admin-key"],
@@ -699,7 +698,7 @@ fn the_secret_is_found_as_the_library_finds_it() {
 
 #[cfg(unix)]
 #[test]
-fn files_that_hold_secrets_are_refused_if_others_may_read_them() {
+fn secret_files_that_others_may_read_are_refused() {
     use std::os::unix::fs::PermissionsExt;
 
     let dir = TempDir::new().unwrap();
@@ -727,7 +726,7 @@ fn files_that_hold_secrets_are_refused_if_others_may_read_them() {
 
 #[cfg(unix)]
 #[test]
-fn a_data_file_that_others_may_read_is_warned_of_once() {
+fn data_file_that_others_may_read_causes_one_warning() {
     use std::os::unix::fs::PermissionsExt;
 
     let dir = TempDir::new().unwrap();
@@ -744,7 +743,7 @@ fn a_data_file_that_others_may_read_is_warned_of_once() {
         );
         assert!(error.starts_with("warning: the data file"), "{error}");
     }
-    // It is private from then on.
+    // The first command has made the file private.
     assert!(run(dir.path(), &["stats"]).stderr.is_empty());
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).unwrap();
@@ -755,7 +754,7 @@ fn a_data_file_that_others_may_read_is_warned_of_once() {
 
 #[cfg(unix)]
 #[test]
-fn a_link_is_the_file_that_it_leads_to() {
+fn symbolic_link_stands_for_its_target() {
     use std::os::unix::fs::symlink;
 
     let dir = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! One trace of requests, decided in every way there is.
+//! A trace of requests that is decided in several ways, with the same verdicts.
 
 use std::fs;
 use std::net::IpAddr;
@@ -36,12 +36,12 @@ struct Asked {
     /// Seconds after the start.
     at: u64,
     ip: IpAddr,
-    /// Which of the keys.
+    /// The index of the key.
     key: Option<usize>,
     path: String,
 }
 
-/// The same numbers each time.
+/// A deterministic random number generator.
 fn random(state: &mut u64, below: u64) -> u64 {
     *state = state
         .wrapping_mul(6_364_136_223_846_793_005)
@@ -109,7 +109,7 @@ fn keys(kg: &KeyGuard) -> Vec<CreatedKey> {
     keys
 }
 
-/// Why a request was refused, and by which limit.
+/// The reason and the limit of a refusal.
 fn verdict(outcome: Result<Grant, Denial>) -> String {
     match outcome {
         Ok(_) => "admitted".to_owned(),
@@ -121,7 +121,7 @@ fn said(reason: &str, rule: Option<String>) -> String {
     rule.map_or_else(|| reason.to_owned(), |rule| format!("{reason} by {rule}"))
 }
 
-/// Runs the trace on a guard of its own.
+/// Runs the trace on a new guard.
 fn run(decide: impl Fn(&KeyGuard, &[(&str, &str)], IpAddr, &str) -> String) -> Vec<String> {
     let home = Home::new();
     let policy: Policy = POLICY.parse().unwrap();
@@ -158,7 +158,7 @@ fn keyguard(dir: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// The trace as an access log, and what `replay` says of it.
+/// Runs `replay` on the trace as an access log.
 fn replayed() -> Vec<String> {
     let home = Home::new();
     let kg = home.open();
@@ -202,7 +202,7 @@ fn replayed() -> Vec<String> {
 }
 
 #[test]
-fn one_trace_has_the_same_verdicts_in_every_way() {
+fn all_replays_of_a_log_agree() {
     let checked = run(|kg, headers, ip, path| verdict(kg.check(headers, ip, path)));
     let awaited = run(|kg, headers, ip, path| {
         let request = Request::new(headers, ip, path).method("GET");
@@ -221,7 +221,7 @@ fn one_trace_has_the_same_verdicts_in_every_way() {
         let others = [&awaited[number], &foreseen[number], &replayed[number]];
         assert_eq!(others, [verdict; 3], "request {number}");
     }
-    // Every stage has had its say.
+    // Requests were refused by every stage.
     for reason in [
         "admitted",
         "ip_denied",
@@ -241,7 +241,7 @@ fn one_trace_has_the_same_verdicts_in_every_way() {
 }
 
 #[test]
-fn a_summary_says_who_when_and_by_what() {
+fn summary_names_client_time_and_rule() {
     let home = Home::new();
     let line = |second: u32| {
         format!("192.0.2.7 - - [15/Jan/2026:12:00:{second:02} +0100] \"GET /x HTTP/1.1\" 200 5")
@@ -257,14 +257,14 @@ fn a_summary_says_who_when_and_by_what() {
     let text = String::from_utf8(output.stdout).unwrap();
     let expected = "requests: 5\nadmitted: 2\nrefused: 3\nwho\twhy\tcount\tfirst\tlast\n192.0.2.7\tip_limited by x ip 2/min\t3\t2026-01-15T11:00:02Z\t2026-01-15T11:00:04Z\n";
     assert_eq!(text, expected);
-    // It leaves no trace of its own.
+    // A replay records nothing.
     assert!(!home.file().exists());
 }
 
-/// The prefix and the id of a key were two, the order was that of the names, and a whole key in the log
-/// was printed.
+/// Once, the prefix and the id of a key were reported as two keys, rows were sorted by name, and whole
+/// keys of the log were printed.
 #[test]
-fn a_key_is_one_however_the_log_names_it_and_its_text_is_not_shown() {
+fn key_is_recognized_under_all_names_and_its_text_is_not_shown() {
     let home = Home::new();
     let kg = home.open();
     kg.admin().create_org("acme").unwrap();
@@ -333,7 +333,7 @@ fn a_key_is_one_however_the_log_names_it_and_its_text_is_not_shown() {
 }
 
 #[test]
-fn a_log_without_a_request_is_refused() {
+fn log_without_requests_is_refused() {
     let home = Home::new();
     fs::write(home.dir().join("new.toml"), "").unwrap();
     for (log, lines) in [
@@ -355,7 +355,7 @@ fn a_log_without_a_request_is_refused() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn errors_name_the_unreadable_file() {
     let home = Home::new();
     fs::write(home.dir().join("new.toml"), "protect = [\"x\"]").unwrap();
     let output = keyguard(home.dir(), &["replay", "none.log", "--policy", "new.toml"]);

@@ -1,5 +1,4 @@
-//! The socket beside a data file: who is let in and who is believed, and commands that wait for one
-//! another.
+//! The socket beside a data file: permissions, trust, and waiting commands.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
@@ -25,7 +24,7 @@ fn socket_of(file: &Path) -> PathBuf {
 }
 
 #[test]
-fn it_is_private_and_goes_with_the_guard() {
+fn socket_is_private_and_removed_with_the_guard() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
@@ -36,9 +35,9 @@ fn it_is_private_and_goes_with_the_guard() {
     assert!(!socket_of(&file).exists());
 }
 
-/// The first guard holds a file that is no longer at its path.
+/// The first guard holds a file that was moved away.
 #[test]
-fn that_of_another_guard_at_the_same_path_is_left() {
+fn socket_of_another_guard_at_the_path_is_kept() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let first = KeyGuard::open(&file, Config::default()).unwrap();
@@ -57,7 +56,7 @@ fn that_of_another_guard_at_the_same_path_is_left() {
 }
 
 #[test]
-fn a_file_that_was_moved_away_from_its_holder_is_not_made_anew() {
+fn moved_file_is_not_created_again() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
@@ -78,9 +77,9 @@ fn a_file_that_was_moved_away_from_its_holder_is_not_made_anew() {
     kg.admin().org_named("acme").unwrap();
 }
 
-/// Its text was shown as the new one, whatever came of the second half.
+/// Once, a failed second half of a rotation went unreported although the new text was printed.
 #[test]
-fn a_rotation_that_fails_after_its_text_was_shown_says_whether_that_is_in_force() {
+fn failed_rotation_reports_whether_the_printed_key_is_in_force() {
     for is_gone in [true, false] {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("keyguard.redb");
@@ -132,11 +131,11 @@ fn read_frame(stream: &mut UnixStream) -> Vec<u8> {
 }
 
 #[test]
-fn a_dead_one_is_recognized_and_replaced() {
+fn dead_socket_is_replaced() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     done(dir.path(), &["init"]);
-    // As a kill leaves it.
+    // The state after a kill.
     drop(UnixListener::bind(socket_of(&file)).unwrap());
     assert!(socket_of(&file).exists());
     done(dir.path(), &["stats"]);
@@ -146,7 +145,7 @@ fn a_dead_one_is_recognized_and_replaced() {
 }
 
 #[test]
-fn a_file_in_its_place_is_left_and_named() {
+fn file_at_the_path_of_the_socket_is_kept_and_named() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     done(dir.path(), &["init"]);
@@ -159,7 +158,7 @@ fn a_file_in_its_place_is_left_and_named() {
 }
 
 #[test]
-fn without_one_the_process_that_holds_the_file_is_named() {
+fn process_without_socket_is_named() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default().socket(false)).unwrap();
@@ -178,7 +177,7 @@ fn without_one_the_process_that_holds_the_file_is_named() {
 
 #[cfg(feature = "serve")]
 #[test]
-fn a_second_server_is_told_to_stop_the_first() {
+fn second_server_names_the_first() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let _kg = KeyGuard::open(&file, Config::default()).unwrap();
@@ -188,7 +187,7 @@ fn a_second_server_is_told_to_stop_the_first() {
 }
 
 #[test]
-fn a_path_too_long_for_a_socket_has_one_elsewhere() {
+fn path_too_long_for_a_socket_has_one_elsewhere() {
     let dir = TempDir::new().unwrap();
     let deep = dir.path().join("d".repeat(90));
     fs::create_dir(&deep).unwrap();
@@ -200,7 +199,7 @@ fn a_path_too_long_for_a_socket_has_one_elsewhere() {
 }
 
 #[test]
-fn nonsense_is_answered_or_cut_off_and_the_next_command_works() {
+fn invalid_input_does_not_disturb_the_next_command() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let _kg = KeyGuard::open(&file, Config::default()).unwrap();
@@ -228,7 +227,7 @@ fn nonsense_is_answered_or_cut_off_and_the_next_command_works() {
 }
 
 #[test]
-fn a_file_of_another_user_in_its_place_does_not_stop_the_guard() {
+fn file_of_another_user_at_the_path_does_not_stop_the_guard() {
     let stage = Stage::new();
     if !is_root() {
         return;
@@ -243,7 +242,8 @@ fn a_file_of_another_user_in_its_place_does_not_stop_the_guard() {
     assert_eq!(fs::read_to_string(socket_of(&file)).unwrap(), "precious");
 }
 
-/// The child of the next tests: listens at a path, answers whatever is asked, and prints that it was.
+/// A child process of the following tests: listens at a path, replies to everything, and prints what it
+/// received.
 #[test]
 fn child_that_answers_everybody() {
     let Some(path) = child::argument() else {
@@ -255,7 +255,7 @@ fn child_that_answers_everybody() {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let received = stream.read(&mut [0; 4_096]).unwrap();
-            // Who hangs up before it has said anything has told nothing.
+            // A peer that closes the connection first has sent nothing.
             if received > 0 {
                 println!("\nreceived {received} bytes");
             }
@@ -265,7 +265,7 @@ fn child_that_answers_everybody() {
     ready();
 }
 
-/// The child of the next tests: holds a data file, and prints its warnings.
+/// A child process of the following tests: holds a data file and prints its warnings.
 #[test]
 fn child_that_holds_a_file() {
     let Some(file) = child::argument() else {
@@ -281,9 +281,9 @@ fn child_that_holds_a_file() {
     }
 }
 
-/// Only root can act as another user; who is trusted is also tested beside the code.
+/// Requires root, to act as another user. Unit tests check which users are trusted, too.
 #[test]
-fn a_listener_of_another_user_is_told_nothing() {
+fn listener_of_another_user_receives_nothing() {
     let stage = Stage::new();
     if !is_root() {
         return;
@@ -300,13 +300,13 @@ fn a_listener_of_another_user_is_told_nothing() {
     set_mode(dir, 0o777);
     let stranger = stage.spawn("child_that_answers_everybody", &socket_of(&file), NOBODY);
     done(dir, &["revoke-key", "1"]);
-    // Even if the socket itself is ours: whose process listens is what counts.
+    // The user of the listening process counts, not the owner of the socket.
     chown(socket_of(&file), Some(0), Some(0)).unwrap();
     let mut check = keyguard(dir, &["check"]);
     let check = check.env("KEYGUARD_KEY", key.raw_key.expose()).output();
     assert_eq!(check.unwrap().status.code(), Some(1), "the key is revoked");
 
-    // A server that holds the file is named, and so is what is in the place of its socket.
+    // The process that holds the file is named, and the file at the path of the socket.
     let kg = KeyGuard::open(&file, Config::default().socket(false)).unwrap();
     let error = refused(dir, &["stats"]);
     assert!(
@@ -322,12 +322,12 @@ fn a_listener_of_another_user_is_told_nothing() {
 }
 
 #[test]
-fn a_private_directory_is_not_believed_if_another_user_made_it() {
+fn private_directory_of_another_user_is_not_trusted() {
     let stage = Stage::new();
     if !is_root() {
         return;
     }
-    // A user that no other test is.
+    // No other test uses this user.
     let user = 2_000_000 + std::process::id();
     let file = stage.file_of(&"d".repeat(90), user);
     let dir = file.parent().unwrap();
@@ -359,7 +359,7 @@ fn a_private_directory_is_not_believed_if_another_user_made_it() {
     );
     drop(squatted);
 
-    // One of its own is made, and lets in that user and root.
+    // A directory of its own is created, for this user and root.
     let subject = stage.spawn("child_that_holds_a_file", &file, user);
     let _own = Squatted(PathBuf::from(format!("/tmp/keyguard-{user}")));
     for caller in [user, 0] {
@@ -396,7 +396,7 @@ fn another_user_is_refused() {
     };
     let error = as_nobody();
     assert!(error.contains("does not let this user in"), "{error}");
-    // Even if somebody opens the socket to all.
+    // Even if the socket is made public.
     set_mode(&socket_of(&file), 0o777);
     let error = as_nobody();
     assert!(
@@ -407,7 +407,7 @@ fn another_user_is_refused() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_stopped_process_is_named_and_asked_nothing() {
+fn stopped_process_is_named_and_receives_nothing() {
     let stage = Stage::new();
     let file = stage.file("data");
     let dir = file.parent().unwrap();
@@ -431,9 +431,9 @@ fn a_stopped_process_is_named_and_asked_nothing() {
     assert!(said.contains("globex") && !said.contains("acme"), "{said}");
 }
 
-/// More than are carried out at a time, and together longer than one waits for another.
+/// More commands than run at a time. Together they take longer than one waits for another.
 #[test]
-fn fifty_commands_at_once_all_succeed() {
+fn fifty_concurrent_commands_succeed() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let all_done = |commands: Vec<Child>| {
@@ -463,15 +463,15 @@ fn fifty_commands_at_once_all_succeed() {
     assert_eq!(orgs.matches("\"org_name\"").count(), 100, "{orgs}");
 }
 
-/// Where the accepting thread cannot get a descriptor it sleeps, says so, and goes on when it can.
+/// Without descriptors, the accepting thread warns, sleeps, and continues later.
 #[cfg(target_os = "linux")]
 #[test]
-fn without_descriptors_it_waits_and_says_so() {
+fn socket_server_waits_for_descriptors_and_warns() {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     use std::io::Seek;
 
-    let test = "without_descriptors_it_waits_and_says_so";
+    let test = "socket_server_waits_for_descriptors_and_warns";
     let Some(file) = child::argument().map(PathBuf::from) else {
         let stage = Stage::new();
         child::run(&mut child::command(
@@ -517,7 +517,7 @@ fn without_descriptors_it_waits_and_says_so() {
     while !warned() {
         std::thread::yield_now();
     }
-    // A loop that only spins would never sleep.
+    // A busy loop would never be found asleep.
     let before = sleeps();
     while sleeps() < before + 3 {
         std::thread::yield_now();
@@ -534,7 +534,7 @@ fn without_descriptors_it_waits_and_says_so() {
     assert!(answer.contains("version"), "{answer}");
 }
 
-/// A thread gives itself its name once it runs.
+/// Waits until a thread has set its name.
 #[cfg(target_os = "linux")]
 fn status_of_thread(name: &str) -> fs::File {
     let is_named = |thread: &PathBuf| {
@@ -568,7 +568,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A directory for data files, and for copies of the programs that every user may run.
+/// A directory for data files and for copies of the programs, which every user may run.
 struct Stage(TempDir);
 
 impl Stage {
@@ -578,7 +578,7 @@ impl Stage {
         Self(dir)
     }
 
-    /// The path of a data file in a directory of its own.
+    /// Returns the path of a data file in a new directory.
     fn file(&self, dir: &str) -> PathBuf {
         self.file_of(dir, rustix::process::geteuid().as_raw())
     }
@@ -606,7 +606,7 @@ impl Stage {
         command.current_dir(dir).uid(uid).gid(uid).output().unwrap()
     }
 
-    /// Runs a test of this file as the user `uid`, until it is ready.
+    /// Runs a test of this file as the user `uid` and waits until it is ready.
     fn spawn(&self, test: &str, argument: &Path, uid: u32) -> Other {
         let program = self.copy_of(&std::env::current_exe().unwrap());
         let mut command = child::again(child::command(module_path!(), test, argument), program);
@@ -625,14 +625,14 @@ impl Stage {
     }
 }
 
-/// A child that is ended when it is dropped.
+/// A child process that ends when it is dropped.
 struct Other {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Other {
-    /// Lets it end and returns what else it printed.
+    /// Ends the child and returns the rest of its output.
     fn end(mut self) -> Vec<String> {
         drop(self.child.stdin.take());
         let lines: Vec<String> = self.lines.by_ref().map(Result::unwrap).collect();
@@ -643,19 +643,19 @@ impl Other {
 
 impl Drop for Other {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The child may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// In a child: says that it is ready, and waits until the parent lets it end or is gone.
+/// Prints that this child is ready, and waits until the parent closes the pipe.
 fn ready() {
     println!("\nready");
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
-/// The directory that a user would take for sockets, made by another user; removed when it is dropped.
+/// A private socket directory of one user, created by another. Removed when dropped.
 struct Squatted(PathBuf);
 
 impl Squatted {

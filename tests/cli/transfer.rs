@@ -1,4 +1,4 @@
-//! Moving up: from the Python package's database, and from one data file to another.
+//! Import from the Python package, and export between data files.
 
 use std::fs;
 use std::path::Path;
@@ -12,15 +12,15 @@ use tempfile::TempDir;
 
 const LEGACY: &str = "the secret of the Python package";
 
-/// Keys as the Python package made them: without a checksum.
+/// Keys of the Python package, which have no checksum.
 const WEB: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDE";
 const APP: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDI";
 const OLD: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDM";
 const OFF: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDQ";
 const OUT: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDU";
 
-/// A database as the Python package left it: a key for each of the texts, of which the last but one is
-/// revoked and the last one's organization is suspended.
+/// A database of the Python package with a key for each of the texts. The last but one is revoked, and the
+/// organization of the last one is suspended.
 const SCHEMA: &str = "
     CREATE TABLE organizations (id INTEGER PRIMARY KEY, name TEXT, status TEXT, created_at TEXT);
     CREATE TABLE api_keys (id INTEGER PRIMARY KEY, org_id INTEGER, label TEXT, prefix TEXT,
@@ -43,7 +43,7 @@ const SCHEMA: &str = "
         (11, 429, datetime('now')), (11, 200, '2025-02-01 10:00:00'),
         (12, 200, '2025-02-01 10:00:01'), (NULL, 401, '2025-02-01 10:00:02');";
 
-/// As the Python package stored a key.
+/// Hashes a key as the Python package does.
 fn hash(text: &str) -> String {
     let hash = Sha256::digest(format!("{text}{LEGACY}"));
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -62,7 +62,7 @@ fn hashed(sql: &str) -> String {
     })
 }
 
-/// A directory with the Python package's database `old.db`, made by this SQL.
+/// Creates a directory with the database `old.db` from SQL.
 fn python_package(sql: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
     let db = Connection::open(dir.path().join("old.db")).unwrap();
@@ -70,7 +70,7 @@ fn python_package(sql: &str) -> TempDir {
     dir
 }
 
-/// The program, in this directory and under the secret of these tests.
+/// The program, in this directory and with the secret of these tests.
 fn run(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
     command
@@ -84,7 +84,7 @@ fn run(dir: &Path, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// What it prints, if it is done.
+/// Runs a command that succeeds and returns its output.
 fn done(dir: &Path, arguments: &[&str]) -> String {
     let output = run(dir, arguments);
     let error = String::from_utf8_lossy(&output.stderr);
@@ -93,7 +93,7 @@ fn done(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it says, if it refuses.
+/// Runs a command that is refused and returns its error.
 fn refused(dir: &Path, arguments: &[&str]) -> String {
     let output = run(dir, arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");
@@ -103,7 +103,7 @@ fn refused(dir: &Path, arguments: &[&str]) -> String {
 
 const IMPORT: [&str; 3] = ["import", "--from", "sqlite:old.db"];
 
-/// The Python package's database, taken over.
+/// Imports the database of the Python package.
 fn imported() -> TempDir {
     let dir = python_package(SCHEMA);
     done(dir.path(), &IMPORT);
@@ -123,7 +123,7 @@ fn ask_as_bearer(kg: &KeyGuard, text: &str) -> Result<keyguard::Grant, keyguard:
     kg.check(&[("Authorization", bearer.as_str())], IP, "/api/data")
 }
 
-/// How often a key was stored anew.
+/// Returns how often a key was hashed again.
 fn rehashed(kg: &KeyGuard) -> usize {
     let entries = kg.admin().audit(None, 1_000).unwrap();
     let rehashed = entries.iter().filter(|entry| entry.action == "rehash_key");
@@ -133,7 +133,7 @@ fn rehashed(kg: &KeyGuard) -> usize {
 }
 
 #[test]
-fn keys_of_the_python_package_work_unchanged_and_are_stored_anew_once_used() {
+fn imported_keys_work_and_are_rehashed_on_first_use() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let grant = ask_with(&kg, WEB).unwrap();
@@ -150,7 +150,7 @@ fn keys_of_the_python_package_work_unchanged_and_are_stored_anew_once_used() {
     let _ = ask_as_bearer(&kg, APP).unwrap();
     kg.close().unwrap();
 
-    // By what hash a key is found shows under a secret that is not that of the Python package.
+    // With another legacy secret, only keys that were hashed again are found.
     let kg = open(&dir, with_legacy("another secret"));
     assert_eq!(refusal(ask_with(&kg, WEB)), Reason::QuotaExhausted);
     assert_eq!(
@@ -163,7 +163,7 @@ fn keys_of_the_python_package_work_unchanged_and_are_stored_anew_once_used() {
 }
 
 #[test]
-fn what_was_refused_stays_refused() {
+fn imported_revocations_stay_in_force() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     assert_eq!(refusal(ask_with(&kg, OLD)), Reason::ExpiredKey);
@@ -178,13 +178,13 @@ fn what_was_refused_stays_refused() {
 }
 
 #[test]
-fn the_running_month_goes_on_where_it_was() {
+fn usage_of_the_current_month_is_imported() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let web = kg.admin().key(KeyId(11)).unwrap();
     assert_eq!(web.limits, ["5 monthly".parse().unwrap()]);
     assert_eq!(web.rate_limit_per_minute.get(), 90);
-    // Three of five requests are used; the one that a limit refused is not.
+    // Three requests count; the one that a limit refused does not.
     for _ in 0..2 {
         let _ = ask_with(&kg, WEB).unwrap();
     }
@@ -192,7 +192,7 @@ fn the_running_month_goes_on_where_it_was() {
 }
 
 #[test]
-fn totals_and_last_uses_come_along() {
+fn totals_and_last_uses_are_imported() {
     let dir = imported();
     let kg = open(&dir, Config::new(SECRET));
     let stats = kg.admin().stats().unwrap();
@@ -211,14 +211,14 @@ fn totals_and_last_uses_come_along() {
     assert_eq!(top, [(11, 5), (12, 1)]);
     let used = stats.top_keys[0].key.last_used_at.unwrap();
     assert_eq!(used.to_string(), "2025-02-01T10:00:00Z");
-    // Ids go on above.
+    // New ids are greater.
     assert_eq!(kg.admin().create_org("new").unwrap().id.0, 8);
     let key = kg.admin().create_key(CreateKey::new("new", "new")).unwrap();
     assert_eq!(key.key.id, KeyId(16));
 }
 
 #[test]
-fn without_the_secret_of_the_python_package_its_keys_are_malformed() {
+fn imported_keys_are_malformed_without_the_legacy_secret() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let _ = ask_with(&kg, WEB).unwrap();
@@ -231,7 +231,7 @@ fn without_the_secret_of_the_python_package_its_keys_are_malformed() {
 }
 
 #[test]
-fn unknown_texts_strike_as_ever_and_foreign_tokens_are_the_applications() {
+fn unknown_keys_count_as_failures_and_other_tokens_are_ignored() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY).ip_block_threshold(3));
     let keyed = [
@@ -241,7 +241,7 @@ fn unknown_texts_strike_as_ever_and_foreign_tokens_are_the_applications() {
     for _ in 0..9 {
         let _ = kg.check(&keyed, IP, "/").unwrap();
     }
-    // Each presents nothing, which locks out of nothing but requests without a key.
+    // Requests without a key lock out only requests without a key.
     let reasons: Vec<Reason> = (0..9)
         .map(|_| refusal(ask_as_bearer(&kg, "of.another.kind")))
         .collect();
@@ -257,7 +257,7 @@ fn unknown_texts_strike_as_ever_and_foreign_tokens_are_the_applications() {
 }
 
 #[test]
-fn a_key_of_the_python_package_can_be_managed_like_any_other() {
+fn imported_key_can_be_managed() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let hour = std::time::Duration::from_secs(3_600);
@@ -279,7 +279,7 @@ fn a_key_of_the_python_package_can_be_managed_like_any_other() {
 }
 
 #[test]
-fn the_command_line_reads_the_secret_of_the_python_package_from_a_file_or_a_variable() {
+fn legacy_secret_is_read_from_file_or_variable() {
     let dir = imported();
     let check = |arguments: &[&str], secret: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
@@ -315,7 +315,7 @@ fn the_command_line_reads_the_secret_of_the_python_package_from_a_file_or_a_vari
 }
 
 #[test]
-fn importing_again_changes_nothing_and_adds_what_is_new() {
+fn repeated_import_adds_only_new_records() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let _ = ask_with(&kg, APP).unwrap();
@@ -344,7 +344,7 @@ fn importing_again_changes_nothing_and_adds_what_is_new() {
 }
 
 #[test]
-fn other_names_ids_and_times_are_understood() {
+fn alternative_names_ids_and_times_are_imported() {
     let dir = python_package(
         "CREATE TABLE orgs (id TEXT, name TEXT, is_active BOOLEAN, created_at INTEGER);
          CREATE TABLE keys (id TEXT, organization_id TEXT, name TEXT, key_prefix TEXT, key_hash TEXT,
@@ -376,7 +376,7 @@ fn other_names_ids_and_times_are_understood() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_and_nothing_is_written() {
+fn invalid_database_is_named_and_nothing_is_written() {
     let with = |change: &str| python_package(&format!("{SCHEMA}{change}"));
     for (dir, words) in [
         (
@@ -394,7 +394,7 @@ fn what_cannot_be_read_is_named_and_nothing_is_written() {
         ),
         (
             with("UPDATE api_keys SET org_id = 4 WHERE id = 12;"),
-            ["row 12", "no organization"],
+            ["row 12", "is not the id of an organization"],
         ),
         (
             with("UPDATE api_keys SET hashed_key = '{WEB}';"),
@@ -418,7 +418,7 @@ fn what_cannot_be_read_is_named_and_nothing_is_written() {
         ),
         (
             with("UPDATE api_keys SET rate_limit_per_minute = 9e999 WHERE id = 12;"),
-            ["rate_limit_per_minute", "is no limit"],
+            ["rate_limit_per_minute", "is not a limit"],
         ),
         (
             with("UPDATE api_keys SET label = CAST(x'ff' AS TEXT) WHERE id = 12;"),
@@ -426,7 +426,7 @@ fn what_cannot_be_read_is_named_and_nothing_is_written() {
         ),
         (
             with("UPDATE usage_logs SET status_code = 'fine';"),
-            ["status_code", "is no status"],
+            ["status_code", "is not a status"],
         ),
         (
             with(
@@ -467,7 +467,7 @@ fn what_cannot_be_read_is_named_and_nothing_is_written() {
         ),
         (
             with("UPDATE usage_logs SET created_at = 'soon';"),
-            ["usage_logs", "is no time"],
+            ["usage_logs", "is not a time"],
         ),
     ] {
         let said = refused(dir.path(), &IMPORT);
@@ -485,7 +485,7 @@ fn what_cannot_be_read_is_named_and_nothing_is_written() {
 }
 
 #[test]
-fn a_target_with_others_in_the_way_is_refused_and_keeps_what_it_has() {
+fn conflicting_target_is_refused_and_unchanged() {
     let dir = python_package(SCHEMA);
     done(dir.path(), &["init"]);
     for name in ["one", "two", "three"] {
@@ -502,7 +502,7 @@ fn a_target_with_others_in_the_way_is_refused_and_keeps_what_it_has() {
 }
 
 #[test]
-fn the_python_packages_database_is_no_data_file_and_says_what_to_type() {
+fn sqlite_database_as_data_file_suggests_an_import() {
     let dir = python_package(SCHEMA);
     let before = fs::read(dir.path().join("old.db")).unwrap();
     for command in ["stats", "init", "list-keys"] {
@@ -518,7 +518,7 @@ fn the_python_packages_database_is_no_data_file_and_says_what_to_type() {
     ));
     assert!(fs::read(dir.path().join("old.db")).unwrap() == before);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    // It is what is to be typed.
+    // The suggested command works.
     done(
         dir.path(),
         &["--db", "NEW.redb", "import", "--from", "sqlite:old.db"],
@@ -526,7 +526,7 @@ fn the_python_packages_database_is_no_data_file_and_says_what_to_type() {
 }
 
 #[test]
-fn an_exported_file_goes_on_as_the_original() {
+fn exported_file_continues_like_the_original() {
     let dir = TempDir::new().unwrap();
     let kg = open(&dir, Config::new(SECRET));
     kg.admin().create_org("acme").unwrap();
@@ -571,7 +571,7 @@ fn an_exported_file_goes_on_as_the_original() {
     assert_eq!(exhausted, Reason::QuotaExhausted);
     copy.close().unwrap();
 
-    // And back.
+    // Back to the first file.
     done(
         dir.path(),
         &["--db", "copy.redb", "export", "--to", "keyguard.redb"],
@@ -585,7 +585,7 @@ fn an_exported_file_goes_on_as_the_original() {
 }
 
 #[test]
-fn an_export_goes_to_another_place_of_the_same_secret() {
+fn export_requires_another_destination_with_the_same_secret() {
     let dir = TempDir::new().unwrap();
     done(dir.path(), &["init"]);
     fs::hard_link(
@@ -612,7 +612,7 @@ fn an_export_goes_to_another_place_of_the_same_secret() {
 }
 
 #[test]
-fn a_secret_beside_the_file_goes_along() {
+fn export_copies_the_secret_beside_the_file() {
     let dir = TempDir::new().unwrap();
     let run = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
@@ -627,7 +627,7 @@ fn a_secret_beside_the_file_goes_along() {
     let secret = |name: &str| fs::read(dir.path().join(name)).unwrap();
     assert_eq!(secret("copy.redb.secret"), secret("keyguard.redb.secret"));
     assert!(run(&["--db", "copy.redb", "stats"]).status.success());
-    // One that is there already stays.
+    // An existing secret is kept.
     crate::common::write_private(&dir.path().join("third.redb.secret"), "something else");
     let refused = run(&["export", "--to", "third.redb"]);
     let said = String::from_utf8(refused.stderr).unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// The program, in a directory of its own, without anything from the environment.
+/// The program in a directory, without variables of the environment.
 pub(crate) fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
     command
@@ -21,7 +21,7 @@ pub(crate) fn run(dir: &Path, arguments: &[&str]) -> Output {
     keyguard(dir, arguments).output().unwrap()
 }
 
-/// What it prints to standard output, if it is done.
+/// Runs a command that succeeds and returns its output.
 pub(crate) fn done(dir: &Path, arguments: &[&str]) -> String {
     let output = run(dir, arguments);
     let error = String::from_utf8_lossy(&output.stderr);
@@ -29,7 +29,7 @@ pub(crate) fn done(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it prints to standard error, if it refuses.
+/// Runs a command that is refused and returns its error.
 pub(crate) fn refused(dir: &Path, arguments: &[&str]) -> String {
     let output = run(dir, arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");

@@ -23,6 +23,6 @@ pub(crate) struct Opts {
 pub(crate) fn run(cli: &Cli, Opts { ip, duration, path }: Opts) -> Result<Exit, CliError> {
     let command = Command::Block(Block { ip, path, duration });
     cli.execute(command, |lock, look| {
-        lock_table(slice::from_ref(lock)).render(look)
+        lock_table(slice::from_ref(lock), look)
     })
 }

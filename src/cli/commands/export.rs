@@ -19,9 +19,9 @@ use crate::sys::AtomicFile;
 
 #[derive(Args)]
 pub(crate) struct Opts {
-    /// The destination: a data file, which is created if it is absent, or the URL of a database. It has
-    /// the same secret, under which the keys are hashed. Other users of this machine can see a password
-    /// in the process list: prefer the variable for a URL that has one
+    /// The destination: a data file, which is created if it is absent, or the URL of a database. It
+    /// shares the secret, with which keys are hashed. Give a URL with a password in the variable: other
+    /// users of this machine can see arguments in the process list
     #[arg(
         long,
         value_name = "FILE|URL",

@@ -7,6 +7,9 @@ use crate::lockout::Lock;
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
     cli.execute(Command::ListBlocks, |locks: &Vec<Lock>, look| {
-        lock_table(locks).render_or("Nobody is locked out.", look)
+        match locks.is_empty() {
+            true => "Nobody is locked out.\n".to_owned(),
+            false => lock_table(locks, look),
+        }
     })
 }

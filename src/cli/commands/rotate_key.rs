@@ -13,7 +13,8 @@ use crate::time::Timestamp;
 pub(crate) struct Opts {
     #[command(flatten)]
     key: KeyArg,
-    /// How long the old text is accepted, such as "1 hour", or 0. That of an expired key is not
+    /// How long the old text is accepted, such as "1 hour", or 0. The old text of an expired key is
+    /// always refused
     #[arg(long = "grace", default_value = "1 hour", value_name = "DURATION")]
     duration: String,
     /// A new expiry time, or `none`. Required for an expired key

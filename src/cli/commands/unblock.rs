@@ -20,6 +20,6 @@ pub(crate) fn run(cli: &Cli, Opts { ip, path }: Opts) -> Result<Exit, CliError> 
     cli.execute(Command::Unblock { ip, path }, |locks: &Vec<Lock>, look| {
         let count = locks.len();
         let s = if count == 1 { "" } else { "s" };
-        format!("Ended {count} lock{s}:\n{}", lock_table(locks).render(look))
+        format!("Ended {count} lock{s}:\n{}", lock_table(locks, look))
     })
 }

@@ -1,4 +1,6 @@
-//! What a cell of the Python package's tables says, in the forms that databases give it.
+//! Parsing of cells, in the forms in which databases store them.
+
+use std::str::FromStr;
 
 use serde_json::Value;
 
@@ -6,12 +8,12 @@ use crate::model::HashedKey;
 use crate::model::Scope;
 use crate::time::Timestamp;
 
-/// An id, as text.
+/// Parses an id. Numbers become text.
 pub(super) fn id(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) if !text.is_empty() => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
-        _ => Err("is no id; expected a whole number or a text".into()),
+        _ => Err("is not an id: expected a whole number or text".into()),
     }
 }
 
@@ -19,7 +21,7 @@ pub(super) fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
-        _ => Err("is no text".into()),
+        _ => Err("is not text".into()),
     }
 }
 
@@ -33,76 +35,70 @@ pub(super) fn boolean(value: &Value) -> Result<bool, String> {
     match word.as_str() {
         "1" | "true" | "t" | "yes" | "active" | "enabled" => Ok(true),
         "0" | "false" | "f" | "no" | "inactive" | "suspended" | "disabled" | "revoked" => Ok(false),
-        _ => Err("is neither true nor false; expected 1 or 0, or `active` or `suspended`".into()),
+        _ => Err("is not a boolean: expected 1 or 0, or `active` or `suspended`".into()),
     }
 }
 
-/// A limit: a whole number from 1 on.
-pub(super) fn limit<T: TryFrom<u64>>(value: &Value) -> Result<T, String> {
-    let number = match value {
-        Value::Number(number) => number.as_u64(),
-        Value::String(text) => text.parse().ok(),
-        _ => None,
-    };
-    let number = number.filter(|number| *number > 0);
-    number
-        .and_then(|number| T::try_from(number).ok())
-        .ok_or_else(|| "is no limit; expected a whole number from 1 on, or null for none".into())
+/// Parses a limit: a whole number of at least 1.
+pub(super) fn limit<N: FromStr>(value: &Value) -> Result<N, String> {
+    number(value).ok_or_else(|| {
+        "is not a limit: expected a whole number of at least 1, or null for none".into()
+    })
 }
 
-/// 64 hexadecimal digits. What is there instead is not shown.
+/// Parses a hash of 64 hexadecimal digits. Errors do not show the text.
 pub(super) fn hash(value: &Value) -> Result<HashedKey, String> {
     let hash = value.as_str().map(blake3::Hash::from_hex);
     match hash {
         Some(Ok(hash)) => Ok(HashedKey(*hash.as_bytes())),
-        _ => Err("is no SHA-256 hash; expected 64 hexadecimal digits".into()),
+        _ => Err("is not a SHA-256 hash: expected 64 hexadecimal digits".into()),
     }
 }
 
-/// A JSON array, as such or as text, or names with commas or spaces between them.
+/// Parses scopes: a JSON array, also as text, or names separated by commas or spaces.
 pub(super) fn scopes(value: &Value) -> Result<Vec<Scope>, String> {
     let names: Vec<String> = match value {
         Value::Array(names) => names.iter().map(text).collect::<Result<_, _>>()?,
         Value::String(text) if text.trim_start().starts_with('[') => serde_json::from_str(text)
-            .map_err(|_| "is no list of scopes; expected a JSON array of texts")?,
-        // As SQLAlchemy stores that there are none.
+            .map_err(|_| "is not a list of scopes: expected a JSON array of texts")?,
+        // SQLAlchemy stores an absent list like this.
         Value::String(text) if text == "null" => Vec::new(),
-        Value::String(text) if text.chars().all(is_of_names) => {
+        Value::String(text) if text.chars().all(is_in_name) => {
             let names = text.split([',', ' ']).filter(|name| !name.is_empty());
             names.map(str::to_owned).collect()
         }
         _ => {
-            return Err("is no list of scopes; expected a JSON array, or names with commas".into());
+            return Err(
+                "is not a list of scopes: expected a JSON array, or names separated by commas"
+                    .into(),
+            );
         }
     };
     let scopes = names.iter().map(|name| name.parse::<Scope>());
     let mut scopes: Vec<Scope> = scopes
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("holds a scope that cannot be accepted: {error}"))?;
+        .map_err(|error| format!("contains an invalid scope: {error}"))?;
     scopes.sort();
     scopes.dedup();
     Ok(scopes)
 }
 
-/// Whether a character may be in a list of names. Others are of JSON that cannot be read, or of
-/// something else.
-fn is_of_names(c: char) -> bool {
+/// Returns whether a character may occur in a list of names. Others hint at invalid JSON.
+fn is_in_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_-:./*, ".contains(c)
 }
 
-/// A status; 0 for none.
-pub(super) fn status(value: &Value) -> Result<u64, String> {
-    let number = match value {
-        Value::Number(number) => number.as_u64(),
-        Value::String(text) => text.parse().ok(),
-        _ => None,
-    };
-    number
-        .filter(|status| *status < 1_000)
-        .ok_or_else(|| "is no status; expected a number such as 200".into())
+/// Parses an HTTP status; 0 means none.
+pub(super) fn status(value: &Value) -> Result<u16, String> {
+    let status = number(value).filter(|status| *status < 1_000);
+    status.ok_or_else(|| "is not a status: expected a number such as 200".into())
 }
 
-/// ISO 8601, in UTC where it names no offset; or seconds or milliseconds since the Unix epoch.
+fn number<N: FromStr>(value: &Value) -> Option<N> {
+    text(value).ok()?.parse().ok()
+}
+
+/// Parses a time: ISO 8601, in UTC without an offset, or seconds or milliseconds since the Unix epoch.
 pub(super) fn time(value: &Value) -> Result<Timestamp, String> {
     let time = match value {
         Value::Number(number) => number.as_f64().and_then(since_epoch),
@@ -114,19 +110,19 @@ pub(super) fn time(value: &Value) -> Result<Timestamp, String> {
         _ => None,
     };
     time.ok_or_else(|| {
-        "is no time; expected one such as 2026-01-31T12:00:00Z, or seconds since the Unix epoch"
+        "is not a time: expected one such as 2026-01-31T12:00:00Z, or seconds since the Unix epoch"
             .into()
     })
 }
 
 fn since_epoch(number: f64) -> Option<Timestamp> {
-    // Seconds get here in the year 5138, milliseconds have been there since 1973.
+    // As seconds, this is the year 5138; as milliseconds, 1973.
     let millis = if number < 1e11 { number * 1e3 } else { number };
     let is_time = (0.0..=Timestamp::MAX.unix_millis() as f64).contains(&millis);
     is_time.then(|| Timestamp::from_unix_millis(millis.round() as u64))
 }
 
-/// What is missing of RFC 3339 in an ASCII text such as `2026-01-31 12:00:00.5+00`.
+/// Completes an ASCII text such as `2026-01-31 12:00:00.5+00` to RFC 3339.
 fn rfc_3339(text: &str) -> String {
     let Some((date, time)) = text.split_once(['T', 't', ' ']) else {
         return format!("{text}T00:00:00Z");
@@ -150,12 +146,14 @@ fn rfc_3339(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use serde_json::json;
 
     use super::*;
 
     #[test]
-    fn times_are_read_as_databases_write_them() {
+    fn times_of_all_databases_are_parsed() {
         let noon = Timestamp::from_unix_millis(1_768_478_400_000);
         for value in [
             json!("2026-01-15T12:00:00Z"),
@@ -186,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_come_as_an_array_or_with_commas() {
+    fn scopes_are_parsed_from_arrays_and_lists() {
         let expected: Vec<Scope> = vec!["read".parse().unwrap(), "write".parse().unwrap()];
         for value in [
             json!(["write", "read", "read"]),
@@ -214,8 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_limit_hash_or_truth_is_refused() {
-        assert_eq!(limit::<u32>(&json!(60)), Ok(60));
+    fn invalid_limits_hashes_and_booleans_are_refused() {
+        assert_eq!(
+            limit::<NonZeroU32>(&json!(60)),
+            Ok(NonZeroU32::MIN.saturating_add(59))
+        );
         for value in [
             json!(0),
             json!(-1),
@@ -223,7 +224,7 @@ mod tests {
             json!(1_u64 << 33),
             json!("x"),
         ] {
-            assert!(limit::<u32>(&value).is_err(), "{value}");
+            assert!(limit::<NonZeroU32>(&value).is_err(), "{value}");
         }
         assert!(hash(&json!("ab".repeat(32))).is_ok());
         assert!(!hash(&json!("secret")).unwrap_err().contains("secret"));

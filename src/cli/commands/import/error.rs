@@ -1,13 +1,13 @@
-//! Why a database was not taken over.
+//! Errors of an import.
 
 use std::error::Error;
 
-/// Nothing was written then.
-// Which of them can happen depends on the features that are compiled in.
+/// The reason why a database was not imported. Nothing was written.
+// Some variants occur only with certain features.
 #[allow(dead_code)]
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
-    #[error("this build cannot read {0}: it is without the cargo feature `{1}`")]
+    #[error("this build cannot read {0}: it lacks the cargo feature `{1}`")]
     MissingFeature(&'static str, &'static str),
     /// The source is not shown: it may hold a password.
     #[error(
@@ -21,31 +21,31 @@ pub(crate) enum ImportError {
         "the database is damaged ({0}); restore it from a backup, or repair it with `.recover`"
     )]
     Damaged(String),
-    #[error("`{column}` of the table `{table}` holds a text that is not UTF-8")]
+    #[error("column `{column}` of table `{table}` contains text that is not UTF-8")]
     NotText { table: String, column: String },
     #[error(
-        "`{0}` is a view, which may have no end; copy it into a table: \
-         CREATE TABLE copy AS SELECT * FROM {0}, in a database of its own"
+        "`{0}` is a view, which may be endless; copy it into a table of another database: \
+         CREATE TABLE copy AS SELECT * FROM {0}"
     )]
     View(String),
     #[error(
-        "the database has no table `{expected}`, which the Python package keeps; its tables are {found}"
+        "the database has no table `{expected}`, as the Python package creates it; its tables are: {found}"
     )]
     NoTable {
         expected: &'static str,
         found: String,
     },
-    #[error("the table `{table}` has no column `{expected}`; its columns are {found}")]
+    #[error("table `{table}` has no column `{expected}`; its columns are: {found}")]
     NoColumn {
         table: String,
         expected: String,
         found: String,
     },
-    #[error("`{column}` of the row {row} of the table `{table}` {problem}")]
+    #[error("column `{column}` of row {row} of table `{table}` {problem}")]
     Value {
         table: String,
         column: String,
-        /// Its id, or its number where it has none.
+        /// The id of the row, or its number if it has none.
         row: String,
         problem: String,
     },
@@ -58,7 +58,7 @@ impl ImportError {
     }
 }
 
-/// Names as an error lists them.
+/// Lists names for an error.
 #[cfg(any(feature = "import", feature = "postgres"))]
 pub(super) fn listed(names: &[String]) -> String {
     match names {

@@ -25,7 +25,7 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::model::Secret;
 use crate::store::transfer::{TransferPage, import_pages};
 
-/// Import organizations, keys, totals and the used part of this month's quotas from the Python package.
+/// Import organizations, keys, totals and the used part of this month's quotas from the Python package
 ///
 /// The names of tables and columns, with accepted alternatives in parentheses:
 ///

@@ -1,4 +1,4 @@
-//! The Python package's database in PostgreSQL, which is only read.
+//! Reads the Python package's database from PostgreSQL.
 
 use std::pin::pin;
 
@@ -9,9 +9,9 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::error::ImportError;
-use super::table::Database;
+use super::table::{Database, quoted};
 use crate::model::Secret;
-use crate::store::PostgresAddress;
+use crate::store::{PostgresAddress, with_causes};
 
 pub(super) struct Postgres {
     runtime: Runtime,
@@ -32,14 +32,22 @@ impl Postgres {
         }
         let client = runtime.block_on(async {
             let (client, connection) = config.connect(tls).await.map_err(described)?;
-            // It ends with the client, which says what went wrong.
+            // The connection ends with the client, which reports its errors.
             tokio::spawn(connection);
-            // All tables as they are at one moment.
+            // A consistent snapshot of all tables.
             let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
             client.batch_execute(begin).await.map_err(described)?;
             Ok::<_, ImportError>(client)
         })?;
         Ok(Self { runtime, client })
+    }
+
+    fn names(&self, condition: &str) -> Result<Vec<String>, ImportError> {
+        let query = format!(
+            "SELECT table_name::text FROM information_schema.tables \
+             WHERE table_schema = ANY (current_schemas(false)) {condition} ORDER BY 1"
+        );
+        self.texts(&query, &[])
     }
 
     fn texts(
@@ -58,15 +66,11 @@ impl Postgres {
 
 impl Database for Postgres {
     fn tables(&mut self) -> Result<Vec<String>, ImportError> {
-        let query = "SELECT table_name::text FROM information_schema.tables \
-                     WHERE table_schema = ANY (current_schemas(false)) ORDER BY 1";
-        self.texts(query, &[])
+        self.names("")
     }
 
-    fn is_table(&mut self, name: &str) -> Result<bool, ImportError> {
-        let query = "SELECT table_type::text FROM information_schema.tables \
-                     WHERE table_schema = ANY (current_schemas(false)) AND table_name = $1";
-        Ok(self.texts(query, &[&name])? == ["BASE TABLE"])
+    fn views(&mut self) -> Result<Vec<String>, ImportError> {
+        self.names("AND table_type <> 'BASE TABLE'")
     }
 
     fn columns(&mut self, table: &str) -> Result<Vec<String>, ImportError> {
@@ -76,7 +80,7 @@ impl Database for Postgres {
         self.texts(query, &[&table])
     }
 
-    /// The server writes each row as JSON, whatever the types of its columns.
+    /// Reads each row as JSON that the server writes, so that columns may have any type.
     fn read(
         &mut self,
         table: &str,
@@ -99,17 +103,7 @@ impl Database for Postgres {
     }
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// With what the server said.
+/// Returns the error with the message of the server, which is its source.
 fn described(error: tokio_postgres::Error) -> ImportError {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    ImportError::unreadable(text)
+    ImportError::unreadable(with_causes(&error))
 }

@@ -1,4 +1,4 @@
-//! The organizations and keys of the Python package, as they move.
+//! The organizations and keys of the Python package.
 
 use std::collections::{HashMap, HashSet};
 use std::num::{NonZeroU32, NonZeroU64};
@@ -38,17 +38,17 @@ const KEYS: [Column; 12] = [
     optional(&["last_used_at"]),
 ];
 
-/// What keys are limited to that the Python package says nothing of.
+/// The limit of keys that have none in the Python package.
 const PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(59);
 
-/// How much of a prefix is kept. The Python package's was a few characters; more of a key is nobody's
-/// business.
-const MOST_SHOWN: usize = 16;
+/// The greatest length of a stored prefix. A longer one may be more of the key than the few characters
+/// that the Python package shows.
+const MAX_PREFIX: usize = 16;
 
-/// So many keys make a page.
+/// The number of keys in a page.
 const PAGE: usize = 4_096;
 
-/// Reads all of a database before anything of it moves.
+/// Reads a whole database.
 pub(super) fn pages(database: &mut dyn Database) -> Result<Vec<TransferPage>, ImportError> {
     let now = Clock::system().timestamp();
     let (orgs, org_ids) = read_orgs(database)?;
@@ -75,7 +75,7 @@ pub(super) fn pages(database: &mut dyn Database) -> Result<Vec<TransferPage>, Im
     Ok(pages)
 }
 
-/// From the ids of the Python package to ours.
+/// Ids of the Python package and the new ones.
 pub(super) type Ids = HashMap<String, u64>;
 
 fn read_orgs(database: &mut dyn Database) -> Result<(Vec<Org>, Ids), ImportError> {
@@ -90,21 +90,18 @@ fn read_orgs(database: &mut dyn Database) -> Result<(Vec<Org>, Ids), ImportError
         if let Some(other) = names.insert(text::skeleton(&name), name.clone()) {
             let likeness = if other == name { "is" } else { "looks like" };
             let problem = format!(
-                "{likeness} `{other}`, the name of another organization; rename one of the two there"
+                "{likeness} `{other}`, the name of another organization; rename one of them there"
             );
             return Err(row.wrong(1, problem));
         }
         orgs.push(org);
         Ok(())
     })?;
-    let ids = given_ids(orgs.iter().map(|(id, org)| (id, org.created_at)));
-    let mut orgs: Vec<Org> = orgs
-        .into_iter()
-        .map(|(id, org)| Org {
-            id: OrgId(ids[&id]),
-            ..org
-        })
-        .collect();
+    let ids = assign_ids(orgs.iter().map(|(id, org)| (id, org.created_at)));
+    for (id, org) in &mut orgs {
+        org.id = OrgId(ids[id]);
+    }
+    let mut orgs: Vec<Org> = orgs.into_iter().map(|(_, org)| org).collect();
     orgs.sort_unstable_by_key(|org| org.id);
     Ok((orgs, ids))
 }
@@ -112,7 +109,7 @@ fn read_orgs(database: &mut dyn Database) -> Result<(Vec<Org>, Ids), ImportError
 fn org(row: &Row<'_, 4>) -> Result<(String, Org), ImportError> {
     let is_active = row.read(2, cell::boolean)?;
     let org = Org {
-        // Given once all are known.
+        // Set when all ids are known.
         id: OrgId(0),
         name: row.read(1, |value| {
             let name = input::name("name", &cell::text(value)?);
@@ -146,59 +143,46 @@ fn read_keys(
         keys.push(key);
         Ok(())
     })?;
-    let ids = given_ids(keys.iter().map(|(id, moved)| (id, moved.key.created_at)));
-    let mut keys: Vec<TransferKey> = keys
-        .into_iter()
-        .map(|(id, moved)| with_id(moved, KeyId(ids[&id])))
-        .collect();
+    let ids = assign_ids(keys.iter().map(|(id, moved)| (id, moved.key.created_at)));
+    for (id, moved) in &mut keys {
+        set_id(moved, KeyId(ids[id]));
+    }
+    let mut keys: Vec<TransferKey> = keys.into_iter().map(|(_, moved)| moved).collect();
     keys.sort_unstable_by_key(|moved| moved.key.id);
     Ok((keys, ids))
 }
 
-fn with_id(moved: TransferKey, id: KeyId) -> TransferKey {
-    let label = match moved.key.label.as_str() {
-        "" => format!("key {id}"),
-        label => label.to_owned(),
-    };
-    let mut credentials = moved.credentials;
-    for credential in &mut credentials {
-        credential.key_id = id;
+fn set_id(moved: &mut TransferKey, id: KeyId) {
+    moved.key.id = id;
+    if moved.key.label.is_empty() {
+        moved.key.label = format!("key {id}");
     }
-    TransferKey {
-        key: Key {
-            id,
-            label,
-            ..moved.key
-        },
-        credentials,
+    for credential in &mut moved.credentials {
+        credential.key_id = id;
     }
 }
 
 fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, TransferKey), ImportError> {
     let org = row.read(1, cell::id)?;
     let Some(org_id) = org_ids.get(&org) else {
-        return Err(row.wrong(1, "is the id of no organization"));
+        return Err(row.wrong(1, "is not the id of an organization"));
     };
     let created_at = row.read(4, cell::time)?;
     let shown = row.read_if_any(6, cell::text)?.unwrap_or_default();
     let scopes = row.read_if_any(7, cell::scopes)?;
-    let per_minute = row.read_if_any(8, cell::limit::<u32>)?;
-    let monthly = row.read_if_any(9, cell::limit::<u64>)?;
+    let per_minute = row.read_if_any(8, cell::limit)?;
+    let monthly = row.read_if_any(9, cell::limit)?;
     let active = row.read(3, cell::boolean)?;
     let key = Key {
         id: KeyId(0),
         org_id: OrgId(*org_id),
         label: label(row)?,
-        prefix: shown.chars().take(MOST_SHOWN).collect(),
+        prefix: shown.chars().take(MAX_PREFIX).collect(),
         active,
         status: KeyStatus::stored(active),
         scopes: scopes.unwrap_or_default(),
-        rate_limit_per_minute: per_minute.and_then(NonZeroU32::new).unwrap_or(PER_MINUTE),
-        limits: monthly
-            .and_then(NonZeroU64::new)
-            .map(monthly_limit)
-            .into_iter()
-            .collect(),
+        rate_limit_per_minute: per_minute.unwrap_or(PER_MINUTE),
+        limits: monthly.map(monthly_limit).into_iter().collect(),
         allowed_ips: CidrSet::default(),
         lifts: Vec::new(),
         created_at,
@@ -220,7 +204,7 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, TransferKey), Import
     Ok((row.read(0, cell::id)?, moved))
 }
 
-/// Empty if there is none.
+/// Returns the label; empty if there is none.
 fn label(row: &Row<'_, 12>) -> Result<String, ImportError> {
     let label = row.read_if_any(5, |value| {
         let text = cell::text(value)?;
@@ -243,9 +227,9 @@ fn monthly_limit(amount: NonZeroU64) -> Limit {
 fn find<const N: usize>(
     database: &mut dyn Database,
     names: &[&'static str],
-    asked: &[Column; N],
+    wanted: &[Column; N],
 ) -> Result<Table<N>, ImportError> {
-    if let Some(table) = Table::find(database, names, asked)? {
+    if let Some(table) = Table::find(database, names, wanted)? {
         return Ok(table);
     }
     Err(ImportError::NoTable {
@@ -254,9 +238,9 @@ fn find<const N: usize>(
     })
 }
 
-/// Whole numbers from 1 on stay; if there is any other id, all are given anew, in the order of
-/// creation, so that those of what is created later are the greater ones.
-fn given_ids<'a>(rows: impl Iterator<Item = (&'a String, Timestamp)>) -> Ids {
+/// Assigns new ids. Whole numbers from 1 on are kept; if any other id exists, all ids are replaced by
+/// numbers in the order of creation.
+fn assign_ids<'a>(rows: impl Iterator<Item = (&'a String, Timestamp)>) -> Ids {
     let mut rows: Vec<(Timestamp, &String)> = rows.map(|(id, at)| (at, id)).collect();
     let number = |id: &String| id.parse().ok().filter(|id| (1..1 << 62).contains(id));
     let kept = rows

@@ -1,4 +1,4 @@
-//! The Python package's database in an SQLite file, which is only read.
+//! Reads the Python package's database from an SQLite file.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 use super::error::ImportError;
-use super::table::Database;
+use super::table::{Database, quoted};
 
 pub(super) struct Sqlite(Connection);
 
@@ -15,9 +15,9 @@ impl Sqlite {
     pub(super) fn open(path: &Path) -> Result<Self, ImportError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags);
-        // Its cause says the same in other words.
+        // The source of the error repeats its message.
         let connection = connection.map_err(|error| ImportError::unreadable(error.to_string()))?;
-        // All tables as they are at one moment.
+        // A consistent snapshot of all tables.
         let begun = connection.execute_batch("BEGIN");
         begun.map_err(ImportError::unreadable)?;
         let database = Self(connection);
@@ -25,7 +25,7 @@ impl Sqlite {
         Ok(database)
     }
 
-    /// A damaged index makes rows come twice or not at all.
+    /// Refuses a damaged database: a damaged index returns rows twice or not at all.
     fn check_integrity(&self) -> Result<(), ImportError> {
         let found = self.texts("PRAGMA integrity_check(3)", &[]);
         let found = found.map_err(ImportError::unreadable)?;
@@ -33,6 +33,11 @@ impl Sqlite {
             [only] if only == "ok" => Ok(()),
             problems => Err(ImportError::Damaged(problems.join("; "))),
         }
+    }
+
+    fn names(&self, condition: &str) -> Result<Vec<String>, ImportError> {
+        let query = format!("SELECT name FROM sqlite_master WHERE {condition} ORDER BY name");
+        self.texts(&query, &[]).map_err(ImportError::unreadable)
     }
 
     fn texts(&self, query: &str, parameters: &[&str]) -> rusqlite::Result<Vec<String>> {
@@ -45,16 +50,11 @@ impl Sqlite {
 
 impl Database for Sqlite {
     fn tables(&mut self) -> Result<Vec<String>, ImportError> {
-        let query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name";
-        self.texts(query, &[]).map_err(ImportError::unreadable)
+        self.names("type IN ('table', 'view')")
     }
 
-    fn is_table(&mut self, name: &str) -> Result<bool, ImportError> {
-        let query = "SELECT type FROM sqlite_master WHERE name = ?1";
-        let kinds = self
-            .texts(query, &[name])
-            .map_err(ImportError::unreadable)?;
-        Ok(kinds == ["table"])
+    fn views(&mut self) -> Result<Vec<String>, ImportError> {
+        self.names("type = 'view'")
     }
 
     fn columns(&mut self, table: &str) -> Result<Vec<String>, ImportError> {
@@ -87,20 +87,16 @@ impl Database for Sqlite {
     }
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// `None` for a text that is none.
+/// Returns a cell as JSON; `None` for text that is not UTF-8.
 fn cell(value: ValueRef<'_>) -> Option<Value> {
     Some(match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(number) => number.into(),
-        // JSON has no infinity, and null stands for nothing given.
+        // JSON has no infinity. The text is refused later.
         ValueRef::Real(number) if !number.is_finite() => number.to_string().into(),
         ValueRef::Real(number) => number.into(),
         ValueRef::Text(text) => std::str::from_utf8(text).ok()?.into(),
-        // Such as a UUID.
+        // A UUID, for example.
         ValueRef::Blob(bytes) => {
             let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
             digits.collect::<String>().into()

@@ -1,17 +1,17 @@
-//! A table of the Python package, whose columns go by one of several names.
+//! Tables of the Python package, and alternative names of their columns.
 
 use serde_json::Value;
 
 use super::error::{ImportError, listed};
 
-/// A database that can be looked into.
+/// A database of the Python package.
 pub(super) trait Database {
-    /// The names of its tables and views.
+    /// Returns the names of the tables and views.
     fn tables(&mut self) -> Result<Vec<String>, ImportError>;
-    /// Whether that of this name is a table, and not a view.
-    fn is_table(&mut self, name: &str) -> Result<bool, ImportError>;
+    /// Returns the names of the views.
+    fn views(&mut self) -> Result<Vec<String>, ImportError>;
     fn columns(&mut self, table: &str) -> Result<Vec<String>, ImportError>;
-    /// Hands out these columns of all rows, one by one, as JSON has them.
+    /// Passes each row to `take`: the cells of these columns, as JSON.
     fn read(
         &mut self,
         table: &str,
@@ -20,9 +20,14 @@ pub(super) trait Database {
     ) -> Result<(), ImportError>;
 }
 
-/// A column that is asked for.
+/// Quotes an SQL identifier.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A column to read.
 pub(super) struct Column {
-    /// The known one first.
+    /// The name that the Python package uses, then alternatives.
     pub(super) names: &'static [&'static str],
     pub(super) is_required: bool,
 }
@@ -41,14 +46,14 @@ pub(super) const fn optional(names: &'static [&'static str]) -> Column {
     }
 }
 
-/// A table that is there, and which of its columns are those asked for.
+/// A table of the database.
 pub(super) struct Table<const N: usize> {
     pub(super) name: String,
-    /// In the order in which they were asked for.
+    /// The names of the columns to read, in their order; `None` for an absent one.
     columns: [Option<String>; N],
 }
 
-/// A row, by the columns asked for; absent ones are null.
+/// A row. Absent columns are null.
 pub(super) struct Row<'a, const N: usize> {
     table: &'a Table<N>,
     cells: [Value; N],
@@ -56,27 +61,27 @@ pub(super) struct Row<'a, const N: usize> {
 }
 
 impl<const N: usize> Table<N> {
-    /// The table of one of these names, the known one first; `None` if there is none.
+    /// Finds the table that has the first of these names, or the next; `None` if there is none.
     pub(super) fn find(
         database: &mut dyn Database,
         names: &[&'static str],
-        asked: &[Column; N],
+        wanted: &[Column; N],
     ) -> Result<Option<Self>, ImportError> {
         let tables = database.tables()?;
         let Some(name) = find(&tables, names) else {
             return Ok(None);
         };
-        if !database.is_table(&name)? {
+        if database.views()?.contains(&name) {
             return Err(ImportError::View(name));
         }
         let found = database.columns(&name)?;
         let mut columns = [const { None }; N];
-        for (column, asked) in columns.iter_mut().zip(asked) {
-            *column = find(&found, asked.names);
-            if column.is_none() && asked.is_required {
+        for (column, wanted) in columns.iter_mut().zip(wanted) {
+            *column = find(&found, wanted.names);
+            if column.is_none() && wanted.is_required {
                 return Err(ImportError::NoColumn {
                     table: name,
-                    expected: asked.names.join("`, `"),
+                    expected: wanted.names.join("`, `"),
                     found: listed(&found),
                 });
             }
@@ -116,7 +121,7 @@ impl<const N: usize> Row<'_, N> {
         &self.cells[column]
     }
 
-    /// Reads a cell, which is not null.
+    /// Reads a cell that must not be null.
     pub(super) fn read<T>(
         &self,
         column: usize,

@@ -1,4 +1,4 @@
-//! Requests that the Python package recorded one by one, as the totals that are kept here.
+//! Totals of the requests that the Python package recorded one by one.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ const USAGE: [Column; 3] = [
     optional(&["status_code", "status"]),
 ];
 
-/// All that was recorded up to a time.
+/// The totals of all requests before a time.
 pub(super) struct Usage {
     now: Timestamp,
     end_of_month: Timestamp,
@@ -36,12 +36,12 @@ struct OfKey {
     all: Count,
     hours: BTreeMap<u64, Count>,
     days: BTreeMap<u64, Count>,
-    /// What counts towards the quota of the running month.
+    /// Requests that count towards the quota of the current month.
     this_month: u64,
 }
 
 impl Usage {
-    /// Without a table of requests there were none.
+    /// Reads the table of requests, which may be absent.
     pub(super) fn read(
         database: &mut dyn Database,
         keys: &Ids,
@@ -76,7 +76,7 @@ impl Usage {
                 .count
                 .add(count);
         }
-        // A key that is no more, or none.
+        // Requests without a key, or with a deleted one, count only in the totals of all.
         let id = row.read_if_any(0, cell::id)?;
         let Some(&key) = id.and_then(|id| keys.get(&id)) else {
             return Ok(());
@@ -92,7 +92,7 @@ impl Usage {
         Ok(())
     }
 
-    /// What these keys have used of the running month, in UTC.
+    /// Returns what these keys have used in the current month, in UTC.
     pub(super) fn balances(
         &self,
         keys: impl Iterator<Item = KeyId>,
@@ -121,8 +121,8 @@ impl Usage {
     }
 }
 
-/// Requests that were refused with it used nothing of a quota.
-const REFUSED_BY_A_LIMIT: u64 = 429;
+/// The status of requests that a limit refused, which used nothing of a quota.
+const REFUSED_BY_A_LIMIT: u16 = 429;
 
 fn totals(keys: &[(u64, OfKey)]) -> TransferPage {
     let mut page = TransferPage::default();
