@@ -132,7 +132,8 @@ impl Guard {
             visit.progress.is_counted = true;
             return match visit.look(limited(visit.place).map(|(_, rule)| rule), &states) {
                 Some(denial) => Err(denial.into()),
-                None => Ok(()),
+                None if self.limiter().has_room(demand) => Ok(()),
+                None => Err(Reason::Overloaded.into()),
             };
         }
         let outcome = match visit.address.take() {
@@ -181,6 +182,7 @@ impl Guard {
                 visit.note().shadowed.extend(names);
                 Ok(())
             }
+            Admission::Full => Err(Reason::Overloaded.into()),
             Admission::Undecided => Err(Reason::Unavailable.into()),
             Admission::Refused(level, retry_at) | Admission::RefusedShared(level, retry_at) => {
                 let Some((route, rule)) = limited(visit.place).nth(level.rule) else {
@@ -329,6 +331,7 @@ impl Guard {
             let demand = Demand::new(Subjects::Address(network), &lists);
             match self.limiter().admit(demand, &deadline).get().await {
                 Admission::Admitted(..) => return Ok(ip),
+                Admission::Full => Denial::new(Reason::Overloaded),
                 Admission::Undecided => Denial::new(Reason::Unavailable),
                 Admission::RefusedShared(level, retry_at) => {
                     Denial::exhausted(&limit.rule(), level, retry_at)

@@ -281,8 +281,13 @@ impl Config {
     /// more, they displace those that are farthest from their limits: never one that a limit refuses,
     /// one with failures above half the threshold, or one that is fuller than the newcomer. Newcomers
     /// that can displace nobody are admitted together up to 8 times each limit, and are not locked out
-    /// for it. An address takes some 150 bytes; where routes set several limits by address, up to 8
-    /// times as much, and up to some 80 bytes for each of these limits where few addresses are counted.
+    /// for it. An address takes some 150 bytes, and some 80 for each further limit that it has used, beside
+    /// about 2 for each request that a limit counts.
+    ///
+    /// However many limits there are, they count at most 9 times as many windows as addresses, or 8 times
+    /// as many and 1,024 more: with all else, some 1,700 bytes for each of the addresses (rounded up to a
+    /// power of two) and 170 KB, beside the requests. Where all of these count, a request that needs one
+    /// more is refused with status 503 (`overloaded`). Failed authentications are always counted.
     /// Default: 131,072.
     pub fn counted_addresses(mut self, addresses: usize) -> Self {
         self.counted_addresses = addresses;

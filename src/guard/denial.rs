@@ -239,7 +239,7 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
         Reason::Overloaded => (
             "Service Unavailable",
             "overloaded",
-            "Too many keys are in use at a time.",
+            "Too many clients are being counted at a time.",
         ),
         Reason::IpLocked => (
             "Forbidden",

@@ -256,7 +256,8 @@ impl Guard {
                 let (ip, method, cost) = (*visit.ip, visit.request.method, visit.cost);
                 Ok(Grant::new(caller, level, ip, method, path, cost, extra))
             }
-            Admission::Undecided => {
+            // Only addresses can find no room: that of a key was made when it was attached.
+            Admission::Full | Admission::Undecided => {
                 self.record_refusal(visit, &caller, Reason::Unavailable);
                 Err(Denial::new(Reason::Unavailable))
             }

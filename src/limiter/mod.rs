@@ -113,6 +113,11 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     /// meanwhile. Consumes nothing.
     fn states(&self, demand: Demand<'_>) -> Vec<(LimitState, Moment)>;
 
+    /// Whether there is room to count a request that no rule refuses. Consumes nothing.
+    fn has_room(&self, _: Demand<'_>) -> bool {
+        true
+    }
+
     /// Corrects the cost of a request that was admitted `at` a moment: refunds the difference to
     /// its `actual` cost, or charges it whether or not there is room.
     fn settle(&self, demand: Demand<'_>, at: Moment, receipt: &Receipt, actual: u64);
@@ -201,6 +206,8 @@ pub(crate) enum Admission {
     /// Like `Refused`, but by a window that several addresses share because the table is full. No
     /// reason for a lock.
     RefusedShared(LimitState, Moment),
+    /// There is no room to count the request. Nothing is consumed.
+    Full,
     /// The remote server is unavailable, and the fallback is [`Fallback::Deny`].
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     Undecided,

@@ -39,7 +39,7 @@ pub enum Reason {
     QuotaExhausted = 13,
     /// The data file or another backend is unavailable.
     Unavailable = 14,
-    /// The table of counters is full.
+    /// No room to count one more key or address.
     Overloaded = 15,
     /// The address is locked out.
     IpLocked = 16,

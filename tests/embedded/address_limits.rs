@@ -185,6 +185,54 @@ fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
     assert_eq!(reason(ask(&kg, newcomer, "/login")), None);
 }
 
+/// With as many routes as there are, one address alone had a window for each, and a set of addresses
+/// that came together another one for each.
+#[test]
+fn a_request_that_there_is_no_room_to_count_is_refused() {
+    let home = Home::new();
+    let mut policy = String::from("protect = [\"/api\"]\n");
+    for i in 0..600 {
+        writeln!(
+            policy,
+            "[[route]]\nname = \"r{i}\"\npath = \"/r{i}\"\nip_limits = [\"1/min\"]"
+        )
+        .unwrap();
+    }
+    let config = home.config().policy(policy.parse().unwrap());
+    let kg = home.open_with(config.counted_addresses(16).record_usage(false));
+    let (mut admitted, mut overloaded) = (0, 0);
+    for from in 0..6 {
+        for route in 0..600 {
+            let path = format!("/r{route}");
+            let foreseen = kg.dry_run(Request::new(&NONE, address(from), &path));
+            let denial = ask(&kg, address(from), &path).err();
+            let reason = denial.as_ref().map(Denial::reason);
+            assert_eq!(foreseen.denial.map(|denial| denial.reason()), reason);
+            match reason {
+                None => admitted += 1,
+                Some(Reason::Overloaded) => overloaded += 1,
+                other => assert_eq!(other, Some(Reason::IpLimited)),
+            }
+            if let Some(denial) = denial.filter(|denial| denial.status() == 503) {
+                assert_eq!(denial.retry_after(), None);
+            } else {
+                let again = ask(&kg, address(from), &path);
+                let of_others = reason.is_none() && again.is_ok();
+                assert!(of_others || again.unwrap_err().status() == 429);
+            }
+        }
+    }
+    assert!(
+        admitted >= 600 && overloaded >= 500,
+        "{admitted} {overloaded}"
+    );
+    assert_eq!(reason(ask(&kg, address(0), "/r0")), Some(Reason::IpLimited));
+    home.clock.advance(MINUTE + Duration::from_secs(1));
+    for route in 0..600 {
+        assert!(ask(&kg, address(0), &format!("/r{route}")).is_ok());
+    }
+}
+
 #[test]
 fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
     let home = Home::new();

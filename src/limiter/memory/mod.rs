@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 pub(crate) use self::sets::CounterSet;
-use self::sets::{LockedSets, SetTable};
+use self::sets::{LockedSets, SHARDS, SetTable};
 use super::networks::IpCounters;
 use super::{
     Admission, AttachError, CounterSets, Demand, IpRule, LimitState, Limiter, Receipt, Rules,
@@ -113,6 +113,17 @@ impl Limiter for MemoryLimiter {
         indexed(rules).map(of).collect()
     }
 
+    fn has_room(&self, demand: Demand<'_>) -> bool {
+        match demand.subjects {
+            Subjects::Key(_) => true,
+            Subjects::Address(address) => {
+                let rules = ip_rules(demand.rules);
+                self.networks
+                    .has_room(address, &rules, demand.cost, &self.clock)
+            }
+        }
+    }
+
     fn settle(&self, demand: Demand<'_>, at: Moment, receipt: &Receipt, actual: u64) {
         let Subjects::Key(sets) = demand.subjects else {
             return;
@@ -194,7 +205,8 @@ impl Limiter for MemoryLimiter {
     }
 
     fn sweep(&self) {
-        self.sets.sweep(&self.clock);
+        let shard = self.sets.sweep(&self.clock);
+        self.networks.sweep(shard, SHARDS, &self.clock);
     }
 }
 

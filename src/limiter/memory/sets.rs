@@ -125,8 +125,8 @@ impl SetTable {
         self.full_until.store(now + FULL_FOR, Ordering::Relaxed);
     }
 
-    /// Frees the idle sets without handles of the next shard.
-    pub(super) fn sweep(&self, clock: &Clock) {
+    /// Frees the idle sets without handles of the next shard, and returns the index of the shard.
+    pub(super) fn sweep(&self, clock: &Clock) -> usize {
         let index = self.next_sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let mut shard = self.shards[index].lock();
         let (before, now) = (shard.len(), clock.now());
@@ -138,6 +138,7 @@ impl SetTable {
         if shard.len() < shard.capacity() / 4 {
             shard.shrink_to_fit(|set| self.hash(set.id));
         }
+        index
     }
 
     /// Returns the windows with hits of a shard; `None` after the last shard.

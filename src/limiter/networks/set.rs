@@ -4,16 +4,18 @@ use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
-use super::super::{IpRule, LimitState, Receipt, is_shadow_denied};
-use super::window::{Fullness, Window, empty_log};
+use super::super::{IpRule, LimitState, Receipt, deny_in_shadow, is_shadow_denied};
+use super::entry::{Entry, count, retain_used};
+use super::window::{Fullness, Window, empty_log, is_of_requests};
 use crate::net::IpKey;
 use crate::time::Moment;
 
 /// Networks in a set.
 pub(super) const WAYS: usize = 8;
 
-/// Windows in a set that more than one network is in. One that is alone has as many as there are
-/// rules.
+/// Windows over requests that a set has for itself, and the most of all its networks unless one is
+/// alone. Further ones come from the [reserve](super::reserve). Windows over failures always have room:
+/// a network has one for each kind of failure.
 pub(super) const WINDOWS: usize = 8 * WAYS;
 
 #[derive(Debug, Default)]
@@ -25,20 +27,6 @@ pub(super) struct Set {
 
 #[derive(Debug, Default)]
 struct Shared(Vec<Window>);
-
-#[derive(Debug)]
-struct Entry {
-    /// [`IpKey::to_bytes`], which is smaller.
-    network: [u8; 17],
-    windows: Windows,
-}
-
-/// Most networks have one window.
-#[derive(Debug)]
-enum Windows {
-    One(Window),
-    Several(Vec<Window>),
-}
 
 /// Where the windows of a network are, or go once they are recorded.
 #[derive(Debug)]
@@ -70,7 +58,7 @@ impl Set {
                     window.log.used_at(now)
                 }
                 None => {
-                    missing += 1;
+                    missing += usize::from(is_of_requests(rule.counts));
                     0
                 }
             };
@@ -80,7 +68,7 @@ impl Set {
         self.room(network, missing, fullness, now)
     }
 
-    /// Finds room for `missing` more windows of a network that is as full as that then.
+    /// Finds room for `missing` more windows over requests of a network that is as full as that then.
     fn room(
         &mut self,
         network: [u8; 17],
@@ -93,7 +81,7 @@ impl Set {
             has_room: true,
             victims: SmallVec::new(),
         };
-        if missing == 0 || self.fits(network, missing) {
+        if self.fits(network, missing) {
             return place;
         }
         self.forget_idle(now);
@@ -103,12 +91,13 @@ impl Set {
         let mut windows = self.len() + missing;
         let others = self.entries.iter().filter(|e| e.network != network);
         let mut others: SmallVec<[_; WAYS]> = others
-            .map(|other| (other.fullness(), other.windows.len(), other.network))
+            .map(|other| (other.fullness(), other.len(), other.network))
             .collect();
         // Of equals, the one that came first.
         others.sort_by_key(|(fullness, ..)| *fullness);
+        let fit = |windows| missing == 0 || windows <= WINDOWS;
         for (fullness_there, windows_there, other) in others {
-            let fits = networks <= WAYS && windows <= WINDOWS;
+            let fits = networks <= WAYS && fit(windows);
             if fits || fullness_there == Fullness::FULL || fullness_there > fullness {
                 break;
             }
@@ -116,7 +105,7 @@ impl Set {
             networks -= 1;
             windows -= windows_there;
         }
-        place.has_room = networks <= WAYS && (windows <= WINDOWS || networks == 1);
+        place.has_room = networks <= WAYS && (fit(windows) || networks == 1);
         if !place.has_room {
             place.victims.clear();
         }
@@ -125,7 +114,58 @@ impl Set {
 
     fn fits(&mut self, network: [u8; 17], missing: usize) -> bool {
         let has_entry = self.entry(network).is_some();
-        (has_entry || self.entries.len() < WAYS) && self.len() + missing <= WINDOWS
+        (has_entry || self.entries.len() < WAYS)
+            && (missing == 0 || self.len() + missing <= WINDOWS)
+    }
+
+    /// Windows over requests that it has beyond [`WINDOWS`].
+    pub(super) fn beyond(&self) -> usize {
+        (self.len() + self.shared_len()).saturating_sub(WINDOWS)
+    }
+
+    /// [`Set::beyond`] once a request is recorded.
+    pub(super) fn beyond_after(
+        &mut self,
+        place: &Place,
+        rules: &[IpRule<'_>],
+        receipt: &Receipt,
+    ) -> usize {
+        if self.len() + self.shared_len() + rules.len() <= WINDOWS {
+            return 0;
+        }
+        let mut missing = 0;
+        for (index, rule) in rules.iter().enumerate() {
+            let is_made = is_of_requests(rule.counts)
+                && !is_shadow_denied(receipt, index)
+                && self.find(place, rule).is_none();
+            missing += usize::from(is_made);
+        }
+        self.beyond_with(place, missing)
+    }
+
+    /// [`Set::beyond`] with so many windows more, after those that have to be evicted are gone.
+    fn beyond_with(&self, place: &Place, more: usize) -> usize {
+        let evicted = self.entries.iter();
+        let evicted = evicted.filter(|entry| place.victims.contains(&entry.network));
+        let evicted: usize = evicted.map(Entry::len).sum();
+        (self.len() + self.shared_len() + more - evicted).saturating_sub(WINDOWS)
+    }
+
+    /// Skips the rules that `is_meant` selects and that have no window yet, as if in shadow mode.
+    #[cold]
+    pub(super) fn deny_new_in_shadow(
+        &mut self,
+        place: &Place,
+        rules: &[IpRule<'_>],
+        receipt: &mut Receipt,
+        meant: impl Fn(&IpRule<'_>) -> bool,
+    ) {
+        for (index, rule) in rules.iter().enumerate() {
+            let is_meant = meant(rule) && !is_shadow_denied(receipt, index);
+            if is_meant && self.find(place, rule).is_none() {
+                deny_in_shadow(receipt, index);
+            }
+        }
     }
 
     /// The state of a rule, when it has room for `cost`, and whether others share it.
@@ -179,7 +219,7 @@ impl Set {
                 continue;
             }
             if self.find(place, rule).is_none() {
-                self.push(place, Window::new(rule, cost), now);
+                self.push(place, Window::new(rule, cost));
             }
             if let Some((window, _)) = self.find(place, rule) {
                 window.log.charge(now, cost.get().into());
@@ -187,18 +227,35 @@ impl Set {
         }
     }
 
+    /// Finds room for a window that was stored, and says how far [`Set::beyond`] it is then.
+    pub(super) fn place_stored(
+        &mut self,
+        network: IpKey,
+        window: &Window,
+        now: Moment,
+    ) -> (Place, usize) {
+        let missing = usize::from(window.is_of_requests());
+        let place = self.room(network.to_bytes(), missing, window.fullness(), now);
+        let is_made = place.has_room || self.find_shared(window).is_none();
+        let beyond = self.beyond_with(&place, if is_made { missing } else { 0 });
+        (place, beyond)
+    }
+
     /// Takes a window up that was stored.
-    pub(super) fn add(&mut self, network: IpKey, window: Window, now: Moment) {
-        let place = self.room(network.to_bytes(), 1, window.fullness(), now);
-        self.evict(&place);
-        if place.has_room {
-            return self.push(&place, window, now);
+    pub(super) fn add(&mut self, place: &Place, window: Window, now: Moment) {
+        self.evict(place);
+        if !place.has_room
+            && let Some(known) = self.find_shared(&window)
+        {
+            known.log.restore(now, window.log.hits());
+        } else {
+            self.push(place, window);
         }
-        let shared = &mut self.shared.get_or_insert_default().0;
-        match shared.iter_mut().find(|known| known.is_counted_as(&window)) {
-            Some(known) => known.log.restore(now, window.log.hits()),
-            None => shared.push(window),
-        }
+    }
+
+    fn find_shared(&mut self, window: &Window) -> Option<&mut Window> {
+        let mut shared = self.shared.as_mut()?.0.iter_mut();
+        shared.find(|known| known.is_counted_as(window))
     }
 
     pub(super) fn forget(&mut self, network: IpKey) {
@@ -211,7 +268,7 @@ impl Set {
         self.forget_idle(now);
         self.entries.iter().flat_map(|entry| {
             let network = IpKey::from_bytes(entry.network);
-            let windows = entry.windows.as_slice().iter();
+            let windows = entry.windows().iter();
             windows.filter_map(move |window| Some((network?, window)))
         })
     }
@@ -239,36 +296,28 @@ impl Set {
     }
 
     /// Adds a window where there is a place for it.
-    fn push(&mut self, place: &Place, window: Window, now: Moment) {
+    fn push(&mut self, place: &Place, window: Window) {
         if !place.has_room {
-            let shared = &mut self.shared.get_or_insert_default().0;
-            shared.retain_mut(|window| window.log.used_at(now) > 0);
-            shared.push(window);
+            self.shared.get_or_insert_default().0.push(window);
         } else if let Some(entry) = self.entry(place.network) {
-            entry.windows.push(window);
+            entry.push(window);
         } else {
             // By one: most sets hold few networks, and the flood that fills them all is what is
             // bounded.
             self.entries.reserve_exact(1);
-            self.entries.push(Entry {
-                network: place.network,
-                windows: Windows::One(window),
-            });
+            self.entries.push(Entry::new(place.network, window));
         }
     }
 
     /// Drops the windows without hits, and the networks without windows.
-    fn forget_idle(&mut self, now: Moment) {
-        self.entries.retain_mut(|entry| {
-            let mut used = 0;
-            for window in entry.windows.as_mut_slice() {
-                used += usize::from(window.log.used_at(now) > 0);
+    pub(super) fn forget_idle(&mut self, now: Moment) {
+        self.entries.retain_mut(|entry| entry.retain_used(now));
+        if let Some(shared) = &mut self.shared {
+            retain_used(&mut shared.0, now);
+            if shared.0.is_empty() {
+                self.shared = None;
             }
-            if used > 0 && used < entry.windows.len() {
-                entry.windows.retain_used();
-            }
-            used > 0
-        });
+        }
     }
 
     fn entry(&mut self, network: [u8; 17]) -> Option<&mut Entry> {
@@ -276,58 +325,14 @@ impl Set {
         entries.find(|entry| entry.network == network)
     }
 
-    /// Windows of all networks.
+    /// Windows over requests of all networks.
     fn len(&self) -> usize {
-        self.entries.iter().map(|entry| entry.windows.len()).sum()
-    }
-}
-
-impl Entry {
-    fn find(&mut self, rule: &IpRule<'_>) -> Option<&mut Window> {
-        let mut windows = self.windows.as_mut_slice().iter_mut();
-        windows.find(|window| window.is_of(rule))
+        self.entries.iter().map(Entry::len).sum()
     }
 
-    /// That of its fullest window, as of when they were last looked at.
-    fn fullness(&self) -> Fullness {
-        let windows = self.windows.as_slice().iter();
-        windows.map(Window::fullness).max().unwrap_or_default()
-    }
-}
-
-impl Windows {
-    fn as_slice(&self) -> &[Window] {
-        match self {
-            Self::One(window) => std::slice::from_ref(window),
-            Self::Several(windows) => windows,
-        }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [Window] {
-        match self {
-            Self::One(window) => std::slice::from_mut(window),
-            Self::Several(windows) => windows,
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    fn push(&mut self, window: Window) {
-        match std::mem::replace(self, Self::Several(Vec::new())) {
-            Self::One(first) => *self = Self::Several(vec![first, window]),
-            Self::Several(mut windows) => {
-                windows.push(window);
-                *self = Self::Several(windows);
-            }
-        }
-    }
-
-    fn retain_used(&mut self) {
-        if let Self::Several(windows) = self {
-            windows.retain(|window| window.used() > 0);
-        }
+    /// Windows over requests that networks share.
+    fn shared_len(&self) -> usize {
+        self.shared.as_ref().map_or(0, |shared| count(&shared.0))
     }
 }
 
@@ -347,6 +352,6 @@ impl Set {
 
     /// Windows of networks, and those that are shared.
     pub(super) fn sizes(&self) -> (usize, usize) {
-        (self.len(), self.shared.as_ref().map_or(0, |s| s.0.len()))
+        (self.len(), self.shared_len())
     }
 }

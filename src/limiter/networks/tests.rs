@@ -133,6 +133,121 @@ fn the_windows_of_a_set_are_bounded_unless_one_network_has_them_all() {
     assert_eq!(networks.sets[0].lock().sizes(), (100, 0));
 }
 
+/// What is counted under each of `count` rules.
+fn rules(count: usize) -> Vec<Counts> {
+    let name = |i| format!("r{i}").into();
+    (0..count)
+        .map(|i| match i % 2 {
+            0 => Counts::Route(name(i)),
+            _ => Counts::Requests(name(i)),
+        })
+        .collect()
+}
+
+/// Windows of networks and those that are shared, in all sets.
+fn len(networks: &IpCounters) -> usize {
+    let sizes = networks.sets.iter().map(|set| set.lock().sizes());
+    sizes.map(|(own, shared)| own + shared).sum()
+}
+
+#[test]
+fn windows_are_bounded_however_many_rules_there_are() {
+    let (manual, clock) = clock();
+    let networks = IpCounters::new(16);
+    let rules = rules(600);
+    let admitted = |from: u32, counts: &Counts, times: usize| {
+        let hits = (0..times).filter(|_| hit(&networks, numbered(from), counts, "2/min", &clock));
+        hits.count()
+    };
+    // The first comes before all others, and is at all of its limits.
+    for counts in &rules {
+        assert_eq!(admitted(0, counts, 3), 2);
+    }
+    let mut by_rule = vec![0; rules.len()];
+    for from in 1..20 {
+        for (rule, counts) in rules.iter().enumerate() {
+            by_rule[rule] += admitted(from, counts, 3);
+            assert!(by_rule[rule] <= 2 * (2 * set::WAYS + 2 * set::WAYS));
+        }
+        let len = len(&networks);
+        assert!(len <= 2 * set::WINDOWS + 1_024, "{len} windows");
+    }
+    for counts in &rules {
+        assert_eq!(admitted(0, counts, 1), 0);
+    }
+    manual.advance(Duration::from_secs(61));
+    networks.sweep(0, 1, &clock);
+    assert_eq!((len(&networks), networks.reserve.left()), (0, 1_024));
+    for counts in &rules {
+        assert_eq!(admitted(0, counts, 3), 2);
+    }
+}
+
+/// A table without a reserve left, a network that has used it all up, and one that comes to its set.
+fn used_up(clock: &Clock, rules: &[Counts]) -> (IpCounters, IpKey, IpKey) {
+    let networks = IpCounters::new(8);
+    let (first, next) = (numbered(0), numbered(1));
+    for counts in rules {
+        hit(&networks, first, counts, "1/min", clock);
+    }
+    assert_eq!(networks.reserve.left(), 0);
+    (networks, first, next)
+}
+
+#[test]
+fn what_there_is_no_room_for_is_refused_unless_it_is_a_failure_or_in_shadow_mode() {
+    let (_, clock) = clock();
+    let rules = rules(2_000);
+    let (networks, first, next) = used_up(&clock, &rules);
+    let asked = |from, counts, limits: &[&str]| {
+        let rule = |limit: &&str| IpRule {
+            counts,
+            limit: limit.parse().unwrap(),
+        };
+        let rules: Vec<_> = limits.iter().map(rule).collect();
+        let one = NonZeroU32::MIN;
+        let has_room = networks.has_room(from, &rules, one, &clock);
+        let outcome = networks.hit(from, &rules, one, &clock);
+        assert_eq!(has_room, outcome != Admission::Full);
+        outcome
+    };
+    for from in [first, next] {
+        let outcome = asked(from, &rules[1_999], &["1/min"]);
+        assert_eq!(outcome, Admission::Full);
+        let outcome = asked(from, &rules[1_999], &["1/min shadow"]);
+        let Admission::Admitted(_, Some(remarks)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(remarks.shadow_denied[..], [0]);
+        assert!(hit(&networks, from, &STRIKES, "1/min", &clock));
+        let outcome = asked(from, &STRIKES, &["1/min"]);
+        assert!(matches!(outcome, Admission::Refused(..)), "{outcome:?}");
+    }
+    assert!(!hit(&networks, first, &rules[0], "1/min", &clock));
+    networks.forget(first);
+    assert!(networks.reserve.left() > 0);
+    assert!(hit(&networks, next, &rules[1_999], "1/min", &clock));
+}
+
+#[test]
+fn stored_windows_are_bounded_too() {
+    let (_, clock) = clock();
+    let rules = rules(1_000);
+    let full = IpCounters::new(64);
+    for from in 0..8 {
+        for counts in &rules {
+            hit(&full, numbered(from), counts, "1/min", &clock);
+        }
+    }
+    let networks = IpCounters::new(8);
+    networks.restore(full.windows(&clock), &clock);
+    let len = len(&networks);
+    assert!(
+        (1_000..=set::WINDOWS + 1_024).contains(&len),
+        "{len} windows"
+    );
+}
+
 #[test]
 fn the_fullest_are_restored_first() {
     let (_, clock) = clock();
@@ -329,7 +444,7 @@ impl World {
                     prop_assert!(window.used(self.now) <= most);
                 }
             }
-            Admission::Undecided => prop_assert!(false),
+            Admission::Full | Admission::Undecided => prop_assert!(false),
         }
         Ok(())
     }

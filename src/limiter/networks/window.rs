@@ -79,6 +79,11 @@ impl Window {
             && self.counts == *rule.counts
     }
 
+    /// Whether it counts requests, of which there are windows for as many rules as there are.
+    pub(super) fn is_of_requests(&self) -> bool {
+        is_of_requests(&self.counts)
+    }
+
     pub(super) fn is_counted_as(&self, other: &Self) -> bool {
         self.is_shadow == other.is_shadow
             && self.log.length() == other.log.length()
@@ -112,6 +117,10 @@ fn full_at(rule: &IpRule<'_>, cost: NonZeroU32) -> u32 {
         Counts::Strikes(_) => amount / 2 + 1,
         _ => amount.saturating_sub(cost.get() - 1).max(1),
     }
+}
+
+pub(super) fn is_of_requests(counts: &Counts) -> bool {
+    !matches!(counts, Counts::Strikes(_))
 }
 
 pub(super) fn empty_log(rule: &IpRule<'_>) -> SlidingLog {

@@ -169,7 +169,7 @@ impl RedisLimiter {
                     });
                 }
             }
-            Admission::RefusedShared(..) | Admission::Undecided => {}
+            Admission::RefusedShared(..) | Admission::Full | Admission::Undecided => {}
         }
         admission
     }
