@@ -173,7 +173,7 @@ pub fn target(data: &[u8]) {
             let path = crate::policy::path::normalised(&target);
             assert!(path != "/api" && !path.starts_with("/api/"), "{target}");
         }
-        Access::Protected | Access::OpenForNow => {}
+        Access::Protected | Access::OpenForNow | Access::Unreadable => {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! The stages of the [decision](super::pipeline) that go by the address of the client.
 
+use std::cell::Cell;
+
 use smallvec::SmallVec;
 
 use super::Guard;
@@ -267,30 +269,35 @@ impl Guard {
             || (compiled.policy.trusted_proxies.is_empty() && self.lockouts.spares(request))
     }
 
-    /// Whether a lock refuses requests for `path`, on routes or under limits that are so `named`.
-    pub(super) fn is_refused<H: Headers + ?Sized>(
+    /// The locks of a client that refuse a request, on routes or under limits that are so `named`.
+    ///
+    /// # Errors
+    /// [`Reason::UnreadablePath`] if it is locked out of a path, and that of the request may be any.
+    #[inline(always)]
+    pub(super) fn lock_status<H: Headers + ?Sized>(
         &self,
-        refuses: &Refuses,
         request: &Request<'_, H>,
+        ip: &ClientIp,
         named: impl Fn(&str) -> bool,
-    ) -> bool {
-        match refuses {
+    ) -> Result<Option<Box<LockStatus>>, Reason> {
+        let is_unreadable = Cell::new(false);
+        let refused = |refuses: &Refuses| match refuses {
             Refuses::All => true,
             Refuses::Keyless => false,
-            Refuses::Path(locked) => request.may_mean(locked, self.compiled().policy.ignore_case),
+            Refuses::Path(locked) => {
+                let ignore_case = self.compiled().policy.ignore_case;
+                request.may_mean(locked, ignore_case).unwrap_or_else(|| {
+                    is_unreadable.set(true);
+                    false
+                })
+            }
             Refuses::Route(name) => named(name),
+        };
+        let lock_status = self.lockouts.lock_status(ip, refused, &self.clock);
+        if is_unreadable.get() {
+            return Err(Reason::UnreadablePath);
         }
-    }
-
-    /// How the sender of a request stands that is checked against a limit of this name.
-    fn standing_under<H: Headers + ?Sized>(
-        &self,
-        limit: &str,
-        request: &Request<'_, H>,
-        ip: ClientIp,
-    ) -> Option<Box<LockStatus>> {
-        let refused = |refuses: &Refuses| self.is_refused(refuses, request, |name| name == limit);
-        self.lockouts.lock_status(&ip, refused, &self.clock)
+        Ok(lock_status)
     }
 
     /// Checks that the client is not locked out of the path or by the limit of this name. Keys are not
@@ -302,9 +309,10 @@ impl Guard {
         request: &Request<'_, H>,
     ) -> Result<ClientIp, Denial> {
         let ip = self.client_ip(request)?;
-        match self.standing_under(limit, request, ip) {
-            Some(lock_status) => self.enforce(&lock_status, request, ip).map(|()| ip),
-            None => Ok(ip),
+        match self.lock_status(request, &ip, |name| name == limit) {
+            Ok(Some(lock_status)) => self.enforce(&lock_status, request, ip).map(|()| ip),
+            Ok(None) => Ok(ip),
+            Err(reason) => Err(Denial::new(reason)),
         }
     }
 
@@ -318,12 +326,13 @@ impl Guard {
             return Ok(ip);
         };
         let compiled = self.compiled();
-        let lock_status = self.standing_under(&limit.name, request, ip);
-        let denial = if compiled.denies(ip) {
-            Denial::new(Reason::IpDenied)
-        } else if let Some(lock_status) = lock_status
-            && let Err(denial) = self.enforce(&lock_status, request, ip)
-        {
+        let enforced = match self.lock_status(request, &ip, |name| *name == *limit.name) {
+            _ if compiled.denies(ip) => Err(Denial::new(Reason::IpDenied)),
+            Ok(Some(lock_status)) => self.enforce(&lock_status, request, ip),
+            Ok(None) => Ok(()),
+            Err(reason) => Err(Denial::new(reason)),
+        };
+        let denial = if let Err(denial) = enforced {
             denial
         } else {
             let (rule, deadline) = ([limit.rule()], Deadline::default());

@@ -180,7 +180,8 @@ pub(super) fn status(reason: Reason) -> u16 {
         | Reason::RepeatedHeader
         | Reason::OversizedKey
         | Reason::CostAboveLimit
-        | Reason::InvalidClientIp => 400,
+        | Reason::InvalidClientIp
+        | Reason::UnreadablePath => 400,
         Reason::MissingScope | Reason::IpLocked | Reason::IpDenied | Reason::IpNotAllowed => 403,
         Reason::RateLimited
         | Reason::QuotaExhausted
@@ -275,6 +276,11 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
             "Bad Request",
             "invalid_client_ip",
             "The forwarding header does not name the client by an address.",
+        ),
+        Reason::UnreadablePath => (
+            "Bad Request",
+            "unreadable_path",
+            "The path can be read in too many ways; send it in its simplest form.",
         ),
     }
 }

@@ -3,7 +3,7 @@
 //! | stage | rules |
 //! |---|---|
 //! | client IP | the address is that of the peer, or the one that a trusted proxy names readably |
-//! | route | every way in which a server may read the path; an exempt one goes no further |
+//! | route | every way in which a server may read the path, which must not be too many; an exempt one goes no further |
 //! | lockout | the policy accepts the address, and it is not locked out, of everything or of this path |
 //! | IP limits | those of the routes that match, all at once |
 //! | credential | a preflight request of a browser needs none; one key, from its header or as a bearer token; none only from who is not locked out of that |
@@ -24,7 +24,7 @@ use super::verdict::Verdict;
 use crate::counter::SavedCounter;
 use crate::counter::{Rule, SubjectId};
 use crate::limiter::{Admission, AttachError, CounterSet, Demand, LimitState, Receipt, rule_at};
-use crate::lockout::{AuthFailure, Refuses};
+use crate::lockout::AuthFailure;
 use crate::model::{HashedKey, key_text};
 use crate::model::{KeyId, Method, Reason};
 use crate::net::ClientIp;
@@ -303,6 +303,7 @@ impl Guard {
                             | Reason::IpLocked
                             | Reason::IpLimited
                             | Reason::CostAboveLimit
+                            | Reason::UnreadablePath
                     );
                     break (Some(denial), caller.is_some() || !is_of_address);
                 }
@@ -369,16 +370,17 @@ impl Guard {
         visit: &mut RequestContext<'_, '_, H>,
         subject: KeySource,
     ) -> Result<Option<Arc<CachedKey>>, Stop> {
-        if visit.place.access == Access::Exempt {
-            return Ok(None);
+        match visit.place.access {
+            Access::Exempt => return Ok(None),
+            Access::Unreadable => return Err(Reason::UnreadablePath.into()),
+            _ => {}
         }
         if visit.is_denied {
             return Err(Reason::IpDenied.into());
         }
         let (request, routes) = (visit.request, &visit.place.routes);
         let is_named = |name: &str| routes.iter().any(|route| *route.name == *name);
-        let refused = |refuses: &Refuses| self.is_refused(refuses, request, is_named);
-        let lock_status = self.lockouts.lock_status(visit.ip, refused, &self.clock);
+        let lock_status = self.lock_status(request, visit.ip, is_named)?;
         if let Some(lock_status) = &lock_status {
             self.enforce(lock_status, visit.request, *visit.ip)?;
         }
@@ -399,6 +401,7 @@ impl Guard {
                 accepted => accepted.map(Some),
             },
             Access::Open | Access::Exempt => Ok(None),
+            Access::Unreadable => Err(Reason::UnreadablePath.into()),
         }
     }
 

@@ -200,11 +200,14 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         place
     }
 
-    /// Whether it may have been sent for a path that is locked.
-    pub(super) fn may_mean(&self, locked: &str, ignore_case: bool) -> bool {
-        let mut paths =
-            std::iter::once(self.path).chain(self.other_paths.iter().map(String::as_str));
-        paths.any(|path| path::may_mean(path, locked, ignore_case))
+    /// Whether it may have been sent for a path that is locked; `None` if a path of it can be read in
+    /// too many ways.
+    pub(super) fn may_mean(&self, locked: &str, ignore_case: bool) -> Option<bool> {
+        let others = self.other_paths.iter().map(String::as_str);
+        let mut paths = std::iter::once(self.path).chain(others);
+        paths.try_fold(false, |may_mean, path| {
+            Some(may_mean | path::may_mean(path, locked, ignore_case)?)
+        })
     }
 
     /// How much the request takes from every limit and quota. Default: what the routes that match

@@ -55,11 +55,13 @@ pub enum Reason {
     IpNotAllowed = 21,
     /// The client address reported by a trusted proxy is missing or invalid.
     InvalidClientIp = 22,
+    /// The path has too many readings to be matched with the policy or with a lock of the address.
+    UnreadablePath = 23,
 }
 
 impl Reason {
     /// The largest code plus one.
-    pub(crate) const COUNT: usize = 23;
+    pub(crate) const COUNT: usize = 24;
 
     const ALL: [Self; Self::COUNT - 1] = [
         Self::MissingKey,
@@ -84,6 +86,7 @@ impl Reason {
         Self::IpDenied,
         Self::IpNotAllowed,
         Self::InvalidClientIp,
+        Self::UnreadablePath,
     ];
 
     /// A stable name, used in totals and problem documents.
@@ -111,6 +114,7 @@ impl Reason {
             Self::IpDenied => "ip_denied",
             Self::IpNotAllowed => "ip_not_allowed",
             Self::InvalidClientIp => "invalid_client_ip",
+            Self::UnreadablePath => "unreadable_path",
         }
     }
 

@@ -17,8 +17,8 @@ pub(crate) struct CompiledPolicy {
     first_route: usize,
     routes: Vec<RouteRules>,
     protects_everything: bool,
-    /// Every path is protected and there are no routes or exemptions.
-    is_plain: bool,
+    /// The access of every path, if no rule depends on paths.
+    everywhere: Option<Access>,
 }
 
 /// The rules that apply to a request target.
@@ -68,6 +68,8 @@ pub(crate) enum Access {
     OpenForNow,
     /// A key is required.
     Protected,
+    /// The path has too many readings to be matched with the rules.
+    Unreadable,
 }
 
 impl From<Policy> for CompiledPolicy {
@@ -82,7 +84,11 @@ impl From<Policy> for CompiledPolicy {
             matcher: Matcher::new(patterns, policy.ignore_case),
             first_route: protected.len(),
             protects_everything: policy.protect.is_none(),
-            is_plain: policy.protect.is_none() && policy.exempt.is_empty() && routes.is_empty(),
+            everywhere: match &policy.protect {
+                _ if !policy.exempt.is_empty() || !routes.is_empty() => None,
+                None => Some(Access::Protected),
+                Some(protected) => protected.is_empty().then_some(Access::Open),
+            },
             routes,
             policy,
         }
@@ -93,7 +99,10 @@ impl CompiledPolicy {
     /// Whether no rule applies to a request before its key is known.
     pub(crate) fn lets_everybody_in(&self) -> bool {
         let Policy { allow, deny, .. } = &self.policy;
-        self.is_plain && allow.is_empty() && deny.is_empty() && !self.names_clients()
+        self.everywhere == Some(Access::Protected)
+            && allow.is_empty()
+            && deny.is_empty()
+            && !self.names_clients()
     }
 
     /// Whether the client may differ from the peer.
@@ -104,8 +113,8 @@ impl CompiledPolicy {
 
     #[inline]
     pub(crate) fn place(&self, target: &str, method: Method) -> RouteMatch<'_> {
-        if self.is_plain {
-            return RouteMatch::without_routes(Access::Protected);
+        if let Some(access) = self.everywhere {
+            return RouteMatch::without_routes(access);
         }
         self.match_target(target, method)
     }
@@ -115,10 +124,13 @@ impl CompiledPolicy {
         if exempt.any(|path| path.matches(target, method)) {
             return RouteMatch::without_routes(Access::Exempt);
         }
+        let Some(matching) = self.matcher.matching(target, method) else {
+            return RouteMatch::without_routes(Access::Unreadable);
+        };
         let mut place = RouteMatch::without_routes(Access::Open);
         let mut is_protected = self.protects_everything;
         let (mut is_open, mut requires_key, mut would_require) = (false, false, false);
-        for index in self.matcher.matching(target, method) {
+        for index in matching {
             let index = usize::from(index);
             let Some(route) = index
                 .checked_sub(self.first_route)

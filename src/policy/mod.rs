@@ -31,6 +31,10 @@ pub(crate) use self::route::RouteRules;
 /// false`, which keeps locks and limits per address. With `protect = []`, only routes that require
 /// a key are protected.
 ///
+/// If `protect`, `exempt` or routes name paths, a request whose path has more than 32 readings, or
+/// is too long to list them, is refused with status 400
+/// ([`Reason::UnreadablePath`](crate::Reason::UnreadablePath)). No limit counts it.
+///
 /// A policy is built in code or parsed from TOML with [`FromStr`](std::str::FromStr). TOML fields
 /// have the names of the methods and are optional:
 ///

@@ -50,6 +50,7 @@ fn random(state: &mut u64, below: u64) -> u64 {
 }
 
 fn trace() -> Vec<Asked> {
+    let unreadable = format!("/%{}61", "25".repeat(40));
     let mut state = 7;
     let mut at = 0;
     let mut asked = Vec::new();
@@ -70,12 +71,13 @@ fn trace() -> Vec<Asked> {
             "/health",
             "/api/%2e%2e/open",
             "/x/..%2fadmin",
+            &unreadable,
         ];
         asked.push(Asked {
             at,
             ip: IpAddr::from([network[0], network[1], network[2], host]),
             key: Some(random(&mut state, 5) as usize).filter(|key| *key < 4),
-            path: paths[random(&mut state, 8) as usize].to_owned(),
+            path: paths[random(&mut state, 9) as usize].to_owned(),
         });
     }
     asked
@@ -225,6 +227,7 @@ fn all_replays_of_a_log_agree() {
     for reason in [
         "admitted",
         "ip_denied",
+        "unreadable_path",
         "missing_key",
         "missing_scope",
         "ip_locked",

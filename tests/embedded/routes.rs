@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::common::{Home, IP, admitted_of, field, key_with};
 use keyguard::{
-    CreateKey, CreatedKey, Denial, Grant, KeyGuard, LockDuration, Policy, Reason, Request, Route,
+    CreateKey, CreatedKey, Denial, Grant, IpLimit, KeyGuard, LockDuration, LockScope, Policy,
+    Reason, Request, Route,
 };
 
 const NONE: [(&str, &str); 0] = [];
@@ -639,4 +640,72 @@ fn what_lies_below_an_open_route_however_it_is_read_is_open() {
         let outcome = reason(anonymously(&kg, "GET", path));
         assert_eq!(outcome, Some(Reason::MissingKey), "{path}");
     }
+}
+
+/// A target that means too many paths to be matched.
+const UNREADABLE: &str = "/%61/..;a//%2e/b\\c%2f%00#d/%c0%af%3f;x";
+
+#[test]
+fn a_path_that_cannot_be_read_is_a_bad_request_that_counts_nowhere() {
+    let limited = "[[route]]\nname = \"r\"\npath = \"/r\"\nip_limits = [\"1/min\"]\n\
+                   limits = [\"1/min\"]\nlockout = \"1 hour\"";
+    for policy in [r#"protect = ["/api"]"#, r#"exempt = ["/health"]"#, limited] {
+        let home = Home::new();
+        let kg = guard(&home, policy);
+        let key = with_scopes(&kg, &[]);
+        for _ in 0..150 {
+            for denied in [
+                ask(&kg, &key, "GET", UNREADABLE),
+                anonymously(&kg, "POST", UNREADABLE),
+            ] {
+                let denial = denied.unwrap_err();
+                let said = (denial.status(), denial.reason().to_string());
+                assert_eq!(said, (400, "unreadable_path".to_owned()), "{policy}");
+            }
+        }
+        let foreseen = kg.dry_run(Request::new(&NONE, IP, UNREADABLE));
+        let reason = foreseen.denial.map(|denial| denial.reason().to_string());
+        assert_eq!(reason.as_deref(), Some("unreadable_path"), "{policy}");
+        assert!(!foreseen.key_checked && foreseen.rules.is_empty());
+        // Only the refusals are counted: no failed authentication, lock or limit.
+        assert!(ask(&kg, &key, "GET", "/r").is_ok(), "{policy}");
+        assert!(kg.admin().locks().is_empty());
+        let refused = kg.admin().stats().unwrap().refused.into_iter();
+        let refused: Vec<_> = refused.map(|(r, count)| (r.to_string(), count)).collect();
+        assert_eq!(refused, [("unreadable_path".to_owned(), 300)]);
+    }
+}
+
+#[test]
+fn a_path_that_cannot_be_read_is_as_good_as_any_where_no_rule_concerns_paths() {
+    for (policy, missing) in [("", Some(Reason::MissingKey)), ("protect = []", None)] {
+        let home = Home::new();
+        let kg = guard(&home, policy);
+        let key = with_scopes(&kg, &[]);
+        assert!(ask(&kg, &key, "GET", UNREADABLE).is_ok());
+        assert_eq!(reason(anonymously(&kg, "GET", UNREADABLE)), missing);
+    }
+}
+
+#[test]
+fn a_path_that_cannot_be_read_is_a_bad_request_of_who_is_locked_out_of_a_path() {
+    let home = Home::new();
+    let kg = guard(&home, "");
+    let key = with_scopes(&kg, &[]);
+    let until = "1 hour".parse().unwrap();
+    kg.admin()
+        .block(IP, "/login", until, LockScope::Path)
+        .unwrap();
+    let denial = ask(&kg, &key, "GET", UNREADABLE).unwrap_err();
+    assert_eq!(denial.reason().to_string(), "unreadable_path");
+    assert_eq!(
+        reason(ask(&kg, &key, "GET", "/login")),
+        Some(Reason::IpLocked)
+    );
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let other = std::net::IpAddr::from([192, 0, 2, 99]);
+    assert!(kg.check(&headers, other, UNREADABLE).is_ok());
+    let login = IpLimit::new("login", 3, MINUTE).unwrap();
+    let denial = kg.check_ip(&login, IP, UNREADABLE).unwrap_err();
+    assert_eq!(denial.reason().to_string(), "unreadable_path");
 }

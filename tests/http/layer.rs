@@ -397,6 +397,9 @@ fn odd_requests_are_decided_by_their_path() {
         assert_eq!(ask(&line, &format!("{host}{key}")), 200, "{spelling}");
     }
     assert_eq!(ask("GET /apiary HTTP/1.1", host), 200);
+    // In too many ways, by any of which it may be protected or not.
+    let line = format!("GET /open/%{}61 HTTP/1.1", "25".repeat(40));
+    assert_eq!(ask(&line, &format!("{host}{key}")), 400);
     // The absolute form (RFC 9112 §3.2.2), whose path counts.
     assert_eq!(ask("GET http://elsewhere/api/x HTTP/1.1", host), 401);
     assert_eq!(ask("GET http://elsewhere/open HTTP/1.1", host), 200);

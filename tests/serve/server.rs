@@ -302,6 +302,22 @@ fn every_proxy_is_understood() {
     let answer = auth(&server, "GET", "/auth", &[unreadable, original, method]);
     let meant = (answer.status, answer.field("x-keyguard-status"));
     assert_eq!(meant, (403, "400"));
+    let path = format!("/open/%{}61", "25".repeat(40));
+    let answer = auth(
+        &server,
+        "GET",
+        "/auth",
+        &[client, ("X-Original-URI", &path), method],
+    );
+    let meant = (answer.status, answer.field("x-keyguard-status"));
+    assert_eq!(meant, (403, "400"));
+    let body = format!(r#"{{"ip":"192.0.2.1","path":"{path}"}}"#);
+    let json = [("Content-Type", "application/json")];
+    let verdict = request(&server.address, "POST", "/v1/check", &json, &body).body;
+    assert!(
+        verdict.contains(r#""reason":"unreadable_path""#),
+        "{verdict}"
+    );
     let forged = [client, original, method, ("Forwarded", "for=8.8.8.8")];
     let answer = auth(&server, "GET", "/auth", &forged);
     assert_eq!(answer.field("x-keyguard-ip"), "203.0.113.9");

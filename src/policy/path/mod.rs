@@ -39,16 +39,17 @@ pub(crate) fn normalised(target: &str) -> String {
     without_dot_segments(&percent_decoded(without_query(target).as_bytes(), |_| true))
 }
 
-/// Whether any reading of a target is `wanted`, a [`normalised`] path.
-pub(crate) fn may_mean(target: &str, wanted: &str, ignore_case: bool) -> bool {
+/// Whether any reading of a target is `wanted`, a [`normalised`] path; `None` if it has too many
+/// readings.
+pub(crate) fn may_mean(target: &str, wanted: &str, ignore_case: bool) -> Option<bool> {
     let is_wanted = |reading: &[u8]| match (without_dot_segments(reading), ignore_case) {
         (path, true) => path.eq_ignore_ascii_case(wanted),
         (path, false) => path == wanted,
     };
     match readings(target) {
-        Readings::Plain(path) => is_wanted(path.as_bytes()),
-        Readings::Several(texts) => texts.iter().any(|text| is_wanted(text)),
-        Readings::Unreadable => true,
+        Readings::Plain(path) => Some(is_wanted(path.as_bytes())),
+        Readings::Several(texts) => Some(texts.iter().any(|text| is_wanted(text))),
+        Readings::Unreadable => None,
     }
 }
 
@@ -136,14 +137,14 @@ mod tests {
             "http://host/login",
             "/x\\..\\login",
         ] {
-            assert!(may_mean(target, "/login", false), "{target}");
+            assert_eq!(may_mean(target, "/login", false), Some(true), "{target}");
         }
         for target in ["/logins", "/login/x", "/", "/LOGIN", "/a?/login"] {
-            assert!(!may_mean(target, "/login", false), "{target}");
+            assert_eq!(may_mean(target, "/login", false), Some(false), "{target}");
         }
-        assert!(may_mean("/LOG%49N", "/login", true));
+        assert_eq!(may_mean("/LOG%49N", "/login", true), Some(true));
         let unreadable = format!("/%{}61", "25".repeat(99));
-        assert!(may_mean(&unreadable, "/login", false));
+        assert_eq!(may_mean(&unreadable, "/login", false), None);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) enum Readings<'a> {
     Plain(&'a str),
     /// The path as sent and all other readings.
     Several(Vec<Vec<u8>>),
-    /// Too many or too long readings: the target may mean any path.
+    /// Too many or too long readings.
     Unreadable,
 }
 

@@ -97,6 +97,6 @@ impl Lifetime {
 }
 
 const _: () = assert!(
-    (Reason::IpNotAllowed as usize) < Reason::COUNT,
+    (Reason::UnreadablePath as usize) < Reason::COUNT,
     "every reason has an index in a tally"
 );
