@@ -1,7 +1,13 @@
 //! Helpers for the tests and benchmarks of KeyGuard that do not depend on KeyGuard: child processes,
 //! an HTTP client, and servers that end with the process that started them.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::new_without_default
+)]
 
 pub mod child;
 #[cfg(all(unix, feature = "postgres"))]
