@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     Admin, AdminError, CreateKey, CreatedKey, ListKeys, RotateKey, Stats, UpdateKey, given,
 };
-use crate::guard::{KeySource, Request, RuleState, Verdict};
+use crate::guard::{self, KeySource, Request, RuleState, Verdict};
 use crate::input::InvalidInput;
 use crate::lockout::LockScope;
 use crate::model::{Key, Org, OrgId, Reason};
@@ -483,13 +483,11 @@ impl Admin {
         if let Some(cost) = check.cost {
             request = request.cost(cost);
         }
-        let verdict = match &check.key {
-            Some(key) => {
-                let id = self.find_key(key)?.id;
-                self.guard.dry_run(&request, KeySource::Key(id))
-            }
-            None => self.guard.dry_run(&request, KeySource::Presented),
+        let source = match &check.key {
+            Some(key) => KeySource::Key(self.find_key(key)?.id),
+            None => KeySource::Presented,
         };
+        let verdict = guard::preview(&self.guard, &request, source);
         reply(CheckReply::from(verdict))
     }
 

@@ -4,16 +4,21 @@ use std::sync::Arc;
 
 use super::Guard;
 use super::key_cache::{About, CachedKey};
-use crate::counter::{Rule, Subject, SubjectId, add_tightest};
+use crate::counter::{Rule, SavedCounter, Subject, SubjectId, add_tightest};
 use crate::limit::{Limit, Period};
+use crate::limiter::{AttachError, CounterSet};
 use crate::model::HashedKey;
 use crate::model::{Key, LimitOverride, Org, OrgStatus, Reason};
 use crate::policy::CompiledPolicy;
-use crate::store::Resolved;
+use crate::store::{Resolved, StoreError};
 use crate::time::Timestamp;
 
 impl Guard {
-    pub(super) fn caller(&self, hash: HashedKey, resolved: Resolved) -> Result<CachedKey, Reason> {
+    pub(super) fn cached_key(
+        &self,
+        hash: HashedKey,
+        resolved: Resolved,
+    ) -> Result<CachedKey, Reason> {
         let Resolved {
             key,
             org,
@@ -60,6 +65,26 @@ impl Guard {
             about: Box::new(About { key, org }),
         })
     }
+
+    /// Returns the counters of a subject. Absent ones are created from `known`, or else from the store.
+    pub(crate) fn attach(
+        &self,
+        id: SubjectId,
+        known: Option<&[(SubjectId, Vec<SavedCounter>)]>,
+    ) -> Result<Arc<CounterSet>, Reason> {
+        let seed = &mut || match known {
+            Some(known) => {
+                let saved = known.iter().find(|(subject, _)| *subject == id);
+                Ok(saved.map_or_else(Vec::new, |(_, saved)| saved.clone()))
+            }
+            None => self.store.counters(id),
+        };
+        let attached = self.limiter().attach(id, seed);
+        attached.map_err(|error| match error {
+            AttachError::Full => Reason::Overloaded,
+            AttachError::Seed(error) => unavailable(error),
+        })
+    }
 }
 
 /// The limits of a key and of its organization, lifted or not.
@@ -91,4 +116,9 @@ fn lifts<'a>(
 /// Whether a limit of a key neither refuses nor counts now.
 pub(crate) fn is_lifted(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
     lifts(key, org, now).any(|lift| lift.rule == rule.name())
+}
+
+/// The client learns that the request could not be decided; the next flush or change says why.
+pub(super) fn unavailable(_: StoreError) -> Reason {
+    Reason::Unavailable
 }

@@ -3,11 +3,9 @@
 #[cfg(feature = "http")]
 mod admin_keys;
 mod backends;
-mod by_address;
 mod cached_key;
 mod config;
-mod context;
-mod credential;
+mod decision;
 mod denial;
 mod fields;
 mod grant;
@@ -17,7 +15,6 @@ mod lockouts;
 #[cfg(feature = "http")]
 mod mounts;
 mod open;
-mod pipeline;
 mod policy_reloader;
 mod proxies;
 mod recorder;
@@ -43,13 +40,17 @@ pub(crate) use self::backends::Storage;
 pub(crate) use self::backends::is_server;
 pub(crate) use self::cached_key::{is_lifted, rules};
 #[cfg(feature = "http")]
+pub(crate) use self::decision::require_unlocked;
+pub(crate) use self::decision::{KeySource, check_ip, client_ip, decide, decide_async, preview};
+#[cfg(feature = "serve")]
+pub(crate) use self::decision::{named_by_proxy, refuse_unreadable};
+#[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
 pub(crate) use self::lockouts::{Lockouts, refuses, strike_rule};
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
 pub(crate) use self::open::exposure_of;
-pub(crate) use self::pipeline::KeySource;
 #[cfg(feature = "cli")]
 pub(crate) use self::secret_file::{existing_secret, followed, read_secret, secret_path};
 #[cfg(unix)]
@@ -64,6 +65,7 @@ use crate::model::KeyHasher;
 use crate::model::LegacyHasher;
 use crate::model::{BackendHealth, Readiness};
 use crate::model::{KeyId, OrgId};
+#[cfg(feature = "serve")]
 use crate::net::ClientIp;
 use crate::policy::CompiledPolicy;
 use crate::store::{Store, StoreError};

@@ -1,8 +1,8 @@
 //! The policy in force, and what replaces it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -15,18 +15,16 @@ use crate::policy::{self, CompiledPolicy, InvalidPolicy, Policy};
 /// The policy in force.
 pub(crate) struct PolicyHandle {
     compiled: ArcSwap<CompiledPolicy>,
-    /// What requests go by while the policy lets everybody in, which is then read without a count of
-    /// its readers.
-    plain: CompiledPolicy,
-    is_plain: AtomicBool,
+    /// Whether the policy restricts no request before its key is known. Most requests then need not
+    /// load it.
+    is_unrestricted: AtomicBool,
 }
 
 impl PolicyHandle {
     pub(super) fn new(policy: Policy) -> Self {
         let compiled = CompiledPolicy::from(policy);
         Self {
-            is_plain: AtomicBool::new(compiled.lets_everybody_in()),
-            plain: CompiledPolicy::default(),
+            is_unrestricted: AtomicBool::new(compiled.lets_everybody_in()),
             compiled: ArcSwap::from_pointee(compiled),
         }
     }
@@ -35,28 +33,51 @@ impl PolicyHandle {
         self.compiled.load()
     }
 
-    /// As [`PolicyHandle::load`], to be kept for longer.
+    /// Like [`PolicyHandle::load`], to be kept for longer.
+    #[cfg(feature = "serve")]
     pub(super) fn load_full(&self) -> Arc<CompiledPolicy> {
         self.compiled.load_full()
     }
 
-    /// What concerns a request before its key is known; `None` if nothing does.
+    /// The policy for one request.
     #[inline]
-    pub(super) fn load_unless_plain(&self) -> Option<Guard<Arc<CompiledPolicy>>> {
-        (!self.is_plain.load(Ordering::Acquire)).then(|| self.load())
-    }
-
-    /// A policy that lets everybody in.
-    #[inline]
-    pub(super) fn plain(&self) -> &CompiledPolicy {
-        &self.plain
+    pub(super) fn snapshot(&self) -> PolicySnapshot<'_> {
+        let is_unrestricted = self.is_unrestricted.load(Ordering::Acquire);
+        PolicySnapshot {
+            handle: self,
+            restrictions: (!is_unrestricted).then(|| self.load()),
+            unrestricted: OnceLock::new(),
+        }
     }
 
     fn replace(&self, policy: Policy) {
         let compiled = CompiledPolicy::from(policy);
-        let is_plain = compiled.lets_everybody_in();
+        let is_unrestricted = compiled.lets_everybody_in();
         self.compiled.store(Arc::new(compiled));
-        self.is_plain.store(is_plain, Ordering::Release);
+        self.is_unrestricted
+            .store(is_unrestricted, Ordering::Release);
+    }
+}
+
+/// The policy as one request sees it, loaded at most once.
+pub(super) struct PolicySnapshot<'a> {
+    handle: &'a PolicyHandle,
+    restrictions: Option<Guard<Arc<CompiledPolicy>>>,
+    /// A policy without restrictions, which few requests need.
+    unrestricted: OnceLock<Guard<Arc<CompiledPolicy>>>,
+}
+
+impl PolicySnapshot<'_> {
+    /// The policy, unless it restricts no request before its key is known.
+    #[inline(always)]
+    pub(super) fn restrictions(&self) -> Option<&CompiledPolicy> {
+        self.restrictions.as_ref().map(|policy| &***policy)
+    }
+
+    /// The whole policy.
+    pub(super) fn compiled(&self) -> &CompiledPolicy {
+        self.restrictions()
+            .unwrap_or_else(|| self.unrestricted.get_or_init(|| self.handle.load()))
     }
 }
 

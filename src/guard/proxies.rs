@@ -8,15 +8,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
-use super::Guard;
-use super::context::RequestContext;
-use super::key_cache::CachedKey;
-use super::lockouts::{forwarding_field, trust_line};
-use super::request::Headers;
-use super::warnings::About;
 use crate::model::OrgId;
-use crate::model::key_text;
-use crate::net::ClientIp;
 use crate::net::IpKey;
 use crate::time::Moment;
 
@@ -72,9 +64,9 @@ struct Suspect {
 
 /// Whose key was accepted, and a hash of the client that the headers name.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Vouched {
-    org: OrgId,
-    client: u64,
+pub(super) struct Vouched {
+    pub(super) org: OrgId,
+    pub(super) client: u64,
 }
 
 impl Suspect {
@@ -100,7 +92,7 @@ impl Suspect {
 impl Proxies {
     /// Notes a failed authentication of an address that sends forwarding headers.
     #[cold]
-    fn observe(&self, network: IpKey, now: Moment) {
+    pub(super) fn observe(&self, network: IpKey, now: Moment) {
         let slots = self
             .slots
             .get_or_init(|| std::iter::repeat_with(Slot::default).take(SLOTS).collect());
@@ -132,7 +124,7 @@ impl Proxies {
     /// Notes that a key was accepted from an address under observation. Returns whether that shows
     /// that it is a proxy.
     #[cold]
-    fn vouch(&self, network: IpKey, vouched: Vouched, now: Moment) -> bool {
+    pub(super) fn vouch(&self, network: IpKey, vouched: Vouched, now: Moment) -> bool {
         let Some(slots) = self.slots.get() else {
             return false;
         };
@@ -177,7 +169,7 @@ impl Proxies {
     }
 
     /// Whether an address was found to be a proxy.
-    fn contains(&self, network: IpKey, now: Moment) -> bool {
+    pub(super) fn contains(&self, network: IpKey, now: Moment) -> bool {
         let Some(slots) = self.slots.get() else {
             return false;
         };
@@ -187,7 +179,7 @@ impl Proxies {
     }
 
     /// Whether it is time to look at another key of an address that is locked out.
-    fn may_look(&self, now: Moment) -> bool {
+    pub(super) fn may_look(&self, now: Moment) -> bool {
         let is_due = now.nanos() >= self.look_at.load(Ordering::Relaxed);
         if is_due {
             let next = now.plus(LOOK_EVERY);
@@ -196,149 +188,13 @@ impl Proxies {
         is_due
     }
 
-    fn hash(&self, value: impl std::hash::Hash) -> u64 {
+    pub(super) fn hash(&self, value: impl std::hash::Hash) -> u64 {
         self.hasher.hash_one(value).max(1)
     }
 }
 
 fn slot(slots: &[Slot], hash: u64) -> &Slot {
     &slots[hash as usize % SLOTS]
-}
-
-impl Guard {
-    /// Whether an address was found to be a proxy.
-    pub(super) fn is_found_proxy(&self, ip: ClientIp) -> bool {
-        let now = self.clock.now();
-        IpKey::of(ip).is_some_and(|network| self.proxies.contains(network, now))
-    }
-
-    /// Notes that a client failed to authenticate that may be a proxy.
-    #[cold]
-    pub(super) fn observe<H: Headers + ?Sized>(
-        &self,
-        visit: &RequestContext<'_, '_, H>,
-        network: IpKey,
-    ) {
-        if self.forwarded_by_peer(visit).is_some() {
-            self.proxies.observe(network, self.clock.now());
-        }
-    }
-
-    /// Notes that a key was accepted from a client under observation.
-    #[cold]
-    pub(super) fn vouch<H: Headers + ?Sized>(
-        &self,
-        visit: &RequestContext<'_, '_, H>,
-        caller: &CachedKey,
-    ) {
-        if visit.is_dry_run() {
-            return;
-        }
-        let (Some(network), Some(field)) = (IpKey::of(*visit.ip), self.forwarded_by_peer(visit))
-        else {
-            return;
-        };
-        let clients: Vec<&[u8]> = visit.request.headers.header_values(field).collect();
-        let vouched = Vouched {
-            org: caller.org_id,
-            client: self.proxies.hash(clients),
-        };
-        if self.proxies.vouch(network, vouched, self.clock.now()) {
-            let warning = format!(
-                "requests of many clients come through {ip}, which is not configured as trusted: \
-                 failed authentications behind it lock nobody out, and limits by address count all of \
-                 them as one. Only if it is a proxy of yours: {line}",
-                ip = visit.ip,
-                line = trust_line(*visit.ip, field),
-            );
-            let warnings = self.lockouts.warnings();
-            warnings.add_about(About::FoundProxy, &warning);
-        }
-    }
-
-    /// Looks at the key of a client that is locked out and may be a proxy, once in a while: it may
-    /// have been locked out before keys showed what it is.
-    #[cold]
-    pub(super) async fn vouch_while_locked<H: Headers + ?Sized>(
-        &self,
-        visit: &RequestContext<'_, '_, H>,
-    ) {
-        let (Some(network), Some(_)) = (IpKey::of(*visit.ip), self.forwarded_by_peer(visit)) else {
-            return;
-        };
-        let Ok(Some((text, _))) = self.presented(visit.request.headers) else {
-            return;
-        };
-        let now = self.clock.now();
-        if !key_text::is_well_formed(text) || !self.proxies.may_look(now) {
-            return;
-        }
-        let caller = match self.recognise(text) {
-            Ok(caller) => Some(caller),
-            Err(hash) => {
-                let found = self.load_stored(hash, &hash, &visit.deadline).await;
-                found.unwrap_or_default()
-            }
-        };
-        let accepts = |caller: &CachedKey| {
-            let is_expired = self.clock.timestamp() >= caller.expires_at;
-            caller.is_active && caller.is_org_active && !is_expired
-        };
-        if let Some(caller) = caller.filter(|caller| accepts(caller)) {
-            self.proxies.observe(network, now);
-            self.vouch(visit, &caller);
-        }
-    }
-
-    /// Says that a client was locked out that may be a proxy.
-    #[cold]
-    pub(super) fn warn_of_locked_proxy<H: Headers + ?Sized>(
-        &self,
-        visit: &RequestContext<'_, '_, H>,
-    ) {
-        if let Some(field) = self.forwarded(visit) {
-            let warning = format!(
-                "{ip} failed to authenticate too often and is locked out; its requests name other \
-                 clients by `{field}`, as anybody's can. Only if it is a proxy of yours: {line}",
-                ip = visit.ip,
-                line = trust_line(*visit.ip, &field),
-            );
-            let warnings = self.lockouts.warnings();
-            warnings.add_about(About::LockedProxy, &warning);
-        }
-    }
-
-    /// The field by which the client says that it asks for others, if it is the peer itself.
-    fn forwarded_by_peer<H: Headers + ?Sized>(
-        &self,
-        visit: &RequestContext<'_, '_, H>,
-    ) -> Option<&'static str> {
-        if visit.request.is_named {
-            return None;
-        }
-        let compiled = self.compiled();
-        let peer = compiled.policy.nat64_prefixes.canonical(visit.request.ip);
-        match compiled.policy.trusted_proxies.contains(peer) {
-            true => None,
-            false => forwarding_field(visit.request.headers),
-        }
-    }
-
-    /// The field by which the client says that it asks for others; where a trusted proxy names it, by
-    /// a hop before it.
-    fn forwarded<H: Headers + ?Sized>(&self, visit: &RequestContext<'_, '_, H>) -> Option<String> {
-        if let Some(field) = self.forwarded_by_peer(visit) {
-            return Some(field.to_owned());
-        }
-        if visit.request.is_named {
-            return forwarding_field(visit.request.headers).map(str::to_owned);
-        }
-        let compiled = self.compiled();
-        let trusted = &compiled.policy.trusted_proxies;
-        let named = self.client_by(trusted, &compiled, visit.request.headers);
-        named.ok().flatten()?.before?;
-        Some(compiled.policy.client_ip_header.name().to_owned())
-    }
 }
 
 #[cfg(test)]

@@ -190,14 +190,14 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         self
     }
 
-    /// The rules that hold for the request.
+    /// The routes of a policy that the request matches.
     #[inline(always)]
-    pub(super) fn place<'p>(&self, compiled: &'p CompiledPolicy) -> RouteMatch<'p> {
-        let mut place = compiled.place(self.path, self.method);
+    pub(super) fn route_match<'p>(&self, policy: &'p CompiledPolicy) -> RouteMatch<'p> {
+        let mut matched = policy.place(self.path, self.method);
         for path in self.other_paths {
-            place.add(compiled.place(path, self.method));
+            matched.add(policy.place(path, self.method));
         }
-        place
+        matched
     }
 
     /// Whether it may have been sent for a path that is locked; `None` if a path of it can be read in

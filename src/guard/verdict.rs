@@ -6,7 +6,6 @@ use super::denial::Denial;
 use super::fields::whole_seconds;
 use crate::counter::Rule;
 use crate::limiter::LimitState;
-use crate::model::Reason;
 use crate::time::Moment;
 
 /// What [`KeyGuard::dry_run`](crate::KeyGuard::dry_run) found.
@@ -24,15 +23,6 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    pub(super) fn refused(reason: Reason) -> Self {
-        Self {
-            denial: Some(Denial::new(reason)),
-            key_checked: false,
-            rules: Vec::new(),
-            shadowed: Vec::new(),
-        }
-    }
-
     /// Whether the request would be let through.
     pub fn is_allowed(&self) -> bool {
         self.denial.is_none()

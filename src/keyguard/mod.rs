@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::admin::{Admin, AdminError};
 use crate::counter::IpLimit;
-use crate::guard::{Denial, Grant, Guard, Headers, KeySource, Request, Verdict};
+use crate::guard::{self, Denial, Grant, Guard, Headers, KeySource, Request, Verdict};
 use crate::model::{BackendHealth, KeyId, Readiness};
 use crate::net::ClientIp;
 use crate::sys::block_on;
@@ -90,7 +90,7 @@ impl KeyGuard {
     /// consumes nothing.
     #[inline]
     pub fn decide<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Result<Grant, Denial> {
-        self.inner.decide(&request, KeySource::Presented)
+        guard::decide(&self.inner, &request, KeySource::Presented)
     }
 
     /// Like [`KeyGuard::decide`], for async code.
@@ -105,9 +105,7 @@ impl KeyGuard {
         &self,
         request: Request<'_, H>,
     ) -> Result<Grant, Denial> {
-        self.inner
-            .decide_async(&request, KeySource::Presented)
-            .await
+        guard::decide_async(&self.inner, &request, KeySource::Presented).await
     }
 
     /// Like [`KeyGuard::decide`], as if the key `id` had been presented.
@@ -117,18 +115,18 @@ impl KeyGuard {
         id: KeyId,
         request: Request<'_, H>,
     ) -> Result<Grant, Denial> {
-        self.inner.decide(&request, KeySource::Key(id))
+        guard::decide(&self.inner, &request, KeySource::Key(id))
     }
 
     /// Returns what [`KeyGuard::decide`] would decide now, and the state of each limit. Consumes and
     /// records nothing.
     pub fn dry_run<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Verdict {
-        self.inner.dry_run(&request, KeySource::Presented)
+        guard::preview(&self.inner, &request, KeySource::Presented)
     }
 
     /// Like [`KeyGuard::dry_run`], as if the key `id` had been presented.
     pub fn dry_run_as<H: Headers + ?Sized>(&self, id: KeyId, request: Request<'_, H>) -> Verdict {
-        self.inner.dry_run(&request, KeySource::Key(id))
+        guard::preview(&self.inner, &request, KeySource::Key(id))
     }
 
     /// Decides about a request by its IP address alone, and counts it: for routes without keys, such
@@ -161,7 +159,9 @@ impl KeyGuard {
         path: &str,
     ) -> Result<(), Denial> {
         let request = Request::new(&NO_HEADERS, ip, path);
-        self.inner.check_ip(limit, &request).await.map(drop)
+        guard::check_ip(&self.inner, &request, limit)
+            .await
+            .map(drop)
     }
 
     /// Returns the address of the client behind a peer: the peer's own, or, if the peer is one of
@@ -174,7 +174,7 @@ impl KeyGuard {
         headers: &H,
         peer: impl Into<ClientIp>,
     ) -> Result<ClientIp, Denial> {
-        self.inner.client_ip(&Request::new(headers, peer, "/"))
+        guard::client_ip(&self.inner, &Request::new(headers, peer, "/"))
     }
 
     /// Returns a handle to manage organizations, keys, limits and locks.

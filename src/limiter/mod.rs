@@ -145,6 +145,7 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     fn restore(&self, saved: Vec<SavedIpCounters>);
 
     /// Whether decisions may wait for another server.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
     fn is_remote(&self) -> bool {
         false
     }

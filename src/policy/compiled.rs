@@ -34,7 +34,7 @@ pub(crate) struct RouteMatch<'p> {
 
 impl RouteMatch<'_> {
     #[inline]
-    fn without_routes(access: Access) -> Self {
+    pub(crate) fn without_routes(access: Access) -> Self {
         Self {
             access,
             routes: SmallVec::new(),

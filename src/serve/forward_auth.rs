@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::guard::{Denial, Grant, Headers, Request};
+use crate::guard::{Denial, Grant, Headers, Request, named_by_proxy, refuse_unreadable};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResult, set_headers};
 use crate::keyguard::KeyGuard;
@@ -39,16 +39,16 @@ pub(super) fn is_path(path: &str) -> bool {
 pub(super) async fn respond(guard: &KeyGuard, trusted: &CidrSet, parts: &Parts) -> HttpResult {
     let original = OriginalRequest::read(parts)?;
     let compiled = guard.inner.compiled_full();
-    let client = match guard.inner.client_by(trusted, &compiled, &parts.headers) {
+    let client = match named_by_proxy(&guard.inner, trusted, &compiled, &parts.headers) {
         Ok(Some(client)) => client,
         Ok(None) => {
             let header = compiled.policy.client_ip_header.name();
             return Err(unclear(&format!("`{header}` does not contain the client")));
         }
-        Err(reason) => {
+        Err(_) => {
             let request = Request::new(&parts.headers, ClientIp::LOCAL, original.uri);
             let request = request.method(original.method);
-            let denial = guard.inner.refuse_unnamed(&request, reason);
+            let denial = refuse_unreadable(&guard.inner, &request);
             return Ok(refused(&denial, original.is_nginx));
         }
     };

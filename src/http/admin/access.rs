@@ -119,7 +119,7 @@ pub(super) fn require_admin(
 ) -> Result<ClientIp, Problem> {
     let request = guard::Request::new(&parts.headers, peer, PATH);
     let inner = &guard.inner;
-    let client = inner.require_unlocked(LIMIT, &request)?;
+    let client = guard::require_unlocked(inner, &request, LIMIT)?;
     let mut keys = parts.headers.get_all("x-admin-key").iter();
     let unauthorized = |code, detail: &str| {
         Problem::new(StatusCode::UNAUTHORIZED, code, detail)
@@ -133,7 +133,7 @@ pub(super) fn require_admin(
             "Admin key required: send it in `X-Admin-Key`.",
         )),
         _ => {
-            block_on(inner.check_ip(&limit()?, &request))?;
+            block_on(guard::check_ip(inner, &request, &limit()?))?;
             Err(unauthorized("invalid_admin_key", "Invalid admin key."))
         }
     }

@@ -87,7 +87,7 @@ impl Admit for IpLimitLayer {
         let paths = self.prefix.paths(head);
         let request = guard::Request::new(&head.headers, peer, &paths.first);
         let request = request.other_paths(&paths.others);
-        let client = self.guard.inner.check_ip(&self.limit, &request).await;
+        let client = guard::check_ip(&self.guard.inner, &request, &self.limit).await;
         let client = client.map_err(|denial| Box::new(denial.response()))?;
         remove_identity(&mut head.headers);
         head.extensions.insert(LimitedClient(client));

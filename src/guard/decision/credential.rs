@@ -1,20 +1,94 @@
-//! Which key a request presents.
+//! Stage: the text that a request presents as its key.
 
-use super::request::Headers;
-use crate::model::Reason;
-use crate::model::key_text;
+use super::super::Guard;
+use super::super::request::Headers;
+use super::context::RequestContext;
+use super::lockout;
+use super::refusal::Refusal;
+use crate::model::{Method, Reason, key_text};
+use crate::policy::Access;
 
 /// Longer texts are refused unread; the longest key of ours has 81 bytes.
 const MAX_LEN: usize = 256;
+
+/// The text of a key.
+#[derive(Clone, Copy)]
+pub(super) struct Credential<'h> {
+    pub(super) text: &'h [u8],
+    /// Whether it may belong to the application instead: a bearer token that is not formed like a key.
+    pub(super) is_optional: bool,
+}
+
+/// Whether the request needs a key. A preflight request of a browser (Fetch §3.2.2) needs none: it
+/// never carries a key, and its response discloses nothing else.
+#[inline(always)]
+pub(super) fn is_required<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+) -> bool {
+    match context.route.access {
+        Access::Exempt | Access::Open => false,
+        Access::OpenForNow | Access::Protected | Access::Unreadable => {
+            !is_preflight(guard, context)
+        }
+    }
+}
+
+#[inline(always)]
+fn is_preflight<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>) -> bool {
+    let headers = context.request.headers;
+    let has = |name| headers.header_values(name).next().is_some();
+    context.request.method == Method::Options
+        && has("origin")
+        && has("access-control-request-method")
+        && matches!(presented(guard, headers), Ok(None))
+}
+
+/// Returns the credential of the request, or refuses it.
+#[inline(always)]
+pub(super) fn require<'h, 'c: 'h, H: Headers + ?Sized>(
+    guard: &'h Guard,
+    context: &RequestContext<'c, H>,
+) -> Result<Credential<'h>, Refusal> {
+    match presented(guard, context.request.headers)? {
+        Some(credential) => Ok(credential),
+        None => Err(missing(guard, context)),
+    }
+}
+
+/// The refusal of a request without a key.
+#[cold]
+pub(super) fn missing<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+) -> Refusal {
+    match lockout::check_keyless(guard, context) {
+        Ok(()) => Reason::MissingKey.into(),
+        Err(denial) => denial.into(),
+    }
+}
+
+/// Returns the one credential in the headers, if any.
+#[inline(always)]
+pub(super) fn presented<'a, H: Headers + ?Sized>(
+    guard: &'a Guard,
+    headers: &'a H,
+) -> Result<Option<Credential<'a>>, Reason> {
+    let (text, is_optional) = match key(headers, &guard.key_header)? {
+        None if guard.legacy.is_some() => (bearer_token(headers), true),
+        text => (text, false),
+    };
+    Ok(text.map(|text| Credential { text, is_optional }))
+}
 
 /// The text of the one key that the request presents, if any.
 ///
 /// A key is sent in the header `key_header`, or as `Authorization: Bearer` if the token is formed
 /// like a key; any other `Authorization` belongs to the application, or is
-/// [a key of the Python package](super::legacy). An empty value presents
+/// a key of the Python package. An empty value presents
 /// nothing. The same key in both places is one key.
 #[inline(always)]
-pub(super) fn presented<'a, H: Headers + ?Sized>(
+fn key<'a, H: Headers + ?Sized>(
     headers: &'a H,
     key_header: &'a str,
 ) -> Result<Option<&'a [u8]>, Reason> {
@@ -50,7 +124,7 @@ fn bearer_key(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// The token of the one `Bearer` credential of a request, whatever its form.
-pub(super) fn bearer_token<H: Headers + ?Sized>(headers: &H) -> Option<&[u8]> {
+fn bearer_token<H: Headers + ?Sized>(headers: &H) -> Option<&[u8]> {
     let token = only(headers.header_values("authorization").filter_map(token));
     let fits = |token: &&[u8]| (1..=MAX_LEN).contains(&token.len());
     token.ok().flatten().filter(fits)
@@ -71,7 +145,7 @@ mod tests {
     const OTHER: &str = "kg_live_bbcdefghijabcdefghijabcdefghijabcdefghijabc0aZ81c";
 
     fn found<'a>(headers: &'a [(&'a str, &'a str)]) -> Result<Option<&'a str>, Reason> {
-        let text = presented(headers, "X-API-Key")?;
+        let text = key(headers, "X-API-Key")?;
         Ok(text.map(|text| std::str::from_utf8(text).unwrap()))
     }
 

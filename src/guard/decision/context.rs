@@ -1,0 +1,126 @@
+//! The state of a request during its decision.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use super::super::Guard;
+use super::super::key_cache::CachedKey;
+use super::super::policy_reloader::PolicySnapshot;
+use super::super::request::{Headers, Request};
+use super::super::verdict::{RuleState, Verdict};
+use super::credential;
+use super::refusal::Refusal;
+use crate::limiter::{LimitState, Receipt};
+use crate::model::Reason;
+use crate::net::ClientIp;
+use crate::policy::{Access, RouteMatch};
+use crate::sys::Deadline;
+use crate::time::Timestamp;
+
+/// A request, and what the stages know about it.
+pub(super) struct RequestContext<'a, H: ?Sized> {
+    pub(super) request: &'a Request<'a, H>,
+    pub(super) policy: &'a PolicySnapshot<'a>,
+    /// The address that the request is decided and recorded for: that of the peer until the client
+    /// is identified.
+    pub(super) ip: ClientIp,
+    pub(super) route: RouteMatch<'a>,
+    pub(super) cost: NonZeroU32,
+    /// Until when the address is locked out of requests without a key.
+    pub(super) keyless_lock: Option<Timestamp>,
+    /// For all calls to remote backends together.
+    pub(super) deadline: Deadline,
+    /// Whether nothing is consumed, locked or recorded.
+    pub(super) is_preview: bool,
+    /// `None` for almost every request.
+    pub(super) shadow_log: Option<Box<ShadowLog>>,
+}
+
+/// What shadow mode and previews collect.
+#[derive(Default)]
+pub(super) struct ShadowLog {
+    /// The names of the rules and routes in shadow mode that would have refused the request.
+    pub(super) shadow_denied: Vec<String>,
+    /// In a preview, the states of all limits so far.
+    pub(super) states: Vec<RuleState>,
+}
+
+impl ShadowLog {
+    /// Notes the name of a rule or route in shadow mode that would have refused the request.
+    #[cold]
+    pub(super) fn deny(log: &mut Option<Box<Self>>, name: String) {
+        log.get_or_insert_default().shadow_denied.push(name);
+    }
+}
+
+/// A request that passed all stages.
+pub(super) enum Admitted {
+    /// No key is needed.
+    WithoutKey,
+    /// By the limits of this key.
+    WithKey(Arc<CachedKey>, LimitState, Receipt),
+}
+
+impl<'a, H: ?Sized> RequestContext<'a, H> {
+    #[inline(always)]
+    pub(super) fn new(request: &'a Request<'a, H>, policy: &'a PolicySnapshot<'a>) -> Self {
+        Self {
+            request,
+            policy,
+            ip: request.ip,
+            route: RouteMatch::without_routes(Access::Protected),
+            cost: NonZeroU32::MIN,
+            keyless_lock: None,
+            deadline: Deadline::default(),
+            is_preview: false,
+            shadow_log: None,
+        }
+    }
+
+    pub(super) fn for_preview(request: &'a Request<'a, H>, policy: &'a PolicySnapshot<'a>) -> Self {
+        Self {
+            is_preview: true,
+            ..Self::new(request, policy)
+        }
+    }
+
+    pub(super) fn shadow_denied(&self) -> &[String] {
+        let log = self.shadow_log.as_deref();
+        log.map_or(&[], |log| &log.shadow_denied)
+    }
+
+    pub(super) fn take_shadow_denied(&mut self) -> Vec<String> {
+        let log = self.shadow_log.as_deref_mut();
+        log.map_or_else(Vec::new, |log| std::mem::take(&mut log.shadow_denied))
+    }
+}
+
+impl<H: Headers + ?Sized> RequestContext<'_, H> {
+    pub(super) fn into_verdict(self, guard: &Guard, outcome: Result<Admitted, Refusal>) -> Verdict {
+        let key_checked = match &outcome {
+            Ok(Admitted::WithKey(..)) => true,
+            Ok(Admitted::WithoutKey) => {
+                self.route.access == Access::OpenForNow && credential::is_required(guard, &self)
+            }
+            Err(refusal) => {
+                let is_of_address = matches!(
+                    refusal.denial.reason(),
+                    Reason::InvalidClientIp
+                        | Reason::IpDenied
+                        | Reason::IpLocked
+                        | Reason::IpLimited
+                        | Reason::CostAboveLimit
+                        | Reason::UnreadablePath
+                );
+                refusal.key.is_some() || !is_of_address
+            }
+        };
+        let log = *self.shadow_log.unwrap_or_default();
+        Verdict {
+            denial: outcome.err().map(|refusal| refusal.denial),
+            rules: log.states,
+            shadowed: log.shadow_denied,
+            key_checked,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Last stage: the grant.
+
+use super::super::Guard;
+use super::super::grant::{Extra, Grant};
+use super::super::key_cache::CachedKey;
+use super::context::{Admitted, RequestContext};
+use super::limits;
+use crate::counter::Rule;
+use crate::limiter::{Receipt, rule_at};
+use crate::policy::path;
+
+/// Issues the grant of an admitted request.
+#[inline(always)]
+pub(super) fn issue<H: ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    admitted: Admitted,
+) -> Grant {
+    let Admitted::WithKey(key, state, receipt) = admitted else {
+        return without_key(guard, context);
+    };
+    let needs_extra =
+        context.route.limits_keys || receipt.is_some() || context.shadow_log.is_some();
+    let extra = needs_extra.then(|| extra(guard, context, &key, receipt));
+    let path = match guard.recorder().is_enabled() {
+        true => path::stored(context.request.path),
+        false => "",
+    };
+    let (ip, method, cost) = (context.ip, context.request.method, context.cost);
+    Grant::new(key, state, ip, method, path, cost, extra)
+}
+
+#[cold]
+fn without_key<H: ?Sized>(guard: &Guard, context: &mut RequestContext<'_, H>) -> Grant {
+    let shadow_denied = context.take_shadow_denied();
+    guard.recorder().count_shadowed(&shadow_denied);
+    let now = guard.clock.now();
+    Grant::anonymous(now, context.ip, context.request.method, shadow_denied)
+}
+
+#[cold]
+fn extra<H: ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    key: &CachedKey,
+    receipt: Receipt,
+) -> Box<Extra> {
+    let rules = limits::rules(key, &context.route);
+    let mut shadow_denied = context.take_shadow_denied();
+    for index in receipt.iter().flat_map(|remarks| &remarks.shadow_denied) {
+        let rule = rule_at(&rules, usize::from(*index));
+        shadow_denied.extend(rule.map(Rule::name));
+    }
+    guard.recorder().count_shadowed(&shadow_denied);
+    Box::new(Extra {
+        route_rules: rules[1..].concat(),
+        receipt,
+        shadowed: shadow_denied,
+    })
+}

@@ -1,0 +1,139 @@
+//! Stage: limits per IP address.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::super::Guard;
+use super::super::denial::Denial;
+use super::super::request::{Headers, Request};
+use super::context::{RequestContext, ShadowLog};
+use super::refusal::Refusal;
+use super::{client, limits, lockout, refusal};
+use crate::counter::{IpLimit, Rule};
+use crate::limiter::{Admission, Demand, Subjects};
+use crate::lockout::LockScope;
+use crate::model::Reason;
+use crate::net::{ClientIp, IpKey};
+use crate::policy::{RouteMatch, RouteRules};
+use crate::time::LockDuration;
+
+/// Consumes the cost from the limits per address of all matching routes, or from none.
+#[inline(always)]
+pub(super) async fn consume<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+) -> Result<(), Refusal> {
+    match IpKey::of(context.ip).filter(|_| context.route.limits_addresses) {
+        Some(ip_key) => consume_from_routes(guard, context, ip_key).await,
+        None => Ok(()),
+    }
+}
+
+async fn consume_from_routes<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    ip_key: IpKey,
+) -> Result<(), Refusal> {
+    let cost = u64::from(context.cost.get());
+    let is_below = |rule: &Rule| !rule.limit.shadow && rule.limit.amount.get() < cost;
+    if cost > 1 && rules(&context.route).any(|(_, rule)| is_below(rule)) {
+        return Err(Reason::CostAboveLimit.into());
+    }
+    let routes = context.route.routes.iter();
+    let lists: SmallVec<[&[Rule]; 2]> = routes.map(|route| &*route.ip_rules).collect();
+    let demand = Demand {
+        subjects: Subjects::Address(ip_key),
+        rules: &lists,
+        cost: context.cost,
+    };
+    match limits::admit(guard, context, demand).await {
+        Admission::Admitted(_, receipt) => {
+            let denied = receipt.iter().flat_map(|remarks| &remarks.shadow_denied);
+            for index in denied {
+                if let Some((_, rule)) = rules(&context.route).nth(usize::from(*index)) {
+                    ShadowLog::deny(&mut context.shadow_log, rule.name());
+                }
+            }
+            Ok(())
+        }
+        Admission::Full => Err(Reason::Overloaded.into()),
+        Admission::Undecided => Err(Reason::Unavailable.into()),
+        Admission::Refused(state, retry_at) => {
+            let Some((route, rule)) = rules(&context.route).nth(state.rule) else {
+                return Err(Reason::IpLimited.into());
+            };
+            let lock = (&*route.name, route.lockout, LockScope::Path);
+            let denial = Denial::exhausted(rule, state, retry_at);
+            Err(denial
+                .and_locked(lock_out(guard, context, ip_key, lock))
+                .into())
+        }
+        Admission::RefusedShared(state, retry_at) => match rules(&context.route).nth(state.rule) {
+            Some((_, rule)) => Err(Denial::exhausted(rule, state, retry_at).into()),
+            None => Err(Reason::IpLimited.into()),
+        },
+    }
+}
+
+/// Decides about a request by its address alone, and counts it; returns the address of the client.
+pub(crate) async fn check_ip<H: Headers + ?Sized>(
+    guard: &Guard,
+    request: &Request<'_, H>,
+    limit: &IpLimit,
+) -> Result<ClientIp, Denial> {
+    let policy = guard.policy_handle.snapshot();
+    let mut context = RequestContext::new(request, &policy);
+    match run(guard, &mut context, limit).await {
+        Ok(()) => Ok(context.ip),
+        Err(refusal) => Err(refusal::recorded(guard, &context, refusal)),
+    }
+}
+
+async fn run<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    limit: &IpLimit,
+) -> Result<(), Refusal> {
+    client::identify(guard, context)?;
+    let Some(ip_key) = IpKey::of(context.ip) else {
+        return Ok(());
+    };
+    lockout::check_limit(guard, context, &limit.name)?;
+    let rule = limit.rule();
+    let lists = [std::slice::from_ref(&rule)];
+    let demand = Demand::new(Subjects::Address(ip_key), &lists);
+    let denial = match limits::admit(guard, context, demand).await {
+        Admission::Admitted(..) => return Ok(()),
+        Admission::Full => Denial::new(Reason::Overloaded),
+        Admission::Undecided => Denial::new(Reason::Unavailable),
+        Admission::RefusedShared(state, retry_at) => Denial::exhausted(&rule, state, retry_at),
+        Admission::Refused(state, retry_at) => {
+            let lock = (&*limit.name, limit.lockout, limit.scope);
+            let locked_for = lock_out(guard, context, ip_key, lock);
+            Denial::exhausted(&rule, state, retry_at).and_locked(locked_for)
+        }
+    };
+    Err(denial.into())
+}
+
+/// Locks out an address above a limit, if the limit says so; returns for how long.
+fn lock_out<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    ip_key: IpKey,
+    lock: (&str, Option<LockDuration>, LockScope),
+) -> Option<Duration> {
+    if context.is_preview || lock.1.is_none() || lockout::is_exempt(guard, context) {
+        return None;
+    }
+    guard.lockouts.exceeded(lock, ip_key, guard.now())
+}
+
+/// The limits per address of the matching routes.
+fn rules<'m, 'p: 'm>(
+    route_match: &'m RouteMatch<'p>,
+) -> impl Iterator<Item = (&'p RouteRules, &'p Rule)> + 'm {
+    let routes = route_match.routes.iter();
+    routes.flat_map(|route| route.ip_rules.iter().map(move |rule| (*route, rule)))
+}

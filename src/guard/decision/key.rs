@@ -1,0 +1,185 @@
+//! Stage: the key, found by the hash of its text.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use super::super::Guard;
+use super::super::cached_key::unavailable;
+use super::super::denial::Denial;
+use super::super::grant::holds;
+use super::super::key_cache::CachedKey;
+use super::super::request::Headers;
+use super::context::{RequestContext, ShadowLog};
+use super::credential::{self, Credential};
+use super::proxy;
+use super::refusal::Refusal;
+use crate::model::{HashedKey, KeyId, Reason, key_text};
+use crate::store::Rehash;
+use crate::sys::Deadline;
+use crate::time::Timestamp;
+
+/// Finds the key of a credential, in memory or else in the store.
+#[inline(always)]
+pub(super) async fn find<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    credential: Credential<'_>,
+) -> Result<Arc<CachedKey>, Refusal> {
+    match find_cached(guard, credential.text) {
+        Ok(key) => Ok(key),
+        Err(hash) => load(guard, context, credential, hash).await,
+    }
+}
+
+/// Returns the key of a text if it is in memory, else the hash of the text.
+#[inline]
+pub(super) fn find_cached(guard: &Guard, text: &[u8]) -> Result<Arc<CachedKey>, HashedKey> {
+    let hash = guard.hasher.hash(text);
+    match guard.key_cache.get(&hash) {
+        Some(key) if is_current(guard, &key) => Ok(key),
+        _ => Err(hash),
+    }
+}
+
+#[inline(always)]
+fn is_current(guard: &Guard, key: &CachedKey) -> bool {
+    key.revision == guard.revisions.of(key.key_id, key.org_id)
+        && (key.reload_at == Timestamp::MAX || guard.now() < key.reload_at)
+}
+
+/// Loads a key from the store. Malformed texts never cause a read, unless they may be keys of the
+/// Python package.
+#[cold]
+async fn load<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    credential: Credential<'_>,
+    hash: HashedKey,
+) -> Result<Arc<CachedKey>, Refusal> {
+    let Credential { text, is_optional } = credential;
+    let is_well_formed = key_text::is_well_formed(text);
+    let legacy = guard.legacy.as_ref().filter(|_| !is_well_formed);
+    if !is_well_formed && legacy.is_none() {
+        return Err(Reason::MalformedKey.into());
+    }
+    if let Some(key) = load_stored(guard, hash, &hash, &context.deadline).await? {
+        return Ok(key);
+    }
+    let Some(hasher) = legacy else {
+        return Err(Reason::UnknownKey.into());
+    };
+    let old = hasher.hash(text);
+    match load_stored(guard, hash, &old, &context.deadline).await? {
+        Some(key) => {
+            guard.recorder().rehashing.add(Rehash { old, new: hash });
+            Ok(key)
+        }
+        None if is_optional => Err(credential::missing(guard, context)),
+        None => Err(Reason::MalformedKey.into()),
+    }
+}
+
+/// Loads the key that is stored under `stored`, and caches it under `hash`.
+pub(super) async fn load_stored(
+    guard: &Guard,
+    hash: HashedKey,
+    stored: &HashedKey,
+    deadline: &Deadline,
+) -> Result<Option<Arc<CachedKey>>, Reason> {
+    let changes = guard.revisions.all();
+    let resolved = guard.store.resolve(stored, deadline).get().await;
+    let Some(resolved) = resolved.map_err(unavailable)? else {
+        return Ok(None);
+    };
+    let key = Arc::new(guard.cached_key(hash, resolved)?);
+    // A state that was read before a change must not be cached after it: the change has already
+    // invalidated the cache.
+    if guard.revisions.all() == changes {
+        guard.key_cache.insert(Arc::clone(&key));
+    }
+    Ok(Some(key))
+}
+
+/// Loads a key by its id, bypassing the cache.
+#[cold]
+pub(super) fn find_by_id(guard: &Guard, id: KeyId) -> Result<Arc<CachedKey>, Reason> {
+    let resolved = guard.store.resolve_id(id).map_err(unavailable)?;
+    let resolved = resolved.ok_or(Reason::UnknownKey)?;
+    let hash = HashedKey([0; 32]);
+    Ok(Arc::new(guard.cached_key(hash, resolved)?))
+}
+
+/// Returns the key if it may make the request, limits apart.
+#[inline(always)]
+pub(super) fn authorize<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    key: Arc<CachedKey>,
+) -> Result<Arc<CachedKey>, Refusal> {
+    if let Some(reason) = objection(guard, context, &key) {
+        return Err(Refusal {
+            denial: Denial::new(reason),
+            key: Some(key),
+        });
+    }
+    proxy::observe_accepted(guard, context, &key);
+    Ok(key)
+}
+
+#[inline(always)]
+fn objection<H: ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    key: &CachedKey,
+) -> Option<Reason> {
+    if !key.is_active {
+        return Some(Reason::RevokedKey);
+    }
+    if key.expires_at < Timestamp::MAX && guard.now() >= key.expires_at {
+        return Some(Reason::ExpiredKey);
+    }
+    if !key.is_org_active {
+        return Some(Reason::SuspendedOrg);
+    }
+    if key.is_bound && !key.about.key.allowed_ips.contains(context.ip) {
+        return Some(Reason::IpNotAllowed);
+    }
+    if !holds_scopes(context, key) {
+        return Some(Reason::MissingScope);
+    }
+    // No limit is below 1.
+    let is_above = context.cost > NonZeroU32::MIN && is_cost_above_a_limit(context, key);
+    is_above.then_some(Reason::CostAboveLimit)
+}
+
+/// Whether the key holds the scopes that the request and the routes require.
+#[inline(always)]
+fn holds_scopes<H: ?Sized>(context: &mut RequestContext<'_, H>, key: &CachedKey) -> bool {
+    let holds = |scope: &str| holds(&key.about.key, scope);
+    if !context.request.scopes.iter().all(|scope| holds(scope)) {
+        return false;
+    }
+    for route in &context.route.routes {
+        if route.scopes.iter().all(|scope| holds(scope.as_str())) {
+            continue;
+        }
+        if !route.shadow {
+            return false;
+        }
+        ShadowLog::deny(&mut context.shadow_log, route.name.to_string());
+    }
+    true
+}
+
+fn is_cost_above_a_limit<H: ?Sized>(context: &RequestContext<'_, H>, key: &CachedKey) -> bool {
+    let routes = context.route.routes.iter();
+    let rules = key
+        .rules
+        .iter()
+        .chain(routes.flat_map(|route| &route.key_rules));
+    let mut limits = rules.map(|rule| rule.limit);
+    limits.any(|limit| {
+        let cost = u64::from(limit.period.takes(context.cost).get());
+        !limit.shadow && cost > limit.amount.get()
+    })
+}

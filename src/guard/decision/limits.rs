@@ -1,0 +1,125 @@
+//! Stage: the limits of the key, its organization and the routes.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::super::Guard;
+use super::super::denial::Denial;
+use super::super::key_cache::CachedKey;
+use super::super::verdict::RuleState;
+use super::context::{Admitted, RequestContext, ShadowLog};
+use super::refusal::Refusal;
+use crate::counter::Rule;
+use crate::limiter::{Admission, Demand, LimitState, Rules, rule_at, slowest};
+use crate::model::Reason;
+use crate::policy::RouteMatch;
+use crate::sys::MaybeReady;
+use crate::time::Moment;
+
+/// Consumes the cost from all limits, or from none.
+#[inline(always)]
+pub(super) async fn consume<H: ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    key: Arc<CachedKey>,
+) -> Result<Admitted, Refusal> {
+    let denial = match admit_key(guard, context, &key).await {
+        Admission::Admitted(state, receipt) => return Ok(Admitted::WithKey(key, state, receipt)),
+        // Counters of keys have room once they are attached.
+        Admission::Full | Admission::Undecided => Denial::new(Reason::Unavailable),
+        Admission::Refused(state, retry_at) | Admission::RefusedShared(state, retry_at) => {
+            match key.rules.get(state.rule) {
+                Some(rule) => Denial::exhausted(rule, state, retry_at),
+                None => exhausted_route(&rules(&key, &context.route), state, retry_at),
+            }
+        }
+    };
+    Err(Refusal {
+        denial,
+        key: Some(key),
+    })
+}
+
+#[inline(always)]
+async fn admit_key<H: ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    key: &CachedKey,
+) -> Admission {
+    let (own, all);
+    let rules: &[&[Rule]] = match context.route.limits_keys {
+        false => {
+            own = [&*key.rules];
+            &own
+        }
+        true => {
+            all = rules(key, &context.route);
+            &all
+        }
+    };
+    let demand = Demand {
+        subjects: key.subjects(),
+        rules,
+        cost: context.cost,
+    };
+    admit(guard, context, demand).await
+}
+
+#[cold]
+fn exhausted_route(rules: Rules<'_>, state: LimitState, retry_at: Moment) -> Denial {
+    match rule_at(rules, state.rule) {
+        Some(rule) => Denial::exhausted(rule, state, retry_at),
+        None => Denial::new(Reason::RateLimited),
+    }
+}
+
+/// Consumes a demand; in a preview, only notes the states of its limits.
+#[inline(always)]
+pub(super) async fn admit<H: ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    demand: Demand<'_>,
+) -> Admission {
+    if context.is_preview {
+        return preview(guard, context.shadow_log.get_or_insert_default(), demand);
+    }
+    match guard.limiter().admit(demand, &context.deadline) {
+        MaybeReady::Now(admission) => admission,
+        MaybeReady::Later(admission) => admission.await,
+    }
+}
+
+/// Returns what the limiter would decide, and notes the states of the limits.
+#[cold]
+fn preview(guard: &Guard, log: &mut ShadowLog, demand: Demand<'_>) -> Admission {
+    let states = guard.limiter().states(demand);
+    let at = states
+        .first()
+        .map_or_else(Moment::default, |(state, _)| state.at);
+    let rules = demand.rules.iter().copied().flatten();
+    let refusing = rules.zip(states).filter(|(rule, (state, retry_at))| {
+        log.states.push(RuleState::new(rule, *state));
+        let is_refusing = *retry_at > state.at;
+        if is_refusing && rule.limit.shadow {
+            log.shadow_denied.push(rule.name());
+        }
+        is_refusing && !rule.limit.shadow
+    });
+    match slowest(refusing.map(|(_, refusal)| refusal)) {
+        Some((state, retry_at)) => Admission::Refused(state, retry_at),
+        None if !guard.limiter().has_room(demand) => Admission::Full,
+        None => Admission::Admitted(LimitState::unlimited(at), None),
+    }
+}
+
+/// The rules of a key, followed by those that the routes set for each key.
+#[inline(always)]
+pub(super) fn rules<'a, 'p: 'a>(
+    key: &'a CachedKey,
+    route_match: &RouteMatch<'p>,
+) -> SmallVec<[&'a [Rule]; 3]> {
+    let routes = route_match.routes.iter().map(|route| &*route.key_rules);
+    let routes = routes.filter(|rules| !rules.is_empty());
+    std::iter::once(&*key.rules).chain(routes).collect()
+}

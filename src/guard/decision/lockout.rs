@@ -1,0 +1,158 @@
+//! Stage: the lists of addresses in the policy, and locks.
+
+use std::cell::Cell;
+
+use super::super::Guard;
+use super::super::denial::Denial;
+use super::super::request::Headers;
+#[cfg(feature = "http")]
+use super::super::request::Request;
+use super::context::RequestContext;
+use super::proxy;
+#[cfg(feature = "http")]
+use super::{client, refusal};
+use crate::lockout::{LockStatus, Refuses};
+use crate::model::Reason;
+#[cfg(feature = "http")]
+use crate::net::ClientIp;
+use crate::time::Timestamp;
+
+/// Refuses addresses that the policy denies, and those that are locked out of the path or a matching
+/// route. Notes a lock that refuses requests without a key only.
+#[inline(always)]
+pub(super) fn check<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+) -> Result<(), Denial> {
+    check_lists(context)?;
+    let routes = &context.route.routes;
+    let has_name = |name: &str| routes.iter().any(|route| *route.name == *name);
+    if let Some(status) = status(guard, context, has_name)? {
+        enforce(guard, context, &status)?;
+        context.keyless_lock = status.keyless;
+    }
+    Ok(())
+}
+
+/// Refuses addresses that the policy denies, and those that are locked out of the path or by the limit
+/// of this name.
+pub(super) fn check_limit<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    limit: &str,
+) -> Result<(), Denial> {
+    check_lists(context)?;
+    check_locks(guard, context, limit)
+}
+
+/// Refuses requests without a key from an address that is locked out of them.
+#[cold]
+pub(super) fn check_keyless<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+) -> Result<(), Denial> {
+    let until = context
+        .keyless_lock
+        .filter(|_| !is_exempt(guard, context) && !proxy::is_found(guard, context.ip));
+    require_over(guard, until)
+}
+
+/// Checks that the client is not locked out of the path or by the limit of this name. Ignores keys.
+#[cfg(feature = "http")]
+pub(crate) fn require_unlocked<H: Headers + ?Sized>(
+    guard: &Guard,
+    request: &Request<'_, H>,
+    limit: &str,
+) -> Result<ClientIp, Denial> {
+    let policy = guard.policy_handle.snapshot();
+    let mut context = RequestContext::new(request, &policy);
+    client::identify(guard, &mut context)
+        .map_err(|reason| refusal::recorded(guard, &context, reason.into()))?;
+    check_locks(guard, &context, limit)?;
+    Ok(context.ip)
+}
+
+/// Whether neither failed authentications nor limits lock the client out.
+pub(super) fn is_exempt<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+) -> bool {
+    let policy = context.policy.compiled();
+    policy.is_exempt(context.ip)
+        || policy.policy.trusted_proxies.is_empty() && guard.lockouts.spares(context.request)
+}
+
+#[inline(always)]
+fn check_lists<H: ?Sized>(context: &RequestContext<'_, H>) -> Result<(), Denial> {
+    match context.policy.restrictions() {
+        Some(policy) if policy.has_lists() && policy.denies(context.ip) => {
+            Err(Denial::new(Reason::IpDenied))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_locks<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    limit: &str,
+) -> Result<(), Denial> {
+    match status(guard, context, |name| name == limit)? {
+        Some(status) => enforce(guard, context, &status),
+        None => Ok(()),
+    }
+}
+
+/// Returns the locks of the client that apply to the path, and to the routes or limits that have one of
+/// the names; `None` for almost every client.
+///
+/// # Errors
+/// [`Reason::UnreadablePath`] if the client is locked out of a path, and its path may be any.
+#[inline(always)]
+fn status<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    has_name: impl Fn(&str) -> bool,
+) -> Result<Option<Box<LockStatus>>, Denial> {
+    let is_unreadable = Cell::new(false);
+    let applies = |refuses: &Refuses| match refuses {
+        Refuses::All => true,
+        Refuses::Keyless => false,
+        Refuses::Path(path) => {
+            let ignore_case = context.policy.compiled().policy.ignore_case;
+            let may_mean = context.request.may_mean(path, ignore_case);
+            is_unreadable.set(is_unreadable.get() || may_mean.is_none());
+            may_mean.unwrap_or(false)
+        }
+        Refuses::Route(name) => has_name(name),
+    };
+    let status = guard
+        .lockouts
+        .lock_status(&context.ip, applies, &guard.clock);
+    match is_unreadable.get() {
+        true => Err(Denial::new(Reason::UnreadablePath)),
+        false => Ok(status),
+    }
+}
+
+#[cold]
+fn enforce<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    status: &LockStatus,
+) -> Result<(), Denial> {
+    let automatic = match (status.limits, status.auth_failures) {
+        (None, None) => None,
+        _ if is_exempt(guard, context) => None,
+        (limits, Some(_)) if proxy::is_found(guard, context.ip) => limits,
+        (limits, auth_failures) => limits.max(auth_failures),
+    };
+    require_over(guard, status.manual.max(automatic))
+}
+
+fn require_over(guard: &Guard, until: Option<Timestamp>) -> Result<(), Denial> {
+    match until {
+        Some(until) => Err(Denial::locked(until.since(guard.clock.timestamp()))),
+        None => Ok(()),
+    }
+}

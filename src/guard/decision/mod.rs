@@ -1,0 +1,168 @@
+//! The decision about a request: one sequence of stages over one [`RequestContext`].
+//!
+//! | stage | admits |
+//! |---|---|
+//! | [`client`] | peers, and clients that a trusted proxy names readably |
+//! | [`route`] | paths without too many readings; a request for an exempt path skips all other stages |
+//! | [`lockout`] | addresses that the policy accepts and that are not locked out of this path |
+//! | [`ip_limit`] | addresses below the limits per address of all matching routes |
+//! | [`credential`] | requests with one key, in its header or as a bearer token; none is needed on open paths and for preflight requests |
+//! | [`key`] | keys that are known, active, unexpired, of an active organization, accepted from this address, and that hold the scopes and can afford the cost |
+//! | [`limits`] | keys below all limits of the key, its organization and the routes |
+//! | [`grant`] | issues the grant |
+//!
+//! [`refusal`] finishes the requests that a stage refuses.
+
+mod auth_failure;
+mod client;
+mod context;
+mod credential;
+mod grant;
+mod ip_limit;
+mod key;
+mod limits;
+mod lockout;
+mod proxy;
+mod refusal;
+mod route;
+
+use std::sync::Arc;
+
+#[cfg(feature = "serve")]
+pub(crate) use self::client::named_by_proxy;
+pub(crate) use self::ip_limit::check_ip;
+#[cfg(feature = "http")]
+pub(crate) use self::lockout::require_unlocked;
+#[cfg(feature = "serve")]
+pub(crate) use self::refusal::refuse_unreadable;
+
+use self::context::{Admitted, RequestContext};
+use self::refusal::Refusal;
+use super::Guard;
+use super::denial::Denial;
+use super::grant::Grant;
+use super::key_cache::CachedKey;
+use super::request::{Headers, Request};
+use super::verdict::Verdict;
+use crate::model::KeyId;
+use crate::net::ClientIp;
+use crate::policy::Access;
+use crate::sys::block_on;
+
+/// The key that a request is decided for.
+#[derive(Clone, Copy)]
+pub(crate) enum KeySource {
+    /// The key in the headers.
+    Presented,
+    /// A key by its id, for the command line.
+    Key(KeyId),
+}
+
+/// Decides about a request, and consumes its cost from every limit.
+#[inline]
+pub(crate) fn decide<H: Headers + ?Sized>(
+    guard: &Guard,
+    request: &Request<'_, H>,
+    source: KeySource,
+) -> Result<Grant, Denial> {
+    let policy = guard.policy_handle.snapshot();
+    let mut context = RequestContext::new(request, &policy);
+    match block_on(run(guard, &mut context, source)) {
+        Ok(admitted) => Ok(grant::issue(guard, &mut context, admitted)),
+        Err(refusal) => {
+            if refusal.has_consequences() {
+                block_on(refusal::follow_up(guard, &context, &refusal));
+            }
+            refusal::record(guard, &context, &refusal);
+            Err(refusal.denial)
+        }
+    }
+}
+
+/// Like [`decide`], for async code.
+#[inline]
+pub(crate) async fn decide_async<H: Headers + ?Sized>(
+    guard: &Guard,
+    request: &Request<'_, H>,
+    source: KeySource,
+) -> Result<Grant, Denial> {
+    let policy = guard.policy_handle.snapshot();
+    let mut context = RequestContext::new(request, &policy);
+    match run(guard, &mut context, source).await {
+        Ok(admitted) => Ok(grant::issue(guard, &mut context, admitted)),
+        Err(refusal) => {
+            if refusal.has_consequences() {
+                refusal::follow_up(guard, &context, &refusal).await;
+            }
+            refusal::record(guard, &context, &refusal);
+            Err(refusal.denial)
+        }
+    }
+}
+
+/// Returns what [`decide`] would decide now, and the state of each limit. Consumes and records
+/// nothing.
+pub(crate) fn preview<H: Headers + ?Sized>(
+    guard: &Guard,
+    request: &Request<'_, H>,
+    source: KeySource,
+) -> Verdict {
+    let policy = guard.policy_handle.snapshot();
+    let mut context = RequestContext::for_preview(request, &policy);
+    let outcome = block_on(run(guard, &mut context, source));
+    context.into_verdict(guard, outcome)
+}
+
+/// Returns the address of the client behind the peer.
+pub(crate) fn client_ip<H: Headers + ?Sized>(
+    guard: &Guard,
+    request: &Request<'_, H>,
+) -> Result<ClientIp, Denial> {
+    let policy = guard.policy_handle.snapshot();
+    let mut context = RequestContext::new(request, &policy);
+    match client::identify(guard, &mut context) {
+        Ok(()) => Ok(context.ip),
+        Err(reason) => Err(refusal::recorded(guard, &context, reason.into())),
+    }
+}
+
+/// All stages, in their order.
+#[inline(always)]
+async fn run<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    source: KeySource,
+) -> Result<Admitted, Refusal> {
+    client::identify(guard, context)?;
+    route::find(context)?;
+    if context.route.access == Access::Exempt {
+        return Ok(Admitted::WithoutKey);
+    }
+    lockout::check(guard, context)?;
+    ip_limit::consume(guard, context).await?;
+    if !credential::is_required(guard, context) {
+        return Ok(Admitted::WithoutKey);
+    }
+    match authenticate(guard, context, source).await {
+        Ok(key) => limits::consume(guard, context, key).await,
+        Err(refusal) if route::admits_in_shadow(context, &refusal) => Ok(Admitted::WithoutKey),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// The stages `credential` and `key`: returns the key of the request, if it may make it.
+#[inline(always)]
+async fn authenticate<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    source: KeySource,
+) -> Result<Arc<CachedKey>, Refusal> {
+    let key = match source {
+        KeySource::Presented => {
+            let credential = credential::require(guard, context)?;
+            key::find(guard, context, credential).await?
+        }
+        KeySource::Key(id) => key::find_by_id(guard, id)?,
+    };
+    key::authorize(guard, context, key)
+}

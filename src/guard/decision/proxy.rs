@@ -1,0 +1,146 @@
+//! Search for proxies that the policy does not name: see [`Proxies`](super::super::proxies::Proxies).
+
+use super::super::Guard;
+use super::super::key_cache::CachedKey;
+use super::super::lockouts::{forwarding_field, trust_line};
+use super::super::proxies::Vouched;
+use super::super::request::Headers;
+use super::super::warnings::About;
+use super::context::RequestContext;
+use super::{client, credential, key};
+use crate::model::key_text;
+use crate::net::{ClientIp, IpKey};
+
+/// Whether an address was found to be a proxy.
+pub(super) fn is_found(guard: &Guard, ip: ClientIp) -> bool {
+    IpKey::of(ip).is_some_and(|ip_key| guard.proxies.contains(ip_key, guard.clock.now()))
+}
+
+/// Notes that a client failed to authenticate that may be a proxy.
+#[cold]
+pub(super) fn observe_failed<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    ip_key: IpKey,
+) {
+    if forwarded_by_peer(context).is_some() {
+        guard.proxies.observe(ip_key, guard.clock.now());
+    }
+}
+
+/// Notes that a key was accepted, if its client may be a proxy.
+#[inline(always)]
+pub(super) fn observe_accepted<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    key: &CachedKey,
+) {
+    if guard.proxies.observes(|| IpKey::of(context.ip)) && !context.is_preview {
+        vouch(guard, context, key);
+    }
+}
+
+#[cold]
+fn vouch<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, key: &CachedKey) {
+    let (Some(ip_key), Some(field)) = (IpKey::of(context.ip), forwarded_by_peer(context)) else {
+        return;
+    };
+    let clients: Vec<&[u8]> = context.request.headers.header_values(field).collect();
+    let vouched = Vouched {
+        org: key.org_id,
+        client: guard.proxies.hash(clients),
+    };
+    if guard.proxies.vouch(ip_key, vouched, guard.clock.now()) {
+        let warning = format!(
+            "requests of many clients come through {ip}, which is not configured as trusted: \
+             failed authentications behind it lock nobody out, and limits by address count all of \
+             them as one. Only if it is a proxy of yours: {line}",
+            ip = context.ip,
+            line = trust_line(context.ip, field),
+        );
+        let warnings = guard.lockouts.warnings();
+        warnings.add_about(About::FoundProxy, &warning);
+    }
+}
+
+/// Now and then, looks up the key of a locked client that may be a proxy: it may have been locked out
+/// before its keys showed that.
+#[cold]
+pub(super) async fn observe_locked<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+) {
+    let (Some(ip_key), Some(_)) = (IpKey::of(context.ip), forwarded_by_peer(context)) else {
+        return;
+    };
+    let Ok(Some(presented)) = credential::presented(guard, context.request.headers) else {
+        return;
+    };
+    let now = guard.clock.now();
+    if !key_text::is_well_formed(presented.text) || !guard.proxies.may_look(now) {
+        return;
+    }
+    let key = match key::find_cached(guard, presented.text) {
+        Ok(key) => Some(key),
+        Err(hash) => {
+            let found = key::load_stored(guard, hash, &hash, &context.deadline).await;
+            found.unwrap_or_default()
+        }
+    };
+    let is_valid = |key: &CachedKey| {
+        let is_expired = guard.now() >= key.expires_at;
+        key.is_active && key.is_org_active && !is_expired
+    };
+    if let Some(key) = key.filter(|key| is_valid(key)) {
+        guard.proxies.observe(ip_key, now);
+        vouch(guard, context, &key);
+    }
+}
+
+/// Warns that a client that may be a proxy was locked out.
+#[cold]
+pub(super) fn warn_of_locked<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>) {
+    if let Some(field) = forwarded(guard, context) {
+        let warning = format!(
+            "{ip} failed to authenticate too often and is locked out; its requests name other \
+             clients by `{field}`, as anybody's can. Only if it is a proxy of yours: {line}",
+            ip = context.ip,
+            line = trust_line(context.ip, &field),
+        );
+        let warnings = guard.lockouts.warnings();
+        warnings.add_about(About::LockedProxy, &warning);
+    }
+}
+
+/// The field in which the client names other clients, if it is the peer itself.
+fn forwarded_by_peer<H: Headers + ?Sized>(context: &RequestContext<'_, H>) -> Option<&'static str> {
+    if context.request.is_named {
+        return None;
+    }
+    let policy = &context.policy.compiled().policy;
+    let peer = policy.nat64_prefixes.canonical(context.request.ip);
+    match policy.trusted_proxies.contains(peer) {
+        true => None,
+        false => forwarding_field(context.request.headers),
+    }
+}
+
+/// The field in which the client names other clients; if a trusted proxy names the client, that in
+/// which a hop before it is named.
+fn forwarded<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+) -> Option<String> {
+    if let Some(field) = forwarded_by_peer(context) {
+        return Some(field.to_owned());
+    }
+    let headers = context.request.headers;
+    if context.request.is_named {
+        return forwarding_field(headers).map(str::to_owned);
+    }
+    let policy = context.policy.compiled();
+    let trusted = &policy.policy.trusted_proxies;
+    let named = client::named_by_proxy(guard, trusted, policy, headers);
+    named.ok().flatten()?.before?;
+    Some(policy.policy.client_ip_header.name().to_owned())
+}

@@ -1,0 +1,109 @@
+//! The end of a refused request.
+
+use std::sync::Arc;
+
+use super::super::Guard;
+use super::super::denial::{Denial, status};
+use super::super::key_cache::CachedKey;
+use super::super::request::Headers;
+#[cfg(feature = "serve")]
+use super::super::request::Request;
+use super::context::RequestContext;
+use super::{auth_failure, proxy};
+use crate::lockout::AuthFailure;
+use crate::model::Reason;
+use crate::policy::path;
+use crate::store::UsageEvent;
+
+/// A refusal by one of the stages.
+pub(super) struct Refusal {
+    pub(super) denial: Denial,
+    /// `None` if the key is unknown.
+    pub(super) key: Option<Arc<CachedKey>>,
+}
+
+impl Refusal {
+    /// Whether a [`follow_up`] is due.
+    pub(super) fn has_consequences(&self) -> bool {
+        let reason = self.denial.reason();
+        reason == Reason::IpLocked || AuthFailure::of(reason).is_some()
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Denial::new(reason).into()
+    }
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self { denial, key: None }
+    }
+}
+
+/// Refuses a request that does not name its client readably.
+#[cfg(feature = "serve")]
+pub(crate) fn refuse_unreadable<H: ?Sized>(guard: &Guard, request: &Request<'_, H>) -> Denial {
+    let reason = Reason::InvalidClientIp;
+    guard.recorder().record_keyless(request, request.ip, reason);
+    Denial::new(reason)
+}
+
+/// Counts a failed authentication, or looks whether a locked address is a proxy.
+#[cold]
+pub(super) async fn follow_up<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    refusal: &Refusal,
+) {
+    match AuthFailure::of(refusal.denial.reason()) {
+        Some(failure) => auth_failure::count(guard, context, failure).await,
+        None => proxy::observe_locked(guard, context).await,
+    }
+}
+
+/// Records a refusal, and returns its denial.
+#[cold]
+pub(super) fn recorded<H: ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    refusal: Refusal,
+) -> Denial {
+    record(guard, context, &refusal);
+    refusal.denial
+}
+
+/// Records a refusal.
+pub(super) fn record<H: ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, refusal: &Refusal) {
+    let (recorder, reason) = (guard.recorder(), refusal.denial.reason());
+    recorder.count_shadowed(context.shadow_denied());
+    match &refusal.key {
+        Some(key) => record_with_key(guard, context, key, reason),
+        None => recorder.record_keyless(context.request, context.ip, reason),
+    }
+}
+
+fn record_with_key<H: ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    key: &CachedKey,
+    reason: Reason,
+) {
+    if !guard.recorder().is_enabled() {
+        return;
+    }
+    let path = path::stored(context.request.path).as_bytes();
+    let event = UsageEvent {
+        at: guard.clock.timestamp(),
+        key_id: key.key_id,
+        ip: context.ip,
+        latency_micros: 0,
+        status: status(reason),
+        // At most 256 bytes.
+        path_len: path.len() as u16,
+        method: context.request.method,
+        refused: Some(reason),
+    };
+    guard.recorder().record(event, path);
+}
