@@ -23,12 +23,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::Uri;
 use axum::routing::get;
 use axum::{Extension, Router};
 use keyguard::http::{AdminService, Authenticated, IpLimitLayer, KeyGuardLayer};
 use keyguard::{
-    Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockDuration, LockScope, Policy,
+    Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockDuration, LockScope, Page, Policy,
 };
 use tokio::net::TcpListener;
 
@@ -82,21 +81,12 @@ async fn write(Authenticated(grant): Authenticated) -> Result<&'static str, Deni
     Ok(r#"{"written":true}"#)
 }
 
-async fn trap(
-    State(kg): State<KeyGuard>,
-    Extension(grant): Extension<Arc<Grant>>,
-    uri: Uri,
-) -> &'static str {
+async fn trap(State(kg): State<KeyGuard>, Extension(grant): Extension<Arc<Grant>>) -> &'static str {
     let hour: Result<LockDuration, _> = "1 hour".parse();
     // A lock is durable when it is in force; the disk is waited for on a thread for that.
     let locked = tokio::task::spawn_blocking(move || {
         let hour = hour.map_err(Box::<dyn Error + Send + Sync>::from)?;
-        Ok::<_, Box<dyn Error + Send + Sync>>(kg.admin().block(
-            grant.ip(),
-            uri.path(),
-            hour,
-            LockScope::Global,
-        )?)
+        Ok::<_, Box<dyn Error + Send + Sync>>(kg.admin().block(grant.ip(), None, hour)?)
     });
     match locked.await {
         Ok(Ok(_)) => "goodbye",
@@ -110,7 +100,7 @@ async fn log_in() -> (axum::http::StatusCode, &'static str) {
 }
 
 fn create_first_key(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
-    if kg.admin().list_orgs(None, 1)?.is_empty() {
+    if kg.admin().list_orgs(Page::first().limit(1))?.is_empty() {
         kg.admin().create_org("demo")?;
         let created = kg.admin().create_key(CreateKey::new("demo", "first key"))?;
         println!(

@@ -30,7 +30,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use keyguard::http::{IpLimitLayer, KeyGuardLayer, ResponseBody};
-use keyguard::{Config, CreateKey, Grant, IpLimit, KeyGuard, LockScope, Policy};
+use keyguard::{Config, CreateKey, Grant, IpLimit, KeyGuard, LockScope, Page, Policy};
 use tokio::net::TcpListener;
 use tower_layer::Layer;
 
@@ -129,7 +129,7 @@ fn json(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 }
 
 fn create_first_key(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
-    if kg.admin().list_orgs(None, 1)?.is_empty() {
+    if kg.admin().list_orgs(Page::first().limit(1))?.is_empty() {
         kg.admin().create_org("demo")?;
         let created = kg.admin().create_key(CreateKey::new("demo", "first key"))?;
         println!(

@@ -9,7 +9,9 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use keyguard::{Config, CreateKey, HeaderFn, InvalidInput, IpLimit, KeyGuard, LockScope, Request};
+use keyguard::{
+    Config, CreateKey, HeaderFn, InvalidInput, IpLimit, KeyGuard, LockScope, Page, Request,
+};
 use tiny_http::{Header, Response, Server};
 
 fn main() -> ExitCode {
@@ -49,7 +51,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 
 /// Makes an organization and a key in a new data file, and says what to try.
 fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error>> {
-    if !kg.admin().list_orgs(None, 1)?.is_empty() {
+    if !kg.admin().list_orgs(Page::first().limit(1))?.is_empty() {
         println!("Using the keys in {file}. To start anew, remove {file} and {file}.secret.");
         return Ok(());
     }

@@ -51,10 +51,9 @@ fn lead(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
         Ok(_) | Err(AdminError::Conflict(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let key = kg.admin().create_key(CreateKey {
-        rate_limit_per_minute: Some(LIMIT),
-        ..CreateKey::new("scale-out", "shared by all processes")
-    })?;
+    let key = kg.admin().create_key(
+        CreateKey::new("scale-out", "shared by all processes").rate_limit_per_minute(LIMIT),
+    )?;
     let mut workers = Vec::new();
     for _ in 0..PROCESSES {
         workers.push(Worker::start(key.raw_key.expose())?);

@@ -61,8 +61,8 @@ pub mod sizing {
 }
 
 pub use admin::{
-    Admin, AdminError, CreateKey, CreatedKey, ListKeys, ListUsage, RotateKey, Stats, TopKey,
-    UpdateKey, UsageList,
+    Admin, AdminError, CreateKey, CreatedKey, IpTarget, ListUsage, Page, RotateKey, Stats, TopKey,
+    UpdateKey, UpdateOrg,
 };
 pub use counter::IpLimit;
 pub use guard::{Config, Denial, Grant, HeaderFn, Headers, Request, RuleState, Verdict};

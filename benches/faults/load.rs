@@ -207,10 +207,10 @@ impl Figures {
         let node = world.fresh_node()?;
         let mut lost = 0;
         for id in &self.changes.created {
-            lost += usize::from(node.admin().key(*id).is_err());
+            lost += usize::from(node.admin().get_key(*id).is_err());
         }
         for id in &self.changes.revoked {
-            lost += usize::from(node.admin().key(*id).is_ok_and(|key| key.active));
+            lost += usize::from(node.admin().get_key(*id).is_ok_and(|key| key.active));
         }
         Ok(lost)
     }

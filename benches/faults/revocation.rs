@@ -30,10 +30,7 @@ pub(crate) fn measure(world: &World, count: usize) -> Result<Duration, Box<dyn E
 
 fn revoke(world: &World) -> Result<Duration, Box<dyn Error>> {
     let (here, there) = (&world.nodes[0], &world.nodes[1]);
-    let request = CreateKey {
-        rate_limit_per_minute: Some(1_000_000),
-        ..CreateKey::new("acme", "to be revoked")
-    };
+    let request = CreateKey::new("acme", "to be revoked").rate_limit_per_minute(1_000_000);
     let created = here.admin().create_key(request)?;
     let headers = [("X-API-Key", created.raw_key.expose())];
     // It is in the memory of the other node.

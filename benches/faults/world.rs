@@ -35,10 +35,7 @@ impl World {
         let open = || KeyGuard::open(&database.url, config().redis_url(redis.url()));
         let nodes = vec![open()?, open()?];
         nodes[0].admin().create_org("acme")?;
-        let request = CreateKey {
-            rate_limit_per_minute: Some(1_000_000),
-            ..CreateKey::new("acme", "load")
-        };
+        let request = CreateKey::new("acme", "load").rate_limit_per_minute(1_000_000);
         let created = nodes[0].admin().create_keys(&vec![request; KEYS])?;
         let keys = created
             .iter()
@@ -89,6 +86,6 @@ impl World {
 
 fn config() -> Config {
     Config::new("a secret of the faults")
-        .resident_keys(RESIDENT)
+        .key_cache_capacity(RESIDENT)
         .backend_deadline(DEADLINE)
 }

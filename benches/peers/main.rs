@@ -156,10 +156,7 @@ fn resident_mib() -> Result<f64, Failure> {
 fn guard(file: &std::path::Path) -> Result<(KeyGuard, Vec<String>), Failure> {
     let guard = KeyGuard::open(file, Config::new("the secret of a benchmark"))?;
     guard.admin().create_org("benchmark")?;
-    let request = CreateKey {
-        rate_limit_per_minute: Some(100_000_000),
-        ..CreateKey::new("benchmark", "benchmark")
-    };
+    let request = CreateKey::new("benchmark", "benchmark").rate_limit_per_minute(100_000_000);
     let created = guard.admin().create_keys(&vec![request; KEYS])?;
     let keys = created.iter().map(|key| key.raw_key.expose().to_owned());
     let keys = keys.collect();

@@ -25,7 +25,7 @@ pub(crate) fn check(run: &Run) -> Measured {
         .record_usage(false)
         .redis_url(server.url())
         .backend_deadline(Duration::from_secs(10))
-        .limits_fallback(Fallback::Deny);
+        .limiter_fallback(Fallback::Deny);
     let (kg, keys) = run.world.guard("redis.redb", KEYS, UNREACHED, config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -141,8 +141,8 @@ pub(crate) fn fill_windows(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let clock = ManualClock::starting_at(NEW_YEAR);
     let config = Config::new(SECRET).clock(clock.clone()).record_usage(false);
     let config = config
-        .resident_keys(16)
-        .limited_keys(keys.len().max(16))
+        .key_cache_capacity(16)
+        .max_tracked_keys(keys.len().max(16))
         .file_cache_bytes(0);
     let kg = KeyGuard::open(file, config)?;
     // What grows once and not by the key is there before: a tenth of the keys sees to that.

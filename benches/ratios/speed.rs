@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use keyguard::{Config, CreateKey, Headers, KeyGuard, Policy, Route};
+use keyguard::{Config, CreateKey, Headers, KeyGuard, Policy, Route, UpdateOrg};
 
 use crate::Run;
 use crate::measure::{Measured, Random, median, median_ratio, millis, timed, timed_result};
@@ -75,13 +75,14 @@ pub(crate) fn check_rich(run: &Run) -> Measured {
     for number in 0..1_000 {
         let org = format!("org {number}");
         let id = kg.admin().create_org(&org)?.id;
-        kg.admin().set_org_limits(id, ["1000000/min"])?;
-        requests.push(CreateKey {
-            rate_limit_per_minute: Some(UNREACHED),
-            limits: vec!["100000/s".into(), "100000000/day".into()],
-            scopes: vec!["read".into()],
-            ..CreateKey::new(org, "benchmark")
-        });
+        kg.admin()
+            .update_org(UpdateOrg::new(id).limits(["1000000/min"]))?;
+        requests.push(
+            CreateKey::new(org, "benchmark")
+                .rate_limit_per_minute(UNREACHED)
+                .limits(vec!["100000/s", "100000000/day"])
+                .scopes(vec!["read"]),
+        );
     }
     let created = kg.admin().create_keys(&requests)?;
     let keys: Vec<String> = created
@@ -118,7 +119,7 @@ pub(crate) fn locked(run: &Run) -> Measured {
             let _ = kg.check(&headers("nonsense"), ip, "/");
         }
     }
-    let locks = kg.admin().locks().len();
+    let locks = kg.admin().list_blocks().len();
     if locks != 10_000 {
         return Err(format!("{locks} addresses are locked out").into());
     }
@@ -137,8 +138,8 @@ pub(crate) fn check_1m(run: &Run) -> Measured {
     let kg = KeyGuard::open(
         path,
         unrecorded()
-            .resident_keys(keys.len())
-            .limited_keys(2 * keys.len()),
+            .key_cache_capacity(keys.len())
+            .max_tracked_keys(2 * keys.len()),
     )?;
     let order: Vec<usize> = (0..keys.len()).collect();
     let order = Random(1).shuffled(&order);
@@ -197,10 +198,7 @@ pub(crate) fn deny(run: &Run) -> Measured {
     kg.admin().create_org(org)?;
     let mut exhausted = Vec::new();
     for _ in 0..100 {
-        let request = CreateKey {
-            rate_limit_per_minute: Some(60),
-            ..CreateKey::new(org, "full")
-        };
+        let request = CreateKey::new(org, "full").rate_limit_per_minute(60);
         exhausted.push(kg.admin().create_key(request)?.raw_key.expose().to_owned());
     }
     let passes = run.size(4_000);
@@ -232,7 +230,7 @@ pub(crate) fn deny(run: &Run) -> Measured {
 /// same unrecorded. A dropped event fails the row.
 pub(crate) fn logged(run: &Run) -> Measured {
     // Some millions a second wait for one commit.
-    let config = Config::new(SECRET).usage_queue(4 << 20);
+    let config = Config::new(SECRET).usage_queue_capacity(4 << 20);
     let (logged, logged_keys) = run.world.guard("logged.redb", 100, UNREACHED, config)?;
     let (bare, bare_keys) = run.world.guard("bare.redb", 100, UNREACHED, unrecorded())?;
     let requests = run.size(4_000_000);

@@ -103,10 +103,7 @@ fn many_keys(path: &Path, count: usize) -> Result<Vec<String>, Box<dyn Error>> {
 }
 
 fn limited(org: &str, per_minute: u32) -> CreateKey {
-    CreateKey {
-        rate_limit_per_minute: Some(per_minute),
-        ..CreateKey::new(org, "benchmark")
-    }
+    CreateKey::new(org, "benchmark").rate_limit_per_minute(per_minute)
 }
 
 /// What a client sends, with its key last.

@@ -52,18 +52,16 @@ fn report(name: &str, value: f64, unit: &str) {
 }
 
 fn keys(kg: &KeyGuard, count: usize, request: &CreateKey) -> Result<Vec<String>, Box<dyn Error>> {
-    kg.admin().create_org(&request.org_name)?;
+    kg.admin().create_org("acme")?;
     let created = kg.admin().create_keys(&vec![request.clone(); count])?;
     let keys = created.iter().map(|key| key.raw_key.expose().to_owned());
     Ok(keys.collect())
 }
 
 fn request(per_minute: u32, limits: &[&str]) -> CreateKey {
-    CreateKey {
-        rate_limit_per_minute: Some(per_minute),
-        limits: limits.iter().map(|&limit| limit.to_owned()).collect(),
-        ..CreateKey::new("acme", "sizing")
-    }
+    CreateKey::new("acme", "sizing")
+        .rate_limit_per_minute(per_minute)
+        .limits(limits.iter().copied())
 }
 
 /// Bytes of a key's counters, each hit in a grain of its own.
@@ -167,7 +165,7 @@ fn usage(requests: usize) -> Done {
 
     let server = Server::start();
     let database = server.database();
-    let config = Config::new(SECRET).usage_queue(requests.max(1_000));
+    let config = Config::new(SECRET).usage_queue_capacity(requests.max(1_000));
     let kg = KeyGuard::open(&database.url, config)?;
     let keys = keys(&kg, KEYS, &request(UNREACHED, &[]))?;
     let began = Instant::now();

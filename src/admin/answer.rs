@@ -9,14 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Admin, AdminError, CreateKey, CreatedKey, ListKeys, RotateKey, Stats, UpdateKey, given,
+    Admin, AdminError, CreateKey, CreatedKey, IpTarget, Page, RotateKey, Stats, UpdateKey,
+    UpdateOrg, nullable,
 };
 use crate::guard::{self, KeySource, Request, RuleState, Verdict};
 use crate::input::InvalidInput;
-use crate::lockout::LockScope;
-use crate::model::{Key, Org, OrgId, Reason};
+use crate::model::{Key, KeyId, Org, OrgId, Reason};
 use crate::net::ClientIp;
-use crate::net::IpKey;
 use crate::store::with_causes;
 use crate::time::LockDuration;
 use crate::time::Timestamp;
@@ -70,10 +69,14 @@ pub(crate) enum Command {
         whose: Whose,
         rule: Option<String>,
     },
-    LimitOverride {
+    OverrideLimit {
         key: String,
         rule: String,
-        duration: Option<String>,
+        duration: String,
+    },
+    RestoreLimit {
+        key: String,
+        rule: String,
     },
     Reload,
     Audit {
@@ -82,12 +85,34 @@ pub(crate) enum Command {
     },
 }
 
+/// The keys to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ListKeys {
+    /// Only keys of this organization.
+    pub(crate) org_id: Option<OrgId>,
+    /// Only keys with a greater id: the last of the page before.
+    pub(crate) after: Option<KeyId>,
+    /// The maximum number of keys.
+    pub(crate) limit: usize,
+}
+
+impl Default for ListKeys {
+    fn default() -> Self {
+        Self {
+            org_id: None,
+            after: None,
+            limit: PAGE,
+        }
+    }
+}
+
 /// A rotation to carry out.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Rotation {
     pub(crate) key: String,
     pub(crate) grace: String,
-    #[serde(default, with = "given", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "nullable", skip_serializing_if = "Option::is_none")]
     pub(crate) expires_at: Option<Option<Timestamp>>,
     /// The text that was prepared; a new one if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,7 +240,7 @@ impl From<AdminError> for Failure {
         let code = match &error {
             AdminError::Invalid(_) | AdminError::Policy(_) => FailureCode::Invalid,
             AdminError::NotFound(_) => FailureCode::NotFound,
-            AdminError::Conflict(_) | AdminError::Done { .. } => FailureCode::Conflict,
+            AdminError::Conflict(_) | AdminError::AlreadyDone { .. } => FailureCode::Conflict,
             AdminError::Ambiguous { .. } => FailureCode::Ambiguous,
             AdminError::Damaged(_) => FailureCode::Damaged,
             AdminError::Unavailable(_) => FailureCode::Unavailable,
@@ -224,7 +249,7 @@ impl From<AdminError> for Failure {
         match error {
             AdminError::Invalid(invalid) => failure.field = Some(invalid.field().to_owned()),
             AdminError::Ambiguous { candidates, .. } => failure.candidates = candidates,
-            AdminError::Done { subject } => failure.id = subject,
+            AdminError::AlreadyDone { subject } => failure.id = subject,
             _ => {}
         }
         failure
@@ -329,16 +354,16 @@ impl Admin {
         match command {
             Command::CreateOrg { org_name } => reply(OrgReply::from(self.create_org(&org_name)?)),
             Command::ListOrgs { after, limit } => {
-                let orgs = self.list_orgs(after, limit.min(PAGE))?;
+                let orgs = self.list_orgs(up_to(after, limit))?;
                 page(orgs.into_iter().map(|org| Ok(OrgReply::from(org))))
             }
-            Command::FindOrg { id } => reply(OrgReply::from(self.org(id)?)),
+            Command::FindOrg { id } => reply(OrgReply::from(self.get_org(id)?)),
             Command::SuspendOrg { org_name } => {
-                let id = self.org_named(&org_name)?.id;
+                let id = self.find_org(&org_name)?.id;
                 reply(OrgReply::from(self.suspend_org(id)?))
             }
             Command::ResumeOrg { org_name } => {
-                let id = self.org_named(&org_name)?.id;
+                let id = self.find_org(&org_name)?.id;
                 reply(OrgReply::from(self.resume_org(id)?))
             }
             Command::CreateKey(request) => self.new_key_reply(self.create_key(request)?),
@@ -352,7 +377,7 @@ impl Admin {
             Command::RotateKey(rotation) => {
                 let request = self.rotation(&rotation)?;
                 self.new_key_reply(match rotation.raw_key {
-                    None => self.rotate(request)?,
+                    None => self.rotate_key(request)?,
                     Some(text) => {
                         self.rotate_to(request, text.parse().map_err(AdminError::from)?)?
                     }
@@ -369,75 +394,73 @@ impl Admin {
             }
             Command::Check(check) => self.check_for(&check),
             Command::Block(block) => self.block_for(&block),
-            Command::Unblock { ip, path } => {
-                reply(self.unblock(self.network(&ip)?, path.as_deref())?)
-            }
-            Command::ListBlocks => reply(self.locks()),
+            Command::Unblock { ip, path } => reply(self.unblock(target(&ip)?, path.as_deref())?),
+            Command::ListBlocks => reply(self.list_blocks()),
             Command::UpdateOrg { org_name, limits } => {
-                let id = self.org_named(&org_name)?.id;
-                reply(OrgReply::from(self.set_org_limits(id, limits)?))
+                let id = self.find_org(&org_name)?.id;
+                let change = UpdateOrg::new(id).limits(limits);
+                reply(OrgReply::from(self.update_org(change)?))
             }
             Command::Limits(whose) => self.look_at_limits(whose),
             Command::Reset { whose, rule } => {
                 match &whose {
-                    Whose::Key(key) => self.reset(self.find_key(key)?.id, rule.as_deref())?,
-                    Whose::Ip(ip) => self.reset_ip(self.network(ip)?)?,
+                    Whose::Key(key) => self.reset_key(self.find_key(key)?.id, rule.as_deref())?,
+                    Whose::Ip(ip) => self.reset_ip(target(ip)?)?,
                 }
                 self.look_at_limits(whose)
             }
-            Command::LimitOverride {
+            Command::OverrideLimit {
                 key,
                 rule,
                 duration,
             } => {
                 let id = self.find_key(&key)?.id;
-                self.key_reply(match duration {
-                    Some(text) => {
-                        let time: LockDuration = text.parse().map_err(AdminError::from)?;
-                        self.lift(id, &rule, time)?
-                    }
-                    None => self.end_lift(id, &rule)?,
-                })
+                let duration = duration.parse().map_err(AdminError::from)?;
+                self.key_reply(self.override_limit(id, &rule, duration)?)
+            }
+            Command::RestoreLimit { key, rule } => {
+                let id = self.find_key(&key)?.id;
+                self.key_reply(self.restore_limit(id, &rule)?)
             }
             Command::Reload => {
                 self.reload()?;
                 reply(Reloaded { reloaded: true })
             }
             Command::Audit { before, limit } => {
-                page(self.audit(before, limit.min(PAGE))?.into_iter().map(Ok))
+                page(self.list_audit(up_to(before, limit))?.into_iter().map(Ok))
             }
         }
     }
 
     fn look_at_limits(&self, whose: Whose) -> Result<Value, Failure> {
         reply(match whose {
-            Whose::Key(key) => self.peek(self.find_key(&key)?.id)?,
-            Whose::Ip(ip) => self.peek_ip(self.network(&ip)?),
+            Whose::Key(key) => self.key_limits(self.find_key(&key)?.id)?,
+            Whose::Ip(ip) => self.ip_limits(target(&ip)?)?,
         })
     }
 
-    fn list(&self, mut request: ListKeys) -> Result<Value, Failure> {
-        request.limit = request.limit.min(PAGE);
+    fn list(&self, request: ListKeys) -> Result<Value, Failure> {
         let mut names = HashMap::new();
         let listed = |key: Key| {
             let org_name: &String = match names.entry(key.org_id) {
                 Entry::Occupied(name) => name.into_mut(),
-                Entry::Vacant(place) => place.insert(self.org(key.org_id)?.name),
+                Entry::Vacant(place) => place.insert(self.get_org(key.org_id)?.name),
             };
             let org_name = org_name.clone();
             Ok(ListedKey { key, org_name })
         };
-        page(self.list_keys(request)?.into_iter().map(listed))
+        let keys = self.list_keys(request.org_id, up_to(request.after, request.limit))?;
+        page(keys.into_iter().map(listed))
     }
 
     fn key_reply(&self, key: Key) -> Result<Value, Failure> {
-        let org_name = self.org(key.org_id)?.name;
+        let org_name = self.get_org(key.org_id)?.name;
         reply(ListedKey { key, org_name })
     }
 
     fn new_key_reply(&self, created: CreatedKey) -> Result<Value, Failure> {
         let CreatedKey { key, raw_key } = created;
-        let org_name = self.org(key.org_id)?.name;
+        let org_name = self.get_org(key.org_id)?.name;
         let raw_key = raw_key.expose().to_owned();
         reply(NewKeyReply {
             key,
@@ -492,39 +515,18 @@ impl Admin {
     }
 
     fn block_for(&self, block: &Block) -> Result<Value, Failure> {
-        let time: LockDuration = block.duration.parse().map_err(AdminError::from)?;
-        let network = self.network(&block.ip)?;
-        self.require_native(&block.ip)?;
-        let (path, scope) = match &block.path {
-            Some(path) => (path.as_str(), LockScope::Path),
-            None => ("/", LockScope::Global),
-        };
-        reply(self.block_network(network, path, time, scope)?)
+        let duration: LockDuration = block.duration.parse().map_err(AdminError::from)?;
+        reply(self.block(target(&block.ip)?, block.path.as_deref(), duration)?)
     }
+}
 
-    /// Refuses a network of which clients count as the IPv4 addresses inside.
-    fn require_native(&self, text: &str) -> Result<(), AdminError> {
-        let compiled = self.guard.compiled();
-        let net = text.parse().ok();
-        match net.and_then(|net| compiled.policy.nat64_prefixes.overlapping(net)) {
-            None => Ok(()),
-            Some(prefix) => Err(AdminError::from(InvalidInput::new(
-                "ip",
-                format!("clients under `{prefix}` count as IPv4 addresses; give one of those"),
-            ))),
-        }
-    }
+fn target(ip: &str) -> Result<IpTarget, AdminError> {
+    Ok(ip.parse()?)
+}
 
-    /// What a client is counted and locked as, by its address or as listings show it.
-    fn network(&self, text: &str) -> Result<IpKey, AdminError> {
-        if let Ok(ip) = text.parse::<ClientIp>() {
-            let ip = self.guard.compiled().policy.nat64_prefixes.canonical(ip);
-            if let Some(network) = IpKey::of(ip) {
-                return Ok(network);
-            }
-        }
-        Ok(text.parse()?)
-    }
+fn up_to<Id>(after: Option<Id>, limit: usize) -> Page<Id> {
+    let limit = limit.min(PAGE);
+    Page { after, limit }
 }
 
 /// The most rows of one reply.

@@ -1,59 +1,39 @@
-//! The methods of [`Admin`] that lock clients out by hand.
+//! Administration of locks.
 
 use serde_json::json;
 
-use super::{Admin, AdminError};
+use super::{Admin, AdminError, IpTarget};
 use crate::guard::refuses;
-use crate::input::InvalidInput;
 use crate::lockout::{Lock, LockCause, LockScope, Refuses};
 use crate::model::Method;
-use crate::net::ClientIp;
-use crate::net::IpKey;
 use crate::policy::path;
 use crate::time::LockDuration;
 
 impl Admin {
-    /// Locks a client out for a time, of everything or of `path`. In force and durable when this
-    /// returns. A client that is locked out of the same for longer stays so.
+    /// Locks a client out for a time: of `path`, or of everything if `path` is `None`.
+    ///
+    /// A client that is locked out of the same for longer stays so.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`], which stands for many, or for a time of day
-    /// without a time zone; [`AdminError::Conflict`] if there are too many locks.
+    /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`](crate::ClientIp::LOCAL), which stands for many
+    /// clients, and for a time of day without a time zone; [`AdminError::Conflict`] if there are
+    /// [`Config::max_locks`](crate::Config::max_locks) locks.
     pub fn block(
         &self,
-        ip: impl Into<ClientIp>,
-        path: &str,
-        time: LockDuration,
-        scope: LockScope,
+        ip: impl Into<IpTarget>,
+        path: Option<&str>,
+        duration: LockDuration,
     ) -> Result<Lock, AdminError> {
-        let ip = self
-            .guard
-            .compiled()
-            .policy
-            .nat64_prefixes
-            .canonical(ip.into());
-        let network = IpKey::of(ip).ok_or_else(|| {
-            InvalidInput::new(
-                "ip",
-                "stands for every client of a Unix socket; give an address",
-            )
-        })?;
-        self.block_network(network, path, time, scope)
-    }
-
-    pub(super) fn block_network(
-        &self,
-        network: IpKey,
-        path: &str,
-        time: LockDuration,
-        scope: LockScope,
-    ) -> Result<Lock, AdminError> {
+        let network = self.lockable_ip_key(ip.into())?;
         let now = self.guard.now();
         let lockouts = self.guard.lockouts();
-        let until = time.ends_at(now, lockouts.zone())?;
+        let until = duration.ends_at(now, lockouts.zone())?;
         let lock = Lock {
             network,
-            refuses: refuses(scope, path),
+            refuses: match path {
+                Some(path) => refuses(LockScope::Path, path),
+                None => Refuses::All,
+            },
             cause: LockCause::Manual,
             since: now,
             until,
@@ -65,42 +45,48 @@ impl Admin {
         let blocked = lockouts.block(self.guard.store(), lock, &audit)?;
         blocked.ok_or_else(|| {
             AdminError::Conflict(
-                "there are as many locks as there can be; unblock some, or raise \
-                 `Config::locked_addresses`"
+                "the maximum number of locks is reached; unblock some, or raise `Config::max_locks`"
                     .into(),
             )
         })
     }
 
-    /// Ends the locks of a client, all of them or those of `path` and of the routes that match it, and
-    /// forgets its failures. Returns those it ended, which are durably gone then.
+    /// Ends locks of a client, and forgets its failed authentications. Returns the ended locks.
+    ///
+    /// With a `path` only the locks of that path and of the routes that match it end.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`] if it has none.
-    pub fn unblock(&self, network: IpKey, path: Option<&str>) -> Result<Vec<Lock>, AdminError> {
+    /// [`AdminError::NotFound`] if there is no such lock; [`AdminError::Invalid`] for
+    /// [`ClientIp::LOCAL`](crate::ClientIp::LOCAL).
+    pub fn unblock(
+        &self,
+        ip: impl Into<IpTarget>,
+        path: Option<&str>,
+    ) -> Result<Vec<Lock>, AdminError> {
+        let network = self.ip_key(ip)?;
         let lockouts = self.guard.lockouts();
         let (store, limiter) = (self.guard.store(), self.guard.limiter());
         let details = json!({ "network": network, "path": path });
         let audit = self.audit_context("unblock", None, details);
         let compiled = self.guard.compiled();
-        let place = path.map(|path| (path::normalised(path), compiled.place(path, Method::Other)));
-        let meant = |refuses: &Refuses| match (&place, refuses) {
+        let matched =
+            path.map(|path| (path::normalised(path), compiled.place(path, Method::Other)));
+        let is_meant = |refuses: &Refuses| match (&matched, refuses) {
             (None, _) => true,
             (Some((path, _)), Refuses::Path(locked)) => path == locked,
-            (Some((_, place)), Refuses::Route(name)) => {
-                place.routes.iter().any(|route| *route.name == **name)
+            (Some((_, matched)), Refuses::Route(name)) => {
+                matched.routes.iter().any(|route| *route.name == **name)
             }
             _ => false,
         };
-        let ended = lockouts.unblock(store, limiter, network, meant, &audit)?;
+        let ended = lockouts.unblock(store, limiter, network, is_meant, &audit)?;
         if !ended.is_empty() {
             return Ok(ended);
         }
         let parent = network.parent();
-        let now = self.guard.now();
         let is_around = |lock: &Lock| lock.network == parent && parent != network;
         Err(AdminError::NotFound(
-            if lockouts.active(now).iter().any(is_around) {
+            if self.list_blocks().iter().any(is_around) {
                 format!("{network} has no such lock of its own, but {parent} around it is locked")
             } else {
                 format!("{network} has no such lock")
@@ -108,8 +94,8 @@ impl Admin {
         ))
     }
 
-    /// Every lock that is in force, by network.
-    pub fn locks(&self) -> Vec<Lock> {
+    /// Returns every lock in force, manual and automatic, by network.
+    pub fn list_blocks(&self) -> Vec<Lock> {
         self.guard.lockouts().active(self.guard.now())
     }
 }

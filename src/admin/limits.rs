@@ -1,74 +1,143 @@
-//! The methods of [`Admin`] that concern limits: how they stand, what resets or lifts them, and
-//! the policy.
+//! Administration of limits and of the policy.
 
 use serde_json::json;
 
-use super::{Admin, AdminError};
-use crate::guard::rules;
-use crate::limit;
-use crate::limiter::{Demand, Subjects};
-use crate::model::{Key, KeyId, LimitOverride, Org, OrgId};
-use crate::net::IpKey;
+use super::{Admin, AdminError, IpTarget};
+use crate::counter::{CounterId, Rule, Subject, SubjectId};
+use crate::guard::{RuleState, is_overridden, rules, strike_rule};
+use crate::limiter::{CounterSets, Demand, Subjects};
+use crate::lockout::AuthFailure;
+use crate::model::{Key, KeyId, LimitOverride, Org, Reason};
 use crate::policy::Policy;
 use crate::store::{KeyChange, NewOverride, OrgChange};
-use crate::time::LockDuration;
-use crate::time::Timestamp;
+use crate::time::{LockDuration, Timestamp};
 
 impl Admin {
-    /// Gives an organization limits that all of its keys share, in place of those it has; each as
-    /// [`Limit`](crate::Limit) reads it. In force when this returns.
+    /// Returns the current state of the limits of a key: its own, those of its organization and those
+    /// of routes. Consumes nothing.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] for a limit, [`AdminError::NotFound`]
-    pub fn set_org_limits<T: AsRef<str>>(
-        &self,
-        id: OrgId,
-        limits: impl IntoIterator<Item = T>,
-    ) -> Result<Org, AdminError> {
-        let limits = limit::list(limits)?;
-        let details = json!({ "limits": limits });
-        let change = OrgChange {
-            limits: Some(limits),
-            ..OrgChange::default()
-        };
-        self.change_org(id, change, "set_org_limits", details)
+    /// [`AdminError::NotFound`]
+    pub fn key_limits(&self, id: KeyId) -> Result<Vec<RuleState>, AdminError> {
+        let (key, org) = self.key_and_org(id)?;
+        let now = self.guard.now();
+        let mut rules = self.rules_of(&key, &org);
+        rules.retain(|rule| !is_overridden(rule, &key, &org, now));
+        self.with_subjects(&key, &rules, |subjects| self.states(subjects, &rules))
     }
 
-    /// Forgets what was counted of a client: requests under limits by address, and failed
-    /// authentications. Locks stay: see [`Admin::unblock`].
+    /// Returns the current state of the limits of an IP address: failed authentications, and the
+    /// limits of routes by address. Consumes nothing.
     ///
     /// # Errors
-    /// [`AdminError::Unavailable`]
-    pub fn reset_ip(&self, network: IpKey) -> Result<(), AdminError> {
+    /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`](crate::ClientIp::LOCAL).
+    pub fn ip_limits(&self, ip: impl Into<IpTarget>) -> Result<Vec<RuleState>, AdminError> {
+        let network = self.ip_key(ip)?;
+        let compiled = self.guard.compiled();
+        let threshold = self.guard.lockouts().threshold(&compiled.policy.lockout);
+        let failures = [AuthFailure::BadKey, AuthFailure::MissingKey];
+        let failures = failures.map(|failure| strike_rule(failure, threshold));
+        let of_routes = compiled.routes().flat_map(|route| route.ip_rules.clone());
+        let rules: Vec<Rule> = failures.into_iter().chain(of_routes).collect();
+        Ok(self.states(Subjects::Address(network), &rules))
+    }
+
+    /// Resets the counters of a key: of all its limits, or of the limit named `rule`.
+    ///
+    /// Limits of the organization are shared, and are reset by their name only, such as
+    /// `org 600/min`. Concurrent requests still count, and [`Grant::settle`](crate::Grant::settle)
+    /// gives nothing back for requests admitted before.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`] for the key, or if it has no limit of this name.
+    pub fn reset_key(&self, id: KeyId, rule: Option<&str>) -> Result<(), AdminError> {
+        let (key, org) = self.key_and_org(id)?;
+        let all = self.rules_of(&key, &org);
+        let is_meant = |known: &&Rule| match rule {
+            None => known.subject == Subject::Key,
+            Some(name) => known.name() == name,
+        };
+        let rules: Vec<Rule> = all.iter().filter(is_meant).cloned().collect();
+        if let (true, Some(name)) = (rules.is_empty(), rule) {
+            return Err(no_such_limit(name, all.iter().map(Rule::name)));
+        }
+        let counter = |rule: &Rule| match rule.subject {
+            Subject::Org => (SubjectId::org(org.id), CounterId::of(rule)),
+            _ => (SubjectId::key(key.id), CounterId::of(rule)),
+        };
+        let stored: Vec<_> = rules.iter().map(counter).collect();
+        let audit = self.audit_context("reset_key", Some(id.0), json!({ "rule": rule }));
+        self.with_subjects(&key, &rules, |subjects| {
+            // The other counters of the key are in memory by now, and an orderly stop stores them again.
+            self.guard.store().delete_counters(&stored, &audit)?;
+            let limiter = self.guard.limiter();
+            Ok::<_, AdminError>(limiter.reset(Demand::new(subjects, &[&rules]))?)
+        })??;
+        Ok(self.guard.recorder().flush_store()?)
+    }
+
+    /// Resets the counters of an IP address: requests under limits by address, and failed
+    /// authentications. Locks stay; [`Admin::unblock`] ends them.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`](crate::ClientIp::LOCAL).
+    pub fn reset_ip(&self, ip: impl Into<IpTarget>) -> Result<(), AdminError> {
+        let network = self.ip_key(ip)?;
         let audit = self.audit_context("reset_ip", None, json!({ "network": network }));
         self.guard.store().append_audit(&audit)?;
         let demand = Demand::new(Subjects::Address(network), &[]);
         Ok(self.guard.limiter().reset(demand)?)
     }
 
-    /// Lifts a limit of a key for a time: it neither refuses nor counts meanwhile. One that its
-    /// organization shares is lifted for all of its keys. The limits of routes are not lifted: they
-    /// are a matter of the policy.
+    /// Overrides the limit named `rule` of a key for a time: it neither refuses nor counts.
+    ///
+    /// A limit of the organization is overridden for all of its keys. Limits of routes cannot be
+    /// overridden.
     ///
     /// # Errors
     /// [`AdminError::NotFound`] for the key, or if it has no limit of this name;
     /// [`AdminError::Invalid`] for a time of day without a time zone.
-    pub fn lift(&self, id: KeyId, rule: &str, time: LockDuration) -> Result<Key, AdminError> {
-        let now = self.guard.now();
-        let zone = self.guard.lockouts().zone();
-        let until = time.ends_at(now, zone)?;
-        self.set_lift(id, rule, until, "lift")
+    pub fn override_limit(
+        &self,
+        id: KeyId,
+        rule: &str,
+        duration: LockDuration,
+    ) -> Result<Key, AdminError> {
+        let until = duration.ends_at(self.guard.now(), self.guard.lockouts().zone())?;
+        self.set_override(id, rule, until, "override_limit")
     }
 
-    /// Ends a lift: the limit is in force again when this returns.
+    /// Ends the override of the limit named `rule`.
     ///
     /// # Errors
-    /// As [`Admin::lift`].
-    pub fn end_lift(&self, id: KeyId, rule: &str) -> Result<Key, AdminError> {
-        self.set_lift(id, rule, self.guard.now(), "end_lift")
+    /// [`AdminError::NotFound`] for the key, or if it has no limit of this name.
+    pub fn restore_limit(&self, id: KeyId, rule: &str) -> Result<Key, AdminError> {
+        self.set_override(id, rule, self.guard.now(), "restore_limit")
     }
 
-    fn set_lift(
+    /// Replaces the policy in force. It is not stored. Decisions that have begun go on under the old
+    /// policy.
+    pub fn set_policy(&self, policy: Policy) {
+        self.guard.policies().replace(policy);
+    }
+
+    /// Reads [`Config::policy_file`](crate::Config::policy_file) again and puts it in force.
+    ///
+    /// # Errors
+    /// [`AdminError::Policy`] for the content of the file; [`AdminError::Conflict`] if no file is set.
+    /// The policy in force stays.
+    pub fn reload(&self) -> Result<(), AdminError> {
+        let audit = self.audit_context("reload", None, json!({}));
+        let note = || Ok::<_, AdminError>(self.guard.store().append_audit(&audit)?);
+        match self.guard.policies().reload(note)? {
+            true => Ok(()),
+            false => Err(AdminError::Conflict(
+                "no policy file is set: `keyguard serve --policy`, or `Config::policy_file`, names one".into(),
+            )),
+        }
+    }
+
+    fn set_override(
         &self,
         id: KeyId,
         rule: &str,
@@ -80,7 +149,7 @@ impl Admin {
         let Some(found) = found.iter().find(|known| known.name() == rule) else {
             return Err(no_such_limit(rule, found.iter().map(|rule| rule.name())));
         };
-        let lift = NewOverride {
+        let limit_override = NewOverride {
             limit_override: LimitOverride {
                 rule: rule.to_owned(),
                 until,
@@ -88,56 +157,84 @@ impl Admin {
             now: self.guard.now(),
         };
         let details = json!({ "key_id": id, "rule": rule, "until": until });
-        if found.subject == crate::counter::Subject::Org {
+        if found.subject == Subject::Org {
             let change = OrgChange {
-                limit_override: Some(lift),
+                limit_override: Some(limit_override),
                 ..OrgChange::default()
             };
             self.change_org(org.id, change, action, details)?;
-            return Ok(key.seen_at(self.guard.now()));
+            return Ok(self.shown(key));
         }
         let change = KeyChange {
-            limit_override: Some(lift),
+            limit_override: Some(limit_override),
             ..KeyChange::default()
         };
         self.change_key(id, change, action, details)
     }
 
-    /// Puts a policy in force, in place of the one that is. Decisions that begin after this returns
-    /// go by it; none is disturbed. It is not stored.
-    pub fn set_policy(&self, policy: Policy) {
-        self.guard.policies().replace(policy);
+    fn key_and_org(&self, id: KeyId) -> Result<(Key, Org), AdminError> {
+        let key = self.guard.store().key(id)?;
+        let org = self.guard.store().org(key.org_id)?;
+        Ok((key, org))
     }
 
-    /// Reads the file of [`Config::policy_file`](crate::Config::policy_file) again and puts it in
-    /// force.
-    ///
-    /// # Errors
-    /// [`AdminError::Policy`] for what the file says; [`AdminError::Conflict`] if there is none. The
-    /// policy then stays as it was.
-    pub fn reload(&self) -> Result<(), AdminError> {
-        let audit = self.audit_context("reload", None, json!({}));
-        let note = || Ok::<_, AdminError>(self.guard.store().append_audit(&audit)?);
-        match self.guard.policies().reload(note)? {
-            true => Ok(()),
-            false => Err(AdminError::Conflict(
-                "no policy file is set: `keyguard serve --policy`, or `Config::policy_file`, names one".into(),
-            )),
-        }
+    /// The limits of a key and its organization, and those that routes set for it.
+    fn rules_of(&self, key: &Key, org: &Org) -> Vec<Rule> {
+        let compiled = self.guard.compiled();
+        let mut all = rules(key, org, &compiled);
+        all.extend(compiled.routes().flat_map(|route| route.key_rules.clone()));
+        all
+    }
+
+    fn states(&self, subjects: Subjects<'_>, rules: &[Rule]) -> Vec<RuleState> {
+        let states = self.guard.limiter().states(Demand::new(subjects, &[rules]));
+        let states = rules.iter().zip(states);
+        states
+            .map(|(rule, (state, _))| RuleState::new(rule, state))
+            .collect()
+    }
+
+    fn with_subjects<T>(
+        &self,
+        key: &Key,
+        rules: &[Rule],
+        look: impl FnOnce(Subjects<'_>) -> T,
+    ) -> Result<T, AdminError> {
+        let attach = |id| self.guard.attach(id, None).map_err(not_attached);
+        let of_key = attach(SubjectId::key(key.id))?;
+        let of_org = match rules.iter().any(|rule| rule.subject == Subject::Org) {
+            true => Some(attach(SubjectId::org(key.org_id))?),
+            false => None,
+        };
+        Ok(look(Subjects::Key(CounterSets {
+            key: &of_key,
+            org: of_org.as_ref(),
+            org_id: key.org_id,
+        })))
     }
 }
 
+/// The error for a name that no limit has. It contains the name only if it looks like one: a key may
+/// have been passed by mistake.
 pub(crate) fn no_such_limit(rule: &str, names: impl Iterator<Item = String>) -> AdminError {
     let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
-    // Shown only if it is formed like a name: who mixes up two fields may have given a key.
     let is_name = rule.len() <= 80 && !rule.contains("kg_");
-    let what = if is_name {
+    let rule = if is_name {
         format!("`{rule}`")
     } else {
         "that".to_owned()
     };
     AdminError::NotFound(format!(
-        "there is no limit named {what}; the key has {}",
+        "there is no limit named {rule}; the key has {}",
         names.join(", ")
     ))
+}
+
+fn not_attached(reason: Reason) -> AdminError {
+    match reason {
+        Reason::Overloaded => AdminError::Conflict(
+            "the maximum number of keys is being limited; raise `Config::max_tracked_keys`".into(),
+        ),
+        _ => AdminError::Unavailable("the counters of the key cannot be read".into()),
+    }
 }

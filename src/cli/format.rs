@@ -52,7 +52,7 @@ fn key_lines(panel: Panel, key: &Key) -> Panel {
     if !key.allowed_ips.is_empty() {
         panel = panel.line("accepted from", key.allowed_ips.texts().join(", "));
     }
-    for waived in &key.lifts {
+    for waived in &key.overrides {
         let text = format!("{} until {}", waived.rule, seconds(waived.until));
         panel = panel.line("overridden", text);
     }

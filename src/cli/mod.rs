@@ -68,6 +68,8 @@ enum Subcommands {
     Reset(reset::Opts),
     /// Waive a limit of a key for a period
     OverrideLimit(override_limit::Opts),
+    /// End the override of a limit
+    RestoreLimit(restore_limit::Opts),
     /// Lock out an IP address
     Block(block::Opts),
     /// Remove the locks of an IP address
@@ -138,6 +140,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::Limits(opts) => limits::run(cli, opts),
         Subcommands::Reset(opts) => reset::run(cli, opts),
         Subcommands::OverrideLimit(opts) => override_limit::run(cli, opts),
+        Subcommands::RestoreLimit(opts) => restore_limit::run(cli, opts),
         Subcommands::Block(opts) => block::run(cli, opts),
         Subcommands::Unblock(opts) => unblock::run(cli, opts),
         Subcommands::ListBlocks => list_blocks::run(cli),

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::admin::CreateKey;
+use crate::admin::{CreateKey, Page};
 use crate::guard::Config;
 use crate::keyguard::KeyGuard;
 use crate::limit::Limit;
@@ -283,11 +283,11 @@ fn read_and_remove(path: &Path) -> Vec<u8> {
 /// A guard that is made and dropped quickly.
 fn small() -> Config {
     Config::new("fuzz")
-        .resident_keys(16)
-        .limited_keys(16)
-        .usage_queue(1_024)
-        .locked_addresses(16)
-        .counted_addresses(16)
+        .key_cache_capacity(16)
+        .max_tracked_keys(16)
+        .usage_queue_capacity(1_024)
+        .max_locks(16)
+        .max_tracked_ips(16)
         .file_cache_bytes(1 << 20)
         .socket(false)
 }
@@ -309,9 +309,9 @@ fn use_all(kg: &KeyGuard) {
         crate::guard::Request::new(&[("", ""); 0], ClientIp::LOCAL, "/"),
     );
     let _ = kg.admin().revoke_key(KeyId(3));
-    let _ = kg.admin().list_keys(crate::admin::ListKeys::default());
-    let _ = kg.admin().list_orgs(None, 100);
-    let _ = kg.admin().usage(crate::admin::ListUsage::default());
+    let _ = kg.admin().list_keys(None, Page::first());
+    let _ = kg.admin().list_orgs(Page::first());
+    let _ = kg.admin().list_usage(crate::admin::ListUsage::new());
     let _ = kg.admin().stats();
 }
 

@@ -138,8 +138,8 @@ pub(super) fn store(
             let url = String::from_utf8_lossy(url.expose());
             let options = PostgresOptions {
                 deadline: config.backend_deadline,
-                connections: config.database_connections,
-                stale_for: config.keys_stale_for,
+                connections: config.max_database_connections,
+                stale_for: config.max_key_staleness,
                 clock: config.clock.clone(),
             };
             let store = PostgresStore::open(&url, secret.fingerprint(), options)?;
@@ -159,8 +159,8 @@ pub(super) fn limiter(
     let memory = MemoryLimiter::new(
         config.clock.clone(),
         config.quota_time_zone.clone(),
-        config.limited_keys,
-        config.counted_addresses,
+        config.max_tracked_keys,
+        config.max_tracked_ips,
     );
     let Some(url) = &config.redis_url else {
         return Ok(Arc::new(memory));
@@ -192,7 +192,7 @@ fn redis_limiter(
     memory: MemoryLimiter,
     leads: bool,
 ) -> Result<Arc<dyn Limiter>, OpenError> {
-    let (deadline, fallback) = (config.backend_deadline, config.limits_fallback);
+    let (deadline, fallback) = (config.backend_deadline, config.limiter_fallback);
     let limiter = RedisLimiter::open(url, secret, deadline, fallback, memory)?;
     if leads {
         limiter.sync_clock();

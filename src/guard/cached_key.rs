@@ -44,8 +44,8 @@ impl Guard {
                 .flatten()
                 .min()
                 .unwrap_or(Timestamp::MAX),
-            reload_at: lifts(&key, &org, now)
-                .map(|lift| lift.until)
+            reload_at: overrides(&key, &org, now)
+                .map(|limit_override| limit_override.until)
                 .min()
                 .unwrap_or(Timestamp::MAX),
             group: self.attach(SubjectId::key(key.id), balances.as_deref())?,
@@ -58,7 +58,7 @@ impl Guard {
                 .any(|rule| rule.limit.period == Period::Concurrent),
             rules: all_rules
                 .into_iter()
-                .filter(|rule| !is_lifted(rule, &key, &org, now))
+                .filter(|rule| !is_overridden(rule, &key, &org, now))
                 .collect(),
             is_bound: !key.allowed_ips.is_empty(),
             backends: Arc::clone(&self.backends),
@@ -87,7 +87,7 @@ impl Guard {
     }
 }
 
-/// The limits of a key and of its organization, lifted or not.
+/// The limits of a key and of its organization, overridden or not.
 pub(crate) fn rules(key: &Key, org: &Org, compiled: &CompiledPolicy) -> Vec<Rule> {
     let mut rules = vec![Rule {
         is_default: true,
@@ -103,19 +103,19 @@ pub(crate) fn rules(key: &Key, org: &Org, compiled: &CompiledPolicy) -> Vec<Rule
     rules
 }
 
-/// The lifts that concern a key now, its own and those of its organization.
-fn lifts<'a>(
+/// The overrides that concern a key now, its own and those of its organization.
+fn overrides<'a>(
     key: &'a Key,
     org: &'a Org,
     now: Timestamp,
 ) -> impl Iterator<Item = &'a LimitOverride> {
-    let all = key.lifts.iter().chain(&org.lifts);
-    all.filter(move |lift| lift.until > now)
+    let all = key.overrides.iter().chain(&org.overrides);
+    all.filter(move |limit_override| limit_override.until > now)
 }
 
 /// Whether a limit of a key neither refuses nor counts now.
-pub(crate) fn is_lifted(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
-    lifts(key, org, now).any(|lift| lift.rule == rule.name())
+pub(crate) fn is_overridden(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
+    overrides(key, org, now).any(|limit_override| limit_override.rule == rule.name())
 }
 
 /// The client learns that the request could not be decided; the next flush or change says why.

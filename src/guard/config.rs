@@ -27,9 +27,9 @@ pub struct Config {
     /// It may hold a password.
     pub(super) redis_url: Option<Secret>,
     pub(super) backend_deadline: Duration,
-    pub(super) keys_stale_for: Duration,
-    pub(super) database_connections: usize,
-    pub(super) limits_fallback: Fallback,
+    pub(super) max_key_staleness: Duration,
+    pub(super) max_database_connections: usize,
+    pub(super) limiter_fallback: Fallback,
     pub(super) admin_key: Option<Secret>,
     pub(super) secret_as_admin_key: bool,
     pub(crate) default_rate_limit: u32,
@@ -38,13 +38,13 @@ pub struct Config {
     pub(crate) key_prefix: KeyPrefix,
     pub(super) record_usage: bool,
     pub(super) usage_retention: Duration,
-    pub(super) usage_queue: usize,
+    pub(super) usage_queue_capacity: usize,
     pub(super) usage_sink: Option<SharedSink>,
     pub(super) usage_sink_only: bool,
-    pub(super) resident_keys: usize,
-    pub(super) limited_keys: usize,
-    pub(super) locked_addresses: usize,
-    pub(super) counted_addresses: usize,
+    pub(super) key_cache_capacity: usize,
+    pub(super) max_tracked_keys: usize,
+    pub(super) max_locks: usize,
+    pub(super) max_tracked_ips: usize,
     pub(super) file_cache_bytes: usize,
     pub(super) time_zone: TimeZone,
     pub(super) quota_time_zone: TimeZone,
@@ -66,9 +66,9 @@ impl Default for Config {
             legacy_secret: None,
             redis_url: None,
             backend_deadline: Duration::from_millis(50),
-            keys_stale_for: Duration::from_secs(60),
-            database_connections: 8,
-            limits_fallback: Fallback::Local,
+            max_key_staleness: Duration::from_secs(60),
+            max_database_connections: 8,
+            limiter_fallback: Fallback::Local,
             admin_key: None,
             secret_as_admin_key: false,
             default_rate_limit: 60,
@@ -77,13 +77,13 @@ impl Default for Config {
             key_prefix: KeyPrefix::default(),
             record_usage: true,
             usage_retention: Duration::from_secs(30 * 86_400),
-            usage_queue: 262_144,
+            usage_queue_capacity: 262_144,
             usage_sink: None,
             usage_sink_only: false,
-            resident_keys: 131_072,
-            limited_keys: 262_144,
-            locked_addresses: 65_536,
-            counted_addresses: 131_072,
+            key_cache_capacity: 131_072,
+            max_tracked_keys: 262_144,
+            max_locks: 65_536,
+            max_tracked_ips: 131_072,
             file_cache_bytes: 64 << 20,
             time_zone: TimeZone::system(),
             quota_time_zone: TimeZone::utc(),
@@ -145,21 +145,21 @@ impl Config {
     /// For how long keys that are in memory are accepted while nothing is heard from PostgreSQL, at
     /// least 1 s: a revocation elsewhere may go unheard for so long then. Afterwards requests are
     /// refused with status 503. Default: 1 minute.
-    pub fn keys_stale_for(mut self, time: Duration) -> Self {
-        self.keys_stale_for = time;
+    pub fn max_key_staleness(mut self, time: Duration) -> Self {
+        self.max_key_staleness = time;
         self
     }
 
     /// Connections to PostgreSQL at a time, at least 1, besides one that listens for changes.
     /// Default: 8.
-    pub fn database_connections(mut self, most: usize) -> Self {
-        self.database_connections = most;
+    pub fn max_database_connections(mut self, most: usize) -> Self {
+        self.max_database_connections = most;
         self
     }
 
     /// What decides about limits while Redis does not answer in time. Default: [`Fallback::Local`].
-    pub fn limits_fallback(mut self, fallback: Fallback) -> Self {
-        self.limits_fallback = fallback;
+    pub fn limiter_fallback(mut self, fallback: Fallback) -> Self {
+        self.limiter_fallback = fallback;
         self
     }
 
@@ -232,8 +232,8 @@ impl Config {
     /// How many requests may wait to be written, at least 1,024; above, they are dropped and
     /// counted. One takes some 100 bytes, and twice so many are in memory while a full queue is
     /// being written. Default: 262,144.
-    pub fn usage_queue(mut self, requests: usize) -> Self {
-        self.usage_queue = requests;
+    pub fn usage_queue_capacity(mut self, requests: usize) -> Self {
+        self.usage_queue_capacity = requests;
         self
     }
 
@@ -254,16 +254,16 @@ impl Config {
 
     /// How many keys are kept in memory, at least 16; others are read from the file when they are
     /// used. One takes some 500 bytes. Default: 131,072.
-    pub fn resident_keys(mut self, keys: usize) -> Self {
-        self.resident_keys = keys;
+    pub fn key_cache_capacity(mut self, keys: usize) -> Self {
+        self.key_cache_capacity = keys;
         self
     }
 
     /// How many keys, and organizations with limits of their own, can be limited at a time, at least as
     /// many as keys are kept in memory. A key counts as long as a window of it holds a hit; one more than that is refused with status 503. One
     /// takes some 250 bytes at a limit of 60 a minute. Default: 262,144.
-    pub fn limited_keys(mut self, keys: usize) -> Self {
-        self.limited_keys = keys;
+    pub fn max_tracked_keys(mut self, keys: usize) -> Self {
+        self.max_tracked_keys = keys;
         self
     }
 
@@ -272,8 +272,8 @@ impl Config {
     /// until a sixteenth of the room is free. Locks by hand stay as they are. Where there are none to
     /// merge, nobody else is locked out, and `stats` says so. One takes some 300 bytes.
     /// Default: 65,536.
-    pub fn locked_addresses(mut self, locks: usize) -> Self {
-        self.locked_addresses = locks;
+    pub fn max_locks(mut self, locks: usize) -> Self {
+        self.max_locks = locks;
         self
     }
 
@@ -289,8 +289,8 @@ impl Config {
     /// power of two) and 170 KB, beside the requests. Where all of these count, a request that needs one
     /// more is refused with status 503 (`overloaded`). Failed authentications are always counted.
     /// Default: 131,072.
-    pub fn counted_addresses(mut self, addresses: usize) -> Self {
-        self.counted_addresses = addresses;
+    pub fn max_tracked_ips(mut self, addresses: usize) -> Self {
+        self.max_tracked_ips = addresses;
         self
     }
 
@@ -382,11 +382,14 @@ impl Config {
                 "is shorter than 1 ms",
             ));
         }
-        if self.keys_stale_for < Duration::from_secs(1) {
-            return Err(InvalidInput::new("keys_stale_for", "is shorter than 1 s"));
+        if self.max_key_staleness < Duration::from_secs(1) {
+            return Err(InvalidInput::new(
+                "max_key_staleness",
+                "is shorter than 1 s",
+            ));
         }
-        if self.database_connections == 0 {
-            return Err(InvalidInput::new("database_connections", "is below 1"));
+        if self.max_database_connections == 0 {
+            return Err(InvalidInput::new("max_database_connections", "is below 1"));
         }
         #[cfg(feature = "legacy")]
         if self.legacy_secret.as_ref().is_some_and(Secret::is_blank) {
@@ -414,20 +417,23 @@ impl Config {
                 "is shorter than a minute",
             ));
         }
-        if self.usage_queue < 1_024 {
-            return Err(InvalidInput::new("usage_queue", "is below 1,024"));
+        if self.usage_queue_capacity < 1_024 {
+            return Err(InvalidInput::new("usage_queue_capacity", "is below 1,024"));
         }
-        if self.resident_keys < 16 {
-            return Err(InvalidInput::new("resident_keys", "is below 16"));
+        if self.key_cache_capacity < 16 {
+            return Err(InvalidInput::new("key_cache_capacity", "is below 16"));
         }
-        if self.limited_keys < self.resident_keys {
-            return Err(InvalidInput::new("limited_keys", "is below resident_keys"));
+        if self.max_tracked_keys < self.key_cache_capacity {
+            return Err(InvalidInput::new(
+                "max_tracked_keys",
+                "is below key_cache_capacity",
+            ));
         }
-        if self.locked_addresses < 16 {
-            return Err(InvalidInput::new("locked_addresses", "is below 16"));
+        if self.max_locks < 16 {
+            return Err(InvalidInput::new("max_locks", "is below 16"));
         }
-        if self.counted_addresses < 16 {
-            return Err(InvalidInput::new("counted_addresses", "is below 16"));
+        if self.max_tracked_ips < 16 {
+            return Err(InvalidInput::new("max_tracked_ips", "is below 16"));
         }
         Ok(())
     }

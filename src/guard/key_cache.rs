@@ -25,7 +25,7 @@ pub(crate) struct CachedKey {
     pub(super) is_org_active: bool,
     /// From when on the key or its text is refused; [`Timestamp::MAX`] for never.
     pub(super) expires_at: Timestamp,
-    /// When it is to be read anew: a lift ends then. [`Timestamp::MAX`] for never.
+    /// When to read the key again, because an override ends; [`Timestamp::MAX`] for never.
     pub(super) reload_at: Timestamp,
     pub(super) group: Arc<CounterSet>,
     /// Where the organization has limits.

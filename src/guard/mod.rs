@@ -38,7 +38,7 @@ pub use self::verdict::{RuleState, Verdict};
 pub(crate) use self::backends::Storage;
 #[cfg(feature = "cli")]
 pub(crate) use self::backends::is_server;
-pub(crate) use self::cached_key::{is_lifted, rules};
+pub(crate) use self::cached_key::{is_overridden, rules};
 #[cfg(feature = "http")]
 pub(crate) use self::decision::require_unlocked;
 pub(crate) use self::decision::{KeySource, check_ip, client_ip, decide, decide_async, preview};

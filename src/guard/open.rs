@@ -41,7 +41,7 @@ impl Guard {
         let limiter = backends::limiter(&config, &secret, !place.is_server())?;
         let store = backends::store(&place, &config, &secret)?;
         let lockouts = Lockouts::new(
-            config.locked_addresses,
+            config.max_locks,
             NonZeroU32::new(config.ip_block_threshold).unwrap_or(NonZeroU32::MIN),
             config.time_zone.clone(),
         )
@@ -49,8 +49,12 @@ impl Guard {
         exposure.iter().for_each(|text| lockouts.warn(text));
         let lockouts = backends::load_locks(lockouts, &*store, &clock);
         let lockouts = Arc::new(lockouts.map_err(|error| unreadable(&shown, error))?);
-        let recorder = Recorder::new(clock.clone(), config.record_usage, config.usage_queue)
-            .with_sink(config.usage_sink.is_some());
+        let recorder = Recorder::new(
+            clock.clone(),
+            config.record_usage,
+            config.usage_queue_capacity,
+        )
+        .with_sink(config.usage_sink.is_some());
         let recorder = Arc::new(recorder);
         let networks = store
             .ip_counters()
@@ -86,7 +90,7 @@ impl Guard {
             config.usage_retention,
             Outlet::new(
                 config.usage_sink.clone(),
-                config.usage_queue,
+                config.usage_queue_capacity,
                 config.usage_sink_only,
             ),
         )
@@ -98,7 +102,7 @@ impl Guard {
             admin_keys: super::admin_keys::AdminKeys::new(&config, &secret),
             #[cfg(feature = "http")]
             id: super::GuardId::new(),
-            key_cache: KeyCache::new(config.resident_keys),
+            key_cache: KeyCache::new(config.key_cache_capacity),
             revisions,
             backends,
             lockouts,

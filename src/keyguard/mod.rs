@@ -45,7 +45,7 @@ impl KeyGuard {
     /// let created = admin.create_key(CreateKey::new("acme", "web shop"))?;
     ///
     /// let headers = [("X-API-Key", created.raw_key.expose())];
-    /// let peer = std::net::Ipv4Addr::new(192, 0, 2, 7);
+    /// let peer = std::net::IpAddr::from([192, 0, 2, 7]);
     /// match kg.check(&headers, peer, "/orders") {
     ///     Ok(grant) => {
     ///         assert_eq!(grant.remaining(), 59);
@@ -75,7 +75,7 @@ impl KeyGuard {
     /// # let dir = tempfile::tempdir()?;
     /// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
     /// # kg.admin().create_org("acme")?;
-    /// let created = kg.admin().create_key(CreateKey::new("acme", "web shop"))?;
+    /// let created = kg.admin().create_key(CreateKey::new("acme", "web shop").scopes(["orders:read"]))?;
     /// let headers = [("Authorization", format!("Bearer {}", created.raw_key.expose()))];
     ///
     /// let request = Request::new(&headers, "192.0.2.7".parse::<std::net::IpAddr>()?, "/orders");

@@ -17,7 +17,7 @@ pub struct BackendHealth {
     /// Calls that failed or timed out since the guard was opened.
     pub failures: u64,
     /// Decisions made without the server: for Redis, according to
-    /// [`Config::limits_fallback`](crate::Config::limits_fallback). Without PostgreSQL, keys that
+    /// [`Config::limiter_fallback`](crate::Config::limiter_fallback). Without PostgreSQL, keys that
     /// are not cached cannot be decided.
     pub fallbacks: u64,
 }

@@ -69,7 +69,7 @@ pub struct Key {
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub allowed_ips: CidrSet,
     /// Limits that are temporarily overridden.
-    pub lifts: Vec<LimitOverride>,
+    pub overrides: Vec<LimitOverride>,
     /// When it was created.
     pub created_at: Timestamp,
     /// Expiry time; `None` for never.

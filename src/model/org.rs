@@ -30,7 +30,7 @@ pub struct Org {
     /// Limits that all of its keys share.
     pub limits: Vec<Limit>,
     /// Limits that are temporarily overridden.
-    pub lifts: Vec<LimitOverride>,
+    pub overrides: Vec<LimitOverride>,
     /// When it was created.
     pub created_at: Timestamp,
 }

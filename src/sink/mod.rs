@@ -28,7 +28,7 @@ pub use self::redis_stream::RedisStream;
 ///
 /// A background thread calls it at most every 200 ms, one call at a time. After a failure the same
 /// records are offered again together with new ones. At most
-/// [`Config::usage_queue`](crate::Config::usage_queue) records wait; further ones are dropped and
+/// [`Config::usage_queue_capacity`](crate::Config::usage_queue_capacity) records wait; further ones are dropped and
 /// counted in [`Stats::dropped`](crate::Stats::dropped). Delivery is at least once.
 ///
 /// Failures and panics are counted in [`Stats::sink_failures`](crate::Stats::sink_failures), listed

@@ -23,7 +23,7 @@ pub(super) fn new_org(id: OrgId, name: &str, created_at: Timestamp) -> Org {
         name: name.to_owned(),
         status: OrgStatus::Active,
         limits: Vec::new(),
-        lifts: Vec::new(),
+        overrides: Vec::new(),
         created_at,
     }
 }
@@ -52,7 +52,7 @@ impl NewKey {
             rate_limit_per_minute: self.rate_limit_per_minute,
             limits: self.limits.clone(),
             allowed_ips: self.allowed_ips.clone(),
-            lifts: Vec::new(),
+            overrides: Vec::new(),
             created_at: self.created_at,
             expires_at: self.expires_at,
             last_used_at: None,
@@ -157,7 +157,7 @@ impl KeyChange {
         set(&mut key.allowed_ips, &self.allowed_ips);
         set(&mut key.expires_at, &self.expires_at);
         if let Some(limit_override) = &self.limit_override {
-            limit_override.apply(&mut key.lifts);
+            limit_override.apply(&mut key.overrides);
         }
         Ok(())
     }
@@ -182,7 +182,7 @@ impl OrgChange {
         set(&mut org.status, &self.status);
         set(&mut org.limits, &self.limits);
         if let Some(limit_override) = &self.limit_override {
-            limit_override.apply(&mut org.lifts);
+            limit_override.apply(&mut org.overrides);
         }
     }
 }

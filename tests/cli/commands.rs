@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::program::{done, keyguard, refused, run};
 use crate::common::{IP, write_private};
-use keyguard::{Config, CreateKey, KeyGuard, ListKeys, Reason};
+use keyguard::{Config, CreateKey, KeyGuard, Page, Reason};
 use tempfile::TempDir;
 
 /// Runs every line `$ keyguard …` of a transcript and returns the transcript with the new output.
@@ -134,7 +134,7 @@ fn transcript_matches_on_file_held_by_a_process() {
     let printed = rerun(dir.path(), COMMANDS);
     assert!(
         !kg.admin()
-            .list_keys(ListKeys::default())
+            .list_keys(None, Page::first())
             .unwrap()
             .is_empty(),
         "it was this guard that answered"
@@ -262,10 +262,9 @@ fn revocation_is_in_force_when_the_command_returns() {
     kg.admin().create_org("acme").unwrap();
     let (revoked, running) = (AtomicBool::new(false), AtomicBool::new(true));
     for _ in 0..5 {
-        let created = kg.admin().create_key(CreateKey {
-            rate_limit_per_minute: Some(u32::MAX),
-            ..CreateKey::new("acme", "shop")
-        });
+        let created = kg
+            .admin()
+            .create_key(CreateKey::new("acme", "shop").rate_limit_per_minute(u32::MAX));
         let created = created.unwrap();
         let headers = [("X-API-Key", created.raw_key.expose())];
         revoked.store(false, Ordering::SeqCst);
@@ -319,7 +318,7 @@ fn shortened_prefix_selects_no_key() {
                 &["update-key", text, "--label", "x"],
                 &["reset", text],
                 &["override-limit", text, "--limit", "default", "--for", "1h"],
-                &["override-limit", text, "--limit", "default", "--end"],
+                &["restore-limit", text, "--limit", "default"],
             ];
             for command in commands {
                 let error = refused(dir.path(), command);
@@ -419,7 +418,7 @@ fn unprinted_key_is_revoked_or_keeps_its_text() {
     }
     drop(kg);
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
-    let keys = kg.admin().list_keys(ListKeys::default()).unwrap();
+    let keys = kg.admin().list_keys(None, Page::first()).unwrap();
     assert_eq!(keys.iter().filter(|key| key.active).count(), 1);
     assert_eq!(keys[0], old.key, "nothing of it has changed");
     let headers = [("X-API-Key", old.raw_key.expose())];
@@ -647,13 +646,11 @@ fn lists_of_the_largest_keys_are_complete() {
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
     kg.admin().create_org("acme").unwrap();
-    let longest = CreateKey {
-        scopes: (0..63).map(|i| format!("{i:064}")).collect(),
-        allowed_ips: (0..256)
-            .map(|i| format!("2001:db8:1111:2222:3333:4444:5555:{:x}", 0x1000 + i))
-            .collect(),
-        ..CreateKey::new("acme", "ü".repeat(255))
-    };
+    let longest = CreateKey::new("acme", "ü".repeat(255))
+        .scopes((0..63).map(|i| format!("{i:064}")))
+        .allowed_ips(
+            (0..256).map(|i| format!("2001:db8:1111:2222:3333:4444:5555:{:x}", 0x1000 + i)),
+        );
     kg.admin().create_keys(&vec![longest; KEYS]).unwrap();
     for kg in [Some(kg), None] {
         assert_eq!(done(dir.path(), &["list-keys"]).lines().count(), KEYS + 1);

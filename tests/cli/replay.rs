@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::common::{Home, NOON, SECRET};
-use keyguard::{CreateKey, CreatedKey, Denial, Grant, KeyGuard, Policy, Request};
+use keyguard::{CreateKey, CreatedKey, Denial, Grant, KeyGuard, Policy, Request, UpdateOrg};
 
 const POLICY: &str = r#"
     exempt = ["/health"]
@@ -86,17 +86,18 @@ fn trace() -> Vec<Asked> {
 fn keys(kg: &KeyGuard) -> Vec<CreatedKey> {
     kg.admin().create_org("acme").unwrap();
     kg.admin().create_org("globex").unwrap();
-    let globex = kg.admin().org_named("globex").unwrap();
-    kg.admin().set_org_limits(globex.id, ["30/min"]).unwrap();
+    let globex = kg.admin().find_org("globex").unwrap();
+    kg.admin()
+        .update_org(UpdateOrg::new(globex.id).limits(["30/min"]))
+        .unwrap();
     let create = |org: &str, per_minute, limits: &[&str], scopes: &[&str]| {
-        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
         kg.admin()
-            .create_key(CreateKey {
-                limits: texts(limits),
-                scopes: texts(scopes),
-                rate_limit_per_minute: Some(per_minute),
-                ..CreateKey::new(org, "key")
-            })
+            .create_key(
+                CreateKey::new(org, "key")
+                    .limits(limits.iter().copied())
+                    .scopes(scopes.iter().copied())
+                    .rate_limit_per_minute(per_minute),
+            )
             .unwrap()
     };
     let keys = vec![
@@ -277,10 +278,8 @@ fn key_is_recognized_under_all_names_and_its_text_is_not_shown() {
             .unwrap()
     };
     let (one, other) = (create("one"), create("other"));
-    let expired = CreateKey {
-        expires_at: Some(NOON.plus(Duration::from_secs(1))),
-        ..CreateKey::new("acme", "expired")
-    };
+    let expired =
+        CreateKey::new("acme", "expired").expires_at(Some(NOON.plus(Duration::from_secs(1))));
     let expired = kg.admin().create_key(expired).unwrap();
     drop(kg);
     let text = one.raw_key.expose();

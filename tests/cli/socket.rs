@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdout, Stdio};
 
 use crate::common::child;
 use crate::common::program::{done, keyguard, refused};
-use keyguard::{Config, CreateKey, KeyGuard};
+use keyguard::{Config, CreateKey, KeyGuard, Page};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -50,7 +50,7 @@ fn socket_of_another_guard_at_the_path_is_kept() {
     let second = KeyGuard::open(&file, Config::default()).unwrap();
     drop(first);
     done(dir.path(), &["create-org", "acme"]);
-    second.admin().org_named("acme").unwrap();
+    second.admin().find_org("acme").unwrap();
     drop(second);
     assert!(!socket_of(&file).exists());
 }
@@ -74,7 +74,7 @@ fn moved_file_is_not_created_again() {
     }
     fs::rename(&moved, &file).unwrap();
     done(dir.path(), &["create-org", "acme"]);
-    kg.admin().org_named("acme").unwrap();
+    kg.admin().find_org("acme").unwrap();
 }
 
 /// Once, a failed second half of a rotation went unreported although the new text was printed.
@@ -141,7 +141,7 @@ fn dead_socket_is_replaced() {
     done(dir.path(), &["stats"]);
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     done(dir.path(), &["create-org", "acme"]);
-    kg.admin().org_named("acme").unwrap();
+    kg.admin().find_org("acme").unwrap();
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn path_too_long_for_a_socket_has_one_elsewhere() {
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     assert!(!socket_of(&file).exists());
     done(&deep, &["create-org", "acme"]);
-    kg.admin().org_named("acme").unwrap();
+    kg.admin().find_org("acme").unwrap();
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn file_of_another_user_at_the_path_does_not_stop_the_guard() {
     chown(socket_of(&file), Some(NOBODY), None).unwrap();
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     done(file.parent().unwrap(), &["create-org", "acme"]);
-    kg.admin().org_named("acme").unwrap();
+    kg.admin().find_org("acme").unwrap();
     assert_eq!(fs::read_to_string(socket_of(&file)).unwrap(), "precious");
 }
 
@@ -276,7 +276,7 @@ fn child_that_holds_a_file() {
     for warning in kg.admin().stats().unwrap().warnings {
         println!("\nwarning: {warning}");
     }
-    for org in kg.admin().list_orgs(None, 100).unwrap() {
+    for org in kg.admin().list_orgs(Page::first().limit(100)).unwrap() {
         println!("\norganization: {}", org.name);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::common::{IP, SECRET, ask_with, refusal};
-use keyguard::{Config, CreateKey, KeyGuard, KeyId, OrgStatus, Reason, UpdateKey};
+use keyguard::{Config, CreateKey, KeyGuard, KeyId, OrgStatus, Page, Reason, RotateKey, UpdateKey};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -125,7 +125,7 @@ fn ask_as_bearer(kg: &KeyGuard, text: &str) -> Result<keyguard::Grant, keyguard:
 
 /// Returns how often a key was hashed again.
 fn rehashed(kg: &KeyGuard) -> usize {
-    let entries = kg.admin().audit(None, 1_000).unwrap();
+    let entries = kg.admin().list_audit(Page::first().limit(1_000)).unwrap();
     let rehashed = entries.iter().filter(|entry| entry.action == "rehash_key");
     rehashed
         .inspect(|entry| assert_eq!(entry.actor, "program"))
@@ -170,7 +170,7 @@ fn imported_revocations_stay_in_force() {
     assert_eq!(refusal(ask_with(&kg, OFF)), Reason::RevokedKey);
     assert_eq!(refusal(ask_with(&kg, OUT)), Reason::SuspendedOrg);
     assert_eq!(
-        kg.admin().org_named("gone").unwrap().status,
+        kg.admin().find_org("gone").unwrap().status,
         OrgStatus::Suspended
     );
     let app = ask_with(&kg, APP).unwrap();
@@ -181,7 +181,7 @@ fn imported_revocations_stay_in_force() {
 fn usage_of_the_current_month_is_imported() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
-    let web = kg.admin().key(KeyId(11)).unwrap();
+    let web = kg.admin().get_key(KeyId(11)).unwrap();
     assert_eq!(web.limits, ["5 monthly".parse().unwrap()]);
     assert_eq!(web.rate_limit_per_minute.get(), 90);
     // Three requests count; the one that a limit refused does not.
@@ -261,7 +261,10 @@ fn imported_key_can_be_managed() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let hour = std::time::Duration::from_secs(3_600);
-    let rotated = kg.admin().rotate_key(KeyId(12), hour).unwrap();
+    let rotated = kg
+        .admin()
+        .rotate_key(RotateKey::new(KeyId(12)).grace(hour))
+        .unwrap();
     assert!(rotated.raw_key.expose().starts_with("kg_live_"));
     let _ = ask_with(&kg, APP).unwrap();
     let _ = ask_with(&kg, rotated.raw_key.expose()).unwrap();
@@ -270,10 +273,7 @@ fn imported_key_can_be_managed() {
     assert_eq!(refusal(ask_with(&kg, APP)), Reason::RevokedKey);
     let _ = ask_with(&kg, WEB).unwrap();
     kg.admin()
-        .update_key(UpdateKey {
-            scopes: Some(Vec::new()),
-            ..UpdateKey::new(KeyId(11))
-        })
+        .update_key(UpdateKey::new(KeyId(11)).scopes([""; 0]))
         .unwrap();
     assert!(ask_with(&kg, WEB).unwrap().require("read").is_err());
 }
@@ -533,10 +533,7 @@ fn exported_file_continues_like_the_original() {
     let limits = vec!["3 monthly".to_owned()];
     let key = kg
         .admin()
-        .create_key(CreateKey {
-            limits,
-            ..CreateKey::new("acme", "web")
-        })
+        .create_key(CreateKey::new("acme", "web").limits(limits))
         .unwrap();
     ask_with(&kg, key.raw_key.expose()).unwrap().finish(200);
     let said = refused(dir.path(), &["export", "--to", "copy.redb"]);

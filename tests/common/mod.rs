@@ -84,7 +84,7 @@ pub(crate) fn write_private(path: &Path, text: &str) {
 /// The organization of this name, created if it is not there.
 pub(crate) fn org(kg: &KeyGuard, name: &str) -> Org {
     kg.admin()
-        .org_named(name)
+        .find_org(name)
         .or_else(|_| kg.admin().create_org(name))
         .unwrap()
 }
@@ -96,10 +96,7 @@ pub(crate) fn key(kg: &KeyGuard) -> CreatedKey {
 
 /// A key of the organization "acme" that admits so much in a minute.
 pub(crate) fn key_limited_to(kg: &KeyGuard, per_minute: u32) -> CreatedKey {
-    key_with(kg, |key| CreateKey {
-        rate_limit_per_minute: Some(per_minute),
-        ..key
-    })
+    key_with(kg, |key| key.rate_limit_per_minute(per_minute))
 }
 
 /// A key of the organization "acme" as `change` makes it.

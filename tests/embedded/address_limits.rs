@@ -114,7 +114,7 @@ fn a_limit_and_the_same_in_shadow_mode_count_apart() {
 fn a_flood_does_not_renew_who_is_refused_nor_who_has_failed_often() {
     let home = Home::new();
     let policy = login_beside(3).parse().unwrap();
-    let config = home.config().policy(policy).counted_addresses(64);
+    let config = home.config().policy(policy).max_tracked_ips(64);
     let kg = home.open_with(config.record_usage(false));
     let guess = [("X-API-Key", "guess")];
     let (refused, failed) = (address(1), address(2));
@@ -130,10 +130,10 @@ fn a_flood_does_not_renew_who_is_refused_nor_who_has_failed_often() {
     }
     assert_eq!(reason(ask(&kg, refused, "/login")), Some(Reason::IpLimited));
     for _ in 0..50 {
-        assert!(kg.admin().locks().is_empty());
+        assert!(kg.admin().list_blocks().is_empty());
         let _ = kg.check(&guess, failed, "/api");
     }
-    assert_eq!(kg.admin().locks().len(), 1, "the 101st failure");
+    assert_eq!(kg.admin().list_blocks().len(), 1, "the 101st failure");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
     let home = Home::new();
     let policy = login_beside(0) + "lockout = \"1 hour\"";
     let config = home.config().policy(policy.parse().unwrap());
-    let kg = home.open_with(config.counted_addresses(16).record_usage(false));
+    let kg = home.open_with(config.max_tracked_ips(16).record_usage(false));
     // Each comes as near to its limit as it can without being locked out.
     for i in 0..200 {
         for _ in 0..5 {
@@ -163,7 +163,7 @@ fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
         }
     }
     assert_eq!(
-        kg.admin().locks(),
+        kg.admin().list_blocks(),
         [],
         "nobody went over a limit of their own"
     );
@@ -180,7 +180,11 @@ fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
         }
     }
     assert!(admitted <= 8 * 5, "{admitted}");
-    assert_eq!(kg.admin().locks(), [], "it shared the limit with others");
+    assert_eq!(
+        kg.admin().list_blocks(),
+        [],
+        "it shared the limit with others"
+    );
     home.clock.advance(MINUTE + Duration::from_secs(1));
     assert_eq!(reason(ask(&kg, newcomer, "/login")), None);
 }
@@ -199,7 +203,7 @@ fn a_request_that_there_is_no_room_to_count_is_refused() {
         .unwrap();
     }
     let config = home.config().policy(policy.parse().unwrap());
-    let kg = home.open_with(config.counted_addresses(16).record_usage(false));
+    let kg = home.open_with(config.max_tracked_ips(16).record_usage(false));
     let (mut admitted, mut overloaded) = (0, 0);
     for from in 0..6 {
         for route in 0..600 {
@@ -236,7 +240,7 @@ fn a_request_that_there_is_no_room_to_count_is_refused() {
 #[test]
 fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
     let home = Home::new();
-    let config = home.config().counted_addresses(16).record_usage(false);
+    let config = home.config().max_tracked_ips(16).record_usage(false);
     let kg = home.open_with(config);
     let created = crate::common::key(&kg);
     let guess = [("X-API-Key", "guess")];
@@ -250,7 +254,7 @@ fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
         let reason = reason(kg.check(&guess, newcomer, "/"));
         assert_eq!(reason, Some(Reason::MalformedKey), "{i}");
     }
-    assert_eq!(kg.admin().locks(), []);
+    assert_eq!(kg.admin().list_blocks(), []);
     let good = [("X-API-Key", created.raw_key.expose())];
     kg.check(&good, newcomer, "/").unwrap().finish(200);
     // Those that have a place are locked out for their own 101st failure, and no earlier.
@@ -259,7 +263,7 @@ fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
         for _ in 0..41 {
             let _ = kg.check(&guess, address(i), "/");
         }
-        locked.extend(kg.admin().locks().get(locked.len()).map(|_| i));
+        locked.extend(kg.admin().list_blocks().get(locked.len()).map(|_| i));
     }
     assert_eq!(locked.len(), 16);
     // When the failures of the others have left the table, it has room again.
@@ -293,7 +297,7 @@ fn a_request_that_costs_more_than_a_limit_admits_is_a_bad_request() {
     }
     let denial = kg.dry_run(costly("/a")).denial.unwrap();
     assert_eq!(denial.reason(), Reason::CostAboveLimit);
-    assert_eq!(kg.admin().locks(), []);
+    assert_eq!(kg.admin().list_blocks(), []);
     assert!(ask(&kg, IP, "/a").is_ok(), "nothing was consumed");
     let grant = kg.decide(costly("/b")).unwrap();
     assert_eq!(grant.shadowed(), ["b ip 3/min shadow"]);

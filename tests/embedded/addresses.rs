@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::common::{Home, admit, key};
-use keyguard::{ClientIp, KeyGuard, Reason};
+use keyguard::{ClientIp, IpTarget, KeyGuard, Reason};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -203,10 +203,8 @@ fn a_translated_address_is_the_ipv4_address_inside() {
         threshold = 3
         "#,
     );
-    let key = keyguard::CreateKey {
-        allowed_ips: vec!["192.0.2.0/24".into(), "198.51.100.1".into()],
-        ..keyguard::CreateKey::new(&crate::common::org(&kg, "acme").name, "bound")
-    };
+    let key = keyguard::CreateKey::new(&crate::common::org(&kg, "acme").name, "bound")
+        .allowed_ips(vec!["192.0.2.0/24", "198.51.100.1"]);
     let key = kg.admin().create_key(key).unwrap();
     let text = key.raw_key.expose();
     let from = |peer: &str, key: &str| {
@@ -251,16 +249,11 @@ fn a_translated_address_is_the_ipv4_address_inside() {
     }
     assert!(from("2001:db8:64::192.0.2.8", text).is_ok());
     kg.admin()
-        .unblock("192.0.2.7".parse().unwrap(), None)
+        .unblock("192.0.2.7".parse::<IpTarget>().unwrap(), None)
         .unwrap();
     // By hand too.
     let peer: ClientIp = "2001:db8:64::192.0.2.7".parse().unwrap();
-    let lock = kg.admin().block(
-        peer,
-        "/",
-        MINUTE.try_into().unwrap(),
-        keyguard::LockScope::Global,
-    );
+    let lock = kg.admin().block(peer, None, MINUTE.try_into().unwrap());
     assert_eq!(lock.unwrap().network.to_string(), "192.0.2.7");
 }
 
@@ -285,7 +278,7 @@ fn who_hides_behind_a_trusted_proxy_is_locked_out_alone() {
     assert_eq!(from("garbage", text), Err(Reason::InvalidClientIp));
     let locks: Vec<String> = kg
         .admin()
-        .locks()
+        .list_blocks()
         .iter()
         .map(|l| l.network.to_string())
         .collect();
@@ -342,7 +335,7 @@ fn addresses_that_are_never_locked_collect_no_strikes() {
     }
     let locks: Vec<String> = kg
         .admin()
-        .locks()
+        .list_blocks()
         .iter()
         .map(|l| l.network.to_string())
         .collect();
@@ -350,12 +343,7 @@ fn addresses_that_are_never_locked_collect_no_strikes() {
     admit(&kg, &key);
     // By hand it can be.
     kg.admin()
-        .block(
-            ip("192.0.2.7"),
-            "/",
-            MINUTE.try_into().unwrap(),
-            keyguard::LockScope::Global,
-        )
+        .block(ip("192.0.2.7"), None, MINUTE.try_into().unwrap())
         .unwrap();
     assert_eq!(
         crate::common::refusal(crate::common::ask(&kg, &key)),
@@ -422,7 +410,7 @@ fn each_further_lock_is_a_step_longer_until_the_last() {
     for expected in [MINUTE, 10 * MINUTE, HOUR, 24 * HOUR, 24 * HOUR] {
         assert_eq!(lock(&kg), expected);
         home.clock.advance(expected);
-        assert!(kg.admin().locks().is_empty());
+        assert!(kg.admin().list_blocks().is_empty());
         // What is remembered survives a restart.
         drop(kg);
         kg = guard(&home, STEPS);
@@ -439,7 +427,7 @@ fn who_behaves_goes_back_step_by_step() {
     // Not quite one decay after its end: a step further.
     home.clock.advance(10 * MINUTE + 6 * HOUR - SECOND);
     assert_eq!(lock(&kg), HOUR);
-    assert_eq!(kg.admin().locks()[0].step, 2);
+    assert_eq!(kg.admin().list_blocks()[0].step, 2);
     // One decay: the step stays as it is. Three: the first again.
     home.clock.advance(HOUR + 6 * HOUR);
     assert_eq!(lock(&kg), HOUR);
@@ -453,7 +441,7 @@ fn unblocking_forgets_what_was_before() {
     let kg = guard(&home, STEPS);
     assert_eq!(lock(&kg), MINUTE);
     kg.admin()
-        .unblock("192.0.2.7".parse().unwrap(), None)
+        .unblock("192.0.2.7".parse::<IpTarget>().unwrap(), None)
         .unwrap();
     assert_eq!(lock(&kg), MINUTE);
 }
@@ -519,10 +507,8 @@ fn a_translated_address_is_in_every_list_that_names_it() {
     let forwarded = [("X-Forwarded-For", "192.0.2.9")];
     assert_eq!(client(&kg, "10.0.0.1", &forwarded), "192.0.2.9");
 
-    let key = keyguard::CreateKey {
-        allowed_ips: vec!["2001:db8:64::203.0.113.0/120".into()],
-        ..keyguard::CreateKey::new(&crate::common::org(&kg, "acme").name, "bound")
-    };
+    let key = keyguard::CreateKey::new(&crate::common::org(&kg, "acme").name, "bound")
+        .allowed_ips(vec!["2001:db8:64::203.0.113.0/120"]);
     let key = kg.admin().create_key(key).unwrap();
     assert_eq!(
         key.key.allowed_ips.to_string(),

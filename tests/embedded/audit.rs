@@ -5,19 +5,24 @@ use std::time::Duration;
 
 use crate::common::{Home, IP, NOON, SECRET};
 use keyguard::{
-    AuditEntry, ClientIp, CreateKey, IpKey, KeyGuard, LockDuration, LockScope, UpdateKey,
+    AuditEntry, ClientIp, CreateKey, IpKey, KeyGuard, LockDuration, Page, RotateKey, UpdateKey,
+    UpdateOrg,
 };
 use serde_json::{Value, json};
 
 fn log(kg: &KeyGuard) -> Vec<AuditEntry> {
-    let mut log = kg.admin().audit(None, 1_000).unwrap();
+    let mut log = kg.admin().list_audit(Page::first().limit(1_000)).unwrap();
     log.reverse();
     log
 }
 
 /// What the latest change is entered as.
 fn latest(kg: &KeyGuard) -> (String, Option<u64>, Value) {
-    let entry = kg.admin().audit(None, 1).unwrap().remove(0);
+    let entry = kg
+        .admin()
+        .list_audit(Page::first().limit(1))
+        .unwrap()
+        .remove(0);
     (entry.action, entry.subject, entry.details)
 }
 
@@ -38,10 +43,7 @@ fn every_change_is_entered_with_what_it_concerns() {
     entered("create_org", Some(1), json!({"org_name": "acme"}));
     let created = kg
         .admin()
-        .create_key(CreateKey {
-            scopes: vec!["read".into()],
-            ..CreateKey::new("acme", "shop")
-        })
+        .create_key(CreateKey::new("acme", "shop").scopes(vec!["read"]))
         .unwrap();
     let (action, subject, details) = latest(&kg);
     assert_eq!((action.as_str(), subject), ("create_key", Some(1)));
@@ -50,34 +52,33 @@ fn every_change_is_entered_with_what_it_concerns() {
     let id = created.key.id;
 
     kg.admin()
-        .update_key(UpdateKey {
-            label: Some("web".into()),
-            ..UpdateKey::new(id)
-        })
+        .update_key(UpdateKey::new(id).label("web"))
         .unwrap();
     entered("update_key", Some(1), json!({"id": 1, "label": "web"}));
-    kg.admin().set_org_limits(org.id, ["100/s"]).unwrap();
-    entered("set_org_limits", Some(1), json!({"limits": ["100/s"]}));
+    kg.admin()
+        .update_org(UpdateOrg::new(org.id).limits(["100/s"]))
+        .unwrap();
+    entered("update_org", Some(1), json!({"limits": ["100/s"]}));
     kg.admin().suspend_org(org.id).unwrap();
     entered("suspend_org", Some(1), json!({}));
     kg.admin().resume_org(org.id).unwrap();
     entered("resume_org", Some(1), json!({}));
     let until = NOON.plus(Duration::from_secs(3_600));
     kg.admin()
-        .rotate_key(id, Duration::from_secs(3_600))
+        .rotate_key(RotateKey::new(id).grace(Duration::from_secs(3_600)))
         .unwrap();
     entered("rotate_key", Some(1), json!({"old_until": until}));
-    kg.admin().lift(id, "default", hour()).unwrap();
+    kg.admin().override_limit(id, "default", hour()).unwrap();
     let details = json!({"key_id": 1, "rule": "default", "until": until});
-    entered("lift", Some(1), details);
-    kg.admin().end_lift(id, "default").unwrap();
-    assert_eq!(latest(&kg).0, "end_lift");
-    kg.admin().reset(id, None).unwrap();
-    entered("reset", Some(1), json!({"rule": null}));
+    entered("override_limit", Some(1), details);
+    kg.admin().restore_limit(id, "default").unwrap();
+    assert_eq!(latest(&kg).0, "restore_limit");
+    kg.admin().reset_key(id, None).unwrap();
+    entered("reset_key", Some(1), json!({"rule": null}));
     let network = IpKey::of(ClientIp::from(IP)).unwrap();
     kg.admin().reset_ip(network).unwrap();
     entered("reset_ip", None, json!({"network": "192.0.2.7"}));
-    kg.admin().block(IP, "/a", hour(), LockScope::Path).unwrap();
+    kg.admin().block(IP, Some("/a"), hour()).unwrap();
     let details = json!({"network": "192.0.2.7", "refuses": {"path": "/a"}, "until": until});
     entered("block", None, details);
     kg.admin().unblock(network, None).unwrap();
@@ -147,8 +148,11 @@ fn it_outlives_the_guard_and_comes_in_pages() {
     }
     drop(kg);
     let kg = home.open();
-    let page = |before, limit| -> Vec<u64> {
-        let page = kg.admin().audit(before, limit).unwrap();
+    let page = |before: Option<u64>, limit| -> Vec<u64> {
+        let page = kg
+            .admin()
+            .list_audit(before.map_or(Page::first(), Page::after).limit(limit))
+            .unwrap();
         page.iter().map(|entry| entry.id).collect()
     };
     assert_eq!(page(None, 2), [5, 4]);
@@ -168,6 +172,6 @@ fn automatic_locks_are_nobodys_change() {
         crate::common::ask_with(&kg, "nonsense").unwrap_err();
     }
     kg.flush().unwrap();
-    assert_eq!(kg.admin().locks().len(), 1);
+    assert_eq!(kg.admin().list_blocks().len(), 1);
     assert_eq!(log(&kg), []);
 }

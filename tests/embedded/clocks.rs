@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::common::{Home, IP, ask, key_with};
-use keyguard::{Config, CreateKey, CreatedKey, KeyGuard, ListUsage, LockScope};
+use keyguard::{Config, CreatedKey, KeyGuard, ListUsage};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -12,10 +12,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 fn key_limited_by(kg: &KeyGuard, limit: &str) -> CreatedKey {
-    key_with(kg, |key| CreateKey {
-        limits: vec![limit.into()],
-        ..key
-    })
+    key_with(kg, |key| key.limits([limit]))
 }
 
 /// Lets maintenance run twice, a minute apart.
@@ -81,7 +78,7 @@ fn a_reset_quota_ends_at_the_end_of_the_current_period() {
     let key = key_limited_by(&kg, "5 monthly");
     a_year_ahead(&home, || {
         admitted(&kg, &key);
-        kg.admin().reset(key.key.id, None).unwrap();
+        kg.admin().reset_key(key.key.id, None).unwrap();
     });
     assert_eq!(admitted(&kg, &key), 5);
     home.clock.advance(31 * DAY);
@@ -94,19 +91,19 @@ fn a_lock_that_lies_ahead_lasts_no_longer_than_it_was_to() {
     let kg = home.open();
     a_year_ahead(&home, || {
         kg.admin()
-            .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+            .block(IP, None, HOUR.try_into().unwrap())
             .unwrap();
     });
     maintain(&home, &kg);
-    let lock = kg.admin().locks().pop().expect("still in force");
+    let lock = kg.admin().list_blocks().pop().expect("still in force");
     assert!(lock.since <= home.clock.timestamp(), "{lock:?}");
     home.clock.advance(HOUR);
-    assert_eq!(kg.admin().locks(), []);
+    assert_eq!(kg.admin().list_blocks(), []);
 
     // As stored.
     kg.flush().unwrap();
     drop(kg);
-    assert_eq!(home.open().admin().locks(), []);
+    assert_eq!(home.open().admin().list_blocks(), []);
 }
 
 #[test]
@@ -114,7 +111,7 @@ fn a_clock_a_year_ahead_for_a_moment_ends_no_lock_for_good() {
     let home = Home::new();
     let kg = home.open();
     kg.admin()
-        .block(IP, "/", "2 days".parse().unwrap(), LockScope::Global)
+        .block(IP, None, "2 days".parse().unwrap())
         .unwrap();
     maintain(&home, &kg);
     a_year_ahead(&home, || {
@@ -123,13 +120,13 @@ fn a_clock_a_year_ahead_for_a_moment_ends_no_lock_for_good() {
         kg.flush().unwrap();
     });
     maintain(&home, &kg);
-    assert_eq!(kg.admin().locks().len(), 1);
+    assert_eq!(kg.admin().list_blocks().len(), 1);
 
     // Nor does one that is ahead when the file is opened.
     drop(kg);
     a_year_ahead(&home, || drop(home.open()));
     let kg = home.open();
-    assert_eq!(kg.admin().locks().len(), 1);
+    assert_eq!(kg.admin().list_blocks().len(), 1);
 }
 
 #[test]
@@ -140,7 +137,7 @@ fn a_clock_a_year_ahead_for_a_moment_prunes_no_usage() {
     let key = key_limited_by(&kg, "5 daily");
     ask(&kg, &key).unwrap().finish(200);
     maintain(&home, &kg);
-    let recorded = |kg: &KeyGuard| kg.admin().usage(ListUsage::default()).unwrap().len();
+    let recorded = |kg: &KeyGuard| kg.admin().list_usage(ListUsage::new()).unwrap().len();
     assert_eq!(recorded(&kg), 1);
     a_year_ahead(&home, || {
         home.clock.advance(MINUTE);
@@ -171,6 +168,6 @@ fn the_last_use_of_a_key_does_not_stay_ahead() {
     });
     ask(&kg, &key).unwrap().finish(200);
     kg.flush().unwrap();
-    let used = kg.admin().key(key.key.id).unwrap().last_used_at;
+    let used = kg.admin().get_key(key.key.id).unwrap().last_used_at;
     assert_eq!(used, Some(home.clock.timestamp()));
 }

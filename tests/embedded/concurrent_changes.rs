@@ -1,7 +1,7 @@
 //! Changes at the same time lose nothing, and those that fail change nothing.
 
 use crate::common::{Home, IP, admit, ask, key, key_with, org};
-use keyguard::{CreateKey, LockScope, Timestamp, UpdateKey};
+use keyguard::{Timestamp, UpdateKey, UpdateOrg};
 use std::fs;
 use std::sync::Barrier;
 
@@ -34,12 +34,11 @@ fn limits_lifted_at_once_are_all_lifted() {
         "5 concurrent",
     ];
     let owner = org(&kg, "acme").id;
-    kg.admin().set_org_limits(owner, limits).unwrap();
+    kg.admin()
+        .update_org(UpdateOrg::new(owner).limits(limits))
+        .unwrap();
     for _ in 0..5 {
-        let key = key_with(&kg, |key| CreateKey {
-            limits: limits.iter().map(|limit| (*limit).to_owned()).collect(),
-            ..key
-        });
+        let key = key_with(&kg, |key| key.limits(limits.iter().copied()));
         let id = key.key.id;
         let rules = ["10/s", "1000/hour", "daily", "monthly", "concurrent"];
         let names = rules
@@ -48,16 +47,28 @@ fn limits_lifted_at_once_are_all_lifted() {
         let names: Vec<String> = names.collect();
         at_once(names.iter().map(|name| {
             let kg = &kg;
-            move || drop(kg.admin().lift(id, name, HOUR.parse().unwrap()).unwrap())
+            move || {
+                drop(
+                    kg.admin()
+                        .override_limit(id, name, HOUR.parse().unwrap())
+                        .unwrap(),
+                )
+            }
         }));
-        assert_eq!(kg.admin().key(id).unwrap().lifts.len(), limits.len());
-        assert_eq!(kg.admin().org(owner).unwrap().lifts.len(), limits.len());
+        assert_eq!(
+            kg.admin().get_key(id).unwrap().overrides.len(),
+            limits.len()
+        );
+        assert_eq!(
+            kg.admin().get_org(owner).unwrap().overrides.len(),
+            limits.len()
+        );
         at_once(names.iter().map(|name| {
             let kg = &kg;
-            move || drop(kg.admin().end_lift(id, name).unwrap())
+            move || drop(kg.admin().restore_limit(id, name).unwrap())
         }));
-        assert_eq!(kg.admin().key(id).unwrap().lifts, []);
-        assert_eq!(kg.admin().org(owner).unwrap().lifts, []);
+        assert_eq!(kg.admin().get_key(id).unwrap().overrides, []);
+        assert_eq!(kg.admin().get_org(owner).unwrap().overrides, []);
     }
 }
 
@@ -70,17 +81,17 @@ fn fields_changed_at_once_are_all_changed() {
     at_once((0..4).map(|field| {
         let kg = &kg;
         move || {
-            let mut change = UpdateKey::new(id);
-            match field {
-                0 => change.label = Some("new".into()),
-                1 => change.scopes = Some(vec!["read".into()]),
-                2 => change.rate_limit_per_minute = Some(7),
-                _ => change.expires_at = Some(Some(until)),
-            }
+            let change = UpdateKey::new(id);
+            let change = match field {
+                0 => change.label("new"),
+                1 => change.scopes(["read"]),
+                2 => change.rate_limit_per_minute(7),
+                _ => change.expires_at(until),
+            };
             kg.admin().update_key(change).unwrap();
         }
     }));
-    let key = kg.admin().key(id).unwrap();
+    let key = kg.admin().get_key(id).unwrap();
     assert_eq!((key.label.as_str(), key.scopes.len()), ("new", 1));
     assert_eq!(key.rate_limit_per_minute.get(), 7);
     assert_eq!(key.expires_at, Some(until));
@@ -101,7 +112,7 @@ fn what_cannot_be_stored_is_not_put_in_force() {
     kg.admin().reload().unwrap_err();
     admit(&kg, &key);
     kg.admin()
-        .block(IP, "/", HOUR.parse().unwrap(), LockScope::Global)
+        .block(IP, None, HOUR.parse().unwrap())
         .unwrap_err();
     admit(&kg, &key);
     kg.admin().revoke_key(key.key.id).unwrap_err();

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::common::{IP, SECRET, child};
 use keyguard::{
-    Config, CreateKey, KeyGuard, KeyId, ListKeys, OrgId, OrgStatus, Reason, Request, UpdateKey,
+    Config, CreateKey, KeyGuard, KeyId, OrgId, OrgStatus, Page, Reason, Request, RotateKey,
+    UpdateKey,
 };
 use tempfile::TempDir;
 
@@ -100,16 +101,13 @@ fn work(file: &Path, mut random: Random) {
     let kg = KeyGuard::open(file, Config::new(SECRET)).unwrap();
     let mut orgs: Vec<OrgId> = kg
         .admin()
-        .list_orgs(None, usize::MAX)
+        .list_orgs(Page::first().limit(usize::MAX))
         .unwrap()
         .iter()
         .map(|org| org.id)
         .collect();
-    let all = ListKeys {
-        limit: usize::MAX,
-        ..ListKeys::default()
-    };
-    let keys = kg.admin().list_keys(all).unwrap();
+    let all = Page::first().limit(usize::MAX);
+    let keys = kg.admin().list_keys(None, all).unwrap();
     let mut keys: Vec<KeyId> = keys
         .iter()
         .filter(|key| key.active)
@@ -132,15 +130,17 @@ fn work(file: &Path, mut random: Random) {
                 say(&format!("done {}", org.id));
             }
             1..=4 if !orgs.is_empty() => {
-                let org = kg.admin().list_orgs(None, usize::MAX).unwrap()
-                    [random.below_len(orgs.len())]
+                let org = kg
+                    .admin()
+                    .list_orgs(Page::first().limit(usize::MAX))
+                    .unwrap()[random.below_len(orgs.len())]
                 .clone();
                 let label = format!("key-{number:x}");
                 let limit = 100 + random.below(900) as u32;
                 say(&format!("keys {} {label} {limit}", org.id));
-                let requests: [_; KEYS_AT_ONCE] = std::array::from_fn(|n| CreateKey {
-                    rate_limit_per_minute: Some(limit),
-                    ..CreateKey::new(org.name.as_str(), format!("{label}-{n}"))
+                let requests: [_; KEYS_AT_ONCE] = std::array::from_fn(|n| {
+                    CreateKey::new(org.name.as_str(), format!("{label}-{n}"))
+                        .rate_limit_per_minute(limit)
                 });
                 let created = kg.admin().create_keys(&requests).unwrap();
                 let mut done = "done".to_owned();
@@ -173,18 +173,17 @@ fn work(file: &Path, mut random: Random) {
                 let id = keys[random.below_len(keys.len())];
                 let (label, limit) = (format!("new-{number:x}"), 1_000 + random.below(900) as u32);
                 say(&format!("update {id} {label} {limit}"));
-                let change = UpdateKey {
-                    label: Some(label),
-                    rate_limit_per_minute: Some(limit),
-                    ..UpdateKey::new(id)
-                };
+                let change = UpdateKey::new(id).label(label).rate_limit_per_minute(limit);
                 kg.admin().update_key(change).unwrap();
                 say("done");
             }
             13 if !keys.is_empty() => {
                 let id = keys[random.below_len(keys.len())];
                 say(&format!("rotate {id}"));
-                let rotated = kg.admin().rotate_key(id, Duration::ZERO).unwrap();
+                let rotated = kg
+                    .admin()
+                    .rotate_key(RotateKey::new(id).grace(Duration::ZERO))
+                    .unwrap();
                 say(&format!("done {}", rotated.raw_key.expose()));
             }
             14 | 15 => {
@@ -405,24 +404,17 @@ struct Found {
 
 impl Found {
     fn of(kg: &KeyGuard) -> Self {
-        let orgs = kg.admin().list_orgs(None, usize::MAX).unwrap();
-        let all = ListKeys {
-            limit: usize::MAX,
-            ..ListKeys::default()
-        };
-        let keys = kg.admin().list_keys(all).unwrap();
+        let orgs = kg
+            .admin()
+            .list_orgs(Page::first().limit(usize::MAX))
+            .unwrap();
+        let all = Page::first().limit(usize::MAX);
+        let keys = kg.admin().list_keys(None, all).unwrap();
         // Once more by organization, which is another index.
         let mut by_org = Vec::new();
         for org in &orgs {
-            by_org.extend(
-                kg.admin()
-                    .list_keys(ListKeys {
-                        org_id: Some(org.id),
-                        ..all
-                    })
-                    .unwrap(),
-            );
-            assert_eq!(kg.admin().org_named(&org.name).unwrap(), *org);
+            by_org.extend(kg.admin().list_keys(Some(org.id), all).unwrap());
+            assert_eq!(kg.admin().find_org(&org.name).unwrap(), *org);
         }
         by_org.sort_by_key(|key| key.id);
         assert!(by_org == keys);
@@ -451,7 +443,13 @@ impl Found {
     /// change.
     fn assert_audited(&self, kg: &KeyGuard) {
         let (mut orgs, mut keys) = (BTreeMap::new(), BTreeMap::new());
-        for entry in kg.admin().audit(None, usize::MAX).unwrap().iter().rev() {
+        for entry in kg
+            .admin()
+            .list_audit(Page::first().limit(usize::MAX))
+            .unwrap()
+            .iter()
+            .rev()
+        {
             let id = entry.subject.unwrap();
             let text = |name: &str| entry.details[name].as_str().unwrap().to_owned();
             match entry.action.as_str() {

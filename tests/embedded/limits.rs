@@ -1,5 +1,5 @@
 //! Several limits at once: of keys and organizations, with costs, credits, requests in flight, shadow
-//! mode, lifts and resets, and what of it survives a restart.
+//! mode, overrides and resets, and what of it survives a restart.
 
 use std::num::NonZeroU32;
 use std::sync::Barrier;
@@ -10,8 +10,8 @@ use crate::common::{
     Home, IP, admit, admitted_of, ask, ask_at_cost, ask_with, field, key_with, org, refusal,
 };
 use keyguard::{
-    AdminError, CreateKey, CreatedKey, KeyGuard, LockDuration, Reason, Request, RuleState,
-    TimeZone, UpdateKey,
+    AdminError, CreateKey, CreatedKey, IpTarget, KeyGuard, LockDuration, Reason, Request,
+    RuleState, TimeZone, UpdateKey, UpdateOrg,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,15 +19,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn key_with_limits(kg: &KeyGuard, limits: &[&str]) -> CreatedKey {
-    key_with(kg, |key| CreateKey {
-        rate_limit_per_minute: Some(1_000_000),
-        limits: limits.iter().map(|limit| (*limit).to_owned()).collect(),
-        ..key
+    key_with(kg, |key| {
+        key.rate_limit_per_minute(1_000_000)
+            .limits(limits.iter().copied())
     })
 }
 
 fn remaining(kg: &KeyGuard, key: &CreatedKey) -> Vec<(String, u64)> {
-    let states = kg.admin().peek(key.key.id).unwrap().into_iter();
+    let states = kg.admin().key_limits(key.key.id).unwrap().into_iter();
     states
         .filter(|state| state.name != "default")
         .map(
@@ -69,7 +68,9 @@ fn twenty_keys_do_not_multiply_the_limit_of_their_organization() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
-    kg.admin().set_org_limits(acme.id, ["30/min"]).unwrap();
+    kg.admin()
+        .update_org(UpdateOrg::new(acme.id).limits(["30/min"]))
+        .unwrap();
     let keys: Vec<_> = (0..20).map(|_| key_with_limits(&kg, &["3/min"])).collect();
     let admitted = AtomicU32::new(0);
     let barrier = Barrier::new(keys.len());
@@ -97,7 +98,9 @@ fn twenty_keys_do_not_multiply_the_limit_of_their_organization() {
         .create_key(CreateKey::new("globex", "x"))
         .unwrap();
     admit(&kg, &other);
-    kg.admin().set_org_limits(acme.id, ["31/min"]).unwrap();
+    kg.admin()
+        .update_org(UpdateOrg::new(acme.id).limits(["31/min"]))
+        .unwrap();
     assert_eq!(admitted_of(&kg, &late, 3, Reason::RateLimited), 1);
 }
 
@@ -120,7 +123,7 @@ fn what_a_request_did_not_cost_is_given_back_to_every_limit() {
     let kg = home.open();
     let acme = org(&kg, "acme");
     kg.admin()
-        .set_org_limits(acme.id, ["20/min", "50 daily"])
+        .update_org(UpdateOrg::new(acme.id).limits(["20/min", "50 daily"]))
         .unwrap();
     let key = key_with_limits(&kg, &["10/min shadow", "9/s", "10 credits"]);
     let grant = ask_at_cost(&kg, &key, 8).unwrap();
@@ -194,10 +197,7 @@ fn credits_run_down_and_say_when_they_come_back() {
     assert_eq!(admitted_of(&kg, &spent, 9, Reason::CreditsExhausted), 0);
     // More credits are those beyond the ones that are spent.
     kg.admin()
-        .update_key(UpdateKey {
-            limits: Some(vec!["5 credits".into()]),
-            ..UpdateKey::new(spent.key.id)
-        })
+        .update_key(UpdateKey::new(spent.key.id).limits(vec!["5 credits"]))
         .unwrap();
     assert_eq!(admitted_of(&kg, &spent, 9, Reason::CreditsExhausted), 2);
 }
@@ -224,7 +224,9 @@ fn quotas_and_credits_are_exact_over_orderly_restarts() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
-    kg.admin().set_org_limits(acme.id, ["100 daily"]).unwrap();
+    kg.admin()
+        .update_org(UpdateOrg::new(acme.id).limits(["100 daily"]))
+        .unwrap();
     let key = key_with_limits(&kg, &["10 credits +1/hour", "40 monthly"]);
     let text = key.raw_key.expose().to_owned();
     let grant = ask_at_cost(&kg, &key, 8).unwrap();
@@ -281,10 +283,7 @@ fn slots_are_released_in_any_thread_and_across_changes() {
     let grants: Vec<_> = (0..3).map(|_| ask(&kg, &key).unwrap()).collect();
     let set = |limits: &[&str]| {
         kg.admin()
-            .update_key(UpdateKey {
-                limits: Some(limits.iter().map(|limit| (*limit).to_owned()).collect()),
-                ..UpdateKey::new(key.key.id)
-            })
+            .update_key(UpdateKey::new(key.key.id).limits(limits.iter().copied()))
             .unwrap();
     };
     set(&[]);
@@ -306,7 +305,7 @@ fn a_reset_ends_no_request_in_flight() {
     let kg = home.open();
     let key = key_with_limits(&kg, &["1 concurrent"]);
     let grant = ask(&kg, &key).unwrap();
-    kg.admin().reset(key.key.id, None).unwrap();
+    kg.admin().reset_key(key.key.id, None).unwrap();
     assert_eq!(refusal(ask(&kg, &key)), Reason::TooManyConcurrent);
     drop(grant);
     admit(&kg, &key);
@@ -368,24 +367,31 @@ fn a_reset_forgets_what_was_used_and_stays_forgotten() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
-    kg.admin().set_org_limits(acme.id, ["20/hour"]).unwrap();
+    kg.admin()
+        .update_org(UpdateOrg::new(acme.id).limits(["20/hour"]))
+        .unwrap();
     let key = key_with_limits(&kg, &["5/hour", "8 daily"]);
     let use_all = |kg: &KeyGuard| admitted_of(kg, &key, 9, Reason::RateLimited);
     assert_eq!(use_all(&kg), 5);
-    kg.admin().reset(key.key.id, Some("5/hour")).unwrap();
+    kg.admin().reset_key(key.key.id, Some("5/hour")).unwrap();
     assert_eq!(left(&kg, &key), [5, 3, 15]);
-    kg.admin().reset(key.key.id, None).unwrap();
+    kg.admin().reset_key(key.key.id, None).unwrap();
     assert_eq!(left(&kg, &key), [5, 8, 15]);
-    kg.admin().reset(key.key.id, Some("org 20/hour")).unwrap();
+    kg.admin()
+        .reset_key(key.key.id, Some("org 20/hour"))
+        .unwrap();
     assert_eq!(left(&kg, &key), [5, 8, 20]);
-    let error = kg.admin().reset(key.key.id, Some("6/hour")).unwrap_err();
+    let error = kg
+        .admin()
+        .reset_key(key.key.id, Some("6/hour"))
+        .unwrap_err();
     assert!(error.to_string().contains("`5/hour`"), "{error}");
 
     // Windows of an earlier run do not come back.
     assert_eq!(use_all(&kg), 5);
     drop(kg);
     let kg = home.open();
-    kg.admin().reset(key.key.id, None).unwrap();
+    kg.admin().reset_key(key.key.id, None).unwrap();
     drop(kg);
     let kg = home.open();
     assert_eq!(left(&kg, &key), [5, 8, 15]);
@@ -398,8 +404,11 @@ fn a_lifted_limit_neither_refuses_nor_counts_until_its_time() {
     let key = key_with_limits(&kg, &["2/hour", "50 daily"]);
     assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 2);
     let time: LockDuration = "30 minutes".parse().unwrap();
-    let lifted = kg.admin().lift(key.key.id, "2/hour", time).unwrap();
-    assert_eq!(lifted.lifts.len(), 1);
+    let lifted = kg
+        .admin()
+        .override_limit(key.key.id, "2/hour", time)
+        .unwrap();
+    assert_eq!(lifted.overrides.len(), 1);
     for _ in 0..10 {
         admit(&kg, &key);
     }
@@ -411,17 +420,22 @@ fn a_lifted_limit_neither_refuses_nor_counts_until_its_time() {
     admit(&kg, &key);
     home.clock.advance(Duration::from_millis(1));
     assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
-    kg.admin().lift(key.key.id, "2/hour", time).unwrap();
+    kg.admin()
+        .override_limit(key.key.id, "2/hour", time)
+        .unwrap();
     admit(&kg, &key);
     assert!(
         kg.admin()
-            .end_lift(key.key.id, "2/hour")
+            .restore_limit(key.key.id, "2/hour")
             .unwrap()
-            .lifts
+            .overrides
             .is_empty()
     );
     assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
-    let error = kg.admin().lift(key.key.id, "3/hour", time).unwrap_err();
+    let error = kg
+        .admin()
+        .override_limit(key.key.id, "3/hour", time)
+        .unwrap_err();
     assert!(matches!(error, AdminError::NotFound(_)));
 }
 
@@ -430,13 +444,13 @@ fn a_lifted_limit_of_an_organization_is_lifted_for_all_of_its_keys() {
     let home = Home::new();
     let kg = home.open();
     kg.admin()
-        .set_org_limits(org(&kg, "acme").id, ["1/hour"])
+        .update_org(UpdateOrg::new(org(&kg, "acme").id).limits(["1/hour"]))
         .unwrap();
     let keys = [key_with_limits(&kg, &[]), key_with_limits(&kg, &[])];
     admit(&kg, &keys[0]);
     assert_eq!(refusal(ask(&kg, &keys[1])), Reason::RateLimited);
     kg.admin()
-        .lift(keys[0].key.id, "org 1/hour", MINUTE.try_into().unwrap())
+        .override_limit(keys[0].key.id, "org 1/hour", MINUTE.try_into().unwrap())
         .unwrap();
     admit(&kg, &keys[1]);
     home.clock.advance(MINUTE);
@@ -449,7 +463,7 @@ fn all_limits_of_a_key_can_be_lifted() {
     let kg = home.open();
     let key = crate::common::key_limited_to(&kg, 1);
     kg.admin()
-        .lift(key.key.id, "default", MINUTE.try_into().unwrap())
+        .override_limit(key.key.id, "default", MINUTE.try_into().unwrap())
         .unwrap();
     for _ in 0..3 {
         let grant = ask(&kg, &key).unwrap();
@@ -462,7 +476,7 @@ fn windows_of_keys_that_are_not_used_survive_several_restarts() {
     let home = Home::new();
     let kg = home.open();
     kg.admin()
-        .set_org_limits(org(&kg, "acme").id, ["9/hour"])
+        .update_org(UpdateOrg::new(org(&kg, "acme").id).limits(["9/hour"]))
         .unwrap();
     let key = key_with_limits(&kg, &["5/hour"]);
     assert_eq!(admitted_of(&kg, &key, 4, Reason::RateLimited), 4);
@@ -483,13 +497,8 @@ fn windows_of_keys_that_are_not_used_survive_several_restarts() {
 fn a_key_is_accepted_from_where_it_may_be_used() {
     let home = Home::new();
     let kg = home.open();
-    let key = key_with(&kg, |key| CreateKey {
-        allowed_ips: vec![
-            "198.51.100.0/24".into(),
-            "2001:db8::/32".into(),
-            "local".into(),
-        ],
-        ..key
+    let key = key_with(&kg, |key| {
+        key.allowed_ips(vec!["198.51.100.0/24", "2001:db8::/32", "local"])
     });
     let headers = [("X-API-Key", key.raw_key.expose())];
     let from = |ip: &str| {
@@ -510,16 +519,16 @@ fn a_key_is_accepted_from_where_it_may_be_used() {
         assert_eq!(from(ip), Err((Reason::IpNotAllowed, 403)), "{ip}");
     }
     kg.admin()
-        .update_key(UpdateKey {
-            allowed_ips: Some(vec!["192.0.2.0/24".into()]),
-            ..UpdateKey::new(key.key.id)
-        })
+        .update_key(UpdateKey::new(key.key.id).allowed_ips(vec!["192.0.2.0/24"]))
         .unwrap();
     assert_eq!(from("198.51.100.9"), Err((Reason::IpNotAllowed, 403)));
     assert_eq!(from("192.0.2.7"), Ok(()));
     // Whoever is at a wrong place with a right key is not guessing.
     assert_eq!(
-        kg.admin().peek_ip("198.51.100.9".parse().unwrap())[0].remaining,
+        kg.admin()
+            .ip_limits("198.51.100.9".parse::<IpTarget>().unwrap())
+            .unwrap()[0]
+            .remaining,
         100
     );
 }
@@ -529,7 +538,7 @@ fn a_cost_above_an_enforced_limit_can_never_be_admitted() {
     let home = Home::new();
     let kg = home.open();
     kg.admin()
-        .set_org_limits(org(&kg, "acme").id, ["20/min"])
+        .update_org(UpdateOrg::new(org(&kg, "acme").id).limits(["20/min"]))
         .unwrap();
     let key = key_with_limits(&kg, &["5/s shadow", "2 concurrent"]);
     assert_eq!(refusal(ask_at_cost(&kg, &key, 21)), Reason::CostAboveLimit);

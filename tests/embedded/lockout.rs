@@ -7,7 +7,7 @@ use crate::common::child;
 use crate::common::{Home, IP, key, key_limited_to};
 use keyguard::{
     AdminError, ClientIp, Config, CreateKey, IpKey, IpLimit, KeyGuard, LockCause, LockDuration,
-    LockScope, Policy, Reason, Refuses, Request,
+    LockScope, Page, Policy, Reason, Refuses, Request,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -83,7 +83,7 @@ fn a_hundred_and_one_requests_without_a_key_lock_out_requests_without_a_key() {
         refused(&kg, &NO_HEADERS, ELSEWHERE),
         Some(Reason::MissingKey)
     );
-    let locks = kg.admin().locks();
+    let locks = kg.admin().list_blocks();
     assert_eq!(locks.len(), 1);
     assert_eq!(
         (&locks[0].refuses, &locks[0].cause),
@@ -142,7 +142,7 @@ fn what_is_no_guess_does_not_strike() {
         let socket = Request::new(&NO_HEADERS, ClientIp::LOCAL, "/");
         assert_eq!(kg.decide(socket).unwrap_err().reason(), Reason::MissingKey);
     }
-    assert_eq!(kg.admin().locks(), []);
+    assert_eq!(kg.admin().list_blocks(), []);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_proxy_that_is_not_trusted_is_not_locked_and_a_warning_says_what_to_do() {
         for _ in 0..5 {
             assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
         }
-        assert_eq!(kg.admin().locks(), []);
+        assert_eq!(kg.admin().list_blocks(), []);
         let warnings = kg.admin().stats().unwrap().warnings.join("\n");
         let line = format!("trusted_proxies = [\"{proxy}/32\"]");
         assert!(warnings.contains(&line), "{warnings}");
@@ -194,7 +194,7 @@ fn a_proxy_that_is_not_trusted_is_not_locked_and_a_warning_says_what_to_do() {
     assert_eq!(refused(&kg, &forwarded, IP), Some(Reason::IpLocked));
     // What an administrator says holds for a proxy too.
     kg.admin()
-        .block(proxy, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .block(proxy, None, HOUR.try_into().unwrap())
         .unwrap();
     assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
 }
@@ -211,7 +211,7 @@ fn a_lock_is_there_after_a_restart() {
     home.clock.advance(DAY);
     let kg = home.open();
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
-    assert_eq!(kg.admin().locks(), []);
+    assert_eq!(kg.admin().list_blocks(), []);
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn a_stored_lock_survives_a_kill() {
         guess(&kg, 101, IP);
         kg.flush().unwrap();
         kg.admin()
-            .block(ELSEWHERE, "/", HOUR.try_into().unwrap(), LockScope::Global)
+            .block(ELSEWHERE, None, HOUR.try_into().unwrap())
             .unwrap();
         // Nothing of what an orderly end does.
         std::process::abort();
@@ -289,7 +289,7 @@ fn a_limit_without_a_lockout_admits_as_soon_as_there_is_room() {
     kg.check_ip(&search, IP, "/search").unwrap_err();
     home.clock.advance(Duration::from_millis(1));
     kg.check_ip(&search, IP, "/search").unwrap();
-    assert_eq!(kg.admin().locks(), []);
+    assert_eq!(kg.admin().list_blocks(), []);
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn a_lock_of_one_path_holds_on_every_reading_of_it_and_leaves_the_others() {
     let created = key(&kg);
     let good = [("X-API-Key", created.raw_key.expose())];
     kg.admin()
-        .block(IP, "/login", HOUR.try_into().unwrap(), LockScope::Path)
+        .block(IP, Some("/login"), HOUR.try_into().unwrap())
         .unwrap();
     for path in [
         "/login",
@@ -337,7 +337,7 @@ fn a_limit_locks_out_of_what_it_limits_unless_told_otherwise() {
         let denial = kg.check_ip(&login, IP, &format!("/login/a{i}"));
         assert_eq!(denial.unwrap_err().reason(), Reason::IpLocked);
     }
-    let locks = kg.admin().locks();
+    let locks = kg.admin().list_blocks();
     assert_eq!(locks.len(), 1);
     assert_eq!(locks[0].refuses.to_string(), "route `login`");
     kg.check_ip(&limit("search"), IP, "/login").unwrap();
@@ -345,9 +345,7 @@ fn a_limit_locks_out_of_what_it_limits_unless_told_otherwise() {
     drop(kg);
     let kg = home.open();
     kg.check_ip(&login, IP, "/x").unwrap_err();
-    kg.admin()
-        .unblock(IP.to_string().parse().unwrap(), None)
-        .unwrap();
+    kg.admin().unblock(IP, None).unwrap();
     kg.check_ip(&login, IP, "/x").unwrap();
 }
 
@@ -357,19 +355,19 @@ fn a_lock_by_hand_beside_a_longer_automatic_one_ends_when_it_was_to() {
     let home = Home::new();
     let kg = home.open();
     guess(&kg, 101, IP);
-    let automatic = kg.admin().locks().remove(0);
+    let automatic = kg.admin().list_blocks().remove(0);
     let manual = kg
         .admin()
-        .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .block(IP, None, HOUR.try_into().unwrap())
         .unwrap();
     assert_eq!(manual.until, home.clock.timestamp().plus(HOUR));
     assert_eq!(manual.cause, LockCause::Manual);
     let both = [automatic, manual];
-    assert_eq!(kg.admin().locks(), both);
+    assert_eq!(kg.admin().list_blocks(), both);
     drop(kg);
     let never_lock = Policy::new().never_lock(IP.to_string().parse().unwrap());
     let kg = home.open_with(home.config().policy(never_lock));
-    assert_eq!(kg.admin().locks(), both);
+    assert_eq!(kg.admin().list_blocks(), both);
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
     home.clock.advance(HOUR);
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
@@ -379,7 +377,7 @@ fn a_lock_by_hand_beside_a_longer_automatic_one_ends_when_it_was_to() {
     guess(&kg, 101, proxy);
     assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
     kg.admin()
-        .block(proxy, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .block(proxy, None, HOUR.try_into().unwrap())
         .unwrap();
     assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
 }
@@ -388,7 +386,7 @@ fn a_lock_by_hand_beside_a_longer_automatic_one_ends_when_it_was_to() {
 fn two_locked_neighbours_do_not_lock_their_network_when_the_table_is_full() {
     let home = Home::new();
     let config = home.config().ip_block_threshold(1).record_usage(false);
-    let kg = home.open_with(config.locked_addresses(24));
+    let kg = home.open_with(config.max_locks(24));
     let lock = |ip: String| guess(&kg, 2, ip.parse().unwrap());
     lock("192.0.2.1".into());
     lock("192.0.2.2".into());
@@ -398,7 +396,7 @@ fn two_locked_neighbours_do_not_lock_their_network_when_the_table_is_full() {
     for i in 0..9 {
         lock(format!("203.0.113.{i}"));
     }
-    assert_eq!(kg.admin().locks().len(), 24);
+    assert_eq!(kg.admin().list_blocks().len(), 24);
     for i in 0..20 {
         guess(&kg, 2, format!("10.1.{i}.1").parse().unwrap());
     }
@@ -421,7 +419,7 @@ fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
     let config = home.config().time_zone("UTC".parse().unwrap());
     drop(kg);
     let kg = home.open_with(config);
-    let lock = kg.admin().block(IP, "/", time, LockScope::Global).unwrap();
+    let lock = kg.admin().block(IP, None, time).unwrap();
     assert_eq!(
         lock.until,
         home.clock.timestamp().plus(HOUR),
@@ -429,13 +427,11 @@ fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
     );
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
     // A shorter one does not shorten it, here or in the file.
-    let second = kg
-        .admin()
-        .block(IP, "/", "1s".parse().unwrap(), LockScope::Global);
+    let second = kg.admin().block(IP, None, "1s".parse().unwrap());
     assert_eq!(second.unwrap().until, lock.until);
     drop(kg);
     let kg = home.open();
-    assert_eq!(kg.admin().locks()[0].until, lock.until);
+    assert_eq!(kg.admin().list_blocks()[0].until, lock.until);
     home.clock.advance(Duration::from_secs(2));
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
 
@@ -447,7 +443,7 @@ fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
         Err(AdminError::NotFound(_))
     ));
     drop(kg);
-    assert_eq!(home.open().admin().locks(), []);
+    assert_eq!(home.open().admin().list_blocks(), []);
 }
 
 #[test]
@@ -455,11 +451,9 @@ fn who_is_unblocked_starts_anew() {
     let home = Home::new();
     let kg = home.open();
     guess(&kg, 101, IP);
-    kg.admin()
-        .unblock(IP.to_string().parse().unwrap(), None)
-        .unwrap();
+    kg.admin().unblock(IP, None).unwrap();
     guess(&kg, 100, IP);
-    assert_eq!(kg.admin().locks(), []);
+    assert_eq!(kg.admin().list_blocks(), []);
 }
 
 #[test]
@@ -469,15 +463,10 @@ fn a_socket_is_not_blocked() {
     let invalid = |outcome| matches!(outcome, Err(AdminError::Invalid(_)));
     assert!(invalid(
         kg.admin()
-            .block(
-                ClientIp::LOCAL,
-                "/",
-                HOUR.try_into().unwrap(),
-                LockScope::Global
-            )
+            .block(ClientIp::LOCAL, None, HOUR.try_into().unwrap())
             .map(drop)
     ));
-    assert_eq!(kg.admin().locks(), []);
+    assert_eq!(kg.admin().list_blocks(), []);
 }
 
 #[test]
@@ -489,7 +478,7 @@ fn a_dry_run_sees_locks_and_strikes_nobody() {
         assert_eq!(verdict.denial.unwrap().reason(), Reason::MissingKey);
     }
     kg.admin()
-        .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .block(IP, None, HOUR.try_into().unwrap())
         .unwrap();
     let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
     assert_eq!(verdict.denial.unwrap().reason(), Reason::IpLocked);
@@ -517,13 +506,13 @@ fn a_public_proxy_that_is_not_configured_is_found_and_not_locked() {
             None
         );
     }
-    assert_eq!(kg.admin().locks(), []);
+    assert_eq!(kg.admin().list_blocks(), []);
     let warnings = kg.admin().stats().unwrap().warnings.join("\n");
     let line = format!("trusted_proxies = [\"{IP}/32\"]");
     assert!(warnings.contains(&line), "{warnings}");
     // By hand it can be locked.
     kg.admin()
-        .block(IP, "/", HOUR.try_into().unwrap(), LockScope::Global)
+        .block(IP, None, HOUR.try_into().unwrap())
         .unwrap();
     assert_eq!(
         through(&kg, IP, "203.0.113.1", &texts[0]),
@@ -761,28 +750,30 @@ fn requests_without_keys_do_not_keep_a_locked_proxy_from_being_found() {
 #[test]
 fn a_block_for_which_there_is_no_room_changes_nothing() {
     let home = Home::new();
-    let config = home.config().locked_addresses(16);
+    let config = home.config().max_locks(16);
     let kg = home.open_with(config.clone());
     let block = |kg: &KeyGuard, number: u8| {
         let ip = IpAddr::from([10, 0, number, 1]);
-        kg.admin()
-            .block(ip, "/", DAY.try_into().unwrap(), LockScope::Global)
+        kg.admin().block(ip, None, DAY.try_into().unwrap())
     };
     for number in 0..16 {
         block(&kg, number).unwrap();
     }
-    let before = kg.admin().audit(None, 100).unwrap();
+    let before = kg.admin().list_audit(Page::first().limit(100)).unwrap();
     let refused = block(&kg, 16);
     assert!(
         matches!(refused, Err(AdminError::Conflict(_))),
         "{refused:?}"
     );
-    assert_eq!(kg.admin().audit(None, 100).unwrap(), before);
+    assert_eq!(
+        kg.admin().list_audit(Page::first().limit(100)).unwrap(),
+        before
+    );
     // One that is there is renewed all the same.
     home.clock.advance(HOUR);
     let renewed = block(&kg, 3).unwrap();
     assert_eq!(renewed.until, home.clock.timestamp().plus(DAY));
-    let locks = kg.admin().locks();
+    let locks = kg.admin().list_blocks();
     kg.close().unwrap();
-    assert_eq!(home.open_with(config).admin().locks(), locks);
+    assert_eq!(home.open_with(config).admin().list_blocks(), locks);
 }

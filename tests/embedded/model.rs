@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::common::{Home, IP, NOON, SECRET};
-use keyguard::{Config, CreateKey, CreatedKey, Grant, KeyGuard, Reason, Request};
+use keyguard::{Config, CreateKey, CreatedKey, Grant, KeyGuard, Reason, Request, UpdateOrg};
 
 /// A million in all.
 const WORLDS: u64 = 500;
@@ -241,29 +241,29 @@ impl World {
             .clock(home.clock.clone())
             .record_usage(false)
             .socket(false)
-            .resident_keys(16)
-            .limited_keys(16)
+            .key_cache_capacity(16)
+            .max_tracked_keys(16)
             .file_cache_bytes(1 << 20)
-            .locked_addresses(16)
-            .counted_addresses(16);
+            .max_locks(16)
+            .max_tracked_ips(16);
         let kg = home.open_with(config);
         let (mut keys, mut orgs) = (Vec::new(), Vec::new());
         for org in 0..2 {
             let limits = Limit::random(&mut random);
             let id = kg.admin().create_org(&format!("org {org}")).unwrap().id;
             kg.admin()
-                .set_org_limits(id, limits.iter().map(|limit| &limit.text))
+                .update_org(UpdateOrg::new(id).limits(limits.iter().map(|limit| &limit.text)))
                 .unwrap();
             orgs.push(limits);
             for _ in 0..1 + random.below(3) {
                 let mut limits = Limit::random(&mut random);
                 limits.retain(|limit| !limit.text.ends_with("/min"));
                 let amount = 1 + random.below(30);
-                let created = kg.admin().create_key(CreateKey {
-                    rate_limit_per_minute: Some(amount as u32),
-                    limits: limits.iter().map(|limit| limit.text.clone()).collect(),
-                    ..CreateKey::new(format!("org {org}"), "key")
-                });
+                let created = kg.admin().create_key(
+                    CreateKey::new(format!("org {org}"), "key")
+                        .rate_limit_per_minute(amount as u32)
+                        .limits(limits.iter().map(|limit| &limit.text)),
+                );
                 let minute = Limit::new("default".into(), amount, Kind::Window(60 * NANOS));
                 limits.push(minute);
                 let created = created.unwrap();
@@ -363,7 +363,11 @@ impl World {
         }
         // Each limit stands as the model says.
         if !is_above {
-            let states = self.kg.admin().peek(self.keys[at].created.key.id).unwrap();
+            let states = self
+                .kg
+                .admin()
+                .key_limits(self.keys[at].created.key.id)
+                .unwrap();
             let key = &mut self.keys[at];
             let limits = key.limits.iter_mut().chain(&mut self.orgs[key.org]);
             let mut expected: Vec<_> = limits

@@ -331,9 +331,12 @@ fn settings_that_cannot_be_are_refused_by_name() {
             "usage_retention",
             config().usage_retention(Duration::from_secs(59)),
         ),
-        ("usage_queue", config().usage_queue(1_023)),
-        ("resident_keys", config().resident_keys(15)),
-        ("limited_keys", config().resident_keys(100).limited_keys(99)),
+        ("usage_queue_capacity", config().usage_queue_capacity(1_023)),
+        ("key_cache_capacity", config().key_cache_capacity(15)),
+        (
+            "max_tracked_keys",
+            config().key_cache_capacity(100).max_tracked_keys(99),
+        ),
     ];
     for (setting, config) in settings {
         let refused = refused(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{Home, admit, admitted_of, ask, ask_at_cost, field, key_with, refusal};
-use keyguard::{Config, CreateKey, CreatedKey, KeyGuard, Reason, UpdateKey};
+use keyguard::{Config, CreatedKey, KeyGuard, Reason, RotateKey, UpdateKey};
 use time::OffsetDateTime;
 use time::macros::datetime;
 
@@ -109,10 +109,8 @@ fn a_cost_is_taken_whole_or_not_at_all() {
 fn a_refusal_by_the_window_takes_nothing_from_the_month() {
     let home = Home::new();
     let kg = home.open();
-    let key = key_with(&kg, |key| CreateKey {
-        rate_limit_per_minute: Some(5),
-        limits: vec!["12 monthly".into()],
-        ..key
+    let key = key_with(&kg, |key| {
+        key.rate_limit_per_minute(5).limits(vec!["12 monthly"])
     });
     for expected in [5, 5] {
         assert_eq!(admitted_of(&kg, &key, 20, Reason::RateLimited), expected);
@@ -125,10 +123,8 @@ fn a_refusal_by_the_window_takes_nothing_from_the_month() {
 fn a_refusal_by_the_month_takes_nothing_from_the_window() {
     let home = Home::at(datetime!(2026-01-31 23:59:50 UTC).into());
     let kg = home.open();
-    let key = key_with(&kg, |key| CreateKey {
-        rate_limit_per_minute: Some(5),
-        limits: vec!["4 monthly".into()],
-        ..key
+    let key = key_with(&kg, |key| {
+        key.rate_limit_per_minute(5).limits(vec!["4 monthly"])
     });
     assert_eq!(admitted_of(&kg, &key, 20, Reason::QuotaExhausted), 4);
     // The month begins anew, the window does not: it holds four hits and no refusal.
@@ -291,7 +287,10 @@ fn rotation_carries_consumption_on() {
     let old = key_of_a_month(&kg, 10);
     assert_eq!(admitted_of(&kg, &old, 4, Reason::QuotaExhausted), 4);
 
-    let new = kg.admin().rotate_key(old.key.id, MINUTE).unwrap();
+    let new = kg
+        .admin()
+        .rotate_key(RotateKey::new(old.key.id).grace(MINUTE))
+        .unwrap();
     assert_eq!(admit(&kg, &new), 5);
     assert_eq!(admit(&kg, &old), 4);
     kg.close().unwrap();
@@ -315,29 +314,22 @@ fn suspending_and_resuming_gives_nothing_a_second_time() {
 
 /// A key that admits so much in a month, and plenty in a minute.
 fn key_of_a_month(kg: &KeyGuard, monthly: u64) -> CreatedKey {
-    key_with(kg, |key| CreateKey {
-        rate_limit_per_minute: Some(PLENTY),
-        limits: vec![format!("{monthly} monthly")],
-        ..key
+    key_with(kg, |key| {
+        key.rate_limit_per_minute(PLENTY)
+            .limits(vec![format!("{monthly} monthly")])
     })
 }
 
 fn set_month(kg: &KeyGuard, key: &CreatedKey, limit: Option<u64>) {
     kg.admin()
-        .update_key(UpdateKey {
-            limits: Some(
-                limit
-                    .map(|limit| format!("{limit} monthly"))
-                    .into_iter()
-                    .collect(),
-            ),
-            ..UpdateKey::new(key.key.id)
-        })
+        .update_key(
+            UpdateKey::new(key.key.id).limits(limit.map(|limit| format!("{limit} monthly"))),
+        )
         .unwrap();
 }
 
 fn few_in_memory(config: Config) -> Config {
-    config.resident_keys(16).limited_keys(32)
+    config.key_cache_capacity(16).max_tracked_keys(32)
 }
 
 fn now(home: &Home) -> OffsetDateTime {

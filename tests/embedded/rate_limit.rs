@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::common::{Home, admit, admitted_of, ask, ask_at_cost, field, key_limited_to, refusal};
-use keyguard::{CreatedKey, KeyGuard, Reason, UpdateKey};
+use keyguard::{CreatedKey, KeyGuard, Reason, RotateKey, UpdateKey};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -192,7 +192,10 @@ fn rotation_keeps_the_window() {
     let old = crate::common::key(&kg);
     assert_eq!(admitted_of(&kg, &old, 40, Reason::RateLimited), 40);
 
-    let new = kg.admin().rotate_key(old.key.id, MINUTE).unwrap();
+    let new = kg
+        .admin()
+        .rotate_key(RotateKey::new(old.key.id).grace(MINUTE))
+        .unwrap();
     assert_eq!(admit(&kg, &new), 19);
     assert_eq!(admit(&kg, &old), 18);
     assert_eq!(admitted_of(&kg, &new, 20, Reason::RateLimited), 18);
@@ -256,7 +259,7 @@ fn sixty_four_threads_on_one_key_are_admitted_exactly_as_often_as_its_limit() {
 #[test]
 fn keys_that_do_not_all_fit_into_memory_are_limited_exactly() {
     let home = Home::new();
-    let kg = home.open_with(home.config().resident_keys(16).limited_keys(32));
+    let kg = home.open_with(home.config().key_cache_capacity(16).max_tracked_keys(32));
     // More than are kept in memory, and as many as may be limited at a time.
     let keys: Vec<_> = (0..32).map(|_| key_limited_to(&kg, 5)).collect();
     let mut admitted = vec![0; keys.len()];
@@ -271,7 +274,7 @@ fn keys_that_do_not_all_fit_into_memory_are_limited_exactly() {
 #[test]
 fn a_newcomer_is_refused_while_the_table_is_full_of_keys_that_are_being_limited() {
     let home = Home::new();
-    let kg = home.open_with(home.config().resident_keys(16).limited_keys(32));
+    let kg = home.open_with(home.config().key_cache_capacity(16).max_tracked_keys(32));
     let keys: Vec<_> = (0..32).map(|_| key_limited_to(&kg, 1)).collect();
     for key in &keys {
         admit(&kg, key);
@@ -291,7 +294,7 @@ fn a_newcomer_is_refused_while_the_table_is_full_of_keys_that_are_being_limited(
 #[test]
 fn keys_that_are_idle_make_room_for_a_newcomer_at_once() {
     let home = Home::new();
-    let kg = home.open_with(home.config().resident_keys(16).limited_keys(32));
+    let kg = home.open_with(home.config().key_cache_capacity(16).max_tracked_keys(32));
     // Never more than one of them is being limited.
     for number in 1..=100 {
         let key = key_limited_to(&kg, 1);
@@ -308,9 +311,6 @@ fn counters(number: usize) -> Vec<AtomicU32> {
 
 fn set_limit(kg: &KeyGuard, key: &CreatedKey, per_minute: u32) {
     kg.admin()
-        .update_key(UpdateKey {
-            rate_limit_per_minute: Some(per_minute),
-            ..UpdateKey::new(key.key.id)
-        })
+        .update_key(UpdateKey::new(key.key.id).rate_limit_per_minute(per_minute))
         .unwrap();
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::common::{Home, IP, admit, ask, key_with, org, refusal};
 use keyguard::{
-    CreateKey, CreatedKey, Denial, Grant, KeyGuard, Reason, Request, Timestamp, UpdateKey,
+    CreateKey, CreatedKey, Denial, Grant, KeyGuard, Reason, Request, RotateKey, Timestamp,
+    UpdateKey,
 };
 
 const THREADS: usize = 8;
@@ -32,7 +33,7 @@ fn no_check_after_suspension_admits_a_key_of_the_organization() {
 #[test]
 fn no_check_after_a_scope_was_taken_away_holds_it() {
     Race::of(100).run(Reason::MissingScope, |kg, key| {
-        update(kg, key, |key| key.scopes = Some(vec!["other".into()]));
+        update(kg, key, |key| key.scopes(["other"]));
     });
 }
 
@@ -40,14 +41,14 @@ fn no_check_after_a_scope_was_taken_away_holds_it() {
 fn no_check_after_a_rate_limit_was_tightened_goes_by_the_looser() {
     Race::of(100).run(Reason::RateLimited, |kg, key| {
         admit_to_read(kg, key);
-        update(kg, key, |key| key.rate_limit_per_minute = Some(1));
+        update(kg, key, |key| key.rate_limit_per_minute(1));
     });
 }
 
 #[test]
 fn no_check_after_a_monthly_limit_was_set_goes_without_it() {
     Race::of(100).run(Reason::QuotaExhausted, |kg, key| {
-        update(kg, key, |key| key.limits = Some(vec!["1 monthly".into()]));
+        update(kg, key, |key| key.limits(["1 monthly"]));
         // The one that is left of the month, if nobody has taken it yet.
         drop(ask_to_read(kg, key));
     });
@@ -56,7 +57,10 @@ fn no_check_after_a_monthly_limit_was_set_goes_without_it() {
 #[test]
 fn no_check_after_rotation_without_grace_admits_the_old_text() {
     Race::of(100).run(Reason::ExpiredKey, |kg, key| {
-        let new = kg.admin().rotate_key(key.key.id, Duration::ZERO).unwrap();
+        let new = kg
+            .admin()
+            .rotate_key(RotateKey::new(key.key.id).grace(Duration::ZERO))
+            .unwrap();
         admit_to_read(kg, &new);
     });
 }
@@ -86,13 +90,15 @@ const TIGHTENINGS: [(Reason, Change); 5] = [
         kg.admin().suspend_org(key.key.org_id).unwrap();
     }),
     (Reason::ExpiredKey, |kg, key| {
-        kg.admin().rotate_key(key.key.id, Duration::ZERO).unwrap();
+        kg.admin()
+            .rotate_key(RotateKey::new(key.key.id).grace(Duration::ZERO))
+            .unwrap();
     }),
     (Reason::MissingScope, |kg, key| {
-        update(kg, key, |key| key.scopes = Some(vec![]));
+        update(kg, key, |key| key.scopes([""; 0]));
     }),
     (Reason::RateLimited, |kg, key| {
-        update(kg, key, |key| key.rate_limit_per_minute = Some(1));
+        update(kg, key, |key| key.rate_limit_per_minute(1));
     }),
 ];
 
@@ -202,10 +208,7 @@ fn an_expiry_that_is_moved_on_on_purpose_opens_the_key_again() {
     let key = reader(&kg);
     let second = Duration::from_secs(1);
     let expire_at = |at: Option<Timestamp>| {
-        update(&kg, &key, |key| {
-            key.expires_at = Some(at);
-            key.reactivate = true;
-        });
+        update(&kg, &key, |key| key.expires_at(at).reactivate(true));
     };
 
     expire_at(Some(home.clock.timestamp().plus(second)));
@@ -225,10 +228,16 @@ fn a_rotated_text_is_accepted_exactly_as_long_as_its_grace() {
     let kg = home.open();
     let first = reader(&kg);
     let grace = Duration::from_secs(10);
-    let second = kg.admin().rotate_key(first.key.id, grace).unwrap();
+    let second = kg
+        .admin()
+        .rotate_key(RotateKey::new(first.key.id).grace(grace))
+        .unwrap();
     // Rotating once more does not prolong what was to end.
     home.clock.advance(grace / 2);
-    let third = kg.admin().rotate_key(first.key.id, grace).unwrap();
+    let third = kg
+        .admin()
+        .rotate_key(RotateKey::new(first.key.id).grace(grace))
+        .unwrap();
 
     home.clock.advance(grace / 2 - Duration::from_millis(1));
     for key in [&first, &second, &third] {
@@ -249,7 +258,7 @@ fn revoking_a_rotated_key_refuses_every_text_of_it() {
     let old = reader(&kg);
     let new = kg
         .admin()
-        .rotate_key(old.key.id, Duration::from_secs(10))
+        .rotate_key(RotateKey::new(old.key.id).grace(Duration::from_secs(10)))
         .unwrap();
     for key in [&old, &new] {
         admit(&kg, key);
@@ -369,15 +378,13 @@ impl<'a> Round<'a> {
 
 /// A key that may `read`, as often as it likes.
 fn reader_of(org: &str) -> CreateKey {
-    CreateKey {
-        scopes: vec!["read".into()],
-        rate_limit_per_minute: Some(u32::MAX),
-        ..CreateKey::new(org, "reader")
-    }
+    CreateKey::new(org, "reader")
+        .scopes(vec!["read"])
+        .rate_limit_per_minute(u32::MAX)
 }
 
 fn reader(kg: &KeyGuard) -> CreatedKey {
-    key_with(kg, |key| reader_of(&key.org_name))
+    key_with(kg, |_| reader_of("acme"))
 }
 
 fn ask_to_read(kg: &KeyGuard, key: &CreatedKey) -> Result<Grant, Denial> {
@@ -389,8 +396,7 @@ fn admit_to_read(kg: &KeyGuard, key: &CreatedKey) {
     drop(ask_to_read(kg, key).unwrap());
 }
 
-fn update(kg: &KeyGuard, key: &CreatedKey, change: impl FnOnce(&mut UpdateKey)) {
-    let mut request = UpdateKey::new(key.key.id);
-    change(&mut request);
-    kg.admin().update_key(request).unwrap();
+fn update(kg: &KeyGuard, key: &CreatedKey, change: impl FnOnce(UpdateKey) -> UpdateKey) {
+    let change = change(UpdateKey::new(key.key.id));
+    kg.admin().update_key(change).unwrap();
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::common::{Home, IP, admitted_of, field, key_with};
 use keyguard::{
-    CreateKey, CreatedKey, Denial, Grant, IpLimit, KeyGuard, LockDuration, LockScope, Policy,
-    Reason, Request, Route,
+    CreatedKey, Denial, Grant, IpLimit, IpTarget, KeyGuard, LockDuration, Policy, Reason, Request,
+    Route,
 };
 
 const NONE: [(&str, &str); 0] = [];
@@ -16,10 +16,7 @@ fn guard(home: &Home, policy: &str) -> KeyGuard {
 }
 
 fn with_scopes(kg: &KeyGuard, scopes: &[&str]) -> CreatedKey {
-    key_with(kg, |key| CreateKey {
-        scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
-        ..key
-    })
+    key_with(kg, |key| key.scopes(scopes.iter().copied()))
 }
 
 /// Asks without a key.
@@ -132,12 +129,7 @@ fn an_exempt_path_is_exempt_exactly() {
     }
     // Neither a lock nor a list concerns it.
     kg.admin()
-        .block(
-            IP,
-            "/",
-            MINUTE.try_into().unwrap(),
-            keyguard::LockScope::Global,
-        )
+        .block(IP, None, MINUTE.try_into().unwrap())
         .unwrap();
     assert!(anonymously(&kg, "GET", "/health").is_ok());
     assert_eq!(
@@ -213,14 +205,14 @@ fn a_route_limits_each_key_beside_its_own_limits() {
         let grant = ask(&kg, key, "GET", "/api/other").unwrap();
         assert_eq!(grant.remaining(), 57);
     }
-    let states = kg.admin().peek(keys[0].key.id).unwrap();
+    let states = kg.admin().key_limits(keys[0].key.id).unwrap();
     assert!(
         states
             .iter()
             .any(|s| s.name == "orders 2/min" && s.remaining == 0)
     );
     kg.admin()
-        .reset(keys[0].key.id, Some("orders 2/min"))
+        .reset_key(keys[0].key.id, Some("orders 2/min"))
         .unwrap();
     assert_eq!(reason(ask(&kg, &keys[0], "POST", "/api/orders")), None);
 }
@@ -325,7 +317,9 @@ fn an_open_route_needs_no_key_and_keeps_its_limits_and_locks() {
             "{method} {path}"
         );
     }
-    kg.admin().reset_ip("192.0.2.7".parse().unwrap()).unwrap();
+    kg.admin()
+        .reset_ip("192.0.2.7".parse::<IpTarget>().unwrap())
+        .unwrap();
     for (method, path) in [
         ("GET", "/login?x"),
         ("POST", "/login/"),
@@ -395,7 +389,10 @@ fn a_route_limits_each_address_and_locks_it_out() {
     assert!(anonymously(&kg, "GET", "/x").is_ok());
     let other: std::net::IpAddr = "192.0.2.8".parse().unwrap();
     assert!(kg.check(&NONE, other, "/login").is_ok());
-    let states = kg.admin().peek_ip("192.0.2.7".parse().unwrap());
+    let states = kg
+        .admin()
+        .ip_limits("192.0.2.7".parse::<IpTarget>().unwrap())
+        .unwrap();
     let left: Vec<_> = states
         .iter()
         .map(|s| (s.name.as_str(), s.remaining))
@@ -416,7 +413,9 @@ fn a_route_limits_each_address_and_locks_it_out() {
     ] {
         assert_eq!(reason(anonymously(&kg, "POST", "/login")), expected);
     }
-    kg.admin().reset_ip("192.0.2.7".parse().unwrap()).unwrap();
+    kg.admin()
+        .reset_ip("192.0.2.7".parse::<IpTarget>().unwrap())
+        .unwrap();
     assert_eq!(
         reason(anonymously(&kg, "POST", "/login")),
         Some(Reason::MissingKey)
@@ -469,12 +468,7 @@ fn a_manual_lock_of_a_path_ignores_case_where_the_policy_does() {
     let home = Home::new();
     let kg = guard(&home, "protect = [\"/api\"]\nignore_case = true");
     kg.admin()
-        .block(
-            IP,
-            "/login",
-            MINUTE.try_into().unwrap(),
-            keyguard::LockScope::Path,
-        )
+        .block(IP, Some("/login"), MINUTE.try_into().unwrap())
         .unwrap();
     let locked = Some(Reason::IpLocked);
     assert_eq!(reason(anonymously(&kg, "GET", "/LOGIN")), locked);
@@ -533,7 +527,10 @@ fn a_route_in_shadow_mode_refuses_nobody_and_tells() {
     let headers = [("X-API-Key", "nonsense")];
     assert!(kg.check(&headers, IP, "/next").is_ok());
     assert_eq!(
-        kg.admin().peek_ip("192.0.2.7".parse().unwrap())[0].remaining,
+        kg.admin()
+            .ip_limits("192.0.2.7".parse::<IpTarget>().unwrap())
+            .unwrap()[0]
+            .remaining,
         100
     );
     let counts = kg.admin().stats().unwrap().shadowed;
@@ -669,7 +666,7 @@ fn a_path_that_cannot_be_read_is_a_bad_request_that_counts_nowhere() {
         assert!(!foreseen.key_checked && foreseen.rules.is_empty());
         // Only the refusals are counted: no failed authentication, lock or limit.
         assert!(ask(&kg, &key, "GET", "/r").is_ok(), "{policy}");
-        assert!(kg.admin().locks().is_empty());
+        assert!(kg.admin().list_blocks().is_empty());
         let refused = kg.admin().stats().unwrap().refused.into_iter();
         let refused: Vec<_> = refused.map(|(r, count)| (r.to_string(), count)).collect();
         assert_eq!(refused, [("unreadable_path".to_owned(), 300)]);
@@ -693,9 +690,7 @@ fn a_path_that_cannot_be_read_is_a_bad_request_of_who_is_locked_out_of_a_path() 
     let kg = guard(&home, "");
     let key = with_scopes(&kg, &[]);
     let until = "1 hour".parse().unwrap();
-    kg.admin()
-        .block(IP, "/login", until, LockScope::Path)
-        .unwrap();
+    kg.admin().block(IP, Some("/login"), until).unwrap();
     let denial = ask(&kg, &key, "GET", UNREADABLE).unwrap_err();
     assert_eq!(denial.reason().to_string(), "unreadable_path");
     assert_eq!(

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::common::{Home, IP, admit, ask, ask_with, field, key_limited_to, key_with};
 use keyguard::{
-    CreateKey, CreatedKey, Denial, Grant, KeyGuard, ListUsage, Reason, Request, Stats, Timestamp,
+    CreateKey, CreatedKey, Denial, Grant, KeyGuard, ListUsage, Reason, Request, RotateKey, Stats,
+    Timestamp,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,9 +30,11 @@ fn bad_keys(home: &Home, kg: &KeyGuard) -> Vec<(Reason, String)> {
     kg.admin().revoke_key(revoked.key.id).unwrap();
 
     let expires_at = Some(home.clock.timestamp().plus(SECOND));
-    let expired = key_with(kg, |key| CreateKey { expires_at, ..key });
+    let expired = key_with(kg, |key| key.expires_at(expires_at));
     let rotated = crate::common::key(kg);
-    kg.admin().rotate_key(rotated.key.id, SECOND).unwrap();
+    kg.admin()
+        .rotate_key(RotateKey::new(rotated.key.id).grace(SECOND))
+        .unwrap();
     home.clock.advance(SECOND - Duration::from_millis(1));
     admit(kg, &expired);
     admit(kg, &rotated);
@@ -224,10 +227,7 @@ fn a_cost_above_a_limit_is_a_bad_request_however_empty_the_window() {
     let home = Home::new();
     let kg = home.open();
     let per_minute = key_limited_to(&kg, 60);
-    let monthly = key_with(&kg, |key| CreateKey {
-        limits: vec!["30 monthly".into()],
-        ..key
-    });
+    let monthly = key_with(&kg, |key| key.limits(vec!["30 monthly"]));
     for (key, limit) in [(per_minute, 60), (monthly, 30)] {
         let headers = [("X-API-Key", key.raw_key.expose())];
         let decide = |cost| {
@@ -248,10 +248,7 @@ fn a_cost_above_a_limit_is_a_bad_request_however_empty_the_window() {
 fn a_key_without_a_required_scope_is_forbidden() {
     let home = Home::new();
     let kg = home.open();
-    let key = key_with(&kg, |key| CreateKey {
-        scopes: vec!["read".into(), "orders:write".into()],
-        ..key
-    });
+    let key = key_with(&kg, |key| key.scopes(vec!["read", "orders:write"]));
     let headers = [("X-API-Key", key.raw_key.expose())];
     let decide = |scopes: &[&str]| kg.decide(Request::new(&headers, IP, "/").scopes(scopes));
     let is_forbidden = |denial: Denial| {
@@ -308,10 +305,7 @@ fn a_used_up_month_says_when_the_next_begins() {
     // Ten seconds before the end of January.
     let home = Home::at(Timestamp::from_unix_millis(1_769_903_990_000));
     let kg = home.open();
-    let key = key_with(&kg, |key| CreateKey {
-        limits: vec!["2 monthly".into()],
-        ..key
-    });
+    let key = key_with(&kg, |key| key.limits(vec!["2 monthly"]));
     admit(&kg, &key);
     admit(&kg, &key);
     let denial = ask(&kg, &key).unwrap_err();
@@ -350,10 +344,7 @@ fn a_grant_shows_how_its_tightest_limit_stands() {
     ];
     assert_eq!(grant.headers(), expected.map(owned));
 
-    let key = key_with(&kg, |key| CreateKey {
-        limits: vec!["10 monthly".into()],
-        ..key
-    });
+    let key = key_with(&kg, |key| key.limits(vec!["10 monthly"]));
     let headers = ask(&kg, &key).unwrap().headers();
     assert_eq!(
         field(&headers, "RateLimit-Policy"),
@@ -388,10 +379,7 @@ fn every_way_to_ask_gives_the_same_verdict() {
     let kg = home.open();
     let full = key_limited_to(&kg, 1);
     admit(&kg, &full);
-    let used_up = key_with(&kg, |key| CreateKey {
-        limits: vec!["1 monthly".into()],
-        ..key
-    });
+    let used_up = key_with(&kg, |key| key.limits(vec!["1 monthly"]));
     admit(&kg, &used_up);
     let mut keys = bad_keys(&home, &kg);
     keys.push((Reason::MissingKey, String::new()));
@@ -426,10 +414,8 @@ fn every_way_to_ask_gives_the_same_verdict() {
 fn a_dry_run_consumes_and_records_nothing() {
     let home = Home::new();
     let kg = home.open();
-    let key = key_with(&kg, |key| CreateKey {
-        rate_limit_per_minute: Some(3),
-        limits: vec!["5 monthly".into()],
-        ..key
+    let key = key_with(&kg, |key| {
+        key.rate_limit_per_minute(3).limits(vec!["5 monthly"])
     });
     let headers = [("X-API-Key", key.raw_key.expose())];
     let request = Request::new(&headers, IP, "/");
@@ -452,7 +438,7 @@ fn a_dry_run_consumes_and_records_nothing() {
         let request = Request::new(&none, IP, "/");
         assert_eq!(reason(&kg, request), Some(Reason::MissingKey));
     }
-    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 3);
+    assert_eq!(kg.admin().list_usage(ListUsage::new()).unwrap().len(), 3);
     let Stats {
         requests, refused, ..
     } = kg.admin().stats().unwrap();
@@ -463,11 +449,7 @@ fn a_dry_run_consumes_and_records_nothing() {
 fn a_dry_run_by_id_needs_no_text_of_the_key() {
     let home = Home::new();
     let kg = home.open();
-    let key = key_with(&kg, |key| CreateKey {
-        rate_limit_per_minute: Some(1),
-        scopes: vec!["read".into()],
-        ..key
-    });
+    let key = key_with(&kg, |key| key.rate_limit_per_minute(1).scopes(vec!["read"]));
     let id = key.key.id;
     let none: [(&str, &str); 0] = [];
     let request = Request::new(&none, IP, "/");

@@ -10,7 +10,7 @@ use crate::common::{
 };
 use keyguard::{
     ClientIp, CreateKey, CreatedKey, Denial, Grant, KeyGuard, KeyId, ListUsage, Method, Reason,
-    Request, Stats, Usage,
+    Request, RotateKey, Stats, Usage,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -116,7 +116,7 @@ fn last_use_is_the_last_admission() {
     let key = key_limited_to(&kg, 2);
     let last_used = |kg: &KeyGuard| {
         kg.flush().unwrap();
-        kg.admin().key(key.key.id).unwrap().last_used_at
+        kg.admin().get_key(key.key.id).unwrap().last_used_at
     };
     assert_eq!(last_used(&kg), None);
 
@@ -140,10 +140,7 @@ fn refusals_are_counted_by_their_reason() {
     let home = Home::new();
     let kg = home.open();
     let spent = key_limited_to(&kg, 1);
-    let of_a_month = key_with(&kg, |key| CreateKey {
-        limits: vec!["1 monthly".into()],
-        ..key
-    });
+    let of_a_month = key_with(&kg, |key| key.limits(vec!["1 monthly"]));
     let revoked = crate::common::key(&kg);
     kg.admin().revoke_key(revoked.key.id).unwrap();
     let unknown = crate::common::key(&Home::new().open());
@@ -266,7 +263,7 @@ fn totals_are_the_requests_of_all_threads_each_once() {
     for run in 1..=3 {
         let kg = home.open_with(
             home.config()
-                .usage_queue(AMPLE_QUEUE)
+                .usage_queue_capacity(AMPLE_QUEUE)
                 .ip_block_threshold(u32::MAX),
         );
         let keys: Vec<_> = (0..THREADS)
@@ -379,7 +376,7 @@ fn the_most_used_keys_come_first() {
     let kg = home.open();
     assert_eq!(top_keys(&kg), expected);
     let first = kg.admin().stats().unwrap().top_keys.swap_remove(0);
-    assert_eq!(first.key, kg.admin().key(id(3)).unwrap());
+    assert_eq!(first.key, kg.admin().get_key(id(3)).unwrap());
     assert_eq!(first.org_name, "acme");
 }
 
@@ -396,7 +393,7 @@ fn organizations_and_keys_are_counted() {
     kg.admin().suspend_org(org(&kg, "other").id).unwrap();
     kg.admin().revoke_key(first.key.id).unwrap();
     kg.admin()
-        .rotate_key(crate::common::key(&kg).key.id, MINUTE)
+        .rotate_key(RotateKey::new(crate::common::key(&kg).key.id).grace(MINUTE))
         .unwrap();
     assert_eq!(counts(&kg), (2, 3, 2));
     kg.close().unwrap();
@@ -418,34 +415,19 @@ fn usage_is_listed_by_key_and_time_in_the_order_it_was_recorded() {
         home.clock.advance(SECOND);
     }
     let listed = |request| {
-        let listed = kg.admin().usage(request).unwrap();
+        let listed = kg.admin().list_usage(request).unwrap();
         let numbers = listed.iter().map(|row| row.path[1..].parse().unwrap());
         numbers.collect::<Vec<usize>>()
     };
-    let all = ListUsage::default();
-    let key_id = Some(keys[1].key.id);
+    let all = ListUsage::new();
+    let key_id = keys[1].key.id;
     let from = start.plus(15 * SECOND);
     assert_eq!(listed(all), (0..20).collect::<Vec<_>>());
-    assert_eq!(listed(ListUsage { limit: 3, ..all }), [0, 1, 2]);
-    assert_eq!(listed(ListUsage { from, ..all }), [15, 16, 17, 18, 19]);
-    assert_eq!(
-        listed(ListUsage {
-            key_id,
-            from,
-            ..all
-        }),
-        [15, 17, 19]
-    );
-    let limit = 2;
-    assert_eq!(
-        listed(ListUsage {
-            key_id,
-            from,
-            limit
-        }),
-        [15, 17]
-    );
-    assert!(listed(ListUsage { limit: 0, ..all }).is_empty());
+    assert_eq!(listed(all.limit(3)), [0, 1, 2]);
+    assert_eq!(listed(all.from(from)), [15, 16, 17, 18, 19]);
+    assert_eq!(listed(all.key_id(key_id).from(from)), [15, 17, 19]);
+    assert_eq!(listed(all.key_id(key_id).from(from).limit(2)), [15, 17]);
+    assert!(listed(all.limit(0)).is_empty());
 }
 
 #[test]
@@ -481,7 +463,7 @@ fn retention_drops_what_is_old_and_keeps_what_is_new() {
 
     let home = Home::new();
     let config = home.config().usage_retention(HOUR);
-    let kg = home.open_with(config.usage_queue(AMPLE_QUEUE));
+    let kg = home.open_with(config.usage_queue_capacity(AMPLE_QUEUE));
     let key = key_limited_to(&kg, u32::MAX);
     assert_eq!(admitted_of(&kg, &key, OLD, Reason::RateLimited), OLD);
     kg.flush().unwrap();
@@ -511,7 +493,7 @@ fn without_recording_nothing_is_recorded() {
     let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (0, 0));
     assert_eq!((stats.refused, stats.top_keys), (vec![], vec![]));
-    assert_eq!(kg.admin().key(key.key.id).unwrap().last_used_at, None);
+    assert_eq!(kg.admin().get_key(key.key.id).unwrap().last_used_at, None);
     assert_eq!(stats.total_keys, 1);
 }
 
@@ -522,7 +504,7 @@ fn what_does_not_fit_the_queue_is_dropped_and_counted() {
     const THREADS: usize = 4;
 
     let home = Home::new();
-    let kg = home.open_with(home.config().usage_queue(1_024));
+    let kg = home.open_with(home.config().usage_queue_capacity(1_024));
     let key = key_limited_to(&kg, u32::MAX);
     let issued = AtomicU64::new(0);
     for _ in 0..20 {
@@ -559,11 +541,8 @@ fn what_does_not_fit_the_queue_is_dropped_and_counted() {
 
 /// All requests that are kept.
 fn usage(kg: &KeyGuard) -> Vec<Usage> {
-    let all = ListUsage {
-        limit: usize::MAX,
-        ..ListUsage::default()
-    };
-    kg.admin().usage(all).unwrap()
+    let all = ListUsage::new().limit(usize::MAX);
+    kg.admin().list_usage(all).unwrap()
 }
 
 fn top_keys(kg: &KeyGuard) -> Vec<(KeyId, u64)> {

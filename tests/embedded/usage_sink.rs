@@ -51,12 +51,18 @@ fn requests_go_to_the_sink_too_and_the_file_keeps_what_it_kept() {
         assert_eq!((stats.requests, stats.dropped), (3, 0));
         assert_eq!(taker.statuses(), [200, 201, 429]);
         assert_eq!(taker.0.lock().0[0].path, "/api/data");
-        let kept = kg.admin().usage(ListUsage::default()).unwrap();
+        let kept = kg.admin().list_usage(ListUsage::new()).unwrap();
         match only {
             true => assert_eq!(kept, []),
             false => assert_eq!(kept, taker.0.lock().0),
         }
-        assert!(kg.admin().key(key.key.id).unwrap().last_used_at.is_some());
+        assert!(
+            kg.admin()
+                .get_key(key.key.id)
+                .unwrap()
+                .last_used_at
+                .is_some()
+        );
     }
 }
 
@@ -98,14 +104,17 @@ fn refusals_without_a_known_key_go_to_the_sink_alone() {
     ];
     assert_eq!(all, expected);
     assert_eq!((taken[2].method, taken[2].ip), (Method::Put, IP.into()));
-    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 1);
+    assert_eq!(kg.admin().list_usage(ListUsage::new()).unwrap().len(), 1);
 }
 
 #[test]
 fn a_flood_without_keys_is_bounded_before_a_sink_too() {
     let home = Home::new();
     let taker = Taker::refusing(usize::MAX);
-    let config = home.config().usage_queue(1_024).usage_sink(taker.clone());
+    let config = home
+        .config()
+        .usage_queue_capacity(1_024)
+        .usage_sink(taker.clone());
     let kg = home.open_with(config);
     for _ in 0..3_000 {
         ask_with(&kg, "nonsense").unwrap_err();
@@ -142,7 +151,10 @@ fn what_the_sink_does_not_take_is_offered_again_in_order() {
 fn what_waits_for_a_sink_that_is_away_is_bounded_and_the_rest_counted() {
     let home = Home::new();
     let taker = Taker::refusing(usize::MAX);
-    let config = home.config().usage_queue(1_024).usage_sink(taker.clone());
+    let config = home
+        .config()
+        .usage_queue_capacity(1_024)
+        .usage_sink(taker.clone());
     let kg = home.open_with(config);
     let key = key_limited_to(&kg, 1_000_000);
     for _ in 0..30 {
@@ -224,9 +236,9 @@ fn a_sink_that_fails_fails_nothing_else_and_is_named_until_it_works() {
     assert!(stats.sink_failures > 0);
     let is_named = |text: &String| text.contains("usage sink") && text.contains("away");
     assert!(stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
-    kg.admin().reset(key.key.id, None).unwrap();
+    kg.admin().reset_key(key.key.id, None).unwrap();
     ask(&kg, &key).unwrap().finish(200);
-    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 2);
+    assert_eq!(kg.admin().list_usage(ListUsage::new()).unwrap().len(), 2);
 
     taker.0.lock().1 = 0;
     kg.flush().unwrap();

@@ -167,10 +167,7 @@ fn without_a_server_every_line_of_a_log_is_decided() {
     kg.admin().create_org("demo").unwrap();
     let key = kg
         .admin()
-        .create_key(CreateKey {
-            rate_limit_per_minute: Some(2),
-            ..CreateKey::new("demo", "log")
-        })
+        .create_key(CreateKey::new("demo", "log").rate_limit_per_minute(2))
         .unwrap();
     kg.close().unwrap();
 

@@ -9,7 +9,7 @@ use crate::common::{Home, ask_with};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use keyguard::http::AdminService;
-use keyguard::{ClientIp, Config, KeyGuard, KeyId, LockDuration, LockScope};
+use keyguard::{ClientIp, Config, KeyGuard, KeyId, LockDuration, Page};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -181,11 +181,15 @@ fn all_that_the_command_line_can_do_can_be_done() {
     done("POST", "/admin/keys/1/reset", json!({}));
     let lifted = done(
         "POST",
-        "/admin/keys/1/lifts",
+        "/admin/keys/1/overrides",
         json!({"rule": "default", "duration": "1 hour"}),
     );
-    assert_eq!(lifted["lifts"][0]["rule"], "default");
-    done("DELETE", "/admin/keys/1/lifts?rule=default", Value::Null);
+    assert_eq!(lifted["overrides"][0]["rule"], "default");
+    done(
+        "DELETE",
+        "/admin/keys/1/overrides?rule=default",
+        Value::Null,
+    );
     let lock = done(
         "POST",
         "/admin/blocks",
@@ -350,7 +354,10 @@ fn a_field_that_is_given_twice_is_a_bad_request() {
     let both = r#"{"org_name":"a","name":"b"}"#;
     let answer = request(&admin.address, "POST", "/admin/orgs", &fields, both);
     assert_eq!(answer.status, 422, "{}", answer.body);
-    assert_eq!(kg.admin().list_orgs(None, 9).unwrap().len(), 1);
+    assert_eq!(
+        kg.admin().list_orgs(Page::first().limit(9)).unwrap().len(),
+        1
+    );
 }
 
 /// Settings of a service that had been cloned were ignored.
@@ -887,7 +894,7 @@ fn a_revocation_is_in_force_on_the_next_request_while_load_runs() {
             }
         });
     }
-    assert!(!kg.admin().key(KeyId(20)).unwrap().active);
+    assert!(!kg.admin().get_key(KeyId(20)).unwrap().active);
 }
 
 #[test]
@@ -897,12 +904,7 @@ fn a_lock_of_everything_is_one_of_the_admin_service_too() {
     let admin = Admin::new(&kg);
     let day: LockDuration = "24 hours".parse().unwrap();
     kg.admin()
-        .block(
-            "127.0.0.1".parse::<ClientIp>().unwrap(),
-            "/",
-            day,
-            LockScope::Global,
-        )
+        .block("127.0.0.1".parse::<ClientIp>().unwrap(), None, day)
         .unwrap();
     assert_eq!(admin.ask("GET", "/admin/stats", Value::Null).status, 403);
 }

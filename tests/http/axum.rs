@@ -12,8 +12,7 @@ use axum::routing::get;
 use axum::{Router, serve};
 use keyguard::http::{Authenticated, IpLimitLayer, KeyGuardLayer};
 use keyguard::{
-    ClientIp, CreateKey, Denial, Grant, IpLimit, KeyGuard, ListUsage, LockDuration, LockScope,
-    Policy,
+    ClientIp, CreateKey, Denial, Grant, IpLimit, KeyGuard, ListUsage, LockDuration, Policy,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -80,7 +79,7 @@ fn a_layer_in_a_nested_router_decides_by_the_path_that_was_asked_for() {
         assert_eq!(admitted.body, format!("Some({})", good.key.id), "{target}");
     }
     assert_eq!(served.get("/web/data", None).body, "None");
-    let usage = kg.admin().usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().list_usage(ListUsage::new()).unwrap();
     let mut paths: Vec<&str> = usage.iter().map(|usage| usage.path.as_str()).collect();
     // Connections are served by several threads, and recorded after the answer.
     paths.sort_unstable();
@@ -181,9 +180,7 @@ fn a_limit_by_address_goes_by_the_locks_of_the_path_that_was_asked_for() {
     assert_eq!(served.get("/auth/login", None).status, 200);
     let client: ClientIp = "127.0.0.1".parse().unwrap();
     let hour: LockDuration = "1 hour".parse().unwrap();
-    kg.admin()
-        .block(client, "/auth/login", hour, LockScope::Path)
-        .unwrap();
+    kg.admin().block(client, Some("/auth/login"), hour).unwrap();
     assert_eq!(served.get("/auth/login", None).status, 403);
     assert_eq!(served.get("/auth/other", None).status, 200);
 }
@@ -200,10 +197,7 @@ fn authenticated_extracts_the_grant_of_a_key() {
     let home = Home::new();
     let kg = protecting(&home, "/api");
     let reader = key(&kg);
-    let writer = key_with(&kg, |key| CreateKey {
-        scopes: vec!["write".into()],
-        ..key
-    });
+    let writer = key_with(&kg, |key| key.scopes(vec!["write"]));
     let routes = || {
         Router::new()
             .route("/write", get(write))

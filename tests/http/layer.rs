@@ -18,10 +18,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use keyguard::http::{IpLimitLayer, KeyGuardLayer, LimitedClient};
-use keyguard::{
-    ClientIp, CreateKey, Grant, IpLimit, KeyGuard, ListUsage, LockDuration, LockScope, Policy,
-    Reason,
-};
+use keyguard::{ClientIp, Grant, IpLimit, KeyGuard, ListUsage, LockDuration, Policy, Reason};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tower_layer::Layer;
@@ -178,12 +175,7 @@ fn every_status_of_the_table_comes_over_the_wire() {
     assert_eq!(served.get("/", &[("X-API-Key", text)]).status, 200);
 
     kg.admin()
-        .block(
-            "127.0.0.1".parse::<ClientIp>().unwrap(),
-            "/",
-            day(),
-            LockScope::Global,
-        )
+        .block("127.0.0.1".parse::<ClientIp>().unwrap(), None, day())
         .unwrap();
     let locked = served.get("/", &[("X-API-Key", text)]);
     assert_eq!(locked.status, 403);
@@ -269,7 +261,7 @@ fn a_path_is_decided_with_the_prefix_that_a_router_took_away() {
     }
     let fields = [("X-API-Key", good.raw_key.expose())];
     assert_eq!(get(&address, "/data?x=1", &fields).status, 200);
-    let usage = kg.admin().usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().list_usage(ListUsage::new()).unwrap();
     assert_eq!(usage[0].path, "/api/data");
     assert_eq!(kg.admin().stats().unwrap().warnings, [""; 0]);
 }
@@ -339,10 +331,10 @@ fn a_further_layer_honours_the_grant_of_its_own_guard_for_the_same_request() {
     assert_eq!(admitted.field("x-ratelimit-remaining"), "9");
     // The first of them has decided about what it lacks.
     assert_eq!(ask(&address, "/write").status, 403);
-    let usage = kg.admin().usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().list_usage(ListUsage::new()).unwrap();
     let statuses: Vec<u16> = usage.iter().map(|usage| usage.status).collect();
     assert_eq!(statuses, [200, 403]);
-    assert_eq!(kg.admin().peek(good.key.id).unwrap()[0].remaining, 8);
+    assert_eq!(kg.admin().key_limits(good.key.id).unwrap()[0].remaining, 8);
 
     // One that knows the key as little as anybody's.
     let own = layer.clone();
@@ -365,7 +357,7 @@ fn a_further_layer_honours_the_grant_of_its_own_guard_for_the_same_request() {
     };
     let address = serve!(runtime, gate, handler);
     assert_eq!(ask(&address, "/").status, 200);
-    assert_eq!(kg.admin().peek(good.key.id).unwrap()[0].remaining, 5);
+    assert_eq!(kg.admin().key_limits(good.key.id).unwrap()[0].remaining, 5);
 }
 
 #[test]
@@ -481,12 +473,7 @@ fn a_preflight_request_passes_without_a_key_or_a_strike() {
     assert_eq!(served.get("/a", &fields).status, 200);
     // Who is locked out is locked out of it too.
     kg.admin()
-        .block(
-            "127.0.0.1".parse::<ClientIp>().unwrap(),
-            "/",
-            day(),
-            LockScope::Global,
-        )
+        .block("127.0.0.1".parse::<ClientIp>().unwrap(), None, day())
         .unwrap();
     let answer = request(&served.address, "OPTIONS", "/a", &asks, "");
     assert_eq!(answer.status, 403);
@@ -501,7 +488,7 @@ fn status_and_latency_are_those_of_the_head_of_the_answer() {
     let fields = [("X-API-Key", good.raw_key.expose())];
     served.get("/teapot", &fields);
     served.get("/write?secret=1", &fields);
-    let usage = kg.admin().usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().list_usage(ListUsage::new()).unwrap();
     let mut seen: Vec<_> = usage
         .iter()
         .map(|row| {
@@ -526,10 +513,7 @@ fn status_and_latency_are_those_of_the_head_of_the_answer() {
 fn a_request_is_in_flight_until_its_body_has_been_sent() {
     let home = Home::new();
     let kg = home.open();
-    let good = key_with(&kg, |key| CreateKey {
-        limits: vec!["1 concurrent".into()],
-        ..key
-    });
+    let good = key_with(&kg, |key| key.limits(vec!["1 concurrent"]));
     let runtime = Runtime::new().unwrap();
     let layer = KeyGuardLayer::new(kg.clone());
     let (sender, receiver) = tokio::sync::mpsc::channel::<()>(8);
@@ -554,7 +538,7 @@ fn a_request_is_in_flight_until_its_body_has_been_sent() {
     streaming.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
     // The head is recorded, and the slot is still taken.
-    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 1);
+    assert_eq!(kg.admin().list_usage(ListUsage::new()).unwrap().len(), 1);
     assert_eq!(send(&address, head.as_bytes()).status, 429);
     sender.blocking_send(()).unwrap();
     let mut text = Vec::new();
@@ -617,7 +601,7 @@ fn an_upgrade_needs_a_key_as_anything_else() {
     let mut echo = [0; 5];
     stream.read_exact(&mut echo).unwrap();
     assert_eq!(&echo, b"hello");
-    let usage = kg.admin().usage(ListUsage::default()).unwrap();
+    let usage = kg.admin().list_usage(ListUsage::new()).unwrap();
     assert_eq!(usage[0].status, 101);
 }
 
@@ -637,11 +621,7 @@ fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
         async move {
             let LimitedClient(client) = *request.extensions().get().unwrap();
             if request.uri().query() == Some("block") {
-                let path = request.uri().path();
-                guard
-                    .admin()
-                    .block(client, path, day(), LockScope::Global)
-                    .unwrap();
+                guard.admin().block(client, None, day()).unwrap();
             }
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(client.to_string())))
         }
@@ -672,7 +652,7 @@ fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
     );
     assert_eq!(get(&other, "/other?block", &[]).status, 200);
     assert_eq!(get(&other, "/other", &[]).status, 403);
-    assert_eq!(kg.admin().locks().len(), 2);
+    assert_eq!(kg.admin().list_blocks().len(), 2);
 }
 
 #[test]

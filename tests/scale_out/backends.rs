@@ -6,7 +6,8 @@ use crate::common::postgres::{Database, Server, holding};
 use crate::common::redis::Redis;
 use crate::common::{Home, IP, SECRET};
 use keyguard::{
-    Config, CreateKey, CreatedKey, Fallback, KeyGuard, Policy, Reason, Request, UpdateKey,
+    Config, CreateKey, CreatedKey, Fallback, IpTarget, KeyGuard, Policy, Reason, Request,
+    RotateKey, UpdateKey,
 };
 
 /// Longer than any server takes that answers at all, however busy the machine is.
@@ -113,10 +114,10 @@ fn a_reset_that_redis_does_not_carry_out_is_not_acknowledged() {
     let kg = with_redis(&home, &redis.url());
     let key = key(&kg, 1);
     assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
-    kg.admin().reset(key.key.id, None).unwrap();
+    kg.admin().reset_key(key.key.id, None).unwrap();
     assert_eq!([status(&kg, &key), status(&kg, &key)], [200, 429]);
     redis.kill();
-    assert!(kg.admin().reset(key.key.id, None).is_err());
+    assert!(kg.admin().reset_key(key.key.id, None).is_err());
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn without_redis_the_policy_decides() {
     for (fallback, expected) in [(Fallback::Deny, 503), (Fallback::Allow, 200)] {
         let (url, _redis) = late_redis();
         let home = Home::new();
-        let config = home.config().redis_url(url).limits_fallback(fallback);
+        let config = home.config().redis_url(url).limiter_fallback(fallback);
         let kg = KeyGuard::open(home.file(), config).unwrap();
         let key = key(&kg, 1);
         let statuses: Vec<u16> = (0..3).map(|_| status(&kg, &key)).collect();
@@ -177,7 +178,7 @@ fn keys_in_memory_are_accepted_for_a_time_without_the_database_and_others_are_no
     let mut server = Server::start();
     let database = server.database();
     let open = |stale_for| {
-        let config = database_config().keys_stale_for(stale_for);
+        let config = database_config().max_key_staleness(stale_for);
         KeyGuard::open(&database.url, config).unwrap()
     };
     let (kg, cautious) = (open(Duration::from_secs(600)), open(Duration::from_secs(1)));
@@ -205,8 +206,8 @@ fn keys_in_memory_are_accepted_while_others_wait_for_a_locked_table() {
     let database = Database::new();
     let config = database_config()
         .backend_deadline(Duration::from_millis(10))
-        .database_connections(2)
-        .keys_stale_for(Duration::from_secs(600));
+        .max_database_connections(2)
+        .max_key_staleness(Duration::from_secs(600));
     let kg = KeyGuard::open(&database.url, config).unwrap();
     let known = key(&kg, 1_000_000);
     eventually("the key is in memory", || status(&kg, &known) == 200);
@@ -242,7 +243,7 @@ fn failures_of_ours_are_no_strikes() {
     }
     server.restart();
     eventually("it recovers", || status(&kg, &unread[0]) == 200);
-    assert!(kg.admin().locks().is_empty());
+    assert!(kg.admin().list_blocks().is_empty());
 }
 
 #[test]
@@ -267,17 +268,17 @@ fn what_one_node_tightens_holds_on_the_other() {
     let (here, there) = (open(), open());
     let key = key(&here, 1_000_000);
     assert_eq!(status(&there, &key), 200);
-    let update = UpdateKey {
-        rate_limit_per_minute: Some(1),
-        ..UpdateKey::new(key.key.id)
-    };
+    let update = UpdateKey::new(key.key.id).rate_limit_per_minute(1);
     here.admin().update_key(update).unwrap();
     eventually("the limit is heard of", || status(&there, &key) == 429);
     here.admin().suspend_org(key.key.org_id).unwrap();
     eventually("the suspension is heard of", || status(&there, &key) == 401);
     here.admin().resume_org(key.key.org_id).unwrap();
     eventually("the resumption is heard of", || status(&there, &key) == 429);
-    let rotated = here.admin().rotate_key(key.key.id, Duration::ZERO).unwrap();
+    let rotated = here
+        .admin()
+        .rotate_key(RotateKey::new(key.key.id).grace(Duration::ZERO))
+        .unwrap();
     eventually("the rotation is heard of", || {
         status(&there, &key) == 401 && status(&there, &rotated) == 429
     });
@@ -295,12 +296,10 @@ fn a_lock_on_one_node_holds_on_the_other_and_ends_there_too() {
     let key = key(&here, 1_000_000);
     assert_eq!(status(&there, &key), 200);
     let hour = "1 hour".parse::<keyguard::LockDuration>().unwrap();
-    here.admin()
-        .block(IP, "/", hour, keyguard::LockScope::Global)
-        .unwrap();
+    here.admin().block(IP, None, hour).unwrap();
     eventually("the lock is heard of", || status(&there, &key) == 403);
     here.admin()
-        .unblock("192.0.2.7".parse().unwrap(), None)
+        .unblock("192.0.2.7".parse::<IpTarget>().unwrap(), None)
         .unwrap();
     eventually("its end is heard of", || status(&there, &key) == 200);
 }
@@ -416,11 +415,11 @@ fn usage_and_quotas_of_all_nodes_are_in_the_database() {
     crate::common::org(&here, "acme");
     let key = here
         .admin()
-        .create_key(CreateKey {
-            rate_limit_per_minute: Some(1_000_000),
-            limits: vec!["10 monthly".into()],
-            ..CreateKey::new("acme", "shop")
-        })
+        .create_key(
+            CreateKey::new("acme", "shop")
+                .rate_limit_per_minute(1_000_000)
+                .limits(vec!["10 monthly"]),
+        )
         .unwrap();
     for kg in [&here, &there, &there] {
         assert_eq!(status(kg, &key), 200);

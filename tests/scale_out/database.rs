@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::postgres::Database;
 use crate::common::{SECRET, ask, ask_with, key_with, refusal};
-use keyguard::{Config, CreateKey, KeyGuard, KeyId, Reason};
+use keyguard::{Config, KeyGuard, KeyId, Page, Reason};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -138,10 +138,7 @@ fn an_exported_file_goes_on_in_a_database_and_comes_back() {
     let (database, dir) = (Database::new(), TempDir::new().unwrap());
     let (url, file) = (url(&database), dir.path().join("keyguard.redb"));
     let kg = KeyGuard::open(&file, Config::new(SECRET)).unwrap();
-    let limited = key_with(&kg, |key| CreateKey {
-        limits: vec!["3 monthly".to_owned()],
-        ..key
-    });
+    let limited = key_with(&kg, |key| key.limits(vec!["3 monthly"]));
     let revoked = key_with(&kg, |key| key);
     ask(&kg, &limited).unwrap().finish(200);
     kg.admin().revoke_key(revoked.key.id).unwrap();
@@ -236,7 +233,7 @@ fn the_python_packages_database_is_taken_over_into_another() {
         let _ = ask_with(&kg, WEB).unwrap();
     }
     assert_eq!(refusal(ask_with(&kg, WEB)), Reason::QuotaExhausted);
-    let audit = kg.admin().audit(None, 9).unwrap();
+    let audit = kg.admin().list_audit(Page::first().limit(9)).unwrap();
     let rehashed = audit.iter().filter(|entry| entry.action == "rehash_key");
     assert_eq!(rehashed.count(), 1);
     // What it is in is no database of ours.

@@ -51,7 +51,7 @@ fn ask(argument: &str) {
     let config = home
         .config()
         .redis_url(format!("rediss://localhost:{port}"))
-        .limits_fallback(Fallback::Deny)
+        .limiter_fallback(Fallback::Deny)
         .backend_deadline(Duration::from_secs(20));
     let kg = KeyGuard::open(home.file(), config).unwrap();
     let key = crate::common::key(&kg);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::redis::Redis;
 use crate::common::{IP, SECRET, child};
-use keyguard::{Config, CreateKey, Fallback, KeyGuard, Reason, Request};
+use keyguard::{Config, CreateKey, Fallback, KeyGuard, Reason, Request, UpdateOrg};
 use tempfile::TempDir;
 
 const PROCESSES: usize = 4;
@@ -168,7 +168,7 @@ fn work(argument: &str) {
         .record_usage(false)
         .redis_url(url)
         .backend_deadline(Duration::from_secs(20))
-        .limits_fallback(Fallback::Deny);
+        .limiter_fallback(Fallback::Deny);
     let kg = KeyGuard::open(file, config).unwrap();
     let keys = create_keys(&kg);
     let log = std::fs::File::create(format!("{file}.log")).unwrap();
@@ -223,15 +223,13 @@ fn create_keys(kg: &KeyGuard) -> Vec<String> {
         let id = kg.admin().create_org(&org).unwrap().id;
         let limits = written(OF_ORGS);
         kg.admin()
-            .set_org_limits(id, limits.iter().map(String::as_str))
+            .update_org(UpdateOrg::new(id).limits(limits.iter().map(String::as_str)))
             .unwrap();
         for _ in 0..KEYS_PER_ORG {
             let limits = written(OF_KEYS[keys.len() % OF_KEYS.len()]);
-            let request = CreateKey {
-                rate_limit_per_minute: Some(1_000_000),
-                limits,
-                ..CreateKey::new(&org, "shared")
-            };
+            let request = CreateKey::new(&org, "shared")
+                .rate_limit_per_minute(1_000_000)
+                .limits(limits);
             keys.push(
                 kg.admin()
                     .create_key(request)
@@ -316,14 +314,12 @@ fn open_with_slots(argument: &str) -> (KeyGuard, String) {
     let config = Config::new(SECRET)
         .redis_url(url)
         .backend_deadline(Duration::from_secs(20))
-        .limits_fallback(Fallback::Deny);
+        .limiter_fallback(Fallback::Deny);
     let kg = KeyGuard::open(file, config).unwrap();
     kg.admin().create_org("acme").unwrap();
-    let request = CreateKey {
-        rate_limit_per_minute: Some(1_000_000),
-        limits: vec!["2 concurrent".to_owned()],
-        ..CreateKey::new("acme", "slots")
-    };
+    let request = CreateKey::new("acme", "slots")
+        .rate_limit_per_minute(1_000_000)
+        .limits(vec!["2 concurrent"]);
     let key = kg
         .admin()
         .create_key(request)

@@ -39,7 +39,7 @@ fn each_request_is_an_entry_and_totals_stay_in_the_file() {
     assert!(entries[1].contains(&refused), "{entries:?}");
     assert_eq!(entries.len(), 2);
     assert_eq!(kg.admin().stats().unwrap().requests, 2);
-    assert_eq!(kg.admin().usage(ListUsage::default()).unwrap().len(), 2);
+    assert_eq!(kg.admin().list_usage(ListUsage::new()).unwrap().len(), 2);
 }
 
 #[test]

@@ -88,11 +88,11 @@ fn data_file(dir: &Path, limit: u32) -> String {
     kg.admin().create_org("acme").unwrap();
     let key = kg
         .admin()
-        .create_key(CreateKey {
-            rate_limit_per_minute: Some(limit),
-            scopes: vec!["read".into()],
-            ..CreateKey::new("acme", "shop")
-        })
+        .create_key(
+            CreateKey::new("acme", "shop")
+                .rate_limit_per_minute(limit)
+                .scopes(vec!["read"]),
+        )
         .unwrap();
     key.raw_key.expose().to_owned()
 }

@@ -26,11 +26,11 @@ fn data_file(dir: &Path, limit: u32) -> String {
     kg.admin().create_org("acme").unwrap();
     let key = kg
         .admin()
-        .create_key(CreateKey {
-            rate_limit_per_minute: Some(limit),
-            scopes: vec!["read".into()],
-            ..CreateKey::new("acme", "shop")
-        })
+        .create_key(
+            CreateKey::new("acme", "shop")
+                .rate_limit_per_minute(limit)
+                .scopes(vec!["read"]),
+        )
         .unwrap();
     key.raw_key.expose().to_owned()
 }
@@ -1026,7 +1026,7 @@ fn a_usage_log_is_opened_again_upon_sighup_and_leaves_the_data_file_whole() {
         assert!(log("usage.ndjson.1").contains(r#""key_id":1,"#));
         assert!(log("usage.ndjson").contains(r#""key_id":null,"#));
         let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
-        let kept = kg.admin().usage(keyguard::ListUsage::default()).unwrap();
+        let kept = kg.admin().list_usage(keyguard::ListUsage::new()).unwrap();
         assert_eq!(kept.len(), usize::from(!only));
     }
 }

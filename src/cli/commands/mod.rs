@@ -18,6 +18,7 @@ pub(super) mod override_limit;
 pub(super) mod reload;
 pub(super) mod replay;
 pub(super) mod reset;
+pub(super) mod restore_limit;
 pub(super) mod resume_org;
 pub(super) mod revoke_key;
 pub(super) mod rotate_key;

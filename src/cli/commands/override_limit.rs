@@ -15,22 +15,17 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "NAME")]
     limit: String,
     /// How long the limit is waived, such as "1 hour", or until when, such as "4:00 PM"
-    #[arg(long = "for", value_name = "DURATION", required_unless_present = "end")]
-    duration: Option<String>,
-    /// Enforce the limit again now
-    #[arg(long, conflicts_with = "duration")]
-    end: bool,
+    #[arg(long = "for", value_name = "DURATION")]
+    duration: String,
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let command = Command::LimitOverride {
+    let command = Command::OverrideLimit {
         key: opts.key.key,
         rule: opts.limit,
         duration: opts.duration,
     };
-    let title = match opts.end {
-        true => "Override ended",
-        false => "Limit overridden",
-    };
-    cli.execute(command, |key, look| key_panel(title, key, look))
+    cli.execute(command, |key, look| {
+        key_panel("Limit overridden", key, look)
+    })
 }

@@ -40,7 +40,7 @@ impl Callers {
             rate_limit_per_minute: NonZeroU32::MIN,
             limits: Vec::new(),
             allowed_ips: CidrSet::default(),
-            lifts: Vec::new(),
+            overrides: Vec::new(),
             created_at: Timestamp::default(),
             expires_at: None,
             last_used_at: None,
@@ -50,7 +50,7 @@ impl Callers {
             name: String::new(),
             status: OrgStatus::Active,
             limits: Vec::new(),
-            lifts: Vec::new(),
+            overrides: Vec::new(),
             created_at: Timestamp::default(),
         };
         Arc::new(CachedKey {

@@ -9,7 +9,7 @@ use crate::admin::answer::{
     Block, Check, CheckReply, Command, Failure, ListedKey, NewKeyReply, OrgReply, PAGE, Reloaded,
     Rotation, StatsReply, Whose,
 };
-use crate::admin::{Admin, AdminError, CreateKey, ListKeys, UpdateKey, given};
+use crate::admin::{Admin, AdminError, CreateKey, ListKeys, UpdateKey, nullable};
 use crate::guard::RuleState;
 use crate::input::InvalidInput;
 use crate::lockout::Lock;
@@ -55,7 +55,7 @@ struct KeyChanges {
     /// From where it is accepted; empty for everywhere.
     allowed_ips: Option<Vec<String>>,
     /// From when on it is refused, which is not in the past; null for never.
-    #[serde(default, deserialize_with = "given::deserialize")]
+    #[serde(default, deserialize_with = "nullable::deserialize")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Timestamp>))]
     expires_at: Option<Option<Timestamp>>,
     /// Whether a key that has expired may be accepted again, under a text that may have leaked since.
@@ -89,7 +89,7 @@ struct KeyRotation {
     grace: String,
     /// From when on the key is refused, in place of what it says; null for never. One that has expired
     /// needs it, and its old text is then accepted no longer.
-    #[serde(default, deserialize_with = "given::deserialize")]
+    #[serde(default, deserialize_with = "nullable::deserialize")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Timestamp>))]
     expires_at: Option<Option<Timestamp>>,
 }
@@ -108,11 +108,11 @@ struct KeyReset {
     rule: Option<String>,
 }
 
-/// A limit to lift.
+/// A limit to override.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
-struct NewLift {
+struct NewOverride {
     /// The name of the limit.
     #[cfg_attr(feature = "openapi", schema(example = "default"))]
     rule: String,
@@ -177,7 +177,7 @@ impl KeyPage {
         let Some(name) = &self.org else {
             return Ok(by_id);
         };
-        let by_name = admin.org_named(name)?.id;
+        let by_name = admin.find_org(name)?.id;
         if by_id.is_some_and(|id| id != by_name) {
             let problem = "names another organization than `org_id`; give one of them";
             return Err(InvalidInput::new("org", problem).into());
@@ -239,7 +239,7 @@ fn rows(limit: usize) -> Result<usize, Failure> {
 }
 
 fn org_name(admin: &Admin, id: u64) -> Result<String, AdminError> {
-    Ok(admin.org(OrgId(id))?.name)
+    Ok(admin.get_org(OrgId(id))?.name)
 }
 
 pub(super) fn all() -> Vec<Endpoint> {
@@ -388,11 +388,11 @@ fn limits() -> Vec<Endpoint> {
             },
         ),
         Endpoint::new::<_, _, ListedKey>(
-            (Method::POST, "/admin/keys/{id}/lifts"),
-            ("liftLimit", "Lift a limit of a key for a time"),
-            |_, id, (), Json(NewLift { rule, duration })| {
-                let (key, duration) = (id.to_string(), Some(duration));
-                Ok(Command::LimitOverride {
+            (Method::POST, "/admin/keys/{id}/overrides"),
+            ("overrideLimit", "Override a limit of a key for a time"),
+            |_, id, (), Json(NewOverride { rule, duration })| {
+                let key = id.to_string();
+                Ok(Command::OverrideLimit {
                     key,
                     rule,
                     duration,
@@ -401,15 +401,11 @@ fn limits() -> Vec<Endpoint> {
         )
         .creating(),
         Endpoint::new::<_, _, ListedKey>(
-            (Method::DELETE, "/admin/keys/{id}/lifts"),
-            ("endLift", "Put a lifted limit in force again"),
+            (Method::DELETE, "/admin/keys/{id}/overrides"),
+            ("restoreLimit", "End the override of a limit of a key"),
             |_, id, Query(RuleName { rule }), ()| {
-                let (key, duration) = (id.to_string(), None);
-                Ok(Command::LimitOverride {
-                    key,
-                    rule,
-                    duration,
-                })
+                let key = id.to_string();
+                Ok(Command::RestoreLimit { key, rule })
             },
         ),
     ]

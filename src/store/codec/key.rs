@@ -39,7 +39,7 @@ pub(crate) fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
         rate_limit_per_minute: key.rate_limit_per_minute,
         limits: key.limits.iter().map(Limit::to_string).collect(),
         allowed_ips: key.allowed_ips.texts(),
-        overrides: store_overrides(&key.lifts),
+        overrides: store_overrides(&key.overrides),
         created_at: key.created_at.unix_millis(),
         expires_at: key.expires_at.map(Timestamp::unix_millis),
     })
@@ -62,7 +62,7 @@ pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
         limits: read_limits(&stored.limits)?,
         allowed_ips: CidrSet::parse("allowed_ips", &stored.allowed_ips)
             .map_err(|_| damaged("a key has an invalid allowed address"))?,
-        lifts: read_overrides(stored.overrides),
+        overrides: read_overrides(stored.overrides),
         created_at: Timestamp::from_unix_millis(stored.created_at),
         expires_at: stored.expires_at.map(Timestamp::from_unix_millis),
         last_used_at: None,
@@ -128,7 +128,7 @@ mod tests {
             rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
             limits: crate::limit::list(["10/s", "5000 credits +1/h shadow"]).unwrap(),
             allowed_ips: "10.0.0.0/8,local".parse().unwrap(),
-            lifts: vec![LimitOverride {
+            overrides: vec![LimitOverride {
                 rule: "10/s".into(),
                 until: Timestamp::from_unix_millis(5),
             }],

@@ -27,7 +27,7 @@ pub(crate) fn encode_org(org: &Org) -> Result<Vec<u8>, StoreError> {
         suspended: org.status == OrgStatus::Suspended,
         created_at: org.created_at.unix_millis(),
         limits: org.limits.iter().map(Limit::to_string).collect(),
-        overrides: store_overrides(&org.lifts),
+        overrides: store_overrides(&org.overrides),
     })
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn decode_org(id: OrgId, bytes: &[u8]) -> Result<Org, StoreError> {
             false => OrgStatus::Active,
         },
         limits: read_limits(&stored.limits)?,
-        lifts: read_overrides(stored.overrides),
+        overrides: read_overrides(stored.overrides),
         created_at: Timestamp::from_unix_millis(stored.created_at),
     })
 }
@@ -80,7 +80,7 @@ mod tests {
             name: "acme".into(),
             status: OrgStatus::Active,
             limits: crate::limit::list(["10/s", "5000 credits +1/h shadow"]).unwrap(),
-            lifts: vec![LimitOverride {
+            overrides: vec![LimitOverride {
                 rule: "10/s".into(),
                 until: Timestamp::from_unix_millis(5),
             }],

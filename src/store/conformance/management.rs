@@ -144,7 +144,10 @@ pub(in crate::store) fn all_fields_of_keys_and_organizations_read_back(home: &dy
         limit_override: Some(new_override.clone()),
     };
     let org = store.update_org(org.id, change, &audit_context()).unwrap();
-    assert_eq!((&org.limits, &org.lifts), (&limits, &vec![limit_override]));
+    assert_eq!(
+        (&org.limits, &org.overrides),
+        (&limits, &vec![limit_override])
+    );
     assert_eq!(store.org(org.id).unwrap(), org);
 
     let (new, credential) = new_key(org.id, 1);
@@ -198,9 +201,9 @@ pub(in crate::store) fn overrides_of_different_limits_are_independent(home: &dyn
         let org = store
             .update_org(OrgId(1), of_org, &audit_context())
             .unwrap();
-        assert_eq!(key.lifts, org.lifts);
-        assert_eq!(store.key(KeyId(1)).unwrap().lifts, key.lifts);
-        let overrides = key.lifts.into_iter();
+        assert_eq!(key.overrides, org.overrides);
+        assert_eq!(store.key(KeyId(1)).unwrap().overrides, key.overrides);
+        let overrides = key.overrides.into_iter();
         let overrides = overrides.map(|known| (known.rule, known.until));
         overrides.collect::<Vec<_>>()
     };

@@ -112,12 +112,12 @@ pub(super) async fn update_org(
     let mut org = org(conn, id).await?;
     change.apply(&mut org);
     conn.run(
-        "UPDATE organizations SET status = $2, limits = $3, lifts = $4 WHERE id = $1",
+        "UPDATE organizations SET status = $2, limits = $3, overrides = $4 WHERE id = $1",
         &[
             &(id.0 as i64),
             &rows::status(org.status),
             &rows::limit_texts(&org.limits),
-            &Json(&org.lifts),
+            &Json(&org.overrides),
         ],
     )
     .await?;
@@ -252,7 +252,7 @@ pub(super) async fn update_key(
     change.apply(&mut key)?;
     conn.run(
         "UPDATE api_keys SET label = $2, scopes = $3, rate_limit_per_minute = $4, limits = $5, \
-         monthly_limit = $6, allowed_ips = $7, lifts = $8, expires_at = $9 WHERE id = $1",
+         monthly_limit = $6, allowed_ips = $7, overrides = $8, expires_at = $9 WHERE id = $1",
         &[
             &(id.0 as i64),
             &key.label,
@@ -261,7 +261,7 @@ pub(super) async fn update_key(
             &rows::limit_texts(&key.limits),
             &rows::monthly_limit(&key.limits),
             &key.allowed_ips.texts(),
-            &Json(&key.lifts),
+            &Json(&key.overrides),
             &key.expires_at.map(Timestamp::to_utc),
         ],
     )

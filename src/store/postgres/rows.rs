@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 /// The columns that [`org`] reads.
 macro_rules! org_columns {
     () => {
-        "o.id, o.name, o.status, o.limits, o.lifts, o.created_at"
+        "o.id, o.name, o.status, o.limits, o.overrides, o.created_at"
     };
 }
 
@@ -25,7 +25,7 @@ macro_rules! org_columns {
 macro_rules! key_columns {
     () => {
         "k.id, k.org_id, k.label, k.prefix, k.active, k.scopes, k.rate_limit_per_minute, k.limits, \
-         k.allowed_ips, k.lifts, k.created_at, k.expires_at, k.last_used_at"
+         k.allowed_ips, k.overrides, k.created_at, k.expires_at, k.last_used_at"
     };
 }
 
@@ -47,7 +47,7 @@ pub(super) fn org(row: &Row, at: usize) -> Result<Org, StoreError> {
             _ => return Err(damaged("an organization has an unknown status")),
         },
         limits: limits(row.try_get(at + 3)?)?,
-        lifts: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 4)?.0,
+        overrides: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 4)?.0,
         created_at: time(row.try_get(at + 5)?),
     })
 }
@@ -75,7 +75,7 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
         limits: limits(row.try_get(at + 7)?)?,
         allowed_ips: CidrSet::parse("allowed_ips", row.try_get::<_, Vec<&str>>(at + 8)?)
             .map_err(|_| damaged("a key is allowed from an address that is none"))?,
-        lifts: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 9)?.0,
+        overrides: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 9)?.0,
         created_at: time(row.try_get(at + 10)?),
         expires_at: row.try_get::<_, Option<_>>(at + 11)?.map(time),
         last_used_at: row.try_get::<_, Option<_>>(at + 12)?.map(time),

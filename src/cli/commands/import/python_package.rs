@@ -120,7 +120,7 @@ fn org(row: &Row<'_, 4>) -> Result<(String, Org), ImportError> {
             false => OrgStatus::Suspended,
         },
         limits: Vec::new(),
-        lifts: Vec::new(),
+        overrides: Vec::new(),
         created_at: row.read(3, cell::time)?,
     };
     Ok((row.read(0, cell::id)?, org))
@@ -184,7 +184,7 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, TransferKey), Import
         rate_limit_per_minute: per_minute.unwrap_or(PER_MINUTE),
         limits: monthly.map(monthly_limit).into_iter().collect(),
         allowed_ips: CidrSet::default(),
-        lifts: Vec::new(),
+        overrides: Vec::new(),
         created_at,
         expires_at: row.read_if_any(10, cell::time)?,
         last_used_at: row.read_if_any(11, cell::time)?,

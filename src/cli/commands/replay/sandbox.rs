@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use super::access_log::Entry;
 use super::redact::{listed_prefix, without_keys};
-use crate::admin::CreateKey;
 use crate::admin::answer::ListedKey;
+use crate::admin::{CreateKey, UpdateOrg};
 use crate::cli::pages;
 use crate::cli::session::Session;
 use crate::cli::{error::CliError, settings::Cli};
@@ -70,9 +70,9 @@ impl Sandbox {
         for listed in pages::orgs(session) {
             let org = listed?.org;
             let id = self.guard.admin().create_org(&org.name)?.id;
-            self.guard
-                .admin()
-                .set_org_limits(id, org.limits.iter().map(ToString::to_string))?;
+            let limits = org.limits.iter().map(ToString::to_string);
+            let change = UpdateOrg::new(id).limits(limits);
+            self.guard.admin().update_org(change)?;
             if org.status == OrgStatus::Suspended {
                 suspended.push(id);
             }

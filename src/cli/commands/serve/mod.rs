@@ -59,22 +59,22 @@ struct BackendOpts {
     /// How limits are decided while Redis is unavailable: by each process alone (local), by refusing
     /// requests with 503 (deny) or by admitting them (allow)
     #[arg(long, value_name = "POLICY", default_value = "local", value_parser = fallback)]
-    limits_fallback: Fallback,
+    limiter_fallback: Fallback,
     /// How long known keys are accepted while PostgreSQL is unavailable
     #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = duration)]
-    keys_stale_for: Duration,
+    max_key_staleness: Duration,
     /// The number of connections to PostgreSQL
     #[arg(long, value_name = "NUMBER", default_value = "8", value_parser = positive())]
-    database_connections: usize,
+    max_database_connections: usize,
 }
 
 impl BackendOpts {
     fn apply(&self, config: Config) -> Config {
         config
             .backend_deadline(Duration::from_millis(self.backend_deadline))
-            .limits_fallback(self.limits_fallback)
-            .keys_stale_for(self.keys_stale_for)
-            .database_connections(self.database_connections)
+            .limiter_fallback(self.limiter_fallback)
+            .max_key_staleness(self.max_key_staleness)
+            .max_database_connections(self.max_database_connections)
     }
 }
 

@@ -8,7 +8,7 @@ CREATE TABLE organizations (
     status      text NOT NULL CHECK (status IN ('active', 'suspended')),
     created_at  timestamptz NOT NULL,
     limits      text[] NOT NULL DEFAULT '{}',
-    lifts       jsonb NOT NULL DEFAULT '[]'
+    overrides       jsonb NOT NULL DEFAULT '[]'
 );
 
 -- `scopes` are separated by commas. `hashed_key` is the latest credential's hash in hexadecimal
@@ -28,7 +28,7 @@ CREATE TABLE api_keys (
     last_used_at           timestamptz,
     limits                 text[] NOT NULL DEFAULT '{}',
     allowed_ips            text[] NOT NULL DEFAULT '{}',
-    lifts                  jsonb NOT NULL DEFAULT '[]'
+    overrides                  jsonb NOT NULL DEFAULT '[]'
 ) WITH (fillfactor = 80); -- so that a new `last_used_at` stays on its page
 
 CREATE INDEX api_keys_org ON api_keys (org_id, id);

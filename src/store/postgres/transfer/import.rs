@@ -68,7 +68,7 @@ struct OrgRow<'a> {
     status: &'static str,
     created_at: Timestamp,
     limits: Vec<String>,
-    lifts: &'a [LimitOverride],
+    overrides: &'a [LimitOverride],
 }
 
 async fn import_orgs(
@@ -92,7 +92,7 @@ async fn import_orgs(
             status: rows::status(org.status),
             created_at: org.created_at,
             limits: rows::limit_texts(&org.limits),
-            lifts: &org.lifts,
+            overrides: &org.overrides,
         });
     }
     if to_put.is_empty() {
@@ -102,7 +102,7 @@ async fn import_orgs(
         "INSERT INTO organizations \
          SELECT * FROM json_populate_recordset(NULL::organizations, $1) \
          ON CONFLICT (id) DO UPDATE SET status = excluded.status, limits = excluded.limits, \
-             lifts = excluded.lifts",
+             overrides = excluded.overrides",
         &[&Json(to_put)],
     )
     .await?;
@@ -126,7 +126,7 @@ struct KeyRow<'a> {
     last_used_at: Option<Timestamp>,
     limits: Vec<String>,
     allowed_ips: Vec<String>,
-    lifts: &'a [LimitOverride],
+    overrides: &'a [LimitOverride],
 }
 
 impl<'a> KeyRow<'a> {
@@ -146,7 +146,7 @@ impl<'a> KeyRow<'a> {
             last_used_at: key.last_used_at,
             limits: rows::limit_texts(&key.limits),
             allowed_ips: key.allowed_ips.texts(),
-            lifts: &key.lifts,
+            overrides: &key.overrides,
         }
     }
 }
@@ -258,7 +258,7 @@ async fn put_keys(
              monthly_limit = excluded.monthly_limit, expires_at = excluded.expires_at, \
              last_used_at = greatest(k.last_used_at, excluded.last_used_at), \
              limits = excluded.limits, allowed_ips = excluded.allowed_ips, \
-             lifts = excluded.lifts",
+             overrides = excluded.overrides",
         &[&Json(rows)],
     )
     .await?;

@@ -1,0 +1,101 @@
+//! The clients that a change concerns.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use super::Admin;
+use crate::input::InvalidInput;
+use crate::net::{ClientIp, IpKey};
+
+/// The address of a client, or a network as [`Admin::list_blocks`] shows it.
+///
+/// ```
+/// use keyguard::IpTarget;
+///
+/// let client: IpTarget = "192.0.2.7".parse()?;
+/// let network: IpTarget = "2001:db8::/48".parse()?;
+/// # Ok::<(), keyguard::InvalidInput>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpTarget(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Client(ClientIp),
+    Network(IpKey),
+}
+
+impl From<ClientIp> for IpTarget {
+    fn from(ip: ClientIp) -> Self {
+        Self(Kind::Client(ip))
+    }
+}
+
+impl From<IpAddr> for IpTarget {
+    fn from(ip: IpAddr) -> Self {
+        ClientIp::from(ip).into()
+    }
+}
+
+impl From<IpKey> for IpTarget {
+    fn from(network: IpKey) -> Self {
+        Self(Kind::Network(network))
+    }
+}
+
+impl FromStr for IpTarget {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(ClientIp::LOCAL) | Err(_) => text.parse().map(|network: IpKey| network.into()),
+            Ok(ip) => Ok(ip.into()),
+        }
+    }
+}
+
+impl fmt::Display for IpTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Kind::Client(ip) => ip.fmt(f),
+            Kind::Network(network) => network.fmt(f),
+        }
+    }
+}
+
+impl Admin {
+    /// Returns the network under which a client is counted and locked.
+    pub(super) fn ip_key(&self, ip: impl Into<IpTarget>) -> Result<IpKey, InvalidInput> {
+        match ip.into().0 {
+            Kind::Network(network) => Ok(network),
+            Kind::Client(ip) => {
+                let ip = self.guard.compiled().policy.nat64_prefixes.canonical(ip);
+                IpKey::of(ip).ok_or_else(|| {
+                    InvalidInput::new(
+                        "ip",
+                        "`local` stands for every client of a Unix socket; give an IPv4 or IPv6 \
+                         address",
+                    )
+                })
+            }
+        }
+    }
+
+    /// Returns the network to lock. Refuses a network whose clients count as the IPv4 addresses in it.
+    pub(super) fn lockable_ip_key(&self, ip: IpTarget) -> Result<IpKey, InvalidInput> {
+        let key = self.ip_key(ip)?;
+        let compiled = self.guard.compiled();
+        let net = match ip.0 {
+            Kind::Network(network) => network.to_string().parse().ok(),
+            Kind::Client(_) => None,
+        };
+        match net.and_then(|net| compiled.policy.nat64_prefixes.overlapping(net)) {
+            None => Ok(key),
+            Some(prefix) => Err(InvalidInput::new(
+                "ip",
+                format!("clients under `{prefix}` count as IPv4 addresses; give one of those"),
+            )),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Administration of organizations.
+
+use serde_json::{Value, json};
+
+use super::{Admin, AdminError, Page, keys};
+use crate::input::text;
+use crate::limit;
+use crate::model::{Org, OrgId, OrgStatus};
+use crate::store::OrgChange;
+
+/// A change to an organization, for [`Admin::update_org`]. Fields that are not set stay as they are.
+///
+/// ```
+/// use keyguard::{OrgId, UpdateOrg};
+/// let change = UpdateOrg::new(OrgId(3)).limits(["1000/s", "500000 monthly"]);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct UpdateOrg {
+    pub(crate) id: OrgId,
+    pub(crate) limits: Option<Vec<String>>,
+}
+
+impl UpdateOrg {
+    /// A change of no field yet.
+    pub fn new(id: OrgId) -> Self {
+        Self { id, limits: None }
+    }
+
+    /// Replaces the limits that all keys of the organization share; each as [`Limit`](crate::Limit)
+    /// reads it.
+    pub fn limits<T: Into<String>>(mut self, limits: impl IntoIterator<Item = T>) -> Self {
+        self.limits = Some(limits.into_iter().map(Into::into).collect());
+        self
+    }
+}
+
+impl Admin {
+    /// Creates an organization with a unique name of 1 to 255 visible characters and spaces.
+    ///
+    /// Names that look alike are the same name (by their skeletons of Unicode Technical Standard 39).
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for the name; [`AdminError::Conflict`] if it or a similar name is taken.
+    pub fn create_org(&self, name: &str) -> Result<Org, AdminError> {
+        let name = keys::name("org_name", name)?;
+        let audit = self.audit_context("create_org", None, json!({ "org_name": name }));
+        Ok(self.guard.store().create_org(&name, &audit)?)
+    }
+
+    /// Returns an organization by its id.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn get_org(&self, id: OrgId) -> Result<Org, AdminError> {
+        Ok(self.guard.store().org(id)?)
+    }
+
+    /// Returns an organization by its name.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn find_org(&self, name: &str) -> Result<Org, AdminError> {
+        let name = text::normalized(name);
+        Ok(self.guard.store().org_named(&name)?)
+    }
+
+    /// Returns a page of organizations, by ascending id.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn list_orgs(&self, page: Page<OrgId>) -> Result<Vec<Org>, AdminError> {
+        Ok(self.guard.store().orgs(page.after, page.limit)?)
+    }
+
+    /// Changes an organization.
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for a limit; [`AdminError::NotFound`]
+    pub fn update_org(&self, change: UpdateOrg) -> Result<Org, AdminError> {
+        let UpdateOrg { id, limits } = change;
+        let limits = limits.map(limit::list).transpose()?;
+        let details = match &limits {
+            Some(limits) => json!({ "limits": limits }),
+            None => json!({}),
+        };
+        let change = OrgChange {
+            limits,
+            ..OrgChange::default()
+        };
+        self.change_org(id, change, "update_org", details)
+    }
+
+    /// Refuses all keys of an organization until [`Admin::resume_org`].
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn suspend_org(&self, id: OrgId) -> Result<Org, AdminError> {
+        self.set_org_status(id, OrgStatus::Suspended, "suspend_org")
+    }
+
+    /// Accepts the keys of a suspended organization again.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`]
+    pub fn resume_org(&self, id: OrgId) -> Result<Org, AdminError> {
+        self.set_org_status(id, OrgStatus::Active, "resume_org")
+    }
+
+    fn set_org_status(
+        &self,
+        id: OrgId,
+        status: OrgStatus,
+        action: &'static str,
+    ) -> Result<Org, AdminError> {
+        let change = OrgChange {
+            status: Some(status),
+            ..OrgChange::default()
+        };
+        self.change_org(id, change, action, json!({}))
+    }
+
+    /// Stores a change, and puts it in force.
+    pub(super) fn change_org(
+        &self,
+        id: OrgId,
+        change: OrgChange,
+        action: &'static str,
+        details: Value,
+    ) -> Result<Org, AdminError> {
+        let audit = self.audit_context(action, Some(id.0), details);
+        let org = self.guard.store().update_org(id, change, &audit)?;
+        self.guard.org_changed(id);
+        Ok(org)
+    }
+}

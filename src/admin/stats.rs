@@ -1,0 +1,220 @@
+//! Totals, usage and the audit log.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Admin, AdminError, Page};
+use crate::model::{AuditEntry, Key, KeyId, Reason, Usage};
+use crate::time::Timestamp;
+
+/// Totals of organizations, keys, requests and locks. Every recorded request is counted once; no total
+/// is an estimate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Stats {
+    /// Organizations, including suspended ones.
+    pub organizations: u64,
+    /// Keys, including revoked ones.
+    pub total_keys: u64,
+    /// Keys that are neither revoked nor expired.
+    pub active_keys: u64,
+    /// Requests ever recorded, including refused ones.
+    pub requests: u64,
+    /// Requests ever recorded with a status of 400 or above.
+    pub errors: u64,
+    /// Requests since the start of the minute an hour ago.
+    pub requests_1h: u64,
+    /// Requests of that time with a status of 400 or above.
+    pub errors_1h: u64,
+    /// Refusals ever recorded, by reason. Omits reasons without refusals.
+    #[serde(with = "by_reason")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
+    pub refused: Vec<(Reason, u64)>,
+    /// Requests that were not recorded or not passed to the sink because too many were pending.
+    pub dropped: u64,
+    /// Requests that limits and routes in shadow mode would have refused, by the name of the limit or
+    /// the route.
+    pub shadowed: BTreeMap<String, u64>,
+    /// Locks in force.
+    pub locks: u64,
+    /// Clients that were not locked out since the guard was opened, because there were too many
+    /// locks.
+    pub unlocked: u64,
+    /// Failed writes to the [`UsageSink`](crate::UsageSink) since the guard was opened. They are
+    /// retried.
+    pub sink_failures: u64,
+    /// Conditions that an administrator should know of, such as a proxy that hides its clients.
+    pub warnings: Vec<String>,
+    /// The keys with the most requests, in descending order; at most 10.
+    pub top_keys: Vec<TopKey>,
+}
+
+impl Stats {
+    /// Returns the fraction of requests with a status of 400 or above, from 0 to 1; 0 without
+    /// requests.
+    pub fn error_rate(&self) -> f64 {
+        if self.requests == 0 {
+            0.0
+        } else {
+            self.errors as f64 / self.requests as f64
+        }
+    }
+}
+
+/// One of the most used keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TopKey {
+    /// The key.
+    pub key: Key,
+    /// The name of its organization.
+    pub org_name: String,
+    /// Requests ever recorded.
+    pub requests: u64,
+}
+
+/// The usage to list, for [`Admin::list_usage`].
+///
+/// ```
+/// use keyguard::{KeyId, ListUsage};
+/// let request = ListUsage::new().key_id(KeyId(7)).limit(100);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct ListUsage {
+    pub(crate) key_id: Option<KeyId>,
+    pub(crate) from: Timestamp,
+    pub(crate) limit: usize,
+}
+
+impl Default for ListUsage {
+    fn default() -> Self {
+        Self {
+            key_id: None,
+            from: Timestamp::default(),
+            limit: 1_000,
+        }
+    }
+}
+
+impl ListUsage {
+    /// All usage that is kept, up to 1,000 requests.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lists only requests with this key.
+    pub fn key_id(mut self, id: KeyId) -> Self {
+        self.key_id = Some(id);
+        self
+    }
+
+    /// Lists only requests at this time or later.
+    pub fn from(mut self, time: Timestamp) -> Self {
+        self.from = time;
+        self
+    }
+
+    /// The maximum number of requests. Default: 1,000.
+    pub fn limit(mut self, requests: usize) -> Self {
+        self.limit = requests;
+        self
+    }
+}
+
+impl Admin {
+    /// Returns totals up to now. Reads a bounded number of records.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn stats(&self) -> Result<Stats, AdminError> {
+        self.store_usage()?;
+        let totals = self.guard.store().totals(self.guard.now())?;
+        let refused = totals
+            .refused
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0);
+        let top_keys = totals.top_keys.into_iter();
+        Ok(Stats {
+            organizations: totals.orgs,
+            total_keys: totals.keys,
+            active_keys: totals.active_keys,
+            requests: totals.all_time.requests,
+            errors: totals.all_time.errors,
+            requests_1h: totals.last_hour.requests,
+            errors_1h: totals.last_hour.errors,
+            refused: refused
+                .filter_map(|(code, count)| Some((Reason::from_code(code as u8)?, *count)))
+                .collect(),
+            dropped: totals.dropped,
+            shadowed: totals.shadowed.into_iter().collect(),
+            locks: self.list_blocks().len() as u64,
+            unlocked: self.guard.lockouts().unlocked(),
+            sink_failures: self.guard.recorder().sink_failures(),
+            warnings: self.guard.warnings(),
+            top_keys: top_keys
+                .map(|(key, org, requests)| TopKey {
+                    key: self.shown(key),
+                    org_name: org.name,
+                    requests,
+                })
+                .collect(),
+        })
+    }
+
+    /// Returns recorded requests with known keys, in the order in which they were recorded.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn list_usage(&self, request: ListUsage) -> Result<Vec<Usage>, AdminError> {
+        self.store_usage()?;
+        let store = self.guard.store();
+        Ok(store.usage(request.key_id, request.from, request.limit)?)
+    }
+
+    /// Returns a page of the audit log, the latest entry first.
+    ///
+    /// Every change to organizations, keys, limits and manual locks has an entry, which is never
+    /// removed.
+    ///
+    /// # Errors
+    /// [`AdminError::Unavailable`]
+    pub fn list_audit(&self, page: Page<u64>) -> Result<Vec<AuditEntry>, AdminError> {
+        Ok(self.guard.store().audit_log(page.after, page.limit)?)
+    }
+
+    /// Stores pending usage. While the store refuses changes, listings cover what is stored.
+    fn store_usage(&self) -> Result<(), AdminError> {
+        match self.guard.recorder().flush_store() {
+            Err(_) if self.guard.store().fault().is_some() => Ok(()),
+            stored => Ok(stored?),
+        }
+    }
+}
+
+/// Serializes counts as an object with a field for each reason.
+mod by_reason {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Reason;
+
+    pub(super) fn serialize<S: Serializer>(
+        counts: &[(Reason, u64)],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(counts.iter().copied())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<(Reason, u64)>, D::Error> {
+        let counts = BTreeMap::deserialize(deserializer)?;
+        Ok(counts.into_iter().collect())
+    }
+}
