@@ -59,8 +59,7 @@ impl<T: FromStr> FromStr for OrNone<T> {
     }
 }
 
-/// Returns the replacement of a list: `None` if nothing was given, an empty list for the word that
-/// stands for one.
+/// Returns the replacement of a list: `None` if nothing was given, an empty list for `empty_word`.
 pub(super) fn replacement(list: Vec<String>, empty_word: &str) -> Option<Vec<String>> {
     match list.as_slice() {
         [] => None,

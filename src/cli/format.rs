@@ -1,7 +1,6 @@
 //! Views of records that several commands print.
 
 use super::render::{Look, Panel, Table};
-use crate::admin::answer::NewKeyReply;
 use crate::guard::RuleState;
 use crate::limit::Limit;
 use crate::lockout::Lock;
@@ -29,17 +28,8 @@ pub(super) fn key_panel(title: &'static str, key: &Key, look: Look) -> String {
     key_lines(Panel::new(title), key).render(look)
 }
 
-/// A panel with the text of a key.
-pub(super) fn new_key_panel(title: &'static str, reply: &NewKeyReply, look: Look) -> String {
-    key_lines(Panel::new(title).copied("key", &reply.raw_key), &reply.key)
-        .line(
-            "note",
-            "the key is shown only once; only its hash is stored",
-        )
-        .render(look)
-}
-
-fn key_lines(panel: Panel, key: &Key) -> Panel {
+/// Adds the properties of a key to a panel.
+pub(super) fn key_lines(panel: Panel, key: &Key) -> Panel {
     let mut panel = panel
         .line("id", key.id)
         .line("label", &key.label)

@@ -6,6 +6,7 @@ mod error;
 mod exit;
 mod flags;
 mod format;
+mod new_key;
 mod next;
 mod output;
 mod pages;

@@ -62,8 +62,8 @@ const MAX_LINES: usize = 3;
 pub(super) struct Table(comfy_table::Table);
 
 impl Table {
-    /// Creates a table with these headers. `>` before a header aligns the column to the right. `~` stands
-    /// before columns of free text, which are narrowed where space is short.
+    /// Creates a table with these headers. `>` before a header aligns the column to the right; `~` marks
+    /// a column of free text, which is narrowed where space is short.
     pub(super) fn new(headers: &[&'static str]) -> Self {
         let mut table = comfy_table::Table::new();
         table

@@ -24,7 +24,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_m
 pub(crate) enum Session {
     /// This process has opened the file or the database.
     Open(Admin),
-    /// Another process holds the file and is asked over its socket.
+    /// Another process holds the file and answers on its socket.
     #[cfg(unix)]
     Remote(Remote),
 }

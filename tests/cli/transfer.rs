@@ -459,7 +459,7 @@ fn invalid_database_is_named_and_nothing_is_written() {
         ),
         (
             with("UPDATE organizations SET name = char(97, 160, 98);"),
-            ["`organizations` holds", "a space character other"],
+            ["`organizations` contains", "a space character other"],
         ),
         (
             with("UPDATE organizations SET status = 'odd';"),

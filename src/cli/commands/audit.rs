@@ -54,12 +54,13 @@ fn table(entries: &[AuditEntry], look: Look) -> Table {
     table
 }
 
-/// Returns the fields of a request as `NAME: VALUE`, with texts unquoted and without empty lists.
+/// Returns the fields of a request that were given, as `NAME: VALUE` with texts unquoted.
 fn details(details: &Value) -> String {
     let Value::Object(fields) = details else {
         return details.to_string();
     };
     let pairs = fields.iter().filter_map(|(name, value)| match value {
+        Value::Null => None,
         Value::Array(items) if items.is_empty() => None,
         Value::String(text) => Some(format!("{name}: {text}")),
         value => Some(format!("{name}: {value}")),

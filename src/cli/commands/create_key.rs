@@ -3,10 +3,10 @@
 use clap::Args;
 
 use crate::admin::CreateKey;
-use crate::admin::answer::{Command, Failure, FailureCode, NewKeyReply};
-use crate::cli::format::new_key_panel;
-use crate::cli::output::require_stdout;
+use crate::admin::answer::{Command, FailureCode};
+use crate::cli::new_key::print_new_key;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::model::KeyId;
 use crate::time::Timestamp;
 
 #[derive(Args)]
@@ -58,28 +58,20 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
             FailureCode::NotFound => CliError::NoOrg { failure, name },
             _ => failure.into(),
         })?;
-    let reply: NewKeyReply = serde_json::from_value(created.clone())?;
-    let printed = require_stdout().and_then(|()| {
-        cli.print(&created, |look| {
-            new_key_panel("API key created", &reply, look)
-        })
-    });
-    match printed {
-        Err(CliError::Output(source)) => Err(CliError::Unseen {
-            source,
-            outcome: revoke(cli, &reply)?,
-        }),
-        printed => printed.map(|()| Exit::Done),
-    }
+    print_new_key(cli, "API key created", &created, |new| {
+        revoke(cli, new.key.id)
+    })?;
+    Ok(Exit::Done)
 }
 
-fn revoke(cli: &Cli, reply: &NewKeyReply) -> Result<String, CliError> {
-    let id = reply.key.id;
+/// Revokes a key and returns what came of it.
+fn revoke(cli: &Cli, id: KeyId) -> String {
     let key = id.to_string();
-    Ok(match cli.session()?.ask(Command::RevokeKey { key }) {
+    let revoked = cli
+        .session()
+        .and_then(|mut session| Ok(session.ask(Command::RevokeKey { key })?));
+    match revoked {
         Ok(_) => format!("key {id} was revoked"),
-        Err(Failure { message, .. }) => {
-            format!("key {id} is active and could not be revoked: {message}")
-        }
-    })
+        Err(error) => format!("key {id} is active and could not be revoked: {error}"),
+    }
 }

@@ -2,10 +2,9 @@
 
 use clap::Args;
 
-use crate::admin::answer::{Command, FailureCode, NewKeyReply, Rotation};
+use crate::admin::answer::{Command, FailureCode, Rotation};
 use crate::cli::args::{KeyArg, OrNone};
-use crate::cli::format::new_key_panel;
-use crate::cli::output::require_stdout;
+use crate::cli::new_key::print_new_key;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::time::Timestamp;
 
@@ -33,27 +32,17 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     let prepared = cli
         .session()?
         .ask(Command::PrepareRotation(rotation.clone()))?;
-    let reply: NewKeyReply = serde_json::from_value(prepared.clone())?;
-    let printed = require_stdout().and_then(|()| {
-        cli.print(&prepared, |look| {
-            new_key_panel("API key rotated", &reply, look)
-        })
-    });
-    printed.map_err(|error| match error {
-        CliError::Output(source) => CliError::Unseen {
-            source,
-            outcome: "the key keeps its old text".to_owned(),
-        },
-        error => error,
+    let new = print_new_key(cli, "API key rotated", &prepared, |_| {
+        "the key keeps its old text".to_owned()
     })?;
-    rotation.key = reply.key.id.to_string();
-    rotation.raw_key = Some(reply.raw_key);
+    rotation.key = new.key.id.to_string();
+    rotation.raw_key = Some(new.raw_key);
     match rotate(cli, rotation) {
         Ok(()) => Ok(Exit::Done),
         Err(error) => Err(CliError::Rotation {
             outcome: match error.failure().map(|failure| failure.code) {
                 Some(FailureCode::Unavailable) => {
-                    "it is not known whether the printed key is in force; `keyguard check` tells"
+                    "it is not known whether the printed key is in force; find out with `keyguard check`"
                 }
                 _ => "the printed key is not in force",
             },

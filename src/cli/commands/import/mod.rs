@@ -25,7 +25,7 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::model::Secret;
 use crate::store::transfer::{TransferPage, import_pages};
 
-/// Import organizations, keys, totals and the used part of this month's quotas from the Python package
+/// Import organizations, keys, totals and this month's quotas from the Python package
 ///
 /// The names of tables and columns, with accepted alternatives in parentheses:
 ///
@@ -37,8 +37,9 @@ use crate::store::transfer::{TransferPage, import_pages};
 ///   usage_logs (usage), if present: key_id (api_key_id), created_at (timestamp),
 ///     status_code (status)
 ///
-/// Ids that are whole numbers are kept; other ids are replaced, in the order of creation. Nothing is
-/// written until everything has been read. Repeating an import adds only new records.
+/// Ids that are whole numbers are kept; other ids are replaced, in the order of
+/// creation. Nothing is written until everything has been read. Repeating an
+/// import adds only new records.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Opts {

@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use super::cell;
 use super::error::{ImportError, listed};
-use super::table::{Column, Database, Row, Table, optional, required};
+use super::table::{Column, Database, Row, Table};
 use super::usage::Usage;
 use crate::input;
 use crate::input::text;
@@ -13,29 +13,29 @@ use crate::limit::{Limit, Period};
 use crate::model::{Credential, HashScheme, Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::net::CidrSet;
 use crate::store::FIRST_SECRET;
-use crate::store::transfer::{TransferKey, TransferPage};
+use crate::store::transfer::{PAGE_ROWS, TransferKey, TransferPage};
 use crate::time::{Clock, Timestamp};
 
 const ORGS: [Column; 4] = [
-    required(&["id"]),
-    required(&["name"]),
-    required(&["status", "active", "is_active"]),
-    required(&["created_at"]),
+    Column::Required(&["id"]),
+    Column::Required(&["name"]),
+    Column::Required(&["status", "active", "is_active"]),
+    Column::Required(&["created_at"]),
 ];
 
 const KEYS: [Column; 12] = [
-    required(&["id"]),
-    required(&["org_id", "organization_id"]),
-    required(&["hashed_key", "key_hash", "hash"]),
-    required(&["active", "is_active"]),
-    required(&["created_at"]),
-    optional(&["label", "name"]),
-    optional(&["prefix", "key_prefix"]),
-    optional(&["scopes"]),
-    optional(&["rate_limit_per_minute", "rate_limit"]),
-    optional(&["monthly_limit", "monthly_quota"]),
-    optional(&["expires_at"]),
-    optional(&["last_used_at"]),
+    Column::Required(&["id"]),
+    Column::Required(&["org_id", "organization_id"]),
+    Column::Required(&["hashed_key", "key_hash", "hash"]),
+    Column::Required(&["active", "is_active"]),
+    Column::Required(&["created_at"]),
+    Column::Optional(&["label", "name"]),
+    Column::Optional(&["prefix", "key_prefix"]),
+    Column::Optional(&["scopes"]),
+    Column::Optional(&["rate_limit_per_minute", "rate_limit"]),
+    Column::Optional(&["monthly_limit", "monthly_quota"]),
+    Column::Optional(&["expires_at"]),
+    Column::Optional(&["last_used_at"]),
 ];
 
 /// The limit of keys that have none in the Python package.
@@ -45,25 +45,22 @@ const PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(59);
 /// that the Python package shows.
 const MAX_PREFIX: usize = 16;
 
-/// The number of keys in a page.
-const PAGE: usize = 4_096;
-
 /// Reads a whole database.
 pub(super) fn pages(database: &mut dyn Database) -> Result<Vec<TransferPage>, ImportError> {
     let now = Clock::system().timestamp();
     let (orgs, org_ids) = read_orgs(database)?;
     let (keys, key_ids) = read_keys(database, &org_ids)?;
     let usage = Usage::read(database, &key_ids, now)?;
-    let quotas = keys.iter().filter(|moved| {
-        let mut limits = moved.key.limits.iter();
+    let quotas = keys.iter().filter(|imported| {
+        let mut limits = imported.key.limits.iter();
         limits.any(|limit| limit.period == Period::Month)
     });
-    let balances = usage.balances(quotas.map(|moved| moved.key.id));
+    let balances = usage.balances(quotas.map(|imported| imported.key.id));
     let mut pages = vec![TransferPage {
         orgs,
         ..TransferPage::default()
     }];
-    pages.extend(keys.chunks(PAGE).map(|keys| TransferPage {
+    pages.extend(keys.chunks(PAGE_ROWS).map(|keys| TransferPage {
         keys: keys.to_vec(),
         ..TransferPage::default()
     }));
@@ -143,21 +140,24 @@ fn read_keys(
         keys.push(key);
         Ok(())
     })?;
-    let ids = assign_ids(keys.iter().map(|(id, moved)| (id, moved.key.created_at)));
-    for (id, moved) in &mut keys {
-        set_id(moved, KeyId(ids[id]));
+    let ids = assign_ids(
+        keys.iter()
+            .map(|(id, imported)| (id, imported.key.created_at)),
+    );
+    for (id, imported) in &mut keys {
+        set_id(imported, KeyId(ids[id]));
     }
-    let mut keys: Vec<TransferKey> = keys.into_iter().map(|(_, moved)| moved).collect();
-    keys.sort_unstable_by_key(|moved| moved.key.id);
+    let mut keys: Vec<TransferKey> = keys.into_iter().map(|(_, imported)| imported).collect();
+    keys.sort_unstable_by_key(|imported| imported.key.id);
     Ok((keys, ids))
 }
 
-fn set_id(moved: &mut TransferKey, id: KeyId) {
-    moved.key.id = id;
-    if moved.key.label.is_empty() {
-        moved.key.label = format!("key {id}");
+fn set_id(imported: &mut TransferKey, id: KeyId) {
+    imported.key.id = id;
+    if imported.key.label.is_empty() {
+        imported.key.label = format!("key {id}");
     }
-    for credential in &mut moved.credentials {
+    for credential in &mut imported.credentials {
         credential.key_id = id;
     }
 }
@@ -197,11 +197,11 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, TransferKey), Import
         created_at,
         expires_at: None,
     };
-    let moved = TransferKey {
+    let imported = TransferKey {
         key,
         credentials: vec![credential],
     };
-    Ok((row.read(0, cell::id)?, moved))
+    Ok((row.read(0, cell::id)?, imported))
 }
 
 /// Returns the label; empty if there is none.

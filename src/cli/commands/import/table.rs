@@ -25,25 +25,11 @@ pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A column to read.
-pub(super) struct Column {
-    /// The name that the Python package uses, then alternatives.
-    pub(super) names: &'static [&'static str],
-    pub(super) is_required: bool,
-}
-
-pub(super) const fn required(names: &'static [&'static str]) -> Column {
-    Column {
-        names,
-        is_required: true,
-    }
-}
-
-pub(super) const fn optional(names: &'static [&'static str]) -> Column {
-    Column {
-        names,
-        is_required: false,
-    }
+/// A column to read: the name that the Python package uses, then alternatives.
+pub(super) enum Column {
+    Required(&'static [&'static str]),
+    /// Null in all rows if the table has no such column.
+    Optional(&'static [&'static str]),
 }
 
 /// A table of the database.
@@ -77,11 +63,12 @@ impl<const N: usize> Table<N> {
         let found = database.columns(&name)?;
         let mut columns = [const { None }; N];
         for (column, wanted) in columns.iter_mut().zip(wanted) {
-            *column = find(&found, wanted.names);
-            if column.is_none() && wanted.is_required {
+            let (Column::Required(names) | Column::Optional(names)) = wanted;
+            *column = find(&found, names);
+            if column.is_none() && matches!(wanted, Column::Required(_)) {
                 return Err(ImportError::NoColumn {
                     table: name,
-                    expected: wanted.names.join("`, `"),
+                    expected: names.join("`, `"),
                     found: listed(&found),
                 });
             }

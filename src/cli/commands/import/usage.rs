@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::cell;
 use super::error::ImportError;
 use super::python_package::Ids;
-use super::table::{Column, Database, Row, Table, optional, required};
+use super::table::{Column, Database, Row, Table};
 use crate::counter::SubjectId;
 use crate::counter::{CounterId, SavedCounter, SavedValue};
 use crate::limit::Balance;
@@ -17,9 +17,9 @@ use crate::time::TimeZone;
 use crate::time::Timestamp;
 
 const USAGE: [Column; 3] = [
-    required(&["key_id", "api_key_id"]),
-    required(&["created_at", "timestamp"]),
-    optional(&["status_code", "status"]),
+    Column::Required(&["key_id", "api_key_id"]),
+    Column::Required(&["created_at", "timestamp"]),
+    Column::Optional(&["status_code", "status"]),
 ];
 
 /// The totals of all requests before a time.

@@ -1,0 +1,38 @@
+//! Printing a new key, whose text is shown only once.
+
+use serde_json::Value;
+
+use super::error::CliError;
+use super::format::key_lines;
+use super::output::require_stdout;
+use super::render::Panel;
+use super::settings::Cli;
+use crate::admin::answer::NewKeyReply;
+
+/// Prints a new key. If its text cannot be printed, `undo` is called and returns what became of the key.
+pub(super) fn print_new_key(
+    cli: &Cli,
+    title: &'static str,
+    reply: &Value,
+    undo: impl FnOnce(&NewKeyReply) -> String,
+) -> Result<NewKeyReply, CliError> {
+    let new: NewKeyReply = serde_json::from_value(reply.clone())?;
+    let printed = require_stdout().and_then(|()| {
+        cli.print(reply, |look| {
+            key_lines(Panel::new(title).copied("key", &new.raw_key), &new.key)
+                .line(
+                    "note",
+                    "the key is shown only once; only its hash is stored",
+                )
+                .render(look)
+        })
+    });
+    match printed {
+        Ok(()) => Ok(new),
+        Err(CliError::Output(source)) => Err(CliError::Unseen {
+            source,
+            outcome: undo(&new),
+        }),
+        Err(error) => Err(error),
+    }
+}
