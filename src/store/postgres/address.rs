@@ -1,4 +1,4 @@
-//! Where the server is, and how it proves that it is the right one.
+//! The address of the server and the verification of its identity.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::problem::unusable;
 use super::tls;
 use crate::store::OpenError;
 
-/// How long connecting may take, where the URL does not say it.
+/// Default connect timeout.
 const CONNECTING: Duration = Duration::from_secs(3);
 
-/// How long a peer may be silent that was sent something, before the connection counts as lost.
+/// How long sent data may stay unacknowledged before the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// A URL of a database, of this package or of the Python package.
+/// A database URL, for KeyGuard or for the Python package.
 #[derive(Clone)]
 pub(crate) struct Address {
     pub(crate) config: Config,
@@ -27,7 +27,7 @@ pub(crate) struct Address {
 impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
         let (url, [mode, root_file]) = without([tls::MODE, tls::ROOT_FILE], url)?;
-        // What cannot be read is not shown: a password may be a part of it.
+        // An invalid URL is not quoted, because it may contain a password.
         let mut config: Config = url.parse().map_err(|_| {
             unusable(
                 "its URL cannot be read; give one such as \
@@ -38,7 +38,7 @@ impl Address {
             if config.get_hostaddrs().is_empty() {
                 return Err(unusable("its URL names no host"));
             }
-            // TLS needs a name for the host.
+            // TLS needs a host name.
             for address in config.get_hostaddrs().to_vec() {
                 config.host(address.to_string());
             }
@@ -52,13 +52,15 @@ impl Address {
         if config.get_application_name().is_none() {
             config.application_name("keyguard");
         }
-        // Nothing that the client library has read by itself may be weakened.
+        // The TLS mode parsed by the client library must not be weakened.
         if config.get_ssl_mode() != SslMode::Prefer {
-            return Err(unusable("it is no URL that says how TLS is used"));
+            return Err(unusable(
+                "the URL does not specify the TLS mode in a supported way",
+            ));
         }
         let root_file = root_file.filter(|file| !file.is_empty());
         let (ssl_mode, tls) = tls::configured(mode.as_deref(), root_file.as_deref())?;
-        // There is no TLS over a Unix socket, whatever the mode.
+        // Unix sockets never use TLS.
         let is_local =
             config.get_hostaddrs().is_empty() && !config.get_hosts().iter().any(is_remote);
         config.ssl_mode(if is_local { SslMode::Disable } else { ssl_mode });
@@ -79,11 +81,10 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A URL without parameters that the client library does not know as they are meant, and the values
-/// of those.
+/// Splits off the parameters that the client library does not support, and returns their values.
 ///
-/// The library takes all before the first `@` for a user and a password: where a `?` is among them, it
-/// cannot be told where the parameters begin.
+/// The library treats everything before the first `@` as user and password. If that contains a `?`,
+/// the start of the parameters is ambiguous.
 fn without<const N: usize>(
     names: [&str; N],
     url: &str,
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(mode, SslMode::Disable);
     }
 
-    /// Once, each of these connected in plain text.
+    /// Regression: each of these connected in plain text.
     #[test]
     fn tls_that_is_asked_for_is_never_dropped() {
         let mode = |url: &str| Address::parse(url).map(|address| address.config.get_ssl_mode());

@@ -1,4 +1,4 @@
-//! The audit log, and the order of all changes: an entry for each, in the transaction that makes it.
+//! The audit log and the order of changes. Each change adds its entry in its own transaction.
 
 use super::conn::Conn;
 use super::feed::{self, Told};
@@ -7,16 +7,16 @@ use crate::model::AuditEntry;
 use crate::store::{AuditContext, CompletedRequest, StoreError};
 use crate::time::Timestamp;
 
-/// A transaction's place in the order of all changes.
+/// The position of a transaction in the order of changes.
 pub(super) struct CommitTurn {
     pub(super) generation: i64,
-    /// What others are to be told.
+    /// Changes to announce to other nodes.
     pub(super) told: Vec<Told>,
 }
 
 impl CommitTurn {
-    /// Waits for whoever has the turn to commit, so that the order of generations is that of the
-    /// commits.
+    /// Waits until the transaction that holds the turn has committed, so that generations are in
+    /// commit order.
     pub(super) async fn take(conn: &Conn) -> Result<Self, StoreError> {
         let row = conn
             .one(
@@ -38,7 +38,7 @@ impl CommitTurn {
     }
 }
 
-/// That the act was not done before.
+/// Fails if the request with this idempotency key was already completed.
 pub(super) async fn begin(conn: &Conn, audit: &AuditContext) -> Result<(), StoreError> {
     let Some(key) = &audit.idempotency_key else {
         return Ok(());
@@ -61,7 +61,7 @@ pub(super) async fn begin(conn: &Conn, audit: &AuditContext) -> Result<(), Store
     key.check(&completed, audit.at)
 }
 
-/// Enters an act that was done.
+/// Adds an entry to the audit log.
 pub(super) async fn enter(
     conn: &Conn,
     audit: &AuditContext,
@@ -85,14 +85,14 @@ pub(super) async fn enter(
     Ok(())
 }
 
-/// One entry for each that an act concerns.
+/// Adds one entry per subject.
 pub(super) async fn enter_each(
     conn: &Conn,
     audit: &AuditContext,
     subjects: &[Option<u64>],
 ) -> Result<(), StoreError> {
     let subjects: Vec<_> = subjects.iter().map(|id| id.map(|id| id as i64)).collect();
-    // Nobody else enters one at the same time.
+    // Turns serialize the entries.
     conn.run(
         "INSERT INTO keyguard_audit (id, at, actor, ip, action, subject, details) \
          SELECT (SELECT coalesce(max(id), 0) FROM keyguard_audit) + number, \
@@ -131,7 +131,7 @@ pub(super) async fn before(
             id: row.try_get::<_, i64>(0)? as u64,
             at: Timestamp::from(row.try_get::<_, time::OffsetDateTime>(1)?),
             actor: row.try_get(2)?,
-            ip: ip.map_err(|_| damaged("an entry of the audit log has no address"))?,
+            ip: ip.map_err(|_| damaged("an audit entry has an invalid address"))?,
             action: row.try_get(4)?,
             subject: row.try_get::<_, Option<i64>>(5)?.map(|id| id as u64),
             details: row.try_get(6)?,

@@ -1,4 +1,4 @@
-//! One connection and the statements that it has prepared.
+//! A connection and its prepared statements.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,20 +14,20 @@ use crate::store::StoreError;
 
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// A connection. What is asked at once is pipelined.
+/// A connection. Concurrent queries are pipelined.
 pub(super) struct Conn {
     client: Client,
     driver: AbortHandle,
-    /// By their text.
+    /// Prepared statements by their text.
     statements: RefCell<HashMap<&'static str, Statement>>,
-    /// Look-ups in a row that were not answered in time.
+    /// Consecutive look-ups that timed out.
     pub(super) silent: Cell<u32>,
-    /// The server's process that answered first.
+    /// The server process of the first reply.
     backend: Cell<Option<i32>>,
 }
 
 impl Conn {
-    /// `driver` moves the bytes of the connection.
+    /// `driver` does the I/O of the connection.
     pub(super) fn new(client: Client, driver: AbortHandle) -> Self {
         Self {
             client,
@@ -38,7 +38,7 @@ impl Conn {
         }
     }
 
-    /// Closes the connection without waiting for what it was asked.
+    /// Closes the connection without waiting for pending queries.
     pub(super) fn abort(&self) {
         self.driver.abort();
     }
@@ -47,7 +47,7 @@ impl Conn {
         self.client.is_closed()
     }
 
-    /// Whether it is the server's process that answered first by this connection.
+    /// Whether the connection still reaches the server process of the first reply.
     pub(super) fn is_same_backend(&self, backend: i32) -> bool {
         let first = self.backend.get().unwrap_or(backend);
         self.backend.set(Some(first));
@@ -63,7 +63,7 @@ impl Conn {
         Ok(self.client.query(&statement, params).await?)
     }
 
-    /// The only row, if there is one.
+    /// Returns the only row, if any.
     pub(super) async fn row(
         &self,
         sql: &'static str,
@@ -72,7 +72,7 @@ impl Conn {
         Ok(self.rows(sql, params).await?.pop())
     }
 
-    /// The row that there always is.
+    /// Returns the only row.
     pub(super) async fn one(
         &self,
         sql: &'static str,
@@ -82,7 +82,7 @@ impl Conn {
         self.row(sql, params).await?.ok_or_else(missing)
     }
 
-    /// Returns how many rows it was done to.
+    /// Returns the number of affected rows.
     pub(super) async fn run(
         &self,
         sql: &'static str,
@@ -92,17 +92,17 @@ impl Conn {
         Ok(self.client.execute(&statement, params).await?)
     }
 
-    /// Runs statements that have no parameters and return nothing.
+    /// Runs statements without parameters and results.
     pub(super) async fn batch(&self, sql: &str) -> Result<(), Problem> {
         Ok(self.client.batch_execute(sql).await?)
     }
 
-    /// Runs one statement as text, without preparing it.
+    /// Runs a statement as text, without preparing it.
     pub(super) async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Problem> {
         Ok(self.client.simple_query(sql).await?)
     }
 
-    /// Sends rows as `COPY … FROM STDIN` reads them.
+    /// Sends rows by `COPY … FROM STDIN`.
     pub(super) async fn copy(&self, sql: &'static str, rows: Bytes) -> Result<(), StoreError> {
         let statement = self.prepared(sql).await?;
         let sink = self.client.copy_in::<_, Bytes>(&statement).await?;

@@ -1,4 +1,4 @@
-//! Rows of usage as `COPY … FROM STDIN BINARY` reads them.
+//! Encoding of usage rows for `COPY … FROM STDIN BINARY`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -7,7 +7,7 @@ use crate::store::UsageEvent;
 /// <https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format".
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
-/// Where the calendar of PostgreSQL begins: 2000-01-01, in milliseconds since the Unix epoch.
+/// The PostgreSQL epoch, 2000-01-01, in milliseconds since the Unix epoch.
 const EPOCH: i64 = 946_684_800_000;
 
 pub(super) struct CopyRows(BytesMut);
@@ -16,7 +16,7 @@ impl Default for CopyRows {
     fn default() -> Self {
         let mut bytes = BytesMut::new();
         bytes.put_slice(SIGNATURE);
-        // No flags, and nothing more in the header.
+        // No flags and no header extension.
         bytes.put_u64(0);
         Self(bytes)
     }
@@ -27,7 +27,7 @@ impl CopyRows {
     pub(super) fn push(&mut self, event: &UsageEvent, path: &[u8]) {
         self.0.put_i16(8);
         self.field(&event.key_id.0.to_be_bytes());
-        // What PostgreSQL takes for no text.
+        // PostgreSQL text cannot contain NUL.
         let path = String::from_utf8_lossy(path).replace('\0', "\u{fffd}");
         self.field(path.as_bytes());
         self.field(event.method.as_str().as_bytes());

@@ -1,4 +1,4 @@
-//! What is used of calendar quotas and of credits.
+//! Balances of calendar quotas and credits.
 
 use std::collections::BTreeSet;
 
@@ -13,17 +13,17 @@ use crate::store::StoreError;
 use crate::store::codec::{decode_balance_id, encode_balance_id};
 use crate::time::Timestamp;
 
-/// Balances by their groups.
+/// Balances by subject.
 pub(super) type Balances = Vec<(SubjectId, Vec<SavedCounter>)>;
 
-/// As it is stored, in the order of the table; of several of one counter the last one stands.
+/// Rows to store, in table order. The last of several rows of one counter wins.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct BalanceRow {
     group: i64,
     counter: Vec<u8>,
     at: i64,
     used: i64,
-    /// By how many milliseconds `at` can lie ahead.
+    /// The maximum number of milliseconds by which `at` can lie ahead.
     ahead: i64,
 }
 
@@ -49,7 +49,7 @@ pub(super) fn as_rows(
         }
     }
     rows.sort();
-    // One row is not written twice by one statement.
+    // A statement must not write a row twice.
     rows.dedup_by(|next, row| {
         let is_same = next.group == row.group && next.counter == row.counter;
         if is_same {
@@ -79,7 +79,7 @@ fn saved(counter: &[u8], used: i64, at: i64) -> Result<SavedCounter, StoreError>
     })
 }
 
-/// The balances of a key `k` and its organization `o`, as the columns that [`resolved`] reads.
+/// The columns of the balances of a key `k` and its organization `o`; see [`resolved`].
 macro_rules! balances_join {
     () => {
         " CROSS JOIN LATERAL (SELECT array_agg(b.group_id) AS groups, \
@@ -98,7 +98,7 @@ macro_rules! balances_columns {
 
 pub(super) use {balances_columns, balances_join};
 
-/// The balances of a key and its organization, from this column on.
+/// Reads the balances of a key and its organization, starting at a column.
 pub(super) fn resolved(row: &Row, at: usize) -> Result<Balances, StoreError> {
     let Some(groups) = row.try_get::<_, Option<Vec<i64>>>(at)? else {
         return Ok(Vec::new());
@@ -110,7 +110,7 @@ pub(super) fn resolved(row: &Row, at: usize) -> Result<Balances, StoreError> {
     by_group(rows.map(|((group, counter), (used, at))| Ok((group, saved(counter, used, at)?))))
 }
 
-/// Whole groups, at most `limit`, with bits above `after`.
+/// The balances of at most `limit` subjects with ids above `after`.
 pub(super) async fn page(
     conn: &Conn,
     after: Option<i64>,
@@ -132,7 +132,7 @@ pub(super) async fn page(
     by_group(rows.iter().map(balance))
 }
 
-/// Brings those of one group, which come one behind the other, together.
+/// Groups consecutive rows by subject.
 fn by_group(
     rows: impl Iterator<Item = Result<(i64, SavedCounter), StoreError>>,
 ) -> Result<Balances, StoreError> {
@@ -148,16 +148,15 @@ fn by_group(
     Ok(groups)
 }
 
-/// Of a balance that several write, the one of the later day, month or refill stands, and of the
-/// same the one of which more is used. A time that lies further ahead than any day, month or refill
-/// is from a clock that was wrong: it is cut, and does not stand.
+/// When several nodes write a balance, the later day, month or refill wins, then the larger amount.
+/// A time further ahead than any period is from a wrong clock: it is cut and does not win.
 pub(super) async fn put(conn: &Conn, balances: &[BalanceRow]) -> Result<(), StoreError> {
     if balances.is_empty() {
         return Ok(());
     }
     let now = rows::server_time(conn).await?.unix_millis() as i64;
     let kinds: BTreeSet<i64> = balances.iter().map(|row| row.ahead).collect();
-    // All nodes write them in this order, and those of a kind in that of their keys.
+    // All nodes write in this order, and rows of a table in key order, to avoid deadlocks.
     for ahead in kinds {
         let of_kind = balances.iter().filter(|row| row.ahead == ahead);
         put_of_kind(conn, of_kind.collect(), now + ahead).await?;
@@ -207,7 +206,7 @@ pub(super) async fn forget(
     Ok(())
 }
 
-/// Those of organizations have the first bit set, and are negative here.
+/// Ids of organizations have the first bit set and are negative as `i64`.
 pub(super) fn bits(id: SubjectId) -> i64 {
     id.to_bits() as i64
 }

@@ -1,4 +1,4 @@
-//! From the text of a key to the key: credentials.
+//! Credentials: from the hash of a text to its key.
 
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -12,7 +12,7 @@ use crate::model::{Credential, HashScheme, KeyId};
 use crate::store::{NewCredential, Rehash, Resolved, StoreError};
 use crate::time::Timestamp;
 
-/// All of a key, its organization, and what is used of their balances.
+/// The columns of a key, its organization and their balances.
 macro_rules! resolved_columns {
     () => {
         concat!(
@@ -25,7 +25,7 @@ macro_rules! resolved_columns {
     };
 }
 
-/// How many columns those are.
+/// The number of these columns.
 const WIDTH: usize = KEY_WIDTH + ORG_WIDTH + 4;
 
 pub(super) async fn resolve(conn: &Conn, hash: HashedKey) -> Result<Option<Resolved>, StoreError> {
@@ -78,7 +78,7 @@ fn resolved(row: &Row) -> Result<Resolved, StoreError> {
     })
 }
 
-/// The credentials of some keys, in the order of the keys and their hashes.
+/// The credentials of some keys, ordered by key and hash.
 pub(super) async fn of_keys(conn: &Conn, keys: &[i64]) -> Result<Vec<Credential>, StoreError> {
     let found = conn
         .rows(
@@ -90,7 +90,7 @@ pub(super) async fn of_keys(conn: &Conn, keys: &[i64]) -> Result<Vec<Credential>
     found.iter().map(credential).collect()
 }
 
-/// Whose credentials some hashes are.
+/// The keys of some hashes.
 pub(super) async fn owners(
     conn: &Conn,
     hashes: &[&[u8]],
@@ -139,7 +139,7 @@ fn read_scheme(code: i16) -> Result<HashScheme, StoreError> {
         .ok_or_else(|| damaged("a credential has an unknown hash scheme"))
 }
 
-/// In hexadecimal digits.
+/// As hexadecimal digits.
 pub(super) fn hex(hash: &HashedKey) -> String {
     blake3::Hash::from_bytes(hash.0).to_hex().to_string()
 }
@@ -161,7 +161,7 @@ pub(super) async fn insert(conn: &Conn, id: KeyId, new: &NewCredential) -> Resul
         .await;
     match inserted {
         Ok(_) => Ok(()),
-        // The transaction must not commit.
+        // Roll back the transaction.
         Err(error) if cause(&error).is_some_and(|why| why.is(&SqlState::UNIQUE_VIOLATION)) => {
             Err(StoreError::duplicate_credential())
         }
@@ -169,7 +169,7 @@ pub(super) async fn insert(conn: &Conn, id: KeyId, new: &NewCredential) -> Resul
     }
 }
 
-/// Lets all of a key expire at `at`, or earlier if they would anyway.
+/// Makes all credentials of a key expire at `at`, unless they expire earlier.
 pub(super) async fn retire(conn: &Conn, id: KeyId, at: Timestamp) -> Result<(), StoreError> {
     conn.run(
         "UPDATE keyguard_credentials SET expires_at = least(expires_at, $2) WHERE key_id = $1",
@@ -179,8 +179,7 @@ pub(super) async fn retire(conn: &Conn, id: KeyId, at: Timestamp) -> Result<(), 
     Ok(())
 }
 
-/// Has credentials found by other hashes, and returns whose they are. Of several that are to be
-/// found by one hash, one is.
+/// Replaces hashes of credentials and returns the keys. If several get the same hash, one wins.
 pub(super) async fn rehash(conn: &Conn, jobs: &[Rehash]) -> Result<Vec<KeyId>, StoreError> {
     let old: Vec<_> = jobs.iter().map(|job| job.old.0.as_slice()).collect();
     let new: Vec<_> = jobs.iter().map(|job| job.new.0.as_slice()).collect();
@@ -202,8 +201,7 @@ pub(super) async fn rehash(conn: &Conn, jobs: &[Rehash]) -> Result<Vec<KeyId>, S
     moved.iter().map(owner).collect()
 }
 
-/// Keys whose old hash is shown show the new one. Rows are locked in the order of keys, as by whoever
-/// records usage.
+/// Updates the displayed hash of keys. Rows are locked in key order, like when usage is recorded.
 async fn show_rehashed(conn: &Conn, moved: &[Row]) -> Result<(), StoreError> {
     let (mut keys, mut old, mut new) = (Vec::new(), Vec::new(), Vec::new());
     for row in moved {

@@ -1,4 +1,4 @@
-//! What others have changed, as the table of changes lists it.
+//! The feed: changes of other nodes, read from the table of changes.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,30 +13,30 @@ use crate::store::codec::decode_lock_key;
 use crate::store::{ChangeEvent, StoreError};
 use crate::time::Timestamp;
 
-/// One change, as it is listed.
+/// A row of the table of changes.
 #[derive(Clone, Debug)]
 pub(super) enum Told {
-    /// A key or an organization that was not there before.
+    /// A new key or organization.
     Created,
     Key(KeyId),
     Org(OrgId),
     Lock(LockId),
 }
 
-/// What has happened up to a generation.
+/// The changes up to a generation.
 pub(super) struct FeedPage {
     pub(super) generation: i64,
     pub(super) changes: Vec<ChangeEvent>,
-    /// Whether what was looked for in vain may be there now.
+    /// Whether absent keys may exist now.
     pub(super) is_any: bool,
-    /// The server's process that told them.
+    /// The server process that returned them.
     pub(super) backend: i32,
-    /// Calendar time there.
+    /// Calendar time of the server.
     pub(super) time: Timestamp,
 }
 
-/// What was changed after a generation, apart from what this store did itself; everything, if that
-/// is not listed, none is given, or it is `wanted`.
+/// Reads the changes after a generation, without those of this store. Returns `everything` if they
+/// are no longer listed, if no generation is given, or if requested.
 pub(super) async fn read(
     conn: &Conn,
     after: Option<i64>,
@@ -54,7 +54,7 @@ pub(super) async fn read(
         .await?;
     let Some(first) = rows.first() else {
         return Err(StoreError::Damaged(
-            "the row of the state is not there".into(),
+            "the row of the state table is missing".into(),
         ));
     };
     let (generation, forgotten): (i64, i64) = (first.try_get(0)?, first.try_get(1)?);
@@ -65,7 +65,7 @@ pub(super) async fn read(
         changes.extend(everything(conn).await?);
     }
     if is_listed {
-        // Also among everything: locks that are gone are in no table.
+        // Included in `everything`: deleted locks are in no table.
         changes.extend(listed(conn, &rows, own).await?);
     }
     Ok(FeedPage {
@@ -77,7 +77,7 @@ pub(super) async fn read(
     })
 }
 
-/// Locks are looked for by nobody.
+/// Locks do not affect the negative cache.
 fn concerns_keys(row: &Row) -> bool {
     let kind = row.try_get::<_, Option<&str>>(3);
     kind.is_ok_and(|kind| kind.is_some_and(|kind| kind != "lock"))
@@ -113,7 +113,7 @@ async fn listed(
 }
 
 fn told(row: &Row) -> Result<Told, StoreError> {
-    let unknown = || StoreError::Damaged("a change is of an unknown kind".into());
+    let unknown = || StoreError::Damaged("a change has an unknown kind".into());
     let subject = || {
         let subject = row.try_get::<_, Option<i64>>(4)?;
         subject.map(|id| id as u64).ok_or_else(unknown)
@@ -142,7 +142,7 @@ async fn everything(conn: &Conn) -> Result<Vec<ChangeEvent>, StoreError> {
     ])
 }
 
-/// Lists changes under a generation, and wakes those who follow.
+/// Lists changes under a generation and notifies other nodes.
 pub(super) async fn list(conn: &Conn, generation: i64, told: &[Told]) -> Result<(), StoreError> {
     let mut kinds = Vec::with_capacity(told.len());
     let mut subjects = Vec::with_capacity(told.len());

@@ -1,8 +1,8 @@
-//! Hearing what others change: an announcement wakes, and the list of changes tells. It is also
-//! looked at unasked, so that no lost announcement matters for long.
+//! Following changes of other nodes. A notification wakes the follower, which reads the list of
+//! changes. It also polls, so a lost notification only delays it.
 //!
-//! Both come by a session of its own: look-ups that take long hold up no change, and are no reason
-//! to forget what is in memory.
+//! The follower has its own session, so slow look-ups neither delay changes nor invalidate the
+//! cache.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,17 +15,17 @@ use super::worker::Worker;
 use super::{feed, rows};
 use crate::store::{ChangeEvent, StoreError};
 
-/// How often changes are looked for that nobody has announced.
+/// Poll interval.
 const POLL: Duration = Duration::from_secs(1);
-/// How long the server may work on a statement of such a look.
+/// Statement timeout of a poll.
 const STATEMENT: Duration = Duration::from_secs(2);
-/// How long one such look may take before the session counts as lost.
+/// Time after which the session counts as lost.
 const LOOK: Duration = Duration::from_secs(4);
-/// How long to wait before trying again what has just failed.
+/// Delay before a retry.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Worker {
-    /// Opens a session in which changes are announced.
+    /// Opens a session that receives notifications.
     pub(super) async fn open_feed(&self) -> Result<Conn, Problem> {
         let conn = self.pool.sessions.open(STATEMENT).await?;
         conn.batch("LISTEN keyguard").await?;
@@ -36,7 +36,7 @@ impl Worker {
         Ok(conn)
     }
 
-    /// Follows what others change, in one session after the other.
+    /// Follows changes of other nodes, reconnecting as necessary.
     pub(super) async fn follow(self: Rc<Self>, first: Option<Conn>) {
         let mut next = first;
         loop {
@@ -49,18 +49,18 @@ impl Worker {
                 Err(problem) => problem.into(),
             };
             self.note_unheard(problem);
-            // The next session may be with a server that lacks what this one has told.
+            // The next session may reach a server without the latest changes.
             self.is_behind.set(true);
             sleep(PAUSE).await;
         }
     }
 
-    /// Applies changes until the session is lost. Returns why it is.
+    /// Applies changes until the session is lost. Returns the reason.
     async fn hear(&self, conn: &Conn) -> StoreError {
         loop {
             let wait = match timeout(LOOK, self.catch_up(conn)).await {
                 Ok(Ok(())) => POLL,
-                // The server is there, and kept from the list, such as by a lock.
+                // The server responds, but the table is blocked, for example by a lock.
                 Ok(Err(error)) if !is_lost(&error) && !conn.is_closed() => {
                     self.note_unheard(error);
                     PAUSE
@@ -96,7 +96,7 @@ impl Worker {
             self.is_behind.set(true);
         }
         let news = news?;
-        // From here on nothing is awaited: what is applied is applied at once.
+        // No await from here on, so that the changes are applied together.
         if news.is_any || wanted {
             self.lookups.changed();
         }
@@ -112,11 +112,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Has everything forgotten once nothing was heard for too long.
+    /// Invalidates all cached keys after `max_key_staleness` without contact.
     pub(super) async fn watch(self: Rc<Self>) {
         let mut told = Instant::now();
         loop {
-            // Again and again: keys may be read meanwhile although changes are not.
+            // Repeats, because keys may be read meanwhile although changes are not.
             let until = told.max(self.heard.get()) + self.stale_for;
             sleep_until(until.into()).await;
             if self.heard.get() + self.stale_for > Instant::now() {
@@ -129,7 +129,7 @@ impl Worker {
         }
     }
 
-    /// Has look-ups tried again once the server could not be reached or was too slow.
+    /// Probes the server after look-ups failed or were too slow.
     pub(super) async fn recover(self: Rc<Self>) {
         loop {
             self.pool.failed.notified().await;

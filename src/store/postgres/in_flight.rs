@@ -1,4 +1,4 @@
-//! Keys that are being looked for, each once for all who ask.
+//! Single flight: concurrent look-ups of a key share one query.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,14 +11,14 @@ use crate::store::Resolved;
 
 pub(super) type Found = Result<Option<Resolved>, Problem>;
 
-/// A key, and what had been changed when the search for it began.
+/// A key and the generation at the start of its look-up.
 pub(super) type Search = (HashedKey, u64);
 
 #[derive(Default)]
 pub(super) struct InFlight(RefCell<HashMap<Search, Vec<oneshot::Sender<Found>>>>);
 
 impl InFlight {
-    /// What will be found, and whether nobody looks for it yet.
+    /// Joins the look-up of a key, or starts one.
     pub(super) fn join(&self, search: Search) -> (oneshot::Receiver<Found>, bool) {
         let (sender, found) = oneshot::channel();
         let mut searches = self.0.borrow_mut();
@@ -27,7 +27,7 @@ impl InFlight {
         (found, waiting.len() == 1)
     }
 
-    /// Tells all who wait for it.
+    /// Completes the look-up for all waiters.
     pub(super) fn end(&self, search: Search, found: &Found) {
         let waiting = self.0.borrow_mut().remove(&search);
         for waiting in waiting.into_iter().flatten() {

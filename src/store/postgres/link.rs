@@ -1,4 +1,4 @@
-//! The thread that talks to PostgreSQL, and how it is asked.
+//! The I/O thread of the PostgreSQL backend.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -20,10 +20,10 @@ use super::{Listener, Options, State};
 use crate::store::{OpenError, StoreError};
 use crate::sys::block_on;
 
-/// Questions that may wait to be asked.
+/// Capacity of the request queue.
 const QUEUE: usize = 65_536;
 
-/// How long sessions may take to end in good order.
+/// Time for closing sessions.
 const CLOSING: Duration = Duration::from_secs(1);
 
 type Job = Box<dyn FnOnce(Rc<Worker>) + Send>;
@@ -33,8 +33,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts the thread and waits a little for the first connection. Refuses a server that is
-    /// there and cannot be used.
+    /// Starts the thread and waits briefly for the first connection. Fails if the server is
+    /// reachable but unusable.
     pub(super) fn open(
         address: Address,
         terms: Terms,
@@ -80,12 +80,12 @@ impl Link {
             .map_err(not_started)?;
         match block_on(first_try) {
             Ok(Err(problem)) if problem.is_refusal() => Err(unusable(problem)),
-            // It may be there later.
+            // The server may start later.
             _ => Ok(Self { jobs }),
         }
     }
 
-    /// Has `work` done on the thread.
+    /// Runs `work` on the thread.
     pub(super) async fn ask<T, E, F>(
         &self,
         work: impl FnOnce(Rc<Worker>) -> F + Send + 'static,
@@ -101,7 +101,7 @@ impl Link {
                 let _ = answer.send(work(worker).await);
             });
         });
-        let overloaded = |_| Problem::new("more is asked of it than it answers");
+        let overloaded = |_| Problem::new("its request queue is full");
         self.jobs.try_send(job).map_err(overloaded)?;
         let answer = asked.await.map_err(|_| Problem::new("it was closed"))?;
         answer.map_err(Into::into)

@@ -1,4 +1,4 @@
-//! Who is locked out.
+//! Locks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ fn lock(row: &Row) -> Result<Lock, StoreError> {
     decode_lock(row.try_get(0)?, row.try_get(1)?)
 }
 
-/// Some locks as they are now.
+/// Reads locks by id.
 pub(super) async fn current(
     conn: &Conn,
     ids: BTreeSet<LockId>,
@@ -43,7 +43,7 @@ pub(super) async fn current(
 }
 
 pub(super) async fn change(conn: &Conn, changes: &[LockChange]) -> Result<(), StoreError> {
-    // Of several changes of one lock the last one stands.
+    // The last change of a lock wins.
     let mut last = BTreeMap::new();
     for LockChange { id, lock } in changes {
         last.insert(lock_key(id), lock.as_ref());
@@ -73,8 +73,7 @@ pub(super) async fn change(conn: &Conn, changes: &[LockChange]) -> Result<(), St
     Ok(())
 }
 
-/// As [`change`], for a process that does not know what others have stored meanwhile: a lock is joined
-/// with the one that is there.
+/// Like [`change`], but joins each lock with the stored one, which another node may have changed.
 pub(super) async fn join(
     conn: &Conn,
     changes: &[LockChange],
@@ -84,8 +83,7 @@ pub(super) async fn join(
     change(conn, &joined(changes.iter(), &there)).await
 }
 
-/// As [`join`], for a process that took away what had ended for it: what another has renewed
-/// meanwhile stays.
+/// Like [`join`], for ended locks: deletes them unless another node has renewed them.
 pub(super) async fn join_or_end(
     conn: &Conn,
     changes: &[LockChange],
@@ -110,19 +108,19 @@ fn joined<'a>(
     joined.collect()
 }
 
-/// Of the locks that are to be changed those that are there and have not ended.
+/// The stored locks among the changed ones that have not ended.
 async fn lasting(
     conn: &Conn,
     changes: &[LockChange],
     now: Timestamp,
 ) -> Result<BTreeMap<LockId, Lock>, StoreError> {
-    // By the server's clock too, as that of this process may be ahead.
+    // Also by the server's clock, because the clock of this process may be ahead.
     let now = now.min(rows::server_time(conn).await?);
     let ids = changes.iter().map(|change| change.id.clone());
     let there = current(conn, ids.collect()).await?.into_iter();
     let there = there.filter_map(|there| {
         let mut lock = there.lock?;
-        // One that lies ahead would outlast the one that was brought back.
+        // A lock that lies ahead would outlast the corrected one.
         lock.bring_back(now);
         let lasts = now < lock.until.max(lock.remembered_until);
         lasts.then_some((there.id, lock))

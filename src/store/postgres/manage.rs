@@ -14,7 +14,7 @@ use crate::model::{HashedKey, Key, KeyId, Org, OrgId, OrgStatus};
 use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError, changes};
 use crate::time::Timestamp;
 
-/// How many rows are on their way to the server at a time.
+/// Number of rows in flight.
 const MANY: usize = 256;
 
 pub(super) async fn create_org(
@@ -295,7 +295,7 @@ pub(super) async fn add_credential(
     Ok(key)
 }
 
-/// Revoking twice is revoking.
+/// Revoking twice is allowed.
 pub(super) async fn revoke_key(
     conn: &Conn,
     turn: &mut CommitTurn,

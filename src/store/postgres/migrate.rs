@@ -1,4 +1,4 @@
-//! The tables: that they are ours, and of this version.
+//! Schema migrations.
 
 use tokio_postgres::error::SqlState;
 
@@ -8,22 +8,22 @@ use crate::model::Fingerprint;
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
-/// In the order of their versions.
+/// Migrations in version order.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/0002_tables.sql")];
 
-/// The version that the first migration makes. Tables of version 1 were never released.
+/// The version created by the first migration.
 const FIRST_VERSION: usize = 2;
 
 const VERSION: usize = FIRST_VERSION + MIGRATIONS.len() - 1;
 
-/// What the tables must fit.
+/// Requirements on the tables.
 pub(super) struct Terms {
     pub(super) fingerprint: Fingerprint,
     pub(super) now: Timestamp,
 }
 
-/// Makes the tables, or brings them up to this version, or says why they cannot be used. Of several
-/// that do so at once one does it, and the others find it done.
+/// Creates or migrates the tables, or returns why they cannot be used. Concurrent calls are
+/// serialized.
 pub(super) async fn check(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
     conn.batch("BEGIN; SELECT pg_advisory_xact_lock(hashtext('keyguard tables'))")
         .await?;
@@ -72,7 +72,7 @@ async fn check_locked(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
     check_privileges(conn).await
 }
 
-/// `None` where there are no tables yet.
+/// Returns `None` if there are no tables.
 async fn existing_version(conn: &Conn) -> Result<Option<usize>, StoreError> {
     let row = conn
         .one(
@@ -85,7 +85,7 @@ async fn existing_version(conn: &Conn) -> Result<Option<usize>, StoreError> {
         (true, _) => {
             let version = get(conn, "schema").await?;
             let version = version.and_then(|version| version.parse().ok());
-            let unknown = || StoreError::Damaged("the version of its tables is not known".into());
+            let unknown = || StoreError::Damaged("the version of its tables is unknown".into());
             version.ok_or_else(unknown).map(Some)
         }
         (false, true) => Err(refused(
@@ -107,7 +107,7 @@ async fn check_fingerprint(conn: &Conn, terms: &Terms) -> Result<(), StoreError>
     ))
 }
 
-/// That every table can be read and written, and days of usage be added.
+/// Checks the privileges on all tables and for adding daily usage tables.
 async fn check_privileges(conn: &Conn) -> Result<(), StoreError> {
     let row = conn
         .one(
@@ -153,7 +153,7 @@ async fn put(conn: &Conn, name: &str, value: String) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What the server says of a privilege, with what is to be done.
+/// Adds a remedy to a privilege error.
 fn explained(error: StoreError) -> StoreError {
     match cause(&error) {
         Some(problem) if problem.is(&SqlState::INSUFFICIENT_PRIVILEGE) => refused(format!(

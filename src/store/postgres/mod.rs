@@ -1,11 +1,10 @@
-//! The shared backend: a PostgreSQL database, for any number of processes.
+//! The PostgreSQL backend, shared by any number of processes.
 //!
-//! Every change is one transaction that is durable when it returns, and takes its turn by locking
-//! the one row of the state, whose generation it counts up. What it changed is listed under its
-//! generation and announced; the other processes read the list from where they were, so that they
-//! miss nothing, whether an announcement reaches them or not.
+//! Every change is one transaction, durable on return. It locks the single row of the state table
+//! and increments the generation. Changes are listed under their generation and announced. Other
+//! processes read the list from their last generation on, so a lost notification loses nothing.
 //!
-//! All that waits for the server runs on a thread of its own.
+//! All I/O runs on a dedicated thread.
 
 mod address;
 mod audit;
@@ -67,7 +66,7 @@ use crate::model::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
 use crate::sys::{Deadline, MaybeReady, block_on};
 use crate::time::{Clock, Timestamp};
 
-/// How long what is managed or recorded may take; decisions have a deadline of their own.
+/// Timeout of administration and recording. Decisions have their own deadline.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A [`Store`] in a PostgreSQL database.
@@ -82,31 +81,31 @@ pub(crate) struct PostgresStore {
 }
 
 pub(crate) struct Options {
-    /// How long a decision may wait for the server.
+    /// Deadline of a decision.
     pub(crate) deadline: Duration,
-    /// How many connections there may be at once, apart from the one that listens.
+    /// Maximum number of connections, without the listening one.
     pub(crate) connections: usize,
-    /// For how long keys may be served when nothing is heard from the server.
+    /// How long cached keys are used without contact to the server.
     pub(crate) stale_for: Duration,
-    /// Follows the calendar of the server.
+    /// Follows the clock of the server.
     pub(crate) clock: Clock,
 }
 
-/// What is wrong at the moment.
+/// Current problems.
 #[derive(Default)]
 struct State {
-    /// Why changes are not heard.
+    /// Why the feed is interrupted.
     unheard: Mutex<Option<Problem>>,
-    /// Why the last attempt to connect failed.
+    /// The error of the last connection attempt.
     unreachable: Mutex<Option<Problem>>,
-    /// Look-ups take too long.
+    /// Whether look-ups are too slow.
     is_slow: AtomicBool,
-    /// Keys that could not be read, or not in time.
+    /// Number of failed look-ups.
     failures: AtomicU64,
 }
 
 impl State {
-    /// What is wrong, if anything is.
+    /// The current problem, if any.
     fn problem(&self) -> Option<String> {
         let unheard = self.unheard.lock().clone();
         let problem = unheard.or_else(|| self.unreachable.lock().clone());
@@ -123,19 +122,19 @@ impl State {
 
 type Tell = Box<dyn Fn(ChangeEvent) + Send + Sync>;
 
-/// Who is told of what others change.
+/// The listener for changes of other nodes.
 #[derive(Default)]
 struct Listener(Mutex<Listening>);
 
 #[derive(Default)]
 struct Listening {
     tell: Option<Tell>,
-    /// What was to be told before anybody listened.
+    /// Changes that arrived before a listener was set.
     untold: Vec<ChangeEvent>,
 }
 
 impl Listener {
-    /// Returns false if nobody is there yet, and too much is to be told to be kept until then.
+    /// Returns false if there is no listener and the buffer is full.
     fn tell(&self, changes: Vec<ChangeEvent>) -> bool {
         const MOST: usize = 1_000;
         let mut listening = self.0.lock();
@@ -158,7 +157,7 @@ impl Listener {
 }
 
 impl PostgresStore {
-    /// Connects. A server that is down is no error: it is tried again until it is there.
+    /// Connects. If the server is down, connecting continues in the background.
     pub(crate) fn open(
         url: &str,
         fingerprint: Fingerprint,
@@ -213,7 +212,7 @@ impl PostgresStore {
         }))
     }
 
-    /// What is not one act, or none of an administrator.
+    /// Runs a transaction that is not an audited change.
     fn change<T: Send + 'static>(
         &self,
         change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<T, StoreError> + Send + 'static,
@@ -358,7 +357,7 @@ impl Store for PostgresStore {
         self.read(async move |conn| audit::before(conn, before, limit).await)
     }
 
-    /// Windows belong to one process, or to all of them in Redis.
+    /// Windows are local to a process or live in Redis.
     fn save_windows(
         &self,
         _: Vec<(SubjectId, Vec<SavedCounter>)>,
@@ -375,7 +374,7 @@ impl Store for PostgresStore {
         Ok(Vec::new())
     }
 
-    /// Balances too: what is used at another node would bring them back.
+    /// Also balances, which other nodes would otherwise restore.
     fn delete_counters(
         &self,
         counters: &[(SubjectId, CounterId)],
@@ -455,8 +454,8 @@ impl Store for PostgresStore {
         true
     }
 
-    /// The listener is called at once for what is known already, and later on the thread that talks to
-    /// the server; it must not wait for that.
+    /// The listener is called at once for pending changes and later on the I/O thread. It must not
+    /// wait for that thread.
     fn subscribe(&self, listener: Box<dyn Fn(ChangeEvent) + Send + Sync>) {
         self.listener.listen(listener);
     }

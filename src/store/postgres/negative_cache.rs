@@ -1,4 +1,4 @@
-//! What is known of keys that are not there, so that guesses do not reach the server.
+//! The negative cache: hashes without a key, so that guesses do not reach the server.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 
 use crate::model::HashedKey;
 
-/// How many hashes are remembered at most.
+/// Capacity.
 const MOST: usize = 65_536;
 
-/// For how long after the server was last heard a hash counts as absent.
+/// How long entries are valid after the last contact with the server.
 const BELIEVED: Duration = Duration::from_secs(3);
 
 type Hashes = HashSet<HashedKey, RandomState>;
@@ -21,28 +21,28 @@ pub(super) struct NegativeCache(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// Counts the changes that were applied.
+    /// Incremented by every applied change.
     epoch: u64,
     heard: Option<Instant>,
-    /// The younger half makes way for a new one when it is full, and becomes the older.
+    /// When the younger half is full, it replaces the older half.
     young: Hashes,
     old: Hashes,
 }
 
 impl NegativeCache {
-    /// Whether there certainly is no such key.
+    /// Whether the hash is known to have no key.
     pub(super) fn is_absent(&self, hash: &HashedKey) -> bool {
         let inner = self.0.lock();
         inner.heard.is_some_and(|heard| heard.elapsed() < BELIEVED)
             && (inner.young.contains(hash) || inner.old.contains(hash))
     }
 
-    /// To be compared with that of later.
+    /// A version for a later comparison.
     pub(super) fn epoch(&self) -> u64 {
         self.0.lock().epoch
     }
 
-    /// Remembers what was not found, unless something has changed since it was asked for.
+    /// Adds an absent hash, unless something changed since the query began.
     pub(super) fn note_absent(&self, hash: HashedKey, asked_in: u64) {
         let mut inner = self.0.lock();
         if inner.epoch != asked_in {
@@ -54,7 +54,7 @@ impl NegativeCache {
         inner.young.insert(hash);
     }
 
-    /// Something was changed: what is being asked for now may be out of date when it comes.
+    /// Invalidates the entries: results of running queries may be outdated.
     pub(super) fn changed(&self) {
         let mut inner = self.0.lock();
         inner.epoch += 1;
@@ -62,7 +62,7 @@ impl NegativeCache {
         inner.old.clear();
     }
 
-    /// All changes up to `at` were applied.
+    /// Notes that all changes up to `at` are applied.
     pub(super) fn heard(&self, at: Instant) {
         self.0.lock().heard = Some(at);
     }

@@ -1,4 +1,4 @@
-//! The connections: some that all look-ups share, and some that other work takes for itself.
+//! The connection pool: shared connections for look-ups, exclusive ones for other work.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,26 +14,26 @@ use super::sessions::Sessions;
 use super::{PATIENCE, State, credentials};
 use crate::model::HashedKey;
 
-/// How many look-ups in a row may take too long before none is tried until a probe is answered, and
-/// how many of one connection before it is given up.
+/// Number of consecutive slow look-ups after which look-ups stop until a probe succeeds, and after
+/// which a connection is dropped.
 const TOLERATED: u32 = 3;
 
 pub(super) struct Pool {
     pub(super) sessions: Sessions,
     lookups: Vec<Slot>,
-    /// How long the server may work on a look-up.
+    /// Statement timeout of look-ups.
     deadline: Duration,
-    /// Look-ups in a row that took too long.
+    /// Consecutive slow look-ups.
     late: Cell<u32>,
     work: Arc<Semaphore>,
-    /// Connections whose work has ended.
+    /// Idle connections.
     idle: RefCell<Vec<Conn>>,
-    /// Notified when the server cannot be reached or is too slow.
+    /// Notified when the server is unreachable or too slow.
     pub(super) failed: Notify,
     state: Arc<State>,
 }
 
-/// The place of a connection for look-ups.
+/// A slot for a look-up connection.
 #[derive(Default)]
 struct Slot {
     conn: RefCell<Option<Rc<Conn>>>,
@@ -46,7 +46,7 @@ impl Slot {
         conn.as_ref().filter(|conn| !conn.is_closed()).cloned()
     }
 
-    /// Gives the connection up, and with it what it is being asked.
+    /// Drops the connection and its pending queries.
     fn discard(&self) {
         if let Some(conn) = self.conn.take() {
             conn.abort();
@@ -54,7 +54,7 @@ impl Slot {
     }
 }
 
-/// A connection for one user at a time.
+/// An exclusive connection.
 pub(super) struct Lease {
     pub(super) conn: Conn,
     _permit: OwnedSemaphorePermit,
@@ -67,7 +67,7 @@ impl Pool {
         deadline: Duration,
         state: Arc<State>,
     ) -> Self {
-        // At least one of each.
+        // At least one of each kind.
         let work = (connections / 2).max(1);
         let lookups = connections.saturating_sub(work).max(1);
         Self {
@@ -82,12 +82,13 @@ impl Pool {
         }
     }
 
-    /// How many connections look-ups share.
+    /// Number of look-up connections.
     pub(super) fn lookup_connections(&self) -> usize {
         self.lookups.len()
     }
 
-    /// A connection for a look-up. While the server cannot be reached or is too slow, nobody waits.
+    /// Returns a connection for a look-up. Fails at once while the server is unreachable or too
+    /// slow.
     pub(super) async fn for_lookup(self: &Rc<Self>) -> Result<Rc<Conn>, Problem> {
         if self.state.is_slow.load(Ordering::Relaxed) {
             return Err(Problem::late());
@@ -100,10 +101,10 @@ impl Pool {
         self.fill(at).await
     }
 
-    /// An idle connection, or else one that is to be made, or else the one with the fewest look-ups.
+    /// Chooses an idle slot, then an empty one, then the least busy one.
     fn least_busy(&self) -> usize {
         let users = |slot: &Slot| match slot.open() {
-            // Two are this one and that of the slot.
+            // This reference and that of the slot.
             Some(conn) => match Rc::strong_count(&conn) - 2 {
                 0 => 0,
                 count => count + 1,
@@ -116,7 +117,7 @@ impl Pool {
             .map_or(0, |(at, _)| at)
     }
 
-    /// Goes on when whoever asked no longer waits, so that a slow server is reached at last.
+    /// Continues when the caller stops waiting, so that a slow server is reached eventually.
     async fn fill(self: &Rc<Self>, at: usize) -> Result<Rc<Conn>, Problem> {
         let pool = Rc::clone(self);
         detached(async move {
@@ -132,7 +133,7 @@ impl Pool {
         .await
     }
 
-    /// Gives up a connection for look-ups.
+    /// Drops a look-up connection.
     pub(super) fn discard(&self, conn: &Rc<Conn>) {
         for slot in &self.lookups {
             let is_it = |held: &Rc<Conn>| Rc::ptr_eq(held, conn);
@@ -147,8 +148,7 @@ impl Pool {
         self.late.set(0);
     }
 
-    /// Notes a look-up that took too long. This says nothing of changes, which another connection
-    /// hears of.
+    /// Notes a slow look-up. Does not affect the feed, which has its own connection.
     pub(super) fn note_late(&self) {
         self.late.set(self.late.get() + 1);
         if self.late.get() == TOLERATED {
@@ -157,7 +157,7 @@ impl Pool {
         }
     }
 
-    /// Notes that the server was silent to a look-up.
+    /// Notes a look-up without reply.
     pub(super) fn note_silent(&self, conn: &Rc<Conn>) {
         conn.silent.set(conn.silent.get() + 1);
         if conn.silent.get() >= TOLERATED {
@@ -166,7 +166,7 @@ impl Pool {
         self.note_late();
     }
 
-    /// Looks up a key that there is not, by a new connection, as those that are open prove nothing.
+    /// Looks up a nonexistent key over a new connection to test the server.
     pub(super) async fn probe(&self) -> Result<(), Problem> {
         if !self.state.is_failing() {
             return Ok(());
@@ -188,7 +188,7 @@ impl Pool {
         Ok(())
     }
 
-    /// A connection that nobody else uses meanwhile.
+    /// Takes an exclusive connection.
     pub(super) async fn lease(self: &Rc<Self>) -> Result<Lease, Problem> {
         let permit = Arc::clone(&self.work).acquire_owned().await;
         let permit = permit.map_err(|_| Problem::late())?;
@@ -208,13 +208,13 @@ impl Pool {
         })
     }
 
-    /// A connection on which a transaction has begun.
+    /// Takes an exclusive connection and begins a transaction.
     pub(super) async fn begin(self: &Rc<Self>) -> Result<Lease, Problem> {
         let lease = self.lease().await?;
         if lease.conn.batch("BEGIN").await.is_ok() {
             return Ok(lease);
         }
-        // Nothing was done yet on a connection that was lost in the meantime.
+        // A lost idle connection has done nothing yet, so retry.
         drop(lease);
         self.forget_idle();
         let lease = self.lease().await?;
@@ -222,12 +222,12 @@ impl Pool {
         Ok(lease)
     }
 
-    /// Keeps a connection whose work has ended.
+    /// Returns a connection to the pool.
     pub(super) fn keep(&self, lease: Lease) {
         self.idle.borrow_mut().push(lease.conn);
     }
 
-    /// Gives up the connections that are idle: they were lost along with one that was.
+    /// Drops the idle connections after one was lost.
     pub(super) fn forget_idle(&self) {
         self.idle.borrow_mut().clear();
     }
@@ -245,7 +245,7 @@ impl Pool {
         opened
     }
 
-    /// Ends all sessions in good order.
+    /// Closes all sessions.
     pub(super) async fn close(&self) {
         for slot in &self.lookups {
             slot.conn.take();
@@ -255,7 +255,7 @@ impl Pool {
     }
 }
 
-/// Goes on to its end, also if nobody waits for it any longer.
+/// Runs to completion even if the caller stops waiting.
 async fn detached<T: 'static>(
     work: impl Future<Output = Result<T, Problem>> + 'static,
 ) -> Result<T, Problem> {

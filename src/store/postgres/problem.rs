@@ -1,4 +1,4 @@
-//! What can be wrong with the server.
+//! Problems with the server.
 
 use std::error::Error as _;
 
@@ -6,15 +6,15 @@ use tokio_postgres::error::{DbError, SqlState};
 
 use crate::store::{OpenError, StoreError};
 
-/// Why the server did not do what was asked. Neither a URL nor a stored value is in it.
+/// An error of the server. Contains neither a URL nor stored values.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{text}")]
 pub(super) struct Problem {
     text: String,
     code: Option<SqlState>,
-    /// The connection has ended, or is about to.
+    /// The connection is lost or closing.
     is_lost: bool,
-    /// Waiting does not help.
+    /// Permanent: waiting does not help.
     is_refusal: bool,
 }
 
@@ -28,7 +28,7 @@ impl Problem {
         }
     }
 
-    /// The server is there, and cannot be used as it is.
+    /// The server is reachable but unusable.
     pub(super) fn refusal(text: impl Into<String>) -> Self {
         Self {
             is_refusal: true,
@@ -48,13 +48,13 @@ impl Problem {
         Self::new("it does not answer in time")
     }
 
-    /// Sessions are shared with others, so that announcements and prepared statements get lost.
+    /// A pooler shares sessions, which loses notifications and prepared statements.
     pub(super) fn pooled() -> Self {
         Self::refusal(POOLED)
     }
 }
 
-/// Of a message of the server its first line: the details behind it may hold what is stored.
+/// The first line of a server message. Further lines may contain stored values.
 impl From<tokio_postgres::Error> for Problem {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(told) = error.as_db_error() else {
@@ -81,25 +81,25 @@ impl From<tokio_postgres::Error> for Problem {
     }
 }
 
-/// How the client library begins what it says of TLS.
+/// Prefix of TLS errors of the client library.
 const TLS: &str = "error performing TLS handshake";
 
 const POOLED: &str = "it is behind a connection pooler in transaction mode, which loses \
     announcements of changes (LISTEN) and prepared statements; connect to the server itself, or let \
     the pooler keep sessions (PgBouncer: `pool_mode = session`)";
 
-/// Whether a prepared statement is missing or another one is in its place, as happens where another
-/// client prepares statements in the same session.
+/// Whether a prepared statement is missing or replaced, which happens when another client uses the
+/// same session.
 fn is_lost_statement(told: &DbError) -> bool {
     match *told.code() {
         SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::DUPLICATE_PSTATEMENT => true,
-        // PgBouncer uses this code for whatever it says itself, too.
+        // PgBouncer also uses this code for its own errors.
         SqlState::PROTOCOL_VIOLATION => told.message().starts_with("bind message supplies"),
         _ => false,
     }
 }
 
-/// Whether a connection ended during the handshake, which says nothing of the certificate.
+/// Whether the connection ended during the handshake, which is no certificate error.
 fn is_cut_off(error: &tokio_postgres::Error) -> bool {
     let cause = error
         .source()
@@ -111,7 +111,7 @@ fn is_cut_off(error: &tokio_postgres::Error) -> bool {
     cause.is_some_and(|cause| !of_tls(cause))
 }
 
-/// After which the server ends the connection.
+/// Error codes after which the server closes the connection.
 const ENDS: [SqlState; 4] = [
     SqlState::ADMIN_SHUTDOWN,
     SqlState::CRASH_SHUTDOWN,
@@ -138,7 +138,7 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
-/// What the server said, if that is why.
+/// The error of the server, if it caused this.
 pub(super) fn cause(error: &StoreError) -> Option<&Problem> {
     match error {
         StoreError::Unavailable(source) => source.downcast_ref(),
@@ -146,12 +146,12 @@ pub(super) fn cause(error: &StoreError) -> Option<&Problem> {
     }
 }
 
-/// Whether the server gave up a statement that took it too long.
+/// Whether the statement timeout expired.
 pub(super) fn is_cancelled(error: &StoreError) -> bool {
     cause(error).is_some_and(|problem| problem.is(&SqlState::QUERY_CANCELED))
 }
 
-/// Whether the connection is of no more use.
+/// Whether the connection is unusable.
 pub(super) fn is_lost(error: &StoreError) -> bool {
     cause(error).is_some_and(|problem| problem.is_lost)
 }

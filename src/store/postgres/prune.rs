@@ -1,4 +1,4 @@
-//! Deleting what is past its retention. Of several that do so at once one does it.
+//! Retention. Concurrent calls are serialized.
 
 use tokio_postgres::error::SqlState;
 
@@ -9,7 +9,7 @@ use super::{recording, rows};
 use crate::store::{IdempotencyKey, StoreError, retention};
 use crate::time::Timestamp;
 
-/// Deletes rows, and returns the days whose tables are due.
+/// Deletes rows and returns the days whose tables are due.
 pub(super) async fn delete(
     conn: &Conn,
     raw_before: Timestamp,
@@ -18,7 +18,7 @@ pub(super) async fn delete(
     if !is_alone(conn).await? {
         return Ok(Vec::new());
     }
-    // What has ended by both clocks: that of this process may be wrong.
+    // Ended by both clocks, because the clock of this process may be wrong.
     let ahead = now.since(rows::server_time(conn).await?);
     let (raw_before, now) = (raw_before.minus(ahead).to_utc(), now.minus(ahead));
     conn.run(
@@ -31,7 +31,7 @@ pub(super) async fn delete(
         &[&at_second(retention::first_minute(now) * 60)],
     )
     .await?;
-    // A bounded number, so that others do not wait for long.
+    // A bounded number, so that other nodes do not wait long.
     let most = i64::from(retention::MOST_PRUNED);
     conn.run(
         "DELETE FROM keyguard_key_hours WHERE (hour, key_id) IN (SELECT hour, key_id \
@@ -68,8 +68,8 @@ async fn is_alone(conn: &Conn) -> Result<bool, StoreError> {
     Ok(row.try_get(0)?)
 }
 
-/// The last hour of changes stays listed, and at least 10,000 of them. Whoever is further behind
-/// has to take everything as changed.
+/// Keeps the changes of the last hour and at least 10,000. Nodes further behind treat everything as
+/// changed.
 async fn forget_changes(conn: &Conn) -> Result<(), StoreError> {
     let forgotten = conn
         .rows(
@@ -110,7 +110,7 @@ async fn due_days(conn: &Conn, raw_before: time::OffsetDateTime) -> Result<Vec<u
     Ok(due)
 }
 
-/// The day of a table of usage, counted since the Unix epoch.
+/// The day of a usage table, in days since the Unix epoch.
 fn day_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("usage_logs_")?;
     let (year, month, day) = (digits.get(..4)?, digits.get(4..6)?, digits.get(6..)?);
@@ -118,7 +118,7 @@ fn day_of(name: &str) -> Option<u64> {
     Some(start.hour() / 24)
 }
 
-/// Drops the table of a day, unless somebody reads it for long: then there is a next time.
+/// Drops the table of a day. If it is in use, the next run retries.
 pub(super) async fn drop_day(conn: &Conn, day: u64) -> Result<(), StoreError> {
     if !is_alone(conn).await? {
         return Ok(());
@@ -131,7 +131,7 @@ pub(super) async fn drop_day(conn: &Conn, day: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether a table was in use.
+/// Whether a table is in use.
 pub(super) fn is_in_use(error: &StoreError) -> bool {
     cause(error).is_some_and(|why| why.is(&SqlState::LOCK_NOT_AVAILABLE))
 }

@@ -1,7 +1,7 @@
-//! Batches of usage: summed up by whoever brings them, and written in one transaction each.
+//! Usage batches: aggregated by the node, each written in one transaction.
 //!
-//! Nodes write at the same time. All of them change rows in the order of tables here, and in each
-//! in the order of its key, so that none waits for another that waits for it.
+//! Nodes write concurrently. All of them lock tables in the order used here, and rows in key order,
+//! to avoid deadlocks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,12 +21,12 @@ use crate::store::totals::BatchTotals;
 use crate::store::{StoreError, UsageBatch};
 use crate::time::Timestamp;
 
-/// A batch in the form in which it is written, sorted by the keys of the tables.
+/// An aggregated batch, sorted by the keys of the tables.
 pub(super) struct Prepared {
-    /// `None` if nothing in it is counted.
+    /// `None` if there is nothing to count.
     pub(super) id: Option<BatchId>,
     rows: Option<Bytes>,
-    /// The days of the rows, since the Unix epoch.
+    /// The days of the rows, in days since the Unix epoch.
     pub(super) days: BTreeSet<u64>,
     pub(super) totals: BatchTotals,
     pub(super) dropped: u64,
@@ -66,9 +66,9 @@ fn copy_rows(batch: &UsageBatch) -> Bytes {
     rows.finish()
 }
 
-/// Returns the generation of the locks that were changed, if any were.
+/// Returns the generation of changed locks, if any.
 pub(super) async fn write(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, StoreError> {
-    // First, as by whoever changes what is managed: they too come to rows of keys only then.
+    // First, in the same order as administrative changes, which lock rows of keys later.
     let turn = change_locks(conn, batch).await?;
     if !is_counted(conn, batch.id).await? {
         if let Some(rows) = &batch.rows {
@@ -100,8 +100,8 @@ async fn change_locks(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, Stor
     Ok(Some(turn.generation))
 }
 
-/// Whether a batch is there already: its transaction was committed, and who brought it does not
-/// know. One that is still being decided is waited for.
+/// Whether a batch is already stored, because its commit succeeded without an acknowledgement.
+/// Waits for an undecided transaction.
 async fn is_counted(conn: &Conn, id: Option<BatchId>) -> Result<bool, StoreError> {
     let Some(BatchId { node, sequence }) = id else {
         return Ok(false);
@@ -115,8 +115,8 @@ async fn is_counted(conn: &Conn, id: Option<BatchId>) -> Result<bool, StoreError
     Ok(inserted == 0)
 }
 
-/// Adds the table of a day, unless others use the tables for longer than a moment: whoever comes after
-/// them would wait for this. Where rows of that day are among those of no day, they all stay there.
+/// Adds the table of a day, unless the tables are locked for more than a moment, since others would
+/// queue behind this. If the default table already has rows of that day, they stay there.
 pub(super) async fn add_day(conn: &Conn, day: u64) -> Result<(), StoreError> {
     let (start, end) = (start_of(day), start_of(day + 1));
     conn.batch(&format!(

@@ -1,4 +1,4 @@
-//! Rows, and what they stand for.
+//! Conversion of rows.
 
 use std::num::NonZeroU32;
 
@@ -14,14 +14,14 @@ use crate::net::CidrSet;
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
-/// The columns that [`org`] reads.
+/// The columns of [`org`].
 macro_rules! org_columns {
     () => {
         "o.id, o.name, o.status, o.limits, o.overrides, o.created_at"
     };
 }
 
-/// The columns that [`key`] reads.
+/// The columns of [`key`].
 macro_rules! key_columns {
     () => {
         "k.id, k.org_id, k.label, k.prefix, k.active, k.scopes, k.rate_limit_per_minute, k.limits, \
@@ -31,12 +31,12 @@ macro_rules! key_columns {
 
 pub(super) use {key_columns, org_columns};
 
-/// How many columns a key has.
+/// Number of columns of a key.
 pub(super) const KEY_WIDTH: usize = 13;
-/// How many columns an organization has.
+/// Number of columns of an organization.
 pub(super) const ORG_WIDTH: usize = 6;
 
-/// An organization, from this column on.
+/// Reads an organization, starting at a column.
 pub(super) fn org(row: &Row, at: usize) -> Result<Org, StoreError> {
     Ok(Org {
         id: OrgId(row.try_get::<_, i64>(at)? as u64),
@@ -59,7 +59,7 @@ pub(super) fn status(status: OrgStatus) -> &'static str {
     }
 }
 
-/// A key, from this column on.
+/// Reads a key, starting at a column.
 pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
     let rate = row.try_get::<_, i64>(at + 6)?;
     let rate = u32::try_from(rate).ok().and_then(NonZeroU32::new);
@@ -71,10 +71,10 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
         active: row.try_get(at + 4)?,
         status: KeyStatus::stored(row.try_get(at + 4)?),
         scopes: read_scopes(row.try_get(at + 5)?)?,
-        rate_limit_per_minute: rate.ok_or_else(|| damaged("a key has a limit that is none"))?,
+        rate_limit_per_minute: rate.ok_or_else(|| damaged("a key has an invalid limit"))?,
         limits: limits(row.try_get(at + 7)?)?,
         allowed_ips: CidrSet::parse("allowed_ips", row.try_get::<_, Vec<&str>>(at + 8)?)
-            .map_err(|_| damaged("a key is allowed from an address that is none"))?,
+            .map_err(|_| damaged("a key has an invalid allowed address"))?,
         overrides: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 9)?.0,
         created_at: time(row.try_get(at + 10)?),
         expires_at: row.try_get::<_, Option<_>>(at + 11)?.map(time),
@@ -97,14 +97,14 @@ pub(super) fn limit_texts(limits: &[Limit]) -> Vec<String> {
     limits.iter().map(Limit::to_string).collect()
 }
 
-/// The monthly limit that is enforced, if there is one.
+/// The enforced monthly limit, if any.
 pub(super) fn monthly_limit(limits: &[Limit]) -> Option<i64> {
     let monthly = |limit: &&Limit| limit.period == Period::Month && !limit.shadow;
     let limit = limits.iter().find(monthly)?;
     i64::try_from(limit.amount.get()).ok()
 }
 
-/// A scope has no comma in it.
+/// Scopes contain no comma.
 pub(super) fn scopes_text(scopes: &[Scope]) -> String {
     let scopes: Vec<_> = scopes.iter().map(Scope::as_str).collect();
     scopes.join(",")
@@ -115,10 +115,10 @@ fn read_scopes(text: &str) -> Result<Vec<Scope>, StoreError> {
     scopes
         .map(str::parse)
         .collect::<Result<_, _>>()
-        .map_err(|_| damaged("a key holds a scope that is none"))
+        .map_err(|_| damaged("a key has an invalid scope"))
 }
 
-/// How many rows to ask for.
+/// The number of rows to request.
 pub(super) fn at_most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
@@ -127,7 +127,7 @@ pub(super) fn damaged(what: &str) -> StoreError {
     StoreError::Damaged(what.into())
 }
 
-/// Calendar time at the server.
+/// Calendar time of the server.
 pub(super) async fn server_time(conn: &Conn) -> Result<Timestamp, StoreError> {
     let row = conn.one("SELECT clock_timestamp()", &[]).await?;
     Ok(time(row.try_get(0)?))

@@ -1,4 +1,4 @@
-//! Opening sessions with the server.
+//! Opening sessions.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -19,27 +19,26 @@ use super::migrate::{self, Terms};
 use super::problem::Problem;
 use crate::store::StoreError;
 
-/// Settings of every session. Changes are durable once they are acknowledged, whatever the server's
-/// default.
+/// Settings of every session. Acknowledged changes are durable, whatever the server's default.
 const SETTINGS: &str = "SET TimeZone = 'UTC'; SET idle_in_transaction_session_timeout = '30s'; \
     SELECT set_config('synchronous_commit', 'on', false) \
     WHERE current_setting('synchronous_commit') = 'off'";
 
-/// How long opening a session may take in all.
+/// Timeout for opening a session.
 const OPENING: Duration = Duration::from_secs(5);
 
-/// How often a shared session is looked for: another client of a pooler may hide it.
+/// Number of checks for shared sessions. Other clients of a pooler may hide one.
 const POOLER_CHECKS: usize = 3;
 
 pub(super) struct Sessions {
     address: Address,
     terms: Terms,
-    /// The server and its tables were checked.
+    /// Whether the server and its tables are checked.
     is_checked: Cell<bool>,
     checking: Mutex<()>,
-    /// The tasks that move the bytes of each connection.
+    /// The I/O tasks of the connections.
     drivers: RefCell<JoinSet<()>>,
-    /// Notified of every announcement, and of every connection that ends.
+    /// Notified of every notification and every closed connection.
     pub(super) announced: Rc<Notify>,
     state: Arc<State>,
 }
@@ -57,7 +56,7 @@ impl Sessions {
         }
     }
 
-    /// Opens a session in which the server gives up a statement after `longest`.
+    /// Opens a session with statement timeout `longest`.
     pub(super) async fn open(&self, longest: Duration) -> Result<Conn, Problem> {
         let opened = timeout(OPENING, self.open_checked(longest)).await;
         let opened = opened.unwrap_or_else(|_| Err(Problem::late()));
@@ -90,19 +89,19 @@ impl Sessions {
         Ok(conn)
     }
 
-    /// Refuses a pooler that shares sessions: one by which two connections reach the same process of
-    /// the server, or one of them reaches another process than before.
+    /// Rejects poolers that share sessions: two connections reach the same server process, or one
+    /// connection reaches different processes.
     async fn refuse_pooler(&self, conn: &Conn) -> Result<(), Problem> {
         let other = self.connect().await?;
         let (first, others) = (backend(conn).await?, backend(&other).await?);
         let mut is_kept = first != others;
         for _ in 0..POOLER_CHECKS {
-            // Twice, so that sessions that are used in turn are not in step with the connections.
+            // Twice, to detect round-robin use of sessions.
             for _ in 0..2 {
                 is_kept &= backend(&other).await? == others;
             }
             is_kept &= backend(conn).await? == first;
-            // A transaction keeps its session, which a pooler then cannot give to `conn`.
+            // A transaction keeps its session, so a pooler cannot assign it to `conn`.
             other.batch("BEGIN").await?;
             is_kept &= backend(&other).await? == others && backend(conn).await? == first;
             other.batch("ROLLBACK").await?;
@@ -116,7 +115,7 @@ impl Sessions {
         Ok(Conn::new(client, self.drive(connection)))
     }
 
-    /// Moves the bytes of a connection until it ends.
+    /// Runs the I/O of a connection until it ends.
     fn drive<S, T>(&self, mut connection: Connection<S, T>) -> AbortHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -136,14 +135,14 @@ impl Sessions {
         })
     }
 
-    /// Waits until all connections have ended that are given up.
+    /// Waits until all dropped connections have ended.
     pub(super) async fn close(&self) {
         let mut drivers = std::mem::take(&mut *self.drivers.borrow_mut());
         while drivers.join_next().await.is_some() {}
     }
 }
 
-/// The server's process behind a connection. Asked without a prepared statement, which a pooler may
+/// The server process behind a connection. Queried without a prepared statement, which a pooler may
 /// lose.
 async fn backend(conn: &Conn) -> Result<String, Problem> {
     let messages = conn.simple("SELECT pg_backend_pid()").await?;

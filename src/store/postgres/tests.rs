@@ -19,7 +19,7 @@ mod transfer;
 
 const SECRET: Fingerprint = Fingerprint([7; 32]);
 
-/// Long enough for whatever must happen in the end.
+/// A generous timeout.
 const SOON: Duration = Duration::from_secs(60);
 
 conforms!(Database::new());
@@ -51,11 +51,11 @@ fn options() -> Options {
     }
 }
 
-/// What a store is told, from now on.
+/// The changes reported to a listener.
 fn heard_by(store: &PostgresStore) -> mpsc::Receiver<ChangeEvent> {
     let (sender, heard) = mpsc::channel();
     store.subscribe(Box::new(move |change| drop(sender.send(change))));
-    // A new listener is told to take everything as changed.
+    // A new listener first receives `everything`.
     wait_for(&heard, |change| matches!(change, ChangeEvent::Locks(_)));
     heard
 }
@@ -74,7 +74,7 @@ fn is_of_key(id: u64) -> impl Fn(&ChangeEvent) -> bool {
     move |change| matches!(change, ChangeEvent::Key(KeyId(told)) if *told == id)
 }
 
-/// Waits until it is so.
+/// Waits until a condition holds.
 fn until(is_so: impl Fn() -> bool) {
     let until = Instant::now() + SOON;
     while !is_so() {

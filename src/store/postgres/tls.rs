@@ -1,4 +1,4 @@
-//! TLS as libpq's `sslmode` and `sslrootcert` mean it.
+//! TLS with the semantics of libpq's `sslmode` and `sslrootcert`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use tokio_postgres::config::SslMode;
 use super::problem::unusable;
 use crate::store::OpenError;
 
-/// The parameter of a URL that says whether there is TLS, and what is verified.
+/// URL parameter: the TLS mode.
 pub(super) const MODE: &str = "sslmode";
-/// The parameter of a URL that names a file with the certificates of authorities.
+/// URL parameter: a file with root certificates.
 pub(super) const ROOT_FILE: &str = "sslrootcert";
 
-/// The value of [`ROOT_FILE`] for the authorities that browsers trust.
+/// The value of [`ROOT_FILE`] for the web PKI roots.
 const PUBLIC: &str = "system";
 
-/// What of the server's certificate is verified.
+/// Verification of the server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verified {
     Nothing,
-    /// That a trusted authority issued it.
+    /// A trusted authority issued it.
     Authority,
-    /// Also that it is of the host in the URL.
+    /// Also, it is valid for the host in the URL.
     Host,
 }
 
 /// Splits the TLS parameters of a URL between the client library and this module.
 ///
-/// Plain text is used for `disable`, and for `prefer` if the server says that it has no TLS; never
-/// because TLS failed, and never where a root certificate is given.
+/// Plain text is used with `disable`, and with `prefer` if the server does not support TLS; never
+/// after a TLS failure, and never with a root certificate.
 pub(super) fn configured(
     mode: Option<&str>,
     root: Option<&str>,
 ) -> Result<(SslMode, ClientConfig), OpenError> {
     let (ssl_mode, verified) = chosen(mode, root)?;
     let provider = Arc::new(ring::default_provider());
-    // Named here: where several are compiled in, none is chosen by itself.
+    // Explicit: with several providers compiled in, rustls chooses none.
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(unusable)?;
@@ -94,7 +94,7 @@ fn chosen(mode: Option<&str>, root: Option<&str>) -> Result<(SslMode, Verified),
                 "`{MODE}=verify-ca` needs the certificate of the authority: add `{ROOT_FILE}=FILE`"
             )));
         }
-        // It may be a misplaced password, and is not shown.
+        // Not quoted: it may be a misplaced password.
         _ => {
             return Err(unusable(format!(
                 "its `{MODE}` must be `disable`, `prefer`, `require`, `verify-ca` or `verify-full`"
@@ -103,7 +103,7 @@ fn chosen(mode: Option<&str>, root: Option<&str>) -> Result<(SslMode, Verified),
     })
 }
 
-/// The certificates in a file; none where those are trusted that browsers trust.
+/// The certificates in a file; empty for the web PKI roots.
 fn given(file: Option<&str>) -> Result<Vec<CertificateDer<'static>>, OpenError> {
     let Some(file) = file.filter(|&file| file != PUBLIC) else {
         return Ok(Vec::new());
@@ -140,20 +140,20 @@ fn chain_verifier(
         .map_err(unusable)
 }
 
-/// Accepts the certificates that libpq accepts: of any authority without a chain, and of any host
-/// unless the host is checked.
+/// A verifier with the semantics of libpq: without a root certificate any authority, and any host
+/// unless it is checked.
 #[derive(Debug)]
 struct LikeLibpq {
     chain: Option<Arc<WebPkiServerVerifier>>,
-    /// The certificates that are trusted by their file.
+    /// The trusted certificates from the file.
     given: Vec<CertificateDer<'static>>,
     checks_host: bool,
     signatures: WebPkiSupportedAlgorithms,
 }
 
 impl LikeLibpq {
-    /// Verifies the certificate of an authority that a server has as its own, as those are that
-    /// `openssl req -x509` makes. It is trusted if it is one of those given.
+    /// Verifies a CA certificate used as a server certificate (created by `openssl req -x509`, for
+    /// example). It is trusted if it is listed.
     fn verify_given(
         &self,
         certificate: &CertificateDer<'_>,
@@ -169,7 +169,7 @@ impl LikeLibpq {
     }
 }
 
-/// Whether a certificate was refused only because it is that of an authority. Its dates were compared
+/// Whether a certificate was rejected only for being a CA certificate. Its dates are checked
 /// before.
 fn is_of_authority(error: &CertificateError) -> bool {
     let CertificateError::Other(error) = error else {
@@ -196,7 +196,7 @@ impl ServerCertVerifier for LikeLibpq {
         };
         match chain.verify_server_cert(certificate, intermediates, host, ocsp, now) {
             Err(rustls::Error::InvalidCertificate(error)) => match error {
-                // The host is compared last.
+                // The host is checked last.
                 NotValidForName | NotValidForNameContext { .. } if !self.checks_host => {
                     Ok(ServerCertVerified::assertion())
                 }

@@ -1,5 +1,5 @@
-//! Counts per key, hour, day and minute, and of everything: kept as usage is recorded, so that
-//! reading them scans nothing.
+//! Totals per key, hour, day and minute, updated when usage is recorded, so that reading them needs
+//! no scan.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 const REFUSED: &str = "refused ";
 pub(super) const DROPPED: &str = "dropped";
 
-/// The name of the count of what was refused for a reason.
+/// The name of the counter of a refusal reason.
 fn refused(reason: Option<Reason>) -> String {
     format!("{REFUSED}{}", text_of(reason))
 }
@@ -26,12 +26,12 @@ fn text_of(reason: Option<Reason>) -> &'static str {
     reason.map_or("unknown", Reason::as_str)
 }
 
-/// Adds a batch to all counts.
+/// Adds a batch to all totals.
 pub(super) async fn add(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
     add_to_keys(conn, batch).await?;
     add_to_shadowed(conn, &batch.shadowed).await?;
     add_to_minutes(conn, batch).await?;
-    // Last: other nodes wait for these rows.
+    // Last, because other nodes wait for these rows.
     let mut all: BTreeMap<_, _> = names(&batch.totals.all).collect();
     if batch.dropped > 0 {
         all.insert(DROPPED.to_owned(), batch.dropped);
@@ -104,8 +104,8 @@ async fn add_to_lifetimes(conn: &Conn, all: &[(KeyId, KeyTotals)]) -> Result<(),
         requests.push(sum.requests as i64);
         errors.push(sum.errors as i64);
     }
-    // A last use that lies ahead is from a clock that was wrong.
-    // Rows are locked in the order of keys, which an update by itself does not promise.
+    // A last use in the future is from a wrong clock. Locks rows in key order, which `UPDATE` alone
+    // does not guarantee.
     conn.run(
         "WITH used AS (SELECT k.id, u.at FROM unnest($1::bigint[], $2::timestamptz[]) AS u (id, at) \
              JOIN api_keys k ON k.id = u.id ORDER BY k.id FOR NO KEY UPDATE OF k) \
@@ -126,7 +126,7 @@ async fn add_to_lifetimes(conn: &Conn, all: &[(KeyId, KeyTotals)]) -> Result<(),
     Ok(())
 }
 
-/// Counts of keys over times, by the second in which those begin.
+/// Counts of keys per period, by the start of the period in seconds.
 #[derive(Default)]
 struct Periods(BTreeMap<(u64, u64), Count>);
 
@@ -237,7 +237,7 @@ pub(super) async fn lifetime(conn: &Conn) -> Result<Lifetime, StoreError> {
     Ok(lifetime)
 }
 
-/// Sets the number of this name.
+/// Sets a named number.
 pub(super) fn set(tally: &mut Tally, name: &str, value: u64) {
     match name {
         "requests" => tally.count.requests = value,
@@ -251,7 +251,7 @@ pub(super) fn set(tally: &mut Tally, name: &str, value: u64) {
     }
 }
 
-/// The numbers that are not zero, by their names.
+/// The nonzero numbers by name.
 pub(super) fn names(tally: &Tally) -> impl Iterator<Item = (String, u64)> {
     let count = tally.count;
     let counts = [
@@ -281,7 +281,7 @@ fn named(rows: &[Row]) -> Result<Vec<(String, u64)>, StoreError> {
 }
 
 async fn last_hour(conn: &Conn, now: Timestamp) -> Result<Count, StoreError> {
-    // The minute in which the hour began counts whole.
+    // The first minute of the hour counts entirely.
     let first = at_second(now.minute().saturating_sub(60) * 60);
     let rows = conn
         .rows(

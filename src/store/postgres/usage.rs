@@ -1,4 +1,4 @@
-//! Raw usage: one row a request, in a table for each day.
+//! Raw usage: one row per request, one table per day.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::model::{KeyId, Method, Reason, Usage};
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
-/// Rows from `from` on, in the order in which they were recorded.
+/// Rows starting at `from`, in recording order.
 pub(super) async fn since(
     conn: &Conn,
     key: Option<KeyId>,

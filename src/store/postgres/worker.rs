@@ -1,4 +1,4 @@
-//! What is done on the thread that talks to PostgreSQL.
+//! Work on the I/O thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashSet};
@@ -23,7 +23,7 @@ use crate::model::HashedKey;
 use crate::store::{AuditContext, Resolved, StoreError};
 use crate::time::{Clock, Timestamp};
 
-/// Days of one batch that get tables of their own; more are the work of clocks that went wrong.
+/// Maximum number of new daily tables per batch. More days indicate wrong clocks.
 const MOST_DAYS: usize = 8;
 
 pub(super) struct Worker {
@@ -35,20 +35,20 @@ pub(super) struct Worker {
     pub(super) stale_for: Duration,
     pub(super) clock: Clock,
     pub(super) searches: InFlight,
-    /// The generation up to which changes were applied.
+    /// The generation up to which changes are applied.
     pub(super) applied: Cell<Option<i64>>,
-    /// Generations of this store that were not seen in the feed yet.
+    /// Generations of this store not yet seen in the feed.
     pub(super) own: RefCell<BTreeSet<i64>>,
-    /// Changes may have been missed, or nobody was there to be told.
+    /// Whether changes may have been missed.
     pub(super) is_behind: Cell<bool>,
-    /// When all changes had been applied last.
+    /// The last time at which all changes were applied.
     pub(super) heard: Cell<Instant>,
-    /// Days that have tables.
+    /// Days with tables.
     pub(super) days: RefCell<HashSet<u64>>,
 }
 
 impl Worker {
-    /// A look, at most twice: the second time if the connection was lost by the first.
+    /// Runs a read. Retries once if the connection was lost.
     pub(super) async fn read<T>(
         &self,
         due: Instant,
@@ -76,8 +76,8 @@ impl Worker {
         in_time.unwrap_or_else(|_| Err(Problem::late().into()))
     }
 
-    /// A look for a key, which other look-ups share the connection with. It is repeated for each
-    /// connection that turns out to be lost: the server may have ended all of them.
+    /// Looks up a key over a shared connection. Retries for each lost connection, since the server
+    /// may have closed all of them.
     async fn look_up(&self, due: Instant, hash: HashedKey) -> Result<Option<Resolved>, StoreError> {
         let mut lost = 0;
         loop {
@@ -85,7 +85,7 @@ impl Worker {
             let conn = match conn.map_err(|_| Problem::late())? {
                 Ok(conn) => conn,
                 Err(problem) => {
-                    // A new session is compared with others, which the server may have ended too.
+                    // A new session is compared with other sessions, which may be lost too.
                     let error = StoreError::from(problem);
                     lost += 1;
                     if !is_lost(&error) || lost > self.pool.lookup_connections() {
@@ -119,7 +119,7 @@ impl Worker {
         }
     }
 
-    /// A transaction. Never done a second time: it may have been committed.
+    /// Runs a transaction. Never retried, because it may have been committed.
     pub(super) async fn write<T>(
         &self,
         due: Instant,
@@ -134,7 +134,7 @@ impl Worker {
                     Ok(done)
                 }
                 Err(error) => {
-                    // A connection on which that fails is not kept.
+                    // Drops the connection if this fails.
                     if lease.conn.batch("ROLLBACK").await.is_ok() {
                         self.pool.keep(lease);
                     }
@@ -146,8 +146,8 @@ impl Worker {
         in_time.unwrap_or_else(|_| Err(unsure(Problem::late()).into()))
     }
 
-    /// A transaction that also enters what is done, and does nothing if it was done before.
-    /// `change` also says what it concerns.
+    /// Runs an audited change, unless the idempotency key was used before. `change` also returns
+    /// the subject.
     pub(super) async fn commit_audited<T>(
         &self,
         due: Instant,
@@ -163,7 +163,7 @@ impl Worker {
         .await
     }
 
-    /// A transaction that takes its turn in the order of all changes.
+    /// Runs a transaction in the order of changes.
     pub(super) async fn change<T>(
         &self,
         due: Instant,
@@ -179,18 +179,18 @@ impl Worker {
                 Ok(done)
             })
             .await;
-        // Also what failed may have been done.
+        // A failed commit may have succeeded.
         self.lookups.changed();
         self.settle(changed, &claim)
     }
 
-    /// Takes a generation for one of this store, before others can see it.
+    /// Claims a generation for this store before it becomes visible.
     fn claim(&self, generation: i64, claim: &Cell<Option<i64>>) {
         self.own.borrow_mut().insert(generation);
         claim.set(Some(generation));
     }
 
-    /// Gives up a claim to what may belong to somebody else, or was done and not acknowledged.
+    /// Withdraws a claim that may belong to another node or whose outcome is unknown.
     fn settle<T>(
         &self,
         done: Result<T, StoreError>,
@@ -230,7 +230,7 @@ impl Worker {
             .write(due, async |conn| recording::add_day(conn, day).await)
             .await;
         match added {
-            // Rows of that day are among those of no day already, or will be: all find them there.
+            // Rows of that day go to the default table.
             Err(error) if cause(&error).is_some_and(is_kept_out) => {}
             added => added?,
         }
@@ -260,8 +260,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks for a key, together with all who look for the same one. A search that began before a
-    /// change may find what was there before it, and is not joined after it.
+    /// Looks up a key; concurrent calls share one query. A query that began before a change is not
+    /// joined after it, because its result may be outdated.
     pub(super) async fn resolve(self: Rc<Self>, hash: HashedKey, due: Instant) -> Found {
         let epoch = self.lookups.epoch();
         let (found, is_first) = self.searches.join((hash, epoch));
@@ -279,7 +279,7 @@ impl Worker {
     }
 
     async fn search(self: Rc<Self>, hash: HashedKey, epoch: u64) {
-        // Whoever joins late still has as long.
+        // Late callers get the full time.
         let due = Instant::now() + 2 * self.deadline;
         let found = self.look_up(due, hash).await;
         if let Ok(None) = found {
@@ -293,14 +293,14 @@ impl Worker {
     }
 }
 
-/// A transaction may be committed although that was not acknowledged.
+/// Notes that the outcome of a transaction is unknown.
 fn unsure(problem: Problem) -> Problem {
     Problem::new(format!(
-        "{problem}; whether the change was made is not known"
+        "{problem}; it is unknown whether the change was made"
     ))
 }
 
-/// Until when what is managed and recorded is waited for.
+/// The deadline of administration and recording.
 pub(super) fn patient() -> Instant {
     Instant::now() + PATIENCE
 }

@@ -1,4 +1,4 @@
-//! Servers that stop, die and come back.
+//! Tests of servers that stop, crash and return.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn open_on(server: &Server, stale_for: Duration) -> PostgresStore {
 }
 
 #[test]
-fn a_server_that_dies_and_returns_has_all_that_was_acknowledged() {
+fn acknowledged_changes_survive_a_server_crash() {
     let mut server = Server::start();
     let store = open_on(&server, SOON);
     let org = store.create_org("acme", &audit_context()).unwrap();
@@ -39,7 +39,7 @@ fn a_server_that_dies_and_returns_has_all_that_was_acknowledged() {
 }
 
 #[test]
-fn a_server_may_come_later() {
+fn the_server_may_start_later() {
     let mut server = Server::start();
     server.stop();
     let store = open_on(&server, SOON);
@@ -59,7 +59,7 @@ fn a_server_may_come_later() {
 }
 
 #[test]
-fn what_a_late_server_turns_out_to_be_is_said() {
+fn problems_of_a_late_server_are_reported() {
     let mut server = Server::start();
     server::execute(&server.url("postgres"), "CREATE TABLE api_keys (id serial)");
     server.stop();
@@ -74,7 +74,7 @@ fn what_a_late_server_turns_out_to_be_is_said() {
 }
 
 #[test]
-fn everything_is_forgotten_when_nothing_is_heard_for_too_long() {
+fn cached_keys_are_invalidated_without_contact() {
     let mut server = Server::start();
     let store = open_on(&server, Duration::from_secs(2));
     let heard = heard_by(&store);
@@ -87,13 +87,13 @@ fn everything_is_forgotten_when_nothing_is_heard_for_too_long() {
 }
 
 #[test]
-fn a_batch_whose_commit_was_not_acknowledged_counts_once() {
+fn an_unacknowledged_batch_counts_once() {
     let database = Database::new();
     drop(with_keys(&database, 1));
     let store = open(&database);
     let batch = requests(1, NOW, 3);
     store.record(&batch).unwrap();
-    // As it is when the answer to the commit is lost.
+    // As if the reply to the commit was lost.
     store.batch_ids.lock().not_acknowledged(&batch);
     store.record(&batch).unwrap();
     assert_eq!(store.totals(NOW).unwrap().all_time.requests, 3);
@@ -103,7 +103,7 @@ fn a_batch_whose_commit_was_not_acknowledged_counts_once() {
 }
 
 #[test]
-fn a_lost_connection_is_no_failure_of_what_only_reads() {
+fn reads_survive_a_lost_connection() {
     let database = Database::new();
     let store = with_keys(&database, 1);
     for _ in 0..5 {
@@ -144,7 +144,7 @@ fn a_decision_has_a_deadline() {
 }
 
 #[test]
-fn look_ups_that_wait_for_a_lock_hold_up_no_change_and_have_nothing_forgotten() {
+fn blocked_look_ups_do_not_delay_changes_or_invalidate_the_cache() {
     let database = Database::new();
     let one = with_keys(&database, 1);
     let options = Options {

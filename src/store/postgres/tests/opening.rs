@@ -1,4 +1,4 @@
-//! Opening: what is made, and what is refused.
+//! Tests of opening a database.
 
 use super::*;
 use rcgen::{
@@ -13,7 +13,7 @@ fn refused(opened: Result<PostgresStore, OpenError>, word: &str) {
 }
 
 #[test]
-fn several_that_open_a_new_database_at_once_make_it_once() {
+fn concurrent_opens_create_the_tables_once() {
     let database = Database::new();
     let openers: Vec<_> = (0..4)
         .map(|_| {
@@ -54,7 +54,7 @@ fn older_and_newer_tables_are_refused() {
 }
 
 #[test]
-fn a_database_of_the_python_package_is_refused_and_left_as_it_was() {
+fn a_database_of_the_python_package_is_refused_and_unchanged() {
     let database = Database::new();
     database.execute("CREATE TABLE organizations (id serial, name text)");
     refused(
@@ -91,7 +91,7 @@ fn a_user_without_privileges_is_refused() {
 }
 
 #[test]
-fn what_is_no_server_of_ours_is_refused() {
+fn other_servers_are_refused() {
     let database = Database::new();
     refused(open_url("postgres://me:hunter2@/x"), "URL");
     refused(
@@ -108,13 +108,13 @@ fn what_is_no_server_of_ours_is_refused() {
     );
 }
 
-/// A server with TLS whose certificate is for `localhost`, and a file with that certificate.
+/// A TLS server with a certificate for `localhost`, and a file with that certificate.
 fn server_with_tls(dir: &std::path::Path) -> (Server, String) {
     let certified = generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     server_with(certified, dir)
 }
 
-/// A self-signed certificate as `openssl req -x509` makes them: that of an authority.
+/// A self-signed CA certificate like that of `openssl req -x509`.
 fn authority(host: &str, names: &[&str], not_after: i32) -> CertifiedKey<KeyPair> {
     let names: Vec<_> = names.iter().copied().map(String::from).collect();
     let mut params = CertificateParams::new(names).unwrap();
@@ -154,7 +154,7 @@ fn url_of(server: &Server, host: &str, parameters: &str) -> String {
     format!("postgres://postgres@{host}:{port}/postgres?hostaddr=127.0.0.1&{parameters}")
 }
 
-/// Whether the sessions of an open store are encrypted, `true` or `false`.
+/// Whether the sessions of a store are encrypted.
 fn encrypted(server: &Server, parameters: &str) -> String {
     let store = open_url(&url_of(server, "localhost", parameters)).unwrap();
     store.orgs(None, 1).unwrap();
@@ -164,7 +164,7 @@ fn encrypted(server: &Server, parameters: &str) -> String {
 }
 
 #[test]
-fn a_server_is_known_by_its_certificate_as_far_as_the_mode_says() {
+fn the_mode_determines_certificate_verification() {
     let dir = tempfile::tempdir().unwrap();
     let (server, root) = server_with_tls(dir.path());
     let other = generate_simple_self_signed(vec!["localhost".into()]).unwrap();
@@ -192,7 +192,7 @@ fn a_server_is_known_by_its_certificate_as_far_as_the_mode_says() {
 }
 
 #[test]
-fn a_certificate_of_an_authority_is_trusted_where_it_is_given_itself() {
+fn a_listed_ca_certificate_is_trusted_as_server_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let other = authority("localhost", &["localhost"], 4000);
     let other = certificate_file(dir.path(), "other.crt", &other.cert.pem());
@@ -209,7 +209,7 @@ fn a_certificate_of_an_authority_is_trusted_where_it_is_given_itself() {
         }
     }
 
-    // A common name is no name of a host, and one that has expired is not accepted.
+    // Common names are ignored and expired certificates are rejected.
     let (server, root) = server_with(authority("localhost", &[], 4000), dir.path());
     let trusting = |mode: &str| format!("sslmode={mode}&sslrootcert={root}");
     assert_eq!(encrypted(&server, &trusting("verify-ca")), "true");
@@ -224,7 +224,7 @@ fn a_certificate_of_an_authority_is_trusted_where_it_is_given_itself() {
 }
 
 #[test]
-fn plain_text_is_no_way_out_of_tls_that_fails() {
+fn failed_tls_never_falls_back_to_plain_text() {
     let dir = tempfile::tempdir().unwrap();
     let (server, root) = server_with_tls(dir.path());
     let url = server.url("postgres");
@@ -234,7 +234,7 @@ fn plain_text_is_no_way_out_of_tls_that_fails() {
     }
     server::execute(&url, "SELECT pg_reload_conf()");
     let prefer = url_of(&server, "localhost", "sslmode=prefer");
-    // The setting holds for new sessions as soon as the server has read it.
+    // The setting applies to new sessions once the server has read it.
     until(|| open_url(&prefer).is_err());
     refused(open_url(&prefer), "TLS");
 
@@ -246,7 +246,7 @@ fn plain_text_is_no_way_out_of_tls_that_fails() {
 }
 
 #[test]
-fn a_pooler_that_shares_sessions_is_refused_and_one_that_keeps_them_is_not() {
+fn only_poolers_that_share_sessions_are_refused() {
     let server = Server::start();
     let pooler = PgBouncer::start(server.port(), "transaction");
     for _ in 0..3 {
@@ -265,12 +265,12 @@ fn a_pooler_that_shares_sessions_is_refused_and_one_that_keeps_them_is_not() {
 }
 
 #[test]
-fn a_pooler_that_uses_its_sessions_in_turn_is_refused() {
+fn round_robin_poolers_are_refused() {
     let server = Server::start();
     let pooler = PgBouncer::start(server.port(), "transaction\nserver_round_robin = 1");
     let url = pooler.url("postgres");
     for sessions in 2..=4 {
-        // At the same time, so that the pooler opens another session.
+        // Concurrently, so that the pooler opens another session.
         hold_sessions(&url, sessions);
         for _ in 0..3 {
             refused(open_url(&url), "pool_mode = session");
@@ -278,7 +278,7 @@ fn a_pooler_that_uses_its_sessions_in_turn_is_refused() {
     }
 }
 
-/// Has the pooler at `url` open as many sessions with the server.
+/// Makes the pooler at `url` open a number of server sessions.
 fn hold_sessions(url: &str, count: usize) {
     if count > 0 {
         server::holding(url, "SELECT 1", || {
@@ -289,7 +289,7 @@ fn hold_sessions(url: &str, count: usize) {
 }
 
 #[test]
-fn a_session_that_is_shared_later_is_noticed() {
+fn later_session_sharing_is_detected() {
     let server = Server::start();
     let pooler = PgBouncer::start(server.port(), "session");
     let store = open_url(&pooler.url("postgres")).unwrap();
@@ -297,7 +297,7 @@ fn a_session_that_is_shared_later_is_noticed() {
     pooler.change_mode("transaction");
     let is_said = |text: String| text.contains("pool_mode = session");
     until(|| {
-        // Whatever it says, it takes a session of the pooler.
+        // The result does not matter; it takes a session of the pooler.
         let _ = store.orgs(None, 1);
         store.warnings().into_iter().any(is_said)
     });

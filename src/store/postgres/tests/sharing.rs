@@ -1,4 +1,4 @@
-//! Several stores on one database.
+//! Tests of several stores on one database.
 
 use super::*;
 use crate::counter::SavedValue;
@@ -8,7 +8,7 @@ use crate::lockout::{AuthFailure, LockCause};
 use crate::store::conformance::{after, counter};
 
 #[test]
-fn what_one_changes_another_hears() {
+fn changes_reach_other_stores() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 2), open(&database));
     let heard = heard_by(&other);
@@ -25,9 +25,10 @@ fn what_one_changes_another_hears() {
     assert!(other.warnings().is_empty(), "{:?}", other.warnings());
 }
 
-/// Once, what was cached in the first second was forgotten at its end: all was told a second time.
+/// Regression: `everything` was reported a second time, which invalidated keys cached in the first
+/// second.
 #[test]
-fn that_anything_may_have_changed_is_heard_once_and_before_keys_are_read() {
+fn everything_is_reported_once_and_before_keys_are_read() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 1), open(&database));
     until(|| !other.listener.0.lock().untold.is_empty());
@@ -46,7 +47,7 @@ fn that_anything_may_have_changed_is_heard_once_and_before_keys_are_read() {
 }
 
 #[test]
-fn locks_are_heard_as_they_are_now() {
+fn locks_are_reported_in_their_current_state() {
     let database = Database::new();
     let (one, other) = (open(&database), open(&database));
     let heard = heard_by(&other);
@@ -73,7 +74,7 @@ fn locks_are_heard_as_they_are_now() {
 }
 
 #[test]
-fn a_lock_that_ended_for_one_stays_if_another_has_renewed_it() {
+fn a_renewed_lock_survives_deletion_by_another_store() {
     let database = Database::new();
     let (one, other) = (open(&database), open(&database));
     let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
@@ -102,7 +103,7 @@ fn a_lock_that_ended_for_one_stays_if_another_has_renewed_it() {
 }
 
 #[test]
-fn a_manual_lock_and_a_longer_automatic_one_are_two_in_any_order() {
+fn manual_and_automatic_locks_are_stored_separately() {
     let database = Database::new();
     let (one, other) = (open(&database), open(&database));
     let automatic = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
@@ -138,7 +139,7 @@ fn a_manual_lock_and_a_longer_automatic_one_are_two_in_any_order() {
 }
 
 #[test]
-fn a_store_is_not_told_what_it_did_itself() {
+fn own_changes_are_not_reported() {
     let database = Database::new();
     let store = open(&database);
     let org = store.create_org("acme", &audit_context()).unwrap();
@@ -147,7 +148,7 @@ fn a_store_is_not_told_what_it_did_itself() {
         .unwrap();
     let heard = heard_by(&store);
     store.revoke_key(KeyId(1), &audit_context()).unwrap();
-    // The next that it is told is what somebody else did.
+    // The next reported change is from another node.
     open(&database)
         .update_org(OrgId(1), suspended(), &audit_context())
         .unwrap();
@@ -156,7 +157,7 @@ fn a_store_is_not_told_what_it_did_itself() {
 }
 
 #[test]
-fn a_key_that_another_creates_is_found_although_it_was_absent() {
+fn keys_created_elsewhere_are_found_after_a_miss() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 0), open(&database));
     let _heard = heard_by(&other);
@@ -167,7 +168,7 @@ fn a_key_that_another_creates_is_found_although_it_was_absent() {
     one.create_keys(vec![new_key(OrgId(1), 1)], &audit_context())
         .unwrap();
     until(|| resolve(&other, 1).unwrap().is_some());
-    // And at once by the one that creates it.
+    // And at once by its creator.
     until(|| {
         assert!(resolve(&other, 2).unwrap().is_none());
         other.lookups.is_absent(&hash(2))
@@ -179,7 +180,7 @@ fn a_key_that_another_creates_is_found_although_it_was_absent() {
 }
 
 #[test]
-fn changes_are_heard_without_an_announcement() {
+fn changes_arrive_without_notifications() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 40), open(&database));
     let heard = heard_by(&other);
@@ -191,7 +192,7 @@ fn changes_are_heard_without_an_announcement() {
 }
 
 #[test]
-fn whoever_is_too_far_behind_takes_everything_as_changed() {
+fn stores_too_far_behind_treat_everything_as_changed() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 1), open(&database));
     let heard = heard_by(&other);
@@ -205,7 +206,7 @@ fn whoever_is_too_far_behind_takes_everything_as_changed() {
 }
 
 #[test]
-fn of_a_balance_that_several_write_the_later_and_higher_stands() {
+fn the_later_and_higher_balance_wins() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 1), open(&database));
     let group = SubjectId::key(KeyId(1));
@@ -225,7 +226,7 @@ fn of_a_balance_that_several_write_the_later_and_higher_stands() {
     assert_eq!(write(&other, 5, after(1)), level(7, after(1)));
     assert_eq!(write(&other, 2, after(2)), level(2, after(2)));
     assert_eq!(write(&*one, 9, after(1)), level(2, after(2)));
-    // Of one batch too, in whatever order they come.
+    // Also within a batch, in any order.
     let both = UsageBatch {
         balances: vec![(group, level(1, after(3))), (group, level(8, after(2)))],
         ..UsageBatch::default()
@@ -246,7 +247,7 @@ fn of_a_balance_that_several_write_the_later_and_higher_stands() {
 }
 
 #[test]
-fn balances_come_with_the_key() {
+fn look_ups_include_balances() {
     let database = Database::new();
     let store = with_keys(&database, 2);
     let level =
@@ -276,7 +277,7 @@ fn balances_come_with_the_key() {
 }
 
 #[test]
-fn many_record_at_once_and_all_of_it_counts() {
+fn concurrent_recording_counts_everything() {
     let database = Database::new();
     drop(with_keys(&database, 20));
     let nodes: Vec<_> = (0..4)
@@ -302,7 +303,7 @@ fn many_record_at_once_and_all_of_it_counts() {
 }
 
 #[test]
-fn whoever_reads_for_long_does_not_keep_requests_from_being_stored() {
+fn long_reads_do_not_block_recording() {
     let database = Database::new();
     drop(with_keys(&database, 1));
     let store = open(&database);
@@ -328,7 +329,7 @@ fn server_time(store: &PostgresStore) -> Timestamp {
 }
 
 #[test]
-fn the_calendar_of_a_process_is_that_of_the_server() {
+fn processes_follow_the_server_clock() {
     let database = Database::new();
     for is_ahead in [true, false] {
         let clock = Clock::system();
@@ -349,7 +350,7 @@ fn the_calendar_of_a_process_is_that_of_the_server() {
 }
 
 #[test]
-fn a_process_whose_clock_is_ahead_deletes_nothing_that_has_not_ended() {
+fn a_clock_ahead_deletes_no_active_data() {
     let database = Database::new();
     let store = open(&database);
     let org = store.create_org("acme", &audit_context()).unwrap();
@@ -387,7 +388,7 @@ fn a_process_whose_clock_is_ahead_deletes_nothing_that_has_not_ended() {
 }
 
 #[test]
-fn a_balance_that_lies_ahead_does_not_stand() {
+fn a_balance_ahead_does_not_win() {
     let database = Database::new();
     let store = with_keys(&database, 1);
     let group = SubjectId::key(KeyId(1));
@@ -410,7 +411,7 @@ fn a_balance_that_lies_ahead_does_not_stand() {
     for period in [Period::Day, Period::Month] {
         let cut = write(period, 5, now.plus(YEAR));
         assert!(cut.used() == 5 && cut.at() <= now.plus(longest), "{cut:?}");
-        // As one that was written before it was cut.
+        // Written without the cut.
         database.execute(&format!(
             "UPDATE keyguard_balances SET at = {}",
             now.plus(YEAR).unix_millis()

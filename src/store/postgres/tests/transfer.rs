@@ -1,4 +1,4 @@
-//! Between files and a database that others look at meanwhile.
+//! Tests of transfers between a file and a database.
 
 use super::*;
 use crate::lockout::AuthFailure;
@@ -28,7 +28,7 @@ impl Home for File {
 }
 
 #[test]
-fn what_moves_from_a_file_to_a_database_and_back_is_what_it_was() {
+fn transfers_round_trip() {
     let (from, database, to) = (File::new(), Database::new(), File::new());
     let (original, between, copy) = (full(&from), open(&database), to.open());
     for _ in 0..2 {
@@ -37,14 +37,14 @@ fn what_moves_from_a_file_to_a_database_and_back_is_what_it_was() {
         transfer_all(&between, &*copy, |_| {}).unwrap();
         assert_same(&*copy, &*original);
     }
-    // What is shown follows.
+    // The displayed credential follows.
     let shown = "SELECT string_agg(hashed_key, ' ' ORDER BY id) FROM api_keys WHERE id < 3";
     let hashes = [hash(1), hash(5_001)].map(|hash| credentials::hex(&hash));
     assert_eq!(database.value(shown), hashes.join(" "));
 }
 
 #[test]
-fn what_is_adopted_is_heard_by_others_once() {
+fn imports_are_reported_once() {
     let (database, source) = (Database::new(), Database::new());
     let (from, one) = (with_keys(&source, 2), open(&database));
     transfer_all(&*from, &one, |_| {}).unwrap();
@@ -74,7 +74,7 @@ fn what_is_adopted_is_heard_by_others_once() {
     );
     until(|| resolve(&other, 3).unwrap().is_some());
 
-    // Nothing has changed, so that nothing is to be heard but what comes then.
+    // Nothing changed, so the next change is the next report.
     transfer_all(&*from, &one, |_| {}).unwrap();
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
     let next = heard.recv_timeout(SOON).unwrap();
@@ -82,7 +82,7 @@ fn what_is_adopted_is_heard_by_others_once() {
 }
 
 #[test]
-fn a_rehashed_credential_is_heard_of_and_shown() {
+fn rehashed_credentials_are_reported_and_displayed() {
     let database = Database::new();
     let mut page = contents(&*with_keys(&Database::new(), 2));
     for (moved, n) in page.keys.iter_mut().zip(901..) {
@@ -91,7 +91,7 @@ fn a_rehashed_credential_is_heard_of_and_shown() {
     }
     let (one, other) = (open(&database), open(&database));
     one.import(&page).unwrap();
-    // A text that is not the latest is not the one that is shown.
+    // An older text is not displayed.
     one.add_credential(
         KeyId(2),
         new_key(OrgId(1), 3).1,

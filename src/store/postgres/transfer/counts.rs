@@ -1,4 +1,4 @@
-//! Importing totals: of each row the greater number stays.
+//! Import of totals: the larger number of each row wins.
 
 use tokio_postgres::types::ToSql;
 
@@ -8,7 +8,7 @@ use crate::store::postgres::totals::{self, at_second};
 use crate::store::transfer::TransferPage;
 use crate::store::{Count, Lifetime, StoreError};
 
-/// Rows are locked in the order in which usage is recorded: by their tables, and in each by its key.
+/// Rows are locked in the same order as when usage is recorded: by table, then by key.
 pub(super) async fn import(conn: &Conn, page: &TransferPage) -> Result<(), StoreError> {
     key_totals(conn, &page.key_totals).await?;
     periods(
@@ -74,7 +74,7 @@ async fn key_totals(conn: &Conn, all: &[(KeyId, Count)]) -> Result<(), StoreErro
     .await
 }
 
-/// Counts over hours or days, of so many seconds.
+/// Counts per period of a number of seconds.
 async fn periods(
     conn: &Conn,
     all: &[(KeyId, u64, Count)],

@@ -45,7 +45,7 @@ async fn orgs(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last,
 async fn keys(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
     let keys = manage::keys(conn, None, after.map(|(id, _)| KeyId(id)), PAGE_ROWS).await?;
     let ids: Vec<_> = keys.iter().map(|key| key.id.0 as i64).collect();
-    // Both come in the order of the keys.
+    // Both are in key order.
     let all = credentials::of_keys(conn, &ids).await?;
     let mut all = all.into_iter().peekable();
     for key in keys {
@@ -157,7 +157,7 @@ fn key_id(row: &Row, at: usize) -> Result<KeyId, StoreError> {
     Ok(KeyId(row.try_get::<_, i64>(at)? as u64))
 }
 
-/// Requests and errors, from this column on.
+/// Reads requests and errors, starting at a column.
 fn count(row: &Row, at: usize) -> Result<Count, StoreError> {
     Ok(Count {
         requests: row.try_get::<_, i64>(at)? as u64,

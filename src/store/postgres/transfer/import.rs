@@ -59,7 +59,7 @@ async fn count(conn: &Conn, page: &TransferPage, growth: &Growth) -> Result<(), 
     Ok(())
 }
 
-/// A row of the table `organizations`, by the names of its columns.
+/// A row of `organizations`, with the names of its columns.
 #[derive(Debug, Serialize)]
 struct OrgRow<'a> {
     id: OrgId,
@@ -109,7 +109,7 @@ async fn import_orgs(
     Ok(())
 }
 
-/// A row of the table `api_keys`, by the names of its columns.
+/// A row of `api_keys`, with the names of its columns.
 #[derive(Debug, Serialize)]
 struct KeyRow<'a> {
     id: KeyId,
@@ -190,13 +190,13 @@ async fn import_keys(
     put_credentials(conn, &to_put).await
 }
 
-/// The one that a key shows. One that is to expire has made way for another.
+/// The displayed credential. An expiring one has been replaced.
 fn latest(all: BTreeMap<[u8; 32], Credential>) -> Option<Credential> {
     all.into_values()
         .max_by_key(|credential| (credential.created_at, credential.expires_at.is_none()))
 }
 
-/// That the organizations of all keys are there.
+/// Checks that the organizations of all keys exist.
 async fn have_orgs(conn: &Conn, page: &TransferPage) -> Result<(), StoreError> {
     let wanted: BTreeSet<_> = page
         .keys
@@ -248,7 +248,7 @@ async fn put_keys(
         .values()
         .map(|(key, shown)| KeyRow::new(key, shown.as_ref()));
     let rows: Vec<_> = rows.collect();
-    // Others may record a later use meanwhile.
+    // Other nodes may record a later use meanwhile.
     conn.run(
         "INSERT INTO api_keys AS k SELECT * FROM json_populate_recordset(NULL::api_keys, $1) \
          ON CONFLICT (id) DO UPDATE SET label = excluded.label, prefix = excluded.prefix, \
