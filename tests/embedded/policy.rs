@@ -60,7 +60,7 @@ fn an_error_names_the_line_and_the_field_and_what_was_expected() {
         (
             &format!("{route}limits = [\"5 daily\"]"),
             4,
-            &["limits", "not over an interval"],
+            &["limits", "not a sliding window"],
         ),
         (
             &format!("{route}ip_limits = [\"0/s\"]"),
@@ -87,7 +87,7 @@ fn an_error_names_the_line_and_the_field_and_what_was_expected() {
         (
             &format!("{route}limits = [\"1/s\"]\nprotect = false"),
             1,
-            &["protect", "`orders` needs no key", "count by key"],
+            &["protect", "`orders` requires no key", "limits per key"],
         ),
         (
             &format!("{route}[[route]]\nname = \"b\"\npath = \"/x\"\nlockout = \"1 hour\""),

@@ -346,7 +346,7 @@ fn a_route_that_cannot_be_open_is_refused() {
     let open = |name: &str, path: &str| Route::new(name, path.parse().unwrap()).unwrap().open();
     let error = open("a", "/a").limits(["1/s"]).unwrap();
     let error = Policy::new().route(error).unwrap_err().to_string();
-    assert!(error.contains("count by key"), "{error}");
+    assert!(error.contains("limits per key"), "{error}");
     let api = Route::new("api", "POST /api".parse().unwrap())
         .unwrap()
         .protect();
