@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::counter::{Counts, Rule};
+use crate::counter::{Events, Rule};
 use crate::limit::Balance;
 use crate::limit::Period;
 use crate::limit::SlidingLog;
@@ -49,7 +49,7 @@ pub(crate) enum Entry {
 impl Entry {
     fn new(id: CounterId, counter: Counter) -> Self {
         match counter {
-            Counter::Window(log) if id.counts.is_all() && !id.shadow => Self::Plain(log),
+            Counter::Window(log) if id.events.is_all_requests() && !id.shadow => Self::Plain(log),
             counter => Self::Other(Box::new((id, counter))),
         }
     }
@@ -78,7 +78,7 @@ impl Entry {
 /// Identifies a counter among those of a subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CounterId {
-    pub(crate) counts: Counts,
+    pub(crate) events: Events,
     pub(crate) period: Period,
     pub(crate) shadow: bool,
 }
@@ -87,7 +87,7 @@ impl CounterId {
     /// The id for an enforced limit on all requests.
     pub(crate) fn plain(period: Period) -> Self {
         Self {
-            counts: Counts::All,
+            events: Events::AllRequests,
             period,
             shadow: false,
         }
@@ -95,7 +95,7 @@ impl CounterId {
 
     pub(crate) fn of(rule: &Rule) -> Self {
         Self {
-            counts: rule.counts.clone(),
+            events: rule.events.clone(),
             period: rule.limit.period,
             shadow: rule.limit.shadow,
         }
@@ -105,7 +105,7 @@ impl CounterId {
     fn is_for(&self, rule: &Rule) -> bool {
         self.period.is_counted_as(rule.limit.period)
             && self.shadow == rule.limit.shadow
-            && self.counts == rule.counts
+            && self.events == rule.events
     }
 }
 
@@ -136,9 +136,9 @@ pub(crate) enum SavedValue {
 
 /// A window of an address in the form that the store keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SavedIpCounters {
-    pub(crate) network: IpKey,
-    pub(crate) counts: Counts,
+pub(crate) struct SavedIpWindow {
+    pub(crate) address: IpKey,
+    pub(crate) events: Events,
     pub(crate) length: WindowLength,
     /// The number of hits from which the window must not be evicted.
     pub(crate) full_at: u32,
@@ -318,7 +318,9 @@ pub(crate) fn restore_hits(
 
 #[inline(always)]
 fn is_plain(rule: &Rule, length: WindowLength) -> bool {
-    rule.limit.period == Period::Sliding(length) && !rule.limit.shadow && rule.counts.is_all()
+    rule.limit.period == Period::Sliding(length)
+        && !rule.limit.shadow
+        && rule.events.is_all_requests()
 }
 
 impl Counter {
@@ -337,6 +339,8 @@ impl Counter {
 /// A reference to a counter.
 pub(crate) enum CounterMut<'a> {
     Window(&'a mut SlidingLog),
+    /// A window that several subjects share, which together have the given multiple of each limit.
+    SharedWindow(&'a mut SlidingLog, u64),
     Balance(&'a mut Balance, &'a mut bool),
     InFlight(&'a mut u32),
 }
@@ -344,14 +348,20 @@ pub(crate) enum CounterMut<'a> {
 impl CounterMut<'_> {
     #[inline(always)]
     pub(crate) fn remaining(&mut self, time: Time<'_>, rule: &Rule) -> u64 {
+        let amount = rule.limit.amount.get();
         let used = match self {
             Self::Window(log) => log.used_at(time.now).into(),
+            Self::SharedWindow(log, factor) => {
+                let used = u64::from(log.used_at(time.now));
+                let remaining = shared_amount(amount, *factor).saturating_sub(used);
+                return remaining.min(amount);
+            }
             Self::Balance(balance, _) => {
                 balance.used_at(time.timestamp(), rule.limit.period, time.zone)
             }
             Self::InFlight(count) => u64::from(**count),
         };
-        rule.limit.amount.get().saturating_sub(used)
+        amount.saturating_sub(used)
     }
 
     /// Consumes a cost that there is room for. Returns whether this is the first change of a balance
@@ -359,7 +369,7 @@ impl CounterMut<'_> {
     #[inline(always)]
     pub(crate) fn record(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> bool {
         match self {
-            Self::Window(log) => log.record(time.now, cost),
+            Self::Window(log) | Self::SharedWindow(log, _) => log.record(time.now, cost),
             Self::InFlight(count) => **count += 1,
             Self::Balance(balance, changed) => {
                 balance.record(time.timestamp(), rule.limit.period, cost.get().into());
@@ -369,11 +379,23 @@ impl CounterMut<'_> {
         false
     }
 
+    /// Consumes a cost of a window or a slot whether or not there is room for it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn charge(&mut self, time: Time<'_>, cost: NonZeroU32) {
+        match self {
+            Self::Window(log) | Self::SharedWindow(log, _) => {
+                log.charge(time.now, cost.get().into());
+            }
+            Self::InFlight(count) => **count += 1,
+            Self::Balance(..) => {}
+        }
+    }
+
     /// Returns when `remaining` next grows.
     #[inline(always)]
     pub(crate) fn resets_at(&mut self, time: Time<'_>, rule: &Rule) -> Moment {
         match self {
-            Self::Window(log) => log.oldest_leaves_at(time.now),
+            Self::Window(log) | Self::SharedWindow(log, _) => log.oldest_leaves_at(time.now),
             Self::Balance(balance, _) => {
                 time.after(balance.grows_in(time.timestamp(), rule.limit.period))
             }
@@ -386,7 +408,11 @@ impl CounterMut<'_> {
     pub(crate) fn retry_at(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> Moment {
         let limit = rule.limit.amount.get();
         match self {
+            Self::Window(_) | Self::SharedWindow(..) if limit < cost.get().into() => Moment::NEVER,
             Self::Window(log) => log.retry_at(time.now, limit, cost),
+            Self::SharedWindow(log, factor) => {
+                log.retry_at(time.now, shared_amount(limit, *factor), cost)
+            }
             Self::Balance(balance, _) => {
                 let (now, cost) = (time.timestamp(), cost.get().into());
                 time.after(balance.room_in(now, rule.limit.period, limit, cost))
@@ -407,8 +433,10 @@ impl CounterMut<'_> {
         let less = u64::from(reserved).saturating_sub(actual);
         let more = actual.saturating_sub(reserved.into());
         match self {
-            Self::Window(log) if less > 0 => log.refund(time.now, at, less as u32),
-            Self::Window(log) => log.charge(time.now, more),
+            Self::Window(log) | Self::SharedWindow(log, _) if less > 0 => {
+                log.refund(time.now, at, less as u32);
+            }
+            Self::Window(log) | Self::SharedWindow(log, _) => log.charge(time.now, more),
             Self::InFlight(_) => {}
             Self::Balance(balance, changed) => {
                 let (period, now) = (rule.limit.period, time.timestamp());
@@ -438,7 +466,9 @@ impl CounterMut<'_> {
     /// [`CounterMut::record`].
     pub(crate) fn reset(&mut self) -> bool {
         match self {
-            Self::Window(log) => **log = SlidingLog::new(log.length()),
+            Self::Window(log) | Self::SharedWindow(log, _) => {
+                **log = SlidingLog::new(log.length());
+            }
             Self::InFlight(_) => {}
             Self::Balance(balance, changed) => {
                 // The next use determines the end of the period.
@@ -451,9 +481,14 @@ impl CounterMut<'_> {
 
     fn is_idle(&mut self, now: Moment) -> bool {
         match self {
-            Self::Window(log) => log.used_at(now) == 0,
+            Self::Window(log) | Self::SharedWindow(log, _) => log.used_at(now) == 0,
             Self::Balance(_, changed) => !**changed,
             Self::InFlight(count) => **count == 0,
         }
     }
+}
+
+/// The amount of a window of `factor` subjects, as far as a log can count.
+fn shared_amount(amount: u64, factor: u64) -> u64 {
+    (amount * factor).min(u32::MAX.into())
 }

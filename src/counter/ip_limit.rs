@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::counter::{Counts, Rule, RuleName, Subject};
+use crate::counter::{Events, Rule, RuleName, Subject};
 use crate::input::InvalidInput;
 use crate::limit::Limit;
 use crate::lockout::LockScope;
@@ -60,7 +60,7 @@ impl IpLimit {
 
     pub(crate) fn rule(&self) -> Rule {
         Rule {
-            counts: Counts::Requests(self.name.clone()),
+            events: Events::IpLimit(self.name.clone()),
             ..Rule::new(self.limit, Subject::Address)
         }
     }

@@ -9,4 +9,4 @@ pub use self::ip_limit::IpLimit;
 
 pub(crate) use self::counters::*;
 pub(crate) use self::name::RuleName;
-pub(crate) use self::rule::{Counts, Rule, Subject, SubjectId, add_tightest};
+pub(crate) use self::rule::{Events, Rule, Subject, SubjectId, add_tightest};

@@ -12,7 +12,7 @@ use crate::model::{KeyId, OrgId};
 pub(crate) struct Rule {
     pub(crate) limit: Limit,
     pub(crate) subject: Subject,
-    pub(crate) counts: Counts,
+    pub(crate) events: Events,
     /// Whether this is the per-minute limit of a key, which is named `default`.
     pub(crate) is_default: bool,
 }
@@ -28,20 +28,20 @@ pub(crate) enum Subject {
 
 /// The events that a rule counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Counts {
+pub(crate) enum Events {
     /// All requests of the subject.
-    All,
+    AllRequests,
     /// Requests that match the route of this name.
     Route(RuleName),
     /// Requests that are checked against the [`IpLimit`](crate::IpLimit) of this name.
-    Requests(RuleName),
-    Strikes(AuthFailure),
+    IpLimit(RuleName),
+    AuthFailures(AuthFailure),
 }
 
-impl Counts {
+impl Events {
     #[inline(always)]
-    pub(crate) fn is_all(&self) -> bool {
-        matches!(self, Self::All)
+    pub(crate) fn is_all_requests(&self) -> bool {
+        matches!(self, Self::AllRequests)
     }
 }
 
@@ -50,7 +50,7 @@ impl Rule {
         Self {
             limit,
             subject,
-            counts: Counts::All,
+            events: Events::AllRequests,
             is_default: false,
         }
     }
@@ -65,23 +65,25 @@ impl Rule {
         self.subject == other.subject
             && self.limit.shadow == other.limit.shadow
             && self.limit.period.is_counted_as(other.limit.period)
-            && self.counts == other.counts
+            && self.events == other.events
     }
 }
 
 /// The name of the rule.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.counts, self.subject) {
-            (Counts::Requests(name), _) => return f.write_str(name),
-            (Counts::Strikes(AuthFailure::BadKey), _) => return f.write_str("bad_keys"),
-            (Counts::Strikes(AuthFailure::MissingKey), _) => return f.write_str("missing_keys"),
-            (Counts::All, _) if self.is_default => return f.write_str("default"),
-            (Counts::Route(name), Subject::Address) => write!(f, "{name} ip ")?,
-            (Counts::Route(name), _) => write!(f, "{name} ")?,
-            (Counts::All, Subject::Org) => f.write_str("org ")?,
-            (Counts::All, Subject::Address) => f.write_str("ip ")?,
-            (Counts::All, Subject::Key) => {}
+        match (&self.events, self.subject) {
+            (Events::IpLimit(name), _) => return f.write_str(name),
+            (Events::AuthFailures(AuthFailure::BadKey), _) => return f.write_str("bad_keys"),
+            (Events::AuthFailures(AuthFailure::MissingKey), _) => {
+                return f.write_str("missing_keys");
+            }
+            (Events::AllRequests, _) if self.is_default => return f.write_str("default"),
+            (Events::Route(name), Subject::Address) => write!(f, "{name} ip ")?,
+            (Events::Route(name), _) => write!(f, "{name} ")?,
+            (Events::AllRequests, Subject::Org) => f.write_str("org ")?,
+            (Events::AllRequests, Subject::Address) => f.write_str("ip ")?,
+            (Events::AllRequests, Subject::Key) => {}
         }
         f.write_str(&self.limit.name())
     }

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::request::{Headers, Request};
 use super::warnings::{About, Warnings};
-use crate::counter::Counts;
+use crate::counter::Events;
 use crate::counter::{Rule, Subject};
 use crate::limit::WindowLength;
 use crate::limit::{Limit, Period};
@@ -332,7 +332,7 @@ impl Lockouts {
 /// The rule that counts failed authentications of a kind.
 pub(crate) fn strike_rule(failure: AuthFailure, threshold: Limit) -> Rule {
     Rule {
-        counts: Counts::Strikes(failure),
+        events: Events::AuthFailures(failure),
         ..Rule::new(threshold, Subject::Address)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::counter::Subject;
-use crate::counter::{CounterId, SavedValue};
+use crate::counter::{CounterId, Events, SavedValue};
 use crate::limit::Balance;
 use crate::limit::Period;
 use crate::lockout::AuthFailure;
@@ -278,7 +278,7 @@ fn keys_share_the_limits_of_their_organization_and_nothing_else(fixture: &Fixtur
 fn routes_count_apart(fixture: &Fixture) {
     let of = |route: &str| {
         let mut rule = rule("1/min");
-        rule.counts = Counts::Route(route.into());
+        rule.events = Events::Route(route.into());
         [rule]
     };
     assert!(fixture.admits(1, &of("search"), 1));
@@ -340,7 +340,7 @@ fn a_network_is_refused_by_the_window_that_is_full(fixture: &Fixture) {
 fn a_network_is_refused_by_each_of_many_windows(fixture: &Fixture) {
     let address: IpKey = "203.0.113.7".parse().unwrap();
     let rules: Vec<Rule> = (0..40)
-        .map(|route| of(Counts::Route(format!("r{route}").into()), "2/min"))
+        .map(|route| of(Events::Route(format!("r{route}").into()), "2/min"))
         .collect();
     for round in 0..3 {
         for rule in &rules {
@@ -374,7 +374,7 @@ fn a_network_limit_and_the_same_in_shadow_mode_count_apart(fixture: &Fixture) {
 }
 
 fn a_network_that_is_forgotten_starts_anew(fixture: &Fixture) {
-    let failures = Counts::Strikes(AuthFailure::BadKey);
+    let failures = Events::AuthFailures(AuthFailure::BadKey);
     let rules = [[of_login("1/min")], [of(failures, "1/min")]];
     let address: IpKey = "2001:db8::/64".parse().unwrap();
     let admits = || {
@@ -391,19 +391,19 @@ fn a_network_that_is_forgotten_starts_anew(fixture: &Fixture) {
 fn strikes_of_each_kind_count_apart(fixture: &Fixture) {
     let address: IpKey = "203.0.113.7".parse().unwrap();
     for failure in [AuthFailure::BadKey, AuthFailure::MissingKey] {
-        let rules = [of(Counts::Strikes(failure), "1/h")];
+        let rules = [of(Events::AuthFailures(failure), "1/h")];
         assert!(fixture.admits(address, &rules, 1));
         assert!(!fixture.admits(address, &rules, 1));
     }
 }
 
-fn of(counts: Counts, limit: &str) -> Rule {
+fn of(events: Events, limit: &str) -> Rule {
     Rule {
-        counts,
+        events,
         ..Rule::new(limit.parse().unwrap(), Subject::Address)
     }
 }
 
 fn of_login(limit: &str) -> Rule {
-    of(Counts::Requests("login".into()), limit)
+    of(Events::IpLimit("login".into()), limit)
 }

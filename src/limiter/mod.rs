@@ -3,7 +3,6 @@
 #[cfg(test)]
 mod conformance;
 mod memory;
-mod networks;
 #[cfg(feature = "redis")]
 mod redis;
 
@@ -12,9 +11,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::counter::{Counts, SavedCounter, SavedIpCounters};
-use crate::counter::{Rule, SubjectId};
-use crate::limit::Limit;
+use crate::counter::{Rule, SavedCounter, SavedIpWindow, SubjectId};
 use crate::model::BackendHealth;
 use crate::model::OrgId;
 use crate::net::IpKey;
@@ -84,14 +81,6 @@ pub(crate) fn slowest(
     refusing.reduce(|slowest, next| if next.1 > slowest.1 { next } else { slowest })
 }
 
-/// One limit of an address.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct IpRule<'a> {
-    pub(crate) counts: &'a Counts,
-    /// Over an interval.
-    pub(crate) limit: Limit,
-}
-
 /// Storage of live counters: windows, balances and requests in flight.
 ///
 /// [`Limiter::take_changed`] and [`Limiter::windows`] return the counters that the store keeps.
@@ -142,7 +131,7 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     fn windows(&self, part: usize) -> Option<SavedWindows>;
 
     /// Restores windows of addresses.
-    fn restore(&self, saved: Vec<SavedIpCounters>);
+    fn restore(&self, saved: Vec<SavedIpWindow>);
 
     /// Whether decisions may wait for another server.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
@@ -162,7 +151,7 @@ pub(crate) trait Limiter: Send + Sync + 'static {
 #[derive(Default)]
 pub(crate) struct SavedWindows {
     pub(crate) sets: Vec<(SubjectId, Vec<SavedCounter>)>,
-    pub(crate) addresses: Vec<SavedIpCounters>,
+    pub(crate) addresses: Vec<SavedIpWindow>,
 }
 
 /// The condition of a limiter.

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use serde::Deserialize;
 
 use super::file;
-use crate::counter::{Counts, Rule, RuleName, Subject};
+use crate::counter::{Events, Rule, RuleName, Subject};
 use crate::input::InvalidInput;
 use crate::limit::{self, Limit, Period};
 use crate::model::Scope;
@@ -231,7 +231,7 @@ impl Route {
             false => *limit,
         };
         let rule = |limit: &Limit, subject| Rule {
-            counts: Counts::Route(self.name.clone()),
+            events: Events::Route(self.name.clone()),
             ..Rule::new(enforced_or_not(limit), subject)
         };
         RouteRules {

@@ -1,6 +1,6 @@
 //! The trait that every store implements.
 
-use crate::counter::{CounterId, SavedCounter, SavedIpCounters, SubjectId};
+use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
 use crate::model::{AuditEntry, BackendHealth, HashedKey, Key, KeyId, Org, OrgId, Usage};
 use crate::sys::{Deadline, MaybeReady};
@@ -106,8 +106,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), StoreError>;
     /// Stores the windows of addresses in place of all stored before.
-    fn save_ip_counters(&self, counters: Vec<SavedIpCounters>) -> Result<(), StoreError>;
-    fn ip_counters(&self) -> Result<Vec<SavedIpCounters>, StoreError>;
+    fn save_ip_counters(&self, counters: Vec<SavedIpWindow>) -> Result<(), StoreError>;
+    fn ip_counters(&self) -> Result<Vec<SavedIpWindow>, StoreError>;
     /// Deletes stored windows.
     fn delete_counters(
         &self,

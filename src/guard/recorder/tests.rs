@@ -3,7 +3,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::counter::{CounterId, SavedCounter, SavedIpCounters, SavedValue};
+use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SavedValue};
 use crate::counter::{Rule, Subject, SubjectId};
 use crate::guard::key_cache::Revisions;
 use crate::guard::policy_reloader::PolicyHandle;
@@ -128,10 +128,10 @@ impl Store for Disk {
     ) -> Result<(), StoreError> {
         Ok(())
     }
-    fn save_ip_counters(&self, _: Vec<SavedIpCounters>) -> Result<(), StoreError> {
+    fn save_ip_counters(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
         Ok(())
     }
-    fn ip_counters(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
+    fn ip_counters(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
         unimplemented!()
     }
     fn delete_counters(

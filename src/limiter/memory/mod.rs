@@ -1,5 +1,7 @@
 //! Counters in the memory of this process.
 
+mod addresses;
+mod decision;
 mod sets;
 #[cfg(test)]
 mod tests;
@@ -8,21 +10,22 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 
+use self::addresses::{AddressTable, LockedAddress};
+use self::decision::LockedCounters;
 pub(crate) use self::sets::CounterSet;
 use self::sets::{LockedSets, SHARDS, SetTable};
-use super::networks::IpCounters;
 use super::{
-    Admission, AttachError, CounterSets, Demand, IpRule, LimitState, Limiter, Receipt, Rules,
-    SavedWindows, Subjects, deny_in_shadow, indexed, is_shadow_denied, slowest,
+    Admission, AttachError, CounterSets, Demand, LimitState, Limiter, Receipt, Rules, SavedWindows,
+    Subjects, indexed, is_shadow_denied,
 };
 #[cfg(feature = "redis")]
 use crate::counter::CounterMut;
-use crate::counter::{Counters, Rule, SavedCounter, SavedIpCounters, SubjectId, Time};
+use crate::counter::{Counters, Rule, SavedCounter, SavedIpWindow, SubjectId, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::Period;
+use crate::net::IpKey;
 use crate::store::StoreError;
 use crate::sys::{Deadline, MaybeReady};
 use crate::time::TimeZone;
@@ -35,7 +38,7 @@ pub(crate) struct MemoryLimiter {
     zone: TimeZone,
     sets: SetTable,
     changed: Mutex<Vec<Arc<CounterSet>>>,
-    networks: IpCounters,
+    addresses: AddressTable,
 }
 
 impl MemoryLimiter {
@@ -46,7 +49,7 @@ impl MemoryLimiter {
             zone,
             sets: SetTable::new(capacity),
             changed: Mutex::default(),
-            networks: IpCounters::new(addresses),
+            addresses: AddressTable::new(addresses),
         }
     }
 
@@ -83,45 +86,24 @@ impl Limiter for MemoryLimiter {
             rules,
             cost,
         } = demand;
-        let sets = match subjects {
-            Subjects::Key(sets) => sets,
-            Subjects::Address(address) => {
-                return self
-                    .networks
-                    .levels(address, &ip_rules(rules), cost, &self.clock);
+        match subjects {
+            Subjects::Key(sets) => {
+                let locked = self.lock(sets);
+                decision::states(locked, rules, cost, self.time())
             }
-        };
-        let mut locked = LockedSets::lock(sets);
-        let time = self.time();
-        let of = |(index, rule): (usize, &Rule)| {
-            let takes = rule.limit.period.takes(cost);
-            let mut counter = locked.counter(rule);
-            let remaining = counter.remaining(time, rule);
-            let retry_at = if remaining >= takes.get().into() {
-                time.now
-            } else {
-                counter.retry_at(time, rule, takes)
-            };
-            let state = LimitState {
-                rule: index,
-                at: time.now,
-                remaining,
-                resets_at: counter.resets_at(time, rule),
-            };
-            (state, retry_at)
-        };
-        indexed(rules).map(of).collect()
+            Subjects::Address(address) => {
+                let (locked, time) = self.lock_address(address, rules, cost);
+                decision::states(locked, rules, cost, time)
+            }
+        }
     }
 
     fn has_room(&self, demand: Demand<'_>) -> bool {
-        match demand.subjects {
-            Subjects::Key(_) => true,
-            Subjects::Address(address) => {
-                let rules = ip_rules(demand.rules);
-                self.networks
-                    .has_room(address, &rules, demand.cost, &self.clock)
-            }
-        }
+        let Subjects::Address(address) = demand.subjects else {
+            return true;
+        };
+        let (mut locked, _) = self.lock_address(address, demand.rules, demand.cost);
+        locked.has_room(demand.rules, &mut None, |rule| rule.limit.shadow)
     }
 
     fn settle(&self, demand: Demand<'_>, at: Moment, receipt: &Receipt, actual: u64) {
@@ -129,7 +111,7 @@ impl Limiter for MemoryLimiter {
             return;
         };
         let reserved = demand.cost.get();
-        let mut locked = LockedSets::lock(sets);
+        let mut locked = self.lock(sets);
         let time = self.time();
         for (index, rule) in indexed(demand.rules) {
             if is_shadow_denied(receipt, index) {
@@ -143,7 +125,7 @@ impl Limiter for MemoryLimiter {
             };
             let mut counter = locked.counter(rule);
             if counter.settle(time, rule, at, reserved, actual) {
-                self.note_changed(sets, rule);
+                locked.note_changed(rule);
             }
         }
     }
@@ -152,7 +134,7 @@ impl Limiter for MemoryLimiter {
         let Subjects::Key(sets) = demand.subjects else {
             return;
         };
-        let mut locked = LockedSets::lock(sets);
+        let mut locked = self.lock(sets);
         for (index, rule) in indexed(demand.rules) {
             if rule.limit.period == Period::Concurrent && !is_shadow_denied(receipt, index) {
                 locked.counter(rule).release();
@@ -164,16 +146,16 @@ impl Limiter for MemoryLimiter {
         let sets = match demand.subjects {
             Subjects::Key(sets) => sets,
             Subjects::Address(address) => {
-                self.networks.forget(address);
+                self.addresses.remove(address);
                 return Ok(());
             }
         };
-        let mut locked = LockedSets::lock(sets);
+        let mut locked = self.lock(sets);
         let now = self.clock.now();
         for (_, rule) in indexed(demand.rules) {
             self.sets.note_reset(sets.of(rule), now);
             if locked.counter(rule).reset() {
-                self.note_changed(sets, rule);
+                locked.note_changed(rule);
             }
         }
         Ok(())
@@ -193,20 +175,17 @@ impl Limiter for MemoryLimiter {
 
     fn windows(&self, part: usize) -> Option<SavedWindows> {
         let sets = self.sets.windows(part, || self.time())?;
-        let addresses = match part {
-            0 => self.networks.windows(&self.clock),
-            _ => Vec::new(),
-        };
+        let addresses = self.addresses.windows(part, SHARDS, &self.clock);
         Some(SavedWindows { sets, addresses })
     }
 
-    fn restore(&self, saved: Vec<SavedIpCounters>) {
-        self.networks.restore(saved, &self.clock);
+    fn restore(&self, saved: Vec<SavedIpWindow>) {
+        self.addresses.restore(saved, &self.clock);
     }
 
     fn sweep(&self) {
-        let shard = self.sets.sweep(&self.clock);
-        self.networks.sweep(shard, SHARDS, &self.clock);
+        let part = self.sets.sweep(&self.clock);
+        self.addresses.sweep(part, SHARDS, &self.clock);
     }
 }
 
@@ -214,69 +193,40 @@ impl MemoryLimiter {
     /// [`Limiter::admit`], which never waits here.
     #[inline]
     pub(super) fn take(&self, demand: Demand<'_>) -> Admission {
-        let Demand { rules, cost, .. } = demand;
-        match demand.subjects {
-            Subjects::Key(sets) => self.take_from(sets, rules, cost),
-            Subjects::Address(address) => {
-                self.networks
-                    .hit(address, &ip_rules(rules), cost, &self.clock)
+        let Demand {
+            subjects,
+            rules,
+            cost,
+        } = demand;
+        match subjects {
+            Subjects::Key(sets) => {
+                let locked = self.lock(sets);
+                decision::admit(locked, rules, cost, self.time())
             }
+            Subjects::Address(address) => self.take_of_address(address, rules, cost),
         }
+    }
+
+    /// A function of its own, to keep the stack frame for keys small.
+    #[inline(never)]
+    fn take_of_address(&self, address: IpKey, rules: Rules<'_>, cost: NonZeroU32) -> Admission {
+        let (locked, time) = self.lock_address(address, rules, cost);
+        decision::admit(locked, rules, cost, time)
     }
 
     #[inline(always)]
-    fn take_from(&self, sets: CounterSets<'_>, rules: Rules<'_>, cost: NonZeroU32) -> Admission {
-        let mut locked = LockedSets::lock(sets);
-        let time = self.time();
-        let mut receipt = Receipt::None;
-        let refusing = indexed(rules).filter_map(|(index, rule)| {
-            let takes = rule.limit.period.takes(cost);
-            let mut counter = locked.counter(rule);
-            let remaining = counter.remaining(time, rule);
-            if remaining >= takes.get().into() {
-                return None;
-            }
-            if rule.limit.shadow {
-                deny_in_shadow(&mut receipt, index);
-                return None;
-            }
-            let state = LimitState {
-                rule: index,
-                at: time.now,
-                remaining,
-                resets_at: counter.resets_at(time, rule),
-            };
-            Some((state, counter.retry_at(time, rule, takes)))
-        });
-        if let Some((state, retry_at)) = slowest(refusing) {
-            return Admission::Refused(state, retry_at);
-        }
-        let mut tightest = LimitState::unlimited(time.now);
-        locked.rewind();
-        for (index, rule) in indexed(rules) {
-            if !is_shadow_denied(&receipt, index) {
-                let mut counter = locked.counter(rule);
-                if counter.record(time, rule, rule.limit.period.takes(cost)) {
-                    self.note_changed(sets, rule);
-                }
-                let is_shown = !rule.limit.shadow && rule.limit.period != Period::Concurrent;
-                let remaining = counter.remaining(time, rule);
-                if is_shown && remaining < tightest.remaining {
-                    tightest = LimitState {
-                        rule: index,
-                        at: time.now,
-                        remaining,
-                        resets_at: counter.resets_at(time, rule),
-                    };
-                }
-            }
-        }
-        Admission::Admitted(tightest, receipt)
+    fn lock<'a>(&'a self, sets: CounterSets<'a>) -> LockedSets<'a> {
+        LockedSets::lock(sets, &self.changed)
     }
 
-    #[cold]
-    fn note_changed(&self, sets: CounterSets<'_>, rule: &Rule) {
-        self.changed.lock().push(Arc::clone(sets.of(rule)));
+    fn lock_address(
+        &self,
+        address: IpKey,
+        rules: Rules<'_>,
+        cost: NonZeroU32,
+    ) -> (LockedAddress<'_>, Time<'_>) {
+        let time = || self.time();
+        self.addresses.lock(address, rules, cost, time)
     }
 }
 
@@ -295,7 +245,7 @@ impl MemoryLimiter {
         let Subjects::Key(sets) = demand.subjects else {
             return vec![Balance::default(); indexed(demand.rules).count()];
         };
-        let mut locked = LockedSets::lock(sets);
+        let mut locked = self.lock(sets);
         let balance = |(_, rule): (usize, &Rule)| match locked.counter(rule) {
             CounterMut::Balance(balance, _) => *balance,
             _ => Balance::default(),
@@ -304,43 +254,27 @@ impl MemoryLimiter {
     }
 
     /// Counts a request that another server admitted, so that this process knows the counts when
-    /// that server is unavailable. Takes over its `balances`, and marks them as changed.
+    /// that server is unavailable. Takes over its `balances`, which are to be stored.
     pub(super) fn record_admitted(
         &self,
         demand: Demand<'_>,
         receipt: &Receipt,
         balances: impl Fn(usize) -> Balance,
     ) {
-        let Demand { rules, cost, .. } = demand;
-        let sets = match demand.subjects {
-            Subjects::Key(sets) => sets,
-            Subjects::Address(address) => {
-                return self
-                    .networks
-                    .record(address, &ip_rules(rules), cost, receipt, &self.clock);
+        let Demand {
+            subjects,
+            rules,
+            cost,
+        } = demand;
+        match subjects {
+            Subjects::Key(sets) => {
+                let locked = self.lock(sets);
+                decision::record_admitted(locked, rules, cost, self.time(), receipt, balances);
             }
-        };
-        let mut locked = LockedSets::lock(sets);
-        let time = self.time();
-        for (index, rule) in indexed(rules) {
-            let mut counter = locked.counter(rule);
-            if let CounterMut::Balance(balance, changed) = counter {
-                *balance = balances(index);
-                if !std::mem::replace(changed, true) {
-                    self.note_changed(sets, rule);
-                }
-            } else if !is_shadow_denied(receipt, index) {
-                counter.remaining(time, rule);
-                counter.record(time, rule, rule.limit.period.takes(cost));
+            Subjects::Address(address) => {
+                let (locked, time) = self.lock_address(address, rules, cost);
+                decision::record_admitted(locked, rules, cost, time, receipt, balances);
             }
         }
     }
-}
-
-fn ip_rules<'a>(rules: Rules<'a>) -> SmallVec<[IpRule<'a>; 4]> {
-    let rules = indexed(rules).map(|(_, rule)| IpRule {
-        counts: &rule.counts,
-        limit: rule.limit,
-    });
-    rules.collect()
 }

@@ -8,7 +8,8 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::super::{AttachError, CounterSets};
+use super::super::{AttachError, CounterSets, Receipt, Rules};
+use super::decision::LockedCounters;
 use crate::counter::{CounterMut, Counters, Rule, SavedCounter, Subject, SubjectId, Time};
 use crate::store::StoreError;
 use crate::time::{Clock, Moment};
@@ -125,7 +126,7 @@ impl SetTable {
         self.full_until.store(now + FULL_FOR, Ordering::Relaxed);
     }
 
-    /// Frees the idle sets without handles of the next shard, and returns the index of the shard.
+    /// Frees the idle sets without handles of the next shard. Returns the index of the shard.
     pub(super) fn sweep(&self, clock: &Clock) -> usize {
         let index = self.next_sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let mut shard = self.shards[index].lock();
@@ -186,33 +187,50 @@ impl<'a> CounterSets<'a> {
 
 /// The counter sets of one decision, locked. The key is always locked first.
 pub(super) struct LockedSets<'a> {
+    sets: CounterSets<'a>,
     key: MutexGuard<'a, Counters>,
     org: Option<MutexGuard<'a, Counters>>,
+    changed: &'a Mutex<Vec<Arc<CounterSet>>>,
     /// The likely positions of the next counters, as rules come in the same order each time.
     hints: (usize, usize),
 }
 
 impl<'a> LockedSets<'a> {
+    /// Sets with changed balances are added to `changed`.
     #[inline]
-    pub(super) fn lock(sets: CounterSets<'a>) -> Self {
+    pub(super) fn lock(sets: CounterSets<'a>, changed: &'a Mutex<Vec<Arc<CounterSet>>>) -> Self {
         Self {
+            sets,
             key: sets.key.counters.lock(),
             org: sets.org.map(|org| org.counters.lock()),
+            changed,
             hints: (0, 0),
         }
     }
+}
 
+impl LockedCounters for LockedSets<'_> {
     #[inline(always)]
-    pub(super) fn counter(&mut self, rule: &Rule) -> CounterMut<'_> {
+    fn counter(&mut self, rule: &Rule) -> CounterMut<'_> {
         match (rule.subject, &mut self.org) {
             (Subject::Org, Some(org)) => org.get(rule, &mut self.hints.1),
             _ => self.key.get(rule, &mut self.hints.0),
         }
     }
 
-    /// Expects the first rule again.
+    fn is_shared(&mut self, _: &Rule) -> bool {
+        false
+    }
+
+    /// The counters of the first rules come next again. All of them exist.
     #[inline(always)]
-    pub(super) fn rewind(&mut self) {
+    fn create(&mut self, _: Rules<'_>, _: &mut Receipt, _: fn(&Rule) -> bool) -> bool {
         self.hints = (0, 0);
+        true
+    }
+
+    #[cold]
+    fn note_changed(&mut self, rule: &Rule) {
+        self.changed.lock().push(Arc::clone(self.sets.of(rule)));
     }
 }

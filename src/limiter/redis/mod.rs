@@ -27,7 +27,7 @@ use super::{
     MemoryLimiter, Receipt, Remarks, Rules, SavedWindows, Subjects, deny_in_shadow, indexed,
     is_shadow_denied, rule_at, slowest,
 };
-use crate::counter::{Counts, Rule, SavedCounter, SavedIpCounters, SubjectId};
+use crate::counter::{Events, Rule, SavedCounter, SavedIpWindow, SubjectId};
 use crate::limit::Period;
 use crate::model::BackendHealth;
 use crate::model::Secret;
@@ -128,7 +128,7 @@ impl RedisLimiter {
     /// while announcements of room are not received, and for failed authentications, as what was
     /// counted before an unblock must not lead to the next lock.
     fn cache_key(&self, demand: Demand<'_>, counters: &[CounterArgs]) -> Option<DemandKey> {
-        let is_of_failures = |rule: &Rule| matches!(rule.counts, Counts::Strikes(_));
+        let is_of_failures = |rule: &Rule| matches!(rule.events, Events::AuthFailures(_));
         let mut rules = indexed(demand.rules);
         if !self.client.is_subscribed() || rules.any(|(_, rule)| is_of_failures(rule)) {
             return None;
@@ -327,7 +327,7 @@ impl Limiter for RedisLimiter {
         None
     }
 
-    fn restore(&self, _: Vec<SavedIpCounters>) {}
+    fn restore(&self, _: Vec<SavedIpWindow>) {}
 
     fn sweep(&self) {
         self.local.sweep();

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use super::super::Subjects;
-use crate::counter::{Counts, Rule, Subject};
+use crate::counter::{Events, Rule, Subject};
 use crate::limit::{Limit, Period};
 use crate::lockout::AuthFailure;
 use crate::model::Secret;
@@ -56,12 +56,12 @@ pub(super) fn counter_name(group: &str, subjects: Subjects<'_>, rule: &Rule) -> 
         (Subjects::Key(sets), _) => write!(name, "{}", sets.key.id().to_bits()),
     };
     write_limit(&mut name, rule.limit);
-    let _ = match &rule.counts {
-        Counts::All => Ok(()),
-        Counts::Route(route) => write!(name, ":r:{route}"),
-        Counts::Requests(limit) => write!(name, ":l:{limit}"),
-        Counts::Strikes(AuthFailure::BadKey) => write!(name, ":bad_keys"),
-        Counts::Strikes(AuthFailure::MissingKey) => write!(name, ":missing_keys"),
+    let _ = match &rule.events {
+        Events::AllRequests => Ok(()),
+        Events::Route(route) => write!(name, ":r:{route}"),
+        Events::IpLimit(limit) => write!(name, ":l:{limit}"),
+        Events::AuthFailures(AuthFailure::BadKey) => write!(name, ":bad_keys"),
+        Events::AuthFailures(AuthFailure::MissingKey) => write!(name, ":missing_keys"),
     };
     name
 }

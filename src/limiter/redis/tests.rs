@@ -8,7 +8,7 @@ use std::time::Instant;
 use keyguard_test_support::redis::Redis;
 
 use super::*;
-use crate::counter::Subject;
+use crate::counter::{Events, Subject};
 use crate::limiter::CounterSets;
 use crate::lockout::AuthFailure;
 use crate::model::{KeyId, OrgId};
@@ -265,7 +265,7 @@ fn names_of_limits_and_routes_are_never_mistaken_for_each_other() {
         "1 concurrent",
     ];
     let rule = |limit: &str, route: Option<&str>, subject| Rule {
-        counts: route.map_or(Counts::All, |route| Counts::Route(route.into())),
+        events: route.map_or(Events::AllRequests, |route| Events::Route(route.into())),
         ..Rule::new(limit.parse().unwrap(), subject)
     };
     let group = limiter.names.group(client.subjects());
@@ -558,7 +558,7 @@ fn an_address_that_another_node_forgave_has_no_strikes() {
     let server = Redis::start();
     let (here, there) = (limiter(&server), limiter(&server));
     let rules = [Rule {
-        counts: Counts::Strikes(AuthFailure::BadKey),
+        events: Events::AuthFailures(AuthFailure::BadKey),
         ..Rule::new("1/min".parse().unwrap(), Subject::Address)
     }];
     let lists = [&rules[..]];

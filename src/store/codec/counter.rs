@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{decode, encode};
 use super::{StoreError, damaged};
-use crate::counter::{CounterId, Counts, SavedCounter, SavedIpCounters, SavedValue};
+use crate::counter::{CounterId, Events, SavedCounter, SavedIpWindow, SavedValue};
 use crate::limit::Balance;
 use crate::limit::Period;
 use crate::limit::WindowLength;
@@ -58,21 +58,21 @@ fn stored(SavedCounter { id, value }: &SavedCounter) -> Option<StoredCounter> {
         _ => return None,
     };
     Some(StoredCounter {
-        route: route(&id.counts),
+        route: route(&id.events),
         shadow: id.shadow,
         value,
     })
 }
 
-fn route(counts: &Counts) -> Option<String> {
-    match counts {
-        Counts::Route(name) => Some(name.to_string()),
+fn route(events: &Events) -> Option<String> {
+    match events {
+        Events::Route(name) => Some(name.to_string()),
         _ => None,
     }
 }
 
-fn counts(route: Option<String>) -> Counts {
-    route.map_or(Counts::All, |name| Counts::Route(name.into()))
+fn events(route: Option<String>) -> Events {
+    route.map_or(Events::AllRequests, |name| Events::Route(name.into()))
 }
 
 pub(crate) fn decode_counters(bytes: &[u8]) -> Result<Vec<SavedCounter>, StoreError> {
@@ -94,7 +94,7 @@ impl StoredCounter {
             StoredValue::Credits(used, at) => (Period::Credits(None), balance(used, at)),
         };
         let id = CounterId {
-            counts: counts(self.route),
+            events: events(self.route),
             period,
             shadow: self.shadow,
         };
@@ -155,7 +155,7 @@ pub(crate) fn encode_balance_id(id: &CounterId) -> Result<Option<Vec<u8>>, Store
         Period::Sliding(_) | Period::Concurrent => return Ok(None),
     };
     let stored = StoredId {
-        route: route(&id.counts),
+        route: route(&id.events),
         shadow: id.shadow,
         period,
     };
@@ -166,7 +166,7 @@ pub(crate) fn encode_balance_id(id: &CounterId) -> Result<Option<Vec<u8>>, Store
 pub(crate) fn decode_balance_id(bytes: &[u8]) -> Result<CounterId, StoreError> {
     let stored: StoredId = decode("a balance", bytes)?;
     Ok(CounterId {
-        counts: counts(stored.route),
+        events: events(stored.route),
         period: match stored.period {
             StoredPeriod::Day => Period::Day,
             StoredPeriod::Month => Period::Month,
@@ -193,15 +193,15 @@ enum StoredCounts {
     Route(String),
 }
 
-pub(crate) fn encode_ip_counters(saved: &SavedIpCounters) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn encode_ip_counters(saved: &SavedIpWindow) -> Result<Vec<u8>, StoreError> {
     let stored = StoredIpCounters {
-        network: saved.network.to_bytes().to_vec(),
-        counts: match &saved.counts {
-            Counts::Strikes(AuthFailure::BadKey) => StoredCounts::BadKeys,
-            Counts::Strikes(AuthFailure::MissingKey) => StoredCounts::MissingKeys,
-            Counts::Requests(name) => StoredCounts::Requests(name.to_string()),
-            Counts::Route(name) => StoredCounts::Route(name.to_string()),
-            Counts::All => return Err(damaged("a window counts nothing of an address")),
+        network: saved.address.to_bytes().to_vec(),
+        counts: match &saved.events {
+            Events::AuthFailures(AuthFailure::BadKey) => StoredCounts::BadKeys,
+            Events::AuthFailures(AuthFailure::MissingKey) => StoredCounts::MissingKeys,
+            Events::IpLimit(name) => StoredCounts::Requests(name.to_string()),
+            Events::Route(name) => StoredCounts::Route(name.to_string()),
+            Events::AllRequests => return Err(damaged("a window of an address without a name")),
         },
         full_at: saved.full_at,
         is_shadow: saved.is_shadow,
@@ -210,17 +210,17 @@ pub(crate) fn encode_ip_counters(saved: &SavedIpCounters) -> Result<Vec<u8>, Sto
     encode(&stored)
 }
 
-pub(crate) fn decode_ip_counters(bytes: &[u8]) -> Result<SavedIpCounters, StoreError> {
+pub(crate) fn decode_ip_counters(bytes: &[u8]) -> Result<SavedIpWindow, StoreError> {
     let stored: StoredIpCounters = decode("the windows of an address", bytes)?;
     let network = stored.network.try_into().ok().and_then(IpKey::from_bytes);
     let (length, hits) = stored.window.read()?;
-    Ok(SavedIpCounters {
-        network: network.ok_or_else(|| damaged("an address is invalid"))?,
-        counts: match stored.counts {
-            StoredCounts::BadKeys => Counts::Strikes(AuthFailure::BadKey),
-            StoredCounts::MissingKeys => Counts::Strikes(AuthFailure::MissingKey),
-            StoredCounts::Requests(name) => Counts::Requests(name.into()),
-            StoredCounts::Route(name) => Counts::Route(name.into()),
+    Ok(SavedIpWindow {
+        address: network.ok_or_else(|| damaged("an address is invalid"))?,
+        events: match stored.counts {
+            StoredCounts::BadKeys => Events::AuthFailures(AuthFailure::BadKey),
+            StoredCounts::MissingKeys => Events::AuthFailures(AuthFailure::MissingKey),
+            StoredCounts::Requests(name) => Events::IpLimit(name.into()),
+            StoredCounts::Route(name) => Events::Route(name.into()),
         },
         length,
         full_at: stored.full_at,
@@ -242,7 +242,7 @@ mod tests {
     fn counters_read_back() {
         let balance = Balance::stored(7, Timestamp::from_unix_millis(9));
         let id = |period, shadow| CounterId {
-            counts: Counts::Route("orders".into()),
+            events: Events::Route("orders".into()),
             period,
             shadow,
         };
@@ -266,9 +266,9 @@ mod tests {
 
     #[test]
     fn ip_counters_read_back() {
-        let saved = SavedIpCounters {
-            network: "2001:db8::/64".parse().unwrap(),
-            counts: Counts::Requests("login".into()),
+        let saved = SavedIpWindow {
+            address: "2001:db8::/64".parse().unwrap(),
+            events: Events::IpLimit("login".into()),
             length: WindowLength::MINUTE,
             full_at: 3,
             is_shadow: true,

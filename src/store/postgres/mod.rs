@@ -57,7 +57,7 @@ use super::{
     Resolved, Rotation, Store, StoreError, Totals, UsageBatch,
 };
 use crate::counter::SubjectId;
-use crate::counter::{CounterId, SavedCounter, SavedIpCounters};
+use crate::counter::{CounterId, SavedCounter, SavedIpWindow};
 use crate::lockout::{Lock, LockChange};
 use crate::model::BackendHealth;
 use crate::model::Fingerprint;
@@ -366,11 +366,11 @@ impl Store for PostgresStore {
         Ok(())
     }
 
-    fn save_ip_counters(&self, _: Vec<SavedIpCounters>) -> Result<(), StoreError> {
+    fn save_ip_counters(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn ip_counters(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
+    fn ip_counters(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
         Ok(Vec::new())
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::tables::{BALANCES, IP_COUNTERS, WINDOWS};
-use crate::counter::{SavedCounter, SavedIpCounters, SavedValue, SubjectId};
+use crate::counter::{SavedCounter, SavedIpWindow, SavedValue, SubjectId};
 use crate::limit::Period;
 use crate::store::StoreError;
 use crate::store::codec::{
@@ -78,7 +78,7 @@ pub(super) fn delete_windows(
 
 pub(super) fn put_ip_counters(
     txn: &WriteTransaction,
-    counters: &[SavedIpCounters],
+    counters: &[SavedIpWindow],
 ) -> Result<(), StoreError> {
     let mut table = txn.open_table(IP_COUNTERS)?;
     table.retain(|_, _| false)?;
@@ -88,7 +88,7 @@ pub(super) fn put_ip_counters(
     Ok(())
 }
 
-pub(super) fn ip_counters(txn: &ReadTransaction) -> Result<Vec<SavedIpCounters>, StoreError> {
+pub(super) fn ip_counters(txn: &ReadTransaction) -> Result<Vec<SavedIpWindow>, StoreError> {
     let table = txn.open_table(IP_COUNTERS)?;
     let rows = table.iter()?;
     rows.map(|row| decode_ip_counters(row?.1.value())).collect()

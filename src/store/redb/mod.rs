@@ -45,7 +45,7 @@ use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved,
     Rotation, Store, StoreError, Totals, UsageBatch,
 };
-use crate::counter::{CounterId, SavedCounter, SavedIpCounters, SubjectId};
+use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
 use crate::model::{AuditEntry, HashedKey, Key, KeyId, Org, OrgId, Usage};
 use crate::sys::{Deadline, MaybeReady};
@@ -190,11 +190,11 @@ impl Store for RedbStore {
         self.write(|txn| counters::put_windows(txn, &windows, now))
     }
 
-    fn save_ip_counters(&self, counters: Vec<SavedIpCounters>) -> Result<(), StoreError> {
+    fn save_ip_counters(&self, counters: Vec<SavedIpWindow>) -> Result<(), StoreError> {
         self.write(|txn| counters::put_ip_counters(txn, &counters))
     }
 
-    fn ip_counters(&self) -> Result<Vec<SavedIpCounters>, StoreError> {
+    fn ip_counters(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
         self.read(counters::ip_counters)
     }
 

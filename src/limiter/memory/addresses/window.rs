@@ -1,9 +1,8 @@
-//! One window over a network, and how full it is.
+//! One window of an address, and its fullness.
 
 use std::num::NonZeroU32;
 
-use super::super::IpRule;
-use crate::counter::{Counts, SavedIpCounters, restore_hits, saved_hits};
+use crate::counter::{Events, Rule, SavedIpWindow, restore_hits, saved_hits};
 use crate::limit::SlidingLog;
 use crate::limit::WindowLength;
 use crate::limit::{Limit, Period};
@@ -11,20 +10,20 @@ use crate::net::IpKey;
 use crate::time::{Clock, Moment};
 
 #[derive(Debug)]
-pub(super) struct Window {
-    counts: Counts,
+pub(super) struct AddressWindow {
+    events: Events,
     pub(super) log: SlidingLog,
-    /// Hits from which on it is full: see [`full_at`].
+    /// The number of hits from which the window is full: see [`full_at`].
     full_at: u32,
     is_shadow: bool,
 }
 
-/// Part of what makes a window full, in 65,536ths.
+/// The hits of a window as a fraction of a full one, in 65,536ths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fullness(u32);
 
 impl Fullness {
-    /// That of a window that must not be evicted.
+    /// The fullness of a window that must not be evicted.
     pub(super) const FULL: Self = Self(1 << 16);
 
     fn of(used: u64, full_at: u32) -> Self {
@@ -32,8 +31,8 @@ impl Fullness {
         Self(u32::try_from(part).unwrap_or(u32::MAX)).min(Self::FULL)
     }
 
-    /// That of the window of a rule that `used` hits are in.
-    pub(super) fn under(rule: &IpRule<'_>, used: u64, cost: NonZeroU32) -> Self {
+    /// Returns the fullness of the window of a rule with `used` hits.
+    pub(super) fn under(rule: &Rule, used: u64, cost: NonZeroU32) -> Self {
         if rule.limit.shadow {
             return Self::default();
         }
@@ -41,31 +40,31 @@ impl Fullness {
     }
 }
 
-impl Window {
-    pub(super) fn new(rule: &IpRule<'_>, cost: NonZeroU32) -> Self {
+impl AddressWindow {
+    pub(super) fn new(rule: &Rule, cost: NonZeroU32) -> Self {
         Self {
-            counts: rule.counts.clone(),
+            events: rule.events.clone(),
             log: empty_log(rule),
             full_at: full_at(rule, cost),
             is_shadow: rule.limit.shadow,
         }
     }
 
-    pub(super) fn restored(saved: SavedIpCounters, now: Moment, clock: &Clock) -> Self {
+    pub(super) fn restored(saved: SavedIpWindow, now: Moment, clock: &Clock) -> Self {
         let mut log = SlidingLog::new(saved.length);
         restore_hits(&mut log, saved.hits, now, clock);
         Self {
-            counts: saved.counts,
+            events: saved.events,
             log,
             full_at: saved.full_at,
             is_shadow: saved.is_shadow,
         }
     }
 
-    pub(super) fn saved(&self, network: IpKey, clock: &Clock) -> SavedIpCounters {
-        SavedIpCounters {
-            network,
-            counts: self.counts.clone(),
+    pub(super) fn saved(&self, address: IpKey, clock: &Clock) -> SavedIpWindow {
+        SavedIpWindow {
+            address,
+            events: self.events.clone(),
             length: self.log.length(),
             full_at: self.full_at,
             is_shadow: self.is_shadow,
@@ -73,34 +72,35 @@ impl Window {
         }
     }
 
-    pub(super) fn is_of(&self, rule: &IpRule<'_>) -> bool {
+    pub(super) fn is_for(&self, rule: &Rule) -> bool {
         self.is_shadow == rule.limit.shadow
             && self.log.length() == length_of(rule.limit)
-            && self.counts == *rule.counts
+            && self.events == rule.events
     }
 
-    /// Whether it counts requests, of which there are windows for as many rules as there are.
-    pub(super) fn is_of_requests(&self) -> bool {
-        is_of_requests(&self.counts)
+    /// Whether it counts requests. An address has a window for each rule then; for failures, one for
+    /// each kind of failure.
+    pub(super) fn counts_requests(&self) -> bool {
+        are_requests(&self.events)
     }
 
-    pub(super) fn is_counted_as(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         self.is_shadow == other.is_shadow
             && self.log.length() == other.log.length()
-            && self.counts == other.counts
+            && self.events == other.events
     }
 
-    /// Takes over what makes the window full from the rule as it is now.
-    pub(super) fn follow(&mut self, rule: &IpRule<'_>, cost: NonZeroU32) {
+    /// Adjusts the window to a changed rule.
+    pub(super) fn update(&mut self, rule: &Rule, cost: NonZeroU32) {
         self.full_at = full_at(rule, cost);
     }
 
-    /// Hits that counted when that was last looked at.
+    /// The number of hits when the window was last used.
     pub(super) fn used(&self) -> u32 {
         self.log.used()
     }
 
-    /// As of when its hits were last looked at. Rules in shadow mode refuse nobody, and weigh nothing.
+    /// The fullness when the window was last used. 0 in shadow mode, which refuses nothing.
     pub(super) fn fullness(&self) -> Fullness {
         if self.is_shadow {
             return Fullness::default();
@@ -109,25 +109,25 @@ impl Window {
     }
 }
 
-/// Hits from which on the window of a rule must not be evicted: more than half as many failures as
-/// are tolerated, or so many requests that the next one of this cost is refused.
-fn full_at(rule: &IpRule<'_>, cost: NonZeroU32) -> u32 {
+/// Returns the number of hits from which the window of a rule must not be evicted: more than half of
+/// the tolerated failures, or so many requests that the next one of this cost is refused.
+fn full_at(rule: &Rule, cost: NonZeroU32) -> u32 {
     let amount = u32::try_from(rule.limit.amount.get()).unwrap_or(u32::MAX);
-    match rule.counts {
-        Counts::Strikes(_) => amount / 2 + 1,
+    match rule.events {
+        Events::AuthFailures(_) => amount / 2 + 1,
         _ => amount.saturating_sub(cost.get() - 1).max(1),
     }
 }
 
-pub(super) fn is_of_requests(counts: &Counts) -> bool {
-    !matches!(counts, Counts::Strikes(_))
+pub(super) fn are_requests(events: &Events) -> bool {
+    !matches!(events, Events::AuthFailures(_))
 }
 
-pub(super) fn empty_log(rule: &IpRule<'_>) -> SlidingLog {
+pub(super) fn empty_log(rule: &Rule) -> SlidingLog {
     SlidingLog::new(length_of(rule.limit))
 }
 
-/// Networks are limited over intervals only.
+/// Limits of addresses are over intervals only.
 fn length_of(limit: Limit) -> WindowLength {
     match limit.period {
         Period::Sliding(length) => length,

@@ -1,40 +1,40 @@
-//! One network of a set, with all of its windows.
+//! One address of a set, with all of its windows.
 
-use super::super::IpRule;
-use super::window::{Fullness, Window};
+use super::window::{AddressWindow, Fullness};
+use crate::counter::Rule;
 use crate::time::Moment;
 
 #[derive(Debug)]
 pub(super) struct Entry {
     /// [`IpKey::to_bytes`], which is smaller.
-    pub(super) network: [u8; 17],
+    pub(super) address: [u8; 17],
     windows: Windows,
 }
 
-/// Most networks have one window.
+/// Most addresses have one window.
 #[derive(Debug)]
 enum Windows {
-    One(Window),
-    Several(Vec<Window>),
+    One(AddressWindow),
+    Several(Vec<AddressWindow>),
 }
 
 impl Entry {
-    pub(super) fn new(network: [u8; 17], window: Window) -> Self {
+    pub(super) fn new(address: [u8; 17], window: AddressWindow) -> Self {
         Self {
-            network,
+            address,
             windows: Windows::One(window),
         }
     }
 
-    pub(super) fn windows(&self) -> &[Window] {
+    pub(super) fn windows(&self) -> &[AddressWindow] {
         self.windows.as_slice()
     }
 
-    pub(super) fn push(&mut self, window: Window) {
+    pub(super) fn push(&mut self, window: AddressWindow) {
         self.windows.push(window);
     }
 
-    /// Drops the windows without hits. Returns false, and drops none, if all are.
+    /// Removes windows without hits. Returns false, and removes none, if all are without hits.
     pub(super) fn retain_used(&mut self, now: Moment) -> bool {
         let mut used = 0;
         for window in self.windows.as_mut_slice() {
@@ -49,39 +49,42 @@ impl Entry {
         used > 0
     }
 
-    pub(super) fn find(&mut self, rule: &IpRule<'_>) -> Option<&mut Window> {
+    pub(super) fn find(&mut self, rule: &Rule) -> Option<&mut AddressWindow> {
         let mut windows = self.windows.as_mut_slice().iter_mut();
-        windows.find(|window| window.is_of(rule))
+        windows.find(|window| window.is_for(rule))
     }
 
-    /// Its windows over requests.
+    /// The number of its windows of requests.
     pub(super) fn len(&self) -> usize {
         count(self.windows())
     }
 
-    /// That of its fullest window, as of when they were last looked at.
+    /// The fullness of its fullest window, when they were last used.
     pub(super) fn fullness(&self) -> Fullness {
         let windows = self.windows().iter();
-        windows.map(Window::fullness).max().unwrap_or_default()
+        windows
+            .map(AddressWindow::fullness)
+            .max()
+            .unwrap_or_default()
     }
 }
 
 impl Windows {
-    fn as_slice(&self) -> &[Window] {
+    fn as_slice(&self) -> &[AddressWindow] {
         match self {
             Self::One(window) => std::slice::from_ref(window),
             Self::Several(windows) => windows,
         }
     }
 
-    fn as_mut_slice(&mut self) -> &mut [Window] {
+    fn as_mut_slice(&mut self) -> &mut [AddressWindow] {
         match self {
             Self::One(window) => std::slice::from_mut(window),
             Self::Several(windows) => windows,
         }
     }
 
-    fn push(&mut self, window: Window) {
+    fn push(&mut self, window: AddressWindow) {
         match std::mem::replace(self, Self::Several(Vec::new())) {
             Self::One(first) => *self = Self::Several(vec![first, window]),
             Self::Several(mut windows) => {
@@ -92,14 +95,14 @@ impl Windows {
     }
 }
 
-/// How many of the windows count requests.
-pub(super) fn count(windows: &[Window]) -> usize {
-    let of_requests = windows.iter().filter(|window| window.is_of_requests());
+/// Returns the number of windows of requests.
+pub(super) fn count(windows: &[AddressWindow]) -> usize {
+    let of_requests = windows.iter().filter(|window| window.counts_requests());
     of_requests.count()
 }
 
-/// Drops the windows without hits, and memory that is mostly unused then.
-pub(super) fn retain_used(windows: &mut Vec<Window>, now: Moment) {
+/// Removes windows without hits, and frees memory that is mostly unused then.
+pub(super) fn retain_used(windows: &mut Vec<AddressWindow>, now: Moment) {
     windows.retain_mut(|window| window.log.used_at(now) > 0);
     if windows.len() < windows.capacity() / 2 {
         windows.shrink_to_fit();

@@ -1,0 +1,147 @@
+//! The decision over locked counters, the same for all subjects.
+
+use std::num::NonZeroU32;
+
+use super::super::{
+    Admission, LimitState, Receipt, Rules, deny_in_shadow, indexed, is_shadow_denied, rule_at,
+    slowest,
+};
+use crate::counter::{CounterMut, Rule, Time};
+#[cfg(feature = "redis")]
+use crate::limit::Balance;
+use crate::limit::Period;
+use crate::time::Moment;
+
+/// The counters of one decision, under their locks.
+pub(super) trait LockedCounters {
+    /// Returns the counter of a rule; an empty substitute if it is absent.
+    fn counter(&mut self, rule: &Rule) -> CounterMut<'_>;
+
+    /// Whether several subjects share the counter of a rule.
+    fn is_shared(&mut self, rule: &Rule) -> bool;
+
+    /// Creates absent counters. Adds the rules that `may_skip` selects to the receipt if there is no
+    /// room for their counters. Returns false, and creates none, if there is no room for the others.
+    fn create(
+        &mut self,
+        rules: Rules<'_>,
+        receipt: &mut Receipt,
+        may_skip: fn(&Rule) -> bool,
+    ) -> bool;
+
+    /// Notes that the balance of a rule is to be stored.
+    fn note_changed(&mut self, rule: &Rule);
+}
+
+/// See [`Limiter::admit`](super::Limiter::admit).
+#[inline(always)]
+pub(super) fn admit(
+    mut counters: impl LockedCounters,
+    rules: Rules<'_>,
+    cost: NonZeroU32,
+    time: Time<'_>,
+) -> Admission {
+    let mut receipt = Receipt::None;
+    let refusing = indexed(rules).filter_map(|(index, rule)| {
+        let takes = rule.limit.period.takes(cost);
+        let mut counter = counters.counter(rule);
+        let remaining = counter.remaining(time, rule);
+        if remaining >= takes.get().into() {
+            return None;
+        }
+        if rule.limit.shadow {
+            deny_in_shadow(&mut receipt, index);
+            return None;
+        }
+        let state = LimitState {
+            rule: index,
+            at: time.now,
+            remaining,
+            resets_at: counter.resets_at(time, rule),
+        };
+        Some((state, counter.retry_at(time, rule, takes)))
+    });
+    if let Some((state, retry_at)) = slowest(refusing) {
+        let rule = rule_at(rules, state.rule);
+        return match rule.is_some_and(|rule| counters.is_shared(rule)) {
+            true => Admission::RefusedShared(state, retry_at),
+            false => Admission::Refused(state, retry_at),
+        };
+    }
+    if !counters.create(rules, &mut receipt, |rule| rule.limit.shadow) {
+        return Admission::Full;
+    }
+    let mut tightest = LimitState::unlimited(time.now);
+    for (index, rule) in indexed(rules) {
+        if is_shadow_denied(&receipt, index) {
+            continue;
+        }
+        let mut counter = counters.counter(rule);
+        let is_first_change = counter.record(time, rule, rule.limit.period.takes(cost));
+        let is_shown = !rule.limit.shadow && rule.limit.period != Period::Concurrent;
+        let remaining = counter.remaining(time, rule);
+        if is_shown && remaining < tightest.remaining {
+            tightest = LimitState {
+                rule: index,
+                at: time.now,
+                remaining,
+                resets_at: counter.resets_at(time, rule),
+            };
+        }
+        if is_first_change {
+            counters.note_changed(rule);
+        }
+    }
+    Admission::Admitted(tightest, receipt)
+}
+
+/// See [`Limiter::states`](super::Limiter::states).
+pub(super) fn states(
+    mut counters: impl LockedCounters,
+    rules: Rules<'_>,
+    cost: NonZeroU32,
+    time: Time<'_>,
+) -> Vec<(LimitState, Moment)> {
+    let state = |(index, rule): (usize, &Rule)| {
+        let takes = rule.limit.period.takes(cost);
+        let mut counter = counters.counter(rule);
+        let remaining = counter.remaining(time, rule);
+        let retry_at = match remaining >= takes.get().into() {
+            true => time.now,
+            false => counter.retry_at(time, rule, takes),
+        };
+        let state = LimitState {
+            rule: index,
+            at: time.now,
+            remaining,
+            resets_at: counter.resets_at(time, rule),
+        };
+        (state, retry_at)
+    };
+    indexed(rules).map(state).collect()
+}
+
+/// Counts a request that another server admitted, and takes over its balances.
+#[cfg(feature = "redis")]
+pub(super) fn record_admitted(
+    mut counters: impl LockedCounters,
+    rules: Rules<'_>,
+    cost: NonZeroU32,
+    time: Time<'_>,
+    receipt: &Receipt,
+    balances: impl Fn(usize) -> Balance,
+) {
+    let mut receipt = receipt.clone();
+    counters.create(rules, &mut receipt, |_| true);
+    for (index, rule) in indexed(rules) {
+        let mut counter = counters.counter(rule);
+        if let CounterMut::Balance(balance, changed) = counter {
+            *balance = balances(index);
+            if !std::mem::replace(changed, true) {
+                counters.note_changed(rule);
+            }
+        } else if !is_shadow_denied(&receipt, index) {
+            counter.charge(time, rule.limit.period.takes(cost));
+        }
+    }
+}
