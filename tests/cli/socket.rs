@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdout, Stdio};
 
 use crate::common::child;
 use crate::common::program::{done, keyguard, refused};
+use crate::common::wait_until;
 use keyguard::{Config, CreateKey, KeyGuard, Page};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -416,9 +417,7 @@ fn stopped_process_is_named_and_receives_nothing() {
     let pid = Pid::from_child(&subject.child);
     kill_process(pid, Signal::STOP).unwrap();
     let stat = format!("/proc/{}/stat", subject.child.id());
-    while !fs::read_to_string(&stat).unwrap().contains(") T ") {
-        std::thread::yield_now();
-    }
+    wait_until(|| fs::read_to_string(&stat).unwrap().contains(") T "));
     let error = refused(dir, &["create-org", "acme"]);
     let next = format!("next:  kill -CONT {}", subject.child.id());
     assert!(
@@ -514,14 +513,10 @@ fn socket_server_waits_for_descriptors_and_warns() {
             .iter()
             .any(|text| text.contains("ulimit -n"))
     };
-    while !warned() {
-        std::thread::yield_now();
-    }
+    wait_until(warned);
     // A busy loop would never be found asleep.
     let before = sleeps();
-    while sleeps() < before + 3 {
-        std::thread::yield_now();
-    }
+    wait_until(|| sleeps() >= before + 3);
     setrlimit(Resource::Nofile, unlimited).unwrap();
     let mut client = UnixStream::from(client);
     client
@@ -540,14 +535,13 @@ fn status_of_thread(name: &str) -> fs::File {
     let is_named = |thread: &PathBuf| {
         fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
     };
-    loop {
+    let mut found = None;
+    wait_until(|| {
         let threads = fs::read_dir("/proc/self/task").unwrap();
-        let mut threads = threads.map(|entry| entry.unwrap().path());
-        if let Some(thread) = threads.find(is_named) {
-            return fs::File::open(thread.join("status")).unwrap();
-        }
-        std::thread::yield_now();
-    }
+        found = threads.map(|entry| entry.unwrap().path()).find(is_named);
+        found.is_some()
+    });
+    fs::File::open(found.unwrap().join("status")).unwrap()
 }
 
 fn socket_of_canonical(file: &Path) -> PathBuf {

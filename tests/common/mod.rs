@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use keyguard_test_support::postgres;
 #[cfg(all(unix, feature = "redis"))]
 pub(crate) use keyguard_test_support::redis;
-pub(crate) use keyguard_test_support::{child, server};
+pub(crate) use keyguard_test_support::{child, server, wait_until};
 
 use keyguard::{
     Config, CreateKey, CreatedKey, Denial, Grant, KeyGuard, ManualClock, Org, Reason, Request,

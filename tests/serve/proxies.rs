@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::common::server::{Answer, Server, get, request, unconfigured};
+use crate::common::wait_until;
 use keyguard::{Config, CreateKey, KeyGuard};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -64,13 +65,12 @@ impl Proxy {
     fn start(mut command: Command, address: &str) -> Option<Self> {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut proxy = Self(child.expect("the proxy has to be there: tests/run installs it"));
-        while TcpStream::connect(address).is_err() {
-            if proxy.0.try_wait().unwrap().is_some() {
-                return None;
-            }
-            std::thread::yield_now();
-        }
-        Some(proxy)
+        let mut has_ended = false;
+        wait_until(|| {
+            has_ended = proxy.0.try_wait().unwrap().is_some();
+            has_ended || TcpStream::connect(address).is_ok()
+        });
+        (!has_ended).then_some(proxy)
     }
 }
 

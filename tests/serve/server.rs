@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::server::{Answer, Server, check, connect, get, request, unconfigured};
+use crate::common::wait_until;
 use keyguard::{Config, CreateKey, KeyGuard};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::{Value, json};
@@ -603,7 +604,7 @@ fn what_is_too_large_or_too_slow_is_cut_off() {
     assert_eq!(answer.status, 413);
     drop(server);
 
-    let server = serve(dir.path(), &["--timeout", "1s"]);
+    let server = serve(dir.path(), &["--timeout", "3s"]);
     let mut unfinished = connect(&server.address);
     unfinished
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: loc")
@@ -645,8 +646,8 @@ fn who_never_reads_the_answer_is_cut_off() {
     data_file(tls_dir.path(), 60);
     let socket = dir.path().join("http.sock");
     let place = format!("unix:{}", socket.display());
-    let plain = serve(dir.path(), &["--listen", &place, "--timeout", "3s"]);
-    let (tls, roots) = serve_tls(&tls_dir, &["--timeout", "3s"]);
+    let plain = serve(dir.path(), &["--listen", &place, "--timeout", "8s"]);
+    let (tls, roots) = serve_tls(&tls_dir, &["--timeout", "8s"]);
     let minute = Some(Duration::from_secs(60));
     let cut_off = |outcome: io::Result<()>| {
         use io::ErrorKind::{BrokenPipe, ConnectionReset};
@@ -789,9 +790,7 @@ fn a_policy_is_read_again_upon_sighup() {
     assert!(!allowed("/api") && allowed("/web"));
     fs::write(&policy, "protect = [\"/web\"]").unwrap();
     kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
-    while !allowed("/api") || allowed("/web") {
-        std::thread::yield_now();
-    }
+    wait_until(|| allowed("/api") && !allowed("/web"));
 }
 
 /// Lines of standard error, as they come.
@@ -841,9 +840,7 @@ fn a_bad_policy_is_logged_once_with_its_line_until_a_good_one_is_read() {
 
     fs::write(&policy, "\n\nfirst = 1").unwrap();
     kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
-    while warnings().is_empty() {
-        std::thread::yield_now();
-    }
+    wait_until(|| !warnings().is_empty());
     assert!(!reload() && !reload());
     fs::write(&policy, "second = 2").unwrap();
     assert!(!reload());
@@ -1012,16 +1009,15 @@ fn a_usage_log_is_opened_again_upon_sighup_and_leaves_the_data_file_whole() {
         };
         let log = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap_or_default();
         ask(&key);
-        while log("usage.ndjson").is_empty() {
-            std::thread::yield_now();
-        }
+        wait_until(|| !log("usage.ndjson").is_empty());
         let rotated = dir.path().join("usage.ndjson.1");
         fs::rename(dir.path().join("usage.ndjson"), rotated).unwrap();
         kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
         // The signal is on its way.
-        while log("usage.ndjson").is_empty() {
+        wait_until(|| {
             ask("nonsense");
-        }
+            !log("usage.ndjson").is_empty()
+        });
         terminate(&mut server);
         assert!(log("usage.ndjson.1").contains(r#""key_id":1,"#));
         assert!(log("usage.ndjson").contains(r#""key_id":null,"#));
@@ -1073,9 +1069,7 @@ fn what_is_under_way_when_it_is_told_to_stop_is_answered() {
     stream.write_all(first.as_bytes()).unwrap();
     kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
     // Nobody else gets in from then on.
-    while TcpStream::connect(&server.address).is_ok() {
-        std::thread::yield_now();
-    }
+    wait_until(|| TcpStream::connect(&server.address).is_err());
     stream.write_all(second.as_bytes()).unwrap();
     let answer = Answer::read_from(&mut stream).unwrap();
     assert_eq!((answer.status, answer.field("connection")), (200, "close"));

@@ -17,3 +17,19 @@ pub mod postgres;
 #[cfg(all(unix, feature = "redis"))]
 pub mod redis;
 pub mod server;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Waits until `condition` holds. Panics after a minute.
+#[track_caller]
+pub fn wait_until(mut condition: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert!(
+            since.elapsed() < Duration::from_secs(60),
+            "waited for a minute"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -2,18 +2,14 @@
 
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::postgres;
+use crate::postgres::{self, free_port};
+use crate::wait_until;
 
-/// How long it may take to start.
-const STARTING: Duration = Duration::from_secs(60);
-
-/// Runs a program until standard input ends.
-const KEEPER: &str =
-    r#"exec 3<&0; "$@" </dev/null 3<&- & pid=$!; read -r _ <&3; kill -INT $pid; wait $pid"#;
+/// Runs a program until it ends or standard input does.
+const KEEPER: &str = r#"exec 3<&0; "$@" </dev/null 3<&- & pid=$!; (read -r _ <&3; kill -INT $pid) 2>/dev/null & wait $pid"#;
 
 pub struct PgBouncer {
     keeper: Child,
@@ -24,8 +20,14 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// `mode` is `session`, `transaction` or `statement`. Further lines of settings may follow it.
     pub fn start(server_port: u16, mode: &str) -> Self {
+        // Another process may take the port first.
+        let mut tries = (0..10).filter_map(|_| Self::start_at(free_port(), server_port, mode));
+        tries.next().expect("PgBouncer does not start")
+    }
+
+    /// Returns `None` if it ends before it answers.
+    fn start_at(port: u16, server_port: u16, mode: &str) -> Option<Self> {
         let dir = TempDir::new().unwrap();
-        let port = postgres::free_port();
         let (users, log) = (dir.path().join("users"), dir.path().join("log"));
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={server_port}\n\
@@ -49,15 +51,13 @@ impl PgBouncer {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let pooler = Self { keeper, port, dir };
-        let since = Instant::now();
-        while !postgres::answers(&pooler.url("postgres")) {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            let is_late = since.elapsed() > STARTING;
-            assert!(!is_late, "PgBouncer does not start: {said}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        pooler
+        let mut pooler = Self { keeper, port, dir };
+        let mut has_ended = false;
+        wait_until(|| {
+            has_ended = pooler.keeper.try_wait().unwrap().is_some();
+            has_ended || postgres::answers(&pooler.url("postgres"))
+        });
+        (!has_ended).then_some(pooler)
     }
 
     pub fn url(&self, database: &str) -> String {
