@@ -11,7 +11,7 @@ use common::{Home, admit, ask, key_limited_to, refusal};
 use keyguard::{KeyGuard, OpenError, Reason};
 
 #[test]
-fn a_data_file_needs_no_feature() {
+fn data_file_needs_no_feature() {
     let home = Home::new();
     let kg = home.open();
     let key = key_limited_to(&kg, 1);
@@ -26,7 +26,7 @@ fn a_data_file_needs_no_feature() {
 }
 
 #[test]
-fn a_database_url_needs_the_feature_postgres() {
+fn database_url_needs_the_feature_postgres() {
     let home = Home::new();
     let missing = KeyGuard::open("postgres://u:hunter2@host/db", home.config()).unwrap_err();
     for words in [
@@ -39,7 +39,7 @@ fn a_database_url_needs_the_feature_postgres() {
 }
 
 #[test]
-fn a_redis_url_needs_the_feature_redis() {
+fn redis_url_needs_the_feature_redis() {
     let home = Home::new();
     let config = home.config().redis_url("rediss://:hunter2@host");
     let missing = KeyGuard::open(home.file(), config).unwrap_err();

@@ -44,7 +44,7 @@ fn login_beside(others: u32) -> String {
 }
 
 #[test]
-fn requests_for_other_routes_do_not_renew_the_limit_of_one() {
+fn requests_for_other_routes_do_not_reset_a_route_limit() {
     let home = Home::new();
     let kg = guard(&home, &login_beside(100));
     let mut logins = 0;
@@ -58,7 +58,7 @@ fn requests_for_other_routes_do_not_renew_the_limit_of_one() {
 }
 
 #[test]
-fn requests_for_routes_do_not_take_failed_authentications_back() {
+fn requests_for_routes_do_not_clear_failures() {
     let home = Home::new();
     let kg = guard(&home, &login_beside(20));
     let guess = [("X-API-Key", "guess")];
@@ -99,7 +99,7 @@ fn every_rule_on_a_request_is_enforced() {
 }
 
 #[test]
-fn a_limit_and_the_same_in_shadow_mode_count_apart() {
+fn limit_and_its_shadow_count_separately() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -111,7 +111,7 @@ fn a_limit_and_the_same_in_shadow_mode_count_apart() {
 }
 
 #[test]
-fn a_flood_does_not_renew_who_is_refused_nor_who_has_failed_often() {
+fn flood_evicts_neither_refused_nor_failing_addresses() {
     let home = Home::new();
     let policy = login_beside(3).parse().unwrap();
     let config = home.config().policy(policy).max_tracked_ips(64);
@@ -137,7 +137,7 @@ fn a_flood_does_not_renew_who_is_refused_nor_who_has_failed_often() {
 }
 
 #[test]
-fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
+fn new_addresses_in_a_full_table_are_limited_but_not_locked() {
     let home = Home::new();
     let policy = login_beside(0) + "lockout = \"1 hour\"";
     let config = home.config().policy(policy.parse().unwrap());
@@ -192,7 +192,7 @@ fn newcomers_to_a_full_table_are_neither_locked_out_nor_unlimited() {
 /// With as many routes as there are, one address alone had a window for each, and a set of addresses
 /// that came together another one for each.
 #[test]
-fn a_request_that_there_is_no_room_to_count_is_refused() {
+fn request_without_room_to_count_is_refused() {
     let home = Home::new();
     let mut policy = String::from("protect = [\"/api\"]\n");
     for i in 0..600 {
@@ -238,7 +238,7 @@ fn a_request_that_there_is_no_room_to_count_is_refused() {
 }
 
 #[test]
-fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
+fn shared_failure_counts_lock_nobody() {
     let home = Home::new();
     let config = home.config().max_tracked_ips(16).record_usage(false);
     let kg = home.open_with(config);
@@ -278,7 +278,7 @@ fn nobody_is_locked_out_for_failures_that_were_counted_with_those_of_others() {
 }
 
 #[test]
-fn a_request_that_costs_more_than_a_limit_admits_is_a_bad_request() {
+fn cost_above_the_limit_is_a_bad_request() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -304,7 +304,7 @@ fn a_request_that_costs_more_than_a_limit_admits_is_a_bad_request() {
 }
 
 #[test]
-fn a_limit_in_code_is_as_exact_as_one_of_a_route() {
+fn limit_from_code_is_as_exact_as_a_route_limit() {
     let home = Home::new();
     let kg = guard(&home, &login_beside(30));
     let limit = |name: String| IpLimit::new(&name, 2, MINUTE).unwrap();

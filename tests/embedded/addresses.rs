@@ -42,7 +42,7 @@ fn without_trusted_proxies_the_peer_is_the_client() {
 }
 
 #[test]
-fn a_trusted_proxy_names_the_client() {
+fn trusted_proxy_names_the_client() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -104,7 +104,7 @@ fn a_trusted_proxy_names_the_client() {
 
 /// Once, a client became the proxy, which is never locked out, by a second field or an open quote.
 #[test]
-fn the_policy_names_the_one_field_that_is_believed() {
+fn only_the_configured_forwarding_header_is_used() {
     let home = Home::new();
     let kg = home.open();
     for (header, value, unreadable) in [
@@ -144,7 +144,7 @@ fn the_policy_names_the_one_field_that_is_believed() {
 
 /// Once, a client that had its proxy remove the field, by `Connection`, was the proxy in silence.
 #[test]
-fn a_proxy_that_names_no_client_is_warned_of_or_refused() {
+fn proxy_without_client_address_warns_or_is_refused() {
     let home = Home::new();
     let kg = home.open();
     let policy = "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]";
@@ -171,7 +171,7 @@ fn a_proxy_that_names_no_client_is_warned_of_or_refused() {
 }
 
 #[test]
-fn a_client_that_cannot_be_told_is_refused_by_every_question() {
+fn unknown_client_is_refused_by_every_entry_point() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -191,7 +191,7 @@ fn a_client_that_cannot_be_told_is_refused_by_every_question() {
 }
 
 #[test]
-fn a_translated_address_is_the_ipv4_address_inside() {
+fn nat64_address_counts_as_its_ipv4_address() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -258,7 +258,7 @@ fn a_translated_address_is_the_ipv4_address_inside() {
 }
 
 #[test]
-fn who_hides_behind_a_trusted_proxy_is_locked_out_alone() {
+fn client_behind_a_trusted_proxy_is_locked_alone() {
     let home = Home::new();
     let kg = guard(&home, r#"trusted_proxies = ["10.0.0.0/8"]"#);
     let key = key(&kg);
@@ -286,7 +286,7 @@ fn who_hides_behind_a_trusted_proxy_is_locked_out_alone() {
 }
 
 #[test]
-fn lists_say_from_where_requests_are_accepted() {
+fn allow_and_deny_lists_decide_by_address() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -319,7 +319,7 @@ fn lists_say_from_where_requests_are_accepted() {
 }
 
 #[test]
-fn addresses_that_are_never_locked_collect_no_strikes() {
+fn never_locked_addresses_collect_no_failures() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -352,7 +352,7 @@ fn addresses_that_are_never_locked_collect_no_strikes() {
 }
 
 #[test]
-fn limits_by_address_go_by_the_lists_too() {
+fn ip_limits_follow_the_lists() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -404,7 +404,7 @@ const STEPS: &str = r#"
 "#;
 
 #[test]
-fn each_further_lock_is_a_step_longer_until_the_last() {
+fn repeated_locks_escalate_to_the_last_step() {
     let home = Home::new();
     let mut kg = guard(&home, STEPS);
     for expected in [MINUTE, 10 * MINUTE, HOUR, 24 * HOUR, 24 * HOUR] {
@@ -418,7 +418,7 @@ fn each_further_lock_is_a_step_longer_until_the_last() {
 }
 
 #[test]
-fn who_behaves_goes_back_step_by_step() {
+fn escalation_decays_step_by_step() {
     let home = Home::new();
     let kg = guard(&home, STEPS);
     assert_eq!(lock(&kg), MINUTE);
@@ -436,7 +436,7 @@ fn who_behaves_goes_back_step_by_step() {
 }
 
 #[test]
-fn unblocking_forgets_what_was_before() {
+fn unblocking_resets_the_escalation() {
     let home = Home::new();
     let kg = guard(&home, STEPS);
     assert_eq!(lock(&kg), MINUTE);
@@ -447,7 +447,7 @@ fn unblocking_forgets_what_was_before() {
 }
 
 #[test]
-fn by_default_every_lock_lasts_a_day() {
+fn locks_last_a_day_by_default() {
     let home = Home::new();
     let kg = home.open();
     for _ in 0..3 {
@@ -458,7 +458,7 @@ fn by_default_every_lock_lasts_a_day() {
 
 /// Once, a list that named such addresses as they are written held none of them.
 #[test]
-fn a_translated_address_is_in_every_list_that_names_it() {
+fn nat64_address_matches_every_list_that_names_it() {
     let home = Home::new();
     let kg = guard(
         &home,

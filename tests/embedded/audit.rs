@@ -31,7 +31,7 @@ fn hour() -> LockDuration {
 }
 
 #[test]
-fn every_change_is_entered_with_what_it_concerns() {
+fn every_change_is_logged_with_its_target() {
     let home = Home::new();
     std::fs::write(home.dir().join("policy.toml"), "").unwrap();
     let policy = home.dir().join("policy.toml");
@@ -102,7 +102,7 @@ fn every_change_is_entered_with_what_it_concerns() {
 }
 
 #[test]
-fn who_acts_and_from_where_is_entered() {
+fn actor_and_address_are_logged() {
     let home = Home::new();
     let kg = home.open();
     kg.admin().create_org("a").unwrap();
@@ -127,7 +127,7 @@ fn who_acts_and_from_where_is_entered() {
 }
 
 #[test]
-fn what_is_refused_is_not_entered() {
+fn refused_changes_are_not_logged() {
     let home = Home::new();
     let kg = home.open();
     kg.admin().create_org("acme").unwrap();
@@ -140,7 +140,7 @@ fn what_is_refused_is_not_entered() {
 }
 
 #[test]
-fn it_outlives_the_guard_and_comes_in_pages() {
+fn log_survives_a_restart_and_is_paged() {
     let home = Home::new();
     let kg = home.open();
     for name in ["a", "b", "c", "d", "e"] {
@@ -165,7 +165,7 @@ fn it_outlives_the_guard_and_comes_in_pages() {
 }
 
 #[test]
-fn automatic_locks_are_nobodys_change() {
+fn automatic_locks_are_not_logged() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(1));
     for _ in 0..3 {

@@ -38,7 +38,7 @@ fn admitted(kg: &KeyGuard, key: &CreatedKey) -> usize {
 }
 
 #[test]
-fn a_clock_a_year_ahead_for_a_moment_delays_quotas_and_credits_by_one_period() {
+fn clock_jump_delays_quotas_and_credits_by_one_period_at_most() {
     for (limit, period) in [
         ("5 daily", DAY),
         ("5 monthly", 31 * DAY),
@@ -56,7 +56,7 @@ fn a_clock_a_year_ahead_for_a_moment_delays_quotas_and_credits_by_one_period() {
 }
 
 #[test]
-fn stored_quotas_that_lie_ahead_are_brought_back_when_they_are_read() {
+fn stored_quotas_from_the_future_are_reset_on_load() {
     let home = Home::new();
     let kg = home.open();
     let key = key_limited_by(&kg, "5 daily");
@@ -72,7 +72,7 @@ fn stored_quotas_that_lie_ahead_are_brought_back_when_they_are_read() {
 }
 
 #[test]
-fn a_reset_quota_ends_at_the_end_of_the_current_period() {
+fn reset_quota_ends_at_the_end_of_the_current_period() {
     let home = Home::new();
     let kg = home.open();
     let key = key_limited_by(&kg, "5 monthly");
@@ -86,7 +86,7 @@ fn a_reset_quota_ends_at_the_end_of_the_current_period() {
 }
 
 #[test]
-fn a_lock_that_lies_ahead_lasts_no_longer_than_it_was_to() {
+fn lock_from_the_future_lasts_its_duration() {
     let home = Home::new();
     let kg = home.open();
     a_year_ahead(&home, || {
@@ -107,7 +107,7 @@ fn a_lock_that_lies_ahead_lasts_no_longer_than_it_was_to() {
 }
 
 #[test]
-fn a_clock_a_year_ahead_for_a_moment_ends_no_lock_for_good() {
+fn clock_jump_ends_no_lock_permanently() {
     let home = Home::new();
     let kg = home.open();
     kg.admin()
@@ -130,7 +130,7 @@ fn a_clock_a_year_ahead_for_a_moment_ends_no_lock_for_good() {
 }
 
 #[test]
-fn a_clock_a_year_ahead_for_a_moment_prunes_no_usage() {
+fn clock_jump_prunes_no_usage() {
     let home = Home::new();
     let config = || -> Config { home.config().usage_retention(DAY) };
     let kg = home.open_with(config());
@@ -158,7 +158,7 @@ fn a_clock_a_year_ahead_for_a_moment_prunes_no_usage() {
 }
 
 #[test]
-fn the_last_use_of_a_key_does_not_stay_ahead() {
+fn last_use_does_not_stay_in_the_future() {
     let home = Home::new();
     let kg = home.open();
     let key = key_limited_by(&kg, "50 daily");

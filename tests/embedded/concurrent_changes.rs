@@ -23,7 +23,7 @@ fn at_once(works: impl IntoIterator<Item = impl FnOnce() + Send>) {
 }
 
 #[test]
-fn limits_lifted_at_once_are_all_lifted() {
+fn concurrent_overrides_all_apply() {
     let home = Home::new();
     let kg = home.open();
     let limits = [
@@ -73,7 +73,7 @@ fn limits_lifted_at_once_are_all_lifted() {
 }
 
 #[test]
-fn fields_changed_at_once_are_all_changed() {
+fn concurrent_field_changes_all_apply() {
     let home = Home::new();
     let kg = home.open();
     let id = key(&kg).key.id;
@@ -98,7 +98,7 @@ fn fields_changed_at_once_are_all_changed() {
 }
 
 #[test]
-fn what_cannot_be_stored_is_not_put_in_force() {
+fn change_that_cannot_be_stored_is_not_applied() {
     let home = Home::new();
     let policy = home.dir().join("policy.toml");
     fs::write(&policy, "").unwrap();

@@ -24,7 +24,7 @@ const KEYS_AT_ONCE: usize = 3;
 const UNTOLD: &str = "-";
 
 #[test]
-fn two_hundred_kills_lose_nothing_and_leave_nothing_half_done() {
+fn two_hundred_kills_keep_changes_durable_and_atomic() {
     if let Some(argument) = child::argument() {
         let argument = argument.into_string().unwrap();
         let (seed, file) = argument.split_once(':').unwrap();
@@ -61,7 +61,7 @@ struct InFlight {
 
 /// Lets a child work on the file, kills it after some lines and returns all that it said.
 fn lines_until_killed(file: &Path, seed: u64) -> Vec<String> {
-    let test = "two_hundred_kills_lose_nothing_and_leave_nothing_half_done";
+    let test = "two_hundred_kills_keep_changes_durable_and_atomic";
     let mut command = child::command(
         module_path!(),
         test,

@@ -45,7 +45,7 @@ fn left(kg: &KeyGuard, key: &CreatedKey) -> Vec<u64> {
 }
 
 #[test]
-fn a_request_that_one_limit_refuses_consumes_none_of_the_others() {
+fn denial_by_one_limit_consumes_no_other() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["2/s", "5/hour", "9 daily", "7 credits"]);
@@ -64,7 +64,7 @@ fn a_request_that_one_limit_refuses_consumes_none_of_the_others() {
 }
 
 #[test]
-fn twenty_keys_do_not_multiply_the_limit_of_their_organization() {
+fn organization_limit_is_shared_by_twenty_keys() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
@@ -105,7 +105,7 @@ fn twenty_keys_do_not_multiply_the_limit_of_their_organization() {
 }
 
 #[test]
-fn of_limits_that_count_the_same_the_tighter_holds() {
+fn tighter_of_two_equal_period_limits_applies() {
     let home = Home::new();
     let policy = keyguard::Policy::new().key_limits(["5/min"]).unwrap();
     let kg = home.open_with(home.config().policy(policy));
@@ -118,7 +118,7 @@ fn of_limits_that_count_the_same_the_tighter_holds() {
 }
 
 #[test]
-fn what_a_request_did_not_cost_is_given_back_to_every_limit() {
+fn unused_cost_is_refunded_to_every_limit() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
@@ -140,7 +140,7 @@ fn what_a_request_did_not_cost_is_given_back_to_every_limit() {
 }
 
 #[test]
-fn what_a_request_cost_more_delays_later_ones() {
+fn extra_cost_delays_later_requests() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["10/hour"]);
@@ -159,7 +159,7 @@ fn what_a_request_cost_more_delays_later_ones() {
 }
 
 #[test]
-fn nothing_is_given_back_of_a_window_or_a_day_that_is_over() {
+fn ended_windows_and_days_are_not_refunded() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["10/s", "10 daily"]);
@@ -171,7 +171,7 @@ fn nothing_is_given_back_of_a_window_or_a_day_that_is_over() {
 }
 
 #[test]
-fn credits_run_down_and_say_when_they_come_back() {
+fn credits_are_consumed_and_refilled_on_time() {
     let home = Home::new();
     let kg = home.open();
     let (spent, refilled) = (
@@ -243,7 +243,7 @@ fn quotas_and_credits_are_exact_over_orderly_restarts() {
 }
 
 #[test]
-fn a_day_ends_in_the_zone_that_is_configured() {
+fn day_ends_in_the_configured_zone() {
     let home = Home::new();
     let zone: TimeZone = "Pacific/Auckland".parse().unwrap();
     let kg = home.open_with(home.config().quota_time_zone(zone));
@@ -257,7 +257,7 @@ fn a_day_ends_in_the_zone_that_is_configured() {
 }
 
 #[test]
-fn so_many_requests_are_in_flight_and_no_more() {
+fn requests_in_flight_are_limited() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["2 concurrent"]);
@@ -276,7 +276,7 @@ fn so_many_requests_are_in_flight_and_no_more() {
 }
 
 #[test]
-fn slots_are_released_in_any_thread_and_across_changes() {
+fn slots_are_released_from_any_thread_and_across_changes() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["3 concurrent"]);
@@ -300,7 +300,7 @@ fn slots_are_released_in_any_thread_and_across_changes() {
 }
 
 #[test]
-fn a_reset_ends_no_request_in_flight() {
+fn reset_ends_no_request_in_flight() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["1 concurrent"]);
@@ -312,7 +312,7 @@ fn a_reset_ends_no_request_in_flight() {
 }
 
 #[test]
-fn sixteen_threads_never_have_more_in_flight() {
+fn sixteen_threads_never_exceed_the_slots() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["3 concurrent"]);
@@ -336,7 +336,7 @@ fn sixteen_threads_never_have_more_in_flight() {
 }
 
 #[test]
-fn shadow_mode_refuses_nobody_and_tells() {
+fn shadow_mode_reports_but_does_not_refuse() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["2/min shadow", "4 credits"]);
@@ -363,7 +363,7 @@ fn shadow_mode_refuses_nobody_and_tells() {
 }
 
 #[test]
-fn a_reset_forgets_what_was_used_and_stays_forgotten() {
+fn reset_clears_consumption_durably() {
     let home = Home::new();
     let kg = home.open();
     let acme = org(&kg, "acme");
@@ -398,7 +398,7 @@ fn a_reset_forgets_what_was_used_and_stays_forgotten() {
 }
 
 #[test]
-fn a_lifted_limit_neither_refuses_nor_counts_until_its_time() {
+fn overridden_limit_neither_refuses_nor_counts_until_its_end() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["2/hour", "50 daily"]);
@@ -440,7 +440,7 @@ fn a_lifted_limit_neither_refuses_nor_counts_until_its_time() {
 }
 
 #[test]
-fn a_lifted_limit_of_an_organization_is_lifted_for_all_of_its_keys() {
+fn override_of_an_organization_covers_all_its_keys() {
     let home = Home::new();
     let kg = home.open();
     kg.admin()
@@ -458,7 +458,7 @@ fn a_lifted_limit_of_an_organization_is_lifted_for_all_of_its_keys() {
 }
 
 #[test]
-fn all_limits_of_a_key_can_be_lifted() {
+fn all_limits_of_a_key_can_be_overridden() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key_limited_to(&kg, 1);
@@ -472,7 +472,7 @@ fn all_limits_of_a_key_can_be_lifted() {
 }
 
 #[test]
-fn windows_of_keys_that_are_not_used_survive_several_restarts() {
+fn windows_of_unused_keys_survive_restarts() {
     let home = Home::new();
     let kg = home.open();
     kg.admin()
@@ -494,7 +494,7 @@ fn windows_of_keys_that_are_not_used_survive_several_restarts() {
 }
 
 #[test]
-fn a_key_is_accepted_from_where_it_may_be_used() {
+fn key_is_accepted_from_its_allowed_addresses_only() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with(&kg, |key| {
@@ -534,7 +534,7 @@ fn a_key_is_accepted_from_where_it_may_be_used() {
 }
 
 #[test]
-fn a_cost_above_an_enforced_limit_can_never_be_admitted() {
+fn cost_above_an_enforced_limit_can_never_be_admitted() {
     let home = Home::new();
     let kg = home.open();
     kg.admin()

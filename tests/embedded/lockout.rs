@@ -43,7 +43,7 @@ fn guess(kg: &KeyGuard, times: u32, ip: IpAddr) {
 }
 
 #[test]
-fn a_hundred_and_one_bad_keys_lock_the_address_for_a_day() {
+fn hundred_and_one_bad_keys_lock_the_address_for_a_day() {
     let home = Home::new();
     let kg = home.open();
     let created = key(&kg);
@@ -65,7 +65,7 @@ fn a_hundred_and_one_bad_keys_lock_the_address_for_a_day() {
 }
 
 #[test]
-fn a_hundred_and_one_requests_without_a_key_lock_out_requests_without_a_key() {
+fn hundred_and_one_keyless_requests_lock_keyless_requests_only() {
     let home = Home::new();
     let kg = home.open();
     let created = key(&kg);
@@ -92,7 +92,7 @@ fn a_hundred_and_one_requests_without_a_key_lock_out_requests_without_a_key() {
 }
 
 #[test]
-fn strikes_of_an_hour_ago_no_longer_count() {
+fn failures_older_than_an_hour_do_not_count() {
     let home = Home::new();
     let kg = home.open();
     guess(&kg, 100, IP);
@@ -103,7 +103,7 @@ fn strikes_of_an_hour_ago_no_longer_count() {
 }
 
 #[test]
-fn an_ipv6_client_is_its_64_and_a_mapped_address_is_ipv4() {
+fn ipv6_counts_by_64_and_mapped_addresses_as_ipv4() {
     let home = Home::new();
     let kg = home.open();
     for i in 0..101_u16 {
@@ -126,7 +126,7 @@ fn an_ipv6_client_is_its_64_and_a_mapped_address_is_ipv4() {
 }
 
 #[test]
-fn what_is_no_guess_does_not_strike() {
+fn requests_that_are_no_guess_do_not_count_as_failures() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(1));
     let revoked = key(&kg);
@@ -146,7 +146,7 @@ fn what_is_no_guess_does_not_strike() {
 }
 
 #[test]
-fn a_method_or_a_field_of_a_preflight_request_does_not_hide_a_guess() {
+fn preflight_method_or_field_does_not_hide_a_guess() {
     let home = Home::new();
     let kg = home.open();
     let [origin, method] = PREFLIGHT;
@@ -171,7 +171,7 @@ fn a_method_or_a_field_of_a_preflight_request_does_not_hide_a_guess() {
 }
 
 #[test]
-fn a_proxy_that_is_not_trusted_is_not_locked_and_a_warning_says_what_to_do() {
+fn untrusted_proxy_is_not_locked_and_causes_a_warning() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(1));
     let forwarded = [("X-Forwarded-For", "203.0.113.1"), ("X-API-Key", "guess")];
@@ -200,7 +200,7 @@ fn a_proxy_that_is_not_trusted_is_not_locked_and_a_warning_says_what_to_do() {
 }
 
 #[test]
-fn a_lock_is_there_after_a_restart() {
+fn lock_survives_a_restart() {
     let home = Home::new();
     let kg = home.open();
     guess(&kg, 101, IP);
@@ -215,7 +215,7 @@ fn a_lock_is_there_after_a_restart() {
 }
 
 #[test]
-fn a_stored_lock_survives_a_kill() {
+fn stored_lock_survives_a_kill() {
     if let Some(file) = child::argument() {
         let kg = KeyGuard::open(file, Config::new(crate::common::SECRET)).unwrap();
         guess(&kg, 101, IP);
@@ -227,7 +227,7 @@ fn a_stored_lock_survives_a_kill() {
         std::process::abort();
     }
     let home = Home::new();
-    let status = child::command(module_path!(), "a_stored_lock_survives_a_kill", home.file())
+    let status = child::command(module_path!(), "stored_lock_survives_a_kill", home.file())
         .output()
         .unwrap()
         .status;
@@ -238,7 +238,7 @@ fn a_stored_lock_survives_a_kill() {
 }
 
 #[test]
-fn a_limit_by_address_refuses_and_locks() {
+fn ip_limit_refuses_and_locks() {
     let home = Home::new();
     let kg = home.open();
     let login = IpLimit::new("login", 3, Duration::from_secs(60))
@@ -275,7 +275,7 @@ fn a_limit_by_address_refuses_and_locks() {
 }
 
 #[test]
-fn a_limit_without_a_lockout_admits_as_soon_as_there_is_room() {
+fn ip_limit_without_lockout_admits_when_the_window_has_room() {
     let home = Home::new();
     let kg = home.open();
     let search = IpLimit::new("search", 1, Duration::from_secs(60)).unwrap();
@@ -293,7 +293,7 @@ fn a_limit_without_a_lockout_admits_as_soon_as_there_is_room() {
 }
 
 #[test]
-fn a_lock_of_one_path_holds_on_every_reading_of_it_and_leaves_the_others() {
+fn path_lock_covers_every_reading_of_its_path_only() {
     let home = Home::new();
     let kg = home.open();
     let created = key(&kg);
@@ -323,7 +323,7 @@ fn a_lock_of_one_path_holds_on_every_reading_of_it_and_leaves_the_others() {
 }
 
 #[test]
-fn a_limit_locks_out_of_what_it_limits_unless_told_otherwise() {
+fn ip_limit_locks_its_own_routes_by_default() {
     let home = Home::new();
     let kg = home.open();
     let created = key(&kg);
@@ -351,7 +351,7 @@ fn a_limit_locks_out_of_what_it_limits_unless_told_otherwise() {
 
 /// Once, the two were one lock by hand that lasted as long as the automatic one.
 #[test]
-fn a_lock_by_hand_beside_a_longer_automatic_one_ends_when_it_was_to() {
+fn manual_lock_ends_on_time_beside_a_longer_automatic_lock() {
     let home = Home::new();
     let kg = home.open();
     guess(&kg, 101, IP);
@@ -383,7 +383,7 @@ fn a_lock_by_hand_beside_a_longer_automatic_one_ends_when_it_was_to() {
 }
 
 #[test]
-fn two_locked_neighbours_do_not_lock_their_network_when_the_table_is_full() {
+fn two_locks_in_a_network_are_not_merged_when_the_table_is_full() {
     let home = Home::new();
     let config = home.config().ip_block_threshold(1).record_usage(false);
     let kg = home.open_with(config.max_locks(24));
@@ -410,7 +410,7 @@ fn two_locked_neighbours_do_not_lock_their_network_when_the_table_is_full() {
 }
 
 #[test]
-fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
+fn manual_lock_starts_and_ends_at_once() {
     let home = Home::new();
     let kg = home.open();
     let created = key(&kg);
@@ -447,7 +447,7 @@ fn a_lock_by_hand_is_in_force_at_once_and_ends_by_hand() {
 }
 
 #[test]
-fn who_is_unblocked_starts_anew() {
+fn unblocking_clears_the_failures() {
     let home = Home::new();
     let kg = home.open();
     guess(&kg, 101, IP);
@@ -457,7 +457,7 @@ fn who_is_unblocked_starts_anew() {
 }
 
 #[test]
-fn a_socket_is_not_blocked() {
+fn local_socket_cannot_be_blocked() {
     let home = Home::new();
     let kg = home.open();
     let invalid = |outcome| matches!(outcome, Err(AdminError::Invalid(_)));
@@ -470,7 +470,7 @@ fn a_socket_is_not_blocked() {
 }
 
 #[test]
-fn a_dry_run_sees_locks_and_strikes_nobody() {
+fn dry_run_sees_locks_and_counts_no_failure() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(1));
     for _ in 0..5 {
@@ -491,7 +491,7 @@ fn through(kg: &KeyGuard, peer: IpAddr, client: &str, key: &str) -> Option<Reaso
 
 /// Once, whoever failed behind a CDN that was not configured locked everybody out for a day.
 #[test]
-fn a_public_proxy_that_is_not_configured_is_found_and_not_locked() {
+fn unconfigured_public_proxy_is_detected_and_not_locked() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(3));
     let texts = [key_of(&kg, "acme"), key_of(&kg, "globex")];
@@ -521,7 +521,7 @@ fn a_public_proxy_that_is_not_configured_is_found_and_not_locked() {
 }
 
 #[test]
-fn forged_forwarding_headers_save_nobody_from_a_lock() {
+fn forged_forwarding_headers_do_not_prevent_a_lock() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(3));
     let keys = [key(&kg), key(&kg)];
@@ -551,7 +551,7 @@ fn forged_forwarding_headers_save_nobody_from_a_lock() {
 }
 
 #[test]
-fn a_proxy_that_was_locked_before_it_was_found_is_found_all_the_same() {
+fn locked_proxy_is_still_detected() {
     let home = Home::new();
     let config = home.config().ip_block_threshold(3);
     let kg = home.open_with(config.clone());
@@ -573,7 +573,7 @@ fn a_proxy_that_was_locked_before_it_was_found_is_found_all_the_same() {
 
 /// Once, the hop that a client wrote before its own address was taken for somebody behind it.
 #[test]
-fn what_the_client_of_a_trusted_proxy_says_shows_no_proxy() {
+fn headers_of_a_trusted_proxys_client_reveal_no_proxy() {
     let home = Home::new();
     let policy = "trusted_proxies = [\"10.0.0.0/8\"]\n[lockout]\nthreshold = 3";
     let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
@@ -617,7 +617,7 @@ fn is_found(kg: &KeyGuard, peer: IpAddr, keys: &[String; 2]) {
 
 /// Once, a customer with two keys had the own address taken for a proxy, by headers of their own.
 #[test]
-fn keys_of_one_organization_do_not_show_a_proxy() {
+fn keys_of_one_organization_reveal_no_proxy() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(3));
     let keys = [key(&kg), key(&kg)];
@@ -639,7 +639,7 @@ fn keys_of_one_organization_do_not_show_a_proxy() {
 
 /// Once, an address that was found to be a proxy was free of every automatic lock.
 #[test]
-fn a_proxy_that_was_found_is_locked_out_by_the_limit_of_a_route() {
+fn detected_proxy_is_locked_by_a_route_limit() {
     let home = Home::new();
     let policy = r#"
         [lockout]
@@ -684,7 +684,7 @@ fn a_proxy_that_was_found_is_locked_out_by_the_limit_of_a_route() {
 
 /// A longer lock by strikes, which does not concern a proxy, hides none that does.
 #[test]
-fn the_lock_of_a_limit_holds_beside_a_longer_one_by_strikes() {
+fn limit_lock_applies_beside_a_longer_failure_lock() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(3));
     let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
@@ -711,7 +711,7 @@ fn the_lock_of_a_limit_holds_beside_a_longer_one_by_strikes() {
 
 /// Once, an address stopped being a proxy a day after it was found, under whatever traffic.
 #[test]
-fn a_proxy_stays_one_while_it_fails() {
+fn detected_proxy_stays_detected_while_it_fails() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(3));
     let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
@@ -727,7 +727,7 @@ fn a_proxy_stays_one_while_it_fails() {
 
 /// Once, requests that show nothing took the turn of those that do.
 #[test]
-fn requests_without_keys_do_not_keep_a_locked_proxy_from_being_found() {
+fn keyless_requests_do_not_hide_a_locked_proxy() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(3));
     let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
@@ -748,7 +748,7 @@ fn requests_without_keys_do_not_keep_a_locked_proxy_from_being_found() {
 
 /// Once, it was entered, taken back and entered again, and a repetition was told that it was done.
 #[test]
-fn a_block_for_which_there_is_no_room_changes_nothing() {
+fn block_without_room_changes_nothing() {
     let home = Home::new();
     let config = home.config().max_locks(16);
     let kg = home.open_with(config.clone());

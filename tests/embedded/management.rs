@@ -17,7 +17,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 // What is accepted.
 
 #[test]
-fn an_organization_starts_active_and_is_found_by_its_name() {
+fn organization_starts_active_and_is_found_by_its_name() {
     let home = Home::new();
     let kg = home.open();
     let org = kg.admin().create_org("  Acme Inc. ").unwrap();
@@ -39,7 +39,7 @@ fn an_organization_starts_active_and_is_found_by_its_name() {
 }
 
 #[test]
-fn a_key_takes_what_is_left_open_from_the_configuration() {
+fn new_key_defaults_come_from_the_configuration() {
     let home = Home::new();
     let prefix: KeyPrefix = "acme_test_".parse().unwrap();
     let kg = home.open_with(home.config().default_rate_limit(7).key_prefix(prefix));
@@ -60,7 +60,7 @@ fn a_key_takes_what_is_left_open_from_the_configuration() {
 }
 
 #[test]
-fn every_field_is_kept_at_its_extremes() {
+fn fields_are_kept_at_their_extremes() {
     let home = Home::new();
     let kg = home.open();
     let expires_at = Some(home.clock.timestamp().plus(MINUTE));
@@ -101,7 +101,7 @@ fn every_field_is_kept_at_its_extremes() {
 }
 
 #[test]
-fn a_change_leaves_all_else_as_it_is() {
+fn update_changes_only_the_given_fields() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with(&kg, |key| {
@@ -137,7 +137,7 @@ fn a_change_leaves_all_else_as_it_is() {
 }
 
 #[test]
-fn rotation_changes_the_text_and_what_listings_show_of_it() {
+fn rotation_changes_the_text_and_its_listing() {
     let home = Home::new();
     let kg = home.open();
     let old = key_with(&kg, |key| key.prefix("acme_test_"));
@@ -160,7 +160,7 @@ fn rotation_changes_the_text_and_what_listings_show_of_it() {
 
 /// Once, it was stored, listed and entered in the audit log.
 #[test]
-fn the_text_of_a_key_is_no_name_and_no_label() {
+fn key_text_is_refused_as_name_and_label() {
     let home = Home::new();
     let kg = home.open();
     let created = crate::common::key(&kg);
@@ -186,7 +186,7 @@ fn the_text_of_a_key_is_no_name_and_no_label() {
 }
 
 #[test]
-fn keys_may_share_a_label_and_no_two_share_a_text() {
+fn keys_may_share_a_label_but_never_a_text() {
     let home = Home::new();
     let kg = home.open();
     let mut texts: Vec<_> = (0..100)
@@ -219,7 +219,7 @@ fn bad_names() -> [(String, &'static str); 10] {
 }
 
 #[test]
-fn organizations_with_names_that_look_alike_are_one() {
+fn confusable_organization_names_are_refused() {
     let home = Home::new();
     let kg = home.open();
     let org = kg.admin().create_org("Caf\u{e9} acme").unwrap();
@@ -245,7 +245,7 @@ fn organizations_with_names_that_look_alike_are_one() {
 }
 
 #[test]
-fn a_bad_name_of_an_organization_is_refused() {
+fn invalid_organization_name_is_refused() {
     let home = Home::new();
     let kg = home.open();
     for (name, problem) in bad_names() {
@@ -336,7 +336,7 @@ fn bad_fields(id: KeyId) -> Vec<(&'static str, &'static str, CreateKey, UpdateKe
 }
 
 #[test]
-fn a_bad_field_of_a_new_key_is_refused() {
+fn invalid_field_of_a_new_key_is_refused() {
     let home = Home::new();
     let kg = home.open();
     org(&kg, "acme");
@@ -355,7 +355,7 @@ fn a_bad_field_of_a_new_key_is_refused() {
 }
 
 #[test]
-fn a_bad_field_of_a_change_is_refused_and_the_rest_of_it_not_made() {
+fn update_with_an_invalid_field_changes_nothing() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg).key;
@@ -367,7 +367,7 @@ fn a_bad_field_of_a_change_is_refused_and_the_rest_of_it_not_made() {
 }
 
 #[test]
-fn many_keys_are_created_all_or_none() {
+fn batch_creates_all_keys_or_none() {
     let home = Home::new();
     let kg = home.open();
     org(&kg, "acme");
@@ -383,7 +383,7 @@ fn many_keys_are_created_all_or_none() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn missing_records_are_named() {
     let home = Home::new();
     let kg = home.open();
     crate::common::key(&kg);
@@ -406,7 +406,7 @@ fn what_is_not_there_is_named() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_refused() {
+fn duplicate_name_is_refused() {
     let home = Home::new();
     let kg = home.open();
     let first = kg.admin().create_org("acme").unwrap();
@@ -419,7 +419,7 @@ fn a_name_that_is_taken_is_refused() {
 }
 
 #[test]
-fn a_name_goes_to_one_of_those_who_ask_for_it_at_once() {
+fn concurrent_creations_of_a_name_succeed_once() {
     let home = Home::new();
     let kg = home.open();
     let created = std::thread::scope(|scope| {
@@ -437,7 +437,7 @@ fn a_name_goes_to_one_of_those_who_ask_for_it_at_once() {
 
 /// A key could be made that had expired already, and showed as active.
 #[test]
-fn a_time_of_expiry_in_the_past_is_refused() {
+fn expiry_in_the_past_is_refused() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg).key;
@@ -469,7 +469,7 @@ fn a_time_of_expiry_in_the_past_is_refused() {
 
 /// An expired key was listed and counted as active.
 #[test]
-fn an_expired_key_is_shown_as_expired_everywhere() {
+fn expired_key_is_shown_as_expired_everywhere() {
     let home = Home::new();
     let kg = home.open();
     let expires_at = Some(home.clock.timestamp().plus(MINUTE));
@@ -512,7 +512,7 @@ fn an_expired_key_is_shown_as_expired_everywhere() {
 
 /// The text of an expired key may have leaked since.
 #[test]
-fn an_expired_key_is_accepted_again_on_purpose_only() {
+fn expired_key_is_renewed_only_explicitly() {
     let home = Home::new();
     let kg = home.open();
     let expires_at = Some(home.clock.timestamp().plus(MINUTE));
@@ -553,7 +553,7 @@ fn an_expired_key_is_accepted_again_on_purpose_only() {
 }
 
 #[test]
-fn a_revoked_key_stays_as_it_was() {
+fn revoked_key_cannot_be_changed() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -572,7 +572,7 @@ fn a_revoked_key_stays_as_it_was() {
 // Listings.
 
 #[test]
-fn pages_of_keys_hold_each_once_in_order() {
+fn pages_list_each_key_once_in_order() {
     const KEYS: usize = 2_345;
 
     let home = Home::new();
@@ -602,7 +602,7 @@ fn pages_of_keys_hold_each_once_in_order() {
 }
 
 #[test]
-fn pages_of_organizations_hold_each_once_in_order() {
+fn pages_list_each_organization_once_in_order() {
     let home = Home::new();
     let kg = home.open();
     let name = |number| format!("org {number}");
@@ -628,7 +628,7 @@ fn pages_of_organizations_hold_each_once_in_order() {
 }
 
 #[test]
-fn ids_are_never_used_again() {
+fn ids_are_never_reused() {
     let home = Home::new();
     let kg = home.open();
     let first = crate::common::key(&kg).key;
@@ -639,7 +639,7 @@ fn ids_are_never_used_again() {
 }
 
 #[test]
-fn listings_show_the_prefix_of_a_key_and_four_more_characters() {
+fn listings_show_the_prefix_and_four_characters() {
     let home = Home::new();
     let kg = home.open();
     for prefix in ["kg_live_", "acme_test_", "a_"] {
@@ -661,7 +661,7 @@ fn listings_show_the_prefix_of_a_key_and_four_more_characters() {
 // What nobody gets to see.
 
 #[test]
-fn nothing_prints_a_key_or_a_secret() {
+fn debug_output_shows_no_key_or_secret() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with(&kg, |key| key.scopes(vec!["read"]));
@@ -698,7 +698,7 @@ fn nothing_prints_a_key_or_a_secret() {
 }
 
 #[test]
-fn no_error_prints_a_key_or_a_secret() {
+fn errors_show_no_key_or_secret() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -736,7 +736,7 @@ fn no_error_prints_a_key_or_a_secret() {
 }
 
 #[test]
-fn nothing_prints_the_password_of_a_server() {
+fn server_passwords_are_never_printed() {
     const PASSWORD: &str = "hunter2-and-more";
 
     let home = Home::new();
@@ -754,7 +754,7 @@ fn nothing_prints_the_password_of_a_server() {
 }
 
 #[test]
-fn the_files_hold_neither_a_key_nor_the_secret() {
+fn files_contain_no_key_and_no_secret() {
     let home = Home::new();
     let kg = home.open();
     let mut keys: Vec<_> = (0..3).map(|_| crate::common::key(&kg)).collect();

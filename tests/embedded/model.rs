@@ -409,7 +409,7 @@ impl World {
 }
 
 #[test]
-fn a_million_random_steps_go_as_a_naive_model_says() {
+fn million_random_steps_match_a_naive_model() {
     let threads = std::thread::available_parallelism().map_or(2, usize::from) as u64;
     std::thread::scope(|scope| {
         for thread in 0..threads {

@@ -62,7 +62,7 @@ fn in_child(test: &str, home: impl FnOnce() -> Home) -> Option<PathBuf> {
 }
 
 #[test]
-fn a_new_file_opens_again_with_its_secret() {
+fn new_file_opens_again_with_its_secret() {
     let home = Home::new();
     let kg = home.open();
     let created = key(&kg);
@@ -86,7 +86,7 @@ fn another_secret_is_refused() {
 }
 
 #[test]
-fn an_empty_file_is_refused() {
+fn empty_file_is_refused() {
     let home = Home::new();
     fs::write(home.file(), "").unwrap();
     let refused = refused(
@@ -103,7 +103,7 @@ fn an_empty_file_is_refused() {
 }
 
 #[test]
-fn a_file_of_something_else_is_refused() {
+fn foreign_file_is_refused() {
     let long = "text\n".repeat(10_000);
     for content in ["x", "PRIMARY KEY (id)\n", "keyguard", &long] {
         let home = Home::new();
@@ -122,7 +122,7 @@ fn a_file_of_something_else_is_refused() {
 }
 
 #[test]
-fn a_database_of_something_else_is_refused() {
+fn foreign_database_is_refused() {
     let home = Home::new();
     let db = redb::Database::create(home.file()).unwrap();
     let write = db.begin_write().unwrap();
@@ -152,7 +152,7 @@ fn of_format(format: u32) -> Home {
 }
 
 #[test]
-fn a_file_of_an_older_format_is_refused() {
+fn file_of_an_older_format_is_refused() {
     let home = of_format(1);
     let refused = refused(
         &home.file(),
@@ -168,7 +168,7 @@ fn a_file_of_an_older_format_is_refused() {
 }
 
 #[test]
-fn a_file_of_a_newer_format_is_refused() {
+fn file_of_a_newer_format_is_refused() {
     let home = of_format(7);
     // The format comes first: what another one calls a secret is unknown.
     let refused = refused(
@@ -192,7 +192,7 @@ fn a_file_of_a_newer_format_is_refused() {
 }
 
 #[test]
-fn a_damaged_file_is_refused() {
+fn damaged_file_is_refused() {
     let home = closed();
     let sound = fs::read(home.file()).unwrap();
     let words = [
@@ -219,7 +219,7 @@ fn a_damaged_file_is_refused() {
 }
 
 #[test]
-fn a_directory_is_refused() {
+fn directory_is_refused() {
     let home = Home::new();
     let refused = refused(
         home.dir(),
@@ -234,7 +234,7 @@ fn a_directory_is_refused() {
 }
 
 #[test]
-fn a_missing_directory_is_refused_and_not_made() {
+fn missing_directory_is_refused_and_not_created() {
     let home = Home::new();
     let file = home.dir().join("none").join("keyguard.redb");
     let words = [
@@ -253,7 +253,7 @@ fn a_missing_directory_is_refused_and_not_made() {
 }
 
 #[test]
-fn a_file_is_held_by_one_opener() {
+fn second_open_of_a_file_is_refused() {
     let home = Home::new();
     let kg = home.open();
     let created = key(&kg);
@@ -279,7 +279,7 @@ fn a_file_is_held_by_one_opener() {
 }
 
 #[test]
-fn a_file_held_by_another_process_is_refused_until_that_ends() {
+fn file_open_in_another_process_is_refused_until_it_exits() {
     if let Some(file) = child::argument() {
         let _kg = KeyGuard::open(file, Config::new(SECRET)).unwrap();
         println!("\nholding");
@@ -288,7 +288,7 @@ fn a_file_held_by_another_process_is_refused_until_that_ends() {
         return;
     }
     let home = closed();
-    let test = "a_file_held_by_another_process_is_refused_until_that_ends";
+    let test = "file_open_in_another_process_is_refused_until_it_exits";
     let mut command = child::command(MODULE, test, home.file());
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut subject = command.spawn().unwrap();
@@ -310,7 +310,7 @@ fn a_file_held_by_another_process_is_refused_until_that_ends() {
 }
 
 #[test]
-fn a_url_that_is_none_is_refused() {
+fn invalid_url_is_refused() {
     let home = Home::new();
     let config = home.config().redis_url("localhost:6379");
     let invalid = refused(&home.file(), config, &["redis_url", "redis://"]);
@@ -318,7 +318,7 @@ fn a_url_that_is_none_is_refused() {
 }
 
 #[test]
-fn settings_that_cannot_be_are_refused_by_name() {
+fn invalid_settings_are_refused_by_name() {
     let home = Home::new();
     let config = || home.config();
     let settings = [
@@ -349,7 +349,7 @@ fn settings_that_cannot_be_are_refused_by_name() {
 }
 
 #[test]
-fn a_blank_secret_is_refused() {
+fn blank_secret_is_refused() {
     let home = Home::new();
     for blank in ["", " \t\n"] {
         let words = [
@@ -362,8 +362,8 @@ fn a_blank_secret_is_refused() {
 }
 
 #[test]
-fn a_blank_secret_file_is_refused() {
-    let Some(file) = in_child("a_blank_secret_file_is_refused", closed) else {
+fn blank_secret_file_is_refused() {
+    let Some(file) = in_child("blank_secret_file_is_refused", closed) else {
         return;
     };
     crate::common::write_private(&secret_file(&file), " \n");
@@ -374,10 +374,10 @@ fn a_blank_secret_file_is_refused() {
 }
 
 #[test]
-fn a_blank_variable_is_refused() {
+fn blank_variable_is_refused() {
     let Some(file) = child::argument().map(PathBuf::from) else {
         let home = closed();
-        let mut command = child::command(MODULE, "a_blank_variable_is_refused", home.file());
+        let mut command = child::command(MODULE, "blank_variable_is_refused", home.file());
         return child::run(command.env("KEYGUARD_SECRET", ""));
     };
     let words = ["the secret in the variable KEYGUARD_SECRET is blank"];
@@ -386,8 +386,8 @@ fn a_blank_variable_is_refused() {
 }
 
 #[test]
-fn a_file_without_its_secret_is_refused() {
-    let Some(file) = in_child("a_file_without_its_secret_is_refused", closed) else {
+fn file_without_its_secret_is_refused() {
+    let Some(file) = in_child("file_without_its_secret_is_refused", closed) else {
         return;
     };
     let secret_file = secret_file(&file);
@@ -408,8 +408,8 @@ fn a_file_without_its_secret_is_refused() {
 }
 
 #[test]
-fn a_secret_file_that_cannot_be_read_is_refused() {
-    let test = "a_secret_file_that_cannot_be_read_is_refused";
+fn invalid_secret_file_is_refused() {
+    let test = "invalid_secret_file_is_refused";
     let Some(file) = in_child(test, closed) else {
         return;
     };
@@ -425,8 +425,8 @@ fn a_secret_file_that_cannot_be_read_is_refused() {
 }
 
 #[test]
-fn a_first_open_without_a_secret_makes_one_that_the_next_finds() {
-    let test = "a_first_open_without_a_secret_makes_one_that_the_next_finds";
+fn first_open_creates_a_secret_for_the_next() {
+    let test = "first_open_creates_a_secret_for_the_next";
     let Some(file) = in_child(test, Home::new) else {
         return;
     };
@@ -453,8 +453,8 @@ fn a_first_open_without_a_secret_makes_one_that_the_next_finds() {
 }
 
 #[test]
-fn the_variable_is_used_before_the_file_and_after_the_configuration() {
-    let test = "the_variable_is_used_before_the_file_and_after_the_configuration";
+fn secret_precedence_is_configuration_variable_file() {
+    let test = "secret_precedence_is_configuration_variable_file";
     let Some(file) = child::argument().map(PathBuf::from) else {
         let home = closed();
         fs::write(secret_file(&home.file()), "not this one").unwrap();
@@ -538,8 +538,8 @@ mod unix {
     }
 
     #[test]
-    fn a_file_that_may_not_be_written_is_refused() {
-        let test = "unix::a_file_that_may_not_be_written_is_refused";
+    fn read_only_file_is_refused() {
+        let test = "unix::read_only_file_is_refused";
         let Some(file) = in_unprivileged_child(test, closed) else {
             return;
         };
@@ -562,8 +562,8 @@ mod unix {
     }
 
     #[test]
-    fn a_directory_that_may_not_be_written_takes_no_new_file() {
-        let test = "unix::a_directory_that_may_not_be_written_takes_no_new_file";
+    fn read_only_directory_is_refused() {
+        let test = "unix::read_only_directory_is_refused";
         let Some(file) = in_unprivileged_child(test, closed) else {
             return;
         };
@@ -582,8 +582,8 @@ mod unix {
     }
 
     #[test]
-    fn a_secret_file_that_may_not_be_read_is_refused() {
-        let test = "unix::a_secret_file_that_may_not_be_read_is_refused";
+    fn unreadable_secret_file_is_refused() {
+        let test = "unix::unreadable_secret_file_is_refused";
         let Some(file) = in_unprivileged_child(test, closed) else {
             return;
         };
@@ -597,13 +597,13 @@ mod unix {
     }
 
     #[test]
-    fn a_device_is_refused_unopened() {
+    fn device_is_refused_without_opening_it() {
         let refused = KeyGuard::open("/dev/null", Config::new(SECRET)).unwrap_err();
         assert!(matches!(refused, OpenError::NotAFile { .. }));
     }
 
     #[test]
-    fn a_link_leads_to_its_file() {
+    fn symbolic_link_opens_its_target() {
         let home = closed();
         let link = home.dir().join("link.redb");
         symlink(home.file(), &link).unwrap();
@@ -613,7 +613,7 @@ mod unix {
     }
 
     #[test]
-    fn a_link_to_nothing_is_refused() {
+    fn dangling_link_is_refused() {
         let home = Home::new();
         symlink(home.dir().join("none"), home.file()).unwrap();
         let refused = refused(
@@ -629,8 +629,8 @@ mod unix {
     }
 
     #[test]
-    fn a_link_to_nothing_leaves_no_secret() {
-        let test = "unix::a_link_to_nothing_leaves_no_secret";
+    fn dangling_link_creates_no_secret() {
+        let test = "unix::dangling_link_creates_no_secret";
         let Some(file) = in_child(test, Home::new) else {
             return;
         };
@@ -643,8 +643,8 @@ mod unix {
     }
 
     #[test]
-    fn a_secret_that_others_may_read_or_change_is_refused() {
-        let test = "unix::a_secret_that_others_may_read_or_change_is_refused";
+    fn secret_accessible_to_others_is_refused() {
+        let test = "unix::secret_accessible_to_others_is_refused";
         let Some(file) = in_child(test, Home::new) else {
             return;
         };
@@ -663,8 +663,8 @@ mod unix {
 
     /// Only root can give files away; whose files are accepted is also tested beside the code.
     #[test]
-    fn a_secret_of_another_user_is_refused_unless_the_data_file_is_theirs() {
-        let test = "unix::a_secret_of_another_user_is_refused_unless_the_data_file_is_theirs";
+    fn secret_of_another_user_requires_a_data_file_of_that_user() {
+        let test = "unix::secret_of_another_user_requires_a_data_file_of_that_user";
         let Some(file) = in_child(test, Home::new) else {
             return;
         };
@@ -700,8 +700,8 @@ mod unix {
     /// What another user has put there to have their secret taken, or to keep this process waiting.
     /// Only root can give files away.
     #[test]
-    fn a_pipe_or_a_link_of_another_user_is_no_secret() {
-        let test = "unix::a_pipe_or_a_link_of_another_user_is_no_secret";
+    fn pipe_or_link_of_another_user_is_refused() {
+        let test = "unix::pipe_or_link_of_another_user_is_refused";
         let Some(file) = in_child(test, Home::new) else {
             return;
         };
@@ -727,8 +727,8 @@ mod unix {
     }
 
     #[test]
-    fn a_secret_without_an_end_is_refused() {
-        let test = "unix::a_secret_without_an_end_is_refused";
+    fn endless_secret_is_refused() {
+        let test = "unix::endless_secret_is_refused";
         let Some(file) = in_child(test, Home::new) else {
             return;
         };
@@ -750,8 +750,8 @@ mod unix {
     }
 
     #[test]
-    fn a_private_pipe_may_hold_the_secret() {
-        let test = "unix::a_private_pipe_may_hold_the_secret";
+    fn private_pipe_may_hold_the_secret() {
+        let test = "unix::private_pipe_may_hold_the_secret";
         let Some(file) = in_child(test, closed) else {
             return;
         };
@@ -772,7 +772,7 @@ mod unix {
     }
 
     #[test]
-    fn a_data_file_that_others_may_read_is_made_private_with_a_warning() {
+    fn public_data_file_is_made_private_with_a_warning() {
         let home = closed();
         set_mode(&home.file(), 0o644);
         let kg = home.open();
@@ -788,12 +788,12 @@ mod unix {
     }
 
     #[test]
-    fn a_variable_may_hold_any_bytes() {
+    fn variable_may_hold_any_bytes() {
         let secret = b"\xff\xfe a secret that is no text";
         let Some(file) = child::argument().map(PathBuf::from) else {
             let home = Home::new();
             let mut command =
-                child::command(MODULE, "unix::a_variable_may_hold_any_bytes", home.file());
+                child::command(MODULE, "unix::variable_may_hold_any_bytes", home.file());
             let secret = std::ffi::OsStr::from_bytes(secret);
             return child::run(command.env("KEYGUARD_SECRET", secret));
         };

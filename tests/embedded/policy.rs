@@ -10,7 +10,7 @@ use keyguard::{AdminError, KeyGuard, OpenError, Policy, Reason};
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn an_error_names_the_line_and_the_field_and_what_was_expected() {
+fn errors_name_line_field_and_expectation() {
     let route = "[[route]]\nname = \"orders\"\npath = \"/api\"\n";
     for (text, line, parts) in [
         (
@@ -121,7 +121,7 @@ fn an_error_names_the_line_and_the_field_and_what_was_expected() {
 }
 
 #[test]
-fn a_file_that_cannot_be_accepted_opens_no_guard_and_makes_no_data_file() {
+fn invalid_policy_file_prevents_opening_and_creates_no_data_file() {
     let home = Home::new();
     let file = home.dir().join("keyguard.toml");
     let open = || KeyGuard::open(home.file(), home.config().policy_file(&file));
@@ -140,7 +140,7 @@ fn a_file_that_cannot_be_accepted_opens_no_guard_and_makes_no_data_file() {
 }
 
 #[test]
-fn a_reload_is_in_force_when_it_returns_and_a_bad_file_changes_nothing() {
+fn reload_applies_at_once_and_an_invalid_file_changes_nothing() {
     let home = Home::new();
     let file = home.dir().join("keyguard.toml");
     fs::write(&file, "key_limits = [\"5/min\"]").unwrap();
@@ -161,7 +161,7 @@ fn a_reload_is_in_force_when_it_returns_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn every_part_of_a_policy_comes_into_force_over_none_and_goes_again() {
+fn every_policy_field_can_be_added_and_removed() {
     let home = Home::new();
     let kg = home.open();
     let key = key(&kg);
@@ -206,7 +206,7 @@ fn every_part_of_a_policy_comes_into_force_over_none_and_goes_again() {
 }
 
 #[test]
-fn no_request_is_dropped_while_policies_change() {
+fn requests_succeed_while_policies_change() {
     let home = Home::new();
     let kg = home.open();
     let keys: Vec<_> = (0..4)
@@ -238,9 +238,9 @@ fn no_request_is_dropped_while_policies_change() {
 /// Runs in a process of its own, which it signals.
 #[cfg(unix)]
 #[test]
-fn a_hangup_has_the_file_read_again() {
+fn sighup_reloads_the_policy_file() {
     if child::argument().is_none() {
-        let test = "a_hangup_has_the_file_read_again";
+        let test = "sighup_reloads_the_policy_file";
         return child::run(&mut child::command(module_path!(), test, ""));
     }
     let home = Home::new();

@@ -15,7 +15,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const PLENTY: u32 = 1_000_000;
 
 #[test]
-fn a_month_admits_exactly_its_limit() {
+fn month_admits_exactly_its_limit() {
     let home = Home::new();
     let kg = home.open();
     let key = key_of_a_month(&kg, 25);
@@ -29,7 +29,7 @@ fn a_month_admits_exactly_its_limit() {
 }
 
 #[test]
-fn the_wait_lasts_to_the_end_of_the_month() {
+fn retry_after_ends_with_the_month() {
     // From 2026-01-15T12:00:00Z.
     let home = Home::new();
     let kg = home.open();
@@ -48,7 +48,7 @@ fn the_wait_lasts_to_the_end_of_the_month() {
 }
 
 #[test]
-fn a_month_opens_at_its_first_millisecond_and_not_before() {
+fn month_starts_at_its_first_millisecond() {
     let last_millisecond_of = [
         datetime!(2026-01-31 23:59:59.999 UTC),
         datetime!(2026-02-28 23:59:59.999 UTC),
@@ -71,7 +71,7 @@ fn a_month_opens_at_its_first_millisecond_and_not_before() {
 }
 
 #[test]
-fn a_leap_day_belongs_to_february() {
+fn leap_day_belongs_to_february() {
     let home = Home::at(datetime!(2028-02-28 23:59:59.999 UTC).into());
     let kg = home.open();
     let key = key_of_a_month(&kg, 3);
@@ -95,7 +95,7 @@ fn every_month_of_a_year_admits_its_limit_once() {
 }
 
 #[test]
-fn a_cost_is_taken_whole_or_not_at_all() {
+fn cost_is_consumed_whole_or_not_at_all() {
     let home = Home::new();
     let kg = home.open();
     let key = key_of_a_month(&kg, 10);
@@ -106,7 +106,7 @@ fn a_cost_is_taken_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_refusal_by_the_window_takes_nothing_from_the_month() {
+fn window_denial_consumes_no_quota() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with(&kg, |key| {
@@ -120,7 +120,7 @@ fn a_refusal_by_the_window_takes_nothing_from_the_month() {
 }
 
 #[test]
-fn a_refusal_by_the_month_takes_nothing_from_the_window() {
+fn quota_denial_consumes_no_window() {
     let home = Home::at(datetime!(2026-01-31 23:59:50 UTC).into());
     let kg = home.open();
     let key = key_with(&kg, |key| {
@@ -133,7 +133,7 @@ fn a_refusal_by_the_month_takes_nothing_from_the_window() {
 }
 
 #[test]
-fn keys_of_one_organization_do_not_share_a_month() {
+fn keys_of_one_organization_have_separate_quotas() {
     let home = Home::new();
     let kg = home.open();
     let (one, other) = (key_of_a_month(&kg, 3), key_of_a_month(&kg, 3));
@@ -167,7 +167,7 @@ fn consumption_survives_every_orderly_stop() {
 }
 
 #[test]
-fn a_month_that_ended_while_the_file_was_closed_is_over() {
+fn month_ends_while_the_file_is_closed() {
     let home = Home::at(datetime!(2026-12-31 23:59:00 UTC).into());
     let kg = home.open();
     let key = key_of_a_month(&kg, 3);
@@ -180,7 +180,7 @@ fn a_month_that_ended_while_the_file_was_closed_is_over() {
 }
 
 #[test]
-fn eight_threads_on_one_key_are_admitted_exactly_as_often_as_its_limit() {
+fn eight_threads_consume_exactly_the_limit() {
     const THREADS: u32 = 8;
     const LIMIT: u32 = 500;
 
@@ -207,7 +207,7 @@ fn eight_threads_on_one_key_are_admitted_exactly_as_often_as_its_limit() {
 }
 
 #[test]
-fn keys_that_do_not_all_fit_into_memory_keep_what_they_consumed() {
+fn evicted_keys_keep_their_consumption() {
     const KEYS: usize = 100;
 
     let home = Home::new();
@@ -226,7 +226,7 @@ fn keys_that_do_not_all_fit_into_memory_keep_what_they_consumed() {
 }
 
 #[test]
-fn a_raised_limit_admits_the_difference_at_once() {
+fn raised_limit_admits_the_difference_at_once() {
     let home = Home::new();
     let kg = home.open();
     let key = key_of_a_month(&kg, 5);
@@ -236,7 +236,7 @@ fn a_raised_limit_admits_the_difference_at_once() {
 }
 
 #[test]
-fn a_lowered_limit_counts_what_was_admitted_under_the_higher() {
+fn lowered_limit_counts_what_was_admitted_under_the_higher() {
     let home = Home::new();
     let kg = home.open();
     let key = key_of_a_month(&kg, 10);
@@ -256,7 +256,7 @@ fn a_lowered_limit_counts_what_was_admitted_under_the_higher() {
 }
 
 #[test]
-fn a_lifted_limit_refuses_no_more() {
+fn removed_limit_no_longer_refuses() {
     let home = Home::new();
     let kg = home.open();
     let key = key_of_a_month(&kg, 5);
@@ -270,7 +270,7 @@ fn a_lifted_limit_refuses_no_more() {
 }
 
 #[test]
-fn a_limit_on_a_key_without_one_is_in_force_at_once() {
+fn added_limit_applies_at_once() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -281,7 +281,7 @@ fn a_limit_on_a_key_without_one_is_in_force_at_once() {
 }
 
 #[test]
-fn rotation_carries_consumption_on() {
+fn rotation_keeps_consumption() {
     let home = Home::new();
     let kg = home.open();
     let old = key_of_a_month(&kg, 10);
@@ -301,7 +301,7 @@ fn rotation_carries_consumption_on() {
 }
 
 #[test]
-fn suspending_and_resuming_gives_nothing_a_second_time() {
+fn suspension_does_not_refill_quotas() {
     let home = Home::new();
     let kg = home.open();
     let key = key_of_a_month(&kg, 5);

@@ -12,7 +12,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const NANOSECOND: Duration = Duration::from_nanos(1);
 
 #[test]
-fn sixty_are_admitted_by_default_and_the_next_is_not() {
+fn sixty_requests_are_admitted_by_default() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -25,7 +25,7 @@ fn sixty_are_admitted_by_default_and_the_next_is_not() {
 }
 
 #[test]
-fn the_window_slides_and_does_not_restart() {
+fn window_slides_and_does_not_restart() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -42,7 +42,7 @@ fn the_window_slides_and_does_not_restart() {
 }
 
 #[test]
-fn a_lone_client_that_waits_as_told_is_admitted_and_not_earlier() {
+fn client_is_admitted_exactly_after_retry_after() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -61,7 +61,7 @@ fn a_lone_client_that_waits_as_told_is_admitted_and_not_earlier() {
 }
 
 #[test]
-fn a_lone_client_that_waits_for_the_header_is_admitted() {
+fn client_is_admitted_after_the_retry_after_header() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -101,7 +101,7 @@ fn denials_consume_nothing() {
 }
 
 #[test]
-fn a_cost_counts_as_so_many_requests_whole_or_not_at_all() {
+fn cost_counts_as_that_many_requests_or_none() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -114,7 +114,7 @@ fn a_cost_counts_as_so_many_requests_whole_or_not_at_all() {
 }
 
 #[test]
-fn the_wait_is_as_long_as_the_cost_needs() {
+fn retry_after_depends_on_the_cost() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -131,7 +131,7 @@ fn the_wait_is_as_long_as_the_cost_needs() {
 }
 
 #[test]
-fn keys_of_one_organization_do_not_share_a_window() {
+fn keys_of_one_organization_have_separate_windows() {
     let home = Home::new();
     let kg = home.open();
     let (one, other) = (key_limited_to(&kg, 2), key_limited_to(&kg, 2));
@@ -140,7 +140,7 @@ fn keys_of_one_organization_do_not_share_a_window() {
 }
 
 #[test]
-fn a_tighter_limit_counts_what_was_admitted_under_the_looser() {
+fn tighter_limit_counts_what_was_admitted_under_the_looser() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -157,7 +157,7 @@ fn a_tighter_limit_counts_what_was_admitted_under_the_looser() {
 }
 
 #[test]
-fn the_wait_under_a_tightened_limit_is_long_enough() {
+fn retry_after_under_a_tightened_limit_suffices() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -176,7 +176,7 @@ fn the_wait_under_a_tightened_limit_is_long_enough() {
 }
 
 #[test]
-fn a_looser_limit_admits_the_difference_at_once() {
+fn looser_limit_admits_the_difference_at_once() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -215,7 +215,7 @@ fn suspending_and_resuming_keeps_the_window() {
 }
 
 #[test]
-fn sixty_four_threads_on_one_key_are_admitted_exactly_as_often_as_its_limit() {
+fn sixty_four_threads_consume_exactly_the_limit() {
     const THREADS: usize = 64;
     const ROUNDS: usize = 100;
     const LIMIT: u32 = 100;
@@ -257,7 +257,7 @@ fn sixty_four_threads_on_one_key_are_admitted_exactly_as_often_as_its_limit() {
 }
 
 #[test]
-fn keys_that_do_not_all_fit_into_memory_are_limited_exactly() {
+fn evicted_keys_are_limited_exactly() {
     let home = Home::new();
     let kg = home.open_with(home.config().key_cache_capacity(16).max_tracked_keys(32));
     // More than are kept in memory, and as many as may be limited at a time.
@@ -272,7 +272,7 @@ fn keys_that_do_not_all_fit_into_memory_are_limited_exactly() {
 }
 
 #[test]
-fn a_newcomer_is_refused_while_the_table_is_full_of_keys_that_are_being_limited() {
+fn new_key_is_refused_while_the_table_is_full_of_limited_keys() {
     let home = Home::new();
     let kg = home.open_with(home.config().key_cache_capacity(16).max_tracked_keys(32));
     let keys: Vec<_> = (0..32).map(|_| key_limited_to(&kg, 1)).collect();
@@ -292,7 +292,7 @@ fn a_newcomer_is_refused_while_the_table_is_full_of_keys_that_are_being_limited(
 }
 
 #[test]
-fn keys_that_are_idle_make_room_for_a_newcomer_at_once() {
+fn idle_keys_are_evicted_for_a_new_key() {
     let home = Home::new();
     let kg = home.open_with(home.config().key_cache_capacity(16).max_tracked_keys(32));
     // Never more than one of them is being limited.

@@ -31,14 +31,14 @@ fn no_check_after_suspension_admits_a_key_of_the_organization() {
 }
 
 #[test]
-fn no_check_after_a_scope_was_taken_away_holds_it() {
+fn no_check_after_scope_removal_has_the_scope() {
     Race::of(100).run(Reason::MissingScope, |kg, key| {
         update(kg, key, |key| key.scopes(["other"]));
     });
 }
 
 #[test]
-fn no_check_after_a_rate_limit_was_tightened_goes_by_the_looser() {
+fn no_check_after_tightening_uses_the_looser_rate_limit() {
     Race::of(100).run(Reason::RateLimited, |kg, key| {
         admit_to_read(kg, key);
         update(kg, key, |key| key.rate_limit_per_minute(1));
@@ -46,7 +46,7 @@ fn no_check_after_a_rate_limit_was_tightened_goes_by_the_looser() {
 }
 
 #[test]
-fn no_check_after_a_monthly_limit_was_set_goes_without_it() {
+fn no_check_after_adding_a_monthly_limit_ignores_it() {
     Race::of(100).run(Reason::QuotaExhausted, |kg, key| {
         update(kg, key, |key| key.limits(["1 monthly"]));
         // The one that is left of the month, if nobody has taken it yet.
@@ -66,7 +66,7 @@ fn no_check_after_rotation_without_grace_admits_the_old_text() {
 }
 
 #[test]
-fn no_check_after_an_organization_was_resumed_is_refused() {
+fn no_check_after_resumption_is_refused() {
     Race::of(100).run_between(
         |kg, key| {
             kg.admin().suspend_org(key.key.org_id).unwrap();
@@ -103,7 +103,7 @@ const TIGHTENINGS: [(Reason, Change); 5] = [
 ];
 
 #[test]
-fn a_key_in_memory_sees_each_change_at_once() {
+fn cached_key_sees_each_change_at_once() {
     for (reason, tighten) in TIGHTENINGS {
         let home = Home::new();
         let kg = home.open();
@@ -115,7 +115,7 @@ fn a_key_in_memory_sees_each_change_at_once() {
 }
 
 #[test]
-fn a_change_by_one_clone_is_seen_by_the_others() {
+fn change_by_one_clone_is_seen_by_the_others() {
     for (reason, tighten) in TIGHTENINGS {
         let home = Home::new();
         let kg = home.open();
@@ -148,7 +148,7 @@ fn other_keys_are_untouched_by_a_change() {
 }
 
 #[test]
-fn what_was_tightened_stays_so_after_reopening() {
+fn tightening_survives_reopening() {
     // A window is not kept, all else is.
     let kept = |(reason, _): &(Reason, Change)| *reason != Reason::RateLimited;
     for (reason, tighten) in TIGHTENINGS.into_iter().filter(kept) {
@@ -178,7 +178,7 @@ fn revoking_again_changes_nothing() {
 }
 
 #[test]
-fn a_resumed_organization_is_admitted_again() {
+fn resumed_organization_is_admitted_again() {
     let home = Home::new();
     let kg = home.open();
     let key = reader(&kg);
@@ -191,7 +191,7 @@ fn a_resumed_organization_is_admitted_again() {
 }
 
 #[test]
-fn resuming_an_organization_does_not_bring_a_revoked_key_back() {
+fn resumption_does_not_restore_a_revoked_key() {
     let home = Home::new();
     let kg = home.open();
     let key = reader(&kg);
@@ -202,7 +202,7 @@ fn resuming_an_organization_does_not_bring_a_revoked_key_back() {
 }
 
 #[test]
-fn an_expiry_that_is_moved_on_on_purpose_opens_the_key_again() {
+fn explicit_new_expiry_reactivates_the_key() {
     let home = Home::new();
     let kg = home.open();
     let key = reader(&kg);
@@ -223,7 +223,7 @@ fn an_expiry_that_is_moved_on_on_purpose_opens_the_key_again() {
 }
 
 #[test]
-fn a_rotated_text_is_accepted_exactly_as_long_as_its_grace() {
+fn rotated_text_is_accepted_exactly_during_its_grace() {
     let home = Home::new();
     let kg = home.open();
     let first = reader(&kg);

@@ -34,7 +34,7 @@ fn reason(outcome: Result<Grant, Denial>) -> Option<Reason> {
 }
 
 #[test]
-fn a_protected_path_is_protected_however_it_is_written() {
+fn every_spelling_of_a_protected_path_is_protected() {
     let home = Home::new();
     let kg = guard(&home, r#"protect = ["/api"]"#);
     for path in [
@@ -85,7 +85,7 @@ fn a_protected_path_is_protected_however_it_is_written() {
 }
 
 #[test]
-fn letter_case_counts_unless_it_is_said_not_to() {
+fn paths_are_case_sensitive_by_default() {
     let home = Home::new();
     let kg = guard(&home, "protect = [\"/api\"]\nignore_case = true");
     for path in ["/API", "/Api/x", "/%41PI"] {
@@ -98,7 +98,7 @@ fn letter_case_counts_unless_it_is_said_not_to() {
 }
 
 #[test]
-fn an_exempt_path_is_exempt_exactly() {
+fn exemption_covers_the_exact_path_only() {
     let home = Home::new();
     let kg = guard(&home, r#"exempt = ["GET /health", "/robots.txt"]"#);
     for (method, path) in [
@@ -155,7 +155,7 @@ const ORDERS: &str = r#"
 "#;
 
 #[test]
-fn every_route_that_matches_holds() {
+fn all_matching_routes_apply() {
     let home = Home::new();
     let kg = guard(&home, ORDERS);
     let (reader, writer) = (with_scopes(&kg, &[]), with_scopes(&kg, &["orders:write"]));
@@ -185,7 +185,7 @@ fn every_route_that_matches_holds() {
 }
 
 #[test]
-fn a_route_limits_each_key_beside_its_own_limits() {
+fn route_limits_each_key_beside_its_own_limits() {
     let home = Home::new();
     let kg = guard(&home, &ORDERS.replace("cost = 2", ""));
     let keys = [
@@ -218,7 +218,7 @@ fn a_route_limits_each_key_beside_its_own_limits() {
 }
 
 #[test]
-fn a_route_says_what_a_request_costs_that_does_not_say_so_itself() {
+fn route_cost_is_the_default_of_a_request() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -247,7 +247,7 @@ fn a_route_says_what_a_request_costs_that_does_not_say_so_itself() {
 
 /// Once, a route that requires a key made everything else open.
 #[test]
-fn a_route_takes_no_protection_from_other_paths() {
+fn route_leaves_other_paths_protected() {
     let home = Home::new();
     let missing = Some(Reason::MissingKey);
     let login = "[[route]]\nname = \"login\"\npath = \"POST /login\"\nip_limits = [\"9/min\"]\n";
@@ -281,7 +281,7 @@ fn a_route_takes_no_protection_from_other_paths() {
 }
 
 #[test]
-fn an_open_route_needs_no_key_and_keeps_its_limits_and_locks() {
+fn open_route_needs_no_key_and_keeps_limits_and_locks() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -342,7 +342,7 @@ fn an_open_route_needs_no_key_and_keeps_its_limits_and_locks() {
 }
 
 #[test]
-fn a_route_that_cannot_be_open_is_refused() {
+fn invalid_open_route_is_refused() {
     let open = |name: &str, path: &str| Route::new(name, path.parse().unwrap()).unwrap().open();
     let error = open("a", "/a").limits(["1/s"]).unwrap();
     let error = Policy::new().route(error).unwrap_err().to_string();
@@ -361,7 +361,7 @@ fn a_route_that_cannot_be_open_is_refused() {
 }
 
 #[test]
-fn a_route_limits_each_address_and_locks_it_out() {
+fn route_limits_each_address_and_locks_it() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -423,7 +423,7 @@ fn a_route_limits_each_address_and_locks_it_out() {
 }
 
 #[test]
-fn a_lock_of_a_route_hangs_on_its_name_not_on_a_path() {
+fn route_lock_follows_the_name_not_the_path() {
     let home = Home::new();
     let policy = r#"
         protect = ["/api"]
@@ -464,7 +464,7 @@ fn a_lock_of_a_route_hangs_on_its_name_not_on_a_path() {
 }
 
 #[test]
-fn a_manual_lock_of_a_path_ignores_case_where_the_policy_does() {
+fn manual_lock_of_a_path_ignores_case_where_the_policy_does() {
     let home = Home::new();
     let kg = guard(&home, "protect = [\"/api\"]\nignore_case = true");
     kg.admin()
@@ -475,7 +475,7 @@ fn a_manual_lock_of_a_path_ignores_case_where_the_policy_does() {
 }
 
 #[test]
-fn a_route_in_shadow_mode_refuses_nobody_and_tells() {
+fn shadow_route_reports_but_does_not_refuse() {
     let home = Home::new();
     let kg = guard(
         &home,
@@ -539,7 +539,7 @@ fn a_route_in_shadow_mode_refuses_nobody_and_tells() {
 }
 
 #[test]
-fn a_policy_made_in_code_is_that_of_a_file() {
+fn policy_from_code_equals_policy_from_a_file() {
     let made = Policy::new()
         .protect("/api".parse().unwrap())
         .route(
@@ -569,7 +569,7 @@ fn a_policy_made_in_code_is_that_of_a_file() {
 }
 
 #[test]
-fn limits_of_a_policy_concern_keys_that_are_in_memory_already() {
+fn policy_limits_apply_to_cached_keys() {
     let home = Home::new();
     let kg = guard(&home, "");
     let key = with_scopes(&kg, &[]);
@@ -587,7 +587,7 @@ fn limits_of_a_policy_concern_keys_that_are_in_memory_already() {
 
 /// Once, a page with a hundred pictures whose names hold spaces locked its visitors out.
 #[test]
-fn what_lies_below_an_open_route_however_it_is_read_is_open() {
+fn every_reading_below_an_open_route_is_open() {
     let home = Home::new();
     let policy = r#"
         [[route]]
@@ -643,7 +643,7 @@ fn what_lies_below_an_open_route_however_it_is_read_is_open() {
 const UNREADABLE: &str = "/%61/..;a//%2e/b\\c%2f%00#d/%c0%af%3f;x";
 
 #[test]
-fn a_path_that_cannot_be_read_is_a_bad_request_that_counts_nowhere() {
+fn unreadable_path_is_a_bad_request_without_counting() {
     let limited = "[[route]]\nname = \"r\"\npath = \"/r\"\nip_limits = [\"1/min\"]\n\
                    limits = [\"1/min\"]\nlockout = \"1 hour\"";
     for policy in [r#"protect = ["/api"]"#, r#"exempt = ["/health"]"#, limited] {
@@ -674,7 +674,7 @@ fn a_path_that_cannot_be_read_is_a_bad_request_that_counts_nowhere() {
 }
 
 #[test]
-fn a_path_that_cannot_be_read_is_as_good_as_any_where_no_rule_concerns_paths() {
+fn unreadable_path_is_accepted_without_path_rules() {
     for (policy, missing) in [("", Some(Reason::MissingKey)), ("protect = []", None)] {
         let home = Home::new();
         let kg = guard(&home, policy);
@@ -685,7 +685,7 @@ fn a_path_that_cannot_be_read_is_as_good_as_any_where_no_rule_concerns_paths() {
 }
 
 #[test]
-fn a_path_that_cannot_be_read_is_a_bad_request_of_who_is_locked_out_of_a_path() {
+fn unreadable_path_is_a_bad_request_under_a_path_lock() {
     let home = Home::new();
     let kg = guard(&home, "");
     let key = with_scopes(&kg, &[]);

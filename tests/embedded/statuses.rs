@@ -62,7 +62,7 @@ fn bad_keys(home: &Home, kg: &KeyGuard) -> Vec<(Reason, String)> {
 }
 
 #[test]
-fn all_keys_that_are_not_accepted_get_one_answer() {
+fn all_rejected_keys_get_the_same_response() {
     let home = Home::new();
     let kg = home.open();
     for (reason, text) in bad_keys(&home, &kg) {
@@ -93,7 +93,7 @@ fn all_keys_that_are_not_accepted_get_one_answer() {
 }
 
 #[test]
-fn a_request_without_a_key_is_told_how_to_send_one() {
+fn missing_key_response_explains_how_to_send_one() {
     let kg_home = Home::new();
     let kg = kg_home.open();
     let key = crate::common::key(&kg);
@@ -126,7 +126,7 @@ fn a_request_without_a_key_is_told_how_to_send_one() {
 }
 
 #[test]
-fn a_key_is_accepted_from_its_header_and_as_a_bearer_token() {
+fn key_is_read_from_its_header_or_a_bearer_token() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -166,7 +166,7 @@ fn a_key_is_accepted_from_its_header_and_as_a_bearer_token() {
 }
 
 #[test]
-fn the_key_header_can_be_named() {
+fn key_header_name_is_configurable() {
     let home = Home::new();
     let kg = home.open_with(home.config().key_header("X-Token"));
     let key = crate::common::key(&kg);
@@ -177,7 +177,7 @@ fn the_key_header_can_be_named() {
 }
 
 #[test]
-fn requests_whose_key_cannot_be_told_are_bad_requests() {
+fn ambiguous_keys_are_bad_requests() {
     let home = Home::new();
     let kg = home.open();
     let (key, other) = (crate::common::key(&kg), crate::common::key(&kg));
@@ -223,7 +223,7 @@ fn requests_whose_key_cannot_be_told_are_bad_requests() {
 }
 
 #[test]
-fn a_cost_above_a_limit_is_a_bad_request_however_empty_the_window() {
+fn cost_above_a_limit_is_a_bad_request_however_empty_the_window() {
     let home = Home::new();
     let kg = home.open();
     let per_minute = key_limited_to(&kg, 60);
@@ -245,7 +245,7 @@ fn a_cost_above_a_limit_is_a_bad_request_however_empty_the_window() {
 }
 
 #[test]
-fn a_key_without_a_required_scope_is_forbidden() {
+fn key_without_a_required_scope_is_forbidden() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with(&kg, |key| key.scopes(vec!["read", "orders:write"]));
@@ -272,7 +272,7 @@ fn a_key_without_a_required_scope_is_forbidden() {
 }
 
 #[test]
-fn a_full_window_says_when_to_come_again() {
+fn exhausted_window_sets_retry_after() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -301,7 +301,7 @@ fn a_full_window_says_when_to_come_again() {
 }
 
 #[test]
-fn a_used_up_month_says_when_the_next_begins() {
+fn exhausted_month_sets_retry_after() {
     // Ten seconds before the end of January.
     let home = Home::at(Timestamp::from_unix_millis(1_769_903_990_000));
     let kg = home.open();
@@ -329,7 +329,7 @@ fn a_used_up_month_says_when_the_next_begins() {
 }
 
 #[test]
-fn a_grant_shows_how_its_tightest_limit_stands() {
+fn grant_shows_its_tightest_limit() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -355,7 +355,7 @@ fn a_grant_shows_how_its_tightest_limit_stands() {
 }
 
 #[test]
-fn a_full_window_never_claims_to_take_longer_than_it_is() {
+fn retry_after_never_exceeds_the_window() {
     let home = Home::new();
     let kg = home.open();
     let key = key_limited_to(&kg, 1);
@@ -374,7 +374,7 @@ fn a_full_window_never_claims_to_take_longer_than_it_is() {
 }
 
 #[test]
-fn every_way_to_ask_gives_the_same_verdict() {
+fn all_entry_points_give_the_same_verdict() {
     let home = Home::new();
     let kg = home.open();
     let full = key_limited_to(&kg, 1);
@@ -411,7 +411,7 @@ fn every_way_to_ask_gives_the_same_verdict() {
 }
 
 #[test]
-fn a_dry_run_consumes_and_records_nothing() {
+fn dry_run_consumes_and_records_nothing() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with(&kg, |key| {
@@ -446,7 +446,7 @@ fn a_dry_run_consumes_and_records_nothing() {
 }
 
 #[test]
-fn a_dry_run_by_id_needs_no_text_of_the_key() {
+fn dry_run_by_id_needs_no_key_text() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with(&kg, |key| key.rate_limit_per_minute(1).scopes(vec!["read"]));

@@ -23,7 +23,7 @@ const AMPLE_QUEUE: usize = 1 << 24;
 // One request.
 
 #[test]
-fn a_finished_grant_is_recorded_as_it_was_answered() {
+fn finished_grant_is_recorded_with_its_status() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -50,7 +50,7 @@ fn a_finished_grant_is_recorded_as_it_was_answered() {
 }
 
 #[test]
-fn a_grant_that_is_dropped_unfinished_counts_once_without_a_status() {
+fn dropped_grant_counts_once_without_a_status() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -77,7 +77,7 @@ fn nothing_is_recorded_before_a_grant_ends() {
 }
 
 #[test]
-fn a_grant_that_lacked_a_scope_counts_as_one_refusal() {
+fn grant_without_a_scope_counts_as_one_denial() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -95,7 +95,7 @@ fn a_grant_that_lacked_a_scope_counts_as_one_refusal() {
 }
 
 #[test]
-fn an_answer_of_400_or_above_is_an_error() {
+fn status_of_400_or_above_is_an_error() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
@@ -136,7 +136,7 @@ fn last_use_is_the_last_admission() {
 // Refusals.
 
 #[test]
-fn refusals_are_counted_by_their_reason() {
+fn denials_are_counted_by_reason() {
     let home = Home::new();
     let kg = home.open();
     let spent = key_limited_to(&kg, 1);
@@ -187,7 +187,7 @@ fn refusals_are_counted_by_their_reason() {
 }
 
 #[test]
-fn a_refusal_of_a_known_key_is_recorded_with_it() {
+fn denial_of_a_known_key_is_recorded_with_the_key() {
     let home = Home::new();
     let kg = home.open();
     let key = key_limited_to(&kg, 1);
@@ -208,7 +208,7 @@ fn a_refusal_of_a_known_key_is_recorded_with_it() {
 }
 
 #[test]
-fn refusals_without_a_known_key_cost_no_room_of_their_own() {
+fn denials_without_a_known_key_take_no_space() {
     const TEXTS: usize = 5_000;
 
     let home = Home::new();
@@ -255,7 +255,7 @@ fn refusals_without_a_known_key_cost_no_room_of_their_own() {
 // Sums.
 
 #[test]
-fn totals_are_the_requests_of_all_threads_each_once() {
+fn totals_count_requests_of_all_threads_once() {
     const THREADS: u64 = 4;
     const REQUESTS: u64 = 2_000;
 
@@ -320,7 +320,7 @@ fn totals_are_the_requests_of_all_threads_each_once() {
 }
 
 #[test]
-fn the_last_hour_moves_with_the_clock() {
+fn last_hour_moves_with_the_clock() {
     // At the start of a minute.
     let home = Home::new();
     let kg = home.open();
@@ -348,7 +348,7 @@ fn the_last_hour_moves_with_the_clock() {
 }
 
 #[test]
-fn the_most_used_keys_come_first() {
+fn most_used_keys_come_first() {
     let home = Home::new();
     let kg = home.open();
     let keys: Vec<_> = (0..12).map(|_| key_limited_to(&kg, u32::MAX)).collect();
@@ -403,7 +403,7 @@ fn organizations_and_keys_are_counted() {
 // Listing and keeping.
 
 #[test]
-fn usage_is_listed_by_key_and_time_in_the_order_it_was_recorded() {
+fn usage_is_listed_by_key_and_time_in_order() {
     let home = Home::new();
     let kg = home.open();
     let keys = [crate::common::key(&kg), crate::common::key(&kg)];
@@ -458,7 +458,7 @@ fn retention_drops_single_requests_and_keeps_totals() {
 }
 
 #[test]
-fn retention_drops_what_is_old_and_keeps_what_is_new() {
+fn retention_drops_old_records_and_keeps_new() {
     const OLD: u32 = 30_000;
 
     let home = Home::new();
@@ -483,7 +483,7 @@ fn retention_drops_what_is_old_and_keeps_what_is_new() {
 }
 
 #[test]
-fn without_recording_nothing_is_recorded() {
+fn disabled_recording_records_nothing() {
     let home = Home::new();
     let kg = home.open_with(home.config().record_usage(false));
     let key = key_limited_to(&kg, 2);
@@ -500,7 +500,7 @@ fn without_recording_nothing_is_recorded() {
 // Overload.
 
 #[test]
-fn what_does_not_fit_the_queue_is_dropped_and_counted() {
+fn events_beyond_the_queue_are_dropped_and_counted() {
     const THREADS: usize = 4;
 
     let home = Home::new();

@@ -36,7 +36,7 @@ impl UsageSink for Taker {
 }
 
 #[test]
-fn requests_go_to_the_sink_too_and_the_file_keeps_what_it_kept() {
+fn requests_go_to_the_sink_and_the_file() {
     for only in [false, true] {
         let home = Home::new();
         let taker = Taker::default();
@@ -67,7 +67,7 @@ fn requests_go_to_the_sink_too_and_the_file_keeps_what_it_kept() {
 }
 
 #[test]
-fn refusals_without_a_known_key_go_to_the_sink_alone() {
+fn denials_without_a_known_key_go_to_the_sink_only() {
     let home = Home::new();
     let taker = Taker::default();
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
@@ -108,7 +108,7 @@ fn refusals_without_a_known_key_go_to_the_sink_alone() {
 }
 
 #[test]
-fn a_flood_without_keys_is_bounded_before_a_sink_too() {
+fn flood_without_keys_is_bounded_before_a_sink() {
     let home = Home::new();
     let taker = Taker::refusing(usize::MAX);
     let config = home
@@ -128,7 +128,7 @@ fn a_flood_without_keys_is_bounded_before_a_sink_too() {
 }
 
 #[test]
-fn what_the_sink_does_not_take_is_offered_again_in_order() {
+fn refused_events_are_retried_in_order() {
     let home = Home::new();
     let taker = Taker::refusing(2);
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
@@ -148,7 +148,7 @@ fn what_the_sink_does_not_take_is_offered_again_in_order() {
 }
 
 #[test]
-fn what_waits_for_a_sink_that_is_away_is_bounded_and_the_rest_counted() {
+fn events_for_an_unavailable_sink_are_bounded_and_drops_counted() {
     let home = Home::new();
     let taker = Taker::refusing(usize::MAX);
     let config = home
@@ -184,7 +184,7 @@ impl UsageSink for Panicking {
 }
 
 #[test]
-fn a_sink_that_panics_holds_nobody_up_and_is_offered_the_same_again() {
+fn panicking_sink_blocks_nothing_and_gets_the_same_events_again() {
     let home = Home::new();
     let taker = Taker::default();
     let sink = Panicking(2, taker.clone());
@@ -207,7 +207,7 @@ fn a_sink_that_panics_holds_nobody_up_and_is_offered_the_same_again() {
 }
 
 #[test]
-fn a_guard_whose_sink_always_panics_can_be_closed_and_dropped() {
+fn guard_with_a_panicking_sink_can_be_closed_and_dropped() {
     for closes in [true, false] {
         let home = Home::new();
         let sink = Panicking(usize::MAX, Taker::default());
@@ -224,7 +224,7 @@ fn a_guard_whose_sink_always_panics_can_be_closed_and_dropped() {
 }
 
 #[test]
-fn a_sink_that_fails_fails_nothing_else_and_is_named_until_it_works() {
+fn failing_sink_is_reported_until_it_works() {
     let home = Home::new();
     let taker = Taker::refusing(usize::MAX);
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
@@ -249,7 +249,7 @@ fn a_sink_that_fails_fails_nothing_else_and_is_named_until_it_works() {
 }
 
 #[test]
-fn an_orderly_stop_hands_out_the_rest() {
+fn close_delivers_pending_events() {
     let home = Home::new();
     let taker = Taker::default();
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
@@ -260,7 +260,7 @@ fn an_orderly_stop_hands_out_the_rest() {
 }
 
 #[test]
-fn a_line_of_json_is_a_request() {
+fn json_line_describes_one_request() {
     let home = Home::new();
     let file = home.dir().join("usage.ndjson");
     let config = home.config().usage_sink(JsonLines::append(&file).unwrap());
@@ -300,7 +300,7 @@ fn a_line_of_json_is_a_request() {
 }
 
 #[test]
-fn a_line_that_was_cut_short_does_not_spoil_the_next() {
+fn truncated_line_does_not_corrupt_the_next() {
     let home = Home::new();
     let text = Arc::new(Mutex::new(Vec::new()));
     /// Fails once, half-way through.

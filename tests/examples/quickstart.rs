@@ -10,7 +10,7 @@ use keyguard::{Config, CreateKey, KeyGuard};
 use tempfile::TempDir;
 
 #[test]
-fn the_quick_start_serves_holders_of_its_key_and_nobody_else() {
+fn quick_start_admits_only_its_key() {
     let dir = TempDir::new().unwrap();
     let server = start(dir.path());
     let key = server.printed_key().expect("a key is printed");
@@ -50,7 +50,7 @@ fn the_quick_start_serves_holders_of_its_key_and_nobody_else() {
 }
 
 #[test]
-fn the_sixty_first_request_in_a_minute_is_told_when_to_come_again() {
+fn sixty_first_request_in_a_minute_gets_retry_after() {
     let dir = TempDir::new().unwrap();
     let server = start(dir.path());
     let key = server.printed_key().expect("a key is printed");
@@ -70,7 +70,7 @@ fn the_sixty_first_request_in_a_minute_is_told_when_to_come_again() {
 }
 
 #[test]
-fn who_tries_to_log_in_too_often_is_locked_out_of_that_alone() {
+fn login_limit_locks_the_login_only() {
     let dir = TempDir::new().unwrap();
     let server = start(dir.path());
     let key = server.printed_key().expect("a key is printed");
@@ -90,7 +90,7 @@ fn who_tries_to_log_in_too_often_is_locked_out_of_that_alone() {
 /// The second terminal of the quick start.
 #[cfg(feature = "cli")]
 #[test]
-fn while_it_runs_the_command_line_sees_and_changes_its_keys() {
+fn command_line_manages_keys_while_it_runs() {
     let dir = TempDir::new().unwrap();
     let server = start(dir.path());
     let key = server.printed_key().expect("a key is printed");
@@ -113,7 +113,7 @@ fn while_it_runs_the_command_line_sees_and_changes_its_keys() {
 }
 
 #[test]
-fn a_second_start_goes_on_with_the_file_of_the_first() {
+fn restart_continues_with_the_same_file() {
     let dir = TempDir::new().unwrap();
     let first = start(dir.path());
     let key = first.printed_key().expect("a key is printed");
@@ -135,7 +135,7 @@ fn a_second_start_goes_on_with_the_file_of_the_first() {
 }
 
 #[test]
-fn the_data_file_can_be_named() {
+fn data_file_can_be_chosen() {
     let dir = TempDir::new().unwrap();
     let mut example = example("quickstart", dir.path());
     example.env("KEYGUARD_DB", "named.redb");
@@ -147,7 +147,7 @@ fn the_data_file_can_be_named() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_an_error_that_names_it() {
+fn address_in_use_is_named() {
     let dir = TempDir::new().unwrap();
     let server = start(dir.path());
     let other_dir = TempDir::new().unwrap();
@@ -161,7 +161,7 @@ fn an_address_that_is_taken_is_an_error_that_names_it() {
 }
 
 #[test]
-fn without_a_server_every_line_of_a_log_is_decided() {
+fn embed_decides_every_line_of_a_log() {
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new(SECRET)).unwrap();
     kg.admin().create_org("demo").unwrap();
@@ -195,7 +195,7 @@ fn without_a_server_every_line_of_a_log_is_decided() {
 }
 
 #[test]
-fn a_line_that_makes_no_sense_is_named() {
+fn embed_names_an_invalid_line() {
     let dir = TempDir::new().unwrap();
     let good = "192.0.2.7 - GET / 200\n";
     for bad in [

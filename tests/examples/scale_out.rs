@@ -6,7 +6,7 @@ use crate::common::server::example;
 use tempfile::TempDir;
 
 #[test]
-fn processes_share_one_limit_and_hear_of_a_revocation() {
+fn processes_share_limits_and_revocations() {
     let (dir, redis, database) = (TempDir::new().unwrap(), Redis::start(), Database::new());
     let output = example("scale_out", dir.path())
         .env("KEYGUARD_DB", &database.url)

@@ -21,7 +21,7 @@ fn start(name: &str, dir: &TempDir) -> Server {
 }
 
 #[test]
-fn holders_of_a_key_get_in_and_nobody_else() {
+fn servers_admit_only_valid_keys() {
     each(|name, dir, mut server| {
         let key = server.printed_key().expect("a key is printed");
         assert_eq!(server.get("/health", None).status, 200, "{name}");
@@ -62,7 +62,7 @@ fn holders_of_a_key_get_in_and_nobody_else() {
 }
 
 #[test]
-fn who_logs_in_too_often_is_locked_out_of_that_alone() {
+fn login_limit_locks_the_login_only() {
     each(|name, _, server| {
         for _ in 0..3 {
             assert_eq!(server.get("/login", None).status, 401, "{name}");
@@ -75,7 +75,7 @@ fn who_logs_in_too_often_is_locked_out_of_that_alone() {
 }
 
 #[test]
-fn a_handler_can_lock_out_who_asks() {
+fn handler_can_lock_the_client() {
     let dir = TempDir::new().unwrap();
     let server = start("axum", &dir);
     assert_eq!(server.get("/trap", None).body, "goodbye");
@@ -84,7 +84,7 @@ fn a_handler_can_lock_out_who_asks() {
 }
 
 #[test]
-fn the_admin_service_is_mounted_beside_the_app() {
+fn admin_service_runs_beside_the_app() {
     let dir = TempDir::new().unwrap();
     let server = start("axum", &dir);
     let ask =

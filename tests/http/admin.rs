@@ -87,7 +87,7 @@ fn configured(home: &Home) -> Config {
 }
 
 #[test]
-fn the_six_endpoints_of_old_do_what_they_did() {
+fn six_original_endpoints_keep_their_behavior() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -133,7 +133,7 @@ fn the_six_endpoints_of_old_do_what_they_did() {
 }
 
 #[test]
-fn all_that_the_command_line_can_do_can_be_done() {
+fn every_command_has_an_endpoint() {
     let home = Home::new();
     std::fs::write(home.dir().join("policy.toml"), "").unwrap();
     let kg = home.open_with(configured(&home).policy_file(home.dir().join("policy.toml")));
@@ -241,7 +241,7 @@ fn all_that_the_command_line_can_do_can_be_done() {
 /// The `curl` lines of the documentation of the Python package, version 0.3.0, and what its answers
 /// carry.
 #[test]
-fn the_requests_of_the_python_package_work() {
+fn requests_of_the_python_package_work() {
     let home = Home::new();
     let config = home.config().secret_as_admin_key(true);
     let kg = home.open_with(config);
@@ -303,7 +303,7 @@ fn the_requests_of_the_python_package_work() {
 }
 
 #[test]
-fn keys_are_listed_by_the_name_of_their_organization_too() {
+fn keys_are_listed_by_organization_name() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -326,7 +326,7 @@ fn keys_are_listed_by_the_name_of_their_organization_too() {
 
 /// The last of two fields of one name was taken, which another parser may see otherwise.
 #[test]
-fn a_field_that_is_given_twice_is_a_bad_request() {
+fn duplicate_field_is_a_bad_request() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -362,7 +362,7 @@ fn a_field_that_is_given_twice_is_a_bad_request() {
 
 /// Settings of a service that had been cloned were ignored.
 #[test]
-fn a_clone_of_the_service_is_set_up_like_any_other() {
+fn cloned_service_can_be_configured() {
     let home = Home::new();
     let kg = open(&home);
     let first = AdminService::new(kg.clone());
@@ -380,7 +380,7 @@ fn a_clone_of_the_service_is_set_up_like_any_other() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_the_name_of_the_field() {
+fn errors_name_the_field() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -504,7 +504,7 @@ fn what_is_wrong_is_said_with_the_name_of_the_field() {
 }
 
 #[test]
-fn lists_come_in_pages() {
+fn lists_are_paged() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -554,7 +554,7 @@ fn lists_come_in_pages() {
 }
 
 #[test]
-fn a_change_with_an_idempotency_key_is_made_once() {
+fn change_with_an_idempotency_key_is_made_once() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -606,7 +606,7 @@ fn a_change_with_an_idempotency_key_is_made_once() {
 }
 
 #[test]
-fn nobody_gets_in_without_the_admin_key() {
+fn admin_key_is_required() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -626,7 +626,7 @@ fn nobody_gets_in_without_the_admin_key() {
 }
 
 #[test]
-fn the_admin_key_is_derived_from_the_secret_if_there_is_no_other() {
+fn default_admin_key_is_derived_from_the_secret() {
     let home = Home::new();
     let kg = home.open();
     let admin = Admin::new(&kg);
@@ -649,7 +649,7 @@ fn the_admin_key_is_derived_from_the_secret_if_there_is_no_other() {
 }
 
 #[test]
-fn who_tries_keys_is_locked_out_and_the_local_socket_never_is() {
+fn wrong_admin_keys_lock_the_address_but_never_the_local_socket() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -681,7 +681,7 @@ fn who_tries_keys_is_locked_out_and_the_local_socket_never_is() {
 }
 
 #[test]
-fn no_other_name_and_no_page_of_another_origin_reaches_it() {
+fn other_hosts_and_origins_are_refused() {
     let home = Home::new();
     let kg = open(&home);
     let service = AdminService::new(kg.clone()).hosts(["admin.example.com"]);
@@ -728,7 +728,7 @@ fn no_other_name_and_no_page_of_another_origin_reaches_it() {
 
 #[cfg(feature = "openapi")]
 #[test]
-fn the_pages_load_nothing_from_elsewhere() {
+fn pages_load_nothing_from_other_origins() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::with(AdminService::new(kg.clone()).prefix("/internal/"), |p| {
@@ -764,7 +764,7 @@ fn the_pages_load_nothing_from_elsewhere() {
 
 #[cfg(feature = "openapi")]
 #[test]
-fn what_never_changes_is_not_sent_twice_to_a_client_that_keeps_it() {
+fn static_files_are_cached_by_clients() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -803,7 +803,7 @@ fn what_never_changes_is_not_sent_twice_to_a_client_that_keeps_it() {
 
 #[cfg(feature = "openapi")]
 #[test]
-fn the_description_describes_what_is_there() {
+fn openapi_document_describes_the_service() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
@@ -857,7 +857,7 @@ fn each_reference(value: &Value, look: &mut impl FnMut(&str)) {
 }
 
 #[test]
-fn a_revocation_is_in_force_on_the_next_request_while_load_runs() {
+fn revocation_applies_to_the_next_request_under_load() {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     let home = Home::new();
@@ -898,7 +898,7 @@ fn a_revocation_is_in_force_on_the_next_request_while_load_runs() {
 }
 
 #[test]
-fn a_lock_of_everything_is_one_of_the_admin_service_too() {
+fn global_lock_covers_the_admin_service() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);

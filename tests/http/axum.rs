@@ -58,7 +58,7 @@ fn protecting(home: &Home, path: &str) -> KeyGuard {
 }
 
 #[test]
-fn a_layer_in_a_nested_router_decides_by_the_path_that_was_asked_for() {
+fn layer_in_a_nested_router_uses_the_original_path() {
     let home = Home::new();
     let kg = protecting(&home, "/api");
     let good = key(&kg);
@@ -91,7 +91,7 @@ fn a_layer_in_a_nested_router_decides_by_the_path_that_was_asked_for() {
 /// Behind a service that is not axum's and takes `/v1` away, whether or not the prefix names the
 /// nested router too.
 #[test]
-fn a_prefix_that_others_have_taken_away_goes_before_that_of_nested_routers() {
+fn removed_prefix_precedes_the_nested_prefix() {
     for prefix in ["/v1", "/v1/api"] {
         let home = Home::new();
         let kg = protecting(&home, "/v1/api");
@@ -109,7 +109,7 @@ fn a_prefix_that_others_have_taken_away_goes_before_that_of_nested_routers() {
 }
 
 #[test]
-fn what_is_nested_below_a_captured_segment_goes_by_the_segment() {
+fn route_below_a_captured_segment_uses_the_segment() {
     let home = Home::new();
     let kg = protecting(&home, "/acme");
     let root = Router::new().route("/", get(who)).route("/data", get(who));
@@ -126,7 +126,7 @@ fn what_is_nested_below_a_captured_segment_goes_by_the_segment() {
 
 /// Before the layer, and between two of them.
 #[test]
-fn a_rewritten_path_counts_as_asked_for() {
+fn rewritten_path_is_the_requested_path() {
     let rewrite = |mut request: axum::extract::Request| async move {
         let path = request.uri().path().replace("/legacy", "/api");
         *request.uri_mut() = path.parse().unwrap();
@@ -148,7 +148,7 @@ fn a_rewritten_path_counts_as_asked_for() {
 }
 
 #[test]
-fn a_request_counts_once_however_many_layers_of_a_guard_it_passes() {
+fn request_through_several_layers_counts_once() {
     let home = Home::new();
     let kg = protecting(&home, "/api");
     let good = key_limited_to(&kg, 2);
@@ -167,7 +167,7 @@ fn a_request_counts_once_however_many_layers_of_a_guard_it_passes() {
 }
 
 #[test]
-fn a_limit_by_address_goes_by_the_locks_of_the_path_that_was_asked_for() {
+fn ip_limit_uses_locks_of_the_original_path() {
     let home = Home::new();
     let kg = home.open();
     let limit = IpLimit::new("login", 100, Duration::from_secs(60)).unwrap();
@@ -255,7 +255,7 @@ impl tower_service::Service<axum::extract::Request> for WithoutV1 {
 /// Three mounts once failed open: the prefix of another segment that begins alike, and a service
 /// within a nested router that removes a prefix, named or not.
 #[test]
-fn a_path_that_is_not_certain_is_decided_by_all_that_it_may_be() {
+fn ambiguous_path_is_decided_by_all_its_readings() {
     let data = |kg: KeyGuard, prefix: &str| {
         let layer = KeyGuardLayer::new(kg).prefix(prefix);
         Router::new().route("/data", get(who)).layer(layer)
@@ -277,7 +277,7 @@ fn a_path_that_is_not_certain_is_decided_by_all_that_it_may_be() {
 }
 
 #[test]
-fn a_path_that_is_not_certain_is_open_only_if_all_that_it_may_be_are() {
+fn ambiguous_path_is_open_only_if_all_its_readings_are() {
     for (open, status) in [("/api", 200), ("/api/v1", 401)] {
         let home = Home::new();
         let policy = format!("[[route]]\nname = \"open\"\npath = \"{open}\"\nprotect = false");
@@ -292,7 +292,7 @@ fn a_path_that_is_not_certain_is_open_only_if_all_that_it_may_be_are() {
 /// The layer in front must not make the client that a proxy names the peer of the one behind: keys of
 /// two organizations would show that it is a proxy.
 #[test]
-fn a_client_that_a_proxy_names_is_locked_out_behind_a_limit_by_address_too() {
+fn client_named_by_a_proxy_is_locked_behind_an_ip_limit() {
     for has_limit in [false, true] {
         let home = Home::new();
         let policy = "trusted_proxies = [\"127.0.0.0/8\"]\n[lockout]\nthreshold = 3";

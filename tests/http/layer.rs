@@ -111,7 +111,7 @@ fn tell(request: &Request<Incoming>) -> Response<Full<Bytes>> {
 }
 
 #[test]
-fn every_status_of_the_table_comes_over_the_wire() {
+fn every_documented_status_is_sent() {
     let home = Home::new();
     let kg = home.open();
     let good = key_limited_to(&kg, 3);
@@ -187,7 +187,7 @@ fn day() -> LockDuration {
 }
 
 #[test]
-fn a_bearer_token_is_read_in_any_case_and_those_of_others_are_left_alone() {
+fn bearer_scheme_is_case_insensitive_and_other_tokens_are_ignored() {
     let home = Home::new();
     let kg = home.open();
     let good = key(&kg);
@@ -205,7 +205,7 @@ fn a_bearer_token_is_read_in_any_case_and_those_of_others_are_left_alone() {
 }
 
 #[test]
-fn what_a_client_says_in_the_name_of_a_proxy_of_ours_does_not_get_through() {
+fn identity_headers_from_clients_are_removed() {
     let home = Home::new();
     let kg = home.open();
     let good = key(&kg);
@@ -221,7 +221,7 @@ fn what_a_client_says_in_the_name_of_a_proxy_of_ours_does_not_get_through() {
 }
 
 #[test]
-fn identity_that_a_client_claims_does_not_pass_a_limit_by_address_nor_in_another_spelling() {
+fn identity_headers_from_clients_are_removed_by_the_ip_limit_in_every_spelling() {
     let home = Home::new();
     let kg = home.open();
     let runtime = Runtime::new().unwrap();
@@ -246,7 +246,7 @@ fn identity_that_a_client_claims_does_not_pass_a_limit_by_address_nor_in_another
 }
 
 #[test]
-fn a_path_is_decided_with_the_prefix_that_a_router_took_away() {
+fn path_is_decided_with_the_prefix_that_a_router_removed() {
     let home = Home::new();
     let policy: Policy = r#"protect = ["/api"]"#.parse().unwrap();
     let kg = home.open_with(home.config().policy(policy));
@@ -267,7 +267,7 @@ fn a_path_is_decided_with_the_prefix_that_a_router_took_away() {
 }
 
 #[test]
-fn what_is_protected_and_reached_by_no_layer_is_warned_of() {
+fn protected_path_outside_every_layer_causes_a_warning() {
     let home = Home::new();
     let policy: Policy = r#"
         protect = ["/api", "/internal", "/*/both"]
@@ -307,7 +307,7 @@ fn what_is_protected_and_reached_by_no_layer_is_warned_of() {
 }
 
 #[test]
-fn a_further_layer_honours_the_grant_of_its_own_guard_for_the_same_request() {
+fn second_layer_reuses_the_grant_of_the_same_guard() {
     let (home, elsewhere) = (Home::new(), Home::new());
     let (kg, other) = (home.open(), elsewhere.open());
     let good = key_limited_to(&kg, 10);
@@ -361,7 +361,7 @@ fn a_further_layer_honours_the_grant_of_its_own_guard_for_the_same_request() {
 }
 
 #[test]
-fn odd_requests_are_decided_by_their_path() {
+fn unusual_requests_are_decided_by_their_path() {
     let home = Home::new();
     let policy = r#"protect = ["/api"]"#.parse::<Policy>().unwrap();
     let kg = home.open_with(home.config().policy(policy));
@@ -419,7 +419,7 @@ fn odd_requests_are_decided_by_their_path() {
 }
 
 #[test]
-fn a_message_of_two_lengths_is_one_message() {
+fn conflicting_lengths_smuggle_no_second_request() {
     let home = Home::new();
     let kg = home.open();
     let good = key(&kg);
@@ -448,7 +448,7 @@ fn a_message_of_two_lengths_is_one_message() {
 }
 
 #[test]
-fn a_preflight_request_passes_without_a_key_or_a_strike() {
+fn preflight_request_passes_without_a_key_or_a_failure() {
     let home = Home::new();
     let kg = home.open_with(home.config().ip_block_threshold(2));
     let good = key(&kg);
@@ -480,7 +480,7 @@ fn a_preflight_request_passes_without_a_key_or_a_strike() {
 }
 
 #[test]
-fn status_and_latency_are_those_of_the_head_of_the_answer() {
+fn status_and_latency_are_recorded_at_the_response_head() {
     let home = Home::new();
     let kg = home.open();
     let good = key(&kg);
@@ -510,7 +510,7 @@ fn status_and_latency_are_those_of_the_head_of_the_answer() {
 }
 
 #[test]
-fn a_request_is_in_flight_until_its_body_has_been_sent() {
+fn request_is_in_flight_until_its_response_body_is_sent() {
     let home = Home::new();
     let kg = home.open();
     let good = key_with(&kg, |key| key.limits(vec!["1 concurrent"]));
@@ -565,7 +565,7 @@ fn one_late_chunk(
 }
 
 #[test]
-fn an_upgrade_needs_a_key_as_anything_else() {
+fn upgrade_requires_a_key() {
     let home = Home::new();
     let kg = home.open();
     let good = key(&kg);
@@ -606,7 +606,7 @@ fn an_upgrade_needs_a_key_as_anything_else() {
 }
 
 #[test]
-fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
+fn ip_limit_applies_to_a_route_and_its_handler_can_block() {
     let home = Home::new();
     let kg = home.open();
     let runtime = Runtime::new().unwrap();
@@ -656,7 +656,7 @@ fn a_route_can_be_limited_by_address_and_its_handler_can_block() {
 }
 
 #[test]
-fn a_server_that_does_not_say_who_asks_lets_nobody_in() {
+fn requests_without_peer_address_are_refused() {
     let home = Home::new();
     let kg = home.open();
     let good = key(&kg);
@@ -675,7 +675,7 @@ fn a_server_that_does_not_say_who_asks_lets_nobody_in() {
 }
 
 #[test]
-fn two_thousand_connections_are_kept_alive_and_all_answered() {
+fn two_thousand_keep_alive_connections_are_answered() {
     const CONNECTIONS: usize = 2_000;
     rustix::process::setrlimit(
         rustix::process::Resource::Nofile,

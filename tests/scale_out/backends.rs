@@ -54,7 +54,7 @@ fn late_redis() -> (String, Redis) {
 }
 
 #[test]
-fn a_redis_that_comes_late_is_done_without_and_then_asked() {
+fn redis_is_used_once_it_is_up() {
     let (url, mut redis) = late_redis();
     let home = Home::new();
     let kg = with_redis(&home, &url);
@@ -75,7 +75,7 @@ fn a_redis_that_comes_late_is_done_without_and_then_asked() {
 }
 
 #[test]
-fn readiness_says_what_is_wrong_with_a_server() {
+fn readiness_names_the_failing_backend() {
     let (home, mut redis) = (Home::new(), Redis::start());
     let kg = with_redis(&home, &redis.url());
     let problems = || kg.readiness().problems;
@@ -99,7 +99,7 @@ fn readiness_says_what_is_wrong_with_a_server() {
 }
 
 #[test]
-fn what_redis_has_admitted_counts_here_when_it_is_gone() {
+fn requests_admitted_by_redis_count_after_its_failure() {
     let (home, mut redis) = (Home::new(), Redis::start());
     let kg = with_redis(&home, &redis.url());
     let key = key(&kg, 3);
@@ -109,7 +109,7 @@ fn what_redis_has_admitted_counts_here_when_it_is_gone() {
 }
 
 #[test]
-fn a_reset_that_redis_does_not_carry_out_is_not_acknowledged() {
+fn reset_without_redis_is_an_error() {
     let (home, mut redis) = (Home::new(), Redis::start());
     let kg = with_redis(&home, &redis.url());
     let key = key(&kg, 1);
@@ -121,7 +121,7 @@ fn a_reset_that_redis_does_not_carry_out_is_not_acknowledged() {
 }
 
 #[test]
-fn without_redis_the_policy_decides() {
+fn fallback_policy_decides_without_redis() {
     for (fallback, expected) in [(Fallback::Deny, 503), (Fallback::Allow, 200)] {
         let (url, _redis) = late_redis();
         let home = Home::new();
@@ -134,7 +134,7 @@ fn without_redis_the_policy_decides() {
 }
 
 #[test]
-fn a_redis_that_hangs_is_waited_for_once_and_then_not() {
+fn hanging_redis_delays_one_request() {
     let (home, redis) = (Home::new(), Redis::start());
     let config = home
         .config()
@@ -155,7 +155,7 @@ fn a_redis_that_hangs_is_waited_for_once_and_then_not() {
 }
 
 #[test]
-fn a_redis_that_could_forget_limits_is_refused() {
+fn redis_with_eviction_is_refused() {
     let (home, redis) = (
         Home::new(),
         Redis::with(&["--maxmemory-policy", "allkeys-lru"]),
@@ -174,7 +174,7 @@ fn database_config() -> Config {
 }
 
 #[test]
-fn keys_in_memory_are_accepted_for_a_time_without_the_database_and_others_are_not() {
+fn cached_keys_are_accepted_for_a_time_without_the_database() {
     let mut server = Server::start();
     let database = server.database();
     let open = |stale_for| {
@@ -202,7 +202,7 @@ fn keys_in_memory_are_accepted_for_a_time_without_the_database_and_others_are_no
 }
 
 #[test]
-fn keys_in_memory_are_accepted_while_others_wait_for_a_locked_table() {
+fn cached_keys_are_accepted_while_a_table_is_locked() {
     let database = Database::new();
     let config = database_config()
         .backend_deadline(Duration::from_millis(10))
@@ -231,7 +231,7 @@ fn keys_in_memory_are_accepted_while_others_wait_for_a_locked_table() {
 }
 
 #[test]
-fn failures_of_ours_are_no_strikes() {
+fn backend_failures_are_not_failed_authentications() {
     let mut server = Server::start();
     let database = server.database();
     let config = database_config().ip_block_threshold(2);
@@ -247,7 +247,7 @@ fn failures_of_ours_are_no_strikes() {
 }
 
 #[test]
-fn a_database_that_comes_late_is_a_503_until_then() {
+fn requests_get_503_until_the_database_is_up() {
     let mut server = Server::start();
     let database = server.database();
     let made = KeyGuard::open(&database.url, database_config()).unwrap();
@@ -262,7 +262,7 @@ fn a_database_that_comes_late_is_a_503_until_then() {
 }
 
 #[test]
-fn what_one_node_tightens_holds_on_the_other() {
+fn tightening_on_one_node_applies_on_the_other() {
     let database = Database::new();
     let open = || KeyGuard::open(&database.url, database_config()).unwrap();
     let (here, there) = (open(), open());
@@ -289,7 +289,7 @@ fn what_one_node_tightens_holds_on_the_other() {
 }
 
 #[test]
-fn a_lock_on_one_node_holds_on_the_other_and_ends_there_too() {
+fn lock_on_one_node_starts_and_ends_on_the_other() {
     let database = Database::new();
     let open = || KeyGuard::open(&database.url, database_config()).unwrap();
     let (here, there) = (open(), open());
@@ -305,7 +305,7 @@ fn a_lock_on_one_node_holds_on_the_other_and_ends_there_too() {
 }
 
 #[test]
-fn an_unknown_key_is_asked_for_once_and_known_when_it_is_created() {
+fn unknown_key_is_looked_up_once_and_accepted_after_creation() {
     let database = Database::new();
     let open = |deadline| {
         let config = database_config().backend_deadline(deadline);
@@ -327,7 +327,7 @@ fn an_unknown_key_is_asked_for_once_and_known_when_it_is_created() {
 }
 
 #[test]
-fn decisions_are_made_from_threads_and_from_any_runtime() {
+fn decisions_work_from_threads_and_any_runtime() {
     let (database, redis) = (Database::new(), Redis::start());
     let config = database_config().redis_url(redis.url());
     let kg = KeyGuard::open(&database.url, config).unwrap();
@@ -372,7 +372,7 @@ fn decisions_are_made_from_threads_and_from_any_runtime() {
 }
 
 #[test]
-fn limits_by_address_are_shared_too() {
+fn ip_limits_are_shared() {
     let (database, redis) = (Database::new(), Redis::start());
     let policy: Policy = "[[route]]\nname = 'login'\npath = '/login'\nip_limits = ['3/min']\n"
         .parse()
@@ -405,7 +405,7 @@ fn limits_by_address_are_shared_too() {
 }
 
 #[test]
-fn usage_and_quotas_of_all_nodes_are_in_the_database() {
+fn database_holds_usage_and_quotas_of_all_nodes() {
     let (database, redis) = (Database::new(), Redis::start());
     let open = || {
         let config = database_config().redis_url(redis.url());

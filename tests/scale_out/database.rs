@@ -61,7 +61,7 @@ fn refused(dir: &Path, db: &str, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn the_program_works_on_a_database_and_never_shows_its_password() {
+fn commands_work_on_a_database_and_show_no_password() {
     let (database, dir) = (Database::new(), TempDir::new().unwrap());
     let url = url(&database);
     let done = |arguments: &[&str]| done(dir.path(), &url, arguments);
@@ -98,7 +98,7 @@ fn the_program_works_on_a_database_and_never_shows_its_password() {
 
 /// As the Python package and SQLAlchemy write URLs.
 #[test]
-fn a_url_that_names_a_driver_is_that_of_the_database() {
+fn url_with_driver_suffix_is_accepted() {
     let (database, dir) = (Database::new(), TempDir::new().unwrap());
     let url = url(&database);
     let (_, rest) = url.split_once("://").unwrap();
@@ -112,7 +112,7 @@ fn a_url_that_names_a_driver_is_that_of_the_database() {
 }
 
 #[test]
-fn what_the_program_refuses_on_a_database_shows_no_password_either() {
+fn errors_show_no_database_password() {
     let (database, dir) = (Database::new(), TempDir::new().unwrap());
     let url = url(&database);
     let refused = |db: &str, arguments: &[&str]| refused(dir.path(), db, arguments);
@@ -134,7 +134,7 @@ fn what_the_program_refuses_on_a_database_shows_no_password_either() {
 }
 
 #[test]
-fn an_exported_file_goes_on_in_a_database_and_comes_back() {
+fn export_to_a_database_and_back_keeps_everything() {
     let (database, dir) = (Database::new(), TempDir::new().unwrap());
     let (url, file) = (url(&database), dir.path().join("keyguard.redb"));
     let kg = KeyGuard::open(&file, Config::new(SECRET)).unwrap();
@@ -172,7 +172,7 @@ fn an_exported_file_goes_on_in_a_database_and_comes_back() {
 }
 
 #[test]
-fn a_database_with_another_organization_of_that_id_is_refused_as_it_is() {
+fn conflicting_database_is_refused_and_unchanged() {
     let (database, dir) = (Database::new(), TempDir::new().unwrap());
     let url = url(&database);
     done(dir.path(), &url, &["create-org", "globex"]);
@@ -208,7 +208,7 @@ const SCHEMA: &str = "
         (11, 200, '2025-02-01 10:00:00'), (NULL, 401, '2025-02-01 10:00:02');";
 
 #[test]
-fn the_python_packages_database_is_taken_over_into_another() {
+fn python_package_database_is_imported() {
     let (old, new, dir) = (Database::new(), Database::new(), TempDir::new().unwrap());
     let hash = Sha256::digest(format!("{WEB}{LEGACY}"));
     let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();

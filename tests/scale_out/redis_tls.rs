@@ -9,7 +9,7 @@ use keyguard::{Fallback, KeyGuard};
 use tempfile::TempDir;
 
 #[test]
-fn limits_are_kept_over_tls_and_only_where_the_server_is_trusted() {
+fn limits_work_over_tls_with_trusted_servers_only() {
     if let Some(argument) = child::argument() {
         return ask(argument.to_str().unwrap());
     }
@@ -31,7 +31,7 @@ fn limits_are_kept_over_tls_and_only_where_the_server_is_trusted() {
         "--tls-auth-clients",
         "no",
     ]);
-    let test = "limits_are_kept_over_tls_and_only_where_the_server_is_trusted";
+    let test = "limits_work_over_tls_with_trusted_servers_only";
     for (authority, expected) in [("cert.pem", "up"), ("other.pem", "down")] {
         let mut command = child::command(module_path!(), test, format!("{port} {expected}"));
         command.env("SSL_CERT_FILE", at(authority));

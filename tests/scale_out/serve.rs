@@ -53,7 +53,7 @@ impl Servers {
 }
 
 #[test]
-fn processes_share_keys_and_limits_and_hear_of_a_revocation() {
+fn servers_share_keys_limits_and_revocations() {
     let servers = Servers::start();
     servers.run(&["init"]);
     servers.run(&["create-org", "acme"]);

@@ -253,13 +253,13 @@ fn below(random: &mut u64, bound: usize) -> usize {
 }
 
 #[test]
-fn slots_of_a_process_that_is_killed_are_free_within_five_seconds() {
+fn slots_of_a_killed_process_are_released_within_five_seconds() {
     if let Some(argument) = child::argument() {
         return hold_slots(&argument.into_string().unwrap());
     }
     let redis = Redis::start();
     let dir = TempDir::new().unwrap();
-    let test = "slots_of_a_process_that_is_killed_are_free_within_five_seconds";
+    let test = "slots_of_a_killed_process_are_released_within_five_seconds";
     let argument = |name: &str| {
         let file = dir.path().join(name);
         format!("{} {}", redis.url(), file.to_str().unwrap())

@@ -10,7 +10,7 @@ fn entries(redis: &Redis) -> Vec<Vec<(String, String)>> {
 }
 
 #[test]
-fn each_request_is_an_entry_and_totals_stay_in_the_file() {
+fn each_request_is_a_stream_entry_and_totals_stay_in_the_file() {
     let (home, redis) = (Home::new(), Redis::start());
     let stream = RedisStream::new(&redis.url(), "usage").unwrap();
     let kg = KeyGuard::open(home.file(), home.config().usage_sink(stream)).unwrap();
@@ -43,7 +43,7 @@ fn each_request_is_an_entry_and_totals_stay_in_the_file() {
 }
 
 #[test]
-fn requests_wait_while_the_server_is_gone_and_come_once() {
+fn requests_are_delivered_once_after_an_outage() {
     let (home, mut redis) = (Home::new(), Redis::start());
     let stream = RedisStream::new(&redis.url(), "usage").unwrap();
     let kg = KeyGuard::open(home.file(), home.config().usage_sink(stream)).unwrap();
@@ -65,7 +65,7 @@ fn requests_wait_while_the_server_is_gone_and_come_once() {
 }
 
 #[test]
-fn the_stream_keeps_its_latest_entries() {
+fn stream_keeps_its_latest_entries() {
     let (home, redis) = (Home::new(), Redis::start());
     let stream = RedisStream::new(&redis.url(), "usage")
         .unwrap()
@@ -83,7 +83,7 @@ fn the_stream_keeps_its_latest_entries() {
 }
 
 #[test]
-fn nothing_prints_the_password_of_the_server() {
+fn server_password_is_never_printed() {
     let stream = RedisStream::new("redis://user:hunter2@localhost", "usage").unwrap();
     assert!(!format!("{stream:?}").contains("hunter2"));
     let invalid = RedisStream::new("http://user:hunter2@localhost", "usage").unwrap_err();

@@ -43,7 +43,7 @@ fn ready(server: &Server) -> (u16, Value) {
 }
 
 #[test]
-fn a_full_disk_refuses_changes_until_there_is_room_again() {
+fn full_disk_refuses_changes_until_space_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     done(dir, &["init"]);
@@ -117,7 +117,7 @@ fn a_full_disk_refuses_changes_until_there_is_room_again() {
 }
 
 #[test]
-fn a_deleted_data_file_is_noticed_while_it_runs() {
+fn deleted_data_file_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     done(dir, &["init"]);

@@ -221,7 +221,7 @@ fn admits_nobody_without_a_decision(mut world: World) {
 }
 
 #[test]
-fn the_example_for_nginx_runs() {
+fn nginx_example_works() {
     let program = ["/usr/sbin/nginx", "nginx"];
     let program = program.into_iter().find(|p| Path::new(p).exists());
     let world = World::start("nginx.conf", |dir| {
@@ -236,7 +236,7 @@ fn the_example_for_nginx_runs() {
 }
 
 #[test]
-fn the_example_for_caddy_runs() {
+fn caddy_example_works() {
     let world = World::start("Caddyfile", |dir| {
         let mut command = Command::new("caddy");
         command.args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"]);

@@ -67,7 +67,7 @@ fn stats(dir: &Path) -> keyguard::Stats {
 }
 
 #[test]
-fn a_server_in_any_language_gets_verdicts() {
+fn check_endpoint_returns_verdicts() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 2);
     let server = serve(dir.path(), &[]);
@@ -128,7 +128,7 @@ fn a_server_in_any_language_gets_verdicts() {
 }
 
 #[test]
-fn only_trusted_peers_get_verdicts() {
+fn verdicts_are_for_trusted_peers_only() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let server = serve(dir.path(), &["--trust", "10.0.0.0/8,local"]);
@@ -151,7 +151,7 @@ fn only_trusted_peers_get_verdicts() {
 }
 
 #[test]
-fn no_page_in_a_browser_gets_verdicts_by_a_name_of_its_own() {
+fn dns_rebinding_gets_no_verdicts() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let server = serve(dir.path(), &["--host", "Guard.internal"]);
@@ -183,7 +183,7 @@ fn no_page_in_a_browser_gets_verdicts_by_a_name_of_its_own() {
 }
 
 #[test]
-fn a_verdict_can_be_asked_for_a_client_behind_a_proxy() {
+fn verdict_covers_a_client_behind_a_proxy() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 100);
     let policy = "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]\nclient_ip_header = \"x-real-ip\"\n\
@@ -218,7 +218,7 @@ fn auth(server: &Server, method: &str, target: &str, fields: &[(&str, &str)]) ->
 }
 
 #[test]
-fn every_proxy_is_understood() {
+fn headers_of_every_supported_proxy_work() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 100);
     let policy = "protect = [\"/api\"]\n[[route]]\nname = \"w\"\npath = \"POST /api\"\n\
@@ -332,7 +332,7 @@ fn every_proxy_is_understood() {
 /// Keys of two organizations for two clients show that a peer is a proxy, but not that a client is
 /// one that a trusted proxy names.
 #[test]
-fn a_client_that_a_trusted_proxy_names_is_locked_out_for_whomever_it_says_to_ask() {
+fn client_named_by_a_trusted_proxy_is_locked() {
     let dir = TempDir::new().unwrap();
     let first = data_file(dir.path(), 100);
     let second = {
@@ -365,7 +365,7 @@ fn a_client_that_a_trusted_proxy_names_is_locked_out_for_whomever_it_says_to_ask
 }
 
 #[test]
-fn a_client_behind_a_proxy_is_locked_out_and_the_proxy_is_not() {
+fn client_behind_a_proxy_is_locked_and_the_proxy_is_not() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 100);
     fs::write(dir.path().join("policy.toml"), "[lockout]\nthreshold = 3\n").unwrap();
@@ -390,7 +390,7 @@ fn a_client_behind_a_proxy_is_locked_out_and_the_proxy_is_not() {
 }
 
 #[test]
-fn it_stops_in_order_and_loses_nothing() {
+fn orderly_shutdown_loses_nothing() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 4_000_000);
     let mut server = serve(dir.path(), &[]);
@@ -436,7 +436,7 @@ fn it_stops_in_order_and_loses_nothing() {
 }
 
 #[test]
-fn a_unix_socket_is_private_and_taken_away() {
+fn unix_socket_is_private_and_removed() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let path = dir.path().join("http.sock");
@@ -492,7 +492,7 @@ fn connect_tls(
 }
 
 #[test]
-fn tls_is_served_with_a_certificate_of_ones_own() {
+fn tls_uses_the_given_certificate() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let (server, roots) = serve_tls(&dir, &[]);
@@ -512,7 +512,7 @@ fn tls_is_served_with_a_certificate_of_ones_own() {
 }
 
 #[test]
-fn what_cannot_be_served_is_said_with_what_to_do() {
+fn startup_errors_name_the_remedy() {
     let dir = TempDir::new().unwrap();
     let error = refused(dir.path(), &["serve"]);
     assert!(error.contains("there is no data file"), "{error}");
@@ -569,7 +569,7 @@ fn what_cannot_be_served_is_said_with_what_to_do() {
 }
 
 #[test]
-fn a_short_secret_is_not_served_to_the_world() {
+fn short_secret_is_refused_on_public_addresses() {
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("short"));
     drop(kg.unwrap());
@@ -592,7 +592,7 @@ fn a_short_secret_is_not_served_to_the_world() {
 }
 
 #[test]
-fn what_is_too_large_or_too_slow_is_cut_off() {
+fn large_or_slow_requests_are_refused() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let server = serve(dir.path(), &["--max-body", "1000"]);
@@ -640,7 +640,7 @@ fn ask_and_never_read(stream: &mut (impl Read + Write)) -> io::Result<()> {
 }
 
 #[test]
-fn who_never_reads_the_answer_is_cut_off() {
+fn clients_that_never_read_are_disconnected() {
     let (dir, tls_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     data_file(dir.path(), 60);
     data_file(tls_dir.path(), 60);
@@ -686,7 +686,7 @@ fn who_never_reads_the_answer_is_cut_off() {
 }
 
 #[test]
-fn a_host_beside_another_authority_is_refused_over_http2() {
+fn conflicting_host_and_authority_are_refused_over_http2() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let (server, roots) = serve_tls(&dir, &[]);
@@ -777,7 +777,7 @@ impl<S: Read + Write> Http2<S> {
 }
 
 #[test]
-fn a_policy_is_read_again_upon_sighup() {
+fn sighup_reloads_the_policy() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let policy = dir.path().join("policy.toml");
@@ -800,7 +800,7 @@ fn errors_of(server: &mut Server) -> impl Iterator<Item = String> + use<> {
 }
 
 #[test]
-fn a_hangup_ends_no_server() {
+fn sighup_does_not_end_the_server() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 60);
     let mut server = serve(dir.path(), &[]);
@@ -814,7 +814,7 @@ fn a_hangup_ends_no_server() {
 }
 
 #[test]
-fn a_bad_policy_is_logged_once_with_its_line_until_a_good_one_is_read() {
+fn invalid_policy_is_logged_once_with_its_line() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let policy = dir.path().join("policy.toml");
@@ -859,7 +859,7 @@ fn a_bad_policy_is_logged_once_with_its_line_until_a_good_one_is_read() {
 }
 
 #[test]
-fn without_descriptors_clients_wait_and_it_says_so() {
+fn clients_wait_for_descriptors_and_a_warning_is_logged() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let serve = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
@@ -880,7 +880,7 @@ fn without_descriptors_clients_wait_and_it_says_so() {
 }
 
 #[test]
-fn a_key_is_managed_from_the_command_line_while_it_is_served() {
+fn command_line_manages_keys_of_a_running_server() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 60);
     let server = serve(dir.path(), &[]);
@@ -897,7 +897,7 @@ fn a_key_is_managed_from_the_command_line_while_it_is_served() {
 }
 
 #[test]
-fn slow_connections_keep_nobody_from_an_answer() {
+fn slow_connections_do_not_delay_others() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -950,7 +950,7 @@ fn slow_connections_keep_nobody_from_an_answer() {
 }
 
 #[test]
-fn more_connections_than_there_is_room_for_wait_their_turn() {
+fn connections_beyond_the_limit_wait() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
     let server = serve(dir.path(), &["--max-connections", "2"]);
@@ -975,7 +975,7 @@ fn more_connections_than_there_is_room_for_wait_their_turn() {
 }
 
 #[test]
-fn single_requests_can_go_to_a_log_of_their_own() {
+fn usage_log_receives_single_requests() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 60);
     let mut server = serve(dir.path(), &["--usage-log", "usage.ndjson"]);
@@ -994,7 +994,7 @@ fn single_requests_can_go_to_a_log_of_their_own() {
 }
 
 #[test]
-fn a_usage_log_is_opened_again_upon_sighup_and_leaves_the_data_file_whole() {
+fn sighup_reopens_the_usage_log() {
     for only in [false, true] {
         let dir = TempDir::new().unwrap();
         let key = data_file(dir.path(), 60);
@@ -1029,7 +1029,7 @@ fn a_usage_log_is_opened_again_upon_sighup_and_leaves_the_data_file_whole() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn counts_are_answered_while_the_usage_log_cannot_be_written() {
+fn metrics_work_while_the_usage_log_is_not_writable() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 60);
     let server = serve(dir.path(), &["--usage-log", "/dev/full"]);
@@ -1050,7 +1050,7 @@ fn counts_are_answered_while_the_usage_log_cannot_be_written() {
 }
 
 #[test]
-fn what_is_under_way_when_it_is_told_to_stop_is_answered() {
+fn requests_in_flight_at_shutdown_are_answered() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 60);
     let mut server = serve(dir.path(), &[]);
