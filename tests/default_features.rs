@@ -31,7 +31,7 @@ fn database_url_needs_the_feature_postgres() {
     let missing = KeyGuard::open("postgres://u:hunter2@host/db", home.config()).unwrap_err();
     for words in [
         "`postgres:` needs the cargo feature `postgres`",
-        "compile it in, or give no such URL",
+        "enable it, or give another URL",
     ] {
         assert!(missing.to_string().contains(words), "{missing}");
     }

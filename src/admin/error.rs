@@ -41,10 +41,10 @@ pub enum AdminError {
     #[error("the policy stays as it was: {0}")]
     Policy(#[from] InvalidPolicy),
     /// The data file or the database holds invalid data.
-    #[error("what is stored is damaged: {0}")]
+    #[error("the stored data is damaged: {0}")]
     Damaged(String),
     /// The data file or the database cannot be read or written; `source()` says why.
-    #[error("what is stored cannot be read or written")]
+    #[error("the stored data cannot be read or written")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
 }
 

@@ -39,7 +39,7 @@ pub(super) fn find_secret(
         });
     };
     if secret.is_blank() {
-        return Err(OpenError::BlankSecret { place });
+        return Err(OpenError::BlankSecret { origin: place });
     }
     Ok(secret)
 }

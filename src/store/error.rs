@@ -11,7 +11,7 @@ pub(crate) enum StoreError {
     NoOrgNamed(String),
     #[error("an organization named `{0}` exists already")]
     DuplicateOrg(String),
-    #[error("the organization `{0}` exists already, whose name looks the same; give another name")]
+    #[error("the organization `{0}` exists already and its name looks the same; give another name")]
     SimilarOrg(String),
     #[error("there is no key with the id {0}")]
     NoKey(KeyId),
@@ -32,10 +32,10 @@ pub(crate) enum StoreError {
     #[error("{0}; nothing was written: give a target that is empty or was filled by this command")]
     Occupied(String),
     /// The stored bytes are not what this version writes.
-    #[error("what is stored is damaged: {0}")]
+    #[error("the stored data is damaged: {0}")]
     Damaged(String),
     /// The disk or the database engine failed.
-    #[error("what is stored cannot be read or written")]
+    #[error("the stored data cannot be read or written")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

@@ -1,4 +1,4 @@
-//! Why a data file was not opened.
+//! The error of opening a guard.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,49 +6,47 @@ use std::path::PathBuf;
 use crate::input::InvalidInput;
 use crate::policy::InvalidPolicy;
 
-/// Why a data file was not opened. Its bytes are then as they were.
+/// Why a guard could not be opened. An existing data file is not changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The path leads to something that holds no bytes of its own.
+    /// The path leads to a directory or a device.
     #[error(
-        "`{}` is a directory or a device, but a data file is a regular file; \
-         give the path of one, or of none to create it",
+        "`{}` is a directory or a device, not a regular file; \
+         give the path of a data file, or a new path to create one",
         path.display()
     )]
     NotAFile {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
     },
-    /// The file has no bytes, which a data file always has.
+    /// The file is empty, which a data file never is.
     #[error(
-        "`{}` is empty, but a data file never is; \
+        "`{}` is empty, which a data file never is; \
          restore it from a backup, or remove it to create a new one",
         path.display()
     )]
     Empty {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
     },
-    /// The file was made by something else.
+    /// The file was written by another program.
     #[error(
-        "`{}` is not a data file of keyguard but something else, and was left as it is; \
-         give another path",
+        "`{}` is not a data file of keyguard and was not changed; give another path",
         path.display()
     )]
     NotADataFile {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
     },
-    /// The file is an SQLite database, as the Python package of this name, kept.
+    /// The file is an SQLite database, like those of the Python package of this name.
     #[error(
-        "`{0}` is an SQLite database, not a data file of keyguard, and was left as it is; \
-         take over what the Python package kept in it by \
-         `keyguard --db NEW.redb import --from 'sqlite:{0}'`",
+        "`{0}` is an SQLite database, not a data file of keyguard, and was not changed; to import a \
+         database of the Python package, run `keyguard --db NEW.redb import --from 'sqlite:{0}'`",
         path.display()
     )]
     SqliteDatabase {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
     },
     /// The file was written by a newer version of this crate.
@@ -58,78 +56,79 @@ pub enum OpenError {
         path.display()
     )]
     NewerFormat {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
         /// The format of the file.
         found: u32,
         /// The format that this version reads.
         supported: u32,
     },
-    /// The file was written by an older version of this crate, whose format this one does not read.
+    /// The file was written by an older version of this crate, in a format that this version does not
+    /// read.
     #[error(
         "`{}` has format {found}, but this version of keyguard reads format {supported}; \
          use the version that wrote it, or give the path of a new file",
         path.display()
     )]
     OlderFormat {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
         /// The format of the file.
         found: u32,
         /// The format that this version reads.
         supported: u32,
     },
-    /// The file was made with another secret.
+    /// The file was created with another secret.
     #[error(
         "`{}` was made with another secret, under which its keys are hashed; \
          give the secret it was made with",
         path.display()
     )]
     WrongSecret {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
     },
-    /// Another process, or another part of this one, holds the file.
+    /// Another process, or another part of this one, has the file open.
     #[error(
-        "`{}` is already open by {}, and a data file is held by one opener at a time; \
-         stop that process, or share the one `KeyGuard` by cloning it",
+        "`{}` is already open by {}, and a data file can be opened only once at a time; \
+         stop that process, or share the open `KeyGuard` by cloning it",
         path.display(),
         holder.as_ref().map_or("another process".into(), |holder| format!("process {holder}"))
     )]
     InUse {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
-        /// The id and the name of the process, where the system tells.
+        /// The id and the name of the process, if known.
         holder: Option<String>,
     },
-    /// The policy file cannot be read, or says what cannot be accepted.
+    /// The policy file cannot be read or is invalid.
     #[error("the policy cannot be accepted: {0}")]
     Policy(#[source] InvalidPolicy),
-    /// This user has something else at the path of the socket through which the file is managed.
+    /// Another file is in the place of the socket through which the data file is managed.
     #[error(
-        "the socket beside `{}` cannot be made; remove what is in its place, or do without it by \
-         `Config::socket(false)`",
+        "the socket beside `{}` cannot be created; remove the file in its place, or disable the socket \
+         by `Config::socket(false)`",
         path.display()
     )]
     Socket {
         /// The data file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The file, its directory or its disk does not let this user write.
+    /// The file, its directory or its disk is not writable by this user.
     #[error(
-        "`{}` may not be read and written by this user, which a data file needs; \
-         change its owner, its mode or that of its directory, or a read-only disk",
+        "`{}` may not be read and written by this user; \
+         change the owner or the mode of the file or its directory, or use a writable disk",
         path.display()
     )]
     ReadOnly {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// There is a data file, but no secret for it.
+    /// The data file exists, but no secret is given for it.
     #[error(
         "`{}` exists, but its secret was given neither in the configuration, nor in the variable \
          KEYGUARD_SECRET, nor in `{}`; give the secret it was made with",
@@ -139,24 +138,24 @@ pub enum OpenError {
     MissingSecret {
         /// The data file.
         path: PathBuf,
-        /// Where the secret was looked for last.
+        /// The file beside the data file that may hold the secret.
         secret_file: PathBuf,
     },
-    /// The secret is empty or nothing but white space.
+    /// The secret is empty or only white space.
     #[error(
-        "the secret in {place} is blank, but keys are hashed under it; give the one that the data \
-         file was made with, or for a new one a text that nobody can guess"
+        "the secret in {origin} is blank; give the secret that the data file was made with, or for a \
+         new file a text that nobody can guess"
     )]
     BlankSecret {
-        /// Where it was found.
-        place: String,
+        /// Where the secret was found.
+        origin: String,
     },
-    /// The file of the secret cannot be read or made.
-    #[error("the secret in `{}` cannot be read or made; check the file and its directory", path.display())]
+    /// The file of the secret cannot be read or created.
+    #[error("the secret in `{}` cannot be read or created; check the file and its directory", path.display())]
     SecretFile {
         /// The file of the secret.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// Other users may read or change the file of the secret.
@@ -164,41 +163,41 @@ pub enum OpenError {
     ExposedSecret {
         /// The file of the secret.
         path: PathBuf,
-        /// Its mode, or its owner.
+        /// The mode or the owner that exposes it.
         problem: String,
-        /// What to type to make it private.
+        /// The command that makes it private.
         command: String,
     },
-    /// The path is a symbolic link to a file that is not there.
+    /// The path is a symbolic link to a file that does not exist.
     #[error(
-        "`{}` is a symbolic link to `{}`, and there is no file; create it by its own path, or remove \
-         the link",
+        "`{}` is a symbolic link to `{}`, which does not exist; create that file by its own path, or \
+         remove the link",
         path.display(),
         target.display()
     )]
     DanglingLink {
         /// The link.
         path: PathBuf,
-        /// Where it leads to.
+        /// The target of the link.
         target: PathBuf,
     },
-    /// A value in the configuration cannot be accepted.
+    /// A value in the configuration is invalid.
     #[error("the configuration cannot be accepted: {0}")]
-    Config(InvalidInput),
-    /// The path is a URL, or is written like one, and not that of a PostgreSQL database.
+    Config(#[source] InvalidInput),
+    /// The path is a URL, or looks like one, but not of a PostgreSQL database.
     #[error(
-        "{} names no data file and no PostgreSQL database; give a path (`./NAME` for a file with a \
+        "{} is neither a data file nor a PostgreSQL database; give a path (`./NAME` for a file with a \
          colon in its name) or a URL such as `postgres://USER@HOST/DATABASE`",
-        scheme.as_ref().map_or("what is given".to_owned(), |scheme| format!("a URL of `{scheme}:`"))
+        scheme.as_ref().map_or("the given URL".to_owned(), |scheme| format!("a URL of `{scheme}:`"))
     )]
     UnknownUrl {
-        /// The scheme of the URL, where it has one. The rest may hold a password and is not kept.
+        /// The scheme of the URL, if it has one. The rest may contain a password and is omitted.
         scheme: Option<String>,
     },
-    /// A URL leads to a backend that was not compiled in.
+    /// The URL needs a backend that is not compiled in.
     #[error(
-        "`{scheme}:` needs the cargo feature `{feature}` of keyguard, which this build is without; \
-         compile it in, or give no such URL"
+        "URLs of `{scheme}:` need the cargo feature `{feature}` of keyguard; enable it, or give another \
+         URL"
     )]
     MissingFeature {
         /// The scheme of the URL.
@@ -206,35 +205,34 @@ pub enum OpenError {
         /// The feature to compile in.
         feature: &'static str,
     },
-    /// A server that keys or limits are kept in cannot be used as it is.
+    /// The server of a backend cannot be used.
     #[error("{server} cannot be used: {problem}")]
     Server {
-        /// Which server.
+        /// The kind of server.
         server: &'static str,
-        /// What is wrong with it, and what to do.
+        /// The problem, and what to do.
         problem: String,
     },
-    /// The file is a data file, but not as it was written.
+    /// The data file was altered.
     ///
-    /// Every 4 KiB of it carry a checksum, which is looked at when they are read. Opening reads
-    /// only what it needs; what is altered elsewhere is found later, and fails only what reads
-    /// it. The checksums are against failing disks and mistakes, not
-    /// against somebody who may write the file and makes them fit: there, the database underneath
-    /// may panic. Such a panic is caught and reported as this error, but the hook for panics still
-    /// prints it, and a second one while it unwinds ends the process.
-    #[error("`{}` is damaged, and was left as it is; restore it from a backup", path.display())]
+    /// Each 4 KiB have a checksum, which is verified when they are read. Opening reads only what it
+    /// needs: other altered blocks are detected later, and fail only what reads them. The checksums
+    /// detect failing disks and mistakes, not forgery: on a file with forged checksums the database may
+    /// panic. A panic is caught and reported as this error, but the panic hook still prints it, and a
+    /// second panic while unwinding aborts the process.
+    #[error("`{}` is damaged and was not changed; restore it from a backup", path.display())]
     Damaged {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
-        /// What was found.
+        /// What is damaged.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The system could not open or create the file.
+    /// The file cannot be opened or created.
     #[error("`{}` cannot be opened or created; check that its directory exists", path.display())]
     Io {
-        /// What was to be opened.
+        /// The path to open.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }

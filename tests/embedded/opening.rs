@@ -227,7 +227,7 @@ fn directory_is_refused() {
         &[
             name(home.dir()),
             "is a directory or a device",
-            "give the path of one, or of none",
+            "give the path of a data file, or a new path",
         ],
     );
     assert!(matches!(refused, OpenError::NotAFile { path } if path == home.dir()));
@@ -417,7 +417,7 @@ fn invalid_secret_file_is_refused() {
     fs::create_dir(&secret_file).unwrap();
     let words = [
         name(&secret_file),
-        "cannot be read or made",
+        "cannot be read or created",
         "check the file and its directory",
     ];
     let unreadable = refused(&file, Config::default(), &words);
@@ -575,7 +575,7 @@ mod unix {
         let words = [name(&new), "may not be read and written"];
         let read_only = refused(&new, Config::new(SECRET), &words);
         assert!(matches!(read_only, OpenError::ReadOnly { .. }));
-        let words = ["new.redb.secret", "cannot be read or made"];
+        let words = ["new.redb.secret", "cannot be read or created"];
         let read_only = refused(&new, Config::default(), &words);
         assert!(matches!(read_only, OpenError::SecretFile { .. }));
         set_mode(dir, 0o700);
@@ -589,7 +589,7 @@ mod unix {
         };
         fs::write(secret_file(&file), SECRET).unwrap();
         set_mode(&secret_file(&file), 0o000);
-        let words = ["keyguard.redb.secret", "cannot be read or made"];
+        let words = ["keyguard.redb.secret", "cannot be read or created"];
         let unreadable = refused(&file, Config::default(), &words);
         assert!(matches!(unreadable, OpenError::SecretFile { .. }));
         set_mode(&secret_file(&file), 0o400);

@@ -40,41 +40,6 @@ const SCHEMA: u8 = 1;
 /// No row is longer: eleven numbers of at most 10 bytes, an IPv6 address and a path.
 const MAX_ROW_LEN: usize = 11 * 10 + 16 + MAX_STORED_LEN;
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-enum StoredIp {
-    Local,
-    V4([u8; 4]),
-    V6([u8; 16]),
-}
-
-impl From<ClientIp> for StoredIp {
-    fn from(ip: ClientIp) -> Self {
-        match ip.ip() {
-            None => Self::Local,
-            Some(IpAddr::V4(ip)) => Self::V4(ip.octets()),
-            Some(IpAddr::V6(ip)) => Self::V6(ip.octets()),
-        }
-    }
-}
-
-impl From<StoredIp> for ClientIp {
-    fn from(ip: StoredIp) -> Self {
-        match ip {
-            StoredIp::Local => Self::LOCAL,
-            StoredIp::V4(octets) => IpAddr::V4(Ipv4Addr::from(octets)).into(),
-            StoredIp::V6(octets) => IpAddr::V6(Ipv6Addr::from(octets)).into(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-struct StoredOutcome {
-    method: u8,
-    status: u16,
-    /// The code of the reason; 0 for an admitted request.
-    refused: u8,
-}
-
 /// A growing block. Its dictionaries hold no more than its bytes do.
 pub(crate) struct BlockWriter {
     bytes: Vec<u8>,
@@ -84,13 +49,6 @@ pub(crate) struct BlockWriter {
     paths: Dictionary<Box<[u8]>>,
     ips: Dictionary<StoredIp>,
     outcomes: Dictionary<StoredOutcome>,
-}
-
-/// The earliest and the latest time in a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TimeRange {
-    pub(crate) first: Timestamp,
-    pub(crate) last: Timestamp,
 }
 
 impl BlockWriter {
@@ -176,12 +134,11 @@ impl BlockWriter {
     }
 }
 
-/// Appends a value.
-#[inline]
-fn put<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), StoreError> {
-    *out = postcard::to_extend(value, std::mem::take(out))
-        .map_err(|error| StoreError::Unavailable(error.into()))?;
-    Ok(())
+/// The earliest and the latest time in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimeRange {
+    pub(crate) first: Timestamp,
+    pub(crate) last: Timestamp,
 }
 
 fn extend(times: &mut Option<TimeRange>, at: Timestamp) {
@@ -321,14 +278,6 @@ impl<'a> Iterator for BlockReader<'a> {
     }
 }
 
-/// Reads a value from the front.
-#[inline]
-fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Option<T> {
-    let (value, behind) = postcard::take_from_bytes(rest).ok()?;
-    *rest = behind;
-    Some(value)
-}
-
 #[inline]
 fn entry<'a, T: Copy + Deserialize<'a>>(dictionary: &mut Vec<T>, rest: &mut &'a [u8]) -> Option<T> {
     let index = usize::try_from(take::<u32>(rest)?).ok()?;
@@ -336,6 +285,57 @@ fn entry<'a, T: Copy + Deserialize<'a>>(dictionary: &mut Vec<T>, rest: &mut &'a 
         dictionary.push(take(rest)?);
     }
     dictionary.get(index).copied()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+enum StoredIp {
+    Local,
+    V4([u8; 4]),
+    V6([u8; 16]),
+}
+
+impl From<ClientIp> for StoredIp {
+    fn from(ip: ClientIp) -> Self {
+        match ip.ip() {
+            None => Self::Local,
+            Some(IpAddr::V4(ip)) => Self::V4(ip.octets()),
+            Some(IpAddr::V6(ip)) => Self::V6(ip.octets()),
+        }
+    }
+}
+
+impl From<StoredIp> for ClientIp {
+    fn from(ip: StoredIp) -> Self {
+        match ip {
+            StoredIp::Local => Self::LOCAL,
+            StoredIp::V4(octets) => IpAddr::V4(Ipv4Addr::from(octets)).into(),
+            StoredIp::V6(octets) => IpAddr::V6(Ipv6Addr::from(octets)).into(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct StoredOutcome {
+    method: u8,
+    status: u16,
+    /// The code of the reason; 0 for an admitted request.
+    refused: u8,
+}
+
+/// Appends a value.
+#[inline]
+fn put<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), StoreError> {
+    *out = postcard::to_extend(value, std::mem::take(out))
+        .map_err(|error| StoreError::Unavailable(error.into()))?;
+    Ok(())
+}
+
+/// Reads a value from the front.
+#[inline]
+fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Option<T> {
+    let (value, behind) = postcard::take_from_bytes(rest).ok()?;
+    *rest = behind;
+    Some(value)
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(hom
     assert_eq!(expiry(3), None);
 }
 
-/// Expired keys once counted as active, and could be extended by accident and rotated unchanged.
+/// Expired keys used to count as active, and could be extended by accident and rotated unchanged.
 pub(in crate::store) fn expired_keys_are_counted_apart_and_extended_only_explicitly(
     home: &dyn Home,
 ) {

@@ -236,7 +236,7 @@ pub(super) async fn keys_with_prefix(
     let sql = concat!(
         "SELECT ",
         key_columns!(),
-        " FROM api_keys k WHERE k.prefix ^@ $1 ORDER BY k.prefix COLLATE \"C\", k.id LIMIT $2"
+        " FROM api_keys k WHERE k.prefix COLLATE \"C\" ^@ $1 ORDER BY k.prefix COLLATE \"C\", k.id LIMIT $2"
     );
     let found = conn.rows(sql, &[&text, &at_most(limit)]).await?;
     found.iter().map(|row| rows::key(row, 0)).collect()

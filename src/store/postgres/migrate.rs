@@ -9,10 +9,10 @@ use crate::store::StoreError;
 use crate::time::Timestamp;
 
 /// Migrations in version order.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0002_tables.sql")];
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0003_tables.sql")];
 
-/// The version created by the first migration.
-const FIRST_VERSION: usize = 2;
+/// The version created by the first migration. Earlier versions were never released.
+const FIRST_VERSION: usize = 3;
 
 const VERSION: usize = FIRST_VERSION + MIGRATIONS.len() - 1;
 

@@ -1,9 +1,9 @@
-//! The database over a data file, and opening it anew after an error.
+//! The database over a data file, and reopening it after an error.
 //!
-//! After one failed read, write or sync redb refuses everything until its file is opened again. So
-//! the file is opened again here, while its locks are held: first for reading alone, which writes
-//! nothing, and for changes when the next one is due. While changes fail, further ones are refused at
-//! once and tried again at growing intervals.
+//! After a failed read, write or sync, redb refuses all work until its file is reopened. The engine
+//! reopens the file while it holds the locks: first for reading, which writes nothing, and for writing
+//! at the next change. While changes fail, further ones are refused at once, and retried at growing
+//! intervals.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +25,7 @@ use crate::store::StoreError;
 
 use crate::time::{Clock, Moment};
 
-/// How long changes are refused after the first failure; twice as long after each further one.
+/// How long changes are refused after the first failure; doubled after each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -33,12 +33,12 @@ pub(super) type SessionListener = Box<dyn Fn(&Session) + Send + Sync>;
 
 pub(super) struct Engine {
     current: ArcSwap<Session>,
-    /// Held by whoever changes the file or opens it anew.
-    turn: Mutex<CommitTurn>,
+    /// Held while the file is changed or reopened.
+    writer: Mutex<Writer>,
     fault: Mutex<Option<Fault>>,
-    /// Whether a thread is about to open the file anew.
+    /// Whether a thread is reopening the file.
     is_reopening: AtomicBool,
-    /// Told of a session that holds a change which was reported as failed.
+    /// Called with a session that contains a change that was reported as failed.
     surfaced: OnceLock<SessionListener>,
     identity: Identity,
     clock: Clock,
@@ -47,13 +47,14 @@ pub(super) struct Engine {
 
 /// One opening of the file.
 pub(super) struct Session {
-    /// `None` only once closed.
+    /// `None` after closing.
     database: Option<Database>,
     file: DataFile,
 }
 
-struct CommitTurn {
-    /// How many changes the file holds, as far as they were acknowledged.
+/// The state of writing.
+struct Writer {
+    /// The number of acknowledged changes in the file.
     commits: u64,
     /// Whether the current session may write.
     is_writable: bool,
@@ -66,12 +67,12 @@ struct Fault {
     retry_at: Moment,
 }
 
-/// The changes that a file holds which was opened anew.
+/// The changes in a reopened file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
-    /// All that were acknowledged.
+    /// All acknowledged changes.
     Acknowledged,
-    /// The one after them too: only its acknowledgement failed.
+    /// One more: only its acknowledgement failed.
     OneMore,
 }
 
@@ -85,7 +86,7 @@ impl Engine {
         let commits = catching_panics(|| commits(&session.begin_read()?))?;
         Ok(Self {
             current: ArcSwap::from_pointee(session),
-            turn: Mutex::new(CommitTurn {
+            writer: Mutex::new(Writer {
                 commits,
                 is_writable: true,
             }),
@@ -103,47 +104,47 @@ impl Engine {
         self.current.load_full()
     }
 
-    /// Why changes are refused, if they are.
+    /// Returns why changes are refused, if they are.
     pub(super) fn fault(&self) -> Option<String> {
         let fault = self.fault.lock();
         fault.as_ref().map(|fault| fault.reason.clone())
     }
 
-    /// Has `listener` told of a change that was reported as failed, since its disk could not be read
-    /// then, and turned out to be there.
+    /// Calls `listener` when a change that was reported as failed, because the disk could not be read,
+    /// turns out to be committed.
     pub(super) fn on_surfaced(&self, listener: SessionListener) {
         let _ = self.surfaced.set(listener);
     }
 
-    /// Reads without waiting for anybody. If that fails the file is opened anew meanwhile, so that the
-    /// next call can succeed.
+    /// Reads without waiting. After a failure another thread reopens the file, so that a later call can
+    /// succeed.
     pub(super) fn read_now<T>(
         self: &Arc<Self>,
-        look: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
+        read: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let session = self.current.load();
-        let answer = session.read(&look);
-        if answer.is_err() && session.file.has_failed() {
-            return self.failed_now(&session, answer, look);
+        let result = session.read(&read);
+        if result.is_err() && session.file.has_failed() {
+            return self.failed_now(&session, result, read);
         }
-        answer
+        result
     }
 
     #[cold]
     fn failed_now<T>(
         self: &Arc<Self>,
         failed: &Arc<Session>,
-        answer: Result<T, StoreError>,
-        look: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
+        result: Result<T, StoreError>,
+        read: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let session = self.current.load();
         if !Arc::ptr_eq(&session, failed) {
-            return session.read(look);
+            return session.read(read);
         }
         if self.may_retry() && !self.is_reopening.swap(true, Ordering::SeqCst) {
             let engine = Arc::clone(self);
             let reopen = move || {
-                // A panic ends no more than this attempt.
+                // A panic ends only this attempt.
                 let _ = catch_unwind(AssertUnwindSafe(|| engine.reopen_for_reading()));
                 engine.is_reopening.store(false, Ordering::SeqCst);
             };
@@ -152,47 +153,48 @@ impl Engine {
                 self.is_reopening.store(false, Ordering::SeqCst);
             }
         }
-        answer
+        result
     }
 
-    /// Reads, and opens the file anew if that fails. What fails because another read did is read again.
+    /// Reads. After a failure reopens the file, and repeats a read that failed because of an earlier
+    /// failure.
     pub(super) fn read<T>(
         &self,
-        look: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
+        read: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let session = self.current.load_full();
-        let answer = session.read(&look);
-        match answer {
+        let result = session.read(&read);
+        match result {
             Err(error) if session.file.has_failed() => {
                 drop(session);
                 let is_reopened = self.may_retry() && self.reopen_for_reading();
                 match is_reopened && is_previous(&error) {
-                    true => self.current.load_full().read(look),
+                    true => self.current.load_full().read(read),
                     false => Err(error),
                 }
             }
-            answer => answer,
+            result => result,
         }
     }
 
-    /// One transaction: all that `change` does is durable when this returns, or none of it is done.
-    /// `change` may be called a second time if a read by another thread fails meanwhile.
+    /// Runs `change` in one transaction, which is durable when this returns, or undone. Calls `change` a
+    /// second time if a read of another thread fails meanwhile.
     pub(super) fn write<T>(
         &self,
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut turn = self.turn.lock();
+        let mut writer = self.writer.lock();
         if !self.may_retry() {
             return Err(self.refusal());
         }
-        self.write_once(&mut turn, &change)
+        self.write_once(&mut writer, &change)
             .or_else(|error| match is_previous(&error) {
-                true => self.write_once(&mut turn, &change),
+                true => self.write_once(&mut writer, &change),
                 false => Err(error),
             })
     }
 
-    /// Tries whether changes can be made again, if they were refused: when it is due, or `at_once`.
+    /// Tries whether refused changes work again: if the retry is due, or `at_once`.
     pub(super) fn recover(&self, at_once: bool) {
         let is_due = {
             let mut fault = self.fault.lock();
@@ -202,13 +204,13 @@ impl Engine {
             fault.is_some().then(|| self.is_due(fault.as_ref()))
         };
         if is_due.unwrap_or_else(|| self.check_file().is_err()) {
-            // What it fails with is the fault from then on.
+            // Its error becomes the fault.
             let _ = self.write(|_| Ok(()));
         }
     }
 
-    /// Fails with what is wrong if another program has moved, replaced or overwritten the file: what
-    /// is written to it is then lost.
+    /// Fails with the problem if another program has moved, replaced or overwritten the file: changes
+    /// would be lost.
     fn check_file(&self) -> Result<(), String> {
         self.identity.check()?;
         let kept = self.current.load().file.check();
@@ -217,49 +219,49 @@ impl Engine {
 
     fn write_once<T>(
         &self,
-        turn: &mut CommitTurn,
+        writer: &mut Writer,
         change: &impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if let Err(reason) = self.check_file() {
             return Err(self.failed(reason));
         }
-        if let Err(error) = self.make_writable(turn) {
+        if let Err(error) = self.make_writable(writer) {
             return Err(self.failed(error.cause()));
         }
         let session = self.current.load_full();
-        let mut done = None;
+        let mut result = None;
         let committed = session.write(|txn| {
-            done = Some(change(txn)?);
-            set_commits(txn, turn.commits + 1)
+            result = Some(change(txn)?);
+            set_commits(txn, writer.commits + 1)
         });
         match committed {
             Err(error) if session.file.has_failed() => {
                 drop(session);
-                self.after_failure(turn, error, done)
+                self.after_failure(writer, error, result)
             }
             Err(error) => Err(error),
             Ok(()) => {
-                turn.commits += 1;
+                writer.commits += 1;
                 self.fault.lock().take();
-                done.ok_or_else(|| StoreError::Damaged("a change has no result".into()))
+                result.ok_or_else(|| StoreError::Damaged("a change has no result".into()))
             }
         }
     }
 
-    /// Finds out what became of a change that failed on the disk. Usually it is not there.
+    /// Determines the result of a change that failed on the disk. Usually it was not committed.
     fn after_failure<T>(
         &self,
-        turn: &mut CommitTurn,
+        writer: &mut Writer,
         error: StoreError,
-        done: Option<T>,
+        result: Option<T>,
     ) -> Result<T, StoreError> {
-        match (self.reopen(turn), done) {
-            (Ok(Found::OneMore), Some(done)) => return Ok(done),
-            // Another thread's read failed: nothing is wrong with changes.
+        match (self.reopen(writer), result) {
+            (Ok(Found::OneMore), Some(result)) => return Ok(result),
+            // A read of another thread failed; changes work.
             (Ok(_), _) if is_previous(&error) => {}
             _ => match &error {
                 StoreError::Unavailable(_) => drop(self.failed(error.cause())),
-                // Only what needs the damaged block fails.
+                // Only changes that need the damaged block fail.
                 StoreError::Damaged(_) => self.note_damage(error.cause()),
                 _ => {}
             },
@@ -267,33 +269,32 @@ impl Engine {
         Err(error)
     }
 
-    /// Opens the file anew if the current session is of no more use, for reading. Returns whether it
-    /// is of use then.
+    /// Reopens the file for reading if the current session has failed. Returns whether reading works.
     fn reopen_for_reading(&self) -> bool {
-        let mut turn = self.turn.lock();
+        let mut writer = self.writer.lock();
         if !self.current.load().file.has_failed() {
             return true;
         }
-        let reopened = self.reopen_and_tell(&mut turn);
+        let reopened = self.reopen_and_notify(&mut writer);
         if let Err(error) = &reopened {
             self.failed(error.cause());
         }
         reopened.is_ok()
     }
 
-    fn make_writable(&self, turn: &mut CommitTurn) -> Result<(), StoreError> {
+    fn make_writable(&self, writer: &mut Writer) -> Result<(), StoreError> {
         if self.current.load().file.has_failed() {
-            self.reopen_and_tell(turn)?;
+            self.reopen_and_notify(writer)?;
         }
-        if !turn.is_writable {
+        if !writer.is_writable {
             self.current.load().file.settle().map_err(unavailable)?;
-            turn.is_writable = true;
+            writer.is_writable = true;
         }
         Ok(())
     }
 
-    fn reopen_and_tell(&self, turn: &mut CommitTurn) -> Result<(), StoreError> {
-        if self.reopen(turn)? == Found::OneMore
+    fn reopen_and_notify(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if self.reopen(writer)? == Found::OneMore
             && let Some(listener) = self.surfaced.get()
         {
             listener(&self.current.load());
@@ -301,25 +302,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a new session in the place of the current one. Writes nothing. Fails if the file lacks a
-    /// change that was acknowledged.
-    fn reopen(&self, turn: &mut CommitTurn) -> Result<Found, StoreError> {
+    /// Replaces the current session by a new one. Writes nothing. Fails if the file lacks an acknowledged
+    /// change.
+    fn reopen(&self, writer: &mut Writer) -> Result<Found, StoreError> {
         let file = self.current.load().file.reopened().map_err(unavailable)?;
         let session = catching_panics(|| Ok(Session::open(file, self.cache_bytes)?))?;
         let found = catching_panics(|| commits(&session.begin_read()?))?;
-        let found = match found.checked_sub(turn.commits) {
+        let found = match found.checked_sub(writer.commits) {
             Some(0) => Found::Acknowledged,
             Some(1) => Found::OneMore,
             _ => {
                 return Err(StoreError::Damaged(format!(
                     "it holds {found} changes, but {} were acknowledged; \
                      restore it from a backup, and restart",
-                    turn.commits
+                    writer.commits
                 )));
             }
         };
-        turn.commits += u64::from(found == Found::OneMore);
-        turn.is_writable = false;
+        writer.commits += u64::from(found == Found::OneMore);
+        writer.is_writable = false;
         let before = self.current.swap(Arc::new(session));
         before.file.end();
         Ok(found)
@@ -348,7 +349,7 @@ impl Engine {
         self.refusal()
     }
 
-    /// Says that a change met a damaged block. Others are still tried.
+    /// Notes that a change needs a damaged block. Other changes are still tried.
     fn note_damage(&self, reason: String) {
         *self.fault.lock() = Some(Fault {
             reason,
@@ -375,7 +376,7 @@ impl Session {
         })
     }
 
-    /// As an error of the disk would.
+    /// Fails like after an error of the disk.
     #[cfg(test)]
     pub(super) fn fail(&self) {
         self.file.fail();
@@ -391,9 +392,9 @@ impl Session {
 
     pub(super) fn read<T>(
         &self,
-        look: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        catching_panics(|| look(&self.begin_read()?))
+        catching_panics(|| read(&self.begin_read()?))
     }
 
     fn write(
@@ -401,9 +402,9 @@ impl Session {
         change: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         catching_panics(|| {
-            // Durable at once, which is redb's default.
+            // Durability::Immediate is redb's default.
             let mut txn = self.begin_write()?;
-            // Without it, reopening after a kill reads every page of the file.
+            // Otherwise reopening after a kill reads every page of the file.
             txn.set_quick_repair(true);
             change(&txn)?;
             Ok(txn.commit()?)
@@ -419,11 +420,11 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let database = self.database.take();
-        // All changes are durable already. What closing adds is a mark that spares a repair.
+        // All changes are durable already. Closing adds a mark that avoids a repair.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let kept = self.file.check();
             if kept.is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
-                // What overwrote it may be a backup, which has to stay as it is.
+                // It may have been overwritten by a backup, which must not be changed.
                 self.file.end();
             }
             drop(database);
@@ -431,11 +432,11 @@ impl Drop for Session {
     }
 }
 
-/// The changes that a file holds.
+/// Returns the number of changes in a file.
 fn commits(txn: &ReadTransaction) -> Result<u64, StoreError> {
     let row = txn.open_table(META)?.get(meta::COMMITS)?;
     let bytes = row.map(|row| row.value().try_into());
-    let wrong = |_| StoreError::Damaged("the number of changes is not a number".into());
+    let wrong = |_| StoreError::Damaged("the number of changes is invalid".into());
     Ok(u64::from_le_bytes(
         bytes.transpose().map_err(wrong)?.unwrap_or_default(),
     ))
@@ -447,7 +448,7 @@ fn set_commits(txn: &WriteTransaction, commits: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether an error says only that there was an error before.
+/// Returns whether an error only reports an earlier error.
 fn is_previous(error: &StoreError) -> bool {
     let StoreError::Unavailable(source) = error else {
         return false;

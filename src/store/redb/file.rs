@@ -1,4 +1,4 @@
-//! The bytes of a data file, as redb reads and writes them.
+//! The file that redb reads and writes.
 
 use std::io;
 use std::ops::Bound;
@@ -10,17 +10,15 @@ use redb::{BackendError, StorageBackend};
 
 use super::blocks::Blocks;
 
-/// A file that redb may think it is changing while it is still being verified.
+/// A file that stays unchanged while it is verified.
 ///
-/// redb marks a file as open, and repairs one that was not closed, before it can be asked what is
-/// in it. A staged file keeps these changes in memory; [`publish`](Self::publish) makes them, in
-/// their order, and from then on every change goes straight to the file. A file that is refused
-/// before that keeps every byte.
+/// Before redb can read a file, it marks the file as open, and repairs it if it was not closed. A staged
+/// file keeps these changes in memory; [`publish`](Self::publish) applies them in their order, and from
+/// then on every change goes directly to the file. A file that is refused before keeps every byte.
 ///
-/// One database is opened over each session of a file; clones are the same session. After an error
-/// redb does nothing more with its file, so the database is opened anew over the
-/// [next session](Self::reopened). The locks of the file are held throughout, until the last session
-/// is dropped, so that no other process opens it in between.
+/// A database is opened on each session of a file; clones are the same session. After an error redb does
+/// no more work, so the database is reopened on the [next session](Self::reopened). The locks of the file
+/// are held until the last session is dropped, so that no other process opens it in between.
 #[derive(Debug)]
 pub(super) struct DataFile<F: StorageBackend = Blocks> {
     shared: Arc<Shared<F>>,
@@ -39,13 +37,13 @@ impl<F: StorageBackend> Clone for DataFile<F> {
 #[derive(Debug)]
 struct Shared<F: StorageBackend> {
     file: F,
-    /// The ranges that are locked.
+    /// The locked ranges.
     locked: Mutex<Vec<(Bound<u64>, Bound<u64>)>>,
 }
 
 impl<F: StorageBackend> Drop for Shared<F> {
-    /// Unlocks the file. That it is closed does not suffice: a child process that has been forked and
-    /// does not run its program yet has a copy of the descriptor, and with it the locks.
+    /// Unlocks the file. Closing it is not enough: a forked child process that does not run its program
+    /// yet has a copy of the descriptor, and with it the locks.
     fn drop(&mut self) {
         let _ = self.file.close();
     }
@@ -53,15 +51,15 @@ impl<F: StorageBackend> Drop for Shared<F> {
 
 #[derive(Debug)]
 struct Session {
-    /// `None` once published.
+    /// `None` after publishing.
     staged: RwLock<Option<Staged>>,
-    /// Whether redb was told of an error, after which it refuses everything.
+    /// Whether redb got an error, after which it refuses all work.
     failed: AtomicBool,
     /// Whether the next session has begun.
     ended: AtomicBool,
 }
 
-/// Changes not yet made, in order.
+/// Pending changes, in order.
 #[derive(Debug, Default)]
 struct Staged {
     changes: Vec<Change>,
@@ -75,18 +73,18 @@ enum Change {
 }
 
 impl DataFile {
-    /// A file whose bytes stay as they are until it is published.
+    /// Returns a file that is not changed before it is published.
     pub(super) fn staged(file: impl StorageBackend) -> Self {
         Self::staged_on(Blocks::existing(file))
     }
 
-    /// A new file, which nobody else knows yet.
+    /// Returns a new file, which no other process has open.
     pub(super) fn published(file: impl StorageBackend) -> io::Result<Self> {
         Ok(Self::from_parts(Blocks::new(file)?, None))
     }
 
-    /// The next session, staged on the file as it was last synced. The session before it must not be
-    /// writing; it can still read until it is [ended](Self::end).
+    /// Returns the next session, staged on the last synced state of the file. The current session must
+    /// not be writing; it can read until it is [ended](Self::end).
     pub(super) fn reopened(&self) -> io::Result<Self> {
         self.shared.file.roll_back()?;
         Ok(Self {
@@ -95,12 +93,12 @@ impl DataFile {
         })
     }
 
-    /// As [`Blocks::check`].
+    /// Like [`Blocks::check`].
     pub(super) fn check(&self) -> io::Result<()> {
         self.shared.file.check()
     }
 
-    /// As [`Self::publish`], of a session after the first.
+    /// Like [`Self::publish`], for sessions after the first.
     pub(super) fn settle(&self) -> io::Result<()> {
         self.note(self.shared.file.settle())?;
         self.publish()
@@ -109,7 +107,7 @@ impl DataFile {
 
 impl<F: StorageBackend> DataFile<F> {
     fn staged_on(file: F) -> Self {
-        // Not even its length is read yet: whoever has it locked may still change it.
+        // The length is not read yet: a process that has locked the file may change it.
         Self::from_parts(file, Some(Staged::default()))
     }
 
@@ -123,7 +121,7 @@ impl<F: StorageBackend> DataFile<F> {
         }
     }
 
-    /// Whether an error ended what redb can do with this session.
+    /// Returns whether redb refuses work after an error in this session.
     pub(super) fn has_failed(&self) -> bool {
         self.session.failed.load(Ordering::SeqCst)
     }
@@ -133,15 +131,15 @@ impl<F: StorageBackend> DataFile<F> {
         self.session.failed.store(true, Ordering::SeqCst);
     }
 
-    /// Lets nothing of this session reach the file any more, nor the file it.
+    /// Makes all later reads and writes of this session fail.
     pub(super) fn end(&self) {
         self.session.ended.store(true, Ordering::SeqCst);
     }
 
-    /// Notes whether redb is told of an error.
+    /// Notes an error that redb gets.
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
         let result = match self.session.ended.load(Ordering::SeqCst) {
-            true => Err(io::Error::other("the file was opened anew")),
+            true => Err(io::Error::other("the file was reopened")),
             false => result,
         };
         if result.is_err() {
@@ -150,16 +148,16 @@ impl<F: StorageBackend> DataFile<F> {
         result
     }
 
-    /// Makes the staged changes. If that fails the file is as after a crash at that point, which
-    /// redb recovers from, and nothing more reaches it.
+    /// Applies the staged changes. After a failure the file is as after a crash at that point, which redb
+    /// recovers from, and the session has failed.
     pub(super) fn publish(&self) -> io::Result<()> {
-        // Others may read meanwhile, but nobody changes anything.
-        self.note(self.make_staged_changes())?;
+        // Other threads may read meanwhile, but none writes.
+        self.note(self.apply_staged_changes())?;
         *self.session.staged.write() = None;
         Ok(())
     }
 
-    fn make_staged_changes(&self) -> io::Result<()> {
+    fn apply_staged_changes(&self) -> io::Result<()> {
         let file = &self.shared.file;
         let staged = self.session.staged.read();
         for change in staged.iter().flat_map(|staged| &staged.changes) {
@@ -172,13 +170,13 @@ impl<F: StorageBackend> DataFile<F> {
         Ok(())
     }
 
-    /// Stages a change, or makes it by `direct` once published.
+    /// Stages a change, or applies it by `direct` after publishing.
     fn change(
         &self,
         change: impl FnOnce() -> Change,
         direct: impl FnOnce(&F) -> io::Result<()>,
     ) -> io::Result<()> {
-        // Looked at before as well: an ended session must not write.
+        // Checked before as well: an ended session must not write.
         self.note(Ok(()))?;
         if self.session.staged.read().is_some()
             && let Some(staged) = self.session.staged.write().as_mut()
@@ -201,7 +199,7 @@ impl Session {
 }
 
 impl Staged {
-    /// The length that the changes lead to.
+    /// Returns the length after the changes.
     fn len(&self, file: &impl StorageBackend) -> io::Result<u64> {
         let start = file.len()?;
         Ok(self.changes.iter().fold(start, |len, change| match change {
@@ -211,7 +209,7 @@ impl Staged {
         }))
     }
 
-    /// Reads the file as it will be: its own bytes first, then every change within `out` again.
+    /// Reads the file as it is after the changes: its own bytes, overwritten by each change.
     fn read(&self, file: &impl StorageBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if offset.saturating_add(out.len() as u64) > self.len(file)? {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -232,7 +230,7 @@ impl Staged {
                     to.zip(data.iter().skip(skip_data))
                         .for_each(|(to, &from)| *to = from);
                 }
-                // What a shorter file lost reads as zero when it has grown again.
+                // Truncated bytes read as zero after the file has grown again.
                 Change::SetLen(len) => {
                     let keep = index(len.saturating_sub(offset)).min(out.len());
                     out[keep..].fill(0);
@@ -244,7 +242,7 @@ impl Staged {
     }
 }
 
-/// A distance in memory; one too long for memory is longer than any slice.
+/// Converts a distance; one too long for memory is longer than any slice.
 fn index(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
@@ -260,7 +258,7 @@ impl<F: StorageBackend> StorageBackend for DataFile<F> {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let file = &self.shared.file;
-        // Looked at afterwards: what is read from then on may be of the next session.
+        // Checked afterwards: the bytes may belong to the next session.
         self.note(match &*self.session.staged.read() {
             Some(staged) => staged.read(file, offset, out),
             None => file.read(offset, out),
@@ -282,7 +280,7 @@ impl<F: StorageBackend> StorageBackend for DataFile<F> {
         )
     }
 
-    /// Does nothing: the file is unlocked when the last session is dropped.
+    /// Does nothing: dropping the last session unlocks the file.
     fn close(&self) -> io::Result<()> {
         Ok(())
     }

@@ -1,28 +1,28 @@
-//! Whether the name of a data file still leads to the file that is open.
+//! Detects that the path of a data file no longer leads to the open file.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file that was opened under a name.
+/// The identity of an open file, and its path.
 #[derive(Debug)]
 pub(super) struct Identity {
     path: PathBuf,
-    /// Its device and inode; `None` where the system has none.
+    /// The device and the inode; `None` on systems without them.
     file: Option<(u64, u64)>,
 }
 
 impl Identity {
     pub(super) fn new(path: &Path, file: &File) -> io::Result<Self> {
         Ok(Self {
-            // So that it stays the same when the process changes its directory.
+            // Independent of the current directory of the process.
             path: std::path::absolute(path)?,
             file: numbers(&file.metadata()?),
         })
     }
 
-    /// Fails with what is wrong if the name leads to another file, or to none: what is written to the
-    /// open one is then lost to whoever opens the name.
+    /// Fails with the problem if the path leads to another file or to none: what is then written to the
+    /// open file would be lost.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.file.is_none() {
             return Ok(());

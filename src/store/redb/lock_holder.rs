@@ -1,8 +1,8 @@
-//! Which process holds a file, as far as the system tells.
+//! Finds the process that has locked a file.
 
 use std::path::Path;
 
-/// Its id and its name, and whether it is suspended.
+/// Returns the id and the name of the process, and whether it is stopped.
 #[cfg(target_os = "linux")]
 pub(super) fn lock_holder(path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ pub(super) fn lock_holder(path: &Path) -> Option<String> {
         let locked = fields.next()?.rsplit(':').next()?;
         (locked.parse() == Ok(inode)).then_some(pid)
     })?;
-    // Who has ended may have left the lock to a process that it started.
+    // A process that has ended may have left the lock to a child process.
     let name = crate::sys::process::name(pid)?;
     let state = match crate::sys::process::is_stopped(pid) {
         true => ", which is stopped",

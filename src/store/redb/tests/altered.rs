@@ -36,7 +36,7 @@ impl Alteration {
 
 fn alterations() -> impl Strategy<Value = Vec<Alteration>> {
     // The header and the start of each page matter most to redb.
-    let place = || {
+    let offset = || {
         prop_oneof![
             2 => 0..320_usize,
             2 => 0..65_536_usize,
@@ -45,8 +45,8 @@ fn alterations() -> impl Strategy<Value = Vec<Alteration>> {
         ]
     };
     let alteration = prop_oneof![
-        6 => (place(), 1..=u8::MAX).prop_map(|(at, byte)| Alteration::Byte(at, byte)),
-        1 => (place(), 1..5_000_usize).prop_map(|(at, run)| Alteration::Zeros(at, run)),
+        6 => (offset(), 1..=u8::MAX).prop_map(|(at, byte)| Alteration::Byte(at, byte)),
+        1 => (offset(), 1..5_000_usize).prop_map(|(at, run)| Alteration::Zeros(at, run)),
         1 => (0..256_usize, any::<u64>()).prop_map(|(page, seed)| Alteration::RandomPage(page, seed)),
     ];
     prop::collection::vec(alteration, 1..=8)

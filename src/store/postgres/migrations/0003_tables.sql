@@ -32,6 +32,7 @@ CREATE TABLE api_keys (
 ) WITH (fillfactor = 80); -- so that a new `last_used_at` stays on its page
 
 CREATE INDEX api_keys_org ON api_keys (org_id, id);
+CREATE INDEX api_keys_prefix ON api_keys (prefix COLLATE "C", id);
 CREATE INDEX api_keys_expiry ON api_keys (expires_at) WHERE active AND expires_at IS NOT NULL;
 
 CREATE SEQUENCE usage_logs_id_seq;
