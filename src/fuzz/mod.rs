@@ -101,7 +101,7 @@ pub fn codec(data: &[u8]) {
     let _ = codec::decode_key(KeyId(1), data);
     let _ = codec::decode_credential(key_text::HashedKey([0; 32]), data);
     again::<crate::store::totals::Activity>(data);
-    again::<codec::Counters>(data);
+    again::<codec::RecordCounts>(data);
     again::<crate::store::Lifetime>(data);
     again::<crate::store::Tally>(data);
     again::<crate::store::totals::TopKeys>(data);

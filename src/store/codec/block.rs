@@ -2,18 +2,14 @@
 //!
 //! ```text
 //! block  schema byte, time of the first row (ms since the Unix epoch), rows
-//! row    time     difference to the row before, in ms, signed
-//!        key      index | its id
-//!        path     index | length, bytes
-//!        ip       index | 0 | 1, 4 bytes | 2, 16 bytes
-//!        outcome  index | method, status, reason or 0
-//!        latency  µs
+//! row    ms since the row before (signed), indices of key, path, ip and outcome, latency (µs);
+//!        then each new entry: id of the key | path | ip | method, status, reason or 0
 //! ```
 //!
-//! All fields are in postcard's format: numbers are varints, signed ones in zigzag. The four middle
-//! fields are indices into dictionaries that start empty; an index that equals the length of its
-//! dictionary is followed by one new entry. A row thus depends only on the rows before it, and a block
-//! is the concatenation of the pieces it was written in.
+//! All fields are in postcard's format: numbers are varints, signed ones in zigzag. The indices point
+//! into dictionaries that start empty; an index that equals the length of its dictionary announces a new
+//! entry. A row thus depends only on the rows before it, and a block is the concatenation of the pieces
+//! it was written in.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -37,8 +33,8 @@ pub(crate) const CAPACITY: usize = 65_536 - 16;
 
 const SCHEMA: u8 = 1;
 
-/// No row is longer: eleven numbers of at most 10 bytes, an IPv6 address and a path.
-const MAX_ROW_LEN: usize = 11 * 10 + 16 + MAX_STORED_LEN;
+/// The length of the longest row: the first of a block, with a new path and an IPv6 address.
+const MAX_ROW_LEN: usize = 11 + StoredRow::MAX_LEN + 10 + (2 + MAX_STORED_LEN) + 17 + 5;
 
 /// A growing block. Its dictionaries hold no more than its bytes do.
 pub(crate) struct BlockWriter {
@@ -117,20 +113,33 @@ impl BlockWriter {
             self.at = at;
         }
         extend(&mut self.times, event.at);
-        // Milliseconds up to the year 9999 have 48 bits: the difference cannot wrap.
-        put(out, &(at.wrapping_sub(self.at) as i64))?;
-        self.at = at;
-        self.keys.put(out, &event.key_id.0)?;
         let path = path.get(..MAX_STORED_LEN).unwrap_or(path);
-        self.paths.put(out, path)?;
-        self.ips.put(out, &StoredIp::from(event.ip))?;
+        let ip = StoredIp::from(event.ip);
         let outcome = StoredOutcome {
             method: event.method as u8,
             status: event.status,
             refused: event.refused.map_or(0, |reason| reason as u8),
         };
-        self.outcomes.put(out, &outcome)?;
-        put(out, &event.latency_micros)
+        let key_index = self.keys.index_of(&event.key_id.0);
+        let path_index = self.paths.index_of(path);
+        let ip_index = self.ips.index_of(&ip);
+        let outcome_index = self.outcomes.index_of(&outcome);
+        let row = StoredRow {
+            // Milliseconds up to the year 9999 have 48 bits: the difference cannot wrap.
+            elapsed: at.wrapping_sub(self.at) as i64,
+            key: key_index.number,
+            path: path_index.number,
+            ip: ip_index.number,
+            outcome: outcome_index.number,
+            latency_micros: event.latency_micros,
+        };
+        self.at = at;
+        let mut buffer = [0; StoredRow::MAX_LEN];
+        out.extend_from_slice(postcard::to_slice(&row, &mut buffer).map_err(unencodable)?);
+        put_new(out, key_index, &event.key_id.0)?;
+        put_new(out, path_index, path)?;
+        put_new(out, ip_index, &ip)?;
+        put_new(out, outcome_index, &outcome)
     }
 }
 
@@ -153,23 +162,34 @@ fn extend(times: &mut Option<TimeRange>, at: Timestamp) {
 /// Values, numbered in the order of their first occurrence.
 struct Dictionary<T>(HashMap<T, u32, RandomState>);
 
+/// The index of a value in its dictionary.
+#[derive(Clone, Copy)]
+struct Index {
+    number: u32,
+    /// Whether the value follows as a new entry.
+    is_new: bool,
+}
+
 impl<T: Hash + Eq> Dictionary<T> {
-    /// Appends the index of `value`, and a new value itself.
     #[inline]
-    fn put<Q>(&mut self, out: &mut Vec<u8>, value: &Q) -> Result<(), StoreError>
+    fn index_of<Q>(&mut self, value: &Q) -> Index
     where
-        Q: Hash + Eq + Serialize + ToOwned<Owned: Into<T>> + ?Sized,
+        Q: Hash + Eq + ToOwned<Owned: Into<T>> + ?Sized,
         T: Borrow<Q>,
     {
-        if let Some(index) = self.0.get(value) {
-            return put(out, index);
+        if let Some(&number) = self.0.get(value) {
+            return Index {
+                number,
+                is_new: false,
+            };
         }
         // A block has fewer than 65,536 bytes, so fewer entries.
-        let index = self.0.len() as u32;
-        put(out, &index)?;
-        put(out, value)?;
-        self.0.insert(value.to_owned().into(), index);
-        Ok(())
+        let number = self.0.len() as u32;
+        self.0.insert(value.to_owned().into(), number);
+        Index {
+            number,
+            is_new: true,
+        }
     }
 }
 
@@ -242,11 +262,12 @@ impl<'a> BlockReader<'a> {
             }
             self.at = take(rest)?;
         }
-        self.at = self.at.checked_add_signed(take(rest)?)?;
-        let key = entry(&mut self.keys, rest)?;
-        let path = entry(&mut self.paths, rest)?;
-        let ip = entry(&mut self.ips, rest)?;
-        let outcome = entry(&mut self.outcomes, rest)?;
+        let row: StoredRow = take(rest)?;
+        self.at = self.at.checked_add_signed(row.elapsed)?;
+        let key = entry(&mut self.keys, row.key, rest)?;
+        let path = entry(&mut self.paths, row.path, rest)?;
+        let ip = entry(&mut self.ips, row.ip, rest)?;
+        let outcome = entry(&mut self.outcomes, row.outcome, rest)?;
         Some(Row {
             at: Timestamp::from_unix_millis(self.at),
             key_id: KeyId(key),
@@ -254,7 +275,7 @@ impl<'a> BlockReader<'a> {
             path,
             ip,
             status: outcome.status,
-            latency_micros: take(rest)?,
+            latency_micros: row.latency_micros,
             refused: match outcome.refused {
                 0 => None,
                 code => Some(Reason::from_code(code)?),
@@ -278,13 +299,33 @@ impl<'a> Iterator for BlockReader<'a> {
     }
 }
 
+/// Returns the entry at an index; reads a new one.
 #[inline]
-fn entry<'a, T: Copy + Deserialize<'a>>(dictionary: &mut Vec<T>, rest: &mut &'a [u8]) -> Option<T> {
-    let index = usize::try_from(take::<u32>(rest)?).ok()?;
+fn entry<'a, T: Copy + Deserialize<'a>>(
+    dictionary: &mut Vec<T>,
+    index: u32,
+    rest: &mut &'a [u8],
+) -> Option<T> {
+    let index = usize::try_from(index).ok()?;
     if index == dictionary.len() {
         dictionary.push(take(rest)?);
     }
     dictionary.get(index).copied()
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredRow {
+    elapsed: i64,
+    key: u32,
+    path: u32,
+    ip: u32,
+    outcome: u32,
+    latency_micros: u32,
+}
+
+impl StoredRow {
+    /// The length of the longest varints.
+    const MAX_LEN: usize = 10 + 5 * 5;
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -322,12 +363,24 @@ struct StoredOutcome {
     refused: u8,
 }
 
-/// Appends a value.
-#[inline]
+fn put_new<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    index: Index,
+    value: &T,
+) -> Result<(), StoreError> {
+    match index.is_new {
+        true => put(out, value),
+        false => Ok(()),
+    }
+}
+
 fn put<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), StoreError> {
-    *out = postcard::to_extend(value, std::mem::take(out))
-        .map_err(|error| StoreError::Unavailable(error.into()))?;
+    *out = postcard::to_extend(value, std::mem::take(out)).map_err(unencodable)?;
     Ok(())
+}
+
+fn unencodable(error: postcard::Error) -> StoreError {
+    StoreError::Unavailable(error.into())
 }
 
 /// Reads a value from the front.

@@ -32,7 +32,7 @@ pub(crate) use self::lock::decode_lock_key;
 pub(crate) use self::lock::{decode_lock, encode_lock, lock_key};
 pub(crate) use self::org::{decode_org, encode_org};
 pub(crate) use self::record::Record;
-pub(crate) use self::totals::Counters;
+pub(crate) use self::totals::RecordCounts;
 
 /// The format that this version writes, and the only one that it reads. A data file states its format
 /// in its [preamble](frame::preamble).

@@ -10,7 +10,7 @@ use crate::time::Timestamp;
 
 /// The numbers of organizations and keys, and the last assigned ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Counters {
+pub(crate) struct RecordCounts {
     pub(crate) last_org_id: u64,
     pub(crate) last_key_id: u64,
     pub(crate) orgs: u64,
@@ -18,13 +18,13 @@ pub(crate) struct Counters {
     pub(crate) active_keys: u64,
 }
 
-impl Record for Counters {
+impl Record for RecordCounts {
     fn encode(&self) -> Result<Vec<u8>, StoreError> {
         encode(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        decode("the counters", bytes)
+        decode("the counts of records", bytes)
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
         #[test]
         fn decoding_never_panics(body: Vec<u8>) {
             for bytes in [&body[..], &[&[1], &body[..]].concat()] {
-                let _ = Counters::decode(bytes);
+                let _ = RecordCounts::decode(bytes);
                 let _ = Activity::decode(bytes);
                 let _ = Lifetime::decode(bytes);
                 let _ = TopKeys::decode(bytes);

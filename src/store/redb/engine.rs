@@ -22,7 +22,6 @@ use super::file::DataFile;
 use super::identity::Identity;
 use super::tables::{META, meta};
 use crate::store::StoreError;
-
 use crate::time::{Clock, Moment};
 
 /// How long changes are refused after the first failure; doubled after each further failure.
@@ -34,7 +33,7 @@ pub(super) type SessionListener = Box<dyn Fn(&Session) + Send + Sync>;
 pub(super) struct Engine {
     current: ArcSwap<Session>,
     /// Held while the file is changed or reopened.
-    writer: Mutex<Writer>,
+    write_state: Mutex<WriteState>,
     fault: Mutex<Option<Fault>>,
     /// Whether a thread is reopening the file.
     is_reopening: AtomicBool,
@@ -52,8 +51,8 @@ pub(super) struct Session {
     file: DataFile,
 }
 
-/// The state of writing.
-struct Writer {
+/// The state of writing, locked by the writing thread.
+struct WriteState {
     /// The number of acknowledged changes in the file.
     commits: u64,
     /// Whether the current session may write.
@@ -86,7 +85,7 @@ impl Engine {
         let commits = catching_panics(|| commits(&session.begin_read()?))?;
         Ok(Self {
             current: ArcSwap::from_pointee(session),
-            writer: Mutex::new(Writer {
+            write_state: Mutex::new(WriteState {
                 commits,
                 is_writable: true,
             }),
@@ -183,13 +182,13 @@ impl Engine {
         &self,
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut writer = self.writer.lock();
+        let mut state = self.write_state.lock();
         if !self.may_retry() {
             return Err(self.refusal());
         }
-        self.write_once(&mut writer, &change)
+        self.write_once(&mut state, &change)
             .or_else(|error| match is_previous(&error) {
-                true => self.write_once(&mut writer, &change),
+                true => self.write_once(&mut state, &change),
                 false => Err(error),
             })
     }
@@ -219,29 +218,29 @@ impl Engine {
 
     fn write_once<T>(
         &self,
-        writer: &mut Writer,
+        state: &mut WriteState,
         change: &impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if let Err(reason) = self.check_file() {
             return Err(self.failed(reason));
         }
-        if let Err(error) = self.make_writable(writer) {
+        if let Err(error) = self.make_writable(state) {
             return Err(self.failed(error.cause()));
         }
         let session = self.current.load_full();
         let mut result = None;
         let committed = session.write(|txn| {
             result = Some(change(txn)?);
-            set_commits(txn, writer.commits + 1)
+            set_commits(txn, state.commits + 1)
         });
         match committed {
             Err(error) if session.file.has_failed() => {
                 drop(session);
-                self.after_failure(writer, error, result)
+                self.after_failure(state, error, result)
             }
             Err(error) => Err(error),
             Ok(()) => {
-                writer.commits += 1;
+                state.commits += 1;
                 self.fault.lock().take();
                 result.ok_or_else(|| StoreError::Damaged("a change has no result".into()))
             }
@@ -251,11 +250,11 @@ impl Engine {
     /// Determines the result of a change that failed on the disk. Usually it was not committed.
     fn after_failure<T>(
         &self,
-        writer: &mut Writer,
+        state: &mut WriteState,
         error: StoreError,
         result: Option<T>,
     ) -> Result<T, StoreError> {
-        match (self.reopen(writer), result) {
+        match (self.reopen(state), result) {
             (Ok(Found::OneMore), Some(result)) => return Ok(result),
             // A read of another thread failed; changes work.
             (Ok(_), _) if is_previous(&error) => {}
@@ -271,30 +270,30 @@ impl Engine {
 
     /// Reopens the file for reading if the current session has failed. Returns whether reading works.
     fn reopen_for_reading(&self) -> bool {
-        let mut writer = self.writer.lock();
+        let mut state = self.write_state.lock();
         if !self.current.load().file.has_failed() {
             return true;
         }
-        let reopened = self.reopen_and_notify(&mut writer);
+        let reopened = self.reopen_and_notify(&mut state);
         if let Err(error) = &reopened {
             self.failed(error.cause());
         }
         reopened.is_ok()
     }
 
-    fn make_writable(&self, writer: &mut Writer) -> Result<(), StoreError> {
+    fn make_writable(&self, state: &mut WriteState) -> Result<(), StoreError> {
         if self.current.load().file.has_failed() {
-            self.reopen_and_notify(writer)?;
+            self.reopen_and_notify(state)?;
         }
-        if !writer.is_writable {
+        if !state.is_writable {
             self.current.load().file.settle().map_err(unavailable)?;
-            writer.is_writable = true;
+            state.is_writable = true;
         }
         Ok(())
     }
 
-    fn reopen_and_notify(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        if self.reopen(writer)? == Found::OneMore
+    fn reopen_and_notify(&self, state: &mut WriteState) -> Result<(), StoreError> {
+        if self.reopen(state)? == Found::OneMore
             && let Some(listener) = self.surfaced.get()
         {
             listener(&self.current.load());
@@ -304,23 +303,23 @@ impl Engine {
 
     /// Replaces the current session by a new one. Writes nothing. Fails if the file lacks an acknowledged
     /// change.
-    fn reopen(&self, writer: &mut Writer) -> Result<Found, StoreError> {
+    fn reopen(&self, state: &mut WriteState) -> Result<Found, StoreError> {
         let file = self.current.load().file.reopened().map_err(unavailable)?;
         let session = catching_panics(|| Ok(Session::open(file, self.cache_bytes)?))?;
         let found = catching_panics(|| commits(&session.begin_read()?))?;
-        let found = match found.checked_sub(writer.commits) {
+        let found = match found.checked_sub(state.commits) {
             Some(0) => Found::Acknowledged,
             Some(1) => Found::OneMore,
             _ => {
                 return Err(StoreError::Damaged(format!(
                     "it holds {found} changes, but {} were acknowledged; \
                      restore it from a backup, and restart",
-                    writer.commits
+                    state.commits
                 )));
             }
         };
-        writer.commits += u64::from(found == Found::OneMore);
-        writer.is_writable = false;
+        state.commits += u64::from(found == Found::OneMore);
+        state.is_writable = false;
         let before = self.current.swap(Arc::new(session));
         before.file.end();
         Ok(found)

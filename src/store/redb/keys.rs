@@ -8,7 +8,7 @@ use super::credentials::Credentials;
 use super::rows::{find_key, missing, with_last_use};
 use super::tables::{ACTIVITY, EXPIRIES, KEY_PREFIXES, KEYS, ORG_KEYS, ORGS, meta, update_meta};
 use crate::model::{Key, KeyId, OrgId};
-use crate::store::codec::{Counters, decode_key, encode_key};
+use crate::store::codec::{RecordCounts, decode_key, encode_key};
 use crate::store::{KeyChange, NewCredential, NewKey, Rotation, StoreError, changes};
 
 pub(super) fn create(
@@ -16,11 +16,11 @@ pub(super) fn create(
     new: &[(NewKey, NewCredential)],
 ) -> Result<Vec<Key>, StoreError> {
     let count = new.len() as u64;
-    let last = update_meta(txn, meta::COUNTERS, |counters: &mut Counters| {
-        let last = counters.last_key_id;
-        counters.last_key_id += count;
-        counters.keys += count;
-        counters.active_keys += count;
+    let last = update_meta(txn, meta::RECORD_COUNTS, |counts: &mut RecordCounts| {
+        let last = counts.last_key_id;
+        counts.last_key_id += count;
+        counts.keys += count;
+        counts.active_keys += count;
         last
     })?;
     let orgs = txn.open_table(ORGS)?;
@@ -142,8 +142,8 @@ pub(super) fn add_credential(
 pub(super) fn revoke(txn: &WriteTransaction, id: KeyId) -> Result<Key, StoreError> {
     let (key, was_active) = change_key(txn, id, |key| Ok(changes::revoke(key)))?;
     if was_active {
-        update_meta(txn, meta::COUNTERS, |counters: &mut Counters| {
-            counters.active_keys = counters.active_keys.saturating_sub(1);
+        update_meta(txn, meta::RECORD_COUNTS, |counts: &mut RecordCounts| {
+            counts.active_keys = counts.active_keys.saturating_sub(1);
         })?;
     }
     Ok(key)

@@ -8,7 +8,7 @@ use super::rows::find_org;
 use super::tables::{ORG_NAMES, ORG_SKELETONS, ORGS, meta, update_meta};
 use crate::input::text;
 use crate::model::{Org, OrgId};
-use crate::store::codec::{Counters, decode_org, encode_org};
+use crate::store::codec::{RecordCounts, decode_org, encode_org};
 use crate::store::{OrgChange, StoreError, changes};
 use crate::time::Timestamp;
 
@@ -24,10 +24,10 @@ pub(super) fn create(txn: &WriteTransaction, name: &str, at: Timestamp) -> Resul
     {
         return Err(StoreError::SimilarOrg(existing.name));
     }
-    let id = update_meta(txn, meta::COUNTERS, |counters: &mut Counters| {
-        counters.last_org_id += 1;
-        counters.orgs += 1;
-        OrgId(counters.last_org_id)
+    let id = update_meta(txn, meta::RECORD_COUNTS, |counts: &mut RecordCounts| {
+        counts.last_org_id += 1;
+        counts.orgs += 1;
+        OrgId(counts.last_org_id)
     })?;
     let org = changes::new_org(id, name, at);
     table.put(&org)?;

@@ -4,7 +4,7 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::rows::missing;
 use crate::store::StoreError;
-use crate::store::codec::{Counters, Record};
+use crate::store::codec::{Record, RecordCounts};
 use crate::store::totals::{Lifetime, TopKeys};
 
 /// A table of records.
@@ -81,8 +81,8 @@ pub(super) mod meta {
     pub(in crate::store::redb) const COMMITS: &str = "commits";
     /// The id of the last counted batch of usage: 24 bytes. Absent before the first batch.
     pub(in crate::store::redb) const BATCH: &str = "batch";
-    /// [`Counters`](crate::store::codec::Counters)
-    pub(in crate::store::redb) const COUNTERS: &str = "counters";
+    /// [`RecordCounts`](crate::store::codec::RecordCounts)
+    pub(in crate::store::redb) const RECORD_COUNTS: &str = "record counts";
     /// [`Lifetime`](crate::store::Lifetime)
     pub(in crate::store::redb) const LIFETIME: &str = "lifetime";
     /// [`TopKeys`](crate::store::totals::TopKeys)
@@ -92,7 +92,10 @@ pub(super) mod meta {
 /// Creates all tables and the rows of totals, so that a reader never meets an absent one.
 pub(super) fn create(txn: &WriteTransaction) -> Result<(), StoreError> {
     let mut meta = txn.open_table(META)?;
-    meta.insert(meta::COUNTERS, Counters::default().encode()?.as_slice())?;
+    meta.insert(
+        meta::RECORD_COUNTS,
+        RecordCounts::default().encode()?.as_slice(),
+    )?;
     meta.insert(meta::LIFETIME, Lifetime::default().encode()?.as_slice())?;
     meta.insert(meta::TOP_KEYS, TopKeys::default().encode()?.as_slice())?;
     for table in [

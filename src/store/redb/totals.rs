@@ -9,7 +9,7 @@ use super::tables::{
 };
 use crate::model::KeyId;
 use crate::store::batch_id::BatchId;
-use crate::store::codec::{Counters, Record};
+use crate::store::codec::{Record, RecordCounts};
 use crate::store::totals::{BatchTotals, KeyTotals, TopKeys, shadow_name};
 use crate::store::{Count, Lifetime, StoreError, Tally, Totals, UsageBatch};
 use crate::time::Timestamp;
@@ -147,7 +147,7 @@ pub(super) fn shadowed(txn: &ReadTransaction) -> Result<Vec<(String, u64)>, Stor
 
 pub(super) fn totals(txn: &ReadTransaction, now: Timestamp) -> Result<Totals, StoreError> {
     let meta = txn.open_table(META)?;
-    let counters: Counters = read_meta(&meta, meta::COUNTERS)?;
+    let counts: RecordCounts = read_meta(&meta, meta::RECORD_COUNTS)?;
     let lifetime: Lifetime = read_meta(&meta, meta::LIFETIME)?;
 
     // All of the minute in which the hour began.
@@ -157,9 +157,9 @@ pub(super) fn totals(txn: &ReadTransaction, now: Timestamp) -> Result<Totals, St
         last_hour.add(Tally::decode(row?.1.value())?.count);
     }
     Ok(Totals {
-        orgs: counters.orgs,
-        keys: counters.keys,
-        active_keys: counters.active_keys.saturating_sub(expired_keys(txn, now)?),
+        orgs: counts.orgs,
+        keys: counts.keys,
+        active_keys: counts.active_keys.saturating_sub(expired_keys(txn, now)?),
         all_time: lifetime.tally.count,
         last_hour,
         refused: lifetime.tally.refused,

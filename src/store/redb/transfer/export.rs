@@ -7,7 +7,7 @@ use redb::{Key as RedbKey, ReadTransaction, ReadableTable, Value};
 
 use crate::counter::SubjectId;
 use crate::model::{KeyId, OrgId};
-use crate::store::codec::{Counters, Record, decode_counters};
+use crate::store::codec::{Record, RecordCounts, decode_counters};
 use crate::store::redb::tables::{
     ACTIVITY, BALANCES, KEY_DAYS, KEY_HOURS, META, MINUTES, meta, read_meta,
 };
@@ -138,10 +138,10 @@ fn read_balances(
 
 fn read_rest(txn: &ReadTransaction, _: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
     let rows = txn.open_table(META)?;
-    let counters: Counters = read_meta(&rows, meta::COUNTERS)?;
+    let counts: RecordCounts = read_meta(&rows, meta::RECORD_COUNTS)?;
     page.last_ids = Some(LastIds {
-        org: counters.last_org_id,
-        key: counters.last_key_id,
+        org: counts.last_org_id,
+        key: counts.last_key_id,
     });
     page.lifetime = Some(read_meta(&rows, meta::LIFETIME)?);
     page.shadowed = totals::shadowed(txn)?;

@@ -5,7 +5,7 @@ use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 use crate::input::text;
 use crate::model::OrgId;
 use crate::store::codec::{
-    Counters, Record, decode_counters, decode_credential, decode_lock, encode_counters,
+    Record, RecordCounts, decode_counters, decode_credential, decode_lock, encode_counters,
     encode_lock, lock_key,
 };
 use crate::store::redb::credentials::Credentials;
@@ -55,18 +55,16 @@ pub(in crate::store::redb) fn import(
     let mut growth = Growth::default();
     import_orgs(txn, page, &mut growth)?;
     import_keys(txn, page, &mut growth)?;
-    update_meta(txn, meta::COUNTERS, |counters: &mut Counters| {
+    update_meta(txn, meta::RECORD_COUNTS, |counts: &mut RecordCounts| {
         let last = LastIds {
-            org: counters.last_org_id,
-            key: counters.last_key_id,
+            org: counts.last_org_id,
+            key: counts.last_key_id,
         };
         let last = last.raised_to(page);
-        (counters.last_org_id, counters.last_key_id) = (last.org, last.key);
-        counters.orgs = counters.orgs.saturating_add_signed(growth.orgs);
-        counters.keys = counters.keys.saturating_add_signed(growth.keys);
-        counters.active_keys = counters
-            .active_keys
-            .saturating_add_signed(growth.active_keys);
+        (counts.last_org_id, counts.last_key_id) = (last.org, last.key);
+        counts.orgs = counts.orgs.saturating_add_signed(growth.orgs);
+        counts.keys = counts.keys.saturating_add_signed(growth.keys);
+        counts.active_keys = counts.active_keys.saturating_add_signed(growth.active_keys);
     })?;
     import_key_totals(txn, page)?;
     import_totals(txn, page)?;
