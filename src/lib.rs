@@ -13,19 +13,24 @@
 //! # Ok::<(), keyguard::OpenError>(())
 //! ```
 //!
+//! [`KeyGuard::open`] opens a data file or a database, [`KeyGuard::check`] and [`KeyGuard::decide`]
+//! decide about requests, and [`KeyGuard::admin`] manages organizations, keys, limits and locks.
+//! [`Config`] has the settings, [`Policy`] the routes and lists.
+//!
 //! # Features
 //!
 //! | feature | adds |
 //! |---|---|
-//! | none | the embedded library: no HTTP stack, no async runtime |
-//! | `axum` | `http`, and for axum: the extractor [`http::Authenticated`], the original path of nested routers, the address of the peer |
-//! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
-//! | `legacy` | keys of the Python package of this name: `Config::legacy_secret` |
+//! | none | the embedded library, without an HTTP stack or an async runtime |
+//! | `axum` | `http`, and for axum: the extractor `http::Authenticated`, the original path of nested routers, the address of the peer |
 //! | `cli` | the program `keyguard`, and `legacy` |
+//! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
 //! | `import` | `keyguard import` from SQLite, which is compiled from C |
+//! | `legacy` | keys of the Python package of the same name: `Config::legacy_secret` |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
-//! | `redis` | limits in Redis, for several processes behind the same limits, and [`RedisStream`] |
-//! | `serve` | `keyguard serve`: the admin service, and verdicts for servers in other languages |
+//! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
+//! | `redis` | limits in Redis, for several processes, and `RedisStream` |
+//! | `serve` | `keyguard serve`: the admin service, and decisions for servers in other languages |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -39,6 +44,7 @@ mod counter;
 pub mod fuzz;
 mod guard;
 #[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
 pub mod http;
 mod input;
 mod keyguard;
@@ -78,6 +84,7 @@ pub use model::{
 pub use net::{CidrSet, ClientIp, InvalidClientIp, IpKey};
 pub use policy::{ExactPath, InvalidPolicy, Lockout, Pattern, Policy, Route};
 #[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use sink::RedisStream;
 pub use sink::{JsonLines, UsageSink};
 pub use store::OpenError;

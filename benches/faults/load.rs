@@ -210,7 +210,7 @@ impl Figures {
             lost += usize::from(node.admin().get_key(*id).is_err());
         }
         for id in &self.changes.revoked {
-            lost += usize::from(node.admin().get_key(*id).is_ok_and(|key| key.active));
+            lost += usize::from(node.admin().get_key(*id).is_ok_and(|key| key.is_active()));
         }
         Ok(lost)
     }

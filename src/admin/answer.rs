@@ -262,8 +262,10 @@ impl From<AdminError> for Failure {
 pub(crate) struct NewKeyReply {
     #[serde(flatten)]
     pub(crate) key: Key,
+    /// Whether its status is `active`.
+    pub(crate) active: bool,
     pub(crate) org_name: String,
-    /// Its text, for the only time.
+    /// Its text, which is shown this once.
     pub(crate) raw_key: String,
 }
 
@@ -290,7 +292,19 @@ impl From<Org> for OrgReply {
 pub(crate) struct ListedKey {
     #[serde(flatten)]
     pub(crate) key: Key,
+    /// Whether its status is `active`.
+    pub(crate) active: bool,
     pub(crate) org_name: String,
+}
+
+impl ListedKey {
+    fn new(key: Key, org_name: String) -> Self {
+        Self {
+            active: key.is_active(),
+            key,
+            org_name,
+        }
+    }
 }
 
 /// What the data file holds and what was asked of it.
@@ -447,7 +461,7 @@ impl Admin {
                 Entry::Vacant(place) => place.insert(self.get_org(key.org_id)?.name),
             };
             let org_name = org_name.clone();
-            Ok(ListedKey { key, org_name })
+            Ok(ListedKey::new(key, org_name))
         };
         let keys = self.list_keys(request.org_id, up_to(request.after, request.limit))?;
         page(keys.into_iter().map(listed))
@@ -455,7 +469,7 @@ impl Admin {
 
     fn key_reply(&self, key: Key) -> Result<Value, Failure> {
         let org_name = self.get_org(key.org_id)?.name;
-        reply(ListedKey { key, org_name })
+        reply(ListedKey::new(key, org_name))
     }
 
     fn new_key_reply(&self, created: CreatedKey) -> Result<Value, Failure> {
@@ -463,6 +477,7 @@ impl Admin {
         let org_name = self.get_org(key.org_id)?.name;
         let raw_key = raw_key.expose().to_owned();
         reply(NewKeyReply {
+            active: key.is_active(),
             key,
             org_name,
             raw_key,

@@ -383,7 +383,7 @@ impl Admin {
     pub(super) fn prepare_rotation(&self, request: RotateKey) -> Result<CreatedKey, AdminError> {
         let key = self.guard.store().key(request.id)?;
         self.check_expiry(request.expires_at.flatten())?;
-        if !key.active {
+        if key.is_revoked() {
             return Err(StoreError::Revoked(key.id).into());
         }
         let now = self.guard.now();
@@ -403,7 +403,7 @@ impl Admin {
             expires_at: request.expires_at.unwrap_or(key.expires_at),
             ..key
         };
-        let key = key.seen_at(now);
+        let key = key.at(now);
         Ok(CreatedKey { key, raw_key })
     }
 
@@ -465,7 +465,7 @@ impl Admin {
 
     /// The key as it is shown now.
     pub(super) fn shown(&self, key: Key) -> Key {
-        key.seen_at(self.guard.now())
+        key.at(self.guard.now())
     }
 
     /// Refuses a time of expiry in the past: the caller may mean to revoke the key.

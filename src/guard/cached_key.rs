@@ -37,7 +37,7 @@ impl Guard {
             revision: self.revisions.of(key.id, org.id),
             key_id: key.id,
             org_id: org.id,
-            is_active: key.active,
+            is_active: !key.is_revoked(),
             is_org_active: org.status == OrgStatus::Active,
             expires_at: expiries
                 .into_iter()

@@ -115,6 +115,7 @@ impl Config {
     /// are stored anew: without it they are malformed. [Rotating](crate::Admin::rotate_key) a key
     /// gives it a text that does without.
     #[cfg(feature = "legacy")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "legacy")))]
     pub fn legacy_secret(mut self, secret: impl Into<Secret>) -> Self {
         self.legacy_secret = Some(secret.into());
         self

@@ -10,6 +10,7 @@ use crate::time::Moment;
 
 /// What [`KeyGuard::dry_run`](crate::KeyGuard::dry_run) found.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Verdict {
     /// What the request would be refused with; `None` if it would be let through.
     pub denial: Option<Denial>,

@@ -166,6 +166,7 @@ pub(crate) struct LimiterStatus {
 /// The decision about limits while the remote server is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Fallback {
     /// Each process enforces the limits by itself. Together they admit at most the limit times the
     /// number of processes.

@@ -58,6 +58,7 @@ impl AuthFailure {
 /// The scope of a lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum LockScope {
     /// All paths.
     #[default]
@@ -70,6 +71,7 @@ pub enum LockScope {
 /// The requests that a lock refuses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Refuses {
     /// All requests.
@@ -98,6 +100,7 @@ impl fmt::Display for Refuses {
 /// The cause of a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum LockCause {
     /// Too many malformed or unknown keys within an hour.

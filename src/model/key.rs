@@ -44,6 +44,7 @@ impl KeyStatus {
 
 /// A key. Its text is known only to its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Key {
     /// Its id.
@@ -54,8 +55,6 @@ pub struct Key {
     pub label: String,
     /// The start of its text: the prefix and 4 more characters.
     pub prefix: String,
-    /// Whether its status is [`KeyStatus::Active`].
-    pub active: bool,
     /// Its status when read.
     pub status: KeyStatus,
     /// The scopes it holds.
@@ -79,27 +78,35 @@ pub struct Key {
 }
 
 impl Key {
+    /// Whether its status is [`KeyStatus::Active`].
+    pub fn is_active(&self) -> bool {
+        self.status == KeyStatus::Active
+    }
+
+    /// Whether its status is [`KeyStatus::Revoked`].
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.status == KeyStatus::Revoked
+    }
+
     pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 
     /// The key with its status at `now`.
-    pub(crate) fn seen_at(self, now: Timestamp) -> Self {
-        let status = match self.active {
-            false => KeyStatus::Revoked,
-            true if self.is_expired(now) => KeyStatus::Expired,
-            true => KeyStatus::Active,
-        };
-        Self {
-            active: status == KeyStatus::Active,
-            status,
-            ..self
+    pub(crate) fn at(mut self, now: Timestamp) -> Self {
+        if !self.is_revoked() {
+            self.status = match self.is_expired(now) {
+                true => KeyStatus::Expired,
+                false => KeyStatus::Active,
+            };
         }
+        self
     }
 }
 
 /// A temporary override: until then, the limit neither refuses nor counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LimitOverride {
     /// The name of the limit, as in header fields and the dry run.

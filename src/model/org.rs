@@ -9,6 +9,7 @@ use crate::time::Timestamp;
 /// Whether the keys of an organization are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum OrgStatus {
     /// Its keys are accepted.
@@ -19,6 +20,7 @@ pub enum OrgStatus {
 
 /// An organization: the owner of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Org {
     /// Its id.

@@ -8,6 +8,7 @@ use crate::time::Timestamp;
 
 /// A recorded request.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Usage {
     /// Time of the decision.
     pub at: Timestamp,

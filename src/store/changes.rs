@@ -46,7 +46,6 @@ impl NewKey {
             org_id: self.org_id,
             label: self.label.clone(),
             prefix: credential.shown_prefix.clone(),
-            active: true,
             status: KeyStatus::Active,
             scopes: self.scopes.clone(),
             rate_limit_per_minute: self.rate_limit_per_minute,
@@ -100,7 +99,7 @@ impl Rotation {
         key: &mut Key,
         credential: &NewCredential,
     ) -> Result<Timestamp, StoreError> {
-        if !key.active {
+        if key.is_revoked() {
             return Err(StoreError::Revoked(key.id));
         }
         let is_expired = key.is_expired(self.now);
@@ -141,7 +140,7 @@ pub(crate) struct KeyChange {
 impl KeyChange {
     /// Changes a key that is not revoked.
     pub(super) fn apply(&self, key: &mut Key) -> Result<(), StoreError> {
-        if !key.active {
+        if key.is_revoked() {
             return Err(StoreError::Revoked(key.id));
         }
         if self
@@ -165,8 +164,7 @@ impl KeyChange {
 
 /// Revokes a key. Returns whether it was active.
 pub(super) fn revoke(key: &mut Key) -> bool {
-    key.status = KeyStatus::Revoked;
-    std::mem::replace(&mut key.active, false)
+    std::mem::replace(&mut key.status, KeyStatus::Revoked) != KeyStatus::Revoked
 }
 
 /// Fields of an organization to change; `None` leaves a field as it is.

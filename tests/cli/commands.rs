@@ -419,7 +419,7 @@ fn unprinted_key_is_revoked_or_keeps_its_text() {
     drop(kg);
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     let keys = kg.admin().list_keys(None, Page::first()).unwrap();
-    assert_eq!(keys.iter().filter(|key| key.active).count(), 1);
+    assert_eq!(keys.iter().filter(|key| key.is_active()).count(), 1);
     assert_eq!(keys[0], old.key, "nothing of it has changed");
     let headers = [("X-API-Key", old.raw_key.expose())];
     kg.check(&headers, IP, "/").unwrap().finish(200);

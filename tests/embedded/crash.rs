@@ -110,7 +110,7 @@ fn work(file: &Path, mut random: Random) {
     let keys = kg.admin().list_keys(None, all).unwrap();
     let mut keys: Vec<KeyId> = keys
         .iter()
-        .filter(|key| key.active)
+        .filter(|key| key.is_active())
         .map(|key| key.id)
         .collect();
     let mut last_text = None;
@@ -154,7 +154,7 @@ fn work(file: &Path, mut random: Random) {
             5 | 6 if !keys.is_empty() => {
                 let id = keys.swap_remove(random.below_len(keys.len()));
                 say(&format!("revoke {id}"));
-                assert!(!kg.admin().revoke_key(id).unwrap().active);
+                assert!(!kg.admin().revoke_key(id).unwrap().is_active());
                 say("done");
             }
             7 | 8 if !orgs.is_empty() => {
@@ -419,7 +419,8 @@ impl Found {
         by_org.sort_by_key(|key| key.id);
         assert!(by_org == keys);
         let keys = keys.into_iter().map(|key| {
-            let row = (key.org_id, key.label, key.rate_limit_per_minute, key.active);
+            let is_active = key.is_active();
+            let row = (key.org_id, key.label, key.rate_limit_per_minute, is_active);
             (key.id, row)
         });
         Self {

@@ -55,7 +55,7 @@ fn new_key_defaults_come_from_the_configuration() {
     assert_eq!(created.key.last_used_at, None);
     assert_eq!(created.key.scopes, []);
     assert_eq!(created.key.created_at, home.clock.timestamp());
-    assert!(created.key.active);
+    assert!(created.key.is_active());
     assert!(created.raw_key.expose().starts_with("acme_test_"));
 }
 
@@ -117,21 +117,16 @@ fn update_changes_only_the_given_fields() {
         .admin()
         .update_key(nothing.clone().label(" till "))
         .unwrap();
-    let expected = Key {
-        label: "till".into(),
-        ..key
-    };
+    let mut expected = key;
+    expected.label = "till".into();
     assert_eq!(renamed, expected);
 
     let freed = kg
         .admin()
         .update_key(nothing.limits([""; 0]).expires_at(None))
         .unwrap();
-    let expected = Key {
-        limits: Vec::new(),
-        expires_at: None,
-        ..expected
-    };
+    expected.limits = Vec::new();
+    expected.expires_at = None;
     assert_eq!(freed, expected);
     assert_eq!(kg.admin().get_key(expected.id).unwrap(), expected);
 }
@@ -148,10 +143,8 @@ fn rotation_changes_the_text_and_its_listing() {
     assert_ne!(new.raw_key.expose(), old.raw_key.expose());
     assert_eq!(new.key.prefix, new.raw_key.shown_prefix());
     assert!(new.key.prefix.starts_with("acme_test_"));
-    let expected = Key {
-        prefix: new.key.prefix.clone(),
-        ..old.key
-    };
+    let mut expected = old.key;
+    expected.prefix = new.key.prefix.clone();
     assert_eq!(
         kg.admin().list_keys(None, Page::first()).unwrap(),
         [expected]
@@ -293,12 +286,12 @@ fn bad_fields(id: KeyId) -> Vec<(&'static str, &'static str, CreateKey, UpdateKe
     }
     add(
         "rate_limit_per_minute",
-        "give at least 1",
+        "expected at least 1",
         &|request| request.rate_limit_per_minute(0),
         &|change| change.rate_limit_per_minute(0),
     );
     for (limits, expected) in [
-        (&["0 monthly"][..], "give at least 1"),
+        (&["0 monthly"][..], "expected at least 1"),
         (&["10/fortnight"], "is not a limit such as"),
         (&["10/min", "9/60s"], "count the same"),
     ] {
@@ -488,7 +481,7 @@ fn expired_key_is_shown_as_expired_everywhere() {
             kg.admin().update_key(UpdateKey::new(id)).unwrap(),
             kg.admin().restore_limit(id, "default").unwrap(),
         ];
-        let mut seen = seen.map(|key| (key.active, key.status)).to_vec();
+        let mut seen = seen.map(|key| (key.is_active(), key.status)).to_vec();
         seen.dedup();
         assert_eq!(seen.len(), 1, "{seen:?}");
         (seen[0].1, seen[0].0, stats.active_keys)

@@ -172,7 +172,7 @@ fn revoking_again_changes_nothing() {
     let kg = home.open();
     let key = reader(&kg);
     let revoked = kg.admin().revoke_key(key.key.id).unwrap();
-    assert!(!revoked.active);
+    assert!(!revoked.is_active());
     assert_eq!(kg.admin().revoke_key(key.key.id).unwrap(), revoked);
     assert_eq!(kg.admin().stats().unwrap().active_keys, 0);
 }

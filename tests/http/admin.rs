@@ -894,7 +894,7 @@ fn revocation_applies_to_the_next_request_under_load() {
             }
         });
     }
-    assert!(!kg.admin().get_key(KeyId(20)).unwrap().active);
+    assert!(!kg.admin().get_key(KeyId(20)).unwrap().is_active());
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn table(keys: &[ListedKey]) -> Table {
         "status",
         "last used",
     ]);
-    for ListedKey { key, org_name } in keys {
+    for ListedKey { key, org_name, .. } in keys {
         table.row([
             key.id.to_string(),
             key.prefix.clone(),

@@ -34,7 +34,6 @@ impl Callers {
             org_id: OrgId(1),
             label: String::new(),
             prefix: String::new(),
-            active: true,
             status: crate::model::KeyStatus::Active,
             scopes: Vec::new(),
             rate_limit_per_minute: NonZeroU32::MIN,

@@ -34,7 +34,7 @@ pub(crate) fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
         org_id: key.org_id.0,
         label: &key.label,
         prefix: &key.prefix,
-        active: key.active,
+        active: !key.is_revoked(),
         scopes: key.scopes.iter().map(Scope::as_str).collect(),
         rate_limit_per_minute: key.rate_limit_per_minute,
         limits: key.limits.iter().map(Limit::to_string).collect(),
@@ -53,7 +53,6 @@ pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
         org_id: OrgId(stored.org_id),
         label: stored.label.to_owned(),
         prefix: stored.prefix.to_owned(),
-        active: stored.active,
         status: KeyStatus::stored(stored.active),
         scopes: scopes
             .collect::<Result<_, _>>()
@@ -122,7 +121,6 @@ mod tests {
             org_id: OrgId(3),
             label: "web".into(),
             prefix: "kg_live_abcd".into(),
-            active: true,
             status: KeyStatus::Active,
             scopes: vec!["read".parse().unwrap(), "orders:write".parse().unwrap()],
             rate_limit_per_minute: NonZeroU32::new(60).unwrap(),

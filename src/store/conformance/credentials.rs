@@ -99,8 +99,18 @@ pub(in crate::store) fn expired_keys_are_counted_apart_and_extended_only_explici
 
 pub(in crate::store) fn revocation_is_final(home: &dyn Home) {
     let store = with_keys(home, 2);
-    assert!(!store.revoke_key(KeyId(1), &audit_context()).unwrap().active);
-    assert!(!store.revoke_key(KeyId(1), &audit_context()).unwrap().active);
+    assert!(
+        !store
+            .revoke_key(KeyId(1), &audit_context())
+            .unwrap()
+            .is_active()
+    );
+    assert!(
+        !store
+            .revoke_key(KeyId(1), &audit_context())
+            .unwrap()
+            .is_active()
+    );
     let totals = store.totals(NOW).unwrap();
     assert_eq!((totals.keys, totals.active_keys), (2, 1));
     assert!(matches!(

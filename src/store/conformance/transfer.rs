@@ -243,8 +243,8 @@ pub(in crate::store) fn merging_keeps_the_stricter_or_later_state(home: &dyn Hom
     original.revoke_key(KeyId(6), &audit_context()).unwrap();
     transfer_all(original, copy, |_| {}).unwrap();
     assert_eq!(copy.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
-    assert!(!copy.key(KeyId(6)).unwrap().active);
-    assert!(!copy.key(KeyId(5)).unwrap().active);
+    assert!(!copy.key(KeyId(6)).unwrap().is_active());
+    assert!(!copy.key(KeyId(5)).unwrap().is_active());
     assert_eq!(copy.totals(NOW).unwrap().active_keys, KEYS - 3);
 }
 

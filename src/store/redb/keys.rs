@@ -209,6 +209,6 @@ impl<'txn> Keys<'txn> {
 
 /// Revoked keys are not in the index of expiries.
 fn expiry(key: &Key) -> Option<u64> {
-    let expires_at = key.expires_at.filter(|_| key.active)?;
+    let expires_at = key.expires_at.filter(|_| !key.is_revoked())?;
     Some(expires_at.unix_millis())
 }

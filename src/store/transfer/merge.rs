@@ -49,10 +49,8 @@ pub(in crate::store) fn merge_key(existing: Option<&Key>, incoming: &Key) -> Key
     let Some(existing) = existing else {
         return incoming.clone();
     };
-    let active = existing.active && incoming.active;
     Key {
-        active,
-        status: KeyStatus::stored(active),
+        status: KeyStatus::stored(!existing.is_revoked() && !incoming.is_revoked()),
         last_used_at: existing.last_used_at.max(incoming.last_used_at),
         ..incoming.clone()
     }
@@ -124,7 +122,7 @@ pub(in crate::store) struct Growth {
 impl Growth {
     pub(in crate::store) fn add_key(&mut self, existing: Option<&Key>, merged: &Key) {
         self.keys += i64::from(existing.is_none());
-        self.active_keys += i64::from(merged.active);
-        self.active_keys -= i64::from(existing.is_some_and(|existing| existing.active));
+        self.active_keys += i64::from(!merged.is_revoked());
+        self.active_keys -= i64::from(existing.is_some_and(|existing| !existing.is_revoked()));
     }
 }

@@ -178,7 +178,6 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, TransferKey), Import
         org_id: OrgId(*org_id),
         label: label(row)?,
         prefix: shown.chars().take(MAX_PREFIX).collect(),
-        active,
         status: KeyStatus::stored(active),
         scopes: scopes.unwrap_or_default(),
         rate_limit_per_minute: per_minute.unwrap_or(PER_MINUTE),

@@ -89,7 +89,7 @@ impl Sandbox {
     fn copy_keys(&mut self, page: &[ListedKey]) -> Result<(), CliError> {
         let requests: Vec<CreateKey> = page
             .iter()
-            .map(|ListedKey { key, org_name }| CreateKey {
+            .map(|ListedKey { key, org_name, .. }| CreateKey {
                 scopes: key.scopes.iter().map(ToString::to_string).collect(),
                 rate_limit_per_minute: Some(key.rate_limit_per_minute.get()),
                 limits: key.limits.iter().map(ToString::to_string).collect(),

@@ -137,7 +137,7 @@ impl<'a> KeyRow<'a> {
             label: &key.label,
             prefix: &key.prefix,
             hashed_key: shown.map(|shown| hex(&shown.hash)).unwrap_or_default(),
-            active: key.active,
+            active: !key.is_revoked(),
             scopes: rows::scopes_text(&key.scopes),
             rate_limit_per_minute: key.rate_limit_per_minute.get(),
             monthly_limit: rows::monthly_limit(&key.limits),

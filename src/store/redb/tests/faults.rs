@@ -170,7 +170,7 @@ fn failed_changes_are_retried_at_growing_intervals_and_reads_continue() {
         clock.advance(Duration::from_millis(1));
         store.recover(false);
         assert!(disk.sim().operations > operations, "not tried");
-        assert!(resolve(&store, 1).unwrap().unwrap().key.active);
+        assert!(resolve(&store, 1).unwrap().unwrap().key.is_active());
         assert_eq!(store.usage(None, NOW, 10_000).unwrap().len(), 300);
     }
     disk.heal();

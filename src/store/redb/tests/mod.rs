@@ -94,8 +94,8 @@ fn changes_survive_a_kill() {
 
     let killed = file.killed();
     let reopened = killed.open();
-    assert!(!reopened.key(KeyId(1)).unwrap().active);
-    assert!(reopened.key(KeyId(2)).unwrap().active);
+    assert!(!reopened.key(KeyId(1)).unwrap().is_active());
+    assert!(reopened.key(KeyId(2)).unwrap().is_active());
     assert_eq!(
         reopened.orgs(None, 1).unwrap()[0].status,
         OrgStatus::Suspended
