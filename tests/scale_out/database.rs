@@ -1,4 +1,4 @@
-//! The program and the library on a PostgreSQL database, and what moves to and from one.
+//! The program on a PostgreSQL database, and export and import to and from one.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -10,21 +10,21 @@ use keyguard::{Config, KeyGuard, KeyId, Page, Reason};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-/// Nobody may see it.
+/// A password, which no output may contain.
 const PASSWORD: &str = "hunter2";
 
-/// The URL of a database, with the password in it.
+/// Returns the URL of a database, with its password.
 fn url(database: &Database) -> String {
     let user = format!("postgres:{PASSWORD}@");
     database.url.replacen("postgres@", &user, 1)
 }
 
-/// Of a guard that waits for its database, however busy the machine is.
+/// A configuration that waits for the database even on a busy machine.
 fn patient() -> Config {
     Config::new(SECRET).backend_deadline(Duration::from_secs(20))
 }
 
-/// The program, in this directory and on this database, under the secret of these tests.
+/// Runs the program in a directory, on a database and with the secret of these tests.
 fn run(dir: &Path, db: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
     command
@@ -45,7 +45,7 @@ fn run(dir: &Path, db: &str, arguments: &[&str]) -> Output {
     output
 }
 
-/// What it prints, if it is done.
+/// Runs a command that succeeds and returns its output.
 fn done(dir: &Path, db: &str, arguments: &[&str]) -> String {
     let output = run(dir, db, arguments);
     let error = String::from_utf8_lossy(&output.stderr);
@@ -53,7 +53,7 @@ fn done(dir: &Path, db: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it says, if it refuses.
+/// Runs a command that is refused and returns its error.
 fn refused(dir: &Path, db: &str, arguments: &[&str]) -> String {
     let output = run(dir, db, arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");
@@ -96,7 +96,7 @@ fn commands_work_on_a_database_and_show_no_password() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
-/// As the Python package and SQLAlchemy write URLs.
+/// The Python package and SQLAlchemy write such URLs.
 #[test]
 fn url_with_driver_suffix_is_accepted() {
     let (database, dir) = (Database::new(), TempDir::new().unwrap());
@@ -189,7 +189,7 @@ fn conflicting_database_is_refused_and_unchanged() {
 const LEGACY: &str = "the secret of the Python package";
 const WEB: &str = "kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDE";
 
-/// A database as the Python package left it.
+/// A database of the Python package.
 const SCHEMA: &str = "
     CREATE TABLE organizations (id serial PRIMARY KEY, name varchar, status varchar,
         created_at timestamp);
@@ -227,7 +227,7 @@ fn python_package_database_is_imported() {
     assert_eq!(web.key().unwrap().scopes.len(), 1);
     drop(web);
     kg.close().unwrap();
-    // It was stored anew, and goes on where the month was.
+    // The key is hashed again, and its monthly quota continues.
     let kg = open("another secret");
     for _ in 0..2 {
         let _ = ask_with(&kg, WEB).unwrap();
@@ -236,7 +236,7 @@ fn python_package_database_is_imported() {
     let audit = kg.admin().list_audit(Page::first().limit(9)).unwrap();
     let rehashed = audit.iter().filter(|entry| entry.action == "rehash_key");
     assert_eq!(rehashed.count(), 1);
-    // What it is in is no database of ours.
+    // The source is not a database of KeyGuard.
     let said = refused(dir.path(), &from, &["stats"]);
     assert!(said.contains("import --from"), "{said}");
 }
