@@ -597,7 +597,8 @@ impl Stage {
         let command = keyguard(dir, arguments);
         let program = self.copy_of(Path::new(command.get_program()));
         let mut command = child::again(command, program);
-        command.current_dir(dir).uid(uid).gid(uid).output().unwrap()
+        command.current_dir(dir).uid(uid).gid(uid);
+        child::start(|| command.output())
     }
 
     /// Runs a test of this file as the user `uid` and waits until it is ready.
@@ -612,7 +613,7 @@ impl Stage {
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = child::start(|| command.spawn());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == "ready"), "it ended early");
         Other { child, lines }

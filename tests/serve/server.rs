@@ -541,7 +541,7 @@ fn startup_errors_name_the_remedy() {
         fs::write(&file, "precious").unwrap();
         let error = refused(dir.path(), &["serve", "--listen", listen]);
         let next = format!(
-            "{}    # and move it away",
+            "{}    # then move it away",
             file.file_name().unwrap().display()
         );
         assert!(

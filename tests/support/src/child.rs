@@ -2,8 +2,9 @@
 //! to be killed.
 
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::process::{Command, Stdio};
+use std::thread;
 
 const ARGUMENT: &str = "KEYGUARD_TEST_CHILD";
 
@@ -31,13 +32,7 @@ pub fn command(module: &str, test: &str, argument: impl AsRef<OsStr>) -> Command
 
 /// Runs a child that asserts by itself.
 pub fn run(command: &mut Command) {
-    let output = loop {
-        match command.output() {
-            // Another test was just forking, with a program open that was being copied.
-            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
-            output => break output.unwrap(),
-        }
-    };
+    let output = start(|| command.output());
     let text = String::from_utf8_lossy(&output.stdout);
     // A name that matches no test would pass too.
     assert!(
@@ -45,6 +40,17 @@ pub fn run(command: &mut Command) {
         "{text}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Starts a process from a program that was copied, with `Command::spawn` or `Command::output`.
+pub fn start<T>(mut start: impl FnMut() -> io::Result<T>) -> T {
+    loop {
+        match start() {
+            // A process that another test is forking still has the copy open for writing.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+            started => return started.unwrap(),
+        }
+    }
 }
 
 /// The same child, of another copy of the program.
