@@ -10,9 +10,9 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::answer::{Command, Failure, FailureCode};
-use super::socket::{PATIENCE, peer_of};
+use super::socket::{TIMEOUT, peer_of};
 use super::socket_path;
-use super::wire::{self, Ask, MaybeReady, Outcome, VERSION};
+use super::wire::{self, Ask, Outcome, Response, VERSION};
 use crate::sys::{ownership, process};
 
 /// The asking side.
@@ -79,13 +79,13 @@ impl Remote {
                 Some(pid) if process::is_stopped(pid) => Err(lost(&format!(
                     "it is stopped; continue it by `kill -CONT {pid}`"
                 ))),
-                _ => Err(lost(&format!("for {} s", PATIENCE.as_secs()))),
+                _ => Err(lost(&format!("for {} s", TIMEOUT.as_secs()))),
             },
             Err(error) => Err(lost(&error.to_string())),
         }
     }
 
-    fn exchange(&mut self, command: &Command) -> io::Result<Option<MaybeReady>> {
+    fn exchange(&mut self, command: &Command) -> io::Result<Option<Response>> {
         let ask = Ask {
             version: VERSION,
             request: serde_json::to_value(command)?,
@@ -136,7 +136,7 @@ fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, Strin
         Ok(found) if !is_trusted(found.uid()) => return Err(stranger(found.uid())),
         Ok(_) => {}
     }
-    let stream = match connect_within_patience(socket) {
+    let stream = match connect_with_timeout(socket) {
         Ok(stream) => stream,
         Err(error) => {
             return match error.kind() {
@@ -162,15 +162,15 @@ fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, Strin
 }
 
 /// Connects; waits for room in the queue of a listener only so long, and for each answer.
-fn connect_within_patience(path: &Path) -> io::Result<UnixStream> {
+fn connect_with_timeout(path: &Path) -> io::Result<UnixStream> {
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
         SocketFlags::empty(),
         None,
     )?;
-    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(TIMEOUT))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(TIMEOUT))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket.into())
 }

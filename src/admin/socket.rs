@@ -1,8 +1,8 @@
 //! The socket beside a data file, through which it is managed while a process holds it.
 //!
-//! It is bound only while the file is held, has the mode 0600, and both sides verify whose process
-//! the other one is. Whatever lies at its [path](super::socket_path) from before a kill is dead, and
-//! replaced. The secret never travels; the text of a key does, when it is made and when it is checked.
+//! It is bound only while the file lock is held, has the mode 0600, and both sides verify the user of the
+//! other process. A socket left at its [path](super::socket_path) by a killed process is replaced. The
+//! secret is never sent; the text of a key is sent when it is created and when it is checked.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -20,28 +20,28 @@ use rustix::process::Uid;
 
 use super::answer::{Failure, FailureCode};
 use super::socket_path;
-use super::wire::{self, Ask, MaybeReady, Outcome, VERSION};
+use super::wire::{self, Ask, Outcome, Response, VERSION};
 use super::{Admin, AuditActor};
 use crate::guard::{Guard, Warnings};
 use crate::net::ClientIp;
 use crate::sys::ownership;
 
-/// What the name of a socket ends with until it has its mode.
+/// The suffix of a socket's name until its mode is set.
 pub(super) const DRAFT_SUFFIX: &str = ".new";
 
 /// How long one side waits for the other.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Commands that are carried out at a time; more wait.
+/// The maximum number of concurrent connections; more wait.
 const MOST_CONNECTIONS: usize = 16;
 
-/// How long nothing is accepted after that failed, for instance for want of descriptors.
+/// The pause after a failed `accept`, for example without free file descriptors.
 const PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
-/// The listening side; it ends and takes its path away when it is dropped.
+/// The socket server. Dropping it removes the socket and ends its thread.
 pub(crate) struct Listener {
     file: Option<SocketFile>,
     /// Dropped to end the thread.
@@ -78,7 +78,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // First the name, so that nobody connects in vain.
+        // First the name, so that no further client connects.
         self.file = None;
         self.alive = None;
         if let Some(thread) = self.thread.take() {
@@ -97,11 +97,10 @@ fn bind_for(canonical: &Path) -> io::Result<(UnixListener, SocketFile)> {
     }
     let me = rustix::process::geteuid().as_raw();
     let path = socket_path::make_private(canonical, me)?;
-    // A file there is in nobody's way but ours.
     bind_socket(&path, 0o600).map_err(|error| io::Error::other(error.to_string()))
 }
 
-/// Binds a socket under another name, gives it its mode, and puts it in the place of a dead one.
+/// Binds a socket under a temporary name, sets its mode, and renames it over an abandoned one.
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] if this user has something else at `path`.
@@ -131,9 +130,9 @@ pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<(UnixListener, S
     Ok((listener, file))
 }
 
-/// The name of a bound socket. Dropping it removes the name, unless another socket has it by now.
+/// The name of a bound socket. Dropping it removes the name, unless another socket has taken it.
 ///
-/// It has to be dropped before the listener, which keeps the inode from being taken by another.
+/// Must be dropped before the listener, which keeps the inode from being reused.
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
@@ -165,20 +164,20 @@ fn identity_of(path: &Path) -> io::Result<(u64, u64)> {
     Ok((found.dev(), found.ino()))
 }
 
-/// The thread that takes connections.
+/// The thread that accepts connections.
 struct Acceptor {
     listener: UnixListener,
-    /// Readable once it is to end.
+    /// Readable when the thread must end.
     ended: UnixStream,
     room: Arc<Room>,
     guard: Weak<Guard>,
-    /// Not through the guard, which the last to let go of it ends, and this thread with it.
+    /// Separate from the guard: dropping the last reference to the guard ends this thread.
     warnings: Arc<Warnings>,
 }
 
 impl Acceptor {
     fn run(self) {
-        // While there is no room, who connects waits in the listener's queue.
+        // Without a free slot, clients wait in the listener's queue.
         while self.wait_for(&self.room.free) && self.wait_for(&self.listener) {
             match self.listener.accept() {
                 Ok((stream, _)) => self.hand_over(stream),
@@ -197,7 +196,7 @@ impl Acceptor {
         }
     }
 
-    /// Waits until there is something to read. Returns false if it is to end.
+    /// Waits until `source` is readable. Returns false if the thread must end.
     fn wait_for(&self, source: &impl AsFd) -> bool {
         loop {
             let mut both = [
@@ -217,14 +216,14 @@ impl Acceptor {
         poll(&mut end, Some(&PAUSE)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Has a thread of its own carry out the commands of a connection.
+    /// Starts a thread that executes the commands of a connection.
     fn hand_over(&self, stream: UnixStream) {
-        let (guard, place) = (self.guard.clone(), self.room.take());
+        let (guard, slot) = (self.guard.clone(), self.room.take());
         let spawned = std::thread::Builder::new()
             .name("keyguard-command".into())
             .spawn(move || {
-                let _place = place;
-                // Who goes away has no use for an error.
+                let _slot = slot;
+                // The client has gone.
                 let _ = serve(stream, &guard);
             });
         if let Err(error) = spawned {
@@ -234,15 +233,14 @@ impl Acceptor {
     }
 }
 
-/// Errors that concern one connection alone, which is gone.
+/// Whether an error concerns only the connection that was to be accepted.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
 
     matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
 }
 
-/// How many connections there may be: a byte to read for each that there is room for, so that `poll`
-/// can wait for one.
+/// A semaphore for connections: one readable byte for each free slot, so that `poll` can wait for one.
 struct Room {
     free: UnixStream,
     given_back: UnixStream,
@@ -255,17 +253,17 @@ impl Room {
         Ok(Self { free, given_back })
     }
 
-    /// Takes the place of one connection; waits if there is none.
-    fn take(self: &Arc<Self>) -> Option<Storage> {
+    /// Takes a slot; waits for a free one.
+    fn take(self: &Arc<Self>) -> Option<Slot> {
         let taken = (&self.free).read_exact(&mut [0]);
-        taken.ok().map(|()| Storage(Arc::clone(self)))
+        taken.ok().map(|()| Slot(Arc::clone(self)))
     }
 }
 
-/// Given back when it is dropped.
-struct Storage(Arc<Room>);
+/// A slot of a connection, released when dropped.
+struct Slot(Arc<Room>);
 
-impl Drop for Storage {
+impl Drop for Slot {
     fn drop(&mut self) {
         let _ = (&self.0.given_back).write_all(&[0]);
     }
@@ -273,8 +271,8 @@ impl Drop for Storage {
 
 fn serve(mut stream: UnixStream, guard: &Weak<Guard>) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let user = user_of(&stream)?;
     if !is_accepted(user) {
         let message = "the file is held by a process of another user; ask as that user";
@@ -298,25 +296,25 @@ fn serve(mut stream: UnixStream, guard: &Weak<Guard>) -> io::Result<()> {
 }
 
 fn answer(stream: &mut UnixStream, outcome: Outcome) -> io::Result<()> {
-    let reply = MaybeReady {
+    let reply = Response {
         version: VERSION,
         outcome,
     };
     wire::write(stream, &reply)
 }
 
-/// Whether a command of a user is carried out. Where users are not known, the mode of the socket and
-/// of its directory alone keep others out.
+/// Whether commands of a user are executed. Where the system does not tell the user, only the modes of the
+/// socket and its directory keep others out.
 fn is_accepted(user: Option<Uid>) -> bool {
     user.is_none_or(|user| ownership::trusted_by_me(user.as_raw(), None))
 }
 
-/// Whose process is at the other side, where the system says.
+/// The user of the peer process, where the system tells it.
 fn user_of(stream: &UnixStream) -> io::Result<Option<Uid>> {
     Ok(peer_of(stream)?.map(|(user, _)| user))
 }
 
-/// The user and the id of the process at the other side, where the system says.
+/// The user and the id of the peer process, where the system tells them.
 #[cfg(target_os = "linux")]
 pub(super) fn peer_of(stream: &UnixStream) -> io::Result<Option<(Uid, u32)>> {
     let peer = rustix::net::sockopt::socket_peercred(stream)?;
@@ -328,7 +326,7 @@ pub(super) fn peer_of(_: &UnixStream) -> io::Result<Option<(Uid, u32)>> {
     Ok(None)
 }
 
-/// A user of this system, as the audit log names one.
+/// The audit actor for a user of this system.
 pub(crate) fn system_user(user: Option<Uid>) -> AuditActor {
     let name = user.map_or("user".to_owned(), |user| format!("user {}", user.as_raw()));
     AuditActor::new(name, ClientIp::LOCAL, None)

@@ -1,4 +1,4 @@
-//! How commands and replies travel: frames of a length in 4 bytes, big-endian, and JSON.
+//! The wire format of the socket: frames of a 4-byte big-endian length and JSON.
 
 use std::io::{self, Read, Write};
 
@@ -8,34 +8,34 @@ use serde_json::Value;
 
 use super::answer::{Command, Failure};
 
-/// Grows with every change that the other side would misread.
+/// The version of the format. Both sides must have the same.
 pub(crate) const VERSION: u32 = 2;
 
 /// A message of one direction.
 pub(crate) trait Message: Serialize + DeserializeOwned {
-    /// The longest frame of such a message, in bytes.
+    /// The maximum length of a frame, in bytes.
     const LONGEST_FRAME: u32;
 }
 
 impl Message for Ask {
-    /// Many commands may arrive at a time.
+    /// Small, because many commands may arrive at the same time.
     const LONGEST_FRAME: u32 = 1 << 20;
 }
 
-impl Message for MaybeReady {
-    /// Pages end at a mebibyte; the list of all locks is one reply.
+impl Message for Response {
+    /// Pages end at 1 MiB; the list of all locks is a single reply.
     const LONGEST_FRAME: u32 = 256 << 20;
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ask {
     pub(crate) version: u32,
-    /// Looked at once the version is known to be ours.
+    /// Decoded only if the version matches.
     pub(crate) request: Value,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct MaybeReady {
+pub(crate) struct Response {
     pub(crate) version: u32,
     pub(crate) outcome: Outcome,
 }
@@ -48,7 +48,7 @@ pub(crate) enum Outcome {
 }
 
 impl Ask {
-    /// What is asked, or what to answer instead.
+    /// Decodes the command.
     pub(crate) fn command(self) -> Result<Command, Failure> {
         use super::answer::FailureCode::Refused;
 
@@ -65,7 +65,7 @@ impl Ask {
     }
 }
 
-/// Reads one frame; `None` if the other side has nothing more to say.
+/// Reads one frame; `None` at the end of the stream.
 pub(crate) fn read<T: Message>(stream: &mut impl Read) -> io::Result<Option<T>> {
     let mut length = [0; 4];
     if stream.read(&mut length[..1])? == 0 {
@@ -79,7 +79,7 @@ pub(crate) fn read<T: Message>(stream: &mut impl Read) -> io::Result<Option<T>> 
             "a frame is longer than any",
         ));
     }
-    // Memory is taken as bytes come, not as they are announced.
+    // Allocates as bytes arrive, not by the announced length.
     let mut frame = Vec::new();
     stream.take(length.into()).read_to_end(&mut frame)?;
     if frame.len() != length as usize {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_refused() {
+    fn malformed_frames_are_refused() {
         for bytes in [
             &b"\0\0\0\x04{}"[..],
             b"\0\0",
@@ -139,12 +139,12 @@ mod tests {
         };
         let too_long = read::<Ask>(&mut &*frame((1 << 20) + 1)).unwrap_err();
         assert!(too_long.to_string().contains("longer"), "{too_long}");
-        let read = read::<MaybeReady>(&mut &*frame((1 << 20) + 1)).unwrap_err();
+        let read = read::<Response>(&mut &*frame((1 << 20) + 1)).unwrap_err();
         assert!(read.to_string().contains("null"), "{read}");
     }
 
     #[test]
-    fn another_version_is_told_so() {
+    fn another_version_is_refused_with_the_reason() {
         let ask = Ask {
             version: VERSION + 1,
             request: Value::Null,
