@@ -1,4 +1,4 @@
-//! What every limiter does, wherever it counts.
+//! Tests that every limiter passes.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::time::{ManualClock, Timestamp};
 mod fixture;
 mod model;
 
-use fixture::{Fixture, limits, rule};
+use fixture::{Client, Fixture, limits, rule};
 
-/// Each test by its own name, on each limiter.
+/// Runs each test on each limiter, under its own name.
 macro_rules! on_each_limiter {
     ($($test:ident)*) => {
         mod in_memory {
@@ -35,55 +35,66 @@ macro_rules! on_each_limiter {
 on_each_limiter! {
     a_hit_counts_from_the_later_end_of_its_grain
     a_window_admits_no_more_than_its_limit_in_any_interval
-    a_request_refused_by_one_rule_consumes_none_of_the_others
-    a_lone_client_that_waits_as_told_is_admitted_and_no_earlier
-    a_quota_starts_anew_when_its_day_or_month_ends
-    credits_come_back_in_steps
-    credits_without_refill_never_come_back
-    as_many_requests_as_there_are_slots_are_in_flight
-    a_limit_in_shadow_mode_refuses_nobody
-    a_cost_is_taken_at_once_or_not_at_all
-    what_a_request_cost_less_is_given_back_and_what_it_cost_more_is_charged
-    hits_that_have_left_the_window_are_not_given_back_by_others
-    a_quota_gives_nothing_back_of_a_day_that_has_ended
-    nothing_is_given_back_of_what_was_admitted_before_a_reset
-    a_reset_forgets_the_rules_it_names_alone
+    a_request_refused_by_one_rule_consumes_from_none
+    a_lone_client_is_admitted_at_the_stated_time_and_no_earlier
+    a_quota_resets_at_the_end_of_its_day_or_month
+    credits_refill_in_steps
+    credits_without_refill_never_reset
+    concurrent_requests_are_limited_until_they_are_released
+    a_limit_in_shadow_mode_refuses_nothing
+    a_cost_is_consumed_entirely_or_not_at_all
+    settling_refunds_a_lower_cost_and_charges_a_higher_one
+    hits_that_have_left_the_window_are_not_refunded
+    a_day_that_has_ended_gets_no_refund
+    requests_admitted_before_a_reset_get_no_refund
+    a_reset_affects_only_the_given_rules
     keys_share_the_limits_of_their_organization_and_nothing_else
-    routes_count_apart
-    balances_go_on_where_they_were_stored
-    balances_are_to_be_stored_when_they_change
-    a_network_is_refused_by_the_window_that_is_full
-    a_network_is_refused_by_each_of_many_windows
-    a_network_limit_and_the_same_in_shadow_mode_count_apart
-    a_network_that_is_forgotten_starts_anew
-    strikes_of_each_kind_count_apart
+    routes_have_separate_counters
+    balances_are_restored
+    changed_balances_are_returned_for_the_store
+    an_address_is_refused_by_the_full_window
+    an_address_is_refused_by_each_of_many_windows
+    a_limit_of_an_address_and_the_same_in_shadow_mode_have_separate_counters
+    a_reset_affects_all_windows_of_an_address
+    each_kind_of_failed_authentication_has_its_own_counter
+}
+
+fn clients() -> [Client; 2] {
+    [
+        Client::Key(1),
+        Client::Address("203.0.113.7".parse().unwrap()),
+    ]
 }
 
 fn a_hit_counts_from_the_later_end_of_its_grain(fixture: &Fixture) {
     let rules = limits(&["1/min"]);
-    fixture.advance(Duration::from_micros(300));
-    assert!(fixture.admits(1, &rules, 1));
-    fixture.advance(Duration::from_micros(60_000_699));
-    assert!(!fixture.admits(1, &rules, 1));
-    fixture.advance(Duration::from_micros(1));
-    assert!(fixture.admits(1, &rules, 1));
+    for client in clients() {
+        fixture.advance(Duration::from_micros(300));
+        assert!(fixture.admits(client, &rules, 1));
+        fixture.advance(Duration::from_micros(60_000_699));
+        assert!(!fixture.admits(client, &rules, 1));
+        fixture.advance(Duration::from_micros(1));
+        assert!(fixture.admits(client, &rules, 1));
+    }
 }
 
 fn a_window_admits_no_more_than_its_limit_in_any_interval(fixture: &Fixture) {
     let rules = limits(&["3/s"]);
-    let mut admitted: Vec<u64> = Vec::new();
-    for step in 0..200 {
-        if fixture.admits(1, &rules, 1) {
-            admitted.push(step * 37);
+    for client in clients() {
+        let mut admitted: Vec<u64> = Vec::new();
+        for step in 0..200 {
+            if fixture.admits(client, &rules, 1) {
+                admitted.push(step * 37);
+            }
+            fixture.advance(Duration::from_millis(37));
         }
-        fixture.advance(Duration::from_millis(37));
+        assert!(admitted.len() >= 18, "{}", admitted.len());
+        let is_fine = |four: &[u64]| four[3] - four[0] >= 1_000;
+        assert!(admitted.windows(4).all(is_fine), "{admitted:?}");
     }
-    assert!(admitted.len() >= 18, "{}", admitted.len());
-    let is_fine = |four: &[u64]| four[3] - four[0] >= 1_000;
-    assert!(admitted.windows(4).all(is_fine), "{admitted:?}");
 }
 
-fn a_request_refused_by_one_rule_consumes_none_of_the_others(fixture: &Fixture) {
+fn a_request_refused_by_one_rule_consumes_from_none(fixture: &Fixture) {
     let rules = limits(&["1/s", "3/min", "9 monthly", "8 credits"]);
     assert!(fixture.admits(1, &rules, 1));
     for _ in 0..10 {
@@ -93,7 +104,7 @@ fn a_request_refused_by_one_rule_consumes_none_of_the_others(fixture: &Fixture) 
     assert_eq!(fixture.remaining(1, &rules), [1, 2, 8, 7]);
 }
 
-fn a_lone_client_that_waits_as_told_is_admitted_and_no_earlier(fixture: &Fixture) {
+fn a_lone_client_is_admitted_at_the_stated_time_and_no_earlier(fixture: &Fixture) {
     let lists = [
         &["7/s"][..],
         &["7/s", "20/min"],
@@ -105,7 +116,7 @@ fn a_lone_client_that_waits_as_told_is_admitted_and_no_earlier(fixture: &Fixture
         let rules = limits(texts);
         for asked in [1, 2, 3, 1, 4, 5, 2, 1, 3, 5, 4] {
             if let Some(wait) = fixture.refused_for(key, &rules, asked) {
-                // Where what refuses is known already, the time told may be later than it must be.
+                // A cached refusal may state a later time than necessary.
                 fixture.advance(wait);
                 assert!(fixture.admits(key, &rules, asked), "{texts:?} {asked}");
             }
@@ -122,7 +133,7 @@ fn a_lone_client_that_waits_as_told_is_admitted_and_no_earlier(fixture: &Fixture
     }
 }
 
-fn a_quota_starts_anew_when_its_day_or_month_ends(fixture: &Fixture) {
+fn a_quota_resets_at_the_end_of_its_day_or_month(fixture: &Fixture) {
     let day = limits(&["2 daily"]);
     let month = limits(&["2 monthly"]);
     let until_midnight = Duration::from_secs(86_400);
@@ -141,7 +152,7 @@ fn a_quota_starts_anew_when_its_day_or_month_ends(fixture: &Fixture) {
     assert!(fixture.admits(1, &day, 2) && !fixture.admits(2, &month, 1));
 }
 
-fn credits_come_back_in_steps(fixture: &Fixture) {
+fn credits_refill_in_steps(fixture: &Fixture) {
     let rules = limits(&["10 credits +3/min"]);
     assert!(fixture.admits(1, &rules, 10));
     assert_eq!(
@@ -154,13 +165,13 @@ fn credits_come_back_in_steps(fixture: &Fixture) {
     assert_eq!(fixture.remaining(1, &rules), [3]);
     fixture.advance(Duration::from_secs(600));
     assert!(fixture.admits(1, &rules, 5));
-    // Nothing is saved up beyond the amount.
+    // Credits never exceed the amount.
     assert_eq!(fixture.remaining(1, &rules), [5]);
     fixture.advance(Duration::from_secs(60));
     assert_eq!(fixture.remaining(1, &rules), [8]);
 }
 
-fn credits_without_refill_never_come_back(fixture: &Fixture) {
+fn credits_without_refill_never_reset(fixture: &Fixture) {
     let rules = limits(&["3 credits"]);
     assert!(fixture.admits(1, &rules, 3));
     assert!(matches!(
@@ -171,7 +182,7 @@ fn credits_without_refill_never_come_back(fixture: &Fixture) {
     assert!(!fixture.admits(1, &rules, 1));
 }
 
-fn as_many_requests_as_there_are_slots_are_in_flight(fixture: &Fixture) {
+fn concurrent_requests_are_limited_until_they_are_released(fixture: &Fixture) {
     let rules = limits(&["2 concurrent"]);
     let admitted = [fixture.admit(1, &rules, 5), fixture.admit(1, &rules, 1)];
     assert!(matches!(
@@ -187,14 +198,14 @@ fn as_many_requests_as_there_are_slots_are_in_flight(fixture: &Fixture) {
     assert!(!fixture.admits(1, &rules, 1));
 }
 
-fn a_limit_in_shadow_mode_refuses_nobody(fixture: &Fixture) {
+fn a_limit_in_shadow_mode_refuses_nothing(fixture: &Fixture) {
     let rules = limits(&["5/min", "2/min shadow", "1 credits shadow"]);
     let mut shadow_denied = Vec::new();
     for _ in 0..5 {
-        let Admission::Admitted(level, receipt) = fixture.admit(1, &rules, 1) else {
+        let Admission::Admitted(state, receipt) = fixture.admit(1, &rules, 1) else {
             panic!("refused");
         };
-        assert_eq!(level.rule, 0);
+        assert_eq!(state.rule, 0);
         shadow_denied.push(receipt.map_or(0, |remarks| remarks.shadow_denied.len()));
     }
     assert_eq!(shadow_denied, [0, 1, 2, 2, 2]);
@@ -206,7 +217,7 @@ fn a_limit_in_shadow_mode_refuses_nobody(fixture: &Fixture) {
     ));
 }
 
-fn a_cost_is_taken_at_once_or_not_at_all(fixture: &Fixture) {
+fn a_cost_is_consumed_entirely_or_not_at_all(fixture: &Fixture) {
     let rules = limits(&["10/min", "12 daily"]);
     assert!(fixture.admits(1, &rules, 7));
     assert!(!fixture.admits(1, &rules, 4));
@@ -214,7 +225,7 @@ fn a_cost_is_taken_at_once_or_not_at_all(fixture: &Fixture) {
     assert_eq!(fixture.remaining(1, &rules), [0, 2]);
 }
 
-fn what_a_request_cost_less_is_given_back_and_what_it_cost_more_is_charged(fixture: &Fixture) {
+fn settling_refunds_a_lower_cost_and_charges_a_higher_one(fixture: &Fixture) {
     let rules = limits(&["10/min", "20 daily", "30 credits"]);
     let first = fixture.admit(1, &rules, 6);
     fixture.advance(Duration::from_secs(1));
@@ -226,7 +237,7 @@ fn what_a_request_cost_less_is_given_back_and_what_it_cost_more_is_charged(fixtu
     assert!(!fixture.admits(1, &rules, 1));
 }
 
-fn hits_that_have_left_the_window_are_not_given_back_by_others(fixture: &Fixture) {
+fn hits_that_have_left_the_window_are_not_refunded(fixture: &Fixture) {
     let rules = limits(&["4/s"]);
     let first = fixture.admit(1, &rules, 4);
     fixture.advance(Duration::from_millis(1_200));
@@ -235,7 +246,7 @@ fn hits_that_have_left_the_window_are_not_given_back_by_others(fixture: &Fixture
     assert_eq!(fixture.remaining(1, &rules), [1]);
 }
 
-fn a_quota_gives_nothing_back_of_a_day_that_has_ended(fixture: &Fixture) {
+fn a_day_that_has_ended_gets_no_refund(fixture: &Fixture) {
     let rules = limits(&["10 daily", "10 monthly"]);
     let first = fixture.admit(1, &rules, 6);
     fixture.advance(Duration::from_secs(86_400));
@@ -244,21 +255,21 @@ fn a_quota_gives_nothing_back_of_a_day_that_has_ended(fixture: &Fixture) {
     assert_eq!(fixture.remaining(1, &rules), [5, 5]);
 }
 
-fn nothing_is_given_back_of_what_was_admitted_before_a_reset(fixture: &Fixture) {
+fn requests_admitted_before_a_reset_get_no_refund(fixture: &Fixture) {
     let rules = limits(&["10/min", "10 daily", "10 credits"]);
     let first = fixture.admit(1, &rules, 6);
     fixture.reset(1, &rules);
     assert_eq!(fixture.remaining(1, &rules), [10, 10, 10]);
-    // Another request within the same grain: its hits are not given back to the first.
+    // Another request within the same grain, whose hits are not refunded to the first.
     assert!(fixture.admits(1, &rules, 6));
     fixture.settle(1, &rules, &first, 6, 0);
     assert_eq!(fixture.remaining(1, &rules), [4, 4, 4]);
-    // More than was reserved is charged all the same.
+    // A higher cost than reserved is charged all the same.
     fixture.settle(1, &rules, &first, 6, 8);
     assert_eq!(fixture.remaining(1, &rules), [2, 2, 2]);
 }
 
-fn a_reset_forgets_the_rules_it_names_alone(fixture: &Fixture) {
+fn a_reset_affects_only_the_given_rules(fixture: &Fixture) {
     let rules = limits(&["1/min", "2/h"]);
     assert!(fixture.admits(1, &rules, 1));
     assert!(!fixture.admits(1, &rules, 1));
@@ -275,7 +286,7 @@ fn keys_share_the_limits_of_their_organization_and_nothing_else(fixture: &Fixtur
     assert_eq!([1, 2, 3].map(admitted), [3, 2, 0]);
 }
 
-fn routes_count_apart(fixture: &Fixture) {
+fn routes_have_separate_counters(fixture: &Fixture) {
     let of = |route: &str| {
         let mut rule = rule("1/min");
         rule.events = Events::Route(route.into());
@@ -287,7 +298,7 @@ fn routes_count_apart(fixture: &Fixture) {
     assert!(!fixture.admits(1, &of("search"), 1));
 }
 
-fn balances_go_on_where_they_were_stored(fixture: &Fixture) {
+fn balances_are_restored(fixture: &Fixture) {
     let end = TimeZone::utc().end_of_month(fixture.clock.timestamp());
     let saved = [
         (Period::Month, 8, end),
@@ -297,17 +308,17 @@ fn balances_go_on_where_they_were_stored(fixture: &Fixture) {
         id: CounterId::plain(period),
         value: SavedValue::Balance(Balance::stored(used, at)),
     });
-    let group = fixture
+    let set = fixture
         .limiter
         .attach(SubjectId::key(KeyId(1)), &mut || Ok(saved.to_vec()));
-    let _held = group.unwrap();
+    let _handle = set.unwrap();
     let rules = limits(&["10 monthly", "5 credits"]);
     assert_eq!(fixture.remaining(1, &rules), [2, 1]);
     assert!(fixture.admits(1, &rules, 1));
     assert!(!fixture.admits(1, &rules, 1));
 }
 
-fn balances_are_to_be_stored_when_they_change(fixture: &Fixture) {
+fn changed_balances_are_returned_for_the_store(fixture: &Fixture) {
     let rules = limits(&["60/min", "10 monthly"]);
     assert!(fixture.limiter.take_changed().is_empty());
     assert!(fixture.admits(1, &rules, 3));
@@ -320,7 +331,7 @@ fn balances_are_to_be_stored_when_they_change(fixture: &Fixture) {
     assert!(fixture.limiter.take_changed().is_empty());
 }
 
-fn a_network_is_refused_by_the_window_that_is_full(fixture: &Fixture) {
+fn an_address_is_refused_by_the_full_window(fixture: &Fixture) {
     let rules = ["3/min", "2/s"].map(|limit| of_login(limit));
     let address: IpKey = "203.0.113.7".parse().unwrap();
     let refused_by = |fixture: &Fixture| match fixture.admit(address, &rules, 1) {
@@ -337,7 +348,7 @@ fn a_network_is_refused_by_the_window_that_is_full(fixture: &Fixture) {
     assert!(fixture.admits(neighbor, &rules, 1));
 }
 
-fn a_network_is_refused_by_each_of_many_windows(fixture: &Fixture) {
+fn an_address_is_refused_by_each_of_many_windows(fixture: &Fixture) {
     let address: IpKey = "203.0.113.7".parse().unwrap();
     let rules: Vec<Rule> = (0..40)
         .map(|route| of(Events::Route(format!("r{route}").into()), "2/min"))
@@ -366,14 +377,14 @@ fn a_network_is_refused_by_each_of_many_windows(fixture: &Fixture) {
     assert_eq!(left, 39 * 2, "nothing was consumed");
 }
 
-fn a_network_limit_and_the_same_in_shadow_mode_count_apart(fixture: &Fixture) {
+fn a_limit_of_an_address_and_the_same_in_shadow_mode_have_separate_counters(fixture: &Fixture) {
     let rules = ["4/min", "2/min shadow"].map(of_login);
     let address: IpKey = "203.0.113.7".parse().unwrap();
     let admitted = (0..5).filter(|_| fixture.admits(address, &rules, 1));
     assert_eq!(admitted.count(), 4);
 }
 
-fn a_network_that_is_forgotten_starts_anew(fixture: &Fixture) {
+fn a_reset_affects_all_windows_of_an_address(fixture: &Fixture) {
     let failures = Events::AuthFailures(AuthFailure::BadKey);
     let rules = [[of_login("1/min")], [of(failures, "1/min")]];
     let address: IpKey = "2001:db8::/64".parse().unwrap();
@@ -388,7 +399,7 @@ fn a_network_that_is_forgotten_starts_anew(fixture: &Fixture) {
     assert_eq!(admits(), [true, true]);
 }
 
-fn strikes_of_each_kind_count_apart(fixture: &Fixture) {
+fn each_kind_of_failed_authentication_has_its_own_counter(fixture: &Fixture) {
     let address: IpKey = "203.0.113.7".parse().unwrap();
     for failure in [AuthFailure::BadKey, AuthFailure::MissingKey] {
         let rules = [of(Events::AuthFailures(failure), "1/h")];

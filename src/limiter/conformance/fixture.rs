@@ -1,4 +1,4 @@
-//! A limiter to be tested, with a clock that is moved by hand.
+//! A limiter under test, with a manual clock.
 
 use super::*;
 
@@ -29,11 +29,11 @@ impl Fixture {
     pub(super) fn in_redis() -> Self {
         let clock = ManualClock::starting_at(JANUARY_31);
         let server = Redis::start();
-        let patient = Duration::from_secs(20);
+        let timeout = Duration::from_secs(20);
         let limiter = RedisLimiter::open(
             &server.url(),
             &"a secret".into(),
-            patient,
+            timeout,
             Fallback::Deny,
             memory(&clock),
         );

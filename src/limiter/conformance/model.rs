@@ -1,4 +1,4 @@
-//! Whatever is asked in whatever order, all limiters answer the same.
+//! All limiters decide random sequences of requests alike.
 #![cfg(feature = "redis")]
 
 use proptest::prelude::*;
@@ -9,13 +9,13 @@ use super::*;
 enum Step {
     Wait(u64),
     Admit(u32),
-    /// One of those admitted, and what it has cost.
+    /// An admitted request, and its actual cost.
     Settle(prop::sample::Index, u64),
     Release,
     Reset,
 }
 
-/// Grains are the same by both clocks where they divide a day.
+/// Grains that divide a day, so that both clocks have the same.
 const LIMITS: [&str; 9] = [
     "9/s",
     "6/17ms",
@@ -68,7 +68,7 @@ proptest! {
 struct Pair {
     both: [Fixture; 2],
     rules: Vec<Rule>,
-    /// At what cost.
+    /// The admissions of each limiter, with the cost.
     admitted: Vec<(u32, [Admission; 2])>,
 }
 
@@ -118,7 +118,7 @@ impl Pair {
                 self.admitted.push((asked, outcomes));
             }
             [Admission::Refused(_, earliest), Admission::Refused(_, told)] => {
-                // What is known to be refused may be told to wait longer.
+                // A cached refusal may state a later time.
                 prop_assert!(millis(*told) >= millis(*earliest), "{outcomes:?}");
             }
             different => prop_assert!(false, "{different:?}"),
@@ -134,11 +134,11 @@ fn shadow_denied(receipt: &Receipt) -> Vec<u16> {
         .collect()
 }
 
-/// How a rule stands, in the milliseconds that calendars have.
+/// The state of a rule, in milliseconds, as in calendars.
 #[derive(Debug, PartialEq)]
 struct Shown {
     remaining: u64,
-    /// If it can.
+    /// `None` if nothing is used.
     resets_at: Option<u64>,
 }
 
@@ -146,19 +146,19 @@ fn millis(moment: Moment) -> u64 {
     moment.nanos() / 1_000_000
 }
 
-fn shown(level: LimitState, rules: &[Rule]) -> Shown {
-    let amount = rules.get(level.rule).map(|rule| rule.limit.amount.get());
-    let can_grow = amount.is_some_and(|amount| level.remaining < amount);
+fn shown(state: LimitState, rules: &[Rule]) -> Shown {
+    let amount = rules.get(state.rule).map(|rule| rule.limit.amount.get());
+    let can_grow = amount.is_some_and(|amount| state.remaining < amount);
     Shown {
-        remaining: level.remaining,
-        resets_at: can_grow.then_some(millis(level.resets_at)),
+        remaining: state.remaining,
+        resets_at: can_grow.then_some(millis(state.resets_at)),
     }
 }
 
-/// And when there is room.
-fn all_shown(levels: Vec<(LimitState, Moment)>, rules: &[Rule]) -> Vec<(Shown, u64)> {
-    let levels = levels.into_iter();
-    levels
-        .map(|(level, retry_at)| (shown(level, rules), millis(retry_at)))
+/// Returns the states with the times of room.
+fn all_shown(states: Vec<(LimitState, Moment)>, rules: &[Rule]) -> Vec<(Shown, u64)> {
+    let states = states.into_iter();
+    states
+        .map(|(state, retry_at)| (shown(state, rules), millis(retry_at)))
         .collect()
 }

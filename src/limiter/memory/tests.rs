@@ -12,7 +12,7 @@ use crate::model::{KeyId, OrgId};
 use crate::time::{ManualClock, Timestamp};
 
 const JANUARY_31: Timestamp = Timestamp::from_unix_millis(1_769_817_600_000);
-/// Where a manual clock starts.
+/// The first moment of a manual clock.
 const JANUARY_31_MOMENT: u64 = 400 * 86_400 * 1_000_000_000;
 
 fn cost(n: u32) -> NonZeroU32 {
@@ -86,14 +86,14 @@ fn attach(limiter: &MemoryLimiter, key: u64) -> Arc<CounterSet> {
         .unwrap()
 }
 
-fn is_admitted(outcome: Admission) -> bool {
-    matches!(outcome, Admission::Admitted(..))
+fn is_admitted(admission: Admission) -> bool {
+    matches!(admission, Admission::Admitted(..))
 }
 
-/// The rules written down as plainly as they can be.
+/// A naive implementation of the rules.
 #[derive(Default)]
 struct Naive {
-    /// When, in nanoseconds, rounded to the later grain of each window; and how many.
+    /// The times of hits in nanoseconds, and their numbers.
     hits: Vec<(u64, u64)>,
 }
 
@@ -135,7 +135,7 @@ proptest! {
         steps in prop::collection::vec((0.0..1.0_f64, 0..6_i32, 0.0..1.0_f64), 1..300),
     ) {
         let (limiter, clock) = limiter(16);
-        let group = attach(&limiter, 1);
+        let set = attach(&limiter, 1);
         let mut rules: Vec<Rule> = windows
             .iter()
             .map(|&(limit, millis)| sliding(limit, Duration::from_millis(millis)))
@@ -150,21 +150,21 @@ proptest! {
             clock.advance(Duration::from_nanos(wait));
             now += wait;
             let asked = 1 + ((smallest - 1) as f64 * ask.powi(5)) as u32;
-            let states = states(&limiter, &group, &rules, cost(asked));
-            for ((level, _), rule) in states.iter().zip(&rules) {
-                prop_assert_eq!(level.remaining, amount(rule) - naive.used(rule, now));
+            let states = states(&limiter, &set, &rules, cost(asked));
+            for ((state, _), rule) in states.iter().zip(&rules) {
+                prop_assert_eq!(state.remaining, amount(rule) - naive.used(rule, now));
             }
-            let outcome = admit(&limiter, &group, &rules, cost(asked));
-            prop_assert_eq!(is_admitted(outcome.clone()), naive.admit(&rules, now, asked.into()));
-            if let Admission::Refused(level, retry_at) = outcome {
-                // A lone client that waits so long is admitted, and no earlier.
-                let wait = retry_at.since(level.at);
+            let admission = admit(&limiter, &set, &rules, cost(asked));
+            prop_assert_eq!(is_admitted(admission.clone()), naive.admit(&rules, now, asked.into()));
+            if let Admission::Refused(state, retry_at) = admission {
+                // A lone client is admitted at the stated time, and no earlier.
+                let wait = retry_at.since(state.at);
                 prop_assert!(wait > Duration::ZERO);
                 let then = now + wait.as_nanos() as u64;
                 let fits = |at| rules.iter().all(|r| naive.used(r, at) + u64::from(asked) <= amount(r));
                 prop_assert!(fits(then));
-                // The calendar has milliseconds.
-                let earlier = if rules[level.rule].limit.period == Period::Month { 1_000_000 } else { 1 };
+                // The calendar counts in milliseconds.
+                let earlier = if rules[state.rule].limit.period == Period::Month { 1_000_000 } else { 1 };
                 prop_assert!(!fits(then - earlier));
             }
         }
@@ -172,7 +172,7 @@ proptest! {
 }
 
 #[test]
-fn a_group_is_the_same_until_it_counts_nothing() {
+fn a_counter_set_stays_until_it_is_idle() {
     let (limiter, clock) = limiter(16);
     let rules = [per_minute(1)];
     assert!(is_admitted(admit(
@@ -204,7 +204,7 @@ fn a_group_is_the_same_until_it_counts_nothing() {
 }
 
 #[test]
-fn a_full_table_refuses_a_newcomer_and_pushes_nobody_out() {
+fn a_full_table_refuses_a_newcomer_and_evicts_no_set() {
     let (limiter, clock) = limiter(16);
     let rules = [per_minute(1)];
     for key in 0..16 {
@@ -239,7 +239,7 @@ fn a_full_table_refuses_a_newcomer_and_pushes_nobody_out() {
 }
 
 #[test]
-fn a_group_that_could_not_be_seeded_is_not_there() {
+fn a_failed_seed_adds_no_counter_set() {
     let (limiter, _) = limiter(1);
     let damaged = || Err(StoreError::Damaged("test".into()));
     let failed = limiter.attach(SubjectId::key(KeyId(1)), &mut { damaged });
@@ -258,16 +258,16 @@ fn of_month(used: u64) -> SavedCounter {
 }
 
 #[test]
-fn a_quota_goes_on_where_it_was_stored_and_is_stored_once_per_consumption() {
+fn a_quota_is_restored_and_is_stored_once_per_change() {
     let (limiter, _) = limiter(16);
-    let group = limiter
+    let set = limiter
         .attach(SubjectId::key(KeyId(1)), &mut || Ok(vec![of_month(8)]))
         .unwrap();
     let rules = [per_minute(60), monthly(10)];
     assert!(limiter.take_changed().is_empty());
-    assert!(is_admitted(admit(&limiter, &group, &rules, cost(1))));
-    assert!(is_admitted(admit(&limiter, &group, &rules, cost(1))));
-    assert!(!is_admitted(admit(&limiter, &group, &rules, cost(1))));
+    assert!(is_admitted(admit(&limiter, &set, &rules, cost(1))));
+    assert!(is_admitted(admit(&limiter, &set, &rules, cost(1))));
+    assert!(!is_admitted(admit(&limiter, &set, &rules, cost(1))));
     let changed = limiter.take_changed();
     assert_eq!(changed.len(), 1);
     assert_eq!(changed[0].take_balances(), [of_month(10)]);
@@ -278,7 +278,7 @@ fn a_quota_goes_on_where_it_was_stored_and_is_stored_once_per_consumption() {
 }
 
 #[test]
-fn an_unstored_quota_is_kept_although_its_window_is_over() {
+fn an_unstored_quota_keeps_its_counter_set_in_memory() {
     let (limiter, clock) = limiter(16);
     let rules = [per_minute(60), monthly(10)];
     admit(&limiter, &attach(&limiter, 1), &rules, cost(4));
@@ -288,8 +288,8 @@ fn an_unstored_quota_is_kept_although_its_window_is_over() {
     }
     let states = states(&limiter, &attach(&limiter, 1), &rules, cost(1));
     assert_eq!(states[1].0.remaining, 6);
-    for group in limiter.take_changed() {
-        group.take_balances();
+    for set in limiter.take_changed() {
+        set.take_balances();
     }
     for _ in 0..SHARDS {
         limiter.sweep();
@@ -298,12 +298,12 @@ fn an_unstored_quota_is_kept_although_its_window_is_over() {
 }
 
 #[test]
-fn windows_that_were_saved_go_on() {
+fn saved_windows_are_restored() {
     let (limiter, clock) = limiter(16);
     let rules = [per_minute(10), sliding(20, Duration::from_secs(3_600))];
-    let group = attach(&limiter, 1);
+    let set = attach(&limiter, 1);
     for _ in 0..8 {
-        assert!(is_admitted(admit(&limiter, &group, &rules, cost(1))));
+        assert!(is_admitted(admit(&limiter, &set, &rules, cost(1))));
         clock.advance(Duration::from_secs(5));
     }
     let saved: Vec<_> = (0..)
@@ -313,14 +313,14 @@ fn windows_that_were_saved_go_on() {
     let [(id, windows)] = saved.as_slice() else {
         panic!("{saved:?}");
     };
-    // Another process, whose clock started a while ago.
+    // Another process, whose clock started earlier.
     let later = ManualClock::starting_at(clock.timestamp().minus(Duration::from_millis(4_999)));
     later.advance(Duration::from_millis(4_999));
     let next = MemoryLimiter::new(later.clone().into(), TimeZone::utc(), 16, 16);
-    let group = next.attach(*id, &mut || Ok(windows.clone())).unwrap();
+    let set = next.attach(*id, &mut || Ok(windows.clone())).unwrap();
     let left = |next: &MemoryLimiter| -> Vec<u64> {
-        let states = states(next, &group, &rules, cost(1)).into_iter();
-        states.map(|(level, _)| level.remaining).collect()
+        let states = states(next, &set, &rules, cost(1)).into_iter();
+        states.map(|(state, _)| state.remaining).collect()
     };
     assert_eq!(left(&next), [2, 12]);
     // The first hit came 40 seconds before.
@@ -331,15 +331,15 @@ fn windows_that_were_saved_go_on() {
 }
 
 #[test]
-fn threads_together_are_admitted_as_often_as_the_limit_says() {
+fn threads_together_are_admitted_up_to_the_limit() {
     let (limiter, _) = limiter(16);
-    let group = attach(&limiter, 1);
+    let set = attach(&limiter, 1);
     let admitted = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..100 {
-                    if is_admitted(admit(&limiter, &group, &[per_minute(300)], cost(1))) {
+                    if is_admitted(admit(&limiter, &set, &[per_minute(300)], cost(1))) {
                         admitted.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -350,7 +350,7 @@ fn threads_together_are_admitted_as_often_as_the_limit_says() {
 }
 
 #[test]
-fn a_group_is_small() {
+fn a_counter_set_is_small() {
     // With the header of its `Arc` 88 bytes: no more than 96 as allocators round it.
     assert!(
         size_of::<CounterSet>() <= 72,

@@ -1,13 +1,13 @@
 -- Counters of one group, all in one slot of a cluster. Times are in microseconds.
 --
--- ARGV[1]  what is done
+-- ARGV[1]  the action
 -- ARGV[2]  the time; 0 to read this server's clock
--- ARGV[3]  the cost, or what is settled: below zero to give back
--- ARGV[4]  the node that asks
--- ARGV[5]  when what is settled was admitted
+-- ARGV[3]  the cost; to settle, the correction, below zero for a refund
+-- ARGV[4]  the calling node
+-- ARGV[5]  when the settled request was admitted
 -- then seven for each of KEYS: kind, amount, shadow, and four that depend on the kind.
 --
--- Only the kinds that are asked about are made: making all of them takes longer than a decision.
+-- Only the kinds in use are created, as creating all of them takes longer than a decision.
 
 local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
 local action = ARGV[1]
@@ -108,7 +108,7 @@ function kinds.w()
     expire(rule.key, rule.a + 2 * rule.b)
   end
 
-  -- Takes back hits of the grain in which they were admitted, as far as they still count.
+  -- Removes hits from the grain in which they were admitted, as far as they still count.
   local function refund(rule, amount)
     local ends_at = int(ceil(admitted_at / rule.b) * rule.b)
     local member = call('ZRANGEBYSCORE', rule.key, ends_at, ends_at)[1]
@@ -167,9 +167,8 @@ function kinds.w()
   return window
 end
 
--- A day, a month or credits, as `used:at:reset`. `at` is in milliseconds, as it is stored elsewhere:
--- when a day or month ends, or since when credits are coming back. c: the balance where there is
--- none here.
+-- A day, a month or credits, as `used:at:reset`. `at` is in milliseconds, as in the store: the end of
+-- a day or month, or the time from which credits refill. c: the balance if there is none here.
 local function balance()
   local balance = {}
 
@@ -179,7 +178,7 @@ local function balance()
     rule.used, rule.at, rule.reset_at = tonumber(used), tonumber(at), tonumber(reset_at)
   end
 
-  -- What is not asked for in a day longer than it counts is read from where it is stored.
+  -- Expires a day after it has ended. The store seeds it then.
   function balance.keep(rule)
     local text = int(rule.used) .. ':' .. int(rule.at) .. ':' .. int(rule.reset_at)
     call('SET', rule.key, text, 'PX', int(rule.counts_for(rule) + 86400000))
@@ -207,15 +206,15 @@ local function balance()
   return balance
 end
 
--- a: when the day or month ends, b: when the next one does, d: when that of the admission did, all in
--- milliseconds by the asker's calendar.
+-- a: the end of the day or month, b: that of the next one, d: that of the one of the admission, all in
+-- milliseconds by the caller's calendar.
 function kinds.q()
   local quota = balance()
 
   function quota.load(rule)
     quota.read(rule)
     local millis = now / 1000
-    -- Where the asker's calendar is wrong, or was when this began, it ends within one period.
+    -- With a wrong calendar, now or when this began, it ends within one period.
     local period = rule.b - rule.a
     local longest = millis + 1.2 * period
     local ends_at = millis < rule.a and rule.a or rule.b
@@ -233,7 +232,7 @@ function kinds.q()
     return max(0, rule.at - now / 1000)
   end
 
-  -- Whether what was admitted then was taken from the day or month that is running.
+  -- Whether the request was admitted in the current day or month.
   function quota.includes(rule)
     return rule.d >= rule.at
   end
@@ -247,7 +246,7 @@ function kinds.q()
   return quota
 end
 
--- a: how many credits come back, 0 for none, b: how often, in milliseconds.
+-- a: the credits of a refill, 0 for none, b: the interval of refills in milliseconds.
 function kinds.c()
   local credits = balance()
   local add = credits.record
@@ -295,8 +294,8 @@ function kinds.c()
   return credits
 end
 
--- Requests in flight: by node how many, and until when that holds, by the clock of this server. a: for
--- how long it does.
+-- Requests in flight: their number by node, with the end of its lease by the clock of this server.
+-- a: the length of a lease.
 function kinds.s()
   local slots = {}
   local now = is_given and server_time() or now
@@ -336,12 +335,12 @@ function kinds.s()
     set(rule, max(0, rule.own - 1))
   end
 
-  -- Says how many there are, for as long as that holds.
+  -- Sets the number of the node, and renews its lease.
   function slots.renew(rule)
     set(rule, cost)
   end
 
-  -- The same, where the node may have taken more than it knows of.
+  -- Like renew, but the node may have taken more than it knows of.
   function slots.extend(rule)
     set(rule, max(rule.own, cost))
   end
@@ -355,7 +354,7 @@ function kinds.s()
   return slots
 end
 
--- The names of all counters of a network, which hold for as long as one of them may. a: for how long.
+-- The names of all counters of an address. a: the longest lifetime of a counter.
 function kinds.i()
   local index = {}
 
@@ -434,14 +433,14 @@ elseif action ~= 'look' then
       makes_room = makes_room or action == 'settle' and was_full and rule.used < rule.amount
     end
   end
-  -- Refusals are remembered by those that asked. Who may not publish does without.
+  -- Callers cache refusals. Publishing may not be permitted.
   if makes_room and KEYS[1] then
     local channel = string.match(KEYS[1], '^{(kg:%x+):')
     redis.pcall('PUBLISH', channel, KEYS[1])
   end
 end
 
--- How each rule stands; there is room in no time only where there was room.
+-- The state of each rule. Only a rule that had room has a `room_in` of 0.
 local reply = { now, is_admitted }
 for _, rule in ipairs(rules) do
   local room_in = 0

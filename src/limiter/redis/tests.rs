@@ -18,7 +18,7 @@ mod servers;
 
 const START: Timestamp = Timestamp::from_unix_millis(1_769_817_600_000);
 
-const PATIENT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn memory(clock: impl Into<Clock>) -> MemoryLimiter {
     MemoryLimiter::new(clock.into(), TimeZone::utc(), 64, 64)
@@ -30,7 +30,7 @@ fn open(url: &str, deadline: Duration, fallback: Fallback) -> RedisLimiter {
 }
 
 fn limiter(server: &Redis) -> RedisLimiter {
-    open(&server.url(), PATIENT, Fallback::Deny)
+    open(&server.url(), TIMEOUT, Fallback::Deny)
 }
 
 fn rules(texts: &[&str]) -> Vec<Rule> {
@@ -65,10 +65,10 @@ impl Client {
         })
     }
 
-    fn admit(&self, limiter: &RedisLimiter, rules: &[Rule], asked: u32) -> Admission {
+    fn admit(&self, limiter: &RedisLimiter, rules: &[Rule], n: u32) -> Admission {
         let (lists, deadline) = ([rules], Deadline::default());
         let demand = Demand {
-            cost: cost(asked),
+            cost: cost(n),
             ..Demand::new(self.subjects(), &lists)
         };
         block_on(limiter.admit(demand, &deadline).get())
@@ -105,7 +105,7 @@ impl Client {
     }
 }
 
-/// Waits until something holds, as it does soon.
+/// Waits until a condition holds.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !holds() {
@@ -134,7 +134,7 @@ fn a_decision_is_one_run_of_the_script_whatever_the_number_of_limits() {
 }
 
 #[test]
-fn every_key_expires_is_in_the_slot_of_its_group_and_names_nobody() {
+fn every_key_expires_shares_the_slot_of_its_group_and_reveals_no_address() {
     let server = Redis::start();
     let limiter = limiter(&server);
     let client = Client::new(&limiter, 1);
@@ -171,36 +171,36 @@ fn every_key_expires_is_in_the_slot_of_its_group_and_names_nobody() {
 }
 
 #[test]
-fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
+fn a_limit_that_is_known_to_be_exhausted_causes_no_call() {
     let server = Redis::start();
     let clock = ManualClock::starting_at(START);
     let secret = "a secret".into();
     let local = memory(clock.clone());
-    let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
+    let limiter = RedisLimiter::open(&server.url(), &secret, TIMEOUT, Fallback::Deny, local);
     let limiter = limiter.unwrap();
     until("announcements are heard", || limiter.client.is_subscribed());
     let client = Client::new(&limiter, 1);
     let rules = rules(&["3/min"]);
     let first = client.admit(&limiter, &rules, 3);
     let before = server.calls("evalsha");
-    let asked = || server.calls("evalsha") - before;
+    let calls = || server.calls("evalsha") - before;
     for _ in 0..500 {
         assert!(!client.admits(&limiter, &rules));
     }
-    assert_eq!(asked(), 1);
-    // A higher cost has no room either, for no longer than a window.
-    let Admission::Refused(level, retry_at) = client.admit(&limiter, &rules, 3) else {
+    assert_eq!(calls(), 1);
+    // A higher cost has no room either, for at most a window.
+    let Admission::Refused(state, retry_at) = client.admit(&limiter, &rules, 3) else {
         panic!("admitted");
     };
-    assert_eq!((asked(), level.remaining), (1, 0));
-    assert_eq!(retry_at.since(level.at), Duration::from_millis(60_001));
-    // Another limit is asked about, and after a second the same one.
+    assert_eq!((calls(), state.remaining), (1, 0));
+    assert_eq!(retry_at.since(state.at), Duration::from_millis(60_001));
+    // Another limit causes a call, and the same one after a second.
     assert!(client.admits(&limiter, &self::rules(&["4/min"])));
-    assert_eq!(asked(), 2);
+    assert_eq!(calls(), 2);
     clock.advance(Duration::from_secs(1));
     assert!(!client.admits(&limiter, &rules));
-    assert_eq!(asked(), 3);
-    // What is given back here is known at once.
+    assert_eq!(calls(), 3);
+    // A refund of this process takes effect at once.
     client.settle(&limiter, &rules, &first, 1);
     assert!(client.admits(&limiter, &rules));
     assert!(!client.admits(&limiter, &rules));
@@ -209,16 +209,16 @@ fn a_limit_that_is_known_to_be_exhausted_is_not_asked_about() {
 }
 
 #[test]
-fn room_that_one_process_makes_is_seen_by_another_at_once() {
+fn room_that_one_process_makes_is_announced_to_others() {
     let server = Redis::start();
-    // It stands still, so that nothing ends by itself.
+    // Stands still, so that no window ends.
     let clock = ManualClock::starting_at(START);
     let open = || {
         let local = memory(clock.clone());
         let limiter = RedisLimiter::open(
             &server.url(),
             &"a secret".into(),
-            PATIENT,
+            TIMEOUT,
             Fallback::Deny,
             local,
         )
@@ -230,10 +230,10 @@ fn room_that_one_process_makes_is_seen_by_another_at_once() {
     let (one, other) = (Client::new(&here, 1), Client::new(&there, 1));
     let rules = rules(&["3/min", "3 daily", "3 credits"]);
     let admitted = one.admit(&here, &rules, 3);
-    let asked = || server.calls("evalsha");
+    let calls = || server.calls("evalsha");
     let is_remembered = || {
-        let before = asked();
-        !other.admits(&there, &rules) && asked() == before
+        let before = calls();
+        !other.admits(&there, &rules) && calls() == before
     };
     until("the refusal is remembered", is_remembered);
     one.settle(&here, &rules, &admitted, 2);
@@ -244,7 +244,7 @@ fn room_that_one_process_makes_is_seen_by_another_at_once() {
 }
 
 #[test]
-fn names_of_limits_and_routes_are_never_mistaken_for_each_other() {
+fn names_of_counters_are_unambiguous() {
     let server = Redis::start();
     let limiter = limiter(&server);
     let client = Client::new(&limiter, 1);
@@ -287,18 +287,18 @@ fn names_of_limits_and_routes_are_never_mistaken_for_each_other() {
 }
 
 #[test]
-fn a_higher_cost_waits_until_credits_are_sure_to_be_back() {
+fn a_higher_cost_waits_until_enough_credits_are_refilled() {
     let server = Redis::start();
     let clock = ManualClock::starting_at(START);
     let secret = "a secret".into();
     let local = memory(clock.clone());
-    let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
+    let limiter = RedisLimiter::open(&server.url(), &secret, TIMEOUT, Fallback::Deny, local);
     let limiter = limiter.unwrap();
     until("announcements are heard", || limiter.client.is_subscribed());
     let client = Client::new(&limiter, 1);
     let rules = rules(&["20 credits +3/min"]);
-    let wait = |asked| match client.admit(&limiter, &rules, asked) {
-        Admission::Refused(level, retry_at) => retry_at.since(level.at).as_secs(),
+    let wait = |n| match client.admit(&limiter, &rules, n) {
+        Admission::Refused(state, retry_at) => retry_at.since(state.at).as_secs(),
         other => panic!("{other:?}"),
     };
     assert!(matches!(
@@ -314,17 +314,17 @@ fn a_higher_cost_waits_until_credits_are_sure_to_be_back() {
 }
 
 #[test]
-fn what_another_limit_refuses_for_longer_is_asked_about() {
+fn a_cached_refusal_is_not_used_if_another_limit_may_refuse_for_longer() {
     let server = Redis::start();
     let clock = ManualClock::starting_at(START);
     let secret = "a secret".into();
     let local = memory(clock.clone());
-    let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
+    let limiter = RedisLimiter::open(&server.url(), &secret, TIMEOUT, Fallback::Deny, local);
     let limiter = limiter.unwrap();
     until("announcements are heard", || limiter.client.is_subscribed());
     let client = Client::new(&limiter, 1);
-    let wait = |asked, texts: &[&str]| match client.admit(&limiter, &rules(texts), asked) {
-        Admission::Refused(level, retry_at) => retry_at.since(level.at).as_secs(),
+    let wait = |n, texts: &[&str]| match client.admit(&limiter, &rules(texts), n) {
+        Admission::Refused(state, retry_at) => retry_at.since(state.at).as_secs(),
         other => panic!("{other:?}"),
     };
     assert!(client.admits(&limiter, &rules(&["3/min", "5/h"])));
@@ -339,12 +339,12 @@ fn what_another_limit_refuses_for_longer_is_asked_about() {
     assert_eq!(wait(1, &["3/min", "3/h"]), 3_600);
 }
 
-/// A limiter of a process whose calendar is wrong.
+/// A limiter of a process with a wrong calendar.
 fn limiter_at(server: &Redis, calendar: Timestamp) -> RedisLimiter {
     let clock = Clock::system();
     clock.follow(calendar, clock.now());
     let (secret, local) = ("a secret".into(), memory(clock));
-    RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local).unwrap()
+    RedisLimiter::open(&server.url(), &secret, TIMEOUT, Fallback::Deny, local).unwrap()
 }
 
 #[test]
@@ -365,10 +365,10 @@ fn a_wrong_calendar_of_one_process_delays_or_repeats_no_quota() {
             assert!(one.admits(&wrong, &rules), "{text}");
             assert!(one.admits(&wrong, &rules), "{text}");
             assert!(!one.admits(&wrong, &rules), "{text}");
-            let level = other.state(&right, &rules);
-            let wait = level.resets_at.since(level.at).as_secs();
+            let state = other.state(&right, &rules);
+            let wait = state.resets_at.since(state.at).as_secs();
             assert!(
-                level.remaining == 0 && wait <= longest * 3_600,
+                state.remaining == 0 && wait <= longest * 3_600,
                 "{text}: {wait} s"
             );
             assert!(!other.admits(&right, &rules), "{text}");
@@ -377,7 +377,7 @@ fn a_wrong_calendar_of_one_process_delays_or_repeats_no_quota() {
 }
 
 #[test]
-fn a_calendar_that_follows_redis_is_that_of_redis() {
+fn a_synchronized_clock_has_the_calendar_of_redis() {
     let server = Redis::start();
     let limiter = limiter_at(&server, Timestamp::from_unix_millis(86_400_000));
     limiter.sync_clock();
@@ -387,7 +387,7 @@ fn a_calendar_that_follows_redis_is_that_of_redis() {
 }
 
 #[test]
-fn a_script_that_was_flushed_is_loaded_again() {
+fn a_flushed_script_is_loaded_again() {
     let server = Redis::start();
     let limiter = limiter(&server);
     let client = Client::new(&limiter, 1);
@@ -399,11 +399,11 @@ fn a_script_that_was_flushed_is_loaded_again() {
 }
 
 #[test]
-fn a_server_that_forgets_when_it_is_full_is_refused() {
+fn a_server_that_evicts_keys_is_refused() {
     let server = Redis::with(&["--maxmemory-policy", "allkeys-lru"]);
     let local = memory(Clock::system());
     let secret = "a secret".into();
-    let refused = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Local, local);
+    let refused = RedisLimiter::open(&server.url(), &secret, TIMEOUT, Fallback::Local, local);
     let error = refused.err().unwrap().to_string();
     assert!(
         error.contains("set `maxmemory-policy noeviction`"),
@@ -412,7 +412,7 @@ fn a_server_that_forgets_when_it_is_full_is_refused() {
 }
 
 #[test]
-fn a_server_that_is_set_to_forget_later_is_noticed() {
+fn a_change_to_an_evicting_policy_is_reported() {
     let server = Redis::start();
     let limiter = limiter(&server);
     let is_up = || limiter.status().health.unwrap().is_up;
@@ -423,7 +423,7 @@ fn a_server_that_is_set_to_forget_later_is_noticed() {
     assert!(problem.contains("`volatile-ttl`"), "{problem}");
     let warnings = limiter.status().warnings;
     assert!(warnings[0].contains("`volatile-ttl`"), "{warnings:?}");
-    // Its counters still hold.
+    // Its counters remain in force.
     let client = Client::new(&limiter, 1);
     let rules = rules(&["1/min"]);
     assert!(client.admits(&limiter, &rules));
@@ -434,12 +434,12 @@ fn a_server_that_is_set_to_forget_later_is_noticed() {
 }
 
 #[test]
-fn a_call_that_found_no_answer_in_time_is_not_sent_again() {
+fn a_call_that_timed_out_is_not_repeated() {
     let server = Redis::start();
     let limiter = open(&server.url(), Duration::from_millis(100), Fallback::Deny);
     let client = Client::new(&limiter, 1);
     let rules = rules(&["9/h"]);
-    until("asked", || client.admits(&limiter, &rules));
+    until("Redis replies", || client.admits(&limiter, &rules));
     let before = server.calls("evalsha");
     server.pause();
     assert_eq!(client.admit(&limiter, &rules, 1), Admission::Undecided);
@@ -452,15 +452,15 @@ fn a_call_that_found_no_answer_in_time_is_not_sent_again() {
             .iter()
             .any(|w| w.contains("1 calls failed or came late"))
     );
-    until("asked again", || client.admits(&limiter, &rules));
+    until("Redis replies again", || client.admits(&limiter, &rules));
 }
 
 #[test]
-fn what_decides_without_a_server_is_what_was_chosen() {
+fn the_configured_fallback_decides_without_a_server() {
     let mut server = Redis::start();
     let url = server.url();
     let choices = [Fallback::Local, Fallback::Deny, Fallback::Allow];
-    let limiters = choices.map(|fallback| open(&url, PATIENT, fallback));
+    let limiters = choices.map(|fallback| open(&url, TIMEOUT, fallback));
     server.kill();
     let decided = limiters.each_ref().map(|limiter| {
         let client = Client::new(limiter, 1);
@@ -483,7 +483,7 @@ fn what_decides_without_a_server_is_what_was_chosen() {
     for limiter in &limiters {
         let client = Client::new(limiter, 2);
         let rules = rules(&["1/h"]);
-        until("it is asked again", || {
+        until("Redis is used again", || {
             !limiter
                 .status()
                 .warnings
@@ -505,7 +505,7 @@ fn time_does_not_run_backwards_for_a_node_whose_clock_is_behind() {
         let clock = ManualClock::starting_at(START.plus(Duration::from_millis(ahead)));
         let secret = "a secret".into();
         let local = memory(clock.clone());
-        let limiter = RedisLimiter::open(&server.url(), &secret, PATIENT, Fallback::Deny, local);
+        let limiter = RedisLimiter::open(&server.url(), &secret, TIMEOUT, Fallback::Deny, local);
         (limiter.unwrap(), clock)
     });
     let [(behind, clock), (ahead, _)] = &nodes;
@@ -513,10 +513,10 @@ fn time_does_not_run_backwards_for_a_node_whose_clock_is_behind() {
     assert!(Client::new(ahead, 1).admits(ahead, &rules));
     let client = Client::new(behind, 1);
     assert!(client.admits(behind, &rules));
-    let Admission::Refused(level, retry_at) = client.admit(behind, &rules, 1) else {
+    let Admission::Refused(state, retry_at) = client.admit(behind, &rules, 1) else {
         panic!("admitted");
     };
-    assert_eq!(retry_at.since(level.at), Duration::from_millis(1_700));
+    assert_eq!(retry_at.since(state.at), Duration::from_millis(1_700));
     clock.advance(Duration::from_millis(1_699));
     assert!(!client.admits(behind, &rules));
     clock.advance(Duration::from_millis(1));
@@ -531,7 +531,7 @@ fn slots_in_use(server: &Redis) -> usize {
 }
 
 #[test]
-fn whoever_gives_up_before_the_answer_holds_no_slot() {
+fn a_cancelled_admission_releases_its_slot() {
     let server = Redis::start();
     let limiter = limiter(&server);
     let client = Client::new(&limiter, 1);
@@ -543,7 +543,7 @@ fn whoever_gives_up_before_the_answer_holds_no_slot() {
         let mut reply = Box::pin(limiter.admit(demand, &deadline).get());
         let polled = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         drop(reply);
-        // What has come already is for its receiver to give back.
+        // A reply that was received is released by the receiver.
         if let Poll::Ready(Admission::Admitted(_, receipt)) = polled {
             limiter.release(demand, &receipt);
         }
@@ -554,7 +554,7 @@ fn whoever_gives_up_before_the_answer_holds_no_slot() {
 }
 
 #[test]
-fn an_address_that_another_node_forgave_has_no_strikes() {
+fn a_reset_by_another_node_clears_failed_authentications() {
     let server = Redis::start();
     let (here, there) = (limiter(&server), limiter(&server));
     let rules = [Rule {
@@ -563,15 +563,15 @@ fn an_address_that_another_node_forgave_has_no_strikes() {
     }];
     let lists = [&rules[..]];
     let demand = Demand::new(Subjects::Address("203.0.113.77".parse().unwrap()), &lists);
-    let strikes = || block_on(here.admit(demand, &Deadline::default()).get());
-    assert!(matches!(strikes(), Admission::Admitted(..)));
-    assert!(matches!(strikes(), Admission::Refused(..)));
+    let fail = || block_on(here.admit(demand, &Deadline::default()).get());
+    assert!(matches!(fail(), Admission::Admitted(..)));
+    assert!(matches!(fail(), Admission::Refused(..)));
     there.reset(demand).unwrap();
-    assert!(matches!(strikes(), Admission::Admitted(..)));
+    assert!(matches!(fail(), Admission::Admitted(..)));
 }
 
 #[test]
-fn an_answer_that_nobody_takes_holds_no_slot() {
+fn a_dropped_reply_releases_its_slot() {
     let server = Redis::start();
     let limiter = limiter(&server);
     let (client, other) = (Client::new(&limiter, 1), Client::new(&limiter, 2));
@@ -579,7 +579,7 @@ fn an_answer_that_nobody_takes_holds_no_slot() {
     let deadline = Deadline::default();
     let lists = [&slots[..]];
     let reply = limiter.admit(Demand::new(client.subjects(), &lists), &deadline);
-    // Answers come in the order in which they were asked for.
+    // Replies come in the order of the calls.
     assert!(other.admits(&limiter, &rules(&["9/min"])));
     assert_eq!(client.remaining(&limiter, &slots), 0);
     drop(reply);
@@ -602,7 +602,7 @@ fn slots_are_held_for_longer_than_a_lease_and_no_longer_than_the_node_lives() {
         held.first()?.split(':').nth(1)?.parse().ok()
     };
     let first = lease().unwrap();
-    // Also while the node itself is refused all the time.
+    // Even while the node itself is refused all the time.
     let is_renewed = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -619,7 +619,7 @@ fn slots_are_held_for_longer_than_a_lease_and_no_longer_than_the_node_lives() {
         is_renewed.store(true, Ordering::Relaxed);
     });
     assert!(!client.admits(&other, &rules));
-    // A node that ends in order gives its slots up.
+    // An orderly shutdown gives the slots up.
     drop(subject);
     until("the slot is free", || client.admits(&other, &rules));
 }

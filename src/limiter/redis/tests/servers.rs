@@ -1,8 +1,8 @@
-//! Several servers that are one to whoever asks.
+//! Clusters and Sentinels.
 
 use super::*;
 
-/// A cluster of two, each with a half of the slots.
+/// A cluster of two nodes, each with half of the slots.
 fn cluster() -> [Redis; 2] {
     let nodes = [Redis::of_cluster(), Redis::of_cluster()];
     let halves = ["0 8191", "8192 16383"];
@@ -28,7 +28,7 @@ fn a_cluster_keeps_each_group_on_one_of_its_nodes() {
         nodes[0].address(),
         nodes[1].address()
     );
-    let limiter = open(&url, PATIENT, Fallback::Deny);
+    let limiter = open(&url, TIMEOUT, Fallback::Deny);
     let rules = rules(&["2/h", "9 daily", "9 concurrent"]);
     for id in 1..=20 {
         let client = Client::new(&limiter, id);
@@ -49,7 +49,7 @@ fn room_in_a_cluster_is_announced_by_each_node_to_all() {
     let open_at = |node: &Redis| {
         let url = format!("redis+cluster://{}", node.address());
         let (secret, local) = ("a secret".into(), memory(clock.clone()));
-        let limiter = RedisLimiter::open(&url, &secret, PATIENT, Fallback::Deny, local).unwrap();
+        let limiter = RedisLimiter::open(&url, &secret, TIMEOUT, Fallback::Deny, local).unwrap();
         until("announcements are heard", || limiter.client.is_subscribed());
         limiter
     };
@@ -65,13 +65,13 @@ fn room_in_a_cluster_is_announced_by_each_node_to_all() {
 }
 
 #[test]
-fn slots_of_a_cluster_that_have_moved_are_followed() {
+fn moved_slots_of_a_cluster_are_followed() {
     let nodes = cluster();
     let url = format!("redis+cluster://{}", nodes[0].address());
-    let limiter = open(&url, PATIENT, Fallback::Deny);
+    let limiter = open(&url, TIMEOUT, Fallback::Deny);
     let rules = rules(&["1/h"]);
     assert!(Client::new(&limiter, 1).admits(&limiter, &rules));
-    // All slots go to the second node; those that hold nothing need no migration.
+    // Moves all slots to the second node. Empty slots need no migration.
     let _: () = nodes[0].run("FLUSHALL");
     let _: () = nodes[1].run("FLUSHALL");
     let second: String = nodes[1].run("CLUSTER MYID");
@@ -85,7 +85,7 @@ fn slots_of_a_cluster_that_have_moved_are_followed() {
     }
     for id in 1..=20 {
         let client = Client::new(&limiter, id);
-        // A node may take the other one for dead for a moment, with so much to say.
+        // A busy node may consider the other one dead for a moment.
         until("they are followed", || client.admits(&limiter, &rules));
         assert!(!client.admits(&limiter, &rules));
     }
@@ -93,11 +93,11 @@ fn slots_of_a_cluster_that_have_moved_are_followed() {
 }
 
 #[test]
-fn sentinels_name_the_server_to_ask() {
+fn sentinels_name_the_master() {
     let server = Redis::start();
     let sentinel = Redis::sentinel("main", &server);
     let url = format!("redis+sentinel://{}/main/3", sentinel.address());
-    let limiter = open(&url, PATIENT, Fallback::Deny);
+    let limiter = open(&url, TIMEOUT, Fallback::Deny);
     until("announcements are heard", || limiter.client.is_subscribed());
     let client = Client::new(&limiter, 1);
     assert!(client.admits(&limiter, &rules(&["1/h"])));
@@ -107,7 +107,7 @@ fn sentinels_name_the_server_to_ask() {
 }
 
 #[test]
-fn an_address_that_makes_no_sense_is_refused() {
+fn an_invalid_url_is_refused() {
     for url in [
         "redis+sentinel://h:1",
         "redis+cluster://",
@@ -115,7 +115,7 @@ fn an_address_that_makes_no_sense_is_refused() {
     ] {
         let local = memory(Clock::system());
         let secret = "a secret".into();
-        let refused = RedisLimiter::open(url, &secret, PATIENT, Fallback::Deny, local);
+        let refused = RedisLimiter::open(url, &secret, TIMEOUT, Fallback::Deny, local);
         assert!(refused.is_err(), "{url}");
     }
 }
