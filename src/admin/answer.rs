@@ -490,7 +490,7 @@ impl Admin {
             "0" => std::time::Duration::ZERO,
             text => {
                 let time: LockDuration = text.parse().map_err(AdminError::from)?;
-                let zone = self.guard.lockouts().zone();
+                let zone = self.guard.locks().zone();
                 time.ends_at(now, zone)
                     .map_err(AdminError::from)?
                     .since(now)

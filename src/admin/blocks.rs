@@ -26,8 +26,8 @@ impl Admin {
     ) -> Result<Lock, AdminError> {
         let network = self.lockable_ip_key(ip.into())?;
         let now = self.guard.now();
-        let lockouts = self.guard.lockouts();
-        let until = duration.ends_at(now, lockouts.zone())?;
+        let locks = self.guard.locks();
+        let until = duration.ends_at(now, locks.zone())?;
         let lock = Lock {
             network,
             refuses: match path {
@@ -42,7 +42,7 @@ impl Admin {
         };
         let details = json!({ "network": network, "refuses": lock.refuses, "until": until });
         let audit = self.audit_context("block", None, details);
-        let blocked = lockouts.block(self.guard.store(), lock, &audit)?;
+        let blocked = locks.block(self.guard.store(), lock, &audit)?;
         blocked.ok_or_else(|| {
             AdminError::Conflict(
                 "the maximum number of locks is reached; unblock some, or raise `Config::max_locks`"
@@ -64,7 +64,7 @@ impl Admin {
         path: Option<&str>,
     ) -> Result<Vec<Lock>, AdminError> {
         let network = self.ip_key(ip)?;
-        let lockouts = self.guard.lockouts();
+        let locks = self.guard.locks();
         let (store, limiter) = (self.guard.store(), self.guard.limiter());
         let details = json!({ "network": network, "path": path });
         let audit = self.audit_context("unblock", None, details);
@@ -79,7 +79,7 @@ impl Admin {
             }
             _ => false,
         };
-        let ended = lockouts.unblock(store, limiter, network, is_meant, &audit)?;
+        let ended = locks.unblock(store, limiter, network, is_meant, &audit)?;
         if !ended.is_empty() {
             return Ok(ended);
         }
@@ -96,6 +96,6 @@ impl Admin {
 
     /// Returns every lock in force, manual and automatic, by network.
     pub fn list_blocks(&self) -> Vec<Lock> {
-        self.guard.lockouts().active(self.guard.now())
+        self.guard.locks().list(self.guard.now())
     }
 }

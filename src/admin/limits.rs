@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Admin, AdminError, IpTarget};
 use crate::counter::{CounterId, Rule, Subject, SubjectId};
-use crate::guard::{RuleState, is_overridden, rules, strike_rule};
+use crate::guard::{RuleState, auth_failure_rule, is_overridden, rules};
 use crate::limiter::{CounterSets, Demand, Subjects};
 use crate::lockout::AuthFailure;
 use crate::model::{Key, KeyId, LimitOverride, Org, Reason};
@@ -34,9 +34,9 @@ impl Admin {
     pub fn ip_limits(&self, ip: impl Into<IpTarget>) -> Result<Vec<RuleState>, AdminError> {
         let network = self.ip_key(ip)?;
         let compiled = self.guard.compiled();
-        let threshold = self.guard.lockouts().threshold(&compiled.policy.lockout);
+        let threshold = self.guard.locks().threshold(&compiled.policy.lockout);
         let failures = [AuthFailure::BadKey, AuthFailure::MissingKey];
-        let failures = failures.map(|failure| strike_rule(failure, threshold));
+        let failures = failures.map(|failure| auth_failure_rule(failure, threshold));
         let of_routes = compiled.routes().flat_map(|route| route.ip_rules.clone());
         let rules: Vec<Rule> = failures.into_iter().chain(of_routes).collect();
         Ok(self.states(Subjects::Address(network), &rules))
@@ -103,7 +103,7 @@ impl Admin {
         rule: &str,
         duration: LockDuration,
     ) -> Result<Key, AdminError> {
-        let until = duration.ends_at(self.guard.now(), self.guard.lockouts().zone())?;
+        let until = duration.ends_at(self.guard.now(), self.guard.locks().zone())?;
         self.set_override(id, rule, until, "override_limit")
     }
 

@@ -63,7 +63,7 @@ impl Listener {
             ended,
             room: Arc::new(Room::new(MOST_CONNECTIONS)?),
             guard: Arc::downgrade(guard),
-            warnings: Arc::clone(guard.lockouts().warnings()),
+            warnings: Arc::clone(guard.warnings()),
         };
         let thread = std::thread::Builder::new()
             .name("keyguard-socket".into())

@@ -153,9 +153,9 @@ impl Admin {
             dropped: totals.dropped,
             shadowed: totals.shadowed.into_iter().collect(),
             locks: self.list_blocks().len() as u64,
-            unlocked: self.guard.lockouts().unlocked(),
+            unlocked: self.guard.locks().rejected(),
             sink_failures: self.guard.recorder().sink_failures(),
-            warnings: self.guard.warnings(),
+            warnings: self.guard.all_warnings(),
             top_keys: top_keys
                 .map(|(key, org, requests)| TopKey {
                     key: self.shown(key),

@@ -1,11 +1,11 @@
-//! Which backends a guard stands on: a data file or PostgreSQL, memory or Redis.
+//! Selection of the backends: a data file or PostgreSQL, memory or Redis.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::active_locks::ActiveLocks;
 use super::config::Config;
 use super::key_cache::Revisions;
-use super::lockouts::Lockouts;
 use crate::input::InvalidInput;
 #[cfg(feature = "redis")]
 use crate::limiter::RedisLimiter;
@@ -16,20 +16,20 @@ use crate::store::{ChangeEvent, OpenError, RedbStore, Store, StoreError};
 use crate::store::{PostgresOptions, PostgresStore};
 use crate::time::Clock;
 
-/// Where organizations and keys are.
+/// The storage of organizations and keys.
 #[derive(Debug)]
 pub(crate) enum Storage<'f> {
     File(&'f Path),
-    /// The URL of a database, as its client reads it. It may hold a password.
+    /// The URL of a database, in the form that its client accepts. It may contain a password.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     Postgres(Secret),
 }
 
 impl<'f> Storage<'f> {
-    /// The storage at a path, which may be a URL.
+    /// Parses a path, which may be a URL.
     ///
     /// # Errors
-    /// [`OpenError::UnknownUrl`] for a URL of something else, and for what may be a mistyped URL.
+    /// [`OpenError::UnknownUrl`] for other URLs, and for texts that may be mistyped URLs.
     pub(crate) fn of(path: &'f Path) -> Result<Self, OpenError> {
         let text = path.to_string_lossy();
         let text = text.trim();
@@ -49,7 +49,7 @@ impl<'f> Storage<'f> {
         matches!(self, Self::Postgres(_))
     }
 
-    /// A name for errors: a URL may hold a password.
+    /// A name for errors, without the URL, which may contain a password.
     pub(crate) fn shown(&self) -> PathBuf {
         match self {
             Self::File(path) => (*path).into(),
@@ -61,25 +61,25 @@ impl<'f> Storage<'f> {
 /// Whether a path is the URL of a database.
 #[cfg(any(unix, feature = "cli"))]
 pub(crate) fn is_server(path: &Path) -> bool {
-    Storage::of(path).is_ok_and(|place| place.is_server())
+    Storage::of(path).is_ok_and(|storage| storage.is_server())
 }
 
-/// `postgres` or `postgresql`, in any case, alone or with the driver that SQLAlchemy takes.
+/// Whether a scheme is `postgres` or `postgresql`, in any case, with or without a driver of SQLAlchemy.
 fn is_postgres(scheme: &str) -> bool {
     let name = scheme.split('+').next().unwrap_or_default();
     let mut known = ["postgres", "postgresql"].into_iter();
     is_scheme(scheme) && known.any(|known| name.eq_ignore_ascii_case(known))
 }
 
-/// As RFC 3986 §3.1 writes it. One letter is a drive.
+/// Whether a text is a scheme (RFC 3986 §3.1). One letter is a drive.
 fn is_scheme(text: &str) -> bool {
     let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
     text.len() > 1 && text.as_bytes()[0].is_ascii_alphabetic() && text.bytes().all(is_allowed)
 }
 
-/// Whether a text without `://` may be a mistyped URL, as `postgres:/user:password@host` and
-/// `user:password@host` are, or a connection string of libpq, JDBC or .NET. A path that begins with
-/// `/` or `.` is no URL.
+/// Whether a text without `://` may be a mistyped URL, such as `postgres:/user:password@host` or
+/// `user:password@host`, or a connection string of libpq, JDBC or .NET. Paths that begin with `/` or `.`
+/// are not URLs.
 fn looks_like_url(text: &str) -> bool {
     let first = text.split('/').next().unwrap_or_default();
     let starts_with_scheme = first
@@ -92,8 +92,8 @@ fn looks_like_url(text: &str) -> bool {
     starts_with_scheme || has_password && !is_explicit || is_connection_string(text)
 }
 
-/// Whether a text sets a field of a connection string: a name that is followed by `=`, with or without
-/// blanks, in any case.
+/// Whether a text contains a field of a connection string: its name in any case, followed by `=`, with or
+/// without blanks.
 fn is_connection_string(text: &str) -> bool {
     let mut before = text.split('=').rev().skip(1);
     before.any(|before| {
@@ -105,13 +105,13 @@ fn is_connection_string(text: &str) -> bool {
     })
 }
 
-/// The fields of connection strings that name a server, or tell a password.
+/// The fields of connection strings that name a server or contain a password.
 const FIELDS: [&str; 12] = [
     "host", "hostaddr", "server", "dbname", "database", "user", "username", "id", "uid",
     "password", "pwd", "passfile",
 ];
 
-/// Nothing but a scheme is shown of a URL: all else may be a password.
+/// Shows only the scheme of a URL: the rest may contain a password.
 fn unknown_url(scheme: Option<&str>) -> OpenError {
     OpenError::UnknownUrl {
         scheme: scheme.filter(|scheme| is_scheme(scheme)).map(str::to_owned),
@@ -119,11 +119,11 @@ fn unknown_url(scheme: Option<&str>) -> OpenError {
 }
 
 pub(super) fn store(
-    place: &Storage<'_>,
+    storage: &Storage<'_>,
     config: &Config,
     secret: &Secret,
 ) -> Result<Arc<dyn Store>, OpenError> {
-    match place {
+    match storage {
         Storage::File(file) => {
             let (fingerprint, cache) = (secret.fingerprint(), config.file_cache_bytes);
             Ok(Arc::new(RedbStore::open(
@@ -150,11 +150,11 @@ pub(super) fn store(
     }
 }
 
-/// `leads` says whether the calendar is that of the limiter's server, as there is no other server.
+/// With `leads_clock`, the clock follows the calendar of the limiter's server.
 pub(super) fn limiter(
     config: &Config,
     secret: &Secret,
-    leads: bool,
+    leads_clock: bool,
 ) -> Result<Arc<dyn Limiter>, OpenError> {
     let memory = MemoryLimiter::new(
         config.clock.clone(),
@@ -171,15 +171,15 @@ pub(super) fn limiter(
             `rediss+cluster://`, `redis+sentinel://`, `rediss+sentinel://`";
         OpenError::Config(InvalidInput::new("redis_url", problem))
     })?;
-    redis_limiter(&url, scheme, config, secret, memory, leads)
+    redis_limiter(&url, scheme, config, secret, memory, leads_clock)
 }
 
-/// `redis` or `rediss`, alone or with what the servers are together.
+/// Returns the scheme of a URL of Redis: `redis` or `rediss`, alone or with `+cluster` or `+sentinel`.
 fn redis_scheme(url: &str) -> Option<&str> {
     let (scheme, _) = url.split_once("://")?;
-    let (client, together) = scheme.split_once('+').unwrap_or((scheme, ""));
+    let (client, topology) = scheme.split_once('+').unwrap_or((scheme, ""));
     let is_known =
-        matches!(client, "redis" | "rediss") && matches!(together, "" | "cluster" | "sentinel");
+        matches!(client, "redis" | "rediss") && matches!(topology, "" | "cluster" | "sentinel");
     is_known.then_some(scheme)
 }
 
@@ -190,11 +190,11 @@ fn redis_limiter(
     config: &Config,
     secret: &Secret,
     memory: MemoryLimiter,
-    leads: bool,
+    leads_clock: bool,
 ) -> Result<Arc<dyn Limiter>, OpenError> {
     let (deadline, fallback) = (config.backend_deadline, config.limiter_fallback);
     let limiter = RedisLimiter::open(url, secret, deadline, fallback, memory)?;
-    if leads {
+    if leads_clock {
         limiter.sync_clock();
     }
     Ok(Arc::new(limiter))
@@ -220,32 +220,32 @@ fn missing(scheme: &str, feature: &'static str) -> OpenError {
     }
 }
 
-/// The locks of a store. Those of a server that cannot be reached yet come later, with its changes.
+/// Loads the stored locks. If a server is unavailable, they follow later, with its changes.
 pub(super) fn load_locks(
-    lockouts: Lockouts,
+    locks: &ActiveLocks,
     store: &dyn Store,
     clock: &Clock,
-) -> Result<Lockouts, StoreError> {
+) -> Result<(), StoreError> {
     match store.locks() {
-        Ok(locks) => lockouts.load(locks, clock.timestamp()),
+        Ok(stored) => locks.load(stored, clock.timestamp()),
         Err(StoreError::Unavailable(_)) if store.is_remote() => {}
         Err(error) => return Err(error),
     }
-    Ok(lockouts)
+    Ok(())
 }
 
-/// Puts in force what others change in the store.
+/// Applies the changes of other processes.
 pub(super) fn follow(
     store: &dyn Store,
     revisions: Arc<Revisions>,
-    lockouts: Arc<Lockouts>,
+    locks: Arc<ActiveLocks>,
     clock: Clock,
 ) {
     store.subscribe(Box::new(move |change| match change {
         ChangeEvent::Key(id) => revisions.key_changed(id),
         ChangeEvent::Org(id) => revisions.org_changed(id),
-        ChangeEvent::Locks(changes) => lockouts.apply(changes, clock.timestamp()),
-        ChangeEvent::AllLocks(locks) => lockouts.apply_all(locks, clock.timestamp()),
+        ChangeEvent::Locks(changes) => locks.apply(changes, clock.timestamp()),
+        ChangeEvent::AllLocks(stored) => locks.apply_all(stored, clock.timestamp()),
         ChangeEvent::Everything => revisions.everything_changed(),
     }));
 }
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_postgresql_is_a_database_whatever_its_driver() {
+    fn urls_of_postgresql_are_databases_with_any_driver() {
         for url in [
             "postgres://h/d",
             "postgresql://u:hunter2@h/d",
@@ -264,9 +264,9 @@ mod tests {
             "postgres+psycopg2://h/d",
             " postgres://h/d\n",
         ] {
-            let place = Storage::of(Path::new(url)).unwrap();
-            assert!(!format!("{place:?}{:?}", place.shown()).contains("hunter2"));
-            let Storage::Postgres(url) = place else {
+            let storage = Storage::of(Path::new(url)).unwrap();
+            assert!(!format!("{storage:?}{:?}", storage.shown()).contains("hunter2"));
+            let Storage::Postgres(url) = storage else {
                 panic!("{url} is a file");
             };
             let url = String::from_utf8_lossy(url.expose()).into_owned();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn other_urls_are_neither_files_nor_shown() {
+    fn other_urls_are_rejected_and_not_shown() {
         for (url, scheme) in [
             ("mysql://u:hunter2@h/d", Some("mysql")),
             ("sqlite+aiosqlite:///hunter2.db", Some("sqlite+aiosqlite")),

@@ -1,9 +1,9 @@
-//! What a decision needs to know of a key, put together from what is stored and the policy.
+//! Cached keys, built from stored keys and the policy.
 
 use std::sync::Arc;
 
 use super::Guard;
-use super::key_cache::{About, CachedKey};
+use super::key_cache::{CachedKey, KeyRecord};
 use crate::counter::{Rule, SavedCounter, Subject, SubjectId, add_tightest};
 use crate::limit::{Limit, Period};
 use crate::limiter::{AttachError, CounterSet};
@@ -48,21 +48,21 @@ impl Guard {
                 .map(|limit_override| limit_override.until)
                 .min()
                 .unwrap_or(Timestamp::MAX),
-            group: self.attach(SubjectId::key(key.id), balances.as_deref())?,
-            org_group: match has_org_rules {
+            counters: self.attach(SubjectId::key(key.id), balances.as_deref())?,
+            org_counters: match has_org_rules {
                 true => Some(self.attach(SubjectId::org(org.id), balances.as_deref())?),
                 false => None,
             },
-            counts_in_flight: all_rules
+            limits_concurrency: all_rules
                 .iter()
                 .any(|rule| rule.limit.period == Period::Concurrent),
             rules: all_rules
                 .into_iter()
                 .filter(|rule| !is_overridden(rule, &key, &org, now))
                 .collect(),
-            is_bound: !key.allowed_ips.is_empty(),
+            is_ip_restricted: !key.allowed_ips.is_empty(),
             backends: Arc::clone(&self.backends),
-            about: Box::new(About { key, org }),
+            record: Box::new(KeyRecord { key, org }),
         })
     }
 
@@ -87,7 +87,7 @@ impl Guard {
     }
 }
 
-/// The limits of a key and of its organization, overridden or not.
+/// Returns the limits of a key and of its organization, including overridden ones.
 pub(crate) fn rules(key: &Key, org: &Org, compiled: &CompiledPolicy) -> Vec<Rule> {
     let mut rules = vec![Rule {
         is_default: true,
@@ -103,7 +103,7 @@ pub(crate) fn rules(key: &Key, org: &Org, compiled: &CompiledPolicy) -> Vec<Rule
     rules
 }
 
-/// The overrides that concern a key now, its own and those of its organization.
+/// Returns the limit overrides in force, of the key and of its organization.
 fn overrides<'a>(
     key: &'a Key,
     org: &'a Org,
@@ -113,12 +113,12 @@ fn overrides<'a>(
     all.filter(move |limit_override| limit_override.until > now)
 }
 
-/// Whether a limit of a key neither refuses nor counts now.
+/// Whether an override disables a limit of a key now.
 pub(crate) fn is_overridden(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
     overrides(key, org, now).any(|limit_override| limit_override.rule == rule.name())
 }
 
-/// The client learns that the request could not be decided; the next flush or change says why.
+/// Hides the cause from the client. The next flush or change reports it.
 pub(super) fn unavailable(_: StoreError) -> Reason {
     Reason::Unavailable
 }

@@ -1,4 +1,4 @@
-//! A request that is refused, and how to say so.
+//! Refused requests, and the responses to them.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::limiter::LimitState;
 use crate::model::Reason;
 use crate::time::Moment;
 
-/// A request that is refused, and why.
+/// A refused request, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
     reason: Reason,
@@ -18,7 +18,7 @@ pub struct Denial {
     limit: Option<Exhausted>,
 }
 
-/// The limit that refused.
+/// The limit that refused the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Exhausted {
     rule: Rule,
@@ -41,7 +41,7 @@ impl Denial {
         Self::new(Reason::MissingKey)
     }
 
-    /// A refusal that ends by itself after `wait`, which may have passed by now.
+    /// Creates a refusal by a lock that ends after `wait`, which may be over.
     pub(super) fn locked(wait: Duration) -> Self {
         Self {
             wait: Some(wait.max(Duration::from_millis(1))),
@@ -49,9 +49,9 @@ impl Denial {
         }
     }
 
-    /// A refusal by `rule`, which has room from `retry_at` on.
+    /// Creates a refusal by `rule`, which has room from `retry_at` on.
     #[inline]
-    pub(super) fn exhausted(rule: &Rule, level: LimitState, retry_at: Moment) -> Self {
+    pub(super) fn exhausted(rule: &Rule, state: LimitState, retry_at: Moment) -> Self {
         let reason = match (rule.subject, rule.limit.period) {
             (Subject::Address, _) => Reason::IpLimited,
             (_, Period::Sliding(_)) => Reason::RateLimited,
@@ -59,10 +59,10 @@ impl Denial {
             (_, Period::Credits(_)) => Reason::CreditsExhausted,
             (_, Period::Concurrent) => Reason::TooManyConcurrent,
         };
-        let wait = (retry_at < Moment::NEVER).then(|| retry_at.since(level.at));
+        let wait = (retry_at < Moment::NEVER).then(|| retry_at.since(state.at));
         let limit = Exhausted {
             rule: rule.clone(),
-            remaining: level.remaining,
+            remaining: state.remaining,
             wait,
         };
         Self {
@@ -72,35 +72,35 @@ impl Denial {
         }
     }
 
-    /// The same, of an address that is locked out until `locked_for` has passed.
+    /// Extends the wait of a client that is also locked out for `locked_for`.
     pub(super) fn and_locked(mut self, locked_for: Option<Duration>) -> Self {
         self.wait = self.wait.max(locked_for);
         self
     }
 
-    /// The name of the limit that refuses, as header fields show it; `None` if none does.
+    /// Returns the name of the limit that refused the request, as in header fields; `None` without one.
     pub fn rule(&self) -> Option<String> {
         self.limit.as_ref().map(|limit| limit.rule.name())
     }
 
-    /// Why, exactly. It is meant for the server's own use: what the client is told, by
-    /// [`Denial::problem`], does not tell one bad key from another.
+    /// Returns the exact reason, for the server only. [`Denial::problem`], which the client gets, does not
+    /// distinguish between bad keys.
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
-    /// The HTTP status to answer with.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> u16 {
         status(self.reason)
     }
 
-    /// What the client is told.
+    /// Returns the explanation for the client.
     #[cfg(feature = "http")]
     pub(crate) fn detail(&self) -> &'static str {
         explain(self.reason).2
     }
 
-    /// How long a client that waits for no other is to wait until it is admitted; `None` where
+    /// Returns how long to wait until the request is admitted, if no other request comes first; `None` if
     /// waiting does not help.
     #[inline]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -112,9 +112,9 @@ impl Denial {
         self.wait.map(|wait| whole_seconds(wait).max(1))
     }
 
-    /// Header fields to send with the answer: its `Content-Type`; `WWW-Authenticate` with a 401
+    /// Returns the header fields of the response: `Content-Type`; `WWW-Authenticate` with a 401
     /// (RFC 9110 §11.6.1, RFC 6750 §3); `Retry-After` in whole seconds, rounded up (RFC 9110
-    /// §10.2.3), where waiting helps; the fields of [`Grant::headers`](crate::Grant::headers) with a
+    /// §10.2.3), if waiting helps; the fields of [`Grant::headers`](crate::Grant::headers) with a
     /// 429.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![("Content-Type", "application/problem+json".to_owned())];
@@ -142,10 +142,10 @@ impl Denial {
         fields
     }
 
-    /// The body to answer with: a problem document (RFC 9457) in JSON.
+    /// Returns the body of the response: a problem document (RFC 9457) in JSON.
     ///
-    /// It has the members `type`, `title`, `status`, `detail` and `code`; where waiting
-    /// helps also `retry_after`, in seconds. All keys that are not accepted have the same document.
+    /// Its members are `type`, `title`, `status`, `detail`, `code` and, if waiting helps, `retry_after` in
+    /// seconds. The document is the same for all invalid keys.
     pub fn problem(&self) -> String {
         let status = self.status();
         let (title, code, detail) = explain(self.reason);
@@ -153,7 +153,7 @@ impl Denial {
             Some(seconds) => format!(r#","retry_after":{seconds}"#),
             None => String::new(),
         };
-        // All texts are constants without characters that JSON escapes.
+        // The texts are constants that need no escaping.
         format!(
             r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}","code":"{code}"{retry_after}}}"#
         )
@@ -192,7 +192,7 @@ pub(super) fn status(reason: Reason) -> u16 {
     }
 }
 
-/// Title, code and detail of the problem document.
+/// Returns the title, code and detail of the problem document.
 fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
     match reason {
         Reason::MissingKey => (
@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_told_to_come_again_at_once() {
+    fn retry_after_is_never_zero() {
         for (wait, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2)] {
             let denial = Denial::locked(Duration::from_millis(wait));
             let headers = denial.headers();
@@ -306,7 +306,7 @@ mod tests {
             );
             assert!(denial.retry_after() > Some(Duration::ZERO));
         }
-        // What waiting does not help with is not made to wait by a lock that there is not.
+        // Without a lock there is nothing to wait for.
         let denial = Denial::new(Reason::IpLimited).and_locked(None);
         assert_eq!(denial.retry_after(), None);
     }

@@ -1,4 +1,4 @@
-//! Header fields that say how a limit stands.
+//! Header fields with the state of a limit.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::counter::Rule;
 use crate::limit::Period;
 
-/// The four fields of a limit, their values one behind the other.
+/// The four header fields of a limit, their values concatenated.
 pub(crate) struct LimitFields {
     pub(crate) text: String,
-    /// Where each value ends.
+    /// The end of each value in the text.
     pub(crate) ends: [usize; 4],
 }
 
@@ -21,13 +21,13 @@ impl LimitFields {
         "RateLimit",
     ];
 
-    /// `reset` is `None` where waiting does not help.
+    /// `reset` is `None` if waiting does not help.
     pub(super) fn new(rule: &Rule, remaining: u64, reset: Option<Duration>) -> Self {
         let limit = rule.limit.amount;
         let (window, most) = match rule.limit.period {
-            // A hit counts from the later end of its grain; the fields show whole windows.
+            // A hit counts from the end of its grain, so that a reset may be later than one window.
             Period::Sliding(length) => (Some(length.seconds()), length.seconds()),
-            // Days and months differ in length, and `w` is optional.
+            // Days and months vary in length, and `w` is optional.
             _ => (None, u64::MAX),
         };
         let mut fields = Self {
@@ -49,14 +49,14 @@ impl LimitFields {
         fields
     }
 
-    /// Text takes whatever is written to it.
+    /// Writing to a `String` never fails.
     #[inline]
     fn write(&mut self, field: usize, write: impl FnOnce(&mut String) -> std::fmt::Result) {
         let _ = write(&mut self.text);
         self.ends[field] = self.text.len();
     }
 
-    /// Names and values.
+    /// Returns the names and values.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
         let starts = std::iter::once(0).chain(self.ends);
         let values = starts

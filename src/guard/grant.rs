@@ -1,4 +1,4 @@
-//! A request that is let through.
+//! Admitted requests.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -18,16 +18,15 @@ use crate::net::ClientIp;
 use crate::store::UsageEvent;
 use crate::time::Moment;
 
-/// A request that is let through.
+/// An admitted request.
 ///
-/// Hand it to [`Grant::finish`] once the answer is known, so that status and latency are recorded.
-/// A grant that is dropped unfinished counts once all the same, with the status 0. Either ends the
-/// request as one of those in flight.
+/// Call [`Grant::finish`] once the response is known, to record its status and latency. Dropping an
+/// unfinished grant records the status 0. Both end the request as one in flight.
 #[must_use = "dropping a grant records the request as unfinished"]
 pub struct Grant {
-    /// `None` where no key was needed.
-    caller: Option<Arc<CachedKey>>,
-    level: LimitState,
+    /// `None` if no key is needed.
+    key: Option<Arc<CachedKey>>,
+    state: LimitState,
     ip: ClientIp,
     method: Method,
     path: StoredPath,
@@ -36,28 +35,28 @@ pub struct Grant {
     is_settled: AtomicBool,
     is_recorded: AtomicBool,
     cost: NonZeroU32,
-    /// What few grants have.
+    /// `None` for most grants.
     extra: Option<Box<Extra>>,
 }
 
-/// What only requests that match routes with limits, or that shadow mode concerns, carry along.
+/// Data of requests that match routes with limits, or rules in shadow mode.
 #[derive(Default)]
 pub(super) struct Extra {
-    /// Limits of routes, behind those of the caller.
+    /// Limits per key of the routes, which follow those of the key.
     pub(super) route_rules: Vec<Rule>,
     pub(super) receipt: Receipt,
-    /// The names of rules and routes that would have refused.
+    /// The names of the rules and routes in shadow mode that would have refused the request.
     pub(super) shadowed: Vec<String>,
 }
 
-/// The path to record, inline as far as paths usually go.
+/// The path to record. Paths of usual length are stored inline.
 type StoredPath = SmallVec<[u8; 40]>;
 
 impl Grant {
     #[inline]
     pub(super) fn new(
-        caller: Arc<CachedKey>,
-        level: LimitState,
+        key: Arc<CachedKey>,
+        state: LimitState,
         ip: ClientIp,
         method: Method,
         path: &str,
@@ -65,8 +64,8 @@ impl Grant {
         extra: Option<Box<Extra>>,
     ) -> Self {
         Self {
-            caller: Some(caller),
-            level,
+            key: Some(key),
+            state,
             ip,
             method,
             path: StoredPath::from_slice(path.as_bytes()),
@@ -78,7 +77,7 @@ impl Grant {
         }
     }
 
-    /// A grant to whoever asks, where no key is needed.
+    /// Creates a grant for a path that needs no key.
     pub(super) fn anonymous(
         at: Moment,
         ip: ClientIp,
@@ -92,8 +91,8 @@ impl Grant {
             })
         });
         Self {
-            caller: None,
-            level: LimitState::unlimited(at),
+            key: None,
+            state: LimitState::unlimited(at),
             ip,
             method,
             path: StoredPath::new(),
@@ -105,33 +104,32 @@ impl Grant {
         }
     }
 
-    /// The key that was presented; `None` if the path needs none.
+    /// Returns the key of the request; `None` if the path needs none.
     pub fn key(&self) -> Option<&Key> {
-        Some(&self.caller.as_ref()?.about.key)
+        Some(&self.key.as_ref()?.record.key)
     }
 
-    /// The organization that owns the key; `None` if the path needs no key.
+    /// Returns the organization that owns the key; `None` if the path needs no key.
     pub fn org(&self) -> Option<&Org> {
-        Some(&self.caller.as_ref()?.about.org)
+        Some(&self.key.as_ref()?.record.org)
     }
 
-    /// What the key may do; nothing without a key.
+    /// Returns the scopes of the key; empty without a key.
     pub fn scopes(&self) -> &[Scope] {
         self.key().map_or(&[], |key| &key.scopes)
     }
 
-    /// The address that the request was decided for.
+    /// Returns the address of the client.
     pub fn ip(&self) -> ClientIp {
         self.ip
     }
 
-    /// How many more requests of cost 1 the tightest limit admits now; [`u64::MAX`] if there is
-    /// none.
+    /// Returns how many more requests of cost 1 the tightest limit admits; [`u64::MAX`] without limits.
     pub fn remaining(&self) -> u64 {
-        self.level.remaining
+        self.state.remaining
     }
 
-    /// The names of limits and routes in shadow mode that would have refused the request.
+    /// Returns the names of limits and routes in shadow mode that would have refused the request.
     pub fn shadowed(&self) -> &[String] {
         self.extra.as_ref().map_or(&[], |extra| &extra.shadowed)
     }
@@ -139,8 +137,8 @@ impl Grant {
     /// Checks that the key holds `scope`.
     ///
     /// # Errors
-    /// A [`Denial`] of status 403 if it does not, or if there is none. Dropping the grant then
-    /// records that refusal.
+    /// A [`Denial`] of status 403 if the key lacks the scope, or if there is no key. Dropping the grant
+    /// then records the refusal.
     pub fn require(&self, scope: &str) -> Result<(), Denial> {
         if self.key().is_some_and(|key| holds(key, scope)) {
             return Ok(());
@@ -149,29 +147,28 @@ impl Grant {
         Err(Denial::new(Reason::MissingScope))
     }
 
-    /// Says what the request turned out to cost. What it cost less than what was reserved is given
-    /// back to every limit; what it cost more is taken from them whether or not there is room, so
-    /// that later requests wait for it. Only the first call counts; a grant that is never settled
-    /// has cost what was reserved.
+    /// Sets the actual cost of the request. Every limit is refunded if it is below the reserved cost, and
+    /// charged if it is above, whether or not there is room. Only the first call has an effect. Without
+    /// a call the request costs what was reserved.
     ///
-    /// Hits are given back as long as they are within their window, and until an administrator
-    /// resets the limit; quotas within their day or month.
+    /// Windows are refunded while they contain the request and until an administrator resets the limit,
+    /// quotas within their day or month.
     pub fn settle(&self, actual: u64) {
         if self.is_settled.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (Some(caller), reserved) = (&self.caller, u64::from(self.cost.get())) else {
+        let (Some(key), reserved) = (&self.key, u64::from(self.cost.get())) else {
             return;
         };
         if actual != reserved {
             let receipt = self.extra.as_ref().map(|extra| &extra.receipt);
             let demand = Demand {
-                subjects: caller.subjects(),
-                rules: &[&caller.rules, self.route_rules()],
+                subjects: key.subjects(),
+                rules: &[&key.rules, self.route_rules()],
                 cost: self.cost,
             };
-            let limiter = &caller.backends.limiter;
-            limiter.settle(demand, self.level.at, receipt.unwrap_or(&None), actual);
+            let limiter = &key.backends.limiter;
+            limiter.settle(demand, self.state.at, receipt.unwrap_or(&None), actual);
         }
     }
 
@@ -179,7 +176,7 @@ impl Grant {
         self.extra.as_ref().map_or(&[], |extra| &extra.route_rules)
     }
 
-    /// Header fields to send with the answer: `X-RateLimit-Limit`, `X-RateLimit-Remaining`,
+    /// Returns the header fields of the response: `X-RateLimit-Limit`, `X-RateLimit-Remaining`,
     /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) of the tightest
     /// limit, and `X-KeyGuard-Shadow` with the names of [`Grant::shadowed`], as a list of strings
     /// (RFC 9651).
@@ -189,15 +186,15 @@ impl Grant {
         limit.chain(self.shadow_field()).collect()
     }
 
-    /// How the tightest limit stands.
+    /// Returns the header fields of the tightest limit.
     pub(crate) fn limit_fields(&self) -> Option<LimitFields> {
         let LimitState {
             rule,
             at,
             remaining,
             resets_at,
-        } = self.level;
-        let own = self.caller.as_ref().map_or(&[][..], |caller| &caller.rules);
+        } = self.state;
+        let own = self.key.as_ref().map_or(&[][..], |key| &key.rules);
         let lists = [own, self.route_rules()];
         let rule = rule_at(&lists, rule)?;
         Some(LimitFields::new(rule, remaining, Some(resets_at.since(at))))
@@ -211,30 +208,29 @@ impl Grant {
         Some(("X-KeyGuard-Shadow", names.collect::<Vec<_>>().join(", ")))
     }
 
-    /// Records how the request was answered, and how long that took since it was admitted.
+    /// Records the status of the response, and the time since the request was admitted.
     #[inline]
     pub fn finish(self, status: u16) {
         self.answer(status);
     }
 
-    /// As [`Grant::finish`], while the request is still in flight: its answer has begun.
+    /// Like [`Grant::finish`], while the response is still being sent: the request stays in flight.
     #[inline]
     pub(crate) fn answer(&self, status: u16) {
-        let Some(caller) = &self.caller else { return };
-        if caller.backends.recorder.is_enabled() && !self.is_recorded.swap(true, Ordering::Relaxed)
-        {
-            let event = self.event(caller, status);
-            caller.backends.recorder.record(event, &self.path);
+        let Some(key) = &self.key else { return };
+        if key.backends.recorder.is_enabled() && !self.is_recorded.swap(true, Ordering::Relaxed) {
+            let event = self.event(key, status);
+            key.backends.recorder.record(event, &self.path);
         }
     }
 
-    fn event(&self, caller: &CachedKey, status: u16) -> UsageEvent {
-        let clock = caller.backends.recorder.clock();
+    fn event(&self, key: &CachedKey, status: u16) -> UsageEvent {
+        let clock = key.backends.recorder.clock();
         let lacked_scope = self.lacked_scope.load(Ordering::Relaxed);
-        let latency = clock.now().since(self.level.at);
+        let latency = clock.now().since(self.state.at);
         UsageEvent {
-            at: clock.timestamp_at(self.level.at),
-            key_id: caller.key_id,
+            at: clock.timestamp_at(self.state.at),
+            key_id: key.key_id,
             ip: self.ip,
             latency_micros: u32::try_from(latency.as_micros()).unwrap_or(u32::MAX),
             status: if lacked_scope && status == 0 {
@@ -242,7 +238,7 @@ impl Grant {
             } else {
                 status
             },
-            // Cut to 256 bytes before.
+            // At most 256 bytes.
             path_len: self.path.len() as u16,
             method: self.method,
             refused: lacked_scope.then_some(Reason::MissingScope),
@@ -253,13 +249,13 @@ impl Grant {
 impl Drop for Grant {
     #[inline]
     fn drop(&mut self) {
-        let Some(caller) = &self.caller else { return };
-        if caller.counts_in_flight {
-            let limiter = &caller.backends.limiter;
+        let Some(key) = &self.key else { return };
+        if key.limits_concurrency {
+            let limiter = &key.backends.limiter;
             let receipt = self.extra.as_ref().map(|extra| &extra.receipt);
             let demand = Demand {
-                subjects: caller.subjects(),
-                rules: &[&caller.rules],
+                subjects: key.subjects(),
+                rules: &[&key.rules],
                 cost: self.cost,
             };
             limiter.release(demand, receipt.unwrap_or(&None));
@@ -270,11 +266,11 @@ impl Drop for Grant {
 
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let caller = self.caller.as_ref();
+        let key = self.key.as_ref();
         f.debug_struct("Grant")
-            .field("key", &caller.map(|caller| caller.key_id))
-            .field("org", &caller.map(|caller| caller.org_id))
-            .field("remaining", &self.level.remaining)
+            .field("key", &key.map(|key| key.key_id))
+            .field("org", &key.map(|key| key.org_id))
+            .field("remaining", &self.state.remaining)
             .finish_non_exhaustive()
     }
 }

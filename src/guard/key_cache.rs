@@ -1,4 +1,4 @@
-//! The keys that are kept in memory: a bounded cache over the store, and what makes it forget.
+//! A bounded cache of keys, and the revisions that invalidate it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::model::HashedKey;
 use crate::model::{Key, KeyId, Org, OrgId};
 use crate::time::Timestamp;
 
-/// A known key at one state of the store: beside each other all that a decision reads.
+/// A key at one state of the store, with all that a decision reads close together.
 #[derive(Debug)]
 pub(crate) struct CachedKey {
     pub(super) hash: HashedKey,
@@ -23,85 +23,85 @@ pub(crate) struct CachedKey {
     pub(super) org_id: OrgId,
     pub(super) is_active: bool,
     pub(super) is_org_active: bool,
-    /// From when on the key or its text is refused; [`Timestamp::MAX`] for never.
+    /// When the key or its text expires; [`Timestamp::MAX`] for never.
     pub(super) expires_at: Timestamp,
     /// When to read the key again, because an override ends; [`Timestamp::MAX`] for never.
     pub(super) reload_at: Timestamp,
-    pub(super) group: Arc<CounterSet>,
-    /// Where the organization has limits.
-    pub(super) org_group: Option<Arc<CounterSet>>,
-    /// Those of the key and those of its organization.
+    pub(super) counters: Arc<CounterSet>,
+    /// `None` if the organization has no limits.
+    pub(super) org_counters: Option<Arc<CounterSet>>,
+    /// The rules of the key and of its organization.
     pub(super) rules: SmallVec<[Rule; 1]>,
-    /// Whether requests in flight are counted.
-    pub(super) counts_in_flight: bool,
-    /// Whether it is accepted from some addresses only.
-    pub(super) is_bound: bool,
-    pub(super) backends: Arc<Backends>,
-    pub(super) about: Box<About>,
+    /// Whether a rule limits the requests in flight.
+    pub(super) limits_concurrency: bool,
+    /// Whether only some addresses may use the key.
+    pub(super) is_ip_restricted: bool,
+    pub(super) backends: Arc<GrantBackends>,
+    pub(super) record: Box<KeyRecord>,
 }
 
-/// What outlives a decision: where a grant reports to.
-pub(crate) struct Backends {
+/// The parts of a guard that a grant uses after the decision.
+pub(crate) struct GrantBackends {
     pub(super) recorder: Arc<Recorder>,
     pub(super) limiter: Arc<dyn Limiter>,
 }
 
-impl fmt::Debug for Backends {
+impl fmt::Debug for GrantBackends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Backends").finish_non_exhaustive()
+        f.debug_struct("GrantBackends").finish_non_exhaustive()
     }
 }
 
 impl CachedKey {
     pub(super) fn subjects(&self) -> Subjects<'_> {
         Subjects::Key(CounterSets {
-            key: &self.group,
-            org: self.org_group.as_ref(),
+            key: &self.counters,
+            org: self.org_counters.as_ref(),
             org_id: self.org_id,
         })
     }
 }
 
-/// What decisions rarely read.
+/// The whole key and its organization, which few decisions read.
 #[derive(Debug)]
-pub(crate) struct About {
+pub(crate) struct KeyRecord {
     pub(super) key: Key,
     pub(super) org: Org,
 }
 
-/// Ways of a set: as many as fill two cache lines together with their tags.
+/// Ways of a set. With their tags they fill two cache lines.
 const WAYS: usize = 11;
 
-/// A set-associative cache of [`CachedKey`]s by the hash of their key. A look-up takes the lock of one
-/// set and, for a key that is there, touches nothing but that set and the caller.
+/// A set-associative cache of [`CachedKey`]s by the hash of their key. A look-up locks one set and,
+/// if it succeeds, accesses only that set and the key.
 pub(super) struct KeyCache {
     sets: Box<[Set]>,
     capacity: usize,
     len: AtomicUsize,
 }
 
-/// Two cache lines of its own, so that neighbours do not slow each other down.
+/// Aligned to two cache lines, so that sets do not share one.
 #[derive(Default)]
 #[repr(align(128))]
 struct Set(Mutex<Ways>);
 
-/// In this order the lock, all tags and the first ways, which fill up first, share a cache line.
+/// In this order the lock, all tags and the first ways share a cache line. The first ways fill up first.
 #[derive(Default)]
 #[repr(C)]
 struct Ways {
-    /// Bits of each hash, to look at few callers in vain.
+    /// Some bits of each hash, so that few other keys are compared in vain.
     tags: [u16; WAYS],
     /// The ways that were used since the hand last passed, one bit each.
     used: u16,
-    /// Where the search for a way to give up goes on (the CLOCK algorithm).
+    /// Where the search for a way to evict continues (the CLOCK algorithm).
     hand: u8,
-    callers: [Option<Arc<CachedKey>>; WAYS],
+    keys: [Option<Arc<CachedKey>>; WAYS],
 }
 
 impl KeyCache {
-    /// A cache of at most `capacity` callers.
+    /// Creates a cache of at most `capacity` keys.
     pub(super) fn new(capacity: usize) -> Self {
-        // Filled to a third on average, so that hardly a set overflows before the whole does.
+        // A set is a third full on average, so that hardly any set overflows before the cache is full.
         let sets = (capacity / 4).next_power_of_two();
         Self {
             sets: (0..sets).map(|_| Set::default()).collect(),
@@ -112,49 +112,49 @@ impl KeyCache {
 
     #[inline]
     pub(super) fn get(&self, hash: &HashedKey) -> Option<Arc<CachedKey>> {
-        let (at, tag) = self.place(hash);
+        let (at, tag) = self.position(hash);
         let mut ways = self.sets[at].0.lock();
         let way = ways.find(tag, hash)?;
         ways.used |= 1 << way;
-        ways.callers[way].clone()
+        ways.keys[way].clone()
     }
 
-    /// Keeps `caller`, in place of an earlier state of the same key if there is one.
-    pub(super) fn insert(&self, caller: Arc<CachedKey>) {
-        let (at, tag) = self.place(&caller.hash);
+    /// Inserts `key`, replacing an earlier state of the same key.
+    pub(super) fn insert(&self, key: Arc<CachedKey>) {
+        let (at, tag) = self.position(&key.hash);
         let set = &self.sets[at].0;
         let is_full = self.len.load(Ordering::Relaxed) >= self.capacity;
-        if is_full && set.lock().find(tag, &caller.hash).is_none() {
+        if is_full && set.lock().find(tag, &key.hash).is_none() {
             self.evict_near(at);
         }
         let mut ways = set.lock();
         let way = ways
-            .find(tag, &caller.hash)
+            .find(tag, &key.hash)
             .or_else(|| ways.free())
             .unwrap_or_else(|| ways.victim());
         ways.tags[way] = tag;
         ways.used &= !(1 << way);
-        if ways.callers[way].replace(caller).is_none() {
+        if ways.keys[way].replace(key).is_none() {
             self.len.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Gives up one caller in the first set from `at` on that holds any.
+    /// Evicts one key from the first non-empty set from `at` on.
     fn evict_near(&self, at: usize) {
         for step in 0..self.sets.len() {
             let mut ways = self.sets[(at + step) & (self.sets.len() - 1)].0.lock();
-            if ways.callers.iter().any(Option::is_some) {
+            if ways.keys.iter().any(Option::is_some) {
                 let way = ways.victim();
-                ways.callers[way] = None;
+                ways.keys[way] = None;
                 self.len.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
         }
     }
 
-    /// The hash is keyed: nobody without the secret can aim at a set.
+    /// Returns the set and the tag of a hash. The hash is keyed, so that clients cannot aim at a set.
     #[inline]
-    fn place(&self, hash: &HashedKey) -> (usize, u16) {
+    fn position(&self, hash: &HashedKey) -> (usize, u16) {
         let short = hash.short();
         (short as usize & (self.sets.len() - 1), (short >> 48) as u16)
     }
@@ -164,37 +164,33 @@ impl Ways {
     #[inline]
     fn find(&self, tag: u16, hash: &HashedKey) -> Option<usize> {
         (0..WAYS).find(|&way| {
-            self.tags[way] == tag
-                && self.callers[way]
-                    .as_ref()
-                    .is_some_and(|caller| caller.hash == *hash)
+            self.tags[way] == tag && self.keys[way].as_ref().is_some_and(|key| key.hash == *hash)
         })
     }
 
     fn free(&self) -> Option<usize> {
-        self.callers.iter().position(Option::is_none)
+        self.keys.iter().position(Option::is_none)
     }
 
-    /// An occupied way, of those not used for longest. There is one.
+    /// Returns an occupied way that was not used recently. The set must not be empty.
     fn victim(&mut self) -> usize {
         loop {
             let way = usize::from(self.hand);
             self.hand = (self.hand + 1) % WAYS as u8;
             let used = self.used & (1 << way) != 0;
             self.used &= !(1 << way);
-            if !used && self.callers[way].is_some() {
+            if !used && self.keys[way].is_some() {
                 return way;
             }
         }
     }
 }
 
-/// How many counters stand for all keys, and for all organizations.
+/// The number of counters for all keys, and for all organizations.
 const REVISIONS: usize = 4_096;
 
-/// Counts the changes to keys and organizations, so that what was read before a change is known to
-/// be old after it. Many ids share a counter; a change to one of them costs the others a reading of
-/// the file.
+/// Counts changes to keys and organizations, so that a state that was read before a change is known to
+/// be outdated. Many ids share a counter: a change to one of them makes the others load again.
 pub(super) struct Revisions {
     all: AtomicU32,
     keys: Box<[AtomicU32]>,
@@ -218,7 +214,7 @@ impl Revisions {
         }
     }
 
-    /// Counts every change to anything.
+    /// The number of all changes.
     pub(super) fn all(&self) -> u32 {
         self.all.load(Ordering::SeqCst)
     }
@@ -231,22 +227,22 @@ impl Revisions {
         }
     }
 
-    /// To be called once a change to the key is durable and before it is acknowledged.
+    /// Call once a change to the key is durable, before it is acknowledged.
     pub(super) fn key_changed(&self, id: KeyId) {
         self.changed(slot(&self.keys, id.0));
     }
 
-    /// To be called once a change to the organization is durable and before it is acknowledged.
+    /// Call once a change to the organization is durable, before it is acknowledged.
     pub(super) fn org_changed(&self, id: OrgId) {
         self.changed(slot(&self.orgs, id.0));
     }
 
-    /// To be called once what holds for every key has changed.
+    /// Call once something has changed that concerns every key.
     pub(super) fn everything_changed(&self) {
         self.keys.iter().for_each(|counter| self.changed(counter));
     }
 
-    /// `all` first: who sees the counter of the id raised then also sees that something changed.
+    /// Increments `all` first, so that no thread sees the new counter of the id and the old `all`.
     fn changed(&self, counter: &AtomicU32) {
         self.all.fetch_add(1, Ordering::SeqCst);
         counter.fetch_add(1, Ordering::SeqCst);

@@ -1,6 +1,6 @@
-//! Keys that the Python package issued: found by its hash, and from then on by ours.
+//! Keys that the Python package issued: found by its hash, then stored under ours.
 //!
-//! Only a guard with [`Config::legacy_secret`](super::Config::legacy_secret) looks for them.
+//! Only a guard with [`Config::legacy_secret`](super::Config::legacy_secret) accepts them.
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -21,12 +21,12 @@ pub(super) fn hasher(_: &Config) -> Option<LegacyHasher> {
     None
 }
 
-/// Credentials that wait to be stored under our hash.
+/// Credentials to be stored under our hash.
 #[derive(Debug, Default)]
 pub(super) struct Rehashing(Mutex<Vec<Rehash>>);
 
 impl Rehashing {
-    /// More than these wait until they are found the next time.
+    /// Further credentials are dropped and added again when they are used again.
     const MOST: usize = 4_096;
 
     pub(super) fn add(&self, job: Rehash) {
@@ -36,7 +36,7 @@ impl Rehashing {
         }
     }
 
-    /// Stores all that wait, and keeps them if that fails.
+    /// Stores all credentials, and keeps them if that fails.
     pub(super) fn store(&self, store: &dyn Store, now: Timestamp) -> Result<(), StoreError> {
         let jobs = std::mem::take(&mut *self.0.lock());
         if jobs.is_empty() {

@@ -1,5 +1,6 @@
-//! The guard: one decision per request over a store and a limiter.
+//! The guard: decisions about requests over a store and a limiter.
 
+mod active_locks;
 #[cfg(feature = "http")]
 mod admin_keys;
 mod backends;
@@ -11,7 +12,6 @@ mod fields;
 mod grant;
 mod key_cache;
 mod legacy;
-mod lockouts;
 #[cfg(feature = "http")]
 mod mounts;
 mod open;
@@ -34,6 +34,7 @@ pub use self::grant::Grant;
 pub use self::request::{HeaderFn, Headers, Request};
 pub use self::verdict::{RuleState, Verdict};
 
+pub(crate) use self::active_locks::{ActiveLocks, auth_failure_rule, refuses};
 #[cfg(any(unix, feature = "cli"))]
 pub(crate) use self::backends::Storage;
 #[cfg(feature = "cli")]
@@ -46,17 +47,15 @@ pub(crate) use self::decision::{KeySource, check_ip, client_ip, decide, decide_a
 pub(crate) use self::decision::{named_by_proxy, refuse_unreadable};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
-pub(crate) use self::lockouts::{Lockouts, refuses, strike_rule};
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
 pub(crate) use self::open::exposure_of;
 #[cfg(feature = "cli")]
 pub(crate) use self::secret_file::{existing_secret, followed, read_secret, secret_path};
-#[cfg(unix)]
 pub(crate) use self::warnings::Warnings;
 
-use self::key_cache::{Backends, KeyCache, Revisions};
+use self::key_cache::{GrantBackends, KeyCache, Revisions};
 use self::policy_reloader::{PolicyHandle, PolicyReloader};
 use self::proxies::Proxies;
 use self::recorder::Recorder;
@@ -74,7 +73,7 @@ use crate::time::{Clock, Timestamp};
 /// The state behind every [`KeyGuard`](crate::KeyGuard): the store, the limiter, and what is cached of them.
 pub(crate) struct Guard {
     hasher: KeyHasher,
-    /// Where keys of the Python package are looked for too.
+    /// `None` if keys of the Python package are not accepted.
     legacy: Option<LegacyHasher>,
     #[cfg(feature = "http")]
     admin_keys: self::admin_keys::AdminKeys,
@@ -82,8 +81,9 @@ pub(crate) struct Guard {
     id: GuardId,
     key_cache: KeyCache,
     revisions: Arc<Revisions>,
-    backends: Arc<Backends>,
-    lockouts: Arc<Lockouts>,
+    backends: Arc<GrantBackends>,
+    locks: Arc<ActiveLocks>,
+    warnings: Arc<Warnings>,
     proxies: Proxies,
     policy_handle: Arc<PolicyHandle>,
     policies: Arc<PolicyReloader>,
@@ -92,7 +92,7 @@ pub(crate) struct Guard {
     key_header: String,
     config: Config,
     writer: Mutex<Option<JoinHandle<()>>>,
-    /// Ends with the guard, before anything else does.
+    /// Dropped first when the guard stops.
     socket_server: Mutex<Option<Box<dyn Send>>>,
 }
 
@@ -105,8 +105,8 @@ impl Guard {
         &self.backends.recorder
     }
 
-    pub(crate) fn lockouts(&self) -> &Lockouts {
-        &self.lockouts
+    pub(crate) fn locks(&self) -> &ActiveLocks {
+        &self.locks
     }
 
     pub(crate) fn limiter(&self) -> &dyn Limiter {
@@ -121,7 +121,7 @@ impl Guard {
         self.policy_handle.load()
     }
 
-    /// As [`Guard::compiled`], to be held across an await.
+    /// Like [`Guard::compiled`], to be held across an await.
     #[cfg(feature = "serve")]
     pub(crate) fn compiled_full(&self) -> Arc<CompiledPolicy> {
         self.policy_handle.load_full()
@@ -135,7 +135,7 @@ impl Guard {
         &self.config
     }
 
-    /// Whether a text is the key of an administrator. Takes the same time for all texts of a length.
+    /// Whether a text is an admin key. Takes the same time for all texts of a length.
     #[cfg(feature = "http")]
     pub(crate) fn is_admin_key(&self, text: &[u8]) -> bool {
         self.admin_keys.contain(text)
@@ -151,25 +151,25 @@ impl Guard {
         self.policies.mounts()
     }
 
-    /// Whether the admin key is derived from a secret that may be guessed.
+    /// Whether the admin key is derived from a secret that is short enough to guess.
     #[cfg(feature = "serve")]
     pub(crate) fn has_weak_admin_key(&self) -> bool {
         self.admin_keys.are_weak()
     }
 
-    /// Whether the policy trusts an address to name whom it asks for.
+    /// Whether an address is a trusted proxy.
     #[cfg(feature = "serve")]
     pub(crate) fn trusts(&self, ip: ClientIp) -> bool {
         self.compiled().policy.trusted_proxies.contains(ip)
     }
 
-    /// Tells the administrator something, once.
+    /// Where warnings for the administrator are added.
     #[cfg(any(unix, feature = "http"))]
-    pub(crate) fn warn(&self, warning: &str) {
-        self.lockouts.warn(warning);
+    pub(crate) fn warnings(&self) -> &Arc<Warnings> {
+        &self.warnings
     }
 
-    /// Whether a decision may have to ask another server.
+    /// Whether a decision may wait for another server.
     #[cfg(feature = "http")]
     pub(crate) fn asks_others(&self) -> bool {
         self.limiter().is_remote() || self.store.is_remote()
@@ -181,7 +181,7 @@ impl Guard {
         store.into_iter().chain(limiter).collect()
     }
 
-    /// What keeps the guard from being ready. Does no I/O.
+    /// The problems that make the guard not ready. Does no I/O.
     pub(crate) fn readiness(&self) -> Readiness {
         let problems = self.backends().into_iter().filter_map(|backend| {
             let problem = backend.problem?;
@@ -197,9 +197,9 @@ impl Guard {
         fault.map(|reason| format!("changes to the data file are refused: {reason}"))
     }
 
-    /// What an administrator should know.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.lockouts.warnings().list();
+    /// The warnings of the guard and its backends.
+    pub(crate) fn all_warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.list();
         warnings.extend(self.limiter().status().warnings);
         warnings.extend(self.store.warnings());
         warnings.extend(self.fault());
@@ -210,23 +210,23 @@ impl Guard {
         self.clock.timestamp()
     }
 
-    /// To be called once a change is durable: no decision from now on goes by the old state.
+    /// Call once a change to a key is durable. Later decisions do not use the old state.
     pub(crate) fn key_changed(&self, id: KeyId) {
         self.revisions.key_changed(id);
     }
 
-    /// As [`Guard::key_changed`], for every key of an organization.
+    /// Like [`Guard::key_changed`], for every key of an organization.
     pub(crate) fn org_changed(&self, id: OrgId) {
         self.revisions.org_changed(id);
     }
 
-    /// Keeps something that is to be dropped when the guard ends.
+    /// Keeps the socket server until the guard stops.
     #[cfg(unix)]
-    pub(crate) fn accompany(&self, socket_server: Box<dyn Send>) {
+    pub(crate) fn keep_socket_server(&self, socket_server: Box<dyn Send>) {
         *self.socket_server.lock() = Some(socket_server);
     }
 
-    /// Stores all that is on its way and ends the writer.
+    /// Stores all pending data and ends the writer.
     pub(crate) fn stop(&self) -> Result<(), StoreError> {
         let socket_server = self.socket_server.lock().take();
         drop(socket_server);
@@ -234,7 +234,7 @@ impl Guard {
             return Ok(());
         };
         let result = self.recorder().close();
-        // The thread ends by returning; a panic in it has already been reported.
+        // A panic of the thread has already been reported.
         let _ = writer.join();
         result
     }
@@ -242,7 +242,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Who wants to know whether it worked calls `close`.
+        // `close` returns the error.
         let _ = self.stop();
     }
 }

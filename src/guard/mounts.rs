@@ -1,4 +1,4 @@
-//! Under which paths layers get requests for a guard.
+//! The path prefixes under which layers receive requests for a guard.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -24,12 +24,12 @@ impl GuardId {
 #[derive(Debug, Default)]
 pub(crate) struct Mounts {
     prefixes: Mutex<BTreeSet<Arc<str>>>,
-    /// Whether they or the policy have changed since they were last compared.
+    /// Whether the prefixes or the policy changed since they were last compared.
     is_changed: AtomicBool,
 }
 
 impl Mounts {
-    /// Notes the prefix of a layer: empty if it gets all requests, or does not know which.
+    /// Adds the prefix of a layer: empty if the layer gets all requests or does not know its prefix.
     pub(crate) fn add(&self, prefix: &Arc<str>) {
         const MOST: usize = 1_000;
         let mut prefixes = self.prefixes.lock();
@@ -39,17 +39,17 @@ impl Mounts {
         }
     }
 
-    /// Has the prefixes compared with the policy again.
+    /// Requests a new comparison with the policy.
     pub(super) fn note_change(&self) {
         self.is_changed.store(true, Ordering::Release);
     }
 
-    /// Whether something has changed since the last call.
+    /// Whether something changed since the last call.
     pub(super) fn take_change(&self) -> bool {
         self.is_changed.swap(false, Ordering::AcqRel)
     }
 
-    /// Names what a policy protects and none of the layers gets requests for.
+    /// Returns a warning if the policy protects paths for which no layer receives requests.
     pub(super) fn warning(&self, policy: &Policy) -> Option<String> {
         const SHOWN: usize = 10;
         let prefixes = self.prefixes.lock();
@@ -68,7 +68,7 @@ impl Mounts {
     }
 }
 
-/// `None` if there is nothing.
+/// Returns `None` for an empty list.
 fn list(items: impl Iterator<Item = impl fmt::Display>) -> Option<String> {
     let items: Vec<String> = items.map(|item| format!("`{item}`")).collect();
     (!items.is_empty()).then(|| items.join(", "))

@@ -1,4 +1,4 @@
-//! Opening: from a path and settings to a guard that decides.
+//! Opening of a guard from a path and a configuration.
 
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -7,17 +7,18 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Guard;
+use super::active_locks::ActiveLocks;
 #[cfg(unix)]
 use super::backends::is_server;
 use super::backends::{self, Storage};
 use super::config::Config;
-use super::key_cache::{Backends, KeyCache, Revisions};
+use super::key_cache::{GrantBackends, KeyCache, Revisions};
 use super::legacy;
-use super::lockouts::Lockouts;
 use super::policy_reloader::{PolicyHandle, PolicyReloader};
 use super::proxies::Proxies;
 use super::recorder::{Outlet, Recorder, Writer};
 use super::secret_file::{find_secret, followed};
+use super::warnings::Warnings;
 use crate::model::KeyHasher;
 use crate::policy;
 use crate::store::{OpenError, StoreError};
@@ -29,26 +30,26 @@ impl Guard {
             Storage::File(file) => &followed(file)?,
             Storage::Postgres(_) => file,
         };
-        let place = Storage::of(file)?;
+        let storage = Storage::of(file)?;
         let exposure = exposure_of(file);
-        let shown = place.shown();
+        let shown = storage.shown();
         let policy = match &config.policy_file {
             Some(file) => policy::read(file).map_err(OpenError::Policy)?,
             None => config.policy.clone(),
         };
         let clock = config.clock.clone();
-        let secret = find_secret(&place, config.secret.clone())?;
-        let limiter = backends::limiter(&config, &secret, !place.is_server())?;
-        let store = backends::store(&place, &config, &secret)?;
-        let lockouts = Lockouts::new(
+        let secret = find_secret(&storage, config.secret.clone())?;
+        let limiter = backends::limiter(&config, &secret, !storage.is_server())?;
+        let store = backends::store(&storage, &config, &secret)?;
+        let warnings = Arc::new(Warnings::logged_by(config.on_warning));
+        exposure.iter().for_each(|text| warnings.add(text));
+        let locks = Arc::new(ActiveLocks::new(
             config.max_locks,
             NonZeroU32::new(config.ip_block_threshold).unwrap_or(NonZeroU32::MIN),
             config.time_zone.clone(),
-        )
-        .logged_by(config.on_warning);
-        exposure.iter().for_each(|text| lockouts.warn(text));
-        let lockouts = backends::load_locks(lockouts, &*store, &clock);
-        let lockouts = Arc::new(lockouts.map_err(|error| unreadable(&shown, error))?);
+            Arc::clone(&warnings),
+        ));
+        backends::load_locks(&locks, &*store, &clock).map_err(|error| unreadable(&shown, error))?;
         let recorder = Recorder::new(
             clock.clone(),
             config.record_usage,
@@ -65,7 +66,7 @@ impl Guard {
         let policies = Arc::new(PolicyReloader::new(
             Arc::clone(&policy_handle),
             Arc::clone(&revisions),
-            Arc::clone(&lockouts),
+            Arc::clone(&warnings),
             config.policy_file.clone(),
         ));
         let io_error = |source| OpenError::Io {
@@ -78,14 +79,15 @@ impl Guard {
         backends::follow(
             &*store,
             Arc::clone(&revisions),
-            Arc::clone(&lockouts),
+            Arc::clone(&locks),
             clock.clone(),
         );
-        let backends = Arc::new(Backends { recorder, limiter });
+        let backends = Arc::new(GrantBackends { recorder, limiter });
         let writer = Writer::spawn(
             Arc::clone(&backends),
             Arc::clone(&store),
-            Arc::clone(&lockouts),
+            Arc::clone(&locks),
+            Arc::clone(&warnings),
             Arc::clone(&policies),
             config.usage_retention,
             Outlet::new(
@@ -105,7 +107,8 @@ impl Guard {
             key_cache: KeyCache::new(config.key_cache_capacity),
             revisions,
             backends,
-            lockouts,
+            locks,
+            warnings,
             proxies: Proxies::default(),
             policy_handle,
             policies,
@@ -119,7 +122,7 @@ impl Guard {
     }
 }
 
-/// Rows that cannot be read while a file is opened.
+/// The error for rows that cannot be read while a store is opened.
 fn unreadable(file: &Path, error: StoreError) -> OpenError {
     match error {
         StoreError::Unavailable(source) => OpenError::Io {
@@ -133,7 +136,7 @@ fn unreadable(file: &Path, error: StoreError) -> OpenError {
     }
 }
 
-/// What lets other users read or change a data file, before opening it makes it private.
+/// Returns a warning if other users can access a data file. Opening the file makes it private.
 #[cfg(unix)]
 pub(crate) fn exposure_of(file: &Path) -> Option<String> {
     use crate::sys::ownership::data_file_exposure;

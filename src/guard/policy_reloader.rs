@@ -1,4 +1,4 @@
-//! The policy in force, and what replaces it.
+//! The policy in force, and its replacement.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
 use super::key_cache::Revisions;
-use super::lockouts::Lockouts;
-use super::warnings::Topic;
+use super::warnings::{Topic, Warnings};
 use crate::policy::{self, CompiledPolicy, InvalidPolicy, Policy};
 
 /// The policy in force.
@@ -81,20 +80,20 @@ impl PolicySnapshot<'_> {
     }
 }
 
-/// Where the policy comes from, and where it goes to.
+/// Replaces the policy, from code, from its file or on SIGHUP.
 pub(crate) struct PolicyReloader {
     policy_handle: Arc<PolicyHandle>,
     revisions: Arc<Revisions>,
-    lockouts: Arc<Lockouts>,
+    warnings: Arc<Warnings>,
     file: Option<PathBuf>,
-    /// Where requests come from that go by it.
+    /// The layers that use the policy.
     #[cfg(feature = "http")]
     mounts: super::Mounts,
-    /// Raised by the signal to reload.
+    /// Set by the signal to reload.
     signal: Arc<AtomicBool>,
     #[cfg(unix)]
     handler: Mutex<Option<signal_hook::SigId>>,
-    /// Held while the policy is replaced, so that an older one never comes last.
+    /// Held while the policy is replaced, so that an older policy never replaces a newer one.
     replacing: Mutex<()>,
 }
 
@@ -102,13 +101,13 @@ impl PolicyReloader {
     pub(super) fn new(
         policy_handle: Arc<PolicyHandle>,
         revisions: Arc<Revisions>,
-        lockouts: Arc<Lockouts>,
+        warnings: Arc<Warnings>,
         file: Option<PathBuf>,
     ) -> Self {
         Self {
             policy_handle,
             revisions,
-            lockouts,
+            warnings,
             file,
             #[cfg(feature = "http")]
             mounts: super::Mounts::default(),
@@ -119,15 +118,15 @@ impl PolicyReloader {
         }
     }
 
-    /// Puts a policy in force: every decision that begins later goes by it.
+    /// Puts a policy in force for all decisions that begin later.
     pub(crate) fn replace(&self, policy: Policy) {
         let _replacing = self.replacing.lock();
         self.put_in_force(policy);
     }
 
-    /// Reads the file again. Returns false if there is none. One that cannot be accepted changes
-    /// nothing, and stays a warning until a good one is in force. Neither does one that `accept`
-    /// fails for, which is called before it is put in force.
+    /// Reads the policy file again. Returns false if there is none. An invalid policy changes nothing, and
+    /// causes a warning until a valid one is in force. `accept` is called before a policy is put in force,
+    /// and may refuse it.
     pub(crate) fn reload<E: From<InvalidPolicy>>(
         &self,
         accept: impl FnOnce() -> Result<(), E>,
@@ -143,7 +142,7 @@ impl PolicyReloader {
             }
             Err(error) => {
                 let text = format!("the policy stays as it was: {error}");
-                self.lockouts.warnings().set(Topic::Policy, Some(text));
+                self.warnings.set(Topic::Policy, Some(text));
                 return Err(error.into());
             }
         }
@@ -152,9 +151,9 @@ impl PolicyReloader {
 
     fn put_in_force(&self, policy: Policy) {
         self.policy_handle.replace(policy);
-        // The rules of a key are put together from its own and those of the policy.
+        // Cached keys contain rules of the policy.
         self.revisions.everything_changed();
-        self.lockouts.warnings().set(Topic::Policy, None);
+        self.warnings.set(Topic::Policy, None);
         #[cfg(feature = "http")]
         self.mounts.note_change();
     }
@@ -164,25 +163,25 @@ impl PolicyReloader {
         &self.mounts
     }
 
-    /// Warns of what is protected and reached by none of the layers.
+    /// Warns of protected paths that no layer receives.
     #[cfg(feature = "http")]
     pub(super) fn warn_of_mounts(&self) {
         if !self.mounts.take_change() {
             return;
         }
         let warning = self.mounts.warning(&self.policy_handle.load().policy);
-        self.lockouts.warnings().set(Topic::Mounts, warning);
+        self.warnings.set(Topic::Mounts, warning);
     }
 
-    /// Reloads if the signal was raised since the last call.
+    /// Reloads the policy if the signal was received since the last call.
     pub(super) fn reload_if_signalled(&self) {
         if self.signal.swap(false, Ordering::Relaxed) {
-            // A failure is among the warnings.
+            // A failure causes a warning.
             let _ = self.reload(|| Ok::<_, InvalidPolicy>(()));
         }
     }
 
-    /// Has SIGHUP raise the signal.
+    /// Installs the handler of SIGHUP.
     #[cfg(unix)]
     pub(super) fn listen(&self) -> std::io::Result<()> {
         use signal_hook::consts::SIGHUP;

@@ -1,4 +1,4 @@
-//! Addresses behind which many clients are, though the policy does not say so.
+//! Detection of proxies that the policy does not name.
 
 use std::hash::BuildHasher;
 use std::sync::OnceLock;
@@ -14,55 +14,54 @@ use crate::time::Moment;
 
 const SLOTS: usize = 1_024;
 
-/// As long as a failed authentication counts.
+/// How long an address is observed after a failed authentication: as long as the failure counts.
 const OBSERVED_FOR: Duration = Duration::from_secs(3_600);
 
-/// For how long an address is taken for a proxy after its last failed authentication.
+/// How long an address counts as a proxy after its last failed authentication.
 const PROXY_FOR: Duration = Duration::from_secs(24 * 3_600);
 
-/// How often a key is looked at that comes from an address that is locked out.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often a key from a locked address is looked up.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Addresses that are found to be proxies, of which strikes lock none out. Locks that limits by address
-/// have made hold for them as for all others.
+/// Addresses that were detected to be proxies. Failed authentications do not lock them out; limits per
+/// address do.
 ///
-/// A failed authentication with forwarding headers puts a peer under observation. It is a proxy as
-/// soon as keys of two organizations were accepted from it, for different clients that the headers
-/// name. Headers alone prove nothing, and neither do the keys of one customer: forged headers save
-/// nobody from being locked out. Nor does it prove anything what a trusted proxy passed on of a
-/// client that it names: that client is never found to be a proxy.
+/// A failed authentication with forwarding headers puts a peer under observation. The peer is a proxy as
+/// soon as keys of two organizations were accepted from it, for different clients in the headers.
+/// Headers alone prove nothing, and neither do the keys of one customer, so that forged headers do not
+/// prevent a lock. A client that a trusted proxy names is never detected as a proxy.
 ///
-/// Each address has one slot, by a hash that differs from process to process. A newcomer takes a slot
-/// only from an address without an accepted key, so that guesses from many addresses push out no
-/// proxy. The keys of one organization keep one slot, the last in which they were the first, so that they
-/// cannot keep out others.
+/// Each address has one slot, by a hash that is seeded per process. A new address replaces only one
+/// without an accepted key, so that guesses from many addresses evict no proxy. The keys of one
+/// organization occupy one slot, the last in which they were the first, so that they cannot fill the
+/// table.
 #[derive(Default)]
 pub(super) struct Proxies {
-    /// Made by the first observation: most guards need none.
+    /// Allocated by the first observation.
     slots: OnceLock<Box<[Slot]>>,
     hasher: RandomState,
-    /// When a key of a locked address may be looked at again, in nanoseconds.
-    look_at: AtomicU64,
+    /// When a key from a locked address may be looked up again, in nanoseconds.
+    next_lookup: AtomicU64,
 }
 
 #[derive(Default)]
 struct Slot {
-    /// The hash of the address under observation; 0 if none is.
+    /// The hash of the address under observation; 0 for none.
     observed: AtomicU64,
     suspect: Mutex<Option<Suspect>>,
-    /// The index of the slot that is kept by an organization whose hash belongs to this one.
+    /// For the organizations whose hash selects this slot: the index of the slot that they occupy.
     kept: AtomicUsize,
 }
 
 struct Suspect {
     network: IpKey,
-    /// The first accepted one.
+    /// The first accepted key.
     first: Option<Vouched>,
     is_proxy: bool,
     failed_at: Moment,
 }
 
-/// Whose key was accepted, and a hash of the client that the headers name.
+/// An accepted key: its organization, and a hash of the client in the headers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Vouched {
     pub(super) org: OrgId,
@@ -90,7 +89,7 @@ impl Suspect {
 }
 
 impl Proxies {
-    /// Notes a failed authentication of an address that sends forwarding headers.
+    /// Starts or extends the observation of an address that failed to authenticate.
     #[cold]
     pub(super) fn observe(&self, network: IpKey, now: Moment) {
         let slots = self
@@ -109,7 +108,7 @@ impl Proxies {
         }
     }
 
-    /// Whether it matters that a key is accepted from an address.
+    /// Whether the address is under observation.
     #[inline]
     pub(super) fn observes(&self, network: impl FnOnce() -> Option<IpKey>) -> bool {
         match self.slots.get() {
@@ -121,8 +120,8 @@ impl Proxies {
         }
     }
 
-    /// Notes that a key was accepted from an address under observation. Returns whether that shows
-    /// that it is a proxy.
+    /// Notes a key that was accepted from an address under observation. Returns whether this shows that
+    /// the address is a proxy.
     #[cold]
     pub(super) fn vouch(&self, network: IpKey, vouched: Vouched, now: Moment) -> bool {
         let Some(slots) = self.slots.get() else {
@@ -142,7 +141,7 @@ impl Proxies {
         let Some(first) = known.first else {
             known.first = Some(vouched);
             drop(suspect);
-            self.keep_only(slots, hash as usize % SLOTS, vouched.org);
+            self.occupy(slots, hash as usize % SLOTS, vouched.org);
             return false;
         };
         let differs = first.org != vouched.org && first.client != vouched.client;
@@ -154,8 +153,8 @@ impl Proxies {
         false
     }
 
-    /// Has an organization keep this slot and no other in which it alone has accepted keys.
-    fn keep_only(&self, slots: &[Slot], index: usize, org: OrgId) {
+    /// Frees the other slot that an organization occupies.
+    fn occupy(&self, slots: &[Slot], index: usize, org: OrgId) {
         let before = slot(slots, self.hash(org))
             .kept
             .swap(index, Ordering::AcqRel);
@@ -168,7 +167,7 @@ impl Proxies {
         }
     }
 
-    /// Whether an address was found to be a proxy.
+    /// Whether an address was detected to be a proxy.
     pub(super) fn contains(&self, network: IpKey, now: Moment) -> bool {
         let Some(slots) = self.slots.get() else {
             return false;
@@ -178,12 +177,12 @@ impl Proxies {
         known.is_some_and(|known| known.is_proxy && !known.is_over(now))
     }
 
-    /// Whether it is time to look at another key of an address that is locked out.
-    pub(super) fn may_look(&self, now: Moment) -> bool {
-        let is_due = now.nanos() >= self.look_at.load(Ordering::Relaxed);
+    /// Whether another key from a locked address may be looked up now.
+    pub(super) fn may_look_up(&self, now: Moment) -> bool {
+        let is_due = now.nanos() >= self.next_lookup.load(Ordering::Relaxed);
         if is_due {
-            let next = now.plus(LOOK_EVERY);
-            self.look_at.store(next.nanos(), Ordering::Relaxed);
+            let next = now.plus(LOOKUP_INTERVAL);
+            self.next_lookup.store(next.nanos(), Ordering::Relaxed);
         }
         is_due
     }
@@ -213,12 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_two_organizations_for_two_clients_show_a_proxy() {
+    fn keys_of_two_organizations_for_two_clients_reveal_a_proxy() {
         let (proxies, peer) = (Proxies::default(), network("203.0.113.7"));
         assert!(!proxies.vouch(peer, vouched(1, 1), START));
         proxies.observe(peer, START);
         assert!(proxies.observes(|| Some(peer)));
-        // One organization, whatever the headers say; any organizations, for one client.
+        // Any clients with one organization, any organizations with one client.
         for (org, client) in [(1, 1), (1, 2), (1, 3), (2, 1)] {
             assert!(!proxies.vouch(peer, vouched(org, client), START));
             assert!(!proxies.contains(peer, START));
@@ -226,7 +225,7 @@ mod tests {
         assert!(proxies.vouch(peer, vouched(2, 2), START));
         assert!(proxies.contains(peer, START) && !proxies.observes(|| Some(peer)));
         assert!(!proxies.contains(network("203.0.113.8"), START));
-        // It is one for a day after it last failed.
+        // It remains a proxy for a day after its last failure.
         let later = START.plus(PROXY_FOR);
         assert!(!proxies.contains(peer, later));
         proxies.observe(peer, START.plus(OBSERVED_FOR));
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_observation_ends_with_the_hour_of_the_failure() {
+    fn an_observation_ends_an_hour_after_the_failure() {
         let (proxies, peer) = (Proxies::default(), network("203.0.113.7"));
         proxies.observe(peer, START);
         proxies.vouch(peer, vouched(1, 1), START);
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_from_many_addresses_push_out_no_proxy() {
+    fn guesses_from_many_addresses_evict_no_proxy() {
         let proxies = Proxies::default();
         let (peer, vouching) = (network("203.0.113.7"), network("203.0.113.8"));
         for (peer, vouches) in [(peer, 2), (vouching, 1)] {

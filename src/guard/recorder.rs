@@ -1,4 +1,4 @@
-//! Usage on its way to the store: taken from requests at once, written in batches by a thread.
+//! Recording of usage: requests add it to queues, a thread writes it to the store in batches.
 
 use std::cell::Cell;
 use std::io;
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::active_locks::ActiveLocks;
 use super::denial::status;
-use super::key_cache::Backends;
+use super::key_cache::GrantBackends;
 use super::legacy::Rehashing;
-use super::lockouts::Lockouts;
 use super::policy_reloader::PolicyReloader;
 use super::request::Request;
-use super::warnings::Topic;
+use super::warnings::{Topic, Warnings};
 use crate::model::{Reason, Usage};
 use crate::net::ClientIp;
 use crate::policy::path;
@@ -23,62 +23,62 @@ use crate::sink::SharedSink;
 use crate::store::{Store, StoreError, UsageBatch, UsageEvent};
 use crate::time::{CalendarCheck, Clock, Moment};
 
-/// How long usage waits at most before it is written.
+/// The longest time before usage is written.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often expired usage is looked for.
 /// The longest time that a stop waits for a log.
 const LOGGED_WITHIN: Duration = Duration::from_secs(1);
 
+/// How often expired usage is deleted.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Where requests leave their usage. Each thread has a queue that it shares with few others.
+/// The queues of usage. Each thread shares its queue with few others.
 pub(crate) struct Recorder {
     queues: Box<[Mutex<Queue>]>,
     capacity: usize,
-    /// Events for which no queue has room yet, out of `capacity`.
+    /// The part of `capacity` that no queue has claimed.
     free: AtomicUsize,
     enabled: bool,
-    /// Whether a sink is to be told of requests, also of those that name no known key.
+    /// Whether a sink gets all requests, including those without a known key.
     has_sink: bool,
     pub(super) rehashing: Rehashing,
     clock: Clock,
     control: Mutex<Control>,
     /// Wakes the writer.
     work: Condvar,
-    /// Wakes those who wait for the writer.
+    /// Wakes the threads that wait for the writer.
     done: Condvar,
 }
 
-/// One out of so many events may be a refusal that named no known key.
+/// The share of the capacity for refusals without a known key: one in this many events.
 const KEYLESS_SHARE: usize = 4;
 
-/// How many events a queue claims room for at a time.
+/// The number of events for which a queue claims room at a time.
 const CLAIM: usize = 256;
 
-/// How many events wake the writer: no more than stay in a processor's cache until they are written.
+/// The number of events that wake the writer. They fit into the cache of a processor.
 const BATCH: usize = 16_384;
 
 #[derive(Default)]
 #[repr(align(128))]
 struct Queue {
     batch: UsageBatch,
-    /// Refusals that named no known key, for a sink alone.
+    /// Refusals without a known key, for the sink only.
     keyless: Vec<Usage>,
-    /// How many more events it has room for.
+    /// The number of events that still fit.
     room: usize,
 }
 
 #[derive(Default)]
 struct Control {
-    /// Flushes asked for, and those that are done.
-    asked: u64,
+    /// The number of flushes requested, and of those done.
+    requested: u64,
     done: u64,
-    /// What went wrong when usage was last stored.
+    /// The error of the last attempt to store usage.
     failure: Option<String>,
-    /// What went wrong when requests were last offered to the sink.
+    /// The error of the last attempt to write to the sink.
     sink_failure: Option<String>,
-    /// How often it went wrong.
+    /// The number of failed attempts to write to the sink.
     sink_failures: u64,
     urgent: bool,
     closing: bool,
@@ -103,7 +103,7 @@ impl Recorder {
         }
     }
 
-    /// Keeps for a sink what nothing is stored of.
+    /// Also keeps the requests that only a sink gets.
     pub(super) fn with_sink(self, has_sink: bool) -> Self {
         Self { has_sink, ..self }
     }
@@ -116,7 +116,7 @@ impl Recorder {
         &self.clock
     }
 
-    /// Takes a request by a known key; `path` as it is to be stored.
+    /// Records a request with a known key; `path` as it is stored.
     #[inline]
     pub(super) fn record(&self, event: UsageEvent, path: &[u8]) {
         if !self.enabled {
@@ -129,7 +129,7 @@ impl Recorder {
         }
     }
 
-    /// Takes room for one event, or counts it as dropped.
+    /// Reserves room for one event, or counts it as dropped.
     #[inline]
     fn reserve(&self, queue: &mut Queue) -> bool {
         if queue.room == 0 {
@@ -144,7 +144,7 @@ impl Recorder {
         true
     }
 
-    /// Takes room for some events, as long as there is any.
+    /// Claims room for some events, as far as there is any.
     #[cold]
     fn claim(&self) -> usize {
         let take = |free: usize| Some(free.saturating_sub(CLAIM));
@@ -155,13 +155,13 @@ impl Recorder {
         let claimed = free.min(CLAIM);
         let mark = self.capacity - BATCH.min(self.capacity / 4);
         if free >= mark && free - claimed < mark {
-            self.hurry();
+            self.wake_writer();
         }
         claimed
     }
 
-    /// Takes a refusal that named no known key, of a request from `ip`: it is counted, and single
-    /// ones go to a sink alone.
+    /// Records a refusal without a known key, of a request from `ip`: counts it by reason, and keeps it for
+    /// a sink.
     pub(super) fn record_keyless<H: ?Sized>(
         &self,
         request: &Request<'_, H>,
@@ -173,7 +173,7 @@ impl Recorder {
         }
         let at = self.clock.timestamp();
         let mut queue = self.queue().lock();
-        // A flood of these takes no room from requests by known keys but its share.
+        // A flood of these takes at most its share of the room.
         let share = self.capacity / KEYLESS_SHARE / self.queues.len();
         let is_above = queue.keyless.len() >= share.max(1);
         if self.has_sink && is_above {
@@ -200,7 +200,7 @@ impl Recorder {
         }
     }
 
-    /// Counts what shadow mode let through, by the names of what would have refused.
+    /// Counts the refusals that shadow mode prevented, by the names of the rules and routes.
     #[inline]
     pub(super) fn count_shadowed(&self, names: &[String]) {
         if !self.enabled || names.is_empty() {
@@ -215,33 +215,33 @@ impl Recorder {
         }
     }
 
-    /// Waits until all that was recorded before is stored, and was offered to the sink.
+    /// Waits until everything recorded before is stored and written to the sink.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         let control = self.wait_for_writer(false);
-        outcome(&control.failure).and(outcome(&control.sink_failure))
+        result(&control.failure).and(result(&control.sink_failure))
     }
 
-    /// Waits until all that was recorded before is stored, whether or not the sink takes it.
+    /// Waits until everything recorded before is stored, whether or not the sink works.
     pub(crate) fn flush_store(&self) -> Result<(), StoreError> {
-        outcome(&self.wait_for_writer(false).failure)
+        result(&self.wait_for_writer(false).failure)
     }
 
-    /// Has the writer store all and end. What is recorded later is lost.
+    /// Makes the writer store everything and end. Later usage is lost.
     pub(super) fn close(&self) -> Result<(), StoreError> {
         let control = self.wait_for_writer(true);
-        outcome(&control.failure).and(outcome(&control.sink_failure))
+        result(&control.failure).and(result(&control.sink_failure))
     }
 
-    /// How often the sink has failed.
+    /// The number of failed attempts to write to the sink.
     pub(crate) fn sink_failures(&self) -> u64 {
         self.control.lock().sink_failures
     }
 
     fn wait_for_writer(&self, closing: bool) -> MutexGuard<'_, Control> {
         let mut control = self.control.lock();
-        control.asked += 1;
+        control.requested += 1;
         control.closing |= closing;
-        let ticket = control.asked;
+        let ticket = control.requested;
         self.work.notify_one();
         while control.done < ticket && !control.closed {
             self.done.wait(&mut control);
@@ -249,7 +249,7 @@ impl Recorder {
         control
     }
 
-    fn hurry(&self) {
+    fn wake_writer(&self) {
         self.control.lock().urgent = true;
         self.work.notify_one();
     }
@@ -268,7 +268,7 @@ impl Recorder {
     }
 }
 
-fn outcome(failure: &Option<String>) -> Result<(), StoreError> {
+fn result(failure: &Option<String>) -> Result<(), StoreError> {
     let failed = |failure: &String| Err(StoreError::Unavailable(failure.clone().into()));
     failure.as_ref().map_or(Ok(()), failed)
 }
@@ -281,30 +281,32 @@ impl std::fmt::Debug for Recorder {
     }
 }
 
-/// The thread that writes what a [`Recorder`] takes. It also does maintenance: it stores balances, locks
-/// and keys of the Python package anew, deletes expired usage, frees idle counters and follows the system's
-/// calendar.
+/// The thread that writes the queues of a [`Recorder`]. It also does maintenance: it stores balances,
+/// locks and rehashed keys of the Python package, deletes expired usage, frees idle counters and follows
+/// the system's calendar.
 pub(super) struct Writer {
-    backends: Arc<Backends>,
+    backends: Arc<GrantBackends>,
     store: Arc<dyn Store>,
-    lockouts: Arc<Lockouts>,
+    locks: Arc<ActiveLocks>,
+    warnings: Arc<Warnings>,
     policies: Arc<PolicyReloader>,
     retention: Duration,
     outlet: Option<Outlet>,
-    /// An emptied queue's memory, to be swapped in for a full one.
+    /// An empty batch, to be swapped with that of a queue.
     spare: UsageBatch,
-    /// What could not be stored, to be tried again.
+    /// Usage that is not stored yet.
     batch: UsageBatch,
     next_prune: Moment,
-    /// Looked at as often as expired usage is looked for.
+    /// Checked before expired usage is deleted.
     calendar: CalendarCheck,
 }
 
 impl Writer {
     pub(super) fn spawn(
-        backends: Arc<Backends>,
+        backends: Arc<GrantBackends>,
         store: Arc<dyn Store>,
-        lockouts: Arc<Lockouts>,
+        locks: Arc<ActiveLocks>,
+        warnings: Arc<Warnings>,
         policies: Arc<PolicyReloader>,
         retention: Duration,
         outlet: Option<Outlet>,
@@ -312,7 +314,8 @@ impl Writer {
         let writer = Self {
             backends,
             store,
-            lockouts,
+            locks,
+            warnings,
             policies,
             retention,
             spare: UsageBatch::default(),
@@ -333,46 +336,46 @@ impl Writer {
         let _end = End(Arc::clone(&self.backends.recorder));
         let mut done = 0;
         loop {
-            let (asked, closing) = self.wait_for_work();
-            // Whoever waits for a flush does not wait for the next attempt too.
-            let is_waited_for = closing || asked != std::mem::replace(&mut done, asked);
+            let (requested, closing) = self.wait_for_work();
+            // A waiting flush makes the store reconnect at once.
+            let is_waited_for = closing || requested != std::mem::replace(&mut done, requested);
             self.store.recover(is_waited_for);
             let mut result = self.store_all().and(self.rehash());
             if closing {
                 result = result.and(self.save_windows());
             }
-            let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::hand_out);
+            let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::write);
             let sink_failure = offered.err().map(|error| error.to_string());
             self.warn_of_sink(sink_failure.as_deref());
             self.maintain();
-            self.lockouts.warnings().log_new();
+            self.warnings.log_new();
             let mut control = self.backends.recorder.control.lock();
-            control.done = asked;
+            control.done = requested;
             control.failure = result.err().map(|error| error.cause());
             control.sink_failures += u64::from(sink_failure.is_some());
             control.sink_failure = sink_failure;
             drop(control);
             self.backends.recorder.done.notify_all();
             if closing {
-                self.lockouts.warnings().log_rest(LOGGED_WITHIN);
+                self.warnings.log_rest(LOGGED_WITHIN);
                 return;
             }
         }
     }
 
-    /// Sleeps until usage is due or somebody cannot wait; returns the number of the last flush
-    /// asked for, and whether there is to be none after it.
+    /// Waits until usage is due or a flush is requested. Returns the number of the last requested flush,
+    /// and whether the writer is to end after it.
     fn wait_for_work(&self) -> (u64, bool) {
         let mut control = self.backends.recorder.control.lock();
-        if control.asked == control.done && !control.urgent {
+        if control.requested == control.done && !control.urgent {
             self.backends.recorder.work.wait_for(&mut control, INTERVAL);
         }
         control.urgent = false;
-        (control.asked, control.closing)
+        (control.requested, control.closing)
     }
 
-    /// Stores what failed before, and then what has come since. While that cannot be stored,
-    /// requests fill their queues and then are dropped and counted, so that memory stays bounded.
+    /// Stores the batch that failed before, then the queues. While the store fails, the queues fill up and
+    /// further events are dropped and counted, so that memory is bounded.
     fn store_all(&mut self) -> Result<(), StoreError> {
         if !self.batch.is_empty() {
             self.store_batch()?;
@@ -382,9 +385,9 @@ impl Writer {
     }
 
     fn store_batch(&mut self) -> Result<(), StoreError> {
-        let _storing = self.lockouts.storing();
+        let _storing = self.locks.storing();
         self.batch.now = self.backends.recorder.clock.timestamp();
-        self.batch.locks = self.lockouts.take_changes();
+        self.batch.locks = self.locks.take_changes();
         let changed = self.backends.limiter.take_changed();
         self.batch.balances.clear();
         let rows = changed
@@ -403,21 +406,21 @@ impl Writer {
             Err(error) => {
                 self.backends.limiter.return_changed(changed);
                 let locks = std::mem::take(&mut self.batch.locks);
-                self.lockouts.return_changes(locks);
+                self.locks.return_changes(locks);
                 self.batch.balances.clear();
                 Err(error)
             }
         }
     }
 
-    /// Stores keys of the Python package that were used under our own hash.
+    /// Stores our hash of the keys of the Python package that were used.
     fn rehash(&self) -> Result<(), StoreError> {
         let recorder = &self.backends.recorder;
         let now = recorder.clock.timestamp();
         recorder.rehashing.store(&*self.store, now)
     }
 
-    /// Stores what an orderly stop leaves of windows, some thousand groups at a time.
+    /// Stores the windows at an orderly stop, some thousand counter sets at a time.
     fn save_windows(&self) -> Result<(), StoreError> {
         const MANY: usize = 4_096;
         let (limiter, clock) = (&self.backends.limiter, self.backends.recorder.clock());
@@ -437,7 +440,7 @@ impl Writer {
         self.store.save_ip_counters(addresses)
     }
 
-    /// Empties the queues into the batch.
+    /// Moves the queues into the batch.
     fn collect(&mut self) {
         for queue in &self.backends.recorder.queues {
             let (unused, keyless) = {
@@ -462,7 +465,7 @@ impl Writer {
         let warning = failure.map(|failure| {
             format!("the usage sink does not take requests, which wait for it: {failure}")
         });
-        self.lockouts.warnings().set(Topic::Sink, warning);
+        self.warnings.set(Topic::Sink, warning);
     }
 
     fn maintain(&mut self) {
@@ -476,17 +479,17 @@ impl Writer {
         if now >= self.next_prune {
             self.next_prune = Moment::from_nanos(now.nanos() + PRUNE_INTERVAL.as_nanos() as u64);
             let timestamp = clock.timestamp_at(now);
-            // What a wrong clock deletes is gone for good.
+            // A wrong clock must not delete anything.
             if self.calendar.is_steady(now, timestamp) {
-                self.lockouts.expire(timestamp);
-                // A failure shows in the next batch of usage; the next round tries again.
+                self.locks.expire(timestamp);
+                // A failure shows in the next batch of usage, and the next round tries again.
                 let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
             }
         }
     }
 }
 
-/// Marks the writer as ended when it is dropped, so that nobody waits for one that panicked.
+/// Marks the writer as ended when dropped, so that no thread waits for a writer that panicked.
 struct End(Arc<Recorder>);
 
 impl Drop for End {
@@ -501,39 +504,37 @@ impl Drop for End {
     }
 }
 
-/// Single requests on their way to a sink.
+/// Single requests for a sink.
 pub(super) struct Outlet {
     sink: SharedSink,
     waiting: Vec<Usage>,
-    /// How many may wait.
-    most: usize,
-    /// Whether they are not also stored.
+    capacity: usize,
+    /// Whether the requests are not stored as well.
     is_only: bool,
 }
 
 impl Outlet {
-    pub(super) fn new(sink: Option<SharedSink>, most: usize, is_only: bool) -> Option<Self> {
+    pub(super) fn new(sink: Option<SharedSink>, capacity: usize, is_only: bool) -> Option<Self> {
         sink.map(|sink| Self {
             sink,
             waiting: Vec::new(),
-            most,
+            capacity,
             is_only,
         })
     }
 
-    /// Has the events of a queue wait, in the order of their times; returns how many there is no
-    /// room for.
+    /// Adds the events of a queue, sorted by time. Returns the number of events without room.
     fn take(&mut self, batch: &UsageBatch, mut keyless: Vec<Usage>) -> u64 {
         let mut paths = batch.paths.as_slice();
         let start = self.waiting.len();
-        let room = self.most.saturating_sub(start);
+        let room = self.capacity.saturating_sub(start);
         for event in batch.events.iter().take(room) {
             let (path, rest) = paths.split_at(paths.len().min(event.path_len.into()));
             paths = rest;
             self.waiting.push(event.to_usage(path));
         }
         let offered = batch.events.len() + keyless.len();
-        keyless.truncate(self.most.saturating_sub(self.waiting.len()));
+        keyless.truncate(self.capacity.saturating_sub(self.waiting.len()));
         if !keyless.is_empty() {
             self.waiting.append(&mut keyless);
             self.waiting[start..].sort_by_key(|usage| usage.at);
@@ -541,8 +542,8 @@ impl Outlet {
         offered.saturating_sub(room) as u64
     }
 
-    /// Offers all that waits. What is not taken goes on waiting.
-    fn hand_out(&mut self) -> io::Result<()> {
+    /// Writes all waiting requests to the sink. They are kept if that fails.
+    fn write(&mut self) -> io::Result<()> {
         if self.waiting.is_empty() {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What a decision is asked about.
+//! Requests to decide about.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -10,13 +10,13 @@ use crate::net::ClientIp;
 use crate::policy::path;
 use crate::policy::{CompiledPolicy, RouteMatch};
 
-/// Anything that can answer "which values has the header NAME".
+/// A set of header fields that can be looked up by name.
 ///
-/// Names are compared without regard to ASCII case. Implemented for slices, arrays, vectors and
+/// Names are compared case-insensitively (ASCII). Implemented for slices, arrays, vectors and
 /// maps of pairs, and, with the feature `http`, for `http::HeaderMap`. For a type of another crate,
 /// wrap a closure in [`HeaderFn`] or implement the one method.
 pub trait Headers {
-    /// The values of every header field of this name, in the order they were sent.
+    /// Returns the values of all header fields of this name, in the order in which they were sent.
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]>;
 }
 
@@ -66,7 +66,7 @@ impl<H: Headers + ?Sized> Headers for &H {
     }
 }
 
-/// Most names differ in length, which is seen at once if this is inlined.
+/// Inlined, because most names differ in length.
 #[inline(always)]
 fn is_named(sent: &str, name: &str) -> bool {
     sent.len() == name.len() && sent.eq_ignore_ascii_case(name)
@@ -74,7 +74,7 @@ fn is_named(sent: &str, name: &str) -> bool {
 
 /// [`Headers`] from a closure that finds the values of a header by its name.
 ///
-/// Hand on every value: a server that hides a repeated key header hides an attack.
+/// The closure must return every value: hiding a repeated key header hides an attack.
 ///
 /// ```
 /// use keyguard::{HeaderFn, Headers};
@@ -96,7 +96,7 @@ where
     F: Fn(&str) -> I,
     I: IntoIterator<Item = &'h [u8]>,
 {
-    /// Headers as `find` finds them.
+    /// Creates headers that are looked up by `find`.
     pub fn new(find: F) -> Self {
         Self {
             find,
@@ -136,10 +136,10 @@ impl<F> fmt::Debug for HeaderFn<'_, F> {
 pub struct Request<'a, H: ?Sized> {
     pub(super) headers: &'a H,
     pub(super) ip: ClientIp,
-    /// Whether a trusted proxy named `ip`, which is not that of a peer.
+    /// Whether a trusted proxy named `ip`, which is then not the address of the peer.
     pub(super) is_named: bool,
     pub(super) path: &'a str,
-    /// Further paths that it may have been sent for.
+    /// Further paths for which the request may have been sent.
     other_paths: &'a [String],
     pub(super) method: Method,
     pub(super) cost: Option<NonZeroU32>,
@@ -147,7 +147,7 @@ pub struct Request<'a, H: ?Sized> {
 }
 
 impl<'a, H: Headers + ?Sized> Request<'a, H> {
-    /// A request with `headers` from `ip` for `path`.
+    /// Creates a request with `headers` from `ip` for `path`.
     ///
     /// `ip` is the address of the peer; that of the client is found as
     /// [`Policy::trusted_proxies`](crate::Policy::trusted_proxies) says. `path` is the request target as it was sent, undecoded;
@@ -165,7 +165,7 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         }
     }
 
-    /// The method, as it was sent; it is recorded with the usage. A request without one matches
+    /// Sets the method, as it was sent. It is recorded with the usage. A request without a method matches
     /// routes for any method.
     #[must_use]
     pub fn method(mut self, method: impl Into<Method>) -> Self {
@@ -173,7 +173,8 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         self
     }
 
-    /// Says that a trusted proxy named the address: forwarding headers do not show that it is a proxy.
+    /// Marks the address as named by a trusted proxy, so that forwarding headers do not show that it is a
+    /// proxy itself.
     #[cfg(feature = "serve")]
     #[must_use]
     pub(crate) fn named_by_proxy(mut self) -> Self {
@@ -181,8 +182,8 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         self
     }
 
-    /// Further paths that the request may have been sent for. What holds for any of them holds for the
-    /// request; it is open or exempt only if all of them are.
+    /// Adds paths for which the request may have been sent. The rules of all paths apply; the request is
+    /// open or exempt only if all paths are.
     #[cfg(feature = "http")]
     #[must_use]
     pub(crate) fn other_paths(mut self, paths: &'a [String]) -> Self {
@@ -190,7 +191,7 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         self
     }
 
-    /// The routes of a policy that the request matches.
+    /// Returns the routes of a policy that the request matches.
     #[inline(always)]
     pub(super) fn route_match<'p>(&self, policy: &'p CompiledPolicy) -> RouteMatch<'p> {
         let mut matched = policy.place(self.path, self.method);
@@ -200,8 +201,8 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         matched
     }
 
-    /// Whether it may have been sent for a path that is locked; `None` if a path of it can be read in
-    /// too many ways.
+    /// Whether the request may have been sent for a locked path; `None` if one of its paths has too many
+    /// readings.
     pub(super) fn may_mean(&self, locked: &str, ignore_case: bool) -> Option<bool> {
         let others = self.other_paths.iter().map(String::as_str);
         let mut paths = std::iter::once(self.path).chain(others);
@@ -210,15 +211,15 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         })
     }
 
-    /// How much the request takes from every limit and quota. Default: what the routes that match
-    /// say, or 1.
+    /// Sets the cost, which is consumed from every limit and quota. Default: the cost that the matching
+    /// routes set, or 1.
     #[must_use]
     pub fn cost(mut self, cost: NonZeroU32) -> Self {
         self.cost = Some(cost);
         self
     }
 
-    /// Scopes that the key must hold, all of them. Default: none.
+    /// Sets the scopes that the key must hold, all of them. Default: none.
     #[must_use]
     pub fn scopes(mut self, scopes: &'a [&'a str]) -> Self {
         self.scopes = scopes;
@@ -234,7 +235,7 @@ impl<H: ?Sized> Clone for Request<'_, H> {
 
 impl<H: ?Sized> Copy for Request<'_, H> {}
 
-/// Without the headers, which hold the key, and without the query.
+/// Shows neither the headers, which contain the key, nor the query.
 impl<H: ?Sized> fmt::Debug for Request<'_, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
@@ -252,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_is_found_whatever_the_case_of_its_name() {
+    fn header_names_are_case_insensitive() {
         let pairs = [("x-api-key", "a"), ("Host", "h"), ("X-API-KEY", "b")];
         let found: Vec<_> = pairs.header_values("X-Api-Key").collect();
         assert_eq!(found, [b"a", b"b"]);
@@ -265,7 +266,7 @@ mod tests {
 
     #[cfg(feature = "http")]
     #[test]
-    fn a_header_map_hands_on_every_value() {
+    fn a_header_map_returns_every_value() {
         let mut map = http::HeaderMap::new();
         map.append("x-api-key", http::HeaderValue::from_static("a"));
         map.append("x-api-key", http::HeaderValue::from_static("b"));

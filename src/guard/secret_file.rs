@@ -1,4 +1,4 @@
-//! The secret of a data file: where it is found, and the file beside that it is made in.
+//! The secret of a data file, and the file that stores it.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -13,20 +13,21 @@ use crate::sys::AtomicFile;
 
 const SECRET_VARIABLE: &str = "KEYGUARD_SECRET";
 
-/// The longest secret that a file may hold.
+/// The largest size of a secret in a file.
 const MAX_SECRET_BYTES: u64 = 65_536;
 
-/// The secret given, or of the environment, or beside the data file, or, for a new data file, new.
+/// Returns the explicit secret, or that of the environment, or that in the file beside the data file, which
+/// is created for a new data file.
 pub(super) fn find_secret(
-    place: &Storage<'_>,
+    storage: &Storage<'_>,
     explicit: Option<Secret>,
 ) -> Result<Secret, OpenError> {
-    let (secret, place) = if let Some(secret) = explicit {
+    let (secret, source) = if let Some(secret) = explicit {
         (secret, "the configuration".to_owned())
     } else if let Some(text) = std::env::var_os(SECRET_VARIABLE) {
         let secret = Secret::from(text.into_encoded_bytes());
         (secret, format!("the variable {SECRET_VARIABLE}"))
-    } else if let Storage::File(file) = place {
+    } else if let Storage::File(file) = storage {
         let path = secret_path(file);
         (secret_beside(file, &path)?, format!("`{}`", path.display()))
     } else {
@@ -39,17 +40,17 @@ pub(super) fn find_secret(
         });
     };
     if secret.is_blank() {
-        return Err(OpenError::BlankSecret { origin: place });
+        return Err(OpenError::BlankSecret { origin: source });
     }
     Ok(secret)
 }
 
-/// The secret of a data file that may be held by another process. None is made.
+/// Returns the secret of a data file that another process may hold. Creates none.
 #[cfg(feature = "cli")]
 pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
-    let place = Storage::of(file)?;
-    if place.is_server() {
-        return find_secret(&place, explicit);
+    let storage = Storage::of(file)?;
+    if storage.is_server() {
+        return find_secret(&storage, explicit);
     }
     let file = &followed(file)?;
     let beside = secret_path(file);
@@ -62,8 +63,7 @@ pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<S
     find_secret(&Storage::File(file), explicit)
 }
 
-/// The file that a path leads to: where it is a symbolic link, the one at its end, so that a file has
-/// one secret under every name.
+/// Resolves a symbolic link, so that a file has the same secret under every name.
 pub(crate) fn followed(path: &Path) -> Result<PathBuf, OpenError> {
     if !fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
         return Ok(path.into());
@@ -71,7 +71,7 @@ pub(crate) fn followed(path: &Path) -> Result<PathBuf, OpenError> {
     fs::canonicalize(path).map_err(|source| match source.kind() {
         ErrorKind::NotFound => OpenError::DanglingLink {
             path: path.into(),
-            // A relative one is meant from where the link is.
+            // A relative target starts at the directory of the link.
             target: fs::read_link(path)
                 .map(|target| path.with_file_name(target))
                 .unwrap_or_default(),
@@ -83,7 +83,7 @@ pub(crate) fn followed(path: &Path) -> Result<PathBuf, OpenError> {
     })
 }
 
-/// `keyguard.redb` → `keyguard.redb.secret`
+/// Returns the path of the secret: `keyguard.redb` → `keyguard.redb.secret`.
 pub(crate) fn secret_path(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".secret");
@@ -105,8 +105,8 @@ fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {
     }
 }
 
-/// Reads a secret from a file or a pipe that nobody but its owner may read or change. The owner, and
-/// that of a link to it, is this user, root, or the one of the data file at `data`.
+/// Reads a secret from a file or a pipe that only its owner may access. The owner of the file, and of a
+/// link to it, must be this user, root, or the owner of the data file at `data`.
 pub(crate) fn read_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
     let failed = |source| OpenError::SecretFile {
         path: path.into(),
@@ -148,7 +148,7 @@ fn open_private(path: &Path, data: &Path) -> Result<File, OpenError> {
     if link.is_symlink() {
         verify(&link)?;
     }
-    // Before it is opened, which waits for the other side of a pipe.
+    // Checked first, because opening a pipe waits for its other side.
     let found = fs::metadata(path).map_err(failed)?;
     if found.file_type().is_fifo() {
         verify(&found)?;
@@ -169,8 +169,8 @@ fn open_private(path: &Path, _: &Path) -> Result<File, OpenError> {
     })
 }
 
-/// Makes a random secret and its file, private from the start and whole or not there at all; if
-/// another process is faster, its secret is taken.
+/// Creates a random secret and its file, private from the start and written atomically. If another
+/// process is faster, its secret is used.
 fn create_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
     let failed = |source| OpenError::SecretFile {
         path: path.into(),

@@ -1,4 +1,4 @@
-//! What the dry run finds.
+//! Results of the dry run.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,52 +8,52 @@ use crate::counter::Rule;
 use crate::limiter::LimitState;
 use crate::time::Moment;
 
-/// What [`KeyGuard::dry_run`](crate::KeyGuard::dry_run) found.
+/// The result of [`KeyGuard::dry_run`](crate::KeyGuard::dry_run).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// What the request would be refused with; `None` if it would be let through.
+    /// The denial of the request; `None` if it would be admitted.
     pub denial: Option<Denial>,
-    /// Every limit that was reached by the decision, and how it stands.
+    /// The states of all limits that the decision reached.
     pub rules: Vec<RuleState>,
-    /// The names of limits and routes in shadow mode that would refuse it.
+    /// The names of limits and routes in shadow mode that would refuse the request.
     pub shadowed: Vec<String>,
-    /// Whether the decision came to the key. It does not where the path needs none, nor where the
-    /// address alone is refused.
+    /// Whether the decision reached the key. It does not if the path needs none, or if the address alone
+    /// is refused.
     pub key_checked: bool,
 }
 
 impl Verdict {
-    /// Whether the request would be let through.
+    /// Whether the request would be admitted.
     pub fn is_allowed(&self) -> bool {
         self.denial.is_none()
     }
 }
 
-/// How one limit stands, in a [`Verdict`].
+/// The state of one limit, in a [`Verdict`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RuleState {
-    /// Its name, as the header fields spell it.
+    /// The name of the limit, as in header fields.
     pub name: String,
-    /// How much it admits in all.
+    /// The amount that it admits.
     pub limit: u64,
-    /// How much more it admits now.
+    /// The amount that it still admits.
     pub remaining: u64,
-    /// Whether it refuses nobody, but is decided and counted all the same.
+    /// Whether the limit is in shadow mode: it counts and never refuses.
     pub shadow: bool,
-    /// In how many seconds, rounded up, some of what is used comes back; `None` for never.
+    /// The seconds, rounded up, until `remaining` grows; `None` for never.
     pub reset: Option<u64>,
 }
 
 impl RuleState {
-    pub(crate) fn new(rule: &Rule, level: LimitState) -> Self {
-        let reset = (level.resets_at < Moment::NEVER).then(|| level.resets_at.since(level.at));
+    pub(crate) fn new(rule: &Rule, state: LimitState) -> Self {
+        let reset = (state.resets_at < Moment::NEVER).then(|| state.resets_at.since(state.at));
         Self {
             name: rule.name(),
             limit: rule.limit.amount.get(),
-            remaining: level.remaining,
+            remaining: state.remaining,
             shadow: rule.limit.shadow,
             reset: reset.map(whole_seconds),
         }

@@ -1,4 +1,4 @@
-//! What an administrator should know: shown in `Stats::warnings`, and logged as it comes up.
+//! Warnings for the administrator: listed in `Stats::warnings`, and logged once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, Hash};
@@ -10,57 +10,57 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use parking_lot::{Condvar, Mutex};
 
-/// The most texts that wait to be logged.
+/// The largest number of texts to be logged.
 const UNLOGGED: usize = 256;
 
-/// The number of causes that are recognised without a look at the texts.
+/// The number of causes that are remembered.
 const CAUSES: usize = 64;
 
-/// A bounded set of warnings. Each is logged once, by a thread of its own.
+/// A bounded set of warnings. A separate thread logs each one once.
 pub(crate) struct Warnings {
     texts: Mutex<Texts>,
     /// Notified when all texts are logged.
     logged: Condvar,
     log: fn(&str),
-    /// Hashes of causes that have led to a warning, each in the place of an earlier one.
+    /// Hashes of causes that led to a warning. A new one replaces an earlier one.
     causes: [AtomicU64; CAUSES],
     hasher: RandomState,
 }
 
 #[derive(Default)]
 struct Texts {
-    /// For as long as the guard is open.
-    lasting: BTreeMap<About, BTreeSet<String>>,
-    /// Until their topic has another state.
+    /// Warnings that last as long as the guard is open.
+    lasting: BTreeMap<WarningKind, BTreeSet<String>>,
+    /// Warnings that last until the state of their topic changes.
     current: BTreeMap<Topic, String>,
     unlogged: VecDeque<String>,
     is_logging: bool,
 }
 
 impl Texts {
-    fn note(&mut self, text: String) {
+    fn queue(&mut self, text: String) {
         if self.unlogged.len() < UNLOGGED {
             self.unlogged.push_back(text);
         }
     }
 }
 
-/// The subject of lasting warnings. Each has room of its own: clients, who can cause as many as they
-/// like, silence none of another subject.
+/// The kind of a lasting warning. Each kind has its own capacity, so that warnings that clients cause do
+/// not displace others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum About {
-    /// How the guard is set up and runs.
+pub(crate) enum WarningKind {
+    /// The configuration and operation of the guard.
     Guard,
-    /// A private peer that sends forwarding headers.
+    /// A private peer sends forwarding headers.
     PrivatePeer,
-    /// An address that was found to be a proxy.
+    /// An address was detected to be a proxy.
     FoundProxy,
-    /// An address that is locked out and sends forwarding headers.
+    /// An address that sends forwarding headers is locked out.
     LockedProxy,
 }
 
-impl About {
-    /// The most texts that are kept.
+impl WarningKind {
+    /// The largest number of texts.
     fn capacity(self) -> usize {
         match self {
             Self::Guard => 100,
@@ -81,15 +81,15 @@ impl About {
     }
 }
 
-/// Something whose warning ends when its cause does.
+/// A state with at most one warning, which ends with the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Topic {
-    /// The policy file, read again.
+    /// Reloading of the policy file.
     Policy,
-    /// What is protected and reached by no layer.
+    /// Protected paths that no layer receives.
     #[cfg(feature = "http")]
     Mounts,
-    /// The sink that takes single requests.
+    /// The sink of single requests.
     Sink,
 }
 
@@ -100,7 +100,7 @@ impl Default for Warnings {
 }
 
 impl Warnings {
-    /// None yet; `log` is called with each new one by [`Warnings::log_new`].
+    /// Creates an empty set. [`Warnings::log_new`] calls `log` with each new warning.
     pub(crate) fn logged_by(log: fn(&str)) -> Self {
         Self {
             texts: Mutex::default(),
@@ -111,48 +111,48 @@ impl Warnings {
         }
     }
 
-    /// Adds a warning about the guard that lasts.
+    /// Adds a lasting warning about the guard.
     pub(crate) fn add(&self, text: &str) {
-        self.add_about(About::Guard, text);
+        self.add_of(WarningKind::Guard, text);
     }
 
-    /// Adds a warning that lasts, if there is one, unless the same cause has led to one: then `text` is
-    /// not made. For causes that every request may meet.
+    /// Adds a lasting warning, unless the same cause led to one: then `text` is not called. For causes
+    /// that can occur with every request.
     #[cold]
     pub(crate) fn add_once(
         &self,
-        about: About,
+        kind: WarningKind,
         cause: impl Hash,
         text: impl FnOnce() -> Option<String>,
     ) {
-        let hash = self.hasher.hash_one((about as u8, cause));
+        let hash = self.hasher.hash_one((kind as u8, cause));
         let known = &self.causes[hash as usize % CAUSES];
         if known.load(Ordering::Relaxed) == hash {
             return;
         }
         if let Some(text) = text() {
-            self.add_about(about, &text);
+            self.add_of(kind, &text);
             known.store(hash, Ordering::Relaxed);
         }
     }
 
-    /// Adds a warning that lasts.
-    pub(crate) fn add_about(&self, about: About, text: &str) {
+    /// Adds a lasting warning.
+    pub(crate) fn add_of(&self, kind: WarningKind, text: &str) {
         let mut texts = self.texts.lock();
-        let lasting = texts.lasting.entry(about).or_default();
-        let text = match lasting.len() < about.capacity() {
+        let lasting = texts.lasting.entry(kind).or_default();
+        let text = match lasting.len() < kind.capacity() {
             true => text,
             false if lasting.contains(text) => return,
-            false => about.more(),
+            false => kind.more(),
         };
         if lasting.contains(text) {
             return;
         }
         lasting.insert(text.to_owned());
-        texts.note(text.to_owned());
+        texts.queue(text.to_owned());
     }
 
-    /// Sets the warning of a topic, in place of an earlier one; `None` ends it.
+    /// Replaces the warning of a topic; `None` removes it.
     pub(crate) fn set(&self, topic: Topic, text: Option<String>) {
         let mut texts = self.texts.lock();
         let Some(text) = text else {
@@ -161,11 +161,11 @@ impl Warnings {
         };
         let before = texts.current.insert(topic, text.clone());
         if before.as_ref() != Some(&text) {
-            texts.note(text);
+            texts.queue(text);
         }
     }
 
-    /// Has texts logged that are not yet. A log that is stuck holds up no other thread.
+    /// Logs new warnings on a thread of its own, so that a slow log delays no other thread.
     pub(crate) fn log_new(self: &Arc<Self>) {
         let mut texts = self.texts.lock();
         if texts.unlogged.is_empty() || texts.is_logging {
@@ -173,7 +173,7 @@ impl Warnings {
         }
         let warnings = Arc::clone(self);
         let logger = std::thread::Builder::new().name("keyguard-log".into());
-        // Where there can be no thread now, there may be one at the next call.
+        // If no thread can be started, the next call tries again.
         texts.is_logging = logger.spawn(move || warnings.log_all()).is_ok();
     }
 
@@ -186,13 +186,13 @@ impl Warnings {
             next
         };
         while let Some(text) = next() {
-            // A panic of what logs keeps no further text from being logged.
+            // A panic of the logger does not prevent further logging.
             let _ = catch_unwind(|| log(&text));
         }
         self.logged.notify_all();
     }
 
-    /// Has texts logged that are not yet and waits for that, though not for longer than `most`.
+    /// Logs new warnings and waits for that, for at most `most`.
     pub(crate) fn log_rest(self: &Arc<Self>, most: Duration) {
         self.log_new();
         let mut texts = self.texts.lock();
@@ -220,7 +220,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn each_is_kept_and_logged_once_until_its_topic_changes() {
+    fn warnings_are_logged_once_and_kept_until_their_topic_changes() {
         static LOGGED: AtomicUsize = AtomicUsize::new(0);
         let logged = || LOGGED.load(Ordering::Relaxed);
         let warnings = Arc::new(Warnings::logged_by(|_| {
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_logged_is_kept() {
+    fn a_warning_that_cannot_be_logged_is_kept() {
         let warnings = Arc::new(Warnings::logged_by(|_| panic!("no log")));
         warnings.add("lasts");
         warnings.set(Topic::Policy, Some("line 3".into()));
@@ -256,7 +256,7 @@ mod tests {
 
     /// Once, the thread that decided about a request waited for the log.
     #[test]
-    fn a_log_that_is_stuck_holds_up_nothing() {
+    fn a_blocked_log_delays_nothing() {
         static STUCK: Mutex<()> = Mutex::new(());
         let stuck = STUCK.lock();
         let warnings = Arc::new(Warnings::logged_by(|_| drop(STUCK.lock())));
@@ -271,13 +271,13 @@ mod tests {
         assert!(warnings.texts.lock().unlogged.is_empty());
     }
 
-    /// Once, every request made the text anew, for as long as its cause lasted.
+    /// Once, every request formatted the text again while its cause lasted.
     #[test]
-    fn the_text_of_a_cause_is_made_once() {
+    fn the_text_of_a_cause_is_formatted_once() {
         let warnings = Warnings::default();
         let mut made = 0;
         for cause in ["none", "one", "one", "none", "one"] {
-            warnings.add_once(About::Guard, cause, || {
+            warnings.add_once(WarningKind::Guard, cause, || {
                 made += 1;
                 (cause == "one").then(|| cause.to_owned())
             });
@@ -286,19 +286,23 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_more_than_fit() {
+    fn the_capacity_is_never_exceeded() {
         let warnings = Warnings::default();
         (0..1_000).for_each(|i| warnings.add(&i.to_string()));
-        assert_eq!(warnings.list().len(), About::Guard.capacity() + 1);
+        assert_eq!(warnings.list().len(), WarningKind::Guard.capacity() + 1);
     }
 
-    /// Once, a hundred addresses that were locked out silenced all warnings that came later.
+    /// Once, the warnings about a hundred locked addresses displaced all later warnings.
     #[test]
-    fn what_clients_cause_silences_nothing_else() {
+    fn warnings_that_clients_cause_displace_no_others() {
         let warnings = Warnings::default();
-        for about in [About::PrivatePeer, About::FoundProxy, About::LockedProxy] {
-            (0..1_000).for_each(|i| warnings.add_about(about, &format!("{about:?} {i}")));
-            assert!(warnings.list().contains(&about.more().to_owned()));
+        for kind in [
+            WarningKind::PrivatePeer,
+            WarningKind::FoundProxy,
+            WarningKind::LockedProxy,
+        ] {
+            (0..1_000).for_each(|i| warnings.add_of(kind, &format!("{kind:?} {i}")));
+            assert!(warnings.list().contains(&kind.more().to_owned()));
         }
         warnings.add("out of descriptors");
         let list = warnings.list();

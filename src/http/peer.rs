@@ -50,7 +50,7 @@ impl fmt::Debug for PeerSource {
 /// Warns and returns the response to a request from an unknown peer. An assumed address would make all
 /// clients share its limits.
 pub(super) fn unknown<B: From<String>>(guard: &KeyGuard) -> Response<B> {
-    guard.inner.warn(
+    guard.inner.warnings().add(
         "requests get status 500 because the server does not provide the address of the peer: with \
          axum, enable the feature `axum` and serve the router with \
          `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere call `peer` or `peer_address` \

@@ -61,12 +61,12 @@ fn listen(guard: &Arc<Guard>, file: &Path) -> Result<(), OpenError> {
         return Ok(());
     }
     match Listener::bind(file, guard) {
-        Ok(listener) => guard.accompany(Box::new(listener)),
+        Ok(listener) => guard.keep_socket_server(Box::new(listener)),
         Err(source) if source.kind() == ErrorKind::AlreadyExists => {
             let path = file.into();
             return Err(OpenError::Socket { path, source });
         }
-        Err(error) => guard.warn(&format!(
+        Err(error) => guard.warnings().add(&format!(
             "the command line cannot reach this process: no socket can be created for it: {error}"
         )),
     }

@@ -80,7 +80,7 @@ impl Connections {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset};
 
         if !matches!(error.kind(), ConnectionAborted | ConnectionReset) {
-            self.guard.inner.warn(&format!(
+            self.guard.inner.warnings().add(&format!(
                 "clients had to wait, because connections could not be accepted ({error}): raise the \
                  limit on open files (`ulimit -n`), or lower `--max-connections`"
             ));

@@ -1,7 +1,7 @@
 //! Counting of failed authentications, which lock addresses out.
 
 use super::super::Guard;
-use super::super::lockouts::strike_rule;
+use super::super::active_locks::auth_failure_rule;
 use super::super::request::Headers;
 use super::context::RequestContext;
 use super::{lockout, proxy};
@@ -27,13 +27,13 @@ pub(super) async fn count<H: Headers + ?Sized>(
         return;
     }
     let rules = &context.policy.compiled().policy.lockout;
-    let rule = strike_rule(failure, guard.lockouts.threshold(rules));
+    let rule = auth_failure_rule(failure, guard.locks.threshold(rules));
     let lists = [std::slice::from_ref(&rule)];
     let demand = Demand::new(Subjects::Address(ip_key), &lists);
     let admission = guard.limiter().admit(demand, &context.deadline).get().await;
     if matches!(admission, Admission::Refused(..)) {
         let now = guard.now();
-        guard.lockouts.strike_out(failure, ip_key, rules, now);
+        guard.locks.lock_failing(failure, ip_key, rules, now);
         proxy::warn_of_locked(guard, context);
     }
 }

@@ -2,8 +2,10 @@
 
 use super::super::Guard;
 use super::super::request::Headers;
+use super::super::warnings::WarningKind;
 use super::context::RequestContext;
 use super::credential;
+use super::proxy::forwarding_header;
 use crate::model::Reason;
 use crate::net::CidrSet;
 use crate::net::{NamedClient, UnreadableClient, forwarded};
@@ -46,11 +48,11 @@ pub(crate) fn named_by_proxy<H: Headers + ?Sized>(
     match forwarded::client(trusted, nat64, header, values) {
         Ok(Some(named)) => Ok(Some(named)),
         Ok(None) => {
-            guard.lockouts.note_other_fields(header.name(), headers);
+            warn_of_other_header(guard, header.name(), headers);
             Ok(None)
         }
         Err(UnreadableClient) => {
-            guard.lockouts.warn_of_unreadable(header.name());
+            warn_of_unreadable(guard, header.name());
             Err(Reason::InvalidClientIp)
         }
     }
@@ -68,6 +70,50 @@ fn accept_unnamed<H: Headers + ?Sized>(
     }
     let has_key = || !matches!(credential::presented(guard, headers), Ok(None));
     let header = policy.policy.client_ip_header.name();
-    guard.lockouts.warn_of_unnamed(header, has_key);
+    warn_of_unnamed(guard, header, has_key);
     Ok(())
+}
+
+/// Warns that a trusted proxy sets another header field than the one that names clients.
+#[cold]
+fn warn_of_other_header<H: Headers + ?Sized>(guard: &Guard, header: &str, headers: &H) {
+    warn_once(guard, ("other fields", header), || {
+        let other = forwarding_header(headers)?;
+        Some(format!(
+            "a trusted proxy sends no `{header}` and counts as the client itself, which is never \
+             locked out; if it names clients by `{other}`, write into the policy: \
+             client_ip_header = \"{other}\""
+        ))
+    });
+}
+
+/// Warns that a trusted proxy forwards a request with a key and does not name the client.
+#[cold]
+fn warn_of_unnamed(guard: &Guard, header: &str, has_key: impl FnOnce() -> bool) {
+    warn_once(guard, ("unnamed", header), || {
+        has_key().then(|| {
+            format!(
+                "a trusted proxy sends a request with a key and without `{header}`, and counts as \
+                 the client itself, which is never locked out: some proxies remove a field that the \
+                 client lists in `Connection`; if yours names the client of every request, write \
+                 into the policy: require_client_ip = true"
+            )
+        })
+    });
+}
+
+/// Warns that a trusted proxy forwards a header field that names no client.
+#[cold]
+fn warn_of_unreadable(guard: &Guard, header: &str) {
+    warn_once(guard, ("unreadable", header), || {
+        Some(format!(
+            "a trusted proxy sends `{header}` that does not name a client by an address, and such \
+             requests are refused; have it set or extend the field on every request, or name the \
+             one that it sets as `client_ip_header` in the policy"
+        ))
+    });
+}
+
+fn warn_once(guard: &Guard, cause: (&str, &str), text: impl FnOnce() -> Option<String>) {
+    guard.warnings.add_once(WarningKind::Guard, cause, text);
 }

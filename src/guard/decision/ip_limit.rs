@@ -47,7 +47,7 @@ async fn consume_from_routes<H: Headers + ?Sized>(
         rules: &lists,
         cost: context.cost,
     };
-    match limits::admit(guard, context, demand).await {
+    match limits::admit(guard, context, demand).get().await {
         Admission::Admitted(_, receipt) => {
             let denied = receipt.iter().flat_map(|remarks| &remarks.shadow_denied);
             for index in denied {
@@ -103,7 +103,7 @@ async fn run<H: Headers + ?Sized>(
     let rule = limit.rule();
     let lists = [std::slice::from_ref(&rule)];
     let demand = Demand::new(Subjects::Address(ip_key), &lists);
-    let denial = match limits::admit(guard, context, demand).await {
+    let denial = match limits::admit(guard, context, demand).get().await {
         Admission::Admitted(..) => return Ok(()),
         Admission::Full => Denial::new(Reason::Overloaded),
         Admission::Undecided => Denial::new(Reason::Unavailable),
@@ -122,12 +122,13 @@ fn lock_out<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
     ip_key: IpKey,
-    lock: (&str, Option<LockDuration>, LockScope),
+    (name, duration, scope): (&str, Option<LockDuration>, LockScope),
 ) -> Option<Duration> {
-    if context.is_preview || lock.1.is_none() || lockout::is_exempt(guard, context) {
-        return None;
-    }
-    guard.lockouts.exceeded(lock, ip_key, guard.now())
+    let duration =
+        duration.filter(|_| !context.is_preview && !lockout::is_exempt(guard, context))?;
+    guard
+        .locks
+        .lock_exceeding(name, duration, scope, ip_key, guard.now())
 }
 
 /// The limits per address of the matching routes.

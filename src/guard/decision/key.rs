@@ -141,7 +141,7 @@ fn objection<H: ?Sized>(
     if !key.is_org_active {
         return Some(Reason::SuspendedOrg);
     }
-    if key.is_bound && !key.about.key.allowed_ips.contains(context.ip) {
+    if key.is_ip_restricted && !key.record.key.allowed_ips.contains(context.ip) {
         return Some(Reason::IpNotAllowed);
     }
     if !holds_scopes(context, key) {
@@ -155,7 +155,7 @@ fn objection<H: ?Sized>(
 /// Whether the key holds the scopes that the request and the routes require.
 #[inline(always)]
 fn holds_scopes<H: ?Sized>(context: &mut RequestContext<'_, H>, key: &CachedKey) -> bool {
-    let holds = |scope: &str| holds(&key.about.key, scope);
+    let holds = |scope: &str| holds(&key.record.key, scope);
     if !context.request.scopes.iter().all(|scope| holds(scope)) {
         return false;
     }

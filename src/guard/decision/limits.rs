@@ -24,7 +24,29 @@ pub(super) async fn consume<H: ?Sized>(
     context: &mut RequestContext<'_, H>,
     key: Arc<CachedKey>,
 ) -> Result<Admitted, Refusal> {
-    let denial = match admit_key(guard, context, &key).await {
+    let admission = {
+        let (own, all);
+        let rules: &[&[Rule]] = match context.route.limits_keys {
+            false => {
+                own = [&*key.rules];
+                &own
+            }
+            true => {
+                all = rules(&key, &context.route);
+                &all
+            }
+        };
+        let demand = Demand {
+            subjects: key.subjects(),
+            rules,
+            cost: context.cost,
+        };
+        match admit(guard, context, demand) {
+            MaybeReady::Now(admission) => admission,
+            MaybeReady::Later(admission) => admission.await,
+        }
+    };
+    let denial = match admission {
         Admission::Admitted(state, receipt) => return Ok(Admitted::WithKey(key, state, receipt)),
         // Counters of keys have room once they are attached.
         Admission::Full | Admission::Undecided => Denial::new(Reason::Unavailable),
@@ -41,31 +63,6 @@ pub(super) async fn consume<H: ?Sized>(
     })
 }
 
-#[inline(always)]
-async fn admit_key<H: ?Sized>(
-    guard: &Guard,
-    context: &mut RequestContext<'_, H>,
-    key: &CachedKey,
-) -> Admission {
-    let (own, all);
-    let rules: &[&[Rule]] = match context.route.limits_keys {
-        false => {
-            own = [&*key.rules];
-            &own
-        }
-        true => {
-            all = rules(key, &context.route);
-            &all
-        }
-    };
-    let demand = Demand {
-        subjects: key.subjects(),
-        rules,
-        cost: context.cost,
-    };
-    admit(guard, context, demand).await
-}
-
 #[cold]
 fn exhausted_route(rules: Rules<'_>, state: LimitState, retry_at: Moment) -> Denial {
     match rule_at(rules, state.rule) {
@@ -76,17 +73,17 @@ fn exhausted_route(rules: Rules<'_>, state: LimitState, retry_at: Moment) -> Den
 
 /// Consumes a demand; in a preview, only notes the states of its limits.
 #[inline(always)]
-pub(super) async fn admit<H: ?Sized>(
-    guard: &Guard,
-    context: &mut RequestContext<'_, H>,
-    demand: Demand<'_>,
-) -> Admission {
-    if context.is_preview {
-        return preview(guard, context.shadow_log.get_or_insert_default(), demand);
-    }
-    match guard.limiter().admit(demand, &context.deadline) {
-        MaybeReady::Now(admission) => admission,
-        MaybeReady::Later(admission) => admission.await,
+pub(super) fn admit<'a, H: ?Sized>(
+    guard: &'a Guard,
+    context: &'a mut RequestContext<'_, H>,
+    demand: Demand<'a>,
+) -> MaybeReady<'a, Admission> {
+    match context.is_preview {
+        false => guard.limiter().admit(demand, &context.deadline),
+        true => {
+            let log = context.shadow_log.get_or_insert_default();
+            MaybeReady::Now(preview(guard, log, demand))
+        }
     }
 }
 

@@ -1,19 +1,20 @@
 //! Stage: the lists of addresses in the policy, and locks.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 
 use super::super::Guard;
 use super::super::denial::Denial;
 use super::super::request::Headers;
 #[cfg(feature = "http")]
 use super::super::request::Request;
+use super::super::warnings::WarningKind;
 use super::context::RequestContext;
 use super::proxy;
 #[cfg(feature = "http")]
 use super::{client, refusal};
 use crate::lockout::{LockStatus, Refuses};
 use crate::model::Reason;
-#[cfg(feature = "http")]
 use crate::net::ClientIp;
 use crate::time::Timestamp;
 
@@ -79,7 +80,44 @@ pub(super) fn is_exempt<H: Headers + ?Sized>(
 ) -> bool {
     let policy = context.policy.compiled();
     policy.is_exempt(context.ip)
-        || policy.policy.trusted_proxies.is_empty() && guard.lockouts.spares(context.request)
+        || policy.policy.trusted_proxies.is_empty() && is_private_proxy(guard, context)
+}
+
+/// Whether many clients may be behind the address of the peer, which cannot be told apart: it is
+/// private, is not configured as a proxy, and sends a forwarding header.
+fn is_private_proxy<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>) -> bool {
+    let request = context.request;
+    let may_be_proxy = !request.is_named && is_private(request.ip);
+    let Some(header) = proxy::forwarding_header(request.headers).filter(|_| may_be_proxy) else {
+        return false;
+    };
+    let cause = (request.ip, header);
+    guard
+        .warnings
+        .add_once(WarningKind::PrivatePeer, cause, || {
+            Some(format!(
+                "requests come through a proxy on the private address {ip} that is not configured \
+                 as trusted: failed authentications behind it lock nobody out. {line}",
+                ip = request.ip,
+                line = proxy::policy_hint(request.ip, header),
+            ))
+        });
+    true
+}
+
+/// Whether an address is on this machine, on a private network (RFC 1918, RFC 4193), behind the
+/// translator of a carrier (RFC 6598), or on the local link.
+fn is_private(ip: ClientIp) -> bool {
+    match ip.ip() {
+        None => false,
+        Some(IpAddr::V4(ip)) => {
+            let is_shared = matches!(ip.octets(), [100, 64..=127, ..]);
+            ip.is_loopback() || ip.is_private() || ip.is_link_local() || is_shared
+        }
+        Some(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
+    }
 }
 
 #[inline(always)]
@@ -126,9 +164,7 @@ fn status<H: Headers + ?Sized>(
         }
         Refuses::Route(name) => has_name(name),
     };
-    let status = guard
-        .lockouts
-        .lock_status(&context.ip, applies, &guard.clock);
+    let status = guard.locks.status(&context.ip, applies, &guard.clock);
     match is_unreadable.get() {
         true => Err(Denial::new(Reason::UnreadablePath)),
         false => Ok(status),

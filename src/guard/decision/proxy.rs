@@ -1,15 +1,16 @@
 //! Search for proxies that the policy does not name: see [`Proxies`](super::super::proxies::Proxies).
 
+use ipnet::IpNet;
+
 use super::super::Guard;
 use super::super::key_cache::CachedKey;
-use super::super::lockouts::{forwarding_field, trust_line};
 use super::super::proxies::Vouched;
 use super::super::request::Headers;
-use super::super::warnings::About;
+use super::super::warnings::WarningKind;
 use super::context::RequestContext;
 use super::{client, credential, key};
 use crate::model::key_text;
-use crate::net::{ClientIp, IpKey};
+use crate::net::{ClientIp, ClientIpHeader, IpKey, forwarded as forwarding};
 
 /// Whether an address was found to be a proxy.
 pub(super) fn is_found(guard: &Guard, ip: ClientIp) -> bool {
@@ -56,10 +57,9 @@ fn vouch<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, ke
              failed authentications behind it lock nobody out, and limits by address count all of \
              them as one. Only if it is a proxy of yours: {line}",
             ip = context.ip,
-            line = trust_line(context.ip, field),
+            line = policy_hint(context.ip, field),
         );
-        let warnings = guard.lockouts.warnings();
-        warnings.add_about(About::FoundProxy, &warning);
+        guard.warnings.add_of(WarningKind::FoundProxy, &warning);
     }
 }
 
@@ -77,7 +77,7 @@ pub(super) async fn observe_locked<H: Headers + ?Sized>(
         return;
     };
     let now = guard.clock.now();
-    if !key_text::is_well_formed(presented.text) || !guard.proxies.may_look(now) {
+    if !key_text::is_well_formed(presented.text) || !guard.proxies.may_look_up(now) {
         return;
     }
     let key = match key::find_cached(guard, presented.text) {
@@ -105,10 +105,9 @@ pub(super) fn warn_of_locked<H: Headers + ?Sized>(guard: &Guard, context: &Reque
             "{ip} failed to authenticate too often and is locked out; its requests name other \
              clients by `{field}`, as anybody's can. Only if it is a proxy of yours: {line}",
             ip = context.ip,
-            line = trust_line(context.ip, &field),
+            line = policy_hint(context.ip, &field),
         );
-        let warnings = guard.lockouts.warnings();
-        warnings.add_about(About::LockedProxy, &warning);
+        guard.warnings.add_of(WarningKind::LockedProxy, &warning);
     }
 }
 
@@ -121,7 +120,7 @@ fn forwarded_by_peer<H: Headers + ?Sized>(context: &RequestContext<'_, H>) -> Op
     let peer = policy.nat64_prefixes.canonical(context.request.ip);
     match policy.trusted_proxies.contains(peer) {
         true => None,
-        false => forwarding_field(context.request.headers),
+        false => forwarding_header(context.request.headers),
     }
 }
 
@@ -136,11 +135,30 @@ fn forwarded<H: Headers + ?Sized>(
     }
     let headers = context.request.headers;
     if context.request.is_named {
-        return forwarding_field(headers).map(str::to_owned);
+        return forwarding_header(headers).map(str::to_owned);
     }
     let policy = context.policy.compiled();
     let trusted = &policy.policy.trusted_proxies;
     let named = client::named_by_proxy(guard, trusted, policy, headers);
     named.ok().flatten()?.before?;
     Some(policy.policy.client_ip_header.name().to_owned())
+}
+
+/// The first known header field in which a proxy names the client, if the request has one.
+pub(super) fn forwarding_header<H: Headers + ?Sized>(headers: &H) -> Option<&'static str> {
+    let mut names = forwarding::KNOWN_FIELDS.into_iter();
+    names.find(|name| headers.header_values(name).next().is_some())
+}
+
+/// What to write into the policy for a proxy that names clients in the field `header`.
+pub(super) fn policy_hint(ip: ClientIp, header: &str) -> String {
+    let proxy = ip.ip().map(|ip| IpNet::from(ip).to_string());
+    let header = match header {
+        _ if header == ClientIpHeader::default().name() => String::new(),
+        other => format!(" and client_ip_header = \"{other}\""),
+    };
+    format!(
+        "Write into the policy: trusted_proxies = [\"{}\"]{header}",
+        proxy.unwrap_or_else(|| ip.to_string())
+    )
 }

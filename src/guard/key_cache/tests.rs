@@ -8,27 +8,27 @@ use crate::net::CidrSet;
 use crate::time::TimeZone;
 use crate::time::{Clock, ManualClock};
 
-/// Makes callers that differ in their hash and their revision alone.
-struct Callers {
-    group: Arc<CounterSet>,
-    backends: Arc<Backends>,
+/// Creates keys that differ only in hash and revision.
+struct Keys {
+    counters: Arc<CounterSet>,
+    backends: Arc<GrantBackends>,
 }
 
-impl Callers {
+impl Keys {
     fn new() -> Self {
         let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
         let limiter = MemoryLimiter::new(clock.clone(), TimeZone::utc(), 1, 16);
         let seed = &mut || Ok(Vec::new());
         Self {
-            group: limiter.attach(SubjectId::key(KeyId(1)), seed).unwrap(),
-            backends: Arc::new(Backends {
+            counters: limiter.attach(SubjectId::key(KeyId(1)), seed).unwrap(),
+            backends: Arc::new(GrantBackends {
                 recorder: Arc::new(Recorder::new(clock, false, 1_024)),
                 limiter: Arc::new(limiter),
             }),
         }
     }
 
-    fn caller(&self, hash: HashedKey, revision: u32) -> Arc<CachedKey> {
+    fn key(&self, hash: HashedKey, revision: u32) -> Arc<CachedKey> {
         let key = Key {
             id: KeyId(1),
             org_id: OrgId(1),
@@ -64,18 +64,18 @@ impl Callers {
             is_org_active: true,
             expires_at: Timestamp::MAX,
             reload_at: Timestamp::MAX,
-            group: Arc::clone(&self.group),
-            org_group: None,
+            counters: Arc::clone(&self.counters),
+            org_counters: None,
             rules: SmallVec::new(),
-            counts_in_flight: false,
-            is_bound: false,
+            limits_concurrency: false,
+            is_ip_restricted: false,
             backends: Arc::clone(&self.backends),
-            about: Box::new(About { key, org }),
+            record: Box::new(KeyRecord { key, org }),
         })
     }
 
     fn insert(&self, key_cache: &KeyCache, hash: HashedKey) {
-        key_cache.insert(self.caller(hash, 0));
+        key_cache.insert(self.key(hash, 0));
     }
 }
 
@@ -91,14 +91,14 @@ fn neighbour(n: u16) -> HashedKey {
 }
 
 fn revision(key_cache: &KeyCache, hash: HashedKey) -> Option<u32> {
-    let caller = key_cache.get(&hash)?;
-    assert_eq!(caller.hash, hash);
-    Some(caller.revision.key)
+    let key = key_cache.get(&hash)?;
+    assert_eq!(key.hash, hash);
+    Some(key.revision.key)
 }
 
 fn occupied(key_cache: &KeyCache) -> usize {
-    let callers = |set: &Set| set.0.lock().callers.iter().flatten().count();
-    key_cache.sets.iter().map(callers).sum()
+    let keys = |set: &Set| set.0.lock().keys.iter().flatten().count();
+    key_cache.sets.iter().map(keys).sum()
 }
 
 #[test]
@@ -110,38 +110,38 @@ fn nothing_is_found_before_it_is_inserted() {
 }
 
 #[test]
-fn every_caller_is_found_far_below_the_capacity() {
-    let (callers, key_cache) = (Callers::new(), KeyCache::new(4_096));
+fn every_key_is_found_far_below_the_capacity() {
+    let (keys, key_cache) = (Keys::new(), KeyCache::new(4_096));
     for n in 0..1_024 {
-        callers.insert(&key_cache, hash(n));
+        keys.insert(&key_cache, hash(n));
     }
     for n in 0..1_024 {
-        assert_eq!(revision(&key_cache, hash(n)), Some(0), "caller {n}");
+        assert_eq!(revision(&key_cache, hash(n)), Some(0), "key {n}");
     }
     assert!(key_cache.get(&hash(1_024)).is_none());
 }
 
 #[test]
-fn callers_are_told_apart_by_their_whole_hash() {
-    let (callers, key_cache) = (Callers::new(), KeyCache::new(16));
+fn keys_are_distinguished_by_the_whole_hash() {
+    let (keys, key_cache) = (Keys::new(), KeyCache::new(16));
     let (mut one, mut other) = (hash(1), hash(1));
     one.0[31] = 1;
     other.0[31] = 2;
-    callers.insert(&key_cache, one);
+    keys.insert(&key_cache, one);
     assert!(key_cache.get(&other).is_none());
-    callers.insert(&key_cache, other);
+    keys.insert(&key_cache, other);
     assert!(key_cache.get(&one).is_some());
     assert!(key_cache.get(&other).is_some());
 }
 
 #[test]
-fn there_are_never_more_callers_than_the_capacity() {
+fn the_capacity_is_never_exceeded() {
     for capacity in [16, 17, 64, 100] {
-        let (callers, key_cache) = (Callers::new(), KeyCache::new(capacity));
+        let (keys, key_cache) = (Keys::new(), KeyCache::new(capacity));
         for n in 0..1_000 {
-            callers.insert(&key_cache, hash(n));
+            keys.insert(&key_cache, hash(n));
             let expected = capacity.min(n as usize + 1);
-            // A set may be full before the whole is; the whole fills up all the same.
+            // A set may be full before the cache is; the cache fills up nevertheless.
             assert!(occupied(&key_cache) <= expected, "{capacity}");
             assert_eq!(key_cache.len.load(Ordering::Relaxed), occupied(&key_cache));
             assert!(key_cache.get(&hash(n)).is_some(), "the newest one is there");
@@ -151,60 +151,60 @@ fn there_are_never_more_callers_than_the_capacity() {
 }
 
 #[test]
-fn a_full_set_gives_up_the_caller_that_was_not_used_for_longest() {
+fn a_full_set_evicts_the_least_recently_used_key() {
     const FULL: u16 = WAYS as u16;
     for idle in 0..FULL {
-        let (callers, key_cache) = (Callers::new(), KeyCache::new(4_096));
+        let (keys, key_cache) = (Keys::new(), KeyCache::new(4_096));
         for n in 0..FULL {
-            callers.insert(&key_cache, neighbour(n));
+            keys.insert(&key_cache, neighbour(n));
         }
         for n in (0..FULL).filter(|n| *n != idle) {
             assert!(key_cache.get(&neighbour(n)).is_some());
         }
-        callers.insert(&key_cache, neighbour(FULL));
+        keys.insert(&key_cache, neighbour(FULL));
         for n in 0..=FULL {
             let found = key_cache.get(&neighbour(n)).is_some();
-            assert_eq!(found, n != idle, "caller {n}, {idle} was idle");
+            assert_eq!(found, n != idle, "key {n}, {idle} was idle");
         }
         assert_eq!(occupied(&key_cache), WAYS);
     }
 }
 
 #[test]
-fn a_caller_that_is_used_again_and_again_is_not_given_up() {
-    let (callers, key_cache) = (Callers::new(), KeyCache::new(4_096));
-    callers.insert(&key_cache, neighbour(0));
+fn a_key_in_use_is_not_evicted() {
+    let (keys, key_cache) = (Keys::new(), KeyCache::new(4_096));
+    keys.insert(&key_cache, neighbour(0));
     for n in 1..1_000 {
-        assert!(key_cache.get(&neighbour(0)).is_some(), "before caller {n}");
-        callers.insert(&key_cache, neighbour(n));
+        assert!(key_cache.get(&neighbour(0)).is_some(), "before key {n}");
+        keys.insert(&key_cache, neighbour(n));
     }
 }
 
 #[test]
-fn a_full_cache_gives_up_an_idle_caller_before_one_in_use() {
-    let (callers, key_cache) = (Callers::new(), KeyCache::new(WAYS + 1));
+fn a_full_cache_evicts_an_idle_key_before_one_in_use() {
+    let (keys, key_cache) = (Keys::new(), KeyCache::new(WAYS + 1));
     for n in 0..WAYS as u16 {
-        callers.insert(&key_cache, neighbour(n));
+        keys.insert(&key_cache, neighbour(n));
     }
     let mut elsewhere = neighbour(0);
     elsewhere.0[0] = 1;
-    callers.insert(&key_cache, elsewhere);
+    keys.insert(&key_cache, elsewhere);
     for n in 1..WAYS as u16 {
         assert!(key_cache.get(&neighbour(n)).is_some());
     }
-    callers.insert(&key_cache, neighbour(99));
+    keys.insert(&key_cache, neighbour(99));
     assert!(key_cache.get(&neighbour(0)).is_none());
     assert_eq!(occupied(&key_cache), WAYS + 1);
 }
 
 #[test]
 fn a_later_state_takes_the_place_of_an_earlier_one() {
-    let (callers, key_cache) = (Callers::new(), KeyCache::new(4_096));
+    let (keys, key_cache) = (Keys::new(), KeyCache::new(4_096));
     for n in 0..WAYS as u16 {
-        callers.insert(&key_cache, neighbour(n));
+        keys.insert(&key_cache, neighbour(n));
     }
     for later in 1..=3 {
-        key_cache.insert(callers.caller(neighbour(5), later));
+        key_cache.insert(keys.key(neighbour(5), later));
         assert_eq!(revision(&key_cache, neighbour(5)), Some(later));
     }
     // Nobody was given up for it.
@@ -216,29 +216,29 @@ fn a_later_state_takes_the_place_of_an_earlier_one() {
 
 #[test]
 fn a_later_state_costs_nobody_a_place_in_a_full_cache() {
-    let (callers, key_cache) = (Callers::new(), KeyCache::new(64));
+    let (keys, key_cache) = (Keys::new(), KeyCache::new(64));
     for n in 0..1_000 {
-        callers.insert(&key_cache, hash(n));
+        keys.insert(&key_cache, hash(n));
     }
     assert_eq!(occupied(&key_cache), 64);
     for later in 1..=10 {
-        key_cache.insert(callers.caller(hash(999), later));
+        key_cache.insert(keys.key(hash(999), later));
     }
     assert_eq!(occupied(&key_cache), 64);
 }
 
 #[test]
 fn callers_that_threads_insert_and_find_are_whole() {
-    let (callers, key_cache) = (Callers::new(), KeyCache::new(64));
+    let (keys, key_cache) = (Keys::new(), KeyCache::new(64));
     std::thread::scope(|scope| {
         for thread in 0..4 {
-            let (callers, key_cache) = (&callers, &key_cache);
+            let (keys, key_cache) = (&keys, &key_cache);
             scope.spawn(move || {
                 for n in 0..2_000 {
                     let n = (n * 7 + thread) % 200;
                     match key_cache.get(&hash(n)) {
-                        Some(caller) => assert_eq!(caller.hash, hash(n)),
-                        None => callers.insert(key_cache, hash(n)),
+                        Some(key) => assert_eq!(key.hash, hash(n)),
+                        None => keys.insert(key_cache, hash(n)),
                     }
                 }
             });

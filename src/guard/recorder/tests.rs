@@ -225,7 +225,7 @@ struct World {
     disk: Arc<Disk>,
     limiter: Arc<MemoryLimiter>,
     recorder: Arc<Recorder>,
-    lockouts: Arc<Lockouts>,
+    locks: Arc<ActiveLocks>,
 }
 
 impl World {
@@ -236,10 +236,10 @@ impl World {
     fn with(enabled: bool) -> Self {
         let clock = ManualClock::starting_at(START);
         let (threshold, zone) = (NonZeroU32::MIN, TimeZone::utc());
-        let lockouts = Lockouts::new(16, threshold, zone);
+        let locks = ActiveLocks::new(16, threshold, zone, Arc::default());
         Self {
             disk: Arc::default(),
-            lockouts: Arc::new(lockouts),
+            locks: Arc::new(locks),
             limiter: Arc::new(MemoryLimiter::new(
                 clock.clone().into(),
                 TimeZone::utc(),
@@ -253,17 +253,18 @@ impl World {
 
     fn writer(&self) -> Writer {
         Writer {
-            backends: Arc::new(Backends {
+            backends: Arc::new(GrantBackends {
                 recorder: Arc::clone(&self.recorder),
                 limiter: Arc::clone(&self.limiter) as Arc<dyn Limiter>,
             }),
             store: Arc::clone(&self.disk) as Arc<dyn Store>,
             outlet: None,
-            lockouts: Arc::clone(&self.lockouts),
+            locks: Arc::clone(&self.locks),
+            warnings: Arc::default(),
             policies: Arc::new(PolicyReloader::new(
                 Arc::new(PolicyHandle::new(Policy::default())),
                 Arc::new(Revisions::new()),
-                Arc::clone(&self.lockouts),
+                Arc::default(),
                 None,
             )),
             retention: 10 * MINUTE,
@@ -277,11 +278,12 @@ impl World {
     /// A writer that works by itself.
     fn spawn(&self) -> JoinHandle<()> {
         let writer = self.writer();
-        let (lockouts, policies) = (writer.lockouts, writer.policies);
+        let (locks, warnings, policies) = (writer.locks, writer.warnings, writer.policies);
         Writer::spawn(
             writer.backends,
             writer.store,
-            lockouts,
+            locks,
+            warnings,
             policies,
             10 * MINUTE,
             None,
@@ -589,14 +591,14 @@ fn a_lock_that_could_not_be_stored_is_tried_again() {
     let mut writer = world.writer();
     let network: IpKey = "192.0.2.1".parse().unwrap();
     let lock = AuthFailure::BadKey.lock(network, START);
-    world.lockouts.add(lock, START);
+    world.locks.add(lock, START);
     world.disk.fill_up(true);
     writer.store_all().unwrap_err();
     assert_eq!(world.disk.stored().locked, [].into());
     world.disk.fill_up(false);
     writer.store_all().unwrap();
     assert_eq!(world.disk.stored().locked, [network].into());
-    world.lockouts.expire(START.plus(24 * 60 * MINUTE));
+    world.locks.expire(START.plus(24 * 60 * MINUTE));
     writer.store_all().unwrap();
     assert_eq!(world.disk.stored().locked, [].into());
 }

@@ -1,0 +1,266 @@
+//! The locks in force, and their way to the store.
+
+use std::cmp::Reverse;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::warnings::{WarningKind, Warnings};
+use crate::counter::{Events, Rule, Subject};
+use crate::limit::{Limit, Period, WindowLength};
+use crate::limiter::{Demand, Limiter, Subjects};
+use crate::lockout::{
+    AuthFailure, Lock, LockCause, LockChange, LockScope, LockStatus, Locks, Refuses,
+};
+use crate::net::{ClientIp, IpKey};
+use crate::policy::{Lockout, path};
+use crate::store::{AuditContext, Store, StoreError};
+use crate::time::{Clock, LockDuration, TimeZone, Timestamp};
+
+/// The locks in force. Manual locks are stored at once, automatic ones with the next batch of usage.
+pub(crate) struct ActiveLocks {
+    locks: Locks,
+    /// Failed authentications in an hour that lock nobody out, unless the policy sets another number.
+    threshold: NonZeroU32,
+    zone: TimeZone,
+    /// Held while locks are stored, so that an older state never overwrites a newer one.
+    storing: Mutex<()>,
+    /// The number of locks that did not fit into the table.
+    rejected: AtomicU64,
+    warnings: Arc<Warnings>,
+}
+
+impl ActiveLocks {
+    /// Creates an empty table of at most `capacity` locks.
+    pub(super) fn new(
+        capacity: usize,
+        threshold: NonZeroU32,
+        zone: TimeZone,
+        warnings: Arc<Warnings>,
+    ) -> Self {
+        Self {
+            locks: Locks::new(capacity),
+            threshold,
+            zone,
+            storing: Mutex::new(()),
+            rejected: AtomicU64::new(0),
+            warnings,
+        }
+    }
+
+    /// Adds stored locks, the longest first, so that no ended lock takes the room of an active one.
+    pub(super) fn load(&self, mut locks: Vec<Lock>, now: Timestamp) {
+        locks.sort_by_key(|lock| Reverse((lock.cause == LockCause::Manual, lock.until)));
+        for lock in locks {
+            self.add(lock, now);
+        }
+    }
+
+    /// Replaces all locks by the stored ones. Locks that are not stored yet are kept.
+    pub(super) fn apply_all(&self, stored: Vec<Lock>, now: Timestamp) {
+        let ids: Vec<_> = stored.iter().map(Lock::id).collect();
+        self.locks.keep(&ids);
+        let changes = ids.into_iter().zip(stored).map(|(id, lock)| LockChange {
+            id,
+            lock: Some(lock),
+        });
+        self.apply(changes.collect(), now);
+    }
+
+    /// Applies changes that another process has stored.
+    pub(super) fn apply(&self, changes: Vec<LockChange>, now: Timestamp) {
+        for change in changes {
+            let has_room = self.locks.apply(change, now);
+            self.rejected
+                .fetch_add(u64::from(!has_room), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the locks of a client that apply to a request, as `applies` decides; `None` for almost
+    /// every client.
+    #[inline]
+    pub(super) fn status(
+        &self,
+        ip: &ClientIp,
+        applies: impl Fn(&Refuses) -> bool,
+        clock: &Clock,
+    ) -> Option<Box<LockStatus>> {
+        if self.locks.len() == 0 {
+            return None;
+        }
+        let now = || clock.timestamp();
+        self.locks.lock_status(IpKey::of(*ip)?, applies, now)
+    }
+
+    /// Locks out an address with more failed authentications than the threshold.
+    pub(super) fn lock_failing(
+        &self,
+        failure: AuthFailure,
+        address: IpKey,
+        rules: &Lockout,
+        now: Timestamp,
+    ) {
+        let lock = failure.lock(address, now);
+        let before = self.locks.get(&lock.id());
+        if before.as_ref().is_some_and(|lock| now < lock.until) {
+            // Another thread was faster.
+            return;
+        }
+        let lock = lock.escalated(before.as_ref(), &rules.steps, rules.decay);
+        self.add(lock, now);
+    }
+
+    /// The number of failed authentications above which an address is locked out, as a limit.
+    pub(crate) fn threshold(&self, rules: &Lockout) -> Limit {
+        let threshold = rules.threshold.and_then(NonZeroU32::new);
+        Limit {
+            period: Period::Sliding(WindowLength::HOUR),
+            ..Limit::per_minute(threshold.unwrap_or(self.threshold))
+        }
+    }
+
+    /// Locks out an address that exceeded the limit `name`; returns for how long.
+    pub(super) fn lock_exceeding(
+        &self,
+        name: &str,
+        duration: LockDuration,
+        scope: LockScope,
+        address: IpKey,
+        now: Timestamp,
+    ) -> Option<Duration> {
+        let until = match duration.ends_at(now, &self.zone) {
+            Ok(until) => until,
+            Err(error) => {
+                self.warnings
+                    .add_once(WarningKind::Guard, ("limit", name), || {
+                        Some(format!("limit `{name}` locks nobody out: {error}"))
+                    });
+                return None;
+            }
+        };
+        let lock = Lock {
+            network: address,
+            refuses: match scope {
+                LockScope::Global => Refuses::All,
+                LockScope::Path => Refuses::Route(name.to_owned()),
+            },
+            cause: LockCause::IpLimit(name.to_owned()),
+            since: now,
+            until,
+            step: 0,
+            remembered_until: until,
+        };
+        self.add(lock, now);
+        Some(until.since(now))
+    }
+
+    pub(super) fn add(&self, lock: Lock, now: Timestamp) {
+        let has_room = self.locks.add(lock, now);
+        self.rejected
+            .fetch_add(u64::from(!has_room), Ordering::Relaxed);
+    }
+
+    pub(crate) fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
+    /// Stores a lock, then adds it. Returns the resulting lock, `None` if there is no room.
+    pub(crate) fn block(
+        &self,
+        store: &dyn Store,
+        lock: Lock,
+        audit: &AuditContext,
+    ) -> Result<Option<Lock>, StoreError> {
+        let _storing = self.storing.lock();
+        let id = lock.id();
+        if !self.locks.has_room_for(&id, audit.at) {
+            return Ok(None);
+        }
+        let lock = match self.locks.get(&id) {
+            Some(known) => lock.joined(&known),
+            None => lock,
+        };
+        let stored = LockChange {
+            id,
+            lock: Some(lock.clone()),
+        };
+        store.change_locks(&[stored], audit)?;
+        self.locks.put(lock.clone(), audit.at);
+        Ok(Some(lock))
+    }
+
+    /// Removes the matching locks of an address from the store, then from memory, and resets what was
+    /// counted of the address. Returns the locks that were in force.
+    pub(crate) fn unblock(
+        &self,
+        store: &dyn Store,
+        limiter: &dyn Limiter,
+        address: IpKey,
+        matches: impl Fn(&Refuses) -> bool,
+        audit: &AuditContext,
+    ) -> Result<Vec<Lock>, StoreError> {
+        let _storing = self.storing.lock();
+        let known = self.locks.of(address, &matches);
+        let removed = known.iter().map(Lock::id);
+        let changes: Vec<_> = removed.map(|id| LockChange { id, lock: None }).collect();
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        store.change_locks(&changes, audit)?;
+        // Otherwise the next request could lock the address out again. The locks end even if the
+        // counters cannot be reset now.
+        let _ = limiter.reset(Demand::new(Subjects::Address(address), &[]));
+        let mut ended = self.locks.remove(address, matches);
+        ended.retain(|lock| audit.at < lock.until);
+        Ok(ended)
+    }
+
+    /// Returns all locks in force, by address.
+    pub(crate) fn list(&self, now: Timestamp) -> Vec<Lock> {
+        self.locks.active(now)
+    }
+
+    /// Moves locks back that begin in the future, and removes those that have ended. The removal is
+    /// final, so `now` must be reliable.
+    pub(super) fn expire(&self, now: Timestamp) {
+        self.locks.bring_back(now);
+        self.locks.expire(now);
+    }
+
+    /// To be held from [`ActiveLocks::take_changes`] until the changes are stored.
+    pub(super) fn storing(&self) -> MutexGuard<'_, ()> {
+        self.storing.lock()
+    }
+
+    pub(super) fn take_changes(&self) -> Vec<LockChange> {
+        self.locks.take_changes()
+    }
+
+    pub(super) fn return_changes(&self, changes: Vec<LockChange>) {
+        self.locks.return_changes(changes);
+    }
+
+    /// The number of locks that did not fit into the table since the guard was opened.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+}
+
+/// The rule that counts failed authentications of a kind.
+pub(crate) fn auth_failure_rule(failure: AuthFailure, threshold: Limit) -> Rule {
+    Rule {
+        events: Events::AuthFailures(failure),
+        ..Rule::new(threshold, Subject::Address)
+    }
+}
+
+/// What a manual lock refuses.
+pub(crate) fn refuses(scope: LockScope, target: &str) -> Refuses {
+    match scope {
+        LockScope::Global => Refuses::All,
+        LockScope::Path => Refuses::Path(path::normalised(target)),
+    }
+}
