@@ -548,7 +548,7 @@ mod unix {
             let words = [
                 name(&file),
                 "may not be read and written",
-                "change its owner, its mode",
+                "change the owner or the mode",
             ];
             let refused = KeyGuard::open(&file, Config::new(SECRET)).unwrap_err();
             for word in words {
@@ -621,7 +621,7 @@ mod unix {
             home.config(),
             &[
                 "is a symbolic link to",
-                "there is no file",
+                "which does not exist",
                 "or remove the link",
             ],
         );
