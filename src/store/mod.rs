@@ -16,7 +16,7 @@ mod open_error;
 mod postgres;
 mod redb;
 pub(crate) mod retention;
-mod totals;
+pub(crate) mod totals;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) mod transfer;
 mod usage;

@@ -6,9 +6,9 @@ mod top_keys;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::activity::{Activity, Running};
+pub(crate) use self::activity::{Activity, Running};
 pub(super) use self::batch::{BatchTotals, KeyTotals, shadow_name};
-pub(super) use self::top_keys::TopKeys;
+pub(crate) use self::top_keys::TopKeys;
 use crate::model::{Key, Org, Reason};
 
 /// Minutes since the Unix epoch.
