@@ -1,11 +1,11 @@
-//! The examples that are HTTP servers, run as a newcomer runs them.
+//! The examples that are HTTP servers.
 
 use crate::common::server::{Answer, Server, example, get};
 use keyguard::{Config, KeyGuard};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Each by its name.
+/// Runs a test with each example.
 fn each(test: impl Fn(&str, &TempDir, Server)) {
     for name in ["hyper", "axum"] {
         let dir = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! The admin service, asked over real sockets.
+//! The admin service over real sockets.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -238,8 +238,8 @@ fn every_command_has_an_endpoint() {
     );
 }
 
-/// The `curl` lines of the documentation of the Python package, version 0.3.0, and what its answers
-/// carry.
+/// The `curl` lines of the documentation of the Python package, version 0.3.0, and the fields of its
+/// responses.
 #[test]
 fn requests_of_the_python_package_work() {
     let home = Home::new();
@@ -324,7 +324,7 @@ fn keys_are_listed_by_organization_name() {
     assert_eq!(status("/admin/keys?org=acme&org_id=2"), 422);
 }
 
-/// The last of two fields of one name was taken, which another parser may see otherwise.
+/// The last duplicate field once won, and other parsers may take the first.
 #[test]
 fn duplicate_field_is_a_bad_request() {
     let home = Home::new();
@@ -360,7 +360,7 @@ fn duplicate_field_is_a_bad_request() {
     );
 }
 
-/// Settings of a service that had been cloned were ignored.
+/// Settings of a cloned service were once ignored.
 #[test]
 fn cloned_service_can_be_configured() {
     let home = Home::new();
@@ -578,7 +578,7 @@ fn change_with_an_idempotency_key_is_made_once() {
             .status,
         201
     );
-    // A rotation makes a key too.
+    // A rotation creates a key, too.
     let once = [("Idempotency-Key", "rotate-1")];
     let rotation = |fields: &[(&str, &str)]| {
         admin.ask_with(
@@ -620,7 +620,7 @@ fn admin_key_is_required() {
         401
     );
     assert_eq!(status(&[("X-Admin-Key", ADMIN_KEY)]), 200);
-    // Not even what there is.
+    // A client without the key cannot even find out which paths exist.
     assert_eq!(get(&admin.address, "/admin/nothing", &[]).status, 401);
     assert_eq!(get(&admin.address, "/openapi.json", &[]).status, 200);
 }
@@ -658,7 +658,7 @@ fn wrong_admin_keys_lock_the_address_but_never_the_local_socket() {
     for _ in 0..10 {
         assert_eq!(ask(&admin, "wrong").status, 401);
     }
-    // No guess.
+    // A missing key is not a guess.
     assert_eq!(get(&admin.address, "/admin/stats", &[]).status, 401);
     let limited = ask(&admin, "wrong");
     assert_eq!((limited.status, limited.field("retry-after")), (429, "900"));
@@ -668,7 +668,7 @@ fn wrong_admin_keys_lock_the_address_but_never_the_local_socket() {
     assert_eq!(ask(&admin, ADMIN_KEY).status, 403);
     home.clock.advance(Duration::from_secs(1));
     assert_eq!(ask(&admin, ADMIN_KEY).status, 200);
-    // Of nothing but this.
+    // The lock applies to the admin API only.
     let key = crate::common::key(&kg);
     let fields = [("X-API-Key", key.raw_key.expose())];
     assert!(kg.check(&fields, crate::common::IP, "/").is_ok());
@@ -757,7 +757,7 @@ fn pages_load_nothing_from_other_origins() {
     assert!(files >= 4, "{files}");
     let script = get(&admin.address, "/internal/docs/swagger-initializer.js", &[]);
     assert!(script.body.contains("../openapi.json"));
-    // What stands in the page itself would not run.
+    // The content security policy forbids inline scripts and styles.
     assert!(!page.body.contains("<script>") && !page.body.contains("<style>"));
     assert_eq!(get(&admin.address, "/internal/docs/none", &[]).status, 404);
 }
@@ -791,7 +791,7 @@ fn static_files_are_cached_by_clients() {
     tags.sort_unstable();
     tags.dedup();
     assert_eq!(tags.len(), 4);
-    // What is asked with a key is kept by nobody.
+    // Responses to requests with the admin key are not cached.
     let stats = get(
         &admin.address,
         "/admin/stats",
@@ -822,7 +822,7 @@ fn openapi_document_describes_the_service() {
     assert!(references > 50, "{references}");
     for (path, operations) in document["paths"].as_object().unwrap() {
         for method in operations.as_object().unwrap().keys() {
-            // Wherever it is, it is not nothing: a key, a body or a row is missing at most.
+            // The path exists; at most a key, a body or a row is missing.
             let target = path.replace("{id}", "4711");
             let answer = admin.ask(&method.to_uppercase(), &target, json!({}));
             let is_there = match answer.status {

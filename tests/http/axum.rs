@@ -1,4 +1,4 @@
-//! The layers in routers of axum, which note the original path and the peer (feature `axum`).
+//! The layers and the extractor in axum routers (feature `axum`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Served {
         }
     }
 
-    /// As a proxy asks.
+    /// Sends a request as a proxy does.
     fn get_for(&self, chain: &str, key: &str) -> u16 {
         let fields = [("X-Forwarded-For", chain), ("X-API-Key", key)];
         ask(&self.address, "/data", &fields).status
@@ -47,8 +47,8 @@ impl Served {
     }
 }
 
-/// Which key asked.
-async fn who(Extension(grant): Extension<Arc<Grant>>) -> String {
+/// Returns the id of the key.
+async fn key_id(Extension(grant): Extension<Arc<Grant>>) -> String {
     format!("{:?}", grant.key().map(|key| key.id.0))
 }
 
@@ -63,7 +63,7 @@ fn layer_in_a_nested_router_uses_the_original_path() {
     let kg = protecting(&home, "/api");
     let good = key(&kg);
     let layer = KeyGuardLayer::new(kg.clone());
-    let data = || Router::new().route("/data", get(who));
+    let data = || Router::new().route("/data", get(key_id));
     let app = Router::new()
         .nest("/api", data().layer(layer.clone()))
         .nest(
@@ -81,22 +81,25 @@ fn layer_in_a_nested_router_uses_the_original_path() {
     assert_eq!(served.get("/web/data", None).body, "None");
     let usage = kg.admin().list_usage(ListUsage::new()).unwrap();
     let mut paths: Vec<&str> = usage.iter().map(|usage| usage.path.as_str()).collect();
-    // Connections are served by several threads, and recorded after the answer.
+    // Several threads serve connections, and usage is recorded after the response.
     paths.sort_unstable();
     let expected = ["/api/data", "/api/service/data", "/api/v1/deep/data"];
     assert_eq!(paths, expected);
     assert_eq!(kg.admin().stats().unwrap().warnings, [""; 0]);
 }
 
-/// Behind a service that is not axum's and takes `/v1` away, whether or not the prefix names the
-/// nested router too.
+/// A service that is not part of axum removes `/v1`; the prefix may contain the nested router, too.
 #[test]
 fn removed_prefix_precedes_the_nested_prefix() {
     for prefix in ["/v1", "/v1/api"] {
         let home = Home::new();
         let kg = protecting(&home, "/v1/api");
         let layer = KeyGuardLayer::new(kg.clone()).prefix(prefix);
-        let data = || Router::new().route("/data", get(who)).layer(layer.clone());
+        let data = || {
+            Router::new()
+                .route("/data", get(key_id))
+                .layer(layer.clone())
+        };
         let app = Router::new().nest("/api", data()).nest("/{other}", data());
         let served = Served::new(app);
         assert_eq!(served.get("/api/data", None).status, 401, "{prefix}");
@@ -104,7 +107,7 @@ fn removed_prefix_precedes_the_nested_prefix() {
     let home = Home::new();
     let kg = protecting(&home, "/v1");
     let layer = KeyGuardLayer::new(kg.clone()).prefix("/v1");
-    let served = Served::new(Router::new().route("/data", get(who)).layer(layer));
+    let served = Served::new(Router::new().route("/data", get(key_id)).layer(layer));
     assert_eq!(served.get("/data", None).status, 401);
 }
 
@@ -112,7 +115,9 @@ fn removed_prefix_precedes_the_nested_prefix() {
 fn route_below_a_captured_segment_uses_the_segment() {
     let home = Home::new();
     let kg = protecting(&home, "/acme");
-    let root = Router::new().route("/", get(who)).route("/data", get(who));
+    let root = Router::new()
+        .route("/", get(key_id))
+        .route("/data", get(key_id));
     let served = Served::new(Router::new().nest("/{org}", root.layer(KeyGuardLayer::new(kg))));
     for (target, status) in [
         ("/acme/data", 401),
@@ -124,7 +129,7 @@ fn route_below_a_captured_segment_uses_the_segment() {
     }
 }
 
-/// Before the layer, and between two of them.
+/// In front of the layer, and between two layers.
 #[test]
 fn rewritten_path_is_the_requested_path() {
     let rewrite = |mut request: axum::extract::Request| async move {
@@ -137,7 +142,7 @@ fn rewritten_path_is_the_requested_path() {
         let kg = protecting(&home, "/api");
         let layer = KeyGuardLayer::new(kg);
         let app = Router::new()
-            .fallback(who)
+            .fallback(key_id)
             .layer(layer.clone())
             .layer(axum::middleware::map_request(rewrite));
         let app = if is_between { app.layer(layer) } else { app };
@@ -153,7 +158,9 @@ fn request_through_several_layers_counts_once() {
     let kg = protecting(&home, "/api");
     let good = key_limited_to(&kg, 2);
     let layer = KeyGuardLayer::new(kg.clone());
-    let inner = Router::new().route("/data", get(who)).layer(layer.clone());
+    let inner = Router::new()
+        .route("/data", get(key_id))
+        .layer(layer.clone());
     let served = Served::new(Router::new().nest("/api", inner).layer(layer));
     for left in ["1", "0"] {
         let admitted = served.get("/api/data", Some(good.raw_key.expose()));
@@ -231,7 +238,7 @@ fn authenticated_extracts_the_grant_of_a_key() {
     }
 }
 
-/// Removes `/v1` from the paths of requests, as services do that are not axum's.
+/// Removes `/v1` from request paths, like services that are not part of axum.
 #[derive(Clone)]
 struct WithoutV1(Router);
 
@@ -252,13 +259,13 @@ impl tower_service::Service<axum::extract::Request> for WithoutV1 {
     }
 }
 
-/// Three mounts once failed open: the prefix of another segment that begins alike, and a service
-/// within a nested router that removes a prefix, named or not.
+/// Three mounts once failed open: a prefix that starts another segment, and a service within a nested
+/// router that removes a prefix, with and without `KeyGuardLayer::prefix`.
 #[test]
 fn ambiguous_path_is_decided_by_all_its_readings() {
     let data = |kg: KeyGuard, prefix: &str| {
         let layer = KeyGuardLayer::new(kg).prefix(prefix);
-        Router::new().route("/data", get(who)).layer(layer)
+        Router::new().route("/data", get(key_id)).layer(layer)
     };
     let home = Home::new();
     let app = Router::new().nest("/admin", data(protecting(&home, "/a"), "/a"));
@@ -282,15 +289,15 @@ fn ambiguous_path_is_open_only_if_all_its_readings_are() {
         let home = Home::new();
         let policy = format!("[[route]]\nname = \"open\"\npath = \"{open}\"\nprotect = false");
         let kg = home.open_with(home.config().policy(policy.parse().unwrap()));
-        let router = Router::new().route("/data", get(who));
+        let router = Router::new().route("/data", get(key_id));
         let inner = WithoutV1(router.layer(KeyGuardLayer::new(kg)));
         let served = Served::new(Router::new().nest_service("/api", inner));
         assert_eq!(served.get("/api/v1/data", None).status, status, "{open}");
     }
 }
 
-/// The layer in front must not make the client that a proxy names the peer of the one behind: keys of
-/// two organizations would show that it is a proxy.
+/// The outer layer must not make the client that a proxy names the peer of the inner layer: keys of two
+/// organizations would show that it is a proxy.
 #[test]
 fn client_named_by_a_proxy_is_locked_behind_an_ip_limit() {
     for has_limit in [false, true] {
@@ -304,7 +311,7 @@ fn client_named_by_a_proxy_is_locked_behind_an_ip_limit() {
                 .unwrap()
                 .raw_key
         });
-        let app = Router::new().route("/data", get(who));
+        let app = Router::new().route("/data", get(key_id));
         let mut app = app.layer(KeyGuardLayer::new(kg.clone()));
         if has_limit {
             let limit = IpLimit::new("all", 1_000, Duration::from_secs(60)).unwrap();

@@ -1,4 +1,4 @@
-//! A hyper service behind the layer, asked over real sockets.
+//! A hyper service behind the layer, over real sockets.
 
 use std::convert::Infallible;
 use std::io::{Read, Write};
@@ -23,16 +23,16 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tower_layer::Layer;
 
-/// Puts a service behind gates, for one connection.
+/// Serves a handler; `$wrap` wraps it in layers for each connection.
 macro_rules! serve {
-    ($runtime:expr, $gate:expr, $handler:expr) => {{
+    ($runtime:expr, $wrap:expr, $handler:expr) => {{
         let listener = $runtime.block_on(listen());
         let address = listener.local_addr().unwrap().to_string();
-        let (gate, handler) = ($gate, $handler);
+        let (wrap, handler) = ($wrap, $handler);
         $runtime.spawn(async move {
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();
-                let service = gate(peer, service_fn(handler.clone()));
+                let service = wrap(peer, service_fn(handler.clone()));
                 tokio::spawn(async move {
                     let _ = Builder::new(TokioExecutor::new())
                         .serve_connection_with_upgrades(TokioIo::new(stream), service)
@@ -44,14 +44,14 @@ macro_rules! serve {
     }};
 }
 
-/// With room for a burst of connections, which would otherwise be tried again after a second.
+/// Listens with a long queue: clients would retry a refused connection only after a second.
 async fn listen() -> TcpListener {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     socket.listen(4_096).unwrap()
 }
 
-/// A server of `kg`, whose handler says which key asked, and whatever identity it was told.
+/// A server whose handler responds with the id of the key and the identity header fields it received.
 struct Served {
     address: String,
     handled: Arc<AtomicUsize>,
@@ -66,10 +66,10 @@ impl Served {
         let layer = KeyGuardLayer::new(kg.clone());
         let handler = move |request: Request<Incoming>| {
             count.fetch_add(1, Ordering::Relaxed);
-            async move { Ok::<_, Infallible>(tell(&request)) }
+            async move { Ok::<_, Infallible>(describe(&request)) }
         };
-        let gate = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
-        let address = serve!(runtime, gate, handler);
+        let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+        let address = serve!(runtime, wrap, handler);
         Self {
             address,
             handled,
@@ -86,7 +86,7 @@ impl Served {
     }
 }
 
-fn tell(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn describe(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let grant = request.extensions().get::<Arc<Grant>>().unwrap();
     if request.uri().path() == "/write"
         && let Err(denial) = grant.require("write")
@@ -104,7 +104,7 @@ fn tell(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if request.uri().path() == "/teapot" {
         *response.status_mut() = StatusCode::IM_A_TEAPOT;
     }
-    // A service behind may have an idea of its own.
+    // The inner service may set the same header field.
     let value = HeaderValue::from_static("99999");
     response.headers_mut().insert("x-ratelimit-limit", value);
     response
@@ -145,7 +145,7 @@ fn every_documented_status_is_sent() {
     assert_eq!(two.status, 400);
     let oversized = served.get("/", &[("X-API-Key", &"k".repeat(300))]);
     assert_eq!(oversized.status, 400);
-    // A server in front may have a limit of its own on heads.
+    // The server may refuse long heads itself.
     let huge = served.get("/", &[("X-API-Key", &"k".repeat(1 << 20))]);
     assert!([400, 431].contains(&huge.status), "{}", huge.status);
     let bytes: &[u8] =
@@ -232,8 +232,8 @@ fn identity_headers_from_clients_are_removed_by_the_ip_limit_in_every_spelling()
         names.sort_unstable();
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(names.join(" "))))
     };
-    let gate = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
-    let address = serve!(runtime, gate, handler);
+    let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let address = serve!(runtime, wrap, handler);
     let fields = [
         ("X-KeyGuard-Key-Id", "1"),
         ("x-keyguard-org", "acme"),
@@ -253,9 +253,10 @@ fn path_is_decided_with_the_prefix_that_a_router_removed() {
     let good = key(&kg);
     let runtime = Runtime::new().unwrap();
     let layer = KeyGuardLayer::new(kg.clone()).prefix("/api/");
-    let handler = |request: Request<Incoming>| async move { Ok::<_, Infallible>(tell(&request)) };
-    let gate = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
-    let address = serve!(runtime, gate, handler);
+    let handler =
+        |request: Request<Incoming>| async move { Ok::<_, Infallible>(describe(&request)) };
+    let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let address = serve!(runtime, wrap, handler);
     for target in ["/data", "/", "/..%2fweb"] {
         assert_eq!(get(&address, target, &[]).status, 401, "{target}");
     }
@@ -296,7 +297,7 @@ fn protected_path_outside_every_layer_causes_a_warning() {
     let layer = KeyGuardLayer::new(kg.clone());
     drop(layer.clone().prefix("/api").layer(()));
     assert_eq!(unreached(), ["/internal", "POST /orders"]);
-    // Layers of one guard may share what is protected, and the policy may change.
+    // Several layers of one guard may cover the policy together, and the policy may change.
     drop(layer.clone().prefix("/internal/v1").layer(()));
     assert_eq!(unreached(), ["POST /orders"]);
     kg.admin()
@@ -316,38 +317,39 @@ fn second_layer_reuses_the_grant_of_the_same_guard() {
         KeyGuardLayer::new(kg.clone()),
         KeyGuardLayer::new(other.clone()),
     );
-    let handler = |request: Request<Incoming>| async move { Ok::<_, Infallible>(tell(&request)) };
+    let handler =
+        |request: Request<Incoming>| async move { Ok::<_, Infallible>(describe(&request)) };
     let ask =
         |address: &str, target: &str| get(address, target, &[("X-API-Key", good.raw_key.expose())]);
 
     let own = layer.clone();
-    let gate = move |peer: SocketAddr, service| {
+    let wrap = move |peer: SocketAddr, service| {
         let own = own.peer_address(peer);
         own.layer(own.layer(own.layer(service)))
     };
-    let address = serve!(runtime, gate, handler);
+    let address = serve!(runtime, wrap, handler);
     let admitted = ask(&address, "/");
     assert_eq!(admitted.body, format!("Some({}) []", good.key.id));
     assert_eq!(admitted.field("x-ratelimit-remaining"), "9");
-    // The first of them has decided about what it lacks.
+    // The outer layer has decided about the missing key.
     assert_eq!(ask(&address, "/write").status, 403);
     let usage = kg.admin().list_usage(ListUsage::new()).unwrap();
     let statuses: Vec<u16> = usage.iter().map(|usage| usage.status).collect();
     assert_eq!(statuses, [200, 403]);
     assert_eq!(kg.admin().key_limits(good.key.id).unwrap()[0].remaining, 8);
 
-    // One that knows the key as little as anybody's.
+    // The other guard does not know the key.
     let own = layer.clone();
-    let gate = move |peer: SocketAddr, service| {
+    let wrap = move |peer: SocketAddr, service| {
         let foreign = foreign.peer_address(peer);
         own.peer_address(peer).layer(foreign.layer(service))
     };
-    let address = serve!(runtime, gate, handler);
+    let address = serve!(runtime, wrap, handler);
     assert_eq!(ask(&address, "/").status, 401);
 
-    // What is asked for on the way is another request.
+    // A rewritten request is a different request.
     let own = layer.clone();
-    let gate = move |peer: SocketAddr, service| {
+    let wrap = move |peer: SocketAddr, service| {
         let own = own.peer_address(peer);
         let inner = own.layer(service);
         own.layer(service_fn(move |mut request: Request<Incoming>| {
@@ -355,7 +357,7 @@ fn second_layer_reuses_the_grant_of_the_same_guard() {
             hyper::service::Service::call(&inner, request)
         }))
     };
-    let address = serve!(runtime, gate, handler);
+    let address = serve!(runtime, wrap, handler);
     assert_eq!(ask(&address, "/").status, 200);
     assert_eq!(kg.admin().key_limits(good.key.id).unwrap()[0].remaining, 5);
 }
@@ -392,19 +394,19 @@ fn unusual_requests_are_decided_by_their_path() {
     // In too many ways, by any of which it may be protected or not.
     let line = format!("GET /open/%{}61 HTTP/1.1", "25".repeat(40));
     assert_eq!(ask(&line, &format!("{host}{key}")), 400);
-    // The absolute form (RFC 9112 §3.2.2), whose path counts.
+    // The path of the absolute form (RFC 9112 §3.2.2) counts.
     assert_eq!(ask("GET http://elsewhere/api/x HTTP/1.1", host), 401);
     assert_eq!(ask("GET http://elsewhere/open HTTP/1.1", host), 200);
-    // A path in Host is no path.
+    // A path in `Host` does not count.
     assert_eq!(ask("GET /api/x HTTP/1.1", "Host: localhost/open\r\n"), 401);
     assert_eq!(
         ask("GET /api/x HTTP/1.1", "Host: localhost:80/open?\r\n"),
         401
     );
-    // A query is no path.
+    // The query does not count.
     assert_eq!(ask("GET /open?/api HTTP/1.1", host), 200);
     assert_eq!(ask("GET /api?/open HTTP/1.1", host), 401);
-    // What is protected is so for every method.
+    // Protection applies to every method.
     for method in ["HEAD", "POST", "DELETE", "PROPFIND", "OPTIONS"] {
         let line = format!("{method} /api/x HTTP/1.1");
         let head = format!("{line}\r\n{host}Connection: close\r\n\r\n");
@@ -424,7 +426,7 @@ fn conflicting_lengths_smuggle_no_second_request() {
     let kg = home.open();
     let good = key(&kg);
     let served = Served::new(&kg);
-    // If the length counted, what follows would not begin where the next request does.
+    // With `Content-Length`, the rest of the body would become the next request.
     let next = format!(
         "GET /teapot HTTP/1.1\r\nHost: h\r\nX-API-Key: {}\r\nConnection: close\r\n\r\n",
         good.raw_key.expose()
@@ -442,7 +444,7 @@ fn conflicting_lengths_smuggle_no_second_request() {
         .filter_map(|line| line.strip_prefix("HTTP/1.1 "))
         .map(|status| &status[..3])
         .collect();
-    // Refused as a whole, or read by its chunks; a server may then hang up.
+    // The server refuses the message or reads its chunks; it may close the connection.
     let sound: [&[&str]; 3] = [&["400"], &["401"], &["401", "418"]];
     assert!(sound.contains(&statuses.as_slice()), "{statuses:?}");
 }
@@ -461,17 +463,17 @@ fn preflight_request_passes_without_a_key_or_a_failure() {
         let answer = request(&served.address, "OPTIONS", "/a", &asks, "");
         assert_eq!((answer.status, answer.body.as_str()), (200, "None []"));
     }
-    // No preflight without both fields, nor with a key.
+    // A request without both header fields, or with a key, is no preflight request.
     let answer = request(&served.address, "OPTIONS", "/a", &asks[..1], "");
     assert_eq!(answer.status, 401);
     let with_guess = [asks[0], asks[1], ("X-API-Key", "guess")];
     let answer = request(&served.address, "OPTIONS", "/a", &with_guess, "");
     assert_eq!(answer.status, 401);
-    // The same fields do not open anything else.
+    // The same header fields have no effect on other methods.
     assert_eq!(served.get("/a", &asks).status, 401);
     let fields = [("X-API-Key", good.raw_key.expose())];
     assert_eq!(served.get("/a", &fields).status, 200);
-    // Who is locked out is locked out of it too.
+    // Locks apply to preflight requests, too.
     kg.admin()
         .block("127.0.0.1".parse::<ClientIp>().unwrap(), None, day())
         .unwrap();
@@ -500,7 +502,7 @@ fn status_and_latency_are_recorded_at_the_response_head() {
             )
         })
         .collect();
-    // Two threads may have answered.
+    // Two threads may have responded.
     seen.sort_unstable_by_key(|(_, path, ..)| *path);
     let expected = [
         (418, "/teapot", "GET", None),
@@ -525,8 +527,8 @@ fn request_is_in_flight_until_its_response_body_is_sent() {
             Ok::<_, Infallible>(Response::new(StreamBody::new(chunks)))
         }
     };
-    let gate = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
-    let address = serve!(runtime, gate, handler);
+    let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let address = serve!(runtime, wrap, handler);
 
     let head = format!(
         "GET / HTTP/1.1\r\nHost: h\r\nX-API-Key: {}\r\n\r\n",
@@ -537,7 +539,7 @@ fn request_is_in_flight_until_its_response_body_is_sent() {
     let mut first = [0; 12];
     streaming.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
-    // The head is recorded, and the slot is still taken.
+    // The head is recorded, but the slot is still occupied.
     assert_eq!(kg.admin().list_usage(ListUsage::new()).unwrap().len(), 1);
     assert_eq!(send(&address, head.as_bytes()).status, 429);
     sender.blocking_send(()).unwrap();
@@ -554,7 +556,7 @@ fn request_is_in_flight_until_its_response_body_is_sent() {
     assert_eq!(&first, b"HTTP/1.1 200");
 }
 
-/// A body of one chunk, which comes when the test says so.
+/// A body of one chunk, which the test sends.
 fn one_late_chunk(
     receiver: Arc<tokio::sync::Mutex<tokio::sync::mpsc::Receiver<()>>>,
 ) -> impl futures_core::Stream<Item = Result<Frame<Bytes>, Infallible>> {
@@ -584,8 +586,8 @@ fn upgrade_requires_a_key() {
         headers.insert("connection", HeaderValue::from_static("upgrade"));
         Ok::<_, Infallible>(response)
     };
-    let gate = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
-    let address = serve!(runtime, gate, handler);
+    let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let address = serve!(runtime, wrap, handler);
 
     let upgrade = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
     assert_eq!(
@@ -665,11 +667,12 @@ fn requests_without_peer_address_are_refused() {
     let handler = |_: Request<Incoming>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     };
-    let gate = move |_: SocketAddr, service| layer.layer(service);
-    let address = serve!(runtime, gate, handler);
+    let wrap = move |_: SocketAddr, service| layer.layer(service);
+    let address = serve!(runtime, wrap, handler);
     let answer = get(&address, "/", &[("X-API-Key", good.raw_key.expose())]);
     assert_eq!(answer.status, 500);
     assert!(answer.body.contains("peer_unknown"));
+    assert!(answer.body.contains("into_make_service_with_connect_info"));
     let warnings = kg.admin().stats().unwrap().warnings;
     assert!(warnings.iter().any(|text| text.contains("peer_address")));
 }

@@ -1,4 +1,4 @@
-//! Several `keyguard serve`, with keys in PostgreSQL and limits in Redis, decide as one.
+//! Several `keyguard serve` processes that share keys in PostgreSQL and limits in Redis.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

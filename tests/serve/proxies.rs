@@ -1,4 +1,4 @@
-//! The examples for proxies, run with real ones before `keyguard serve`.
+//! The example configurations, with real proxies in front of `keyguard serve`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +12,7 @@ use keyguard::{Config, CreateKey, KeyGuard};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// A proxy before a `keyguard serve` and an application that answers with what it was told.
+/// A proxy, a `keyguard serve`, and an application that responds with the request it received.
 struct World {
     address: String,
     key: String,
@@ -26,13 +26,13 @@ impl World {
     fn start(example: &str, command: impl Fn(&Path) -> Command) -> Self {
         let dir = TempDir::new().unwrap();
         let key = data_file(dir.path(), 3);
-        // All that is served but this needs a key.
+        // All other paths need a key.
         fs::write(dir.path().join("policy.toml"), "exempt = [\"/open\"]").unwrap();
         let server = serve(dir.path());
         let application = application();
         let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sidecar");
         let text = fs::read_to_string(text.join(example)).unwrap();
-        // Between looking for a free port and its use somebody else may take it.
+        // Another process may take the port before the proxy binds it.
         let started = (0..10).find_map(|_| {
             let address = format!("127.0.0.1:{}", free_port());
             let config = text
@@ -57,7 +57,7 @@ impl World {
     }
 }
 
-/// A proxy of the test's own; ended when it is dropped.
+/// A proxy process, which is killed when this is dropped.
 struct Proxy(Child);
 
 impl Proxy {
@@ -76,13 +76,13 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Workers end with it only if it ends by itself.
+        // Only an orderly stop ends the workers, too.
         let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
         let _ = self.0.wait();
     }
 }
 
-/// A data file with an organization and a key, whose text is returned.
+/// Creates a data file with an organization and a key; returns the text of the key.
 fn data_file(dir: &Path, limit: u32) -> String {
     let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
     kg.admin().create_org("acme").unwrap();
@@ -114,7 +114,7 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// An application that answers with the head that it got.
+/// Starts an application that responds with the head of the request; returns its port.
 fn application() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -136,9 +136,9 @@ fn application() -> u16 {
     port
 }
 
-/// The values that the application was told of an identity field, however it is spelt; to some
-/// servers `_` is `-`.
-fn told(answer: &Answer, name: &str) -> Vec<String> {
+/// Returns the values of an identity header field that the application received, in any spelling: some
+/// servers read `_` as `-`.
+fn received(answer: &Answer, name: &str) -> Vec<String> {
     let lines = answer.body.lines().filter_map(|line| line.split_once(':'));
     lines
         .filter(|(field, _)| field.replace('_', "-").eq_ignore_ascii_case(name))
@@ -154,8 +154,8 @@ const IDENTITY: [&str; 5] = [
     "X-KeyGuard-Ip",
 ];
 
-/// What is so behind every proxy.
-fn decides_and_is_the_only_one_to_say_who_asks(world: &World) {
+/// Checks that apply to every proxy.
+fn decides_and_replaces_identity_header_fields(world: &World) {
     let missing = world.ask("/", &[]);
     assert_eq!(missing.status, 401);
     assert!(missing.field("www-authenticate").starts_with("Bearer"));
@@ -169,31 +169,36 @@ fn decides_and_is_the_only_one_to_say_who_asks(world: &World) {
         ("X-Forwarded-Method", "GET"),
         ("X-Forwarded-For", "192.0.2.1"),
         ("Forwarded", "for=192.0.2.1"),
-        // A proxy drops the fields that this one names.
+        // A proxy removes the header fields listed in `Connection`.
         ("Connection", names.as_str()),
     ];
     let spellings = IDENTITY.map(|name| [name.to_lowercase(), name.replace('-', "_"), name.into()]);
     let names = spellings.iter().flatten();
     posing.extend(names.map(|name| (name.as_str(), "somebody")));
     let is_unsaid = |answer: &Answer, name| {
-        let told = told(answer, name);
+        let told = received(answer, name);
         assert!(told.iter().all(String::is_empty), "{name}: {}", answer.body);
     };
-    // By another field that a client sends it is not open.
+    // Header fields of the client do not open a protected path.
     assert_eq!(world.ask("/", &posing).status, 401);
     let anonymous = world.ask("/open", &posing);
     assert_eq!(anonymous.status, 200, "{}", anonymous.body);
     for name in &IDENTITY[..4] {
         is_unsaid(&anonymous, name);
     }
-    assert_eq!(told(&anonymous, "X-KeyGuard-Ip"), ["127.0.0.1"]);
+    assert_eq!(received(&anonymous, "X-KeyGuard-Ip"), ["127.0.0.1"]);
 
     posing.push(good);
     let admitted = world.ask("/orders?page=2", &posing);
     assert_eq!(admitted.status, 200, "{}", admitted.body);
     assert!(admitted.body.starts_with("GET /orders?page=2 "));
     for (name, value) in IDENTITY.iter().zip(["1", "1", "acme", "read", "127.0.0.1"]) {
-        assert_eq!(told(&admitted, name), [value], "{name}: {}", admitted.body);
+        assert_eq!(
+            received(&admitted, name),
+            [value],
+            "{name}: {}",
+            admitted.body
+        );
     }
     assert_eq!(world.ask("/", &[good, good]).status, 400);
     for _ in 0..2 {
@@ -204,13 +209,13 @@ fn decides_and_is_the_only_one_to_say_who_asks(world: &World) {
     let wait: u64 = limited.field("retry-after").parse().unwrap();
     assert!((1..=60).contains(&wait));
     assert_eq!(limited.field("x-ratelimit-remaining"), "0");
-    // A body is not sent to the side, and not lost.
+    // The body reaches the application, and not the sidecar.
     let body = "x".repeat(1_000);
     assert_eq!(request(&world.address, "POST", "/", &[], &body).status, 401);
 }
 
-/// Nobody gets in while nobody decides.
-fn admits_nobody_without_a_decision(mut world: World) {
+/// Without a decision, no request reaches the application.
+fn refuses_all_requests_without_a_decision(mut world: World) {
     let pid = Pid::from_child(&world.server.child);
     kill_process(pid, Signal::TERM).unwrap();
     world.server.child.wait().unwrap();
@@ -229,10 +234,10 @@ fn nginx_example_works() {
         command.arg("-p").arg(dir).args(["-c", "nginx.conf"]);
         command
     });
-    decides_and_is_the_only_one_to_say_who_asks(&world);
+    decides_and_replaces_identity_header_fields(&world);
     let good = ("X-API-Key", world.key.as_str());
     assert_eq!(world.ask("/open", &[good]).status, 200);
-    admits_nobody_without_a_decision(world);
+    refuses_all_requests_without_a_decision(world);
 }
 
 #[test]
@@ -246,6 +251,6 @@ fn caddy_example_works() {
             .env("XDG_CONFIG_HOME", dir);
         command
     });
-    decides_and_is_the_only_one_to_say_who_asks(&world);
-    admits_nobody_without_a_decision(world);
+    decides_and_replaces_identity_header_fields(&world);
+    refuses_all_requests_without_a_decision(world);
 }

@@ -1,4 +1,4 @@
-//! `keyguard serve`, as a process of its own.
+//! `keyguard serve` as a process.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, Stream
 
 const ADMIN_KEY: &str = "an admin key of 16+ bytes";
 
-/// A data file with an organization and a key, whose text is returned.
+/// Creates a data file with an organization and a key; returns the text of the key.
 fn data_file(dir: &Path, limit: u32) -> String {
     let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
     kg.admin().create_org("acme").unwrap();
@@ -42,7 +42,7 @@ fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
     unconfigured(command, dir)
 }
 
-/// A server on a port of its own.
+/// Starts a server on a free port.
 fn serve(dir: &Path, more: &[&str]) -> Server {
     let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
     command.args(more).env("KEYGUARD_ADMIN_KEY", ADMIN_KEY);
@@ -175,7 +175,7 @@ fn dns_rebinding_gets_no_verdicts() {
     let answer = request(&server.address, "POST", "/v1/check", &fields, body);
     assert_eq!(answer.status, 403);
     assert!(answer.body.contains("--host"), "{}", answer.body);
-    // The absolute form, with a `Host` of ours beside it.
+    // The absolute form with another `Host`.
     let target = "http://evil.example/metrics";
     let answer = get(&server.address, target, &[("Host", "localhost")]);
     assert_eq!(answer.status, 400);
@@ -212,7 +212,7 @@ fn verdict_covers_a_client_behind_a_proxy() {
     }
 }
 
-/// What `/auth` says to these fields.
+/// Sends a request with these header fields to `/auth`.
 fn auth(server: &Server, method: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
     request(&server.address, method, target, fields, "")
 }
@@ -248,7 +248,7 @@ fn headers_of_every_supported_proxy_work() {
         };
         let anonymous = status("GET", "/open?x=/api", &[]);
         assert_eq!(anonymous.status, 200);
-        // Empty, so that a proxy puts them in the place of what the client sent.
+        // Empty header fields, so that a proxy replaces those of the client.
         for unknown in ["key-id", "org-id", "org", "scopes"] {
             assert_eq!(anonymous.field(&format!("x-keyguard-{unknown}")), "");
         }
@@ -265,7 +265,7 @@ fn headers_of_every_supported_proxy_work() {
         assert_eq!(status("POST", "/api", &[key]).status, 403);
     }
 
-    // A limit is 403 to nginx, and 429 to the others.
+    // A full limit is 403 for nginx, and 429 for other proxies.
     let too_much = [("X-API-Key", "a"), ("x-api-key", "b")];
     let of = |(method, target, mut fields): Ask<'_>| {
         fields.push(client);
@@ -278,7 +278,7 @@ fn headers_of_every_supported_proxy_work() {
     assert_eq!(of(caddy("GET", "/api")), (400, "400".into()));
     assert_eq!(of(envoy("GET", "/api")), (400, "400".into()));
 
-    // What is not said, or not by one voice, is refused, even where nothing would be.
+    // Missing and conflicting values are refused, even on open paths.
     let original = ("X-Original-URI", "/open");
     let method = ("X-Original-Method", "GET");
     for fields in [
@@ -292,7 +292,7 @@ fn headers_of_every_supported_proxy_work() {
         vec![client, original, method, ("X-Forwarded-Method", "POST")],
         vec![client, method, ("X-Original-URI", "open")],
         vec![client, method, ("X-Original-URI", "http://elsewhere/open")],
-        // In a field that the policy does not name.
+        // In a header field that the policy does not name.
         vec![original, method, ("Forwarded", "for=203.0.113.9")],
     ] {
         let answer = auth(&server, "GET", "/auth", &fields);
@@ -325,12 +325,12 @@ fn headers_of_every_supported_proxy_work() {
     let both = [client, original, method];
     assert_eq!(auth(&server, "GET", "/auth", &both).status, 200);
     assert_eq!(auth(&server, "GET", "/auth/api", &both).status, 403);
-    // The path of a resource of ours is no path of theirs.
+    // A path of this server is not a path of the application.
     assert_eq!(auth(&server, "GET", "/authority", &both).status, 404);
 }
 
-/// Keys of two organizations for two clients show that a peer is a proxy, but not that a client is
-/// one that a trusted proxy names.
+/// Keys of two organizations from two clients show that a peer is a proxy, but not that a client named
+/// by a trusted proxy is one.
 #[test]
 fn client_named_by_a_trusted_proxy_is_locked() {
     let dir = TempDir::new().unwrap();
@@ -379,7 +379,7 @@ fn client_behind_a_proxy_is_locked_and_the_proxy_is_not() {
         ];
         auth(&server, "GET", "/auth", &fields).status
     };
-    // A private address too: who stands behind it is known.
+    // The same applies to a private address, because the client is known.
     for ip in ["203.0.113.9", "10.1.2.3"] {
         for _ in 0..4 {
             assert_eq!(ask(ip, "nonsense"), 401);
@@ -441,7 +441,7 @@ fn unix_socket_is_private_and_removed() {
     data_file(dir.path(), 60);
     let path = dir.path().join("http.sock");
     let place = format!("unix:{}", path.display());
-    // One of before a kill.
+    // A socket file left behind by a killed server.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let mut server = serve(dir.path(), &["--listen", &place, "--socket-mode", "660"]);
     let mode = fs::metadata(&path).unwrap().permissions().mode();
@@ -465,7 +465,7 @@ fn unix_socket_is_private_and_removed() {
     assert!(!path.exists());
 }
 
-/// A server of TLS on a port of its own, and whom to trust for it.
+/// Starts a TLS server on a free port; returns it and the certificates to trust.
 fn serve_tls(dir: &TempDir, more: &[&str]) -> (Server, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
@@ -501,7 +501,7 @@ fn tls_uses_the_given_certificate() {
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     assert_eq!(Answer::read_from(&mut stream).unwrap().status, 200);
-    // Whoever does not speak TLS is not answered in the clear.
+    // A client without TLS gets no plain-text response.
     let mut plain = connect(&server.address);
     plain
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -579,7 +579,7 @@ fn short_secret_is_refused_on_public_addresses() {
         error.contains("32 bytes") && error.contains("KEYGUARD_ADMIN_KEY"),
         "{error}"
     );
-    // On this machine, and with a key of its own, it is.
+    // It is served on loopback, and with an admin key.
     let mut local = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
     local.args(["--secret", "short"]);
     drop(Server::spawn(local));
@@ -631,8 +631,8 @@ fn large_or_slow_requests_are_refused() {
     assert_eq!(Answer::read_from(&mut half).unwrap().status, 408);
 }
 
-/// Asks for the largest page until no more can be sent, and reads nothing.
-fn ask_and_never_read(stream: &mut (impl Read + Write)) -> io::Result<()> {
+/// Requests the largest page until nothing more can be sent, and reads nothing.
+fn send_without_reading(stream: &mut (impl Read + Write)) -> io::Result<()> {
     let ask = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
     loop {
         stream.write_all(ask)?;
@@ -658,19 +658,19 @@ fn clients_that_never_read_are_disconnected() {
         scope.spawn(|| {
             let mut tcp = connect(&plain.address);
             tcp.set_write_timeout(minute).unwrap();
-            cut_off(ask_and_never_read(&mut tcp));
+            cut_off(send_without_reading(&mut tcp));
         });
         scope.spawn(|| {
             let mut unix = UnixStream::connect(&socket).unwrap();
             unix.set_write_timeout(minute).unwrap();
-            cut_off(ask_and_never_read(&mut unix));
+            cut_off(send_without_reading(&mut unix));
         });
         scope.spawn(|| {
             let mut stream = connect_tls(&tls, &roots, None);
             stream.sock.set_write_timeout(minute).unwrap();
-            cut_off(ask_and_never_read(&mut stream));
+            cut_off(send_without_reading(&mut stream));
         });
-        // Of HTTP/2 a client may read all but the answer: its window stays closed.
+        // An HTTP/2 client may read everything but the response: its window stays closed.
         scope.spawn(|| {
             let mut http2 = Http2(connect_tls(&tls, &roots, Some("h2")));
             http2.start(&[0, 4, 0, 0, 0, 0]).unwrap();
@@ -706,7 +706,7 @@ fn conflicting_host_and_authority_are_refused_over_http2() {
     assert_eq!(ask(5, "evil.example", "localhost"), 400);
 }
 
-/// A client of HTTP/2 that says what it is told to.
+/// A minimal HTTP/2 client.
 struct Http2<S>(S);
 
 struct Frame {
@@ -715,8 +715,8 @@ struct Frame {
 }
 
 impl Frame {
-    /// The status, if these are the fields of an answer: the first of them, in the static table of
-    /// HPACK (RFC 7541, appendix A).
+    /// Returns the status of a response, which is the first header field, in the static table of HPACK
+    /// (RFC 7541, appendix A).
     fn status(&self) -> Option<u16> {
         let is_head = self.kind == 1;
         is_head.then(
@@ -741,7 +741,7 @@ impl<S: Read + Write> Http2<S> {
         self.send(4, 0, 0, settings)
     }
 
-    /// Fields as HPACK has them without a table of its own and without Huffman codes.
+    /// Encodes header fields for HPACK without a dynamic table and without Huffman codes.
     fn get(&mut self, stream: u8, path: &str, authority: &str, host: &str) -> io::Result<()> {
         let text = |index: &[u8], text: &str| {
             let length = u8::try_from(text.len()).unwrap();
@@ -756,7 +756,7 @@ impl<S: Read + Write> Http2<S> {
         self.send(1, 5, stream, &fields.concat())
     }
 
-    /// The next frame; `None` at the end. Settings and pings are acknowledged.
+    /// Returns the next frame; `None` at the end. Acknowledges settings and pings.
     fn read(&mut self) -> io::Result<Option<Frame>> {
         let mut head = [0; 9];
         if self.0.read(&mut head[..1])? == 0 {
@@ -793,7 +793,7 @@ fn sighup_reloads_the_policy() {
     wait_until(|| allowed("/api") && !allowed("/web"));
 }
 
-/// Lines of standard error, as they come.
+/// Returns the lines of standard error.
 fn errors_of(server: &mut Server) -> impl Iterator<Item = String> + use<> {
     let errors = BufReader::new(server.child.stderr.take().unwrap());
     errors.lines().map(Result::unwrap)
@@ -904,7 +904,7 @@ fn slow_connections_do_not_delay_others() {
         ..limit
     };
     setrlimit(Resource::Nofile, raised).unwrap();
-    // Fewer only where the system lets a process have fewer.
+    // Fewer only if the system allows fewer file descriptors.
     let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(2_200);
     let slow = usize::try_from(most.min(10_000)).unwrap();
     assert!(slow >= 1_000, "a process may have {most} descriptors");
