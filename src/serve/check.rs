@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use http::StatusCode;
 use http::request::Parts;
-use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::admin::AdminError;
 use crate::guard::{Denial, Grant, Request};
-use crate::http::admin::{Input, Json, Operation};
+use crate::http::admin::{Input, Json, Operation, Route};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResult, json_value};
 use crate::input::InvalidInput;
@@ -71,14 +71,13 @@ struct CheckResponse {
 }
 
 pub(super) fn operation() -> Operation {
-    let docs = ("decide", "Decide about a request, and consume its cost");
-    Operation::new::<(), Json<CheckRequest>, CheckResponse>((Method::POST, "/v1/check"), docs)
-        .for_trusted_peers()
+    let route =
+        Route::post("/v1/check", "decide").summary("Decide about a request, and consume its cost");
+    Operation::new::<Json<CheckRequest>, CheckResponse>(route).for_trusted_peers()
 }
 
 pub(super) async fn respond(guard: &KeyGuard, parts: &Parts, body: &[u8]) -> HttpResult {
-    <()>::from_query(&parts.uri)?;
-    let Json(request) = Json::from_body(&parts.headers, body)?;
+    let Json(request) = Json::read(parts, body)?;
     let response = decide(guard, &request).await?;
     // A `Value` has its fields in alphabetical order, like all responses.
     let response = serde_json::to_value(response).map_err(|error| {

@@ -1,13 +1,14 @@
-//! One endpoint: its inputs, its command and its result.
+//! One endpoint: its input, its command and its result.
+
+use std::fmt;
 
 use http::request::Parts;
-use http::{Method, StatusCode, Uri, header};
-use serde::de::DeserializeOwned;
+use http::{Uri, header};
 use serde_json::Value;
 
 use super::input::Input;
 use super::openapi::ToSchema;
-use super::operation::Operation;
+use super::operation::{Operation, Route};
 use crate::admin::Admin;
 use crate::admin::answer::{Command, Failure};
 use crate::http::problem::Problem;
@@ -28,43 +29,35 @@ pub(super) struct AdminRequest<'r> {
     pub(super) id: u64,
 }
 
-impl Endpoint {
-    /// An endpoint that reads a `Q` from the query and a `B` from the body, runs the command made of
-    /// them and returns an `R`.
-    pub(super) fn new<Q: Input, B: Input, R: DeserializeOwned + ToSchema>(
-        route: (Method, &'static str),
-        docs: (&'static str, &'static str),
-        command: impl Fn(&Admin, u64, Q, B) -> Result<Command, Failure> + Send + Sync + 'static,
-    ) -> Self {
+impl Route {
+    /// Makes an endpoint that reads an `I`, runs the command made of it and of the id in the path, and
+    /// returns an `R`.
+    pub(super) fn run<R: ToSchema, I: Input>(
+        self,
+        command: impl Fn(&Admin, u64, I) -> Result<Command, Failure> + Send + Sync + 'static,
+    ) -> Endpoint {
         let handler = move |admin: &Admin, request: &AdminRequest<'_>| {
-            let query = Q::from_query(&request.parts.uri)?;
-            let body = B::from_body(&request.parts.headers, request.body)?;
-            Ok(admin.answer(command(admin, request.id, query, body)?)?)
+            let input = I::read(request.parts, request.body)?;
+            Ok(admin.answer(command(admin, request.id, input)?)?)
         };
-        Self {
-            operation: Operation::new::<Q, B, R>(route, docs),
+        Endpoint {
+            operation: Operation::new::<I, R>(self),
             handler: Box::new(handler),
         }
     }
+}
 
-    /// The same endpoint, which responds with status 201.
-    pub(super) fn creating(mut self) -> Self {
-        self.operation.status = StatusCode::CREATED;
-        self
-    }
-
-    /// The same endpoint, whose result is a page; the query field `cursor` requests the next one.
-    pub(super) fn paged_by(mut self, cursor: &'static str) -> Self {
-        self.operation.cursor = Some(cursor);
-        self
+impl Endpoint {
+    pub(super) fn route(&self) -> &Route {
+        &self.operation.route
     }
 
     pub(super) fn respond(&self, admin: &Admin, request: &AdminRequest<'_>) -> HttpResult {
         let result = (self.handler)(admin, request)?;
-        let mut response = json_value(self.operation.status, &result);
+        let mut response = json_value(self.route().status, &result);
         let last = result.as_array().and_then(|rows| rows.last());
         let last = last.and_then(|row| row.get("id")?.as_u64());
-        if let (Some(cursor), Some(last)) = (self.operation.cursor, last)
+        if let (Some(cursor), Some(last)) = (self.route().cursor, last)
             && let Ok(link) = next_page(&request.parts.uri, cursor, last).parse()
         {
             response.headers_mut().insert(header::LINK, link);
@@ -73,9 +66,9 @@ impl Endpoint {
     }
 }
 
-impl std::fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.operation.method, self.operation.path)
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.route().method, self.route().path)
     }
 }
 

@@ -1,45 +1,38 @@
 //! Reading inputs from queries and bodies.
 
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::request::Parts;
+use http::{StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::openapi::{Describe, IntoParams, ToSchema};
 use super::strict_json::StrictJson;
 use crate::http::problem::Problem;
 
-/// An input that is read from the query or the body of a request; `()` for none.
+/// The input of an operation: [`Query`], [`Json`] or none.
 pub(crate) trait Input: Sized + Describe {
-    fn from_query(uri: &Uri) -> Result<Self, Problem>;
-    fn from_body(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem>;
+    fn read(parts: &Parts, body: &[u8]) -> Result<Self, Problem>;
 }
 
+/// No input. A body is ignored.
 impl Input for () {
-    fn from_query(uri: &Uri) -> Result<Self, Problem> {
-        match uri.query() {
+    fn read(parts: &Parts, _: &[u8]) -> Result<Self, Problem> {
+        match parts.uri.query() {
             None | Some("") => Ok(()),
             Some(_) => Err(Problem::invalid("", "This endpoint takes no query.")),
         }
     }
-
-    fn from_body(_: &HeaderMap, _: &[u8]) -> Result<Self, Problem> {
-        Ok(())
-    }
 }
 
-/// Fields of a query.
+/// Fields of the query.
 pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + IntoParams> Input for Query<T> {
-    fn from_query(uri: &Uri) -> Result<Self, Problem> {
-        let query = uri.query().unwrap_or_default();
+    fn read(parts: &Parts, _: &[u8]) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
         let fields = form_urlencoded::parse(query.as_bytes());
         let fields = serde_urlencoded::Deserializer::new(fields);
         let read = serde_path_to_error::deserialize(fields);
         read.map(Self).map_err(|error| unreadable(&error))
-    }
-
-    fn from_body(_: &HeaderMap, _: &[u8]) -> Result<Self, Problem> {
-        Err(Problem::invalid("", "is no body"))
     }
 }
 
@@ -47,12 +40,9 @@ impl<T: DeserializeOwned + IntoParams> Input for Query<T> {
 pub(crate) struct Json<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + ToSchema> Input for Json<T> {
-    fn from_query(_: &Uri) -> Result<Self, Problem> {
-        Err(Problem::invalid("", "is no query"))
-    }
-
-    fn from_body(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
-        let kind = headers.get(header::CONTENT_TYPE);
+    fn read(parts: &Parts, body: &[u8]) -> Result<Self, Problem> {
+        <()>::read(parts, body)?;
+        let kind = parts.headers.get(header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("application/json") {

@@ -4,6 +4,7 @@ mod access;
 mod endpoint;
 mod endpoints;
 mod input;
+mod inputs;
 #[cfg(feature = "openapi")]
 mod openapi;
 #[cfg(not(feature = "openapi"))]
@@ -16,5 +17,5 @@ mod strict_json;
 #[cfg(feature = "serve")]
 pub(crate) use self::input::{Input, Json};
 #[cfg(feature = "serve")]
-pub(crate) use self::operation::Operation;
+pub(crate) use self::operation::{Operation, Route};
 pub use self::service::AdminService;

@@ -23,7 +23,7 @@ impl Documentation {
 pub(crate) struct Schemas;
 
 impl Schemas {
-    pub(super) fn of<Q: Describe, B: Describe, R: ToSchema>() -> Self {
+    pub(super) fn of<I: Describe, R: ToSchema>() -> Self {
         Self
     }
 }

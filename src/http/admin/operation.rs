@@ -1,62 +1,72 @@
-//! The route of an operation and what the OpenAPI document says about it.
+//! Operations of the HTTP API.
 
 use http::{Method, StatusCode};
 
 use super::input::Input;
 use super::openapi::{Schemas, ToSchema};
 
-/// An operation of the HTTP API.
-pub(crate) struct Operation {
-    pub(crate) method: Method,
-    /// Contains `{id}` in place of a number.
-    pub(crate) path: &'static str,
-    /// Status of a success.
-    pub(crate) status: StatusCode,
-    /// The query field that requests the next page.
-    pub(crate) cursor: Option<&'static str>,
-    #[cfg_attr(not(feature = "openapi"), allow(dead_code))]
-    pub(super) docs: OperationDocs,
-}
-
-/// What the OpenAPI document says about an operation beside its route.
+/// The route of an operation.
 #[cfg_attr(not(feature = "openapi"), allow(dead_code))]
-pub(super) struct OperationDocs {
-    pub(super) id: &'static str,
+pub(crate) struct Route {
+    pub(super) method: Method,
+    /// Contains `{id}` in place of a number.
+    pub(super) path: &'static str,
+    /// The id of the operation in the OpenAPI document.
+    pub(super) operation_id: &'static str,
     pub(super) summary: &'static str,
-    pub(super) schemas: Schemas,
-    /// Whether the operation needs a trusted peer in place of the admin key.
-    pub(super) is_for_trusted_peers: bool,
+    /// Status of a success.
+    pub(super) status: StatusCode,
+    /// The query field that requests the next page.
+    pub(super) cursor: Option<&'static str>,
 }
 
-impl Operation {
-    /// An operation that reads a `Q` from the query and a `B` from the body, and returns an `R`.
-    pub(crate) fn new<Q: Input, B: Input, R: ToSchema>(
-        (method, path): (Method, &'static str),
-        (id, summary): (&'static str, &'static str),
-    ) -> Self {
+impl Route {
+    fn new(method: Method, path: &'static str, operation_id: &'static str) -> Self {
         Self {
             method,
             path,
+            operation_id,
+            summary: "",
             status: StatusCode::OK,
             cursor: None,
-            docs: OperationDocs {
-                id,
-                summary,
-                schemas: Schemas::of::<Q, B, R>(),
-                is_for_trusted_peers: false,
-            },
         }
     }
 
-    /// The same operation, for trusted peers instead of administrators.
-    #[cfg(feature = "serve")]
-    pub(crate) fn for_trusted_peers(mut self) -> Self {
-        self.docs.is_for_trusted_peers = true;
+    pub(super) fn get(path: &'static str, operation_id: &'static str) -> Self {
+        Self::new(Method::GET, path, operation_id)
+    }
+
+    pub(crate) fn post(path: &'static str, operation_id: &'static str) -> Self {
+        Self::new(Method::POST, path, operation_id)
+    }
+
+    pub(super) fn patch(path: &'static str, operation_id: &'static str) -> Self {
+        Self::new(Method::PATCH, path, operation_id)
+    }
+
+    pub(super) fn delete(path: &'static str, operation_id: &'static str) -> Self {
+        Self::new(Method::DELETE, path, operation_id)
+    }
+
+    pub(crate) fn summary(mut self, text: &'static str) -> Self {
+        self.summary = text;
         self
     }
 
-    /// Matches a path; returns the text in place of `{id}`, if the operation has an id.
-    pub(crate) fn matches<'p>(&self, path: &'p str) -> Option<Option<&'p str>> {
+    /// The same route, with status 201.
+    pub(super) fn creating(mut self) -> Self {
+        self.status = StatusCode::CREATED;
+        self
+    }
+
+    /// The same route, whose result is a page; the query field `cursor` requests the next one.
+    pub(super) fn paged_by(mut self, cursor: &'static str) -> Self {
+        self.cursor = Some(cursor);
+        self
+    }
+
+    /// Matches a path; returns the text in place of `{id}`, if the route has an id.
+    pub(super) fn matches<'p>(&self, path: &'p str) -> Option<Option<&'p str>> {
         let mut id = None;
         let (mut pattern, mut segments) = (self.path.split('/'), path.split('/'));
         loop {
@@ -67,5 +77,32 @@ impl Operation {
                 _ => return None,
             }
         }
+    }
+}
+
+/// A route and what the OpenAPI document says about it.
+#[cfg_attr(not(feature = "openapi"), allow(dead_code))]
+pub(crate) struct Operation {
+    pub(super) route: Route,
+    pub(super) schemas: Schemas,
+    /// Whether the operation needs a trusted peer in place of the admin key.
+    pub(super) is_for_trusted_peers: bool,
+}
+
+impl Operation {
+    /// An operation that reads an `I` and returns an `R`.
+    pub(crate) fn new<I: Input, R: ToSchema>(route: Route) -> Self {
+        Self {
+            route,
+            schemas: Schemas::of::<I, R>(),
+            is_for_trusted_peers: false,
+        }
+    }
+
+    /// The same operation, for trusted peers instead of administrators.
+    #[cfg(feature = "serve")]
+    pub(crate) fn for_trusted_peers(mut self) -> Self {
+        self.is_for_trusted_peers = true;
+        self
     }
 }

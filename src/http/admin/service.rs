@@ -196,20 +196,20 @@ impl Shared {
     fn endpoint(&self, method: &Method, path: &str) -> Result<(&Endpoint, u64), Problem> {
         let at_path = || {
             let endpoints = self.endpoints.iter();
-            endpoints.filter_map(|endpoint| Some((endpoint, endpoint.operation.matches(path)?)))
+            endpoints.filter_map(|endpoint| Some((endpoint, endpoint.route().matches(path)?)))
         };
         let method = match method {
             &Method::HEAD => &Method::GET,
             method => method,
         };
         if let Some((endpoint, id)) =
-            at_path().find(|(endpoint, _)| endpoint.operation.method == method)
+            at_path().find(|(endpoint, _)| endpoint.route().method == method)
         {
             let id = id.unwrap_or("0").parse();
             return Ok((endpoint, id.map_err(|_| no_such_path())?));
         }
         let mut allowed = at_path()
-            .map(|(endpoint, _)| endpoint.operation.method.as_str())
+            .map(|(endpoint, _)| endpoint.route().method.as_str())
             .peekable();
         match allowed.peek() {
             None => Err(no_such_path()),

@@ -22,9 +22,9 @@ pub(super) fn document<'a>(operations: impl Iterator<Item = &'a Operation>) -> V
     let mut components: BTreeMap<String, RefOr<Schema>> = BTreeMap::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for operation in operations {
-        components.extend(operation.docs.schemas.referenced.iter().cloned());
-        let at_path = paths.entry(operation.path).or_default();
-        let method = operation.method.as_str().to_ascii_lowercase();
+        components.extend(operation.schemas.referenced.iter().cloned());
+        let at_path = paths.entry(operation.route.path).or_default();
+        let method = operation.route.method.as_str().to_ascii_lowercase();
         at_path.insert(method, describe(operation));
     }
     let mut problem = Vec::new();
@@ -57,8 +57,7 @@ pub(super) fn document<'a>(operations: impl Iterator<Item = &'a Operation>) -> V
 }
 
 fn describe(operation: &Operation) -> Value {
-    let docs = &operation.docs;
-    let mut parameters: Vec<Value> = docs
+    let mut parameters: Vec<Value> = operation
         .schemas
         .query
         .iter()
@@ -72,7 +71,7 @@ fn describe(operation: &Operation) -> Value {
             "schema": { "type": "integer", "format": "uint64", "minimum": 0 },
         }));
     }
-    if operation.method == Method::POST && !docs.is_for_trusted_peers {
+    if operation.route.method == Method::POST && !operation.is_for_trusted_peers {
         parameters.push(json!({
             "name": "Idempotency-Key",
             "in": "header",
@@ -82,15 +81,15 @@ fn describe(operation: &Operation) -> Value {
         }));
     }
     let mut description = json!({
-        "operationId": docs.id,
-        "summary": docs.summary,
+        "operationId": operation.route.operation_id,
+        "summary": operation.route.summary,
         "parameters": parameters,
         "responses": responses(operation),
     });
-    if docs.is_for_trusted_peers {
+    if operation.is_for_trusted_peers {
         description["security"] = json!([]);
     }
-    if let Some(name) = &docs.schemas.body {
+    if let Some(name) = &operation.schemas.body {
         description["requestBody"] = json!({
             "required": true,
             "content": { "application/json": { "schema": reference(name) } },
@@ -100,7 +99,7 @@ fn describe(operation: &Operation) -> Value {
 }
 
 fn has_id(operation: &Operation) -> bool {
-    operation.path.contains("{id}")
+    operation.route.path.contains("{id}")
 }
 
 fn reference(name: &str) -> Value {
@@ -109,10 +108,10 @@ fn reference(name: &str) -> Value {
 
 fn responses(operation: &Operation) -> Value {
     let mut success = json!({
-        "description": operation.docs.summary,
-        "content": { "application/json": { "schema": operation.docs.schemas.reply } },
+        "description": operation.route.summary,
+        "content": { "application/json": { "schema": operation.schemas.reply } },
     });
-    if operation.cursor.is_some() {
+    if operation.route.cursor.is_some() {
         success["headers"] = json!({
             "Link": {
                 "description": "The next page; absent after the last row.",
@@ -121,7 +120,7 @@ fn responses(operation: &Operation) -> Value {
         });
     }
     let mut all = Map::new();
-    all.insert(operation.status.as_str().to_owned(), success);
+    all.insert(operation.route.status.as_str().to_owned(), success);
     for status in problems(operation) {
         let problem = json!({
             "description": status.canonical_reason().unwrap_or_default(),
@@ -145,14 +144,14 @@ fn problems(operation: &Operation) -> Vec<StatusCode> {
         StatusCode::TOO_MANY_REQUESTS,
         StatusCode::SERVICE_UNAVAILABLE,
     ];
-    if operation.docs.schemas.body.is_some() {
+    if operation.schemas.body.is_some() {
         all.push(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    if operation.method != Method::GET || has_id(operation) {
+    if operation.route.method != Method::GET || has_id(operation) {
         all.push(StatusCode::NOT_FOUND);
         all.push(StatusCode::CONFLICT);
     }
-    if operation.docs.id == "listKeys" {
+    if operation.route.operation_id == "listKeys" {
         all.push(StatusCode::NOT_FOUND);
     }
     all

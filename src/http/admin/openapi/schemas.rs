@@ -25,12 +25,12 @@ pub(crate) struct Schemas {
 }
 
 impl Schemas {
-    pub(in crate::http::admin) fn of<Q: Describe, B: Describe, R: ToSchema>() -> Self {
+    pub(in crate::http::admin) fn of<I: Describe, R: ToSchema>() -> Self {
         let mut referenced = Vec::new();
-        let body = B::body(&mut referenced);
+        let body = I::body(&mut referenced);
         R::schemas(&mut referenced);
         Self {
-            query: Q::parameters(),
+            query: I::parameters(),
             body,
             reply: R::schema(),
             referenced,
