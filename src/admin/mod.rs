@@ -31,6 +31,7 @@ pub use self::page::Page;
 pub use self::stats::{ListUsage, Stats, TopKey};
 
 pub(crate) use self::actor::AuditActor;
+#[cfg(feature = "cli")]
 pub(crate) use self::answer::ListKeys;
 pub(crate) use self::keys::nullable;
 #[cfg(unix)]

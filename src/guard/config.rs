@@ -246,7 +246,7 @@ impl Config {
     }
 
     /// Whether single requests go to the sink alone, so that the store does not grow by them: then
-    /// [`Admin::usage`](crate::Admin::usage) has nothing more to list, and totals stay. Default:
+    /// [`Admin::list_usage`](crate::Admin::list_usage) has nothing more to list, and totals stay. Default:
     /// false.
     pub fn usage_sink_only(mut self, only: bool) -> Self {
         self.usage_sink_only = only;

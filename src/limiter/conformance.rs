@@ -332,7 +332,7 @@ fn changed_balances_are_returned_for_the_store(fixture: &Fixture) {
 }
 
 fn an_address_is_refused_by_the_full_window(fixture: &Fixture) {
-    let rules = ["3/min", "2/s"].map(|limit| of_login(limit));
+    let rules = ["3/min", "2/s"].map(of_login);
     let address: IpKey = "203.0.113.7".parse().unwrap();
     let refused_by = |fixture: &Fixture| match fixture.admit(address, &rules, 1) {
         Admission::Refused(state, _) => state.rule,

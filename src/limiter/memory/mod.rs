@@ -21,7 +21,9 @@ use super::{
 };
 #[cfg(feature = "redis")]
 use crate::counter::CounterMut;
-use crate::counter::{Counters, Rule, SavedCounter, SavedIpWindow, SubjectId, Time};
+#[cfg(any(test, feature = "redis"))]
+use crate::counter::Rule;
+use crate::counter::{Counters, SavedCounter, SavedIpWindow, SubjectId, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::Period;
