@@ -20,7 +20,6 @@ use std::error::Error;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::routing::get;
@@ -54,7 +53,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn app(kg: &KeyGuard) -> Result<Router, Box<dyn Error>> {
-    let login = IpLimit::new("login", 3, Duration::from_secs(60))?
+    let login = IpLimit::new("login", "3/min")?
         .lockout("5 minutes".parse()?)
         .scope(LockScope::Path);
     let login = IpLimitLayer::new(kg.clone(), login);

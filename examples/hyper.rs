@@ -19,7 +19,6 @@ use std::error::Error;
 use std::io::Write;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -45,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let policy = Policy::new().protect("/api".parse()?);
     let kg = KeyGuard::open(file, Config::default().policy(policy))?;
     create_first_key(&kg)?;
-    let login = IpLimit::new("login", 3, Duration::from_secs(60))?
+    let login = IpLimit::new("login", "3/min")?
         .lockout("5 minutes".parse()?)
         .scope(LockScope::Path);
     let (guard, login) = (

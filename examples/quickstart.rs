@@ -7,7 +7,6 @@
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use keyguard::{
     Config, CreateKey, HeaderFn, InvalidInput, IpLimit, KeyGuard, LockScope, Page, Request,
@@ -79,7 +78,7 @@ fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error
 
 /// Three attempts a minute for each address; one more locks it out of this path.
 fn login_limit() -> Result<IpLimit, InvalidInput> {
-    let limit = IpLimit::new("login", 3, Duration::from_secs(60))?;
+    let limit = IpLimit::new("login", "3/min")?;
     Ok(limit.lockout("5 minutes".parse()?).scope(LockScope::Path))
 }
 

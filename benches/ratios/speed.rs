@@ -66,8 +66,8 @@ pub(crate) fn check_rich(run: &Run) -> Measured {
     let mut policy = Policy::new();
     for number in 0..100 {
         let path = format!("/api/v1/resource-{number}/{{id}}");
-        let route = Route::new(&format!("route-{number}"), path.parse()?)?;
-        policy = policy.route(route.scopes(["read"])?)?;
+        let route = Route::new(&format!("route-{number}"), path.parse()?);
+        policy = policy.route(route.scopes(["read"]));
     }
     let config = unrecorded().policy(policy);
     let kg = KeyGuard::open(run.world.path("rich.redb"), config)?;

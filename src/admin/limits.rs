@@ -8,7 +8,7 @@ use crate::guard::{RuleState, auth_failure_rule, is_overridden, rules};
 use crate::limiter::{CounterSets, Demand, Subjects};
 use crate::lockout::AuthFailure;
 use crate::model::{Key, KeyId, LimitOverride, Org, Reason};
-use crate::policy::Policy;
+use crate::policy::{CompiledPolicy, InvalidPolicy, Policy};
 use crate::store::{KeyChange, NewOverride, OrgChange};
 use crate::time::{LockDuration, Timestamp};
 
@@ -117,8 +117,14 @@ impl Admin {
 
     /// Replaces the policy in force. It is not stored. Decisions that have begun go on under the old
     /// policy.
-    pub fn set_policy(&self, policy: Policy) {
+    ///
+    /// # Errors
+    /// [`InvalidPolicy`] if a value is invalid or fields contradict each other. The policy in force
+    /// stays.
+    pub fn set_policy(&self, policy: Policy) -> Result<(), InvalidPolicy> {
+        let policy = CompiledPolicy::new(policy)?;
         self.guard.policies().replace(policy);
+        Ok(())
     }
 
     /// Reads [`Config::policy_file`](crate::Config::policy_file) again and puts it in force.

@@ -1,10 +1,8 @@
 //! Limits of addresses.
 
-use std::time::Duration;
-
 use crate::counter::{Events, Rule, RuleName, Subject};
 use crate::input::InvalidInput;
-use crate::limit::Limit;
+use crate::limit::{Limit, Period};
 use crate::lockout::LockScope;
 use crate::time::LockDuration;
 
@@ -12,9 +10,8 @@ use crate::time::LockDuration;
 /// search. Enforced by [`KeyGuard::check_ip`](crate::KeyGuard::check_ip).
 ///
 /// ```
-/// use std::time::Duration;
 /// use keyguard::IpLimit;
-/// let login = IpLimit::new("login", 3, Duration::from_secs(60))?.lockout("30 minutes".parse()?);
+/// let login = IpLimit::new("login", "3/min")?.lockout("30 minutes".parse()?);
 /// # Ok::<(), keyguard::InvalidInput>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,17 +24,25 @@ pub struct IpLimit {
 }
 
 impl IpLimit {
-    /// Creates a limit of `limit` requests in any interval of length `window`, from 1 ms to 366 days.
+    /// Creates a limit from the text of a sliding-window [`Limit`], such as `10/s` or `600/min`.
     ///
     /// Limits of the same name and window share their counters. The name is 1 to 64 letters, digits,
     /// `-`, `_` and `.`; header fields show it.
     ///
     /// # Errors
-    /// [`InvalidInput`] for an invalid name or window, or a limit of 0.
-    pub fn new(name: &str, limit: u32, window: Duration) -> Result<Self, InvalidInput> {
+    /// [`InvalidInput`] for an invalid name or limit, or a limit that is not a sliding window or is in
+    /// shadow mode.
+    pub fn new(name: &str, limit: &str) -> Result<Self, InvalidInput> {
+        let limit: Limit = limit.parse()?;
+        if limit.shadow || !matches!(limit.period, Period::Sliding(_)) {
+            return Err(InvalidInput::new(
+                "limit",
+                format!("`{limit}` is not an enforced sliding window; expected for example `10/s`"),
+            ));
+        }
         Ok(Self {
             name: RuleName::parse(name)?,
-            limit: Limit::window(limit, window)?,
+            limit,
             lockout: None,
             scope: LockScope::Path,
         })

@@ -20,7 +20,7 @@ use super::recorder::{Outlet, Recorder, Writer};
 use super::secret_file::{find_secret, followed};
 use super::warnings::Warnings;
 use crate::model::KeyHasher;
-use crate::policy;
+use crate::policy::{self, CompiledPolicy};
 use crate::store::{OpenError, StoreError};
 
 impl Guard {
@@ -34,9 +34,12 @@ impl Guard {
         let exposure = exposure_of(file);
         let shown = storage.shown();
         let policy = match &config.policy_file {
-            Some(file) => policy::read(file).map_err(OpenError::Policy)?,
-            None => config.policy.clone(),
+            Some(file) => policy::read(file),
+            None => Ok(config.policy.clone()),
         };
+        let policy = policy
+            .and_then(CompiledPolicy::new)
+            .map_err(OpenError::Policy)?;
         let clock = config.clock.clone();
         let secret = find_secret(&storage, config.secret.clone())?;
         let limiter = backends::limiter(&config, &secret, !storage.is_server())?;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::key_cache::Revisions;
 use super::warnings::{Topic, Warnings};
-use crate::policy::{self, CompiledPolicy, InvalidPolicy, Policy};
+use crate::policy::{self, CompiledPolicy, InvalidPolicy};
 
 /// The policy in force.
 pub(crate) struct PolicyHandle {
@@ -20,8 +20,7 @@ pub(crate) struct PolicyHandle {
 }
 
 impl PolicyHandle {
-    pub(super) fn new(policy: Policy) -> Self {
-        let compiled = CompiledPolicy::from(policy);
+    pub(super) fn new(compiled: CompiledPolicy) -> Self {
         Self {
             is_unrestricted: AtomicBool::new(compiled.lets_everybody_in()),
             compiled: ArcSwap::from_pointee(compiled),
@@ -49,8 +48,7 @@ impl PolicyHandle {
         }
     }
 
-    fn replace(&self, policy: Policy) {
-        let compiled = CompiledPolicy::from(policy);
+    fn replace(&self, compiled: CompiledPolicy) {
         let is_unrestricted = compiled.lets_everybody_in();
         self.compiled.store(Arc::new(compiled));
         self.is_unrestricted
@@ -119,7 +117,7 @@ impl PolicyReloader {
     }
 
     /// Puts a policy in force for all decisions that begin later.
-    pub(crate) fn replace(&self, policy: Policy) {
+    pub(crate) fn replace(&self, policy: CompiledPolicy) {
         let _replacing = self.replacing.lock();
         self.put_in_force(policy);
     }
@@ -135,7 +133,7 @@ impl PolicyReloader {
         let Some(file) = &self.file else {
             return Ok(false);
         };
-        match policy::read(file) {
+        match policy::read(file).and_then(CompiledPolicy::new) {
             Ok(policy) => {
                 accept()?;
                 self.put_in_force(policy);
@@ -149,7 +147,7 @@ impl PolicyReloader {
         Ok(true)
     }
 
-    fn put_in_force(&self, policy: Policy) {
+    fn put_in_force(&self, policy: CompiledPolicy) {
         self.policy_handle.replace(policy);
         // Cached keys contain rules of the policy.
         self.revisions.everything_changed();

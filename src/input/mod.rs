@@ -40,7 +40,6 @@ impl InvalidInput {
     }
 
     /// The problem without the name of the field.
-    #[cfg(any(feature = "import", all(feature = "cli", feature = "postgres")))]
     pub(crate) fn problem(&self) -> &str {
         &self.problem
     }

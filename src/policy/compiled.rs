@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::{Policy, RouteRules};
+use super::{InvalidPolicy, Policy, RouteRules};
 use crate::model::Method;
 use crate::net::ClientIp;
 use crate::policy::path::Matcher;
@@ -72,8 +72,14 @@ pub(crate) enum Access {
     Unreadable,
 }
 
-impl From<Policy> for CompiledPolicy {
-    fn from(policy: Policy) -> Self {
+impl CompiledPolicy {
+    /// Checks and compiles a policy.
+    pub(crate) fn new(policy: Policy) -> Result<Self, InvalidPolicy> {
+        policy.check()?;
+        Ok(Self::compile(policy))
+    }
+
+    fn compile(policy: Policy) -> Self {
         let policy = policy.translated();
         let routes: Vec<RouteRules> = policy.routes.iter().map(|route| route.rules()).collect();
         let protected = policy.protect.as_deref().unwrap_or_default();
@@ -93,9 +99,7 @@ impl From<Policy> for CompiledPolicy {
             policy,
         }
     }
-}
 
-impl CompiledPolicy {
     /// Whether no rule applies to a request before its key is known.
     pub(crate) fn lets_everybody_in(&self) -> bool {
         let Policy { allow, deny, .. } = &self.policy;
@@ -183,6 +187,6 @@ impl CompiledPolicy {
 
 impl Default for CompiledPolicy {
     fn default() -> Self {
-        Policy::default().into()
+        Self::compile(Policy::default())
     }
 }

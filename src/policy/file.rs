@@ -12,11 +12,13 @@ use serde::{Deserialize, Deserializer};
 
 use super::{Policy, Route};
 use crate::counter::RuleName;
+use crate::input::InvalidInput;
 use crate::limit::{self, Limit};
 use crate::model::Scope;
 use crate::time::{LockDuration, duration};
 
-/// An invalid policy. The message names the line and the field, the problem and what is expected.
+/// An invalid policy. The message names the field and the route, in a file also the line, the problem
+/// and what is expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{problem}", prefix(file))]
 pub struct InvalidPolicy {
@@ -27,6 +29,15 @@ pub struct InvalidPolicy {
 fn prefix(file: &Option<PathBuf>) -> String {
     file.as_ref()
         .map_or_else(String::new, |file| format!("`{}`: ", file.display()))
+}
+
+impl From<InvalidInput> for InvalidPolicy {
+    fn from(error: InvalidInput) -> Self {
+        Self {
+            file: None,
+            problem: error.to_string(),
+        }
+    }
 }
 
 /// Reads a policy from a file.
@@ -48,12 +59,11 @@ impl FromStr for Policy {
     type Err = InvalidPolicy;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = |problem: String| InvalidPolicy {
+        let policy: Self = toml::from_str(text).map_err(|error| InvalidPolicy {
             file: None,
-            problem: problem.trim_end().to_owned(),
-        };
-        let policy: Self = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
-        policy.check().map_err(|error| invalid(error.to_string()))?;
+            problem: error.to_string().trim_end().to_owned(),
+        })?;
+        policy.check()?;
         Ok(policy)
     }
 }
@@ -120,7 +130,7 @@ pub(super) fn intervals<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<Limit>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
-    super::route::intervals(texts).map_err(Error::custom)
+    super::route::intervals("limits", texts).map_err(Error::custom)
 }
 
 pub(super) fn cost<'de, D: Deserializer<'de>>(
@@ -152,8 +162,9 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
 pub(super) fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     let steps = texts.iter().map(|text| duration::span_of("steps", text));
-    let steps = steps.collect::<Result<_, _>>().map_err(Error::custom)?;
-    super::checked_steps(steps).map_err(Error::custom)
+    let steps: Vec<Duration> = steps.collect::<Result<_, _>>().map_err(Error::custom)?;
+    super::check_steps(&steps).map_err(Error::custom)?;
+    Ok(steps)
 }
 
 pub(super) fn lock_duration<'de, D: Deserializer<'de>>(

@@ -35,8 +35,21 @@ pub(crate) use self::route::RouteRules;
 /// is too long to list them, is refused with status 400
 /// ([`Reason::UnreadablePath`](crate::Reason::UnreadablePath)). No limit counts it.
 ///
-/// A policy is built in code or parsed from TOML with [`FromStr`](std::str::FromStr). TOML fields
-/// have the names of the methods and are optional:
+/// A policy is built in code or parsed from TOML with [`FromStr`](std::str::FromStr). Setters never
+/// fail: invalid values are reported by [`KeyGuard::open`](crate::KeyGuard::open) and
+/// [`Admin::set_policy`](crate::Admin::set_policy), which install the policy.
+///
+/// ```
+/// use keyguard::{Policy, Route};
+/// let orders = Route::new("orders", "POST /api/orders".parse()?).limits(["10/s"]).cost(5);
+/// let policy = Policy::new()
+///     .protect("/api".parse()?)
+///     .key_limits(["50/s"])
+///     .route(orders);
+/// # Ok::<(), keyguard::InvalidInput>(())
+/// ```
+///
+/// TOML fields have the names of the methods and are optional:
 ///
 /// ```
 /// let policy: keyguard::Policy = r#"
@@ -93,6 +106,8 @@ pub struct Policy {
     #[serde(deserialize_with = "file::limits")]
     pub(crate) org_limits: Vec<Limit>,
     pub(crate) lockout: Lockout,
+    #[serde(skip)]
+    error: FirstError,
 }
 
 /// The lockout of addresses after failed authentications.
@@ -128,45 +143,41 @@ impl Lockout {
 
     /// Failures per hour above which an address is locked. Default:
     /// [`Config::ip_block_threshold`](crate::Config::ip_block_threshold).
-    ///
-    /// # Errors
-    /// [`InvalidInput`] for 0.
-    pub fn threshold(mut self, failures: u32) -> Result<Self, InvalidInput> {
-        self.threshold = Some(crate::input::limit("threshold", failures)?.get());
-        Ok(self)
+    pub fn threshold(mut self, failures: u32) -> Self {
+        self.threshold = Some(failures);
+        self
     }
 
-    /// The durations of the first lock, the second lock, and so on. The last one repeats. Default:
-    /// 24 hours.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] unless there are 1 to 16 durations of 1 second to 3,650 days.
-    pub fn steps(
-        mut self,
-        steps: impl IntoIterator<Item = Duration>,
-    ) -> Result<Self, InvalidInput> {
-        self.steps = checked_steps(steps.into_iter().collect())?;
-        Ok(self)
+    /// The durations of the first lock, the second lock, and so on: 1 to 16, each of 1 second to
+    /// 3,650 days. The last one repeats. Default: 24 hours.
+    pub fn steps(mut self, steps: impl IntoIterator<Item = Duration>) -> Self {
+        self.steps = steps.into_iter().collect();
+        self
     }
 
-    /// The time without a lock after which an address moves one step back. Default: a day.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] if it is not between 1 second and 3,650 days.
-    pub fn decay(mut self, decay: Duration) -> Result<Self, InvalidInput> {
-        self.decay = duration::bounded("decay", decay)?;
-        Ok(self)
+    /// The time without a lock after which an address moves one step back: 1 second to 3,650 days.
+    /// Default: a day.
+    pub fn decay(mut self, decay: Duration) -> Self {
+        self.decay = decay;
+        self
+    }
+
+    fn check(&self) -> Result<(), InvalidInput> {
+        if let Some(failures) = self.threshold {
+            crate::input::limit("lockout.threshold", failures)?;
+        }
+        check_steps(&self.steps).map_err(|error| error.within("lockout.steps"))?;
+        duration::bounded("lockout.decay", self.decay)?;
+        Ok(())
     }
 }
 
-fn checked_steps(steps: Vec<Duration>) -> Result<Vec<Duration>, InvalidInput> {
+fn check_steps(steps: &[Duration]) -> Result<(), InvalidInput> {
     if steps.is_empty() || steps.len() > 16 {
         return Err(InvalidInput::new("steps", "expected 1 to 16 durations"));
     }
-    let steps = steps
-        .into_iter()
-        .map(|step| duration::bounded("steps", step));
-    steps.collect()
+    let mut steps = steps.iter();
+    steps.try_for_each(|step| duration::bounded("steps", *step).map(drop))
 }
 
 impl Policy {
@@ -194,15 +205,11 @@ impl Policy {
         self
     }
 
-    /// Adds a route. All matching routes apply to a request, regardless of their order.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] if the name is taken, there are already 1,000 routes, its fields contradict
-    /// each other or another route, or its cost exceeds one of its limits.
-    pub fn route(mut self, route: Route) -> Result<Self, InvalidInput> {
+    /// Adds a route, of at most 1,000. All matching routes apply to a request, regardless of their
+    /// order. Names of routes are unique, and no route may contradict another.
+    pub fn route(mut self, route: Route) -> Self {
         self.routes.push(route);
-        self.check()?;
-        Ok(self)
+        self
     }
 
     /// Whether paths are compared without regard to ASCII case. Default: no.
@@ -229,12 +236,9 @@ impl Policy {
     /// ignored, because clients can forge them. `X-Forwarded-For` and `Forwarded` (RFC 7239) are
     /// lists; the last untrusted hop is the client. Any other field, such as `X-Real-IP` or
     /// `CF-Connecting-IP`, contains one address.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] for an invalid field name.
-    pub fn client_ip_header(mut self, name: &str) -> Result<Self, InvalidInput> {
-        self.client_ip_header = name.parse()?;
-        Ok(self)
+    pub fn client_ip_header(mut self, name: &str) -> Self {
+        self.client_ip_header = self.error.or_default(name.parse());
+        self
     }
 
     /// Whether requests from [`Policy::trusted_proxies`] without [`Policy::client_ip_header`] get
@@ -252,17 +256,11 @@ impl Policy {
     /// NAT64 prefixes of the network, such as `2001:db8:64::/96`, in addition to the well-known
     /// `64:ff9b::/96`. Addresses under these prefixes are counted, listed and recorded as the
     /// embedded IPv4 address, also in the lists of the policy and of keys. A network that contains
-    /// a prefix embeds no IPv4 address. Default: none.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] for more than 16 prefixes, or one that does not have 32, 40, 48, 56, 64 or
-    /// 96 bits (RFC 6052).
-    pub fn nat64_prefixes<T: AsRef<str>>(
-        mut self,
-        prefixes: impl IntoIterator<Item = T>,
-    ) -> Result<Self, InvalidInput> {
-        self.nat64_prefixes = Nat64Prefixes::parse(prefixes)?;
-        Ok(self)
+    /// a prefix embeds no IPv4 address. At most 16, of 32, 40, 48, 56, 64 or 96 bits (RFC 6052).
+    /// Default: none.
+    pub fn nat64_prefixes(mut self, prefixes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.nat64_prefixes = self.error.or_default(Nat64Prefixes::parse(prefixes));
+        self
     }
 
     /// Addresses from which requests are accepted. Default: all.
@@ -283,29 +281,19 @@ impl Policy {
         self
     }
 
-    /// Limits of every key, in addition to its own. Of two limits with the same counter, the
-    /// tighter one applies.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] for an invalid [`Limit`], or two with the same counter.
-    pub fn key_limits<T: AsRef<str>>(
-        mut self,
-        limits: impl IntoIterator<Item = T>,
-    ) -> Result<Self, InvalidInput> {
-        self.key_limits = limit::list(limits)?;
-        Ok(self)
+    /// [Limits](Limit) of every key, in addition to its own: at most 8, each with a counter of its
+    /// own. If a limit of the key has the same counter, the tighter one applies.
+    pub fn key_limits(mut self, limits: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let limits = limit::list(limits).map_err(|error| error.within("key_limits"));
+        self.key_limits = self.error.or_default(limits);
+        self
     }
 
     /// Like [`Policy::key_limits`], for every organization.
-    ///
-    /// # Errors
-    /// Like [`Policy::key_limits`].
-    pub fn org_limits<T: AsRef<str>>(
-        mut self,
-        limits: impl IntoIterator<Item = T>,
-    ) -> Result<Self, InvalidInput> {
-        self.org_limits = limit::list(limits)?;
-        Ok(self)
+    pub fn org_limits(mut self, limits: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let limits = limit::list(limits).map_err(|error| error.within("org_limits"));
+        self.org_limits = self.error.or_default(limits);
+        self
     }
 
     /// The lockout of addresses after failed authentications.
@@ -340,13 +328,33 @@ impl Policy {
         }
     }
 
-    /// Checks constraints between fields.
+    /// Checks every field, and constraints between fields.
     fn check(&self) -> Result<(), InvalidInput> {
+        self.error.check()?;
+        self.lockout.check()?;
         let protected = self.protect.as_ref().map_or(0, Vec::len);
         for (field, count) in [("protect", protected), ("exempt", self.exempt.len())] {
             check_count(field, count)?;
         }
         check_routes(&self.routes)
+    }
+}
+
+/// The first invalid value given to a setter, kept until the policy is checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct FirstError(Option<InvalidInput>);
+
+impl FirstError {
+    /// Returns a valid value, or the default in place of an invalid one.
+    fn or_default<T: Default>(&mut self, parsed: Result<T, InvalidInput>) -> T {
+        parsed.unwrap_or_else(|error| {
+            self.0.get_or_insert(error);
+            T::default()
+        })
+    }
+
+    fn check(&self) -> Result<(), InvalidInput> {
+        self.0.clone().map_or(Ok(()), Err)
     }
 }
 

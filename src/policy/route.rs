@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use serde::Deserialize;
 
-use super::file;
+use super::{FirstError, file};
 use crate::counter::{Events, Rule, RuleName, Subject};
 use crate::input::InvalidInput;
 use crate::limit::{self, Limit, Period};
@@ -20,10 +20,10 @@ use crate::time::LockDuration;
 ///
 /// ```
 /// use keyguard::Route;
-/// let orders = Route::new("orders", "POST /api/orders".parse()?)?
-///     .scopes(["orders:write"])?
-///     .limits(["10/s", "100/min shadow"])?
-///     .cost(5)?;
+/// let orders = Route::new("orders", "POST /api/orders".parse()?)
+///     .scopes(["orders:write"])
+///     .limits(["10/s", "100/min shadow"])
+///     .cost(5);
 /// # Ok::<(), keyguard::InvalidInput>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -47,17 +47,16 @@ pub struct Route {
     cost: Option<NonZeroU32>,
     #[serde(default)]
     shadow: bool,
+    #[serde(skip)]
+    error: FirstError,
 }
 
 impl Route {
     /// Creates a route without rules. The name has 1 to 64 letters, digits, `-`, `_` and `.`; it
     /// names the counters of its limits.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] for the name.
-    pub fn new(name: &str, path: Pattern) -> Result<Self, InvalidInput> {
-        Ok(Self {
-            name: RuleName::parse(name)?,
+    pub fn new(name: &str, path: Pattern) -> Self {
+        Self {
+            name: name.into(),
             path,
             protect: None,
             scopes: Vec::new(),
@@ -66,7 +65,8 @@ impl Route {
             lockout: None,
             cost: None,
             shadow: false,
-        })
+            error: FirstError(RuleName::parse(name).err()),
+        }
     }
 
     /// Requires a key. In a file: `protect = true`.
@@ -88,41 +88,23 @@ impl Route {
         self
     }
 
-    /// Requires a key with all of these scopes.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] for an invalid [`Scope`].
-    pub fn scopes<T: AsRef<str>>(
-        mut self,
-        scopes: impl IntoIterator<Item = T>,
-    ) -> Result<Self, InvalidInput> {
+    /// Requires a key with all of these [scopes](Scope).
+    pub fn scopes(mut self, scopes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let scopes = scopes.into_iter().map(|scope| scope.as_ref().parse());
-        self.scopes = scopes.collect::<Result<_, _>>()?;
-        Ok(self)
+        self.scopes = self.error.or_default(scopes.collect());
+        self
     }
 
-    /// Sliding-window limits per key, in addition to the limits of the key.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] for an invalid [`Limit`], or one that is not a sliding window.
-    pub fn limits<T: AsRef<str>>(
-        mut self,
-        limits: impl IntoIterator<Item = T>,
-    ) -> Result<Self, InvalidInput> {
-        self.limits = intervals(limits)?;
-        Ok(self)
+    /// Sliding-window [limits](Limit) per key, in addition to the limits of the key.
+    pub fn limits(mut self, limits: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.limits = self.error.or_default(intervals("limits", limits));
+        self
     }
 
-    /// Sliding-window limits per address, with or without a key.
-    ///
-    /// # Errors
-    /// Like [`Route::limits`].
-    pub fn ip_limits<T: AsRef<str>>(
-        mut self,
-        limits: impl IntoIterator<Item = T>,
-    ) -> Result<Self, InvalidInput> {
-        self.ip_limits = intervals(limits)?;
-        Ok(self)
+    /// Sliding-window [limits](Limit) per address, with or without a key.
+    pub fn ip_limits(mut self, limits: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.ip_limits = self.error.or_default(intervals("ip_limits", limits));
+        self
     }
 
     /// Locks addresses that exceed [`Route::ip_limits`], which must be set, out of all paths of the
@@ -134,12 +116,10 @@ impl Route {
 
     /// The cost of requests that do not specify one, at least 1. Of several matching routes, the
     /// highest cost applies. Default: 1.
-    ///
-    /// # Errors
-    /// [`InvalidInput`] for 0.
-    pub fn cost(mut self, cost: u32) -> Result<Self, InvalidInput> {
-        self.cost = Some(crate::input::limit("cost", cost)?);
-        Ok(self)
+    pub fn cost(mut self, cost: u32) -> Self {
+        let cost = crate::input::limit("cost", cost).map(Some);
+        self.cost = self.error.or_default(cost);
+        self
     }
 
     /// Evaluates and counts the rules of the route without refusing requests.
@@ -161,8 +141,12 @@ impl Route {
         self.protect == Some(true) || !self.scopes.is_empty() || !self.limits.is_empty()
     }
 
-    /// Checks that the fields fit together.
+    /// Checks that the fields are valid and fit together.
     pub(super) fn check(&self) -> Result<(), InvalidInput> {
+        self.error.check().map_err(|error| {
+            let problem = format!("route `{}`: {}", self.name.escape_debug(), error.problem());
+            InvalidInput::new(error.field(), problem)
+        })?;
         if self.is_open() && self.requires_key() {
             return Err(InvalidInput::new(
                 "protect",
@@ -252,17 +236,19 @@ impl Route {
     }
 }
 
-pub(super) fn intervals<T: AsRef<str>>(
-    limits: impl IntoIterator<Item = T>,
+/// Parses the limits of a route: sliding windows.
+pub(super) fn intervals(
+    field: &'static str,
+    limits: impl IntoIterator<Item = impl AsRef<str>>,
 ) -> Result<Vec<Limit>, InvalidInput> {
-    let limits = limit::list(limits)?;
+    let limits = limit::list(limits).map_err(|error| error.within(field))?;
     match limits
         .iter()
         .find(|limit| !matches!(limit.period, Period::Sliding(_)))
     {
         None => Ok(limits),
         Some(limit) => Err(InvalidInput::new(
-            "limits",
+            field,
             format!(
                 "`{limit}` is not a sliding window such as `10/s`; use it for keys or organizations"
             ),

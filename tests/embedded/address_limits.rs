@@ -307,7 +307,7 @@ fn cost_above_the_limit_is_a_bad_request() {
 fn limit_from_code_is_as_exact_as_a_route_limit() {
     let home = Home::new();
     let kg = guard(&home, &login_beside(30));
-    let limit = |name: String| IpLimit::new(&name, 2, MINUTE).unwrap();
+    let limit = |name: String| IpLimit::new(&name, "2/min").unwrap();
     for round in 0..5 {
         for i in 0..20 {
             let outcome = kg.check_ip(&limit(format!("limit{i}")), IP, "/x");

@@ -107,7 +107,7 @@ fn organization_limit_is_shared_by_twenty_keys() {
 #[test]
 fn tighter_of_two_equal_period_limits_applies() {
     let home = Home::new();
-    let policy = keyguard::Policy::new().key_limits(["5/min"]).unwrap();
+    let policy = keyguard::Policy::new().key_limits(["5/min"]);
     let kg = home.open_with(home.config().policy(policy));
     let (tighter, looser) = (
         crate::common::key_limited_to(&kg, 3),

@@ -241,7 +241,7 @@ fn stored_lock_survives_a_kill() {
 fn ip_limit_refuses_and_locks() {
     let home = Home::new();
     let kg = home.open();
-    let login = IpLimit::new("login", 3, Duration::from_secs(60))
+    let login = IpLimit::new("login", "3/min")
         .unwrap()
         .lockout(HOUR.try_into().unwrap())
         .scope(LockScope::Global);
@@ -278,7 +278,7 @@ fn ip_limit_refuses_and_locks() {
 fn ip_limit_without_lockout_admits_when_the_window_has_room() {
     let home = Home::new();
     let kg = home.open();
-    let search = IpLimit::new("search", 1, Duration::from_secs(60)).unwrap();
+    let search = IpLimit::new("search", "1/min").unwrap();
     kg.check_ip(&search, IP, "/search").unwrap();
     let wait = kg
         .check_ip(&search, IP, "/search")
@@ -328,7 +328,7 @@ fn ip_limit_locks_its_own_routes_by_default() {
     let kg = home.open();
     let created = key(&kg);
     let good = [("X-API-Key", created.raw_key.expose())];
-    let limit = |name| IpLimit::new(name, 1, Duration::from_secs(60)).unwrap();
+    let limit = |name| IpLimit::new(name, "1/min").unwrap();
     let login = limit("login").lockout(HOUR.try_into().unwrap());
     kg.check_ip(&login, IP, "/login/a0").unwrap();
     kg.check_ip(&login, IP, "/login/a0").unwrap_err();
@@ -673,7 +673,7 @@ fn detected_proxy_is_locked_by_a_route_limit() {
     assert_eq!(logins, [None, None, None, limited, locked]);
 
     // A limit that the program asks for.
-    let limit = IpLimit::new("sign-up", 1, HOUR).unwrap();
+    let limit = IpLimit::new("sign-up", "1/hour").unwrap();
     let limit = limit.lockout(HOUR.try_into().unwrap());
     let sign_ups = [ELSEWHERE; 3].map(|ip| {
         let checked = kg.check_ip(&limit, ip, "/sign-up");
@@ -691,7 +691,7 @@ fn limit_lock_applies_beside_a_longer_failure_lock() {
     for number in 0..4 {
         through(&kg, IP, &format!("203.0.113.{number}"), "guess");
     }
-    let limit = IpLimit::new("all", 1, HOUR).unwrap();
+    let limit = IpLimit::new("all", "1/hour").unwrap();
     let limit = limit.lockout(HOUR.try_into().unwrap());
     let limit = limit.scope(LockScope::Global);
     for number in 0..3 {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::common::{Home, admitted_of, ask, child, key};
-use keyguard::{AdminError, KeyGuard, OpenError, Policy, Reason};
+use keyguard::{AdminError, KeyGuard, Lockout, OpenError, Policy, Reason, Route};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -121,6 +121,79 @@ fn errors_name_line_field_and_expectation() {
 }
 
 #[test]
+fn invalid_values_from_code_are_reported_when_the_policy_is_installed() {
+    let home = Home::new();
+    let kg = home.open();
+    let route = || Route::new("orders", "/api".parse().unwrap());
+    let with = |route| Policy::new().route(route);
+    let with_lockout = |lockout| Policy::new().lockout(lockout);
+    for (policy, parts) in [
+        (
+            Policy::new().key_limits(["10/fortnight"]),
+            &["key_limits", "10/s"][..],
+        ),
+        (
+            Policy::new().org_limits(["10/min", "9/60s"]),
+            &["org_limits", "same counter"],
+        ),
+        (
+            Policy::new().client_ip_header("x y"),
+            &["client_ip_header", "RFC 9110"],
+        ),
+        (
+            Policy::new().nat64_prefixes(["10.0.0.0/8"]),
+            &["nat64_prefixes", "2001:db8:64::/96"],
+        ),
+        (
+            with(Route::new("a b", "/api".parse().unwrap())),
+            &["name", "`a b`", "1 to 64"],
+        ),
+        (
+            with(route().scopes(["a b"])),
+            &["scopes", "`orders`", "printable ASCII"],
+        ),
+        (
+            with(route().limits(["5 daily"])),
+            &["limits", "`orders`", "not a sliding window"],
+        ),
+        (
+            with(route().ip_limits(["0/s"])),
+            &["ip_limits", "`orders`", "at least 1"],
+        ),
+        (with(route().cost(0)), &["cost", "`orders`", "at least 1"]),
+        (
+            with(route().limits(["5/s"]).cost(6)),
+            &["cost", "`orders`", "`5/s`"],
+        ),
+        (
+            with(route()).route(route()),
+            &["name", "two routes are named `orders`"],
+        ),
+        (
+            with_lockout(Lockout::new().threshold(0)),
+            &["lockout.threshold", "at least 1"],
+        ),
+        (
+            with_lockout(Lockout::new().steps([])),
+            &["lockout.steps", "1 to 16"],
+        ),
+        (
+            with_lockout(Lockout::new().decay(Duration::ZERO)),
+            &["lockout.decay", "1 second"],
+        ),
+    ] {
+        let other = Home::new();
+        let opened = KeyGuard::open(other.file(), other.config().policy(policy.clone()));
+        assert!(matches!(opened, Err(OpenError::Policy(_))), "{policy:?}");
+        assert!(!other.file().exists());
+        let error = kg.admin().set_policy(policy).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{error}\nlacks {part}");
+        }
+    }
+}
+
+#[test]
 fn invalid_policy_file_prevents_opening_and_creates_no_data_file() {
     let home = Home::new();
     let file = home.dir().join("keyguard.toml");
@@ -184,9 +257,9 @@ fn every_policy_field_can_be_added_and_removed() {
         ),
     ] {
         assert_eq!(reason(), missing);
-        kg.admin().set_policy(policy.parse().unwrap());
+        kg.admin().set_policy(policy.parse().unwrap()).unwrap();
         assert_eq!(reason(), expected, "{policy}");
-        kg.admin().set_policy(Policy::new());
+        kg.admin().set_policy(Policy::new()).unwrap();
     }
     assert_eq!(reason(), missing);
     let forwarded = [
@@ -201,7 +274,8 @@ fn every_policy_field_can_be_added_and_removed() {
     };
     assert_eq!(asked(), "192.0.2.7");
     kg.admin()
-        .set_policy("trusted_proxies = [\"192.0.2.0/24\"]".parse().unwrap());
+        .set_policy("trusted_proxies = [\"192.0.2.0/24\"]".parse().unwrap())
+        .unwrap();
     assert_eq!(asked(), "203.0.113.9");
 }
 
@@ -229,7 +303,7 @@ fn requests_succeed_while_policies_change() {
                 }
                 _ => "key_limits = [\"999999/hour\"]\ntrusted_proxies = [\"10.0.0.0/8\"]",
             };
-            kg.admin().set_policy(policy.parse().unwrap());
+            kg.admin().set_policy(policy.parse().unwrap()).unwrap();
         }
         done.store(true, Ordering::Relaxed);
     });

@@ -78,7 +78,7 @@ fn denials_without_a_known_key_go_to_the_sink_only() {
     let no_headers: [(&str, &str); 0] = [];
     let request = Request::new(&no_headers, IP, "/orders?page=2").method("PUT");
     kg.decide(request).unwrap_err();
-    let login = IpLimit::new("login", 1, Duration::from_secs(60)).unwrap();
+    let login = IpLimit::new("login", "1/min").unwrap();
     for _ in 0..2 {
         let _ = kg.check_ip(&login, IP, "/login");
     }

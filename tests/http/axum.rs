@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use crate::common::server::{Answer, get as ask};
 use crate::common::{Home, key, key_limited_to, key_with};
@@ -177,7 +176,7 @@ fn request_through_several_layers_counts_once() {
 fn ip_limit_uses_locks_of_the_original_path() {
     let home = Home::new();
     let kg = home.open();
-    let limit = IpLimit::new("login", 100, Duration::from_secs(60)).unwrap();
+    let limit = IpLimit::new("login", "100/min").unwrap();
     let layer = IpLimitLayer::new(kg.clone(), limit);
     let welcome = || get(|| async { "welcome" });
     let inner = Router::new()
@@ -314,7 +313,7 @@ fn client_named_by_a_proxy_is_locked_behind_an_ip_limit() {
         let app = Router::new().route("/data", get(key_id));
         let mut app = app.layer(KeyGuardLayer::new(kg.clone()));
         if has_limit {
-            let limit = IpLimit::new("all", 1_000, Duration::from_secs(60)).unwrap();
+            let limit = IpLimit::new("all", "1000/min").unwrap();
             app = app.layer(IpLimitLayer::new(kg.clone(), limit));
         }
         let served = Served::new(app);

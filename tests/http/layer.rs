@@ -225,7 +225,7 @@ fn identity_headers_from_clients_are_removed_by_the_ip_limit_in_every_spelling()
     let home = Home::new();
     let kg = home.open();
     let runtime = Runtime::new().unwrap();
-    let limit = IpLimit::new("login", 100, Duration::from_secs(60)).unwrap();
+    let limit = IpLimit::new("login", "100/min").unwrap();
     let layer = IpLimitLayer::new(kg.clone(), limit);
     let handler = |request: Request<Incoming>| async move {
         let mut names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
@@ -301,7 +301,8 @@ fn protected_path_outside_every_layer_causes_a_warning() {
     drop(layer.clone().prefix("/internal/v1").layer(()));
     assert_eq!(unreached(), ["POST /orders"]);
     kg.admin()
-        .set_policy(r#"protect = ["/apis"]"#.parse().unwrap());
+        .set_policy(r#"protect = ["/apis"]"#.parse().unwrap())
+        .unwrap();
     assert_eq!(unreached(), ["/apis"]);
     drop(layer.layer(()));
     assert_eq!(unreached(), [""; 0]);
@@ -613,7 +614,7 @@ fn ip_limit_applies_to_a_route_and_its_handler_can_block() {
     let kg = home.open();
     let runtime = Runtime::new().unwrap();
     let layer = |name| {
-        let limit = IpLimit::new(name, 3, Duration::from_secs(60)).unwrap();
+        let limit = IpLimit::new(name, "3/min").unwrap();
         let layer = IpLimitLayer::new(kg.clone(), limit.lockout(day()));
         move |peer: SocketAddr, service| layer.peer_address(peer).layer(service)
     };

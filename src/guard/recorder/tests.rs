@@ -15,7 +15,7 @@ use crate::model::HashedKey;
 use crate::model::{AuditEntry, Key, KeyId, Method, Org, OrgId, Usage};
 use crate::net::ClientIp;
 use crate::net::IpKey;
-use crate::policy::Policy;
+use crate::policy::CompiledPolicy;
 use crate::store::transfer::{PageCursor, TransferPage};
 use crate::store::{
     AuditContext, KeyChange, Minute, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation,
@@ -262,7 +262,7 @@ impl World {
             locks: Arc::clone(&self.locks),
             warnings: Arc::default(),
             policies: Arc::new(PolicyReloader::new(
-                Arc::new(PolicyHandle::new(Policy::default())),
+                Arc::new(PolicyHandle::new(CompiledPolicy::default())),
                 Arc::new(Revisions::new()),
                 Arc::default(),
                 None,

@@ -22,7 +22,7 @@ use crate::time::LockDuration;
 /// The limit and the path under which wrong admin keys are counted and locked out.
 const LIMIT: &str = "keyguard-admin";
 const PATH: &str = "/admin";
-const WRONG_KEYS_PER_MINUTE: u32 = 10;
+const WRONG_KEYS: &str = "10/min";
 const LOCK_TIME: Duration = Duration::from_secs(15 * 60);
 
 /// Checks that `Host` is a name of this service, which prevents DNS rebinding, and that `Origin`, if
@@ -140,8 +140,7 @@ pub(super) fn require_admin(
 }
 
 fn limit() -> Result<IpLimit, Problem> {
-    let minute = Duration::from_secs(60);
-    let limit = IpLimit::new(LIMIT, WRONG_KEYS_PER_MINUTE, minute).map_err(AdminError::from)?;
+    let limit = IpLimit::new(LIMIT, WRONG_KEYS).map_err(AdminError::from)?;
     let locked_for = LockDuration::try_from(LOCK_TIME).map_err(AdminError::from)?;
     Ok(limit.lockout(locked_for).scope(LockScope::Path))
 }
