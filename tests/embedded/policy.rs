@@ -38,14 +38,14 @@ fn errors_name_line_field_and_expectation() {
         (
             "key_limits = [\"10/min\", \"9/60s\"]",
             1,
-            &["key_limits", "count the same"],
+            &["key_limits", "same counter"],
         ),
         ("org_limits = \"10/s\"", 1, &["org_limits", "sequence"]),
         ("ignore_case = 1", 1, &["ignore_case", "boolean"]),
         ("[lockout]\nthreshold = 0", 2, &["threshold", "at least 1"]),
         ("[lockout]\nsteps = []", 2, &["steps", "1 to 16"]),
         ("[lockout]\nsteps = [\"soon\"]", 2, &["steps", "30 minutes"]),
-        ("[lockout]\ndecay = \"0\"", 2, &["decay", "no span"]),
+        ("[lockout]\ndecay = \"0\"", 2, &["decay", "not a duration"]),
         (
             "[[route]]\nname = \"a b\"\npath = \"/x\"",
             2,
@@ -113,7 +113,7 @@ fn errors_name_line_field_and_expectation() {
         .parse::<Policy>()
         .unwrap_err();
     assert!(
-        dear.to_string().contains("`5/s` never admits so much"),
+        dear.to_string().contains("exceeds its limit `5/s`"),
         "{dear}"
     );
     let twice = format!("{route}{route}").parse::<Policy>().unwrap_err();
