@@ -31,6 +31,8 @@
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
 //! | `redis` | limits in Redis, for several processes, and `RedisStream` |
 //! | `serve` | `keyguard serve`: the admin service, and decisions for servers in other languages |
+//!
+//! The minimum supported Rust version is 1.90.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
