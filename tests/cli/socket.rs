@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 
 use crate::common::child;
-use crate::common::program::{done, keyguard, refused};
+use crate::common::program::{done, keyguard, refused, run};
 use crate::common::wait_until;
 use keyguard::{Config, CreateKey, KeyGuard, Page};
 use rustix::process::{Pid, Signal, kill_process};
@@ -74,7 +74,8 @@ fn moved_file_is_not_created_again() {
         assert!(!file.exists());
     }
     fs::rename(&moved, &file).unwrap();
-    done(dir.path(), &["create-org", "acme"]);
+    // The file is reopened at growing intervals.
+    wait_until(|| run(dir.path(), &["create-org", "acme"]).status.success());
     kg.admin().find_org("acme").unwrap();
 }
 
