@@ -162,8 +162,8 @@ pub fn target(data: &[u8]) {
     thread_local! {
         static RULES: CompiledPolicy = "protect = [\"/api\"]\nexempt = [\"/api/health\"]"
             .parse::<Policy>()
-            .expect("a policy")
-            .into();
+            .and_then(CompiledPolicy::new)
+            .expect("a policy");
     }
     let target = String::from_utf8_lossy(data);
     let access = RULES.with(|rules| rules.place(&target, Method::Get).access);
@@ -184,7 +184,8 @@ pub fn policy(data: &[u8]) {
     };
     if let Ok(policy) = text.parse::<Policy>() {
         let line = text.lines().next().unwrap_or_default();
-        CompiledPolicy::from(policy).place(line, Method::Post);
+        let compiled = CompiledPolicy::new(policy).expect("a parsed policy is valid");
+        compiled.place(line, Method::Post);
     }
 }
 
