@@ -115,16 +115,27 @@ pub struct CreatedKey {
 /// let change = UpdateKey::new(KeyId(7)).label("till").expires_at(None);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[must_use]
 pub struct UpdateKey {
     pub(crate) id: KeyId,
+    /// The label: 1 to 255 visible characters and spaces.
     pub(crate) label: Option<String>,
+    /// Scopes; they replace the existing ones.
     pub(crate) scopes: Option<Vec<String>>,
+    /// The number of requests admitted in any 60 seconds.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub(crate) rate_limit_per_minute: Option<u32>,
+    /// Further limits; they replace the existing ones.
     pub(crate) limits: Option<Vec<String>>,
+    /// IP addresses and networks from which the key is accepted; empty for all.
     pub(crate) allowed_ips: Option<Vec<String>>,
+    /// The time of expiry, in the future; null for never.
     #[serde(default, with = "nullable", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Timestamp>))]
     pub(crate) expires_at: Option<Option<Timestamp>>,
+    /// Whether to accept an expired key again. Its text may have leaked since; rotation replaces it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) reactivate: bool,
 }
@@ -550,7 +561,7 @@ fn texts<T: Into<String>>(items: impl IntoIterator<Item = T>) -> Vec<String> {
 }
 
 /// Serializes a field that is absent, null, or has a value.
-pub(crate) mod nullable {
+pub(super) mod nullable {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     pub(crate) fn serialize<T: Serialize, S: Serializer>(

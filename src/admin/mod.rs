@@ -1,10 +1,11 @@
-//! Administration: the handle, and the vocabulary of commands that the socket, the command line and the
-//! HTTP service speak.
+//! Administration: the handle, and the commands that the socket, the command line and the HTTP service
+//! have in common.
 
 mod actor;
-pub(crate) mod answer;
 mod blocks;
+pub(crate) mod command;
 mod error;
+mod failure;
 mod ip_target;
 mod keys;
 mod limits;
@@ -31,9 +32,7 @@ pub use self::page::Page;
 pub use self::stats::{ListUsage, Stats, TopKey};
 
 pub(crate) use self::actor::AuditActor;
-#[cfg(feature = "cli")]
-pub(crate) use self::answer::ListKeys;
-pub(crate) use self::keys::nullable;
+pub(crate) use self::failure::{Failure, FailureCode};
 #[cfg(unix)]
 pub(crate) use self::socket::Listener;
 #[cfg(all(unix, feature = "cli"))]
@@ -41,6 +40,7 @@ pub(crate) use self::socket::system_user;
 #[cfg(all(unix, feature = "serve"))]
 pub(crate) use self::socket::{SocketFile, bind_socket};
 
+use self::keys::nullable;
 use crate::guard::Guard;
 use crate::input::{self, InvalidInput};
 use crate::net::ClientIp;

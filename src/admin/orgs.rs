@@ -1,5 +1,6 @@
 //! Administration of organizations.
 
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use super::{Admin, AdminError, Page, keys};
@@ -14,11 +15,24 @@ use crate::store::OrgChange;
 /// use keyguard::{OrgId, UpdateOrg};
 /// let change = UpdateOrg::new(OrgId(3)).limits(["1000/s", "500000 monthly"]);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[must_use]
 pub struct UpdateOrg {
     pub(crate) id: OrgId,
+    /// Limits that all its keys share; they replace the existing ones.
+    #[serde(deserialize_with = "required")]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(value_type = Vec<String>, example = json!(["1000/s", "500000 monthly"]))
+    )]
     pub(crate) limits: Option<Vec<String>>,
+}
+
+/// Deserializes a field that must be present.
+fn required<'de, D: Deserializer<'de>>(limits: D) -> Result<Option<Vec<String>>, D::Error> {
+    Vec::deserialize(limits).map(Some)
 }
 
 impl UpdateOrg {

@@ -1,4 +1,4 @@
-//! Asking the process that holds a data file, through the [socket](super::socket) beside it.
+//! The client of the [socket](super::socket) beside a data file.
 
 use std::fs;
 use std::io;
@@ -9,36 +9,37 @@ use std::path::{Path, PathBuf};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::answer::{Command, Failure, FailureCode};
+use super::command::{Command, NamedCommand};
 use super::socket::{TIMEOUT, peer_of};
 use super::socket_path;
-use super::wire::{self, Ask, Outcome, Response, VERSION};
+use super::wire::{self, Ask, Outcome, Response};
+use super::{Failure, FailureCode};
 use crate::sys::{ownership, process};
 
-/// The asking side.
+/// A connection to the process that holds a data file.
 pub(crate) struct Remote {
     stream: UnixStream,
-    /// The process at the other side, where it is known.
+    /// The id of that process, where the system tells it.
     pid: Option<u32>,
 }
 
-/// Why the process that may hold a file is not asked.
+/// Why the process that may hold a file cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreachable {
-    /// The socket is not for this user, or its other side is nobody who may hold the file.
+    /// This user may not use the socket, or its owner may not hold the file.
     #[error("the socket `{}` {problem}", socket.display())]
     Closed { socket: PathBuf, problem: String },
     /// The process is suspended.
     #[error(
-        "the process {pid} ({name}), which holds the file, is stopped and answers nobody",
+        "the process {pid} ({name}), which holds the file, is stopped and does not respond",
         name = process::name(*.pid).unwrap_or_default()
     )]
     Stopped { pid: u32 },
 }
 
 impl Remote {
-    /// Connects to the process that holds `file`: one of this user, of the file's owner, or of root.
-    /// `None` if none listens.
+    /// Connects to the process that holds `file`, which must belong to this user, the owner of the file
+    /// or root. Returns `None` if no process listens.
     pub(crate) fn connect(file: &Path) -> Result<Option<Self>, Unreachable> {
         let Ok(canonical) = canonical(file) else {
             return Ok(None);
@@ -60,7 +61,7 @@ impl Remote {
         problem.map_or(Ok(None), Err)
     }
 
-    /// A stopped process would carry out a command whenever it is continued.
+    /// Fails if the process is stopped: it would execute the command whenever it is continued.
     fn running(self) -> Result<Self, Unreachable> {
         match self.pid.filter(|pid| process::is_stopped(*pid)) {
             Some(pid) => Err(Unreachable::Stopped { pid }),
@@ -68,38 +69,39 @@ impl Remote {
         }
     }
 
-    pub(crate) fn ask(&mut self, command: &Command) -> Result<serde_json::Value, Failure> {
+    /// Has the process execute a command.
+    pub(crate) fn execute<C: Command>(&mut self, command: &C) -> Result<C::Reply, Failure> {
         match self.exchange(command) {
-            Ok(Some(reply)) => match reply.outcome {
-                Outcome::Ok(value) => Ok(value),
+            Ok(Some(response)) => match response.outcome {
+                Outcome::Ok(reply) => serde_json::from_value(reply).map_err(|error| {
+                    let message = format!("the reply cannot be read: {error}");
+                    Failure::new(FailureCode::Unavailable, message)
+                }),
                 Outcome::Error(failure) => Err(failure),
             },
-            Ok(None) => Err(lost("it ended")),
+            Ok(None) => Err(no_response("it ended")),
             Err(error) if is_timeout(&error) => match self.pid {
-                Some(pid) if process::is_stopped(pid) => Err(lost(&format!(
+                Some(pid) if process::is_stopped(pid) => Err(no_response(&format!(
                     "it is stopped; continue it by `kill -CONT {pid}`"
                 ))),
-                _ => Err(lost(&format!("for {} s", TIMEOUT.as_secs()))),
+                _ => Err(no_response(&format!("for {} s", TIMEOUT.as_secs()))),
             },
-            Err(error) => Err(lost(&error.to_string())),
+            Err(error) => Err(no_response(&error.to_string())),
         }
     }
 
-    fn exchange(&mut self, command: &Command) -> io::Result<Option<Response>> {
-        let ask = Ask {
-            version: VERSION,
-            request: serde_json::to_value(command)?,
-        };
-        // Who refuses to listen may have said why before we have spoken.
-        let asked = wire::write(&mut self.stream, &ask);
+    fn exchange(&mut self, command: &impl Command) -> io::Result<Option<Response>> {
+        let ask = Ask::new(&NamedCommand::new(command)?)?;
+        let sent = wire::write(&mut self.stream, &ask);
+        // A process that refuses the connection may have written the reason before the command was sent.
         match wire::read(&mut self.stream) {
-            Ok(Some(reply)) => Ok(Some(reply)),
-            unanswered => asked.and(unanswered),
+            Ok(Some(response)) => Ok(Some(response)),
+            unanswered => sent.and(unanswered),
         }
     }
 }
 
-/// The path that a holder of `file` knows it by, also when the file is no longer there.
+/// Returns the canonical path of a file, even if the file no longer exists.
 fn canonical(file: &Path) -> io::Result<PathBuf> {
     fs::canonicalize(file).or_else(|error| {
         let (Some(dir), Some(name)) = (file.parent(), file.file_name()) else {
@@ -109,11 +111,11 @@ fn canonical(file: &Path) -> io::Result<PathBuf> {
     })
 }
 
-/// Where a process may listen that holds a file of `owner`.
+/// Returns the sockets on which a process that holds a file of `owner` may listen.
 fn sockets_of(canonical: &Path, owner: Option<u32>) -> Vec<PathBuf> {
     let me = rustix::process::geteuid();
     let mut users = vec![me.as_raw()];
-    // Private directories of others are closed to all but root.
+    // Only root can use the private directories of other users.
     users.extend(owner.filter(|owner| me.is_root() && *owner != me.as_raw()));
     let private = users.into_iter();
     let private = private.flat_map(|uid| socket_path::private(canonical, uid));
@@ -123,7 +125,7 @@ fn sockets_of(canonical: &Path, owner: Option<u32>) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Connects to a socket. `None` if nobody listens there; an error says why it is not used.
+/// Connects to a socket. Returns `None` if no process listens there, an error if it must not be used.
 fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, String> {
     let is_trusted = |uid| ownership::trusted_by_me(uid, owner);
     let stranger =
@@ -132,7 +134,7 @@ fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, Strin
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("cannot be looked at: {error}")),
         Ok(found) if !found.file_type().is_socket() => return Ok(None),
-        // Where the other side is not known, whose socket it is has to do.
+        // The owner of the socket counts where the system does not tell the user of the peer.
         Ok(found) if !is_trusted(found.uid()) => return Err(stranger(found.uid())),
         Ok(_) => {}
     }
@@ -161,7 +163,7 @@ fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, Strin
     }
 }
 
-/// Connects; waits for room in the queue of a listener only so long, and for each answer.
+/// Connects with a timeout for a slot in the listener's queue and for each response.
 fn connect_with_timeout(path: &Path) -> io::Result<UnixStream> {
     let socket = socket_with(
         AddressFamily::UNIX,
@@ -182,7 +184,7 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-fn lost(why: &str) -> Failure {
+fn no_response(why: &str) -> Failure {
     let message = format!(
         "the process that holds the file has not answered ({why}); whether the command was carried \
          out is not known: look with a listing, and try again"

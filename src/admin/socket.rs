@@ -18,10 +18,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Uid;
 
-use super::answer::{Failure, FailureCode};
 use super::socket_path;
 use super::wire::{self, Ask, Outcome, Response, VERSION};
-use super::{Admin, AuditActor};
+use super::{Admin, AuditActor, Failure, FailureCode};
 use crate::guard::{Guard, Warnings};
 use crate::net::ClientIp;
 use crate::sys::ownership;
@@ -284,7 +283,7 @@ fn serve(mut stream: UnixStream, guard: &Weak<Guard>) -> io::Result<()> {
             return Ok(());
         };
         let admin = Admin::new(guard).with_actor(system_user(user));
-        let outcome = match ask.command().and_then(|command| admin.answer(command)) {
+        let outcome = match ask.command().and_then(|command| command.run(&admin)) {
             Ok(value) => Outcome::Ok(value),
             Err(failure) => Outcome::Error(failure),
         };

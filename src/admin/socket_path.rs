@@ -1,12 +1,12 @@
-//! Where the socket of a data file is.
+//! The path of the socket of a data file.
 //!
-//! It is `<file>.sock`, by the canonical path of the file. Where that is too long for a socket, or
-//! the directory may not be written, it is `keyguard-<hash of that path>.sock` in a directory that is
-//! private to the user who holds the file: `/run/user/<uid>` if there is one, or `/tmp/keyguard-<uid>`,
-//! which is made. Neither depends on the environment, so that both sides find it.
+//! It is `<file>.sock` for the canonical path of the file. If that is too long for a socket, or the
+//! directory is not writable, it is `keyguard-<hash of that path>.sock` in a directory that is private
+//! to the user who holds the file: `/run/user/<uid>` if it exists, else `/tmp/keyguard-<uid>`, which is
+//! created. Neither depends on the environment, so both sides find it.
 //!
-//! Anybody may make `/tmp/keyguard-<uid>` first. Such a directory is not the user's own, and is
-//! neither bound in nor looked at.
+//! Another user may create `/tmp/keyguard-<uid>` first. Both sides ignore a directory that does not
+//! belong to the user.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -14,17 +14,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// As many bytes as the address of a socket has on every system, less the name of a draft.
+/// The maximum length of a socket's path on every system, less the suffix of its temporary name.
 const LONGEST: usize = 100 - super::socket::DRAFT_SUFFIX.len();
 
-/// The path beside the file, by its canonical path; `None` if it is too long for a socket.
+/// Returns the path beside the file with this canonical path; `None` if it is too long for a socket.
 pub(super) fn beside(canonical: &Path) -> Option<PathBuf> {
     let mut path = canonical.as_os_str().to_owned();
     path.push(".sock");
     (path.len() <= LONGEST).then(|| path.into())
 }
 
-/// The path in a private directory of the user `uid`. A directory is made if there is none.
+/// Returns the path in a private directory of the user `uid`. Creates a directory if there is none.
 pub(super) fn make_private(canonical: &Path, uid: u32) -> io::Result<PathBuf> {
     let [runtime, temporary] = private_dirs(uid);
     let dir = if verify_private(&runtime, uid).is_ok() {
@@ -39,7 +39,7 @@ pub(super) fn make_private(canonical: &Path, uid: u32) -> io::Result<PathBuf> {
     Ok(dir.join(name(canonical)))
 }
 
-/// The paths in those directories of the user `uid` that are there and private.
+/// Returns the paths in the private directories of the user `uid` that exist.
 #[cfg(feature = "cli")]
 pub(super) fn private(canonical: &Path, uid: u32) -> impl Iterator<Item = PathBuf> {
     let name = name(canonical);
@@ -49,8 +49,8 @@ pub(super) fn private(canonical: &Path, uid: u32) -> impl Iterator<Item = PathBu
         .map(move |dir| dir.join(&name))
 }
 
-/// Whether the directory of a socket is that of a trusted user and may be written by its owner alone,
-/// so that nobody else can put a socket there.
+/// Whether the directory of a socket belongs to a trusted user and only its owner may write to it, so
+/// that no other user can put a socket there.
 #[cfg(feature = "cli")]
 pub(super) fn is_guarded(socket: &Path, is_trusted: impl Fn(u32) -> bool) -> bool {
     let dir = socket.parent().and_then(|dir| fs::metadata(dir).ok());
@@ -69,7 +69,7 @@ fn name(canonical: &Path) -> String {
     format!("keyguard-{}.sock", &hash[..32])
 }
 
-/// Checks that `dir` is a directory, not a link, which belongs to `uid` and is closed to all others.
+/// Checks that `dir` is a directory, not a link, that belongs to `uid` and is closed to all other users.
 fn verify_private(dir: &Path, uid: u32) -> io::Result<()> {
     let found = fs::symlink_metadata(dir)?;
     if found.is_dir() && found.uid() == uid && found.permissions().mode() & 0o077 == 0 {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_directory_of_ones_own_is_private() {
+    fn private_directory_belongs_to_the_user() {
         let temp = tempfile::TempDir::new().unwrap();
         let me = rustix::process::geteuid().as_raw();
         let dir = temp.path().join("dir");

@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::answer::{Command, Failure};
+use super::command::{self, NamedCommand};
+use super::{Failure, FailureCode};
 
 /// The version of the format. Both sides must have the same.
 pub(crate) const VERSION: u32 = 2;
@@ -18,7 +19,7 @@ pub(crate) trait Message: Serialize + DeserializeOwned {
 }
 
 impl Message for Ask {
-    /// Small, because many commands may arrive at the same time.
+    /// Small, since many commands may arrive at the same time.
     const LONGEST_FRAME: u32 = 1 << 20;
 }
 
@@ -48,20 +49,25 @@ pub(crate) enum Outcome {
 }
 
 impl Ask {
-    /// Decodes the command.
-    pub(crate) fn command(self) -> Result<Command, Failure> {
-        use super::answer::FailureCode::Refused;
+    #[cfg(any(test, feature = "cli"))]
+    pub(crate) fn new(command: &NamedCommand) -> serde_json::Result<Self> {
+        Ok(Self {
+            version: VERSION,
+            request: serde_json::to_value(command)?,
+        })
+    }
 
+    /// Decodes the command.
+    pub(crate) fn command(self) -> Result<NamedCommand, Failure> {
         if self.version != VERSION {
             let message = format!(
                 "the process that holds the file speaks version {VERSION} of the socket, and this \
                  command version {}; use the same version of keyguard",
                 self.version
             );
-            return Err(Failure::new(Refused, message));
+            return Err(Failure::new(FailureCode::Refused, message));
         }
-        serde_json::from_value(self.request)
-            .map_err(|error| Failure::new(Refused, format!("is no command: {error}")))
+        serde_json::from_value(self.request).map_err(command::no_command)
     }
 }
 
@@ -102,17 +108,14 @@ pub(crate) fn write<T: Message>(stream: &mut impl Write, value: &T) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::answer::FailureCode;
+    use crate::admin::command::RevokeKey;
+    use crate::model::KeyId;
 
     #[test]
     fn commands_read_back() {
-        let command = Command::RevokeKey { key: "7".into() };
+        let command = NamedCommand::new(&RevokeKey { id: KeyId(7) }).unwrap();
         let mut bytes = Vec::new();
-        let ask = Ask {
-            version: VERSION,
-            request: serde_json::to_value(&command).unwrap(),
-        };
-        write(&mut bytes, &ask).unwrap();
+        write(&mut bytes, &Ask::new(&command).unwrap()).unwrap();
         let mut stream = bytes.as_slice();
         let ask: Ask = read(&mut stream).unwrap().unwrap();
         assert_eq!(ask.command().unwrap(), command);

@@ -4,8 +4,6 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::admin::answer::Whose;
-
 /// An organization by its name.
 #[derive(Args)]
 pub(super) struct OrgArg {
@@ -28,19 +26,10 @@ pub(super) struct KeyArg {
 pub(super) struct KeyOrIp {
     /// The id of the key, or its whole prefix as `list-keys` shows it
     #[arg(value_name = "ID|PREFIX")]
-    key: Option<String>,
+    pub(super) key: Option<String>,
     /// An IP address instead of a key
     #[arg(long)]
-    ip: Option<String>,
-}
-
-impl From<KeyOrIp> for Whose {
-    fn from(KeyOrIp { key, ip }: KeyOrIp) -> Self {
-        match key {
-            Some(key) => Self::Key(key),
-            None => Self::Ip(ip.unwrap_or_default()),
-        }
-    }
+    pub(super) ip: Option<String>,
 }
 
 /// A value, or the word `none`.

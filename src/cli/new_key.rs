@@ -1,24 +1,21 @@
 //! Printing a new key, whose text is shown only once.
 
-use serde_json::Value;
-
 use super::error::CliError;
 use super::format::key_lines;
 use super::output::require_stdout;
 use super::render::Panel;
 use super::settings::Cli;
-use crate::admin::answer::NewKeyReply;
+use crate::admin::command::NewKeyReply;
 
 /// Prints a new key. If its text cannot be printed, `undo` is called and returns what became of the key.
 pub(super) fn print_new_key(
     cli: &Cli,
     title: &'static str,
-    reply: &Value,
+    new: NewKeyReply,
     undo: impl FnOnce(&NewKeyReply) -> String,
 ) -> Result<NewKeyReply, CliError> {
-    let new: NewKeyReply = serde_json::from_value(reply.clone())?;
     let printed = require_stdout().and_then(|()| {
-        cli.print(reply, |look| {
+        cli.print(&new, |look| {
             key_lines(Panel::new(title).copied("key", &new.raw_key), &new.key)
                 .line(
                     "note",

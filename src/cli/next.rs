@@ -6,9 +6,9 @@ use super::commands::import::error::ImportError;
 use super::error::CliError;
 use super::session::{SessionError, is_served};
 use super::settings::{Cli, program_at};
-use crate::admin::answer::{Failure, FailureCode};
 #[cfg(unix)]
 use crate::admin::remote::Unreachable;
+use crate::admin::{Failure, FailureCode};
 #[cfg(all(unix, feature = "serve"))]
 use crate::serve::{ListenAddr, ServeError};
 use crate::store::OpenError;

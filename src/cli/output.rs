@@ -3,37 +3,38 @@
 use std::io::Write;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::error::CliError;
 use super::exit::Exit;
 use super::render::{Look, escaped};
+use super::session::Session;
 use super::settings::Cli;
-use crate::admin::answer::Command;
+use crate::admin::command::Command;
 use crate::input::text::escaped_json;
 
 impl Cli {
-    /// Sends a command and prints the reply; returns [`Exit::Done`].
-    pub(super) fn execute<T: DeserializeOwned>(
+    /// Executes a command and prints its reply; returns [`Exit::Done`].
+    pub(super) fn execute<C: Command>(
         &self,
-        command: Command,
-        view: impl FnOnce(&T, Look) -> String,
+        command: C,
+        view: impl FnOnce(&C::Reply, Look) -> String,
     ) -> Result<Exit, CliError> {
-        self.ask(command, view)?;
-        Ok(Exit::Done)
+        self.execute_in(self.session()?, command, view)
     }
 
-    /// Sends a command, prints the reply and returns it.
-    pub(super) fn ask<T: DeserializeOwned>(
+    /// Executes the last command of a session and prints its reply; returns [`Exit::Done`].
+    pub(super) fn execute_in<C: Command>(
         &self,
-        command: Command,
-        view: impl FnOnce(&T, Look) -> String,
-    ) -> Result<T, CliError> {
-        let value = self.session()?.ask(command)?;
-        let reply: T = serde_json::from_value(value.clone())?;
-        self.print(&value, |look| view(&reply, look))?;
-        Ok(reply)
+        mut session: Session,
+        command: C,
+        view: impl FnOnce(&C::Reply, Look) -> String,
+    ) -> Result<Exit, CliError> {
+        let reply = session.execute(command)?;
+        // Standard output may block; other commands must not wait for it.
+        drop(session);
+        self.print(&reply, |look| view(&reply, look))?;
+        Ok(Exit::Done)
     }
 
     /// Prints a value as JSON with `--json`, else its view.

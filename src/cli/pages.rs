@@ -2,50 +2,48 @@
 
 use std::iter;
 
-use serde::de::DeserializeOwned;
-
 use super::session::Session;
-use crate::admin::ListKeys;
-use crate::admin::answer::{Command, Failure, ListedKey, OrgReply, PAGE};
-use crate::model::OrgId;
+use crate::admin::Failure;
+use crate::admin::command::{Command, KeyReply, ListKeys, ListOrgs, OrgReply, Rows};
 
 /// Returns all organizations.
 pub(super) fn orgs(session: &mut Session) -> impl Iterator<Item = Result<OrgReply, Failure>> {
     items(pages(
         session,
         |listed: &OrgReply| listed.org.id,
-        |after| Command::ListOrgs { after, limit: PAGE },
+        |after| ListOrgs {
+            after,
+            limit: Rows::default(),
+        },
     ))
 }
 
 /// Returns the pages of all keys, or of those of an organization.
 pub(super) fn keys(
     session: &mut Session,
-    org_id: Option<OrgId>,
-) -> impl Iterator<Item = Result<Vec<ListedKey>, Failure>> {
+    org: Option<String>,
+) -> impl Iterator<Item = Result<Vec<KeyReply>, Failure>> {
     pages(
         session,
-        |listed: &ListedKey| listed.key.id,
-        move |after| {
-            Command::ListKeys(ListKeys {
-                org_id,
-                after,
-                limit: PAGE,
-            })
+        |listed: &KeyReply| listed.key.id,
+        move |after| ListKeys {
+            org: org.clone(),
+            after,
+            ..ListKeys::default()
         },
     )
 }
 
 /// Returns the pages of a list. `command` asks for the page after a cursor, and `cursor` is that of an
 /// item. The list ends with an empty page, since the size of a page in bytes is limited, too.
-pub(super) fn pages<T: DeserializeOwned, C: Copy>(
+pub(super) fn pages<T, I: Copy, C: Command<Reply = Vec<T>>>(
     session: &mut Session,
-    cursor: impl Fn(&T) -> C,
-    command: impl Fn(Option<C>) -> Command,
+    cursor: impl Fn(&T) -> I,
+    command: impl Fn(Option<I>) -> C,
 ) -> impl Iterator<Item = Result<Vec<T>, Failure>> {
     let mut after = None;
     iter::from_fn(move || {
-        let page: Result<Vec<T>, Failure> = session.get(command(after));
+        let page = session.execute(command(after));
         if let Ok(items) = &page {
             after = Some(cursor(items.last()?));
         }

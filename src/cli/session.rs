@@ -3,15 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-
-use crate::admin::Admin;
-use crate::admin::answer::{Command, Failure, FailureCode};
+use crate::admin::command::{Command, FindKey, FindOrg};
 #[cfg(unix)]
 use crate::admin::remote::{Remote, Unreachable};
+use crate::admin::{Admin, Failure};
 use crate::guard::{Config, Storage, followed, is_server};
 use crate::keyguard::KeyGuard;
+use crate::model::{KeyId, OrgId};
 use crate::store::OpenError;
 
 /// How long to wait for a process that holds the file and does not listen: another command, or a server
@@ -88,21 +86,23 @@ impl Session {
         }
     }
 
-    pub(crate) fn ask(&mut self, command: Command) -> Result<Value, Failure> {
+    /// Executes a command and returns its reply.
+    pub(crate) fn execute<C: Command>(&mut self, command: C) -> Result<C::Reply, Failure> {
         match self {
-            Self::Open(admin) => admin.answer(command),
+            Self::Open(admin) => Ok(command.run(admin)?),
             #[cfg(unix)]
-            Self::Remote(remote) => remote.ask(&command),
+            Self::Remote(remote) => remote.execute(&command),
         }
     }
 
-    /// Sends a command and returns the typed reply.
-    pub(crate) fn get<T: DeserializeOwned>(&mut self, command: Command) -> Result<T, Failure> {
-        let value = self.ask(command)?;
-        serde_json::from_value(value).map_err(|error| {
-            let message = format!("the reply cannot be read: {error}");
-            Failure::new(FailureCode::Unavailable, message)
-        })
+    /// Returns the id of an organization by its name.
+    pub(crate) fn org_id(&mut self, org_name: String) -> Result<OrgId, Failure> {
+        Ok(self.execute(FindOrg { org_name })?.org.id)
+    }
+
+    /// Returns the id of a key by its id or its whole prefix.
+    pub(crate) fn key_id(&mut self, key: String) -> Result<KeyId, Failure> {
+        Ok(self.execute(FindKey { key })?.key.id)
     }
 }
 

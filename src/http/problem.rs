@@ -4,8 +4,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use super::response::set_headers;
-use crate::admin::AdminError;
-use crate::admin::answer::{Failure, FailureCode};
+use crate::admin::{AdminError, Failure, FailureCode};
 use crate::guard::Denial;
 use crate::input::text::escaped_json;
 use crate::model::Key;

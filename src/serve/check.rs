@@ -71,13 +71,12 @@ struct CheckResponse {
 }
 
 pub(super) fn operation() -> Operation {
-    let route =
-        Route::post("/v1/check", "decide").summary("Decide about a request, and consume its cost");
-    Operation::new::<Json<CheckRequest>, CheckResponse>(route).for_trusted_peers()
+    let route = Route::post("/v1/check").summary("Decide about a request, and consume its cost");
+    Operation::new::<Json<CheckRequest>, CheckResponse>("decide", route).for_trusted_peers()
 }
 
 pub(super) async fn respond(guard: &KeyGuard, parts: &Parts, body: &[u8]) -> HttpResult {
-    let Json(request) = Json::read(parts, body)?;
+    let request = Json::<CheckRequest>::read(parts, body, None)?;
     let response = decide(guard, &request).await?;
     // A `Value` has its fields in alphabetical order, like all responses.
     let response = serde_json::to_value(response).map_err(|error| {

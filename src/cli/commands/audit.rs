@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use crate::admin::answer::{Command, PAGE};
+use crate::admin::command::{ListAudit, Rows};
 use crate::cli::format::short_time;
 use crate::cli::pages;
 use crate::cli::render::{Look, Table};
@@ -25,9 +25,9 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     let entries = pages::pages(
         &mut session,
         |entry: &AuditEntry| entry.id,
-        |last| Command::Audit {
+        |last| ListAudit {
             before: last.or(opts.before),
-            limit: opts.limit.min(PAGE),
+            limit: Rows::try_from(opts.limit).unwrap_or_default(),
         },
     );
     let entries = pages::items(entries).take(opts.limit);

@@ -4,7 +4,7 @@ use std::slice;
 
 use clap::Args;
 
-use crate::admin::answer::{Block, Command};
+use crate::admin::command::Block;
 use crate::cli::format::lock_table;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
@@ -21,8 +21,7 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, Opts { ip, duration, path }: Opts) -> Result<Exit, CliError> {
-    let command = Command::Block(Block { ip, path, duration });
-    cli.execute(command, |lock, look| {
+    cli.execute(Block { ip, path, duration }, |lock, look| {
         lock_table(slice::from_ref(lock), look)
     })
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use clap::Args;
 
-use crate::admin::answer::{Check, CheckReply, Command};
+use crate::admin::command::{Check, CheckReply};
 use crate::cli::format::rule_table;
 use crate::cli::render::{Look, Panel};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -39,7 +39,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         Some(_) => None,
         None => read_key()?,
     };
-    let command = Command::Check(Check {
+    let command = Check {
         key: opts.key,
         raw_key,
         ip: opts.ip,
@@ -47,8 +47,9 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         method: opts.method,
         cost: opts.cost,
         scopes: opts.scopes,
-    });
-    let reply = cli.ask(command, view)?;
+    };
+    let reply = cli.session()?.execute(command)?;
+    cli.print(&reply, |look| view(&reply, look))?;
     Ok(match reply.allowed {
         true => Exit::Done,
         false => Exit::Refused,

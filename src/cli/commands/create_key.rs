@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use crate::admin::CreateKey;
-use crate::admin::answer::{Command, FailureCode};
+use crate::admin::command::RevokeKey;
+use crate::admin::{CreateKey, FailureCode};
 use crate::cli::new_key::print_new_key;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::model::KeyId;
@@ -41,7 +41,7 @@ pub(crate) struct Opts {
 /// Creates a key, and revokes it again if its text could not be printed.
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     let name = opts.org_name.clone();
-    let command = Command::CreateKey(CreateKey {
+    let command = CreateKey {
         org_name: opts.org_name,
         label: opts.label,
         scopes: opts.scopes,
@@ -50,15 +50,15 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         allowed_ips: opts.allowed_ips,
         expires_at: opts.expires_at,
         prefix: opts.prefix,
-    });
+    };
     let created = cli
         .session()?
-        .ask(command)
+        .execute(command)
         .map_err(|failure| match failure.code {
             FailureCode::NotFound => CliError::NoOrg { failure, name },
             _ => failure.into(),
         })?;
-    print_new_key(cli, "API key created", &created, |new| {
+    print_new_key(cli, "API key created", created, |new| {
         revoke(cli, new.key.id)
     })?;
     Ok(Exit::Done)
@@ -66,10 +66,9 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
 
 /// Revokes a key and returns what came of it.
 fn revoke(cli: &Cli, id: KeyId) -> String {
-    let key = id.to_string();
     let revoked = cli
         .session()
-        .and_then(|mut session| Ok(session.ask(Command::RevokeKey { key })?));
+        .and_then(|mut session| Ok(session.execute(RevokeKey { id })?));
     match revoked {
         Ok(_) => format!("key {id} was revoked"),
         Err(error) => format!("key {id} is active and could not be revoked: {error}"),

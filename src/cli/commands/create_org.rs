@@ -1,6 +1,6 @@
 //! `create-org`
 
-use crate::admin::answer::Command;
+use crate::admin::command::CreateOrg;
 use crate::cli::args::OrgArg;
 use crate::cli::format::org_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -8,7 +8,7 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 pub(crate) type Opts = OrgArg;
 
 pub(crate) fn run(cli: &Cli, OrgArg { org_name }: Opts) -> Result<Exit, CliError> {
-    cli.execute(Command::CreateOrg { org_name }, |org, look| {
-        org_panel("Organization created", org, look)
+    cli.execute(CreateOrg { org_name }, |reply, look| {
+        org_panel("Organization created", &reply.org, look)
     })
 }

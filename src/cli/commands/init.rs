@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::admin::answer::Command;
+use crate::admin::command::GetStats;
 use crate::cli::render::Panel;
 use crate::cli::session::open_in_turn;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -39,7 +39,7 @@ fn init_file(cli: &Cli) -> Result<Exit, CliError> {
 
 fn init_database(cli: &Cli) -> Result<Exit, CliError> {
     // Unlike opening the database, a query fails if the server is down.
-    cli.session()?.ask(Command::Stats)?;
+    cli.session()?.execute(GetStats {})?;
     cli.print(&json!({ "db": "postgres", "ready": true }), |look| {
         Panel::new("Database ready")
             .copied("next", next(cli))

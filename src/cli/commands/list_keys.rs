@@ -2,13 +2,11 @@
 
 use clap::Args;
 
-use crate::admin::answer::{Failure, FailureCode, ListedKey};
+use crate::admin::command::KeyReply;
 use crate::cli::format::{day, scopes};
 use crate::cli::pages;
 use crate::cli::render::Table;
-use crate::cli::session::Session;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
-use crate::model::OrgId;
 
 #[derive(Args)]
 pub(crate) struct Opts {
@@ -19,12 +17,8 @@ pub(crate) struct Opts {
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     let mut session = cli.session()?;
-    let org_id = match opts.org {
-        Some(name) => Some(find_org(&mut session, &name)?),
-        None => None,
-    };
-    let keys = pages::items(pages::keys(&mut session, org_id));
-    let keys: Vec<ListedKey> = keys.collect::<Result<_, _>>()?;
+    let keys = pages::items(pages::keys(&mut session, opts.org));
+    let keys: Vec<KeyReply> = keys.collect::<Result<_, _>>()?;
     cli.print(&keys, |look| {
         table(&keys).render_or(
             "No keys yet: keyguard create-key --org NAME --label LABEL",
@@ -34,18 +28,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn find_org(session: &mut Session, name: &str) -> Result<OrgId, CliError> {
-    for listed in pages::orgs(session) {
-        let org = listed?.org;
-        if org.name == name {
-            return Ok(org.id);
-        }
-    }
-    let message = format!("there is no organization named `{name}`");
-    Err(Failure::new(FailureCode::NotFound, message).into())
-}
-
-fn table(keys: &[ListedKey]) -> Table {
+fn table(keys: &[KeyReply]) -> Table {
     let mut table = Table::new(&[
         ">id",
         "prefix",
@@ -56,7 +39,7 @@ fn table(keys: &[ListedKey]) -> Table {
         "status",
         "last used",
     ]);
-    for ListedKey { key, org_name, .. } in keys {
+    for KeyReply { key, org_name, .. } in keys {
         table.row([
             key.id.to_string(),
             key.prefix.clone(),

@@ -1,6 +1,6 @@
 //! `list-orgs`
 
-use crate::admin::answer::OrgReply;
+use crate::admin::command::OrgReply;
 use crate::cli::format::{limits, org_status, seconds};
 use crate::cli::pages;
 use crate::cli::render::Table;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::admin::answer::Command;
+use crate::admin::command::OverrideLimit;
 use crate::cli::args::KeyArg;
 use crate::cli::format::key_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -20,12 +20,13 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let command = Command::OverrideLimit {
-        key: opts.key.key,
+    let mut session = cli.session()?;
+    let command = OverrideLimit {
+        id: session.key_id(opts.key.key)?,
         rule: opts.limit,
         duration: opts.duration,
     };
-    cli.execute(command, |key, look| {
-        key_panel("Limit overridden", key, look)
+    cli.execute_in(session, command, |reply, look| {
+        key_panel("Limit overridden", &reply.key, look)
     })
 }

@@ -1,8 +1,6 @@
 //! `reload`
 
-use serde_json::Value;
-
-use crate::admin::answer::Command;
+use crate::admin::command::Reload;
 use crate::cli::render::Panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
@@ -10,7 +8,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
     if cli.is_on_server() {
         return Err(CliError::ReloadOfMany);
     }
-    cli.execute(Command::Reload, |_: &Value, look| {
+    cli.execute(Reload {}, |_, look| {
         Panel::new("Policy reloaded")
             .line("in force", "yes")
             .render(look)

@@ -2,9 +2,10 @@
 
 use clap::Args;
 
-use crate::admin::answer::Command;
+use crate::admin::command::{ResetAddress, ResetKey};
 use crate::cli::args::KeyOrIp;
 use crate::cli::format::rule_table;
+use crate::cli::render::Look;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::RuleState;
 
@@ -18,11 +19,19 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let command = Command::Reset {
-        whose: opts.subject.into(),
-        rule: opts.limit,
-    };
-    cli.execute(command, |states: &Vec<RuleState>, look| {
-        rule_table(states).render(look)
-    })
+    let view = |states: &Vec<RuleState>, look: Look| rule_table(states).render(look);
+    match opts.subject.key {
+        Some(key) => {
+            let mut session = cli.session()?;
+            let command = ResetKey {
+                id: session.key_id(key)?,
+                rule: opts.limit,
+            };
+            cli.execute_in(session, command, view)
+        }
+        None => {
+            let ip = opts.subject.ip.unwrap_or_default();
+            cli.execute(ResetAddress { ip }, view)
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::admin::answer::Command;
+use crate::admin::command::RestoreLimit;
 use crate::cli::args::KeyArg;
 use crate::cli::format::key_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -17,9 +17,12 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let command = Command::RestoreLimit {
-        key: opts.key.key,
+    let mut session = cli.session()?;
+    let command = RestoreLimit {
+        id: session.key_id(opts.key.key)?,
         rule: opts.limit,
     };
-    cli.execute(command, |key, look| key_panel("Limit restored", key, look))
+    cli.execute_in(session, command, |reply, look| {
+        key_panel("Limit restored", &reply.key, look)
+    })
 }

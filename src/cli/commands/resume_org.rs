@@ -1,6 +1,6 @@
 //! `resume-org`
 
-use crate::admin::answer::Command;
+use crate::admin::command::ResumeOrg;
 use crate::cli::args::OrgArg;
 use crate::cli::format::org_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -8,7 +8,9 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 pub(crate) type Opts = OrgArg;
 
 pub(crate) fn run(cli: &Cli, OrgArg { org_name }: Opts) -> Result<Exit, CliError> {
-    cli.execute(Command::ResumeOrg { org_name }, |org, look| {
-        org_panel("Organization resumed", org, look)
+    let mut session = cli.session()?;
+    let id = session.org_id(org_name)?;
+    cli.execute_in(session, ResumeOrg { id }, |reply, look| {
+        org_panel("Organization resumed", &reply.org, look)
     })
 }

@@ -1,6 +1,6 @@
 //! `revoke-key`
 
-use crate::admin::answer::Command;
+use crate::admin::command::RevokeKey;
 use crate::cli::args::KeyArg;
 use crate::cli::format::key_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -8,7 +8,9 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 pub(crate) type Opts = KeyArg;
 
 pub(crate) fn run(cli: &Cli, KeyArg { key }: Opts) -> Result<Exit, CliError> {
-    cli.execute(Command::RevokeKey { key }, |key, look| {
-        key_panel("API key revoked", key, look)
+    let mut session = cli.session()?;
+    let id = session.key_id(key)?;
+    cli.execute_in(session, RevokeKey { id }, |reply, look| {
+        key_panel("API key revoked", &reply.key, look)
     })
 }

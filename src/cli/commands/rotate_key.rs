@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use crate::admin::answer::{Command, FailureCode, Rotation};
+use crate::admin::FailureCode;
+use crate::admin::command::{FinishRotation, KeyRotation, PrepareRotation};
 use crate::cli::args::{KeyArg, OrNone};
 use crate::cli::new_key::print_new_key;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -23,21 +24,22 @@ pub(crate) struct Opts {
 
 /// Prints the new text before it takes effect: a text that nobody has seen never replaces the old one.
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut rotation = Rotation {
-        key: opts.key.key,
+    let mut session = cli.session()?;
+    let rotation = KeyRotation {
+        id: session.key_id(opts.key.key)?,
         grace: opts.duration,
         expires_at: opts.expires_at.map(|time| time.0),
-        raw_key: None,
     };
-    let prepared = cli
-        .session()?
-        .ask(Command::PrepareRotation(rotation.clone()))?;
-    let new = print_new_key(cli, "API key rotated", &prepared, |_| {
+    let prepared = session.execute(PrepareRotation(rotation.clone()))?;
+    drop(session);
+    let new = print_new_key(cli, "API key rotated", prepared, |_| {
         "the key keeps its old text".to_owned()
     })?;
-    rotation.key = new.key.id.to_string();
-    rotation.raw_key = Some(new.raw_key);
-    match rotate(cli, rotation) {
+    let command = FinishRotation {
+        rotation,
+        raw_key: new.raw_key,
+    };
+    match finish(cli, command) {
         Ok(()) => Ok(Exit::Done),
         Err(error) => Err(CliError::Rotation {
             outcome: match error.failure().map(|failure| failure.code) {
@@ -51,7 +53,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     }
 }
 
-fn rotate(cli: &Cli, rotation: Rotation) -> Result<(), CliError> {
-    cli.session()?.ask(Command::RotateKey(rotation))?;
+fn finish(cli: &Cli, command: FinishRotation) -> Result<(), CliError> {
+    cli.session()?.execute(command)?;
     Ok(())
 }

@@ -3,14 +3,15 @@
 use std::fmt::Display;
 
 use crate::admin::Stats;
-use crate::admin::answer::Command;
+use crate::admin::command::GetStats;
 use crate::cli::render::{Look, Panel, Table};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
-    let stats: Stats = cli.ask(Command::Stats, view)?;
+    let reply = cli.session()?.execute(GetStats {})?;
+    cli.print(&reply, |look| view(&reply.stats, look))?;
     if !cli.json {
-        for warning in &stats.warnings {
+        for warning in &reply.stats.warnings {
             cli.warn(warning);
         }
     }

@@ -2,10 +2,9 @@
 
 use clap::Args;
 
-use crate::admin::answer::Command;
+use crate::admin::command::Unblock;
 use crate::cli::format::lock_table;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
-use crate::lockout::Lock;
 
 #[derive(Args)]
 pub(crate) struct Opts {
@@ -17,7 +16,7 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, Opts { ip, path }: Opts) -> Result<Exit, CliError> {
-    cli.execute(Command::Unblock { ip, path }, |locks: &Vec<Lock>, look| {
+    cli.execute(Unblock { ip, path }, |locks, look| {
         let count = locks.len();
         let s = if count == 1 { "" } else { "s" };
         format!("Ended {count} lock{s}:\n{}", lock_table(locks, look))

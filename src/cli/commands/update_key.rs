@@ -3,11 +3,9 @@
 use clap::Args;
 
 use crate::admin::UpdateKey;
-use crate::admin::answer::Command;
 use crate::cli::args::{KeyArg, OrNone, replacement};
 use crate::cli::format::key_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
-use crate::model::Key;
 use crate::time::Timestamp;
 
 #[derive(Args)]
@@ -39,12 +37,12 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let key: Key = cli.session()?.get(Command::FindKey { key: opts.key.key })?;
+    let mut session = cli.session()?;
     let scopes = |text: String| -> Vec<String> {
         let scopes = text.split(',').filter(|scope| !scope.is_empty());
         scopes.map(str::to_owned).collect()
     };
-    let command = Command::UpdateKey(UpdateKey {
+    let command = UpdateKey {
         label: opts.label,
         scopes: opts.scopes.map(scopes),
         rate_limit_per_minute: opts.rate_limit_per_minute,
@@ -52,7 +50,9 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         allowed_ips: replacement(opts.allowed_ips, "any"),
         expires_at: opts.expires_at.map(|time| time.0),
         reactivate: opts.reactivate,
-        ..UpdateKey::new(key.id)
-    });
-    cli.execute(command, |key, look| key_panel("API key updated", key, look))
+        ..UpdateKey::new(session.key_id(opts.key.key)?)
+    };
+    cli.execute_in(session, command, |reply, look| {
+        key_panel("API key updated", &reply.key, look)
+    })
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::admin::answer::Command;
+use crate::admin::UpdateOrg;
 use crate::cli::args::{OrgArg, replacement};
 use crate::cli::format::org_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -18,11 +18,10 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, Opts { org, limits }: Opts) -> Result<Exit, CliError> {
-    let command = Command::UpdateOrg {
-        org_name: org.org_name,
-        limits: replacement(limits, "none").unwrap_or_default(),
-    };
-    cli.execute(command, |org, look| {
-        org_panel("Organization updated", org, look)
+    let mut session = cli.session()?;
+    let limits = replacement(limits, "none").unwrap_or_default();
+    let command = UpdateOrg::new(session.org_id(org.org_name)?).limits(limits);
+    cli.execute_in(session, command, |reply, look| {
+        org_panel("Organization updated", &reply.org, look)
     })
 }

@@ -1,4 +1,4 @@
-//! One endpoint: its input, its command and its result.
+//! One endpoint: a command at a route.
 
 use std::fmt;
 
@@ -10,39 +10,38 @@ use super::input::Input;
 use super::openapi::ToSchema;
 use super::operation::{Operation, Route};
 use crate::admin::Admin;
-use crate::admin::answer::{Command, Failure};
+use crate::admin::command::{Command, reply_to_json};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResult, json_value};
 
 pub(super) struct Endpoint {
     pub(super) operation: Operation,
-    handler: Box<Handler>,
+    handler: fn(&Admin, &AdminRequest<'_>) -> Result<Value, Problem>,
 }
-
-type Handler = dyn Fn(&Admin, &AdminRequest<'_>) -> Result<Value, Problem> + Send + Sync;
 
 /// A request to an endpoint.
 pub(super) struct AdminRequest<'r> {
     pub(super) parts: &'r Parts,
     pub(super) body: &'r [u8],
-    /// The number in place of `{id}`; 0 if there is none.
-    pub(super) id: u64,
+    /// The number in place of `{id}`.
+    pub(super) id: Option<u64>,
 }
 
 impl Route {
-    /// Makes an endpoint that reads an `I`, runs the command made of it and of the id in the path, and
-    /// returns an `R`.
-    pub(super) fn run<R: ToSchema, I: Input>(
-        self,
-        command: impl Fn(&Admin, u64, I) -> Result<Command, Failure> + Send + Sync + 'static,
-    ) -> Endpoint {
-        let handler = move |admin: &Admin, request: &AdminRequest<'_>| {
-            let input = I::read(request.parts, request.body)?;
-            Ok(admin.answer(command(admin, request.id, input)?)?)
-        };
+    /// Makes an endpoint that runs the command in its input. The id in the path is the field `id` of
+    /// the command.
+    pub(super) fn run<I>(self) -> Endpoint
+    where
+        I: Input,
+        I::Value: Command<Reply: ToSchema>,
+    {
+        let name = <I::Value as Command>::NAME;
         Endpoint {
-            operation: Operation::new::<I, R>(self),
-            handler: Box::new(handler),
+            operation: Operation::new::<I, <I::Value as Command>::Reply>(name, self),
+            handler: |admin, request| {
+                let command = I::read(request.parts, request.body, request.id)?;
+                Ok(reply_to_json(command.run(admin)?)?)
+            },
         }
     }
 }

@@ -2,19 +2,13 @@
 
 use super::endpoint::Endpoint;
 use super::input::{Json, Query};
-use super::inputs::{
-    Address, AuditPage, Blocked, KeyChanges, KeyPage, KeyReset, KeyRotation, NewOrg, NewOverride,
-    OrgChanges, OrgPage, RuleName,
-};
 use super::operation::Route;
-use crate::admin::answer::{
-    Check, CheckReply, Command, ListKeys, ListedKey, NewKeyReply, OrgReply, Reloaded, StatsReply,
-    Whose,
+use crate::admin::command::{
+    Block, Check, CreateOrg, GetAddressLimits, GetKey, GetKeyLimits, GetOrg, GetStats, KeyRotation,
+    ListAudit, ListBlocks, ListKeys, ListOrgs, OverrideLimit, Reload, ResetAddress, ResetKey,
+    RestoreLimit, ResumeOrg, RevokeKey, SuspendOrg, Unblock,
 };
-use crate::admin::{Admin, AdminError};
-use crate::guard::RuleState;
-use crate::lockout::Lock;
-use crate::model::{AuditEntry, KeyId, OrgId};
+use crate::admin::{CreateKey, UpdateKey, UpdateOrg};
 
 pub(super) fn all() -> Vec<Endpoint> {
     let groups = [orgs(), keys(), limits(), addresses(), others()];
@@ -22,166 +16,109 @@ pub(super) fn all() -> Vec<Endpoint> {
 }
 
 fn orgs() -> Vec<Endpoint> {
-    let name = |admin: &Admin, id: u64| -> Result<String, AdminError> {
-        Ok(admin.get_org(OrgId(id))?.name)
-    };
     vec![
-        Route::post("/admin/orgs", "createOrg")
+        Route::post("/admin/orgs")
             .summary("Create an organization")
             .creating()
-            .run::<OrgReply, _>(|_, _, Json(NewOrg { org_name })| {
-                Ok(Command::CreateOrg { org_name })
-            }),
-        Route::get("/admin/orgs", "listOrgs")
+            .run::<Json<CreateOrg>>(),
+        Route::get("/admin/orgs")
             .summary("List organizations by id")
             .paged_by("after")
-            .run::<Vec<OrgReply>, _>(|_, _, Query(OrgPage { after, limit })| {
-                let (after, limit) = (after.map(OrgId), limit.0);
-                Ok(Command::ListOrgs { after, limit })
-            }),
-        Route::get("/admin/orgs/{id}", "getOrg")
+            .run::<Query<ListOrgs>>(),
+        Route::get("/admin/orgs/{id}")
             .summary("Show an organization")
-            .run::<OrgReply, _>(|_, id, ()| Ok(Command::FindOrg { id: OrgId(id) })),
-        Route::patch("/admin/orgs/{id}", "updateOrg")
+            .run::<Query<GetOrg>>(),
+        Route::patch("/admin/orgs/{id}")
             .summary("Change the limits of an organization")
-            .run::<OrgReply, _>(move |admin, id, Json(OrgChanges { limits })| {
-                let org_name = name(admin, id)?;
-                Ok(Command::UpdateOrg { org_name, limits })
-            }),
-        Route::post("/admin/orgs/{id}/suspend", "suspendOrg")
+            .run::<Json<UpdateOrg>>(),
+        Route::post("/admin/orgs/{id}/suspend")
             .summary("Refuse all keys of an organization")
-            .run::<OrgReply, _>(move |admin, id, ()| {
-                let org_name = name(admin, id)?;
-                Ok(Command::SuspendOrg { org_name })
-            }),
-        Route::post("/admin/orgs/{id}/resume", "resumeOrg")
+            .run::<Query<SuspendOrg>>(),
+        Route::post("/admin/orgs/{id}/resume")
             .summary("Accept the keys of a suspended organization")
-            .run::<OrgReply, _>(move |admin, id, ()| {
-                let org_name = name(admin, id)?;
-                Ok(Command::ResumeOrg { org_name })
-            }),
+            .run::<Query<ResumeOrg>>(),
     ]
 }
 
 fn keys() -> Vec<Endpoint> {
     vec![
-        Route::post("/admin/keys", "createKey")
+        Route::post("/admin/keys")
             .summary("Create a key; its text is shown only once")
             .creating()
-            .run::<NewKeyReply, _>(|_, _, Json(key)| Ok(Command::CreateKey(key))),
-        Route::get("/admin/keys", "listKeys")
+            .run::<Json<CreateKey>>(),
+        Route::get("/admin/keys")
             .summary("List keys by id")
             .paged_by("after")
-            .run::<Vec<ListedKey>, _>(|admin, _, Query::<KeyPage>(page)| {
-                Ok(Command::ListKeys(ListKeys {
-                    org_id: page.org_id(admin)?,
-                    after: page.after.map(KeyId),
-                    limit: page.limit.0,
-                }))
-            }),
-        Route::get("/admin/keys/{id}", "getKey")
+            .run::<Query<ListKeys>>(),
+        Route::get("/admin/keys/{id}")
             .summary("Show a key")
-            .run::<ListedKey, _>(|_, id, ()| {
-                let key = id.to_string();
-                Ok(Command::FindKey { key })
-            }),
-        Route::patch("/admin/keys/{id}", "updateKey")
+            .run::<Query<GetKey>>(),
+        Route::patch("/admin/keys/{id}")
             .summary("Change a key")
-            .run::<ListedKey, _>(|_, id, Json::<KeyChanges>(changes)| {
-                Ok(Command::UpdateKey(changes.of_key(id)))
-            }),
-        Route::delete("/admin/keys/{id}", "revokeKey")
+            .run::<Json<UpdateKey>>(),
+        Route::delete("/admin/keys/{id}")
             .summary("Revoke a key for good")
-            .run::<ListedKey, _>(|_, id, ()| {
-                let key = id.to_string();
-                Ok(Command::RevokeKey { key })
-            }),
-        Route::post("/admin/keys/{id}/rotate", "rotateKey")
+            .run::<Query<RevokeKey>>(),
+        Route::post("/admin/keys/{id}/rotate")
             .summary("Replace the text of a key; the old one is accepted for a while")
             .creating()
-            .run::<NewKeyReply, _>(|_, id, Json::<KeyRotation>(rotation)| {
-                Ok(Command::RotateKey(rotation.of_key(id)))
-            }),
+            .run::<Json<KeyRotation>>(),
     ]
 }
 
 fn limits() -> Vec<Endpoint> {
-    let of_key = |id: u64| Whose::Key(id.to_string());
     vec![
-        Route::get("/admin/keys/{id}/limits", "getKeyLimits")
+        Route::get("/admin/keys/{id}/limits")
             .summary("Show the state of the limits of a key")
-            .run::<Vec<RuleState>, _>(move |_, id, ()| Ok(Command::Limits(of_key(id)))),
-        Route::post("/admin/keys/{id}/reset", "resetKey")
+            .run::<Query<GetKeyLimits>>(),
+        Route::post("/admin/keys/{id}/reset")
             .summary("Reset the counts of a key")
-            .run::<Vec<RuleState>, _>(move |_, id, Json(KeyReset { rule })| {
-                let whose = of_key(id);
-                Ok(Command::Reset { whose, rule })
-            }),
-        Route::post("/admin/keys/{id}/overrides", "overrideLimit")
+            .run::<Json<ResetKey>>(),
+        Route::post("/admin/keys/{id}/overrides")
             .summary("Override a limit of a key for a time")
             .creating()
-            .run::<ListedKey, _>(|_, id, Json(NewOverride { rule, duration })| {
-                let key = id.to_string();
-                Ok(Command::OverrideLimit {
-                    key,
-                    rule,
-                    duration,
-                })
-            }),
-        Route::delete("/admin/keys/{id}/overrides", "restoreLimit")
+            .run::<Json<OverrideLimit>>(),
+        Route::delete("/admin/keys/{id}/overrides")
             .summary("End the override of a limit of a key")
-            .run::<ListedKey, _>(|_, id, Query(RuleName { rule })| {
-                let key = id.to_string();
-                Ok(Command::RestoreLimit { key, rule })
-            }),
+            .run::<Query<RestoreLimit>>(),
     ]
 }
 
 fn addresses() -> Vec<Endpoint> {
     vec![
-        Route::get("/admin/addresses", "getAddressLimits")
+        Route::get("/admin/addresses")
             .summary("Show the state of the limits of an IP address")
-            .run::<Vec<RuleState>, _>(|_, _, Query(Address { ip })| {
-                Ok(Command::Limits(Whose::Ip(ip)))
-            }),
-        Route::post("/admin/addresses/reset", "resetAddress")
+            .run::<Query<GetAddressLimits>>(),
+        Route::post("/admin/addresses/reset")
             .summary("Reset the counts of an IP address")
-            .run::<Vec<RuleState>, _>(|_, _, Json(Address { ip })| {
-                let (whose, rule) = (Whose::Ip(ip), None);
-                Ok(Command::Reset { whose, rule })
-            }),
-        Route::get("/admin/blocks", "listBlocks")
+            .run::<Json<ResetAddress>>(),
+        Route::get("/admin/blocks")
             .summary("List all locks")
-            .run::<Vec<Lock>, _>(|_, _, ()| Ok(Command::ListBlocks)),
-        Route::post("/admin/blocks", "block")
+            .run::<Query<ListBlocks>>(),
+        Route::post("/admin/blocks")
             .summary("Lock an IP address out")
             .creating()
-            .run::<Lock, _>(|_, _, Json(block)| Ok(Command::Block(block))),
-        Route::delete("/admin/blocks", "unblock")
+            .run::<Json<Block>>(),
+        Route::delete("/admin/blocks")
             .summary("End the locks of an IP address, and list them")
-            .run::<Vec<Lock>, _>(|_, _, Query(Blocked { ip, path })| {
-                Ok(Command::Unblock { ip, path })
-            }),
+            .run::<Query<Unblock>>(),
     ]
 }
 
 fn others() -> Vec<Endpoint> {
     vec![
-        Route::get("/admin/stats", "getStats")
+        Route::get("/admin/stats")
             .summary("Show totals and warnings")
-            .run::<StatsReply, _>(|_, _, ()| Ok(Command::Stats)),
-        Route::get("/admin/audit", "listAudit")
+            .run::<Query<GetStats>>(),
+        Route::get("/admin/audit")
             .summary("List administrative changes, the latest first")
             .paged_by("before")
-            .run::<Vec<AuditEntry>, _>(|_, _, Query(AuditPage { before, limit })| {
-                let limit = limit.0;
-                Ok(Command::Audit { before, limit })
-            }),
-        Route::post("/admin/check", "check")
+            .run::<Query<ListAudit>>(),
+        Route::post("/admin/check")
             .summary("Show the decision about a request without consuming anything")
-            .run::<CheckReply, _>(|_, _, Json::<Check>(check)| Ok(Command::Check(check))),
-        Route::post("/admin/reload", "reload")
+            .run::<Json<Check>>(),
+        Route::post("/admin/reload")
             .summary("Reload the policy file")
-            .run::<Reloaded, _>(|_, _, ()| Ok(Command::Reload)),
+            .run::<Query<Reload>>(),
     ]
 }

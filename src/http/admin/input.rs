@@ -1,65 +1,78 @@
 //! Reading inputs from queries and bodies.
 
+use std::marker::PhantomData;
+
 use http::request::Parts;
 use http::{StatusCode, header};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::openapi::{Describe, IntoParams, ToSchema};
 use super::strict_json::StrictJson;
 use crate::http::problem::Problem;
 
-/// The input of an operation: [`Query`], [`Json`] or none.
-pub(crate) trait Input: Sized + Describe {
-    fn read(parts: &Parts, body: &[u8]) -> Result<Self, Problem>;
+/// The source of the input of an operation: [`Query`] or [`Json`].
+pub(crate) trait Input: Describe {
+    type Value;
+
+    /// Reads the input. The id in the path, if there is one, is its field `id`.
+    fn read(parts: &Parts, body: &[u8], id: Option<u64>) -> Result<Self::Value, Problem>;
 }
 
-/// No input. A body is ignored.
-impl Input for () {
-    fn read(parts: &Parts, _: &[u8]) -> Result<Self, Problem> {
-        match parts.uri.query() {
-            None | Some("") => Ok(()),
-            Some(_) => Err(Problem::invalid("", "This endpoint takes no query.")),
-        }
-    }
-}
-
-/// Fields of the query.
-pub(crate) struct Query<T>(pub(crate) T);
+/// The fields of the query. A body is ignored.
+pub(crate) struct Query<T>(PhantomData<T>);
 
 impl<T: DeserializeOwned + IntoParams> Input for Query<T> {
-    fn read(parts: &Parts, _: &[u8]) -> Result<Self, Problem> {
-        let query = parts.uri.query().unwrap_or_default();
+    type Value = T;
+
+    fn read(parts: &Parts, _: &[u8], id: Option<u64>) -> Result<T, Problem> {
+        let mut query = parts.uri.query().unwrap_or_default().to_owned();
+        if let Some(id) = id {
+            query = format!("id={id}&{query}");
+        }
         let fields = form_urlencoded::parse(query.as_bytes());
         let fields = serde_urlencoded::Deserializer::new(fields);
-        let read = serde_path_to_error::deserialize(fields);
-        read.map(Self).map_err(|error| unreadable(&error))
+        serde_path_to_error::deserialize(fields).map_err(|error| unreadable(&error))
     }
 }
 
-/// A JSON object as the body.
-pub(crate) struct Json<T>(pub(crate) T);
+/// A JSON object as the body. There must be no query.
+pub(crate) struct Json<T>(PhantomData<T>);
 
 impl<T: DeserializeOwned + ToSchema> Input for Json<T> {
-    fn read(parts: &Parts, body: &[u8]) -> Result<Self, Problem> {
-        <()>::read(parts, body)?;
-        let kind = parts.headers.get(header::CONTENT_TYPE);
-        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let kind = kind.split(';').next().unwrap_or_default().trim();
-        if !kind.eq_ignore_ascii_case("application/json") {
-            let detail = "Content-Type: expected `application/json`.";
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(Problem::new(status, "unsupported_media_type", detail));
+    type Value = T;
+
+    fn read(parts: &Parts, body: &[u8], id: Option<u64>) -> Result<T, Problem> {
+        if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+            return Err(Problem::invalid("", "This endpoint takes no query."));
         }
-        let StrictJson(value) = serde_json::from_slice(body).map_err(|error| {
-            let detail = format!("The body is not valid JSON: {error}.");
-            Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail)
-        })?;
+        let mut fields = read_object(parts, body)?;
+        if let Some(id) = id
+            && fields.insert("id".to_owned(), id.into()).is_some()
+        {
+            return Err(Problem::invalid("id", "The id is in the path."));
+        }
+        serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| unreadable(&error))
+    }
+}
+
+fn read_object(parts: &Parts, body: &[u8]) -> Result<Map<String, Value>, Problem> {
+    let kind = parts.headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let detail = "Content-Type: expected `application/json`.";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Err(Problem::new(status, "unsupported_media_type", detail));
+    }
+    match serde_json::from_slice(body) {
+        Ok(StrictJson(Value::Object(fields))) => Ok(fields),
         // serde would read an array as fields without names.
-        if !value.is_object() {
-            return Err(Problem::invalid("", "The body must be a JSON object."));
+        Ok(_) => Err(Problem::invalid("", "The body must be a JSON object.")),
+        Err(error) => {
+            let detail = format!("The body is not valid JSON: {error}.");
+            Err(Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail))
         }
-        let read = serde_path_to_error::deserialize(value);
-        read.map(Self).map_err(|error| unreadable(&error))
     }
 }
 

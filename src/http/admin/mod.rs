@@ -4,7 +4,6 @@ mod access;
 mod endpoint;
 mod endpoints;
 mod input;
-mod inputs;
 #[cfg(feature = "openapi")]
 mod openapi;
 #[cfg(not(feature = "openapi"))]

@@ -11,8 +11,6 @@ pub(crate) struct Route {
     pub(super) method: Method,
     /// Contains `{id}` in place of a number.
     pub(super) path: &'static str,
-    /// The id of the operation in the OpenAPI document.
-    pub(super) operation_id: &'static str,
     pub(super) summary: &'static str,
     /// Status of a success.
     pub(super) status: StatusCode,
@@ -21,31 +19,30 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    fn new(method: Method, path: &'static str, operation_id: &'static str) -> Self {
+    fn new(method: Method, path: &'static str) -> Self {
         Self {
             method,
             path,
-            operation_id,
             summary: "",
             status: StatusCode::OK,
             cursor: None,
         }
     }
 
-    pub(super) fn get(path: &'static str, operation_id: &'static str) -> Self {
-        Self::new(Method::GET, path, operation_id)
+    pub(super) fn get(path: &'static str) -> Self {
+        Self::new(Method::GET, path)
     }
 
-    pub(crate) fn post(path: &'static str, operation_id: &'static str) -> Self {
-        Self::new(Method::POST, path, operation_id)
+    pub(crate) fn post(path: &'static str) -> Self {
+        Self::new(Method::POST, path)
     }
 
-    pub(super) fn patch(path: &'static str, operation_id: &'static str) -> Self {
-        Self::new(Method::PATCH, path, operation_id)
+    pub(super) fn patch(path: &'static str) -> Self {
+        Self::new(Method::PATCH, path)
     }
 
-    pub(super) fn delete(path: &'static str, operation_id: &'static str) -> Self {
-        Self::new(Method::DELETE, path, operation_id)
+    pub(super) fn delete(path: &'static str) -> Self {
+        Self::new(Method::DELETE, path)
     }
 
     pub(crate) fn summary(mut self, text: &'static str) -> Self {
@@ -83,6 +80,8 @@ impl Route {
 /// A route and what the OpenAPI document says about it.
 #[cfg_attr(not(feature = "openapi"), allow(dead_code))]
 pub(crate) struct Operation {
+    /// The id in the OpenAPI document.
+    pub(super) id: &'static str,
     pub(super) route: Route,
     pub(super) schemas: Schemas,
     /// Whether the operation needs a trusted peer in place of the admin key.
@@ -91,8 +90,9 @@ pub(crate) struct Operation {
 
 impl Operation {
     /// An operation that reads an `I` and returns an `R`.
-    pub(crate) fn new<I: Input, R: ToSchema>(route: Route) -> Self {
+    pub(crate) fn new<I: Input, R: ToSchema>(id: &'static str, route: Route) -> Self {
         Self {
+            id,
             route,
             schemas: Schemas::of::<I, R>(),
             is_for_trusted_peers: false,

@@ -193,7 +193,7 @@ impl Shared {
     }
 
     /// Returns the endpoint at a path, and the id in the path.
-    fn endpoint(&self, method: &Method, path: &str) -> Result<(&Endpoint, u64), Problem> {
+    fn endpoint(&self, method: &Method, path: &str) -> Result<(&Endpoint, Option<u64>), Problem> {
         let at_path = || {
             let endpoints = self.endpoints.iter();
             endpoints.filter_map(|endpoint| Some((endpoint, endpoint.route().matches(path)?)))
@@ -205,7 +205,7 @@ impl Shared {
         if let Some((endpoint, id)) =
             at_path().find(|(endpoint, _)| endpoint.route().method == method)
         {
-            let id = id.unwrap_or("0").parse();
+            let id = id.map(str::parse).transpose();
             return Ok((endpoint, id.map_err(|_| no_such_path())?));
         }
         let mut allowed = at_path()

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::access_log::Entry;
 use super::redact::{listed_prefix, without_keys};
-use crate::admin::answer::ListedKey;
+use crate::admin::command::KeyReply;
 use crate::admin::{CreateKey, UpdateOrg};
 use crate::cli::pages;
 use crate::cli::session::Session;
@@ -86,10 +86,10 @@ impl Sandbox {
         Ok(())
     }
 
-    fn copy_keys(&mut self, page: &[ListedKey]) -> Result<(), CliError> {
+    fn copy_keys(&mut self, page: &[KeyReply]) -> Result<(), CliError> {
         let requests: Vec<CreateKey> = page
             .iter()
-            .map(|ListedKey { key, org_name, .. }| CreateKey {
+            .map(|KeyReply { key, org_name, .. }| CreateKey {
                 scopes: key.scopes.iter().map(ToString::to_string).collect(),
                 rate_limit_per_minute: Some(key.rate_limit_per_minute.get()),
                 limits: key.limits.iter().map(ToString::to_string).collect(),
@@ -99,7 +99,7 @@ impl Sandbox {
             })
             .collect();
         let copies = self.guard.admin().create_keys(&requests)?;
-        for (ListedKey { key, .. }, copy) in page.iter().zip(copies) {
+        for (KeyReply { key, .. }, copy) in page.iter().zip(copies) {
             let (id, copy) = (key.id, copy.key.id);
             if key.status == KeyStatus::Revoked {
                 self.guard.admin().revoke_key(copy)?;

@@ -57,12 +57,8 @@ pub(super) fn document<'a>(operations: impl Iterator<Item = &'a Operation>) -> V
 }
 
 fn describe(operation: &Operation) -> Value {
-    let mut parameters: Vec<Value> = operation
-        .schemas
-        .query
-        .iter()
-        .map(|field| json!(field))
-        .collect();
+    let query = operation.schemas.query.iter();
+    let mut parameters: Vec<Value> = query.map(|field| json!(field)).collect();
     if has_id(operation) {
         parameters.push(json!({
             "name": "id",
@@ -81,7 +77,7 @@ fn describe(operation: &Operation) -> Value {
         }));
     }
     let mut description = json!({
-        "operationId": operation.route.operation_id,
+        "operationId": operation.id,
         "summary": operation.route.summary,
         "parameters": parameters,
         "responses": responses(operation),
@@ -151,7 +147,7 @@ fn problems(operation: &Operation) -> Vec<StatusCode> {
         all.push(StatusCode::NOT_FOUND);
         all.push(StatusCode::CONFLICT);
     }
-    if operation.route.operation_id == "listKeys" {
+    if operation.id == "listKeys" {
         all.push(StatusCode::NOT_FOUND);
     }
     all

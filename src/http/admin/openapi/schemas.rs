@@ -38,6 +38,9 @@ impl Schemas {
     }
 }
 
+/// The field that the path contains, not the query or the body.
+const PATH_ID: &str = "id";
+
 /// Schemas of an input.
 pub(crate) trait Describe {
     /// Its query parameters.
@@ -51,17 +54,22 @@ pub(crate) trait Describe {
     }
 }
 
-impl Describe for () {}
-
 impl<T: IntoParams> Describe for Query<T> {
     fn parameters() -> Vec<Parameter> {
-        T::into_params(|| Some(ParameterIn::Query))
+        let mut parameters = T::into_params(|| Some(ParameterIn::Query));
+        parameters.retain(|parameter| parameter.name != PATH_ID);
+        parameters
     }
 }
 
 impl<T: ToSchema> Describe for Json<T> {
     fn body(schemas: &mut NamedSchemas) -> Option<String> {
-        Some(add::<T>(schemas))
+        let name = add::<T>(schemas);
+        if let Some((_, RefOr::T(Schema::Object(body)))) = schemas.last_mut() {
+            body.properties.remove(PATH_ID);
+            body.required.retain(|field| field != PATH_ID);
+        }
+        Some(name)
     }
 }
 

@@ -1,0 +1,68 @@
+//! Commands for locks.
+
+use serde::{Deserialize, Serialize};
+
+use super::Command;
+use crate::admin::{Admin, AdminError, IpTarget};
+use crate::lockout::Lock;
+
+/// An IP address to lock out.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(crate) struct Block {
+    /// An IP address, or a network as listings show it.
+    #[cfg_attr(feature = "openapi", schema(example = "192.0.2.7"))]
+    pub(crate) ip: String,
+    /// The only path to lock. Default: all paths.
+    pub(crate) path: Option<String>,
+    /// A duration, such as `1 hour`, or a time of day, such as `4:00 PM`.
+    #[cfg_attr(feature = "openapi", schema(example = "1 hour"))]
+    pub(crate) duration: String,
+}
+
+impl Command for Block {
+    type Reply = Lock;
+    const NAME: &'static str = "block";
+
+    fn run(self, admin: &Admin) -> Result<Lock, AdminError> {
+        let duration = self.duration.parse()?;
+        let ip: IpTarget = self.ip.parse()?;
+        admin.block(ip, self.path.as_deref(), duration)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+pub(crate) struct Unblock {
+    /// An IP address or a network.
+    #[cfg_attr(feature = "openapi", param(example = "192.0.2.7"))]
+    pub(crate) ip: String,
+    /// Only the lock of this path.
+    pub(crate) path: Option<String>,
+}
+
+impl Command for Unblock {
+    type Reply = Vec<Lock>;
+    const NAME: &'static str = "unblock";
+
+    fn run(self, admin: &Admin) -> Result<Vec<Lock>, AdminError> {
+        let ip: IpTarget = self.ip.parse()?;
+        admin.unblock(ip, self.path.as_deref())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+pub(crate) struct ListBlocks {}
+
+impl Command for ListBlocks {
+    type Reply = Vec<Lock>;
+    const NAME: &'static str = "listBlocks";
+
+    fn run(self, admin: &Admin) -> Result<Vec<Lock>, AdminError> {
+        Ok(admin.list_blocks())
+    }
+}

@@ -1,0 +1,103 @@
+//! The dry run of a request.
+
+use std::num::NonZeroU32;
+
+use serde::{Deserialize, Serialize};
+
+use super::Command;
+use crate::admin::{Admin, AdminError};
+use crate::guard::{self, KeySource, Request, RuleState, Verdict};
+use crate::input::InvalidInput;
+use crate::model::Reason;
+use crate::net::ClientIp;
+
+/// A request to decide about without consuming anything.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(crate) struct Check {
+    /// The id or the whole prefix of a key, instead of its text.
+    pub(crate) key: Option<String>,
+    /// The text of a key. It is neither stored nor logged.
+    pub(crate) raw_key: Option<String>,
+    /// The IP address of the client, or `local`.
+    #[cfg_attr(feature = "openapi", schema(example = "192.0.2.7"))]
+    pub(crate) ip: String,
+    /// The path of the request.
+    #[cfg_attr(feature = "openapi", schema(example = "/orders"))]
+    pub(crate) path: String,
+    /// The method of the request.
+    #[serde(default)]
+    pub(crate) method: String,
+    /// The cost of the request. Default: the cost of the matching routes, or 1.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>, minimum = 1))]
+    pub(crate) cost: Option<NonZeroU32>,
+    /// Scopes that the key must have.
+    #[serde(default)]
+    pub(crate) scopes: Vec<String>,
+}
+
+impl Command for Check {
+    type Reply = CheckReply;
+    const NAME: &'static str = "check";
+
+    fn run(self, admin: &Admin) -> Result<CheckReply, AdminError> {
+        let ip = self.ip.parse::<ClientIp>().map_err(|_| {
+            let problem = "is no IPv4 address, no IPv6 address and not `local`";
+            InvalidInput::of("ip", &self.ip, problem)
+        })?;
+        let guard = &admin.guard;
+        let headers: Vec<(&str, &str)> = self
+            .raw_key
+            .iter()
+            .map(|key| (guard.config().key_header.as_str(), key.as_str()))
+            .collect();
+        let scopes: Vec<&str> = self.scopes.iter().map(String::as_str).collect();
+        let mut request = Request::new(&headers, ip, &self.path)
+            .method(self.method.as_str())
+            .scopes(&scopes);
+        if let Some(cost) = self.cost {
+            request = request.cost(cost);
+        }
+        let source = match &self.key {
+            Some(key) => KeySource::Key(admin.find_key(key)?.id),
+            None => KeySource::Presented,
+        };
+        Ok(guard::preview(guard, &request, source).into())
+    }
+}
+
+/// The decision about a request.
+#[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(crate) struct CheckReply {
+    pub(crate) allowed: bool,
+    pub(crate) status: u16,
+    pub(crate) reason: Option<Reason>,
+    /// In whole seconds, rounded up.
+    pub(crate) retry_after: Option<u64>,
+    /// The limit that refuses the request.
+    pub(crate) rule: Option<String>,
+    pub(crate) rules: Vec<RuleState>,
+    /// The limits and routes in shadow mode that would refuse the request.
+    pub(crate) shadowed: Vec<String>,
+    /// Whether the key was checked. It is not if the path needs no key, or if the IP address alone is
+    /// refused.
+    pub(crate) key_checked: bool,
+}
+
+impl From<Verdict> for CheckReply {
+    fn from(verdict: Verdict) -> Self {
+        let denial = verdict.denial.as_ref();
+        Self {
+            allowed: verdict.is_allowed(),
+            status: denial.map_or(200, |denial| denial.status()),
+            reason: denial.map(|denial| denial.reason()),
+            retry_after: denial.and_then(|denial| denial.retry_after_seconds()),
+            rule: denial.and_then(|denial| denial.rule()),
+            rules: verdict.rules,
+            shadowed: verdict.shadowed,
+            key_checked: verdict.key_checked,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Commands for limits and the policy.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Command, KeyReply};
+use crate::admin::{Admin, AdminError, IpTarget};
+use crate::guard::RuleState;
+use crate::model::KeyId;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+pub(crate) struct GetKeyLimits {
+    pub(crate) id: KeyId,
+}
+
+impl Command for GetKeyLimits {
+    type Reply = Vec<RuleState>;
+    const NAME: &'static str = "getKeyLimits";
+
+    fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
+        admin.key_limits(self.id)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+pub(crate) struct GetAddressLimits {
+    /// An IP address or a network.
+    #[cfg_attr(feature = "openapi", param(example = "192.0.2.7"))]
+    pub(crate) ip: String,
+}
+
+impl Command for GetAddressLimits {
+    type Reply = Vec<RuleState>;
+    const NAME: &'static str = "getAddressLimits";
+
+    fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
+        admin.ip_limits(self.ip.parse::<IpTarget>()?)
+    }
+}
+
+/// The counts of a key to reset.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(crate) struct ResetKey {
+    pub(crate) id: KeyId,
+    /// The name of a limit. Default: all limits of the key.
+    #[cfg_attr(feature = "openapi", schema(example = "default"))]
+    pub(crate) rule: Option<String>,
+}
+
+impl Command for ResetKey {
+    type Reply = Vec<RuleState>;
+    const NAME: &'static str = "resetKey";
+
+    fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
+        admin.reset_key(self.id, self.rule.as_deref())?;
+        admin.key_limits(self.id)
+    }
+}
+
+/// The IP address whose counts to reset.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(crate) struct ResetAddress {
+    /// An IP address or a network.
+    #[cfg_attr(feature = "openapi", schema(example = "192.0.2.7"))]
+    pub(crate) ip: String,
+}
+
+impl Command for ResetAddress {
+    type Reply = Vec<RuleState>;
+    const NAME: &'static str = "resetAddress";
+
+    fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
+        let ip: IpTarget = self.ip.parse()?;
+        admin.reset_ip(ip)?;
+        admin.ip_limits(ip)
+    }
+}
+
+/// A limit to override.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(crate) struct OverrideLimit {
+    pub(crate) id: KeyId,
+    /// The name of the limit.
+    #[cfg_attr(feature = "openapi", schema(example = "default"))]
+    pub(crate) rule: String,
+    /// A duration, such as `1 hour`, or a time of day, such as `4:00 PM`.
+    #[cfg_attr(feature = "openapi", schema(example = "1 hour"))]
+    pub(crate) duration: String,
+}
+
+impl Command for OverrideLimit {
+    type Reply = KeyReply;
+    const NAME: &'static str = "overrideLimit";
+
+    fn run(self, admin: &Admin) -> Result<KeyReply, AdminError> {
+        let key = admin.override_limit(self.id, &self.rule, self.duration.parse()?)?;
+        KeyReply::new(key, admin)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+pub(crate) struct RestoreLimit {
+    pub(crate) id: KeyId,
+    /// The name of a limit.
+    #[cfg_attr(feature = "openapi", param(example = "default"))]
+    pub(crate) rule: String,
+}
+
+impl Command for RestoreLimit {
+    type Reply = KeyReply;
+    const NAME: &'static str = "restoreLimit";
+
+    fn run(self, admin: &Admin) -> Result<KeyReply, AdminError> {
+        KeyReply::new(admin.restore_limit(self.id, &self.rule)?, admin)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+pub(crate) struct Reload {}
+
+impl Command for Reload {
+    type Reply = Reloaded;
+    const NAME: &'static str = "reload";
+
+    fn run(self, admin: &Admin) -> Result<Reloaded, AdminError> {
+        admin.reload()?;
+        Ok(Reloaded { reloaded: true })
+    }
+}
+
+/// The policy file was reloaded.
+#[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(crate) struct Reloaded {
+    reloaded: bool,
+}
