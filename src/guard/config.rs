@@ -1,4 +1,4 @@
-//! Settings.
+//! Configuration of a guard.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::sink::{SharedSink, UsageSink};
 use crate::time::Clock;
 use crate::time::TimeZone;
 
-/// How a [`KeyGuard`](crate::KeyGuard) is set up; checked when it is opened.
+/// The configuration of a [`KeyGuard`](crate::KeyGuard), checked when it is opened.
 ///
 /// ```
 /// use keyguard::Config;
@@ -24,7 +24,7 @@ pub struct Config {
     pub(super) secret: Option<Secret>,
     #[cfg(feature = "legacy")]
     pub(super) legacy_secret: Option<Secret>,
-    /// It may hold a password.
+    /// May contain a password.
     pub(super) redis_url: Option<Secret>,
     pub(super) backend_deadline: Duration,
     pub(super) max_key_staleness: Duration,
@@ -56,8 +56,7 @@ pub struct Config {
     pub(super) clock: Clock,
 }
 
-/// Every setting at its default, and the secret found as [`KeyGuard::open`](crate::KeyGuard::open)
-/// says.
+/// All defaults. [`KeyGuard::open`](crate::KeyGuard::open) documents where the secret is found.
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -106,14 +105,14 @@ impl Config {
         }
     }
 
-    /// The secret of the Python package of this name, under which it hashed the keys
-    /// that were imported. They are then accepted unchanged, from the key header or as a bearer
-    /// token, and each is stored under our own hash once it has been used. Default: none.
+    /// The secret of the Python package of the same name, which hashed the imported keys with it.
+    /// These keys are accepted unchanged, in the key header or as a bearer token. Each is rehashed
+    /// after its first use. Default: none.
     ///
-    /// Their texts have no checksum, so that with it a malformed text costs up to two look-ups in the
-    /// store, as an unknown key does. It is needed for as long as such texts are in use, also once all
-    /// are stored anew: without it they are malformed. [Rotating](crate::Admin::rotate_key) a key
-    /// gives it a text that does without.
+    /// Imported keys have no checksum, so with this secret a malformed key costs up to two look-ups in
+    /// the store, like an unknown key. Keep the secret while such keys are in use, even if all are
+    /// rehashed: without it they are malformed. [Rotation](crate::Admin::rotate_key) replaces an
+    /// imported key with one that does not need the secret.
     #[cfg(feature = "legacy")]
     #[cfg_attr(docsrs, doc(cfg(feature = "legacy")))]
     pub fn legacy_secret(mut self, secret: impl Into<Secret>) -> Self {
@@ -121,219 +120,217 @@ impl Config {
         self
     }
 
-    /// A Redis server for limits that several processes share. Default: none, limits are kept in
-    /// this process. Needs the feature `redis`.
+    /// The Redis server for limits shared by several processes. Default: none; limits are kept in
+    /// this process. Requires the feature `redis`.
     ///
-    /// | URL | of |
+    /// | URL | connects to |
     /// |---|---|
     /// | `redis://HOST:PORT/DB`, `rediss://…` with TLS | one server |
-    /// | `redis+cluster://HOST:PORT,HOST:PORT`, `rediss+cluster://…` | a cluster, by some of its nodes |
-    /// | `redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB`, `rediss+sentinel://…` | the master that Sentinels know by this name |
+    /// | `redis+cluster://HOST:PORT,HOST:PORT`, `rediss+cluster://…` | a cluster, through any of these nodes |
+    /// | `redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB`, `rediss+sentinel://…` | the master of this name, found through Sentinels |
     ///
-    /// A name and a password stand before the first host, as in `redis://:PASSWORD@HOST`.
+    /// User name and password precede the first host: `redis://:PASSWORD@HOST`.
     pub fn redis_url(mut self, url: impl Into<String>) -> Self {
         self.redis_url = Some(Secret::from(url.into()));
         self
     }
 
-    /// How long a decision waits at most for PostgreSQL and Redis together, at least 1 ms. Default:
-    /// 50 ms.
+    /// Maximum time that a decision waits for PostgreSQL and Redis together, at least 1 ms.
+    /// Default: 50 ms.
     pub fn backend_deadline(mut self, wait: Duration) -> Self {
         self.backend_deadline = wait;
         self
     }
 
-    /// For how long keys that are in memory are accepted while nothing is heard from PostgreSQL, at
-    /// least 1 s: a revocation elsewhere may go unheard for so long then. Afterwards requests are
-    /// refused with status 503. Default: 1 minute.
+    /// Maximum time that cached keys are accepted while PostgreSQL is unreachable, at least 1 s. A
+    /// revocation by another process may be unknown for that long. Afterwards requests are refused
+    /// with status 503. Default: 1 minute.
     pub fn max_key_staleness(mut self, time: Duration) -> Self {
         self.max_key_staleness = time;
         self
     }
 
-    /// Connections to PostgreSQL at a time, at least 1, besides one that listens for changes.
+    /// Maximum number of connections to PostgreSQL, at least 1, plus one that listens for changes.
     /// Default: 8.
     pub fn max_database_connections(mut self, most: usize) -> Self {
         self.max_database_connections = most;
         self
     }
 
-    /// What decides about limits while Redis does not answer in time. Default: [`Fallback::Local`].
+    /// How limits are enforced while Redis does not respond in time. Default: [`Fallback::Local`].
     pub fn limiter_fallback(mut self, fallback: Fallback) -> Self {
         self.limiter_fallback = fallback;
         self
     }
 
-    /// The key with which administrators identify themselves over HTTP, at least 16 bytes. Default:
-    /// one derived from the secret, which `keyguard admin-key` prints.
+    /// The key of the HTTP admin service, at least 16 bytes. Default: a key derived from the secret,
+    /// which `keyguard admin-key` prints.
     pub fn admin_key(mut self, key: impl Into<Secret>) -> Self {
         self.admin_key = Some(key.into());
         self
     }
 
-    /// Whether administrators may also send the secret itself. Whoever sees it on its way can then
-    /// check guesses against a stolen data file. Default: no.
+    /// Whether the admin service also accepts the secret itself. Anyone who intercepts the secret can
+    /// use it to verify guessed keys against a stolen data file. Default: no.
     pub fn secret_as_admin_key(mut self, accept: bool) -> Self {
         self.secret_as_admin_key = accept;
         self
     }
 
-    /// Requests a minute for keys that are created without a limit of their own, at least 1.
-    /// Default: 60.
+    /// Requests per minute of keys created without a limit of their own, at least 1. Default: 60.
     pub fn default_rate_limit(mut self, per_minute: u32) -> Self {
         self.default_rate_limit = per_minute;
         self
     }
 
-    /// Failed authentications from one address in an hour above which it is locked out for 24 hours,
-    /// at least 1. Default: 100.
+    /// Failed authentications per hour above which an address is locked out for 24 hours, at least 1.
+    /// Default: 100.
     ///
-    /// An address is an IPv4 address or the /64 of an IPv6 one. Keys that are malformed or unknown
-    /// lock it out of everything, requests without a key out of further ones without; each kind is
-    /// counted by itself. Keys that were good once, and preflight requests of browsers, do not count.
+    /// An address is an IPv4 address or an IPv6 /64. Malformed and unknown keys lock it out of all
+    /// requests; requests without a key lock it out of further requests without a key. The two kinds
+    /// are counted separately. Revoked and expired keys and browsers' preflight requests do not count.
     ///
-    /// Addresses behind which many clients are, though no policy says so, are not locked out, and
-    /// [`Stats::warnings`](crate::Stats::warnings) says what to write into it: a private peer that
-    /// carries forwarding headers, while no proxy is trusted; and any address from which, within an
-    /// hour of a failure, two different keys were accepted for different clients that the headers
-    /// name. Headers alone save nobody, as who guesses has no keys; somebody who holds two can bring
-    /// their own address into that state, which their keys and the warning name. Trusting the proxy
-    /// ends it: then each client is counted and locked out by itself.
+    /// Two kinds of addresses are treated as proxies and not locked out: a private peer that sends
+    /// forwarding headers while no proxy is trusted, and an address from which keys of two
+    /// organizations were accepted, for different clients in the forwarding headers, within an hour of
+    /// a failure. Forwarding headers alone are not enough, because attackers can send them.
+    /// [`Stats::warnings`](crate::Stats::warnings) says how to trust the proxy in the policy. Then each
+    /// client is counted and locked out separately.
     pub fn ip_block_threshold(mut self, failures: u32) -> Self {
         self.ip_block_threshold = failures;
         self
     }
 
-    /// The header field that carries a key. Default: `X-API-Key`.
+    /// The header field that contains the key. Default: `X-API-Key`.
     pub fn key_header(mut self, name: impl Into<String>) -> Self {
         self.key_header = name.into();
         self
     }
 
-    /// The prefix of keys that are created without one of their own. Default: `kg_live_`.
+    /// The prefix of keys created without a prefix of their own. Default: `kg_live_`.
     pub fn key_prefix(mut self, prefix: KeyPrefix) -> Self {
         self.key_prefix = prefix;
         self
     }
 
-    /// Whether requests are recorded. Without, totals and `last_used_at` stand still; limits and
-    /// quotas are enforced all the same. Default: true.
+    /// Whether requests are recorded. Otherwise totals and `last_used_at` are not updated; limits and
+    /// quotas are still enforced. Default: true.
     pub fn record_usage(mut self, record: bool) -> Self {
         self.record_usage = record;
         self
     }
 
-    /// How long single requests are kept, at least a minute; totals are kept longer. Default: 30
+    /// How long single requests are kept, at least one minute. Totals are kept longer. Default: 30
     /// days.
     pub fn usage_retention(mut self, keep: Duration) -> Self {
         self.usage_retention = keep;
         self
     }
 
-    /// How many requests may wait to be written, at least 1,024; above, they are dropped and
-    /// counted. One takes some 100 bytes, and twice so many are in memory while a full queue is
-    /// being written. Default: 262,144.
+    /// Maximum number of requests waiting to be written, at least 1,024. Further ones are dropped and
+    /// counted. Each takes about 100 bytes. While a full queue is written, memory holds up to twice as
+    /// many. Default: 262,144.
     pub fn usage_queue_capacity(mut self, requests: usize) -> Self {
         self.usage_queue_capacity = requests;
         self
     }
 
-    /// Where single requests also go, refusals without a known key among them. The data file keeps
-    /// what it keeps without. Default: none.
+    /// A sink that also receives single requests, including refusals without a known key. It does not
+    /// change what the data file keeps. Default: none.
     pub fn usage_sink(mut self, sink: impl UsageSink + 'static) -> Self {
         self.usage_sink = Some(SharedSink::new(sink));
         self
     }
 
-    /// Whether single requests go to the sink alone, so that the store does not grow by them: then
-    /// [`Admin::list_usage`](crate::Admin::list_usage) has nothing more to list, and totals stay. Default:
+    /// Whether single requests go only to the sink and not to the store. Then
+    /// [`Admin::list_usage`](crate::Admin::list_usage) lists no new requests; totals are still kept. Default:
     /// false.
     pub fn usage_sink_only(mut self, only: bool) -> Self {
         self.usage_sink_only = only;
         self
     }
 
-    /// How many keys are kept in memory, at least 16; others are read from the file when they are
-    /// used. One takes some 500 bytes. Default: 131,072.
+    /// Maximum number of cached keys, at least 16. Other keys are read from the file when used. Each
+    /// takes about 500 bytes. Default: 131,072.
     pub fn key_cache_capacity(mut self, keys: usize) -> Self {
         self.key_cache_capacity = keys;
         self
     }
 
-    /// How many keys, and organizations with limits of their own, can be limited at a time, at least as
-    /// many as keys are kept in memory. A key counts as long as a window of it holds a hit; one more than that is refused with status 503. One
-    /// takes some 250 bytes at a limit of 60 a minute. Default: 262,144.
+    /// Maximum number of keys, and organizations with limits, whose limits are tracked at a time, at
+    /// least [`Config::key_cache_capacity`]. A key is tracked while one of its windows contains a hit.
+    /// Requests beyond this capacity get status 503. Each entry takes about 250 bytes at a limit of 60
+    /// per minute. Default: 262,144.
     pub fn max_tracked_keys(mut self, keys: usize) -> Self {
         self.max_tracked_keys = keys;
         self
     }
 
-    /// How many locks there can be at a time, at least 16. When there are more, those /24 (IPv4) and /48
-    /// (IPv6) networks that hold most automatic locks, 8 or more each, get one for all of it instead,
-    /// until a sixteenth of the room is free. Locks by hand stay as they are. Where there are none to
-    /// merge, nobody else is locked out, and `stats` says so. One takes some 300 bytes.
-    /// Default: 65,536.
+    /// Maximum number of locks, at least 16. When it is reached, the automatic locks of the /24 (IPv4)
+    /// and /48 (IPv6) networks with the most of them, at least 8 each, are merged into one lock of the
+    /// network, until a sixteenth of the capacity is free. Manual locks are not merged. If no locks can
+    /// be merged, no further address is locked out, and `stats` reports it. Each lock takes about 300
+    /// bytes. Default: 65,536.
     pub fn max_locks(mut self, locks: usize) -> Self {
         self.max_locks = locks;
         self
     }
 
-    /// How many addresses are counted at a time towards a limit or a lock, at least 16. When there are
-    /// more, they displace those that are farthest from their limits: never one that a limit refuses,
-    /// one with failures above half the threshold, or one that is fuller than the newcomer. Newcomers
-    /// that can displace nobody are admitted together up to 8 times each limit, and are not locked out
-    /// for it. An address takes some 150 bytes, and some 80 for each further limit that it has used, beside
-    /// about 2 for each request that a limit counts.
+    /// Maximum number of addresses tracked for limits and failed authentications, at least 16. New
+    /// addresses evict those that are farthest from their limits, but never an address that a limit
+    /// refuses, that has failures above half the threshold, or that is nearer to its limits than the
+    /// new one. New addresses that can evict none share a budget of 8 times each limit and are not
+    /// locked out for exceeding it. An address takes about 150 bytes, plus about 80 for each further
+    /// limit that it has used, plus about 2 for each counted request.
     ///
-    /// However many limits there are, they count at most 9 times as many windows as addresses, or 8 times
-    /// as many and 1,024 more: with all else, some 1,700 bytes for each of the addresses (rounded up to a
-    /// power of two) and 170 KB, beside the requests. Where all of these count, a request that needs one
-    /// more is refused with status 503 (`overloaded`). Failed authentications are always counted.
-    /// Default: 131,072.
+    /// The number of windows is at most 9 times the number of addresses, or 8 times plus 1,024 if that
+    /// is more, for any number of limits. In total this takes about 1,700 bytes per address (rounded up
+    /// to a power of two) plus 170 KB, without the counted requests. When all windows are in use, a
+    /// request that needs another one is refused with status 503 (`overloaded`). Failed
+    /// authentications are always counted. Default: 131,072.
     pub fn max_tracked_ips(mut self, addresses: usize) -> Self {
         self.max_tracked_ips = addresses;
         self
     }
 
-    /// In which time zone a lock that lasts until a time of day ends. Default: the system's.
+    /// The time zone of locks that last until a time of day. Default: the system's.
     pub fn time_zone(mut self, zone: TimeZone) -> Self {
         self.time_zone = zone;
         self
     }
 
-    /// In which time zone the days and months of quotas end. A day or month that is running when
-    /// this changes ends as it was to. Default: UTC.
+    /// The time zone of the days and months of quotas. A change takes effect after the current day or
+    /// month. Default: UTC.
     pub fn quota_time_zone(mut self, zone: TimeZone) -> Self {
         self.quota_time_zone = zone;
         self
     }
 
-    /// Routes, lists of addresses, and limits for everybody. Default: every path is protected, and
-    /// nobody is trusted.
+    /// Protected paths, routes, limits and trusted addresses. Default: every path is protected and no
+    /// proxy is trusted.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// A file of TOML that holds the policy, in place of [`Config::policy`]. It is read when the
-    /// guard is opened, and again by [`Admin::reload`](crate::Admin::reload) and the command
-    /// `keyguard reload`.
+    /// A TOML file with the policy. Overrides [`Config::policy`]. Read when the guard is opened, by
+    /// [`Admin::reload`](crate::Admin::reload), and by the command `keyguard reload`.
     pub fn policy_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.policy_file = Some(file.into());
         self
     }
 
-    /// Whether the policy file is also read again, within some 200 ms, when the process receives
-    /// SIGHUP. A file that cannot be accepted changes nothing and shows in
-    /// [`Stats::warnings`](crate::Stats::warnings). Default: no, the signal is left to the program.
+    /// Whether SIGHUP reloads the policy file, within about 200 ms. An invalid file changes nothing and
+    /// is reported in [`Stats::warnings`](crate::Stats::warnings). Default: no; the signal is not
+    /// handled.
     pub fn reload_on_hangup(mut self, reload: bool) -> Self {
         self.reload_on_hangup = reload;
         self
     }
 
-    /// What is called with each new text of [`Stats::warnings`](crate::Stats::warnings) that comes
-    /// up in this process, once, such as a policy file that cannot be accepted: to log it. It is
-    /// called by a thread of its own, so that it may wait. Default: nothing.
+    /// A function that logs warnings. Called once for each new text of
+    /// [`Stats::warnings`](crate::Stats::warnings) in this process, such as an invalid policy file, on
+    /// a thread of its own, so it may block. Default: none.
     ///
     /// ```
     /// let config = keyguard::Config::default().on_warning(|text| eprintln!("warning: {text}"));
@@ -343,25 +340,25 @@ impl Config {
         self
     }
 
-    /// Whether the data file can be managed from the command line while it is open, through a Unix
-    /// socket that is private to the user. Default: true. Systems without Unix sockets have none.
+    /// Whether the command line can manage the data file while it is open, through a Unix socket that
+    /// is private to the user. Has no effect on systems without Unix sockets. Default: true.
     ///
-    /// It is `<file>.sock`, or lies in a private directory, `/run/user/<uid>` or
-    /// `/tmp/keyguard-<uid>`, where that path is above some 95 bytes or its directory may not be
-    /// written. Where neither can be used, [`Stats::warnings`](crate::Stats::warnings) says so.
+    /// The socket is `<file>.sock`. If that path is longer than about 95 bytes or its directory is not
+    /// writable, the socket is in a private directory, `/run/user/<uid>` or `/tmp/keyguard-<uid>`. If
+    /// neither can be used, [`Stats::warnings`](crate::Stats::warnings) reports it.
     pub fn socket(mut self, listen: bool) -> Self {
         self.socket = listen;
         self
     }
 
-    /// How much of the data file is kept in memory, in bytes. Default: 64 MiB.
+    /// The size of the page cache of the data file, in bytes. Default: 64 MiB.
     pub fn file_cache_bytes(mut self, bytes: usize) -> Self {
         self.file_cache_bytes = bytes;
         self
     }
 
-    /// Where the time is read. Default: the system's clocks, of which the calendar follows that of
-    /// PostgreSQL, or else that of Redis, where there is one.
+    /// The clock. Default: the system's. Its calendar time follows PostgreSQL, or Redis without
+    /// PostgreSQL, if these are used.
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self
@@ -374,67 +371,76 @@ impl Config {
         if self.key_header.eq_ignore_ascii_case("authorization") {
             return Err(InvalidInput::new(
                 "key_header",
-                "keys are read from `Authorization: Bearer` anyway; name another field",
+                "keys are always read from `Authorization: Bearer`; expected another field",
             ));
         }
         if self.backend_deadline < Duration::from_millis(1) {
             return Err(InvalidInput::new(
                 "backend_deadline",
-                "is shorter than 1 ms",
+                "expected at least 1 ms",
             ));
         }
         if self.max_key_staleness < Duration::from_secs(1) {
             return Err(InvalidInput::new(
                 "max_key_staleness",
-                "is shorter than 1 s",
+                "expected at least 1 s",
             ));
         }
         if self.max_database_connections == 0 {
-            return Err(InvalidInput::new("max_database_connections", "is below 1"));
+            return Err(InvalidInput::new(
+                "max_database_connections",
+                "expected at least 1",
+            ));
         }
         #[cfg(feature = "legacy")]
         if self.legacy_secret.as_ref().is_some_and(Secret::is_blank) {
             return Err(InvalidInput::new(
                 "legacy_secret",
-                "is blank; give the secret that the Python package ran with, or leave it out",
+                "is blank; expected the secret of the Python package, or none",
             ));
         }
         let admin_key = self.admin_key.as_ref().map(Secret::expose);
         if admin_key.is_some_and(|key| key.len() < 16) {
             return Err(InvalidInput::new(
                 "admin_key",
-                "is shorter than 16 bytes; leave it out for one derived from the secret",
+                "expected at least 16 bytes, or none for a key derived from the secret",
             ));
         }
         if !self.quota_time_zone.is_known() {
             return Err(InvalidInput::new(
                 "quota_time_zone",
-                "the system's time zone is unknown; name one such as `Europe/Berlin` or `UTC`",
+                "the system's time zone is unknown; expected a name such as `Europe/Berlin` or `UTC`",
             ));
         }
         if self.usage_retention < Duration::from_secs(60) {
             return Err(InvalidInput::new(
                 "usage_retention",
-                "is shorter than a minute",
+                "expected at least 1 minute",
             ));
         }
         if self.usage_queue_capacity < 1_024 {
-            return Err(InvalidInput::new("usage_queue_capacity", "is below 1,024"));
+            return Err(InvalidInput::new(
+                "usage_queue_capacity",
+                "expected at least 1,024",
+            ));
         }
         if self.key_cache_capacity < 16 {
-            return Err(InvalidInput::new("key_cache_capacity", "is below 16"));
+            return Err(InvalidInput::new(
+                "key_cache_capacity",
+                "expected at least 16",
+            ));
         }
         if self.max_tracked_keys < self.key_cache_capacity {
             return Err(InvalidInput::new(
                 "max_tracked_keys",
-                "is below key_cache_capacity",
+                "expected at least `key_cache_capacity`",
             ));
         }
         if self.max_locks < 16 {
-            return Err(InvalidInput::new("max_locks", "is below 16"));
+            return Err(InvalidInput::new("max_locks", "expected at least 16"));
         }
         if self.max_tracked_ips < 16 {
-            return Err(InvalidInput::new("max_tracked_ips", "is below 16"));
+            return Err(InvalidInput::new("max_tracked_ips", "expected at least 16"));
         }
         Ok(())
     }

@@ -201,7 +201,7 @@ fn errors_name_the_argument_once() {
         (
             refused(&["serve"], ("KEYGUARD_ADMIN_KEY", "hunter2")),
             "error: KEYGUARD_ADMIN_KEY or --admin-key-file: ",
-            "is shorter than 16 bytes",
+            "expected at least 16 bytes",
             "next:  unset KEYGUARD_ADMIN_KEY",
         ),
         #[cfg(feature = "serve")]
