@@ -100,9 +100,12 @@ impl Session {
         Ok(self.execute(FindOrg { org_name })?.org.id)
     }
 
-    /// Returns the id of a key by its id or its whole prefix.
+    /// Returns the id of a key by its id, which need not exist, or by its whole prefix.
     pub(crate) fn key_id(&mut self, key: String) -> Result<KeyId, Failure> {
-        Ok(self.execute(FindKey { key })?.key.id)
+        match key.parse() {
+            Ok(id) => Ok(id),
+            Err(_) => Ok(self.execute(FindKey { key })?.key.id),
+        }
     }
 }
 

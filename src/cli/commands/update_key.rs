@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::admin::UpdateKey;
+use crate::admin::command::FindKey;
 use crate::cli::args::{KeyArg, OrNone, replacement};
 use crate::cli::format::key_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -38,6 +39,8 @@ pub(crate) struct Opts {
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     let mut session = cli.session()?;
+    // An absent key is reported before invalid changes.
+    let id = session.execute(FindKey { key: opts.key.key })?.key.id;
     let scopes = |text: String| -> Vec<String> {
         let scopes = text.split(',').filter(|scope| !scope.is_empty());
         scopes.map(str::to_owned).collect()
@@ -50,7 +53,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         allowed_ips: replacement(opts.allowed_ips, "any"),
         expires_at: opts.expires_at.map(|time| time.0),
         reactivate: opts.reactivate,
-        ..UpdateKey::new(session.key_id(opts.key.key)?)
+        ..UpdateKey::new(id)
     };
     cli.execute_in(session, command, |reply, look| {
         key_panel("API key updated", &reply.key, look)
