@@ -64,7 +64,7 @@ fn app(kg: &KeyGuard) -> Result<Router, Box<dyn Error>> {
         .route("/api/data", get(data))
         .route("/api/write", get(write))
         .with_state(kg.clone())
-        // Around all routes there are by now.
+        // Applies to all routes added so far.
         .layer(KeyGuardLayer::new(kg.clone()))
         .route("/login", get(log_in).layer(login))
         .fallback_service(admin))
@@ -82,7 +82,7 @@ async fn write(Authenticated(grant): Authenticated) -> Result<&'static str, Deni
 
 async fn trap(State(kg): State<KeyGuard>, Extension(grant): Extension<Arc<Grant>>) -> &'static str {
     let hour: Result<LockDuration, _> = "1 hour".parse();
-    // A lock is durable when it is in force; the disk is waited for on a thread for that.
+    // Blocking writes to disk, so it runs on a blocking thread.
     let locked = tokio::task::spawn_blocking(move || {
         let hour = hour.map_err(Box::<dyn Error + Send + Sync>::from)?;
         Ok::<_, Box<dyn Error + Send + Sync>>(kg.admin().block(grant.ip(), None, hour)?)
@@ -110,7 +110,7 @@ fn create_first_key(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ends when the process is told to stop.
+/// Completes when the process is asked to stop.
 async fn stop() {
     #[cfg(unix)]
     {

@@ -1,4 +1,4 @@
-//! No server at all: decides about every line of an access log on standard input.
+//! Decides the requests of an access log on standard input, without a server.
 //!
 //! A line is `IP KEY METHOD PATH STATUS`, with `-` for no key:
 //!
@@ -7,8 +7,8 @@
 //! 192.0.2.8 - GET /api/data 200
 //! ```
 //!
-//! `KEYGUARD_DB` names the data file (default `keyguard.redb`), such as the one that the quick
-//! start made.
+//! `KEYGUARD_DB` is the path of the data file (default `keyguard.redb`), for example that of the quick
+//! start.
 
 use std::error::Error;
 use std::io::BufRead;

@@ -4,15 +4,15 @@
 //! cargo run --release --features http --example hyper
 //! ```
 //!
-//! | path | who gets in |
+//! | path | access |
 //! |---|---|
 //! | `/health` | everybody |
 //! | `/login` | everybody, 3 times a minute |
-//! | `/api/data` | who has a key |
-//! | `/api/write` | who has a key with the scope `write` |
+//! | `/api/data` | clients with a key |
+//! | `/api/write` | clients with a key of scope `write` |
 //!
-//! The first argument is where it listens (default `127.0.0.1:8000`), the variable `KEYGUARD_DB` the
-//! data file (default `keyguard.redb`). On a first start it makes a key and prints it.
+//! The first argument is the address to listen on (default `127.0.0.1:8000`). The variable `KEYGUARD_DB`
+//! is the path of the data file (default `keyguard.redb`). The first start creates a key and prints it.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             accepted = listener.accept() => accepted?,
             () = &mut stop => break,
         };
-        // Services are made for each connection, whose peer is known.
+        // Each connection has its own service, with the address of its peer.
         let api = guard.peer_address(peer).layer(service_fn(api));
         let login = login.peer_address(peer).layer(service_fn(log_in));
         let service = service_fn(move |request: Request<Incoming>| {
@@ -139,7 +139,7 @@ fn create_first_key(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ends when the process is told to stop.
+/// Completes when the process is asked to stop.
 async fn stop() {
     #[cfg(unix)]
     {

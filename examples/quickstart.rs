@@ -1,9 +1,9 @@
 //! A protected server with nothing but a data file: `cargo run --release --example quickstart`.
 //!
-//! Serves `/api/data` to holders of a key, `/health` to everybody, and `/login` to everybody three
-//! times a minute: who tries more often is locked out of it for a while. The first argument is the
-//! address to listen on (default `127.0.0.1:8000`), `KEYGUARD_DB` the data file (default
-//! `keyguard.redb`).
+//! Serves `/api/data` to clients with a key and `/health` to everybody. `/login` admits three requests
+//! per minute from each address; one more locks the address out of it for five minutes. The first
+//! argument is the address to listen on (default `127.0.0.1:8000`). `KEYGUARD_DB` is the path of the data
+//! file (default `keyguard.redb`).
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -48,7 +48,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Makes an organization and a key in a new data file, and says what to try.
+/// Creates an organization and a key in a new data file, and prints what to try.
 fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error>> {
     if !kg.admin().list_orgs(Page::first().limit(1))?.is_empty() {
         println!("Using the keys in {file}. To start anew, remove {file} and {file}.secret.");
@@ -76,7 +76,7 @@ fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error
     Ok(())
 }
 
-/// Three attempts a minute for each address; one more locks it out of this path.
+/// Three attempts per minute from each address. One more locks it out of this path.
 fn login_limit() -> Result<IpLimit, InvalidInput> {
     let limit = IpLimit::new("login", "3/min")?;
     Ok(limit.lockout("5 minutes".parse()?).scope(LockScope::Path))
@@ -97,7 +97,7 @@ fn answer(kg: &KeyGuard, limit: &IpLimit, request: tiny_http::Request) {
             response.add_header(header);
         }
     }
-    // A client that is gone does not hear the answer.
+    // The client may have disconnected.
     let _ = request.respond(response);
 }
 

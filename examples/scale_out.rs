@@ -1,4 +1,4 @@
-//! Several processes behind one limit: keys in PostgreSQL, limits in Redis.
+//! Several processes that share a limit: keys in PostgreSQL, limits in Redis.
 //!
 //! ```console
 //! $ export POSTGRES_PASSWORD=$(openssl rand -hex 16) KEYGUARD_SECRET=$(openssl rand -hex 32)
@@ -8,8 +8,8 @@
 //! $ cargo run --release --features postgres,redis --example scale_out
 //! ```
 //!
-//! It makes a key that is admitted 100 times a minute, starts four processes that ask with it 50 times
-//! each, and then revokes it.
+//! Creates a key with a limit of 100 per minute, starts four processes that use it 50 times each, and
+//! then revokes it.
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
@@ -25,7 +25,7 @@ const LIMIT: u32 = 100;
 
 const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// The only argument of a process that another one has started.
+/// The argument that marks a child process.
 const WORKER: &str = "--worker";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The secret comes from `KEYGUARD_SECRET`.
 fn open() -> Result<KeyGuard, Box<dyn Error>> {
     let variable = |name| std::env::var(name).map_err(|_| format!("set {name} to a URL"));
-    // The example shows the shared limit even on a slow machine; a server keeps the default of 50 ms.
+    // Long enough for slow machines; servers use the default of 50 ms.
     let config = Config::default()
         .redis_url(variable("KEYGUARD_REDIS")?)
         .backend_deadline(Duration::from_secs(20));
@@ -88,7 +88,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// A key is no argument: others could see it in the list of processes.
+    /// Passes the key on standard input, because other users can see arguments.
     fn start(key: &str) -> Result<Self, Box<dyn Error>> {
         let mut process = Command::new(std::env::current_exe()?)
             .arg(WORKER)
@@ -120,7 +120,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It ends with its input.
+        // The child ends with its standard input.
         self.process.stdin = None;
         let _ = self.process.wait();
     }

@@ -1,6 +1,6 @@
-//! What only a build without features shows: it works on a data file by itself, and names the
-//! feature that a URL needs. All other tests run with all features, so this is not among the targets
-//! of a plain `cargo test`: `cargo test --test default_features`.
+//! Behaviour of a build without features: it works with a data file, and names the feature that a URL
+//! requires. All other tests run with all features, so this target is not part of a plain
+//! `cargo test`: `cargo test --test default_features`.
 
 #![cfg(test)]
 #![cfg(not(any(feature = "http", feature = "postgres", feature = "redis")))]

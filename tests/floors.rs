@@ -63,7 +63,7 @@ fn check_folder(src: &Path, folder: &Path, found: &mut Vec<String>) -> io::Resul
     Ok(())
 }
 
-/// What a file uses that it must not use.
+/// The forbidden uses in a file.
 fn violations(file: &str, source: &str) -> Vec<String> {
     let folder = file
         .split('/')

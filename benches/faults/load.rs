@@ -1,4 +1,4 @@
-//! A steady load of checks and changes, and what was answered when.
+//! A steady load of checks and changes, with a record of the responses.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,10 +11,10 @@ use keyguard::{CreateKey, KeyGuard, KeyId};
 
 use crate::world::{IP, World};
 
-/// Threads that check, for each node.
+/// Number of checking threads per node.
 const CHECKERS: usize = 4;
 
-/// How long they pause between two checks.
+/// Pause between two checks of a thread.
 const PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +43,7 @@ pub(crate) struct Load {
     changer: JoinHandle<Changes>,
 }
 
-/// What one thread was answered in a phase.
+/// The responses that one thread received in a phase.
 #[derive(Default)]
 struct Answers {
     admitted: usize,
@@ -52,7 +52,7 @@ struct Answers {
     times: Vec<Duration>,
 }
 
-/// Changes that were acknowledged, and how many were not.
+/// The acknowledged changes, and the number of refused ones.
 #[derive(Default)]
 struct Changes {
     created: Vec<KeyId>,
@@ -87,7 +87,7 @@ impl Load {
         self.shared.is_over.store(true, Ordering::SeqCst);
         let mut phases = BTreeMap::<u8, Answers>::new();
         for checker in self.checkers {
-            // A panic has been counted.
+            // The panic is counted already.
             for (phase, answers) in checker.join().unwrap_or_default() {
                 phases.entry(phase).or_default().add(answers);
             }
@@ -155,7 +155,7 @@ impl Answers {
         self.times.append(&mut other.times);
     }
 
-    /// Of sorted times, the one that so many of a thousand do not exceed.
+    /// The time at this per-mille rank of sorted times.
     fn per_mille(&self, many: usize) -> Duration {
         let place = (self.times.len() * many).div_ceil(1_000).saturating_sub(1);
         self.times.get(place).copied().unwrap_or_default()
@@ -202,7 +202,7 @@ impl Figures {
         all.max().unwrap_or_default()
     }
 
-    /// Changes that were acknowledged and are not in the database.
+    /// Acknowledged changes that are missing in the database.
     pub(crate) fn lost_changes(&self, world: &World) -> Result<usize, Box<dyn Error>> {
         let node = world.fresh_node()?;
         let mut lost = 0;

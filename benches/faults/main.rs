@@ -1,12 +1,12 @@
-//! What clients notice when Redis or PostgreSQL fails.
+//! The effect of failures of Redis and PostgreSQL on clients.
 //!
-//! Two nodes answer a steady load over servers of their own while one of these is killed, stopped,
-//! emptied, cut off or blocked, and then comes back. `cargo bench --features postgres,redis --bench
-//! faults` prints for each fault what checks were answered, and how fast, before, during and after it;
-//! a line `NAME VALUE GOAL ok|short` says whether a check took longer than the deadline plus 10 ms at
-//! p99.9, whether a change that was acknowledged is lost, and whether anything panicked. `revocation`
-//! is the time from a revocation on one node to the first refusal on the other. Names as arguments
-//! run only those; `--smoke` runs all of them briefly and judges no times.
+//! Two nodes serve a steady load while one of their servers is killed, stopped, emptied, disconnected
+//! or blocked, and then recovers. `cargo bench --features postgres,redis --bench faults` prints the
+//! results and latencies of checks before, during and after each fault. Lines `NAME VALUE GOAL
+//! ok|short` show whether the p99.9 of checks exceeds the deadline plus 10 ms, whether an acknowledged
+//! change is lost, and whether anything panicked. `revocation` is the time from a revocation on one
+//! node to the first refusal on the other. Names as arguments run only those; `--smoke` runs all
+//! briefly without judging times.
 
 mod load;
 mod revocation;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use load::{Load, Phase};
 use world::{DEADLINE, World};
 
-/// What happens to a server, and how it ends.
+/// A fault of a server: its start and its end.
 struct Fault {
     name: &'static str,
     begin: fn(&mut World),

@@ -1,4 +1,4 @@
-//! How long a revocation takes to reach another node.
+//! The time until a revocation takes effect on another node.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use keyguard::CreateKey;
 use crate::load::Load;
 use crate::world::{IP, World};
 
-/// The p99 of so many revocations, while both nodes answer their load.
+/// Measures the p99 of revocations while both nodes are under load.
 pub(crate) fn measure(world: &World, count: usize) -> Result<Duration, Box<dyn Error>> {
     let load = Load::start(world);
     let mut times = Vec::with_capacity(count);
@@ -33,7 +33,7 @@ fn revoke(world: &World) -> Result<Duration, Box<dyn Error>> {
     let request = CreateKey::new("acme", "to be revoked").rate_limit_per_minute(1_000_000);
     let created = here.admin().create_key(request)?;
     let headers = [("X-API-Key", created.raw_key.expose())];
-    // It is in the memory of the other node.
+    // The other node has cached the key.
     while there.check(&headers, IP, "/").is_err() {}
     here.admin().revoke_key(created.key.id)?;
     let revoked = Instant::now();

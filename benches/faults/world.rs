@@ -1,4 +1,4 @@
-//! Two nodes over a Redis and a PostgreSQL of their own.
+//! Two nodes with a private Redis and PostgreSQL server.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,14 +10,14 @@ use keyguard::{Config, CreateKey, KeyGuard};
 use keyguard_test_support::postgres::{Database, Server, holding};
 use keyguard_test_support::redis::Redis;
 
-/// How long a check waits for backends: the default.
+/// The default deadline of backends.
 pub(crate) const DEADLINE: Duration = Duration::from_millis(50);
 
 pub(crate) const IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
 const KEYS: usize = 400;
 
-/// How many keys a node has in memory: fewer than there are, so that some are always being read.
+/// Key cache capacity of a node: fewer than there are keys, so that some are always being read.
 const RESIDENT: usize = 128;
 
 pub(crate) struct World {
@@ -49,7 +49,7 @@ impl World {
         })
     }
 
-    /// A node that has only what the database says.
+    /// A node without cached state.
     pub(crate) fn fresh_node(&self) -> Result<KeyGuard, Box<dyn Error>> {
         Ok(KeyGuard::open(&self.database.url, config())?)
     }
@@ -74,9 +74,9 @@ impl World {
         );
     }
 
-    /// Locks out every other session for a while.
+    /// Blocks all other sessions for a while.
     pub(crate) fn lock_tables(&mut self) {
-        // One table that everybody reads: several could end in a deadlock with who writes them.
+        // Locking several tables could deadlock with their writers.
         let tables = "LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE";
         holding(&self.database.url, tables, || {
             thread::sleep(Duration::from_millis(200))

@@ -1,4 +1,4 @@
-//! HTTP servers on threads of their own, and a client that asks them all the same.
+//! HTTP servers on their own threads, and a client that sends all of them the same requests.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 
 pub(crate) type Failure = Box<dyn Error>;
 
-/// What every server answers.
+/// The response of every server.
 pub(crate) const BODY: &str = "hello, world";
 
-/// Runs a server on one thread until the process ends; returns where it listens.
+/// Runs a server on one thread until the process ends. Returns its address.
 pub(crate) fn start<F>(
     serve: impl FnOnce(TcpListener) -> F + Send + 'static,
 ) -> Result<SocketAddr, Failure>
@@ -41,7 +41,7 @@ where
     Ok(address)
 }
 
-/// An axum app with what `protect` puts around it.
+/// An axum app wrapped by `protect`.
 pub(crate) async fn axum(
     listener: TcpListener,
     protect: impl FnOnce(Router) -> Router,
@@ -56,7 +56,7 @@ pub(crate) async fn axum(
     Ok(axum::serve(listener, app).await?)
 }
 
-/// The layer of KeyGuard, as an axum app uses it.
+/// The layer of KeyGuard for axum apps.
 pub(crate) fn protect(app: Router, guard: KeyGuard) -> Router {
     let peer = |extensions: &axum::http::Extensions| {
         Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.into())
@@ -64,7 +64,7 @@ pub(crate) fn protect(app: Router, guard: KeyGuard) -> Router {
     app.layer(KeyGuardLayer::new(guard).peer(peer))
 }
 
-/// Connections that are kept alive, on each of which one request is under way at a time.
+/// Keep-alive connections with one request in flight each.
 pub(crate) struct Client {
     connections: Vec<TcpStream>,
     requests: Vec<Vec<u8>>,
@@ -72,7 +72,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client that asks with each of the keys in turn.
+    /// Creates a client that uses the keys in turn.
     pub(crate) fn new(
         address: SocketAddr,
         connections: usize,
@@ -97,8 +97,8 @@ impl Client {
         })
     }
 
-    /// Sends about so many requests, all of which have to be answered with 200; returns how many it
-    /// was and how long they took, and notes how long each took.
+    /// Sends about this many requests, all of which must get 200. Returns their number and the total
+    /// time, and records the latency of each.
     pub(crate) fn round(
         &mut self,
         requests: usize,
@@ -138,7 +138,7 @@ fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(), Failure>
             }
             break;
         }
-        // A refusal ends otherwise.
+        // A refusal ends differently.
         if filled > 12 && !answer.starts_with(b"HTTP/1.1 200") {
             break;
         }
@@ -147,7 +147,7 @@ fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(), Failure>
     Err(format!("not admitted: {head}").into())
 }
 
-/// That a guard has recorded every request, and dropped none.
+/// Checks that a guard has recorded every request and dropped none.
 pub(crate) fn all_recorded(guard: &KeyGuard, requests: usize) -> Result<(), Failure> {
     let stats = guard.admin().stats()?;
     if (stats.requests, stats.dropped) == (requests as u64, 0) {

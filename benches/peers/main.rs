@@ -1,9 +1,9 @@
-//! Side by side with others that limit requests: `cargo bench --features http --bench peers`.
+//! Comparison with other rate limiters: `cargo bench --features http --bench peers`.
 //!
-//! One client asks all servers the same over connections that are kept alive, in interleaved rounds.
-//! Each server has one thread. Only KeyGuard authenticates, keeps usage on disk and limits by key;
-//! the others limit by address. Limits are so high that nothing is refused. `--smoke` runs briefly;
-//! `--soak MINUTES` asks KeyGuard alone for so long, and prints what memory the process has.
+//! One client sends the same requests to all servers over keep-alive connections, in interleaved
+//! rounds. Each server has one thread. Only KeyGuard authenticates, keeps usage on disk and limits per
+//! key; the others limit per address. Limits are so high that nothing is refused. `--smoke` runs
+//! briefly; `--soak MINUTES` runs KeyGuard alone for that time and prints the memory of the process.
 
 #[path = "../load/mod.rs"]
 mod load;
@@ -23,7 +23,7 @@ const KEYS: usize = 100;
 struct Contestant {
     name: &'static str,
     client: Client,
-    /// Requests a second, of each round.
+    /// Requests per second of each round.
     rates: Vec<f64>,
     latencies: Vec<Duration>,
     sent: usize,
@@ -102,7 +102,7 @@ fn main() -> Result<(), Failure> {
         None => eprintln!("nginx is not there, and left out: install it to have it compared"),
     }
 
-    // The first round warms them up.
+    // The first round is a warm-up.
     for round in 0..=rounds {
         let count = contestants.len();
         for turn in 0..count {
@@ -128,7 +128,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints how much memory the process has, minute by minute.
+/// Prints the memory of the process every minute.
 fn endure(mut ours: Contestant, guard: &KeyGuard, minutes: u64) -> Result<(), Failure> {
     println!("{:<8}{:>14}{:>16}", "minute", "requests", "resident MiB");
     for minute in 1..=minutes {
@@ -142,7 +142,7 @@ fn endure(mut ours: Contestant, guard: &KeyGuard, minutes: u64) -> Result<(), Fa
     load::all_recorded(guard, ours.sent)
 }
 
-/// As Linux counts it.
+/// Resident memory, on Linux.
 fn resident_mib() -> Result<f64, Failure> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: f64 = statm
@@ -163,7 +163,7 @@ fn guard(file: &std::path::Path) -> Result<(KeyGuard, Vec<String>), Failure> {
     Ok((guard, keys))
 }
 
-/// The layer of tower_governor, at a limit that nobody reaches.
+/// The layer of tower_governor, with a limit that is never reached.
 fn govern(app: axum::Router) -> axum::Router {
     let mut config = GovernorConfigBuilder::default();
     let config = config.per_nanosecond(1).burst_size(u32::MAX).finish();

@@ -1,4 +1,4 @@
-//! An nginx of the benchmark's own.
+//! A private nginx process.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use crate::load::BODY;
 
-/// Ended when it is dropped.
+/// Stops when dropped.
 pub(crate) struct Nginx {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -16,13 +16,13 @@ pub(crate) struct Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // As it is one process, nothing of it stays.
+        // It has no child processes.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// `None` if there is no nginx.
+/// Returns `None` if nginx is not installed.
 pub(crate) fn start(dir: &Path) -> Result<Option<Nginx>, Failure> {
     let Some(program) = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"]
         .into_iter()

@@ -1,4 +1,4 @@
-//! What the layer costs a server.
+//! The cost of the layer.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -23,14 +23,14 @@ use crate::world::{SECRET, UNREACHED};
 const CONNECTIONS: usize = 16;
 const KEYS: usize = 100;
 
-/// A hyper service behind the layer, usage on disk, over the same service bare.
+/// A hyper service behind the layer, with usage on disk, over the same service without it.
 pub(crate) fn hyper(run: &Run) -> Measured {
     compare(run, "hyper.redb", |guard| {
         load::start(move |listener| serve(listener, guard))
     })
 }
 
-/// A hyper service; behind a guard, if there is one.
+/// A hyper service, behind a guard if there is one.
 async fn serve(listener: TcpListener, guard: Option<KeyGuard>) -> Result<(), load::Failure> {
     let layer = guard.map(KeyGuardLayer::new);
     loop {
@@ -58,7 +58,7 @@ async fn hello(_: Request<hyper::body::Incoming>) -> Result<Response<Full<Bytes>
     Ok(Response::new(Full::from(load::BODY)))
 }
 
-/// The same of an axum app.
+/// The same for an axum app.
 pub(crate) fn axum(run: &Run) -> Measured {
     compare(run, "axum.redb", |guard| {
         load::start(move |listener| {
@@ -79,7 +79,7 @@ fn compare(run: &Run, file: &str, start: impl Fn(Option<KeyGuard>) -> Started) -
     let mut guarded = Client::new(start(Some(guard.clone()))?, CONNECTIONS, &keys)?;
     let requests = run.size(20_000);
     let (mut ratios, mut sent) = (Vec::new(), 0);
-    // The first round warms both up.
+    // The first round is a warm-up.
     for round in 0..=run.rounds(31) {
         let mut ask_guarded = || -> Result<f64, Box<dyn Error>> {
             let (count, time) = guarded.round(requests, |_| {})?;
@@ -90,7 +90,7 @@ fn compare(run: &Run, file: &str, start: impl Fn(Option<KeyGuard>) -> Started) -
             let (count, time) = bare.round(requests, |_| {})?;
             Ok(count as f64 / time.as_secs_f64())
         };
-        // Neither is always the one to go first.
+        // The order alternates.
         let (guarded, bare) = if round % 2 == 0 {
             let guarded = ask_guarded()?;
             (guarded, ask_bare()?)

@@ -1,9 +1,9 @@
-//! What KeyGuard costs, as ratios to what the same machine does without it in the same run.
+//! The cost of KeyGuard, as ratios to a baseline measured in the same run.
 //!
-//! `cargo bench --bench ratios` prints a line `NAME VALUE GOAL ok|short` for each row, and ends
-//! with the status 1 if a goal was missed or a row could not be measured. Names as arguments run
-//! only those rows; those of servers need `--features http`, `redis` or `postgres`; `--smoke` runs
-//! every row briefly, to see that it runs, and judges nothing.
+//! `cargo bench --bench ratios` prints a line `NAME VALUE GOAL ok|short` for each row, and exits with
+//! status 1 if a goal was missed or a row could not be measured. Names as arguments run only those
+//! rows. Rows of servers need `--features http`, `redis` or `postgres`. `--smoke` runs every row
+//! briefly without judging it.
 
 #[cfg(feature = "http")]
 mod http;
@@ -25,14 +25,14 @@ use std::process::ExitCode;
 use measure::Goal::{AtLeast, AtMost};
 use measure::{Outcome, Row};
 
-/// What the rows of one run share.
+/// State shared by the rows of a run.
 struct Run {
     smoke: bool,
     world: world::World,
 }
 
 impl Run {
-    /// `full`, or in a smoke run so much less that a row takes a moment.
+    /// `full`, or a much smaller number in a smoke run.
     fn size(&self, full: usize) -> usize {
         if self.smoke {
             (full / 200).max(100).min(full)
@@ -144,7 +144,7 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// What stands in the place of the rows that need a server.
+/// Replaces the rows that need a server.
 #[cfg(not(feature = "http"))]
 mod http {
     use crate::Run;

@@ -1,4 +1,4 @@
-//! Rows, and the arithmetic of their measurement.
+//! Rows and their measurement.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ pub(crate) fn median_ratio(
     mut b: impl FnMut() -> Duration,
 ) -> f64 {
     let ratio = |round: usize| {
-        // Neither is always the one to go first.
+        // The order alternates.
         let (a, b) = if round.is_multiple_of(2) {
             let a = a();
             (a, b())
@@ -86,7 +86,7 @@ pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
 
-/// Bytes of this process in memory, as Linux counts them.
+/// Resident bytes of this process, on Linux.
 pub(crate) fn resident_bytes() -> Result<f64, Box<dyn Error>> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: f64 = statm

@@ -1,4 +1,4 @@
-//! What a hot check costs whose key came from PostgreSQL.
+//! The cost of a check of a cached key from PostgreSQL.
 
 use keyguard_test_support::postgres::Database;
 
@@ -9,15 +9,14 @@ use crate::world::{UNREACHED, guard_at};
 
 const KEYS: usize = 1_000;
 
-/// Time of a check with keys of PostgreSQL and limits in memory over that of the same with a data
-/// file.
+/// Time of a check with keys from PostgreSQL and limits in memory, over the same with a data file.
 pub(crate) fn cached(run: &Run) -> Measured {
     let database = Database::new();
     let (shared, shared_keys) = guard_at(&database.url, KEYS, UNREACHED, unrecorded())?;
     let (embedded, embedded_keys) =
         run.world
             .guard("embedded.redb", KEYS, UNREACHED, unrecorded())?;
-    // Puts all keys into memory.
+    // Caches all keys.
     check_all(&shared, &shared_keys, 1);
     check_all(&embedded, &embedded_keys, 1);
     Ok(median_ratio(

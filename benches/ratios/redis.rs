@@ -1,4 +1,4 @@
-//! What limits in Redis cost over the script that counts them.
+//! The cost of limits in Redis, compared with the bare script.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ const CLIENTS: usize = 64;
 
 const KEYS: usize = 100;
 
-/// Throughput of checks over that of the bare script, with the same arguments on a connection of the
-/// same kind, both asked by as many at once.
+/// Throughput of checks over that of the bare script, with the same arguments, kind of connection and
+/// concurrency.
 pub(crate) fn check(run: &Run) -> Measured {
     let server = Redis::start();
     let config = Config::new(SECRET)
@@ -39,7 +39,7 @@ pub(crate) fn check(run: &Run) -> Measured {
         })
     };
     let runs = || ask_all(&runtime, |first| run_some(connection.clone(), first, each));
-    // The first of each makes connections and windows.
+    // The first calls create connections and windows.
     let failed = checks().1 + runs().1;
     let failures = std::cell::Cell::new(failed);
     let counted = |(time, failed): (Duration, usize)| {
@@ -53,7 +53,7 @@ pub(crate) fn check(run: &Run) -> Measured {
     }
 }
 
-/// Lets all clients ask; in what time, and how many calls failed.
+/// Runs all clients. Returns the time and the number of failed calls.
 fn ask_all<F>(runtime: &Runtime, client: impl Fn(usize) -> F) -> (Duration, usize)
 where
     F: Future<Output = usize> + Send + 'static,

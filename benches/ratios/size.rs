@@ -1,4 +1,4 @@
-//! Rows about space.
+//! Rows about memory and disk space.
 
 use std::error::Error;
 use std::io::Write;
@@ -16,8 +16,8 @@ use crate::world::{SECRET, Traffic, UNREACHED, headers, peer};
 
 const NEW_YEAR: Timestamp = Timestamp::from_unix_millis(1_767_225_600_000);
 
-/// What a file takes on disk. The database doubles the length of its file when it is full; what is
-/// not written yet takes no room.
+/// Disk space of a file. The database doubles the length of its file when it is full; unwritten parts
+/// take no space.
 fn file_bytes(path: &Path) -> std::io::Result<f64> {
     Ok(std::fs::metadata(path)?.blocks() as f64 * 512.0)
 }
@@ -58,7 +58,7 @@ fn growth(run: &Run, name: &str, requests: usize, batch: usize, apart: Duration)
         clock.advance(apart);
         let (key, ip, path) = traffic.next(&keys);
         let grant = kg.check(&headers(key), ip, path)?;
-        // From 0.1 to 20 ms, as services answer.
+        // From 0.1 to 20 ms, like typical services.
         clock.advance(Duration::from_micros(
             100 + (request as u64 * 7_919) % 19_900,
         ));
@@ -71,7 +71,7 @@ fn growth(run: &Run, name: &str, requests: usize, batch: usize, apart: Duration)
     Ok((file_bytes(&path)? - before) / requests as f64)
 }
 
-/// Resident bytes for each key whose window of 60 a minute is full, its hits evenly apart.
+/// Resident bytes per key with a full window of 60 per minute and evenly spaced hits.
 pub(crate) fn window_bytes(run: &Run) -> Measured {
     windows(
         run,
@@ -83,7 +83,7 @@ pub(crate) fn window_bytes(run: &Run) -> Measured {
     )
 }
 
-/// Resident bytes of a window of a million a minute, full, with hits in every grain.
+/// Resident bytes of a full window of a million per minute, with hits in every grain.
 pub(crate) fn widest_window(run: &Run) -> Measured {
     windows(
         run,
@@ -95,8 +95,8 @@ pub(crate) fn widest_window(run: &Run) -> Measured {
     )
 }
 
-/// Growth of memory per key while the windows of `count` keys fill. A process of its own fills
-/// them: in this one, memory that was freed before would be used again unseen.
+/// Memory growth per key while the windows of `count` keys fill. Measured in a child process, because
+/// this one might reuse freed memory.
 fn windows(
     run: &Run,
     name: &str,
@@ -129,8 +129,8 @@ fn windows(
 
 pub(crate) const FILL_WINDOWS: &str = "fill-windows";
 
-/// The child of [`windows`]: fills the windows of the keys that it reads, with neither keys nor
-/// pages of the file in memory, and prints the growth of its memory per key.
+/// The child of [`windows`]: fills the windows of the keys on standard input, without cached keys or
+/// pages of the file, and prints its memory growth per key.
 pub(crate) fn fill_windows(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let [file, per_minute, at_once, apart] = arguments else {
         return Err("expected FILE PER_MINUTE AT_ONCE APART_MS".into());
@@ -145,7 +145,7 @@ pub(crate) fn fill_windows(arguments: &[String]) -> Result<(), Box<dyn Error>> {
         .max_tracked_keys(keys.len().max(16))
         .file_cache_bytes(0);
     let kg = KeyGuard::open(file, config)?;
-    // What grows once and not by the key is there before: a tenth of the keys sees to that.
+    // A tenth of the keys first causes the growth that does not depend on their number.
     let (first, keys) = keys.split_at(keys.len() / 10);
     for _ in 0..per_minute.min(60) {
         for key in first {
@@ -176,8 +176,8 @@ pub(crate) fn fill_windows(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Growth of resident memory, in MiB, over 10 M requests from as many addresses, each with a key of
-/// its own: a third malformed, a third formed like ours but unknown, a third without any.
+/// Growth of resident memory, in MiB, over 10 M requests from as many addresses: a third with
+/// malformed keys, a third with unknown keys, a third without keys. All keys are different.
 pub(crate) fn flood_mib(run: &Run) -> Measured {
     let (kg, keys) = run
         .world
@@ -197,14 +197,14 @@ pub(crate) fn flood_mib(run: &Run) -> Measured {
 
 pub(crate) const ENDURE_A_FLOOD: &str = "endure-a-flood";
 
-/// The child of [`flood_mib`], with every setting at its default.
+/// The child of [`flood_mib`], with the default configuration.
 pub(crate) fn endure_a_flood(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let [file, requests, key] = arguments else {
         return Err("expected FILE REQUESTS KEY".into());
     };
     let requests: u64 = requests.parse()?;
     let kg = KeyGuard::open(file, Config::new(SECRET))?;
-    // Somebody who is locked out, and somebody who is not.
+    // One address that is locked out, and one that is not.
     let culprit = IpAddr::from([192, 0, 2, 99]);
     for _ in 0..101 {
         let _ = kg.check(&headers("nonsense"), culprit, "/");
@@ -214,7 +214,7 @@ pub(crate) fn endure_a_flood(arguments: &[String]) -> Result<(), Box<dyn Error>>
     let before = resident_bytes()?;
     let mut random = Random(11);
     for number in 0..requests {
-        // IPv4 and IPv6 in turns, each address once.
+        // IPv4 and IPv6 alternate; each address is used once.
         let ip: IpAddr = if number % 2 == 0 {
             Ipv4Addr::from_bits(0x0b00_0000 + number as u32).into()
         } else {
@@ -243,7 +243,7 @@ pub(crate) fn endure_a_flood(arguments: &[String]) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-/// A text that is formed like a key and that nobody was given.
+/// A well-formed key that was never issued.
 fn unknown_key(random: &mut Random) -> String {
     const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

@@ -29,13 +29,13 @@ pub(crate) fn check_all(kg: &KeyGuard, keys: &[String], passes: usize) {
     }
 }
 
-/// 1,000 keys of distinct organizations, against what no check can do without: one look-up of the
-/// header, one keyed hash of the key, one reading of the clock.
+/// Checks of 1,000 keys of distinct organizations, against the floor of any check: one header look-up,
+/// one keyed hash of the key, one clock reading.
 pub(crate) fn check_hot(run: &Run) -> Measured {
     let (kg, keys) = run
         .world
         .guard("hot.redb", 1_000, UNREACHED, unrecorded())?;
-    // Short rounds, so that what disturbs the machine meets few of them or both sides alike.
+    // Short rounds, so that disturbances affect few of them, or both sides equally.
     check_all(&kg, &keys, 1);
     Ok(median_ratio(
         run.rounds(1_001),
@@ -44,7 +44,7 @@ pub(crate) fn check_hot(run: &Run) -> Measured {
     ))
 }
 
-/// What no check can do without.
+/// The floor of any check.
 fn floor(keys: &[String], passes: usize) {
     let hash_key = blake3::derive_key("benchmark", b"key");
     for _ in 0..passes {
@@ -60,8 +60,8 @@ fn floor(keys: &[String], passes: usize) {
     }
 }
 
-/// The same with three windows a key, a limit for each organization, and 100 routes, of which one
-/// matches and asks for a scope.
+/// The same with three windows per key, a limit per organization, and 100 routes, one of which matches
+/// and requires a scope.
 pub(crate) fn check_rich(run: &Run) -> Measured {
     let mut policy = Policy::new();
     for number in 0..100 {
@@ -105,7 +105,7 @@ pub(crate) fn check_rich(run: &Run) -> Measured {
     ))
 }
 
-/// The same keys while 10,000 other addresses are locked out, against while nobody is.
+/// The same keys with 10,000 other addresses locked out, against no locks.
 pub(crate) fn locked(run: &Run) -> Measured {
     let (calm, calm_keys) = run
         .world
@@ -132,7 +132,7 @@ pub(crate) fn locked(run: &Run) -> Measured {
     ))
 }
 
-/// A million keys in memory, in random order, against a limiter by key that authenticates nobody.
+/// A million cached keys in random order, against a keyed rate limiter without authentication.
 pub(crate) fn check_1m(run: &Run) -> Measured {
     let (path, keys) = run.world.million(run.size(1_000_000))?;
     let kg = KeyGuard::open(
@@ -157,8 +157,7 @@ pub(crate) fn check_1m(run: &Run) -> Measured {
             assert!(black_box(governor.check_key(&keys[at])).is_ok());
         }
     };
-    // Both first meet the keys in another order: what lies side by side in memory is not what is
-    // asked for one after the other.
+    // Both first see the keys in another order, so that neighbours in memory are not used in sequence.
     for key in keys {
         assert!(kg.check(&[("X-API-Key", key)], peer(), "/").is_ok());
         assert!(governor.check_key(key).is_ok());
@@ -170,7 +169,7 @@ pub(crate) fn check_1m(run: &Run) -> Measured {
     ))
 }
 
-/// Throughput of two threads, each with keys of its own, over that of one.
+/// Throughput of two threads with different keys, over that of one.
 pub(crate) fn two_threads(run: &Run) -> Measured {
     let (kg, keys) = run
         .world
@@ -226,10 +225,10 @@ pub(crate) fn deny(run: &Run) -> Measured {
     }))
 }
 
-/// Throughput of check and finish with usage recorded to disk, the last write included, over the
-/// same unrecorded. A dropped event fails the row.
+/// Throughput of check and finish with usage recorded to disk, including the last write, over the same
+/// without recording. A dropped event fails the row.
 pub(crate) fn logged(run: &Run) -> Measured {
-    // Some millions a second wait for one commit.
+    // Millions of events per second wait for one commit.
     let config = Config::new(SECRET).usage_queue_capacity(4 << 20);
     let (logged, logged_keys) = run.world.guard("logged.redb", 100, UNREACHED, config)?;
     let (bare, bare_keys) = run.world.guard("bare.redb", 100, UNREACHED, unrecorded())?;
@@ -257,7 +256,7 @@ pub(crate) fn logged(run: &Run) -> Measured {
     Ok(ratio)
 }
 
-/// Opening a file with a million keys that was closed in order.
+/// Opening a cleanly closed file with a million keys.
 pub(crate) fn open(run: &Run) -> Measured {
     let (path, _) = run.world.million(run.size(1_000_000))?;
     let mut times = Vec::new();
@@ -271,7 +270,7 @@ pub(crate) fn open(run: &Run) -> Measured {
 
 pub(crate) const HOLD_UNTIL_KILLED: &str = "hold-until-killed";
 
-/// Opening the same file after the process that held it, and had just changed it, was killed.
+/// Opening the same file after its process was killed right after a change.
 pub(crate) fn reopen_after_kill(run: &Run) -> Measured {
     let (path, _) = run.world.million(run.size(1_000_000))?;
     let mut times = Vec::new();
@@ -292,7 +291,7 @@ pub(crate) fn reopen_after_kill(run: &Run) -> Measured {
     Ok(median(times))
 }
 
-/// The child of [`reopen_after_kill`]: changes the file, says so and waits for its end.
+/// The child of [`reopen_after_kill`]: changes the file, reports it and waits to be killed.
 pub(crate) fn hold_until_killed(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let [file] = arguments else {
         return Err("expected FILE".into());
@@ -316,7 +315,7 @@ pub(crate) fn stats(run: &Run) -> Measured {
     let mut traffic = Traffic::new();
     let requests = run.size(10_000_000);
     for request in 0..requests {
-        // A busy tenth of a per cent of all keys.
+        // A tenth of a per cent of all keys is busy.
         let (key, ip, path) = traffic.next(&keys[..keys.len().div_ceil(1_000)]);
         kg.check(&headers(key), ip, path)?.finish(200);
         if request % 100_000 == 0 {

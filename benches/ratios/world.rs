@@ -1,4 +1,4 @@
-//! Data files to measure on.
+//! Data files for measurements.
 
 use std::cell::OnceCell;
 use std::error::Error;
@@ -12,12 +12,12 @@ use crate::measure::Random;
 
 pub(crate) const SECRET: &str = "the secret of a benchmark";
 
-/// A limit that no row reaches.
+/// A limit that is never reached.
 pub(crate) const UNREACHED: u32 = 1_000_000;
 
 pub(crate) struct World {
     dir: TempDir,
-    /// The file with a million keys, which several rows share, and the keys.
+    /// The file with a million keys, shared by several rows, and the keys.
     million: OnceCell<(PathBuf, Vec<String>)>,
 }
 
@@ -33,7 +33,7 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// A guard over a new file with `count` keys, each of an organization of its own.
+    /// Opens a new file with `count` keys of distinct organizations.
     pub(crate) fn guard(
         &self,
         name: &str,
@@ -44,7 +44,7 @@ impl World {
         guard_at(self.path(name), count, per_minute, config)
     }
 
-    /// A file with `count` keys of 1,000 organizations, and the keys; made once.
+    /// A file with `count` keys of 1,000 organizations, and the keys. Created once.
     pub(crate) fn million(&self, count: usize) -> Result<&(PathBuf, Vec<String>), Box<dyn Error>> {
         if self.million.get().is_none() {
             let path = self.path("million.redb");
@@ -57,7 +57,7 @@ impl World {
     }
 }
 
-/// As [`World::guard`], over a file or a database that is new.
+/// Like [`World::guard`], for a new file or database.
 pub(crate) fn guard_at(
     place: impl AsRef<Path>,
     count: usize,
@@ -106,7 +106,7 @@ fn limited(org: &str, per_minute: u32) -> CreateKey {
     CreateKey::new(org, "benchmark").rate_limit_per_minute(per_minute)
 }
 
-/// What a client sends, with its key last.
+/// The header fields of a client, with its key last.
 pub(crate) fn headers(key: &str) -> [(&'static str, &str); 4] {
     [
         ("Host", "api.example.com"),

@@ -1,8 +1,8 @@
-//! What one key, one window and one request take of Redis and PostgreSQL: the inputs of the sizing
-//! guide (`src/manual/scale_out.md`).
+//! The space of a key, a window and a request in Redis and PostgreSQL, for the sizing guide
+//! (`src/manual/scale_out.md`).
 //!
 //! `cargo bench --features postgres,redis --bench sizing` prints a line `NAME VALUE UNIT` for each;
-//! `--smoke` measures less, to see that it runs.
+//! `--smoke` runs briefly.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 const SECRET: &str = "a secret of the sizes";
 const IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
-/// Beyond what is asked here.
+/// A limit that is never reached.
 const UNREACHED: u32 = 1_000_000_000;
 
 type Done = Result<(), Box<dyn Error>>;
@@ -64,7 +64,7 @@ fn request(per_minute: u32, limits: &[&str]) -> CreateKey {
         .limits(limits.iter().copied())
 }
 
-/// Bytes of a key's counters, each hit in a grain of its own.
+/// Bytes of the counters of a key with each hit in another grain.
 fn window_bytes(name: &str, limits: &[&str], per_minute: u32, hits: usize, count: usize) -> Done {
     let (dir, redis) = (TempDir::new()?, Redis::start());
     let clock = ManualClock::starting_at(Timestamp::from_unix_millis(1_768_478_400_000));
@@ -90,14 +90,14 @@ fn window_bytes(name: &str, limits: &[&str], per_minute: u32, hits: usize, count
                 .map_err(|denial| format!("refused: {denial:?}"))?
                 .finish(200);
         }
-        // Grains of a minute are 1 ms, those of a day 1.44 s.
+        // A grain is 1 ms for a minute and 1.44 s for a day.
         clock.advance(Duration::from_millis(if hits > 1_000 { 1_500 } else { 90 }));
     }
     report(name, (used()? - before) / count as f64, "bytes per key");
     Ok(())
 }
 
-/// Time of Redis for one check, as it says itself.
+/// Time of Redis for one check, as Redis reports it.
 fn script_time(name: &str, limits: &[&str], checks: usize) -> Done {
     const CLIENTS: usize = 64;
 

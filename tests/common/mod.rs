@@ -1,7 +1,7 @@
-//! What all these tests share: a data file in a directory of its own, a clock that moves by hand,
-//! and short ways to ask.
+//! Helpers shared by the tests: a data file in its own directory, a manual clock, and short forms of
+//! common requests.
 
-// Each test binary uses a part of this.
+// No test binary uses all of this.
 #![allow(dead_code, unused_imports)]
 
 #[cfg(feature = "cli")]
@@ -30,7 +30,7 @@ pub(crate) const NOON: Timestamp = Timestamp::from_unix_millis(1_768_478_400_000
 
 pub(crate) const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
-/// A place for one data file, and the clock of the guards that open it.
+/// A directory for one data file, and the clock of the guards that open it.
 pub(crate) struct Home {
     dir: TempDir,
     pub(crate) clock: ManualClock,
@@ -69,7 +69,7 @@ impl Home {
     }
 }
 
-/// Writes a file that only its owner may read, as a secret has to be.
+/// Writes a file that only its owner can read, as required for secrets.
 pub(crate) fn write_private(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
     #[cfg(unix)]
@@ -81,7 +81,7 @@ pub(crate) fn write_private(path: &Path, text: &str) {
     }
 }
 
-/// The organization of this name, created if it is not there.
+/// Returns the organization of this name, created if absent.
 pub(crate) fn org(kg: &KeyGuard, name: &str) -> Org {
     kg.admin()
         .find_org(name)
@@ -89,17 +89,17 @@ pub(crate) fn org(kg: &KeyGuard, name: &str) -> Org {
         .unwrap()
 }
 
-/// A key of the organization "acme" with the guard's default limits.
+/// Creates a key of the organization "acme" with the default limits.
 pub(crate) fn key(kg: &KeyGuard) -> CreatedKey {
     key_with(kg, |key| key)
 }
 
-/// A key of the organization "acme" that admits so much in a minute.
+/// Creates a key of the organization "acme" with a limit per minute.
 pub(crate) fn key_limited_to(kg: &KeyGuard, per_minute: u32) -> CreatedKey {
     key_with(kg, |key| key.rate_limit_per_minute(per_minute))
 }
 
-/// A key of the organization "acme" as `change` makes it.
+/// Creates a key of the organization "acme", modified by `change`.
 pub(crate) fn key_with(kg: &KeyGuard, change: impl FnOnce(CreateKey) -> CreateKey) -> CreatedKey {
     org(kg, "acme");
     kg.admin()
@@ -107,29 +107,29 @@ pub(crate) fn key_with(kg: &KeyGuard, change: impl FnOnce(CreateKey) -> CreateKe
         .unwrap()
 }
 
-/// Asks with a key in its header.
+/// Checks a request with a key.
 pub(crate) fn ask(kg: &KeyGuard, key: &CreatedKey) -> Result<Grant, Denial> {
     ask_with(kg, key.raw_key.expose())
 }
 
-/// Asks with the text of a key in its header.
+/// Checks a request with the text of a key.
 pub(crate) fn ask_with(kg: &KeyGuard, text: &str) -> Result<Grant, Denial> {
     kg.check(&[("X-API-Key", text)], IP, "/api/data")
 }
 
-/// Asks for something that costs so much.
+/// Decides a request with a cost.
 pub(crate) fn ask_at_cost(kg: &KeyGuard, key: &CreatedKey, cost: u32) -> Result<Grant, Denial> {
     let headers = [("X-API-Key", key.raw_key.expose())];
     let cost = NonZeroU32::new(cost).unwrap();
     kg.decide(Request::new(&headers, IP, "/api/data").cost(cost))
 }
 
-/// Asks with a key that is admitted and returns how much it has left.
+/// Checks a request that is admitted, and returns the remaining amount.
 pub(crate) fn admit(kg: &KeyGuard, key: &CreatedKey) -> u64 {
     ask(kg, key).unwrap().remaining()
 }
 
-/// Asks so often and returns how often the key was admitted; every refusal has this reason.
+/// Checks this many requests and returns how many were admitted. Every refusal has this reason.
 pub(crate) fn admitted_of(kg: &KeyGuard, key: &CreatedKey, requests: u32, refusal: Reason) -> u32 {
     let mut admitted = 0;
     for _ in 0..requests {
@@ -141,12 +141,12 @@ pub(crate) fn admitted_of(kg: &KeyGuard, key: &CreatedKey, requests: u32, refusa
     admitted
 }
 
-/// Why a request was refused.
+/// The reason of a refusal.
 pub(crate) fn refusal(outcome: Result<Grant, Denial>) -> Reason {
     outcome.expect_err("admitted").reason()
 }
 
-/// The value of the one field of this name.
+/// The value of the only field of this name.
 pub(crate) fn field<'a>(fields: &'a [(&'static str, String)], name: &str) -> Option<&'a str> {
     let mut values = fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
     let value = values.next().map(|(_, value)| value.as_str());

@@ -1,9 +1,9 @@
-//! The program `keyguard`, as a process of its own.
+//! The program `keyguard` as a child process.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// The program in a directory, without variables of the environment.
+/// The program in a directory, with an empty environment.
 pub(crate) fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
     command

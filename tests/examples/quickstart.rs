@@ -1,4 +1,4 @@
-//! The examples, run as a newcomer runs them: as processes of their own, in an empty directory.
+//! The quick start, run in an empty directory as a new user runs it.
 
 use std::io::Write;
 use std::path::Path;
@@ -65,7 +65,7 @@ fn sixty_first_request_in_a_minute_gets_retry_after() {
     let wait: u64 = refused.field("Retry-After").parse().unwrap();
     assert!((1..=60).contains(&wait), "{wait} s");
     assert!(refused.body.contains(&format!(r#""retry_after":{wait}"#)));
-    // Others are not held up.
+    // Other clients are not delayed.
     assert_eq!(server.get("/health", None).status, 200);
 }
 
@@ -118,7 +118,7 @@ fn restart_continues_with_the_same_file() {
     let first = start(dir.path());
     let key = first.printed_key().expect("a key is printed");
     assert_eq!(first.get("/api/data", Some(&key)).status, 200);
-    // It is killed and told nothing before.
+    // Killed without warning.
     drop(first);
 
     let second = start(dir.path());
@@ -217,13 +217,13 @@ fn start(dir: &Path) -> Server {
     Server::spawn(quickstart)
 }
 
-/// Has `program` read `input` and returns whether it succeeded and what it printed.
+/// Runs `program` with `input`. Returns whether it succeeded, and its output.
 fn run(mut program: Command, input: &str) -> (bool, String, String) {
     program.stdin(Stdio::piped());
     program.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = program.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // Little enough to fit a pipe; closed at once, as the end of the input.
+    // Fits into a pipe, and is closed at once to end the input.
     stdin.write_all(input.as_bytes()).unwrap();
     drop(stdin);
     let output = child.wait_with_output().unwrap();

@@ -1,4 +1,4 @@
-//! The example with several processes, run as a newcomer runs it.
+//! The example with several processes, run as a new user runs it.
 
 use crate::common::postgres::Database;
 use crate::common::redis::Redis;

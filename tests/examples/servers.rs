@@ -47,14 +47,14 @@ fn servers_admit_only_valid_keys() {
         assert!((1..=60).contains(&wait));
         assert_eq!(server.get("/elsewhere", None).status, 404, "{name}");
 
-        // An orderly stop keeps all of it.
+        // An orderly stop loses nothing.
         kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
         assert_eq!(server.child.wait().unwrap().code(), Some(0), "{name}");
         let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
         let stats = kg.admin().stats().unwrap();
         assert_eq!((stats.requests, stats.errors), (63, 4), "{name}");
         drop(kg);
-        // The next start goes on with the file.
+        // The next start continues with the file.
         let again = start(name, dir);
         assert_eq!(again.printed_key(), None, "{name}");
         assert_eq!(again.get("/api/data", Some(&key)).status, 429, "{name}");
