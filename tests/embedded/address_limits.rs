@@ -1,4 +1,4 @@
-//! Limits by address: every rule counts exactly, whatever else the address does and whoever floods.
+//! Limits per address: every rule counts exactly, regardless of other requests and floods.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -27,7 +27,7 @@ fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(0x0a00_0000 + number).into()
 }
 
-/// `/login` at 5 a minute, and as many other routes at 100.
+/// `/login` with 5 per minute, and this many other routes with 100.
 fn login_beside(others: u32) -> String {
     let mut policy = String::from(
         "protect = [\"/api\"]\n\
@@ -93,7 +93,7 @@ fn every_rule_on_a_request_is_enforced() {
     assert_eq!(admitted, 16);
     home.clock.advance(MINUTE + Duration::from_secs(1));
     assert_eq!(reason(ask(&kg, IP, "/a/b/c")), Some(Reason::IpLimited));
-    // Of the second route, what `24/8min` leaves.
+    // The remainder of `24/8min` of the second route.
     let admitted = (0..40).filter(|_| ask(&kg, IP, "/a/b").is_ok()).count();
     assert_eq!(admitted, 8);
 }
@@ -142,7 +142,7 @@ fn new_addresses_in_a_full_table_are_limited_but_not_locked() {
     let policy = login_beside(0) + "lockout = \"1 hour\"";
     let config = home.config().policy(policy.parse().unwrap());
     let kg = home.open_with(config.max_tracked_ips(16).record_usage(false));
-    // Each comes as near to its limit as it can without being locked out.
+    // Each address stays just below its lock.
     for i in 0..200 {
         for _ in 0..5 {
             let _ = ask(&kg, address(i), "/login");
@@ -189,8 +189,7 @@ fn new_addresses_in_a_full_table_are_limited_but_not_locked() {
     assert_eq!(reason(ask(&kg, newcomer, "/login")), None);
 }
 
-/// With as many routes as there are, one address alone had a window for each, and a set of addresses
-/// that came together another one for each.
+/// Once, the number of routes did not bound the windows of an address, nor the shared ones.
 #[test]
 fn request_without_room_to_count_is_refused() {
     let home = Home::new();
@@ -257,7 +256,7 @@ fn shared_failure_counts_lock_nobody() {
     assert_eq!(kg.admin().list_blocks(), []);
     let good = [("X-API-Key", created.raw_key.expose())];
     kg.check(&good, newcomer, "/").unwrap().finish(200);
-    // Those that have a place are locked out for their own 101st failure, and no earlier.
+    // Tracked addresses are locked out at their own 101st failure, not earlier.
     let mut locked = Vec::new();
     for i in 0..64 {
         for _ in 0..41 {
@@ -266,7 +265,7 @@ fn shared_failure_counts_lock_nobody() {
         locked.extend(kg.admin().list_blocks().get(locked.len()).map(|_| i));
     }
     assert_eq!(locked.len(), 16);
-    // When the failures of the others have left the table, it has room again.
+    // The table has space again when the failures of the others have expired.
     home.clock.advance(61 * MINUTE);
     for _ in 0..101 {
         let _ = kg.check(&guess, newcomer, "/");

@@ -1,4 +1,4 @@
-//! From where requests come: trusted proxies, lists of addresses, and locks that grow longer.
+//! Client addresses: trusted proxies, address lists, and escalating locks.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,8 +18,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// The address that a request is decided for, of a peer with these header fields, or why it is
-/// refused.
+/// The client address of a request from a peer with these header fields, or the reason of the refusal.
 fn client(kg: &KeyGuard, peer: &str, headers: &[(&str, &str)]) -> String {
     let peer: ClientIp = peer.parse().unwrap();
     let decided = kg.check(headers, peer, "/open").map(|grant| grant.ip());
@@ -65,7 +64,7 @@ fn trusted_proxy_names_the_client() {
             &[("X-Forwarded-For", "203.0.113.9")],
             "192.0.2.1",
         ),
-        // Lines are one list, in their order.
+        // Several lines form one list.
         (
             "10.0.0.1",
             &[
@@ -74,14 +73,14 @@ fn trusted_proxy_names_the_client() {
             ],
             "203.0.113.9",
         ),
-        // Names that some servers take for the same are not.
+        // Names that some servers consider equal are different.
         (
             "10.0.0.1",
             &[("X_Forwarded_For", "203.0.113.9")],
             "10.0.0.1",
         ),
         ("10.0.0.1", &[("X-Real-IP", "203.0.113.9")], "10.0.0.1"),
-        // Any other field is what a client wrote.
+        // Other fields may be forged.
         (
             "10.0.0.1",
             &[
@@ -102,7 +101,7 @@ fn trusted_proxy_names_the_client() {
     );
 }
 
-/// Once, a client became the proxy, which is never locked out, by a second field or an open quote.
+/// Once, a client with a second field or an open quote counted as the proxy, which is never locked out.
 #[test]
 fn only_the_configured_forwarding_header_is_used() {
     let home = Home::new();
@@ -129,7 +128,7 @@ fn only_the_configured_forwarding_header_is_used() {
         );
         let warnings = kg.admin().stats().unwrap().warnings.join("\n");
         assert!(warnings.contains("does not name a client"), "{warnings}");
-        // A check of the proxy's health.
+        // A health check of the proxy.
         assert_eq!(asked(&[]), "10.0.0.1");
         assert_eq!(asked(&[forged]), "10.0.0.1");
         let warnings = kg.admin().stats().unwrap().warnings.join("\n");
@@ -142,7 +141,7 @@ fn only_the_configured_forwarding_header_is_used() {
     assert!(error.unwrap_err().to_string().contains("header field name"));
 }
 
-/// Once, a client that had its proxy remove the field, by `Connection`, was the proxy in silence.
+/// Once, a client whose proxy removed the field, because of `Connection`, silently counted as the proxy.
 #[test]
 fn proxy_without_client_address_warns_or_is_refused() {
     let home = Home::new();
@@ -150,7 +149,7 @@ fn proxy_without_client_address_warns_or_is_refused() {
     let policy = "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]";
     kg.admin().set_policy(policy.parse().unwrap()).unwrap();
     let warnings = || kg.admin().stats().unwrap().warnings.join("\n");
-    // A check of its health.
+    // A health check of the proxy.
     assert_eq!(client(&kg, "10.0.0.1", &[]), "10.0.0.1");
     assert_eq!(warnings(), "");
     let keys = [("X-API-Key", "guess")];
@@ -242,7 +241,7 @@ fn nat64_address_counts_as_its_ipv4_address() {
         "/",
     );
     assert_eq!(grant.unwrap().ip().to_string(), "192.0.2.9");
-    // However it is written, it strikes and is locked out as one, and is alone in that.
+    // All spellings of the address are counted and locked out as one.
     for peer in written {
         assert_eq!(from(peer, "nonsense"), Err(Reason::MalformedKey));
     }
@@ -253,7 +252,7 @@ fn nat64_address_counts_as_its_ipv4_address() {
     kg.admin()
         .unblock("192.0.2.7".parse::<IpTarget>().unwrap(), None)
         .unwrap();
-    // By hand too.
+    // Manual locks, too.
     let peer: ClientIp = "2001:db8:64::192.0.2.7".parse().unwrap();
     let lock = kg.admin().block(peer, None, MINUTE.try_into().unwrap());
     assert_eq!(lock.unwrap().network.to_string(), "192.0.2.7");
@@ -344,7 +343,7 @@ fn never_locked_addresses_collect_no_failures() {
         .collect();
     assert_eq!(locks, ["198.51.100.7"]);
     admit(&kg, &key);
-    // By hand it can be.
+    // It can be locked manually.
     kg.admin()
         .block(ip("192.0.2.7"), None, MINUTE.try_into().unwrap())
         .unwrap();
@@ -386,7 +385,7 @@ fn ip_limits_follow_the_lists() {
     assert_eq!(visit("192.0.2.8"), Err(Reason::IpLocked));
 }
 
-/// Fails until the address is locked out, and returns for how long it is.
+/// Fails until the address is locked out. Returns the duration of the lock.
 fn lock(kg: &KeyGuard) -> Duration {
     for _ in 0..200 {
         let denial = kg
@@ -414,7 +413,7 @@ fn repeated_locks_escalate_to_the_last_step() {
         assert_eq!(lock(&kg), expected);
         home.clock.advance(expected);
         assert!(kg.admin().list_blocks().is_empty());
-        // What is remembered survives a restart.
+        // The step survives a restart.
         drop(kg);
         kg = guard(&home, STEPS);
     }
@@ -427,11 +426,11 @@ fn escalation_decays_step_by_step() {
     assert_eq!(lock(&kg), MINUTE);
     home.clock.advance(MINUTE);
     assert_eq!(lock(&kg), 10 * MINUTE);
-    // Not quite one decay after its end: a step further.
+    // Just before one decay has passed: the next step.
     home.clock.advance(10 * MINUTE + 6 * HOUR - SECOND);
     assert_eq!(lock(&kg), HOUR);
     assert_eq!(kg.admin().list_blocks()[0].step, 2);
-    // One decay: the step stays as it is. Three: the first again.
+    // After one decay, the same step; after three, the first.
     home.clock.advance(HOUR + 6 * HOUR);
     assert_eq!(lock(&kg), HOUR);
     home.clock.advance(HOUR + 18 * HOUR);
@@ -459,7 +458,7 @@ fn locks_last_a_day_by_default() {
     }
 }
 
-/// Once, a list that named such addresses as they are written held none of them.
+/// Once, such addresses in a list matched nothing.
 #[test]
 fn nat64_address_matches_every_list_that_names_it() {
     let home = Home::new();
@@ -528,7 +527,7 @@ fn nat64_address_matches_every_list_that_names_it() {
     assert_eq!(check("2001:db8:64::203.0.113.77"), None);
     assert_eq!(check("203.0.113.77"), None);
     assert_eq!(check("203.0.114.77"), Some(Reason::IpNotAllowed));
-    // Another policy: the address is only what it looks like.
+    // Without the prefix in the policy, the address is plain IPv6.
     kg.admin()
         .set_policy("protect = [\"/\"]".parse().unwrap())
         .unwrap();

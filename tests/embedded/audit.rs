@@ -1,4 +1,4 @@
-//! The audit log: who changed what, from where and when, durable with the change itself.
+//! The audit log: actor, origin, time and details of changes, stored in the same transaction.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn log(kg: &KeyGuard) -> Vec<AuditEntry> {
     log
 }
 
-/// What the latest change is entered as.
+/// The latest entry.
 fn latest(kg: &KeyGuard) -> (String, Option<u64>, Value) {
     let entry = kg
         .admin()

@@ -1,5 +1,5 @@
-//! A calendar clock that is wrong for a moment, or steps: quotas, credits, locks and retention are
-//! delayed by one period at most.
+//! A calendar clock that is wrong for a while, or steps, delays quotas, credits, locks and retention by
+//! at most one period.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ fn key_limited_by(kg: &KeyGuard, limit: &str) -> CreatedKey {
     key_with(kg, |key| key.limits([limit]))
 }
 
-/// Lets maintenance run twice, a minute apart.
+/// Runs maintenance twice, a minute apart.
 fn maintain(home: &Home, kg: &KeyGuard) {
     for _ in 0..2 {
         home.clock.advance(MINUTE);
         kg.flush().unwrap();
-        // A second time, as the first may have been asked for before the clock moved.
+        // Again, because the first run may have begun before the clock moved.
         kg.flush().unwrap();
     }
 }
 
-/// Does something while the calendar is a year ahead.
+/// Runs a function while the calendar is a year ahead.
 fn a_year_ahead<T>(home: &Home, work: impl FnOnce() -> T) -> T {
     home.clock.set(home.clock.timestamp().plus(YEAR));
     let done = work();

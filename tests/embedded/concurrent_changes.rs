@@ -1,4 +1,4 @@
-//! Changes at the same time lose nothing, and those that fail change nothing.
+//! Concurrent changes lose nothing, and failed changes change nothing.
 
 use crate::common::{Home, IP, admit, ask, key, key_with, org};
 use keyguard::{Timestamp, UpdateKey, UpdateOrg};
@@ -7,7 +7,7 @@ use std::sync::Barrier;
 
 const HOUR: &str = "1 hour";
 
-/// Does each at the same time as the others.
+/// Runs all functions concurrently.
 fn at_once(works: impl IntoIterator<Item = impl FnOnce() + Send>) {
     let works: Vec<_> = works.into_iter().collect();
     let start = Barrier::new(works.len());
@@ -105,7 +105,7 @@ fn change_that_cannot_be_stored_is_not_applied() {
     let kg = home.open_with(home.config().policy_file(&policy));
     let key = key(&kg);
     admit(&kg, &key);
-    // Nothing can be stored in a file that is no longer there.
+    // Nothing can be stored in a deleted file.
     fs::rename(home.file(), home.dir().join("away")).unwrap();
 
     fs::write(&policy, "deny = [\"192.0.2.7\"]\n").unwrap();
@@ -122,7 +122,7 @@ fn change_that_cannot_be_stored_is_not_applied() {
     assert!(!kg.readiness().is_ready());
 
     fs::rename(home.dir().join("away"), home.file()).unwrap();
-    // Whoever waits for a flush does not wait for the next attempt too.
+    // A flush does not wait for the next attempt.
     kg.flush().unwrap();
     assert!(kg.readiness().is_ready());
     kg.admin().reload().unwrap();

@@ -1,4 +1,4 @@
-//! Kills at any moment: what was acknowledged is there, and what was in flight is there whole or
+//! Kills at any moment: acknowledged changes are stored, and changes in flight are stored completely or
 //! not at all.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ const KILLS_PER_FILE: u64 = 50;
 
 const KEYS_AT_ONCE: usize = 3;
 
-/// In place of the text of a key that was in flight.
+/// Stands for the unknown text of a key in flight.
 const UNTOLD: &str = "-";
 
 #[test]
@@ -47,19 +47,19 @@ fn two_hundred_kills_keep_changes_durable_and_atomic() {
         assert!(model.keys.len() > 30, "the work has come to nothing");
     }
     println!("{acknowledged} changes acknowledged, in flight: {in_flight:?}");
-    // Otherwise the kills came too early to show anything.
+    // Otherwise the kills came too early.
     assert!(acknowledged > 500);
     assert!(in_flight.lost + in_flight.there > 0);
 }
 
-/// What became of the changes that were in flight.
+/// The fate of the changes in flight.
 #[derive(Debug, Default)]
 struct InFlight {
     lost: usize,
     there: usize,
 }
 
-/// Lets a child work on the file, kills it after some lines and returns all that it said.
+/// Runs a child on the file, kills it after some lines and returns its output.
 fn lines_until_killed(file: &Path, seed: u64) -> Vec<String> {
     let test = "two_hundred_kills_keep_changes_durable_and_atomic";
     let mut command = child::command(
@@ -71,7 +71,7 @@ fn lines_until_killed(file: &Path, seed: u64) -> Vec<String> {
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut random = Random(seed);
     let enough = random.below(20);
-    // So that kills reach all of a change, whatever its time on this machine.
+    // Spreads kills over the duration of a change on this machine.
     let late = random.next() % (1 << random.below(15));
     let mut lines = Vec::new();
     let mut said = 0;
@@ -81,7 +81,7 @@ fn lines_until_killed(file: &Path, seed: u64) -> Vec<String> {
             child.kill().unwrap();
         }
         let mut line = String::new();
-        // A line without its end was cut short by the kill.
+        // The kill may have truncated the last line.
         if output.read_line(&mut line).unwrap() == 0 || !line.ends_with('\n') {
             break;
         }
@@ -94,7 +94,7 @@ fn lines_until_killed(file: &Path, seed: u64) -> Vec<String> {
     lines
 }
 
-/// Changes the file at random until it is killed. Says each change before it and after it.
+/// Changes the file at random until it is killed. Prints each change before and after making it.
 fn work(file: &Path, mut random: Random) {
     println!();
     say("opening");
@@ -187,7 +187,7 @@ fn work(file: &Path, mut random: Random) {
                 say(&format!("done {}", rotated.raw_key.expose()));
             }
             14 | 15 => {
-                // Admitted or refused, by a known key: both are recorded.
+                // Admitted and refused requests with a known key are recorded.
                 if let Some(text) = &last_text {
                     let requests = 1 + random.below(50);
                     say(&format!("use {requests}"));
@@ -204,21 +204,21 @@ fn work(file: &Path, mut random: Random) {
     }
 }
 
-/// One line, whole or not at all.
+/// Prints one line in one write.
 fn say(line: &str) {
     std::io::stdout()
         .write_all(format!("| {line}\n").as_bytes())
         .unwrap();
 }
 
-/// What is in the file, as far as it was said.
+/// The content of the file, according to the output.
 #[derive(Clone, Default)]
 struct Model {
     orgs: BTreeMap<OrgId, (String, OrgStatus)>,
     keys: BTreeMap<KeyId, ModelKey>,
-    /// Requests that were recorded, at least and at most.
+    /// The least and greatest number of recorded requests.
     requests: (u64, u64),
-    /// Keys that were changed since they were last verified.
+    /// Keys changed since the last verification.
     touched: Vec<KeyId>,
 }
 
@@ -228,14 +228,14 @@ struct ModelKey {
     label: String,
     limit: NonZeroU32,
     active: bool,
-    /// Its text, if it is known.
+    /// The text, if known.
     text: Option<String>,
-    /// Those before it.
+    /// Earlier texts.
     expired: Vec<String>,
 }
 
 impl Model {
-    /// Makes every acknowledged change and returns the one that was not.
+    /// Applies the acknowledged changes and returns the one in flight.
     fn replay(&mut self, lines: &[String]) -> Option<String> {
         let mut begun = None;
         for line in lines {
@@ -251,7 +251,7 @@ impl Model {
         begun
     }
 
-    /// Makes a change whose reply was this; with no reply, it was in flight.
+    /// Applies a change with its reply; without a reply, it was in flight.
     fn make(&mut self, change: &str, reply: &[&str]) {
         let words: Vec<&str> = change.split(' ').collect();
         match words[..] {
@@ -305,7 +305,7 @@ impl Model {
         self.keys.get_mut(&id).unwrap()
     }
 
-    /// That the file holds this, or this and the change that was in flight.
+    /// Checks that the file contains this state, with or without the change in flight.
     fn verify(
         &mut self,
         file: &Path,
@@ -359,7 +359,7 @@ impl Model {
         }
     }
 
-    /// Whether the rotation that was in flight is done; nothing else shows it.
+    /// Whether the rotation in flight was stored, which only the old text shows.
     fn rotated(&self, kg: &KeyGuard, change: &str) -> bool {
         let Some(id) = change.strip_prefix("rotate ") else {
             return false;
@@ -368,7 +368,7 @@ impl Model {
         text.is_some_and(|text| outcome(kg, text) == Some(Reason::ExpiredKey))
     }
 
-    /// That each text of the key is admitted or refused as it has to be.
+    /// Checks which texts of the key are admitted.
     fn verify_texts(&self, kg: &KeyGuard, key: &ModelKey) {
         let expected = match key {
             key if !key.active => Some(Reason::RevokedKey),
@@ -389,14 +389,14 @@ impl Model {
     }
 }
 
-/// Why the text of a key is refused. Records nothing.
+/// The reason why the text of a key is refused. Records nothing.
 fn outcome(kg: &KeyGuard, text: &str) -> Option<Reason> {
     let headers = [("X-API-Key", text)];
     let verdict = kg.dry_run(Request::new(&headers, IP, "/"));
     verdict.denial.map(|denial| denial.reason())
 }
 
-/// What is listed in the file.
+/// The listings of the file.
 struct Found {
     orgs: BTreeMap<OrgId, (String, OrgStatus)>,
     keys: BTreeMap<KeyId, (OrgId, String, NonZeroU32, bool)>,
@@ -410,7 +410,7 @@ impl Found {
             .unwrap();
         let all = Page::first().limit(usize::MAX);
         let keys = kg.admin().list_keys(None, all).unwrap();
-        // Once more by organization, which is another index.
+        // By organization, too, which uses another index.
         let mut by_org = Vec::new();
         for org in &orgs {
             by_org.extend(kg.admin().list_keys(Some(org.id), all).unwrap());
@@ -440,7 +440,7 @@ impl Found {
         self.orgs == model.orgs && self.keys == keys.collect()
     }
 
-    /// That the audit log leads to what is there: no change without its entry, no entry without its
+    /// Checks that the audit log leads to the state: no change without its entry, no entry without its
     /// change.
     fn assert_audited(&self, kg: &KeyGuard) {
         let (mut orgs, mut keys) = (BTreeMap::new(), BTreeMap::new());
@@ -476,8 +476,7 @@ impl Found {
         }
     }
 
-    /// What the change would have replied, were it acknowledged; `None` if what it was to make is not
-    /// there, or not all of it.
+    /// The reply of a change that was stored; `None` if it was not stored completely.
     fn reply_to(&self, change: &str) -> Option<Vec<String>> {
         let words: Vec<&str> = change.split(' ').collect();
         match words[..] {

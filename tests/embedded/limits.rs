@@ -1,5 +1,5 @@
-//! Several limits at once: of keys and organizations, with costs, credits, requests in flight, shadow
-//! mode, overrides and resets, and what of it survives a restart.
+//! Several limits of keys and organizations: costs, credits, requests in flight, shadow mode, overrides,
+//! resets, and restarts.
 
 use std::num::NonZeroU32;
 use std::sync::Barrier;
@@ -91,7 +91,7 @@ fn organization_limit_is_shared_by_twenty_keys() {
     let limit = field(&denial.headers(), "RateLimit-Policy").map(str::to_owned);
     assert_eq!(limit.as_deref(), Some(r#""org 30/min";q=30;w=60"#));
 
-    // Another organization is not concerned, and a change is in force at once.
+    // Other organizations are not affected, and a change is in force at once.
     kg.admin().create_org("globex").unwrap();
     let other = kg
         .admin()
@@ -134,7 +134,7 @@ fn unused_cost_is_refunded_to_every_limit() {
     grant.settle(0);
     grant.finish(200);
     assert_eq!(left(&kg, &key), [7, 6, 7, 17, 47]);
-    // A dropped grant gives nothing back.
+    // A dropped grant refunds nothing.
     drop(ask_at_cost(&kg, &key, 2).unwrap());
     assert_eq!(left(&kg, &key), [5, 4, 5, 15, 45]);
 }
@@ -149,7 +149,7 @@ fn extra_cost_delays_later_requests() {
     grant.settle(25);
     drop(grant);
     assert_eq!(left(&kg, &key), [0]);
-    // Twenty-four of twenty-five came a minute after the first.
+    // 24 of 25 hits came a minute after the first.
     let wait = ask(&kg, &key).unwrap_err().retry_after().unwrap();
     assert_eq!(wait, HOUR);
     home.clock.advance(wait - Duration::from_nanos(1));
@@ -195,7 +195,7 @@ fn credits_are_consumed_and_refilled_on_time() {
     home.clock.advance(1_000 * HOUR);
     assert_eq!(admitted_of(&kg, &refilled, 9, Reason::CreditsExhausted), 3);
     assert_eq!(admitted_of(&kg, &spent, 9, Reason::CreditsExhausted), 0);
-    // More credits are those beyond the ones that are spent.
+    // Spent credits count towards an increased amount.
     kg.admin()
         .update_key(UpdateKey::new(spent.key.id).limits(vec!["5 credits"]))
         .unwrap();
@@ -249,7 +249,7 @@ fn day_ends_in_the_configured_zone() {
     let kg = home.open_with(home.config().quota_time_zone(zone));
     let key = key_with_limits(&kg, &["2 daily"]);
     assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 2);
-    // Noon in UTC is one o'clock in the night there.
+    // Noon in UTC is 1 a.m. in that zone.
     let wait = ask(&kg, &key).unwrap_err().retry_after().unwrap();
     assert_eq!(wait, 23 * HOUR);
     home.clock.advance(wait);
@@ -261,7 +261,7 @@ fn requests_in_flight_are_limited() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["2 concurrent"]);
-    // What a request costs makes no difference.
+    // The cost of a request makes no difference.
     let (one, two) = (ask_at_cost(&kg, &key, 50).unwrap(), ask(&kg, &key).unwrap());
     let denial = ask(&kg, &key).unwrap_err();
     assert_eq!(
@@ -354,7 +354,7 @@ fn shadow_mode_reports_but_does_not_refuse() {
     assert_eq!(verdict.shadowed, ["2/min shadow"]);
     let shadowed = kg.admin().stats().unwrap().shadowed;
     assert_eq!(shadowed, [("2/min shadow".to_owned(), 2)].into());
-    // It counts as if it were enforced: what it would refuse it does not count.
+    // Counts like an enforced limit: requests that it would refuse do not count.
     home.clock.advance(MINUTE);
     assert_eq!(left(&kg, &key), [2, 0]);
     drop(kg);
@@ -387,7 +387,7 @@ fn reset_clears_consumption_durably() {
         .unwrap_err();
     assert!(error.to_string().contains("`5/hour`"), "{error}");
 
-    // Windows of an earlier run do not come back.
+    // Windows of an earlier run are not restored.
     assert_eq!(use_all(&kg), 5);
     drop(kg);
     let kg = home.open();
@@ -488,7 +488,7 @@ fn windows_of_unused_keys_survive_restarts() {
     let kg = home.open();
     assert_eq!(left(&kg, &key), [1, 5]);
     assert_eq!(admitted_of(&kg, &key, 4, Reason::RateLimited), 1);
-    // Half an hour has passed, and the rest, rounded to a later grain at each stop.
+    // The remaining time is rounded up to a grain at each stop.
     home.clock.advance(30 * MINUTE + SECOND);
     assert_eq!(left(&kg, &key), [4, 8]);
 }
@@ -523,7 +523,7 @@ fn key_is_accepted_from_its_allowed_addresses_only() {
         .unwrap();
     assert_eq!(from("198.51.100.9"), Err((Reason::IpNotAllowed, 403)));
     assert_eq!(from("192.0.2.7"), Ok(()));
-    // Whoever is at a wrong place with a right key is not guessing.
+    // A valid key from a refused address is not a guess.
     assert_eq!(
         kg.admin()
             .ip_limits("198.51.100.9".parse::<IpTarget>().unwrap())

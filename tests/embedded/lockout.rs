@@ -1,4 +1,4 @@
-//! Who fails too often is locked out: for as long as said, and nobody else with them.
+//! Lockouts: thresholds, durations, and scope.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,13 +16,13 @@ const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
 
 const NO_HEADERS: [(&str, &str); 0] = [];
 
-/// What a browser asks before it sends a request with a key for a page of another origin.
+/// The preflight request of a browser.
 const PREFLIGHT: [(&str, &str); 2] = [
     ("Origin", "https://example.com"),
     ("Access-Control-Request-Method", "GET"),
 ];
 
-/// What a request is refused with; `None` if it is admitted.
+/// The reason of a refusal; `None` if the request is admitted.
 fn refused(kg: &KeyGuard, headers: &[(&str, &str)], ip: IpAddr) -> Option<Reason> {
     kg.check(headers, ip, "/")
         .err()
@@ -33,7 +33,7 @@ fn random_key(number: u32) -> String {
     format!("kg_live_{number:049}")
 }
 
-/// Sends that many malformed keys.
+/// Sends this many malformed keys.
 fn guess(kg: &KeyGuard, times: u32, ip: IpAddr) {
     for i in 0..times {
         let guess = random_key(i);
@@ -157,7 +157,7 @@ fn preflight_method_or_field_does_not_hide_a_guess() {
         assert_eq!(denial.reason(), Reason::MalformedKey, "{i}");
     }
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
-    // Without the fields of a browser it is any other request without a key.
+    // Without both fields of a preflight request, it counts as a request without a key.
     for (headers, times) in [([origin; 2], 51), ([method; 2], 50)] {
         for _ in 0..times {
             let options = Request::new(&headers, ELSEWHERE, "/").method("OPTIONS");
@@ -187,12 +187,12 @@ fn untrusted_proxy_is_not_locked_and_causes_a_warning() {
         assert!(warnings.contains(&line), "{warnings}");
     }
 
-    // From a public address the fields prove nothing.
+    // Forwarding fields from a public address are no evidence.
     for _ in 0..2 {
         refused(&kg, &forwarded, IP);
     }
     assert_eq!(refused(&kg, &forwarded, IP), Some(Reason::IpLocked));
-    // What an administrator says holds for a proxy too.
+    // Manual locks apply to proxies, too.
     kg.admin()
         .block(proxy, None, HOUR.try_into().unwrap())
         .unwrap();
@@ -223,7 +223,7 @@ fn stored_lock_survives_a_kill() {
         kg.admin()
             .block(ELSEWHERE, None, HOUR.try_into().unwrap())
             .unwrap();
-        // Nothing of what an orderly end does.
+        // As after a kill.
         std::process::abort();
     }
     let home = Home::new();
@@ -332,7 +332,7 @@ fn ip_limit_locks_its_own_routes_by_default() {
     let login = limit("login").lockout(HOUR.try_into().unwrap());
     kg.check_ip(&login, IP, "/login/a0").unwrap();
     kg.check_ip(&login, IP, "/login/a0").unwrap_err();
-    // By its name: no other path frees it, and no number of them.
+    // The lock applies to the name, for any number of paths.
     for i in 0..20 {
         let denial = kg.check_ip(&login, IP, &format!("/login/a{i}"));
         assert_eq!(denial.unwrap_err().reason(), Reason::IpLocked);
@@ -349,7 +349,7 @@ fn ip_limit_locks_its_own_routes_by_default() {
     kg.check_ip(&login, IP, "/x").unwrap();
 }
 
-/// Once, the two were one lock by hand that lasted as long as the automatic one.
+/// Once, the two were one manual lock that lasted as long as the automatic one.
 #[test]
 fn manual_lock_ends_on_time_beside_a_longer_automatic_lock() {
     let home = Home::new();
@@ -371,7 +371,7 @@ fn manual_lock_ends_on_time_beside_a_longer_automatic_lock() {
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
     home.clock.advance(HOUR);
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::MissingKey));
-    // So it holds for a proxy too, which an automatic lock spares.
+    // A manual lock also applies to a proxy, unlike an automatic one.
     let forwarded = [("X-Forwarded-For", "203.0.113.1"), ("X-API-Key", "guess")];
     let proxy: IpAddr = "10.0.0.1".parse().unwrap();
     guess(&kg, 101, proxy);
@@ -426,7 +426,7 @@ fn manual_lock_starts_and_ends_at_once() {
         "the clock stands at noon"
     );
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
-    // A shorter one does not shorten it, here or in the file.
+    // A shorter lock does not shorten it, in memory or in the file.
     let second = kg.admin().block(IP, None, "1s".parse().unwrap());
     assert_eq!(second.unwrap().until, lock.until);
     drop(kg);
@@ -484,12 +484,12 @@ fn dry_run_sees_locks_and_counts_no_failure() {
     assert_eq!(verdict.denial.unwrap().reason(), Reason::IpLocked);
 }
 
-/// A guess and a request with a key, through a peer that names a client.
+/// The reason of a refusal of a request through a peer that reports a client.
 fn through(kg: &KeyGuard, peer: IpAddr, client: &str, key: &str) -> Option<Reason> {
     refused(kg, &[("X-Forwarded-For", client), ("X-API-Key", key)], peer)
 }
 
-/// Once, whoever failed behind a CDN that was not configured locked everybody out for a day.
+/// Once, failed authentications behind an unconfigured CDN locked out all of its clients for a day.
 #[test]
 fn unconfigured_public_proxy_is_detected_and_not_locked() {
     let home = Home::new();
@@ -510,7 +510,7 @@ fn unconfigured_public_proxy_is_detected_and_not_locked() {
     let warnings = kg.admin().stats().unwrap().warnings.join("\n");
     let line = format!("trusted_proxies = [\"{IP}/32\"]");
     assert!(warnings.contains(&line), "{warnings}");
-    // By hand it can be locked.
+    // It can be locked manually.
     kg.admin()
         .block(IP, None, HOUR.try_into().unwrap())
         .unwrap();
@@ -527,7 +527,7 @@ fn forged_forwarding_headers_do_not_prevent_a_lock() {
     let keys = [key(&kg), key(&kg)];
     let texts = keys.each_ref().map(|key| key.raw_key.expose());
     let forged = |number: usize| format!("203.0.113.{number}");
-    // With no key; with one key, whatever the headers say; and beside clients that send no headers.
+    // Without a key; with one key and any headers; and beside clients that send no headers.
     let office: IpAddr = "198.51.100.2".parse().unwrap();
     for number in 0..4 {
         through(&kg, IP, &forged(number), "guess");
@@ -563,7 +563,7 @@ fn locked_proxy_is_still_detected() {
     let kg = home.open_with(config);
     let locked = Some(Reason::IpLocked);
     assert_eq!(through(&kg, IP, "203.0.113.1", &texts[0]), locked);
-    // Not sooner than another key is looked up.
+    // Look-ups of keys from a locked address are rate-limited.
     assert_eq!(through(&kg, IP, "203.0.113.2", &texts[1]), locked);
     home.clock.advance(Duration::from_millis(10));
     assert_eq!(through(&kg, IP, "203.0.113.2", &texts[1]), locked);
@@ -571,7 +571,7 @@ fn locked_proxy_is_still_detected() {
     assert_eq!(through(&kg, IP, "203.0.113.1", &texts[0]), None);
 }
 
-/// Once, the hop that a client wrote before its own address was taken for somebody behind it.
+/// Once, a forged hop before the client's own address counted as a client behind it.
 #[test]
 fn headers_of_a_trusted_proxys_client_reveal_no_proxy() {
     let home = Home::new();
@@ -591,7 +591,7 @@ fn headers_of_a_trusted_proxys_client_reveal_no_proxy() {
             Some(Reason::IpLocked)
         );
     }
-    // It may be one all the same, which an administrator knows.
+    // The warning leaves the decision to an administrator.
     let warnings = kg.admin().stats().unwrap().warnings.join("\n");
     assert!(
         warnings.contains(r#"trusted_proxies = ["198.51.100.9/32"]"#),
@@ -599,14 +599,14 @@ fn headers_of_a_trusted_proxys_client_reveal_no_proxy() {
     );
 }
 
-/// A key of an organization of its own.
+/// Creates an organization with a key.
 fn key_of(kg: &KeyGuard, org: &str) -> String {
     kg.admin().create_org(org).unwrap();
     let created = kg.admin().create_key(CreateKey::new(org, "label")).unwrap();
     created.raw_key.expose().to_owned()
 }
 
-/// Makes an address known as a proxy: keys of two organizations are accepted through it.
+/// Has an address detected as a proxy: keys of two organizations are accepted through it.
 fn is_found(kg: &KeyGuard, peer: IpAddr, keys: &[String; 2]) {
     through(kg, peer, "203.0.113.1", "guess");
     for (number, key) in keys.iter().enumerate() {
@@ -615,7 +615,7 @@ fn is_found(kg: &KeyGuard, peer: IpAddr, keys: &[String; 2]) {
     }
 }
 
-/// Once, a customer with two keys had the own address taken for a proxy, by headers of their own.
+/// Once, a client with two keys could have its own address detected as a proxy with forged headers.
 #[test]
 fn keys_of_one_organization_reveal_no_proxy() {
     let home = Home::new();
@@ -637,7 +637,7 @@ fn keys_of_one_organization_reveal_no_proxy() {
     }
 }
 
-/// Once, an address that was found to be a proxy was free of every automatic lock.
+/// Once, a detected proxy was exempt from all automatic locks.
 #[test]
 fn detected_proxy_is_locked_by_a_route_limit() {
     let home = Home::new();
@@ -658,12 +658,12 @@ fn detected_proxy_is_locked_by_a_route_limit() {
         kg.decide(request).err().map(|denial| denial.reason())
     };
     let (limited, locked) = (Some(Reason::IpLimited), Some(Reason::IpLocked));
-    // Locked before it is found.
+    // Locked before it is detected.
     let logins = [login(IP), login(IP), login(IP), login(IP), login(IP)];
     assert_eq!(logins, [None, None, None, limited, locked]);
     is_found(&kg, IP, &keys);
     assert_eq!(login(IP), locked);
-    // Found before.
+    // Detected before it is locked.
     is_found(&kg, ELSEWHERE, &keys);
     for number in 0..9 {
         through(&kg, ELSEWHERE, &format!("203.0.113.{number}"), "guess");
@@ -672,7 +672,7 @@ fn detected_proxy_is_locked_by_a_route_limit() {
     let logins = [ELSEWHERE; 5].map(login);
     assert_eq!(logins, [None, None, None, limited, locked]);
 
-    // A limit that the program asks for.
+    // An `IpLimit` of the application.
     let limit = IpLimit::new("sign-up", "1/hour").unwrap();
     let limit = limit.lockout(HOUR.try_into().unwrap());
     let sign_ups = [ELSEWHERE; 3].map(|ip| {
@@ -682,7 +682,7 @@ fn detected_proxy_is_locked_by_a_route_limit() {
     assert_eq!(sign_ups, [None, limited, locked]);
 }
 
-/// A longer lock by strikes, which does not concern a proxy, hides none that does.
+/// A longer lock by failed authentications, which does not apply to a proxy, hides no lock that does.
 #[test]
 fn limit_lock_applies_beside_a_longer_failure_lock() {
     let home = Home::new();
@@ -709,7 +709,7 @@ fn limit_lock_applies_beside_a_longer_failure_lock() {
     assert_eq!(admitted, Some(Reason::IpLocked));
 }
 
-/// Once, an address stopped being a proxy a day after it was found, under whatever traffic.
+/// Once, an address stopped being a proxy a day after its detection, regardless of its traffic.
 #[test]
 fn detected_proxy_stays_detected_while_it_fails() {
     let home = Home::new();
@@ -725,7 +725,7 @@ fn detected_proxy_stays_detected_while_it_fails() {
     }
 }
 
-/// Once, requests that show nothing took the turn of those that do.
+/// Once, requests without evidence used up the look-ups of those with it.
 #[test]
 fn keyless_requests_do_not_hide_a_locked_proxy() {
     let home = Home::new();
@@ -746,7 +746,7 @@ fn keyless_requests_do_not_hide_a_locked_proxy() {
     assert_eq!(through(&kg, IP, "203.0.113.1", &keys[0]), None);
 }
 
-/// Once, it was entered, taken back and entered again, and a repetition was told that it was done.
+/// Once, the lock was stored, removed and stored again, and a repeated request reported success.
 #[test]
 fn block_without_room_changes_nothing() {
     let home = Home::new();
@@ -769,7 +769,7 @@ fn block_without_room_changes_nothing() {
         kg.admin().list_audit(Page::first().limit(100)).unwrap(),
         before
     );
-    // One that is there is renewed all the same.
+    // An existing lock can still be renewed.
     home.clock.advance(HOUR);
     let renewed = block(&kg, 3).unwrap();
     assert_eq!(renewed.until, home.clock.timestamp().plus(DAY));

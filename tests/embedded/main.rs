@@ -1,4 +1,4 @@
-//! The embedded library, in a build without features or with all.
+//! The embedded library, in builds without features and with all of them.
 
 #![cfg(test)]
 

@@ -1,4 +1,4 @@
-//! Management: what is accepted, what is refused and how it is told, and what nobody gets to see.
+//! Management: accepted and refused changes, errors, listings, and confidentiality.
 
 use std::fmt::{Debug, Display};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use keyguard::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-// What is accepted.
+// Accepted changes.
 
 #[test]
 fn organization_starts_active_and_is_found_by_its_name() {
@@ -83,7 +83,7 @@ fn fields_are_kept_at_their_extremes() {
     let key = kg.admin().get_key(created.key.id).unwrap();
     assert_eq!(key, created.key);
     assert_eq!(key.label, "ü".repeat(255));
-    // Each once, in order.
+    // Sorted, without duplicates.
     assert_eq!(scopes(&key), ["orders:write", &"s".repeat(64)]);
     assert_eq!(key.rate_limit_per_minute.get(), u32::MAX);
     let limits: Vec<String> = key.limits.iter().map(ToString::to_string).collect();
@@ -151,7 +151,7 @@ fn rotation_changes_the_text_and_its_listing() {
     );
 }
 
-/// Once, it was stored, listed and entered in the audit log.
+/// Once, the text was stored, listed and recorded in the audit log.
 #[test]
 fn key_text_is_refused_as_name_and_label() {
     let home = Home::new();
@@ -172,7 +172,7 @@ fn key_text_is_refused_as_name_and_label() {
             assert!(!error.contains("kg_live_"), "{error}");
         }
     }
-    // Its listed prefix is none.
+    // The listed prefix is not a key.
     kg.admin()
         .update_key(label(created.key.prefix.clone()))
         .unwrap();
@@ -190,9 +190,9 @@ fn keys_may_share_a_label_but_never_a_text() {
     assert_eq!(texts.len(), 100);
 }
 
-// What is refused, and how it is told.
+// Refused changes and their errors.
 
-/// Names that nobody can have, and what is said of them.
+/// Invalid names and their errors.
 fn bad_names() -> [(String, &'static str); 10] {
     [
         (String::new(), "is empty; expected at least one character"),
@@ -216,11 +216,11 @@ fn confusable_organization_names_are_refused() {
     let home = Home::new();
     let kg = home.open();
     let org = kg.admin().create_org("Caf\u{e9} acme").unwrap();
-    // The accent by itself, and blanks around it.
+    // A combining accent, and blanks around the name.
     assert_eq!(kg.admin().find_org(" Cafe\u{301} acme ").unwrap(), org);
     let key = CreateKey::new("Cafe\u{301} acme", "shop");
     assert_eq!(kg.admin().create_key(key).unwrap().key.org_id, org.id);
-    // One letter is Cyrillic; two letters look like one.
+    // A Cyrillic letter; two letters that look like one.
     for name in ["C\u{430}f\u{e9} acme", "Caf\u{e9} acrne"] {
         let error = kg.admin().create_org(name).unwrap_err();
         assert!(matches!(error, AdminError::Conflict(_)), "{error:?}");
@@ -247,8 +247,7 @@ fn invalid_organization_name_is_refused() {
     assert_eq!(kg.admin().list_orgs(Page::first().limit(10)).unwrap(), []);
 }
 
-/// Changes that no key can have: what is said of them, and how to ask for each when a key is
-/// created and when it is changed.
+/// Invalid fields: the name, the error, and the requests to create and update a key with each.
 fn bad_fields(id: KeyId) -> Vec<(&'static str, &'static str, CreateKey, UpdateKey)> {
     let mut all = Vec::new();
     let mut add = |field,
@@ -651,7 +650,7 @@ fn listings_show_the_prefix_and_four_characters() {
     }
 }
 
-// What nobody gets to see.
+// Confidentiality.
 
 #[test]
 fn debug_output_shows_no_key_or_secret() {
@@ -757,7 +756,7 @@ fn files_contain_no_key_and_no_secret() {
             .unwrap(),
     );
     kg.admin().revoke_key(keys[1].key.id).unwrap();
-    // One that this file did not issue.
+    // A key of another file.
     keys.push(crate::common::key(&Home::new().open()));
     for key in &keys {
         let text = key.raw_key.expose();
@@ -769,14 +768,14 @@ fn files_contain_no_key_and_no_secret() {
             ("Cookie", text),
             ("User-Agent", text),
         ];
-        // Refused or not: both are recorded.
+        // Admitted and refused requests are recorded.
         drop(kg.check(&headers, IP, &with_query));
         drop(ask_with(&kg, &text[1..]));
     }
     kg.flush().unwrap();
     let assert_private = |when| {
         let bytes = all_bytes_below(home.dir());
-        // What is there is found: the search does not look past it.
+        // Shows that the search finds values that are present.
         for public in ["/in/a/query", "shop", &keys[1].key.prefix] {
             assert!(holds(&bytes, public.as_bytes()), "{public} {when}");
         }
@@ -791,7 +790,7 @@ fn files_contain_no_key_and_no_secret() {
     assert_private("once it is closed");
 }
 
-/// What must not be seen of a key and of the secret.
+/// The confidential parts of a key and of the secret.
 struct Private {
     text: String,
     parts: Vec<Vec<u8>>,
@@ -819,7 +818,7 @@ impl Private {
         for part in &self.parts {
             assert!(!holds(printed.as_bytes(), part), "{what}: {printed}");
         }
-        // Bytes are easily printed as a list of numbers.
+        // `Debug` may print bytes as a list of numbers.
         for hidden in [self.text.as_bytes(), SECRET.as_bytes()] {
             let list = format!("{:?}", &hidden[..8]);
             let start = list.trim_end_matches(']');
@@ -844,7 +843,7 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 
 fn all_bytes_below(dir: &std::path::Path) -> Vec<u8> {
     let files = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
-    // A socket holds nothing.
+    // Sockets have no content.
     files
         .filter(|file| file.file_type().unwrap().is_file())
         .flat_map(|file| std::fs::read(file.path()).unwrap())
@@ -874,7 +873,7 @@ fn open_error(home: &Home, config: Config) -> OpenError {
     KeyGuard::open(home.file(), config).unwrap_err()
 }
 
-/// The error names the field, what is wrong with it and what was expected.
+/// Expects an error that names the field, the problem and the expectation.
 fn assert_invalid<T: Debug>(outcome: Result<T, AdminError>, field: &str, problem: &str) {
     match outcome {
         Err(AdminError::Invalid(invalid)) => {

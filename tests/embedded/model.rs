@@ -1,5 +1,5 @@
-//! The whole decision against a model that is written as plainly as it can be: random keys,
-//! organizations, limits, costs, refunds, debts and requests in flight.
+//! The decision against a simple model, with random keys, organizations, limits, costs, refunds, debts
+//! and requests in flight.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::common::{Home, IP, NOON, SECRET};
 use keyguard::{Config, CreateKey, CreatedKey, Grant, KeyGuard, Reason, Request, UpdateOrg};
 
-/// A million in all.
+/// A million operations in total.
 const WORLDS: u64 = 500;
 const STEPS: u64 = 2_000;
 
 const NANOS: u64 = 1_000_000_000;
 
-/// Where monotonic clocks begin, which decides how grains lie: a whole number of days.
+/// The start of monotonic clocks, a whole number of days, which determines the boundaries of grains.
 const MILLI: u64 = 1_000_000;
 
 struct Random(u64);
@@ -43,10 +43,10 @@ impl Random {
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    /// Of so many nanoseconds.
+    /// A window of this many nanoseconds.
     Window(u64),
     Day,
-    /// So many come back in so many nanoseconds.
+    /// The refilled amount, and its period in nanoseconds.
     Credits(Option<(u64, u64)>),
     InFlight,
 }
@@ -57,7 +57,7 @@ struct Limit {
     amount: u64,
     kind: Kind,
     shadow: bool,
-    /// When, how many, and by which request.
+    /// Time, amount and request of each hit.
     hits: Vec<(u64, u64, u64)>,
     spent: u64,
     since: u64,
@@ -130,7 +130,7 @@ impl Limit {
         limits
     }
 
-    /// What counts at `now`, in nanoseconds since noon.
+    /// The amount that counts at `now`, in nanoseconds since noon.
     fn used(&mut self, now: u64) -> u64 {
         match self.kind {
             Kind::Window(length) => {
@@ -219,7 +219,7 @@ struct Pending {
     key: usize,
     cost: u64,
     request: u64,
-    /// The limits that were passed over, which are in shadow mode: those of the key first.
+    /// The exceeded limits in shadow mode: those of the key first.
     shadow_denied: Vec<usize>,
 }
 
@@ -361,7 +361,7 @@ impl World {
                 assert_eq!(verdict.denial, Some(denial));
             }
         }
-        // Each limit stands as the model says.
+        // The state of each limit equals that of the model.
         if !is_above {
             let states = self
                 .kg

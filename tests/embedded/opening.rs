@@ -1,5 +1,4 @@
-//! What `KeyGuard::open` opens, what it refuses and with which words, and that a file that is
-//! refused keeps every byte.
+//! `KeyGuard::open`: accepted and refused files, errors, and that refused files are not modified.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -10,8 +9,8 @@ use std::time::Duration;
 use crate::common::{Home, SECRET, ask, child, key};
 use keyguard::{Config, KeyGuard, OpenError};
 
-/// Opens what is not to be opened: its bytes and its directory stay as they were, and the error
-/// says all of `words` and never the secret.
+/// Expects an error that contains all of `words` but not the secret, and leaves the file and its
+/// directory unchanged.
 fn refused(file: &Path, config: Config, words: &[&str]) -> OpenError {
     let before = (fs::read(file).ok(), names_beside(file));
     let refused = KeyGuard::open(file, config).expect_err("opened");
@@ -41,17 +40,18 @@ fn secret_file(file: &Path) -> PathBuf {
     file.with_file_name("keyguard.redb.secret")
 }
 
-/// A data file that was closed.
+/// A closed data file.
 fn closed() -> Home {
     let home = Home::new();
     drop(home.open());
     home
 }
 
-/// The tests of this module as children.
+/// The module of these tests, for children.
 const MODULE: &str = module_path!();
 
-/// The same file in a child without a secret in its environment, or there the path of it.
+/// Runs a test in a child without a secret in its environment. Returns the path of the file in the
+/// child, and `None` in the parent.
 fn in_child(test: &str, home: impl FnOnce() -> Home) -> Option<PathBuf> {
     let file = child::argument().map(PathBuf::from);
     if file.is_none() {
@@ -138,12 +138,12 @@ fn foreign_database_is_refused() {
     assert!(matches!(refused, OpenError::NotADataFile { .. }));
 }
 
-/// A data file that was closed, and says that it has another format.
+/// A closed data file with another format number.
 fn of_format(format: u32) -> Home {
     let home = closed();
     let mut bytes = fs::read(home.file()).unwrap();
-    // The layout that every version to come keeps: 12 bytes that say what it is, the format, and
-    // the CRC-32 of eight zeros and both.
+    // The fixed layout of all versions: 12 magic bytes, the format, and the CRC-32 of eight zeros and
+    // both.
     bytes[12..16].copy_from_slice(&format.to_le_bytes());
     let checksum = crc32fast::hash(&[&[0; 8], &bytes[..16]].concat());
     bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
@@ -170,7 +170,7 @@ fn file_of_an_older_format_is_refused() {
 #[test]
 fn file_of_a_newer_format_is_refused() {
     let home = of_format(7);
-    // The format comes first: what another one calls a secret is unknown.
+    // The format is checked first; other formats may store the secret's fingerprint differently.
     let refused = refused(
         &home.file(),
         Config::new("another secret"),
@@ -209,7 +209,7 @@ fn damaged_file_is_refused() {
     for len in [10, 4_096, sound.len() / 2, sound.len() - 1] {
         is_refused(&sound[..len]);
     }
-    // Its format, both copies of a header, and all but the first block.
+    // The format, both copies of a header, and all blocks but the first.
     for part in [12..13, 512..1_536, 4_100..sound.len()] {
         let mut bytes = sound.clone();
         bytes[part].fill(0xa5);
@@ -283,7 +283,7 @@ fn file_open_in_another_process_is_refused_until_it_exits() {
     if let Some(file) = child::argument() {
         let _kg = KeyGuard::open(file, Config::new(SECRET)).unwrap();
         println!("\nholding");
-        // Until the parent closes the pipe or is gone.
+        // Waits until the parent closes the pipe or ends.
         std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
         return;
     }
@@ -401,7 +401,7 @@ fn file_without_its_secret_is_refused() {
     let missing = refused(&file, Config::default(), &words);
     assert!(matches!(missing, OpenError::MissingSecret { .. }));
 
-    // What is no data file is not in want of a secret.
+    // A foreign file is reported before a missing secret.
     fs::write(&file, "something else").unwrap();
     let foreign = refused(&file, Config::default(), &["not a data file of keyguard"]);
     assert!(matches!(foreign, OpenError::NotADataFile { .. }));
@@ -441,12 +441,12 @@ fn first_open_creates_a_secret_for_the_next() {
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
     assert!(ask(&kg, &created).is_ok());
     drop(kg);
-    // It is that secret and no other that the file goes by.
+    // The file accepts only that secret.
     KeyGuard::open(&file, Config::new(secret.trim_end())).unwrap();
     let words = ["made with another secret"];
     refused(&file, Config::new(SECRET), &words);
 
-    // A secret without a file is taken for a new one, and stays as it is.
+    // A secret without a data file is used for a new file, and is not changed.
     fs::remove_file(&file).unwrap();
     drop(KeyGuard::open(&file, Config::default()).unwrap());
     assert_eq!(fs::read_to_string(secret_file(&file)).unwrap(), secret);
@@ -488,8 +488,8 @@ mod unix {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// For root no mode forbids anything, so the child of root is nobody, who then owns the files.
-    /// Returns the path of the data file in that child.
+    /// Runs a test in a child as a user whom file modes restrict: a child of root runs as `nobody`, which
+    /// then owns the files. Returns the path of the data file in the child.
     fn in_unprivileged_child(test: &str, home: impl FnOnce() -> Home) -> Option<PathBuf> {
         const NOBODY: u32 = 65_534;
         if let Some(file) = child::argument().map(PathBuf::from) {
@@ -503,7 +503,7 @@ mod unix {
         let home = home();
         let mut command = child::command(MODULE, test, home.file());
         if fs::metadata(home.dir()).unwrap().uid() == 0 {
-            // Where it was built may be closed to others.
+            // The build directory may be inaccessible to other users.
             let program = home.dir().join("test");
             fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
             set_mode(&program, 0o755);
@@ -569,7 +569,7 @@ mod unix {
         };
         let dir = file.parent().unwrap();
         set_mode(dir, 0o500);
-        // What is there already can be used.
+        // An existing file can be opened.
         drop(KeyGuard::open(&file, Config::new(SECRET)).unwrap());
         let new = dir.join("new.redb");
         let words = [name(&new), "may not be read and written"];
@@ -661,7 +661,7 @@ mod unix {
         drop(KeyGuard::open(&file, Config::default()).unwrap());
     }
 
-    /// Only root can give files away; whose files are accepted is also tested beside the code.
+    /// Requires root, to change owners. Unit tests cover accepted owners, too.
     #[test]
     fn secret_of_another_user_requires_a_data_file_of_that_user() {
         let test = "unix::secret_of_another_user_requires_a_data_file_of_that_user";
@@ -684,7 +684,7 @@ mod unix {
         let kg = KeyGuard::open(&file, Config::default()).unwrap();
         assert_eq!(kg.admin().stats().unwrap().warnings, [""; 0]);
         drop(kg);
-        // Where everybody may make files, both may have been put there to be taken for one's own.
+        // If everybody can create files in the directory, another user may have planted both.
         set_mode(file.parent().unwrap(), 0o1777);
         let exposed = refused(&file, Config::default(), &["belongs to user 65534"]);
         assert!(matches!(exposed, OpenError::ExposedSecret { .. }));
@@ -697,8 +697,8 @@ mod unix {
         );
     }
 
-    /// What another user has put there to have their secret taken, or to keep this process waiting.
-    /// Only root can give files away.
+    /// Another user may plant a pipe or link, to have a known secret used or to block this process.
+    /// Requires root, to change owners.
     #[test]
     fn pipe_or_link_of_another_user_is_refused() {
         let test = "unix::pipe_or_link_of_another_user_is_refused";

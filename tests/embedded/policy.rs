@@ -1,4 +1,4 @@
-//! The policy file: what it may say, and that it is replaced while requests run.
+//! Policies from files and from code: validation, and replacement while requests run.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -309,7 +309,7 @@ fn requests_succeed_while_policies_change() {
     });
 }
 
-/// Runs in a process of its own, which it signals.
+/// Runs in a child process, which signals itself.
 #[cfg(unix)]
 #[test]
 fn sighup_reloads_the_policy_file() {
@@ -328,7 +328,7 @@ fn sighup_reloads_the_policy_file() {
         fs::write(&file, text).unwrap();
         // Delivered to this thread before the call returns.
         signal_hook::low_level::raise(signal_hook::consts::SIGHUP).unwrap();
-        // The writer looks at it before it says that it has stored all.
+        // The writer handles the signal before it completes a flush.
         kg.flush().unwrap();
         kg.flush().unwrap();
     };

@@ -1,4 +1,4 @@
-//! The monthly limit of a key: how much it admits, when it admits again, and what it survives.
+//! The monthly quota of a key: admitted amounts, resets, and restarts.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// More than any of these tests asks in a minute.
+/// A limit per minute that these tests do not reach.
 const PLENTY: u32 = 1_000_000;
 
 #[test]
@@ -127,7 +127,7 @@ fn quota_denial_consumes_no_window() {
         key.rate_limit_per_minute(5).limits(vec!["4 monthly"])
     });
     assert_eq!(admitted_of(&kg, &key, 20, Reason::QuotaExhausted), 4);
-    // The month begins anew, the window does not: it holds four hits and no refusal.
+    // The month is reset; the window still contains four hits and no refusal.
     home.clock.advance(Duration::from_secs(10));
     assert_eq!(admitted_of(&kg, &key, 20, Reason::RateLimited), 1);
 }
@@ -189,7 +189,7 @@ fn eight_threads_consume_exactly_the_limit() {
         let config = || home.config().record_usage(record_usage);
         let kg = home.open_with(config());
         let key = key_of_a_month(&kg, LIMIT.into());
-        // Two threads could still use the month up alone.
+        // Two threads can still exhaust the month.
         let ask_often = || admitted_of(&kg, &key, LIMIT / 2, Reason::QuotaExhausted);
         let admitted: u32 = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(ask_often)).collect();
@@ -217,7 +217,7 @@ fn evicted_keys_keep_their_consumption() {
     for _ in 0..5 {
         for (key, admitted) in keys.iter().zip(&mut admitted) {
             *admitted += admitted_of(&kg, key, 1, Reason::QuotaExhausted);
-            // Their windows are empty and their consumption is stored: they make room.
+            // Keys with empty windows and stored consumption are evicted.
             home.clock.advance(MINUTE);
             kg.flush().unwrap();
         }
@@ -264,7 +264,7 @@ fn removed_limit_no_longer_refuses() {
 
     set_month(&kg, &key, None);
     assert_eq!(admit(&kg, &key), u64::from(PLENTY) - 6);
-    // What was consumed under it is not given a second time; what came without one is not counted.
+    // Consumption under the quota still counts; requests without a quota do not.
     set_month(&kg, &key, Some(6));
     assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 1);
 }
@@ -312,7 +312,7 @@ fn suspension_does_not_refill_quotas() {
     assert_eq!(admitted_of(&kg, &key, 9, Reason::QuotaExhausted), 2);
 }
 
-/// A key that admits so much in a month, and plenty in a minute.
+/// A key with a monthly quota and a high limit per minute.
 fn key_of_a_month(kg: &KeyGuard, monthly: u64) -> CreatedKey {
     key_with(kg, |key| {
         key.rate_limit_per_minute(PLENTY)

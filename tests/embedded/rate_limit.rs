@@ -1,4 +1,4 @@
-//! The sliding window of a key: how much it admits, when it admits again, and what it survives.
+//! The sliding window of a key: admitted amounts, waiting times, and restarts.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,7 +46,7 @@ fn client_is_admitted_exactly_after_retry_after() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
-    // Uneven times, so that rounding shows.
+    // Uneven times, to exercise rounding.
     for _ in 0..60 {
         admit(&kg, &key);
         home.clock.advance(Duration::from_nanos(333_333_337));
@@ -122,7 +122,7 @@ fn retry_after_depends_on_the_cost() {
         admit(&kg, &key);
         home.clock.advance(SECOND);
     }
-    // The first hit is leaving the window right now.
+    // The first hit leaves the window at this moment.
     for cost in [2, 30, 60] {
         let wait = ask_at_cost(&kg, &key, cost).unwrap_err().retry_after();
         assert_eq!(wait, Some((cost - 1) * SECOND), "a cost of {cost}");
@@ -166,7 +166,7 @@ fn retry_after_under_a_tightened_limit_suffices() {
         home.clock.advance(SECOND);
     }
     set_limit(&kg, &key, 3);
-    // Seven of ten must leave, and one more to make room: the eighth came at second 7.
+    // Seven of ten must leave, and one more for this request: the eighth came at second 7.
     let wait = ask(&kg, &key).unwrap_err().retry_after().unwrap();
     assert_eq!(wait, 57 * SECOND);
     home.clock.advance(wait - NANOSECOND);
@@ -260,7 +260,7 @@ fn sixty_four_threads_consume_exactly_the_limit() {
 fn evicted_keys_are_limited_exactly() {
     let home = Home::new();
     let kg = home.open_with(home.config().key_cache_capacity(16).max_tracked_keys(32));
-    // More than are kept in memory, and as many as may be limited at a time.
+    // More than the key cache holds, and as many as can be tracked.
     let keys: Vec<_> = (0..32).map(|_| key_limited_to(&kg, 5)).collect();
     let mut admitted = vec![0; keys.len()];
     for _ in 0..8 {
@@ -285,7 +285,7 @@ fn new_key_is_refused_while_the_table_is_full_of_limited_keys() {
         (denial.reason(), denial.status()),
         (Reason::Overloaded, 503)
     );
-    // Those that are in it are not pushed out.
+    // Tracked keys are not evicted.
     for key in &keys {
         assert_eq!(refusal(ask(&kg, key)), Reason::RateLimited);
     }
@@ -295,7 +295,7 @@ fn new_key_is_refused_while_the_table_is_full_of_limited_keys() {
 fn idle_keys_are_evicted_for_a_new_key() {
     let home = Home::new();
     let kg = home.open_with(home.config().key_cache_capacity(16).max_tracked_keys(32));
-    // Never more than one of them is being limited.
+    // At most one of them is tracked at a time.
     for number in 1..=100 {
         let key = key_limited_to(&kg, 1);
         if let Err(denial) = ask(&kg, &key) {

@@ -1,5 +1,4 @@
-//! A tightening is in force once it has returned: no check that begins later, in any thread, goes
-//! by the old state.
+//! A tightening is in force when it returns: no later check in any thread uses the old state.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +12,7 @@ use keyguard::{
 
 const THREADS: usize = 8;
 
-/// Checks of each thread in each round that begin after the change has returned.
+/// Checks per thread and round that begin after the change has returned.
 const LATE_CHECKS: usize = 3;
 
 #[test]
@@ -49,7 +48,7 @@ fn no_check_after_tightening_uses_the_looser_rate_limit() {
 fn no_check_after_adding_a_monthly_limit_ignores_it() {
     Race::of(100).run(Reason::QuotaExhausted, |kg, key| {
         update(kg, key, |key| key.limits(["1 monthly"]));
-        // The one that is left of the month, if nobody has taken it yet.
+        // The last request of the month, if it is still available.
         drop(ask_to_read(kg, key));
     });
 }
@@ -80,8 +79,7 @@ fn no_check_after_resumption_is_refused() {
 
 type Change = fn(&KeyGuard, &CreatedKey);
 
-/// Everything that can be taken from a key whose text asks for the scope `read`: how, and what it
-/// is then refused with.
+/// All tightenings of a key whose requests require the scope `read`, with the resulting refusal.
 const TIGHTENINGS: [(Reason, Change); 5] = [
     (Reason::RevokedKey, |kg, key| {
         kg.admin().revoke_key(key.key.id).unwrap();
@@ -149,7 +147,7 @@ fn other_keys_are_untouched_by_a_change() {
 
 #[test]
 fn tightening_survives_reopening() {
-    // A window is not kept, all else is.
+    // Windows are not stored; everything else is.
     let kept = |(reason, _): &(Reason, Change)| *reason != Reason::RateLimited;
     for (reason, tighten) in TIGHTENINGS.into_iter().filter(kept) {
         let home = Home::new();
@@ -232,7 +230,7 @@ fn rotated_text_is_accepted_exactly_during_its_grace() {
         .admin()
         .rotate_key(RotateKey::new(first.key.id).grace(grace))
         .unwrap();
-    // Rotating once more does not prolong what was to end.
+    // Another rotation does not extend the grace period.
     home.clock.advance(grace / 2);
     let third = kg
         .admin()
@@ -269,7 +267,7 @@ fn revoking_a_rotated_key_refuses_every_text_of_it() {
     }
 }
 
-/// Rounds in which one thread changes a fresh key while others check it.
+/// Rounds in which one thread changes a new key while others check it.
 struct Race {
     rounds: usize,
 }
@@ -279,10 +277,10 @@ impl Race {
         Self { rounds }
     }
 
-    /// Every check that begins after `change` has returned is refused for `reason`.
+    /// Expects every check that begins after `change` has returned to be refused for `reason`.
     fn run(self, reason: Reason, change: impl Fn(&KeyGuard, &CreatedKey)) {
         let prepare = |kg: &KeyGuard, key: &CreatedKey| {
-            // The round before suspended it.
+            // The previous round suspended it.
             if reason == Reason::SuspendedOrg {
                 kg.admin().resume_org(key.key.org_id).unwrap();
             }
@@ -294,7 +292,7 @@ impl Race {
         );
     }
 
-    /// Every check that begins after `change` has returned is as `expected`.
+    /// Expects every check that begins after `change` has returned to be as `expected`.
     fn run_between(
         self,
         prepare: impl Fn(&KeyGuard, &CreatedKey),
@@ -302,7 +300,7 @@ impl Race {
         expected: impl Fn(&Result<Grant, Denial>) -> bool + Sync,
     ) {
         let home = Home::new();
-        // Without usage, checks come faster.
+        // Checks are faster without recording.
         let kg = home.open_with(home.config().record_usage(false));
         let org = org(&kg, "acme");
         let keys = vec![reader_of(&org.name); self.rounds];
@@ -323,7 +321,7 @@ impl Race {
             for (number, round) in rounds.iter().enumerate() {
                 prepare(&kg, round.key);
                 barrier.wait();
-                // In every other round the key is in memory, else the change meets its loading.
+                // In every other round the key is cached; otherwise it is loaded during the change.
                 while number % 2 == 0 && round.early.load(Ordering::SeqCst) == 0 {
                     std::thread::yield_now();
                 }
@@ -342,9 +340,9 @@ impl Race {
 struct Round<'a> {
     key: &'a CreatedKey,
     returned: AtomicBool,
-    /// Checks that were made before the change had returned.
+    /// Checks before the change had returned.
     early: AtomicUsize,
-    /// Checks that began after it had returned and went by the state before.
+    /// Checks that began after the change had returned and used the old state.
     wrong: AtomicUsize,
 }
 
@@ -365,7 +363,7 @@ impl<'a> Round<'a> {
             let outcome = ask_to_read(kg, self.key);
             if is_late {
                 late += 1;
-                // To fail here would leave the other threads waiting.
+                // A panic here would block the other threads.
                 let wrong = usize::from(!expected(&outcome));
                 self.wrong.fetch_add(wrong, Ordering::SeqCst);
             } else {
@@ -376,7 +374,7 @@ impl<'a> Round<'a> {
     }
 }
 
-/// A key that may `read`, as often as it likes.
+/// A key with the scope `read` and a high limit.
 fn reader_of(org: &str) -> CreateKey {
     CreateKey::new(org, "reader")
         .scopes(vec!["read"])

@@ -1,4 +1,4 @@
-//! Routes: what is protected, what is exempt, and what else holds for a path, however it is written.
+//! Routes: protected and exempt paths, and rules of routes, for every reading of a path.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn with_scopes(kg: &KeyGuard, scopes: &[&str]) -> CreatedKey {
     key_with(kg, |key| key.scopes(scopes.iter().copied()))
 }
 
-/// Asks without a key.
+/// Decides a request without a key.
 fn anonymously(kg: &KeyGuard, method: &str, path: &str) -> Result<Grant, Denial> {
     kg.decide(Request::new(&NONE, IP, path).method(method))
 }
@@ -127,7 +127,7 @@ fn exemption_covers_the_exact_path_only() {
             "{method} {path}"
         );
     }
-    // Neither a lock nor a list concerns it.
+    // Locks and address lists do not apply.
     kg.admin()
         .block(IP, None, MINUTE.try_into().unwrap())
         .unwrap();
@@ -166,7 +166,7 @@ fn all_matching_routes_apply() {
         reason(ask(&kg, &reader, "POST", "/x/..%2fapi/orders")),
         lacks
     );
-    // Whoever does not say which method may mean any.
+    // A request without a method may have any.
     assert_eq!(reason(ask(&kg, &reader, "", "/api/orders")), lacks);
     assert_eq!(reason(ask(&kg, &reader, "BREW", "/api/orders")), lacks);
     assert_eq!(
@@ -201,7 +201,7 @@ fn route_limits_each_key_beside_its_own_limits() {
         let headers = denial.headers();
         let policy = field(&headers, "RateLimit-Policy");
         assert_eq!(policy, Some(r#""orders 2/min";q=2;w=60"#));
-        // Elsewhere it has what is left of its own.
+        // Other paths have only the limits of the key.
         let grant = ask(&kg, key, "GET", "/api/other").unwrap();
         assert_eq!(grant.remaining(), 57);
     }
@@ -245,7 +245,7 @@ fn route_cost_is_the_default_of_a_request() {
     assert_eq!(kg.decide(one).unwrap().remaining(), 32);
 }
 
-/// Once, a route that requires a key made everything else open.
+/// Once, a route that requires a key opened all other paths.
 #[test]
 fn route_leaves_other_paths_protected() {
     let home = Home::new();
@@ -301,7 +301,7 @@ fn open_route_needs_no_key_and_keeps_limits_and_locks() {
     );
     let missing = Some(Reason::MissingKey);
     for (method, path) in [
-        // Other methods, an unknown one, and what some server takes for another path.
+        // Other methods, an unknown one, and paths that some servers read differently.
         ("DELETE", "/login"),
         ("BREW", "/login"),
         ("", "/login"),
@@ -385,7 +385,7 @@ fn route_limits_each_address_and_locks_it() {
         reason(anonymously(&kg, "POST", "//login/")),
         Some(Reason::IpLocked)
     );
-    // Of that path alone, and nobody else.
+    // Only that path and that address are locked.
     assert!(anonymously(&kg, "GET", "/x").is_ok());
     let other: std::net::IpAddr = "192.0.2.8".parse().unwrap();
     assert!(kg.check(&NONE, other, "/login").is_ok());
@@ -399,7 +399,7 @@ fn route_limits_each_address_and_locks_it() {
         .collect();
     assert_eq!(left[2..], [("login ip 3/min", 0), ("login ip 5/hour", 2)]);
 
-    // It is all there after a restart.
+    // The locks survive a restart.
     drop(kg);
     home.clock.advance(5 * MINUTE);
     let kg = guard(
@@ -518,12 +518,12 @@ fn shadow_route_reports_but_does_not_refuse() {
         shadowed(ask(&kg, &unscoped, "GET", "/api/orders").unwrap()),
         ["orders"]
     );
-    // What other rules say is enforced.
+    // Other rules are enforced.
     assert_eq!(
         reason(anonymously(&kg, "GET", "/api/orders")),
         Some(Reason::MissingKey)
     );
-    // A bad key is no strike where no key is needed yet.
+    // An invalid key is no failure where no key is required yet.
     let headers = [("X-API-Key", "nonsense")];
     assert!(kg.check(&headers, IP, "/next").is_ok());
     assert_eq!(
@@ -574,7 +574,7 @@ fn policy_limits_apply_to_cached_keys() {
     assert_eq!(admitted_of(&kg, &key, 48, Reason::RateLimited), 48);
 }
 
-/// Once, a page with a hundred pictures whose names hold spaces locked its visitors out.
+/// Once, a page with a hundred pictures with spaces in their names locked its visitors out.
 #[test]
 fn every_reading_below_an_open_route_is_open() {
     let home = Home::new();
@@ -628,7 +628,7 @@ fn every_reading_below_an_open_route_is_open() {
     }
 }
 
-/// A target that means too many paths to be matched.
+/// A target with too many readings.
 const UNREADABLE: &str = "/%61/..;a//%2e/b\\c%2f%00#d/%c0%af%3f;x";
 
 #[test]
@@ -653,7 +653,7 @@ fn unreadable_path_is_a_bad_request_without_counting() {
         let reason = foreseen.denial.map(|denial| denial.reason().to_string());
         assert_eq!(reason.as_deref(), Some("unreadable_path"), "{policy}");
         assert!(!foreseen.key_checked && foreseen.rules.is_empty());
-        // Only the refusals are counted: no failed authentication, lock or limit.
+        // Only refusals are counted: no failed authentication, lock or limit.
         assert!(ask(&kg, &key, "GET", "/r").is_ok(), "{policy}");
         assert!(kg.admin().list_blocks().is_empty());
         let refused = kg.admin().stats().unwrap().refused.into_iter();

@@ -1,4 +1,4 @@
-//! Every outcome of a decision: its status, its header fields, its body and its reason.
+//! Status, header fields, body and reason of every outcome.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -14,7 +14,7 @@ use keyguard::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Texts that are not accepted, and the reason of each.
+/// Refused texts and their reasons.
 fn bad_keys(home: &Home, kg: &KeyGuard) -> Vec<(Reason, String)> {
     let text = |key: &CreatedKey| key.raw_key.expose().to_owned();
 
@@ -66,7 +66,7 @@ fn all_rejected_keys_get_the_same_response() {
     let home = Home::new();
     let kg = home.open();
     for (reason, text) in bad_keys(&home, &kg) {
-        // The first time it is read from the file, the second time it is in memory.
+        // First read from the file, then cached.
         for _ in 0..2 {
             let denial = ask_with(&kg, &text).unwrap_err();
             assert_eq!(denial.reason(), reason, "{text}");
@@ -145,7 +145,7 @@ fn key_is_read_from_its_header_or_a_bearer_token() {
             ("X-API-Key", text.to_owned()),
             ("Authorization", bearer("Bearer")),
         ],
-        // What the application uses for itself does not disturb.
+        // Credentials of the application have no effect.
         vec![
             ("X-API-Key", text.to_owned()),
             (
@@ -359,7 +359,7 @@ fn retry_after_never_exceeds_the_window() {
     let home = Home::new();
     let kg = home.open();
     let key = key_limited_to(&kg, 1);
-    // Within a grain: the hit counts from the later end of it.
+    // A hit within a grain counts from the end of the grain.
     home.clock.advance(Duration::from_nanos(1));
     let grant = ask(&kg, &key).unwrap();
     assert_eq!(
@@ -498,7 +498,7 @@ fn owned((name, value): (&'static str, &str)) -> (&'static str, String) {
     (name, value.to_owned())
 }
 
-/// A problem document, which is one flat object of strings and numbers without escapes.
+/// Parses a problem document: a flat object of strings and numbers without escapes.
 struct Problem(BTreeMap<String, Value>);
 
 #[derive(Debug, PartialEq)]
@@ -508,7 +508,7 @@ enum Value {
 }
 
 impl Problem {
-    /// Reads the body of a denial and checks what all of them have in common.
+    /// Parses the body of a denial and checks the common fields.
     fn of(denial: &Denial) -> Self {
         let fields = denial.headers();
         assert_eq!(
@@ -572,7 +572,7 @@ impl Problem {
     }
 }
 
-/// The text in quotes at the start of `json`, and what follows it.
+/// Splits off the quoted text at the start of `json`.
 fn quoted(json: &str) -> (&str, &str) {
     let json = json.strip_prefix('"').expect("no quote");
     let (text, rest) = json.split_once('"').expect("no second quote");

@@ -1,4 +1,4 @@
-//! What is recorded of requests: every one once, whatever becomes of it, and what it adds up to.
+//! Recording of requests: every request once, regardless of its outcome, and the totals.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Enough for each thread of a burst, among however many processors it is divided.
+/// A queue large enough for a burst of each thread, for any number of processors.
 const AMPLE_QUEUE: usize = 1 << 24;
 
 // One request.
@@ -161,7 +161,7 @@ fn denials_are_counted_by_reason() {
         (Reason::QuotaExhausted, &|| ask(&kg, &of_a_month)),
     ];
     let mut expected = BTreeMap::new();
-    // A number of its own for each, so that none is taken for another.
+    // A different number for each reason.
     for ((reason, ask), times) in asked.into_iter().zip(1..) {
         for _ in 0..times {
             assert_eq!(refusal(ask()), reason);
@@ -207,7 +207,7 @@ fn denials_without_a_known_key_take_no_space() {
         kg.flush().unwrap();
         std::fs::metadata(home.file()).unwrap().len()
     };
-    // Each text, address and path is new.
+    // All keys, addresses and paths differ.
     let ask_with_all = |texts: &[CreatedKey]| {
         for (number, text) in (0_u32..).zip(texts) {
             let text = text.raw_key.expose();
@@ -234,14 +234,14 @@ fn denials_without_a_known_key_take_no_space() {
     );
     assert_eq!((stats.requests, stats.total_keys), (2 * count, 0));
     assert_eq!((usage(&kg), top_keys(&kg)), (vec![], vec![]));
-    // What as many keys take shows that room would show.
+    // The same number of keys would grow the file noticeably.
     many_keys(&kg, TEXTS);
     let grown = after_all.saturating_sub(after_few);
     let by_keys = file_len().saturating_sub(after_all);
     assert!(grown < by_keys / 10, "{grown} bytes; {by_keys} for keys");
 }
 
-// Sums.
+// Totals.
 
 #[test]
 fn totals_count_requests_of_all_threads_once() {
@@ -273,7 +273,7 @@ fn totals_count_requests_of_all_threads_once() {
                 });
             }
         });
-        // The fourth kind asks twice: its grant is dropped, too.
+        // The fourth kind sends two requests, as its grant is dropped, too.
         let expected = |runs: u64| {
             let of_a_kind = runs * THREADS * REQUESTS / 4;
             (5 * of_a_kind, 2 * of_a_kind, of_a_kind)
@@ -298,7 +298,7 @@ fn totals_count_requests_of_all_threads_once() {
         };
         assert_eq!(counts(&kg), expected(run));
         assert_eq!(usage(&kg).len() as u64, run * THREADS * REQUESTS);
-        // Orderly stops lose nothing, of either kind.
+        // Both kinds of orderly stop lose nothing.
         if run == 2 {
             drop(kg);
         } else {
@@ -325,7 +325,7 @@ fn last_hour_moves_with_the_clock() {
     ask(&kg, &key).unwrap().finish(500);
     assert_eq!(last_hour(), (3, 2));
 
-    // The minute in which the hour began counts whole.
+    // The first minute of the hour counts as a whole.
     home.clock.advance(31 * MINUTE - Duration::from_millis(1));
     assert_eq!(last_hour(), (3, 2));
     home.clock.advance(Duration::from_millis(1));
@@ -345,7 +345,7 @@ fn most_used_keys_come_first() {
     for (key, requests) in keys.iter().zip([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]) {
         admitted_of(&kg, key, requests, Reason::RateLimited);
     }
-    // Among equals the older key.
+    // Ties are ordered by the age of the key.
     let mut expected: Vec<_> = [5, 11, 7, 4, 8, 10, 2, 0, 9, 6]
         .into_iter()
         .zip([9, 8, 6, 5, 5, 5, 4, 3, 3, 2])
@@ -353,7 +353,7 @@ fn most_used_keys_come_first() {
         .collect();
     assert_eq!(top_keys(&kg), expected);
 
-    // One from below overtakes all, and refusals count too.
+    // The last one moves to the top, and refusals count, too.
     admitted_of(&kg, &keys[3], 10, Reason::RateLimited);
     kg.admin().revoke_key(id(3)).unwrap();
     admitted_of(&kg, &keys[3], 10, Reason::RevokedKey);
@@ -389,7 +389,7 @@ fn organizations_and_keys_are_counted() {
     assert_eq!(counts(&home.open()), (2, 3, 2));
 }
 
-// Listing and keeping.
+// Listing and retention.
 
 #[test]
 fn usage_is_listed_by_key_and_time_in_order() {
@@ -440,7 +440,7 @@ fn retention_drops_single_requests_and_keeps_totals() {
         (after.requests, after.errors, after.top_keys),
         (before.requests, before.errors, before.top_keys)
     );
-    // What comes next is kept again.
+    // Later requests are kept.
     admit(&kg, &key);
     kg.close().unwrap();
     assert_eq!(usage(&home.open_with(config())).len(), 1);
@@ -466,7 +466,7 @@ fn retention_drops_old_records_and_keeps_new() {
     let kept = usage(&kg);
     let old = kept.iter().filter(|row| row.at < new).count();
     assert_eq!(kept.len() - old, 10);
-    // Requests go by the block, and the last block holds new ones too.
+    // Requests are deleted by block, and the last block also contains new ones.
     assert!(old < OLD as usize / 2, "{old} of {OLD} are still there");
     assert_eq!(kg.admin().stats().unwrap().requests, u64::from(OLD) + 10);
 }
@@ -497,7 +497,7 @@ fn events_beyond_the_queue_are_dropped_and_counted() {
     let key = key_limited_to(&kg, u32::MAX);
     let issued = AtomicU64::new(0);
     for _ in 0..20 {
-        // A large change holds up the writer, and requests come faster than it could go on.
+        // A large change delays the writer, and requests arrive faster than it can write.
         let changed = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
@@ -528,7 +528,7 @@ fn events_beyond_the_queue_are_dropped_and_counted() {
     check(&home.open());
 }
 
-/// All requests that are kept.
+/// All stored requests.
 fn usage(kg: &KeyGuard) -> Vec<Usage> {
     let all = ListUsage::new().limit(usize::MAX);
     kg.admin().list_usage(all).unwrap()

@@ -1,4 +1,4 @@
-//! Single requests that go to a sink, besides the data file or alone.
+//! Single requests that go to a sink, in addition to the data file or instead of it.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use keyguard::{IpLimit, JsonLines, ListUsage, Method, Reason, Request, Usage, Us
 use parking_lot::Mutex;
 use serde_json::Value;
 
-/// What came, and how often it is to be refused before.
+/// The received lines, and the number of refusals before.
 #[derive(Clone, Default)]
 struct Taker(Arc<Mutex<(Vec<Usage>, usize)>>);
 
@@ -139,7 +139,7 @@ fn refused_events_are_retried_in_order() {
     assert!(cause.contains("the queue is away"), "{cause}");
     ask(&kg, &key).unwrap().finish(201);
     kg.flush().unwrap_err();
-    // The file has its own by now.
+    // The file is up to date.
     ask(&kg, &key).unwrap().finish(202);
     kg.flush().unwrap();
     assert_eq!(taker.statuses(), [200, 201, 202]);
@@ -170,7 +170,7 @@ fn events_for_an_unavailable_sink_are_bounded_and_drops_counted() {
     assert_eq!(taker.statuses().len(), 1_024);
 }
 
-/// A sink that panics so often before it takes anything.
+/// A sink that panics this often before it accepts events.
 struct Panicking(usize, Taker);
 
 impl UsageSink for Panicking {
@@ -198,7 +198,7 @@ fn panicking_sink_blocks_nothing_and_gets_the_same_events_again() {
         "{cause}"
     );
     kg.admin().stats().unwrap();
-    // It may have been offered them more often than was asked for.
+    // The writer may retry without a flush.
     while kg.flush().is_err() {}
     assert_eq!(taker.statuses(), [200]);
     ask(&kg, &key).unwrap().finish(201);
@@ -303,7 +303,7 @@ fn json_line_describes_one_request() {
 fn truncated_line_does_not_corrupt_the_next() {
     let home = Home::new();
     let text = Arc::new(Mutex::new(Vec::new()));
-    /// Fails once, half-way through.
+    /// Fails once in the middle of a batch.
     struct Half(Arc<Mutex<Vec<u8>>>, u8);
     impl Write for Half {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
