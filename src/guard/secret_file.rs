@@ -176,7 +176,7 @@ fn create_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
         path: path.into(),
         source,
     };
-    let secret = Secret::generate().map_err(|error| failed(std::io::Error::other(error)))?;
+    let secret = Secret::generate().map_err(failed)?;
     let mut bytes = Zeroizing::new(secret.expose().to_vec());
     bytes.push(b'\n');
     let written = AtomicFile::new(path).and_then(|mut draft| {

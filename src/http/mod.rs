@@ -51,7 +51,7 @@ mod peer;
 pub(crate) mod problem;
 pub(crate) mod response;
 
-pub use self::admin::AdminService;
+pub use self::admin::{AdminBody, AdminFuture, AdminService};
 #[cfg(feature = "axum")]
 pub use self::axum::{Authenticated, AuthenticatedRejection};
 pub use self::layer::{

@@ -1,6 +1,6 @@
 //! The secret of an installation and what is derived from it.
 
-use std::fmt;
+use std::{fmt, io};
 
 use zeroize::Zeroizing;
 
@@ -21,7 +21,7 @@ impl Secret {
     ///
     /// # Errors
     /// The system's entropy source failed.
-    pub fn generate() -> Result<Self, getrandom::Error> {
+    pub fn generate() -> io::Result<Self> {
         let mut bytes = Zeroizing::new([0; 32]);
         getrandom::fill(bytes.as_mut())?;
         let hex = blake3::Hash::from_bytes(*bytes).to_hex();

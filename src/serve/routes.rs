@@ -91,7 +91,7 @@ impl Routes {
             }
             _ => {
                 let Ok(response) = self.admin.peer_address(peer).call(request).await;
-                Ok(response)
+                Ok(response.map(|body| body.0))
             }
         }
     }

@@ -67,6 +67,12 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// Times before the Unix epoch become the epoch.
+    pub(crate) fn from_utc(time: OffsetDateTime) -> Self {
+        let millis = time.unix_timestamp_nanos() / 1_000_000;
+        Self::from_unix_millis(u64::try_from(millis).unwrap_or(0))
+    }
+
     pub(crate) fn to_utc(self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
@@ -86,7 +92,7 @@ impl FromStr for Timestamp {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let time = OffsetDateTime::parse(text, &Rfc3339);
-        time.map(Self::from).map_err(|_| InvalidTimestamp(()))
+        time.map(Self::from_utc).map_err(|_| InvalidTimestamp(()))
     }
 }
 
@@ -113,13 +119,5 @@ impl<'de> Deserialize<'de> for Timestamp {
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         Self(0).plus(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-    }
-}
-
-/// Times before the Unix epoch become the epoch.
-impl From<OffsetDateTime> for Timestamp {
-    fn from(time: OffsetDateTime) -> Self {
-        let millis = time.unix_timestamp_nanos() / 1_000_000;
-        Self::from_unix_millis(u64::try_from(millis).unwrap_or(0))
     }
 }

@@ -10,6 +10,7 @@ mod openapi;
 #[path = "no_openapi.rs"]
 mod openapi;
 mod operation;
+mod response;
 mod service;
 mod strict_json;
 
@@ -17,4 +18,5 @@ mod strict_json;
 pub(crate) use self::input::{Input, Json};
 #[cfg(feature = "serve")]
 pub(crate) use self::operation::{Operation, Route};
+pub use self::response::{AdminBody, AdminFuture};
 pub use self::service::AdminService;

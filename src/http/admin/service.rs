@@ -2,22 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::Full;
 
 use super::access;
 use super::endpoint::{AdminRequest, Endpoint};
 use super::endpoints;
 use super::openapi::Documentation;
 use super::operation::Operation;
+use super::response::{AdminBody, AdminFuture};
 use crate::http::body::read_body;
 use crate::http::peer::{self, PeerSource};
 use crate::http::problem::Problem;
@@ -147,21 +144,19 @@ impl AdminService {
     {
         let shared = Arc::clone(&self.shared);
         let peer = self.peer.address(request.extensions());
-        Box::pin(async move {
+        AdminFuture::new(async move {
             let Some(peer) = peer else {
-                return Ok(peer::unknown(&shared.guard));
+                return peer::unknown(&shared.guard);
             };
             let (parts, body) = request.into_parts();
             let result = async {
                 let body = read_body(body, shared.max_body_bytes).await?;
                 blocking(move || shared.respond(&parts, &body, peer)).await
             };
-            Ok(result.await.unwrap_or_else(Problem::into_response))
+            result.await.unwrap_or_else(Problem::into_response)
         })
     }
 }
-
-type AdminFuture = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
 
 /// Runs work that waits for the disk.
 async fn blocking(work: impl FnOnce() -> HttpResult + Send + 'static) -> HttpResult {
@@ -232,7 +227,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    type Response = Response<Full<Bytes>>;
+    type Response = Response<AdminBody>;
     type Error = Infallible;
     type Future = AdminFuture;
 
@@ -251,7 +246,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    type Response = Response<Full<Bytes>>;
+    type Response = Response<AdminBody>;
     type Error = Infallible;
     type Future = AdminFuture;
 

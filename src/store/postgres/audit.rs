@@ -129,7 +129,7 @@ pub(super) async fn before(
         let ip = ip.parse();
         Ok(AuditEntry {
             id: row.try_get::<_, i64>(0)? as u64,
-            at: Timestamp::from(row.try_get::<_, time::OffsetDateTime>(1)?),
+            at: Timestamp::from_utc(row.try_get(1)?),
             actor: row.try_get(2)?,
             ip: ip.map_err(|_| damaged("an audit entry has an invalid address"))?,
             action: row.try_get(4)?,

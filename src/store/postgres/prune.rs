@@ -101,7 +101,7 @@ async fn due_days(conn: &Conn, raw_before: time::OffsetDateTime) -> Result<Vec<u
             &[],
         )
         .await?;
-    let before = Timestamp::from(raw_before).hour() / 24;
+    let before = Timestamp::from_utc(raw_before).hour() / 24;
     let mut due = Vec::new();
     for row in &tables {
         let name: &str = row.try_get(0)?;

@@ -82,7 +82,7 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
 }
 
 pub(super) fn time(at: OffsetDateTime) -> Timestamp {
-    at.into()
+    Timestamp::from_utc(at)
 }
 
 fn limits(texts: Vec<&str>) -> Result<Vec<Limit>, StoreError> {
