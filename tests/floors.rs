@@ -42,7 +42,17 @@ fn violations_are_found() {
         (
             "net/nat64.rs",
             "use super::super::store;",
-            "net/nat64.rs uses super::super",
+            "net/nat64.rs uses super::super::",
+        ),
+        (
+            "guard/decision/key.rs",
+            "use super::super::super::store;",
+            "guard/decision/key.rs uses super::super::super::",
+        ),
+        (
+            "guard/decision/mod.rs",
+            "use super::super::store;",
+            "guard/decision/mod.rs uses super::super::",
         ),
         ("attic.rs", "", "attic.rs is in no folder of the list"),
     ] {
@@ -76,13 +86,19 @@ fn violations(file: &str, source: &str) -> Vec<String> {
     let Some(own) = FOLDERS.iter().position(|name| *name == folder) else {
         return vec![format!("{file} is in no folder of the list")];
     };
+    // So many `super::` lead to the root; one more from a module within the file.
+    let is_folder = file.ends_with("/mod.rs");
+    let mut to_root = "super::".repeat(file.split('/').count() - usize::from(is_folder));
     let mut violations = Vec::new();
     for line in source
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"))
     {
-        if file.matches('/').count() < 2 && line.contains("super::super") && !line.contains('*') {
-            violations.push(format!("{file} uses super::super"));
+        if line.starts_with("mod ") && line.ends_with('{') {
+            to_root.push_str("super::");
+        }
+        if line.contains(&to_root) {
+            violations.push(format!("{file} uses {to_root}"));
         }
         for used in line.split("crate::").skip(1) {
             let end = used.find(|c: char| !c.is_alphanumeric() && c != '_');
