@@ -9,3 +9,6 @@ mod admin;
 #[cfg(feature = "axum")]
 mod axum;
 mod layer;
+#[cfg(feature = "axum")]
+#[rustfmt::skip]
+mod readme;
