@@ -19,18 +19,22 @@ use tokio::net::TcpListener;
 type Headers<'a> = &'a [(&'a str, &'a str)];
 type Done = Result<(), Box<dyn Error>>;
 
-/// Each block is in this file as it is in the README, but for white space.
+/// Each block is in this file as it is in the README, but for white space and comments.
 #[test]
 fn rust_blocks_compile() {
-    let squeezed = |text: &str| text.split_whitespace().collect::<String>();
-    let source = squeezed(include_str!("readme.rs"));
+    let source = code_of(include_str!("readme.rs"));
     let readme = include_str!("../../README.md");
     let blocks: Vec<_> = readme.split("```rust\n").skip(1).collect();
     assert_eq!(blocks.len(), 9);
     for block in blocks {
         let (block, _) = block.split_once("```").unwrap();
-        assert!(source.contains(&squeezed(block)), "{block}");
+        assert!(source.contains(&code_of(block)), "{block}");
     }
+}
+
+fn code_of(text: &str) -> String {
+    let lines = text.lines().map(|line| line.split(" //").next().unwrap_or(line));
+    lines.flat_map(str::split_whitespace).collect()
 }
 
 fn protect(headers: Headers<'_>, ip: IpAddr, path: &str) -> Done {
@@ -44,8 +48,8 @@ fn protect(headers: Headers<'_>, ip: IpAddr, path: &str) -> Done {
 
 fn require(kg: &KeyGuard, (headers, ip, path): (Headers<'_>, IpAddr, &str), cost: NonZeroU32) -> Done {
     let request = Request::new(&headers, ip, path).method("POST").cost(cost).scopes(&["orders:write"]);
-    let grant = kg.decide(request)?;                 // or kg.dry_run(request): consumes nothing
-    grant.require("orders:admin")?;                  // or ask for scopes later
+    let grant = kg.decide(request)?;
+    grant.require("orders:admin")?;
     Ok(())
 }
 
@@ -56,16 +60,16 @@ fn limit(
 ) -> Done {
     kg.admin().update_org(UpdateOrg::new(org.id).limits(["1000/s", "20000 daily"]))?;
     let grant = kg.decide(Request::new(&headers, ip, path).cost(reserved))?;
-    grant.settle(actual);                            // gives back, or delays later requests
-    kg.admin().key_limits(id)?;                      // how each limit stands, consuming nothing
-    kg.admin().reset_key(id, Some("10/s"))?;         // forget what was used
+    grant.settle(actual);
+    kg.admin().key_limits(id)?;
+    kg.admin().reset_key(id, Some("10/s"))?;
     kg.admin().override_limit(id, "default", "1 hour".parse()?)?;
     Ok(())
 }
 
 fn lock_out(kg: &KeyGuard, ip: IpAddr, path: &str) -> Done {
     let login = IpLimit::new("login", "3/min")?.lockout("5 minutes".parse()?);
-    kg.check_ip(&login, ip, path)?;                  // by address alone, for routes without keys
+    kg.check_ip(&login, ip, path)?;
     kg.admin().block(ip, None, "4:00 PM".parse()?)?;
     kg.admin().unblock(ip, None)?;
     for lock in kg.admin().list_blocks() { println!("{} until {}", lock.network, lock.until); }
@@ -81,12 +85,12 @@ fn manage(kg: &KeyGuard) -> Done {
         .limits(["10/s", "100000 monthly"])
         .allowed_ips(["192.0.2.0/24"]);
     let created = admin.create_key(key)?;
-    println!("{}", created.raw_key.expose());        // shown this once
+    println!("{}", created.raw_key.expose());
 
     let id = created.key.id;
     admin.update_key(UpdateKey::new(id).rate_limit_per_minute(60))?;
-    admin.rotate_key(RotateKey::new(id).grace(Duration::from_secs(3_600)))?;  // both texts work for an hour
-    admin.revoke_key(id)?;                           // in force when it returns
+    admin.rotate_key(RotateKey::new(id).grace(Duration::from_secs(3_600)))?;
+    admin.revoke_key(id)?;
     admin.suspend_org(created.key.org_id)?;
     Ok(())
 }
@@ -103,7 +107,7 @@ async fn layers(kg: KeyGuard, login: IpLimit, listener: TcpListener) -> Done {
 }
 
 fn usage(kg: &KeyGuard, id: KeyId) -> Done {
-    let stats = kg.admin().stats()?;                         // counts that are kept, nothing is scanned
+    let stats = kg.admin().stats()?;
     println!("{} requests, {:.1} % errors", stats.requests, 100.0 * stats.error_rate());
     for usage in kg.admin().list_usage(ListUsage::new().key_id(id))? {
         println!("{} {} {} {}", usage.at, usage.ip, usage.path, usage.status);
@@ -118,8 +122,8 @@ fn sink() -> Result<Config, Box<dyn Error>> {
 
 #[cfg(feature = "redis")]
 async fn several_processes(headers: Headers<'_>, ip: IpAddr, path: &str) -> Done {
-    let config = Config::default().redis_url("redis://localhost");   // also rediss://, redis+cluster://, redis+sentinel://
+    let config = Config::default().redis_url("redis://localhost");
     let kg = KeyGuard::open("postgres://keyguard:…@localhost/keyguard", config)?;
-    let grant = kg.decide_async(Request::new(&headers, ip, path)).await?;   // `check` works from any thread too
+    let grant = kg.decide_async(Request::new(&headers, ip, path)).await?;
     Ok(())
 }
