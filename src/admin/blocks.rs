@@ -69,8 +69,12 @@ impl Admin {
         let details = json!({ "network": network, "path": path });
         let audit = self.audit_context("unblock", None, details);
         let compiled = self.guard.compiled();
-        let matched =
-            path.map(|path| (path::normalised(path), compiled.place(path, Method::Other)));
+        let matched = path.map(|path| {
+            (
+                path::normalised(path),
+                compiled.route_match(path, Method::Other),
+            )
+        });
         let is_meant = |refuses: &Refuses| match (&matched, refuses) {
             (None, _) => true,
             (Some((path, _)), Refuses::Path(locked)) => path == locked,

@@ -58,7 +58,7 @@ pub(super) enum CliError {
     #[error("the URL of Redis is invalid: {0}")]
     Stream(std::io::Error),
     #[error(
-        "the log `{}` has no request in the common or the combined format ({lines} other lines)",
+        "the log `{}` contains no line in the common or the combined format ({lines} other lines)",
         file.display()
     )]
     NoRequests { file: PathBuf, lines: u64 },

@@ -42,8 +42,8 @@ pub(super) fn key_lines(panel: Panel, key: &Key) -> Panel {
     if !key.allowed_ips.is_empty() {
         panel = panel.line("accepted from", key.allowed_ips.texts().join(", "));
     }
-    for waived in &key.overrides {
-        let text = format!("{} until {}", waived.rule, seconds(waived.until));
+    for limit in &key.overrides {
+        let text = format!("{} until {}", limit.rule, seconds(limit.until));
         panel = panel.line("overridden", text);
     }
     panel

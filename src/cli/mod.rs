@@ -67,7 +67,7 @@ enum Subcommands {
     Limits(limits::Opts),
     /// Reset what a key or an IP address has used of its limits
     Reset(reset::Opts),
-    /// Waive a limit of a key for a period
+    /// Override a limit of a key for a period
     OverrideLimit(override_limit::Opts),
     /// End the override of a limit
     RestoreLimit(restore_limit::Opts),

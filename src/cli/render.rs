@@ -169,7 +169,7 @@ impl Panel {
             return plain(self.table.row_iter(), ": ");
         }
         let names = usize::from(self.table.column_max_content_widths()[0]);
-        // Besides the values: borders, blanks inside of them, two blanks behind the names.
+        // The width of borders and padding.
         let frame = names + 6;
         let width = (frame + self.copied_width).max(MIN_PANEL_WIDTH);
         let values = (self.title.width() + 2).saturating_sub(names);

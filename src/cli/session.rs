@@ -40,7 +40,7 @@ pub(crate) enum SessionError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[cfg(unix)]
-    #[error("`{}` cannot be opened, nor the process that may hold it be reached: {source}", file.display())]
+    #[error("cannot open `{}` or reach the process that holds it: {source}", file.display())]
     Unreachable { file: PathBuf, source: Unreachable },
 }
 

@@ -397,7 +397,7 @@ impl CounterMut<'_> {
         match self {
             Self::Window(log) | Self::SharedWindow(log, _) => log.oldest_leaves_at(time.now),
             Self::Balance(balance, _) => {
-                time.after(balance.grows_in(time.timestamp(), rule.limit.period))
+                time.after(balance.resets_in(time.timestamp(), rule.limit.period))
             }
             Self::InFlight(_) => Moment::NEVER,
         }
@@ -415,7 +415,7 @@ impl CounterMut<'_> {
             }
             Self::Balance(balance, _) => {
                 let (now, cost) = (time.timestamp(), cost.get().into());
-                time.after(balance.room_in(now, rule.limit.period, limit, cost))
+                time.after(balance.retry_in(now, rule.limit.period, limit, cost))
             }
             Self::InFlight(_) => Moment::NEVER,
         }

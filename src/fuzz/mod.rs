@@ -166,7 +166,7 @@ pub fn target(data: &[u8]) {
             .expect("a policy");
     }
     let target = String::from_utf8_lossy(data);
-    let access = RULES.with(|rules| rules.place(&target, Method::Get).access);
+    let access = RULES.with(|rules| rules.route_match(&target, Method::Get).access);
     match access {
         Access::Exempt => assert_eq!(target.split('?').next(), Some("/api/health")),
         Access::Open => {
@@ -185,7 +185,7 @@ pub fn policy(data: &[u8]) {
     if let Ok(policy) = text.parse::<Policy>() {
         let line = text.lines().next().unwrap_or_default();
         let compiled = CompiledPolicy::new(policy).expect("a parsed policy is valid");
-        compiled.place(line, Method::Post);
+        compiled.route_match(line, Method::Post);
     }
 }
 

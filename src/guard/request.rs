@@ -194,9 +194,9 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
     /// Returns the routes of a policy that the request matches.
     #[inline(always)]
     pub(super) fn route_match<'p>(&self, policy: &'p CompiledPolicy) -> RouteMatch<'p> {
-        let mut matched = policy.place(self.path, self.method);
+        let mut matched = policy.route_match(self.path, self.method);
         for path in self.other_paths {
-            matched.add(policy.place(path, self.method));
+            matched.add(policy.route_match(path, self.method));
         }
         matched
     }

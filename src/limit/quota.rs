@@ -92,12 +92,12 @@ impl Balance {
     }
 
     /// The time until some of the amount is returned; `None` for never.
-    pub(crate) fn grows_in(&self, now: Timestamp, period: Period) -> Option<Duration> {
+    pub(crate) fn resets_in(&self, now: Timestamp, period: Period) -> Option<Duration> {
         self.returns_in(now, period, 1)
     }
 
     /// The time until `cost` fits under `limit`; `None` for never.
-    pub(crate) fn room_in(
+    pub(crate) fn retry_in(
         &self,
         now: Timestamp,
         period: Period,
@@ -129,7 +129,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn span(limit: &str) -> Period {
+    fn period(limit: &str) -> Period {
         limit.parse::<crate::limit::Limit>().unwrap().period
     }
 
@@ -142,14 +142,14 @@ mod tests {
         quota.record(last_but_one, month, 7);
         let last = at("2028-02-29T23:59:59.999Z");
         assert_eq!(quota.used_at(last, month, &utc), 7);
-        assert_eq!(quota.grows_in(last, month), Some(Duration::from_millis(1)));
+        assert_eq!(quota.resets_in(last, month), Some(Duration::from_millis(1)));
         assert_eq!(quota.used_at(at("2028-03-01T00:00:00Z"), month, &utc), 0);
     }
 
     #[test]
     fn setting_the_clock_back_returns_nothing_twice() {
         let utc = TimeZone::utc();
-        for period in [Period::Day, Period::Month, span("9 credits +1/s")] {
+        for period in [Period::Day, Period::Month, period("9 credits +1/s")] {
             let mut quota = Balance::default();
             quota.used_at(at("2026-06-01T00:00:00Z"), period, &utc);
             quota.record(at("2026-06-01T00:00:00Z"), period, 5);
@@ -165,13 +165,13 @@ mod tests {
         for (period, wait) in [
             (Period::Day, Duration::from_secs(12 * 3_600)),
             (Period::Month, Duration::from_secs(20 * 86_400 + 12 * 3_600)),
-            (span("9 credits +1/h"), Duration::from_secs(3_600)),
+            (period("9 credits +1/h"), Duration::from_secs(3_600)),
         ] {
             let mut quota = Balance::default();
             quota.used_at(ahead, period, &utc);
             quota.record(ahead, period, 5);
             assert_eq!(quota.used_at(now, period, &utc), 5, "{period:?}");
-            assert_eq!(quota.grows_in(now, period), Some(wait), "{period:?}");
+            assert_eq!(quota.resets_in(now, period), Some(wait), "{period:?}");
             assert!(
                 quota.used_at(now.plus(wait), period, &utc) < 5,
                 "{period:?}"
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn credits_refill_in_steps_after_the_first_use() {
-        let (utc, period) = (TimeZone::utc(), span("10 credits +3/min"));
+        let (utc, period) = (TimeZone::utc(), period("10 credits +3/min"));
         let start = at("2026-06-01T00:00:30Z");
         let after = |seconds| start.plus(Duration::from_secs(seconds));
         let mut credits = Balance::default();
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(credits.used_at(after(59), period, &utc), 10);
         assert_eq!(credits.used_at(after(60), period, &utc), 7);
         // Exceeds the limit by four, which needs two refill steps.
-        let wait = credits.room_in(after(70), period, 10, 7);
+        let wait = credits.retry_in(after(70), period, 10, 7);
         assert_eq!(wait, Some(Duration::from_secs(110)));
         assert_eq!(credits.used_at(after(179), period, &utc), 4);
         assert_eq!(credits.used_at(after(10_000), period, &utc), 0);
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn credits_without_refill_are_never_returned() {
-        let (utc, period) = (TimeZone::utc(), span("10 credits"));
+        let (utc, period) = (TimeZone::utc(), period("10 credits"));
         let now = at("2026-06-01T00:00:00Z");
         let mut credits = Balance::default();
         credits.record(now, period, 10);
@@ -210,7 +210,7 @@ mod tests {
             credits.used_at(at("2036-06-01T00:00:00Z"), period, &utc),
             10
         );
-        assert_eq!(credits.room_in(now, period, 10, 1), None);
+        assert_eq!(credits.retry_in(now, period, 10, 1), None);
         credits.refund(4);
         assert_eq!(credits.used_at(now, period, &utc), 6);
     }

@@ -9,17 +9,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::input::InvalidInput;
 use crate::limit::WindowLength;
-use crate::time::duration::span;
+use crate::time::duration::parse_duration;
 
 /// A limit: an amount per period.
 ///
 /// | text | admits |
 /// |---|---|
-/// | `10/s`, `600/min`, `20000/day`, `5/15min` | so much in any interval of that length |
-/// | `20000 daily`, `500000 monthly` | so much in a calendar day or month |
-/// | `5000 credits` | so much in all |
-/// | `5000 credits +100/hour` | so much at once, and 100 come back every hour |
-/// | `8 concurrent` | so many requests at a time, until their grants are finished or dropped |
+/// | `10/s`, `600/min`, `20000/day`, `5/15min` | 10 in any second, 600 in any minute, … |
+/// | `20000 daily`, `500000 monthly` | 20,000 in a calendar day, 500,000 in a calendar month |
+/// | `5000 credits` | 5,000 in total |
+/// | `5000 credits +100/hour` | 5,000 at first; 100 are returned every hour |
+/// | `8 concurrent` | 8 requests at once; each ends when its grant is finished or dropped |
 ///
 /// Amounts are at least 1; intervals are 1 ms to 366 days. A limit with the suffix ` shadow` is
 /// evaluated and counted but never refuses.
@@ -241,8 +241,8 @@ impl FromStr for Limit {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::read(text).map_err(|problem| match problem {
-            Problem::Invalid(invalid) => invalid,
-            Problem::Unreadable => InvalidInput::of(
+            ParseError::Invalid(invalid) => invalid,
+            ParseError::Unreadable => InvalidInput::of(
                 "limit",
                 text,
                 "is not a limit such as `10/s`, `600/min`, `5/15min`, `20000 daily`, `500000 monthly`, \
@@ -254,19 +254,19 @@ impl FromStr for Limit {
 }
 
 /// The reason why a text is not a limit.
-enum Problem {
+enum ParseError {
     Unreadable,
     Invalid(InvalidInput),
 }
 
-impl From<InvalidInput> for Problem {
+impl From<InvalidInput> for ParseError {
     fn from(invalid: InvalidInput) -> Self {
         Self::Invalid(invalid)
     }
 }
 
 impl Limit {
-    fn read(text: &str) -> Result<Self, Problem> {
+    fn read(text: &str) -> Result<Self, ParseError> {
         let text = text.trim_ascii().to_ascii_lowercase();
         let (text, shadow) = match text.strip_suffix(SHADOW) {
             Some(text) => (text.trim_ascii_end(), true),
@@ -286,7 +286,7 @@ impl Limit {
                     let refill = rest.strip_prefix("credits").map(str::trim_ascii);
                     let refill = refill.and_then(|rest| rest.strip_prefix('+'));
                     let refill = refill.and_then(|rest| rest.split_once('/'));
-                    let (back, every) = refill.ok_or(Problem::Unreadable)?;
+                    let (back, every) = refill.ok_or(ParseError::Unreadable)?;
                     Self::refilled_credits(amount, narrow(number(back)?)?, interval(every)?)
                 }
             },
@@ -296,20 +296,20 @@ impl Limit {
 }
 
 /// `min`, `15 min`, `1h 30m`, `250ms`
-fn interval(text: &str) -> Result<Duration, Problem> {
+fn interval(text: &str) -> Result<Duration, ParseError> {
     let text = text.trim_ascii();
     let length = match text.strip_suffix("ms").map(str::trim_ascii_end) {
         Some("") => Some(Duration::from_millis(1)),
         Some(millis) => millis.parse().ok().map(Duration::from_millis),
-        None if text.starts_with(|c: char| c.is_ascii_digit()) => span(text),
+        None if text.starts_with(|c: char| c.is_ascii_digit()) => parse_duration(text),
         None if text.is_empty() => None,
-        None => span(&format!("1{text}")),
+        None => parse_duration(&format!("1{text}")),
     };
-    length.ok_or(Problem::Unreadable)
+    length.ok_or(ParseError::Unreadable)
 }
 
 /// Parses digits, optionally grouped in threes by `,` or `_`.
-fn number(text: &str) -> Result<u64, Problem> {
+fn number(text: &str) -> Result<u64, ParseError> {
     let text = text.trim_ascii();
     let mut groups = text.split([',', '_']);
     let first = groups.next().unwrap_or_default();
@@ -319,7 +319,7 @@ fn number(text: &str) -> Result<u64, Problem> {
         && (!is_grouped || first.len() <= 3)
         && groups.all(|group| group.len() == 3 && is_digits(group));
     if !fits {
-        return Err(Problem::Unreadable);
+        return Err(ParseError::Unreadable);
     }
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
     digits

@@ -73,8 +73,8 @@ impl FromStr for KeyPrefix {
         Err(InvalidInput::of(
             "prefix",
             text,
-            "is no key prefix such as `kg_live_`: 2 to 32 characters of `A-Z a-z 0-9 _ -`, of which \
-             the first is a letter or digit and the last `_`",
+            "is not a key prefix such as `kg_live_`: expected 2 to 32 characters of `A-Z a-z 0-9 _ \
+             -`, the first a letter or digit, the last `_`",
         ))
     }
 }

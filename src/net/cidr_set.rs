@@ -98,8 +98,8 @@ fn net(field: &'static str, text: &str) -> Result<IpNet, InvalidInput> {
         InvalidInput::of(
             field,
             text,
-            "is no address such as `192.0.2.7`, no network such as `10.0.0.0/8` or `2001:db8::/32`, \
-             and not `local`",
+            "is not an IP address such as `192.0.2.7`, a network such as `10.0.0.0/8` or \
+             `2001:db8::/32`, or `local`",
         )
     };
     let net = match text.parse::<IpAddr>() {
@@ -110,7 +110,10 @@ fn net(field: &'static str, text: &str) -> Result<IpNet, InvalidInput> {
         let whole = net.trunc();
         return Err(InvalidInput::new(
             field,
-            format!("`{net}` names an address within a network; give the network, `{whole}`"),
+            format!(
+                "`{net}` has bits set after the prefix; expected the network `{whole}` or a single \
+                 address"
+            ),
         ));
     }
     Ok(canonical(net))

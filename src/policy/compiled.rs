@@ -116,7 +116,7 @@ impl CompiledPolicy {
     }
 
     #[inline]
-    pub(crate) fn place(&self, target: &str, method: Method) -> RouteMatch<'_> {
+    pub(crate) fn route_match(&self, target: &str, method: Method) -> RouteMatch<'_> {
         if let Some(access) = self.everywhere {
             return RouteMatch::without_routes(access);
         }
@@ -131,7 +131,7 @@ impl CompiledPolicy {
         let Some(matching) = self.matcher.matching(target, method) else {
             return RouteMatch::without_routes(Access::Unreadable);
         };
-        let mut place = RouteMatch::without_routes(Access::Open);
+        let mut found = RouteMatch::without_routes(Access::Open);
         let mut is_protected = self.protects_everything;
         let (mut is_open, mut requires_key, mut would_require) = (false, false, false);
         for index in matching {
@@ -149,17 +149,17 @@ impl CompiledPolicy {
                 .opens
                 .as_ref()
                 .is_some_and(|path| path.matches_surely(target, method, self.policy.ignore_case));
-            place.limits_keys |= !route.key_rules.is_empty();
-            place.limits_addresses |= !route.ip_rules.is_empty();
-            place.routes.push(route);
+            found.limits_keys |= !route.key_rules.is_empty();
+            found.limits_addresses |= !route.ip_rules.is_empty();
+            found.routes.push(route);
         }
         is_protected &= !is_open;
-        place.access = match (is_protected || requires_key, would_require) {
+        found.access = match (is_protected || requires_key, would_require) {
             (true, _) => Access::Protected,
             (false, true) => Access::OpenForNow,
             (false, false) => Access::Open,
         };
-        place
+        found
     }
 
     pub(crate) fn routes(&self) -> impl Iterator<Item = &RouteRules> {

@@ -156,12 +156,14 @@ pub(super) fn threshold<'de, D: Deserializer<'de>>(
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    duration::span_of("decay", &text).map_err(Error::custom)
+    duration::parse_bounded("decay", &text).map_err(Error::custom)
 }
 
 pub(super) fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
-    let steps = texts.iter().map(|text| duration::span_of("steps", text));
+    let steps = texts
+        .iter()
+        .map(|text| duration::parse_bounded("steps", text));
     let steps: Vec<Duration> = steps.collect::<Result<_, _>>().map_err(Error::custom)?;
     super::check_steps(&steps).map_err(Error::custom)?;
     Ok(steps)

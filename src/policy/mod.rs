@@ -363,7 +363,7 @@ fn check_count(field: &'static str, count: usize) -> Result<(), InvalidInput> {
     if count <= MOST {
         return Ok(());
     }
-    let problem = format!("expected at most {MOST} of a kind; use fewer, wider patterns");
+    let problem = format!("expected at most {MOST}; use fewer, wider patterns");
     Err(InvalidInput::new(field, problem))
 }
 

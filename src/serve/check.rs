@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::admin::AdminError;
 use crate::guard::{Denial, Grant, Request};
-use crate::http::admin::{Input, Json, Operation, Route};
+use crate::http::admin::{Input, Json, Operation, OperationRoute};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResult, json_value};
 use crate::input::InvalidInput;
@@ -71,7 +71,8 @@ struct CheckResponse {
 }
 
 pub(super) fn operation() -> Operation {
-    let route = Route::post("/v1/check").summary("Decide about a request, and consume its cost");
+    let route =
+        OperationRoute::post("/v1/check").summary("Decide about a request, and consume its cost");
     Operation::new::<Json<CheckRequest>, CheckResponse>("decide", route).for_trusted_peers()
 }
 

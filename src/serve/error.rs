@@ -12,12 +12,12 @@ pub(crate) enum ServeError {
     #[error("invalid TLS certificate or key: {0}")]
     Tls(String),
     #[error(
-        "the secret has less than 32 bytes, and the admin key is derived from it: listen on a loopback \
-         address or a Unix socket only, or set an admin key (KEYGUARD_ADMIN_KEY or --admin-key-file)"
+        "the admin key is derived from a secret of less than 32 bytes: listen on loopback addresses \
+         and Unix sockets only, or set an admin key (KEYGUARD_ADMIN_KEY or --admin-key-file)"
     )]
     WeakAdminKey,
     #[error("the server cannot start: {0}")]
     Start(#[from] io::Error),
-    #[error("usage was lost, because it could not be stored: {0}")]
+    #[error("usage could not be stored and was lost: {0}")]
     Close(#[from] AdminError),
 }

@@ -124,7 +124,7 @@ fn render(stats: &Stats) -> String {
         (
             "active_keys",
             "gauge",
-            "Keys that are not revoked.",
+            "Keys that are neither revoked nor expired.",
             stats.active_keys,
         ),
     ] {

@@ -52,5 +52,5 @@ fn mode(text: &str) -> Result<u32, String> {
 }
 
 fn period(text: &str) -> Result<Duration, String> {
-    duration::span_of("duration", text).map_err(|error| error.to_string())
+    duration::parse_bounded("duration", text).map_err(|error| error.to_string())
 }

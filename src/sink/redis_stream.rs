@@ -15,7 +15,7 @@ use crate::sys::tls;
 const MANY: usize = 1_000;
 
 /// Timeout of a transaction.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Adds each record to a Redis [stream](https://redis.io/docs/latest/develop/data-types/streams/)
 /// for any number of consumers. Entries have the fields of [`JsonLines`](crate::JsonLines), without
@@ -41,7 +41,7 @@ pub struct RedisStream {
 }
 
 impl RedisStream {
-    /// Creates a sink for the stream `name`. Does not connect. The stream keeps about the latest
+    /// Creates a sink for a stream of the server at `url`. Does not connect. The stream keeps about the latest
     /// million entries.
     ///
     /// # Errors
@@ -73,9 +73,9 @@ impl RedisStream {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let connection = self.client.get_connection_with_timeout(PATIENCE)?;
-                connection.set_read_timeout(Some(PATIENCE))?;
-                connection.set_write_timeout(Some(PATIENCE))?;
+                let connection = self.client.get_connection_with_timeout(TIMEOUT)?;
+                connection.set_read_timeout(Some(TIMEOUT))?;
+                connection.set_write_timeout(Some(TIMEOUT))?;
                 connection
             }
         };

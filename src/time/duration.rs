@@ -11,9 +11,9 @@ use crate::input::InvalidInput;
 use crate::time::TimeZone;
 use crate::time::Timestamp;
 
-/// The duration of a lock: a fixed span, or until the next occurrence of a time of day.
+/// The duration of a lock: a fixed duration, or until the next occurrence of a time of day.
 ///
-/// A span is a number of seconds, or a sum of weeks, days, hours, minutes and seconds, from 1
+/// A fixed duration is a number of seconds, or a sum of weeks, days, hours, minutes and seconds, from 1
 /// second to 3,650 days in total. A time of day is written with 12 or 24 hours and means its next
 /// occurrence in [`Config::time_zone`](crate::Config::time_zone).
 ///
@@ -32,7 +32,7 @@ pub struct LockDuration(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Period(Duration),
+    Fixed(Duration),
     Until(Time),
 }
 
@@ -56,7 +56,7 @@ impl LockDuration {
         zone: &TimeZone,
     ) -> Result<Timestamp, InvalidInput> {
         match self.0 {
-            Kind::Period(span) => Ok(now.plus(span)),
+            Kind::Fixed(duration) => Ok(now.plus(duration)),
             Kind::Until(time) => next(time, now, zone),
         }
     }
@@ -67,7 +67,7 @@ fn next(time: Time, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, Invali
         InvalidInput::new(
             "duration",
             "is a time of day, but the system's time zone is unknown; set the time zone, or give a \
-             span such as `1 hour`",
+             duration such as `1 hour`",
         )
     })?;
     let beyond = |_| {
@@ -110,12 +110,12 @@ fn first_after(
     Ok(times.into_iter().find(|found| *found > now))
 }
 
-/// A span of 1 second to 3,650 days.
+/// A duration of 1 second to 3,650 days.
 impl TryFrom<Duration> for LockDuration {
     type Error = InvalidInput;
 
-    fn try_from(span: Duration) -> Result<Self, Self::Error> {
-        bounded("duration", span).map(|span| Self(Kind::Period(span)))
+    fn try_from(duration: Duration) -> Result<Self, Self::Error> {
+        bounded("duration", duration).map(|duration| Self(Kind::Fixed(duration)))
     }
 }
 
@@ -128,7 +128,7 @@ impl FromStr for LockDuration {
         if let Some(time) = time_of_day(&text) {
             return Ok(Self(Kind::Until(time)));
         }
-        let span = span(&text).ok_or_else(|| {
+        let duration = parse_duration(&text).ok_or_else(|| {
             InvalidInput::of(
                 "duration",
                 given,
@@ -136,14 +136,14 @@ impl FromStr for LockDuration {
                  time of day such as `4 PM`, `4:00 PM` or `16:00`",
             )
         })?;
-        Self::try_from(span)
+        Self::try_from(duration)
     }
 }
 
-/// Parses a span of 1 second to 3,650 days, with the units of [`LockDuration`].
-pub(crate) fn span_of(field: &'static str, text: &str) -> Result<Duration, InvalidInput> {
-    let span = span(&text.trim_ascii().to_ascii_lowercase());
-    span.filter(is_within_bounds).ok_or_else(|| {
+/// Parses a duration of 1 second to 3,650 days, with the units of [`LockDuration`].
+pub(crate) fn parse_bounded(field: &'static str, text: &str) -> Result<Duration, InvalidInput> {
+    let duration = parse_duration(&text.trim_ascii().to_ascii_lowercase());
+    duration.filter(is_within_bounds).ok_or_else(|| {
         InvalidInput::of(
             field,
             text,
@@ -152,19 +152,19 @@ pub(crate) fn span_of(field: &'static str, text: &str) -> Result<Duration, Inval
     })
 }
 
-fn is_within_bounds(span: &Duration) -> bool {
-    (Duration::from_secs(1)..=LONGEST).contains(span)
+fn is_within_bounds(duration: &Duration) -> bool {
+    (Duration::from_secs(1)..=LONGEST).contains(duration)
 }
 
-/// Checks that a span is 1 second to 3,650 days long.
-pub(crate) fn bounded(field: &'static str, span: Duration) -> Result<Duration, InvalidInput> {
-    is_within_bounds(&span)
-        .then_some(span)
+/// Checks that a duration is 1 second to 3,650 days long.
+pub(crate) fn bounded(field: &'static str, duration: Duration) -> Result<Duration, InvalidInput> {
+    is_within_bounds(&duration)
+        .then_some(duration)
         .ok_or_else(|| InvalidInput::new(field, "is not between 1 second and 3650 days"))
 }
 
-/// Parses a span. Returns `None` if the text is not one; saturates on overflow.
-pub(crate) fn span(text: &str) -> Option<Duration> {
+/// Parses a duration. Returns `None` if the text is not one; saturates on overflow.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
@@ -220,14 +220,14 @@ fn time_of_day(text: &str) -> Option<Time> {
     Time::new(hour, minute, second, 0).ok()
 }
 
-/// Spans are written in weeks, days, hours, minutes and seconds. The output can be parsed again.
+/// Durations are written in weeks, days, hours, minutes and seconds. The output can be parsed again.
 impl fmt::Display for LockDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let span = match self.0 {
+        let duration = match self.0 {
             Kind::Until(time) => return write!(f, "{}", time.strftime("%H:%M:%S")),
-            Kind::Period(span) => span,
+            Kind::Fixed(duration) => duration,
         };
-        let mut rest = span.as_secs();
+        let mut rest = duration.as_secs();
         let mut separator = "";
         for (seconds, name, _) in UNITS {
             let count = rest / seconds;
@@ -248,7 +248,7 @@ mod tests {
 
     fn seconds(text: &str) -> Option<u64> {
         match text.parse::<LockDuration>().ok()?.0 {
-            Kind::Period(span) => Some(span.as_secs()),
+            Kind::Fixed(duration) => Some(duration.as_secs()),
             Kind::Until(_) => None,
         }
     }
@@ -329,15 +329,15 @@ mod tests {
 
     #[test]
     fn spans_have_bounds() {
-        for span in [
+        for duration in [
             Duration::ZERO,
             Duration::from_millis(999),
             LONGEST + Duration::from_nanos(1),
         ] {
-            assert!(LockDuration::try_from(span).is_err(), "{span:?}");
+            assert!(LockDuration::try_from(duration).is_err(), "{duration:?}");
         }
-        for span in [Duration::from_secs(1), LONGEST] {
-            assert!(LockDuration::try_from(span).is_ok(), "{span:?}");
+        for duration in [Duration::from_secs(1), LONGEST] {
+            assert!(LockDuration::try_from(duration).is_ok(), "{duration:?}");
         }
     }
 

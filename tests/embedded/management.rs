@@ -340,7 +340,7 @@ fn invalid_field_of_a_new_key_is_refused() {
         "", "_", "acme", "_acme_", "-acme_", "ac me_", "äcme_", &long,
     ] {
         let request = CreateKey::new("acme", "shop").prefix(prefix);
-        let problem = "is no key prefix such as `kg_live_`: 2 to 32 characters";
+        let problem = "is not a key prefix such as `kg_live_`: expected 2 to 32 characters";
         assert_invalid(kg.admin().create_key(request), "prefix", problem);
     }
     assert_eq!(kg.admin().list_keys(None, Page::first()).unwrap(), []);

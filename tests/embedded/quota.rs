@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{Home, admit, admitted_of, ask, ask_at_cost, field, key_with, refusal};
-use keyguard::{Config, CreatedKey, KeyGuard, Reason, RotateKey, UpdateKey};
-use time::OffsetDateTime;
-use time::macros::datetime;
+use keyguard::{Config, CreatedKey, KeyGuard, Reason, RotateKey, Timestamp, UpdateKey};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -50,15 +48,15 @@ fn retry_after_ends_with_the_month() {
 #[test]
 fn month_starts_at_its_first_millisecond() {
     let last_millisecond_of = [
-        datetime!(2026-01-31 23:59:59.999 UTC),
-        datetime!(2026-02-28 23:59:59.999 UTC),
-        datetime!(2028-02-29 23:59:59.999 UTC),
-        datetime!(2026-04-30 23:59:59.999 UTC),
-        datetime!(2026-12-31 23:59:59.999 UTC),
-        datetime!(1999-12-31 23:59:59.999 UTC),
+        at("2026-01-31T23:59:59.999Z"),
+        at("2026-02-28T23:59:59.999Z"),
+        at("2028-02-29T23:59:59.999Z"),
+        at("2026-04-30T23:59:59.999Z"),
+        at("2026-12-31T23:59:59.999Z"),
+        at("1999-12-31T23:59:59.999Z"),
     ];
     for last in last_millisecond_of {
-        let home = Home::at(last.into());
+        let home = Home::at(last);
         let kg = home.open();
         let key = key_of_a_month(&kg, 3);
         let admitted = || admitted_of(&kg, &key, 5, Reason::QuotaExhausted);
@@ -72,7 +70,7 @@ fn month_starts_at_its_first_millisecond() {
 
 #[test]
 fn leap_day_belongs_to_february() {
-    let home = Home::at(datetime!(2028-02-28 23:59:59.999 UTC).into());
+    let home = Home::at(at("2028-02-28T23:59:59.999Z"));
     let kg = home.open();
     let key = key_of_a_month(&kg, 3);
     assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 3);
@@ -82,11 +80,11 @@ fn leap_day_belongs_to_february() {
 
 #[test]
 fn every_month_of_a_year_admits_its_limit_once() {
-    let home = Home::at(datetime!(2026-01-01 0:00 UTC).into());
+    let home = Home::at(at("2026-01-01T00:00:00Z"));
     let kg = home.open();
     let key = key_of_a_month(&kg, 7);
     let mut admitted = Vec::new();
-    while now(&home) < datetime!(2027-01-01 0:00 UTC) {
+    while home.clock.timestamp() < at("2027-01-01T00:00:00Z") {
         admitted.push(admitted_of(&kg, &key, 10, Reason::QuotaExhausted));
         home.clock.advance(DAY);
     }
@@ -121,7 +119,7 @@ fn window_denial_consumes_no_quota() {
 
 #[test]
 fn quota_denial_consumes_no_window() {
-    let home = Home::at(datetime!(2026-01-31 23:59:50 UTC).into());
+    let home = Home::at(at("2026-01-31T23:59:50Z"));
     let kg = home.open();
     let key = key_with(&kg, |key| {
         key.rate_limit_per_minute(5).limits(vec!["4 monthly"])
@@ -168,7 +166,7 @@ fn consumption_survives_every_orderly_stop() {
 
 #[test]
 fn month_ends_while_the_file_is_closed() {
-    let home = Home::at(datetime!(2026-12-31 23:59:00 UTC).into());
+    let home = Home::at(at("2026-12-31T23:59:00Z"));
     let kg = home.open();
     let key = key_of_a_month(&kg, 3);
     assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 3);
@@ -332,7 +330,6 @@ fn few_in_memory(config: Config) -> Config {
     config.key_cache_capacity(16).max_tracked_keys(32)
 }
 
-fn now(home: &Home) -> OffsetDateTime {
-    let millis = i128::from(home.clock.timestamp().unix_millis());
-    OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000).unwrap()
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
 }

@@ -75,7 +75,7 @@ fn same_file(one: &Path, other: &Path) -> io::Result<bool> {
     Ok(fs::canonicalize(one)? == fs::canonicalize(other)?)
 }
 
-/// Copies a secret that lies beside the data file to the place beside its copy.
+/// Copies the secret file beside the data file to the path beside its copy.
 fn copy_secret(file: &Path, to: &Path, secret: &Secret) -> Result<(), CliError> {
     let (original, copy) = (secret_path(&followed(file)?), secret_path(to));
     let is_same = |found: &Secret| found.expose() == secret.expose();

@@ -14,7 +14,7 @@ pub(crate) struct Opts {
     /// The name of the limit, as `limits` shows it
     #[arg(long, value_name = "NAME")]
     limit: String,
-    /// How long the limit is waived, such as "1 hour", or until when, such as "4:00 PM"
+    /// How long the limit is overridden, such as "1 hour", or until when, such as "4:00 PM"
     #[arg(long = "for", value_name = "DURATION")]
     duration: String,
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::input::Input;
 use super::openapi::ToSchema;
-use super::operation::{Operation, Route};
+use super::operation::{Operation, OperationRoute};
 use crate::admin::Admin;
 use crate::admin::command::{Command, reply_to_json};
 use crate::http::problem::Problem;
@@ -27,7 +27,7 @@ pub(super) struct AdminRequest<'r> {
     pub(super) id: Option<u64>,
 }
 
-impl Route {
+impl OperationRoute {
     /// Makes an endpoint that runs the command in its input. The id in the path is the field `id` of
     /// the command.
     pub(super) fn run<I>(self) -> Endpoint
@@ -47,7 +47,7 @@ impl Route {
 }
 
 impl Endpoint {
-    pub(super) fn route(&self) -> &Route {
+    pub(super) fn route(&self) -> &OperationRoute {
         &self.operation.route
     }
 

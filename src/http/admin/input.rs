@@ -76,7 +76,7 @@ fn read_object(parts: &Parts, body: &[u8]) -> Result<Map<String, Value>, Problem
     }
 }
 
-/// Names the field and shows serde's message, which contains of the value no more than numbers.
+/// Returns a problem with the field and serde's message, which quotes numbers but no text.
 fn unreadable<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Problem {
     let problem = error.inner().to_string();
     // The name of a missing, repeated or unknown field is in the message only.

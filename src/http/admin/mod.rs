@@ -17,6 +17,6 @@ mod strict_json;
 #[cfg(feature = "serve")]
 pub(crate) use self::input::{Input, Json};
 #[cfg(feature = "serve")]
-pub(crate) use self::operation::{Operation, Route};
+pub(crate) use self::operation::{Operation, OperationRoute};
 pub use self::response::{AdminBody, AdminFuture};
 pub use self::service::AdminService;

@@ -7,7 +7,7 @@ use super::openapi::{Schemas, ToSchema};
 
 /// The route of an operation.
 #[cfg_attr(not(feature = "openapi"), allow(dead_code))]
-pub(crate) struct Route {
+pub(crate) struct OperationRoute {
     pub(super) method: Method,
     /// Contains `{id}` in place of a number.
     pub(super) path: &'static str,
@@ -18,7 +18,7 @@ pub(crate) struct Route {
     pub(super) cursor: Option<&'static str>,
 }
 
-impl Route {
+impl OperationRoute {
     fn new(method: Method, path: &'static str) -> Self {
         Self {
             method,
@@ -82,7 +82,7 @@ impl Route {
 pub(crate) struct Operation {
     /// The id in the OpenAPI document.
     pub(super) id: &'static str,
-    pub(super) route: Route,
+    pub(super) route: OperationRoute,
     pub(super) schemas: Schemas,
     /// Whether the operation needs a trusted peer in place of the admin key.
     pub(super) is_for_trusted_peers: bool,
@@ -90,7 +90,7 @@ pub(crate) struct Operation {
 
 impl Operation {
     /// An operation that reads an `I` and returns an `R`.
-    pub(crate) fn new<I: Input, R: ToSchema>(id: &'static str, route: Route) -> Self {
+    pub(crate) fn new<I: Input, R: ToSchema>(id: &'static str, route: OperationRoute) -> Self {
         Self {
             id,
             route,

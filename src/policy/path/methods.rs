@@ -32,7 +32,7 @@ impl Methods {
     pub(super) fn parse(text: &str) -> Result<Self, InvalidInput> {
         if text.trim().is_empty() {
             return Err(invalid(
-                "names no method before the path; leave the space out or give one, such as `GET`",
+                "names no method before the space; remove the space or add a method such as `GET`",
             ));
         }
         text.split(',').try_fold(Self::NONE, |methods, name| {

@@ -212,21 +212,23 @@ fn is_wildcard(segment: &str) -> bool {
 /// Whether every server reads a segment literally.
 fn literal(segment: &str) -> Result<&str, InvalidInput> {
     if segment.is_empty() {
-        return Err(invalid("holds an empty segment (`//`); give one slash"));
+        return Err(invalid(
+            "contains an empty segment (`//`); expected one slash",
+        ));
     }
     if matches!(segment, "." | "..") {
         return Err(invalid(
-            "holds a segment `.` or `..`; give the path it leads to",
+            "contains a segment `.` or `..`; expected the path it leads to",
         ));
     }
     if segment.ends_with('.') {
         return Err(invalid(
-            "holds a segment that ends in a dot, which some servers leave out; give it without",
+            "contains a segment that ends with a dot, which some servers remove; expected it without",
         ));
     }
     if segment.contains(['*', '{', '}']) {
         return Err(invalid(
-            "holds a wildcard that is not `*` or `{name}` alone between two slashes",
+            "contains a wildcard that is not `*` or `{name}` alone between two slashes",
         ));
     }
     match segment.chars().find(|c| !is_plain(*c)) {

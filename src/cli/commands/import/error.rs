@@ -24,7 +24,7 @@ pub(crate) enum ImportError {
     #[error("column `{column}` of table `{table}` contains text that is not UTF-8")]
     NotText { table: String, column: String },
     #[error(
-        "`{0}` is a view, which may be endless; copy it into a table of another database: \
+        "`{0}` is a view, which `import` does not read; copy it into a table of another database: \
          CREATE TABLE copy AS SELECT * FROM {0}"
     )]
     View(String),

@@ -81,7 +81,7 @@ fn read_orgs(database: &mut dyn Database) -> Result<(Vec<Org>, Ids), ImportError
     table.read(database, |row| {
         let org = org(&row)?;
         if !ids.insert(org.0.clone()) {
-            return Err(row.wrong(0, "is the id of another organization too"));
+            return Err(row.wrong(0, "is also the id of another organization"));
         }
         let name = org.1.name.clone();
         if let Some(other) = names.insert(text::skeleton(&name), name.clone()) {
@@ -132,10 +132,10 @@ fn read_keys(
     table.read(database, |row| {
         let key = key(&row, org_ids)?;
         if !ids.insert(key.0.clone()) {
-            return Err(row.wrong(0, "is the id of another key too"));
+            return Err(row.wrong(0, "is also the id of another key"));
         }
         if !hashes.insert(key.1.credentials[0].hash) {
-            return Err(row.wrong(2, "is the hash of another key too"));
+            return Err(row.wrong(2, "is also the hash of another key"));
         }
         keys.push(key);
         Ok(())

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use self::access_log::Entry;
-use self::report::{Refusal, Report};
+use self::report::{RefusedRequest, Report};
 use self::sandbox::Sandbox;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::policy;
@@ -59,7 +59,8 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         match sandbox.decide(&entry) {
             Ok(grant) => grant.finish(200),
             Err(denial) => {
-                let refusal = Refusal::new(number, &entry, sandbox.key_name(&entry), &denial);
+                let refusal =
+                    RefusedRequest::new(number, &entry, sandbox.key_name(&entry), &denial);
                 if opts.each {
                     refusal.print(cli)?;
                 }

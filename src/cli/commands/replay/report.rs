@@ -19,7 +19,7 @@ use crate::time::Timestamp;
 
 /// A request that the policy refuses.
 #[derive(Serialize)]
-pub(super) struct Refusal {
+pub(super) struct RefusedRequest {
     line: usize,
     time: Timestamp,
     ip: String,
@@ -31,7 +31,7 @@ pub(super) struct Refusal {
     rule: Option<String>,
 }
 
-impl Refusal {
+impl RefusedRequest {
     pub(super) fn new(
         line: usize,
         entry: &Entry<'_>,
@@ -115,7 +115,7 @@ impl Report {
         self.unreadable += 1;
     }
 
-    pub(super) fn add(&mut self, refusal: Refusal) {
+    pub(super) fn add(&mut self, refusal: RefusedRequest) {
         self.refused += 1;
         let mut group = (refusal.client(), refusal.cause());
         if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(&group) {

@@ -139,5 +139,5 @@ fn positive() -> RangedU64ValueParser<usize> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    duration::span_of("duration", text).map_err(|error| error.to_string())
+    duration::parse_bounded("duration", text).map_err(|error| error.to_string())
 }
