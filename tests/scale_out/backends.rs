@@ -1,4 +1,4 @@
-//! Keys in PostgreSQL and limits in Redis: what holds while these fail, and that it ends by itself.
+//! Keys in PostgreSQL and limits in Redis: behaviour during failures, and recovery without a restart.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use keyguard::{
     RotateKey, UpdateKey,
 };
 
-/// Longer than any server takes that answers at all, however busy the machine is.
+/// Longer than any response takes, even on a busy machine.
 const PATIENT: Duration = Duration::from_secs(20);
 
-/// Waits until something holds, which may take a server some time.
+/// Waits until a condition holds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -36,7 +36,7 @@ fn is_up(kg: &KeyGuard) -> bool {
     kg.backends().iter().all(|backend| backend.is_up)
 }
 
-/// A guard with limits in Redis, which waits for it.
+/// A guard with limits in Redis and a long deadline.
 fn with_redis(home: &Home, url: &str) -> KeyGuard {
     let config = home.config().redis_url(url).backend_deadline(PATIENT);
     KeyGuard::open(home.file(), config).unwrap()
@@ -46,7 +46,7 @@ fn key(kg: &KeyGuard, per_minute: u32) -> CreatedKey {
     crate::common::key_limited_to(kg, per_minute)
 }
 
-/// A port on which nothing listens yet.
+/// A port without a listener.
 fn late_redis() -> (String, Redis) {
     let mut redis = Redis::start();
     redis.kill();
@@ -80,7 +80,7 @@ fn readiness_names_the_failing_backend() {
     let kg = with_redis(&home, &redis.url());
     let problems = || kg.readiness().problems;
     assert_eq!(problems(), Vec::<String>::new());
-    // It answers, and may forget.
+    // Redis responds, but may evict.
     let _: () = redis.run("CONFIG SET maxmemory-policy allkeys-lru");
     eventually("the setting is noticed", || !problems().is_empty());
     let [problem] = &problems()[..] else {
@@ -168,7 +168,7 @@ fn redis_with_eviction_is_refused() {
     );
 }
 
-/// A guard of it waits for its servers.
+/// A configuration with a long deadline.
 fn database_config() -> Config {
     Config::new(SECRET).backend_deadline(PATIENT)
 }
@@ -312,7 +312,7 @@ fn unknown_key_is_looked_up_once_and_accepted_after_creation() {
         KeyGuard::open(&database.url, config).unwrap()
     };
     let (here, there) = (open(PATIENT), open(Duration::from_millis(200)));
-    // A key of another installation: well-formed, and not there.
+    // A well-formed but unknown key.
     let elsewhere = Home::new();
     let stranger = key(&elsewhere.open(), 10);
     eventually("the database is asked", || status(&there, &stranger) == 401);
@@ -339,8 +339,7 @@ fn decisions_work_from_threads_and_any_runtime() {
     let single = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    // Without the drivers of tokio, and also where nobody awaits.
-    // More often than tokio lets a task wait before it has to yield.
+    // Works without the drivers of tokio, and more often than tokio's cooperative budget.
     single.block_on(async {
         for _ in 0..300 {
             assert!(kg.check(&headers(1), IP, "/").is_ok());
@@ -427,7 +426,7 @@ fn database_holds_usage_and_quotas_of_all_nodes() {
     for kg in [here, there] {
         kg.close().unwrap();
     }
-    // Redis has lost all of it; the month goes on from what the database knows.
+    // Redis has lost its data; the month continues from the database.
     let _: () = redis.run("FLUSHALL");
     let kg = open();
     assert_eq!(kg.admin().stats().unwrap().requests, 3);

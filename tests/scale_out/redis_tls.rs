@@ -44,7 +44,7 @@ fn limits_work_over_tls_with_trusted_servers_only() {
     }
 }
 
-/// A server that is trusted may take some time to answer.
+/// A long deadline for a server that is trusted.
 fn ask(argument: &str) {
     let (port, expected) = argument.split_once(' ').unwrap();
     let home = Home::new();

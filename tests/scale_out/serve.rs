@@ -44,7 +44,7 @@ impl Servers {
 
     fn serve(&self) -> Server {
         let mut serve = self.program(&["serve", "--listen", "127.0.0.1:0"]);
-        // However busy the machine is, Redis decides.
+        // A long deadline, so that Redis decides even on a busy machine.
         Server::spawn({
             serve.args(["--backend-deadline", "20000"]);
             serve

@@ -1,5 +1,5 @@
-//! Several processes behind the same limits in one Redis: together they admit no more than one
-//! would. `KEYGUARD_SECONDS` says for how long; the figures are printed.
+//! Several processes with the same limits in one Redis together admit no more than one would.
+//! `KEYGUARD_SECONDS` sets the duration; the figures are printed.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
@@ -20,8 +20,8 @@ const THREADS: usize = 4;
 const ORGS: usize = 40;
 const KEYS_PER_ORG: usize = 4;
 
-/// The limits of keys, by turns, and of every organization, 320 in all: each amount and its window
-/// in milliseconds.
+/// The limits of keys, in rotation, and of every organization, 320 in total: amounts and windows in
+/// milliseconds.
 const OF_KEYS: [&[(u32, u64)]; 4] = [
     &[(5, 100)],
     &[(8, 250), (40, 2_000)],
@@ -59,11 +59,11 @@ fn processes_together_admit_no_more_than_one_would() {
         all.decisions, all.admitted, all.refused, all.undecided, all.filled
     );
     assert_eq!((all.undecided, violations), (0, 0));
-    // Otherwise there was too little traffic to show anything.
+    // Otherwise there was too little traffic.
     assert!(all.admitted > 100 && all.refused > 100 && all.filled > 10);
 }
 
-/// Microseconds of the clock that Redis reads too, on this machine.
+/// Microseconds of the system clock, which Redis also uses.
 fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -71,7 +71,7 @@ fn now() -> u64 {
         .as_micros() as u64
 }
 
-/// What all processes decided.
+/// The decisions of all processes.
 #[derive(Default)]
 struct Figures {
     decisions: usize,
@@ -79,7 +79,7 @@ struct Figures {
     refused: usize,
     undecided: usize,
     filled: usize,
-    /// By key: when it was admitted at the earliest and at the latest, and at what cost.
+    /// By key: the earliest and latest time of each admission, and its cost.
     by_key: HashMap<usize, Vec<Admitted>>,
 }
 
@@ -116,7 +116,7 @@ impl Figures {
         }
     }
 
-    /// How many intervals were admitted more than a limit in.
+    /// The number of intervals that admitted more than a limit.
     fn violations(&mut self) -> usize {
         let mut violations = 0;
         for org in 0..ORGS {
@@ -136,8 +136,8 @@ impl Figures {
         violations
     }
 
-    /// Hits lie within an interval for sure that were not asked for before it began and were
-    /// answered before it ended: for each that may have ended one, those are added up.
+    /// Sums the hits that were certainly within an interval, requested after its start and decided before
+    /// its end, for the interval that ends at each hit.
     fn check(&mut self, mut hits: Vec<Admitted>, (amount, millis): (u32, u64)) -> usize {
         hits.sort_by_key(|hit| hit.before);
         let mut ends: Vec<u64> = hits.iter().map(|hit| hit.after).collect();
@@ -159,7 +159,7 @@ impl Figures {
     }
 }
 
-/// Asks at random, and writes down each decision with the times before and after it.
+/// Sends random requests and logs each decision with the times before and after it.
 fn work(argument: &str) {
     let [seconds, url, file] = argument.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{argument}");
@@ -189,7 +189,7 @@ fn work(argument: &str) {
 }
 
 fn ask(kg: &KeyGuard, keys: &[String], random: &mut u64) -> String {
-    // A few keys have most of the traffic.
+    // A few keys get most of the traffic.
     let key = if below(random, 2) == 0 {
         below(random, keys.len() / 8)
     } else {
@@ -209,7 +209,7 @@ fn ask(kg: &KeyGuard, keys: &[String], random: &mut u64) -> String {
     format!("{word} {key} {before} {after} {cost}")
 }
 
-/// The same keys in each file, made in the same order: so they have the same ids.
+/// Creates the same keys in each file, in the same order, so that they have the same ids.
 fn create_keys(kg: &KeyGuard) -> Vec<String> {
     let written = |limits: &[(u32, u64)]| -> Vec<String> {
         let limits = limits.iter();
@@ -283,7 +283,7 @@ fn slots_of_a_killed_process_are_released_within_five_seconds() {
     }
     subject.kill().unwrap();
     subject.wait().unwrap();
-    // By the clock of Redis, so that a busy machine makes no difference.
+    // Measured with the clock of Redis, so that a busy machine makes no difference.
     let held_for = lease_end(&redis).saturating_sub(time(&redis));
     assert!(held_for < 5_000_000, "held for another {held_for} µs");
     let end = Instant::now() + Duration::from_secs(60);
@@ -299,7 +299,7 @@ fn time(redis: &Redis) -> u64 {
     seconds * 1_000_000 + micros
 }
 
-/// Until when slots are held if nobody renews them: each value is a number and a time.
+/// The end of the last lease of a slot. Each value is a number and a time.
 fn lease_end(redis: &Redis) -> u64 {
     let keys: Vec<String> = redis.run("KEYS *:s");
     let held = keys
@@ -330,7 +330,7 @@ fn open_with_slots(argument: &str) -> (KeyGuard, String) {
     (kg, key)
 }
 
-/// Until it is killed, or its parent is gone.
+/// Holds slots until it is killed or its parent ends.
 fn hold_slots(argument: &str) {
     let (kg, key) = open_with_slots(argument);
     let headers = [("X-API-Key", key.as_str())];

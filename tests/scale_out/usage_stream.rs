@@ -59,7 +59,7 @@ fn requests_are_delivered_once_after_an_outage() {
     redis.restart();
     ask();
     kg.flush().unwrap();
-    // The restarted server has lost what it had.
+    // The restarted server has lost its data.
     assert_eq!(entries(&redis).len(), 4);
     assert_eq!(kg.admin().stats().unwrap().dropped, 0);
 }
@@ -78,7 +78,7 @@ fn stream_keeps_its_latest_entries() {
     }
     kg.flush().unwrap();
     let kept: usize = redis.run("XLEN usage");
-    // Redis gives up whole nodes of 100 entries.
+    // Redis trims whole nodes of 100 entries.
     assert!((100..=300).contains(&kept), "{kept}");
 }
 

@@ -1,4 +1,4 @@
-//! A disk that is full for a while, under a server that goes on.
+//! A temporarily full disk under a running server.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::common::program::{done, keyguard, refused};
 use crate::common::server::{Answer, Server, check, get, request};
 use serde_json::{Value, json};
 
-/// A server of the data file in `dir`, no file of which may grow beyond `most_bytes`.
+/// A server of the data file in `dir` that cannot write files beyond `most_bytes`.
 fn limited(dir: &Path, most_bytes: u64) -> Server {
     let serve = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
     let mut shell = Command::new("sh");

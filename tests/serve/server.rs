@@ -579,7 +579,7 @@ fn short_secret_is_refused_on_public_addresses() {
         error.contains("32 bytes") && error.contains("KEYGUARD_ADMIN_KEY"),
         "{error}"
     );
-    // It is served on loopback, and with an admin key.
+    // Served on loopback, and with an admin key.
     let mut local = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
     local.args(["--secret", "short"]);
     drop(Server::spawn(local));
@@ -1068,7 +1068,7 @@ fn requests_in_flight_at_shutdown_are_answered() {
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(first.as_bytes()).unwrap();
     kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
-    // Nobody else gets in from then on.
+    // New connections are refused from then on.
     wait_until(|| TcpStream::connect(&server.address).is_err());
     stream.write_all(second.as_bytes()).unwrap();
     let answer = Answer::read_from(&mut stream).unwrap();

@@ -1,5 +1,5 @@
-//! A test that runs itself again as another process: with an environment or a user of its own, or
-//! to be killed.
+//! Tests that run themselves again as a child process: with another environment or user, or to be
+//! killed.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -8,7 +8,7 @@ use std::thread;
 
 const ARGUMENT: &str = "KEYGUARD_TEST_CHILD";
 
-/// What the parent passed, in the child; `None` in the parent.
+/// Returns the argument from the parent in the child, and `None` in the parent.
 pub fn argument() -> Option<OsString> {
     std::env::var_os(ARGUMENT)
 }
@@ -30,11 +30,11 @@ pub fn command(module: &str, test: &str, argument: impl AsRef<OsStr>) -> Command
     command
 }
 
-/// Runs a child that asserts by itself.
+/// Runs a child that makes its own assertions.
 pub fn run(command: &mut Command) {
     let output = start(|| command.output());
     let text = String::from_utf8_lossy(&output.stdout);
-    // A name that matches no test would pass too.
+    // A name that matches no test would pass, too.
     assert!(
         output.status.success() && text.contains("test result: ok. 1 passed"),
         "{text}\n{}",
@@ -42,18 +42,18 @@ pub fn run(command: &mut Command) {
     );
 }
 
-/// Starts a process from a program that was copied, with `Command::spawn` or `Command::output`.
+/// Starts a process of a copied program, with `Command::spawn` or `Command::output`.
 pub fn start<T>(mut start: impl FnMut() -> io::Result<T>) -> T {
     loop {
         match start() {
-            // A process that another test is forking still has the copy open for writing.
+            // A process forked by another test may still have the copy open for writing.
             Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
             started => return started.unwrap(),
         }
     }
 }
 
-/// The same child, of another copy of the program.
+/// The same child with another copy of the program.
 pub fn again(command: Command, program: impl AsRef<OsStr>) -> Command {
     let mut other = Command::new(program);
     other.args(command.get_args()).stdin(Stdio::null());

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::postgres::{self, free_port};
 use crate::wait_until;
 
-/// Runs a program until it ends or standard input does.
+/// Runs a program until it ends or standard input is closed.
 const KEEPER: &str = r#"exec 3<&0; "$@" </dev/null 3<&- & pid=$!; (read -r _ <&3; kill -INT $pid) 2>/dev/null & wait $pid"#;
 
 pub struct PgBouncer {
@@ -18,14 +18,14 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// `mode` is `session`, `transaction` or `statement`. Further lines of settings may follow it.
+    /// `mode` is `session`, `transaction` or `statement`, optionally followed by lines of settings.
     pub fn start(server_port: u16, mode: &str) -> Self {
         // Another process may take the port first.
         let mut tries = (0..10).filter_map(|_| Self::start_at(free_port(), server_port, mode));
         tries.next().expect("PgBouncer does not start")
     }
 
-    /// Returns `None` if it ends before it answers.
+    /// Returns `None` if the process ends before it responds.
     fn start_at(port: u16, server_port: u16, mode: &str) -> Option<Self> {
         let dir = TempDir::new().unwrap();
         let (users, log) = (dir.path().join("users"), dir.path().join("log"));
@@ -65,7 +65,7 @@ impl PgBouncer {
         format!("postgres://postgres@127.0.0.1:{port}/{database}?sslmode=disable")
     }
 
-    /// Changes the mode for all sessions, whose connections to the server are given up.
+    /// Changes the mode. Closes the server connections of all sessions.
     pub fn change_mode(&self, mode: &str) {
         let file = self.dir.path().join("pgbouncer.ini");
         let settings = std::fs::read_to_string(&file).unwrap();
@@ -82,7 +82,7 @@ impl Drop for PgBouncer {
     }
 }
 
-/// Debian keeps it where only root looks.
+/// Debian installs it outside of the `PATH` of ordinary users.
 fn program() -> &'static str {
     let places = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
     let found = places.into_iter().find(|place| Path::new(place).exists());

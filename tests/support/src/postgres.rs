@@ -1,5 +1,5 @@
-//! PostgreSQL servers for tests: one that all tests of a process share, and private ones to be
-//! stopped and killed. They are thrown away, and end with the process that started them.
+//! Temporary PostgreSQL servers for tests: one shared by all tests of a process, and private ones to
+//! stop and kill. They end with the process that started them.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Runs a server until it ends. If nobody is left who could stop it, ends it and removes what it
-/// has stored. `$1` is the program, the rest its arguments.
+/// Runs a server until it ends. If standard input is closed first, ends the server and removes its data.
+/// `$1` is the program; the rest are its arguments.
 const KEEPER: &str = r#"
     exec 3<&0
     "$@" >"$DIR/log" 2>&1 </dev/null 3<&- &
@@ -28,10 +28,10 @@ const KEEPER: &str = r#"
     wait $server
 "#;
 
-/// How long a server may take to start.
+/// The time limit for the start of a server.
 const STARTING: Duration = Duration::from_secs(60);
 
-/// A server of its own.
+/// A private server.
 pub struct Server {
     dir: TempDir,
     bin: PathBuf,
@@ -45,7 +45,7 @@ struct Running {
     pid: u32,
 }
 
-/// A database of its own on the server that all tests share.
+/// A private database on the shared server.
 pub struct Database {
     pub url: String,
 }
@@ -64,7 +64,7 @@ impl Database {
         value(&self.url, sql)
     }
 
-    /// Ends the sessions that announce changes. Returns how many there were.
+    /// Ends the sessions that listen for changes. Returns their number.
     pub fn end_listeners(&self) -> u32 {
         let ended = self.value(
             "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity \
@@ -80,7 +80,7 @@ impl Server {
         Self::start_with(&[], |_| {})
     }
 
-    /// With further settings, and a data directory as `prepare` leaves it.
+    /// Starts a server with further settings and a data directory modified by `prepare`.
     pub fn start_with(settings: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let bin = programs();
         let dir = TempDir::new().unwrap();
@@ -115,7 +115,7 @@ impl Server {
         server
     }
 
-    /// A new database.
+    /// Creates a database.
     pub fn database(&self) -> Database {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("db{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -136,7 +136,7 @@ impl Server {
         self.port
     }
 
-    /// Starts a server that was stopped or killed again, and waits until it answers.
+    /// Restarts a stopped or killed server and waits until it responds.
     pub fn restart(&mut self) {
         let data = self.dir.path().join("data");
         let log = self.dir.path().join("log");
@@ -187,12 +187,12 @@ impl Server {
         }
     }
 
-    /// Ends all sessions and then the server, in good order.
+    /// Ends all sessions and shuts the server down.
     pub fn stop(&mut self) {
         self.end("INT");
     }
 
-    /// Ends it without any order: what it has not handed to the system is gone.
+    /// Ends the server immediately: data not yet passed to the system is lost.
     pub fn kill(&mut self) {
         self.end("QUIT");
     }
@@ -215,7 +215,7 @@ impl Server {
             .stderr(Stdio::null())
             .status();
         let mut keeper = self.running.take().unwrap().keeper;
-        // Held until the server is gone: at its end the keeper would remove what is stored.
+        // Kept open until the server has ended; otherwise the keeper would remove the data.
         let stdin = keeper.stdin.take();
         keeper.wait().unwrap();
         drop(stdin);
@@ -230,7 +230,7 @@ impl Drop for Server {
     }
 }
 
-/// Where Debian keeps the newest version's programs.
+/// The directory of the newest version's programs on Debian.
 fn programs() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -261,7 +261,7 @@ fn is_root() -> bool {
     id.stdout == b"0\n"
 }
 
-/// Lets the user that the server runs as write there.
+/// Makes the user of the server the owner of a path.
 pub fn give_away(path: &Path) {
     if !is_root() {
         return;
@@ -306,7 +306,7 @@ pub fn execute(url: &str, sql: &str) {
     with_client(url, async |client| client.batch_execute(sql).await.unwrap()).unwrap();
 }
 
-/// The text that a query returns.
+/// Returns the text result of a query.
 pub fn value(url: &str, sql: &str) -> String {
     with_client(url, async |client| {
         client.query_one(sql, &[]).await.unwrap().get(0)
@@ -330,7 +330,7 @@ fn with_client<T>(url: &str, work: impl AsyncFnOnce(&tokio_postgres::Client) -> 
     })
 }
 
-/// Runs `work` within a transaction that has run a statement.
+/// Runs `work` within a transaction, after a statement.
 pub fn holding(url: &str, sql: &str, work: impl FnOnce()) {
     let begin = format!("BEGIN; {sql}");
     with_client(url, async |client| {

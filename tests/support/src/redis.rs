@@ -1,4 +1,4 @@
-//! Servers of Redis to be thrown away: each test has its own, which dies with it.
+//! Temporary Redis servers for tests. Each ends with its test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -7,16 +7,16 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Waits for the end of its input, which comes with the death of whoever started it.
+/// Runs a server until standard input is closed, which happens when the parent process ends.
 const KEEPER: &str =
     r#"redis-server "$@" & exec >&-; cat >/dev/null; kill -9 $! 2>/dev/null; wait"#;
 
 const MISSING: &str = "redis-server did not start; if it is not installed, `tests/run` installs it";
 
-/// A running server on a port of its own, ended when it is dropped.
+/// A running server on its own port. Ends when dropped.
 pub struct Redis {
     port: u16,
-    /// On which the nodes of a cluster talk to each other; 0 outside of one.
+    /// The cluster bus port; 0 outside of a cluster.
     bus_port: u16,
     arguments: Vec<String>,
     process: Process,
@@ -28,7 +28,7 @@ impl Redis {
         Self::with(&[])
     }
 
-    /// With further options, such as `--maxmemory-policy allkeys-lru`, each word for itself.
+    /// Starts a server with further options, such as `--maxmemory-policy allkeys-lru`, one word each.
     pub fn with(options: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let fixed = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
@@ -45,7 +45,7 @@ impl Redis {
         }
     }
 
-    /// One that is to become a part of a cluster.
+    /// Starts a future node of a cluster.
     pub fn of_cluster() -> Self {
         let bus = free_port();
         let mut server = Self::with(&[
@@ -58,7 +58,7 @@ impl Redis {
         server
     }
 
-    /// A Sentinel that watches `master` under this name.
+    /// Starts a Sentinel that monitors `master` under this name.
     pub fn sentinel(name: &str, master: &Self) -> Self {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("sentinel.conf");
@@ -76,7 +76,7 @@ impl Redis {
         }
     }
 
-    /// Another process may take the port first.
+    /// Retries if another process takes the port first.
     fn on_a_free_port(arguments: &[String]) -> (u16, Process) {
         let mut tries = std::iter::repeat_with(free_port).take(10);
         let started = tries.find_map(|port| Some((port, Process::start(port, arguments)?)));
@@ -103,13 +103,13 @@ impl Redis {
         self.process.pid.as_raw_nonzero().get()
     }
 
-    /// A connection of the test's own.
+    /// A new connection.
     pub fn connect(&self) -> redis::Connection {
         let client = redis::Client::open(self.url()).unwrap();
         client.get_connection().unwrap()
     }
 
-    /// What a command answers, as words that are split at blanks.
+    /// Runs a command, whose words are separated by blanks.
     pub fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
         let mut words = command.split(' ');
         let mut command = redis::cmd(words.next().unwrap());
@@ -119,7 +119,7 @@ impl Redis {
         command.query(&mut self.connect()).unwrap()
     }
 
-    /// How often a command was called, also from scripts.
+    /// The number of calls of a command, including calls from scripts.
     pub fn calls(&self, command: &str) -> u64 {
         let stats: String = self.run("INFO commandstats");
         let start = format!("cmdstat_{command}:calls=");
@@ -128,13 +128,13 @@ impl Redis {
         calls.map_or(0, |calls| calls.parse().unwrap())
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills the server and waits for its end.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.process.wait();
     }
 
-    /// Starts it again, empty, on the same port.
+    /// Restarts the server, empty, on the same port.
     pub fn restart(&mut self) {
         self.kill();
         let again = || Process::start(self.port, &self.arguments);
@@ -142,7 +142,7 @@ impl Redis {
         self.process = started.expect("its port was taken");
     }
 
-    /// Stops it in its tracks: connections stay open and nothing is answered.
+    /// Suspends the server: connections stay open without responses.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
@@ -152,11 +152,11 @@ impl Redis {
     }
 
     fn signal(&self, signal: Signal) {
-        // One that is dead already needs none.
+        // The process may have ended already.
         let _ = kill_process(self.process.pid, signal);
     }
 
-    /// Where it may write.
+    /// The directory of the server.
     pub fn dir(&self) -> &std::path::Path {
         self.dir.path()
     }
@@ -170,7 +170,7 @@ struct Process {
 }
 
 impl Process {
-    /// `None` if it ends before it is ready.
+    /// Returns `None` if the server ends before it is ready.
     fn start(port: u16, arguments: &[String]) -> Option<Self> {
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "sh"])
@@ -195,7 +195,7 @@ impl Process {
         pid.map(|_| process)
     }
 
-    /// Lines begin with the number of the process, as `4711:M`.
+    /// Returns the process id, with which log lines begin (`4711:M`).
     fn pid_when_ready(log: &mut impl BufRead) -> Option<Pid> {
         let is_ready = |line: &str| {
             line.contains("Ready to accept connections") || line.contains("Sentinel ID is")
@@ -207,7 +207,7 @@ impl Process {
         Pid::from_raw(line.split(':').next()?.parse().ok()?)
     }
 
-    /// Until it has closed its log.
+    /// Waits until the server has closed its log.
     fn wait(&mut self) {
         let _ = self.log.read_to_end(&mut Vec::new());
     }

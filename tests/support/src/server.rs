@@ -1,4 +1,4 @@
-//! Servers as processes of their own, and a client that sends what it is told to, byte by byte.
+//! Servers as child processes, and an HTTP client that sends exact bytes.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Lines, Read, Write};
@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-/// A running server; ended when it is dropped.
+/// A running server. Ends when dropped.
 pub struct Server {
     pub child: Child,
-    /// What it printed before it was ready.
+    /// The output before the server was ready.
     pub welcome: String,
     pub address: String,
-    /// Kept open, so that it can go on printing.
+    /// Kept open, so that the server can print.
     _stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Server {
-    /// Waits until it prints where it listens.
+    /// Waits until the server prints its address.
     pub fn spawn(mut command: Command) -> Self {
         command.stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -42,14 +42,14 @@ impl Server {
         }
     }
 
-    /// The key in its words of welcome, alone on a line.
+    /// The key in the output, on a line of its own.
     pub fn printed_key(&self) -> Option<String> {
         let mut lines = self.welcome.lines().map(str::trim);
         let key = lines.find(|line| line.starts_with("kg_live_"))?;
         Some(key.to_owned())
     }
 
-    /// One request on a connection of its own.
+    /// Sends a request on a new connection.
     pub fn get(&self, target: &str, key: Option<&str>) -> Answer {
         match key {
             Some(key) => get(&self.address, target, &[("X-API-Key", key)]),
@@ -60,13 +60,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The server may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A built example, to be run in `dir` as if nothing were configured.
+/// A built example, to run in `dir` without configuration in the environment.
 pub fn example(name: &str, dir: &Path) -> Command {
     let tests = std::env::current_exe().unwrap();
     let built: PathBuf = tests
@@ -84,7 +84,7 @@ pub fn example(name: &str, dir: &Path) -> Command {
     unconfigured(Command::new(built), dir)
 }
 
-/// The same, in `dir` as if nothing were configured.
+/// The same, in `dir` without configuration in the environment.
 pub fn unconfigured(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir);
     for variable in ["DB", "SECRET", "ADMIN_KEY", "REDIS", "KEY"] {
@@ -93,12 +93,12 @@ pub fn unconfigured(mut command: Command, dir: &Path) -> Command {
     command
 }
 
-/// A `GET` on a connection of its own.
+/// Sends a `GET` on a new connection.
 pub fn get(address: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
     request(address, "GET", target, fields, "")
 }
 
-/// A request on a connection of its own.
+/// Sends a request on a new connection.
 pub fn request(
     address: &str,
     method: &str,
@@ -124,7 +124,7 @@ pub fn request(
     send(address, text.as_bytes())
 }
 
-/// What `/v1/check` answers: its status, and the verdict.
+/// Sends a request to `/v1/check`. Returns the status and the verdict.
 pub fn check(server: &Server, body: &serde_json::Value) -> (u16, serde_json::Value) {
     let fields = [("Content-Type", "application/json")];
     let answer = request(
@@ -137,10 +137,10 @@ pub fn check(server: &Server, body: &serde_json::Value) -> (u16, serde_json::Val
     (answer.status, serde_json::from_str(&answer.body).unwrap())
 }
 
-/// The answer to these very bytes, on a connection of its own.
+/// Sends exactly these bytes on a new connection and returns the response.
 pub fn send(address: &str, bytes: &[u8]) -> Answer {
     let mut stream = connect(address);
-    // Who is refused half-way through is not heard to the end.
+    // The server may respond and close before it has read everything.
     let sent = stream.write_all(bytes);
     match Answer::read_from(&mut stream) {
         Ok(answer) => answer,
@@ -156,17 +156,17 @@ pub fn connect(address: &str) -> TcpStream {
     stream
 }
 
-/// What a server answered.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// By their names in lower case; of several fields of a name, their values joined.
+    /// By name in lower case. Values of fields with the same name are joined.
     pub fields: HashMap<String, String>,
     pub body: String,
 }
 
 impl Answer {
-    /// One answer, of a connection that may go on. Who answers sends nothing unasked.
+    /// Reads one response. The connection may stay open.
     pub fn read_from(stream: &mut impl Read) -> io::Result<Self> {
         let mut bytes = Vec::new();
         let mut more = |bytes: &mut Vec<u8>| {
@@ -200,7 +200,7 @@ impl Answer {
         Ok(answer)
     }
 
-    /// An answer without its body.
+    /// Parses the head of a response.
     pub fn of_head(head: &str) -> Self {
         let mut lines = head.trim_end().lines();
         let status = lines.next().unwrap();
