@@ -292,7 +292,7 @@ fn bad_fields(id: KeyId) -> Vec<(&'static str, &'static str, CreateKey, UpdateKe
     for (limits, expected) in [
         (&["0 monthly"][..], "expected at least 1"),
         (&["10/fortnight"], "is not a limit such as"),
-        (&["10/min", "9/60s"], "count the same"),
+        (&["10/min", "9/60s"], "same counter"),
     ] {
         let limits = || limits.iter().copied();
         add(
@@ -320,7 +320,7 @@ fn bad_fields(id: KeyId) -> Vec<(&'static str, &'static str, CreateKey, UpdateKe
     );
     add(
         "allowed_ips",
-        "give the network, `10.0.0.0/8`",
+        "expected the network `10.0.0.0/8`",
         &|request| request.allowed_ips(["10.1.2.3/8"]),
         &|change| change.allowed_ips(["10.1.2.3/8"]),
     );

@@ -29,7 +29,11 @@ fn errors_name_line_field_and_expectation() {
             1,
             &["trusted_proxies", "10.0.0.0/8"],
         ),
-        ("deny = [\"example.com\"]", 1, &["deny", "no address"]),
+        (
+            "deny = [\"example.com\"]",
+            1,
+            &["deny", "not an IP address"],
+        ),
         (
             "key_limits = [\"10/fortnight\"]",
             1,
