@@ -128,11 +128,10 @@ fn sockets_of(canonical: &Path, owner: Option<u32>) -> Vec<PathBuf> {
 /// Connects to a socket. Returns `None` if no process listens there, an error if it must not be used.
 fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, String> {
     let is_trusted = |uid| ownership::trusted_by_me(uid, owner);
-    let stranger =
-        |uid| format!("is of user {uid}, who is neither this user nor the file's owner nor root");
+    let stranger = |uid| format!("is of user {uid}, not of this user, the file's owner or root");
     match fs::symlink_metadata(socket) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot be looked at: {error}")),
+        Err(error) => return Err(format!("cannot be examined: {error}")),
         Ok(found) if !found.file_type().is_socket() => return Ok(None),
         // The owner of the socket counts where the system does not tell the user of the peer.
         Ok(found) if !is_trusted(found.uid()) => return Err(stranger(found.uid())),
@@ -148,12 +147,13 @@ fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, Strin
             };
         }
     };
-    let peer = peer_of(&stream).map_err(|error| format!("does not say whose it is: {error}"))?;
+    let peer = peer_of(&stream)
+        .map_err(|error| format!("does not tell the user of its process: {error}"))?;
     match peer {
         Some((user, _)) if !is_trusted(user.as_raw()) => Err(stranger(user.as_raw())),
         None if !socket_path::is_guarded(socket, is_trusted) => Err(
-            "is in a directory that other users may write, and this system does not say whose \
-             process listens"
+            "is in a directory to which other users may write, and this system does not tell which \
+             user listens"
                 .into(),
         ),
         peer => Ok(Some(Remote {
@@ -186,8 +186,8 @@ fn is_timeout(error: &io::Error) -> bool {
 
 fn no_response(why: &str) -> Failure {
     let message = format!(
-        "the process that holds the file has not answered ({why}); whether the command was carried \
-         out is not known: look with a listing, and try again"
+        "the process that holds the file has not responded ({why}); it may have executed the command: \
+         check with a listing before you try again"
     );
     Failure::new(FailureCode::Unavailable, message)
 }
