@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::conn::Conn;
 use super::{locks, rows};
-use crate::lockout::{LockChange, LockId};
+use crate::lockout::LockId;
 use crate::model::{KeyId, OrgId};
 use crate::store::codec::decode_lock_key;
 use crate::store::{ChangeEvent, StoreError};
@@ -35,8 +35,9 @@ pub(super) struct FeedPage {
     pub(super) time: Timestamp,
 }
 
-/// Reads the changes after a generation, without those of this store. Returns `everything` if they
-/// are no longer listed, if no generation is given, or if requested.
+/// Reads the changes after a generation, without those of this store. Returns
+/// [`ChangeEvent::Everything`] and all locks if they are no longer listed, if no generation is given,
+/// or if requested.
 pub(super) async fn read(
     conn: &Conn,
     after: Option<i64>,
@@ -60,14 +61,13 @@ pub(super) async fn read(
     let (generation, forgotten): (i64, i64) = (first.try_get(0)?, first.try_get(1)?);
     let (backend, time) = (first.try_get(6)?, rows::time(first.try_get(7)?));
     let is_listed = after.is_some_and(|after| forgotten <= after && after <= generation);
-    let mut changes = Vec::new();
-    if wanted || !is_listed {
-        changes.extend(everything(conn).await?);
-    }
-    if is_listed {
-        // Included in `everything`: deleted locks are in no table.
-        changes.extend(listed(conn, &rows, own).await?);
-    }
+    let changes = match is_listed && !wanted {
+        true => listed(conn, &rows, own).await?,
+        false => vec![
+            ChangeEvent::Everything,
+            ChangeEvent::AllLocks(locks::all(conn).await?),
+        ],
+    };
     Ok(FeedPage {
         generation,
         changes,
@@ -128,18 +128,6 @@ fn told(row: &Row) -> Result<Told, StoreError> {
         }
         _ => return Err(unknown()),
     })
-}
-
-async fn everything(conn: &Conn) -> Result<Vec<ChangeEvent>, StoreError> {
-    let locks = locks::all(conn).await?.into_iter();
-    let locks = locks.map(|lock| LockChange {
-        id: lock.id(),
-        lock: Some(lock),
-    });
-    Ok(vec![
-        ChangeEvent::Everything,
-        ChangeEvent::Locks(locks.collect()),
-    ])
 }
 
 /// Lists changes under a generation and notifies other nodes.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::conn::Conn;
+use super::feed::FeedPage;
 use super::problem::{Problem, cause, is_lost};
 use super::worker::Worker;
 use super::{feed, rows};
@@ -95,9 +96,10 @@ impl Worker {
         if wanted && news.is_err() {
             self.is_behind.set(true);
         }
-        let news = news?;
+        let mut news = news?;
+        self.drop_outdated_locks(&mut news);
         // No await from here on, so that the changes are applied together.
-        if news.is_any || wanted {
+        if news.is_any {
             self.lookups.changed();
         }
         if !self.listener.tell(news.changes) {
@@ -110,6 +112,17 @@ impl Worker {
         self.heard.set(asked);
         *self.state.unheard.lock() = None;
         Ok(())
+    }
+
+    /// Drops a list of all locks that may lack changes that this store made meanwhile, and requests
+    /// another one.
+    fn drop_outdated_locks(&self, page: &mut FeedPage) {
+        let has_newer = self.own.borrow().last() > Some(&page.generation);
+        let is_list = |change: &ChangeEvent| matches!(change, ChangeEvent::AllLocks(_));
+        if has_newer && page.changes.iter().any(is_list) {
+            page.changes.retain(|change| !is_list(change));
+            self.is_behind.set(true);
+        }
     }
 
     /// Invalidates all cached keys after `max_key_staleness` without contact.

@@ -56,7 +56,7 @@ fn heard_by(store: &PostgresStore) -> mpsc::Receiver<ChangeEvent> {
     let (sender, heard) = mpsc::channel();
     store.subscribe(Box::new(move |change| drop(sender.send(change))));
     // A new listener first receives `everything`.
-    wait_for(&heard, |change| matches!(change, ChangeEvent::Locks(_)));
+    wait_for(&heard, |change| matches!(change, ChangeEvent::AllLocks(_)));
     heard
 }
 

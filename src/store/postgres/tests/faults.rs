@@ -82,7 +82,7 @@ fn cached_keys_are_invalidated_without_contact() {
     wait_for(&heard, |change| matches!(change, ChangeEvent::Everything));
     assert!(resolve(&store, 1).is_err());
     server.restart();
-    wait_for(&heard, |change| matches!(change, ChangeEvent::Locks(_)));
+    wait_for(&heard, |change| matches!(change, ChangeEvent::AllLocks(_)));
     assert!(resolve(&store, 1).unwrap().is_none());
 }
 

@@ -37,7 +37,7 @@ fn everything_is_reported_once_and_before_keys_are_read() {
     let at_once: Vec<ChangeEvent> = heard.try_iter().collect();
     assert!(matches!(
         at_once[..],
-        [ChangeEvent::Everything, ChangeEvent::Locks(_)]
+        [ChangeEvent::Everything, ChangeEvent::AllLocks(_)]
     ));
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
     wait_for(&heard, |change| {
@@ -201,6 +201,11 @@ fn stores_too_far_behind_treat_everything_as_changed() {
          UPDATE keyguard_state SET forgotten = generation; COMMIT",
     );
     wait_for(&heard, |change| matches!(change, ChangeEvent::Everything));
+    // Deleted locks are no longer listed either.
+    wait_for(
+        &heard,
+        |change| matches!(change, ChangeEvent::AllLocks(locks) if locks.is_empty()),
+    );
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
     wait_for(&heard, is_of_key(1));
 }
