@@ -25,11 +25,9 @@ impl Guard {
             credential_expires_at,
             balances,
         } = resolved;
-        let mut key = key;
-        key.allowed_ips = key
-            .allowed_ips
-            .translated(&self.compiled().policy.nat64_prefixes);
-        let (all_rules, now) = (rules(&key, &org, &self.compiled()), self.now());
+        let (mut key, compiled) = (key, self.compiled());
+        key.allowed_ips = key.allowed_ips.translated(&compiled.policy.nat64_prefixes);
+        let (all_rules, now) = (rules(&key, &org, &compiled), self.now());
         let has_org_rules = all_rules.iter().any(|rule| rule.subject == Subject::Org);
         let expiries = [key.expires_at, credential_expires_at];
         Ok(CachedKey {

@@ -147,12 +147,12 @@ impl Grant {
         Err(Denial::new(Reason::MissingScope))
     }
 
-    /// Sets the actual cost of the request. Every limit is refunded if it is below the reserved cost, and
-    /// charged if it is above, whether or not there is room. Only the first call has an effect. Without
-    /// a call the request costs what was reserved.
+    /// Reports the actual cost of the request. Refunds every limit if it is lower than the reserved
+    /// cost; charges every limit if it is higher, even without room. Only the first call counts. Without
+    /// a call, the request costs what was reserved.
     ///
-    /// Windows are refunded while they contain the request and until an administrator resets the limit,
-    /// quotas within their day or month.
+    /// A window is refunded while it still contains the request and has not been reset; a quota only
+    /// within the same day or month.
     pub fn settle(&self, actual: u64) {
         if self.is_settled.swap(true, Ordering::Relaxed) {
             return;
@@ -188,16 +188,11 @@ impl Grant {
 
     /// Returns the header fields of the tightest limit.
     pub(crate) fn limit_fields(&self) -> Option<LimitFields> {
-        let LimitState {
-            rule,
-            at,
-            remaining,
-            resets_at,
-        } = self.state;
         let own = self.key.as_ref().map_or(&[][..], |key| &key.rules);
         let lists = [own, self.route_rules()];
-        let rule = rule_at(&lists, rule)?;
-        Some(LimitFields::new(rule, remaining, Some(resets_at.since(at))))
+        let rule = rule_at(&lists, self.state.rule)?;
+        let reset = self.state.resets_in();
+        Some(LimitFields::new(rule, self.state.remaining, reset))
     }
 
     pub(crate) fn shadow_field(&self) -> Option<(&'static str, String)> {

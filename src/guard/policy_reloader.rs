@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, Guard as PolicyGuard};
 use parking_lot::Mutex;
 
 use super::key_cache::Revisions;
@@ -27,24 +27,38 @@ impl PolicyHandle {
         }
     }
 
-    pub(crate) fn load(&self) -> Guard<Arc<CompiledPolicy>> {
+    pub(crate) fn load(&self) -> PolicyGuard<Arc<CompiledPolicy>> {
         self.compiled.load()
     }
 
-    /// Like [`PolicyHandle::load`], to be kept for longer.
-    #[cfg(feature = "serve")]
+    /// Like [`PolicyHandle::load`], to be held across an await.
     pub(super) fn load_full(&self) -> Arc<CompiledPolicy> {
         self.compiled.load_full()
     }
 
-    /// The policy for one request.
+    /// Returns the policy for one request.
     #[inline]
     pub(super) fn snapshot(&self) -> PolicySnapshot<'_> {
+        self.snapshot_by(|| self.load())
+    }
+
+    /// Like [`PolicyHandle::snapshot`], to be held across an await. Only a few guards of a thread are
+    /// cheap at the same time.
+    #[inline]
+    pub(super) fn snapshot_full(&self) -> PolicySnapshot<'_> {
+        self.snapshot_by(|| PolicyGuard::from_inner(self.load_full()))
+    }
+
+    #[inline(always)]
+    fn snapshot_by(
+        &self,
+        load: impl FnOnce() -> PolicyGuard<Arc<CompiledPolicy>>,
+    ) -> PolicySnapshot<'_> {
         let is_unrestricted = self.is_unrestricted.load(Ordering::Acquire);
         PolicySnapshot {
             handle: self,
-            restrictions: (!is_unrestricted).then(|| self.load()),
-            unrestricted: OnceLock::new(),
+            restrictions: (!is_unrestricted).then(load),
+            loaded_later: OnceLock::new(),
         }
     }
 
@@ -56,12 +70,12 @@ impl PolicyHandle {
     }
 }
 
-/// The policy as one request sees it, loaded at most once.
+/// The policy as one request sees it.
 pub(super) struct PolicySnapshot<'a> {
     handle: &'a PolicyHandle,
-    restrictions: Option<Guard<Arc<CompiledPolicy>>>,
-    /// A policy without restrictions, which few requests need.
-    unrestricted: OnceLock<Guard<Arc<CompiledPolicy>>>,
+    restrictions: Option<PolicyGuard<Arc<CompiledPolicy>>>,
+    /// The policy, loaded on demand for requests that need no restrictions.
+    loaded_later: OnceLock<Arc<CompiledPolicy>>,
 }
 
 impl PolicySnapshot<'_> {
@@ -74,7 +88,7 @@ impl PolicySnapshot<'_> {
     /// The whole policy.
     pub(super) fn compiled(&self) -> &CompiledPolicy {
         self.restrictions()
-            .unwrap_or_else(|| self.unrestricted.get_or_init(|| self.handle.load()))
+            .unwrap_or_else(|| self.loaded_later.get_or_init(|| self.handle.load_full()))
     }
 }
 
@@ -201,5 +215,24 @@ impl Drop for PolicyReloader {
         if let Some(handler) = self.handler.get_mut().take() {
             signal_hook::low_level::unregister(handler);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: snapshots that were held across an await used up the cheap guards of their thread.
+    #[test]
+    fn snapshots_held_across_an_await_own_the_policy() {
+        let policy = "protect = []".parse().unwrap();
+        let handle = PolicyHandle::new(CompiledPolicy::new(policy).unwrap());
+        let held: Vec<_> = (0..20).map(|_| handle.snapshot_full()).collect();
+        assert!(
+            held.iter()
+                .all(|snapshot| snapshot.restrictions().is_some())
+        );
+        // One more by the handle, and one by this test.
+        assert_eq!(Arc::strong_count(&handle.load_full()), held.len() + 2);
     }
 }

@@ -144,7 +144,7 @@ impl Recorder {
         true
     }
 
-    /// Claims room for some events, as far as there is any.
+    /// Claims room for some events, if there is any.
     #[cold]
     fn claim(&self) -> usize {
         let take = |free: usize| Some(free.saturating_sub(CLAIM));
@@ -200,7 +200,8 @@ impl Recorder {
         }
     }
 
-    /// Counts the refusals that shadow mode prevented, by the names of the rules and routes.
+    /// Counts the rules and routes in shadow mode that would have refused a request, whether or not
+    /// another rule refused it.
     #[inline]
     pub(super) fn count_shadowed(&self, names: &[String]) {
         if !self.enabled || names.is_empty() {
@@ -413,7 +414,7 @@ impl Writer {
         }
     }
 
-    /// Stores our hash of the keys of the Python package that were used.
+    /// Rehashes used keys of the Python package.
     fn rehash(&self) -> Result<(), StoreError> {
         let recorder = &self.backends.recorder;
         let now = recorder.clock.timestamp();
@@ -462,9 +463,8 @@ impl Writer {
     }
 
     fn warn_of_sink(&self, failure: Option<&str>) {
-        let warning = failure.map(|failure| {
-            format!("the usage sink does not take requests, which wait for it: {failure}")
-        });
+        let warning =
+            failure.map(|failure| format!("the usage sink fails; requests are queued: {failure}"));
         self.warnings.set(Topic::Sink, warning);
     }
 

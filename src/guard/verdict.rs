@@ -6,7 +6,6 @@ use super::denial::Denial;
 use super::fields::whole_seconds;
 use crate::counter::Rule;
 use crate::limiter::LimitState;
-use crate::time::Moment;
 
 /// The result of [`KeyGuard::dry_run`](crate::KeyGuard::dry_run).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,13 +48,12 @@ pub struct RuleState {
 
 impl RuleState {
     pub(crate) fn new(rule: &Rule, state: LimitState) -> Self {
-        let reset = (state.resets_at < Moment::NEVER).then(|| state.resets_at.since(state.at));
         Self {
             name: rule.name(),
             limit: rule.limit.amount.get(),
             remaining: state.remaining,
             shadow: rule.limit.shadow,
-            reset: reset.map(whole_seconds),
+            reset: state.resets_in().map(whole_seconds),
         }
     }
 }

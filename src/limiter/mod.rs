@@ -8,6 +8,7 @@ mod redis;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -60,7 +61,7 @@ pub(crate) struct CounterSets<'a> {
     pub(crate) org_id: OrgId,
 }
 
-/// The rules of one decision, as a list of lists that exist already, so that none is copied.
+/// The rules of one decision. Borrowed lists of rules, so that nothing is copied.
 pub(crate) type Rules<'a> = &'a [&'a [Rule]];
 
 /// Returns the rule at an index that counts through all lists.
@@ -73,7 +74,7 @@ fn indexed<'a>(rules: Rules<'a>) -> impl Iterator<Item = (usize, &'a Rule)> {
     rules.iter().copied().flatten().enumerate()
 }
 
-/// Of rules without room, returns the one that takes longest to have room; the first of equals.
+/// Returns the rule without room that takes longest to have room; the first of equals.
 #[inline(always)]
 pub(crate) fn slowest(
     refusing: impl Iterator<Item = (LimitState, Moment)>,
@@ -254,5 +255,10 @@ impl LimitState {
             remaining: u64::MAX,
             resets_at: at,
         }
+    }
+
+    /// Returns how long until `remaining` grows; `None` for never.
+    pub(crate) fn resets_in(&self) -> Option<Duration> {
+        (self.resets_at < Moment::NEVER).then(|| self.resets_at.since(self.at))
     }
 }

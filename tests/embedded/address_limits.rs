@@ -210,6 +210,7 @@ fn request_without_room_to_count_is_refused() {
             let foreseen = kg.dry_run(Request::new(&NONE, address(from), &path));
             let denial = ask(&kg, address(from), &path).err();
             let reason = denial.as_ref().map(Denial::reason);
+            assert!(!foreseen.key_checked, "{reason:?}");
             assert_eq!(foreseen.denial.map(|denial| denial.reason()), reason);
             match reason {
                 None => admitted += 1,

@@ -178,9 +178,11 @@ fn credits_are_consumed_and_refilled_on_time() {
         key_with_limits(&kg, &["3 credits"]),
         key_with_limits(&kg, &["3 credits +2/min"]),
     );
-    for key in [&spent, &refilled] {
-        assert_eq!(admitted_of(&kg, key, 9, Reason::CreditsExhausted), 3);
-    }
+    // Regression: credits without refill were reported to grow in 584 years.
+    let headers = ask(&kg, &spent).unwrap().headers();
+    assert_eq!(field(&headers, "RateLimit"), Some(r#""credits";r=2"#));
+    assert_eq!(admitted_of(&kg, &spent, 9, Reason::CreditsExhausted), 2);
+    assert_eq!(admitted_of(&kg, &refilled, 9, Reason::CreditsExhausted), 3);
     let denial = ask(&kg, &spent).unwrap_err();
     assert_eq!((denial.status(), denial.retry_after()), (429, None));
     assert_eq!(field(&denial.headers(), "Retry-After"), None);

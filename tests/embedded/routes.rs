@@ -538,6 +538,36 @@ fn shadow_route_reports_but_does_not_refuse() {
     assert_eq!(counts["next ip 4/min shadow"], 2);
 }
 
+/// Regression: a shadow route was listed and counted twice if the key was also refused for another
+/// reason.
+#[test]
+fn shadow_route_is_listed_once() {
+    let home = Home::new();
+    let route = "[[route]]\nname = \"next\"\npath = \"/next\"\nscopes = [\"admin\"]\nshadow = true";
+    let kg = guard(&home, &format!("protect = [\"/api\"]\n{route}"));
+    let key = with_scopes(&kg, &[]);
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let costly = Request::new(&headers, IP, "/next").cost(100.try_into().unwrap());
+    assert_eq!(kg.dry_run(costly).shadowed, ["next"]);
+    assert_eq!(kg.decide(costly).unwrap().shadowed(), ["next"]);
+    assert_eq!(kg.admin().stats().unwrap().shadowed["next"], 1);
+}
+
+#[test]
+fn shadow_rules_are_also_counted_for_refused_requests() {
+    let home = Home::new();
+    let kg = guard(
+        &home,
+        "[[route]]\nname = \"r\"\npath = \"/r\"\nip_limits = [\"1/min\"]\nshadow = true",
+    );
+    let key = key_with(&kg, |key| key.rate_limit_per_minute(2));
+    for expected in [None, None, Some(Reason::RateLimited)] {
+        assert_eq!(reason(ask(&kg, &key, "GET", "/r")), expected);
+    }
+    let counts = kg.admin().stats().unwrap().shadowed;
+    assert_eq!(counts.values().copied().collect::<Vec<_>>(), [2]);
+}
+
 #[test]
 fn policy_from_code_equals_policy_from_a_file() {
     let made = Policy::new()
@@ -692,4 +722,10 @@ fn unreadable_path_is_a_bad_request_under_a_path_lock() {
     let login = IpLimit::new("login", "3/min").unwrap();
     let denial = kg.check_ip(&login, IP, UNREADABLE).unwrap_err();
     assert_eq!(denial.reason().to_string(), "unreadable_path");
+    // A lock of all paths refuses this one as well.
+    kg.admin().block(IP, None, until).unwrap();
+    let locked = Some(Reason::IpLocked);
+    assert_eq!(reason(ask(&kg, &key, "GET", UNREADABLE)), locked);
+    let denial = kg.check_ip(&login, IP, UNREADABLE).unwrap_err();
+    assert_eq!(denial.reason(), Reason::IpLocked);
 }

@@ -34,8 +34,7 @@ pub(super) fn identify<H: Headers + ?Sized>(
     Ok(())
 }
 
-/// Returns the client that a proxy names, if the proxies in `trusted` are trusted; `None` if it names
-/// none.
+/// Returns the client that a proxy names; `None` if it names none. `trusted` are the proxies to skip.
 pub(crate) fn named_by_proxy<H: Headers + ?Sized>(
     guard: &Guard,
     trusted: &CidrSet,
@@ -80,9 +79,8 @@ fn warn_of_other_header<H: Headers + ?Sized>(guard: &Guard, header: &str, header
     warn_once(guard, ("other fields", header), || {
         let other = forwarding_header(headers)?;
         Some(format!(
-            "a trusted proxy sends no `{header}` and counts as the client itself, which is never \
-             locked out; if it names clients by `{other}`, write into the policy: \
-             client_ip_header = \"{other}\""
+            "a trusted proxy sends no `{header}`, so that it counts as the client and is never locked \
+             out; if it names clients by `{other}`, write into the policy: client_ip_header = \"{other}\""
         ))
     });
 }
@@ -93,10 +91,10 @@ fn warn_of_unnamed(guard: &Guard, header: &str, has_key: impl FnOnce() -> bool) 
     warn_once(guard, ("unnamed", header), || {
         has_key().then(|| {
             format!(
-                "a trusted proxy sends a request with a key and without `{header}`, and counts as \
-                 the client itself, which is never locked out: some proxies remove a field that the \
-                 client lists in `Connection`; if yours names the client of every request, write \
-                 into the policy: require_client_ip = true"
+                "a trusted proxy sends a request with a key and without `{header}`, so that it counts \
+                 as the client and is never locked out (some proxies remove fields that the client \
+                 lists in `Connection`); if yours names every client, write into the policy: \
+                 require_client_ip = true"
             )
         })
     });
@@ -107,9 +105,9 @@ fn warn_of_unnamed(guard: &Guard, header: &str, has_key: impl FnOnce() -> bool) 
 fn warn_of_unreadable(guard: &Guard, header: &str) {
     warn_once(guard, ("unreadable", header), || {
         Some(format!(
-            "a trusted proxy sends `{header}` that does not name a client by an address, and such \
-             requests are refused; have it set or extend the field on every request, or name the \
-             one that it sets as `client_ip_header` in the policy"
+            "a trusted proxy sends a `{header}` without a valid client address; such requests are \
+             refused; configure the proxy to set or extend this field on every request, or write \
+             the field that it sets as `client_ip_header` into the policy"
         ))
     });
 }

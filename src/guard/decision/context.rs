@@ -3,15 +3,12 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::super::Guard;
 use super::super::key_cache::CachedKey;
 use super::super::policy_reloader::PolicySnapshot;
-use super::super::request::{Headers, Request};
+use super::super::request::Request;
 use super::super::verdict::{RuleState, Verdict};
-use super::credential;
 use super::refusal::Refusal;
 use crate::limiter::{LimitState, Receipt};
-use crate::model::Reason;
 use crate::net::ClientIp;
 use crate::policy::{Access, RouteMatch};
 use crate::sys::Deadline;
@@ -32,6 +29,8 @@ pub(super) struct RequestContext<'a, H: ?Sized> {
     pub(super) deadline: Deadline,
     /// Whether nothing is consumed, locked or recorded.
     pub(super) is_preview: bool,
+    /// Whether the decision reached the key.
+    pub(super) is_key_reached: bool,
     /// `None` for almost every request.
     pub(super) shadow_log: Option<Box<ShadowLog>>,
 }
@@ -46,18 +45,22 @@ pub(super) struct ShadowLog {
 }
 
 impl ShadowLog {
-    /// Notes the name of a rule or route in shadow mode that would have refused the request.
+    /// Notes the name of a rule or route in shadow mode that would have refused the request, unless it
+    /// is noted already.
     #[cold]
     pub(super) fn deny(log: &mut Option<Box<Self>>, name: String) {
-        log.get_or_insert_default().shadow_denied.push(name);
+        let names = &mut log.get_or_insert_default().shadow_denied;
+        if !names.contains(&name) {
+            names.push(name);
+        }
     }
 }
 
 /// A request that passed all stages.
 pub(super) enum Admitted {
-    /// No key is needed.
+    /// Admitted without a key.
     WithoutKey,
-    /// By the limits of this key.
+    /// Admitted with this key, by its limits.
     WithKey(Arc<CachedKey>, LimitState, Receipt),
 }
 
@@ -73,6 +76,7 @@ impl<'a, H: ?Sized> RequestContext<'a, H> {
             keyless_lock: None,
             deadline: Deadline::default(),
             is_preview: false,
+            is_key_reached: false,
             shadow_log: None,
         }
     }
@@ -93,34 +97,14 @@ impl<'a, H: ?Sized> RequestContext<'a, H> {
         let log = self.shadow_log.as_deref_mut();
         log.map_or_else(Vec::new, |log| std::mem::take(&mut log.shadow_denied))
     }
-}
 
-impl<H: Headers + ?Sized> RequestContext<'_, H> {
-    pub(super) fn into_verdict(self, guard: &Guard, outcome: Result<Admitted, Refusal>) -> Verdict {
-        let key_checked = match &outcome {
-            Ok(Admitted::WithKey(..)) => true,
-            Ok(Admitted::WithoutKey) => {
-                self.route.access == Access::OpenForNow && credential::is_required(guard, &self)
-            }
-            Err(refusal) => {
-                let is_of_address = matches!(
-                    refusal.denial.reason(),
-                    Reason::InvalidClientIp
-                        | Reason::IpDenied
-                        | Reason::IpLocked
-                        | Reason::IpLimited
-                        | Reason::CostAboveLimit
-                        | Reason::UnreadablePath
-                );
-                refusal.key.is_some() || !is_of_address
-            }
-        };
+    pub(super) fn into_verdict(self, outcome: Result<Admitted, Refusal>) -> Verdict {
         let log = *self.shadow_log.unwrap_or_default();
         Verdict {
             denial: outcome.err().map(|refusal| refusal.denial),
             rules: log.states,
             shadowed: log.shadow_denied,
-            key_checked,
+            key_checked: self.is_key_reached,
         }
     }
 }

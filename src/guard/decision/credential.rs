@@ -15,7 +15,7 @@ const MAX_LEN: usize = 256;
 #[derive(Clone, Copy)]
 pub(super) struct Credential<'h> {
     pub(super) text: &'h [u8],
-    /// Whether it may belong to the application instead: a bearer token that is not formed like a key.
+    /// Whether the application may own the token: it does not have the form of a key.
     pub(super) is_optional: bool,
 }
 
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_bearer_token_is_found_whatever_its_form() {
+    fn a_single_bearer_token_is_found_in_any_form() {
         let one = [("Authorization", "bearer any.text~at/all=")];
         assert_eq!(bearer_token(&one), Some(&b"any.text~at/all="[..]));
         let long = format!("Bearer {}", "x".repeat(257));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_cannot_be_told_is_refused() {
+    fn ambiguous_keys_are_refused() {
         let bearer = format!("Bearer {OTHER}");
         assert_eq!(
             found(&[("X-API-Key", KEY), ("Authorization", &bearer)]),

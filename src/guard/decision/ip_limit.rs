@@ -47,33 +47,50 @@ async fn consume_from_routes<H: Headers + ?Sized>(
         rules: &lists,
         cost: context.cost,
     };
-    match limits::admit(guard, context, demand).get().await {
-        Admission::Admitted(_, receipt) => {
-            let denied = receipt.iter().flat_map(|remarks| &remarks.shadow_denied);
-            for index in denied {
-                if let Some((_, rule)) = rules(&context.route).nth(usize::from(*index)) {
-                    ShadowLog::deny(&mut context.shadow_log, rule.name());
-                }
+    let admission = limits::admit(guard, context, demand).get().await;
+    if let Admission::Admitted(_, receipt) = &admission {
+        let denied = receipt.iter().flat_map(|remarks| &remarks.shadow_denied);
+        for index in denied {
+            if let Some((_, rule)) = rules(&context.route).nth(usize::from(*index)) {
+                ShadowLog::deny(&mut context.shadow_log, rule.name());
             }
-            Ok(())
         }
-        Admission::Full => Err(Reason::Overloaded.into()),
-        Admission::Undecided => Err(Reason::Unavailable.into()),
-        Admission::Refused(state, retry_at) => {
-            let Some((route, rule)) = rules(&context.route).nth(state.rule) else {
-                return Err(Reason::IpLimited.into());
-            };
-            let lock = (&*route.name, route.lockout, LockScope::Path);
-            let denial = Denial::exhausted(rule, state, retry_at);
-            Err(denial
-                .and_locked(lock_out(guard, context, ip_key, lock))
-                .into())
-        }
-        Admission::RefusedShared(state, retry_at) => match rules(&context.route).nth(state.rule) {
-            Some((_, rule)) => Err(Denial::exhausted(rule, state, retry_at).into()),
-            None => Err(Reason::IpLimited.into()),
-        },
     }
+    let limit = |index| {
+        let (route, rule) = rules(&context.route).nth(index)?;
+        Some((rule, (&*route.name, route.lockout, LockScope::Path)))
+    };
+    admitted(guard, context, ip_key, admission, limit)
+}
+
+/// A lockout that a limit causes: the name of the limit, the duration, and what it refuses.
+type LimitLockout<'a> = (&'a str, Option<LockDuration>, LockScope);
+
+/// Refuses what the limiter did not admit. Locks out an address above a limit, if the limit says so.
+/// `limit` returns a limit by its index.
+fn admitted<'r, H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    ip_key: IpKey,
+    admission: Admission,
+    limit: impl Fn(usize) -> Option<(&'r Rule, LimitLockout<'r>)>,
+) -> Result<(), Refusal> {
+    let (state, retry_at, is_shared) = match admission {
+        Admission::Admitted(..) => return Ok(()),
+        Admission::Full => return Err(Reason::Overloaded.into()),
+        Admission::Undecided => return Err(Reason::Unavailable.into()),
+        Admission::Refused(state, retry_at) => (state, retry_at, false),
+        Admission::RefusedShared(state, retry_at) => (state, retry_at, true),
+    };
+    let Some((rule, lockout)) = limit(state.rule) else {
+        return Err(Reason::IpLimited.into());
+    };
+    let locked_for = match is_shared {
+        true => None,
+        false => lock_out(guard, context, ip_key, lockout),
+    };
+    let denial = Denial::exhausted(rule, state, retry_at);
+    Err(denial.and_locked(locked_for).into())
 }
 
 /// Decides about a request by its address alone, and counts it; returns the address of the client.
@@ -82,7 +99,7 @@ pub(crate) async fn check_ip<H: Headers + ?Sized>(
     request: &Request<'_, H>,
     limit: &IpLimit,
 ) -> Result<ClientIp, Denial> {
-    let policy = guard.policy_handle.snapshot();
+    let policy = guard.policy_handle.snapshot_full();
     let mut context = RequestContext::new(request, &policy);
     match run(guard, &mut context, limit).await {
         Ok(()) => Ok(context.ip),
@@ -103,26 +120,19 @@ async fn run<H: Headers + ?Sized>(
     let rule = limit.rule();
     let lists = [std::slice::from_ref(&rule)];
     let demand = Demand::new(Subjects::Address(ip_key), &lists);
-    let denial = match limits::admit(guard, context, demand).get().await {
-        Admission::Admitted(..) => return Ok(()),
-        Admission::Full => Denial::new(Reason::Overloaded),
-        Admission::Undecided => Denial::new(Reason::Unavailable),
-        Admission::RefusedShared(state, retry_at) => Denial::exhausted(&rule, state, retry_at),
-        Admission::Refused(state, retry_at) => {
-            let lock = (&*limit.name, limit.lockout, limit.scope);
-            let locked_for = lock_out(guard, context, ip_key, lock);
-            Denial::exhausted(&rule, state, retry_at).and_locked(locked_for)
-        }
-    };
-    Err(denial.into())
+    let admission = limits::admit(guard, context, demand).get().await;
+    let lockout = (&*limit.name, limit.lockout, limit.scope);
+    admitted(guard, context, ip_key, admission, |_| {
+        Some((&rule, lockout))
+    })
 }
 
-/// Locks out an address above a limit, if the limit says so; returns for how long.
+/// Locks out an address, if the limit says so; returns for how long.
 fn lock_out<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
     ip_key: IpKey,
-    (name, duration, scope): (&str, Option<LockDuration>, LockScope),
+    (name, duration, scope): LimitLockout<'_>,
 ) -> Option<Duration> {
     let duration =
         duration.filter(|_| !context.is_preview && !lockout::is_exempt(guard, context))?;

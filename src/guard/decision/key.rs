@@ -71,7 +71,9 @@ async fn load<H: Headers + ?Sized>(
     let old = hasher.hash(text);
     match load_stored(guard, hash, &old, &context.deadline).await? {
         Some(key) => {
-            guard.recorder().rehashing.add(Rehash { old, new: hash });
+            if !context.is_preview {
+                guard.recorder().rehashing.add(Rehash { old, new: hash });
+            }
             Ok(key)
         }
         None if is_optional => Err(credential::missing(guard, context)),
@@ -116,7 +118,7 @@ pub(super) fn authorize<H: Headers + ?Sized>(
     context: &mut RequestContext<'_, H>,
     key: Arc<CachedKey>,
 ) -> Result<Arc<CachedKey>, Refusal> {
-    if let Some(reason) = objection(guard, context, &key) {
+    if let Some(reason) = why_refused(guard, context, &key) {
         return Err(Refusal {
             denial: Denial::new(reason),
             key: Some(key),
@@ -127,7 +129,7 @@ pub(super) fn authorize<H: Headers + ?Sized>(
 }
 
 #[inline(always)]
-fn objection<H: ?Sized>(
+fn why_refused<H: ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
     key: &CachedKey,

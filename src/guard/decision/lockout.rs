@@ -83,14 +83,17 @@ pub(super) fn is_exempt<H: Headers + ?Sized>(
         || policy.policy.trusted_proxies.is_empty() && is_private_proxy(guard, context)
 }
 
-/// Whether many clients may be behind the address of the peer, which cannot be told apart: it is
-/// private, is not configured as a proxy, and sends a forwarding header.
+/// Whether the peer may be a proxy that the policy does not name: its address is private, and it sends
+/// a forwarding header. Its clients cannot be distinguished.
 fn is_private_proxy<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>) -> bool {
     let request = context.request;
     let may_be_proxy = !request.is_named && is_private(request.ip);
     let Some(header) = proxy::forwarding_header(request.headers).filter(|_| may_be_proxy) else {
         return false;
     };
+    if context.is_preview {
+        return true;
+    }
     let cause = (request.ip, header);
     guard
         .warnings
@@ -145,7 +148,8 @@ fn check_locks<H: Headers + ?Sized>(
 /// the names; `None` for almost every client.
 ///
 /// # Errors
-/// [`Reason::UnreadablePath`] if the client is locked out of a path, and its path may be any.
+/// [`Reason::UnreadablePath`] if the client is locked out of a path only, and the path of the request
+/// has too many readings.
 #[inline(always)]
 fn status<H: Headers + ?Sized>(
     guard: &Guard,
@@ -165,10 +169,13 @@ fn status<H: Headers + ?Sized>(
         Refuses::Route(name) => has_name(name),
     };
     let status = guard.locks.status(&context.ip, applies, &guard.clock);
-    match is_unreadable.get() {
-        true => Err(Denial::new(Reason::UnreadablePath)),
-        false => Ok(status),
+    if is_unreadable.get() {
+        if let Some(status) = status {
+            enforce(guard, context, &status)?;
+        }
+        return Err(Denial::new(Reason::UnreadablePath));
     }
+    Ok(status)
 }
 
 #[cold]

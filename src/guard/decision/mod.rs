@@ -2,7 +2,7 @@
 //!
 //! | stage | admits |
 //! |---|---|
-//! | [`client`] | peers, and clients that a trusted proxy names readably |
+//! | [`client`] | peers, and clients with a valid address from a trusted proxy |
 //! | [`route`] | paths without too many readings; a request for an exempt path skips all other stages |
 //! | [`lockout`] | addresses that the policy accepts and that are not locked out of this path |
 //! | [`ip_limit`] | addresses below the limits per address of all matching routes |
@@ -86,7 +86,7 @@ pub(crate) async fn decide_async<H: Headers + ?Sized>(
     request: &Request<'_, H>,
     source: KeySource,
 ) -> Result<Grant, Denial> {
-    let policy = guard.policy_handle.snapshot();
+    let policy = guard.policy_handle.snapshot_full();
     let mut context = RequestContext::new(request, &policy);
     match run(guard, &mut context, source).await {
         Ok(admitted) => Ok(grant::issue(guard, &mut context, admitted)),
@@ -110,7 +110,7 @@ pub(crate) fn preview<H: Headers + ?Sized>(
     let policy = guard.policy_handle.snapshot();
     let mut context = RequestContext::for_preview(request, &policy);
     let outcome = block_on(run(guard, &mut context, source));
-    context.into_verdict(guard, outcome)
+    context.into_verdict(outcome)
 }
 
 /// Returns the address of the client behind the peer.
@@ -157,6 +157,7 @@ async fn authenticate<H: Headers + ?Sized>(
     context: &mut RequestContext<'_, H>,
     source: KeySource,
 ) -> Result<Arc<CachedKey>, Refusal> {
+    context.is_key_reached = true;
     let key = match source {
         KeySource::Presented => {
             let credential = credential::require(guard, context)?;

@@ -17,7 +17,7 @@ pub(super) fn is_found(guard: &Guard, ip: ClientIp) -> bool {
     IpKey::of(ip).is_some_and(|ip_key| guard.proxies.contains(ip_key, guard.clock.now()))
 }
 
-/// Notes that a client failed to authenticate that may be a proxy.
+/// Records a failed authentication of a client that may be a proxy.
 #[cold]
 pub(super) fn observe_failed<H: Headers + ?Sized>(
     guard: &Guard,
@@ -63,8 +63,8 @@ fn vouch<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, ke
     }
 }
 
-/// Now and then, looks up the key of a locked client that may be a proxy: it may have been locked out
-/// before its keys showed that.
+/// Looks up the key of a locked client that may be a proxy, rate-limited. The client may have been
+/// locked before its keys revealed it.
 #[cold]
 pub(super) async fn observe_locked<H: Headers + ?Sized>(
     guard: &Guard,
@@ -103,7 +103,7 @@ pub(super) fn warn_of_locked<H: Headers + ?Sized>(guard: &Guard, context: &Reque
     if let Some(field) = forwarded(guard, context) {
         let warning = format!(
             "{ip} failed to authenticate too often and is locked out; its requests name other \
-             clients by `{field}`, as anybody's can. Only if it is a proxy of yours: {line}",
+             clients by `{field}`, which any client can send. Only if it is a proxy of yours: {line}",
             ip = context.ip,
             line = policy_hint(context.ip, &field),
         );
@@ -124,8 +124,8 @@ fn forwarded_by_peer<H: Headers + ?Sized>(context: &RequestContext<'_, H>) -> Op
     }
 }
 
-/// The field in which the client names other clients; if a trusted proxy names the client, that in
-/// which a hop before it is named.
+/// The field in which the client names other clients; if a trusted proxy names the client, the field
+/// that names a previous hop.
 fn forwarded<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,

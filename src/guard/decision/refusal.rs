@@ -1,4 +1,4 @@
-//! The end of a refused request.
+//! Recording of refusals.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::store::UsageEvent;
 /// A refusal by one of the stages.
 pub(super) struct Refusal {
     pub(super) denial: Denial,
-    /// `None` if the key is unknown.
+    /// `None` before the key is found.
     pub(super) key: Option<Arc<CachedKey>>,
 }
 
@@ -42,7 +42,7 @@ impl From<Denial> for Refusal {
     }
 }
 
-/// Refuses a request that does not name its client readably.
+/// Refuses a request that has an invalid client address.
 #[cfg(feature = "serve")]
 pub(crate) fn refuse_unreadable<H: ?Sized>(guard: &Guard, request: &Request<'_, H>) -> Denial {
     let reason = Reason::InvalidClientIp;
@@ -50,7 +50,7 @@ pub(crate) fn refuse_unreadable<H: ?Sized>(guard: &Guard, request: &Request<'_, 
     Denial::new(reason)
 }
 
-/// Counts a failed authentication, or looks whether a locked address is a proxy.
+/// Counts a failed authentication, or checks whether a locked address is a proxy.
 #[cold]
 pub(super) async fn follow_up<H: Headers + ?Sized>(
     guard: &Guard,
