@@ -32,7 +32,9 @@ pub enum AdminError {
         candidates: Vec<Key>,
     },
     /// The change was already made under the same idempotency key.
-    #[error("this was done before, under the same idempotency key; a key is shown once only")]
+    #[error(
+        "this request was already completed under the same idempotency key; a key is shown once only"
+    )]
     AlreadyDone {
         /// The id of the organization or key that was created or changed.
         subject: Option<u64>,

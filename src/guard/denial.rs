@@ -41,7 +41,7 @@ impl Denial {
         Self::new(Reason::MissingKey)
     }
 
-    /// Creates a refusal by a lock that ends after `wait`, which may be over.
+    /// Creates a refusal by a lock that ends after `wait`, ; `wait` may be zero.
     pub(super) fn locked(wait: Duration) -> Self {
         Self {
             wait: Some(wait.max(Duration::from_millis(1))),
@@ -235,12 +235,12 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
         Reason::Unavailable => (
             "Service Unavailable",
             "unavailable",
-            "The request cannot be decided now.",
+            "The service cannot check the request at the moment.",
         ),
         Reason::Overloaded => (
             "Service Unavailable",
             "overloaded",
-            "Too many clients are being counted at a time.",
+            "Too many clients at the moment.",
         ),
         Reason::IpLocked => (
             "Forbidden",
@@ -260,7 +260,7 @@ fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
         Reason::TooManyConcurrent => (
             "Too Many Requests",
             "too_many_concurrent",
-            "Too many requests of this key are being answered at a time.",
+            "Too many concurrent requests with this key.",
         ),
         Reason::IpDenied => (
             "Forbidden",

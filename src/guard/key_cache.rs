@@ -14,7 +14,7 @@ use crate::model::HashedKey;
 use crate::model::{Key, KeyId, Org, OrgId};
 use crate::time::Timestamp;
 
-/// A key at one state of the store, with all that a decision reads close together.
+/// A key at one state of the store. Fields that decisions read are adjacent in memory.
 #[derive(Debug)]
 pub(crate) struct CachedKey {
     pub(super) hash: HashedKey,

@@ -163,7 +163,7 @@ impl Guard {
         self.compiled().policy.trusted_proxies.contains(ip)
     }
 
-    /// Where warnings for the administrator are added.
+    /// Returns the warnings for the administrator.
     #[cfg(any(unix, feature = "http"))]
     pub(crate) fn warnings(&self) -> &Arc<Warnings> {
         &self.warnings

@@ -62,8 +62,8 @@ impl Mounts {
         let unreached = list(unreached.take(SHOWN))?;
         let mounted = list(prefixes.iter().take(SHOWN))?;
         Some(format!(
-            "no request that the layers get matches {unreached}, which needs a key: they are mounted \
-             at {mounted}; put a layer around its services too, or correct `prefix`"
+            "no layer receives requests for {unreached}, which the policy protects (layers are \
+             mounted at {mounted}); add a layer there or correct `prefix`"
         ))
     }
 }

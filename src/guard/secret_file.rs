@@ -34,8 +34,8 @@ pub(super) fn find_secret(
         return Err(OpenError::Server {
             server: "PostgreSQL",
             problem: format!(
-                "no secret is given, and there is no file beside a server to look for it; set \
-                 {SECRET_VARIABLE}, or give it in the configuration"
+                "no secret: a PostgreSQL database has no secret file; set {SECRET_VARIABLE} or \
+                 `Config::new(secret)`"
             ),
         });
     };

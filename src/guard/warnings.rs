@@ -192,12 +192,12 @@ impl Warnings {
         self.logged.notify_all();
     }
 
-    /// Logs new warnings and waits for that, for at most `most`.
-    pub(crate) fn log_rest(self: &Arc<Self>, most: Duration) {
+    /// Logs new warnings and waits for at most `timeout`.
+    pub(crate) fn log_rest(self: &Arc<Self>, timeout: Duration) {
         self.log_new();
         let mut texts = self.texts.lock();
         self.logged
-            .wait_while_for(&mut texts, |texts| texts.is_logging, most);
+            .wait_while_for(&mut texts, |texts| texts.is_logging, timeout);
     }
 
     pub(crate) fn list(&self) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! The public handle: decisions about requests, and the way to administration.
+//! The public handle: decisions, and access to administration.
 
 mod open;
 
@@ -18,8 +18,9 @@ use crate::sys::block_on;
 /// [`KeyGuard::admin`] manages organizations, keys and locks.
 ///
 /// Cheap to clone; every clone is the same guard. All methods may be called from any thread,
-/// including threads that run an async executor. A decision never waits for a write, a sync or a
-/// decision about another key. A change returns once it is durable.
+/// including threads that run an async executor. A decision never waits for a write or a sync;
+/// at most it waits for the locks of counters that it shares with other decisions. A change returns
+/// once it is durable.
 ///
 /// Dropping the last clone stores all pending usage and releases the file.
 #[derive(Clone)]
@@ -87,7 +88,7 @@ impl KeyGuard {
     ///
     /// # Errors
     /// A [`Denial`], which says why the request is refused and how to respond. A denied request
-    /// consumes nothing.
+    /// consumes nothing from the limits of its key and organization. Limits per address count it.
     #[inline]
     pub fn decide<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Result<Grant, Denial> {
         guard::decide(&self.inner, &request, KeySource::Presented)
@@ -130,7 +131,7 @@ impl KeyGuard {
     }
 
     /// Decides about a request by its IP address alone, and counts it: for routes without keys, such
-    /// as a login form. An address above the limit is locked out as the limit says.
+    /// as a login form. An address above the limit is locked out if the limit has a lockout.
     ///
     /// `ip` is the address of the client itself: behind a proxy, the one that
     /// [`KeyGuard::client_ip`] returns. Clients of a Unix socket have no address and are not limited.
@@ -138,7 +139,7 @@ impl KeyGuard {
     /// are refused.
     ///
     /// # Errors
-    /// A [`Denial`] of status 429, or 403 while the address is locked out.
+    /// A [`Denial`]; most often of status 429, or 403 while the address is locked out.
     pub fn check_ip(
         &self,
         limit: &IpLimit,
@@ -168,7 +169,7 @@ impl KeyGuard {
     /// [`Policy::trusted_proxies`](crate::Policy::trusted_proxies), the one that the proxy names.
     ///
     /// # Errors
-    /// A [`Denial`] of status 400 if a trusted proxy names the client unreadably.
+    /// A [`Denial`] of status 400 if a trusted proxy sends an invalid client address.
     pub fn client_ip<H: Headers + ?Sized>(
         &self,
         headers: &H,

@@ -28,14 +28,18 @@ impl KeyGuard {
     /// # The secret
     ///
     /// Keys are hashed under a secret. It is, in this order: the one of `config`; the environment
-    /// variable `KEYGUARD_SECRET`; the content of the file named as the data file with `.secret`
-    /// appended. If there is none of these and no data file either, that secret file is created with a
-    /// random secret and mode 0600.
+    /// variable `KEYGUARD_SECRET`; the file `<data file>.secret`. If none of these exists and no data
+    /// file either, that secret file is created with a random secret and mode 0600.
     ///
-    /// A secret file is refused if other users may read or change it, if it or a symbolic link to it
-    /// belongs to a user other than this one, root or the owner of the data file (where others cannot
-    /// create files in its directory), if it is larger than 65,536 bytes, or if it is neither a file
-    /// nor a pipe. If the data file is a symbolic link, all this applies to the file it leads to.
+    /// A secret file is refused if
+    ///
+    /// - other users may read or change it;
+    /// - it, or a symbolic link to it, belongs to a user other than this one, root or the owner of the
+    ///   data file (accepted only if others cannot create files in its directory);
+    /// - it is larger than 65,536 bytes;
+    /// - it is neither a file nor a pipe.
+    ///
+    /// If the data file is a symbolic link, this applies to its target.
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong with a setting, the secret or the file, and what to do. A
@@ -67,7 +71,7 @@ fn listen(guard: &Arc<Guard>, file: &Path) -> Result<(), OpenError> {
             return Err(OpenError::Socket { path, source });
         }
         Err(error) => guard.warnings().add(&format!(
-            "the command line cannot reach this process: no socket can be created for it: {error}"
+            "the command line cannot manage this process, because its socket cannot be created: {error}"
         )),
     }
     Ok(())

@@ -60,7 +60,7 @@ pub(crate) use self::route::RouteRules;
 ///     require_client_ip = true                  # on every request
 ///     deny = ["203.0.113.0/24"]
 ///     never_lock = ["192.0.2.0/24"]
-///     key_limits = ["50/s"]                     # of every key, beside its own
+///     key_limits = ["50/s"]                     # for every key, in addition to its own
 ///     org_limits = ["1000/s shadow"]
 ///
 ///     [lockout]
@@ -255,8 +255,8 @@ impl Policy {
 
     /// NAT64 prefixes of the network, such as `2001:db8:64::/96`, in addition to the well-known
     /// `64:ff9b::/96`. Addresses under these prefixes are counted, listed and recorded as the
-    /// embedded IPv4 address, also in the lists of the policy and of keys. A network that contains
-    /// a prefix embeds no IPv4 address. At most 16, of 32, 40, 48, 56, 64 or 96 bits (RFC 6052).
+    /// embedded IPv4 address, also in the lists of the policy and of keys. CIDR networks wider
+    /// than a prefix are not translated. At most 16, of 32, 40, 48, 56, 64 or 96 bits (RFC 6052).
     /// Default: none.
     pub fn nat64_prefixes(mut self, prefixes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.nat64_prefixes = self.error.or_default(Nat64Prefixes::parse(prefixes));

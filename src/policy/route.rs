@@ -107,8 +107,7 @@ impl Route {
         self
     }
 
-    /// Locks addresses that exceed [`Route::ip_limits`], which must be set, out of all paths of the
-    /// route.
+    /// Locks out addresses that exceed [`Route::ip_limits`] (required) from all paths of the route.
     pub fn lockout(mut self, time: LockDuration) -> Self {
         self.lockout = Some(time);
         self
@@ -179,7 +178,7 @@ impl Route {
             "protect",
             format!(
                 "route `{}` requires no key, but route `{}`, which matches all of its requests, \
-                 requires one; narrow the latter",
+                 requires one; narrow the path of the latter",
                 self.name, closing.name
             ),
         ))

@@ -105,7 +105,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         windows: Vec<(SubjectId, Vec<SavedCounter>)>,
         now: Timestamp,
     ) -> Result<(), StoreError>;
-    /// Stores the windows of addresses in place of all stored before.
+    /// Replaces all stored windows of addresses.
     fn save_ip_counters(&self, counters: Vec<SavedIpWindow>) -> Result<(), StoreError>;
     fn ip_counters(&self) -> Result<Vec<SavedIpWindow>, StoreError>;
     /// Deletes stored windows.
@@ -172,7 +172,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         None
     }
 
-    /// After a failed change, tries whether changes work again: if the retry is due, or `at_once`.
+    /// Retries changes after a failure, if a retry is due or `at_once` is set.
     fn recover(&self, at_once: bool) {
         let _ = at_once;
     }

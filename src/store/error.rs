@@ -24,9 +24,9 @@ pub(crate) enum StoreError {
     )]
     Expired(KeyId),
     /// The change was made before; with the id of the changed key or organization.
-    #[error("this was done before, under the same idempotency key")]
+    #[error("this request was already completed under the same idempotency key")]
     AlreadyDone(Option<u64>),
-    #[error("the idempotency key was used for another request")]
+    #[error("the idempotency key was used for another request; use a new key")]
     IdempotencyKeyReused,
     /// An import conflicts with existing data.
     #[error("{0}; nothing was written: give a target that is empty or was filled by this command")]

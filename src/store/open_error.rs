@@ -20,9 +20,9 @@ pub enum OpenError {
         /// The path to open.
         path: PathBuf,
     },
-    /// The file is empty, which a data file never is.
+    /// The file is empty and therefore not a data file.
     #[error(
-        "`{}` is empty, which a data file never is; \
+        "`{}` is empty and therefore not a data file; \
          restore it from a backup, or remove it to create a new one",
         path.display()
     )]
@@ -80,8 +80,7 @@ pub enum OpenError {
     },
     /// The file was created with another secret.
     #[error(
-        "`{}` was made with another secret, under which its keys are hashed; \
-         give the secret it was made with",
+        "`{}` was created with another secret; give that secret (keys are hashed under it)",
         path.display()
     )]
     WrongSecret {
@@ -215,11 +214,12 @@ pub enum OpenError {
     },
     /// The data file was altered.
     ///
-    /// Each 4 KiB have a checksum, which is verified when they are read. Opening reads only what it
-    /// needs: other altered blocks are detected later, and fail only what reads them. The checksums
-    /// detect failing disks and mistakes, not forgery: on a file with forged checksums the database may
-    /// panic. A panic is caught and reported as this error, but the panic hook still prints it, and a
-    /// second panic while unwinding aborts the process.
+    /// Every 4 KiB have a checksum, which is verified when they are read. Opening reads only what it
+    /// needs. Other altered blocks are detected later, and fail only what reads them.
+    ///
+    /// The checksums detect failing disks and mistakes, not forgery. With forged checksums the database
+    /// may panic. Such a panic is caught and reported as this error, but the panic hook still prints it,
+    /// and a second panic while unwinding aborts the process.
     #[error("`{}` is damaged and was not changed; restore it from a backup", path.display())]
     Damaged {
         /// The path to open.

@@ -597,7 +597,7 @@ fn export_requires_another_destination_with_the_same_secret() {
     drop(KeyGuard::open(dir.path().join("other.redb"), Config::new("another one")).unwrap());
     let said = refused(dir.path(), &["export", "--to", "other.redb"]);
     assert!(
-        said.contains("`other.redb` was made with another secret"),
+        said.contains("`other.redb` was created with another secret"),
         "{said}"
     );
     let said = refused(

@@ -78,8 +78,8 @@ fn another_secret_is_refused() {
         Config::new("another secret"),
         &[
             name(&home.file()),
-            "made with another secret",
-            "give the secret it was made with",
+            "created with another secret",
+            "give that secret",
         ],
     );
     assert!(matches!(refused, OpenError::WrongSecret { path } if path == home.file()));
@@ -95,7 +95,7 @@ fn empty_file_is_refused() {
         &[
             name(&home.file()),
             "is empty",
-            "never is",
+            "not a data file",
             "restore it from a backup, or remove it",
         ],
     );
@@ -443,7 +443,7 @@ fn first_open_creates_a_secret_for_the_next() {
     drop(kg);
     // The file accepts only that secret.
     KeyGuard::open(&file, Config::new(secret.trim_end())).unwrap();
-    let words = ["made with another secret"];
+    let words = ["created with another secret"];
     refused(&file, Config::new(SECRET), &words);
 
     // A secret without a data file is used for a new file, and is not changed.

@@ -126,7 +126,7 @@ impl SetTable {
         self.full_until.store(now + FULL_FOR, Ordering::Relaxed);
     }
 
-    /// Frees the idle sets without handles of the next shard. Returns the index of the shard.
+    /// Frees idle counter sets of the next shard that have no handles. Returns the index of the shard.
     pub(super) fn sweep(&self, clock: &Clock) -> usize {
         let index = self.next_sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let mut shard = self.shards[index].lock();

@@ -94,8 +94,11 @@ impl Client {
         self.send_until(call, deadline.ends_at(self.timeout))
     }
 
-    /// Sends a call for an administrator, who waits longer.
-    pub(super) fn send_patiently(&self, call: ScriptCall) -> Result<PendingReply, NoReply> {
+    /// Like `send`, with the longer timeout of administration.
+    pub(super) fn send_with_admin_timeout(
+        &self,
+        call: ScriptCall,
+    ) -> Result<PendingReply, NoReply> {
         self.send_until(call, Instant::now() + CONNECT_TIMEOUT)
     }
 
@@ -213,7 +216,7 @@ impl Drop for UnclaimedReply {
 pub(super) struct State {
     pub(super) is_up: AtomicBool,
     pub(super) is_subscribed: AtomicBool,
-    /// The clock that follows that of the server, if one does.
+    /// The clock that is synchronized with the server, if any.
     pub(super) clock: OnceLock<Clock>,
     /// The policy by which a server could evict counters.
     pub(super) eviction_policy: Mutex<Option<String>>,
@@ -246,7 +249,7 @@ impl State {
     fn eviction_warning(&self) -> Option<String> {
         let policy = self.eviction_policy.lock().clone()?;
         Some(format!(
-            "its `maxmemory-policy` is `{policy}`, by which it could forget limits; set \
+            "its `maxmemory-policy` is `{policy}`, under which it evicts counters; set \
              `maxmemory-policy noeviction`"
         ))
     }

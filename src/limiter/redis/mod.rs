@@ -42,7 +42,7 @@ pub(crate) struct RedisLimiter {
     clock: Clock,
     zone: TimeZone,
     fallback: Fallback,
-    /// The balances as this process knows them; all counters while Redis is unavailable.
+    /// The counters as this process knows them. They decide while Redis is unavailable.
     local: MemoryLimiter,
     exhausted: Arc<ExhaustedLimits>,
     fallbacks: AtomicU64,
@@ -302,14 +302,14 @@ impl Limiter for RedisLimiter {
         self.invalidate(&counters);
         self.local.reset(demand)?;
         let call = self.call(action, 0, counters.clone());
-        let pending = self.client.send_patiently(call);
+        let pending = self.client.send_with_admin_timeout(call);
         let reply = pending.and_then(|pending| block_on(pending.get()));
         // Removes refusals of the meantime too.
         self.invalidate(&counters);
         match reply {
             Ok(_) => Ok(()),
             Err(NoReply) => Err(StoreError::Unavailable(
-                "Redis does not answer: what it has counted may still count; try again".into(),
+                "Redis did not reply; its counters may not be reset; try again".into(),
             )),
         }
     }
@@ -344,14 +344,14 @@ impl Limiter for RedisLimiter {
         let mut warnings = Vec::new();
         if let Some(outage) = &outage {
             let meanwhile = match self.fallback {
-                Fallback::Local => "this process enforces limits by itself meanwhile",
-                Fallback::Deny => "requests that it would decide are refused meanwhile",
-                Fallback::Allow => "limits are not enforced meanwhile",
+                Fallback::Local => "this process enforces limits by itself until it is back",
+                Fallback::Deny => "requests with limits are refused until it is back",
+                Fallback::Allow => "limits are not enforced until it is back",
             };
-            warnings.push(format!("Redis cannot be asked: {outage}; {meanwhile}"));
+            warnings.push(format!("Redis is unavailable ({outage}); {meanwhile}"));
         }
         if let Some(eviction) = &eviction {
-            warnings.push(format!("Redis may lose limits: {eviction}"));
+            warnings.push(format!("Redis may evict counters: {eviction}"));
         }
         if fallbacks > 0 {
             warnings.push(format!(

@@ -43,7 +43,7 @@ impl Action {
 #[derive(Clone, Debug)]
 pub(super) struct ScriptCall {
     pub(super) action: Action,
-    /// In microseconds; 0 for the clock of the server.
+    /// The time of the call in microseconds; 0 to use the clock of the server.
     pub(super) now: u64,
     /// The amount to consume; to settle, the correction, below zero for a refund.
     pub(super) cost: i64,

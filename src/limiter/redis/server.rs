@@ -14,7 +14,7 @@ use redis::{
 
 use crate::sys::tls;
 
-/// How often a call that has not run is sent again.
+/// The maximum number of resends of a call that has not run.
 const RESENDS: usize = 4;
 
 /// The servers that a URL names.
@@ -92,7 +92,7 @@ impl Servers {
 async fn first_of(hosts: &[ConnectionInfo]) -> RedisResult<PubSub> {
     let mut connected = Err(RedisError::from((
         ErrorKind::InvalidClientConfig,
-        "no host is named",
+        "the URL has no host",
     )));
     for host in hosts {
         connected = redis::Client::open(host.clone())?.get_async_pubsub().await;
@@ -128,7 +128,8 @@ fn sentinels(scheme: &str, rest: &str) -> RedisResult<SentinelClient> {
     let (master, db) = path.split_once('/').unwrap_or((path, "0"));
     let db = db.parse().ok().filter(|_| !master.is_empty());
     let Some((db, first)) = db.zip(hosts.first()) else {
-        let error = "`redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB` is not written so";
+        let error =
+            "invalid Sentinel URL: expected `redis+sentinel://HOST:PORT,HOST:PORT/MASTER[/DB]`";
         return Err(RedisError::from((ErrorKind::InvalidClientConfig, error)));
     };
     let addresses = hosts.iter().map(|host| host.addr().clone());

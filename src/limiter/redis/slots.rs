@@ -25,7 +25,7 @@ impl Slots {
 
 impl HeldSlots {
     /// Notes a call that is about to be sent, or a release that cannot be sent: the next renewal
-    /// makes up for it.
+    /// corrects it.
     pub(super) fn note_call(&self, call: &ScriptCall) {
         match call.action {
             Action::Admit => self.update(call.slots(), |slots| slots.pending += 1),

@@ -191,8 +191,8 @@ impl Io {
         }
     }
 
-    /// Receives announcements of room, and drops what the cache knows of the group. The cache is
-    /// not used while there is no subscription.
+    /// Receives announcements that a group has room again, and removes its cached refusals. The cache
+    /// is not used without a subscription.
     async fn listen(self: Rc<Self>) {
         let Announcements { channel, exhausted } = &self.worker.announcements;
         let is_subscribed = &self.worker.state.is_subscribed;

@@ -55,7 +55,7 @@ impl Address {
         // The TLS mode parsed by the client library must not be weakened.
         if config.get_ssl_mode() != SslMode::Prefer {
             return Err(unusable(
-                "the URL does not specify the TLS mode in a supported way",
+                "unsupported form of `sslmode` in the URL; write `?sslmode=MODE`",
             ));
         }
         let root_file = root_file.filter(|file| !file.is_empty());

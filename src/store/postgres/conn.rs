@@ -78,7 +78,7 @@ impl Conn {
         sql: &'static str,
         params: Params<'_>,
     ) -> Result<Row, StoreError> {
-        let missing = || StoreError::Damaged("a row is not where it must be".into());
+        let missing = || StoreError::Damaged("a required row is missing".into());
         self.row(sql, params).await?.ok_or_else(missing)
     }
 

@@ -118,7 +118,7 @@ fn credential(row: &Row) -> Result<Credential, StoreError> {
 
 fn hash(bytes: &[u8]) -> Result<HashedKey, StoreError> {
     let hash = bytes.try_into().map(HashedKey);
-    hash.map_err(|_| damaged("a credential has a hash of another length"))
+    hash.map_err(|_| damaged("a credential has a hash of invalid length"))
 }
 
 fn key_id(id: i64) -> KeyId {

@@ -41,8 +41,8 @@ async fn check_locked(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
     let version = match existing_version(conn).await? {
         Some(version) if version < FIRST_VERSION => {
             return Err(refused(format!(
-                "its tables are of version {version}, but this version of keyguard knows those of \
-                 {FIRST_VERSION} to {VERSION}; use the version that made them, or a new database"
+                "its tables have version {version}, but this version of keyguard supports {VERSION}; \
+                 use the version that created them, or a new database"
             )));
         }
         Some(version) => {
@@ -59,8 +59,8 @@ async fn check_locked(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
     };
     if version > VERSION {
         return Err(refused(format!(
-            "its tables are of version {version}, but this version of keyguard knows those up to \
-             {VERSION}; use the version that made them, or a newer one"
+            "its tables have version {version}, but this version of keyguard supports {VERSION}; use \
+             the version that created them, or a newer one"
         )));
     }
     if version < VERSION {
@@ -89,9 +89,8 @@ async fn existing_version(conn: &Conn) -> Result<Option<usize>, StoreError> {
             version.ok_or_else(unknown).map(Some)
         }
         (false, true) => Err(refused(
-            "the database has tables `organizations` and `api_keys` that keyguard did not make, as \
-             a database of the Python package has, and was left as it is; copy it into a new one: \
-             keyguard --db NEW import --from postgres://…",
+            "the database contains tables `organizations` and `api_keys` of another program, perhaps \
+             the Python package, and was not changed; import it into a new database: keyguard --db NEW import --from postgres://…",
         )),
         (false, false) => Ok(None),
     }
@@ -102,8 +101,7 @@ async fn check_fingerprint(conn: &Conn, terms: &Terms) -> Result<(), StoreError>
         return Ok(());
     }
     Err(refused(
-        "the database was made with another secret, under which its keys are hashed; give the \
-         secret it was made with",
+        "the database was created with another secret; give that secret (keys are hashed under it)",
     ))
 }
 
@@ -127,12 +125,12 @@ async fn check_privileges(conn: &Conn) -> Result<(), StoreError> {
     let (creates, owns): (Option<bool>, Option<bool>) = (row.try_get(0)?, row.try_get(1)?);
     let closed: Option<String> = row.try_get(2)?;
     let missing = match (closed, creates, owns) {
-        (Some(tables), ..) => format!("to read and write {tables}"),
+        (Some(tables), ..) => format!("read and write {tables}"),
         (_, Some(true), Some(true)) => return Ok(()),
-        _ => "to create tables, and to own those of keyguard".into(),
+        _ => "create tables and own those of keyguard".into(),
     };
     Err(refused(format!(
-        "its user lacks the privilege {missing}; keyguard adds a table for each day of usage"
+        "its user must be able to {missing}, because keyguard adds a table for each day of usage"
     )))
 }
 

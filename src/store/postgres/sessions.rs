@@ -151,5 +151,5 @@ async fn backend(conn: &Conn) -> Result<String, Problem> {
         _ => None,
     });
     let pid = rows.next().map(str::to_owned);
-    pid.ok_or_else(|| Problem::new("it does not tell its process"))
+    pid.ok_or_else(|| Problem::new("it did not return `pg_backend_pid()`"))
 }

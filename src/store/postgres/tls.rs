@@ -110,14 +110,14 @@ fn given(file: Option<&str>) -> Result<Vec<CertificateDer<'static>>, OpenError> 
     };
     let unreadable = |why: &dyn fmt::Display| {
         unusable(format!(
-            "the certificates in `{file}`, which `{ROOT_FILE}` names, cannot be read: {why}"
+            "the file `{file}`, which `{ROOT_FILE}` names, cannot be used: {why}"
         ))
     };
     let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
     let given: Result<Vec<_>, _> = certificates.collect();
     let given = given.map_err(|error| unreadable(&error))?;
     if given.is_empty() {
-        return Err(unreadable(&"there is none"));
+        return Err(unreadable(&"it contains no certificate"));
     }
     let mut roots = RootCertStore::empty();
     let added = given.iter().try_for_each(|it| roots.add(it.clone()));

@@ -336,7 +336,7 @@ fn unaligned() -> io::Error {
 }
 
 /// The problem of a file that another program has changed.
-const OVERWRITTEN: &str = "the data file was cut off or overwritten by another program; \
+const OVERWRITTEN: &str = "the data file was truncated or overwritten by another program; \
     stop this process and restore the file from a backup";
 
 fn overwritten() -> io::Error {

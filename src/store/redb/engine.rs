@@ -109,8 +109,8 @@ impl Engine {
         fault.as_ref().map(|fault| fault.reason.clone())
     }
 
-    /// Calls `listener` when a change that was reported as failed, because the disk could not be read,
-    /// turns out to be committed.
+    /// Calls `listener` when a change turns out to be committed that was reported as failed, because the
+    /// disk could not be read.
     pub(super) fn on_surfaced(&self, listener: SessionListener) {
         let _ = self.surfaced.set(listener);
     }
@@ -193,7 +193,7 @@ impl Engine {
             })
     }
 
-    /// Tries whether refused changes work again: if the retry is due, or `at_once`.
+    /// Retries changes after a failure, if a retry is due or `at_once` is set.
     pub(super) fn recover(&self, at_once: bool) {
         let is_due = {
             let mut fault = self.fault.lock();
@@ -312,7 +312,7 @@ impl Engine {
             Some(1) => Found::OneMore,
             _ => {
                 return Err(StoreError::Damaged(format!(
-                    "it holds {found} changes, but {} were acknowledged; \
+                    "the data file lacks acknowledged changes ({found} of {}); \
                      restore it from a backup, and restart",
                     state.commits
                 )));
@@ -359,7 +359,8 @@ impl Engine {
 
     fn refusal(&self) -> StoreError {
         let reason = self.fault().unwrap_or_default();
-        let refusal = format!("changes are refused until it can be written again: {reason}");
+        let refusal =
+            format!("changes are refused until the data file is writable again: {reason}");
         StoreError::Unavailable(refusal.into())
     }
 }

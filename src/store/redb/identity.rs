@@ -35,9 +35,7 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err("the data file was deleted or moved away; put it back, or restart".into())
             }
-            Err(error) => Err(format!(
-                "the data file cannot be found under its name: {error}"
-            )),
+            Err(error) => Err(format!("the data file cannot be accessed: {error}")),
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) const META: Records<&str> = TableDefinition::new("keyguard");
 pub(super) const ORGS: Records<u64> = TableDefinition::new("orgs");
 /// Ids of organizations by name.
 pub(super) const ORG_NAMES: TableDefinition<&str, u64> = TableDefinition::new("org names");
-/// Ids of organizations by the skeleton of their name, which names that look alike share.
+/// Ids of organizations by name skeleton. Names that look alike have the same skeleton.
 pub(super) const ORG_SKELETONS: TableDefinition<&str, u64> = TableDefinition::new("org skeletons");
 /// Keys by id.
 pub(super) const KEYS: Records<u64> = TableDefinition::new("keys");

@@ -28,8 +28,8 @@ struct Tables<'txn> {
     times: Table<'txn, u64, (u64, u64)>,
 }
 
-/// Appends the events of a batch to the growing block: to `current`, the block after the last commit, or
-/// else to the block in the file. Returns the block as it is after `txn` commits.
+/// Appends the events of a batch to the growing block. `current` is the block after the last commit;
+/// `None` reads it from the file. Returns the block in its state after `txn` commits.
 pub(super) fn add(
     txn: &WriteTransaction,
     current: Option<OpenBlock>,

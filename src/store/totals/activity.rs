@@ -14,14 +14,14 @@ pub(crate) struct Activity {
     pub(crate) day: Running,
 }
 
-/// The count of the latest hour or day, as a number since the Unix epoch.
+/// The running hour or day, as a number since the Unix epoch, and its count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Running {
     pub(crate) period: u64,
     pub(crate) count: Count,
 }
 
-/// The count of an hour or day that is not, or no longer, running.
+/// An hour or day that is over, and its count.
 pub(in crate::store) type Ended = (u64, Count);
 
 impl Activity {

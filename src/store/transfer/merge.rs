@@ -39,7 +39,7 @@ pub(in crate::store) fn require_same_owner(
         return Ok(());
     }
     Err(StoreError::Occupied(format!(
-        "key {} has the text of key {existing} of the target",
+        "key {} has the same credential as key {existing} of the target",
         incoming.key_id
     )))
 }

@@ -154,8 +154,8 @@ impl TransferStats {
 
 /// Copies all data from one store to another. Calls `progress` after each page.
 ///
-/// All organizations and keys are checked before anything is written. A repeated or an interrupted copy
-/// can be repeated: it changes nothing that is complete.
+/// All organizations and keys are checked before anything is written. A copy can be
+/// repeated after an interruption; complete records do not change.
 pub(crate) fn transfer_all(
     from: &dyn Store,
     to: &dyn Store,

@@ -14,8 +14,8 @@ use crate::time::Moment;
 /// Addresses in a set.
 pub(super) const WAYS: usize = 8;
 
-/// The number of windows of requests that each set has room for. Its addresses have no more, unless
-/// one is alone. Further windows come from the [reserve](super::reserve). Windows of failures always
+/// The number of windows of requests that each set has room for. A set exceeds it only if it has a
+/// single address. Further windows come from the [reserve](super::reserve). Windows of failures always
 /// have room: an address has one for each kind of failure.
 pub(super) const WINDOWS: usize = 8 * WAYS;
 

@@ -90,8 +90,8 @@ fn a_truncated_or_overwritten_file_takes_no_changes_until_it_is_restored() {
         damage(&file.path, &older);
         let damaged = fs::read(&file.path).unwrap();
         let refusal = refused(store.revoke_key(KeyId(1), &audit_context()));
-        assert!(refusal.contains("cut off or overwritten"), "{refusal}");
-        assert!(store.fault().unwrap().contains("cut off or overwritten"));
+        assert!(refusal.contains("truncated or overwritten"), "{refusal}");
+        assert!(store.fault().unwrap().contains("truncated or overwritten"));
         assert!(fs::read(&file.path).unwrap() == damaged);
 
         fs::write(&file.path, &sound).unwrap();
@@ -104,7 +104,7 @@ fn a_truncated_or_overwritten_file_takes_no_changes_until_it_is_restored() {
         damage(&file.path, &older);
         let damaged = fs::read(&file.path).unwrap();
         store.recover(false);
-        assert!(store.fault().unwrap().contains("cut off or overwritten"));
+        assert!(store.fault().unwrap().contains("truncated or overwritten"));
         drop(store);
         assert!(fs::read(&file.path).unwrap() == damaged);
     }
