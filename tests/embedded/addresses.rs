@@ -127,7 +127,10 @@ fn only_the_configured_forwarding_header_is_used() {
             "400 invalid_client_ip"
         );
         let warnings = kg.admin().stats().unwrap().warnings.join("\n");
-        assert!(warnings.contains("without a valid client address"), "{warnings}");
+        assert!(
+            warnings.contains("without a valid client address"),
+            "{warnings}"
+        );
         // A health check of the proxy.
         assert_eq!(asked(&[]), "10.0.0.1");
         assert_eq!(asked(&[forged]), "10.0.0.1");

@@ -35,7 +35,7 @@ pub(super) struct FeedPage {
     pub(super) time: Timestamp,
 }
 
-/// Reads the changes after a generation, without those of this store. Returns
+/// Reads the changes after a generation, without those of this store. Begins with
 /// [`ChangeEvent::Everything`] and all locks if they are no longer listed, if no generation is given,
 /// or if requested.
 pub(super) async fn read(
@@ -61,13 +61,14 @@ pub(super) async fn read(
     let (generation, forgotten): (i64, i64) = (first.try_get(0)?, first.try_get(1)?);
     let (backend, time) = (first.try_get(6)?, rows::time(first.try_get(7)?));
     let is_listed = after.is_some_and(|after| forgotten <= after && after <= generation);
-    let changes = match is_listed && !wanted {
-        true => listed(conn, &rows, own).await?,
-        false => vec![
-            ChangeEvent::Everything,
-            ChangeEvent::AllLocks(locks::all(conn).await?),
-        ],
-    };
+    let mut changes = Vec::new();
+    if wanted || !is_listed {
+        changes.push(ChangeEvent::Everything);
+        changes.push(ChangeEvent::AllLocks(locks::all(conn).await?));
+    }
+    if is_listed {
+        changes.extend(listed(conn, &rows, own).await?);
+    }
     Ok(FeedPage {
         generation,
         changes,
