@@ -47,11 +47,11 @@ impl WindowLength {
 
     #[inline]
     pub(crate) const fn grain_nanos(self) -> u64 {
-        let even = self.nanos().div_ceil(60_000);
-        if even < SHORTEST_GRAIN {
+        // Divides for windows above a minute only.
+        if self.nanos() <= 60_000 * SHORTEST_GRAIN {
             SHORTEST_GRAIN
         } else {
-            even
+            self.nanos().div_ceil(60_000)
         }
     }
 

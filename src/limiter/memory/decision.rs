@@ -42,16 +42,17 @@ pub(super) fn admit(
     time: Time<'_>,
 ) -> Admission {
     let mut receipt = Receipt::None;
-    let refusing = indexed(rules).filter_map(|(index, rule)| {
+    let mut refusing = None;
+    for (index, rule) in indexed(rules) {
         let takes = rule.limit.period.takes(cost);
         let mut counter = counters.counter(rule);
         let remaining = counter.remaining(time, rule);
         if remaining >= takes.get().into() {
-            return None;
+            continue;
         }
         if rule.limit.shadow {
             deny_in_shadow(&mut receipt, index);
-            return None;
+            continue;
         }
         let state = LimitState {
             rule: index,
@@ -59,9 +60,10 @@ pub(super) fn admit(
             remaining,
             resets_at: counter.resets_at(time, rule),
         };
-        Some((state, counter.retry_at(time, rule, takes)))
-    });
-    if let Some((state, retry_at)) = slowest(refusing) {
+        let retry_at = counter.retry_at(time, rule, takes);
+        refusing = slowest(refusing.into_iter().chain([(state, retry_at)]));
+    }
+    if let Some((state, retry_at)) = refusing {
         let rule = rule_at(rules, state.rule);
         return match rule.is_some_and(|rule| counters.is_shared(rule)) {
             true => Admission::RefusedShared(state, retry_at),
