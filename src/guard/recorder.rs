@@ -204,9 +204,13 @@ impl Recorder {
     /// another rule refused it.
     #[inline]
     pub(super) fn count_shadowed(&self, names: &[String]) {
-        if !self.enabled || names.is_empty() {
-            return;
+        if self.enabled && !names.is_empty() {
+            self.add_shadowed(names);
         }
+    }
+
+    #[cold]
+    fn add_shadowed(&self, names: &[String]) {
         let shadowed = &mut self.queue().lock().batch.shadowed;
         for name in names {
             match shadowed.iter_mut().find(|(known, _)| known == name) {

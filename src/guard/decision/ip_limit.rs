@@ -18,19 +18,17 @@ use crate::net::{ClientIp, IpKey};
 use crate::policy::{RouteMatch, RouteRules};
 use crate::time::LockDuration;
 
-/// Consumes the cost from the limits per address of all matching routes, or from none.
+/// Returns the address of the client if a matching route limits addresses.
 #[inline(always)]
-pub(super) async fn consume<H: Headers + ?Sized>(
-    guard: &Guard,
-    context: &mut RequestContext<'_, H>,
-) -> Result<(), Refusal> {
-    match IpKey::of(context.ip).filter(|_| context.route.limits_addresses) {
-        Some(ip_key) => consume_from_routes(guard, context, ip_key).await,
-        None => Ok(()),
+pub(super) fn limited_address<H: ?Sized>(context: &RequestContext<'_, H>) -> Option<IpKey> {
+    match context.route.limits_addresses {
+        true => IpKey::of(context.ip),
+        false => None,
     }
 }
 
-async fn consume_from_routes<H: Headers + ?Sized>(
+/// Consumes the cost from the limits per address of all matching routes, or from none.
+pub(super) async fn consume<H: Headers + ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
     ip_key: IpKey,

@@ -18,19 +18,6 @@ use crate::store::Rehash;
 use crate::sys::Deadline;
 use crate::time::Timestamp;
 
-/// Finds the key of a credential, in memory or else in the store.
-#[inline(always)]
-pub(super) async fn find<H: Headers + ?Sized>(
-    guard: &Guard,
-    context: &RequestContext<'_, H>,
-    credential: Credential<'_>,
-) -> Result<Arc<CachedKey>, Refusal> {
-    match find_cached(guard, credential.text) {
-        Ok(key) => Ok(key),
-        Err(hash) => load(guard, context, credential, hash).await,
-    }
-}
-
 /// Returns the key of a text if it is in memory, else the hash of the text.
 #[inline]
 pub(super) fn find_cached(guard: &Guard, text: &[u8]) -> Result<Arc<CachedKey>, HashedKey> {
@@ -50,7 +37,7 @@ fn is_current(guard: &Guard, key: &CachedKey) -> bool {
 /// Loads a key from the store. Malformed texts never cause a read, unless they may be keys of the
 /// Python package.
 #[cold]
-async fn load<H: Headers + ?Sized>(
+pub(super) async fn load<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
     credential: Credential<'_>,

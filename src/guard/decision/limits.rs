@@ -1,15 +1,12 @@
 //! Stage: the limits of the key, its organization and the routes.
 
-use std::sync::Arc;
-
 use smallvec::SmallVec;
 
 use super::super::Guard;
 use super::super::denial::Denial;
 use super::super::key_cache::CachedKey;
 use super::super::verdict::RuleState;
-use super::context::{Admitted, RequestContext, ShadowLog};
-use super::refusal::Refusal;
+use super::context::{RequestContext, ShadowLog};
 use crate::counter::Rule;
 use crate::limiter::{Admission, Demand, LimitState, Rules, rule_at, slowest};
 use crate::model::Reason;
@@ -22,45 +19,49 @@ use crate::time::Moment;
 pub(super) async fn consume<H: ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
-    key: Arc<CachedKey>,
-) -> Result<Admitted, Refusal> {
-    let admission = {
-        let (own, all);
-        let rules: &[&[Rule]] = match context.route.limits_keys {
-            false => {
-                own = [&*key.rules];
-                &own
-            }
-            true => {
-                all = rules(&key, &context.route);
-                &all
-            }
-        };
-        let demand = Demand {
-            subjects: key.subjects(),
-            rules,
-            cost: context.cost,
-        };
-        match admit(guard, context, demand) {
-            MaybeReady::Now(admission) => admission,
-            MaybeReady::Later(admission) => admission.await,
+    key: &CachedKey,
+) -> Admission {
+    let (own, all);
+    let rules: &[&[Rule]] = match context.route.limits_keys {
+        false => {
+            own = [&*key.rules];
+            &own
+        }
+        true => {
+            all = rules(key, &context.route);
+            &all
         }
     };
-    let denial = match admission {
-        Admission::Admitted(state, receipt) => return Ok(Admitted::WithKey(key, state, receipt)),
-        // Counters of keys have room once they are attached.
-        Admission::Full | Admission::Undecided => Denial::new(Reason::Unavailable),
+    let demand = Demand {
+        subjects: key.subjects(),
+        rules,
+        cost: context.cost,
+    };
+    match admit(guard, context, demand) {
+        MaybeReady::Now(admission) => admission,
+        MaybeReady::Later(admission) => admission.await,
+    }
+}
+
+/// The denial of a request that [`consume`] did not admit.
+#[inline(always)]
+pub(super) fn denial<H: ?Sized>(
+    context: &RequestContext<'_, H>,
+    key: &CachedKey,
+    refused: &Admission,
+) -> Denial {
+    match *refused {
         Admission::Refused(state, retry_at) | Admission::RefusedShared(state, retry_at) => {
             match key.rules.get(state.rule) {
                 Some(rule) => Denial::exhausted(rule, state, retry_at),
-                None => exhausted_route(&rules(&key, &context.route), state, retry_at),
+                None => exhausted_route(&rules(key, &context.route), state, retry_at),
             }
         }
-    };
-    Err(Refusal {
-        denial,
-        key: Some(key),
-    })
+        // Counters of keys have room once they are attached.
+        Admission::Admitted(..) | Admission::Full | Admission::Undecided => {
+            Denial::new(Reason::Unavailable)
+        }
+    }
 }
 
 #[cold]

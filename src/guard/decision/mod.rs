@@ -44,6 +44,7 @@ use super::grant::Grant;
 use super::key_cache::CachedKey;
 use super::request::{Headers, Request};
 use super::verdict::Verdict;
+use crate::limiter::Admission;
 use crate::model::KeyId;
 use crate::net::ClientIp;
 use crate::policy::Access;
@@ -139,14 +140,25 @@ async fn run<H: Headers + ?Sized>(
         return Ok(Admitted::WithoutKey);
     }
     lockout::check(guard, context)?;
-    ip_limit::consume(guard, context).await?;
+    if let Some(ip_key) = ip_limit::limited_address(context) {
+        ip_limit::consume(guard, context, ip_key).await?;
+    }
     if !credential::is_required(guard, context) {
         return Ok(Admitted::WithoutKey);
     }
-    match authenticate(guard, context, source).await {
-        Ok(key) => limits::consume(guard, context, key).await,
-        Err(refusal) if route::admits_in_shadow(context, &refusal) => Ok(Admitted::WithoutKey),
-        Err(refusal) => Err(refusal),
+    let key = match authenticate(guard, context, source).await {
+        Ok(key) => key,
+        Err(refusal) if route::admits_in_shadow(context, &refusal) => {
+            return Ok(Admitted::WithoutKey);
+        }
+        Err(refusal) => return Err(refusal),
+    };
+    match limits::consume(guard, context, &key).await {
+        Admission::Admitted(state, receipt) => Ok(Admitted::WithKey(key, state, receipt)),
+        refused => Err(Refusal {
+            denial: limits::denial(context, &key, &refused),
+            key: Some(key),
+        }),
     }
 }
 
@@ -161,7 +173,10 @@ async fn authenticate<H: Headers + ?Sized>(
     let key = match source {
         KeySource::Presented => {
             let credential = credential::require(guard, context)?;
-            key::find(guard, context, credential).await?
+            match key::find_cached(guard, credential.text) {
+                Ok(key) => key,
+                Err(hash) => key::load(guard, context, credential, hash).await?,
+            }
         }
         KeySource::Key(id) => key::find_by_id(guard, id)?,
     };
