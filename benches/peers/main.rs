@@ -20,7 +20,7 @@ use tower_governor::governor::GovernorConfigBuilder;
 const CONNECTIONS: usize = 16;
 const KEYS: usize = 100;
 
-struct Contestant {
+struct Peer {
     name: &'static str,
     client: Client,
     /// Requests per second of each round.
@@ -29,7 +29,7 @@ struct Contestant {
     sent: usize,
 }
 
-impl Contestant {
+impl Peer {
     fn new(name: &'static str, address: SocketAddr, keys: &[String]) -> Result<Self, Failure> {
         Ok(Self {
             name,
@@ -81,47 +81,43 @@ fn main() -> Result<(), Failure> {
         load::start(move |listener| load::axum(listener, |app| load::protect(app, protected)))?;
     if let Some(at) = soak {
         let minutes: u64 = arguments.get(at + 1).ok_or("--soak MINUTES")?.parse()?;
-        return endure(
-            Contestant::new("axum + keyguard", ours, &keys)?,
-            &guard,
-            minutes,
-        );
+        return run_soak(Peer::new("axum + keyguard", ours, &keys)?, &guard, minutes);
     }
     let governed = load::start(|listener| load::axum(listener, govern))?;
-    let mut contestants = vec![
-        Contestant::new("axum, bare", bare, &keys)?,
-        Contestant::new("axum + keyguard", ours, &keys)?,
-        Contestant::new("axum + tower_governor", governed, &keys)?,
+    let mut peers = vec![
+        Peer::new("axum, bare", bare, &keys)?,
+        Peer::new("axum + keyguard", ours, &keys)?,
+        Peer::new("axum + tower_governor", governed, &keys)?,
     ];
     let nginx = nginx::start(dir.path())?;
     match &nginx {
         Some(nginx) => {
-            let contestant = Contestant::new("nginx limit_req", nginx.address, &keys)?;
-            contestants.push(contestant);
+            let peer = Peer::new("nginx limit_req", nginx.address, &keys)?;
+            peers.push(peer);
         }
         None => eprintln!("nginx is not there, and left out: install it to have it compared"),
     }
 
     // The first round is a warm-up.
     for round in 0..=rounds {
-        let count = contestants.len();
+        let count = peers.len();
         for turn in 0..count {
-            contestants[(round + turn) % count].run(requests, round > 0)?;
+            peers[(round + turn) % count].run(requests, round > 0)?;
         }
     }
-    load::all_recorded(&guard, contestants[1].sent)?;
+    load::all_recorded(&guard, peers[1].sent)?;
 
-    let rate_of_bare = contestants[0].rate();
+    let rate_of_bare = peers[0].rate();
     println!(
         "{:<24}{:>12}{:>10}{:>10}{:>10}",
         "server", "requests/s", "of bare", "p50 µs", "p99 µs"
     );
-    for contestant in &mut contestants {
-        let rate = contestant.rate();
-        let (p50, p99) = (contestant.percentile(50), contestant.percentile(99));
+    for peer in &mut peers {
+        let rate = peer.rate();
+        let (p50, p99) = (peer.percentile(50), peer.percentile(99));
         println!(
             "{:<24}{rate:>12.0}{:>10.2}{p50:>10}{p99:>10}",
-            contestant.name,
+            peer.name,
             rate / rate_of_bare,
         );
     }
@@ -129,7 +125,7 @@ fn main() -> Result<(), Failure> {
 }
 
 /// Prints the memory of the process every minute.
-fn endure(mut ours: Contestant, guard: &KeyGuard, minutes: u64) -> Result<(), Failure> {
+fn run_soak(mut ours: Peer, guard: &KeyGuard, minutes: u64) -> Result<(), Failure> {
     println!("{:<8}{:>14}{:>16}", "minute", "requests", "resident MiB");
     for minute in 1..=minutes {
         let start = Instant::now();

@@ -186,8 +186,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         Some((command, rest)) if command == size::FILL_WINDOWS => {
             return size::fill_windows(rest).map(|()| ExitCode::SUCCESS);
         }
-        Some((command, rest)) if command == size::ENDURE_A_FLOOD => {
-            return size::endure_a_flood(rest).map(|()| ExitCode::SUCCESS);
+        Some((command, rest)) if command == size::FLOOD => {
+            return size::run_flood(rest).map(|()| ExitCode::SUCCESS);
         }
         _ => {}
     }

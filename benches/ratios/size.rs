@@ -184,21 +184,21 @@ pub(crate) fn flood_mib(run: &Run) -> Measured {
         .guard("flood.redb", 1, UNREACHED, Config::new(SECRET))?;
     kg.close()?;
     let output = Command::new(std::env::current_exe()?)
-        .arg(ENDURE_A_FLOOD)
+        .arg(FLOOD)
         .arg(run.world.path("flood.redb"))
         .args([run.size(10_000_000).to_string(), keys[0].clone()])
         .output()?;
     if !output.status.success() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(format!("the process that endures the flood failed: {error}").into());
+        return Err(format!("the process under the flood failed: {error}").into());
     }
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
-pub(crate) const ENDURE_A_FLOOD: &str = "endure-a-flood";
+pub(crate) const FLOOD: &str = "flood";
 
 /// The child of [`flood_mib`], with the default configuration.
-pub(crate) fn endure_a_flood(arguments: &[String]) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run_flood(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let [file, requests, key] = arguments else {
         return Err("expected FILE REQUESTS KEY".into());
     };

@@ -36,6 +36,9 @@
 //! layer sees it. The feature `axum` finds the prefixes that axum's routers have removed, and the address
 //! of the peer. For other routers set [`KeyGuardLayer::prefix`].
 //!
+//! The traits of `tower-service` 0.3 and `tower-layer` 0.3, of hyper 1 and, with the feature `axum`, of
+//! axum 0.8 are part of this API.
+//!
 //! Status and latency are recorded with the head of the response; the request counts as in flight until
 //! its body has been sent.
 

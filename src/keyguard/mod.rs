@@ -22,7 +22,8 @@ use crate::sys::block_on;
 /// at most it waits for the locks of counters that it shares with other decisions. A change returns
 /// once it is durable.
 ///
-/// Dropping the last clone stores all pending usage and releases the file.
+/// Dropping the last clone and the last [`Admin`] handle of it stores all pending usage and releases the
+/// file.
 #[derive(Clone)]
 pub struct KeyGuard {
     pub(crate) inner: Arc<Guard>,
@@ -97,8 +98,21 @@ impl KeyGuard {
     /// Like [`KeyGuard::decide`], for async code.
     ///
     /// With a data file and limits in memory the future is ready when it is first polled; at most it
-    /// reads one record of the file. Dropping an unfinished future releases what it took of
+    /// reads two records of the file. Dropping an unfinished future releases what it took of
     /// [limits on concurrent requests](crate::Limit).
+    ///
+    /// ```
+    /// # use std::net::IpAddr;
+    /// # use keyguard::{Denial, KeyGuard, Request};
+    /// async fn orders(kg: &KeyGuard, key: &str, peer: IpAddr) -> Result<String, Denial> {
+    ///     let headers = [("X-API-Key", key)];
+    ///     let request = Request::new(&headers, peer, "/orders").method("GET");
+    ///     let grant = kg.decide_async(request).await?;
+    ///     let orders = format!("orders of {}", grant.org().map_or("", |org| &org.name));
+    ///     grant.finish(200);
+    ///     Ok(orders)
+    /// }
+    /// ```
     ///
     /// # Errors
     /// Like [`KeyGuard::decide`].
@@ -120,7 +134,17 @@ impl KeyGuard {
     }
 
     /// Returns what [`KeyGuard::decide`] would decide now, and the state of each limit. Consumes and
-    /// records nothing.
+    /// records nothing. Blocks while PostgreSQL or Redis responds.
+    ///
+    /// ```
+    /// # use keyguard::{Config, KeyGuard, Reason, Request};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+    /// let peer = std::net::IpAddr::from([192, 0, 2, 7]);
+    /// let verdict = kg.dry_run(Request::new(&[("X-API-Key", "kg_live_…")], peer, "/orders"));
+    /// assert_eq!(verdict.denial.unwrap().reason(), Reason::MalformedKey);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn dry_run<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Verdict {
         guard::preview(&self.inner, &request, KeySource::Presented)
     }
@@ -138,8 +162,29 @@ impl KeyGuard {
     /// Addresses that the policy never locks are limited and not locked out; addresses that it denies
     /// are refused.
     ///
+    /// ```
+    /// # use keyguard::{Config, IpLimit, KeyGuard};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+    /// let login = IpLimit::new("login", "3/min")?.lockout("5 minutes".parse()?);
+    /// let client = std::net::IpAddr::from([192, 0, 2, 7]);
+    /// for _ in 0..3 {
+    ///     assert!(kg.check_ip(&login, client, "/login").is_ok());
+    /// }
+    /// assert_eq!(kg.check_ip(&login, client, "/login").unwrap_err().status(), 429);
+    /// assert_eq!(kg.check_ip(&login, client, "/login").unwrap_err().status(), 403);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
-    /// A [`Denial`]; most often of status 429, or 403 while the address is locked out.
+    /// A [`Denial`]:
+    ///
+    /// | status | cause |
+    /// |---|---|
+    /// | 400 | the path is ambiguous, and the policy or a lock of the address depends on it |
+    /// | 403 | the address is locked out, or the policy denies it |
+    /// | 429 | the limit is exhausted |
+    /// | 503 | the table of addresses is full, or Redis is unavailable |
     pub fn check_ip(
         &self,
         limit: &IpLimit,
@@ -168,8 +213,22 @@ impl KeyGuard {
     /// Returns the address of the client behind a peer: the peer's own, or, if the peer is one of
     /// [`Policy::trusted_proxies`](crate::Policy::trusted_proxies), the one that the proxy names.
     ///
+    /// ```
+    /// # use keyguard::{Config, KeyGuard, Policy};
+    /// # let dir = tempfile::tempdir()?;
+    /// let policy = Policy::new().trusted_proxies("10.0.0.0/8".parse()?);
+    /// let config = Config::new("a long random secret").policy(policy);
+    /// let kg = KeyGuard::open(dir.path().join("keyguard.redb"), config)?;
+    ///
+    /// let proxy = std::net::IpAddr::from([10, 0, 0, 1]);
+    /// let client = kg.client_ip(&[("X-Forwarded-For", "192.0.2.7")], proxy);
+    /// assert_eq!(client.ok(), Some("192.0.2.7".parse()?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
-    /// A [`Denial`] of status 400 if a trusted proxy sends an invalid client address.
+    /// A [`Denial`] of status 400 if the header field of a trusted proxy is invalid, or missing where the
+    /// policy requires it.
     pub fn client_ip<H: Headers + ?Sized>(
         &self,
         headers: &H,
@@ -180,7 +239,7 @@ impl KeyGuard {
 
     /// Returns a handle to manage organizations, keys, limits and locks.
     ///
-    /// The audit log attributes its changes to `program`; [`Admin::acting_as`] names somebody else.
+    /// The audit log attributes its changes to `program`; [`Admin::acting_as`] sets another name.
     pub fn admin(&self) -> Admin {
         Admin::new(Arc::clone(&self.inner))
     }
@@ -210,8 +269,8 @@ impl KeyGuard {
         Ok(self.inner.recorder().flush()?)
     }
 
-    /// Stores all pending data and stops recording, for all clones. Decisions go on. The last clone
-    /// to be dropped releases the file.
+    /// Stores all pending data and stops recording, for all clones. Decisions go on. Dropping the last
+    /// clone and [`Admin`] handle releases the file.
     ///
     /// Windows are stored too, rounded to a later grain, and continue when the file is opened again.
     /// After a kill they start empty, so that each limit may be admitted once more.

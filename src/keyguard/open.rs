@@ -21,8 +21,8 @@ impl KeyGuard {
     /// # Ok::<(), keyguard::OpenError>(())
     /// ```
     ///
-    /// The file is private to the user (mode 0600). It is locked until the last clone of the guard is
-    /// dropped; until then, the command line reaches it through a socket beside it (see
+    /// The file is private to the user (mode 0600). It is locked until the last clone of the guard
+    /// and the last of its `Admin` handles are dropped; until then, the command line reaches it through a socket beside it (see
     /// [`Config::socket`]).
     ///
     /// # The secret

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use crate::limit::{Period, Refill};
-use crate::time::TimeZone;
-use crate::time::Timestamp;
+use crate::time::{TimeZone, Timestamp};
 
 /// The amount used in a day, in a month or of credits, and a time: the end of the day or month, or
 /// the start of the refill.

@@ -6,9 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use crate::input::{self, InvalidInput};
-use crate::net::CidrSet;
-use crate::net::ClientIp;
-use crate::net::Nat64Prefixes;
+use crate::net::{CidrSet, ClientIp, Nat64Prefixes};
 
 /// Maximum number of hops that are parsed.
 const MOST_HOPS: usize = 32;

@@ -11,9 +11,7 @@ use serde::Deserialize;
 
 use crate::input::InvalidInput;
 use crate::limit::{self, Limit};
-use crate::net::CidrSet;
-use crate::net::ClientIpHeader;
-use crate::net::Nat64Prefixes;
+use crate::net::{CidrSet, ClientIpHeader, Nat64Prefixes};
 use crate::time::duration;
 
 pub use self::route::Route;

@@ -8,8 +8,7 @@ use jiff::civil::{Date, Time};
 use jiff::tz;
 
 use crate::input::InvalidInput;
-use crate::time::TimeZone;
-use crate::time::Timestamp;
+use crate::time::{TimeZone, Timestamp};
 
 /// The duration of a lock: a fixed duration, or until the next occurrence of a time of day.
 ///

@@ -3,17 +3,16 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use keyguard_test_support::server::unconfigured;
+
 /// The program in a directory, with an empty environment.
 pub(crate) fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+    let command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
+    let mut command = unconfigured(command, dir);
     command
         .args(arguments)
-        .current_dir(dir)
-        .stdin(Stdio::null());
-    for name in ["DB", "REDIS", "SECRET", "ADMIN_KEY", "KEY"] {
-        command.env_remove(format!("KEYGUARD_{name}"));
-    }
-    command.env("TZ", "UTC");
+        .stdin(Stdio::null())
+        .env("TZ", "UTC");
     command
 }
 

@@ -33,6 +33,15 @@ use crate::net::ClientIp;
 /// To keep pages in a browser out, `Host` must be an IP address, `localhost` or one of
 /// [`AdminService::hosts`], and `Origin`, if a browser sends it, must be the same.
 ///
+/// ```
+/// use keyguard::KeyGuard;
+/// use keyguard::http::AdminService;
+///
+/// fn admin(kg: KeyGuard) -> AdminService {
+///     AdminService::new(kg).hosts(["admin.example.com"])
+/// }
+/// ```
+///
 /// It is a [`tower_service::Service`] and a [`hyper::service::Service`]. Changes wait for the disk;
 /// within a tokio runtime they do so on its threads for blocking work.
 #[derive(Clone, Debug)]

@@ -19,8 +19,18 @@ use crate::net::ClientIp;
 /// form, a sign-up.
 ///
 /// It inserts the address of the client into the extensions of the request as a [`LimitedClient`], with
-/// which a handler can [`Admin::block`](crate::Admin::block) the client. It removes the header fields that start with
-/// `X-KeyGuard-`.
+/// which a handler can [`Admin::block`](crate::Admin::block) the client. It removes the header fields that
+/// start with `X-KeyGuard-`.
+///
+/// ```
+/// use keyguard::http::IpLimitLayer;
+/// use keyguard::{IpLimit, KeyGuard};
+///
+/// fn login_layer(kg: KeyGuard) -> Result<IpLimitLayer, Box<dyn std::error::Error>> {
+///     let limit = IpLimit::new("login", "3/min")?.lockout("5 minutes".parse()?);
+///     Ok(IpLimitLayer::new(kg, limit))
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct IpLimitLayer {

@@ -16,6 +16,16 @@ use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
 /// Protects a service: decides about every request with [`KeyGuard::decide`].
+///
+/// ```
+/// use keyguard::KeyGuard;
+/// use keyguard::http::{KeyGuardLayer, KeyGuardService};
+/// use tower_layer::Layer;
+///
+/// fn protected<S>(kg: KeyGuard, service: S) -> KeyGuardService<S, KeyGuardLayer> {
+///     KeyGuardLayer::new(kg).layer(service)
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct KeyGuardLayer {

@@ -84,10 +84,21 @@ pub fn example(name: &str, dir: &Path) -> Command {
     unconfigured(Command::new(built), dir)
 }
 
-/// The same, in `dir` without configuration in the environment.
+/// The variables `KEYGUARD_…` that the program and the examples read.
+const VARIABLES: [&str; 7] = [
+    "ADMIN_KEY",
+    "DB",
+    "KEY",
+    "LEGACY_SECRET",
+    "REDIS",
+    "SECRET",
+    "TO",
+];
+
+/// Returns the command with the directory `dir` and without these variables.
 pub fn unconfigured(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir);
-    for variable in ["DB", "SECRET", "ADMIN_KEY", "REDIS", "KEY"] {
+    for variable in VARIABLES {
         command.env_remove(format!("KEYGUARD_{variable}"));
     }
     command

@@ -4,8 +4,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use crate::model::HashedKey;
-use crate::model::Scope;
+use crate::model::{HashedKey, Scope};
 use crate::time::Timestamp;
 
 /// Parses an id. Numbers become text.

@@ -8,13 +8,11 @@ use super::python_package::Ids;
 use super::table::{Column, Database, Row, Table};
 use crate::counter::SubjectId;
 use crate::counter::{CounterId, SavedCounter, SavedValue};
-use crate::limit::Balance;
-use crate::limit::Period;
+use crate::limit::{Balance, Period};
 use crate::model::KeyId;
 use crate::store::transfer::{PAGE_ROWS, TransferPage};
 use crate::store::{Count, Lifetime, Minute, Tally, retention};
-use crate::time::TimeZone;
-use crate::time::Timestamp;
+use crate::time::{TimeZone, Timestamp};
 
 const USAGE: [Column; 3] = [
     Column::Required(&["key_id", "api_key_id"]),
