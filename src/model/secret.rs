@@ -23,7 +23,7 @@ impl Secret {
     /// The system's entropy source failed.
     pub fn generate() -> io::Result<Self> {
         let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(bytes.as_mut())?;
+        getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
         let hex = blake3::Hash::from_bytes(*bytes).to_hex();
         Ok(Self::from(hex.as_str()))
     }
