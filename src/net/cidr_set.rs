@@ -239,7 +239,7 @@ mod tests {
         ] {
             let error = text.parse::<CidrSet>().unwrap_err().to_string();
             assert!(
-                error.contains(&format!("`{text}` is no address")),
+                error.contains(&format!("`{text}` is not an IP address")),
                 "{error}"
             );
         }

@@ -288,7 +288,7 @@ fn protected_path_outside_every_layer_causes_a_warning() {
         let warnings = kg.admin().stats().unwrap().warnings;
         let mut texts = warnings
             .iter()
-            .filter_map(|text| text.split_once(", which needs"));
+            .filter_map(|text| text.split_once(", which the policy protects"));
         let (patterns, _) = texts.next().unwrap_or_default();
         let patterns = patterns.split('`').skip(1).step_by(2);
         patterns.map(str::to_owned).collect::<Vec<_>>()
