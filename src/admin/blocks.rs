@@ -71,7 +71,7 @@ impl Admin {
         let compiled = self.guard.compiled();
         let matched = path.map(|path| {
             (
-                path::normalised(path),
+                path::normalized(path),
                 compiled.route_match(path, Method::Other),
             )
         });

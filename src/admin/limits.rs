@@ -123,7 +123,7 @@ impl Admin {
     /// stays.
     pub fn set_policy(&self, policy: Policy) -> Result<(), InvalidPolicy> {
         let policy = CompiledPolicy::new(policy)?;
-        self.guard.policies().replace(policy);
+        self.guard.policy_reloader().replace(policy);
         Ok(())
     }
 
@@ -135,7 +135,7 @@ impl Admin {
     pub fn reload(&self) -> Result<(), AdminError> {
         let audit = self.audit_context("reload", None, json!({}));
         let note = || Ok::<_, AdminError>(self.guard.store().append_audit(&audit)?);
-        match self.guard.policies().reload(note)? {
+        match self.guard.policy_reloader().reload(note)? {
             true => Ok(()),
             false => Err(AdminError::Conflict(
                 "no policy file is set: `keyguard serve --policy`, or `Config::policy_file`, names one".into(),

@@ -170,7 +170,7 @@ pub fn target(data: &[u8]) {
     match access {
         Access::Exempt => assert_eq!(target.split('?').next(), Some("/api/health")),
         Access::Open => {
-            let path = crate::policy::path::normalised(&target);
+            let path = crate::policy::path::normalized(&target);
             assert!(path != "/api" && !path.starts_with("/api/"), "{target}");
         }
         Access::Protected | Access::OpenForNow | Access::Unreadable => {}

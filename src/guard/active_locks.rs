@@ -73,9 +73,9 @@ impl ActiveLocks {
     /// Applies changes that another process has stored.
     pub(super) fn apply(&self, changes: Vec<LockChange>, now: Timestamp) {
         for change in changes {
-            let has_room = self.locks.apply(change, now);
-            self.rejected
-                .fetch_add(u64::from(!has_room), Ordering::Relaxed);
+            if !self.locks.apply(change, now) {
+                self.rejected.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -158,9 +158,9 @@ impl ActiveLocks {
     }
 
     pub(super) fn add(&self, lock: Lock, now: Timestamp) {
-        let has_room = self.locks.add(lock, now);
-        self.rejected
-            .fetch_add(u64::from(!has_room), Ordering::Relaxed);
+        if !self.locks.add(lock, now) {
+            self.rejected.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn zone(&self) -> &TimeZone {
@@ -261,6 +261,6 @@ pub(crate) fn auth_failure_rule(failure: AuthFailure, threshold: Limit) -> Rule 
 pub(crate) fn refuses(scope: LockScope, target: &str) -> Refuses {
     match scope {
         LockScope::Global => Refuses::All,
-        LockScope::Path => Refuses::Path(path::normalised(target)),
+        LockScope::Path => Refuses::Path(path::normalized(target)),
     }
 }

@@ -86,7 +86,7 @@ pub(crate) struct Guard {
     warnings: Arc<Warnings>,
     proxies: Proxies,
     policy_handle: Arc<PolicyHandle>,
-    policies: Arc<PolicyReloader>,
+    policy_reloader: Arc<PolicyReloader>,
     store: Arc<dyn Store>,
     clock: Clock,
     key_header: String,
@@ -113,8 +113,8 @@ impl Guard {
         &*self.backends.limiter
     }
 
-    pub(crate) fn policies(&self) -> &PolicyReloader {
-        &self.policies
+    pub(crate) fn policy_reloader(&self) -> &PolicyReloader {
+        &self.policy_reloader
     }
 
     pub(crate) fn compiled(&self) -> arc_swap::Guard<Arc<CompiledPolicy>> {
@@ -148,7 +148,7 @@ impl Guard {
 
     #[cfg(feature = "http")]
     pub(crate) fn mounts(&self) -> &Mounts {
-        self.policies.mounts()
+        self.policy_reloader.mounts()
     }
 
     /// Whether the admin key is derived from a secret that is short enough to guess.
@@ -171,7 +171,7 @@ impl Guard {
 
     /// Whether a decision may wait for another server.
     #[cfg(feature = "http")]
-    pub(crate) fn asks_others(&self) -> bool {
+    pub(crate) fn is_remote(&self) -> bool {
         self.limiter().is_remote() || self.store.is_remote()
     }
 

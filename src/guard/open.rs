@@ -66,7 +66,7 @@ impl Guard {
         limiter.restore(networks);
         let policy_handle = Arc::new(PolicyHandle::new(policy));
         let revisions = Arc::new(Revisions::new());
-        let policies = Arc::new(PolicyReloader::new(
+        let policy_reloader = Arc::new(PolicyReloader::new(
             Arc::clone(&policy_handle),
             Arc::clone(&revisions),
             Arc::clone(&warnings),
@@ -77,7 +77,7 @@ impl Guard {
             source,
         };
         if config.reload_on_hangup {
-            policies.listen().map_err(io_error)?;
+            policy_reloader.listen().map_err(io_error)?;
         }
         backends::follow(
             &*store,
@@ -91,7 +91,7 @@ impl Guard {
             Arc::clone(&store),
             Arc::clone(&locks),
             Arc::clone(&warnings),
-            Arc::clone(&policies),
+            Arc::clone(&policy_reloader),
             config.usage_retention,
             Outlet::new(
                 config.usage_sink.clone(),
@@ -114,7 +114,7 @@ impl Guard {
             warnings,
             proxies: Proxies::default(),
             policy_handle,
-            policies,
+            policy_reloader,
             store,
             clock,
             key_header: config.key_header.clone(),

@@ -294,7 +294,7 @@ pub(super) struct Writer {
     store: Arc<dyn Store>,
     locks: Arc<ActiveLocks>,
     warnings: Arc<Warnings>,
-    policies: Arc<PolicyReloader>,
+    policy_reloader: Arc<PolicyReloader>,
     retention: Duration,
     outlet: Option<Outlet>,
     /// An empty batch, to be swapped with that of a queue.
@@ -312,7 +312,7 @@ impl Writer {
         store: Arc<dyn Store>,
         locks: Arc<ActiveLocks>,
         warnings: Arc<Warnings>,
-        policies: Arc<PolicyReloader>,
+        policy_reloader: Arc<PolicyReloader>,
         retention: Duration,
         outlet: Option<Outlet>,
     ) -> std::io::Result<JoinHandle<()>> {
@@ -321,7 +321,7 @@ impl Writer {
             store,
             locks,
             warnings,
-            policies,
+            policy_reloader,
             retention,
             spare: UsageBatch::default(),
             batch: UsageBatch {
@@ -475,9 +475,9 @@ impl Writer {
     fn maintain(&mut self) {
         let clock = self.backends.recorder.clock();
         clock.resync();
-        self.policies.reload_if_signalled();
+        self.policy_reloader.reload_if_signalled();
         #[cfg(feature = "http")]
-        self.policies.warn_of_mounts();
+        self.policy_reloader.warn_of_mounts();
         self.backends.limiter.sweep();
         let now = clock.now();
         if now >= self.next_prune {

@@ -31,7 +31,7 @@ pub(crate) use self::changes::{
 pub(crate) use self::error::{StoreError, with_causes};
 pub use self::open_error::OpenError;
 #[cfg(all(feature = "postgres", feature = "cli"))]
-pub(crate) use self::postgres::Address as PostgresAddress;
+pub(crate) use self::postgres::DatabaseUrl;
 #[cfg(feature = "postgres")]
 pub(crate) use self::postgres::{Options as PostgresOptions, PostgresStore};
 pub(crate) use self::redb::RedbStore;

@@ -29,8 +29,8 @@ fn rerun(dir: &Path, transcript: &str) -> String {
             dir,
             &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
         );
-        out += &normalised(&String::from_utf8_lossy(&output.stdout));
-        out += &normalised(&String::from_utf8_lossy(&output.stderr));
+        out += &normalized(&String::from_utf8_lossy(&output.stdout));
+        out += &normalized(&String::from_utf8_lossy(&output.stderr));
         if output.status.code() != Some(0) {
             out += &format!("[exit {}]\n", output.status.code().unwrap());
         }
@@ -52,7 +52,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 /// Replaces keys, prefixes and times, which differ from run to run, by names.
-fn normalised(text: &str) -> String {
+fn normalized(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {

@@ -13,7 +13,7 @@ const MAX_LEN: usize = 256;
 
 /// The text of a key.
 #[derive(Clone, Copy)]
-pub(super) struct Credential<'h> {
+pub(super) struct PresentedKey<'h> {
     pub(super) text: &'h [u8],
     /// Whether the application may own the token: it does not have the form of a key.
     pub(super) is_optional: bool,
@@ -49,7 +49,7 @@ fn is_preflight<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_,
 pub(super) fn require<'h, 'c: 'h, H: Headers + ?Sized>(
     guard: &'h Guard,
     context: &RequestContext<'c, H>,
-) -> Result<Credential<'h>, Refusal> {
+) -> Result<PresentedKey<'h>, Refusal> {
     match presented(guard, context.request.headers)? {
         Some(credential) => Ok(credential),
         None => Err(missing(guard, context)),
@@ -73,12 +73,12 @@ pub(super) fn missing<H: Headers + ?Sized>(
 pub(super) fn presented<'a, H: Headers + ?Sized>(
     guard: &'a Guard,
     headers: &'a H,
-) -> Result<Option<Credential<'a>>, Reason> {
+) -> Result<Option<PresentedKey<'a>>, Reason> {
     let (text, is_optional) = match key(headers, &guard.key_header)? {
         None if guard.legacy.is_some() => (bearer_token(headers), true),
         text => (text, false),
     };
-    Ok(text.map(|text| Credential { text, is_optional }))
+    Ok(text.map(|text| PresentedKey { text, is_optional }))
 }
 
 /// The text of the one key that the request presents, if any.

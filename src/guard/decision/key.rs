@@ -10,7 +10,7 @@ use super::super::grant::holds;
 use super::super::key_cache::CachedKey;
 use super::super::request::Headers;
 use super::context::{RequestContext, ShadowLog};
-use super::credential::{self, Credential};
+use super::credential::{self, PresentedKey};
 use super::proxy;
 use super::refusal::Refusal;
 use crate::model::{HashedKey, KeyId, Reason, key_text};
@@ -40,10 +40,10 @@ fn is_current(guard: &Guard, key: &CachedKey) -> bool {
 pub(super) async fn load<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
-    credential: Credential<'_>,
+    credential: PresentedKey<'_>,
     hash: HashedKey,
 ) -> Result<Arc<CachedKey>, Refusal> {
-    let Credential { text, is_optional } = credential;
+    let PresentedKey { text, is_optional } = credential;
     let is_well_formed = key_text::is_well_formed(text);
     let legacy = guard.legacy.as_ref().filter(|_| !is_well_formed);
     if !is_well_formed && legacy.is_none() {

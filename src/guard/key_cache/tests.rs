@@ -215,7 +215,7 @@ fn a_later_state_takes_the_place_of_an_earlier_one() {
 }
 
 #[test]
-fn a_later_state_costs_nobody_a_place_in_a_full_cache() {
+fn reinserting_a_key_evicts_nothing() {
     let (keys, key_cache) = (Keys::new(), KeyCache::new(64));
     for n in 0..1_000 {
         keys.insert(&key_cache, hash(n));

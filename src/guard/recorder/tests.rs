@@ -261,7 +261,7 @@ impl World {
             outlet: None,
             locks: Arc::clone(&self.locks),
             warnings: Arc::default(),
-            policies: Arc::new(PolicyReloader::new(
+            policy_reloader: Arc::new(PolicyReloader::new(
                 Arc::new(PolicyHandle::new(CompiledPolicy::default())),
                 Arc::new(Revisions::new()),
                 Arc::default(),
@@ -278,13 +278,14 @@ impl World {
     /// A writer that works by itself.
     fn spawn(&self) -> JoinHandle<()> {
         let writer = self.writer();
-        let (locks, warnings, policies) = (writer.locks, writer.warnings, writer.policies);
+        let (locks, warnings, policy_reloader) =
+            (writer.locks, writer.warnings, writer.policy_reloader);
         Writer::spawn(
             writer.backends,
             writer.store,
             locks,
             warnings,
-            policies,
+            policy_reloader,
             10 * MINUTE,
             None,
         )
@@ -353,7 +354,7 @@ fn requests_are_stored_in_order_each_with_its_path() {
 }
 
 #[test]
-fn what_cannot_be_stored_waits_up_to_the_bound_and_is_then_dropped_and_counted() {
+fn unstored_usage_is_bounded_and_drops_are_counted() {
     let world = World::new();
     let mut writer = world.writer();
     let bound = world.recorder.capacity as u16;
@@ -604,7 +605,7 @@ fn a_lock_that_could_not_be_stored_is_tried_again() {
 }
 
 #[test]
-fn nobody_waits_for_a_writer_that_panicked() {
+fn flush_returns_after_a_writer_panic() {
     let world = World::new();
     let writer = world.spawn();
     world.disk.panics.store(true, Ordering::SeqCst);

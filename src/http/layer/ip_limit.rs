@@ -87,7 +87,7 @@ impl IpLimitLayer {
 
 impl Admit for IpLimitLayer {
     fn may_wait(&self) -> bool {
-        self.guard.inner.asks_others()
+        self.guard.inner.is_remote()
     }
 
     async fn admit(&self, head: &mut Parts) -> Admission {

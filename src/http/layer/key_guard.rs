@@ -86,7 +86,7 @@ impl KeyGuardLayer {
 
 impl Admit for KeyGuardLayer {
     fn may_wait(&self) -> bool {
-        self.guard.inner.asks_others()
+        self.guard.inner.is_remote()
     }
 
     async fn admit(&self, head: &mut Parts) -> Admission {

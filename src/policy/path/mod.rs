@@ -35,11 +35,11 @@ fn cut(path: &str) -> &str {
 
 /// The normalized path for locks: decoded once, without empty and dot segments, and cut like a
 /// stored path.
-pub(crate) fn normalised(target: &str) -> String {
+pub(crate) fn normalized(target: &str) -> String {
     without_dot_segments(&percent_decoded(without_query(target).as_bytes(), |_| true))
 }
 
-/// Whether any reading of a target is `wanted`, a [`normalised`] path; `None` if it has too many
+/// Whether any reading of a target is `wanted`, a [`normalized`] path; `None` if it has too many
 /// readings.
 pub(crate) fn may_mean(target: &str, wanted: &str, ignore_case: bool) -> Option<bool> {
     let is_wanted = |reading: &[u8]| match (without_dot_segments(reading), ignore_case) {
@@ -112,13 +112,13 @@ mod tests {
             "a\\b",
             "/../a/b",
         ] {
-            assert_eq!(normalised(target), "/a/b", "{target}");
+            assert_eq!(normalized(target), "/a/b", "{target}");
         }
-        assert_eq!(normalised("/a%2"), "/a%2");
-        assert_eq!(normalised("/%ff"), "/\u{fffd}");
-        assert_eq!(normalised("/a%3fb"), "/a?b");
-        assert_eq!(normalised(""), "/");
-        assert!(normalised(&"/é".repeat(300)).len() <= MAX_STORED_LEN);
+        assert_eq!(normalized("/a%2"), "/a%2");
+        assert_eq!(normalized("/%ff"), "/\u{fffd}");
+        assert_eq!(normalized("/a%3fb"), "/a?b");
+        assert_eq!(normalized(""), "/");
+        assert!(normalized(&"/é".repeat(300)).len() <= MAX_STORED_LEN);
     }
 
     #[test]

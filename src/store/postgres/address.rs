@@ -19,12 +19,12 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// A database URL, for KeyGuard or for the Python package.
 #[derive(Clone)]
-pub(crate) struct Address {
+pub(crate) struct DatabaseUrl {
     pub(crate) config: Config,
     pub(crate) tls: MakeRustlsConnect,
 }
 
-impl Address {
+impl DatabaseUrl {
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
         let (url, [mode, root_file]) = without([tls::MODE, tls::ROOT_FILE], url)?;
         // An invalid URL is not quoted, because it may contain a password.
@@ -75,9 +75,9 @@ fn is_remote(host: &Host) -> bool {
     matches!(host, Host::Tcp(_))
 }
 
-impl fmt::Debug for Address {
+impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Address(…)")
+        f.write_str("DatabaseUrl(…)")
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_says_how_tls_is_used_is_taken_out_of_the_url() {
+    fn tls_parameters_are_split_off() {
         for (url, rest, mode, file) in [
             ("postgres://h/d", "postgres://h/d", None, None),
             (
@@ -171,14 +171,14 @@ mod tests {
     #[test]
     fn a_unix_socket_has_no_tls() {
         let url = "postgres://me@%2Frun%2Fpostgresql/d?sslmode=require";
-        let mode = Address::parse(url).unwrap().config.get_ssl_mode();
+        let mode = DatabaseUrl::parse(url).unwrap().config.get_ssl_mode();
         assert_eq!(mode, SslMode::Disable);
     }
 
     /// Regression: each of these connected in plain text.
     #[test]
-    fn tls_that_is_asked_for_is_never_dropped() {
-        let mode = |url: &str| Address::parse(url).map(|address| address.config.get_ssl_mode());
+    fn requested_tls_is_never_dropped() {
+        let mode = |url: &str| DatabaseUrl::parse(url).map(|address| address.config.get_ssl_mode());
         for url in [
             "postgres://me@h/d?ssl%6Dode=require",
             "postgres://me@h/d?connect_timeout=1&%73slmode=verify-full",
@@ -208,10 +208,10 @@ mod tests {
             "hunter2",
             "postgres://me:hunter2@/d",
         ] {
-            let error = Address::parse(url).unwrap_err().to_string();
+            let error = DatabaseUrl::parse(url).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }
-        let address = Address::parse("postgres://me:hunter2@h/d").unwrap();
+        let address = DatabaseUrl::parse("postgres://me:hunter2@h/d").unwrap();
         assert!(!format!("{address:?}").contains("hunter2"));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
-use super::address::Address;
+use super::address::DatabaseUrl;
 use super::in_flight::InFlight;
 use super::migrate::Terms;
 use super::negative_cache::NegativeCache;
@@ -36,7 +36,7 @@ impl Link {
     /// Starts the thread and waits briefly for the first connection. Fails if the server is
     /// reachable but unusable.
     pub(super) fn open(
-        address: Address,
+        address: DatabaseUrl,
         terms: Terms,
         options: &Options,
         lookups: Arc<NegativeCache>,

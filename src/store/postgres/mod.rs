@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub(crate) use self::address::Address;
+pub(crate) use self::address::DatabaseUrl;
 use self::audit::CommitTurn;
 use self::conn::Conn;
 use self::link::Link;
@@ -171,7 +171,7 @@ impl PostgresStore {
         let (lookups, state, listener) =
             <(Arc<NegativeCache>, Arc<State>, Arc<Listener>)>::default();
         let link = Link::open(
-            Address::parse(url)?,
+            DatabaseUrl::parse(url)?,
             terms,
             &options,
             Arc::clone(&lookups),

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_before_a_change_is_not_believed_after_it() {
+    fn changes_invalidate_pending_results() {
         let lookups = NegativeCache::default();
         let epoch = lookups.epoch();
         lookups.note_absent(hash(1), epoch);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_guesses_takes_bounded_room() {
+    fn the_cache_is_bounded() {
         let lookups = NegativeCache::default();
         lookups.heard(Instant::now());
         for n in 0..3 * MOST {

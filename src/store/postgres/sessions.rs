@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Connection, SimpleQueryMessage};
 
 use super::State;
-use super::address::Address;
+use super::address::DatabaseUrl;
 use super::conn::Conn;
 use super::migrate::{self, Terms};
 use super::problem::Problem;
@@ -31,7 +31,7 @@ const OPENING: Duration = Duration::from_secs(5);
 const POOLER_CHECKS: usize = 3;
 
 pub(super) struct Sessions {
-    address: Address,
+    address: DatabaseUrl,
     terms: Terms,
     /// Whether the server and its tables are checked.
     is_checked: Cell<bool>,
@@ -44,7 +44,7 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(address: Address, terms: Terms, state: Arc<State>) -> Self {
+    pub(super) fn new(address: DatabaseUrl, terms: Terms, state: Arc<State>) -> Self {
         Self {
             address,
             terms,
@@ -110,7 +110,7 @@ impl Sessions {
     }
 
     async fn connect(&self) -> Result<Conn, Problem> {
-        let Address { config, tls } = &self.address;
+        let DatabaseUrl { config, tls } = &self.address;
         let (client, connection) = config.connect(tls.clone()).await?;
         Ok(Conn::new(client, self.drive(connection)))
     }

@@ -78,7 +78,7 @@ fn is_of_key(id: u64) -> impl Fn(&ChangeEvent) -> bool {
 fn until(is_so: impl Fn() -> bool) {
     let until = Instant::now() + SOON;
     while !is_so() {
-        assert!(Instant::now() < until, "it does not come to pass");
+        assert!(Instant::now() < until, "condition not reached in time");
         thread::sleep(Duration::from_millis(5));
     }
 }

@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_text_is_used_only_where_no_certificate_is_asked_for() {
+    fn plain_text_requires_no_certificate_option() {
         use SslMode::{Disable, Prefer, Require};
         for (mode, root, expected) in [
             (None, None, (Prefer, Verified::Nothing)),

@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 use super::error::ImportError;
 use super::table::{Database, quoted};
 use crate::model::Secret;
-use crate::store::{PostgresAddress, with_causes};
+use crate::store::{DatabaseUrl, with_causes};
 
 pub(super) struct Postgres {
     runtime: Runtime,
@@ -25,8 +25,8 @@ impl Postgres {
             .build()
             .map_err(ImportError::unreadable)?;
         let url = String::from_utf8_lossy(url.expose());
-        let address = PostgresAddress::parse(&url).map_err(ImportError::unreadable)?;
-        let PostgresAddress { mut config, tls } = address;
+        let address = DatabaseUrl::parse(&url).map_err(ImportError::unreadable)?;
+        let DatabaseUrl { mut config, tls } = address;
         if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
             config.password(password);
         }
