@@ -30,7 +30,7 @@ fn database_url_needs_the_feature_postgres() {
     let home = Home::new();
     let missing = KeyGuard::open("postgres://u:hunter2@host/db", home.config()).unwrap_err();
     for words in [
-        "`postgres:` needs the cargo feature `postgres`",
+        "`postgres:` need the cargo feature `postgres`",
         "enable it, or give another URL",
     ] {
         assert!(missing.to_string().contains(words), "{missing}");
@@ -43,7 +43,7 @@ fn redis_url_needs_the_feature_redis() {
     let home = Home::new();
     let config = home.config().redis_url("rediss://:hunter2@host");
     let missing = KeyGuard::open(home.file(), config).unwrap_err();
-    let words = "`rediss:` needs the cargo feature `redis`";
+    let words = "`rediss:` need the cargo feature `redis`";
     assert!(missing.to_string().contains(words), "{missing}");
     assert_missing(&missing, "redis");
 }
