@@ -25,9 +25,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Extension, Router};
 use keyguard::http::{AdminService, Authenticated, IpLimitLayer, KeyGuardLayer};
-use keyguard::{
-    Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockDuration, LockScope, Page, Policy,
-};
+use keyguard::{Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockScope, Page, Policy};
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -36,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = address.unwrap_or_else(|| "127.0.0.1:8000".into());
     let file = std::env::var("KEYGUARD_DB").unwrap_or_else(|_| "keyguard.redb".into());
 
-    let policy = Policy::new().protect("/api".parse()?);
+    let policy = Policy::new().protect("/api");
     let kg = KeyGuard::open(file, Config::default().policy(policy))?;
     create_first_key(&kg)?;
 
@@ -54,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 fn app(kg: &KeyGuard) -> Result<Router, Box<dyn Error>> {
     let login = IpLimit::new("login", "3/min")?
-        .lockout("5 minutes".parse()?)
+        .lockout("5 minutes")?
         .scope(LockScope::Path);
     let login = IpLimitLayer::new(kg.clone(), login);
     let admin = AdminService::new(kg.clone());
@@ -81,13 +79,9 @@ async fn write(Authenticated(grant): Authenticated) -> Result<&'static str, Deni
 }
 
 async fn trap(State(kg): State<KeyGuard>, Extension(grant): Extension<Arc<Grant>>) -> &'static str {
-    let hour: Result<LockDuration, _> = "1 hour".parse();
     // Blocking writes to disk, so it runs on a blocking thread.
-    let locked = tokio::task::spawn_blocking(move || {
-        let hour = hour.map_err(Box::<dyn Error + Send + Sync>::from)?;
-        Ok::<_, Box<dyn Error + Send + Sync>>(kg.admin().block(grant.ip(), None, hour)?)
-    });
-    match locked.await {
+    let lock = move || kg.admin().block(grant.ip(), None, "1 hour");
+    match tokio::task::spawn_blocking(lock).await {
         Ok(Ok(_)) => "goodbye",
         _ => "not now",
     }

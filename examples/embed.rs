@@ -21,6 +21,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("caused by: {error}");
+                cause = error.source();
+            }
             ExitCode::FAILURE
         }
     }
@@ -47,7 +52,10 @@ fn run() -> Result<(), Box<dyn Error>> {
         };
         match kg.decide(Request::new(headers, ip, path).method(method)) {
             Ok(grant) => {
-                println!("{number}: admitted, {} left", grant.remaining());
+                match grant.remaining() {
+                    Some(remaining) => println!("{number}: admitted, {remaining} left"),
+                    None => println!("{number}: admitted"),
+                }
                 grant.finish(status);
             }
             Err(denial) => println!("{number}: {} {}", denial.status(), denial.reason()),

@@ -41,11 +41,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = address.unwrap_or_else(|| "127.0.0.1:8000".into());
     let file = std::env::var("KEYGUARD_DB").unwrap_or_else(|_| "keyguard.redb".into());
 
-    let policy = Policy::new().protect("/api".parse()?);
+    let policy = Policy::new().protect("/api");
     let kg = KeyGuard::open(file, Config::default().policy(policy))?;
     create_first_key(&kg)?;
     let login = IpLimit::new("login", "3/min")?
-        .lockout("5 minutes".parse()?)
+        .lockout("5 minutes")?
         .scope(LockScope::Path);
     let (guard, login) = (
         KeyGuardLayer::new(kg.clone()),
@@ -65,8 +65,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             () = &mut stop => break,
         };
         // Each connection has its own service, with the address of its peer.
-        let api = guard.peer_address(peer).layer(service_fn(api));
-        let login = login.peer_address(peer).layer(service_fn(log_in));
+        let api = guard.for_peer(peer).layer(service_fn(api));
+        let login = login.for_peer(peer).layer(service_fn(log_in));
         let service = service_fn(move |request: Request<Incoming>| {
             let (api, login) = (api.clone(), login.clone());
             async move { route(request, &api, &login).await }

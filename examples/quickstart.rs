@@ -9,7 +9,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use keyguard::{
-    Config, CreateKey, HeaderFn, InvalidInput, IpLimit, KeyGuard, LockScope, Page, Request,
+    Config, CreateKey, HeaderFn, Headers, InvalidInput, IpLimit, KeyGuard, LockScope, Page, Request,
 };
 use tiny_http::{Header, Response, Server};
 
@@ -18,6 +18,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("caused by: {error}");
+                cause = error.source();
+            }
             ExitCode::FAILURE
         }
     }
@@ -79,7 +84,7 @@ fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error
 /// Three attempts per minute from each address. One more locks it out of this path.
 fn login_limit() -> Result<IpLimit, InvalidInput> {
     let limit = IpLimit::new("login", "3/min")?;
-    Ok(limit.lockout("5 minutes".parse()?).scope(LockScope::Path))
+    Ok(limit.lockout("5 minutes")?.scope(LockScope::Path))
 }
 
 fn answer(kg: &KeyGuard, limit: &IpLimit, request: tiny_http::Request) {
@@ -104,9 +109,10 @@ fn answer(kg: &KeyGuard, limit: &IpLimit, request: tiny_http::Request) {
 type Answer = (u16, String, Vec<(&'static str, String)>);
 
 fn login(kg: &KeyGuard, limit: &IpLimit, request: &tiny_http::Request) -> Answer {
+    let headers = headers(request);
     let peer = request.remote_addr().copied();
-    match kg.check_ip(limit, peer, request.url()) {
-        Ok(()) => (
+    match kg.check_ip(limit, Request::new(&headers, peer, request.url())) {
+        Ok(_) => (
             401,
             r#"{"detail":"Wrong password."}"#.to_owned(),
             Vec::new(),
@@ -115,15 +121,20 @@ fn login(kg: &KeyGuard, limit: &IpLimit, request: &tiny_http::Request) -> Answer
     }
 }
 
-fn protected(kg: &KeyGuard, request: &tiny_http::Request) -> Answer {
-    let headers = HeaderFn::new(|name: &str| {
+/// The header fields of a request of tiny_http.
+fn headers(request: &tiny_http::Request) -> impl Headers {
+    HeaderFn::new(|name: &str| {
         let named = |header: &&Header| header.field.as_str().as_str().eq_ignore_ascii_case(name);
         let sent = request.headers().iter().filter(named);
         sent.map(|header| header.value.as_str().as_bytes())
             .collect::<Vec<_>>()
-    });
-    let method = request.method().as_str();
+    })
+}
+
+fn protected(kg: &KeyGuard, request: &tiny_http::Request) -> Answer {
+    let headers = headers(request);
     let peer = request.remote_addr().copied();
+    let method = request.method().as_str();
     match kg.decide(Request::new(&headers, peer, request.url()).method(method)) {
         Ok(grant) => {
             let owner = grant.org().map_or("nobody", |org| &org.name);

@@ -48,7 +48,7 @@ fn open() -> Result<KeyGuard, Box<dyn Error>> {
 
 fn lead(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
     match kg.admin().create_org("scale-out") {
-        Ok(_) | Err(AdminError::Conflict(_)) => {}
+        Ok(_) | Err(AdminError::OrgExists(_)) => {}
         Err(error) => return Err(error.into()),
     }
     let key = kg.admin().create_key(

@@ -25,13 +25,14 @@
 //! | `axum` | `http`, and for axum: the extractor `http::Authenticated`, the original path of nested routers, the address of the peer |
 //! | `cli` | the program `keyguard`, and `legacy` |
 //! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
-//! | `import` | `keyguard import` from SQLite, which is compiled from C |
+//! | `import` | `cli`, and `keyguard import` from SQLite, which is compiled from C |
 //! | `legacy` | keys of the Python package of the same name: `Config::legacy_secret` |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
 //! | `redis` | limits in Redis, for several processes, and `RedisStream` |
-//! | `serve` | `keyguard serve`: the admin service, and decisions for servers in other languages |
+//! | `serve` | `cli`, `openapi`, and `keyguard serve`: the admin service, and decisions for servers in other languages |
 //!
+#![cfg_attr(doc, doc = "[`sizing`] explains how to size Redis and PostgreSQL.\n")]
 //! The minimum supported Rust version is 1.90.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -76,7 +77,7 @@ pub use counter::IpLimit;
 pub use guard::{Config, Denial, Grant, HeaderFn, Headers, Request, RuleState, Verdict};
 pub use input::InvalidInput;
 pub use keyguard::KeyGuard;
-pub use limit::Limit;
+pub use limit::{Limit, LimitKind};
 pub use limiter::Fallback;
 pub use lockout::{Lock, LockCause, LockScope, Refuses};
 pub use model::{

@@ -61,7 +61,7 @@ pub(crate) fn protect(app: Router, guard: KeyGuard) -> Router {
     let peer = |extensions: &axum::http::Extensions| {
         Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.into())
     };
-    app.layer(KeyGuardLayer::new(guard).peer(peer))
+    app.layer(KeyGuardLayer::new(guard).peer_from(peer))
 }
 
 /// Keep-alive connections with one request in flight each.

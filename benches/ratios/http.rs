@@ -45,7 +45,7 @@ async fn serve(listener: TcpListener, guard: Option<KeyGuard>) -> Result<(), loa
                 });
             }
             Some(layer) => {
-                let service = layer.peer_address(peer).layer(service_fn(hello));
+                let service = layer.for_peer(peer).layer(service_fn(hello));
                 tokio::spawn(async move {
                     let _ = builder.serve_connection(stream, service).await;
                 });

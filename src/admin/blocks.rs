@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{Admin, AdminError, IpTarget};
 use crate::guard::refuses;
+use crate::input::{self, InvalidInput};
 use crate::lockout::{Lock, LockCause, LockScope, Refuses};
 use crate::model::Method;
 use crate::policy::path;
@@ -14,17 +15,28 @@ impl Admin {
     ///
     /// A client that is locked out of the same for longer stays so.
     ///
+    /// ```
+    /// # use keyguard::{Config, KeyGuard};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+    /// kg.admin().block("192.0.2.7", None, "4:00 PM")?;
+    /// kg.admin().block("192.0.2.7", Some("/login"), "1 day")?;
+    /// assert_eq!(kg.admin().list_blocks().len(), 2);
+    /// kg.admin().unblock("192.0.2.7", None)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`](crate::ClientIp::LOCAL), which stands for many
-    /// clients, and for a time of day without a time zone; [`AdminError::Conflict`] if there are
-    /// [`Config::max_locks`](crate::Config::max_locks) locks.
+    /// clients, and for a time of day without a time zone; [`AdminError::TooManyLocks`].
     pub fn block(
         &self,
-        ip: impl Into<IpTarget>,
+        ip: impl TryInto<IpTarget, Error: Into<InvalidInput>>,
         path: Option<&str>,
-        duration: LockDuration,
+        duration: impl TryInto<LockDuration, Error: Into<InvalidInput>>,
     ) -> Result<Lock, AdminError> {
-        let network = self.lockable_ip_key(ip.into())?;
+        let network = self.lockable_ip_key(input::valid(ip)?)?;
+        let duration: LockDuration = input::valid(duration)?;
         let now = self.guard.now();
         let locks = self.guard.locks();
         let until = duration.ends_at(now, locks.zone())?;
@@ -43,12 +55,7 @@ impl Admin {
         let details = json!({ "network": network, "refuses": lock.refuses, "until": until });
         let audit = self.audit_context("block", None, details);
         let blocked = locks.block(self.guard.store(), lock, &audit)?;
-        blocked.ok_or_else(|| {
-            AdminError::Conflict(
-                "the maximum number of locks is reached; unblock some, or raise `Config::max_locks`"
-                    .into(),
-            )
-        })
+        blocked.ok_or(AdminError::TooManyLocks)
     }
 
     /// Ends locks of a client, and forgets its failed authentications. Returns the ended locks.
@@ -56,11 +63,11 @@ impl Admin {
     /// With a `path` only the locks of that path and of the routes that match it end.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`] if there is no such lock; [`AdminError::Invalid`] for
+    /// [`AdminError::LockNotFound`]; [`AdminError::Invalid`] for
     /// [`ClientIp::LOCAL`](crate::ClientIp::LOCAL).
     pub fn unblock(
         &self,
-        ip: impl Into<IpTarget>,
+        ip: impl TryInto<IpTarget, Error: Into<InvalidInput>>,
         path: Option<&str>,
     ) -> Result<Vec<Lock>, AdminError> {
         let network = self.ip_key(ip)?;
@@ -89,13 +96,10 @@ impl Admin {
         }
         let parent = network.parent();
         let is_around = |lock: &Lock| lock.network == parent && parent != network;
-        Err(AdminError::NotFound(
-            if self.list_blocks().iter().any(is_around) {
-                format!("{network} has no such lock of its own, but {parent} around it is locked")
-            } else {
-                format!("{network} has no such lock")
-            },
-        ))
+        Err(AdminError::LockNotFound {
+            ip: network,
+            parent: self.list_blocks().iter().any(is_around).then_some(parent),
+        })
     }
 
     /// Returns every lock in force, manual and automatic, by network.

@@ -2,29 +2,96 @@
 
 use std::error::Error;
 
+use super::FailureCode;
 use crate::input::InvalidInput;
-use crate::model::Key;
+use crate::model::{Key, KeyId, OrgId};
+use crate::net::IpKey;
 use crate::policy::InvalidPolicy;
 use crate::store::StoreError;
 
 /// Why a change or a listing failed. A failed change changes nothing.
+///
+/// [`AdminError::status`] groups the kinds.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {
     /// A field is invalid.
     #[error(transparent)]
     Invalid(#[from] InvalidInput),
-    /// The organization, key, limit or lock does not exist.
-    #[error("{0}")]
-    NotFound(String),
-    /// The current state does not allow the change.
-    #[error("{0}")]
-    Conflict(String),
+    /// No organization has this id.
+    #[error("there is no organization with the id {0}")]
+    OrgNotFound(OrgId),
+    /// No organization has this name.
+    #[error("there is no organization named `{0}`")]
+    OrgNameNotFound(String),
+    /// No key has this id.
+    #[error("there is no key with the id {0}")]
+    KeyNotFound(KeyId),
+    /// No key has the prefix that was given to [`Admin::find_key`](crate::Admin::find_key).
+    #[error(
+        "no key has this id or prefix; keys go by the id or the whole prefix that listings show, never \
+         by their text"
+    )]
+    KeyPrefixNotFound,
+    /// The key has no limit of this name.
+    #[error(
+        "there is no limit named {}; the key has {}",
+        name.as_ref().map_or("that".to_owned(), |name| format!("`{name}`")),
+        existing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    )]
+    #[non_exhaustive]
+    LimitNotFound {
+        /// The name; `None` if it may be the text of a key.
+        name: Option<String>,
+        /// The names of the limits of the key.
+        existing: Vec<String>,
+    },
+    /// The client has no such lock.
+    #[error(
+        "{ip} has no such lock{}",
+        parent.map_or(String::new(), |parent| format!(" of its own, but {parent} around it is locked"))
+    )]
+    #[non_exhaustive]
+    LockNotFound {
+        /// The client.
+        ip: IpKey,
+        /// The network around it, if that is locked.
+        parent: Option<IpKey>,
+    },
+    /// An organization has this name.
+    #[error("an organization named `{0}` exists already")]
+    OrgExists(String),
+    /// An organization has a name that looks the same, which is given here.
+    #[error("the organization `{0}` exists already and its name looks the same; give another name")]
+    SimilarOrgExists(String),
+    /// The key was revoked, which is final.
+    #[error("key {0} was revoked, which is final")]
+    KeyRevoked(KeyId),
+    /// The key has expired, and neither a new time of expiry nor
+    /// [`UpdateKey::reactivate`](crate::UpdateKey::reactivate) is given.
+    #[error(
+        "key {0} has expired, and its text may have leaked since: to accept it again, give \
+         `reactivate` (`--reactivate`) and a later `expires_at`; to rotate it, give a new `expires_at` \
+         (`--expires-at`)"
+    )]
+    KeyExpired(KeyId),
+    /// There are [`Config::max_locks`](crate::Config::max_locks) locks.
+    #[error("the maximum number of locks is reached; unblock some, or raise `Config::max_locks`")]
+    TooManyLocks,
+    /// Limits of [`Config::max_tracked_keys`](crate::Config::max_tracked_keys) keys are tracked.
+    #[error("the maximum number of keys is being limited; raise `Config::max_tracked_keys`")]
+    TooManyTrackedKeys,
+    /// [`Config::policy_file`](crate::Config::policy_file) is not set.
+    #[error(
+        "no policy file is set: `keyguard serve --policy`, or `Config::policy_file`, names one"
+    )]
+    NoPolicyFile,
     /// The text is not the whole prefix of exactly one key.
     #[error(
         "`{prefix}` is not the whole prefix of one key; give an id, or the whole prefix that listings \
          show"
     )]
+    #[non_exhaustive]
     Ambiguous {
         /// The text.
         prefix: String,
@@ -35,38 +102,55 @@ pub enum AdminError {
     #[error(
         "this request was already completed under the same idempotency key; a key is shown once only"
     )]
+    #[non_exhaustive]
     AlreadyDone {
         /// The id of the organization or key that was created or changed.
         subject: Option<u64>,
     },
     /// The policy or its file is invalid. The policy in force stays.
     #[error("the policy stays as it was: {0}")]
-    Policy(#[from] InvalidPolicy),
-    /// The data file or the database holds invalid data.
-    #[error("the stored data is damaged: {0}")]
-    Damaged(String),
+    Policy(InvalidPolicy),
+    /// The data file or the database contains invalid data; `source()` says which.
+    #[error("the stored data is damaged")]
+    Damaged(#[source] Box<dyn Error + Send + Sync>),
     /// The data file or the database cannot be read or written; `source()` says why.
     #[error("the stored data cannot be read or written")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
 }
 
+impl AdminError {
+    /// Returns the HTTP status with which the admin service responds: 422 for an invalid field or policy,
+    /// 404 for something that does not exist, 409 if the current state does not allow the change, 503 if
+    /// the stored data cannot be read or written.
+    pub fn status(&self) -> u16 {
+        FailureCode::of(self).status()
+    }
+}
+
+impl From<InvalidPolicy> for AdminError {
+    fn from(error: InvalidPolicy) -> Self {
+        Self::Policy(error)
+    }
+}
+
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NoOrg(_) | StoreError::NoOrgNamed(_) | StoreError::NoKey(_) => {
-                Self::NotFound(error.to_string())
-            }
-            StoreError::DuplicateOrg(_)
-            | StoreError::SimilarOrg(_)
-            | StoreError::Revoked(_)
-            | StoreError::Expired(_)
-            | StoreError::Occupied(_) => Self::Conflict(error.to_string()),
+            StoreError::NoOrg(id) => Self::OrgNotFound(id),
+            StoreError::NoOrgNamed(name) => Self::OrgNameNotFound(name),
+            StoreError::NoKey(id) => Self::KeyNotFound(id),
+            StoreError::DuplicateOrg(name) => Self::OrgExists(name),
+            StoreError::SimilarOrg(name) => Self::SimilarOrgExists(name),
+            StoreError::Revoked(id) => Self::KeyRevoked(id),
+            StoreError::Expired(id) => Self::KeyExpired(id),
             StoreError::AlreadyDone(subject) => Self::AlreadyDone { subject },
             StoreError::IdempotencyKeyReused => {
                 InvalidInput::new("Idempotency-Key", "was used for another request").into()
             }
-            StoreError::Damaged(what) => Self::Damaged(what),
+            StoreError::Damaged(what) => Self::Damaged(what.into()),
             StoreError::Unavailable(source) => Self::Unavailable(source),
+            // Only transfers, which report it themselves, import.
+            StoreError::Occupied(_) => Self::Unavailable(error.into()),
         }
     }
 }

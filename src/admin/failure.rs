@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::AdminError;
 use crate::model::Key;
+#[cfg(feature = "cli")]
+use crate::store::StoreError;
 use crate::store::with_causes;
 
 /// Why a command failed.
@@ -35,6 +37,42 @@ pub(crate) enum FailureCode {
     Refused,
 }
 
+impl FailureCode {
+    pub(super) fn of(error: &AdminError) -> Self {
+        match error {
+            AdminError::Invalid(_) | AdminError::Policy(_) => Self::Invalid,
+            AdminError::OrgNotFound(_)
+            | AdminError::OrgNameNotFound(_)
+            | AdminError::KeyNotFound(_)
+            | AdminError::KeyPrefixNotFound
+            | AdminError::LimitNotFound { .. }
+            | AdminError::LockNotFound { .. } => Self::NotFound,
+            AdminError::OrgExists(_)
+            | AdminError::SimilarOrgExists(_)
+            | AdminError::KeyRevoked(_)
+            | AdminError::KeyExpired(_)
+            | AdminError::TooManyLocks
+            | AdminError::TooManyTrackedKeys
+            | AdminError::NoPolicyFile
+            | AdminError::AlreadyDone { .. } => Self::Conflict,
+            AdminError::Ambiguous { .. } => Self::Ambiguous,
+            AdminError::Damaged(_) => Self::Damaged,
+            AdminError::Unavailable(_) => Self::Unavailable,
+        }
+    }
+
+    /// The HTTP status.
+    pub(crate) fn status(self) -> u16 {
+        match self {
+            Self::Invalid => 422,
+            Self::NotFound => 404,
+            Self::Conflict | Self::Ambiguous => 409,
+            Self::Damaged | Self::Unavailable => 503,
+            Self::Refused => 403,
+        }
+    }
+}
+
 impl Failure {
     pub(crate) fn new(code: FailureCode, message: impl Into<String>) -> Self {
         Self {
@@ -49,15 +87,7 @@ impl Failure {
 
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
-        let code = match &error {
-            AdminError::Invalid(_) | AdminError::Policy(_) => FailureCode::Invalid,
-            AdminError::NotFound(_) => FailureCode::NotFound,
-            AdminError::Conflict(_) | AdminError::AlreadyDone { .. } => FailureCode::Conflict,
-            AdminError::Ambiguous { .. } => FailureCode::Ambiguous,
-            AdminError::Damaged(_) => FailureCode::Damaged,
-            AdminError::Unavailable(_) => FailureCode::Unavailable,
-        };
-        let mut failure = Self::new(code, with_causes(&error));
+        let mut failure = Self::new(FailureCode::of(&error), with_causes(&error));
         match error {
             AdminError::Invalid(invalid) => failure.field = Some(invalid.field().to_owned()),
             AdminError::Ambiguous { candidates, .. } => failure.candidates = candidates,
@@ -65,5 +95,16 @@ impl From<AdminError> for Failure {
             _ => {}
         }
         failure
+    }
+}
+
+/// The source or the target of a transfer failed.
+#[cfg(feature = "cli")]
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Occupied(_) => Self::new(FailureCode::Conflict, error.to_string()),
+            error => AdminError::from(error).into(),
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! The clients that a change concerns.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use super::Admin;
-use crate::input::InvalidInput;
+use crate::input::{self, InvalidInput, try_from_text};
 use crate::net::{ClientIp, IpKey};
 
 /// The address of a client, or a network as [`Admin::list_blocks`] shows it.
@@ -38,6 +38,24 @@ impl From<IpAddr> for IpTarget {
     }
 }
 
+impl From<Ipv4Addr> for IpTarget {
+    fn from(ip: Ipv4Addr) -> Self {
+        ClientIp::from(ip).into()
+    }
+}
+
+impl From<Ipv6Addr> for IpTarget {
+    fn from(ip: Ipv6Addr) -> Self {
+        ClientIp::from(ip).into()
+    }
+}
+
+impl From<SocketAddr> for IpTarget {
+    fn from(address: SocketAddr) -> Self {
+        ClientIp::from(address).into()
+    }
+}
+
 impl From<IpKey> for IpTarget {
     fn from(network: IpKey) -> Self {
         Self(Kind::Network(network))
@@ -55,6 +73,8 @@ impl FromStr for IpTarget {
     }
 }
 
+try_from_text!(IpTarget);
+
 impl fmt::Display for IpTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
@@ -66,8 +86,11 @@ impl fmt::Display for IpTarget {
 
 impl Admin {
     /// Returns the network under which a client is counted and locked.
-    pub(super) fn ip_key(&self, ip: impl Into<IpTarget>) -> Result<IpKey, InvalidInput> {
-        match ip.into().0 {
+    pub(super) fn ip_key(
+        &self,
+        ip: impl TryInto<IpTarget, Error: Into<InvalidInput>>,
+    ) -> Result<IpKey, InvalidInput> {
+        match input::valid::<IpTarget>(ip)?.0 {
             Kind::Network(network) => Ok(network),
             Kind::Client(ip) => {
                 let ip = self.guard.compiled().policy.nat64_prefixes.canonical(ip);

@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Admin, AdminError, Page};
-use crate::input::{self, InvalidInput};
-use crate::limit;
+use crate::input::{self, Given, InvalidInput};
+use crate::limit::{self, Limit};
 use crate::model::{Key, KeyId, KeyPrefix, OrgId, PlainKey, Scope, key_text};
 use crate::net::CidrSet;
-use crate::store::{KeyChange, NewCredential, NewKey, Rotation, StoreError};
+use crate::store::{KeyChange, NewCredential, NewKey, Rotation};
 use crate::time::Timestamp;
 
-/// A key to create, for [`Admin::create_key`].
+/// A key to create, for [`Admin::create_key`], which reports invalid values. Setters take values or
+/// their text.
 ///
 /// ```
 /// use keyguard::CreateKey;
@@ -35,17 +36,21 @@ pub struct CreateKey {
     #[cfg_attr(feature = "openapi", schema(example = "web shop"))]
     pub(crate) label: String,
     /// The scopes, together at most 4,096 characters with one between them. Default: none.
-    pub(crate) scopes: Vec<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub(crate) scopes: Vec<Given<Scope>>,
     /// Requests admitted in any 60 seconds, at least 1. Default: the server's.
     pub(crate) rate_limit_per_minute: Option<u32>,
     /// Further limits: `10/s`, `500000 monthly`. Default: none.
-    pub(crate) limits: Vec<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub(crate) limits: Vec<Given<Limit>>,
     /// Addresses and networks that may use the key, `local` among them; at most 256. Default: all.
-    pub(crate) allowed_ips: Vec<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub(crate) allowed_ips: Given<CidrSet>,
     /// The time of expiry, which is not in the past. Default: never.
     pub(crate) expires_at: Option<Timestamp>,
     /// The start of its text. Default: the server's.
-    pub(crate) prefix: Option<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub(crate) prefix: Option<Given<KeyPrefix>>,
 }
 
 impl CreateKey {
@@ -59,28 +64,34 @@ impl CreateKey {
     }
 
     /// The scopes of the key, together at most 4,096 characters with one between them. Default: none.
-    pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
-        self.scopes = texts(scopes);
+    pub fn scopes(
+        mut self,
+        scopes: impl IntoIterator<Item: TryInto<Scope, Error: Into<InvalidInput>>>,
+    ) -> Self {
+        self.scopes = Given::list(scopes);
         self
     }
 
     /// Requests admitted in any 60 seconds, at least 1. Default:
-    /// [`Config::default_rate_limit`](crate::Config::default_rate_limit).
+    /// [`Config::default_rate_limit_per_minute`](crate::Config::default_rate_limit_per_minute).
     pub fn rate_limit_per_minute(mut self, requests: u32) -> Self {
         self.rate_limit_per_minute = Some(requests);
         self
     }
 
-    /// Further limits, each as [`Limit`](crate::Limit) reads it: `10/s`, `500000 monthly`. Default:
-    /// none.
-    pub fn limits<T: Into<String>>(mut self, limits: impl IntoIterator<Item = T>) -> Self {
-        self.limits = texts(limits);
+    /// Further [limits](Limit), such as `10/s` and `500000 monthly`: at most 8, each with a counter of
+    /// its own. Default: none.
+    pub fn limits(
+        mut self,
+        limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
+    ) -> Self {
+        self.limits = Given::list(limits);
         self
     }
 
     /// Addresses and networks that may use the key, `local` among them; at most 256. Default: all.
-    pub fn allowed_ips<T: Into<String>>(mut self, ips: impl IntoIterator<Item = T>) -> Self {
-        self.allowed_ips = texts(ips);
+    pub fn allowed_ips(mut self, ips: impl TryInto<CidrSet, Error: Into<InvalidInput>>) -> Self {
+        self.allowed_ips = Given::new(ips);
         self
     }
 
@@ -90,10 +101,9 @@ impl CreateKey {
         self
     }
 
-    /// The start of the key's text. Default:
-    /// [`Config::key_prefix`](crate::Config::key_prefix).
-    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = Some(prefix.into());
+    /// The start of the key's text. Default: [`Config::key_prefix`](crate::Config::key_prefix).
+    pub fn prefix(mut self, prefix: impl TryInto<KeyPrefix, Error: Into<InvalidInput>>) -> Self {
+        self.prefix = Some(Given::new(prefix));
         self
     }
 }
@@ -108,11 +118,17 @@ pub struct CreatedKey {
     pub raw_key: PlainKey,
 }
 
-/// A change to a key, for [`Admin::update_key`]. Fields that are not set stay as they are.
+/// A change to a key, for [`Admin::update_key`], which reports invalid values. Fields that are not set
+/// stay as they are. Setters take values or their text.
 ///
 /// ```
-/// use keyguard::{KeyId, UpdateKey};
-/// let change = UpdateKey::new(KeyId(7)).label("till").expires_at(None);
+/// use keyguard::{Key, KeyId, UpdateKey};
+/// let change = UpdateKey::new(KeyId(7)).label("till").limits(["10/s"]).expires_at(None);
+///
+/// /// Gives a key the scopes and limits of another.
+/// fn like(key: KeyId, other: &Key) -> UpdateKey {
+///     UpdateKey::new(key).scopes(&other.scopes).limits(&other.limits).allowed_ips(&other.allowed_ips)
+/// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,14 +139,17 @@ pub struct UpdateKey {
     /// The label: 1 to 255 visible characters and spaces.
     pub(crate) label: Option<String>,
     /// Scopes; they replace the existing ones.
-    pub(crate) scopes: Option<Vec<String>>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<String>>))]
+    pub(crate) scopes: Option<Vec<Given<Scope>>>,
     /// The number of requests admitted in any 60 seconds.
     #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub(crate) rate_limit_per_minute: Option<u32>,
     /// Further limits; they replace the existing ones.
-    pub(crate) limits: Option<Vec<String>>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<String>>))]
+    pub(crate) limits: Option<Vec<Given<Limit>>>,
     /// IP addresses and networks from which the key is accepted; empty for all.
-    pub(crate) allowed_ips: Option<Vec<String>>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<String>>))]
+    pub(crate) allowed_ips: Option<Given<CidrSet>>,
     /// The time of expiry, in the future; null for never.
     #[serde(default, with = "nullable", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Timestamp>))]
@@ -162,8 +181,11 @@ impl UpdateKey {
     }
 
     /// Replaces the scopes, together at most 4,096 characters with one between them.
-    pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
-        self.scopes = Some(texts(scopes));
+    pub fn scopes(
+        mut self,
+        scopes: impl IntoIterator<Item: TryInto<Scope, Error: Into<InvalidInput>>>,
+    ) -> Self {
+        self.scopes = Some(Given::list(scopes));
         self
     }
 
@@ -173,16 +195,20 @@ impl UpdateKey {
         self
     }
 
-    /// Replaces the further limits. Requests admitted under an earlier limit of the same kind still
-    /// count; requests admitted while there was none do not.
-    pub fn limits<T: Into<String>>(mut self, limits: impl IntoIterator<Item = T>) -> Self {
-        self.limits = Some(texts(limits));
+    /// Replaces the further [limits](Limit): at most 8, each with a counter of its own. Requests
+    /// admitted under an earlier limit of the same kind still count; requests admitted while there was
+    /// none do not.
+    pub fn limits(
+        mut self,
+        limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
+    ) -> Self {
+        self.limits = Some(Given::list(limits));
         self
     }
 
     /// Replaces the addresses and networks that may use the key, at most 256; empty for all.
-    pub fn allowed_ips<T: Into<String>>(mut self, ips: impl IntoIterator<Item = T>) -> Self {
-        self.allowed_ips = Some(texts(ips));
+    pub fn allowed_ips(mut self, ips: impl TryInto<CidrSet, Error: Into<InvalidInput>>) -> Self {
+        self.allowed_ips = Some(Given::new(ips));
         self
     }
 
@@ -194,7 +220,7 @@ impl UpdateKey {
     }
 
     /// Whether an expired key may be accepted again, although its text may have leaked since.
-    /// [Rotation](RotateKey) gives it a new text instead. Default: no.
+    /// [Rotation](RotateKey) gives it a new text instead. Default: `false`.
     pub fn reactivate(mut self, reactivate: bool) -> Self {
         self.reactivate = reactivate;
         self
@@ -206,7 +232,7 @@ impl UpdateKey {
 /// ```
 /// use std::time::Duration;
 /// use keyguard::{KeyId, RotateKey};
-/// let request = RotateKey::new(KeyId(7)).grace(Duration::from_secs(3_600));
+/// let leaked = RotateKey::new(KeyId(7)).grace(Duration::ZERO);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -217,17 +243,17 @@ pub struct RotateKey {
 }
 
 impl RotateKey {
-    /// A rotation that ends the old text at once and keeps the time of expiry.
+    /// A rotation that ends the old text in an hour and keeps the time of expiry.
     pub fn new(id: KeyId) -> Self {
         Self {
             id,
-            grace: Duration::ZERO,
+            grace: Duration::from_secs(3_600),
             expires_at: None,
         }
     }
 
     /// How much longer the old text is accepted, at most until the key expires. The old text of an
-    /// expired key is not accepted again. Default: zero.
+    /// expired key is not accepted again. Default: one hour.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -245,7 +271,7 @@ impl Admin {
     /// Creates a key. Its text is returned this once.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] for a field; [`AdminError::NotFound`] for the organization.
+    /// [`AdminError::Invalid`] for a field; [`AdminError::OrgNameNotFound`].
     pub fn create_key(&self, request: CreateKey) -> Result<CreatedKey, AdminError> {
         let (key, raw_key) = self.new_key(&request)?;
         let audit = self.audit_context("create_key", None, without_nulls(json!(request)));
@@ -279,9 +305,9 @@ impl Admin {
         let config = self.guard.config();
         let per_minute = request
             .rate_limit_per_minute
-            .unwrap_or(config.default_rate_limit);
-        let prefix: KeyPrefix = match &request.prefix {
-            Some(prefix) => prefix.parse()?,
+            .unwrap_or(config.default_rate_limit_per_minute);
+        let prefix = match &request.prefix {
+            Some(prefix) => prefix.get()?,
             None => config.key_prefix.clone(),
         };
         self.check_expiry(request.expires_at)?;
@@ -289,7 +315,7 @@ impl Admin {
             label: name("label", &request.label)?,
             scopes: scopes(&request.scopes)?,
             rate_limit_per_minute: input::limit("rate_limit_per_minute", per_minute)?,
-            limits: limit::list(&request.limits)?,
+            limits: limits(&request.limits)?,
             allowed_ips: allowed_ips(&request.allowed_ips)?,
             created_at: self.guard.now(),
             expires_at: request.expires_at,
@@ -301,18 +327,18 @@ impl Admin {
     /// Returns a key by its id.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`]
+    /// [`AdminError::KeyNotFound`]
     pub fn get_key(&self, id: KeyId) -> Result<Key, AdminError> {
         Ok(self.shown(self.guard.store().key(id)?))
     }
 
-    /// Returns a key by its id, or by its whole prefix as [`Key::prefix`] has it.
+    /// Returns a key by its id, or by its whole [`Key::shown_prefix`].
     ///
     /// A shorter prefix is refused: it may match one key today and another one tomorrow.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] for an empty text; [`AdminError::NotFound`];
-    /// [`AdminError::Ambiguous`] if the text is not the whole prefix of exactly one key.
+    /// [`AdminError::Invalid`] for an empty text; [`AdminError::KeyNotFound`];
+    /// [`AdminError::KeyPrefixNotFound`]; [`AdminError::Ambiguous`] if the text is not the whole prefix of exactly one key.
     pub fn find_key(&self, text: &str) -> Result<Key, AdminError> {
         if text.trim().is_empty() {
             let problem = "is empty; give the id of a key, or its whole prefix as listings show it";
@@ -325,12 +351,8 @@ impl Admin {
         let mut found: Vec<_> = found.into_iter().map(|key| self.shown(key)).collect();
         found.sort_by_key(|key| key.id);
         match found.as_slice() {
-            [] => Err(AdminError::NotFound(
-                "no key has this id or prefix; keys go by the id or the whole prefix that listings \
-                 show, never by their text"
-                    .into(),
-            )),
-            [only] if only.prefix == text => Ok(found.remove(0)),
+            [] => Err(AdminError::KeyPrefixNotFound),
+            [only] if only.shown_prefix == text => Ok(found.remove(0)),
             _ => Err(AdminError::Ambiguous {
                 prefix: text.to_owned(),
                 candidates: found,
@@ -341,7 +363,7 @@ impl Admin {
     /// Returns a page of keys, of one organization or of all, by ascending id.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`] for the organization.
+    /// [`AdminError::OrgNotFound`]
     pub fn list_keys(&self, org: Option<OrgId>, page: Page<KeyId>) -> Result<Vec<Key>, AdminError> {
         let keys = self.guard.store().keys(org, page.after, page.limit)?;
         Ok(keys.into_iter().map(|key| self.shown(key)).collect())
@@ -350,40 +372,34 @@ impl Admin {
     /// Changes a key.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] for a field; [`AdminError::NotFound`] for the key;
-    /// [`AdminError::Conflict`] if it is revoked, or has expired and gets a new time of expiry without
-    /// [`UpdateKey::reactivate`].
+    /// [`AdminError::Invalid`] for a field; [`AdminError::KeyNotFound`]; [`AdminError::KeyRevoked`];
+    /// [`AdminError::KeyExpired`] for a new time of expiry without [`UpdateKey::reactivate`].
     pub fn update_key(&self, request: UpdateKey) -> Result<Key, AdminError> {
-        let details = without_nulls(json!(request));
+        let label = request.label.as_deref();
+        let per_minute = request.rate_limit_per_minute;
         let change = KeyChange {
-            label: request
-                .label
-                .map(|label| name("label", &label))
-                .transpose()?,
-            scopes: request.scopes.map(|list| scopes(&list)).transpose()?,
-            rate_limit_per_minute: request
-                .rate_limit_per_minute
+            label: label.map(|label| name("label", label)).transpose()?,
+            scopes: request.scopes.as_deref().map(scopes).transpose()?,
+            rate_limit_per_minute: per_minute
                 .map(|limit| input::limit("rate_limit_per_minute", limit))
                 .transpose()?,
-            limits: request.limits.map(limit::list).transpose()?,
-            allowed_ips: request
-                .allowed_ips
-                .map(|list| allowed_ips(&list))
-                .transpose()?,
+            limits: request.limits.as_deref().map(limits).transpose()?,
+            allowed_ips: request.allowed_ips.as_ref().map(allowed_ips).transpose()?,
             limit_override: None,
             expires_at: request.expires_at,
             unless_expired_at: (request.expires_at.is_some() && !request.reactivate)
                 .then(|| self.guard.now()),
         };
         self.check_expiry(request.expires_at.flatten())?;
+        let details = without_nulls(json!(request));
         self.change_key(request.id, change, "update_key", details)
     }
 
     /// Gives a key a new text. Limits, quotas and usage carry on.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`]; [`AdminError::Conflict`] if the key is revoked, or has expired and
-    /// gets no new time of expiry; [`AdminError::Invalid`] for a time in the past.
+    /// [`AdminError::KeyNotFound`]; [`AdminError::KeyRevoked`]; [`AdminError::KeyExpired`] without a new
+    /// time of expiry; [`AdminError::Invalid`] for a time in the past.
     pub fn rotate_key(&self, request: RotateKey) -> Result<CreatedKey, AdminError> {
         let raw_key = self.prepare_rotation(request)?.raw_key;
         self.rotate_to(request, raw_key)
@@ -395,13 +411,13 @@ impl Admin {
         let key = self.guard.store().key(request.id)?;
         self.check_expiry(request.expires_at.flatten())?;
         if key.is_revoked() {
-            return Err(StoreError::Revoked(key.id).into());
+            return Err(AdminError::KeyRevoked(key.id));
         }
         let now = self.guard.now();
         if request.expires_at.is_none() && key.is_expired(now) {
-            return Err(StoreError::Expired(key.id).into());
+            return Err(AdminError::KeyExpired(key.id));
         }
-        let shown = &key.prefix;
+        let shown = &key.shown_prefix;
         let prefix = shown
             .get(..shown.len().saturating_sub(4))
             .unwrap_or_default()
@@ -410,7 +426,7 @@ impl Admin {
         let prefix = prefix.unwrap_or_else(|_| self.guard.config().key_prefix.clone());
         let raw_key = generate(&prefix)?;
         let key = Key {
-            prefix: raw_key.shown_prefix().to_owned(),
+            shown_prefix: raw_key.shown_prefix().to_owned(),
             expires_at: request.expires_at.unwrap_or(key.expires_at),
             ..key
         };
@@ -452,7 +468,7 @@ impl Admin {
     /// nothing.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`]
+    /// [`AdminError::KeyNotFound`]
     pub fn revoke_key(&self, id: KeyId) -> Result<Key, AdminError> {
         let audit = self.audit_context("revoke_key", Some(id.0), json!({}));
         let key = self.guard.store().revoke_key(id, &audit)?;
@@ -514,14 +530,11 @@ fn generate(prefix: &KeyPrefix) -> Result<PlainKey, AdminError> {
     PlainKey::generate(prefix).map_err(|error| AdminError::Unavailable(error.into()))
 }
 
-fn scopes(texts: &[String]) -> Result<Vec<Scope>, InvalidInput> {
-    let mut scopes = texts
-        .iter()
-        .map(|text| text.parse())
-        .collect::<Result<Vec<_>, _>>()?;
+fn scopes(given: &[Given<Scope>]) -> Result<Vec<Scope>, InvalidInput> {
+    let mut scopes = Given::all(given)?;
     scopes.sort();
     scopes.dedup();
-    let length = scopes.iter().map(|scope: &Scope| scope.as_str().len() + 1);
+    let length = scopes.iter().map(|scope| scope.as_str().len() + 1);
     if length.sum::<usize>() > SCOPES_BYTES + 1 {
         let problem = format!("have more than {SCOPES_BYTES} characters together; give fewer");
         return Err(InvalidInput::new("scopes", problem));
@@ -540,12 +553,17 @@ pub(super) fn name(field: &'static str, given: &str) -> Result<String, InvalidIn
     }
 }
 
-fn allowed_ips(texts: &[String]) -> Result<CidrSet, InvalidInput> {
-    if texts.len() > ALLOWED_IPS {
+pub(super) fn limits(given: &[Given<Limit>]) -> Result<Vec<Limit>, InvalidInput> {
+    limit::list(Given::all(given)?)
+}
+
+fn allowed_ips(given: &Given<CidrSet>) -> Result<CidrSet, InvalidInput> {
+    let ips = given.get()?;
+    if ips.len() > ALLOWED_IPS {
         let problem = format!("expected at most {ALLOWED_IPS}; use networks instead of addresses");
         return Err(InvalidInput::new("allowed_ips", problem));
     }
-    CidrSet::parse("allowed_ips", texts)
+    Ok(ips)
 }
 
 /// Removes fields that are null.
@@ -554,10 +572,6 @@ fn without_nulls(mut value: Value) -> Value {
         fields.retain(|_, value| !value.is_null());
     }
     value
-}
-
-fn texts<T: Into<String>>(items: impl IntoIterator<Item = T>) -> Vec<String> {
-    items.into_iter().map(Into::into).collect()
 }
 
 /// Serializes a field that is absent, null, or has a value.

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::{Admin, AdminError, IpTarget};
 use crate::counter::{CounterId, Rule, Subject, SubjectId};
-use crate::guard::{RuleState, auth_failure_rule, is_overridden, rules};
+use crate::guard::{RuleState, auth_failure_rule, rules};
+use crate::input::{self, InvalidInput};
 use crate::limiter::{CounterSets, Demand, Subjects};
 use crate::lockout::AuthFailure;
 use crate::model::{Key, KeyId, LimitOverride, Org, Reason};
@@ -14,24 +15,50 @@ use crate::time::{LockDuration, Timestamp};
 
 impl Admin {
     /// Returns the current state of the limits of a key: its own, those of its organization and those
-    /// of routes. Consumes nothing.
+    /// of routes. Overridden limits have the time in [`RuleState::overridden_until`]. Consumes nothing.
+    ///
+    /// ```
+    /// # use keyguard::{Config, CreateKey, KeyGuard};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+    /// # let admin = kg.admin();
+    /// # admin.create_org("acme")?;
+    /// let key = admin.create_key(CreateKey::new("acme", "web shop").limits(["5000 credits"]))?.key;
+    /// admin.override_limit(key.id, "default", "1 hour")?;
+    /// let states = admin.key_limits(key.id)?;
+    /// assert!(states[0].overridden_until.is_some());
+    /// assert_eq!((states[1].name.as_str(), states[1].remaining), ("credits", 5_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`AdminError::NotFound`]
+    /// [`AdminError::KeyNotFound`]; [`AdminError::TooManyTrackedKeys`].
     pub fn key_limits(&self, id: KeyId) -> Result<Vec<RuleState>, AdminError> {
         let (key, org) = self.key_and_org(id)?;
-        let now = self.guard.now();
-        let mut rules = self.rules_of(&key, &org);
-        rules.retain(|rule| !is_overridden(rule, &key, &org, now));
-        self.with_subjects(&key, &rules, |subjects| self.states(subjects, &rules))
+        let rules = self.rules_of(&key, &org);
+        let mut states =
+            self.with_subjects(&key, &rules, |subjects| self.states(subjects, &rules))?;
+        let overrides = key.overrides.iter().chain(&org.overrides);
+        for limit_override in overrides.filter(|known| known.until > self.guard.now()) {
+            for state in &mut states {
+                if state.name == limit_override.rule {
+                    state.overridden_until = Some(limit_override.until);
+                }
+            }
+        }
+        Ok(states)
     }
 
     /// Returns the current state of the limits of an IP address: failed authentications, and the
-    /// limits of routes by address. Consumes nothing.
+    /// limits of routes by address. Limits of [`IpLimit`](crate::IpLimit) are not listed, because they
+    /// exist only in code. Consumes nothing.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`](crate::ClientIp::LOCAL).
-    pub fn ip_limits(&self, ip: impl Into<IpTarget>) -> Result<Vec<RuleState>, AdminError> {
+    pub fn ip_limits(
+        &self,
+        ip: impl TryInto<IpTarget, Error: Into<InvalidInput>>,
+    ) -> Result<Vec<RuleState>, AdminError> {
         let network = self.ip_key(ip)?;
         let compiled = self.guard.compiled();
         let threshold = self.guard.locks().threshold(&compiled.policy.lockout);
@@ -49,7 +76,7 @@ impl Admin {
     /// gives nothing back for requests admitted before.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`] for the key, or if it has no limit of this name.
+    /// [`AdminError::KeyNotFound`]; [`AdminError::LimitNotFound`].
     pub fn reset_key(&self, id: KeyId, rule: Option<&str>) -> Result<(), AdminError> {
         let (key, org) = self.key_and_org(id)?;
         let all = self.rules_of(&key, &org);
@@ -81,7 +108,10 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError::Invalid`] for [`ClientIp::LOCAL`](crate::ClientIp::LOCAL).
-    pub fn reset_ip(&self, ip: impl Into<IpTarget>) -> Result<(), AdminError> {
+    pub fn reset_ip(
+        &self,
+        ip: impl TryInto<IpTarget, Error: Into<InvalidInput>>,
+    ) -> Result<(), AdminError> {
         let network = self.ip_key(ip)?;
         let audit = self.audit_context("reset_ip", None, json!({ "network": network }));
         self.guard.store().append_audit(&audit)?;
@@ -95,14 +125,15 @@ impl Admin {
     /// overridden.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`] for the key, or if it has no limit of this name;
+    /// [`AdminError::KeyNotFound`]; [`AdminError::LimitNotFound`];
     /// [`AdminError::Invalid`] for a time of day without a time zone.
     pub fn override_limit(
         &self,
         id: KeyId,
         rule: &str,
-        duration: LockDuration,
+        duration: impl TryInto<LockDuration, Error: Into<InvalidInput>>,
     ) -> Result<Key, AdminError> {
+        let duration: LockDuration = input::valid(duration)?;
         let until = duration.ends_at(self.guard.now(), self.guard.locks().zone())?;
         self.set_override(id, rule, until, "override_limit")
     }
@@ -110,13 +141,13 @@ impl Admin {
     /// Ends the override of the limit named `rule`.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`] for the key, or if it has no limit of this name.
+    /// [`AdminError::KeyNotFound`]; [`AdminError::LimitNotFound`].
     pub fn restore_limit(&self, id: KeyId, rule: &str) -> Result<Key, AdminError> {
         self.set_override(id, rule, self.guard.now(), "restore_limit")
     }
 
-    /// Replaces the policy in force. It is not stored. Decisions that have begun go on under the old
-    /// policy.
+    /// Replaces the policy in force, in this process only. It is neither stored nor entered in the audit
+    /// log. Decisions that have begun go on under the old policy.
     ///
     /// # Errors
     /// [`InvalidPolicy`] if a value is invalid or fields contradict each other. The policy in force
@@ -130,16 +161,14 @@ impl Admin {
     /// Reads [`Config::policy_file`](crate::Config::policy_file) again and puts it in force.
     ///
     /// # Errors
-    /// [`AdminError::Policy`] for the content of the file; [`AdminError::Conflict`] if no file is set.
+    /// [`AdminError::Policy`] for the content of the file; [`AdminError::NoPolicyFile`].
     /// The policy in force stays.
     pub fn reload(&self) -> Result<(), AdminError> {
         let audit = self.audit_context("reload", None, json!({}));
         let note = || Ok::<_, AdminError>(self.guard.store().append_audit(&audit)?);
         match self.guard.policy_reloader().reload(note)? {
             true => Ok(()),
-            false => Err(AdminError::Conflict(
-                "no policy file is set: `keyguard serve --policy`, or `Config::policy_file`, names one".into(),
-            )),
+            false => Err(AdminError::NoPolicyFile),
         }
     }
 
@@ -223,24 +252,16 @@ impl Admin {
 /// The error for a name that no limit has. It contains the name only if it looks like one: a key may
 /// have been passed by mistake.
 pub(crate) fn no_such_limit(rule: &str, names: impl Iterator<Item = String>) -> AdminError {
-    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
     let is_name = rule.len() <= 80 && !rule.contains("kg_");
-    let rule = if is_name {
-        format!("`{rule}`")
-    } else {
-        "that".to_owned()
-    };
-    AdminError::NotFound(format!(
-        "there is no limit named {rule}; the key has {}",
-        names.join(", ")
-    ))
+    AdminError::LimitNotFound {
+        name: is_name.then(|| rule.to_owned()),
+        existing: names.collect(),
+    }
 }
 
 fn not_attached(reason: Reason) -> AdminError {
     match reason {
-        Reason::Overloaded => AdminError::Conflict(
-            "the maximum number of keys is being limited; raise `Config::max_tracked_keys`".into(),
-        ),
+        Reason::Overloaded => AdminError::TooManyTrackedKeys,
         _ => AdminError::Unavailable("the counters of the key cannot be read".into()),
     }
 }

@@ -49,8 +49,12 @@ use crate::store::AuditContext;
 /// Management of the organizations, keys, limits and locks of a guard:
 /// [`KeyGuard::admin`](crate::KeyGuard::admin).
 ///
-/// Cheap to clone. A change is durable and in force when its method returns. Every change is entered in
-/// the audit log in the same transaction.
+/// Cheap to clone. Changes to organizations, keys, limits and manual locks are durable and in force when
+/// the method returns; each is entered in the audit log in the same transaction. [`Admin::set_policy`]
+/// changes only this process and is not entered.
+///
+/// Methods block on I/O with the disk or a server: in async code call them through the runtime's
+/// `spawn_blocking`.
 ///
 /// ```
 /// # use keyguard::{Config, CreateKey, KeyGuard};
@@ -62,6 +66,10 @@ use crate::store::AuditContext;
 /// admin.revoke_key(created.key.id)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # Errors
+/// Besides the errors listed, every method that returns a [`Result`] of [`AdminError`] can return
+/// [`AdminError::Unavailable`] and [`AdminError::Damaged`].
 #[derive(Clone)]
 pub struct Admin {
     guard: Arc<Guard>,

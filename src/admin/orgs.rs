@@ -4,8 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use super::{Admin, AdminError, Page, keys};
-use crate::input::text;
-use crate::limit;
+use crate::input::{Given, InvalidInput, text};
+use crate::limit::Limit;
 use crate::model::{Org, OrgId, OrgStatus};
 use crate::store::OrgChange;
 
@@ -27,11 +27,11 @@ pub struct UpdateOrg {
         feature = "openapi",
         schema(value_type = Vec<String>, example = json!(["1000/s", "500000 monthly"]))
     )]
-    pub(crate) limits: Option<Vec<String>>,
+    pub(crate) limits: Option<Vec<Given<Limit>>>,
 }
 
 /// Deserializes a field that must be present.
-fn required<'de, D: Deserializer<'de>>(limits: D) -> Result<Option<Vec<String>>, D::Error> {
+fn required<'de, D: Deserializer<'de>>(limits: D) -> Result<Option<Vec<Given<Limit>>>, D::Error> {
     Vec::deserialize(limits).map(Some)
 }
 
@@ -41,10 +41,13 @@ impl UpdateOrg {
         Self { id, limits: None }
     }
 
-    /// Replaces the limits that all keys of the organization share; each as [`Limit`](crate::Limit)
-    /// reads it.
-    pub fn limits<T: Into<String>>(mut self, limits: impl IntoIterator<Item = T>) -> Self {
-        self.limits = Some(limits.into_iter().map(Into::into).collect());
+    /// Replaces the [limits](Limit) that all keys of the organization share: at most 8, each with a
+    /// counter of its own.
+    pub fn limits(
+        mut self,
+        limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
+    ) -> Self {
+        self.limits = Some(Given::list(limits));
         self
     }
 }
@@ -55,7 +58,7 @@ impl Admin {
     /// Names that look alike are the same name (by their skeletons of Unicode Technical Standard 39).
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] for the name; [`AdminError::Conflict`] if it or a similar name is taken.
+    /// [`AdminError::Invalid`] for the name; [`AdminError::OrgExists`]; [`AdminError::SimilarOrgExists`].
     pub fn create_org(&self, name: &str) -> Result<Org, AdminError> {
         let name = keys::name("org_name", name)?;
         let audit = self.audit_context("create_org", None, json!({ "org_name": name }));
@@ -65,7 +68,7 @@ impl Admin {
     /// Returns an organization by its id.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`]
+    /// [`AdminError::OrgNotFound`]
     pub fn get_org(&self, id: OrgId) -> Result<Org, AdminError> {
         Ok(self.guard.store().org(id)?)
     }
@@ -73,7 +76,7 @@ impl Admin {
     /// Returns an organization by its name.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`]
+    /// [`AdminError::OrgNameNotFound`]
     pub fn find_org(&self, name: &str) -> Result<Org, AdminError> {
         let name = text::normalized(name);
         Ok(self.guard.store().org_named(&name)?)
@@ -90,10 +93,10 @@ impl Admin {
     /// Changes an organization.
     ///
     /// # Errors
-    /// [`AdminError::Invalid`] for a limit; [`AdminError::NotFound`]
+    /// [`AdminError::Invalid`] for a limit; [`AdminError::OrgNotFound`]
     pub fn update_org(&self, change: UpdateOrg) -> Result<Org, AdminError> {
         let UpdateOrg { id, limits } = change;
-        let limits = limits.map(limit::list).transpose()?;
+        let limits = limits.as_deref().map(keys::limits).transpose()?;
         let details = match &limits {
             Some(limits) => json!({ "limits": limits }),
             None => json!({}),
@@ -108,7 +111,7 @@ impl Admin {
     /// Refuses all keys of an organization until [`Admin::resume_org`].
     ///
     /// # Errors
-    /// [`AdminError::NotFound`]
+    /// [`AdminError::OrgNotFound`]
     pub fn suspend_org(&self, id: OrgId) -> Result<Org, AdminError> {
         self.set_org_status(id, OrgStatus::Suspended, "suspend_org")
     }
@@ -116,7 +119,7 @@ impl Admin {
     /// Accepts the keys of a suspended organization again.
     ///
     /// # Errors
-    /// [`AdminError::NotFound`]
+    /// [`AdminError::OrgNotFound`]
     pub fn resume_org(&self, id: OrgId) -> Result<Org, AdminError> {
         self.set_org_status(id, OrgStatus::Active, "resume_org")
     }

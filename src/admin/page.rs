@@ -41,7 +41,7 @@ impl<Id> Page<Id> {
         }
     }
 
-    /// The maximum number of rows. Default: 1,000.
+    /// The maximum number of rows, at least 1: an empty page stands for the end. Default: 1,000.
     pub fn limit(mut self, rows: usize) -> Self {
         self.limit = rows;
         self

@@ -71,7 +71,9 @@ impl Remote {
 
     /// Has the process execute a command.
     pub(crate) fn execute<C: Command>(&mut self, command: &C) -> Result<C::Reply, Failure> {
-        match self.exchange(command) {
+        let command = NamedCommand::new(command)
+            .map_err(|invalid| Failure::new(FailureCode::Invalid, invalid.to_string()))?;
+        match self.exchange(&command) {
             Ok(Some(response)) => match response.outcome {
                 Outcome::Ok(reply) => serde_json::from_value(reply).map_err(|error| {
                     let message = format!("the reply cannot be read: {error}");
@@ -90,8 +92,8 @@ impl Remote {
         }
     }
 
-    fn exchange(&mut self, command: &impl Command) -> io::Result<Option<Response>> {
-        let ask = Ask::new(&NamedCommand::new(command)?)?;
+    fn exchange(&mut self, command: &NamedCommand) -> io::Result<Option<Response>> {
+        let ask = Ask::new(command)?;
         let sent = wire::write(&mut self.stream, &ask);
         // A process that refuses the connection may have written the reason before the command was sent.
         match wire::read(&mut self.stream) {

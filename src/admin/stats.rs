@@ -76,7 +76,8 @@ pub struct TopKey {
     pub requests: u64,
 }
 
-/// The usage to list, for [`Admin::list_usage`].
+/// The usage to list, for [`Admin::list_usage`]. To process all requests, use a
+/// [`UsageSink`](crate::UsageSink).
 ///
 /// ```
 /// use keyguard::{KeyId, ListUsage};
@@ -86,7 +87,7 @@ pub struct TopKey {
 #[must_use]
 pub struct ListUsage {
     pub(crate) key_id: Option<KeyId>,
-    pub(crate) from: Timestamp,
+    pub(crate) since: Timestamp,
     pub(crate) limit: usize,
 }
 
@@ -94,7 +95,7 @@ impl Default for ListUsage {
     fn default() -> Self {
         Self {
             key_id: None,
-            from: Timestamp::default(),
+            since: Timestamp::default(),
             limit: 1_000,
         }
     }
@@ -113,8 +114,8 @@ impl ListUsage {
     }
 
     /// Lists only requests at this time or later.
-    pub fn from(mut self, time: Timestamp) -> Self {
-        self.from = time;
+    pub fn since(mut self, time: Timestamp) -> Self {
+        self.since = time;
         self
     }
 
@@ -126,7 +127,8 @@ impl ListUsage {
 }
 
 impl Admin {
-    /// Returns totals up to now. Reads a bounded number of records.
+    /// Returns totals up to now. First stores pending usage, which waits for one commit; then reads a
+    /// bounded number of records.
     ///
     /// # Errors
     /// [`AdminError::Unavailable`]
@@ -166,20 +168,32 @@ impl Admin {
         })
     }
 
-    /// Returns recorded requests with known keys, in the order in which they were recorded.
+    /// Returns recorded requests with known keys, in the order in which they were recorded. First stores
+    /// pending usage, which waits for one commit.
     ///
     /// # Errors
     /// [`AdminError::Unavailable`]
     pub fn list_usage(&self, request: ListUsage) -> Result<Vec<Usage>, AdminError> {
         self.store_usage()?;
         let store = self.guard.store();
-        Ok(store.usage(request.key_id, request.from, request.limit)?)
+        Ok(store.usage(request.key_id, request.since, request.limit)?)
     }
 
     /// Returns a page of the audit log, the latest entry first.
     ///
     /// Every change to organizations, keys, limits and manual locks has an entry, which is never
     /// removed.
+    ///
+    /// ```
+    /// # use keyguard::{Config, KeyGuard, Page};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+    /// let admin = kg.admin().acting_as("alice", std::net::Ipv4Addr::LOCALHOST)?;
+    /// admin.create_org("acme")?;
+    /// let latest = &admin.list_audit(Page::first().limit(1))?[0];
+    /// assert_eq!((latest.actor.as_str(), latest.action.as_str()), ("alice", "create_org"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`AdminError::Unavailable`]

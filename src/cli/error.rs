@@ -115,7 +115,7 @@ impl From<OpenError> for CliError {
 /// The source or the target of a transfer failed.
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
-        AdminError::from(error).into()
+        Self::Admin(error.into())
     }
 }
 
@@ -184,7 +184,11 @@ impl Cli {
         };
         let mut table = Table::new(&[">id", "prefix", "~label"]);
         for key in candidates {
-            table.row([key.id.to_string(), key.prefix.clone(), key.label.clone()]);
+            table.row([
+                key.id.to_string(),
+                key.shown_prefix.clone(),
+                key.label.clone(),
+            ]);
         }
         let table = table.render(self.look);
         complain(&format!("error: {message}\n{table}next:  {next}"));

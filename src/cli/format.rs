@@ -33,7 +33,7 @@ pub(super) fn key_lines(panel: Panel, key: &Key) -> Panel {
     let mut panel = panel
         .line("id", key.id)
         .line("label", &key.label)
-        .line("prefix", &key.prefix)
+        .line("prefix", &key.shown_prefix)
         .line("status", key.status.as_str())
         .line("per minute", key.rate_limit_per_minute)
         .line("limits", limits(&key.limits))
@@ -67,12 +67,16 @@ fn or_dash(texts: Vec<String>, separator: &str) -> String {
 pub(super) fn rule_table(states: &[RuleState]) -> Table {
     let mut table = Table::new(&["~rule", ">limit", ">remaining", ">reset"]);
     for state in states {
-        let reset = state.reset.map(|seconds| format!("{seconds} s"));
+        let reset = match (state.overridden_until, state.resets_in) {
+            (Some(until), _) => format!("overridden until {}", seconds(until)),
+            (None, Some(resets_in)) => format!("{} s", resets_in.as_secs()),
+            (None, None) => "-".to_owned(),
+        };
         table.row([
             state.name.clone(),
             state.limit.to_string(),
             state.remaining.to_string(),
-            reset.unwrap_or_else(|| "-".to_owned()),
+            reset,
         ]);
     }
     table

@@ -1,7 +1,7 @@
 //! Limits of addresses.
 
 use crate::counter::{Events, Rule, RuleName, Subject};
-use crate::input::InvalidInput;
+use crate::input::{self, InvalidInput};
 use crate::limit::{Limit, Period};
 use crate::lockout::LockScope;
 use crate::time::LockDuration;
@@ -11,7 +11,7 @@ use crate::time::LockDuration;
 ///
 /// ```
 /// use keyguard::IpLimit;
-/// let login = IpLimit::new("login", "3/min")?.lockout("30 minutes".parse()?);
+/// let login = IpLimit::new("login", "3/min")?.lockout("30 minutes")?;
 /// # Ok::<(), keyguard::InvalidInput>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,10 @@ pub struct IpLimit {
 }
 
 impl IpLimit {
-    /// Creates a limit from the text of a sliding-window [`Limit`], such as `10/s` or `600/min`.
+    /// Creates a limit from a sliding-window [`Limit`] or its text, such as `10/s` or `600/min`.
+    ///
+    /// An `IpLimit` is complete once it is created, and nothing checks it later. So its methods report
+    /// invalid values themselves, unlike those of a [`Policy`](crate::Policy).
     ///
     /// Limits of the same name and window share their counters. The name is 1 to 64 letters, digits,
     /// `-`, `_` and `.`; header fields show it.
@@ -32,8 +35,11 @@ impl IpLimit {
     /// # Errors
     /// [`InvalidInput`] for an invalid name or limit, or a limit that is not a sliding window or is in
     /// shadow mode.
-    pub fn new(name: &str, limit: &str) -> Result<Self, InvalidInput> {
-        let limit: Limit = limit.parse()?;
+    pub fn new(
+        name: &str,
+        limit: impl TryInto<Limit, Error: Into<InvalidInput>>,
+    ) -> Result<Self, InvalidInput> {
+        let limit: Limit = input::valid(limit)?;
         if limit.shadow || !matches!(limit.period, Period::Sliding(_)) {
             return Err(InvalidInput::new(
                 "limit",
@@ -51,9 +57,15 @@ impl IpLimit {
     /// Locks an address that exceeds the limit for a time. [`IpLimit::scope`] determines which of its
     /// requests are refused. Default: no lock; requests are admitted again as soon as the window has
     /// room.
-    pub fn lockout(mut self, time: LockDuration) -> Self {
-        self.lockout = Some(time);
-        self
+    ///
+    /// # Errors
+    /// [`InvalidInput`] for an invalid duration.
+    pub fn lockout(
+        mut self,
+        duration: impl TryInto<LockDuration, Error: Into<InvalidInput>>,
+    ) -> Result<Self, InvalidInput> {
+        self.lockout = Some(input::valid(duration)?);
+        Ok(self)
     }
 
     /// Sets the scope of the lock. Default: [`LockScope::Path`], all requests that are checked

@@ -112,7 +112,7 @@ fn overrides<'a>(
 }
 
 /// Whether an override disables a limit of a key now.
-pub(crate) fn is_overridden(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
+fn is_overridden(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
     overrides(key, org, now).any(|limit_override| limit_override.rule == rule.name())
 }
 

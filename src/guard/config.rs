@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::input::InvalidInput;
+use super::warnings::WarningLog;
+use crate::input::{FirstError, InvalidInput};
 use crate::limiter::Fallback;
 use crate::model::KeyPrefix;
 use crate::model::Secret;
@@ -12,11 +13,12 @@ use crate::sink::{SharedSink, UsageSink};
 use crate::time::Clock;
 use crate::time::TimeZone;
 
-/// The configuration of a [`KeyGuard`](crate::KeyGuard), checked when it is opened.
+/// The configuration of a [`KeyGuard`](crate::KeyGuard), checked when it is opened. Setters take values
+/// or their text and never fail.
 ///
 /// ```
 /// use keyguard::Config;
-/// let config = Config::new("a long random secret").default_rate_limit(120);
+/// let config = Config::new("a long random secret").default_rate_limit_per_minute(120);
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
@@ -32,7 +34,7 @@ pub struct Config {
     pub(super) limiter_fallback: Fallback,
     pub(super) admin_key: Option<Secret>,
     pub(super) secret_as_admin_key: bool,
-    pub(crate) default_rate_limit: u32,
+    pub(crate) default_rate_limit_per_minute: u32,
     pub(super) ip_block_threshold: u32,
     pub(crate) key_header: String,
     pub(crate) key_prefix: KeyPrefix,
@@ -51,9 +53,10 @@ pub struct Config {
     pub(super) policy: Policy,
     pub(super) policy_file: Option<PathBuf>,
     pub(super) reload_on_hangup: bool,
-    pub(super) on_warning: fn(&str),
+    pub(super) on_warning: WarningLog,
     pub(crate) socket: bool,
     pub(super) clock: Clock,
+    error: FirstError,
 }
 
 /// All defaults. [`KeyGuard::open`](crate::KeyGuard::open) documents where the secret is found.
@@ -70,7 +73,7 @@ impl Default for Config {
             limiter_fallback: Fallback::Local,
             admin_key: None,
             secret_as_admin_key: false,
-            default_rate_limit: 60,
+            default_rate_limit_per_minute: 60,
             ip_block_threshold: 100,
             key_header: "X-API-Key".to_owned(),
             key_prefix: KeyPrefix::default(),
@@ -89,9 +92,10 @@ impl Default for Config {
             policy: Policy::default(),
             policy_file: None,
             reload_on_hangup: false,
-            on_warning: |_| {},
+            on_warning: WarningLog::new(|_| {}),
             socket: true,
             clock: Clock::system(),
+            error: FirstError::default(),
         }
     }
 }
@@ -136,7 +140,7 @@ impl Config {
     }
 
     /// Maximum time that a decision waits for PostgreSQL and Redis together, at least 1 ms.
-    /// Default: 50 ms.
+    /// Default: 50 ms. Has no effect without the features `postgres` and `redis`.
     pub fn backend_deadline(mut self, wait: Duration) -> Self {
         self.backend_deadline = wait;
         self
@@ -144,42 +148,45 @@ impl Config {
 
     /// Maximum time that cached keys are accepted while PostgreSQL is unreachable, at least 1 s. A
     /// revocation by another process may be unknown for that long. Afterwards requests are refused
-    /// with status 503. Default: 1 minute.
+    /// with status 503. Default: 1 minute. Has no effect without the feature `postgres`.
     pub fn max_key_staleness(mut self, time: Duration) -> Self {
         self.max_key_staleness = time;
         self
     }
 
     /// Maximum number of connections to PostgreSQL, at least 1, plus one that listens for changes.
-    /// Default: 8.
+    /// Default: 8. Has no effect without the feature `postgres`.
     pub fn max_database_connections(mut self, most: usize) -> Self {
         self.max_database_connections = most;
         self
     }
 
-    /// How limits are enforced while Redis does not respond in time. Default: [`Fallback::Local`].
+    /// How limits are enforced while Redis does not respond in time. Default: [`Fallback::Local`]. Has
+    /// no effect without the feature `redis`.
     pub fn limiter_fallback(mut self, fallback: Fallback) -> Self {
         self.limiter_fallback = fallback;
         self
     }
 
     /// The key of the HTTP admin service, at least 16 bytes. Default: a key derived from the secret,
-    /// which `keyguard admin-key` prints.
+    /// which `keyguard admin-key` prints. Has no effect without the feature `http`.
     pub fn admin_key(mut self, key: impl Into<Secret>) -> Self {
         self.admin_key = Some(key.into());
         self
     }
 
     /// Whether the admin service also accepts the secret itself. Anyone who intercepts the secret can
-    /// use it to verify guessed keys against a stolen data file. Default: no.
+    /// use it to verify guessed keys against a stolen data file. Default: `false`. Has no effect without
+    /// the feature `http`.
     pub fn secret_as_admin_key(mut self, accept: bool) -> Self {
         self.secret_as_admin_key = accept;
         self
     }
 
-    /// Requests per minute of keys created without a limit of their own, at least 1. Default: 60.
-    pub fn default_rate_limit(mut self, per_minute: u32) -> Self {
-        self.default_rate_limit = per_minute;
+    /// Requests admitted in any 60 seconds with keys that are created without a rate limit of their own,
+    /// at least 1. Default: 60.
+    pub fn default_rate_limit_per_minute(mut self, requests: u32) -> Self {
+        self.default_rate_limit_per_minute = requests;
         self
     }
 
@@ -208,13 +215,17 @@ impl Config {
     }
 
     /// The prefix of keys created without a prefix of their own. Default: `kg_live_`.
-    pub fn key_prefix(mut self, prefix: KeyPrefix) -> Self {
-        self.key_prefix = prefix;
+    pub fn key_prefix(
+        mut self,
+        prefix: impl TryInto<KeyPrefix, Error: Into<InvalidInput>>,
+    ) -> Self {
+        let prefix = self.error.valid("key_prefix", prefix);
+        self.key_prefix = prefix.unwrap_or_default();
         self
     }
 
     /// Whether requests are recorded. Otherwise totals and `last_used_at` are not updated; limits and
-    /// quotas are still enforced. Default: true.
+    /// quotas are still enforced. Default: `true`.
     pub fn record_usage(mut self, record: bool) -> Self {
         self.record_usage = record;
         self
@@ -243,8 +254,8 @@ impl Config {
     }
 
     /// Whether single requests go only to the sink and not to the store. Then
-    /// [`Admin::list_usage`](crate::Admin::list_usage) lists no new requests; totals are still kept. Default:
-    /// false.
+    /// [`Admin::list_usage`](crate::Admin::list_usage) lists no new requests; totals are still kept.
+    /// Requires [`Config::usage_sink`]. Default: `false`.
     pub fn usage_sink_only(mut self, only: bool) -> Self {
         self.usage_sink_only = only;
         self
@@ -294,15 +305,20 @@ impl Config {
     }
 
     /// The time zone of locks that last until a time of day. Default: the system's.
-    pub fn time_zone(mut self, zone: TimeZone) -> Self {
-        self.time_zone = zone;
+    pub fn time_zone(mut self, zone: impl TryInto<TimeZone, Error: Into<InvalidInput>>) -> Self {
+        let zone = self.error.valid("time_zone", zone);
+        self.time_zone = zone.unwrap_or_default();
         self
     }
 
     /// The time zone of the days and months of quotas. A change takes effect after the current day or
     /// month. Default: UTC.
-    pub fn quota_time_zone(mut self, zone: TimeZone) -> Self {
-        self.quota_time_zone = zone;
+    pub fn quota_time_zone(
+        mut self,
+        zone: impl TryInto<TimeZone, Error: Into<InvalidInput>>,
+    ) -> Self {
+        let zone = self.error.valid("quota_time_zone", zone);
+        self.quota_time_zone = zone.unwrap_or_default();
         self
     }
 
@@ -321,7 +337,7 @@ impl Config {
     }
 
     /// Whether SIGHUP reloads the policy file, within about 200 ms. An invalid file changes nothing and
-    /// is reported in [`Stats::warnings`](crate::Stats::warnings). Default: no; the signal is not
+    /// is reported in [`Stats::warnings`](crate::Stats::warnings). Default: `false`; the signal is not
     /// handled.
     pub fn reload_on_hangup(mut self, reload: bool) -> Self {
         self.reload_on_hangup = reload;
@@ -335,13 +351,13 @@ impl Config {
     /// ```
     /// let config = keyguard::Config::default().on_warning(|text| eprintln!("warning: {text}"));
     /// ```
-    pub fn on_warning(mut self, log: fn(&str)) -> Self {
-        self.on_warning = log;
+    pub fn on_warning(mut self, log: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.on_warning = WarningLog::new(log);
         self
     }
 
     /// Whether the command line can manage the data file while it is open, through a Unix socket that
-    /// is private to the user. Has no effect on systems without Unix sockets. Default: true.
+    /// is private to the user. Has no effect on systems without Unix sockets. Default: `true`.
     ///
     /// The socket is `<file>.sock`. If that path is longer than about 95 bytes or its directory is not
     /// writable, the socket is in a private directory, `/run/user/<uid>` or `/tmp/keyguard-<uid>`. If
@@ -365,7 +381,11 @@ impl Config {
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidInput> {
-        crate::input::limit("default_rate_limit", self.default_rate_limit)?;
+        self.error.check()?;
+        crate::input::limit(
+            "default_rate_limit_per_minute",
+            self.default_rate_limit_per_minute,
+        )?;
         crate::input::limit("ip_block_threshold", self.ip_block_threshold)?;
         crate::input::field_name("key_header", &self.key_header)?;
         if self.key_header.eq_ignore_ascii_case("authorization") {
@@ -416,6 +436,12 @@ impl Config {
             return Err(InvalidInput::new(
                 "usage_retention",
                 "expected at least 1 minute",
+            ));
+        }
+        if self.usage_sink_only && self.usage_sink.is_none() {
+            return Err(InvalidInput::new(
+                "usage_sink_only",
+                "would discard all requests; set `usage_sink`, or record them in the store",
             ));
         }
         if self.usage_queue_capacity < 1_024 {

@@ -10,7 +10,19 @@ use crate::limiter::LimitState;
 use crate::model::Reason;
 use crate::time::Moment;
 
-/// A refused request, with the reason.
+/// A refused request, with the reason and the response.
+///
+/// ```
+/// # use keyguard::{Config, KeyGuard, Reason};
+/// # let dir = tempfile::tempdir()?;
+/// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+/// let denial = kg.check(&(), std::net::Ipv4Addr::LOCALHOST, "/orders").unwrap_err();
+/// assert_eq!(denial.reason(), Reason::MissingKey); // for the server
+/// assert_eq!(denial.status(), 401);
+/// assert_eq!(denial.headers()[0], ("Content-Type", "application/problem+json".to_owned()));
+/// assert!(denial.problem().contains(r#""code":"missing_key""#)); // the body
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
     reason: Reason,
@@ -41,7 +53,7 @@ impl Denial {
         Self::new(Reason::MissingKey)
     }
 
-    /// Creates a refusal by a lock that ends after `wait`, ; `wait` may be zero.
+    /// Creates a refusal by a lock that ends after `wait`, which may be zero.
     pub(super) fn locked(wait: Duration) -> Self {
         Self {
             wait: Some(wait.max(Duration::from_millis(1))),

@@ -22,6 +22,27 @@ use crate::time::Moment;
 ///
 /// Call [`Grant::finish`] once the response is known, to record its status and latency. Dropping an
 /// unfinished grant records the status 0. Both end the request as one in flight.
+///
+/// ```
+/// # use keyguard::{Config, CreateKey, Denial, Grant, KeyGuard};
+/// fn write(grant: Grant) -> Result<(), Denial> {
+///     grant.require("orders:write")?;
+///     for (name, value) in grant.headers() {
+///         // Send it with the response.
+///     }
+///     grant.settle(3); // what the request really cost
+///     grant.finish(201);
+///     Ok(())
+/// }
+/// # let dir = tempfile::tempdir()?;
+/// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+/// # kg.admin().create_org("acme")?;
+/// # let created = kg.admin().create_key(CreateKey::new("acme", "web shop").scopes(["orders:read"]))?;
+/// # let headers = [("X-API-Key", created.raw_key.expose())];
+/// let grant = kg.check(&headers, std::net::Ipv4Addr::LOCALHOST, "/orders").unwrap();
+/// assert_eq!(write(grant).unwrap_err().status(), 403);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping a grant records the request as unfinished"]
 pub struct Grant {
     /// `None` if no key is needed.
@@ -124,9 +145,9 @@ impl Grant {
         self.ip
     }
 
-    /// Returns how many more requests of cost 1 the tightest limit admits; [`u64::MAX`] without limits.
-    pub fn remaining(&self) -> u64 {
-        self.state.remaining
+    /// Returns how many more requests of cost 1 the tightest limit admits; `None` without limits.
+    pub fn remaining(&self) -> Option<u64> {
+        (self.state.rule != LimitState::NONE).then_some(self.state.remaining)
     }
 
     /// Returns the names of limits and routes in shadow mode that would have refused the request.
@@ -148,8 +169,8 @@ impl Grant {
     }
 
     /// Reports the actual cost of the request. Refunds every limit if it is lower than the reserved
-    /// cost; charges every limit if it is higher, even without room. Only the first call counts. Without
-    /// a call, the request costs what was reserved.
+    /// cost; charges every limit if it is higher, even without room. 0 refunds everything. Only the first
+    /// call counts. Without a call, the request costs what was reserved.
     ///
     /// A window is refunded while it still contains the request and has not been reset; a quota only
     /// within the same day or month.

@@ -39,7 +39,7 @@ pub(crate) use self::active_locks::{ActiveLocks, auth_failure_rule, refuses};
 pub(crate) use self::backends::Storage;
 #[cfg(feature = "cli")]
 pub(crate) use self::backends::is_server;
-pub(crate) use self::cached_key::{is_overridden, rules};
+pub(crate) use self::cached_key::rules;
 #[cfg(feature = "http")]
 pub(crate) use self::decision::require_unlocked;
 pub(crate) use self::decision::{KeySource, check_ip, client_ip, decide, decide_async, preview};

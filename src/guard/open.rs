@@ -44,7 +44,7 @@ impl Guard {
         let secret = find_secret(&storage, config.secret.clone())?;
         let limiter = backends::limiter(&config, &secret, !storage.is_server())?;
         let store = backends::store(&storage, &config, &secret)?;
-        let warnings = Arc::new(Warnings::logged_by(config.on_warning));
+        let warnings = Arc::new(Warnings::logged_by(config.on_warning.clone()));
         exposure.iter().for_each(|text| warnings.add(text));
         let locks = Arc::new(ActiveLocks::new(
             config.max_locks,

@@ -13,11 +13,36 @@ use crate::policy::{CompiledPolicy, RouteMatch};
 /// A set of header fields that can be looked up by name.
 ///
 /// Names are compared case-insensitively (ASCII). Implemented for slices, arrays, vectors and
-/// maps of pairs, and, with the feature `http`, for `http::HeaderMap`. For a type of another crate,
-/// wrap a closure in [`HeaderFn`] or implement the one method.
+/// maps of pairs, for `()` as the empty set, and, with the feature `http`, for `http::HeaderMap`. For a
+/// type of another crate, wrap a closure in [`HeaderFn`] or implement the one method.
+///
+/// ```
+/// use keyguard::Headers;
+///
+/// /// The header block of a request, as it was sent.
+/// struct HeaderBlock<'b>(&'b str);
+///
+/// impl Headers for HeaderBlock<'_> {
+///     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+///         let fields = self.0.lines().filter_map(|line| line.split_once(':'));
+///         let named = fields.filter(move |(field, _)| field.eq_ignore_ascii_case(name));
+///         named.map(|(_, value)| value.trim().as_bytes())
+///     }
+/// }
+///
+/// let headers = HeaderBlock("Host: localhost\r\nX-API-Key: kg_live_…\r\n");
+/// assert_eq!(headers.header_values("x-api-key").count(), 1);
+/// ```
 pub trait Headers {
     /// Returns the values of all header fields of this name, in the order in which they were sent.
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]>;
+}
+
+/// The empty set, for protocols without header fields.
+impl Headers for () {
+    fn header_values<'a>(&'a self, _: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        std::iter::empty()
+    }
 }
 
 impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for [(N, V)] {
@@ -127,11 +152,11 @@ impl<F> fmt::Debug for HeaderFn<'_, F> {
 ///
 /// ```
 /// use std::net::Ipv4Addr;
-/// use keyguard::{ClientIp, Request};
+/// use keyguard::Request;
 ///
 /// let headers = [("X-API-Key", "kg_live_…")];
-/// let ip = ClientIp::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
-/// let request = Request::new(&headers, ip, "/orders?page=2").method("GET").scopes(&["read"]);
+/// let peer = Ipv4Addr::LOCALHOST;
+/// let request = Request::new(&headers, peer, "/orders?page=2").method("GET").scopes(&["read"]);
 /// ```
 pub struct Request<'a, H: ?Sized> {
     pub(super) headers: &'a H,

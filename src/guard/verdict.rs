@@ -1,13 +1,30 @@
 //! Results of the dry run.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::denial::Denial;
 use super::fields::whole_seconds;
 use crate::counter::Rule;
 use crate::limiter::LimitState;
+use crate::time::Timestamp;
 
 /// The result of [`KeyGuard::dry_run`](crate::KeyGuard::dry_run).
+///
+/// ```
+/// # use keyguard::{Config, CreateKey, KeyGuard, Request};
+/// # let dir = tempfile::tempdir()?;
+/// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
+/// # kg.admin().create_org("acme")?;
+/// # let created = kg.admin().create_key(CreateKey::new("acme", "web shop").limits(["10/s"]))?;
+/// # let headers = [("X-API-Key", created.raw_key.expose())];
+/// let verdict = kg.dry_run(Request::new(&headers, std::net::Ipv4Addr::LOCALHOST, "/orders"));
+/// assert!(verdict.is_allowed());
+/// let limits = verdict.rules.iter().map(|state| (state.name.as_str(), state.remaining));
+/// assert_eq!(limits.collect::<Vec<_>>(), [("default", 60), ("10/s", 10)]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verdict {
@@ -42,8 +59,14 @@ pub struct RuleState {
     pub remaining: u64,
     /// Whether the limit is in shadow mode: it counts and never refuses.
     pub shadow: bool,
-    /// The seconds, rounded up, until `remaining` grows; `None` for never.
-    pub reset: Option<u64>,
+    /// The time until `remaining` grows, rounded up to seconds; `None` for never. In JSON the number of
+    /// seconds, `reset`.
+    #[serde(rename = "reset", with = "seconds")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
+    pub resets_in: Option<Duration>,
+    /// Until when the limit is overridden, so that it neither refuses nor counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden_until: Option<Timestamp>,
 }
 
 impl RuleState {
@@ -53,7 +76,34 @@ impl RuleState {
             limit: rule.limit.amount.get(),
             remaining: state.remaining,
             shadow: rule.limit.shadow,
-            reset: state.resets_in().map(whole_seconds),
+            resets_in: state
+                .resets_in()
+                .map(whole_seconds)
+                .map(Duration::from_secs),
+            overridden_until: None,
         }
+    }
+}
+
+/// Serializes a duration as a number of seconds.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        duration
+            .map(|duration| duration.as_secs())
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<u64>::deserialize(deserializer)?;
+        Ok(seconds.map(Duration::from_secs))
     }
 }

@@ -1,8 +1,9 @@
 //! Warnings for the administrator: listed in `Stats::warnings`, and logged once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::hash::{BuildHasher, Hash};
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,10 +22,26 @@ pub(crate) struct Warnings {
     texts: Mutex<Texts>,
     /// Notified when all texts are logged.
     logged: Condvar,
-    log: fn(&str),
+    log: WarningLog,
     /// Hashes of causes that led to a warning. A new one replaces an earlier one.
     causes: [AtomicU64; CAUSES],
     hasher: RandomState,
+}
+
+/// A function that logs warnings, shared by the clones of a configuration.
+#[derive(Clone)]
+pub(crate) struct WarningLog(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl WarningLog {
+    pub(crate) fn new(log: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(log))
+    }
+}
+
+impl fmt::Debug for WarningLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WarningLog")
+    }
 }
 
 #[derive(Default)]
@@ -95,13 +112,13 @@ pub(crate) enum Topic {
 
 impl Default for Warnings {
     fn default() -> Self {
-        Self::logged_by(|_| {})
+        Self::logged_by(WarningLog::new(|_| {}))
     }
 }
 
 impl Warnings {
     /// Creates an empty set. [`Warnings::log_new`] calls `log` with each new warning.
-    pub(crate) fn logged_by(log: fn(&str)) -> Self {
+    pub(crate) fn logged_by(log: WarningLog) -> Self {
         Self {
             texts: Mutex::default(),
             logged: Condvar::new(),
@@ -178,7 +195,7 @@ impl Warnings {
     }
 
     fn log_all(&self) {
-        let log = self.log;
+        let WarningLog(log) = &self.log;
         let next = || {
             let mut texts = self.texts.lock();
             let next = texts.unlogged.pop_front();
@@ -187,7 +204,7 @@ impl Warnings {
         };
         while let Some(text) = next() {
             // A panic of the logger does not prevent further logging.
-            let _ = catch_unwind(|| log(&text));
+            let _ = catch_unwind(AssertUnwindSafe(|| log(&text)));
         }
         self.logged.notify_all();
     }
@@ -219,13 +236,18 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
+    fn logged_by(log: impl Fn(&str) + Send + Sync + 'static) -> Arc<Warnings> {
+        Arc::new(Warnings::logged_by(WarningLog::new(log)))
+    }
+
     #[test]
     fn warnings_are_logged_once_and_kept_until_their_topic_changes() {
-        static LOGGED: AtomicUsize = AtomicUsize::new(0);
-        let logged = || LOGGED.load(Ordering::Relaxed);
-        let warnings = Arc::new(Warnings::logged_by(|_| {
-            LOGGED.fetch_add(1, Ordering::Relaxed);
-        }));
+        let count = Arc::new(AtomicUsize::new(0));
+        let logged = || count.load(Ordering::Relaxed);
+        let counter = Arc::clone(&count);
+        let warnings = logged_by(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
         for _ in 0..3 {
             warnings.add("lasts");
             warnings.set(Topic::Policy, Some("line 3".into()));
@@ -246,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_warning_that_cannot_be_logged_is_kept() {
-        let warnings = Arc::new(Warnings::logged_by(|_| panic!("no log")));
+        let warnings = logged_by(|_| panic!("no log"));
         warnings.add("lasts");
         warnings.set(Topic::Policy, Some("line 3".into()));
         warnings.log_rest(LONG);
@@ -259,7 +281,7 @@ mod tests {
     fn a_blocked_log_delays_nothing() {
         static STUCK: Mutex<()> = Mutex::new(());
         let stuck = STUCK.lock();
-        let warnings = Arc::new(Warnings::logged_by(|_| drop(STUCK.lock())));
+        let warnings = logged_by(|_| drop(STUCK.lock()));
         for i in 0..1_000 {
             warnings.set(Topic::Policy, Some(format!("line {i}")));
             warnings.log_new();

@@ -21,7 +21,7 @@
 //!
 //! # fn connection(layer: KeyGuardLayer, peer: std::net::SocketAddr) {
 //! // For each connection; `layer` is `KeyGuardLayer::new(kg)`.
-//! let service = layer.peer_address(peer).layer(service_fn(hello));
+//! let service = layer.for_peer(peer).layer(service_fn(hello));
 //! # let _ = service;
 //! # }
 //! ```

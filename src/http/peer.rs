@@ -53,11 +53,11 @@ pub(super) fn unknown<B: From<String>>(guard: &KeyGuard) -> Response<B> {
     guard.inner.warnings().add(
         "requests get status 500 because the server does not provide the address of the peer: with \
          axum, enable the feature `axum` and serve the router with \
-         `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere call `peer` or `peer_address` \
+         `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere call `peer_from` or `for_peer` \
          on the layer",
     );
     let detail = "The server does not provide the address of the peer. With axum, serve the router with \
-         `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere call `peer` or `peer_address` \
+         `into_make_service_with_connect_info::<SocketAddr>()`; elsewhere call `peer_from` or `for_peer` \
          on the layer.";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "peer_unknown", detail).into_response()
 }

@@ -96,16 +96,16 @@ impl Problem {
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
-        let (status, code) = match failure.code {
-            FailureCode::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
-            FailureCode::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-            FailureCode::Conflict => (StatusCode::CONFLICT, "conflict"),
-            FailureCode::Ambiguous => (StatusCode::CONFLICT, "ambiguous"),
-            FailureCode::Damaged | FailureCode::Unavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
-            }
-            FailureCode::Refused => (StatusCode::FORBIDDEN, "refused"),
+        let code = match failure.code {
+            FailureCode::Invalid => "invalid",
+            FailureCode::NotFound => "not_found",
+            FailureCode::Conflict => "conflict",
+            FailureCode::Ambiguous => "ambiguous",
+            FailureCode::Damaged | FailureCode::Unavailable => "unavailable",
+            FailureCode::Refused => "refused",
         };
+        let status = StatusCode::from_u16(failure.code.status());
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut problem = Self::new(status, code, failure.message);
         problem.document.field = failure.field;
         problem.document.id = failure.id;

@@ -13,6 +13,7 @@ pub(crate) type HttpResult = Result<Response<Full<Bytes>>, Problem>;
 
 impl Denial {
     /// Returns the complete response: status, header fields and problem document.
+    #[cfg_attr(docsrs, doc(cfg(feature = "http")))]
     pub fn response<B: From<String>>(&self) -> Response<B> {
         let mut response = Response::new(self.problem().into());
         *response.status_mut() =

@@ -1,9 +1,13 @@
 //! Validation of values that users give.
 
+mod given;
 pub(crate) mod text;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroU32;
+
+pub(crate) use self::given::{FirstError, Given, RequestField, try_from_text, valid};
 
 use crate::input::text::is_hidden;
 
@@ -47,6 +51,13 @@ impl InvalidInput {
     /// The name of the field, as in the admin API.
     pub fn field(&self) -> &'static str {
         self.field
+    }
+}
+
+/// A conversion that cannot fail has no error. Setters that accept text accept values, too.
+impl From<Infallible> for InvalidInput {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

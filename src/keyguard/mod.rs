@@ -29,9 +29,6 @@ pub struct KeyGuard {
     pub(crate) inner: Arc<Guard>,
 }
 
-/// Header set for checks by IP address alone.
-const NO_HEADERS: [(&str, &str); 0] = [];
-
 impl KeyGuard {
     /// Decides about a request. Shorthand for [`KeyGuard::decide`] without a method, scopes or a
     /// cost.
@@ -50,7 +47,7 @@ impl KeyGuard {
     /// let peer = std::net::IpAddr::from([192, 0, 2, 7]);
     /// match kg.check(&headers, peer, "/orders") {
     ///     Ok(grant) => {
-    ///         assert_eq!(grant.remaining(), 59);
+    ///         assert_eq!(grant.remaining(), Some(59));
     ///         grant.finish(200); // the status that was sent
     ///     }
     ///     Err(denial) => panic!("{} {}", denial.status(), denial.problem()),
@@ -134,7 +131,7 @@ impl KeyGuard {
     }
 
     /// Returns what [`KeyGuard::decide`] would decide now, and the state of each limit. Consumes and
-    /// records nothing. Blocks while PostgreSQL or Redis responds.
+    /// records nothing.
     ///
     /// ```
     /// # use keyguard::{Config, KeyGuard, Reason, Request};
@@ -146,33 +143,41 @@ impl KeyGuard {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn dry_run<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Verdict {
-        guard::preview(&self.inner, &request, KeySource::Presented)
+        block_on(self.dry_run_async(request))
+    }
+
+    /// Like [`KeyGuard::dry_run`], for async code.
+    pub async fn dry_run_async<H: Headers + ?Sized>(&self, request: Request<'_, H>) -> Verdict {
+        guard::preview(&self.inner, &request, KeySource::Presented).await
     }
 
     /// Like [`KeyGuard::dry_run`], as if the key `id` had been presented.
     pub fn dry_run_as<H: Headers + ?Sized>(&self, id: KeyId, request: Request<'_, H>) -> Verdict {
-        guard::preview(&self.inner, &request, KeySource::Key(id))
+        block_on(guard::preview(&self.inner, &request, KeySource::Key(id)))
     }
 
-    /// Decides about a request by its IP address alone, and counts it: for routes without keys, such
-    /// as a login form. An address above the limit is locked out if the limit has a lockout.
+    /// Decides about a request by the address of its client alone, and counts it: for routes without
+    /// keys, such as a login form. An address above the limit is locked out if the limit has a lockout.
+    /// Returns the address, for [`Admin::block`] for example.
     ///
-    /// `ip` is the address of the client itself: behind a proxy, the one that
-    /// [`KeyGuard::client_ip`] returns. Clients of a Unix socket have no address and are not limited.
-    /// Addresses that the policy never locks are limited and not locked out; addresses that it denies
-    /// are refused.
+    /// The client is found as [`KeyGuard::client_ip`] finds it. Clients of a Unix socket have no address
+    /// and are not limited. Addresses that the policy never locks are limited and not locked out;
+    /// addresses that it denies are refused. The scopes of the request are ignored; a request without a
+    /// [cost](Request::cost) costs 1.
     ///
     /// ```
-    /// # use keyguard::{Config, IpLimit, KeyGuard};
+    /// # use keyguard::{Config, IpLimit, KeyGuard, Request};
     /// # let dir = tempfile::tempdir()?;
     /// # let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::new("a long random secret"))?;
-    /// let login = IpLimit::new("login", "3/min")?.lockout("5 minutes".parse()?);
-    /// let client = std::net::IpAddr::from([192, 0, 2, 7]);
+    /// let login = IpLimit::new("login", "3/min")?.lockout("5 minutes")?;
+    /// let peer = std::net::IpAddr::from([192, 0, 2, 7]);
+    /// let headers = [("User-Agent", "curl")];
+    /// let request = Request::new(&headers, peer, "/login").method("POST");
     /// for _ in 0..3 {
-    ///     assert!(kg.check_ip(&login, client, "/login").is_ok());
+    ///     assert_eq!(kg.check_ip(&login, request).ok(), Some(peer.into()));
     /// }
-    /// assert_eq!(kg.check_ip(&login, client, "/login").unwrap_err().status(), 429);
-    /// assert_eq!(kg.check_ip(&login, client, "/login").unwrap_err().status(), 403);
+    /// assert_eq!(kg.check_ip(&login, request).unwrap_err().status(), 429);
+    /// assert_eq!(kg.check_ip(&login, request).unwrap_err().status(), 403);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -181,33 +186,30 @@ impl KeyGuard {
     ///
     /// | status | cause |
     /// |---|---|
-    /// | 400 | the path is ambiguous, and the policy or a lock of the address depends on it |
+    /// | 400 | the header field of a trusted proxy is invalid, or missing where the policy requires it |
+    /// | 400 | the path is ambiguous, and a lock of the address depends on it |
+    /// | 400 | the cost is above the limit |
     /// | 403 | the address is locked out, or the policy denies it |
     /// | 429 | the limit is exhausted |
     /// | 503 | the table of addresses is full, or Redis is unavailable |
-    pub fn check_ip(
+    pub fn check_ip<H: Headers + ?Sized>(
         &self,
         limit: &IpLimit,
-        ip: impl Into<ClientIp>,
-        path: &str,
-    ) -> Result<(), Denial> {
-        block_on(self.check_ip_async(limit, ip, path))
+        request: Request<'_, H>,
+    ) -> Result<ClientIp, Denial> {
+        block_on(self.check_ip_async(limit, request))
     }
 
     /// Like [`KeyGuard::check_ip`], for async code.
     ///
     /// # Errors
     /// Like [`KeyGuard::check_ip`].
-    pub async fn check_ip_async(
+    pub async fn check_ip_async<H: Headers + ?Sized>(
         &self,
         limit: &IpLimit,
-        ip: impl Into<ClientIp>,
-        path: &str,
-    ) -> Result<(), Denial> {
-        let request = Request::new(&NO_HEADERS, ip, path);
-        guard::check_ip(&self.inner, &request, limit)
-            .await
-            .map(drop)
+        request: Request<'_, H>,
+    ) -> Result<ClientIp, Denial> {
+        guard::check_ip(&self.inner, &request, limit).await
     }
 
     /// Returns the address of the client behind a peer: the peer's own, or, if the peer is one of
@@ -216,7 +218,7 @@ impl KeyGuard {
     /// ```
     /// # use keyguard::{Config, KeyGuard, Policy};
     /// # let dir = tempfile::tempdir()?;
-    /// let policy = Policy::new().trusted_proxies("10.0.0.0/8".parse()?);
+    /// let policy = Policy::new().trusted_proxies("10.0.0.0/8");
     /// let config = Config::new("a long random secret").policy(policy);
     /// let kg = KeyGuard::open(dir.path().join("keyguard.redb"), config)?;
     ///

@@ -17,7 +17,7 @@ impl KeyGuard {
     /// ```no_run
     /// use keyguard::{Config, KeyGuard};
     ///
-    /// let kg = KeyGuard::open("keyguard.redb", Config::default().default_rate_limit(120))?;
+    /// let kg = KeyGuard::open("keyguard.redb", Config::default().default_rate_limit_per_minute(120))?;
     /// # Ok::<(), keyguard::OpenError>(())
     /// ```
     ///

@@ -5,7 +5,7 @@ mod spec;
 mod window;
 mod window_length;
 
-pub use self::spec::Limit;
+pub use self::spec::{Limit, LimitKind};
 
 pub(crate) use self::quota::Balance;
 pub(crate) use self::spec::{Period, Refill, list};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::input::InvalidInput;
+use crate::input::{InvalidInput, RequestField, try_from_text, valid};
 use crate::limit::WindowLength;
 use crate::time::duration::parse_duration;
 
@@ -31,11 +31,44 @@ use crate::time::duration::parse_duration;
 /// assert_eq!("20,000 daily shadow".parse(), Limit::daily(20_000).map(Limit::shadow));
 /// assert!("0/s".parse::<Limit>().is_err());
 /// ```
+///
+/// [`Limit::kind`] and the other methods read it:
+///
+/// ```
+/// use keyguard::{Limit, LimitKind};
+/// let limit: Limit = "20000 daily".parse()?;
+/// assert_eq!((limit.amount(), limit.kind()), (20_000, LimitKind::Daily));
+/// # Ok::<(), keyguard::InvalidInput>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {
     pub(crate) amount: NonZeroU64,
     pub(crate) period: Period,
     pub(crate) shadow: bool,
+}
+
+/// What the amount of a [`Limit`] is counted over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LimitKind {
+    /// Any interval of this length.
+    Window(Duration),
+    /// A calendar day.
+    Daily,
+    /// A calendar month.
+    Monthly,
+    /// All time.
+    Credits,
+    /// All time; every `interval`, `refill` credits are returned.
+    #[non_exhaustive]
+    RefilledCredits {
+        /// The number of credits that are returned.
+        refill: u32,
+        /// How often they are returned.
+        interval: Duration,
+    },
+    /// Requests in flight.
+    Concurrent,
 }
 
 /// The period over which a limit counts.
@@ -148,7 +181,8 @@ impl Limit {
         }
     }
 
-    pub(crate) const fn per_minute(amount: NonZeroU32) -> Self {
+    /// At most `amount` in any 60 seconds.
+    pub const fn per_minute(amount: NonZeroU32) -> Self {
         Self {
             amount: match NonZeroU64::new(amount.get() as u64) {
                 Some(amount) => amount,
@@ -157,6 +191,31 @@ impl Limit {
             period: Period::Sliding(WindowLength::MINUTE),
             shadow: false,
         }
+    }
+
+    /// The amount: at least 1.
+    pub const fn amount(&self) -> u64 {
+        self.amount.get()
+    }
+
+    /// What the amount is counted over.
+    pub fn kind(&self) -> LimitKind {
+        match self.period {
+            Period::Sliding(length) => LimitKind::Window(Duration::from_nanos(length.nanos())),
+            Period::Day => LimitKind::Daily,
+            Period::Month => LimitKind::Monthly,
+            Period::Credits(None) => LimitKind::Credits,
+            Period::Credits(Some(refill)) => LimitKind::RefilledCredits {
+                refill: refill.amount.get(),
+                interval: Duration::from_millis(refill.millis.get()),
+            },
+            Period::Concurrent => LimitKind::Concurrent,
+        }
+    }
+
+    /// Whether the limit is in shadow mode.
+    pub const fn is_shadow(&self) -> bool {
+        self.shadow
     }
 
     fn new(amount: u64, period: Period) -> Result<Self, InvalidInput> {
@@ -251,6 +310,13 @@ impl FromStr for Limit {
             ),
         })
     }
+}
+
+try_from_text!(Limit);
+
+impl RequestField for Limit {
+    type Json = String;
+    const NAME: &str = "limits";
 }
 
 /// The reason why a text is not a limit.
@@ -348,14 +414,13 @@ impl<'de> Deserialize<'de> for Limit {
 /// Maximum number of limits of a key, an organization or a route.
 const MOST: usize = 8;
 
-/// Parses the limits of one subject: at most 8, without duplicates.
+/// Checks the limits of one subject: at most 8, without duplicates.
 pub(crate) fn list(
-    texts: impl IntoIterator<Item = impl AsRef<str>>,
+    given: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
 ) -> Result<Vec<Limit>, InvalidInput> {
     let mut limits: Vec<Limit> = Vec::new();
-    for text in texts {
-        let limit = text.as_ref().parse::<Limit>();
-        let limit = limit.map_err(|error| error.within("limits"))?;
+    for limit in given {
+        let limit: Limit = valid(limit).map_err(|error| error.within("limits"))?;
         let is_same = |other: &&Limit| {
             other.period.is_counted_as(limit.period) && other.shadow == limit.shadow
         };
@@ -408,6 +473,30 @@ mod tests {
         ] {
             assert_eq!(limit(text).to_string(), shown, "{text}");
             assert_eq!(limit(shown), limit(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_kind_can_be_read() {
+        let hour = Duration::from_secs(3_600);
+        for (text, amount, kind) in [
+            ("5/hour", 5, LimitKind::Window(hour)),
+            ("6 daily", 6, LimitKind::Daily),
+            ("7 monthly", 7, LimitKind::Monthly),
+            ("8 credits", 8, LimitKind::Credits),
+            (
+                "9 credits +2/hour",
+                9,
+                LimitKind::RefilledCredits {
+                    refill: 2,
+                    interval: hour,
+                },
+            ),
+            ("10 concurrent", 10, LimitKind::Concurrent),
+        ] {
+            let limit = limit(text);
+            assert_eq!((limit.amount(), limit.kind()), (amount, kind));
+            assert!(!limit.is_shadow() && limit.shadow().is_shadow());
         }
     }
 

@@ -164,7 +164,8 @@ pub(crate) struct LimiterStatus {
     pub(crate) warnings: Vec<String>,
 }
 
-/// The decision about limits while the remote server is unavailable.
+/// The decision about limits while the remote server is unavailable. Has no effect without the feature
+/// `redis`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

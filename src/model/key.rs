@@ -53,8 +53,10 @@ pub struct Key {
     pub org_id: OrgId,
     /// The label given by its owner.
     pub label: String,
-    /// The start of its text: the prefix and 4 more characters.
-    pub prefix: String,
+    /// The start of its text, as listings show it: its [prefix](crate::KeyPrefix) and 4 more characters.
+    /// In JSON `prefix`.
+    #[serde(rename = "prefix")]
+    pub shown_prefix: String,
     /// Its status when read.
     pub status: KeyStatus,
     /// The scopes it holds.

@@ -18,7 +18,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-use crate::input::InvalidInput;
+use crate::input::{InvalidInput, RequestField, try_from_text};
 use crate::model::Secret;
 
 const RANDOM_LEN: usize = 43;
@@ -77,6 +77,13 @@ impl FromStr for KeyPrefix {
              -`, the first a letter or digit, the last `_`",
         ))
     }
+}
+
+try_from_text!(KeyPrefix);
+
+impl RequestField for KeyPrefix {
+    type Json = String;
+    const NAME: &str = "prefix";
 }
 
 impl<'de> Deserialize<'de> for KeyPrefix {

@@ -66,6 +66,14 @@ impl Method {
     }
 }
 
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+impl From<&http::Method> for Method {
+    fn from(method: &http::Method) -> Self {
+        method.as_str().into()
+    }
+}
+
 /// Methods are case-sensitive (RFC 9110 §9.1); an unknown one is [`Method::Other`].
 impl From<&str> for Method {
     fn from(text: &str) -> Self {

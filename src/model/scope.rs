@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::input::InvalidInput;
+use crate::input::{InvalidInput, RequestField, try_from_text};
 
 /// A permission of a key, which a route may require, such as `read` or `orders:write`.
 ///
@@ -48,6 +48,13 @@ impl FromStr for Scope {
             "is not a scope of 1 to 64 printable ASCII characters without space, comma, `\"` and `\\`",
         ))
     }
+}
+
+try_from_text!(Scope);
+
+impl RequestField for Scope {
+    type Json = String;
+    const NAME: &str = "scopes";
 }
 
 impl<'de> Deserialize<'de> for Scope {

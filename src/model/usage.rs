@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use super::{KeyId, Method, Reason};
 use crate::net::ClientIp;
 use crate::time::Timestamp;
 
-/// A recorded request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A recorded request. [`JsonLines`](crate::JsonLines) shows its JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Usage {
     /// Time of the decision.
@@ -16,6 +18,7 @@ pub struct Usage {
     /// receive.
     pub key_id: Option<KeyId>,
     /// The method.
+    #[serde(serialize_with = "as_sent")]
     pub method: Method,
     /// The path without the query, cut at 256 bytes.
     pub path: String,
@@ -23,8 +26,18 @@ pub struct Usage {
     pub ip: ClientIp,
     /// The response status; 0 if the grant was dropped without `finish`.
     pub status: u16,
-    /// Time from admission to response, in microseconds up to 71 minutes; zero for refusals.
+    /// Time from admission to response, in microseconds up to 71 minutes; zero for refusals. In JSON
+    /// `latency_us`.
+    #[serde(rename = "latency_us", serialize_with = "as_micros")]
     pub latency: Duration,
     /// The reason for a refusal; `None` if admitted.
     pub refused: Option<Reason>,
+}
+
+fn as_sent<S: Serializer>(method: &Method, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(method.as_str())
+}
+
+fn as_micros<S: Serializer>(latency: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(latency.as_micros() as u64)
 }

@@ -9,10 +9,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ClientIp;
 use super::client_ip::well_known;
-use crate::input::InvalidInput;
+use crate::input::{InvalidInput, RequestField, try_from_text};
 use crate::net::Nat64Prefixes;
 
 /// A set of IP addresses, CIDR networks, and `local` for [`ClientIp::LOCAL`].
+///
+/// Created from text with commas, from a list of texts, or from addresses.
 ///
 /// IPv6 addresses that embed an IPv4 address (see [`ClientIp`]) are treated as that address; `::/0`
 /// contains no IPv4 address.
@@ -20,7 +22,8 @@ use crate::net::Nat64Prefixes;
 /// ```
 /// use keyguard::CidrSet;
 /// let office: CidrSet = "192.0.2.7, 10.0.0.0/8".parse()?;
-/// assert!(office.contains("10.1.2.3".parse().unwrap()));
+/// assert!(office.contains(std::net::Ipv4Addr::new(10, 1, 2, 3)));
+/// assert_eq!(CidrSet::try_from(["192.0.2.7", "10.0.0.0/8"])?, office);
 /// assert!("10.1.2.3/8".parse::<CidrSet>().is_err());
 /// # Ok::<(), keyguard::InvalidInput>(())
 /// ```
@@ -61,14 +64,19 @@ impl CidrSet {
 
     /// Whether the set contains an address.
     #[must_use]
-    pub fn contains(&self, address: ClientIp) -> bool {
-        let (ranges, bits) = match address.ip() {
+    pub fn contains(&self, address: impl Into<ClientIp>) -> bool {
+        let (ranges, bits) = match address.into().ip() {
             None => return self.local,
             Some(IpAddr::V4(ip)) => (&self.v4, u128::from(ip.to_bits())),
             Some(IpAddr::V6(ip)) => (&self.v6, ip.to_bits()),
         };
         let at = ranges.partition_point(|range| *range.end() < bits);
         ranges.get(at).is_some_and(|range| range.contains(&bits))
+    }
+
+    /// The number of members.
+    pub(crate) fn len(&self) -> usize {
+        self.nets.len() + usize::from(self.local)
     }
 
     /// Whether the set is empty.
@@ -166,6 +174,51 @@ impl std::str::FromStr for CidrSet {
     }
 }
 
+try_from_text!(CidrSet);
+
+impl<T: AsRef<str>> TryFrom<&[T]> for CidrSet {
+    type Error = InvalidInput;
+
+    fn try_from(texts: &[T]) -> Result<Self, Self::Error> {
+        Self::parse("ip", texts)
+    }
+}
+
+impl<T: AsRef<str>, const LEN: usize> TryFrom<[T; LEN]> for CidrSet {
+    type Error = InvalidInput;
+
+    fn try_from(texts: [T; LEN]) -> Result<Self, Self::Error> {
+        Self::parse("ip", texts)
+    }
+}
+
+impl<T: AsRef<str>> TryFrom<Vec<T>> for CidrSet {
+    type Error = InvalidInput;
+
+    fn try_from(texts: Vec<T>) -> Result<Self, Self::Error> {
+        Self::parse("ip", texts)
+    }
+}
+
+impl RequestField for CidrSet {
+    type Json = Vec<String>;
+    const NAME: &str = "allowed_ips";
+}
+
+impl<T: Into<ClientIp>> FromIterator<T> for CidrSet {
+    fn from_iter<I: IntoIterator<Item = T>>(addresses: I) -> Self {
+        let mut set = Self::default();
+        for address in addresses {
+            match address.into().ip() {
+                None => set.local = true,
+                Some(ip) => set.nets.push(ip.into()),
+            }
+        }
+        (set.v4, set.v6) = ranges(&set.nets);
+        set
+    }
+}
+
 impl fmt::Display for CidrSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.texts().join(","))
@@ -192,7 +245,7 @@ mod tests {
 
     fn holds(set: &str, address: &str) -> bool {
         let set: CidrSet = set.parse().unwrap();
-        set.contains(address.parse().unwrap())
+        set.contains(address.parse::<ClientIp>().unwrap())
     }
 
     #[test]

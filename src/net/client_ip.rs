@@ -56,6 +56,18 @@ pub(crate) fn embedded(ip: Ipv4Addr) -> Option<Ipv4Addr> {
     (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
 }
 
+impl From<Ipv4Addr> for ClientIp {
+    fn from(ip: Ipv4Addr) -> Self {
+        IpAddr::V4(ip).into()
+    }
+}
+
+impl From<Ipv6Addr> for ClientIp {
+    fn from(ip: Ipv6Addr) -> Self {
+        IpAddr::V6(ip).into()
+    }
+}
+
 impl From<SocketAddr> for ClientIp {
     fn from(address: SocketAddr) -> Self {
         address.ip().into()

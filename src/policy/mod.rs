@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::input::InvalidInput;
+use crate::input::{FirstError, InvalidInput};
 use crate::limit::{self, Limit};
 use crate::net::{CidrSet, ClientIpHeader, Nat64Prefixes};
 use crate::time::duration;
@@ -33,18 +33,19 @@ pub(crate) use self::route::RouteRules;
 /// is too long to list them, is refused with status 400
 /// ([`Reason::UnreadablePath`](crate::Reason::UnreadablePath)). No limit counts it.
 ///
-/// A policy is built in code or parsed from TOML with [`FromStr`](std::str::FromStr). Setters never
-/// fail: invalid values are reported by [`KeyGuard::open`](crate::KeyGuard::open) and
-/// [`Admin::set_policy`](crate::Admin::set_policy), which install the policy.
+/// A policy is built in code or parsed from TOML with [`FromStr`](std::str::FromStr). Setters take
+/// values or their text and never fail: [`KeyGuard::open`](crate::KeyGuard::open) and
+/// [`Admin::set_policy`](crate::Admin::set_policy), which install the policy, report the first invalid
+/// value.
 ///
 /// ```
 /// use keyguard::{Policy, Route};
-/// let orders = Route::new("orders", "POST /api/orders".parse()?).limits(["10/s"]).cost(5);
 /// let policy = Policy::new()
-///     .protect("/api".parse()?)
+///     .protect("/api")
+///     .exempt("GET /api/health")
+///     .trusted_proxies(["10.0.0.0/8"])
 ///     .key_limits(["50/s"])
-///     .route(orders);
-/// # Ok::<(), keyguard::InvalidInput>(())
+///     .route(Route::new("orders", "POST /api/orders").limits(["10/s"]).cost(5));
 /// ```
 ///
 /// TOML fields have the names of the methods and are optional:
@@ -109,6 +110,15 @@ pub struct Policy {
 }
 
 /// The lockout of addresses after failed authentications.
+///
+/// ```
+/// use std::time::Duration;
+/// use keyguard::{Lockout, Policy};
+///
+/// // First for a minute, then for an hour, then for a day each time.
+/// let steps = [60, 3_600, 86_400].map(Duration::from_secs);
+/// let policy = Policy::new().lockout(Lockout::new().threshold(20).steps(steps));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[must_use]
@@ -184,10 +194,11 @@ impl Policy {
         Self::default()
     }
 
-    /// Protects a path and everything below it, instead of everything. Default: every path is
-    /// protected.
-    pub fn protect(mut self, path: Pattern) -> Self {
-        self.protect.get_or_insert_default().push(path);
+    /// Protects a path and everything below it, instead of everything. At most 1,000. Default: every
+    /// path is protected.
+    pub fn protect(mut self, path: impl TryInto<Pattern, Error: Into<InvalidInput>>) -> Self {
+        let path = self.error.valid("protect", path);
+        self.protect.get_or_insert_default().extend(path);
         self
     }
 
@@ -197,9 +208,9 @@ impl Policy {
         self
     }
 
-    /// Exempts exactly this path from keys, limits and lockouts.
-    pub fn exempt(mut self, path: ExactPath) -> Self {
-        self.exempt.push(path);
+    /// Exempts exactly this path from keys, limits and lockouts. At most 1,000.
+    pub fn exempt(mut self, path: impl TryInto<ExactPath, Error: Into<InvalidInput>>) -> Self {
+        self.exempt.extend(self.error.valid("exempt", path));
         self
     }
 
@@ -210,7 +221,7 @@ impl Policy {
         self
     }
 
-    /// Whether paths are compared without regard to ASCII case. Default: no.
+    /// Whether paths are compared without regard to ASCII case. Default: `false`.
     pub fn ignore_case(mut self, ignore: bool) -> Self {
         self.ignore_case = ignore;
         self
@@ -222,8 +233,12 @@ impl Policy {
     /// Requests with an invalid field get status 400. If the field is absent, the proxy counts as
     /// the client (a health check, for example), unless [`Policy::require_client_ip`] is set.
     /// Failed authentications of proxies themselves are not counted.
-    pub fn trusted_proxies(mut self, proxies: CidrSet) -> Self {
-        self.trusted_proxies = proxies;
+    pub fn trusted_proxies(
+        mut self,
+        proxies: impl TryInto<CidrSet, Error: Into<InvalidInput>>,
+    ) -> Self {
+        let proxies = self.error.valid("trusted_proxies", proxies);
+        self.trusted_proxies = proxies.unwrap_or_default();
         self
     }
 
@@ -235,12 +250,12 @@ impl Policy {
     /// lists; the last untrusted hop is the client. Any other field, such as `X-Real-IP` or
     /// `CF-Connecting-IP`, contains one address.
     pub fn client_ip_header(mut self, name: &str) -> Self {
-        self.client_ip_header = self.error.or_default(name.parse());
+        self.client_ip_header = self.error.ok(name.parse()).unwrap_or_default();
         self
     }
 
     /// Whether requests from [`Policy::trusted_proxies`] without [`Policy::client_ip_header`] get
-    /// status 400 (`invalid_client_ip`), on every path. Default: no; the proxy counts as the
+    /// status 400 (`invalid_client_ip`), on every path. Default: `false`; the proxy counts as the
     /// client, and a warning is issued when such a request has a key.
     ///
     /// Some proxies remove a field that the client lists in `Connection`, so clients can hide their
@@ -257,40 +272,53 @@ impl Policy {
     /// than a prefix are not translated. At most 16, of 32, 40, 48, 56, 64 or 96 bits (RFC 6052).
     /// Default: none.
     pub fn nat64_prefixes(mut self, prefixes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.nat64_prefixes = self.error.or_default(Nat64Prefixes::parse(prefixes));
+        let prefixes = self.error.ok(Nat64Prefixes::parse(prefixes));
+        self.nat64_prefixes = prefixes.unwrap_or_default();
         self
     }
 
     /// Addresses from which requests are accepted. Default: all.
-    pub fn allow(mut self, addresses: CidrSet) -> Self {
-        self.allow = addresses;
+    pub fn allow(mut self, addresses: impl TryInto<CidrSet, Error: Into<InvalidInput>>) -> Self {
+        let addresses = self.error.valid("allow", addresses);
+        self.allow = addresses.unwrap_or_default();
         self
     }
 
     /// Addresses from which requests are refused. Takes precedence over [`Policy::allow`].
-    pub fn deny(mut self, addresses: CidrSet) -> Self {
-        self.deny = addresses;
+    pub fn deny(mut self, addresses: impl TryInto<CidrSet, Error: Into<InvalidInput>>) -> Self {
+        let addresses = self.error.valid("deny", addresses);
+        self.deny = addresses.unwrap_or_default();
         self
     }
 
     /// Addresses exempt from counting of failed authentications and from automatic locks.
-    pub fn never_lock(mut self, addresses: CidrSet) -> Self {
-        self.never_lock = addresses;
+    pub fn never_lock(
+        mut self,
+        addresses: impl TryInto<CidrSet, Error: Into<InvalidInput>>,
+    ) -> Self {
+        let addresses = self.error.valid("never_lock", addresses);
+        self.never_lock = addresses.unwrap_or_default();
         self
     }
 
     /// [Limits](Limit) of every key, in addition to its own: at most 8, each with a counter of its
     /// own. If a limit of the key has the same counter, the tighter one applies.
-    pub fn key_limits(mut self, limits: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+    pub fn key_limits(
+        mut self,
+        limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
+    ) -> Self {
         let limits = limit::list(limits).map_err(|error| error.within("key_limits"));
-        self.key_limits = self.error.or_default(limits);
+        self.key_limits = self.error.ok(limits).unwrap_or_default();
         self
     }
 
     /// Like [`Policy::key_limits`], for every organization.
-    pub fn org_limits(mut self, limits: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+    pub fn org_limits(
+        mut self,
+        limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
+    ) -> Self {
         let limits = limit::list(limits).map_err(|error| error.within("org_limits"));
-        self.org_limits = self.error.or_default(limits);
+        self.org_limits = self.error.ok(limits).unwrap_or_default();
         self
     }
 
@@ -335,24 +363,6 @@ impl Policy {
             check_count(field, count)?;
         }
         check_routes(&self.routes)
-    }
-}
-
-/// The first invalid value given to a setter, kept until the policy is checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct FirstError(Option<InvalidInput>);
-
-impl FirstError {
-    /// Returns a valid value, or the default in place of an invalid one.
-    fn or_default<T: Default>(&mut self, parsed: Result<T, InvalidInput>) -> T {
-        parsed.unwrap_or_else(|error| {
-            self.0.get_or_insert(error);
-            T::default()
-        })
-    }
-
-    fn check(&self) -> Result<(), InvalidInput> {
-        self.0.clone().map_or(Ok(()), Err)
     }
 }
 

@@ -4,9 +4,9 @@ use std::num::NonZeroU32;
 
 use serde::Deserialize;
 
-use super::{FirstError, file};
+use super::file;
 use crate::counter::{Events, Rule, RuleName, Subject};
-use crate::input::InvalidInput;
+use crate::input::{FirstError, InvalidInput};
 use crate::limit::{self, Limit, Period};
 use crate::model::Scope;
 use crate::policy::path::Pattern;
@@ -20,11 +20,10 @@ use crate::time::LockDuration;
 ///
 /// ```
 /// use keyguard::Route;
-/// let orders = Route::new("orders", "POST /api/orders".parse()?)
+/// let orders = Route::new("orders", "POST /api/orders")
 ///     .scopes(["orders:write"])
 ///     .limits(["10/s", "100/min shadow"])
 ///     .cost(5);
-/// # Ok::<(), keyguard::InvalidInput>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,10 +53,13 @@ pub struct Route {
 impl Route {
     /// Creates a route without rules. The name has 1 to 64 letters, digits, `-`, `_` and `.`; it
     /// names the counters of its limits.
-    pub fn new(name: &str, path: Pattern) -> Self {
+    pub fn new(name: &str, path: impl TryInto<Pattern, Error: Into<InvalidInput>>) -> Self {
+        let mut error = FirstError::default();
+        error.ok(RuleName::parse(name));
+        let path = error.valid("path", path);
         Self {
             name: name.into(),
-            path,
+            path: path.unwrap_or_else(Pattern::root),
             protect: None,
             scopes: Vec::new(),
             limits: Vec::new(),
@@ -65,7 +67,7 @@ impl Route {
             lockout: None,
             cost: None,
             shadow: false,
-            error: FirstError(RuleName::parse(name).err()),
+            error,
         }
     }
 
@@ -89,35 +91,51 @@ impl Route {
     }
 
     /// Requires a key with all of these [scopes](Scope).
-    pub fn scopes(mut self, scopes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        let scopes = scopes.into_iter().map(|scope| scope.as_ref().parse());
-        self.scopes = self.error.or_default(scopes.collect());
+    pub fn scopes(
+        mut self,
+        scopes: impl IntoIterator<Item: TryInto<Scope, Error: Into<InvalidInput>>>,
+    ) -> Self {
+        let scopes = scopes.into_iter();
+        let scopes = scopes.map_while(|scope| self.error.valid("scopes", scope));
+        self.scopes = scopes.collect();
         self
     }
 
-    /// Sliding-window [limits](Limit) per key, in addition to the limits of the key.
-    pub fn limits(mut self, limits: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.limits = self.error.or_default(intervals("limits", limits));
+    /// Sliding-window [limits](Limit) per key, in addition to the limits of the key: at most 8, each with
+    /// a counter of its own.
+    pub fn limits(
+        mut self,
+        limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
+    ) -> Self {
+        let limits = self.error.ok(intervals("limits", limits));
+        self.limits = limits.unwrap_or_default();
         self
     }
 
-    /// Sliding-window [limits](Limit) per address, with or without a key.
-    pub fn ip_limits(mut self, limits: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.ip_limits = self.error.or_default(intervals("ip_limits", limits));
+    /// Sliding-window [limits](Limit) per address, with or without a key: at most 8, each with a counter
+    /// of its own.
+    pub fn ip_limits(
+        mut self,
+        limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
+    ) -> Self {
+        let limits = self.error.ok(intervals("ip_limits", limits));
+        self.ip_limits = limits.unwrap_or_default();
         self
     }
 
     /// Locks out addresses that exceed [`Route::ip_limits`] (required) from all paths of the route.
-    pub fn lockout(mut self, time: LockDuration) -> Self {
-        self.lockout = Some(time);
+    pub fn lockout(
+        mut self,
+        duration: impl TryInto<LockDuration, Error: Into<InvalidInput>>,
+    ) -> Self {
+        self.lockout = self.error.valid("lockout", duration);
         self
     }
 
     /// The cost of requests that do not specify one, at least 1. Of several matching routes, the
     /// highest cost applies. Default: 1.
     pub fn cost(mut self, cost: u32) -> Self {
-        let cost = crate::input::limit("cost", cost).map(Some);
-        self.cost = self.error.or_default(cost);
+        self.cost = self.error.ok(crate::input::limit("cost", cost));
         self
     }
 
@@ -235,10 +253,10 @@ impl Route {
     }
 }
 
-/// Parses the limits of a route: sliding windows.
+/// Checks the limits of a route: sliding windows.
 pub(super) fn intervals(
     field: &'static str,
-    limits: impl IntoIterator<Item = impl AsRef<str>>,
+    limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
 ) -> Result<Vec<Limit>, InvalidInput> {
     let limits = limit::list(limits).map_err(|error| error.within(field))?;
     match limits

@@ -125,7 +125,7 @@ fn admitted(grant: Grant) -> CheckResponse {
         key_id: grant.key().map(|key| key.id),
         org_name: grant.org().map(|org| org.name.clone()),
         scopes: grant.scopes().iter().map(ToString::to_string).collect(),
-        remaining: grant.key().map(|_| grant.remaining()),
+        remaining: grant.remaining(),
         retry_after: None,
         headers: grant.headers().into_iter().collect(),
         problem: None,

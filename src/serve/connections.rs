@@ -167,15 +167,12 @@ impl Connections {
 }
 
 fn builder(settings: &Settings) -> Builder<TokioExecutor> {
-    // The minimum of hyper.
-    const MIN_HEAD_BYTES: usize = 8_192;
-
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.timeout)
-        .max_buf_size(settings.max_head.max(MIN_HEAD_BYTES));
+        .max_buf_size(settings.max_head);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -90,7 +90,7 @@ impl Routes {
                 forward_auth::respond(&self.guard, &self.trusted, &parts).await
             }
             _ => {
-                let Ok(response) = self.admin.peer_address(peer).call(request).await;
+                let Ok(response) = self.admin.for_peer(peer).call(request).await;
                 Ok(response.map(|body| body.0))
             }
         }

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 
 use super::listen::ListenAddr;
 use super::tls::Tls;
@@ -30,7 +31,13 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "NUMBER", default_value = "16384")]
     pub(super) max_connections: NonZeroUsize,
     /// The maximum size of the head of a request in bytes, at least 8,192
-    #[arg(long, value_name = "BYTES", default_value_t = 16_384)]
+    // The minimum is that of hyper.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 16_384,
+        value_parser = RangedU64ValueParser::<usize>::new().range(8_192..)
+    )]
     pub(super) max_head: usize,
     /// The maximum size of the body of a request in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 65_536)]

@@ -12,12 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::Serialize;
 
 use crate::input::text::escaped_json;
-use crate::model::{KeyId, Reason, Usage};
-use crate::net::ClientIp;
-use crate::time::Timestamp;
+use crate::model::Usage;
 
 #[cfg(feature = "redis")]
 pub use self::redis_stream::RedisStream;
@@ -34,6 +31,21 @@ pub use self::redis_stream::RedisStream;
 /// Failures and panics are counted in [`Stats::sink_failures`](crate::Stats::sink_failures), listed
 /// in [`Stats::warnings`](crate::Stats::warnings) until the sink works again, and delay only the
 /// waiting records.
+///
+/// ```
+/// use std::io;
+/// use std::sync::mpsc::Sender;
+/// use keyguard::{Usage, UsageSink};
+///
+/// struct Channel(Sender<Usage>);
+///
+/// impl UsageSink for Channel {
+///     fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
+///         let mut batch = batch.iter().cloned();
+///         batch.try_for_each(|usage| self.0.send(usage)).map_err(io::Error::other)
+///     }
+/// }
+/// ```
 pub trait UsageSink: Send {
     /// Accepts records. Records of one thread are in order.
     ///
@@ -138,34 +150,6 @@ impl JsonLines<Stdout> {
     }
 }
 
-/// The JSON form of a record.
-#[derive(Serialize)]
-struct Line<'u> {
-    at: Timestamp,
-    key_id: Option<KeyId>,
-    method: &'static str,
-    path: &'u str,
-    ip: ClientIp,
-    status: u16,
-    latency_us: u64,
-    refused: Option<Reason>,
-}
-
-impl<'u> From<&'u Usage> for Line<'u> {
-    fn from(usage: &'u Usage) -> Self {
-        Self {
-            at: usage.at,
-            key_id: usage.key_id,
-            method: usage.method.as_str(),
-            path: &usage.path,
-            ip: usage.ip,
-            status: usage.status,
-            latency_us: usage.latency.as_micros() as u64,
-            refused: usage.refused,
-        }
-    }
-}
-
 impl<W: Write + Send> UsageSink for JsonLines<W> {
     fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
         self.text.clear();
@@ -174,7 +158,7 @@ impl<W: Write + Send> UsageSink for JsonLines<W> {
             self.text.push(b'\n');
         }
         for usage in batch {
-            let line = serde_json::to_string(&Line::from(usage))?;
+            let line = serde_json::to_string(usage)?;
             self.text.extend_from_slice(escaped_json(&line).as_bytes());
             self.text.push(b'\n');
         }

@@ -45,7 +45,7 @@ impl NewKey {
             id,
             org_id: self.org_id,
             label: self.label.clone(),
-            prefix: credential.shown_prefix.clone(),
+            shown_prefix: credential.shown_prefix.clone(),
             status: KeyStatus::Active,
             scopes: self.scopes.clone(),
             rate_limit_per_minute: self.rate_limit_per_minute,
@@ -108,7 +108,7 @@ impl Rotation {
             None => {}
             Some(expires_at) => key.expires_at = expires_at,
         }
-        key.prefix.clone_from(&credential.shown_prefix);
+        key.shown_prefix.clone_from(&credential.shown_prefix);
         Ok(match is_expired {
             true => self.retire_at.min(self.now),
             false => self.retire_at,

@@ -16,6 +16,7 @@ pub enum OpenError {
          give the path of a data file, or a new path to create one",
         path.display()
     )]
+    #[non_exhaustive]
     NotAFile {
         /// The path to open.
         path: PathBuf,
@@ -26,6 +27,7 @@ pub enum OpenError {
          restore it from a backup, or remove it to create a new one",
         path.display()
     )]
+    #[non_exhaustive]
     Empty {
         /// The path to open.
         path: PathBuf,
@@ -35,6 +37,7 @@ pub enum OpenError {
         "`{}` is not a data file of keyguard and was not changed; give another path",
         path.display()
     )]
+    #[non_exhaustive]
     NotADataFile {
         /// The path to open.
         path: PathBuf,
@@ -45,6 +48,7 @@ pub enum OpenError {
          database of the Python package, run `keyguard --db NEW.redb import --from 'sqlite:{0}'`",
         path.display()
     )]
+    #[non_exhaustive]
     SqliteDatabase {
         /// The path to open.
         path: PathBuf,
@@ -55,6 +59,7 @@ pub enum OpenError {
          use the version that wrote it, or a newer one",
         path.display()
     )]
+    #[non_exhaustive]
     NewerFormat {
         /// The path to open.
         path: PathBuf,
@@ -70,6 +75,7 @@ pub enum OpenError {
          use the version that wrote it, or give the path of a new file",
         path.display()
     )]
+    #[non_exhaustive]
     OlderFormat {
         /// The path to open.
         path: PathBuf,
@@ -83,6 +89,7 @@ pub enum OpenError {
         "`{}` was created with another secret; give that secret (keys are hashed under it)",
         path.display()
     )]
+    #[non_exhaustive]
     WrongSecret {
         /// The path to open.
         path: PathBuf,
@@ -94,6 +101,7 @@ pub enum OpenError {
         path.display(),
         holder.as_ref().map_or("another process".into(), |holder| format!("process {holder}"))
     )]
+    #[non_exhaustive]
     InUse {
         /// The path to open.
         path: PathBuf,
@@ -102,13 +110,14 @@ pub enum OpenError {
     },
     /// The policy file cannot be read or is invalid.
     #[error("the policy cannot be accepted: {0}")]
-    Policy(#[source] InvalidPolicy),
+    Policy(InvalidPolicy),
     /// Another file is in the place of the socket through which the data file is managed.
     #[error(
         "the socket beside `{}` cannot be created; remove the file in its place, or disable the socket \
          by `Config::socket(false)`",
         path.display()
     )]
+    #[non_exhaustive]
     Socket {
         /// The data file.
         path: PathBuf,
@@ -121,6 +130,7 @@ pub enum OpenError {
          change the owner or the mode of the file or its directory, or use a writable disk",
         path.display()
     )]
+    #[non_exhaustive]
     ReadOnly {
         /// The path to open.
         path: PathBuf,
@@ -134,6 +144,7 @@ pub enum OpenError {
         path.display(),
         secret_file.display()
     )]
+    #[non_exhaustive]
     MissingSecret {
         /// The data file.
         path: PathBuf,
@@ -145,12 +156,14 @@ pub enum OpenError {
         "the secret in {origin} is blank; give the secret that the data file was made with, or for a \
          new file a text that nobody can guess"
     )]
+    #[non_exhaustive]
     BlankSecret {
         /// Where the secret was found.
         origin: String,
     },
     /// The file of the secret cannot be read or created.
     #[error("the secret in `{}` cannot be read or created; check the file and its directory", path.display())]
+    #[non_exhaustive]
     SecretFile {
         /// The file of the secret.
         path: PathBuf,
@@ -159,6 +172,7 @@ pub enum OpenError {
     },
     /// Other users may read or change the file of the secret.
     #[error("the secret in `{}` is refused: {problem}; run `{command}`", path.display())]
+    #[non_exhaustive]
     ExposedSecret {
         /// The file of the secret.
         path: PathBuf,
@@ -174,6 +188,7 @@ pub enum OpenError {
         path.display(),
         target.display()
     )]
+    #[non_exhaustive]
     DanglingLink {
         /// The link.
         path: PathBuf,
@@ -182,13 +197,14 @@ pub enum OpenError {
     },
     /// A value in the configuration is invalid.
     #[error("the configuration cannot be accepted: {0}")]
-    Config(#[source] InvalidInput),
+    Config(InvalidInput),
     /// The path is a URL, or looks like one, but not of a PostgreSQL database.
     #[error(
         "{} is neither a data file nor a PostgreSQL database; give a path (`./NAME` for a file with a \
          colon in its name) or a URL such as `postgres://USER@HOST/DATABASE`",
         scheme.as_ref().map_or("the given URL".to_owned(), |scheme| format!("a URL of `{scheme}:`"))
     )]
+    #[non_exhaustive]
     UnknownUrl {
         /// The scheme of the URL, if it has one. The rest may contain a password and is omitted.
         scheme: Option<String>,
@@ -198,6 +214,7 @@ pub enum OpenError {
         "URLs of `{scheme}:` need the cargo feature `{feature}` of keyguard; enable it, or give another \
          URL"
     )]
+    #[non_exhaustive]
     MissingFeature {
         /// The scheme of the URL.
         scheme: String,
@@ -206,6 +223,7 @@ pub enum OpenError {
     },
     /// The server of a backend cannot be used.
     #[error("{server} cannot be used: {problem}")]
+    #[non_exhaustive]
     Server {
         /// The kind of server.
         server: &'static str,
@@ -221,6 +239,7 @@ pub enum OpenError {
     /// may panic. Such a panic is caught and reported as this error, but the panic hook still prints it,
     /// and a second panic while unwinding aborts the process.
     #[error("`{}` is damaged and was not changed; restore it from a backup", path.display())]
+    #[non_exhaustive]
     Damaged {
         /// The path to open.
         path: PathBuf,
@@ -229,6 +248,7 @@ pub enum OpenError {
     },
     /// The file cannot be opened or created.
     #[error("`{}` cannot be opened or created; check that its directory exists", path.display())]
+    #[non_exhaustive]
     Io {
         /// The path to open.
         path: PathBuf,

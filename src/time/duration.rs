@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::civil::{Date, Time};
 use jiff::tz;
 
-use crate::input::InvalidInput;
+use crate::input::{InvalidInput, try_from_text};
 use crate::time::{TimeZone, Timestamp};
 
 /// The duration of a lock: a fixed duration, or until the next occurrence of a time of day.
@@ -138,6 +138,8 @@ impl FromStr for LockDuration {
         Self::try_from(duration)
     }
 }
+
+try_from_text!(LockDuration);
 
 /// Parses a duration of 1 second to 3,650 days, with the units of [`LockDuration`].
 pub(crate) fn parse_bounded(field: &'static str, text: &str) -> Result<Duration, InvalidInput> {

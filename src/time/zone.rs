@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use jiff::tz;
 
-use crate::input::InvalidInput;
+use crate::input::{InvalidInput, try_from_text};
 use crate::time::Timestamp;
 
 /// An IANA time zone.
@@ -83,6 +83,8 @@ impl FromStr for TimeZone {
         })
     }
 }
+
+try_from_text!(TimeZone);
 
 impl fmt::Display for TimeZone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -307,7 +307,7 @@ fn shortened_prefix_selects_no_key() {
         .create_key(CreateKey::new("acme", "shop"))
         .unwrap()
         .key
-        .prefix;
+        .shown_prefix;
     // On a file held by this process, through its socket, and on a closed file.
     for kg in [Some(kg), None] {
         let shorter = &prefix[..prefix.len() - 1];
@@ -646,11 +646,10 @@ fn lists_of_the_largest_keys_are_complete() {
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
     kg.admin().create_org("acme").unwrap();
+    let ips = (0..256).map(|i| format!("2001:db8:1111:2222:3333:4444:5555:{:x}", 0x1000 + i));
     let longest = CreateKey::new("acme", "ü".repeat(255))
         .scopes((0..63).map(|i| format!("{i:064}")))
-        .allowed_ips(
-            (0..256).map(|i| format!("2001:db8:1111:2222:3333:4444:5555:{:x}", 0x1000 + i)),
-        );
+        .allowed_ips(ips.collect::<Vec<_>>());
     kg.admin().create_keys(&vec![longest; KEYS]).unwrap();
     for kg in [Some(kg), None] {
         assert_eq!(done(dir.path(), &["list-keys"]).lines().count(), KEYS + 1);

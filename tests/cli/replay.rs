@@ -296,7 +296,7 @@ fn key_is_recognized_under_all_names_and_its_text_is_not_shown() {
         );
     };
     add(&id(&other), "/x");
-    for user in [&id(&one), &one.key.prefix, text] {
+    for user in [&id(&one), &one.key.shown_prefix, text] {
         add(user, "/x");
     }
     for user in [foreign.as_str(), legacy] {

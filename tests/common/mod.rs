@@ -126,7 +126,7 @@ pub(crate) fn ask_at_cost(kg: &KeyGuard, key: &CreatedKey, cost: u32) -> Result<
 
 /// Checks a request that is admitted, and returns the remaining amount.
 pub(crate) fn admit(kg: &KeyGuard, key: &CreatedKey) -> u64 {
-    ask(kg, key).unwrap().remaining()
+    ask(kg, key).unwrap().remaining().unwrap()
 }
 
 /// Checks this many requests and returns how many were admitted. Every refusal has this reason.

@@ -310,7 +310,7 @@ fn limit_from_code_is_as_exact_as_a_route_limit() {
     let limit = |name: String| IpLimit::new(&name, "2/min").unwrap();
     for round in 0..5 {
         for i in 0..20 {
-            let outcome = kg.check_ip(&limit(format!("limit{i}")), IP, "/x");
+            let outcome = kg.check_ip(&limit(format!("limit{i}")), Request::new(&(), IP, "/x"));
             assert_eq!(outcome.is_ok(), round < 2, "{round} {i}");
         }
         for i in 0..30 {

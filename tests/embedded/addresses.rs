@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::common::{Home, admit, key};
-use keyguard::{ClientIp, IpTarget, KeyGuard, Reason};
+use keyguard::{ClientIp, IpTarget, KeyGuard, Reason, Request};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -257,7 +257,7 @@ fn nat64_address_counts_as_its_ipv4_address() {
         .unwrap();
     // Manual locks, too.
     let peer: ClientIp = "2001:db8:64::192.0.2.7".parse().unwrap();
-    let lock = kg.admin().block(peer, None, MINUTE.try_into().unwrap());
+    let lock = kg.admin().block(peer, None, MINUTE);
     assert_eq!(lock.unwrap().network.to_string(), "192.0.2.7");
 }
 
@@ -347,9 +347,7 @@ fn never_locked_addresses_collect_no_failures() {
     assert_eq!(locks, ["198.51.100.7"]);
     admit(&kg, &key);
     // It can be locked manually.
-    kg.admin()
-        .block(ip("192.0.2.7"), None, MINUTE.try_into().unwrap())
-        .unwrap();
+    kg.admin().block(ip("192.0.2.7"), None, MINUTE).unwrap();
     assert_eq!(
         crate::common::refusal(crate::common::ask(&kg, &key)),
         Reason::IpLocked
@@ -365,9 +363,11 @@ fn ip_limits_follow_the_lists() {
     );
     let limit = keyguard::IpLimit::new("login", "1/min")
         .unwrap()
-        .lockout(HOUR.try_into().unwrap());
+        .lockout(HOUR)
+        .unwrap();
     let check = |from: &str| {
-        kg.check_ip(&limit, ip(from), "/login")
+        kg.check_ip(&limit, Request::new(&(), ip(from), "/login"))
+            .map(drop)
             .map_err(|d| d.reason())
     };
     let none: [(&str, &str); 0] = [];

@@ -90,9 +90,7 @@ fn lock_from_the_future_lasts_its_duration() {
     let home = Home::new();
     let kg = home.open();
     a_year_ahead(&home, || {
-        kg.admin()
-            .block(IP, None, HOUR.try_into().unwrap())
-            .unwrap();
+        kg.admin().block(IP, None, HOUR).unwrap();
     });
     maintain(&home, &kg);
     let lock = kg.admin().list_blocks().pop().expect("still in force");
@@ -110,9 +108,7 @@ fn lock_from_the_future_lasts_its_duration() {
 fn clock_jump_ends_no_lock_permanently() {
     let home = Home::new();
     let kg = home.open();
-    kg.admin()
-        .block(IP, None, "2 days".parse().unwrap())
-        .unwrap();
+    kg.admin().block(IP, None, "2 days").unwrap();
     maintain(&home, &kg);
     a_year_ahead(&home, || {
         home.clock.advance(MINUTE);

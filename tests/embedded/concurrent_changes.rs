@@ -47,13 +47,7 @@ fn concurrent_overrides_all_apply() {
         let names: Vec<String> = names.collect();
         at_once(names.iter().map(|name| {
             let kg = &kg;
-            move || {
-                drop(
-                    kg.admin()
-                        .override_limit(id, name, HOUR.parse().unwrap())
-                        .unwrap(),
-                )
-            }
+            move || drop(kg.admin().override_limit(id, name, HOUR).unwrap())
         }));
         assert_eq!(
             kg.admin().get_key(id).unwrap().overrides.len(),
@@ -111,9 +105,7 @@ fn change_that_cannot_be_stored_is_not_applied() {
     fs::write(&policy, "deny = [\"192.0.2.7\"]\n").unwrap();
     kg.admin().reload().unwrap_err();
     admit(&kg, &key);
-    kg.admin()
-        .block(IP, None, HOUR.parse().unwrap())
-        .unwrap_err();
+    kg.admin().block(IP, None, HOUR).unwrap_err();
     admit(&kg, &key);
     kg.admin().revoke_key(key.key.id).unwrap_err();
     admit(&kg, &key);

@@ -193,9 +193,7 @@ fn untrusted_proxy_is_not_locked_and_causes_a_warning() {
     }
     assert_eq!(refused(&kg, &forwarded, IP), Some(Reason::IpLocked));
     // Manual locks apply to proxies, too.
-    kg.admin()
-        .block(proxy, None, HOUR.try_into().unwrap())
-        .unwrap();
+    kg.admin().block(proxy, None, HOUR).unwrap();
     assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
 }
 
@@ -220,9 +218,7 @@ fn stored_lock_survives_a_kill() {
         let kg = KeyGuard::open(file, Config::new(crate::common::SECRET)).unwrap();
         guess(&kg, 101, IP);
         kg.flush().unwrap();
-        kg.admin()
-            .block(ELSEWHERE, None, HOUR.try_into().unwrap())
-            .unwrap();
+        kg.admin().block(ELSEWHERE, None, HOUR).unwrap();
         // As after a kill.
         std::process::abort();
     }
@@ -243,12 +239,16 @@ fn ip_limit_refuses_and_locks() {
     let kg = home.open();
     let login = IpLimit::new("login", "3/min")
         .unwrap()
-        .lockout(HOUR.try_into().unwrap())
+        .lockout(HOUR)
+        .unwrap()
         .scope(LockScope::Global);
     for _ in 0..3 {
-        kg.check_ip(&login, IP, "/login").unwrap();
+        kg.check_ip(&login, Request::new(&(), IP, "/login"))
+            .unwrap();
     }
-    let denial = kg.check_ip(&login, IP, "/login").unwrap_err();
+    let denial = kg
+        .check_ip(&login, Request::new(&(), IP, "/login"))
+        .unwrap_err();
     assert_eq!((denial.status(), denial.reason()), (429, Reason::IpLimited));
     assert_eq!(
         denial.retry_after(),
@@ -262,16 +262,60 @@ fn ip_limit_refuses_and_locks() {
     );
     assert_eq!(crate::common::field(&fields, "Retry-After"), Some("3600"));
 
-    let denial = kg.check_ip(&login, IP, "/login").unwrap_err();
+    let denial = kg
+        .check_ip(&login, Request::new(&(), IP, "/login"))
+        .unwrap_err();
     assert_eq!((denial.status(), denial.reason()), (403, Reason::IpLocked));
     assert_eq!(
         refused(&kg, &NO_HEADERS, IP),
         Some(Reason::IpLocked),
         "a global lock"
     );
-    kg.check_ip(&login, ELSEWHERE, "/login").unwrap();
+    kg.check_ip(&login, Request::new(&(), ELSEWHERE, "/login"))
+        .unwrap();
     home.clock.advance(HOUR);
-    kg.check_ip(&login, IP, "/login").unwrap();
+    kg.check_ip(&login, Request::new(&(), IP, "/login"))
+        .unwrap();
+}
+
+#[test]
+fn ip_limit_counts_the_client_behind_a_trusted_proxy() {
+    let home = Home::new();
+    let policy = Policy::new()
+        .trusted_proxies("10.0.0.0/8")
+        .require_client_ip(true);
+    let kg = home.open_with(home.config().policy(policy));
+    let login = IpLimit::new("login", "1/min").unwrap();
+    let check = |client: &str| {
+        let headers = [("X-Forwarded-For", client)];
+        let proxy = IpAddr::from([10, 0, 0, 1]);
+        let checked = kg.check_ip(&login, Request::new(&headers, proxy, "/login"));
+        checked.map_err(|denial| denial.status())
+    };
+    assert_eq!(check("192.0.2.7"), Ok("192.0.2.7".parse().unwrap()));
+    assert_eq!(check("192.0.2.7"), Err(429));
+    // Also a client in the network of the proxies.
+    for client in ["192.0.2.8", "10.0.0.9"] {
+        assert_eq!(check(client), Ok(client.parse().unwrap()));
+    }
+    let unnamed = kg.check_ip(&login, Request::new(&(), IpAddr::from([10, 0, 0, 1]), "/"));
+    assert_eq!(unnamed.unwrap_err().reason(), Reason::InvalidClientIp);
+}
+
+#[test]
+fn ip_limit_consumes_the_cost_of_a_request() {
+    let home = Home::new();
+    let kg = home.open();
+    let limit = IpLimit::new("export", "5/min").unwrap();
+    let check = |cost: u32| {
+        let request = Request::new(&(), IP, "/export").cost(cost.try_into().unwrap());
+        let checked = kg.check_ip(&limit, request);
+        checked.err().map(|denial| denial.reason())
+    };
+    assert_eq!(check(6), Some(Reason::CostAboveLimit));
+    assert_eq!(check(3), None);
+    assert_eq!(check(3), Some(Reason::IpLimited));
+    assert_eq!(check(2), None);
 }
 
 #[test]
@@ -279,16 +323,19 @@ fn ip_limit_without_lockout_admits_when_the_window_has_room() {
     let home = Home::new();
     let kg = home.open();
     let search = IpLimit::new("search", "1/min").unwrap();
-    kg.check_ip(&search, IP, "/search").unwrap();
+    kg.check_ip(&search, Request::new(&(), IP, "/search"))
+        .unwrap();
     let wait = kg
-        .check_ip(&search, IP, "/search")
+        .check_ip(&search, Request::new(&(), IP, "/search"))
         .unwrap_err()
         .retry_after()
         .unwrap();
     home.clock.advance(wait - Duration::from_millis(1));
-    kg.check_ip(&search, IP, "/search").unwrap_err();
+    kg.check_ip(&search, Request::new(&(), IP, "/search"))
+        .unwrap_err();
     home.clock.advance(Duration::from_millis(1));
-    kg.check_ip(&search, IP, "/search").unwrap();
+    kg.check_ip(&search, Request::new(&(), IP, "/search"))
+        .unwrap();
     assert_eq!(kg.admin().list_blocks(), []);
 }
 
@@ -298,9 +345,7 @@ fn path_lock_covers_every_reading_of_its_path_only() {
     let kg = home.open();
     let created = key(&kg);
     let good = [("X-API-Key", created.raw_key.expose())];
-    kg.admin()
-        .block(IP, Some("/login"), HOUR.try_into().unwrap())
-        .unwrap();
+    kg.admin().block(IP, Some("/login"), HOUR).unwrap();
     for path in [
         "/login",
         "/login/",
@@ -329,24 +374,28 @@ fn ip_limit_locks_its_own_routes_by_default() {
     let created = key(&kg);
     let good = [("X-API-Key", created.raw_key.expose())];
     let limit = |name| IpLimit::new(name, "1/min").unwrap();
-    let login = limit("login").lockout(HOUR.try_into().unwrap());
-    kg.check_ip(&login, IP, "/login/a0").unwrap();
-    kg.check_ip(&login, IP, "/login/a0").unwrap_err();
+    let login = limit("login").lockout(HOUR).unwrap();
+    kg.check_ip(&login, Request::new(&(), IP, "/login/a0"))
+        .unwrap();
+    kg.check_ip(&login, Request::new(&(), IP, "/login/a0"))
+        .unwrap_err();
     // The lock applies to the name, for any number of paths.
     for i in 0..20 {
-        let denial = kg.check_ip(&login, IP, &format!("/login/a{i}"));
+        let denial = kg.check_ip(&login, Request::new(&(), IP, &format!("/login/a{i}")));
         assert_eq!(denial.unwrap_err().reason(), Reason::IpLocked);
     }
     let locks = kg.admin().list_blocks();
     assert_eq!(locks.len(), 1);
     assert_eq!(locks[0].refuses.to_string(), "route `login`");
-    kg.check_ip(&limit("search"), IP, "/login").unwrap();
+    kg.check_ip(&limit("search"), Request::new(&(), IP, "/login"))
+        .unwrap();
     kg.check(&good, IP, "/api").unwrap().finish(200);
     drop(kg);
     let kg = home.open();
-    kg.check_ip(&login, IP, "/x").unwrap_err();
+    kg.check_ip(&login, Request::new(&(), IP, "/x"))
+        .unwrap_err();
     kg.admin().unblock(IP, None).unwrap();
-    kg.check_ip(&login, IP, "/x").unwrap();
+    kg.check_ip(&login, Request::new(&(), IP, "/x")).unwrap();
 }
 
 /// Once, the two were one manual lock that lasted as long as the automatic one.
@@ -356,16 +405,13 @@ fn manual_lock_ends_on_time_beside_a_longer_automatic_lock() {
     let kg = home.open();
     guess(&kg, 101, IP);
     let automatic = kg.admin().list_blocks().remove(0);
-    let manual = kg
-        .admin()
-        .block(IP, None, HOUR.try_into().unwrap())
-        .unwrap();
+    let manual = kg.admin().block(IP, None, HOUR).unwrap();
     assert_eq!(manual.until, home.clock.timestamp().plus(HOUR));
     assert_eq!(manual.cause, LockCause::Manual);
     let both = [automatic, manual];
     assert_eq!(kg.admin().list_blocks(), both);
     drop(kg);
-    let never_lock = Policy::new().never_lock(IP.to_string().parse().unwrap());
+    let never_lock = Policy::new().never_lock(IP.to_string());
     let kg = home.open_with(home.config().policy(never_lock));
     assert_eq!(kg.admin().list_blocks(), both);
     assert_eq!(refused(&kg, &NO_HEADERS, IP), Some(Reason::IpLocked));
@@ -376,9 +422,7 @@ fn manual_lock_ends_on_time_beside_a_longer_automatic_lock() {
     let proxy: IpAddr = "10.0.0.1".parse().unwrap();
     guess(&kg, 101, proxy);
     assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::MalformedKey));
-    kg.admin()
-        .block(proxy, None, HOUR.try_into().unwrap())
-        .unwrap();
+    kg.admin().block(proxy, None, HOUR).unwrap();
     assert_eq!(refused(&kg, &forwarded, proxy), Some(Reason::IpLocked));
 }
 
@@ -416,7 +460,7 @@ fn manual_lock_starts_and_ends_at_once() {
     let created = key(&kg);
     let good = [("X-API-Key", created.raw_key.expose())];
     let time: LockDuration = "13:00".parse().unwrap();
-    let config = home.config().time_zone("UTC".parse().unwrap());
+    let config = home.config().time_zone("UTC");
     drop(kg);
     let kg = home.open_with(config);
     let lock = kg.admin().block(IP, None, time).unwrap();
@@ -427,7 +471,7 @@ fn manual_lock_starts_and_ends_at_once() {
     );
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
     // A shorter lock does not shorten it, in memory or in the file.
-    let second = kg.admin().block(IP, None, "1s".parse().unwrap());
+    let second = kg.admin().block(IP, None, "1s");
     assert_eq!(second.unwrap().until, lock.until);
     drop(kg);
     let kg = home.open();
@@ -440,7 +484,7 @@ fn manual_lock_starts_and_ends_at_once() {
     assert_eq!(refused(&kg, &good, IP), None);
     assert!(matches!(
         kg.admin().unblock(network, None),
-        Err(AdminError::NotFound(_))
+        Err(AdminError::LockNotFound { .. })
     ));
     drop(kg);
     assert_eq!(home.open().admin().list_blocks(), []);
@@ -462,9 +506,7 @@ fn local_socket_cannot_be_blocked() {
     let kg = home.open();
     let invalid = |outcome| matches!(outcome, Err(AdminError::Invalid(_)));
     assert!(invalid(
-        kg.admin()
-            .block(ClientIp::LOCAL, None, HOUR.try_into().unwrap())
-            .map(drop)
+        kg.admin().block(ClientIp::LOCAL, None, HOUR).map(drop)
     ));
     assert_eq!(kg.admin().list_blocks(), []);
 }
@@ -477,9 +519,7 @@ fn dry_run_sees_locks_and_counts_no_failure() {
         let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
         assert_eq!(verdict.denial.unwrap().reason(), Reason::MissingKey);
     }
-    kg.admin()
-        .block(IP, None, HOUR.try_into().unwrap())
-        .unwrap();
+    kg.admin().block(IP, None, HOUR).unwrap();
     let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
     assert_eq!(verdict.denial.unwrap().reason(), Reason::IpLocked);
 }
@@ -511,9 +551,7 @@ fn unconfigured_public_proxy_is_detected_and_not_locked() {
     let line = format!("trusted_proxies = [\"{IP}/32\"]");
     assert!(warnings.contains(&line), "{warnings}");
     // It can be locked manually.
-    kg.admin()
-        .block(IP, None, HOUR.try_into().unwrap())
-        .unwrap();
+    kg.admin().block(IP, None, HOUR).unwrap();
     assert_eq!(
         through(&kg, IP, "203.0.113.1", &texts[0]),
         Some(Reason::IpLocked)
@@ -674,9 +712,9 @@ fn detected_proxy_is_locked_by_a_route_limit() {
 
     // An `IpLimit` of the application.
     let limit = IpLimit::new("sign-up", "1/hour").unwrap();
-    let limit = limit.lockout(HOUR.try_into().unwrap());
+    let limit = limit.lockout(HOUR).unwrap();
     let sign_ups = [ELSEWHERE; 3].map(|ip| {
-        let checked = kg.check_ip(&limit, ip, "/sign-up");
+        let checked = kg.check_ip(&limit, Request::new(&(), ip, "/sign-up"));
         checked.err().map(|denial| denial.reason())
     });
     assert_eq!(sign_ups, [None, limited, locked]);
@@ -692,14 +730,14 @@ fn limit_lock_applies_beside_a_longer_failure_lock() {
         through(&kg, IP, &format!("203.0.113.{number}"), "guess");
     }
     let limit = IpLimit::new("all", "1/hour").unwrap();
-    let limit = limit.lockout(HOUR.try_into().unwrap());
+    let limit = limit.lockout(HOUR).unwrap();
     let limit = limit.scope(LockScope::Global);
     for number in 0..3 {
         through(&kg, IP, &format!("203.0.113.{number}"), &keys[number % 2]);
         home.clock.advance(Duration::from_secs(1));
     }
     let check = || {
-        let checked = kg.check_ip(&limit, IP, "/");
+        let checked = kg.check_ip(&limit, Request::new(&(), IP, "/"));
         checked.err().map(|denial| denial.reason())
     };
     assert_eq!(check(), None, "found");
@@ -754,7 +792,7 @@ fn block_without_room_changes_nothing() {
     let kg = home.open_with(config.clone());
     let block = |kg: &KeyGuard, number: u8| {
         let ip = IpAddr::from([10, 0, number, 1]);
-        kg.admin().block(ip, None, DAY.try_into().unwrap())
+        kg.admin().block(ip, None, DAY)
     };
     for number in 0..16 {
         block(&kg, number).unwrap();
@@ -762,7 +800,7 @@ fn block_without_room_changes_nothing() {
     let before = kg.admin().list_audit(Page::first().limit(100)).unwrap();
     let refused = block(&kg, 16);
     assert!(
-        matches!(refused, Err(AdminError::Conflict(_))),
+        matches!(refused, Err(AdminError::TooManyLocks)),
         "{refused:?}"
     );
     assert_eq!(

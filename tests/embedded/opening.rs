@@ -82,7 +82,7 @@ fn another_secret_is_refused() {
             "give that secret",
         ],
     );
-    assert!(matches!(refused, OpenError::WrongSecret { path } if path == home.file()));
+    assert!(matches!(refused, OpenError::WrongSecret { path, .. } if path == home.file()));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn empty_file_is_refused() {
             "restore it from a backup, or remove it",
         ],
     );
-    assert!(matches!(refused, OpenError::Empty { path } if path == home.file()));
+    assert!(matches!(refused, OpenError::Empty { path, .. } if path == home.file()));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn foreign_file_is_refused() {
                 "give another path",
             ],
         );
-        assert!(matches!(refused, OpenError::NotADataFile { path } if path == home.file()));
+        assert!(matches!(refused, OpenError::NotADataFile { path, .. } if path == home.file()));
     }
 }
 
@@ -230,7 +230,7 @@ fn directory_is_refused() {
             "give the path of a data file, or a new path",
         ],
     );
-    assert!(matches!(refused, OpenError::NotAFile { path } if path == home.dir()));
+    assert!(matches!(refused, OpenError::NotAFile { path, .. } if path == home.dir()));
 }
 
 #[test]
@@ -322,7 +322,10 @@ fn invalid_settings_are_refused_by_name() {
     let home = Home::new();
     let config = || home.config();
     let settings = [
-        ("default_rate_limit", config().default_rate_limit(0)),
+        (
+            "default_rate_limit_per_minute",
+            config().default_rate_limit_per_minute(0),
+        ),
         ("ip_block_threshold", config().ip_block_threshold(0)),
         ("key_header", config().key_header("")),
         ("key_header", config().key_header("X API Key")),
@@ -331,8 +334,12 @@ fn invalid_settings_are_refused_by_name() {
             "usage_retention",
             config().usage_retention(Duration::from_secs(59)),
         ),
+        ("usage_sink_only", config().usage_sink_only(true)),
         ("usage_queue_capacity", config().usage_queue_capacity(1_023)),
         ("key_cache_capacity", config().key_cache_capacity(15)),
+        ("key_prefix", config().key_prefix("acme")),
+        ("time_zone", config().time_zone("Europe/Atlantis")),
+        ("quota_time_zone", config().quota_time_zone("Mars")),
         (
             "max_tracked_keys",
             config().key_cache_capacity(100).max_tracked_keys(99),

@@ -128,7 +128,7 @@ fn errors_name_line_field_and_expectation() {
 fn invalid_values_from_code_are_reported_when_the_policy_is_installed() {
     let home = Home::new();
     let kg = home.open();
-    let route = || Route::new("orders", "/api".parse().unwrap());
+    let route = || Route::new("orders", "/api");
     let with = |route| Policy::new().route(route);
     let with_lockout = |lockout| Policy::new().lockout(lockout);
     for (policy, parts) in [
@@ -140,6 +140,16 @@ fn invalid_values_from_code_are_reported_when_the_policy_is_installed() {
             Policy::new().org_limits(["10/min", "9/60s"]),
             &["org_limits", "same counter"],
         ),
+        (Policy::new().protect("api"), &["protect", "`/PATH`"]),
+        (Policy::new().exempt("/a/*"), &["exempt", "wildcard"]),
+        (
+            Policy::new().trusted_proxies("10.1.2.3/8"),
+            &["trusted_proxies", "`10.0.0.0/8`"],
+        ),
+        (
+            Policy::new().deny(["10.0.0.0/8", "x"]),
+            &["deny", "`x` is not an IP address"],
+        ),
         (
             Policy::new().client_ip_header("x y"),
             &["client_ip_header", "RFC 9110"],
@@ -149,8 +159,16 @@ fn invalid_values_from_code_are_reported_when_the_policy_is_installed() {
             &["nat64_prefixes", "2001:db8:64::/96"],
         ),
         (
-            with(Route::new("a b", "/api".parse().unwrap())),
+            with(Route::new("a b", "/api")),
             &["name", "`a b`", "1 to 64"],
+        ),
+        (
+            with(Route::new("orders", "api")),
+            &["path", "`orders`", "`/PATH`"],
+        ),
+        (
+            with(route().ip_limits(["3/min"]).lockout("4pmish")),
+            &["lockout", "`orders`", "`4pmish` is neither"],
         ),
         (
             with(route().scopes(["a b"])),

@@ -97,9 +97,9 @@ fn cost_is_consumed_whole_or_not_at_all() {
     let home = Home::new();
     let kg = home.open();
     let key = key_of_a_month(&kg, 10);
-    assert_eq!(ask_at_cost(&kg, &key, 7).unwrap().remaining(), 3);
+    assert_eq!(ask_at_cost(&kg, &key, 7).unwrap().remaining(), Some(3));
     assert_eq!(refusal(ask_at_cost(&kg, &key, 4)), Reason::QuotaExhausted);
-    assert_eq!(ask_at_cost(&kg, &key, 3).unwrap().remaining(), 0);
+    assert_eq!(ask_at_cost(&kg, &key, 3).unwrap().remaining(), Some(0));
     assert_eq!(refusal(ask(&kg, &key)), Reason::QuotaExhausted);
 }
 

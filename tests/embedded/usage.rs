@@ -413,9 +413,9 @@ fn usage_is_listed_by_key_and_time_in_order() {
     let from = start.plus(15 * SECOND);
     assert_eq!(listed(all), (0..20).collect::<Vec<_>>());
     assert_eq!(listed(all.limit(3)), [0, 1, 2]);
-    assert_eq!(listed(all.from(from)), [15, 16, 17, 18, 19]);
-    assert_eq!(listed(all.key_id(key_id).from(from)), [15, 17, 19]);
-    assert_eq!(listed(all.key_id(key_id).from(from).limit(2)), [15, 17]);
+    assert_eq!(listed(all.since(from)), [15, 16, 17, 18, 19]);
+    assert_eq!(listed(all.key_id(key_id).since(from)), [15, 17, 19]);
+    assert_eq!(listed(all.key_id(key_id).since(from).limit(2)), [15, 17]);
     assert!(listed(all.limit(0)).is_empty());
 }
 

@@ -80,7 +80,7 @@ fn denials_without_a_known_key_go_to_the_sink_only() {
     kg.decide(request).unwrap_err();
     let login = IpLimit::new("login", "1/min").unwrap();
     for _ in 0..2 {
-        let _ = kg.check_ip(&login, IP, "/login");
+        let _ = kg.check_ip(&login, Request::new(&(), IP, "/login"));
     }
     let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (4, 0));

@@ -52,7 +52,7 @@ async fn key_id(Extension(grant): Extension<Arc<Grant>>) -> String {
 }
 
 fn protecting(home: &Home, path: &str) -> KeyGuard {
-    let policy = Policy::new().protect(path.parse().unwrap());
+    let policy = Policy::new().protect(path);
     home.open_with(home.config().policy(policy))
 }
 

@@ -68,7 +68,7 @@ impl Served {
             count.fetch_add(1, Ordering::Relaxed);
             async move { Ok::<_, Infallible>(describe(&request)) }
         };
-        let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+        let wrap = move |peer: SocketAddr, service| layer.for_peer(peer).layer(service);
         let address = serve!(runtime, wrap, handler);
         Self {
             address,
@@ -232,7 +232,7 @@ fn identity_headers_from_clients_are_removed_by_the_ip_limit_in_every_spelling()
         names.sort_unstable();
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(names.join(" "))))
     };
-    let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let wrap = move |peer: SocketAddr, service| layer.for_peer(peer).layer(service);
     let address = serve!(runtime, wrap, handler);
     let fields = [
         ("X-KeyGuard-Key-Id", "1"),
@@ -255,7 +255,7 @@ fn path_is_decided_with_the_prefix_that_a_router_removed() {
     let layer = KeyGuardLayer::new(kg.clone()).prefix("/api/");
     let handler =
         |request: Request<Incoming>| async move { Ok::<_, Infallible>(describe(&request)) };
-    let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let wrap = move |peer: SocketAddr, service| layer.for_peer(peer).layer(service);
     let address = serve!(runtime, wrap, handler);
     for target in ["/data", "/", "/..%2fweb"] {
         assert_eq!(get(&address, target, &[]).status, 401, "{target}");
@@ -325,7 +325,7 @@ fn second_layer_reuses_the_grant_of_the_same_guard() {
 
     let own = layer.clone();
     let wrap = move |peer: SocketAddr, service| {
-        let own = own.peer_address(peer);
+        let own = own.for_peer(peer);
         own.layer(own.layer(own.layer(service)))
     };
     let address = serve!(runtime, wrap, handler);
@@ -342,8 +342,8 @@ fn second_layer_reuses_the_grant_of_the_same_guard() {
     // The other guard does not know the key.
     let own = layer.clone();
     let wrap = move |peer: SocketAddr, service| {
-        let foreign = foreign.peer_address(peer);
-        own.peer_address(peer).layer(foreign.layer(service))
+        let foreign = foreign.for_peer(peer);
+        own.for_peer(peer).layer(foreign.layer(service))
     };
     let address = serve!(runtime, wrap, handler);
     assert_eq!(ask(&address, "/").status, 401);
@@ -351,7 +351,7 @@ fn second_layer_reuses_the_grant_of_the_same_guard() {
     // A rewritten request is a different request.
     let own = layer.clone();
     let wrap = move |peer: SocketAddr, service| {
-        let own = own.peer_address(peer);
+        let own = own.for_peer(peer);
         let inner = own.layer(service);
         own.layer(service_fn(move |mut request: Request<Incoming>| {
             *request.uri_mut() = "/elsewhere".parse().unwrap();
@@ -528,7 +528,7 @@ fn request_is_in_flight_until_its_response_body_is_sent() {
             Ok::<_, Infallible>(Response::new(StreamBody::new(chunks)))
         }
     };
-    let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let wrap = move |peer: SocketAddr, service| layer.for_peer(peer).layer(service);
     let address = serve!(runtime, wrap, handler);
 
     let head = format!(
@@ -587,7 +587,7 @@ fn upgrade_requires_a_key() {
         headers.insert("connection", HeaderValue::from_static("upgrade"));
         Ok::<_, Infallible>(response)
     };
-    let wrap = move |peer: SocketAddr, service| layer.peer_address(peer).layer(service);
+    let wrap = move |peer: SocketAddr, service| layer.for_peer(peer).layer(service);
     let address = serve!(runtime, wrap, handler);
 
     let upgrade = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
@@ -615,8 +615,8 @@ fn ip_limit_applies_to_a_route_and_its_handler_can_block() {
     let runtime = Runtime::new().unwrap();
     let layer = |name| {
         let limit = IpLimit::new(name, "3/min").unwrap();
-        let layer = IpLimitLayer::new(kg.clone(), limit.lockout(day()));
-        move |peer: SocketAddr, service| layer.peer_address(peer).layer(service)
+        let layer = IpLimitLayer::new(kg.clone(), limit.lockout(day()).unwrap());
+        move |peer: SocketAddr, service| layer.for_peer(peer).layer(service)
     };
     let guard = kg.clone();
     let handler = move |request: Request<Incoming>| {
@@ -675,7 +675,7 @@ fn requests_without_peer_address_are_refused() {
     assert!(answer.body.contains("peer_unknown"));
     assert!(answer.body.contains("into_make_service_with_connect_info"));
     let warnings = kg.admin().stats().unwrap().warnings;
-    assert!(warnings.iter().any(|text| text.contains("peer_address")));
+    assert!(warnings.iter().any(|text| text.contains("for_peer")));
 }
 
 #[test]

@@ -5,7 +5,6 @@
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -63,14 +62,14 @@ fn limit(
     grant.settle(actual);
     kg.admin().key_limits(id)?;
     kg.admin().reset_key(id, Some("10/s"))?;
-    kg.admin().override_limit(id, "default", "1 hour".parse()?)?;
+    kg.admin().override_limit(id, "default", "1 hour")?;
     Ok(())
 }
 
-fn lock_out(kg: &KeyGuard, ip: IpAddr, path: &str) -> Done {
-    let login = IpLimit::new("login", "3/min")?.lockout("5 minutes".parse()?);
-    kg.check_ip(&login, ip, path)?;
-    kg.admin().block(ip, None, "4:00 PM".parse()?)?;
+fn lock_out(kg: &KeyGuard, (headers, ip, path): (Headers<'_>, IpAddr, &str)) -> Done {
+    let login = IpLimit::new("login", "3/min")?.lockout("5 minutes")?;
+    kg.check_ip(&login, Request::new(&headers, ip, path))?;
+    kg.admin().block(ip, None, "4:00 PM")?;
     kg.admin().unblock(ip, None)?;
     for lock in kg.admin().list_blocks() { println!("{} until {}", lock.network, lock.until); }
     Ok(())
@@ -89,7 +88,7 @@ fn manage(kg: &KeyGuard) -> Done {
 
     let id = created.key.id;
     admin.update_key(UpdateKey::new(id).rate_limit_per_minute(60))?;
-    admin.rotate_key(RotateKey::new(id).grace(Duration::from_secs(3_600)))?;
+    admin.rotate_key(RotateKey::new(id))?;
     admin.revoke_key(id)?;
     admin.suspend_org(created.key.org_id)?;
     Ok(())

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Command;
-use crate::admin::{Admin, AdminError, IpTarget};
+use crate::admin::{Admin, AdminError};
 use crate::lockout::Lock;
 
 /// An IP address to lock out.
@@ -26,9 +26,7 @@ impl Command for Block {
     const NAME: &'static str = "block";
 
     fn run(self, admin: &Admin) -> Result<Lock, AdminError> {
-        let duration = self.duration.parse()?;
-        let ip: IpTarget = self.ip.parse()?;
-        admin.block(ip, self.path.as_deref(), duration)
+        admin.block(self.ip, self.path.as_deref(), self.duration)
     }
 }
 
@@ -48,8 +46,7 @@ impl Command for Unblock {
     const NAME: &'static str = "unblock";
 
     fn run(self, admin: &Admin) -> Result<Vec<Lock>, AdminError> {
-        let ip: IpTarget = self.ip.parse()?;
-        admin.unblock(ip, self.path.as_deref())
+        admin.unblock(self.ip, self.path.as_deref())
     }
 }
 

@@ -10,6 +10,7 @@ use crate::guard::{self, KeySource, Request, RuleState, Verdict};
 use crate::input::InvalidInput;
 use crate::model::Reason;
 use crate::net::ClientIp;
+use crate::sys::block_on;
 
 /// A request to decide about without consuming anything.
 #[derive(Serialize, Deserialize)]
@@ -63,7 +64,7 @@ impl Command for Check {
             Some(key) => KeySource::Key(admin.find_key(key)?.id),
             None => KeySource::Presented,
         };
-        Ok(guard::preview(guard, &request, source).into())
+        Ok(block_on(guard::preview(guard, &request, source)).into())
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Command, KeyReply};
-use crate::admin::{Admin, AdminError, IpTarget};
+use crate::admin::{Admin, AdminError};
 use crate::guard::RuleState;
 use crate::model::KeyId;
 
@@ -37,7 +37,7 @@ impl Command for GetAddressLimits {
     const NAME: &'static str = "getAddressLimits";
 
     fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
-        admin.ip_limits(self.ip.parse::<IpTarget>()?)
+        admin.ip_limits(self.ip)
     }
 }
 
@@ -77,9 +77,8 @@ impl Command for ResetAddress {
     const NAME: &'static str = "resetAddress";
 
     fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
-        let ip: IpTarget = self.ip.parse()?;
-        admin.reset_ip(ip)?;
-        admin.ip_limits(ip)
+        admin.reset_ip(&self.ip)?;
+        admin.ip_limits(self.ip)
     }
 }
 
@@ -102,7 +101,7 @@ impl Command for OverrideLimit {
     const NAME: &'static str = "overrideLimit";
 
     fn run(self, admin: &Admin) -> Result<KeyReply, AdminError> {
-        let key = admin.override_limit(self.id, &self.rule, self.duration.parse()?)?;
+        let key = admin.override_limit(self.id, &self.rule, self.duration)?;
         KeyReply::new(key, admin)
     }
 }

@@ -6,6 +6,7 @@ use crate::admin::command::RevokeKey;
 use crate::admin::{CreateKey, FailureCode};
 use crate::cli::new_key::print_new_key;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::input::Given;
 use crate::model::KeyId;
 use crate::time::Timestamp;
 
@@ -44,12 +45,12 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     let command = CreateKey {
         org_name: opts.org_name,
         label: opts.label,
-        scopes: opts.scopes,
+        scopes: Given::list(opts.scopes),
         rate_limit_per_minute: opts.rate_limit_per_minute,
-        limits: opts.limits,
-        allowed_ips: opts.allowed_ips,
+        limits: Given::list(opts.limits),
+        allowed_ips: Given::new(opts.allowed_ips),
         expires_at: opts.expires_at,
-        prefix: opts.prefix,
+        prefix: opts.prefix.map(Given::new),
     };
     let created = cli
         .session()?

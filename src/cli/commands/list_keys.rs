@@ -42,7 +42,7 @@ fn table(keys: &[KeyReply]) -> Table {
     for KeyReply { key, org_name, .. } in keys {
         table.row([
             key.id.to_string(),
-            key.prefix.clone(),
+            key.shown_prefix.clone(),
             key.label.clone(),
             org_name.clone(),
             key.rate_limit_per_minute.to_string(),

@@ -60,7 +60,7 @@ fn top_keys(stats: &Stats) -> Table {
     for top in &stats.top_keys {
         table.row([
             top.key.id.to_string(),
-            top.key.prefix.clone(),
+            top.key.shown_prefix.clone(),
             top.key.label.clone(),
             top.org_name.clone(),
             top.requests.to_string(),

@@ -7,6 +7,7 @@ use crate::admin::command::FindKey;
 use crate::cli::args::{KeyArg, OrNone, replacement};
 use crate::cli::format::key_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::input::Given;
 use crate::time::Timestamp;
 
 #[derive(Args)]
@@ -41,16 +42,13 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     let mut session = cli.session()?;
     // An absent key is reported before invalid changes.
     let id = session.execute(FindKey { key: opts.key.key })?.key.id;
-    let scopes = |text: String| -> Vec<String> {
-        let scopes = text.split(',').filter(|scope| !scope.is_empty());
-        scopes.map(str::to_owned).collect()
-    };
+    let scopes = |text: String| Given::list(text.split(',').filter(|scope| !scope.is_empty()));
     let command = UpdateKey {
         label: opts.label,
         scopes: opts.scopes.map(scopes),
         rate_limit_per_minute: opts.rate_limit_per_minute,
-        limits: replacement(opts.limits, "none"),
-        allowed_ips: replacement(opts.allowed_ips, "any"),
+        limits: replacement(opts.limits, "none").map(Given::list),
+        allowed_ips: replacement(opts.allowed_ips, "any").map(Given::new),
         expires_at: opts.expires_at.map(|time| time.0),
         reactivate: opts.reactivate,
         ..UpdateKey::new(id)

@@ -1,5 +1,6 @@
 //! Stage: limits per IP address.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -116,8 +117,15 @@ async fn run<H: Headers + ?Sized>(
     };
     lockout::check_limit(guard, context, &limit.name)?;
     let rule = limit.rule();
-    let lists = [std::slice::from_ref(&rule)];
-    let demand = Demand::new(Subjects::Address(ip_key), &lists);
+    let cost = context.request.cost.unwrap_or(NonZeroU32::MIN);
+    if rule.limit.amount.get() < u64::from(cost.get()) {
+        return Err(Reason::CostAboveLimit.into());
+    }
+    let demand = Demand {
+        subjects: Subjects::Address(ip_key),
+        rules: &[std::slice::from_ref(&rule)],
+        cost,
+    };
     let admission = limits::admit(guard, context, demand).get().await;
     let lockout = (&*limit.name, limit.lockout, limit.scope);
     admitted(guard, context, ip_key, admission, |_| {

@@ -103,14 +103,14 @@ pub(crate) async fn decide_async<H: Headers + ?Sized>(
 
 /// Returns what [`decide`] would decide now, and the state of each limit. Consumes and records
 /// nothing.
-pub(crate) fn preview<H: Headers + ?Sized>(
+pub(crate) async fn preview<H: Headers + ?Sized>(
     guard: &Guard,
     request: &Request<'_, H>,
     source: KeySource,
 ) -> Verdict {
-    let policy = guard.policy_handle.snapshot();
+    let policy = guard.policy_handle.snapshot_full();
     let mut context = RequestContext::for_preview(request, &policy);
-    let outcome = block_on(run(guard, &mut context, source));
+    let outcome = run(guard, &mut context, source).await;
     context.into_verdict(outcome)
 }
 

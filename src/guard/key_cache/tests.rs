@@ -33,7 +33,7 @@ impl Keys {
             id: KeyId(1),
             org_id: OrgId(1),
             label: String::new(),
-            prefix: String::new(),
+            shown_prefix: String::new(),
             status: crate::model::KeyStatus::Active,
             scopes: Vec::new(),
             rate_limit_per_minute: NonZeroU32::MIN,

@@ -17,7 +17,6 @@ use crate::lockout::LockScope;
 use crate::net::ClientIp;
 use crate::store::IdempotencyKey;
 use crate::sys::block_on;
-use crate::time::LockDuration;
 
 /// The limit and the path under which wrong admin keys are counted and locked out.
 const LIMIT: &str = "keyguard-admin";
@@ -140,9 +139,8 @@ pub(super) fn require_admin(
 }
 
 fn limit() -> Result<IpLimit, Problem> {
-    let limit = IpLimit::new(LIMIT, WRONG_KEYS).map_err(AdminError::from)?;
-    let locked_for = LockDuration::try_from(LOCK_TIME).map_err(AdminError::from)?;
-    Ok(limit.lockout(locked_for).scope(LockScope::Path))
+    let limit = IpLimit::new(LIMIT, WRONG_KEYS).and_then(|limit| limit.lockout(LOCK_TIME));
+    Ok(limit.map_err(AdminError::from)?.scope(LockScope::Path))
 }
 
 /// Returns a handle whose changes the audit log attributes to the client, with the idempotency key of

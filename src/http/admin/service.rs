@@ -112,8 +112,8 @@ impl AdminService {
     }
 
     /// Sets how the address of the peer is found, like
-    /// [`KeyGuardLayer::peer`](crate::http::KeyGuardLayer::peer).
-    pub fn peer(
+    /// [`KeyGuardLayer::peer_from`](crate::http::KeyGuardLayer::peer_from).
+    pub fn peer_from(
         mut self,
         find: impl Fn(&Extensions) -> Option<ClientIp> + Send + Sync + 'static,
     ) -> Self {
@@ -122,8 +122,8 @@ impl AdminService {
     }
 
     /// Returns a service for one connection, like
-    /// [`KeyGuardLayer::peer_address`](crate::http::KeyGuardLayer::peer_address).
-    pub fn peer_address(&self, peer: impl Into<ClientIp>) -> Self {
+    /// [`KeyGuardLayer::for_peer`](crate::http::KeyGuardLayer::for_peer).
+    pub fn for_peer(&self, peer: impl Into<ClientIp>) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
             peer: PeerSource::Fixed(peer.into()),

@@ -27,7 +27,7 @@ use crate::net::ClientIp;
 /// use keyguard::{IpLimit, KeyGuard};
 ///
 /// fn login_layer(kg: KeyGuard) -> Result<IpLimitLayer, Box<dyn std::error::Error>> {
-///     let limit = IpLimit::new("login", "3/min")?.lockout("5 minutes".parse()?);
+///     let limit = IpLimit::new("login", "3/min")?.lockout("5 minutes")?;
 ///     Ok(IpLimitLayer::new(kg, limit))
 /// }
 /// ```
@@ -66,8 +66,8 @@ impl IpLimitLayer {
     }
 
     /// Sets how the address of the peer is found, like
-    /// [`KeyGuardLayer::peer`](super::KeyGuardLayer::peer).
-    pub fn peer(
+    /// [`KeyGuardLayer::peer_from`](super::KeyGuardLayer::peer_from).
+    pub fn peer_from(
         mut self,
         find: impl Fn(&Extensions) -> Option<ClientIp> + Send + Sync + 'static,
     ) -> Self {
@@ -76,8 +76,8 @@ impl IpLimitLayer {
     }
 
     /// Returns a layer for one connection, like
-    /// [`KeyGuardLayer::peer_address`](super::KeyGuardLayer::peer_address).
-    pub fn peer_address(&self, peer: impl Into<ClientIp>) -> Self {
+    /// [`KeyGuardLayer::for_peer`](super::KeyGuardLayer::for_peer).
+    pub fn for_peer(&self, peer: impl Into<ClientIp>) -> Self {
         Self {
             peer: PeerSource::Fixed(peer.into()),
             ..self.clone()
@@ -95,8 +95,9 @@ impl Admit for IpLimitLayer {
             return Err(Box::new(peer::unknown(&self.guard)));
         };
         let paths = self.prefix.paths(head);
-        let request = guard::Request::new(&head.headers, peer, &paths.first);
-        let request = request.other_paths(&paths.others);
+        let request = guard::Request::new(&head.headers, peer, &paths.first)
+            .other_paths(&paths.others)
+            .method(&head.method);
         let client = guard::check_ip(&self.guard.inner, &request, &self.limit).await;
         let client = client.map_err(|denial| Box::new(denial.response()))?;
         remove_identity(&mut head.headers);

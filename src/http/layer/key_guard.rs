@@ -67,7 +67,7 @@ impl KeyGuardLayer {
     }
 
     /// Sets how the address of the peer is found in the extensions of a request.
-    pub fn peer(
+    pub fn peer_from(
         mut self,
         find: impl Fn(&Extensions) -> Option<ClientIp> + Send + Sync + 'static,
     ) -> Self {
@@ -76,7 +76,7 @@ impl KeyGuardLayer {
     }
 
     /// Returns a layer for one connection, all requests of which come from `peer`.
-    pub fn peer_address(&self, peer: impl Into<ClientIp>) -> Self {
+    pub fn for_peer(&self, peer: impl Into<ClientIp>) -> Self {
         Self {
             peer: PeerSource::Fixed(peer.into()),
             ..self.clone()
@@ -100,7 +100,7 @@ impl Admit for KeyGuardLayer {
         }
         let request = guard::Request::new(&head.headers, peer, &paths.first)
             .other_paths(&paths.others)
-            .method(head.method.as_str());
+            .method(&head.method);
         let grant = self.guard.decide_async(request).await;
         let grant = Arc::new(grant.map_err(|denial| Box::new(denial.response()))?);
         let decision = Decision::new(&self.guard, &head.method, paths, &grant);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::methods::{Methods, invalid};
 use super::readings::{self, Readings};
-use crate::input::InvalidInput;
+use crate::input::{InvalidInput, try_from_text};
 use crate::model::Method;
 
 /// Maximum length of a pattern, in bytes.
@@ -20,7 +20,17 @@ pub(super) const WILDCARD: &str = "*";
 /// /files/*/meta`.
 ///
 /// It covers its path and everything below it, by whole segments. `*` or `{name}` matches any one
-/// segment. Patterns with the same canonical text are equal.
+/// segment. Methods are separated by commas; `GET` includes `HEAD`. At most 1,024 bytes. Patterns with
+/// the same canonical text are equal.
+///
+/// ```
+/// use keyguard::Pattern;
+/// let pattern: Pattern = "PUT,DELETE /files/{id}/meta/".parse()?;
+/// assert_eq!(pattern.to_string(), "PUT,DELETE /files/*/meta");
+/// assert!("files".parse::<Pattern>().is_err()); // no `/`
+/// assert!("/files*".parse::<Pattern>().is_err()); // a wildcard is a whole segment
+/// # Ok::<(), keyguard::InvalidInput>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     methods: Methods,
@@ -29,6 +39,14 @@ pub struct Pattern {
 }
 
 impl Pattern {
+    /// The pattern that matches every request.
+    pub(in crate::policy) fn root() -> Self {
+        Self {
+            methods: Methods::ALL,
+            path: "/".into(),
+        }
+    }
+
     /// The segments; empty for `/`. [`WILDCARD`] matches any segment.
     pub(super) fn segments(&self) -> impl Iterator<Item = &str> {
         self.path.split('/').filter(|segment| !segment.is_empty())
@@ -140,6 +158,13 @@ fn stays_below(text: &[u8]) -> bool {
 ///
 /// It matches that path only, byte for byte: `/health/` is not `/health`. The path must be plain,
 /// so that no server reads it differently.
+///
+/// ```
+/// use keyguard::ExactPath;
+/// assert!("GET /health".parse::<ExactPath>().is_ok());
+/// assert!("/health/*".parse::<ExactPath>().is_err());
+/// assert!("/a/../health".parse::<ExactPath>().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExactPath {
     methods: Methods,
@@ -262,6 +287,7 @@ macro_rules! serde_as_text {
 }
 
 serde_as_text!(Pattern, ExactPath);
+try_from_text!(Pattern, ExactPath);
 
 #[cfg(test)]
 mod tests {

@@ -33,7 +33,7 @@ pub(crate) fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
     encode(&StoredKey {
         org_id: key.org_id.0,
         label: &key.label,
-        prefix: &key.prefix,
+        prefix: &key.shown_prefix,
         active: !key.is_revoked(),
         scopes: key.scopes.iter().map(Scope::as_str).collect(),
         rate_limit_per_minute: key.rate_limit_per_minute,
@@ -52,7 +52,7 @@ pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
         id,
         org_id: OrgId(stored.org_id),
         label: stored.label.to_owned(),
-        prefix: stored.prefix.to_owned(),
+        shown_prefix: stored.prefix.to_owned(),
         status: KeyStatus::stored(stored.active),
         scopes: scopes
             .collect::<Result<_, _>>()
@@ -120,7 +120,7 @@ mod tests {
             id: KeyId(7),
             org_id: OrgId(3),
             label: "web".into(),
-            prefix: "kg_live_abcd".into(),
+            shown_prefix: "kg_live_abcd".into(),
             status: KeyStatus::Active,
             scopes: vec!["read".parse().unwrap(), "orders:write".parse().unwrap()],
             rate_limit_per_minute: NonZeroU32::new(60).unwrap(),

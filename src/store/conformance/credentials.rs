@@ -18,7 +18,7 @@ pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(hom
             &audit_context(),
         )
         .unwrap();
-    assert_eq!(rotated.prefix, "kg_live_wxyz");
+    assert_eq!(rotated.shown_prefix, "kg_live_wxyz");
     store
         .add_credential(
             KeyId(1),

@@ -165,7 +165,7 @@ async fn insert_key(conn: &Conn, key: &Key, hash: &HashedKey) -> Result<(), Stor
                 &(key.id.0 as i64),
                 &(key.org_id.0 as i64),
                 &key.label,
-                &key.prefix,
+                &key.shown_prefix,
                 &hex(hash),
                 &rows::scopes_text(&key.scopes),
                 &i64::from(key.rate_limit_per_minute.get()),
@@ -285,7 +285,7 @@ pub(super) async fn add_credential(
         "UPDATE api_keys SET prefix = $2, hashed_key = $3, expires_at = $4 WHERE id = $1",
         &[
             &(id.0 as i64),
-            &key.prefix,
+            &key.shown_prefix,
             &hex(&credential.hash),
             &key.expires_at.map(Timestamp::to_utc),
         ],

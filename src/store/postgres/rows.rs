@@ -67,7 +67,7 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
         id: KeyId(row.try_get::<_, i64>(at)? as u64),
         org_id: OrgId(row.try_get::<_, i64>(at + 1)? as u64),
         label: row.try_get(at + 2)?,
-        prefix: row.try_get(at + 3)?,
+        shown_prefix: row.try_get(at + 3)?,
         status: KeyStatus::stored(row.try_get(at + 4)?),
         scopes: read_scopes(row.try_get(at + 5)?)?,
         rate_limit_per_minute: rate.ok_or_else(|| damaged("a key has an invalid limit"))?,

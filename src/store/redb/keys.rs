@@ -196,12 +196,12 @@ impl<'txn> Keys<'txn> {
                 self.expiries.insert((at, id), ())?;
             }
         }
-        let before = before.map(|before| before.prefix.as_str());
-        if before != Some(&key.prefix) {
+        let before = before.map(|before| before.shown_prefix.as_str());
+        if before != Some(&key.shown_prefix) {
             if let Some(before) = before {
                 self.prefixes.remove((before, id))?;
             }
-            self.prefixes.insert((key.prefix.as_str(), id), ())?;
+            self.prefixes.insert((key.shown_prefix.as_str(), id), ())?;
         }
         Ok(())
     }

@@ -177,7 +177,7 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, TransferKey), Import
         id: KeyId(0),
         org_id: OrgId(*org_id),
         label: label(row)?,
-        prefix: shown.chars().take(MAX_PREFIX).collect(),
+        shown_prefix: shown.chars().take(MAX_PREFIX).collect(),
         status: KeyStatus::stored(active),
         scopes: scopes.unwrap_or_default(),
         rate_limit_per_minute: per_minute.unwrap_or(PER_MINUTE),

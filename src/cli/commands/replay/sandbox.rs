@@ -70,8 +70,7 @@ impl Sandbox {
         for listed in pages::orgs(session) {
             let org = listed?.org;
             let id = self.guard.admin().create_org(&org.name)?.id;
-            let limits = org.limits.iter().map(ToString::to_string);
-            let change = UpdateOrg::new(id).limits(limits);
+            let change = UpdateOrg::new(id).limits(org.limits);
             self.guard.admin().update_org(change)?;
             if org.status == OrgStatus::Suspended {
                 suspended.push(id);
@@ -89,13 +88,13 @@ impl Sandbox {
     fn copy_keys(&mut self, page: &[KeyReply]) -> Result<(), CliError> {
         let requests: Vec<CreateKey> = page
             .iter()
-            .map(|KeyReply { key, org_name, .. }| CreateKey {
-                scopes: key.scopes.iter().map(ToString::to_string).collect(),
-                rate_limit_per_minute: Some(key.rate_limit_per_minute.get()),
-                limits: key.limits.iter().map(ToString::to_string).collect(),
-                allowed_ips: key.allowed_ips.texts(),
-                expires_at: self.expiry(key),
-                ..CreateKey::new(org_name, &key.label)
+            .map(|KeyReply { key, org_name, .. }| {
+                CreateKey::new(org_name, &key.label)
+                    .scopes(&key.scopes)
+                    .rate_limit_per_minute(key.rate_limit_per_minute.get())
+                    .limits(&key.limits)
+                    .allowed_ips(&key.allowed_ips)
+                    .expires_at(self.expiry(key))
             })
             .collect();
         let copies = self.guard.admin().create_keys(&requests)?;
@@ -108,9 +107,9 @@ impl Sandbox {
             // An id takes precedence over an equal prefix.
             self.keys.insert(id.to_string(), Some(known));
             self.keys
-                .entry(key.prefix.clone())
+                .entry(key.shown_prefix.clone())
                 .and_modify(|other| {
-                    *other = other.filter(|other| other.id.to_string() == key.prefix)
+                    *other = other.filter(|other| other.id.to_string() == key.shown_prefix)
                 })
                 .or_insert(Some(known));
         }

@@ -135,7 +135,7 @@ impl<'a> KeyRow<'a> {
             id: key.id,
             org_id: key.org_id,
             label: &key.label,
-            prefix: &key.prefix,
+            prefix: &key.shown_prefix,
             hashed_key: shown.map(|shown| hex(&shown.hash)).unwrap_or_default(),
             active: !key.is_revoked(),
             scopes: rows::scopes_text(&key.scopes),
