@@ -25,7 +25,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Extension, Router};
 use keyguard::http::{AdminService, Authenticated, IpLimitLayer, KeyGuardLayer};
-use keyguard::{Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, LockScope, Page, Policy};
+use keyguard::{Config, CreateKey, Denial, Grant, IpLimit, KeyGuard, Page, Policy};
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -51,9 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn app(kg: &KeyGuard) -> Result<Router, Box<dyn Error>> {
-    let login = IpLimit::new("login", "3/min")?
-        .lockout("5 minutes")?
-        .scope(LockScope::Path);
+    let login = IpLimit::new("login", "3/min")?.lockout("5 minutes")?;
     let login = IpLimitLayer::new(kg.clone(), login);
     let admin = AdminService::new(kg.clone());
     Ok(Router::new()

@@ -29,11 +29,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use keyguard::http::{IpLimitLayer, KeyGuardLayer, ResponseBody};
-use keyguard::{Config, CreateKey, Grant, IpLimit, KeyGuard, LockScope, Page, Policy};
+use keyguard::{Config, CreateKey, Grant, IpLimit, KeyGuard, Page, Policy};
 use tokio::net::TcpListener;
 use tower_layer::Layer;
 
-type Answer = Response<ResponseBody<Full<Bytes>>>;
+type HttpResponse = Response<ResponseBody<Full<Bytes>>>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -44,9 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let policy = Policy::new().protect("/api");
     let kg = KeyGuard::open(file, Config::default().policy(policy))?;
     create_first_key(&kg)?;
-    let login = IpLimit::new("login", "3/min")?
-        .lockout("5 minutes")?
-        .scope(LockScope::Path);
+    let login = IpLimit::new("login", "3/min")?.lockout("5 minutes")?;
     let (guard, login) = (
         KeyGuardLayer::new(kg.clone()),
         IpLimitLayer::new(kg.clone(), login),
@@ -85,10 +83,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(kg.close()?)
 }
 
-async fn route<A, L>(request: Request<Incoming>, api: &A, login: &L) -> Result<Answer, Infallible>
+async fn route<A, L>(
+    request: Request<Incoming>,
+    api: &A,
+    login: &L,
+) -> Result<HttpResponse, Infallible>
 where
-    A: hyper::service::Service<Request<Incoming>, Response = Answer, Error = Infallible>,
-    L: hyper::service::Service<Request<Incoming>, Response = Answer, Error = Infallible>,
+    A: hyper::service::Service<Request<Incoming>, Response = HttpResponse, Error = Infallible>,
+    L: hyper::service::Service<Request<Incoming>, Response = HttpResponse, Error = Infallible>,
 {
     match request.uri().path() {
         "/login" => login.call(request).await,

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use keyguard::{
-    Config, CreateKey, HeaderFn, Headers, InvalidInput, IpLimit, KeyGuard, LockScope, Page, Request,
+    Config, CreateKey, HeaderFn, Headers, InvalidInput, IpLimit, KeyGuard, Page, Request,
 };
 use tiny_http::{Header, Response, Server};
 
@@ -45,7 +45,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         for _ in 0..4 {
             scope.spawn(|| {
                 while let Ok(request) = server.recv() {
-                    answer(&kg, &login_limit, request);
+                    handle(&kg, &login_limit, request);
                 }
             });
         }
@@ -81,13 +81,13 @@ fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error
     Ok(())
 }
 
-/// Three attempts per minute from each address. One more locks it out of this path.
+/// Three attempts per minute from each address. One more locks it out of the login.
 fn login_limit() -> Result<IpLimit, InvalidInput> {
     let limit = IpLimit::new("login", "3/min")?;
-    Ok(limit.lockout("5 minutes")?.scope(LockScope::Path))
+    limit.lockout("5 minutes")
 }
 
-fn answer(kg: &KeyGuard, limit: &IpLimit, request: tiny_http::Request) {
+fn handle(kg: &KeyGuard, limit: &IpLimit, request: tiny_http::Request) {
     let path = request.url().split('?').next().unwrap_or_default();
     let (status, body, fields) = match path {
         "/health" => (200, r#"{"status":"ok"}"#.to_owned(), Vec::new()),
@@ -106,9 +106,9 @@ fn answer(kg: &KeyGuard, limit: &IpLimit, request: tiny_http::Request) {
     let _ = request.respond(response);
 }
 
-type Answer = (u16, String, Vec<(&'static str, String)>);
+type Reply = (u16, String, Vec<(&'static str, String)>);
 
-fn login(kg: &KeyGuard, limit: &IpLimit, request: &tiny_http::Request) -> Answer {
+fn login(kg: &KeyGuard, limit: &IpLimit, request: &tiny_http::Request) -> Reply {
     let headers = headers(request);
     let peer = request.remote_addr().copied();
     match kg.check_ip(limit, Request::new(&headers, peer, request.url())) {
@@ -131,7 +131,7 @@ fn headers(request: &tiny_http::Request) -> impl Headers {
     })
 }
 
-fn protected(kg: &KeyGuard, request: &tiny_http::Request) -> Answer {
+fn protected(kg: &KeyGuard, request: &tiny_http::Request) -> Reply {
     let headers = headers(request);
     let peer = request.remote_addr().copied();
     let method = request.method().as_str();

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use keyguard::{AdminError, Config, CreateKey, KeyGuard};
 
 const PROCESSES: usize = 4;
-const ASKS: usize = 50;
+const REQUESTS: usize = 50;
 const LIMIT: u32 = 100;
 
 const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -31,8 +31,8 @@ const WORKER: &str = "--worker";
 fn main() -> Result<(), Box<dyn Error>> {
     let kg = open()?;
     match std::env::args().nth(1) {
-        Some(argument) if argument == WORKER => work(&kg),
-        _ => lead(&kg),
+        Some(argument) if argument == WORKER => run_worker(&kg),
+        _ => run_parent(&kg),
     }
 }
 
@@ -46,7 +46,7 @@ fn open() -> Result<KeyGuard, Box<dyn Error>> {
     Ok(KeyGuard::open(variable("KEYGUARD_DB")?, config)?)
 }
 
-fn lead(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
+fn run_parent(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
     match kg.admin().create_org("scale-out") {
         Ok(_) | Err(AdminError::OrgExists(_)) => {}
         Err(error) => return Err(error.into()),
@@ -58,25 +58,25 @@ fn lead(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
     for _ in 0..PROCESSES {
         workers.push(Worker::start(key.raw_key.expose())?);
     }
-    let mut together = 0;
+    let mut total = 0;
     for (number, worker) in (1..).zip(&mut workers) {
-        let admitted: usize = worker.answer()?.parse()?;
-        println!("process {number}: admitted {admitted} of {ASKS}");
-        together += admitted;
+        let admitted: usize = worker.read_line()?.parse()?;
+        println!("process {number}: admitted {admitted} of {REQUESTS}");
+        total += admitted;
     }
     println!(
-        "together: admitted {together} of {}, limit {LIMIT}",
-        PROCESSES * ASKS
+        "together: admitted {total} of {}, limit {LIMIT}",
+        PROCESSES * REQUESTS
     );
 
     kg.admin().revoke_key(key.key.id)?;
     for worker in &mut workers {
-        worker.ask("revoked")?;
+        worker.send("revoked")?;
     }
     for (number, worker) in (1..).zip(&mut workers) {
         println!(
             "process {number}: refused {} ms after the revocation",
-            worker.answer()?
+            worker.read_line()?
         );
     }
     Ok(())
@@ -84,7 +84,7 @@ fn lead(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
 
 struct Worker {
     process: Child,
-    answers: BufReader<std::process::ChildStdout>,
+    output: BufReader<std::process::ChildStdout>,
 }
 
 impl Worker {
@@ -95,25 +95,25 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let answers = process.stdout.take().ok_or("no output")?;
+        let output = process.stdout.take().ok_or("no output")?;
         let mut worker = Self {
             process,
-            answers: BufReader::new(answers),
+            output: BufReader::new(output),
         };
-        worker.ask(key)?;
+        worker.send(key)?;
         Ok(worker)
     }
 
-    fn ask(&mut self, line: &str) -> io::Result<()> {
+    fn send(&mut self, line: &str) -> io::Result<()> {
         match &mut self.process.stdin {
             Some(stdin) => writeln!(stdin, "{line}"),
             None => Ok(()),
         }
     }
 
-    fn answer(&mut self) -> io::Result<String> {
+    fn read_line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        self.answers.read_line(&mut line)?;
+        self.output.read_line(&mut line)?;
         Ok(line.trim().to_owned())
     }
 }
@@ -126,13 +126,13 @@ impl Drop for Worker {
     }
 }
 
-fn work(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
+fn run_worker(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
     let mut lines = io::stdin().lines();
     let Some(key) = lines.next().transpose()? else {
         return Ok(());
     };
     let headers = [("X-API-Key", key.as_str())];
-    let admitted = (0..ASKS).filter(|_| match kg.check(&headers, IP, "/") {
+    let admitted = (0..REQUESTS).filter(|_| match kg.check(&headers, IP, "/") {
         Ok(grant) => {
             grant.finish(200);
             true
@@ -151,7 +151,7 @@ fn work(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
         != Some(401)
     {
         if revoked.elapsed() > Duration::from_secs(10) {
-            return Err("the revocation is not heard of".into());
+            return Err("the revocation did not arrive within 10 s".into());
         }
     }
     println!("{}", revoked.elapsed().as_millis());

@@ -74,12 +74,12 @@ pub use admin::{
     UpdateKey, UpdateOrg,
 };
 pub use counter::IpLimit;
-pub use guard::{Config, Denial, Grant, HeaderFn, Headers, Request, RuleState, Verdict};
+pub use guard::{Config, Denial, Grant, HeaderFn, Headers, LimitStatus, Request, Verdict};
 pub use input::InvalidInput;
 pub use keyguard::KeyGuard;
 pub use limit::{Limit, LimitKind};
 pub use limiter::Fallback;
-pub use lockout::{Lock, LockCause, LockScope, Refuses};
+pub use lockout::{Lock, LockCause, LockScope};
 pub use model::{
     AuditEntry, BackendHealth, Key, KeyId, KeyPrefix, KeyStatus, LimitOverride, Method, Org, OrgId,
     OrgStatus, PlainKey, Readiness, Reason, Scope, Secret, Usage,

@@ -110,7 +110,7 @@ pub(crate) fn locked(run: &Run) -> Measured {
     let (calm, calm_keys) = run
         .world
         .guard("calm.redb", 1_000, UNREACHED, unrecorded())?;
-    let config = unrecorded().ip_block_threshold(1);
+    let config = unrecorded().lockout_threshold(1);
     let (kg, keys) = run.world.guard("locked.redb", 1_000, UNREACHED, config)?;
     let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
     for number in 0..10_000 {

@@ -23,7 +23,7 @@ pub struct IpTarget(Kind);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Client(ClientIp),
-    Network(IpKey),
+    IpKey(IpKey),
 }
 
 impl From<ClientIp> for IpTarget {
@@ -57,8 +57,8 @@ impl From<SocketAddr> for IpTarget {
 }
 
 impl From<IpKey> for IpTarget {
-    fn from(network: IpKey) -> Self {
-        Self(Kind::Network(network))
+    fn from(ip_key: IpKey) -> Self {
+        Self(Kind::IpKey(ip_key))
     }
 }
 
@@ -67,7 +67,7 @@ impl FromStr for IpTarget {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.parse() {
-            Ok(ClientIp::LOCAL) | Err(_) => text.parse().map(|network: IpKey| network.into()),
+            Ok(ClientIp::LOCAL) | Err(_) => text.parse().map(|ip_key: IpKey| ip_key.into()),
             Ok(ip) => Ok(ip.into()),
         }
     }
@@ -79,7 +79,7 @@ impl fmt::Display for IpTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Kind::Client(ip) => ip.fmt(f),
-            Kind::Network(network) => network.fmt(f),
+            Kind::IpKey(ip_key) => ip_key.fmt(f),
         }
     }
 }
@@ -91,9 +91,9 @@ impl Admin {
         ip: impl TryInto<IpTarget, Error: Into<InvalidInput>>,
     ) -> Result<IpKey, InvalidInput> {
         match input::valid::<IpTarget>(ip)?.0 {
-            Kind::Network(network) => Ok(network),
+            Kind::IpKey(ip_key) => Ok(ip_key),
             Kind::Client(ip) => {
-                let ip = self.guard.compiled().policy.nat64_prefixes.canonical(ip);
+                let ip = self.guard.compiled().source.nat64_prefixes.canonical(ip);
                 IpKey::of(ip).ok_or_else(|| {
                     InvalidInput::new(
                         "ip",
@@ -110,10 +110,10 @@ impl Admin {
         let key = self.ip_key(ip)?;
         let compiled = self.guard.compiled();
         let net = match ip.0 {
-            Kind::Network(network) => network.to_string().parse().ok(),
+            Kind::IpKey(ip_key) => ip_key.to_string().parse().ok(),
             Kind::Client(_) => None,
         };
-        match net.and_then(|net| compiled.policy.nat64_prefixes.overlapping(net)) {
+        match net.and_then(|net| compiled.source.nat64_prefixes.overlapping(net)) {
             None => Ok(key),
             Some(prefix) => Err(InvalidInput::new(
                 "ip",

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Admin, AdminError, IpTarget};
 use crate::counter::{CounterId, Rule, Subject, SubjectId};
-use crate::guard::{RuleState, auth_failure_rule, rules};
+use crate::guard::{LimitStatus, auth_failure_rule, rules};
 use crate::input::{self, InvalidInput};
 use crate::limiter::{CounterSets, Demand, Subjects};
 use crate::lockout::AuthFailure;
@@ -15,7 +15,7 @@ use crate::time::{LockDuration, Timestamp};
 
 impl Admin {
     /// Returns the current state of the limits of a key: its own, those of its organization and those
-    /// of routes. Overridden limits have the time in [`RuleState::overridden_until`]. Consumes nothing.
+    /// of routes. Overridden limits have the time in [`LimitStatus::overridden_until`]. Consumes nothing.
     ///
     /// ```
     /// # use keyguard::{Config, CreateKey, KeyGuard};
@@ -33,7 +33,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError::KeyNotFound`]; [`AdminError::TooManyTrackedKeys`].
-    pub fn key_limits(&self, id: KeyId) -> Result<Vec<RuleState>, AdminError> {
+    pub fn key_limits(&self, id: KeyId) -> Result<Vec<LimitStatus>, AdminError> {
         let (key, org) = self.key_and_org(id)?;
         let rules = self.rules_of(&key, &org);
         let mut states =
@@ -41,7 +41,7 @@ impl Admin {
         let overrides = key.overrides.iter().chain(&org.overrides);
         for limit_override in overrides.filter(|known| known.until > self.guard.now()) {
             for state in &mut states {
-                if state.name == limit_override.rule {
+                if state.name == limit_override.limit {
                     state.overridden_until = Some(limit_override.until);
                 }
             }
@@ -58,18 +58,18 @@ impl Admin {
     pub fn ip_limits(
         &self,
         ip: impl TryInto<IpTarget, Error: Into<InvalidInput>>,
-    ) -> Result<Vec<RuleState>, AdminError> {
-        let network = self.ip_key(ip)?;
+    ) -> Result<Vec<LimitStatus>, AdminError> {
+        let ip_key = self.ip_key(ip)?;
         let compiled = self.guard.compiled();
-        let threshold = self.guard.locks().threshold(&compiled.policy.lockout);
+        let threshold = self.guard.locks().threshold(&compiled.source.lockout);
         let failures = [AuthFailure::BadKey, AuthFailure::MissingKey];
         let failures = failures.map(|failure| auth_failure_rule(failure, threshold));
         let of_routes = compiled.routes().flat_map(|route| route.ip_rules.clone());
         let rules: Vec<Rule> = failures.into_iter().chain(of_routes).collect();
-        Ok(self.states(Subjects::Address(network), &rules))
+        Ok(self.states(Subjects::Address(ip_key), &rules))
     }
 
-    /// Resets the counters of a key: of all its limits, or of the limit named `rule`.
+    /// Resets the counters of a key: of all its limits, or of the limit named `limit`.
     ///
     /// Limits of the organization are shared, and are reset by their name only, such as
     /// `org 600/min`. Concurrent requests still count, and [`Grant::settle`](crate::Grant::settle)
@@ -77,15 +77,15 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError::KeyNotFound`]; [`AdminError::LimitNotFound`].
-    pub fn reset_key(&self, id: KeyId, rule: Option<&str>) -> Result<(), AdminError> {
+    pub fn reset_key(&self, id: KeyId, limit: Option<&str>) -> Result<(), AdminError> {
         let (key, org) = self.key_and_org(id)?;
         let all = self.rules_of(&key, &org);
-        let is_meant = |known: &&Rule| match rule {
+        let is_meant = |known: &&Rule| match limit {
             None => known.subject == Subject::Key,
             Some(name) => known.name() == name,
         };
         let rules: Vec<Rule> = all.iter().filter(is_meant).cloned().collect();
-        if let (true, Some(name)) = (rules.is_empty(), rule) {
+        if let (true, Some(name)) = (rules.is_empty(), limit) {
             return Err(no_such_limit(name, all.iter().map(Rule::name)));
         }
         let counter = |rule: &Rule| match rule.subject {
@@ -93,7 +93,7 @@ impl Admin {
             _ => (SubjectId::key(key.id), CounterId::of(rule)),
         };
         let stored: Vec<_> = rules.iter().map(counter).collect();
-        let audit = self.audit_context("reset_key", Some(id.0), json!({ "rule": rule }));
+        let audit = self.audit_context("reset_key", Some(id.0), json!({ "limit": limit }));
         self.with_subjects(&key, &rules, |subjects| {
             // The other counters of the key are in memory by now, and an orderly stop stores them again.
             self.guard.store().delete_counters(&stored, &audit)?;
@@ -112,14 +112,14 @@ impl Admin {
         &self,
         ip: impl TryInto<IpTarget, Error: Into<InvalidInput>>,
     ) -> Result<(), AdminError> {
-        let network = self.ip_key(ip)?;
-        let audit = self.audit_context("reset_ip", None, json!({ "network": network }));
+        let ip_key = self.ip_key(ip)?;
+        let audit = self.audit_context("reset_ip", None, json!({ "ip": ip_key }));
         self.guard.store().append_audit(&audit)?;
-        let demand = Demand::new(Subjects::Address(network), &[]);
+        let demand = Demand::new(Subjects::Address(ip_key), &[]);
         Ok(self.guard.limiter().reset(demand)?)
     }
 
-    /// Overrides the limit named `rule` of a key for a time: it neither refuses nor counts.
+    /// Overrides the limit named `limit` of a key for a time: it neither refuses nor counts.
     ///
     /// A limit of the organization is overridden for all of its keys. Limits of routes cannot be
     /// overridden.
@@ -130,20 +130,20 @@ impl Admin {
     pub fn override_limit(
         &self,
         id: KeyId,
-        rule: &str,
+        limit: &str,
         duration: impl TryInto<LockDuration, Error: Into<InvalidInput>>,
     ) -> Result<Key, AdminError> {
         let duration: LockDuration = input::valid(duration)?;
         let until = duration.ends_at(self.guard.now(), self.guard.locks().zone())?;
-        self.set_override(id, rule, until, "override_limit")
+        self.set_override(id, limit, until, "override_limit")
     }
 
-    /// Ends the override of the limit named `rule`.
+    /// Ends the override of the limit named `limit`.
     ///
     /// # Errors
     /// [`AdminError::KeyNotFound`]; [`AdminError::LimitNotFound`].
-    pub fn restore_limit(&self, id: KeyId, rule: &str) -> Result<Key, AdminError> {
-        self.set_override(id, rule, self.guard.now(), "restore_limit")
+    pub fn restore_limit(&self, id: KeyId, limit: &str) -> Result<Key, AdminError> {
+        self.set_override(id, limit, self.guard.now(), "restore_limit")
     }
 
     /// Replaces the policy in force, in this process only. It is neither stored nor entered in the audit
@@ -175,23 +175,23 @@ impl Admin {
     fn set_override(
         &self,
         id: KeyId,
-        rule: &str,
+        limit: &str,
         until: Timestamp,
         action: &'static str,
     ) -> Result<Key, AdminError> {
         let (key, org) = self.key_and_org(id)?;
         let found = rules(&key, &org, &self.guard.compiled());
-        let Some(found) = found.iter().find(|known| known.name() == rule) else {
-            return Err(no_such_limit(rule, found.iter().map(|rule| rule.name())));
+        let Some(found) = found.iter().find(|known| known.name() == limit) else {
+            return Err(no_such_limit(limit, found.iter().map(Rule::name)));
         };
         let limit_override = NewOverride {
             limit_override: LimitOverride {
-                rule: rule.to_owned(),
+                limit: limit.to_owned(),
                 until,
             },
             now: self.guard.now(),
         };
-        let details = json!({ "key_id": id, "rule": rule, "until": until });
+        let details = json!({ "key_id": id, "limit": limit, "until": until });
         if found.subject == Subject::Org {
             let change = OrgChange {
                 limit_override: Some(limit_override),
@@ -221,11 +221,11 @@ impl Admin {
         all
     }
 
-    fn states(&self, subjects: Subjects<'_>, rules: &[Rule]) -> Vec<RuleState> {
+    fn states(&self, subjects: Subjects<'_>, rules: &[Rule]) -> Vec<LimitStatus> {
         let states = self.guard.limiter().states(Demand::new(subjects, &[rules]));
         let states = rules.iter().zip(states);
         states
-            .map(|(rule, (state, _))| RuleState::new(rule, state))
+            .map(|(rule, (state, _))| LimitStatus::new(rule, state))
             .collect()
     }
 
@@ -233,7 +233,7 @@ impl Admin {
         &self,
         key: &Key,
         rules: &[Rule],
-        look: impl FnOnce(Subjects<'_>) -> T,
+        read: impl FnOnce(Subjects<'_>) -> T,
     ) -> Result<T, AdminError> {
         let attach = |id| self.guard.attach(id, None).map_err(not_attached);
         let of_key = attach(SubjectId::key(key.id))?;
@@ -241,7 +241,7 @@ impl Admin {
             true => Some(attach(SubjectId::org(key.org_id))?),
             false => None,
         };
-        Ok(look(Subjects::Key(CounterSets {
+        Ok(read(Subjects::Key(CounterSets {
             key: &of_key,
             org: of_org.as_ref(),
             org_id: key.org_id,
@@ -251,10 +251,10 @@ impl Admin {
 
 /// The error for a name that no limit has. It contains the name only if it looks like one: a key may
 /// have been passed by mistake.
-pub(crate) fn no_such_limit(rule: &str, names: impl Iterator<Item = String>) -> AdminError {
-    let is_name = rule.len() <= 80 && !rule.contains("kg_");
+fn no_such_limit(name: &str, names: impl Iterator<Item = String>) -> AdminError {
+    let is_name = name.len() <= 80 && !name.contains("kg_");
     AdminError::LimitNotFound {
-        name: is_name.then(|| rule.to_owned()),
+        name: is_name.then(|| name.to_owned()),
         existing: names.collect(),
     }
 }

@@ -2,13 +2,13 @@
 //! have in common.
 
 mod actor;
-mod blocks;
 pub(crate) mod command;
 mod error;
 mod failure;
 mod ip_target;
 mod keys;
 mod limits;
+mod locks;
 mod orgs;
 mod page;
 #[cfg(all(unix, feature = "cli"))]
@@ -34,7 +34,7 @@ pub use self::stats::{ListUsage, Stats, TopKey};
 pub(crate) use self::actor::AuditActor;
 pub(crate) use self::failure::{Failure, FailureCode};
 #[cfg(unix)]
-pub(crate) use self::socket::Listener;
+pub(crate) use self::socket::SocketServer;
 #[cfg(all(unix, feature = "cli"))]
 pub(crate) use self::socket::system_user;
 #[cfg(all(unix, feature = "serve"))]

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::command::{Command, NamedCommand};
 use super::socket::{TIMEOUT, peer_of};
 use super::socket_path;
-use super::wire::{self, Ask, Outcome, Response};
+use super::wire::{self, Outcome, Request, Response};
 use super::{Failure, FailureCode};
 use crate::sys::{ownership, process};
 
@@ -93,12 +93,12 @@ impl Remote {
     }
 
     fn exchange(&mut self, command: &NamedCommand) -> io::Result<Option<Response>> {
-        let ask = Ask::new(command)?;
-        let sent = wire::write(&mut self.stream, &ask);
+        let request = Request::new(command)?;
+        let sent = wire::write(&mut self.stream, &request);
         // A process that refuses the connection may have written the reason before the command was sent.
         match wire::read(&mut self.stream) {
             Ok(Some(response)) => Ok(Some(response)),
-            unanswered => sent.and(unanswered),
+            failed => sent.and(failed),
         }
     }
 }
@@ -165,7 +165,7 @@ fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, Strin
     }
 }
 
-/// Connects with a timeout for a slot in the listener's queue and for each response.
+/// Connects with a timeout for a place in the listener's queue and for each response.
 fn connect_with_timeout(path: &Path) -> io::Result<UnixStream> {
     let socket = socket_with(
         AddressFamily::UNIX,

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::process::Uid;
 
 use super::socket_path;
-use super::wire::{self, Ask, Outcome, Response, VERSION};
+use super::wire::{self, Outcome, Request, Response, VERSION};
 use super::{Admin, AuditActor, Failure, FailureCode};
 use crate::guard::{Guard, Warnings};
 use crate::net::ClientIp;
@@ -41,14 +41,14 @@ const PAUSE: Timespec = Timespec {
 };
 
 /// The socket server. Dropping it removes the socket and ends its thread.
-pub(crate) struct Listener {
+pub(crate) struct SocketServer {
     file: Option<SocketFile>,
     /// Dropped to end the thread.
     alive: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Listener {
+impl SocketServer {
     /// Listens for commands on `file`, which `guard` holds.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl Listener {
         let acceptor = Acceptor {
             listener,
             ended,
-            room: Arc::new(Room::new(MOST_CONNECTIONS)?),
+            permits: Arc::new(ConnectionPermits::new(MOST_CONNECTIONS)?),
             guard: Arc::downgrade(guard),
             warnings: Arc::clone(guard.warnings()),
         };
@@ -75,7 +75,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for SocketServer {
     fn drop(&mut self) {
         // First the name, so that no further client connects.
         self.file = None;
@@ -168,7 +168,7 @@ struct Acceptor {
     listener: UnixListener,
     /// Readable when the thread must end.
     ended: UnixStream,
-    room: Arc<Room>,
+    permits: Arc<ConnectionPermits>,
     guard: Weak<Guard>,
     /// Separate from the guard: dropping the last reference to the guard ends this thread.
     warnings: Arc<Warnings>,
@@ -176,8 +176,8 @@ struct Acceptor {
 
 impl Acceptor {
     fn run(self) {
-        // Without a free slot, clients wait in the listener's queue.
-        while self.wait_for(&self.room.free) && self.wait_for(&self.listener) {
+        // Without a free permit, clients wait in the listener's queue.
+        while self.wait_for(&self.permits.free) && self.wait_for(&self.listener) {
             match self.listener.accept() {
                 Ok((stream, _)) => self.hand_over(stream),
                 Err(error) if is_passing(&error) => {}
@@ -217,11 +217,11 @@ impl Acceptor {
 
     /// Starts a thread that executes the commands of a connection.
     fn hand_over(&self, stream: UnixStream) {
-        let (guard, slot) = (self.guard.clone(), self.room.take());
+        let (guard, permit) = (self.guard.clone(), self.permits.take());
         let spawned = std::thread::Builder::new()
             .name("keyguard-command".into())
             .spawn(move || {
-                let _slot = slot;
+                let _permit = permit;
                 // The client has gone.
                 let _ = serve(stream, &guard);
             });
@@ -239,32 +239,32 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
 }
 
-/// A semaphore for connections: one readable byte for each free slot, so that `poll` can wait for one.
-struct Room {
+/// A semaphore for connections: one readable byte for each free permit, so that `poll` can wait for one.
+struct ConnectionPermits {
     free: UnixStream,
-    given_back: UnixStream,
+    returned: UnixStream,
 }
 
-impl Room {
+impl ConnectionPermits {
     fn new(connections: usize) -> io::Result<Self> {
-        let (free, mut given_back) = UnixStream::pair()?;
-        given_back.write_all(&vec![0; connections])?;
-        Ok(Self { free, given_back })
+        let (free, mut returned) = UnixStream::pair()?;
+        returned.write_all(&vec![0; connections])?;
+        Ok(Self { free, returned })
     }
 
-    /// Takes a slot; waits for a free one.
-    fn take(self: &Arc<Self>) -> Option<Slot> {
+    /// Takes a permit; waits for a free one.
+    fn take(self: &Arc<Self>) -> Option<Permit> {
         let taken = (&self.free).read_exact(&mut [0]);
-        taken.ok().map(|()| Slot(Arc::clone(self)))
+        taken.ok().map(|()| Permit(Arc::clone(self)))
     }
 }
 
-/// A slot of a connection, released when dropped.
-struct Slot(Arc<Room>);
+/// The permit of a connection, returned when dropped.
+struct Permit(Arc<ConnectionPermits>);
 
-impl Drop for Slot {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let _ = (&self.0.given_back).write_all(&[0]);
+        let _ = (&self.0.returned).write_all(&[0]);
     }
 }
 
@@ -276,30 +276,33 @@ fn serve(mut stream: UnixStream, guard: &Weak<Guard>) -> io::Result<()> {
     if !is_accepted(user) {
         let message = "the file is held by a process of another user; ask as that user";
         let failure = Failure::new(FailureCode::Refused, message);
-        return answer(&mut stream, Outcome::Error(failure));
+        return respond(&mut stream, Outcome::Error(failure));
     }
-    while let Some(ask) = wire::read::<Ask>(&mut stream)? {
+    while let Some(request) = wire::read::<Request>(&mut stream)? {
         let Some(guard) = guard.upgrade() else {
             return Ok(());
         };
         let admin = Admin::new(guard).with_actor(system_user(user));
-        let outcome = match ask.command().and_then(|command| command.run(&admin)) {
+        let outcome = match request
+            .into_command()
+            .and_then(|command| command.run(&admin))
+        {
             Ok(value) => Outcome::Ok(value),
             Err(failure) => Outcome::Error(failure),
         };
-        // Once the client has the reply, dropping the last guard must release the file.
+        // Once the client has the response, dropping the last guard must release the file.
         drop(admin);
-        answer(&mut stream, outcome)?;
+        respond(&mut stream, outcome)?;
     }
     Ok(())
 }
 
-fn answer(stream: &mut UnixStream, outcome: Outcome) -> io::Result<()> {
-    let reply = Response {
+fn respond(stream: &mut UnixStream, outcome: Outcome) -> io::Result<()> {
+    let response = Response {
         version: VERSION,
         outcome,
     };
-    wire::write(stream, &reply)
+    wire::write(stream, &response)
 }
 
 /// Whether commands of a user are executed. Where the system does not tell the user, only the modes of the

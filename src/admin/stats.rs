@@ -36,12 +36,12 @@ pub struct Stats {
     pub dropped: u64,
     /// Requests that limits and routes in shadow mode would have refused, by the name of the limit or
     /// the route.
-    pub shadowed: BTreeMap<String, u64>,
+    pub shadow_denied: BTreeMap<String, u64>,
     /// Locks in force.
     pub locks: u64,
-    /// Clients that were not locked out since the guard was opened, because there were too many
-    /// locks.
-    pub unlocked: u64,
+    /// Locks that were not made since the guard was opened, because
+    /// [`Config::max_locks`](crate::Config::max_locks) was reached.
+    pub rejected_locks: u64,
     /// Failed writes to the [`UsageSink`](crate::UsageSink) since the guard was opened. They are
     /// retried.
     pub sink_failures: u64,
@@ -153,9 +153,9 @@ impl Admin {
                 .filter_map(|(code, count)| Some((Reason::from_code(code as u8)?, *count)))
                 .collect(),
             dropped: totals.dropped,
-            shadowed: totals.shadowed.into_iter().collect(),
+            shadow_denied: totals.shadow_denied.into_iter().collect(),
             locks: self.list_blocks().len() as u64,
-            unlocked: self.guard.locks().rejected(),
+            rejected_locks: self.guard.locks().rejected(),
             sink_failures: self.guard.recorder().sink_failures(),
             warnings: self.guard.all_warnings(),
             top_keys: top_keys

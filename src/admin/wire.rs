@@ -10,7 +10,7 @@ use super::command::{self, NamedCommand};
 use super::{Failure, FailureCode};
 
 /// The version of the format. Both sides must have the same.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// A message of one direction.
 pub(crate) trait Message: Serialize + DeserializeOwned {
@@ -18,7 +18,7 @@ pub(crate) trait Message: Serialize + DeserializeOwned {
     const LONGEST_FRAME: u32;
 }
 
-impl Message for Ask {
+impl Message for Request {
     /// Small, since many commands may arrive at the same time.
     const LONGEST_FRAME: u32 = 1 << 20;
 }
@@ -29,10 +29,10 @@ impl Message for Response {
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Ask {
+pub(crate) struct Request {
     pub(crate) version: u32,
     /// Decoded only if the version matches.
-    pub(crate) request: Value,
+    pub(crate) command: Value,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -48,17 +48,17 @@ pub(crate) enum Outcome {
     Error(Failure),
 }
 
-impl Ask {
+impl Request {
     #[cfg(any(test, feature = "cli"))]
     pub(crate) fn new(command: &NamedCommand) -> serde_json::Result<Self> {
         Ok(Self {
             version: VERSION,
-            request: serde_json::to_value(command)?,
+            command: serde_json::to_value(command)?,
         })
     }
 
     /// Decodes the command.
-    pub(crate) fn command(self) -> Result<NamedCommand, Failure> {
+    pub(crate) fn into_command(self) -> Result<NamedCommand, Failure> {
         if self.version != VERSION {
             let message = format!(
                 "the process that holds the file speaks version {VERSION} of the socket, and this \
@@ -67,7 +67,7 @@ impl Ask {
             );
             return Err(Failure::new(FailureCode::Refused, message));
         }
-        serde_json::from_value(self.request).map_err(command::no_command)
+        serde_json::from_value(self.command).map_err(command::no_command)
     }
 }
 
@@ -115,11 +115,11 @@ mod tests {
     fn commands_read_back() {
         let command = NamedCommand::new(&RevokeKey { id: KeyId(7) }).unwrap();
         let mut bytes = Vec::new();
-        write(&mut bytes, &Ask::new(&command).unwrap()).unwrap();
+        write(&mut bytes, &Request::new(&command).unwrap()).unwrap();
         let mut stream = bytes.as_slice();
-        let ask: Ask = read(&mut stream).unwrap().unwrap();
-        assert_eq!(ask.command().unwrap(), command);
-        assert_eq!(read::<Ask>(&mut stream).unwrap(), None);
+        let request: Request = read(&mut stream).unwrap().unwrap();
+        assert_eq!(request.into_command().unwrap(), command);
+        assert_eq!(read::<Request>(&mut stream).unwrap(), None);
     }
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
             b"\xff\xff\xff\xff{}",
             b"\0\0\0\x02[]",
         ] {
-            assert!(read::<Ask>(&mut &*bytes).is_err(), "{bytes:?}");
+            assert!(read::<Request>(&mut &*bytes).is_err(), "{bytes:?}");
         }
     }
 
@@ -140,7 +140,7 @@ mod tests {
             let body = vec![b' '; length as usize - 4];
             [&length.to_be_bytes()[..], b"null", &body].concat()
         };
-        let too_long = read::<Ask>(&mut &*frame((1 << 20) + 1)).unwrap_err();
+        let too_long = read::<Request>(&mut &*frame((1 << 20) + 1)).unwrap_err();
         assert!(too_long.to_string().contains("longer"), "{too_long}");
         let read = read::<Response>(&mut &*frame((1 << 20) + 1)).unwrap_err();
         assert!(read.to_string().contains("null"), "{read}");
@@ -148,11 +148,11 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_with_the_reason() {
-        let ask = Ask {
+        let request = Request {
             version: VERSION + 1,
-            request: Value::Null,
+            command: Value::Null,
         };
-        let failure = ask.command().unwrap_err();
+        let failure = request.into_command().unwrap_err();
         assert_eq!(failure.code, FailureCode::Refused);
         let asked = format!("version {}", VERSION + 1);
         assert!(failure.message.contains(&asked), "{}", failure.message);

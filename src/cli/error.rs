@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::commands::import::error::ImportError;
+use super::connection::ConnectError;
 use super::exit::Exit;
 use super::flags;
 use super::next::next_command;
-use super::output::{complain, escaped_lines};
+use super::output::{eprint_line, escaped_lines};
 use super::render::{Table, escaped};
-use super::session::SessionError;
 use super::settings::Cli;
 use crate::admin::{AdminError, Failure};
 use crate::input::text::escaped_json;
@@ -20,7 +20,7 @@ use crate::store::{OpenError, StoreError, with_causes};
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Connect(#[from] ConnectError),
     /// The data file or database refused the command or failed.
     #[error("{}", .0.message)]
     Admin(Failure),
@@ -31,7 +31,7 @@ pub(super) enum CliError {
     Output(std::io::Error),
     /// A new key could not be printed.
     #[error("the key cannot be written to standard output: {source}; {outcome}")]
-    Unseen {
+    KeyNotPrinted {
         source: std::io::Error,
         outcome: String,
     },
@@ -45,7 +45,7 @@ pub(super) enum CliError {
         "`reload` cannot reach the processes that share a database: send SIGHUP to each \
          `keyguard serve` instead"
     )]
-    ReloadOfMany,
+    ReloadOnServer,
     #[error("the key cannot be read from standard input: {0}")]
     Input(std::io::Error),
     #[error("{argument}: `{}` cannot be opened: {source}", file.display())]
@@ -108,7 +108,7 @@ impl From<AdminError> for CliError {
 
 impl From<OpenError> for CliError {
     fn from(error: OpenError) -> Self {
-        Self::Session(error.into())
+        Self::Connect(error.into())
     }
 }
 
@@ -132,7 +132,7 @@ impl CliError {
     fn message(&self, cli: &Cli) -> String {
         let message = match self {
             // Its causes repeat what it says.
-            Self::Session(SessionError::Open(OpenError::Config(invalid))) => invalid.to_string(),
+            Self::Connect(ConnectError::Open(OpenError::Config(invalid))) => invalid.to_string(),
             _ => with_causes(self),
         };
         flags::with_argument(message, &cli.command)
@@ -141,7 +141,7 @@ impl CliError {
     /// Returns whether the message quotes lines of a policy.
     fn has_lines(&self, cli: &Cli) -> bool {
         match self {
-            Self::Policy(_) | Self::Session(SessionError::Open(OpenError::Policy(_))) => true,
+            Self::Policy(_) | Self::Connect(ConnectError::Open(OpenError::Policy(_))) => true,
             Self::Admin(_) => cli.command.get_name() == "reload",
             _ => false,
         }
@@ -176,7 +176,7 @@ impl Cli {
                 "candidates": candidates,
                 "next": next,
             }});
-            return complain(&escaped_json(&json.to_string()));
+            return eprint_line(&escaped_json(&json.to_string()));
         }
         let message = match error.has_lines(self) {
             true => escaped_lines(&message),
@@ -190,7 +190,7 @@ impl Cli {
                 key.label.clone(),
             ]);
         }
-        let table = table.render(self.look);
-        complain(&format!("error: {message}\n{table}next:  {next}"));
+        let table = table.render(self.style);
+        eprint_line(&format!("error: {message}\n{table}next:  {next}"));
     }
 }

@@ -1,20 +1,20 @@
 //! Views of records that several commands print.
 
-use super::render::{Look, Panel, Table};
-use crate::guard::RuleState;
+use super::render::{OutputStyle, Panel, Table};
+use crate::guard::LimitStatus;
 use crate::limit::Limit;
 use crate::lockout::Lock;
 use crate::model::{Key, Org, OrgStatus};
 use crate::time::Timestamp;
 
-pub(super) fn org_panel(title: &'static str, org: &Org, look: Look) -> String {
+pub(super) fn org_panel(title: &'static str, org: &Org, style: OutputStyle) -> String {
     Panel::new(title)
         .line("id", org.id)
         .line("name", &org.name)
         .line("status", org_status(org.status))
         .line("limits", limits(&org.limits))
         .line("created", seconds(org.created_at))
-        .render(look)
+        .render(style)
 }
 
 pub(super) fn org_status(status: OrgStatus) -> &'static str {
@@ -24,8 +24,8 @@ pub(super) fn org_status(status: OrgStatus) -> &'static str {
     }
 }
 
-pub(super) fn key_panel(title: &'static str, key: &Key, look: Look) -> String {
-    key_lines(Panel::new(title), key).render(look)
+pub(super) fn key_panel(title: &'static str, key: &Key, style: OutputStyle) -> String {
+    key_lines(Panel::new(title), key).render(style)
 }
 
 /// Adds the properties of a key to a panel.
@@ -42,8 +42,8 @@ pub(super) fn key_lines(panel: Panel, key: &Key) -> Panel {
     if !key.allowed_ips.is_empty() {
         panel = panel.line("accepted from", key.allowed_ips.texts().join(", "));
     }
-    for limit in &key.overrides {
-        let text = format!("{} until {}", limit.rule, seconds(limit.until));
+    for known in &key.overrides {
+        let text = format!("{} until {}", known.limit, seconds(known.until));
         panel = panel.line("overridden", text);
     }
     panel
@@ -64,7 +64,7 @@ fn or_dash(texts: Vec<String>, separator: &str) -> String {
     }
 }
 
-pub(super) fn rule_table(states: &[RuleState]) -> Table {
+pub(super) fn limit_table(states: &[LimitStatus]) -> Table {
     let mut table = Table::new(&["~rule", ">limit", ">remaining", ">reset"]);
     for state in states {
         let reset = match (state.overridden_until, state.resets_in) {
@@ -82,18 +82,18 @@ pub(super) fn rule_table(states: &[RuleState]) -> Table {
     table
 }
 
-pub(super) fn lock_table(locks: &[Lock], look: Look) -> String {
-    let mut table = Table::new(&["address", "~refuses", "~cause", "since", "until"]);
+pub(super) fn lock_table(locks: &[Lock], style: OutputStyle) -> String {
+    let mut table = Table::new(&["ip", "~scope", "~cause", "since", "until"]);
     for lock in locks {
         table.row([
-            lock.network.to_string(),
-            lock.refuses.to_string(),
+            lock.ip.to_string(),
+            lock.scope.to_string(),
             lock.cause.to_string(),
-            minutes(lock.since, look),
-            minutes(lock.until, look),
+            minutes(lock.since, style),
+            minutes(lock.until, style),
         ]);
     }
-    table.render(look)
+    table.render(style)
 }
 
 /// A time to the second.
@@ -102,9 +102,9 @@ pub(super) fn seconds(at: Timestamp) -> String {
 }
 
 /// A time to the second; in a terminal, where space is short, to the minute.
-fn minutes(at: Timestamp, look: Look) -> String {
+fn minutes(at: Timestamp, style: OutputStyle) -> String {
     let text = seconds(at);
-    match (look.is_terminal, text.get(..16)) {
+    match (style.is_terminal, text.get(..16)) {
         (true, Some(short)) => short.replace('T', " "),
         _ => text,
     }
@@ -118,9 +118,9 @@ pub(super) fn day(at: Timestamp) -> String {
 }
 
 /// A time to the second; in a terminal, where space is short, without the year.
-pub(super) fn short_time(at: Timestamp, look: Look) -> String {
+pub(super) fn short_time(at: Timestamp, style: OutputStyle) -> String {
     let text = seconds(at);
-    match (look.is_terminal, text.get(5..19)) {
+    match (style.is_terminal, text.get(5..19)) {
         (true, Some(short)) => short.replace('T', " "),
         _ => text,
     }

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod connection;
 mod error;
 mod exit;
 mod flags;
@@ -11,7 +12,6 @@ mod next;
 mod output;
 mod pages;
 mod render;
-mod session;
 mod settings;
 mod transfer;
 

@@ -15,18 +15,18 @@ pub(super) fn print_new_key(
     undo: impl FnOnce(&NewKeyReply) -> String,
 ) -> Result<NewKeyReply, CliError> {
     let printed = require_stdout().and_then(|()| {
-        cli.print(&new, |look| {
+        cli.print(&new, |style| {
             key_lines(Panel::new(title).copied("key", &new.raw_key), &new.key)
                 .line(
                     "note",
                     "the key is shown only once; only its hash is stored",
                 )
-                .render(look)
+                .render(style)
         })
     });
     match printed {
         Ok(()) => Ok(new),
-        Err(CliError::Output(source)) => Err(CliError::Unseen {
+        Err(CliError::Output(source)) => Err(CliError::KeyNotPrinted {
             source,
             outcome: undo(&new),
         }),

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::commands::import::error::ImportError;
+use super::connection::{ConnectError, is_served};
 use super::error::CliError;
-use super::session::{SessionError, is_served};
 use super::settings::{Cli, program_at};
 #[cfg(unix)]
 use crate::admin::remote::Unreachable;
@@ -19,12 +19,12 @@ use crate::sys::shell::quoted;
 pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
     let program = cli.program();
     match error {
-        CliError::Session(error) => after_session_error(error, cli),
+        CliError::Connect(error) => after_connect_error(error, cli),
         CliError::Admin(failure) => after_failure(failure, cli),
         CliError::NoOrg { name, .. } => format!("{program} create-org {}", quoted(name)),
         CliError::Rotation { source, .. } => next_command(source, cli),
-        CliError::Unseen { .. } => format!("{program} list-keys"),
-        CliError::ReloadOfMany => "kill -HUP PID    # of each `keyguard serve`".to_owned(),
+        CliError::KeyNotPrinted { .. } => format!("{program} list-keys"),
+        CliError::ReloadOnServer => "kill -HUP PID    # of each `keyguard serve`".to_owned(),
         CliError::Held { holder, .. } => match pid_of(holder) {
             Some(pid) => format!("kill {pid}"),
             None => format!("fuser {}", path(&cli.db)),
@@ -82,16 +82,16 @@ fn after_failure(failure: &Failure, cli: &Cli) -> String {
     format!("{} {next}", cli.program())
 }
 
-fn after_session_error(error: &SessionError, cli: &Cli) -> String {
+fn after_connect_error(error: &ConnectError, cli: &Cli) -> String {
     match error {
-        SessionError::NoFile(_) => format!("{} init", cli.program()),
-        SessionError::MovedAway(file) => format!(
+        ConnectError::NoFile(_) => format!("{} init", cli.program()),
+        ConnectError::MovedAway(file) => format!(
             "fuser {}    # then put the file back, or stop that process",
             quoted(&format!("{}.sock", file.display()))
         ),
-        SessionError::Open(error) => after_open_error(error, cli),
+        ConnectError::Open(error) => after_open_error(error, cli),
         #[cfg(unix)]
-        SessionError::Unreachable { source, .. } => match source {
+        ConnectError::Unreachable { source, .. } => match source {
             Unreachable::Closed { socket, .. } => format!(
                 "ls -l {}    # then run this as the user who holds the file",
                 path(socket)

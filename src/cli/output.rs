@@ -5,10 +5,10 @@ use std::io::Write;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::connection::GuardConnection;
 use super::error::CliError;
 use super::exit::Exit;
-use super::render::{Look, escaped};
-use super::session::Session;
+use super::render::{OutputStyle, escaped};
 use super::settings::Cli;
 use crate::admin::command::Command;
 use crate::input::text::escaped_json;
@@ -18,22 +18,22 @@ impl Cli {
     pub(super) fn execute<C: Command>(
         &self,
         command: C,
-        view: impl FnOnce(&C::Reply, Look) -> String,
+        view: impl FnOnce(&C::Reply, OutputStyle) -> String,
     ) -> Result<Exit, CliError> {
-        self.execute_in(self.session()?, command, view)
+        self.execute_in(self.connect()?, command, view)
     }
 
-    /// Executes the last command of a session and prints its reply; returns [`Exit::Done`].
+    /// Executes the last command of a connection and prints its reply; returns [`Exit::Done`].
     pub(super) fn execute_in<C: Command>(
         &self,
-        mut session: Session,
+        mut connection: GuardConnection,
         command: C,
-        view: impl FnOnce(&C::Reply, Look) -> String,
+        view: impl FnOnce(&C::Reply, OutputStyle) -> String,
     ) -> Result<Exit, CliError> {
-        let reply = session.execute(command)?;
+        let reply = connection.execute(command)?;
         // Standard output may block; other commands must not wait for it.
-        drop(session);
-        self.print(&reply, |look| view(&reply, look))?;
+        drop(connection);
+        self.print(&reply, |style| view(&reply, style))?;
         Ok(Exit::Done)
     }
 
@@ -41,16 +41,16 @@ impl Cli {
     pub(super) fn print(
         &self,
         value: &impl Serialize,
-        view: impl FnOnce(Look) -> String,
+        view: impl FnOnce(OutputStyle) -> String,
     ) -> Result<(), CliError> {
         match self.json {
             true => self.print_json(&serde_json::to_value(value)?),
-            false => write_out(view(self.look).as_bytes()),
+            false => write_out(view(self.style).as_bytes()),
         }
     }
 
     fn print_json(&self, value: &Value) -> Result<(), CliError> {
-        let text = match self.look.is_terminal {
+        let text = match self.style.is_terminal {
             true => format!("{value:#}"),
             false => value.to_string(),
         };
@@ -63,15 +63,15 @@ impl Cli {
             return;
         }
         match self.json {
-            true => complain(&escaped_json(&json!({ "warning": text }).to_string())),
-            false => complain_of_warning(text),
+            true => eprint_line(&escaped_json(&json!({ "warning": text }).to_string())),
+            false => eprint_warning(text),
         }
     }
 }
 
 /// Prints a warning to standard error as text.
-pub(super) fn complain_of_warning(text: &str) {
-    complain(&format!("warning: {}", escaped_lines(text)));
+pub(super) fn eprint_warning(text: &str) {
+    eprint_line(&format!("warning: {}", escaped_lines(text)));
 }
 
 /// Escapes each line of a text that has several.
@@ -93,7 +93,7 @@ pub(super) fn write_out(bytes: &[u8]) -> Result<(), CliError> {
 }
 
 /// Prints a line to standard error. A failure is ignored: no other place could report it.
-pub(super) fn complain(line: &str) {
+pub(super) fn eprint_line(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 

@@ -2,14 +2,16 @@
 
 use std::iter;
 
-use super::session::Session;
+use super::connection::GuardConnection;
 use crate::admin::Failure;
 use crate::admin::command::{Command, KeyReply, ListKeys, ListOrgs, OrgReply, Rows};
 
 /// Returns all organizations.
-pub(super) fn orgs(session: &mut Session) -> impl Iterator<Item = Result<OrgReply, Failure>> {
+pub(super) fn orgs(
+    connection: &mut GuardConnection,
+) -> impl Iterator<Item = Result<OrgReply, Failure>> {
     items(pages(
-        session,
+        connection,
         |listed: &OrgReply| listed.org.id,
         |after| ListOrgs {
             after,
@@ -20,11 +22,11 @@ pub(super) fn orgs(session: &mut Session) -> impl Iterator<Item = Result<OrgRepl
 
 /// Returns the pages of all keys, or of those of an organization.
 pub(super) fn keys(
-    session: &mut Session,
+    connection: &mut GuardConnection,
     org: Option<String>,
 ) -> impl Iterator<Item = Result<Vec<KeyReply>, Failure>> {
     pages(
-        session,
+        connection,
         |listed: &KeyReply| listed.key.id,
         move |after| ListKeys {
             org: org.clone(),
@@ -37,13 +39,13 @@ pub(super) fn keys(
 /// Returns the pages of a list. `command` asks for the page after a cursor, and `cursor` is that of an
 /// item. The list ends with an empty page, since the size of a page in bytes is limited, too.
 pub(super) fn pages<T, I: Copy, C: Command<Reply = Vec<T>>>(
-    session: &mut Session,
+    connection: &mut GuardConnection,
     cursor: impl Fn(&T) -> I,
     command: impl Fn(Option<I>) -> C,
 ) -> impl Iterator<Item = Result<Vec<T>, Failure>> {
     let mut after = None;
     iter::from_fn(move || {
-        let page = session.execute(command(after));
+        let page = connection.execute(command(after));
         if let Ok(items) = &page {
             after = Some(cursor(items.last()?));
         }

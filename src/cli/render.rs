@@ -12,7 +12,7 @@ use crate::input::text::is_hidden;
 
 /// The properties of the output that rendering depends on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
+pub(super) struct OutputStyle {
     /// Terminals get boxes, pipes get plain lines.
     pub(super) is_terminal: bool,
     /// Headers of tables are bold.
@@ -21,7 +21,7 @@ pub(super) struct Look {
     width: u16,
 }
 
-impl Look {
+impl OutputStyle {
     pub(super) fn of_stdout() -> Self {
         let is_terminal = std::io::stdout().is_terminal();
         let has_colors = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -94,16 +94,16 @@ impl Table {
     }
 
     /// Renders a box in a terminal, fields between tabs in a pipe, and nothing without rows.
-    pub(super) fn render(mut self, look: Look) -> String {
+    pub(super) fn render(mut self, style: OutputStyle) -> String {
         if self.0.is_empty() {
             return String::new();
         }
-        if !look.is_terminal {
+        if !style.is_terminal {
             return plain(self.0.header().into_iter().chain(self.0.row_iter()), "\t");
         }
-        self.0.set_width(look.width.max(MIN_TABLE_WIDTH));
+        self.0.set_width(style.width.max(MIN_TABLE_WIDTH));
         let mut lines: Vec<String> = self.0.lines().collect();
-        if let Some(header) = lines.get_mut(1).filter(|_| look.is_bold) {
+        if let Some(header) = lines.get_mut(1).filter(|_| style.is_bold) {
             let cells = header.trim_matches('│').split('│');
             let cells: Vec<String> = cells
                 .map(|cell| format!("\u{1b}[1m{cell}\u{1b}[0m"))
@@ -114,10 +114,10 @@ impl Table {
     }
 
     /// Renders the table, or a sentence if it has no rows.
-    pub(super) fn render_or(self, sentence: &str, look: Look) -> String {
+    pub(super) fn render_or(self, sentence: &str, style: OutputStyle) -> String {
         match self.0.is_empty() {
             true => format!("{sentence}\n"),
-            false => self.render(look),
+            false => self.render(style),
         }
     }
 }
@@ -164,8 +164,8 @@ impl Panel {
     }
 
     /// Renders a box in a terminal, and lines `NAME: VALUE` in a pipe.
-    pub(super) fn render(mut self, look: Look) -> String {
-        if !look.is_terminal {
+    pub(super) fn render(mut self, style: OutputStyle) -> String {
+        if !style.is_terminal {
             return plain(self.table.row_iter(), ": ");
         }
         let names = usize::from(self.table.column_max_content_widths()[0]);
@@ -174,7 +174,7 @@ impl Panel {
         let width = (frame + self.copied_width).max(MIN_PANEL_WIDTH);
         let values = (self.title.width() + 2).saturating_sub(names);
         self.table
-            .set_width(look.width.max(u16::try_from(width).unwrap_or(u16::MAX)))
+            .set_width(style.width.max(u16::try_from(width).unwrap_or(u16::MAX)))
             .set_constraints([
                 ColumnConstraint::ContentWidth,
                 ColumnConstraint::LowerBoundary(Width::Fixed(values as u16)),
@@ -204,16 +204,16 @@ fn plain<'r>(rows: impl Iterator<Item = &'r Row>, separator: &str) -> String {
 mod tests {
     use super::*;
 
-    const TERMINAL: Look = Look {
+    const TERMINAL: OutputStyle = OutputStyle {
         is_terminal: true,
         is_bold: false,
         width: 80,
     };
-    const PIPE: Look = Look {
+    const PIPE: OutputStyle = OutputStyle {
         is_terminal: false,
         ..TERMINAL
     };
-    const NARROW: Look = Look {
+    const NARROW: OutputStyle = OutputStyle {
         width: 40,
         ..TERMINAL
     };
@@ -246,7 +246,7 @@ mod tests {
              │  7 │ shop  │ kg_live_abcd │\n\
              └────┴───────┴──────────────┘\n"
         );
-        let bold = Look {
+        let bold = OutputStyle {
             is_bold: true,
             ..TERMINAL
         };
@@ -309,9 +309,9 @@ mod tests {
     #[test]
     fn hostile_text_is_escaped() {
         let hostile = "a\u{1b}]0;title\u{7}b\nc\u{202e}d\u{200b}";
-        for look in [TERMINAL, PIPE] {
+        for style in [TERMINAL, PIPE] {
             let text =
-                table(hostile).render(look) + &Panel::new("p").line("x", hostile).render(look);
+                table(hostile).render(style) + &Panel::new("p").line("x", hostile).render(style);
             assert!(
                 !text.contains(['\u{1b}', '\u{7}', '\u{202e}', '\u{200b}']),
                 "{text}"

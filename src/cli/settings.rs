@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::connection::{ConnectError, GuardConnection};
 use super::error::CliError;
-use super::render::Look;
-use super::session::{Session, SessionError};
-use crate::guard::{Config, Storage, exposure_of, followed, is_server, read_secret};
+use super::render::OutputStyle;
+use crate::guard::{Config, Storage, exposure_warning, followed, is_server, read_secret};
 use crate::model::Secret;
 use crate::sys::shell::quoted;
 
@@ -55,8 +55,8 @@ pub(super) struct Cli {
     /// The definition of the command that runs, for errors.
     #[arg(skip)]
     pub(super) command: clap::Command,
-    #[arg(skip = Look::of_stdout())]
-    pub(super) look: Look,
+    #[arg(skip = OutputStyle::of_stdout())]
+    pub(super) style: OutputStyle,
     /// The warnings that were printed.
     #[arg(skip)]
     pub(super) warned: RefCell<BTreeSet<String>>,
@@ -85,18 +85,18 @@ impl Cli {
         }
         match self.has_data() {
             true => Ok(()),
-            false => Err(SessionError::missing(&self.db).into()),
+            false => Err(ConnectError::missing(&self.db).into()),
         }
     }
 
-    /// Opens a session with the process that holds the data file, or with the data file or database
+    /// Opens a connection with the process that holds the data file, or with the data file or database
     /// itself.
-    pub(super) fn session(&self) -> Result<Session, CliError> {
+    pub(super) fn connect(&self) -> Result<GuardConnection, CliError> {
         // Checked first, since opening a file makes it private.
-        let exposure = exposure_of(&self.db);
-        let session = Session::open(&self.db, &self.config()?)?;
+        let exposure = exposure_warning(&self.db);
+        let connection = GuardConnection::open(&self.db, &self.config()?)?;
         exposure.iter().for_each(|text| self.warn(text));
-        Ok(session)
+        Ok(connection)
     }
 
     pub(super) fn config(&self) -> Result<Config, CliError> {

@@ -5,10 +5,10 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::connection::{ConnectError, by_this_user, open_in_turn};
 use super::error::CliError;
 use super::exit::Exit;
 use super::render::Panel;
-use super::session::{SessionError, by_this_user, open_in_turn};
 use super::settings::Cli;
 use crate::guard::Config;
 use crate::keyguard::KeyGuard;
@@ -19,7 +19,7 @@ use crate::store::{OpenError, StoreError};
 pub(super) fn open(db: &Path, config: Config) -> Result<KeyGuard, CliError> {
     match open_in_turn(db, &config.socket(false)) {
         Ok(guard) => Ok(guard),
-        Err(SessionError::Open(OpenError::InUse { path, holder })) => Err(CliError::Held {
+        Err(ConnectError::Open(OpenError::InUse { path, holder })) => Err(CliError::Held {
             file: path,
             holder: holder.unwrap_or_else(|| "another process".to_owned()),
         }),
@@ -60,7 +60,7 @@ pub(super) fn report(
     copied: &TransferStats,
     next: &str,
 ) -> Result<Exit, CliError> {
-    cli.print(&as_json(copied), |look| {
+    cli.print(&as_json(copied), |style| {
         Panel::new(title)
             .line("organizations", copied.orgs)
             .line("keys", copied.keys)
@@ -68,7 +68,7 @@ pub(super) fn report(
             .line("locks", copied.locks)
             .line("rows of totals", copied.totals)
             .copied("next", next)
-            .render(look)
+            .render(style)
     })?;
     Ok(Exit::Done)
 }

@@ -36,17 +36,17 @@ impl Time<'_> {
 pub(crate) enum Counters {
     /// The window of an enforced limit on all requests.
     One(SlidingLog),
-    Several(Vec<Entry>),
+    Several(Vec<NamedCounter>),
 }
 
 /// One counter of several. Plain windows, as most are, are stored side by side.
 #[derive(Debug)]
-pub(crate) enum Entry {
+pub(crate) enum NamedCounter {
     Plain(SlidingLog),
     Other(Box<(CounterId, Counter)>),
 }
 
-impl Entry {
+impl NamedCounter {
     fn new(id: CounterId, counter: Counter) -> Self {
         match counter {
             Counter::Window(log) if id.events.is_all_requests() && !id.shadow => Self::Plain(log),
@@ -137,7 +137,7 @@ pub(crate) enum SavedValue {
 /// A window of an address in the form that the store keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SavedIpWindow {
-    pub(crate) address: IpKey,
+    pub(crate) ip_key: IpKey,
     pub(crate) events: Events,
     pub(crate) length: WindowLength,
     /// The number of hits from which the window must not be evicted.
@@ -208,12 +208,12 @@ impl Counters {
     fn add(&mut self, id: CounterId, counter: Counter) -> usize {
         let mut entries = match std::mem::replace(self, Self::Several(Vec::new())) {
             Self::One(log) if log.is_empty() => Vec::new(),
-            Self::One(log) => vec![Entry::Plain(log)],
+            Self::One(log) => vec![NamedCounter::Plain(log)],
             Self::Several(entries) => entries,
         };
-        match Entry::new(id, counter) {
+        match NamedCounter::new(id, counter) {
             // A single plain window stays inline.
-            Entry::Plain(log) if entries.is_empty() => {
+            NamedCounter::Plain(log) if entries.is_empty() => {
                 *self = Self::One(log);
                 return 0;
             }
@@ -229,7 +229,7 @@ impl Counters {
             Self::One(log) => (Some(CounterMut::Window(log)), [].iter_mut()),
             Self::Several(entries) => (None, entries.iter_mut()),
         };
-        one.into_iter().chain(several.map(Entry::counter))
+        one.into_iter().chain(several.map(NamedCounter::counter))
     }
 
     /// Whether the counters can be dropped without loss.
@@ -245,7 +245,7 @@ impl Counters {
         let mut any = false;
         let mut saved = Vec::new();
         for entry in entries {
-            if let Entry::Other(other) = entry
+            if let NamedCounter::Other(other) = entry
                 && let (id, Counter::Balance { balance, changed }) = &mut **other
             {
                 any |= std::mem::take(changed);
@@ -285,8 +285,8 @@ impl Counters {
             Self::Several(entries) => entries
                 .iter_mut()
                 .filter_map(|entry| match entry {
-                    Entry::Plain(log) => plain(log),
-                    Entry::Other(other) => match &mut **other {
+                    NamedCounter::Plain(log) => plain(log),
+                    NamedCounter::Other(other) => match &mut **other {
                         (id, Counter::Window(log)) => save(id.clone(), log),
                         _ => None,
                     },
@@ -367,12 +367,12 @@ impl CounterMut<'_> {
     /// Consumes a cost that there is room for. Returns whether this is the first change of a balance
     /// since it was stored.
     #[inline(always)]
-    pub(crate) fn record(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> bool {
+    pub(crate) fn consume(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> bool {
         match self {
-            Self::Window(log) | Self::SharedWindow(log, _) => log.record(time.now, cost),
+            Self::Window(log) | Self::SharedWindow(log, _) => log.consume(time.now, cost),
             Self::InFlight(count) => **count += 1,
             Self::Balance(balance, changed) => {
-                balance.record(time.timestamp(), rule.limit.period, cost.get().into());
+                balance.consume(time.timestamp(), rule.limit.period, cost.get().into());
                 return !std::mem::replace(*changed, true);
             }
         }
@@ -421,7 +421,7 @@ impl CounterMut<'_> {
         }
     }
 
-    /// Corrects the cost of a request admitted at `at`. Returns the same as [`CounterMut::record`].
+    /// Corrects the cost of a request admitted at `at`. Returns the same as [`CounterMut::consume`].
     pub(crate) fn settle(
         &mut self,
         time: Time<'_>,
@@ -447,7 +447,7 @@ impl CounterMut<'_> {
                     balance.refund(less);
                 }
                 if more > 0 {
-                    balance.record(now, period, more);
+                    balance.consume(now, period, more);
                 }
                 return !std::mem::replace(*changed, true);
             }
@@ -463,7 +463,7 @@ impl CounterMut<'_> {
     }
 
     /// Resets the counter, except that requests in flight remain. Returns the same as
-    /// [`CounterMut::record`].
+    /// [`CounterMut::consume`].
     pub(crate) fn reset(&mut self) -> bool {
         match self {
             Self::Window(log) | Self::SharedWindow(log, _) => {

@@ -3,7 +3,6 @@
 use crate::counter::{Events, Rule, RuleName, Subject};
 use crate::input::{self, InvalidInput};
 use crate::limit::{Limit, Period};
-use crate::lockout::LockScope;
 use crate::time::LockDuration;
 
 /// A limit on the requests of each address, with or without a key: for a login form, a sign-up or a
@@ -20,7 +19,7 @@ pub struct IpLimit {
     pub(crate) name: RuleName,
     pub(crate) limit: Limit,
     pub(crate) lockout: Option<LockDuration>,
-    pub(crate) scope: LockScope,
+    pub(crate) locks_all_paths: bool,
 }
 
 impl IpLimit {
@@ -50,13 +49,13 @@ impl IpLimit {
             name: RuleName::parse(name)?,
             limit,
             lockout: None,
-            scope: LockScope::Path,
+            locks_all_paths: false,
         })
     }
 
-    /// Locks an address that exceeds the limit for a time. [`IpLimit::scope`] determines which of its
-    /// requests are refused. Default: no lock; requests are admitted again as soon as the window has
-    /// room.
+    /// Locks an address that exceeds the limit for a time, out of the requests that are checked against
+    /// a limit of this name, or match a [`Route`](crate::Route) of this name. Default: no lock; requests
+    /// are admitted again as soon as the window has room.
     ///
     /// # Errors
     /// [`InvalidInput`] for an invalid duration.
@@ -68,10 +67,9 @@ impl IpLimit {
         Ok(self)
     }
 
-    /// Sets the scope of the lock. Default: [`LockScope::Path`], all requests that are checked
-    /// against a limit of this name, or that match a [`Route`](crate::Route) of this name.
-    pub fn scope(mut self, scope: LockScope) -> Self {
-        self.scope = scope;
+    /// Extends the lock of [`IpLimit::lockout`] to all requests of the address.
+    pub fn lock_all_paths(mut self) -> Self {
+        self.locks_all_paths = true;
         self
     }
 

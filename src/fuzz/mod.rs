@@ -16,7 +16,7 @@ use crate::net::ClientIp;
 use crate::net::Nat64Prefixes;
 use crate::net::forwarded;
 use crate::policy::{Access, CompiledPolicy, Policy};
-use crate::store::codec::block::{BlockReader, BlockWriter};
+use crate::store::codec::usage_block::{UsageBlockReader, UsageBlockWriter};
 use crate::store::codec::{self, Record};
 use crate::time::LockDuration;
 use crate::time::ManualClock;
@@ -106,8 +106,8 @@ pub fn codec(data: &[u8]) {
     again::<crate::store::Tally>(data);
     again::<crate::store::totals::TopKeys>(data);
     again::<crate::store::Count>(data);
-    BlockReader::new(data).take(100_000).for_each(drop);
-    if let Ok(resumed) = BlockWriter::resume(data.to_vec()) {
+    UsageBlockReader::new(data).take(100_000).for_each(drop);
+    if let Ok(resumed) = UsageBlockWriter::resume(data.to_vec()) {
         assert!(resumed.bytes().starts_with(data));
     }
     let _ = codec::frame::read_preamble(data);
@@ -118,10 +118,10 @@ pub fn codec(data: &[u8]) {
             counters
         );
     }
-    if let Ok(saved) = codec::decode_ip_counters(data) {
-        let bytes = codec::encode_ip_counters(&saved).expect("it was decoded");
+    if let Ok(saved) = codec::decode_ip_window(data) {
+        let bytes = codec::encode_ip_window(&saved).expect("it was decoded");
         assert_eq!(
-            codec::decode_ip_counters(&bytes).expect("it was encoded"),
+            codec::decode_ip_window(&bytes).expect("it was encoded"),
             saved
         );
     }
@@ -173,7 +173,7 @@ pub fn target(data: &[u8]) {
             let path = crate::policy::path::normalized(&target);
             assert!(path != "/api" && !path.starts_with("/api/"), "{target}");
         }
-        Access::Protected | Access::OpenForNow | Access::Unreadable => {}
+        Access::Protected | Access::OpenInShadow | Access::Unreadable => {}
     }
 }
 
@@ -203,7 +203,7 @@ pub fn forwarded(data: &[u8]) {
 /// What a stranger could send to the socket: answered or cut off, whatever it is.
 #[cfg(unix)]
 pub fn socket_frame(data: &[u8]) {
-    use crate::admin::wire::{self, Ask};
+    use crate::admin::wire::{self, Request};
 
     thread_local! {
         static GUARD: KeyGuard = {
@@ -213,18 +213,18 @@ pub fn socket_frame(data: &[u8]) {
         };
     }
     let mut stream = data;
-    while let Ok(Some(ask)) = wire::read::<Ask>(&mut stream) {
-        if let Ok(command) = ask.command() {
+    while let Ok(Some(request)) = wire::read::<Request>(&mut stream) {
+        if let Ok(command) = request.into_command() {
             let _ = GUARD.with(|guard| command.run(&guard.admin()));
         }
     }
     // The same bytes as a command that came in a sound frame.
-    if let Ok(request) = serde_json::from_slice(data) {
-        let ask = Ask {
+    if let Ok(command) = serde_json::from_slice(data) {
+        let request = Request {
             version: wire::VERSION,
-            request,
+            command,
         };
-        if let Ok(command) = ask.command() {
+        if let Ok(command) = request.into_command() {
             let _ = GUARD.with(|guard| command.run(&guard.admin()));
         }
     }

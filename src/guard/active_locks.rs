@@ -12,11 +12,9 @@ use super::warnings::{WarningKind, Warnings};
 use crate::counter::{Events, Rule, Subject};
 use crate::limit::{Limit, Period, WindowLength};
 use crate::limiter::{Demand, Limiter, Subjects};
-use crate::lockout::{
-    AuthFailure, Lock, LockCause, LockChange, LockScope, LockStatus, Locks, Refuses,
-};
+use crate::lockout::{AuthFailure, Lock, LockCause, LockChange, LockScope, LockStatus, Locks};
 use crate::net::{ClientIp, IpKey};
-use crate::policy::{Lockout, path};
+use crate::policy::Lockout;
 use crate::store::{AuditContext, Store, StoreError};
 use crate::time::{Clock, LockDuration, TimeZone, Timestamp};
 
@@ -85,7 +83,7 @@ impl ActiveLocks {
     pub(super) fn status(
         &self,
         ip: &ClientIp,
-        applies: impl Fn(&Refuses) -> bool,
+        applies: impl Fn(&LockScope) -> bool,
         clock: &Clock,
     ) -> Option<Box<LockStatus>> {
         if self.locks.len() == 0 {
@@ -99,11 +97,11 @@ impl ActiveLocks {
     pub(super) fn lock_failing(
         &self,
         failure: AuthFailure,
-        address: IpKey,
+        ip_key: IpKey,
         rules: &Lockout,
         now: Timestamp,
     ) {
-        let lock = failure.lock(address, now);
+        let lock = failure.lock(ip_key, now);
         let before = self.locks.get(&lock.id());
         if before.as_ref().is_some_and(|lock| now < lock.until) {
             // Another thread was faster.
@@ -128,7 +126,7 @@ impl ActiveLocks {
         name: &str,
         duration: LockDuration,
         scope: LockScope,
-        address: IpKey,
+        ip_key: IpKey,
         now: Timestamp,
     ) -> Option<Duration> {
         let until = match duration.ends_at(now, &self.zone) {
@@ -142,11 +140,8 @@ impl ActiveLocks {
             }
         };
         let lock = Lock {
-            network: address,
-            refuses: match scope {
-                LockScope::Global => Refuses::All,
-                LockScope::Path => Refuses::Route(name.to_owned()),
-            },
+            ip: ip_key,
+            scope,
             cause: LockCause::IpLimit(name.to_owned()),
             since: now,
             until,
@@ -168,7 +163,7 @@ impl ActiveLocks {
     }
 
     /// Stores a lock, then adds it. Returns the resulting lock, `None` if there is no room.
-    pub(crate) fn block(
+    pub(crate) fn lock(
         &self,
         store: &dyn Store,
         lock: Lock,
@@ -194,16 +189,16 @@ impl ActiveLocks {
 
     /// Removes the matching locks of an address from the store, then from memory, and resets what was
     /// counted of the address. Returns the locks that were in force.
-    pub(crate) fn unblock(
+    pub(crate) fn unlock(
         &self,
         store: &dyn Store,
         limiter: &dyn Limiter,
-        address: IpKey,
-        matches: impl Fn(&Refuses) -> bool,
+        ip_key: IpKey,
+        matches: impl Fn(&LockScope) -> bool,
         audit: &AuditContext,
     ) -> Result<Vec<Lock>, StoreError> {
         let _storing = self.storing.lock();
-        let known = self.locks.of(address, &matches);
+        let known = self.locks.of(ip_key, &matches);
         let removed = known.iter().map(Lock::id);
         let changes: Vec<_> = removed.map(|id| LockChange { id, lock: None }).collect();
         if changes.is_empty() {
@@ -212,8 +207,8 @@ impl ActiveLocks {
         store.change_locks(&changes, audit)?;
         // Otherwise the next request could lock the address out again. The locks end even if the
         // counters cannot be reset now.
-        let _ = limiter.reset(Demand::new(Subjects::Address(address), &[]));
-        let mut ended = self.locks.remove(address, matches);
+        let _ = limiter.reset(Demand::new(Subjects::Address(ip_key), &[]));
+        let mut ended = self.locks.remove(ip_key, matches);
         ended.retain(|lock| audit.at < lock.until);
         Ok(ended)
     }
@@ -254,13 +249,5 @@ pub(crate) fn auth_failure_rule(failure: AuthFailure, threshold: Limit) -> Rule 
     Rule {
         events: Events::AuthFailures(failure),
         ..Rule::new(threshold, Subject::Address)
-    }
-}
-
-/// What a manual lock refuses.
-pub(crate) fn refuses(scope: LockScope, target: &str) -> Refuses {
-    match scope {
-        LockScope::Global => Refuses::All,
-        LockScope::Path => Refuses::Path(path::normalized(target)),
     }
 }

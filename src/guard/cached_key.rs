@@ -26,7 +26,7 @@ impl Guard {
             balances,
         } = resolved;
         let (mut key, compiled) = (key, self.compiled());
-        key.allowed_ips = key.allowed_ips.translated(&compiled.policy.nat64_prefixes);
+        key.allowed_ips = key.allowed_ips.translated(&compiled.source.nat64_prefixes);
         let (all_rules, now) = (rules(&key, &org, &compiled), self.now());
         let has_org_rules = all_rules.iter().any(|rule| rule.subject == Subject::Org);
         let expiries = [key.expires_at, credential_expires_at];
@@ -91,7 +91,7 @@ pub(crate) fn rules(key: &Key, org: &Org, compiled: &CompiledPolicy) -> Vec<Rule
         is_default: true,
         ..Rule::new(Limit::per_minute(key.rate_limit_per_minute), Subject::Key)
     }];
-    let policy = &compiled.policy;
+    let policy = &compiled.source;
     for limit in key.limits.iter().chain(&policy.key_limits) {
         add_tightest(&mut rules, Rule::new(*limit, Subject::Key));
     }
@@ -113,7 +113,7 @@ fn overrides<'a>(
 
 /// Whether an override disables a limit of a key now.
 fn is_overridden(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
-    overrides(key, org, now).any(|limit_override| limit_override.rule == rule.name())
+    overrides(key, org, now).any(|limit_override| limit_override.limit == rule.name())
 }
 
 /// Hides the cause from the client. The next flush or change reports it.

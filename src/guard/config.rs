@@ -35,7 +35,7 @@ pub struct Config {
     pub(super) admin_key: Option<Secret>,
     pub(super) secret_as_admin_key: bool,
     pub(crate) default_rate_limit_per_minute: u32,
-    pub(super) ip_block_threshold: u32,
+    pub(super) lockout_threshold: u32,
     pub(crate) key_header: String,
     pub(crate) key_prefix: KeyPrefix,
     pub(super) record_usage: bool,
@@ -74,7 +74,7 @@ impl Default for Config {
             admin_key: None,
             secret_as_admin_key: false,
             default_rate_limit_per_minute: 60,
-            ip_block_threshold: 100,
+            lockout_threshold: 100,
             key_header: "X-API-Key".to_owned(),
             key_prefix: KeyPrefix::default(),
             record_usage: true,
@@ -203,8 +203,8 @@ impl Config {
     /// a failure. Forwarding headers alone are not enough, because attackers can send them.
     /// [`Stats::warnings`](crate::Stats::warnings) says how to trust the proxy in the policy. Then each
     /// client is counted and locked out separately.
-    pub fn ip_block_threshold(mut self, failures: u32) -> Self {
-        self.ip_block_threshold = failures;
+    pub fn lockout_threshold(mut self, failures: u32) -> Self {
+        self.lockout_threshold = failures;
         self
     }
 
@@ -280,8 +280,8 @@ impl Config {
     /// Maximum number of locks, at least 16. When it is reached, the automatic locks of the /24 (IPv4)
     /// and /48 (IPv6) networks with the most of them, at least 8 each, are merged into one lock of the
     /// network, until a sixteenth of the capacity is free. Manual locks are not merged. If no locks can
-    /// be merged, no further address is locked out, and `stats` reports it. Each lock takes about 300
-    /// bytes. Default: 65,536.
+    /// be merged, no further address is locked out, and [`Stats::rejected_locks`](crate::Stats) counts it.
+    /// Each lock takes about 300 bytes. Default: 65,536.
     pub fn max_locks(mut self, locks: usize) -> Self {
         self.max_locks = locks;
         self
@@ -386,7 +386,7 @@ impl Config {
             "default_rate_limit_per_minute",
             self.default_rate_limit_per_minute,
         )?;
-        crate::input::limit("ip_block_threshold", self.ip_block_threshold)?;
+        crate::input::limit("lockout_threshold", self.lockout_threshold)?;
         crate::input::field_name("key_header", &self.key_header)?;
         if self.key_header.eq_ignore_ascii_case("authorization") {
             return Err(InvalidInput::new(

@@ -91,7 +91,7 @@ impl Denial {
     }
 
     /// Returns the name of the limit that refused the request, as in header fields; `None` without one.
-    pub fn rule(&self) -> Option<String> {
+    pub fn limit_name(&self) -> Option<String> {
         self.limit.as_ref().map(|limit| limit.rule.name())
     }
 

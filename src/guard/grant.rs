@@ -67,7 +67,7 @@ pub(super) struct Extra {
     pub(super) route_rules: Vec<Rule>,
     pub(super) receipt: Receipt,
     /// The names of the rules and routes in shadow mode that would have refused the request.
-    pub(super) shadowed: Vec<String>,
+    pub(super) shadow_denied: Vec<String>,
 }
 
 /// The path to record. Paths of usual length are stored inline.
@@ -103,11 +103,11 @@ impl Grant {
         at: Moment,
         ip: ClientIp,
         method: Method,
-        shadowed: Vec<String>,
+        shadow_denied: Vec<String>,
     ) -> Self {
-        let extra = (!shadowed.is_empty()).then(|| {
+        let extra = (!shadow_denied.is_empty()).then(|| {
             Box::new(Extra {
-                shadowed,
+                shadow_denied,
                 ..Extra::default()
             })
         });
@@ -151,8 +151,10 @@ impl Grant {
     }
 
     /// Returns the names of limits and routes in shadow mode that would have refused the request.
-    pub fn shadowed(&self) -> &[String] {
-        self.extra.as_ref().map_or(&[], |extra| &extra.shadowed)
+    pub fn shadow_denied(&self) -> &[String] {
+        self.extra
+            .as_ref()
+            .map_or(&[], |extra| &extra.shadow_denied)
     }
 
     /// Checks that the key holds `scope`.
@@ -199,7 +201,7 @@ impl Grant {
 
     /// Returns the header fields of the response: `X-RateLimit-Limit`, `X-RateLimit-Remaining`,
     /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) of the tightest
-    /// limit, and `X-KeyGuard-Shadow` with the names of [`Grant::shadowed`], as a list of strings
+    /// limit, and `X-KeyGuard-Shadow` with the names of [`Grant::shadow_denied`], as a list of strings
     /// (RFC 9651).
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let limit = self.limit_fields();
@@ -217,22 +219,25 @@ impl Grant {
     }
 
     pub(crate) fn shadow_field(&self) -> Option<(&'static str, String)> {
-        if self.shadowed().is_empty() {
+        if self.shadow_denied().is_empty() {
             return None;
         }
-        let names = self.shadowed().iter().map(|name| format!(r#""{name}""#));
+        let names = self
+            .shadow_denied()
+            .iter()
+            .map(|name| format!(r#""{name}""#));
         Some(("X-KeyGuard-Shadow", names.collect::<Vec<_>>().join(", ")))
     }
 
     /// Records the status of the response, and the time since the request was admitted.
     #[inline]
     pub fn finish(self, status: u16) {
-        self.answer(status);
+        self.record_status(status);
     }
 
     /// Like [`Grant::finish`], while the response is still being sent: the request stays in flight.
     #[inline]
-    pub(crate) fn answer(&self, status: u16) {
+    pub(crate) fn record_status(&self, status: u16) {
         let Some(key) = &self.key else { return };
         if key.backends.recorder.is_enabled() && !self.is_recorded.swap(true, Ordering::Relaxed) {
             let event = self.event(key, status);
@@ -276,7 +281,7 @@ impl Drop for Grant {
             };
             limiter.release(demand, receipt.unwrap_or(&None));
         }
-        self.answer(0);
+        self.record_status(0);
     }
 }
 

@@ -32,9 +32,9 @@ pub use self::config::Config;
 pub use self::denial::Denial;
 pub use self::grant::Grant;
 pub use self::request::{HeaderFn, Headers, Request};
-pub use self::verdict::{RuleState, Verdict};
+pub use self::verdict::{LimitStatus, Verdict};
 
-pub(crate) use self::active_locks::{ActiveLocks, auth_failure_rule, refuses};
+pub(crate) use self::active_locks::{ActiveLocks, auth_failure_rule};
 #[cfg(any(unix, feature = "cli"))]
 pub(crate) use self::backends::Storage;
 #[cfg(feature = "cli")]
@@ -50,7 +50,7 @@ pub(crate) use self::fields::LimitFields;
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
-pub(crate) use self::open::exposure_of;
+pub(crate) use self::open::exposure_warning;
 #[cfg(feature = "cli")]
 pub(crate) use self::secret_file::{existing_secret, followed, read_secret, secret_path};
 pub(crate) use self::warnings::Warnings;
@@ -160,7 +160,7 @@ impl Guard {
     /// Whether an address is a trusted proxy.
     #[cfg(feature = "serve")]
     pub(crate) fn trusts(&self, ip: ClientIp) -> bool {
-        self.compiled().policy.trusted_proxies.contains(ip)
+        self.compiled().source.trusted_proxies.contains(ip)
     }
 
     /// Returns the warnings for the administrator.

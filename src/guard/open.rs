@@ -31,7 +31,7 @@ impl Guard {
             Storage::Postgres(_) => file,
         };
         let storage = Storage::of(file)?;
-        let exposure = exposure_of(file);
+        let exposure = exposure_warning(file);
         let shown = storage.shown();
         let policy = match &config.policy_file {
             Some(file) => policy::read(file),
@@ -48,7 +48,7 @@ impl Guard {
         exposure.iter().for_each(|text| warnings.add(text));
         let locks = Arc::new(ActiveLocks::new(
             config.max_locks,
-            NonZeroU32::new(config.ip_block_threshold).unwrap_or(NonZeroU32::MIN),
+            NonZeroU32::new(config.lockout_threshold).unwrap_or(NonZeroU32::MIN),
             config.time_zone.clone(),
             Arc::clone(&warnings),
         ));
@@ -60,10 +60,10 @@ impl Guard {
         )
         .with_sink(config.usage_sink.is_some());
         let recorder = Arc::new(recorder);
-        let networks = store
-            .ip_counters()
+        let ip_windows = store
+            .ip_windows()
             .map_err(|error| unreadable(&shown, error))?;
-        limiter.restore(networks);
+        limiter.restore(ip_windows);
         let policy_handle = Arc::new(PolicyHandle::new(policy));
         let revisions = Arc::new(Revisions::new());
         let policy_reloader = Arc::new(PolicyReloader::new(
@@ -141,7 +141,7 @@ fn unreadable(file: &Path, error: StoreError) -> OpenError {
 
 /// Returns a warning if other users can access a data file. Opening the file makes it private.
 #[cfg(unix)]
-pub(crate) fn exposure_of(file: &Path) -> Option<String> {
+pub(crate) fn exposure_warning(file: &Path) -> Option<String> {
     use crate::sys::ownership::data_file_exposure;
 
     if is_server(file) {
@@ -157,6 +157,6 @@ pub(crate) fn exposure_of(file: &Path) -> Option<String> {
 }
 
 #[cfg(not(unix))]
-pub(crate) fn exposure_of(_: &Path) -> Option<String> {
+pub(crate) fn exposure_warning(_: &Path) -> Option<String> {
     None
 }

@@ -22,7 +22,7 @@ pub(crate) struct PolicyHandle {
 impl PolicyHandle {
     pub(super) fn new(compiled: CompiledPolicy) -> Self {
         Self {
-            is_unrestricted: AtomicBool::new(compiled.lets_everybody_in()),
+            is_unrestricted: AtomicBool::new(compiled.is_unrestricted()),
             compiled: ArcSwap::from_pointee(compiled),
         }
     }
@@ -63,7 +63,7 @@ impl PolicyHandle {
     }
 
     fn replace(&self, compiled: CompiledPolicy) {
-        let is_unrestricted = compiled.lets_everybody_in();
+        let is_unrestricted = compiled.is_unrestricted();
         self.compiled.store(Arc::new(compiled));
         self.is_unrestricted
             .store(is_unrestricted, Ordering::Release);
@@ -181,7 +181,7 @@ impl PolicyReloader {
         if !self.mounts.take_change() {
             return;
         }
-        let warning = self.mounts.warning(&self.policy_handle.load().policy);
+        let warning = self.mounts.warning(&self.policy_handle.load().source);
         self.warnings.set(Topic::Mounts, warning);
     }
 

@@ -12,7 +12,7 @@ use crate::model::OrgId;
 use crate::net::IpKey;
 use crate::time::Moment;
 
-const SLOTS: usize = 1_024;
+const BUCKETS: usize = 1_024;
 
 /// How long an address is observed after a failed authentication: as long as the failure counts.
 const OBSERVED_FOR: Duration = Duration::from_secs(3_600);
@@ -31,47 +31,47 @@ const LOOKUP_INTERVAL: Duration = Duration::from_millis(10);
 /// Headers alone prove nothing, and neither do the keys of one customer, so that forged headers do not
 /// prevent a lock. A client that a trusted proxy names is never detected as a proxy.
 ///
-/// Each address has one slot, by a hash that is seeded per process. A new address replaces only one
+/// Each address has one bucket, by a hash that is seeded per process. A new address replaces only one
 /// without an accepted key, so that guesses from many addresses evict no proxy. The keys of one
-/// organization occupy one slot, the last in which they were the first, so that they cannot fill the
+/// organization occupy one bucket, the last in which they were the first, so that they cannot fill the
 /// table.
 #[derive(Default)]
 pub(super) struct Proxies {
     /// Allocated by the first observation.
-    slots: OnceLock<Box<[Slot]>>,
+    buckets: OnceLock<Box<[Bucket]>>,
     hasher: RandomState,
     /// When a key from a locked address may be looked up again, in nanoseconds.
     next_lookup: AtomicU64,
 }
 
 #[derive(Default)]
-struct Slot {
+struct Bucket {
     /// The hash of the address under observation; 0 for none.
     observed: AtomicU64,
     suspect: Mutex<Option<Suspect>>,
-    /// For the organizations whose hash selects this slot: the index of the slot that they occupy.
+    /// For the organizations whose hash selects this bucket: the index of the bucket that they occupy.
     kept: AtomicUsize,
 }
 
 struct Suspect {
-    network: IpKey,
+    ip_key: IpKey,
     /// The first accepted key.
-    first: Option<Vouched>,
+    first: Option<AcceptedKey>,
     is_proxy: bool,
     failed_at: Moment,
 }
 
 /// An accepted key: its organization, and a hash of the client in the headers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Vouched {
+pub(super) struct AcceptedKey {
     pub(super) org: OrgId,
     pub(super) client: u64,
 }
 
 impl Suspect {
-    fn new(network: IpKey, failed_at: Moment) -> Self {
+    fn new(ip_key: IpKey, failed_at: Moment) -> Self {
         Self {
-            network,
+            ip_key,
             first: None,
             is_proxy: false,
             failed_at,
@@ -91,31 +91,33 @@ impl Suspect {
 impl Proxies {
     /// Starts or extends the observation of an address that failed to authenticate.
     #[cold]
-    pub(super) fn observe(&self, network: IpKey, now: Moment) {
-        let slots = self
-            .slots
-            .get_or_init(|| std::iter::repeat_with(Slot::default).take(SLOTS).collect());
-        let hash = self.hash(network);
-        let slot = slot(slots, hash);
-        let mut suspect = slot.suspect.lock();
+    pub(super) fn observe(&self, ip_key: IpKey, now: Moment) {
+        let buckets = self.buckets.get_or_init(|| {
+            std::iter::repeat_with(Bucket::default)
+                .take(BUCKETS)
+                .collect()
+        });
+        let hash = self.hash(ip_key);
+        let bucket = bucket(buckets, hash);
+        let mut suspect = bucket.suspect.lock();
         match &mut *suspect {
-            Some(known) if known.network == network && !known.is_over(now) => known.failed_at = now,
+            Some(known) if known.ip_key == ip_key && !known.is_over(now) => known.failed_at = now,
             Some(other) if other.first.is_some() && !other.is_over(now) => {}
             _ => {
-                *suspect = Some(Suspect::new(network, now));
-                slot.observed.store(hash, Ordering::Relaxed);
+                *suspect = Some(Suspect::new(ip_key, now));
+                bucket.observed.store(hash, Ordering::Relaxed);
             }
         }
     }
 
     /// Whether the address is under observation.
     #[inline]
-    pub(super) fn observes(&self, network: impl FnOnce() -> Option<IpKey>) -> bool {
-        match self.slots.get() {
+    pub(super) fn observes(&self, ip_key: impl FnOnce() -> Option<IpKey>) -> bool {
+        match self.buckets.get() {
             None => false,
-            Some(slots) => network().is_some_and(|network| {
-                let hash = self.hash(network);
-                slot(slots, hash).observed.load(Ordering::Relaxed) == hash
+            Some(buckets) => ip_key().is_some_and(|ip_key| {
+                let hash = self.hash(ip_key);
+                bucket(buckets, hash).observed.load(Ordering::Relaxed) == hash
             }),
         }
     }
@@ -123,43 +125,43 @@ impl Proxies {
     /// Notes a key that was accepted from an address under observation. Returns whether this shows that
     /// the address is a proxy.
     #[cold]
-    pub(super) fn vouch(&self, network: IpKey, vouched: Vouched, now: Moment) -> bool {
-        let Some(slots) = self.slots.get() else {
+    pub(super) fn note_accepted(&self, ip_key: IpKey, key: AcceptedKey, now: Moment) -> bool {
+        let Some(buckets) = self.buckets.get() else {
             return false;
         };
-        let hash = self.hash(network);
-        let slot = slot(slots, hash);
-        let mut suspect = slot.suspect.lock();
-        let Some(known) = suspect.as_mut().filter(|known| known.network == network) else {
+        let hash = self.hash(ip_key);
+        let bucket = bucket(buckets, hash);
+        let mut suspect = bucket.suspect.lock();
+        let Some(known) = suspect.as_mut().filter(|known| known.ip_key == ip_key) else {
             return false;
         };
         if known.is_over(now) {
             *suspect = None;
-            slot.observed.store(0, Ordering::Relaxed);
+            bucket.observed.store(0, Ordering::Relaxed);
             return false;
         }
         let Some(first) = known.first else {
-            known.first = Some(vouched);
+            known.first = Some(key);
             drop(suspect);
-            self.occupy(slots, hash as usize % SLOTS, vouched.org);
+            self.occupy(buckets, hash as usize % BUCKETS, key.org);
             return false;
         };
-        let differs = first.org != vouched.org && first.client != vouched.client;
+        let differs = first.org != key.org && first.client != key.client;
         if differs && !known.is_proxy {
             known.is_proxy = true;
-            slot.observed.store(0, Ordering::Relaxed);
+            bucket.observed.store(0, Ordering::Relaxed);
             return true;
         }
         false
     }
 
-    /// Frees the other slot that an organization occupies.
-    fn occupy(&self, slots: &[Slot], index: usize, org: OrgId) {
-        let before = slot(slots, self.hash(org))
+    /// Frees the other bucket that an organization occupies.
+    fn occupy(&self, buckets: &[Bucket], index: usize, org: OrgId) {
+        let before = bucket(buckets, self.hash(org))
             .kept
             .swap(index, Ordering::AcqRel);
         if before != index {
-            let mut suspect = slots[before].suspect.lock();
+            let mut suspect = buckets[before].suspect.lock();
             let suspect = suspect.as_mut().filter(|known| !known.is_proxy);
             if let Some(known) = suspect {
                 known.first.take_if(|first| first.org == org);
@@ -168,12 +170,12 @@ impl Proxies {
     }
 
     /// Whether an address was detected to be a proxy.
-    pub(super) fn contains(&self, network: IpKey, now: Moment) -> bool {
-        let Some(slots) = self.slots.get() else {
+    pub(super) fn contains(&self, ip_key: IpKey, now: Moment) -> bool {
+        let Some(buckets) = self.buckets.get() else {
             return false;
         };
-        let suspect = slot(slots, self.hash(network)).suspect.lock();
-        let known = suspect.as_ref().filter(|known| known.network == network);
+        let suspect = bucket(buckets, self.hash(ip_key)).suspect.lock();
+        let known = suspect.as_ref().filter(|known| known.ip_key == ip_key);
         known.is_some_and(|known| known.is_proxy && !known.is_over(now))
     }
 
@@ -192,8 +194,8 @@ impl Proxies {
     }
 }
 
-fn slot(slots: &[Slot], hash: u64) -> &Slot {
-    &slots[hash as usize % SLOTS]
+fn bucket(buckets: &[Bucket], hash: u64) -> &Bucket {
+    &buckets[hash as usize % BUCKETS]
 }
 
 #[cfg(test)]
@@ -202,29 +204,29 @@ mod tests {
 
     const START: Moment = Moment::from_nanos(1 << 60);
 
-    fn network(text: &str) -> IpKey {
+    fn ip_key(text: &str) -> IpKey {
         text.parse().unwrap()
     }
 
-    fn vouched(org: u64, client: u64) -> Vouched {
+    fn key(org: u64, client: u64) -> AcceptedKey {
         let org = OrgId(org);
-        Vouched { org, client }
+        AcceptedKey { org, client }
     }
 
     #[test]
     fn keys_of_two_organizations_for_two_clients_reveal_a_proxy() {
-        let (proxies, peer) = (Proxies::default(), network("203.0.113.7"));
-        assert!(!proxies.vouch(peer, vouched(1, 1), START));
+        let (proxies, peer) = (Proxies::default(), ip_key("203.0.113.7"));
+        assert!(!proxies.note_accepted(peer, key(1, 1), START));
         proxies.observe(peer, START);
         assert!(proxies.observes(|| Some(peer)));
         // Any clients with one organization, any organizations with one client.
         for (org, client) in [(1, 1), (1, 2), (1, 3), (2, 1)] {
-            assert!(!proxies.vouch(peer, vouched(org, client), START));
+            assert!(!proxies.note_accepted(peer, key(org, client), START));
             assert!(!proxies.contains(peer, START));
         }
-        assert!(proxies.vouch(peer, vouched(2, 2), START));
+        assert!(proxies.note_accepted(peer, key(2, 2), START));
         assert!(proxies.contains(peer, START) && !proxies.observes(|| Some(peer)));
-        assert!(!proxies.contains(network("203.0.113.8"), START));
+        assert!(!proxies.contains(ip_key("203.0.113.8"), START));
         // It remains a proxy for a day after its last failure.
         let later = START.plus(PROXY_FOR);
         assert!(!proxies.contains(peer, later));
@@ -234,47 +236,47 @@ mod tests {
 
     #[test]
     fn an_observation_ends_an_hour_after_the_failure() {
-        let (proxies, peer) = (Proxies::default(), network("203.0.113.7"));
+        let (proxies, peer) = (Proxies::default(), ip_key("203.0.113.7"));
         proxies.observe(peer, START);
-        proxies.vouch(peer, vouched(1, 1), START);
+        proxies.note_accepted(peer, key(1, 1), START);
         let later = START.plus(OBSERVED_FOR);
-        assert!(!proxies.vouch(peer, vouched(2, 2), later));
+        assert!(!proxies.note_accepted(peer, key(2, 2), later));
         assert!(!proxies.observes(|| Some(peer)));
     }
 
     #[test]
     fn guesses_from_many_addresses_evict_no_proxy() {
         let proxies = Proxies::default();
-        let (peer, vouching) = (network("203.0.113.7"), network("203.0.113.8"));
-        for (peer, vouches) in [(peer, 2), (vouching, 1)] {
+        let (peer, accepting) = (ip_key("203.0.113.7"), ip_key("203.0.113.8"));
+        for (peer, accepted) in [(peer, 2), (accepting, 1)] {
             proxies.observe(peer, START);
-            for at in 1..=vouches {
-                proxies.vouch(peer, vouched(at, at), START);
+            for at in 1..=accepted {
+                proxies.note_accepted(peer, key(at, at), START);
             }
         }
         for i in 0..20_000_u32 {
             let [_, a, b, c] = i.to_be_bytes();
-            proxies.observe(network(&format!("10.{a}.{b}.{c}")), START);
+            proxies.observe(ip_key(&format!("10.{a}.{b}.{c}")), START);
         }
         assert!(proxies.contains(peer, START));
-        assert!(proxies.vouch(vouching, vouched(9, 9), START));
+        assert!(proxies.note_accepted(accepting, key(9, 9), START));
     }
 
-    /// Once, one customer kept all slots for an hour, by a key accepted from each of many addresses.
+    /// Once, one customer kept all buckets for an hour, by a key accepted from each of many addresses.
     #[test]
     fn keys_of_one_organization_keep_one_slot() {
         let proxies = Proxies::default();
         for i in 0..20_000_u32 {
             let [_, a, b, c] = i.to_be_bytes();
-            let peer = network(&format!("10.{a}.{b}.{c}"));
+            let peer = ip_key(&format!("10.{a}.{b}.{c}"));
             proxies.observe(peer, START);
-            proxies.vouch(peer, vouched(1, u64::from(i)), START);
+            proxies.note_accepted(peer, key(1, u64::from(i)), START);
         }
-        let slots = proxies.slots.get().unwrap();
-        let is_kept = |slot: &&Slot| {
-            let suspect = slot.suspect.lock();
+        let buckets = proxies.buckets.get().unwrap();
+        let is_kept = |bucket: &&Bucket| {
+            let suspect = bucket.suspect.lock();
             suspect.as_ref().is_some_and(|known| known.first.is_some())
         };
-        assert_eq!(slots.iter().filter(is_kept).count(), 1);
+        assert_eq!(buckets.iter().filter(is_kept).count(), 1);
     }
 }

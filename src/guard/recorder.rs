@@ -203,19 +203,19 @@ impl Recorder {
     /// Counts the rules and routes in shadow mode that would have refused a request, whether or not
     /// another rule refused it.
     #[inline]
-    pub(super) fn count_shadowed(&self, names: &[String]) {
+    pub(super) fn count_shadow_denied(&self, names: &[String]) {
         if self.enabled && !names.is_empty() {
-            self.add_shadowed(names);
+            self.add_shadow_denied(names);
         }
     }
 
     #[cold]
-    fn add_shadowed(&self, names: &[String]) {
-        let shadowed = &mut self.queue().lock().batch.shadowed;
+    fn add_shadow_denied(&self, names: &[String]) {
+        let shadow_denied = &mut self.queue().lock().batch.shadow_denied;
         for name in names {
-            match shadowed.iter_mut().find(|(known, _)| known == name) {
+            match shadow_denied.iter_mut().find(|(known, _)| known == name) {
                 Some((_, count)) => *count += 1,
-                None => shadowed.push((name.clone(), 1)),
+                None => shadow_denied.push((name.clone(), 1)),
             }
         }
     }
@@ -395,9 +395,7 @@ impl Writer {
         self.batch.locks = self.locks.take_changes();
         let changed = self.backends.limiter.take_changed();
         self.batch.balances.clear();
-        let rows = changed
-            .iter()
-            .map(|group| (group.id(), group.take_balances()));
+        let rows = changed.iter().map(|set| (set.id(), set.take_balances()));
         let rows = rows.filter(|(_, balances)| !balances.is_empty());
         self.batch.balances.extend(rows);
         if self.batch.is_empty() {
@@ -429,12 +427,12 @@ impl Writer {
     fn save_windows(&self) -> Result<(), StoreError> {
         const MANY: usize = 4_096;
         let (limiter, clock) = (&self.backends.limiter, self.backends.recorder.clock());
-        let (mut sets, mut addresses) = (Vec::new(), Vec::new());
+        let (mut sets, mut ip_windows) = (Vec::new(), Vec::new());
         for part in 0.. {
             let Some(more) = limiter.windows(part) else {
                 break;
             };
-            addresses.extend(more.addresses);
+            ip_windows.extend(more.ip_windows);
             sets.extend(more.sets);
             if sets.len() >= MANY {
                 self.store
@@ -442,7 +440,7 @@ impl Writer {
             }
         }
         self.store.save_windows(sets, clock.timestamp())?;
-        self.store.save_ip_counters(addresses)
+        self.store.save_ip_windows(ip_windows)
     }
 
     /// Moves the queues into the batch.

@@ -47,7 +47,7 @@ impl Headers for () {
 
 impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for [(N, V)] {
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let named = move |(n, _): &&(N, V)| is_named(n.as_ref(), name);
+        let named = move |(n, _): &&(N, V)| has_name(n.as_ref(), name);
         self.iter().filter(named).map(|(_, value)| value.as_ref())
     }
 }
@@ -66,14 +66,14 @@ impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
 
 impl<N: AsRef<str>, V: AsRef<[u8]>, S> Headers for HashMap<N, V, S> {
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let named = move |(n, _): &(&N, &V)| is_named(n.as_ref(), name);
+        let named = move |(n, _): &(&N, &V)| has_name(n.as_ref(), name);
         self.iter().filter(named).map(|(_, value)| value.as_ref())
     }
 }
 
 impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for BTreeMap<N, V> {
     fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let named = move |(n, _): &(&N, &V)| is_named(n.as_ref(), name);
+        let named = move |(n, _): &(&N, &V)| has_name(n.as_ref(), name);
         self.iter().filter(named).map(|(_, value)| value.as_ref())
     }
 }
@@ -93,7 +93,7 @@ impl<H: Headers + ?Sized> Headers for &H {
 
 /// Inlined, because most names differ in length.
 #[inline(always)]
-fn is_named(sent: &str, name: &str) -> bool {
+fn has_name(sent: &str, name: &str) -> bool {
     sent.len() == name.len() && sent.eq_ignore_ascii_case(name)
 }
 
@@ -162,7 +162,7 @@ pub struct Request<'a, H: ?Sized> {
     pub(super) headers: &'a H,
     pub(super) ip: ClientIp,
     /// Whether a trusted proxy named `ip`, which is then not the address of the peer.
-    pub(super) is_named: bool,
+    pub(super) is_named_by_proxy: bool,
     pub(super) path: &'a str,
     /// Further paths for which the request may have been sent.
     other_paths: &'a [String],
@@ -181,7 +181,7 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         Self {
             headers,
             ip: ip.into(),
-            is_named: false,
+            is_named_by_proxy: false,
             path,
             other_paths: &[],
             method: Method::Other,
@@ -203,7 +203,7 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
     #[cfg(feature = "serve")]
     #[must_use]
     pub(crate) fn named_by_proxy(mut self) -> Self {
-        self.is_named = true;
+        self.is_named_by_proxy = true;
         self
     }
 

@@ -30,10 +30,11 @@ use crate::time::Timestamp;
 pub struct Verdict {
     /// The denial of the request; `None` if it would be admitted.
     pub denial: Option<Denial>,
-    /// The states of all limits that the decision reached.
-    pub rules: Vec<RuleState>,
+    /// The states of all limits that the decision reached: a rule is a limit applied to one key,
+    /// organization or address.
+    pub rules: Vec<LimitStatus>,
     /// The names of limits and routes in shadow mode that would refuse the request.
-    pub shadowed: Vec<String>,
+    pub shadow_denied: Vec<String>,
     /// Whether the decision reached the key. It does not if the path needs none, or if the address alone
     /// is refused.
     pub key_checked: bool,
@@ -46,11 +47,11 @@ impl Verdict {
     }
 }
 
-/// The state of one limit, in a [`Verdict`].
+/// The state of one limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct RuleState {
+pub struct LimitStatus {
     /// The name of the limit, as in header fields.
     pub name: String,
     /// The amount that it admits.
@@ -69,7 +70,7 @@ pub struct RuleState {
     pub overridden_until: Option<Timestamp>,
 }
 
-impl RuleState {
+impl LimitStatus {
     pub(crate) fn new(rule: &Rule, state: LimitState) -> Self {
         Self {
             name: rule.name(),

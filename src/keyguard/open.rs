@@ -58,14 +58,14 @@ impl KeyGuard {
 fn listen(guard: &Arc<Guard>, file: &Path) -> Result<(), OpenError> {
     use std::io::ErrorKind;
 
-    use crate::admin::Listener;
+    use crate::admin::SocketServer;
     use crate::guard::Storage;
 
     if !guard.config().socket || Storage::of(file)?.is_server() {
         return Ok(());
     }
-    match Listener::bind(file, guard) {
-        Ok(listener) => guard.keep_socket_server(Box::new(listener)),
+    match SocketServer::bind(file, guard) {
+        Ok(server) => guard.keep_socket_server(Box::new(server)),
         Err(source) if source.kind() == ErrorKind::AlreadyExists => {
             let path = file.into();
             return Err(OpenError::Socket { path, source });

@@ -70,7 +70,7 @@ impl Balance {
     }
 
     /// Must be called after [`Balance::used_at`] with the same time.
-    pub(crate) fn record(&mut self, now: Timestamp, period: Period, cost: u64) {
+    pub(crate) fn consume(&mut self, now: Timestamp, period: Period, cost: u64) {
         if self.used == 0 && matches!(period, Period::Credits(_)) {
             self.at = now;
         }
@@ -138,7 +138,7 @@ mod tests {
         let mut quota = Balance::default();
         let last_but_one = at("2028-02-28T23:59:59Z");
         assert_eq!(quota.used_at(last_but_one, month, &utc), 0);
-        quota.record(last_but_one, month, 7);
+        quota.consume(last_but_one, month, 7);
         let last = at("2028-02-29T23:59:59.999Z");
         assert_eq!(quota.used_at(last, month, &utc), 7);
         assert_eq!(quota.resets_in(last, month), Some(Duration::from_millis(1)));
@@ -151,7 +151,7 @@ mod tests {
         for period in [Period::Day, Period::Month, period("9 credits +1/s")] {
             let mut quota = Balance::default();
             quota.used_at(at("2026-06-01T00:00:00Z"), period, &utc);
-            quota.record(at("2026-06-01T00:00:00Z"), period, 5);
+            quota.consume(at("2026-06-01T00:00:00Z"), period, 5);
             let before = at("2026-05-31T00:00:00Z");
             assert_eq!(quota.used_at(before, period, &utc), 5, "{period:?}");
         }
@@ -168,7 +168,7 @@ mod tests {
         ] {
             let mut quota = Balance::default();
             quota.used_at(ahead, period, &utc);
-            quota.record(ahead, period, 5);
+            quota.consume(ahead, period, 5);
             assert_eq!(quota.used_at(now, period, &utc), 5, "{period:?}");
             assert_eq!(quota.resets_in(now, period), Some(wait), "{period:?}");
             assert!(
@@ -185,7 +185,7 @@ mod tests {
         let after = |seconds| start.plus(Duration::from_secs(seconds));
         let mut credits = Balance::default();
         credits.used_at(start, period, &utc);
-        credits.record(start, period, 10);
+        credits.consume(start, period, 10);
         assert_eq!(credits.used_at(after(59), period, &utc), 10);
         assert_eq!(credits.used_at(after(60), period, &utc), 7);
         // Exceeds the limit by four, which needs two refill steps.
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(credits.used_at(after(179), period, &utc), 4);
         assert_eq!(credits.used_at(after(10_000), period, &utc), 0);
         // The balance never exceeds the amount.
-        credits.record(after(10_000), period, 5);
+        credits.consume(after(10_000), period, 5);
         assert_eq!(credits.used_at(after(10_059), period, &utc), 5);
         assert_eq!(credits.used_at(after(10_060), period, &utc), 2);
     }
@@ -204,7 +204,7 @@ mod tests {
         let (utc, period) = (TimeZone::utc(), period("10 credits"));
         let now = at("2026-06-01T00:00:00Z");
         let mut credits = Balance::default();
-        credits.record(now, period, 10);
+        credits.consume(now, period, 10);
         assert_eq!(
             credits.used_at(at("2036-06-01T00:00:00Z"), period, &utc),
             10

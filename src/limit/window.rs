@@ -66,7 +66,7 @@ impl SlidingLog {
 
     /// Adds `cost` hits at `now`. The caller ensures that `used + cost` fits 32 bits.
     #[inline]
-    pub(crate) fn record(&mut self, now: Moment, cost: NonZeroU32) {
+    pub(crate) fn consume(&mut self, now: Moment, cost: NonZeroU32) {
         // Avoids a division while the newest run is still growing.
         let grain = if self.used > 0 && now <= self.ends_at(self.newest()) {
             self.newest()
@@ -81,7 +81,7 @@ impl SlidingLog {
         let room = u32::MAX - self.used_at(now);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX).min(room);
         if let Some(cost) = NonZeroU32::new(cost) {
-            self.record(now, cost);
+            self.consume(now, cost);
         }
     }
 
@@ -382,7 +382,7 @@ mod tests {
                 prop_assert_eq!(retry_at, naive.retry_at(now, u64::from(limit), u64::from(asked)));
                 let admitted = used + asked <= limit;
                 if admitted {
-                    log.record(moment, cost(asked));
+                    log.consume(moment, cost(asked));
                 }
                 prop_assert_eq!(admitted, naive.admit(now, u64::from(limit), u64::from(asked)));
             }
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn hits_count_for_exactly_one_window() {
         let mut log = SlidingLog::new(WindowLength::MINUTE);
-        log.record(millis(5), cost(1));
+        log.consume(millis(5), cost(1));
         assert_eq!(log.used_at(millis(60_004)), 1);
         assert_eq!(log.oldest_leaves_at(millis(60_004)), millis(60_005));
         assert_eq!(log.used_at(millis(60_005)), 0);
@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn hits_round_to_the_later_grain() {
         let mut log = SlidingLog::new(WindowLength::MINUTE);
-        log.record(Moment::from_nanos(1), cost(1));
+        log.consume(Moment::from_nanos(1), cost(1));
         assert_eq!(log.used_at(Moment::from_nanos(60_000_000_001)), 1);
         assert_eq!(log.used_at(Moment::from_nanos(60_001_000_000)), 0);
     }
@@ -410,7 +410,7 @@ mod tests {
     fn costly_requests_wait_for_enough_hits_to_expire() {
         let mut log = SlidingLog::new(WindowLength::MINUTE);
         for second in 0..10 {
-            log.record(millis(second * 1_000), cost(1));
+            log.consume(millis(second * 1_000), cost(1));
         }
         let now = millis(10_000);
         assert_eq!(log.retry_at(now, 10, cost(1)), millis(60_000));
@@ -424,7 +424,7 @@ mod tests {
         let per_grain = cost(u32::MAX / 60_001);
         for ms in 0..200_000 {
             log.used_at(millis(ms));
-            log.record(millis(ms), per_grain);
+            log.consume(millis(ms), per_grain);
         }
         assert!(
             log.older.capacity() <= 512 * 1024,
@@ -438,7 +438,7 @@ mod tests {
         let mut log = SlidingLog::new(WindowLength::MINUTE);
         for second in 0..600 {
             log.used_at(millis(second * 1_000));
-            log.record(millis(second * 1_000), cost(1));
+            log.consume(millis(second * 1_000), cost(1));
         }
         assert_eq!(log.used, 60);
         assert!(

@@ -200,15 +200,15 @@ fn concurrent_requests_are_limited_until_they_are_released(fixture: &Fixture) {
 
 fn a_limit_in_shadow_mode_refuses_nothing(fixture: &Fixture) {
     let rules = limits(&["5/min", "2/min shadow", "1 credits shadow"]);
-    let mut shadow_denied = Vec::new();
+    let mut skipped = Vec::new();
     for _ in 0..5 {
         let Admission::Admitted(state, receipt) = fixture.admit(1, &rules, 1) else {
             panic!("refused");
         };
         assert_eq!(state.rule, 0);
-        shadow_denied.push(receipt.map_or(0, |remarks| remarks.shadow_denied.len()));
+        skipped.push(receipt.map_or(0, |remarks| remarks.skipped.len()));
     }
-    assert_eq!(shadow_denied, [0, 1, 2, 2, 2]);
+    assert_eq!(skipped, [0, 1, 2, 2, 2]);
     assert_eq!(fixture.remaining(1, &rules), [0, 0, 0]);
     let refused = fixture.admit(1, &rules, 1);
     assert!(matches!(

@@ -152,7 +152,7 @@ pub(crate) trait Limiter: Send + Sync + 'static {
 #[derive(Default)]
 pub(crate) struct SavedWindows {
     pub(crate) sets: Vec<(SubjectId, Vec<SavedCounter>)>,
-    pub(crate) addresses: Vec<SavedIpWindow>,
+    pub(crate) ip_windows: Vec<SavedIpWindow>,
 }
 
 /// The condition of a limiter.
@@ -212,8 +212,9 @@ pub(crate) type Receipt = Option<Box<Remarks>>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Remarks {
-    /// The indexes of rules in shadow mode that would have refused. Nothing was consumed from them.
-    pub(crate) shadow_denied: SmallVec<[u16; 8]>,
+    /// The indexes of the rules that consumed nothing: those in shadow mode that would have refused, and
+    /// those for which there was no room.
+    pub(crate) skipped: SmallVec<[u16; 8]>,
     /// When the remote server admitted the request, by its clock.
     pub(crate) remote_at: Option<u64>,
     /// Whether the request was admitted without being counted.
@@ -221,15 +222,15 @@ pub(crate) struct Remarks {
 }
 
 #[cold]
-fn deny_in_shadow(receipt: &mut Receipt, index: usize) {
+fn mark_skipped(receipt: &mut Receipt, index: usize) {
     let index = u16::try_from(index).unwrap_or(u16::MAX);
-    receipt.get_or_insert_default().shadow_denied.push(index);
+    receipt.get_or_insert_default().skipped.push(index);
 }
 
 #[inline]
-fn is_shadow_denied(receipt: &Receipt, index: usize) -> bool {
+fn is_skipped(receipt: &Receipt, index: usize) -> bool {
     let remarks = receipt.as_deref();
-    remarks.is_some_and(|remarks| remarks.shadow_denied.contains(&(index as u16)))
+    remarks.is_some_and(|remarks| remarks.skipped.contains(&(index as u16)))
 }
 
 /// The state of one rule.

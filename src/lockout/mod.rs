@@ -38,14 +38,14 @@ impl AuthFailure {
 
     /// The lock imposed after too many failures. Web pages can send keyless requests from a
     /// visitor's address, so such a lock only refuses keyless requests.
-    pub(crate) fn lock(self, network: IpKey, now: Timestamp) -> Lock {
-        let (refuses, cause) = match self {
-            Self::BadKey => (Refuses::All, LockCause::BadKeys),
-            Self::MissingKey => (Refuses::Keyless, LockCause::MissingKeys),
+    pub(crate) fn lock(self, ip: IpKey, now: Timestamp) -> Lock {
+        let (scope, cause) = match self {
+            Self::BadKey => (LockScope::All, LockCause::BadKeys),
+            Self::MissingKey => (LockScope::Keyless, LockCause::MissingKeys),
         };
         Lock {
-            network,
-            refuses,
+            ip,
+            scope,
             cause,
             since: now,
             until: now.plus(DEFAULT_LOCK),
@@ -55,25 +55,12 @@ impl AuthFailure {
     }
 }
 
-/// The scope of a lock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum LockScope {
-    /// All paths.
-    #[default]
-    Global,
-    /// For a manual lock, one path. For an automatic lock, all paths of the exceeded
-    /// [`Route`](crate::Route) or [`IpLimit`](crate::IpLimit).
-    Path,
-}
-
-/// The requests that a lock refuses.
+/// The scope of a lock: the requests that it refuses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub enum Refuses {
+pub enum LockScope {
     /// All requests.
     All,
     /// Requests without a key.
@@ -81,18 +68,18 @@ pub enum Refuses {
     /// Requests for this path in any reading. The path is decoded, without empty and dot segments,
     /// and cut at 256 bytes.
     Path(String),
-    /// Requests that match the [`Route`](crate::Route), or are checked against the
-    /// [`IpLimit`](crate::IpLimit), of this name.
-    Route(String),
+    /// Requests under the limit per address of this name: those that match the
+    /// [`Route`](crate::Route), or are checked against the [`IpLimit`](crate::IpLimit), of this name.
+    IpLimit(String),
 }
 
-impl fmt::Display for Refuses {
+impl fmt::Display for LockScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("all requests"),
             Self::Keyless => f.write_str("requests without a key"),
             Self::Path(path) => f.write_str(path),
-            Self::Route(name) => write!(f, "route `{name}`"),
+            Self::IpLimit(name) => write!(f, "requests under limit `{name}`"),
         }
     }
 }
@@ -107,7 +94,8 @@ pub enum LockCause {
     BadKeys,
     /// Too many requests without a key within an hour.
     MissingKeys,
-    /// The [`IpLimit`](crate::IpLimit) of this name was exceeded.
+    /// The limit per address of the [`Route`](crate::Route) or [`IpLimit`](crate::IpLimit) of this name
+    /// was exceeded.
     IpLimit(String),
     /// Set by an administrator.
     Manual,
@@ -135,15 +123,15 @@ impl fmt::Display for LockCause {
     }
 }
 
-/// A lock.
+/// A lock: requests of `ip` within `scope` are refused until `until`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Lock {
-    /// The locked client.
-    pub network: IpKey,
+    /// The locked address or network.
+    pub ip: IpKey,
     /// The refused requests.
-    pub refuses: Refuses,
+    pub scope: LockScope,
     /// The cause.
     pub cause: LockCause,
     /// Start time.
@@ -234,15 +222,15 @@ impl Lock {
     /// The id of the lock.
     pub(crate) fn id(&self) -> LockId {
         LockId {
-            network: self.network,
-            refuses: self.refuses.clone(),
+            ip: self.ip,
+            scope: self.scope.clone(),
             is_manual: self.is_manual(),
         }
     }
 
     /// Whether the lock has this id.
     fn is_same(&self, id: &LockId) -> bool {
-        self.network == id.network && self.refuses == id.refuses && self.is_manual() == id.is_manual
+        self.ip == id.ip && self.scope == id.scope && self.is_manual() == id.is_manual
     }
 
     fn is_manual(&self) -> bool {
@@ -255,7 +243,7 @@ impl Lock {
 /// manual ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LockId {
-    pub(crate) network: IpKey,
-    pub(crate) refuses: Refuses,
+    pub(crate) ip: IpKey,
+    pub(crate) scope: LockScope,
     pub(crate) is_manual: bool,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
-use super::{Lock, LockCause, LockId, Refuses};
+use super::{Lock, LockCause, LockId, LockScope};
 use crate::net::IpKey;
 use crate::time::Timestamp;
 
@@ -92,23 +92,23 @@ impl Locks {
         self.len.load(Ordering::Acquire)
     }
 
-    /// The lock status of a client. `refused` tells whether a lock applies to the request.
-    /// `refused` and `now` are called only if the client has a lock.
+    /// The lock status of a client. `applies` tells whether a lock applies to the request.
+    /// `applies` and `now` are called only if the client has a lock.
     #[inline]
     pub(crate) fn lock_status(
         &self,
-        network: IpKey,
-        refused: impl Fn(&Refuses) -> bool,
+        ip_key: IpKey,
+        applies: impl Fn(&LockScope) -> bool,
         now: impl FnOnce() -> Timestamp,
     ) -> Option<Box<LockStatus>> {
         if self.len() == 0 {
             return None;
         }
-        let shard = self.shard(network);
+        let shard = self.shard(ip_key);
         if shard.len.load(Ordering::Acquire) == 0 {
             return None;
         }
-        shard.lock_status(network, refused, now)
+        shard.lock_status(ip_key, applies, now)
     }
 
     /// Adds a lock, [joined](Lock::joined) with an existing one. Returns false if the table is full
@@ -133,7 +133,7 @@ impl Locks {
         if let Some(lock) = lock {
             return self.insert(lock, now, false, |_| ());
         }
-        let shard = self.shard(id.network);
+        let shard = self.shard(id.ip);
         self.retain(shard, &mut shard.locks.lock(), |lock| lock.id() != id);
         true
     }
@@ -157,12 +157,12 @@ impl Locks {
     }
 
     fn insert(&self, lock: Lock, now: Timestamp, is_certain: bool, note: impl Fn(LockId)) -> bool {
-        let shard = self.shard(lock.network);
+        let shard = self.shard(lock.ip);
         let id = lock.id();
         loop {
             {
                 let mut locks = shard.locks.lock();
-                let known = locks.entry(lock.network).or_default();
+                let known = locks.entry(lock.ip).or_default();
                 if let Some(found) = known.iter_mut().find(|known| known.is_same(&id)) {
                     let joined = lock.joined(found);
                     if joined != *found {
@@ -178,7 +178,7 @@ impl Locks {
                     return true;
                 }
                 if known.is_empty() {
-                    locks.remove(&lock.network);
+                    locks.remove(&lock.ip);
                 }
             }
             if !self.make_room(now) {
@@ -188,11 +188,11 @@ impl Locks {
     }
 
     /// Removes and returns the locks of a client for which `matches` is true.
-    pub(crate) fn remove(&self, network: IpKey, matches: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
-        let shard = self.shard(network);
+    pub(crate) fn remove(&self, ip_key: IpKey, matches: impl Fn(&LockScope) -> bool) -> Vec<Lock> {
+        let shard = self.shard(ip_key);
         let mut locks = shard.locks.lock();
         let removed = self.retain(shard, &mut locks, |lock| {
-            lock.network != network || !matches(&lock.refuses)
+            lock.ip != ip_key || !matches(&lock.scope)
         });
         self.changed.lock().extend(removed.iter().map(Lock::id));
         removed
@@ -270,22 +270,22 @@ impl Locks {
     }
 
     /// The locks of a client for which `matches` is true.
-    pub(crate) fn of(&self, network: IpKey, matches: impl Fn(&Refuses) -> bool) -> Vec<Lock> {
-        let locks = self.shard(network).locks.lock();
-        let known = locks.get(&network).into_iter().flatten();
-        let matching = known.filter(|lock| matches(&lock.refuses));
+    pub(crate) fn of(&self, ip_key: IpKey, matches: impl Fn(&LockScope) -> bool) -> Vec<Lock> {
+        let locks = self.shard(ip_key).locks.lock();
+        let known = locks.get(&ip_key).into_iter().flatten();
+        let matching = known.filter(|lock| matches(&lock.scope));
         matching.cloned().collect()
     }
 
     pub(crate) fn get(&self, id: &LockId) -> Option<Lock> {
-        let locks = self.shard(id.network).locks.lock();
-        let mut known = locks.get(&id.network)?.iter();
+        let locks = self.shard(id.ip).locks.lock();
+        let mut known = locks.get(&id.ip)?.iter();
         known.find(|lock| lock.is_same(id)).cloned()
     }
 
     #[inline]
-    fn shard(&self, network: IpKey) -> &Shard {
-        &self.shards[self.hasher.hash_one(network.parent()) as usize % SHARDS]
+    fn shard(&self, ip_key: IpKey) -> &Shard {
+        &self.shards[self.hasher.hash_one(ip_key.parent()) as usize % SHARDS]
     }
 
     /// Reserves an entry, beyond the capacity if `is_certain`.
@@ -360,7 +360,7 @@ impl Locks {
             // The merged locks are fewer, so they fit.
             if let Some(merged) = merged(members) {
                 changed.push(merged.id());
-                locks.entry(merged.network).or_default().push(merged);
+                locks.entry(merged.ip).or_default().push(merged);
                 self.len.fetch_add(1, Ordering::AcqRel);
                 shard.len.fetch_add(1, Ordering::Release);
             }
@@ -389,14 +389,14 @@ impl Shard {
     #[cold]
     fn lock_status(
         &self,
-        network: IpKey,
-        refused: impl Fn(&Refuses) -> bool,
+        ip_key: IpKey,
+        applies: impl Fn(&LockScope) -> bool,
         now: impl FnOnce() -> Timestamp,
     ) -> Option<Box<LockStatus>> {
         let locks = self.locks.lock();
-        let parent = network.parent();
-        let own = locks.get(&network);
-        let around = locks.get(&parent).filter(|_| parent != network);
+        let parent = ip_key.parent();
+        let own = locks.get(&ip_key);
+        let around = locks.get(&parent).filter(|_| parent != ip_key);
         if own.is_none() && around.is_none() {
             return None;
         }
@@ -406,9 +406,9 @@ impl Shard {
             if lock.until <= now {
                 continue;
             }
-            let until = match (&lock.refuses, &lock.cause) {
-                (Refuses::Keyless, _) => &mut lock_status.keyless,
-                (refuses, _) if !refused(refuses) => continue,
+            let until = match (&lock.scope, &lock.cause) {
+                (LockScope::Keyless, _) => &mut lock_status.keyless,
+                (scope, _) if !applies(scope) => continue,
                 (_, LockCause::Manual) => &mut lock_status.manual,
                 (_, LockCause::IpLimit(_)) => &mut lock_status.limits,
                 (_, LockCause::BadKeys | LockCause::MissingKeys) => &mut lock_status.auth_failures,
@@ -422,7 +422,7 @@ impl Shard {
 /// The id of the lock into which an automatic lock can be merged.
 fn family(lock: &Lock) -> LockId {
     LockId {
-        network: lock.network.parent(),
+        ip: lock.ip.parent(),
         ..lock.id()
     }
 }
@@ -442,7 +442,7 @@ fn merged(members: &[Lock]) -> Option<Lock> {
     let latest = members.iter().max_by_key(|lock| lock.until)?;
     let cause = members.iter().map(|lock| &lock.cause);
     Some(Lock {
-        network: latest.network.parent(),
+        ip: latest.ip.parent(),
         cause: cause.max_by_key(|cause| cause.rank())?.clone(),
         since: members.iter().map(|lock| lock.since).min()?,
         ..latest.clone()

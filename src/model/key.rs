@@ -112,7 +112,7 @@ impl Key {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LimitOverride {
     /// The name of the limit, as in header fields and the dry run.
-    pub rule: String,
+    pub limit: String,
     /// Time from which the limit counts again.
     pub until: Timestamp,
 }

@@ -60,7 +60,7 @@ impl Secret {
 
     /// Derives the key for hashing addresses in Redis key names.
     #[cfg(feature = "redis")]
-    pub(crate) fn network_naming_key(&self) -> [u8; 32] {
+    pub(crate) fn ip_hash_key(&self) -> [u8; 32] {
         blake3::derive_key("keyguard 2026-11-24 network name v1", &self.0)
     }
 

@@ -243,7 +243,7 @@ impl<'de> Deserialize<'de> for CidrSet {
 mod tests {
     use super::*;
 
-    fn holds(set: &str, address: &str) -> bool {
+    fn contains(set: &str, address: &str) -> bool {
         let set: CidrSet = set.parse().unwrap();
         set.contains(address.parse::<ClientIp>().unwrap())
     }
@@ -266,7 +266,7 @@ mod tests {
             ("10.1.0.0/16, 10.3.0.0/16", "10.3.0.0"),
             ("local", "local"),
         ] {
-            assert!(holds(set, address), "{set} {address}");
+            assert!(contains(set, address), "{set} {address}");
         }
         for (set, address) in [
             ("10.0.0.0/8", "11.0.0.0"),
@@ -276,7 +276,7 @@ mod tests {
             ("0.0.0.0/0,::/0", "local"),
             ("", "10.0.0.1"),
         ] {
-            assert!(!holds(set, address), "{set} {address}");
+            assert!(!contains(set, address), "{set} {address}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::policy::path::Matcher;
 /// A policy compiled for fast matching.
 #[derive(Debug)]
 pub(crate) struct CompiledPolicy {
-    pub(crate) policy: Policy,
+    pub(crate) source: Policy,
     /// Matches protected patterns first, then routes.
     matcher: Matcher,
     /// Index of the first route in the matcher.
@@ -65,7 +65,7 @@ pub(crate) enum Access {
     /// No key is required.
     Open,
     /// A key would be required if a route were not in shadow mode.
-    OpenForNow,
+    OpenInShadow,
     /// A key is required.
     Protected,
     /// The path has too many readings to be matched with the rules.
@@ -96,13 +96,13 @@ impl CompiledPolicy {
                 Some(protected) => protected.is_empty().then_some(Access::Open),
             },
             routes,
-            policy,
+            source: policy,
         }
     }
 
     /// Whether no rule applies to a request before its key is known.
-    pub(crate) fn lets_everybody_in(&self) -> bool {
-        let Policy { allow, deny, .. } = &self.policy;
+    pub(crate) fn is_unrestricted(&self) -> bool {
+        let Policy { allow, deny, .. } = &self.source;
         self.everywhere == Some(Access::Protected)
             && allow.is_empty()
             && deny.is_empty()
@@ -112,7 +112,7 @@ impl CompiledPolicy {
     /// Whether the client may differ from the peer.
     #[inline]
     pub(crate) fn names_clients(&self) -> bool {
-        !self.policy.trusted_proxies.is_empty() || !self.policy.nat64_prefixes.is_empty()
+        !self.source.trusted_proxies.is_empty() || !self.source.nat64_prefixes.is_empty()
     }
 
     #[inline]
@@ -124,7 +124,7 @@ impl CompiledPolicy {
     }
 
     fn match_target(&self, target: &str, method: Method) -> RouteMatch<'_> {
-        let mut exempt = self.policy.exempt.iter();
+        let mut exempt = self.source.exempt.iter();
         if exempt.any(|path| path.matches(target, method)) {
             return RouteMatch::without_routes(Access::Exempt);
         }
@@ -148,7 +148,7 @@ impl CompiledPolicy {
             is_open |= route
                 .opens
                 .as_ref()
-                .is_some_and(|path| path.matches_surely(target, method, self.policy.ignore_case));
+                .is_some_and(|path| path.matches_surely(target, method, self.source.ignore_case));
             found.limits_keys |= !route.key_rules.is_empty();
             found.limits_addresses |= !route.ip_rules.is_empty();
             found.routes.push(route);
@@ -156,7 +156,7 @@ impl CompiledPolicy {
         is_protected &= !is_open;
         found.access = match (is_protected || requires_key, would_require) {
             (true, _) => Access::Protected,
-            (false, true) => Access::OpenForNow,
+            (false, true) => Access::OpenInShadow,
             (false, false) => Access::Open,
         };
         found
@@ -169,19 +169,19 @@ impl CompiledPolicy {
     /// Whether there are allow or deny lists.
     #[inline]
     pub(crate) fn has_lists(&self) -> bool {
-        !self.policy.allow.is_empty() || !self.policy.deny.is_empty()
+        !self.source.allow.is_empty() || !self.source.deny.is_empty()
     }
 
     /// Whether the lists refuse an address.
     pub(crate) fn denies(&self, ip: ClientIp) -> bool {
-        let Policy { allow, deny, .. } = &self.policy;
+        let Policy { allow, deny, .. } = &self.source;
         deny.contains(ip) || (!allow.is_empty() && !allow.contains(ip))
     }
 
     /// Whether an address is exempt from counting of failed authentications and from automatic
     /// locks.
     pub(crate) fn is_exempt(&self, ip: ClientIp) -> bool {
-        self.policy.never_lock.contains(ip) || self.policy.trusted_proxies.contains(ip)
+        self.source.never_lock.contains(ip) || self.source.trusted_proxies.contains(ip)
     }
 }
 

@@ -150,7 +150,7 @@ impl Lockout {
     }
 
     /// Failures per hour above which an address is locked. Default:
-    /// [`Config::ip_block_threshold`](crate::Config::ip_block_threshold).
+    /// [`Config::lockout_threshold`](crate::Config::lockout_threshold).
     pub fn threshold(mut self, failures: u32) -> Self {
         self.threshold = Some(failures);
         self

@@ -97,7 +97,7 @@ async fn decide(guard: &KeyGuard, check: &CheckRequest) -> Result<CheckResponse,
     let compiled = guard.inner.compiled_full();
     let names = [
         guard.inner.config().key_header.as_str(),
-        compiled.policy.client_ip_header.name(),
+        compiled.source.client_ip_header.name(),
     ];
     let values = [check.key.as_deref(), check.client_ip_header.as_deref()];
     let headers = names.into_iter().zip(values);

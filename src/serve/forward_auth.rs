@@ -42,7 +42,7 @@ pub(super) async fn respond(guard: &KeyGuard, trusted: &CidrSet, parts: &Parts) 
     let client = match named_by_proxy(&guard.inner, trusted, &compiled, &parts.headers) {
         Ok(Some(client)) => client,
         Ok(None) => {
-            let header = compiled.policy.client_ip_header.name();
+            let header = compiled.source.client_ip_header.name();
             return Err(unclear(&format!("`{header}` does not contain the client")));
         }
         Err(_) => {

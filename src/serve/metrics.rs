@@ -97,10 +97,10 @@ fn render(stats: &Stats) -> String {
             stats.dropped,
         ),
         (
-            "unlocked_total",
+            "rejected_locks_total",
             "counter",
-            "Clients not locked out, because the lock table was full.",
-            stats.unlocked,
+            "Locks that were not made, because the table of locks was full.",
+            stats.rejected_locks,
         ),
         (
             "sink_failures_total",
@@ -137,13 +137,16 @@ fn render(stats: &Stats) -> String {
     }
     head(
         &mut out,
-        "shadowed_total",
+        "shadow_denied_total",
         "counter",
-        "Requests that rules in shadow mode would have refused.",
+        "Requests that limits and routes in shadow mode would have refused.",
     );
-    for (rule, count) in &stats.shadowed {
+    for (rule, count) in &stats.shadow_denied {
         let rule = rule.replace('\\', "\\\\").replace('"', "\\\"");
-        let _ = writeln!(out, "keyguard_shadowed_total{{rule=\"{rule}\"}} {count}");
+        let _ = writeln!(
+            out,
+            "keyguard_shadow_denied_total{{rule=\"{rule}\"}} {count}"
+        );
     }
     out
 }

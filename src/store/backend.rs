@@ -106,8 +106,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), StoreError>;
     /// Replaces all stored windows of addresses.
-    fn save_ip_counters(&self, counters: Vec<SavedIpWindow>) -> Result<(), StoreError>;
-    fn ip_counters(&self) -> Result<Vec<SavedIpWindow>, StoreError>;
+    fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError>;
+    fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError>;
     /// Deletes stored windows.
     fn delete_counters(
         &self,

@@ -80,7 +80,7 @@ fn shape(batch: &UsageBatch) -> Shape {
     (
         batch.events.len(),
         batch.paths.len(),
-        batch.refusals.len() + batch.shadowed.len(),
+        batch.refusals.len() + batch.shadow_denied.len(),
         batch.dropped,
     )
 }

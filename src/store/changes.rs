@@ -203,7 +203,7 @@ pub(crate) struct NewOverride {
 impl NewOverride {
     fn apply(&self, overrides: &mut Vec<LimitOverride>) {
         let new = &self.limit_override;
-        overrides.retain(|known| known.rule != new.rule && known.until > self.now);
+        overrides.retain(|known| known.limit != new.limit && known.until > self.now);
         if new.until > self.now {
             overrides.push(new.clone());
         }

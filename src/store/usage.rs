@@ -20,7 +20,7 @@ pub(crate) struct UsageBatch {
     /// All balances of each subject. These are states, not differences: writing them twice is harmless.
     pub(crate) balances: Vec<(SubjectId, Vec<SavedCounter>)>,
     /// Refusals by rules in shadow mode, by the name of the rule.
-    pub(crate) shadowed: Vec<(String, u64)>,
+    pub(crate) shadow_denied: Vec<(String, u64)>,
     /// States of locks. A removed lock has ended.
     pub(crate) locks: Vec<LockChange>,
     /// The time of [`locks`](Self::locks).
@@ -37,7 +37,7 @@ impl UsageBatch {
             && self.refusals.is_empty()
             && self.balances.is_empty()
             && self.locks.is_empty()
-            && self.shadowed.is_empty()
+            && self.shadow_denied.is_empty()
             && self.dropped == 0
     }
 
@@ -59,7 +59,7 @@ impl UsageBatch {
         self.balances.append(&mut other.balances);
         self.locks.append(&mut other.locks);
         self.now = self.now.max(other.now);
-        self.shadowed.append(&mut other.shadowed);
+        self.shadow_denied.append(&mut other.shadow_denied);
         self.dropped += std::mem::take(&mut other.dropped);
     }
 
@@ -70,7 +70,7 @@ impl UsageBatch {
         self.refusals.clear();
         self.balances.clear();
         self.locks.clear();
-        self.shadowed.clear();
+        self.shadow_denied.clear();
         self.dropped = 0;
     }
 }

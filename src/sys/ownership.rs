@@ -55,7 +55,7 @@ mod unix {
     pub(crate) fn exposure(path: &Path, file: &Metadata, owner: Option<u32>) -> Option<Exposure> {
         let me = rustix::process::geteuid().as_raw();
         let mode = file.permissions().mode() & 0o777;
-        let (problem, command) = exposure_of(kind_of(file), file.uid(), mode, me, owner)?;
+        let (problem, command) = exposure_by_mode(kind_of(file), file.uid(), mode, me, owner)?;
         let path = quoted(&path.display().to_string());
         let command = format!("{command} {path}");
         Some(Exposure { problem, command })
@@ -85,7 +85,7 @@ mod unix {
         }
     }
 
-    fn exposure_of(
+    fn exposure_by_mode(
         kind: Kind,
         uid: u32,
         mode: u32,
@@ -179,7 +179,7 @@ mod unix {
                 (MALLORY, 0o600, ALICE, Some(ALICE), Some("chown 1000")),
             ] {
                 let found =
-                    exposure_of(Kind::File, uid, mode, me, owner).map(|(_, command)| command);
+                    exposure_by_mode(Kind::File, uid, mode, me, owner).map(|(_, command)| command);
                 assert_eq!(found.as_deref(), expected, "{mode:o} of {uid} read by {me}");
             }
         }
@@ -194,7 +194,7 @@ mod unix {
                 (Kind::Other, ALICE, 0o622, Some("chmod 600")),
                 (Kind::Other, MALLORY, 0o600, Some("ls -l")),
             ] {
-                let found = exposure_of(kind, uid, mode, ALICE, Some(ALICE));
+                let found = exposure_by_mode(kind, uid, mode, ALICE, Some(ALICE));
                 let command = found.map(|(_, command)| command);
                 assert_eq!(command.as_deref(), expected, "{kind:?} {mode:o} of {uid}");
             }

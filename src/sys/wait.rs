@@ -15,8 +15,8 @@ pub(crate) enum MaybeReady<'a, T> {
 
 #[cfg(any(feature = "redis", feature = "postgres"))]
 impl<'a, T> MaybeReady<'a, T> {
-    pub(crate) fn later(answer: impl Future<Output = T> + Send + 'a) -> Self {
-        Self::Later(Box::pin(answer))
+    pub(crate) fn later(future: impl Future<Output = T> + Send + 'a) -> Self {
+        Self::Later(Box::pin(future))
     }
 }
 
@@ -24,8 +24,8 @@ impl<T> MaybeReady<'_, T> {
     #[inline(always)]
     pub(crate) async fn get(self) -> T {
         match self {
-            Self::Now(answer) => answer,
-            Self::Later(answer) => answer.await,
+            Self::Now(value) => value,
+            Self::Later(future) => future.await,
         }
     }
 }
@@ -90,9 +90,9 @@ mod tests {
     #[test]
     fn block_on_waits_for_another_thread() {
         let (sender, receiver) = std::sync::mpsc::channel::<Waker>();
-        let mut asked = false;
-        let answer = std::future::poll_fn(move |context| {
-            if std::mem::replace(&mut asked, true) {
+        let mut polled = false;
+        let value = std::future::poll_fn(move |context| {
+            if std::mem::replace(&mut polled, true) {
                 // A second poll means that the waker was called, or a spurious wake-up.
                 return Poll::Ready(7);
             }
@@ -100,7 +100,7 @@ mod tests {
             Poll::Pending
         });
         let waking = std::thread::spawn(move || receiver.iter().for_each(Waker::wake));
-        assert_eq!(block_on(answer), 7);
+        assert_eq!(block_on(value), 7);
         waking.join().unwrap();
     }
 }

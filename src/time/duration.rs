@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn common_spellings_of_spans_parse() {
+    fn common_spellings_of_durations_parse() {
         for (text, expected) in [
             ("3600", 3_600),
             (" 90s ", 90),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_have_bounds() {
+    fn durations_have_bounds() {
         for duration in [
             Duration::ZERO,
             Duration::from_millis(999),

@@ -116,7 +116,7 @@ fn keys(kg: &KeyGuard) -> Vec<CreatedKey> {
 fn verdict(outcome: Result<Grant, Denial>) -> String {
     match outcome {
         Ok(_) => "admitted".to_owned(),
-        Err(denial) => said(denial.reason().as_str(), denial.rule()),
+        Err(denial) => said(denial.reason().as_str(), denial.limit_name()),
     }
 }
 
@@ -214,7 +214,7 @@ fn all_replays_of_a_log_agree() {
     let foreseen = run(|kg, headers, ip, path| {
         let foreseen = kg.dry_run(Request::new(headers, ip, path)).denial;
         let foreseen = foreseen.map_or("admitted".to_owned(), |denial| {
-            said(denial.reason().as_str(), denial.rule())
+            said(denial.reason().as_str(), denial.limit_name())
         });
         drop(kg.check(headers, ip, path));
         foreseen

@@ -208,9 +208,9 @@ fn invalid_input_does_not_disturb_the_next_command() {
     for (bytes, expected) in [
         (b"\xff\xff\xff\xff".to_vec(), ""),
         (frame("{}"), ""),
-        (frame(r#"{"version":9,"request":null}"#), "version"),
+        (frame(r#"{"version":9,"command":null}"#), "version"),
         (
-            frame(r#"{"version":2,"request":{"command":"dance"}}"#),
+            frame(r#"{"version":3,"command":{"command":"dance"}}"#),
             "is no command",
         ),
     ] {
@@ -261,7 +261,7 @@ fn child_that_answers_everybody() {
             if received > 0 {
                 println!("\nreceived {received} bytes");
             }
-            let _ = stream.write_all(&frame(r#"{"version":2,"outcome":{"ok":null}}"#));
+            let _ = stream.write_all(&frame(r#"{"version":3,"outcome":{"ok":null}}"#));
         }
     });
     ready();
@@ -521,7 +521,7 @@ fn socket_server_waits_for_descriptors_and_warns() {
     setrlimit(Resource::Nofile, unlimited).unwrap();
     let mut client = UnixStream::from(client);
     client
-        .write_all(&frame(r#"{"version":9,"request":null}"#))
+        .write_all(&frame(r#"{"version":9,"command":null}"#))
         .unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = Vec::new();

@@ -233,7 +233,7 @@ fn imported_keys_are_malformed_without_the_legacy_secret() {
 #[test]
 fn unknown_keys_count_as_failures_and_other_tokens_are_ignored() {
     let dir = imported();
-    let kg = open(&dir, with_legacy(LEGACY).ip_block_threshold(3));
+    let kg = open(&dir, with_legacy(LEGACY).lockout_threshold(3));
     let keyed = [
         ("X-API-Key", APP),
         ("Authorization", "Bearer of.another.kind"),

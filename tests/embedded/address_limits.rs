@@ -300,7 +300,7 @@ fn cost_above_the_limit_is_a_bad_request() {
     assert_eq!(kg.admin().list_blocks(), []);
     assert!(ask(&kg, IP, "/a").is_ok(), "nothing was consumed");
     let grant = kg.decide(costly("/b")).unwrap();
-    assert_eq!(grant.shadowed(), ["b ip 3/min shadow"]);
+    assert_eq!(grant.shadow_denied(), ["b ip 3/min shadow"]);
 }
 
 #[test]

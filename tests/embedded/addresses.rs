@@ -258,7 +258,7 @@ fn nat64_address_counts_as_its_ipv4_address() {
     // Manual locks, too.
     let peer: ClientIp = "2001:db8:64::192.0.2.7".parse().unwrap();
     let lock = kg.admin().block(peer, None, MINUTE);
-    assert_eq!(lock.unwrap().network.to_string(), "192.0.2.7");
+    assert_eq!(lock.unwrap().ip.to_string(), "192.0.2.7");
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn client_behind_a_trusted_proxy_is_locked_alone() {
         .admin()
         .list_blocks()
         .iter()
-        .map(|l| l.network.to_string())
+        .map(|l| l.ip.to_string())
         .collect();
     assert_eq!(locks, ["203.0.113.9"]);
 }
@@ -342,7 +342,7 @@ fn never_locked_addresses_collect_no_failures() {
         .admin()
         .list_blocks()
         .iter()
-        .map(|l| l.network.to_string())
+        .map(|l| l.ip.to_string())
         .collect();
     assert_eq!(locks, ["198.51.100.7"]);
     admit(&kg, &key);

@@ -69,24 +69,20 @@ fn every_change_is_logged_with_its_target() {
         .unwrap();
     entered("rotate_key", Some(1), json!({"old_until": until}));
     kg.admin().override_limit(id, "default", hour()).unwrap();
-    let details = json!({"key_id": 1, "rule": "default", "until": until});
+    let details = json!({"key_id": 1, "limit": "default", "until": until});
     entered("override_limit", Some(1), details);
     kg.admin().restore_limit(id, "default").unwrap();
     assert_eq!(latest(&kg).0, "restore_limit");
     kg.admin().reset_key(id, None).unwrap();
-    entered("reset_key", Some(1), json!({"rule": null}));
-    let network = IpKey::of(ClientIp::from(IP)).unwrap();
-    kg.admin().reset_ip(network).unwrap();
-    entered("reset_ip", None, json!({"network": "192.0.2.7"}));
+    entered("reset_key", Some(1), json!({"limit": null}));
+    let ip_key = IpKey::of(ClientIp::from(IP)).unwrap();
+    kg.admin().reset_ip(ip_key).unwrap();
+    entered("reset_ip", None, json!({"ip": "192.0.2.7"}));
     kg.admin().block(IP, Some("/a"), hour()).unwrap();
-    let details = json!({"network": "192.0.2.7", "refuses": {"path": "/a"}, "until": until});
+    let details = json!({"ip": "192.0.2.7", "scope": {"path": "/a"}, "until": until});
     entered("block", None, details);
-    kg.admin().unblock(network, None).unwrap();
-    entered(
-        "unblock",
-        None,
-        json!({"network": "192.0.2.7", "path": null}),
-    );
+    kg.admin().unblock(ip_key, None).unwrap();
+    entered("unblock", None, json!({"ip": "192.0.2.7", "path": null}));
     kg.admin().reload().unwrap();
     entered("reload", None, json!({}));
     kg.admin().revoke_key(id).unwrap();
@@ -167,7 +163,7 @@ fn log_survives_a_restart_and_is_paged() {
 #[test]
 fn automatic_locks_are_not_logged() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(1));
+    let kg = home.open_with(home.config().lockout_threshold(1));
     for _ in 0..3 {
         crate::common::ask_with(&kg, "nonsense").unwrap_err();
     }

@@ -10,8 +10,8 @@ use crate::common::{
     Home, IP, admit, admitted_of, ask, ask_at_cost, ask_with, field, key_with, org, refusal,
 };
 use keyguard::{
-    AdminError, CreateKey, CreatedKey, IpTarget, KeyGuard, LockDuration, Reason, Request,
-    RuleState, TimeZone, UpdateKey, UpdateOrg,
+    AdminError, CreateKey, CreatedKey, IpTarget, KeyGuard, LimitStatus, LockDuration, Reason,
+    Request, TimeZone, UpdateKey, UpdateOrg,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ fn remaining(kg: &KeyGuard, key: &CreatedKey) -> Vec<(String, u64)> {
     states
         .filter(|state| state.name != "default")
         .map(
-            |RuleState {
+            |LimitStatus {
                  name, remaining, ..
              }| (name, remaining),
         )
@@ -57,7 +57,7 @@ fn denial_by_one_limit_consumes_no_other() {
     assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 1);
     assert_eq!(left(&kg, &key), [1, 0, 4, 2]);
     let denial = ask(&kg, &key).unwrap_err();
-    assert_eq!(denial.rule().as_deref(), Some("5/hour"));
+    assert_eq!(denial.limit_name().as_deref(), Some("5/hour"));
     home.clock.advance(HOUR);
     assert_eq!(admitted_of(&kg, &key, 2, Reason::RateLimited), 2);
     assert_eq!(admitted_of(&kg, &key, 9, Reason::CreditsExhausted), 0);
@@ -353,15 +353,15 @@ fn shadow_mode_reports_but_does_not_refuse() {
     assert_eq!(refusal(ask(&kg, &key)), Reason::CreditsExhausted);
     let headers = [("X-API-Key", key.raw_key.expose())];
     let verdict = kg.dry_run(Request::new(&headers, IP, "/"));
-    assert_eq!(verdict.shadowed, ["2/min shadow"]);
-    let shadowed = kg.admin().stats().unwrap().shadowed;
-    assert_eq!(shadowed, [("2/min shadow".to_owned(), 2)].into());
+    assert_eq!(verdict.shadow_denied, ["2/min shadow"]);
+    let shadow_denied = kg.admin().stats().unwrap().shadow_denied;
+    assert_eq!(shadow_denied, [("2/min shadow".to_owned(), 2)].into());
     // Counts like an enforced limit: requests that it would refuse do not count.
     home.clock.advance(MINUTE);
     assert_eq!(left(&kg, &key), [2, 0]);
     drop(kg);
-    let shadowed = home.open().admin().stats().unwrap().shadowed;
-    assert_eq!(shadowed.values().sum::<u64>(), 2);
+    let shadow_denied = home.open().admin().stats().unwrap().shadow_denied;
+    assert_eq!(shadow_denied.values().sum::<u64>(), 2);
 }
 
 #[test]

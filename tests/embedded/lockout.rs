@@ -7,7 +7,7 @@ use crate::common::child;
 use crate::common::{Home, IP, key, key_limited_to};
 use keyguard::{
     AdminError, ClientIp, Config, CreateKey, IpKey, IpLimit, KeyGuard, LockCause, LockDuration,
-    LockScope, Page, Policy, Reason, Refuses, Request,
+    LockScope, Page, Policy, Reason, Request,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -86,8 +86,8 @@ fn hundred_and_one_keyless_requests_lock_keyless_requests_only() {
     let locks = kg.admin().list_blocks();
     assert_eq!(locks.len(), 1);
     assert_eq!(
-        (&locks[0].refuses, &locks[0].cause),
-        (&Refuses::Keyless, &LockCause::MissingKeys)
+        (&locks[0].scope, &locks[0].cause),
+        (&LockScope::Keyless, &LockCause::MissingKeys)
     );
 }
 
@@ -128,7 +128,7 @@ fn ipv6_counts_by_64_and_mapped_addresses_as_ipv4() {
 #[test]
 fn requests_that_are_no_guess_do_not_count_as_failures() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(1));
+    let kg = home.open_with(home.config().lockout_threshold(1));
     let revoked = key(&kg);
     kg.admin().revoke_key(revoked.key.id).unwrap();
     let limited = key_limited_to(&kg, 1);
@@ -173,7 +173,7 @@ fn preflight_method_or_field_does_not_hide_a_guess() {
 #[test]
 fn untrusted_proxy_is_not_locked_and_causes_a_warning() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(1));
+    let kg = home.open_with(home.config().lockout_threshold(1));
     let forwarded = [("X-Forwarded-For", "203.0.113.1"), ("X-API-Key", "guess")];
     let proxy: IpAddr = "10.0.0.1".parse().unwrap();
     let shared: IpAddr = "100.64.0.1".parse().unwrap();
@@ -241,7 +241,7 @@ fn ip_limit_refuses_and_locks() {
         .unwrap()
         .lockout(HOUR)
         .unwrap()
-        .scope(LockScope::Global);
+        .lock_all_paths();
     for _ in 0..3 {
         kg.check_ip(&login, Request::new(&(), IP, "/login"))
             .unwrap();
@@ -386,7 +386,7 @@ fn ip_limit_locks_its_own_routes_by_default() {
     }
     let locks = kg.admin().list_blocks();
     assert_eq!(locks.len(), 1);
-    assert_eq!(locks[0].refuses.to_string(), "route `login`");
+    assert_eq!(locks[0].scope.to_string(), "requests under limit `login`");
     kg.check_ip(&limit("search"), Request::new(&(), IP, "/login"))
         .unwrap();
     kg.check(&good, IP, "/api").unwrap().finish(200);
@@ -429,7 +429,7 @@ fn manual_lock_ends_on_time_beside_a_longer_automatic_lock() {
 #[test]
 fn two_locks_in_a_network_are_not_merged_when_the_table_is_full() {
     let home = Home::new();
-    let config = home.config().ip_block_threshold(1).record_usage(false);
+    let config = home.config().lockout_threshold(1).record_usage(false);
     let kg = home.open_with(config.max_locks(24));
     let lock = |ip: String| guess(&kg, 2, ip.parse().unwrap());
     lock("192.0.2.1".into());
@@ -479,11 +479,11 @@ fn manual_lock_starts_and_ends_at_once() {
     home.clock.advance(Duration::from_secs(2));
     assert_eq!(refused(&kg, &good, IP), Some(Reason::IpLocked));
 
-    let network: IpKey = IP.to_string().parse().unwrap();
-    assert_eq!(kg.admin().unblock(network, None).unwrap().len(), 1);
+    let ip_key: IpKey = IP.to_string().parse().unwrap();
+    assert_eq!(kg.admin().unblock(ip_key, None).unwrap().len(), 1);
     assert_eq!(refused(&kg, &good, IP), None);
     assert!(matches!(
-        kg.admin().unblock(network, None),
+        kg.admin().unblock(ip_key, None),
         Err(AdminError::LockNotFound { .. })
     ));
     drop(kg);
@@ -514,7 +514,7 @@ fn local_socket_cannot_be_blocked() {
 #[test]
 fn dry_run_sees_locks_and_counts_no_failure() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(1));
+    let kg = home.open_with(home.config().lockout_threshold(1));
     for _ in 0..5 {
         let verdict = kg.dry_run(Request::new(&NO_HEADERS, IP, "/"));
         assert_eq!(verdict.denial.unwrap().reason(), Reason::MissingKey);
@@ -533,7 +533,7 @@ fn through(kg: &KeyGuard, peer: IpAddr, client: &str, key: &str) -> Option<Reaso
 #[test]
 fn unconfigured_public_proxy_is_detected_and_not_locked() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let kg = home.open_with(home.config().lockout_threshold(3));
     let texts = [key_of(&kg, "acme"), key_of(&kg, "globex")];
     let client = |number: usize| format!("203.0.113.{number}");
     for round in 0..20 {
@@ -561,7 +561,7 @@ fn unconfigured_public_proxy_is_detected_and_not_locked() {
 #[test]
 fn forged_forwarding_headers_do_not_prevent_a_lock() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let kg = home.open_with(home.config().lockout_threshold(3));
     let keys = [key(&kg), key(&kg)];
     let texts = keys.each_ref().map(|key| key.raw_key.expose());
     let forged = |number: usize| format!("203.0.113.{number}");
@@ -591,7 +591,7 @@ fn forged_forwarding_headers_do_not_prevent_a_lock() {
 #[test]
 fn locked_proxy_is_still_detected() {
     let home = Home::new();
-    let config = home.config().ip_block_threshold(3);
+    let config = home.config().lockout_threshold(3);
     let kg = home.open_with(config.clone());
     let texts = [key_of(&kg, "acme"), key_of(&kg, "globex")];
     for number in 0..4 {
@@ -657,7 +657,7 @@ fn is_found(kg: &KeyGuard, peer: IpAddr, keys: &[String; 2]) {
 #[test]
 fn keys_of_one_organization_reveal_no_proxy() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let kg = home.open_with(home.config().lockout_threshold(3));
     let keys = [key(&kg), key(&kg)];
     for number in 0..4 {
         through(&kg, IP, &format!("203.0.113.{number}"), "guess");
@@ -724,14 +724,14 @@ fn detected_proxy_is_locked_by_a_route_limit() {
 #[test]
 fn limit_lock_applies_beside_a_longer_failure_lock() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let kg = home.open_with(home.config().lockout_threshold(3));
     let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
     for number in 0..4 {
         through(&kg, IP, &format!("203.0.113.{number}"), "guess");
     }
     let limit = IpLimit::new("all", "1/hour").unwrap();
     let limit = limit.lockout(HOUR).unwrap();
-    let limit = limit.scope(LockScope::Global);
+    let limit = limit.lock_all_paths();
     for number in 0..3 {
         through(&kg, IP, &format!("203.0.113.{number}"), &keys[number % 2]);
         home.clock.advance(Duration::from_secs(1));
@@ -751,7 +751,7 @@ fn limit_lock_applies_beside_a_longer_failure_lock() {
 #[test]
 fn detected_proxy_stays_detected_while_it_fails() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let kg = home.open_with(home.config().lockout_threshold(3));
     let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
     is_found(&kg, IP, &keys);
     for _ in 0..3 {
@@ -767,7 +767,7 @@ fn detected_proxy_stays_detected_while_it_fails() {
 #[test]
 fn keyless_requests_do_not_hide_a_locked_proxy() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(3));
+    let kg = home.open_with(home.config().lockout_threshold(3));
     let keys = [key_of(&kg, "acme"), key_of(&kg, "globex")];
     guess(&kg, 4, ELSEWHERE);
     for number in 0..4 {

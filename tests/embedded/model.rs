@@ -343,7 +343,7 @@ impl World {
                         shadow_denied.push(place);
                     }
                 }
-                assert_eq!(grant.shadowed().len(), shadow_denied.len());
+                assert_eq!(grant.shadow_denied().len(), shadow_denied.len());
                 self.pending.push(Pending {
                     grant,
                     key: at,

@@ -160,7 +160,7 @@ fn file_of_an_older_format_is_refused() {
         &[
             name(&home.file()),
             "has format 1",
-            "reads format 3",
+            "reads format 4",
             "use the version that wrote it",
         ],
     );
@@ -177,7 +177,7 @@ fn file_of_a_newer_format_is_refused() {
         &[
             name(&home.file()),
             "has format 7",
-            "reads format 3",
+            "reads format 4",
             "use the version that wrote it",
         ],
     );
@@ -185,7 +185,7 @@ fn file_of_a_newer_format_is_refused() {
         refused,
         OpenError::NewerFormat {
             found: 7,
-            supported: 3,
+            supported: 4,
             ..
         }
     ));
@@ -326,7 +326,7 @@ fn invalid_settings_are_refused_by_name() {
             "default_rate_limit_per_minute",
             config().default_rate_limit_per_minute(0),
         ),
-        ("ip_block_threshold", config().ip_block_threshold(0)),
+        ("lockout_threshold", config().lockout_threshold(0)),
         ("key_header", config().key_header("")),
         ("key_header", config().key_header("X API Key")),
         ("key_header", config().key_header("Authorization")),

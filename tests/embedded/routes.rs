@@ -194,7 +194,7 @@ fn route_limits_each_key_beside_its_own_limits() {
             assert_eq!(reason(ask(&kg, key, "POST", "/api/orders")), expected);
         }
         let denial = ask(&kg, key, "POST", "/api/orders").unwrap_err();
-        assert_eq!(denial.rule().as_deref(), Some("orders 2/min"));
+        assert_eq!(denial.limit_name().as_deref(), Some("orders 2/min"));
         let headers = denial.headers();
         let policy = field(&headers, "RateLimit-Policy");
         assert_eq!(policy, Some(r#""orders 2/min";q=2;w=60"#));
@@ -379,7 +379,7 @@ fn route_limits_each_address_and_locks_it() {
     }
     let denial = anonymously(&kg, "POST", "/login").unwrap_err();
     assert_eq!((denial.reason(), denial.status()), (Reason::IpLimited, 429));
-    assert_eq!(denial.rule().as_deref(), Some("login ip 3/min"));
+    assert_eq!(denial.limit_name().as_deref(), Some("login ip 3/min"));
     assert_eq!(denial.retry_after(), Some(5 * MINUTE));
     assert_eq!(
         reason(anonymously(&kg, "POST", "//login/")),
@@ -455,11 +455,11 @@ fn route_lock_follows_the_name_not_the_path() {
     drop(kg);
     let kg = guard(&home, policy);
     assert_eq!(reason(anonymously(&kg, "GET", "/login")), locked);
-    let network: keyguard::IpKey = "192.0.2.7".parse().unwrap();
-    assert!(kg.admin().unblock(network, Some("/x")).is_err());
-    let ended = kg.admin().unblock(network, Some("/login/x")).unwrap();
+    let ip_key: keyguard::IpKey = "192.0.2.7".parse().unwrap();
+    assert!(kg.admin().unblock(ip_key, Some("/x")).is_err());
+    let ended = kg.admin().unblock(ip_key, Some("/login/x")).unwrap();
     assert_eq!(ended.len(), 1);
-    assert_eq!(ended[0].refuses.to_string(), "route `login`");
+    assert_eq!(ended[0].scope.to_string(), "requests under limit `login`");
     assert_eq!(reason(anonymously(&kg, "GET", "/login")), None);
 }
 
@@ -494,12 +494,12 @@ fn shadow_route_reports_but_does_not_refuse() {
         "#,
     );
     let key = with_scopes(&kg, &["admin"]);
-    let shadowed = |grant: Grant| grant.shadowed().to_vec();
+    let shadow_denied = |grant: Grant| grant.shadow_denied().to_vec();
     assert_eq!(
-        shadowed(anonymously(&kg, "GET", "/next").unwrap()),
+        shadow_denied(anonymously(&kg, "GET", "/next").unwrap()),
         ["next"]
     );
-    assert!(shadowed(ask(&kg, &key, "GET", "/next").unwrap()).is_empty());
+    assert!(shadow_denied(ask(&kg, &key, "GET", "/next").unwrap()).is_empty());
     let grant = ask(&kg, &key, "GET", "/next").unwrap();
     assert_eq!(
         field(&grant.headers(), "X-KeyGuard-Shadow"),
@@ -508,12 +508,12 @@ fn shadow_route_reports_but_does_not_refuse() {
     drop(grant);
     drop(anonymously(&kg, "GET", "/next").unwrap());
     assert_eq!(
-        shadowed(anonymously(&kg, "GET", "/next").unwrap()),
+        shadow_denied(anonymously(&kg, "GET", "/next").unwrap()),
         ["next ip 4/min shadow", "next"]
     );
     let unscoped = with_scopes(&kg, &[]);
     assert_eq!(
-        shadowed(ask(&kg, &unscoped, "GET", "/api/orders").unwrap()),
+        shadow_denied(ask(&kg, &unscoped, "GET", "/api/orders").unwrap()),
         ["orders"]
     );
     // Other rules are enforced.
@@ -531,7 +531,7 @@ fn shadow_route_reports_but_does_not_refuse() {
             .remaining,
         100
     );
-    let counts = kg.admin().stats().unwrap().shadowed;
+    let counts = kg.admin().stats().unwrap().shadow_denied;
     assert_eq!(counts["next"], 4);
     assert_eq!(counts["next ip 4/min shadow"], 2);
 }
@@ -546,9 +546,9 @@ fn shadow_route_is_listed_once() {
     let key = with_scopes(&kg, &[]);
     let headers = [("X-API-Key", key.raw_key.expose())];
     let costly = Request::new(&headers, IP, "/next").cost(100.try_into().unwrap());
-    assert_eq!(kg.dry_run(costly).shadowed, ["next"]);
-    assert_eq!(kg.decide(costly).unwrap().shadowed(), ["next"]);
-    assert_eq!(kg.admin().stats().unwrap().shadowed["next"], 1);
+    assert_eq!(kg.dry_run(costly).shadow_denied, ["next"]);
+    assert_eq!(kg.decide(costly).unwrap().shadow_denied(), ["next"]);
+    assert_eq!(kg.admin().stats().unwrap().shadow_denied["next"], 1);
 }
 
 #[test]
@@ -562,7 +562,7 @@ fn shadow_rules_are_also_counted_for_refused_requests() {
     for expected in [None, None, Some(Reason::RateLimited)] {
         assert_eq!(reason(ask(&kg, &key, "GET", "/r")), expected);
     }
-    let counts = kg.admin().stats().unwrap().shadowed;
+    let counts = kg.admin().stats().unwrap().shadow_denied;
     assert_eq!(counts.values().copied().collect::<Vec<_>>(), [2]);
 }
 

@@ -253,7 +253,7 @@ fn totals_count_requests_of_all_threads_once() {
         let kg = home.open_with(
             home.config()
                 .usage_queue_capacity(AMPLE_QUEUE)
-                .ip_block_threshold(u32::MAX),
+                .lockout_threshold(u32::MAX),
         );
         let keys: Vec<_> = (0..THREADS)
             .map(|_| key_limited_to(&kg, u32::MAX))

@@ -182,12 +182,12 @@ fn every_command_has_an_endpoint() {
     let lifted = done(
         "POST",
         "/admin/keys/1/overrides",
-        json!({"rule": "default", "duration": "1 hour"}),
+        json!({"limit": "default", "duration": "1 hour"}),
     );
-    assert_eq!(lifted["overrides"][0]["rule"], "default");
+    assert_eq!(lifted["overrides"][0]["limit"], "default");
     done(
         "DELETE",
-        "/admin/keys/1/overrides?rule=default",
+        "/admin/keys/1/overrides?limit=default",
         Value::Null,
     );
     let lock = done(
@@ -196,17 +196,13 @@ fn every_command_has_an_endpoint() {
         json!({"ip": "203.0.113.9", "duration": "1 hour"}),
     );
     assert_eq!(
-        (&lock["cause"], &lock["refuses"]),
+        (&lock["cause"], &lock["scope"]),
         (&json!("manual"), &json!("all"))
     );
     assert_eq!(done("GET", "/admin/blocks", Value::Null), json!([lock]));
-    let states = done("GET", "/admin/addresses?ip=203.0.113.9", Value::Null);
+    let states = done("GET", "/admin/ips?ip=203.0.113.9", Value::Null);
     assert_eq!(states[0]["name"], "bad_keys");
-    done(
-        "POST",
-        "/admin/addresses/reset",
-        json!({"ip": "203.0.113.9"}),
-    );
+    done("POST", "/admin/ips/reset", json!({"ip": "203.0.113.9"}));
     let ended = done("DELETE", "/admin/blocks?ip=203.0.113.9", Value::Null);
     assert_eq!(ended, json!([lock]));
     let verdict = done(

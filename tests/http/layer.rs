@@ -453,7 +453,7 @@ fn conflicting_lengths_smuggle_no_second_request() {
 #[test]
 fn preflight_request_passes_without_a_key_or_a_failure() {
     let home = Home::new();
-    let kg = home.open_with(home.config().ip_block_threshold(2));
+    let kg = home.open_with(home.config().lockout_threshold(2));
     let good = key(&kg);
     let served = Served::new(&kg);
     let asks = [

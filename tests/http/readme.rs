@@ -71,7 +71,7 @@ fn lock_out(kg: &KeyGuard, (headers, ip, path): (Headers<'_>, IpAddr, &str)) -> 
     kg.check_ip(&login, Request::new(&headers, ip, path))?;
     kg.admin().block(ip, None, "4:00 PM")?;
     kg.admin().unblock(ip, None)?;
-    for lock in kg.admin().list_blocks() { println!("{} until {}", lock.network, lock.until); }
+    for lock in kg.admin().list_blocks() { println!("{} until {}", lock.ip, lock.until); }
     Ok(())
 }
 

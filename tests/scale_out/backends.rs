@@ -234,7 +234,7 @@ fn cached_keys_are_accepted_while_a_table_is_locked() {
 fn backend_failures_are_not_failed_authentications() {
     let mut server = Server::start();
     let database = server.database();
-    let config = database_config().ip_block_threshold(2);
+    let config = database_config().lockout_threshold(2);
     let kg = KeyGuard::open(&database.url, config).unwrap();
     let unread: Vec<_> = (0..20).map(|_| key(&kg, 10)).collect();
     server.kill();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Command;
 use crate::admin::{Admin, AdminError};
-use crate::guard::{self, KeySource, Request, RuleState, Verdict};
+use crate::guard::{self, KeySource, LimitStatus, Request, Verdict};
 use crate::input::InvalidInput;
 use crate::model::Reason;
 use crate::net::ClientIp;
@@ -39,10 +39,10 @@ pub(crate) struct Check {
 }
 
 impl Command for Check {
-    type Reply = CheckReply;
+    type Reply = DryRunReply;
     const NAME: &'static str = "check";
 
-    fn run(self, admin: &Admin) -> Result<CheckReply, AdminError> {
+    fn run(self, admin: &Admin) -> Result<DryRunReply, AdminError> {
         let ip = self.ip.parse::<ClientIp>().map_err(|_| {
             let problem = "is no IPv4 address, no IPv6 address and not `local`";
             InvalidInput::of("ip", &self.ip, problem)
@@ -71,7 +71,7 @@ impl Command for Check {
 /// The decision about a request.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub(crate) struct CheckReply {
+pub(crate) struct DryRunReply {
     pub(crate) allowed: bool,
     pub(crate) status: u16,
     pub(crate) reason: Option<Reason>,
@@ -79,15 +79,17 @@ pub(crate) struct CheckReply {
     pub(crate) retry_after: Option<u64>,
     /// The limit that refuses the request.
     pub(crate) rule: Option<String>,
-    pub(crate) rules: Vec<RuleState>,
+    /// The limits that the decision reached: a rule is a limit applied to one key, organization or
+    /// address.
+    pub(crate) rules: Vec<LimitStatus>,
     /// The limits and routes in shadow mode that would refuse the request.
-    pub(crate) shadowed: Vec<String>,
+    pub(crate) shadow_denied: Vec<String>,
     /// Whether the key was checked. It is not if the path needs no key, or if the IP address alone is
     /// refused.
     pub(crate) key_checked: bool,
 }
 
-impl From<Verdict> for CheckReply {
+impl From<Verdict> for DryRunReply {
     fn from(verdict: Verdict) -> Self {
         let denial = verdict.denial.as_ref();
         Self {
@@ -95,9 +97,9 @@ impl From<Verdict> for CheckReply {
             status: denial.map_or(200, |denial| denial.status()),
             reason: denial.map(|denial| denial.reason()),
             retry_after: denial.and_then(|denial| denial.retry_after_seconds()),
-            rule: denial.and_then(|denial| denial.rule()),
+            rule: denial.and_then(|denial| denial.limit_name()),
             rules: verdict.rules,
-            shadowed: verdict.shadowed,
+            shadow_denied: verdict.shadow_denied,
             key_checked: verdict.key_checked,
         }
     }

@@ -131,8 +131,8 @@ impl Command for RevokeKey {
 /// A rotation.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub(crate) struct KeyRotation {
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = RotateKey))]
+pub(crate) struct RotateKeyCommand {
     pub(crate) id: KeyId,
     /// How long the old text is still accepted: `1 hour`, `90s`; `0` for no longer.
     #[serde(default = "one_hour")]
@@ -149,7 +149,7 @@ fn one_hour() -> String {
     "1 hour".into()
 }
 
-impl Command for KeyRotation {
+impl Command for RotateKeyCommand {
     type Reply = NewKeyReply;
     const NAME: &'static str = "rotateKey";
 
@@ -158,7 +158,7 @@ impl Command for KeyRotation {
     }
 }
 
-impl KeyRotation {
+impl RotateKeyCommand {
     fn request(&self, admin: &Admin) -> Result<RotateKey, AdminError> {
         let now = admin.guard.now();
         let grace = match self.grace.as_str() {
@@ -179,7 +179,7 @@ impl KeyRotation {
 
 /// Returns what a rotation would return, with a new text, and changes nothing.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct PrepareRotation(pub(crate) KeyRotation);
+pub(crate) struct PrepareRotation(pub(crate) RotateKeyCommand);
 
 impl Command for PrepareRotation {
     type Reply = NewKeyReply;
@@ -193,7 +193,7 @@ impl Command for PrepareRotation {
 /// Carries out a rotation with a prepared text.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct FinishRotation {
-    pub(crate) rotation: KeyRotation,
+    pub(crate) rotation: RotateKeyCommand,
     pub(crate) raw_key: String,
 }
 

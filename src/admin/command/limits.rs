@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Command, KeyReply};
 use crate::admin::{Admin, AdminError};
-use crate::guard::RuleState;
+use crate::guard::LimitStatus;
 use crate::model::KeyId;
 
 #[derive(Serialize, Deserialize)]
@@ -15,10 +15,10 @@ pub(crate) struct GetKeyLimits {
 }
 
 impl Command for GetKeyLimits {
-    type Reply = Vec<RuleState>;
+    type Reply = Vec<LimitStatus>;
     const NAME: &'static str = "getKeyLimits";
 
-    fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
+    fn run(self, admin: &Admin) -> Result<Vec<LimitStatus>, AdminError> {
         admin.key_limits(self.id)
     }
 }
@@ -26,17 +26,17 @@ impl Command for GetKeyLimits {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
-pub(crate) struct GetAddressLimits {
+pub(crate) struct GetIpLimits {
     /// An IP address or a network.
     #[cfg_attr(feature = "openapi", param(example = "192.0.2.7"))]
     pub(crate) ip: String,
 }
 
-impl Command for GetAddressLimits {
-    type Reply = Vec<RuleState>;
-    const NAME: &'static str = "getAddressLimits";
+impl Command for GetIpLimits {
+    type Reply = Vec<LimitStatus>;
+    const NAME: &'static str = "getIpLimits";
 
-    fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
+    fn run(self, admin: &Admin) -> Result<Vec<LimitStatus>, AdminError> {
         admin.ip_limits(self.ip)
     }
 }
@@ -49,15 +49,15 @@ pub(crate) struct ResetKey {
     pub(crate) id: KeyId,
     /// The name of a limit. Default: all limits of the key.
     #[cfg_attr(feature = "openapi", schema(example = "default"))]
-    pub(crate) rule: Option<String>,
+    pub(crate) limit: Option<String>,
 }
 
 impl Command for ResetKey {
-    type Reply = Vec<RuleState>;
+    type Reply = Vec<LimitStatus>;
     const NAME: &'static str = "resetKey";
 
-    fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
-        admin.reset_key(self.id, self.rule.as_deref())?;
+    fn run(self, admin: &Admin) -> Result<Vec<LimitStatus>, AdminError> {
+        admin.reset_key(self.id, self.limit.as_deref())?;
         admin.key_limits(self.id)
     }
 }
@@ -66,17 +66,17 @@ impl Command for ResetKey {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub(crate) struct ResetAddress {
+pub(crate) struct ResetIp {
     /// An IP address or a network.
     #[cfg_attr(feature = "openapi", schema(example = "192.0.2.7"))]
     pub(crate) ip: String,
 }
 
-impl Command for ResetAddress {
-    type Reply = Vec<RuleState>;
-    const NAME: &'static str = "resetAddress";
+impl Command for ResetIp {
+    type Reply = Vec<LimitStatus>;
+    const NAME: &'static str = "resetIp";
 
-    fn run(self, admin: &Admin) -> Result<Vec<RuleState>, AdminError> {
+    fn run(self, admin: &Admin) -> Result<Vec<LimitStatus>, AdminError> {
         admin.reset_ip(&self.ip)?;
         admin.ip_limits(self.ip)
     }
@@ -90,7 +90,7 @@ pub(crate) struct OverrideLimit {
     pub(crate) id: KeyId,
     /// The name of the limit.
     #[cfg_attr(feature = "openapi", schema(example = "default"))]
-    pub(crate) rule: String,
+    pub(crate) limit: String,
     /// A duration, such as `1 hour`, or a time of day, such as `4:00 PM`.
     #[cfg_attr(feature = "openapi", schema(example = "1 hour"))]
     pub(crate) duration: String,
@@ -101,7 +101,7 @@ impl Command for OverrideLimit {
     const NAME: &'static str = "overrideLimit";
 
     fn run(self, admin: &Admin) -> Result<KeyReply, AdminError> {
-        let key = admin.override_limit(self.id, &self.rule, self.duration)?;
+        let key = admin.override_limit(self.id, &self.limit, self.duration)?;
         KeyReply::new(key, admin)
     }
 }
@@ -113,7 +113,7 @@ pub(crate) struct RestoreLimit {
     pub(crate) id: KeyId,
     /// The name of a limit.
     #[cfg_attr(feature = "openapi", param(example = "default"))]
-    pub(crate) rule: String,
+    pub(crate) limit: String,
 }
 
 impl Command for RestoreLimit {
@@ -121,7 +121,7 @@ impl Command for RestoreLimit {
     const NAME: &'static str = "restoreLimit";
 
     fn run(self, admin: &Admin) -> Result<KeyReply, AdminError> {
-        KeyReply::new(admin.restore_limit(self.id, &self.rule)?, admin)
+        KeyReply::new(admin.restore_limit(self.id, &self.limit)?, admin)
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! A command is a struct of its arguments. [`Command`] gives it a name, a reply and an effect.
 
-mod blocks;
 mod check;
 mod keys;
 mod limits;
+mod locks;
 mod orgs;
 mod reports;
 mod rows;
@@ -16,18 +16,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use self::blocks::{Block, ListBlocks, Unblock};
 pub(crate) use self::check::Check;
 #[cfg(feature = "cli")]
-pub(crate) use self::check::CheckReply;
+pub(crate) use self::check::DryRunReply;
 #[cfg(feature = "cli")]
 pub(crate) use self::keys::NewKeyReply;
 pub(crate) use self::keys::{
-    FindKey, FinishRotation, GetKey, KeyReply, KeyRotation, ListKeys, PrepareRotation, RevokeKey,
+    FindKey, FinishRotation, GetKey, KeyReply, ListKeys, PrepareRotation, RevokeKey,
+    RotateKeyCommand,
 };
 pub(crate) use self::limits::{
-    GetAddressLimits, GetKeyLimits, OverrideLimit, Reload, ResetAddress, ResetKey, RestoreLimit,
+    GetIpLimits, GetKeyLimits, OverrideLimit, Reload, ResetIp, ResetKey, RestoreLimit,
 };
+pub(crate) use self::locks::{Block, ListBlocks, Unblock};
 #[cfg(feature = "cli")]
 pub(crate) use self::orgs::OrgReply;
 pub(crate) use self::orgs::{CreateOrg, FindOrg, GetOrg, ListOrgs, ResumeOrg, SuspendOrg};
@@ -95,13 +96,13 @@ const COMMANDS: [(&str, Run); 29] = [
     by_name::<FindKey>(),
     by_name::<UpdateKey>(),
     by_name::<RevokeKey>(),
-    by_name::<KeyRotation>(),
+    by_name::<RotateKeyCommand>(),
     by_name::<PrepareRotation>(),
     by_name::<FinishRotation>(),
     by_name::<GetKeyLimits>(),
-    by_name::<GetAddressLimits>(),
+    by_name::<GetIpLimits>(),
     by_name::<ResetKey>(),
-    by_name::<ResetAddress>(),
+    by_name::<ResetIp>(),
     by_name::<OverrideLimit>(),
     by_name::<RestoreLimit>(),
     by_name::<Block>(),

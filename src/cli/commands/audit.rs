@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::admin::command::{ListAudit, Rows};
 use crate::cli::format::short_time;
 use crate::cli::pages;
-use crate::cli::render::{Look, Table};
+use crate::cli::render::{OutputStyle, Table};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::model::AuditEntry;
 
@@ -21,9 +21,9 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut session = cli.session()?;
+    let mut connection = cli.connect()?;
     let entries = pages::pages(
-        &mut session,
+        &mut connection,
         |entry: &AuditEntry| entry.id,
         |last| ListAudit {
             before: last.or(opts.before),
@@ -32,18 +32,18 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     );
     let entries = pages::items(entries).take(opts.limit);
     let entries: Vec<AuditEntry> = entries.collect::<Result<_, _>>()?;
-    cli.print(&entries, |look| {
-        table(&entries, look).render_or("Nothing was changed.", look)
+    cli.print(&entries, |style| {
+        table(&entries, style).render_or("Nothing was changed.", style)
     })?;
     Ok(Exit::Done)
 }
 
-fn table(entries: &[AuditEntry], look: Look) -> Table {
+fn table(entries: &[AuditEntry], style: OutputStyle) -> Table {
     let mut table = Table::new(&[">no", "at", "by", "from", "change", ">id", "~details"]);
     for entry in entries {
         table.row([
             entry.id.to_string(),
-            short_time(entry.at, look),
+            short_time(entry.at, style),
             entry.actor.clone(),
             entry.ip.to_string(),
             entry.action.clone(),

@@ -21,7 +21,7 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, Opts { ip, duration, path }: Opts) -> Result<Exit, CliError> {
-    cli.execute(Block { ip, path, duration }, |lock, look| {
-        lock_table(slice::from_ref(lock), look)
+    cli.execute(Block { ip, path, duration }, |lock, style| {
+        lock_table(slice::from_ref(lock), style)
     })
 }

@@ -6,9 +6,9 @@ use std::num::NonZeroU32;
 
 use clap::Args;
 
-use crate::admin::command::{Check, CheckReply};
-use crate::cli::format::rule_table;
-use crate::cli::render::{Look, Panel};
+use crate::admin::command::{Check, DryRunReply};
+use crate::cli::format::limit_table;
+use crate::cli::render::{OutputStyle, Panel};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 #[derive(Args)]
@@ -48,8 +48,8 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         cost: opts.cost,
         scopes: opts.scopes,
     };
-    let reply = cli.session()?.execute(command)?;
-    cli.print(&reply, |look| view(&reply, look))?;
+    let reply = cli.connect()?.execute(command)?;
+    cli.print(&reply, |style| view(&reply, style))?;
     Ok(match reply.allowed {
         true => Exit::Done,
         false => Exit::Refused,
@@ -73,7 +73,7 @@ fn read_key() -> Result<Option<String>, CliError> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-fn view(reply: &CheckReply, look: Look) -> String {
+fn view(reply: &DryRunReply, style: OutputStyle) -> String {
     let mut panel = Panel::new("Check")
         .line(
             "verdict",
@@ -86,8 +86,8 @@ fn view(reply: &CheckReply, look: Look) -> String {
     if let Some(rule) = &reply.rule {
         panel = panel.line("rule", rule);
     }
-    if !reply.shadowed.is_empty() {
-        panel = panel.line("in shadow", reply.shadowed.join(", "));
+    if !reply.shadow_denied.is_empty() {
+        panel = panel.line("shadow denied", reply.shadow_denied.join(", "));
     }
     if reply.allowed && !reply.key_checked {
         panel = panel.line("key", "not checked: the request needs none");
@@ -95,5 +95,5 @@ fn view(reply: &CheckReply, look: Look) -> String {
     if let Some(wait) = reply.retry_after {
         panel = panel.line("retry after", format!("{wait} s"));
     }
-    panel.render(look) + &rule_table(&reply.rules).render(look)
+    panel.render(style) + &limit_table(&reply.rules).render(style)
 }

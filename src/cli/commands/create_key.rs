@@ -53,7 +53,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         prefix: opts.prefix.map(Given::new),
     };
     let created = cli
-        .session()?
+        .connect()?
         .execute(command)
         .map_err(|failure| match failure.code {
             FailureCode::NotFound => CliError::NoOrg { failure, name },
@@ -68,8 +68,8 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
 /// Revokes a key and returns what came of it.
 fn revoke(cli: &Cli, id: KeyId) -> String {
     let revoked = cli
-        .session()
-        .and_then(|mut session| Ok(session.execute(RevokeKey { id })?));
+        .connect()
+        .and_then(|mut connection| Ok(connection.execute(RevokeKey { id })?));
     match revoked {
         Ok(_) => format!("key {id} was revoked"),
         Err(error) => format!("key {id} is active and could not be revoked: {error}"),

@@ -8,7 +8,7 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 pub(crate) type Opts = OrgArg;
 
 pub(crate) fn run(cli: &Cli, OrgArg { org_name }: Opts) -> Result<Exit, CliError> {
-    cli.execute(CreateOrg { org_name }, |reply, look| {
-        org_panel("Organization created", &reply.org, look)
+    cli.execute(CreateOrg { org_name }, |reply, style| {
+        org_panel("Organization created", &reply.org, style)
     })
 }

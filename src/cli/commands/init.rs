@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::admin::command::GetStats;
+use crate::cli::connection::open_in_turn;
 use crate::cli::render::Panel;
-use crate::cli::session::open_in_turn;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::{followed, secret_path};
 
@@ -20,10 +20,10 @@ fn init_file(cli: &Cli) -> Result<Exit, CliError> {
     let is_new = !cli.db.exists();
     match is_new {
         true => drop(open_in_turn(&cli.db, &cli.config()?.socket(false))?),
-        false => drop(cli.session()?),
+        false => drop(cli.connect()?),
     }
     let secret = secret_path(&followed(&cli.db)?);
-    cli.print(&json!({ "db": cli.db, "created": is_new }), |look| {
+    cli.print(&json!({ "db": cli.db, "created": is_new }), |style| {
         let title = match is_new {
             true => "Data file created",
             false => "Data file found",
@@ -32,18 +32,18 @@ fn init_file(cli: &Cli) -> Result<Exit, CliError> {
         if secret.exists() {
             panel = panel.copied("secret", secret.display());
         }
-        panel.copied("next", next(cli)).render(look)
+        panel.copied("next", next(cli)).render(style)
     })?;
     Ok(Exit::Done)
 }
 
 fn init_database(cli: &Cli) -> Result<Exit, CliError> {
     // Unlike opening the database, a query fails if the server is down.
-    cli.session()?.execute(GetStats {})?;
-    cli.print(&json!({ "db": "postgres", "ready": true }), |look| {
+    cli.connect()?.execute(GetStats {})?;
+    cli.print(&json!({ "db": "postgres", "ready": true }), |style| {
         Panel::new("Database ready")
             .copied("next", next(cli))
-            .render(look)
+            .render(style)
     })?;
     Ok(Exit::Done)
 }

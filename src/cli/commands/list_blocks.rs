@@ -5,8 +5,8 @@ use crate::cli::format::lock_table;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
-    cli.execute(ListBlocks {}, |locks, look| match locks.is_empty() {
+    cli.execute(ListBlocks {}, |locks, style| match locks.is_empty() {
         true => "Nobody is locked out.\n".to_owned(),
-        false => lock_table(locks, look),
+        false => lock_table(locks, style),
     })
 }

@@ -16,13 +16,13 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut session = cli.session()?;
-    let keys = pages::items(pages::keys(&mut session, opts.org));
+    let mut connection = cli.connect()?;
+    let keys = pages::items(pages::keys(&mut connection, opts.org));
     let keys: Vec<KeyReply> = keys.collect::<Result<_, _>>()?;
-    cli.print(&keys, |look| {
+    cli.print(&keys, |style| {
         table(&keys).render_or(
             "No keys yet: keyguard create-key --org NAME --label LABEL",
-            look,
+            style,
         )
     })?;
     Ok(Exit::Done)

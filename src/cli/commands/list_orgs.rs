@@ -7,10 +7,10 @@ use crate::cli::render::Table;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
-    let mut session = cli.session()?;
-    let orgs: Vec<OrgReply> = pages::orgs(&mut session).collect::<Result<_, _>>()?;
-    cli.print(&orgs, |look| {
-        table(&orgs).render_or("No organizations yet: keyguard create-org NAME", look)
+    let mut connection = cli.connect()?;
+    let orgs: Vec<OrgReply> = pages::orgs(&mut connection).collect::<Result<_, _>>()?;
+    cli.print(&orgs, |style| {
+        table(&orgs).render_or("No organizations yet: keyguard create-org NAME", style)
     })?;
     Ok(Exit::Done)
 }

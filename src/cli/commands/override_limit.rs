@@ -20,13 +20,13 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut session = cli.session()?;
+    let mut connection = cli.connect()?;
     let command = OverrideLimit {
-        id: session.key_id(opts.key.key)?,
-        rule: opts.limit,
+        id: connection.key_id(opts.key.key)?,
+        limit: opts.limit,
         duration: opts.duration,
     };
-    cli.execute_in(session, command, |reply, look| {
-        key_panel("Limit overridden", &reply.key, look)
+    cli.execute_in(connection, command, |reply, style| {
+        key_panel("Limit overridden", &reply.key, style)
     })
 }

@@ -2,12 +2,12 @@
 
 use clap::Args;
 
-use crate::admin::command::{ResetAddress, ResetKey};
+use crate::admin::command::{ResetIp, ResetKey};
 use crate::cli::args::KeyOrIp;
-use crate::cli::format::rule_table;
-use crate::cli::render::Look;
+use crate::cli::format::limit_table;
+use crate::cli::render::OutputStyle;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
-use crate::guard::RuleState;
+use crate::guard::LimitStatus;
 
 #[derive(Args)]
 pub(crate) struct Opts {
@@ -19,19 +19,19 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let view = |states: &Vec<RuleState>, look: Look| rule_table(states).render(look);
+    let view = |states: &Vec<LimitStatus>, style: OutputStyle| limit_table(states).render(style);
     match opts.subject.key {
         Some(key) => {
-            let mut session = cli.session()?;
+            let mut connection = cli.connect()?;
             let command = ResetKey {
-                id: session.key_id(key)?,
-                rule: opts.limit,
+                id: connection.key_id(key)?,
+                limit: opts.limit,
             };
-            cli.execute_in(session, command, view)
+            cli.execute_in(connection, command, view)
         }
         None => {
             let ip = opts.subject.ip.unwrap_or_default();
-            cli.execute(ResetAddress { ip }, view)
+            cli.execute(ResetIp { ip }, view)
         }
     }
 }

@@ -17,12 +17,12 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut session = cli.session()?;
+    let mut connection = cli.connect()?;
     let command = RestoreLimit {
-        id: session.key_id(opts.key.key)?,
-        rule: opts.limit,
+        id: connection.key_id(opts.key.key)?,
+        limit: opts.limit,
     };
-    cli.execute_in(session, command, |reply, look| {
-        key_panel("Limit restored", &reply.key, look)
+    cli.execute_in(connection, command, |reply, style| {
+        key_panel("Limit restored", &reply.key, style)
     })
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::admin::FailureCode;
-use crate::admin::command::{FinishRotation, KeyRotation, PrepareRotation};
+use crate::admin::command::{FinishRotation, PrepareRotation, RotateKeyCommand};
 use crate::cli::args::{KeyArg, OrNone};
 use crate::cli::new_key::print_new_key;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -24,14 +24,14 @@ pub(crate) struct Opts {
 
 /// Prints the new text before it takes effect: a text that nobody has seen never replaces the old one.
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut session = cli.session()?;
-    let rotation = KeyRotation {
-        id: session.key_id(opts.key.key)?,
+    let mut connection = cli.connect()?;
+    let rotation = RotateKeyCommand {
+        id: connection.key_id(opts.key.key)?,
         grace: opts.duration,
         expires_at: opts.expires_at.map(|time| time.0),
     };
-    let prepared = session.execute(PrepareRotation(rotation.clone()))?;
-    drop(session);
+    let prepared = connection.execute(PrepareRotation(rotation.clone()))?;
+    drop(connection);
     let new = print_new_key(cli, "API key rotated", prepared, |_| {
         "the key keeps its old text".to_owned()
     })?;
@@ -54,6 +54,6 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
 }
 
 fn finish(cli: &Cli, command: FinishRotation) -> Result<(), CliError> {
-    cli.session()?.execute(command)?;
+    cli.connect()?.execute(command)?;
     Ok(())
 }

@@ -4,12 +4,12 @@ use std::fmt::Display;
 
 use crate::admin::Stats;
 use crate::admin::command::GetStats;
-use crate::cli::render::{Look, Panel, Table};
+use crate::cli::render::{OutputStyle, Panel, Table};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
-    let reply = cli.session()?.execute(GetStats {})?;
-    cli.print(&reply, |look| view(&reply.stats, look))?;
+    let reply = cli.connect()?.execute(GetStats {})?;
+    cli.print(&reply, |style| view(&reply.stats, style))?;
     if !cli.json {
         for warning in &reply.stats.warnings {
             cli.warn(warning);
@@ -18,7 +18,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn view(stats: &Stats, look: Look) -> String {
+fn view(stats: &Stats, style: OutputStyle) -> String {
     let mut panel = Panel::new("Statistics")
         .line("organizations", stats.organizations)
         .line("total keys", stats.total_keys)
@@ -30,7 +30,7 @@ fn view(stats: &Stats, look: Look) -> String {
     let refused = stats.refused.iter().map(|(reason, count)| (reason, count));
     for (name, counts) in [
         ("refused", counts(refused)),
-        ("in shadow", counts(stats.shadowed.iter())),
+        ("shadow denied", counts(stats.shadow_denied.iter())),
     ] {
         if !counts.is_empty() {
             panel = panel.line(name, counts);
@@ -38,14 +38,14 @@ fn view(stats: &Stats, look: Look) -> String {
     }
     for (name, count) in [
         ("not recorded", stats.dropped),
-        ("not locked out", stats.unlocked),
+        ("rejected locks", stats.rejected_locks),
         ("sink failures", stats.sink_failures),
     ] {
         if count > 0 {
             panel = panel.line(name, count);
         }
     }
-    panel.render(look) + &top_keys(stats).render(look)
+    panel.render(style) + &top_keys(stats).render(style)
 }
 
 fn counts<'a, N: Display + 'a>(counts: impl Iterator<Item = (&'a N, &'a u64)>) -> String {

@@ -8,9 +8,9 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 pub(crate) type Opts = OrgArg;
 
 pub(crate) fn run(cli: &Cli, OrgArg { org_name }: Opts) -> Result<Exit, CliError> {
-    let mut session = cli.session()?;
-    let id = session.org_id(org_name)?;
-    cli.execute_in(session, SuspendOrg { id }, |reply, look| {
-        org_panel("Organization suspended", &reply.org, look)
+    let mut connection = cli.connect()?;
+    let id = connection.org_id(org_name)?;
+    cli.execute_in(connection, SuspendOrg { id }, |reply, style| {
+        org_panel("Organization suspended", &reply.org, style)
     })
 }

@@ -16,9 +16,9 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, Opts { ip, path }: Opts) -> Result<Exit, CliError> {
-    cli.execute(Unblock { ip, path }, |locks, look| {
+    cli.execute(Unblock { ip, path }, |locks, style| {
         let count = locks.len();
         let s = if count == 1 { "" } else { "s" };
-        format!("Ended {count} lock{s}:\n{}", lock_table(locks, look))
+        format!("Ended {count} lock{s}:\n{}", lock_table(locks, style))
     })
 }

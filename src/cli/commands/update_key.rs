@@ -39,9 +39,9 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut session = cli.session()?;
+    let mut connection = cli.connect()?;
     // An absent key is reported before invalid changes.
-    let id = session.execute(FindKey { key: opts.key.key })?.key.id;
+    let id = connection.execute(FindKey { key: opts.key.key })?.key.id;
     let scopes = |text: String| Given::list(text.split(',').filter(|scope| !scope.is_empty()));
     let command = UpdateKey {
         label: opts.label,
@@ -53,7 +53,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         reactivate: opts.reactivate,
         ..UpdateKey::new(id)
     };
-    cli.execute_in(session, command, |reply, look| {
-        key_panel("API key updated", &reply.key, look)
+    cli.execute_in(connection, command, |reply, style| {
+        key_panel("API key updated", &reply.key, style)
     })
 }

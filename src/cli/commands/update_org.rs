@@ -18,10 +18,10 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, Opts { org, limits }: Opts) -> Result<Exit, CliError> {
-    let mut session = cli.session()?;
+    let mut connection = cli.connect()?;
     let limits = replacement(limits, "none").unwrap_or_default();
-    let command = UpdateOrg::new(session.org_id(org.org_name)?).limits(limits);
-    cli.execute_in(session, command, |reply, look| {
-        org_panel("Organization updated", &reply.org, look)
+    let command = UpdateOrg::new(connection.org_id(org.org_name)?).limits(limits);
+    cli.execute_in(connection, command, |reply, style| {
+        org_panel("Organization updated", &reply.org, style)
     })
 }

@@ -26,7 +26,7 @@ pub(super) async fn count<H: Headers + ?Sized>(
     if proxy::is_found(guard, context.ip) {
         return;
     }
-    let rules = &context.policy.compiled().policy.lockout;
+    let rules = &context.policy.compiled().source.lockout;
     let rule = auth_failure_rule(failure, guard.locks.threshold(rules));
     let lists = [std::slice::from_ref(&rule)];
     let demand = Demand::new(Subjects::Address(ip_key), &lists);

@@ -20,9 +20,9 @@ pub(super) fn identify<H: Headers + ?Sized>(
     if let Some(policy) = context.policy.restrictions()
         && policy.names_clients()
     {
-        let peer = policy.policy.nat64_prefixes.canonical(context.request.ip);
+        let peer = policy.source.nat64_prefixes.canonical(context.request.ip);
         context.ip = peer;
-        let trusted = &policy.policy.trusted_proxies;
+        let trusted = &policy.source.trusted_proxies;
         if trusted.contains(peer) {
             let headers = context.request.headers;
             match named_by_proxy(guard, trusted, policy, headers)? {
@@ -41,8 +41,8 @@ pub(crate) fn named_by_proxy<H: Headers + ?Sized>(
     policy: &CompiledPolicy,
     headers: &H,
 ) -> Result<Option<NamedClient>, Reason> {
-    let nat64 = &policy.policy.nat64_prefixes;
-    let header = &policy.policy.client_ip_header;
+    let nat64 = &policy.source.nat64_prefixes;
+    let header = &policy.source.client_ip_header;
     let values = headers.header_values(header.name());
     match forwarded::client(trusted, nat64, header, values) {
         Ok(Some(named)) => Ok(Some(named)),
@@ -64,11 +64,11 @@ fn accept_unnamed<H: Headers + ?Sized>(
     policy: &CompiledPolicy,
     headers: &H,
 ) -> Result<(), Reason> {
-    if policy.policy.require_client_ip {
+    if policy.source.require_client_ip {
         return Err(Reason::InvalidClientIp);
     }
     let has_key = || !matches!(credential::presented(guard, headers), Ok(None));
-    let header = policy.policy.client_ip_header.name();
+    let header = policy.source.client_ip_header.name();
     warn_of_unnamed(guard, header, has_key);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::key_cache::CachedKey;
 use super::super::policy_reloader::PolicySnapshot;
 use super::super::request::Request;
-use super::super::verdict::{RuleState, Verdict};
+use super::super::verdict::{LimitStatus, Verdict};
 use super::refusal::Refusal;
 use crate::limiter::{LimitState, Receipt};
 use crate::net::ClientIp;
@@ -41,7 +41,7 @@ pub(super) struct ShadowLog {
     /// The names of the rules and routes in shadow mode that would have refused the request.
     pub(super) shadow_denied: Vec<String>,
     /// In a preview, the states of all limits so far.
-    pub(super) states: Vec<RuleState>,
+    pub(super) states: Vec<LimitStatus>,
 }
 
 impl ShadowLog {
@@ -103,7 +103,7 @@ impl<'a, H: ?Sized> RequestContext<'a, H> {
         Verdict {
             denial: outcome.err().map(|refusal| refusal.denial),
             rules: log.states,
-            shadowed: log.shadow_denied,
+            shadow_denied: log.shadow_denied,
             key_checked: self.is_key_reached,
         }
     }

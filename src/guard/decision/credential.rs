@@ -28,7 +28,7 @@ pub(super) fn is_required<H: Headers + ?Sized>(
 ) -> bool {
     match context.route.access {
         Access::Exempt | Access::Open => false,
-        Access::OpenForNow | Access::Protected | Access::Unreadable => {
+        Access::OpenInShadow | Access::Protected | Access::Unreadable => {
             !is_preflight(guard, context)
         }
     }

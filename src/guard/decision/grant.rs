@@ -33,7 +33,7 @@ pub(super) fn issue<H: ?Sized>(
 #[cold]
 fn without_key<H: ?Sized>(guard: &Guard, context: &mut RequestContext<'_, H>) -> Grant {
     let shadow_denied = context.take_shadow_denied();
-    guard.recorder().count_shadowed(&shadow_denied);
+    guard.recorder().count_shadow_denied(&shadow_denied);
     let now = guard.clock.now();
     Grant::anonymous(now, context.ip, context.request.method, shadow_denied)
 }
@@ -47,14 +47,14 @@ fn extra<H: ?Sized>(
 ) -> Box<Extra> {
     let rules = limits::rules(key, &context.route);
     let mut shadow_denied = context.take_shadow_denied();
-    for index in receipt.iter().flat_map(|remarks| &remarks.shadow_denied) {
+    for index in receipt.iter().flat_map(|remarks| &remarks.skipped) {
         let rule = rule_at(&rules, usize::from(*index));
         shadow_denied.extend(rule.map(Rule::name));
     }
-    guard.recorder().count_shadowed(&shadow_denied);
+    guard.recorder().count_shadow_denied(&shadow_denied);
     Box::new(Extra {
         route_rules: rules[1..].concat(),
         receipt,
-        shadowed: shadow_denied,
+        shadow_denied,
     })
 }

@@ -48,7 +48,7 @@ pub(super) async fn consume<H: Headers + ?Sized>(
     };
     let admission = limits::admit(guard, context, demand).get().await;
     if let Admission::Admitted(_, receipt) = &admission {
-        let denied = receipt.iter().flat_map(|remarks| &remarks.shadow_denied);
+        let denied = receipt.iter().flat_map(|remarks| &remarks.skipped);
         for index in denied {
             if let Some((_, rule)) = rules(&context.route).nth(usize::from(*index)) {
                 ShadowLog::deny(&mut context.shadow_log, rule.name());
@@ -57,17 +57,29 @@ pub(super) async fn consume<H: Headers + ?Sized>(
     }
     let limit = |index| {
         let (route, rule) = rules(&context.route).nth(index)?;
-        Some((rule, (&*route.name, route.lockout, LockScope::Path)))
+        let lockout = LimitLockout {
+            name: &route.name,
+            duration: route.lockout,
+            all_paths: false,
+        };
+        Some((rule, lockout))
     };
-    admitted(guard, context, ip_key, admission, limit)
+    require_admitted(guard, context, ip_key, admission, limit)
 }
 
-/// A lockout that a limit causes: the name of the limit, the duration, and what it refuses.
-type LimitLockout<'a> = (&'a str, Option<LockDuration>, LockScope);
+/// The lockout that a limit causes.
+#[derive(Clone, Copy)]
+struct LimitLockout<'a> {
+    /// The name of the limit.
+    name: &'a str,
+    /// `None` for no lockout.
+    duration: Option<LockDuration>,
+    all_paths: bool,
+}
 
 /// Refuses what the limiter did not admit. Locks out an address above a limit, if the limit says so.
 /// `limit` returns a limit by its index.
-fn admitted<'r, H: Headers + ?Sized>(
+fn require_admitted<'r, H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
     ip_key: IpKey,
@@ -127,8 +139,12 @@ async fn run<H: Headers + ?Sized>(
         cost,
     };
     let admission = limits::admit(guard, context, demand).get().await;
-    let lockout = (&*limit.name, limit.lockout, limit.scope);
-    admitted(guard, context, ip_key, admission, |_| {
+    let lockout = LimitLockout {
+        name: &limit.name,
+        duration: limit.lockout,
+        all_paths: limit.locks_all_paths,
+    };
+    require_admitted(guard, context, ip_key, admission, |_| {
         Some((&rule, lockout))
     })
 }
@@ -138,13 +154,18 @@ fn lock_out<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
     ip_key: IpKey,
-    (name, duration, scope): LimitLockout<'_>,
+    lockout: LimitLockout<'_>,
 ) -> Option<Duration> {
-    let duration =
-        duration.filter(|_| !context.is_preview && !lockout::is_exempt(guard, context))?;
+    let duration = lockout
+        .duration
+        .filter(|_| !context.is_preview && !lockout::is_exempt(guard, context))?;
+    let scope = match lockout.all_paths {
+        true => LockScope::All,
+        false => LockScope::IpLimit(lockout.name.to_owned()),
+    };
     guard
         .locks
-        .lock_exceeding(name, duration, scope, ip_key, guard.now())
+        .lock_exceeding(lockout.name, duration, scope, ip_key, guard.now())
 }
 
 /// The limits per address of the matching routes.

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::super::Guard;
 use super::super::denial::Denial;
 use super::super::key_cache::CachedKey;
-use super::super::verdict::RuleState;
+use super::super::verdict::LimitStatus;
 use super::context::{RequestContext, ShadowLog};
 use crate::counter::Rule;
 use crate::limiter::{Admission, Demand, LimitState, Rules, rule_at, slowest};
@@ -97,7 +97,7 @@ fn preview(guard: &Guard, log: &mut ShadowLog, demand: Demand<'_>) -> Admission 
         .map_or_else(Moment::default, |(state, _)| state.at);
     let rules = demand.rules.iter().copied().flatten();
     let refusing = rules.zip(states).filter(|(rule, (state, retry_at))| {
-        log.states.push(RuleState::new(rule, *state));
+        log.states.push(LimitStatus::new(rule, *state));
         let is_refusing = *retry_at > state.at;
         if is_refusing && rule.limit.shadow {
             log.shadow_denied.push(rule.name());

@@ -13,7 +13,7 @@ use super::context::RequestContext;
 use super::proxy;
 #[cfg(feature = "http")]
 use super::{client, refusal};
-use crate::lockout::{LockStatus, Refuses};
+use crate::lockout::{LockScope, LockStatus};
 use crate::model::Reason;
 use crate::net::ClientIp;
 use crate::time::Timestamp;
@@ -80,14 +80,14 @@ pub(super) fn is_exempt<H: Headers + ?Sized>(
 ) -> bool {
     let policy = context.policy.compiled();
     policy.is_exempt(context.ip)
-        || policy.policy.trusted_proxies.is_empty() && is_private_proxy(guard, context)
+        || policy.source.trusted_proxies.is_empty() && is_private_proxy(guard, context)
 }
 
 /// Whether the peer may be a proxy that the policy does not name: its address is private, and it sends
 /// a forwarding header. Its clients cannot be distinguished.
 fn is_private_proxy<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>) -> bool {
     let request = context.request;
-    let may_be_proxy = !request.is_named && is_private(request.ip);
+    let may_be_proxy = !request.is_named_by_proxy && is_private(request.ip);
     let Some(header) = proxy::forwarding_header(request.headers).filter(|_| may_be_proxy) else {
         return false;
     };
@@ -157,16 +157,16 @@ fn status<H: Headers + ?Sized>(
     has_name: impl Fn(&str) -> bool,
 ) -> Result<Option<Box<LockStatus>>, Denial> {
     let is_unreadable = Cell::new(false);
-    let applies = |refuses: &Refuses| match refuses {
-        Refuses::All => true,
-        Refuses::Keyless => false,
-        Refuses::Path(path) => {
-            let ignore_case = context.policy.compiled().policy.ignore_case;
+    let applies = |scope: &LockScope| match scope {
+        LockScope::All => true,
+        LockScope::Keyless => false,
+        LockScope::Path(path) => {
+            let ignore_case = context.policy.compiled().source.ignore_case;
             let may_mean = context.request.may_mean(path, ignore_case);
             is_unreadable.set(is_unreadable.get() || may_mean.is_none());
             may_mean.unwrap_or(false)
         }
-        Refuses::Route(name) => has_name(name),
+        LockScope::IpLimit(name) => has_name(name),
     };
     let status = guard.locks.status(&context.ip, applies, &guard.clock);
     if is_unreadable.get() {

@@ -4,13 +4,13 @@ use ipnet::IpNet;
 
 use super::super::Guard;
 use super::super::key_cache::CachedKey;
-use super::super::proxies::Vouched;
+use super::super::proxies::AcceptedKey;
 use super::super::request::Headers;
 use super::super::warnings::WarningKind;
 use super::context::RequestContext;
 use super::{client, credential, key};
 use crate::model::key_text;
-use crate::net::{ClientIp, ClientIpHeader, IpKey, forwarded as forwarding};
+use crate::net::{ClientIp, ClientIpHeader, IpKey, forwarded};
 
 /// Whether an address was found to be a proxy.
 pub(super) fn is_found(guard: &Guard, ip: ClientIp) -> bool {
@@ -24,7 +24,7 @@ pub(super) fn observe_failed<H: Headers + ?Sized>(
     context: &RequestContext<'_, H>,
     ip_key: IpKey,
 ) {
-    if forwarded_by_peer(context).is_some() {
+    if forwarding_field_of_peer(context).is_some() {
         guard.proxies.observe(ip_key, guard.clock.now());
     }
 }
@@ -37,21 +37,29 @@ pub(super) fn observe_accepted<H: Headers + ?Sized>(
     key: &CachedKey,
 ) {
     if guard.proxies.observes(|| IpKey::of(context.ip)) && !context.is_preview {
-        vouch(guard, context, key);
+        note_accepted(guard, context, key);
     }
 }
 
 #[cold]
-fn vouch<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, key: &CachedKey) {
-    let (Some(ip_key), Some(field)) = (IpKey::of(context.ip), forwarded_by_peer(context)) else {
+fn note_accepted<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    key: &CachedKey,
+) {
+    let (Some(ip_key), Some(field)) = (IpKey::of(context.ip), forwarding_field_of_peer(context))
+    else {
         return;
     };
     let clients: Vec<&[u8]> = context.request.headers.header_values(field).collect();
-    let vouched = Vouched {
+    let accepted = AcceptedKey {
         org: key.org_id,
         client: guard.proxies.hash(clients),
     };
-    if guard.proxies.vouch(ip_key, vouched, guard.clock.now()) {
+    if guard
+        .proxies
+        .note_accepted(ip_key, accepted, guard.clock.now())
+    {
         let warning = format!(
             "requests of many clients come through {ip}, which is not configured as trusted: \
              failed authentications behind it lock nobody out, and limits by address count all of \
@@ -70,7 +78,7 @@ pub(super) async fn observe_locked<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
 ) {
-    let (Some(ip_key), Some(_)) = (IpKey::of(context.ip), forwarded_by_peer(context)) else {
+    let (Some(ip_key), Some(_)) = (IpKey::of(context.ip), forwarding_field_of_peer(context)) else {
         return;
     };
     let Ok(Some(presented)) = credential::presented(guard, context.request.headers) else {
@@ -93,14 +101,14 @@ pub(super) async fn observe_locked<H: Headers + ?Sized>(
     };
     if let Some(key) = key.filter(|key| is_valid(key)) {
         guard.proxies.observe(ip_key, now);
-        vouch(guard, context, &key);
+        note_accepted(guard, context, &key);
     }
 }
 
 /// Warns that a client that may be a proxy was locked out.
 #[cold]
 pub(super) fn warn_of_locked<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>) {
-    if let Some(field) = forwarded(guard, context) {
+    if let Some(field) = forwarding_field(guard, context) {
         let warning = format!(
             "{ip} failed to authenticate too often and is locked out; its requests name other \
              clients by `{field}`, which any client can send. Only if it is a proxy of yours: {line}",
@@ -112,11 +120,13 @@ pub(super) fn warn_of_locked<H: Headers + ?Sized>(guard: &Guard, context: &Reque
 }
 
 /// The field in which the client names other clients, if it is the peer itself.
-fn forwarded_by_peer<H: Headers + ?Sized>(context: &RequestContext<'_, H>) -> Option<&'static str> {
-    if context.request.is_named {
+fn forwarding_field_of_peer<H: Headers + ?Sized>(
+    context: &RequestContext<'_, H>,
+) -> Option<&'static str> {
+    if context.request.is_named_by_proxy {
         return None;
     }
-    let policy = &context.policy.compiled().policy;
+    let policy = &context.policy.compiled().source;
     let peer = policy.nat64_prefixes.canonical(context.request.ip);
     match policy.trusted_proxies.contains(peer) {
         true => None,
@@ -126,27 +136,27 @@ fn forwarded_by_peer<H: Headers + ?Sized>(context: &RequestContext<'_, H>) -> Op
 
 /// The field in which the client names other clients; if a trusted proxy names the client, the field
 /// that names a previous hop.
-fn forwarded<H: Headers + ?Sized>(
+fn forwarding_field<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
 ) -> Option<String> {
-    if let Some(field) = forwarded_by_peer(context) {
+    if let Some(field) = forwarding_field_of_peer(context) {
         return Some(field.to_owned());
     }
     let headers = context.request.headers;
-    if context.request.is_named {
+    if context.request.is_named_by_proxy {
         return forwarding_header(headers).map(str::to_owned);
     }
     let policy = context.policy.compiled();
-    let trusted = &policy.policy.trusted_proxies;
+    let trusted = &policy.source.trusted_proxies;
     let named = client::named_by_proxy(guard, trusted, policy, headers);
     named.ok().flatten()?.before?;
-    Some(policy.policy.client_ip_header.name().to_owned())
+    Some(policy.source.client_ip_header.name().to_owned())
 }
 
 /// The first known header field in which a proxy names the client, if the request has one.
 pub(super) fn forwarding_header<H: Headers + ?Sized>(headers: &H) -> Option<&'static str> {
-    let mut names = forwarding::KNOWN_FIELDS.into_iter();
+    let mut names = forwarded::KNOWN_FIELDS.into_iter();
     names.find(|name| headers.header_values(name).next().is_some())
 }
 

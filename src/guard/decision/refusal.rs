@@ -77,7 +77,7 @@ pub(super) fn recorded<H: ?Sized>(
 /// Records a refusal.
 pub(super) fn record<H: ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, refusal: &Refusal) {
     let (recorder, reason) = (guard.recorder(), refusal.denial.reason());
-    recorder.count_shadowed(context.shadow_denied());
+    recorder.count_shadow_denied(context.shadow_denied());
     match &refusal.key {
         Some(key) => record_with_key(guard, context, key, reason),
         None => recorder.record_keyless(context.request, context.ip, reason),

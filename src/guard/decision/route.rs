@@ -31,7 +31,7 @@ pub(super) fn admits_in_shadow<H: ?Sized>(
     context: &mut RequestContext<'_, H>,
     refusal: &Refusal,
 ) -> bool {
-    if context.route.access != Access::OpenForNow || refusal.denial.status() == 503 {
+    if context.route.access != Access::OpenInShadow || refusal.denial.status() == 503 {
         return false;
     }
     let routes = context.route.routes.iter();

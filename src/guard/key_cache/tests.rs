@@ -228,7 +228,7 @@ fn reinserting_a_key_evicts_nothing() {
 }
 
 #[test]
-fn callers_that_threads_insert_and_find_are_whole() {
+fn concurrent_inserts_and_lookups_return_whole_keys() {
     let (keys, key_cache) = (Keys::new(), KeyCache::new(64));
     std::thread::scope(|scope| {
         for thread in 0..4 {

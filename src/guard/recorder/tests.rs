@@ -86,18 +86,18 @@ impl Store for Disk {
                 .zip(counts)
                 .for_each(|(sum, count)| *sum += count);
         }
-        for (group, balances) in &batch.balances {
+        for (subject, balances) in &batch.balances {
             let used = balances.iter().map(|saved| match &saved.value {
                 SavedValue::Balance(balance) => balance.used(),
                 SavedValue::Hits(_) => panic!("a window is no balance"),
             });
-            stored.balances.insert(group.to_bits(), used.sum());
+            stored.balances.insert(subject.to_bits(), used.sum());
         }
         stored.dropped += batch.dropped;
         for LockChange { id, lock } in &batch.locks {
             match lock {
-                Some(_) => stored.locked.insert(id.network),
-                None => stored.locked.remove(&id.network),
+                Some(_) => stored.locked.insert(id.ip),
+                None => stored.locked.remove(&id.ip),
             };
         }
         Ok(())
@@ -128,10 +128,10 @@ impl Store for Disk {
     ) -> Result<(), StoreError> {
         Ok(())
     }
-    fn save_ip_counters(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
+    fn save_ip_windows(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
         Ok(())
     }
-    fn ip_counters(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
+    fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
         unimplemented!()
     }
     fn delete_counters(
@@ -436,10 +436,10 @@ fn a_quota_that_cannot_be_stored_is_stored_later_as_it_is_then() {
     let world = World::new();
     let mut writer = world.writer();
     let id = SubjectId::key(KeyId(7));
-    let group = world.limiter.attach(id, &mut || Ok(Vec::new()));
-    let group = group.unwrap();
+    let set = world.limiter.attach(id, &mut || Ok(Vec::new()));
+    let set = set.unwrap();
     let consume = || {
-        world.consume(&group);
+        world.consume(&set);
     };
     consume();
     writer.store_all().unwrap();
@@ -462,8 +462,8 @@ fn a_quota_is_stored_while_requests_are_not_recorded() {
     world.record(0..3);
     world.refuse(Reason::UnknownKey);
     let id = SubjectId::key(KeyId(7));
-    let group = world.limiter.attach(id, &mut || Ok(Vec::new()));
-    world.consume(&group.unwrap());
+    let set = world.limiter.attach(id, &mut || Ok(Vec::new()));
+    world.consume(&set.unwrap());
     writer.store_all().unwrap();
     let expected = Stored {
         balances: [(7, 1)].into(),
@@ -590,15 +590,15 @@ fn closing_stores_what_came_after_a_failure_too() {
 fn a_lock_that_could_not_be_stored_is_tried_again() {
     let world = World::new();
     let mut writer = world.writer();
-    let network: IpKey = "192.0.2.1".parse().unwrap();
-    let lock = AuthFailure::BadKey.lock(network, START);
+    let ip_key: IpKey = "192.0.2.1".parse().unwrap();
+    let lock = AuthFailure::BadKey.lock(ip_key, START);
     world.locks.add(lock, START);
     world.disk.fill_up(true);
     writer.store_all().unwrap_err();
     assert_eq!(world.disk.stored().locked, [].into());
     world.disk.fill_up(false);
     writer.store_all().unwrap();
-    assert_eq!(world.disk.stored().locked, [network].into());
+    assert_eq!(world.disk.stored().locked, [ip_key].into());
     world.locks.expire(START.plus(24 * 60 * MINUTE));
     writer.store_all().unwrap();
     assert_eq!(world.disk.stored().locked, [].into());

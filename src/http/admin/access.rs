@@ -13,7 +13,6 @@ use crate::counter::IpLimit;
 use crate::guard;
 use crate::http::problem::Problem;
 use crate::keyguard::KeyGuard;
-use crate::lockout::LockScope;
 use crate::net::ClientIp;
 use crate::store::IdempotencyKey;
 use crate::sys::block_on;
@@ -140,7 +139,7 @@ pub(super) fn require_admin(
 
 fn limit() -> Result<IpLimit, Problem> {
     let limit = IpLimit::new(LIMIT, WRONG_KEYS).and_then(|limit| limit.lockout(LOCK_TIME));
-    Ok(limit.map_err(AdminError::from)?.scope(LockScope::Path))
+    Ok(limit.map_err(AdminError::from)?)
 }
 
 /// Returns a handle whose changes the audit log attributes to the client, with the idempotency key of

@@ -4,14 +4,14 @@ use super::endpoint::Endpoint;
 use super::input::{Json, Query};
 use super::operation::OperationRoute;
 use crate::admin::command::{
-    Block, Check, CreateOrg, GetAddressLimits, GetKey, GetKeyLimits, GetOrg, GetStats, KeyRotation,
-    ListAudit, ListBlocks, ListKeys, ListOrgs, OverrideLimit, Reload, ResetAddress, ResetKey,
-    RestoreLimit, ResumeOrg, RevokeKey, SuspendOrg, Unblock,
+    Block, Check, CreateOrg, GetIpLimits, GetKey, GetKeyLimits, GetOrg, GetStats, ListAudit,
+    ListBlocks, ListKeys, ListOrgs, OverrideLimit, Reload, ResetIp, ResetKey, RestoreLimit,
+    ResumeOrg, RevokeKey, RotateKeyCommand, SuspendOrg, Unblock,
 };
 use crate::admin::{CreateKey, UpdateKey, UpdateOrg};
 
 pub(super) fn all() -> Vec<Endpoint> {
-    let groups = [orgs(), keys(), limits(), addresses(), others()];
+    let groups = [orgs(), keys(), limits(), ips(), others()];
     groups.into_iter().flatten().collect()
 }
 
@@ -62,7 +62,7 @@ fn keys() -> Vec<Endpoint> {
         OperationRoute::post("/admin/keys/{id}/rotate")
             .summary("Replace the text of a key; the old one is accepted for a while")
             .creating()
-            .run::<Json<KeyRotation>>(),
+            .run::<Json<RotateKeyCommand>>(),
     ]
 }
 
@@ -84,14 +84,14 @@ fn limits() -> Vec<Endpoint> {
     ]
 }
 
-fn addresses() -> Vec<Endpoint> {
+fn ips() -> Vec<Endpoint> {
     vec![
-        OperationRoute::get("/admin/addresses")
+        OperationRoute::get("/admin/ips")
             .summary("Show the state of the limits of an IP address")
-            .run::<Query<GetAddressLimits>>(),
-        OperationRoute::post("/admin/addresses/reset")
+            .run::<Query<GetIpLimits>>(),
+        OperationRoute::post("/admin/ips/reset")
             .summary("Reset the counts of an IP address")
-            .run::<Json<ResetAddress>>(),
+            .run::<Json<ResetIp>>(),
         OperationRoute::get("/admin/blocks")
             .summary("List all locks")
             .run::<Query<ListBlocks>>(),

@@ -118,7 +118,7 @@ where
                     let mut response = ready!(response.poll(context))?;
                     let grant = grant.take();
                     if let Some(grant) = &grant {
-                        grant.answer(response.status().as_u16());
+                        grant.record_status(response.status().as_u16());
                         set_grant_headers(response.headers_mut(), grant);
                     }
                     return Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, grant))));

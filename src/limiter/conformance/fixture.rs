@@ -50,7 +50,7 @@ impl Fixture {
 
     fn with<T>(&self, client: impl Into<Client>, call: impl FnOnce(Subjects<'_>) -> T) -> T {
         let key = match client.into() {
-            Client::Address(address) => return call(Subjects::Address(address)),
+            Client::Address(ip_key) => return call(Subjects::Address(ip_key)),
             Client::Key(key) => key,
         };
         let attach = |id| self.limiter.attach(id, &mut || Ok(Vec::new())).unwrap();
@@ -163,8 +163,8 @@ impl From<u64> for Client {
 }
 
 impl From<IpKey> for Client {
-    fn from(address: IpKey) -> Self {
-        Self::Address(address)
+    fn from(ip_key: IpKey) -> Self {
+        Self::Address(ip_key)
     }
 }
 

@@ -114,7 +114,7 @@ impl Pair {
                 Admission::Admitted(redis, b),
             ] => {
                 prop_assert_eq!(shown(*memory, rules), shown(*redis, rules));
-                prop_assert_eq!(shadow_denied(a), shadow_denied(b));
+                prop_assert_eq!(skipped(a), skipped(b));
                 self.admitted.push((asked, outcomes));
             }
             [Admission::Refused(_, earliest), Admission::Refused(_, told)] => {
@@ -127,10 +127,10 @@ impl Pair {
     }
 }
 
-fn shadow_denied(receipt: &Receipt) -> Vec<u16> {
+fn skipped(receipt: &Receipt) -> Vec<u16> {
     let remarks = receipt.iter();
     remarks
-        .flat_map(|remarks| remarks.shadow_denied.to_vec())
+        .flat_map(|remarks| remarks.skipped.to_vec())
         .collect()
 }
 

@@ -3,8 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::super::{
-    Admission, LimitState, Receipt, Rules, deny_in_shadow, indexed, is_shadow_denied, rule_at,
-    slowest,
+    Admission, LimitState, Receipt, Rules, indexed, is_skipped, mark_skipped, rule_at, slowest,
 };
 use crate::counter::{CounterMut, Rule, Time};
 #[cfg(feature = "redis")]
@@ -51,7 +50,7 @@ pub(super) fn admit(
             continue;
         }
         if rule.limit.shadow {
-            deny_in_shadow(&mut receipt, index);
+            mark_skipped(&mut receipt, index);
             continue;
         }
         let state = LimitState {
@@ -75,11 +74,11 @@ pub(super) fn admit(
     }
     let mut tightest = LimitState::unlimited(time.now);
     for (index, rule) in indexed(rules) {
-        if is_shadow_denied(&receipt, index) {
+        if is_skipped(&receipt, index) {
             continue;
         }
         let mut counter = counters.counter(rule);
-        let is_first_change = counter.record(time, rule, rule.limit.period.takes(cost));
+        let is_first_change = counter.consume(time, rule, rule.limit.period.takes(cost));
         let is_shown = !rule.limit.shadow && rule.limit.period != Period::Concurrent;
         let remaining = counter.remaining(time, rule);
         if is_shown && remaining < tightest.remaining {
@@ -142,7 +141,7 @@ pub(super) fn record_admitted(
             if !std::mem::replace(changed, true) {
                 counters.note_changed(rule);
             }
-        } else if !is_shadow_denied(&receipt, index) {
+        } else if !is_skipped(&receipt, index) {
             counter.charge(time, rule.limit.period.takes(cost));
         }
     }

@@ -17,7 +17,7 @@ pub(crate) use self::sets::CounterSet;
 use self::sets::{LockedSets, SHARDS, SetTable};
 use super::{
     Admission, AttachError, CounterSets, Demand, LimitState, Limiter, Receipt, Rules, SavedWindows,
-    Subjects, indexed, is_shadow_denied,
+    Subjects, indexed, is_skipped,
 };
 #[cfg(feature = "redis")]
 use crate::counter::CounterMut;
@@ -79,7 +79,7 @@ impl Limiter for MemoryLimiter {
 
     #[inline]
     fn admit<'a>(&'a self, demand: Demand<'a>, _: &'a Deadline) -> MaybeReady<'a, Admission> {
-        MaybeReady::Now(self.take(demand))
+        MaybeReady::Now(self.admit_now(demand))
     }
 
     fn states(&self, demand: Demand<'_>) -> Vec<(LimitState, Moment)> {
@@ -93,18 +93,18 @@ impl Limiter for MemoryLimiter {
                 let locked = self.lock(sets);
                 decision::states(locked, rules, cost, self.time())
             }
-            Subjects::Address(address) => {
-                let (locked, time) = self.lock_address(address, rules, cost);
+            Subjects::Address(ip_key) => {
+                let (locked, time) = self.lock_address(ip_key, rules, cost);
                 decision::states(locked, rules, cost, time)
             }
         }
     }
 
     fn has_room(&self, demand: Demand<'_>) -> bool {
-        let Subjects::Address(address) = demand.subjects else {
+        let Subjects::Address(ip_key) = demand.subjects else {
             return true;
         };
-        let (mut locked, _) = self.lock_address(address, demand.rules, demand.cost);
+        let (mut locked, _) = self.lock_address(ip_key, demand.rules, demand.cost);
         locked.has_room(demand.rules, &mut None, |rule| rule.limit.shadow)
     }
 
@@ -116,7 +116,7 @@ impl Limiter for MemoryLimiter {
         let mut locked = self.lock(sets);
         let time = self.time();
         for (index, rule) in indexed(demand.rules) {
-            if is_shadow_denied(receipt, index) {
+            if is_skipped(receipt, index) {
                 continue;
             }
             // After a reset, hits of that time may be those of other requests.
@@ -138,7 +138,7 @@ impl Limiter for MemoryLimiter {
         };
         let mut locked = self.lock(sets);
         for (index, rule) in indexed(demand.rules) {
-            if rule.limit.period == Period::Concurrent && !is_shadow_denied(receipt, index) {
+            if rule.limit.period == Period::Concurrent && !is_skipped(receipt, index) {
                 locked.counter(rule).release();
             }
         }
@@ -147,8 +147,8 @@ impl Limiter for MemoryLimiter {
     fn reset(&self, demand: Demand<'_>) -> Result<(), StoreError> {
         let sets = match demand.subjects {
             Subjects::Key(sets) => sets,
-            Subjects::Address(address) => {
-                self.addresses.remove(address);
+            Subjects::Address(ip_key) => {
+                self.addresses.remove(ip_key);
                 return Ok(());
             }
         };
@@ -177,8 +177,8 @@ impl Limiter for MemoryLimiter {
 
     fn windows(&self, part: usize) -> Option<SavedWindows> {
         let sets = self.sets.windows(part, || self.time())?;
-        let addresses = self.addresses.windows(part, SHARDS, &self.clock);
-        Some(SavedWindows { sets, addresses })
+        let ip_windows = self.addresses.windows(part, SHARDS, &self.clock);
+        Some(SavedWindows { sets, ip_windows })
     }
 
     fn restore(&self, saved: Vec<SavedIpWindow>) {
@@ -194,7 +194,7 @@ impl Limiter for MemoryLimiter {
 impl MemoryLimiter {
     /// [`Limiter::admit`], which never waits here.
     #[inline]
-    pub(super) fn take(&self, demand: Demand<'_>) -> Admission {
+    pub(super) fn admit_now(&self, demand: Demand<'_>) -> Admission {
         let Demand {
             subjects,
             rules,
@@ -205,14 +205,14 @@ impl MemoryLimiter {
                 let locked = self.lock(sets);
                 decision::admit(locked, rules, cost, self.time())
             }
-            Subjects::Address(address) => self.take_of_address(address, rules, cost),
+            Subjects::Address(ip_key) => self.admit_address(ip_key, rules, cost),
         }
     }
 
     /// A function of its own, to keep the stack frame for keys small.
     #[inline(never)]
-    fn take_of_address(&self, address: IpKey, rules: Rules<'_>, cost: NonZeroU32) -> Admission {
-        let (locked, time) = self.lock_address(address, rules, cost);
+    fn admit_address(&self, ip_key: IpKey, rules: Rules<'_>, cost: NonZeroU32) -> Admission {
+        let (locked, time) = self.lock_address(ip_key, rules, cost);
         decision::admit(locked, rules, cost, time)
     }
 
@@ -223,12 +223,12 @@ impl MemoryLimiter {
 
     fn lock_address(
         &self,
-        address: IpKey,
+        ip_key: IpKey,
         rules: Rules<'_>,
         cost: NonZeroU32,
     ) -> (LockedAddress<'_>, Time<'_>) {
         let time = || self.time();
-        self.addresses.lock(address, rules, cost, time)
+        self.addresses.lock(ip_key, rules, cost, time)
     }
 }
 
@@ -273,8 +273,8 @@ impl MemoryLimiter {
                 let locked = self.lock(sets);
                 decision::record_admitted(locked, rules, cost, self.time(), receipt, balances);
             }
-            Subjects::Address(address) => {
-                let (locked, time) = self.lock_address(address, rules, cost);
+            Subjects::Address(ip_key) => {
+                let (locked, time) = self.lock_address(ip_key, rules, cost);
                 decision::record_admitted(locked, rules, cost, time, receipt, balances);
             }
         }

@@ -54,7 +54,7 @@ fn admit(
     rules: &[Rule],
     cost: NonZeroU32,
 ) -> Admission {
-    limiter.take(Demand {
+    limiter.admit_now(Demand {
         cost,
         ..Demand::new(alone(key), &[rules])
     })

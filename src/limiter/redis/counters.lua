@@ -94,7 +94,7 @@ function kinds.w()
     end
   end
 
-  function window.record(rule, amount)
+  function window.consume(rule, amount)
     local ends_at = ceil(rule.now / rule.b) * rule.b
     local count = amount
     if rule.newest and rule.newest_at >= ends_at then
@@ -130,7 +130,7 @@ function kinds.w()
     else
       local more = min(cost, 4294967295 - rule.used)
       if more > 0 then
-        window.record(rule, more)
+        window.consume(rule, more)
       end
     end
   end
@@ -184,14 +184,14 @@ local function balance()
     call('SET', rule.key, text, 'PX', int(rule.counts_for(rule) + 86400000))
   end
 
-  function balance.record(rule, amount)
+  function balance.consume(rule, amount)
     rule.used = min(MOST, rule.used + amount)
     balance.keep(rule)
   end
 
   function balance.settle(rule)
     if cost > 0 then
-      rule.record(rule, cost)
+      rule.consume(rule, cost)
     elseif rule.reset_at < admitted_at and rule.includes(rule) then
       rule.used = max(0, rule.used + cost)
       balance.keep(rule)
@@ -249,7 +249,7 @@ end
 -- a: the credits of a refill, 0 for none, b: the interval of refills in milliseconds.
 function kinds.c()
   local credits = balance()
-  local add = credits.record
+  local add = credits.consume
 
   function credits.load(rule)
     credits.read(rule)
@@ -265,7 +265,7 @@ function kinds.c()
     return 30 * 86400000
   end
 
-  function credits.record(rule, amount)
+  function credits.consume(rule, amount)
     if rule.used == 0 then
       rule.at = floor(now / 1000)
     end
@@ -327,7 +327,7 @@ function kinds.s()
     end
   end
 
-  function slots.record(rule, amount)
+  function slots.consume(rule, amount)
     set(rule, rule.own + amount)
   end
 
@@ -362,7 +362,7 @@ function kinds.i()
     rule.used, rule.amount, rule.takes = 0, 0, 0
   end
 
-  function index.record(rule)
+  function index.consume(rule)
     for _, key in ipairs(KEYS) do
       if key ~= rule.key then
         call('SADD', rule.key, key)
@@ -420,10 +420,10 @@ end
 if action == 'admit' then
   for _, rule in ipairs(rules) do
     if is_admitted == 1 and rule.has_room then
-      rule.record(rule, rule.takes)
+      rule.consume(rule, rule.takes)
     end
   end
-elseif action ~= 'look' then
+elseif action ~= 'peek' then
   -- settle, reset, release, renew, extend or forget
   local makes_room = action == 'reset' or action == 'forget'
   for _, rule in ipairs(rules) do

@@ -30,11 +30,11 @@ pub(super) struct ExhaustedLimits {
 struct Shard {
     /// The number of invalidations so far.
     generation: u64,
-    entries: Vec<Entry>,
+    entries: Vec<CachedLimit>,
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
+struct CachedLimit {
     exhausted: ExhaustedLimit,
     expires_at: Moment,
 }
@@ -132,7 +132,8 @@ impl ExhaustedLimits {
     pub(super) fn get(&self, demand: DemandKey, now: Moment) -> Option<(LimitState, Moment)> {
         let shard = self.shard(demand.group).lock();
         let mut entries = shard.entries.iter();
-        let is_match = |entry: &&Entry| now < entry.expires_at && entry.exhausted.refuses(demand);
+        let is_match =
+            |entry: &&CachedLimit| now < entry.expires_at && entry.exhausted.refuses(demand);
         let exhausted = entries.find(is_match)?.exhausted;
         let state = LimitState {
             at: now,
@@ -155,7 +156,7 @@ impl ExhaustedLimits {
         let expires_at = state.resets_at.min(state.at.plus(LIFETIME));
         let mut shard = self.shard(key.group).lock();
         if shard.generation == key.generation {
-            shard.insert(Entry {
+            shard.insert(CachedLimit {
                 exhausted,
                 expires_at,
             });
@@ -189,9 +190,9 @@ impl ExhaustedLimits {
 
 impl Shard {
     /// Replaces the entry for the same limits or, in a full shard, the one that expires first.
-    fn insert(&mut self, new: Entry) {
+    fn insert(&mut self, new: CachedLimit) {
         let key = new.exhausted.key;
-        let same = |entry: &Entry| entry.exhausted.key.is_same_limits(key);
+        let same = |entry: &CachedLimit| entry.exhausted.key.is_same_limits(key);
         let old = match self.entries.iter().position(same) {
             Some(index) => self.entries.get_mut(index),
             None if self.entries.len() < ENTRIES => None,

@@ -24,8 +24,8 @@ use self::script::{Action, Calendar, CounterArgs, CounterReply, ScriptCall, Scri
 use self::server::Servers;
 use super::{
     Admission, AttachError, CounterSet, Demand, Fallback, LimitState, Limiter, LimiterStatus,
-    MemoryLimiter, Receipt, Remarks, Rules, SavedWindows, Subjects, deny_in_shadow, indexed,
-    is_shadow_denied, rule_at, slowest,
+    MemoryLimiter, Receipt, Remarks, Rules, SavedWindows, Subjects, indexed, is_skipped,
+    mark_skipped, rule_at, slowest,
 };
 use crate::counter::{Events, Rule, SavedCounter, SavedIpWindow, SubjectId};
 use crate::limit::Period;
@@ -81,7 +81,7 @@ impl RedisLimiter {
     pub(crate) fn sync_clock(&self) {
         self.client.sync_clock(&self.clock);
         let called_at = self.clock.now();
-        if let Ok(reply) = self.look(0, Vec::new()) {
+        if let Ok(reply) = self.peek(0, Vec::new()) {
             reply.sync(&self.clock, called_at);
         }
     }
@@ -93,8 +93,8 @@ impl RedisLimiter {
         }
     }
 
-    fn look(&self, cost: i64, counters: Vec<CounterArgs>) -> Result<ScriptReply, NoReply> {
-        let call = self.call(Action::Look, cost, counters);
+    fn peek(&self, cost: i64, counters: Vec<CounterArgs>) -> Result<ScriptReply, NoReply> {
+        let call = self.call(Action::Peek, cost, counters);
         block_on(self.client.send(call, &Deadline::default())?.get())
     }
 
@@ -178,7 +178,7 @@ impl RedisLimiter {
     fn fall_back(&self, demand: Demand<'_>) -> Admission {
         self.fallbacks.fetch_add(1, Ordering::Relaxed);
         match self.fallback {
-            Fallback::Local => self.local.take(demand),
+            Fallback::Local => self.local.admit_now(demand),
             Fallback::Allow => {
                 let remarks = Remarks {
                     is_uncounted: true,
@@ -193,7 +193,7 @@ impl RedisLimiter {
 
     fn remote_states(&self, demand: Demand<'_>) -> Result<Vec<(LimitState, Moment)>, NoReply> {
         let counters = self.counters(demand, self.clock.now());
-        let reply = self.look(signed(demand.cost), counters)?;
+        let reply = self.peek(signed(demand.cost), counters)?;
         let now = self.clock.now();
         let states = indexed(demand.rules).map(|(index, _)| {
             let counter = reply.counters.get(index).ok_or(NoReply)?;
@@ -258,7 +258,7 @@ impl Limiter for RedisLimiter {
         };
         let counters = self.counters(demand, at).into_iter().enumerate();
         let counters: Vec<_> = counters
-            .filter(|(index, _)| !is_shadow_denied(receipt, *index))
+            .filter(|(index, _)| !is_skipped(receipt, *index))
             .map(|(_, counter)| counter)
             .collect();
         let more = i64::try_from(actual).unwrap_or(i64::MAX) - signed(demand.cost);
@@ -283,7 +283,7 @@ impl Limiter for RedisLimiter {
         }
         let group = self.names.group(demand.subjects);
         let taken = indexed(demand.rules).filter(|(index, rule)| {
-            rule.limit.period == Period::Concurrent && !is_shadow_denied(receipt, *index)
+            rule.limit.period == Period::Concurrent && !is_skipped(receipt, *index)
         });
         let slots = taken
             .map(|(_, rule)| CounterArgs::slots(counter_name(&group, demand.subjects, rule)))
@@ -394,7 +394,7 @@ fn admission(reply: &ScriptReply, rules: Rules<'_>, now: Moment) -> Admission {
     }));
     for ((index, rule), counter) in counters {
         if !counter.has_room() {
-            deny_in_shadow(&mut receipt, index);
+            mark_skipped(&mut receipt, index);
         } else if !rule.limit.shadow
             && rule.limit.period != Period::Concurrent
             && counter.remaining < tightest.remaining

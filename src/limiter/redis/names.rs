@@ -15,14 +15,14 @@ pub(super) struct Names {
     /// Separates deployments on one server.
     space: String,
     /// Key of the hash that stands for an address.
-    address_key: [u8; 32],
+    ip_hash_key: [u8; 32],
 }
 
 impl Names {
     pub(super) fn new(secret: &Secret) -> Self {
         Self {
             space: blake3::Hash::from_bytes(secret.fingerprint().0).to_hex()[..8].to_owned(),
-            address_key: secret.network_naming_key(),
+            ip_hash_key: secret.ip_hash_key(),
         }
     }
 
@@ -35,9 +35,9 @@ impl Names {
     pub(super) fn group(&self, subjects: Subjects<'_>) -> String {
         match subjects {
             Subjects::Key(sets) => format!("{{kg:{}:o{}}}:", self.space, sets.org_id.0),
-            Subjects::Address(address) => {
-                let text = address.to_string();
-                let hash = blake3::keyed_hash(&self.address_key, text.as_bytes());
+            Subjects::Address(ip_key) => {
+                let text = ip_key.to_string();
+                let hash = blake3::keyed_hash(&self.ip_hash_key, text.as_bytes());
                 format!("{{kg:{}:n{}}}:", self.space, &hash.to_hex()[..24])
             }
         }

@@ -15,7 +15,7 @@ const MAX_EXACT: i64 = 1 << 53;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Admit,
-    Look,
+    Peek,
     Settle,
     Reset,
     Release,
@@ -28,7 +28,7 @@ impl Action {
     fn name(self) -> &'static str {
         match self {
             Self::Admit => "admit",
-            Self::Look => "look",
+            Self::Peek => "peek",
             Self::Settle => "settle",
             Self::Reset => "reset",
             Self::Release => "release",

@@ -184,9 +184,9 @@ impl Io {
         let Some(clock) = self.worker.state.clock.get() else {
             return;
         };
-        let look = ScriptCall::new(Action::Look, 0, Vec::new());
+        let peek = ScriptCall::new(Action::Peek, 0, Vec::new());
         let called_at = clock.now();
-        if let Ok(reply) = self.call(&look, Instant::now() + CONNECT_TIMEOUT).await {
+        if let Ok(reply) = self.call(&peek, Instant::now() + CONNECT_TIMEOUT).await {
             reply.sync(clock, called_at);
         }
     }

@@ -177,30 +177,30 @@ pub(crate) fn decode_balance_id(bytes: &[u8]) -> Result<CounterId, StoreError> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredIpCounters {
-    network: Vec<u8>,
-    counts: StoredCounts,
+struct StoredIpWindow {
+    ip_key: Vec<u8>,
+    events: StoredEvents,
     full_at: u32,
     is_shadow: bool,
     window: StoredWindow,
 }
 
 #[derive(Serialize, Deserialize)]
-enum StoredCounts {
+enum StoredEvents {
     BadKeys,
     MissingKeys,
     Requests(String),
     Route(String),
 }
 
-pub(crate) fn encode_ip_counters(saved: &SavedIpWindow) -> Result<Vec<u8>, StoreError> {
-    let stored = StoredIpCounters {
-        network: saved.address.to_bytes().to_vec(),
-        counts: match &saved.events {
-            Events::AuthFailures(AuthFailure::BadKey) => StoredCounts::BadKeys,
-            Events::AuthFailures(AuthFailure::MissingKey) => StoredCounts::MissingKeys,
-            Events::IpLimit(name) => StoredCounts::Requests(name.to_string()),
-            Events::Route(name) => StoredCounts::Route(name.to_string()),
+pub(crate) fn encode_ip_window(saved: &SavedIpWindow) -> Result<Vec<u8>, StoreError> {
+    let stored = StoredIpWindow {
+        ip_key: saved.ip_key.to_bytes().to_vec(),
+        events: match &saved.events {
+            Events::AuthFailures(AuthFailure::BadKey) => StoredEvents::BadKeys,
+            Events::AuthFailures(AuthFailure::MissingKey) => StoredEvents::MissingKeys,
+            Events::IpLimit(name) => StoredEvents::Requests(name.to_string()),
+            Events::Route(name) => StoredEvents::Route(name.to_string()),
             Events::AllRequests => return Err(damaged("a window of an address without a name")),
         },
         full_at: saved.full_at,
@@ -210,17 +210,17 @@ pub(crate) fn encode_ip_counters(saved: &SavedIpWindow) -> Result<Vec<u8>, Store
     encode(&stored)
 }
 
-pub(crate) fn decode_ip_counters(bytes: &[u8]) -> Result<SavedIpWindow, StoreError> {
-    let stored: StoredIpCounters = decode("the windows of an address", bytes)?;
-    let network = stored.network.try_into().ok().and_then(IpKey::from_bytes);
+pub(crate) fn decode_ip_window(bytes: &[u8]) -> Result<SavedIpWindow, StoreError> {
+    let stored: StoredIpWindow = decode("the windows of an address", bytes)?;
+    let ip_key = stored.ip_key.try_into().ok().and_then(IpKey::from_bytes);
     let (length, hits) = stored.window.read()?;
     Ok(SavedIpWindow {
-        address: network.ok_or_else(|| damaged("an address is invalid"))?,
-        events: match stored.counts {
-            StoredCounts::BadKeys => Events::AuthFailures(AuthFailure::BadKey),
-            StoredCounts::MissingKeys => Events::AuthFailures(AuthFailure::MissingKey),
-            StoredCounts::Requests(name) => Events::IpLimit(name.into()),
-            StoredCounts::Route(name) => Events::Route(name.into()),
+        ip_key: ip_key.ok_or_else(|| damaged("an address is invalid"))?,
+        events: match stored.events {
+            StoredEvents::BadKeys => Events::AuthFailures(AuthFailure::BadKey),
+            StoredEvents::MissingKeys => Events::AuthFailures(AuthFailure::MissingKey),
+            StoredEvents::Requests(name) => Events::IpLimit(name.into()),
+            StoredEvents::Route(name) => Events::Route(name.into()),
         },
         length,
         full_at: stored.full_at,
@@ -265,16 +265,16 @@ mod tests {
     }
 
     #[test]
-    fn ip_counters_read_back() {
+    fn ip_windows_read_back() {
         let saved = SavedIpWindow {
-            address: "2001:db8::/64".parse().unwrap(),
+            ip_key: "2001:db8::/64".parse().unwrap(),
             events: Events::IpLimit("login".into()),
             length: WindowLength::MINUTE,
             full_at: 3,
             is_shadow: true,
             hits: hits(),
         };
-        let bytes = encode_ip_counters(&saved).unwrap();
-        assert_eq!(decode_ip_counters(&bytes).unwrap(), saved);
+        let bytes = encode_ip_window(&saved).unwrap();
+        assert_eq!(decode_ip_window(&bytes).unwrap(), saved);
     }
 }

@@ -127,7 +127,7 @@ mod tests {
             limits: crate::limit::list(["10/s", "5000 credits +1/h shadow"]).unwrap(),
             allowed_ips: "10.0.0.0/8,local".parse().unwrap(),
             overrides: vec![LimitOverride {
-                rule: "10/s".into(),
+                limit: "10/s".into(),
                 until: Timestamp::from_unix_millis(5),
             }],
             created_at: Timestamp::from_unix_millis(1_700_000_000_000),
@@ -157,7 +157,7 @@ mod tests {
             let bytes = encode_credential(&credential).unwrap();
             assert_eq!(decode_credential(hash, &bytes).unwrap(), credential);
         }
-        // The layout of format 3.
+        // The layout of the current format.
         let first = decode_credential(hash, &[1, 1, 1, 9, 5, 0]).unwrap();
         assert_eq!(first.scheme, HashScheme::KeyedBlake3);
     }

@@ -4,19 +4,19 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{decode, encode};
 use super::{StoreError, damaged};
-use crate::lockout::{Lock, LockCause, LockId, Refuses};
+use crate::lockout::{Lock, LockCause, LockId, LockScope};
 use crate::net::IpKey;
 use crate::time::Timestamp;
 
 /// Returns the key of a lock: [`IpKey::to_bytes`], a byte for the scope and the kind, and the path or the
-/// name of the route.
+/// name of the limit.
 pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
-    let mut key = id.network.to_bytes().to_vec();
-    let (kind, text) = match &id.refuses {
-        Refuses::All => (0, ""),
-        Refuses::Keyless => (1, ""),
-        Refuses::Path(path) => (2, path.as_str()),
-        Refuses::Route(name) => (3, name.as_str()),
+    let mut key = id.ip.to_bytes().to_vec();
+    let (kind, text) = match &id.scope {
+        LockScope::All => (0, ""),
+        LockScope::Keyless => (1, ""),
+        LockScope::Path(path) => (2, path.as_str()),
+        LockScope::IpLimit(name) => (3, name.as_str()),
     };
     key.push(kind | if id.is_manual { MANUAL_BIT } else { 0 });
     key.extend_from_slice(text.as_bytes());
@@ -25,19 +25,19 @@ pub(crate) fn lock_key(id: &LockId) -> Vec<u8> {
 
 /// The inverse of [`lock_key`].
 pub(crate) fn decode_lock_key(key: &[u8]) -> Option<LockId> {
-    let (network, rest) = key.split_first_chunk()?;
+    let (ip, rest) = key.split_first_chunk()?;
     let (kind, rest) = rest.split_first()?;
     let text = |bytes| Some(std::str::from_utf8(bytes).ok()?.to_owned());
-    let refuses = match (kind & !MANUAL_BIT, rest) {
-        (0, []) => Refuses::All,
-        (1, []) => Refuses::Keyless,
-        (2, path) => Refuses::Path(text(path)?),
-        (3, name) => Refuses::Route(text(name)?),
+    let scope = match (kind & !MANUAL_BIT, rest) {
+        (0, []) => LockScope::All,
+        (1, []) => LockScope::Keyless,
+        (2, path) => LockScope::Path(text(path)?),
+        (3, name) => LockScope::IpLimit(text(name)?),
         _ => return None,
     };
     Some(LockId {
-        network: IpKey::from_bytes(*network)?,
-        refuses,
+        ip: IpKey::from_bytes(*ip)?,
+        scope,
         is_manual: kind & MANUAL_BIT != 0,
     })
 }
@@ -81,14 +81,14 @@ pub(crate) fn encode_lock(lock: &Lock) -> Result<Vec<u8>, StoreError> {
 
 pub(crate) fn decode_lock(key: &[u8], bytes: &[u8]) -> Result<Lock, StoreError> {
     let LockId {
-        network,
-        refuses,
+        ip,
+        scope,
         is_manual,
     } = decode_lock_key(key).ok_or_else(|| damaged("a lock has an invalid key"))?;
     let stored: StoredLock<'_> = decode("a lock", bytes)?;
     Ok(Lock {
-        network,
-        refuses,
+        ip,
+        scope,
         cause: match (stored.cause, is_manual) {
             (BAD_KEYS, false) => LockCause::BadKeys,
             (MISSING_KEYS, false) => LockCause::MissingKeys,
@@ -115,17 +115,17 @@ mod tests {
             LockCause::IpLimit("login".into()),
             LockCause::Manual,
         ];
-        let refuses = [
-            Refuses::All,
-            Refuses::Keyless,
-            Refuses::Path("/é".into()),
-            Refuses::Route("login".into()),
+        let scopes = [
+            LockScope::All,
+            LockScope::Keyless,
+            LockScope::Path("/é".into()),
+            LockScope::IpLimit("login".into()),
         ];
         for cause in causes {
-            for refuses in refuses.clone() {
+            for scope in scopes.clone() {
                 let lock = Lock {
-                    network: "2001:db8::/64".parse().unwrap(),
-                    refuses,
+                    ip: "2001:db8::/64".parse().unwrap(),
+                    scope,
                     cause: cause.clone(),
                     since: Timestamp::from_unix_millis(7),
                     until: Timestamp::from_unix_millis(9),

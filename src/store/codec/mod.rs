@@ -7,7 +7,6 @@
 //! Decoding never panics: unknown bytes are [`StoreError::Damaged`].
 
 mod audit;
-pub(crate) mod block;
 mod counter;
 pub(crate) mod frame;
 mod key;
@@ -15,6 +14,7 @@ mod lock;
 mod org;
 mod record;
 mod totals;
+pub(crate) mod usage_block;
 
 use super::StoreError;
 
@@ -24,7 +24,7 @@ pub(crate) use self::audit::{
 #[cfg(feature = "postgres")]
 pub(crate) use self::counter::{decode_balance_id, encode_balance_id};
 pub(crate) use self::counter::{
-    decode_counters, decode_ip_counters, encode_counters, encode_ip_counters,
+    decode_counters, decode_ip_window, encode_counters, encode_ip_window,
 };
 pub(crate) use self::key::{decode_credential, decode_key, encode_credential, encode_key};
 #[cfg(feature = "postgres")]
@@ -36,7 +36,7 @@ pub(crate) use self::totals::RecordCounts;
 
 /// The format that this version writes, and the only one that it reads. A data file states its format
 /// in its [preamble](frame::preamble).
-pub(crate) const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 4;
 
 fn damaged(problem: &'static str) -> StoreError {
     StoreError::Damaged(problem.into())

@@ -49,13 +49,13 @@ pub(crate) fn decode_org(id: OrgId, bytes: &[u8]) -> Result<Org, StoreError> {
 pub(super) fn store_overrides(overrides: &[LimitOverride]) -> Vec<StoredOverride<'_>> {
     overrides
         .iter()
-        .map(|known| (known.rule.as_str(), known.until.unix_millis()))
+        .map(|known| (known.limit.as_str(), known.until.unix_millis()))
         .collect()
 }
 
 pub(super) fn read_overrides(stored: Vec<StoredOverride<'_>>) -> Vec<LimitOverride> {
-    let read = |(rule, until): StoredOverride<'_>| LimitOverride {
-        rule: rule.to_owned(),
+    let read = |(limit, until): StoredOverride<'_>| LimitOverride {
+        limit: limit.to_owned(),
         until: Timestamp::from_unix_millis(until),
     };
     stored.into_iter().map(read).collect()
@@ -81,7 +81,7 @@ mod tests {
             status: OrgStatus::Active,
             limits: crate::limit::list(["10/s", "5000 credits +1/h shadow"]).unwrap(),
             overrides: vec![LimitOverride {
-                rule: "10/s".into(),
+                limit: "10/s".into(),
                 until: Timestamp::from_unix_millis(5),
             }],
             created_at: Timestamp::default(),

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Home, NOW, audit_context};
+use super::{NOW, TestDatabase, audit_context};
 use crate::store::{AuditContext, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
-pub(in crate::store) fn idempotency_keys_are_remembered_for_a_day(home: &dyn Home) {
-    let store = home.open();
+pub(in crate::store) fn idempotency_keys_are_remembered_for_a_day(database: &dyn TestDatabase) {
+    let store = database.open();
     let context = |name, request, at| AuditContext {
         idempotency_key: Some(IdempotencyKey {
             name: [name; 32],
@@ -27,7 +27,7 @@ pub(in crate::store) fn idempotency_keys_are_remembered_for_a_day(home: &dyn Hom
     store.create_org("second", &context(2, 1, NOW)).unwrap();
     // Completed requests survive a restart, for a day.
     drop(store);
-    let store = home.open();
+    let store = database.open();
     let day = IdempotencyKey::KEPT;
     let almost = NOW.plus(day - Duration::from_millis(1));
     store
@@ -48,8 +48,8 @@ pub(in crate::store) fn idempotency_keys_are_remembered_for_a_day(home: &dyn Hom
     store.create_org("fifth", &context(3, 2, NOW)).unwrap();
 }
 
-pub(in crate::store) fn changes_are_in_the_audit_log(home: &dyn Home) {
-    let store = home.open();
+pub(in crate::store) fn changes_are_in_the_audit_log(database: &dyn TestDatabase) {
+    let store = database.open();
     let details = serde_json::json!({"name": "a\u{0}b", "n": 1});
     let create = AuditContext {
         action: "create_org",

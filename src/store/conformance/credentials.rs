@@ -1,11 +1,13 @@
 //! Rotation, expiry and revocation.
 
-use super::{Home, NOW, after, audit_context, new_key, resolve, retiring, with_keys};
+use super::{NOW, TestDatabase, after, audit_context, new_key, resolve, retiring, with_keys};
 use crate::model::{KeyId, OrgId};
 use crate::store::{KeyChange, NewCredential, Rotation, StoreError};
 
-pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(home: &dyn Home) {
-    let store = with_keys(home, 1);
+pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(
+    database: &dyn TestDatabase,
+) {
+    let store = with_keys(database, 1);
     let credential = |n| NewCredential {
         shown_prefix: "kg_live_wxyz".into(),
         ..new_key(OrgId(1), n).1
@@ -40,9 +42,9 @@ pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(hom
 
 /// Expired keys used to count as active, and could be extended by accident and rotated unchanged.
 pub(in crate::store) fn expired_keys_are_counted_apart_and_extended_only_explicitly(
-    home: &dyn Home,
+    database: &dyn TestDatabase,
 ) {
-    let store = with_keys(home, 3);
+    let store = with_keys(database, 3);
     let expiring = |at| KeyChange {
         expires_at: Some(at),
         unless_expired_at: Some(NOW),
@@ -97,8 +99,8 @@ pub(in crate::store) fn expired_keys_are_counted_apart_and_extended_only_explici
     assert_eq!(active(after(90)), 2);
 }
 
-pub(in crate::store) fn revocation_is_final(home: &dyn Home) {
-    let store = with_keys(home, 2);
+pub(in crate::store) fn revocation_is_final(database: &dyn TestDatabase) {
+    let store = with_keys(database, 2);
     assert!(
         !store
             .revoke_key(KeyId(1), &audit_context())

@@ -1,11 +1,11 @@
 //! Locks of addresses.
 
-use super::{Home, NOW, audit_context};
+use super::{NOW, TestDatabase, audit_context};
 use crate::lockout::{AuthFailure, Lock, LockChange};
 use crate::store::UsageBatch;
 
-pub(in crate::store) fn locks_are_added_and_removed(home: &dyn Home) {
-    let store = home.open();
+pub(in crate::store) fn locks_are_added_and_removed(database: &dyn TestDatabase) {
+    let store = database.open();
     let lock = |ip: &str| AuthFailure::BadKey.lock(ip.parse().unwrap(), NOW);
     let (manual, automatic) = (lock("192.0.2.1"), lock("2001:db8::1"));
     let stored = |lock: &Lock| LockChange {

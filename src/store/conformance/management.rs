@@ -2,13 +2,13 @@
 
 use std::num::NonZeroU32;
 
-use super::{Home, NOW, after, audit_context, new_key, resolve, retiring, with_keys};
+use super::{NOW, TestDatabase, after, audit_context, new_key, resolve, retiring, with_keys};
 use crate::model::{Key, KeyId, LimitOverride, OrgId, OrgStatus};
 use crate::store::{KeyChange, NewCredential, NewKey, NewOverride, OrgChange, StoreError};
 use crate::time::Timestamp;
 
-pub(in crate::store) fn credentials_resolve_to_key_and_organization(home: &dyn Home) {
-    let store = with_keys(home, 2);
+pub(in crate::store) fn credentials_resolve_to_key_and_organization(database: &dyn TestDatabase) {
+    let store = with_keys(database, 2);
     let resolved = resolve(&*store, 2).unwrap().unwrap();
     assert_eq!(resolved.key, store.key(KeyId(2)).unwrap());
     assert_eq!(resolved.org, store.org_named("acme").unwrap());
@@ -21,8 +21,8 @@ pub(in crate::store) fn credentials_resolve_to_key_and_organization(home: &dyn H
     assert!(store.resolve_id(KeyId(3)).unwrap().is_none());
 }
 
-pub(in crate::store) fn org_names_are_unique(home: &dyn Home) {
-    let store = with_keys(home, 0);
+pub(in crate::store) fn org_names_are_unique(database: &dyn TestDatabase) {
+    let store = with_keys(database, 0);
     assert!(matches!(
         store.create_org("acme", &audit_context()),
         Err(StoreError::DuplicateOrg(name)) if name == "acme"
@@ -39,8 +39,8 @@ pub(in crate::store) fn org_names_are_unique(home: &dyn Home) {
     assert_eq!(store.totals(NOW).unwrap().orgs, 1);
 }
 
-pub(in crate::store) fn keys_are_created_all_or_none(home: &dyn Home) {
-    let store = with_keys(home, 1);
+pub(in crate::store) fn keys_are_created_all_or_none(database: &dyn TestDatabase) {
+    let store = with_keys(database, 1);
     let refused = store.create_keys(
         vec![new_key(OrgId(1), 2), new_key(OrgId(9), 3)],
         &audit_context(),
@@ -67,8 +67,8 @@ pub(in crate::store) fn keys_are_created_all_or_none(home: &dyn Home) {
     );
 }
 
-pub(in crate::store) fn listings_are_paged(home: &dyn Home) {
-    let store = with_keys(home, 3);
+pub(in crate::store) fn listings_are_paged(database: &dyn TestDatabase) {
+    let store = with_keys(database, 3);
     let other = store.create_org("other", &audit_context()).unwrap();
     store
         .create_keys(vec![new_key(other.id, 4)], &audit_context())
@@ -94,8 +94,8 @@ pub(in crate::store) fn listings_are_paged(home: &dyn Home) {
     assert_eq!(store.orgs(None, 1).unwrap()[0].id, OrgId(1));
 }
 
-pub(in crate::store) fn updates_change_only_named_fields(home: &dyn Home) {
-    let store = with_keys(home, 1);
+pub(in crate::store) fn updates_change_only_named_fields(database: &dyn TestDatabase) {
+    let store = with_keys(database, 1);
     let before = store.key(KeyId(1)).unwrap();
     let change = KeyChange {
         label: Some("new".into()),
@@ -118,10 +118,12 @@ pub(in crate::store) fn updates_change_only_named_fields(home: &dyn Home) {
     ));
 }
 
-pub(in crate::store) fn all_fields_of_keys_and_organizations_read_back(home: &dyn Home) {
-    let store = home.open();
+pub(in crate::store) fn all_fields_of_keys_and_organizations_read_back(
+    database: &dyn TestDatabase,
+) {
+    let store = database.open();
     let limit_override = LimitOverride {
-        rule: "60/min".into(),
+        limit: "60/min".into(),
         until: after(5),
     };
     let new_override = NewOverride {
@@ -175,12 +177,12 @@ pub(in crate::store) fn all_fields_of_keys_and_organizations_read_back(home: &dy
     assert_eq!((resolved.key, resolved.org), (key, org));
 }
 
-pub(in crate::store) fn overrides_of_different_limits_are_independent(home: &dyn Home) {
-    let store = with_keys(home, 1);
-    let change = |rule: &str, until, now| -> (KeyChange, OrgChange) {
-        let rule = rule.to_owned();
+pub(in crate::store) fn overrides_of_different_limits_are_independent(database: &dyn TestDatabase) {
+    let store = with_keys(database, 1);
+    let change = |limit: &str, until, now| -> (KeyChange, OrgChange) {
+        let limit = limit.to_owned();
         let limit_override = Some(NewOverride {
-            limit_override: LimitOverride { rule, until },
+            limit_override: LimitOverride { limit, until },
             now,
         });
         let key = KeyChange {
@@ -193,8 +195,8 @@ pub(in crate::store) fn overrides_of_different_limits_are_independent(home: &dyn
         };
         (key, org)
     };
-    let overrides = |rule, until, now| {
-        let (of_key, of_org) = change(rule, after(until), after(now));
+    let overrides = |limit, until, now| {
+        let (of_key, of_org) = change(limit, after(until), after(now));
         let key = store
             .update_key(KeyId(1), of_key, &audit_context())
             .unwrap();
@@ -204,10 +206,10 @@ pub(in crate::store) fn overrides_of_different_limits_are_independent(home: &dyn
         assert_eq!(key.overrides, org.overrides);
         assert_eq!(store.key(KeyId(1)).unwrap().overrides, key.overrides);
         let overrides = key.overrides.into_iter();
-        let overrides = overrides.map(|known| (known.rule, known.until));
+        let overrides = overrides.map(|known| (known.limit, known.until));
         overrides.collect::<Vec<_>>()
     };
-    let of = |rule: &str, until| (rule.to_owned(), after(until));
+    let of = |limit: &str, until| (limit.to_owned(), after(until));
     assert_eq!(overrides("daily", 5, 0), [of("daily", 5)]);
     assert_eq!(overrides("10/s", 9, 0), [of("daily", 5), of("10/s", 9)]);
     assert_eq!(overrides("daily", 7, 0), [of("10/s", 9), of("daily", 7)]);
@@ -215,8 +217,8 @@ pub(in crate::store) fn overrides_of_different_limits_are_independent(home: &dyn
     assert_eq!(overrides("10/s", 8, 8), []);
 }
 
-pub(in crate::store) fn keys_are_found_by_prefix(home: &dyn Home) {
-    let store = with_keys(home, 0);
+pub(in crate::store) fn keys_are_found_by_prefix(database: &dyn TestDatabase) {
+    let store = with_keys(database, 0);
     let with_prefix = |n, prefix: &str| {
         let (key, credential) = new_key(OrgId(1), n);
         let shown_prefix = prefix.to_owned();

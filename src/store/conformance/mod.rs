@@ -30,16 +30,16 @@ pub(super) use self::transfer::*;
 pub(super) use self::usage::*;
 
 /// A data file or database, which can be opened repeatedly.
-pub(super) trait Home {
+pub(super) trait TestDatabase {
     fn open(&self) -> Box<dyn Store>;
     /// Returns an empty one of the same kind.
-    fn another(&self) -> Box<dyn Home>;
+    fn another(&self) -> Box<dyn TestDatabase>;
 }
 
-/// Defines a test for each behaviour; the expression creates a [`Home`].
+/// Defines a test for each behaviour; the expression creates a [`TestDatabase`].
 macro_rules! conforms {
-    ($home:expr) => {
-        crate::store::conformance::conforms! { $home;
+    ($database:expr) => {
+        crate::store::conformance::conforms! { $database;
             credentials_resolve_to_key_and_organization
             org_names_are_unique
             keys_are_created_all_or_none
@@ -68,11 +68,11 @@ macro_rules! conforms {
             rehashed_credentials_resolve_only_by_the_new_hash
         }
     };
-    ($home:expr; $($behaviour:ident)*) => {
+    ($database:expr; $($behaviour:ident)*) => {
         $(
             #[test]
             fn $behaviour() {
-                crate::store::conformance::$behaviour(&$home);
+                crate::store::conformance::$behaviour(&$database);
             }
         )*
     };
@@ -166,8 +166,8 @@ pub(super) fn counter(period: Period, value: SavedValue) -> SavedCounter {
 }
 
 /// A store with one organization and `keys` keys, with ids and hashes from 1.
-pub(super) fn with_keys(home: &dyn Home, keys: u64) -> Box<dyn Store> {
-    let store = home.open();
+pub(super) fn with_keys(database: &dyn TestDatabase, keys: u64) -> Box<dyn Store> {
+    let store = database.open();
     let org = store.create_org("acme", &audit_context()).unwrap();
     let keys = (1..=keys).map(|n| new_key(org.id, n)).collect();
     store.create_keys(keys, &audit_context()).unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Home, NOW, after, audit_context, counter, hash, new_key, requests, resolve, retiring,
+    NOW, TestDatabase, after, audit_context, counter, hash, new_key, requests, resolve, retiring,
     suspended, with_keys,
 };
 use crate::counter::{SavedValue, SubjectId};
@@ -17,8 +17,8 @@ use crate::store::{Rehash, Store, StoreError, UsageBatch};
 const KEYS: u64 = 5_000;
 
 /// A store with all kinds of data that are copied.
-pub(in crate::store) fn full(home: &dyn Home) -> Box<dyn Store> {
-    let store = with_keys(home, KEYS);
+pub(in crate::store) fn full(database: &dyn TestDatabase) -> Box<dyn Store> {
+    let store = with_keys(database, KEYS);
     let other = store.create_org("other", &audit_context()).unwrap();
     store
         .update_org(other.id, suspended(), &audit_context())
@@ -54,7 +54,7 @@ fn rest(used: u64, lock: Option<Lock>) -> UsageBatch {
             (SubjectId::key(KeyId(2)), balance(used)),
             (SubjectId::org(OrgId(1)), balance(9)),
         ],
-        shadowed: vec![("login".into(), 3)],
+        shadow_denied: vec![("login".into(), 3)],
         locks: locks.into_iter().collect(),
         dropped: 4,
         ..UsageBatch::default()
@@ -81,11 +81,11 @@ pub(in crate::store) fn contents(store: &dyn Store) -> TransferPage {
         all.key_hours.append(&mut page.key_hours);
         all.key_days.append(&mut page.key_days);
         all.minutes.append(&mut page.minutes);
-        all.shadowed.append(&mut page.shadowed);
+        all.shadow_denied.append(&mut page.shadow_denied);
         all.lifetime = page.lifetime.or(all.lifetime);
         all.last_ids = page.last_ids.or(all.last_ids);
     }
-    all.balances.sort_by_key(|(group, _)| group.to_bits());
+    all.balances.sort_by_key(|(subject, _)| subject.to_bits());
     all.locks.sort_by_key(Lock::id);
     all.key_hours
         .sort_unstable_by_key(|(key, hour, _)| (*key, *hour));
@@ -99,10 +99,10 @@ pub(in crate::store) fn assert_same(copy: &dyn Store, original: &dyn Store) {
     assert_eq!(contents(copy), contents(original));
     let now = after(24 * 60);
     assert_eq!(copy.totals(now).unwrap(), original.totals(now).unwrap());
-    for group in [SubjectId::key(KeyId(2)), SubjectId::org(OrgId(1))] {
+    for subject in [SubjectId::key(KeyId(2)), SubjectId::org(OrgId(1))] {
         assert_eq!(
-            copy.counters(group).unwrap(),
-            original.counters(group).unwrap()
+            copy.counters(subject).unwrap(),
+            original.counters(subject).unwrap()
         );
     }
     for n in [1, 2, 3, 4, KEYS, KEYS + 1] {
@@ -120,10 +120,10 @@ pub(in crate::store) fn assert_same(copy: &dyn Store, original: &dyn Store) {
 }
 
 pub(in crate::store) fn a_copy_equals_the_original_and_copying_again_changes_nothing(
-    home: &dyn Home,
+    database: &dyn TestDatabase,
 ) {
-    let another = home.another();
-    let (original, copy) = (full(home), another.open());
+    let another = database.another();
+    let (original, copy) = (full(database), another.open());
     let (original, copy) = (&*original, &*copy);
     let all = contents(original);
     assert_eq!(all.keys.len() as u64, KEYS);
@@ -153,25 +153,27 @@ pub(in crate::store) fn a_copy_equals_the_original_and_copying_again_changes_not
     assert_same(copy, original);
 }
 
-pub(in crate::store) fn an_interrupted_copy_can_be_completed(home: &dyn Home) {
-    let original = full(home);
+pub(in crate::store) fn an_interrupted_copy_can_be_completed(database: &dyn TestDatabase) {
+    let original = full(database);
     let pages = pages(&*original);
     for written in [1, pages.len() / 2, pages.len() - 1] {
-        let home = home.another();
-        let copy = home.open();
+        let database = database.another();
+        let copy = database.open();
         pages[..written]
             .iter()
             .for_each(|page| copy.import(page).unwrap());
         drop(copy);
-        let copy = home.open();
+        let copy = database.open();
         transfer_all(&*original, &*copy, |_| {}).unwrap();
         assert_same(&*copy, &*original);
     }
 }
 
-pub(in crate::store) fn conflicts_are_refused_before_anything_is_written(home: &dyn Home) {
-    let another = home.another();
-    let (original, copy) = (full(home), another.open());
+pub(in crate::store) fn conflicts_are_refused_before_anything_is_written(
+    database: &dyn TestDatabase,
+) {
+    let another = database.another();
+    let (original, copy) = (full(database), another.open());
     let (original, copy) = (&*original, &*copy);
     let org = |id, name: &str| {
         let mut page = contents(original);
@@ -223,9 +225,9 @@ pub(in crate::store) fn conflicts_are_refused_before_anything_is_written(home: &
     assert_eq!(contents(copy), before);
 }
 
-pub(in crate::store) fn merging_keeps_the_stricter_or_later_state(home: &dyn Home) {
-    let another = home.another();
-    let (original, copy) = (full(home), another.open());
+pub(in crate::store) fn merging_keeps_the_stricter_or_later_state(database: &dyn TestDatabase) {
+    let another = database.another();
+    let (original, copy) = (full(database), another.open());
     let (original, copy) = (&*original, &*copy);
     transfer_all(original, copy, |_| {}).unwrap();
     copy.revoke_key(KeyId(5), &audit_context()).unwrap();
@@ -249,24 +251,26 @@ pub(in crate::store) fn merging_keeps_the_stricter_or_later_state(home: &dyn Hom
 }
 
 /// A key with a credential of the Python package.
-fn legacy_key(home: &dyn Home) -> (Box<dyn Store>, TransferPage) {
-    let mut page = contents(&*with_keys(&*home.another(), 1));
+fn legacy_key(database: &dyn TestDatabase) -> (Box<dyn Store>, TransferPage) {
+    let mut page = contents(&*with_keys(&*database.another(), 1));
     page.keys[0].credentials[0] = Credential {
         hash: hash(900),
         scheme: HashScheme::Sha256,
         expires_at: Some(after(60)),
         ..page.keys[0].credentials[0].clone()
     };
-    let store = home.open();
+    let store = database.open();
     store.import(&page).unwrap();
     (store, page)
 }
 
-pub(in crate::store) fn credentials_of_the_python_package_are_copied_unchanged(home: &dyn Home) {
-    let (store, page) = legacy_key(home);
+pub(in crate::store) fn credentials_of_the_python_package_are_copied_unchanged(
+    database: &dyn TestDatabase,
+) {
+    let (store, page) = legacy_key(database);
     let mut copied = contents(&*store);
     assert_eq!(copied.keys, page.keys);
-    let another = home.another();
+    let another = database.another();
     let copy = another.open();
     transfer_all(&*store, &*copy, |_| {}).unwrap();
     assert_eq!(resolve(&*copy, 900).unwrap().unwrap().key.id, KeyId(1));
@@ -275,8 +279,10 @@ pub(in crate::store) fn credentials_of_the_python_package_are_copied_unchanged(h
     assert!(resolve(&*copy, 904).unwrap().is_none());
 }
 
-pub(in crate::store) fn rehashed_credentials_resolve_only_by_the_new_hash(home: &dyn Home) {
-    let (store, page) = legacy_key(home);
+pub(in crate::store) fn rehashed_credentials_resolve_only_by_the_new_hash(
+    database: &dyn TestDatabase,
+) {
+    let (store, page) = legacy_key(database);
     assert_eq!(resolve(&*store, 900).unwrap().unwrap().key.id, KeyId(1));
     let job = Rehash {
         old: hash(900),
@@ -291,7 +297,7 @@ pub(in crate::store) fn rehashed_credentials_resolve_only_by_the_new_hash(home: 
         .unwrap();
 
     drop(store);
-    let store = home.open();
+    let store = database.open();
     assert!(resolve(&*store, 900).unwrap().is_none());
     let resolved = resolve(&*store, 901).unwrap().unwrap();
     assert_eq!(resolved.key.id, KeyId(1));

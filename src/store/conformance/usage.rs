@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Home, NOW, after, batch, counter, event, requests, with_keys};
+use super::{NOW, TestDatabase, after, batch, counter, event, requests, with_keys};
 use crate::counter::{SavedValue, SubjectId};
 use crate::limit::{Balance, Period};
 use crate::model::{KeyId, OrgId, Reason};
 use crate::net::ClientIp;
 use crate::store::{Count, UsageBatch, UsageEvent};
 
-pub(in crate::store) fn totals_equal_the_events(home: &dyn Home) {
-    let store = with_keys(home, 3);
+pub(in crate::store) fn totals_equal_the_events(database: &dyn TestDatabase) {
+    let store = with_keys(database, 3);
     let refused = |key, reason| UsageEvent {
         status: 429,
         refused: Some(reason),
@@ -76,11 +76,11 @@ pub(in crate::store) fn totals_equal_the_events(home: &dyn Home) {
         "a refused key was not used"
     );
     drop(store);
-    assert_eq!(totals, home.open().totals(after(90)).unwrap());
+    assert_eq!(totals, database.open().totals(after(90)).unwrap());
 }
 
-pub(in crate::store) fn raw_usage_is_the_events_in_order(home: &dyn Home) {
-    let store = with_keys(home, 2);
+pub(in crate::store) fn raw_usage_is_the_events_in_order(database: &dyn TestDatabase) {
+    let store = with_keys(database, 2);
     store
         .record(&batch([
             (event(1, NOW), "/a"),
@@ -105,8 +105,8 @@ pub(in crate::store) fn raw_usage_is_the_events_in_order(home: &dyn Home) {
     assert_eq!(store.usage(None, NOW, 0).unwrap(), []);
 }
 
-pub(in crate::store) fn balances_are_states(home: &dyn Home) {
-    let store = with_keys(home, 2);
+pub(in crate::store) fn balances_are_states(database: &dyn TestDatabase) {
+    let store = with_keys(database, 2);
     let (key, other) = (SubjectId::key(KeyId(1)), SubjectId::org(OrgId(1)));
     let state = |used| {
         let balance = Balance::stored(used, after(1));
@@ -127,8 +127,8 @@ pub(in crate::store) fn balances_are_states(home: &dyn Home) {
     assert_eq!(top.len(), 1, "a balance is not a request");
 }
 
-pub(in crate::store) fn paths_of_any_bytes_are_recorded(home: &dyn Home) {
-    let store = with_keys(home, 1);
+pub(in crate::store) fn paths_of_any_bytes_are_recorded(database: &dyn TestDatabase) {
+    let store = with_keys(database, 1);
     let mut batch = requests(1, NOW, 1);
     batch.paths = b"/\0\xff\xfe".to_vec();
     batch.events[0].path_len = 4;
@@ -139,23 +139,23 @@ pub(in crate::store) fn paths_of_any_bytes_are_recorded(home: &dyn Home) {
     assert_eq!(usage[0].ip, ClientIp::LOCAL);
 }
 
-pub(in crate::store) fn requests_stored_elsewhere_are_counted(home: &dyn Home) {
-    let store = with_keys(home, 1);
+pub(in crate::store) fn requests_stored_elsewhere_are_counted(database: &dyn TestDatabase) {
+    let store = with_keys(database, 1);
     let batch = UsageBatch {
         has_rows_elsewhere: true,
-        shadowed: vec![("b".into(), 2), ("a".into(), 1)],
+        shadow_denied: vec![("b".into(), 2), ("a".into(), 1)],
         ..requests(1, NOW, 3)
     };
     store.record(&batch).unwrap();
     store.record(&batch).unwrap();
     let totals = store.totals(NOW).unwrap();
     assert_eq!(totals.all_time.requests, 6);
-    assert_eq!(totals.shadowed, [("a".into(), 2), ("b".into(), 4)]);
+    assert_eq!(totals.shadow_denied, [("a".into(), 2), ("b".into(), 4)]);
     assert_eq!(store.usage(None, NOW, 9).unwrap(), []);
 }
 
-pub(in crate::store) fn pruned_usage_stays_in_totals(home: &dyn Home) {
-    let store = with_keys(home, 1);
+pub(in crate::store) fn pruned_usage_stays_in_totals(database: &dyn TestDatabase) {
+    let store = with_keys(database, 1);
     let day = 24 * 60;
     store.record(&requests(1, NOW, 3)).unwrap();
     store.prune(NOW, after(60)).unwrap();

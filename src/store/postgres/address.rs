@@ -7,7 +7,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::problem::unusable;
+use super::server_error::unusable;
 use super::tls;
 use crate::store::OpenError;
 

@@ -1,7 +1,7 @@
 //! The audit log and the order of changes. Each change adds its entry in its own transaction.
 
 use super::conn::Conn;
-use super::feed::{self, Told};
+use super::feed::{self, FeedEntry};
 use super::rows::{damaged, time};
 use crate::model::AuditEntry;
 use crate::store::{AuditContext, CompletedRequest, StoreError};
@@ -10,8 +10,8 @@ use crate::time::Timestamp;
 /// The position of a transaction in the order of changes.
 pub(super) struct CommitTurn {
     pub(super) generation: i64,
-    /// Changes to announce to other nodes.
-    pub(super) told: Vec<Told>,
+    /// The entries of the feed for other nodes.
+    pub(super) entries: Vec<FeedEntry>,
 }
 
 impl CommitTurn {
@@ -26,14 +26,14 @@ impl CommitTurn {
             .await?;
         Ok(Self {
             generation: row.try_get(0)?,
-            told: Vec::new(),
+            entries: Vec::new(),
         })
     }
 
     pub(super) async fn end(&self, conn: &Conn) -> Result<(), StoreError> {
-        match self.told.as_slice() {
+        match self.entries.as_slice() {
             [] => Ok(()),
-            told => feed::list(conn, self.generation, told).await,
+            entries => feed::publish(conn, self.generation, entries).await,
         }
     }
 }
@@ -45,7 +45,7 @@ pub(super) async fn begin(conn: &Conn, audit: &AuditContext) -> Result<(), Store
     };
     let row = conn
         .row(
-            "SELECT request, subject, at FROM keyguard_done WHERE name = $1",
+            "SELECT request, subject, at FROM keyguard_completed_requests WHERE name = $1",
             &[&key.name.as_slice()],
         )
         .await?;
@@ -70,7 +70,8 @@ pub(super) async fn enter(
     enter_each(conn, audit, &[subject]).await?;
     if let Some(key) = &audit.idempotency_key {
         conn.run(
-            "INSERT INTO keyguard_done (name, request, subject, at) VALUES ($1, $2, $3, $4) \
+            "INSERT INTO keyguard_completed_requests (name, request, subject, at) \
+             VALUES ($1, $2, $3, $4) \
              ON CONFLICT (name) DO UPDATE \
              SET request = excluded.request, subject = excluded.subject, at = excluded.at",
             &[

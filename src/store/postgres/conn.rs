@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 
-use super::problem::Problem;
+use super::server_error::ServerError;
 use crate::store::StoreError;
 
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -21,7 +21,7 @@ pub(super) struct Conn {
     /// Prepared statements by their text.
     statements: RefCell<HashMap<&'static str, Statement>>,
     /// Consecutive look-ups that timed out.
-    pub(super) silent: Cell<u32>,
+    pub(super) timeouts: Cell<u32>,
     /// The server process of the first reply.
     backend: Cell<Option<i32>>,
 }
@@ -33,7 +33,7 @@ impl Conn {
             client,
             driver,
             statements: RefCell::default(),
-            silent: Cell::default(),
+            timeouts: Cell::default(),
             backend: Cell::default(),
         }
     }
@@ -93,12 +93,12 @@ impl Conn {
     }
 
     /// Runs statements without parameters and results.
-    pub(super) async fn batch(&self, sql: &str) -> Result<(), Problem> {
+    pub(super) async fn batch(&self, sql: &str) -> Result<(), ServerError> {
         Ok(self.client.batch_execute(sql).await?)
     }
 
     /// Runs a statement as text, without preparing it.
-    pub(super) async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Problem> {
+    pub(super) async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, ServerError> {
         Ok(self.client.simple_query(sql).await?)
     }
 
@@ -112,7 +112,7 @@ impl Conn {
         Ok(())
     }
 
-    async fn prepared(&self, sql: &'static str) -> Result<Statement, Problem> {
+    async fn prepared(&self, sql: &'static str) -> Result<Statement, ServerError> {
         if let Some(statement) = self.statements.borrow().get(sql) {
             return Ok(statement.clone());
         }

@@ -19,7 +19,7 @@ pub(super) type Balances = Vec<(SubjectId, Vec<SavedCounter>)>;
 /// Rows to store, in table order. The last of several rows of one counter wins.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct BalanceRow {
-    group: i64,
+    subject: i64,
     counter: Vec<u8>,
     at: i64,
     used: i64,
@@ -31,7 +31,7 @@ pub(super) fn as_rows(
     balances: &[(SubjectId, Vec<SavedCounter>)],
 ) -> Result<Vec<BalanceRow>, StoreError> {
     let mut rows = Vec::new();
-    for (group, balances) in balances {
+    for (subject, balances) in balances {
         for saved in balances {
             let SavedValue::Balance(balance) = &saved.value else {
                 continue;
@@ -40,7 +40,7 @@ pub(super) fn as_rows(
                 continue;
             };
             rows.push(BalanceRow {
-                group: bits(*group),
+                subject: bits(*subject),
                 counter,
                 at: balance.at().unix_millis() as i64,
                 used: i64::try_from(balance.used()).unwrap_or(i64::MAX),
@@ -51,7 +51,7 @@ pub(super) fn as_rows(
     rows.sort();
     // A statement must not write a row twice.
     rows.dedup_by(|next, row| {
-        let is_same = next.group == row.group && next.counter == row.counter;
+        let is_same = next.subject == row.subject && next.counter == row.counter;
         if is_same {
             std::mem::swap(next, row);
         }
@@ -63,7 +63,7 @@ pub(super) fn as_rows(
 pub(super) async fn of(conn: &Conn, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
     let rows = conn
         .rows(
-            "SELECT counter, used, at FROM keyguard_balances WHERE group_id = $1 ORDER BY counter",
+            "SELECT counter, used, at FROM keyguard_balances WHERE subject_id = $1 ORDER BY counter",
             &[&bits(id)],
         )
         .await?;
@@ -82,17 +82,17 @@ fn saved(counter: &[u8], used: i64, at: i64) -> Result<SavedCounter, StoreError>
 /// The columns of the balances of a key `k` and its organization `o`; see [`resolved`].
 macro_rules! balances_join {
     () => {
-        " CROSS JOIN LATERAL (SELECT array_agg(b.group_id) AS groups, \
+        " CROSS JOIN LATERAL (SELECT array_agg(b.subject_id) AS subjects, \
              array_agg(b.counter) AS counters, array_agg(b.used) AS used, array_agg(b.at) AS at \
              FROM (SELECT * FROM keyguard_balances \
-                   WHERE group_id = ANY(ARRAY[k.id, o.id | (1::bigint << 63)]) \
-                   ORDER BY group_id, counter) b) b "
+                   WHERE subject_id = ANY(ARRAY[k.id, o.id | (1::bigint << 63)]) \
+                   ORDER BY subject_id, counter) b) b "
     };
 }
 
 macro_rules! balances_columns {
     () => {
-        "b.groups, b.counters, b.used, b.at"
+        "b.subjects, b.counters, b.used, b.at"
     };
 }
 
@@ -100,14 +100,16 @@ pub(super) use {balances_columns, balances_join};
 
 /// Reads the balances of a key and its organization, starting at a column.
 pub(super) fn resolved(row: &Row, at: usize) -> Result<Balances, StoreError> {
-    let Some(groups) = row.try_get::<_, Option<Vec<i64>>>(at)? else {
+    let Some(subjects) = row.try_get::<_, Option<Vec<i64>>>(at)? else {
         return Ok(Vec::new());
     };
     let counters: Vec<&[u8]> = row.try_get(at + 1)?;
     let (used, since): (Vec<i64>, Vec<i64>) = (row.try_get(at + 2)?, row.try_get(at + 3)?);
     let values = used.into_iter().zip(since);
-    let rows = groups.into_iter().zip(counters).zip(values);
-    by_group(rows.map(|((group, counter), (used, at))| Ok((group, saved(counter, used, at)?))))
+    let rows = subjects.into_iter().zip(counters).zip(values);
+    by_subject(
+        rows.map(|((subject, counter), (used, at))| Ok((subject, saved(counter, used, at)?))),
+    )
 }
 
 /// The balances of at most `limit` subjects with ids above `after`.
@@ -118,10 +120,10 @@ pub(super) async fn page(
 ) -> Result<Balances, StoreError> {
     let rows = conn
         .rows(
-            "SELECT group_id, counter, used, at FROM keyguard_balances \
-             WHERE group_id IN (SELECT DISTINCT group_id FROM keyguard_balances \
-                                WHERE group_id > $1 ORDER BY group_id LIMIT $2) \
-             ORDER BY group_id, counter",
+            "SELECT subject_id, counter, used, at FROM keyguard_balances \
+             WHERE subject_id IN (SELECT DISTINCT subject_id FROM keyguard_balances \
+                                WHERE subject_id > $1 ORDER BY subject_id LIMIT $2) \
+             ORDER BY subject_id, counter",
             &[&after.unwrap_or(i64::MIN), &limit],
         )
         .await?;
@@ -129,23 +131,23 @@ pub(super) async fn page(
         let saved = saved(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
         Ok((row.try_get(0)?, saved))
     };
-    by_group(rows.iter().map(balance))
+    by_subject(rows.iter().map(balance))
 }
 
 /// Groups consecutive rows by subject.
-fn by_group(
+fn by_subject(
     rows: impl Iterator<Item = Result<(i64, SavedCounter), StoreError>>,
 ) -> Result<Balances, StoreError> {
-    let mut groups: Balances = Vec::new();
+    let mut subjects: Balances = Vec::new();
     for row in rows {
-        let (group, saved) = row?;
-        let group = SubjectId::from_bits(group as u64);
-        match groups.last_mut() {
-            Some((last, balances)) if *last == group => balances.push(saved),
-            _ => groups.push((group, vec![saved])),
+        let (subject, saved) = row?;
+        let subject = SubjectId::from_bits(subject as u64);
+        match subjects.last_mut() {
+            Some((last, balances)) if *last == subject => balances.push(saved),
+            _ => subjects.push((subject, vec![saved])),
         }
     }
-    Ok(groups)
+    Ok(subjects)
 }
 
 /// When several nodes write a balance, the later day, month or refill wins, then the larger amount.
@@ -169,18 +171,18 @@ async fn put_of_kind(
     balances: Vec<&BalanceRow>,
     latest: i64,
 ) -> Result<(), StoreError> {
-    let groups: Vec<_> = balances.iter().map(|row| row.group).collect();
+    let subjects: Vec<_> = balances.iter().map(|row| row.subject).collect();
     let counters: Vec<_> = balances.iter().map(|row| row.counter.as_slice()).collect();
     let used: Vec<_> = balances.iter().map(|row| row.used).collect();
     let at: Vec<_> = balances.iter().map(|row| row.at.min(latest)).collect();
     conn.run(
-        "INSERT INTO keyguard_balances AS b (group_id, counter, used, at) \
+        "INSERT INTO keyguard_balances AS b (subject_id, counter, used, at) \
          SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[]) \
-         ON CONFLICT (group_id, counter) DO UPDATE SET at = excluded.at, used = \
+         ON CONFLICT (subject_id, counter) DO UPDATE SET at = excluded.at, used = \
              CASE WHEN excluded.at = b.at THEN greatest(excluded.used, b.used) \
              ELSE excluded.used END \
          WHERE excluded.at >= b.at OR b.at > $5",
-        &[&groups, &counters, &used, &at, &latest],
+        &[&subjects, &counters, &used, &at, &latest],
     )
     .await?;
     Ok(())
@@ -190,17 +192,17 @@ pub(super) async fn forget(
     conn: &Conn,
     counters: &[(SubjectId, CounterId)],
 ) -> Result<(), StoreError> {
-    let (mut groups, mut ids) = (Vec::new(), Vec::new());
-    for (group, id) in counters {
+    let (mut subjects, mut ids) = (Vec::new(), Vec::new());
+    for (subject, id) in counters {
         if let Some(id) = encode_balance_id(id)? {
-            groups.push(bits(*group));
+            subjects.push(bits(*subject));
             ids.push(id);
         }
     }
     conn.run(
-        "DELETE FROM keyguard_balances WHERE (group_id, counter) IN \
+        "DELETE FROM keyguard_balances WHERE (subject_id, counter) IN \
          (SELECT * FROM unnest($1::bigint[], $2::bytea[]))",
-        &[&groups, &ids],
+        &[&subjects, &ids],
     )
     .await?;
     Ok(())

@@ -13,9 +13,9 @@ use crate::store::codec::decode_lock_key;
 use crate::store::{ChangeEvent, StoreError};
 use crate::time::Timestamp;
 
-/// A row of the table of changes.
+/// An entry of the feed: a row of the table of changes.
 #[derive(Clone, Debug)]
-pub(super) enum Told {
+pub(super) enum FeedEntry {
     /// A new key or organization.
     Created,
     Key(KeyId),
@@ -98,11 +98,11 @@ async fn listed(
         if own.borrow().contains(&generation) {
             continue;
         }
-        match told(row)? {
-            Told::Created => {}
-            Told::Key(id) => changes.push(ChangeEvent::Key(id)),
-            Told::Org(id) => changes.push(ChangeEvent::Org(id)),
-            Told::Lock(id) => {
+        match decode_entry(row)? {
+            FeedEntry::Created => {}
+            FeedEntry::Key(id) => changes.push(ChangeEvent::Key(id)),
+            FeedEntry::Org(id) => changes.push(ChangeEvent::Org(id)),
+            FeedEntry::Lock(id) => {
                 locks.insert(id);
             }
         }
@@ -113,35 +113,39 @@ async fn listed(
     Ok(changes)
 }
 
-fn told(row: &Row) -> Result<Told, StoreError> {
+fn decode_entry(row: &Row) -> Result<FeedEntry, StoreError> {
     let unknown = || StoreError::Damaged("a change has an unknown kind".into());
     let subject = || {
         let subject = row.try_get::<_, Option<i64>>(4)?;
         subject.map(|id| id as u64).ok_or_else(unknown)
     };
     Ok(match row.try_get(3)? {
-        "created" => Told::Created,
-        "key" => Told::Key(KeyId(subject()?)),
-        "org" => Told::Org(OrgId(subject()?)),
+        "created" => FeedEntry::Created,
+        "key" => FeedEntry::Key(KeyId(subject()?)),
+        "org" => FeedEntry::Org(OrgId(subject()?)),
         "lock" => {
             let id = row.try_get::<_, Option<&[u8]>>(5)?;
-            Told::Lock(id.and_then(decode_lock_key).ok_or_else(unknown)?)
+            FeedEntry::Lock(id.and_then(decode_lock_key).ok_or_else(unknown)?)
         }
         _ => return Err(unknown()),
     })
 }
 
-/// Lists changes under a generation and notifies other nodes.
-pub(super) async fn list(conn: &Conn, generation: i64, told: &[Told]) -> Result<(), StoreError> {
-    let mut kinds = Vec::with_capacity(told.len());
-    let mut subjects = Vec::with_capacity(told.len());
-    let mut locks = Vec::with_capacity(told.len());
-    for told in told {
-        let (kind, subject, lock) = match told {
-            Told::Created => ("created", None, None),
-            Told::Key(id) => ("key", Some(id.0 as i64), None),
-            Told::Org(id) => ("org", Some(id.0 as i64), None),
-            Told::Lock(id) => ("lock", None, Some(crate::store::codec::lock_key(id))),
+/// Adds entries under a generation and notifies other nodes.
+pub(super) async fn publish(
+    conn: &Conn,
+    generation: i64,
+    entries: &[FeedEntry],
+) -> Result<(), StoreError> {
+    let mut kinds = Vec::with_capacity(entries.len());
+    let mut subjects = Vec::with_capacity(entries.len());
+    let mut locks = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let (kind, subject, lock) = match entry {
+            FeedEntry::Created => ("created", None, None),
+            FeedEntry::Key(id) => ("key", Some(id.0 as i64), None),
+            FeedEntry::Org(id) => ("org", Some(id.0 as i64), None),
+            FeedEntry::Lock(id) => ("lock", None, Some(crate::store::codec::lock_key(id))),
         };
         kinds.push(kind);
         subjects.push(subject);
@@ -151,7 +155,7 @@ pub(super) async fn list(conn: &Conn, generation: i64, told: &[Told]) -> Result<
         "INSERT INTO keyguard_changes (generation, number, kind, subject, lock) \
          SELECT $1, number, kind, subject, lock \
          FROM unnest($2::text[], $3::bigint[], $4::bytea[]) \
-             WITH ORDINALITY AS told (kind, subject, lock, number)",
+             WITH ORDINALITY AS entries (kind, subject, lock, number)",
         &[&generation, &kinds, &subjects, &locks],
     )
     .await?;

@@ -11,28 +11,28 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::conn::Conn;
 use super::feed::FeedPage;
-use super::problem::{Problem, cause, is_lost};
+use super::server_error::{ServerError, cause, is_lost};
 use super::worker::Worker;
 use super::{feed, rows};
 use crate::store::{ChangeEvent, StoreError};
 
 /// Poll interval.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Statement timeout of a poll.
-const STATEMENT: Duration = Duration::from_secs(2);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after which the session counts as lost.
-const LOOK: Duration = Duration::from_secs(4);
+const SESSION_TIMEOUT: Duration = Duration::from_secs(4);
 /// Delay before a retry.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 impl Worker {
     /// Opens a session that receives notifications.
-    pub(super) async fn open_feed(&self) -> Result<Conn, Problem> {
-        let conn = self.pool.sessions.open(STATEMENT).await?;
+    pub(super) async fn open_feed(&self) -> Result<Conn, ServerError> {
+        let conn = self.pool.sessions.open(STATEMENT_TIMEOUT).await?;
         conn.batch("LISTEN keyguard").await?;
-        let asked = self.clock.now();
+        let sent_at = self.clock.now();
         if let Ok(time) = rows::server_time(&conn).await {
-            self.clock.follow(time, asked);
+            self.clock.follow(time, sent_at);
         }
         Ok(conn)
     }
@@ -45,72 +45,72 @@ impl Worker {
                 Some(conn) => Ok(conn),
                 None => self.open_feed().await,
             };
-            let problem = match session {
-                Ok(conn) => self.hear(&conn).await,
-                Err(problem) => problem.into(),
+            let error = match session {
+                Ok(conn) => self.follow_session(&conn).await,
+                Err(error) => error.into(),
             };
-            self.note_unheard(problem);
+            self.set_feed_error(error);
             // The next session may reach a server without the latest changes.
             self.is_behind.set(true);
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 
     /// Applies changes until the session is lost. Returns the reason.
-    async fn hear(&self, conn: &Conn) -> StoreError {
+    async fn follow_session(&self, conn: &Conn) -> StoreError {
         loop {
-            let wait = match timeout(LOOK, self.catch_up(conn)).await {
-                Ok(Ok(())) => POLL,
+            let wait = match timeout(SESSION_TIMEOUT, self.catch_up(conn)).await {
+                Ok(Ok(())) => POLL_INTERVAL,
                 // The server responds, but the table is blocked, for example by a lock.
                 Ok(Err(error)) if !is_lost(&error) && !conn.is_closed() => {
-                    self.note_unheard(error);
-                    PAUSE
+                    self.set_feed_error(error);
+                    RETRY_DELAY
                 }
                 Ok(Err(error)) => return error,
                 Err(_) => {
                     conn.abort();
-                    return Problem::late().into();
+                    return ServerError::timeout().into();
                 }
             };
-            let _ = timeout(wait, self.pool.sessions.announced.notified()).await;
+            let _ = timeout(wait, self.pool.sessions.feed_wakeup.notified()).await;
         }
     }
 
-    pub(super) fn note_unheard(&self, error: StoreError) {
-        let problem = match cause(&error) {
-            Some(problem) => problem.clone(),
-            None => Problem::new(error.to_string()),
+    pub(super) fn set_feed_error(&self, error: StoreError) {
+        let error = match cause(&error) {
+            Some(error) => error.clone(),
+            None => ServerError::new(error.to_string()),
         };
-        *self.state.unheard.lock() = Some(problem);
+        *self.state.feed_error.lock() = Some(error);
     }
 
     /// Applies all changes up to now.
     async fn catch_up(&self, conn: &Conn) -> Result<(), StoreError> {
-        let (asked, asked_at) = (Instant::now(), self.clock.now());
+        let (start, sent_at) = (Instant::now(), self.clock.now());
         let (after, wanted) = (self.applied.get(), self.is_behind.replace(false));
-        let news = feed::read(conn, after, &self.own, wanted).await;
-        let news = news.and_then(|news| match conn.is_same_backend(news.backend) {
-            true => Ok(news),
-            false => Err(Problem::pooled().into()),
+        let page = feed::read(conn, after, &self.own, wanted).await;
+        let page = page.and_then(|page| match conn.is_same_backend(page.backend) {
+            true => Ok(page),
+            false => Err(ServerError::pooled().into()),
         });
-        if wanted && news.is_err() {
+        if wanted && page.is_err() {
             self.is_behind.set(true);
         }
-        let mut news = news?;
-        self.drop_outdated_locks(&mut news);
+        let mut page = page?;
+        self.drop_outdated_locks(&mut page);
         // No await from here on, so that the changes are applied together.
-        if news.is_any {
-            self.lookups.changed();
+        if page.is_any {
+            self.negative_cache.invalidate();
         }
-        if !self.listener.tell(news.changes) {
+        if !self.listener.notify(page.changes) {
             self.is_behind.set(true);
         }
-        self.applied.set(Some(news.generation));
-        self.own.borrow_mut().retain(|own| *own > news.generation);
-        self.clock.follow(news.time, asked_at);
-        self.lookups.heard(asked);
-        self.heard.set(asked);
-        *self.state.unheard.lock() = None;
+        self.applied.set(Some(page.generation));
+        self.own.borrow_mut().retain(|own| *own > page.generation);
+        self.clock.follow(page.time, sent_at);
+        self.negative_cache.confirm_until(start);
+        self.synced_at.set(start);
+        *self.state.feed_error.lock() = None;
         Ok(())
     }
 
@@ -127,18 +127,18 @@ impl Worker {
 
     /// Invalidates all cached keys after `max_key_staleness` without contact.
     pub(super) async fn watch(self: Rc<Self>) {
-        let mut told = Instant::now();
+        let mut invalidated_at = Instant::now();
         loop {
             // Repeats, because keys may be read meanwhile although changes are not.
-            let until = told.max(self.heard.get()) + self.stale_for;
+            let until = invalidated_at.max(self.synced_at.get()) + self.stale_for;
             sleep_until(until.into()).await;
-            if self.heard.get() + self.stale_for > Instant::now() {
+            if self.synced_at.get() + self.stale_for > Instant::now() {
                 continue;
             }
-            told = Instant::now();
+            invalidated_at = Instant::now();
             self.is_behind.set(true);
-            self.lookups.changed();
-            self.listener.tell(vec![ChangeEvent::Everything]);
+            self.negative_cache.invalidate();
+            self.listener.notify(vec![ChangeEvent::Everything]);
         }
     }
 
@@ -147,7 +147,7 @@ impl Worker {
         loop {
             self.pool.failed.notified().await;
             while self.pool.probe().await.is_err() {
-                sleep(PAUSE).await;
+                sleep(RETRY_DELAY).await;
             }
         }
     }

@@ -5,31 +5,31 @@ use std::collections::HashMap;
 
 use tokio::sync::oneshot;
 
-use super::problem::Problem;
+use super::server_error::ServerError;
 use crate::model::HashedKey;
 use crate::store::Resolved;
 
-pub(super) type Found = Result<Option<Resolved>, Problem>;
+pub(super) type Found = Result<Option<Resolved>, ServerError>;
 
 /// A key and the generation at the start of its look-up.
-pub(super) type Search = (HashedKey, u64);
+pub(super) type LookupId = (HashedKey, u64);
 
 #[derive(Default)]
-pub(super) struct InFlight(RefCell<HashMap<Search, Vec<oneshot::Sender<Found>>>>);
+pub(super) struct InFlight(RefCell<HashMap<LookupId, Vec<oneshot::Sender<Found>>>>);
 
 impl InFlight {
     /// Joins the look-up of a key, or starts one.
-    pub(super) fn join(&self, search: Search) -> (oneshot::Receiver<Found>, bool) {
+    pub(super) fn join(&self, id: LookupId) -> (oneshot::Receiver<Found>, bool) {
         let (sender, found) = oneshot::channel();
-        let mut searches = self.0.borrow_mut();
-        let waiting = searches.entry(search).or_default();
+        let mut lookups = self.0.borrow_mut();
+        let waiting = lookups.entry(id).or_default();
         waiting.push(sender);
         (found, waiting.len() == 1)
     }
 
     /// Completes the look-up for all waiters.
-    pub(super) fn end(&self, search: Search, found: &Found) {
-        let waiting = self.0.borrow_mut().remove(&search);
+    pub(super) fn end(&self, id: LookupId, found: &Found) {
+        let waiting = self.0.borrow_mut().remove(&id);
         for waiting in waiting.into_iter().flatten() {
             let _ = waiting.send(found.clone());
         }

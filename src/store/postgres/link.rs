@@ -10,13 +10,13 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::address::DatabaseUrl;
 use super::in_flight::InFlight;
-use super::migrate::Terms;
+use super::migrate::SchemaParams;
 use super::negative_cache::NegativeCache;
 use super::pool::Pool;
-use super::problem::{Problem, unusable};
+use super::server_error::{ServerError, unusable};
 use super::sessions::Sessions;
 use super::worker::Worker;
-use super::{Listener, Options, State};
+use super::{ChangeListener, Options, State};
 use crate::store::{OpenError, StoreError};
 use crate::sys::block_on;
 
@@ -37,11 +37,11 @@ impl Link {
     /// reachable but unusable.
     pub(super) fn open(
         address: DatabaseUrl,
-        terms: Terms,
+        params: SchemaParams,
         options: &Options,
-        lookups: Arc<NegativeCache>,
+        negative_cache: Arc<NegativeCache>,
         state: Arc<State>,
-        listener: Arc<Listener>,
+        listener: Arc<ChangeListener>,
     ) -> Result<Self, OpenError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (tried, first_try) = oneshot::channel();
@@ -54,22 +54,22 @@ impl Link {
         let work = move || async move {
             let worker = Rc::new(Worker {
                 pool: Rc::new(Pool::new(
-                    Sessions::new(address, terms, Arc::clone(&state)),
+                    Sessions::new(address, params, Arc::clone(&state)),
                     connections,
                     deadline,
                     Arc::clone(&state),
                 )),
-                lookups,
+                negative_cache,
                 state,
                 listener,
                 deadline,
                 stale_for,
                 clock,
-                searches: InFlight::default(),
+                in_flight: InFlight::default(),
                 applied: Cell::new(None),
                 own: RefCell::default(),
                 is_behind: Cell::new(false),
-                heard: Cell::new(Instant::now()),
+                synced_at: Cell::new(Instant::now()),
                 days: RefCell::default(),
             });
             run(worker, queue, tried).await;
@@ -79,14 +79,14 @@ impl Link {
             .spawn(move || LocalSet::new().block_on(&runtime, work()))
             .map_err(not_started)?;
         match block_on(first_try) {
-            Ok(Err(problem)) if problem.is_refusal() => Err(unusable(problem)),
+            Ok(Err(error)) if error.is_refusal() => Err(unusable(error)),
             // The server may start later.
             _ => Ok(Self { jobs }),
         }
     }
 
     /// Runs `work` on the thread.
-    pub(super) async fn ask<T, E, F>(
+    pub(super) async fn run<T, E, F>(
         &self,
         work: impl FnOnce(Rc<Worker>) -> F + Send + 'static,
     ) -> Result<T, StoreError>
@@ -95,32 +95,34 @@ impl Link {
         E: Send + Into<StoreError> + 'static,
         F: Future<Output = Result<T, E>> + 'static,
     {
-        let (answer, asked) = oneshot::channel();
+        let (reply, received) = oneshot::channel();
         let job: Job = Box::new(move |worker| {
             spawn_local(async move {
-                let _ = answer.send(work(worker).await);
+                let _ = reply.send(work(worker).await);
             });
         });
-        let overloaded = |_| Problem::new("its request queue is full");
+        let overloaded = |_| ServerError::new("its request queue is full");
         self.jobs.try_send(job).map_err(overloaded)?;
-        let answer = asked.await.map_err(|_| Problem::new("it was closed"))?;
-        answer.map_err(Into::into)
+        let reply = received
+            .await
+            .map_err(|_| ServerError::new("it was closed"))?;
+        reply.map_err(Into::into)
     }
 }
 
 async fn run(
     worker: Rc<Worker>,
     mut queue: mpsc::Receiver<Job>,
-    tried: oneshot::Sender<Result<(), Problem>>,
+    tried: oneshot::Sender<Result<(), ServerError>>,
 ) {
     let first = worker.open_feed().await;
-    let is_refused = first.as_ref().is_err_and(Problem::is_refusal);
-    if let Err(problem) = &first {
-        worker.note_unheard(problem.clone().into());
+    let is_refused = first.as_ref().is_err_and(ServerError::is_refusal);
+    if let Err(error) = &first {
+        worker.set_feed_error(error.clone().into());
     }
     let (conn, first) = match first {
         Ok(conn) => (Some(conn), Ok(())),
-        Err(problem) => (None, Err(problem)),
+        Err(error) => (None, Err(error)),
     };
     let _ = tried.send(first);
     if is_refused {

@@ -7,7 +7,7 @@ use tokio_postgres::types::Json;
 use super::audit::CommitTurn;
 use super::conn::Conn;
 use super::credentials::{self, hex};
-use super::feed::Told;
+use super::feed::FeedEntry;
 use super::rows::{self, at_most, key_columns, org_columns};
 use crate::input::text;
 use crate::model::{HashedKey, Key, KeyId, Org, OrgId, OrgStatus};
@@ -53,7 +53,7 @@ pub(super) async fn create_org(
         ],
     )
     .await?;
-    turn.told.push(Told::Created);
+    turn.entries.push(FeedEntry::Created);
     Ok(changes::new_org(OrgId(id as u64), name, at))
 }
 
@@ -121,7 +121,7 @@ pub(super) async fn update_org(
         ],
     )
     .await?;
-    turn.told.push(Told::Org(id));
+    turn.entries.push(FeedEntry::Org(id));
     Ok(org)
 }
 
@@ -150,7 +150,7 @@ pub(super) async fn create_keys(
         }))
         .await?;
     }
-    turn.told.push(Told::Created);
+    turn.entries.push(FeedEntry::Created);
     Ok(created.into_iter().map(|(key, _)| key).collect())
 }
 
@@ -266,7 +266,7 @@ pub(super) async fn update_key(
         ],
     )
     .await?;
-    turn.told.push(Told::Key(id));
+    turn.entries.push(FeedEntry::Key(id));
     Ok(key)
 }
 
@@ -291,7 +291,7 @@ pub(super) async fn add_credential(
         ],
     )
     .await?;
-    turn.told.push(Told::Key(id));
+    turn.entries.push(FeedEntry::Key(id));
     Ok(key)
 }
 
@@ -313,7 +313,7 @@ pub(super) async fn revoke_key(
             &[],
         )
         .await?;
-        turn.told.push(Told::Key(id));
+        turn.entries.push(FeedEntry::Key(id));
     }
     key(conn, id).await
 }

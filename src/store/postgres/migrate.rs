@@ -3,31 +3,31 @@
 use tokio_postgres::error::SqlState;
 
 use super::conn::Conn;
-use super::problem::{Problem, cause};
+use super::server_error::{ServerError, cause};
 use crate::model::Fingerprint;
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
 /// Migrations in version order.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0003_tables.sql")];
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0004_tables.sql")];
 
 /// The version created by the first migration. Earlier versions were never released.
-const FIRST_VERSION: usize = 3;
+const FIRST_VERSION: usize = 4;
 
 const VERSION: usize = FIRST_VERSION + MIGRATIONS.len() - 1;
 
-/// Requirements on the tables.
-pub(super) struct Terms {
+/// Recorded in new tables; existing ones must have this fingerprint.
+pub(super) struct SchemaParams {
     pub(super) fingerprint: Fingerprint,
     pub(super) now: Timestamp,
 }
 
 /// Creates or migrates the tables, or returns why they cannot be used. Concurrent calls are
 /// serialized.
-pub(super) async fn check(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
+pub(super) async fn check(conn: &Conn, params: &SchemaParams) -> Result<(), StoreError> {
     conn.batch("BEGIN; SELECT pg_advisory_xact_lock(hashtext('keyguard tables'))")
         .await?;
-    let checked = check_locked(conn, terms).await;
+    let checked = check_locked(conn, params).await;
     let end = if checked.is_ok() {
         "COMMIT"
     } else {
@@ -37,7 +37,7 @@ pub(super) async fn check(conn: &Conn, terms: &Terms) -> Result<(), StoreError> 
     checked.map_err(explained)
 }
 
-async fn check_locked(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
+async fn check_locked(conn: &Conn, params: &SchemaParams) -> Result<(), StoreError> {
     let version = match existing_version(conn).await? {
         Some(version) if version < FIRST_VERSION => {
             return Err(refused(format!(
@@ -46,14 +46,14 @@ async fn check_locked(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
             )));
         }
         Some(version) => {
-            check_fingerprint(conn, terms).await?;
+            check_fingerprint(conn, params).await?;
             version
         }
         None => {
             conn.batch("CREATE TABLE keyguard_meta (name text PRIMARY KEY, value text NOT NULL)")
                 .await?;
-            put(conn, "fingerprint", hex(&terms.fingerprint.0)).await?;
-            put(conn, "created_at", terms.now.to_string()).await?;
+            put(conn, "fingerprint", hex(&params.fingerprint.0)).await?;
+            put(conn, "created_at", params.now.to_string()).await?;
             FIRST_VERSION - 1
         }
     };
@@ -96,8 +96,8 @@ async fn existing_version(conn: &Conn) -> Result<Option<usize>, StoreError> {
     }
 }
 
-async fn check_fingerprint(conn: &Conn, terms: &Terms) -> Result<(), StoreError> {
-    if get(conn, "fingerprint").await? == Some(hex(&terms.fingerprint.0)) {
+async fn check_fingerprint(conn: &Conn, params: &SchemaParams) -> Result<(), StoreError> {
+    if get(conn, "fingerprint").await? == Some(hex(&params.fingerprint.0)) {
         return Ok(());
     }
     Err(refused(
@@ -154,15 +154,15 @@ async fn put(conn: &Conn, name: &str, value: String) -> Result<(), StoreError> {
 /// Adds a remedy to a privilege error.
 fn explained(error: StoreError) -> StoreError {
     match cause(&error) {
-        Some(problem) if problem.is(&SqlState::INSUFFICIENT_PRIVILEGE) => refused(format!(
-            "{problem}; let its user create tables in the database's schema"
+        Some(error) if error.is(&SqlState::INSUFFICIENT_PRIVILEGE) => refused(format!(
+            "{error}; let its user create tables in the database's schema"
         )),
         _ => error,
     }
 }
 
 fn refused(text: impl Into<String>) -> StoreError {
-    Problem::refusal(text).into()
+    ServerError::refusal(text).into()
 }
 
 fn hex(bytes: &[u8; 32]) -> String {

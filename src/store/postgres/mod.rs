@@ -21,10 +21,10 @@ mod manage;
 mod migrate;
 mod negative_cache;
 mod pool;
-mod problem;
 mod prune;
 mod recording;
 mod rows;
+mod server_error;
 mod sessions;
 mod tls;
 mod totals;
@@ -44,37 +44,36 @@ use parking_lot::Mutex;
 pub(crate) use self::address::DatabaseUrl;
 use self::audit::CommitTurn;
 use self::conn::Conn;
+use self::feed::FeedEntry;
 use self::link::Link;
-use self::migrate::Terms;
+use self::migrate::SchemaParams;
 use self::negative_cache::NegativeCache;
-use self::problem::Problem;
 use self::recording::Prepared;
-use self::worker::patient;
+use self::server_error::ServerError;
+use self::worker::admin_deadline;
 use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash,
     Resolved, Rotation, Store, StoreError, Totals, UsageBatch,
 };
-use crate::counter::SubjectId;
-use crate::counter::{CounterId, SavedCounter, SavedIpWindow};
+use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
-use crate::model::BackendHealth;
-use crate::model::Fingerprint;
-use crate::model::HashedKey;
-use crate::model::{AuditEntry, Key, KeyId, Org, OrgId, Usage};
+use crate::model::{
+    AuditEntry, BackendHealth, Fingerprint, HashedKey, Key, KeyId, Org, OrgId, Usage,
+};
 use crate::sys::{Deadline, MaybeReady, block_on};
 use crate::time::{Clock, Timestamp};
 
 /// Timeout of administration and recording. Decisions have their own deadline.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A [`Store`] in a PostgreSQL database.
 pub(crate) struct PostgresStore {
     link: Link,
-    lookups: Arc<NegativeCache>,
+    negative_cache: Arc<NegativeCache>,
     state: Arc<State>,
-    listener: Arc<Listener>,
+    listener: Arc<ChangeListener>,
     deadline: Duration,
     stale_for: Duration,
     batch_ids: Mutex<BatchIds>,
@@ -83,7 +82,7 @@ pub(crate) struct PostgresStore {
 pub(crate) struct Options {
     /// Deadline of a decision.
     pub(crate) deadline: Duration,
-    /// Maximum number of connections, without the listening one.
+    /// Maximum number of connections, without that of the feed.
     pub(crate) connections: usize,
     /// How long cached keys are used without contact to the server.
     pub(crate) stale_for: Duration,
@@ -95,9 +94,9 @@ pub(crate) struct Options {
 #[derive(Default)]
 struct State {
     /// Why the feed is interrupted.
-    unheard: Mutex<Option<Problem>>,
+    feed_error: Mutex<Option<ServerError>>,
     /// The error of the last connection attempt.
-    unreachable: Mutex<Option<Problem>>,
+    connect_error: Mutex<Option<ServerError>>,
     /// Whether look-ups are too slow.
     is_slow: AtomicBool,
     /// Number of failed look-ups.
@@ -107,8 +106,8 @@ struct State {
 impl State {
     /// The current problem, if any.
     fn problem(&self) -> Option<String> {
-        let unheard = self.unheard.lock().clone();
-        let problem = unheard.or_else(|| self.unreachable.lock().clone());
+        let feed_error = self.feed_error.lock().clone();
+        let problem = feed_error.or_else(|| self.connect_error.lock().clone());
         let is_slow = || self.is_slow.load(Ordering::Relaxed);
         let slow = || is_slow().then(|| "it takes too long to look up a key".to_owned());
         problem.map(|problem| problem.to_string()).or_else(slow)
@@ -116,43 +115,43 @@ impl State {
 
     /// Whether look-ups fail.
     fn is_failing(&self) -> bool {
-        self.is_slow.load(Ordering::Relaxed) || self.unreachable.lock().is_some()
+        self.is_slow.load(Ordering::Relaxed) || self.connect_error.lock().is_some()
     }
 }
 
-type Tell = Box<dyn Fn(ChangeEvent) + Send + Sync>;
+type Callback = Box<dyn Fn(ChangeEvent) + Send + Sync>;
 
-/// The listener for changes of other nodes.
+/// Passes changes of other nodes on.
 #[derive(Default)]
-struct Listener(Mutex<Listening>);
+struct ChangeListener(Mutex<Listening>);
 
 #[derive(Default)]
 struct Listening {
-    tell: Option<Tell>,
-    /// Changes that arrived before a listener was set.
-    untold: Vec<ChangeEvent>,
+    callback: Option<Callback>,
+    /// Changes that arrived before the callback was set.
+    pending: Vec<ChangeEvent>,
 }
 
-impl Listener {
-    /// Returns false if there is no listener and the buffer is full.
-    fn tell(&self, changes: Vec<ChangeEvent>) -> bool {
+impl ChangeListener {
+    /// Returns false if there is no callback and the buffer is full.
+    fn notify(&self, changes: Vec<ChangeEvent>) -> bool {
         const MOST: usize = 1_000;
         let mut listening = self.0.lock();
-        let Listening { tell, untold } = &mut *listening;
-        match tell {
-            Some(tell) => changes.into_iter().for_each(tell),
-            None if untold.len() + changes.len() <= MOST => untold.extend(changes),
+        let Listening { callback, pending } = &mut *listening;
+        match callback {
+            Some(callback) => changes.into_iter().for_each(callback),
+            None if pending.len() + changes.len() <= MOST => pending.extend(changes),
             None => return false,
         }
         true
     }
 
-    fn listen(&self, tell: Tell) {
+    fn set(&self, callback: Callback) {
         let mut listening = self.0.lock();
-        std::mem::take(&mut listening.untold)
+        std::mem::take(&mut listening.pending)
             .into_iter()
-            .for_each(&tell);
-        listening.tell = Some(tell);
+            .for_each(&callback);
+        listening.callback = Some(callback);
     }
 }
 
@@ -163,24 +162,24 @@ impl PostgresStore {
         fingerprint: Fingerprint,
         options: Options,
     ) -> Result<Self, OpenError> {
-        let batch_ids = BatchIds::new().map_err(problem::unusable)?;
-        let terms = Terms {
+        let batch_ids = BatchIds::new().map_err(server_error::unusable)?;
+        let params = SchemaParams {
             fingerprint,
             now: options.clock.timestamp(),
         };
-        let (lookups, state, listener) =
-            <(Arc<NegativeCache>, Arc<State>, Arc<Listener>)>::default();
+        let (negative_cache, state, listener) =
+            <(Arc<NegativeCache>, Arc<State>, Arc<ChangeListener>)>::default();
         let link = Link::open(
             DatabaseUrl::parse(url)?,
-            terms,
+            params,
             &options,
-            Arc::clone(&lookups),
+            Arc::clone(&negative_cache),
             Arc::clone(&state),
             Arc::clone(&listener),
         )?;
         Ok(Self {
             link,
-            lookups,
+            negative_cache,
             state,
             listener,
             deadline: options.deadline,
@@ -191,11 +190,11 @@ impl PostgresStore {
 
     fn read<T: Send + 'static>(
         &self,
-        look: impl AsyncFn(&Conn) -> Result<T, StoreError> + Send + 'static,
+        query: impl AsyncFn(&Conn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         block_on(
             self.link
-                .ask(move |worker| async move { worker.read(patient(), &look).await }),
+                .run(move |worker| async move { worker.read(admin_deadline(), &query).await }),
         )
     }
 
@@ -207,8 +206,10 @@ impl PostgresStore {
         + 'static,
     ) -> Result<T, StoreError> {
         let audit = audit.clone();
-        block_on(self.link.ask(move |worker| async move {
-            worker.commit_audited(patient(), &audit, change).await
+        block_on(self.link.run(move |worker| async move {
+            worker
+                .commit_audited(admin_deadline(), &audit, change)
+                .await
         }))
     }
 
@@ -219,7 +220,7 @@ impl PostgresStore {
     ) -> Result<T, StoreError> {
         block_on(
             self.link
-                .ask(move |worker| async move { worker.change(patient(), change).await }),
+                .run(move |worker| async move { worker.change(admin_deadline(), change).await }),
         )
     }
 }
@@ -230,11 +231,11 @@ impl Store for PostgresStore {
         hash: &'a HashedKey,
         deadline: &'a Deadline,
     ) -> MaybeReady<'a, Result<Option<Resolved>, StoreError>> {
-        if self.lookups.is_absent(hash) {
+        if self.negative_cache.is_absent(hash) {
             return MaybeReady::Now(Ok(None));
         }
         let (hash, due) = (*hash, deadline.ends_at(self.deadline));
-        MaybeReady::later(self.link.ask(move |worker| worker.resolve(hash, due)))
+        MaybeReady::later(self.link.run(move |worker| worker.resolve(hash, due)))
     }
 
     fn resolve_id(&self, id: KeyId) -> Result<Option<Resolved>, StoreError> {
@@ -338,7 +339,7 @@ impl Store for PostgresStore {
             let owners = credentials::rehash(conn, &jobs).await?;
             let subjects: Vec<_> = owners.iter().map(|key| Some(key.0)).collect();
             audit::enter_each(conn, &audit, &subjects).await?;
-            turn.told.extend(owners.into_iter().map(feed::Told::Key));
+            turn.entries.extend(owners.into_iter().map(FeedEntry::Key));
             Ok(())
         })
     }
@@ -366,11 +367,11 @@ impl Store for PostgresStore {
         Ok(())
     }
 
-    fn save_ip_counters(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
+    fn save_ip_windows(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn ip_counters(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
+    fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -394,17 +395,16 @@ impl Store for PostgresStore {
         let prepared = Prepared::new(batch, batch_ids.id(batch))?;
         block_on(
             self.link
-                .ask(move |worker| async move { worker.record(patient(), &prepared).await }),
+                .run(move |worker| async move { worker.record(admin_deadline(), &prepared).await }),
         )?;
         batch_ids.acknowledge();
         Ok(())
     }
 
     fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
-        block_on(
-            self.link
-                .ask(move |worker| async move { worker.prune(patient(), raw_before, now).await }),
-        )
+        block_on(self.link.run(move |worker| async move {
+            worker.prune(admin_deadline(), raw_before, now).await
+        }))
     }
 
     fn usage(
@@ -424,10 +424,8 @@ impl Store for PostgresStore {
         let (changes, now) = (changes.to_vec(), audit.at);
         self.commit_audited(audit, async move |conn, turn| {
             locks::join(conn, &changes, now).await?;
-            let told = changes
-                .into_iter()
-                .map(|change| feed::Told::Lock(change.id));
-            turn.told.extend(told);
+            let ids = changes.into_iter().map(|change| change.id);
+            turn.entries.extend(ids.map(FeedEntry::Lock));
             Ok((None, ()))
         })
     }
@@ -457,7 +455,7 @@ impl Store for PostgresStore {
     /// The listener is called at once for pending changes and later on the I/O thread. It must not
     /// wait for that thread.
     fn subscribe(&self, listener: Box<dyn Fn(ChangeEvent) + Send + Sync>) {
-        self.listener.listen(listener);
+        self.listener.set(listener);
     }
 
     fn health(&self) -> Option<BackendHealth> {
@@ -472,10 +470,10 @@ impl Store for PostgresStore {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let unheard = self.state.unheard.lock().clone();
-        let unreachable = self.state.unreachable.lock().clone();
+        let feed_error = self.state.feed_error.lock().clone();
+        let connect_error = self.state.connect_error.lock().clone();
         let is_slow = self.state.is_slow.load(Ordering::Relaxed);
-        let warning = match (unheard, unreachable) {
+        let warning = match (feed_error, connect_error) {
             (Some(problem), _) => {
                 let what = match problem.is_refusal() {
                     true => "used",

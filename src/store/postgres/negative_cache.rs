@@ -8,11 +8,10 @@ use parking_lot::Mutex;
 
 use crate::model::HashedKey;
 
-/// Capacity.
-const MOST: usize = 65_536;
+const CAPACITY: usize = 65_536;
 
 /// How long entries are valid after the last contact with the server.
-const BELIEVED: Duration = Duration::from_secs(3);
+const VALID_FOR: Duration = Duration::from_secs(3);
 
 type Hashes = HashSet<HashedKey, RandomState>;
 
@@ -23,7 +22,7 @@ pub(super) struct NegativeCache(Mutex<Inner>);
 struct Inner {
     /// Incremented by every applied change.
     epoch: u64,
-    heard: Option<Instant>,
+    confirmed_at: Option<Instant>,
     /// When the younger half is full, it replaces the older half.
     young: Hashes,
     old: Hashes,
@@ -33,7 +32,9 @@ impl NegativeCache {
     /// Whether the hash is known to have no key.
     pub(super) fn is_absent(&self, hash: &HashedKey) -> bool {
         let inner = self.0.lock();
-        inner.heard.is_some_and(|heard| heard.elapsed() < BELIEVED)
+        inner
+            .confirmed_at
+            .is_some_and(|at| at.elapsed() < VALID_FOR)
             && (inner.young.contains(hash) || inner.old.contains(hash))
     }
 
@@ -43,19 +44,19 @@ impl NegativeCache {
     }
 
     /// Adds an absent hash, unless something changed since the query began.
-    pub(super) fn note_absent(&self, hash: HashedKey, asked_in: u64) {
+    pub(super) fn note_absent(&self, hash: HashedKey, epoch: u64) {
         let mut inner = self.0.lock();
-        if inner.epoch != asked_in {
+        if inner.epoch != epoch {
             return;
         }
-        if inner.young.len() >= MOST / 2 {
+        if inner.young.len() >= CAPACITY / 2 {
             inner.old = std::mem::take(&mut inner.young);
         }
         inner.young.insert(hash);
     }
 
     /// Invalidates the entries: results of running queries may be outdated.
-    pub(super) fn changed(&self) {
+    pub(super) fn invalidate(&self) {
         let mut inner = self.0.lock();
         inner.epoch += 1;
         inner.young.clear();
@@ -63,8 +64,8 @@ impl NegativeCache {
     }
 
     /// Notes that all changes up to `at` are applied.
-    pub(super) fn heard(&self, at: Instant) {
-        self.0.lock().heard = Some(at);
+    pub(super) fn confirm_until(&self, at: Instant) {
+        self.0.lock().confirmed_at = Some(at);
     }
 }
 
@@ -78,28 +79,28 @@ mod tests {
 
     #[test]
     fn changes_invalidate_pending_results() {
-        let lookups = NegativeCache::default();
-        let epoch = lookups.epoch();
-        lookups.note_absent(hash(1), epoch);
-        assert!(!lookups.is_absent(&hash(1)), "nothing was heard yet");
-        lookups.heard(Instant::now());
-        assert!(lookups.is_absent(&hash(1)));
-        lookups.changed();
-        assert!(!lookups.is_absent(&hash(1)));
-        lookups.note_absent(hash(1), epoch);
-        assert!(!lookups.is_absent(&hash(1)));
+        let cache = NegativeCache::default();
+        let epoch = cache.epoch();
+        cache.note_absent(hash(1), epoch);
+        assert!(!cache.is_absent(&hash(1)), "no contact yet");
+        cache.confirm_until(Instant::now());
+        assert!(cache.is_absent(&hash(1)));
+        cache.invalidate();
+        assert!(!cache.is_absent(&hash(1)));
+        cache.note_absent(hash(1), epoch);
+        assert!(!cache.is_absent(&hash(1)));
     }
 
     #[test]
     fn the_cache_is_bounded() {
-        let lookups = NegativeCache::default();
-        lookups.heard(Instant::now());
-        for n in 0..3 * MOST {
-            lookups.note_absent(hash(n), 0);
+        let cache = NegativeCache::default();
+        cache.confirm_until(Instant::now());
+        for n in 0..3 * CAPACITY {
+            cache.note_absent(hash(n), 0);
         }
-        let inner = lookups.0.lock();
-        assert!(inner.young.len() + inner.old.len() <= MOST);
+        let inner = cache.0.lock();
+        assert!(inner.young.len() + inner.old.len() <= CAPACITY);
         drop(inner);
-        assert!(lookups.is_absent(&hash(3 * MOST - 1)));
+        assert!(cache.is_absent(&hash(3 * CAPACITY - 1)));
     }
 }

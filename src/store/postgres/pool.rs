@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::conn::Conn;
-use super::problem::Problem;
+use super::server_error::ServerError;
 use super::sessions::Sessions;
-use super::{PATIENCE, State, credentials};
+use super::{ADMIN_TIMEOUT, State, credentials};
 use crate::model::HashedKey;
 
 /// Number of consecutive slow look-ups after which look-ups stop until a probe succeeds, and after
@@ -20,11 +20,11 @@ const TOLERATED: u32 = 3;
 
 pub(super) struct Pool {
     pub(super) sessions: Sessions,
-    lookups: Vec<Slot>,
+    lookup_connections: Vec<LookupConnection>,
     /// Statement timeout of look-ups.
     deadline: Duration,
     /// Consecutive slow look-ups.
-    late: Cell<u32>,
+    slow_lookups: Cell<u32>,
     work: Arc<Semaphore>,
     /// Idle connections.
     idle: RefCell<Vec<Conn>>,
@@ -33,14 +33,14 @@ pub(super) struct Pool {
     state: Arc<State>,
 }
 
-/// A slot for a look-up connection.
+/// A connection for look-ups, which is opened when it is needed.
 #[derive(Default)]
-struct Slot {
+struct LookupConnection {
     conn: RefCell<Option<Rc<Conn>>>,
     connecting: Mutex<()>,
 }
 
-impl Slot {
+impl LookupConnection {
     fn open(&self) -> Option<Rc<Conn>> {
         let conn = self.conn.borrow();
         conn.as_ref().filter(|conn| !conn.is_closed()).cloned()
@@ -72,9 +72,9 @@ impl Pool {
         let lookups = connections.saturating_sub(work).max(1);
         Self {
             sessions,
-            lookups: (0..lookups).map(|_| Slot::default()).collect(),
+            lookup_connections: (0..lookups).map(|_| LookupConnection::default()).collect(),
             deadline,
-            late: Cell::default(),
+            slow_lookups: Cell::default(),
             work: Arc::new(Semaphore::new(work)),
             idle: RefCell::default(),
             failed: Notify::default(),
@@ -82,52 +82,59 @@ impl Pool {
         }
     }
 
-    /// Number of look-up connections.
-    pub(super) fn lookup_connections(&self) -> usize {
-        self.lookups.len()
+    /// Maximum number of look-up connections.
+    pub(super) fn lookup_connection_count(&self) -> usize {
+        self.lookup_connections.len()
     }
 
     /// Returns a connection for a look-up. Fails at once while the server is unreachable or too
     /// slow.
-    pub(super) async fn for_lookup(self: &Rc<Self>) -> Result<Rc<Conn>, Problem> {
+    pub(super) async fn for_lookup(self: &Rc<Self>) -> Result<Rc<Conn>, ServerError> {
         if self.state.is_slow.load(Ordering::Relaxed) {
-            return Err(Problem::late());
+            return Err(ServerError::timeout());
         }
         let at = self.least_busy();
-        if let Some(conn) = self.lookups.get(at).and_then(Slot::open) {
+        if let Some(conn) = self
+            .lookup_connections
+            .get(at)
+            .and_then(LookupConnection::open)
+        {
             return Ok(conn);
         }
-        self.refuse_if_unreachable()?;
+        self.refuse_if_disconnected()?;
         self.fill(at).await
     }
 
-    /// Chooses an idle slot, then an empty one, then the least busy one.
+    /// Chooses an idle connection, then a closed one, then the least busy one.
     fn least_busy(&self) -> usize {
-        let users = |slot: &Slot| match slot.open() {
-            // This reference and that of the slot.
+        let users = |lookup: &LookupConnection| match lookup.open() {
+            // This reference and that of the pool.
             Some(conn) => match Rc::strong_count(&conn) - 2 {
                 0 => 0,
                 count => count + 1,
             },
             None => 1,
         };
-        let slots = self.lookups.iter().enumerate();
-        slots
-            .min_by_key(|(_, slot)| users(slot))
+        let lookups = self.lookup_connections.iter().enumerate();
+        lookups
+            .min_by_key(|(_, lookup)| users(lookup))
             .map_or(0, |(at, _)| at)
     }
 
     /// Continues when the caller stops waiting, so that a slow server is reached eventually.
-    async fn fill(self: &Rc<Self>, at: usize) -> Result<Rc<Conn>, Problem> {
+    async fn fill(self: &Rc<Self>, at: usize) -> Result<Rc<Conn>, ServerError> {
         let pool = Rc::clone(self);
         detached(async move {
-            let slot = pool.lookups.get(at).ok_or_else(Problem::late)?;
-            let _connecting = slot.connecting.lock().await;
-            if let Some(conn) = slot.open() {
+            let lookup = pool
+                .lookup_connections
+                .get(at)
+                .ok_or_else(ServerError::timeout)?;
+            let _connecting = lookup.connecting.lock().await;
+            if let Some(conn) = lookup.open() {
                 return Ok(conn);
             }
             let conn = Rc::new(pool.connect(pool.deadline).await?);
-            *slot.conn.borrow_mut() = Some(Rc::clone(&conn));
+            *lookup.conn.borrow_mut() = Some(Rc::clone(&conn));
             Ok(conn)
         })
         .await
@@ -135,39 +142,39 @@ impl Pool {
 
     /// Drops a look-up connection.
     pub(super) fn discard(&self, conn: &Rc<Conn>) {
-        for slot in &self.lookups {
+        for lookup in &self.lookup_connections {
             let is_it = |held: &Rc<Conn>| Rc::ptr_eq(held, conn);
-            if slot.conn.borrow().as_ref().is_some_and(is_it) {
-                slot.discard();
+            if lookup.conn.borrow().as_ref().is_some_and(is_it) {
+                lookup.discard();
             }
         }
     }
 
-    pub(super) fn note_answered(&self, conn: &Conn) {
-        conn.silent.set(0);
-        self.late.set(0);
+    pub(super) fn note_reply(&self, conn: &Conn) {
+        conn.timeouts.set(0);
+        self.slow_lookups.set(0);
     }
 
     /// Notes a slow look-up. Does not affect the feed, which has its own connection.
-    pub(super) fn note_late(&self) {
-        self.late.set(self.late.get() + 1);
-        if self.late.get() == TOLERATED {
+    pub(super) fn note_slow(&self) {
+        self.slow_lookups.set(self.slow_lookups.get() + 1);
+        if self.slow_lookups.get() == TOLERATED {
             self.state.is_slow.store(true, Ordering::Relaxed);
             self.failed.notify_one();
         }
     }
 
     /// Notes a look-up without reply.
-    pub(super) fn note_silent(&self, conn: &Rc<Conn>) {
-        conn.silent.set(conn.silent.get() + 1);
-        if conn.silent.get() >= TOLERATED {
+    pub(super) fn note_timeout(&self, conn: &Rc<Conn>) {
+        conn.timeouts.set(conn.timeouts.get() + 1);
+        if conn.timeouts.get() >= TOLERATED {
             self.discard(conn);
         }
-        self.note_late();
+        self.note_slow();
     }
 
     /// Looks up a nonexistent key over a new connection to test the server.
-    pub(super) async fn probe(&self) -> Result<(), Problem> {
+    pub(super) async fn probe(&self) -> Result<(), ServerError> {
         if !self.state.is_failing() {
             return Ok(());
         }
@@ -177,29 +184,33 @@ impl Pool {
             Ok(Ok(_)) => {}
             Ok(Err(_)) | Err(_) => {
                 conn.abort();
-                return Err(Problem::late());
+                return Err(ServerError::timeout());
             }
         }
-        self.late.set(0);
+        self.slow_lookups.set(0);
         self.state.is_slow.store(false, Ordering::Relaxed);
-        if let Some(slot) = self.lookups.iter().find(|slot| slot.open().is_none()) {
-            *slot.conn.borrow_mut() = Some(Rc::new(conn));
+        if let Some(lookup) = self
+            .lookup_connections
+            .iter()
+            .find(|lookup| lookup.open().is_none())
+        {
+            *lookup.conn.borrow_mut() = Some(Rc::new(conn));
         }
         Ok(())
     }
 
     /// Takes an exclusive connection.
-    pub(super) async fn lease(self: &Rc<Self>) -> Result<Lease, Problem> {
+    pub(super) async fn lease(self: &Rc<Self>) -> Result<Lease, ServerError> {
         let permit = Arc::clone(&self.work).acquire_owned().await;
-        let permit = permit.map_err(|_| Problem::late())?;
+        let permit = permit.map_err(|_| ServerError::timeout())?;
         self.idle.borrow_mut().retain(|conn| !conn.is_closed());
         let idle = self.idle.borrow_mut().pop();
         let conn = match idle {
             Some(conn) => conn,
             None => {
-                self.refuse_if_unreachable()?;
+                self.refuse_if_disconnected()?;
                 let pool = Rc::clone(self);
-                detached(async move { pool.connect(PATIENCE).await }).await?
+                detached(async move { pool.connect(ADMIN_TIMEOUT).await }).await?
             }
         };
         Ok(Lease {
@@ -209,7 +220,7 @@ impl Pool {
     }
 
     /// Takes an exclusive connection and begins a transaction.
-    pub(super) async fn begin(self: &Rc<Self>) -> Result<Lease, Problem> {
+    pub(super) async fn begin(self: &Rc<Self>) -> Result<Lease, ServerError> {
         let lease = self.lease().await?;
         if lease.conn.batch("BEGIN").await.is_ok() {
             return Ok(lease);
@@ -232,12 +243,12 @@ impl Pool {
         self.idle.borrow_mut().clear();
     }
 
-    fn refuse_if_unreachable(&self) -> Result<(), Problem> {
-        let problem = self.state.unreachable.lock().clone();
-        problem.map_or(Ok(()), Err)
+    fn refuse_if_disconnected(&self) -> Result<(), ServerError> {
+        let error = self.state.connect_error.lock().clone();
+        error.map_or(Ok(()), Err)
     }
 
-    async fn connect(&self, longest: Duration) -> Result<Conn, Problem> {
+    async fn connect(&self, longest: Duration) -> Result<Conn, ServerError> {
         let opened = self.sessions.open(longest).await;
         if opened.is_err() {
             self.failed.notify_one();
@@ -247,8 +258,8 @@ impl Pool {
 
     /// Closes all sessions.
     pub(super) async fn close(&self) {
-        for slot in &self.lookups {
-            slot.conn.take();
+        for lookup in &self.lookup_connections {
+            lookup.conn.take();
         }
         self.forget_idle();
         self.sessions.close().await;
@@ -257,8 +268,8 @@ impl Pool {
 
 /// Runs to completion even if the caller stops waiting.
 async fn detached<T: 'static>(
-    work: impl Future<Output = Result<T, Problem>> + 'static,
-) -> Result<T, Problem> {
+    work: impl Future<Output = Result<T, ServerError>> + 'static,
+) -> Result<T, ServerError> {
     let done = tokio::task::spawn_local(work).await;
-    done.unwrap_or_else(|_| Err(Problem::late()))
+    done.unwrap_or_else(|_| Err(ServerError::timeout()))
 }

@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::conn::Conn;
-use super::problem::cause;
+use super::server_error::cause;
 use super::totals::at_second;
 use super::{recording, rows};
 use crate::store::{IdempotencyKey, StoreError, retention};
@@ -40,7 +40,8 @@ pub(super) async fn delete(
     )
     .await?;
     conn.run(
-        "DELETE FROM keyguard_done WHERE name IN (SELECT name FROM keyguard_done \
+        "DELETE FROM keyguard_completed_requests \
+         WHERE name IN (SELECT name FROM keyguard_completed_requests \
          WHERE at <= $1 OR at > $2 ORDER BY at LIMIT $3)",
         &[
             &now.minus(IdempotencyKey::KEPT).to_utc(),

@@ -12,7 +12,7 @@ use super::audit::CommitTurn;
 use super::conn::Conn;
 use super::copy::CopyRows;
 use super::counters::{self, BalanceRow};
-use super::feed::Told;
+use super::feed::FeedEntry;
 use super::locks;
 use super::totals;
 use crate::lockout::LockChange;
@@ -30,7 +30,7 @@ pub(super) struct Prepared {
     pub(super) days: BTreeSet<u64>,
     pub(super) totals: BatchTotals,
     pub(super) dropped: u64,
-    pub(super) shadowed: BTreeMap<String, u64>,
+    pub(super) shadow_denied: BTreeMap<String, u64>,
     balances: Vec<BalanceRow>,
     locks: Vec<LockChange>,
     now: Timestamp,
@@ -38,9 +38,9 @@ pub(super) struct Prepared {
 
 impl Prepared {
     pub(super) fn new(batch: &UsageBatch, id: Option<BatchId>) -> Result<Self, StoreError> {
-        let mut shadowed = BTreeMap::new();
-        for (name, count) in &batch.shadowed {
-            *shadowed.entry(name.clone()).or_default() += count;
+        let mut shadow_denied = BTreeMap::new();
+        for (name, count) in &batch.shadow_denied {
+            *shadow_denied.entry(name.clone()).or_default() += count;
         }
         let has_rows = !batch.has_rows_elsewhere && !batch.events.is_empty();
         let days = batch.events.iter().filter(|_| has_rows);
@@ -50,7 +50,7 @@ impl Prepared {
             days: days.map(|event| event.at.hour() / 24).collect(),
             totals: BatchTotals::new(batch),
             dropped: batch.dropped,
-            shadowed,
+            shadow_denied,
             balances: counters::as_rows(&batch.balances)?,
             locks: batch.locks.clone(),
             now: batch.now,
@@ -91,11 +91,11 @@ async fn change_locks(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, Stor
     }
     let mut turn = CommitTurn::take(conn).await?;
     locks::join_or_end(conn, &batch.locks, batch.now).await?;
-    let told = batch
+    let entries = batch
         .locks
         .iter()
-        .map(|change| Told::Lock(change.id.clone()));
-    turn.told.extend(told);
+        .map(|change| FeedEntry::Lock(change.id.clone()));
+    turn.entries.extend(entries);
     turn.end(conn).await?;
     Ok(Some(turn.generation))
 }

@@ -15,8 +15,8 @@ use tokio_postgres::{AsyncMessage, Connection, SimpleQueryMessage};
 use super::State;
 use super::address::DatabaseUrl;
 use super::conn::Conn;
-use super::migrate::{self, Terms};
-use super::problem::Problem;
+use super::migrate::{self, SchemaParams};
+use super::server_error::ServerError;
 use crate::store::StoreError;
 
 /// Settings of every session. Acknowledged changes are durable, whatever the server's default.
@@ -32,39 +32,39 @@ const POOLER_CHECKS: usize = 3;
 
 pub(super) struct Sessions {
     address: DatabaseUrl,
-    terms: Terms,
+    params: SchemaParams,
     /// Whether the server and its tables are checked.
     is_checked: Cell<bool>,
     checking: Mutex<()>,
     /// The I/O tasks of the connections.
     drivers: RefCell<JoinSet<()>>,
     /// Notified of every notification and every closed connection.
-    pub(super) announced: Rc<Notify>,
+    pub(super) feed_wakeup: Rc<Notify>,
     state: Arc<State>,
 }
 
 impl Sessions {
-    pub(super) fn new(address: DatabaseUrl, terms: Terms, state: Arc<State>) -> Self {
+    pub(super) fn new(address: DatabaseUrl, params: SchemaParams, state: Arc<State>) -> Self {
         Self {
             address,
-            terms,
+            params,
             is_checked: Cell::new(false),
             checking: Mutex::default(),
             drivers: RefCell::default(),
-            announced: Rc::default(),
+            feed_wakeup: Rc::default(),
             state,
         }
     }
 
     /// Opens a session with statement timeout `longest`.
-    pub(super) async fn open(&self, longest: Duration) -> Result<Conn, Problem> {
+    pub(super) async fn open(&self, longest: Duration) -> Result<Conn, ServerError> {
         let opened = timeout(OPENING, self.open_checked(longest)).await;
-        let opened = opened.unwrap_or_else(|_| Err(Problem::late()));
-        *self.state.unreachable.lock() = opened.as_ref().err().cloned();
+        let opened = opened.unwrap_or_else(|_| Err(ServerError::timeout()));
+        *self.state.connect_error.lock() = opened.as_ref().err().cloned();
         opened
     }
 
-    async fn open_checked(&self, longest: Duration) -> Result<Conn, Problem> {
+    async fn open_checked(&self, longest: Duration) -> Result<Conn, ServerError> {
         let conn = self.connect().await?;
         let _checking = self.checking.lock().await;
         let is_first = !self.is_checked.get();
@@ -75,15 +75,15 @@ impl Sessions {
         conn.batch(&format!("{SETTINGS}; SET statement_timeout = {longest}"))
             .await?;
         if is_first {
-            match migrate::check(&conn, &self.terms).await {
+            match migrate::check(&conn, &self.params).await {
                 Ok(()) => self.is_checked.set(true),
                 Err(StoreError::Unavailable(error)) => {
-                    return Err(match error.downcast::<Problem>() {
-                        Ok(problem) => *problem,
-                        Err(error) => Problem::refusal(error.to_string()),
+                    return Err(match error.downcast::<ServerError>() {
+                        Ok(error) => *error,
+                        Err(error) => ServerError::refusal(error.to_string()),
                     });
                 }
-                Err(error) => return Err(Problem::refusal(error.to_string())),
+                Err(error) => return Err(ServerError::refusal(error.to_string())),
             }
         }
         Ok(conn)
@@ -91,7 +91,7 @@ impl Sessions {
 
     /// Rejects poolers that share sessions: two connections reach the same server process, or one
     /// connection reaches different processes.
-    async fn refuse_pooler(&self, conn: &Conn) -> Result<(), Problem> {
+    async fn refuse_pooler(&self, conn: &Conn) -> Result<(), ServerError> {
         let other = self.connect().await?;
         let (first, others) = (backend(conn).await?, backend(&other).await?);
         let mut is_kept = first != others;
@@ -106,10 +106,10 @@ impl Sessions {
             is_kept &= backend(&other).await? == others && backend(conn).await? == first;
             other.batch("ROLLBACK").await?;
         }
-        is_kept.then_some(()).ok_or_else(Problem::pooled)
+        is_kept.then_some(()).ok_or_else(ServerError::pooled)
     }
 
-    async fn connect(&self) -> Result<Conn, Problem> {
+    async fn connect(&self) -> Result<Conn, ServerError> {
         let DatabaseUrl { config, tls } = &self.address;
         let (client, connection) = config.connect(tls.clone()).await?;
         Ok(Conn::new(client, self.drive(connection)))
@@ -121,17 +121,17 @@ impl Sessions {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
         T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let announced = Rc::clone(&self.announced);
+        let feed_wakeup = Rc::clone(&self.feed_wakeup);
         let mut drivers = self.drivers.borrow_mut();
         while drivers.try_join_next().is_some() {}
         drivers.spawn_local(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
             {
                 if let AsyncMessage::Notification(_) = message {
-                    announced.notify_one();
+                    feed_wakeup.notify_one();
                 }
             }
-            announced.notify_one();
+            feed_wakeup.notify_one();
         })
     }
 
@@ -144,12 +144,12 @@ impl Sessions {
 
 /// The server process behind a connection. Queried without a prepared statement, which a pooler may
 /// lose.
-async fn backend(conn: &Conn) -> Result<String, Problem> {
+async fn backend(conn: &Conn) -> Result<String, ServerError> {
     let messages = conn.simple("SELECT pg_backend_pid()").await?;
     let mut rows = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });
     let pid = rows.next().map(str::to_owned);
-    pid.ok_or_else(|| Problem::new("it did not return `pg_backend_pid()`"))
+    pid.ok_or_else(|| ServerError::new("it did not return `pg_backend_pid()`"))
 }

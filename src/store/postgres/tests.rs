@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::store::conformance::{
-    Home, NOW, audit_context, conforms, event, hash, new_key, requests, resolve, suspended,
+    NOW, TestDatabase, audit_context, conforms, event, hash, new_key, requests, resolve, suspended,
     with_keys,
 };
 use crate::time::ManualClock;
@@ -24,12 +24,12 @@ const SOON: Duration = Duration::from_secs(60);
 
 conforms!(Database::new());
 
-impl Home for Database {
+impl TestDatabase for Database {
     fn open(&self) -> Box<dyn Store> {
         Box::new(open(self))
     }
 
-    fn another(&self) -> Box<dyn Home> {
+    fn another(&self) -> Box<dyn TestDatabase> {
         Box::new(Self::new())
     }
 }
@@ -52,26 +52,28 @@ fn options() -> Options {
 }
 
 /// The changes reported to a listener.
-fn heard_by(store: &PostgresStore) -> mpsc::Receiver<ChangeEvent> {
-    let (sender, heard) = mpsc::channel();
+fn changes_of(store: &PostgresStore) -> mpsc::Receiver<ChangeEvent> {
+    let (sender, changes) = mpsc::channel();
     store.subscribe(Box::new(move |change| drop(sender.send(change))));
     // A new listener first receives `everything`.
-    wait_for(&heard, |change| matches!(change, ChangeEvent::AllLocks(_)));
-    heard
+    wait_for(&changes, |change| {
+        matches!(change, ChangeEvent::AllLocks(_))
+    });
+    changes
 }
 
-fn wait_for(heard: &mpsc::Receiver<ChangeEvent>, is_it: impl Fn(&ChangeEvent) -> bool) {
+fn wait_for(changes: &mpsc::Receiver<ChangeEvent>, is_it: impl Fn(&ChangeEvent) -> bool) {
     let until = Instant::now() + SOON;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        if is_it(&heard.recv_timeout(left).expect("a change is told")) {
+        if is_it(&changes.recv_timeout(left).expect("a change is reported")) {
             return;
         }
     }
 }
 
 fn is_of_key(id: u64) -> impl Fn(&ChangeEvent) -> bool {
-    move |change| matches!(change, ChangeEvent::Key(KeyId(told)) if *told == id)
+    move |change| matches!(change, ChangeEvent::Key(KeyId(changed)) if *changed == id)
 }
 
 /// Waits until a condition holds.

@@ -14,7 +14,7 @@ use rustls::{
 };
 use tokio_postgres::config::SslMode;
 
-use super::problem::unusable;
+use super::server_error::unusable;
 use crate::store::OpenError;
 
 /// URL parameter: the TLS mode.

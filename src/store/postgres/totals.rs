@@ -29,7 +29,7 @@ fn text_of(reason: Option<Reason>) -> &'static str {
 /// Adds a batch to all totals.
 pub(super) async fn add(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
     add_to_keys(conn, batch).await?;
-    add_to_shadowed(conn, &batch.shadowed).await?;
+    add_to_shadow_denied(conn, &batch.shadow_denied).await?;
     add_to_minutes(conn, batch).await?;
     // Last, because other nodes wait for these rows.
     let mut all: BTreeMap<_, _> = names(&batch.totals.all).collect();
@@ -153,24 +153,29 @@ pub(super) fn at_second(second: u64) -> OffsetDateTime {
     Timestamp::from_unix_millis(second.saturating_mul(1_000)).to_utc()
 }
 
-async fn add_to_shadowed(conn: &Conn, shadowed: &BTreeMap<String, u64>) -> Result<(), StoreError> {
-    if shadowed.is_empty() {
+async fn add_to_shadow_denied(
+    conn: &Conn,
+    shadow_denied: &BTreeMap<String, u64>,
+) -> Result<(), StoreError> {
+    if shadow_denied.is_empty() {
         return Ok(());
     }
-    let known = conn.rows("SELECT name FROM keyguard_shadowed", &[]).await?;
+    let known = conn
+        .rows("SELECT name FROM keyguard_shadow_denied", &[])
+        .await?;
     let mut known = known
         .iter()
         .map(|row| row.try_get(0))
         .collect::<Result<std::collections::HashSet<String>, _>>()?;
     let mut counts = BTreeMap::new();
-    for (name, count) in shadowed {
+    for (name, count) in shadow_denied {
         let name = shadow_name(name, known.contains(name), known.len() as u64);
         known.insert(name.to_owned());
         *counts.entry(name.to_owned()).or_default() += count;
     }
     let (names, values) = columns(&counts);
     conn.run(
-        "INSERT INTO keyguard_shadowed AS t (name, value) \
+        "INSERT INTO keyguard_shadow_denied AS t (name, value) \
          SELECT * FROM unnest($1::text[], $2::bigint[]) \
          ON CONFLICT (name) DO UPDATE SET value = t.value + excluded.value",
         &[&names, &values],
@@ -214,7 +219,7 @@ pub(super) async fn totals(conn: &Conn, now: Timestamp) -> Result<Totals, StoreE
         keys: counts.try_get::<_, i64>(1)? as u64,
         active_keys: counts.try_get::<_, i64>(2)? as u64,
         last_hour: last_hour(conn, now).await?,
-        shadowed: shadowed(conn).await?,
+        shadow_denied: shadow_denied(conn).await?,
         top_keys: top_keys(conn).await?,
         ..Totals::default()
     };
@@ -300,10 +305,10 @@ async fn last_hour(conn: &Conn, now: Timestamp) -> Result<Count, StoreError> {
     Ok(count)
 }
 
-pub(super) async fn shadowed(conn: &Conn) -> Result<Vec<(String, u64)>, StoreError> {
+pub(super) async fn shadow_denied(conn: &Conn) -> Result<Vec<(String, u64)>, StoreError> {
     let rows = conn
         .rows(
-            "SELECT name, value FROM keyguard_shadowed ORDER BY name COLLATE \"C\"",
+            "SELECT name, value FROM keyguard_shadow_denied ORDER BY name COLLATE \"C\"",
             &[],
         )
         .await?;

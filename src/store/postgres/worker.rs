@@ -16,9 +16,9 @@ use super::conn::Conn;
 use super::in_flight::{Found, InFlight};
 use super::negative_cache::NegativeCache;
 use super::pool::Pool;
-use super::problem::{Problem, cause, is_cancelled, is_lost};
 use super::recording::{self, Prepared};
-use super::{Listener, PATIENCE, State, credentials, prune};
+use super::server_error::{ServerError, cause, is_cancelled, is_lost};
+use super::{ADMIN_TIMEOUT, ChangeListener, State, credentials, prune};
 use crate::model::HashedKey;
 use crate::store::{AuditContext, Resolved, StoreError};
 use crate::time::{Clock, Timestamp};
@@ -28,21 +28,21 @@ const MOST_DAYS: usize = 8;
 
 pub(super) struct Worker {
     pub(super) pool: Rc<Pool>,
-    pub(super) lookups: Arc<NegativeCache>,
+    pub(super) negative_cache: Arc<NegativeCache>,
     pub(super) state: Arc<State>,
-    pub(super) listener: Arc<Listener>,
+    pub(super) listener: Arc<ChangeListener>,
     pub(super) deadline: Duration,
     pub(super) stale_for: Duration,
     pub(super) clock: Clock,
-    pub(super) searches: InFlight,
+    pub(super) in_flight: InFlight,
     /// The generation up to which changes are applied.
     pub(super) applied: Cell<Option<i64>>,
     /// Generations of this store not yet seen in the feed.
     pub(super) own: RefCell<BTreeSet<i64>>,
     /// Whether changes may have been missed.
     pub(super) is_behind: Cell<bool>,
-    /// The last time at which all changes were applied.
-    pub(super) heard: Cell<Instant>,
+    /// When all changes were last known to be applied.
+    pub(super) synced_at: Cell<Instant>,
     /// Days with tables.
     pub(super) days: RefCell<HashSet<u64>>,
 }
@@ -52,13 +52,13 @@ impl Worker {
     pub(super) async fn read<T>(
         &self,
         due: Instant,
-        look: &impl AsyncFn(&Conn) -> Result<T, StoreError>,
+        query: &impl AsyncFn(&Conn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let looked = async {
+        let read = async {
             let mut is_second = false;
             loop {
                 let lease = self.pool.lease().await?;
-                match look(&lease.conn).await {
+                match query(&lease.conn).await {
                     Err(error) if is_lost(&error) || lease.conn.is_closed() => {
                         self.pool.forget_idle();
                         if std::mem::replace(&mut is_second, true) {
@@ -72,8 +72,8 @@ impl Worker {
                 }
             }
         };
-        let in_time = timeout_at(due.into(), looked).await;
-        in_time.unwrap_or_else(|_| Err(Problem::late().into()))
+        let in_time = timeout_at(due.into(), read).await;
+        in_time.unwrap_or_else(|_| Err(ServerError::timeout().into()))
     }
 
     /// Looks up a key over a shared connection. Retries for each lost connection, since the server
@@ -82,13 +82,13 @@ impl Worker {
         let mut lost = 0;
         loop {
             let conn = timeout_at(due.into(), self.pool.for_lookup()).await;
-            let conn = match conn.map_err(|_| Problem::late())? {
+            let conn = match conn.map_err(|_| ServerError::timeout())? {
                 Ok(conn) => conn,
-                Err(problem) => {
+                Err(error) => {
                     // A new session is compared with other sessions, which may be lost too.
-                    let error = StoreError::from(problem);
+                    let error = StoreError::from(error);
                     lost += 1;
-                    if !is_lost(&error) || lost > self.pool.lookup_connections() {
+                    if !is_lost(&error) || lost > self.pool.lookup_connection_count() {
                         return Err(error);
                     }
                     continue;
@@ -97,22 +97,22 @@ impl Worker {
             let found = timeout_at(due.into(), credentials::resolve(&conn, hash)).await;
             match found {
                 Err(_) => {
-                    self.pool.note_silent(&conn);
-                    return Err(Problem::late().into());
+                    self.pool.note_timeout(&conn);
+                    return Err(ServerError::timeout().into());
                 }
                 Ok(Err(error)) if is_cancelled(&error) => {
-                    self.pool.note_late();
-                    return Err(Problem::late().into());
+                    self.pool.note_slow();
+                    return Err(ServerError::timeout().into());
                 }
                 Ok(Err(error)) if is_lost(&error) || conn.is_closed() => {
                     self.pool.discard(&conn);
                     lost += 1;
-                    if lost > self.pool.lookup_connections() {
+                    if lost > self.pool.lookup_connection_count() {
                         return Err(error);
                     }
                 }
                 Ok(found) => {
-                    self.pool.note_answered(&conn);
+                    self.pool.note_reply(&conn);
                     return found;
                 }
             }
@@ -129,7 +129,7 @@ impl Worker {
             let lease = self.pool.begin().await?;
             match change(&lease.conn).await {
                 Ok(done) => {
-                    lease.conn.batch("COMMIT").await.map_err(unsure)?;
+                    lease.conn.batch("COMMIT").await.map_err(outcome_unknown)?;
                     self.pool.keep(lease);
                     Ok(done)
                 }
@@ -143,7 +143,7 @@ impl Worker {
             }
         };
         let in_time = timeout_at(due.into(), transaction).await;
-        in_time.unwrap_or_else(|_| Err(unsure(Problem::late()).into()))
+        in_time.unwrap_or_else(|_| Err(outcome_unknown(ServerError::timeout()).into()))
     }
 
     /// Runs an audited change, unless the idempotency key was used before. `change` also returns
@@ -180,7 +180,7 @@ impl Worker {
             })
             .await;
         // A failed commit may have succeeded.
-        self.lookups.changed();
+        self.negative_cache.invalidate();
         self.settle(changed, &claim)
     }
 
@@ -199,7 +199,7 @@ impl Worker {
         if let (Err(_), Some(generation)) = (&done, claim.get()) {
             self.own.borrow_mut().remove(&generation);
             self.is_behind.set(true);
-            self.pool.sessions.announced.notify_one();
+            self.pool.sessions.feed_wakeup.notify_one();
         }
         done
     }
@@ -223,7 +223,7 @@ impl Worker {
     }
 
     async fn add_day(&self, due: Instant, day: u64) -> Result<(), StoreError> {
-        let is_kept_out = |why: &Problem| {
+        let is_kept_out = |why: &ServerError| {
             why.is(&SqlState::CHECK_VIOLATION) || why.is(&SqlState::LOCK_NOT_AVAILABLE)
         };
         let added = self
@@ -263,14 +263,14 @@ impl Worker {
     /// Looks up a key; concurrent calls share one query. A query that began before a change is not
     /// joined after it, because its result may be outdated.
     pub(super) async fn resolve(self: Rc<Self>, hash: HashedKey, due: Instant) -> Found {
-        let epoch = self.lookups.epoch();
-        let (found, is_first) = self.searches.join((hash, epoch));
+        let epoch = self.negative_cache.epoch();
+        let (found, is_first) = self.in_flight.join((hash, epoch));
         if is_first {
-            spawn_local(Rc::clone(&self).search(hash, epoch));
+            spawn_local(Rc::clone(&self).run_lookup(hash, epoch));
         }
         let found = match timeout_at(due.into(), found).await {
             Ok(Ok(found)) => found,
-            _ => Err(Problem::late()),
+            _ => Err(ServerError::timeout()),
         };
         if found.is_err() {
             self.state.failures.fetch_add(1, Ordering::Relaxed);
@@ -278,29 +278,29 @@ impl Worker {
         found
     }
 
-    async fn search(self: Rc<Self>, hash: HashedKey, epoch: u64) {
+    async fn run_lookup(self: Rc<Self>, hash: HashedKey, epoch: u64) {
         // Late callers get the full time.
         let due = Instant::now() + 2 * self.deadline;
         let found = self.look_up(due, hash).await;
         if let Ok(None) = found {
-            self.lookups.note_absent(hash, epoch);
+            self.negative_cache.note_absent(hash, epoch);
         }
         let found = found.map_err(|error| match cause(&error) {
-            Some(problem) => problem.clone(),
-            None => Problem::new(error.to_string()),
+            Some(error) => error.clone(),
+            None => ServerError::new(error.to_string()),
         });
-        self.searches.end((hash, epoch), &found);
+        self.in_flight.end((hash, epoch), &found);
     }
 }
 
 /// Notes that the outcome of a transaction is unknown.
-fn unsure(problem: Problem) -> Problem {
-    Problem::new(format!(
-        "{problem}; it is unknown whether the change was made"
+fn outcome_unknown(error: ServerError) -> ServerError {
+    ServerError::new(format!(
+        "{error}; it is unknown whether the change was made"
     ))
 }
 
 /// The deadline of administration and recording.
-pub(super) fn patient() -> Instant {
-    Instant::now() + PATIENCE
+pub(super) fn admin_deadline() -> Instant {
+    Instant::now() + ADMIN_TIMEOUT
 }

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::tables::{BALANCES, IP_COUNTERS, WINDOWS};
+use super::tables::{BALANCES, IP_WINDOWS, WINDOWS};
 use crate::counter::{SavedCounter, SavedIpWindow, SavedValue, SubjectId};
 use crate::limit::Period;
 use crate::store::StoreError;
-use crate::store::codec::{
-    decode_counters, decode_ip_counters, encode_counters, encode_ip_counters,
-};
+use crate::store::codec::{decode_counters, decode_ip_window, encode_counters, encode_ip_window};
 use crate::time::Timestamp;
 
 pub(super) fn of(txn: &ReadTransaction, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
@@ -76,20 +74,20 @@ pub(super) fn delete_windows(
     Ok(())
 }
 
-pub(super) fn put_ip_counters(
+pub(super) fn put_ip_windows(
     txn: &WriteTransaction,
-    counters: &[SavedIpWindow],
+    windows: &[SavedIpWindow],
 ) -> Result<(), StoreError> {
-    let mut table = txn.open_table(IP_COUNTERS)?;
+    let mut table = txn.open_table(IP_WINDOWS)?;
     table.retain(|_, _| false)?;
-    for (number, saved) in (0..).zip(counters) {
-        table.insert(number, encode_ip_counters(saved)?.as_slice())?;
+    for (number, saved) in (0..).zip(windows) {
+        table.insert(number, encode_ip_window(saved)?.as_slice())?;
     }
     Ok(())
 }
 
-pub(super) fn ip_counters(txn: &ReadTransaction) -> Result<Vec<SavedIpWindow>, StoreError> {
-    let table = txn.open_table(IP_COUNTERS)?;
+pub(super) fn ip_windows(txn: &ReadTransaction) -> Result<Vec<SavedIpWindow>, StoreError> {
+    let table = txn.open_table(IP_WINDOWS)?;
     let rows = table.iter()?;
-    rows.map(|row| decode_ip_counters(row?.1.value())).collect()
+    rows.map(|row| decode_ip_window(row?.1.value())).collect()
 }

@@ -28,26 +28,26 @@ use crate::time::{Clock, Moment};
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-pub(super) type SessionListener = Box<dyn Fn(&Session) + Send + Sync>;
+pub(super) type LateCommitListener = Box<dyn Fn(&OpenDatabase) + Send + Sync>;
 
 pub(super) struct Engine {
-    current: ArcSwap<Session>,
+    current: ArcSwap<OpenDatabase>,
     /// Held while the file is changed or reopened.
     write_state: Mutex<WriteState>,
     fault: Mutex<Option<Fault>>,
     /// Whether a thread is reopening the file.
     is_reopening: AtomicBool,
-    /// Called with a session that contains a change that was reported as failed.
-    surfaced: OnceLock<SessionListener>,
+    /// Called with a database that contains a change that was reported as failed.
+    late_commit_listener: OnceLock<LateCommitListener>,
     identity: Identity,
     clock: Clock,
     cache_bytes: usize,
 }
 
-/// One opening of the file.
-pub(super) struct Session {
+/// A database over one [generation](DataFile) of the file.
+pub(super) struct OpenDatabase {
     /// `None` after closing.
-    database: Option<Database>,
+    inner: Option<Database>,
     file: DataFile,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Session {
 struct WriteState {
     /// The number of acknowledged changes in the file.
     commits: u64,
-    /// Whether the current session may write.
+    /// Whether the current database may write.
     is_writable: bool,
 }
 
@@ -66,32 +66,31 @@ struct Fault {
     retry_at: Moment,
 }
 
-/// The changes in a reopened file.
+/// The changes in a reopened file: all acknowledged ones, and perhaps one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    /// All acknowledged changes.
-    Acknowledged,
-    /// One more: only its acknowledgement failed.
-    OneMore,
+enum Reopened {
+    Complete,
+    /// The acknowledgement of the last change failed.
+    WithLateCommit,
 }
 
 impl Engine {
     pub(super) fn new(
-        session: Session,
+        database: OpenDatabase,
         identity: Identity,
         clock: Clock,
         cache_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let commits = catching_panics(|| commits(&session.begin_read()?))?;
+        let commits = catching_panics(|| commits(&database.begin_read()?))?;
         Ok(Self {
-            current: ArcSwap::from_pointee(session),
+            current: ArcSwap::from_pointee(database),
             write_state: Mutex::new(WriteState {
                 commits,
                 is_writable: true,
             }),
             fault: Mutex::new(None),
             is_reopening: AtomicBool::new(false),
-            surfaced: OnceLock::new(),
+            late_commit_listener: OnceLock::new(),
             identity,
             clock,
             cache_bytes,
@@ -99,7 +98,7 @@ impl Engine {
     }
 
     #[cfg(test)]
-    pub(super) fn session(&self) -> Arc<Session> {
+    pub(super) fn database(&self) -> Arc<OpenDatabase> {
         self.current.load_full()
     }
 
@@ -111,8 +110,8 @@ impl Engine {
 
     /// Calls `listener` when a change turns out to be committed that was reported as failed, because the
     /// disk could not be read.
-    pub(super) fn on_surfaced(&self, listener: SessionListener) {
-        let _ = self.surfaced.set(listener);
+    pub(super) fn on_late_commit(&self, listener: LateCommitListener) {
+        let _ = self.late_commit_listener.set(listener);
     }
 
     /// Reads without waiting. After a failure another thread reopens the file, so that a later call can
@@ -121,24 +120,24 @@ impl Engine {
         self: &Arc<Self>,
         read: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let session = self.current.load();
-        let result = session.read(&read);
-        if result.is_err() && session.file.has_failed() {
-            return self.failed_now(&session, result, read);
+        let database = self.current.load();
+        let result = database.read(&read);
+        if result.is_err() && database.file.has_failed() {
+            return self.after_failed_read(&database, result, read);
         }
         result
     }
 
     #[cold]
-    fn failed_now<T>(
+    fn after_failed_read<T>(
         self: &Arc<Self>,
-        failed: &Arc<Session>,
+        failed: &Arc<OpenDatabase>,
         result: Result<T, StoreError>,
         read: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let session = self.current.load();
-        if !Arc::ptr_eq(&session, failed) {
-            return session.read(read);
+        let database = self.current.load();
+        if !Arc::ptr_eq(&database, failed) {
+            return database.read(read);
         }
         if self.may_retry() && !self.is_reopening.swap(true, Ordering::SeqCst) {
             let engine = Arc::clone(self);
@@ -161,11 +160,11 @@ impl Engine {
         &self,
         read: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let session = self.current.load_full();
-        let result = session.read(&read);
+        let database = self.current.load_full();
+        let result = database.read(&read);
         match result {
-            Err(error) if session.file.has_failed() => {
-                drop(session);
+            Err(error) if database.file.has_failed() => {
+                drop(database);
                 let is_reopened = self.may_retry() && self.reopen_for_reading();
                 match is_reopened && is_previous(&error) {
                     true => self.current.load_full().read(read),
@@ -222,20 +221,20 @@ impl Engine {
         change: &impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if let Err(reason) = self.check_file() {
-            return Err(self.failed(reason));
+            return Err(self.refuse_changes(reason));
         }
         if let Err(error) = self.make_writable(state) {
-            return Err(self.failed(error.cause()));
+            return Err(self.refuse_changes(error.cause()));
         }
-        let session = self.current.load_full();
+        let database = self.current.load_full();
         let mut result = None;
-        let committed = session.write(|txn| {
+        let committed = database.write(|txn| {
             result = Some(change(txn)?);
             set_commits(txn, state.commits + 1)
         });
         match committed {
-            Err(error) if session.file.has_failed() => {
-                drop(session);
+            Err(error) if database.file.has_failed() => {
+                drop(database);
                 self.after_failure(state, error, result)
             }
             Err(error) => Err(error),
@@ -255,11 +254,11 @@ impl Engine {
         result: Option<T>,
     ) -> Result<T, StoreError> {
         match (self.reopen(state), result) {
-            (Ok(Found::OneMore), Some(result)) => return Ok(result),
+            (Ok(Reopened::WithLateCommit), Some(result)) => return Ok(result),
             // A read of another thread failed; changes work.
             (Ok(_), _) if is_previous(&error) => {}
             _ => match &error {
-                StoreError::Unavailable(_) => drop(self.failed(error.cause())),
+                StoreError::Unavailable(_) => drop(self.refuse_changes(error.cause())),
                 // Only changes that need the damaged block fail.
                 StoreError::Damaged(_) => self.note_damage(error.cause()),
                 _ => {}
@@ -268,7 +267,7 @@ impl Engine {
         Err(error)
     }
 
-    /// Reopens the file for reading if the current session has failed. Returns whether reading works.
+    /// Reopens the file for reading if the current database has failed. Returns whether reading works.
     fn reopen_for_reading(&self) -> bool {
         let mut state = self.write_state.lock();
         if !self.current.load().file.has_failed() {
@@ -276,7 +275,7 @@ impl Engine {
         }
         let reopened = self.reopen_and_notify(&mut state);
         if let Err(error) = &reopened {
-            self.failed(error.cause());
+            self.refuse_changes(error.cause());
         }
         reopened.is_ok()
     }
@@ -293,23 +292,23 @@ impl Engine {
     }
 
     fn reopen_and_notify(&self, state: &mut WriteState) -> Result<(), StoreError> {
-        if self.reopen(state)? == Found::OneMore
-            && let Some(listener) = self.surfaced.get()
+        if self.reopen(state)? == Reopened::WithLateCommit
+            && let Some(listener) = self.late_commit_listener.get()
         {
             listener(&self.current.load());
         }
         Ok(())
     }
 
-    /// Replaces the current session by a new one. Writes nothing. Fails if the file lacks an acknowledged
+    /// Replaces the current database by a new one. Writes nothing. Fails if the file lacks an acknowledged
     /// change.
-    fn reopen(&self, state: &mut WriteState) -> Result<Found, StoreError> {
+    fn reopen(&self, state: &mut WriteState) -> Result<Reopened, StoreError> {
         let file = self.current.load().file.reopened().map_err(unavailable)?;
-        let session = catching_panics(|| Ok(Session::open(file, self.cache_bytes)?))?;
-        let found = catching_panics(|| commits(&session.begin_read()?))?;
+        let database = catching_panics(|| Ok(OpenDatabase::open(file, self.cache_bytes)?))?;
+        let found = catching_panics(|| commits(&database.begin_read()?))?;
         let found = match found.checked_sub(state.commits) {
-            Some(0) => Found::Acknowledged,
-            Some(1) => Found::OneMore,
+            Some(0) => Reopened::Complete,
+            Some(1) => Reopened::WithLateCommit,
             _ => {
                 return Err(StoreError::Damaged(format!(
                     "the data file lacks acknowledged changes ({found} of {}); \
@@ -318,10 +317,10 @@ impl Engine {
                 )));
             }
         };
-        state.commits += u64::from(found == Found::OneMore);
+        state.commits += u64::from(found == Reopened::WithLateCommit);
         state.is_writable = false;
-        let before = self.current.swap(Arc::new(session));
-        before.file.end();
+        let before = self.current.swap(Arc::new(database));
+        before.file.invalidate();
         Ok(found)
     }
 
@@ -335,7 +334,7 @@ impl Engine {
     }
 
     /// Refuses changes for a while.
-    fn failed(&self, reason: String) -> StoreError {
+    fn refuse_changes(&self, reason: String) -> StoreError {
         let mut fault = self.fault.lock();
         let failures = fault.as_ref().map_or(0, |fault| fault.failures);
         let pause = FIRST_PAUSE * (1 << failures.min(10));
@@ -365,13 +364,13 @@ impl Engine {
     }
 }
 
-impl Session {
+impl OpenDatabase {
     pub(super) fn open(file: DataFile, cache_bytes: usize) -> Result<Self, redb::DatabaseError> {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .create_with_backend(file.clone())?;
         Ok(Self {
-            database: Some(database),
+            inner: Some(database),
             file,
         })
     }
@@ -383,11 +382,11 @@ impl Session {
     }
 
     pub(super) fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
-        self.database()?.begin_read()
+        self.inner()?.begin_read()
     }
 
     pub(super) fn begin_write(&self) -> Result<WriteTransaction, TransactionError> {
-        self.database()?.begin_write()
+        self.inner()?.begin_write()
     }
 
     pub(super) fn read<T>(
@@ -411,21 +410,21 @@ impl Session {
         })
     }
 
-    fn database(&self) -> Result<&Database, TransactionError> {
+    fn inner(&self) -> Result<&Database, TransactionError> {
         let closed = || StorageError::DatabaseClosed.into();
-        self.database.as_ref().ok_or_else(closed)
+        self.inner.as_ref().ok_or_else(closed)
     }
 }
 
-impl Drop for Session {
+impl Drop for OpenDatabase {
     fn drop(&mut self) {
-        let database = self.database.take();
+        let database = self.inner.take();
         // All changes are durable already. Closing adds a mark that avoids a repair.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let kept = self.file.check();
             if kept.is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
                 // It may have been overwritten by a backup, which must not be changed.
-                self.file.end();
+                self.file.invalidate();
             }
             drop(database);
         }));

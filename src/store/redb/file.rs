@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Mutex, RwLock};
 use redb::{BackendError, StorageBackend};
 
-use super::blocks::Blocks;
+use super::checksummed_file::ChecksummedFile;
 
 /// A file that stays unchanged while it is verified.
 ///
@@ -16,20 +16,20 @@ use super::blocks::Blocks;
 /// file keeps these changes in memory; [`publish`](Self::publish) applies them in their order, and from
 /// then on every change goes directly to the file. A file that is refused before keeps every byte.
 ///
-/// A database is opened on each session of a file; clones are the same session. After an error redb does
-/// no more work, so the database is reopened on the [next session](Self::reopened). The locks of the file
-/// are held until the last session is dropped, so that no other process opens it in between.
+/// A database is opened on each generation of a file; clones are the same generation. After an error redb
+/// does no more work, so the database is reopened on the [next generation](Self::reopened). The locks of
+/// the file are held until the last generation is dropped, so that no other process opens it in between.
 #[derive(Debug)]
-pub(super) struct DataFile<F: StorageBackend = Blocks> {
+pub(super) struct DataFile<F: StorageBackend = ChecksummedFile> {
     shared: Arc<Shared<F>>,
-    session: Arc<Session>,
+    generation: Arc<FileGeneration>,
 }
 
 impl<F: StorageBackend> Clone for DataFile<F> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            session: Arc::clone(&self.session),
+            generation: Arc::clone(&self.generation),
         }
     }
 }
@@ -49,14 +49,15 @@ impl<F: StorageBackend> Drop for Shared<F> {
     }
 }
 
+/// The time from one opening of the file to the next.
 #[derive(Debug)]
-struct Session {
+struct FileGeneration {
     /// `None` after publishing.
     staged: RwLock<Option<Staged>>,
     /// Whether redb got an error, after which it refuses all work.
     failed: AtomicBool,
-    /// Whether the next session has begun.
-    ended: AtomicBool,
+    /// Whether all reads and writes fail, as the next generation has begun.
+    invalid: AtomicBool,
 }
 
 /// Pending changes, in order.
@@ -75,32 +76,32 @@ enum Change {
 impl DataFile {
     /// Returns a file that is not changed before it is published.
     pub(super) fn staged(file: impl StorageBackend) -> Self {
-        Self::staged_on(Blocks::existing(file))
+        Self::staged_on(ChecksummedFile::existing(file))
     }
 
     /// Returns a new file, which no other process has open.
     pub(super) fn published(file: impl StorageBackend) -> io::Result<Self> {
-        Ok(Self::from_parts(Blocks::new(file)?, None))
+        Ok(Self::from_parts(ChecksummedFile::new(file)?, None))
     }
 
-    /// Returns the next session, staged on the last synced state of the file. The current session must
-    /// not be writing; it can read until it is [ended](Self::end).
+    /// Returns the next generation, staged on the last synced state of the file. The current one must not
+    /// be writing; it can read until it is [invalidated](Self::invalidate).
     pub(super) fn reopened(&self) -> io::Result<Self> {
         self.shared.file.roll_back()?;
         Ok(Self {
             shared: Arc::clone(&self.shared),
-            session: Arc::new(Session::new(Some(Staged::default()))),
+            generation: Arc::new(FileGeneration::new(Some(Staged::default()))),
         })
     }
 
-    /// Like [`Blocks::check`].
+    /// Like [`ChecksummedFile::check`].
     pub(super) fn check(&self) -> io::Result<()> {
         self.shared.file.check()
     }
 
-    /// Like [`Self::publish`], for sessions after the first.
+    /// Like [`Self::publish`], for generations after the first.
     pub(super) fn settle(&self) -> io::Result<()> {
-        self.note(self.shared.file.settle())?;
+        self.checked(self.shared.file.settle())?;
         self.publish()
     }
 }
@@ -117,49 +118,50 @@ impl<F: StorageBackend> DataFile<F> {
                 file,
                 locked: Mutex::default(),
             }),
-            session: Arc::new(Session::new(staged)),
+            generation: Arc::new(FileGeneration::new(staged)),
         }
     }
 
-    /// Returns whether redb refuses work after an error in this session.
+    /// Returns whether redb refuses work after an error in this generation.
     pub(super) fn has_failed(&self) -> bool {
-        self.session.failed.load(Ordering::SeqCst)
+        self.generation.failed.load(Ordering::SeqCst)
     }
 
     #[cfg(test)]
     pub(super) fn fail(&self) {
-        self.session.failed.store(true, Ordering::SeqCst);
+        self.generation.failed.store(true, Ordering::SeqCst);
     }
 
-    /// Makes all later reads and writes of this session fail.
-    pub(super) fn end(&self) {
-        self.session.ended.store(true, Ordering::SeqCst);
+    /// Makes all later reads and writes of this generation fail.
+    pub(super) fn invalidate(&self) {
+        self.generation.invalid.store(true, Ordering::SeqCst);
     }
 
-    /// Notes an error that redb gets.
-    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        let result = match self.session.ended.load(Ordering::SeqCst) {
+    /// Returns the result, or an error if this generation is invalid. Notes an error: redb refuses all
+    /// work after it.
+    fn checked<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        let result = match self.generation.invalid.load(Ordering::SeqCst) {
             true => Err(io::Error::other("the file was reopened")),
             false => result,
         };
         if result.is_err() {
-            self.session.failed.store(true, Ordering::SeqCst);
+            self.generation.failed.store(true, Ordering::SeqCst);
         }
         result
     }
 
     /// Applies the staged changes. After a failure the file is as after a crash at that point, which redb
-    /// recovers from, and the session has failed.
+    /// recovers from, and the generation has failed.
     pub(super) fn publish(&self) -> io::Result<()> {
         // Other threads may read meanwhile, but none writes.
-        self.note(self.apply_staged_changes())?;
-        *self.session.staged.write() = None;
+        self.checked(self.apply_staged_changes())?;
+        *self.generation.staged.write() = None;
         Ok(())
     }
 
     fn apply_staged_changes(&self) -> io::Result<()> {
         let file = &self.shared.file;
-        let staged = self.session.staged.read();
+        let staged = self.generation.staged.read();
         for change in staged.iter().flat_map(|staged| &staged.changes) {
             match change {
                 Change::Write(offset, data) => file.write(*offset, data)?,
@@ -176,24 +178,24 @@ impl<F: StorageBackend> DataFile<F> {
         change: impl FnOnce() -> Change,
         direct: impl FnOnce(&F) -> io::Result<()>,
     ) -> io::Result<()> {
-        // Checked before as well: an ended session must not write.
-        self.note(Ok(()))?;
-        if self.session.staged.read().is_some()
-            && let Some(staged) = self.session.staged.write().as_mut()
+        // Checked before as well: an invalid generation must not write.
+        self.checked(Ok(()))?;
+        if self.generation.staged.read().is_some()
+            && let Some(staged) = self.generation.staged.write().as_mut()
         {
             staged.changes.push(change());
             return Ok(());
         }
-        self.note(direct(&self.shared.file))
+        self.checked(direct(&self.shared.file))
     }
 }
 
-impl Session {
+impl FileGeneration {
     fn new(staged: Option<Staged>) -> Self {
         Self {
             staged: RwLock::new(staged),
             failed: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
+            invalid: AtomicBool::new(false),
         }
     }
 }
@@ -250,7 +252,7 @@ fn index(distance: u64) -> usize {
 impl<F: StorageBackend> StorageBackend for DataFile<F> {
     fn len(&self) -> io::Result<u64> {
         let file = &self.shared.file;
-        self.note(match &*self.session.staged.read() {
+        self.checked(match &*self.generation.staged.read() {
             Some(staged) => staged.len(file),
             None => file.len(),
         })
@@ -258,8 +260,8 @@ impl<F: StorageBackend> StorageBackend for DataFile<F> {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let file = &self.shared.file;
-        // Checked afterwards: the bytes may belong to the next session.
-        self.note(match &*self.session.staged.read() {
+        // Checked afterwards: the bytes may belong to the next generation.
+        self.checked(match &*self.generation.staged.read() {
             Some(staged) => staged.read(file, offset, out),
             None => file.read(offset, out),
         })
@@ -280,7 +282,7 @@ impl<F: StorageBackend> StorageBackend for DataFile<F> {
         )
     }
 
-    /// Does nothing: dropping the last session unlocks the file.
+    /// Does nothing: dropping the last generation unlocks the file.
     fn close(&self) -> io::Result<()> {
         Ok(())
     }

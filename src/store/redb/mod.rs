@@ -4,7 +4,7 @@
 //! to reopen a file of any size quickly after a kill.
 
 mod audit;
-mod blocks;
+mod checksummed_file;
 mod counters;
 mod credentials;
 mod engine;
@@ -190,12 +190,12 @@ impl Store for RedbStore {
         self.write(|txn| counters::put_windows(txn, &windows, now))
     }
 
-    fn save_ip_counters(&self, counters: Vec<SavedIpWindow>) -> Result<(), StoreError> {
-        self.write(|txn| counters::put_ip_counters(txn, &counters))
+    fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError> {
+        self.write(|txn| counters::put_ip_windows(txn, &windows))
     }
 
-    fn ip_counters(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
-        self.read(counters::ip_counters)
+    fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
+        self.read(counters::ip_windows)
     }
 
     /// Keeps balances: the next batch of usage writes their new state.
@@ -285,9 +285,9 @@ impl Store for RedbStore {
     /// No other process changes the file. Reports changes that were reported as failed but are in the
     /// file nevertheless.
     fn subscribe(&self, listener: Box<dyn Fn(ChangeEvent) + Send + Sync>) {
-        self.engine.on_surfaced(Box::new(move |session| {
+        self.engine.on_late_commit(Box::new(move |database| {
             listener(ChangeEvent::Everything);
-            if let Ok(locks) = session.read(locks::all) {
+            if let Ok(locks) = database.read(locks::all) {
                 listener(ChangeEvent::AllLocks(locks));
             }
         }));
@@ -319,8 +319,8 @@ impl RedbStore {
     }
 
     #[cfg(test)]
-    fn session(&self) -> Arc<engine::Session> {
-        self.engine.session()
+    fn database(&self) -> Arc<engine::OpenDatabase> {
+        self.engine.database()
     }
 
     /// Runs `change` in one transaction that also appends to the audit log. Fails if the request was

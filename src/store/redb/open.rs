@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend, StorageError};
 
-use super::engine::{Engine, Session};
+use super::engine::{Engine, OpenDatabase};
 use super::file::DataFile;
 use super::identity::Identity;
 use super::lock_holder::lock_holder;
@@ -56,11 +56,11 @@ impl RedbStore {
             true => None,
             false => opening.create(clock.timestamp())?,
         };
-        let (session, identity) = match created {
+        let (database, identity) = match created {
             Some(created) => created,
             None => opening.open_existing()?,
         };
-        let engine = Engine::new(session, identity, clock.clone(), cache_bytes);
+        let engine = Engine::new(database, identity, clock.clone(), cache_bytes);
         let engine = engine.map_err(|error| damaged(path, error))?;
         let batch_ids = BatchIds::new().map_err(|error| io_error(path, io::Error::other(error)))?;
         Ok(Self {
@@ -96,7 +96,7 @@ struct Opening<'a, F> {
 }
 
 impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
-    fn open_existing(&self) -> Result<(Session, Identity), OpenError> {
+    fn open_existing(&self) -> Result<(OpenDatabase, Identity), OpenError> {
         let path = self.path;
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.map_err(|error| io_error(path, error))?;
@@ -104,30 +104,30 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
         let (disk, identity) = self.disk(file)?;
         let staged = DataFile::staged(disk);
 
-        let session = catching_panics(path, || {
-            let session = self.open_session(staged.clone())?;
-            verify_secret(path, &session, self.fingerprint)?;
-            Ok(session)
+        let database = catching_panics(path, || {
+            let database = self.open_database(staged.clone())?;
+            verify_secret(path, &database, self.fingerprint)?;
+            Ok(database)
         })?;
         make_private(&privacy);
         staged.publish().map_err(|error| io_error(path, error))?;
-        Ok((session, identity))
+        Ok((database, identity))
     }
 
     /// Creates the data file. Returns `None` if another process created it meanwhile.
-    fn create(&self, now: Timestamp) -> Result<Option<(Session, Identity)>, OpenError> {
+    fn create(&self, now: Timestamp) -> Result<Option<(OpenDatabase, Identity)>, OpenError> {
         let path = self.path;
         let mut new = AtomicFile::new(path).map_err(|error| io_error(path, error))?;
         let file = new.file().try_clone();
         let (disk, identity) = self.disk(file.map_err(|error| io_error(path, error))?)?;
         let file = DataFile::published(disk).map_err(|error| io_error(path, error))?;
-        let session = self.open_session(file)?;
-        write_first_rows(&session, self.fingerprint, now).map_err(|error| OpenError::Io {
+        let database = self.open_database(file)?;
+        write_first_rows(&database, self.fingerprint, now).map_err(|error| OpenError::Io {
             path: path.into(),
             source: io::Error::other(error),
         })?;
         match new.take_name(path) {
-            Ok(()) => Ok(Some((session, identity))),
+            Ok(()) => Ok(Some((database, identity))),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(io_error(path, error)),
         }
@@ -140,8 +140,8 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
         Ok(((self.disk)(backend.map_err(failed)?), identity))
     }
 
-    fn open_session(&self, file: DataFile) -> Result<Session, OpenError> {
-        Session::open(file, self.cache_bytes).map_err(|error| database_error(self.path, error))
+    fn open_database(&self, file: DataFile) -> Result<OpenDatabase, OpenError> {
+        OpenDatabase::open(file, self.cache_bytes).map_err(|error| database_error(self.path, error))
     }
 }
 
@@ -176,10 +176,12 @@ fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
 /// Fails unless the file was created with this secret.
 fn verify_secret(
     path: &Path,
-    session: &Session,
+    database: &OpenDatabase,
     fingerprint: Fingerprint,
 ) -> Result<(), OpenError> {
-    let read = session.begin_read().map_err(|error| damaged(path, error))?;
+    let read = database
+        .begin_read()
+        .map_err(|error| damaged(path, error))?;
     let meta = read.open_table(META);
     let meta = meta.map_err(|error| damaged(path, error))?;
     let secret = meta
@@ -193,11 +195,11 @@ fn verify_secret(
 }
 
 fn write_first_rows(
-    session: &Session,
+    database: &OpenDatabase,
     fingerprint: Fingerprint,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut write = session.begin_write()?;
+    let mut write = database.begin_write()?;
     write.set_quick_repair(true);
     tables::create(&write)?;
     {

@@ -60,10 +60,10 @@ pub(super) const BALANCES: Records<u64> = TableDefinition::new("balances");
 /// Windows at the last orderly stop, by subject.
 pub(super) const WINDOWS: Records<u64> = TableDefinition::new("windows");
 /// Windows of addresses at the last orderly stop, in no order.
-pub(super) const IP_COUNTERS: Records<u64> = TableDefinition::new("ip counters");
+pub(super) const IP_WINDOWS: Records<u64> = TableDefinition::new("ip windows");
 
 /// Refusals by rules in shadow mode, by the name of the rule.
-pub(super) const SHADOWED: TableDefinition<&str, u64> = TableDefinition::new("shadowed");
+pub(super) const SHADOW_DENIED: TableDefinition<&str, u64> = TableDefinition::new("shadow denied");
 
 /// The audit log by number; append-only.
 pub(super) const AUDIT: Records<u64> = TableDefinition::new("audit");
@@ -107,7 +107,7 @@ pub(super) fn create(txn: &WriteTransaction) -> Result<(), StoreError> {
         USAGE_BLOCKS,
         BALANCES,
         WINDOWS,
-        IP_COUNTERS,
+        IP_WINDOWS,
         AUDIT,
     ] {
         txn.open_table(table)?;
@@ -118,7 +118,7 @@ pub(super) fn create(txn: &WriteTransaction) -> Result<(), StoreError> {
     for table in [EXPIRIES, ORG_KEYS] {
         txn.open_table(table)?;
     }
-    for table in [ORG_NAMES, ORG_SKELETONS, SHADOWED] {
+    for table in [ORG_NAMES, ORG_SKELETONS, SHADOW_DENIED] {
         txn.open_table(table)?;
     }
     for table in [CREDENTIALS, COMPLETED_REQUESTS] {

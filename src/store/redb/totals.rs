@@ -4,8 +4,8 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, WriteTr
 
 use super::rows::{activity_of, find_key, find_org, missing, with_last_use};
 use super::tables::{
-    ACTIVITY, EXPIRIES, KEY_DAYS, KEY_HOURS, KEYS, META, MINUTES, ORGS, SHADOWED, meta, read_meta,
-    update_meta,
+    ACTIVITY, EXPIRIES, KEY_DAYS, KEY_HOURS, KEYS, META, MINUTES, ORGS, SHADOW_DENIED, meta,
+    read_meta, update_meta,
 };
 use crate::model::KeyId;
 use crate::store::batch_id::BatchId;
@@ -35,16 +35,19 @@ pub(super) fn add(txn: &WriteTransaction, batch: &UsageBatch) -> Result<(), Stor
     for (minute, tally) in totals.minutes {
         update_row(&mut minutes, minute, |sum: &mut Tally| sum.add(&tally))?;
     }
-    add_to_shadowed(txn, &batch.shadowed)?;
+    add_to_shadow_denied(txn, &batch.shadow_denied)?;
     add_to_keys(txn, totals.keys, batch.now)
 }
 
-fn add_to_shadowed(txn: &WriteTransaction, shadowed: &[(String, u64)]) -> Result<(), StoreError> {
-    if shadowed.is_empty() {
+fn add_to_shadow_denied(
+    txn: &WriteTransaction,
+    shadow_denied: &[(String, u64)],
+) -> Result<(), StoreError> {
+    if shadow_denied.is_empty() {
         return Ok(());
     }
-    let mut table = txn.open_table(SHADOWED)?;
-    for (name, count) in shadowed {
+    let mut table = txn.open_table(SHADOW_DENIED)?;
+    for (name, count) in shadow_denied {
         let is_known = table.get(name.as_str())?.is_some();
         let name = shadow_name(name, is_known, table.len()?);
         let sum = table.get(name)?.map_or(0, |row| row.value());
@@ -136,8 +139,8 @@ where
     Ok(())
 }
 
-pub(super) fn shadowed(txn: &ReadTransaction) -> Result<Vec<(String, u64)>, StoreError> {
-    let table = txn.open_table(SHADOWED)?;
+pub(super) fn shadow_denied(txn: &ReadTransaction) -> Result<Vec<(String, u64)>, StoreError> {
+    let table = txn.open_table(SHADOW_DENIED)?;
     let rows = table.iter()?.map(|row| {
         let (name, count) = row?;
         Ok((name.value().to_owned(), count.value()))
@@ -164,7 +167,7 @@ pub(super) fn totals(txn: &ReadTransaction, now: Timestamp) -> Result<Totals, St
         last_hour,
         refused: lifetime.tally.refused,
         dropped: lifetime.dropped,
-        shadowed: shadowed(txn)?,
+        shadow_denied: shadow_denied(txn)?,
         top_keys: top_keys(txn, read_meta(&meta, meta::TOP_KEYS)?)?,
     })
 }

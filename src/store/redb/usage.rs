@@ -9,13 +9,13 @@ use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 use super::rows::missing;
 use super::tables::{USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
 use crate::model::{KeyId, Usage};
-use crate::store::codec::block::{BlockReader, BlockWriter, TimeRange};
+use crate::store::codec::usage_block::{TimeRange, UsageBlockReader, UsageBlockWriter};
 use crate::store::{StoreError, UsageBatch};
 use crate::time::Timestamp;
 
 /// The growing block.
 pub(super) struct OpenBlock {
-    writer: BlockWriter,
+    writer: UsageBlockWriter,
     /// The number of bytes in [`USAGE_OPEN`].
     saved: usize,
     /// The number of pieces there.
@@ -63,7 +63,7 @@ pub(super) fn since(
 ) -> Result<Vec<Usage>, StoreError> {
     let mut found = Vec::new();
     let mut search = |block: &[u8]| {
-        for row in BlockReader::new(block) {
+        for row in UsageBlockReader::new(block) {
             let row = row?;
             if found.len() == limit {
                 return Ok(false);
@@ -99,7 +99,7 @@ impl OpenBlock {
         Ok(Self {
             saved: bytes.len(),
             pieces,
-            writer: BlockWriter::resume(bytes)?,
+            writer: UsageBlockWriter::resume(bytes)?,
         })
     }
 

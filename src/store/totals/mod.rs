@@ -26,7 +26,7 @@ pub(crate) struct Totals {
     pub(crate) refused: [u64; Reason::COUNT],
     pub(crate) dropped: u64,
     /// Refusals by rules in shadow mode, by the name of the rule.
-    pub(crate) shadowed: Vec<(String, u64)>,
+    pub(crate) shadow_denied: Vec<(String, u64)>,
     /// The keys with the most requests of all time, most first.
     pub(crate) top_keys: Vec<(Key, Org, u64)>,
 }

@@ -86,7 +86,7 @@ pub(crate) struct TransferPage {
     /// By day since the Unix epoch, including the running one.
     pub(crate) key_days: Vec<(KeyId, u64, Count)>,
     pub(crate) minutes: Vec<(Minute, Tally)>,
-    pub(crate) shadowed: Vec<(String, u64)>,
+    pub(crate) shadow_denied: Vec<(String, u64)>,
     pub(crate) lifetime: Option<Lifetime>,
     pub(crate) last_ids: Option<LastIds>,
     /// Where the next page begins; `None` after the last one.
@@ -141,7 +141,7 @@ impl TransferStats {
             + page.key_hours.len()
             + page.key_days.len()
             + page.minutes.len()
-            + page.shadowed.len()
+            + page.shadow_denied.len()
             + usize::from(page.lifetime.is_some());
         self.orgs += page.orgs.len() as u64;
         self.keys += page.keys.len() as u64;

@@ -6,7 +6,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use super::cell;
 use super::error::{ImportError, listed};
 use super::table::{Column, Database, Row, Table};
-use super::usage::Usage;
+use super::usage::ImportedTotals;
 use crate::input;
 use crate::input::text;
 use crate::limit::{Limit, Period};
@@ -50,7 +50,7 @@ pub(super) fn pages(database: &mut dyn Database) -> Result<Vec<TransferPage>, Im
     let now = Clock::system().timestamp();
     let (orgs, org_ids) = read_orgs(database)?;
     let (keys, key_ids) = read_keys(database, &org_ids)?;
-    let usage = Usage::read(database, &key_ids, now)?;
+    let usage = ImportedTotals::read(database, &key_ids, now)?;
     let quotas = keys.iter().filter(|imported| {
         let mut limits = imported.key.limits.iter();
         limits.any(|limit| limit.period == Period::Month)

@@ -21,16 +21,16 @@ const USAGE: [Column; 3] = [
 ];
 
 /// The totals of all requests before a time.
-pub(super) struct Usage {
+pub(super) struct ImportedTotals {
     now: Timestamp,
     end_of_month: Timestamp,
     all: Count,
     minutes: BTreeMap<Minute, Tally>,
-    keys: BTreeMap<u64, OfKey>,
+    keys: BTreeMap<u64, KeyTotals>,
 }
 
 #[derive(Default)]
-struct OfKey {
+struct KeyTotals {
     all: Count,
     hours: BTreeMap<u64, Count>,
     days: BTreeMap<u64, Count>,
@@ -38,7 +38,7 @@ struct OfKey {
     this_month: u64,
 }
 
-impl Usage {
+impl ImportedTotals {
     /// Reads the table of requests, which may be absent.
     pub(super) fn read(
         database: &mut dyn Database,
@@ -106,7 +106,7 @@ impl Usage {
     }
 
     pub(super) fn pages(self) -> Vec<TransferPage> {
-        let keys: Vec<(u64, OfKey)> = self.keys.into_iter().collect();
+        let keys: Vec<(u64, KeyTotals)> = self.keys.into_iter().collect();
         let mut pages: Vec<TransferPage> = keys.chunks(PAGE_ROWS).map(totals).collect();
         let mut lifetime = Lifetime::default();
         lifetime.tally.count = self.all;
@@ -122,7 +122,7 @@ impl Usage {
 /// The status of requests that a limit refused, which used nothing of a quota.
 const REFUSED_BY_A_LIMIT: u16 = 429;
 
-fn totals(keys: &[(u64, OfKey)]) -> TransferPage {
+fn totals(keys: &[(u64, KeyTotals)]) -> TransferPage {
     let mut page = TransferPage::default();
     for (id, of) in keys {
         let id = KeyId(*id);

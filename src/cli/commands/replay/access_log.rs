@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 
 /// A request of a log.
 #[derive(Debug, PartialEq)]
-pub(super) struct Entry<'a> {
+pub(super) struct LoggedRequest<'a> {
     pub(super) ip: ClientIp,
     /// `None` for `-`.
     pub(super) user: Option<&'a str>,
@@ -17,7 +17,7 @@ pub(super) struct Entry<'a> {
     pub(super) target: &'a str,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> LoggedRequest<'a> {
     /// Parses a line: `HOST IDENT USER [TIME] "METHOD TARGET PROTOCOL" …`.
     pub(super) fn parse(line: &'a str) -> Option<Self> {
         let (host, rest) = line.split_once(' ')?;
@@ -67,20 +67,20 @@ mod tests {
     fn both_formats_are_parsed() {
         for end in ["", r#" "http://x/" "Mozilla/4.08""#, " whatever"] {
             let line = format!("192.0.2.7 - 17 {REST}{end}");
-            let entry = Entry::parse(&line).unwrap();
-            assert_eq!(entry.time.to_string(), "2000-10-10T20:55:36Z");
-            assert_eq!((entry.user, entry.target), (Some("17"), "/a?b"));
+            let request = LoggedRequest::parse(&line).unwrap();
+            assert_eq!(request.time.to_string(), "2000-10-10T20:55:36Z");
+            assert_eq!((request.user, request.target), (Some("17"), "/a?b"));
             assert_eq!(
-                (entry.ip.to_string().as_str(), entry.method),
+                (request.ip.to_string().as_str(), request.method),
                 ("192.0.2.7", Method::Get)
             );
         }
         let line = format!("::1 - - {REST}");
-        assert_eq!(Entry::parse(&line).unwrap().user, None);
+        assert_eq!(LoggedRequest::parse(&line).unwrap().user, None);
         let odd = r#"::1 - a b [10/Oct/2000:13:55:36 +0000] "BREW /a\"b c" 200 -"#;
-        let entry = Entry::parse(odd).unwrap();
-        assert_eq!((entry.user, entry.target), (Some("a b"), r#"/a\"b c"#));
-        assert_eq!(entry.method, Method::Other);
+        let request = LoggedRequest::parse(odd).unwrap();
+        assert_eq!((request.user, request.target), (Some("a b"), r#"/a\"b c"#));
+        assert_eq!(request.method, Method::Other);
     }
 
     #[test]
@@ -94,7 +94,7 @@ mod tests {
             "::1 - - [10/Oct/2000:13:55:36 -0700] \"GET / HTTP/1.0",
             "::1 - - [10/Oct/2000:13:55:36 -0700] \"-\" 408 0",
         ] {
-            assert_eq!(Entry::parse(line), None, "{line}");
+            assert_eq!(LoggedRequest::parse(line), None, "{line}");
         }
     }
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use self::access_log::Entry;
+use self::access_log::LoggedRequest;
 use self::report::{RefusedRequest, Report};
 use self::sandbox::Sandbox;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
@@ -47,20 +47,20 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     for (number, line) in (1..).zip(lines.split(b'\n')) {
         let line = line.map_err(unreadable)?;
         let line = String::from_utf8_lossy(&line);
-        let Some(entry) = Entry::parse(&line) else {
+        let Some(request) = LoggedRequest::parse(&line) else {
             report.add_unreadable(number);
             continue;
         };
         let sandbox = match &mut sandbox {
             Some(sandbox) => sandbox,
-            none => none.insert(Sandbox::new(cli, policy.clone(), entry.time)?),
+            none => none.insert(Sandbox::new(cli, policy.clone(), request.time)?),
         };
         report.requests += 1;
-        match sandbox.decide(&entry) {
+        match sandbox.decide(&request) {
             Ok(grant) => grant.finish(200),
             Err(denial) => {
                 let refusal =
-                    RefusedRequest::new(number, &entry, sandbox.key_name(&entry), &denial);
+                    RefusedRequest::new(number, &request, sandbox.key_name(&request), &denial);
                 if opts.each {
                     refusal.print(cli)?;
                 }

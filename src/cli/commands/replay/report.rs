@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::json;
 
-use super::access_log::Entry;
+use super::access_log::LoggedRequest;
 use super::redact::without_keys;
 use crate::cli::format::short_time;
 use crate::cli::output::write_line;
-use crate::cli::render::{Look, Panel, Table, escaped};
+use crate::cli::render::{OutputStyle, Panel, Table, escaped};
 use crate::cli::{error::CliError, settings::Cli};
 use crate::guard::Denial;
 use crate::input::text::escaped_json;
@@ -34,20 +34,20 @@ pub(super) struct RefusedRequest {
 impl RefusedRequest {
     pub(super) fn new(
         line: usize,
-        entry: &Entry<'_>,
+        request: &LoggedRequest<'_>,
         key: Option<String>,
         denial: &Denial,
     ) -> Self {
         Self {
             line,
-            time: entry.time,
-            ip: entry.ip.to_string(),
+            time: request.time,
+            ip: request.ip.to_string(),
             key,
-            method: entry.method.as_str(),
-            path: without_keys(policy::path::stored(entry.target)),
+            method: request.method.as_str(),
+            path: without_keys(policy::path::stored(request.target)),
             status: denial.status(),
             reason: denial.reason().to_string(),
-            rule: denial.rule(),
+            rule: denial.limit_name(),
         }
     }
 
@@ -146,7 +146,7 @@ impl Report {
             "unreadable": self.unreadable,
             "refusals": refusals.collect::<Vec<_>>(),
         });
-        cli.print(&json, |look| self.view(&groups, look))
+        cli.print(&json, |style| self.view(&groups, style))
     }
 
     /// Returns the groups, the largest first.
@@ -156,7 +156,7 @@ impl Report {
         groups
     }
 
-    fn view(&self, groups: &[(&(String, String), &Group)], look: Look) -> String {
+    fn view(&self, groups: &[(&(String, String), &Group)], style: OutputStyle) -> String {
         let mut panel = Panel::new("Replay")
             .line("requests", self.requests)
             .line("admitted", self.requests - self.refused)
@@ -174,10 +174,10 @@ impl Report {
                 client.clone(),
                 cause.clone(),
                 group.count.to_string(),
-                short_time(group.first, look),
-                short_time(group.last, look),
+                short_time(group.first, style),
+                short_time(group.last, style),
             ]);
         }
-        panel.render(look) + &table.render(look)
+        panel.render(style) + &table.render(style)
     }
 }

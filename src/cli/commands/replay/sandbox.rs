@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::access_log::Entry;
+use super::access_log::LoggedRequest;
 use super::redact::{listed_prefix, without_keys};
 use crate::admin::command::KeyReply;
 use crate::admin::{CreateKey, UpdateOrg};
+use crate::cli::connection::GuardConnection;
 use crate::cli::pages;
-use crate::cli::session::Session;
 use crate::cli::{error::CliError, settings::Cli};
 use crate::guard::{Config, Denial, Grant, Request};
 use crate::keyguard::KeyGuard;
@@ -60,14 +60,14 @@ impl Sandbox {
             _directory: directory,
         };
         if cli.has_data() {
-            sandbox.copy_all(&mut cli.session()?)?;
+            sandbox.copy_all(&mut cli.connect()?)?;
         }
         Ok(sandbox)
     }
 
-    fn copy_all(&mut self, session: &mut Session) -> Result<(), CliError> {
+    fn copy_all(&mut self, connection: &mut GuardConnection) -> Result<(), CliError> {
         let mut suspended = Vec::new();
-        for listed in pages::orgs(session) {
+        for listed in pages::orgs(connection) {
             let org = listed?.org;
             let id = self.guard.admin().create_org(&org.name)?.id;
             let change = UpdateOrg::new(id).limits(org.limits);
@@ -76,7 +76,7 @@ impl Sandbox {
                 suspended.push(id);
             }
         }
-        for page in pages::keys(session, None) {
+        for page in pages::keys(connection, None) {
             self.copy_keys(&page?)?;
         }
         for id in suspended {
@@ -123,29 +123,29 @@ impl Sandbox {
         key.expires_at.map(|expires_at| expires_at.max(earliest))
     }
 
-    pub(super) fn decide(&mut self, entry: &Entry<'_>) -> Result<Grant, Denial> {
+    pub(super) fn decide(&mut self, logged: &LoggedRequest<'_>) -> Result<Grant, Denial> {
         // Lines are written as requests end, so some are slightly out of order.
-        self.clock.advance(entry.time.since(self.now));
-        self.now = self.now.max(entry.time);
+        self.clock.advance(logged.time.since(self.now));
+        self.now = self.now.max(logged.time);
         let no_headers: [(&str, &str); 0] = [];
-        let request = Request::new(&no_headers, entry.ip, entry.target).method(entry.method);
-        match self.find(entry) {
+        let request = Request::new(&no_headers, logged.ip, logged.target).method(logged.method);
+        match self.find(logged) {
             Some(known) => self.guard.decide_as(known.copy, request),
             None => self.guard.decide(request),
         }
     }
 
     /// Returns a name for the key of a request: its id if it is known.
-    pub(super) fn key_name(&self, entry: &Entry<'_>) -> Option<String> {
-        let user = entry.user?;
-        Some(match self.find(entry) {
+    pub(super) fn key_name(&self, logged: &LoggedRequest<'_>) -> Option<String> {
+        let user = logged.user?;
+        Some(match self.find(logged) {
             Some(known) => known.id.to_string(),
             None => without_keys(listed_prefix(user)),
         })
     }
 
-    fn find(&self, entry: &Entry<'_>) -> Option<KnownKey> {
-        *self.keys.get(listed_prefix(entry.user?))?
+    fn find(&self, logged: &LoggedRequest<'_>) -> Option<KnownKey> {
+        *self.keys.get(listed_prefix(logged.user?))?
     }
 }
 

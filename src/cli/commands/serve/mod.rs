@@ -11,8 +11,8 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use self::usage_log::UsageLog;
-use crate::cli::output::complain_of_warning;
-use crate::cli::session::open_in_turn;
+use crate::cli::connection::open_in_turn;
+use crate::cli::output::eprint_warning;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::Config;
 use crate::limiter::Fallback;
@@ -91,7 +91,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     // Registered first, since an unhandled SIGHUP ends the process.
     let hangup = hangup().map_err(ServeError::Start)?;
     cli.require_data()?;
-    let mut config = cli.config()?.on_warning(complain_of_warning);
+    let mut config = cli.config()?.on_warning(eprint_warning);
     let admin_key = opts.admin_key_file.as_deref();
     if let Some(key) = cli.secret_from(admin_key, "KEYGUARD_ADMIN_KEY")? {
         config = config.admin_key(key);

@@ -5,24 +5,24 @@ use crate::counter::Rule;
 use crate::time::Moment;
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct AddressEntry {
     /// [`IpKey::to_bytes`], which is smaller.
     pub(super) address: [u8; 17],
-    windows: Windows,
+    windows: WindowList,
 }
 
 /// Most addresses have one window.
 #[derive(Debug)]
-enum Windows {
+enum WindowList {
     One(AddressWindow),
     Several(Vec<AddressWindow>),
 }
 
-impl Entry {
+impl AddressEntry {
     pub(super) fn new(address: [u8; 17], window: AddressWindow) -> Self {
         Self {
             address,
-            windows: Windows::One(window),
+            windows: WindowList::One(window),
         }
     }
 
@@ -40,7 +40,7 @@ impl Entry {
         for window in self.windows.as_mut_slice() {
             used += usize::from(window.log.used_at(now) > 0);
         }
-        if let Windows::Several(windows) = &mut self.windows
+        if let WindowList::Several(windows) = &mut self.windows
             && used > 0
             && used < windows.len()
         {
@@ -69,7 +69,7 @@ impl Entry {
     }
 }
 
-impl Windows {
+impl WindowList {
     fn as_slice(&self) -> &[AddressWindow] {
         match self {
             Self::One(window) => std::slice::from_ref(window),

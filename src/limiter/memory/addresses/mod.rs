@@ -54,15 +54,15 @@ impl AddressTable {
     /// Locks the windows of an address for one decision. Reads the time under the lock.
     pub(super) fn lock<'t>(
         &self,
-        address: IpKey,
+        ip_key: IpKey,
         rules: Rules<'_>,
         cost: NonZeroU32,
         time: impl FnOnce() -> Time<'t>,
     ) -> (LockedAddress<'_>, Time<'t>) {
-        let mut set = self.lock_set(address);
+        let mut set = self.lock_set(ip_key);
         let time = time();
         let locked = LockedAddress {
-            allocation: set.allocate(address, rules, cost, time.now),
+            allocation: set.allocate(ip_key, rules, cost, time.now),
             set,
             cost,
             empty: SlidingLog::new(WindowLength::MINUTE),
@@ -71,13 +71,13 @@ impl AddressTable {
     }
 
     /// Locks the only set that can contain an address.
-    fn lock_set(&self, address: IpKey) -> LockedSet<'_> {
-        let index = self.hasher.hash_one(address) as usize & (self.sets.len() - 1);
+    fn lock_set(&self, ip_key: IpKey) -> LockedSet<'_> {
+        let index = self.hasher.hash_one(ip_key) as usize & (self.sets.len() - 1);
         self.reserve.lock(&self.sets[index])
     }
 
-    pub(super) fn remove(&self, address: IpKey) {
-        self.lock_set(address).remove(address);
+    pub(super) fn remove(&self, ip_key: IpKey) {
+        self.lock_set(ip_key).remove(ip_key);
     }
 
     /// Frees idle windows in one of `parts` of the table.
@@ -94,7 +94,7 @@ impl AddressTable {
         for set in self.part(part, parts) {
             let mut set = self.reserve.lock(set);
             let windows = set.windows(clock.now());
-            saved.extend(windows.map(|(address, window)| window.saved(address, clock)));
+            saved.extend(windows.map(|(ip_key, window)| window.saved(ip_key, clock)));
         }
         saved
     }
@@ -108,14 +108,14 @@ impl AddressTable {
         let now = clock.now();
         let restored = saved.into_iter();
         let mut restored: Vec<(IpKey, AddressWindow)> = restored
-            .map(|saved| (saved.address, AddressWindow::restored(saved, now, clock)))
+            .map(|saved| (saved.ip_key, AddressWindow::restored(saved, now, clock)))
             .filter(|(_, window)| window.used() > 0)
             .collect();
         // The fullest first, so that none of them finds its set full of emptier ones.
         restored.sort_by_key(|(_, window)| std::cmp::Reverse(window.fullness()));
-        for (address, window) in restored {
-            let mut set = self.lock_set(address);
-            let (allocation, excess) = set.allocate_restored(address, &window, now);
+        for (ip_key, window) in restored {
+            let mut set = self.lock_set(ip_key);
+            let (allocation, excess) = set.allocate_restored(ip_key, &window, now);
             if set.reserve(excess) {
                 set.insert_restored(&allocation, window, now);
             }

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
-use super::super::super::{Receipt, Rules, deny_in_shadow, indexed, is_shadow_denied};
-use super::entry::{Entry, count, retain_used};
+use super::super::super::{Receipt, Rules, indexed, is_skipped, mark_skipped};
+use super::entry::{AddressEntry, count, retain_used};
 use super::window::{AddressWindow, Fullness, are_requests};
 use crate::counter::Rule;
 use crate::net::IpKey;
@@ -21,7 +21,7 @@ pub(super) const WINDOWS: usize = 8 * WAYS;
 
 #[derive(Debug, Default)]
 pub(super) struct Set {
-    entries: Vec<Entry>,
+    entries: Vec<AddressEntry>,
     /// The windows of addresses without an entry. `None` if there are none.
     shared: Option<Box<SharedWindows>>,
 }
@@ -43,12 +43,12 @@ impl Set {
     /// Finds room for the windows of a request. Evicts nothing yet.
     pub(super) fn allocate(
         &mut self,
-        address: IpKey,
+        ip_key: IpKey,
         rules: Rules<'_>,
         cost: NonZeroU32,
         now: Moment,
     ) -> Allocation {
-        let address = address.to_bytes();
+        let address = ip_key.to_bytes();
         let (mut absent, mut fullness) = (0, Fullness::default());
         let mut own = self.entry(address);
         for (_, rule) in indexed(rules) {
@@ -139,7 +139,7 @@ impl Set {
         }
         let is_absent = |(index, rule): &(usize, &Rule)| {
             are_requests(&rule.events)
-                && !is_shadow_denied(receipt, *index)
+                && !is_skipped(receipt, *index)
                 && self.find(allocation, rule).is_none()
         };
         let absent = indexed(rules).filter(is_absent).count();
@@ -150,7 +150,7 @@ impl Set {
     fn excess_with(&self, allocation: &Allocation, more: usize) -> usize {
         let evicted = self.entries.iter();
         let evicted = evicted.filter(|entry| allocation.victims.contains(&entry.address));
-        let evicted: usize = evicted.map(Entry::len).sum();
+        let evicted: usize = evicted.map(AddressEntry::len).sum();
         (self.len() + self.shared_len() + more - evicted).saturating_sub(WINDOWS)
     }
 
@@ -164,9 +164,9 @@ impl Set {
         may_skip: fn(&Rule) -> bool,
     ) {
         for (index, rule) in indexed(rules) {
-            let may_skip = may_skip(rule) && !is_shadow_denied(receipt, index);
+            let may_skip = may_skip(rule) && !is_skipped(receipt, index);
             if may_skip && self.find(allocation, rule).is_none() {
-                deny_in_shadow(receipt, index);
+                mark_skipped(receipt, index);
             }
         }
     }
@@ -181,7 +181,7 @@ impl Set {
     ) {
         self.evict(allocation);
         for (index, rule) in indexed(rules) {
-            if !is_shadow_denied(receipt, index) && self.find(allocation, rule).is_none() {
+            if !is_skipped(receipt, index) && self.find(allocation, rule).is_none() {
                 self.insert(allocation, AddressWindow::new(rule, cost));
             }
         }
@@ -190,12 +190,12 @@ impl Set {
     /// Finds room for a stored window. Returns [`Set::excess`] after its insertion too.
     pub(super) fn allocate_restored(
         &mut self,
-        address: IpKey,
+        ip_key: IpKey,
         window: &AddressWindow,
         now: Moment,
     ) -> (Allocation, usize) {
         let absent = usize::from(window.counts_requests());
-        let allocation = self.allocate_windows(address.to_bytes(), absent, window.fullness(), now);
+        let allocation = self.allocate_windows(ip_key.to_bytes(), absent, window.fullness(), now);
         let is_new = !allocation.is_shared || self.find_shared(window).is_none();
         let excess = self.excess_with(&allocation, if is_new { absent } else { 0 });
         (allocation, excess)
@@ -222,8 +222,8 @@ impl Set {
         shared.find(|shared| shared.is_same(window))
     }
 
-    pub(super) fn remove(&mut self, address: IpKey) {
-        let address = address.to_bytes();
+    pub(super) fn remove(&mut self, ip_key: IpKey) {
+        let address = ip_key.to_bytes();
         self.entries.retain(|entry| entry.address != address);
     }
 
@@ -270,7 +270,8 @@ impl Set {
         } else {
             // Grows by one entry: most sets contain few addresses, and a flood fills all sets.
             self.entries.reserve_exact(1);
-            self.entries.push(Entry::new(allocation.address, window));
+            self.entries
+                .push(AddressEntry::new(allocation.address, window));
         }
     }
 
@@ -285,14 +286,14 @@ impl Set {
         }
     }
 
-    fn entry(&mut self, address: [u8; 17]) -> Option<&mut Entry> {
+    fn entry(&mut self, address: [u8; 17]) -> Option<&mut AddressEntry> {
         let mut entries = self.entries.iter_mut();
         entries.find(|entry| entry.address == address)
     }
 
     /// The number of windows of requests of all addresses.
     fn len(&self) -> usize {
-        self.entries.iter().map(Entry::len).sum()
+        self.entries.iter().map(AddressEntry::len).sum()
     }
 
     /// The number of shared windows of requests.
@@ -304,7 +305,7 @@ impl Set {
 #[cfg(test)]
 impl Set {
     pub(super) fn bytes_per_address() -> usize {
-        size_of::<Entry>()
+        size_of::<AddressEntry>()
     }
 
     /// Returns each address with its fullness.

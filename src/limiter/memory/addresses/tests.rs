@@ -261,7 +261,7 @@ fn a_request_without_room_is_refused_unless_it_counts_failures_or_is_in_shadow_m
         let Admission::Admitted(_, Some(remarks)) = admission else {
             panic!("{admission:?}");
         };
-        assert_eq!(remarks.shadow_denied[..], [0]);
+        assert_eq!(remarks.skipped[..], [0]);
         assert!(admits(&table, from, &FAILURES, "1/min", &clock));
         let admission = asked(from, &FAILURES, &["1/min"]);
         assert!(matches!(admission, Admission::Refused(..)), "{admission:?}");
@@ -303,7 +303,7 @@ fn the_fullest_windows_are_restored_first() {
     }
     let saved = windows(&full, &clock);
     let are_refused = saved.iter().filter(|window| window.hits[0].1 == 3);
-    let are_refused: Vec<_> = are_refused.map(|window| window.address).collect();
+    let are_refused: Vec<_> = are_refused.map(|window| window.ip_key).collect();
     let restored = AddressTable::new(8);
     restored.restore(saved, &clock);
     let there = restored.sets[0].lock().addresses(clock.now());

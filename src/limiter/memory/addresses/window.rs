@@ -61,9 +61,9 @@ impl AddressWindow {
         }
     }
 
-    pub(super) fn saved(&self, address: IpKey, clock: &Clock) -> SavedIpWindow {
+    pub(super) fn saved(&self, ip_key: IpKey, clock: &Clock) -> SavedIpWindow {
         SavedIpWindow {
-            address,
+            ip_key,
             events: self.events.clone(),
             length: self.log.length(),
             full_at: self.full_at,

@@ -15,7 +15,7 @@ fn acknowledged_changes_survive_a_server_crash() {
     let mut server = Server::start();
     let store = open_on(&server, SOON);
     let org = store.create_org("acme", &audit_context()).unwrap();
-    let heard = heard_by(&store);
+    let changes = changes_of(&store);
     let mut created = 0;
     for _ in 0..3 {
         created += 1;
@@ -28,7 +28,7 @@ fn acknowledged_changes_survive_a_server_crash() {
         assert!(store.create_org("lost", &audit_context()).is_err());
         until(|| !store.warnings().is_empty());
         server.restart();
-        wait_for(&heard, |change| matches!(change, ChangeEvent::Everything));
+        wait_for(&changes, |change| matches!(change, ChangeEvent::Everything));
         until(|| store.warnings().is_empty());
         for n in 1..=created {
             assert!(resolve(&store, n).unwrap().is_some(), "key {n}");
@@ -77,12 +77,14 @@ fn problems_of_a_late_server_are_reported() {
 fn cached_keys_are_invalidated_without_contact() {
     let mut server = Server::start();
     let store = open_on(&server, Duration::from_secs(2));
-    let heard = heard_by(&store);
+    let changes = changes_of(&store);
     server.stop();
-    wait_for(&heard, |change| matches!(change, ChangeEvent::Everything));
+    wait_for(&changes, |change| matches!(change, ChangeEvent::Everything));
     assert!(resolve(&store, 1).is_err());
     server.restart();
-    wait_for(&heard, |change| matches!(change, ChangeEvent::AllLocks(_)));
+    wait_for(&changes, |change| {
+        matches!(change, ChangeEvent::AllLocks(_))
+    });
     assert!(resolve(&store, 1).unwrap().is_none());
 }
 
@@ -154,7 +156,7 @@ fn blocked_look_ups_do_not_delay_changes_or_invalidate_the_cache() {
         ..options()
     };
     let other = PostgresStore::open(&database.url, SECRET, options).unwrap();
-    let heard = heard_by(&other);
+    let changes = changes_of(&other);
     let sessions = || -> u32 {
         let count = "SELECT count(*)::text FROM pg_stat_activity \
             WHERE datname = current_database() AND application_name = 'keyguard'";
@@ -176,7 +178,7 @@ fn blocked_look_ups_do_not_delay_changes_or_invalidate_the_cache() {
                 lock: (round % 2 == 0).then(|| lock.clone()),
             };
             one.change_locks(&[change], &audit_context()).unwrap();
-            wait_for(&heard, |change| {
+            wait_for(&changes, |change| {
                 assert!(!matches!(change, ChangeEvent::Everything), "round {round}");
                 matches!(change, ChangeEvent::Locks(_))
             });
@@ -192,7 +194,7 @@ fn blocked_look_ups_do_not_delay_changes_or_invalidate_the_cache() {
     until(|| resolve(&other, 1).is_ok_and(|found| found.is_some()));
     until(|| other.warnings().is_empty());
     assert!(
-        heard
+        changes
             .try_iter()
             .all(|change| !matches!(change, ChangeEvent::Everything))
     );

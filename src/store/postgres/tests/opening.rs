@@ -259,9 +259,9 @@ fn only_poolers_that_share_sessions_are_refused() {
     one.create_keys(vec![new_key(org.id, 1)], &audit_context())
         .unwrap();
     let other = open_url(&pooler.url("postgres")).unwrap();
-    let heard = heard_by(&other);
+    let changes = changes_of(&other);
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
-    wait_for(&heard, is_of_key(1));
+    wait_for(&changes, is_of_key(1));
 }
 
 #[test]

@@ -11,15 +11,15 @@ use crate::store::conformance::{after, counter};
 fn changes_reach_other_stores() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 2), open(&database));
-    let heard = heard_by(&other);
+    let changes = changes_of(&other);
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
-    wait_for(&heard, is_of_key(1));
+    wait_for(&changes, is_of_key(1));
     one.update_key(KeyId(2), KeyChange::default(), &audit_context())
         .unwrap();
-    wait_for(&heard, is_of_key(2));
+    wait_for(&changes, is_of_key(2));
     one.update_org(OrgId(1), suspended(), &audit_context())
         .unwrap();
-    wait_for(&heard, |change| {
+    wait_for(&changes, |change| {
         matches!(change, ChangeEvent::Org(OrgId(1)))
     });
     assert!(other.warnings().is_empty(), "{:?}", other.warnings());
@@ -31,16 +31,16 @@ fn changes_reach_other_stores() {
 fn everything_is_reported_once_and_before_keys_are_read() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 1), open(&database));
-    until(|| !other.listener.0.lock().untold.is_empty());
-    let (sender, heard) = mpsc::channel();
+    until(|| !other.listener.0.lock().pending.is_empty());
+    let (sender, changes) = mpsc::channel();
     other.subscribe(Box::new(move |change| drop(sender.send(change))));
-    let at_once: Vec<ChangeEvent> = heard.try_iter().collect();
+    let at_once: Vec<ChangeEvent> = changes.try_iter().collect();
     assert!(matches!(
         at_once[..],
         [ChangeEvent::Everything, ChangeEvent::AllLocks(_)]
     ));
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
-    wait_for(&heard, |change| {
+    wait_for(&changes, |change| {
         assert!(!matches!(change, ChangeEvent::Everything));
         is_of_key(1)(change)
     });
@@ -50,7 +50,7 @@ fn everything_is_reported_once_and_before_keys_are_read() {
 fn locks_are_reported_in_their_current_state() {
     let database = Database::new();
     let (one, other) = (open(&database), open(&database));
-    let heard = heard_by(&other);
+    let changes = changes_of(&other);
     let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
     let change = |lock: Option<&Lock>, id| LockChange {
         id,
@@ -61,16 +61,16 @@ fn locks_are_reported_in_their_current_state() {
         ..UsageBatch::default()
     };
     one.record(&batch).unwrap();
-    let told = |wanted: Option<&Lock>| {
+    let wait_for_lock = |wanted: Option<&Lock>| {
         wait_for(
-            &heard,
+            &changes,
             |change| matches!(change, ChangeEvent::Locks(locks) if locks.len() == 1 && locks[0].lock.as_ref() == wanted),
         );
     };
-    told(Some(&lock));
+    wait_for_lock(Some(&lock));
     one.change_locks(&[change(None, lock.id())], &audit_context())
         .unwrap();
-    told(None);
+    wait_for_lock(None);
 }
 
 #[test]
@@ -146,13 +146,13 @@ fn own_changes_are_not_reported() {
     store
         .create_keys(vec![new_key(org.id, 1)], &audit_context())
         .unwrap();
-    let heard = heard_by(&store);
+    let changes = changes_of(&store);
     store.revoke_key(KeyId(1), &audit_context()).unwrap();
     // The next reported change is from another node.
     open(&database)
         .update_org(OrgId(1), suspended(), &audit_context())
         .unwrap();
-    let change = heard.recv_timeout(SOON).unwrap();
+    let change = changes.recv_timeout(SOON).unwrap();
     assert!(matches!(change, ChangeEvent::Org(OrgId(1))), "{change:?}");
 }
 
@@ -160,10 +160,10 @@ fn own_changes_are_not_reported() {
 fn keys_created_elsewhere_are_found_after_a_miss() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 0), open(&database));
-    let _heard = heard_by(&other);
+    let _changes = changes_of(&other);
     until(|| {
         assert!(resolve(&other, 1).unwrap().is_none());
-        other.lookups.is_absent(&hash(1))
+        other.negative_cache.is_absent(&hash(1))
     });
     one.create_keys(vec![new_key(OrgId(1), 1)], &audit_context())
         .unwrap();
@@ -171,7 +171,7 @@ fn keys_created_elsewhere_are_found_after_a_miss() {
     // And at once by its creator.
     until(|| {
         assert!(resolve(&other, 2).unwrap().is_none());
-        other.lookups.is_absent(&hash(2))
+        other.negative_cache.is_absent(&hash(2))
     });
     other
         .create_keys(vec![new_key(OrgId(1), 2)], &audit_context())
@@ -183,11 +183,11 @@ fn keys_created_elsewhere_are_found_after_a_miss() {
 fn changes_arrive_without_notifications() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 40), open(&database));
-    let heard = heard_by(&other);
+    let changes = changes_of(&other);
     for key in 1..=10 {
         until(|| database.end_listeners() > 0);
         one.revoke_key(KeyId(key), &audit_context()).unwrap();
-        wait_for(&heard, is_of_key(key));
+        wait_for(&changes, is_of_key(key));
     }
 }
 
@@ -195,37 +195,37 @@ fn changes_arrive_without_notifications() {
 fn stores_too_far_behind_treat_everything_as_changed() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 1), open(&database));
-    let heard = heard_by(&other);
+    let changes = changes_of(&other);
     database.execute(
         "BEGIN; UPDATE keyguard_state SET generation = generation + 7; \
          UPDATE keyguard_state SET forgotten = generation; COMMIT",
     );
-    wait_for(&heard, |change| matches!(change, ChangeEvent::Everything));
+    wait_for(&changes, |change| matches!(change, ChangeEvent::Everything));
     // Deleted locks are no longer listed either.
     wait_for(
-        &heard,
+        &changes,
         |change| matches!(change, ChangeEvent::AllLocks(locks) if locks.is_empty()),
     );
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
-    wait_for(&heard, is_of_key(1));
+    wait_for(&changes, is_of_key(1));
 }
 
 #[test]
 fn the_later_and_higher_balance_wins() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 1), open(&database));
-    let group = SubjectId::key(KeyId(1));
+    let subject = SubjectId::key(KeyId(1));
     let level = |used, at| {
         let balance = Balance::stored(used, at);
         vec![counter(Period::Month, SavedValue::Balance(balance))]
     };
     let write = |store: &dyn Store, used, at| {
         let batch = UsageBatch {
-            balances: vec![(group, level(used, at))],
+            balances: vec![(subject, level(used, at))],
             ..UsageBatch::default()
         };
         store.record(&batch).unwrap();
-        one.counters(group).unwrap()
+        one.counters(subject).unwrap()
     };
     assert_eq!(write(&*one, 7, after(1)), level(7, after(1)));
     assert_eq!(write(&other, 5, after(1)), level(7, after(1)));
@@ -233,22 +233,22 @@ fn the_later_and_higher_balance_wins() {
     assert_eq!(write(&*one, 9, after(1)), level(2, after(2)));
     // Also within a batch, in any order.
     let both = UsageBatch {
-        balances: vec![(group, level(1, after(3))), (group, level(8, after(2)))],
+        balances: vec![(subject, level(1, after(3))), (subject, level(8, after(2)))],
         ..UsageBatch::default()
     };
     other.record(&both).unwrap();
-    assert_eq!(one.counters(group).unwrap(), level(1, after(3)));
+    assert_eq!(one.counters(subject).unwrap(), level(1, after(3)));
     let month = level(1, after(3)).remove(0).id;
     let day = CounterId {
         period: Period::Day,
         ..month.clone()
     };
-    one.delete_counters(&[(group, day)], &audit_context())
+    one.delete_counters(&[(subject, day)], &audit_context())
         .unwrap();
-    assert_eq!(one.counters(group).unwrap(), level(1, after(3)));
-    one.delete_counters(&[(group, month)], &audit_context())
+    assert_eq!(one.counters(subject).unwrap(), level(1, after(3)));
+    one.delete_counters(&[(subject, month)], &audit_context())
         .unwrap();
-    assert_eq!(one.counters(group).unwrap(), []);
+    assert_eq!(one.counters(subject).unwrap(), []);
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn look_ups_include_balances() {
     let key = (SubjectId::key(KeyId(1)), of_key);
     let with = |found: Option<Resolved>| {
         let mut balances = found.unwrap().balances.unwrap();
-        balances.sort_by_key(|(group, _)| group.to_bits());
+        balances.sort_by_key(|(subject, _)| subject.to_bits());
         balances
     };
     let both = [key, org.clone()];
@@ -396,16 +396,16 @@ fn a_clock_ahead_deletes_no_active_data() {
 fn a_balance_ahead_does_not_win() {
     let database = Database::new();
     let store = with_keys(&database, 1);
-    let group = SubjectId::key(KeyId(1));
+    let subject = SubjectId::key(KeyId(1));
     let now = server_time(&open(&database));
     let write = |period, used, at| {
         let balance = Balance::stored(used, at);
         let batch = UsageBatch {
-            balances: vec![(group, vec![counter(period, SavedValue::Balance(balance))])],
+            balances: vec![(subject, vec![counter(period, SavedValue::Balance(balance))])],
             ..UsageBatch::default()
         };
         store.record(&batch).unwrap();
-        let saved = store.counters(group).unwrap();
+        let saved = store.counters(subject).unwrap();
         let of_span = saved.into_iter().find(|saved| saved.id.period == period);
         match of_span.unwrap().value {
             SavedValue::Balance(balance) => balance,

@@ -16,13 +16,13 @@ impl File {
     }
 }
 
-impl Home for File {
+impl TestDatabase for File {
     fn open(&self) -> Box<dyn Store> {
         let path = self.0.path().join("keyguard.redb");
         Box::new(RedbStore::open(&path, SECRET, &Clock::system(), 16 << 20).unwrap())
     }
 
-    fn another(&self) -> Box<dyn Home> {
+    fn another(&self) -> Box<dyn TestDatabase> {
         Box::new(Self::new())
     }
 }
@@ -49,7 +49,7 @@ fn imports_are_reported_once() {
     let (from, one) = (with_keys(&source, 2), open(&database));
     transfer_all(&*from, &one, |_| {}).unwrap();
     let other = open(&database);
-    let heard = heard_by(&other);
+    let changes = changes_of(&other);
     assert!(resolve(&other, 3).unwrap().is_none());
 
     from.update_org(OrgId(1), suspended(), &audit_context())
@@ -64,12 +64,12 @@ fn imports_are_reported_once() {
     };
     from.change_locks(&[change], &audit_context()).unwrap();
     transfer_all(&*from, &one, |_| {}).unwrap();
-    wait_for(&heard, |change| {
+    wait_for(&changes, |change| {
         matches!(change, ChangeEvent::Org(OrgId(1)))
     });
-    wait_for(&heard, is_of_key(2));
+    wait_for(&changes, is_of_key(2));
     wait_for(
-        &heard,
+        &changes,
         |change| matches!(change, ChangeEvent::Locks(locks) if locks[0].lock.as_ref() == Some(&lock)),
     );
     until(|| resolve(&other, 3).unwrap().is_some());
@@ -77,7 +77,7 @@ fn imports_are_reported_once() {
     // Nothing changed, so the next change is the next report.
     transfer_all(&*from, &one, |_| {}).unwrap();
     one.revoke_key(KeyId(1), &audit_context()).unwrap();
-    let next = heard.recv_timeout(SOON).unwrap();
+    let next = changes.recv_timeout(SOON).unwrap();
     assert!(is_of_key(1)(&next), "{next:?}");
 }
 
@@ -99,14 +99,14 @@ fn rehashed_credentials_are_reported_and_displayed() {
         &audit_context(),
     )
     .unwrap();
-    let heard = heard_by(&other);
+    let changes = changes_of(&other);
     let jobs = [1, 2].map(|n| Rehash {
         old: hash(900 + n),
         new: hash(n),
     });
     one.rehash(&jobs, &audit_context()).unwrap();
-    wait_for(&heard, is_of_key(1));
-    wait_for(&heard, is_of_key(2));
+    wait_for(&changes, is_of_key(1));
+    wait_for(&changes, is_of_key(2));
     let shown = "SELECT string_agg(hashed_key, ' ' ORDER BY id) FROM api_keys";
     let hashes = [hash(1), hash(3)].map(|hash| credentials::hex(&hash));
     assert_eq!(database.value(shown), hashes.join(" "));

@@ -33,8 +33,8 @@ pub(super) async fn import(conn: &Conn, page: &TransferPage) -> Result<(), Store
     .await?;
     named(
         conn,
-        page.shadowed.clone(),
-        "INSERT INTO keyguard_shadowed AS t (name, value) \
+        page.shadow_denied.clone(),
+        "INSERT INTO keyguard_shadow_denied AS t (name, value) \
          SELECT * FROM unnest($1::text[], $2::bigint[]) \
          ON CONFLICT (name) DO UPDATE SET value = greatest(t.value, excluded.value)",
     )

@@ -132,10 +132,10 @@ async fn minutes(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<La
 }
 
 async fn balances(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
-    let after = after.map(|(group, _)| group as i64);
+    let after = after.map(|(subject, _)| subject as i64);
     page.balances = counters::page(conn, after, LIMIT).await?;
-    Ok(last_if_full(&page.balances, |(group, _)| {
-        (group.to_bits(), 0)
+    Ok(last_if_full(&page.balances, |(subject, _)| {
+        (subject.to_bits(), 0)
     }))
 }
 
@@ -148,7 +148,7 @@ async fn rest(conn: &Conn, page: &mut TransferPage) -> Result<Last, StoreError> 
         key: ids.try_get::<_, i64>(1)? as u64,
     });
     page.lifetime = Some(totals::lifetime(conn).await?);
-    page.shadowed = totals::shadowed(conn).await?;
+    page.shadow_denied = totals::shadow_denied(conn).await?;
     page.locks = locks::all(conn).await?;
     Ok(None)
 }

@@ -16,7 +16,7 @@ use crate::store::postgres::audit::CommitTurn;
 use crate::store::postgres::conn::Conn;
 use crate::store::postgres::counters;
 use crate::store::postgres::credentials::{self, hex, scheme};
-use crate::store::postgres::feed::Told;
+use crate::store::postgres::feed::FeedEntry;
 use crate::store::postgres::locks;
 use crate::store::postgres::rows;
 use crate::store::transfer::merge::{Growth, merge_credential, merge_key, merge_lock};
@@ -33,7 +33,7 @@ pub(in crate::store::postgres) async fn import(
     import_orgs(conn, turn, page, &existing, &mut growth).await?;
     import_keys(conn, turn, page, &existing, &mut growth).await?;
     if growth.orgs + growth.keys > 0 {
-        turn.told.push(Told::Created);
+        turn.entries.push(FeedEntry::Created);
     }
     count(conn, page, &growth).await?;
     import_locks(conn, turn, page).await?;
@@ -82,7 +82,7 @@ async fn import_orgs(
     for org in &page.orgs {
         match existing.orgs.get(&org.id) {
             Some(existing) if existing == org => continue,
-            Some(_) => turn.told.push(Told::Org(org.id)),
+            Some(_) => turn.entries.push(FeedEntry::Org(org.id)),
             None => growth.orgs += 1,
         }
         to_put.push(OrgRow {
@@ -180,7 +180,7 @@ async fn import_keys(
         growth.add_key(existing, &merged);
         match existing {
             Some(existing) if *existing == merged && changed.is_empty() => continue,
-            Some(_) => turn.told.push(Told::Key(merged.id)),
+            Some(_) => turn.entries.push(FeedEntry::Key(merged.id)),
             None => {}
         }
         to_put.extend(changed);
@@ -308,7 +308,7 @@ async fn import_locks(
         let id = lock.id();
         let there = there.get(&id).and_then(Option::as_ref);
         if let Some(lock) = merge_lock(there, lock) {
-            turn.told.push(Told::Lock(id.clone()));
+            turn.entries.push(FeedEntry::Lock(id.clone()));
             changes.push(LockChange {
                 id,
                 lock: Some(lock),

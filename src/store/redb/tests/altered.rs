@@ -52,10 +52,10 @@ fn alterations() -> impl Strategy<Value = Vec<Alteration>> {
     prop::collection::vec(alteration, 1..=8)
 }
 
-/// An unaltered file and its answers.
+/// An unaltered file and its outcomes.
 struct Original {
     bytes: Vec<u8>,
-    answers: Vec<Answer>,
+    outcomes: Vec<Outcome>,
 }
 
 /// A file with all kinds of data, closed and as a kill leaves it.
@@ -75,46 +75,46 @@ fn originals() -> [Original; 2] {
     let closed = fs::read(&file.path).unwrap();
     [closed, killed].map(|bytes| {
         fs::write(&file.path, &bytes).unwrap();
-        let answers = answers(&file.open());
-        Original { bytes, answers }
+        let outcomes = outcomes(&file.open());
+        Original { bytes, outcomes }
     })
 }
 
 /// A result of a store as text.
-pub(super) type Answer = Result<String, String>;
+pub(super) type Outcome = Result<String, String>;
 
-pub(super) fn say<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> Answer {
-    answer
-        .map(|answer| format!("{answer:?}"))
+pub(super) fn described<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> Outcome {
+    outcome
+        .map(|outcome| format!("{outcome:?}"))
         .map_err(|error| format!("{error:?}"))
 }
 
-pub(super) fn answers(store: &RedbStore) -> Vec<Answer> {
-    let mut answers = vec![
-        say(store.totals(after(20))),
-        say(store.orgs(None, 100)),
-        say(store.keys(None, None, 100)),
-        say(store.keys(Some(OrgId(2)), None, 100)),
-        say(store.usage(None, NOW, 10_000)),
+pub(super) fn outcomes(store: &RedbStore) -> Vec<Outcome> {
+    let mut outcomes = vec![
+        described(store.totals(after(20))),
+        described(store.orgs(None, 100)),
+        described(store.keys(None, None, 100)),
+        described(store.keys(Some(OrgId(2)), None, 100)),
+        described(store.usage(None, NOW, 10_000)),
     ];
     for key in [1, 7, 30, 60, 61] {
-        answers.push(say(resolve(store, key)));
-        answers.push(say(store.resolve_id(KeyId(key))));
-        answers.push(say(store.counters(SubjectId::key(KeyId(key)))));
+        outcomes.push(described(resolve(store, key)));
+        outcomes.push(described(store.resolve_id(KeyId(key))));
+        outcomes.push(described(store.counters(SubjectId::key(KeyId(key)))));
     }
-    answers
+    outcomes
 }
 
 /// All kinds of changes that a guard makes.
-fn change_all(store: &RedbStore) -> Vec<Answer> {
+fn change_all(store: &RedbStore) -> Vec<Outcome> {
     vec![
-        say(store.record(&requests(5, after(30), 50))),
-        say(store.create_org("new", &audit_context())),
-        say(store.create_keys(vec![new_key(OrgId(1), 99)], &audit_context())),
-        say(store.update_org(OrgId(2), suspended(), &audit_context())),
-        say(store.revoke_key(KeyId(2), &audit_context())),
-        say(store.prune(after(25), after(200_000))),
-        say(store.record(&requests(5, after(40), 50))),
+        described(store.record(&requests(5, after(30), 50))),
+        described(store.create_org("new", &audit_context())),
+        described(store.create_keys(vec![new_key(OrgId(1), 99)], &audit_context())),
+        described(store.update_org(OrgId(2), suspended(), &audit_context())),
+        described(store.revoke_key(KeyId(2), &audit_context())),
+        described(store.prune(after(25), after(200_000))),
+        described(store.record(&requests(5, after(40), 50))),
     ]
 }
 
@@ -139,9 +139,9 @@ proptest! {
             Ok(store) => {
                 let mut all = Vec::new();
                 if !changes_first {
-                    all = answers(&store);
-                    for (answer, sound) in all.iter().zip(&original.answers) {
-                        prop_assert!(answer.is_err() || answer == sound, "{answer:?}");
+                    all = outcomes(&store);
+                    for (outcome, sound) in all.iter().zip(&original.outcomes) {
+                        prop_assert!(outcome.is_err() || outcome == sound, "{outcome:?}");
                     }
                 }
                 all.extend(change_all(&store));

@@ -10,7 +10,7 @@ use super::*;
 fn the_file_stays_locked_while_it_is_reopened() {
     let file = File::new();
     let store = with_keys(&file, 1);
-    store.session().fail();
+    store.database().fail();
     assert!(matches!(open(&file.path), Err(OpenError::InUse { .. })));
     store.create_org("other", &audit_context()).unwrap();
     assert!(matches!(open(&file.path), Err(OpenError::InUse { .. })));

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::altered::{Answer, answers, say};
+use super::altered::{Outcome, described, outcomes};
 use super::disk::{Disk, FAILURES, Failure};
 use super::*;
 use crate::lockout::{AuthFailure, LockChange};
@@ -55,27 +55,33 @@ const STEPS: [(&str, Step); 8] = [
     ("prune", |store| store.prune(after(2), after(2))),
 ];
 
-fn all_answers(store: &RedbStore) -> Vec<Answer> {
-    let mut all = answers(store);
-    all.push(say(store.locks()));
-    all.push(say(store.audit_log(None, 100)));
+fn all_outcomes(store: &RedbStore) -> Vec<Outcome> {
+    let mut all = outcomes(store);
+    all.push(described(store.locks()));
+    all.push(described(store.audit_log(None, 100)));
     all
 }
 
-/// The answers of the store before all steps and after each.
-fn expected(file: &File, bytes: &[u8]) -> Vec<Vec<Answer>> {
+/// The outcomes of the store before all steps and after each.
+fn expected(file: &File, bytes: &[u8]) -> Vec<Vec<Outcome>> {
     let store = Disk::holding(bytes).open(file, &ManualClock::starting_at(NOW));
-    let mut expected = vec![all_answers(&store)];
+    let mut expected = vec![all_outcomes(&store)];
     for (_, step) in STEPS {
         step(&store).unwrap();
-        expected.push(all_answers(&store));
+        expected.push(all_outcomes(&store));
     }
     expected
 }
 
 /// Repeats each step until it succeeds, on a disk that fails `at` an operation. Returns whether that
 /// operation was reached.
-fn survive(file: &File, bytes: &[u8], expected: &[Vec<Answer>], at: u64, failure: Failure) -> bool {
+fn survive(
+    file: &File,
+    bytes: &[u8],
+    expected: &[Vec<Outcome>],
+    at: u64,
+    failure: Failure,
+) -> bool {
     let disk = Disk::holding(bytes);
     let clock = ManualClock::starting_at(NOW);
     let store = disk.open(file, &clock);
@@ -95,7 +101,7 @@ fn survive(file: &File, bytes: &[u8], expected: &[Vec<Answer>], at: u64, failure
             clock.advance(Duration::from_secs(5));
             store.recover(false);
             assert_eq!(store.fault(), None, "{}", context());
-            let now = all_answers(&store);
+            let now = all_outcomes(&store);
             assert!(
                 now == expected[number],
                 "{}: a change is half there",
@@ -112,13 +118,13 @@ fn survive(file: &File, bytes: &[u8], expected: &[Vec<Answer>], at: u64, failure
         }
         // A power cut now loses nothing.
         let cut = disk.cut_off().open(file, &clock);
-        assert!(all_answers(&cut) == expected[number + 1], "{}", context());
+        assert!(all_outcomes(&cut) == expected[number + 1], "{}", context());
     }
     let has_failed = disk.sim().has_failed;
     disk.heal();
     drop(store);
     let closed = Disk::holding(&disk.sim().cache).open(file, &clock);
-    assert!(all_answers(&closed) == expected[STEPS.len()]);
+    assert!(all_outcomes(&closed) == expected[STEPS.len()]);
     has_failed
 }
 
@@ -226,10 +232,10 @@ fn a_batch_committed_without_acknowledgement_is_counted_once() {
     let batch = requests(2, after(1), 100);
     let sound = disk.sim().cache.clone();
     store.record(&batch).unwrap();
-    let expected = all_answers(&store);
+    let expected = all_outcomes(&store);
     drop(store);
 
-    let mut surfaced = 0;
+    let mut late_commits = 0;
     for at in 0.. {
         let disk = Disk::holding(&sound);
         let store = disk.open_with_cache(&file, &clock, 0).unwrap();
@@ -242,13 +248,13 @@ fn a_batch_committed_without_acknowledgement_is_counted_once() {
         clock.advance(Duration::from_secs(5));
         store.recover(false);
         if recorded.is_err() {
-            surfaced += u32::from(all_answers(&store) == expected);
+            late_commits += u32::from(all_outcomes(&store) == expected);
             store.record(&batch).unwrap();
         }
-        assert!(all_answers(&store) == expected, "at operation {at}");
+        assert!(all_outcomes(&store) == expected, "at operation {at}");
     }
     assert!(
-        surfaced > 0,
+        late_commits > 0,
         "no commit was reported as failed and took effect"
     );
 }
@@ -267,7 +273,7 @@ fn a_lock_removed_without_acknowledgement_is_reported() {
     let sound = disk.sim().cache.clone();
     drop(store);
 
-    let mut surfaced = 0;
+    let mut late_commits = 0;
     for at in 0.. {
         let disk = Disk::holding(&sound);
         let store = disk.open_with_cache(&file, &clock, 0).unwrap();
@@ -287,12 +293,12 @@ fn a_lock_removed_without_acknowledgement_is_reported() {
         clock.advance(Duration::from_secs(5));
         store.recover(false);
         if removed.is_err() && store.locks().unwrap().len() == 1 {
-            surfaced += 1;
+            late_commits += 1;
             assert_eq!(*reported.lock().unwrap(), std::slice::from_ref(&second));
         }
     }
     assert!(
-        surfaced > 0,
+        late_commits > 0,
         "no commit was reported as failed and took effect"
     );
 }

@@ -14,7 +14,8 @@ use super::*;
 use crate::model::{Fingerprint, OrgStatus};
 use crate::store::codec::Record;
 use crate::store::conformance::{
-    Home, NOW, after, audit_context, batch, conforms, event, new_key, requests, resolve, suspended,
+    NOW, TestDatabase, after, audit_context, batch, conforms, event, new_key, requests, resolve,
+    suspended,
 };
 use crate::store::{Count, IdempotencyKey, OpenError, UsageEvent};
 use crate::time::{Clock, ManualClock};
@@ -58,12 +59,12 @@ impl File {
     }
 }
 
-impl Home for File {
+impl TestDatabase for File {
     fn open(&self) -> Box<dyn Store> {
         Box::new(Self::open(self))
     }
 
-    fn another(&self) -> Box<dyn Home> {
+    fn another(&self) -> Box<dyn TestDatabase> {
         Box::new(Self::new())
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::counter::{SavedValue, SubjectId};
 use crate::limit::{Period, WindowLength};
-use crate::store::codec::block::CAPACITY;
+use crate::store::codec::usage_block::CAPACITY;
 use crate::store::conformance::counter;
 use crate::store::totals::Activity;
 
@@ -25,7 +25,7 @@ fn a_block_continues_after_a_restart() {
         .map(|usage| usage.at.minute() - NOW.minute())
         .collect();
     assert_eq!(minutes, [0, 0, 1, 1, 2, 2, 3, 3]);
-    let read = store.session().begin_read().unwrap();
+    let read = store.database().begin_read().unwrap();
     assert!(
         ::redb::ReadableTableMetadata::is_empty(&read.open_table(USAGE_BLOCKS).unwrap()).unwrap()
     );
@@ -45,7 +45,7 @@ fn full_blocks_replace_their_pieces() {
         let usage = store.usage(None, NOW, usize::MAX).unwrap();
         assert_eq!(usage.len() as u64, expected);
     }
-    let read = store.session().begin_read().unwrap();
+    let read = store.database().begin_read().unwrap();
     let blocks = read.open_table(USAGE_BLOCKS).unwrap();
     let times = read.open_table(USAGE_TIMES).unwrap();
     assert_eq!(blocks.len().unwrap(), 3);
@@ -66,7 +66,7 @@ fn a_failed_batch_changes_nothing_and_the_next_is_readable() {
     let before = store.totals(NOW).unwrap();
 
     let set_activity = |bytes: &[u8]| {
-        let write = store.session().begin_write().unwrap();
+        let write = store.database().begin_write().unwrap();
         write
             .open_table(ACTIVITY)
             .unwrap()
@@ -134,7 +134,7 @@ fn ended_hours_and_days_are_kept_per_key() {
     store.record(&requests(1, NOW, 2)).unwrap();
     store.record(&requests(1, after(25 * 60), 1)).unwrap();
 
-    let read = store.session().begin_read().unwrap();
+    let read = store.database().begin_read().unwrap();
     let rows = |table| -> BTreeMap<(u64, u64), u64> {
         let table = read.open_table::<(u64, u64), &[u8]>(table).unwrap();
         let rows = ::redb::ReadableTable::iter(&table).unwrap().map(|row| {
@@ -165,7 +165,7 @@ fn pruning_deletes_data_past_its_retention() {
     store.record(&requests(1, NOW, 20_000)).unwrap();
     store.record(&requests(1, after(60), 1)).unwrap();
     let rows = |store: &RedbStore| {
-        let read = store.session().begin_read().unwrap();
+        let read = store.database().begin_read().unwrap();
         [
             read.open_table(USAGE_BLOCKS).unwrap().len().unwrap(),
             read.open_table(USAGE_TIMES).unwrap().len().unwrap(),

@@ -144,7 +144,7 @@ fn read_rest(txn: &ReadTransaction, _: Last, page: &mut TransferPage) -> Result<
         key: counts.last_key_id,
     });
     page.lifetime = Some(read_meta(&rows, meta::LIFETIME)?);
-    page.shadowed = totals::shadowed(txn)?;
+    page.shadow_denied = totals::shadow_denied(txn)?;
     page.locks = locks::all(txn)?;
     Ok(None)
 }

@@ -14,7 +14,7 @@ use crate::store::redb::orgs::Orgs;
 use crate::store::redb::rows::{activity_of, find_key, find_org};
 use crate::store::redb::tables::{
     ACTIVITY, BALANCES, CREDENTIALS, KEYS, LOCKS, MINUTES, ORG_NAMES, ORG_SKELETONS, ORGS,
-    SHADOWED, meta, update_meta,
+    SHADOW_DENIED, meta, update_meta,
 };
 use crate::store::redb::totals::{KeyTables, note_top_keys, update_row};
 use crate::store::transfer::merge::{
@@ -210,10 +210,12 @@ fn import_totals(txn: &WriteTransaction, page: &TransferPage) -> Result<(), Stor
             *known = std::mem::take(known).max(tally);
         })?;
     }
-    let mut shadowed = txn.open_table(SHADOWED)?;
-    for (name, count) in &page.shadowed {
-        let known = shadowed.get(name.as_str())?.map_or(0, |row| row.value());
-        shadowed.insert(name.as_str(), known.max(*count))?;
+    let mut shadow_denied = txn.open_table(SHADOW_DENIED)?;
+    for (name, count) in &page.shadow_denied {
+        let known = shadow_denied
+            .get(name.as_str())?
+            .map_or(0, |row| row.value());
+        shadow_denied.insert(name.as_str(), known.max(*count))?;
     }
     if let Some(incoming) = &page.lifetime {
         update_meta(txn, meta::LIFETIME, |known: &mut Lifetime| {

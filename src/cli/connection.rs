@@ -1,4 +1,4 @@
-//! Sessions with a data file, also one that another process holds, or with a database.
+//! Connections to a guard: over a data file, also one that another process holds, or a database.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// The shortest and the longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(40));
 
-pub(crate) enum Session {
+/// A connection to the guard of a data file or a database.
+pub(crate) enum GuardConnection {
     /// This process has opened the file or the database.
     Open(Admin),
     /// Another process holds the file and answers on its socket.
@@ -28,7 +29,7 @@ pub(crate) enum Session {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
+pub(crate) enum ConnectError {
     #[error("there is no data file at `{}`", .0.display())]
     NoFile(PathBuf),
     #[error(
@@ -44,7 +45,7 @@ pub(crate) enum SessionError {
     Unreachable { file: PathBuf, source: Unreachable },
 }
 
-impl SessionError {
+impl ConnectError {
     /// Returns the error for an absent data file.
     pub(crate) fn missing(file: &Path) -> Self {
         match is_moved_away(file) {
@@ -54,15 +55,15 @@ impl SessionError {
     }
 }
 
-impl Session {
-    /// Opens a session with an existing data file, or with the database at a URL.
-    pub(crate) fn open(file: &Path, config: &Config) -> Result<Self, SessionError> {
+impl GuardConnection {
+    /// Connects to an existing data file, or to the database at a URL.
+    pub(crate) fn open(file: &Path, config: &Config) -> Result<Self, ConnectError> {
         if Storage::of(file)?.is_server() {
             let guard = KeyGuard::open(file, config.clone().socket(false))?;
             return Ok(Self::Open(by_this_user(&guard)));
         }
         if !followed(file)?.exists() {
-            return Err(SessionError::missing(file));
+            return Err(ConnectError::missing(file));
         }
         let mut queue = Queue::new();
         loop {
@@ -111,9 +112,9 @@ impl Session {
 
 /// Opens or creates a data file, or opens a database. Waits while other commands hold the file, but not
 /// for a server.
-pub(crate) fn open_in_turn(file: &Path, config: &Config) -> Result<KeyGuard, SessionError> {
+pub(crate) fn open_in_turn(file: &Path, config: &Config) -> Result<KeyGuard, ConnectError> {
     if !is_server(file) && is_moved_away(file) {
-        return Err(SessionError::MovedAway(file.into()));
+        return Err(ConnectError::MovedAway(file.into()));
     }
     let mut queue = Queue::new();
     loop {
@@ -160,9 +161,9 @@ pub(crate) fn by_this_user(guard: &KeyGuard) -> Admin {
 }
 
 #[cfg(unix)]
-fn unreachable(file: &Path, source: Unreachable) -> SessionError {
+fn unreachable(file: &Path, source: Unreachable) -> ConnectError {
     let file = file.into();
-    SessionError::Unreachable { file, source }
+    ConnectError::Unreachable { file, source }
 }
 
 /// Returns whether another process holds the file or another user owns it.

@@ -15,8 +15,8 @@ fn event_of(usage: &Usage) -> UsageEvent {
     }
 }
 
-fn write(rows: &[Usage]) -> BlockWriter {
-    let mut writer = BlockWriter::new();
+fn write(rows: &[Usage]) -> UsageBlockWriter {
+    let mut writer = UsageBlockWriter::new();
     for usage in rows {
         writer
             .push(&event_of(usage), usage.path.as_bytes())
@@ -26,7 +26,7 @@ fn write(rows: &[Usage]) -> BlockWriter {
 }
 
 fn read(block: &[u8]) -> Result<Vec<Usage>, StoreError> {
-    BlockReader::new(block)
+    UsageBlockReader::new(block)
         .map(|row| row.map(|row| row.to_usage()))
         .collect()
 }
@@ -76,7 +76,7 @@ proptest! {
     #[test]
     fn a_resumed_block_equals_an_uninterrupted_one(rows in some_usage(), at in 0..60_usize) {
         let at = at % rows.len();
-        let mut resumed = BlockWriter::resume(write(&rows[..at]).bytes().to_vec()).unwrap();
+        let mut resumed = UsageBlockWriter::resume(write(&rows[..at]).bytes().to_vec()).unwrap();
         for usage in &rows[at..] {
             resumed.push(&event_of(usage), usage.path.as_bytes()).unwrap();
         }
@@ -101,7 +101,7 @@ proptest! {
     fn truncated_blocks_yield_a_prefix_of_the_rows(rows in some_usage(), cut: prop::sample::Index) {
         let writer = write(&rows);
         let block = &writer.bytes()[..cut.index(writer.bytes().len())];
-        let read: Vec<_> = BlockReader::new(block).collect();
+        let read: Vec<_> = UsageBlockReader::new(block).collect();
         for (row, expected) in read.iter().flatten().zip(&rows) {
             prop_assert_eq!(&row.to_usage(), expected);
         }
@@ -132,7 +132,7 @@ proptest! {
 
 #[test]
 fn no_row_exceeds_the_maximum_length() {
-    let mut writer = BlockWriter::new();
+    let mut writer = UsageBlockWriter::new();
     let longest = |at: u64| UsageEvent {
         at: Timestamp::from_unix_millis(at),
         key_id: KeyId(u64::MAX),
@@ -175,7 +175,7 @@ fn typical(n: u64) -> (UsageEvent, String) {
 
 #[test]
 fn a_typical_row_takes_less_than_10_bytes() {
-    let mut writer = BlockWriter::new();
+    let mut writer = UsageBlockWriter::new();
     let mut rows = 0;
     while writer.has_room() {
         let (event, path) = typical(rows);

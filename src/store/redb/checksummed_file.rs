@@ -15,7 +15,7 @@ use crate::store::codec::frame::{self, BLOCK, FRAMED, HEADER, PAIR, PAIRS};
 /// unwinding, which aborts the process. Reading an altered byte therefore fails with
 /// [`io::ErrorKind::InvalidData`], after which redb does no more work on the file.
 #[derive(Debug)]
-pub(super) struct Blocks {
+pub(super) struct ChecksummedFile {
     file: Box<dyn StorageBackend>,
     /// `None` before it is read, which is after redb has locked the file.
     header: Mutex<Option<Header>>,
@@ -60,7 +60,7 @@ impl Header {
     }
 }
 
-impl Blocks {
+impl ChecksummedFile {
     /// Returns the storage on a file that starts with a preamble.
     pub(super) fn existing(file: impl StorageBackend) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Blocks {
     /// Restores the last synced header, after a failed write or sync. All later writes are in blocks that
     /// this header does not refer to. The system may discard them although its cache still shows them.
     ///
-    /// Writes nothing, unlike [`Blocks::settle`]. Fails if the file does not contain that header, because
+    /// Writes nothing, unlike [`Self::settle`]. Fails if the file does not contain that header, because
     /// another program has written the file.
     pub(super) fn roll_back(&self) -> io::Result<()> {
         let mut current = self.header.lock();
@@ -128,7 +128,7 @@ impl Blocks {
         }
     }
 
-    /// Writes and syncs the header that [`Blocks::roll_back`] restored, in place of a later one that may be
+    /// Writes and syncs the header that [`Self::roll_back`] restored, in place of a later one that may be
     /// on disk.
     ///
     /// First repeats the failed change, to which the header does not refer: this succeeds only when the
@@ -200,7 +200,7 @@ impl Blocks {
     }
 }
 
-impl StorageBackend for Blocks {
+impl StorageBackend for ChecksummedFile {
     fn len(&self) -> io::Result<u64> {
         let len = self.file.len()?;
         let blocks = len / FRAMED as u64;

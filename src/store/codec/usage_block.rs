@@ -37,7 +37,7 @@ const SCHEMA: u8 = 1;
 const MAX_ROW_LEN: usize = 11 + StoredRow::MAX_LEN + 10 + (2 + MAX_STORED_LEN) + 17 + 5;
 
 /// A growing block. Its dictionaries hold no more than its bytes do.
-pub(crate) struct BlockWriter {
+pub(crate) struct UsageBlockWriter {
     bytes: Vec<u8>,
     at: u64,
     times: Option<TimeRange>,
@@ -47,7 +47,7 @@ pub(crate) struct BlockWriter {
     outcomes: Dictionary<StoredOutcome>,
 }
 
-impl BlockWriter {
+impl UsageBlockWriter {
     #[cfg(test)]
     pub(crate) fn new() -> Self {
         Self {
@@ -63,7 +63,7 @@ impl BlockWriter {
 
     /// Continues a block after its bytes so far.
     pub(crate) fn resume(bytes: Vec<u8>) -> Result<Self, StoreError> {
-        let mut reader = BlockReader::new(&bytes);
+        let mut reader = UsageBlockReader::new(&bytes);
         let mut times = None;
         for row in reader.by_ref() {
             extend(&mut times, row?.at);
@@ -206,7 +206,7 @@ impl<T: Hash + Eq> FromIterator<T> for Dictionary<T> {
 }
 
 /// Reads the rows of a block. Ends after an error.
-pub(crate) struct BlockReader<'a> {
+pub(crate) struct UsageBlockReader<'a> {
     rest: &'a [u8],
     at: u64,
     keys: Vec<u64>,
@@ -242,7 +242,7 @@ impl Row<'_> {
     }
 }
 
-impl<'a> BlockReader<'a> {
+impl<'a> UsageBlockReader<'a> {
     pub(crate) fn new(block: &'a [u8]) -> Self {
         Self {
             rest: block,
@@ -284,7 +284,7 @@ impl<'a> BlockReader<'a> {
     }
 }
 
-impl<'a> Iterator for BlockReader<'a> {
+impl<'a> Iterator for UsageBlockReader<'a> {
     type Item = Result<Row<'a>, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {

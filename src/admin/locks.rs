@@ -3,9 +3,8 @@
 use serde_json::json;
 
 use super::{Admin, AdminError, IpTarget};
-use crate::guard::refuses;
 use crate::input::{self, InvalidInput};
-use crate::lockout::{Lock, LockCause, LockScope, Refuses};
+use crate::lockout::{Lock, LockCause, LockScope};
 use crate::model::Method;
 use crate::policy::path;
 use crate::time::LockDuration;
@@ -35,27 +34,26 @@ impl Admin {
         path: Option<&str>,
         duration: impl TryInto<LockDuration, Error: Into<InvalidInput>>,
     ) -> Result<Lock, AdminError> {
-        let network = self.lockable_ip_key(input::valid(ip)?)?;
+        let ip_key = self.lockable_ip_key(input::valid(ip)?)?;
         let duration: LockDuration = input::valid(duration)?;
         let now = self.guard.now();
         let locks = self.guard.locks();
         let until = duration.ends_at(now, locks.zone())?;
         let lock = Lock {
-            network,
-            refuses: match path {
-                Some(path) => refuses(LockScope::Path, path),
-                None => Refuses::All,
-            },
+            ip: ip_key,
+            scope: path.map_or(LockScope::All, |path| {
+                LockScope::Path(path::normalized(path))
+            }),
             cause: LockCause::Manual,
             since: now,
             until,
             step: 0,
             remembered_until: until,
         };
-        let details = json!({ "network": network, "refuses": lock.refuses, "until": until });
+        let details = json!({ "ip": ip_key, "scope": lock.scope, "until": until });
         let audit = self.audit_context("block", None, details);
-        let blocked = locks.block(self.guard.store(), lock, &audit)?;
-        blocked.ok_or(AdminError::TooManyLocks)
+        let locked = locks.lock(self.guard.store(), lock, &audit)?;
+        locked.ok_or(AdminError::TooManyLocks)
     }
 
     /// Ends locks of a client, and forgets its failed authentications. Returns the ended locks.
@@ -70,10 +68,10 @@ impl Admin {
         ip: impl TryInto<IpTarget, Error: Into<InvalidInput>>,
         path: Option<&str>,
     ) -> Result<Vec<Lock>, AdminError> {
-        let network = self.ip_key(ip)?;
+        let ip_key = self.ip_key(ip)?;
         let locks = self.guard.locks();
         let (store, limiter) = (self.guard.store(), self.guard.limiter());
-        let details = json!({ "network": network, "path": path });
+        let details = json!({ "ip": ip_key, "path": path });
         let audit = self.audit_context("unblock", None, details);
         let compiled = self.guard.compiled();
         let matched = path.map(|path| {
@@ -82,27 +80,27 @@ impl Admin {
                 compiled.route_match(path, Method::Other),
             )
         });
-        let is_meant = |refuses: &Refuses| match (&matched, refuses) {
+        let is_meant = |scope: &LockScope| match (&matched, scope) {
             (None, _) => true,
-            (Some((path, _)), Refuses::Path(locked)) => path == locked,
-            (Some((_, matched)), Refuses::Route(name)) => {
+            (Some((path, _)), LockScope::Path(locked)) => path == locked,
+            (Some((_, matched)), LockScope::IpLimit(name)) => {
                 matched.routes.iter().any(|route| *route.name == **name)
             }
             _ => false,
         };
-        let ended = locks.unblock(store, limiter, network, is_meant, &audit)?;
+        let ended = locks.unlock(store, limiter, ip_key, is_meant, &audit)?;
         if !ended.is_empty() {
             return Ok(ended);
         }
-        let parent = network.parent();
-        let is_around = |lock: &Lock| lock.network == parent && parent != network;
+        let parent = ip_key.parent();
+        let is_around = |lock: &Lock| lock.ip == parent && parent != ip_key;
         Err(AdminError::LockNotFound {
-            ip: network,
+            ip: ip_key,
             parent: self.list_blocks().iter().any(is_around).then_some(parent),
         })
     }
 
-    /// Returns every lock in force, manual and automatic, by network.
+    /// Returns every lock in force, manual and automatic, by address.
     pub fn list_blocks(&self) -> Vec<Lock> {
         self.guard.locks().list(self.guard.now())
     }

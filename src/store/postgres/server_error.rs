@@ -1,4 +1,4 @@
-//! Problems with the server.
+//! Errors of the server.
 
 use std::error::Error as _;
 
@@ -9,7 +9,7 @@ use crate::store::{OpenError, StoreError};
 /// An error of the server. Contains neither a URL nor stored values.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{text}")]
-pub(super) struct Problem {
+pub(super) struct ServerError {
     text: String,
     code: Option<SqlState>,
     /// The connection is lost or closing.
@@ -18,7 +18,7 @@ pub(super) struct Problem {
     is_refusal: bool,
 }
 
-impl Problem {
+impl ServerError {
     pub(super) fn new(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
@@ -44,7 +44,7 @@ impl Problem {
         self.code.as_ref() == Some(code)
     }
 
-    pub(super) fn late() -> Self {
+    pub(super) fn timeout() -> Self {
         Self::new("it does not answer in time")
     }
 
@@ -55,9 +55,9 @@ impl Problem {
 }
 
 /// The first line of a server message. Further lines may contain stored values.
-impl From<tokio_postgres::Error> for Problem {
+impl From<tokio_postgres::Error> for ServerError {
     fn from(error: tokio_postgres::Error) -> Self {
-        let Some(told) = error.as_db_error() else {
+        let Some(error) = error.as_db_error() else {
             let text = match error.source() {
                 Some(cause) => format!("{error}: {cause}"),
                 None => error.to_string(),
@@ -68,12 +68,12 @@ impl From<tokio_postgres::Error> for Problem {
                 ..Self::new(text)
             };
         };
-        let code = told.code();
-        if is_lost_statement(told) {
+        let code = error.code();
+        if is_lost_statement(error) {
             return Self::pooled();
         }
         Self {
-            text: told.message().to_owned(),
+            text: error.message().to_owned(),
             is_lost: ENDS.contains(code),
             is_refusal: REFUSALS.contains(code),
             code: Some(code.clone()),
@@ -90,11 +90,11 @@ const POOLED: &str = "it is behind a connection pooler in transaction mode, whic
 
 /// Whether a prepared statement is missing or replaced, which happens when another client uses the
 /// same session.
-fn is_lost_statement(told: &DbError) -> bool {
-    match *told.code() {
+fn is_lost_statement(error: &DbError) -> bool {
+    match *error.code() {
         SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::DUPLICATE_PSTATEMENT => true,
         // PgBouncer also uses this code for its own errors.
-        SqlState::PROTOCOL_VIOLATION => told.message().starts_with("bind message supplies"),
+        SqlState::PROTOCOL_VIOLATION => error.message().starts_with("bind message supplies"),
         _ => false,
     }
 }
@@ -126,20 +126,20 @@ const REFUSALS: [SqlState; 4] = [
     SqlState::INSUFFICIENT_PRIVILEGE,
 ];
 
-impl From<Problem> for StoreError {
-    fn from(problem: Problem) -> Self {
-        Self::Unavailable(problem.into())
+impl From<ServerError> for StoreError {
+    fn from(error: ServerError) -> Self {
+        Self::Unavailable(error.into())
     }
 }
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
-        Problem::from(error).into()
+        ServerError::from(error).into()
     }
 }
 
 /// The error of the server, if it caused this.
-pub(super) fn cause(error: &StoreError) -> Option<&Problem> {
+pub(super) fn cause(error: &StoreError) -> Option<&ServerError> {
     match error {
         StoreError::Unavailable(source) => source.downcast_ref(),
         _ => None,
@@ -148,12 +148,12 @@ pub(super) fn cause(error: &StoreError) -> Option<&Problem> {
 
 /// Whether the statement timeout expired.
 pub(super) fn is_cancelled(error: &StoreError) -> bool {
-    cause(error).is_some_and(|problem| problem.is(&SqlState::QUERY_CANCELED))
+    cause(error).is_some_and(|error| error.is(&SqlState::QUERY_CANCELED))
 }
 
 /// Whether the connection is unusable.
 pub(super) fn is_lost(error: &StoreError) -> bool {
-    cause(error).is_some_and(|problem| problem.is_lost)
+    cause(error).is_some_and(|error| error.is_lost)
 }
 
 pub(super) fn unusable(problem: impl ToString) -> OpenError {

@@ -90,12 +90,12 @@ CREATE TABLE keyguard_credentials (
 
 CREATE INDEX keyguard_credentials_key ON keyguard_credentials (key_id);
 
--- `network` and `until` are there to be shown.
+-- `ip` and `until` are for display only.
 CREATE TABLE keyguard_locks (
-    id       bytea PRIMARY KEY,
-    lock     bytea NOT NULL,
-    network  text NOT NULL,
-    until    timestamptz NOT NULL
+    id     bytea PRIMARY KEY,
+    lock   bytea NOT NULL,
+    ip     text NOT NULL,
+    until  timestamptz NOT NULL
 );
 
 -- `details` are not `jsonb`, which refuses some texts.
@@ -109,22 +109,22 @@ CREATE TABLE keyguard_audit (
     details  json NOT NULL
 );
 
-CREATE TABLE keyguard_done (
+CREATE TABLE keyguard_completed_requests (
     name     bytea PRIMARY KEY,
     request  bytea NOT NULL,
     subject  bigint,
     at       timestamptz NOT NULL
 );
 
-CREATE INDEX keyguard_done_at ON keyguard_done (at);
+CREATE INDEX keyguard_completed_requests_at ON keyguard_completed_requests (at);
 
 -- `at` in milliseconds since the Unix epoch.
 CREATE TABLE keyguard_balances (
-    group_id  bigint NOT NULL,
-    counter   bytea NOT NULL,
-    used      bigint NOT NULL,
-    at        bigint NOT NULL,
-    PRIMARY KEY (group_id, counter)
+    subject_id  bigint NOT NULL,
+    counter     bytea NOT NULL,
+    used        bigint NOT NULL,
+    at          bigint NOT NULL,
+    PRIMARY KEY (subject_id, counter)
 );
 
 -- Batches of usage that were written, so that none is counted twice.
@@ -148,7 +148,7 @@ CREATE TABLE keyguard_minutes (
     PRIMARY KEY (minute, name)
 );
 
-CREATE TABLE keyguard_shadowed (
+CREATE TABLE keyguard_shadow_denied (
     name   text PRIMARY KEY,
     value  bigint NOT NULL
 );
