@@ -281,6 +281,13 @@ mod tests {
     }
 
     #[test]
+    fn addresses_make_a_set() {
+        let addresses = [ClientIp::from(Ipv4Addr::new(192, 0, 2, 7)), ClientIp::LOCAL];
+        let set = CidrSet::from_iter(addresses);
+        assert_eq!(Ok(set), "192.0.2.7,local".parse());
+    }
+
+    #[test]
     fn invalid_networks_are_rejected() {
         for text in [
             "10.0.0.0/33",

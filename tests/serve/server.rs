@@ -560,6 +560,7 @@ fn startup_errors_name_the_remedy() {
         vec!["--socket-mode", "999"],
         vec!["--timeout", "4pmish"],
         vec!["--max-connections", "0"],
+        vec!["--max-head", "8191"],
         vec!["--tls-cert", "no.pem"],
     ] {
         let arguments = [&["serve"], wrong.as_slice()].concat();
