@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use keyguard::{Config, CreateKey, KeyGuard};
+use keyguard_benches::measure::resident_bytes;
 use load::{Client, Failure};
 use tower_governor::GovernorLayer;
 use tower_governor::governor::GovernorConfigBuilder;
@@ -132,21 +133,10 @@ fn run_soak(mut ours: Peer, guard: &KeyGuard, minutes: u64) -> Result<(), Failur
         while start.elapsed() < Duration::from_secs(60) {
             ours.run(20_000, false)?;
         }
-        let resident = resident_mib()?;
+        let resident = resident_bytes()? / f64::from(1 << 20);
         println!("{minute:<8}{:>14}{resident:>16.1}", ours.sent);
     }
     load::all_recorded(guard, ours.sent)
-}
-
-/// Resident memory, on Linux.
-fn resident_mib() -> Result<f64, Failure> {
-    let statm = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: f64 = statm
-        .split(' ')
-        .nth(1)
-        .ok_or("no resident pages")?
-        .parse()?;
-    Ok(pages * 4_096.0 / (1 << 20) as f64)
 }
 
 fn guard(file: &std::path::Path) -> Result<(KeyGuard, Vec<String>), Failure> {

@@ -3,68 +3,48 @@
 //! `cargo bench --bench ratios` prints a line `NAME VALUE GOAL ok|short` for each row, and exits with
 //! status 1 if a goal was missed or a row could not be measured. Names as arguments run only those
 //! rows. Rows of servers need `--features http`, `redis` or `postgres`. `--smoke` runs every row
-//! briefly without judging it.
+//! briefly without judging it. How to read them: `src/lib.rs` of this package.
 
+mod commit;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "http")]
 #[path = "../load/mod.rs"]
 mod load;
-mod measure;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(all(unix, feature = "redis"))]
 mod redis;
+mod row;
 mod size;
 mod speed;
-mod world;
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use measure::Goal::{AtLeast, AtMost};
-use measure::{Outcome, Row};
-
-/// State shared by the rows of a run.
-struct Run {
-    smoke: bool,
-    world: world::World,
-}
-
-impl Run {
-    /// `full`, or a much smaller number in a smoke run.
-    fn size(&self, full: usize) -> usize {
-        if self.smoke {
-            (full / 200).max(100).min(full)
-        } else {
-            full
-        }
-    }
-
-    fn rounds(&self, full: usize) -> usize {
-        if self.smoke { 1 } else { full }
-    }
-}
+use keyguard_benches::{Run, checks, measure, world};
+use row::Goal::{AtLeast, AtMost};
+use row::{Outcome, Row};
 
 const ROWS: &[Row] = &[
     Row {
         name: "check_hot/floor",
-        goal: AtMost(1.8),
+        goal: AtMost(1.0),
         measure: speed::check_hot,
     },
     Row {
         name: "check_rich/floor",
-        goal: AtMost(2.5),
+        goal: AtMost(1.7),
         measure: speed::check_rich,
     },
     Row {
         name: "check_1m/governor_1m",
-        goal: AtMost(1.3),
+        goal: AtMost(1.0),
         measure: speed::check_1m,
     },
     Row {
         name: "check_2t/check_1t",
-        goal: AtLeast(1.8),
+        goal: AtLeast(1.9),
         measure: speed::two_threads,
     },
     Row {
@@ -74,72 +54,77 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "locked/calm",
-        goal: AtMost(1.1),
+        goal: AtMost(1.0),
         measure: speed::locked,
     },
     Row {
-        name: "logged/unlogged",
-        goal: AtLeast(0.85),
-        measure: speed::logged,
+        name: "recording/floor",
+        goal: AtMost(0.5),
+        measure: speed::recording,
     },
     Row {
         name: "http/bare",
-        goal: AtLeast(0.95),
+        goal: AtLeast(0.92),
         measure: http::hyper,
     },
     Row {
         name: "axum/bare",
-        goal: AtLeast(0.95),
+        goal: AtLeast(0.92),
         measure: http::axum,
     },
     Row {
         name: "redis_check/evalsha",
-        goal: AtLeast(0.8),
+        goal: AtLeast(0.95),
         measure: redis::check,
     },
     Row {
         name: "pg_cached/embedded",
-        goal: AtMost(1.1),
+        goal: AtMost(1.05),
         measure: postgres::cached,
     },
     Row {
+        name: "commit/redb",
+        goal: AtMost(1.25),
+        measure: commit::create_key,
+    },
+    Row {
         name: "bytes_per_request",
-        goal: AtMost(16.0),
+        goal: AtMost(9.0),
         measure: size::bytes_per_request,
     },
     Row {
         name: "bytes_per_request/slow",
-        goal: AtMost(16.0),
+        goal: AtMost(12.0),
         measure: size::bytes_at_10_a_second,
     },
     Row {
         name: "window_bytes",
-        goal: AtMost(256.0),
+        goal: AtMost(200.0),
         measure: size::window_bytes,
     },
     Row {
         name: "window_bytes/any_limit",
-        goal: AtMost(524_288.0),
+        goal: AtMost(262_144.0),
         measure: size::widest_window,
     },
     Row {
         name: "flood_mib",
-        goal: AtMost(64.0),
+        goal: AtMost(16.0),
         measure: size::flood_mib,
     },
     Row {
         name: "open_ms",
-        goal: AtMost(20.0),
+        goal: AtMost(5.0),
         measure: speed::open,
     },
     Row {
         name: "reopen_after_kill_ms",
-        goal: AtMost(100.0),
+        goal: AtMost(5.0),
         measure: speed::reopen_after_kill,
     },
     Row {
         name: "stats_ms",
-        goal: AtMost(50.0),
+        goal: AtMost(1.0),
         measure: speed::stats,
     },
 ];
@@ -210,11 +195,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::from(2));
     }
 
-    let smoke = !flags.is_empty();
-    let run = Run {
-        smoke,
-        world: world::World::new()?,
-    };
+    let is_smoke = !flags.is_empty();
+    let run = Run::new(is_smoke)?;
     let mut outcomes = Vec::new();
     for row in ROWS
         .iter()
@@ -222,7 +204,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     {
         outcomes.push(row.run(&run));
     }
-    let short = !smoke && outcomes.contains(&Outcome::Short);
+    let short = !is_smoke && outcomes.contains(&Outcome::Short);
     Ok(if short || outcomes.contains(&Outcome::Failed) {
         ExitCode::FAILURE
     } else {

@@ -3,9 +3,9 @@
 use keyguard_test_support::postgres::Database;
 
 use crate::Run;
+use crate::checks::check_all;
 use crate::measure::{Measured, median_ratio, timed};
-use crate::speed::{check_all, unrecorded};
-use crate::world::{UNREACHED, guard_at};
+use crate::world::{PATH, UNREACHED, guard_at, unrecorded};
 
 const KEYS: usize = 1_000;
 
@@ -17,11 +17,11 @@ pub(crate) fn cached(run: &Run) -> Measured {
         run.world
             .guard("embedded.redb", KEYS, UNREACHED, unrecorded())?;
     // Caches all keys.
-    check_all(&shared, &shared_keys, 1);
-    check_all(&embedded, &embedded_keys, 1);
+    check_all(&shared, &shared_keys, PATH, 1);
+    check_all(&embedded, &embedded_keys, PATH, 1);
     Ok(median_ratio(
         run.rounds(1_001),
-        || timed(|| check_all(&shared, &shared_keys, 8)),
-        || timed(|| check_all(&embedded, &embedded_keys, 8)),
+        || timed(|| check_all(&shared, &shared_keys, PATH, 8)),
+        || timed(|| check_all(&embedded, &embedded_keys, PATH, 8)),
     ))
 }

@@ -53,7 +53,7 @@ fn growth(run: &Run, name: &str, requests: usize, batch: usize, apart: Duration)
     let path = run.world.path(name);
     let before = file_bytes(&path)?;
     let kg = KeyGuard::open(&path, config())?;
-    let mut traffic = Traffic::new();
+    let mut traffic = Traffic::default();
     for request in 1..=requests {
         clock.advance(apart);
         let (key, ip, path) = traffic.next(&keys);

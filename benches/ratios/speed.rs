@@ -1,33 +1,21 @@
 //! Rows about time.
 
-use std::cell::Cell;
 use std::error::Error;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use keyguard::{Config, CreateKey, Headers, KeyGuard, Policy, Route, UpdateOrg};
+use keyguard::{Config, CreateKey, Grant, KeyGuard};
 
 use crate::Run;
+use crate::checks::{check_all, floor};
 use crate::measure::{Measured, Random, median, median_ratio, millis, timed, timed_result};
-use crate::world::{SECRET, Traffic, UNREACHED, headers, peer};
-
-pub(crate) fn unrecorded() -> Config {
-    Config::new(SECRET).record_usage(false)
-}
-
-pub(crate) fn check_all(kg: &KeyGuard, keys: &[String], passes: usize) {
-    for _ in 0..passes {
-        for key in keys {
-            let outcome = kg.check(&headers(key), peer(), "/api/data");
-            assert!(black_box(&outcome).is_ok());
-        }
-    }
-}
+use crate::world::{
+    PATH, RICH_PATH, SECRET, Traffic, UNREACHED, headers, peer, rich_at, unrecorded,
+};
 
 /// Checks of 1,000 keys of distinct organizations, against the floor of any check: one header look-up,
 /// one keyed hash of the key, one clock reading.
@@ -36,71 +24,22 @@ pub(crate) fn check_hot(run: &Run) -> Measured {
         .world
         .guard("hot.redb", 1_000, UNREACHED, unrecorded())?;
     // Short rounds, so that disturbances affect few of them, or both sides equally.
-    check_all(&kg, &keys, 1);
+    check_all(&kg, &keys, PATH, 1);
     Ok(median_ratio(
         run.rounds(1_001),
-        || timed(|| check_all(&kg, &keys, 8)),
+        || timed(|| check_all(&kg, &keys, PATH, 8)),
         || timed(|| floor(&keys, 8)),
     ))
-}
-
-/// The floor of any check.
-fn floor(keys: &[String], passes: usize) {
-    let hash_key = blake3::derive_key("benchmark", b"key");
-    for _ in 0..passes {
-        for key in keys {
-            let headers = black_box(headers(key));
-            let key = headers
-                .header_values("X-API-Key")
-                .next()
-                .unwrap_or_default();
-            black_box(blake3::keyed_hash(&hash_key, black_box(key)));
-            black_box(Instant::now());
-        }
-    }
 }
 
 /// The same with three windows per key, a limit per organization, and 100 routes, one of which matches
 /// and requires a scope.
 pub(crate) fn check_rich(run: &Run) -> Measured {
-    let mut policy = Policy::new();
-    for number in 0..100 {
-        let path = format!("/api/v1/resource-{number}/{{id}}");
-        let route = Route::new(&format!("route-{number}"), path);
-        policy = policy.route(route.scopes(["read"]));
-    }
-    let config = unrecorded().policy(policy);
-    let kg = KeyGuard::open(run.world.path("rich.redb"), config)?;
-    let mut requests = Vec::new();
-    for number in 0..1_000 {
-        let org = format!("org {number}");
-        let id = kg.admin().create_org(&org)?.id;
-        kg.admin()
-            .update_org(UpdateOrg::new(id).limits(["1000000/min"]))?;
-        requests.push(
-            CreateKey::new(org, "benchmark")
-                .rate_limit_per_minute(UNREACHED)
-                .limits(vec!["100000/s", "100000000/day"])
-                .scopes(vec!["read"]),
-        );
-    }
-    let created = kg.admin().create_keys(&requests)?;
-    let keys: Vec<String> = created
-        .iter()
-        .map(|created| created.raw_key.expose().to_owned())
-        .collect();
-    let check = |passes| {
-        for _ in 0..passes {
-            for key in &keys {
-                let outcome = kg.check(&headers(key), peer(), "/api/v1/resource-50/17");
-                assert!(black_box(&outcome).is_ok());
-            }
-        }
-    };
-    check(1);
+    let (kg, keys) = rich_at(run.world.path("rich.redb"))?;
+    check_all(&kg, &keys, RICH_PATH, 1);
     Ok(median_ratio(
         run.rounds(1_001),
-        || timed(|| check(8)),
+        || timed(|| check_all(&kg, &keys, RICH_PATH, 8)),
         || timed(|| floor(&keys, 8)),
     ))
 }
@@ -123,12 +62,12 @@ pub(crate) fn locked(run: &Run) -> Measured {
     if locks != 10_000 {
         return Err(format!("{locks} addresses are locked out").into());
     }
-    check_all(&calm, &calm_keys, 1);
-    check_all(&kg, &keys, 1);
+    check_all(&calm, &calm_keys, PATH, 1);
+    check_all(&kg, &keys, PATH, 1);
     Ok(median_ratio(
         run.rounds(1_001),
-        || timed(|| check_all(&kg, &keys, 8)),
-        || timed(|| check_all(&calm, &calm_keys, 8)),
+        || timed(|| check_all(&kg, &keys, PATH, 8)),
+        || timed(|| check_all(&calm, &calm_keys, PATH, 8)),
     ))
 }
 
@@ -148,7 +87,7 @@ pub(crate) fn check_1m(run: &Run) -> Measured {
     let ours = || {
         for &at in &order {
             let headers = [("X-API-Key", keys[at].as_str())];
-            let outcome = kg.check(&headers, peer(), "/api/data");
+            let outcome = kg.check(&headers, peer(), PATH);
             assert!(black_box(&outcome).is_ok());
         }
     };
@@ -177,13 +116,13 @@ pub(crate) fn two_threads(run: &Run) -> Measured {
     let keys = Random(2).shuffled(&keys);
     let (left, right) = keys.split_at(keys.len() / 2);
     let passes = run.size(1_000);
-    check_all(&kg, &keys, 1);
-    let one = || timed(|| check_all(&kg, left, passes));
+    check_all(&kg, &keys, PATH, 1);
+    let one = || timed(|| check_all(&kg, left, PATH, passes));
     let two = || {
         timed(|| {
             std::thread::scope(|scope| {
-                scope.spawn(|| check_all(&kg, right, passes));
-                check_all(&kg, left, passes);
+                scope.spawn(|| check_all(&kg, right, PATH, passes));
+                check_all(&kg, left, PATH, passes);
             });
         })
     };
@@ -203,7 +142,7 @@ pub(crate) fn deny(run: &Run) -> Measured {
     let passes = run.size(4_000);
     let fill = || {
         for key in &exhausted {
-            while kg.check(&headers(key), peer(), "/api/data").is_ok() {}
+            while kg.check(&headers(key), peer(), PATH).is_ok() {}
         }
     };
     let deny = || {
@@ -211,7 +150,7 @@ pub(crate) fn deny(run: &Run) -> Measured {
         timed(|| {
             for _ in 0..passes {
                 for key in &exhausted {
-                    let outcome = kg.check(&headers(key), peer(), "/api/data");
+                    let outcome = kg.check(&headers(key), peer(), PATH);
                     // Refills of the window admit a few.
                     if let Err(denial) = black_box(&outcome) {
                         assert!(black_box(denial.retry_after()).is_some());
@@ -221,39 +160,50 @@ pub(crate) fn deny(run: &Run) -> Measured {
         })
     };
     Ok(median_ratio(run.rounds(31), deny, || {
-        timed(|| check_all(&kg, &keys, passes))
+        timed(|| check_all(&kg, &keys, PATH, passes))
     }))
 }
 
-/// Throughput of check and finish with usage recorded to disk, including the last write, over the same
-/// without recording. A dropped event fails the row.
-pub(crate) fn logged(run: &Run) -> Measured {
+/// The time that [`Grant::finish`] and recording to disk, including the last write, add to a check, over the
+/// floor. A dropped event fails the row.
+pub(crate) fn recording(run: &Run) -> Measured {
     // Millions of events per second wait for one commit.
     let config = Config::new(SECRET).usage_queue_capacity(4 << 20);
-    let (logged, logged_keys) = run.world.guard("logged.redb", 100, UNREACHED, config)?;
+    let (recorded, recorded_keys) = run.world.guard("recorded.redb", 100, UNREACHED, config)?;
     let (bare, bare_keys) = run.world.guard("bare.redb", 100, UNREACHED, unrecorded())?;
     let requests = run.size(4_000_000);
-    let drive = |kg: &KeyGuard, keys: &[String]| {
-        let mut traffic = Traffic::new();
-        for _ in 0..requests {
-            let (key, ip, path) = traffic.next(keys);
-            if let Ok(grant) = kg.check(&headers(key), ip, path) {
+    let mut costs = Vec::new();
+    for _ in 0..run.rounds(9) {
+        let checks = timed(|| drive(&bare, &bare_keys, requests, drop));
+        let (recording, flushed) = timed_result(|| {
+            drive(&recorded, &recorded_keys, requests, |grant| {
                 grant.finish(200);
-            }
-        }
-        kg.flush().is_ok()
-    };
-    let failed = Cell::new(false);
-    let ratio = median_ratio(
-        run.rounds(9),
-        || timed(|| failed.set(failed.get() | !drive(&bare, &bare_keys))),
-        || timed(|| failed.set(failed.get() | !drive(&logged, &logged_keys))),
-    );
-    let dropped = logged.admin().stats()?.dropped;
-    if failed.get() || dropped > 0 {
-        return Err(format!("usage was lost: {dropped} events dropped").into());
+            });
+            recorded.flush()
+        });
+        flushed?;
+        let floor = timed(|| floor(&bare_keys, requests / bare_keys.len()));
+        costs.push((recording.as_secs_f64() - checks.as_secs_f64()) / floor.as_secs_f64());
     }
-    Ok(ratio)
+    let stats = recorded.admin().stats()?;
+    let sent = (requests * costs.len()) as u64;
+    if (stats.requests, stats.dropped) != (sent, 0) {
+        let (kept, dropped) = (stats.requests, stats.dropped);
+        return Err(
+            format!("{sent} requests were sent, {kept} recorded, {dropped} dropped").into(),
+        );
+    }
+    Ok(median(costs))
+}
+
+fn drive(kg: &KeyGuard, keys: &[String], requests: usize, end: impl Fn(Grant)) {
+    let mut traffic = Traffic::default();
+    for _ in 0..requests {
+        let (key, ip, path) = traffic.next(keys);
+        if let Ok(grant) = kg.check(&headers(key), ip, path) {
+            end(grant);
+        }
+    }
 }
 
 /// Opening a cleanly closed file with a million keys.
@@ -298,7 +248,7 @@ pub(crate) fn hold_until_killed(arguments: &[String]) -> Result<(), Box<dyn Erro
     };
     let kg = KeyGuard::open(file, Config::new(SECRET))?;
     let created = kg.admin().create_key(CreateKey::new("org 0", "killed"))?;
-    kg.check(&headers(created.raw_key.expose()), peer(), "/api/data")?
+    kg.check(&headers(created.raw_key.expose()), peer(), PATH)?
         .finish(200);
     kg.flush()?;
     println!("changed");
@@ -312,7 +262,7 @@ pub(crate) fn hold_until_killed(arguments: &[String]) -> Result<(), Box<dyn Erro
 pub(crate) fn stats(run: &Run) -> Measured {
     let (path, keys) = run.world.million(run.size(1_000_000))?;
     let kg = KeyGuard::open(path, Config::new(SECRET))?;
-    let mut traffic = Traffic::new();
+    let mut traffic = Traffic::default();
     let requests = run.size(10_000_000);
     for request in 0..requests {
         // A tenth of a per cent of all keys is busy.
