@@ -7,6 +7,7 @@ mod common;
 
 mod address_limits;
 mod addresses;
+mod allocations;
 mod audit;
 mod clocks;
 mod concurrent_changes;
