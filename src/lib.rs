@@ -73,7 +73,6 @@ pub use admin::{
     Admin, AdminError, CreateKey, CreatedKey, IpTarget, ListUsage, Page, RotateKey, Stats, TopKey,
     UpdateKey, UpdateOrg,
 };
-pub use counter::IpLimit;
 pub use guard::{Config, Denial, Grant, HeaderFn, Headers, LimitStatus, Request, Verdict};
 pub use input::InvalidInput;
 pub use keyguard::KeyGuard;
@@ -85,7 +84,7 @@ pub use model::{
     OrgStatus, PlainKey, Readiness, Reason, Scope, Secret, Usage,
 };
 pub use net::{CidrSet, ClientIp, InvalidClientIp, IpKey};
-pub use policy::{ExactPath, InvalidPolicy, Lockout, Pattern, Policy, Route};
+pub use policy::{ExactPath, InvalidPolicy, IpLimit, Lockout, Pattern, Policy, Route};
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use sink::RedisStream;

@@ -45,6 +45,16 @@ fn violations_are_found() {
             "net/nat64.rs uses super::super::",
         ),
         (
+            "net/nat64.rs",
+            "pub(crate) mod a {\n    use super::super::super::store;\n}",
+            "net/nat64.rs uses super::super::super::",
+        ),
+        (
+            "net/nat64.rs",
+            "mod a {\n    use super::super::ip_key;\n}\nuse super::super::store;",
+            "net/nat64.rs uses super::super::",
+        ),
+        (
             "guard/decision/key.rs",
             "use super::super::super::store;",
             "guard/decision/key.rs uses super::super::super::",
@@ -88,14 +98,17 @@ fn violations(file: &str, source: &str) -> Vec<String> {
     };
     // So many `super::` lead to the root; one more from a module within the file.
     let is_folder = file.ends_with("/mod.rs");
-    let mut to_root = "super::".repeat(file.split('/').count() - usize::from(is_folder));
+    let depth = file.split('/').count() - usize::from(is_folder);
+    let mut to_root = "super::".repeat(depth);
     let mut violations = Vec::new();
     for line in source
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"))
     {
-        if line.starts_with("mod ") && line.ends_with('{') {
-            to_root.push_str("super::");
+        match line {
+            "}" => to_root = "super::".repeat(depth),
+            _ if opens_module(line) => to_root = "super::".repeat(depth + 1),
+            _ => {}
         }
         if line.contains(&to_root) {
             violations.push(format!("{file} uses {to_root}"));
@@ -109,4 +122,10 @@ fn violations(file: &str, source: &str) -> Vec<String> {
         }
     }
     violations
+}
+
+/// Whether a line opens a module within the file, such as `pub(crate) mod tests {`.
+fn opens_module(line: &str) -> bool {
+    let visibility = line.split_once("mod ").map(|(before, _)| before);
+    line.ends_with('{') && visibility.is_some_and(|v| v.is_empty() || v.starts_with("pub"))
 }

@@ -554,7 +554,7 @@ pub(super) fn name(field: &'static str, given: &str) -> Result<String, InvalidIn
 }
 
 pub(super) fn limits(given: &[Given<Limit>]) -> Result<Vec<Limit>, InvalidInput> {
-    limit::list(Given::all(given)?)
+    limit::list("limits", Given::all(given)?)
 }
 
 fn allowed_ips(given: &Given<CidrSet>) -> Result<CidrSet, InvalidInput> {

@@ -93,7 +93,7 @@ impl Cli {
     /// itself.
     pub(super) fn connect(&self) -> Result<GuardConnection, CliError> {
         // Checked first, since opening a file makes it private.
-        let exposure = exposure_warning(&self.db);
+        let exposure = exposure_warning(&Storage::of(&self.db)?.followed()?);
         let connection = GuardConnection::open(&self.db, &self.config()?)?;
         exposure.iter().for_each(|text| self.warn(text));
         Ok(connection)

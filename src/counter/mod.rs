@@ -1,11 +1,8 @@
 //! Rules that the limiter enforces, and the counters that they use.
 
 mod counters;
-mod ip_limit;
 mod name;
 mod rule;
-
-pub use self::ip_limit::IpLimit;
 
 pub(crate) use self::counters::*;
 pub(crate) use self::name::RuleName;

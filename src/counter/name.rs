@@ -2,18 +2,21 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::input::InvalidInput;
+use crate::input::{InvalidInput, deserialize_from_text};
 
 /// The name of a route or an IP limit. Has the size of one pointer, as each window of an address
 /// contains one.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct RuleName(Arc<Box<str>>);
 
-impl RuleName {
-    /// Accepts names that header fields can show.
-    pub(crate) fn parse(text: &str) -> Result<Self, InvalidInput> {
+/// Accepts names that header fields can show.
+impl FromStr for RuleName {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, InvalidInput> {
         let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         if (1..=64).contains(&text.len()) && text.bytes().all(is_allowed) {
             return Ok(text.into());
@@ -24,6 +27,8 @@ impl RuleName {
         ))
     }
 }
+
+deserialize_from_text!(RuleName);
 
 impl From<&str> for RuleName {
     fn from(text: &str) -> Self {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::config::Config;
 use super::warnings::{WarningKind, Warnings};
 use crate::counter::{Events, Rule, Subject};
 use crate::limit::{Limit, Period, WindowLength};
@@ -32,33 +33,21 @@ pub(crate) struct ActiveLocks {
 }
 
 impl ActiveLocks {
-    /// Creates an empty table of at most `capacity` locks.
-    pub(super) fn new(
-        capacity: usize,
-        threshold: NonZeroU32,
-        zone: TimeZone,
-        warnings: Arc<Warnings>,
-    ) -> Self {
+    pub(super) fn new(config: &Config, warnings: Arc<Warnings>) -> Self {
         Self {
-            locks: Locks::new(capacity),
-            threshold,
-            zone,
+            locks: Locks::new(config.max_locks),
+            threshold: NonZeroU32::new(config.lockout_threshold).unwrap_or(NonZeroU32::MIN),
+            zone: config.time_zone.clone(),
             storing: Mutex::new(()),
             rejected: AtomicU64::new(0),
             warnings,
         }
     }
 
-    /// Adds stored locks, the longest first, so that no ended lock takes the room of an active one.
-    pub(super) fn load(&self, mut locks: Vec<Lock>, now: Timestamp) {
-        locks.sort_by_key(|lock| Reverse((lock.cause == LockCause::Manual, lock.until)));
-        for lock in locks {
-            self.add(lock, now);
-        }
-    }
-
-    /// Replaces all locks by the stored ones. Locks that are not stored yet are kept.
-    pub(super) fn apply_all(&self, stored: Vec<Lock>, now: Timestamp) {
+    /// Replaces all locks by the stored ones, and keeps those that are not stored yet. Manual locks and
+    /// then the longest come first, so that no ended lock takes the room of an active one.
+    pub(super) fn replace_all(&self, mut stored: Vec<Lock>, now: Timestamp) {
+        stored.sort_by_key(|lock| Reverse((lock.cause == LockCause::Manual, lock.until)));
         let ids: Vec<_> = stored.iter().map(Lock::id).collect();
         self.locks.keep(&ids);
         let changes = ids.into_iter().zip(stored).map(|(id, lock)| LockChange {
@@ -134,7 +123,7 @@ impl ActiveLocks {
             Err(error) => {
                 self.warnings
                     .add_once(WarningKind::Guard, ("limit", name), || {
-                        Some(format!("limit `{name}` locks nobody out: {error}"))
+                        Some(format!("limit `{name}` cannot lock addresses: {error}"))
                     });
                 return None;
             }
@@ -249,5 +238,44 @@ pub(crate) fn auth_failure_rule(failure: AuthFailure, threshold: Limit) -> Rule 
     Rule {
         events: Events::AuthFailures(failure),
         ..Rule::new(threshold, Subject::Address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> ActiveLocks {
+        ActiveLocks::new(&Config::default().max_locks(16), Arc::default())
+    }
+
+    /// 16 locks of addresses in different networks.
+    fn locks(first_octet: u8, until: Timestamp) -> Vec<Lock> {
+        let address = |i| std::net::IpAddr::from([first_octet, i, 0, 1]).into();
+        let addresses = (0..16).filter_map(|i| IpKey::of(address(i)));
+        let lock = |address| Lock {
+            until,
+            ..AuthFailure::BadKey.lock(address, Timestamp::default())
+        };
+        addresses.map(lock).collect()
+    }
+
+    /// Regression: every open stored all locks again.
+    #[test]
+    fn stored_locks_are_not_stored_again() {
+        let (table, now) = (table(), Timestamp::from_unix_millis(1_000));
+        table.replace_all(locks(10, Timestamp::MAX), now);
+        assert_eq!(table.list(now).len(), 16);
+        assert!(table.take_changes().is_empty());
+    }
+
+    /// Regression: when another process reported all locks, ended ones could fill the table.
+    #[test]
+    fn ended_locks_take_no_room_of_active_ones() {
+        let (table, now) = (table(), Timestamp::from_unix_millis(1_000));
+        let mut stored = locks(10, now);
+        stored.extend(locks(11, Timestamp::MAX));
+        table.replace_all(stored, now);
+        assert_eq!(table.list(now).len(), 16);
     }
 }

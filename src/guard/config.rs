@@ -4,14 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::warnings::WarningLog;
-use crate::input::{FirstError, InvalidInput};
+use crate::input::{self, FirstError, InvalidInput, require};
 use crate::limiter::Fallback;
-use crate::model::KeyPrefix;
-use crate::model::Secret;
+use crate::model::{KeyPrefix, Secret};
 use crate::policy::Policy;
 use crate::sink::{SharedSink, UsageSink};
-use crate::time::Clock;
-use crate::time::TimeZone;
+use crate::time::{Clock, TimeZone};
 
 /// The configuration of a [`KeyGuard`](crate::KeyGuard), checked when it is opened. Setters take values
 /// or their text and never fail.
@@ -101,7 +99,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The defaults with an explicit secret.
+    /// Creates a configuration with this secret and defaults for all other settings.
     pub fn new(secret: impl Into<Secret>) -> Self {
         Self {
             secret: Some(secret.into()),
@@ -109,13 +107,13 @@ impl Config {
         }
     }
 
-    /// The secret of the Python package of the same name, which hashed the imported keys with it.
-    /// These keys are accepted unchanged, in the key header or as a bearer token. Each is rehashed
-    /// after its first use. Default: none.
+    /// The secret of the Python package of the same name, with which the hashes of imported keys were
+    /// computed. These keys are accepted unchanged, in the key header or as a bearer token. Each is
+    /// rehashed after its first use. Default: none.
     ///
     /// Imported keys have no checksum, so with this secret a malformed key costs up to two look-ups in
     /// the store, like an unknown key. Keep the secret while such keys are in use, even if all are
-    /// rehashed: without it they are malformed. [Rotation](crate::Admin::rotate_key) replaces an
+    /// rehashed: without it, they are refused as malformed. [Rotation](crate::Admin::rotate_key) replaces an
     /// imported key with one that does not need the secret.
     #[cfg(feature = "legacy")]
     #[cfg_attr(docsrs, doc(cfg(feature = "legacy")))]
@@ -154,15 +152,15 @@ impl Config {
         self
     }
 
-    /// Maximum number of connections to PostgreSQL, at least 1, plus one that listens for changes.
-    /// Default: 8. Has no effect without the feature `postgres`.
+    /// Maximum number of connections to PostgreSQL for look-ups and changes, at least 1. One more
+    /// connection listens for changes. Default: 8. Has no effect without the feature `postgres`.
     pub fn max_database_connections(mut self, most: usize) -> Self {
         self.max_database_connections = most;
         self
     }
 
-    /// How limits are enforced while Redis does not respond in time. Default: [`Fallback::Local`]. Has
-    /// no effect without the feature `redis`.
+    /// How limits are enforced while Redis does not respond in time. Default: [`Fallback::Local`].
+    /// Has no effect without the feature `redis`.
     pub fn limiter_fallback(mut self, fallback: Fallback) -> Self {
         self.limiter_fallback = fallback;
         self
@@ -190,8 +188,9 @@ impl Config {
         self
     }
 
-    /// Failed authentications per hour above which an address is locked out for 24 hours, at least 1.
-    /// Default: 100.
+    /// Maximum number of failed authentications of an address per hour, at least 1. One more locks the
+    /// address out for the first of [`Lockout::steps`](crate::Lockout::steps), by default 24 hours.
+    /// [`Lockout::threshold`](crate::Lockout::threshold) overrides this setting. Default: 100.
     ///
     /// An address is an IPv4 address or an IPv6 /64. Malformed and unknown keys lock it out of all
     /// requests; requests without a key lock it out of further requests without a key. The two kinds
@@ -304,10 +303,12 @@ impl Config {
         self
     }
 
-    /// The time zone of locks that last until a time of day. Default: the system's.
+    /// The time zone of times of day in a [`LockDuration`](crate::LockDuration), for locks and
+    /// overrides. Default: the system's.
     pub fn time_zone(mut self, zone: impl TryInto<TimeZone, Error: Into<InvalidInput>>) -> Self {
-        let zone = self.error.valid("time_zone", zone);
-        self.time_zone = zone.unwrap_or_default();
+        if let Some(zone) = self.error.valid("time_zone", zone) {
+            self.time_zone = zone;
+        }
         self
     }
 
@@ -317,8 +318,9 @@ impl Config {
         mut self,
         zone: impl TryInto<TimeZone, Error: Into<InvalidInput>>,
     ) -> Self {
-        let zone = self.error.valid("quota_time_zone", zone);
-        self.quota_time_zone = zone.unwrap_or_default();
+        if let Some(zone) = self.error.valid("quota_time_zone", zone) {
+            self.quota_time_zone = zone;
+        }
         self
     }
 
@@ -381,93 +383,74 @@ impl Config {
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidInput> {
-        self.error.check()?;
-        crate::input::limit(
-            "default_rate_limit_per_minute",
-            self.default_rate_limit_per_minute,
-        )?;
-        crate::input::limit("lockout_threshold", self.lockout_threshold)?;
-        crate::input::field_name("key_header", &self.key_header)?;
-        if self.key_header.eq_ignore_ascii_case("authorization") {
-            return Err(InvalidInput::new(
-                "key_header",
-                "keys are always read from `Authorization: Bearer`; expected another field",
-            ));
-        }
-        if self.backend_deadline < Duration::from_millis(1) {
-            return Err(InvalidInput::new(
-                "backend_deadline",
-                "expected at least 1 ms",
-            ));
-        }
-        if self.max_key_staleness < Duration::from_secs(1) {
-            return Err(InvalidInput::new(
-                "max_key_staleness",
-                "expected at least 1 s",
-            ));
-        }
-        if self.max_database_connections == 0 {
-            return Err(InvalidInput::new(
-                "max_database_connections",
-                "expected at least 1",
-            ));
-        }
-        #[cfg(feature = "legacy")]
-        if self.legacy_secret.as_ref().is_some_and(Secret::is_blank) {
-            return Err(InvalidInput::new(
-                "legacy_secret",
-                "is blank; expected the secret of the Python package, or none",
-            ));
-        }
+        const MILLISECOND: Duration = Duration::from_millis(1);
+        const SECOND: Duration = Duration::from_secs(1);
+        const MINUTE: Duration = Duration::from_secs(60);
+
+        let per_minute = self.default_rate_limit_per_minute;
+        let connections = self.max_database_connections;
         let admin_key = self.admin_key.as_ref().map(Secret::expose);
-        if admin_key.is_some_and(|key| key.len() < 16) {
-            return Err(InvalidInput::new(
-                "admin_key",
-                "expected at least 16 bytes, or none for a key derived from the secret",
-            ));
-        }
-        if !self.quota_time_zone.is_known() {
-            return Err(InvalidInput::new(
-                "quota_time_zone",
-                "the system's time zone is unknown; expected a name such as `Europe/Berlin` or `UTC`",
-            ));
-        }
-        if self.usage_retention < Duration::from_secs(60) {
-            return Err(InvalidInput::new(
-                "usage_retention",
-                "expected at least 1 minute",
-            ));
-        }
-        if self.usage_sink_only && self.usage_sink.is_none() {
-            return Err(InvalidInput::new(
-                "usage_sink_only",
-                "would discard all requests; set `usage_sink`, or record them in the store",
-            ));
-        }
-        if self.usage_queue_capacity < 1_024 {
-            return Err(InvalidInput::new(
-                "usage_queue_capacity",
-                "expected at least 1,024",
-            ));
-        }
-        if self.key_cache_capacity < 16 {
-            return Err(InvalidInput::new(
-                "key_cache_capacity",
-                "expected at least 16",
-            ));
-        }
-        if self.max_tracked_keys < self.key_cache_capacity {
-            return Err(InvalidInput::new(
-                "max_tracked_keys",
-                "expected at least `key_cache_capacity`",
-            ));
-        }
-        if self.max_locks < 16 {
-            return Err(InvalidInput::new("max_locks", "expected at least 16"));
-        }
-        if self.max_tracked_ips < 16 {
-            return Err(InvalidInput::new("max_tracked_ips", "expected at least 16"));
-        }
-        Ok(())
+        self.error.check()?;
+        input::limit("default_rate_limit_per_minute", per_minute)?;
+        input::at_least_one("lockout_threshold", self.lockout_threshold)?;
+        input::field_name("key_header", &self.key_header)?;
+        require(
+            "key_header",
+            !self.key_header.eq_ignore_ascii_case("authorization"),
+            "keys are always read from `Authorization: Bearer`; expected another field",
+        )?;
+        at_least(
+            "backend_deadline",
+            self.backend_deadline,
+            MILLISECOND,
+            "1 ms",
+        )?;
+        at_least("max_key_staleness", self.max_key_staleness, SECOND, "1 s")?;
+        at_least("max_database_connections", connections, 1, "1")?;
+        #[cfg(feature = "legacy")]
+        require(
+            "legacy_secret",
+            !self.legacy_secret.as_ref().is_some_and(Secret::is_blank),
+            "is blank; expected the secret of the Python package, or none",
+        )?;
+        require(
+            "admin_key",
+            admin_key.is_none_or(|key| key.len() >= 16),
+            "expected at least 16 bytes, or none for a key derived from the secret",
+        )?;
+        require(
+            "quota_time_zone",
+            self.quota_time_zone.is_known(),
+            "the system's time zone is unknown; expected a name such as `Europe/Berlin` or `UTC`",
+        )?;
+        at_least("usage_retention", self.usage_retention, MINUTE, "1 minute")?;
+        require(
+            "usage_sink_only",
+            !self.usage_sink_only || self.usage_sink.is_some(),
+            "would discard all requests; set `usage_sink`, or record them in the store",
+        )?;
+        at_least(
+            "usage_queue_capacity",
+            self.usage_queue_capacity,
+            1_024,
+            "1,024",
+        )?;
+        at_least("key_cache_capacity", self.key_cache_capacity, 16, "16")?;
+        require(
+            "max_tracked_keys",
+            self.max_tracked_keys >= self.key_cache_capacity,
+            "expected at least `key_cache_capacity`",
+        )?;
+        at_least("max_locks", self.max_locks, 16, "16")?;
+        at_least("max_tracked_ips", self.max_tracked_ips, 16, "16")
     }
+}
+
+fn at_least<T: PartialOrd>(
+    field: &'static str,
+    value: T,
+    least: T,
+    shown: &str,
+) -> Result<(), InvalidInput> {
+    require(field, value >= least, format!("expected at least {shown}"))
 }

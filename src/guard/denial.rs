@@ -103,13 +103,21 @@ impl Denial {
 
     /// Returns the HTTP status of the response.
     pub fn status(&self) -> u16 {
-        status(self.reason)
+        self.reason.status()
     }
 
     /// Returns the explanation for the client.
-    #[cfg(feature = "http")]
     pub(crate) fn detail(&self) -> &'static str {
-        explain(self.reason).2
+        detail(self.reason)
+    }
+
+    /// Returns the reason as the client gets it: the same for all invalid keys.
+    pub(crate) fn code(&self) -> &'static str {
+        match self.reason {
+            Reason::MissingKey => self.reason.as_str(),
+            reason if reason.status() == 401 => "invalid_key",
+            reason => reason.as_str(),
+        }
     }
 
     /// Returns how long to wait until the request is admitted, if no other request comes first; `None` if
@@ -160,7 +168,7 @@ impl Denial {
     /// seconds. The document is the same for all invalid keys.
     pub fn problem(&self) -> String {
         let status = self.status();
-        let (title, code, detail) = explain(self.reason);
+        let (title, code, detail) = (title(status), self.code(), self.detail());
         let retry_after = match self.retry_after_seconds() {
             Some(seconds) => format!(r#","retry_after":{seconds}"#),
             None => String::new(),
@@ -174,126 +182,53 @@ impl Denial {
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", explain(self.reason).2, self.reason)
+        write!(f, "{} ({})", self.detail(), self.reason)
     }
 }
 
 impl std::error::Error for Denial {}
 
-pub(super) fn status(reason: Reason) -> u16 {
+/// The explanation for the client.
+fn detail(reason: Reason) -> &'static str {
     match reason {
-        Reason::MissingKey
-        | Reason::MalformedKey
-        | Reason::UnknownKey
-        | Reason::RevokedKey
-        | Reason::ExpiredKey
-        | Reason::SuspendedOrg => 401,
-        Reason::AmbiguousKey
-        | Reason::RepeatedHeader
-        | Reason::OversizedKey
-        | Reason::CostAboveLimit
-        | Reason::InvalidClientIp
-        | Reason::UnreadablePath => 400,
-        Reason::MissingScope | Reason::IpLocked | Reason::IpDenied | Reason::IpNotAllowed => 403,
-        Reason::RateLimited
-        | Reason::QuotaExhausted
-        | Reason::CreditsExhausted
-        | Reason::TooManyConcurrent
-        | Reason::IpLimited => 429,
-        Reason::Unavailable | Reason::Overloaded => 503,
-    }
-}
-
-/// Returns the title, code and detail of the problem document.
-fn explain(reason: Reason) -> (&'static str, &'static str, &'static str) {
-    match reason {
-        Reason::MissingKey => (
-            "Unauthorized",
-            "missing_key",
-            "API key required: send it in the key header.",
-        ),
+        Reason::MissingKey => "API key required: send it as `Authorization: Bearer KEY`.",
         Reason::MalformedKey
         | Reason::UnknownKey
         | Reason::RevokedKey
         | Reason::ExpiredKey
-        | Reason::SuspendedOrg => ("Unauthorized", "invalid_key", "The API key is not valid."),
-        Reason::AmbiguousKey => (
-            "Bad Request",
-            "ambiguous_key",
-            "Two different API keys were sent; send one.",
-        ),
-        Reason::RepeatedHeader => (
-            "Bad Request",
-            "repeated_header",
-            "The key header was sent more than once.",
-        ),
-        Reason::OversizedKey => (
-            "Bad Request",
-            "oversized_key",
-            "The key header is longer than any API key.",
-        ),
-        Reason::CostAboveLimit => (
-            "Bad Request",
-            "cost_above_limit",
-            "The request costs more than its limit admits.",
-        ),
-        Reason::MissingScope => (
-            "Forbidden",
-            "missing_scope",
-            "The API key lacks a required scope.",
-        ),
-        Reason::RateLimited => ("Too Many Requests", "rate_limited", "Rate limit exceeded."),
-        Reason::QuotaExhausted => ("Too Many Requests", "quota_exhausted", "Quota exceeded."),
-        Reason::Unavailable => (
-            "Service Unavailable",
-            "unavailable",
-            "The service cannot check the request at the moment.",
-        ),
-        Reason::Overloaded => (
-            "Service Unavailable",
-            "overloaded",
-            "Too many clients at the moment.",
-        ),
-        Reason::IpLocked => (
-            "Forbidden",
-            "ip_locked",
-            "This address is locked out for a while.",
-        ),
-        Reason::IpLimited => (
-            "Too Many Requests",
-            "ip_limited",
-            "Too many requests from this address.",
-        ),
-        Reason::CreditsExhausted => (
-            "Too Many Requests",
-            "credits_exhausted",
-            "No credits are left.",
-        ),
-        Reason::TooManyConcurrent => (
-            "Too Many Requests",
-            "too_many_concurrent",
-            "Too many concurrent requests with this key.",
-        ),
-        Reason::IpDenied => (
-            "Forbidden",
-            "ip_denied",
-            "Requests from this address are not accepted.",
-        ),
-        Reason::IpNotAllowed => (
-            "Forbidden",
-            "ip_not_allowed",
-            "The API key is not accepted from this address.",
-        ),
-        Reason::InvalidClientIp => (
-            "Bad Request",
-            "invalid_client_ip",
-            "The forwarding header does not name the client by an address.",
-        ),
-        Reason::UnreadablePath => (
-            "Bad Request",
-            "unreadable_path",
-            "The path can be read in too many ways; send it in its simplest form.",
-        ),
+        | Reason::SuspendedOrg => "The API key is not valid.",
+        Reason::AmbiguousKey => "Two different API keys were sent; send one.",
+        Reason::RepeatedHeader => "The key header was sent more than once.",
+        Reason::OversizedKey => "The key header is longer than any API key.",
+        Reason::CostAboveLimit => "The request costs more than its limit admits.",
+        Reason::MissingScope => "The API key lacks a required scope.",
+        Reason::RateLimited => "Rate limit exceeded.",
+        Reason::QuotaExhausted => "Quota exceeded.",
+        Reason::Unavailable => "The request cannot be checked at the moment; try again later.",
+        Reason::Overloaded => "Too many clients at the moment.",
+        Reason::IpLocked => "This address is temporarily locked out.",
+        Reason::IpLimited => "Too many requests from this address.",
+        Reason::CreditsExhausted => "No credits are left.",
+        Reason::TooManyConcurrent => "Too many concurrent requests with this key.",
+        Reason::IpDenied => "Requests from this address are not accepted.",
+        Reason::IpNotAllowed => "The API key is not accepted from this address.",
+        Reason::InvalidClientIp => {
+            "The client address that the proxy must report is missing or invalid."
+        }
+        Reason::UnreadablePath => {
+            "The path can be read in too many ways; send it in its simplest form."
+        }
+    }
+}
+
+/// The title of a problem document: the name of its status.
+fn title(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        429 => "Too Many Requests",
+        _ => "Service Unavailable",
     }
 }
 

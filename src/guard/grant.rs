@@ -21,7 +21,8 @@ use crate::time::Moment;
 /// An admitted request.
 ///
 /// Call [`Grant::finish`] once the response is known, to record its status and latency. Dropping an
-/// unfinished grant records the status 0. Both end the request as one in flight.
+/// unfinished grant records status 0. Either way, the request no longer counts towards limits on
+/// concurrent requests.
 ///
 /// ```
 /// # use keyguard::{Config, CreateKey, Denial, Grant, KeyGuard};
@@ -157,7 +158,7 @@ impl Grant {
             .map_or(&[], |extra| &extra.shadow_denied)
     }
 
-    /// Checks that the key holds `scope`.
+    /// Checks that the key has `scope`.
     ///
     /// # Errors
     /// A [`Denial`] of status 403 if the key lacks the scope, or if there is no key. Dropping the grant
@@ -170,9 +171,10 @@ impl Grant {
         Err(Denial::new(Reason::MissingScope))
     }
 
-    /// Reports the actual cost of the request. Refunds every limit if it is lower than the reserved
-    /// cost; charges every limit if it is higher, even without room. 0 refunds everything. Only the first
-    /// call counts. Without a call, the request costs what was reserved.
+    /// Reports the actual cost of the request. Refunds the limits of the key, its organization and the
+    /// routes if it is lower than the reserved cost; charges them if it is higher, even if a limit is
+    /// exhausted. 0 refunds everything. Limits per address keep the reserved cost. Only the first call
+    /// counts. Without a call, the request costs what was reserved.
     ///
     /// A window is refunded while it still contains the request and has not been reset; a quota only
     /// within the same day or month.

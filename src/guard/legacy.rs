@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::config::Config;
 use crate::model::LegacyHasher;
 use crate::net::ClientIp;
-use crate::store::{AuditContext, Rehash, Store, StoreError};
+use crate::store::{AuditContext, Rehash, StoreError, UsageStore};
 use crate::time::Timestamp;
 
 #[cfg(feature = "legacy")]
@@ -37,7 +37,7 @@ impl Rehashing {
     }
 
     /// Stores all credentials, and keeps them if that fails.
-    pub(super) fn store(&self, store: &dyn Store, now: Timestamp) -> Result<(), StoreError> {
+    pub(super) fn store(&self, store: &dyn UsageStore, now: Timestamp) -> Result<(), StoreError> {
         let jobs = std::mem::take(&mut *self.0.lock());
         if jobs.is_empty() {
             return Ok(());

@@ -20,6 +20,7 @@ mod proxies;
 mod recorder;
 mod request;
 mod secret_file;
+mod storage;
 mod verdict;
 mod warnings;
 
@@ -35,10 +36,6 @@ pub use self::request::{HeaderFn, Headers, Request};
 pub use self::verdict::{LimitStatus, Verdict};
 
 pub(crate) use self::active_locks::{ActiveLocks, auth_failure_rule};
-#[cfg(any(unix, feature = "cli"))]
-pub(crate) use self::backends::Storage;
-#[cfg(feature = "cli")]
-pub(crate) use self::backends::is_server;
 pub(crate) use self::cached_key::rules;
 #[cfg(feature = "http")]
 pub(crate) use self::decision::require_unlocked;
@@ -50,9 +47,9 @@ pub(crate) use self::fields::LimitFields;
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
-pub(crate) use self::open::exposure_warning;
+pub(crate) use self::secret_file::{existing_secret, read_secret, secret_path};
 #[cfg(feature = "cli")]
-pub(crate) use self::secret_file::{existing_secret, followed, read_secret, secret_path};
+pub(crate) use self::storage::{Storage, exposure_warning, followed, is_server};
 pub(crate) use self::warnings::Warnings;
 
 use self::key_cache::{GrantBackends, KeyCache, Revisions};
@@ -60,10 +57,7 @@ use self::policy_reloader::{PolicyHandle, PolicyReloader};
 use self::proxies::Proxies;
 use self::recorder::Recorder;
 use crate::limiter::Limiter;
-use crate::model::KeyHasher;
-use crate::model::LegacyHasher;
-use crate::model::{BackendHealth, Readiness};
-use crate::model::{KeyId, OrgId};
+use crate::model::{BackendHealth, KeyHasher, KeyId, LegacyHasher, OrgId, Readiness};
 #[cfg(feature = "serve")]
 use crate::net::ClientIp;
 use crate::policy::CompiledPolicy;

@@ -1,6 +1,5 @@
 //! Opening of a guard from a path and a configuration.
 
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,51 +7,36 @@ use parking_lot::Mutex;
 
 use super::Guard;
 use super::active_locks::ActiveLocks;
-#[cfg(unix)]
-use super::backends::is_server;
-use super::backends::{self, Storage};
+use super::backends;
 use super::config::Config;
 use super::key_cache::{GrantBackends, KeyCache, Revisions};
 use super::legacy;
 use super::policy_reloader::{PolicyHandle, PolicyReloader};
 use super::proxies::Proxies;
 use super::recorder::{Outlet, Recorder, Writer};
-use super::secret_file::{find_secret, followed};
+use super::secret_file::find_secret;
+use super::storage::{Storage, exposure_warning};
 use super::warnings::Warnings;
 use crate::model::KeyHasher;
-use crate::policy::{self, CompiledPolicy};
+use crate::policy::{self, CompiledPolicy, InvalidPolicy};
 use crate::store::{OpenError, StoreError};
 
 impl Guard {
     pub(crate) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
-        let file = match Storage::of(file)? {
-            Storage::File(file) => &followed(file)?,
-            Storage::Postgres(_) => file,
-        };
-        let storage = Storage::of(file)?;
-        let exposure = exposure_warning(file);
+        let storage = Storage::of(file)?.followed()?;
+        let exposure = exposure_warning(&storage);
         let shown = storage.shown();
-        let policy = match &config.policy_file {
-            Some(file) => policy::read(file),
-            None => Ok(config.policy.clone()),
-        };
-        let policy = policy
-            .and_then(CompiledPolicy::new)
-            .map_err(OpenError::Policy)?;
+        let policy = compiled_policy(&config).map_err(OpenError::Policy)?;
         let clock = config.clock.clone();
         let secret = find_secret(&storage, config.secret.clone())?;
         let limiter = backends::limiter(&config, &secret, !storage.is_server())?;
         let store = backends::store(&storage, &config, &secret)?;
         let warnings = Arc::new(Warnings::logged_by(config.on_warning.clone()));
         exposure.iter().for_each(|text| warnings.add(text));
-        let locks = Arc::new(ActiveLocks::new(
-            config.max_locks,
-            NonZeroU32::new(config.lockout_threshold).unwrap_or(NonZeroU32::MIN),
-            config.time_zone.clone(),
-            Arc::clone(&warnings),
-        ));
-        backends::load_locks(&locks, &*store, &clock).map_err(|error| unreadable(&shown, error))?;
+        let locks = Arc::new(ActiveLocks::new(&config, Arc::clone(&warnings)));
+        backends::load(&*store, &locks, &*limiter, &clock)
+            .map_err(|error| unreadable(&shown, error))?;
         let recorder = Recorder::new(
             clock.clone(),
             config.record_usage,
@@ -60,10 +44,6 @@ impl Guard {
         )
         .with_sink(config.usage_sink.is_some());
         let recorder = Arc::new(recorder);
-        let ip_windows = store
-            .ip_windows()
-            .map_err(|error| unreadable(&shown, error))?;
-        limiter.restore(ip_windows);
         let policy_handle = Arc::new(PolicyHandle::new(policy));
         let revisions = Arc::new(Revisions::new());
         let policy_reloader = Arc::new(PolicyReloader::new(
@@ -88,7 +68,7 @@ impl Guard {
         let backends = Arc::new(GrantBackends { recorder, limiter });
         let writer = Writer::spawn(
             Arc::clone(&backends),
-            Arc::clone(&store),
+            Arc::clone(&store) as _,
             Arc::clone(&locks),
             Arc::clone(&warnings),
             Arc::clone(&policy_reloader),
@@ -125,6 +105,13 @@ impl Guard {
     }
 }
 
+fn compiled_policy(config: &Config) -> Result<CompiledPolicy, InvalidPolicy> {
+    CompiledPolicy::new(match &config.policy_file {
+        Some(file) => policy::read(file)?,
+        None => config.policy.clone(),
+    })
+}
+
 /// The error for rows that cannot be read while a store is opened.
 fn unreadable(file: &Path, error: StoreError) -> OpenError {
     match error {
@@ -137,26 +124,4 @@ fn unreadable(file: &Path, error: StoreError) -> OpenError {
             source: error.into(),
         },
     }
-}
-
-/// Returns a warning if other users can access a data file. Opening the file makes it private.
-#[cfg(unix)]
-pub(crate) fn exposure_warning(file: &Path) -> Option<String> {
-    use crate::sys::ownership::data_file_exposure;
-
-    if is_server(file) {
-        return None;
-    }
-    let file = followed(file).ok()?;
-    let found = std::fs::metadata(&file).ok()?;
-    let exposure = data_file_exposure(&file, &found)?;
-    let (file, problem, command) = (file.display(), exposure.problem, exposure.command);
-    Some(format!(
-        "the data file `{file}` was not private when it was opened: {problem}; run `{command}`"
-    ))
-}
-
-#[cfg(not(unix))]
-pub(crate) fn exposure_warning(_: &Path) -> Option<String> {
-    None
 }

@@ -1,6 +1,6 @@
 //! Detection of proxies that the policy does not name.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,7 +20,7 @@ const OBSERVED_FOR: Duration = Duration::from_secs(3_600);
 /// How long an address counts as a proxy after its last failed authentication.
 const PROXY_FOR: Duration = Duration::from_secs(24 * 3_600);
 
-/// How often a key from a locked address is looked up.
+/// Minimum time between look-ups of keys from locked addresses.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Addresses that were detected to be proxies. Failed authentications do not lock them out; limits per
@@ -31,10 +31,10 @@ const LOOKUP_INTERVAL: Duration = Duration::from_millis(10);
 /// Headers alone prove nothing, and neither do the keys of one customer, so that forged headers do not
 /// prevent a lock. A client that a trusted proxy names is never detected as a proxy.
 ///
-/// Each address has one bucket, by a hash that is seeded per process. A new address replaces only one
-/// without an accepted key, so that guesses from many addresses evict no proxy. The keys of one
-/// organization occupy one bucket, the last in which they were the first, so that they cannot fill the
-/// table.
+/// Each address has one bucket, selected by a hash seeded per process. A new address replaces an old
+/// one only if no key was accepted from the old one, so guesses from many addresses evict no proxy. An
+/// organization occupies at most one bucket, the one in which its key was most recently the first
+/// accepted key, so one customer cannot fill the table.
 #[derive(Default)]
 pub(super) struct Proxies {
     /// Allocated by the first observation.
@@ -98,7 +98,7 @@ impl Proxies {
                 .collect()
         });
         let hash = self.hash(ip_key);
-        let bucket = bucket(buckets, hash);
+        let bucket = &buckets[hash as usize % BUCKETS];
         let mut suspect = bucket.suspect.lock();
         match &mut *suspect {
             Some(known) if known.ip_key == ip_key && !known.is_over(now) => known.failed_at = now,
@@ -117,7 +117,10 @@ impl Proxies {
             None => false,
             Some(buckets) => ip_key().is_some_and(|ip_key| {
                 let hash = self.hash(ip_key);
-                bucket(buckets, hash).observed.load(Ordering::Relaxed) == hash
+                buckets[hash as usize % BUCKETS]
+                    .observed
+                    .load(Ordering::Relaxed)
+                    == hash
             }),
         }
     }
@@ -129,8 +132,8 @@ impl Proxies {
         let Some(buckets) = self.buckets.get() else {
             return false;
         };
-        let hash = self.hash(ip_key);
-        let bucket = bucket(buckets, hash);
+        let index = self.index(ip_key);
+        let bucket = &buckets[index];
         let mut suspect = bucket.suspect.lock();
         let Some(known) = suspect.as_mut().filter(|known| known.ip_key == ip_key) else {
             return false;
@@ -143,7 +146,7 @@ impl Proxies {
         let Some(first) = known.first else {
             known.first = Some(key);
             drop(suspect);
-            self.occupy(buckets, hash as usize % BUCKETS, key.org);
+            self.occupy(buckets, index, key.org);
             return false;
         };
         let differs = first.org != key.org && first.client != key.client;
@@ -157,9 +160,7 @@ impl Proxies {
 
     /// Frees the other bucket that an organization occupies.
     fn occupy(&self, buckets: &[Bucket], index: usize, org: OrgId) {
-        let before = bucket(buckets, self.hash(org))
-            .kept
-            .swap(index, Ordering::AcqRel);
+        let before = buckets[self.index(org)].kept.swap(index, Ordering::AcqRel);
         if before != index {
             let mut suspect = buckets[before].suspect.lock();
             let suspect = suspect.as_mut().filter(|known| !known.is_proxy);
@@ -174,7 +175,7 @@ impl Proxies {
         let Some(buckets) = self.buckets.get() else {
             return false;
         };
-        let suspect = bucket(buckets, self.hash(ip_key)).suspect.lock();
+        let suspect = buckets[self.index(ip_key)].suspect.lock();
         let known = suspect.as_ref().filter(|known| known.ip_key == ip_key);
         known.is_some_and(|known| known.is_proxy && !known.is_over(now))
     }
@@ -189,13 +190,13 @@ impl Proxies {
         is_due
     }
 
-    pub(super) fn hash(&self, value: impl std::hash::Hash) -> u64 {
+    pub(super) fn hash(&self, value: impl Hash) -> u64 {
         self.hasher.hash_one(value).max(1)
     }
-}
 
-fn bucket(buckets: &[Bucket], hash: u64) -> &Bucket {
-    &buckets[hash as usize % BUCKETS]
+    fn index(&self, value: impl Hash) -> usize {
+        self.hash(value) as usize % BUCKETS
+    }
 }
 
 #[cfg(test)]
@@ -262,7 +263,7 @@ mod tests {
         assert!(proxies.note_accepted(accepting, key(9, 9), START));
     }
 
-    /// Once, one customer kept all buckets for an hour, by a key accepted from each of many addresses.
+    /// Regression: one customer kept all buckets for an hour, by a key accepted from each of many addresses.
     #[test]
     fn keys_of_one_organization_keep_one_slot() {
         let proxies = Proxies::default();

@@ -10,7 +10,6 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::active_locks::ActiveLocks;
-use super::denial::status;
 use super::key_cache::GrantBackends;
 use super::legacy::Rehashing;
 use super::policy_reloader::PolicyReloader;
@@ -20,7 +19,7 @@ use crate::model::{Reason, Usage};
 use crate::net::ClientIp;
 use crate::policy::path;
 use crate::sink::SharedSink;
-use crate::store::{Store, StoreError, UsageBatch, UsageEvent};
+use crate::store::{StoreError, UsageBatch, UsageEvent, UsageStore};
 use crate::time::{CalendarCheck, Clock, Moment};
 
 /// The longest time before usage is written.
@@ -185,7 +184,7 @@ impl Recorder {
                 method: request.method,
                 path: path::stored(request.path).to_owned(),
                 ip,
-                status: status(reason),
+                status: reason.status(),
                 latency: Duration::ZERO,
                 refused: Some(reason),
             });
@@ -291,7 +290,7 @@ impl std::fmt::Debug for Recorder {
 /// the system's calendar.
 pub(super) struct Writer {
     backends: Arc<GrantBackends>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn UsageStore>,
     locks: Arc<ActiveLocks>,
     warnings: Arc<Warnings>,
     policy_reloader: Arc<PolicyReloader>,
@@ -309,7 +308,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn spawn(
         backends: Arc<GrantBackends>,
-        store: Arc<dyn Store>,
+        store: Arc<dyn UsageStore>,
         locks: Arc<ActiveLocks>,
         warnings: Arc<Warnings>,
         policy_reloader: Arc<PolicyReloader>,
@@ -525,7 +524,7 @@ impl Outlet {
         })
     }
 
-    /// Adds the events of a queue, sorted by time. Returns the number of events without room.
+    /// Adds the events of a queue. Returns the number of events without room.
     fn take(&mut self, batch: &UsageBatch, mut keyless: Vec<Usage>) -> u64 {
         let mut paths = batch.paths.as_slice();
         let start = self.waiting.len();
@@ -538,6 +537,7 @@ impl Outlet {
         let offered = batch.events.len() + keyless.len();
         keyless.truncate(self.capacity.saturating_sub(self.waiting.len()));
         if !keyless.is_empty() {
+            // The others are in order.
             self.waiting.append(&mut keyless);
             self.waiting[start..].sort_by_key(|usage| usage.at);
         }

@@ -1,4 +1,4 @@
-//! Requests to decide about.
+//! Requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -7,8 +7,7 @@ use std::num::NonZeroU32;
 
 use crate::model::Method;
 use crate::net::ClientIp;
-use crate::policy::path;
-use crate::policy::{CompiledPolicy, RouteMatch};
+use crate::policy::{CompiledPolicy, RouteMatch, path};
 
 /// A set of header fields that can be looked up by name.
 ///
@@ -99,7 +98,7 @@ fn has_name(sent: &str, name: &str) -> bool {
 
 /// [`Headers`] from a closure that finds the values of a header by its name.
 ///
-/// The closure must return every value: hiding a repeated key header hides an attack.
+/// The closure must return all values of a field: a repeated key header must be refused.
 ///
 /// ```
 /// use keyguard::{HeaderFn, Headers};
@@ -148,7 +147,7 @@ impl<F> fmt::Debug for HeaderFn<'_, F> {
     }
 }
 
-/// One request to decide about.
+/// A request for a decision.
 ///
 /// ```
 /// use std::net::Ipv4Addr;
@@ -174,9 +173,10 @@ pub struct Request<'a, H: ?Sized> {
 impl<'a, H: Headers + ?Sized> Request<'a, H> {
     /// Creates a request with `headers` from `ip` for `path`.
     ///
-    /// `ip` is the address of the peer; that of the client is found as
-    /// [`Policy::trusted_proxies`](crate::Policy::trusted_proxies) says. `path` is the request target as it was sent, undecoded;
-    /// from `?` on it is dropped and never stored.
+    /// `ip` is the address of the peer. If the peer is a
+    /// [trusted proxy](crate::Policy::trusted_proxies), the client is read from the header field that
+    /// the policy names. `path` is the request target as it was sent, undecoded; from `?` on it is
+    /// dropped and never stored.
     pub fn new(headers: &'a H, ip: impl Into<ClientIp>, path: &'a str) -> Self {
         Self {
             headers,
@@ -244,7 +244,7 @@ impl<'a, H: Headers + ?Sized> Request<'a, H> {
         self
     }
 
-    /// Sets the scopes that the key must hold, all of them. Default: none.
+    /// Sets the scopes that the key must have, all of them. Default: none.
     #[must_use]
     pub fn scopes(mut self, scopes: &'a [&'a str]) -> Self {
         self.scopes = scopes;

@@ -1,12 +1,12 @@
 //! The secret of a data file, and the file that stores it.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::backends::Storage;
+use super::storage::Storage;
 use crate::model::Secret;
 use crate::store::{OpenError, RedbStore};
 use crate::sys::AtomicFile;
@@ -48,39 +48,18 @@ pub(super) fn find_secret(
 /// Returns the secret of a data file that another process may hold. Creates none.
 #[cfg(feature = "cli")]
 pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<Secret, OpenError> {
-    let storage = Storage::of(file)?;
-    if storage.is_server() {
-        return find_secret(&storage, explicit);
-    }
-    let file = &followed(file)?;
-    let beside = secret_path(file);
-    if explicit.is_none() && std::env::var_os(SECRET_VARIABLE).is_none() && !beside.exists() {
+    let storage = Storage::of(file)?.followed()?;
+    let is_given = explicit.is_some() || std::env::var_os(SECRET_VARIABLE).is_some();
+    if let Storage::File(file) = &storage
+        && !is_given
+        && !secret_path(file).exists()
+    {
         return Err(OpenError::MissingSecret {
-            path: file.into(),
-            secret_file: beside,
+            path: file.to_path_buf(),
+            secret_file: secret_path(file),
         });
     }
-    find_secret(&Storage::File(file), explicit)
-}
-
-/// Resolves a symbolic link, so that a file has the same secret under every name.
-pub(crate) fn followed(path: &Path) -> Result<PathBuf, OpenError> {
-    if !fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
-        return Ok(path.into());
-    }
-    fs::canonicalize(path).map_err(|source| match source.kind() {
-        ErrorKind::NotFound => OpenError::DanglingLink {
-            path: path.into(),
-            // A relative target starts at the directory of the link.
-            target: fs::read_link(path)
-                .map(|target| path.with_file_name(target))
-                .unwrap_or_default(),
-        },
-        _ => OpenError::Io {
-            path: path.into(),
-            source,
-        },
-    })
+    find_secret(&storage, explicit)
 }
 
 /// Returns the path of the secret: `keyguard.redb` → `keyguard.redb.secret`.
@@ -105,21 +84,25 @@ fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {
     }
 }
 
+fn secret_file_error(path: &Path) -> impl Fn(io::Error) -> OpenError {
+    move |source| OpenError::SecretFile {
+        path: path.into(),
+        source,
+    }
+}
+
 /// Reads a secret from a file or a pipe that only its owner may access. The owner of the file, and of a
 /// link to it, must be this user, root, or the owner of the data file at `data`.
 pub(crate) fn read_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
-    let failed = |source| OpenError::SecretFile {
-        path: path.into(),
-        source,
-    };
+    let failed = secret_file_error(path);
     let file = open_private(path, data)?;
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(MAX_SECRET_BYTES + 1)
         .read_to_end(&mut bytes)
-        .map_err(failed)?;
+        .map_err(&failed)?;
     if bytes.len() as u64 > MAX_SECRET_BYTES {
         let problem = format!("it is longer than {MAX_SECRET_BYTES} bytes");
-        return Err(failed(std::io::Error::other(problem)));
+        return Err(failed(io::Error::other(problem)));
     }
     Ok(Secret::from(bytes.trim_ascii().to_vec()))
 }
@@ -131,10 +114,7 @@ fn open_private(path: &Path, data: &Path) -> Result<File, OpenError> {
 
     use crate::sys::ownership::{exposure, owner_of};
 
-    let failed = |source| OpenError::SecretFile {
-        path: path.into(),
-        source,
-    };
+    let failed = secret_file_error(path);
     let owner = owner_of(data);
     let verify = |found: &Metadata| match exposure(path, found, owner) {
         Some(exposure) => Err(OpenError::ExposedSecret {
@@ -144,39 +124,33 @@ fn open_private(path: &Path, data: &Path) -> Result<File, OpenError> {
         }),
         None => Ok(()),
     };
-    let link = fs::symlink_metadata(path).map_err(failed)?;
+    let link = fs::symlink_metadata(path).map_err(&failed)?;
     if link.is_symlink() {
         verify(&link)?;
     }
     // Checked first, because opening a pipe waits for its other side.
-    let found = fs::metadata(path).map_err(failed)?;
+    let found = fs::metadata(path).map_err(&failed)?;
     if found.file_type().is_fifo() {
         verify(&found)?;
     } else if !found.is_file() {
         let problem = "it is neither a file nor a pipe";
-        return Err(failed(std::io::Error::other(problem)));
+        return Err(failed(io::Error::other(problem)));
     }
-    let file = File::open(path).map_err(failed)?;
-    verify(&file.metadata().map_err(failed)?)?;
+    let file = File::open(path).map_err(&failed)?;
+    verify(&file.metadata().map_err(&failed)?)?;
     Ok(file)
 }
 
 #[cfg(not(unix))]
 fn open_private(path: &Path, _: &Path) -> Result<File, OpenError> {
-    File::open(path).map_err(|source| OpenError::SecretFile {
-        path: path.into(),
-        source,
-    })
+    File::open(path).map_err(secret_file_error(path))
 }
 
 /// Creates a random secret and its file, private from the start and written atomically. If another
 /// process is faster, its secret is used.
 fn create_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
-    let failed = |source| OpenError::SecretFile {
-        path: path.into(),
-        source,
-    };
-    let secret = Secret::generate().map_err(failed)?;
+    let failed = secret_file_error(path);
+    let secret = Secret::generate().map_err(&failed)?;
     let mut bytes = Zeroizing::new(secret.expose().to_vec());
     bytes.push(b'\n');
     let written = AtomicFile::new(path).and_then(|mut draft| {

@@ -276,7 +276,7 @@ mod tests {
         assert!(warnings.texts.lock().unlogged.is_empty());
     }
 
-    /// Once, the thread that decided about a request waited for the log.
+    /// Regression: the thread that decided about a request waited for the log.
     #[test]
     fn a_blocked_log_delays_nothing() {
         static STUCK: Mutex<()> = Mutex::new(());
@@ -293,7 +293,7 @@ mod tests {
         assert!(warnings.texts.lock().unlogged.is_empty());
     }
 
-    /// Once, every request formatted the text again while its cause lasted.
+    /// Regression: every request formatted the text again while its cause lasted.
     #[test]
     fn the_text_of_a_cause_is_formatted_once() {
         let warnings = Warnings::default();
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(warnings.list().len(), WarningKind::Guard.capacity() + 1);
     }
 
-    /// Once, the warnings about a hundred locked addresses displaced all later warnings.
+    /// Regression: the warnings about a hundred locked addresses displaced all later warnings.
     #[test]
     fn warnings_that_clients_cause_displace_no_others() {
         let warnings = Warnings::default();

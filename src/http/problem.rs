@@ -124,7 +124,7 @@ impl From<AdminError> for Problem {
 impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
         let status = StatusCode::from_u16(denial.status()).unwrap_or(StatusCode::FORBIDDEN);
-        let mut problem = Self::new(status, denial.reason().as_str(), denial.detail());
+        let mut problem = Self::new(status, denial.code(), denial.detail());
         problem.document.retry_after = denial.retry_after_seconds();
         let retry_after = |(name, _): &(&str, String)| *name == "Retry-After";
         problem.headers = denial.headers().into_iter().filter(retry_after).collect();

@@ -1,15 +1,17 @@
 //! Validation of values that users give.
 
 mod given;
+mod serde_text;
 pub(crate) mod text;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroU32;
 
-pub(crate) use self::given::{FirstError, Given, RequestField, try_from_text, valid};
-
 use crate::input::text::is_hidden;
+
+pub(crate) use self::given::{FirstError, Given, RequestField, try_from_text, valid};
+pub(crate) use self::serde_text::{deserialize_from_text, serde_as_text};
 
 /// An invalid value given by a user.
 ///
@@ -72,21 +74,39 @@ fn may_be_secret(text: &str) -> bool {
 
 /// Checks that a limit is at least 1.
 pub(crate) fn limit(field: &'static str, value: u32) -> Result<NonZeroU32, InvalidInput> {
-    NonZeroU32::new(value).ok_or_else(|| {
-        InvalidInput::new(
-            field,
-            "0 would refuse every request; expected at least 1 (suspend or revoke to refuse all)",
-        )
-    })
+    NonZeroU32::new(value).ok_or_else(|| InvalidInput::new(field, LIMIT_OF_0))
+}
+
+/// The problem of a limit of 0.
+pub(crate) const LIMIT_OF_0: &str =
+    "0 would refuse every request; expected at least 1 (suspend or revoke to refuse all)";
+
+/// Checks that a number other than a limit is at least 1.
+pub(crate) fn at_least_one(field: &'static str, value: u32) -> Result<NonZeroU32, InvalidInput> {
+    NonZeroU32::new(value).ok_or_else(|| InvalidInput::new(field, "expected at least 1"))
+}
+
+/// Returns an error with this problem unless the field is valid.
+pub(crate) fn require(
+    field: &'static str,
+    is_valid: bool,
+    problem: impl Into<String>,
+) -> Result<(), InvalidInput> {
+    match is_valid {
+        true => Ok(()),
+        false => Err(InvalidInput::new(field, problem)),
+    }
 }
 
 /// Checks a header field name (RFC 9110 §5.1).
 pub(crate) fn field_name<'a>(field: &'static str, text: &'a str) -> Result<&'a str, InvalidInput> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if text.is_empty() || !text.bytes().all(token) {
-        let problem = "is not a header field name (RFC 9110 §5.1)";
-        return Err(InvalidInput::new(field, problem));
-    }
+    let is_valid = !text.is_empty() && text.bytes().all(token);
+    require(
+        field,
+        is_valid,
+        "is not a header field name (RFC 9110 §5.1)",
+    )?;
     Ok(text)
 }
 
@@ -97,15 +117,13 @@ const LONGEST_NAME: usize = 255;
 /// normalization form C.
 pub(crate) fn name(field: &'static str, given: &str) -> Result<String, InvalidInput> {
     let name = text::normalized(given);
-    if name.is_empty() {
-        return Err(InvalidInput::new(
-            field,
-            "is empty; expected at least one character",
-        ));
-    }
-    if name.chars().count() > LONGEST_NAME {
-        return Err(InvalidInput::new(field, "is longer than 255 characters"));
-    }
+    let is_short = name.chars().count() <= LONGEST_NAME;
+    require(
+        field,
+        !name.is_empty(),
+        "is empty; expected at least one character",
+    )?;
+    require(field, is_short, "is longer than 255 characters")?;
     match name.chars().find_map(|c| Some((c, text::rejection(c)?))) {
         None => Ok(name),
         Some((c, what)) => {

@@ -1,4 +1,4 @@
-//! The public handle: decisions, and access to administration.
+//! The public handle: decides on requests and gives access to administration.
 
 mod open;
 
@@ -6,13 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::admin::{Admin, AdminError};
-use crate::counter::IpLimit;
 use crate::guard::{self, Denial, Grant, Guard, Headers, KeySource, Request, Verdict};
 use crate::model::{BackendHealth, KeyId, Readiness};
 use crate::net::ClientIp;
+use crate::policy::IpLimit;
 use crate::sys::block_on;
 
-/// A guard over a data file or a database: decides about requests.
+/// A guard over a data file or a database: decides whether requests are admitted.
 ///
 /// [`KeyGuard::open`] opens it, [`KeyGuard::check`] and [`KeyGuard::decide`] decide, and
 /// [`KeyGuard::admin`] manages organizations, keys and locks.
@@ -30,8 +30,8 @@ pub struct KeyGuard {
 }
 
 impl KeyGuard {
-    /// Decides about a request. Shorthand for [`KeyGuard::decide`] without a method, scopes or a
-    /// cost.
+    /// Decides whether a request is admitted. Shorthand for [`KeyGuard::decide`] without a method,
+    /// scopes or a cost.
     ///
     /// `ip` is the address of the peer. `path` is undecoded, as the client sent it.
     ///
@@ -67,7 +67,7 @@ impl KeyGuard {
         self.decide(Request::new(headers, ip, path))
     }
 
-    /// Decides about a request, and consumes its cost from every limit of its key.
+    /// Decides whether a request is admitted, and consumes its cost from every limit of its key.
     ///
     /// ```
     /// # use keyguard::{Config, CreateKey, KeyGuard, Reason, Request};

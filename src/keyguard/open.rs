@@ -22,14 +22,14 @@ impl KeyGuard {
     /// ```
     ///
     /// The file is private to the user (mode 0600). It is locked until the last clone of the guard
-    /// and the last of its `Admin` handles are dropped; until then, the command line reaches it through a socket beside it (see
-    /// [`Config::socket`]).
+    /// and the last of its `Admin` handles are dropped; until then, the command line reaches it
+    /// through a socket beside it (see [`Config::socket`]).
     ///
     /// # The secret
     ///
     /// Keys are hashed under a secret. It is, in this order: the one of `config`; the environment
-    /// variable `KEYGUARD_SECRET`; the file `<data file>.secret`. If none of these exists and no data
-    /// file either, that secret file is created with a random secret and mode 0600.
+    /// variable `KEYGUARD_SECRET`; the file `<data file>.secret`. If none of these exists and the data
+    /// file is absent, the secret file is created with a random secret and mode 0600.
     ///
     /// A secret file is refused if
     ///
@@ -59,9 +59,8 @@ fn listen(guard: &Arc<Guard>, file: &Path) -> Result<(), OpenError> {
     use std::io::ErrorKind;
 
     use crate::admin::SocketServer;
-    use crate::guard::Storage;
 
-    if !guard.config().socket || Storage::of(file)?.is_server() {
+    if !guard.config().socket || guard.store().is_remote() {
         return Ok(());
     }
     match SocketServer::bind(file, guard) {

@@ -5,9 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::input::{InvalidInput, RequestField, try_from_text, valid};
+use crate::input::{self, InvalidInput, RequestField, serde_as_text, try_from_text, valid};
 use crate::limit::WindowLength;
 use crate::time::duration::parse_duration;
 
@@ -18,8 +16,8 @@ use crate::time::duration::parse_duration;
 /// | `10/s`, `600/min`, `20000/day`, `5/15min` | 10 in any second, 600 in any minute, … |
 /// | `20000 daily`, `500000 monthly` | 20,000 in a calendar day, 500,000 in a calendar month |
 /// | `5000 credits` | 5,000 in total |
-/// | `5000 credits +100/hour` | 5,000 at first; 100 are returned every hour |
-/// | `8 concurrent` | 8 requests at once; each ends when its grant is finished or dropped |
+/// | `5000 credits +100/hour` | up to 5,000, of which 100 are returned every hour |
+/// | `8 concurrent` | 8 requests at a time; each ends when its grant is finished or dropped |
 ///
 /// Amounts are at least 1; intervals are 1 ms to 366 days. A limit with the suffix ` shadow` is
 /// evaluated and counted but never refuses.
@@ -148,18 +146,24 @@ impl Limit {
         Self::new(amount, Period::Credits(None))
     }
 
-    /// At most `amount` at once, of which `back` are returned every `every` (1 ms to 366 days),
-    /// starting when the first one is spent.
+    /// A balance of `amount` credits. Every `interval` (1 ms to 366 days) `refill` credits are
+    /// returned, up to `amount`; the first interval starts when a credit is spent.
     ///
     /// # Errors
-    /// [`InvalidInput`] for an amount of 0, or the time.
-    pub fn refilled_credits(amount: u64, back: u32, every: Duration) -> Result<Self, InvalidInput> {
-        let millis = WindowLength::new(every)?.nanos() / 1_000_000;
+    /// [`InvalidInput`] for an amount or a refill of 0, or the interval.
+    pub fn refilled_credits(
+        amount: u64,
+        refill: u32,
+        interval: Duration,
+    ) -> Result<Self, InvalidInput> {
+        let invalid = || {
+            let problem = "expected a refill of at least 1 in an interval of 1 ms to 366 days";
+            InvalidInput::new("limit", problem)
+        };
+        let interval = WindowLength::new(interval).map_err(|_| invalid())?;
         let refill = Refill {
-            amount: crate::input::limit("limit", back)?,
-            millis: NonZeroU64::new(millis).ok_or_else(|| {
-                InvalidInput::new("limit", "expected a refill interval of at least 1 ms")
-            })?,
+            amount: NonZeroU32::new(refill).ok_or_else(invalid)?,
+            millis: NonZeroU64::new(interval.nanos() / 1_000_000).ok_or_else(invalid)?,
         };
         Self::new(amount, Period::Credits(Some(refill)))
     }
@@ -219,19 +223,15 @@ impl Limit {
     }
 
     fn new(amount: u64, period: Period) -> Result<Self, InvalidInput> {
-        let amount = NonZeroU64::new(amount).ok_or_else(|| {
-            InvalidInput::new(
-                "limit",
-                "0 would refuse every request; expected at least 1 (suspend or revoke to refuse all)",
-            )
-        })?;
+        let amount =
+            NonZeroU64::new(amount).ok_or_else(|| InvalidInput::new("limit", input::LIMIT_OF_0))?;
         let most = match period {
             Period::Sliding(_) | Period::Concurrent => u32::MAX.into(),
             // Used amounts plus overdrafts never overflow.
             _ => u64::MAX / 2,
         };
         if amount.get() > most {
-            return Err(InvalidInput::new("limit", format!("is above {most}")));
+            return Err(above(most));
         }
         Ok(Self {
             amount,
@@ -388,56 +388,45 @@ fn number(text: &str) -> Result<u64, ParseError> {
         return Err(ParseError::Unreadable);
     }
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
-    digits
-        .parse()
-        .map_err(|_| InvalidInput::new("limit", format!("is above {}", u64::MAX)).into())
+    digits.parse().map_err(|_| above(u64::MAX).into())
 }
 
 fn narrow(amount: u64) -> Result<u32, InvalidInput> {
-    u32::try_from(amount).map_err(|_| InvalidInput::new("limit", format!("is above {}", u32::MAX)))
+    u32::try_from(amount).map_err(|_| above(u32::MAX.into()))
 }
 
-/// Serialized as a string.
-impl Serialize for Limit {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+fn above(most: u64) -> InvalidInput {
+    InvalidInput::new("limit", format!("exceeds the maximum of {most}"))
 }
 
-impl<'de> Deserialize<'de> for Limit {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(Limit);
 
 /// Maximum number of limits of a key, an organization or a route.
 const MOST: usize = 8;
 
 /// Checks the limits of one subject: at most 8, without duplicates.
 pub(crate) fn list(
+    field: &'static str,
     given: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
 ) -> Result<Vec<Limit>, InvalidInput> {
     let mut limits: Vec<Limit> = Vec::new();
     for limit in given {
-        let limit: Limit = valid(limit).map_err(|error| error.within("limits"))?;
+        let limit: Limit = valid(limit).map_err(|error| error.within(field))?;
         let is_same = |other: &&Limit| {
             other.period.is_counted_as(limit.period) && other.shadow == limit.shadow
         };
         if let Some(other) = limits.iter().find(is_same) {
-            return Err(InvalidInput::new(
-                "limits",
-                format!("`{other}` and `{limit}` use the same counter; expected one of them"),
-            ));
+            let problem =
+                format!("`{other}` and `{limit}` use the same counter; expected one of them");
+            return Err(InvalidInput::new(field, problem));
         }
         limits.push(limit);
     }
-    if limits.len() > MOST {
-        return Err(InvalidInput::new(
-            "limits",
-            format!("expected at most {MOST}"),
-        ));
-    }
+    input::require(
+        field,
+        limits.len() <= MOST,
+        format!("expected at most {MOST}"),
+    )?;
     Ok(limits)
 }
 
@@ -541,18 +530,24 @@ mod tests {
 
     #[test]
     fn limits_with_the_same_counter_are_rejected() {
-        assert!(list(["10/s", "600/min", "600/min shadow", "5 daily", "9 monthly"]).is_ok());
+        assert!(
+            list(
+                "limits",
+                ["10/s", "600/min", "600/min shadow", "5 daily", "9 monthly"]
+            )
+            .is_ok()
+        );
         for twice in [
             ["10/min", "20/min"],
             ["60/60s", "9/min"],
             ["5 credits", "5 credits +1/h"],
             ["1 concurrent", "2 concurrent"],
         ] {
-            assert!(list(twice).is_err(), "{twice:?}");
+            assert!(list("limits", twice).is_err(), "{twice:?}");
         }
         let many: Vec<String> = (1..=9).map(|n| format!("1/{n}s")).collect();
-        assert!(list(&many).is_err());
-        assert!(list(&many[1..]).is_ok());
+        assert!(list("limits", &many).is_err());
+        assert!(list("limits", &many[1..]).is_ok());
     }
 
     #[test]

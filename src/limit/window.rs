@@ -110,7 +110,7 @@ impl SlidingLog {
         *self = rest;
     }
 
-    /// The hits, oldest first, as (start, count).
+    /// The hits, oldest first: the moment from which they count, and their number.
     pub(crate) fn hits(&self) -> impl Iterator<Item = (Moment, u32)> {
         let runs = self.all_runs().filter(|(_, count)| *count > 0);
         runs.map(|(grain, count)| (self.ends_at(grain), count))

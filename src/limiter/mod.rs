@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod fixture;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
@@ -13,8 +15,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::counter::{Rule, SavedCounter, SavedIpWindow, SubjectId};
-use crate::model::BackendHealth;
-use crate::model::OrgId;
+use crate::model::{BackendHealth, OrgId};
 use crate::net::IpKey;
 use crate::store::StoreError;
 use crate::sys::{Deadline, MaybeReady};
@@ -116,7 +117,8 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     fn release(&self, demand: Demand<'_>, receipt: &Receipt);
 
     /// Resets the counters of the given rules, or all counters of an address. Requests admitted
-    /// before get no refund any more.
+    /// before get no refund any more, in memory also those of the few other keys and organizations
+    /// in the same shard.
     fn reset(&self, demand: Demand<'_>) -> Result<(), StoreError>;
 
     /// Returns the counter sets whose balances changed since the last call. They stay in memory
@@ -166,8 +168,7 @@ pub(crate) struct LimiterStatus {
 
 /// The decision about limits while the remote server is unavailable. Has no effect without the feature
 /// `redis`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fallback {
     /// Each process enforces the limits by itself. Together they admit at most the limit times the

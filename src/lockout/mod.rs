@@ -228,7 +228,7 @@ impl Lock {
         }
     }
 
-    /// Whether the lock has this id.
+    /// Whether the lock has this id. Like a comparison with [`Lock::id`], without a copy.
     fn is_same(&self, id: &LockId) -> bool {
         self.ip == id.ip && self.scope == id.scope && self.is_manual() == id.is_manual
     }

@@ -22,7 +22,7 @@ pub struct AuditEntry {
     pub ip: ClientIp,
     /// The action, such as `create_key`.
     pub action: String,
-    /// The id of the key or organization.
+    /// The id of the key or organization; `None` for other changes.
     pub subject: Option<u64>,
     /// The fields of the request, without secrets.
     pub details: serde_json::Value,

@@ -36,10 +36,10 @@ macro_rules! id {
 }
 
 id! {
-    /// The id of an organization, counted up from 1 and never used again.
+    /// The id of an organization, assigned in ascending order from 1 and never reused.
     OrgId
 }
 id! {
-    /// The id of a key, counted up from 1 and never used again; rotation keeps it.
+    /// The id of a key, assigned in ascending order from 1 and never reused; rotation keeps it.
     KeyId
 }

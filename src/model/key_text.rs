@@ -15,10 +15,10 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::input::{InvalidInput, RequestField, try_from_text};
+use crate::input::{InvalidInput, RequestField, deserialize_from_text, try_from_text};
 use crate::model::Secret;
 
 const RANDOM_LEN: usize = 43;
@@ -79,18 +79,12 @@ impl FromStr for KeyPrefix {
     }
 }
 
+deserialize_from_text!(KeyPrefix);
 try_from_text!(KeyPrefix);
 
 impl RequestField for KeyPrefix {
     type Json = String;
     const NAME: &str = "prefix";
-}
-
-impl<'de> Deserialize<'de> for KeyPrefix {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
 }
 
 /// The text of a new key. It is never stored.

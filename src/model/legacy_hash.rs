@@ -12,8 +12,7 @@ mod enabled {
 
     use sha2::{Digest, Sha256};
 
-    use crate::model::HashedKey;
-    use crate::model::Secret;
+    use crate::model::{HashedKey, Secret};
 
     /// Hashes keys like the Python package, with its secret.
     pub(crate) struct LegacyHasher(Secret);

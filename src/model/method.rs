@@ -2,67 +2,36 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The method of a recorded request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[repr(u8)]
-#[non_exhaustive]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Method {
-    /// Unknown or not given.
-    #[default]
-    Other = 0,
-    /// `GET`
-    Get = 1,
-    /// `HEAD`
-    Head = 2,
-    /// `POST`
-    Post = 3,
-    /// `PUT`
-    Put = 4,
-    /// `DELETE`
-    Delete = 5,
-    /// `CONNECT`
-    Connect = 6,
-    /// `OPTIONS`
-    Options = 7,
-    /// `TRACE`
-    Trace = 8,
-    /// `PATCH`
-    Patch = 9,
-}
+use super::codes::codes;
 
-impl Method {
-    const ALL: [Self; 10] = [
-        Self::Other,
-        Self::Get,
-        Self::Head,
-        Self::Post,
-        Self::Put,
-        Self::Delete,
-        Self::Connect,
-        Self::Options,
-        Self::Trace,
-        Self::Patch,
-    ];
-
-    /// The method as sent; `-` for [`Method::Other`].
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Other => "-",
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Post => "POST",
-            Self::Put => "PUT",
-            Self::Delete => "DELETE",
-            Self::Connect => "CONNECT",
-            Self::Options => "OPTIONS",
-            Self::Trace => "TRACE",
-            Self::Patch => "PATCH",
-        }
-    }
-
-    pub(crate) fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
+codes! {
+    /// A request method.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[repr(u8)]
+    #[non_exhaustive]
+    #[serde(rename_all = "UPPERCASE")]
+    pub enum Method {
+        /// Unknown or not given; named `-`.
+        #[default]
+        Other = 0, "-";
+        /// `GET`
+        Get = 1, "GET";
+        /// `HEAD`
+        Head = 2, "HEAD";
+        /// `POST`
+        Post = 3, "POST";
+        /// `PUT`
+        Put = 4, "PUT";
+        /// `DELETE`
+        Delete = 5, "DELETE";
+        /// `CONNECT`
+        Connect = 6, "CONNECT";
+        /// `OPTIONS`
+        Options = 7, "OPTIONS";
+        /// `TRACE`
+        Trace = 8, "TRACE";
+        /// `PATCH`
+        Patch = 9, "PATCH";
     }
 }
 
@@ -77,8 +46,8 @@ impl From<&http::Method> for Method {
 /// Methods are case-sensitive (RFC 9110 §9.1); an unknown one is [`Method::Other`].
 impl From<&str> for Method {
     fn from(text: &str) -> Self {
-        Self::ALL
-            .into_iter()
+        let mut known = Self::ALL.iter().copied();
+        known
             .find(|method| method.as_str() == text)
             .unwrap_or_default()
     }

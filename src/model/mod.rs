@@ -1,6 +1,7 @@
 //! The records that KeyGuard stores: organizations, keys, usage and audit entries.
 
 mod audit;
+mod codes;
 mod health;
 mod id;
 mod key;

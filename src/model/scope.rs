@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 
-use crate::input::{InvalidInput, RequestField, try_from_text};
+use crate::input::{InvalidInput, RequestField, deserialize_from_text, try_from_text};
 
 /// A permission of a key, which a route may require, such as `read` or `orders:write`.
 ///
@@ -50,18 +50,12 @@ impl FromStr for Scope {
     }
 }
 
+deserialize_from_text!(Scope);
 try_from_text!(Scope);
 
 impl RequestField for Scope {
     type Json = String;
     const NAME: &str = "scopes";
-}
-
-impl<'de> Deserialize<'de> for Scope {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::{fmt, io};
 
 use zeroize::Zeroizing;
 
-/// The secret that keys the hashes. Without it, a stolen data file cannot be used to verify
-/// guesses.
+/// The secret under which API keys are hashed. Without it, a stolen data file cannot be used to
+/// verify guesses.
 ///
 /// It is wiped from memory on drop and never printed.
 ///

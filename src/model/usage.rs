@@ -26,8 +26,8 @@ pub struct Usage {
     pub ip: ClientIp,
     /// The response status; 0 if the grant was dropped without `finish`.
     pub status: u16,
-    /// Time from admission to response, in microseconds up to 71 minutes; zero for refusals. In JSON
-    /// `latency_us`.
+    /// Time from admission to response, in steps of 1 µs, at most 71 minutes; zero for refusals. In
+    /// JSON `latency_us`.
     #[serde(rename = "latency_us", serialize_with = "as_micros")]
     pub latency: Duration,
     /// The reason for a refusal; `None` if admitted.

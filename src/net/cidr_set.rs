@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ClientIp;
-use super::client_ip::well_known;
-use crate::input::{InvalidInput, RequestField, try_from_text};
+use super::client_ip::{embedded, well_known};
+use crate::input::{self, InvalidInput, RequestField, try_from_text};
 use crate::net::Nat64Prefixes;
 
 /// A set of IP addresses, CIDR networks, and `local` for [`ClientIp::LOCAL`].
@@ -114,16 +114,11 @@ fn net(field: &'static str, text: &str) -> Result<IpNet, InvalidInput> {
         Ok(ip) => IpNet::from(ip),
         Err(_) => text.parse().map_err(|_| unreadable())?,
     };
-    if net.trunc() != net {
-        let whole = net.trunc();
-        return Err(InvalidInput::new(
-            field,
-            format!(
-                "`{net}` has bits set after the prefix; expected the network `{whole}` or a single \
-                 address"
-            ),
-        ));
-    }
+    let whole = net.trunc();
+    let problem = format!(
+        "`{net}` has bits set after the prefix; expected the network `{whole}` or a single address"
+    );
+    input::require(field, net == whole, problem)?;
     Ok(canonical(net))
 }
 
@@ -131,7 +126,9 @@ fn net(field: &'static str, text: &str) -> Result<IpNet, InvalidInput> {
 fn canonical(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let ip = v6.addr();
-    let inside = ip.to_ipv4_mapped().or_else(|| well_known(ip));
+    let is_address = v6.prefix_len() == 128;
+    let translated = well_known(ip).filter(|ip| !is_address || embedded(*ip).is_some());
+    let inside = ip.to_ipv4_mapped().or(translated);
     match (inside, v6.prefix_len().checked_sub(96)) {
         (Some(ip), Some(len)) => IpNet::new(ip.into(), len).unwrap_or(net),
         _ => net,
@@ -257,6 +254,8 @@ mod tests {
             ("10.0.0.0/8", "64:ff9b::10.1.2.3"),
             ("64:ff9b::10.0.0.0/104", "10.1.2.3"),
             ("64:ff9b::10.1.2.3", "10.1.2.3"),
+            ("64:ff9b::127.0.0.1", "64:ff9b::127.0.0.1"),
+            ("::ffff:127.0.0.1", "127.0.0.1"),
             ("64:ff9b::/96", "192.0.2.7"),
             ("192.0.2.7", "192.0.2.7"),
             ("0.0.0.0/0", "255.255.255.255"),
@@ -273,6 +272,8 @@ mod tests {
             ("10.1.0.0/16, 10.3.0.0/16", "10.2.0.0"),
             ("::/0", "10.0.0.1"),
             ("0.0.0.0/0", "::1"),
+            ("64:ff9b::127.0.0.1", "127.0.0.1"),
+            ("64:ff9b::", "0.0.0.0"),
             ("0.0.0.0/0,::/0", "local"),
             ("", "10.0.0.1"),
         ] {

@@ -3,9 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer};
-
-use crate::input::{self, InvalidInput};
+use crate::input::{self, InvalidInput, deserialize_from_text};
 use crate::net::{CidrSet, ClientIp, Nat64Prefixes};
 
 /// Maximum number of hops that are parsed.
@@ -56,12 +54,7 @@ impl FromStr for ClientIpHeader {
     }
 }
 
-impl<'de> Deserialize<'de> for ClientIpHeader {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+deserialize_from_text!(ClientIpHeader);
 
 /// The header field is present but contains no valid client address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

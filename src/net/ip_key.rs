@@ -4,9 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::input::InvalidInput;
+use crate::input::{InvalidInput, serde_as_text};
 use crate::net::ClientIp;
 
 /// The addresses that count as one client: a single IPv4 address, or the IPv6 /64 of a subscriber
@@ -23,7 +21,7 @@ use crate::net::ClientIp;
 pub struct IpKey {
     /// The first address; IPv4 addresses are IPv4-mapped.
     bits: u128,
-    /// Prefix length of 128.
+    /// Prefix length, out of 128 bits.
     prefix_len: u8,
 }
 
@@ -129,19 +127,7 @@ impl FromStr for IpKey {
     }
 }
 
-/// Serialized as a string.
-impl Serialize for IpKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for IpKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(IpKey);
 
 #[cfg(test)]
 mod tests {

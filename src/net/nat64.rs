@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer};
 
 use super::client_ip::{ClientIp, embedded};
-use crate::input::InvalidInput;
+use crate::input::{self, InvalidInput};
 
 /// The NAT64 prefixes of a network (RFC 6052), in addition to the well-known prefix, which
 /// [`ClientIp`] handles.
@@ -20,10 +20,8 @@ impl Nat64Prefixes {
         const MOST: usize = 16;
         let prefixes = texts.into_iter().map(|text| prefix(text.as_ref()));
         let prefixes: Vec<Ipv6Net> = prefixes.collect::<Result<_, _>>()?;
-        if prefixes.len() > MOST {
-            let problem = format!("has more than {MOST} prefixes");
-            return Err(InvalidInput::new("nat64_prefixes", problem));
-        }
+        let problem = format!("has more than {MOST} prefixes");
+        input::require("nat64_prefixes", prefixes.len() <= MOST, problem)?;
         Ok(Self(prefixes))
     }
 

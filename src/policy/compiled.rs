@@ -76,17 +76,13 @@ impl CompiledPolicy {
     /// Checks and compiles a policy.
     pub(crate) fn new(policy: Policy) -> Result<Self, InvalidPolicy> {
         policy.check()?;
-        Ok(Self::compile(policy))
-    }
-
-    fn compile(policy: Policy) -> Self {
         let policy = policy.translated();
         let routes: Vec<RouteRules> = policy.routes.iter().map(|route| route.rules()).collect();
         let protected = policy.protect.as_deref().unwrap_or_default();
         let patterns = protected
             .iter()
             .chain(policy.routes.iter().map(|route| &route.path));
-        Self {
+        Ok(Self {
             matcher: Matcher::new(patterns, policy.ignore_case),
             first_route: protected.len(),
             protects_everything: policy.protect.is_none(),
@@ -97,7 +93,7 @@ impl CompiledPolicy {
             },
             routes,
             source: policy,
-        }
+        })
     }
 
     /// Whether no rule applies to a request before its key is known.
@@ -182,11 +178,5 @@ impl CompiledPolicy {
     /// locks.
     pub(crate) fn is_exempt(&self, ip: ClientIp) -> bool {
         self.source.never_lock.contains(ip) || self.source.trusted_proxies.contains(ip)
-    }
-}
-
-impl Default for CompiledPolicy {
-    fn default() -> Self {
-        Self::compile(Policy::default())
     }
 }

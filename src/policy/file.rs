@@ -10,12 +10,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::route::intervals;
 use super::{Policy, Route};
-use crate::counter::RuleName;
-use crate::input::InvalidInput;
+use crate::input::{self, InvalidInput};
 use crate::limit::{self, Limit};
-use crate::model::Scope;
-use crate::time::{LockDuration, duration};
+use crate::time::duration;
 
 /// An invalid policy. The message names the field and the route, in a file also the line, the problem
 /// and what is expected.
@@ -55,6 +54,8 @@ pub(crate) fn read(file: &Path) -> Result<Policy, InvalidPolicy> {
     text.parse().map_err(within)
 }
 
+/// Parses TOML. Checks everything that [`KeyGuard::open`](crate::KeyGuard::open) checks, so that a file
+/// can be validated by itself.
 impl FromStr for Policy {
     type Err = InvalidPolicy;
 
@@ -115,42 +116,38 @@ impl<'de> Visitor<'de> for NextRoute<'_> {
     }
 }
 
-pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RuleName, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    RuleName::parse(&name).map_err(Error::custom)
+/// Deserializes a list of limits with the parser of a field, which errors name.
+macro_rules! lists_of_limits {
+    ($($field:ident: $parse:path),+) => {$(
+        pub(super) fn $field<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Vec<Limit>, D::Error> {
+            let texts = Vec::<String>::deserialize(deserializer)?;
+            $parse(stringify!($field), texts).map_err(Error::custom)
+        }
+    )+};
 }
 
-pub(super) fn scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    let scopes = texts.iter().map(|text| text.parse());
-    scopes.collect::<Result<_, _>>().map_err(Error::custom)
-}
-
-pub(super) fn intervals<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<Limit>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    super::route::intervals("limits", texts).map_err(Error::custom)
+lists_of_limits! {
+    limits: intervals,
+    ip_limits: intervals,
+    key_limits: limit::list,
+    org_limits: limit::list
 }
 
 pub(super) fn cost<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<NonZeroU32>, D::Error> {
     let cost = u32::deserialize(deserializer)?;
-    let cost = crate::input::limit("cost", cost);
+    let cost = input::at_least_one("cost", cost);
     cost.map(Some).map_err(Error::custom)
-}
-
-pub(super) fn limits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Limit>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    limit::list(texts).map_err(Error::custom)
 }
 
 pub(super) fn threshold<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<u32>, D::Error> {
     let failures = u32::deserialize(deserializer)?;
-    let failures = crate::input::limit("threshold", failures).map_err(Error::custom)?;
+    let failures = input::at_least_one("threshold", failures).map_err(Error::custom)?;
     Ok(Some(failures.get()))
 }
 
@@ -167,11 +164,4 @@ pub(super) fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Du
     let steps: Vec<Duration> = steps.collect::<Result<_, _>>().map_err(Error::custom)?;
     super::check_steps(&steps).map_err(Error::custom)?;
     Ok(steps)
-}
-
-pub(super) fn lock_duration<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<LockDuration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(Error::custom)
 }

@@ -2,6 +2,7 @@
 
 mod compiled;
 mod file;
+mod ip_limit;
 pub(crate) mod path;
 mod route;
 
@@ -9,11 +10,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::input::{FirstError, InvalidInput};
+use crate::input::{self, FirstError, InvalidInput};
 use crate::limit::{self, Limit};
 use crate::net::{CidrSet, ClientIpHeader, Nat64Prefixes};
 use crate::time::duration;
 
+pub use self::ip_limit::IpLimit;
 pub use self::route::Route;
 pub use crate::policy::path::{ExactPath, Pattern};
 
@@ -22,7 +24,8 @@ pub use self::file::InvalidPolicy;
 pub(crate) use self::file::read;
 pub(crate) use self::route::RouteRules;
 
-/// The rules of an installation. By default every path is protected and no proxy is trusted.
+/// Protected paths, routes, limits and address lists of a guard. By default every path is protected
+/// and no proxy is trusted.
 ///
 /// Without `protect`, every path requires a key; with it, the listed paths do. Routes that [require
 /// a key](Route) require one in any case. To open a path, use `exempt`, or a route with `protect =
@@ -48,7 +51,8 @@ pub(crate) use self::route::RouteRules;
 ///     .route(Route::new("orders", "POST /api/orders").limits(["10/s"]).cost(5));
 /// ```
 ///
-/// TOML fields have the names of the methods and are optional:
+/// TOML fields have the names of the setters; `protect = []` is [`Policy::protect_nothing`], and in a
+/// route `protect = false` is [`Route::open`]. Only `name` and `path` of a route are required.
 ///
 /// ```
 /// let policy: keyguard::Policy = r#"
@@ -100,9 +104,9 @@ pub struct Policy {
     pub(crate) allow: CidrSet,
     pub(crate) deny: CidrSet,
     pub(crate) never_lock: CidrSet,
-    #[serde(deserialize_with = "file::limits")]
+    #[serde(deserialize_with = "file::key_limits")]
     pub(crate) key_limits: Vec<Limit>,
-    #[serde(deserialize_with = "file::limits")]
+    #[serde(deserialize_with = "file::org_limits")]
     pub(crate) org_limits: Vec<Limit>,
     pub(crate) lockout: Lockout,
     #[serde(skip)]
@@ -172,7 +176,7 @@ impl Lockout {
 
     fn check(&self) -> Result<(), InvalidInput> {
         if let Some(failures) = self.threshold {
-            crate::input::limit("lockout.threshold", failures)?;
+            input::at_least_one("lockout.threshold", failures)?;
         }
         check_steps(&self.steps).map_err(|error| error.within("lockout.steps"))?;
         duration::bounded("lockout.decay", self.decay)?;
@@ -181,9 +185,11 @@ impl Lockout {
 }
 
 fn check_steps(steps: &[Duration]) -> Result<(), InvalidInput> {
-    if steps.is_empty() || steps.len() > 16 {
-        return Err(InvalidInput::new("steps", "expected 1 to 16 durations"));
-    }
+    input::require(
+        "steps",
+        (1..=16).contains(&steps.len()),
+        "expected 1 to 16 durations",
+    )?;
     let mut steps = steps.iter();
     steps.try_for_each(|step| duration::bounded("steps", *step).map(drop))
 }
@@ -194,8 +200,8 @@ impl Policy {
         Self::default()
     }
 
-    /// Protects a path and everything below it, instead of everything. At most 1,000. Default: every
-    /// path is protected.
+    /// Protects a path and everything below it. Once a path is added, other paths need a key only if a
+    /// route requires one. At most 1,000 patterns. Default: every path is protected.
     pub fn protect(mut self, path: impl TryInto<Pattern, Error: Into<InvalidInput>>) -> Self {
         let path = self.error.valid("protect", path);
         self.protect.get_or_insert_default().extend(path);
@@ -302,13 +308,14 @@ impl Policy {
     }
 
     /// [Limits](Limit) of every key, in addition to its own: at most 8, each with a counter of its
-    /// own. If a limit of the key has the same counter, the tighter one applies.
+    /// own. If the key has a limit of the same kind (a window of the same length, or the same quota),
+    /// the tighter one applies.
     pub fn key_limits(
         mut self,
         limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
     ) -> Self {
-        let limits = limit::list(limits).map_err(|error| error.within("key_limits"));
-        self.key_limits = self.error.ok(limits).unwrap_or_default();
+        let limits = self.error.ok(limit::list("key_limits", limits));
+        self.key_limits = limits.unwrap_or_default();
         self
     }
 
@@ -317,8 +324,8 @@ impl Policy {
         mut self,
         limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
     ) -> Self {
-        let limits = limit::list(limits).map_err(|error| error.within("org_limits"));
-        self.org_limits = self.error.ok(limits).unwrap_or_default();
+        let limits = self.error.ok(limit::list("org_limits", limits));
+        self.org_limits = limits.unwrap_or_default();
         self
     }
 
@@ -368,11 +375,8 @@ impl Policy {
 
 fn check_count(field: &'static str, count: usize) -> Result<(), InvalidInput> {
     const MOST: usize = 1_000;
-    if count <= MOST {
-        return Ok(());
-    }
     let problem = format!("expected at most {MOST}; use fewer, wider patterns");
-    Err(InvalidInput::new(field, problem))
+    input::require(field, count <= MOST, problem)
 }
 
 /// Checks constraints between routes.
@@ -403,9 +407,5 @@ fn check_route(route: &Route, earlier: &[Route]) -> Result<(), InvalidInput> {
             route.check_against(other)?;
         }
     }
-    if route.closes() {
-        route.check_against(route)
-    } else {
-        Ok(())
-    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::file;
 use crate::counter::{Events, Rule, RuleName, Subject};
-use crate::input::{FirstError, InvalidInput};
+use crate::input::{self, FirstError, InvalidInput};
 use crate::limit::{self, Limit, Period};
 use crate::model::Scope;
 use crate::policy::path::Pattern;
@@ -29,18 +29,16 @@ use crate::time::LockDuration;
 #[serde(deny_unknown_fields)]
 #[must_use]
 pub struct Route {
-    #[serde(deserialize_with = "file::name")]
     name: RuleName,
     pub(super) path: Pattern,
     /// `true` for [`Route::protect`], `false` for [`Route::open`].
     protect: Option<bool>,
-    #[serde(default, deserialize_with = "file::scopes")]
+    #[serde(default)]
     scopes: Vec<Scope>,
-    #[serde(default, deserialize_with = "file::intervals")]
+    #[serde(default, deserialize_with = "file::limits")]
     limits: Vec<Limit>,
-    #[serde(default, deserialize_with = "file::intervals")]
+    #[serde(default, deserialize_with = "file::ip_limits")]
     ip_limits: Vec<Limit>,
-    #[serde(default, deserialize_with = "file::lock_duration")]
     lockout: Option<LockDuration>,
     #[serde(default, deserialize_with = "file::cost")]
     cost: Option<NonZeroU32>,
@@ -55,7 +53,7 @@ impl Route {
     /// names the counters of its limits.
     pub fn new(name: &str, path: impl TryInto<Pattern, Error: Into<InvalidInput>>) -> Self {
         let mut error = FirstError::default();
-        error.ok(RuleName::parse(name));
+        error.ok(name.parse::<RuleName>());
         let path = error.valid("path", path);
         Self {
             name: name.into(),
@@ -123,7 +121,8 @@ impl Route {
         self
     }
 
-    /// Locks out addresses that exceed [`Route::ip_limits`] (required) from all paths of the route.
+    /// Locks addresses that exceed [`Route::ip_limits`] out of all paths of the route. A route with a
+    /// lockout must have such limits.
     pub fn lockout(
         mut self,
         duration: impl TryInto<LockDuration, Error: Into<InvalidInput>>,
@@ -135,7 +134,7 @@ impl Route {
     /// The cost of requests that do not specify one, at least 1. Of several matching routes, the
     /// highest cost applies. Default: 1.
     pub fn cost(mut self, cost: u32) -> Self {
-        self.cost = self.error.ok(crate::input::limit("cost", cost));
+        self.cost = self.error.ok(input::at_least_one("cost", cost));
         self
     }
 
@@ -164,26 +163,19 @@ impl Route {
             let problem = format!("route `{}`: {}", self.name.escape_debug(), error.problem());
             InvalidInput::new(error.field(), problem)
         })?;
-        if self.is_open() && self.requires_key() {
-            return Err(InvalidInput::new(
-                "protect",
-                format!(
-                    "route `{}` requires no key, but has scopes or limits per key; remove \
-                     `protect = false`, or use `ip_limits`",
-                    self.name
-                ),
-            ));
-        }
-        if self.lockout.is_some() && self.ip_limits.is_empty() {
-            return Err(InvalidInput::new(
-                "lockout",
-                format!(
-                    "route `{}` has a lockout but no `ip_limits`; add some, such as \
-                     `ip_limits = [\"3/min\"]`",
-                    self.name
-                ),
-            ));
-        }
+        let problem = format!(
+            "route `{}` requires no key, but has scopes or limits per key; remove \
+             `protect = false`, or use `ip_limits`",
+            self.name
+        );
+        input::require("protect", !self.is_open() || !self.requires_key(), problem)?;
+        let problem = format!(
+            "route `{}` has a lockout but no `ip_limits`; add some, such as \
+             `ip_limits = [\"3/min\"]`",
+            self.name
+        );
+        let can_lock = !self.ip_limits.is_empty();
+        input::require("lockout", self.lockout.is_none() || can_lock, problem)?;
         self.check_cost()
     }
 
@@ -192,14 +184,12 @@ impl Route {
         if !self.is_open() || !closing.path.covers(&self.path) {
             return Ok(());
         }
-        Err(InvalidInput::new(
-            "protect",
-            format!(
-                "route `{}` requires no key, but route `{}`, which matches all of its requests, \
-                 requires one; narrow the path of the latter",
-                self.name, closing.name
-            ),
-        ))
+        let problem = format!(
+            "route `{}` requires no key, but route `{}`, which matches all of its requests, \
+             requires one; narrow the path of the latter",
+            self.name, closing.name
+        );
+        Err(InvalidInput::new("protect", problem))
     }
 
     fn is_open(&self) -> bool {
@@ -209,11 +199,9 @@ impl Route {
     /// Checks that the limits can admit the cost.
     fn check_cost(&self) -> Result<(), InvalidInput> {
         let cost = self.cost.map_or(1, |cost| u64::from(cost.get()));
-        let limits = self.limits.iter().chain(&self.ip_limits);
-        match limits
-            .filter(|limit| !limit.shadow)
-            .find(|limit| limit.amount.get() < cost)
-        {
+        let mut limits = self.limits.iter().chain(&self.ip_limits);
+        let is_exceeded = |limit: &&Limit| !limit.shadow && limit.amount.get() < cost;
+        match limits.find(is_exceeded) {
             None => Ok(()),
             Some(limit) => Err(InvalidInput::new(
                 "cost",
@@ -258,11 +246,9 @@ pub(super) fn intervals(
     field: &'static str,
     limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
 ) -> Result<Vec<Limit>, InvalidInput> {
-    let limits = limit::list(limits).map_err(|error| error.within(field))?;
-    match limits
-        .iter()
-        .find(|limit| !matches!(limit.period, Period::Sliding(_)))
-    {
+    let limits = limit::list(field, limits)?;
+    let is_window = |limit: &&Limit| matches!(limit.period, Period::Sliding(_));
+    match limits.iter().find(|limit| !is_window(limit)) {
         None => Ok(limits),
         Some(limit) => Err(InvalidInput::new(
             field,

@@ -12,12 +12,39 @@ use super::{
     Totals, UsageBatch,
 };
 
+/// The changes that the usage writer makes.
+pub(crate) trait UsageStore: Send + Sync + 'static {
+    /// Writes all of a batch of usage, with its totals and balances, or nothing.
+    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError>;
+    /// Deletes raw usage before `raw_before` and totals past their [retention](super::retention).
+    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError>;
+    /// Replaces the hashes of credentials by hashes under [`HashScheme::KeyedBlake3`]. Skips a
+    /// credential that no longer has its old hash, or whose new hash exists. Appends one audit entry
+    /// per replaced hash, about its key.
+    ///
+    /// [`HashScheme::KeyedBlake3`]: crate::model::HashScheme::KeyedBlake3
+    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError>;
+    /// Stores the windows of keys and organizations in place of the stored ones of the same subject.
+    fn save_windows(
+        &self,
+        windows: Vec<(SubjectId, Vec<SavedCounter>)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Replaces all stored windows of addresses.
+    fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError>;
+
+    /// Retries changes after a failure, if a retry is due or `at_once` is set.
+    fn recover(&self, at_once: bool) {
+        let _ = at_once;
+    }
+}
+
 /// Organizations, keys, credentials and usage.
 ///
 /// A change is durable when its method returns. A method that takes an [`AuditContext`] appends it to
 /// the audit log in the same transaction, and fails without a change if a request with the same
 /// idempotency key was completed before.
-pub(crate) trait Store: Send + Sync + 'static {
+pub(crate) trait Store: UsageStore {
     /// Returns the key that `hash` authenticates and its organization, from one consistent read.
     fn resolve<'a>(
         &'a self,
@@ -85,12 +112,6 @@ pub(crate) trait Store: Send + Sync + 'static {
         rotation: Rotation,
         audit: &AuditContext,
     ) -> Result<Key, StoreError>;
-    /// Replaces the hashes of credentials by hashes under [`HashScheme::KeyedBlake3`]. Skips a
-    /// credential that no longer has its old hash, or whose new hash exists. Appends one audit entry
-    /// per replaced hash, about its key.
-    ///
-    /// [`HashScheme::KeyedBlake3`]: crate::model::HashScheme::KeyedBlake3
-    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError>;
     /// Marks a key inactive for good. Revoking a revoked key changes nothing.
     fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError>;
 
@@ -99,14 +120,6 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Returns at most `limit` audit entries with ids below `before`, latest first.
     fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
 
-    /// Stores the windows of keys and organizations in place of the stored ones of the same subject.
-    fn save_windows(
-        &self,
-        windows: Vec<(SubjectId, Vec<SavedCounter>)>,
-        now: Timestamp,
-    ) -> Result<(), StoreError>;
-    /// Replaces all stored windows of addresses.
-    fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError>;
     fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError>;
     /// Deletes stored windows.
     fn delete_counters(
@@ -115,10 +128,6 @@ pub(crate) trait Store: Send + Sync + 'static {
         audit: &AuditContext,
     ) -> Result<(), StoreError>;
 
-    /// Writes all of a batch of usage, with its totals and balances, or nothing.
-    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError>;
-    /// Deletes raw usage before `raw_before` and totals past their [retention](super::retention).
-    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError>;
     /// Returns at most `limit` rows of raw usage since `from`, in the order of recording.
     fn usage(
         &self,
@@ -170,11 +179,6 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Returns the health of the other server, if there is one.
     fn health(&self) -> Option<BackendHealth> {
         None
-    }
-
-    /// Retries changes after a failure, if a retry is due or `at_once` is set.
-    fn recover(&self, at_once: bool) {
-        let _ = at_once;
     }
 
     /// Returns why changes are refused now, if they are.

@@ -22,7 +22,7 @@ pub(crate) mod transfer;
 mod usage;
 
 pub(crate) use self::audit::{AuditContext, CompletedRequest, IdempotencyKey};
-pub(crate) use self::backend::{ChangeEvent, Resolved, Store};
+pub(crate) use self::backend::{ChangeEvent, Resolved, Store, UsageStore};
 #[cfg(all(feature = "cli", any(feature = "import", feature = "postgres")))]
 pub(crate) use self::changes::FIRST_SECRET;
 pub(crate) use self::changes::{

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::civil::{Date, Time};
 use jiff::tz;
 
-use crate::input::{InvalidInput, try_from_text};
+use crate::input::{InvalidInput, deserialize_from_text, try_from_text};
 use crate::time::{TimeZone, Timestamp};
 
 /// The duration of a lock: a fixed duration, or until the next occurrence of a time of day.
@@ -139,6 +139,7 @@ impl FromStr for LockDuration {
     }
 }
 
+deserialize_from_text!(LockDuration);
 try_from_text!(LockDuration);
 
 /// Parses a duration of 1 second to 3,650 days, with the units of [`LockDuration`].
@@ -254,13 +255,15 @@ mod tests {
         }
     }
 
-    /// The end of the lock `text` that starts at `now` in `zone`.
-    fn end(text: &str, zone: &str, now: &str) -> String {
+    /// Checks the ends of locks in a zone: the text, the start, and the end.
+    #[track_caller]
+    fn check_ends(zone: &str, locks: &[(&str, &str, &str)]) {
         let zone = zone.parse().unwrap();
-        let time: LockDuration = text.parse().unwrap();
-        time.ends_at(now.parse().unwrap(), &zone)
-            .unwrap()
-            .to_string()
+        for (text, start, end) in locks {
+            let duration: LockDuration = text.parse().unwrap();
+            let found = duration.ends_at(start.parse().unwrap(), &zone).unwrap();
+            assert_eq!(found.to_string(), *end, "{text} at {start}");
+        }
     }
 
     #[test]
@@ -379,134 +382,68 @@ mod tests {
 
     #[test]
     fn a_time_of_day_means_its_next_occurrence() {
-        let berlin = "Europe/Berlin";
-        // 15:59, 16:00 and 16:01 in Berlin, in summer.
-        assert_eq!(
-            end("4 PM", berlin, "2026-07-01T13:59:00Z"),
-            "2026-07-01T14:00:00Z"
-        );
-        assert_eq!(
-            end("4 PM", berlin, "2026-07-01T14:00:00Z"),
-            "2026-07-02T14:00:00Z"
-        );
-        assert_eq!(
-            end("4 PM", berlin, "2026-07-01T14:01:00Z"),
-            "2026-07-02T14:00:00Z"
-        );
-        assert_eq!(
-            end("00:30", berlin, "2026-12-31T23:15:00Z"),
-            "2026-12-31T23:30:00Z"
-        );
+        let locks = [
+            // 15:59, 16:00 and 16:01 in summer.
+            ("4 PM", "2026-07-01T13:59:00Z", "2026-07-01T14:00:00Z"),
+            ("4 PM", "2026-07-01T14:00:00Z", "2026-07-02T14:00:00Z"),
+            ("4 PM", "2026-07-01T14:01:00Z", "2026-07-02T14:00:00Z"),
+            ("00:30", "2026-12-31T23:15:00Z", "2026-12-31T23:30:00Z"),
+        ];
+        check_ends("Europe/Berlin", &locks);
     }
 
     #[test]
     fn days_with_clock_changes_have_other_lengths() {
-        let new_york = "America/New_York";
-        // 08:00 on the day before and after each change.
-        assert_eq!(
-            end("8:00", new_york, "2026-03-07T13:00:00Z"),
-            "2026-03-08T12:00:00Z"
-        );
-        assert_eq!(
-            end("8:00", new_york, "2026-10-31T12:00:00Z"),
-            "2026-11-01T13:00:00Z"
-        );
-        // Spans ignore clock changes.
-        assert_eq!(
-            end("1 day", new_york, "2026-03-07T13:00:00Z"),
-            "2026-03-08T13:00:00Z"
-        );
+        let locks = [
+            // 08:00 on the day before and after each change.
+            ("8:00", "2026-03-07T13:00:00Z", "2026-03-08T12:00:00Z"),
+            ("8:00", "2026-10-31T12:00:00Z", "2026-11-01T13:00:00Z"),
+            // Fixed durations ignore clock changes.
+            ("1 day", "2026-03-07T13:00:00Z", "2026-03-08T13:00:00Z"),
+        ];
+        check_ends("America/New_York", &locks);
     }
 
     #[test]
     fn a_skipped_time_moves_to_the_end_of_the_jump() {
-        let now = "2026-03-28T22:00:00Z";
-        assert_eq!(end("2:30", "Europe/Berlin", now), "2026-03-29T01:00:00Z");
-        assert_eq!(
-            end("2:30", "Europe/Berlin", "2026-03-29T01:00:00Z"),
-            "2026-03-30T00:30:00Z"
-        );
+        let locks = [
+            ("2:30", "2026-03-28T22:00:00Z", "2026-03-29T01:00:00Z"),
+            ("2:30", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"),
+        ];
+        check_ends("Europe/Berlin", &locks);
     }
 
     /// Regression: the first skipped moment was moved to the next day.
     #[test]
     fn the_instant_of_a_jump_is_not_moved() {
-        for (text, zone, now, expected) in [
-            (
-                "2:00 AM",
-                "America/New_York",
-                "2026-03-08T06:00:00Z",
-                "2026-03-08T07:00:00Z",
-            ),
-            (
-                "2:00:01",
-                "America/New_York",
-                "2026-03-08T06:00:00Z",
-                "2026-03-08T07:00:00Z",
-            ),
-            (
-                "2:59:59",
-                "America/New_York",
-                "2026-03-08T06:59:59Z",
-                "2026-03-08T07:00:00Z",
-            ),
-            (
-                "3:00 AM",
-                "America/New_York",
-                "2026-03-08T06:00:00Z",
-                "2026-03-08T07:00:00Z",
-            ),
-            (
-                "2:00 AM",
-                "America/New_York",
-                "2026-03-08T07:00:00Z",
-                "2026-03-09T06:00:00Z",
-            ),
-            (
-                "12:00 AM",
-                "America/Santiago",
-                "2026-09-06T03:00:00Z",
-                "2026-09-06T04:00:00Z",
-            ),
-            (
-                "00:30",
-                "America/Santiago",
-                "2026-09-06T03:00:00Z",
-                "2026-09-06T04:00:00Z",
-            ),
-            // A jump of half an hour, and a skipped day.
-            (
-                "2:15",
-                "Australia/Lord_Howe",
-                "2026-10-03T15:00:00Z",
-                "2026-10-03T15:30:00Z",
-            ),
-            (
-                "12:00",
-                "Pacific/Apia",
-                "2011-12-30T00:00:00Z",
-                "2011-12-30T10:00:00Z",
-            ),
-        ] {
-            assert_eq!(end(text, zone, now), expected, "{text} {zone} {now}");
-        }
+        let locks = [
+            ("2:00 AM", "2026-03-08T06:00:00Z", "2026-03-08T07:00:00Z"),
+            ("2:00:01", "2026-03-08T06:00:00Z", "2026-03-08T07:00:00Z"),
+            ("2:59:59", "2026-03-08T06:59:59Z", "2026-03-08T07:00:00Z"),
+            ("3:00 AM", "2026-03-08T06:00:00Z", "2026-03-08T07:00:00Z"),
+            ("2:00 AM", "2026-03-08T07:00:00Z", "2026-03-09T06:00:00Z"),
+        ];
+        check_ends("America/New_York", &locks);
+        let locks = [
+            ("12:00 AM", "2026-09-06T03:00:00Z", "2026-09-06T04:00:00Z"),
+            ("00:30", "2026-09-06T03:00:00Z", "2026-09-06T04:00:00Z"),
+        ];
+        check_ends("America/Santiago", &locks);
+        // A jump of half an hour, and a skipped day.
+        let locks = [("2:15", "2026-10-03T15:00:00Z", "2026-10-03T15:30:00Z")];
+        check_ends("Australia/Lord_Howe", &locks);
+        let locks = [("12:00", "2011-12-30T00:00:00Z", "2011-12-30T10:00:00Z")];
+        check_ends("Pacific/Apia", &locks);
     }
 
     #[test]
     fn a_repeated_time_means_its_next_occurrence() {
-        let berlin = "Europe/Berlin";
-        assert_eq!(
-            end("2:30", berlin, "2026-10-24T22:00:00Z"),
-            "2026-10-25T00:30:00Z"
-        );
-        assert_eq!(
-            end("2:30", berlin, "2026-10-25T00:30:00Z"),
-            "2026-10-25T01:30:00Z"
-        );
-        assert_eq!(
-            end("2:30", berlin, "2026-10-25T01:30:00Z"),
-            "2026-10-26T01:30:00Z"
-        );
+        let locks = [
+            ("2:30", "2026-10-24T22:00:00Z", "2026-10-25T00:30:00Z"),
+            ("2:30", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"),
+            ("2:30", "2026-10-25T01:30:00Z", "2026-10-26T01:30:00Z"),
+        ];
+        check_ends("Europe/Berlin", &locks);
     }
 
     #[test]

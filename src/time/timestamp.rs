@@ -4,9 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use crate::input::serde_as_text;
 
 /// A point in calendar time: whole milliseconds since 1970-01-01 00:00 UTC.
 ///
@@ -101,19 +102,7 @@ impl FromStr for Timestamp {
 #[error("is not an RFC 3339 time such as 2030-12-31T23:59:59Z")]
 pub struct InvalidTimestamp(());
 
-/// Serialized as RFC 3339.
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Timestamp {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(Timestamp);
 
 impl From<Timestamp> for SystemTime {
     fn from(time: Timestamp) -> Self {
@@ -125,5 +114,22 @@ impl From<Timestamp> for SystemTime {
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         Self(0).plus(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_display_as_rfc_3339() {
+        assert_eq!(
+            Timestamp::from_unix_millis(1_700_000_000_123).to_string(),
+            "2023-11-14T22:13:20.123Z"
+        );
+        assert_eq!(
+            Timestamp::from_unix_millis(u64::MAX).to_string(),
+            "9999-12-31T23:59:59.999Z"
+        );
     }
 }

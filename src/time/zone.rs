@@ -16,7 +16,7 @@ use crate::time::Timestamp;
 /// assert!("Europe/Atlantis".parse::<TimeZone>().is_err());
 /// ```
 #[derive(Clone, Debug)]
-pub struct TimeZone(pub(crate) Option<tz::TimeZone>);
+pub struct TimeZone(pub(super) Option<tz::TimeZone>);
 
 impl TimeZone {
     /// The zone of the system. If it cannot be determined, times of day are rejected.
@@ -60,12 +60,6 @@ impl TimeZone {
             u64::try_from(start.as_millisecond()).ok()
         };
         start().map_or(Timestamp::MAX, Timestamp::from_unix_millis)
-    }
-}
-
-impl Default for TimeZone {
-    fn default() -> Self {
-        Self::system()
     }
 }
 

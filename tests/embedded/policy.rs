@@ -37,16 +37,25 @@ fn errors_name_line_field_and_expectation() {
         (
             "key_limits = [\"10/fortnight\"]",
             1,
-            &["key_limits", "10/s"],
+            &["\nkey_limits: ", "10/s"],
         ),
         (
             "key_limits = [\"10/min\", \"9/60s\"]",
             1,
-            &["key_limits", "same counter"],
+            &["\nkey_limits: ", "same counter"],
+        ),
+        (
+            "org_limits = [\"0/s\"]",
+            1,
+            &["\norg_limits: 0 would refuse every request"],
         ),
         ("org_limits = \"10/s\"", 1, &["org_limits", "sequence"]),
         ("ignore_case = 1", 1, &["ignore_case", "boolean"]),
-        ("[lockout]\nthreshold = 0", 2, &["threshold", "at least 1"]),
+        (
+            "[lockout]\nthreshold = 0",
+            2,
+            &["\nthreshold: expected at least 1\n"],
+        ),
         ("[lockout]\nsteps = []", 2, &["steps", "1 to 16"]),
         ("[lockout]\nsteps = [\"soon\"]", 2, &["steps", "30 minutes"]),
         ("[lockout]\ndecay = \"0\"", 2, &["decay", "not a duration"]),
@@ -64,19 +73,23 @@ fn errors_name_line_field_and_expectation() {
         (
             &format!("{route}limits = [\"5 daily\"]"),
             4,
-            &["limits", "not a sliding window"],
+            &["\nlimits: ", "not a sliding window"],
         ),
         (
             &format!("{route}ip_limits = [\"0/s\"]"),
             4,
-            &["ip_limits", "at least 1"],
+            &["\nip_limits: 0 would refuse every request"],
         ),
         (
             &format!("{route}lockout = \"4pmish\""),
             4,
             &["lockout", "time of day"],
         ),
-        (&format!("{route}cost = 0"), 4, &["cost", "at least 1"]),
+        (
+            &format!("{route}cost = 0"),
+            4,
+            &["\ncost: expected at least 1\n"],
+        ),
         (&format!("{route}cost = -1"), 4, &["cost", "-1"]),
         (
             &format!("{route}shade = true"),

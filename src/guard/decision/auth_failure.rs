@@ -19,7 +19,8 @@ pub(super) async fn count<H: Headers + ?Sized>(
     let Some(ip_key) = IpKey::of(context.ip) else {
         return;
     };
-    if lockout::is_exempt(guard, context) {
+    if lockout::is_exempt(context) {
+        lockout::warn_of_private_proxy(guard, context);
         return;
     }
     proxy::observe_failed(guard, context, ip_key);

@@ -7,8 +7,7 @@ use super::context::RequestContext;
 use super::credential;
 use super::proxy::forwarding_header;
 use crate::model::Reason;
-use crate::net::CidrSet;
-use crate::net::{NamedClient, UnreadableClient, forwarded};
+use crate::net::{CidrSet, NamedClient, UnreadableClient, forwarded};
 use crate::policy::CompiledPolicy;
 
 /// Sets the address of the client: that of the peer, or the one that a trusted proxy names.
@@ -79,8 +78,8 @@ fn warn_of_other_header<H: Headers + ?Sized>(guard: &Guard, header: &str, header
     warn_once(guard, ("other fields", header), || {
         let other = forwarding_header(headers)?;
         Some(format!(
-            "a trusted proxy sends no `{header}`, so that it counts as the client and is never locked \
-             out; if it names clients by `{other}`, write into the policy: client_ip_header = \"{other}\""
+            "a trusted proxy does not send `{header}`, so the proxy counts as the client and is never \
+             locked; if it reports clients in `{other}`, add to the policy: client_ip_header = \"{other}\""
         ))
     });
 }
@@ -91,9 +90,9 @@ fn warn_of_unnamed(guard: &Guard, header: &str, has_key: impl FnOnce() -> bool) 
     warn_once(guard, ("unnamed", header), || {
         has_key().then(|| {
             format!(
-                "a trusted proxy sends a request with a key and without `{header}`, so that it counts \
-                 as the client and is never locked out (some proxies remove fields that the client \
-                 lists in `Connection`); if yours names every client, write into the policy: \
+                "a trusted proxy sends a request with a key and without `{header}`, so the proxy \
+                 counts as the client and is never locked (some proxies remove fields that the client \
+                 lists in `Connection`); if yours reports every client, add to the policy: \
                  require_client_ip = true"
             )
         })
@@ -106,8 +105,8 @@ fn warn_of_unreadable(guard: &Guard, header: &str) {
     warn_once(guard, ("unreadable", header), || {
         Some(format!(
             "a trusted proxy sends a `{header}` without a valid client address; such requests are \
-             refused; configure the proxy to set or extend this field on every request, or write \
-             the field that it sets as `client_ip_header` into the policy"
+             refused; configure the proxy to set or extend this field on every request, or add the \
+             field that it sets to the policy as `client_ip_header`"
         ))
     });
 }

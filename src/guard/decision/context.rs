@@ -14,7 +14,7 @@ use crate::policy::{Access, RouteMatch};
 use crate::sys::Deadline;
 use crate::time::Timestamp;
 
-/// A request, and what the stages know about it.
+/// A request, with the results of the stages so far.
 pub(super) struct RequestContext<'a, H: ?Sized> {
     pub(super) request: &'a Request<'a, H>,
     pub(super) policy: &'a PolicySnapshot<'a>,

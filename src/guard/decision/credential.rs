@@ -11,7 +11,7 @@ use crate::policy::Access;
 /// Longer texts are refused unread; the longest key of ours has 81 bytes.
 const MAX_LEN: usize = 256;
 
-/// The text of a key.
+/// A key as a request presents it.
 #[derive(Clone, Copy)]
 pub(super) struct PresentedKey<'h> {
     pub(super) text: &'h [u8],
@@ -19,8 +19,8 @@ pub(super) struct PresentedKey<'h> {
     pub(super) is_optional: bool,
 }
 
-/// Whether the request needs a key. A preflight request of a browser (Fetch §3.2.2) needs none: it
-/// never carries a key, and its response discloses nothing else.
+/// Whether the request needs a key. A preflight request of a browser (Fetch §3.2.2) needs none:
+/// browsers send it without credentials.
 #[inline(always)]
 pub(super) fn is_required<H: Headers + ?Sized>(
     guard: &Guard,

@@ -11,12 +11,12 @@ use super::super::request::{Headers, Request};
 use super::context::{RequestContext, ShadowLog};
 use super::refusal::Refusal;
 use super::{client, limits, lockout, refusal};
-use crate::counter::{IpLimit, Rule};
+use crate::counter::Rule;
 use crate::limiter::{Admission, Demand, Subjects};
 use crate::lockout::LockScope;
 use crate::model::Reason;
 use crate::net::{ClientIp, IpKey};
-use crate::policy::{RouteMatch, RouteRules};
+use crate::policy::{IpLimit, RouteMatch, RouteRules};
 use crate::time::LockDuration;
 
 /// Returns the address of the client if a matching route limits addresses.
@@ -104,7 +104,8 @@ fn require_admitted<'r, H: Headers + ?Sized>(
     Err(denial.and_locked(locked_for).into())
 }
 
-/// Decides about a request by its address alone, and counts it; returns the address of the client.
+/// Decides whether a request is admitted by its address alone, and counts it; returns the address of
+/// the client.
 pub(crate) async fn check_ip<H: Headers + ?Sized>(
     guard: &Guard,
     request: &Request<'_, H>,
@@ -156,9 +157,11 @@ fn lock_out<H: Headers + ?Sized>(
     ip_key: IpKey,
     lockout: LimitLockout<'_>,
 ) -> Option<Duration> {
-    let duration = lockout
-        .duration
-        .filter(|_| !context.is_preview && !lockout::is_exempt(guard, context))?;
+    let duration = lockout.duration.filter(|_| !context.is_preview)?;
+    if lockout::is_exempt(context) {
+        lockout::warn_of_private_proxy(guard, context);
+        return None;
+    }
     let scope = match lockout.all_paths {
         true => LockScope::All,
         false => LockScope::IpLimit(lockout.name.to_owned()),

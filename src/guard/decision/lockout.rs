@@ -54,7 +54,7 @@ pub(super) fn check_keyless<H: Headers + ?Sized>(
 ) -> Result<(), Denial> {
     let until = context
         .keyless_lock
-        .filter(|_| !is_exempt(guard, context) && !proxy::is_found(guard, context.ip));
+        .filter(|_| !is_exempt(context) && !proxy::is_found(guard, context.ip));
     require_over(guard, until)
 }
 
@@ -74,38 +74,41 @@ pub(crate) fn require_unlocked<H: Headers + ?Sized>(
 }
 
 /// Whether neither failed authentications nor limits lock the client out.
-pub(super) fn is_exempt<H: Headers + ?Sized>(
-    guard: &Guard,
-    context: &RequestContext<'_, H>,
-) -> bool {
-    let policy = context.policy.compiled();
-    policy.is_exempt(context.ip)
-        || policy.source.trusted_proxies.is_empty() && is_private_proxy(guard, context)
+pub(super) fn is_exempt<H: Headers + ?Sized>(context: &RequestContext<'_, H>) -> bool {
+    context.policy.compiled().is_exempt(context.ip) || private_proxy(context).is_some()
 }
 
-/// Whether the peer may be a proxy that the policy does not name: its address is private, and it sends
-/// a forwarding header. Its clients cannot be distinguished.
-fn is_private_proxy<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_, H>) -> bool {
-    let request = context.request;
-    let may_be_proxy = !request.is_named_by_proxy && is_private(request.ip);
-    let Some(header) = proxy::forwarding_header(request.headers).filter(|_| may_be_proxy) else {
-        return false;
+/// Warns of a client that is exempt because it may be a proxy.
+#[cold]
+pub(super) fn warn_of_private_proxy<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+) {
+    let is_exempt_by_policy = context.policy.compiled().is_exempt(context.ip);
+    let Some(header) = private_proxy(context).filter(|_| !is_exempt_by_policy) else {
+        return;
     };
-    if context.is_preview {
-        return true;
-    }
-    let cause = (request.ip, header);
+    let ip = context.request.ip;
     guard
         .warnings
-        .add_once(WarningKind::PrivatePeer, cause, || {
+        .add_once(WarningKind::PrivatePeer, (ip, header), || {
             Some(format!(
                 "requests come through a proxy on the private address {ip} that is not configured \
-                 as trusted: failed authentications behind it lock nobody out. {line}",
-                ip = request.ip,
-                line = proxy::policy_hint(request.ip, header),
+                 as trusted: failed authentications through it do not lock any address. {line}",
+                line = proxy::policy_hint(ip, header),
             ))
         });
-    true
+}
+
+/// The forwarding header of a peer that may be a proxy that the policy does not name: no proxy is
+/// trusted, and its address is private. Its clients cannot be distinguished.
+fn private_proxy<H: Headers + ?Sized>(context: &RequestContext<'_, H>) -> Option<&'static str> {
+    let request = context.request;
+    let trusted = &context.policy.compiled().source.trusted_proxies;
+    if request.is_named_by_proxy || !is_private(request.ip) || !trusted.is_empty() {
+        return None;
+    }
+    proxy::forwarding_header(request.headers)
 }
 
 /// Whether an address is on this machine, on a private network (RFC 1918, RFC 4193), behind the
@@ -186,7 +189,7 @@ fn enforce<H: Headers + ?Sized>(
 ) -> Result<(), Denial> {
     let automatic = match (status.limits, status.auth_failures) {
         (None, None) => None,
-        _ if is_exempt(guard, context) => None,
+        _ if is_exempt(context) => None,
         (limits, Some(_)) if proxy::is_found(guard, context.ip) => limits,
         (limits, auth_failures) => limits.max(auth_failures),
     };

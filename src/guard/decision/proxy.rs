@@ -62,8 +62,8 @@ fn note_accepted<H: Headers + ?Sized>(
     {
         let warning = format!(
             "requests of many clients come through {ip}, which is not configured as trusted: \
-             failed authentications behind it lock nobody out, and limits by address count all of \
-             them as one. Only if it is a proxy of yours: {line}",
+             failed authentications through it do not lock any address, and limits by address count \
+             all of them as one. Only if it is a proxy of yours: {line}",
             ip = context.ip,
             line = policy_hint(context.ip, field),
         );
@@ -160,7 +160,7 @@ pub(super) fn forwarding_header<H: Headers + ?Sized>(headers: &H) -> Option<&'st
     names.find(|name| headers.header_values(name).next().is_some())
 }
 
-/// What to write into the policy for a proxy that names clients in the field `header`.
+/// What to add to the policy for a proxy that names clients in the field `header`.
 pub(super) fn policy_hint(ip: ClientIp, header: &str) -> String {
     let proxy = ip.ip().map(|ip| IpNet::from(ip).to_string());
     let header = match header {
@@ -168,7 +168,7 @@ pub(super) fn policy_hint(ip: ClientIp, header: &str) -> String {
         other => format!(" and client_ip_header = \"{other}\""),
     };
     format!(
-        "Write into the policy: trusted_proxies = [\"{}\"]{header}",
+        "Add to the policy: trusted_proxies = [\"{}\"]{header}",
         proxy.unwrap_or_else(|| ip.to_string())
     )
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::Guard;
-use super::super::denial::{Denial, status};
+use super::super::denial::Denial;
 use super::super::key_cache::CachedKey;
 use super::super::request::Headers;
 #[cfg(feature = "serve")]
@@ -99,7 +99,7 @@ fn record_with_key<H: ?Sized>(
         key_id: key.key_id,
         ip: context.ip,
         latency_micros: 0,
-        status: status(reason),
+        status: reason.status(),
         // At most 256 bytes.
         path_len: path.len() as u16,
         method: context.request.method,

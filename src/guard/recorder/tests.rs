@@ -1,35 +1,24 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SavedValue};
-use crate::counter::{Rule, Subject, SubjectId};
-use crate::guard::key_cache::Revisions;
-use crate::guard::policy_reloader::PolicyHandle;
+use crate::counter::{Rule, SavedCounter, SavedIpWindow, SavedValue, Subject, SubjectId};
+use crate::guard::{config::Config, key_cache::Revisions, policy_reloader::PolicyHandle};
 use crate::limit::Limit;
-use crate::limiter::MemoryLimiter;
-use crate::limiter::{CounterSet, CounterSets, Demand, Limiter, Subjects};
-use crate::lockout::{AuthFailure, Lock, LockChange};
-use crate::model::HashedKey;
-use crate::model::{AuditEntry, Key, KeyId, Method, Org, OrgId, Usage};
-use crate::net::ClientIp;
-use crate::net::IpKey;
-use crate::policy::CompiledPolicy;
-use crate::store::transfer::{PageCursor, TransferPage};
-use crate::store::{
-    AuditContext, KeyChange, Minute, NewCredential, NewKey, OrgChange, Rehash, Resolved, Rotation,
-    Totals, UsageEvent,
-};
-use crate::sys::{Deadline, MaybeReady, block_on};
-use crate::time::TimeZone;
-use crate::time::{ManualClock, Timestamp};
+use crate::limiter::{CounterSet, CounterSets, Demand, Limiter, MemoryLimiter, Subjects};
+use crate::lockout::{AuthFailure, LockChange};
+use crate::model::{KeyId, Method, OrgId};
+use crate::net::{ClientIp, IpKey};
+use crate::policy::{CompiledPolicy, Policy};
+use crate::store::{AuditContext, Minute, Rehash, UsageEvent};
+use crate::sys::{Deadline, block_on};
+use crate::time::{ManualClock, TimeZone, Timestamp};
 
 /// The start of a minute.
 const START: Timestamp = Timestamp::from_unix_millis(1_800_057_600_000);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A store that keeps what it is told in memory, or fails as a full disk does.
+/// A store in memory that can fail like a full disk.
 #[derive(Default)]
 struct Disk {
     is_full: AtomicBool,
@@ -65,7 +54,7 @@ impl Disk {
     }
 }
 
-impl Store for Disk {
+impl UsageStore for Disk {
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         assert!(!self.panics.load(Ordering::SeqCst), "the store panics");
         let mut stored = self.stored.lock();
@@ -108,19 +97,6 @@ impl Store for Disk {
         Ok(())
     }
 
-    fn resolve<'a>(
-        &'a self,
-        _: &'a HashedKey,
-        _: &'a Deadline,
-    ) -> MaybeReady<'a, Result<Option<Resolved>, StoreError>> {
-        unimplemented!()
-    }
-    fn resolve_id(&self, _: KeyId) -> Result<Option<Resolved>, StoreError> {
-        unimplemented!()
-    }
-    fn counters(&self, _: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
-        unimplemented!()
-    }
     fn save_windows(
         &self,
         _: Vec<(SubjectId, Vec<SavedCounter>)>,
@@ -131,95 +107,12 @@ impl Store for Disk {
     fn save_ip_windows(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
         Ok(())
     }
-    fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
-        unimplemented!()
-    }
-    fn delete_counters(
-        &self,
-        _: &[(SubjectId, CounterId)],
-        _: &AuditContext,
-    ) -> Result<(), StoreError> {
-        unimplemented!()
-    }
     fn rehash(&self, _: &[Rehash], _: &AuditContext) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    fn export(&self, _: PageCursor) -> Result<TransferPage, StoreError> {
-        unimplemented!()
-    }
-    fn check_import(&self, _: &TransferPage) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    fn import(&self, _: &TransferPage) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    fn create_org(&self, _: &str, _: &AuditContext) -> Result<Org, StoreError> {
-        unimplemented!()
-    }
-    fn org(&self, _: OrgId) -> Result<Org, StoreError> {
-        unimplemented!()
-    }
-    fn org_named(&self, _: &str) -> Result<Org, StoreError> {
-        unimplemented!()
-    }
-    fn orgs(&self, _: Option<OrgId>, _: usize) -> Result<Vec<Org>, StoreError> {
-        unimplemented!()
-    }
-    fn update_org(&self, _: OrgId, _: OrgChange, _: &AuditContext) -> Result<Org, StoreError> {
-        unimplemented!()
-    }
-    fn create_keys(
-        &self,
-        _: Vec<(NewKey, NewCredential)>,
-        _: &AuditContext,
-    ) -> Result<Vec<Key>, StoreError> {
-        unimplemented!()
-    }
-    fn key(&self, _: KeyId) -> Result<Key, StoreError> {
-        unimplemented!()
-    }
-    fn keys(&self, _: Option<OrgId>, _: Option<KeyId>, _: usize) -> Result<Vec<Key>, StoreError> {
-        unimplemented!()
-    }
-    fn keys_with_prefix(&self, _: &str, _: usize) -> Result<Vec<Key>, StoreError> {
-        unimplemented!()
-    }
-    fn update_key(&self, _: KeyId, _: KeyChange, _: &AuditContext) -> Result<Key, StoreError> {
-        unimplemented!()
-    }
-    fn add_credential(
-        &self,
-        _: KeyId,
-        _: NewCredential,
-        _: Rotation,
-        _: &AuditContext,
-    ) -> Result<Key, StoreError> {
-        unimplemented!()
-    }
-    fn revoke_key(&self, _: KeyId, _: &AuditContext) -> Result<Key, StoreError> {
-        unimplemented!()
-    }
-    fn usage(&self, _: Option<KeyId>, _: Timestamp, _: usize) -> Result<Vec<Usage>, StoreError> {
-        unimplemented!()
-    }
-    fn locks(&self) -> Result<Vec<Lock>, StoreError> {
-        Ok(Vec::new())
-    }
-    fn append_audit(&self, _: &AuditContext) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    fn audit_log(&self, _: Option<u64>, _: usize) -> Result<Vec<AuditEntry>, StoreError> {
-        unimplemented!()
-    }
-    fn change_locks(&self, _: &[LockChange], _: &AuditContext) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    fn totals(&self, _: Timestamp) -> Result<Totals, StoreError> {
         unimplemented!()
     }
 }
 
-/// A recorder over a [`Disk`], whose writer works when it is told to.
+/// A recorder over a [`Disk`] with a writer that the test drives.
 struct World {
     clock: ManualClock,
     disk: Arc<Disk>,
@@ -235,11 +128,10 @@ impl World {
 
     fn with(enabled: bool) -> Self {
         let clock = ManualClock::starting_at(START);
-        let (threshold, zone) = (NonZeroU32::MIN, TimeZone::utc());
-        let locks = ActiveLocks::new(16, threshold, zone, Arc::default());
+        let config = Config::default().max_locks(16).lockout_threshold(1);
         Self {
             disk: Arc::default(),
-            locks: Arc::new(locks),
+            locks: Arc::new(ActiveLocks::new(&config, Arc::default())),
             limiter: Arc::new(MemoryLimiter::new(
                 clock.clone().into(),
                 TimeZone::utc(),
@@ -257,12 +149,14 @@ impl World {
                 recorder: Arc::clone(&self.recorder),
                 limiter: Arc::clone(&self.limiter) as Arc<dyn Limiter>,
             }),
-            store: Arc::clone(&self.disk) as Arc<dyn Store>,
+            store: Arc::clone(&self.disk) as Arc<dyn UsageStore>,
             outlet: None,
             locks: Arc::clone(&self.locks),
             warnings: Arc::default(),
             policy_reloader: Arc::new(PolicyReloader::new(
-                Arc::new(PolicyHandle::new(CompiledPolicy::default())),
+                Arc::new(PolicyHandle::new(
+                    CompiledPolicy::new(Policy::default()).unwrap(),
+                )),
                 Arc::new(Revisions::new()),
                 Arc::default(),
                 None,
@@ -331,7 +225,7 @@ impl World {
     }
 }
 
-/// Of different lengths, so that a path that went astray shows.
+/// Paths differ in length, so a misplaced path is detected.
 fn path_of(status: u16) -> String {
     "/".repeat(usize::from(status % 5))
 }
@@ -538,7 +432,7 @@ fn closing_stores_what_all_threads_have_recorded() {
     statuses.sort_unstable();
     assert_eq!(statuses, (0..800).collect::<Vec<_>>());
 
-    // Whoever flushes or closes later does not wait for a writer that is gone.
+    // A flush or close after the end of the writer returns at once.
     world.record([999]);
     world.recorder.flush().unwrap();
     world.recorder.close().unwrap();
@@ -621,7 +515,7 @@ fn flush_returns_after_a_writer_panic() {
     writer.join().unwrap_err();
 }
 
-/// Once, random keys filled all room while a sink was set, and usage of known keys was dropped.
+/// Regression: random keys filled all room while a sink was set, and usage of known keys was dropped.
 #[test]
 fn refusals_that_name_no_key_take_no_more_room_than_their_share() {
     let world = World::new();

@@ -9,11 +9,11 @@ use http::uri::Authority;
 use http::{HeaderMap, StatusCode, Uri, header};
 
 use crate::admin::{Admin, AdminError, AuditActor};
-use crate::counter::IpLimit;
 use crate::guard;
 use crate::http::problem::Problem;
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
+use crate::policy::IpLimit;
 use crate::store::IdempotencyKey;
 use crate::sys::block_on;
 

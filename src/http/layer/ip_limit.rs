@@ -9,11 +9,11 @@ use tower_layer::Layer;
 use super::paths::PathPrefix;
 use super::service::KeyGuardService;
 use super::{Admission, Admit, remove_identity};
-use crate::counter::IpLimit;
 use crate::guard;
 use crate::http::peer::{self, PeerSource};
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
+use crate::policy::IpLimit;
 
 /// Limits single routes by client address, with or without a key, like [`KeyGuard::check_ip`]: a login
 /// form, a sign-up.

@@ -86,28 +86,34 @@ impl Pair {
                 let which = which.index(self.admitted.len());
                 let (reserved, outcomes) = self.admitted.swap_remove(which);
                 for (fixture, outcome) in self.both.iter().zip(&outcomes) {
-                    fixture.settle(1, rules, outcome, reserved, actual);
+                    fixture.client(1).settle(rules, outcome, reserved, actual);
                 }
             }
             Step::Release => {
                 let last = self.admitted.pop().map(|(_, outcomes)| outcomes);
                 for (fixture, outcome) in self.both.iter().zip(last.iter().flatten()) {
                     if let Admission::Admitted(_, receipt) = outcome {
-                        fixture.release(1, rules, receipt);
+                        fixture.client(1).release(rules, receipt);
                     }
                 }
             }
-            Step::Reset => self.both.iter().for_each(|fixture| fixture.reset(1, rules)),
+            Step::Reset => self
+                .both
+                .iter()
+                .for_each(|fixture| fixture.client(1).reset(rules)),
         }
         Ok(())
     }
 
     fn admit(&mut self, asked: u32) -> Result<(), TestCaseError> {
         let rules = &self.rules;
-        let looked = |fixture: &Fixture| all_shown(fixture.states(1, rules, asked), rules);
+        let looked = |fixture: &Fixture| all_shown(fixture.client(1).states(rules, asked), rules);
         let [memory, redis] = self.both.each_ref().map(looked);
         prop_assert_eq!(memory, redis);
-        let outcomes = self.both.each_ref().map(|s| s.admit(1, rules, asked));
+        let outcomes = self
+            .both
+            .each_ref()
+            .map(|s| s.client(1).admit(rules, asked));
         match &outcomes {
             [
                 Admission::Admitted(memory, a),

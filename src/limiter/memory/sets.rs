@@ -222,7 +222,7 @@ impl LockedCounters for LockedSets<'_> {
         false
     }
 
-    /// The counters of the first rules come next again. All of them exist.
+    /// Restarts the search for counters at the first rule. All counters exist.
     #[inline(always)]
     fn create(&mut self, _: Rules<'_>, _: &mut Receipt, _: fn(&Rule) -> bool) -> bool {
         self.hints = (0, 0);

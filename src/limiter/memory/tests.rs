@@ -3,73 +3,24 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::fixture::{Client, JANUARY_31, limits, rule};
 use super::sets::SHARDS;
 use super::*;
 use crate::counter::{CounterId, SavedValue, Subject};
-use crate::limit::Balance;
-use crate::limit::Limit;
-use crate::model::{KeyId, OrgId};
+use crate::limit::{Balance, Limit};
+use crate::model::KeyId;
 use crate::time::{ManualClock, Timestamp};
 
-const JANUARY_31: Timestamp = Timestamp::from_unix_millis(1_769_817_600_000);
 /// The first moment of a manual clock.
 const JANUARY_31_MOMENT: u64 = 400 * 86_400 * 1_000_000_000;
 
-fn cost(n: u32) -> NonZeroU32 {
-    NonZeroU32::new(n).unwrap()
-}
-
-fn rule(limit: Limit) -> Rule {
-    Rule::new(limit, Subject::Key)
-}
-
 fn sliding(limit: u64, length: Duration) -> Rule {
-    rule(Limit::window(u32::try_from(limit).unwrap(), length).unwrap())
-}
-
-fn per_minute(limit: u64) -> Rule {
-    sliding(limit, Duration::from_secs(60))
-}
-
-fn monthly(limit: u64) -> Rule {
-    rule(Limit::monthly(limit).unwrap())
+    let limit = Limit::window(u32::try_from(limit).unwrap(), length);
+    Rule::new(limit.unwrap(), Subject::Key)
 }
 
 fn amount(rule: &Rule) -> u64 {
     rule.limit.amount.get()
-}
-
-/// A key whose organization has no limits.
-fn alone(key: &Arc<CounterSet>) -> Subjects<'_> {
-    Subjects::Key(CounterSets {
-        key,
-        org: None,
-        org_id: OrgId(1),
-    })
-}
-
-fn admit(
-    limiter: &MemoryLimiter,
-    key: &Arc<CounterSet>,
-    rules: &[Rule],
-    cost: NonZeroU32,
-) -> Admission {
-    limiter.admit_now(Demand {
-        cost,
-        ..Demand::new(alone(key), &[rules])
-    })
-}
-
-fn states(
-    limiter: &MemoryLimiter,
-    key: &Arc<CounterSet>,
-    rules: &[Rule],
-    cost: NonZeroU32,
-) -> Vec<(LimitState, Moment)> {
-    limiter.states(Demand {
-        cost,
-        ..Demand::new(alone(key), &[rules])
-    })
 }
 
 fn limiter(capacity: usize) -> (MemoryLimiter, ManualClock) {
@@ -80,14 +31,13 @@ fn limiter(capacity: usize) -> (MemoryLimiter, ManualClock) {
     )
 }
 
-fn attach(limiter: &MemoryLimiter, key: u64) -> Arc<CounterSet> {
-    limiter
-        .attach(SubjectId::key(KeyId(key)), &mut || Ok(Vec::new()))
-        .unwrap()
+fn admits(limiter: &MemoryLimiter, key: u64, rules: &[Rule]) -> bool {
+    Client::new(limiter, key).admits(rules, 1)
 }
 
-fn is_admitted(admission: Admission) -> bool {
-    matches!(admission, Admission::Admitted(..))
+/// Sweeps all shards.
+fn sweep(limiter: &MemoryLimiter) {
+    (0..SHARDS).for_each(|_| limiter.sweep());
 }
 
 /// A naive implementation of the rules.
@@ -135,12 +85,12 @@ proptest! {
         steps in prop::collection::vec((0.0..1.0_f64, 0..6_i32, 0.0..1.0_f64), 1..300),
     ) {
         let (limiter, clock) = limiter(16);
-        let set = attach(&limiter, 1);
+        let client = Client::new(&limiter, 1);
         let mut rules: Vec<Rule> = windows
             .iter()
             .map(|&(limit, millis)| sliding(limit, Duration::from_millis(millis)))
             .collect();
-        rules.extend(month_limit.map(monthly));
+        rules.extend(month_limit.map(|limit| rule(&format!("{limit} monthly"))));
         let longest = windows.iter().map(|(_, millis)| millis * 1_000_000).max().unwrap();
         let smallest = rules.iter().map(amount).min().unwrap();
         let mut naive = Naive::default();
@@ -150,12 +100,12 @@ proptest! {
             clock.advance(Duration::from_nanos(wait));
             now += wait;
             let asked = 1 + ((smallest - 1) as f64 * ask.powi(5)) as u32;
-            let states = states(&limiter, &set, &rules, cost(asked));
-            for ((state, _), rule) in states.iter().zip(&rules) {
-                prop_assert_eq!(state.remaining, amount(rule) - naive.used(rule, now));
+            for (remaining, rule) in client.remaining(&rules).into_iter().zip(&rules) {
+                prop_assert_eq!(remaining, amount(rule) - naive.used(rule, now));
             }
-            let admission = admit(&limiter, &set, &rules, cost(asked));
-            prop_assert_eq!(is_admitted(admission.clone()), naive.admit(&rules, now, asked.into()));
+            let admission = client.admit(&rules, asked);
+            let is_admitted = matches!(admission, Admission::Admitted(..));
+            prop_assert_eq!(is_admitted, naive.admit(&rules, now, asked.into()));
             if let Admission::Refused(state, retry_at) = admission {
                 // A lone client is admitted at the stated time, and no earlier.
                 let wait = retry_at.since(state.at);
@@ -174,68 +124,32 @@ proptest! {
 #[test]
 fn a_counter_set_stays_until_it_is_idle() {
     let (limiter, clock) = limiter(16);
-    let rules = [per_minute(1)];
-    assert!(is_admitted(admit(
-        &limiter,
-        &attach(&limiter, 1),
-        &rules,
-        cost(1)
-    )));
-    for _ in 0..SHARDS {
-        limiter.sweep();
-    }
-    assert!(!is_admitted(admit(
-        &limiter,
-        &attach(&limiter, 1),
-        &rules,
-        cost(1)
-    )));
+    let rules = limits(&["1/min"]);
+    assert!(admits(&limiter, 1, &rules));
+    sweep(&limiter);
+    assert!(!admits(&limiter, 1, &rules));
     clock.advance(Duration::from_secs(60));
-    for _ in 0..SHARDS {
-        limiter.sweep();
-    }
+    sweep(&limiter);
     assert_eq!(limiter.sets.len(), 0);
-    assert!(is_admitted(admit(
-        &limiter,
-        &attach(&limiter, 1),
-        &rules,
-        cost(1)
-    )));
+    assert!(admits(&limiter, 1, &rules));
 }
 
 #[test]
 fn a_full_table_refuses_a_newcomer_and_evicts_no_set() {
     let (limiter, clock) = limiter(16);
-    let rules = [per_minute(1)];
+    let rules = limits(&["1/min"]);
     for key in 0..16 {
-        assert!(is_admitted(admit(
-            &limiter,
-            &attach(&limiter, key),
-            &rules,
-            cost(1)
-        )));
+        assert!(admits(&limiter, key, &rules));
     }
     let newcomer = SubjectId::key(KeyId(99));
     let refused = limiter.attach(newcomer, &mut || Ok(Vec::new()));
     assert!(matches!(refused, Err(AttachError::Full)));
     for key in 0..16 {
-        assert!(!is_admitted(admit(
-            &limiter,
-            &attach(&limiter, key),
-            &rules,
-            cost(1)
-        )));
+        assert!(!admits(&limiter, key, &rules));
     }
     clock.advance(Duration::from_secs(60));
-    for _ in 0..SHARDS {
-        limiter.sweep();
-    }
-    assert!(is_admitted(admit(
-        &limiter,
-        &attach(&limiter, 99),
-        &rules,
-        cost(1)
-    )));
+    sweep(&limiter);
+    assert!(admits(&limiter, 99, &rules));
 }
 
 #[test]
@@ -247,7 +161,7 @@ fn a_failed_seed_adds_no_counter_set() {
         failed,
         Err(AttachError::Seed(StoreError::Damaged(_)))
     ));
-    attach(&limiter, 1);
+    Client::new(&limiter, 1);
 }
 
 fn of_month(used: u64) -> SavedCounter {
@@ -260,14 +174,12 @@ fn of_month(used: u64) -> SavedCounter {
 #[test]
 fn a_quota_is_restored_and_is_stored_once_per_change() {
     let (limiter, _) = limiter(16);
-    let set = limiter
-        .attach(SubjectId::key(KeyId(1)), &mut || Ok(vec![of_month(8)]))
-        .unwrap();
-    let rules = [per_minute(60), monthly(10)];
+    let set = limiter.attach(SubjectId::key(KeyId(1)), &mut || Ok(vec![of_month(8)]));
+    let _handle = set.unwrap();
+    let rules = limits(&["60/min", "10 monthly"]);
     assert!(limiter.take_changed().is_empty());
-    assert!(is_admitted(admit(&limiter, &set, &rules, cost(1))));
-    assert!(is_admitted(admit(&limiter, &set, &rules, cost(1))));
-    assert!(!is_admitted(admit(&limiter, &set, &rules, cost(1))));
+    assert!(admits(&limiter, 1, &rules) && admits(&limiter, 1, &rules));
+    assert!(!admits(&limiter, 1, &rules));
     let changed = limiter.take_changed();
     assert_eq!(changed.len(), 1);
     assert_eq!(changed[0].take_balances(), [of_month(10)]);
@@ -280,30 +192,24 @@ fn a_quota_is_restored_and_is_stored_once_per_change() {
 #[test]
 fn an_unstored_quota_keeps_its_counter_set_in_memory() {
     let (limiter, clock) = limiter(16);
-    let rules = [per_minute(60), monthly(10)];
-    admit(&limiter, &attach(&limiter, 1), &rules, cost(4));
+    let rules = limits(&["60/min", "10 monthly"]);
+    assert!(Client::new(&limiter, 1).admits(&rules, 4));
     clock.advance(Duration::from_secs(61));
-    for _ in 0..SHARDS {
-        limiter.sweep();
-    }
-    let states = states(&limiter, &attach(&limiter, 1), &rules, cost(1));
-    assert_eq!(states[1].0.remaining, 6);
+    sweep(&limiter);
+    assert_eq!(Client::new(&limiter, 1).remaining(&rules)[1], 6);
     for set in limiter.take_changed() {
         set.take_balances();
     }
-    for _ in 0..SHARDS {
-        limiter.sweep();
-    }
+    sweep(&limiter);
     assert_eq!(limiter.sets.len(), 0);
 }
 
 #[test]
 fn saved_windows_are_restored() {
     let (limiter, clock) = limiter(16);
-    let rules = [per_minute(10), sliding(20, Duration::from_secs(3_600))];
-    let set = attach(&limiter, 1);
+    let rules = limits(&["10/min", "20/h"]);
     for _ in 0..8 {
-        assert!(is_admitted(admit(&limiter, &set, &rules, cost(1))));
+        assert!(admits(&limiter, 1, &rules));
         clock.advance(Duration::from_secs(5));
     }
     let saved: Vec<_> = (0..)
@@ -317,29 +223,27 @@ fn saved_windows_are_restored() {
     let later = ManualClock::starting_at(clock.timestamp().minus(Duration::from_millis(4_999)));
     later.advance(Duration::from_millis(4_999));
     let next = MemoryLimiter::new(later.clone().into(), TimeZone::utc(), 16, 16);
-    let set = next.attach(*id, &mut || Ok(windows.clone())).unwrap();
-    let left = |next: &MemoryLimiter| -> Vec<u64> {
-        let states = states(next, &set, &rules, cost(1)).into_iter();
-        states.map(|(state, _)| state.remaining).collect()
-    };
-    assert_eq!(left(&next), [2, 12]);
+    let _handle = next.attach(*id, &mut || Ok(windows.clone())).unwrap();
+    let left = || Client::new(&next, 1).remaining(&rules);
+    assert_eq!(left(), [2, 12]);
     // The first hit came 40 seconds before.
     later.advance(Duration::from_millis(19_999));
-    assert_eq!(left(&next), [2, 12]);
+    assert_eq!(left(), [2, 12]);
     later.advance(Duration::from_millis(2));
-    assert_eq!(left(&next), [3, 12]);
+    assert_eq!(left(), [3, 12]);
 }
 
 #[test]
 fn threads_together_are_admitted_up_to_the_limit() {
     let (limiter, _) = limiter(16);
-    let set = attach(&limiter, 1);
+    let client = Client::new(&limiter, 1);
+    let rules = limits(&["300/min"]);
     let admitted = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..100 {
-                    if is_admitted(admit(&limiter, &set, &[per_minute(300)], cost(1))) {
+                    if client.admits(&rules, 1) {
                         admitted.fetch_add(1, Ordering::Relaxed);
                     }
                 }

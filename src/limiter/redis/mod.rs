@@ -29,12 +29,10 @@ use super::{
 };
 use crate::counter::{Events, Rule, SavedCounter, SavedIpWindow, SubjectId};
 use crate::limit::Period;
-use crate::model::BackendHealth;
-use crate::model::Secret;
+use crate::model::{BackendHealth, Secret};
 use crate::store::{OpenError, StoreError};
 use crate::sys::{Deadline, MaybeReady, block_on};
-use crate::time::TimeZone;
-use crate::time::{Clock, Moment};
+use crate::time::{Clock, Moment, TimeZone};
 
 pub(crate) struct RedisLimiter {
     client: Client,
@@ -355,7 +353,7 @@ impl Limiter for RedisLimiter {
         }
         if fallbacks > 0 {
             warnings.push(format!(
-                "{fallbacks} decisions were made without Redis ({failures} calls failed or came late)"
+                "{fallbacks} decisions were made without Redis ({failures} calls failed or timed out)"
             ));
         }
         let problem = outage.map(|outage| outage.to_string()).or(eviction);

@@ -86,7 +86,7 @@ impl ScriptCall {
         slots.map(|counter| &*counter.key)
     }
 
-    /// Those under which this admission took a slot.
+    /// The keys under which this admission took a slot.
     pub(super) fn taken_slots<'a>(
         &'a self,
         reply: &'a ScriptReply,

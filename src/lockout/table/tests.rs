@@ -62,7 +62,7 @@ fn manual(ip: &str, until: u64) -> Lock {
     }
 }
 
-/// Once, the two were one manual lock that lasted as long as the longer one.
+/// Regression: the two were one manual lock that lasted as long as the longer one.
 #[test]
 fn manual_and_automatic_locks_end_independently() {
     let automatic = lock("192.0.2.1", LockScope::All, 20);
@@ -86,7 +86,7 @@ fn manual_and_automatic_locks_end_independently() {
     }
 }
 
-/// Once, a lock that was stored late took the place of one that began after it had ended.
+/// Regression: a lock that was stored late took the place of one that began after it had ended.
 #[test]
 fn of_disjoint_locks_the_later_one_wins() {
     let earlier = manual("192.0.2.1", 20);
@@ -245,7 +245,7 @@ fn a_full_table_is_not_searched_for_every_addition() {
     assert!(locks.add(lock("203.0.113.1", LockScope::All, 10), at(1)));
 }
 
-/// Once, it ended with the last lock of the family, and refused addresses that are never locked.
+/// Regression: it ended with the last lock of the family, and refused addresses that are never locked.
 #[test]
 fn merging_keeps_manual_locks() {
     let locks = Locks::new(10);
@@ -265,7 +265,7 @@ fn merging_keeps_manual_locks() {
     assert_eq!(ends, (Some(at(60)), Some(at(90))));
 }
 
-/// Once, each merge of eight locks searched the whole table.
+/// Regression: each merge of eight locks searched the whole table.
 #[test]
 fn one_pass_makes_room_for_many() {
     let locks = Locks::new(512);
@@ -310,7 +310,7 @@ fn unproductive_passes_are_limited_to_one_per_second() {
     assert!(newcomer(&locks, 7, 1));
 }
 
-/// Once, a moment of a clock that ran ahead freed every lock of a full table, for good.
+/// Regression: a moment of a clock that ran ahead freed every lock of a full table, for good.
 #[test]
 fn a_clock_ahead_frees_no_lock() {
     let year = 365 * 86_400;

@@ -3,11 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use super::methods::{Methods, invalid};
 use super::readings::{self, Readings};
-use crate::input::{InvalidInput, try_from_text};
+use crate::input::{InvalidInput, serde_as_text, try_from_text};
 use crate::model::Method;
 
 /// Maximum length of a pattern, in bytes.
@@ -267,23 +265,6 @@ fn literal(segment: &str) -> Result<&str, InvalidInput> {
 
 fn is_plain(c: char) -> bool {
     u8::try_from(c).is_ok_and(readings::is_plain_in_segment)
-}
-
-macro_rules! serde_as_text {
-    ($($name:ident),*) => {$(
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    )*};
 }
 
 serde_as_text!(Pattern, ExactPath);

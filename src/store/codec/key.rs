@@ -124,7 +124,7 @@ mod tests {
             status: KeyStatus::Active,
             scopes: vec!["read".parse().unwrap(), "orders:write".parse().unwrap()],
             rate_limit_per_minute: NonZeroU32::new(60).unwrap(),
-            limits: crate::limit::list(["10/s", "5000 credits +1/h shadow"]).unwrap(),
+            limits: crate::limit::list("limits", ["10/s", "5000 credits +1/h shadow"]).unwrap(),
             allowed_ips: "10.0.0.0/8,local".parse().unwrap(),
             overrides: vec![LimitOverride {
                 limit: "10/s".into(),

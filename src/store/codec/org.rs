@@ -79,7 +79,7 @@ mod tests {
             id: OrgId(3),
             name: "acme".into(),
             status: OrgStatus::Active,
-            limits: crate::limit::list(["10/s", "5000 credits +1/h shadow"]).unwrap(),
+            limits: crate::limit::list("limits", ["10/s", "5000 credits +1/h shadow"]).unwrap(),
             overrides: vec![LimitOverride {
                 limit: "10/s".into(),
                 until: Timestamp::from_unix_millis(5),

@@ -55,7 +55,7 @@ use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash,
-    Resolved, Rotation, Store, StoreError, Totals, UsageBatch,
+    Resolved, Rotation, Store, StoreError, Totals, UsageBatch, UsageStore,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -225,6 +225,52 @@ impl PostgresStore {
     }
 }
 
+impl UsageStore for PostgresStore {
+    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut batch_ids = self.batch_ids.lock();
+        let prepared = Prepared::new(batch, batch_ids.id(batch))?;
+        block_on(
+            self.link
+                .run(move |worker| async move { worker.record(admin_deadline(), &prepared).await }),
+        )?;
+        batch_ids.acknowledge();
+        Ok(())
+    }
+
+    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        block_on(self.link.run(move |worker| async move {
+            worker.prune(admin_deadline(), raw_before, now).await
+        }))
+    }
+
+    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError> {
+        let (jobs, audit) = (jobs.to_vec(), audit.clone());
+        self.change(async move |conn, turn| {
+            let owners = credentials::rehash(conn, &jobs).await?;
+            let subjects: Vec<_> = owners.iter().map(|key| Some(key.0)).collect();
+            audit::enter_each(conn, &audit, &subjects).await?;
+            turn.entries.extend(owners.into_iter().map(FeedEntry::Key));
+            Ok(())
+        })
+    }
+
+    /// Windows are local to a process or live in Redis.
+    fn save_windows(
+        &self,
+        _: Vec<(SubjectId, Vec<SavedCounter>)>,
+        _: Timestamp,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn save_ip_windows(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
 impl Store for PostgresStore {
     fn resolve<'a>(
         &'a self,
@@ -333,17 +379,6 @@ impl Store for PostgresStore {
         })
     }
 
-    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError> {
-        let (jobs, audit) = (jobs.to_vec(), audit.clone());
-        self.change(async move |conn, turn| {
-            let owners = credentials::rehash(conn, &jobs).await?;
-            let subjects: Vec<_> = owners.iter().map(|key| Some(key.0)).collect();
-            audit::enter_each(conn, &audit, &subjects).await?;
-            turn.entries.extend(owners.into_iter().map(FeedEntry::Key));
-            Ok(())
-        })
-    }
-
     fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError> {
         self.commit_audited(audit, async move |conn, turn| {
             Ok((Some(id.0), manage::revoke_key(conn, turn, id).await?))
@@ -356,19 +391,6 @@ impl Store for PostgresStore {
 
     fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
         self.read(async move |conn| audit::before(conn, before, limit).await)
-    }
-
-    /// Windows are local to a process or live in Redis.
-    fn save_windows(
-        &self,
-        _: Vec<(SubjectId, Vec<SavedCounter>)>,
-        _: Timestamp,
-    ) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn save_ip_windows(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
-        Ok(())
     }
 
     fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
@@ -385,26 +407,6 @@ impl Store for PostgresStore {
         self.commit_audited(audit, async move |conn, _| {
             Ok((None, counters::forget(conn, &counters).await?))
         })
-    }
-
-    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let mut batch_ids = self.batch_ids.lock();
-        let prepared = Prepared::new(batch, batch_ids.id(batch))?;
-        block_on(
-            self.link
-                .run(move |worker| async move { worker.record(admin_deadline(), &prepared).await }),
-        )?;
-        batch_ids.acknowledge();
-        Ok(())
-    }
-
-    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
-        block_on(self.link.run(move |worker| async move {
-            worker.prune(admin_deadline(), raw_before, now).await
-        }))
     }
 
     fn usage(

@@ -43,7 +43,7 @@ use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved,
-    Rotation, Store, StoreError, Totals, UsageBatch,
+    Rotation, Store, StoreError, Totals, UsageBatch, UsageStore,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -58,6 +58,74 @@ pub(crate) struct RedbStore {
     /// one: the block is then read from the file.
     open_block: Mutex<Option<OpenBlock>>,
     batch_ids: Mutex<BatchIds>,
+}
+
+impl UsageStore for RedbStore {
+    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        // Put back only after the commit: a failed batch leaves the block in the file.
+        let mut open_block = self.open_block.lock();
+        let mut batch_ids = self.batch_ids.lock();
+        let id = batch_ids.id(batch);
+        let current = Cell::new(open_block.take());
+        let block = self.write(|txn| {
+            let mut block = current.take();
+            if !totals::is_counted(txn, id)? {
+                if !batch.has_rows_elsewhere {
+                    block = Some(usage::add(txn, block, batch)?);
+                }
+                totals::add(txn, batch)?;
+            }
+            locks::change(txn, &batch.locks)?;
+            counters::put_balances(txn, &batch.balances)?;
+            Ok(block)
+        })?;
+        batch_ids.acknowledge();
+        *open_block = block;
+        Ok(())
+    }
+
+    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        let mut open_block = self.open_block.lock();
+        let due = self.read(|txn| prune::due(txn, open_block.as_ref(), raw_before, now))?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.write(|txn| prune::delete(txn, &due))?;
+        if due.open_block {
+            *open_block = None;
+        }
+        Ok(())
+    }
+
+    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError> {
+        self.write(|txn| {
+            for job in jobs {
+                if let Some(key) = credentials::rehash(txn, job)? {
+                    audit::append(txn, audit, Some(key.0))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn save_windows(
+        &self,
+        windows: Vec<(SubjectId, Vec<SavedCounter>)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(|txn| counters::put_windows(txn, &windows, now))
+    }
+
+    fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError> {
+        self.write(|txn| counters::put_ip_windows(txn, &windows))
+    }
+
+    fn recover(&self, at_once: bool) {
+        self.engine.recover(at_once);
+    }
 }
 
 impl Store for RedbStore {
@@ -159,17 +227,6 @@ impl Store for RedbStore {
         })
     }
 
-    fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError> {
-        self.write(|txn| {
-            for job in jobs {
-                if let Some(key) = credentials::rehash(txn, job)? {
-                    audit::append(txn, audit, Some(key.0))?;
-                }
-            }
-            Ok(())
-        })
-    }
-
     fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError> {
         self.commit_audited(audit, |txn| Ok((Some(id.0), keys::revoke(txn, id)?)))
     }
@@ -180,18 +237,6 @@ impl Store for RedbStore {
 
     fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
         self.read(|txn| audit::log(txn, before, limit))
-    }
-
-    fn save_windows(
-        &self,
-        windows: Vec<(SubjectId, Vec<SavedCounter>)>,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.write(|txn| counters::put_windows(txn, &windows, now))
-    }
-
-    fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError> {
-        self.write(|txn| counters::put_ip_windows(txn, &windows))
     }
 
     fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
@@ -208,45 +253,6 @@ impl Store for RedbStore {
         self.commit_audited(audit, |txn| {
             Ok((None, counters::delete_windows(txn, subjects.clone())?))
         })
-    }
-
-    fn record(&self, batch: &UsageBatch) -> Result<(), StoreError> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        // Put back only after the commit: a failed batch leaves the block in the file.
-        let mut open_block = self.open_block.lock();
-        let mut batch_ids = self.batch_ids.lock();
-        let id = batch_ids.id(batch);
-        let current = Cell::new(open_block.take());
-        let block = self.write(|txn| {
-            let mut block = current.take();
-            if !totals::is_counted(txn, id)? {
-                if !batch.has_rows_elsewhere {
-                    block = Some(usage::add(txn, block, batch)?);
-                }
-                totals::add(txn, batch)?;
-            }
-            locks::change(txn, &batch.locks)?;
-            counters::put_balances(txn, &batch.balances)?;
-            Ok(block)
-        })?;
-        batch_ids.acknowledge();
-        *open_block = block;
-        Ok(())
-    }
-
-    fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
-        let mut open_block = self.open_block.lock();
-        let due = self.read(|txn| prune::due(txn, open_block.as_ref(), raw_before, now))?;
-        if due.is_empty() {
-            return Ok(());
-        }
-        self.write(|txn| prune::delete(txn, &due))?;
-        if due.open_block {
-            *open_block = None;
-        }
-        Ok(())
     }
 
     fn usage(
@@ -291,10 +297,6 @@ impl Store for RedbStore {
                 listener(ChangeEvent::AllLocks(locks));
             }
         }));
-    }
-
-    fn recover(&self, at_once: bool) {
-        self.engine.recover(at_once);
     }
 
     fn fault(&self) -> Option<String> {

@@ -94,7 +94,7 @@ impl Set {
         let mut others: SmallVec<[_; WAYS]> = others
             .map(|other| (other.fullness(), other.len(), other.address))
             .collect();
-        // Of equals, the one that came first.
+        // Among equals, the oldest entry comes first.
         others.sort_by_key(|(fullness, ..)| *fullness);
         let fit = |windows| absent == 0 || windows <= WINDOWS;
         for (other_fullness, other_windows, other) in others {
@@ -187,7 +187,7 @@ impl Set {
         }
     }
 
-    /// Finds room for a stored window. Returns [`Set::excess`] after its insertion too.
+    /// Finds room for a stored window. Also returns [`Set::excess`] as it will be after the insertion.
     pub(super) fn allocate_restored(
         &mut self,
         ip_key: IpKey,

@@ -3,9 +3,7 @@
 use std::num::NonZeroU32;
 
 use crate::counter::{Events, Rule, SavedIpWindow, restore_hits, saved_hits};
-use crate::limit::SlidingLog;
-use crate::limit::WindowLength;
-use crate::limit::{Limit, Period};
+use crate::limit::{Limit, Period, SlidingLog, WindowLength};
 use crate::net::IpKey;
 use crate::time::{Clock, Moment};
 

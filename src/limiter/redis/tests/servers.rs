@@ -11,7 +11,7 @@ fn cluster() -> [Redis; 2] {
     }
     let bus = nodes[1].bus_port();
     let _: () = nodes[0].run(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", nodes[1].port()));
-    until("the nodes agree", || {
+    wait_until(|| {
         nodes.iter().all(|node| {
             let info: String = node.run("CLUSTER INFO");
             info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2")
@@ -28,11 +28,11 @@ fn a_cluster_keeps_each_group_on_one_of_its_nodes() {
         nodes[0].address(),
         nodes[1].address()
     );
-    let limiter = open(&url, TIMEOUT, Fallback::Deny);
-    let rules = rules(&["2/h", "9 daily", "9 concurrent"]);
+    let limiter = redis_at(&url, Clock::system());
+    let rules = limits(&["2/h", "9 daily", "9 concurrent"]);
     for id in 1..=20 {
         let client = Client::new(&limiter, id);
-        let admitted = (0..5).filter(|_| client.admits(&limiter, &rules)).count();
+        let admitted = (0..5).filter(|_| client.admits(&rules, 1)).count();
         assert_eq!(admitted, 2, "{:?}", limiter.status().warnings);
     }
     let keys = nodes.each_ref().map(|node| node.run::<usize>("DBSIZE"));
@@ -45,22 +45,19 @@ fn a_cluster_keeps_each_group_on_one_of_its_nodes() {
 #[test]
 fn room_in_a_cluster_is_announced_by_each_node_to_all() {
     let nodes = cluster();
-    let clock = ManualClock::starting_at(START);
+    let clock = ManualClock::starting_at(JANUARY_31);
     let open_at = |node: &Redis| {
         let url = format!("redis+cluster://{}", node.address());
-        let (secret, local) = ("a secret".into(), memory(clock.clone()));
-        let limiter = RedisLimiter::open(&url, &secret, TIMEOUT, Fallback::Deny, local).unwrap();
-        until("announcements are heard", || limiter.client.is_subscribed());
-        limiter
+        subscribed(&url, &clock)
     };
     let limiters = nodes.each_ref().map(open_at);
-    let rules = rules(&["1/h"]);
+    let rules = limits(&["1/h"]);
     for id in 1..=8 {
         let [one, other] = limiters.each_ref().map(|limiter| Client::new(limiter, id));
-        assert!(one.admits(&limiters[0], &rules));
-        assert!(!other.admits(&limiters[1], &rules));
-        one.reset(&limiters[0], &rules);
-        until("the reset is seen", || other.admits(&limiters[1], &rules));
+        assert!(one.admits(&rules, 1));
+        assert!(!other.admits(&rules, 1));
+        one.reset(&rules);
+        wait_until(|| other.admits(&rules, 1));
     }
 }
 
@@ -68,9 +65,9 @@ fn room_in_a_cluster_is_announced_by_each_node_to_all() {
 fn moved_slots_of_a_cluster_are_followed() {
     let nodes = cluster();
     let url = format!("redis+cluster://{}", nodes[0].address());
-    let limiter = open(&url, TIMEOUT, Fallback::Deny);
-    let rules = rules(&["1/h"]);
-    assert!(Client::new(&limiter, 1).admits(&limiter, &rules));
+    let limiter = redis_at(&url, Clock::system());
+    let rules = limits(&["1/h"]);
+    assert!(Client::new(&limiter, 1).admits(&rules, 1));
     // Moves all slots to the second node. Empty slots need no migration.
     let _: () = nodes[0].run("FLUSHALL");
     let _: () = nodes[1].run("FLUSHALL");
@@ -86,8 +83,8 @@ fn moved_slots_of_a_cluster_are_followed() {
     for id in 1..=20 {
         let client = Client::new(&limiter, id);
         // A busy node may consider the other one dead for a moment.
-        until("they are followed", || client.admits(&limiter, &rules));
-        assert!(!client.admits(&limiter, &rules));
+        wait_until(|| client.admits(&rules, 1));
+        assert!(!client.admits(&rules, 1));
     }
     assert_eq!(nodes[1].run::<usize>("DBSIZE"), 20);
 }
@@ -97,11 +94,11 @@ fn sentinels_name_the_master() {
     let server = Redis::start();
     let sentinel = Redis::sentinel("main", &server);
     let url = format!("redis+sentinel://{}/main/3", sentinel.address());
-    let limiter = open(&url, TIMEOUT, Fallback::Deny);
-    until("announcements are heard", || limiter.client.is_subscribed());
+    let limiter = redis_at(&url, Clock::system());
+    wait_until(|| limiter.client.is_subscribed());
     let client = Client::new(&limiter, 1);
-    assert!(client.admits(&limiter, &rules(&["1/h"])));
-    assert!(!client.admits(&limiter, &rules(&["1/h"])));
+    assert!(client.admits(&limits(&["1/h"]), 1));
+    assert!(!client.admits(&limits(&["1/h"]), 1));
     let info: String = server.run("INFO keyspace");
     assert!(info.contains("db3:keys=1"), "{info}");
 }

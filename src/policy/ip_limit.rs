@@ -39,14 +39,12 @@ impl IpLimit {
         limit: impl TryInto<Limit, Error: Into<InvalidInput>>,
     ) -> Result<Self, InvalidInput> {
         let limit: Limit = input::valid(limit)?;
-        if limit.shadow || !matches!(limit.period, Period::Sliding(_)) {
-            return Err(InvalidInput::new(
-                "limit",
-                format!("`{limit}` is not an enforced sliding window; expected for example `10/s`"),
-            ));
-        }
+        let is_enforced = !limit.shadow && matches!(limit.period, Period::Sliding(_));
+        let problem =
+            format!("`{limit}` is not an enforced sliding window; expected for example `10/s`");
+        input::require("limit", is_enforced, problem)?;
         Ok(Self {
-            name: RuleName::parse(name)?,
+            name: name.parse()?,
             limit,
             lockout: None,
             locks_all_paths: false,
