@@ -6,7 +6,7 @@ mod redis_stream;
 use std::any::Any;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Stdout, Write};
+use std::io::{self, Read, Seek, SeekFrom, Stdout, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -127,20 +127,26 @@ impl JsonLines<File> {
         options.read(!file.exists() || file.is_file());
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(file)?;
-        if file.metadata()?.is_file() && !starts_like_lines(&mut file)? {
-            let problem = "it holds something other than lines of JSON; give another path";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        let mut lines = Self::new(options.open(file)?);
+        let metadata = lines.out.metadata()?;
+        if metadata.is_file() && metadata.len() > 0 {
+            // The rest of an incomplete line may be at the start.
+            if !matches!(byte_at(&mut lines.out, SeekFrom::Start(0))?, b'{' | b'\n') {
+                let problem =
+                    "the file contains something other than lines of JSON; give another path";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
+            lines.is_broken = byte_at(&mut lines.out, SeekFrom::End(-1))? != b'\n';
         }
-        Ok(Self::new(file))
+        Ok(lines)
     }
 }
 
-/// Whether a file is empty or begins with a line of JSON or the rest of an incomplete line.
-fn starts_like_lines(file: &mut File) -> io::Result<bool> {
-    let mut start = Vec::new();
-    file.take(1).read_to_end(&mut start)?;
-    Ok(matches!(*start, [] | [b'{' | b'\n']))
+fn byte_at(file: &mut File, position: SeekFrom) -> io::Result<u8> {
+    let mut byte = [0];
+    file.seek(position)?;
+    file.read_exact(&mut byte)?;
+    Ok(byte[0])
 }
 
 impl JsonLines<Stdout> {

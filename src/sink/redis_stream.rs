@@ -27,22 +27,21 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// ```no_run
 /// use keyguard::{Config, RedisStream};
-/// let stream = RedisStream::new("redis://localhost", "usage")?.max_len(10_000_000);
+/// let stream = RedisStream::new("redis://localhost", "usage")?.keep_latest(10_000_000);
 /// let config = Config::default().usage_sink(stream);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct RedisStream {
     client: Client,
     stream: String,
-    max_len: usize,
+    kept_entries: usize,
     connection: Option<Connection>,
-    /// Number of repeated records that are already in the stream.
-    taken: usize,
+    /// The records of the last batch that were added before it failed.
+    added: Vec<Usage>,
 }
 
 impl RedisStream {
-    /// Creates a sink for a stream of the server at `url`. Does not connect. The stream keeps about the latest
-    /// million entries.
+    /// Creates a sink for a stream of the server at `url`. Does not connect.
     ///
     /// # Errors
     /// The URL is invalid.
@@ -54,17 +53,18 @@ impl RedisStream {
         Ok(Self {
             client: Client::open(url).map_err(invalid)?,
             stream: stream.into(),
-            max_len: 1_000_000,
+            kept_entries: 1_000_000,
             connection: None,
-            taken: 0,
+            added: Vec::new(),
         })
     }
 
-    /// The minimum number of latest entries to keep. Older ones are removed, even if unread.
+    /// The approximate number of latest entries to keep (`MAXLEN ~`): at least this many remain. Older ones
+    /// are removed, even if unread. Default: 1,000,000.
     #[must_use]
-    pub fn max_len(self, entries: usize) -> Self {
+    pub fn keep_latest(self, entries: usize) -> Self {
         Self {
-            max_len: entries,
+            kept_entries: entries,
             ..self
         }
     }
@@ -86,7 +86,7 @@ impl RedisStream {
         let mut pipe = redis::pipe();
         pipe.atomic();
         for usage in requests {
-            let max_len = StreamMaxlen::Approx(self.max_len);
+            let max_len = StreamMaxlen::Approx(self.kept_entries);
             pipe.xadd_maxlen(&self.stream, max_len, "*", &fields(usage))
                 .ignore();
         }
@@ -111,15 +111,20 @@ fn fields(usage: &Usage) -> Vec<(&'static str, String)> {
 
 impl UsageSink for RedisStream {
     fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
-        let start = self.taken.min(batch.len());
-        for requests in batch[start..].chunks(MANY) {
+        let added = std::mem::take(&mut self.added);
+        // Another guard with the same sink may offer other records.
+        let mut count = match batch.starts_with(&added) {
+            true => added.len(),
+            false => 0,
+        };
+        for requests in batch[count..].chunks(MANY) {
             if let Err(error) = self.add(requests) {
                 self.connection = None;
+                self.added = batch[..count].to_vec();
                 return Err(io::Error::other(error));
             }
-            self.taken += requests.len();
+            count += requests.len();
         }
-        self.taken = 0;
         Ok(())
     }
 }
@@ -130,5 +135,62 @@ impl fmt::Debug for RedisStream {
         f.debug_struct("RedisStream")
             .field("stream", &self.stream)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use keyguard_test_support::redis::Redis;
+
+    use super::*;
+    use crate::model::{KeyId, Method};
+    use crate::net::ClientIp;
+    use crate::time::Timestamp;
+
+    fn usage(key: u64, path: String) -> Usage {
+        Usage {
+            at: Timestamp::default(),
+            key_id: Some(KeyId(key)),
+            method: Method::Get,
+            path,
+            ip: ClientIp::LOCAL,
+            status: 200,
+            latency: Duration::ZERO,
+            refused: None,
+        }
+    }
+
+    /// Once, the records of the second guard were taken for those that the first one had added.
+    #[test]
+    fn guards_that_share_a_sink_lose_nothing_after_a_failure() {
+        let redis = Redis::start();
+        let mut stream = RedisStream::new(&redis.url(), "usage").unwrap();
+        let mut first: Vec<Usage> = (0..1_500).map(|i| usage(i, "/".to_owned())).collect();
+        let second: Vec<Usage> = (2_000..2_300).map(|i| usage(i, "/".to_owned())).collect();
+        let added = || redis.run::<usize>("XLEN usage");
+        // Redis closes the connection at the long path.
+        redis.run::<()>("CONFIG SET proto-max-bulk-len 1048576");
+        first[1_200].path = "x".repeat(2 << 20);
+        stream.write(&first).unwrap_err();
+        assert_eq!(added(), 1_000);
+        stream.write(&second).unwrap();
+        assert_eq!(added(), 1_300);
+        first[1_200].path.clear();
+        stream.write(&first).unwrap();
+        assert_eq!(added(), 2_800, "all are added again");
+    }
+
+    #[test]
+    fn repeated_records_are_not_added_again() {
+        let redis = Redis::start();
+        let mut stream = RedisStream::new(&redis.url(), "usage").unwrap();
+        let mut batch: Vec<Usage> = (0..1_500).map(|i| usage(i, "/".to_owned())).collect();
+        redis.run::<()>("CONFIG SET proto-max-bulk-len 1048576");
+        batch[1_200].path = "x".repeat(2 << 20);
+        stream.write(&batch).unwrap_err();
+        batch[1_200].path.clear();
+        batch.push(usage(1_500, "/".to_owned()));
+        stream.write(&batch).unwrap();
+        assert_eq!(redis.run::<usize>("XLEN usage"), 1_501);
     }
 }

@@ -299,6 +299,32 @@ fn json_line_describes_one_request() {
     }
 }
 
+/// Once, the first record after a kill was appended to the incomplete line.
+#[test]
+fn line_cut_off_by_a_kill_does_not_corrupt_the_next() {
+    let home = Home::new();
+    let file = home.dir().join("usage.ndjson");
+    for (before, whole) in [
+        ("{\"at\":\"2026", &[false, true][..]),
+        ("{}\n", &[true, true]),
+        ("\n{\"at", &[false, false, true]),
+        ("", &[true]),
+    ] {
+        std::fs::write(&file, before).unwrap();
+        let config = home.config().usage_sink(JsonLines::append(&file).unwrap());
+        let kg = home.open_with(config);
+        let key = key(&kg);
+        ask(&kg, &key).unwrap().finish(200);
+        kg.close().unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines = text.lines();
+        let found: Vec<bool> = lines
+            .map(|line| serde_json::from_str::<Value>(line).is_ok())
+            .collect();
+        assert_eq!(found, whole, "{text}");
+    }
+}
+
 #[test]
 fn truncated_line_does_not_corrupt_the_next() {
     let home = Home::new();

@@ -69,7 +69,7 @@ fn stream_keeps_its_latest_entries() {
     let (home, redis) = (Home::new(), Redis::start());
     let stream = RedisStream::new(&redis.url(), "usage")
         .unwrap()
-        .max_len(100);
+        .keep_latest(100);
     let kg = KeyGuard::open(home.file(), home.config().usage_sink(stream)).unwrap();
     let key = crate::common::key_limited_to(&kg, 10_000);
     let headers = [("X-API-Key", key.raw_key.expose())];
