@@ -35,7 +35,7 @@ pub struct CreateKey {
     /// The label: 1 to 255 visible characters and spaces.
     #[cfg_attr(feature = "openapi", schema(example = "web shop"))]
     pub(crate) label: String,
-    /// The scopes, together at most 4,096 characters with one between them. Default: none.
+    /// The scopes. Joined by spaces, they have at most 4,096 characters. Default: none.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub(crate) scopes: Vec<Given<Scope>>,
     /// Requests admitted in any 60 seconds, at least 1. Default: the server's.
@@ -43,18 +43,20 @@ pub struct CreateKey {
     /// Further limits: `10/s`, `500000 monthly`. Default: none.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub(crate) limits: Vec<Given<Limit>>,
-    /// Addresses and networks that may use the key, `local` among them; at most 256. Default: all.
+    /// IP addresses, CIDR networks and `local` (Unix sockets) from which the key is accepted; at most 256.
+    /// Default: all.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub(crate) allowed_ips: Given<CidrSet>,
-    /// The time of expiry, which is not in the past. Default: never.
+    /// Expiry time, in the future. Default: never.
     pub(crate) expires_at: Option<Timestamp>,
-    /// The start of its text. Default: the server's.
+    /// The prefix of the key. Default: the server's.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub(crate) prefix: Option<Given<KeyPrefix>>,
 }
 
 impl CreateKey {
-    /// A key of an organization, with a label of 1 to 255 visible characters and spaces.
+    /// Creates a request for a key of the organization named `org_name`. The label has 1 to 255 visible
+    /// characters and spaces.
     pub fn new(org_name: impl Into<String>, label: impl Into<String>) -> Self {
         Self {
             org_name: org_name.into(),
@@ -63,7 +65,7 @@ impl CreateKey {
         }
     }
 
-    /// The scopes of the key, together at most 4,096 characters with one between them. Default: none.
+    /// The scopes of the key. Joined by spaces, they have at most 4,096 characters. Default: none.
     pub fn scopes(
         mut self,
         scopes: impl IntoIterator<Item: TryInto<Scope, Error: Into<InvalidInput>>>,
@@ -89,19 +91,20 @@ impl CreateKey {
         self
     }
 
-    /// Addresses and networks that may use the key, `local` among them; at most 256. Default: all.
+    /// IP addresses, CIDR networks and `local` (Unix sockets) from which the key is accepted; at most 256.
+    /// Default: all.
     pub fn allowed_ips(mut self, ips: impl TryInto<CidrSet, Error: Into<InvalidInput>>) -> Self {
         self.allowed_ips = Given::new(ips);
         self
     }
 
-    /// The time of expiry, which is not in the past. Default: never.
+    /// Expiry time, in the future. Default: never.
     pub fn expires_at(mut self, time: impl Into<Option<Timestamp>>) -> Self {
         self.expires_at = time.into();
         self
     }
 
-    /// The start of the key's text. Default: [`Config::key_prefix`](crate::Config::key_prefix).
+    /// The prefix of the key. Default: [`Config::key_prefix`](crate::Config::key_prefix).
     pub fn prefix(mut self, prefix: impl TryInto<KeyPrefix, Error: Into<InvalidInput>>) -> Self {
         self.prefix = Some(Given::new(prefix));
         self
@@ -160,7 +163,7 @@ pub struct UpdateKey {
 }
 
 impl UpdateKey {
-    /// A change of no field yet.
+    /// Creates a change that sets no field.
     pub fn new(id: KeyId) -> Self {
         Self {
             id,
@@ -180,7 +183,7 @@ impl UpdateKey {
         self
     }
 
-    /// Replaces the scopes, together at most 4,096 characters with one between them.
+    /// Replaces the scopes. Joined by spaces, they have at most 4,096 characters.
     pub fn scopes(
         mut self,
         scopes: impl IntoIterator<Item: TryInto<Scope, Error: Into<InvalidInput>>>,
@@ -206,28 +209,29 @@ impl UpdateKey {
         self
     }
 
-    /// Replaces the addresses and networks that may use the key, at most 256; empty for all.
+    /// Replaces the IP addresses, CIDR networks and `local` (Unix sockets) from which the key is accepted;
+    /// at most 256, empty for all.
     pub fn allowed_ips(mut self, ips: impl TryInto<CidrSet, Error: Into<InvalidInput>>) -> Self {
         self.allowed_ips = Some(Given::new(ips));
         self
     }
 
-    /// Replaces the time of expiry, which is not in the past; `None` for never. An expired key also
-    /// needs [`UpdateKey::reactivate`].
+    /// Replaces the expiry time, in the future; `None` for never. An expired key also needs
+    /// [`UpdateKey::reactivate`].
     pub fn expires_at(mut self, time: impl Into<Option<Timestamp>>) -> Self {
         self.expires_at = Some(time.into());
         self
     }
 
-    /// Whether an expired key may be accepted again, although its text may have leaked since.
-    /// [Rotation](RotateKey) gives it a new text instead. Default: `false`.
+    /// Whether to accept an expired key again. Its text may have leaked; prefer [rotation](RotateKey),
+    /// which replaces it. Default: `false`.
     pub fn reactivate(mut self, reactivate: bool) -> Self {
         self.reactivate = reactivate;
         self
     }
 }
 
-/// A new text for a key, for [`Admin::rotate_key`].
+/// A rotation: a new text for a key, for [`Admin::rotate_key`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -259,8 +263,7 @@ impl RotateKey {
         self
     }
 
-    /// Replaces the time of expiry, which is not in the past; `None` for never. An expired key needs a
-    /// new one.
+    /// Replaces the expiry time, in the future; `None` for never. An expired key needs a new one.
     pub fn expires_at(mut self, time: impl Into<Option<Timestamp>>) -> Self {
         self.expires_at = Some(time.into());
         self
@@ -268,7 +271,7 @@ impl RotateKey {
 }
 
 impl Admin {
-    /// Creates a key. Its text is returned this once.
+    /// Creates a key and returns its text, which cannot be retrieved again.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] for a field; [`AdminError::OrgNameNotFound`].
@@ -350,9 +353,14 @@ impl Admin {
         let found = self.guard.store().keys_with_prefix(text, MAX_CANDIDATES)?;
         let mut found: Vec<_> = found.into_iter().map(|key| self.shown(key)).collect();
         found.sort_by_key(|key| key.id);
+        // The whole prefix of a key may also be the start of a longer one.
+        let is_whole = |key: &Key| key.shown_prefix == text;
+        if found.iter().any(is_whole) {
+            found.retain(is_whole);
+        }
         match found.as_slice() {
             [] => Err(AdminError::KeyPrefixNotFound),
-            [only] if only.shown_prefix == text => Ok(found.remove(0)),
+            [only] if is_whole(only) => Ok(found.remove(0)),
             _ => Err(AdminError::Ambiguous {
                 prefix: text.to_owned(),
                 candidates: found,
@@ -395,7 +403,7 @@ impl Admin {
         self.change_key(request.id, change, "update_key", details)
     }
 
-    /// Gives a key a new text. Limits, quotas and usage carry on.
+    /// Replaces the text of a key. Its limits, quotas and usage are kept.
     ///
     /// # Errors
     /// [`AdminError::KeyNotFound`]; [`AdminError::KeyRevoked`]; [`AdminError::KeyExpired`] without a new
@@ -464,8 +472,7 @@ impl Admin {
         Ok(CreatedKey { key, raw_key })
     }
 
-    /// Refuses a key for good. Once this returns, no check admits it. Revoking a revoked key changes
-    /// nothing.
+    /// Revokes a key permanently. Once this returns, no check admits it. Revoking it again changes nothing.
     ///
     /// # Errors
     /// [`AdminError::KeyNotFound`]
@@ -547,7 +554,7 @@ pub(super) fn name(field: &'static str, given: &str) -> Result<String, InvalidIn
     match key_text::is_within(given) {
         true => Err(InvalidInput::new(
             field,
-            "holds the text of a key; give another",
+            "contains the text of a key; give another name",
         )),
         false => input::name(field, given),
     }

@@ -38,7 +38,7 @@ pub(crate) use self::socket::SocketServer;
 #[cfg(all(unix, feature = "cli"))]
 pub(crate) use self::socket::system_user;
 #[cfg(all(unix, feature = "serve"))]
-pub(crate) use self::socket::{SocketFile, bind_socket};
+pub(crate) use self::socket::{BACKLOG, SocketFile, bind_socket};
 
 use self::keys::nullable;
 use crate::guard::Guard;
@@ -54,7 +54,8 @@ use crate::store::AuditContext;
 /// changes only this process and is not entered.
 ///
 /// Methods block on I/O with the disk or a server: in async code call them through the runtime's
-/// `spawn_blocking`.
+/// `spawn_blocking`. Besides the errors listed, every method can return [`AdminError::Unavailable`] and
+/// [`AdminError::Damaged`].
 ///
 /// ```
 /// # use keyguard::{Config, CreateKey, KeyGuard};

@@ -15,7 +15,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
 use rustix::process::Uid;
 
 use super::socket_path;
@@ -33,6 +36,10 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The maximum number of concurrent connections; more wait.
 const MOST_CONNECTIONS: usize = 16;
+
+/// The number of connections that may wait to be accepted. More are dropped, and clients retry after a
+/// second. The standard library sets 128; the usual limit of the system (`net.core.somaxconn`) is 4,096.
+pub(crate) const BACKLOG: i32 = 4_096;
 
 /// The pause after a failed `accept`, for example without free file descriptors.
 const PAUSE: Timespec = Timespec {
@@ -99,7 +106,8 @@ fn bind_for(canonical: &Path) -> io::Result<(UnixListener, SocketFile)> {
     bind_socket(&path, 0o600).map_err(|error| io::Error::other(error.to_string()))
 }
 
-/// Binds a socket under a temporary name, sets its mode, and renames it over an abandoned one.
+/// Binds a socket under a temporary name, sets its mode, and renames it over an abandoned one. It listens
+/// last, so that nobody connects before the mode is set.
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] if this user has something else at `path`.
@@ -111,7 +119,7 @@ pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<(UnixListener, S
                 true => io::ErrorKind::AlreadyExists,
                 false => io::ErrorKind::PermissionDenied,
             };
-            let problem = format!("`{}` is in its place, and is no socket", path.display());
+            let problem = format!("`{}` exists and is not a socket", path.display());
             return Err(io::Error::new(kind, problem));
         }
         _ => {}
@@ -120,12 +128,20 @@ pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<(UnixListener, S
     draft.push(DRAFT_SUFFIX);
     let draft = PathBuf::from(draft);
     let _ = fs::remove_file(&draft);
-    let listener = UnixListener::bind(&draft)?;
+    #[cfg(not(target_os = "linux"))]
+    let flags = SocketFlags::empty();
+    #[cfg(target_os = "linux")]
+    let flags = SocketFlags::CLOEXEC;
+    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fcntl_setfd(&listener, FdFlags::CLOEXEC)?;
+    bind(&listener, &SocketAddrUnix::new(&draft)?)?;
     let mut file = SocketFile::at(draft)?;
-    listener.set_nonblocking(true)?;
     fs::set_permissions(&file.path, fs::Permissions::from_mode(mode))?;
     fs::rename(&file.path, path)?;
     file.path = path.into();
+    listen(&listener, BACKLOG)?;
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
     Ok((listener, file))
 }
 
@@ -226,7 +242,7 @@ impl Acceptor {
                 let _ = serve(stream, &guard);
             });
         if let Err(error) = spawned {
-            let text = format!("a command was not carried out: no thread could be made ({error})");
+            let text = format!("a command was not executed: its thread cannot be started: {error}");
             self.warnings.add(&text);
         }
     }
@@ -274,7 +290,8 @@ fn serve(mut stream: UnixStream, guard: &Weak<Guard>) -> io::Result<()> {
     stream.set_write_timeout(Some(TIMEOUT))?;
     let user = user_of(&stream)?;
     if !is_accepted(user) {
-        let message = "the file is held by a process of another user; ask as that user";
+        let message =
+            "the data file is open in a process of another user; run the command as that user";
         let failure = Failure::new(FailureCode::Refused, message);
         return respond(&mut stream, Outcome::Error(failure));
     }
@@ -332,4 +349,35 @@ pub(super) fn peer_of(_: &UnixStream) -> io::Result<Option<(Uid, u32)>> {
 pub(crate) fn system_user(user: Option<Uid>) -> AuditActor {
     let name = user.map_or("user".to_owned(), |user| format!("user {}", user.as_raw()));
     AuditActor::new(name, ClientIp::LOCAL, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Once, the temporary name accepted connections before the mode of the socket was set.
+    #[test]
+    fn socket_accepts_no_connection_under_its_temporary_name() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("s");
+        let draft = dir.path().join(format!("s{DRAFT_SUFFIX}"));
+        let has_ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let mut tries = std::iter::repeat_with(|| UnixStream::connect(&draft));
+                tries
+                    .by_ref()
+                    .take_while(|_| !has_ended.load(Ordering::Relaxed))
+                    .any(|connected| connected.is_ok())
+            });
+            for _ in 0..1_000 {
+                let (_listener, file) = bind_socket(&path, 0o600).unwrap();
+                drop(file);
+            }
+            has_ended.store(true, Ordering::Relaxed);
+            assert!(!client.join().unwrap());
+        });
+    }
 }

@@ -3,8 +3,21 @@
 use std::iter;
 
 use super::connection::GuardConnection;
+use super::error::CliError;
+use super::settings::Cli;
 use crate::admin::Failure;
 use crate::admin::command::{Command, KeyReply, ListKeys, ListOrgs, OrgReply, Rows};
+
+impl Cli {
+    /// Reads a list over a connection that ends before anything is printed: standard output may block, and
+    /// other commands must not wait for it.
+    pub(super) fn list<T>(
+        &self,
+        read: impl FnOnce(&mut GuardConnection) -> Result<Vec<T>, Failure>,
+    ) -> Result<Vec<T>, CliError> {
+        Ok(read(&mut self.connect()?)?)
+    }
+}
 
 /// Returns all organizations.
 pub(super) fn orgs(

@@ -12,14 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::net::{UnixListener, UnixStream};
 
 #[cfg(unix)]
-use crate::admin::SocketFile;
+use crate::admin::{BACKLOG, SocketFile};
 use crate::input::InvalidInput;
 use crate::net::ClientIp;
-
-/// The number of connections that may wait to be accepted. More are dropped, and clients retry after a
-/// second. The standard library sets 128; the usual limit of the system (`net.core.somaxconn`) is 4,096.
-#[cfg(unix)]
-const BACKLOG: i32 = 4_096;
 
 /// An IP address and a port, or `unix:` and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +97,6 @@ impl Listener {
                     return Err(io::ErrorKind::AddrInUse.into());
                 }
                 let (listener, file) = crate::admin::bind_socket(path, mode)?;
-                rustix::net::listen(&listener, BACKLOG)?;
                 Ok(Self::Unix(file, UnixListener::from_std(listener)?))
             }
         }

@@ -45,13 +45,7 @@ impl Routes {
         request: Request<Incoming>,
         peer: ClientIp,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
-        // Ends requests whose body never ends.
-        let result = tokio::time::timeout(self.timeout, self.route(request, peer)).await;
-        let result = result.unwrap_or_else(|_| {
-            let detail = "The request did not arrive in time.";
-            let status = StatusCode::REQUEST_TIMEOUT;
-            Err(Problem::new(status, "timed_out", detail))
-        });
+        let result = self.route(request, peer).await;
         Ok(result.unwrap_or_else(Problem::into_response))
     }
 
@@ -81,7 +75,7 @@ impl Routes {
                 self.admin
                     .require_own_host(request.headers(), request.uri())?;
                 let (parts, body) = request.into_parts();
-                let body = read_body(body, self.max_body_bytes).await?;
+                let body = self.read(body).await?;
                 check::respond(&self.guard, &parts, &body).await
             }
             path if forward_auth::is_path(path) => {
@@ -90,17 +84,31 @@ impl Routes {
                 forward_auth::respond(&self.guard, &self.trusted, &parts).await
             }
             _ => {
+                let (parts, body) = request.into_parts();
+                let request = Request::from_parts(parts, Full::new(self.read(body).await?));
                 let Ok(response) = self.admin.for_peer(peer).call(request).await;
                 Ok(response.map(|body| body.0))
             }
         }
     }
 
+    /// Reads a body. Only its arrival has a time limit: a change that was begun is carried out, whatever
+    /// the response says.
+    async fn read(&self, body: Incoming) -> Result<Bytes, Problem> {
+        let body = tokio::time::timeout(self.timeout, read_body(body, self.max_body_bytes)).await;
+        body.unwrap_or_else(|_| {
+            let detail = "The request did not arrive in time.";
+            let status = StatusCode::REQUEST_TIMEOUT;
+            Err(Problem::new(status, "timed_out", detail))
+        })
+    }
+
     fn require_trusted(&self, peer: ClientIp) -> Result<(), Problem> {
         if self.trusted.contains(peer) {
             return Ok(());
         }
-        let detail = "The peer is not trusted; `keyguard serve --trust` adds trusted peers.";
+        let detail = "The peer is not trusted; list it in `keyguard serve --trust`, together with \
+                      `127.0.0.0/8,::1,local` if these are still needed.";
         Err(Problem::new(
             StatusCode::FORBIDDEN,
             "untrusted_peer",

@@ -21,19 +21,19 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut connection = cli.connect()?;
-    let entries = pages::pages(
-        &mut connection,
-        |entry: &AuditEntry| entry.id,
-        |last| ListAudit {
-            before: last.or(opts.before),
-            limit: Rows::try_from(opts.limit).unwrap_or_default(),
-        },
-    );
-    let entries = pages::items(entries).take(opts.limit);
-    let entries: Vec<AuditEntry> = entries.collect::<Result<_, _>>()?;
+    let entries = cli.list(|connection| {
+        let pages = pages::pages(
+            connection,
+            |entry: &AuditEntry| entry.id,
+            |last| ListAudit {
+                before: last.or(opts.before),
+                limit: Rows::try_from(opts.limit).unwrap_or_default(),
+            },
+        );
+        pages::items(pages).take(opts.limit).collect()
+    })?;
     cli.print(&entries, |style| {
-        table(&entries, style).render_or("Nothing was changed.", style)
+        table(&entries, style).render_or("No changes.", style)
     })?;
     Ok(Exit::Done)
 }

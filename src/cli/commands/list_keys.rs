@@ -16,9 +16,7 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut connection = cli.connect()?;
-    let keys = pages::items(pages::keys(&mut connection, opts.org));
-    let keys: Vec<KeyReply> = keys.collect::<Result<_, _>>()?;
+    let keys = cli.list(|connection| pages::items(pages::keys(connection, opts.org)).collect())?;
     cli.print(&keys, |style| {
         table(&keys).render_or(
             "No keys yet: keyguard create-key --org NAME --label LABEL",

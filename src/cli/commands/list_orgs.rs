@@ -7,8 +7,7 @@ use crate::cli::render::Table;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
-    let mut connection = cli.connect()?;
-    let orgs: Vec<OrgReply> = pages::orgs(&mut connection).collect::<Result<_, _>>()?;
+    let orgs = cli.list(|connection| pages::orgs(connection).collect())?;
     cli.print(&orgs, |style| {
         table(&orgs).render_or("No organizations yet: keyguard create-org NAME", style)
     })?;
