@@ -44,6 +44,7 @@ pub mod cli;
 mod counter;
 #[cfg(fuzzing)]
 #[doc(hidden)]
+#[path = "../fuzz/entry.rs"]
 pub mod fuzz;
 mod guard;
 #[cfg(feature = "http")]

@@ -1,4 +1,4 @@
-//! Any bytes where the data file holds a record.
+//! Bytes as records and blocks of the data file.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Lines of forwarding headers.
+//! Bytes as values of forwarding header fields.
 
 #![no_main]
 

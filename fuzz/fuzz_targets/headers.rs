@@ -1,4 +1,4 @@
-//! Any values in the headers that carry credentials and addresses.
+//! Bytes as header fields with credentials and addresses.
 
 #![no_main]
 

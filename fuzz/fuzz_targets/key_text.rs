@@ -1,4 +1,4 @@
-//! Any text where a key is expected.
+//! Bytes as the text of a key.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any text where a limit is expected.
+//! Text as a limit.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any text where the length of a lock is expected.
+//! Text as a lock duration.
 
 #![no_main]
 

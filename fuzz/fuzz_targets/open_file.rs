@@ -1,4 +1,4 @@
-//! Any bytes as the data file itself.
+//! Bytes as a data file.
 
 #![no_main]
 

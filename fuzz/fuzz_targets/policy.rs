@@ -1,4 +1,4 @@
-//! Any text where a policy is expected.
+//! Text as a policy.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any bytes where the socket expects commands.
+//! Bytes as frames of the socket.
 
 #![no_main]
 

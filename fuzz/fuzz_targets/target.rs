@@ -1,4 +1,4 @@
-//! Any target of a request, under a policy.
+//! Text as a request target under a policy.
 
 #![no_main]
 

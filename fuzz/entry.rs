@@ -1,7 +1,5 @@
-//! Entry points of the fuzz targets; compiled for them alone.
-//!
-//! What random bytes would never become by themselves, as the checksum of a key or of a block, is
-//! made here, so that a fuzzer gets to what is behind it.
+//! Entry points of the fuzz targets: a module of the library that is compiled for them only. Inputs are
+//! given valid checksums here, which random bytes do not have.
 
 use std::path::{Path, PathBuf};
 
@@ -22,10 +20,10 @@ use crate::time::LockDuration;
 use crate::time::ManualClock;
 use crate::{KeyId, OrgId, Timestamp};
 
-/// Where a header is to hold the text of a key.
+/// The byte that stands for the text of a key.
 const KEY: u8 = 1;
 
-/// The text of a key, in any form.
+/// Classifies a text as a key or not.
 pub fn key_text(data: &[u8]) {
     let well_formed = key_text::is_well_formed(data);
     assert!(!well_formed || key_text::has_key_shape(data));
@@ -33,12 +31,12 @@ pub fn key_text(data: &[u8]) {
 
     thread_local! {
         static TEXT: key_text::PlainKey =
-            key_text::PlainKey::generate(&key_text::KeyPrefix::default()).expect("entropy");
+            key_text::PlainKey::generate(&key_text::KeyPrefix::default()).expect("the system has entropy");
     }
     TEXT.with(|text| {
         let text = text.expose().as_bytes();
         assert!(key_text::is_well_formed(text));
-        // One that lost its end, or has something behind it.
+        // Keys that are cut off, or have further text.
         let part = &text[..data.len().min(text.len() - 1)];
         assert!(!key_text::is_well_formed(part));
         key_text::is_well_formed(&[part, data].concat());
@@ -46,7 +44,7 @@ pub fn key_text(data: &[u8]) {
     });
 }
 
-/// Header lines `NAME:VALUE`, as one request; the byte 1 in a value stands for the text of a key.
+/// Checks a request with header lines `NAME:VALUE`. The byte 1 in a value stands for the text of a key.
 pub fn headers(data: &[u8]) {
     thread_local! {
         static GUARD: (KeyGuard, Vec<u8>, ManualClock) = {
@@ -55,7 +53,7 @@ pub fn headers(data: &[u8]) {
             let _ = std::fs::remove_file(&file);
             let config = Config::new("fuzz").clock(clock.clone());
             let kg = KeyGuard::open(file, config).expect("a new file");
-            kg.admin().create_org("acme").expect("the first one");
+            kg.admin().create_org("acme").expect("the organization is new");
             let key = kg.admin().create_key(CreateKey::new("acme", "fuzz")).expect("a valid key");
             let text = key.raw_key.expose().as_bytes().to_vec();
             (kg, text, clock)
@@ -94,8 +92,8 @@ pub fn headers(data: &[u8]) {
     });
 }
 
-/// Every record and block of the data file: decoded from any bytes without a panic, and what was
-/// decoded is what is encoded.
+/// Decodes every kind of record and block. Decoding must not panic, and re-encoding must give equal
+/// values.
 pub fn codec(data: &[u8]) {
     let _ = codec::decode_org(OrgId(1), data);
     let _ = codec::decode_key(KeyId(1), data);
@@ -112,29 +110,28 @@ pub fn codec(data: &[u8]) {
     }
     let _ = codec::frame::read_preamble(data);
     if let Ok(counters) = codec::decode_counters(data) {
-        let bytes = codec::encode_counters(&counters).expect("they were decoded");
+        let bytes = codec::encode_counters(&counters).expect("decoded counters can be encoded");
         assert_eq!(
-            codec::decode_counters(&bytes).expect("they were encoded"),
+            codec::decode_counters(&bytes).expect("encoded counters can be decoded"),
             counters
         );
     }
     if let Ok(saved) = codec::decode_ip_window(data) {
-        let bytes = codec::encode_ip_window(&saved).expect("it was decoded");
+        let bytes = codec::encode_ip_window(&saved).expect("a decoded value can be encoded");
         assert_eq!(
-            codec::decode_ip_window(&bytes).expect("it was encoded"),
+            codec::decode_ip_window(&bytes).expect("an encoded value can be decoded"),
             saved
         );
     }
     let (key, row) = data.split_at(data.len().min(18));
     if let Ok(lock) = codec::decode_lock(key, row) {
-        let row = codec::encode_lock(&lock).expect("it was decoded");
+        let row = codec::encode_lock(&lock).expect("a decoded value can be encoded");
         let again = codec::decode_lock(&codec::lock_key(&lock.id()), &row);
-        assert_eq!(again.expect("it was encoded"), lock);
+        assert_eq!(again.expect("an encoded value can be decoded"), lock);
     }
 }
 
-/// Any text where the length of a lock is expected: refused, or shown so that it reads back and
-/// ends later than now.
+/// Parses a lock duration. A valid one prints text that parses to the same value, and ends after now.
 pub fn lock_time(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -143,11 +140,15 @@ pub fn lock_time(data: &[u8]) {
         assert_eq!(time.to_string().parse(), Ok(time));
         let now = Timestamp::from_unix_millis(1_768_478_400_000);
         let zone = "America/New_York".parse().expect("a zone");
-        assert!(time.ends_at(now, &zone).expect("the calendar goes further") > now);
+        assert!(
+            time.ends_at(now, &zone)
+                .expect("the end is in the calendar")
+                > now
+        );
     }
 }
 
-/// Any text where a limit is expected: refused, or shown so that it reads back.
+/// Parses a limit. A valid one prints text that parses to the same value.
 pub fn limit(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(limit) = text.parse::<Limit>()
@@ -156,8 +157,8 @@ pub fn limit(data: &[u8]) {
     }
 }
 
-/// Any target of a request: what one server reads as a protected path is protected, and what is
-/// exempt is exempt to the byte.
+/// Matches a request target. A protected path is protected in every reading; only the exact path is
+/// exempt.
 pub fn target(data: &[u8]) {
     thread_local! {
         static RULES: CompiledPolicy = "protect = [\"/api\"]\nexempt = [\"/api/health\"]"
@@ -177,7 +178,7 @@ pub fn target(data: &[u8]) {
     }
 }
 
-/// Any text where a policy is expected, and its first line as a path under it.
+/// Parses a policy, and matches its first line as a path.
 pub fn policy(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -189,7 +190,7 @@ pub fn policy(data: &[u8]) {
     }
 }
 
-/// Lines of the header by which a trusted proxy names the client.
+/// Reads lines of each forwarding header field.
 pub fn forwarded(data: &[u8]) {
     let proxies: CidrSet = "10.0.0.0/8".parse().expect("a network");
     for header in forwarded::KNOWN_FIELDS {
@@ -200,7 +201,7 @@ pub fn forwarded(data: &[u8]) {
     }
 }
 
-/// What a stranger could send to the socket: answered or cut off, whatever it is.
+/// Handles bytes as frames of the socket.
 #[cfg(unix)]
 pub fn socket_frame(data: &[u8]) {
     use crate::admin::wire::{self, Request};
@@ -218,7 +219,7 @@ pub fn socket_frame(data: &[u8]) {
             let _ = GUARD.with(|guard| command.run(&guard.admin()));
         }
     }
-    // The same bytes as a command that came in a sound frame.
+    // The same bytes as a command in a valid frame.
     if let Ok(command) = serde_json::from_slice(data) {
         let request = Request {
             version: wire::VERSION,
@@ -232,26 +233,29 @@ pub fn socket_frame(data: &[u8]) {
 
 fn again<T: Record>(data: &[u8]) {
     if let Ok(record) = T::decode(data) {
-        let encoded = record.encode().expect("it was decoded");
-        let decoded = T::decode(&encoded).expect("it was encoded");
-        assert_eq!(decoded.encode().expect("it was decoded"), encoded);
+        let encoded = record.encode().expect("a decoded value can be encoded");
+        let decoded = T::decode(&encoded).expect("an encoded value can be decoded");
+        assert_eq!(
+            decoded.encode().expect("a decoded value can be encoded"),
+            encoded
+        );
     }
 }
 
-/// A data file some of whose bytes were altered, or any bytes at all: refused and left as it was,
-/// or opened and used without a panic.
+/// Opens a data file with altered bytes, or any bytes. A refused file is unchanged; an accepted one does
+/// not panic.
 pub fn open_file(data: &[u8]) {
     thread_local! {
-        static SOUND: Vec<u8> = sound_file();
+        static VALID: Vec<u8> = valid_file();
     }
-    let bytes = SOUND.with(|sound| match data.split_first() {
-        // Three bytes of each four are a place, and one what changes there.
+    let bytes = VALID.with(|valid| match data.split_first() {
+        // Of four bytes, three are a position, and one is combined with the byte there.
         Some((1.., edits)) => {
-            let mut bytes = sound.clone();
+            let mut bytes = valid.clone();
             for edit in edits.chunks_exact(4) {
-                let place = u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) as usize;
-                let place = place % bytes.len();
-                bytes[place] ^= edit[3];
+                let position = u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) as usize;
+                let position = position % bytes.len();
+                bytes[position] ^= edit[3];
             }
             bytes
         }
@@ -261,27 +265,27 @@ pub fn open_file(data: &[u8]) {
     std::fs::write(&path, &bytes).expect("a writable directory");
     match KeyGuard::open(&path, small()) {
         Ok(kg) => use_all(&kg),
-        Err(_) => assert_eq!(std::fs::read(&path).expect("the file is there"), bytes),
+        Err(_) => assert_eq!(std::fs::read(&path).expect("the file exists"), bytes),
     }
-    std::fs::remove_file(&path).expect("it is ours");
+    std::fs::remove_file(&path).expect("the file can be removed");
 }
 
-fn sound_file() -> Vec<u8> {
-    let path = directory().join("sound.redb");
+fn valid_file() -> Vec<u8> {
+    let path = directory().join("valid.redb");
     let _ = std::fs::remove_file(&path);
     let kg = KeyGuard::open(&path, small()).expect("a new file");
     use_all(&kg);
-    kg.close().expect("a sound disk");
+    kg.close().expect("the disk works");
     read_and_remove(&path)
 }
 
 fn read_and_remove(path: &Path) -> Vec<u8> {
-    let bytes = std::fs::read(path).expect("it was made");
-    std::fs::remove_file(path).expect("it is ours");
+    let bytes = std::fs::read(path).expect("the file exists");
+    std::fs::remove_file(path).expect("the file can be removed");
     bytes
 }
 
-/// A guard that is made and dropped quickly.
+/// A configuration that opens and closes quickly.
 fn small() -> Config {
     Config::new("fuzz")
         .key_cache_capacity(16)
@@ -293,7 +297,7 @@ fn small() -> Config {
         .socket(false)
 }
 
-/// Some of everything that is done with a guard. On an altered file anything of it may fail.
+/// Calls most operations of a guard; on an altered file any may fail.
 fn use_all(kg: &KeyGuard) {
     let _ = kg.admin().create_org("acme");
     for n in 0..5 {
@@ -316,7 +320,7 @@ fn use_all(kg: &KeyGuard) {
     let _ = kg.admin().stats();
 }
 
-/// In memory where the system has such a place: a disk would be most of the time.
+/// A directory in memory where the system has one.
 fn directory() -> PathBuf {
     let shared = Path::new("/dev/shm");
     let parent = if shared.is_dir() {
