@@ -29,8 +29,8 @@ pub enum AdminError {
     KeyNotFound(KeyId),
     /// No key has the prefix that was given to [`Admin::find_key`](crate::Admin::find_key).
     #[error(
-        "no key has this id or prefix; keys go by the id or the whole prefix that listings show, never \
-         by their text"
+        "no key has this id or prefix; expected an id or a whole prefix as listings show it, not the \
+         text of a key"
     )]
     KeyPrefixNotFound,
     /// The key has no limit of this name.
@@ -59,13 +59,13 @@ pub enum AdminError {
         parent: Option<IpKey>,
     },
     /// An organization has this name.
-    #[error("an organization named `{0}` exists already")]
+    #[error("an organization named `{0}` already exists")]
     OrgExists(String),
     /// An organization has a name that looks the same, which is given here.
-    #[error("the organization `{0}` exists already and its name looks the same; give another name")]
+    #[error("the name looks like that of the existing organization `{0}`; give another name")]
     SimilarOrgExists(String),
     /// The key was revoked, which is final.
-    #[error("key {0} was revoked, which is final")]
+    #[error("key {0} is revoked; create a new key")]
     KeyRevoked(KeyId),
     /// The key has expired, and neither a new time of expiry nor
     /// [`UpdateKey::reactivate`](crate::UpdateKey::reactivate) is given.
@@ -88,8 +88,7 @@ pub enum AdminError {
     NoPolicyFile,
     /// The text is not the whole prefix of exactly one key.
     #[error(
-        "`{prefix}` is not the whole prefix of one key; give an id, or the whole prefix that listings \
-         show"
+        "`{prefix}` does not identify one key; give its id, or its whole prefix as listings show it"
     )]
     #[non_exhaustive]
     Ambiguous {
@@ -100,7 +99,8 @@ pub enum AdminError {
     },
     /// The change was already made under the same idempotency key.
     #[error(
-        "this request was already completed under the same idempotency key; a key is shown once only"
+        "a request with this idempotency key was already completed; the text of an API key cannot be \
+         shown again"
     )]
     #[non_exhaustive]
     AlreadyDone {
@@ -108,7 +108,7 @@ pub enum AdminError {
         subject: Option<u64>,
     },
     /// The policy or its file is invalid. The policy in force stays.
-    #[error("the policy stays as it was: {0}")]
+    #[error("invalid policy; the policy in force stays: {0}")]
     Policy(InvalidPolicy),
     /// The data file or the database contains invalid data; `source()` says which.
     #[error("the stored data is damaged")]
@@ -145,7 +145,8 @@ impl From<StoreError> for AdminError {
             StoreError::Expired(id) => Self::KeyExpired(id),
             StoreError::AlreadyDone(subject) => Self::AlreadyDone { subject },
             StoreError::IdempotencyKeyReused => {
-                InvalidInput::new("Idempotency-Key", "was used for another request").into()
+                let problem = "was used for another request; use a new one";
+                InvalidInput::new("Idempotency-Key", problem).into()
             }
             StoreError::Damaged(what) => Self::Damaged(what.into()),
             StoreError::Unavailable(source) => Self::Unavailable(source),

@@ -71,9 +71,9 @@ impl Admin {
 
     /// Resets the counters of a key: of all its limits, or of the limit named `limit`.
     ///
-    /// Limits of the organization are shared, and are reset by their name only, such as
-    /// `org 600/min`. Concurrent requests still count, and [`Grant::settle`](crate::Grant::settle)
-    /// gives nothing back for requests admitted before.
+    /// A limit of the organization, such as `org 600/min`, is shared and is reset only if it is named.
+    /// Requests in flight still count, and [`Grant::settle`](crate::Grant::settle) refunds nothing for
+    /// requests admitted before.
     ///
     /// # Errors
     /// [`AdminError::KeyNotFound`]; [`AdminError::LimitNotFound`].
@@ -119,7 +119,7 @@ impl Admin {
         Ok(self.guard.limiter().reset(demand)?)
     }
 
-    /// Overrides the limit named `limit` of a key for a time: it neither refuses nor counts.
+    /// Suspends the limit named `limit` of a key for `duration`: it neither refuses nor counts.
     ///
     /// A limit of the organization is overridden for all of its keys. Limits of routes cannot be
     /// overridden.

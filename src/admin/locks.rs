@@ -10,9 +10,8 @@ use crate::policy::path;
 use crate::time::LockDuration;
 
 impl Admin {
-    /// Locks a client out for a time: of `path`, or of everything if `path` is `None`.
-    ///
-    /// A client that is locked out of the same for longer stays so.
+    /// Locks a client for `duration`: out of `path`, or out of all requests if `path` is `None`. If the
+    /// client already has a manual lock of the same scope that ends later, that lock stays.
     ///
     /// ```
     /// # use keyguard::{Config, KeyGuard};
@@ -56,7 +55,7 @@ impl Admin {
         locked.ok_or(AdminError::TooManyLocks)
     }
 
-    /// Ends locks of a client, and forgets its failed authentications. Returns the ended locks.
+    /// Ends the locks of a client and resets its failed authentications. Returns the ended locks.
     ///
     /// With a `path` only the locks of that path and of the routes that match it end.
     ///
@@ -100,7 +99,7 @@ impl Admin {
         })
     }
 
-    /// Returns every lock in force, manual and automatic, by address.
+    /// Returns all locks in force, manual and automatic, ordered by address.
     pub fn list_blocks(&self) -> Vec<Lock> {
         self.guard.locks().list(self.guard.now())
     }

@@ -36,7 +36,7 @@ fn required<'de, D: Deserializer<'de>>(limits: D) -> Result<Option<Vec<Given<Lim
 }
 
 impl UpdateOrg {
-    /// A change of no field yet.
+    /// Creates a change that sets no field.
     pub fn new(id: OrgId) -> Self {
         Self { id, limits: None }
     }

@@ -130,7 +130,8 @@ fn sockets_of(canonical: &Path, owner: Option<u32>) -> Vec<PathBuf> {
 /// Connects to a socket. Returns `None` if no process listens there, an error if it must not be used.
 fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, String> {
     let is_trusted = |uid| ownership::trusted_by_me(uid, owner);
-    let stranger = |uid| format!("is of user {uid}, not of this user, the file's owner or root");
+    let stranger =
+        |uid| format!("belongs to user {uid}; expected this user, the owner of the file or root");
     match fs::symlink_metadata(socket) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("cannot be examined: {error}")),
@@ -144,18 +145,18 @@ fn connect_to(socket: &Path, owner: Option<u32>) -> Result<Option<Remote>, Strin
         Err(error) => {
             return match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                io::ErrorKind::PermissionDenied => Err("does not let this user in".into()),
+                io::ErrorKind::PermissionDenied => Err("denies access to this user".into()),
                 _ => Err(format!("cannot be connected to: {error}")),
             };
         }
     };
     let peer = peer_of(&stream)
-        .map_err(|error| format!("does not tell the user of its process: {error}"))?;
+        .map_err(|error| format!("does not reveal the user of its process: {error}"))?;
     match peer {
         Some((user, _)) if !is_trusted(user.as_raw()) => Err(stranger(user.as_raw())),
         None if !socket_path::is_guarded(socket, is_trusted) => Err(
-            "is in a directory to which other users may write, and this system does not tell which \
-             user listens"
+            "is in a directory that other users can write, and this system does not report which user \
+             listens"
                 .into(),
         ),
         peer => Ok(Some(Remote {

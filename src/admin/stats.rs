@@ -45,7 +45,7 @@ pub struct Stats {
     /// Failed writes to the [`UsageSink`](crate::UsageSink) since the guard was opened. They are
     /// retried.
     pub sink_failures: u64,
-    /// Conditions that an administrator should know of, such as a proxy that hides its clients.
+    /// Conditions that need an administrator's attention, such as an untrusted proxy.
     pub warnings: Vec<String>,
     /// The keys with the most requests, in descending order; at most 10.
     pub top_keys: Vec<TopKey>,
@@ -102,7 +102,7 @@ impl Default for ListUsage {
 }
 
 impl ListUsage {
-    /// All usage that is kept, up to 1,000 requests.
+    /// Creates a query for all recorded requests that are kept, at most 1,000.
     pub fn new() -> Self {
         Self::default()
     }

@@ -61,13 +61,13 @@ impl Request {
     pub(crate) fn into_command(self) -> Result<NamedCommand, Failure> {
         if self.version != VERSION {
             let message = format!(
-                "the process that holds the file speaks version {VERSION} of the socket, and this \
-                 command version {}; use the same version of keyguard",
+                "the process that holds the file uses version {VERSION} of the socket protocol, this \
+                 command version {}; install the same version of keyguard",
                 self.version
             );
             return Err(Failure::new(FailureCode::Refused, message));
         }
-        serde_json::from_value(self.command).map_err(command::no_command)
+        command::from_json(self.command)
     }
 }
 
@@ -80,10 +80,7 @@ pub(crate) fn read<T: Message>(stream: &mut impl Read) -> io::Result<Option<T>> 
     stream.read_exact(&mut length[1..])?;
     let length = u32::from_be_bytes(length);
     if length > T::LONGEST_FRAME {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a frame is longer than any",
-        ));
+        return Err(too_long::<T>());
     }
     // Allocates as bytes arrive, not by the announced length.
     let mut frame = Vec::new();
@@ -100,9 +97,14 @@ pub(crate) fn write<T: Message>(stream: &mut impl Write, value: &T) -> io::Resul
     let length = u32::try_from(frame.len() - 4)
         .ok()
         .filter(|length| *length <= T::LONGEST_FRAME)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a frame is too long"))?;
+        .ok_or_else(too_long::<T>)?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
     stream.write_all(&frame)
+}
+
+fn too_long<T: Message>() -> io::Error {
+    let problem = format!("frame longer than {} bytes", T::LONGEST_FRAME);
+    io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
 #[cfg(test)]

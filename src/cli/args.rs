@@ -4,6 +4,14 @@ use std::str::FromStr;
 
 use clap::Args;
 
+use super::error::CliError;
+use super::exit::Exit;
+use super::format::{key_panel, limit_table, org_panel};
+use super::settings::Cli;
+use crate::admin::command::{Command, KeyReply, OrgReply};
+use crate::guard::LimitStatus;
+use crate::model::{KeyId, OrgId};
+
 /// An organization by its name.
 #[derive(Args)]
 pub(super) struct OrgArg {
@@ -12,12 +20,44 @@ pub(super) struct OrgArg {
     pub(super) org_name: String,
 }
 
+impl OrgArg {
+    /// Executes a command that changes the organization, and prints the result.
+    pub(super) fn change<C: Command<Reply = OrgReply>>(
+        self,
+        cli: &Cli,
+        title: &'static str,
+        command: impl FnOnce(OrgId) -> C,
+    ) -> Result<Exit, CliError> {
+        let mut connection = cli.connect()?;
+        let id = connection.org_id(self.org_name)?;
+        cli.execute_in(connection, command(id), |reply, style| {
+            org_panel(title, &reply.org, style)
+        })
+    }
+}
+
 /// A key by its id or prefix.
 #[derive(Args)]
 pub(super) struct KeyArg {
     /// The id of the key, or its whole prefix as `list-keys` shows it
     #[arg(value_name = "ID|PREFIX")]
     pub(super) key: String,
+}
+
+impl KeyArg {
+    /// Executes a command that changes the key, and prints the result.
+    pub(super) fn change<C: Command<Reply = KeyReply>>(
+        self,
+        cli: &Cli,
+        title: &'static str,
+        command: impl FnOnce(KeyId) -> C,
+    ) -> Result<Exit, CliError> {
+        let mut connection = cli.connect()?;
+        let id = connection.key_id(self.key)?;
+        cli.execute_in(connection, command(id), |reply, style| {
+            key_panel(title, &reply.key, style)
+        })
+    }
 }
 
 /// A key or an IP address.
@@ -30,6 +70,32 @@ pub(super) struct KeyOrIp {
     /// An IP address instead of a key
     #[arg(long)]
     pub(super) ip: Option<String>,
+}
+
+impl KeyOrIp {
+    /// Executes the command for the key or that for the IP address, and prints the limits that it returns.
+    pub(super) fn print_limits<K, I>(
+        self,
+        cli: &Cli,
+        of_key: impl FnOnce(KeyId) -> K,
+        of_ip: impl FnOnce(String) -> I,
+    ) -> Result<Exit, CliError>
+    where
+        K: Command<Reply = Vec<LimitStatus>>,
+        I: Command<Reply = Vec<LimitStatus>>,
+    {
+        let mut connection = cli.connect()?;
+        let limits = match (self.key, self.ip.unwrap_or_default()) {
+            (Some(key), _) => {
+                let id = connection.key_id(key)?;
+                connection.execute(of_key(id))?
+            }
+            (None, ip) => connection.execute(of_ip(ip))?,
+        };
+        drop(connection);
+        cli.print(&limits, |style| limit_table(&limits).render(style))?;
+        Ok(Exit::Done)
+    }
 }
 
 /// A value, or the word `none`.

@@ -85,7 +85,7 @@ pub(super) enum CliError {
     },
     #[error(transparent)]
     Import(#[from] ImportError),
-    #[error("the policy cannot be accepted: {0}")]
+    #[error("invalid policy: {0}")]
     Policy(#[from] InvalidPolicy),
     #[cfg(feature = "serve")]
     #[error(transparent)]

@@ -16,12 +16,15 @@ pub(super) fn print_new_key(
 ) -> Result<NewKeyReply, CliError> {
     let printed = require_stdout().and_then(|()| {
         cli.print(&new, |style| {
-            key_lines(Panel::new(title).copied("key", &new.raw_key), &new.key)
-                .line(
-                    "note",
-                    "the key is shown only once; only its hash is stored",
-                )
-                .render(style)
+            key_lines(
+                Panel::new(title).copied("key", &new.raw_key),
+                &new.reply.key,
+            )
+            .line(
+                "note",
+                "the key is shown only once; only its hash is stored",
+            )
+            .render(style)
         })
     });
     match printed {

@@ -38,9 +38,8 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
             Some(dir) if !dir.as_os_str().is_empty() => format!("mkdir -p {}", path(dir)),
             _ => format!("ls -ld {}", path(file)),
         },
-        CliError::NoRequests { .. } | CliError::TempDir(_) | CliError::Policy(_) => {
-            "keyguard replay --help".to_owned()
-        }
+        CliError::Policy(_) => corrected("keyguard replay"),
+        CliError::NoRequests { .. } | CliError::TempDir(_) => "keyguard replay --help".to_owned(),
         #[cfg(all(unix, feature = "serve"))]
         CliError::Serve(ServeError::Listen {
             addr: ListenAddr::Unix(socket),
@@ -68,7 +67,7 @@ fn after_failure(failure: &Failure, cli: &Cli) -> String {
         (FailureCode::Refused, _) => return "keyguard --version".to_owned(),
         (FailureCode::Invalid, "block") => r#"block 192.0.2.7 --for "1 hour""#,
         (FailureCode::Invalid, "create-org") => "create-org NAME",
-        (FailureCode::Invalid, "reload") => "reload    # after the file is corrected",
+        (FailureCode::Invalid, "reload") => "reload    # after the policy is corrected",
         (FailureCode::Invalid, _) => &format!("{command} --help"),
         (FailureCode::Ambiguous, _) => &format!("{command} ID"),
         (_, "reload") => "serve --policy FILE",
@@ -132,12 +131,17 @@ fn after_open_error(error: &OpenError, cli: &Cli) -> String {
         }
         .to_owned(),
         OpenError::Server { .. } => format!("{program} --help"),
-        OpenError::Policy(_) => format!("{program} serve --help"),
+        OpenError::Policy(_) => corrected(&format!("{program} serve")),
         OpenError::Damaged { path: file, .. } | OpenError::Empty { path: file } => {
             format!("ls -l {}    # then restore a backup", path(file))
         }
         _ => "keyguard --db PATH init".to_owned(),
     }
+}
+
+/// Returns the same command again.
+fn corrected(command: &str) -> String {
+    format!("{command} …    # after the policy is corrected")
 }
 
 /// Returns the command that ends the use of the data file by a process.

@@ -29,7 +29,7 @@ pub(super) struct Cli {
         default_value = DEFAULT_DB
     )]
     pub(super) db: PathBuf,
-    /// The Redis server that holds shared limits
+    /// The URL of the Redis server for limits shared by several processes
     #[arg(
         long,
         global = true,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::connection::{ConnectError, by_this_user, open_in_turn};
 use super::error::CliError;
@@ -47,7 +47,7 @@ pub(super) fn transfer(
     });
     bar.finish_and_clear();
     let copied = copied?;
-    let audit = by_this_user(&target).audit_context("import", None, as_json(&copied));
+    let audit = by_this_user(&target).audit_context("import", None, json!(copied));
     target.inner.store().append_audit(&audit)?;
     target.close()?;
     Ok(copied)
@@ -60,7 +60,7 @@ pub(super) fn report(
     copied: &TransferStats,
     next: &str,
 ) -> Result<Exit, CliError> {
-    cli.print(&as_json(copied), |style| {
+    cli.print(copied, |style| {
         Panel::new(title)
             .line("organizations", copied.orgs)
             .line("keys", copied.keys)
@@ -71,15 +71,4 @@ pub(super) fn report(
             .render(style)
     })?;
     Ok(Exit::Done)
-}
-
-fn as_json(copied: &TransferStats) -> Value {
-    json!({
-        "organizations": copied.orgs,
-        "keys": copied.keys,
-        "credentials": copied.credentials,
-        "balances": copied.balances,
-        "locks": copied.locks,
-        "totals": copied.totals,
-    })
 }

@@ -153,7 +153,7 @@ impl PolicyReloader {
                 self.put_in_force(policy);
             }
             Err(error) => {
-                let text = format!("the policy stays as it was: {error}");
+                let text = format!("invalid policy; the policy in force stays: {error}");
                 self.warnings.set(Topic::Policy, Some(text));
                 return Err(error.into());
             }

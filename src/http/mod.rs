@@ -30,7 +30,7 @@
 //! document and does not reach the service. An admitted request carries its [`Grant`](crate::Grant) in
 //! its extensions, as `Arc<Grant>`; with the feature `axum`, handlers extract it as `Authenticated`. The
 //! layer removes the header fields that start with `X-KeyGuard-`, which only KeyGuard itself may set.
-//! An inner layer of the same guard honours the grant of an outer one, so that the request counts once.
+//! An inner layer of the same guard reuses the grant of an outer one, so that a request counts once.
 //!
 //! Paths are those that clients send. A nested router removes its prefix from the path before an inner
 //! layer sees it. The feature `axum` finds the prefixes that axum's routers have removed, and the address

@@ -106,7 +106,15 @@ impl From<Failure> for Problem {
         };
         let status = StatusCode::from_u16(failure.code.status());
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut problem = Self::new(status, code, failure.message);
+        let mut detail = failure.message;
+        // The name of a field at the start stays as it is.
+        if let (None, Some(first)) = (&failure.field, detail.get_mut(..1)) {
+            first.make_ascii_uppercase();
+        }
+        if !detail.ends_with(['.', '\n']) {
+            detail.push('.');
+        }
+        let mut problem = Self::new(status, code, detail);
         problem.document.field = failure.field;
         problem.document.id = failure.id;
         problem.document.candidates = failure.candidates;

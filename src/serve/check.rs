@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::admin::AdminError;
+use crate::admin::command::reply_to_json;
 use crate::guard::{Denial, Grant, Request};
 use crate::http::admin::{Input, Json, Operation, OperationRoute};
 use crate::http::problem::Problem;
@@ -39,7 +40,7 @@ struct CheckRequest {
     /// Scopes that the key must have.
     #[serde(default)]
     scopes: Vec<String>,
-    /// What the request consumes of every limit. Default: the cost of the matching routes, or 1.
+    /// The cost, consumed from every limit. Default: the cost of the matching routes, or 1.
     #[schema(value_type = Option<u32>, minimum = 1)]
     cost: Option<NonZeroU32>,
 }
@@ -59,7 +60,7 @@ struct CheckResponse {
     org_name: Option<String>,
     /// The scopes of the key.
     scopes: Vec<String>,
-    /// How many more requests the tightest limit admits now.
+    /// The number of further requests of cost 1 that the tightest limit admits.
     remaining: Option<u64>,
     /// The number of seconds after which to retry, where waiting helps.
     retry_after: Option<u64>,
@@ -78,12 +79,7 @@ pub(super) fn operation() -> Operation {
 
 pub(super) async fn respond(guard: &KeyGuard, parts: &Parts, body: &[u8]) -> HttpResult {
     let request = Json::<CheckRequest>::read(parts, body, None)?;
-    let response = decide(guard, &request).await?;
-    // A `Value` has its fields in alphabetical order, like all responses.
-    let response = serde_json::to_value(response).map_err(|error| {
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Problem::new(status, "unavailable", error.to_string())
-    })?;
+    let response = reply_to_json(decide(guard, &request).await?)?;
     Ok(json_value(StatusCode::OK, &response))
 }
 

@@ -46,7 +46,7 @@ fn render_backends(backends: &[BackendHealth]) -> String {
         (
             "up",
             "gauge",
-            "Whether the backend is available.",
+            "1 if the backend responds and keeps its data, else 0.",
             |backend| u64::from(backend.is_up),
         ),
         (
@@ -81,31 +81,31 @@ fn render(stats: &Stats) -> String {
         (
             "requests_total",
             "counter",
-            "Requests recorded.",
+            "Requests recorded since the data file was created, including refused ones.",
             stats.requests,
         ),
         (
             "errors_total",
             "counter",
-            "Requests answered with a status of 400 or above.",
+            "Recorded requests with a status of 400 or above.",
             stats.errors,
         ),
         (
             "dropped_total",
             "counter",
-            "Requests not recorded, because the write queue was full.",
+            "Requests not recorded or not passed to the usage sink, because too many were pending.",
             stats.dropped,
         ),
         (
             "rejected_locks_total",
             "counter",
-            "Locks that were not made, because the table of locks was full.",
+            "Locks not made since the process started, because there were too many.",
             stats.rejected_locks,
         ),
         (
             "sink_failures_total",
             "counter",
-            "Failures of the usage sink.",
+            "Failed writes to the usage sink since the process started.",
             stats.sink_failures,
         ),
         ("locks", "gauge", "Locks in force.", stats.locks),
@@ -131,7 +131,12 @@ fn render(stats: &Stats) -> String {
         head(&mut out, name, kind, help);
         let _ = writeln!(out, "keyguard_{name} {value}");
     }
-    head(&mut out, "refused_total", "counter", "Refusals by reason.");
+    head(
+        &mut out,
+        "refused_total",
+        "counter",
+        "Refused requests by reason.",
+    );
     for (reason, count) in &stats.refused {
         let _ = writeln!(out, "keyguard_refused_total{{reason=\"{reason}\"}} {count}");
     }

@@ -16,4 +16,4 @@ mod tls;
 pub(crate) use self::error::ServeError;
 pub(crate) use self::listen::ListenAddr;
 pub(crate) use self::server::serve;
-pub(crate) use self::settings::Settings;
+pub(crate) use self::settings::{Settings, duration};

@@ -21,7 +21,8 @@ pub(crate) struct Settings {
     pub(super) socket_mode: u32,
     #[command(flatten)]
     pub(super) tls: Option<Tls>,
-    /// Peers that may request checks and metrics, and whose forwarding headers are trusted
+    /// Peers that may request checks and metrics, and whose forwarding headers are trusted; replaces the
+    /// default
     #[arg(long, value_name = "NETWORKS", default_value = "127.0.0.0/8,::1,local")]
     pub(super) trust: CidrSet,
     /// A host name of the server, in addition to IP addresses and localhost; may be repeated
@@ -44,10 +45,10 @@ pub(crate) struct Settings {
     pub(super) max_body: usize,
     /// The time a client has to send the head of a request, to send its body, to send the next request,
     /// and to read a part of the response
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = period)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(super) timeout: Duration,
     /// The time that requests have to finish when the server stops
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = period)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(super) grace: Duration,
 }
 
@@ -58,6 +59,7 @@ fn mode(text: &str) -> Result<u32, String> {
     }
 }
 
-fn period(text: &str) -> Result<Duration, String> {
+/// Parses a duration of at least a second.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     duration::parse_bounded("duration", text).map_err(|error| error.to_string())
 }

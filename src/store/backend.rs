@@ -112,7 +112,7 @@ pub(crate) trait Store: UsageStore {
         rotation: Rotation,
         audit: &AuditContext,
     ) -> Result<Key, StoreError>;
-    /// Marks a key inactive for good. Revoking a revoked key changes nothing.
+    /// Marks a key as revoked. Revoking a revoked key changes nothing.
     fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError>;
 
     /// Appends to the audit log without changing anything else.

@@ -1,7 +1,7 @@
 //! New keys and credentials, and changes of organizations and keys.
 //!
-//! Each `apply` is the whole rule of a change; a backend reads the record, applies the change and
-//! writes the record.
+//! Each `apply` validates and applies one change; a backend reads the record, calls it and writes the
+//! result.
 
 use std::num::NonZeroU32;
 

@@ -9,13 +9,13 @@ pub(crate) enum StoreError {
     NoOrg(OrgId),
     #[error("there is no organization named `{0}`")]
     NoOrgNamed(String),
-    #[error("an organization named `{0}` exists already")]
+    #[error("an organization named `{0}` already exists")]
     DuplicateOrg(String),
-    #[error("the organization `{0}` exists already and its name looks the same; give another name")]
+    #[error("the name looks like that of the existing organization `{0}`; give another name")]
     SimilarOrg(String),
     #[error("there is no key with the id {0}")]
     NoKey(KeyId),
-    #[error("key {0} was revoked, which is final")]
+    #[error("key {0} is revoked; create a new key")]
     Revoked(KeyId),
     #[error(
         "key {0} has expired, and its text may have leaked since: to accept it again, give \

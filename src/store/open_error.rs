@@ -109,7 +109,7 @@ pub enum OpenError {
         holder: Option<String>,
     },
     /// The policy file cannot be read or is invalid.
-    #[error("the policy cannot be accepted: {0}")]
+    #[error("invalid policy: {0}")]
     Policy(InvalidPolicy),
     /// Another file is in the place of the socket through which the data file is managed.
     #[error(
@@ -126,8 +126,8 @@ pub enum OpenError {
     },
     /// The file, its directory or its disk is not writable by this user.
     #[error(
-        "`{}` may not be read and written by this user; \
-         change the owner or the mode of the file or its directory, or use a writable disk",
+        "this user has no permission to read and write `{}`; \
+         change its owner or mode, or those of its directory, or use a writable disk",
         path.display()
     )]
     #[non_exhaustive]
@@ -140,7 +140,7 @@ pub enum OpenError {
     /// The data file exists, but no secret is given for it.
     #[error(
         "`{}` exists, but its secret was given neither in the configuration, nor in the variable \
-         KEYGUARD_SECRET, nor in `{}`; give the secret it was made with",
+         KEYGUARD_SECRET, nor in `{}`; give the secret it was created with",
         path.display(),
         secret_file.display()
     )]
@@ -153,8 +153,8 @@ pub enum OpenError {
     },
     /// The secret is empty or only white space.
     #[error(
-        "the secret in {origin} is blank; give the secret that the data file was made with, or for a \
-         new file a text that nobody can guess"
+        "the secret in {origin} is blank; give the secret that the data file was created with, or for a \
+         new file at least 32 random bytes (`openssl rand -hex 32`)"
     )]
     #[non_exhaustive]
     BlankSecret {
@@ -162,7 +162,7 @@ pub enum OpenError {
         origin: String,
     },
     /// The file of the secret cannot be read or created.
-    #[error("the secret in `{}` cannot be read or created; check the file and its directory", path.display())]
+    #[error("the secret file `{}` cannot be read or created; check the file and its directory", path.display())]
     #[non_exhaustive]
     SecretFile {
         /// The file of the secret.
@@ -196,7 +196,7 @@ pub enum OpenError {
         target: PathBuf,
     },
     /// A value in the configuration is invalid.
-    #[error("the configuration cannot be accepted: {0}")]
+    #[error("invalid configuration: {0}")]
     Config(InvalidInput),
     /// The path is a URL, or looks like one, but not of a PostgreSQL database.
     #[error(

@@ -43,10 +43,8 @@ impl Command for Check {
     const NAME: &'static str = "check";
 
     fn run(self, admin: &Admin) -> Result<DryRunReply, AdminError> {
-        let ip = self.ip.parse::<ClientIp>().map_err(|_| {
-            let problem = "is no IPv4 address, no IPv6 address and not `local`";
-            InvalidInput::of("ip", &self.ip, problem)
-        })?;
+        let ip: Result<ClientIp, _> = self.ip.parse();
+        let ip = ip.map_err(|error| InvalidInput::new("ip", error.to_string()))?;
         let guard = &admin.guard;
         let headers: Vec<(&str, &str)> = self
             .raw_key
@@ -72,8 +70,11 @@ impl Command for Check {
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct DryRunReply {
+    /// Whether the request would be admitted.
     pub(crate) allowed: bool,
+    /// The status of the response; 200 if the request would be admitted.
     pub(crate) status: u16,
+    /// The reason of a refusal.
     pub(crate) reason: Option<Reason>,
     /// In whole seconds, rounded up.
     pub(crate) retry_after: Option<u64>,

@@ -73,22 +73,6 @@ impl ListKeys {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
-pub(crate) struct GetKey {
-    id: KeyId,
-}
-
-impl Command for GetKey {
-    type Reply = KeyReply;
-    const NAME: &'static str = "getKey";
-
-    fn run(self, admin: &Admin) -> Result<KeyReply, AdminError> {
-        KeyReply::new(admin.get_key(self.id)?, admin)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
 pub(crate) struct FindKey {
     /// The id or the whole prefix of the key.
     pub(crate) key: String,
@@ -109,22 +93,6 @@ impl Command for UpdateKey {
 
     fn run(self, admin: &Admin) -> Result<KeyReply, AdminError> {
         KeyReply::new(admin.update_key(self)?, admin)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
-pub(crate) struct RevokeKey {
-    pub(crate) id: KeyId,
-}
-
-impl Command for RevokeKey {
-    type Reply = KeyReply;
-    const NAME: &'static str = "revokeKey";
-
-    fn run(self, admin: &Admin) -> Result<KeyReply, AdminError> {
-        KeyReply::new(admin.revoke_key(self.id)?, admin)
     }
 }
 
@@ -214,6 +182,7 @@ pub(crate) struct KeyReply {
     pub(crate) key: Key,
     /// Whether its status is `active`.
     active: bool,
+    /// The name of the organization that owns it.
     pub(crate) org_name: String,
 }
 
@@ -237,27 +206,16 @@ impl KeyReply {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct NewKeyReply {
     #[serde(flatten)]
-    pub(crate) key: Key,
-    /// Whether its status is `active`.
-    active: bool,
-    org_name: String,
+    pub(crate) reply: KeyReply,
     /// Its text, which is shown only once.
     pub(crate) raw_key: String,
 }
 
 impl NewKeyReply {
     fn new(created: CreatedKey, admin: &Admin) -> Result<Self, AdminError> {
-        let raw_key = created.raw_key.expose().to_owned();
-        let KeyReply {
-            key,
-            active,
-            org_name,
-        } = KeyReply::new(created.key, admin)?;
         Ok(Self {
-            key,
-            active,
-            org_name,
-            raw_key,
+            raw_key: created.raw_key.expose().to_owned(),
+            reply: KeyReply::new(created.key, admin)?,
         })
     }
 }

@@ -10,22 +10,6 @@ use crate::model::KeyId;
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
-pub(crate) struct GetKeyLimits {
-    pub(crate) id: KeyId,
-}
-
-impl Command for GetKeyLimits {
-    type Reply = Vec<LimitStatus>;
-    const NAME: &'static str = "getKeyLimits";
-
-    fn run(self, admin: &Admin) -> Result<Vec<LimitStatus>, AdminError> {
-        admin.key_limits(self.id)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 pub(crate) struct GetIpLimits {
     /// An IP address or a network.
     #[cfg_attr(feature = "openapi", param(example = "192.0.2.7"))]

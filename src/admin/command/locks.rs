@@ -37,7 +37,7 @@ pub(crate) struct Unblock {
     /// An IP address or a network.
     #[cfg_attr(feature = "openapi", param(example = "192.0.2.7"))]
     pub(crate) ip: String,
-    /// Only the lock of this path.
+    /// Only locks of this path and of the routes that match it. Default: all locks.
     pub(crate) path: Option<String>,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A command is a struct of its arguments. [`Command`] gives it a name, a reply and an effect.
 
+mod by_id;
 mod check;
 mod keys;
 mod limits;
@@ -10,28 +11,24 @@ mod orgs;
 mod reports;
 mod rows;
 
-use std::fmt::Display;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use self::by_id::{GetKey, GetKeyLimits, GetOrg, ResumeOrg, RevokeKey, SuspendOrg};
 pub(crate) use self::check::Check;
 #[cfg(feature = "cli")]
 pub(crate) use self::check::DryRunReply;
 #[cfg(feature = "cli")]
 pub(crate) use self::keys::NewKeyReply;
 pub(crate) use self::keys::{
-    FindKey, FinishRotation, GetKey, KeyReply, ListKeys, PrepareRotation, RevokeKey,
-    RotateKeyCommand,
+    FindKey, FinishRotation, KeyReply, ListKeys, PrepareRotation, RotateKeyCommand,
 };
 pub(crate) use self::limits::{
-    GetIpLimits, GetKeyLimits, OverrideLimit, Reload, ResetIp, ResetKey, RestoreLimit,
+    GetIpLimits, OverrideLimit, Reload, ResetIp, ResetKey, RestoreLimit,
 };
 pub(crate) use self::locks::{Block, ListBlocks, Unblock};
-#[cfg(feature = "cli")]
-pub(crate) use self::orgs::OrgReply;
-pub(crate) use self::orgs::{CreateOrg, FindOrg, GetOrg, ListOrgs, ResumeOrg, SuspendOrg};
+pub(crate) use self::orgs::{CreateOrg, FindOrg, ListOrgs, OrgReply};
 pub(crate) use self::reports::{GetStats, ListAudit};
 pub(crate) use self::rows::Rows;
 
@@ -68,7 +65,10 @@ impl NamedCommand {
         let known = COMMANDS.iter().find(|(name, _)| *name == self.command);
         match known {
             Some((_, run)) => run(admin, self.arguments),
-            None => Err(no_command(format_args!("unknown name `{}`", self.command))),
+            None => Err(refused(format!(
+                "unknown command `{}`; use the same version of keyguard",
+                self.command
+            ))),
         }
     }
 }
@@ -116,14 +116,18 @@ const COMMANDS: [(&str, Run); 29] = [
 
 const fn by_name<C: Command>() -> (&'static str, Run) {
     (C::NAME, |admin, arguments| {
-        let command: C =
-            serde_json::from_value(arguments).map_err(|error| no_command(error.to_string()))?;
+        let command: C = from_json(arguments)?;
         reply_to_json(command.run(admin)?)
     })
 }
 
-pub(super) fn no_command(problem: impl Display) -> Failure {
-    Failure::new(FailureCode::Refused, format!("is no command: {problem}"))
+/// Converts a command, or the arguments of one, from JSON.
+pub(super) fn from_json<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value).map_err(|error| refused(format!("invalid arguments: {error}")))
+}
+
+fn refused(message: String) -> Failure {
+    Failure::new(FailureCode::Refused, message)
 }
 
 #[cfg(test)]

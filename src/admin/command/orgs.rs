@@ -51,22 +51,6 @@ impl Command for ListOrgs {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
-pub(crate) struct GetOrg {
-    id: OrgId,
-}
-
-impl Command for GetOrg {
-    type Reply = OrgReply;
-    const NAME: &'static str = "getOrg";
-
-    fn run(self, admin: &Admin) -> Result<OrgReply, AdminError> {
-        Ok(admin.get_org(self.id)?.into())
-    }
-}
-
-#[derive(Serialize, Deserialize)]
 pub(crate) struct FindOrg {
     pub(crate) org_name: String,
 }
@@ -86,38 +70,6 @@ impl Command for UpdateOrg {
 
     fn run(self, admin: &Admin) -> Result<OrgReply, AdminError> {
         Ok(admin.update_org(self)?.into())
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
-pub(crate) struct SuspendOrg {
-    pub(crate) id: OrgId,
-}
-
-impl Command for SuspendOrg {
-    type Reply = OrgReply;
-    const NAME: &'static str = "suspendOrg";
-
-    fn run(self, admin: &Admin) -> Result<OrgReply, AdminError> {
-        Ok(admin.suspend_org(self.id)?.into())
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
-pub(crate) struct ResumeOrg {
-    pub(crate) id: OrgId,
-}
-
-impl Command for ResumeOrg {
-    type Reply = OrgReply;
-    const NAME: &'static str = "resumeOrg";
-
-    fn run(self, admin: &Admin) -> Result<OrgReply, AdminError> {
-        Ok(admin.resume_org(self.id)?.into())
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Opts {
     /// How long the lock lasts, such as "1 hour", "90s" or "1 day", or until when, such as "4:00 PM"
     #[arg(long = "for", value_name = "DURATION")]
     duration: String,
-    /// Lock out of this path only [default: of all paths]
+    /// Lock only this path [default: all paths]
     #[arg(long)]
     path: Option<String>,
 }

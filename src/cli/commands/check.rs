@@ -29,7 +29,7 @@ pub(crate) struct Opts {
     /// The cost of the request [default: that of its routes, or 1]
     #[arg(long, value_name = "N")]
     cost: Option<NonZeroU32>,
-    /// Scopes that the key must grant
+    /// Scopes that the key must have
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
     scopes: Vec<String>,
 }

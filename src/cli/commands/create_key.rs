@@ -28,10 +28,10 @@ pub(crate) struct Opts {
     /// IP addresses and networks from which the key is accepted [default: all]
     #[arg(long = "allow-ip", value_delimiter = ',', value_name = "A,B")]
     allowed_ips: Vec<String>,
-    /// Scopes that the key grants
+    /// Scopes that the key has
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
     scopes: Vec<String>,
-    /// The start of its text [default: kg_live_]
+    /// The prefix of the key, such as acme_live_ [default: kg_live_]
     #[arg(long)]
     prefix: Option<String>,
     /// The time from which the key is refused, such as 2030-12-31T23:59:59Z [default: never]
@@ -60,7 +60,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
             _ => failure.into(),
         })?;
     print_new_key(cli, "API key created", created, |new| {
-        revoke(cli, new.key.id)
+        revoke(cli, new.reply.key.id)
     })?;
     Ok(Exit::Done)
 }

@@ -6,7 +6,7 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
     cli.execute(ListBlocks {}, |locks, style| match locks.is_empty() {
-        true => "Nobody is locked out.\n".to_owned(),
+        true => "No locks.\n".to_owned(),
         false => lock_table(locks, style),
     })
 }

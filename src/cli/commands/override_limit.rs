@@ -4,7 +4,6 @@ use clap::Args;
 
 use crate::admin::command::OverrideLimit;
 use crate::cli::args::KeyArg;
-use crate::cli::format::key_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 #[derive(Args)]
@@ -20,13 +19,10 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut connection = cli.connect()?;
-    let command = OverrideLimit {
-        id: connection.key_id(opts.key.key)?,
-        limit: opts.limit,
-        duration: opts.duration,
-    };
-    cli.execute_in(connection, command, |reply, style| {
-        key_panel("Limit overridden", &reply.key, style)
-    })
+    opts.key
+        .change(cli, "Limit overridden", |id| OverrideLimit {
+            id,
+            limit: opts.limit,
+            duration: opts.duration,
+        })
 }

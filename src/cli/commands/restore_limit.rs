@@ -4,7 +4,6 @@ use clap::Args;
 
 use crate::admin::command::RestoreLimit;
 use crate::cli::args::KeyArg;
-use crate::cli::format::key_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 #[derive(Args)]
@@ -16,13 +15,6 @@ pub(crate) struct Opts {
     limit: String,
 }
 
-pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let mut connection = cli.connect()?;
-    let command = RestoreLimit {
-        id: connection.key_id(opts.key.key)?,
-        limit: opts.limit,
-    };
-    cli.execute_in(connection, command, |reply, style| {
-        key_panel("Limit restored", &reply.key, style)
-    })
+pub(crate) fn run(cli: &Cli, Opts { key, limit }: Opts) -> Result<Exit, CliError> {
+    key.change(cli, "Limit restored", |id| RestoreLimit { id, limit })
 }

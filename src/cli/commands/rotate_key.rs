@@ -44,7 +44,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         Err(error) => Err(CliError::Rotation {
             outcome: match error.failure().map(|failure| failure.code) {
                 Some(FailureCode::Unavailable) => {
-                    "it is not known whether the printed key is in force; find out with `keyguard check`"
+                    "it is unknown whether the printed key is in force; verify it with `keyguard check`"
                 }
                 _ => "the printed key is not in force",
             },

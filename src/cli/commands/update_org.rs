@@ -4,7 +4,6 @@ use clap::Args;
 
 use crate::admin::UpdateOrg;
 use crate::cli::args::{OrgArg, replacement};
-use crate::cli::format::org_panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 #[derive(Args)]
@@ -18,10 +17,8 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(cli: &Cli, Opts { org, limits }: Opts) -> Result<Exit, CliError> {
-    let mut connection = cli.connect()?;
     let limits = replacement(limits, "none").unwrap_or_default();
-    let command = UpdateOrg::new(connection.org_id(org.org_name)?).limits(limits);
-    cli.execute_in(connection, command, |reply, style| {
-        org_panel("Organization updated", &reply.org, style)
+    org.change(cli, "Organization updated", |id| {
+        UpdateOrg::new(id).limits(limits)
     })
 }

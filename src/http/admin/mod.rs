@@ -1,8 +1,9 @@
 //! The admin service: the commands of the command line over HTTP.
 
-mod access;
+mod admin_key;
 mod endpoint;
 mod endpoints;
+mod idempotency;
 mod input;
 #[cfg(feature = "openapi")]
 mod openapi;
@@ -10,6 +11,7 @@ mod openapi;
 #[path = "no_openapi.rs"]
 mod openapi;
 mod operation;
+mod own_host;
 mod response;
 mod service;
 mod strict_json;

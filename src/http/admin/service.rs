@@ -9,11 +9,13 @@ use http::request::Parts;
 use http::{Extensions, Method, Request, Response, StatusCode};
 use http_body::Body;
 
-use super::access;
+use super::admin_key::require_admin;
 use super::endpoint::{AdminRequest, Endpoint};
 use super::endpoints;
+use super::idempotency::acting_for;
 use super::openapi::Documentation;
 use super::operation::Operation;
+use super::own_host::require_own_host;
 use super::response::{AdminBody, AdminFuture};
 use crate::http::body::read_body;
 use crate::http::peer::{self, PeerSource};
@@ -30,8 +32,8 @@ use crate::net::ClientIp;
 /// `keyguard admin-key` prints. An address that sends more than 10 wrong keys in a minute is locked
 /// out of the API for 15 minutes; a client of a Unix socket never is.
 ///
-/// To keep pages in a browser out, `Host` must be an IP address, `localhost` or one of
-/// [`AdminService::hosts`], and `Origin`, if a browser sends it, must be the same.
+/// As protection against DNS rebinding and cross-site requests, `Host` must be an IP address, `localhost`
+/// or one of [`AdminService::hosts`], and `Origin`, if present, must equal it.
 ///
 /// ```
 /// use keyguard::KeyGuard;
@@ -42,8 +44,8 @@ use crate::net::ClientIp;
 /// }
 /// ```
 ///
-/// It is a [`tower_service::Service`] and a [`hyper::service::Service`]. Changes wait for the disk;
-/// within a tokio runtime they do so on its threads for blocking work.
+/// It is a [`tower_service::Service`] and a [`hyper::service::Service`]. Commands block on disk I/O;
+/// within a tokio runtime they run on its blocking threads.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AdminService {
@@ -137,7 +139,7 @@ impl AdminService {
         headers: &http::HeaderMap,
         uri: &http::Uri,
     ) -> Result<(), Problem> {
-        access::require_own_host(headers, uri, &self.shared.hosts)
+        require_own_host(headers, uri, &self.shared.hosts)
     }
 
     /// The settings of this service; clones keep theirs.
@@ -182,13 +184,13 @@ async fn blocking(work: impl FnOnce() -> HttpResult + Send + 'static) -> HttpRes
 
 impl Shared {
     fn respond(&self, parts: &Parts, body: &[u8], peer: ClientIp) -> HttpResult {
-        access::require_own_host(&parts.headers, &parts.uri, &self.hosts)?;
+        require_own_host(&parts.headers, &parts.uri, &self.hosts)?;
         let path = parts.uri.path();
         let path = path.strip_prefix(self.prefix.as_str()).unwrap_or_default();
         if path == "/admin" || path.starts_with("/admin/") {
-            let client = access::require_admin(&self.guard, parts, peer)?;
+            let client = require_admin(&self.guard, parts, peer)?;
             let (endpoint, id) = self.endpoint(&parts.method, path)?;
-            let admin = access::acting_for(&self.guard, parts, body, client)?;
+            let admin = acting_for(&self.guard, parts, body, client)?;
             return endpoint.respond(&admin, &AdminRequest { parts, body, id });
         }
         let documentation = &self.documentation;

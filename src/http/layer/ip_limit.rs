@@ -59,7 +59,8 @@ impl IpLimitLayer {
     }
 
     /// Sets the prefix that a router removes, like
-    /// [`KeyGuardLayer::prefix`](super::KeyGuardLayer::prefix). Locks of a path apply to the whole path.
+    /// [`KeyGuardLayer::prefix`](super::KeyGuardLayer::prefix). Locks of a path are compared with the path
+    /// including the prefix.
     pub fn prefix(mut self, path: impl AsRef<str>) -> Self {
         self.prefix = PathPrefix::new(path.as_ref());
         self

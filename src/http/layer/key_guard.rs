@@ -15,7 +15,7 @@ use crate::http::peer::{self, PeerSource};
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
-/// Protects a service: decides about every request with [`KeyGuard::decide`].
+/// Protects a service: admits or refuses every request, like [`KeyGuard::decide`].
 ///
 /// ```
 /// use keyguard::KeyGuard;
@@ -50,8 +50,8 @@ impl KeyGuardLayer {
     /// Sets the prefix that a router in front of the layer removes from request paths, such as `/api`.
     /// Default: none.
     ///
-    /// With the feature `axum`, the prefixes that axum's nested routers remove are found without it. A
-    /// path that was rewritten in front of the layer counts as rewritten.
+    /// With the feature `axum`, the prefixes that axum's nested routers remove are detected without this
+    /// setting. A path that was rewritten before the layer is decided in its rewritten form.
     ///
     /// In an axum router the path that the client sent is sometimes ambiguous: where something other
     /// than axum removes a prefix or rewrites the path within the router, or where this prefix contains

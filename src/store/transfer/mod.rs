@@ -5,6 +5,8 @@
 
 pub(super) mod merge;
 
+use serde::Serialize;
+
 use super::{Count, Lifetime, Minute, Store, StoreError, Tally};
 use crate::counter::{SavedCounter, SubjectId};
 use crate::lockout::Lock;
@@ -122,8 +124,9 @@ impl LastIds {
 }
 
 /// Numbers of copied records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct TransferStats {
+    #[serde(rename = "organizations")]
     pub(crate) orgs: u64,
     pub(crate) keys: u64,
     pub(crate) credentials: u64,

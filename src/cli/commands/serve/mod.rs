@@ -16,11 +16,10 @@ use crate::cli::output::eprint_warning;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::Config;
 use crate::limiter::Fallback;
-use crate::serve::{self, ServeError, Settings};
+use crate::serve::{self, ServeError, Settings, duration};
 use crate::sink::JsonLines;
 #[cfg(feature = "redis")]
 use crate::sink::RedisStream;
-use crate::time::duration;
 
 #[derive(Args)]
 pub(crate) struct Opts {
@@ -54,8 +53,8 @@ pub(crate) struct Opts {
 #[derive(Args)]
 struct BackendOpts {
     /// How long a decision waits for PostgreSQL and Redis
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 50)]
-    backend_deadline: u64,
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = deadline)]
+    backend_deadline: Duration,
     /// How limits are decided while Redis is unavailable: by each process alone (local), by refusing
     /// requests with 503 (deny) or by admitting them (allow)
     #[arg(long, value_name = "POLICY", default_value = "local", value_parser = fallback)]
@@ -71,7 +70,7 @@ struct BackendOpts {
 impl BackendOpts {
     fn apply(&self, config: Config) -> Config {
         config
-            .backend_deadline(Duration::from_millis(self.backend_deadline))
+            .backend_deadline(self.backend_deadline)
             .limiter_fallback(self.limiter_fallback)
             .max_key_staleness(self.max_key_staleness)
             .max_database_connections(self.max_database_connections)
@@ -138,6 +137,15 @@ fn positive() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    duration::parse_bounded("duration", text).map_err(|error| error.to_string())
+/// Parses a duration in milliseconds, or a longer one. A number without a unit could be either.
+fn deadline(text: &str) -> Result<Duration, String> {
+    let expected = || "expected a duration such as `50ms` or `1s`".to_owned();
+    match text.strip_suffix("ms") {
+        Some(millis) => {
+            let millis = millis.trim_ascii_end().parse();
+            millis.map(Duration::from_millis).map_err(|_| expected())
+        }
+        None if text.ends_with(|c: char| c.is_ascii_digit()) => Err(expected()),
+        None => duration(text).map_err(|_| expected()),
+    }
 }

@@ -64,6 +64,7 @@ fn describe(operation: &Operation) -> Value {
             "name": "id",
             "in": "path",
             "required": true,
+            "description": "The id of the organization or key.",
             "schema": { "type": "integer", "format": "uint64", "minimum": 0 },
         }));
     }
@@ -103,8 +104,9 @@ fn reference(name: &str) -> Value {
 }
 
 fn responses(operation: &Operation) -> Value {
+    let reason = |status: StatusCode| status.canonical_reason().unwrap_or_default();
     let mut success = json!({
-        "description": operation.route.summary,
+        "description": reason(operation.route.status),
         "content": { "application/json": { "schema": operation.schemas.reply } },
     });
     if operation.route.cursor.is_some() {
@@ -119,7 +121,7 @@ fn responses(operation: &Operation) -> Value {
     all.insert(operation.route.status.as_str().to_owned(), success);
     for status in problems(operation) {
         let problem = json!({
-            "description": status.canonical_reason().unwrap_or_default(),
+            "description": reason(status),
             "content": {
                 "application/problem+json": { "schema": reference(&ProblemDocument::name()) },
             },

@@ -1,27 +1,12 @@
-//! Authentication of administrators, and protection against other web origins.
+//! Protection against other web origins.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
-use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, StatusCode, Uri, header};
 
-use crate::admin::{Admin, AdminError, AuditActor};
-use crate::guard;
 use crate::http::problem::Problem;
-use crate::keyguard::KeyGuard;
-use crate::net::ClientIp;
-use crate::policy::IpLimit;
-use crate::store::IdempotencyKey;
-use crate::sys::block_on;
-
-/// The limit and the path under which wrong admin keys are counted and locked out.
-const LIMIT: &str = "keyguard-admin";
-const PATH: &str = "/admin";
-const WRONG_KEYS: &str = "10/min";
-const LOCK_TIME: Duration = Duration::from_secs(15 * 60);
 
 /// Checks that `Host` is a name of this service, which prevents DNS rebinding, and that `Origin`, if
 /// present, is the same.
@@ -107,77 +92,6 @@ fn is_ip_address(host: &str) -> bool {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
         None => host.parse::<Ipv4Addr>().is_ok(),
     }
-}
-
-/// Checks the admin key; returns the address of the client.
-pub(super) fn require_admin(
-    guard: &KeyGuard,
-    parts: &Parts,
-    peer: ClientIp,
-) -> Result<ClientIp, Problem> {
-    let request = guard::Request::new(&parts.headers, peer, PATH);
-    let inner = &guard.inner;
-    let client = guard::require_unlocked(inner, &request, LIMIT)?;
-    let mut keys = parts.headers.get_all("x-admin-key").iter();
-    let unauthorized = |code, detail: &str| {
-        Problem::new(StatusCode::UNAUTHORIZED, code, detail)
-            .with_header("WWW-Authenticate", r#"AdminKey realm="admin""#)
-    };
-    match (keys.next(), keys.next()) {
-        (Some(key), None) if inner.is_admin_key(key.as_bytes()) => Ok(client),
-        // A missing key is no attempt to guess one.
-        (None, _) => Err(unauthorized(
-            "missing_admin_key",
-            "Admin key required: send it in `X-Admin-Key`.",
-        )),
-        _ => {
-            block_on(guard::check_ip(inner, &request, &limit()?))?;
-            Err(unauthorized("invalid_admin_key", "Invalid admin key."))
-        }
-    }
-}
-
-fn limit() -> Result<IpLimit, Problem> {
-    let limit = IpLimit::new(LIMIT, WRONG_KEYS).and_then(|limit| limit.lockout(LOCK_TIME));
-    Ok(limit.map_err(AdminError::from)?)
-}
-
-/// Returns a handle whose changes the audit log attributes to the client, with the idempotency key of
-/// the request.
-pub(super) fn acting_for(
-    guard: &KeyGuard,
-    parts: &Parts,
-    body: &[u8],
-    client: ClientIp,
-) -> Result<Admin, Problem> {
-    const NAME: &str = "Idempotency-Key";
-    let mut values = parts.headers.get_all(NAME).iter();
-    let idempotency_key = match (values.next(), values.next()) {
-        (None, _) => None,
-        (Some(name), None) if is_idempotency_key(name.as_bytes()) => {
-            let mut request = blake3::Hasher::new();
-            request.update(parts.method.as_str().as_bytes());
-            request.update(b" ");
-            request.update(parts.uri.path().as_bytes());
-            request.update(b"\n");
-            request.update(body);
-            Some(IdempotencyKey {
-                name: *blake3::hash(name.as_bytes()).as_bytes(),
-                request: *request.finalize().as_bytes(),
-            })
-        }
-        _ => {
-            let detail = format!("{NAME}: expected one value of 1 to 255 visible ASCII characters");
-            return Err(Problem::invalid(NAME, detail));
-        }
-    };
-    let idempotency_key = idempotency_key.filter(|_| parts.method == http::Method::POST);
-    let actor = AuditActor::new("admin key".into(), client, idempotency_key);
-    Ok(guard.admin().with_actor(actor))
-}
-
-fn is_idempotency_key(text: &[u8]) -> bool {
-    (1..=255).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
 }
 
 #[cfg(test)]
