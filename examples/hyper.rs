@@ -134,7 +134,7 @@ fn create_first_key(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {
         kg.admin().create_org("demo")?;
         let created = kg.admin().create_key(CreateKey::new("demo", "first key"))?;
         println!(
-            "Your key, shown this once:\n\n    {}\n",
+            "Your key, shown only once:\n\n    {}\n",
             created.raw_key.expose()
         );
     }

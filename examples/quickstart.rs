@@ -65,7 +65,7 @@ fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error
         .create_key(CreateKey::new("demo", "quickstart"))?;
     let (key, limit) = (created.raw_key.expose(), created.key.rate_limit_per_minute);
     println!("Created {file} with one key, which admits {limit} requests a minute.");
-    println!("The key is shown this once; only its hash is stored:\n\n    {key}\n");
+    println!("The key is shown only once; only its hash is stored:\n\n    {key}\n");
     println!("Try:\n");
     println!("    curl -i http://{address}/health");
     println!("    curl -i http://{address}/api/data");

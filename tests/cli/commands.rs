@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::program::{done, keyguard, refused, run};
-use crate::common::{IP, write_private};
+use crate::common::{IP, key, write_private};
 use keyguard::{Config, CreateKey, KeyGuard, Page, Reason};
 use tempfile::TempDir;
 
@@ -218,7 +218,7 @@ fn errors_name_the_argument_once() {
                 ("KEYGUARD_KEY", ""),
             ),
             "error: --usage-log: ",
-            "`keyguard.redb` cannot be opened: it holds something other than lines of JSON",
+            "`keyguard.redb` cannot be opened: the file contains something other than lines of JSON",
             "next:  ls -ld keyguard.redb",
         ),
         #[cfg(feature = "postgres")]
@@ -234,9 +234,9 @@ fn errors_name_the_argument_once() {
         #[cfg(feature = "serve")]
         (
             refused(&["serve", "--policy", "none"], ("KEYGUARD_KEY", "")),
-            "error: the policy cannot be accepted: ",
+            "error: invalid policy: ",
             "`none`: ",
-            "next:  keyguard serve --help",
+            "next:  keyguard serve …    # after the policy is corrected",
         ),
         (
             refused(
@@ -301,13 +301,7 @@ fn shortened_prefix_selects_no_key() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
-    kg.admin().create_org("acme").unwrap();
-    let prefix = kg
-        .admin()
-        .create_key(CreateKey::new("acme", "shop"))
-        .unwrap()
-        .key
-        .shown_prefix;
+    let prefix = key(&kg).key.shown_prefix;
     // On a file held by this process, through its socket, and on a closed file.
     for kg in [Some(kg), None] {
         let shorter = &prefix[..prefix.len() - 1];
@@ -345,12 +339,7 @@ fn check_reports_requests_that_need_no_key() {
     let file = dir.path().join("keyguard.redb");
     let policy: keyguard::Policy = "protect = [\"/api\"]".parse().unwrap();
     let kg = KeyGuard::open(&file, Config::default().policy(policy)).unwrap();
-    kg.admin().create_org("acme").unwrap();
-    let key = kg
-        .admin()
-        .create_key(CreateKey::new("acme", "shop"))
-        .unwrap()
-        .key;
+    let key = key(&kg).key;
     kg.admin().revoke_key(key.id).unwrap();
     let open = done(dir.path(), &["check", "1", "--path", "/about"]);
     assert!(open.contains("key: not checked"), "{open}");
@@ -393,11 +382,7 @@ fn unprinted_key_is_revoked_or_keeps_its_text() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
-    kg.admin().create_org("acme").unwrap();
-    let old = kg
-        .admin()
-        .create_key(CreateKey::new("acme", "shop"))
-        .unwrap();
+    let old = key(&kg);
     let mut kg = Some(kg);
     for is_live in [true, false] {
         let nowhere = [Stdio::from(full()), Stdio::from(closed())];
@@ -432,11 +417,7 @@ fn closed_standard_output_gets_no_key() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("keyguard.redb");
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
-    kg.admin().create_org("acme").unwrap();
-    let old = kg
-        .admin()
-        .create_key(CreateKey::new("acme", "shop"))
-        .unwrap();
+    let old = key(&kg);
     for (arguments, outcome) in [
         (
             &["create-key", "--org", "acme", "--label", "lost"][..],
@@ -654,6 +635,37 @@ fn lists_of_the_largest_keys_are_complete() {
     for kg in [Some(kg), None] {
         assert_eq!(done(dir.path(), &["list-keys"]).lines().count(), KEYS + 1);
         drop(kg);
+    }
+}
+
+/// Once, a listing held the data file until its reader had read everything.
+#[test]
+fn listing_in_a_pager_does_not_block_other_commands() {
+    use std::io::Read;
+
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    // More than a pipe holds.
+    for i in 0..120 {
+        let name = format!("{i} {}", "宽".repeat(250));
+        kg.admin().create_org(&name).unwrap();
+        kg.admin().create_key(CreateKey::new(&name, &name)).unwrap();
+    }
+    drop(kg);
+    let listings: [&[&str]; 3] = [
+        &["list-orgs"],
+        &["list-keys"],
+        &["audit", "--limit", "1000"],
+    ];
+    for (i, listing) in listings.into_iter().enumerate() {
+        let mut command = keyguard(dir.path(), listing);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        out.read_exact(&mut [0; 1]).unwrap();
+        done(dir.path(), &["create-org", &format!("org {i}")]);
+        assert!(child.try_wait().unwrap().is_none(), "the pipe was not full");
+        out.read_to_end(&mut Vec::new()).unwrap();
+        assert!(child.wait().unwrap().success());
     }
 }
 

@@ -4,11 +4,12 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::common::{Home, NOON, SECRET};
+use crate::common::program::keyguard;
+use crate::common::{Home, NOON, Random, SECRET};
 use keyguard::{CreateKey, CreatedKey, Denial, Grant, KeyGuard, Policy, Request, UpdateOrg};
 
 const POLICY: &str = r#"
@@ -41,23 +42,15 @@ struct Asked {
     path: String,
 }
 
-/// A deterministic random number generator.
-fn random(state: &mut u64, below: u64) -> u64 {
-    *state = state
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1);
-    (*state >> 33) % below
-}
-
 fn trace() -> Vec<Asked> {
     let unreadable = format!("/%{}61", "25".repeat(40));
-    let mut state = 7;
+    let mut random = Random(7);
     let mut at = 0;
     let mut asked = Vec::new();
     for _ in 0..3_000 {
-        at += u64::from(random(&mut state, 3) == 0);
-        let host = [1, 2, 3][random(&mut state, 3) as usize];
-        let network = if random(&mut state, 20) == 0 {
+        at += u64::from(random.one_in(3));
+        let host = random.pick(&[1, 2, 3]);
+        let network = if random.one_in(20) {
             [203, 0, 113]
         } else {
             [192, 0, 2]
@@ -76,8 +69,8 @@ fn trace() -> Vec<Asked> {
         asked.push(Asked {
             at,
             ip: IpAddr::from([network[0], network[1], network[2], host]),
-            key: Some(random(&mut state, 5) as usize).filter(|key| *key < 4),
-            path: paths[random(&mut state, 9) as usize].to_owned(),
+            key: Some(random.index(5)).filter(|key| *key < 4),
+            path: random.pick(&paths).to_owned(),
         });
     }
     asked
@@ -151,14 +144,10 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-fn keyguard(dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_keyguard"))
-        .args(arguments)
-        .current_dir(dir)
-        .env("KEYGUARD_SECRET", SECRET)
-        .env_remove("KEYGUARD_DB")
-        .output()
-        .unwrap()
+/// Runs the program with the secret of these tests.
+fn run_program(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = keyguard(dir, arguments);
+    command.env("KEYGUARD_SECRET", SECRET).output().unwrap()
 }
 
 /// Runs `replay` on the trace as an access log.
@@ -180,7 +169,7 @@ fn replayed() -> Vec<String> {
     fs::write(home.dir().join("access.log"), log).unwrap();
     fs::write(home.dir().join("new.toml"), POLICY).unwrap();
     let arguments = ["replay", "access.log", "--policy", "new.toml"];
-    let output = keyguard(
+    let output = run_program(
         home.dir(),
         &[&arguments[..], &["--each", "--json"]].concat(),
     );
@@ -192,7 +181,7 @@ fn replayed() -> Vec<String> {
         let rule = refused["rule"].as_str().map(str::to_owned);
         verdicts[line - 1] = said(refused["reason"].as_str().unwrap(), rule);
     }
-    let summary = keyguard(home.dir(), &[&arguments[..], &["--json"]].concat());
+    let summary = run_program(home.dir(), &[&arguments[..], &["--json"]].concat());
     let summary: serde_json::Value = serde_json::from_slice(&summary.stdout).unwrap();
     let refused = verdicts
         .iter()
@@ -254,7 +243,7 @@ fn summary_names_client_time_and_rule() {
     fs::write(home.dir().join("access.log"), log.join("\n")).unwrap();
     let policy = "[[route]]\nname = \"x\"\npath = \"/x\"\nprotect = false\nip_limits = [\"2/min\"]";
     fs::write(home.dir().join("new.toml"), policy).unwrap();
-    let output = keyguard(
+    let output = run_program(
         home.dir(),
         &["replay", "access.log", "--policy", "new.toml"],
     );
@@ -308,7 +297,7 @@ fn key_is_recognized_under_all_names_and_its_text_is_not_shown() {
     fs::write(home.dir().join("new.toml"), policy).unwrap();
     let arguments = ["replay", "access.log", "--policy", "new.toml"];
     let printed = |more: &[&str]| {
-        let output = keyguard(home.dir(), &[&arguments[..], more].concat());
+        let output = run_program(home.dir(), &[&arguments[..], more].concat());
         assert!(output.status.success(), "{output:?}");
         let printed = String::from_utf8(output.stdout).unwrap();
         for key in [text, &foreign, legacy] {
@@ -345,7 +334,7 @@ fn log_without_requests_is_refused() {
         fs::write(home.dir().join("access.log"), log).unwrap();
         for more in [&[][..], &["--each"], &["--json"]] {
             let arguments = ["replay", "access.log", "--policy", "new.toml"];
-            let output = keyguard(home.dir(), &[&arguments[..], more].concat());
+            let output = run_program(home.dir(), &[&arguments[..], more].concat());
             let error = String::from_utf8(output.stderr).unwrap();
             assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
             assert!(
@@ -360,7 +349,7 @@ fn log_without_requests_is_refused() {
 fn errors_name_the_unreadable_file() {
     let home = Home::new();
     fs::write(home.dir().join("new.toml"), "protect = [\"x\"]").unwrap();
-    let output = keyguard(home.dir(), &["replay", "none.log", "--policy", "new.toml"]);
+    let output = run_program(home.dir(), &["replay", "none.log", "--policy", "new.toml"]);
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(
@@ -368,7 +357,7 @@ fn errors_name_the_unreadable_file() {
         "{text}"
     );
     fs::write(home.dir().join("new.toml"), "").unwrap();
-    let output = keyguard(home.dir(), &["replay", "none.log", "--policy", "new.toml"]);
+    let output = run_program(home.dir(), &["replay", "none.log", "--policy", "new.toml"]);
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(
         text.contains("none.log") && text.contains("next:"),

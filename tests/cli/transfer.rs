@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
+use crate::common::program::{error_of, keyguard, output_of, run};
 use crate::common::{IP, SECRET, ask_with, refusal};
 use keyguard::{Config, CreateKey, KeyGuard, KeyId, OrgStatus, Page, Reason, RotateKey, UpdateKey};
 use rusqlite::Connection;
@@ -70,35 +71,19 @@ fn python_package(sql: &str) -> TempDir {
     dir
 }
 
-/// The program, in this directory and with the secret of these tests.
-fn run(dir: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
-    command
-        .args(arguments)
-        .current_dir(dir)
-        .stdin(Stdio::null());
-    for name in ["DB", "REDIS", "ADMIN_KEY", "KEY", "LEGACY_SECRET"] {
-        command.env_remove(format!("KEYGUARD_{name}"));
-    }
+/// The program with the secret of these tests.
+fn program(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = keyguard(dir, arguments);
     command.env("KEYGUARD_SECRET", SECRET);
-    command.output().unwrap()
+    command
 }
 
-/// Runs a command that succeeds and returns its output.
 fn done(dir: &Path, arguments: &[&str]) -> String {
-    let output = run(dir, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
-    assert_eq!(error, "", "{arguments:?}");
-    String::from_utf8(output.stdout).unwrap()
+    output_of(&mut program(dir, arguments))
 }
 
-/// Runs a command that is refused and returns its error.
 fn refused(dir: &Path, arguments: &[&str]) -> String {
-    let output = run(dir, arguments);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-    assert_eq!(output.stdout, b"", "{arguments:?}");
-    String::from_utf8(output.stderr).unwrap()
+    error_of(&mut program(dir, arguments))
 }
 
 const IMPORT: [&str; 3] = ["import", "--from", "sqlite:old.db"];
@@ -282,15 +267,9 @@ fn imported_key_can_be_managed() {
 fn legacy_secret_is_read_from_file_or_variable() {
     let dir = imported();
     let check = |arguments: &[&str], secret: Option<&str>| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
-        command.args(arguments).current_dir(dir.path());
+        let mut command = program(dir.path(), arguments);
         command.args(["check", "--ip", "192.0.2.7", "--path", "/"]);
-        command
-            .env("KEYGUARD_SECRET", SECRET)
-            .env("KEYGUARD_KEY", APP);
-        command
-            .env_remove("KEYGUARD_DB")
-            .env_remove("KEYGUARD_LEGACY_SECRET");
+        command.env("KEYGUARD_KEY", APP);
         if let Some(secret) = secret {
             command.env("KEYGUARD_LEGACY_SECRET", secret);
         }
@@ -310,7 +289,7 @@ fn legacy_secret_is_read_from_file_or_variable() {
     assert!(check(&[], Some(LEGACY)).contains("verdict: admitted"));
     assert!(
         check(&["--legacy-secret-file", "none"], None)
-            .contains("the secret in `none` cannot be read")
+            .contains("the secret file `none` cannot be read")
     );
 }
 
@@ -611,14 +590,7 @@ fn export_requires_another_destination_with_the_same_secret() {
 #[test]
 fn export_copies_the_secret_beside_the_file() {
     let dir = TempDir::new().unwrap();
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
-        command.args(arguments).current_dir(dir.path());
-        command
-            .env_remove("KEYGUARD_SECRET")
-            .env_remove("KEYGUARD_DB");
-        command.output().unwrap()
-    };
+    let run = |arguments: &[&str]| run(dir.path(), arguments);
     assert!(run(&["init"]).status.success());
     assert!(run(&["export", "--to", "copy.redb"]).status.success());
     let secret = |name: &str| fs::read(dir.path().join(name)).unwrap();

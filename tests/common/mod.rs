@@ -10,12 +10,13 @@ pub(crate) mod program;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 #[cfg(all(unix, feature = "postgres"))]
 pub(crate) use keyguard_test_support::postgres;
 #[cfg(all(unix, feature = "redis"))]
 pub(crate) use keyguard_test_support::redis;
-pub(crate) use keyguard_test_support::{child, server, wait_until};
+pub(crate) use keyguard_test_support::{Random, child, free_port, server, wait_until};
 
 use keyguard::{
     Config, CreateKey, CreatedKey, Denial, Grant, KeyGuard, ManualClock, Org, Reason, Request,
@@ -27,6 +28,11 @@ pub(crate) const SECRET: &str = "the secret of all these tests, 32+ bytes";
 
 /// 2026-01-15T12:00:00Z
 pub(crate) const NOON: Timestamp = Timestamp::from_unix_millis(1_768_478_400_000);
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
 pub(crate) const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
@@ -66,6 +72,11 @@ impl Home {
 
     pub(crate) fn open_with(&self, config: Config) -> KeyGuard {
         KeyGuard::open(self.file(), config).unwrap()
+    }
+
+    /// Opens a guard with a policy in TOML.
+    pub(crate) fn open_under(&self, policy: &str) -> KeyGuard {
+        self.open_with(self.config().policy(policy.parse().unwrap()))
     }
 }
 

@@ -22,15 +22,27 @@ pub(crate) fn run(dir: &Path, arguments: &[&str]) -> Output {
 
 /// Runs a command that succeeds and returns its output.
 pub(crate) fn done(dir: &Path, arguments: &[&str]) -> String {
-    let output = run(dir, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
+    output_of(&mut keyguard(dir, arguments))
 }
 
 /// Runs a command that is refused and returns its error.
 pub(crate) fn refused(dir: &Path, arguments: &[&str]) -> String {
-    let output = run(dir, arguments);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    error_of(&mut keyguard(dir, arguments))
+}
+
+/// Runs a command that succeeds without a warning and returns its output.
+pub(crate) fn output_of(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{command:?}: {error}");
+    assert_eq!(error, "", "{command:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that is refused without any output and returns its error.
+pub(crate) fn error_of(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{command:?}");
+    assert_eq!(output.stdout, b"", "{command:?}");
     String::from_utf8(output.stderr).unwrap()
 }

@@ -5,15 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::common::{Home, IP};
+use crate::common::{Home, IP, MINUTE};
 use keyguard::{Denial, Grant, IpLimit, KeyGuard, Reason, Request};
 
 const NONE: [(&str, &str); 0] = [];
-const MINUTE: Duration = Duration::from_secs(60);
-
-fn guard(home: &Home, policy: &str) -> KeyGuard {
-    home.open_with(home.config().policy(policy.parse().unwrap()))
-}
 
 fn ask(kg: &KeyGuard, ip: IpAddr, path: &str) -> Result<Grant, Denial> {
     kg.decide(Request::new(&NONE, ip, path).method("GET"))
@@ -46,7 +41,7 @@ fn login_beside(others: u32) -> String {
 #[test]
 fn requests_for_other_routes_do_not_reset_a_route_limit() {
     let home = Home::new();
-    let kg = guard(&home, &login_beside(100));
+    let kg = home.open_under(&login_beside(100));
     let mut logins = 0;
     for round in 0..200 {
         logins += u32::from(ask(&kg, IP, "/login").is_ok());
@@ -60,7 +55,7 @@ fn requests_for_other_routes_do_not_reset_a_route_limit() {
 #[test]
 fn requests_for_routes_do_not_clear_failures() {
     let home = Home::new();
-    let kg = guard(&home, &login_beside(20));
+    let kg = home.open_under(&login_beside(20));
     let guess = [("X-API-Key", "guess")];
     for i in 0..101 {
         let denial = kg.check(&guess, IP, "/api").unwrap_err();
@@ -87,7 +82,7 @@ fn every_rule_on_a_request_is_enforced() {
         )
         .unwrap();
     }
-    let kg = guard(&home, &policy);
+    let kg = home.open_under(&policy);
     // 24 rules, of which `16/8min` of the third route is the tightest.
     let admitted = (0..40).filter(|_| ask(&kg, IP, "/a/b/c").is_ok()).count();
     assert_eq!(admitted, 16);
@@ -101,8 +96,7 @@ fn every_rule_on_a_request_is_enforced() {
 #[test]
 fn limit_and_its_shadow_count_separately() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         "protect = [\"/api\"]\n\
          [[route]]\nname = \"a\"\npath = \"/a\"\nip_limits = [\"4/min\", \"2/min shadow\"]",
     );
@@ -280,8 +274,7 @@ fn shared_failure_counts_lock_nobody() {
 #[test]
 fn cost_above_the_limit_is_a_bad_request() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         "protect = [\"/api\"]\n\
          [[route]]\nname = \"a\"\npath = \"/a\"\nip_limits = [\"3/min\"]\nlockout = \"1 hour\"\n\
          [[route]]\nname = \"b\"\npath = \"/b\"\nip_limits = [\"3/min shadow\"]",
@@ -306,7 +299,7 @@ fn cost_above_the_limit_is_a_bad_request() {
 #[test]
 fn limit_from_code_is_as_exact_as_a_route_limit() {
     let home = Home::new();
-    let kg = guard(&home, &login_beside(30));
+    let kg = home.open_under(&login_beside(30));
     let limit = |name: String| IpLimit::new(&name, "2/min").unwrap();
     for round in 0..5 {
         for i in 0..20 {

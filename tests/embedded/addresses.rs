@@ -3,16 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::common::{Home, admit, key};
+use crate::common::{HOUR, Home, MINUTE, SECOND, admit, key};
 use keyguard::{ClientIp, IpTarget, KeyGuard, Reason, Request};
-
-const HOUR: Duration = Duration::from_secs(3_600);
-const MINUTE: Duration = Duration::from_secs(60);
-const SECOND: Duration = Duration::from_secs(1);
-
-fn guard(home: &Home, policy: &str) -> KeyGuard {
-    home.open_with(home.config().policy(policy.parse().unwrap()))
-}
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -32,7 +24,7 @@ fn client(kg: &KeyGuard, peer: &str, headers: &[(&str, &str)]) -> String {
 #[test]
 fn without_trusted_proxies_the_peer_is_the_client() {
     let home = Home::new();
-    let kg = guard(&home, r#"protect = ["/api"]"#);
+    let kg = home.open_under(r#"protect = ["/api"]"#);
     let headers = [
         ("X-Forwarded-For", "203.0.113.9"),
         ("Forwarded", "for=203.0.113.9"),
@@ -43,10 +35,7 @@ fn without_trusted_proxies_the_peer_is_the_client() {
 #[test]
 fn trusted_proxy_names_the_client() {
     let home = Home::new();
-    let kg = guard(
-        &home,
-        "protect = [\"/api\"]\ntrusted_proxies = [\"10.0.0.0/8\", \"local\"]",
-    );
+    let kg = home.open_under("protect = [\"/api\"]\ntrusted_proxies = [\"10.0.0.0/8\", \"local\"]");
     for (peer, headers, expected) in [
         ("10.0.0.1", &[][..], "10.0.0.1"),
         (
@@ -177,10 +166,7 @@ fn proxy_without_client_address_warns_or_is_refused() {
 #[test]
 fn unknown_client_is_refused_by_every_entry_point() {
     let home = Home::new();
-    let kg = guard(
-        &home,
-        "trusted_proxies = [\"10.0.0.1\"]\nexempt = [\"/open\"]",
-    );
+    let kg = home.open_under("trusted_proxies = [\"10.0.0.1\"]\nexempt = [\"/open\"]");
     let key = key(&kg);
     let headers = [
         ("X-API-Key", key.raw_key.expose()),
@@ -197,8 +183,7 @@ fn unknown_client_is_refused_by_every_entry_point() {
 #[test]
 fn nat64_address_counts_as_its_ipv4_address() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         r#"
         nat64_prefixes = ["2001:db8:64::/96", "2001:db8:100::/40"]
         trusted_proxies = ["10.0.0.0/8"]
@@ -264,7 +249,7 @@ fn nat64_address_counts_as_its_ipv4_address() {
 #[test]
 fn client_behind_a_trusted_proxy_is_locked_alone() {
     let home = Home::new();
-    let kg = guard(&home, r#"trusted_proxies = ["10.0.0.0/8"]"#);
+    let kg = home.open_under(r#"trusted_proxies = ["10.0.0.0/8"]"#);
     let key = key(&kg);
     let from = |client: &str, key: &str| {
         let headers = [("X-API-Key", key), ("X-Forwarded-For", client)];
@@ -292,8 +277,7 @@ fn client_behind_a_trusted_proxy_is_locked_alone() {
 #[test]
 fn allow_and_deny_lists_decide_by_address() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         r#"
         allow = ["192.0.2.0/24", "2001:db8::/32"]
         deny = ["192.0.2.128/25"]
@@ -326,10 +310,7 @@ fn allow_and_deny_lists_decide_by_address() {
 #[test]
 fn never_locked_addresses_collect_no_failures() {
     let home = Home::new();
-    let kg = guard(
-        &home,
-        "never_lock = [\"192.0.2.0/24\"]\n[lockout]\nthreshold = 5",
-    );
+    let kg = home.open_under("never_lock = [\"192.0.2.0/24\"]\n[lockout]\nthreshold = 5");
     let key = key(&kg);
     let bad = |from: &str| {
         let _ = kg.check(&[("X-API-Key", "nonsense")], ip(from), "/");
@@ -357,9 +338,7 @@ fn never_locked_addresses_collect_no_failures() {
 #[test]
 fn ip_limits_follow_the_lists() {
     let home = Home::new();
-    let kg = guard(
-        &home,
-        "never_lock = [\"192.0.2.7\"]\ndeny = [\"192.0.2.9\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nprotect = false\nip_limits = [\"1/min\"]\nlockout = \"1 hour\"",
+    let kg = home.open_under("never_lock = [\"192.0.2.7\"]\ndeny = [\"192.0.2.9\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nprotect = false\nip_limits = [\"1/min\"]\nlockout = \"1 hour\"",
     );
     let limit = keyguard::IpLimit::new("login", "1/min")
         .unwrap()
@@ -411,21 +390,21 @@ const STEPS: &str = r#"
 #[test]
 fn repeated_locks_escalate_to_the_last_step() {
     let home = Home::new();
-    let mut kg = guard(&home, STEPS);
+    let mut kg = home.open_under(STEPS);
     for expected in [MINUTE, 10 * MINUTE, HOUR, 24 * HOUR, 24 * HOUR] {
         assert_eq!(lock(&kg), expected);
         home.clock.advance(expected);
         assert!(kg.admin().list_blocks().is_empty());
         // The step survives a restart.
         drop(kg);
-        kg = guard(&home, STEPS);
+        kg = home.open_under(STEPS);
     }
 }
 
 #[test]
 fn escalation_decays_step_by_step() {
     let home = Home::new();
-    let kg = guard(&home, STEPS);
+    let kg = home.open_under(STEPS);
     assert_eq!(lock(&kg), MINUTE);
     home.clock.advance(MINUTE);
     assert_eq!(lock(&kg), 10 * MINUTE);
@@ -443,7 +422,7 @@ fn escalation_decays_step_by_step() {
 #[test]
 fn unblocking_resets_the_escalation() {
     let home = Home::new();
-    let kg = guard(&home, STEPS);
+    let kg = home.open_under(STEPS);
     assert_eq!(lock(&kg), MINUTE);
     kg.admin()
         .unblock("192.0.2.7".parse::<IpTarget>().unwrap(), None)
@@ -465,8 +444,7 @@ fn locks_last_a_day_by_default() {
 #[test]
 fn nat64_address_matches_every_list_that_names_it() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         r#"
         protect = []
         nat64_prefixes = ["2001:db8:64::/96", "2001:db8:100::/40", "2001:db8:222:344::/64"]

@@ -3,12 +3,9 @@
 
 use std::time::Duration;
 
-use crate::common::{Home, IP, ask, key_with};
+use crate::common::{DAY, HOUR, Home, IP, MINUTE, ask, key_with};
 use keyguard::{Config, CreatedKey, KeyGuard, ListUsage};
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 fn key_limited_by(kg: &KeyGuard, limit: &str) -> CreatedKey {

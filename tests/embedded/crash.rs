@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::common::{IP, SECRET, child};
+use crate::common::{IP, Random, SECRET, child};
 use keyguard::{
     Config, CreateKey, KeyGuard, KeyId, OrgId, OrgStatus, Page, Reason, Request, RotateKey,
     UpdateKey,
@@ -72,7 +72,7 @@ fn lines_until_killed(file: &Path, seed: u64) -> Vec<String> {
     let mut random = Random(seed);
     let enough = random.below(20);
     // Spreads kills over the duration of a change on this machine.
-    let late = random.next() % (1 << random.below(15));
+    let late = random.next_u64() % (1 << random.below(15));
     let mut lines = Vec::new();
     let mut said = 0;
     loop {
@@ -115,7 +115,7 @@ fn work(file: &Path, mut random: Random) {
         .collect();
     let mut last_text = None;
     loop {
-        let number = random.next();
+        let number = random.next_u64();
         let choice = if keys.is_empty() {
             number % 4
         } else {
@@ -133,7 +133,7 @@ fn work(file: &Path, mut random: Random) {
                 let org = kg
                     .admin()
                     .list_orgs(Page::first().limit(usize::MAX))
-                    .unwrap()[random.below_len(orgs.len())]
+                    .unwrap()[random.index(orgs.len())]
                 .clone();
                 let label = format!("key-{number:x}");
                 let limit = 100 + random.below(900) as u32;
@@ -152,25 +152,25 @@ fn work(file: &Path, mut random: Random) {
                 say(&done);
             }
             5 | 6 if !keys.is_empty() => {
-                let id = keys.swap_remove(random.below_len(keys.len()));
+                let id = keys.swap_remove(random.index(keys.len()));
                 say(&format!("revoke {id}"));
                 assert!(!kg.admin().revoke_key(id).unwrap().is_active());
                 say("done");
             }
             7 | 8 if !orgs.is_empty() => {
-                let id = orgs[random.below_len(orgs.len())];
+                let id = orgs[random.index(orgs.len())];
                 say(&format!("suspend {id}"));
                 kg.admin().suspend_org(id).unwrap();
                 say("done");
             }
             9 | 10 if !orgs.is_empty() => {
-                let id = orgs[random.below_len(orgs.len())];
+                let id = orgs[random.index(orgs.len())];
                 say(&format!("resume {id}"));
                 kg.admin().resume_org(id).unwrap();
                 say("done");
             }
             11 | 12 if !keys.is_empty() => {
-                let id = keys[random.below_len(keys.len())];
+                let id = keys[random.index(keys.len())];
                 let (label, limit) = (format!("new-{number:x}"), 1_000 + random.below(900) as u32);
                 say(&format!("update {id} {label} {limit}"));
                 let change = UpdateKey::new(id).label(label).rate_limit_per_minute(limit);
@@ -178,7 +178,7 @@ fn work(file: &Path, mut random: Random) {
                 say("done");
             }
             13 if !keys.is_empty() => {
-                let id = keys[random.below_len(keys.len())];
+                let id = keys[random.index(keys.len())];
                 say(&format!("rotate {id}"));
                 let rotated = kg
                     .admin()
@@ -498,25 +498,4 @@ impl Found {
 
 fn number(text: &str) -> u64 {
     text.parse().unwrap()
-}
-
-/// Splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn below_len(&mut self, len: usize) -> usize {
-        usize::try_from(self.below(len as u64)).unwrap()
-    }
 }

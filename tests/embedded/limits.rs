@@ -7,16 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::common::{
-    Home, IP, admit, admitted_of, ask, ask_at_cost, ask_with, field, key_with, org, refusal,
+    HOUR, Home, IP, MINUTE, SECOND, admit, admitted_of, ask, ask_at_cost, ask_with, field,
+    key_with, org, refusal,
 };
 use keyguard::{
     AdminError, CreateKey, CreatedKey, IpTarget, KeyGuard, LimitStatus, LockDuration, Reason,
     Request, TimeZone, UpdateKey, UpdateOrg,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
 
 fn key_with_limits(kg: &KeyGuard, limits: &[&str]) -> CreatedKey {
     key_with(kg, |key| {

@@ -3,15 +3,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::common::child;
+use crate::common::{DAY, HOUR, child};
 use crate::common::{Home, IP, key, key_limited_to};
 use keyguard::{
     AdminError, ClientIp, Config, CreateKey, IpKey, IpLimit, KeyGuard, LockCause, LockDuration,
     LockScope, Page, Policy, Reason, Request,
 };
 
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
 const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
 
 const NO_HEADERS: [(&str, &str); 0] = [];

@@ -1,9 +1,8 @@
 //! Management: accepted and refused changes, errors, listings, and confidentiality.
 
 use std::fmt::{Debug, Display};
-use std::time::Duration;
 
-use crate::common::{Home, IP, SECRET, admit, ask, ask_with, key, key_with, org, refusal};
+use crate::common::{Home, IP, MINUTE, SECRET, admit, ask, ask_with, key, key_with, org, refusal};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyguard::{
@@ -11,8 +10,6 @@ use keyguard::{
     KeyPrefix, KeyStatus, Limit, ListUsage, OpenError, OrgId, OrgStatus, Page, Reason, Request,
     RotateKey, Secret, UpdateKey, UpdateOrg,
 };
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 // Accepted changes.
 
@@ -258,7 +255,7 @@ fn confusable_organization_names_are_refused() {
             matches!(&error, AdminError::SimilarOrgExists(name) if *name == org.name),
             "{error:?}"
         );
-        let said = "the organization `Caf\u{e9} acme` exists already";
+        let said = "looks like that of the existing organization `Caf\u{e9} acme`";
         assert!(error.to_string().contains(said), "{error}");
         assert!(kg.admin().find_org(name).is_err());
     }
@@ -438,10 +435,10 @@ fn duplicate_name_is_refused() {
     let kg = home.open();
     let first = kg.admin().create_org("acme").unwrap();
     for name in ["acme", " acme "] {
-        assert_conflict(kg.admin().create_org(name), "`acme` exists already");
+        assert_conflict(kg.admin().create_org(name), "`acme` already exists");
     }
     kg.admin().suspend_org(first.id).unwrap();
-    assert_conflict(kg.admin().create_org("acme"), "`acme` exists already");
+    assert_conflict(kg.admin().create_org("acme"), "`acme` already exists");
     assert_eq!(kg.admin().stats().unwrap().organizations, 1);
 }
 
@@ -586,11 +583,14 @@ fn revoked_key_cannot_be_changed() {
     let key = crate::common::key(&kg);
     let revoked = kg.admin().revoke_key(key.key.id).unwrap();
     let change = UpdateKey::new(revoked.id).expires_at(None);
-    assert_conflict(kg.admin().update_key(change), "was revoked, which is final");
+    assert_conflict(
+        kg.admin().update_key(change),
+        "is revoked; create a new key",
+    );
     assert_conflict(
         kg.admin()
             .rotate_key(RotateKey::new(revoked.id).grace(MINUTE)),
-        "was revoked, which is final",
+        "is revoked; create a new key",
     );
     assert_eq!(kg.admin().get_key(revoked.id).unwrap(), revoked);
     assert_eq!(refusal(ask(&kg, &key)), Reason::RevokedKey);
@@ -682,6 +682,19 @@ fn listings_show_the_prefix_and_four_characters() {
         assert_eq!(listed.shown_prefix, shown);
         assert_eq!(created.raw_key.shown_prefix(), shown);
         Private::of(&created).assert_not_in(&format!("{listed:?}"), "a listing");
+    }
+}
+
+/// Once, both keys were refused as ambiguous.
+#[test]
+fn whole_prefix_that_starts_a_longer_one_selects_its_key() {
+    let home = Home::new();
+    let kg = home.open();
+    let short = key_with(&kg, |key| key.prefix("a_")).key;
+    let long = key_with(&kg, |key| key.prefix(format!("{}_", short.shown_prefix))).key;
+    assert!(long.shown_prefix.starts_with(&short.shown_prefix));
+    for key in [short, long] {
+        assert_eq!(kg.admin().find_key(&key.shown_prefix).unwrap().id, key.id);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::common::{Home, IP, NOON, SECRET};
+use crate::common::{Home, IP, NOON, Random, SECRET};
 use keyguard::{Config, CreateKey, CreatedKey, Grant, KeyGuard, Reason, Request, UpdateOrg};
 
 /// A million operations in total.
@@ -13,33 +13,7 @@ const STEPS: u64 = 2_000;
 
 const NANOS: u64 = 1_000_000_000;
 
-/// The start of monotonic clocks, a whole number of days, which determines the boundaries of grains.
 const MILLI: u64 = 1_000_000;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -300,7 +274,7 @@ impl World {
             self.now += by;
         }
         if !self.pending.is_empty() && self.random.one_in(2) {
-            let at = self.random.below(self.pending.len() as u64) as usize;
+            let at = self.random.index(self.pending.len());
             let pending = self.pending.swap_remove(at);
             self.end(pending);
         } else {
@@ -309,7 +283,7 @@ impl World {
     }
 
     fn ask(&mut self, request: u64) {
-        let at = self.random.below(self.keys.len() as u64) as usize;
+        let at = self.random.index(self.keys.len());
         let cost = if self.random.one_in(3) {
             1 + self.random.below(9)
         } else {

@@ -346,11 +346,7 @@ fn invalid_settings_are_refused_by_name() {
         ),
     ];
     for (setting, config) in settings {
-        let refused = refused(
-            &home.file(),
-            config,
-            &["the configuration cannot be accepted", setting],
-        );
+        let refused = refused(&home.file(), config, &["invalid configuration: ", setting]);
         assert!(matches!(refused, OpenError::Config(_)));
     }
 }
@@ -361,7 +357,7 @@ fn blank_secret_is_refused() {
     for blank in ["", " \t\n"] {
         let words = [
             "the secret in the configuration is blank",
-            "a text that nobody can guess",
+            "at least 32 random bytes",
         ];
         let refused = refused(&home.file(), Config::new(blank), &words);
         assert!(matches!(refused, OpenError::BlankSecret { .. }));
@@ -403,7 +399,7 @@ fn file_without_its_secret_is_refused() {
         "exists, but its secret was given neither",
         "KEYGUARD_SECRET",
         name(&secret_file),
-        "give the secret it was made with",
+        "give the secret it was created with",
     ];
     let missing = refused(&file, Config::default(), &words);
     assert!(matches!(missing, OpenError::MissingSecret { .. }));
@@ -554,8 +550,8 @@ mod unix {
             set_mode(&file, forbidding);
             let words = [
                 name(&file),
-                "may not be read and written",
-                "change the owner or the mode",
+                "no permission to read and write",
+                "change its owner or mode",
             ];
             let refused = KeyGuard::open(&file, Config::new(SECRET)).unwrap_err();
             for word in words {
@@ -579,7 +575,7 @@ mod unix {
         // An existing file can be opened.
         drop(KeyGuard::open(&file, Config::new(SECRET)).unwrap());
         let new = dir.join("new.redb");
-        let words = [name(&new), "may not be read and written"];
+        let words = [name(&new), "no permission to read and write"];
         let read_only = refused(&new, Config::new(SECRET), &words);
         assert!(matches!(read_only, OpenError::ReadOnly { .. }));
         let words = ["new.redb.secret", "cannot be read or created"];

@@ -4,10 +4,8 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::common::{Home, admitted_of, ask, child, key};
+use crate::common::{Home, SECOND, admitted_of, ask, child, key};
 use keyguard::{AdminError, KeyGuard, Lockout, OpenError, Policy, Reason, Route};
-
-const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn errors_name_line_field_and_expectation() {
@@ -373,7 +371,7 @@ fn sighup_reloads_the_policy_file() {
     assert_eq!(admitted_of(&kg, &key, 9, Reason::RateLimited), 0);
     let warnings = kg.admin().stats().unwrap().warnings;
     assert!(
-        warnings[0].contains("the policy stays as it was"),
+        warnings[0].contains("the policy in force stays"),
         "{warnings:?}"
     );
     home.clock.advance(SECOND);

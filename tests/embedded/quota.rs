@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::common::{Home, admit, admitted_of, ask, ask_at_cost, field, key_with, refusal};
+use crate::common::{
+    DAY, Home, MINUTE, admit, admitted_of, ask, ask_at_cost, field, key_with, refusal,
+};
 use keyguard::{Config, CreatedKey, KeyGuard, Reason, RotateKey, Timestamp, UpdateKey};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// A limit per minute that these tests do not reach.
 const PLENTY: u32 = 1_000_000;

@@ -4,11 +4,11 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::common::{Home, admit, admitted_of, ask, ask_at_cost, field, key_limited_to, refusal};
+use crate::common::{
+    Home, MINUTE, SECOND, admit, admitted_of, ask, ask_at_cost, field, key_limited_to, refusal,
+};
 use keyguard::{CreatedKey, KeyGuard, Reason, RotateKey, UpdateKey};
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
 const NANOSECOND: Duration = Duration::from_nanos(1);
 
 #[test]

@@ -2,17 +2,12 @@
 
 use std::time::Duration;
 
-use crate::common::{Home, IP, admitted_of, field, key_with};
+use crate::common::{Home, IP, MINUTE, admitted_of, field, key_with};
 use keyguard::{
     CreatedKey, Denial, Grant, IpLimit, IpTarget, KeyGuard, Policy, Reason, Request, Route,
 };
 
 const NONE: [(&str, &str); 0] = [];
-const MINUTE: Duration = Duration::from_secs(60);
-
-fn guard(home: &Home, policy: &str) -> KeyGuard {
-    home.open_with(home.config().policy(policy.parse().unwrap()))
-}
 
 fn with_scopes(kg: &KeyGuard, scopes: &[&str]) -> CreatedKey {
     key_with(kg, |key| key.scopes(scopes.iter().copied()))
@@ -35,7 +30,7 @@ fn reason(outcome: Result<Grant, Denial>) -> Option<Reason> {
 #[test]
 fn every_spelling_of_a_protected_path_is_protected() {
     let home = Home::new();
-    let kg = guard(&home, r#"protect = ["/api"]"#);
+    let kg = home.open_under(r#"protect = ["/api"]"#);
     for path in [
         "/api",
         "/api/",
@@ -86,7 +81,7 @@ fn every_spelling_of_a_protected_path_is_protected() {
 #[test]
 fn paths_are_case_sensitive_by_default() {
     let home = Home::new();
-    let kg = guard(&home, "protect = [\"/api\"]\nignore_case = true");
+    let kg = home.open_under("protect = [\"/api\"]\nignore_case = true");
     for path in ["/API", "/Api/x", "/%41PI"] {
         assert_eq!(
             reason(anonymously(&kg, "GET", path)),
@@ -99,7 +94,7 @@ fn paths_are_case_sensitive_by_default() {
 #[test]
 fn exemption_covers_the_exact_path_only() {
     let home = Home::new();
-    let kg = guard(&home, r#"exempt = ["GET /health", "/robots.txt"]"#);
+    let kg = home.open_under(r#"exempt = ["GET /health", "/robots.txt"]"#);
     for (method, path) in [
         ("GET", "/health"),
         ("GET", "/health?x"),
@@ -154,7 +149,7 @@ const ORDERS: &str = r#"
 #[test]
 fn all_matching_routes_apply() {
     let home = Home::new();
-    let kg = guard(&home, ORDERS);
+    let kg = home.open_under(ORDERS);
     let (reader, writer) = (with_scopes(&kg, &[]), with_scopes(&kg, &["orders:write"]));
     let lacks = Some(Reason::MissingScope);
     assert_eq!(reason(ask(&kg, &reader, "GET", "/api/orders")), None);
@@ -184,7 +179,7 @@ fn all_matching_routes_apply() {
 #[test]
 fn route_limits_each_key_beside_its_own_limits() {
     let home = Home::new();
-    let kg = guard(&home, &ORDERS.replace("cost = 2", ""));
+    let kg = home.open_under(&ORDERS.replace("cost = 2", ""));
     let keys = [
         with_scopes(&kg, &["orders:write"]),
         with_scopes(&kg, &["orders:write"]),
@@ -217,8 +212,7 @@ fn route_limits_each_key_beside_its_own_limits() {
 #[test]
 fn route_cost_is_the_default_of_a_request() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         r#"
         [[route]]
         name = "search"
@@ -284,8 +278,7 @@ fn route_leaves_other_paths_protected() {
 #[test]
 fn open_route_needs_no_key_and_keeps_limits_and_locks() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         r#"
         [[route]]
         name = "login"
@@ -363,8 +356,7 @@ fn invalid_open_route_is_refused() {
 #[test]
 fn route_limits_each_address_and_locks_it() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         r#"
         protect = ["/api"]
         [[route]]
@@ -402,10 +394,8 @@ fn route_limits_each_address_and_locks_it() {
     // The locks survive a restart.
     drop(kg);
     home.clock.advance(5 * MINUTE);
-    let kg = guard(
-        &home,
-        "[[route]]\nname = \"login\"\npath = \"/login\"\nip_limits = [\"5/hour\"]",
-    );
+    let kg =
+        home.open_under("[[route]]\nname = \"login\"\npath = \"/login\"\nip_limits = [\"5/hour\"]");
     for expected in [
         Some(Reason::MissingKey),
         Some(Reason::MissingKey),
@@ -433,7 +423,7 @@ fn route_lock_follows_the_name_not_the_path() {
         ip_limits = ["3/min"]
         lockout = "5 minutes"
         "#;
-    let kg = guard(&home, policy);
+    let kg = home.open_under(policy);
     for _ in 0..4 {
         let _ = anonymously(&kg, "POST", "/login");
     }
@@ -453,7 +443,7 @@ fn route_lock_follows_the_name_not_the_path() {
     }
     assert_eq!(reason(anonymously(&kg, "POST", "/x")), None);
     drop(kg);
-    let kg = guard(&home, policy);
+    let kg = home.open_under(policy);
     assert_eq!(reason(anonymously(&kg, "GET", "/login")), locked);
     let ip_key: keyguard::IpKey = "192.0.2.7".parse().unwrap();
     assert!(kg.admin().unblock(ip_key, Some("/x")).is_err());
@@ -466,7 +456,7 @@ fn route_lock_follows_the_name_not_the_path() {
 #[test]
 fn manual_lock_of_a_path_ignores_case_where_the_policy_does() {
     let home = Home::new();
-    let kg = guard(&home, "protect = [\"/api\"]\nignore_case = true");
+    let kg = home.open_under("protect = [\"/api\"]\nignore_case = true");
     kg.admin().block(IP, Some("/login"), MINUTE).unwrap();
     let locked = Some(Reason::IpLocked);
     assert_eq!(reason(anonymously(&kg, "GET", "/LOGIN")), locked);
@@ -475,8 +465,7 @@ fn manual_lock_of_a_path_ignores_case_where_the_policy_does() {
 #[test]
 fn shadow_route_reports_but_does_not_refuse() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         r#"
         protect = ["/api"]
         [[route]]
@@ -542,7 +531,7 @@ fn shadow_route_reports_but_does_not_refuse() {
 fn shadow_route_is_listed_once() {
     let home = Home::new();
     let route = "[[route]]\nname = \"next\"\npath = \"/next\"\nscopes = [\"admin\"]\nshadow = true";
-    let kg = guard(&home, &format!("protect = [\"/api\"]\n{route}"));
+    let kg = home.open_under(&format!("protect = [\"/api\"]\n{route}"));
     let key = with_scopes(&kg, &[]);
     let headers = [("X-API-Key", key.raw_key.expose())];
     let costly = Request::new(&headers, IP, "/next").cost(100.try_into().unwrap());
@@ -554,8 +543,7 @@ fn shadow_route_is_listed_once() {
 #[test]
 fn shadow_rules_are_also_counted_for_refused_requests() {
     let home = Home::new();
-    let kg = guard(
-        &home,
+    let kg = home.open_under(
         "[[route]]\nname = \"r\"\npath = \"/r\"\nip_limits = [\"1/min\"]\nshadow = true",
     );
     let key = key_with(&kg, |key| key.rate_limit_per_minute(2));
@@ -586,7 +574,7 @@ fn policy_from_code_equals_policy_from_a_file() {
 #[test]
 fn policy_limits_apply_to_cached_keys() {
     let home = Home::new();
-    let kg = guard(&home, "");
+    let kg = home.open_under("");
     let key = with_scopes(&kg, &[]);
     assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 10);
     kg.admin()
@@ -616,7 +604,7 @@ fn every_reading_below_an_open_route_is_open() {
         path = "/open/a/files/secret"
         scopes = ["read"]
     "#;
-    let kg = guard(&home, policy);
+    let kg = home.open_under(policy);
     for path in [
         "/open/a/files",
         "/open/a/files/x/",
@@ -665,7 +653,7 @@ fn unreadable_path_is_a_bad_request_without_counting() {
                    limits = [\"1/min\"]\nlockout = \"1 hour\"";
     for policy in [r#"protect = ["/api"]"#, r#"exempt = ["/health"]"#, limited] {
         let home = Home::new();
-        let kg = guard(&home, policy);
+        let kg = home.open_under(policy);
         let key = with_scopes(&kg, &[]);
         for _ in 0..150 {
             for denied in [
@@ -694,7 +682,7 @@ fn unreadable_path_is_a_bad_request_without_counting() {
 fn unreadable_path_is_accepted_without_path_rules() {
     for (policy, missing) in [("", Some(Reason::MissingKey)), ("protect = []", None)] {
         let home = Home::new();
-        let kg = guard(&home, policy);
+        let kg = home.open_under(policy);
         let key = with_scopes(&kg, &[]);
         assert!(ask(&kg, &key, "GET", UNREADABLE).is_ok());
         assert_eq!(reason(anonymously(&kg, "GET", UNREADABLE)), missing);
@@ -704,7 +692,7 @@ fn unreadable_path_is_accepted_without_path_rules() {
 #[test]
 fn unreadable_path_is_a_bad_request_under_a_path_lock() {
     let home = Home::new();
-    let kg = guard(&home, "");
+    let kg = home.open_under("");
     let key = with_scopes(&kg, &[]);
     kg.admin().block(IP, Some("/login"), "1 hour").unwrap();
     let denial = ask(&kg, &key, "GET", UNREADABLE).unwrap_err();

@@ -6,13 +6,11 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::common::{Home, IP, admit, ask, ask_with, field, key_limited_to, key_with};
+use crate::common::{Home, IP, SECOND, admit, ask, ask_with, field, key_limited_to, key_with};
 use keyguard::{
     CreateKey, CreatedKey, Denial, Grant, KeyGuard, ListUsage, Reason, Request, RotateKey, Stats,
     Timestamp,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// Refused texts and their reasons.
 fn bad_keys(home: &Home, kg: &KeyGuard) -> Vec<(Reason, String)> {

@@ -6,16 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::common::{
-    Home, IP, admit, admitted_of, ask, ask_with, key_limited_to, key_with, org, refusal,
+    HOUR, Home, IP, MINUTE, SECOND, admit, admitted_of, ask, ask_with, key_limited_to, key_with,
+    org, refusal,
 };
 use keyguard::{
     ClientIp, CreateKey, CreatedKey, Denial, Grant, KeyGuard, KeyId, ListUsage, Method, Reason,
     Request, RotateKey, Stats, Timestamp, Usage,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A queue large enough for a burst of each thread, for any number of processors.
 const AMPLE_QUEUE: usize = 1 << 24;

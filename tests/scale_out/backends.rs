@@ -1,10 +1,10 @@
 //! Keys in PostgreSQL and limits in Redis: behaviour during failures, and recovery without a restart.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::postgres::{Database, Server, holding};
 use crate::common::redis::Redis;
-use crate::common::{Home, IP, SECRET};
+use crate::common::{Home, IP, SECRET, wait_until};
 use keyguard::{
     Config, CreateKey, CreatedKey, Fallback, IpTarget, KeyGuard, Policy, Reason, Request,
     RotateKey, UpdateKey,
@@ -12,15 +12,6 @@ use keyguard::{
 
 /// Longer than any response takes, even on a busy machine.
 const PATIENT: Duration = Duration::from_secs(20);
-
-/// Waits until a condition holds.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 fn status(kg: &KeyGuard, key: &CreatedKey) -> u16 {
     match kg.check(&[("X-API-Key", key.raw_key.expose())], IP, "/") {
@@ -68,7 +59,7 @@ fn redis_is_used_once_it_is_up() {
     assert!(warnings.iter().any(|w| w.contains("Redis")), "{warnings:?}");
 
     redis.restart();
-    eventually("Redis is asked", || is_up(&kg));
+    wait_until(|| is_up(&kg));
     let before = redis.calls("evalsha");
     assert_eq!(status(&kg, &key), 200, "Redis has counted nothing yet");
     assert!(redis.calls("evalsha") > before);
@@ -82,7 +73,7 @@ fn readiness_names_the_failing_backend() {
     assert_eq!(problems(), Vec::<String>::new());
     // Redis responds, but may evict.
     let _: () = redis.run("CONFIG SET maxmemory-policy allkeys-lru");
-    eventually("the setting is noticed", || !problems().is_empty());
+    wait_until(|| !problems().is_empty());
     let [problem] = &problems()[..] else {
         panic!("{:?}", problems());
     };
@@ -90,7 +81,7 @@ fn readiness_names_the_failing_backend() {
     assert!(problem.starts_with(expected), "{problem}");
 
     redis.kill();
-    eventually("its end is noticed", || {
+    wait_until(|| {
         let [problem] = &problems()[..] else {
             return false;
         };
@@ -144,14 +135,14 @@ fn hanging_redis_delays_one_request() {
     let key = key(&kg, 1_000);
     assert_eq!(status(&kg, &key), 200);
     redis.pause();
-    eventually("the circuit opens", || {
+    wait_until(|| {
         assert_eq!(status(&kg, &key), 200);
         !is_up(&kg)
     });
     let failures = kg.backends()[0].failures;
     assert!((1..=10).contains(&failures), "{failures}");
     redis.resume();
-    eventually("the circuit closes", || is_up(&kg));
+    wait_until(|| is_up(&kg));
 }
 
 #[test]
@@ -183,22 +174,16 @@ fn cached_keys_are_accepted_for_a_time_without_the_database() {
     };
     let (kg, cautious) = (open(Duration::from_secs(600)), open(Duration::from_secs(1)));
     let (known, unknown) = (key(&kg, 1_000_000), key(&kg, 1_000_000));
-    eventually("the key is known", || {
-        status(&kg, &known) == 200 && status(&cautious, &known) == 200
-    });
+    wait_until(|| status(&kg, &known) == 200 && status(&cautious, &known) == 200);
     server.kill();
     assert_eq!(status(&kg, &unknown), 503);
-    eventually("a key is not accepted for ever", || {
-        status(&cautious, &known) == 503
-    });
+    wait_until(|| status(&cautious, &known) == 503);
     assert_eq!(status(&kg, &known), 200);
     let warnings = kg.backends().remove(0);
     assert_eq!((warnings.server, warnings.is_up), ("postgres", false));
 
     server.restart();
-    eventually("it recovers by itself", || {
-        status(&kg, &known) == 200 && status(&kg, &unknown) == 200 && is_up(&kg)
-    });
+    wait_until(|| status(&kg, &known) == 200 && status(&kg, &unknown) == 200 && is_up(&kg));
 }
 
 #[test]
@@ -210,7 +195,7 @@ fn cached_keys_are_accepted_while_a_table_is_locked() {
         .max_key_staleness(Duration::from_secs(600));
     let kg = KeyGuard::open(&database.url, config).unwrap();
     let known = key(&kg, 1_000_000);
-    eventually("the key is in memory", || status(&kg, &known) == 200);
+    wait_until(|| status(&kg, &known) == 200);
     let elsewhere = Home::new();
     let elsewhere = elsewhere.open();
     crate::common::org(&elsewhere, "acme");
@@ -225,9 +210,7 @@ fn cached_keys_are_accepted_while_a_table_is_locked() {
         }
         assert!(!is_up(&kg));
     });
-    eventually("others are looked for again", || {
-        status(&kg, &unknown[0]) == 401 && is_up(&kg)
-    });
+    wait_until(|| status(&kg, &unknown[0]) == 401 && is_up(&kg));
 }
 
 #[test]
@@ -242,7 +225,7 @@ fn backend_failures_are_not_failed_authentications() {
         assert_eq!(status(&kg, key), 503);
     }
     server.restart();
-    eventually("it recovers", || status(&kg, &unread[0]) == 200);
+    wait_until(|| status(&kg, &unread[0]) == 200);
     assert!(kg.admin().list_blocks().is_empty());
 }
 
@@ -258,7 +241,7 @@ fn requests_get_503_until_the_database_is_up() {
     assert_eq!(status(&kg, &key), 503);
     assert!(!is_up(&kg));
     server.restart();
-    eventually("it is asked", || status(&kg, &key) == 200);
+    wait_until(|| status(&kg, &key) == 200);
 }
 
 #[test]
@@ -270,22 +253,18 @@ fn tightening_on_one_node_applies_on_the_other() {
     assert_eq!(status(&there, &key), 200);
     let update = UpdateKey::new(key.key.id).rate_limit_per_minute(1);
     here.admin().update_key(update).unwrap();
-    eventually("the limit is heard of", || status(&there, &key) == 429);
+    wait_until(|| status(&there, &key) == 429);
     here.admin().suspend_org(key.key.org_id).unwrap();
-    eventually("the suspension is heard of", || status(&there, &key) == 401);
+    wait_until(|| status(&there, &key) == 401);
     here.admin().resume_org(key.key.org_id).unwrap();
-    eventually("the resumption is heard of", || status(&there, &key) == 429);
+    wait_until(|| status(&there, &key) == 429);
     let rotated = here
         .admin()
         .rotate_key(RotateKey::new(key.key.id).grace(Duration::ZERO))
         .unwrap();
-    eventually("the rotation is heard of", || {
-        status(&there, &key) == 401 && status(&there, &rotated) == 429
-    });
+    wait_until(|| status(&there, &key) == 401 && status(&there, &rotated) == 429);
     here.admin().revoke_key(key.key.id).unwrap();
-    eventually("the revocation is heard of", || {
-        status(&there, &rotated) == 401
-    });
+    wait_until(|| status(&there, &rotated) == 401);
 }
 
 #[test]
@@ -297,11 +276,11 @@ fn lock_on_one_node_starts_and_ends_on_the_other() {
     assert_eq!(status(&there, &key), 200);
     let hour = "1 hour".parse::<keyguard::LockDuration>().unwrap();
     here.admin().block(IP, None, hour).unwrap();
-    eventually("the lock is heard of", || status(&there, &key) == 403);
+    wait_until(|| status(&there, &key) == 403);
     here.admin()
         .unblock("192.0.2.7".parse::<IpTarget>().unwrap(), None)
         .unwrap();
-    eventually("its end is heard of", || status(&there, &key) == 200);
+    wait_until(|| status(&there, &key) == 200);
 }
 
 #[test]
@@ -315,7 +294,7 @@ fn unknown_key_is_looked_up_once_and_accepted_after_creation() {
     // A well-formed but unknown key.
     let elsewhere = Home::new();
     let stranger = key(&elsewhere.open(), 10);
-    eventually("the database is asked", || status(&there, &stranger) == 401);
+    wait_until(|| status(&there, &stranger) == 401);
     let other = key(&elsewhere.open(), 10);
     let tables = "LOCK TABLE keyguard_credentials, api_keys IN ACCESS EXCLUSIVE MODE";
     holding(&database.url, tables, || {
@@ -323,7 +302,7 @@ fn unknown_key_is_looked_up_once_and_accepted_after_creation() {
         assert_eq!(status(&there, &stranger), 401, "it is not asked for again");
     });
     let created = key(&here, 10);
-    eventually("a new key is known", || status(&there, &created) == 200);
+    wait_until(|| status(&there, &created) == 200);
 }
 
 #[test]

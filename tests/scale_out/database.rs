@@ -1,10 +1,11 @@
 //! The program on a PostgreSQL database, and export and import to and from one.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::common::postgres::Database;
+use crate::common::program::{error_of, keyguard, output_of};
 use crate::common::{SECRET, ask, ask_with, key_with, refusal};
 use keyguard::{Config, KeyGuard, KeyId, Page, Reason};
 use sha2::{Digest, Sha256};
@@ -25,39 +26,25 @@ fn patient() -> Config {
 }
 
 /// Runs the program in a directory, on a database and with the secret of these tests.
-fn run(dir: &Path, db: &str, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
-    command
-        .args(arguments)
-        .current_dir(dir)
-        .stdin(Stdio::null());
-    for name in ["REDIS", "ADMIN_KEY", "KEY", "LEGACY_SECRET"] {
-        command.env_remove(format!("KEYGUARD_{name}"));
-    }
+fn program(dir: &Path, db: &str, arguments: &[&str]) -> Command {
+    let mut command = keyguard(dir, arguments);
     command
         .env("KEYGUARD_DB", db)
         .env("KEYGUARD_SECRET", SECRET);
-    let output = command.output().unwrap();
-    for text in [&output.stdout, &output.stderr] {
-        let text = String::from_utf8_lossy(text);
-        assert!(!text.contains(PASSWORD), "{arguments:?}: {text}");
-    }
-    output
+    command
 }
 
-/// Runs a command that succeeds and returns its output.
 fn done(dir: &Path, db: &str, arguments: &[&str]) -> String {
-    let output = run(dir, db, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
+    without_password(output_of(&mut program(dir, db, arguments)))
 }
 
-/// Runs a command that is refused and returns its error.
 fn refused(dir: &Path, db: &str, arguments: &[&str]) -> String {
-    let output = run(dir, db, arguments);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-    String::from_utf8(output.stderr).unwrap()
+    without_password(error_of(&mut program(dir, db, arguments)))
+}
+
+fn without_password(text: String) -> String {
+    assert!(!text.contains(PASSWORD), "{text}");
+    text
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn limits_work_over_tls_with_trusted_servers_only() {
     fs::write(at("key.pem"), made.signing_key.serialize_pem()).unwrap();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(at("other.pem"), other.cert.pem()).unwrap();
-    let port = crate::common::redis::free_port().to_string();
+    let port = crate::common::free_port().to_string();
     let _redis = Redis::with(&[
         "--tls-port",
         &port,

@@ -1,11 +1,13 @@
 //! Several `keyguard serve` processes that share keys in PostgreSQL and limits in Redis.
 
+use std::io::{ErrorKind, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::postgres::Database;
+use crate::common::postgres::{Database, holding};
+use crate::common::program::{keyguard, output_of};
 use crate::common::redis::Redis;
-use crate::common::server::{Server, check, unconfigured};
+use crate::common::server::{Answer, Server, check, connect};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -25,10 +27,8 @@ impl Servers {
     }
 
     fn program(&self, arguments: &[&str]) -> Command {
-        let command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
-        let mut command = unconfigured(command, self.dir.path());
+        let mut command = keyguard(self.dir.path(), arguments);
         command
-            .args(arguments)
             .env("KEYGUARD_DB", &self.database.url)
             .env("KEYGUARD_REDIS", self.redis.url())
             .env("KEYGUARD_SECRET", crate::common::SECRET);
@@ -36,17 +36,15 @@ impl Servers {
     }
 
     fn run(&self, arguments: &[&str]) -> String {
-        let output = self.program(arguments).output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {errors}");
-        String::from_utf8(output.stdout).unwrap()
+        output_of(&mut self.program(arguments))
     }
 
-    fn serve(&self) -> Server {
+    fn serve(&self, more: &[&str]) -> Server {
         let mut serve = self.program(&["serve", "--listen", "127.0.0.1:0"]);
+        serve.args(more);
         // A long deadline, so that Redis decides even on a busy machine.
         Server::spawn({
-            serve.args(["--backend-deadline", "20000"]);
+            serve.args(["--backend-deadline", "20s"]);
             serve
         })
     }
@@ -69,7 +67,7 @@ fn servers_share_keys_limits_and_revocations() {
     ]);
     let made: Value = serde_json::from_str(&made).unwrap();
     let key = made["raw_key"].as_str().unwrap();
-    let nodes = [servers.serve(), servers.serve()];
+    let nodes = [servers.serve(&[]), servers.serve(&[])];
     let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
     let status = |node| check(node, &asked).1["status"].clone();
     let statuses: Vec<_> = nodes.iter().cycle().take(8).map(status).collect();
@@ -82,4 +80,36 @@ fn servers_share_keys_limits_and_revocations() {
             assert!(Instant::now() < end, "never refused");
         }
     }
+}
+
+/// Once, `--timeout` also limited the time of a change, which was reported as failed and made later.
+#[test]
+fn change_may_take_longer_than_a_client() {
+    let servers = Servers::start();
+    servers.run(&["init"]);
+    let admin_key = servers.run(&["admin-key"]);
+    let server = servers.serve(&["--timeout", "1s"]);
+    let body = r#"{"org_name":"acme"}"#;
+    let request = format!(
+        "POST /admin/orgs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         X-Admin-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        admin_key.trim(),
+        body.len()
+    );
+    let mut client = None;
+    let lock = "SELECT 1 FROM keyguard_state FOR UPDATE";
+    holding(&servers.database.url, lock, || {
+        let client = client.insert(connect(&server.address));
+        client.write_all(request.as_bytes()).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        let kind = client.peek(&mut [0]).map_err(|error| error.kind());
+        assert!(matches!(kind, Err(ErrorKind::WouldBlock)), "{kind:?}");
+    });
+    let mut client = client.unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    assert_eq!(Answer::read_from(&mut client).unwrap().status, 201);
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::redis::Redis;
-use crate::common::{IP, SECRET, child};
+use crate::common::{IP, Random, SECRET, child};
 use keyguard::{Config, CreateKey, Fallback, KeyGuard, Reason, Request, UpdateOrg};
 use tempfile::TempDir;
 
@@ -178,7 +178,7 @@ fn work(argument: &str) {
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
-                let mut random = seed.fetch_add(1, Ordering::Relaxed);
+                let mut random = Random(seed.fetch_add(1, Ordering::Relaxed));
                 while Instant::now() < end {
                     let line = ask(&kg, &keys, &mut random);
                     writeln!(log.lock().unwrap(), "{line}").unwrap();
@@ -188,14 +188,14 @@ fn work(argument: &str) {
     });
 }
 
-fn ask(kg: &KeyGuard, keys: &[String], random: &mut u64) -> String {
+fn ask(kg: &KeyGuard, keys: &[String], random: &mut Random) -> String {
     // A few keys get most of the traffic.
-    let key = if below(random, 2) == 0 {
-        below(random, keys.len() / 8)
+    let key = if random.one_in(2) {
+        random.index(keys.len() / 8)
     } else {
-        below(random, keys.len())
+        random.index(keys.len())
     };
-    let cost = 1 + below(random, 8) as u32 / 6;
+    let cost = 1 + random.below(8) as u32 / 6;
     let headers = [("X-API-Key", keys[key].as_str())];
     let request = Request::new(&headers, IP, "/api").cost(cost.try_into().unwrap());
     let before = now();
@@ -241,15 +241,6 @@ fn create_keys(kg: &KeyGuard) -> Vec<String> {
         }
     }
     keys
-}
-
-/// SplitMix64.
-fn below(random: &mut u64, bound: usize) -> usize {
-    *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *random;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) % bound as u64) as usize
 }
 
 #[test]

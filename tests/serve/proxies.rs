@@ -6,9 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::common::server::{Answer, Server, get, request, unconfigured};
-use crate::common::wait_until;
-use keyguard::{Config, CreateKey, KeyGuard};
+use crate::common::program::keyguard;
+use crate::common::server::{Answer, Server, get, request};
+use crate::common::{free_port, wait_until};
+use crate::server::data_file;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -82,36 +83,15 @@ impl Drop for Proxy {
     }
 }
 
-/// Creates a data file with an organization and a key; returns the text of the key.
-fn data_file(dir: &Path, limit: u32) -> String {
-    let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
-    kg.admin().create_org("acme").unwrap();
-    let key = kg
-        .admin()
-        .create_key(
-            CreateKey::new("acme", "shop")
-                .rate_limit_per_minute(limit)
-                .scopes(vec!["read"]),
-        )
-        .unwrap();
-    key.raw_key.expose().to_owned()
-}
-
 fn serve(dir: &Path) -> Server {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
-    command.args([
+    let arguments = [
         "serve",
         "--listen",
         "127.0.0.1:0",
         "--policy",
         "policy.toml",
-    ]);
-    Server::spawn(unconfigured(command, dir))
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    ];
+    Server::spawn(keyguard(dir, &arguments))
 }
 
 /// Starts an application that responds with the head of the request; returns its port.

@@ -6,10 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::program::{keyguard, refused};
 use crate::common::server::{Answer, Server, check, connect, get, request, unconfigured};
 use crate::common::wait_until;
 use keyguard::{Config, CreateKey, KeyGuard};
@@ -22,7 +23,7 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, Stream
 const ADMIN_KEY: &str = "an admin key of 16+ bytes";
 
 /// Creates a data file with an organization and a key; returns the text of the key.
-fn data_file(dir: &Path, limit: u32) -> String {
+pub(crate) fn data_file(dir: &Path, limit: u32) -> String {
     let kg = KeyGuard::open(dir.join("keyguard.redb"), Config::default()).unwrap();
     kg.admin().create_org("acme").unwrap();
     let key = kg
@@ -36,23 +37,11 @@ fn data_file(dir: &Path, limit: u32) -> String {
     key.raw_key.expose().to_owned()
 }
 
-fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyguard"));
-    command.args(arguments);
-    unconfigured(command, dir)
-}
-
 /// Starts a server on a free port.
 fn serve(dir: &Path, more: &[&str]) -> Server {
     let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
     command.args(more).env("KEYGUARD_ADMIN_KEY", ADMIN_KEY);
     Server::spawn(command)
-}
-
-fn refused(dir: &Path, more: &[&str]) -> String {
-    let Output { status, stderr, .. } = keyguard(dir, more).output().unwrap();
-    assert_eq!(status.code(), Some(1), "{more:?}");
-    String::from_utf8(stderr).unwrap()
 }
 
 fn terminate(server: &mut Server) {
@@ -545,7 +534,7 @@ fn startup_errors_name_the_remedy() {
             file.file_name().unwrap().display()
         );
         assert!(
-            error.contains("is no socket") && error.contains(&next),
+            error.contains("is not a socket") && error.contains(&next),
             "{error}"
         );
         fs::remove_file(&file).unwrap();
@@ -559,6 +548,7 @@ fn startup_errors_name_the_remedy() {
         vec!["--trust", "nowhere"],
         vec!["--socket-mode", "999"],
         vec!["--timeout", "4pmish"],
+        vec!["--backend-deadline", "50"],
         vec!["--max-connections", "0"],
         vec!["--max-head", "8191"],
         vec!["--tls-cert", "no.pem"],
@@ -855,7 +845,7 @@ fn invalid_policy_is_logged_once_with_its_line() {
     terminate(&mut server);
     let errors: Vec<String> = errors.collect();
     let logged = |text: &str| errors.iter().filter(|line| line.contains(text)).count();
-    assert_eq!(logged("the policy stays as it was"), 2, "{errors:?}");
+    assert_eq!(logged("the policy in force stays"), 2, "{errors:?}");
     assert_eq!((logged("line 3"), logged("line 1")), (1, 1), "{errors:?}");
 }
 

@@ -2,7 +2,6 @@
 //! stop and kill. They end with the process that started them.
 
 use std::io::Read;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::free_port;
 
 /// Runs a server until it ends. If standard input is closed first, ends the server and removes its data.
 /// `$1` is the program; the rest are its arguments.
@@ -277,11 +278,6 @@ pub fn give_away(path: &Path) {
     if path.is_dir() {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).unwrap();
     }
-}
-
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 fn read_line(keeper: &mut Child) -> String {

@@ -1,11 +1,12 @@
 //! Temporary Redis servers for tests. Each ends with its test.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::free_port;
 
 /// Runs a server until standard input is closed, which happens when the parent process ends.
 const KEEPER: &str =
@@ -223,9 +224,4 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
