@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Extension, Router};
 use keyguard::http::{AdminService, Authenticated, IpLimitLayer, KeyGuardLayer};
@@ -76,18 +77,21 @@ async fn write(Authenticated(grant): Authenticated) -> Result<&'static str, Deni
     Ok(r#"{"written":true}"#)
 }
 
-async fn trap(State(kg): State<KeyGuard>, Extension(grant): Extension<Arc<Grant>>) -> &'static str {
+async fn trap(
+    State(kg): State<KeyGuard>,
+    Extension(grant): Extension<Arc<Grant>>,
+) -> (StatusCode, &'static str) {
     // Blocking writes to disk, so it runs on a blocking thread.
     let lock = move || kg.admin().block(grant.ip(), None, "1 hour");
     match tokio::task::spawn_blocking(lock).await {
-        Ok(Ok(_)) => "goodbye",
-        _ => "not now",
+        Ok(Ok(_)) => (StatusCode::OK, "goodbye"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "try again later"),
     }
 }
 
-async fn log_in() -> (axum::http::StatusCode, &'static str) {
+async fn log_in() -> (StatusCode, &'static str) {
     let body = r#"{"detail":"Wrong password"}"#;
-    (axum::http::StatusCode::UNAUTHORIZED, body)
+    (StatusCode::UNAUTHORIZED, body)
 }
 
 fn create_first_key(kg: &KeyGuard) -> Result<(), Box<dyn Error>> {

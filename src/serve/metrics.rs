@@ -42,34 +42,28 @@ fn render_backends(backends: &[BackendHealth]) -> String {
         return out;
     }
     type Value = fn(&BackendHealth) -> u64;
-    let families: [(&str, &str, &str, Value); 3] = [
+    let families: [(&str, &str, Value); 3] = [
         (
-            "up",
-            "gauge",
+            "backend_up",
             "1 if the backend responds and keeps its data, else 0.",
             |backend| u64::from(backend.is_up),
         ),
         (
-            "failures_total",
-            "counter",
+            "backend_failures_total",
             "Calls that failed or timed out.",
             |backend| backend.failures,
         ),
         (
-            "fallbacks_total",
-            "counter",
+            "backend_fallbacks_total",
             "Decisions made without the backend.",
             |backend| backend.fallbacks,
         ),
     ];
-    for (name, kind, help, value) in families {
-        head(&mut out, &format!("backend_{name}"), kind, help);
+    for (name, help, value) in families {
+        head(&mut out, name, help);
         for backend in backends {
             let (server, value) = (backend.server, value(backend));
-            let _ = writeln!(
-                out,
-                "keyguard_backend_{name}{{server=\"{server}\"}} {value}"
-            );
+            let _ = writeln!(out, "keyguard_{name}{{server=\"{server}\"}} {value}");
         }
     }
     out
@@ -77,86 +71,64 @@ fn render_backends(backends: &[BackendHealth]) -> String {
 
 fn render(stats: &Stats) -> String {
     let mut out = String::new();
-    for (name, kind, help, value) in [
+    for (name, value, help) in [
         (
             "requests_total",
-            "counter",
-            "Requests recorded since the data file was created, including refused ones.",
             stats.requests,
+            "Requests recorded since the data file was created, including refused ones.",
         ),
         (
             "errors_total",
-            "counter",
-            "Recorded requests with a status of 400 or above.",
             stats.errors,
+            "Recorded requests with a status of 400 or above.",
         ),
         (
             "dropped_total",
-            "counter",
-            "Requests not recorded or not passed to the usage sink, because too many were pending.",
             stats.dropped,
+            "Requests not recorded or not passed to the usage sink, because too many were pending.",
         ),
         (
             "rejected_locks_total",
-            "counter",
-            "Locks not made since the process started, because there were too many.",
             stats.rejected_locks,
+            "Locks not made since the process started, because there were too many.",
         ),
         (
             "sink_failures_total",
-            "counter",
-            "Failed writes to the usage sink since the process started.",
             stats.sink_failures,
+            "Failed writes to the usage sink since the process started.",
         ),
-        ("locks", "gauge", "Locks in force.", stats.locks),
-        (
-            "organizations",
-            "gauge",
-            "Organizations.",
-            stats.organizations,
-        ),
-        (
-            "keys",
-            "gauge",
-            "Keys, including revoked ones.",
-            stats.total_keys,
-        ),
+        ("locks", stats.locks, "Locks in force."),
+        ("organizations", stats.organizations, "Organizations."),
+        ("keys", stats.total_keys, "Keys, including revoked ones."),
         (
             "active_keys",
-            "gauge",
-            "Keys that are neither revoked nor expired.",
             stats.active_keys,
+            "Keys that are neither revoked nor expired.",
         ),
     ] {
-        head(&mut out, name, kind, help);
+        head(&mut out, name, help);
         let _ = writeln!(out, "keyguard_{name} {value}");
     }
-    head(
-        &mut out,
-        "refused_total",
-        "counter",
-        "Refused requests by reason.",
-    );
+    head(&mut out, "refused_total", "Refused requests by reason.");
     for (reason, count) in &stats.refused {
         let _ = writeln!(out, "keyguard_refused_total{{reason=\"{reason}\"}} {count}");
     }
-    head(
-        &mut out,
-        "shadow_denied_total",
-        "counter",
-        "Requests that limits and routes in shadow mode would have refused.",
-    );
+    let name = "shadow_denied_total";
+    let help = "Requests that limits and routes in shadow mode would have refused.";
+    head(&mut out, name, help);
     for (rule, count) in &stats.shadow_denied {
         let rule = rule.replace('\\', "\\\\").replace('"', "\\\"");
-        let _ = writeln!(
-            out,
-            "keyguard_shadow_denied_total{{rule=\"{rule}\"}} {count}"
-        );
+        let _ = writeln!(out, "keyguard_{name}{{rule=\"{rule}\"}} {count}");
     }
     out
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+/// Writes the head of a family. By convention, the names of counters, and only they, end in `_total`.
+fn head(out: &mut String, name: &str, help: &str) {
+    let kind = match name.ends_with("_total") {
+        true => "counter",
+        false => "gauge",
+    };
     let _ = writeln!(
         out,
         "# HELP keyguard_{name} {help}\n# TYPE keyguard_{name} {kind}"

@@ -2,13 +2,13 @@
 
 mod usage_log;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 
 use self::usage_log::UsageLog;
 use crate::cli::connection::open_in_turn;
@@ -63,8 +63,8 @@ struct BackendOpts {
     #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = duration)]
     max_key_staleness: Duration,
     /// The number of connections to PostgreSQL
-    #[arg(long, value_name = "NUMBER", default_value = "8", value_parser = positive())]
-    max_database_connections: usize,
+    #[arg(long, value_name = "NUMBER", default_value = "8")]
+    max_database_connections: NonZeroUsize,
 }
 
 impl BackendOpts {
@@ -73,7 +73,7 @@ impl BackendOpts {
             .backend_deadline(self.backend_deadline)
             .limiter_fallback(self.limiter_fallback)
             .max_key_staleness(self.max_key_staleness)
-            .max_database_connections(self.max_database_connections)
+            .max_database_connections(self.max_database_connections.get())
     }
 }
 
@@ -131,10 +131,6 @@ fn hangup() -> std::io::Result<Arc<AtomicBool>> {
     #[cfg(unix)]
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&raised))?;
     Ok(raised)
-}
-
-fn positive() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
 }
 
 /// Parses a duration in milliseconds, or a longer one. A number without a unit could be either.
