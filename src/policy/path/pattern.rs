@@ -191,7 +191,7 @@ impl FromStr for ExactPath {
         let (methods, path) = methods_and_path(text)?;
         if path.contains(['*', '{', '}']) {
             return Err(invalid(
-                "holds a wildcard; give the one path that is exempt",
+                "contains a wildcard; expected one literal path",
             ));
         }
         for segment in segments(path) {
@@ -257,7 +257,7 @@ fn literal(segment: &str) -> Result<&str, InvalidInput> {
     match segment.chars().find(|c| !is_plain(*c)) {
         None => Ok(segment),
         Some(c) => Err(invalid(format!(
-            "holds `{}`; expected letters and digits of ASCII and -._~:@!$&'()+,=",
+            "contains `{}`; expected ASCII letters, digits and -._~:@!$&'()+,=",
             c.escape_debug()
         ))),
     }
@@ -352,11 +352,11 @@ mod tests {
             ("/a*", "wildcard that is not"),
             ("/{}", "wildcard that is not"),
             ("/{*rest}", "wildcard that is not"),
-            ("/a?b", "holds `?`"),
-            ("/a%20b", "holds `%`"),
-            ("/a;b", "holds `;`"),
-            ("/caf\u{e9}", "holds `\u{e9}`"),
-            ("/a\n", "holds `\\n`"),
+            ("/a?b", "contains `?`"),
+            ("/a%20b", "contains `%`"),
+            ("/a;b", "contains `;`"),
+            ("/caf\u{e9}", "contains `\u{e9}`"),
+            ("/a\n", "contains `\\n`"),
             (&long, "longer than 1,024 bytes"),
         ] {
             let problem = problem::<Pattern>(text);
@@ -404,7 +404,7 @@ mod tests {
     #[test]
     fn exact_paths_have_no_wildcards() {
         for text in ["/*", "/files/{id}", "/a*b"] {
-            assert!(problem::<ExactPath>(text).contains("holds a wildcard"));
+            assert!(problem::<ExactPath>(text).contains("contains a wildcard"));
         }
         for text in [
             "health", "/a//", "/a/..", "/health.", "/%61", "/a?b", "FETCH /a",
