@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Home, admit, ask, key_limited_to, refusal};
+use common::{Home, admit, check, key_limited_to, refusal};
 use keyguard::{KeyGuard, OpenError, Reason};
 
 #[test]
@@ -16,13 +16,13 @@ fn data_file_needs_no_feature() {
     let kg = home.open();
     let key = key_limited_to(&kg, 1);
     assert_eq!(admit(&kg, &key), 0);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RateLimited);
     kg.close().unwrap();
 
     let kg = home.open();
     assert_eq!(kg.admin().stats().unwrap().requests, 2);
     kg.admin().revoke_key(key.key.id).unwrap();
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RevokedKey);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RevokedKey);
 }
 
 #[test]

@@ -33,7 +33,7 @@ const POLICY: &str = r#"
     scopes = ["admin"]
 "#;
 
-struct Asked {
+struct TracedRequest {
     /// Seconds after the start.
     at: u64,
     ip: IpAddr,
@@ -42,11 +42,11 @@ struct Asked {
     path: String,
 }
 
-fn trace() -> Vec<Asked> {
+fn trace() -> Vec<TracedRequest> {
     let unreadable = format!("/%{}61", "25".repeat(40));
     let mut random = Random(7);
     let mut at = 0;
-    let mut asked = Vec::new();
+    let mut request = Vec::new();
     for _ in 0..3_000 {
         at += u64::from(random.one_in(3));
         let host = random.pick(&[1, 2, 3]);
@@ -66,14 +66,14 @@ fn trace() -> Vec<Asked> {
             "/x/..%2fadmin",
             &unreadable,
         ];
-        asked.push(Asked {
+        request.push(TracedRequest {
             at,
             ip: IpAddr::from([network[0], network[1], network[2], host]),
             key: Some(random.index(5)).filter(|key| *key < 4),
             path: random.pick(&paths).to_owned(),
         });
     }
-    asked
+    request
 }
 
 fn keys(kg: &KeyGuard) -> Vec<CreatedKey> {
@@ -125,14 +125,14 @@ fn run(decide: impl Fn(&KeyGuard, &[(&str, &str)], IpAddr, &str) -> String) -> V
     let keys = keys(&kg);
     let mut now = 0;
     let mut verdicts = Vec::new();
-    for asked in trace() {
-        home.clock.advance(Duration::from_secs(asked.at - now));
-        now = asked.at;
-        let key = asked
+    for request in trace() {
+        home.clock.advance(Duration::from_secs(request.at - now));
+        now = request.at;
+        let key = request
             .key
             .map(|key| ("X-API-Key", keys[key].raw_key.expose()));
         let headers: Vec<_> = key.into_iter().collect();
-        verdicts.push(decide(&kg, &headers, asked.ip, &asked.path));
+        verdicts.push(decide(&kg, &headers, request.ip, &request.path));
     }
     verdicts
 }
@@ -157,10 +157,10 @@ fn replayed() -> Vec<String> {
     let keys = keys(&kg);
     drop(kg);
     let mut log = String::new();
-    for asked in trace() {
-        let time = NOON.plus(Duration::from_secs(asked.at)).to_string();
-        let (time, ip, path) = (&time[11..19], asked.ip, asked.path);
-        let user = asked
+    for request in trace() {
+        let time = NOON.plus(Duration::from_secs(request.at)).to_string();
+        let (time, ip, path) = (&time[11..19], request.ip, request.path);
+        let user = request
             .key
             .map_or("-".to_owned(), |key| keys[key].key.id.to_string());
         log += &format!("{ip} - {user} [15/Jan/2026:{time} +0000] \"GET {path} HTTP/1.1\" 200 5\n");

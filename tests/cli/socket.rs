@@ -213,12 +213,12 @@ fn invalid_input_does_not_disturb_the_next_command() {
         let mut stream = UnixStream::connect(socket_of(&file)).unwrap();
         stream.write_all(&bytes).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        let answer = String::from_utf8_lossy(&answer);
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
+        let response = String::from_utf8_lossy(&response);
         assert!(
-            answer.contains(expected) && answer.is_empty() == expected.is_empty(),
-            "{answer}"
+            response.contains(expected) && response.is_empty() == expected.is_empty(),
+            "{response}"
         );
     }
     done(dir.path(), &["stats"]);
@@ -503,10 +503,10 @@ fn socket_server_waits_for_descriptors_and_warns() {
         .write_all(&frame(r#"{"version":9,"command":null}"#))
         .unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut answer = Vec::new();
-    client.read_to_end(&mut answer).unwrap();
-    let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.contains("version"), "{answer}");
+    let mut response = Vec::new();
+    client.read_to_end(&mut response).unwrap();
+    let response = String::from_utf8_lossy(&response);
+    assert!(response.contains("version"), "{response}");
 }
 
 /// Waits until a thread has set its name.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::program::{error_of, keyguard, output_of, run};
-use crate::common::{IP, SECRET, ask_with, refusal};
+use crate::common::{IP, SECRET, check_with, refusal};
 use keyguard::{Config, CreateKey, KeyGuard, KeyId, OrgStatus, Page, Reason, RotateKey, UpdateKey};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
@@ -103,7 +103,7 @@ fn with_legacy(secret: &str) -> Config {
     Config::new(SECRET).legacy_secret(secret)
 }
 
-fn ask_as_bearer(kg: &KeyGuard, text: &str) -> Result<keyguard::Grant, keyguard::Denial> {
+fn check_as_bearer(kg: &KeyGuard, text: &str) -> Result<keyguard::Grant, keyguard::Denial> {
     let bearer = format!("Bearer {text}");
     kg.check(&[("Authorization", bearer.as_str())], IP, "/api/data")
 }
@@ -121,28 +121,28 @@ fn rehashed(kg: &KeyGuard) -> usize {
 fn imported_keys_work_and_are_rehashed_on_first_use() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
-    let grant = ask_with(&kg, WEB).unwrap();
+    let grant = check_with(&kg, WEB).unwrap();
     assert_eq!(grant.key().unwrap().id, KeyId(11));
     grant.require("write").unwrap();
     drop(grant);
     assert_eq!(
-        ask_as_bearer(&kg, APP).unwrap().key().unwrap().id,
+        check_as_bearer(&kg, APP).unwrap().key().unwrap().id,
         KeyId(12)
     );
     kg.flush().unwrap();
     assert_eq!(rehashed(&kg), 2);
-    let _ = ask_with(&kg, WEB).unwrap();
-    let _ = ask_as_bearer(&kg, APP).unwrap();
+    let _ = check_with(&kg, WEB).unwrap();
+    let _ = check_as_bearer(&kg, APP).unwrap();
     kg.close().unwrap();
 
     // With another legacy secret, only keys that were hashed again are found.
     let kg = open(&dir, with_legacy("another secret"));
-    assert_eq!(refusal(ask_with(&kg, WEB)), Reason::QuotaExhausted);
+    assert_eq!(refusal(check_with(&kg, WEB)), Reason::QuotaExhausted);
     assert_eq!(
-        ask_as_bearer(&kg, APP).unwrap().key().unwrap().id,
+        check_as_bearer(&kg, APP).unwrap().key().unwrap().id,
         KeyId(12)
     );
-    assert_eq!(refusal(ask_with(&kg, OLD)), Reason::MalformedKey);
+    assert_eq!(refusal(check_with(&kg, OLD)), Reason::MalformedKey);
     kg.flush().unwrap();
     assert_eq!(rehashed(&kg), 2, "each is stored anew once");
 }
@@ -151,14 +151,14 @@ fn imported_keys_work_and_are_rehashed_on_first_use() {
 fn imported_revocations_stay_in_force() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
-    assert_eq!(refusal(ask_with(&kg, OLD)), Reason::ExpiredKey);
-    assert_eq!(refusal(ask_with(&kg, OFF)), Reason::RevokedKey);
-    assert_eq!(refusal(ask_with(&kg, OUT)), Reason::SuspendedOrg);
+    assert_eq!(refusal(check_with(&kg, OLD)), Reason::ExpiredKey);
+    assert_eq!(refusal(check_with(&kg, OFF)), Reason::RevokedKey);
+    assert_eq!(refusal(check_with(&kg, OUT)), Reason::SuspendedOrg);
     assert_eq!(
         kg.admin().find_org("gone").unwrap().status,
         OrgStatus::Suspended
     );
-    let app = ask_with(&kg, APP).unwrap();
+    let app = check_with(&kg, APP).unwrap();
     assert!(app.require("write").is_err());
 }
 
@@ -171,9 +171,9 @@ fn usage_of_the_current_month_is_imported() {
     assert_eq!(web.rate_limit_per_minute.get(), 90);
     // Three requests count; the one that a limit refused does not.
     for _ in 0..2 {
-        let _ = ask_with(&kg, WEB).unwrap();
+        let _ = check_with(&kg, WEB).unwrap();
     }
-    assert_eq!(refusal(ask_with(&kg, WEB)), Reason::QuotaExhausted);
+    assert_eq!(refusal(check_with(&kg, WEB)), Reason::QuotaExhausted);
 }
 
 #[test]
@@ -206,12 +206,12 @@ fn totals_and_last_uses_are_imported() {
 fn imported_keys_are_malformed_without_the_legacy_secret() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
-    let _ = ask_with(&kg, WEB).unwrap();
+    let _ = check_with(&kg, WEB).unwrap();
     kg.close().unwrap();
     let kg = open(&dir, Config::new(SECRET));
     for text in [WEB, APP] {
-        assert_eq!(refusal(ask_with(&kg, text)), Reason::MalformedKey);
-        assert_eq!(refusal(ask_as_bearer(&kg, text)), Reason::MissingKey);
+        assert_eq!(refusal(check_with(&kg, text)), Reason::MalformedKey);
+        assert_eq!(refusal(check_as_bearer(&kg, text)), Reason::MissingKey);
     }
 }
 
@@ -228,17 +228,17 @@ fn unknown_keys_count_as_failures_and_other_tokens_are_ignored() {
     }
     // Requests without a key lock out only requests without a key.
     let reasons: Vec<Reason> = (0..9)
-        .map(|_| refusal(ask_as_bearer(&kg, "of.another.kind")))
+        .map(|_| refusal(check_as_bearer(&kg, "of.another.kind")))
         .collect();
     assert_eq!(reasons[0], Reason::MissingKey);
     assert_eq!(reasons[8], Reason::IpLocked);
     assert!(!reasons.contains(&Reason::MalformedKey));
-    let _ = ask_with(&kg, APP).unwrap();
-    let _ = ask_as_bearer(&kg, APP).unwrap();
+    let _ = check_with(&kg, APP).unwrap();
+    let _ = check_as_bearer(&kg, APP).unwrap();
     for _ in 0..4 {
-        assert_eq!(refusal(ask_with(&kg, "nonsense")), Reason::MalformedKey);
+        assert_eq!(refusal(check_with(&kg, "nonsense")), Reason::MalformedKey);
     }
-    assert_eq!(refusal(ask_with(&kg, APP)), Reason::IpLocked);
+    assert_eq!(refusal(check_with(&kg, APP)), Reason::IpLocked);
 }
 
 #[test]
@@ -251,16 +251,16 @@ fn imported_key_can_be_managed() {
         .rotate_key(RotateKey::new(KeyId(12)).grace(hour))
         .unwrap();
     assert!(rotated.raw_key.expose().starts_with("kg_live_"));
-    let _ = ask_with(&kg, APP).unwrap();
-    let _ = ask_with(&kg, rotated.raw_key.expose()).unwrap();
+    let _ = check_with(&kg, APP).unwrap();
+    let _ = check_with(&kg, rotated.raw_key.expose()).unwrap();
     kg.flush().unwrap();
     kg.admin().revoke_key(KeyId(12)).unwrap();
-    assert_eq!(refusal(ask_with(&kg, APP)), Reason::RevokedKey);
-    let _ = ask_with(&kg, WEB).unwrap();
+    assert_eq!(refusal(check_with(&kg, APP)), Reason::RevokedKey);
+    let _ = check_with(&kg, WEB).unwrap();
     kg.admin()
         .update_key(UpdateKey::new(KeyId(11)).scopes([""; 0]))
         .unwrap();
-    assert!(ask_with(&kg, WEB).unwrap().require("read").is_err());
+    assert!(check_with(&kg, WEB).unwrap().require("read").is_err());
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn legacy_secret_is_read_from_file_or_variable() {
 fn repeated_import_adds_only_new_records() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
-    let _ = ask_with(&kg, APP).unwrap();
+    let _ = check_with(&kg, APP).unwrap();
     kg.admin().revoke_key(KeyId(11)).unwrap();
     kg.close().unwrap();
     let look =
@@ -306,7 +306,7 @@ fn repeated_import_adds_only_new_records() {
     done(dir.path(), &IMPORT);
     assert_eq!(look(), before);
     let kg = open(&dir, with_legacy("another secret"));
-    let _ = ask_with(&kg, APP).unwrap();
+    let _ = check_with(&kg, APP).unwrap();
     kg.close().unwrap();
 
     let db = Connection::open(dir.path().join("old.db")).unwrap();
@@ -318,7 +318,7 @@ fn repeated_import_adds_only_new_records() {
         .unwrap();
     done(dir.path(), &IMPORT);
     let kg = open(&dir, with_legacy(LEGACY));
-    let key = ask_with(&kg, "sixteen").unwrap();
+    let key = check_with(&kg, "sixteen").unwrap();
     assert_eq!(key.key().unwrap().label, "key 16");
 }
 
@@ -344,7 +344,7 @@ fn alternative_names_ids_and_times_are_imported() {
         "{said}"
     );
     let kg = open(&dir, with_legacy(LEGACY));
-    let web = ask_with(&kg, WEB).unwrap();
+    let web = check_with(&kg, WEB).unwrap();
     assert_eq!(
         (web.key().unwrap().id, web.org().unwrap().id.0),
         (KeyId(1), 1)
@@ -514,7 +514,7 @@ fn exported_file_continues_like_the_original() {
         .admin()
         .create_key(CreateKey::new("acme", "web").limits(limits))
         .unwrap();
-    ask_with(&kg, key.raw_key.expose()).unwrap().finish(200);
+    check_with(&kg, key.raw_key.expose()).unwrap().finish(200);
     let said = refused(dir.path(), &["export", "--to", "copy.redb"]);
     assert!(
         said.contains("is held by") && said.contains("stop"),
@@ -541,9 +541,9 @@ fn exported_file_continues_like_the_original() {
 
     let copy = KeyGuard::open(dir.path().join("copy.redb"), Config::new(SECRET)).unwrap();
     for _ in 0..2 {
-        let _ = ask_with(&copy, key.raw_key.expose()).unwrap();
+        let _ = check_with(&copy, key.raw_key.expose()).unwrap();
     }
-    let exhausted = refusal(ask_with(&copy, key.raw_key.expose()));
+    let exhausted = refusal(check_with(&copy, key.raw_key.expose()));
     assert_eq!(exhausted, Reason::QuotaExhausted);
     copy.close().unwrap();
 
@@ -555,7 +555,7 @@ fn exported_file_continues_like_the_original() {
     assert_eq!(look("copy.redb"), look("keyguard.redb"));
     let kg = open(&dir, Config::new(SECRET));
     assert_eq!(
-        refusal(ask_with(&kg, key.raw_key.expose())),
+        refusal(check_with(&kg, key.raw_key.expose())),
         Reason::QuotaExhausted
     );
 }

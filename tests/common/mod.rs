@@ -119,17 +119,17 @@ pub(crate) fn key_with(kg: &KeyGuard, change: impl FnOnce(CreateKey) -> CreateKe
 }
 
 /// Checks a request with a key.
-pub(crate) fn ask(kg: &KeyGuard, key: &CreatedKey) -> Result<Grant, Denial> {
-    ask_with(kg, key.raw_key.expose())
+pub(crate) fn check(kg: &KeyGuard, key: &CreatedKey) -> Result<Grant, Denial> {
+    check_with(kg, key.raw_key.expose())
 }
 
 /// Checks a request with the text of a key.
-pub(crate) fn ask_with(kg: &KeyGuard, text: &str) -> Result<Grant, Denial> {
+pub(crate) fn check_with(kg: &KeyGuard, text: &str) -> Result<Grant, Denial> {
     kg.check(&[("X-API-Key", text)], IP, "/api/data")
 }
 
 /// Decides a request with a cost.
-pub(crate) fn ask_at_cost(kg: &KeyGuard, key: &CreatedKey, cost: u32) -> Result<Grant, Denial> {
+pub(crate) fn check_at_cost(kg: &KeyGuard, key: &CreatedKey, cost: u32) -> Result<Grant, Denial> {
     let headers = [("X-API-Key", key.raw_key.expose())];
     let cost = NonZeroU32::new(cost).unwrap();
     kg.decide(Request::new(&headers, IP, "/api/data").cost(cost))
@@ -137,14 +137,14 @@ pub(crate) fn ask_at_cost(kg: &KeyGuard, key: &CreatedKey, cost: u32) -> Result<
 
 /// Checks a request that is admitted, and returns the remaining amount.
 pub(crate) fn admit(kg: &KeyGuard, key: &CreatedKey) -> u64 {
-    ask(kg, key).unwrap().remaining().unwrap()
+    check(kg, key).unwrap().remaining().unwrap()
 }
 
 /// Checks this many requests and returns how many were admitted. Every refusal has this reason.
 pub(crate) fn admitted_of(kg: &KeyGuard, key: &CreatedKey, requests: u32, refusal: Reason) -> u32 {
     let mut admitted = 0;
     for _ in 0..requests {
-        match ask(kg, key) {
+        match check(kg, key) {
             Ok(_) => admitted += 1,
             Err(denial) => assert_eq!(denial.reason(), refusal),
         }

@@ -10,7 +10,7 @@ use keyguard::{Denial, Grant, IpLimit, KeyGuard, Reason, Request};
 
 const NONE: [(&str, &str); 0] = [];
 
-fn ask(kg: &KeyGuard, ip: IpAddr, path: &str) -> Result<Grant, Denial> {
+fn check(kg: &KeyGuard, ip: IpAddr, path: &str) -> Result<Grant, Denial> {
     kg.decide(Request::new(&NONE, ip, path).method("GET"))
 }
 
@@ -44,9 +44,9 @@ fn requests_for_other_routes_do_not_reset_a_route_limit() {
     let kg = home.open_under(&login_beside(100));
     let mut logins = 0;
     for round in 0..200 {
-        logins += u32::from(ask(&kg, IP, "/login").is_ok());
+        logins += u32::from(check(&kg, IP, "/login").is_ok());
         for i in 0..8 {
-            assert!(ask(&kg, IP, &format!("/r{}", (round + 13 * i) % 100)).is_ok());
+            assert!(check(&kg, IP, &format!("/r{}", (round + 13 * i) % 100)).is_ok());
         }
     }
     assert_eq!(logins, 5);
@@ -61,7 +61,7 @@ fn requests_for_routes_do_not_clear_failures() {
         let denial = kg.check(&guess, IP, "/api").unwrap_err();
         assert_eq!(denial.reason(), Reason::MalformedKey, "{i}");
         for route in 0..20 {
-            let _ = ask(&kg, IP, &format!("/r{route}"));
+            let _ = check(&kg, IP, &format!("/r{route}"));
         }
     }
     assert_eq!(reason(kg.check(&guess, IP, "/api")), Some(Reason::IpLocked));
@@ -84,12 +84,12 @@ fn every_rule_on_a_request_is_enforced() {
     }
     let kg = home.open_under(&policy);
     // 24 rules, of which `16/8min` of the third route is the tightest.
-    let admitted = (0..40).filter(|_| ask(&kg, IP, "/a/b/c").is_ok()).count();
+    let admitted = (0..40).filter(|_| check(&kg, IP, "/a/b/c").is_ok()).count();
     assert_eq!(admitted, 16);
     home.clock.advance(MINUTE + Duration::from_secs(1));
-    assert_eq!(reason(ask(&kg, IP, "/a/b/c")), Some(Reason::IpLimited));
+    assert_eq!(reason(check(&kg, IP, "/a/b/c")), Some(Reason::IpLimited));
     // The remainder of `24/8min` of the second route.
-    let admitted = (0..40).filter(|_| ask(&kg, IP, "/a/b").is_ok()).count();
+    let admitted = (0..40).filter(|_| check(&kg, IP, "/a/b").is_ok()).count();
     assert_eq!(admitted, 8);
 }
 
@@ -100,7 +100,7 @@ fn limit_and_its_shadow_count_separately() {
         "protect = [\"/api\"]\n\
          [[route]]\nname = \"a\"\npath = \"/a\"\nip_limits = [\"4/min\", \"2/min shadow\"]",
     );
-    let admitted = (0..9).filter(|_| ask(&kg, IP, "/a").is_ok()).count();
+    let admitted = (0..9).filter(|_| check(&kg, IP, "/a").is_ok()).count();
     assert_eq!(admitted, 4);
 }
 
@@ -113,16 +113,19 @@ fn flood_evicts_neither_refused_nor_failing_addresses() {
     let guess = [("X-API-Key", "guess")];
     let (refused, failed) = (address(1), address(2));
     for _ in 0..5 {
-        assert!(ask(&kg, refused, "/login").is_ok());
+        assert!(check(&kg, refused, "/login").is_ok());
     }
     for _ in 0..51 {
         let _ = kg.check(&guess, failed, "/api");
     }
     for i in 1_000..20_000 {
-        let _ = ask(&kg, address(i), "/login");
-        let _ = ask(&kg, address(i), "/r1");
+        let _ = check(&kg, address(i), "/login");
+        let _ = check(&kg, address(i), "/r1");
     }
-    assert_eq!(reason(ask(&kg, refused, "/login")), Some(Reason::IpLimited));
+    assert_eq!(
+        reason(check(&kg, refused, "/login")),
+        Some(Reason::IpLimited)
+    );
     for _ in 0..50 {
         assert!(kg.admin().list_blocks().is_empty());
         let _ = kg.check(&guess, failed, "/api");
@@ -139,13 +142,13 @@ fn new_addresses_in_a_full_table_are_limited_but_not_locked() {
     // Each address stays just below its lock.
     for i in 0..200 {
         for _ in 0..5 {
-            let _ = ask(&kg, address(i), "/login");
+            let _ = check(&kg, address(i), "/login");
         }
     }
     home.clock.advance(MINUTE + Duration::from_secs(1));
     for i in 0..200 {
         for _ in 0..4 {
-            assert_eq!(reason(ask(&kg, address(i), "/login")), None, "{i}");
+            assert_eq!(reason(check(&kg, address(i), "/login")), None, "{i}");
         }
         if i == 9 {
             break;
@@ -153,7 +156,7 @@ fn new_addresses_in_a_full_table_are_limited_but_not_locked() {
     }
     for i in 300..360 {
         for _ in 0..5 {
-            let _ = ask(&kg, address(i), "/login");
+            let _ = check(&kg, address(i), "/login");
         }
     }
     assert_eq!(
@@ -164,7 +167,7 @@ fn new_addresses_in_a_full_table_are_limited_but_not_locked() {
     let newcomer = address(999_999);
     let mut admitted = 0;
     while admitted < 1_000 {
-        match ask(&kg, newcomer, "/login") {
+        match check(&kg, newcomer, "/login") {
             Ok(_) => admitted += 1,
             Err(denial) => {
                 assert_eq!((denial.status(), denial.reason()), (429, Reason::IpLimited));
@@ -180,7 +183,7 @@ fn new_addresses_in_a_full_table_are_limited_but_not_locked() {
         "it shared the limit with others"
     );
     home.clock.advance(MINUTE + Duration::from_secs(1));
-    assert_eq!(reason(ask(&kg, newcomer, "/login")), None);
+    assert_eq!(reason(check(&kg, newcomer, "/login")), None);
 }
 
 /// Once, the number of routes did not bound the windows of an address, nor the shared ones.
@@ -202,7 +205,7 @@ fn request_without_room_to_count_is_refused() {
         for route in 0..600 {
             let path = format!("/r{route}");
             let foreseen = kg.dry_run(Request::new(&NONE, address(from), &path));
-            let denial = ask(&kg, address(from), &path).err();
+            let denial = check(&kg, address(from), &path).err();
             let reason = denial.as_ref().map(Denial::reason);
             assert!(!foreseen.key_checked, "{reason:?}");
             assert_eq!(foreseen.denial.map(|denial| denial.reason()), reason);
@@ -214,7 +217,7 @@ fn request_without_room_to_count_is_refused() {
             if let Some(denial) = denial.filter(|denial| denial.status() == 503) {
                 assert_eq!(denial.retry_after(), None);
             } else {
-                let again = ask(&kg, address(from), &path);
+                let again = check(&kg, address(from), &path);
                 let of_others = reason.is_none() && again.is_ok();
                 assert!(of_others || again.unwrap_err().status() == 429);
             }
@@ -224,10 +227,13 @@ fn request_without_room_to_count_is_refused() {
         admitted >= 600 && overloaded >= 500,
         "{admitted} {overloaded}"
     );
-    assert_eq!(reason(ask(&kg, address(0), "/r0")), Some(Reason::IpLimited));
+    assert_eq!(
+        reason(check(&kg, address(0), "/r0")),
+        Some(Reason::IpLimited)
+    );
     home.clock.advance(MINUTE + Duration::from_secs(1));
     for route in 0..600 {
-        assert!(ask(&kg, address(0), &format!("/r{route}")).is_ok());
+        assert!(check(&kg, address(0), &format!("/r{route}")).is_ok());
     }
 }
 
@@ -291,7 +297,7 @@ fn cost_above_the_limit_is_a_bad_request() {
     let denial = kg.dry_run(costly("/a")).denial.unwrap();
     assert_eq!(denial.reason(), Reason::CostAboveLimit);
     assert_eq!(kg.admin().list_blocks(), []);
-    assert!(ask(&kg, IP, "/a").is_ok(), "nothing was consumed");
+    assert!(check(&kg, IP, "/a").is_ok(), "nothing was consumed");
     let grant = kg.decide(costly("/b")).unwrap();
     assert_eq!(grant.shadow_denied(), ["b ip 3/min shadow"]);
 }
@@ -307,7 +313,7 @@ fn limit_from_code_is_as_exact_as_a_route_limit() {
             assert_eq!(outcome.is_ok(), round < 2, "{round} {i}");
         }
         for i in 0..30 {
-            assert!(ask(&kg, IP, &format!("/r{i}")).is_ok());
+            assert!(check(&kg, IP, &format!("/r{i}")).is_ok());
         }
     }
 }

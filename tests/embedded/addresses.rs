@@ -108,11 +108,11 @@ fn only_the_configured_forwarding_header_is_used() {
             "protect = []\ntrusted_proxies = [\"10.0.0.0/8\"]\nclient_ip_header = \"{header}\""
         );
         kg.admin().set_policy(policy.parse().unwrap()).unwrap();
-        let asked = |headers: &[(&str, &str)]| client(&kg, "10.0.0.1", headers);
+        let named = |headers: &[(&str, &str)]| client(&kg, "10.0.0.1", headers);
         let forged = ("X-Forwarded-For", "8.8.8.8");
-        assert_eq!(asked(&[(header, value), forged]), "203.0.113.9");
+        assert_eq!(named(&[(header, value), forged]), "203.0.113.9");
         assert_eq!(
-            asked(&[(header, unreadable), forged]),
+            named(&[(header, unreadable), forged]),
             "400 invalid_client_ip"
         );
         let warnings = kg.admin().stats().unwrap().warnings.join("\n");
@@ -121,8 +121,8 @@ fn only_the_configured_forwarding_header_is_used() {
             "{warnings}"
         );
         // A health check of the proxy.
-        assert_eq!(asked(&[]), "10.0.0.1");
-        assert_eq!(asked(&[forged]), "10.0.0.1");
+        assert_eq!(named(&[]), "10.0.0.1");
+        assert_eq!(named(&[forged]), "10.0.0.1");
         let warnings = kg.admin().stats().unwrap().warnings.join("\n");
         let line = r#"client_ip_header = "x-forwarded-for""#;
         assert!(warnings.contains(line), "{warnings}");
@@ -330,7 +330,7 @@ fn never_locked_addresses_collect_no_failures() {
     // It can be locked manually.
     kg.admin().block(ip("192.0.2.7"), None, MINUTE).unwrap();
     assert_eq!(
-        crate::common::refusal(crate::common::ask(&kg, &key)),
+        crate::common::refusal(crate::common::check(&kg, &key)),
         Reason::IpLocked
     );
 }

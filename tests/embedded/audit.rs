@@ -165,7 +165,7 @@ fn automatic_locks_are_not_logged() {
     let home = Home::new();
     let kg = home.open_with(home.config().lockout_threshold(1));
     for _ in 0..3 {
-        crate::common::ask_with(&kg, "nonsense").unwrap_err();
+        crate::common::check_with(&kg, "nonsense").unwrap_err();
     }
     kg.flush().unwrap();
     assert_eq!(kg.admin().list_blocks().len(), 1);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::common::{DAY, HOUR, Home, IP, MINUTE, ask, key_with};
+use crate::common::{DAY, HOUR, Home, IP, MINUTE, check, key_with};
 use keyguard::{Config, CreatedKey, KeyGuard, ListUsage};
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -31,7 +31,7 @@ fn a_year_ahead<T>(home: &Home, work: impl FnOnce() -> T) -> T {
 }
 
 fn admitted(kg: &KeyGuard, key: &CreatedKey) -> usize {
-    (0..50).filter(|_| ask(kg, key).is_ok()).count()
+    (0..50).filter(|_| check(kg, key).is_ok()).count()
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn clock_jump_delays_quotas_and_credits_by_one_period_at_most() {
         let kg = home.open();
         let key = key_limited_by(&kg, limit);
         a_year_ahead(&home, || assert_eq!(admitted(&kg, &key), 5, "{limit}"));
-        let denial = ask(&kg, &key).unwrap_err();
+        let denial = check(&kg, &key).unwrap_err();
         assert!(denial.retry_after().unwrap() <= period, "{denial:?}");
         home.clock.advance(denial.retry_after().unwrap());
         assert_eq!(admitted(&kg, &key), 5, "{limit}");
@@ -128,7 +128,7 @@ fn clock_jump_prunes_no_usage() {
     let config = || -> Config { home.config().usage_retention(DAY) };
     let kg = home.open_with(config());
     let key = key_limited_by(&kg, "5 daily");
-    ask(&kg, &key).unwrap().finish(200);
+    check(&kg, &key).unwrap().finish(200);
     maintain(&home, &kg);
     let recorded = |kg: &KeyGuard| kg.admin().list_usage(ListUsage::new()).unwrap().len();
     assert_eq!(recorded(&kg), 1);
@@ -156,10 +156,10 @@ fn last_use_does_not_stay_in_the_future() {
     let kg = home.open();
     let key = key_limited_by(&kg, "50 daily");
     a_year_ahead(&home, || {
-        ask(&kg, &key).unwrap().finish(200);
+        check(&kg, &key).unwrap().finish(200);
         kg.flush().unwrap();
     });
-    ask(&kg, &key).unwrap().finish(200);
+    check(&kg, &key).unwrap().finish(200);
     kg.flush().unwrap();
     let used = kg.admin().get_key(key.key.id).unwrap().last_used_at;
     assert_eq!(used, Some(home.clock.timestamp()));

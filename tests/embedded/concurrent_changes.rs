@@ -1,6 +1,6 @@
 //! Concurrent changes lose nothing, and failed changes change nothing.
 
-use crate::common::{Home, IP, admit, ask, key, key_with, org};
+use crate::common::{Home, IP, admit, check, key, key_with, org};
 use keyguard::{Timestamp, UpdateKey, UpdateOrg};
 use std::fs;
 use std::sync::Barrier;
@@ -118,5 +118,5 @@ fn change_that_cannot_be_stored_is_not_applied() {
     kg.flush().unwrap();
     assert!(kg.readiness().is_ready());
     kg.admin().reload().unwrap();
-    ask(&kg, &key).unwrap_err();
+    check(&kg, &key).unwrap_err();
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::common::{
-    HOUR, Home, IP, MINUTE, SECOND, admit, admitted_of, ask, ask_at_cost, ask_with, field,
+    HOUR, Home, IP, MINUTE, SECOND, admit, admitted_of, check, check_at_cost, check_with, field,
     key_with, org, refusal,
 };
 use keyguard::{
@@ -53,7 +53,7 @@ fn denial_by_one_limit_consumes_no_other() {
     home.clock.advance(SECOND);
     assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 1);
     assert_eq!(left(&kg, &key), [1, 0, 4, 2]);
-    let denial = ask(&kg, &key).unwrap_err();
+    let denial = check(&kg, &key).unwrap_err();
     assert_eq!(denial.limit_name().as_deref(), Some("5/hour"));
     home.clock.advance(HOUR);
     assert_eq!(admitted_of(&kg, &key, 2, Reason::RateLimited), 2);
@@ -84,7 +84,7 @@ fn organization_limit_is_shared_by_twenty_keys() {
     });
     assert_eq!(admitted.into_inner(), 30);
     let late = key_with_limits(&kg, &[]);
-    let denial = ask(&kg, &late).unwrap_err();
+    let denial = check(&kg, &late).unwrap_err();
     let limit = field(&denial.headers(), "RateLimit-Policy").map(str::to_owned);
     assert_eq!(limit.as_deref(), Some(r#""org 30/min";q=30;w=60"#));
 
@@ -123,7 +123,7 @@ fn unused_cost_is_refunded_to_every_limit() {
         .update_org(UpdateOrg::new(acme.id).limits(["20/min", "50 daily"]))
         .unwrap();
     let key = key_with_limits(&kg, &["10/min shadow", "9/s", "10 credits"]);
-    let grant = ask_at_cost(&kg, &key, 8).unwrap();
+    let grant = check_at_cost(&kg, &key, 8).unwrap();
     assert_eq!(left(&kg, &key), [2, 1, 2, 12, 42]);
     grant.settle(3);
     assert_eq!(left(&kg, &key), [7, 6, 7, 17, 47]);
@@ -132,7 +132,7 @@ fn unused_cost_is_refunded_to_every_limit() {
     grant.finish(200);
     assert_eq!(left(&kg, &key), [7, 6, 7, 17, 47]);
     // A dropped grant refunds nothing.
-    drop(ask_at_cost(&kg, &key, 2).unwrap());
+    drop(check_at_cost(&kg, &key, 2).unwrap());
     assert_eq!(left(&kg, &key), [5, 4, 5, 15, 45]);
 }
 
@@ -141,16 +141,16 @@ fn extra_cost_delays_later_requests() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["10/hour"]);
-    let grant = ask(&kg, &key).unwrap();
+    let grant = check(&kg, &key).unwrap();
     home.clock.advance(60 * SECOND);
     grant.settle(25);
     drop(grant);
     assert_eq!(left(&kg, &key), [0]);
     // 24 of 25 hits came a minute after the first.
-    let wait = ask(&kg, &key).unwrap_err().retry_after().unwrap();
+    let wait = check(&kg, &key).unwrap_err().retry_after().unwrap();
     assert_eq!(wait, HOUR);
     home.clock.advance(wait - Duration::from_nanos(1));
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RateLimited);
     home.clock.advance(Duration::from_nanos(1));
     admit(&kg, &key);
 }
@@ -160,9 +160,9 @@ fn ended_windows_and_days_are_not_refunded() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["10/s", "10 daily"]);
-    let grant = ask_at_cost(&kg, &key, 9).unwrap();
+    let grant = check_at_cost(&kg, &key, 9).unwrap();
     home.clock.advance(24 * HOUR);
-    drop(ask_at_cost(&kg, &key, 2).unwrap());
+    drop(check_at_cost(&kg, &key, 2).unwrap());
     grant.settle(0);
     assert_eq!(left(&kg, &key), [8, 8]);
 }
@@ -176,18 +176,18 @@ fn credits_are_consumed_and_refilled_on_time() {
         key_with_limits(&kg, &["3 credits +2/min"]),
     );
     // Regression: credits without refill were reported to grow in 584 years.
-    let headers = ask(&kg, &spent).unwrap().headers();
+    let headers = check(&kg, &spent).unwrap().headers();
     assert_eq!(field(&headers, "RateLimit"), Some(r#""credits";r=2"#));
     assert_eq!(admitted_of(&kg, &spent, 9, Reason::CreditsExhausted), 2);
     assert_eq!(admitted_of(&kg, &refilled, 9, Reason::CreditsExhausted), 3);
-    let denial = ask(&kg, &spent).unwrap_err();
+    let denial = check(&kg, &spent).unwrap_err();
     assert_eq!((denial.status(), denial.retry_after()), (429, None));
     assert_eq!(field(&denial.headers(), "Retry-After"), None);
     assert_eq!(
         field(&denial.headers(), "RateLimit"),
         Some(r#""credits";r=0"#)
     );
-    let wait = ask(&kg, &refilled).unwrap_err().retry_after();
+    let wait = check(&kg, &refilled).unwrap_err().retry_after();
     assert_eq!(wait, Some(MINUTE));
     home.clock.advance(MINUTE);
     assert_eq!(admitted_of(&kg, &refilled, 9, Reason::CreditsExhausted), 2);
@@ -228,13 +228,13 @@ fn quotas_and_credits_are_exact_over_orderly_restarts() {
         .unwrap();
     let key = key_with_limits(&kg, &["10 credits +1/hour", "40 monthly"]);
     let text = key.raw_key.expose().to_owned();
-    let grant = ask_at_cost(&kg, &key, 8).unwrap();
+    let grant = check_at_cost(&kg, &key, 8).unwrap();
     grant.settle(6);
     drop(grant);
     kg.close().unwrap();
     let kg = home.open();
     assert_eq!(left(&kg, &key), [4, 34, 94]);
-    ask_with(&kg, &text).unwrap().finish(200);
+    check_with(&kg, &text).unwrap().finish(200);
     drop(kg);
     home.clock.advance(HOUR);
     let kg = home.open();
@@ -249,7 +249,7 @@ fn day_ends_in_the_configured_zone() {
     let key = key_with_limits(&kg, &["2 daily"]);
     assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 2);
     // Noon in UTC is 1 a.m. in that zone.
-    let wait = ask(&kg, &key).unwrap_err().retry_after().unwrap();
+    let wait = check(&kg, &key).unwrap_err().retry_after().unwrap();
     assert_eq!(wait, 23 * HOUR);
     home.clock.advance(wait);
     assert_eq!(admitted_of(&kg, &key, 5, Reason::QuotaExhausted), 2);
@@ -261,15 +261,18 @@ fn requests_in_flight_are_limited() {
     let kg = home.open();
     let key = key_with_limits(&kg, &["2 concurrent"]);
     // The cost of a request makes no difference.
-    let (one, two) = (ask_at_cost(&kg, &key, 50).unwrap(), ask(&kg, &key).unwrap());
-    let denial = ask(&kg, &key).unwrap_err();
+    let (one, two) = (
+        check_at_cost(&kg, &key, 50).unwrap(),
+        check(&kg, &key).unwrap(),
+    );
+    let denial = check(&kg, &key).unwrap_err();
     assert_eq!(
         (denial.reason(), denial.status(), denial.retry_after()),
         (Reason::TooManyConcurrent, 429, None)
     );
     one.finish(200);
-    let three = ask(&kg, &key).unwrap();
-    assert_eq!(refusal(ask(&kg, &key)), Reason::TooManyConcurrent);
+    let three = check(&kg, &key).unwrap();
+    assert_eq!(refusal(check(&kg, &key)), Reason::TooManyConcurrent);
     drop((two, three));
     assert_eq!(left(&kg, &key), [2]);
 }
@@ -279,16 +282,16 @@ fn slots_are_released_from_any_thread_and_across_changes() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["3 concurrent"]);
-    let grants: Vec<_> = (0..3).map(|_| ask(&kg, &key).unwrap()).collect();
+    let grants: Vec<_> = (0..3).map(|_| check(&kg, &key).unwrap()).collect();
     let set = |limits: &[&str]| {
         kg.admin()
             .update_key(UpdateKey::new(key.key.id).limits(limits.iter().copied()))
             .unwrap();
     };
     set(&[]);
-    let uncounted = ask(&kg, &key).unwrap();
+    let uncounted = check(&kg, &key).unwrap();
     set(&["2 concurrent"]);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::TooManyConcurrent);
+    assert_eq!(refusal(check(&kg, &key)), Reason::TooManyConcurrent);
     std::thread::scope(|scope| {
         for grant in grants {
             scope.spawn(|| drop(grant));
@@ -303,9 +306,9 @@ fn reset_ends_no_request_in_flight() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["1 concurrent"]);
-    let grant = ask(&kg, &key).unwrap();
+    let grant = check(&kg, &key).unwrap();
     kg.admin().reset_key(key.key.id, None).unwrap();
-    assert_eq!(refusal(ask(&kg, &key)), Reason::TooManyConcurrent);
+    assert_eq!(refusal(check(&kg, &key)), Reason::TooManyConcurrent);
     drop(grant);
     admit(&kg, &key);
 }
@@ -320,7 +323,7 @@ fn sixteen_threads_never_exceed_the_slots() {
         for _ in 0..16 {
             scope.spawn(|| {
                 for _ in 0..500 {
-                    if let Ok(grant) = ask(&kg, &key) {
+                    if let Ok(grant) = check(&kg, &key) {
                         let in_flight = 1 + now.fetch_add(1, Ordering::SeqCst);
                         most.fetch_max(in_flight, Ordering::SeqCst);
                         now.fetch_sub(1, Ordering::SeqCst);
@@ -339,15 +342,15 @@ fn shadow_mode_reports_but_does_not_refuse() {
     let home = Home::new();
     let kg = home.open();
     let key = key_with_limits(&kg, &["2/min shadow", "4 credits"]);
-    let mut told = Vec::new();
+    let mut shadow_fields = Vec::new();
     for _ in 0..4 {
-        let grant = ask(&kg, &key).unwrap();
-        told.push(field(&grant.headers(), "X-KeyGuard-Shadow").map(str::to_owned));
+        let grant = check(&kg, &key).unwrap();
+        shadow_fields.push(field(&grant.headers(), "X-KeyGuard-Shadow").map(str::to_owned));
         assert_eq!(field(&grant.headers(), "X-RateLimit-Limit"), Some("4"));
     }
     let expected = Some(r#""2/min shadow""#.to_owned());
-    assert_eq!(told, [None, None, expected.clone(), expected]);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::CreditsExhausted);
+    assert_eq!(shadow_fields, [None, None, expected.clone(), expected]);
+    assert_eq!(refusal(check(&kg, &key)), Reason::CreditsExhausted);
     let headers = [("X-API-Key", key.raw_key.expose())];
     let verdict = kg.dry_run(Request::new(&headers, IP, "/"));
     assert_eq!(verdict.shadow_denied, ["2/min shadow"]);
@@ -430,7 +433,7 @@ fn overridden_limit_neither_refuses_nor_counts_until_its_end() {
     home.clock.advance(30 * MINUTE - Duration::from_millis(1));
     admit(&kg, &key);
     home.clock.advance(Duration::from_millis(1));
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RateLimited);
     kg.admin()
         .override_limit(key.key.id, "2/hour", time)
         .unwrap();
@@ -442,7 +445,7 @@ fn overridden_limit_neither_refuses_nor_counts_until_its_end() {
             .overrides
             .is_empty()
     );
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RateLimited);
     let error = kg
         .admin()
         .override_limit(key.key.id, "3/hour", time)
@@ -459,13 +462,13 @@ fn override_of_an_organization_covers_all_its_keys() {
         .unwrap();
     let keys = [key_with_limits(&kg, &[]), key_with_limits(&kg, &[])];
     admit(&kg, &keys[0]);
-    assert_eq!(refusal(ask(&kg, &keys[1])), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &keys[1])), Reason::RateLimited);
     kg.admin()
         .override_limit(keys[0].key.id, "org 1/hour", MINUTE)
         .unwrap();
     admit(&kg, &keys[1]);
     home.clock.advance(MINUTE);
-    assert_eq!(refusal(ask(&kg, &keys[1])), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &keys[1])), Reason::RateLimited);
 }
 
 #[test]
@@ -477,7 +480,7 @@ fn all_limits_of_a_key_can_be_overridden() {
         .override_limit(key.key.id, "default", MINUTE)
         .unwrap();
     for _ in 0..3 {
-        let grant = ask(&kg, &key).unwrap();
+        let grant = check(&kg, &key).unwrap();
         assert_eq!((grant.remaining(), grant.headers()), (None, vec![]));
     }
 }
@@ -552,7 +555,10 @@ fn cost_above_an_enforced_limit_can_never_be_admitted() {
         .update_org(UpdateOrg::new(org(&kg, "acme").id).limits(["20/min"]))
         .unwrap();
     let key = key_with_limits(&kg, &["5/s shadow", "2 concurrent"]);
-    assert_eq!(refusal(ask_at_cost(&kg, &key, 21)), Reason::CostAboveLimit);
+    assert_eq!(
+        refusal(check_at_cost(&kg, &key, 21)),
+        Reason::CostAboveLimit
+    );
     let headers = [("X-API-Key", key.raw_key.expose())];
     let cost = NonZeroU32::new(20).unwrap();
     kg.decide(Request::new(&headers, IP, "/").cost(cost))

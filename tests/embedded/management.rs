@@ -2,7 +2,9 @@
 
 use std::fmt::{Debug, Display};
 
-use crate::common::{Home, IP, MINUTE, SECRET, admit, ask, ask_with, key, key_with, org, refusal};
+use crate::common::{
+    Home, IP, MINUTE, SECRET, admit, check, check_with, key, key_with, org, refusal,
+};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyguard::{
@@ -498,7 +500,7 @@ fn expired_key_is_shown_as_expired_everywhere() {
     let kg = home.open();
     let expires_at = Some(home.clock.timestamp().plus(MINUTE));
     let key = key_with(&kg, |key| key.expires_at(expires_at));
-    ask(&kg, &key).unwrap().finish(200);
+    check(&kg, &key).unwrap().finish(200);
     let other = crate::common::key(&kg);
     let id = key.key.id;
     let look = || {
@@ -519,7 +521,7 @@ fn expired_key_is_shown_as_expired_everywhere() {
     };
     assert_eq!(look(), (KeyStatus::Active, true, 2));
     home.clock.advance(MINUTE);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+    assert_eq!(refusal(check(&kg, &key)), Reason::ExpiredKey);
     assert_eq!(look(), (KeyStatus::Expired, false, 1));
     kg.admin().revoke_key(other.key.id).unwrap();
     assert_eq!(
@@ -552,7 +554,7 @@ fn expired_key_is_renewed_only_explicitly() {
         kg.admin().rotate_key(RotateKey::new(id).grace(MINUTE)),
         "has expired",
     );
-    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+    assert_eq!(refusal(check(&kg, &key)), Reason::ExpiredKey);
 
     let rotation = RotateKey::new(id)
         .grace(10 * MINUTE)
@@ -561,19 +563,19 @@ fn expired_key_is_renewed_only_explicitly() {
     admit(&kg, &rotated);
     assert_eq!(rotated.key.expires_at, Some(later));
     assert_eq!(
-        refusal(ask(&kg, &key)),
+        refusal(check(&kg, &key)),
         Reason::ExpiredKey,
         "the old text has no grace"
     );
     home.clock.advance(MINUTE);
-    assert_eq!(refusal(ask(&kg, &rotated)), Reason::ExpiredKey);
+    assert_eq!(refusal(check(&kg, &rotated)), Reason::ExpiredKey);
     let change = UpdateKey::new(id).expires_at(None).reactivate(true);
     assert_eq!(
         kg.admin().update_key(change).unwrap().status,
         KeyStatus::Active
     );
     admit(&kg, &rotated);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+    assert_eq!(refusal(check(&kg, &key)), Reason::ExpiredKey);
 }
 
 #[test]
@@ -593,7 +595,7 @@ fn revoked_key_cannot_be_changed() {
         "is revoked; create a new key",
     );
     assert_eq!(kg.admin().get_key(revoked.id).unwrap(), revoked);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RevokedKey);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RevokedKey);
 }
 
 // Listings.
@@ -611,8 +613,8 @@ fn pages_list_each_key_once_in_order() {
     let created: Vec<_> = kg.admin().create_keys(&requests).unwrap();
     let created: Vec<_> = created.into_iter().map(|created| created.key).collect();
     let labels: Vec<_> = created.iter().map(|key| key.label.as_str()).collect();
-    let asked: Vec<_> = (0..KEYS).map(|number| format!("key {number}")).collect();
-    assert_eq!(labels, asked);
+    let expected: Vec<_> = (0..KEYS).map(|number| format!("key {number}")).collect();
+    assert_eq!(labels, expected);
 
     for limit in [1_000, 100, 7, KEYS, KEYS + 1] {
         let all = pages_of_keys(&kg, None, limit);
@@ -744,7 +746,7 @@ fn errors_show_no_key_or_secret() {
     let key = crate::common::key(&kg);
     let text = key.raw_key.expose();
     let private = Private::of(&key);
-    fn check(private: &Private, error: &(dyn std::error::Error + 'static)) {
+    fn assert_private(private: &Private, error: &(dyn std::error::Error + 'static)) {
         let chain = std::iter::successors(Some(error), |error| error.source());
         for error in chain {
             private.assert_not_in(&error.to_string(), "an error");
@@ -752,27 +754,27 @@ fn errors_show_no_key_or_secret() {
         }
     }
     let invalid = |text: &str| text.parse::<KeyPrefix>().unwrap_err();
-    check(&private, &invalid(text));
-    check(&private, &text.parse::<KeyId>().unwrap_err());
-    check(
+    assert_private(&private, &invalid(text));
+    assert_private(&private, &text.parse::<KeyId>().unwrap_err());
+    assert_private(
         &private,
         &kg.admin().create_org(&text.repeat(5)).unwrap_err(),
     );
-    check(&private, &ask_with(&kg, &text.repeat(5)).unwrap_err());
-    check(&private, &ask_with(&kg, &text[1..]).unwrap_err());
+    assert_private(&private, &check_with(&kg, &text.repeat(5)).unwrap_err());
+    assert_private(&private, &check_with(&kg, &text[1..]).unwrap_err());
     kg.admin().revoke_key(key.key.id).unwrap();
-    check(&private, &ask(&kg, &key).unwrap_err());
-    check(
+    assert_private(&private, &check(&kg, &key).unwrap_err());
+    assert_private(
         &private,
         &kg.admin()
             .rotate_key(RotateKey::new(key.key.id).grace(MINUTE))
             .unwrap_err(),
     );
-    check(&private, &open_error(&home, home.config()));
+    assert_private(&private, &open_error(&home, home.config()));
     kg.close().unwrap();
-    check(&private, &open_error(&home, Config::new("another secret")));
+    assert_private(&private, &open_error(&home, Config::new("another secret")));
     let wrong_setting = home.config().key_header("");
-    check(&private, &open_error(&home, wrong_setting));
+    assert_private(&private, &open_error(&home, wrong_setting));
 }
 
 #[test]
@@ -818,7 +820,7 @@ fn files_contain_no_key_and_no_secret() {
         ];
         // Admitted and refused requests are recorded.
         drop(kg.check(&headers, IP, &with_query));
-        drop(ask_with(&kg, &text[1..]));
+        drop(check_with(&kg, &text[1..]));
     }
     kg.flush().unwrap();
     let assert_private = |when| {

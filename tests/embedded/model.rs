@@ -278,11 +278,11 @@ impl World {
             let pending = self.pending.swap_remove(at);
             self.end(pending);
         } else {
-            self.ask(request);
+            self.check(request);
         }
     }
 
-    fn ask(&mut self, request: u64) {
+    fn check(&mut self, request: u64) {
         let at = self.random.index(self.keys.len());
         let cost = if self.random.one_in(3) {
             1 + self.random.below(9)
@@ -303,9 +303,9 @@ impl World {
             .filter(enforced)
             .all(|l| l.has_room(now, cost));
         let headers = [("X-API-Key", key.created.raw_key.expose())];
-        let asked = Request::new(&headers, IP, "/").cost(NonZeroU32::new(cost as u32).unwrap());
-        let verdict = self.kg.dry_run(asked);
-        match self.kg.decide(asked) {
+        let sent = Request::new(&headers, IP, "/").cost(NonZeroU32::new(cost as u32).unwrap());
+        let verdict = self.kg.dry_run(sent);
+        match self.kg.decide(sent) {
             Ok(grant) => {
                 assert!(is_admitted && !is_above, "request {request} was admitted");
                 assert!(verdict.is_allowed());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::common::{Home, SECRET, ask, child, key};
+use crate::common::{Home, SECRET, check, child, key};
 use keyguard::{Config, KeyGuard, OpenError};
 
 /// Expects an error that contains all of `words` but not the secret, and leaves the file and its
@@ -67,7 +67,7 @@ fn new_file_opens_again_with_its_secret() {
     let kg = home.open();
     let created = key(&kg);
     kg.close().unwrap();
-    assert!(ask(&home.open(), &created).is_ok());
+    assert!(check(&home.open(), &created).is_ok());
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn second_open_of_a_file_is_refused() {
         matches!(held, OpenError::InUse { .. }),
         "a clone holds it too"
     );
-    assert!(ask(&clone, &created).is_ok());
+    assert!(check(&clone, &created).is_ok());
     drop(clone);
     home.open();
 }
@@ -442,7 +442,7 @@ fn first_open_creates_a_secret_for_the_next() {
     assert_eq!(names_beside(&file), [file.clone(), secret_file(&file)]);
 
     let kg = KeyGuard::open(&file, Config::default()).unwrap();
-    assert!(ask(&kg, &created).is_ok());
+    assert!(check(&kg, &created).is_ok());
     drop(kg);
     // The file accepts only that secret.
     KeyGuard::open(&file, Config::new(secret.trim_end())).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::common::{Home, SECOND, admitted_of, ask, child, key};
+use crate::common::{Home, SECOND, admitted_of, check, child, key};
 use keyguard::{AdminError, KeyGuard, Lockout, OpenError, Policy, Reason, Route};
 
 #[test]
@@ -299,17 +299,17 @@ fn every_policy_field_can_be_added_and_removed() {
         ("X-Forwarded-For", "203.0.113.9"),
         ("X-API-Key", key.raw_key.expose()),
     ];
-    let asked = || {
+    let client = || {
         kg.check(&forwarded, crate::common::IP, "/x")
             .unwrap()
             .ip()
             .to_string()
     };
-    assert_eq!(asked(), "192.0.2.7");
+    assert_eq!(client(), "192.0.2.7");
     kg.admin()
         .set_policy("trusted_proxies = [\"192.0.2.0/24\"]".parse().unwrap())
         .unwrap();
-    assert_eq!(asked(), "203.0.113.9");
+    assert_eq!(client(), "203.0.113.9");
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn requests_succeed_while_policies_change() {
         for key in &keys {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    ask(&kg, key).unwrap().finish(200);
+                    check(&kg, key).unwrap().finish(200);
                 }
             });
         }

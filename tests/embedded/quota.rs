@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{
-    DAY, Home, MINUTE, admit, admitted_of, ask, ask_at_cost, field, key_with, refusal,
+    DAY, Home, MINUTE, admit, admitted_of, check, check_at_cost, field, key_with, refusal,
 };
 use keyguard::{Config, CreatedKey, KeyGuard, Reason, RotateKey, Timestamp, UpdateKey};
 
@@ -35,7 +35,7 @@ fn retry_after_ends_with_the_month() {
     admit(&kg, &key);
 
     home.clock.advance(MILLISECOND);
-    let denial = ask(&kg, &key).unwrap_err();
+    let denial = check(&kg, &key).unwrap_err();
     let wait = 16 * DAY + DAY / 2;
     assert_eq!(denial.status(), 429);
     assert_eq!(denial.retry_after(), Some(wait - MILLISECOND));
@@ -97,10 +97,10 @@ fn cost_is_consumed_whole_or_not_at_all() {
     let home = Home::new();
     let kg = home.open();
     let key = key_of_a_month(&kg, 10);
-    assert_eq!(ask_at_cost(&kg, &key, 7).unwrap().remaining(), Some(3));
-    assert_eq!(refusal(ask_at_cost(&kg, &key, 4)), Reason::QuotaExhausted);
-    assert_eq!(ask_at_cost(&kg, &key, 3).unwrap().remaining(), Some(0));
-    assert_eq!(refusal(ask(&kg, &key)), Reason::QuotaExhausted);
+    assert_eq!(check_at_cost(&kg, &key, 7).unwrap().remaining(), Some(3));
+    assert_eq!(refusal(check_at_cost(&kg, &key, 4)), Reason::QuotaExhausted);
+    assert_eq!(check_at_cost(&kg, &key, 3).unwrap().remaining(), Some(0));
+    assert_eq!(refusal(check(&kg, &key)), Reason::QuotaExhausted);
 }
 
 #[test]
@@ -188,9 +188,9 @@ fn eight_threads_consume_exactly_the_limit() {
         let kg = home.open_with(config());
         let key = key_of_a_month(&kg, LIMIT.into());
         // Two threads can still exhaust the month.
-        let ask_often = || admitted_of(&kg, &key, LIMIT / 2, Reason::QuotaExhausted);
+        let check_often = || admitted_of(&kg, &key, LIMIT / 2, Reason::QuotaExhausted);
         let admitted: u32 = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(ask_often)).collect();
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(check_often)).collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().unwrap())
@@ -243,7 +243,7 @@ fn lowered_limit_counts_what_was_admitted_under_the_higher() {
     set_month(&kg, &key, Some(8));
     assert_eq!(admit(&kg, &key), 1);
     set_month(&kg, &key, Some(4));
-    let denial = ask(&kg, &key).unwrap_err();
+    let denial = check(&kg, &key).unwrap_err();
     assert_eq!(denial.reason(), Reason::QuotaExhausted);
     assert_eq!(field(&denial.headers(), "X-RateLimit-Limit"), Some("4"));
     assert_eq!(field(&denial.headers(), "X-RateLimit-Remaining"), Some("0"));
@@ -295,7 +295,7 @@ fn rotation_keeps_consumption() {
 
     let kg = home.open();
     assert_eq!(admitted_of(&kg, &new, 9, Reason::QuotaExhausted), 4);
-    assert_eq!(refusal(ask(&kg, &old)), Reason::QuotaExhausted);
+    assert_eq!(refusal(check(&kg, &old)), Reason::QuotaExhausted);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::common::{
-    Home, MINUTE, SECOND, admit, admitted_of, ask, ask_at_cost, field, key_limited_to, refusal,
+    Home, MINUTE, SECOND, admit, admitted_of, check, check_at_cost, field, key_limited_to, refusal,
 };
 use keyguard::{CreatedKey, KeyGuard, Reason, RotateKey, UpdateKey};
 
@@ -19,7 +19,7 @@ fn sixty_requests_are_admitted_by_default() {
     for left in (0..60).rev() {
         assert_eq!(admit(&kg, &key), left);
     }
-    let denial = ask(&kg, &key).unwrap_err();
+    let denial = check(&kg, &key).unwrap_err();
     assert_eq!(denial.reason(), Reason::RateLimited);
     assert_eq!(denial.retry_after(), Some(MINUTE));
 }
@@ -52,9 +52,9 @@ fn client_is_admitted_exactly_after_retry_after() {
         home.clock.advance(Duration::from_nanos(333_333_337));
     }
     for _ in 0..5 {
-        let wait = ask(&kg, &key).unwrap_err().retry_after().unwrap();
+        let wait = check(&kg, &key).unwrap_err().retry_after().unwrap();
         home.clock.advance(wait - NANOSECOND);
-        assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+        assert_eq!(refusal(check(&kg, &key)), Reason::RateLimited);
         home.clock.advance(NANOSECOND);
         admit(&kg, &key);
     }
@@ -70,7 +70,7 @@ fn client_is_admitted_after_the_retry_after_header() {
         admit(&kg, &key);
         home.clock.advance(Duration::from_millis(7));
     }
-    let denial = ask(&kg, &key).unwrap_err();
+    let denial = check(&kg, &key).unwrap_err();
     let exact = denial.retry_after().unwrap();
     let seconds = field(&denial.headers(), "Retry-After")
         .unwrap()
@@ -106,11 +106,11 @@ fn cost_counts_as_that_many_requests_or_none() {
     let kg = home.open();
     let key = crate::common::key(&kg);
 
-    assert_eq!(ask_at_cost(&kg, &key, 50).unwrap().remaining(), Some(10));
-    let denial = ask_at_cost(&kg, &key, 11).unwrap_err();
+    assert_eq!(check_at_cost(&kg, &key, 50).unwrap().remaining(), Some(10));
+    let denial = check_at_cost(&kg, &key, 11).unwrap_err();
     assert_eq!(denial.reason(), Reason::RateLimited);
-    assert_eq!(ask_at_cost(&kg, &key, 10).unwrap().remaining(), Some(0));
-    assert_eq!(refusal(ask_at_cost(&kg, &key, 1)), Reason::RateLimited);
+    assert_eq!(check_at_cost(&kg, &key, 10).unwrap().remaining(), Some(0));
+    assert_eq!(refusal(check_at_cost(&kg, &key, 1)), Reason::RateLimited);
 }
 
 #[test]
@@ -124,10 +124,10 @@ fn retry_after_depends_on_the_cost() {
     }
     // The first hit leaves the window at this moment.
     for cost in [2, 30, 60] {
-        let wait = ask_at_cost(&kg, &key, cost).unwrap_err().retry_after();
+        let wait = check_at_cost(&kg, &key, cost).unwrap_err().retry_after();
         assert_eq!(wait, Some((cost - 1) * SECOND), "a cost of {cost}");
     }
-    assert_eq!(ask_at_cost(&kg, &key, 1).unwrap().remaining(), Some(0));
+    assert_eq!(check_at_cost(&kg, &key, 1).unwrap().remaining(), Some(0));
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn tighter_limit_counts_what_was_admitted_under_the_looser() {
     assert_eq!(admitted_of(&kg, &key, 10, Reason::RateLimited), 10);
 
     set_limit(&kg, &key, 5);
-    let denial = ask(&kg, &key).unwrap_err();
+    let denial = check(&kg, &key).unwrap_err();
     assert_eq!(denial.reason(), Reason::RateLimited);
     assert_eq!(field(&denial.headers(), "X-RateLimit-Limit"), Some("5"));
     assert_eq!(field(&denial.headers(), "X-RateLimit-Remaining"), Some("0"));
@@ -167,10 +167,10 @@ fn retry_after_under_a_tightened_limit_suffices() {
     }
     set_limit(&kg, &key, 3);
     // Seven of ten must leave, and one more for this request: the eighth came at second 7.
-    let wait = ask(&kg, &key).unwrap_err().retry_after().unwrap();
+    let wait = check(&kg, &key).unwrap_err().retry_after().unwrap();
     assert_eq!(wait, 57 * SECOND);
     home.clock.advance(wait - NANOSECOND);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RateLimited);
     home.clock.advance(NANOSECOND);
     admit(&kg, &key);
 }
@@ -199,7 +199,7 @@ fn rotation_keeps_the_window() {
     assert_eq!(admit(&kg, &new), 19);
     assert_eq!(admit(&kg, &old), 18);
     assert_eq!(admitted_of(&kg, &new, 20, Reason::RateLimited), 18);
-    assert_eq!(refusal(ask(&kg, &old)), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &old)), Reason::RateLimited);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn sixty_four_threads_consume_exactly_the_limit() {
                 for round in 0..ROUNDS {
                     barrier.wait();
                     for _ in 0..4 {
-                        match ask(&kg, &key) {
+                        match check(&kg, &key) {
                             Ok(_) => admitted[round].fetch_add(1, Ordering::Relaxed),
                             Err(denial) if denial.reason() == Reason::RateLimited => {
                                 refused[round].fetch_add(1, Ordering::Relaxed)
@@ -246,13 +246,13 @@ fn sixty_four_threads_consume_exactly_the_limit() {
             });
         }
     });
-    let asked = 4 * THREADS as u32;
+    let requests = 4 * THREADS as u32;
     for round in 0..ROUNDS {
         let counts = (
             admitted[round].load(Ordering::Relaxed),
             refused[round].load(Ordering::Relaxed),
         );
-        assert_eq!(counts, (LIMIT, asked - LIMIT), "round {round}");
+        assert_eq!(counts, (LIMIT, requests - LIMIT), "round {round}");
     }
 }
 
@@ -280,14 +280,14 @@ fn new_key_is_refused_while_the_table_is_full_of_limited_keys() {
         admit(&kg, key);
     }
     let newcomer = key_limited_to(&kg, 1);
-    let denial = ask(&kg, &newcomer).unwrap_err();
+    let denial = check(&kg, &newcomer).unwrap_err();
     assert_eq!(
         (denial.reason(), denial.status()),
         (Reason::Overloaded, 503)
     );
     // Tracked keys are not evicted.
     for key in &keys {
-        assert_eq!(refusal(ask(&kg, key)), Reason::RateLimited);
+        assert_eq!(refusal(check(&kg, key)), Reason::RateLimited);
     }
 }
 
@@ -298,7 +298,7 @@ fn idle_keys_are_evicted_for_a_new_key() {
     // At most one of them is tracked at a time.
     for number in 1..=100 {
         let key = key_limited_to(&kg, 1);
-        if let Err(denial) = ask(&kg, &key) {
+        if let Err(denial) = check(&kg, &key) {
             panic!("key {number} was refused: {denial}");
         }
         home.clock.advance(MINUTE);

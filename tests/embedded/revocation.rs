@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{Home, IP, admit, ask, key_with, org, refusal};
+use crate::common::{Home, IP, admit, check, key_with, org, refusal};
 use keyguard::{
     CreateKey, CreatedKey, Denial, Grant, KeyGuard, Reason, Request, RotateKey, Timestamp,
     UpdateKey,
@@ -49,7 +49,7 @@ fn no_check_after_adding_a_monthly_limit_ignores_it() {
     Race::of(100).run(Reason::QuotaExhausted, |kg, key| {
         update(kg, key, |key| key.limits(["1 monthly"]));
         // The last request of the month, if it is still available.
-        drop(ask_to_read(kg, key));
+        drop(check_to_read(kg, key));
     });
 }
 
@@ -108,7 +108,7 @@ fn cached_key_sees_each_change_at_once() {
         let key = reader(&kg);
         admit_to_read(&kg, &key);
         tighten(&kg, &key);
-        assert_eq!(refusal(ask_to_read(&kg, &key)), reason);
+        assert_eq!(refusal(check_to_read(&kg, &key)), reason);
     }
 }
 
@@ -121,7 +121,7 @@ fn change_by_one_clone_is_seen_by_the_others() {
         let clone = kg.clone();
         admit_to_read(&clone, &key);
         tighten(&kg, &key);
-        assert_eq!(refusal(ask_to_read(&clone, &key)), reason);
+        assert_eq!(refusal(check_to_read(&clone, &key)), reason);
     }
 }
 
@@ -139,7 +139,7 @@ fn other_keys_are_untouched_by_a_change() {
         }
         tighten(&kg, &key);
         admit_to_read(&kg, &stranger);
-        let outcome = ask_to_read(&kg, &neighbour);
+        let outcome = check_to_read(&kg, &neighbour);
         let suspended = reason == Reason::SuspendedOrg;
         assert_eq!(outcome.is_err(), suspended, "{reason}: {outcome:?}");
     }
@@ -157,10 +157,10 @@ fn tightening_survives_reopening() {
         kg.close().unwrap();
 
         let kg = home.open();
-        assert_eq!(refusal(ask_to_read(&kg, &key)), reason, "after close");
+        assert_eq!(refusal(check_to_read(&kg, &key)), reason, "after close");
         drop(kg);
         let kg = home.open();
-        assert_eq!(refusal(ask_to_read(&kg, &key)), reason, "after drop");
+        assert_eq!(refusal(check_to_read(&kg, &key)), reason, "after drop");
     }
 }
 
@@ -182,7 +182,7 @@ fn resumed_organization_is_admitted_again() {
     let key = reader(&kg);
     for _ in 0..3 {
         kg.admin().suspend_org(key.key.org_id).unwrap();
-        assert_eq!(refusal(ask(&kg, &key)), Reason::SuspendedOrg);
+        assert_eq!(refusal(check(&kg, &key)), Reason::SuspendedOrg);
         kg.admin().resume_org(key.key.org_id).unwrap();
         admit(&kg, &key);
     }
@@ -196,7 +196,7 @@ fn resumption_does_not_restore_a_revoked_key() {
     kg.admin().suspend_org(key.key.org_id).unwrap();
     kg.admin().revoke_key(key.key.id).unwrap();
     kg.admin().resume_org(key.key.org_id).unwrap();
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RevokedKey);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RevokedKey);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn explicit_new_expiry_reactivates_the_key() {
     expire_at(Some(home.clock.timestamp().plus(second)));
     admit(&kg, &key);
     home.clock.advance(second);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::ExpiredKey);
+    assert_eq!(refusal(check(&kg, &key)), Reason::ExpiredKey);
     expire_at(Some(home.clock.timestamp().plus(second)));
     admit(&kg, &key);
     expire_at(None);
@@ -242,10 +242,10 @@ fn rotated_text_is_accepted_exactly_during_its_grace() {
         admit(&kg, key);
     }
     home.clock.advance(Duration::from_millis(1));
-    assert_eq!(refusal(ask(&kg, &first)), Reason::ExpiredKey);
+    assert_eq!(refusal(check(&kg, &first)), Reason::ExpiredKey);
     admit(&kg, &second);
     home.clock.advance(grace / 2);
-    assert_eq!(refusal(ask(&kg, &second)), Reason::ExpiredKey);
+    assert_eq!(refusal(check(&kg, &second)), Reason::ExpiredKey);
     admit(&kg, &third);
 }
 
@@ -263,7 +263,7 @@ fn revoking_a_rotated_key_refuses_every_text_of_it() {
     }
     kg.admin().revoke_key(old.key.id).unwrap();
     for key in [&old, &new] {
-        assert_eq!(refusal(ask(&kg, key)), Reason::RevokedKey);
+        assert_eq!(refusal(check(&kg, key)), Reason::RevokedKey);
     }
 }
 
@@ -360,7 +360,7 @@ impl<'a> Round<'a> {
         let mut late = 0;
         while late < LATE_CHECKS {
             let is_late = self.returned.load(Ordering::SeqCst);
-            let outcome = ask_to_read(kg, self.key);
+            let outcome = check_to_read(kg, self.key);
             if is_late {
                 late += 1;
                 // A panic here would block the other threads.
@@ -385,13 +385,13 @@ fn reader(kg: &KeyGuard) -> CreatedKey {
     key_with(kg, |_| reader_of("acme"))
 }
 
-fn ask_to_read(kg: &KeyGuard, key: &CreatedKey) -> Result<Grant, Denial> {
+fn check_to_read(kg: &KeyGuard, key: &CreatedKey) -> Result<Grant, Denial> {
     let headers = [("X-API-Key", key.raw_key.expose())];
     kg.decide(Request::new(&headers, IP, "/api/data").scopes(&["read"]))
 }
 
 fn admit_to_read(kg: &KeyGuard, key: &CreatedKey) {
-    drop(ask_to_read(kg, key).unwrap());
+    drop(check_to_read(kg, key).unwrap());
 }
 
 fn update(kg: &KeyGuard, key: &CreatedKey, change: impl FnOnce(UpdateKey) -> UpdateKey) {

@@ -18,7 +18,7 @@ fn anonymously(kg: &KeyGuard, method: &str, path: &str) -> Result<Grant, Denial>
     kg.decide(Request::new(&NONE, IP, path).method(method))
 }
 
-fn ask(kg: &KeyGuard, key: &CreatedKey, method: &str, path: &str) -> Result<Grant, Denial> {
+fn check(kg: &KeyGuard, key: &CreatedKey, method: &str, path: &str) -> Result<Grant, Denial> {
     let headers = [("X-API-Key", key.raw_key.expose())];
     kg.decide(Request::new(&headers, IP, path).method(method))
 }
@@ -152,26 +152,26 @@ fn all_matching_routes_apply() {
     let kg = home.open_under(ORDERS);
     let (reader, writer) = (with_scopes(&kg, &[]), with_scopes(&kg, &["orders:write"]));
     let lacks = Some(Reason::MissingScope);
-    assert_eq!(reason(ask(&kg, &reader, "GET", "/api/orders")), None);
-    assert_eq!(reason(ask(&kg, &reader, "POST", "/api/orders")), lacks);
+    assert_eq!(reason(check(&kg, &reader, "GET", "/api/orders")), None);
+    assert_eq!(reason(check(&kg, &reader, "POST", "/api/orders")), lacks);
     assert_eq!(
-        reason(ask(&kg, &reader, "POST", "/x/..%2fapi/orders")),
+        reason(check(&kg, &reader, "POST", "/x/..%2fapi/orders")),
         lacks
     );
     // A request without a method may have any.
-    assert_eq!(reason(ask(&kg, &reader, "", "/api/orders")), lacks);
-    assert_eq!(reason(ask(&kg, &reader, "BREW", "/api/orders")), lacks);
+    assert_eq!(reason(check(&kg, &reader, "", "/api/orders")), lacks);
+    assert_eq!(reason(check(&kg, &reader, "BREW", "/api/orders")), lacks);
     assert_eq!(
-        reason(ask(&kg, &writer, "GET", "/api/orders/7/items")),
+        reason(check(&kg, &writer, "GET", "/api/orders/7/items")),
         lacks
     );
     assert_eq!(
-        reason(ask(&kg, &writer, "PUT", "/api/orders/7/items")),
+        reason(check(&kg, &writer, "PUT", "/api/orders/7/items")),
         lacks
     );
     let both = with_scopes(&kg, &["orders:write", "items"]);
     assert_eq!(
-        reason(ask(&kg, &both, "GET", "/api/orders/7/items/9")),
+        reason(check(&kg, &both, "GET", "/api/orders/7/items/9")),
         None
     );
 }
@@ -186,15 +186,15 @@ fn route_limits_each_key_beside_its_own_limits() {
     ];
     for key in &keys {
         for expected in [None, None, Some(Reason::RateLimited)] {
-            assert_eq!(reason(ask(&kg, key, "POST", "/api/orders")), expected);
+            assert_eq!(reason(check(&kg, key, "POST", "/api/orders")), expected);
         }
-        let denial = ask(&kg, key, "POST", "/api/orders").unwrap_err();
+        let denial = check(&kg, key, "POST", "/api/orders").unwrap_err();
         assert_eq!(denial.limit_name().as_deref(), Some("orders 2/min"));
         let headers = denial.headers();
         let policy = field(&headers, "RateLimit-Policy");
         assert_eq!(policy, Some(r#""orders 2/min";q=2;w=60"#));
         // Other paths have only the limits of the key.
-        let grant = ask(&kg, key, "GET", "/api/other").unwrap();
+        let grant = check(&kg, key, "GET", "/api/other").unwrap();
         assert_eq!(grant.remaining(), Some(57));
     }
     let states = kg.admin().key_limits(keys[0].key.id).unwrap();
@@ -206,7 +206,7 @@ fn route_limits_each_key_beside_its_own_limits() {
     kg.admin()
         .reset_key(keys[0].key.id, Some("orders 2/min"))
         .unwrap();
-    assert_eq!(reason(ask(&kg, &keys[0], "POST", "/api/orders")), None);
+    assert_eq!(reason(check(&kg, &keys[0], "POST", "/api/orders")), None);
 }
 
 #[test]
@@ -227,11 +227,11 @@ fn route_cost_is_the_default_of_a_request() {
     );
     let key = with_scopes(&kg, &[]);
     assert_eq!(
-        ask(&kg, &key, "GET", "/search").unwrap().remaining(),
+        check(&kg, &key, "GET", "/search").unwrap().remaining(),
         Some(53)
     );
     assert_eq!(
-        ask(&kg, &key, "GET", "/search/deep").unwrap().remaining(),
+        check(&kg, &key, "GET", "/search/deep").unwrap().remaining(),
         Some(33)
     );
     let headers = [("X-API-Key", key.raw_key.expose())];
@@ -488,8 +488,8 @@ fn shadow_route_reports_but_does_not_refuse() {
         shadow_denied(anonymously(&kg, "GET", "/next").unwrap()),
         ["next"]
     );
-    assert!(shadow_denied(ask(&kg, &key, "GET", "/next").unwrap()).is_empty());
-    let grant = ask(&kg, &key, "GET", "/next").unwrap();
+    assert!(shadow_denied(check(&kg, &key, "GET", "/next").unwrap()).is_empty());
+    let grant = check(&kg, &key, "GET", "/next").unwrap();
     assert_eq!(
         field(&grant.headers(), "X-KeyGuard-Shadow"),
         Some(r#""next 1/min shadow""#)
@@ -502,7 +502,7 @@ fn shadow_route_reports_but_does_not_refuse() {
     );
     let unscoped = with_scopes(&kg, &[]);
     assert_eq!(
-        shadow_denied(ask(&kg, &unscoped, "GET", "/api/orders").unwrap()),
+        shadow_denied(check(&kg, &unscoped, "GET", "/api/orders").unwrap()),
         ["orders"]
     );
     // Other rules are enforced.
@@ -548,7 +548,7 @@ fn shadow_rules_are_also_counted_for_refused_requests() {
     );
     let key = key_with(&kg, |key| key.rate_limit_per_minute(2));
     for expected in [None, None, Some(Reason::RateLimited)] {
-        assert_eq!(reason(ask(&kg, &key, "GET", "/r")), expected);
+        assert_eq!(reason(check(&kg, &key, "GET", "/r")), expected);
     }
     let counts = kg.admin().stats().unwrap().shadow_denied;
     assert_eq!(counts.values().copied().collect::<Vec<_>>(), [2]);
@@ -657,7 +657,7 @@ fn unreadable_path_is_a_bad_request_without_counting() {
         let key = with_scopes(&kg, &[]);
         for _ in 0..150 {
             for denied in [
-                ask(&kg, &key, "GET", UNREADABLE),
+                check(&kg, &key, "GET", UNREADABLE),
                 anonymously(&kg, "POST", UNREADABLE),
             ] {
                 let denial = denied.unwrap_err();
@@ -670,7 +670,7 @@ fn unreadable_path_is_a_bad_request_without_counting() {
         assert_eq!(reason.as_deref(), Some("unreadable_path"), "{policy}");
         assert!(!foreseen.key_checked && foreseen.rules.is_empty());
         // Only refusals are counted: no failed authentication, lock or limit.
-        assert!(ask(&kg, &key, "GET", "/r").is_ok(), "{policy}");
+        assert!(check(&kg, &key, "GET", "/r").is_ok(), "{policy}");
         assert!(kg.admin().list_blocks().is_empty());
         let refused = kg.admin().stats().unwrap().refused.into_iter();
         let refused: Vec<_> = refused.map(|(r, count)| (r.to_string(), count)).collect();
@@ -684,7 +684,7 @@ fn unreadable_path_is_accepted_without_path_rules() {
         let home = Home::new();
         let kg = home.open_under(policy);
         let key = with_scopes(&kg, &[]);
-        assert!(ask(&kg, &key, "GET", UNREADABLE).is_ok());
+        assert!(check(&kg, &key, "GET", UNREADABLE).is_ok());
         assert_eq!(reason(anonymously(&kg, "GET", UNREADABLE)), missing);
     }
 }
@@ -695,10 +695,10 @@ fn unreadable_path_is_a_bad_request_under_a_path_lock() {
     let kg = home.open_under("");
     let key = with_scopes(&kg, &[]);
     kg.admin().block(IP, Some("/login"), "1 hour").unwrap();
-    let denial = ask(&kg, &key, "GET", UNREADABLE).unwrap_err();
+    let denial = check(&kg, &key, "GET", UNREADABLE).unwrap_err();
     assert_eq!(denial.reason().to_string(), "unreadable_path");
     assert_eq!(
-        reason(ask(&kg, &key, "GET", "/login")),
+        reason(check(&kg, &key, "GET", "/login")),
         Some(Reason::IpLocked)
     );
     let headers = [("X-API-Key", key.raw_key.expose())];
@@ -712,7 +712,7 @@ fn unreadable_path_is_a_bad_request_under_a_path_lock() {
     // A lock of all paths refuses this one as well.
     kg.admin().block(IP, None, "1 hour").unwrap();
     let locked = Some(Reason::IpLocked);
-    assert_eq!(reason(ask(&kg, &key, "GET", UNREADABLE)), locked);
+    assert_eq!(reason(check(&kg, &key, "GET", UNREADABLE)), locked);
     let denial = kg
         .check_ip(&login, Request::new(&(), IP, UNREADABLE))
         .unwrap_err();

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::common::{Home, IP, SECOND, admit, ask, ask_with, field, key_limited_to, key_with};
+use crate::common::{Home, IP, SECOND, admit, check, check_with, field, key_limited_to, key_with};
 use keyguard::{
     CreateKey, CreatedKey, Denial, Grant, KeyGuard, ListUsage, Reason, Request, RotateKey, Stats,
     Timestamp,
@@ -66,7 +66,7 @@ fn all_rejected_keys_get_the_same_response() {
     for (reason, text) in bad_keys(&home, &kg) {
         // First read from the file, then cached.
         for _ in 0..2 {
-            let denial = ask_with(&kg, &text).unwrap_err();
+            let denial = check_with(&kg, &text).unwrap_err();
             assert_eq!(denial.reason(), reason, "{text}");
             assert_eq!(denial.status(), 401, "{reason}");
             assert_eq!(denial.retry_after(), None, "{reason}");
@@ -278,7 +278,7 @@ fn exhausted_window_sets_retry_after() {
         admit(&kg, &key);
     }
     home.clock.advance(Duration::from_millis(12_500));
-    let denial = ask(&kg, &key).unwrap_err();
+    let denial = check(&kg, &key).unwrap_err();
     assert_eq!(
         (denial.reason(), denial.status()),
         (Reason::RateLimited, 429)
@@ -306,7 +306,7 @@ fn exhausted_month_sets_retry_after() {
     let key = key_with(&kg, |key| key.limits(vec!["2 monthly"]));
     admit(&kg, &key);
     admit(&kg, &key);
-    let denial = ask(&kg, &key).unwrap_err();
+    let denial = check(&kg, &key).unwrap_err();
     assert_eq!(
         (denial.reason(), denial.status()),
         (Reason::QuotaExhausted, 429)
@@ -333,7 +333,7 @@ fn grant_shows_its_tightest_limit() {
     let key = crate::common::key(&kg);
     admit(&kg, &key);
     home.clock.advance(Duration::from_millis(48_100));
-    let grant = ask(&kg, &key).unwrap();
+    let grant = check(&kg, &key).unwrap();
     let expected = [
         ("X-RateLimit-Limit", "60"),
         ("X-RateLimit-Remaining", "58"),
@@ -343,7 +343,7 @@ fn grant_shows_its_tightest_limit() {
     assert_eq!(grant.headers(), expected.map(owned));
 
     let key = key_with(&kg, |key| key.limits(vec!["10 monthly"]));
-    let headers = ask(&kg, &key).unwrap().headers();
+    let headers = check(&kg, &key).unwrap().headers();
     assert_eq!(
         field(&headers, "RateLimit-Policy"),
         Some(r#""monthly";q=10"#)
@@ -359,12 +359,12 @@ fn retry_after_never_exceeds_the_window() {
     let key = key_limited_to(&kg, 1);
     // A hit within a grain counts from the end of the grain.
     home.clock.advance(Duration::from_nanos(1));
-    let grant = ask(&kg, &key).unwrap();
+    let grant = check(&kg, &key).unwrap();
     assert_eq!(
         field(&grant.headers(), "RateLimit"),
         Some(r#""default";r=0;t=60"#)
     );
-    let denial = ask(&kg, &key).unwrap_err();
+    let denial = check(&kg, &key).unwrap_err();
     assert_eq!(
         field(&denial.headers(), "RateLimit"),
         Some(r#""default";r=0;t=60"#)

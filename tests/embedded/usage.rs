@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::common::{
-    HOUR, Home, IP, MINUTE, SECOND, admit, admitted_of, ask, ask_with, key_limited_to, key_with,
-    org, refusal,
+    HOUR, Home, IP, MINUTE, SECOND, admit, admitted_of, check, check_with, key_limited_to,
+    key_with, org, refusal,
 };
 use keyguard::{
     ClientIp, CreateKey, CreatedKey, Denial, Grant, KeyGuard, KeyId, ListUsage, Method, Reason,
@@ -45,7 +45,7 @@ fn dropped_grant_counts_once_without_a_status() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
-    let grant = ask(&kg, &key).unwrap();
+    let grant = check(&kg, &key).unwrap();
     home.clock.advance(SECOND);
     drop(grant);
     let recorded = usage(&kg);
@@ -60,7 +60,7 @@ fn nothing_is_recorded_before_a_grant_ends() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
-    let grant = ask(&kg, &key).unwrap();
+    let grant = check(&kg, &key).unwrap();
     assert_eq!(usage(&kg), []);
     assert_eq!(kg.admin().stats().unwrap().requests, 0);
     grant.finish(200);
@@ -72,8 +72,8 @@ fn grant_without_a_scope_counts_as_one_denial() {
     let home = Home::new();
     let kg = home.open();
     let key = crate::common::key(&kg);
-    let denial = ask(&kg, &key).unwrap().require("write").unwrap_err();
-    let grant = ask(&kg, &key).unwrap();
+    let denial = check(&kg, &key).unwrap().require("write").unwrap_err();
+    let grant = check(&kg, &key).unwrap();
     grant.require("write").unwrap_err();
     grant.finish(denial.status());
 
@@ -91,7 +91,7 @@ fn status_of_400_or_above_is_an_error() {
     let kg = home.open();
     let key = crate::common::key(&kg);
     for status in [200, 204, 304, 399, 400, 404, 500, 599] {
-        ask(&kg, &key).unwrap().finish(status);
+        check(&kg, &key).unwrap().finish(status);
     }
     let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.errors), (8, 4));
@@ -118,7 +118,7 @@ fn last_use_is_the_last_admission() {
     }
     let last = home.clock.timestamp();
     home.clock.advance(SECOND);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RateLimited);
     assert_eq!(last_used(&kg), Some(last));
     kg.close().unwrap();
     assert_eq!(last_used(&home.open()), Some(last));
@@ -140,12 +140,12 @@ fn denials_are_counted_by_reason() {
     admit(&kg, &spent);
     admit(&kg, &of_a_month);
 
-    type Asking<'a> = &'a dyn Fn() -> Result<Grant, Denial>;
-    let asked: [(Reason, Asking<'_>); 9] = [
+    type Check<'a> = &'a dyn Fn() -> Result<Grant, Denial>;
+    let checks: [(Reason, Check<'_>); 9] = [
         (Reason::MissingKey, &|| kg.check(&nobody, IP, "/")),
-        (Reason::MalformedKey, &|| ask_with(&kg, "nonsense")),
-        (Reason::UnknownKey, &|| ask(&kg, &unknown)),
-        (Reason::RevokedKey, &|| ask(&kg, &revoked)),
+        (Reason::MalformedKey, &|| check_with(&kg, "nonsense")),
+        (Reason::UnknownKey, &|| check(&kg, &unknown)),
+        (Reason::RevokedKey, &|| check(&kg, &revoked)),
         (Reason::AmbiguousKey, &|| {
             let bearer = format!("Bearer {other}");
             kg.check(&[("X-API-Key", good), ("Authorization", &bearer)], IP, "/")
@@ -153,15 +153,15 @@ fn denials_are_counted_by_reason() {
         (Reason::RepeatedHeader, &|| {
             kg.check(&[("X-API-Key", good), ("X-API-Key", other)], IP, "/")
         }),
-        (Reason::OversizedKey, &|| ask_with(&kg, &good.repeat(9))),
-        (Reason::RateLimited, &|| ask(&kg, &spent)),
-        (Reason::QuotaExhausted, &|| ask(&kg, &of_a_month)),
+        (Reason::OversizedKey, &|| check_with(&kg, &good.repeat(9))),
+        (Reason::RateLimited, &|| check(&kg, &spent)),
+        (Reason::QuotaExhausted, &|| check(&kg, &of_a_month)),
     ];
     let mut expected = BTreeMap::new();
     // A different number for each reason.
-    for ((reason, ask), times) in asked.into_iter().zip(1..) {
+    for ((reason, check), times) in checks.into_iter().zip(1..) {
         for _ in 0..times {
-            assert_eq!(refusal(ask()), reason);
+            assert_eq!(refusal(check()), reason);
         }
         expected.insert(reason, times);
     }
@@ -184,7 +184,7 @@ fn denial_of_a_known_key_is_recorded_with_the_key() {
     let key = key_limited_to(&kg, 1);
     admit(&kg, &key);
     home.clock.advance(SECOND);
-    assert_eq!(refusal(ask(&kg, &key)), Reason::RateLimited);
+    assert_eq!(refusal(check(&kg, &key)), Reason::RateLimited);
     let (at, path) = (home.clock.timestamp(), "/api/data".into());
     let expected = (
         (at, Some(key.key.id), Method::Other, path, IP.into()),
@@ -205,7 +205,7 @@ fn denials_without_a_known_key_take_no_space() {
         std::fs::metadata(home.file()).unwrap().len()
     };
     // All keys, addresses and paths differ.
-    let ask_with_all = |texts: &[CreatedKey]| {
+    let check_with_all = |texts: &[CreatedKey]| {
         for (number, text) in (0_u32..).zip(texts) {
             let text = text.raw_key.expose();
             let ip = IpAddr::from(number.to_be_bytes());
@@ -220,8 +220,8 @@ fn denials_without_a_known_key_take_no_space() {
         }
         file_len()
     };
-    let after_few = ask_with_all(&unknown[..10]);
-    let after_all = ask_with_all(&unknown[10..]);
+    let after_few = check_with_all(&unknown[..10]);
+    let after_all = check_with_all(&unknown[10..]);
 
     let stats = kg.admin().stats().unwrap();
     let count = TEXTS as u64;
@@ -259,12 +259,12 @@ fn totals_count_requests_of_all_threads_once() {
             for key in &keys {
                 scope.spawn(|| {
                     for number in 0..REQUESTS {
-                        let grant = ask(&kg, key).unwrap();
+                        let grant = check(&kg, key).unwrap();
                         match number % 4 {
                             0 => grant.finish(200),
                             1 => grant.finish(500),
                             2 => drop(grant),
-                            _ => drop(ask_with(&kg, "nonsense")),
+                            _ => drop(check_with(&kg, "nonsense")),
                         }
                     }
                 });
@@ -315,11 +315,11 @@ fn last_hour_moves_with_the_clock() {
         let stats = kg.admin().stats().unwrap();
         (stats.requests_1h, stats.errors_1h)
     };
-    ask(&kg, &key).unwrap().finish(200);
-    assert_eq!(refusal(ask_with(&kg, "nonsense")), Reason::MalformedKey);
+    check(&kg, &key).unwrap().finish(200);
+    assert_eq!(refusal(check_with(&kg, "nonsense")), Reason::MalformedKey);
     assert_eq!(last_hour(), (2, 1));
     home.clock.advance(30 * MINUTE);
-    ask(&kg, &key).unwrap().finish(500);
+    check(&kg, &key).unwrap().finish(500);
     assert_eq!(last_hour(), (3, 2));
 
     // The first minute of the hour counts as a whole.
@@ -422,7 +422,7 @@ fn retention_drops_single_requests_and_keeps_totals() {
     let config = || home.config().usage_retention(HOUR);
     let kg = home.open_with(config());
     let key = crate::common::key(&kg);
-    ask(&kg, &key).unwrap().finish(500);
+    check(&kg, &key).unwrap().finish(500);
     let before = kg.admin().stats().unwrap();
 
     home.clock.advance(HOUR);
@@ -474,7 +474,7 @@ fn disabled_recording_records_nothing() {
     let kg = home.open_with(home.config().record_usage(false));
     let key = key_limited_to(&kg, 2);
     assert_eq!(admitted_of(&kg, &key, 5, Reason::RateLimited), 2);
-    assert_eq!(refusal(ask_with(&kg, "nonsense")), Reason::MalformedKey);
+    assert_eq!(refusal(check_with(&kg, "nonsense")), Reason::MalformedKey);
     assert_eq!(usage(&kg), []);
     let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (0, 0));

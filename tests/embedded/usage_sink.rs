@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::{Home, IP, ask, ask_with, key, key_limited_to};
+use crate::common::{Home, IP, check, check_with, key, key_limited_to};
 use keyguard::{IpLimit, JsonLines, ListUsage, Method, Reason, Request, Usage, UsageSink};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -44,9 +44,9 @@ fn requests_go_to_the_sink_and_the_file() {
         let kg = home.open_with(config.usage_sink_only(only));
         let key = key_limited_to(&kg, 2);
         for status in [200, 201] {
-            ask(&kg, &key).unwrap().finish(status);
+            check(&kg, &key).unwrap().finish(status);
         }
-        ask(&kg, &key).unwrap_err();
+        check(&kg, &key).unwrap_err();
         let stats = kg.admin().stats().unwrap();
         assert_eq!((stats.requests, stats.dropped), (3, 0));
         assert_eq!(taker.statuses(), [200, 201, 429]);
@@ -72,8 +72,8 @@ fn denials_without_a_known_key_go_to_the_sink_only() {
     let taker = Taker::default();
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
     let key = key(&kg);
-    ask_with(&kg, "nonsense").unwrap_err();
-    ask(&kg, &key).unwrap().finish(200);
+    check_with(&kg, "nonsense").unwrap_err();
+    check(&kg, &key).unwrap().finish(200);
     home.clock.advance(Duration::from_millis(1));
     let no_headers: [(&str, &str); 0] = [];
     let request = Request::new(&no_headers, IP, "/orders?page=2").method("PUT");
@@ -117,7 +117,7 @@ fn flood_without_keys_is_bounded_before_a_sink() {
         .usage_sink(taker.clone());
     let kg = home.open_with(config);
     for _ in 0..3_000 {
-        ask_with(&kg, "nonsense").unwrap_err();
+        check_with(&kg, "nonsense").unwrap_err();
     }
     kg.flush().unwrap_err();
     taker.0.lock().1 = 0;
@@ -133,14 +133,14 @@ fn refused_events_are_retried_in_order() {
     let taker = Taker::refusing(2);
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
     let key = key(&kg);
-    ask(&kg, &key).unwrap().finish(200);
+    check(&kg, &key).unwrap().finish(200);
     let error = kg.flush().unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("the queue is away"), "{cause}");
-    ask(&kg, &key).unwrap().finish(201);
+    check(&kg, &key).unwrap().finish(201);
     kg.flush().unwrap_err();
     // The file is up to date.
-    ask(&kg, &key).unwrap().finish(202);
+    check(&kg, &key).unwrap().finish(202);
     kg.flush().unwrap();
     assert_eq!(taker.statuses(), [200, 201, 202]);
     let stats = kg.admin().stats().unwrap();
@@ -159,7 +159,7 @@ fn events_for_an_unavailable_sink_are_bounded_and_drops_counted() {
     let key = key_limited_to(&kg, 1_000_000);
     for _ in 0..30 {
         for _ in 0..100 {
-            ask(&kg, &key).unwrap().finish(200);
+            check(&kg, &key).unwrap().finish(200);
         }
         kg.flush().unwrap_err();
     }
@@ -190,7 +190,7 @@ fn panicking_sink_blocks_nothing_and_gets_the_same_events_again() {
     let sink = Panicking(2, taker.clone());
     let kg = home.open_with(home.config().usage_sink(sink));
     let key = key(&kg);
-    ask(&kg, &key).unwrap().finish(200);
+    check(&kg, &key).unwrap().finish(200);
     let error = kg.flush().unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(
@@ -201,7 +201,7 @@ fn panicking_sink_blocks_nothing_and_gets_the_same_events_again() {
     // The writer may retry without a flush.
     while kg.flush().is_err() {}
     assert_eq!(taker.statuses(), [200]);
-    ask(&kg, &key).unwrap().finish(201);
+    check(&kg, &key).unwrap().finish(201);
     kg.close().unwrap();
     assert_eq!(taker.statuses(), [200, 201]);
 }
@@ -213,7 +213,7 @@ fn guard_with_a_panicking_sink_can_be_closed_and_dropped() {
         let sink = Panicking(usize::MAX, Taker::default());
         let kg = home.open_with(home.config().usage_sink(sink));
         let key = key(&kg);
-        ask(&kg, &key).unwrap().finish(200);
+        check(&kg, &key).unwrap().finish(200);
         match closes {
             true => drop(kg.close().unwrap_err()),
             false => drop(kg),
@@ -229,7 +229,7 @@ fn failing_sink_is_reported_until_it_works() {
     let taker = Taker::refusing(usize::MAX);
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
     let key = key_limited_to(&kg, 1);
-    ask(&kg, &key).unwrap().finish(200);
+    check(&kg, &key).unwrap().finish(200);
     kg.flush().unwrap_err();
     let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (1, 0));
@@ -237,7 +237,7 @@ fn failing_sink_is_reported_until_it_works() {
     let is_named = |text: &String| text.contains("usage sink") && text.contains("away");
     assert!(stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
     kg.admin().reset_key(key.key.id, None).unwrap();
-    ask(&kg, &key).unwrap().finish(200);
+    check(&kg, &key).unwrap().finish(200);
     assert_eq!(kg.admin().list_usage(ListUsage::new()).unwrap().len(), 2);
 
     taker.0.lock().1 = 0;
@@ -254,7 +254,7 @@ fn close_delivers_pending_events() {
     let taker = Taker::default();
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
     let key = key(&kg);
-    ask(&kg, &key).unwrap().finish(200);
+    check(&kg, &key).unwrap().finish(200);
     kg.close().unwrap();
     assert_eq!(taker.statuses(), [200]);
 }
@@ -266,13 +266,13 @@ fn json_line_describes_one_request() {
     let config = home.config().usage_sink(JsonLines::append(&file).unwrap());
     let kg = home.open_with(config);
     let key = key(&kg);
-    let grant = ask(&kg, &key).unwrap();
+    let grant = check(&kg, &key).unwrap();
     home.clock.advance(Duration::from_micros(1_250));
     grant.finish(200);
     kg.admin().revoke_key(key.key.id).unwrap();
-    ask(&kg, &key).unwrap_err();
+    check(&kg, &key).unwrap_err();
     home.clock.advance(Duration::from_millis(1));
-    ask_with(&kg, "nonsense").unwrap_err();
+    check_with(&kg, "nonsense").unwrap_err();
     kg.close().unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
     let lines: Vec<Value> = text
@@ -314,7 +314,7 @@ fn line_cut_off_by_a_kill_does_not_corrupt_the_next() {
         let config = home.config().usage_sink(JsonLines::append(&file).unwrap());
         let kg = home.open_with(config);
         let key = key(&kg);
-        ask(&kg, &key).unwrap().finish(200);
+        check(&kg, &key).unwrap().finish(200);
         kg.close().unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
         let lines = text.lines();
@@ -350,7 +350,7 @@ fn truncated_line_does_not_corrupt_the_next() {
     let sink = JsonLines::new(Half(Arc::clone(&text), 0));
     let kg = home.open_with(home.config().usage_sink(sink));
     let key = key(&kg);
-    ask(&kg, &key).unwrap().finish(200);
+    check(&kg, &key).unwrap().finish(200);
     kg.flush().unwrap_err();
     kg.flush().unwrap();
     let text = String::from_utf8(text.lock().clone()).unwrap();

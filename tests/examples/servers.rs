@@ -1,6 +1,6 @@
 //! The examples that are HTTP servers.
 
-use crate::common::server::{Answer, Server, example, get};
+use crate::common::server::{HttpResponse, Server, example, get};
 use keyguard::{Config, KeyGuard};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -87,9 +87,10 @@ fn handler_can_lock_the_client() {
 fn admin_service_runs_beside_the_app() {
     let dir = TempDir::new().unwrap();
     let server = start("axum", &dir);
-    let ask =
-        |target: &str, fields: &[(&str, &str)]| -> Answer { get(&server.address, target, fields) };
-    assert_eq!(ask("/admin/stats", &[]).status, 401);
-    assert_eq!(ask("/docs/", &[]).status, 200);
-    assert_eq!(ask("/openapi.json", &[]).status, 200);
+    let fetch = |target: &str, fields: &[(&str, &str)]| -> HttpResponse {
+        get(&server.address, target, fields)
+    };
+    assert_eq!(fetch("/admin/stats", &[]).status, 401);
+    assert_eq!(fetch("/docs/", &[]).status, 200);
+    assert_eq!(fetch("/openapi.json", &[]).status, 200);
 }

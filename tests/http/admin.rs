@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::common::server::{Answer, connect, get, request};
-use crate::common::{Home, ask_with};
+use crate::common::server::{HttpResponse, connect, get, request};
+use crate::common::{Home, check_with};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use keyguard::http::AdminService;
@@ -48,11 +48,17 @@ impl Admin {
         }
     }
 
-    fn ask(&self, method: &str, target: &str, body: Value) -> Answer {
-        self.ask_with(method, target, &[], body)
+    fn fetch(&self, method: &str, target: &str, body: Value) -> HttpResponse {
+        self.fetch_with(method, target, &[], body)
     }
 
-    fn ask_with(&self, method: &str, target: &str, more: &[(&str, &str)], body: Value) -> Answer {
+    fn fetch_with(
+        &self,
+        method: &str,
+        target: &str,
+        more: &[(&str, &str)],
+        body: Value,
+    ) -> HttpResponse {
         let fields = [
             &[
                 ("X-Admin-Key", ADMIN_KEY),
@@ -68,14 +74,14 @@ impl Admin {
     }
 
     fn get(&self, target: &str) -> Value {
-        let answer = self.ask("GET", target, Value::Null);
-        assert_eq!(answer.status, 200, "{target}: {}", answer.body);
-        json_of(&answer)
+        let response = self.fetch("GET", target, Value::Null);
+        assert_eq!(response.status, 200, "{target}: {}", response.body);
+        json_of(&response)
     }
 }
 
-fn json_of(answer: &Answer) -> Value {
-    serde_json::from_str(&answer.body).unwrap()
+fn json_of(response: &HttpResponse) -> Value {
+    serde_json::from_str(&response.body).unwrap()
 }
 
 fn open(home: &Home) -> KeyGuard {
@@ -92,14 +98,14 @@ fn six_original_endpoints_keep_their_behavior() {
     let kg = open(&home);
     let admin = Admin::new(&kg);
 
-    let org = admin.ask("POST", "/admin/orgs", json!({"org_name": "acme"}));
+    let org = admin.fetch("POST", "/admin/orgs", json!({"org_name": "acme"}));
     assert_eq!(org.status, 201);
     assert_eq!(json_of(&org)["name"], "acme");
     let orgs = admin.get("/admin/orgs");
     assert_eq!(orgs.as_array().unwrap().len(), 1);
 
     let fields = json!({"org_name": "acme", "label": "shop", "rate_limit_per_minute": 7});
-    let key = admin.ask("POST", "/admin/keys", fields);
+    let key = admin.fetch("POST", "/admin/keys", fields);
     assert_eq!(key.status, 201);
     assert_eq!(key.field("cache-control"), "no-store");
     let key = json_of(&key);
@@ -108,7 +114,7 @@ fn six_original_endpoints_keep_their_behavior() {
         (&json!(1), &json!(7))
     );
     let raw_key = key["raw_key"].as_str().unwrap();
-    assert_eq!(ask_with(&kg, raw_key).unwrap().remaining(), Some(6));
+    assert_eq!(check_with(&kg, raw_key).unwrap().remaining(), Some(6));
 
     let keys = admin.get("/admin/keys");
     assert_eq!(keys[0]["label"], "shop");
@@ -124,12 +130,12 @@ fn six_original_endpoints_keep_their_behavior() {
         0.0 + f64::from(u8::from(stats["errors"] == 1))
     );
 
-    let revoked = admin.ask("DELETE", "/admin/keys/1", Value::Null);
+    let revoked = admin.fetch("DELETE", "/admin/keys/1", Value::Null);
     assert_eq!(
         (revoked.status, &json_of(&revoked)["active"]),
         (200, &json!(false))
     );
-    assert_eq!(ask_with(&kg, raw_key).unwrap_err().status(), 401);
+    assert_eq!(check_with(&kg, raw_key).unwrap_err().status(), 401);
 }
 
 #[test]
@@ -139,13 +145,13 @@ fn every_command_has_an_endpoint() {
     let kg = home.open_with(configured(&home).policy_file(home.dir().join("policy.toml")));
     let admin = Admin::new(&kg);
     let done = |method: &str, target: &str, body: Value| {
-        let answer = admin.ask(method, target, body);
+        let response = admin.fetch(method, target, body);
         assert!(
-            [200, 201].contains(&answer.status),
+            [200, 201].contains(&response.status),
             "{target}: {}",
-            answer.body
+            response.body
         );
-        json_of(&answer)
+        json_of(&response)
     };
     done("POST", "/admin/orgs", json!({"org_name": "acme"}));
     done(
@@ -247,13 +253,13 @@ fn requests_of_the_python_package_work() {
             ("X-Admin-Key", crate::common::SECRET),
             ("Content-Type", "application/json"),
         ];
-        let answer = request(&admin.address, method, target, &fields, body);
+        let response = request(&admin.address, method, target, &fields, body);
         assert!(
-            [200, 201].contains(&answer.status),
+            [200, 201].contains(&response.status),
             "{target}: {}",
-            answer.body
+            response.body
         );
-        json_of(&answer)
+        json_of(&response)
     };
     let org = curl("POST", "/admin/orgs", r#"{"name": "Acme Corp"}"#);
     assert_eq!(
@@ -281,13 +287,13 @@ fn requests_of_the_python_package_work() {
             &json!(120)
         )
     );
-    let _ = ask_with(&kg, key["raw_key"].as_str().unwrap()).unwrap();
+    let _ = check_with(&kg, key["raw_key"].as_str().unwrap()).unwrap();
     assert_eq!(curl("GET", "/admin/keys", "")[0]["org_name"], "Acme Corp");
     assert_eq!(curl("GET", "/admin/stats", "")["total_keys"], 1);
     for target in ["/admin/keys/1", "/admin/orgs/1"] {
-        let answer = curl("GET", target, "");
+        let response = curl("GET", target, "");
         assert_eq!(
-            (&answer["org_name"], &answer["id"]),
+            (&response["org_name"], &response["id"]),
             (&json!("Acme Corp"), &json!(1))
         );
     }
@@ -315,7 +321,7 @@ fn keys_are_listed_by_organization_name() {
         (1, &json!(2))
     );
     assert_eq!(admin.get("/admin/keys?org=acme&org_id=1")[0]["id"], 1);
-    let status = |target: &str| admin.ask("GET", target, Value::Null).status;
+    let status = |target: &str| admin.fetch("GET", target, Value::Null).status;
     assert_eq!(status("/admin/keys?org=nobody"), 404);
     assert_eq!(status("/admin/keys?org=acme&org_id=2"), 422);
 }
@@ -343,13 +349,17 @@ fn duplicate_field_is_a_bad_request() {
             r#"{"ip":"local","path":"/","key":null,"key":"1"}"#,
         ),
     ] {
-        let answer = request(&admin.address, "POST", target, &fields, body);
-        assert_eq!(answer.status, 400, "{body}: {}", answer.body);
-        assert!(answer.body.contains("duplicate field"), "{}", answer.body);
+        let response = request(&admin.address, "POST", target, &fields, body);
+        assert_eq!(response.status, 400, "{body}: {}", response.body);
+        assert!(
+            response.body.contains("duplicate field"),
+            "{}",
+            response.body
+        );
     }
     let both = r#"{"org_name":"a","name":"b"}"#;
-    let answer = request(&admin.address, "POST", "/admin/orgs", &fields, both);
-    assert_eq!(answer.status, 422, "{}", answer.body);
+    let response = request(&admin.address, "POST", "/admin/orgs", &fields, both);
+    assert_eq!(response.status, 422, "{}", response.body);
     assert_eq!(
         kg.admin().list_orgs(Page::first().limit(9)).unwrap().len(),
         1
@@ -368,9 +378,9 @@ fn cloned_service_can_be_configured() {
         .prefix("/internal")
         .hosts(["admin.test"]);
     let admin = Admin::with(service, |peer| peer.into());
-    assert_eq!(admin.ask("GET", "/admin/orgs", Value::Null).status, 404);
-    let answer = admin.ask("POST", "/internal/admin/orgs", json!({"org_name": "acme"}));
-    assert_eq!(answer.status, 413, "{}", answer.body);
+    assert_eq!(admin.fetch("GET", "/admin/orgs", Value::Null).status, 404);
+    let response = admin.fetch("POST", "/internal/admin/orgs", json!({"org_name": "acme"}));
+    assert_eq!(response.status, 413, "{}", response.body);
     let admin = Admin::with(first, |peer| peer.into());
     admin.get("/admin/orgs");
 }
@@ -380,14 +390,14 @@ fn errors_name_the_field() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
-    admin.ask("POST", "/admin/orgs", json!({"org_name": "acme"}));
+    admin.fetch("POST", "/admin/orgs", json!({"org_name": "acme"}));
     let refused = |method: &str, target: &str, body: Value| {
-        let answer = admin.ask(method, target, body);
-        assert_eq!(answer.field("content-type"), "application/problem+json");
-        let problem = json_of(&answer);
-        assert_eq!(problem["status"], answer.status);
+        let response = admin.fetch(method, target, body);
+        assert_eq!(response.field("content-type"), "application/problem+json");
+        let problem = json_of(&response);
+        assert_eq!(problem["status"], response.status);
         let field = problem["field"].as_str().unwrap_or_default().to_owned();
-        (answer.status, field)
+        (response.status, field)
     };
     let of = |status: u16, field: &str| (status, field.to_owned());
     let key = |fields: Value| {
@@ -463,31 +473,34 @@ fn errors_name_the_field() {
     );
     assert_eq!(refused("POST", "/admin/reload", Value::Null), of(409, ""));
 
-    let answer = admin.ask("PUT", "/admin/orgs", json!({}));
-    assert_eq!((answer.status, answer.field("allow")), (405, "POST, GET"));
+    let response = admin.fetch("PUT", "/admin/orgs", json!({}));
+    assert_eq!(
+        (response.status, response.field("allow")),
+        (405, "POST, GET")
+    );
     let fields = [
         ("X-Admin-Key", ADMIN_KEY),
         ("Content-Type", "application/json"),
     ];
-    let answer = request(
+    let response = request(
         &admin.address,
         "POST",
         "/admin/orgs",
         &fields,
         "{\"org_name\":",
     );
-    assert_eq!(answer.status, 400);
-    let answer = request(
+    assert_eq!(response.status, 400);
+    let response = request(
         &admin.address,
         "POST",
         "/admin/orgs",
         &fields[..1],
         "org_name=a",
     );
-    assert_eq!(answer.status, 415);
+    assert_eq!(response.status, 415);
     let long = format!("{{\"org_name\":\"{}\"}}", "a".repeat(70_000));
-    let answer = request(&admin.address, "POST", "/admin/orgs", &fields, &long);
-    assert_eq!(answer.status, 413);
+    let response = request(&admin.address, "POST", "/admin/orgs", &fields, &long);
+    assert_eq!(response.status, 413);
     let mut stream = connect(&admin.address);
     let head = format!(
         "HEAD /admin/orgs HTTP/1.1\r\nHost: localhost\r\nX-Admin-Key: {ADMIN_KEY}\r\n\
@@ -518,18 +531,18 @@ fn lists_are_paged() {
         let path = target.split('?').next().unwrap().to_owned();
         let mut seen = Vec::new();
         loop {
-            let answer = admin.ask("GET", &target, Value::Null);
-            let rows = json_of(&answer);
+            let response = admin.fetch("GET", &target, Value::Null);
+            let rows = json_of(&response);
             seen.extend(
                 rows.as_array()
                     .unwrap()
                     .iter()
                     .map(|row| row["id"].as_u64().unwrap()),
             );
-            if !answer.has("link") {
+            if !response.has("link") {
                 break;
             }
-            let link = answer.field("link");
+            let link = response.field("link");
             assert!(
                 link.ends_with("; rel=\"next\"") && link.contains(cursor),
                 "{link}"
@@ -554,30 +567,30 @@ fn change_with_an_idempotency_key_is_made_once() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
-    admin.ask("POST", "/admin/orgs", json!({"org_name": "acme"}));
+    admin.fetch("POST", "/admin/orgs", json!({"org_name": "acme"}));
     let key = json!({"org_name": "acme", "label": "shop"});
     let once = [("Idempotency-Key", "7f1c")];
-    let first = admin.ask_with("POST", "/admin/keys", &once, key.clone());
+    let first = admin.fetch_with("POST", "/admin/keys", &once, key.clone());
     assert_eq!(first.status, 201);
-    let again = admin.ask_with("POST", "/admin/keys", &once, key.clone());
+    let again = admin.fetch_with("POST", "/admin/keys", &once, key.clone());
     assert_eq!((again.status, &json_of(&again)["id"]), (409, &json!(1)));
     assert!(!again.body.contains("raw_key") && !again.body.contains("kg_live_"));
     let other = json!({"org_name": "acme", "label": "other"});
-    let misused = admin.ask_with("POST", "/admin/keys", &once, other);
+    let misused = admin.fetch_with("POST", "/admin/keys", &once, other);
     assert_eq!(misused.status, 422);
     assert_eq!(json_of(&misused)["field"], "Idempotency-Key");
     assert_eq!(admin.get("/admin/keys").as_array().unwrap().len(), 1);
     let another = [("Idempotency-Key", "7f1d")];
     assert_eq!(
         admin
-            .ask_with("POST", "/admin/keys", &another, key.clone())
+            .fetch_with("POST", "/admin/keys", &another, key.clone())
             .status,
         201
     );
     // A rotation creates a key, too.
     let once = [("Idempotency-Key", "rotate-1")];
     let rotation = |fields: &[(&str, &str)]| {
-        admin.ask_with(
+        admin.fetch_with(
             "POST",
             "/admin/keys/1/rotate",
             fields,
@@ -587,17 +600,17 @@ fn change_with_an_idempotency_key_is_made_once() {
     let rotated = rotation(&once);
     let text = json_of(&rotated)["raw_key"].as_str().unwrap().to_owned();
     assert_eq!(rotation(&once).status, 409);
-    assert!(ask_with(&kg, &text).is_ok());
+    assert!(check_with(&kg, &text).is_ok());
     home.clock.advance(Duration::from_secs(86_400));
     assert_eq!(rotation(&once).status, 201);
     for bad in ["", "a b", &"x".repeat(256)] {
-        let answer = admin.ask_with(
+        let response = admin.fetch_with(
             "POST",
             "/admin/keys",
             &[("Idempotency-Key", bad)],
             key.clone(),
         );
-        assert_eq!(answer.status, 422, "{bad}");
+        assert_eq!(response.status, 422, "{bad}");
     }
 }
 
@@ -649,21 +662,21 @@ fn wrong_admin_keys_lock_the_address_but_never_the_local_socket() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
-    let ask =
+    let fetch =
         |admin: &Admin, key: &str| get(&admin.address, "/admin/stats", &[("X-Admin-Key", key)]);
     for _ in 0..10 {
-        assert_eq!(ask(&admin, "wrong").status, 401);
+        assert_eq!(fetch(&admin, "wrong").status, 401);
     }
     // A missing key is not a guess.
     assert_eq!(get(&admin.address, "/admin/stats", &[]).status, 401);
-    let limited = ask(&admin, "wrong");
+    let limited = fetch(&admin, "wrong");
     assert_eq!((limited.status, limited.field("retry-after")), (429, "900"));
-    let locked = ask(&admin, ADMIN_KEY);
+    let locked = fetch(&admin, ADMIN_KEY);
     assert_eq!((locked.status, locked.field("retry-after")), (403, "900"));
     home.clock.advance(Duration::from_secs(899));
-    assert_eq!(ask(&admin, ADMIN_KEY).status, 403);
+    assert_eq!(fetch(&admin, ADMIN_KEY).status, 403);
     home.clock.advance(Duration::from_secs(1));
-    assert_eq!(ask(&admin, ADMIN_KEY).status, 200);
+    assert_eq!(fetch(&admin, ADMIN_KEY).status, 200);
     // The lock applies to the admin API only.
     let key = crate::common::key(&kg);
     let fields = [("X-API-Key", key.raw_key.expose())];
@@ -671,9 +684,9 @@ fn wrong_admin_keys_lock_the_address_but_never_the_local_socket() {
 
     let local = Admin::with(AdminService::new(kg.clone()), |_| ClientIp::LOCAL);
     for _ in 0..50 {
-        assert_eq!(ask(&local, "wrong").status, 401);
+        assert_eq!(fetch(&local, "wrong").status, 401);
     }
-    assert_eq!(ask(&local, ADMIN_KEY).status, 200);
+    assert_eq!(fetch(&local, ADMIN_KEY).status, 200);
 }
 
 #[test]
@@ -803,8 +816,8 @@ fn openapi_document_describes_the_service() {
     let home = Home::new();
     let kg = open(&home);
     let admin = Admin::new(&kg);
-    let answer = get(&admin.address, "/openapi.json", &[]);
-    let document: Value = serde_json::from_str(&answer.body).unwrap();
+    let response = get(&admin.address, "/openapi.json", &[]);
+    let document: Value = serde_json::from_str(&response.body).unwrap();
     assert_eq!(document["openapi"], "3.1.0");
     let mut references = 0;
     each_reference(&document, &mut |target| {
@@ -820,18 +833,22 @@ fn openapi_document_describes_the_service() {
         for method in operations.as_object().unwrap().keys() {
             // The path exists; at most a key, a body or a row is missing.
             let target = path.replace("{id}", "4711");
-            let answer = admin.ask(&method.to_uppercase(), &target, json!({}));
-            let is_there = match answer.status {
-                404 => !json_of(&answer)["detail"]
+            let response = admin.fetch(&method.to_uppercase(), &target, json!({}));
+            let is_there = match response.status {
+                404 => !json_of(&response)["detail"]
                     .as_str()
                     .unwrap()
                     .contains("openapi"),
                 405 => false,
                 _ => true,
             };
-            assert!(is_there, "{method} {path}: {}", answer.body);
-            let documented = &operations[method]["responses"][answer.status.to_string()];
-            assert!(documented.is_object(), "{method} {path}: {}", answer.status);
+            assert!(is_there, "{method} {path}: {}", response.body);
+            let documented = &operations[method]["responses"][response.status.to_string()];
+            assert!(
+                documented.is_object(),
+                "{method} {path}: {}",
+                response.status
+            );
         }
     }
 }
@@ -869,7 +886,7 @@ fn revocation_applies_to_the_next_request_under_load() {
                 let (mut admitted, mut late) = (0, 0);
                 while !stop.load(Ordering::Acquire) {
                     let was_revoked = revoked.load(Ordering::Acquire);
-                    if ask_with(&kg, text).is_ok() {
+                    if check_with(&kg, text).is_ok() {
                         admitted += 1;
                         late += usize::from(was_revoked);
                     }
@@ -879,10 +896,10 @@ fn revocation_applies_to_the_next_request_under_load() {
             let threads: Vec<_> = (0..2).map(|_| scope.spawn(load)).collect();
             while kg.admin().stats().unwrap().requests == 0 {}
             let id = key.key.id;
-            let answer = admin.ask("DELETE", &format!("/admin/keys/{id}"), Value::Null);
-            assert_eq!(answer.status, 200);
+            let response = admin.fetch("DELETE", &format!("/admin/keys/{id}"), Value::Null);
+            assert_eq!(response.status, 200);
             revoked.store(true, Ordering::Release);
-            assert_eq!(ask_with(&kg, text).unwrap_err().status(), 401);
+            assert_eq!(check_with(&kg, text).unwrap_err().status(), 401);
             stop.store(true, Ordering::Release);
             for thread in threads {
                 let (admitted, late) = thread.join().unwrap();
@@ -902,5 +919,5 @@ fn global_lock_covers_the_admin_service() {
     kg.admin()
         .block("127.0.0.1".parse::<ClientIp>().unwrap(), None, day)
         .unwrap();
-    assert_eq!(admin.ask("GET", "/admin/stats", Value::Null).status, 403);
+    assert_eq!(admin.fetch("GET", "/admin/stats", Value::Null).status, 403);
 }

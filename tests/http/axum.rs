@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::common::server::{Answer, get as ask};
+use crate::common::server::{HttpResponse, get as fetch};
 use crate::common::{Home, key, key_limited_to, key_with};
 use axum::extract::Extension;
 use axum::routing::get;
@@ -37,12 +37,12 @@ impl Served {
     /// Sends a request as a proxy does.
     fn get_for(&self, chain: &str, key: &str) -> u16 {
         let fields = [("X-Forwarded-For", chain), ("X-API-Key", key)];
-        ask(&self.address, "/data", &fields).status
+        fetch(&self.address, "/data", &fields).status
     }
 
-    fn get(&self, target: &str, key: Option<&str>) -> Answer {
+    fn get(&self, target: &str, key: Option<&str>) -> HttpResponse {
         let fields = key.map(|key| ("X-API-Key", key));
-        ask(&self.address, target, fields.as_slice())
+        fetch(&self.address, target, fields.as_slice())
     }
 }
 
@@ -277,8 +277,8 @@ fn ambiguous_path_is_decided_by_all_its_readings() {
         let home = Home::new();
         let inner = WithoutV1(data(protecting(&home, protected), prefix));
         let served = Served::new(Router::new().nest_service("/api", inner));
-        let answer = served.get("/api/v1/data", None);
-        assert_eq!(answer.status, 401, "{prefix} {protected}");
+        let response = served.get("/api/v1/data", None);
+        assert_eq!(response.status, 401, "{prefix} {protected}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::server::{Answer, connect, get, request, send};
+use crate::common::server::{HttpResponse, connect, get, request, send};
 use crate::common::{Home, key, key_limited_to, key_with};
 use bytes::Bytes;
 use http_body_util::{Full, StreamBody};
@@ -77,7 +77,7 @@ impl Served {
         }
     }
 
-    fn get(&self, target: &str, fields: &[(&str, &str)]) -> Answer {
+    fn get(&self, target: &str, fields: &[(&str, &str)]) -> HttpResponse {
         get(&self.address, target, fields)
     }
 
@@ -94,13 +94,13 @@ fn describe(request: &Request<Incoming>) -> Response<Full<Bytes>> {
         return denial.response();
     }
     let key = grant.key().map(|key| key.id.0);
-    let told: Vec<&str> = request
+    let forwarded: Vec<&str> = request
         .headers()
         .keys()
         .map(|name| name.as_str())
         .filter(|name| name.starts_with("x-keyguard"))
         .collect();
-    let mut response = Response::new(Full::from(format!("{key:?} {told:?}")));
+    let mut response = Response::new(Full::from(format!("{key:?} {forwarded:?}")));
     if request.uri().path() == "/teapot" {
         *response.status_mut() = StatusCode::IM_A_TEAPOT;
     }
@@ -129,10 +129,10 @@ fn every_documented_status_is_sent() {
 
     let mut bodies = Vec::new();
     for bad in ["nonsense", "", revoked.raw_key.expose(), &text[1..]] {
-        let answer = served.get("/", &[("X-API-Key", bad)]);
-        assert_eq!(answer.status, 401, "{bad}");
+        let response = served.get("/", &[("X-API-Key", bad)]);
+        assert_eq!(response.status, 401, "{bad}");
         if !bad.is_empty() {
-            bodies.push(answer.body);
+            bodies.push(response.body);
         }
     }
     bodies.dedup();
@@ -194,8 +194,8 @@ fn bearer_scheme_is_case_insensitive_and_other_tokens_are_ignored() {
     let served = Served::new(&kg);
     for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
         let value = format!("{scheme} {}", good.raw_key.expose());
-        let answer = served.get("/", &[("Authorization", &value)]);
-        assert_eq!(answer.status, 200, "{scheme}");
+        let response = served.get("/", &[("Authorization", &value)]);
+        assert_eq!(response.status, 200, "{scheme}");
     }
     let fields = [
         ("Authorization", "Bearer eyJhbGciOi.eyJzdWIi.c2ln"),
@@ -216,8 +216,8 @@ fn identity_headers_from_clients_are_removed() {
         ("x-keyguard-org", "acme"),
         ("X-KEYGUARD-ORG", "other"),
     ];
-    let answer = served.get("/", &fields);
-    assert_eq!(answer.body, format!("Some({}) []", good.key.id));
+    let response = served.get("/", &fields);
+    assert_eq!(response.body, format!("Some({}) []", good.key.id));
 }
 
 #[test]
@@ -241,8 +241,8 @@ fn identity_headers_from_clients_are_removed_by_the_ip_limit_in_every_spelling()
         ("X-KeyGuard_Ip", "192.0.2.1"),
         ("X-KeyGuardian", "mine"),
     ];
-    let answer = get(&address, "/login", &fields);
-    assert_eq!(answer.body, "connection host x-keyguardian");
+    let response = get(&address, "/login", &fields);
+    assert_eq!(response.body, "connection host x-keyguardian");
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn second_layer_reuses_the_grant_of_the_same_guard() {
     );
     let handler =
         |request: Request<Incoming>| async move { Ok::<_, Infallible>(describe(&request)) };
-    let ask =
+    let fetch =
         |address: &str, target: &str| get(address, target, &[("X-API-Key", good.raw_key.expose())]);
 
     let own = layer.clone();
@@ -329,11 +329,11 @@ fn second_layer_reuses_the_grant_of_the_same_guard() {
         own.layer(own.layer(own.layer(service)))
     };
     let address = serve!(runtime, wrap, handler);
-    let admitted = ask(&address, "/");
+    let admitted = fetch(&address, "/");
     assert_eq!(admitted.body, format!("Some({}) []", good.key.id));
     assert_eq!(admitted.field("x-ratelimit-remaining"), "9");
     // The outer layer has decided about the missing key.
-    assert_eq!(ask(&address, "/write").status, 403);
+    assert_eq!(fetch(&address, "/write").status, 403);
     let usage = kg.admin().list_usage(ListUsage::new()).unwrap();
     let mut statuses: Vec<u16> = usage.iter().map(|usage| usage.status).collect();
     // Requests of different threads are recorded in any order.
@@ -348,7 +348,7 @@ fn second_layer_reuses_the_grant_of_the_same_guard() {
         own.for_peer(peer).layer(foreign.layer(service))
     };
     let address = serve!(runtime, wrap, handler);
-    assert_eq!(ask(&address, "/").status, 401);
+    assert_eq!(fetch(&address, "/").status, 401);
 
     // A rewritten request is a different request.
     let own = layer.clone();
@@ -361,7 +361,7 @@ fn second_layer_reuses_the_grant_of_the_same_guard() {
         }))
     };
     let address = serve!(runtime, wrap, handler);
-    assert_eq!(ask(&address, "/").status, 200);
+    assert_eq!(fetch(&address, "/").status, 200);
     assert_eq!(kg.admin().key_limits(good.key.id).unwrap()[0].remaining, 5);
 }
 
@@ -373,14 +373,14 @@ fn unusual_requests_are_decided_by_their_path() {
     let good = key(&kg);
     let served = Served::new(&kg);
     let text = good.raw_key.expose();
-    let ask = |line: &str, fields: &str| {
+    let fetch = |line: &str, fields: &str| {
         let request = format!("{line}\r\n{fields}Connection: close\r\n\r\n");
         send(&served.address, request.as_bytes()).status
     };
     let key = format!("X-API-Key: {text}\r\n");
     let host = "Host: localhost\r\n";
 
-    assert_eq!(ask("GET /open HTTP/1.1", host), 200);
+    assert_eq!(fetch("GET /open HTTP/1.1", host), 200);
     for spelling in [
         "/api",
         "/api/x",
@@ -390,25 +390,28 @@ fn unusual_requests_are_decided_by_their_path() {
         "/API/..%2fapi",
     ] {
         let line = format!("GET {spelling} HTTP/1.1");
-        assert_eq!(ask(&line, host), 401, "{spelling}");
-        assert_eq!(ask(&line, &format!("{host}{key}")), 200, "{spelling}");
+        assert_eq!(fetch(&line, host), 401, "{spelling}");
+        assert_eq!(fetch(&line, &format!("{host}{key}")), 200, "{spelling}");
     }
-    assert_eq!(ask("GET /apiary HTTP/1.1", host), 200);
+    assert_eq!(fetch("GET /apiary HTTP/1.1", host), 200);
     // In too many ways, by any of which it may be protected or not.
     let line = format!("GET /open/%{}61 HTTP/1.1", "25".repeat(40));
-    assert_eq!(ask(&line, &format!("{host}{key}")), 400);
+    assert_eq!(fetch(&line, &format!("{host}{key}")), 400);
     // The path of the absolute form (RFC 9112 §3.2.2) counts.
-    assert_eq!(ask("GET http://elsewhere/api/x HTTP/1.1", host), 401);
-    assert_eq!(ask("GET http://elsewhere/open HTTP/1.1", host), 200);
+    assert_eq!(fetch("GET http://elsewhere/api/x HTTP/1.1", host), 401);
+    assert_eq!(fetch("GET http://elsewhere/open HTTP/1.1", host), 200);
     // A path in `Host` does not count.
-    assert_eq!(ask("GET /api/x HTTP/1.1", "Host: localhost/open\r\n"), 401);
     assert_eq!(
-        ask("GET /api/x HTTP/1.1", "Host: localhost:80/open?\r\n"),
+        fetch("GET /api/x HTTP/1.1", "Host: localhost/open\r\n"),
+        401
+    );
+    assert_eq!(
+        fetch("GET /api/x HTTP/1.1", "Host: localhost:80/open?\r\n"),
         401
     );
     // The query does not count.
-    assert_eq!(ask("GET /open?/api HTTP/1.1", host), 200);
-    assert_eq!(ask("GET /api?/open HTTP/1.1", host), 401);
+    assert_eq!(fetch("GET /open?/api HTTP/1.1", host), 200);
+    assert_eq!(fetch("GET /api?/open HTTP/1.1", host), 401);
     // Protection applies to every method.
     for method in ["HEAD", "POST", "DELETE", "PROPFIND", "OPTIONS"] {
         let line = format!("{method} /api/x HTTP/1.1");
@@ -458,30 +461,30 @@ fn preflight_request_passes_without_a_key_or_a_failure() {
     let kg = home.open_with(home.config().lockout_threshold(2));
     let good = key(&kg);
     let served = Served::new(&kg);
-    let asks = [
+    let requests = [
         ("Origin", "https://shop.example"),
         ("Access-Control-Request-Method", "GET"),
     ];
     for _ in 0..5 {
-        let answer = request(&served.address, "OPTIONS", "/a", &asks, "");
-        assert_eq!((answer.status, answer.body.as_str()), (200, "None []"));
+        let response = request(&served.address, "OPTIONS", "/a", &requests, "");
+        assert_eq!((response.status, response.body.as_str()), (200, "None []"));
     }
     // A request without both header fields, or with a key, is no preflight request.
-    let answer = request(&served.address, "OPTIONS", "/a", &asks[..1], "");
-    assert_eq!(answer.status, 401);
-    let with_guess = [asks[0], asks[1], ("X-API-Key", "guess")];
-    let answer = request(&served.address, "OPTIONS", "/a", &with_guess, "");
-    assert_eq!(answer.status, 401);
+    let response = request(&served.address, "OPTIONS", "/a", &requests[..1], "");
+    assert_eq!(response.status, 401);
+    let with_guess = [requests[0], requests[1], ("X-API-Key", "guess")];
+    let response = request(&served.address, "OPTIONS", "/a", &with_guess, "");
+    assert_eq!(response.status, 401);
     // The same header fields have no effect on other methods.
-    assert_eq!(served.get("/a", &asks).status, 401);
+    assert_eq!(served.get("/a", &requests).status, 401);
     let fields = [("X-API-Key", good.raw_key.expose())];
     assert_eq!(served.get("/a", &fields).status, 200);
     // Locks apply to preflight requests, too.
     kg.admin()
         .block("127.0.0.1".parse::<ClientIp>().unwrap(), None, day())
         .unwrap();
-    let answer = request(&served.address, "OPTIONS", "/a", &asks, "");
-    assert_eq!(answer.status, 403);
+    let response = request(&served.address, "OPTIONS", "/a", &requests, "");
+    assert_eq!(response.status, 403);
 }
 
 #[test]
@@ -600,8 +603,8 @@ fn upgrade_requires_a_key() {
     let mut stream = connect(&address);
     let key = format!("{upgrade}X-API-Key: {}\r\n\r\n", good.raw_key.expose());
     stream.write_all(key.as_bytes()).unwrap();
-    let answer = Answer::read_from(&mut stream).unwrap();
-    assert_eq!(answer.status, 101);
+    let response = HttpResponse::read_from(&mut stream).unwrap();
+    assert_eq!(response.status, 101);
     stream.write_all(b"hello").unwrap();
     let mut echo = [0; 5];
     stream.read_exact(&mut echo).unwrap();
@@ -636,8 +639,11 @@ fn ip_limit_applies_to_a_route_and_its_handler_can_block() {
     let other = serve!(runtime, layer("other"), other_handler);
 
     for _ in 0..3 {
-        let answer = get(&address, "/login", &[]);
-        assert_eq!((answer.status, answer.body.as_str()), (200, "127.0.0.1"));
+        let response = get(&address, "/login", &[]);
+        assert_eq!(
+            (response.status, response.body.as_str()),
+            (200, "127.0.0.1")
+        );
     }
     let limited = get(&address, "/login", &[]);
     assert_eq!(limited.status, 429);
@@ -672,10 +678,14 @@ fn requests_without_peer_address_are_refused() {
     };
     let wrap = move |_: SocketAddr, service| layer.layer(service);
     let address = serve!(runtime, wrap, handler);
-    let answer = get(&address, "/", &[("X-API-Key", good.raw_key.expose())]);
-    assert_eq!(answer.status, 500);
-    assert!(answer.body.contains("peer_unknown"));
-    assert!(answer.body.contains("into_make_service_with_connect_info"));
+    let response = get(&address, "/", &[("X-API-Key", good.raw_key.expose())]);
+    assert_eq!(response.status, 500);
+    assert!(response.body.contains("peer_unknown"));
+    assert!(
+        response
+            .body
+            .contains("into_make_service_with_connect_info")
+    );
     let warnings = kg.admin().stats().unwrap().warnings;
     assert!(warnings.iter().any(|text| text.contains("for_peer")));
 }
@@ -705,7 +715,7 @@ fn two_thousand_keep_alive_connections_are_answered() {
             stream.write_all(head.as_bytes()).unwrap();
         }
         for stream in &mut streams {
-            assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+            assert_eq!(HttpResponse::read_from(stream).unwrap().status, 200);
         }
     }
     drop(streams);

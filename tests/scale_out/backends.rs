@@ -298,8 +298,8 @@ fn unknown_key_is_looked_up_once_and_accepted_after_creation() {
     let other = key(&elsewhere.open(), 10);
     let tables = "LOCK TABLE keyguard_credentials, api_keys IN ACCESS EXCLUSIVE MODE";
     holding(&database.url, tables, || {
-        assert_eq!(status(&there, &other), 503, "it is asked for");
-        assert_eq!(status(&there, &stranger), 401, "it is not asked for again");
+        assert_eq!(status(&there, &other), 503, "needs a query");
+        assert_eq!(status(&there, &stranger), 401, "needs no query");
     });
     let created = key(&here, 10);
     wait_until(|| status(&there, &created) == 200);
@@ -364,12 +364,12 @@ fn ip_limits_are_shared() {
     let (here, there) = (open(), open());
     let key = key(&here, 1_000_000);
     let headers = [("X-API-Key", key.raw_key.expose())];
-    let ask = |kg: &KeyGuard| kg.check(&headers, IP, "/login").map(drop);
+    let check = |kg: &KeyGuard| kg.check(&headers, IP, "/login").map(drop);
     for kg in [&here, &there, &here] {
-        assert!(ask(kg).is_ok());
+        assert!(check(kg).is_ok());
     }
     for kg in [&there, &here] {
-        assert_eq!(ask(kg).unwrap_err().reason(), Reason::IpLimited);
+        assert_eq!(check(kg).unwrap_err().reason(), Reason::IpLimited);
     }
     // Redis knows neither the address nor the key.
     let names: Vec<String> = redis.run("KEYS *");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::postgres::Database;
 use crate::common::program::{error_of, keyguard, output_of};
-use crate::common::{SECRET, ask, ask_with, key_with, refusal};
+use crate::common::{SECRET, check, check_with, key_with, refusal};
 use keyguard::{Config, KeyGuard, KeyId, Page, Reason};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -127,7 +127,7 @@ fn export_to_a_database_and_back_keeps_everything() {
     let kg = KeyGuard::open(&file, Config::new(SECRET)).unwrap();
     let limited = key_with(&kg, |key| key.limits(vec!["3 monthly"]));
     let revoked = key_with(&kg, |key| key);
-    ask(&kg, &limited).unwrap().finish(200);
+    check(&kg, &limited).unwrap().finish(200);
     kg.admin().revoke_key(revoked.key.id).unwrap();
     kg.close().unwrap();
     let export = |db: &str, to: &str| done(dir.path(), db, &["--json", "export", "--to", to]);
@@ -143,11 +143,11 @@ fn export_to_a_database_and_back_keeps_everything() {
 
     let kg = KeyGuard::open(&url, patient()).unwrap();
     assert_eq!(kg.admin().stats().unwrap().requests, 1);
-    assert_eq!(refusal(ask(&kg, &revoked)), Reason::RevokedKey);
+    assert_eq!(refusal(check(&kg, &revoked)), Reason::RevokedKey);
     for _ in 0..2 {
-        ask(&kg, &limited).unwrap().finish(200);
+        check(&kg, &limited).unwrap().finish(200);
     }
-    assert_eq!(refusal(ask(&kg, &limited)), Reason::QuotaExhausted);
+    assert_eq!(refusal(check(&kg, &limited)), Reason::QuotaExhausted);
     kg.close().unwrap();
 
     export(&url, "keyguard.redb");
@@ -155,7 +155,7 @@ fn export_to_a_database_and_back_keeps_everything() {
     assert_eq!(look("keyguard.redb"), look(&url));
     assert_eq!(look("another.redb"), look(&url));
     let kg = KeyGuard::open(&file, Config::new(SECRET)).unwrap();
-    assert_eq!(refusal(ask(&kg, &limited)), Reason::QuotaExhausted);
+    assert_eq!(refusal(check(&kg, &limited)), Reason::QuotaExhausted);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn python_package_database_is_imported() {
     let kg = open(LEGACY);
     let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.errors, stats.total_keys), (4, 2, 1));
-    let web = ask_with(&kg, WEB).unwrap();
+    let web = check_with(&kg, WEB).unwrap();
     assert_eq!(web.key().unwrap().id, KeyId(11));
     assert_eq!(web.key().unwrap().scopes.len(), 1);
     drop(web);
@@ -217,9 +217,9 @@ fn python_package_database_is_imported() {
     // The key is hashed again, and its monthly quota continues.
     let kg = open("another secret");
     for _ in 0..2 {
-        let _ = ask_with(&kg, WEB).unwrap();
+        let _ = check_with(&kg, WEB).unwrap();
     }
-    assert_eq!(refusal(ask_with(&kg, WEB)), Reason::QuotaExhausted);
+    assert_eq!(refusal(check_with(&kg, WEB)), Reason::QuotaExhausted);
     let audit = kg.admin().list_audit(Page::first().limit(9)).unwrap();
     let rehashed = audit.iter().filter(|entry| entry.action == "rehash_key");
     assert_eq!(rehashed.count(), 1);

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 #[test]
 fn limits_work_over_tls_with_trusted_servers_only() {
     if let Some(argument) = child::argument() {
-        return ask(argument.to_str().unwrap());
+        return check(argument.to_str().unwrap());
     }
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -45,7 +45,7 @@ fn limits_work_over_tls_with_trusted_servers_only() {
 }
 
 /// A long deadline for a server that is trusted.
-fn ask(argument: &str) {
+fn check(argument: &str) {
     let (port, expected) = argument.split_once(' ').unwrap();
     let home = Home::new();
     let config = home

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::postgres::{Database, holding};
 use crate::common::program::{keyguard, output_of};
 use crate::common::redis::Redis;
-use crate::common::server::{Answer, Server, check, connect};
+use crate::common::server::{HttpResponse, Server, check, connect};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -68,8 +68,8 @@ fn servers_share_keys_limits_and_revocations() {
     let made: Value = serde_json::from_str(&made).unwrap();
     let key = made["raw_key"].as_str().unwrap();
     let nodes = [servers.serve(&[]), servers.serve(&[])];
-    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
-    let status = |node| check(node, &asked).1["status"].clone();
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+    let status = |node| check(node, &body).1["status"].clone();
     let statuses: Vec<_> = nodes.iter().cycle().take(8).map(status).collect();
     assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429]);
 
@@ -111,5 +111,5 @@ fn change_may_take_longer_than_a_client() {
     client
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
-    assert_eq!(Answer::read_from(&mut client).unwrap().status, 201);
+    assert_eq!(HttpResponse::read_from(&mut client).unwrap().status, 201);
 }

@@ -180,7 +180,7 @@ fn work(argument: &str) {
             scope.spawn(|| {
                 let mut random = Random(seed.fetch_add(1, Ordering::Relaxed));
                 while Instant::now() < end {
-                    let line = ask(&kg, &keys, &mut random);
+                    let line = check(&kg, &keys, &mut random);
                     writeln!(log.lock().unwrap(), "{line}").unwrap();
                 }
             });
@@ -188,7 +188,7 @@ fn work(argument: &str) {
     });
 }
 
-fn ask(kg: &KeyGuard, keys: &[String], random: &mut Random) -> String {
+fn check(kg: &KeyGuard, keys: &[String], random: &mut Random) -> String {
     // A few keys get most of the traffic.
     let key = if random.one_in(2) {
         random.index(keys.len() / 8)

@@ -49,15 +49,15 @@ fn requests_are_delivered_once_after_an_outage() {
     let kg = KeyGuard::open(home.file(), home.config().usage_sink(stream)).unwrap();
     let key = crate::common::key(&kg);
     let headers = [("X-API-Key", key.raw_key.expose())];
-    let ask = || kg.check(&headers, IP, "/").unwrap().finish(200);
-    ask();
+    let check = || kg.check(&headers, IP, "/").unwrap().finish(200);
+    check();
     kg.flush().unwrap();
     redis.kill();
-    (0..3).for_each(|_| ask());
+    (0..3).for_each(|_| check());
     let failed = kg.flush().unwrap_err();
     assert!(!format!("{failed:?}").contains("redis://"), "{failed:?}");
     redis.restart();
-    ask();
+    check();
     kg.flush().unwrap();
     // The restarted server has lost its data.
     assert_eq!(entries(&redis).len(), 4);

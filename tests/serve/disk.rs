@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::program::{done, keyguard, refused};
-use crate::common::server::{Answer, Server, check, get, request};
+use crate::common::server::{HttpResponse, Server, check, get, request};
 use serde_json::{Value, json};
 
 /// A server of the data file in `dir` that cannot write files beyond `most_bytes`.
@@ -38,8 +38,11 @@ fn lift_limit(server: &Server) {
 }
 
 fn ready(server: &Server) -> (u16, Value) {
-    let answer = get(&server.address, "/readyz", &[]);
-    (answer.status, serde_json::from_str(&answer.body).unwrap())
+    let response = get(&server.address, "/readyz", &[]);
+    (
+        response.status,
+        serde_json::from_str(&response.body).unwrap(),
+    )
 }
 
 #[test]
@@ -61,7 +64,7 @@ fn full_disk_refuses_changes_until_space_is_free() {
         (200, json!({"status": "ready", "problems": []}))
     );
 
-    let create = |number: usize| -> Answer {
+    let create = |number: usize| -> HttpResponse {
         let fields = [
             ("X-Admin-Key", admin_key.trim()),
             ("Content-Type", "application/json"),
@@ -86,8 +89,8 @@ fn full_disk_refuses_changes_until_space_is_free() {
     assert_eq!(get(&server.address, "/healthz", &[]).status, 200);
     let refusal = refused(dir, &["revoke-key", "1"]);
     assert!(refusal.contains("changes are refused"), "{refusal}");
-    let asked = json!({"key": key["raw_key"], "ip": "192.0.2.7", "method": "GET", "path": "/"});
-    assert_eq!(check(&server, &asked).1["allowed"], true);
+    let body = json!({"key": key["raw_key"], "ip": "192.0.2.7", "method": "GET", "path": "/"});
+    assert_eq!(check(&server, &body).1["allowed"], true);
     let stats = done(dir, &["--json", "stats"]);
     let stats: Value = serde_json::from_str(&stats).unwrap();
     assert!(
@@ -105,7 +108,7 @@ fn full_disk_refuses_changes_until_space_is_free() {
         std::thread::sleep(Duration::from_millis(20));
     }
     done(dir, &["revoke-key", "1"]);
-    assert_eq!(check(&server, &asked).1["allowed"], false);
+    assert_eq!(check(&server, &body).1["allowed"], false);
     assert_eq!(create(5_000).status, 201);
     let stats = done(dir, &["--json", "stats"]);
     let stats: Value = serde_json::from_str(&stats).unwrap();

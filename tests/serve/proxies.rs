@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::common::program::keyguard;
-use crate::common::server::{Answer, Server, get, request};
+use crate::common::server::{HttpResponse, Server, get, request};
 use crate::common::{free_port, wait_until};
 use crate::server::data_file;
 use rustix::process::{Pid, Signal, kill_process};
@@ -53,7 +53,7 @@ impl World {
         }
     }
 
-    fn ask(&self, target: &str, fields: &[(&str, &str)]) -> Answer {
+    fn fetch(&self, target: &str, fields: &[(&str, &str)]) -> HttpResponse {
         get(&self.address, target, fields)
     }
 }
@@ -101,16 +101,16 @@ fn application() -> u16 {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut told = String::new();
+            let mut fields = String::new();
             let lines = BufReader::new(stream.try_clone().unwrap()).lines();
             for line in lines
                 .map(Result::unwrap)
                 .take_while(|line| !line.is_empty())
             {
-                told += &format!("{line}\n");
+                fields += &format!("{line}\n");
             }
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", told.len());
-            let _ = write!(stream, "{head}Connection: close\r\n\r\n{told}");
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", fields.len());
+            let _ = write!(stream, "{head}Connection: close\r\n\r\n{fields}");
         }
     });
     port
@@ -118,8 +118,11 @@ fn application() -> u16 {
 
 /// Returns the values of an identity header field that the application received, in any spelling: some
 /// servers read `_` as `-`.
-fn received(answer: &Answer, name: &str) -> Vec<String> {
-    let lines = answer.body.lines().filter_map(|line| line.split_once(':'));
+fn received(response: &HttpResponse, name: &str) -> Vec<String> {
+    let lines = response
+        .body
+        .lines()
+        .filter_map(|line| line.split_once(':'));
     lines
         .filter(|(field, _)| field.replace('_', "-").eq_ignore_ascii_case(name))
         .map(|(_, value)| value.trim().to_owned())
@@ -136,7 +139,7 @@ const IDENTITY: [&str; 5] = [
 
 /// Checks that apply to every proxy.
 fn decides_and_replaces_identity_header_fields(world: &World) {
-    let missing = world.ask("/", &[]);
+    let missing = world.fetch("/", &[]);
     assert_eq!(missing.status, 401);
     assert!(missing.field("www-authenticate").starts_with("Bearer"));
 
@@ -155,13 +158,17 @@ fn decides_and_replaces_identity_header_fields(world: &World) {
     let spellings = IDENTITY.map(|name| [name.to_lowercase(), name.replace('-', "_"), name.into()]);
     let names = spellings.iter().flatten();
     posing.extend(names.map(|name| (name.as_str(), "somebody")));
-    let is_unsaid = |answer: &Answer, name| {
-        let told = received(answer, name);
-        assert!(told.iter().all(String::is_empty), "{name}: {}", answer.body);
+    let is_unsaid = |response: &HttpResponse, name| {
+        let values = received(response, name);
+        assert!(
+            values.iter().all(String::is_empty),
+            "{name}: {}",
+            response.body
+        );
     };
     // Header fields of the client do not open a protected path.
-    assert_eq!(world.ask("/", &posing).status, 401);
-    let anonymous = world.ask("/open", &posing);
+    assert_eq!(world.fetch("/", &posing).status, 401);
+    let anonymous = world.fetch("/open", &posing);
     assert_eq!(anonymous.status, 200, "{}", anonymous.body);
     for name in &IDENTITY[..4] {
         is_unsaid(&anonymous, name);
@@ -169,7 +176,7 @@ fn decides_and_replaces_identity_header_fields(world: &World) {
     assert_eq!(received(&anonymous, "X-KeyGuard-Ip"), ["127.0.0.1"]);
 
     posing.push(good);
-    let admitted = world.ask("/orders?page=2", &posing);
+    let admitted = world.fetch("/orders?page=2", &posing);
     assert_eq!(admitted.status, 200, "{}", admitted.body);
     assert!(admitted.body.starts_with("GET /orders?page=2 "));
     for (name, value) in IDENTITY.iter().zip(["1", "1", "acme", "read", "127.0.0.1"]) {
@@ -180,11 +187,11 @@ fn decides_and_replaces_identity_header_fields(world: &World) {
             admitted.body
         );
     }
-    assert_eq!(world.ask("/", &[good, good]).status, 400);
+    assert_eq!(world.fetch("/", &[good, good]).status, 400);
     for _ in 0..2 {
-        assert_eq!(world.ask("/", &[good]).status, 200);
+        assert_eq!(world.fetch("/", &[good]).status, 200);
     }
-    let limited = world.ask("/", &[good]);
+    let limited = world.fetch("/", &[good]);
     assert_eq!(limited.status, 429);
     let wait: u64 = limited.field("retry-after").parse().unwrap();
     assert!((1..=60).contains(&wait));
@@ -200,8 +207,8 @@ fn refuses_all_requests_without_a_decision(mut world: World) {
     kill_process(pid, Signal::TERM).unwrap();
     world.server.child.wait().unwrap();
     for target in ["/", "/open"] {
-        let answer = world.ask(target, &[("X-API-Key", &world.key)]);
-        assert!([502, 503].contains(&answer.status), "{}", answer.status);
+        let response = world.fetch(target, &[("X-API-Key", &world.key)]);
+        assert!([502, 503].contains(&response.status), "{}", response.status);
     }
 }
 
@@ -216,7 +223,7 @@ fn nginx_example_works() {
     });
     decides_and_replaces_identity_header_fields(&world);
     let good = ("X-API-Key", world.key.as_str());
-    assert_eq!(world.ask("/open", &[good]).status, 200);
+    assert_eq!(world.fetch("/open", &[good]).status, 200);
     refuses_all_requests_without_a_decision(world);
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::program::{keyguard, refused};
-use crate::common::server::{Answer, Server, check, connect, get, request, unconfigured};
+use crate::common::server::{HttpResponse, Server, check, connect, get, request, unconfigured};
 use crate::common::wait_until;
 use keyguard::{Config, CreateKey, KeyGuard};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
@@ -60,14 +60,14 @@ fn check_endpoint_returns_verdicts() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 2);
     let server = serve(dir.path(), &[]);
-    let asked = |more: Value| {
-        let mut asked = json!({"key": key, "ip": "192.0.2.7", "path": "/a?b", "method": "GET"});
+    let body = |more: Value| {
+        let mut body = json!({"key": key, "ip": "192.0.2.7", "path": "/a?b", "method": "GET"});
         for (name, value) in more.as_object().unwrap() {
-            asked[name] = value.clone();
+            body[name] = value.clone();
         }
-        asked
+        body
     };
-    let (status, verdict) = check(&server, &asked(json!({"scopes": ["read"]})));
+    let (status, verdict) = check(&server, &body(json!({"scopes": ["read"]})));
     assert_eq!((status, &verdict["allowed"]), (200, &json!(true)));
     assert_eq!(verdict["key_id"], 1);
     assert_eq!(verdict["org_name"], "acme");
@@ -75,18 +75,18 @@ fn check_endpoint_returns_verdicts() {
     assert_eq!(verdict["scopes"], json!(["read"]));
     assert_eq!(verdict["headers"]["X-RateLimit-Remaining"], "1");
 
-    let (status, verdict) = check(&server, &asked(json!({"scopes": ["write"]})));
+    let (status, verdict) = check(&server, &body(json!({"scopes": ["write"]})));
     assert_eq!((status, &verdict["status"]), (200, &json!(403)));
     assert_eq!(verdict["reason"], "missing_scope");
-    let (_, verdict) = check(&server, &asked(json!({"cost": 3})));
+    let (_, verdict) = check(&server, &body(json!({"cost": 3})));
     assert_eq!(verdict["status"], 400);
-    assert_eq!(check(&server, &asked(json!({}))).1["remaining"], 0);
-    let (_, verdict) = check(&server, &asked(json!({})));
+    assert_eq!(check(&server, &body(json!({}))).1["remaining"], 0);
+    let (_, verdict) = check(&server, &body(json!({})));
     assert_eq!(verdict["status"], 429);
     let wait = verdict["retry_after"].as_u64().unwrap();
     assert_eq!(verdict["headers"]["Retry-After"], wait.to_string());
     assert_eq!(verdict["problem"]["code"], "rate_limited");
-    let (_, verdict) = check(&server, &asked(json!({"key": null})));
+    let (_, verdict) = check(&server, &body(json!({"key": null})));
     assert_eq!(
         (&verdict["status"], &verdict["key_id"]),
         (&json!(401), &Value::Null)
@@ -99,7 +99,7 @@ fn check_endpoint_returns_verdicts() {
         ("scopes", json!("read")),
         ("surplus", json!(1)),
     ] {
-        let (status, problem) = check(&server, &asked(json!({ field: wrong })));
+        let (status, problem) = check(&server, &body(json!({ field: wrong })));
         assert_eq!((status, &problem["field"]), (422, &json!(field)));
     }
     let metrics = get(&server.address, "/metrics", &[]);
@@ -127,16 +127,23 @@ fn verdicts_are_for_trusted_peers_only() {
         ("GET", "/auth/x"),
         ("GET", "/metrics"),
     ] {
-        let answer = request(&server.address, method, target, &[], "");
-        assert_eq!(answer.status, 403, "{target}");
-        assert!(answer.body.contains("untrusted_peer"), "{}", answer.body);
+        let response = request(&server.address, method, target, &[], "");
+        assert_eq!(response.status, 403, "{target}");
+        assert!(
+            response.body.contains("untrusted_peer"),
+            "{}",
+            response.body
+        );
     }
     assert_eq!(get(&server.address, "/healthz", &[]).status, 200);
     let fields = [("X-Admin-Key", ADMIN_KEY)];
     assert_eq!(get(&server.address, "/admin/stats", &fields).status, 200);
     assert_eq!(get(&server.address, "/elsewhere", &[]).status, 404);
-    let answer = request(&server.address, "DELETE", "/healthz", &[], "");
-    assert_eq!((answer.status, answer.field("allow")), (405, "GET, HEAD"));
+    let response = request(&server.address, "DELETE", "/healthz", &[], "");
+    assert_eq!(
+        (response.status, response.field("allow")),
+        (405, "GET, HEAD")
+    );
 }
 
 #[test]
@@ -161,14 +168,18 @@ fn dns_rebinding_gets_no_verdicts() {
         ("Content-Type", "application/json"),
     ];
     let body = r#"{"ip":"192.0.2.7","path":"/"}"#;
-    let answer = request(&server.address, "POST", "/v1/check", &fields, body);
-    assert_eq!(answer.status, 403);
-    assert!(answer.body.contains("--host"), "{}", answer.body);
+    let response = request(&server.address, "POST", "/v1/check", &fields, body);
+    assert_eq!(response.status, 403);
+    assert!(response.body.contains("--host"), "{}", response.body);
     // The absolute form with another `Host`.
     let target = "http://evil.example/metrics";
-    let answer = get(&server.address, target, &[("Host", "localhost")]);
-    assert_eq!(answer.status, 400);
-    assert!(answer.body.contains("conflicting_hosts"), "{}", answer.body);
+    let response = get(&server.address, target, &[("Host", "localhost")]);
+    assert_eq!(response.status, 400);
+    assert!(
+        response.body.contains("conflicting_hosts"),
+        "{}",
+        response.body
+    );
 }
 
 #[test]
@@ -180,7 +191,7 @@ fn verdict_covers_a_client_behind_a_proxy() {
     fs::write(dir.path().join("policy.toml"), policy).unwrap();
     let server = serve(dir.path(), &["--policy", "policy.toml"]);
     let fields = [("Content-Type", "application/json")];
-    let ask = |client: &str| {
+    let fetch = |client: &str| {
         let body = format!(r#"{{"ip":"10.0.0.1","path":"/"{client}}}"#);
         request(&server.address, "POST", "/v1/check", &fields, &body).body
     };
@@ -196,13 +207,13 @@ fn verdict_covers_a_client_behind_a_proxy() {
             r#""reason":"invalid_client_ip""#,
         ),
     ] {
-        let verdict = ask(client);
+        let verdict = fetch(client);
         assert!(verdict.contains(part), "{client}: {verdict}");
     }
 }
 
 /// Sends a request with these header fields to `/auth`.
-fn auth(server: &Server, method: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
+fn auth(server: &Server, method: &str, target: &str, fields: &[(&str, &str)]) -> HttpResponse {
     request(&server.address, method, target, fields, "")
 }
 
@@ -259,9 +270,9 @@ fn headers_of_every_supported_proxy_work() {
     let of = |(method, target, mut fields): Ask<'_>| {
         fields.push(client);
         fields.extend(too_much);
-        let answer = auth(&server, method, &target, &fields);
-        let meant = answer.field("x-keyguard-status").to_owned();
-        (answer.status, meant)
+        let response = auth(&server, method, &target, &fields);
+        let meant = response.field("x-keyguard-status").to_owned();
+        (response.status, meant)
     };
     assert_eq!(of(nginx("GET", "/api")), (403, "400".into()));
     assert_eq!(of(caddy("GET", "/api")), (400, "400".into()));
@@ -284,22 +295,26 @@ fn headers_of_every_supported_proxy_work() {
         // In a header field that the policy does not name.
         vec![original, method, ("Forwarded", "for=203.0.113.9")],
     ] {
-        let answer = auth(&server, "GET", "/auth", &fields);
-        assert_eq!(answer.status, 403, "{fields:?}");
-        assert!(answer.body.contains("unclear_request"), "{}", answer.body);
+        let response = auth(&server, "GET", "/auth", &fields);
+        assert_eq!(response.status, 403, "{fields:?}");
+        assert!(
+            response.body.contains("unclear_request"),
+            "{}",
+            response.body
+        );
     }
     let unreadable = ("X-Forwarded-For", "unknown");
-    let answer = auth(&server, "GET", "/auth", &[unreadable, original, method]);
-    let meant = (answer.status, answer.field("x-keyguard-status"));
+    let response = auth(&server, "GET", "/auth", &[unreadable, original, method]);
+    let meant = (response.status, response.field("x-keyguard-status"));
     assert_eq!(meant, (403, "400"));
     let path = format!("/open/%{}61", "25".repeat(40));
-    let answer = auth(
+    let response = auth(
         &server,
         "GET",
         "/auth",
         &[client, ("X-Original-URI", &path), method],
     );
-    let meant = (answer.status, answer.field("x-keyguard-status"));
+    let meant = (response.status, response.field("x-keyguard-status"));
     assert_eq!(meant, (403, "400"));
     let body = format!(r#"{{"ip":"192.0.2.1","path":"{path}"}}"#);
     let json = [("Content-Type", "application/json")];
@@ -309,8 +324,8 @@ fn headers_of_every_supported_proxy_work() {
         "{verdict}"
     );
     let forged = [client, original, method, ("Forwarded", "for=8.8.8.8")];
-    let answer = auth(&server, "GET", "/auth", &forged);
-    assert_eq!(answer.field("x-keyguard-ip"), "203.0.113.9");
+    let response = auth(&server, "GET", "/auth", &forged);
+    assert_eq!(response.field("x-keyguard-ip"), "203.0.113.9");
     let both = [client, original, method];
     assert_eq!(auth(&server, "GET", "/auth", &both).status, 200);
     assert_eq!(auth(&server, "GET", "/auth/api", &both).status, 403);
@@ -333,7 +348,7 @@ fn client_named_by_a_trusted_proxy_is_locked() {
     fs::write(dir.path().join("policy.toml"), "[lockout]\nthreshold = 3\n").unwrap();
     let server = serve(dir.path(), &["--policy", "policy.toml"]);
     for named in ["203.0.113.19", "10.1.2.3"] {
-        let ask = |client: &str, key: &str| {
+        let fetch = |client: &str, key: &str| {
             let chain = format!("{client}, {named}");
             let fields = [
                 ("X-Forwarded-Uri", "/"),
@@ -343,13 +358,13 @@ fn client_named_by_a_trusted_proxy_is_locked() {
             ];
             auth(&server, "GET", "/auth", &fields).status
         };
-        assert_eq!(ask("1.1.1.1", "nonsense"), 401);
-        assert_eq!(ask("1.1.1.1", &first), 200);
-        assert_eq!(ask("2.2.2.2", &second), 200);
+        assert_eq!(fetch("1.1.1.1", "nonsense"), 401);
+        assert_eq!(fetch("1.1.1.1", &first), 200);
+        assert_eq!(fetch("2.2.2.2", &second), 200);
         for _ in 0..3 {
-            assert_eq!(ask("1.1.1.1", "nonsense"), 401);
+            assert_eq!(fetch("1.1.1.1", "nonsense"), 401);
         }
-        assert_eq!(ask("2.2.2.2", &first), 403, "{named}");
+        assert_eq!(fetch("2.2.2.2", &first), 403, "{named}");
     }
 }
 
@@ -359,7 +374,7 @@ fn client_behind_a_proxy_is_locked_and_the_proxy_is_not() {
     let key = data_file(dir.path(), 100);
     fs::write(dir.path().join("policy.toml"), "[lockout]\nthreshold = 3\n").unwrap();
     let server = serve(dir.path(), &["--policy", "policy.toml"]);
-    let ask = |ip: &str, key: &str| {
+    let fetch = |ip: &str, key: &str| {
         let fields = [
             ("X-Forwarded-Uri", "/"),
             ("X-Forwarded-Method", "GET"),
@@ -371,11 +386,11 @@ fn client_behind_a_proxy_is_locked_and_the_proxy_is_not() {
     // The same applies to a private address, because the client is known.
     for ip in ["203.0.113.9", "10.1.2.3"] {
         for _ in 0..4 {
-            assert_eq!(ask(ip, "nonsense"), 401);
+            assert_eq!(fetch(ip, "nonsense"), 401);
         }
-        assert_eq!(ask(ip, &key), 403, "{ip}");
+        assert_eq!(fetch(ip, &key), 403, "{ip}");
     }
-    assert_eq!(ask("203.0.113.10", &key), 200);
+    assert_eq!(fetch("203.0.113.10", &key), 200);
 }
 
 #[test]
@@ -404,8 +419,8 @@ fn orderly_shutdown_loses_nothing() {
                         if stream.write_all(head.as_bytes()).is_err() {
                             return answered;
                         }
-                        match Answer::read_from(&mut stream) {
-                            Ok(answer) => assert_eq!(answer.status, 200),
+                        match HttpResponse::read_from(&mut stream) {
+                            Ok(response) => assert_eq!(response.status, 200),
                             Err(_) => return answered,
                         }
                         answered += 1;
@@ -435,21 +450,21 @@ fn unix_socket_is_private_and_removed() {
     let mut server = serve(dir.path(), &["--listen", &place, "--socket-mode", "660"]);
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
-    let ask = |target: &str| {
+    let fetch = |target: &str| {
         let mut stream = UnixStream::connect(&path).unwrap();
         let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
-        Answer::read_from(&mut stream).unwrap().status
+        HttpResponse::read_from(&mut stream).unwrap().status
     };
-    assert_eq!(ask("/healthz"), 200);
-    assert_eq!(ask("/metrics"), 200);
-    assert_eq!(ask("/admin/stats"), 401);
+    assert_eq!(fetch("/healthz"), 200);
+    assert_eq!(fetch("/metrics"), 200);
+    assert_eq!(fetch("/admin/stats"), 401);
 
     let other = TempDir::new().unwrap();
     data_file(other.path(), 60);
     let error = refused(other.path(), &["serve", "--listen", &place]);
     assert!(error.contains("cannot listen on unix:"), "{error}");
-    assert_eq!(ask("/healthz"), 200);
+    assert_eq!(fetch("/healthz"), 200);
     terminate(&mut server);
     assert!(!path.exists());
 }
@@ -489,7 +504,7 @@ fn tls_uses_the_given_certificate() {
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
-    assert_eq!(Answer::read_from(&mut stream).unwrap().status, 200);
+    assert_eq!(HttpResponse::read_from(&mut stream).unwrap().status, 200);
     // A client without TLS gets no plain-text response.
     let mut plain = connect(&server.address);
     plain
@@ -588,11 +603,11 @@ fn large_or_slow_requests_are_refused() {
     data_file(dir.path(), 60);
     let server = serve(dir.path(), &["--max-body", "1000"]);
     let long = "x".repeat(20_000);
-    let answer = get(&server.address, "/healthz", &[("X-Long", &long)]);
-    assert_eq!(answer.status, 431);
+    let response = get(&server.address, "/healthz", &[("X-Long", &long)]);
+    assert_eq!(response.status, 431);
     let fields = [("Content-Type", "application/json")];
-    let answer = request(&server.address, "POST", "/v1/check", &fields, &long);
-    assert_eq!(answer.status, 413);
+    let response = request(&server.address, "POST", "/v1/check", &fields, &long);
+    assert_eq!(response.status, 413);
     drop(server);
 
     let server = serve(dir.path(), &["--timeout", "3s"]);
@@ -619,14 +634,14 @@ fn large_or_slow_requests_are_refused() {
           Content-Length: 100\r\n\r\n{",
     )
     .unwrap();
-    assert_eq!(Answer::read_from(&mut half).unwrap().status, 408);
+    assert_eq!(HttpResponse::read_from(&mut half).unwrap().status, 408);
 }
 
 /// Requests the largest page until nothing more can be sent, and reads nothing.
 fn send_without_reading(stream: &mut (impl Read + Write)) -> io::Result<()> {
-    let ask = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let fetch = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
     loop {
-        stream.write_all(ask)?;
+        stream.write_all(fetch)?;
     }
 }
 
@@ -683,18 +698,18 @@ fn conflicting_host_and_authority_are_refused_over_http2() {
     let (server, roots) = serve_tls(&dir, &[]);
     let mut http2 = Http2(connect_tls(&server, &roots, Some("h2")));
     http2.start(&[]).unwrap();
-    let mut ask = |stream, authority, host| {
+    let mut fetch = |stream, authority, host| {
         http2.get(stream, "/openapi.json", authority, host).unwrap();
         loop {
-            let frame = http2.read().unwrap().expect("an answer");
+            let frame = http2.read().unwrap().expect("a response");
             if let Some(status) = frame.status() {
                 return status;
             }
         }
     };
-    assert_eq!(ask(1, "localhost", "localhost"), 200);
-    assert_eq!(ask(3, "localhost", "evil.example"), 400);
-    assert_eq!(ask(5, "evil.example", "localhost"), 400);
+    assert_eq!(fetch(1, "localhost", "localhost"), 200);
+    assert_eq!(fetch(3, "localhost", "evil.example"), 400);
+    assert_eq!(fetch(5, "evil.example", "localhost"), 400);
 }
 
 /// A minimal HTTP/2 client.
@@ -797,8 +812,8 @@ fn sighup_does_not_end_the_server() {
     let mut server = serve(dir.path(), &[]);
     for _ in 0..3 {
         kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
-        let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
-        assert_eq!(check(&server, &asked).0, 200);
+        let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+        assert_eq!(check(&server, &body).0, 200);
     }
     terminate(&mut server);
     assert_eq!(stats(dir.path()).requests, 3, "all is stored");
@@ -875,11 +890,11 @@ fn command_line_manages_keys_of_a_running_server() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 60);
     let server = serve(dir.path(), &[]);
-    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
-    assert_eq!(check(&server, &asked).1["allowed"], true);
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+    assert_eq!(check(&server, &body).1["allowed"], true);
     let output = keyguard(dir.path(), &["revoke-key", "1"]).output().unwrap();
     assert!(output.status.success());
-    assert_eq!(check(&server, &asked).1["reason"], "revoked_key");
+    assert_eq!(check(&server, &body).1["reason"], "revoked_key");
     let fields = [("X-Admin-Key", ADMIN_KEY)];
     let log = get(&server.address, "/admin/audit?limit=1", &fields);
     let log: Value = serde_json::from_str(&log.body).unwrap();
@@ -912,7 +927,7 @@ fn slow_connections_do_not_delay_others() {
         })
         .collect();
     let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
-    let ask = format!(
+    let fetch = format!(
         "POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
@@ -920,17 +935,17 @@ fn slow_connections_do_not_delay_others() {
     let mut quick: Vec<TcpStream> = (0..2_000).map(|_| connect(&server.address)).collect();
     for _ in 0..3 {
         for stream in &mut quick {
-            stream.write_all(ask.as_bytes()).unwrap();
+            stream.write_all(fetch.as_bytes()).unwrap();
         }
         for stream in &mut quick {
-            assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+            assert_eq!(HttpResponse::read_from(stream).unwrap().status, 200);
         }
     }
     for stream in &mut slow {
         stream.write_all(second.as_bytes()).unwrap();
     }
     for stream in &mut slow {
-        assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+        assert_eq!(HttpResponse::read_from(stream).unwrap().status, 200);
     }
     let metrics = get(&server.address, "/metrics", &[]);
     assert!(
@@ -950,19 +965,22 @@ fn connections_beyond_the_limit_wait() {
     let mut second = connect(&server.address);
     for stream in [&mut first, &mut second] {
         stream.write_all(head).unwrap();
-        assert_eq!(Answer::read_from(stream).unwrap().status, 200);
+        assert_eq!(HttpResponse::read_from(stream).unwrap().status, 200);
     }
     let mut third = connect(&server.address);
     third.write_all(head).unwrap();
     third
         .set_read_timeout(Some(Duration::from_millis(100)))
         .unwrap();
-    assert!(Answer::read_from(&mut third).is_err(), "there was no room");
+    assert!(
+        HttpResponse::read_from(&mut third).is_err(),
+        "there was no room"
+    );
     third
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
     drop(first);
-    assert_eq!(Answer::read_from(&mut third).unwrap().status, 200);
+    assert_eq!(HttpResponse::read_from(&mut third).unwrap().status, 200);
 }
 
 #[test]
@@ -970,8 +988,8 @@ fn usage_log_receives_single_requests() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 60);
     let mut server = serve(dir.path(), &["--usage-log", "usage.ndjson"]);
-    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/a?b", "method": "PUT"});
-    assert_eq!(check(&server, &asked).1["allowed"], true);
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/a?b", "method": "PUT"});
+    assert_eq!(check(&server, &body).1["allowed"], true);
     terminate(&mut server);
     let log = fs::read_to_string(dir.path().join("usage.ndjson")).unwrap();
     let line: Value = serde_json::from_str(log.trim_end()).unwrap();
@@ -992,21 +1010,21 @@ fn sighup_reopens_the_usage_log() {
         let mut options = vec!["--usage-log", "usage.ndjson"];
         options.extend(only.then_some("--usage-sink-only"));
         let mut server = serve(dir.path(), &options);
-        let ask = |key: &str| {
+        let fetch = |key: &str| {
             check(
                 &server,
                 &json!({"key": key, "ip": "192.0.2.7", "path": "/"}),
             )
         };
         let log = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap_or_default();
-        ask(&key);
+        fetch(&key);
         wait_until(|| !log("usage.ndjson").is_empty());
         let rotated = dir.path().join("usage.ndjson.1");
         fs::rename(dir.path().join("usage.ndjson"), rotated).unwrap();
         kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
         // The signal is on its way.
         wait_until(|| {
-            ask("nonsense");
+            fetch("nonsense");
             !log("usage.ndjson").is_empty()
         });
         terminate(&mut server);
@@ -1024,8 +1042,8 @@ fn metrics_work_while_the_usage_log_is_not_writable() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 60);
     let server = serve(dir.path(), &["--usage-log", "/dev/full"]);
-    let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
-    assert_eq!(check(&server, &asked).1["allowed"], true);
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+    assert_eq!(check(&server, &body).1["allowed"], true);
     let metrics = get(&server.address, "/metrics", &[]);
     assert_eq!(metrics.status, 200, "{}", metrics.body);
     assert!(metrics.body.contains("\nkeyguard_requests_total 1\n"));
@@ -1062,8 +1080,11 @@ fn requests_in_flight_at_shutdown_are_answered() {
     // New connections are refused from then on.
     wait_until(|| TcpStream::connect(&server.address).is_err());
     stream.write_all(second.as_bytes()).unwrap();
-    let answer = Answer::read_from(&mut stream).unwrap();
-    assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+    let response = HttpResponse::read_from(&mut stream).unwrap();
+    assert_eq!(
+        (response.status, response.field("connection")),
+        (200, "close")
+    );
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     assert_eq!(stats(dir.path()).requests, 1);
 }

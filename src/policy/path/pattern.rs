@@ -190,9 +190,7 @@ impl FromStr for ExactPath {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (methods, path) = methods_and_path(text)?;
         if path.contains(['*', '{', '}']) {
-            return Err(invalid(
-                "contains a wildcard; expected one literal path",
-            ));
+            return Err(invalid("contains a wildcard; expected one literal path"));
         }
         for segment in segments(path) {
             literal(segment)?;

@@ -55,7 +55,7 @@ impl PgBouncer {
         let mut has_ended = false;
         wait_until(|| {
             has_ended = pooler.keeper.try_wait().unwrap().is_some();
-            has_ended || postgres::answers(&pooler.url("postgres"))
+            has_ended || postgres::is_up(&pooler.url("postgres"))
         });
         (!has_ended).then_some(pooler)
     }

@@ -178,7 +178,7 @@ impl Server {
 
     fn wait_until_ready(&self, log: &Path) {
         let since = Instant::now();
-        while !answers(&self.url("postgres")) {
+        while !is_up(&self.url("postgres")) {
             let said = std::fs::read_to_string(log).unwrap_or_default();
             assert!(
                 since.elapsed() < STARTING,
@@ -290,7 +290,7 @@ fn read_line(keeper: &mut Child) -> String {
     line
 }
 
-pub fn answers(url: &str) -> bool {
+pub fn is_up(url: &str) -> bool {
     with_client(url, async |client| {
         client.batch_execute("SELECT 1").await.is_ok()
     })

@@ -50,7 +50,7 @@ impl Server {
     }
 
     /// Sends a request on a new connection.
-    pub fn get(&self, target: &str, key: Option<&str>) -> Answer {
+    pub fn get(&self, target: &str, key: Option<&str>) -> HttpResponse {
         match key {
             Some(key) => get(&self.address, target, &[("X-API-Key", key)]),
             None => get(&self.address, target, &[]),
@@ -105,7 +105,7 @@ pub fn unconfigured(mut command: Command, dir: &Path) -> Command {
 }
 
 /// Sends a `GET` on a new connection.
-pub fn get(address: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
+pub fn get(address: &str, target: &str, fields: &[(&str, &str)]) -> HttpResponse {
     request(address, "GET", target, fields, "")
 }
 
@@ -116,7 +116,7 @@ pub fn request(
     target: &str,
     fields: &[(&str, &str)],
     body: &str,
-) -> Answer {
+) -> HttpResponse {
     let mut text = format!("{method} {target} HTTP/1.1\r\n");
     if !fields
         .iter()
@@ -138,24 +138,27 @@ pub fn request(
 /// Sends a request to `/v1/check`. Returns the status and the verdict.
 pub fn check(server: &Server, body: &serde_json::Value) -> (u16, serde_json::Value) {
     let fields = [("Content-Type", "application/json")];
-    let answer = request(
+    let response = request(
         &server.address,
         "POST",
         "/v1/check",
         &fields,
         &body.to_string(),
     );
-    (answer.status, serde_json::from_str(&answer.body).unwrap())
+    (
+        response.status,
+        serde_json::from_str(&response.body).unwrap(),
+    )
 }
 
 /// Sends exactly these bytes on a new connection and returns the response.
-pub fn send(address: &str, bytes: &[u8]) -> Answer {
+pub fn send(address: &str, bytes: &[u8]) -> HttpResponse {
     let mut stream = connect(address);
     // The server may respond and close before it has read everything.
     let sent = stream.write_all(bytes);
-    match Answer::read_from(&mut stream) {
-        Ok(answer) => answer,
-        Err(error) => panic!("no answer ({error}); sent: {sent:?}"),
+    match HttpResponse::read_from(&mut stream) {
+        Ok(response) => response,
+        Err(error) => panic!("no response ({error}); sent: {sent:?}"),
     }
 }
 
@@ -169,14 +172,14 @@ pub fn connect(address: &str) -> TcpStream {
 
 /// A response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     pub status: u16,
     /// By name in lower case. Values of fields with the same name are joined.
     pub fields: HashMap<String, String>,
     pub body: String,
 }
 
-impl Answer {
+impl HttpResponse {
     /// Reads one response. The connection may stay open.
     pub fn read_from(stream: &mut impl Read) -> io::Result<Self> {
         let mut bytes = Vec::new();
@@ -195,9 +198,9 @@ impl Answer {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         };
-        let mut answer = Self::of_head(std::str::from_utf8(&bytes[..head]).unwrap());
-        let has_none = matches!(answer.status, 101 | 204 | 304);
-        let length = answer.fields.get("content-length");
+        let mut response = Self::of_head(std::str::from_utf8(&bytes[..head]).unwrap());
+        let has_none = matches!(response.status, 101 | 204 | 304);
+        let length = response.fields.get("content-length");
         let length = length.map(|length| length.parse::<usize>().unwrap());
         while !has_none && length.is_none_or(|length| bytes.len() < head + length) {
             if !more(&mut bytes)? {
@@ -207,8 +210,8 @@ impl Answer {
                 }
             }
         }
-        answer.body = String::from_utf8(bytes.split_off(head)).unwrap();
-        Ok(answer)
+        response.body = String::from_utf8(bytes.split_off(head)).unwrap();
+        Ok(response)
     }
 
     /// Parses the head of a response.
