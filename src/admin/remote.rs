@@ -11,9 +11,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::command::{Command, NamedCommand};
 use super::socket::{TIMEOUT, peer_of};
-use super::socket_path;
 use super::wire::{self, Outcome, Request, Response};
-use super::{Failure, FailureCode};
+use super::{Failure, FailureCode, socket_path};
 use crate::sys::{ownership, process};
 
 /// A connection to the process that holds a data file.

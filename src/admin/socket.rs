@@ -21,9 +21,8 @@ use rustix::net::{
 };
 use rustix::process::Uid;
 
-use super::socket_path;
 use super::wire::{self, Outcome, Request, Response, VERSION};
-use super::{Admin, AuditActor, Failure, FailureCode};
+use super::{Admin, AuditActor, Failure, FailureCode, socket_path};
 use crate::guard::{Guard, Warnings};
 use crate::net::ClientIp;
 use crate::sys::ownership;

@@ -4,13 +4,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::counter::{Events, Rule};
-use crate::limit::Balance;
-use crate::limit::Period;
-use crate::limit::SlidingLog;
-use crate::limit::WindowLength;
+use crate::limit::{Balance, Period, SlidingLog, WindowLength};
 use crate::net::IpKey;
-use crate::time::TimeZone;
-use crate::time::{Clock, Moment, Timestamp};
+use crate::time::{Clock, Moment, TimeZone, Timestamp};
 
 /// One reading of the clock, as a moment and as a calendar time.
 #[derive(Clone, Copy)]

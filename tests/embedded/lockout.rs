@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::common::{DAY, HOUR, child};
-use crate::common::{Home, IP, key, key_limited_to};
+use crate::common::{DAY, HOUR, Home, IP, child, key, key_limited_to};
 use keyguard::{
     AdminError, ClientIp, Config, CreateKey, IpKey, IpLimit, KeyGuard, LockCause, LockDuration,
     LockScope, Page, Policy, Reason, Request,

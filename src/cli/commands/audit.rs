@@ -5,9 +5,8 @@ use serde_json::Value;
 
 use crate::admin::command::{ListAudit, Rows};
 use crate::cli::format::short_time;
-use crate::cli::pages;
 use crate::cli::render::{OutputStyle, Table};
-use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::cli::{error::CliError, exit::Exit, pages, settings::Cli};
 use crate::model::AuditEntry;
 
 #[derive(Args)]

@@ -4,9 +4,8 @@ use clap::Args;
 
 use crate::admin::command::KeyReply;
 use crate::cli::format::{day, scopes};
-use crate::cli::pages;
 use crate::cli::render::Table;
-use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::cli::{error::CliError, exit::Exit, pages, settings::Cli};
 
 #[derive(Args)]
 pub(crate) struct Opts {

@@ -2,9 +2,8 @@
 
 use crate::admin::command::OrgReply;
 use crate::cli::format::{limits, org_status, seconds};
-use crate::cli::pages;
 use crate::cli::render::Table;
-use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::cli::{error::CliError, exit::Exit, pages, settings::Cli};
 
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
     let orgs = cli.list(|connection| pages::orgs(connection).collect())?;

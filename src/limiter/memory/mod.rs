@@ -30,8 +30,7 @@ use crate::limit::Period;
 use crate::net::IpKey;
 use crate::store::StoreError;
 use crate::sys::{Deadline, MaybeReady};
-use crate::time::TimeZone;
-use crate::time::{Clock, Moment};
+use crate::time::{Clock, Moment, TimeZone};
 
 /// A limiter for one process. Exact, as each decision is made under the locks of its counters.
 pub(crate) struct MemoryLimiter {

@@ -6,8 +6,7 @@ use tokio_postgres::Row;
 
 use super::conn::Conn;
 use super::rows;
-use crate::counter::SubjectId;
-use crate::counter::{CounterId, SavedCounter, SavedValue};
+use crate::counter::{CounterId, SavedCounter, SavedValue, SubjectId};
 use crate::limit::Balance;
 use crate::store::StoreError;
 use crate::store::codec::{decode_balance_id, encode_balance_id};

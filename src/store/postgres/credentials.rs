@@ -7,8 +7,7 @@ use super::conn::Conn;
 use super::counters::{self, balances_columns, balances_join};
 use super::rows::{self, KEY_WIDTH, ORG_WIDTH, damaged, key_columns, org_columns};
 use super::server_error::cause;
-use crate::model::HashedKey;
-use crate::model::{Credential, HashScheme, KeyId};
+use crate::model::{Credential, HashScheme, HashedKey, KeyId};
 use crate::store::{NewCredential, Rehash, Resolved, StoreError};
 use crate::time::Timestamp;
 

@@ -8,8 +8,7 @@ use tokio_postgres::types::Json;
 
 use super::conn::Conn;
 use crate::limit::{Limit, Period};
-use crate::model::Scope;
-use crate::model::{Key, KeyId, KeyStatus, LimitOverride, Org, OrgId, OrgStatus};
+use crate::model::{Key, KeyId, KeyStatus, LimitOverride, Org, OrgId, OrgStatus, Scope};
 use crate::net::CidrSet;
 use crate::store::StoreError;
 use crate::time::Timestamp;

@@ -5,8 +5,7 @@ use std::process::{Child, Stdio};
 
 use tempfile::TempDir;
 
-use crate::postgres;
-use crate::{free_port, wait_until};
+use crate::{free_port, postgres, wait_until};
 
 /// Runs a program until it ends or standard input is closed.
 const KEEPER: &str = r#"exec 3<&0; "$@" </dev/null 3<&- & pid=$!; (read -r _ <&3; kill -INT $pid) 2>/dev/null & wait $pid"#;

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::counter::SavedValue;
-use crate::limit::Balance;
-use crate::limit::Period;
+use crate::limit::{Balance, Period};
 use crate::lockout::{AuthFailure, LockCause};
 use crate::store::conformance::{after, counter};
 

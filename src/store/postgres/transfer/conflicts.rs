@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use crate::input::text;
-use crate::model::HashedKey;
-use crate::model::{Key, KeyId, Org, OrgId};
+use crate::model::{HashedKey, Key, KeyId, Org, OrgId};
 use crate::store::StoreError;
 use crate::store::postgres::conn::Conn;
 use crate::store::postgres::credentials;
