@@ -157,7 +157,7 @@ impl Denial {
         }
         if let Some(limit) = &self.limit {
             let limit = LimitFields::new(&limit.rule, limit.remaining, limit.wait);
-            fields.extend(limit.pairs());
+            fields.extend(limit.pairs().map(|(name, value)| (name, value.to_owned())));
         }
         fields
     }

@@ -23,50 +23,53 @@ impl LimitFields {
 
     /// `reset` is `None` if waiting does not help.
     pub(super) fn new(rule: &Rule, remaining: u64, reset: Option<Duration>) -> Self {
-        let limit = rule.limit.amount;
+        let limit = rule.limit.amount.get();
         let (window, most) = match rule.limit.period {
             // A hit counts from the end of its grain, so that a reset may be later than one window.
             Period::Sliding(length) => (Some(length.seconds()), length.seconds()),
             // Days and months vary in length, and `w` is optional.
             _ => (None, u64::MAX),
         };
-        let mut fields = Self {
-            text: String::with_capacity(112),
-            ends: [0; 4],
-        };
-        fields.write(0, |text| write!(text, "{limit}"));
-        fields.write(1, |text| write!(text, "{remaining}"));
-        fields.write(2, |text| {
-            write!(text, r#""{rule}";q={limit}"#)?;
-            window.map_or(Ok(()), |window| write!(text, ";w={window}"))
-        });
-        fields.write(3, |text| {
-            write!(text, r#""{rule}";r={remaining}"#)?;
-            reset.map_or(Ok(()), |reset| {
-                write!(text, ";t={}", whole_seconds(reset).min(most))
-            })
-        });
-        fields
-    }
-
-    /// Writing to a `String` never fails.
-    #[inline]
-    fn write(&mut self, field: usize, write: impl FnOnce(&mut String) -> std::fmt::Result) {
-        let _ = write(&mut self.text);
-        self.ends[field] = self.text.len();
+        let reset = reset.map(|reset| whole_seconds(reset).min(most));
+        let mut text = String::with_capacity(112);
+        let mut ends = [0; 4];
+        push_number(&mut text, limit);
+        ends[0] = text.len();
+        push_number(&mut text, remaining);
+        ends[1] = text.len();
+        // Writing to a `String` never fails.
+        let _ = write!(text, r#""{rule}""#);
+        let name = ends[1]..text.len();
+        push_parameter(&mut text, ";q=", Some(limit));
+        push_parameter(&mut text, ";w=", window);
+        ends[2] = text.len();
+        text.extend_from_within(name);
+        push_parameter(&mut text, ";r=", Some(remaining));
+        push_parameter(&mut text, ";t=", reset);
+        ends[3] = text.len();
+        Self { text, ends }
     }
 
     /// Returns the names and values.
-    pub(super) fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let starts = std::iter::once(0).chain(self.ends);
         let values = starts
             .zip(self.ends)
             .map(|(start, end)| &self.text[start..end]);
-        Self::NAMES
-            .into_iter()
-            .zip(values)
-            .map(|(name, value)| (name, value.to_owned()))
+        Self::NAMES.into_iter().zip(values)
     }
+}
+
+fn push_parameter(text: &mut String, name: &str, value: Option<u64>) {
+    if let Some(value) = value {
+        text.push_str(name);
+        push_number(text, value);
+    }
+}
+
+/// Appends a number in decimal digits.
+pub(crate) fn push_number(text: &mut String, number: u64) {
+    text.push_str(itoa::Buffer::new().format(number));
 }
 
 pub(super) fn whole_seconds(duration: Duration) -> u64 {

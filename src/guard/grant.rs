@@ -208,6 +208,7 @@ impl Grant {
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let limit = self.limit_fields();
         let limit = limit.iter().flat_map(LimitFields::pairs);
+        let limit = limit.map(|(name, value)| (name, value.to_owned()));
         limit.chain(self.shadow_field()).collect()
     }
 

@@ -1,5 +1,7 @@
 //! Responses made of decisions and JSON values.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
@@ -32,19 +34,30 @@ pub(crate) fn set_grant_headers(headers: &mut HeaderMap, grant: &Grant) {
         HeaderName::from_static("ratelimit"),
     ];
     if let Some(LimitFields { text, ends }) = grant.limit_fields() {
-        headers.reserve(NAMES.len());
-        // One allocation for all values.
-        let text = Bytes::from(text);
-        let mut start = 0;
-        for (name, end) in NAMES.into_iter().zip(ends) {
-            if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(start..end)) {
-                headers.insert(name, value);
-            }
-            start = end;
-        }
+        set_values(headers, NAMES, text, ends);
     }
     if let Some(shadow) = grant.shadow_field() {
         set_headers(headers, vec![shadow]);
+    }
+}
+
+/// Sets header fields whose values are concatenated in `text` and end at `ends`. They share one
+/// allocation.
+pub(crate) fn set_values<const N: usize>(
+    headers: &mut HeaderMap,
+    names: [HeaderName; N],
+    text: String,
+    ends: [usize; N],
+) {
+    headers.reserve(N);
+    let text = Bytes::from(text);
+    let mut start = 0;
+    for (name, end) in names.into_iter().zip(ends) {
+        // Values are made by this crate and valid.
+        if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(start..end)) {
+            headers.insert(name, value);
+        }
+        start = end;
     }
 }
 
@@ -62,7 +75,16 @@ pub(crate) fn set_headers(headers: &mut HeaderMap, values: Vec<(&'static str, St
 
 /// Returns a value as JSON, with invisible characters escaped.
 pub(crate) fn json_value(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
-    json(status, escaped_json(&value.to_string()).into_owned().into())
+    json_text(status, value.to_string())
+}
+
+/// Returns a JSON text, with invisible characters escaped.
+pub(crate) fn json_text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let escaped = match escaped_json(&text) {
+        Cow::Owned(escaped) => Some(escaped),
+        Cow::Borrowed(_) => None,
+    };
+    json(status, escaped.unwrap_or(text).into())
 }
 
 pub(crate) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {

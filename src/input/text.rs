@@ -62,7 +62,9 @@ pub(crate) fn is_hidden(c: char) -> bool {
 pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
     // Pretty-printed JSON has line breaks between values.
     let is_to_escape = |c: char| c != '\n' && is_hidden(c);
-    if !json.contains(is_to_escape) {
+    // Almost every text is ASCII, whose bytes are compared many at a time.
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\n');
+    if json.bytes().all(is_plain) || !json.contains(is_to_escape) {
         return json.into();
     }
     let mut escaped = String::with_capacity(json.len() + 32);
