@@ -43,46 +43,46 @@ pin_project! {
 type Call<S, B, F> = fn(S, Request<B>) -> F;
 
 impl<S, B, F> ResponseFuture<S, B, F> {
-    /// Decides about a request. The decision is complete when this function returns, unless it waits
-    /// for another server.
-    pub(super) fn new(
+    /// Decides about a request before it returns, and calls the inner service.
+    pub(super) fn decided(
+        layer: &impl Admit,
+        request: Request<B>,
+        call: impl FnOnce(Request<B>) -> F,
+    ) -> Self {
+        let (mut head, body) = request.into_parts();
+        let admission = block_on(layer.admit(&mut head));
+        let state = State::admitted(admission, || call(Request::from_parts(head, body)));
+        Self { state }
+    }
+
+    /// Decides about a request while it is polled, because the decision may wait for another server.
+    pub(super) fn deciding(
         layer: &impl Admit,
         request: Request<B>,
         service: S,
         call: Call<S, B, F>,
     ) -> Self {
         let (mut head, body) = request.into_parts();
-        let state = if layer.may_wait() {
-            let layer = layer.clone();
-            let admission = Box::pin(async move {
-                let admission = layer.admit(&mut head).await;
-                (head, admission)
-            });
-            let next = Some((service, body));
-            State::Admitting {
-                admission,
-                next,
-                call,
-            }
-        } else {
-            let admission = block_on(layer.admit(&mut head));
-            State::admitted(admission, head, body, service, call)
+        let layer = layer.clone();
+        let admission = Box::pin(async move {
+            let admission = layer.admit(&mut head).await;
+            (head, admission)
+        });
+        let next = Some((service, body));
+        let state = State::Admitting {
+            admission,
+            next,
+            call,
         };
         Self { state }
     }
 }
 
 impl<S, B, F> State<S, B, F> {
-    fn admitted(
-        admission: Admission,
-        head: Parts,
-        body: B,
-        service: S,
-        call: Call<S, B, F>,
-    ) -> Self {
+    fn admitted(admission: Admission, call: impl FnOnce() -> F) -> Self {
         match admission {
             Ok(grant) => Self::Responding {
-                response: call(service, Request::from_parts(head, body)),
+                response: call(),
                 grant,
             },
             Err(response) => Self::Refused {
@@ -112,7 +112,8 @@ where
                     let Some((service, body)) = next.take() else {
                         return Poll::Pending;
                     };
-                    State::admitted(admission, head, body, service, *call)
+                    let call = *call;
+                    State::admitted(admission, || call(service, Request::from_parts(head, body)))
                 }
                 StateProjection::Responding { response, grant } => {
                     let mut response = ready!(response.poll(context))?;

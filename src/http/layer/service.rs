@@ -36,10 +36,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let next = self.inner.clone();
-        // `self.inner` is ready; its clone may not be.
-        let ready = std::mem::replace(&mut self.inner, next);
-        ResponseFuture::new(&self.layer, request, ready, |mut inner, request| {
+        let Self { inner, layer } = self;
+        if !layer.may_wait() {
+            return ResponseFuture::decided(layer, request, |request| inner.call(request));
+        }
+        let next = inner.clone();
+        // `inner` is ready; its clone may not be.
+        let ready = std::mem::replace(inner, next);
+        ResponseFuture::deciding(layer, request, ready, |mut inner, request| {
             inner.call(request)
         })
     }
@@ -55,8 +59,11 @@ where
     type Future = ResponseFuture<S, B, S::Future>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
-        let inner = self.inner.clone();
-        ResponseFuture::new(&self.layer, request, inner, |inner, request| {
+        let Self { inner, layer } = self;
+        if !layer.may_wait() {
+            return ResponseFuture::decided(layer, request, |request| inner.call(request));
+        }
+        ResponseFuture::deciding(layer, request, inner.clone(), |inner, request| {
             inner.call(request)
         })
     }
