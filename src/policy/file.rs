@@ -162,6 +162,6 @@ pub(super) fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Du
         .iter()
         .map(|text| duration::parse_bounded("steps", text));
     let steps: Vec<Duration> = steps.collect::<Result<_, _>>().map_err(Error::custom)?;
-    super::check_steps(&steps).map_err(Error::custom)?;
+    super::check_steps("steps", &steps).map_err(Error::custom)?;
     Ok(steps)
 }

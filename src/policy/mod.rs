@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::input::{self, FirstError, InvalidInput};
 use crate::limit::{self, Limit};
 use crate::net::{CidrSet, ClientIpHeader, Nat64Prefixes};
-use crate::time::duration;
+use crate::time::LockDuration;
 
 pub use self::ip_limit::IpLimit;
 pub use self::route::Route;
@@ -116,12 +116,11 @@ pub struct Policy {
 /// The lockout of addresses after failed authentications.
 ///
 /// ```
-/// use std::time::Duration;
 /// use keyguard::{Lockout, Policy};
 ///
 /// // First for a minute, then for an hour, then for a day each time.
-/// let steps = [60, 3_600, 86_400].map(Duration::from_secs);
-/// let policy = Policy::new().lockout(Lockout::new().threshold(20).steps(steps));
+/// let lockout = Lockout::new().threshold(20).steps(["1 min", "1 hour", "1 day"]);
+/// let policy = Policy::new().lockout(lockout);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -133,6 +132,8 @@ pub struct Lockout {
     pub(crate) steps: Vec<Duration>,
     #[serde(deserialize_with = "file::duration")]
     pub(crate) decay: Duration,
+    #[serde(skip)]
+    error: FirstError,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -143,6 +144,7 @@ impl Default for Lockout {
             threshold: None,
             steps: vec![DAY],
             decay: DAY,
+            error: FirstError::default(),
         }
     }
 }
@@ -161,37 +163,49 @@ impl Lockout {
     }
 
     /// The durations of the first lock, the second lock, and so on: 1 to 16, each of 1 second to
-    /// 3,650 days. The last one repeats. Default: 24 hours.
-    pub fn steps(mut self, steps: impl IntoIterator<Item = Duration>) -> Self {
-        self.steps = steps.into_iter().collect();
+    /// 3,650 days, and none a time of day. The last one repeats. Default: 24 hours.
+    pub fn steps(
+        mut self,
+        steps: impl IntoIterator<Item: TryInto<LockDuration, Error: Into<InvalidInput>>>,
+    ) -> Self {
+        let steps = steps.into_iter().map(|step| fixed("lockout.steps", step));
+        let steps = self.error.ok(steps.collect());
+        self.steps = steps.unwrap_or_else(|| vec![DAY]);
         self
     }
 
     /// The time without a lock after which an address moves one step back: 1 second to 3,650 days.
     /// Default: a day.
-    pub fn decay(mut self, decay: Duration) -> Self {
-        self.decay = decay;
+    pub fn decay(mut self, decay: impl TryInto<LockDuration, Error: Into<InvalidInput>>) -> Self {
+        let decay = self.error.ok(fixed("lockout.decay", decay));
+        self.decay = decay.unwrap_or(DAY);
         self
     }
 
     fn check(&self) -> Result<(), InvalidInput> {
+        self.error.check()?;
         if let Some(failures) = self.threshold {
             input::at_least_one("lockout.threshold", failures)?;
         }
-        check_steps(&self.steps).map_err(|error| error.within("lockout.steps"))?;
-        duration::bounded("lockout.decay", self.decay)?;
-        Ok(())
+        check_steps("lockout.steps", &self.steps)
     }
 }
 
-fn check_steps(steps: &[Duration]) -> Result<(), InvalidInput> {
-    input::require(
-        "steps",
-        (1..=16).contains(&steps.len()),
-        "expected 1 to 16 durations",
-    )?;
-    let mut steps = steps.iter();
-    steps.try_for_each(|step| duration::bounded("steps", *step).map(drop))
+/// Returns the length of a duration that is not a time of day.
+fn fixed(
+    field: &'static str,
+    given: impl TryInto<LockDuration, Error: Into<InvalidInput>>,
+) -> Result<Duration, InvalidInput> {
+    let duration: LockDuration = input::valid(given).map_err(|error| error.within(field))?;
+    duration.length().ok_or_else(|| {
+        let problem = "is a time of day; expected a duration such as `1 hour`";
+        InvalidInput::new(field, problem)
+    })
+}
+
+fn check_steps(field: &'static str, steps: &[Duration]) -> Result<(), InvalidInput> {
+    let is_valid = (1..=16).contains(&steps.len());
+    input::require(field, is_valid, "expected 1 to 16 durations")
 }
 
 impl Policy {

@@ -47,6 +47,14 @@ const UNITS: [(u64, &str, &[&str]); 5] = [
 ];
 
 impl LockDuration {
+    /// The length of a fixed duration; `None` for a time of day.
+    pub(crate) fn length(self) -> Option<Duration> {
+        match self.0 {
+            Kind::Fixed(duration) => Some(duration),
+            Kind::Until(_) => None,
+        }
+    }
+
     /// The end of a lock that starts at `now`. A time of day skipped by a clock change means the
     /// time after the jump; of one that occurs twice, the next occurrence counts.
     pub(crate) fn ends_at(
@@ -159,7 +167,7 @@ fn is_within_bounds(duration: &Duration) -> bool {
 }
 
 /// Checks that a duration is 1 second to 3,650 days long.
-pub(crate) fn bounded(field: &'static str, duration: Duration) -> Result<Duration, InvalidInput> {
+fn bounded(field: &'static str, duration: Duration) -> Result<Duration, InvalidInput> {
     is_within_bounds(&duration)
         .then_some(duration)
         .ok_or_else(|| InvalidInput::new(field, "is not between 1 second and 3650 days"))

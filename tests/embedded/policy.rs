@@ -52,7 +52,7 @@ fn errors_name_line_field_and_expectation() {
         (
             "[lockout]\nthreshold = 0",
             2,
-            &["\nthreshold: expected at least 1\n"],
+            &["\nthreshold: expected at least 1"],
         ),
         ("[lockout]\nsteps = []", 2, &["steps", "1 to 16"]),
         ("[lockout]\nsteps = [\"soon\"]", 2, &["steps", "30 minutes"]),
@@ -86,7 +86,7 @@ fn errors_name_line_field_and_expectation() {
         (
             &format!("{route}cost = 0"),
             4,
-            &["\ncost: expected at least 1\n"],
+            &["\ncost: expected at least 1"],
         ),
         (&format!("{route}cost = -1"), 4, &["cost", "-1"]),
         (
@@ -207,8 +207,16 @@ fn invalid_values_from_code_are_reported_when_the_policy_is_installed() {
             &["lockout.threshold", "at least 1"],
         ),
         (
-            with_lockout(Lockout::new().steps([])),
+            with_lockout(Lockout::new().steps([Duration::ZERO; 0])),
             &["lockout.steps", "1 to 16"],
+        ),
+        (
+            with_lockout(Lockout::new().steps(["1 min", "16:00"])),
+            &["lockout.steps", "is a time of day"],
+        ),
+        (
+            with_lockout(Lockout::new().decay("soon")),
+            &["lockout.decay", "`soon` is neither"],
         ),
         (
             with_lockout(Lockout::new().decay(Duration::ZERO)),
