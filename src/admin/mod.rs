@@ -6,6 +6,7 @@ pub(crate) mod command;
 mod error;
 mod failure;
 mod ip_target;
+mod key_requests;
 mod keys;
 mod limits;
 mod locks;
@@ -26,7 +27,8 @@ use std::sync::Arc;
 
 pub use self::error::AdminError;
 pub use self::ip_target::IpTarget;
-pub use self::keys::{CreateKey, CreatedKey, RotateKey, UpdateKey};
+pub use self::key_requests::{CreateKey, RotateKey, UpdateKey};
+pub use self::keys::CreatedKey;
 pub use self::orgs::UpdateOrg;
 pub use self::page::Page;
 pub use self::stats::{ListUsage, Stats, TopKey};
@@ -40,7 +42,7 @@ pub(crate) use self::socket::system_user;
 #[cfg(all(unix, feature = "serve"))]
 pub(crate) use self::socket::{BACKLOG, SocketFile, bind_socket};
 
-use self::keys::nullable;
+use self::key_requests::nullable;
 use crate::guard::Guard;
 use crate::input::{self, InvalidInput};
 use crate::net::ClientIp;
