@@ -28,7 +28,7 @@ use crate::net::ClientIp;
 use crate::sys::ownership;
 
 /// The suffix of a socket's name until its mode is set.
-pub(super) const DRAFT_SUFFIX: &str = ".new";
+pub(super) const TEMPORARY_SUFFIX: &str = ".new";
 
 /// How long one side waits for the other.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -123,18 +123,18 @@ pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<(UnixListener, S
         }
         _ => {}
     }
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(DRAFT_SUFFIX);
-    let draft = PathBuf::from(draft);
-    let _ = fs::remove_file(&draft);
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(TEMPORARY_SUFFIX);
+    let temporary = PathBuf::from(temporary);
+    let _ = fs::remove_file(&temporary);
     #[cfg(not(target_os = "linux"))]
     let flags = SocketFlags::empty();
     #[cfg(target_os = "linux")]
     let flags = SocketFlags::CLOEXEC;
     let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     fcntl_setfd(&listener, FdFlags::CLOEXEC)?;
-    bind(&listener, &SocketAddrUnix::new(&draft)?)?;
-    let mut file = SocketFile::at(draft)?;
+    bind(&listener, &SocketAddrUnix::new(&temporary)?)?;
+    let mut file = SocketFile::at(temporary)?;
     fs::set_permissions(&file.path, fs::Permissions::from_mode(mode))?;
     fs::rename(&file.path, path)?;
     file.path = path.into();
@@ -361,11 +361,11 @@ mod tests {
     fn socket_accepts_no_connection_under_its_temporary_name() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("s");
-        let draft = dir.path().join(format!("s{DRAFT_SUFFIX}"));
+        let temporary = dir.path().join(format!("s{TEMPORARY_SUFFIX}"));
         let has_ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let client = scope.spawn(|| {
-                let mut tries = std::iter::repeat_with(|| UnixStream::connect(&draft));
+                let mut tries = std::iter::repeat_with(|| UnixStream::connect(&temporary));
                 tries
                     .by_ref()
                     .take_while(|_| !has_ended.load(Ordering::Relaxed))

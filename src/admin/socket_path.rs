@@ -15,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The maximum length of a socket's path on every system, less the suffix of its temporary name.
-const LONGEST: usize = 100 - super::socket::DRAFT_SUFFIX.len();
+const LONGEST: usize = 100 - super::socket::TEMPORARY_SUFFIX.len();
 
 /// Returns the path beside the file with this canonical path; `None` if it is too long for a socket.
 pub(super) fn beside(canonical: &Path) -> Option<PathBuf> {

@@ -153,9 +153,9 @@ fn create_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
     let secret = Secret::generate().map_err(&failed)?;
     let mut bytes = Zeroizing::new(secret.expose().to_vec());
     bytes.push(b'\n');
-    let written = AtomicFile::new(path).and_then(|mut draft| {
-        draft.file().write_all(&bytes)?;
-        draft.take_name(path)
+    let written = AtomicFile::new(path).and_then(|mut file| {
+        file.file().write_all(&bytes)?;
+        file.take_name(path)
     });
     match written {
         Ok(()) => Ok(secret),

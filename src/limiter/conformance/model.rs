@@ -123,9 +123,9 @@ impl Pair {
                 prop_assert_eq!(skipped(a), skipped(b));
                 self.admitted.push((asked, outcomes));
             }
-            [Admission::Refused(_, earliest), Admission::Refused(_, told)] => {
+            [Admission::Refused(_, earliest), Admission::Refused(_, cached)] => {
                 // A cached refusal may state a later time.
-                prop_assert!(millis(*told) >= millis(*earliest), "{outcomes:?}");
+                prop_assert!(millis(*cached) >= millis(*earliest), "{outcomes:?}");
             }
             different => prop_assert!(false, "{different:?}"),
         }
