@@ -123,7 +123,10 @@ impl Pair {
                 prop_assert_eq!(skipped(a), skipped(b));
                 self.admitted.push((asked, outcomes));
             }
-            [Admission::Refused(_, earliest), Admission::Refused(_, cached)] => {
+            [
+                Admission::Refused(_, earliest),
+                Admission::Refused(_, cached),
+            ] => {
                 // A cached refusal may state a later time.
                 prop_assert!(millis(*cached) >= millis(*earliest), "{outcomes:?}");
             }
