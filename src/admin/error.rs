@@ -64,6 +64,9 @@ pub enum AdminError {
     /// An organization has a name that looks the same, which is given here.
     #[error("the name looks like that of the existing organization `{0}`; give another name")]
     SimilarOrgExists(String),
+    /// A key has this text.
+    #[error("a key with this text already exists")]
+    KeyExists,
     /// The key was revoked, which is final.
     #[error("key {0} is revoked; create a new key")]
     KeyRevoked(KeyId),
@@ -143,6 +146,7 @@ impl From<StoreError> for AdminError {
             StoreError::SimilarOrg(name) => Self::SimilarOrgExists(name),
             StoreError::Revoked(id) => Self::KeyRevoked(id),
             StoreError::Expired(id) => Self::KeyExpired(id),
+            StoreError::DuplicateCredential => Self::KeyExists,
             StoreError::AlreadyDone(subject) => Self::AlreadyDone { subject },
             StoreError::IdempotencyKeyReused => {
                 let problem = "was used for another request; use a new one";

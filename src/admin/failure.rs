@@ -49,6 +49,7 @@ impl FailureCode {
             | AdminError::LockNotFound { .. } => Self::NotFound,
             AdminError::OrgExists(_)
             | AdminError::SimilarOrgExists(_)
+            | AdminError::KeyExists
             | AdminError::KeyRevoked(_)
             | AdminError::KeyExpired(_)
             | AdminError::TooManyLocks

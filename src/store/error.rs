@@ -23,6 +23,9 @@ pub(crate) enum StoreError {
          (`--expires-at`)"
     )]
     Expired(KeyId),
+    /// The text of one key would authenticate another.
+    #[error("a key with this text already exists")]
+    DuplicateCredential,
     /// The change was made before; with the id of the changed key or organization.
     #[error("this request was already completed under the same idempotency key")]
     AlreadyDone(Option<u64>),
@@ -40,12 +43,6 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
-    /// The error of adding a credential whose hash exists: the text of one key would authenticate
-    /// another.
-    pub(super) fn duplicate_credential() -> Self {
-        Self::Unavailable("a key with this text exists already".into())
-    }
-
     /// Returns the error and its causes, in one line.
     pub(crate) fn describe(&self) -> String {
         with_causes(self)

@@ -23,7 +23,7 @@ pub(crate) struct UsageBatch {
     pub(crate) shadow_denied: Vec<(String, u64)>,
     /// States of locks. A removed lock has ended.
     pub(crate) locks: Vec<LockChange>,
-    /// The time of [`locks`](Self::locks).
+    /// The time at which the batch is written. Later times of locks and last uses come from wrong clocks.
     pub(crate) now: Timestamp,
     /// The number of events that were dropped because the queue was full.
     pub(crate) dropped: u64,

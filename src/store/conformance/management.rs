@@ -53,7 +53,7 @@ pub(in crate::store) fn keys_are_created_all_or_none(database: &dyn TestDatabase
         vec![new_key(OrgId(1), 2), new_key(OrgId(1), 1)],
         &audit_context(),
     );
-    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    assert!(matches!(refused, Err(StoreError::DuplicateCredential)));
     assert_eq!(resolve(&*store, 1).unwrap().unwrap().key.id, KeyId(1));
     assert_eq!(store.keys(None, None, 9).unwrap().len(), 1);
 

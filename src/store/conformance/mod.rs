@@ -51,6 +51,7 @@ macro_rules! conforms {
             revocation_is_final
             idempotency_keys_are_remembered_for_a_day
             totals_equal_the_events
+            refused_requests_keep_the_last_use
             raw_usage_is_the_events_in_order
             balances_are_states
             all_fields_of_keys_and_organizations_read_back
@@ -141,6 +142,7 @@ pub(super) fn event(key: u64, at: Timestamp) -> UsageEvent {
 pub(super) fn batch(events: impl IntoIterator<Item = (UsageEvent, &'static str)>) -> UsageBatch {
     let mut batch = UsageBatch::default();
     for (event, path) in events {
+        batch.now = batch.now.max(event.at);
         batch.paths.extend_from_slice(path.as_bytes());
         batch.events.push(UsageEvent {
             path_len: u16::try_from(path.len()).unwrap(),

@@ -79,6 +79,18 @@ pub(in crate::store) fn totals_equal_the_events(database: &dyn TestDatabase) {
     assert_eq!(totals, database.open().totals(after(90)).unwrap());
 }
 
+/// Regression: the data file forgot the last use while the clock was behind it.
+pub(in crate::store) fn refused_requests_keep_the_last_use(database: &dyn TestDatabase) {
+    let store = with_keys(database, 1);
+    store.record(&requests(1, after(10), 1)).unwrap();
+    let refused = UsageEvent {
+        refused: Some(Reason::RateLimited),
+        ..event(1, NOW)
+    };
+    store.record(&batch([(refused, "/data")])).unwrap();
+    assert_eq!(store.key(KeyId(1)).unwrap().last_used_at, Some(after(10)));
+}
+
 pub(in crate::store) fn raw_usage_is_the_events_in_order(database: &dyn TestDatabase) {
     let store = with_keys(database, 2);
     store

@@ -162,7 +162,7 @@ pub(super) async fn insert(conn: &Conn, id: KeyId, new: &NewCredential) -> Resul
         Ok(_) => Ok(()),
         // Roll back the transaction.
         Err(error) if cause(&error).is_some_and(|why| why.is(&SqlState::UNIQUE_VIOLATION)) => {
-            Err(StoreError::duplicate_credential())
+            Err(StoreError::DuplicateCredential)
         }
         Err(error) => Err(error),
     }

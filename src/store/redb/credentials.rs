@@ -102,7 +102,7 @@ impl<'txn> WritableCredentials<'txn> {
             let existing = self.by_hash.insert(&credential.hash.0, row.as_slice())?;
             if existing.is_some() {
                 // The transaction must not commit.
-                return Err(StoreError::duplicate_credential());
+                return Err(StoreError::DuplicateCredential);
             }
         }
         Ok(())

@@ -93,11 +93,11 @@ impl UsageStore for RedbStore {
         if due.is_empty() {
             return Ok(());
         }
-        self.write(|txn| prune::delete(txn, &due))?;
         if due.open_block {
+            // Before the change, which may be reported as failed and be in the file nevertheless.
             *open_block = None;
         }
-        Ok(())
+        self.write(|txn| prune::delete(txn, &due))
     }
 
     fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError> {

@@ -103,7 +103,9 @@ impl<'txn> KeyTables<'txn> {
     /// Returns the requests of the key, of all time.
     fn add(&mut self, key: KeyId, totals: KeyTotals, now: Timestamp) -> Result<u64, StoreError> {
         let mut activity = activity_of(&self.activity, key)?;
-        activity.use_at(totals.last_used_at, now);
+        if let Some(at) = totals.last_used_at {
+            activity.use_at(at, now);
+        }
         for (hour, count) in totals.hours {
             let (ended_hour, ended_day) = activity.add(hour, count);
             if let Some((hour, count)) = ended_hour {

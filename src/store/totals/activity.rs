@@ -25,10 +25,10 @@ pub(crate) struct Running {
 pub(in crate::store) type Ended = (u64, Count);
 
 impl Activity {
-    /// Notes the last use. A known time ahead of `now` comes from a wrong clock and is replaced.
-    pub(in crate::store) fn use_at(&mut self, at: Option<Timestamp>, now: Timestamp) {
+    /// Notes a use. A known time ahead of `now` comes from a wrong clock and is replaced.
+    pub(in crate::store) fn use_at(&mut self, at: Timestamp, now: Timestamp) {
         let known = self.last_used_at.filter(|known| *known <= now);
-        self.last_used_at = known.max(at);
+        self.last_used_at = known.max(Some(at));
     }
 
     /// Adds the count of an hour. Returns the ended hour and the ended day that have to be added to

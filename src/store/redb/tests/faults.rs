@@ -259,6 +259,39 @@ fn a_batch_committed_without_acknowledgement_is_counted_once() {
     );
 }
 
+/// Regression: the growing block was continued after pieces that no longer existed, and no batch could
+/// be recorded any more.
+#[test]
+fn recording_continues_after_a_prune_committed_without_acknowledgement() {
+    let (file, bytes) = template();
+    let clock = ManualClock::starting_at(NOW);
+    let batch = requests(2, NOW, 1);
+
+    let mut surfaced = 0;
+    for at in 0.. {
+        let disk = Disk::holding(&bytes);
+        let store = disk.open_with_cache(&file, &clock, 0).unwrap();
+        // From now on the growing block is in memory.
+        store.record(&batch).unwrap();
+        disk.fail(at, Failure::UnacknowledgedThenGone);
+        let pruned = store.prune(after(1), after(1));
+        if !disk.sim().has_failed {
+            break;
+        }
+        disk.heal();
+        clock.advance(Duration::from_secs(5));
+        store.recover(false);
+        let left = store.usage(None, NOW, 10_000).unwrap().len();
+        surfaced += u32::from(pruned.is_err() && left == 0);
+        store.record(&batch).unwrap();
+        assert_eq!(store.usage(None, NOW, 10_000).unwrap().len(), left + 1);
+    }
+    assert!(
+        surfaced > 0,
+        "no commit was reported as failed and took effect"
+    );
+}
+
 #[test]
 fn a_lock_removed_without_acknowledgement_is_reported() {
     let (file, disk, clock, store) = world();
