@@ -426,6 +426,7 @@ impl Writer {
     fn save_windows(&self) -> Result<(), StoreError> {
         const MANY: usize = 4_096;
         let (limiter, clock) = (&self.backends.limiter, self.backends.recorder.clock());
+        self.store.delete_ended_windows(clock.timestamp())?;
         let (mut sets, mut ip_windows) = (Vec::new(), Vec::new());
         for part in 0.. {
             let Some(more) = limiter.windows(part) else {
@@ -434,11 +435,10 @@ impl Writer {
             ip_windows.extend(more.ip_windows);
             sets.extend(more.sets);
             if sets.len() >= MANY {
-                self.store
-                    .save_windows(std::mem::take(&mut sets), clock.timestamp())?;
+                self.store.save_windows(std::mem::take(&mut sets))?;
             }
         }
-        self.store.save_windows(sets, clock.timestamp())?;
+        self.store.save_windows(sets)?;
         self.store.save_ip_windows(ip_windows)
     }
 

@@ -28,8 +28,9 @@ pub(crate) trait UsageStore: Send + Sync + 'static {
     fn save_windows(
         &self,
         windows: Vec<(SubjectId, Vec<SavedCounter>)>,
-        now: Timestamp,
     ) -> Result<(), StoreError>;
+    /// Deletes the stored windows of keys and organizations that have ended. Reads all stored windows.
+    fn delete_ended_windows(&self, now: Timestamp) -> Result<(), StoreError>;
     /// Replaces all stored windows of addresses.
     fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError>;
 

@@ -30,6 +30,15 @@ pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(
         )
         .unwrap();
 
+    // The text of the key.
+    let refused = store.add_credential(
+        KeyId(1),
+        credential(1),
+        retiring(after(60)),
+        &audit_context(),
+    );
+    assert!(matches!(refused, Err(StoreError::DuplicateCredential)));
+
     let expiry = |n| {
         let resolved = resolve(&*store, n).unwrap().unwrap();
         assert_eq!(resolved.key.id, KeyId(1));

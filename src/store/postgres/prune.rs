@@ -3,13 +3,14 @@
 use tokio_postgres::error::SqlState;
 
 use super::conn::Conn;
+use super::rows::at_second;
 use super::server_error::cause;
-use super::totals::at_second;
 use super::{recording, rows};
 use crate::store::{IdempotencyKey, StoreError, retention};
 use crate::time::Timestamp;
 
-/// Deletes rows and returns the days whose tables are due.
+/// Deletes rows and returns the days whose tables are due. Locks tables in the order in which usage is
+/// recorded.
 pub(super) async fn delete(
     conn: &Conn,
     raw_before: Timestamp,
@@ -26,17 +27,17 @@ pub(super) async fn delete(
         &[&raw_before],
     )
     .await?;
-    conn.run(
-        "DELETE FROM keyguard_minutes WHERE minute < $1",
-        &[&at_second(retention::first_minute(now) * 60)],
-    )
-    .await?;
     // A bounded number, so that other nodes do not wait long.
     let most = i64::from(retention::MOST_PRUNED);
     conn.run(
         "DELETE FROM keyguard_key_hours WHERE (hour, key_id) IN (SELECT hour, key_id \
          FROM keyguard_key_hours WHERE hour < $1 ORDER BY hour, key_id LIMIT $2)",
         &[&at_second(retention::first_hour(now) * 3_600), &most],
+    )
+    .await?;
+    conn.run(
+        "DELETE FROM keyguard_minutes WHERE minute < $1",
+        &[&at_second(retention::first_minute(now) * 60)],
     )
     .await?;
     conn.run(
@@ -55,7 +56,6 @@ pub(super) async fn delete(
         &[],
     )
     .await?;
-    forget_changes(conn).await?;
     due_days(conn, raw_before).await
 }
 
@@ -69,9 +69,15 @@ async fn is_alone(conn: &Conn) -> Result<bool, StoreError> {
     Ok(row.try_get(0)?)
 }
 
-/// Keeps the changes of the last hour and at least 10,000. Nodes further behind treat everything as
-/// changed.
-async fn forget_changes(conn: &Conn) -> Result<(), StoreError> {
+/// Deletes changes, but those of the last hour and at least 10,000. Nodes further behind treat everything
+/// as changed.
+///
+/// In a transaction without [`delete`]: administrative changes lock the state first, then rows that
+/// `delete` locks.
+pub(super) async fn forget_changes(conn: &Conn) -> Result<(), StoreError> {
+    if !is_alone(conn).await? {
+        return Ok(());
+    }
     let forgotten = conn
         .rows(
             "DELETE FROM keyguard_changes WHERE changed_at < now() - interval '1 hour' \

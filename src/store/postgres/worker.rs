@@ -247,6 +247,8 @@ impl Worker {
         let days = self
             .write(due, async |conn| prune::delete(conn, raw_before, now).await)
             .await?;
+        self.write(due, async |conn| prune::forget_changes(conn).await)
+            .await?;
         for day in days {
             let dropped = self
                 .write(due, async |conn| prune::drop_day(conn, day).await)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::tables::{BALANCES, IP_WINDOWS, WINDOWS};
+use super::tables::{BALANCES, IP_WINDOWS, Records, WINDOWS};
 use crate::counter::{SavedCounter, SavedIpWindow, SavedValue, SubjectId};
 use crate::limit::Period;
 use crate::store::StoreError;
@@ -21,34 +21,30 @@ pub(super) fn of(txn: &ReadTransaction, id: SubjectId) -> Result<Vec<SavedCounte
     Ok(counters)
 }
 
-pub(super) fn put_balances(
+/// Stores counters in [`BALANCES`] or [`WINDOWS`].
+pub(super) fn put(
     txn: &WriteTransaction,
-    balances: &[(SubjectId, Vec<SavedCounter>)],
+    table: Records<u64>,
+    counters: &[(SubjectId, Vec<SavedCounter>)],
 ) -> Result<(), StoreError> {
-    if balances.is_empty() {
+    if counters.is_empty() {
         return Ok(());
     }
-    let mut table = txn.open_table(BALANCES)?;
-    for (id, balances) in balances {
-        table.insert(id.to_bits(), encode_counters(balances)?.as_slice())?;
+    let mut table = txn.open_table(table)?;
+    for (id, counters) in counters {
+        table.insert(id.to_bits(), encode_counters(counters)?.as_slice())?;
     }
     Ok(())
 }
 
-/// Stores windows. Windows of other subjects, which were not used since, are kept until they end.
-pub(super) fn put_windows(
+pub(super) fn delete_ended_windows(
     txn: &WriteTransaction,
-    windows: &[(SubjectId, Vec<SavedCounter>)],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut table = txn.open_table(WINDOWS)?;
-    table.retain(|_, row| {
+    txn.open_table(WINDOWS)?.retain(|_, row| {
         // Deletes a row that cannot be read.
         decode_counters(row).is_ok_and(|windows| windows.iter().any(|w| is_running(w, now)))
     })?;
-    for (id, windows) in windows {
-        table.insert(id.to_bits(), encode_counters(windows)?.as_slice())?;
-    }
     Ok(())
 }
 

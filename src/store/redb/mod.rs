@@ -38,6 +38,7 @@ use redb::{
 };
 
 use self::engine::Engine;
+use self::tables::{BALANCES, WINDOWS};
 use self::usage::OpenBlock;
 use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
@@ -79,7 +80,7 @@ impl UsageStore for RedbStore {
                 totals::add(txn, batch)?;
             }
             locks::change(txn, &batch.locks)?;
-            counters::put_balances(txn, &batch.balances)?;
+            counters::put(txn, BALANCES, &batch.balances)?;
             Ok(block)
         })?;
         batch_ids.acknowledge();
@@ -114,9 +115,12 @@ impl UsageStore for RedbStore {
     fn save_windows(
         &self,
         windows: Vec<(SubjectId, Vec<SavedCounter>)>,
-        now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.write(|txn| counters::put_windows(txn, &windows, now))
+        self.write(|txn| counters::put(txn, WINDOWS, &windows))
+    }
+
+    fn delete_ended_windows(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(|txn| counters::delete_ended_windows(txn, now))
     }
 
     fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@ use super::*;
 use crate::counter::SavedValue;
 use crate::limit::{Balance, Period};
 use crate::lockout::{AuthFailure, LockCause};
+use crate::store::IdempotencyKey;
 use crate::store::conformance::{after, counter};
 
 #[test]
@@ -304,6 +305,39 @@ fn concurrent_recording_counts_everything() {
     assert_eq!(store.usage(None, NOW, 9_999).unwrap().len(), 800);
     let days = "SELECT count(*)::text FROM usage_logs_20230116";
     assert_eq!(database.value(days), "800", "in the table of their day");
+}
+
+/// Regression: a prune locked completed requests, then the state; a change that repeats an idempotency
+/// key locks them in the other order.
+#[test]
+fn pruning_locks_nothing_else_while_it_waits_for_a_change() {
+    let database = Database::new();
+    let store = with_keys(&database, 1);
+    let idempotency_key = IdempotencyKey {
+        name: [1; 32],
+        request: [1; 32],
+    };
+    store
+        .append_audit(&AuditContext {
+            idempotency_key: Some(idempotency_key),
+            ..audit_context()
+        })
+        .unwrap();
+    database.execute(
+        "BEGIN; UPDATE keyguard_state SET generation = generation + 20000; \
+         UPDATE keyguard_changes SET changed_at = now() - interval '1 day'; COMMIT",
+    );
+    let rows_of = |table| database.value(&format!("SELECT count(*)::text FROM {table}"));
+    let prune = move || store.prune(NOW, after(2 * 24 * 60));
+    let mut pruning = None;
+    let change = "UPDATE keyguard_state SET generation = generation + 1";
+    server::holding(&database.url, change, || {
+        pruning = Some(thread::spawn(prune));
+        let is_pruned = || until(|| rows_of("keyguard_completed_requests") == "0");
+        thread::scope(|threads| threads.spawn(is_pruned).join().unwrap());
+    });
+    pruning.unwrap().join().unwrap().unwrap();
+    assert_eq!(rows_of("keyguard_changes"), "0");
 }
 
 #[test]

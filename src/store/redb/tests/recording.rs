@@ -104,12 +104,11 @@ fn windows_are_kept_until_they_end() {
         let minute = Period::Sliding(WindowLength::MINUTE);
         vec![counter(minute, SavedValue::Hits(vec![(at, 3)]))]
     };
-    store.save_windows(vec![(one, window(NOW))], NOW).unwrap();
-    store
-        .save_windows(vec![(two, window(after(1)))], NOW)
-        .unwrap();
+    store.save_windows(vec![(one, window(NOW))]).unwrap();
+    store.delete_ended_windows(NOW).unwrap();
+    store.save_windows(vec![(two, window(after(1)))]).unwrap();
     assert_eq!(store.counters(one).unwrap(), window(NOW));
-    store.save_windows(Vec::new(), after(1)).unwrap();
+    store.delete_ended_windows(after(1)).unwrap();
     assert_eq!(store.counters(one).unwrap(), []);
     assert_eq!(store.counters(two).unwrap(), window(after(1)));
     let counter = window(NOW).remove(0).id;
