@@ -4,24 +4,17 @@ use super::render::{OutputStyle, Panel, Table};
 use crate::guard::LimitStatus;
 use crate::limit::Limit;
 use crate::lockout::Lock;
-use crate::model::{Key, Org, OrgStatus};
+use crate::model::{Key, Org};
 use crate::time::Timestamp;
 
 pub(super) fn org_panel(title: &'static str, org: &Org, style: OutputStyle) -> String {
     Panel::new(title)
         .line("id", org.id)
         .line("name", &org.name)
-        .line("status", org_status(org.status))
+        .line("status", org.status.as_str())
         .line("limits", limits(&org.limits))
         .line("created", seconds(org.created_at))
         .render(style)
-}
-
-pub(super) fn org_status(status: OrgStatus) -> &'static str {
-    match status {
-        OrgStatus::Active => "active",
-        OrgStatus::Suspended => "suspended",
-    }
 }
 
 pub(super) fn key_panel(title: &'static str, key: &Key, style: OutputStyle) -> String {

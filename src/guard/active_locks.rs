@@ -50,11 +50,7 @@ impl ActiveLocks {
         stored.sort_by_key(|lock| Reverse((lock.cause == LockCause::Manual, lock.until)));
         let ids: Vec<_> = stored.iter().map(Lock::id).collect();
         self.locks.keep(&ids);
-        let changes = ids.into_iter().zip(stored).map(|(id, lock)| LockChange {
-            id,
-            lock: Some(lock),
-        });
-        self.apply(changes.collect(), now);
+        self.apply(stored.into_iter().map(LockChange::put).collect(), now);
     }
 
     /// Applies changes that another process has stored.
@@ -167,11 +163,7 @@ impl ActiveLocks {
             Some(known) => lock.joined(&known),
             None => lock,
         };
-        let stored = LockChange {
-            id,
-            lock: Some(lock.clone()),
-        };
-        store.change_locks(&[stored], audit)?;
+        store.change_locks(&[LockChange::put(lock.clone())], audit)?;
         self.locks.put(lock.clone(), audit.at);
         Ok(Some(lock))
     }
@@ -188,8 +180,7 @@ impl ActiveLocks {
     ) -> Result<Vec<Lock>, StoreError> {
         let _storing = self.storing.lock();
         let known = self.locks.of(ip_key, &matches);
-        let removed = known.iter().map(Lock::id);
-        let changes: Vec<_> = removed.map(|id| LockChange { id, lock: None }).collect();
+        let changes: Vec<_> = known.iter().map(LockChange::delete).collect();
         if changes.is_empty() {
             return Ok(Vec::new());
         }

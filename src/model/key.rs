@@ -117,13 +117,24 @@ pub struct LimitOverride {
     pub until: Timestamp,
 }
 
-/// The hash scheme of a stored key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The hash scheme of a stored key. Its codes are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum HashScheme {
     /// Keyed BLAKE3 under a key derived from the secret.
-    KeyedBlake3,
+    KeyedBlake3 = 1,
     /// SHA-256 of the text followed by the Python package's secret.
-    Sha256,
+    Sha256 = 2,
+}
+
+impl HashScheme {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::KeyedBlake3),
+            2 => Some(Self::Sha256),
+            _ => None,
+        }
+    }
 }
 
 /// A text that authenticates a key. Rotation adds another one.

@@ -18,6 +18,16 @@ pub enum OrgStatus {
     Suspended,
 }
 
+impl OrgStatus {
+    /// The name of the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+        }
+    }
+}
+
 /// An organization: the owner of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

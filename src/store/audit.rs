@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::StoreError;
+use crate::model::{Key, Org};
 use crate::net::ClientIp;
 use crate::time::Timestamp;
 
@@ -18,6 +19,36 @@ pub(crate) struct AuditContext {
     pub(crate) details: serde_json::Value,
     /// Makes the change at most once.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
+}
+
+/// The result of an audited change.
+pub(super) trait AuditSubject {
+    /// Returns the id of the key or organization that was created or changed, if any.
+    fn audit_subject(&self) -> Option<u64>;
+}
+
+impl AuditSubject for () {
+    fn audit_subject(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl AuditSubject for Org {
+    fn audit_subject(&self) -> Option<u64> {
+        Some(self.id.0)
+    }
+}
+
+impl AuditSubject for Key {
+    fn audit_subject(&self) -> Option<u64> {
+        Some(self.id.0)
+    }
+}
+
+impl AuditSubject for Vec<Key> {
+    fn audit_subject(&self) -> Option<u64> {
+        self.first()?.audit_subject()
+    }
 }
 
 /// Identifies a request that a client may repeat.

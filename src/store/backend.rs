@@ -84,7 +84,7 @@ pub(crate) trait Store: UsageStore {
         audit: &AuditContext,
     ) -> Result<Key, StoreError> {
         let created = self.create_keys(vec![(key, credential)], audit)?.pop();
-        created.ok_or_else(|| StoreError::Damaged("a created key is missing".into()))
+        created.ok_or_else(|| StoreError::damaged("a created key is missing"))
     }
     fn key(&self, id: KeyId) -> Result<Key, StoreError>;
     /// Returns at most `limit` keys, of one organization or of all, with ids above `after`, by id.

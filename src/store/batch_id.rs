@@ -30,7 +30,7 @@ pub(super) struct BatchIds {
     pending: Option<(i64, Shape)>,
 }
 
-/// What a repeated batch has in common with the first attempt.
+/// The sizes that a repeated batch shares with its first attempt.
 type Shape = (usize, usize, usize, u64);
 
 impl BatchIds {

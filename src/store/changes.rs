@@ -28,6 +28,14 @@ pub(super) fn new_org(id: OrgId, name: &str, created_at: Timestamp) -> Org {
     }
 }
 
+/// The error of creating an organization while one with the same or a similar name exists.
+pub(super) fn org_exists(existing: String, name: &str) -> StoreError {
+    match existing == name {
+        true => StoreError::DuplicateOrg(existing),
+        false => StoreError::SimilarOrg(existing),
+    }
+}
+
 pub(crate) struct NewKey {
     pub(crate) org_id: OrgId,
     pub(crate) label: String,

@@ -43,6 +43,10 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
+    pub(super) fn damaged(what: impl Into<String>) -> Self {
+        Self::Damaged(what.into())
+    }
+
     /// Returns the error and its causes, in one line.
     pub(crate) fn describe(&self) -> String {
         with_causes(self)

@@ -1,7 +1,7 @@
 //! `list-orgs`
 
 use crate::admin::command::OrgReply;
-use crate::cli::format::{limits, org_status, seconds};
+use crate::cli::format::{limits, seconds};
 use crate::cli::render::Table;
 use crate::cli::{error::CliError, exit::Exit, pages, settings::Cli};
 
@@ -19,7 +19,7 @@ fn table(orgs: &[OrgReply]) -> Table {
         table.row([
             org.id.to_string(),
             org.name.clone(),
-            org_status(org.status).to_owned(),
+            org.status.as_str().to_owned(),
             limits(&org.limits),
             seconds(org.created_at),
         ]);

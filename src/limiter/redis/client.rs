@@ -29,7 +29,7 @@ pub(super) struct NoReply;
 /// The reason why Redis is unavailable.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Outage {
-    #[error("it does not answer in time")]
+    #[error("no response within the deadline")]
     Timeout,
     #[error("{0}")]
     Error(String),

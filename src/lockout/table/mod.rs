@@ -73,6 +73,22 @@ pub(crate) struct LockChange {
     pub(crate) lock: Option<Lock>,
 }
 
+impl LockChange {
+    pub(crate) fn put(lock: Lock) -> Self {
+        Self {
+            id: lock.id(),
+            lock: Some(lock),
+        }
+    }
+
+    pub(crate) fn delete(lock: &Lock) -> Self {
+        Self {
+            id: lock.id(),
+            lock: None,
+        }
+    }
+}
+
 impl Locks {
     /// Creates a table of at most `capacity` locks.
     pub(crate) fn new(capacity: usize) -> Self {

@@ -73,8 +73,7 @@ fn manual_and_automatic_locks_end_independently() {
         let adopted = Locks::new(16);
         for lock in order {
             assert!(added.add(lock.clone(), at(0)));
-            let (id, lock) = (lock.id(), Some(lock.clone()));
-            assert!(adopted.apply(LockChange { id, lock }, at(0)));
+            assert!(adopted.apply(LockChange::put(lock.clone()), at(0)));
         }
         for locks in [added, adopted] {
             assert_eq!(locks.get(&manual.id()), Some(manual.clone()));

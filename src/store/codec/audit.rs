@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::StoreError;
 use super::record::{decode, encode};
-use super::{StoreError, damaged};
 use crate::model::AuditEntry;
 use crate::store::{AuditContext, CompletedRequest};
 use crate::time::Timestamp;
@@ -41,10 +41,12 @@ pub(crate) fn decode_entry(id: u64, bytes: &[u8]) -> Result<AuditEntry, StoreErr
         id,
         at: Timestamp::from_unix_millis(stored.at),
         actor: stored.actor.to_owned(),
-        ip: ip.map_err(|_| damaged("an entry of the audit log has an invalid address"))?,
+        ip: ip
+            .map_err(|_| StoreError::damaged("an entry of the audit log has an invalid address"))?,
         action: stored.action.to_owned(),
         subject: stored.subject,
-        details: details.map_err(|_| damaged("an entry of the audit log has invalid details"))?,
+        details: details
+            .map_err(|_| StoreError::damaged("an entry of the audit log has invalid details"))?,
     })
 }
 

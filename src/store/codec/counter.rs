@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::StoreError;
 use super::record::{decode, encode};
-use super::{StoreError, damaged};
 use crate::counter::{CounterId, Events, SavedCounter, SavedIpWindow, SavedValue};
 use crate::limit::{Balance, Period, WindowLength};
 use crate::lockout::AuthFailure;
@@ -116,7 +116,7 @@ impl StoredWindow {
 
     fn read(self) -> Result<(WindowLength, Vec<(Timestamp, u32)>), StoreError> {
         let length = WindowLength::new(std::time::Duration::from_nanos(self.length));
-        let length = length.map_err(|_| damaged("a window has an invalid length"))?;
+        let length = length.map_err(|_| StoreError::damaged("a window has an invalid length"))?;
         let mut at = 0_u64;
         let hits = self.hits.into_iter().map(|(since, count)| {
             at = at.saturating_add(since);
@@ -199,7 +199,9 @@ pub(crate) fn encode_ip_window(saved: &SavedIpWindow) -> Result<Vec<u8>, StoreEr
             Events::AuthFailures(AuthFailure::MissingKey) => StoredEvents::MissingKeys,
             Events::IpLimit(name) => StoredEvents::Requests(name.to_string()),
             Events::Route(name) => StoredEvents::Route(name.to_string()),
-            Events::AllRequests => return Err(damaged("a window of an address without a name")),
+            Events::AllRequests => {
+                return Err(StoreError::damaged("a window of an address without a name"));
+            }
         },
         full_at: saved.full_at,
         is_shadow: saved.is_shadow,
@@ -213,7 +215,7 @@ pub(crate) fn decode_ip_window(bytes: &[u8]) -> Result<SavedIpWindow, StoreError
     let ip_key = stored.ip_key.try_into().ok().and_then(IpKey::from_bytes);
     let (length, hits) = stored.window.read()?;
     Ok(SavedIpWindow {
-        ip_key: ip_key.ok_or_else(|| damaged("an address is invalid"))?,
+        ip_key: ip_key.ok_or_else(|| StoreError::damaged("an address is invalid"))?,
         events: match stored.events {
             StoredEvents::BadKeys => Events::AuthFailures(AuthFailure::BadKey),
             StoredEvents::MissingKeys => Events::AuthFailures(AuthFailure::MissingKey),

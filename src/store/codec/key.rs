@@ -4,12 +4,10 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-use super::org::{StoredOverride, read_limits, read_overrides, store_overrides};
+use super::org::{StoredOverride, read_overrides, store_overrides};
 use super::record::{decode, encode};
-use super::{StoreError, damaged};
-use crate::limit::Limit;
+use super::{StoreError, read_allowed_ips, read_limits, read_scopes, texts};
 use crate::model::{Credential, HashScheme, HashedKey, Key, KeyId, KeyStatus, OrgId, Scope};
-use crate::net::CidrSet;
 use crate::time::Timestamp;
 
 #[derive(Serialize, Deserialize)]
@@ -37,7 +35,7 @@ pub(crate) fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
         active: !key.is_revoked(),
         scopes: key.scopes.iter().map(Scope::as_str).collect(),
         rate_limit_per_minute: key.rate_limit_per_minute,
-        limits: key.limits.iter().map(Limit::to_string).collect(),
+        limits: texts(&key.limits),
         allowed_ips: key.allowed_ips.texts(),
         overrides: store_overrides(&key.overrides),
         created_at: key.created_at.unix_millis(),
@@ -47,20 +45,16 @@ pub(crate) fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
 
 pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
     let stored: StoredKey<'_> = decode("a key", bytes)?;
-    let scopes = stored.scopes.iter().map(|text| text.parse::<Scope>());
     Ok(Key {
         id,
         org_id: OrgId(stored.org_id),
         label: stored.label.to_owned(),
         shown_prefix: stored.prefix.to_owned(),
         status: KeyStatus::stored(stored.active),
-        scopes: scopes
-            .collect::<Result<_, _>>()
-            .map_err(|_| damaged("a key has an invalid scope"))?,
+        scopes: read_scopes(stored.scopes)?,
         rate_limit_per_minute: stored.rate_limit_per_minute,
-        limits: read_limits(&stored.limits)?,
-        allowed_ips: CidrSet::parse("allowed_ips", &stored.allowed_ips)
-            .map_err(|_| damaged("a key has an invalid allowed address"))?,
+        limits: read_limits(stored.limits)?,
+        allowed_ips: read_allowed_ips(stored.allowed_ips)?,
         overrides: read_overrides(stored.overrides),
         created_at: Timestamp::from_unix_millis(stored.created_at),
         expires_at: stored.expires_at.map(Timestamp::from_unix_millis),
@@ -77,15 +71,9 @@ struct StoredCredential {
     expires_at: Option<u64>,
 }
 
-const KEYED_BLAKE3: u8 = 1;
-const SHA256: u8 = 2;
-
 pub(crate) fn encode_credential(credential: &Credential) -> Result<Vec<u8>, StoreError> {
     encode(&StoredCredential {
-        scheme: match credential.scheme {
-            HashScheme::KeyedBlake3 => KEYED_BLAKE3,
-            HashScheme::Sha256 => SHA256,
-        },
+        scheme: credential.scheme as u8,
         secret_id: credential.secret_id,
         key_id: credential.key_id.0,
         created_at: credential.created_at.unix_millis(),
@@ -97,16 +85,18 @@ pub(crate) fn decode_credential(hash: HashedKey, bytes: &[u8]) -> Result<Credent
     let stored: StoredCredential = decode("a credential", bytes)?;
     Ok(Credential {
         hash,
-        scheme: match stored.scheme {
-            KEYED_BLAKE3 => HashScheme::KeyedBlake3,
-            SHA256 => HashScheme::Sha256,
-            _ => return Err(damaged("a credential has an unknown hash scheme")),
-        },
+        scheme: read_scheme(stored.scheme)?,
         secret_id: stored.secret_id,
         key_id: KeyId(stored.key_id),
         created_at: Timestamp::from_unix_millis(stored.created_at),
         expires_at: stored.expires_at.map(Timestamp::from_unix_millis),
     })
+}
+
+/// Reads the code of a hash scheme.
+pub(crate) fn read_scheme(code: impl TryInto<u8>) -> Result<HashScheme, StoreError> {
+    let scheme = code.try_into().ok().and_then(HashScheme::from_code);
+    scheme.ok_or_else(|| StoreError::damaged("a credential has an unknown hash scheme"))
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::StoreError;
 use super::record::{decode, encode};
-use super::{StoreError, damaged};
 use crate::lockout::{Lock, LockCause, LockId, LockScope};
 use crate::net::IpKey;
 use crate::time::Timestamp;
@@ -84,7 +84,7 @@ pub(crate) fn decode_lock(key: &[u8], bytes: &[u8]) -> Result<Lock, StoreError> 
         ip,
         scope,
         is_manual,
-    } = decode_lock_key(key).ok_or_else(|| damaged("a lock has an invalid key"))?;
+    } = decode_lock_key(key).ok_or_else(|| StoreError::damaged("a lock has an invalid key"))?;
     let stored: StoredLock<'_> = decode("a lock", bytes)?;
     Ok(Lock {
         ip,
@@ -94,7 +94,7 @@ pub(crate) fn decode_lock(key: &[u8], bytes: &[u8]) -> Result<Lock, StoreError> 
             (MISSING_KEYS, false) => LockCause::MissingKeys,
             (IP_LIMIT, false) => LockCause::IpLimit(stored.name.to_owned()),
             (MANUAL, true) => LockCause::Manual,
-            _ => return Err(damaged("a lock has an unknown cause")),
+            _ => return Err(StoreError::damaged("a lock has an unknown cause")),
         },
         since: Timestamp::from_unix_millis(stored.since),
         until: Timestamp::from_unix_millis(stored.until),

@@ -13,6 +13,7 @@ mod key;
 mod lock;
 mod org;
 mod record;
+mod text;
 mod totals;
 pub(crate) mod usage_block;
 
@@ -26,18 +27,17 @@ pub(crate) use self::counter::{decode_balance_id, encode_balance_id};
 pub(crate) use self::counter::{
     decode_counters, decode_ip_window, encode_counters, encode_ip_window,
 };
+#[cfg(feature = "postgres")]
+pub(crate) use self::key::read_scheme;
 pub(crate) use self::key::{decode_credential, decode_key, encode_credential, encode_key};
 #[cfg(feature = "postgres")]
 pub(crate) use self::lock::decode_lock_key;
 pub(crate) use self::lock::{decode_lock, encode_lock, lock_key};
 pub(crate) use self::org::{decode_org, encode_org};
 pub(crate) use self::record::Record;
+pub(crate) use self::text::{read_allowed_ips, read_limits, read_scopes, texts};
 pub(crate) use self::totals::RecordCounts;
 
 /// The format that this version writes, and the only one that it reads. A data file states its format
 /// in its [preamble](frame::preamble).
 pub(crate) const FORMAT: u32 = 4;
-
-fn damaged(problem: &'static str) -> StoreError {
-    StoreError::Damaged(problem.into())
-}

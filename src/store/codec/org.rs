@@ -1,10 +1,9 @@
-//! Organizations, and the limits that keys have too.
+//! Organizations, and the overrides that keys have too.
 
 use serde::{Deserialize, Serialize};
 
 use super::record::{decode, encode};
-use super::{StoreError, damaged};
-use crate::limit::Limit;
+use super::{StoreError, read_limits, texts};
 use crate::model::{LimitOverride, Org, OrgId, OrgStatus};
 use crate::time::Timestamp;
 
@@ -26,7 +25,7 @@ pub(crate) fn encode_org(org: &Org) -> Result<Vec<u8>, StoreError> {
         name: &org.name,
         suspended: org.status == OrgStatus::Suspended,
         created_at: org.created_at.unix_millis(),
-        limits: org.limits.iter().map(Limit::to_string).collect(),
+        limits: texts(&org.limits),
         overrides: store_overrides(&org.overrides),
     })
 }
@@ -40,7 +39,7 @@ pub(crate) fn decode_org(id: OrgId, bytes: &[u8]) -> Result<Org, StoreError> {
             true => OrgStatus::Suspended,
             false => OrgStatus::Active,
         },
-        limits: read_limits(&stored.limits)?,
+        limits: read_limits(stored.limits)?,
         overrides: read_overrides(stored.overrides),
         created_at: Timestamp::from_unix_millis(stored.created_at),
     })
@@ -59,13 +58,6 @@ pub(super) fn read_overrides(stored: Vec<StoredOverride<'_>>) -> Vec<LimitOverri
         until: Timestamp::from_unix_millis(until),
     };
     stored.into_iter().map(read).collect()
-}
-
-pub(super) fn read_limits(stored: &[String]) -> Result<Vec<Limit>, StoreError> {
-    let limits = stored.iter().map(|text| text.parse());
-    limits
-        .collect::<Result<_, _>>()
-        .map_err(|_| damaged("a limit cannot be read"))
 }
 
 #[cfg(test)]

@@ -26,5 +26,5 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(
     {
         return Ok(record);
     }
-    Err(StoreError::Damaged(format!("{what} cannot be read")))
+    Err(StoreError::damaged(format!("{what} cannot be read")))
 }

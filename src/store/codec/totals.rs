@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::StoreError;
 use super::record::{Record, decode, encode};
-use super::{StoreError, damaged};
 use crate::model::Reason;
 use crate::store::totals::{Activity, Count, Lifetime, Running, Tally, TopKeys};
 use crate::time::Timestamp;
@@ -18,35 +18,26 @@ pub(crate) struct RecordCounts {
     pub(crate) active_keys: u64,
 }
 
-impl Record for RecordCounts {
-    fn encode(&self) -> Result<Vec<u8>, StoreError> {
-        encode(self)
-    }
+/// Records that are stored as they are, and how errors call them.
+macro_rules! stored_as_is {
+    ($($record:ty: $what:literal),+) => {$(
+        impl Record for $record {
+            fn encode(&self) -> Result<Vec<u8>, StoreError> {
+                encode(self)
+            }
 
-    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        decode("the counts of records", bytes)
-    }
+            fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+                decode($what, bytes)
+            }
+        }
+    )+};
 }
 
-impl Record for TopKeys {
-    fn encode(&self) -> Result<Vec<u8>, StoreError> {
-        encode(self)
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        decode("the list of top keys", bytes)
-    }
-}
-
-impl Record for Count {
-    fn encode(&self) -> Result<Vec<u8>, StoreError> {
-        encode(self)
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        decode("a total of a key", bytes)
-    }
-}
+stored_as_is!(
+    RecordCounts: "the counts of records",
+    TopKeys: "the list of top keys",
+    Count: "a total of a key"
+);
 
 #[derive(Serialize, Deserialize)]
 struct StoredActivity {
@@ -103,7 +94,7 @@ impl TryFrom<StoredTally> for Tally {
         for (code, count) in stored.refused {
             *refused
                 .get_mut(usize::from(code))
-                .ok_or_else(|| damaged("a total has an unknown reason"))? = count;
+                .ok_or_else(|| StoreError::damaged("a total has an unknown reason"))? = count;
         }
         Ok(Self {
             count: stored.count,

@@ -14,14 +14,13 @@
 use std::borrow::Borrow;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, damaged};
-use crate::model::{KeyId, Method, Reason, Usage};
+use super::StoreError;
+use crate::model::{KeyId, Method, Reason};
 use crate::net::ClientIp;
 use crate::policy::path::MAX_STORED_LEN;
 use crate::store::UsageEvent;
@@ -66,7 +65,7 @@ impl UsageBlockWriter {
         let mut reader = UsageBlockReader::new(&bytes);
         let mut times = None;
         for row in reader.by_ref() {
-            extend(&mut times, row?.at);
+            extend(&mut times, row?.0.at);
         }
         Ok(Self {
             at: reader.at,
@@ -215,32 +214,8 @@ pub(crate) struct UsageBlockReader<'a> {
     outcomes: Vec<StoredOutcome>,
 }
 
-/// A row of a block.
-pub(crate) struct Row<'a> {
-    pub(crate) at: Timestamp,
-    pub(crate) key_id: KeyId,
-    method: Method,
-    path: &'a [u8],
-    ip: StoredIp,
-    status: u16,
-    latency_micros: u32,
-    refused: Option<Reason>,
-}
-
-impl Row<'_> {
-    pub(crate) fn to_usage(&self) -> Usage {
-        Usage {
-            at: self.at,
-            key_id: Some(self.key_id),
-            method: self.method,
-            path: String::from_utf8_lossy(self.path).into_owned(),
-            ip: self.ip.into(),
-            status: self.status,
-            latency: Duration::from_micros(self.latency_micros.into()),
-            refused: self.refused,
-        }
-    }
-}
+/// An event and its path.
+type Row<'a> = (UsageEvent, &'a [u8]);
 
 impl<'a> UsageBlockReader<'a> {
     pub(crate) fn new(block: &'a [u8]) -> Self {
@@ -268,19 +243,20 @@ impl<'a> UsageBlockReader<'a> {
         let path = entry(&mut self.paths, row.path, rest)?;
         let ip = entry(&mut self.ips, row.ip, rest)?;
         let outcome = entry(&mut self.outcomes, row.outcome, rest)?;
-        Some(Row {
+        let event = UsageEvent {
             at: Timestamp::from_unix_millis(self.at),
             key_id: KeyId(key),
-            method: Method::from_code(outcome.method)?,
-            path,
-            ip,
-            status: outcome.status,
+            ip: ip.into(),
             latency_micros: row.latency_micros,
+            status: outcome.status,
+            path_len: u16::try_from(path.len()).ok()?,
+            method: Method::from_code(outcome.method)?,
             refused: match outcome.refused {
                 0 => None,
                 code => Some(Reason::from_code(code)?),
             },
-        })
+        };
+        Some((event, path))
     }
 }
 
@@ -295,7 +271,7 @@ impl<'a> Iterator for UsageBlockReader<'a> {
         if row.is_none() {
             self.rest = &[];
         }
-        Some(row.ok_or_else(|| damaged("a block of usage cannot be read")))
+        Some(row.ok_or_else(|| StoreError::damaged("a block of usage cannot be read")))
     }
 }
 

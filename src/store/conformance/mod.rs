@@ -170,10 +170,15 @@ pub(super) fn counter(period: Period, value: SavedValue) -> SavedCounter {
 /// A store with one organization and `keys` keys, with ids and hashes from 1.
 pub(super) fn with_keys(database: &dyn TestDatabase, keys: u64) -> Box<dyn Store> {
     let store = database.open();
+    fill(&*store, keys);
+    store
+}
+
+/// Creates one organization and `keys` keys, with ids and hashes from 1.
+pub(super) fn fill(store: &dyn Store, keys: u64) {
     let org = store.create_org("acme", &audit_context()).unwrap();
     let keys = (1..=keys).map(|n| new_key(org.id, n)).collect();
     store.create_keys(keys, &audit_context()).unwrap();
-    store
 }
 
 pub(super) fn resolve(store: &dyn Store, n: u64) -> Result<Option<Resolved>, StoreError> {

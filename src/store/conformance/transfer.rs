@@ -44,10 +44,6 @@ fn rest(used: u64, lock: Option<Lock>) -> UsageBatch {
         let value = SavedValue::Balance(Balance::stored(used, after(60 * 24 * 31)));
         vec![counter(Period::Month, value)]
     };
-    let locks = lock.map(|lock| LockChange {
-        id: lock.id(),
-        lock: Some(lock),
-    });
     UsageBatch {
         refusals: vec![(NOW.minute(), [1; Reason::COUNT])],
         balances: vec![
@@ -55,7 +51,7 @@ fn rest(used: u64, lock: Option<Lock>) -> UsageBatch {
             (SubjectId::org(OrgId(1)), balance(9)),
         ],
         shadow_denied: vec![("login".into(), 3)],
-        locks: locks.into_iter().collect(),
+        locks: lock.into_iter().map(LockChange::put).collect(),
         dropped: 4,
         ..UsageBatch::default()
     }

@@ -1,8 +1,10 @@
 //! The address of the server and the verification of its identity.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -26,17 +28,17 @@ pub(crate) struct DatabaseUrl {
 
 impl DatabaseUrl {
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
-        let (url, [mode, root_file]) = without([tls::MODE, tls::ROOT_FILE], url)?;
+        let (url, TlsParameters { mode, root_file }) = split_tls(url)?;
         // An invalid URL is not quoted, because it may contain a password.
         let mut config: Config = url.parse().map_err(|_| {
             unusable(
-                "its URL cannot be read; give one such as \
+                "its URL is invalid; expected \
                  `postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full`",
             )
         })?;
         if config.get_hosts().is_empty() {
             if config.get_hostaddrs().is_empty() {
-                return Err(unusable("its URL names no host"));
+                return Err(unusable("its URL has no host"));
             }
             // TLS needs a host name.
             for address in config.get_hostaddrs().to_vec() {
@@ -81,17 +83,21 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// Splits off the parameters that the client library does not support, and returns their values.
+/// The TLS parameters of a URL.
+#[derive(Debug, Default)]
+struct TlsParameters {
+    mode: Option<String>,
+    root_file: Option<String>,
+}
+
+/// Splits off the TLS parameters, which the client library does not support.
 ///
 /// The library treats everything before the first `@` as user and password. If that contains a `?`,
 /// the start of the parameters is ambiguous.
-fn without<const N: usize>(
-    names: [&str; N],
-    url: &str,
-) -> Result<(String, [Option<String>; N]), OpenError> {
-    let mut values = [const { None }; N];
+fn split_tls(url: &str) -> Result<(String, TlsParameters), OpenError> {
+    let mut tls = TlsParameters::default();
     let Some((base, query)) = url.split_once('?') else {
-        return Ok((url.to_owned(), values));
+        return Ok((url.to_owned(), tls));
     };
     if query.contains('@') {
         return Err(unusable(
@@ -102,42 +108,21 @@ fn without<const N: usize>(
     let mut rest = Vec::new();
     for parameter in query.split('&') {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let name = percent_decoded(name);
-        let found = names
-            .iter()
-            .zip(&mut values)
-            .find(|(known, _)| **known == name);
-        match found {
-            Some((_, place)) => *place = Some(percent_decoded(value)),
-            None => rest.push(parameter),
+        match &*percent_decoded(name) {
+            tls::MODE => tls.mode = Some(percent_decoded(value).into_owned()),
+            tls::ROOT_FILE => tls.root_file = Some(percent_decoded(value).into_owned()),
+            _ => rest.push(parameter),
         }
     }
     let url = match rest.as_slice() {
         [] => base.to_owned(),
         rest => format!("{base}?{}", rest.join("&")),
     };
-    Ok((url, values))
+    Ok((url, tls))
 }
 
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let code = after.first_chunk::<2>();
-        let code = code.and_then(|code| std::str::from_utf8(code).ok());
-        let code = code.and_then(|code| u8::from_str_radix(code, 16).ok());
-        match (first, code) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+fn percent_decoded(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
 }
 
 #[cfg(test)]
@@ -161,10 +146,10 @@ mod tests {
                 Some("x"),
             ),
         ] {
-            let (left, [found_mode, root_file]) =
-                without([tls::MODE, tls::ROOT_FILE], url).unwrap();
+            let (left, found) = split_tls(url).unwrap();
             assert_eq!(left, rest);
-            assert_eq!((found_mode.as_deref(), root_file.as_deref()), (mode, file));
+            let found = (found.mode.as_deref(), found.root_file.as_deref());
+            assert_eq!(found, (mode, file));
         }
     }
 

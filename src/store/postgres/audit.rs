@@ -2,7 +2,7 @@
 
 use super::conn::Conn;
 use super::feed::{self, FeedEntry};
-use super::rows::{damaged, time};
+use super::rows::time;
 use crate::model::AuditEntry;
 use crate::store::{AuditContext, CompletedRequest, StoreError};
 use crate::time::Timestamp;
@@ -55,7 +55,8 @@ pub(super) async fn begin(conn: &Conn, audit: &AuditContext) -> Result<(), Store
     let request = row.try_get::<_, &[u8]>(0)?.try_into();
     let completed = CompletedRequest {
         at: time(row.try_get(2)?),
-        request: request.map_err(|_| damaged("a completed request has an invalid hash"))?,
+        request: request
+            .map_err(|_| StoreError::damaged("a completed request has an invalid hash"))?,
         subject: row.try_get::<_, Option<i64>>(1)?.map(|id| id as u64),
     };
     key.check(&completed, audit.at)
@@ -132,7 +133,7 @@ pub(super) async fn before(
             id: row.try_get::<_, i64>(0)? as u64,
             at: Timestamp::from_utc(row.try_get(1)?),
             actor: row.try_get(2)?,
-            ip: ip.map_err(|_| damaged("an audit entry has an invalid address"))?,
+            ip: ip.map_err(|_| StoreError::damaged("an audit entry has an invalid address"))?,
             action: row.try_get(4)?,
             subject: row.try_get::<_, Option<i64>>(5)?.map(|id| id as u64),
             details: row.try_get(6)?,

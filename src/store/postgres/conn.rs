@@ -78,7 +78,7 @@ impl Conn {
         sql: &'static str,
         params: Params<'_>,
     ) -> Result<Row, StoreError> {
-        let missing = || StoreError::Damaged("a required row is missing".into());
+        let missing = || StoreError::damaged("a required row is missing");
         self.row(sql, params).await?.ok_or_else(missing)
     }
 

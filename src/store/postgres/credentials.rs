@@ -1,14 +1,13 @@
 //! Credentials: from the hash of a text to its key.
 
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 
 use super::conn::Conn;
 use super::counters::{self, balances_columns, balances_join};
-use super::rows::{self, KEY_WIDTH, ORG_WIDTH, damaged, key_columns, org_columns};
-use super::server_error::cause;
+use super::rows::{self, KEY_WIDTH, ORG_WIDTH, hex, key_columns, org_columns};
 use crate::model::{Credential, HashScheme, HashedKey, KeyId};
-use crate::store::{NewCredential, Rehash, Resolved, StoreError};
+use crate::store::codec::read_scheme;
+use crate::store::{Rehash, Resolved, StoreError};
 use crate::time::Timestamp;
 
 /// The columns of a key, its organization and their balances.
@@ -43,7 +42,7 @@ pub(super) async fn resolve(conn: &Conn, hash: HashedKey) -> Result<Option<Resol
         .await?;
     let resolved = |row: &Row| {
         let expires_at: Option<_> = row.try_get(WIDTH)?;
-        read_scheme(row.try_get(WIDTH + 1)?)?;
+        read_scheme(row.try_get::<_, i16>(WIDTH + 1)?)?;
         Ok(Resolved {
             credential_expires_at: expires_at.map(rows::time),
             ..resolved(row)?
@@ -107,7 +106,7 @@ pub(super) async fn owners(
 fn credential(row: &Row) -> Result<Credential, StoreError> {
     Ok(Credential {
         hash: hash(row.try_get(0)?)?,
-        scheme: read_scheme(row.try_get(1)?)?,
+        scheme: read_scheme(row.try_get::<_, i16>(1)?)?,
         secret_id: row.try_get::<_, i32>(2)? as u32,
         key_id: key_id(row.try_get(3)?),
         created_at: rows::time(row.try_get(4)?),
@@ -117,55 +116,11 @@ fn credential(row: &Row) -> Result<Credential, StoreError> {
 
 fn hash(bytes: &[u8]) -> Result<HashedKey, StoreError> {
     let hash = bytes.try_into().map(HashedKey);
-    hash.map_err(|_| damaged("a credential has a hash of invalid length"))
+    hash.map_err(|_| StoreError::damaged("a credential has a hash of invalid length"))
 }
 
 fn key_id(id: i64) -> KeyId {
     KeyId(id as u64)
-}
-
-pub(super) fn scheme(scheme: HashScheme) -> i16 {
-    match scheme {
-        HashScheme::KeyedBlake3 => 1,
-        HashScheme::Sha256 => 2,
-    }
-}
-
-fn read_scheme(code: i16) -> Result<HashScheme, StoreError> {
-    let mut known = [HashScheme::KeyedBlake3, HashScheme::Sha256].into_iter();
-    known
-        .find(|known| scheme(*known) == code)
-        .ok_or_else(|| damaged("a credential has an unknown hash scheme"))
-}
-
-/// As hexadecimal digits.
-pub(super) fn hex(hash: &HashedKey) -> String {
-    blake3::Hash::from_bytes(hash.0).to_hex().to_string()
-}
-
-pub(super) async fn insert(conn: &Conn, id: KeyId, new: &NewCredential) -> Result<(), StoreError> {
-    let credential = new.of_key(id);
-    let inserted = conn
-        .run(
-            "INSERT INTO keyguard_credentials (hash, key_id, scheme, secret_id, created_at) \
-             VALUES ($1, $2, $3, $4, $5)",
-            &[
-                &credential.hash.0.as_slice(),
-                &(id.0 as i64),
-                &scheme(credential.scheme),
-                &(credential.secret_id as i32),
-                &credential.created_at.to_utc(),
-            ],
-        )
-        .await;
-    match inserted {
-        Ok(_) => Ok(()),
-        // Roll back the transaction.
-        Err(error) if cause(&error).is_some_and(|why| why.is(&SqlState::UNIQUE_VIOLATION)) => {
-            Err(StoreError::DuplicateCredential)
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// Makes all credentials of a key expire at `at`, unless they expire earlier.
@@ -192,7 +147,7 @@ pub(super) async fn rehash(conn: &Conn, jobs: &[Rehash]) -> Result<Vec<KeyId>, S
                                      WHERE there.hash = job.new) \
                    ORDER BY new) job \
              WHERE c.hash = job.old RETURNING c.key_id, job.old, job.new",
-            &[&old, &new, &scheme(HashScheme::KeyedBlake3)],
+            &[&old, &new, &(HashScheme::KeyedBlake3 as i16)],
         )
         .await?;
     show_rehashed(conn, &moved).await?;
@@ -205,8 +160,8 @@ async fn show_rehashed(conn: &Conn, moved: &[Row]) -> Result<(), StoreError> {
     let (mut keys, mut old, mut new) = (Vec::new(), Vec::new(), Vec::new());
     for row in moved {
         keys.push(row.try_get::<_, i64>(0)?);
-        old.push(hex(&hash(row.try_get(1)?)?));
-        new.push(hex(&hash(row.try_get(2)?)?));
+        old.push(hex(&hash(row.try_get(1)?)?.0));
+        new.push(hex(&hash(row.try_get(2)?)?.0));
     }
     conn.run(
         "WITH shown AS (SELECT k.id, moved.new \

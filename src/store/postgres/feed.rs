@@ -54,9 +54,7 @@ pub(super) async fn read(
         )
         .await?;
     let Some(first) = rows.first() else {
-        return Err(StoreError::Damaged(
-            "the row of the state table is missing".into(),
-        ));
+        return Err(StoreError::damaged("the row of the state table is missing"));
     };
     let (generation, forgotten): (i64, i64) = (first.try_get(0)?, first.try_get(1)?);
     let (backend, time) = (first.try_get(6)?, rows::time(first.try_get(7)?));
@@ -114,7 +112,7 @@ async fn listed(
 }
 
 fn decode_entry(row: &Row) -> Result<FeedEntry, StoreError> {
-    let unknown = || StoreError::Damaged("a change has an unknown kind".into());
+    let unknown = || StoreError::damaged("a change has an unknown kind");
     let subject = || {
         let subject = row.try_get::<_, Option<i64>>(4)?;
         subject.map(|id| id as u64).ok_or_else(unknown)

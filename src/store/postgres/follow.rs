@@ -11,7 +11,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::conn::Conn;
 use super::feed::FeedPage;
-use super::server_error::{ServerError, cause, is_lost};
+use super::server_error::{ServerError, is_lost};
 use super::worker::Worker;
 use super::{feed, rows};
 use crate::store::{ChangeEvent, StoreError};
@@ -77,10 +77,7 @@ impl Worker {
     }
 
     pub(super) fn set_feed_error(&self, error: StoreError) {
-        let error = match cause(&error) {
-            Some(error) => error.clone(),
-            None => ServerError::new(error.to_string()),
-        };
+        let error = ServerError::from(error);
         *self.state.feed_error.lock() = Some(error);
     }
 

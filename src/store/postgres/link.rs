@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
+use super::Options;
 use super::address::DatabaseUrl;
+use super::change_listener::ChangeListener;
 use super::in_flight::InFlight;
 use super::migrate::SchemaParams;
 use super::negative_cache::NegativeCache;
 use super::pool::Pool;
 use super::server_error::{ServerError, unusable};
 use super::sessions::Sessions;
+use super::state::State;
 use super::worker::Worker;
-use super::{ChangeListener, Options, State};
 use crate::store::{OpenError, StoreError};
 use crate::sys::block_on;
 

@@ -3,6 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::conn::Conn;
+use super::rows::hex;
 use super::server_error::{ServerError, cause};
 use crate::model::Fingerprint;
 use crate::store::StoreError;
@@ -85,7 +86,7 @@ async fn existing_version(conn: &Conn) -> Result<Option<usize>, StoreError> {
         (true, _) => {
             let version = get(conn, "schema").await?;
             let version = version.and_then(|version| version.parse().ok());
-            let unknown = || StoreError::Damaged("the version of its tables is unknown".into());
+            let unknown = || StoreError::damaged("the version of its tables is unknown");
             version.ok_or_else(unknown).map(Some)
         }
         (false, true) => Err(refused(
@@ -163,8 +164,4 @@ fn explained(error: StoreError) -> StoreError {
 
 fn refused(text: impl Into<String>) -> StoreError {
     ServerError::refusal(text).into()
-}
-
-fn hex(bytes: &[u8; 32]) -> String {
-    blake3::Hash::from_bytes(*bytes).to_hex().to_string()
 }

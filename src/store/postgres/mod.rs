@@ -8,6 +8,7 @@
 
 mod address;
 mod audit;
+mod change_listener;
 mod conn;
 mod copy;
 mod counters;
@@ -23,10 +24,13 @@ mod negative_cache;
 mod pool;
 mod prune;
 mod recording;
+mod records;
 mod rows;
 mod server_error;
 mod sessions;
+mod state;
 mod tls;
+mod total_rows;
 mod totals;
 mod transfer;
 mod usage;
@@ -35,22 +39,24 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 pub(crate) use self::address::DatabaseUrl;
 use self::audit::CommitTurn;
+use self::change_listener::ChangeListener;
 use self::conn::Conn;
 use self::feed::FeedEntry;
 use self::link::Link;
 use self::migrate::SchemaParams;
 use self::negative_cache::NegativeCache;
 use self::recording::Prepared;
-use self::server_error::ServerError;
-use self::worker::admin_deadline;
+use self::state::State;
+use self::worker::Worker;
+use super::audit::AuditSubject;
 use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
 use super::{
@@ -90,71 +96,6 @@ pub(crate) struct Options {
     pub(crate) clock: Clock,
 }
 
-/// Current problems.
-#[derive(Default)]
-struct State {
-    /// Why the feed is interrupted.
-    feed_error: Mutex<Option<ServerError>>,
-    /// The error of the last connection attempt.
-    connect_error: Mutex<Option<ServerError>>,
-    /// Whether look-ups are too slow.
-    is_slow: AtomicBool,
-    /// Number of failed look-ups.
-    failures: AtomicU64,
-}
-
-impl State {
-    /// The current problem, if any.
-    fn problem(&self) -> Option<String> {
-        let feed_error = self.feed_error.lock().clone();
-        let problem = feed_error.or_else(|| self.connect_error.lock().clone());
-        let is_slow = || self.is_slow.load(Ordering::Relaxed);
-        let slow = || is_slow().then(|| "it takes too long to look up a key".to_owned());
-        problem.map(|problem| problem.to_string()).or_else(slow)
-    }
-
-    /// Whether look-ups fail.
-    fn is_failing(&self) -> bool {
-        self.is_slow.load(Ordering::Relaxed) || self.connect_error.lock().is_some()
-    }
-}
-
-type Callback = Box<dyn Fn(ChangeEvent) + Send + Sync>;
-
-/// Passes changes of other nodes on.
-#[derive(Default)]
-struct ChangeListener(Mutex<Listening>);
-
-#[derive(Default)]
-struct Listening {
-    callback: Option<Callback>,
-    /// Changes that arrived before the callback was set.
-    pending: Vec<ChangeEvent>,
-}
-
-impl ChangeListener {
-    /// Returns false if there is no callback and the buffer is full.
-    fn notify(&self, changes: Vec<ChangeEvent>) -> bool {
-        const MOST: usize = 1_000;
-        let mut listening = self.0.lock();
-        let Listening { callback, pending } = &mut *listening;
-        match callback {
-            Some(callback) => changes.into_iter().for_each(callback),
-            None if pending.len() + changes.len() <= MOST => pending.extend(changes),
-            None => return false,
-        }
-        true
-    }
-
-    fn set(&self, callback: Callback) {
-        let mut listening = self.0.lock();
-        std::mem::take(&mut listening.pending)
-            .into_iter()
-            .for_each(&callback);
-        listening.callback = Some(callback);
-    }
-}
-
 impl PostgresStore {
     /// Connects. If the server is down, connecting continues in the background.
     pub(crate) fn open(
@@ -188,29 +129,31 @@ impl PostgresStore {
         })
     }
 
+    /// Runs `work` on the I/O thread and waits for it.
+    fn run<T: Send + 'static, F>(
+        &self,
+        work: impl FnOnce(Rc<Worker>) -> F + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + 'static,
+    {
+        block_on(self.link.run(work))
+    }
+
     fn read<T: Send + 'static>(
         &self,
         query: impl AsyncFn(&Conn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        block_on(
-            self.link
-                .run(move |worker| async move { worker.read(admin_deadline(), &query).await }),
-        )
+        self.run(move |worker| async move { worker.read(&query).await })
     }
 
-    fn commit_audited<T: Send + 'static>(
+    fn commit_audited<T: AuditSubject + Send + 'static>(
         &self,
         audit: &AuditContext,
-        change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<(Option<u64>, T), StoreError>
-        + Send
-        + 'static,
+        change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let audit = audit.clone();
-        block_on(self.link.run(move |worker| async move {
-            worker
-                .commit_audited(admin_deadline(), &audit, change)
-                .await
-        }))
+        self.run(move |worker| async move { worker.commit_audited(&audit, change).await })
     }
 
     /// Runs a transaction that is not an audited change.
@@ -218,10 +161,7 @@ impl PostgresStore {
         &self,
         change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        block_on(
-            self.link
-                .run(move |worker| async move { worker.change(admin_deadline(), change).await }),
-        )
+        self.run(move |worker| async move { worker.change(change).await })
     }
 }
 
@@ -232,18 +172,13 @@ impl UsageStore for PostgresStore {
         }
         let mut batch_ids = self.batch_ids.lock();
         let prepared = Prepared::new(batch, batch_ids.id(batch))?;
-        block_on(
-            self.link
-                .run(move |worker| async move { worker.record(admin_deadline(), &prepared).await }),
-        )?;
+        self.run(move |worker| async move { worker.record(&prepared).await })?;
         batch_ids.acknowledge();
         Ok(())
     }
 
     fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
-        block_on(self.link.run(move |worker| async move {
-            worker.prune(admin_deadline(), raw_before, now).await
-        }))
+        self.run(move |worker| async move { worker.prune(raw_before, now).await })
     }
 
     fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError> {
@@ -295,8 +230,7 @@ impl Store for PostgresStore {
     fn create_org(&self, name: &str, audit: &AuditContext) -> Result<Org, StoreError> {
         let (name, at) = (name.to_owned(), audit.at);
         self.commit_audited(audit, async move |conn, turn| {
-            let org = manage::create_org(conn, turn, &name, at).await?;
-            Ok((Some(org.id.0), org))
+            manage::create_org(conn, turn, &name, at).await
         })
     }
 
@@ -320,8 +254,7 @@ impl Store for PostgresStore {
         audit: &AuditContext,
     ) -> Result<Org, StoreError> {
         self.commit_audited(audit, async move |conn, turn| {
-            let org = manage::update_org(conn, turn, id, change).await?;
-            Ok((Some(id.0), org))
+            manage::update_org(conn, turn, id, change).await
         })
     }
 
@@ -331,8 +264,7 @@ impl Store for PostgresStore {
         audit: &AuditContext,
     ) -> Result<Vec<Key>, StoreError> {
         self.commit_audited(audit, async move |conn, turn| {
-            let keys = manage::create_keys(conn, turn, keys).await?;
-            Ok((keys.first().map(|key| key.id.0), keys))
+            manage::create_keys(conn, turn, keys).await
         })
     }
 
@@ -361,8 +293,7 @@ impl Store for PostgresStore {
         audit: &AuditContext,
     ) -> Result<Key, StoreError> {
         self.commit_audited(audit, async move |conn, turn| {
-            let key = manage::update_key(conn, turn, id, change).await?;
-            Ok((Some(id.0), key))
+            manage::update_key(conn, turn, id, change).await
         })
     }
 
@@ -374,19 +305,18 @@ impl Store for PostgresStore {
         audit: &AuditContext,
     ) -> Result<Key, StoreError> {
         self.commit_audited(audit, async move |conn, turn| {
-            let key = manage::add_credential(conn, turn, id, credential, rotation).await?;
-            Ok((Some(id.0), key))
+            manage::add_credential(conn, turn, id, credential, rotation).await
         })
     }
 
     fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError> {
         self.commit_audited(audit, async move |conn, turn| {
-            Ok((Some(id.0), manage::revoke_key(conn, turn, id).await?))
+            manage::revoke_key(conn, turn, id).await
         })
     }
 
     fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError> {
-        self.commit_audited(audit, async |_, _| Ok((None, ())))
+        self.commit_audited(audit, async |_, _| Ok(()))
     }
 
     fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
@@ -405,7 +335,7 @@ impl Store for PostgresStore {
     ) -> Result<(), StoreError> {
         let counters = counters.to_vec();
         self.commit_audited(audit, async move |conn, _| {
-            Ok((None, counters::forget(conn, &counters).await?))
+            counters::forget(conn, &counters).await
         })
     }
 
@@ -428,7 +358,7 @@ impl Store for PostgresStore {
             locks::join(conn, &changes, now).await?;
             let ids = changes.into_iter().map(|change| change.id);
             turn.entries.extend(ids.map(FeedEntry::Lock));
-            Ok((None, ()))
+            Ok(())
         })
     }
 
@@ -461,44 +391,11 @@ impl Store for PostgresStore {
     }
 
     fn health(&self) -> Option<BackendHealth> {
-        let problem = self.state.problem();
-        Some(BackendHealth {
-            server: "postgres",
-            is_up: problem.is_none(),
-            problem,
-            failures: self.state.failures.load(Ordering::Relaxed),
-            fallbacks: 0,
-        })
+        Some(self.state.health())
     }
 
     fn warnings(&self) -> Vec<String> {
-        let feed_error = self.state.feed_error.lock().clone();
-        let connect_error = self.state.connect_error.lock().clone();
-        let is_slow = self.state.is_slow.load(Ordering::Relaxed);
-        let warning = match (feed_error, connect_error) {
-            (Some(problem), _) => {
-                let what = match problem.is_refusal() {
-                    true => "used",
-                    false => "reached",
-                };
-                let seconds = self.stale_for.as_secs();
-                Some(format!(
-                    "PostgreSQL cannot be {what}: {problem}; known keys are served for at most \
-                     {seconds} s"
-                ))
-            }
-            (None, Some(problem)) => Some(format!(
-                "PostgreSQL accepts no more connections: {problem}; known keys are served, and \
-                 others may be refused with status 503"
-            )),
-            (None, None) => is_slow.then(|| {
-                let deadline = self.deadline.as_millis();
-                format!(
-                    "PostgreSQL takes longer than {deadline} ms to look up a key; known keys are \
-                     served, and others are refused with status 503"
-                )
-            }),
-        };
+        let warning = self.state.warning(self.deadline, self.stale_for);
         warning.into_iter().collect()
     }
 }

@@ -11,7 +11,8 @@ use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 use super::conn::Conn;
 use super::server_error::ServerError;
 use super::sessions::Sessions;
-use super::{ADMIN_TIMEOUT, State, credentials};
+use super::state::State;
+use super::{ADMIN_TIMEOUT, credentials};
 use crate::model::HashedKey;
 
 /// Number of consecutive slow look-ups after which look-ups stop until a probe succeeds, and after

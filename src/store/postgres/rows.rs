@@ -9,8 +9,8 @@ use tokio_postgres::types::Json;
 use super::conn::Conn;
 use crate::limit::{Limit, Period};
 use crate::model::{Key, KeyId, KeyStatus, LimitOverride, Org, OrgId, OrgStatus, Scope};
-use crate::net::CidrSet;
 use crate::store::StoreError;
+use crate::store::codec::{read_allowed_ips, read_limits, read_scopes};
 use crate::time::Timestamp;
 
 /// The columns of [`org`].
@@ -28,7 +28,31 @@ macro_rules! key_columns {
     };
 }
 
-pub(super) use {key_columns, org_columns};
+/// Selects organizations `o` for [`org`]; the condition may go on with an order.
+macro_rules! select_orgs {
+    ($condition:literal) => {
+        concat!(
+            "SELECT ",
+            org_columns!(),
+            " FROM organizations o WHERE ",
+            $condition
+        )
+    };
+}
+
+/// Selects keys `k` for [`key`]; the condition may go on with an order.
+macro_rules! select_keys {
+    ($condition:literal) => {
+        concat!(
+            "SELECT ",
+            key_columns!(),
+            " FROM api_keys k WHERE ",
+            $condition
+        )
+    };
+}
+
+pub(super) use {key_columns, org_columns, select_keys, select_orgs};
 
 /// Number of columns of a key.
 pub(super) const KEY_WIDTH: usize = 13;
@@ -40,39 +64,35 @@ pub(super) fn org(row: &Row, at: usize) -> Result<Org, StoreError> {
     Ok(Org {
         id: OrgId(row.try_get::<_, i64>(at)? as u64),
         name: row.try_get(at + 1)?,
-        status: match row.try_get(at + 2)? {
-            "active" => OrgStatus::Active,
-            "suspended" => OrgStatus::Suspended,
-            _ => return Err(damaged("an organization has an unknown status")),
-        },
-        limits: limits(row.try_get(at + 3)?)?,
+        status: org_status(row.try_get(at + 2)?)?,
+        limits: read_limits(row.try_get::<_, Vec<&str>>(at + 3)?)?,
         overrides: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 4)?.0,
         created_at: time(row.try_get(at + 5)?),
     })
 }
 
-pub(super) fn status(status: OrgStatus) -> &'static str {
-    match status {
-        OrgStatus::Active => "active",
-        OrgStatus::Suspended => "suspended",
-    }
+fn org_status(text: &str) -> Result<OrgStatus, StoreError> {
+    let known = [OrgStatus::Active, OrgStatus::Suspended];
+    let status = known.into_iter().find(|status| status.as_str() == text);
+    status.ok_or_else(|| StoreError::damaged("an organization has an unknown status"))
 }
 
 /// Reads a key, starting at a column.
 pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
     let rate = row.try_get::<_, i64>(at + 6)?;
     let rate = u32::try_from(rate).ok().and_then(NonZeroU32::new);
+    let scopes: &str = row.try_get(at + 5)?;
     Ok(Key {
         id: KeyId(row.try_get::<_, i64>(at)? as u64),
         org_id: OrgId(row.try_get::<_, i64>(at + 1)? as u64),
         label: row.try_get(at + 2)?,
         shown_prefix: row.try_get(at + 3)?,
         status: KeyStatus::stored(row.try_get(at + 4)?),
-        scopes: read_scopes(row.try_get(at + 5)?)?,
-        rate_limit_per_minute: rate.ok_or_else(|| damaged("a key has an invalid limit"))?,
-        limits: limits(row.try_get(at + 7)?)?,
-        allowed_ips: CidrSet::parse("allowed_ips", row.try_get::<_, Vec<&str>>(at + 8)?)
-            .map_err(|_| damaged("a key has an invalid allowed address"))?,
+        scopes: read_scopes(scopes.split(',').filter(|scope| !scope.is_empty()))?,
+        rate_limit_per_minute: rate
+            .ok_or_else(|| StoreError::damaged("a key has an invalid limit"))?,
+        limits: read_limits(row.try_get::<_, Vec<&str>>(at + 7)?)?,
+        allowed_ips: read_allowed_ips(row.try_get::<_, Vec<&str>>(at + 8)?)?,
         overrides: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 9)?.0,
         created_at: time(row.try_get(at + 10)?),
         expires_at: row.try_get::<_, Option<_>>(at + 11)?.map(time),
@@ -82,17 +102,6 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
 
 pub(super) fn time(at: OffsetDateTime) -> Timestamp {
     Timestamp::from_utc(at)
-}
-
-fn limits(texts: Vec<&str>) -> Result<Vec<Limit>, StoreError> {
-    let limits = texts.into_iter().map(str::parse);
-    limits
-        .collect::<Result<_, _>>()
-        .map_err(|_| damaged("a limit cannot be read"))
-}
-
-pub(super) fn limit_texts(limits: &[Limit]) -> Vec<String> {
-    limits.iter().map(Limit::to_string).collect()
 }
 
 /// The enforced monthly limit, if any.
@@ -108,21 +117,18 @@ pub(super) fn scopes_text(scopes: &[Scope]) -> String {
     scopes.join(",")
 }
 
-fn read_scopes(text: &str) -> Result<Vec<Scope>, StoreError> {
-    let scopes = text.split(',').filter(|scope| !scope.is_empty());
-    scopes
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .map_err(|_| damaged("a key has an invalid scope"))
-}
-
 /// The number of rows to request.
 pub(super) fn at_most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-pub(super) fn damaged(what: &str) -> StoreError {
-    StoreError::Damaged(what.into())
+/// As hexadecimal digits.
+pub(super) fn hex(bytes: &[u8; 32]) -> String {
+    blake3::Hash::from_bytes(*bytes).to_hex().to_string()
+}
+
+pub(super) fn at_second(second: u64) -> OffsetDateTime {
+    Timestamp::from_unix_millis(second.saturating_mul(1_000)).to_utc()
 }
 
 /// Calendar time of the server.

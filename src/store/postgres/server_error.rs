@@ -45,7 +45,7 @@ impl ServerError {
     }
 
     pub(super) fn timeout() -> Self {
-        Self::new("it does not answer in time")
+        Self::new("no response within the deadline")
     }
 
     /// A pooler shares sessions, which loses notifications and prepared statements.
@@ -84,9 +84,9 @@ impl From<tokio_postgres::Error> for ServerError {
 /// Prefix of TLS errors of the client library.
 const TLS: &str = "error performing TLS handshake";
 
-const POOLED: &str = "it is behind a connection pooler in transaction mode, which loses \
-    announcements of changes (LISTEN) and prepared statements; connect to the server itself, or let \
-    the pooler keep sessions (PgBouncer: `pool_mode = session`)";
+const POOLED: &str = "it is behind a connection pooler in transaction mode, which loses change \
+    notifications (LISTEN) and prepared statements; connect to the server itself, or let the pooler \
+    keep sessions (PgBouncer: `pool_mode = session`)";
 
 /// Whether a prepared statement is missing or replaced, which happens when another client uses the
 /// same session.
@@ -129,6 +129,15 @@ const REFUSALS: [SqlState; 4] = [
 impl From<ServerError> for StoreError {
     fn from(error: ServerError) -> Self {
         Self::Unavailable(error.into())
+    }
+}
+
+impl From<StoreError> for ServerError {
+    fn from(error: StoreError) -> Self {
+        match cause(&error) {
+            Some(error) => error.clone(),
+            None => Self::new(error.to_string()),
+        }
     }
 }
 

@@ -12,12 +12,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Connection, SimpleQueryMessage};
 
-use super::State;
 use super::address::DatabaseUrl;
 use super::conn::Conn;
 use super::migrate::{self, SchemaParams};
-use super::server_error::ServerError;
-use crate::store::StoreError;
+use super::server_error::{ServerError, cause};
+use super::state::State;
 
 /// Settings of every session. Acknowledged changes are durable, whatever the server's default.
 const SETTINGS: &str = "SET TimeZone = 'UTC'; SET idle_in_transaction_session_timeout = '30s'; \
@@ -64,6 +63,7 @@ impl Sessions {
         opened
     }
 
+    /// Opens a session. The first one checks the server and its tables.
     async fn open_checked(&self, longest: Duration) -> Result<Conn, ServerError> {
         let conn = self.connect().await?;
         let _checking = self.checking.lock().await;
@@ -75,18 +75,18 @@ impl Sessions {
         conn.batch(&format!("{SETTINGS}; SET statement_timeout = {longest}"))
             .await?;
         if is_first {
-            match migrate::check(&conn, &self.params).await {
-                Ok(()) => self.is_checked.set(true),
-                Err(StoreError::Unavailable(error)) => {
-                    return Err(match error.downcast::<ServerError>() {
-                        Ok(error) => *error,
-                        Err(error) => ServerError::refusal(error.to_string()),
-                    });
-                }
-                Err(error) => return Err(ServerError::refusal(error.to_string())),
-            }
+            self.check_schema(&conn).await?;
+            self.is_checked.set(true);
         }
         Ok(conn)
+    }
+
+    async fn check_schema(&self, conn: &Conn) -> Result<(), ServerError> {
+        let checked = migrate::check(conn, &self.params).await;
+        checked.map_err(|error| match cause(&error) {
+            Some(error) => error.clone(),
+            None => ServerError::refusal(error.to_string()),
+        })
     }
 
     /// Rejects poolers that share sessions: two connections reach the same server process, or one

@@ -11,6 +11,7 @@ use crate::time::ManualClock;
 
 use keyguard_test_support::pgbouncer::PgBouncer;
 use keyguard_test_support::postgres::{self as server, Database, Server};
+use keyguard_test_support::wait_until;
 
 mod faults;
 mod opening;
@@ -74,13 +75,4 @@ fn wait_for(changes: &mpsc::Receiver<ChangeEvent>, is_it: impl Fn(&ChangeEvent) 
 
 fn is_of_key(id: u64) -> impl Fn(&ChangeEvent) -> bool {
     move |change| matches!(change, ChangeEvent::Key(KeyId(changed)) if *changed == id)
-}
-
-/// Waits until a condition holds.
-fn until(is_so: impl Fn() -> bool) {
-    let until = Instant::now() + SOON;
-    while !is_so() {
-        assert!(Instant::now() < until, "condition not reached in time");
-        thread::sleep(Duration::from_millis(5));
-    }
 }

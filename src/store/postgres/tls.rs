@@ -79,8 +79,8 @@ fn chosen(mode: Option<&str>, root: Option<&str>) -> Result<(SslMode, Verified),
     let mode = mode.unwrap_or(default);
     if is_public && mode != "verify-full" {
         return Err(unusable(format!(
-            "`{ROOT_FILE}={PUBLIC}` trusts certificates that anybody can get for a host of their \
-             own; use it with `{MODE}=verify-full`"
+            "`{ROOT_FILE}={PUBLIC}` trusts every public certificate authority; use it with \
+             `{MODE}=verify-full`"
         )));
     }
     Ok(match (mode, root) {
@@ -110,7 +110,7 @@ fn given(file: Option<&str>) -> Result<Vec<CertificateDer<'static>>, OpenError> 
     };
     let unreadable = |why: &dyn fmt::Display| {
         unusable(format!(
-            "the file `{file}`, which `{ROOT_FILE}` names, cannot be used: {why}"
+            "the file `{file}` in `{ROOT_FILE}` cannot be used: {why}"
         ))
     };
     let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;

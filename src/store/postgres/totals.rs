@@ -1,15 +1,15 @@
 //! Totals per key, hour, day and minute, updated when usage is recorded, so that reading them needs
 //! no scan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use time::OffsetDateTime;
 use tokio_postgres::Row;
 
 use super::conn::Conn;
 use super::recording::Prepared;
-use super::rows::{self, KEY_WIDTH, key_columns, org_columns};
-use crate::model::{KeyId, Reason};
+use super::rows::{self, KEY_WIDTH, ORG_WIDTH, at_second, key_columns, org_columns};
+use super::total_rows::{Combine, TotalRows};
+use crate::model::{Key, KeyId, Org, Reason};
 use crate::store::totals::{KeyTotals, shadow_name};
 use crate::store::{Count, Lifetime, StoreError, Tally, Totals};
 use crate::time::Timestamp;
@@ -28,81 +28,20 @@ fn text_of(reason: Option<Reason>) -> &'static str {
 
 /// Adds a batch to all totals.
 pub(super) async fn add(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
-    add_to_keys(conn, batch).await?;
-    add_to_shadow_denied(conn, &batch.shadow_denied).await?;
-    add_to_minutes(conn, batch).await?;
-    // Last, because other nodes wait for these rows.
-    let mut all: BTreeMap<_, _> = names(&batch.totals.all).collect();
-    if batch.dropped > 0 {
-        all.insert(DROPPED.to_owned(), batch.dropped);
-    }
-    let (names, values) = columns(&all);
-    if names.is_empty() {
+    note_last_uses(conn, &batch.totals.keys).await?;
+    let shadow_denied = with_known_names(conn, &batch.shadow_denied).await?;
+    let rows = TotalRows::of_batch(&batch.totals, batch.dropped, shadow_denied);
+    rows.write(conn, Combine::Add).await
+}
+
+async fn note_last_uses(conn: &Conn, keys: &[(KeyId, KeyTotals)]) -> Result<(), StoreError> {
+    let uses = keys.iter().filter_map(|(key, totals)| {
+        let at = totals.last_used_at?;
+        Some((key.0 as i64, at.to_utc()))
+    });
+    let (used, used_at): (Vec<_>, Vec<_>) = uses.unzip();
+    if used.is_empty() {
         return Ok(());
-    }
-    conn.run(
-        "INSERT INTO keyguard_totals AS t (name, value) \
-         SELECT * FROM unnest($1::text[], $2::bigint[]) \
-         ON CONFLICT (name) DO UPDATE SET value = t.value + excluded.value",
-        &[&names, &values],
-    )
-    .await?;
-    Ok(())
-}
-
-fn columns(counts: &BTreeMap<String, u64>) -> (Vec<&str>, Vec<i64>) {
-    let counts = counts.iter();
-    counts
-        .map(|(name, &count)| (name.as_str(), count as i64))
-        .unzip()
-}
-
-async fn add_to_keys(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
-    let keys = &batch.totals.keys;
-    if keys.is_empty() {
-        return Ok(());
-    }
-    add_to_lifetimes(conn, keys).await?;
-    let mut hours = Periods::default();
-    let mut days = Periods::default();
-    for (key, totals) in keys {
-        for &(hour, count) in &totals.hours {
-            hours.add(hour * 3_600, key.0, count);
-            days.add(hour / 24 * 86_400, key.0, count);
-        }
-    }
-    hours
-        .write(
-            conn,
-            "INSERT INTO keyguard_key_hours AS t (hour, key_id, requests, errors) \
-             SELECT * FROM unnest($1::timestamptz[], $2::bigint[], $3::bigint[], $4::bigint[]) \
-             ON CONFLICT (hour, key_id) DO UPDATE SET requests = t.requests + excluded.requests, \
-                 errors = t.errors + excluded.errors",
-        )
-        .await?;
-    days.write(
-        conn,
-        "INSERT INTO keyguard_key_days AS t (day, key_id, requests, errors) \
-         SELECT * FROM unnest($1::timestamptz[], $2::bigint[], $3::bigint[], $4::bigint[]) \
-         ON CONFLICT (day, key_id) DO UPDATE SET requests = t.requests + excluded.requests, \
-             errors = t.errors + excluded.errors",
-    )
-    .await
-}
-
-async fn add_to_lifetimes(conn: &Conn, all: &[(KeyId, KeyTotals)]) -> Result<(), StoreError> {
-    let (mut used, mut used_at) = (Vec::new(), Vec::new());
-    let (mut keys, mut requests, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    for (key, totals) in all {
-        let key = key.0 as i64;
-        if let Some(at) = totals.last_used_at {
-            used.push(key);
-            used_at.push(at.to_utc());
-        }
-        let sum = totals.sum();
-        keys.push(key);
-        requests.push(sum.requests as i64);
-        errors.push(sum.errors as i64);
     }
     // A last use in the future is from a wrong clock. Locks rows in key order, which `UPDATE` alone
     // does not guarantee.
@@ -115,95 +54,28 @@ async fn add_to_lifetimes(conn: &Conn, all: &[(KeyId, KeyTotals)]) -> Result<(),
         &[&used, &used_at],
     )
     .await?;
-    conn.run(
-        "INSERT INTO keyguard_key_totals AS t (key_id, requests, errors) \
-         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) \
-         ON CONFLICT (key_id) DO UPDATE SET requests = t.requests + excluded.requests, \
-             errors = t.errors + excluded.errors",
-        &[&keys, &requests, &errors],
-    )
-    .await?;
     Ok(())
 }
 
-/// Counts of keys per period, by the start of the period in seconds.
-#[derive(Default)]
-struct Periods(BTreeMap<(u64, u64), Count>);
-
-impl Periods {
-    fn add(&mut self, start: u64, key: u64, count: Count) {
-        self.0.entry((start, key)).or_default().add(count);
-    }
-
-    async fn write(self, conn: &Conn, sql: &'static str) -> Result<(), StoreError> {
-        let (mut starts, mut keys) = (Vec::new(), Vec::new());
-        let (mut requests, mut errors) = (Vec::new(), Vec::new());
-        for ((start, key), count) in self.0 {
-            starts.push(at_second(start));
-            keys.push(key as i64);
-            requests.push(count.requests as i64);
-            errors.push(count.errors as i64);
-        }
-        conn.run(sql, &[&starts, &keys, &requests, &errors]).await?;
-        Ok(())
-    }
-}
-
-pub(super) fn at_second(second: u64) -> OffsetDateTime {
-    Timestamp::from_unix_millis(second.saturating_mul(1_000)).to_utc()
-}
-
-async fn add_to_shadow_denied(
+/// Returns the counts by the names under which they are stored, whose number is bounded.
+async fn with_known_names(
     conn: &Conn,
     shadow_denied: &BTreeMap<String, u64>,
-) -> Result<(), StoreError> {
-    if shadow_denied.is_empty() {
-        return Ok(());
-    }
-    let known = conn
-        .rows("SELECT name FROM keyguard_shadow_denied", &[])
-        .await?;
-    let mut known = known
-        .iter()
-        .map(|row| row.try_get(0))
-        .collect::<Result<std::collections::HashSet<String>, _>>()?;
+) -> Result<BTreeMap<String, u64>, StoreError> {
     let mut counts = BTreeMap::new();
+    if shadow_denied.is_empty() {
+        return Ok(counts);
+    }
+    let sql = "SELECT name FROM keyguard_shadow_denied";
+    let known = conn.rows(sql, &[]).await?;
+    let known = known.iter().map(|row| row.try_get(0));
+    let mut known = known.collect::<Result<HashSet<String>, _>>()?;
     for (name, count) in shadow_denied {
         let name = shadow_name(name, known.contains(name), known.len() as u64);
         known.insert(name.to_owned());
         *counts.entry(name.to_owned()).or_default() += count;
     }
-    let (names, values) = columns(&counts);
-    conn.run(
-        "INSERT INTO keyguard_shadow_denied AS t (name, value) \
-         SELECT * FROM unnest($1::text[], $2::bigint[]) \
-         ON CONFLICT (name) DO UPDATE SET value = t.value + excluded.value",
-        &[&names, &values],
-    )
-    .await?;
-    Ok(())
-}
-
-async fn add_to_minutes(conn: &Conn, batch: &Prepared) -> Result<(), StoreError> {
-    let (mut minutes, mut named, mut values) = (Vec::new(), Vec::new(), Vec::new());
-    for (minute, tally) in &batch.totals.minutes {
-        for (name, value) in names(tally).collect::<BTreeMap<_, _>>() {
-            minutes.push(at_second(minute * 60));
-            named.push(name);
-            values.push(value as i64);
-        }
-    }
-    if minutes.is_empty() {
-        return Ok(());
-    }
-    conn.run(
-        "INSERT INTO keyguard_minutes AS t (minute, name, value) \
-         SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::bigint[]) \
-         ON CONFLICT (minute, name) DO UPDATE SET value = t.value + excluded.value",
-        &[&minutes, &named, &values],
-    )
-    .await?;
-    Ok(())
+    Ok(counts)
 }
 
 pub(super) async fn totals(conn: &Conn, now: Timestamp) -> Result<Totals, StoreError> {
@@ -315,9 +187,7 @@ pub(super) async fn shadow_denied(conn: &Conn) -> Result<Vec<(String, u64)>, Sto
     named(&rows)
 }
 
-async fn top_keys(
-    conn: &Conn,
-) -> Result<Vec<(crate::model::Key, crate::model::Org, u64)>, StoreError> {
+async fn top_keys(conn: &Conn) -> Result<Vec<(Key, Org, u64)>, StoreError> {
     let rows = conn
         .rows(
             concat!(
@@ -334,7 +204,7 @@ async fn top_keys(
         )
         .await?;
     let top = |row: &Row| {
-        let requests = row.try_get::<_, i64>(KEY_WIDTH + 6)?;
+        let requests = row.try_get::<_, i64>(KEY_WIDTH + ORG_WIDTH)?;
         Ok((
             rows::key(row, 0)?,
             rows::org(row, KEY_WIDTH)?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::conn::Conn;
-use super::rows::{at_most, damaged, time};
+use super::rows::{at_most, time};
 use crate::model::{KeyId, Method, Reason, Usage};
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -46,15 +46,15 @@ fn usage(row: &Row) -> Result<Usage, StoreError> {
     let refused = row.try_get::<_, Option<i16>>(7)?;
     let reason = |code: i16| {
         let reason = u8::try_from(code).ok().and_then(Reason::from_code);
-        reason.ok_or_else(|| damaged("a row of usage has an unknown reason"))
+        reason.ok_or_else(|| StoreError::damaged("a row of usage has an unknown reason"))
     };
     Ok(Usage {
         at: time(row.try_get(0)?),
         key_id: Some(KeyId(row.try_get::<_, i64>(1)? as u64)),
         method: Method::from(row.try_get::<_, &str>(2)?),
         path: row.try_get(3)?,
-        ip: ip.map_err(|_| damaged("a row of usage has no address"))?,
-        status: status.map_err(|_| damaged("a row of usage has no status"))?,
+        ip: ip.map_err(|_| StoreError::damaged("a row of usage has no address"))?,
+        status: status.map_err(|_| StoreError::damaged("a row of usage has no status"))?,
         latency: Duration::from_micros(micros as u64),
         refused: refused.map(reason).transpose()?,
     })

@@ -8,18 +8,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::task::spawn_local;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use tokio_postgres::error::SqlState;
 
 use super::audit::{self, CommitTurn};
+use super::change_listener::ChangeListener;
 use super::conn::Conn;
 use super::in_flight::{Found, InFlight};
 use super::negative_cache::NegativeCache;
 use super::pool::Pool;
 use super::recording::{self, Prepared};
 use super::server_error::{ServerError, cause, is_cancelled, is_lost};
-use super::{ADMIN_TIMEOUT, ChangeListener, State, credentials, prune};
+use super::state::State;
+use super::{ADMIN_TIMEOUT, credentials, prune};
 use crate::model::HashedKey;
+use crate::store::audit::AuditSubject;
 use crate::store::{AuditContext, Resolved, StoreError};
 use crate::time::{Clock, Timestamp};
 
@@ -51,7 +54,6 @@ impl Worker {
     /// Runs a read. Retries once if the connection was lost.
     pub(super) async fn read<T>(
         &self,
-        due: Instant,
         query: &impl AsyncFn(&Conn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let read = async {
@@ -72,7 +74,7 @@ impl Worker {
                 }
             }
         };
-        let in_time = timeout_at(due.into(), read).await;
+        let in_time = timeout(ADMIN_TIMEOUT, read).await;
         in_time.unwrap_or_else(|_| Err(ServerError::timeout().into()))
     }
 
@@ -146,18 +148,16 @@ impl Worker {
         in_time.unwrap_or_else(|_| Err(outcome_unknown(ServerError::timeout()).into()))
     }
 
-    /// Runs an audited change, unless the idempotency key was used before. `change` also returns
-    /// the subject.
-    pub(super) async fn commit_audited<T>(
+    /// Runs an audited change, unless the idempotency key was used before.
+    pub(super) async fn commit_audited<T: AuditSubject>(
         &self,
-        due: Instant,
         audit: &AuditContext,
-        change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<(Option<u64>, T), StoreError>,
+        change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.change(due, async |conn, turn| {
+        self.change(async |conn, turn| {
             audit::begin(conn, audit).await?;
-            let (subject, done) = change(conn, turn).await?;
-            audit::enter(conn, audit, subject.or(audit.subject)).await?;
+            let done = change(conn, turn).await?;
+            audit::enter(conn, audit, done.audit_subject().or(audit.subject)).await?;
             Ok(done)
         })
         .await
@@ -166,12 +166,11 @@ impl Worker {
     /// Runs a transaction in the order of changes.
     pub(super) async fn change<T>(
         &self,
-        due: Instant,
         change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let claim = Cell::new(None);
         let changed = self
-            .write(due, async |conn| {
+            .write(admin_deadline(), async |conn| {
                 let mut turn = CommitTurn::take(conn).await?;
                 let done = change(conn, &mut turn).await?;
                 turn.end(conn).await?;
@@ -204,7 +203,8 @@ impl Worker {
         done
     }
 
-    pub(super) async fn record(&self, due: Instant, batch: &Prepared) -> Result<(), StoreError> {
+    pub(super) async fn record(&self, batch: &Prepared) -> Result<(), StoreError> {
+        let due = admin_deadline();
         for &day in batch.days.iter().rev().take(MOST_DAYS) {
             if !self.days.borrow().contains(&day) {
                 self.add_day(due, day).await?;
@@ -240,10 +240,10 @@ impl Worker {
 
     pub(super) async fn prune(
         &self,
-        due: Instant,
         raw_before: Timestamp,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        let due = admin_deadline();
         let days = self
             .write(due, async |conn| prune::delete(conn, raw_before, now).await)
             .await?;
@@ -287,10 +287,7 @@ impl Worker {
         if let Ok(None) = found {
             self.negative_cache.note_absent(hash, epoch);
         }
-        let found = found.map_err(|error| match cause(&error) {
-            Some(error) => error.clone(),
-            None => ServerError::new(error.to_string()),
-        });
+        let found = found.map_err(ServerError::from);
         self.in_flight.end((hash, epoch), &found);
     }
 }
@@ -303,6 +300,6 @@ fn outcome_unknown(error: ServerError) -> ServerError {
 }
 
 /// The deadline of administration and recording.
-pub(super) fn admin_deadline() -> Instant {
+fn admin_deadline() -> Instant {
     Instant::now() + ADMIN_TIMEOUT
 }

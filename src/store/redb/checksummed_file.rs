@@ -332,7 +332,10 @@ fn blocks_of(len: usize) -> io::Result<usize> {
 }
 
 fn unaligned() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "not a whole block")
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "length is not a multiple of 4,096 bytes",
+    )
 }
 
 /// The problem of a file that another program has changed.

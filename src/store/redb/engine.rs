@@ -241,7 +241,7 @@ impl Engine {
             Ok(()) => {
                 state.commits += 1;
                 self.fault.lock().take();
-                result.ok_or_else(|| StoreError::Damaged("a change has no result".into()))
+                result.ok_or_else(|| StoreError::damaged("a change has no result"))
             }
         }
     }
@@ -310,7 +310,7 @@ impl Engine {
             Some(0) => Reopened::Complete,
             Some(1) => Reopened::WithLateCommit,
             _ => {
-                return Err(StoreError::Damaged(format!(
+                return Err(StoreError::damaged(format!(
                     "the data file lacks acknowledged changes ({found} of {}); \
                      restore it from a backup, and restart",
                     state.commits
@@ -435,7 +435,7 @@ impl Drop for OpenDatabase {
 fn commits(txn: &ReadTransaction) -> Result<u64, StoreError> {
     let row = txn.open_table(META)?.get(meta::COMMITS)?;
     let bytes = row.map(|row| row.value().try_into());
-    let wrong = |_| StoreError::Damaged("the number of changes is invalid".into());
+    let wrong = |_| StoreError::damaged("the number of changes is invalid");
     Ok(u64::from_le_bytes(
         bytes.transpose().map_err(wrong)?.unwrap_or_default(),
     ))

@@ -61,10 +61,7 @@ struct FileGeneration {
 }
 
 /// Pending changes, in order.
-#[derive(Debug, Default)]
-struct Staged {
-    changes: Vec<Change>,
-}
+type Staged = Vec<Change>;
 
 #[derive(Clone, Debug)]
 enum Change {
@@ -90,7 +87,7 @@ impl DataFile {
         self.shared.file.roll_back()?;
         Ok(Self {
             shared: Arc::clone(&self.shared),
-            generation: Arc::new(FileGeneration::new(Some(Staged::default()))),
+            generation: Arc::new(FileGeneration::new(Some(Staged::new()))),
         })
     }
 
@@ -109,7 +106,7 @@ impl DataFile {
 impl<F: StorageBackend> DataFile<F> {
     fn staged_on(file: F) -> Self {
         // The length is not read yet: a process that has locked the file may change it.
-        Self::from_parts(file, Some(Staged::default()))
+        Self::from_parts(file, Some(Staged::new()))
     }
 
     fn from_parts(file: F, staged: Option<Staged>) -> Self {
@@ -162,7 +159,7 @@ impl<F: StorageBackend> DataFile<F> {
     fn apply_staged_changes(&self) -> io::Result<()> {
         let file = &self.shared.file;
         let staged = self.generation.staged.read();
-        for change in staged.iter().flat_map(|staged| &staged.changes) {
+        for change in staged.iter().flatten() {
             match change {
                 Change::Write(offset, data) => file.write(*offset, data)?,
                 Change::SetLen(len) => file.set_len(*len)?,
@@ -183,7 +180,7 @@ impl<F: StorageBackend> DataFile<F> {
         if self.generation.staged.read().is_some()
             && let Some(staged) = self.generation.staged.write().as_mut()
         {
-            staged.changes.push(change());
+            staged.push(change());
             return Ok(());
         }
         self.checked(direct(&self.shared.file))
@@ -200,48 +197,51 @@ impl FileGeneration {
     }
 }
 
-impl Staged {
-    /// Returns the length after the changes.
-    fn len(&self, file: &impl StorageBackend) -> io::Result<u64> {
-        let start = file.len()?;
-        Ok(self.changes.iter().fold(start, |len, change| match change {
-            Change::Write(offset, data) => len.max(offset.saturating_add(data.len() as u64)),
-            Change::SetLen(len) => *len,
-            Change::Sync => len,
-        }))
-    }
+/// Returns the length of the file after the changes.
+fn staged_len(staged: &[Change], file: &impl StorageBackend) -> io::Result<u64> {
+    let start = file.len()?;
+    Ok(staged.iter().fold(start, |len, change| match change {
+        Change::Write(offset, data) => len.max(offset.saturating_add(data.len() as u64)),
+        Change::SetLen(len) => *len,
+        Change::Sync => len,
+    }))
+}
 
-    /// Reads the file as it is after the changes: its own bytes, overwritten by each change.
-    fn read(&self, file: &impl StorageBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if offset.saturating_add(out.len() as u64) > self.len(file)? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        out.fill(0);
-        let in_file = index(file.len()?.saturating_sub(offset)).min(out.len());
-        if in_file > 0 {
-            file.read(offset, &mut out[..in_file])?;
-        }
-        for change in &self.changes {
-            match change {
-                Change::Write(at, data) => {
-                    let (skip_out, skip_data) = (
-                        index(at.saturating_sub(offset)),
-                        index(offset.saturating_sub(*at)),
-                    );
-                    let to = out.iter_mut().skip(skip_out);
-                    to.zip(data.iter().skip(skip_data))
-                        .for_each(|(to, &from)| *to = from);
-                }
-                // Truncated bytes read as zero after the file has grown again.
-                Change::SetLen(len) => {
-                    let keep = index(len.saturating_sub(offset)).min(out.len());
-                    out[keep..].fill(0);
-                }
-                Change::Sync => {}
-            }
-        }
-        Ok(())
+/// Reads the file as it is after the changes: its own bytes, overwritten by each change.
+fn staged_read(
+    staged: &[Change],
+    file: &impl StorageBackend,
+    offset: u64,
+    out: &mut [u8],
+) -> io::Result<()> {
+    if offset.saturating_add(out.len() as u64) > staged_len(staged, file)? {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    out.fill(0);
+    let in_file = index(file.len()?.saturating_sub(offset)).min(out.len());
+    if in_file > 0 {
+        file.read(offset, &mut out[..in_file])?;
+    }
+    for change in staged {
+        match change {
+            Change::Write(at, data) => {
+                let (skip_out, skip_data) = (
+                    index(at.saturating_sub(offset)),
+                    index(offset.saturating_sub(*at)),
+                );
+                let to = out.iter_mut().skip(skip_out);
+                to.zip(data.iter().skip(skip_data))
+                    .for_each(|(to, &from)| *to = from);
+            }
+            // Truncated bytes read as zero after the file has grown again.
+            Change::SetLen(len) => {
+                let keep = index(len.saturating_sub(offset)).min(out.len());
+                out[keep..].fill(0);
+            }
+            Change::Sync => {}
+        }
+    }
+    Ok(())
 }
 
 /// Converts a distance; one too long for memory is longer than any slice.
@@ -253,7 +253,7 @@ impl<F: StorageBackend> StorageBackend for DataFile<F> {
     fn len(&self) -> io::Result<u64> {
         let file = &self.shared.file;
         self.checked(match &*self.generation.staged.read() {
-            Some(staged) => staged.len(file),
+            Some(staged) => staged_len(staged, file),
             None => file.len(),
         })
     }
@@ -262,7 +262,7 @@ impl<F: StorageBackend> StorageBackend for DataFile<F> {
         let file = &self.shared.file;
         // Checked afterwards: the bytes may belong to the next generation.
         self.checked(match &*self.generation.staged.read() {
-            Some(staged) => staged.read(file, offset, out),
+            Some(staged) => staged_read(staged, file, offset, out),
             None => file.read(offset, out),
         })
     }

@@ -29,8 +29,8 @@ impl Identity {
         }
         match std::fs::metadata(&self.path) {
             Ok(found) if numbers(&found) == self.file => Ok(()),
-            Ok(_) => Err("another file is in the place of the data file; \
-                put the data file back, or restart to use the other one"
+            Ok(_) => Err("another file has replaced the data file; \
+                restore the data file, or restart to use the other one"
                 .into()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err("the data file was deleted or moved away; put it back, or restart".into())

@@ -40,6 +40,7 @@ use redb::{
 use self::engine::Engine;
 use self::tables::{BALANCES, WINDOWS};
 use self::usage::OpenBlock;
+use super::audit::AuditSubject;
 use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
 use super::{
@@ -150,10 +151,7 @@ impl Store for RedbStore {
     }
 
     fn create_org(&self, name: &str, audit: &AuditContext) -> Result<Org, StoreError> {
-        self.commit_audited(audit, |txn| {
-            let org = orgs::create(txn, name, audit.at)?;
-            Ok((Some(org.id.0), org))
-        })
+        self.commit_audited(audit, |txn| orgs::create(txn, name, audit.at))
     }
 
     fn org(&self, id: OrgId) -> Result<Org, StoreError> {
@@ -174,9 +172,7 @@ impl Store for RedbStore {
         change: OrgChange,
         audit: &AuditContext,
     ) -> Result<Org, StoreError> {
-        self.commit_audited(audit, |txn| {
-            Ok((Some(id.0), orgs::update(txn, id, &change)?))
-        })
+        self.commit_audited(audit, |txn| orgs::update(txn, id, &change))
     }
 
     fn create_keys(
@@ -184,10 +180,7 @@ impl Store for RedbStore {
         keys: Vec<(NewKey, NewCredential)>,
         audit: &AuditContext,
     ) -> Result<Vec<Key>, StoreError> {
-        self.commit_audited(audit, |txn| {
-            let keys = keys::create(txn, &keys)?;
-            Ok((keys.first().map(|key| key.id.0), keys))
-        })
+        self.commit_audited(audit, |txn| keys::create(txn, &keys))
     }
 
     fn key(&self, id: KeyId) -> Result<Key, StoreError> {
@@ -213,9 +206,7 @@ impl Store for RedbStore {
         change: KeyChange,
         audit: &AuditContext,
     ) -> Result<Key, StoreError> {
-        self.commit_audited(audit, |txn| {
-            Ok((Some(id.0), keys::update(txn, id, &change)?))
-        })
+        self.commit_audited(audit, |txn| keys::update(txn, id, &change))
     }
 
     fn add_credential(
@@ -226,17 +217,16 @@ impl Store for RedbStore {
         audit: &AuditContext,
     ) -> Result<Key, StoreError> {
         self.commit_audited(audit, |txn| {
-            let key = keys::add_credential(txn, id, &credential, rotation)?;
-            Ok((Some(id.0), key))
+            keys::add_credential(txn, id, &credential, rotation)
         })
     }
 
     fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError> {
-        self.commit_audited(audit, |txn| Ok((Some(id.0), keys::revoke(txn, id)?)))
+        self.commit_audited(audit, |txn| keys::revoke(txn, id))
     }
 
     fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError> {
-        self.commit_audited(audit, |_| Ok((None, ())))
+        self.commit_audited(audit, |_| Ok(()))
     }
 
     fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
@@ -254,9 +244,7 @@ impl Store for RedbStore {
         audit: &AuditContext,
     ) -> Result<(), StoreError> {
         let subjects = counters.iter().map(|(subject, _)| *subject);
-        self.commit_audited(audit, |txn| {
-            Ok((None, counters::delete_windows(txn, subjects.clone())?))
-        })
+        self.commit_audited(audit, |txn| counters::delete_windows(txn, subjects.clone()))
     }
 
     fn usage(
@@ -273,7 +261,7 @@ impl Store for RedbStore {
     }
 
     fn change_locks(&self, changes: &[LockChange], audit: &AuditContext) -> Result<(), StoreError> {
-        self.commit_audited(audit, |txn| Ok((None, locks::change(txn, changes)?)))
+        self.commit_audited(audit, |txn| locks::change(txn, changes))
     }
 
     fn totals(&self, now: Timestamp) -> Result<Totals, StoreError> {
@@ -330,16 +318,16 @@ impl RedbStore {
     }
 
     /// Runs `change` in one transaction that also appends to the audit log. Fails if the request was
-    /// completed before. `change` also returns the id of the changed key or organization.
-    fn commit_audited<T>(
+    /// completed before.
+    fn commit_audited<T: AuditSubject>(
         &self,
         audit: &AuditContext,
-        change: impl Fn(&WriteTransaction) -> Result<(Option<u64>, T), StoreError>,
+        change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.write(|txn| {
             audit::begin(txn, audit)?;
-            let (subject, result) = change(txn)?;
-            audit::append(txn, audit, subject.or(audit.subject))?;
+            let result = change(txn)?;
+            audit::append(txn, audit, result.audit_subject().or(audit.subject))?;
             Ok(result)
         })
     }
@@ -352,20 +340,19 @@ const PANICKED: &str = "a page is invalid";
 /// Turns a panic into an error: redb trusts the pages of a file and may panic.
 fn catching_panics<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     // redb rolls back an unfinished transaction, and refuses further work where it cannot.
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(StoreError::Damaged(PANICKED.into())))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(StoreError::damaged(PANICKED)))
 }
 
 fn store_error(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Corrupted(problem) => StoreError::Damaged(problem),
         redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            StoreError::Damaged(error.to_string())
+            StoreError::damaged(error.to_string())
         }
         error @ (redb::Error::TableTypeMismatch { .. }
         | redb::Error::TableIsMultimap(_)
         | redb::Error::TableDoesNotExist(_)
-        | redb::Error::TypeDefinitionChanged { .. }) => StoreError::Damaged(error.to_string()),
+        | redb::Error::TypeDefinitionChanged { .. }) => StoreError::damaged(error.to_string()),
         error => StoreError::Unavailable(error.into()),
     }
 }

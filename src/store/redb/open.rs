@@ -104,11 +104,13 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
         let (disk, identity) = self.disk(file)?;
         let staged = DataFile::staged(disk);
 
-        let database = catching_panics(path, || {
+        // After a panic of redb, the database is dropped with anything half-done.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = self.open_database(staged.clone())?;
             verify_secret(path, &database, self.fingerprint)?;
             Ok(database)
-        })?;
+        }));
+        let database = opened.unwrap_or_else(|_| Err(damaged(path, PANICKED)))?;
         make_private(&privacy);
         staged.publish().map_err(|error| io_error(path, error))?;
         Ok((database, identity))
@@ -227,15 +229,6 @@ fn make_private(file: &File) {
 
 #[cfg(not(unix))]
 fn make_private(_: &File) {}
-
-/// Turns a panic into an error: redb trusts the pages of a file and may panic.
-fn catching_panics<T>(
-    path: &Path,
-    open: impl FnOnce() -> Result<T, OpenError>,
-) -> Result<T, OpenError> {
-    // The database, with anything half-done, is dropped.
-    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, PANICKED)))
-}
 
 fn damaged(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> OpenError {
     OpenError::Damaged {

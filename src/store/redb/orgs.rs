@@ -14,15 +14,11 @@ use crate::time::Timestamp;
 
 pub(super) fn create(txn: &WriteTransaction, name: &str, at: Timestamp) -> Result<Org, StoreError> {
     let mut table = Orgs::open(txn)?;
-    if table.names.get(name)?.is_some() {
-        return Err(StoreError::DuplicateOrg(name.into()));
-    }
-    let skeleton = text::skeleton(name);
-    let similar = table.skeletons.get(skeleton.as_str())?;
+    let similar = table.skeletons.get(text::skeleton(name).as_str())?;
     if let Some(id) = similar.map(|id| id.value())
         && let Some(existing) = find_org(&table.by_id, OrgId(id))?
     {
-        return Err(StoreError::SimilarOrg(existing.name));
+        return Err(changes::org_exists(existing.name, name));
     }
     let id = update_meta(txn, meta::RECORD_COUNTS, |counts: &mut RecordCounts| {
         counts.last_org_id += 1;

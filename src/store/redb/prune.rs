@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 
 const MOST_ROWS: usize = retention::MOST_PRUNED as usize;
 
-/// What to delete.
+/// Rows to delete.
 #[derive(Default)]
 pub(super) struct Due {
     blocks: Vec<u64>,

@@ -44,5 +44,5 @@ pub(super) fn with_last_use(
 }
 
 pub(super) fn missing(what: &str) -> StoreError {
-    StoreError::Damaged(format!("{what} is missing"))
+    StoreError::damaged(format!("{what} is missing"))
 }

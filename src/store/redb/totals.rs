@@ -10,7 +10,7 @@ use super::tables::{
 use crate::model::KeyId;
 use crate::store::batch_id::BatchId;
 use crate::store::codec::{Record, RecordCounts};
-use crate::store::totals::{BatchTotals, KeyTotals, TopKeys, shadow_name};
+use crate::store::totals::{Activity, BatchTotals, KeyTotals, Running, TopKeys, shadow_name};
 use crate::store::{Count, Lifetime, StoreError, Tally, Totals, UsageBatch};
 use crate::time::Timestamp;
 
@@ -86,7 +86,7 @@ pub(super) fn note_top_keys(
 
 /// The totals of keys.
 pub(super) struct KeyTables<'txn> {
-    pub(super) activity: Table<'txn, u64, &'static [u8]>,
+    activity: Table<'txn, u64, &'static [u8]>,
     pub(super) hours: Table<'txn, (u64, u64), &'static [u8]>,
     pub(super) days: Table<'txn, (u64, u64), &'static [u8]>,
 }
@@ -100,27 +100,46 @@ impl<'txn> KeyTables<'txn> {
         })
     }
 
-    /// Returns the requests of the key, of all time.
+    /// Adds to the totals of a key. Returns its requests of all time.
     fn add(&mut self, key: KeyId, totals: KeyTotals, now: Timestamp) -> Result<u64, StoreError> {
-        let mut activity = activity_of(&self.activity, key)?;
+        let mut activity = self.activity(key)?;
         if let Some(at) = totals.last_used_at {
             activity.use_at(at, now);
         }
         for (hour, count) in totals.hours {
-            let (ended_hour, ended_day) = activity.add(hour, count);
-            if let Some((hour, count)) = ended_hour {
-                update_row(&mut self.hours, (hour, key.0), |sum: &mut Count| {
-                    sum.add(count)
-                })?;
-            }
-            if let Some((day, count)) = ended_day {
-                update_row(&mut self.days, (key.0, day), |sum: &mut Count| {
-                    sum.add(count)
-                })?;
-            }
+            activity.all_time.add(count);
+            let (hours, row) = (&mut self.hours, |hour| (hour, key.0));
+            merge_period(&mut activity.hour, (hour, count), hours, row, Count::add)?;
+            let (days, row) = (&mut self.days, |day| (key.0, day));
+            merge_period(&mut activity.day, (hour / 24, count), days, row, Count::add)?;
         }
-        self.activity.insert(key.0, activity.encode()?.as_slice())?;
+        self.put(key, &activity)?;
         Ok(activity.all_time.requests)
+    }
+
+    pub(super) fn activity(&self, key: KeyId) -> Result<Activity, StoreError> {
+        activity_of(&self.activity, key)
+    }
+
+    pub(super) fn put(&mut self, key: KeyId, activity: &Activity) -> Result<(), StoreError> {
+        self.activity.insert(key.0, activity.encode()?.as_slice())?;
+        Ok(())
+    }
+}
+
+/// Merges the count of a period into that of the running one, or into the row of an ended one. `row`
+/// returns the key of a row.
+pub(super) fn merge_period(
+    running: &mut Running,
+    counted: (u64, Count),
+    table: &mut Table<'_, (u64, u64), &'static [u8]>,
+    row: impl FnOnce(u64) -> (u64, u64),
+    merge: fn(&mut Count, Count),
+) -> Result<(), StoreError> {
+    let (period, count) = counted;
+    match running.merge(period, count, merge) {
+        Some((ended, count)) => update_row(table, row(ended), |known| merge(known, count)),
+        None => Ok(()),
     }
 }
 

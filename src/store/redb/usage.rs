@@ -64,12 +64,12 @@ pub(super) fn since(
     let mut found = Vec::new();
     let mut search = |block: &[u8]| {
         for row in UsageBlockReader::new(block) {
-            let row = row?;
+            let (event, path) = row?;
             if found.len() == limit {
                 return Ok(false);
             }
-            if row.at >= from && key.is_none_or(|key| row.key_id == key) {
-                found.push(row.to_usage());
+            if event.at >= from && key.is_none_or(|key| event.key_id == key) {
+                found.push(event.to_usage(path));
             }
         }
         Ok::<_, StoreError>(true)

@@ -30,24 +30,6 @@ impl Activity {
         let known = self.last_used_at.filter(|known| *known <= now);
         self.last_used_at = known.max(Some(at));
     }
-
-    /// Adds the count of an hour. Returns the ended hour and the ended day that have to be added to
-    /// their rows.
-    pub(in crate::store) fn add(
-        &mut self,
-        hour: u64,
-        count: Count,
-    ) -> (Option<Ended>, Option<Ended>) {
-        let add = |mut sum: Count, count| {
-            sum.add(count);
-            sum
-        };
-        self.all_time.add(count);
-        (
-            self.hour.merge(hour, count, add),
-            self.day.merge(hour / 24, count, add),
-        )
-    }
 }
 
 impl Running {
@@ -57,13 +39,13 @@ impl Running {
         &mut self,
         period: u64,
         count: Count,
-        merge: impl FnOnce(Count, Count) -> Count,
+        merge: fn(&mut Count, Count),
     ) -> Option<Ended> {
         if period < self.period {
             return Some((period, count));
         }
         if period == self.period {
-            self.count = merge(self.count, count);
+            merge(&mut self.count, count);
             return None;
         }
         let ended = std::mem::replace(self, Self { period, count });

@@ -11,7 +11,7 @@ use crate::model::KeyId;
 use crate::store::{UsageBatch, UsageEvent};
 use crate::time::Timestamp;
 
-/// What a batch adds to the totals.
+/// The additions of a batch to the totals.
 pub(in crate::store) struct BatchTotals {
     /// By id.
     pub(in crate::store) keys: Vec<(KeyId, KeyTotals)>,
@@ -20,7 +20,7 @@ pub(in crate::store) struct BatchTotals {
     pub(in crate::store) all: Tally,
 }
 
-/// What a batch adds to the totals of one key.
+/// The additions of a batch to the totals of one key.
 #[derive(Default)]
 pub(in crate::store) struct KeyTotals {
     /// When the key was last admitted.

@@ -44,12 +44,10 @@ impl Count {
         self.errors = self.errors.saturating_add(other.errors);
     }
 
-    /// Returns the greater of both, number by number.
-    pub(super) fn max(self, other: Self) -> Self {
-        Self {
-            requests: self.requests.max(other.requests),
-            errors: self.errors.max(other.errors),
-        }
+    /// Raises each number to that of `other`.
+    pub(super) fn raise(&mut self, other: Self) {
+        self.requests = self.requests.max(other.requests);
+        self.errors = self.errors.max(other.errors);
     }
 }
 
@@ -69,13 +67,12 @@ impl Tally {
         }
     }
 
-    /// Returns the greater of both, number by number.
-    pub(super) fn max(mut self, other: &Self) -> Self {
-        self.count = self.count.max(other.count);
+    /// Raises each number to that of `other`.
+    pub(super) fn raise(&mut self, other: &Self) {
+        self.count.raise(other.count);
         for (own, other) in self.refused.iter_mut().zip(other.refused) {
             *own = (*own).max(other);
         }
-        self
     }
 }
 
@@ -87,12 +84,10 @@ pub(crate) struct Lifetime {
 }
 
 impl Lifetime {
-    /// Returns the greater of both, number by number.
-    pub(super) fn max(self, other: &Self) -> Self {
-        Self {
-            tally: self.tally.max(&other.tally),
-            dropped: self.dropped.max(other.dropped),
-        }
+    /// Raises each number to that of `other`.
+    pub(super) fn raise(&mut self, other: &Self) {
+        self.tally.raise(&other.tally);
+        self.dropped = self.dropped.max(other.dropped);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an import does where the target has a record already.
+//! Merging of imported records with existing ones.
 
 use crate::counter::{SavedCounter, SavedValue};
 use crate::lockout::Lock;

@@ -162,49 +162,45 @@ impl TransferStats {
 pub(crate) fn transfer_all(
     from: &dyn Store,
     to: &dyn Store,
-    mut progress: impl FnMut(&TransferStats),
+    progress: impl FnMut(&TransferStats),
 ) -> Result<TransferStats, StoreError> {
-    for_each_page(from, |page| to.check_import(page))?;
-    let mut stats = TransferStats::default();
-    for_each_page(from, |page| import(page, to, &mut stats, &mut progress))?;
-    Ok(stats)
+    let pages = |handle: &mut PageHandler<'_>| {
+        let mut next = Some(PageCursor::default());
+        while let Some(cursor) = next {
+            let page = from.export(cursor)?;
+            handle(&page)?;
+            next = page.next;
+        }
+        Ok(())
+    };
+    transfer(pages, to, progress)
 }
 
 /// Like [`transfer_all`], from pages in memory.
 pub(crate) fn import_pages(
     pages: &[TransferPage],
     to: &dyn Store,
+    progress: impl FnMut(&TransferStats),
+) -> Result<TransferStats, StoreError> {
+    let pages = |handle: &mut PageHandler<'_>| pages.iter().try_for_each(handle);
+    transfer(pages, to, progress)
+}
+
+type PageHandler<'a> = dyn FnMut(&TransferPage) -> Result<(), StoreError> + 'a;
+
+/// `for_each_page` calls a function for each page; it is called twice.
+fn transfer(
+    for_each_page: impl Fn(&mut PageHandler<'_>) -> Result<(), StoreError>,
+    to: &dyn Store,
     mut progress: impl FnMut(&TransferStats),
 ) -> Result<TransferStats, StoreError> {
-    pages.iter().try_for_each(|page| to.check_import(page))?;
+    for_each_page(&mut |page| to.check_import(page))?;
     let mut stats = TransferStats::default();
-    for page in pages {
-        import(page, to, &mut stats, &mut progress)?;
-    }
+    for_each_page(&mut |page| {
+        to.import(page)?;
+        stats.add(page);
+        progress(&stats);
+        Ok(())
+    })?;
     Ok(stats)
-}
-
-fn import(
-    page: &TransferPage,
-    to: &dyn Store,
-    stats: &mut TransferStats,
-    progress: &mut impl FnMut(&TransferStats),
-) -> Result<(), StoreError> {
-    to.import(page)?;
-    stats.add(page);
-    progress(stats);
-    Ok(())
-}
-
-fn for_each_page(
-    store: &dyn Store,
-    mut handle: impl FnMut(&TransferPage) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let mut next = Some(PageCursor::default());
-    while let Some(cursor) = next {
-        let page = store.export(cursor)?;
-        handle(&page)?;
-        next = page.next;
-    }
-    Ok(())
 }

@@ -1,5 +1,7 @@
 use super::*;
+use crate::model::Usage;
 use proptest::prelude::*;
+use std::time::Duration;
 
 /// The event that is recorded as `usage`.
 fn event_of(usage: &Usage) -> UsageEvent {
@@ -27,7 +29,7 @@ fn write(rows: &[Usage]) -> UsageBlockWriter {
 
 fn read(block: &[u8]) -> Result<Vec<Usage>, StoreError> {
     UsageBlockReader::new(block)
-        .map(|row| row.map(|row| row.to_usage()))
+        .map(|row| row.map(|(event, path)| event.to_usage(path)))
         .collect()
 }
 
@@ -102,8 +104,8 @@ proptest! {
         let writer = write(&rows);
         let block = &writer.bytes()[..cut.index(writer.bytes().len())];
         let read: Vec<_> = UsageBlockReader::new(block).collect();
-        for (row, expected) in read.iter().flatten().zip(&rows) {
-            prop_assert_eq!(&row.to_usage(), expected);
+        for ((event, path), expected) in read.iter().flatten().zip(&rows) {
+            prop_assert_eq!(&event.to_usage(path), expected);
         }
     }
 

@@ -8,11 +8,11 @@ CREATE TABLE organizations (
     status      text NOT NULL CHECK (status IN ('active', 'suspended')),
     created_at  timestamptz NOT NULL,
     limits      text[] NOT NULL DEFAULT '{}',
-    overrides       jsonb NOT NULL DEFAULT '[]'
+    overrides   jsonb NOT NULL DEFAULT '[]'
 );
 
 -- `scopes` are separated by commas. `hashed_key` is the latest credential's hash in hexadecimal
--- digits and `monthly_limit` one of `limits`: both are there to be shown, not to be gone by.
+-- digits and `monthly_limit` one of `limits`: both are for display only.
 CREATE TABLE api_keys (
     id                     bigint PRIMARY KEY,
     org_id                 bigint NOT NULL REFERENCES organizations,
@@ -28,7 +28,7 @@ CREATE TABLE api_keys (
     last_used_at           timestamptz,
     limits                 text[] NOT NULL DEFAULT '{}',
     allowed_ips            text[] NOT NULL DEFAULT '{}',
-    overrides                  jsonb NOT NULL DEFAULT '[]'
+    overrides              jsonb NOT NULL DEFAULT '[]'
 ) WITH (fillfactor = 80); -- so that a new `last_used_at` stays on its page
 
 CREATE INDEX api_keys_org ON api_keys (org_id, id);
@@ -54,8 +54,8 @@ ALTER SEQUENCE usage_logs_id_seq OWNED BY usage_logs.id;
 CREATE INDEX usage_logs_key ON usage_logs (key_id, created_at);
 CREATE TABLE usage_logs_default PARTITION OF usage_logs DEFAULT;
 
--- One row. Whoever changes what is managed locks it, so that changes are committed in the order of
--- their generations. `forgotten` is the last generation whose changes are no longer listed.
+-- One row. Every administrative change locks it, so that changes commit in the order of their
+-- generations. `forgotten` is the last generation whose changes are no longer listed.
 CREATE TABLE keyguard_state (
     only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     generation   bigint NOT NULL DEFAULT 0,

@@ -26,10 +26,10 @@ fn acknowledged_changes_survive_a_server_crash() {
         server.kill();
         assert!(resolve(&store, created).is_err());
         assert!(store.create_org("lost", &audit_context()).is_err());
-        until(|| !store.warnings().is_empty());
+        wait_until(|| !store.warnings().is_empty());
         server.restart();
         wait_for(&changes, |change| matches!(change, ChangeEvent::Everything));
-        until(|| store.warnings().is_empty());
+        wait_until(|| store.warnings().is_empty());
         for n in 1..=created {
             assert!(resolve(&store, n).unwrap().is_some(), "key {n}");
         }
@@ -54,8 +54,8 @@ fn the_server_may_start_later() {
         Err(StoreError::Unavailable(_))
     ));
     server.restart();
-    until(|| store.create_org("acme", &audit_context()).is_ok());
-    until(|| store.warnings().is_empty());
+    wait_until(|| store.create_org("acme", &audit_context()).is_ok());
+    wait_until(|| store.warnings().is_empty());
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn problems_of_a_late_server_are_reported() {
     let store = open_on(&server, SOON);
     server.restart();
     let is_said = |text: String| text.contains("keyguard --db NEW import --from");
-    until(|| store.warnings().into_iter().any(is_said));
+    wait_until(|| store.warnings().into_iter().any(is_said));
     match store.org(OrgId(1)) {
         Err(StoreError::Unavailable(why)) => assert!(is_said(why.to_string()), "{why}"),
         other => panic!("{other:?}"),
@@ -114,7 +114,7 @@ fn reads_survive_a_lost_connection() {
              WHERE datname = current_database() AND application_name = 'keyguard'",
         );
         assert!(resolve(&*store, 1).unwrap().is_some());
-        until(|| store.revoke_key(KeyId(1), &audit_context()).is_ok());
+        wait_until(|| store.revoke_key(KeyId(1), &audit_context()).is_ok());
     }
 }
 
@@ -142,7 +142,7 @@ fn a_decision_has_a_deadline() {
     assert!(began.elapsed() >= Duration::from_millis(100));
     drop(release);
     subject.join().unwrap();
-    until(|| resolve(&store, 1).is_ok());
+    wait_until(|| resolve(&store, 1).is_ok());
 }
 
 #[test]
@@ -191,8 +191,8 @@ fn blocked_look_ups_do_not_delay_changes_or_invalidate_the_cache() {
         );
     });
     assert!(most <= 50, "{most} sessions");
-    until(|| resolve(&other, 1).is_ok_and(|found| found.is_some()));
-    until(|| other.warnings().is_empty());
+    wait_until(|| resolve(&other, 1).is_ok_and(|found| found.is_some()));
+    wait_until(|| other.warnings().is_empty());
     assert!(
         changes
             .try_iter()

@@ -163,6 +163,22 @@ fn encrypted(server: &Server, parameters: &str) -> String {
     server::value(&server.url("postgres"), sessions)
 }
 
+/// Asserts that every mode accepts the certificate in the file `root` and refuses that in `other`, and
+/// that only `verify-full` refuses another host, with an error that contains `wrong_host`.
+fn assert_verification(server: &Server, root: &str, other: &str, wrong_host: &str) {
+    for mode in ["prefer", "require", "verify-ca", "verify-full"] {
+        let trusting = |file: &str| format!("sslmode={mode}&sslrootcert={file}");
+        assert_eq!(encrypted(server, &trusting(root)), "true", "{mode}");
+        let url = url_of(server, "localhost", &trusting(other));
+        refused(open_url(&url), "certificate");
+        let opened = open_url(&url_of(server, "db.example", &trusting(root)));
+        match mode {
+            "verify-full" => refused(opened, wrong_host),
+            _ => drop(opened.unwrap()),
+        }
+    }
+}
+
 #[test]
 fn the_mode_determines_certificate_verification() {
     let dir = tempfile::tempdir().unwrap();
@@ -174,17 +190,7 @@ fn the_mode_determines_certificate_verification() {
         assert_eq!(encrypted(&server, &format!("sslmode={mode}")), "true");
     }
     assert_eq!(encrypted(&server, "sslmode=disable"), "false");
-    for mode in ["prefer", "require", "verify-ca", "verify-full"] {
-        let trusting = |file: &str| format!("sslmode={mode}&sslrootcert={file}");
-        assert_eq!(encrypted(&server, &trusting(&root)), "true", "{mode}");
-        let url = url_of(&server, "localhost", &trusting(&other));
-        refused(open_url(&url), "certificate");
-        let opened = open_url(&url_of(&server, "db.example", &trusting(&root)));
-        match mode {
-            "verify-full" => refused(opened, "certificate"),
-            _ => drop(opened.unwrap()),
-        }
-    }
+    assert_verification(&server, &root, &other, "certificate");
     let url = |parameters| url_of(&server, "localhost", parameters);
     refused(open_url(&url("sslmode=verify-full")), "certificate");
     refused(open_url(&url("sslmode=verify-ca")), "sslrootcert=FILE");
@@ -197,17 +203,7 @@ fn a_listed_ca_certificate_is_trusted_as_server_certificate() {
     let other = authority("localhost", &["localhost"], 4000);
     let other = certificate_file(dir.path(), "other.crt", &other.cert.pem());
     let (server, root) = server_with(authority("localhost", &["localhost"], 4000), dir.path());
-    for mode in ["prefer", "require", "verify-ca", "verify-full"] {
-        let trusting = |file: &str| format!("sslmode={mode}&sslrootcert={file}");
-        assert_eq!(encrypted(&server, &trusting(&root)), "true", "{mode}");
-        let url = url_of(&server, "localhost", &trusting(&other));
-        refused(open_url(&url), "certificate");
-        let opened = open_url(&url_of(&server, "db.example", &trusting(&root)));
-        match mode {
-            "verify-full" => refused(opened, "not valid for name"),
-            _ => drop(opened.unwrap()),
-        }
-    }
+    assert_verification(&server, &root, &other, "not valid for name");
 
     // Common names are ignored and expired certificates are rejected.
     let (server, root) = server_with(authority("localhost", &[], 4000), dir.path());
@@ -235,7 +231,7 @@ fn failed_tls_never_falls_back_to_plain_text() {
     server::execute(&url, "SELECT pg_reload_conf()");
     let prefer = url_of(&server, "localhost", "sslmode=prefer");
     // The setting applies to new sessions once the server has read it.
-    until(|| open_url(&prefer).is_err());
+    wait_until(|| open_url(&prefer).is_err());
     refused(open_url(&prefer), "TLS");
 
     let plain = Server::start();
@@ -296,7 +292,7 @@ fn later_session_sharing_is_detected() {
     assert!(store.warnings().is_empty(), "{:?}", store.warnings());
     pooler.change_mode("transaction");
     let is_said = |text: String| text.contains("pool_mode = session");
-    until(|| {
+    wait_until(|| {
         // The result does not matter; it takes a session of the pooler.
         let _ = store.orgs(None, 1);
         store.warnings().into_iter().any(is_said)

@@ -31,7 +31,7 @@ fn changes_reach_other_stores() {
 fn everything_is_reported_once_and_before_keys_are_read() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 1), open(&database));
-    until(|| !other.listener.0.lock().pending.is_empty());
+    wait_until(|| other.listener.has_pending());
     let (sender, changes) = mpsc::channel();
     other.subscribe(Box::new(move |change| drop(sender.send(change))));
     let at_once: Vec<ChangeEvent> = changes.try_iter().collect();
@@ -52,12 +52,8 @@ fn locks_are_reported_in_their_current_state() {
     let (one, other) = (open(&database), open(&database));
     let changes = changes_of(&other);
     let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
-    let change = |lock: Option<&Lock>, id| LockChange {
-        id,
-        lock: lock.cloned(),
-    };
     let batch = UsageBatch {
-        locks: vec![change(Some(&lock), lock.id())],
+        locks: vec![LockChange::put(lock.clone())],
         ..UsageBatch::default()
     };
     one.record(&batch).unwrap();
@@ -68,7 +64,7 @@ fn locks_are_reported_in_their_current_state() {
         );
     };
     wait_for_lock(Some(&lock));
-    one.change_locks(&[change(None, lock.id())], &audit_context())
+    one.change_locks(&[LockChange::delete(&lock)], &audit_context())
         .unwrap();
     wait_for_lock(None);
 }
@@ -113,24 +109,22 @@ fn manual_and_automatic_locks_are_stored_separately() {
         remembered_until: after(60),
         ..automatic.clone()
     };
-    let change = |lock: &Lock, is_there: bool| LockChange {
-        id: lock.id(),
-        lock: is_there.then(|| lock.clone()),
-    };
     let found = |store: &dyn Store| {
         let batch = UsageBatch {
-            locks: vec![change(&automatic, true)],
+            locks: vec![LockChange::put(automatic.clone())],
             now: NOW,
             ..UsageBatch::default()
         };
         store.record(&batch).unwrap();
     };
-    let block = |store: &dyn Store| store.change_locks(&[change(&manual, true)], &audit_context());
+    let block = |store: &dyn Store| {
+        store.change_locks(&[LockChange::put(manual.clone())], &audit_context())
+    };
     let both = [automatic.clone(), manual.clone()];
     found(&one);
     block(&other).unwrap();
     assert_eq!(one.locks().unwrap(), both);
-    let gone = both.each_ref().map(|lock| change(lock, false));
+    let gone = both.each_ref().map(LockChange::delete);
     other.change_locks(&gone, &audit_context()).unwrap();
     assert_eq!(one.locks().unwrap(), []);
     block(&other).unwrap();
@@ -161,15 +155,15 @@ fn keys_created_elsewhere_are_found_after_a_miss() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 0), open(&database));
     let _changes = changes_of(&other);
-    until(|| {
+    wait_until(|| {
         assert!(resolve(&other, 1).unwrap().is_none());
         other.negative_cache.is_absent(&hash(1))
     });
     one.create_keys(vec![new_key(OrgId(1), 1)], &audit_context())
         .unwrap();
-    until(|| resolve(&other, 1).unwrap().is_some());
+    wait_until(|| resolve(&other, 1).unwrap().is_some());
     // And at once by its creator.
-    until(|| {
+    wait_until(|| {
         assert!(resolve(&other, 2).unwrap().is_none());
         other.negative_cache.is_absent(&hash(2))
     });
@@ -185,7 +179,7 @@ fn changes_arrive_without_notifications() {
     let (one, other) = (with_keys(&database, 40), open(&database));
     let changes = changes_of(&other);
     for key in 1..=10 {
-        until(|| database.end_listeners() > 0);
+        wait_until(|| database.end_listeners() > 0);
         one.revoke_key(KeyId(key), &audit_context()).unwrap();
         wait_for(&changes, is_of_key(key));
     }
@@ -333,7 +327,7 @@ fn pruning_locks_nothing_else_while_it_waits_for_a_change() {
     let change = "UPDATE keyguard_state SET generation = generation + 1";
     server::holding(&database.url, change, || {
         pruning = Some(thread::spawn(prune));
-        let is_pruned = || until(|| rows_of("keyguard_completed_requests") == "0");
+        let is_pruned = || wait_until(|| rows_of("keyguard_completed_requests") == "0");
         thread::scope(|threads| threads.spawn(is_pruned).join().unwrap());
     });
     pruning.unwrap().join().unwrap().unwrap();
@@ -398,9 +392,8 @@ fn a_clock_ahead_deletes_no_active_data() {
     let now = server_time(&store);
     store.record(&requests(1, now, 99)).unwrap();
     let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), now);
-    let change = |lock: Option<Lock>, id| LockChange { id, lock };
     store
-        .change_locks(&[change(Some(lock.clone()), lock.id())], &audit_context())
+        .change_locks(&[LockChange::put(lock.clone())], &audit_context())
         .unwrap();
     let counted = |table: &str| database.value(&format!("SELECT count(*)::text FROM {table}"));
     let tables = [
@@ -416,7 +409,7 @@ fn a_clock_ahead_deletes_no_active_data() {
         .prune(wrong.minus(Duration::from_secs(30 * 86_400)), wrong)
         .unwrap();
     let ended = UsageBatch {
-        locks: vec![change(None, lock.id())],
+        locks: vec![LockChange::delete(&lock)],
         now: wrong,
         ..UsageBatch::default()
     };

@@ -39,7 +39,7 @@ fn transfers_round_trip() {
     }
     // The displayed credential follows.
     let shown = "SELECT string_agg(hashed_key, ' ' ORDER BY id) FROM api_keys WHERE id < 3";
-    let hashes = [hash(1), hash(5_001)].map(|hash| credentials::hex(&hash));
+    let hashes = [hash(1), hash(5_001)].map(|hash| rows::hex(&hash.0));
     assert_eq!(database.value(shown), hashes.join(" "));
 }
 
@@ -58,11 +58,8 @@ fn imports_are_reported_once() {
     from.create_keys(vec![new_key(OrgId(1), 3)], &audit_context())
         .unwrap();
     let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
-    let change = LockChange {
-        id: lock.id(),
-        lock: Some(lock.clone()),
-    };
-    from.change_locks(&[change], &audit_context()).unwrap();
+    from.change_locks(&[LockChange::put(lock.clone())], &audit_context())
+        .unwrap();
     transfer_all(&*from, &one, |_| {}).unwrap();
     wait_for(&changes, |change| {
         matches!(change, ChangeEvent::Org(OrgId(1)))
@@ -72,7 +69,7 @@ fn imports_are_reported_once() {
         &changes,
         |change| matches!(change, ChangeEvent::Locks(locks) if locks[0].lock.as_ref() == Some(&lock)),
     );
-    until(|| resolve(&other, 3).unwrap().is_some());
+    wait_until(|| resolve(&other, 3).unwrap().is_some());
 
     // Nothing changed, so the next change is the next report.
     transfer_all(&*from, &one, |_| {}).unwrap();
@@ -108,7 +105,7 @@ fn rehashed_credentials_are_reported_and_displayed() {
     wait_for(&changes, is_of_key(1));
     wait_for(&changes, is_of_key(2));
     let shown = "SELECT string_agg(hashed_key, ' ' ORDER BY id) FROM api_keys";
-    let hashes = [hash(1), hash(3)].map(|hash| credentials::hex(&hash));
+    let hashes = [hash(1), hash(3)].map(|hash| rows::hex(&hash.0));
     assert_eq!(database.value(shown), hashes.join(" "));
     assert_eq!(one.audit_log(None, 9).unwrap().len(), 3);
 }

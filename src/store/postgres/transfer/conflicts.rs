@@ -7,7 +7,7 @@ use crate::model::{HashedKey, Key, KeyId, Org, OrgId};
 use crate::store::StoreError;
 use crate::store::postgres::conn::Conn;
 use crate::store::postgres::credentials;
-use crate::store::postgres::rows::{self, key_columns, org_columns};
+use crate::store::postgres::rows::{self, key_columns, org_columns, select_keys, select_orgs};
 use crate::store::transfer::TransferPage;
 use crate::store::transfer::merge::{require_same_key, require_same_org, require_same_owner};
 
@@ -27,13 +27,12 @@ pub(in crate::store::postgres) async fn check(
 /// Reads what exists of a page. Fails if the page conflicts with it.
 pub(super) async fn existing(conn: &Conn, page: &TransferPage) -> Result<Existing, StoreError> {
     let orgs = orgs(conn, &page.orgs).await?;
+    let by_skeleton = orgs.values().map(|org| (text::skeleton(&org.name), org));
+    let by_skeleton: HashMap<_, _> = by_skeleton.collect();
     for incoming in &page.orgs {
-        let skeleton = text::skeleton(&incoming.name);
-        let has_same_id_or_name =
-            |org: &&Org| org.id == incoming.id || text::skeleton(&org.name) == skeleton;
-        orgs.iter()
-            .filter(has_same_id_or_name)
-            .try_for_each(|org| require_same_org(org, incoming))?;
+        let similar = by_skeleton.get(&text::skeleton(&incoming.name)).copied();
+        let mut others = [orgs.get(&incoming.id), similar].into_iter().flatten();
+        others.try_for_each(|org| require_same_org(org, incoming))?;
     }
     let keys = keys(conn, page).await?;
     let owners = owners(conn, page).await?;
@@ -47,16 +46,13 @@ pub(super) async fn existing(conn: &Conn, page: &TransferPage) -> Result<Existin
             }
         }
     }
-    Ok(Existing {
-        orgs: orgs.into_iter().map(|org| (org.id, org)).collect(),
-        keys,
-    })
+    Ok(Existing { orgs, keys })
 }
 
 /// Returns organizations that have the id of an imported one, or a name that looks like its name.
-async fn orgs(conn: &Conn, incoming: &[Org]) -> Result<Vec<Org>, StoreError> {
+async fn orgs(conn: &Conn, incoming: &[Org]) -> Result<HashMap<OrgId, Org>, StoreError> {
     if incoming.is_empty() {
-        return Ok(Vec::new());
+        return Ok(HashMap::new());
     }
     let ids: Vec<_> = incoming.iter().map(|org| org.id.0 as i64).collect();
     let skeletons: Vec<_> = incoming
@@ -65,15 +61,12 @@ async fn orgs(conn: &Conn, incoming: &[Org]) -> Result<Vec<Org>, StoreError> {
         .collect();
     let found = conn
         .rows(
-            concat!(
-                "SELECT ",
-                org_columns!(),
-                " FROM organizations o WHERE o.id = ANY($1) OR o.skeleton = ANY($2)"
-            ),
+            select_orgs!("o.id = ANY($1) OR o.skeleton = ANY($2)"),
             &[&ids, &skeletons],
         )
         .await?;
-    found.iter().map(|row| rows::org(row, 0)).collect()
+    let orgs = found.iter().map(|row| rows::org(row, 0));
+    orgs.map(|org| org.map(|org| (org.id, org))).collect()
 }
 
 async fn keys(conn: &Conn, page: &TransferPage) -> Result<HashMap<KeyId, Key>, StoreError> {
@@ -85,16 +78,7 @@ async fn keys(conn: &Conn, page: &TransferPage) -> Result<HashMap<KeyId, Key>, S
         .iter()
         .map(|transfer| transfer.key.id.0 as i64)
         .collect();
-    let found = conn
-        .rows(
-            concat!(
-                "SELECT ",
-                key_columns!(),
-                " FROM api_keys k WHERE k.id = ANY($1)"
-            ),
-            &[&ids],
-        )
-        .await?;
+    let found = conn.rows(select_keys!("k.id = ANY($1)"), &[&ids]).await?;
     let keys = found.iter().map(|row| rows::key(row, 0));
     keys.map(|key| key.map(|key| (key.id, key))).collect()
 }

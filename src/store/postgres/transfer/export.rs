@@ -3,10 +3,9 @@
 use tokio_postgres::Row;
 
 use crate::model::{KeyId, OrgId};
-use crate::store::postgres::conn::Conn;
-use crate::store::postgres::rows::time;
-use crate::store::postgres::totals::{self, at_second};
-use crate::store::postgres::{counters, credentials, locks, manage};
+use crate::store::postgres::conn::{Conn, Params};
+use crate::store::postgres::rows::{at_second, time};
+use crate::store::postgres::{counters, credentials, locks, manage, totals};
 use crate::store::transfer::{
     LastIds, PAGE_ROWS, PageCursor, RowId, Stage, TransferKey, TransferPage, last_if_full,
 };
@@ -69,43 +68,54 @@ async fn key_totals(conn: &Conn, after: Last, page: &mut TransferPage) -> Result
     Ok(last_if_full(&page.key_totals, |(key, _)| (key.0, 0)))
 }
 
-async fn key_hours(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
-    let (hour, key) = after.unwrap_or_default();
-    let rows = conn
-        .rows(
-            "SELECT key_id, requests, errors, hour FROM keyguard_key_hours \
-             WHERE (hour, key_id) > ($1, $2) ORDER BY hour, key_id LIMIT $3",
-            &[&at_second(hour * 3_600), &(key as i64), &LIMIT],
+/// Selects counts of keys per period; `$period` is the column of its start.
+macro_rules! select_periods {
+    ($table:literal, $period:literal) => {
+        concat!(
+            "SELECT key_id, requests, errors, ",
+            $period,
+            " FROM ",
+            $table,
+            " WHERE (",
+            $period,
+            ", key_id) > ($1, $2) ORDER BY ",
+            $period,
+            ", key_id LIMIT $3"
         )
-        .await?;
-    let hour = |row: &Row| {
-        Ok((
-            key_id(row, 0)?,
-            time(row.try_get(3)?).hour(),
-            count(row, 1)?,
-        ))
     };
-    page.key_hours = rows.iter().map(hour).collect::<Result<_, StoreError>>()?;
-    Ok(last_if_full(&page.key_hours, |(key, hour, _)| {
-        (*hour, key.0)
-    }))
+}
+
+async fn key_hours(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
+    let sql = select_periods!("keyguard_key_hours", "hour");
+    page.key_hours = periods(conn, sql, after, 3_600).await?;
+    Ok(last_if_full(&page.key_hours, period_id))
 }
 
 async fn key_days(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
-    let (day, key) = after.unwrap_or_default();
-    let rows = conn
-        .rows(
-            "SELECT key_id, requests, errors, day FROM keyguard_key_days \
-             WHERE (day, key_id) > ($1, $2) ORDER BY day, key_id LIMIT $3",
-            &[&at_second(day * 86_400), &(key as i64), &LIMIT],
-        )
-        .await?;
-    let day = |row: &Row| {
-        let day = time(row.try_get(3)?).hour() / 24;
-        Ok((key_id(row, 0)?, day, count(row, 1)?))
+    let sql = select_periods!("keyguard_key_days", "day");
+    page.key_days = periods(conn, sql, after, 86_400).await?;
+    Ok(last_if_full(&page.key_days, period_id))
+}
+
+/// Reads counts per period of a number of seconds.
+async fn periods(
+    conn: &Conn,
+    sql: &'static str,
+    after: Last,
+    seconds: u64,
+) -> Result<Vec<(KeyId, u64, Count)>, StoreError> {
+    let (period, key) = after.unwrap_or_default();
+    let params: Params<'_> = &[&at_second(period * seconds), &(key as i64), &LIMIT];
+    let rows = conn.rows(sql, params).await?;
+    let read = |row: &Row| {
+        let start = time(row.try_get(3)?).unix_millis() / 1_000;
+        Ok((key_id(row, 0)?, start / seconds, count(row, 1)?))
     };
-    page.key_days = rows.iter().map(day).collect::<Result<_, StoreError>>()?;
-    Ok(last_if_full(&page.key_days, |(key, day, _)| (*day, key.0)))
+    rows.iter().map(read).collect()
+}
+
+fn period_id((key, period, _): &(KeyId, u64, Count)) -> RowId {
+    (*period, key.0)
 }
 
 async fn minutes(conn: &Conn, after: Last, page: &mut TransferPage) -> Result<Last, StoreError> {

@@ -1,7 +1,6 @@
 //! Export to and import from another store.
 
 mod conflicts;
-mod counts;
 mod export;
 mod import;
 

@@ -46,10 +46,7 @@ fn a_deleted_or_replaced_file_takes_no_changes_until_it_is_restored() {
     fs::write(&file.path, b"another").unwrap();
     clock.advance(Duration::from_secs(5));
     let refusal = refused(store.create_org("lost", &audit_context()));
-    assert!(
-        refusal.contains("another file is in the place"),
-        "{refusal}"
-    );
+    assert!(refusal.contains("another file has replaced"), "{refusal}");
     assert_eq!(fs::read(&file.path).unwrap(), b"another");
     assert_eq!(store.totals(NOW).unwrap().orgs, 0);
 

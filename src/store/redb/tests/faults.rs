@@ -35,14 +35,7 @@ const STEPS: [(&str, Step); 8] = [
     }),
     ("change_locks", |store| {
         let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
-        let id = lock.id();
-        store.change_locks(
-            &[LockChange {
-                id,
-                lock: Some(lock),
-            }],
-            &audit_context(),
-        )
+        store.change_locks(&[LockChange::put(lock)], &audit_context())
     }),
     ("record again", |store| {
         store.record(&requests(2, after(2), 100))
@@ -296,12 +289,8 @@ fn recording_continues_after_a_prune_committed_without_acknowledgement() {
 fn a_lock_removed_without_acknowledgement_is_reported() {
     let (file, disk, clock, store) = world();
     let lock = |ip: &str| AuthFailure::BadKey.lock(ip.parse().unwrap(), NOW);
-    let change = |lock: &Lock, is_there: bool| LockChange {
-        id: lock.id(),
-        lock: is_there.then(|| lock.clone()),
-    };
     let (first, second) = (lock("192.0.2.1"), lock("192.0.2.2"));
-    let both = [change(&first, true), change(&second, true)];
+    let both = [&first, &second].map(|lock| LockChange::put(lock.clone()));
     store.change_locks(&both, &audit_context()).unwrap();
     let sound = disk.sim().cache.clone();
     drop(store);
@@ -318,7 +307,7 @@ fn a_lock_removed_without_acknowledgement_is_reported() {
             }
         }));
         disk.fail(at, Failure::UnacknowledgedThenGone);
-        let removed = store.change_locks(&[change(&first, false)], &audit_context());
+        let removed = store.change_locks(&[LockChange::delete(&first)], &audit_context());
         if !disk.sim().has_failed {
             break;
         }

@@ -14,8 +14,8 @@ use super::*;
 use crate::model::{Fingerprint, OrgStatus};
 use crate::store::codec::Record;
 use crate::store::conformance::{
-    NOW, TestDatabase, after, audit_context, batch, conforms, event, new_key, requests, resolve,
-    suspended,
+    NOW, TestDatabase, after, audit_context, batch, conforms, event, fill, new_key, requests,
+    resolve, suspended,
 };
 use crate::store::{Count, IdempotencyKey, OpenError, UsageEvent};
 use crate::time::{Clock, ManualClock};
@@ -78,9 +78,7 @@ fn open(path: &Path) -> Result<RedbStore, OpenError> {
 /// A file with one organization and `keys` keys, with ids and hashes from 1.
 fn with_keys(file: &File, keys: u64) -> RedbStore {
     let store = file.open();
-    let org = store.create_org("acme", &audit_context()).unwrap();
-    let keys = (1..=keys).map(|n| new_key(org.id, n)).collect();
-    store.create_keys(keys, &audit_context()).unwrap();
+    fill(&store, keys);
     store
 }
 

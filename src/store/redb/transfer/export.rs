@@ -18,8 +18,10 @@ use crate::store::transfer::{
 };
 use crate::store::{Count, StoreError, Tally};
 
+/// The last row of the page before.
+type After = Option<RowId>;
 /// The last row of a page; `None` if no rows follow.
-type Last = Option<RowId>;
+type Last = Result<Option<RowId>, StoreError>;
 
 pub(in crate::store::redb) fn page(
     txn: &ReadTransaction,
@@ -40,20 +42,12 @@ pub(in crate::store::redb) fn page(
     Ok(page)
 }
 
-fn read_orgs(
-    txn: &ReadTransaction,
-    after: Last,
-    page: &mut TransferPage,
-) -> Result<Last, StoreError> {
+fn read_orgs(txn: &ReadTransaction, after: After, page: &mut TransferPage) -> Last {
     page.orgs = orgs::list(txn, after.map(|(id, _)| OrgId(id)), PAGE_ROWS)?;
     Ok(last_if_full(&page.orgs, |org| (org.id.0, 0)))
 }
 
-fn read_keys(
-    txn: &ReadTransaction,
-    after: Last,
-    page: &mut TransferPage,
-) -> Result<Last, StoreError> {
+fn read_keys(txn: &ReadTransaction, after: After, page: &mut TransferPage) -> Last {
     for key in keys::list(txn, None, after.map(|(id, _)| KeyId(id)), PAGE_ROWS)? {
         let credentials = credentials::of_key(txn, key.id)?;
         page.keys.push(TransferKey { key, credentials });
@@ -62,11 +56,7 @@ fn read_keys(
 }
 
 /// Reads the totals of keys of all time, and their running hours and days.
-fn read_activity(
-    txn: &ReadTransaction,
-    after: Last,
-    page: &mut TransferPage,
-) -> Result<Last, StoreError> {
+fn read_activity(txn: &ReadTransaction, after: After, page: &mut TransferPage) -> Last {
     let table = txn.open_table(ACTIVITY)?;
     let after = after.map(|(id, _)| id);
     for_each_row(&table, after, |id, bytes: &[u8]| {
@@ -83,11 +73,7 @@ fn read_activity(
     })
 }
 
-fn read_key_hours(
-    txn: &ReadTransaction,
-    after: Last,
-    page: &mut TransferPage,
-) -> Result<Last, StoreError> {
+fn read_key_hours(txn: &ReadTransaction, after: After, page: &mut TransferPage) -> Last {
     let table = txn.open_table(KEY_HOURS)?;
     for_each_row(&table, after, |(hour, key), bytes: &[u8]| {
         let count = Count::decode(bytes)?;
@@ -96,11 +82,7 @@ fn read_key_hours(
     })
 }
 
-fn read_key_days(
-    txn: &ReadTransaction,
-    after: Last,
-    page: &mut TransferPage,
-) -> Result<Last, StoreError> {
+fn read_key_days(txn: &ReadTransaction, after: After, page: &mut TransferPage) -> Last {
     let table = txn.open_table(KEY_DAYS)?;
     for_each_row(&table, after, |(key, day), bytes: &[u8]| {
         let count = Count::decode(bytes)?;
@@ -109,11 +91,7 @@ fn read_key_days(
     })
 }
 
-fn read_minutes(
-    txn: &ReadTransaction,
-    after: Last,
-    page: &mut TransferPage,
-) -> Result<Last, StoreError> {
+fn read_minutes(txn: &ReadTransaction, after: After, page: &mut TransferPage) -> Last {
     let table = txn.open_table(MINUTES)?;
     let after = after.map(|(minute, _)| minute);
     for_each_row(&table, after, |minute, bytes: &[u8]| {
@@ -122,11 +100,7 @@ fn read_minutes(
     })
 }
 
-fn read_balances(
-    txn: &ReadTransaction,
-    after: Last,
-    page: &mut TransferPage,
-) -> Result<Last, StoreError> {
+fn read_balances(txn: &ReadTransaction, after: After, page: &mut TransferPage) -> Last {
     let table = txn.open_table(BALANCES)?;
     let after = after.map(|(id, _)| id);
     for_each_row(&table, after, |id, bytes: &[u8]| {
@@ -136,7 +110,7 @@ fn read_balances(
     })
 }
 
-fn read_rest(txn: &ReadTransaction, _: Last, page: &mut TransferPage) -> Result<Last, StoreError> {
+fn read_rest(txn: &ReadTransaction, _: After, page: &mut TransferPage) -> Last {
     let rows = txn.open_table(META)?;
     let counts: RecordCounts = read_meta(&rows, meta::RECORD_COUNTS)?;
     page.last_ids = Some(LastIds {
@@ -155,7 +129,7 @@ fn for_each_row<K, V, Id>(
     table: &impl ReadableTable<K, V>,
     after: Option<Id>,
     mut handle: impl for<'a> FnMut(K::SelfType<'a>, V::SelfType<'a>) -> Result<RowId, StoreError>,
-) -> Result<Last, StoreError>
+) -> Last
 where
     K: RedbKey + 'static,
     V: Value + 'static,

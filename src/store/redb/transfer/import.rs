@@ -1,6 +1,6 @@
 //! Writing a page of an import.
 
-use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use crate::input::text;
 use crate::model::OrgId;
@@ -13,10 +13,10 @@ use crate::store::redb::keys::Keys;
 use crate::store::redb::orgs::Orgs;
 use crate::store::redb::rows::{activity_of, find_key, find_org};
 use crate::store::redb::tables::{
-    ACTIVITY, BALANCES, CREDENTIALS, KEYS, LOCKS, MINUTES, ORG_NAMES, ORG_SKELETONS, ORGS,
-    SHADOW_DENIED, meta, update_meta,
+    ACTIVITY, BALANCES, CREDENTIALS, KEYS, LOCKS, MINUTES, ORG_SKELETONS, ORGS, SHADOW_DENIED,
+    meta, update_meta,
 };
-use crate::store::redb::totals::{KeyTables, note_top_keys, update_row};
+use crate::store::redb::totals::{KeyTables, merge_period, note_top_keys, update_row};
 use crate::store::transfer::merge::{
     Growth, merge_balances, merge_credential, merge_key, merge_lock, require_same_key,
     require_same_org, require_same_owner,
@@ -24,19 +24,24 @@ use crate::store::transfer::merge::{
 use crate::store::transfer::{LastIds, TransferPage};
 use crate::store::{Count, Lifetime, StoreError, Tally};
 
+/// Opens the tables that a page may conflict with. Transactions of redb have no trait in common.
+macro_rules! existing {
+    ($txn:expr) => {
+        Existing {
+            orgs: $txn.open_table(ORGS)?,
+            skeletons: $txn.open_table(ORG_SKELETONS)?,
+            keys: $txn.open_table(KEYS)?,
+            credentials: $txn.open_table(CREDENTIALS)?,
+        }
+    };
+}
+
 /// Fails if a page conflicts with existing organizations, keys or credentials.
 pub(in crate::store::redb) fn check(
     txn: &ReadTransaction,
     page: &TransferPage,
 ) -> Result<(), StoreError> {
-    Existing {
-        orgs: txn.open_table(ORGS)?,
-        names: txn.open_table(ORG_NAMES)?,
-        skeletons: txn.open_table(ORG_SKELETONS)?,
-        keys: txn.open_table(KEYS)?,
-        credentials: txn.open_table(CREDENTIALS)?,
-    }
-    .check(page)
+    existing!(txn).check(page)
 }
 
 /// Imports a page, after the same check.
@@ -44,14 +49,7 @@ pub(in crate::store::redb) fn import(
     txn: &WriteTransaction,
     page: &TransferPage,
 ) -> Result<(), StoreError> {
-    Existing {
-        orgs: txn.open_table(ORGS)?,
-        names: txn.open_table(ORG_NAMES)?,
-        skeletons: txn.open_table(ORG_SKELETONS)?,
-        keys: txn.open_table(KEYS)?,
-        credentials: txn.open_table(CREDENTIALS)?,
-    }
-    .check(page)?;
+    existing!(txn).check(page)?;
     let mut growth = Growth::default();
     import_orgs(txn, page, &mut growth)?;
     import_keys(txn, page, &mut growth)?;
@@ -73,27 +71,24 @@ pub(in crate::store::redb) fn import(
 }
 
 /// The records that an import may conflict with.
-struct Existing<Records, Names, Credentials> {
+struct Existing<Records, Skeletons, Credentials> {
     orgs: Records,
-    names: Names,
-    skeletons: Names,
+    skeletons: Skeletons,
     keys: Records,
     credentials: Credentials,
 }
 
-impl<R, N, C> Existing<R, N, C>
+impl<R, S, C> Existing<R, S, C>
 where
     R: ReadableTable<u64, &'static [u8]>,
-    N: ReadableTable<&'static str, u64>,
+    S: ReadableTable<&'static str, u64>,
     C: ReadableTable<&'static [u8; 32], &'static [u8]>,
 {
     fn check(&self, page: &TransferPage) -> Result<(), StoreError> {
         for org in &page.orgs {
-            let named = self.names.get(org.name.as_str())?;
             let similar = self.skeletons.get(text::skeleton(&org.name).as_str())?;
-            let others = [named, similar].into_iter().flatten();
-            let others = others.map(|id| OrgId(id.value()));
-            for id in std::iter::once(org.id).chain(others) {
+            let similar = similar.map(|id| OrgId(id.value()));
+            for id in [org.id].into_iter().chain(similar) {
                 if let Some(existing) = find_org(&self.orgs, id)? {
                     require_same_org(&existing, org)?;
                 }
@@ -167,47 +162,31 @@ fn import_key_totals(txn: &WriteTransaction, page: &TransferPage) -> Result<(), 
     let mut tables = KeyTables::open(txn)?;
     let mut requests = Vec::with_capacity(page.key_totals.len());
     for &(key, count) in &page.key_totals {
-        let mut activity = activity_of(&tables.activity, key)?;
-        activity.all_time = activity.all_time.max(count);
+        let mut activity = tables.activity(key)?;
+        activity.all_time.raise(count);
         requests.push((key, activity.all_time.requests));
-        tables
-            .activity
-            .insert(key.0, activity.encode()?.as_slice())?;
+        tables.put(key, &activity)?;
     }
     for &(key, hour, count) in &page.key_hours {
-        let mut activity = activity_of(&tables.activity, key)?;
-        if let Some((hour, count)) = activity.hour.merge(hour, count, Count::max) {
-            raise(&mut tables.hours, (hour, key.0), count)?;
-        }
-        tables
-            .activity
-            .insert(key.0, activity.encode()?.as_slice())?;
+        let mut activity = tables.activity(key)?;
+        let (hours, row) = (&mut tables.hours, |hour| (hour, key.0));
+        merge_period(&mut activity.hour, (hour, count), hours, row, Count::raise)?;
+        tables.put(key, &activity)?;
     }
     for &(key, day, count) in &page.key_days {
-        let mut activity = activity_of(&tables.activity, key)?;
-        if let Some((day, count)) = activity.day.merge(day, count, Count::max) {
-            raise(&mut tables.days, (key.0, day), count)?;
-        }
-        tables
-            .activity
-            .insert(key.0, activity.encode()?.as_slice())?;
+        let mut activity = tables.activity(key)?;
+        let (days, row) = (&mut tables.days, |day| (key.0, day));
+        merge_period(&mut activity.day, (day, count), days, row, Count::raise)?;
+        tables.put(key, &activity)?;
     }
     note_top_keys(txn, &requests)
-}
-
-fn raise(
-    table: &mut Table<'_, (u64, u64), &'static [u8]>,
-    row: (u64, u64),
-    count: Count,
-) -> Result<(), StoreError> {
-    update_row(table, row, |known: &mut Count| *known = known.max(count))
 }
 
 fn import_totals(txn: &WriteTransaction, page: &TransferPage) -> Result<(), StoreError> {
     let mut minutes = txn.open_table(MINUTES)?;
     for (minute, tally) in &page.minutes {
         update_row(&mut minutes, *minute, |known: &mut Tally| {
-            *known = std::mem::take(known).max(tally);
+            known.raise(tally)
         })?;
     }
     let mut shadow_denied = txn.open_table(SHADOW_DENIED)?;
@@ -219,7 +198,7 @@ fn import_totals(txn: &WriteTransaction, page: &TransferPage) -> Result<(), Stor
     }
     if let Some(incoming) = &page.lifetime {
         update_meta(txn, meta::LIFETIME, |known: &mut Lifetime| {
-            *known = std::mem::take(known).max(incoming);
+            known.raise(incoming)
         })?;
     }
     Ok(())
