@@ -25,10 +25,7 @@ pub(crate) trait UsageStore: Send + Sync + 'static {
     /// [`HashScheme::KeyedBlake3`]: crate::model::HashScheme::KeyedBlake3
     fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError>;
     /// Stores the windows of keys and organizations in place of the stored ones of the same subject.
-    fn save_windows(
-        &self,
-        windows: Vec<(SubjectId, Vec<SavedCounter>)>,
-    ) -> Result<(), StoreError>;
+    fn save_windows(&self, windows: Vec<(SubjectId, Vec<SavedCounter>)>) -> Result<(), StoreError>;
     /// Deletes the stored windows of keys and organizations that have ended. Reads all stored windows.
     fn delete_ended_windows(&self, now: Timestamp) -> Result<(), StoreError>;
     /// Replaces all stored windows of addresses.

@@ -113,10 +113,7 @@ impl UsageStore for RedbStore {
         })
     }
 
-    fn save_windows(
-        &self,
-        windows: Vec<(SubjectId, Vec<SavedCounter>)>,
-    ) -> Result<(), StoreError> {
+    fn save_windows(&self, windows: Vec<(SubjectId, Vec<SavedCounter>)>) -> Result<(), StoreError> {
         self.write(|txn| counters::put(txn, WINDOWS, &windows))
     }
 
