@@ -44,6 +44,8 @@ pub(crate) use self::decision::{KeySource, check_ip, client_ip, decide, decide_a
 pub(crate) use self::decision::{named_by_proxy, refuse_unreadable};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
+#[cfg(feature = "serve")]
+pub(crate) use self::fields::push_number;
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
@@ -58,8 +60,6 @@ use self::proxies::Proxies;
 use self::recorder::Recorder;
 use crate::limiter::Limiter;
 use crate::model::{BackendHealth, KeyHasher, KeyId, LegacyHasher, OrgId, Readiness};
-#[cfg(feature = "serve")]
-use crate::net::ClientIp;
 use crate::policy::CompiledPolicy;
 use crate::store::{Store, StoreError};
 use crate::time::{Clock, Timestamp};
@@ -149,12 +149,6 @@ impl Guard {
     #[cfg(feature = "serve")]
     pub(crate) fn has_weak_admin_key(&self) -> bool {
         self.admin_keys.are_weak()
-    }
-
-    /// Whether an address is a trusted proxy.
-    #[cfg(feature = "serve")]
-    pub(crate) fn trusts(&self, ip: ClientIp) -> bool {
-        self.compiled().source.trusted_proxies.contains(ip)
     }
 
     /// Returns the warnings for the administrator.

@@ -1,23 +1,22 @@
 //! `POST /v1/check`: decisions for servers in any language.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use http::StatusCode;
 use http::request::Parts;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
+use smallvec::SmallVec;
 use utoipa::ToSchema;
 
 use crate::admin::AdminError;
-use crate::admin::command::reply_to_json;
-use crate::guard::{Denial, Grant, Request};
-use crate::http::admin::{Input, Json, Operation, OperationRoute};
+use crate::guard::{Denial, Grant, LimitFields, Request};
+use crate::http::admin::{Json, Operation, OperationRoute};
 use crate::http::problem::Problem;
-use crate::http::response::{HttpResult, json_value};
+use crate::http::response::{HttpResult, json_text};
 use crate::input::InvalidInput;
 use crate::keyguard::KeyGuard;
-use crate::model::{KeyId, Reason};
+use crate::model::{KeyId, Reason, Scope};
 use crate::net::ClientIp;
 
 /// A request to decide. Admission consumes its cost.
@@ -45,45 +44,67 @@ struct CheckRequest {
     cost: Option<NonZeroU32>,
 }
 
-/// A decision.
+/// A decision. Its fields are in alphabetical order, like those of all responses.
 #[derive(Serialize, ToSchema)]
-struct CheckResponse {
+struct CheckResponse<'a> {
     /// Whether the request is admitted.
     allowed: bool,
-    /// The status to respond with; 200 if the request is admitted.
-    status: u16,
-    /// The reason of a refusal, for the server. `problem` is for the client.
-    reason: Option<Reason>,
+    /// Header fields for the response.
+    #[schema(value_type = BTreeMap<String, String>)]
+    #[serde(serialize_with = "serialize_headers")]
+    headers: HeaderFields<'a>,
     /// The key; null without a key and for a refusal.
     key_id: Option<KeyId>,
     /// The name of the organization that owns the key.
-    org_name: Option<String>,
-    /// The scopes of the key.
-    scopes: Vec<String>,
+    org_name: Option<&'a str>,
+    /// The body to respond with to a refused request.
+    #[schema(value_type = Option<Object>)]
+    problem: Option<Value>,
+    /// The reason of a refusal, for the server. `problem` is for the client.
+    reason: Option<Reason>,
     /// The number of further requests of cost 1 that the tightest limit admits.
     remaining: Option<u64>,
     /// The number of seconds after which to retry, where waiting helps.
     retry_after: Option<u64>,
-    /// Header fields for the response.
-    headers: BTreeMap<&'static str, String>,
-    /// The body to respond with to a refused request.
-    #[schema(value_type = Option<Object>)]
-    problem: Option<Value>,
+    /// The scopes of the key.
+    #[schema(value_type = Vec<String>)]
+    scopes: &'a [Scope],
+    /// The status to respond with; 200 if the request is admitted.
+    status: u16,
+}
+
+type HeaderFields<'a> = SmallVec<[(&'static str, &'a str); 5]>;
+
+fn serialize_headers<S: Serializer>(
+    headers: &HeaderFields<'_>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut headers = headers.clone();
+    headers.sort_unstable();
+    serializer.collect_map(headers)
 }
 
 pub(super) fn operation() -> Operation {
     let route =
         OperationRoute::post("/v1/check").summary("Decide about a request, and consume its cost");
-    Operation::new::<Json<CheckRequest>, CheckResponse>("decide", route).for_trusted_peers()
+    Operation::new::<Json<CheckRequest>, CheckResponse<'static>>("decide", route)
+        .for_trusted_peers()
 }
 
 pub(super) async fn respond(guard: &KeyGuard, parts: &Parts, body: &[u8]) -> HttpResult {
-    let request = Json::<CheckRequest>::read(parts, body, None)?;
-    let response = reply_to_json(decide(guard, &request).await?)?;
-    Ok(json_value(StatusCode::OK, &response))
+    let request = Json::<CheckRequest>::read_struct(parts, body)?;
+    match decide(guard, &request).await? {
+        Ok(grant) => {
+            let response = admitted(&grant);
+            // The status of the other server's response is unknown.
+            grant.finish(200);
+            response
+        }
+        Err(denial) => refused(&denial),
+    }
 }
 
-async fn decide(guard: &KeyGuard, check: &CheckRequest) -> Result<CheckResponse, Problem> {
+async fn decide(guard: &KeyGuard, check: &CheckRequest) -> Result<Result<Grant, Denial>, Problem> {
     let invalid = |field, problem: String| AdminError::from(InvalidInput::new(field, problem));
     let ip: Result<ClientIp, _> = check.ip.parse();
     let ip = ip.map_err(|error| invalid("ip", error.to_string()))?;
@@ -107,41 +128,52 @@ async fn decide(guard: &KeyGuard, check: &CheckRequest) -> Result<CheckResponse,
     if let Some(cost) = check.cost {
         request = request.cost(cost);
     }
-    Ok(match guard.decide_async(request).await {
-        Ok(grant) => admitted(grant),
-        Err(denial) => refused(&denial),
+    Ok(guard.decide_async(request).await)
+}
+
+fn admitted(grant: &Grant) -> HttpResult {
+    let limit = grant.limit_fields();
+    let shadow = grant.shadow_field();
+    let shadow = shadow.iter().map(|(name, value)| (*name, value.as_str()));
+    to_response(&CheckResponse {
+        allowed: true,
+        headers: limit
+            .iter()
+            .flat_map(LimitFields::pairs)
+            .chain(shadow)
+            .collect(),
+        key_id: grant.key().map(|key| key.id),
+        org_name: grant.org().map(|org| &*org.name),
+        problem: None,
+        reason: None,
+        remaining: grant.remaining(),
+        retry_after: None,
+        scopes: grant.scopes(),
+        status: 200,
     })
 }
 
-fn admitted(grant: Grant) -> CheckResponse {
-    let response = CheckResponse {
-        allowed: true,
-        status: 200,
-        reason: None,
-        key_id: grant.key().map(|key| key.id),
-        org_name: grant.org().map(|org| org.name.clone()),
-        scopes: grant.scopes().iter().map(ToString::to_string).collect(),
-        remaining: grant.remaining(),
-        retry_after: None,
-        headers: grant.headers().into_iter().collect(),
-        problem: None,
-    };
-    // The status of the other server's response is unknown.
-    grant.finish(200);
-    response
-}
-
-fn refused(denial: &Denial) -> CheckResponse {
-    CheckResponse {
+fn refused(denial: &Denial) -> HttpResult {
+    let headers = denial.headers();
+    let headers = headers.iter().map(|(name, value)| (*name, value.as_str()));
+    to_response(&CheckResponse {
         allowed: false,
-        status: denial.status(),
-        reason: Some(denial.reason()),
+        headers: headers.collect(),
         key_id: None,
         org_name: None,
-        scopes: Vec::new(),
+        problem: serde_json::from_str(&denial.problem()).ok(),
+        reason: Some(denial.reason()),
         remaining: None,
         retry_after: denial.retry_after_seconds(),
-        headers: denial.headers().into_iter().collect(),
-        problem: serde_json::from_str(&denial.problem()).ok(),
-    }
+        scopes: &[],
+        status: denial.status(),
+    })
+}
+
+fn to_response(response: &CheckResponse<'_>) -> HttpResult {
+    let text = serde_json::to_string(response).map_err(|error| {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Problem::new(status, "unavailable", error.to_string())
+    })?;
+    Ok(json_text(StatusCode::OK, text))
 }

@@ -14,15 +14,19 @@
 //! `X-KeyGuard-Org-Id`, `X-KeyGuard-Org`, `X-KeyGuard-Scopes` and `X-KeyGuard-Ip`. Without a key all but
 //! the last are empty.
 
+use std::fmt::Write;
+
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body_util::Full;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::guard::{Denial, Grant, Headers, Request, named_by_proxy, refuse_unreadable};
+use crate::guard::{
+    Denial, Grant, Headers, Request, named_by_proxy, push_number, refuse_unreadable,
+};
 use crate::http::problem::Problem;
-use crate::http::response::{HttpResult, set_headers};
+use crate::http::response::{HttpResult, set_grant_headers, set_headers, set_values};
 use crate::keyguard::KeyGuard;
 use crate::net::{CidrSet, ClientIp, forwarded};
 
@@ -52,7 +56,7 @@ pub(super) async fn respond(guard: &KeyGuard, trusted: &CidrSet, parts: &Parts) 
             return Ok(refused(&denial, original.is_nginx));
         }
     };
-    let is_trusted = guard.inner.trusts(client.ip);
+    let is_trusted = compiled.source.trusted_proxies.contains(client.ip);
     let headers = ClientHeaders {
         headers: &parts.headers,
         // A proxy farther out, trusted or not, may have forwarded the request.
@@ -78,17 +82,22 @@ struct OriginalRequest<'p> {
 
 impl<'p> OriginalRequest<'p> {
     fn read(parts: &'p Parts) -> Result<Self, Problem> {
+        static ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+        static FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+        static ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+        static FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+
         let headers = &parts.headers;
         let target = parts.uri.path_and_query();
         let target = target.map_or("", |target| target.as_str());
         let envoy = target.strip_prefix(PATH);
         let envoy = envoy.filter(|rest| rest.starts_with('/'));
-        let nginx = single_value(headers, "x-original-uri")?;
-        let uris = [envoy, nginx, single_value(headers, "x-forwarded-uri")?];
+        let nginx = single_value(headers, &ORIGINAL_URI)?;
+        let uris = [envoy, nginx, single_value(headers, &FORWARDED_URI)?];
         let methods = [
             envoy.map(|_| parts.method.as_str()),
-            single_value(headers, "x-original-method")?,
-            single_value(headers, "x-forwarded-method")?,
+            single_value(headers, &ORIGINAL_METHOD)?,
+            single_value(headers, &FORWARDED_METHOD)?,
         ];
         let uri = only("the original URI", uris)?;
         if !uri.starts_with('/') && uri != "*" {
@@ -103,10 +112,7 @@ impl<'p> OriginalRequest<'p> {
 }
 
 /// Returns the value of a header field that may occur once.
-fn single_value<'h>(
-    headers: &'h HeaderMap,
-    name: &'static str,
-) -> Result<Option<&'h str>, Problem> {
+fn single_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
@@ -156,35 +162,47 @@ impl Headers for ClientHeaders<'_> {
 fn admitted(grant: Grant) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     let headers = response.headers_mut();
-    set_headers(headers, grant.headers());
-    for (name, value) in identity(&grant) {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
+    set_grant_headers(headers, &grant);
+    set_identity(headers, &grant);
     // The status of the server behind the proxy is unknown.
     grant.finish(200);
     response
 }
 
-/// Returns the identity of the client. All fields are always present, so that a proxy that copies them
+/// Sets the identity of the client. All fields are always present, so that a proxy that copies them
 /// replaces fields of the same names from the client.
-fn identity(grant: &Grant) -> [(&'static str, String); 5] {
+fn set_identity(headers: &mut HeaderMap, grant: &Grant) {
+    const NAMES: [HeaderName; 5] = [
+        HeaderName::from_static("x-keyguard-key-id"),
+        HeaderName::from_static("x-keyguard-org-id"),
+        HeaderName::from_static("x-keyguard-org"),
+        HeaderName::from_static("x-keyguard-scopes"),
+        HeaderName::from_static("x-keyguard-ip"),
+    ];
     // Organization names may contain characters that header fields must not.
     const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
-    let key = grant.key().map(|key| key.id.to_string());
-    let org = grant.org();
-    let org_id = org.map(|org| org.id.to_string());
-    let org_name = org.map(|org| utf8_percent_encode(&org.name, ENCODED).to_string());
-    let scopes: Vec<&str> = grant.scopes().iter().map(|scope| scope.as_str()).collect();
-    [
-        ("x-keyguard-key-id", key.unwrap_or_default()),
-        ("x-keyguard-org-id", org_id.unwrap_or_default()),
-        ("x-keyguard-org", org_name.unwrap_or_default()),
-        ("x-keyguard-scopes", scopes.join(" ")),
-        ("x-keyguard-ip", grant.ip().to_string()),
-    ]
+    let mut text = String::with_capacity(128);
+    let mut ends = [0; 5];
+    if let Some(key) = grant.key() {
+        push_number(&mut text, key.id.0);
+    }
+    ends[0] = text.len();
+    if let Some(org) = grant.org() {
+        push_number(&mut text, org.id.0);
+        ends[1] = text.len();
+        text.extend(utf8_percent_encode(&org.name, ENCODED));
+    }
+    ends[2] = text.len();
+    for (number, scope) in grant.scopes().iter().enumerate() {
+        text.push_str(if number == 0 { "" } else { " " });
+        text.push_str(scope.as_str());
+    }
+    ends[3] = text.len();
+    // Writing to a `String` never fails.
+    let _ = write!(text, "{}", grant.ip());
+    ends[4] = text.len();
+    set_values(headers, NAMES, text, ends);
 }
 
 fn refused(denial: &Denial, is_nginx: bool) -> Response<Full<Bytes>> {

@@ -43,7 +43,7 @@ impl<T: DeserializeOwned + ToSchema> Input for Json<T> {
     type Value = T;
 
     fn read(parts: &Parts, body: &[u8], id: Option<u64>) -> Result<T, Problem> {
-        if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+        if has_query(parts) {
             return Err(Problem::invalid("", "This endpoint takes no query."));
         }
         let mut fields = read_object(parts, body)?;
@@ -56,11 +56,37 @@ impl<T: DeserializeOwned + ToSchema> Input for Json<T> {
     }
 }
 
-fn read_object(parts: &Parts, body: &[u8]) -> Result<Map<String, Value>, Problem> {
+impl<T: DeserializeOwned + ToSchema> Json<T> {
+    /// Like [`Input::read`], for a struct without objects in its fields: serde itself refuses its
+    /// duplicate fields.
+    #[cfg(feature = "serve")]
+    pub(crate) fn read_struct(parts: &Parts, body: &[u8]) -> Result<T, Problem> {
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        if is_object
+            && is_json(parts)
+            && !has_query(parts)
+            && let Ok(value) = serde_json::from_slice(body)
+        {
+            return Ok(value);
+        }
+        // Finds the problem.
+        Self::read(parts, body, None)
+    }
+}
+
+fn has_query(parts: &Parts) -> bool {
+    parts.uri.query().is_some_and(|query| !query.is_empty())
+}
+
+fn is_json(parts: &Parts) -> bool {
     let kind = parts.headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case("application/json") {
+    kind.eq_ignore_ascii_case("application/json")
+}
+
+fn read_object(parts: &Parts, body: &[u8]) -> Result<Map<String, Value>, Problem> {
+    if !is_json(parts) {
         let detail = "Content-Type: expected `application/json`.";
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Err(Problem::new(status, "unsupported_media_type", detail));

@@ -17,7 +17,7 @@ mod service;
 mod strict_json;
 
 #[cfg(feature = "serve")]
-pub(crate) use self::input::{Input, Json};
+pub(crate) use self::input::Json;
 #[cfg(feature = "serve")]
 pub(crate) use self::operation::{Operation, OperationRoute};
 pub use self::response::{AdminBody, AdminFuture};

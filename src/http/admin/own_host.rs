@@ -17,8 +17,9 @@ pub(super) fn require_own_host(
 ) -> Result<(), Problem> {
     let authority = authority(headers, uri)?;
     let is_own = |host: &str| {
-        let name = host.to_ascii_lowercase();
-        name == "localhost" || is_ip_address(&name) || hosts.contains(&name)
+        host.eq_ignore_ascii_case("localhost")
+            || is_ip_address(host)
+            || hosts.contains(&host.to_ascii_lowercase())
     };
     let Some(authority) = authority.filter(|authority| host(authority).is_some_and(is_own)) else {
         let detail = "`Host` is not a name of this service: use an IP address or `localhost`, or add \
