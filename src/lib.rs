@@ -74,7 +74,9 @@ pub use admin::{
     Admin, AdminError, CreateKey, CreatedKey, IpTarget, ListUsage, Page, RotateKey, Stats, TopKey,
     UpdateKey, UpdateOrg,
 };
-pub use guard::{Config, Denial, Grant, HeaderFn, Headers, LimitStatus, Request, Verdict};
+pub use guard::{
+    Config, Denial, Grant, HeaderFn, Headers, LimitStatus, RateLimitHeaders, Request, Verdict,
+};
 pub use input::InvalidInput;
 pub use keyguard::KeyGuard;
 pub use limit::{Limit, LimitKind};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::fields::RateLimitHeaders;
 use super::warnings::WarningLog;
 use crate::input::{self, FirstError, InvalidInput, require};
 use crate::limiter::Fallback;
@@ -36,6 +37,7 @@ pub struct Config {
     pub(super) lockout_threshold: u32,
     pub(crate) key_header: String,
     pub(crate) key_prefix: KeyPrefix,
+    pub(super) rate_limit_headers: RateLimitHeaders,
     pub(super) record_usage: bool,
     pub(super) usage_retention: Duration,
     pub(super) usage_queue_capacity: usize,
@@ -75,6 +77,7 @@ impl Default for Config {
             lockout_threshold: 100,
             key_header: "X-API-Key".to_owned(),
             key_prefix: KeyPrefix::default(),
+            rate_limit_headers: RateLimitHeaders::default(),
             record_usage: true,
             usage_retention: Duration::from_secs(30 * 86_400),
             usage_queue_capacity: 262_144,
@@ -220,6 +223,14 @@ impl Config {
     ) -> Self {
         let prefix = self.error.valid("key_prefix", prefix);
         self.key_prefix = prefix.unwrap_or_default();
+        self
+    }
+
+    /// The header fields that tell clients about limits, in [`Grant::headers`](crate::Grant::headers) and
+    /// [`Denial::headers`](crate::Denial::headers). `Retry-After` is always sent. Default:
+    /// [`RateLimitHeaders::Both`].
+    pub fn rate_limit_headers(mut self, headers: RateLimitHeaders) -> Self {
+        self.rate_limit_headers = headers;
         self
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::fields::{LimitFields, whole_seconds};
+use super::fields::{LimitFields, RateLimitHeaders, whole_seconds};
 use crate::counter::{Rule, Subject};
 use crate::limit::Period;
 use crate::limiter::LimitState;
@@ -36,6 +36,7 @@ struct Exhausted {
     rule: Rule,
     remaining: u64,
     wait: Option<Duration>,
+    headers: RateLimitHeaders,
 }
 
 impl Denial {
@@ -61,9 +62,14 @@ impl Denial {
         }
     }
 
-    /// Creates a refusal by `rule`, which has room from `retry_at` on.
+    /// Creates a refusal by `rule`, which has room from `retry_at` on. Its response has these `headers`.
     #[inline]
-    pub(super) fn exhausted(rule: &Rule, state: LimitState, retry_at: Moment) -> Self {
+    pub(super) fn exhausted(
+        rule: &Rule,
+        state: LimitState,
+        retry_at: Moment,
+        headers: RateLimitHeaders,
+    ) -> Self {
         let reason = match (rule.subject, rule.limit.period) {
             (Subject::Address, _) => Reason::IpLimited,
             (_, Period::Sliding(_)) => Reason::RateLimited,
@@ -76,6 +82,7 @@ impl Denial {
             rule: rule.clone(),
             remaining: state.remaining,
             wait,
+            headers,
         };
         Self {
             reason,
@@ -155,10 +162,11 @@ impl Denial {
         if let Some(seconds) = self.retry_after_seconds() {
             fields.push(("Retry-After", seconds.to_string()));
         }
-        if let Some(limit) = &self.limit {
-            let limit = LimitFields::new(&limit.rule, limit.remaining, limit.wait);
-            fields.extend(limit.pairs().map(|(name, value)| (name, value.to_owned())));
-        }
+        let limit = self.limit.as_ref().and_then(|limit| {
+            LimitFields::new(limit.headers, &limit.rule, limit.remaining, limit.wait)
+        });
+        let limit = limit.iter().flat_map(LimitFields::pairs);
+        fields.extend(limit.map(|(name, value)| (name, value.to_owned())));
         fields
     }
 

@@ -203,8 +203,9 @@ impl Grant {
 
     /// Returns the header fields of the response: `X-RateLimit-Limit`, `X-RateLimit-Remaining`,
     /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) of the tightest
-    /// limit, and `X-KeyGuard-Shadow` with the names of [`Grant::shadow_denied`], as a list of strings
-    /// (RFC 9651).
+    /// limit, or those of them that [`Config::rate_limit_headers`](crate::Config::rate_limit_headers)
+    /// selects, and `X-KeyGuard-Shadow` with the names of [`Grant::shadow_denied`], as a list of
+    /// strings (RFC 9651).
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let limit = self.limit_fields();
         let limit = limit.iter().flat_map(LimitFields::pairs);
@@ -214,11 +215,12 @@ impl Grant {
 
     /// Returns the header fields of the tightest limit.
     pub(crate) fn limit_fields(&self) -> Option<LimitFields> {
-        let own = self.key.as_ref().map_or(&[][..], |key| &key.rules);
-        let lists = [own, self.route_rules()];
+        let key = self.key.as_ref()?;
+        let lists = [&*key.rules, self.route_rules()];
         let rule = rule_at(&lists, self.state.rule)?;
+        let headers = key.backends.rate_limit_headers;
         let reset = self.state.resets_in();
-        Some(LimitFields::new(rule, self.state.remaining, reset))
+        LimitFields::new(headers, rule, self.state.remaining, reset)
     }
 
     pub(crate) fn shadow_field(&self) -> Option<(&'static str, String)> {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::fields::RateLimitHeaders;
 use super::recorder::Recorder;
 use crate::counter::Rule;
 use crate::limiter::{CounterSet, CounterSets, Limiter, Subjects};
@@ -44,6 +45,7 @@ pub(crate) struct CachedKey {
 pub(crate) struct GrantBackends {
     pub(super) recorder: Arc<Recorder>,
     pub(super) limiter: Arc<dyn Limiter>,
+    pub(super) rate_limit_headers: RateLimitHeaders,
 }
 
 impl fmt::Debug for GrantBackends {

@@ -31,6 +31,7 @@ use parking_lot::Mutex;
 
 pub use self::config::Config;
 pub use self::denial::Denial;
+pub use self::fields::RateLimitHeaders;
 pub use self::grant::Grant;
 pub use self::request::{HeaderFn, Headers, Request};
 pub use self::verdict::{LimitStatus, Verdict};

@@ -65,7 +65,11 @@ impl Guard {
             Arc::clone(&locks),
             clock.clone(),
         );
-        let backends = Arc::new(GrantBackends { recorder, limiter });
+        let backends = Arc::new(GrantBackends {
+            recorder,
+            limiter,
+            rate_limit_headers: config.rate_limit_headers,
+        });
         let writer = Writer::spawn(
             Arc::clone(&backends),
             Arc::clone(&store) as _,

@@ -33,26 +33,26 @@ pub(crate) fn set_grant_headers(headers: &mut HeaderMap, grant: &Grant) {
         HeaderName::from_static("ratelimit-policy"),
         HeaderName::from_static("ratelimit"),
     ];
-    if let Some(LimitFields { text, ends }) = grant.limit_fields() {
-        set_values(headers, NAMES, text, ends);
+    if let Some(LimitFields { text, ends, sent }) = grant.limit_fields() {
+        let fields = NAMES.into_iter().zip(ends);
+        set_values(headers, text, fields.skip(sent.start).take(sent.len()));
     }
     if let Some(shadow) = grant.shadow_field() {
         set_headers(headers, vec![shadow]);
     }
 }
 
-/// Sets header fields whose values are concatenated in `text` and end at `ends`. They share one
-/// allocation.
-pub(crate) fn set_values<const N: usize>(
+/// Sets header fields whose values are concatenated in `text`; each field comes with the end of its value.
+/// The values share one allocation.
+pub(crate) fn set_values(
     headers: &mut HeaderMap,
-    names: [HeaderName; N],
     text: String,
-    ends: [usize; N],
+    fields: impl ExactSizeIterator<Item = (HeaderName, usize)>,
 ) {
-    headers.reserve(N);
+    headers.reserve(fields.len());
     let text = Bytes::from(text);
     let mut start = 0;
-    for (name, end) in names.into_iter().zip(ends) {
+    for (name, end) in fields {
         // Values are made by this crate and valid.
         if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(start..end)) {
             headers.insert(name, value);

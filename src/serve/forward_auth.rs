@@ -202,7 +202,7 @@ fn set_identity(headers: &mut HeaderMap, grant: &Grant) {
     // Writing to a `String` never fails.
     let _ = write!(text, "{}", grant.ip());
     ends[4] = text.len();
-    set_values(headers, NAMES, text, ends);
+    set_values(headers, text, NAMES.into_iter().zip(ends));
 }
 
 fn refused(denial: &Denial, is_nginx: bool) -> Response<Full<Bytes>> {

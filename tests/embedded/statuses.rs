@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::common::{Home, IP, SECOND, admit, check, check_with, field, key_limited_to, key_with};
 use keyguard::{
-    CreateKey, CreatedKey, Denial, Grant, KeyGuard, ListUsage, Reason, Request, RotateKey, Stats,
-    Timestamp,
+    CreateKey, CreatedKey, Denial, Grant, KeyGuard, ListUsage, RateLimitHeaders, Reason, Request,
+    RotateKey, Stats, Timestamp,
 };
 
 /// Refused texts and their reasons.
@@ -350,6 +350,32 @@ fn grant_shows_its_tightest_limit() {
     );
     assert_eq!(field(&headers, "X-RateLimit-Limit"), Some("10"));
     assert_eq!(field(&headers, "X-RateLimit-Remaining"), Some("9"));
+}
+
+#[test]
+fn only_selected_rate_limit_headers_are_sent() {
+    let all = [
+        ("X-RateLimit-Limit", "1"),
+        ("X-RateLimit-Remaining", "0"),
+        ("RateLimit-Policy", r#""default";q=1;w=60"#),
+        ("RateLimit", r#""default";r=0;t=60"#),
+    ];
+    let all = all.map(owned);
+    for (selected, sent) in [
+        (RateLimitHeaders::Both, &all[..]),
+        (RateLimitHeaders::XRateLimit, &all[..2]),
+        (RateLimitHeaders::Ietf, &all[2..]),
+        (RateLimitHeaders::None, &[]),
+    ] {
+        let home = Home::new();
+        let kg = home.open_with(home.config().rate_limit_headers(selected));
+        let key = key_limited_to(&kg, 1);
+        assert_eq!(check(&kg, &key).unwrap().headers(), sent, "{selected:?}");
+        let denial = check(&kg, &key).unwrap_err().headers();
+        let (start, rest) = denial.split_at(2);
+        assert_eq!(start[1], owned(("Retry-After", "60")));
+        assert_eq!(rest, sent, "{selected:?}");
+    }
 }
 
 #[test]

@@ -117,6 +117,95 @@ fn check_endpoint_returns_verdicts() {
 }
 
 #[test]
+fn only_one_json_object_without_duplicate_fields_is_checked() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let server = serve(dir.path(), &[]);
+    let post = |target: &str, kind: &str, body: &str| {
+        let fields = [("Content-Type", kind)];
+        request(&server.address, "POST", target, &fields, body).status
+    };
+    let json = |body: &str| post("/v1/check", "application/json", body);
+    let good = format!(r#"{{"key": "{key}", "ip": "192.0.2.7", "path": "/"}}"#);
+    for space in ["", " ", "\r\n\t"] {
+        assert_eq!(json(&format!("{space}{good}{space}")), 200);
+    }
+    let rest = good.trim_start_matches('{');
+    for twice in [
+        format!(r#"{{"ip": "192.0.2.8", {rest}"#),
+        format!(r#"{{"i\u0070": "192.0.2.8", {rest}"#),
+        format!("{good}{good}"),
+        format!("{good}]"),
+        good.replace('}', ""),
+    ] {
+        assert_eq!(json(&twice), 400, "{twice}");
+    }
+    let array = format!(r#"["{key}", "192.0.2.7", null, "/", "GET", [], null]"#);
+    assert_eq!(json(&array), 422);
+    assert_eq!(json("null"), 422);
+    assert_eq!(post("/v1/check?a=b", "application/json", &good), 422);
+    assert_eq!(post("/v1/check", "text/plain", &good), 415);
+    let charset = "Application/JSON; charset=utf-8";
+    assert_eq!(post("/v1/check", charset, &good), 200);
+}
+
+#[test]
+fn fields_of_verdicts_are_in_alphabetical_order() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let server = serve(dir.path(), &[]);
+    let body = format!(r#"{{"key": "{key}", "ip": "192.0.2.7", "path": "/"}}"#);
+    let fields = [("Content-Type", "application/json")];
+    let answer = request(&server.address, "POST", "/v1/check", &fields, &body);
+    // A `Value` sorts its fields.
+    let verdict: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(answer.body, verdict.to_string());
+    assert_eq!(verdict.as_object().unwrap().len(), 10);
+    assert_eq!(verdict["headers"].as_object().unwrap().len(), 4);
+}
+
+#[test]
+fn rate_limit_headers_are_selected_on_the_command_line() {
+    for (selected, has_x, has_ietf) in [
+        ("both", true, true),
+        ("x-ratelimit", true, false),
+        ("ietf", false, true),
+        ("none", false, false),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let key = data_file(dir.path(), 60);
+        let server = serve(dir.path(), &["--rate-limit-headers", selected]);
+        let asked = json!({"key": key, "ip": "192.0.2.7", "path": "/"});
+        let (_, verdict) = check(&server, &asked);
+        let fields = [
+            ("X-API-Key", &*key),
+            ("X-Original-URI", "/"),
+            ("X-Original-Method", "GET"),
+            ("X-Forwarded-For", "192.0.2.7"),
+        ];
+        let admitted = auth(&server, "GET", "/auth", &fields);
+        assert_eq!(admitted.status, 200);
+        for (name, is_sent) in [
+            ("X-RateLimit-Limit", has_x),
+            ("X-RateLimit-Remaining", has_x),
+            ("RateLimit-Policy", has_ietf),
+            ("RateLimit", has_ietf),
+        ] {
+            assert_eq!(
+                verdict["headers"].get(name).is_some(),
+                is_sent,
+                "{selected} {name}"
+            );
+            assert_eq!(
+                admitted.has(&name.to_lowercase()),
+                is_sent,
+                "{selected} {name}"
+            );
+        }
+    }
+}
+
+#[test]
 fn verdicts_are_for_trusted_peers_only() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);

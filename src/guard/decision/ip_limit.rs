@@ -100,7 +100,8 @@ fn require_admitted<'r, H: Headers + ?Sized>(
         true => None,
         false => lock_out(guard, context, ip_key, lockout),
     };
-    let denial = Denial::exhausted(rule, state, retry_at);
+    let headers = guard.backends.rate_limit_headers;
+    let denial = Denial::exhausted(rule, state, retry_at, headers);
     Err(denial.and_locked(locked_for).into())
 }
 

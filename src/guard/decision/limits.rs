@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use super::super::Guard;
 use super::super::denial::Denial;
+use super::super::fields::RateLimitHeaders;
 use super::super::key_cache::CachedKey;
 use super::super::verdict::LimitStatus;
 use super::context::{RequestContext, ShadowLog};
@@ -52,9 +53,13 @@ pub(super) fn denial<H: ?Sized>(
 ) -> Denial {
     match *refused {
         Admission::Refused(state, retry_at) | Admission::RefusedShared(state, retry_at) => {
+            let headers = key.backends.rate_limit_headers;
             match key.rules.get(state.rule) {
-                Some(rule) => Denial::exhausted(rule, state, retry_at),
-                None => exhausted_route(&rules(key, &context.route), state, retry_at),
+                Some(rule) => Denial::exhausted(rule, state, retry_at, headers),
+                None => {
+                    let rules = rules(key, &context.route);
+                    exhausted_route(&rules, state, retry_at, headers)
+                }
             }
         }
         // Counters of keys have room once they are attached.
@@ -65,9 +70,14 @@ pub(super) fn denial<H: ?Sized>(
 }
 
 #[cold]
-fn exhausted_route(rules: Rules<'_>, state: LimitState, retry_at: Moment) -> Denial {
+fn exhausted_route(
+    rules: Rules<'_>,
+    state: LimitState,
+    retry_at: Moment,
+    headers: RateLimitHeaders,
+) -> Denial {
     match rule_at(rules, state.rule) {
-        Some(rule) => Denial::exhausted(rule, state, retry_at),
+        Some(rule) => Denial::exhausted(rule, state, retry_at, headers),
         None => Denial::new(Reason::RateLimited),
     }
 }

@@ -24,6 +24,7 @@ impl Keys {
             backends: Arc::new(GrantBackends {
                 recorder: Arc::new(Recorder::new(clock, false, 1_024)),
                 limiter: Arc::new(limiter),
+                rate_limit_headers: RateLimitHeaders::default(),
             }),
         }
     }

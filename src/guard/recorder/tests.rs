@@ -147,6 +147,7 @@ impl World {
             backends: Arc::new(GrantBackends {
                 recorder: Arc::clone(&self.recorder),
                 limiter: Arc::clone(&self.limiter) as Arc<dyn Limiter>,
+                rate_limit_headers: crate::guard::RateLimitHeaders::default(),
             }),
             store: Arc::clone(&self.disk) as Arc<dyn UsageStore>,
             outlet: None,

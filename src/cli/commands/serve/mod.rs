@@ -14,7 +14,7 @@ use self::usage_log::UsageLog;
 use crate::cli::connection::open_in_turn;
 use crate::cli::output::eprint_warning;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
-use crate::guard::Config;
+use crate::guard::{Config, RateLimitHeaders};
 use crate::limiter::Fallback;
 use crate::serve::{self, ServeError, Settings, duration};
 use crate::sink::JsonLines;
@@ -43,6 +43,10 @@ pub(crate) struct Opts {
     usage_sink_only: bool,
     #[command(flatten)]
     backends: BackendOpts,
+    /// The header fields that tell clients about limits: X-RateLimit-* (x-ratelimit), RateLimit and
+    /// RateLimit-Policy (ietf), both or none
+    #[arg(long, value_name = "SET", default_value = "both", value_parser = rate_limit_headers)]
+    rate_limit_headers: RateLimitHeaders,
     /// A file that holds the admin key [default: the variable KEYGUARD_ADMIN_KEY, or the key that
     /// `keyguard admin-key` prints]
     #[arg(long, value_name = "FILE")]
@@ -86,6 +90,16 @@ fn fallback(text: &str) -> Result<Fallback, String> {
     }
 }
 
+fn rate_limit_headers(text: &str) -> Result<RateLimitHeaders, String> {
+    match text {
+        "both" => Ok(RateLimitHeaders::Both),
+        "x-ratelimit" => Ok(RateLimitHeaders::XRateLimit),
+        "ietf" => Ok(RateLimitHeaders::Ietf),
+        "none" => Ok(RateLimitHeaders::None),
+        _ => Err("expected both, x-ratelimit, ietf or none".into()),
+    }
+}
+
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     // Registered first, since an unhandled SIGHUP ends the process.
     let hangup = hangup().map_err(ServeError::Start)?;
@@ -101,6 +115,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     config = opts
         .backends
         .apply(config)
+        .rate_limit_headers(opts.rate_limit_headers)
         .usage_sink_only(opts.usage_sink_only);
     #[cfg(feature = "redis")]
     if let Some((stream, url)) = opts.usage_stream.zip(cli.redis.as_deref()) {
