@@ -40,7 +40,7 @@ fn protect(headers: Headers<'_>, ip: IpAddr, path: &str) -> Done {
     let kg = KeyGuard::open("keyguard.redb", Config::default())?;
     match kg.check(&headers, ip, path) {
         Ok(grant)   => { /* serve, with grant.headers() */ grant.finish(200) }
-        Err(denial) => { /* response denial.status(), denial.headers(), denial.problem() */ }
+        Err(denial) => { /* respond with denial.status(), denial.headers(), denial.problem() */ }
     }
     Ok(())
 }
