@@ -3,20 +3,22 @@
 use std::sync::Arc;
 
 use super::Guard;
+use super::key_cache::fingerprint::Fingerprint;
 use super::key_cache::{CachedKey, KeyRecord};
 use crate::counter::{Rule, SavedCounter, Subject, SubjectId, add_tightest};
 use crate::limit::{Limit, Period};
 use crate::limiter::{AttachError, CounterSet};
-use crate::model::HashedKey;
 use crate::model::{Key, LimitOverride, Org, OrgStatus, Reason};
 use crate::policy::CompiledPolicy;
 use crate::store::{Resolved, StoreError};
 use crate::time::Timestamp;
 
 impl Guard {
+    /// Builds a key that was read when [`Revisions::all`](super::key_cache::Revisions::all) was `read_at`.
     pub(super) fn cached_key(
         &self,
-        hash: HashedKey,
+        fingerprint: Fingerprint,
+        read_at: u64,
         resolved: Resolved,
     ) -> Result<CachedKey, Reason> {
         let Resolved {
@@ -31,8 +33,8 @@ impl Guard {
         let has_org_rules = all_rules.iter().any(|rule| rule.subject == Subject::Org);
         let expiries = [key.expires_at, credential_expires_at];
         Ok(CachedKey {
-            hash,
-            revision: self.revisions.of(key.id, org.id),
+            fingerprint,
+            freshness: self.revisions.freshness(read_at, key.id, org.id),
             key_id: key.id,
             org_id: org.id,
             is_active: !key.is_revoked(),

@@ -1,42 +1,47 @@
 //! A bounded cache of keys, and the revisions that invalidate it.
 
+pub(super) mod fingerprint;
+
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use self::fingerprint::{Fingerprint, Fingerprinter};
 use super::fields::RateLimitHeaders;
 use super::recorder::Recorder;
 use crate::counter::Rule;
 use crate::limiter::{CounterSet, CounterSets, Limiter, Subjects};
-use crate::model::HashedKey;
 use crate::model::{Key, KeyId, Org, OrgId};
 use crate::time::Timestamp;
 
-/// A key at one state of the store. Fields that decisions read are adjacent in memory.
+/// A key at one state of the store. Fields that decisions read come first and in this order, so that they
+/// share few cache lines.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct CachedKey {
-    pub(super) hash: HashedKey,
-    pub(super) revision: Revision,
-    pub(super) key_id: KeyId,
-    pub(super) org_id: OrgId,
+    /// The fingerprint of the text that it was found by.
+    pub(super) fingerprint: Fingerprint,
+    pub(super) freshness: Freshness,
     pub(super) is_active: bool,
     pub(super) is_org_active: bool,
+    /// Whether only some addresses may use the key.
+    pub(super) is_ip_restricted: bool,
+    /// Whether a rule limits the requests in flight.
+    pub(super) limits_concurrency: bool,
+    pub(super) counters: Arc<CounterSet>,
+    /// `None` if the organization has no limits.
+    pub(super) org_counters: Option<Arc<CounterSet>>,
     /// When the key or its text expires; [`Timestamp::MAX`] for never.
     pub(super) expires_at: Timestamp,
     /// When to read the key again, because an override ends; [`Timestamp::MAX`] for never.
     pub(super) reload_at: Timestamp,
-    pub(super) counters: Arc<CounterSet>,
-    /// `None` if the organization has no limits.
-    pub(super) org_counters: Option<Arc<CounterSet>>,
     /// The rules of the key and of its organization.
     pub(super) rules: SmallVec<[Rule; 1]>,
-    /// Whether a rule limits the requests in flight.
-    pub(super) limits_concurrency: bool,
-    /// Whether only some addresses may use the key.
-    pub(super) is_ip_restricted: bool,
+    pub(super) key_id: KeyId,
+    pub(super) org_id: OrgId,
     pub(super) backends: Arc<GrantBackends>,
     pub(super) record: Box<KeyRecord>,
 }
@@ -74,9 +79,10 @@ pub(crate) struct KeyRecord {
 /// Ways of a set. With their tags they fill two cache lines.
 const WAYS: usize = 11;
 
-/// A set-associative cache of [`CachedKey`]s by the hash of their key. A look-up locks one set and,
+/// A set-associative cache of [`CachedKey`]s by the fingerprint of their text. A look-up locks one set and,
 /// if it succeeds, accesses only that set and the key.
 pub(super) struct KeyCache {
+    fingerprinter: Fingerprinter,
     sets: Box<[Set]>,
     capacity: usize,
     len: AtomicUsize,
@@ -91,7 +97,7 @@ struct Set(Mutex<Ways>);
 #[derive(Default)]
 #[repr(C)]
 struct Ways {
-    /// Some bits of each hash, so that few other keys are compared in vain.
+    /// Some bits of each fingerprint, so that few other keys are compared in vain.
     tags: [u16; WAYS],
     /// The ways that were used since the hand last passed, one bit each.
     used: u16,
@@ -102,36 +108,44 @@ struct Ways {
 
 impl KeyCache {
     /// Creates a cache of at most `capacity` keys.
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, fingerprinter: Fingerprinter) -> Self {
         // A set is a third full on average, so that hardly any set overflows before the cache is full.
         let sets = (capacity / 4).next_power_of_two();
         Self {
+            fingerprinter,
             sets: (0..sets).map(|_| Set::default()).collect(),
             capacity,
             len: AtomicUsize::new(0),
         }
     }
 
+    /// Returns the fingerprint of a text, which has at most [`fingerprint::MAX_LEN`] bytes. Longer texts
+    /// have that of no text, by which no key is found.
+    #[inline(always)]
+    pub(super) fn fingerprint(&self, text: &[u8]) -> Fingerprint {
+        self.fingerprinter.of(text).unwrap_or_default()
+    }
+
     #[inline]
-    pub(super) fn get(&self, hash: &HashedKey) -> Option<Arc<CachedKey>> {
-        let (at, tag) = self.position(hash);
+    pub(super) fn get(&self, fingerprint: &Fingerprint) -> Option<Arc<CachedKey>> {
+        let (at, tag) = self.position(fingerprint);
         let mut ways = self.sets[at].0.lock();
-        let way = ways.find(tag, hash)?;
+        let way = ways.find(tag, fingerprint)?;
         ways.used |= 1 << way;
         ways.keys[way].clone()
     }
 
     /// Inserts `key`, replacing an earlier state of the same key.
     pub(super) fn insert(&self, key: Arc<CachedKey>) {
-        let (at, tag) = self.position(&key.hash);
+        let (at, tag) = self.position(&key.fingerprint);
         let set = &self.sets[at].0;
         let is_full = self.len.load(Ordering::Relaxed) >= self.capacity;
-        if is_full && set.lock().find(tag, &key.hash).is_none() {
+        if is_full && set.lock().find(tag, &key.fingerprint).is_none() {
             self.evict_near(at);
         }
         let mut ways = set.lock();
         let way = ways
-            .find(tag, &key.hash)
+            .find(tag, &key.fingerprint)
             .or_else(|| ways.free())
             .unwrap_or_else(|| ways.victim());
         ways.tags[way] = tag;
@@ -154,20 +168,20 @@ impl KeyCache {
         }
     }
 
-    /// Returns the set and the tag of a hash. The hash is keyed, so that clients cannot aim at a set.
-    #[inline]
-    fn position(&self, hash: &HashedKey) -> (usize, u16) {
-        let short = hash.short();
-        (short as usize & (self.sets.len() - 1), (short >> 48) as u16)
+    /// Returns the set and the tag of a fingerprint, which clients cannot predict.
+    #[inline(always)]
+    fn position(&self, fingerprint: &Fingerprint) -> (usize, u16) {
+        let (set, tag) = fingerprint.position();
+        (set & (self.sets.len() - 1), tag)
     }
 }
 
 impl Ways {
-    #[inline]
-    fn find(&self, tag: u16, hash: &HashedKey) -> Option<usize> {
-        (0..WAYS).find(|&way| {
-            self.tags[way] == tag && self.keys[way].as_ref().is_some_and(|key| key.hash == *hash)
-        })
+    #[inline(always)]
+    fn find(&self, tag: u16, fingerprint: &Fingerprint) -> Option<usize> {
+        let is_found = |key: &Arc<CachedKey>| key.fingerprint == *fingerprint;
+        (0..WAYS)
+            .find(|&way| self.tags[way] == tag && self.keys[way].as_ref().is_some_and(is_found))
     }
 
     fn free(&self) -> Option<usize> {
@@ -194,7 +208,8 @@ const REVISIONS: usize = 4_096;
 /// Counts changes to keys and organizations, so that a state that was read before a change is known to
 /// be outdated. Many ids share a counter: a change to one of them makes the others load again.
 pub(super) struct Revisions {
-    all: AtomicU32,
+    /// Counts every change twice, before and after the counter of its id.
+    all: AtomicU64,
     keys: Box<[AtomicU32]>,
     orgs: Box<[AtomicU32]>,
 }
@@ -206,48 +221,94 @@ pub(super) struct Revision {
     org: u32,
 }
 
+/// The revision that a cached key was read at.
+#[derive(Debug)]
+pub(super) struct Freshness {
+    /// The number of all changes when the key was last known to be current.
+    checked_at: AtomicU64,
+    revision: Revision,
+}
+
 impl Revisions {
     pub(super) fn new() -> Self {
         let counters = || (0..REVISIONS).map(|_| AtomicU32::new(0)).collect();
         Self {
-            all: AtomicU32::new(0),
+            all: AtomicU64::new(0),
             keys: counters(),
             orgs: counters(),
         }
     }
 
-    /// The number of all changes.
-    pub(super) fn all(&self) -> u32 {
+    /// The number of all changes, begun and completed.
+    pub(super) fn all(&self) -> u64 {
         self.all.load(Ordering::SeqCst)
     }
 
-    #[inline]
-    pub(super) fn of(&self, key: KeyId, org: OrgId) -> Revision {
+    fn of(&self, key: KeyId, org: OrgId) -> Revision {
         Revision {
             key: slot(&self.keys, key.0).load(Ordering::SeqCst),
             org: slot(&self.orgs, org.0).load(Ordering::SeqCst),
         }
     }
 
+    /// Returns the freshness of a key that was read when [`Revisions::all`] was `read_at`. Outdated if it
+    /// changed since.
+    pub(super) fn freshness(&self, read_at: u64, key: KeyId, org: OrgId) -> Freshness {
+        Freshness {
+            checked_at: AtomicU64::new(read_at),
+            revision: self.of(key, org),
+        }
+    }
+
+    /// Whether a key is as the last change left it. If nothing changed since this was last asked, one
+    /// counter tells so.
+    #[inline(always)]
+    pub(super) fn is_current(&self, freshness: &Freshness, key: KeyId, org: OrgId) -> bool {
+        let all = self.all();
+        freshness.checked_at.load(Ordering::Relaxed) == all
+            || self.is_current_after_changes(freshness, all, key, org)
+    }
+
+    /// The counter of a changed id is incremented before `all` for the second time. So if the counters of
+    /// the key are unchanged, all changes until `all` concern others.
+    #[cold]
+    fn is_current_after_changes(
+        &self,
+        freshness: &Freshness,
+        all: u64,
+        key: KeyId,
+        org: OrgId,
+    ) -> bool {
+        let is_current = freshness.revision == self.of(key, org);
+        if is_current {
+            freshness.checked_at.store(all, Ordering::Relaxed);
+        }
+        is_current
+    }
+
     /// Call once a change to the key is durable, before it is acknowledged.
     pub(super) fn key_changed(&self, id: KeyId) {
-        self.changed(slot(&self.keys, id.0));
+        self.changed(std::slice::from_ref(slot(&self.keys, id.0)));
     }
 
     /// Call once a change to the organization is durable, before it is acknowledged.
     pub(super) fn org_changed(&self, id: OrgId) {
-        self.changed(slot(&self.orgs, id.0));
+        self.changed(std::slice::from_ref(slot(&self.orgs, id.0)));
     }
 
     /// Call once something has changed that concerns every key.
     pub(super) fn everything_changed(&self) {
-        self.keys.iter().for_each(|counter| self.changed(counter));
+        self.changed(&self.keys);
     }
 
-    /// Increments `all` first, so that no thread sees the new counter of the id and the old `all`.
-    fn changed(&self, counter: &AtomicU32) {
+    /// Increments `all` first, so that no thread sees a new counter and the old `all`, and last, so that
+    /// no thread takes an old counter for current at the new `all`.
+    fn changed(&self, counters: &[AtomicU32]) {
         self.all.fetch_add(1, Ordering::SeqCst);
-        counter.fetch_add(1, Ordering::SeqCst);
+        for counter in counters {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+        self.all.fetch_add(1, Ordering::SeqCst);
     }
 }
 

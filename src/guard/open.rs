@@ -9,6 +9,7 @@ use super::Guard;
 use super::active_locks::ActiveLocks;
 use super::backends;
 use super::config::Config;
+use super::key_cache::fingerprint::Fingerprinter;
 use super::key_cache::{GrantBackends, KeyCache, Revisions};
 use super::legacy;
 use super::policy_reloader::{PolicyHandle, PolicyReloader};
@@ -65,6 +66,8 @@ impl Guard {
             Arc::clone(&locks),
             clock.clone(),
         );
+        let fingerprinter =
+            Fingerprinter::random().map_err(|error| io_error(std::io::Error::other(error)))?;
         let backends = Arc::new(GrantBackends {
             recorder,
             limiter,
@@ -91,7 +94,7 @@ impl Guard {
             admin_keys: super::admin_keys::AdminKeys::new(&config, &secret),
             #[cfg(feature = "http")]
             id: super::GuardId::new(),
-            key_cache: KeyCache::new(config.key_cache_capacity),
+            key_cache: KeyCache::new(config.key_cache_capacity, fingerprinter),
             revisions,
             backends,
             locks,

@@ -197,14 +197,6 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM_LEN] {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct HashedKey(pub(crate) [u8; 32]);
 
-impl HashedKey {
-    /// Eight bytes of the hash: uniformly distributed and unpredictable without the secret.
-    pub(crate) fn short(&self) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        u64::from_le_bytes([a, b, c, d, e, f, g, h])
-    }
-}
-
 impl fmt::Debug for HashedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HashedKey(…)")

@@ -1,15 +1,14 @@
 //! Stage: the text that a request presents as its key.
 
 use super::super::Guard;
+// Longer texts are refused unread; the longest key of ours has 81 bytes.
+use super::super::key_cache::fingerprint::MAX_LEN;
 use super::super::request::Headers;
 use super::context::RequestContext;
 use super::lockout;
 use super::refusal::Refusal;
 use crate::model::{Method, Reason, key_text};
 use crate::policy::Access;
-
-/// Longer texts are refused unread; the longest key of ours has 81 bytes.
-const MAX_LEN: usize = 256;
 
 /// A key as a request presents it.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! Stage: the key, found by the hash of its text.
+//! Stage: the key, found by its text.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use super::super::cached_key::unavailable;
 use super::super::denial::Denial;
 use super::super::grant::holds;
 use super::super::key_cache::CachedKey;
+use super::super::key_cache::fingerprint::Fingerprint;
 use super::super::request::Headers;
 use super::context::{RequestContext, ShadowLog};
 use super::credential::{self, PresentedKey};
@@ -18,19 +19,20 @@ use crate::store::Rehash;
 use crate::sys::Deadline;
 use crate::time::Timestamp;
 
-/// Returns the key of a text if it is in memory, else the hash of the text.
-#[inline]
-pub(super) fn find_cached(guard: &Guard, text: &[u8]) -> Result<Arc<CachedKey>, HashedKey> {
-    let hash = guard.hasher.hash(text);
-    match guard.key_cache.get(&hash) {
+/// Returns the key of a text if it is in memory, else the fingerprint of the text.
+#[inline(always)]
+pub(super) fn find_cached(guard: &Guard, text: &[u8]) -> Result<Arc<CachedKey>, Fingerprint> {
+    let fingerprint = guard.key_cache.fingerprint(text);
+    match guard.key_cache.get(&fingerprint) {
         Some(key) if is_current(guard, &key) => Ok(key),
-        _ => Err(hash),
+        _ => Err(fingerprint),
     }
 }
 
 #[inline(always)]
 fn is_current(guard: &Guard, key: &CachedKey) -> bool {
-    key.revision == guard.revisions.of(key.key_id, key.org_id)
+    let revisions = &guard.revisions;
+    revisions.is_current(&key.freshness, key.key_id, key.org_id)
         && (key.reload_at == Timestamp::MAX || guard.now() < key.reload_at)
 }
 
@@ -41,7 +43,7 @@ pub(super) async fn load<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
     credential: PresentedKey<'_>,
-    hash: HashedKey,
+    fingerprint: Fingerprint,
 ) -> Result<Arc<CachedKey>, Refusal> {
     let PresentedKey { text, is_optional } = credential;
     let is_well_formed = key_text::is_well_formed(text);
@@ -49,14 +51,15 @@ pub(super) async fn load<H: Headers + ?Sized>(
     if !is_well_formed && legacy.is_none() {
         return Err(Reason::MalformedKey.into());
     }
-    if let Some(key) = load_stored(guard, hash, &hash, &context.deadline).await? {
+    let hash = guard.hasher.hash(text);
+    if let Some(key) = load_stored(guard, fingerprint, &hash, &context.deadline).await? {
         return Ok(key);
     }
     let Some(hasher) = legacy else {
         return Err(Reason::UnknownKey.into());
     };
     let old = hasher.hash(text);
-    match load_stored(guard, hash, &old, &context.deadline).await? {
+    match load_stored(guard, fingerprint, &old, &context.deadline).await? {
         Some(key) => {
             if !context.is_preview {
                 guard.recorder().rehashing.add(Rehash { old, new: hash });
@@ -68,22 +71,22 @@ pub(super) async fn load<H: Headers + ?Sized>(
     }
 }
 
-/// Loads the key that is stored under `stored`, and caches it under `hash`.
+/// Loads the key that is stored under `hash`, and caches it under the fingerprint of its text.
 pub(super) async fn load_stored(
     guard: &Guard,
-    hash: HashedKey,
-    stored: &HashedKey,
+    fingerprint: Fingerprint,
+    hash: &HashedKey,
     deadline: &Deadline,
 ) -> Result<Option<Arc<CachedKey>>, Reason> {
-    let changes = guard.revisions.all();
-    let resolved = guard.store.resolve(stored, deadline).get().await;
+    let read_at = guard.revisions.all();
+    let resolved = guard.store.resolve(hash, deadline).get().await;
     let Some(resolved) = resolved.map_err(unavailable)? else {
         return Ok(None);
     };
-    let key = Arc::new(guard.cached_key(hash, resolved)?);
+    let key = Arc::new(guard.cached_key(fingerprint, read_at, resolved)?);
     // A state that was read before a change must not be cached after it: the change has already
     // invalidated the cache.
-    if guard.revisions.all() == changes {
+    if guard.revisions.all() == read_at {
         guard.key_cache.insert(Arc::clone(&key));
     }
     Ok(Some(key))
@@ -94,8 +97,8 @@ pub(super) async fn load_stored(
 pub(super) fn find_by_id(guard: &Guard, id: KeyId) -> Result<Arc<CachedKey>, Reason> {
     let resolved = guard.store.resolve_id(id).map_err(unavailable)?;
     let resolved = resolved.ok_or(Reason::UnknownKey)?;
-    let hash = HashedKey([0; 32]);
-    Ok(Arc::new(guard.cached_key(hash, resolved)?))
+    let key = guard.cached_key(Fingerprint::default(), guard.revisions.all(), resolved)?;
+    Ok(Arc::new(key))
 }
 
 /// Returns the key if it may make the request, limits apart.

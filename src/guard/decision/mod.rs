@@ -175,7 +175,7 @@ async fn authenticate<H: Headers + ?Sized>(
             let credential = credential::require(guard, context)?;
             match key::find_cached(guard, credential.text) {
                 Ok(key) => key,
-                Err(hash) => key::load(guard, context, credential, hash).await?,
+                Err(fingerprint) => key::load(guard, context, credential, fingerprint).await?,
             }
         }
         KeySource::Key(id) => key::find_by_id(guard, id)?,

@@ -90,8 +90,9 @@ pub(super) async fn observe_locked<H: Headers + ?Sized>(
     }
     let key = match key::find_cached(guard, presented.text) {
         Ok(key) => Some(key),
-        Err(hash) => {
-            let found = key::load_stored(guard, hash, &hash, &context.deadline).await;
+        Err(fingerprint) => {
+            let hash = guard.hasher.hash(presented.text);
+            let found = key::load_stored(guard, fingerprint, &hash, &context.deadline).await;
             found.unwrap_or_default()
         }
     };

@@ -1,4 +1,5 @@
 use std::num::NonZeroU32;
+use std::sync::LazyLock;
 
 use super::*;
 use crate::counter::SubjectId;
@@ -8,7 +9,7 @@ use crate::net::CidrSet;
 use crate::time::TimeZone;
 use crate::time::{Clock, ManualClock};
 
-/// Creates keys that differ only in hash and revision.
+/// Creates keys that differ only in fingerprint and revision.
 struct Keys {
     counters: Arc<CounterSet>,
     backends: Arc<GrantBackends>,
@@ -29,7 +30,7 @@ impl Keys {
         }
     }
 
-    fn key(&self, hash: HashedKey, revision: u32) -> Arc<CachedKey> {
+    fn key(&self, fingerprint: Fingerprint, revision: u32) -> Arc<CachedKey> {
         let key = Key {
             id: KeyId(1),
             org_id: OrgId(1),
@@ -54,10 +55,13 @@ impl Keys {
             created_at: Timestamp::default(),
         };
         Arc::new(CachedKey {
-            hash,
-            revision: Revision {
-                key: revision,
-                org: 0,
+            fingerprint,
+            freshness: Freshness {
+                checked_at: AtomicU64::new(0),
+                revision: Revision {
+                    key: revision,
+                    org: 0,
+                },
             },
             key_id: key.id,
             org_id: org.id,
@@ -75,26 +79,31 @@ impl Keys {
         })
     }
 
-    fn insert(&self, key_cache: &KeyCache, hash: HashedKey) {
-        key_cache.insert(self.key(hash, 0));
+    fn insert(&self, key_cache: &KeyCache, fingerprint: Fingerprint) {
+        key_cache.insert(self.key(fingerprint, 0));
     }
 }
 
-fn hash(n: u64) -> HashedKey {
-    HashedKey(*blake3::hash(&n.to_le_bytes()).as_bytes())
+/// The same for the same number within a process.
+fn fingerprint(n: u64) -> Fingerprint {
+    static FINGERPRINTER: LazyLock<Fingerprinter> =
+        LazyLock::new(|| Fingerprinter::random().unwrap());
+    FINGERPRINTER.of(&n.to_le_bytes()).unwrap()
 }
 
-/// One of the hashes that all belong into one set.
-fn neighbour(n: u16) -> HashedKey {
-    let mut bytes = [0; 32];
-    bytes[6..8].copy_from_slice(&n.to_le_bytes());
-    HashedKey(bytes)
+/// One of the fingerprints that all belong into one set.
+fn neighbour(n: u16) -> Fingerprint {
+    Fingerprint([0, 0, 0, u64::from(n) << 48, 0])
 }
 
-fn revision(key_cache: &KeyCache, hash: HashedKey) -> Option<u32> {
-    let key = key_cache.get(&hash)?;
-    assert_eq!(key.hash, hash);
-    Some(key.revision.key)
+fn cache(capacity: usize) -> KeyCache {
+    KeyCache::new(capacity, Fingerprinter::random().unwrap())
+}
+
+fn revision(key_cache: &KeyCache, fingerprint: Fingerprint) -> Option<u32> {
+    let key = key_cache.get(&fingerprint)?;
+    assert_eq!(key.fingerprint, fingerprint);
+    Some(key.freshness.revision.key)
 }
 
 fn occupied(key_cache: &KeyCache) -> usize {
@@ -104,30 +113,30 @@ fn occupied(key_cache: &KeyCache) -> usize {
 
 #[test]
 fn nothing_is_found_before_it_is_inserted() {
-    let key_cache = KeyCache::new(16);
+    let key_cache = cache(16);
     // Its tag is that of an empty way.
-    assert!(key_cache.get(&HashedKey([0; 32])).is_none());
-    assert!(key_cache.get(&hash(1)).is_none());
+    assert!(key_cache.get(&Fingerprint::default()).is_none());
+    assert!(key_cache.get(&fingerprint(1)).is_none());
 }
 
 #[test]
 fn every_key_is_found_far_below_the_capacity() {
-    let (keys, key_cache) = (Keys::new(), KeyCache::new(4_096));
+    let (keys, key_cache) = (Keys::new(), cache(4_096));
     for n in 0..1_024 {
-        keys.insert(&key_cache, hash(n));
+        keys.insert(&key_cache, fingerprint(n));
     }
     for n in 0..1_024 {
-        assert_eq!(revision(&key_cache, hash(n)), Some(0), "key {n}");
+        assert_eq!(revision(&key_cache, fingerprint(n)), Some(0), "key {n}");
     }
-    assert!(key_cache.get(&hash(1_024)).is_none());
+    assert!(key_cache.get(&fingerprint(1_024)).is_none());
 }
 
 #[test]
-fn keys_are_distinguished_by_the_whole_hash() {
-    let (keys, key_cache) = (Keys::new(), KeyCache::new(16));
-    let (mut one, mut other) = (hash(1), hash(1));
-    one.0[31] = 1;
-    other.0[31] = 2;
+fn keys_are_distinguished_by_the_whole_fingerprint() {
+    let (keys, key_cache) = (Keys::new(), cache(16));
+    let (mut one, mut other) = (fingerprint(1), fingerprint(1));
+    one.0[0] = 1;
+    other.0[0] = 2;
     keys.insert(&key_cache, one);
     assert!(key_cache.get(&other).is_none());
     keys.insert(&key_cache, other);
@@ -138,14 +147,14 @@ fn keys_are_distinguished_by_the_whole_hash() {
 #[test]
 fn the_capacity_is_never_exceeded() {
     for capacity in [16, 17, 64, 100] {
-        let (keys, key_cache) = (Keys::new(), KeyCache::new(capacity));
+        let (keys, key_cache) = (Keys::new(), cache(capacity));
         for n in 0..1_000 {
-            keys.insert(&key_cache, hash(n));
+            keys.insert(&key_cache, fingerprint(n));
             let expected = capacity.min(n as usize + 1);
             // A set may be full before the cache is; the cache fills up nevertheless.
             assert!(occupied(&key_cache) <= expected, "{capacity}");
             assert_eq!(key_cache.len.load(Ordering::Relaxed), occupied(&key_cache));
-            assert!(key_cache.get(&hash(n)).is_some(), "the newest one is there");
+            assert!(key_cache.get(&fingerprint(n)).is_some(), "the newest one is there");
         }
         assert_eq!(occupied(&key_cache), capacity);
     }
@@ -155,7 +164,7 @@ fn the_capacity_is_never_exceeded() {
 fn a_full_set_evicts_the_least_recently_used_key() {
     const FULL: u16 = WAYS as u16;
     for idle in 0..FULL {
-        let (keys, key_cache) = (Keys::new(), KeyCache::new(4_096));
+        let (keys, key_cache) = (Keys::new(), cache(4_096));
         for n in 0..FULL {
             keys.insert(&key_cache, neighbour(n));
         }
@@ -173,7 +182,7 @@ fn a_full_set_evicts_the_least_recently_used_key() {
 
 #[test]
 fn a_key_in_use_is_not_evicted() {
-    let (keys, key_cache) = (Keys::new(), KeyCache::new(4_096));
+    let (keys, key_cache) = (Keys::new(), cache(4_096));
     keys.insert(&key_cache, neighbour(0));
     for n in 1..1_000 {
         assert!(key_cache.get(&neighbour(0)).is_some(), "before key {n}");
@@ -183,12 +192,12 @@ fn a_key_in_use_is_not_evicted() {
 
 #[test]
 fn a_full_cache_evicts_an_idle_key_before_one_in_use() {
-    let (keys, key_cache) = (Keys::new(), KeyCache::new(WAYS + 1));
+    let (keys, key_cache) = (Keys::new(), cache(WAYS + 1));
     for n in 0..WAYS as u16 {
         keys.insert(&key_cache, neighbour(n));
     }
     let mut elsewhere = neighbour(0);
-    elsewhere.0[0] = 1;
+    elsewhere.0[1] = 1;
     keys.insert(&key_cache, elsewhere);
     for n in 1..WAYS as u16 {
         assert!(key_cache.get(&neighbour(n)).is_some());
@@ -200,7 +209,7 @@ fn a_full_cache_evicts_an_idle_key_before_one_in_use() {
 
 #[test]
 fn a_later_state_takes_the_place_of_an_earlier_one() {
-    let (keys, key_cache) = (Keys::new(), KeyCache::new(4_096));
+    let (keys, key_cache) = (Keys::new(), cache(4_096));
     for n in 0..WAYS as u16 {
         keys.insert(&key_cache, neighbour(n));
     }
@@ -217,29 +226,29 @@ fn a_later_state_takes_the_place_of_an_earlier_one() {
 
 #[test]
 fn reinserting_a_key_evicts_nothing() {
-    let (keys, key_cache) = (Keys::new(), KeyCache::new(64));
+    let (keys, key_cache) = (Keys::new(), cache(64));
     for n in 0..1_000 {
-        keys.insert(&key_cache, hash(n));
+        keys.insert(&key_cache, fingerprint(n));
     }
     assert_eq!(occupied(&key_cache), 64);
     for later in 1..=10 {
-        key_cache.insert(keys.key(hash(999), later));
+        key_cache.insert(keys.key(fingerprint(999), later));
     }
     assert_eq!(occupied(&key_cache), 64);
 }
 
 #[test]
 fn concurrent_inserts_and_lookups_return_whole_keys() {
-    let (keys, key_cache) = (Keys::new(), KeyCache::new(64));
+    let (keys, key_cache) = (Keys::new(), cache(64));
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let (keys, key_cache) = (&keys, &key_cache);
             scope.spawn(move || {
                 for n in 0..2_000 {
                     let n = (n * 7 + thread) % 200;
-                    match key_cache.get(&hash(n)) {
-                        Some(key) => assert_eq!(key.hash, hash(n)),
-                        None => keys.insert(key_cache, hash(n)),
+                    match key_cache.get(&fingerprint(n)) {
+                        Some(key) => assert_eq!(key.fingerprint, fingerprint(n)),
+                        None => keys.insert(key_cache, fingerprint(n)),
                     }
                 }
             });
@@ -254,23 +263,47 @@ fn concurrent_inserts_and_lookups_return_whole_keys() {
 fn a_change_to_a_key_or_its_organization_is_seen_and_one_to_another_is_not() {
     let revisions = Revisions::new();
     let (key, org) = (KeyId(7), OrgId(8));
-    let seen = |change: &dyn Fn()| {
-        let (before, all) = (revisions.of(key, org), revisions.all());
+    let outdates = |change: &dyn Fn()| {
+        let all = revisions.all();
+        let freshness = revisions.freshness(all, key, org);
+        assert!(revisions.is_current(&freshness, key, org));
         change();
-        assert_eq!(revisions.all(), all + 1, "every change counts");
-        revisions.of(key, org) != before
+        assert_ne!(revisions.all(), all, "every change counts");
+        let is_current = revisions.is_current(&freshness, key, org);
+        assert_eq!(revisions.is_current(&freshness, key, org), is_current);
+        !is_current
     };
-    assert!(seen(&|| revisions.key_changed(key)));
-    assert!(seen(&|| revisions.org_changed(org)));
-    assert!(!seen(&|| revisions.key_changed(KeyId(8))));
-    assert!(!seen(&|| revisions.org_changed(OrgId(7))));
+    assert!(outdates(&|| revisions.key_changed(key)));
+    assert!(outdates(&|| revisions.org_changed(org)));
+    assert!(outdates(&|| revisions.everything_changed()));
+    assert!(!outdates(&|| revisions.key_changed(KeyId(8))));
+    assert!(!outdates(&|| revisions.org_changed(OrgId(7))));
     // Ids may share a counter, which costs a reading and no change is missed.
-    assert!(seen(&|| revisions.key_changed(KeyId(7 + REVISIONS as u64))));
+    assert!(outdates(
+        &|| revisions.key_changed(KeyId(7 + REVISIONS as u64))
+    ));
     for id in [0, u64::MAX] {
-        let before = revisions.of(KeyId(id), org);
+        let freshness = revisions.freshness(revisions.all(), KeyId(id), org);
         revisions.key_changed(KeyId(id));
-        assert_ne!(revisions.of(KeyId(id), org), before);
+        assert!(!revisions.is_current(&freshness, KeyId(id), org));
     }
+}
+
+#[test]
+fn a_key_that_was_read_before_a_change_is_outdated_after_it() {
+    let revisions = Revisions::new();
+    let (key, org) = (KeyId(1), OrgId(1));
+    let read_at = revisions.all();
+    revisions.key_changed(key);
+    // The change was acknowledged between reading and caching: `all` tells.
+    assert_ne!(revisions.all(), read_at);
+    // A key that was checked while the change was under way is checked again.
+    revisions.all.fetch_add(1, Ordering::SeqCst);
+    let freshness = revisions.freshness(read_at, key, org);
+    assert!(revisions.is_current(&freshness, key, org));
+    slot(&revisions.keys, key.0).fetch_add(1, Ordering::SeqCst);
+    revisions.all.fetch_add(1, Ordering::SeqCst);
+    assert!(!revisions.is_current(&freshness, key, org));
 }
 
 #[test]
@@ -291,5 +324,5 @@ fn changes_by_many_threads_are_all_counted() {
         org: 4_000,
     };
     assert_eq!(revisions.of(KeyId(1), OrgId(1)), expected);
-    assert_eq!(revisions.all(), 8_000);
+    assert_eq!(revisions.all(), 16_000);
 }
