@@ -87,7 +87,7 @@ impl Admin {
             }
             _ => false,
         };
-        let ended = locks.unlock(store, limiter, ip_key, is_meant, &audit)?;
+        let ended = locks.unlock(store, &**limiter, ip_key, is_meant, &audit)?;
         if !ended.is_empty() {
             return Ok(ended);
         }

@@ -180,6 +180,15 @@ impl Counters {
         self.at(at)
     }
 
+    /// Returns the window of a rule if it is the only counter.
+    #[inline(always)]
+    pub(crate) fn plain_window(&mut self, rule: &Rule) -> Option<&mut SlidingLog> {
+        match self {
+            Self::One(log) if is_plain(rule, log.length()) => Some(log),
+            _ => None,
+        }
+    }
+
     #[inline(always)]
     fn position(&self, rule: &Rule, hint: usize) -> Option<usize> {
         match self {
@@ -404,8 +413,8 @@ impl CounterMut<'_> {
     pub(crate) fn retry_at(&mut self, time: Time<'_>, rule: &Rule, cost: NonZeroU32) -> Moment {
         let limit = rule.limit.amount.get();
         match self {
-            Self::Window(_) | Self::SharedWindow(..) if limit < cost.get().into() => Moment::NEVER,
             Self::Window(log) => log.retry_at(time.now, limit, cost),
+            Self::SharedWindow(..) if limit < cost.get().into() => Moment::NEVER,
             Self::SharedWindow(log, factor) => {
                 log.retry_at(time.now, shared_amount(limit, *factor), cost)
             }

@@ -9,7 +9,7 @@ use super::storage::Storage;
 use crate::input::InvalidInput;
 #[cfg(feature = "redis")]
 use crate::limiter::RedisLimiter;
-use crate::limiter::{Limiter, MemoryLimiter};
+use crate::limiter::{AnyLimiter, Limiter, MemoryLimiter};
 use crate::model::Secret;
 use crate::store::{ChangeEvent, OpenError, RedbStore, Store, StoreError};
 #[cfg(feature = "postgres")]
@@ -54,7 +54,7 @@ pub(super) fn limiter(
     config: &Config,
     secret: &Secret,
     leads_clock: bool,
-) -> Result<Arc<dyn Limiter>, OpenError> {
+) -> Result<AnyLimiter, OpenError> {
     let memory = MemoryLimiter::new(
         config.clock.clone(),
         config.quota_time_zone.clone(),
@@ -62,7 +62,7 @@ pub(super) fn limiter(
         config.max_tracked_ips,
     );
     let Some(url) = &config.redis_url else {
-        return Ok(Arc::new(memory));
+        return Ok(AnyLimiter::Memory(memory));
     };
     let url = String::from_utf8_lossy(url.expose());
     match redis_scheme(&url) {
@@ -73,7 +73,7 @@ pub(super) fn limiter(
             if leads_clock {
                 limiter.sync_clock();
             }
-            Ok(Arc::new(limiter))
+            Ok(AnyLimiter::Redis(limiter))
         }
         #[cfg(not(feature = "redis"))]
         Some(scheme) => Err(missing(scheme, "redis")),

@@ -27,7 +27,7 @@ use crate::time::Moment;
 pub struct Denial {
     reason: Reason,
     wait: Option<Duration>,
-    limit: Option<Exhausted>,
+    limit: Option<Box<Exhausted>>,
 }
 
 /// The limit that refused the request.
@@ -87,7 +87,7 @@ impl Denial {
         Self {
             reason,
             wait,
-            limit: Some(limit),
+            limit: Some(Box::new(limit)),
         }
     }
 

@@ -13,7 +13,7 @@ use self::fingerprint::{Fingerprint, Fingerprinter};
 use super::fields::RateLimitHeaders;
 use super::recorder::Recorder;
 use crate::counter::Rule;
-use crate::limiter::{CounterSet, CounterSets, Limiter, Subjects};
+use crate::limiter::{AnyLimiter, CounterSet, CounterSets, Subjects};
 use crate::model::{Key, KeyId, Org, OrgId};
 use crate::time::Timestamp;
 
@@ -49,7 +49,7 @@ pub(crate) struct CachedKey {
 /// The parts of a guard that a grant uses after the decision.
 pub(crate) struct GrantBackends {
     pub(super) recorder: Arc<Recorder>,
-    pub(super) limiter: Arc<dyn Limiter>,
+    pub(super) limiter: Arc<AnyLimiter>,
     pub(super) rate_limit_headers: RateLimitHeaders,
 }
 

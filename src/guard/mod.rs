@@ -59,7 +59,7 @@ use self::key_cache::{GrantBackends, KeyCache, Revisions};
 use self::policy_reloader::{PolicyHandle, PolicyReloader};
 use self::proxies::Proxies;
 use self::recorder::Recorder;
-use crate::limiter::Limiter;
+use crate::limiter::AnyLimiter;
 use crate::model::{BackendHealth, KeyHasher, KeyId, LegacyHasher, OrgId, Readiness};
 use crate::policy::CompiledPolicy;
 use crate::store::{Store, StoreError};
@@ -104,8 +104,8 @@ impl Guard {
         &self.locks
     }
 
-    pub(crate) fn limiter(&self) -> &dyn Limiter {
-        &*self.backends.limiter
+    pub(crate) fn limiter(&self) -> &AnyLimiter {
+        &self.backends.limiter
     }
 
     pub(crate) fn policy_reloader(&self) -> &PolicyReloader {

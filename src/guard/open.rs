@@ -70,7 +70,7 @@ impl Guard {
             Fingerprinter::random().map_err(|error| io_error(std::io::Error::other(error)))?;
         let backends = Arc::new(GrantBackends {
             recorder,
-            limiter,
+            limiter: Arc::new(limiter),
             rate_limit_headers: config.rate_limit_headers,
         });
         let writer = Writer::spawn(

@@ -93,7 +93,7 @@ impl<H: Headers + ?Sized> Headers for &H {
 /// Inlined, because most names differ in length.
 #[inline(always)]
 fn has_name(sent: &str, name: &str) -> bool {
-    sent.len() == name.len() && sent.eq_ignore_ascii_case(name)
+    sent.len() == name.len() && (sent == name || sent.eq_ignore_ascii_case(name))
 }
 
 /// [`Headers`] from a closure that finds the values of a header by its name.

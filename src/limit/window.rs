@@ -127,9 +127,12 @@ impl SlidingLog {
         }
     }
 
-    /// The earliest time at which `cost` more hits fit under `limit` if nothing else is admitted.
-    /// `cost` must not exceed `limit`.
+    /// The earliest time at which `cost` more hits fit under `limit` if nothing else is admitted;
+    /// [`Moment::NEVER`] if `cost` is above `limit`.
     pub(crate) fn retry_at(&self, now: Moment, limit: u64, cost: NonZeroU32) -> Moment {
+        if limit < cost.get().into() {
+            return Moment::NEVER;
+        }
         let mut excess = (u64::from(self.used) + u64::from(cost.get())).saturating_sub(limit);
         if excess == 0 {
             return now;

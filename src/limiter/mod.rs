@@ -9,6 +9,7 @@ mod memory;
 mod redis;
 
 use std::num::NonZeroU32;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,6 +149,41 @@ pub(crate) trait Limiter: Send + Sync + 'static {
 
     /// Frees the memory of some counters that are all zero. Called regularly.
     fn sweep(&self);
+}
+
+/// The limiter of a guard.
+pub(crate) enum AnyLimiter {
+    Memory(MemoryLimiter),
+    #[cfg(feature = "redis")]
+    Redis(RedisLimiter),
+}
+
+impl AnyLimiter {
+    /// [`Limiter::admit`] without a virtual call.
+    #[inline(always)]
+    pub(crate) fn admit<'a>(
+        &'a self,
+        demand: Demand<'a>,
+        deadline: &'a Deadline,
+    ) -> MaybeReady<'a, Admission> {
+        match self {
+            Self::Memory(limiter) => limiter.admit(demand, deadline),
+            #[cfg(feature = "redis")]
+            Self::Redis(limiter) => limiter.admit(demand, deadline),
+        }
+    }
+}
+
+impl Deref for AnyLimiter {
+    type Target = dyn Limiter;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Memory(limiter) => limiter,
+            #[cfg(feature = "redis")]
+            Self::Redis(limiter) => limiter,
+        }
+    }
 }
 
 /// Windows to store before a restart.

@@ -150,7 +150,8 @@ mod tests {
         for len in 0..=MAX_LEN {
             let text: Vec<u8> = (0..len).map(|n| (n * 37 + len) as u8).collect();
             let [a, b, c, d, found_len] = fingerprinter.of(&text).unwrap().0;
-            let found = [[a, b], [c, d]].map(|[low, high]| u128::from(high) << 64 | u128::from(low));
+            let found =
+                [[a, b], [c, d]].map(|[low, high]| u128::from(high) << 64 | u128::from(low));
             assert_eq!(found, [nh(&key, &text), nh(&key[2..], &text)], "{len}");
             assert_eq!(found_len, len as u64);
         }

@@ -3,7 +3,7 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::counter::SubjectId;
-use crate::limiter::{Limiter, MemoryLimiter};
+use crate::limiter::{AnyLimiter, Limiter, MemoryLimiter};
 use crate::model::OrgStatus;
 use crate::net::CidrSet;
 use crate::time::TimeZone;
@@ -24,7 +24,7 @@ impl Keys {
             counters: limiter.attach(SubjectId::key(KeyId(1)), seed).unwrap(),
             backends: Arc::new(GrantBackends {
                 recorder: Arc::new(Recorder::new(clock, false, 1_024)),
-                limiter: Arc::new(limiter),
+                limiter: Arc::new(AnyLimiter::Memory(limiter)),
                 rate_limit_headers: RateLimitHeaders::default(),
             }),
         }
@@ -154,7 +154,10 @@ fn the_capacity_is_never_exceeded() {
             // A set may be full before the cache is; the cache fills up nevertheless.
             assert!(occupied(&key_cache) <= expected, "{capacity}");
             assert_eq!(key_cache.len.load(Ordering::Relaxed), occupied(&key_cache));
-            assert!(key_cache.get(&fingerprint(n)).is_some(), "the newest one is there");
+            assert!(
+                key_cache.get(&fingerprint(n)).is_some(),
+                "the newest one is there"
+            );
         }
         assert_eq!(occupied(&key_cache), capacity);
     }

@@ -5,7 +5,7 @@ use super::*;
 use crate::counter::{Rule, SavedCounter, SavedIpWindow, SavedValue, Subject, SubjectId};
 use crate::guard::{config::Config, key_cache::Revisions, policy_reloader::PolicyHandle};
 use crate::limit::Limit;
-use crate::limiter::{CounterSet, CounterSets, Demand, Limiter, MemoryLimiter, Subjects};
+use crate::limiter::{AnyLimiter, CounterSet, CounterSets, Demand, MemoryLimiter, Subjects};
 use crate::lockout::{AuthFailure, LockChange};
 use crate::model::{KeyId, Method, OrgId};
 use crate::net::{ClientIp, IpKey};
@@ -115,7 +115,7 @@ impl UsageStore for Disk {
 struct World {
     clock: ManualClock,
     disk: Arc<Disk>,
-    limiter: Arc<MemoryLimiter>,
+    limiter: Arc<AnyLimiter>,
     recorder: Arc<Recorder>,
     locks: Arc<ActiveLocks>,
 }
@@ -131,12 +131,12 @@ impl World {
         Self {
             disk: Arc::default(),
             locks: Arc::new(ActiveLocks::new(&config, Arc::default())),
-            limiter: Arc::new(MemoryLimiter::new(
+            limiter: Arc::new(AnyLimiter::Memory(MemoryLimiter::new(
                 clock.clone().into(),
                 TimeZone::utc(),
                 16,
                 16,
-            )),
+            ))),
             recorder: Arc::new(Recorder::new(clock.clone().into(), enabled, 16_384)),
             clock,
         }
@@ -146,7 +146,7 @@ impl World {
         Writer {
             backends: Arc::new(GrantBackends {
                 recorder: Arc::clone(&self.recorder),
-                limiter: Arc::clone(&self.limiter) as Arc<dyn Limiter>,
+                limiter: Arc::clone(&self.limiter),
                 rate_limit_headers: crate::guard::RateLimitHeaders::default(),
             }),
             store: Arc::clone(&self.disk) as Arc<dyn UsageStore>,

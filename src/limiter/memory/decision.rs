@@ -8,7 +8,7 @@ use super::super::{
 use crate::counter::{CounterMut, Rule, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
-use crate::limit::Period;
+use crate::limit::{Period, SlidingLog};
 use crate::time::Moment;
 
 /// The counters of one decision, under their locks.
@@ -94,6 +94,33 @@ pub(super) fn admit(
         }
     }
     Admission::Admitted(tightest, receipt)
+}
+
+/// [`admit`] by one enforced window, as for most keys.
+#[inline(always)]
+pub(super) fn admit_by_window(
+    window: &mut SlidingLog,
+    rule: &Rule,
+    cost: NonZeroU32,
+    now: Moment,
+) -> Admission {
+    let amount = rule.limit.amount.get();
+    let used = u64::from(window.used_at(now));
+    let used_after = used + u64::from(cost.get());
+    let is_admitted = used_after <= amount;
+    if is_admitted {
+        window.consume(now, cost);
+    }
+    let state = LimitState {
+        rule: 0,
+        at: now,
+        remaining: amount.saturating_sub(if is_admitted { used_after } else { used }),
+        resets_at: window.oldest_leaves_at(now),
+    };
+    match is_admitted {
+        true => Admission::Admitted(state, None),
+        false => Admission::Refused(state, window.retry_at(now, amount, cost)),
+    }
 }
 
 /// See [`Limiter::states`](super::Limiter::states).

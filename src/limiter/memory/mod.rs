@@ -21,9 +21,7 @@ use super::{
 };
 #[cfg(feature = "redis")]
 use crate::counter::CounterMut;
-#[cfg(any(test, feature = "redis"))]
-use crate::counter::Rule;
-use crate::counter::{Counters, SavedCounter, SavedIpWindow, SubjectId, Time};
+use crate::counter::{Counters, Rule, SavedCounter, SavedIpWindow, SubjectId, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::Period;
@@ -76,7 +74,7 @@ impl Limiter for MemoryLimiter {
         self.sets.attach(id, &self.clock, restore)
     }
 
-    #[inline]
+    #[inline(always)]
     fn admit<'a>(&'a self, demand: Demand<'a>, _: &'a Deadline) -> MaybeReady<'a, Admission> {
         MaybeReady::Now(self.admit_now(demand))
     }
@@ -192,20 +190,33 @@ impl Limiter for MemoryLimiter {
 
 impl MemoryLimiter {
     /// [`Limiter::admit`], which never waits here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn admit_now(&self, demand: Demand<'_>) -> Admission {
-        let Demand {
-            subjects,
-            rules,
-            cost,
-        } = demand;
-        match subjects {
-            Subjects::Key(sets) => {
-                let locked = self.lock(sets);
-                decision::admit(locked, rules, cost, self.time())
-            }
-            Subjects::Address(ip_key) => self.admit_address(ip_key, rules, cost),
+        match demand.subjects {
+            Subjects::Key(sets) => match demand.rules {
+                [[rule]] => self.admit_by_one(sets, rule, demand),
+                _ => self.admit_by_several(sets, demand),
+            },
+            Subjects::Address(ip_key) => self.admit_address(ip_key, demand.rules, demand.cost),
         }
+    }
+
+    /// Admits by one rule, usually a window of the key.
+    #[inline(always)]
+    fn admit_by_one(&self, sets: CounterSets<'_>, rule: &Rule, demand: Demand<'_>) -> Admission {
+        if sets.org.is_none() {
+            let mut counters = sets.key.lock();
+            if let Some(window) = counters.plain_window(rule) {
+                return decision::admit_by_window(window, rule, demand.cost, self.clock.now());
+            }
+        }
+        self.admit_by_several(sets, demand)
+    }
+
+    #[inline(never)]
+    fn admit_by_several(&self, sets: CounterSets<'_>, demand: Demand<'_>) -> Admission {
+        let locked = self.lock(sets);
+        decision::admit(locked, demand.rules, demand.cost, self.time())
     }
 
     /// A function of its own, to keep the stack frame for keys small.

@@ -32,6 +32,11 @@ impl CounterSet {
         self.id
     }
 
+    #[inline(always)]
+    pub(super) fn lock(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock()
+    }
+
     /// Returns all balances for the store, and marks them as unchanged.
     pub(crate) fn take_balances(&self) -> Vec<SavedCounter> {
         self.counters.lock().take_balances()
@@ -201,8 +206,8 @@ impl<'a> LockedSets<'a> {
     pub(super) fn lock(sets: CounterSets<'a>, changed: &'a Mutex<Vec<Arc<CounterSet>>>) -> Self {
         Self {
             sets,
-            key: sets.key.counters.lock(),
-            org: sets.org.map(|org| org.counters.lock()),
+            key: sets.key.lock(),
+            org: sets.org.map(|org| org.lock()),
             changed,
             hints: (0, 0),
         }
