@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use super::monotonic::MonotonicClock;
 use super::{Moment, Timestamp};
 
 /// The source of time of a [`KeyGuard`](crate::KeyGuard): the system clocks, or a [`ManualClock`].
@@ -67,8 +68,8 @@ impl Clock {
         }
     }
 
-    /// Adopts a step of the system's calendar clock, unless a server is followed. Cheap; called
-    /// periodically.
+    /// Follows the system's monotonic clock and, unless a server is followed, steps of its calendar clock.
+    /// Cheap; called a few times per second.
     pub(crate) fn resync(&self) {
         if let Source::System(clock) = &self.0 {
             clock.resync();
@@ -171,7 +172,7 @@ impl CalendarCheck {
 
 #[derive(Debug)]
 struct SystemClock {
-    origin: Instant,
+    monotonic: MonotonicClock,
     /// Calendar time at the moment 0, in milliseconds since the Unix epoch.
     origin_unix_millis: AtomicI64,
     /// Whether a server sets calendar time.
@@ -185,7 +186,7 @@ impl SystemClock {
 
     fn new() -> Self {
         let clock = Self {
-            origin: Instant::now(),
+            monotonic: MonotonicClock::new(),
             origin_unix_millis: AtomicI64::new(0),
             follows: AtomicBool::new(false),
         };
@@ -195,9 +196,7 @@ impl SystemClock {
 
     #[inline]
     fn now(&self) -> Moment {
-        let elapsed = self.origin.elapsed();
-        let elapsed = elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos());
-        Moment(Moment::START.0 + elapsed)
+        Moment(Moment::START.0 + self.monotonic.nanos())
     }
 
     #[inline]
@@ -208,6 +207,7 @@ impl SystemClock {
     }
 
     fn resync(&self) {
+        self.monotonic.correct();
         if !self.follows.load(Ordering::Relaxed) {
             self.set(Timestamp::from(SystemTime::now()));
         }

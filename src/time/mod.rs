@@ -6,6 +6,7 @@
 mod clock;
 pub(crate) mod duration;
 mod moment;
+mod monotonic;
 mod timestamp;
 mod zone;
 
