@@ -156,10 +156,10 @@ fn fields_of_verdicts_are_in_alphabetical_order() {
     let server = serve(dir.path(), &[]);
     let body = format!(r#"{{"key": "{key}", "ip": "192.0.2.7", "path": "/"}}"#);
     let fields = [("Content-Type", "application/json")];
-    let answer = request(&server.address, "POST", "/v1/check", &fields, &body);
+    let response = request(&server.address, "POST", "/v1/check", &fields, &body);
     // A `Value` sorts its fields.
-    let verdict: Value = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(answer.body, verdict.to_string());
+    let verdict: Value = serde_json::from_str(&response.body).unwrap();
+    assert_eq!(response.body, verdict.to_string());
     assert_eq!(verdict.as_object().unwrap().len(), 10);
     assert_eq!(verdict["headers"].as_object().unwrap().len(), 4);
 }

@@ -80,7 +80,7 @@ impl Pair {
                 let by = Duration::from_micros(micros);
                 self.both.iter().for_each(|fixture| fixture.advance(by));
             }
-            Step::Admit(asked) => self.admit(asked)?,
+            Step::Admit(wanted) => self.admit(wanted)?,
             Step::Settle(..) | Step::Release if self.admitted.is_empty() => {}
             Step::Settle(which, actual) => {
                 let which = which.index(self.admitted.len());
@@ -105,15 +105,15 @@ impl Pair {
         Ok(())
     }
 
-    fn admit(&mut self, asked: u32) -> Result<(), TestCaseError> {
+    fn admit(&mut self, wanted: u32) -> Result<(), TestCaseError> {
         let rules = &self.rules;
-        let looked = |fixture: &Fixture| all_shown(fixture.client(1).states(rules, asked), rules);
+        let looked = |fixture: &Fixture| all_shown(fixture.client(1).states(rules, wanted), rules);
         let [memory, redis] = self.both.each_ref().map(looked);
         prop_assert_eq!(memory, redis);
         let outcomes = self
             .both
             .each_ref()
-            .map(|s| s.client(1).admit(rules, asked));
+            .map(|s| s.client(1).admit(rules, wanted));
         match &outcomes {
             [
                 Admission::Admitted(memory, a),
@@ -121,7 +121,7 @@ impl Pair {
             ] => {
                 prop_assert_eq!(shown(*memory, rules), shown(*redis, rules));
                 prop_assert_eq!(skipped(a), skipped(b));
-                self.admitted.push((asked, outcomes));
+                self.admitted.push((wanted, outcomes));
             }
             [
                 Admission::Refused(_, earliest),
