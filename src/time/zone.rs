@@ -94,6 +94,12 @@ impl fmt::Display for TimeZone {
 mod tests {
     use super::*;
 
+    const APIA: &str = "Pacific/Apia";
+    const BERLIN: &str = "Europe/Berlin";
+    const HAVANA: &str = "America/Havana";
+    const KOLKATA: &str = "Asia/Kolkata";
+    const NEW_YORK: &str = "America/New_York";
+
     fn end_of_day(zone: &str, now: &str) -> String {
         let zone: TimeZone = zone.parse().unwrap();
         zone.end_of_day(now.parse().unwrap()).to_string()
@@ -109,33 +115,13 @@ mod tests {
         for (zone, now, end) in [
             ("UTC", "2026-02-28T00:00:00Z", "2026-03-01T00:00:00Z"),
             ("UTC", "2026-02-28T23:59:59.999Z", "2026-03-01T00:00:00Z"),
-            (
-                "Asia/Kolkata",
-                "2026-02-28T18:29:59Z",
-                "2026-02-28T18:30:00Z",
-            ),
+            (KOLKATA, "2026-02-28T18:29:59Z", "2026-02-28T18:30:00Z"),
             // Days of 23 and of 25 hours.
-            (
-                "Europe/Berlin",
-                "2026-03-28T23:00:00Z",
-                "2026-03-29T22:00:00Z",
-            ),
-            (
-                "Europe/Berlin",
-                "2026-10-24T22:00:00Z",
-                "2026-10-25T23:00:00Z",
-            ),
+            (BERLIN, "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"),
+            (BERLIN, "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z"),
             // A day that begins at 01:00, and a skipped day.
-            (
-                "America/Havana",
-                "2026-03-07T12:00:00Z",
-                "2026-03-08T05:00:00Z",
-            ),
-            (
-                "Pacific/Apia",
-                "2011-12-30T09:00:00Z",
-                "2011-12-30T10:00:00Z",
-            ),
+            (HAVANA, "2026-03-07T12:00:00Z", "2026-03-08T05:00:00Z"),
+            (APIA, "2011-12-30T09:00:00Z", "2011-12-30T10:00:00Z"),
         ] {
             assert_eq!(end_of_day(zone, now), end, "{zone} {now}");
         }
@@ -147,16 +133,8 @@ mod tests {
             ("UTC", "2028-02-28T23:59:59Z", "2028-03-01T00:00:00Z"),
             ("UTC", "2028-02-29T23:59:59.999Z", "2028-03-01T00:00:00Z"),
             ("UTC", "2026-12-31T12:00:00Z", "2027-01-01T00:00:00Z"),
-            (
-                "America/New_York",
-                "2026-11-01T03:59:59Z",
-                "2026-11-01T04:00:00Z",
-            ),
-            (
-                "America/New_York",
-                "2026-11-01T04:00:00Z",
-                "2026-12-01T05:00:00Z",
-            ),
+            (NEW_YORK, "2026-11-01T03:59:59Z", "2026-11-01T04:00:00Z"),
+            (NEW_YORK, "2026-11-01T04:00:00Z", "2026-12-01T05:00:00Z"),
         ] {
             assert_eq!(end_of_month(zone, now), end, "{zone} {now}");
         }
