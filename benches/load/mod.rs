@@ -11,6 +11,8 @@ use axum::routing::get;
 use keyguard::KeyGuard;
 use keyguard::http::KeyGuardLayer;
 use tokio::net::TcpListener;
+use tower_governor::GovernorLayer;
+use tower_governor::governor::GovernorConfigBuilder;
 
 pub(crate) type Failure = Box<dyn Error>;
 
@@ -64,15 +66,27 @@ pub(crate) fn protect(app: Router, guard: KeyGuard) -> Router {
     app.layer(KeyGuardLayer::new(guard).peer_from(peer))
 }
 
+/// The layer of tower_governor, with header fields and a limit that is never reached.
+pub(crate) fn govern(app: Router) -> Router {
+    let mut config = GovernorConfigBuilder::default();
+    let config = config.per_nanosecond(1).burst_size(u32::MAX);
+    match config.use_headers().finish() {
+        Some(config) => app.layer(GovernorLayer::new(config)),
+        None => app,
+    }
+}
+
 /// Keep-alive connections with one request in flight each.
 pub(crate) struct Client {
     connections: Vec<TcpStream>,
     requests: Vec<Vec<u8>>,
+    /// The end of every response.
+    end: &'static str,
     next: usize,
 }
 
 impl Client {
-    /// Creates a client that uses the keys in turn.
+    /// Creates a client of a server of this module, which uses the keys in turn.
     pub(crate) fn new(
         address: SocketAddr,
         connections: usize,
@@ -84,6 +98,17 @@ impl Client {
                  Accept: */*\r\nX-API-Key: {key}\r\n\r\n"
             )
         };
+        let requests = keys.iter().map(|key| request(key).into_bytes()).collect();
+        Self::sending(requests, address, connections, BODY)
+    }
+
+    /// Creates a client that sends the requests in turn. All responses end with `end`.
+    pub(crate) fn sending(
+        requests: Vec<Vec<u8>>,
+        address: SocketAddr,
+        connections: usize,
+        end: &'static str,
+    ) -> Result<Self, Failure> {
         let connect = |_| -> Result<TcpStream, Failure> {
             let stream = TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
@@ -92,7 +117,8 @@ impl Client {
         };
         Ok(Self {
             connections: (0..connections).map(connect).collect::<Result<_, _>>()?,
-            requests: keys.iter().map(|key| request(key).into_bytes()).collect(),
+            requests,
+            end,
             next: 0,
         })
     }
@@ -115,7 +141,7 @@ impl Client {
                 self.next = (self.next + 1) % self.requests.len();
             }
             for (stream, sent_at) in self.connections.iter_mut().zip(&sent_at) {
-                read_answer(stream, &mut buffer)?;
+                read_answer(stream, &mut buffer, self.end)?;
                 note(sent_at.elapsed());
             }
         }
@@ -123,7 +149,7 @@ impl Client {
     }
 }
 
-fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(), Failure> {
+fn read_answer(stream: &mut TcpStream, buffer: &mut [u8], end: &str) -> Result<(), Failure> {
     let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..])?;
@@ -132,7 +158,7 @@ fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(), Failure>
         if read == 0 || filled == buffer.len() {
             return Err("an answer has no end".into());
         }
-        if answer.ends_with(BODY.as_bytes()) {
+        if answer.ends_with(end.as_bytes()) {
             if answer.starts_with(b"HTTP/1.1 200") {
                 return Ok(());
             }

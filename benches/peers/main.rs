@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 use keyguard::{Config, CreateKey, KeyGuard};
 use keyguard_benches::measure::resident_bytes;
 use load::{Client, Failure};
-use tower_governor::GovernorLayer;
-use tower_governor::governor::GovernorConfigBuilder;
 
 const CONNECTIONS: usize = 16;
 const KEYS: usize = 100;
@@ -84,7 +82,7 @@ fn main() -> Result<(), Failure> {
         let minutes: u64 = arguments.get(at + 1).ok_or("--soak MINUTES")?.parse()?;
         return run_soak(Peer::new("axum + keyguard", ours, &keys)?, &guard, minutes);
     }
-    let governed = load::start(|listener| load::axum(listener, govern))?;
+    let governed = load::start(|listener| load::axum(listener, load::govern))?;
     let mut peers = vec![
         Peer::new("axum, bare", bare, &keys)?,
         Peer::new("axum + keyguard", ours, &keys)?,
@@ -147,14 +145,4 @@ fn guard(file: &std::path::Path) -> Result<(KeyGuard, Vec<String>), Failure> {
     let keys = created.iter().map(|key| key.raw_key.expose().to_owned());
     let keys = keys.collect();
     Ok((guard, keys))
-}
-
-/// The layer of tower_governor, with a limit that is never reached.
-fn govern(app: axum::Router) -> axum::Router {
-    let mut config = GovernorConfigBuilder::default();
-    let config = config.per_nanosecond(1).burst_size(u32::MAX).finish();
-    match config {
-        Some(config) => app.layer(GovernorLayer::new(config)),
-        None => app,
-    }
 }

@@ -70,38 +70,67 @@ pub(crate) fn axum(run: &Run) -> Measured {
     })
 }
 
+/// An axum app behind the layer, with usage on disk, over the same app behind tower_governor with
+/// header fields.
+pub(crate) fn governor(run: &Run) -> Measured {
+    let other = load::start(|listener| load::axum(listener, load::govern))?;
+    compare_with(run, "governor.redb", other, |guard| {
+        load::start(move |listener| load::axum(listener, |app| load::protect(app, guard)))
+    })
+}
+
 type Started = Result<SocketAddr, load::Failure>;
 
 fn compare(run: &Run, file: &str, start: impl Fn(Option<KeyGuard>) -> Started) -> Measured {
+    compare_with(run, file, start(None)?, |guard| start(Some(guard)))
+}
+
+fn compare_with(
+    run: &Run,
+    file: &str,
+    other: SocketAddr,
+    start: impl Fn(KeyGuard) -> Started,
+) -> Measured {
     let config = Config::new(SECRET);
     let (guard, keys) = run.world.guard(file, KEYS, UNREACHED, config)?;
-    let mut bare = Client::new(start(None)?, CONNECTIONS, &keys)?;
-    let mut guarded = Client::new(start(Some(guard.clone()))?, CONNECTIONS, &keys)?;
+    let mut other = Client::new(other, CONNECTIONS, &keys)?;
+    let mut guarded = Client::new(start(guard.clone())?, CONNECTIONS, &keys)?;
+    let (ratio, sent) = ratio(run, &mut guarded, &mut other)?;
+    load::all_recorded(&guard, sent)?;
+    Ok(ratio)
+}
+
+/// The median of the requests per second of one client over those of another, and the number of requests
+/// of the first.
+pub(crate) fn ratio(
+    run: &Run,
+    one: &mut Client,
+    other: &mut Client,
+) -> Result<(f64, usize), Box<dyn Error>> {
     let requests = run.size(20_000);
     let (mut ratios, mut sent) = (Vec::new(), 0);
     // The first round is a warm-up.
     for round in 0..=run.rounds(31) {
-        let mut ask_guarded = || -> Result<f64, Box<dyn Error>> {
-            let (count, time) = guarded.round(requests, |_| {})?;
+        let mut ask_one = || -> Result<f64, Box<dyn Error>> {
+            let (count, time) = one.round(requests, |_| {})?;
             sent += count;
             Ok(count as f64 / time.as_secs_f64())
         };
-        let mut ask_bare = || -> Result<f64, Box<dyn Error>> {
-            let (count, time) = bare.round(requests, |_| {})?;
+        let mut ask_other = || -> Result<f64, Box<dyn Error>> {
+            let (count, time) = other.round(requests, |_| {})?;
             Ok(count as f64 / time.as_secs_f64())
         };
         // The order alternates.
-        let (guarded, bare) = if round % 2 == 0 {
-            let guarded = ask_guarded()?;
-            (guarded, ask_bare()?)
+        let (one, other) = if round % 2 == 0 {
+            let one = ask_one()?;
+            (one, ask_other()?)
         } else {
-            let bare = ask_bare()?;
-            (ask_guarded()?, bare)
+            let other = ask_other()?;
+            (ask_one()?, other)
         };
         if round > 0 {
-            ratios.push(guarded / bare);
+            ratios.push(one / other);
         }
     }
-    load::all_recorded(&guard, sent)?;
-    Ok(median(ratios))
+    Ok((median(ratios), sent))
 }

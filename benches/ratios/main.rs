@@ -16,6 +16,8 @@ mod postgres;
 #[cfg(all(unix, feature = "redis"))]
 mod redis;
 mod row;
+#[cfg(all(target_os = "linux", feature = "http"))]
+mod serve;
 mod size;
 mod speed;
 
@@ -71,6 +73,21 @@ const ROWS: &[Row] = &[
         name: "axum/bare",
         goal: AtLeast(0.92),
         measure: http::axum,
+    },
+    Row {
+        name: "axum/governor",
+        goal: AtLeast(1.0),
+        measure: http::governor,
+    },
+    Row {
+        name: "auth/healthz",
+        goal: AtLeast(0.85),
+        measure: serve::auth,
+    },
+    Row {
+        name: "check/healthz",
+        goal: AtLeast(0.75),
+        measure: serve::check,
     },
     Row {
         name: "redis_check/evalsha",
@@ -140,6 +157,19 @@ mod http {
     }
 
     pub(crate) use hyper as axum;
+    pub(crate) use hyper as governor;
+}
+
+#[cfg(not(all(target_os = "linux", feature = "http")))]
+mod serve {
+    use crate::Run;
+    use crate::measure::Measured;
+
+    pub(crate) fn auth(_: &Run) -> Measured {
+        Err("the row needs Linux and a feature: cargo bench --features http --bench ratios".into())
+    }
+
+    pub(crate) use auth as check;
 }
 
 #[cfg(not(all(unix, feature = "redis")))]

@@ -25,6 +25,8 @@
 //!   any check of a hashed key does. A check below 1.0 costs less than that.
 //! - **governor**: the crate of this name, which limits but does not authenticate.
 //! - **bare**: the same HTTP service without a layer.
+//! - **governor**, of `axum/governor`: the same service behind tower_governor, with its header fields.
+//! - **healthz**: `/healthz` of the same `keyguard serve`, which has one core and the client another.
 //! - **evalsha**: the script of the limits, sent to Redis by a bare client.
 //! - **redb**: the same rows, committed to a plain redb database with the same durability.
 //!
