@@ -1,6 +1,8 @@
 //! Rotation, expiry and revocation.
 
-use super::{NOW, TestDatabase, after, audit_context, new_key, resolve, retiring, with_keys};
+use super::{
+    Changes, NOW, TestDatabase, after, audit_context, new_key, resolve, retiring, with_keys,
+};
 use crate::model::{KeyId, OrgId};
 use crate::store::{KeyChange, NewCredential, Rotation, StoreError};
 
@@ -67,7 +69,7 @@ pub(in crate::store) fn expired_keys_are_counted_apart_and_extended_only_explici
         [NOW, after(9), after(10), after(30)].map(active),
         [3, 3, 2, 1]
     );
-    store.revoke_key(KeyId(2), &audit_context()).unwrap();
+    store.revoke(KeyId(2));
     assert_eq!([NOW, after(30)].map(active), [2, 1]);
 
     let late = KeyChange {
@@ -110,18 +112,8 @@ pub(in crate::store) fn expired_keys_are_counted_apart_and_extended_only_explici
 
 pub(in crate::store) fn revocation_is_final(database: &dyn TestDatabase) {
     let store = with_keys(database, 2);
-    assert!(
-        !store
-            .revoke_key(KeyId(1), &audit_context())
-            .unwrap()
-            .is_active()
-    );
-    assert!(
-        !store
-            .revoke_key(KeyId(1), &audit_context())
-            .unwrap()
-            .is_active()
-    );
+    assert!(!store.revoke(KeyId(1)).is_active());
+    assert!(!store.revoke(KeyId(1)).is_active());
     let totals = store.totals(NOW).unwrap();
     assert_eq!((totals.keys, totals.active_keys), (2, 1));
     assert!(matches!(

@@ -2,7 +2,9 @@
 
 use std::num::NonZeroU32;
 
-use super::{NOW, TestDatabase, after, audit_context, new_key, resolve, retiring, with_keys};
+use super::{
+    Changes, NOW, TestDatabase, after, audit_context, new_key, resolve, retiring, with_keys,
+};
 use crate::model::{Key, KeyId, LimitOverride, OrgId, OrgStatus};
 use crate::store::{KeyChange, NewCredential, NewKey, NewOverride, OrgChange, StoreError};
 use crate::time::Timestamp;
@@ -69,13 +71,9 @@ pub(in crate::store) fn keys_are_created_all_or_none(database: &dyn TestDatabase
 
 pub(in crate::store) fn listings_are_paged(database: &dyn TestDatabase) {
     let store = with_keys(database, 3);
-    let other = store.create_org("other", &audit_context()).unwrap();
-    store
-        .create_keys(vec![new_key(other.id, 4)], &audit_context())
-        .unwrap();
-    store
-        .create_keys(vec![new_key(OrgId(1), 5)], &audit_context())
-        .unwrap();
+    let other = store.add_org("other");
+    store.add_key(other.id, 4);
+    store.add_key(OrgId(1), 5);
 
     let ids = |org, after, limit| -> Vec<u64> {
         let keys = store.keys(org, after, limit).unwrap();
@@ -102,9 +100,7 @@ pub(in crate::store) fn updates_change_only_named_fields(database: &dyn TestData
         expires_at: Some(Some(after(1))),
         ..KeyChange::default()
     };
-    let updated = store
-        .update_key(KeyId(1), change, &audit_context())
-        .unwrap();
+    let updated = store.change_key(KeyId(1), change);
     let expected = Key {
         label: "new".into(),
         expires_at: Some(after(1)),
@@ -137,9 +133,7 @@ pub(in crate::store) fn all_fields_of_keys_and_organizations_read_back(
         "5 credits +1/hour",
     ];
     let limits: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
-    let org = store
-        .create_org("\u{e9}\u{1f511}'\\", &audit_context())
-        .unwrap();
+    let org = store.add_org("\u{e9}\u{1f511}'\\");
     let change = OrgChange {
         status: Some(OrgStatus::Suspended),
         limits: Some(limits.clone()),
@@ -169,9 +163,7 @@ pub(in crate::store) fn all_fields_of_keys_and_organizations_read_back(
         limit_override: Some(new_override),
         ..KeyChange::default()
     };
-    let key = store
-        .update_key(created.id, change, &audit_context())
-        .unwrap();
+    let key = store.change_key(created.id, change);
     assert_eq!(store.key(key.id).unwrap(), key);
     let resolved = resolve(&*store, 1).unwrap().unwrap();
     assert_eq!((resolved.key, resolved.org), (key, org));
@@ -197,9 +189,7 @@ pub(in crate::store) fn overrides_of_different_limits_are_independent(database: 
     };
     let overrides = |limit, until, now| {
         let (of_key, of_org) = change(limit, after(until), after(now));
-        let key = store
-            .update_key(KeyId(1), of_key, &audit_context())
-            .unwrap();
+        let key = store.change_key(KeyId(1), of_key);
         let org = store
             .update_org(OrgId(1), of_org, &audit_context())
             .unwrap();

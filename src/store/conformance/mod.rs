@@ -12,12 +12,13 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{
-    AuditContext, NewCredential, NewKey, OrgChange, Resolved, Rotation, Store, StoreError,
-    UsageBatch, UsageEvent,
+    AuditContext, KeyChange, NewCredential, NewKey, OrgChange, Resolved, Rotation, Store,
+    StoreError, UsageBatch, UsageEvent,
 };
 use crate::counter::{CounterId, SavedCounter, SavedValue};
 use crate::limit::Period;
-use crate::model::{HashedKey, KeyId, Method, OrgId, OrgStatus};
+use crate::lockout::LockChange;
+use crate::model::{HashedKey, Key, KeyId, Method, Org, OrgId, OrgStatus};
 use crate::net::{CidrSet, ClientIp};
 use crate::sys::{Deadline, block_on};
 use crate::time::Timestamp;
@@ -176,10 +177,41 @@ pub(super) fn with_keys(database: &dyn TestDatabase, keys: u64) -> Box<dyn Store
 
 /// Creates one organization and `keys` keys, with ids and hashes from 1.
 pub(super) fn fill(store: &dyn Store, keys: u64) {
-    let org = store.create_org("acme", &audit_context()).unwrap();
+    let org = store.add_org("acme");
     let keys = (1..=keys).map(|n| new_key(org.id, n)).collect();
     store.create_keys(keys, &audit_context()).unwrap();
 }
+
+/// Changes that must succeed.
+pub(super) trait Changes: Store {
+    fn add_org(&self, name: &str) -> Org {
+        self.create_org(name, &audit_context()).unwrap()
+    }
+
+    /// Adds the key of [`new_key`].
+    fn add_key(&self, org_id: OrgId, n: u64) -> Key {
+        let (key, credential) = new_key(org_id, n);
+        self.create_key(key, credential, &audit_context()).unwrap()
+    }
+
+    fn change_key(&self, id: KeyId, change: KeyChange) -> Key {
+        self.update_key(id, change, &audit_context()).unwrap()
+    }
+
+    fn revoke(&self, id: KeyId) -> Key {
+        self.revoke_key(id, &audit_context()).unwrap()
+    }
+
+    fn suspend(&self, id: OrgId) -> Org {
+        self.update_org(id, suspended(), &audit_context()).unwrap()
+    }
+
+    fn apply_locks(&self, changes: &[LockChange]) {
+        self.change_locks(changes, &audit_context()).unwrap();
+    }
+}
+
+impl<S: Store + ?Sized> Changes for S {}
 
 pub(super) fn resolve(store: &dyn Store, n: u64) -> Result<Option<Resolved>, StoreError> {
     block_on(store.resolve(&hash(n), &Deadline::default()).get())

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    NOW, TestDatabase, after, audit_context, counter, hash, new_key, requests, resolve, retiring,
-    suspended, with_keys,
+    Changes, NOW, TestDatabase, after, audit_context, counter, hash, new_key, requests, resolve,
+    retiring, with_keys,
 };
 use crate::counter::{SavedValue, SubjectId};
 use crate::limit::{Balance, Period};
@@ -19,15 +19,13 @@ const KEYS: u64 = 5_000;
 /// A store with all kinds of data that are copied.
 pub(in crate::store) fn full(database: &dyn TestDatabase) -> Box<dyn Store> {
     let store = with_keys(database, KEYS);
-    let other = store.create_org("other", &audit_context()).unwrap();
-    store
-        .update_org(other.id, suspended(), &audit_context())
-        .unwrap();
+    let other = store.add_org("other");
+    store.suspend(other.id);
     let (_, text) = new_key(OrgId(1), KEYS + 1);
     store
         .add_credential(KeyId(2), text, retiring(after(60)), &audit_context())
         .unwrap();
-    store.revoke_key(KeyId(3), &audit_context()).unwrap();
+    store.revoke(KeyId(3));
     for hours in 0..3 {
         store.record(&requests(2, after(60 * hours), 5)).unwrap();
         store.record(&requests(4, after(60 * hours), 1)).unwrap();
@@ -137,10 +135,7 @@ pub(in crate::store) fn a_copy_equals_the_original_and_copying_again_changes_not
 
     // Both continue alike.
     for store in [original, copy] {
-        assert_eq!(
-            store.create_org("next", &audit_context()).unwrap().id,
-            OrgId(3)
-        );
+        assert_eq!(store.add_org("next").id, OrgId(3));
         let (key, text) = new_key(OrgId(3), KEYS + 2);
         let key = store.create_key(key, text, &audit_context()).unwrap();
         assert_eq!(key.id, KeyId(KEYS + 1));
@@ -226,7 +221,7 @@ pub(in crate::store) fn merging_keeps_the_stricter_or_later_state(database: &dyn
     let (original, copy) = (full(database), another.open());
     let (original, copy) = (&*original, &*copy);
     transfer_all(original, copy, |_| {}).unwrap();
-    copy.revoke_key(KeyId(5), &audit_context()).unwrap();
+    copy.revoke(KeyId(5));
     copy.record(&rest(100, None)).unwrap();
     copy.record(&requests(2, after(24 * 60), 9)).unwrap();
     let (before, totals) = (contents(copy), copy.totals(NOW).unwrap());
@@ -235,10 +230,8 @@ pub(in crate::store) fn merging_keeps_the_stricter_or_later_state(database: &dyn
     assert_eq!(copy.totals(NOW).unwrap(), totals);
 
     // And the other way.
-    original
-        .update_org(OrgId(1), suspended(), &audit_context())
-        .unwrap();
-    original.revoke_key(KeyId(6), &audit_context()).unwrap();
+    original.suspend(OrgId(1));
+    original.revoke(KeyId(6));
     transfer_all(original, copy, |_| {}).unwrap();
     assert_eq!(copy.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
     assert!(!copy.key(KeyId(6)).unwrap().is_active());

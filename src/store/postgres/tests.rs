@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::store::conformance::{
-    NOW, TestDatabase, audit_context, conforms, event, hash, new_key, requests, resolve, suspended,
+    Changes, NOW, TestDatabase, audit_context, conforms, event, hash, new_key, requests, resolve,
     with_keys,
 };
 use crate::time::ManualClock;

@@ -84,28 +84,70 @@ impl TotalRows {
     /// Writes the rows in the order in which all nodes lock them. The rows of all time come last, because
     /// other nodes wait for them.
     pub(super) async fn write(&self, conn: &Conn, how: Combine) -> Result<(), StoreError> {
+        let how = how as i64;
         let keys: Vec<_> = self.keys.keys().map(|key| key.0 as i64).collect();
         let [requests, errors] = counts(self.keys.values());
-        let columns: Params<'_> = &[&keys, &requests, &errors];
-        KEY_TOTALS.run(conn, how, keys.len(), columns).await?;
-        write_periods(conn, how, &KEY_HOURS, 3_600, &self.key_hours).await?;
-        write_periods(conn, how, &KEY_DAYS, 86_400, &self.key_days).await?;
-        write_named(conn, how, &SHADOW_DENIED, &self.shadow_denied).await?;
+        let columns: Params<'_> = &[&how, &keys, &requests, &errors];
+        put(conn, KEY_TOTALS, keys.len(), columns).await?;
+        put_periods(conn, KEY_HOURS, how, 3_600, &self.key_hours).await?;
+        put_periods(conn, KEY_DAYS, how, 86_400, &self.key_days).await?;
+        put_named(conn, SHADOW_DENIED, how, &self.shadow_denied).await?;
         let minutes = self.minutes.keys();
         let minutes: Vec<_> = minutes.map(|(minute, _)| at_second(minute * 60)).collect();
         let names: Vec<_> = self.minutes.keys().map(|(_, name)| name).collect();
         let values: Vec<_> = self.minutes.values().copied().map(number).collect();
-        let columns: Params<'_> = &[&minutes, &names, &values];
-        MINUTES.run(conn, how, minutes.len(), columns).await?;
-        write_named(conn, how, &LIFETIME, &self.lifetime).await
+        let columns: Params<'_> = &[&how, &minutes, &names, &values];
+        put(conn, MINUTES, minutes.len(), columns).await?;
+        put_named(conn, LIFETIME, how, &self.lifetime).await
     }
 }
 
+/// How the numbers of a row are combined with those of an existing row: the factor with which an existing
+/// number is added before the greater one is stored.
+#[derive(Clone, Copy)]
+pub(super) enum Combine {
+    Raise = 0,
+    Add = 1,
+}
+
+const KEY_TOTALS: &str = "INSERT INTO keyguard_key_totals AS t (key_id, requests, errors) \
+    SELECT * FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) \
+    ON CONFLICT (key_id) DO UPDATE SET \
+        requests = greatest(t.requests, excluded.requests + $1::bigint * t.requests), \
+        errors = greatest(t.errors, excluded.errors + $1::bigint * t.errors)";
+
+const KEY_HOURS: &str = "INSERT INTO keyguard_key_hours AS t (hour, key_id, requests, errors) \
+    SELECT * FROM unnest($2::timestamptz[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+    ON CONFLICT (hour, key_id) DO UPDATE SET \
+        requests = greatest(t.requests, excluded.requests + $1::bigint * t.requests), \
+        errors = greatest(t.errors, excluded.errors + $1::bigint * t.errors)";
+
+const KEY_DAYS: &str = "INSERT INTO keyguard_key_days AS t (day, key_id, requests, errors) \
+    SELECT * FROM unnest($2::timestamptz[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+    ON CONFLICT (day, key_id) DO UPDATE SET \
+        requests = greatest(t.requests, excluded.requests + $1::bigint * t.requests), \
+        errors = greatest(t.errors, excluded.errors + $1::bigint * t.errors)";
+
+const SHADOW_DENIED: &str = "INSERT INTO keyguard_shadow_denied AS t (name, value) \
+    SELECT * FROM unnest($2::text[], $3::bigint[]) \
+    ON CONFLICT (name) DO UPDATE SET \
+        value = greatest(t.value, excluded.value + $1::bigint * t.value)";
+
+const MINUTES: &str = "INSERT INTO keyguard_minutes AS t (minute, name, value) \
+    SELECT * FROM unnest($2::timestamptz[], $3::text[], $4::bigint[]) \
+    ON CONFLICT (minute, name) DO UPDATE SET \
+        value = greatest(t.value, excluded.value + $1::bigint * t.value)";
+
+const LIFETIME: &str = "INSERT INTO keyguard_totals AS t (name, value) \
+    SELECT * FROM unnest($2::text[], $3::bigint[]) \
+    ON CONFLICT (name) DO UPDATE SET \
+        value = greatest(t.value, excluded.value + $1::bigint * t.value)";
+
 /// Writes counts of keys per period of a number of seconds.
-async fn write_periods(
+async fn put_periods(
     conn: &Conn,
-    how: Combine,
-    table: &Upsert,
+    sql: &'static str,
+    how: i64,
     seconds: u64,
     rows: &BTreeMap<(u64, KeyId), Count>,
 ) -> Result<(), StoreError> {
@@ -113,19 +155,31 @@ async fn write_periods(
     let starts: Vec<_> = starts.collect();
     let keys: Vec<_> = rows.keys().map(|(_, key)| key.0 as i64).collect();
     let [requests, errors] = counts(rows.values());
-    let columns: Params<'_> = &[&starts, &keys, &requests, &errors];
-    table.run(conn, how, rows.len(), columns).await
+    let columns: Params<'_> = &[&how, &starts, &keys, &requests, &errors];
+    put(conn, sql, rows.len(), columns).await
 }
 
-async fn write_named(
+async fn put_named(
     conn: &Conn,
-    how: Combine,
-    table: &Upsert,
+    sql: &'static str,
+    how: i64,
     rows: &BTreeMap<String, u64>,
 ) -> Result<(), StoreError> {
     let names: Vec<_> = rows.keys().collect();
     let values: Vec<_> = rows.values().copied().map(number).collect();
-    table.run(conn, how, rows.len(), &[&names, &values]).await
+    put(conn, sql, rows.len(), &[&how, &names, &values]).await
+}
+
+async fn put(
+    conn: &Conn,
+    sql: &'static str,
+    rows: usize,
+    columns: Params<'_>,
+) -> Result<(), StoreError> {
+    if rows > 0 {
+        conn.run(sql, columns).await?;
+    }
+    Ok(())
 }
 
 /// Requests and errors.
@@ -138,115 +192,3 @@ fn counts<'a>(counts: impl Iterator<Item = &'a Count>) -> [Vec<i64>; 2] {
 fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
-
-/// How the numbers of a row are combined with those of an existing row.
-#[derive(Clone, Copy)]
-pub(super) enum Combine {
-    Add,
-    Raise,
-}
-
-/// The statements that write rows of a table.
-struct Upsert {
-    add: &'static str,
-    raise: &'static str,
-}
-
-impl Upsert {
-    async fn run(
-        &self,
-        conn: &Conn,
-        how: Combine,
-        rows: usize,
-        columns: Params<'_>,
-    ) -> Result<(), StoreError> {
-        if rows > 0 {
-            let statement = match how {
-                Combine::Add => self.add,
-                Combine::Raise => self.raise,
-            };
-            conn.run(statement, columns).await?;
-        }
-        Ok(())
-    }
-}
-
-/// `$key` are the columns of the primary key, `$types` those of the key and of the numbers.
-macro_rules! upsert {
-    ($table:literal, $key:literal, counts, $types:literal) => {
-        upsert!(
-            $table,
-            $key,
-            "requests, errors",
-            $types,
-            "requests = t.requests + excluded.requests, errors = t.errors + excluded.errors",
-            "requests = greatest(t.requests, excluded.requests), \
-             errors = greatest(t.errors, excluded.errors)"
-        )
-    };
-    ($table:literal, $key:literal, value, $types:literal) => {
-        upsert!(
-            $table,
-            $key,
-            "value",
-            $types,
-            "value = t.value + excluded.value",
-            "value = greatest(t.value, excluded.value)"
-        )
-    };
-    ($table:literal, $key:literal, $numbers:literal, $types:literal, $sum:literal, $greatest:literal) => {
-        Upsert {
-            add: upsert!($table, $key, $numbers, $types, $sum),
-            raise: upsert!($table, $key, $numbers, $types, $greatest),
-        }
-    };
-    ($table:literal, $key:literal, $numbers:literal, $types:literal, $set:literal) => {
-        concat!(
-            "INSERT INTO ",
-            $table,
-            " AS t (",
-            $key,
-            ", ",
-            $numbers,
-            ") ",
-            "SELECT * FROM unnest(",
-            $types,
-            ") ON CONFLICT (",
-            $key,
-            ") DO UPDATE SET ",
-            $set
-        )
-    };
-}
-
-const KEY_TOTALS: Upsert = upsert!(
-    "keyguard_key_totals",
-    "key_id",
-    counts,
-    "$1::bigint[], $2::bigint[], $3::bigint[]"
-);
-const KEY_HOURS: Upsert = upsert!(
-    "keyguard_key_hours",
-    "hour, key_id",
-    counts,
-    "$1::timestamptz[], $2::bigint[], $3::bigint[], $4::bigint[]"
-);
-const KEY_DAYS: Upsert = upsert!(
-    "keyguard_key_days",
-    "day, key_id",
-    counts,
-    "$1::timestamptz[], $2::bigint[], $3::bigint[], $4::bigint[]"
-);
-const SHADOW_DENIED: Upsert = upsert!(
-    "keyguard_shadow_denied",
-    "name",
-    value,
-    "$1::text[], $2::bigint[]"
-);
-const MINUTES: Upsert = upsert!(
-    "keyguard_minutes",
-    "minute, name",
-    value,
-    "$1::timestamptz[], $2::text[], $3::bigint[]"
-);
-const LIFETIME: Upsert = upsert!("keyguard_totals", "name", value, "$1::text[], $2::bigint[]");

@@ -14,14 +14,12 @@ fn open_on(server: &Server, stale_for: Duration) -> PostgresStore {
 fn acknowledged_changes_survive_a_server_crash() {
     let mut server = Server::start();
     let store = open_on(&server, SOON);
-    let org = store.create_org("acme", &audit_context()).unwrap();
+    let org = store.add_org("acme");
     let changes = changes_of(&store);
     let mut created = 0;
     for _ in 0..3 {
         created += 1;
-        store
-            .create_keys(vec![new_key(org.id, created)], &audit_context())
-            .unwrap();
+        store.add_key(org.id, created);
         store.record(&requests(created, NOW, 1)).unwrap();
         server.kill();
         assert!(resolve(&store, created).is_err());
@@ -177,7 +175,7 @@ fn blocked_look_ups_do_not_delay_changes_or_invalidate_the_cache() {
                 id: lock.id(),
                 lock: (round % 2 == 0).then(|| lock.clone()),
             };
-            one.change_locks(&[change], &audit_context()).unwrap();
+            one.apply_locks(&[change]);
             wait_for(&changes, |change| {
                 assert!(!matches!(change, ChangeEvent::Everything), "round {round}");
                 matches!(change, ChangeEvent::Locks(_))

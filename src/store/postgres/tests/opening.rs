@@ -23,9 +23,7 @@ fn concurrent_opens_create_the_tables_once() {
         .collect();
     for (n, opener) in openers.into_iter().enumerate() {
         let store = opener.join().unwrap();
-        let org = store
-            .create_org(&format!("org {n}"), &audit_context())
-            .unwrap();
+        let org = store.add_org(&format!("org {n}"));
         assert_eq!(org.id, OrgId(n as u64 + 1));
     }
 }
@@ -251,12 +249,11 @@ fn only_poolers_that_share_sessions_are_refused() {
     drop(pooler);
     let pooler = PgBouncer::start(server.port(), "session");
     let one = open_url(&pooler.url("postgres")).unwrap();
-    let org = one.create_org("acme", &audit_context()).unwrap();
-    one.create_keys(vec![new_key(org.id, 1)], &audit_context())
-        .unwrap();
+    let org = one.add_org("acme");
+    one.add_key(org.id, 1);
     let other = open_url(&pooler.url("postgres")).unwrap();
     let changes = changes_of(&other);
-    one.revoke_key(KeyId(1), &audit_context()).unwrap();
+    one.revoke(KeyId(1));
     wait_for(&changes, is_of_key(1));
 }
 

@@ -12,13 +12,11 @@ fn changes_reach_other_stores() {
     let database = Database::new();
     let (one, other) = (with_keys(&database, 2), open(&database));
     let changes = changes_of(&other);
-    one.revoke_key(KeyId(1), &audit_context()).unwrap();
+    one.revoke(KeyId(1));
     wait_for(&changes, is_of_key(1));
-    one.update_key(KeyId(2), KeyChange::default(), &audit_context())
-        .unwrap();
+    one.change_key(KeyId(2), KeyChange::default());
     wait_for(&changes, is_of_key(2));
-    one.update_org(OrgId(1), suspended(), &audit_context())
-        .unwrap();
+    one.suspend(OrgId(1));
     wait_for(&changes, |change| {
         matches!(change, ChangeEvent::Org(OrgId(1)))
     });
@@ -39,7 +37,7 @@ fn everything_is_reported_once_and_before_keys_are_read() {
         at_once[..],
         [ChangeEvent::Everything, ChangeEvent::AllLocks(_)]
     ));
-    one.revoke_key(KeyId(1), &audit_context()).unwrap();
+    one.revoke(KeyId(1));
     wait_for(&changes, |change| {
         assert!(!matches!(change, ChangeEvent::Everything));
         is_of_key(1)(change)
@@ -64,8 +62,7 @@ fn locks_are_reported_in_their_current_state() {
         );
     };
     wait_for_lock(Some(&lock));
-    one.change_locks(&[LockChange::delete(&lock)], &audit_context())
-        .unwrap();
+    one.apply_locks(&[LockChange::delete(&lock)]);
     wait_for_lock(None);
 }
 
@@ -125,7 +122,7 @@ fn manual_and_automatic_locks_are_stored_separately() {
     block(&other).unwrap();
     assert_eq!(one.locks().unwrap(), both);
     let gone = both.each_ref().map(LockChange::delete);
-    other.change_locks(&gone, &audit_context()).unwrap();
+    other.apply_locks(&gone);
     assert_eq!(one.locks().unwrap(), []);
     block(&other).unwrap();
     found(&one);
@@ -136,16 +133,12 @@ fn manual_and_automatic_locks_are_stored_separately() {
 fn own_changes_are_not_reported() {
     let database = Database::new();
     let store = open(&database);
-    let org = store.create_org("acme", &audit_context()).unwrap();
-    store
-        .create_keys(vec![new_key(org.id, 1)], &audit_context())
-        .unwrap();
+    let org = store.add_org("acme");
+    store.add_key(org.id, 1);
     let changes = changes_of(&store);
-    store.revoke_key(KeyId(1), &audit_context()).unwrap();
+    store.revoke(KeyId(1));
     // The next reported change is from another node.
-    open(&database)
-        .update_org(OrgId(1), suspended(), &audit_context())
-        .unwrap();
+    open(&database).suspend(OrgId(1));
     let change = changes.recv_timeout(SOON).unwrap();
     assert!(matches!(change, ChangeEvent::Org(OrgId(1))), "{change:?}");
 }
@@ -159,17 +152,14 @@ fn keys_created_elsewhere_are_found_after_a_miss() {
         assert!(resolve(&other, 1).unwrap().is_none());
         other.negative_cache.is_absent(&hash(1))
     });
-    one.create_keys(vec![new_key(OrgId(1), 1)], &audit_context())
-        .unwrap();
+    one.add_key(OrgId(1), 1);
     wait_until(|| resolve(&other, 1).unwrap().is_some());
     // And at once by its creator.
     wait_until(|| {
         assert!(resolve(&other, 2).unwrap().is_none());
         other.negative_cache.is_absent(&hash(2))
     });
-    other
-        .create_keys(vec![new_key(OrgId(1), 2)], &audit_context())
-        .unwrap();
+    other.add_key(OrgId(1), 2);
     assert!(resolve(&other, 2).unwrap().is_some());
 }
 
@@ -180,7 +170,7 @@ fn changes_arrive_without_notifications() {
     let changes = changes_of(&other);
     for key in 1..=10 {
         wait_until(|| database.end_listeners() > 0);
-        one.revoke_key(KeyId(key), &audit_context()).unwrap();
+        one.revoke(KeyId(key));
         wait_for(&changes, is_of_key(key));
     }
 }
@@ -200,7 +190,7 @@ fn stores_too_far_behind_treat_everything_as_changed() {
         &changes,
         |change| matches!(change, ChangeEvent::AllLocks(locks) if locks.is_empty()),
     );
-    one.revoke_key(KeyId(1), &audit_context()).unwrap();
+    one.revoke(KeyId(1));
     wait_for(&changes, is_of_key(1));
 }
 
@@ -385,16 +375,12 @@ fn processes_follow_the_server_clock() {
 fn a_clock_ahead_deletes_no_active_data() {
     let database = Database::new();
     let store = open(&database);
-    let org = store.create_org("acme", &audit_context()).unwrap();
-    store
-        .create_keys(vec![new_key(org.id, 1)], &audit_context())
-        .unwrap();
+    let org = store.add_org("acme");
+    store.add_key(org.id, 1);
     let now = server_time(&store);
     store.record(&requests(1, now, 99)).unwrap();
     let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), now);
-    store
-        .change_locks(&[LockChange::put(lock.clone())], &audit_context())
-        .unwrap();
+    store.apply_locks(&[LockChange::put(lock.clone())]);
     let counted = |table: &str| database.value(&format!("SELECT count(*)::text FROM {table}"));
     let tables = [
         "usage_logs",

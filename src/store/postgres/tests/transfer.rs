@@ -52,14 +52,11 @@ fn imports_are_reported_once() {
     let changes = changes_of(&other);
     assert!(resolve(&other, 3).unwrap().is_none());
 
-    from.update_org(OrgId(1), suspended(), &audit_context())
-        .unwrap();
-    from.revoke_key(KeyId(2), &audit_context()).unwrap();
-    from.create_keys(vec![new_key(OrgId(1), 3)], &audit_context())
-        .unwrap();
+    from.suspend(OrgId(1));
+    from.revoke(KeyId(2));
+    from.add_key(OrgId(1), 3);
     let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
-    from.change_locks(&[LockChange::put(lock.clone())], &audit_context())
-        .unwrap();
+    from.apply_locks(&[LockChange::put(lock.clone())]);
     transfer_all(&*from, &one, |_| {}).unwrap();
     wait_for(&changes, |change| {
         matches!(change, ChangeEvent::Org(OrgId(1)))
@@ -73,7 +70,7 @@ fn imports_are_reported_once() {
 
     // Nothing changed, so the next change is the next report.
     transfer_all(&*from, &one, |_| {}).unwrap();
-    one.revoke_key(KeyId(1), &audit_context()).unwrap();
+    one.revoke(KeyId(1));
     let next = changes.recv_timeout(SOON).unwrap();
     assert!(is_of_key(1)(&next), "{next:?}");
 }

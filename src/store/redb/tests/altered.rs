@@ -62,14 +62,14 @@ struct Original {
 fn originals() -> [Original; 2] {
     let file = File::new();
     let store = with_keys(&file, 40);
-    let other = store.create_org("other", &audit_context()).unwrap();
+    let other = store.add_org("other");
     let keys = (41..=60).map(|n| new_key(other.id, n)).collect();
     store.create_keys(keys, &audit_context()).unwrap();
     for minute in 0..20 {
         let events = (1..=60).map(|key| (event(key, after(minute)), "/api/data"));
         store.record(&batch(events)).unwrap();
     }
-    store.revoke_key(KeyId(7), &audit_context()).unwrap();
+    store.revoke(KeyId(7));
     let killed = fs::read(&file.path).unwrap();
     drop(store);
     let closed = fs::read(&file.path).unwrap();

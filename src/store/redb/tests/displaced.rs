@@ -12,7 +12,7 @@ fn the_file_stays_locked_while_it_is_reopened() {
     let store = with_keys(&file, 1);
     store.database().fail();
     assert!(matches!(open(&file.path), Err(OpenError::InUse { .. })));
-    store.create_org("other", &audit_context()).unwrap();
+    store.add_org("other");
     assert!(matches!(open(&file.path), Err(OpenError::InUse { .. })));
     drop(store);
     assert_eq!(open(&file.path).unwrap().totals(NOW).unwrap().orgs, 2);
@@ -22,8 +22,8 @@ fn the_file_stays_locked_while_it_is_reopened() {
 fn an_older_copy_of_the_open_file_takes_no_changes() {
     let (_file, disk, _, store) = world();
     let older = disk.sim().cache.clone();
-    store.revoke_key(KeyId(1), &audit_context()).unwrap();
-    store.revoke_key(KeyId(2), &audit_context()).unwrap();
+    store.revoke(KeyId(1));
+    store.revoke(KeyId(2));
     disk.sim().cache = older;
     disk.fail(0, Failure::Once);
     let _ = store.revoke_key(KeyId(3), &audit_context());
@@ -54,7 +54,7 @@ fn a_deleted_or_replaced_file_takes_no_changes_until_it_is_restored() {
     clock.advance(Duration::from_secs(5));
     store.recover(false);
     assert_eq!(store.fault(), None);
-    store.create_org("acme", &audit_context()).unwrap();
+    store.add_org("acme");
 
     // Detected without a change too.
     fs::remove_file(&file.path).unwrap();
@@ -79,9 +79,9 @@ fn a_truncated_or_overwritten_file_takes_no_changes_until_it_is_restored() {
         let clock = ManualClock::starting_at(NOW);
         drop(with_keys(&file, 2));
         let store = RedbStore::open(&file.path, SECRET, &clock.clone().into(), CACHE).unwrap();
-        store.create_org("one", &audit_context()).unwrap();
+        store.add_org("one");
         let older = fs::read(&file.path).unwrap();
-        store.create_org("two", &audit_context()).unwrap();
+        store.add_org("two");
         let sound = fs::read(&file.path).unwrap();
 
         damage(&file.path, &older);
@@ -95,7 +95,7 @@ fn a_truncated_or_overwritten_file_takes_no_changes_until_it_is_restored() {
         clock.advance(Duration::from_secs(5));
         store.recover(false);
         assert_eq!(store.fault(), None);
-        store.revoke_key(KeyId(1), &audit_context()).unwrap();
+        store.revoke(KeyId(1));
 
         // Detected without a change too, and closing does not write to it.
         damage(&file.path, &older);

@@ -14,8 +14,8 @@ use super::*;
 use crate::model::{Fingerprint, OrgStatus};
 use crate::store::codec::Record;
 use crate::store::conformance::{
-    NOW, TestDatabase, after, audit_context, batch, conforms, event, fill, new_key, requests,
-    resolve, suspended,
+    Changes, NOW, TestDatabase, after, audit_context, batch, conforms, event, fill, new_key,
+    requests, resolve, suspended,
 };
 use crate::store::{Count, IdempotencyKey, OpenError, UsageEvent};
 use crate::time::{Clock, ManualClock};
@@ -86,10 +86,8 @@ fn with_keys(file: &File, keys: u64) -> RedbStore {
 fn changes_survive_a_kill() {
     let file = File::new();
     let store = with_keys(&file, 2);
-    store.revoke_key(KeyId(1), &audit_context()).unwrap();
-    store
-        .update_org(OrgId(1), suspended(), &audit_context())
-        .unwrap();
+    store.revoke(KeyId(1));
+    store.suspend(OrgId(1));
 
     let killed = file.killed();
     let reopened = killed.open();
@@ -99,10 +97,7 @@ fn changes_survive_a_kill() {
         reopened.orgs(None, 1).unwrap()[0].status,
         OrgStatus::Suspended
     );
-    assert_eq!(
-        reopened.create_org("next", &audit_context()).unwrap().id,
-        OrgId(2)
-    );
+    assert_eq!(reopened.add_org("next").id, OrgId(2));
 }
 
 #[test]

@@ -44,11 +44,9 @@ fn no_kill_makes_reopening_slow() {
     let file = File::new();
     let store = file.open();
     assert!(!needs_repair(&file.killed()), "after creation");
-    store.create_org("acme", &audit_context()).unwrap();
+    store.add_org("acme");
     assert!(!needs_repair(&file.killed()), "after a change");
-    store
-        .create_keys(vec![new_key(OrgId(1), 1)], &audit_context())
-        .unwrap();
+    store.add_key(OrgId(1), 1);
     store.record(&requests(1, NOW, 9)).unwrap();
     assert!(!needs_repair(&file.killed()), "after usage");
     store.prune(after(1), after(1)).unwrap();
