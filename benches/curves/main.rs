@@ -14,11 +14,8 @@ use keyguard_benches::world::{
 };
 use keyguard_benches::{Fallible, Run};
 
-/// The number of keys, except in the curve of their number.
-const KEYS: usize = 1_000;
-
 /// The number of checks of a point of a curve.
-const CHECKS: usize = 8_000_000;
+const CHECKS: usize = 4_000_000;
 
 fn main() -> Fallible<()> {
     let is_smoke = std::env::args().any(|argument| argument == "--smoke");
@@ -52,7 +49,7 @@ fn rules(run: &Run) -> Fallible<()> {
         let count = of_key + of_org;
         let file = run.world.path(&format!("rules-{count}.redb"));
         let kg = KeyGuard::open(file, unrecorded())?;
-        let keys = keys(&kg, of_org, |key| key.limits(limits(of_key - 1)))?;
+        let keys = keys(run, &kg, of_org, |key| key.limits(limits(of_key - 1)))?;
         print(count, cost(run, &kg, &keys, PATH));
     }
     Ok(())
@@ -69,7 +66,7 @@ fn route_count(run: &Run) -> Fallible<()> {
     for count in [10, 100, 1_000] {
         let file = run.world.path(&format!("routes-{count}.redb"));
         let kg = KeyGuard::open(file, unrecorded().policy(routes(count)))?;
-        let keys = keys(&kg, 0, |key| key.scopes(["read"]))?;
+        let keys = keys(run, &kg, 0, |key| key.scopes(["read"]))?;
         print(count, cost(run, &kg, &keys, RICH_PATH));
     }
     Ok(())
@@ -79,7 +76,7 @@ fn route_count(run: &Run) -> Fallible<()> {
 fn threads(run: &Run) -> Fallible<()> {
     title("threads");
     let kg = KeyGuard::open(run.world.path("threads.redb"), unrecorded())?;
-    let keys = keys(&kg, 0, |key| key)?;
+    let keys = keys(run, &kg, 0, |key| key)?;
     for count in [1, 2, 4] {
         let shares: Vec<&[String]> = keys.chunks(keys.len() / count).collect();
         let in_threads = |work: &(dyn Fn(&[String]) + Sync)| {
@@ -103,14 +100,15 @@ fn threads(run: &Run) -> Fallible<()> {
     Ok(())
 }
 
-/// Keys of distinct organizations with this many limits.
+/// 1,000 keys of distinct organizations, each of which has this many limits.
 fn keys(
+    run: &Run,
     kg: &KeyGuard,
     of_org: usize,
     change: impl Fn(CreateKey) -> CreateKey,
 ) -> Fallible<Vec<String>> {
     let mut new = Vec::new();
-    for number in 0..KEYS {
+    for number in 0..run.size(1_000) {
         let org = format!("org {number}");
         let id = kg.admin().create_org(&org)?.id;
         if of_org > 0 {
@@ -129,15 +127,24 @@ struct Cost {
 
 /// The cost of checks of all keys in turn.
 fn cost(run: &Run, kg: &KeyGuard, keys: &[String], path: &str) -> Cost {
-    // Short rounds, so that disturbances affect few of them, or both sides equally.
-    let passes = 8_000_usize.div_ceil(keys.len());
-    let checks = passes * keys.len();
     check_all(kg, keys, path, 2);
+    // Short rounds, so that disturbances affect few of them.
+    let share = keys.len().min(1_000);
+    let passes = 1_000 / share;
+    let checks = passes * share;
+    let shares = || keys.chunks_exact(share).cycle();
+    let (mut checked, mut hashed) = (shares(), shares());
     measure(
-        run.rounds((CHECKS / checks) | 1),
+        run.rounds(CHECKS / checks + 1),
         checks,
-        || timed(|| check_all(kg, keys, path, passes)),
-        || timed(|| floor(keys, passes)),
+        || {
+            let keys = checked.next().unwrap_or_default();
+            timed(|| check_all(kg, keys, path, passes))
+        },
+        || {
+            let keys = hashed.next().unwrap_or_default();
+            timed(|| floor(keys, passes))
+        },
     )
 }
 

@@ -17,11 +17,11 @@ use keyguard_benches::world::{
 };
 use keyguard_benches::{Fallible, Run};
 
-/// The work of a run, on 1,000 keys in turn.
+/// The work of a run.
 struct Case {
     name: &'static str,
-    /// Creates the file, and returns the keys.
-    create: fn(&Path) -> Fallible<Vec<String>>,
+    /// Creates the file with this many keys, and returns them.
+    create: fn(&Path, usize) -> Fallible<Vec<String>>,
     /// The child: opens the file, and checks each key this often.
     check: fn(&Path, &[String], usize) -> Fallible<()>,
 }
@@ -58,8 +58,8 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "rich",
-        create: |file| {
-            let (kg, keys) = rich_at(file)?;
+        create: |file, count| {
+            let (kg, keys) = rich_at(file, count)?;
             kg.close()?;
             Ok(keys)
         },
@@ -70,11 +70,11 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "refused",
-        create: |file| {
+        create: |file, count| {
             let kg = KeyGuard::open(file, unrecorded())?;
             kg.admin().create_org("exhausted")?;
             let new = limited("exhausted", UNREACHED).limits(["1/day"]);
-            let keys = create_keys(&kg, &vec![new; 1_000])?;
+            let keys = create_keys(&kg, &vec![new; count])?;
             check_each(&kg, &keys, PATH, 1, drop, Result::is_ok)?;
             kg.close()?;
             Ok(keys)
@@ -102,8 +102,8 @@ const CASES: &[Case] = &[
     },
 ];
 
-fn create_hot(file: &Path) -> Fallible<Vec<String>> {
-    let (kg, keys) = guard_at(file, 1_000, UNREACHED, unrecorded())?;
+fn create_hot(file: &Path, count: usize) -> Fallible<Vec<String>> {
+    let (kg, keys) = guard_at(file, count, UNREACHED, unrecorded())?;
     kg.close()?;
     Ok(keys)
 }
@@ -201,7 +201,7 @@ impl Case {
     /// Instructions, and misses of the first and the last level, per check.
     fn measure(&self, run: &Run, profiles: Option<&Path>) -> Fallible<[f64; 3]> {
         let file = run.world.path(&format!("{}.redb", self.name));
-        let keys = (self.create)(&file)?;
+        let keys = (self.create)(&file, run.size(1_000))?;
         fs::write(keys_of(&file), keys.join("\n"))?;
         let profile = match profiles {
             Some(dir) => dir.join(format!("{}.callgrind", self.name)),

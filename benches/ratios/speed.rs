@@ -23,24 +23,24 @@ pub(crate) fn check_hot(run: &Run) -> Measured {
     let (kg, keys) = run
         .world
         .guard("hot.redb", 1_000, UNREACHED, unrecorded())?;
-    // Short rounds, so that disturbances affect few of them, or both sides equally.
+    // Short rounds, so that disturbances affect few of them.
     check_all(&kg, &keys, PATH, 1);
     Ok(median_ratio(
-        run.rounds(1_001),
-        || timed(|| check_all(&kg, &keys, PATH, 8)),
-        || timed(|| floor(&keys, 8)),
+        run.rounds(4_001),
+        || timed(|| check_all(&kg, &keys, PATH, 1)),
+        || timed(|| floor(&keys, 1)),
     ))
 }
 
 /// The same with three windows per key, a limit per organization, and 100 routes, one of which matches
 /// and requires a scope.
 pub(crate) fn check_rich(run: &Run) -> Measured {
-    let (kg, keys) = rich_at(run.world.path("rich.redb"))?;
+    let (kg, keys) = rich_at(run.world.path("rich.redb"), 1_000)?;
     check_all(&kg, &keys, RICH_PATH, 1);
     Ok(median_ratio(
-        run.rounds(1_001),
-        || timed(|| check_all(&kg, &keys, RICH_PATH, 8)),
-        || timed(|| floor(&keys, 8)),
+        run.rounds(4_001),
+        || timed(|| check_all(&kg, &keys, RICH_PATH, 1)),
+        || timed(|| floor(&keys, 1)),
     ))
 }
 
@@ -65,9 +65,9 @@ pub(crate) fn locked(run: &Run) -> Measured {
     check_all(&calm, &calm_keys, PATH, 1);
     check_all(&kg, &keys, PATH, 1);
     Ok(median_ratio(
-        run.rounds(1_001),
-        || timed(|| check_all(&kg, &keys, PATH, 8)),
-        || timed(|| check_all(&calm, &calm_keys, PATH, 8)),
+        run.rounds(4_001),
+        || timed(|| check_all(&kg, &keys, PATH, 1)),
+        || timed(|| check_all(&calm, &calm_keys, PATH, 1)),
     ))
 }
 

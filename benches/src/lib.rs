@@ -14,7 +14,7 @@
 //! # Ratios
 //!
 //! Times differ between machines and between minutes of one machine. A row of `ratios` therefore compares
-//! two pieces of work in one process: both run in turns of some milliseconds, each turn gives a ratio, and
+//! two pieces of work in one process: both run in turns, as short as they can be, each turn gives a ratio, and
 //! the row is the median of all. A busy machine slows down both sides; still, run a row that matters several
 //! times (`cargo bench --bench ratios check_hot/floor`), and on a machine that does nothing else. The goals
 //! are those of the project; a row that misses its goal is `short`, and the exit status is 1.

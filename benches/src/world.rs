@@ -113,15 +113,15 @@ pub fn guard_at(
     Ok((kg, keys))
 }
 
-/// Opens a new file with 1,000 keys of distinct organizations. Each key has three windows and each
+/// Opens a new file with `count` keys of distinct organizations. Each key has three windows and each
 /// organization a limit. Requests for [`RICH_PATH`] match one of 100 routes and need a scope.
 ///
 /// # Errors
 /// If the file or a key cannot be created.
-pub fn rich_at(file: impl AsRef<Path>) -> Fallible<Guarded> {
+pub fn rich_at(file: impl AsRef<Path>, count: usize) -> Fallible<Guarded> {
     let kg = KeyGuard::open(file, rich_config())?;
     let mut requests = Vec::new();
-    for number in 0..1_000 {
+    for number in 0..count {
         let org = format!("org {number}");
         let id = kg.admin().create_org(&org)?.id;
         kg.admin()
