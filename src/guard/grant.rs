@@ -236,20 +236,31 @@ impl Grant {
 
     /// Records the status of the response, and the time since the request was admitted.
     #[inline]
-    pub fn finish(self, status: u16) {
-        self.record_status(status);
-    }
-
-    /// Like [`Grant::finish`], while the response is still being sent: the request stays in flight.
-    #[inline]
-    pub(crate) fn record_status(&self, status: u16) {
-        let Some(key) = &self.key else { return };
-        if key.backends.recorder.is_enabled() && !self.is_recorded.swap(true, Ordering::Relaxed) {
-            let event = self.event(key, status);
-            key.backends.recorder.record(event, &self.path);
+    pub fn finish(mut self, status: u16) {
+        if !std::mem::replace(self.is_recorded.get_mut(), true) {
+            self.record(status);
         }
     }
 
+    /// Like [`Grant::finish`], while the response is still being sent: the request stays in flight.
+    #[cfg(feature = "http")]
+    #[inline]
+    pub(crate) fn record_status(&self, status: u16) {
+        if !self.is_recorded.swap(true, Ordering::Relaxed) {
+            self.record(status);
+        }
+    }
+
+    #[inline]
+    fn record(&self, status: u16) {
+        let Some(key) = &self.key else { return };
+        let recorder = &key.backends.recorder;
+        if recorder.is_enabled() {
+            recorder.record(&self.event(key, status), &self.path);
+        }
+    }
+
+    #[inline]
     fn event(&self, key: &CachedKey, status: u16) -> UsageEvent {
         let clock = key.backends.recorder.clock();
         let lacked_scope = self.lacked_scope.load(Ordering::Relaxed);
@@ -286,7 +297,9 @@ impl Drop for Grant {
             };
             limiter.release(demand, receipt.unwrap_or(&None));
         }
-        self.record_status(0);
+        if !*self.is_recorded.get_mut() {
+            self.record(0);
+        }
     }
 }
 

@@ -42,8 +42,8 @@ impl Guard {
             clock.clone(),
             config.record_usage,
             config.usage_queue_capacity,
-        )
-        .with_sink(config.usage_sink.is_some());
+            config.usage_sink.is_some(),
+        );
         let recorder = Arc::new(recorder);
         let policy_handle = Arc::new(PolicyHandle::new(policy));
         let revisions = Arc::new(Revisions::new());
@@ -73,7 +73,7 @@ impl Guard {
             limiter: Arc::new(limiter),
             rate_limit_headers: config.rate_limit_headers,
         });
-        let writer = Writer::spawn(
+        let writer = Writer::new(
             Arc::clone(&backends),
             Arc::clone(&store) as _,
             Arc::clone(&locks),
@@ -86,6 +86,7 @@ impl Guard {
                 config.usage_sink_only,
             ),
         )
+        .spawn()
         .map_err(io_error)?;
         Ok(Self {
             hasher: KeyHasher::new(&secret),

@@ -25,7 +25,7 @@ pub(crate) struct UsageBatch {
     pub(crate) locks: Vec<LockChange>,
     /// The time at which the batch is written. Later times of locks and last uses come from wrong clocks.
     pub(crate) now: Timestamp,
-    /// The number of events that were dropped because the queue was full.
+    /// The number of events that were dropped because too many were waiting.
     pub(crate) dropped: u64,
     /// Adds the events to totals only; their rows are stored elsewhere.
     pub(crate) has_rows_elsewhere: bool,
@@ -42,25 +42,13 @@ impl UsageBatch {
     }
 
     /// Returns each event with its path.
-    pub(super) fn events_with_paths(&self) -> impl Iterator<Item = (&UsageEvent, &[u8])> {
+    pub(crate) fn events_with_paths(&self) -> impl Iterator<Item = (&UsageEvent, &[u8])> {
         let mut paths = self.paths.as_slice();
         self.events.iter().map(move |event| {
             let (path, rest) = paths.split_at(paths.len().min(event.path_len.into()));
             paths = rest;
             (event, path)
         })
-    }
-
-    /// Moves the content of `other` to the end of this batch. `other` keeps its memory.
-    pub(crate) fn append(&mut self, other: &mut Self) {
-        self.events.append(&mut other.events);
-        self.paths.append(&mut other.paths);
-        self.refusals.append(&mut other.refusals);
-        self.balances.append(&mut other.balances);
-        self.locks.append(&mut other.locks);
-        self.now = self.now.max(other.now);
-        self.shadow_denied.append(&mut other.shadow_denied);
-        self.dropped += std::mem::take(&mut other.dropped);
     }
 
     /// Empties the batch, which keeps its memory.

@@ -105,5 +105,5 @@ fn record_with_key<H: ?Sized>(
         method: context.request.method,
         refused: Some(reason),
     };
-    guard.recorder().record(event, path);
+    guard.recorder().record(&event, path);
 }

@@ -23,7 +23,7 @@ impl Keys {
         Self {
             counters: limiter.attach(SubjectId::key(KeyId(1)), seed).unwrap(),
             backends: Arc::new(GrantBackends {
-                recorder: Arc::new(Recorder::new(clock, false, 1_024)),
+                recorder: Arc::new(Recorder::new(clock, false, 1_024, false)),
                 limiter: Arc::new(AnyLimiter::Memory(limiter)),
                 rate_limit_headers: RateLimitHeaders::default(),
             }),

@@ -16,8 +16,14 @@ pub(crate) const MAX_STORED_LEN: usize = 256;
 
 /// The path without its query. Queries may contain secrets and are never read or stored.
 pub(crate) fn without_query(target: &str) -> &str {
-    let end = target.bytes().position(|byte| matches!(byte, b'?' | b'#'));
-    &target[..end.unwrap_or(target.len())]
+    let bytes = target.as_bytes();
+    let is_end = |byte: &u8| matches!(byte, b'?' | b'#');
+    // Eight bytes at a time, without a branch for each.
+    let (chunks, _) = bytes.as_chunks::<8>();
+    let has_end = |chunk: &[u8; 8]| chunk.iter().fold(false, |found, byte| found | is_end(byte));
+    let clear = 8 * chunks.iter().take_while(|chunk| !has_end(chunk)).count();
+    let end = bytes[clear..].iter().position(is_end);
+    &target[..end.map_or(target.len(), |end| clear + end)]
 }
 
 /// The stored form of a path: without its query, cut at [`MAX_STORED_LEN`] bytes.
@@ -100,6 +106,12 @@ mod tests {
         assert_eq!(without_query("/api/data?key=secret"), "/api/data");
         assert_eq!(without_query("/api#x?y"), "/api");
         assert_eq!(without_query("?a"), "");
+        for len in 0..30 {
+            let path = "é/".repeat(len).split_off(len / 2 * 3);
+            assert_eq!(without_query(&path), path);
+            assert_eq!(without_query(&format!("{path}?{path}#a")), path);
+            assert_eq!(without_query(&format!("{path}#{path}?a")), path);
+        }
     }
 
     #[test]

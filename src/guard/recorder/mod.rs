@@ -1,0 +1,365 @@
+//! Recording of usage: requests are recorded in memory, a thread writes them to the store in batches.
+
+mod channel;
+mod chunk;
+mod outlet;
+mod writer;
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use self::channel::{Part, Receiver, Sender, channel};
+use self::chunk::Chunk;
+pub(super) use self::outlet::Outlet;
+pub(super) use self::writer::Writer;
+use super::legacy::Rehashing;
+use super::request::Request;
+use crate::model::{Reason, Usage};
+use crate::net::ClientIp;
+use crate::policy::path;
+use crate::store::{Minute, StoreError, UsageBatch, UsageEvent};
+use crate::time::Clock;
+
+/// Usage on its way to the writer. Events of known keys take one channel per thread, so that recording one
+/// locks nothing and shares no cache line with other recording threads. Other refusals are counted in
+/// queues.
+pub(crate) struct Recorder {
+    /// Tells the senders of a thread apart.
+    id: u64,
+    receivers: Mutex<Vec<Receiver>>,
+    /// Empty chunks to be used again.
+    spare: Mutex<Vec<Arc<Chunk>>>,
+    /// Each thread shares its queue with few others.
+    queues: Box<[Mutex<Queue>]>,
+    capacity: usize,
+    /// The number of events that were handed over and are not collected. Each thread has up to one chunk
+    /// more.
+    waiting: AtomicUsize,
+    enabled: bool,
+    /// Whether a sink gets all requests, including those without a known key.
+    has_sink: bool,
+    pub(super) rehashing: Rehashing,
+    clock: Clock,
+    control: Mutex<Control>,
+    /// Wakes the writer.
+    work: Condvar,
+    /// Wakes the threads that wait for the writer.
+    done: Condvar,
+}
+
+/// The share of the capacity for refusals without a known key: one in this many events.
+const KEYLESS_SHARE: usize = 4;
+
+/// The number of events that wake the writer. They fit into the cache of a processor.
+const BATCH: usize = 16_384;
+
+/// The most chunks that are kept for reuse: 4 MiB.
+const MAX_SPARE: usize = 256;
+
+/// Counts of refusals without a known key, and of events that were dropped.
+#[derive(Default)]
+#[repr(align(128))]
+struct Queue {
+    refusals: Vec<(Minute, [u64; Reason::COUNT])>,
+    shadow_denied: Vec<(String, u64)>,
+    dropped: u64,
+    /// Refusals without a known key, for the sink only.
+    keyless: Vec<Usage>,
+}
+
+#[derive(Default)]
+struct Control {
+    /// The number of flushes requested, and of those done.
+    requested: u64,
+    done: u64,
+    /// The error of the last attempt to store usage.
+    failure: Option<String>,
+    /// The error of the last attempt to write to the sink.
+    sink_failure: Option<String>,
+    /// The number of failed attempts to write to the sink.
+    sink_failures: u64,
+    urgent: bool,
+    closing: bool,
+    closed: bool,
+}
+
+thread_local! {
+    /// The senders of this thread, each with the id of its recorder.
+    static SENDERS: RefCell<Vec<(u64, Sender)>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Recorder {
+    pub(super) fn new(clock: Clock, enabled: bool, capacity: usize, has_sink: bool) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let threads = std::thread::available_parallelism().map_or(4, usize::from);
+        let queues = (2 * threads).next_power_of_two();
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            receivers: Mutex::default(),
+            spare: Mutex::default(),
+            queues: (0..queues).map(|_| Mutex::default()).collect(),
+            capacity,
+            waiting: AtomicUsize::new(0),
+            enabled,
+            has_sink,
+            rehashing: Rehashing::default(),
+            clock,
+            control: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+        }
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Records a request with a known key; `path` as it is stored.
+    #[inline]
+    pub(super) fn record(&self, event: &UsageEvent, path: &[u8]) {
+        if !self.enabled {
+            return;
+        }
+        let sent = SENDERS.try_with(|senders| {
+            let mut senders = senders.borrow_mut();
+            let known = senders
+                .iter()
+                .position(|(recorder, _)| *recorder == self.id);
+            let at = known.unwrap_or_else(|| self.add_sender(&mut senders));
+            self.send(&mut senders[at].1, event, path);
+        });
+        if sent.is_err() {
+            // The thread ends.
+            self.send(&mut self.sender(), event, path);
+        }
+    }
+
+    #[inline]
+    fn send(&self, sender: &mut Sender, event: &UsageEvent, path: &[u8]) {
+        if !sender.send(event, path) {
+            self.send_in_next_chunk(sender, event, path);
+        }
+    }
+
+    /// Sends an event in another chunk, or counts it as dropped if too many events are waiting.
+    #[cold]
+    fn send_in_next_chunk(&self, sender: &mut Sender, event: &UsageEvent, path: &[u8]) {
+        if self.claim(sender.events()) {
+            sender.hand_over(self.empty_chunk());
+            sender.send(event, path);
+        } else {
+            self.queue().lock().dropped += 1;
+        }
+    }
+
+    /// Adds a sender to those of this thread. Returns its index.
+    #[cold]
+    fn add_sender(&self, senders: &mut Vec<(u64, Sender)>) -> usize {
+        senders.retain(|(_, sender)| !sender.is_orphaned());
+        senders.push((self.id, self.sender()));
+        senders.len() - 1
+    }
+
+    fn sender(&self) -> Sender {
+        let (sender, receiver) = channel(self.empty_chunk());
+        self.receivers.lock().push(receiver);
+        sender
+    }
+
+    /// Counts events as waiting, if they have room. Wakes the writer for each batch.
+    fn claim(&self, events: usize) -> bool {
+        let add = |waiting: usize| Some(waiting + events).filter(|sum| *sum <= self.capacity);
+        let ordering = Ordering::Relaxed;
+        let Ok(waiting) = self.waiting.fetch_update(ordering, ordering, add) else {
+            return false;
+        };
+        let batch = BATCH.min(self.capacity / 4);
+        if waiting < batch && waiting + events >= batch {
+            self.wake_writer();
+        }
+        true
+    }
+
+    fn empty_chunk(&self) -> Arc<Chunk> {
+        self.spare.lock().pop().unwrap_or_default()
+    }
+
+    /// Moves all events to the end of a batch. `parts` is empty, before and after.
+    fn take_events(&self, parts: &mut Vec<Part>, batch: &mut UsageBatch) {
+        let mut waited = 0;
+        self.receivers.lock().retain(|receiver| {
+            let received = receiver.receive(parts);
+            waited += received.handed_over;
+            !received.is_closed
+        });
+        self.waiting.fetch_sub(waited, Ordering::Relaxed);
+        for Part {
+            chunk,
+            words,
+            is_last,
+        } in parts.drain(..)
+        {
+            chunk.read(words, batch);
+            if is_last {
+                self.reuse(chunk);
+            }
+        }
+    }
+
+    fn reuse(&self, chunk: Arc<Chunk>) {
+        chunk.clear();
+        let mut spare = self.spare.lock();
+        if spare.len() < MAX_SPARE {
+            spare.push(chunk);
+        }
+    }
+
+    /// Records a refusal without a known key, of a request from `ip`: counts it by reason, and keeps it for
+    /// a sink.
+    pub(super) fn record_keyless<H: ?Sized>(
+        &self,
+        request: &Request<'_, H>,
+        ip: ClientIp,
+        reason: Reason,
+    ) {
+        if !self.enabled {
+            return;
+        }
+        let at = self.clock.timestamp();
+        let mut queue = self.queue().lock();
+        // A flood of these takes at most its share of the room.
+        let share = self.capacity / KEYLESS_SHARE / self.queues.len();
+        if self.has_sink && queue.keyless.len() < share.max(1) && self.claim(1) {
+            queue.keyless.push(Usage {
+                at,
+                key_id: None,
+                method: request.method,
+                path: path::stored(request.path).to_owned(),
+                ip,
+                status: reason.status(),
+                latency: Duration::ZERO,
+                refused: Some(reason),
+            });
+        } else if self.has_sink {
+            queue.dropped += 1;
+        }
+        let minute = at.minute();
+        let refusals = &mut queue.refusals;
+        if refusals.last().is_none_or(|(last, _)| *last != minute) {
+            refusals.push((minute, [0; Reason::COUNT]));
+        }
+        if let Some((_, counts)) = refusals.last_mut() {
+            counts[reason as usize] += 1;
+        }
+    }
+
+    /// Counts the rules and routes in shadow mode that would have refused a request, whether or not
+    /// another rule refused it.
+    #[inline]
+    pub(super) fn count_shadow_denied(&self, names: &[String]) {
+        if self.enabled && !names.is_empty() {
+            self.add_shadow_denied(names);
+        }
+    }
+
+    #[cold]
+    fn add_shadow_denied(&self, names: &[String]) {
+        let shadow_denied = &mut self.queue().lock().shadow_denied;
+        for name in names {
+            match shadow_denied.iter_mut().find(|(known, _)| known == name) {
+                Some((_, count)) => *count += 1,
+                None => shadow_denied.push((name.clone(), 1)),
+            }
+        }
+    }
+
+    /// Moves all counts to a batch. Returns the refusals without a known key, for the sink.
+    fn take_counts(&self, batch: &mut UsageBatch) -> Vec<Usage> {
+        let mut keyless = Vec::new();
+        for queue in &self.queues {
+            let mut queue = std::mem::take(&mut *queue.lock());
+            batch.refusals.append(&mut queue.refusals);
+            batch.shadow_denied.append(&mut queue.shadow_denied);
+            batch.dropped += queue.dropped;
+            keyless.append(&mut queue.keyless);
+        }
+        self.waiting.fetch_sub(keyless.len(), Ordering::Relaxed);
+        keyless
+    }
+
+    /// Waits until everything recorded before is stored and written to the sink.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        let control = self.wait_for_writer(false);
+        result(&control.failure).and(result(&control.sink_failure))
+    }
+
+    /// Waits until everything recorded before is stored, whether or not the sink works.
+    pub(crate) fn flush_store(&self) -> Result<(), StoreError> {
+        result(&self.wait_for_writer(false).failure)
+    }
+
+    /// Makes the writer store everything and end. Later usage is lost.
+    pub(super) fn close(&self) -> Result<(), StoreError> {
+        let control = self.wait_for_writer(true);
+        result(&control.failure).and(result(&control.sink_failure))
+    }
+
+    /// The number of failed attempts to write to the sink.
+    pub(crate) fn sink_failures(&self) -> u64 {
+        self.control.lock().sink_failures
+    }
+
+    fn wait_for_writer(&self, closing: bool) -> MutexGuard<'_, Control> {
+        let mut control = self.control.lock();
+        control.requested += 1;
+        control.closing |= closing;
+        let ticket = control.requested;
+        self.work.notify_one();
+        while control.done < ticket && !control.closed {
+            self.done.wait(&mut control);
+        }
+        control
+    }
+
+    fn wake_writer(&self) {
+        self.control.lock().urgent = true;
+        self.work.notify_one();
+    }
+
+    #[inline]
+    fn queue(&self) -> &Mutex<Queue> {
+        thread_local!(static THREAD: Cell<usize> = const { Cell::new(usize::MAX) });
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let thread = THREAD.with(|thread| {
+            if thread.get() == usize::MAX {
+                thread.set(NEXT.fetch_add(1, Ordering::Relaxed));
+            }
+            thread.get()
+        });
+        &self.queues[thread & (self.queues.len() - 1)]
+    }
+}
+
+fn result(failure: &Option<String>) -> Result<(), StoreError> {
+    let failed = |failure: &String| Err(StoreError::Unavailable(failure.clone().into()));
+    failure.as_ref().map_or(Ok(()), failed)
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder")
+            .field("enabled", &self.enabled)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! The thread that stores usage.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Recorder;
+use super::channel::Part;
+use super::outlet::Outlet;
+use crate::guard::active_locks::ActiveLocks;
+use crate::guard::key_cache::GrantBackends;
+use crate::guard::policy_reloader::PolicyReloader;
+use crate::guard::warnings::{Topic, Warnings};
+use crate::store::{StoreError, UsageBatch, UsageStore};
+use crate::time::{CalendarCheck, Moment};
+
+/// The longest time before usage is written.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// The longest time that a stop waits for a log.
+const LOGGED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often expired usage is deleted.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The thread that stores what a [`Recorder`] has. It also does maintenance: it stores balances,
+/// locks and rehashed keys of the Python package, deletes expired usage, frees idle counters and follows
+/// the system's calendar.
+pub(in crate::guard) struct Writer {
+    backends: Arc<GrantBackends>,
+    store: Arc<dyn UsageStore>,
+    locks: Arc<ActiveLocks>,
+    warnings: Arc<Warnings>,
+    policy_reloader: Arc<PolicyReloader>,
+    retention: Duration,
+    outlet: Option<Outlet>,
+    /// Empty between two batches.
+    parts: Vec<Part>,
+    /// Usage that is not stored yet.
+    batch: UsageBatch,
+    next_prune: Moment,
+    /// Checked before expired usage is deleted.
+    calendar: CalendarCheck,
+}
+
+impl Writer {
+    pub(in crate::guard) fn new(
+        backends: Arc<GrantBackends>,
+        store: Arc<dyn UsageStore>,
+        locks: Arc<ActiveLocks>,
+        warnings: Arc<Warnings>,
+        policy_reloader: Arc<PolicyReloader>,
+        retention: Duration,
+        outlet: Option<Outlet>,
+    ) -> Self {
+        Self {
+            backends,
+            store,
+            locks,
+            warnings,
+            policy_reloader,
+            retention,
+            parts: Vec::new(),
+            batch: UsageBatch {
+                has_rows_elsewhere: outlet.as_ref().is_some_and(|outlet| outlet.is_only),
+                ..UsageBatch::default()
+            },
+            outlet,
+            next_prune: Moment::default(),
+            calendar: CalendarCheck::default(),
+        }
+    }
+
+    pub(in crate::guard) fn spawn(self) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new()
+            .name("keyguard-writer".into())
+            .spawn(|| self.run())
+    }
+
+    pub(super) fn run(mut self) {
+        let _end = End(Arc::clone(&self.backends.recorder));
+        let mut done = 0;
+        loop {
+            let (requested, closing) = self.wait_for_work();
+            // A waiting flush makes the store reconnect at once.
+            let is_waited_for = closing || requested != std::mem::replace(&mut done, requested);
+            self.store.recover(is_waited_for);
+            let mut result = self.store_all().and(self.rehash());
+            if closing {
+                result = result.and(self.save_windows());
+            }
+            let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::write);
+            let sink_failure = offered.err().map(|error| error.to_string());
+            self.warn_of_sink(sink_failure.as_deref());
+            self.maintain();
+            self.warnings.log_new();
+            let mut control = self.backends.recorder.control.lock();
+            control.done = requested;
+            control.failure = result.err().map(|error| error.cause());
+            control.sink_failures += u64::from(sink_failure.is_some());
+            control.sink_failure = sink_failure;
+            drop(control);
+            self.backends.recorder.done.notify_all();
+            if closing {
+                self.warnings.log_rest(LOGGED_WITHIN);
+                return;
+            }
+        }
+    }
+
+    /// Waits until usage is due or a flush is requested. Returns the number of the last requested flush,
+    /// and whether the writer is to end after it.
+    fn wait_for_work(&self) -> (u64, bool) {
+        let mut control = self.backends.recorder.control.lock();
+        if control.requested == control.done && !control.urgent {
+            self.backends.recorder.work.wait_for(&mut control, INTERVAL);
+        }
+        control.urgent = false;
+        (control.requested, control.closing)
+    }
+
+    /// Stores the batch that failed before, then what was recorded since. While the store fails, nothing is
+    /// collected and further events are dropped and counted, so that memory is bounded.
+    pub(super) fn store_all(&mut self) -> Result<(), StoreError> {
+        if !self.batch.is_empty() {
+            self.store_batch()?;
+        }
+        self.collect();
+        self.store_batch()
+    }
+
+    fn store_batch(&mut self) -> Result<(), StoreError> {
+        let _storing = self.locks.storing();
+        self.batch.now = self.backends.recorder.clock.timestamp();
+        self.batch.locks = self.locks.take_changes();
+        let changed = self.backends.limiter.take_changed();
+        self.batch.balances.clear();
+        let rows = changed.iter().map(|set| (set.id(), set.take_balances()));
+        let rows = rows.filter(|(_, balances)| !balances.is_empty());
+        self.batch.balances.extend(rows);
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        match self.store.record(&self.batch) {
+            Ok(()) => {
+                self.batch.clear();
+                Ok(())
+            }
+            Err(error) => {
+                self.backends.limiter.return_changed(changed);
+                let locks = std::mem::take(&mut self.batch.locks);
+                self.locks.return_changes(locks);
+                self.batch.balances.clear();
+                Err(error)
+            }
+        }
+    }
+
+    /// Rehashes used keys of the Python package.
+    fn rehash(&self) -> Result<(), StoreError> {
+        let recorder = &self.backends.recorder;
+        let now = recorder.clock.timestamp();
+        recorder.rehashing.store(&*self.store, now)
+    }
+
+    /// Stores the windows at an orderly stop, some thousand counter sets at a time.
+    fn save_windows(&self) -> Result<(), StoreError> {
+        const MANY: usize = 4_096;
+        let (limiter, clock) = (&self.backends.limiter, self.backends.recorder.clock());
+        self.store.delete_ended_windows(clock.timestamp())?;
+        let (mut sets, mut ip_windows) = (Vec::new(), Vec::new());
+        for part in 0.. {
+            let Some(more) = limiter.windows(part) else {
+                break;
+            };
+            ip_windows.extend(more.ip_windows);
+            sets.extend(more.sets);
+            if sets.len() >= MANY {
+                self.store.save_windows(std::mem::take(&mut sets))?;
+            }
+        }
+        self.store.save_windows(sets)?;
+        self.store.save_ip_windows(ip_windows)
+    }
+
+    /// Moves everything recorded into the batch, which is empty.
+    fn collect(&mut self) {
+        let recorder = &self.backends.recorder;
+        recorder.take_events(&mut self.parts, &mut self.batch);
+        let keyless = recorder.take_counts(&mut self.batch);
+        if let Some(outlet) = &mut self.outlet {
+            self.batch.dropped += outlet.take(&self.batch, keyless);
+        }
+    }
+
+    fn warn_of_sink(&self, failure: Option<&str>) {
+        let warning =
+            failure.map(|failure| format!("the usage sink fails; requests are queued: {failure}"));
+        self.warnings.set(Topic::Sink, warning);
+    }
+
+    pub(super) fn maintain(&mut self) {
+        let clock = self.backends.recorder.clock();
+        clock.resync();
+        self.policy_reloader.reload_if_signalled();
+        #[cfg(feature = "http")]
+        self.policy_reloader.warn_of_mounts();
+        self.backends.limiter.sweep();
+        let now = clock.now();
+        if now >= self.next_prune {
+            self.next_prune = Moment::from_nanos(now.nanos() + PRUNE_INTERVAL.as_nanos() as u64);
+            let timestamp = clock.timestamp_at(now);
+            // A wrong clock must not delete anything.
+            if self.calendar.is_steady(now, timestamp) {
+                self.locks.expire(timestamp);
+                // A failure shows in the next batch of usage, and the next round tries again.
+                let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
+            }
+        }
+    }
+}
+
+/// Marks the writer as ended when dropped, so that no thread waits for a writer that panicked.
+struct End(Arc<Recorder>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut control = self.0.control.lock();
+        control.closed = true;
+        if std::thread::panicking() {
+            control.failure = Some("the thread that stores usage panicked".into());
+        }
+        drop(control);
+        self.0.done.notify_all();
+    }
+}
