@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -125,23 +125,28 @@ pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<(UnixListener, S
     }
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(TEMPORARY_SUFFIX);
-    let temporary = PathBuf::from(temporary);
-    let _ = fs::remove_file(&temporary);
-    #[cfg(not(target_os = "linux"))]
-    let flags = SocketFlags::empty();
-    #[cfg(target_os = "linux")]
-    let flags = SocketFlags::CLOEXEC;
-    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    fcntl_setfd(&listener, FdFlags::CLOEXEC)?;
-    bind(&listener, &SocketAddrUnix::new(&temporary)?)?;
-    let mut file = SocketFile::at(temporary)?;
-    fs::set_permissions(&file.path, fs::Permissions::from_mode(mode))?;
+    let (listener, mut file) = bind_without_listening(temporary.into(), mode)?;
     fs::rename(&file.path, path)?;
     file.path = path.into();
     listen(&listener, BACKLOG)?;
     let listener = UnixListener::from(listener);
     listener.set_nonblocking(true)?;
     Ok((listener, file))
+}
+
+/// Binds a socket to which nobody can connect yet.
+fn bind_without_listening(path: PathBuf, mode: u32) -> io::Result<(OwnedFd, SocketFile)> {
+    let _ = fs::remove_file(&path);
+    #[cfg(not(target_os = "linux"))]
+    let flags = SocketFlags::empty();
+    #[cfg(target_os = "linux")]
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    bind(&socket, &SocketAddrUnix::new(&path)?)?;
+    let file = SocketFile::at(path)?;
+    fs::set_permissions(&file.path, fs::Permissions::from_mode(mode))?;
+    Ok((socket, file))
 }
 
 /// The name of a bound socket. Dropping it removes the name, unless another socket has taken it.
@@ -352,31 +357,19 @@ pub(crate) fn system_user(user: Option<Uid>) -> AuditActor {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
     use super::*;
 
-    /// Once, the temporary name accepted connections before the mode of the socket was set.
+    /// Regression: the temporary name accepted connections before the mode of the socket was set.
     #[test]
     fn socket_accepts_no_connection_under_its_temporary_name() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("s");
-        let temporary = dir.path().join(format!("s{TEMPORARY_SUFFIX}"));
-        let has_ended = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let client = scope.spawn(|| {
-                let mut tries = std::iter::repeat_with(|| UnixStream::connect(&temporary));
-                tries
-                    .by_ref()
-                    .take_while(|_| !has_ended.load(Ordering::Relaxed))
-                    .any(|connected| connected.is_ok())
-            });
-            for _ in 0..1_000 {
-                let (_listener, file) = bind_socket(&path, 0o600).unwrap();
-                drop(file);
-            }
-            has_ended.store(true, Ordering::Relaxed);
-            assert!(!client.join().unwrap());
-        });
+        let (_socket, file) = bind_without_listening(path.clone(), 0o600).unwrap();
+        let error = UnixStream::connect(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        drop(file);
+        let (_listener, _file) = bind_socket(&path, 0o600).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
     }
 }

@@ -250,7 +250,7 @@ impl Config {
 
     /// Maximum number of requests waiting to be written, at least 1,024. Further ones are dropped and
     /// counted. Each takes about 100 bytes. While a full queue is written, memory holds up to twice as
-    /// many. Default: 262,144.
+    /// many. Each thread that records requests has 16 KiB in addition. Default: 262,144.
     pub fn usage_queue_capacity(mut self, requests: usize) -> Self {
         self.usage_queue_capacity = requests;
         self
