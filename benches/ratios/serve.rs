@@ -126,26 +126,24 @@ impl Program {
     }
 }
 
-/// Builds the program with the profile `release`.
+/// Builds the program in the profile of this benchmark: `release`, or `dev` in the smoke mode of CI, which has
+/// already built it with all features.
 fn build() -> Result<PathBuf, Box<dyn Error>> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let profile: &[&str] = match cfg!(debug_assertions) {
+        true => &["--all-features"],
+        false => &["--release", "--features", "serve"],
+    };
     let built = Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--features",
-            "serve",
-            "--bin",
-            "keyguard",
-        ])
+        .args(["build", "--quiet", "--bin", "keyguard"])
+        .args(profile)
         .args(["--manifest-path", manifest])
         .status()?;
     if !built.success() {
         return Err("the program cannot be built".into());
     }
-    // A benchmark is at `target/release/deps/ratios-…`.
+    // A benchmark is at `target/PROFILE/deps/ratios-…`.
     let own = std::env::current_exe()?;
     let dir = own
         .ancestors()
