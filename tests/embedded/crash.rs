@@ -71,13 +71,14 @@ fn lines_until_killed(file: &Path, seed: u64) -> Vec<String> {
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut random = Random(seed);
     let enough = random.below(20);
-    // Spreads kills over the duration of a change on this machine.
-    let late = random.next_u64() % (1 << random.below(15));
+    // Spreads kills over the duration of a change. It spins: yielding would wait for the machine's
+    // other work each time.
+    let late = random.next_u64() % (1 << random.below(22));
     let mut lines = Vec::new();
     let mut said = 0;
     loop {
         if said == enough {
-            (0..late).for_each(|_| std::thread::yield_now());
+            (0..late).for_each(|_| std::hint::spin_loop());
             child.kill().unwrap();
         }
         let mut line = String::new();
