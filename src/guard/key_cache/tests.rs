@@ -84,11 +84,13 @@ impl Keys {
     }
 }
 
-/// The same for the same number within a process.
+/// That of a text as random as the text of a key; fingerprints of texts in sequence may share a set. The
+/// same for the same number within a process.
 fn fingerprint(n: u64) -> Fingerprint {
     static FINGERPRINTER: LazyLock<Fingerprinter> =
         LazyLock::new(|| Fingerprinter::random().unwrap());
-    FINGERPRINTER.of(&n.to_le_bytes()).unwrap()
+    let text = blake3::hash(&n.to_le_bytes());
+    FINGERPRINTER.of(text.as_bytes()).unwrap()
 }
 
 /// One of the fingerprints that all belong into one set.
