@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::active_locks::ActiveLocks;
 use super::config::Config;
-use super::key_cache::Revisions;
+use super::revisions::Revisions;
 use super::storage::Storage;
 use crate::input::InvalidInput;
 #[cfg(feature = "redis")]

@@ -1,20 +1,84 @@
 //! Cached keys, built from stored keys and the policy.
 
+use std::fmt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::Guard;
+use super::fields::RateLimitHeaders;
 use super::key_cache::fingerprint::Fingerprint;
-use super::key_cache::{CachedKey, KeyRecord};
+use super::recorder::Recorder;
+use super::revisions::Freshness;
 use crate::counter::{Rule, SavedCounter, Subject, SubjectId, add_tightest};
 use crate::limit::{Limit, Period};
-use crate::limiter::{AttachError, CounterSet};
-use crate::model::{Key, LimitOverride, Org, OrgStatus, Reason};
+use crate::limiter::{AnyLimiter, AttachError, CounterSet, CounterSets, Subjects};
+use crate::model::{Key, KeyId, LimitOverride, Org, OrgId, OrgStatus, Reason};
 use crate::policy::CompiledPolicy;
 use crate::store::{Resolved, StoreError};
 use crate::time::Timestamp;
 
+/// A key at one state of the store. Fields that decisions read come first and in this order, so that they
+/// share few cache lines.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct CachedKey {
+    /// The fingerprint of the text that it was found by.
+    pub(super) fingerprint: Fingerprint,
+    pub(super) freshness: Freshness,
+    pub(super) is_active: bool,
+    pub(super) is_org_active: bool,
+    /// Whether only some addresses may use the key.
+    pub(super) is_ip_restricted: bool,
+    /// Whether a rule limits the requests in flight.
+    pub(super) limits_concurrency: bool,
+    pub(super) counters: Arc<CounterSet>,
+    /// `None` if the organization has no limits.
+    pub(super) org_counters: Option<Arc<CounterSet>>,
+    /// When the key or its text expires; [`Timestamp::MAX`] for never.
+    pub(super) expires_at: Timestamp,
+    /// When to read the key again, because an override ends; [`Timestamp::MAX`] for never.
+    pub(super) reload_at: Timestamp,
+    /// The rules of the key and of its organization.
+    pub(super) rules: SmallVec<[Rule; 1]>,
+    pub(super) key_id: KeyId,
+    pub(super) org_id: OrgId,
+    pub(super) backends: Arc<GrantBackends>,
+    pub(super) record: Box<KeyRecord>,
+}
+
+impl CachedKey {
+    pub(super) fn subjects(&self) -> Subjects<'_> {
+        Subjects::Key(CounterSets {
+            key: &self.counters,
+            org: self.org_counters.as_ref(),
+            org_id: self.org_id,
+        })
+    }
+}
+
+/// The whole key and its organization, which few decisions read.
+#[derive(Debug)]
+pub(crate) struct KeyRecord {
+    pub(super) key: Key,
+    pub(super) org: Org,
+}
+
+/// The parts of a guard that a grant uses after the decision.
+pub(crate) struct GrantBackends {
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) limiter: Arc<AnyLimiter>,
+    pub(super) rate_limit_headers: RateLimitHeaders,
+}
+
+impl fmt::Debug for GrantBackends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrantBackends").finish_non_exhaustive()
+    }
+}
+
 impl Guard {
-    /// Builds a key that was read when [`Revisions::all`](super::key_cache::Revisions::all) was `read_at`.
+    /// Builds a key that was read when [`Revisions::all`](super::revisions::Revisions::all) was `read_at`.
     pub(super) fn cached_key(
         &self,
         fingerprint: Fingerprint,

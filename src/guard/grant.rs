@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
+use super::cached_key::CachedKey;
 use super::denial::Denial;
 use super::fields::LimitFields;
-use super::key_cache::CachedKey;
 use crate::counter::Rule;
 use crate::limiter::{Demand, LimitState, Receipt, rule_at};
 use crate::model::Scope;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::{ArcSwap, Guard as PolicyGuard};
 use parking_lot::Mutex;
 
-use super::key_cache::Revisions;
+use super::revisions::Revisions;
 use super::warnings::{Topic, Warnings};
 use crate::policy::{self, CompiledPolicy, InvalidPolicy};
 

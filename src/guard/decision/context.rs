@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::super::key_cache::CachedKey;
+use super::super::cached_key::CachedKey;
 use super::super::policy_reloader::PolicySnapshot;
 use super::super::request::Request;
 use super::super::verdict::{LimitStatus, Verdict};

@@ -1,8 +1,8 @@
 //! Last stage: the grant.
 
 use super::super::Guard;
+use super::super::cached_key::CachedKey;
 use super::super::grant::{Extra, Grant};
-use super::super::key_cache::CachedKey;
 use super::context::{Admitted, RequestContext};
 use super::limits;
 use crate::counter::Rule;

@@ -4,10 +4,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::super::Guard;
-use super::super::cached_key::unavailable;
+use super::super::cached_key::{CachedKey, unavailable};
 use super::super::denial::Denial;
 use super::super::grant::holds;
-use super::super::key_cache::CachedKey;
 use super::super::key_cache::fingerprint::Fingerprint;
 use super::super::request::Headers;
 use super::context::{RequestContext, ShadowLog};

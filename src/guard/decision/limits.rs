@@ -3,9 +3,9 @@
 use smallvec::SmallVec;
 
 use super::super::Guard;
+use super::super::cached_key::CachedKey;
 use super::super::denial::Denial;
 use super::super::fields::RateLimitHeaders;
-use super::super::key_cache::CachedKey;
 use super::super::verdict::LimitStatus;
 use super::context::{RequestContext, ShadowLog};
 use crate::counter::Rule;

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::super::Guard;
-use super::super::key_cache::CachedKey;
+use super::super::cached_key::CachedKey;
 use super::super::proxies::AcceptedKey;
 use super::super::request::Headers;
 use super::super::warnings::WarningKind;

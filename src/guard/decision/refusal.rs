@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::super::Guard;
+use super::super::cached_key::CachedKey;
 use super::super::denial::Denial;
-use super::super::key_cache::CachedKey;
 use super::super::request::Headers;
 #[cfg(feature = "serve")]
 use super::super::request::Request;

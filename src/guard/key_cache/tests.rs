@@ -1,16 +1,22 @@
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
 
+use smallvec::SmallVec;
+
 use super::*;
 use crate::counter::SubjectId;
-use crate::limiter::{AnyLimiter, Limiter, MemoryLimiter};
-use crate::model::OrgStatus;
+use crate::guard::RateLimitHeaders;
+use crate::guard::cached_key::{GrantBackends, KeyRecord};
+use crate::guard::recorder::Recorder;
+use crate::guard::revisions::Revisions;
+use crate::limiter::{AnyLimiter, CounterSet, Limiter, MemoryLimiter};
+use crate::model::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::net::CidrSet;
-use crate::time::TimeZone;
-use crate::time::{Clock, ManualClock};
+use crate::time::{Clock, ManualClock, TimeZone, Timestamp};
 
-/// Creates keys that differ only in fingerprint and revision.
+/// Creates keys that differ only in fingerprint and state.
 struct Keys {
+    revisions: Revisions,
     counters: Arc<CounterSet>,
     backends: Arc<GrantBackends>,
 }
@@ -21,6 +27,7 @@ impl Keys {
         let limiter = MemoryLimiter::new(clock.clone(), TimeZone::utc(), 1, 16);
         let seed = &mut || Ok(Vec::new());
         Self {
+            revisions: Revisions::new(),
             counters: limiter.attach(SubjectId::key(KeyId(1)), seed).unwrap(),
             backends: Arc::new(GrantBackends {
                 recorder: Arc::new(Recorder::new(clock, false, 1_024, false)),
@@ -30,13 +37,13 @@ impl Keys {
         }
     }
 
-    fn key(&self, fingerprint: Fingerprint, revision: u32) -> Arc<CachedKey> {
+    fn key(&self, fingerprint: Fingerprint, state: u32) -> Arc<CachedKey> {
         let key = Key {
             id: KeyId(1),
             org_id: OrgId(1),
-            label: String::new(),
+            label: state.to_string(),
             shown_prefix: String::new(),
-            status: crate::model::KeyStatus::Active,
+            status: KeyStatus::Active,
             scopes: Vec::new(),
             rate_limit_per_minute: NonZeroU32::MIN,
             limits: Vec::new(),
@@ -56,13 +63,7 @@ impl Keys {
         };
         Arc::new(CachedKey {
             fingerprint,
-            freshness: Freshness {
-                checked_at: AtomicU64::new(0),
-                revision: Revision {
-                    key: revision,
-                    org: 0,
-                },
-            },
+            freshness: self.revisions.freshness(0, key.id, org.id),
             key_id: key.id,
             org_id: org.id,
             is_active: true,
@@ -102,10 +103,10 @@ fn cache(capacity: usize) -> KeyCache {
     KeyCache::new(capacity, Fingerprinter::random().unwrap())
 }
 
-fn revision(key_cache: &KeyCache, fingerprint: Fingerprint) -> Option<u32> {
+fn state(key_cache: &KeyCache, fingerprint: Fingerprint) -> Option<u32> {
     let key = key_cache.get(&fingerprint)?;
     assert_eq!(key.fingerprint, fingerprint);
-    Some(key.freshness.revision.key)
+    key.record.key.label.parse().ok()
 }
 
 fn occupied(key_cache: &KeyCache) -> usize {
@@ -128,7 +129,7 @@ fn every_key_is_found_far_below_the_capacity() {
         keys.insert(&key_cache, fingerprint(n));
     }
     for n in 0..1_024 {
-        assert_eq!(revision(&key_cache, fingerprint(n)), Some(0), "key {n}");
+        assert_eq!(state(&key_cache, fingerprint(n)), Some(0), "key {n}");
     }
     assert!(key_cache.get(&fingerprint(1_024)).is_none());
 }
@@ -220,11 +221,11 @@ fn a_later_state_takes_the_place_of_an_earlier_one() {
     }
     for later in 1..=3 {
         key_cache.insert(keys.key(neighbour(5), later));
-        assert_eq!(revision(&key_cache, neighbour(5)), Some(later));
+        assert_eq!(state(&key_cache, neighbour(5)), Some(later));
     }
-    // Nobody was given up for it.
+    // Nothing was evicted.
     for n in (0..WAYS as u16).filter(|n| *n != 5) {
-        assert_eq!(revision(&key_cache, neighbour(n)), Some(0));
+        assert_eq!(state(&key_cache, neighbour(n)), Some(0));
     }
     assert_eq!(key_cache.len.load(Ordering::Relaxed), WAYS);
 }
@@ -262,72 +263,4 @@ fn concurrent_inserts_and_lookups_return_whole_keys() {
     assert_eq!(key_cache.len.load(Ordering::Relaxed), occupied(&key_cache));
     // Each of the threads may have found the last place free.
     assert!(occupied(&key_cache) <= 64 + 3);
-}
-
-#[test]
-fn a_change_to_a_key_or_its_organization_is_seen_and_one_to_another_is_not() {
-    let revisions = Revisions::new();
-    let (key, org) = (KeyId(7), OrgId(8));
-    let outdates = |change: &dyn Fn()| {
-        let all = revisions.all();
-        let freshness = revisions.freshness(all, key, org);
-        assert!(revisions.is_current(&freshness, key, org));
-        change();
-        assert_ne!(revisions.all(), all, "every change counts");
-        let is_current = revisions.is_current(&freshness, key, org);
-        assert_eq!(revisions.is_current(&freshness, key, org), is_current);
-        !is_current
-    };
-    assert!(outdates(&|| revisions.key_changed(key)));
-    assert!(outdates(&|| revisions.org_changed(org)));
-    assert!(outdates(&|| revisions.everything_changed()));
-    assert!(!outdates(&|| revisions.key_changed(KeyId(8))));
-    assert!(!outdates(&|| revisions.org_changed(OrgId(7))));
-    // Ids may share a counter, which costs a reading and no change is missed.
-    assert!(outdates(
-        &|| revisions.key_changed(KeyId(7 + REVISIONS as u64))
-    ));
-    for id in [0, u64::MAX] {
-        let freshness = revisions.freshness(revisions.all(), KeyId(id), org);
-        revisions.key_changed(KeyId(id));
-        assert!(!revisions.is_current(&freshness, KeyId(id), org));
-    }
-}
-
-#[test]
-fn a_key_that_was_read_before_a_change_is_outdated_after_it() {
-    let revisions = Revisions::new();
-    let (key, org) = (KeyId(1), OrgId(1));
-    let read_at = revisions.all();
-    revisions.key_changed(key);
-    // The change was acknowledged between reading and caching: `all` tells.
-    assert_ne!(revisions.all(), read_at);
-    // A key that was checked while the change was under way is checked again.
-    revisions.all.fetch_add(1, Ordering::SeqCst);
-    let freshness = revisions.freshness(read_at, key, org);
-    assert!(revisions.is_current(&freshness, key, org));
-    slot(&revisions.keys, key.0).fetch_add(1, Ordering::SeqCst);
-    revisions.all.fetch_add(1, Ordering::SeqCst);
-    assert!(!revisions.is_current(&freshness, key, org));
-}
-
-#[test]
-fn changes_by_many_threads_are_all_counted() {
-    let revisions = Revisions::new();
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..1_000 {
-                    revisions.key_changed(KeyId(1));
-                    revisions.org_changed(OrgId(1));
-                }
-            });
-        }
-    });
-    let expected = Revision {
-        key: 4_000,
-        org: 4_000,
-    };
-    assert_eq!(revisions.of(KeyId(1), OrgId(1)), expected);
-    assert_eq!(revisions.all(), 16_000);
 }

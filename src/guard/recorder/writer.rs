@@ -8,7 +8,7 @@ use super::Recorder;
 use super::channel::Part;
 use super::outlet::Outlet;
 use crate::guard::active_locks::ActiveLocks;
-use crate::guard::key_cache::GrantBackends;
+use crate::guard::cached_key::GrantBackends;
 use crate::guard::policy_reloader::PolicyReloader;
 use crate::guard::warnings::{Topic, Warnings};
 use crate::store::{StoreError, UsageBatch, UsageStore};
