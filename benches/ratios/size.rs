@@ -3,24 +3,16 @@
 use std::error::Error;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use keyguard::{Config, KeyGuard, ManualClock, Timestamp};
 
 use crate::Run;
-use crate::measure::{Measured, Random, resident_bytes};
-use crate::world::{SECRET, Traffic, UNREACHED, headers, peer};
+use crate::measure::{Measured, Random, file_bytes, resident_bytes};
+use crate::world::{SECRET, Traffic, UNREACHED, headers, peer, unknown_key};
 
 const NEW_YEAR: Timestamp = Timestamp::from_unix_millis(1_767_225_600_000);
-
-/// Disk space of a file. The database doubles the length of its file when it is full; unwritten parts
-/// take no space.
-fn file_bytes(path: &Path) -> std::io::Result<f64> {
-    Ok(std::fs::metadata(path)?.blocks() as f64 * 512.0)
-}
 
 /// Growth of the data file per recorded request: 100 keys, 50 paths, 1,000 addresses.
 pub(crate) fn bytes_per_request(run: &Run) -> Measured {
@@ -226,7 +218,7 @@ pub(crate) fn run_flood(arguments: &[String]) -> Result<(), Box<dyn Error>> {
                 .check(&headers(&format!("nonsense {number}")), ip, &path)
                 .is_err(),
             1 => kg
-                .check(&headers(&unknown_key(&mut random)), ip, &path)
+                .check(&headers(&unknown_key("kg_live_", &mut random)), ip, &path)
                 .is_err(),
             _ => kg.check(&headers(""), ip, &path).is_err(),
         };
@@ -241,21 +233,4 @@ pub(crate) fn run_flood(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     kg.check(&headers(key), peer(), "/")?.finish(200);
     println!("{}", grown / f64::from(1 << 20));
     Ok(())
-}
-
-/// A well-formed key that was never issued.
-fn unknown_key(random: &mut Random) -> String {
-    const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut text = String::from("kg_live_");
-    for _ in 0..42 {
-        text.push(BASE64[random.below(64)].into());
-    }
-    // The last of 43 characters holds 4 bits.
-    text.push(BASE64[random.below(16) << 2].into());
-    let checksum = crc32fast::hash(text.as_bytes());
-    for place in (0..6).rev() {
-        text.push(BASE62[(checksum / 62_u32.pow(place) % 62) as usize].into());
-    }
-    text
 }

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `--bench ratios` | the cost of each part as a ratio, beside its goal |
 //! | `--bench curves` | how the cost of a check grows with keys, rules, routes and threads |
+//! | `--bench floods` | memory, evictions and the latency of valid clients under floods |
 //! | `--bench instructions` | instructions and simulated cache misses of a check (needs `valgrind`) |
+//! | `--bench soak` | memory, file and totals over 400 simulated days, and the file of a year |
 //! | `--features http --bench peers` | requests per second beside other rate limiters |
 //! | `--features postgres,redis --bench faults` | refusals and recovery while servers fail |
 //! | `--features postgres,redis --bench sizing` | space in Redis and PostgreSQL |
@@ -50,6 +52,7 @@
 //! that a change is judged by `ratios` as well. `-- --profiles DIR hot` keeps the profile of a case, which
 //! `callgrind_annotate DIR/hot.callgrind-01` shows by function.
 
+pub mod arguments;
 pub mod checks;
 pub mod measure;
 pub mod world;

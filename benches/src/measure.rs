@@ -1,5 +1,7 @@
 //! Measuring.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::Fallible;
@@ -64,6 +66,23 @@ pub fn resident_bytes() -> Measured {
         .ok_or("no resident pages in statm")?
         .parse()?;
     Ok(pages * 4_096.0)
+}
+
+/// Disk space of a file. The database doubles the length of its file when it is full; unwritten parts
+/// take no space.
+///
+/// # Errors
+/// If the file does not exist.
+pub fn file_bytes(path: &Path) -> Measured {
+    Ok(std::fs::metadata(path)?.blocks() as f64 * 512.0)
+}
+
+/// Prints a line `NAME VALUE GOAL ok|short`, and returns whether `value` is at most `most`.
+pub fn judge(name: &str, value: f64, most: f64) -> bool {
+    let is_met = value <= most;
+    let verdict = if is_met { "ok" } else { "short" };
+    println!("{name} {value:.2} <={most} {verdict}");
+    is_met
 }
 
 /// The same pseudo-random numbers in every run (SplitMix64).
