@@ -32,7 +32,12 @@
 //! | `redis` | limits in Redis, for several processes, and `RedisStream` |
 //! | `serve` | `cli`, `openapi`, and `keyguard serve`: the admin service, and decisions for servers in other languages |
 //!
-#![cfg_attr(doc, doc = "[`sizing`] explains how to size Redis and PostgreSQL.\n")]
+#![cfg_attr(
+    doc,
+    doc = "[`capacities`] lists the bounds of all tables, [`security`] the promises and the threat \
+    model, and [`proofs`] what shows that they hold. [`sizing`] explains how to size Redis and \
+    PostgreSQL.\n"
+)]
 //! The minimum supported Rust version is 1.90.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -65,6 +70,18 @@ mod store;
 mod sys;
 mod time;
 
+#[cfg(doc)]
+pub mod capacities {
+    #![doc = include_str!("manual/capacities.md")]
+}
+#[cfg(doc)]
+pub mod proofs {
+    #![doc = include_str!("manual/proofs.md")]
+}
+#[cfg(doc)]
+pub mod security {
+    #![doc = include_str!("manual/security.md")]
+}
 #[cfg(doc)]
 pub mod sizing {
     #![doc = include_str!("manual/scale_out.md")]

@@ -13,6 +13,7 @@ pub(crate) struct Flood {
     pub(crate) most_mib: f64,
     /// The number of keys that are issued for the flood.
     pub(crate) issued_keys: usize,
+    pub(crate) requests: usize,
     /// Sends the request of this number. Returns the reason for its refusal.
     pub(crate) send: fn(&Target, u64) -> Option<Reason>,
 }
@@ -28,6 +29,8 @@ pub(crate) struct Target {
     pub(crate) locked: RefCell<Vec<IpAddr>>,
 }
 
+const MANY: usize = 10_000_000;
+
 /// Memory of attackers without a key: of addresses, locks and counts of refusals.
 const MOST_MIB: f64 = 64.0;
 
@@ -37,6 +40,7 @@ pub(crate) const FLOODS: [Flood; 8] = [
         name: "v4",
         most_mib: MOST_MIB,
         issued_keys: 0,
+        requests: MANY,
         send: |target, number| {
             let key = format!("nonsense {number}");
             target.send(&key, v4(0x0b00_0000 + number as u32), "/api")
@@ -47,6 +51,7 @@ pub(crate) const FLOODS: [Flood; 8] = [
         name: "v6",
         most_mib: MOST_MIB,
         issued_keys: 0,
+        requests: MANY,
         send: |target, number| target.send("", v6(u128::from(number) << 64), "/api"),
     },
     // Well-formed keys that were never issued, all different. No address has more than 50 failures, half
@@ -55,6 +60,7 @@ pub(crate) const FLOODS: [Flood; 8] = [
         name: "keys",
         most_mib: MOST_MIB,
         issued_keys: 0,
+        requests: MANY,
         send: |target, number| {
             let address = v4(0x0b00_0000 + (number % target.requests.div_ceil(50)) as u32);
             target.send(
@@ -69,6 +75,7 @@ pub(crate) const FLOODS: [Flood; 8] = [
         name: "paths",
         most_mib: MOST_MIB,
         issued_keys: 0,
+        requests: MANY,
         send: |target, number| {
             let address = v4(0x0b00_0000 + (number % target.requests.div_ceil(10)) as u32);
             target.send("", address, &format!("/items/{number}"))
@@ -79,6 +86,7 @@ pub(crate) const FLOODS: [Flood; 8] = [
         name: "prefixes",
         most_mib: MOST_MIB,
         issued_keys: 0,
+        requests: MANY,
         send: |target, number| {
             let key = unknown_key(&format!("p{number}_"), &mut Random(number));
             let address = if number % 2 == 0 {
@@ -95,6 +103,7 @@ pub(crate) const FLOODS: [Flood; 8] = [
         name: "locks",
         most_mib: MOST_MIB,
         issued_keys: 0,
+        requests: MANY,
         send: |target, number| {
             let reason = target.send("nonsense", locking(number), "/api");
             if reason == Some(Reason::IpLocked) {
@@ -109,14 +118,16 @@ pub(crate) const FLOODS: [Flood; 8] = [
         name: "recorded",
         most_mib: 128.0,
         issued_keys: 1,
+        requests: MANY,
         send: |target, number| target.send(&target.issued[0], peer(), &format!("/api/{number}")),
     },
-    // More issued keys than can be tracked. Memory also holds the pages of the file (64 MiB), the cached
+    // More issued keys than can be tracked, most of which are read from the file. Memory also holds the pages of the file (64 MiB), the cached
     // keys and the limits of the tracked ones (63 MiB each).
     Flood {
         name: "issued",
         most_mib: 192.0,
         issued_keys: 400_000,
+        requests: 1_000_000,
         send: |target, number| {
             let key = &target.issued[number as usize % target.issued.len()];
             target.send(key, peer(), "/api")

@@ -1,6 +1,6 @@
 //! Memory, evictions and the latency of valid clients under floods.
 //!
-//! `cargo bench --bench floods` sends 10 M requests a flood, at full speed, to a guard with the default
+//! `cargo bench --bench floods` sends up to 10 M requests a flood, at full speed, to a guard with the default
 //! capacities. In each flood something else is new in every request; `floods.rs` describes them. It prints
 //! the outcomes of the requests and three lines `NAME VALUE GOAL ok|short`:
 //!
@@ -72,7 +72,7 @@ fn main() -> Fallible<ExitCode> {
 }
 
 fn run(flood: &Flood, run: &Run) -> Fallible<ExitCode> {
-    let requests = run.size(10_000_000);
+    let requests = run.size(flood.requests);
     let (target, clients) = open(flood, run, requests)?;
     let survivors = Survivors::new(&target.kg)?;
     let clients = Clients::start(&target.kg, clients);

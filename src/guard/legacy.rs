@@ -61,3 +61,32 @@ fn audit(at: Timestamp) -> AuditContext {
         idempotency_key: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::HashedKey;
+
+    #[test]
+    fn waiting_credentials_are_bounded_and_each_is_there_once() {
+        let rehashing = Rehashing::default();
+        let job = |number: usize| {
+            let hash = |text: &[u8]| HashedKey(*blake3::hash(text).as_bytes());
+            Rehash {
+                old: hash(&number.to_le_bytes()),
+                new: hash(&number.to_be_bytes()),
+            }
+        };
+        for number in (0..Rehashing::MOST + 9).chain(0..9) {
+            rehashing.add(job(number));
+        }
+        let waiting = rehashing.0.lock();
+        assert_eq!(waiting.len(), Rehashing::MOST);
+        assert!(
+            waiting
+                .iter()
+                .enumerate()
+                .all(|(at, waiting)| *waiting == job(at))
+        );
+    }
+}

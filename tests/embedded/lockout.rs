@@ -451,6 +451,27 @@ fn two_locks_in_a_network_are_not_merged_when_the_table_is_full() {
 }
 
 #[test]
+fn automatic_lock_without_room_is_counted_and_evicts_none() {
+    let home = Home::new();
+    let config = home.config().lockout_threshold(1).max_locks(16);
+    let kg = home.open_with(config);
+    let created = key(&kg);
+    let good = [("X-API-Key", created.raw_key.expose())];
+    let address = |number: u8| IpAddr::from([10, 0, number, 1]);
+    for number in 0..16 {
+        guess(&kg, 2, address(number));
+    }
+    assert_eq!(kg.admin().stats().unwrap().rejected_locks, 0);
+    guess(&kg, 2, address(16));
+    let stats = kg.admin().stats().unwrap();
+    assert_eq!((stats.locks, stats.rejected_locks), (16, 1));
+    assert_eq!(refused(&kg, &good, address(16)), None);
+    for number in 0..16 {
+        assert_eq!(refused(&kg, &good, address(number)), Some(Reason::IpLocked));
+    }
+}
+
+#[test]
 fn manual_lock_starts_and_ends_at_once() {
     let home = Home::new();
     let kg = home.open();

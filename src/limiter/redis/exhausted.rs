@@ -263,4 +263,21 @@ mod tests {
         let largest = sizes.max();
         assert!(largest <= Some(ENTRIES), "{largest:?}");
     }
+
+    #[test]
+    fn a_full_shard_replaces_the_entry_that_expires_first() {
+        let cache = ExhaustedLimits::default();
+        let entry = |number: usize| {
+            let mut entry = exhausted(&cache, "one", &format!("{}/min", number + 1));
+            // All within the lifetime.
+            let order = (number * 7) % ENTRIES;
+            entry.state.resets_at = Moment::default().plus(Duration::from_millis(order as u64 + 1));
+            entry
+        };
+        (0..ENTRIES).for_each(|number| cache.insert(entry(number)));
+        cache.insert(exhausted(&cache, "one", "1000/min"));
+        for number in 0..ENTRIES {
+            assert_eq!(contains(&cache, &entry(number)), number != 0, "{number}");
+        }
+    }
 }
