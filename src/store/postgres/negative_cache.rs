@@ -104,6 +104,10 @@ mod tests {
         // Entries are valid for seconds, and the loop may take longer on a busy machine.
         cache.confirm_until(Instant::now());
         let latest_half = latest - CAPACITY / 2..latest;
-        assert!(latest_half.step_by(1_000).all(|n| cache.is_absent(&hash(n))));
+        assert!(
+            latest_half
+                .step_by(1_000)
+                .all(|n| cache.is_absent(&hash(n)))
+        );
     }
 }
