@@ -351,6 +351,20 @@ pub(crate) enum CounterMut<'a> {
 }
 
 impl CounterMut<'_> {
+    /// Brings a balance up to the time: starts another day or month, returns credits, corrects a time that
+    /// a wrong clock has set. Returns the same as [`CounterMut::consume`], so that this is stored too:
+    /// else every restart would begin with the wrong time again. A balance that was never used is not.
+    #[inline(always)]
+    pub(crate) fn refresh(&mut self, time: Time<'_>, rule: &Rule) -> bool {
+        let Self::Balance(balance, changed) = self else {
+            return false;
+        };
+        let before = **balance;
+        balance.used_at(time.timestamp(), rule.limit.period, time.zone);
+        let is_changed = **balance != before && before != Balance::default();
+        is_changed && !std::mem::replace(*changed, true)
+    }
+
     #[inline(always)]
     pub(crate) fn remaining(&mut self, time: Time<'_>, rule: &Rule) -> u64 {
         let amount = rule.limit.amount.get();

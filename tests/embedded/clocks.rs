@@ -68,6 +68,25 @@ fn stored_quotas_from_the_future_are_reset_on_load() {
     assert_eq!(admitted(&kg, &key), 5);
 }
 
+/// Regression: the corrected time stayed in memory, so that each restart began another period.
+#[test]
+fn restarts_do_not_prolong_a_period_from_the_future() {
+    for (limit, period) in [
+        ("5 daily", DAY),
+        ("5 monthly", 31 * DAY),
+        ("5 credits +5/d", DAY),
+    ] {
+        let home = Home::new();
+        let kg = home.open();
+        let key = key_limited_by(&kg, limit);
+        a_year_ahead(&home, || assert_eq!(admitted(&kg, &key), 5, "{limit}"));
+        assert_eq!(admitted(&kg, &key), 0, "{limit}");
+        drop(kg);
+        home.clock.advance(period);
+        assert_eq!(admitted(&home.open(), &key), 5, "{limit}");
+    }
+}
+
 #[test]
 fn reset_quota_ends_at_the_end_of_the_current_period() {
     let home = Home::new();

@@ -45,22 +45,25 @@ pub(super) fn admit(
     for (index, rule) in indexed(rules) {
         let takes = rule.limit.period.takes(cost);
         let mut counter = counters.counter(rule);
+        let is_first_change = counter.refresh(time, rule);
         let remaining = counter.remaining(time, rule);
-        if remaining >= takes.get().into() {
-            continue;
+        if remaining < takes.get().into() {
+            if rule.limit.shadow {
+                mark_skipped(&mut receipt, index);
+            } else {
+                let state = LimitState {
+                    rule: index,
+                    at: time.now,
+                    remaining,
+                    resets_at: counter.resets_at(time, rule),
+                };
+                let retry_at = counter.retry_at(time, rule, takes);
+                refusing = slowest(refusing.into_iter().chain([(state, retry_at)]));
+            }
         }
-        if rule.limit.shadow {
-            mark_skipped(&mut receipt, index);
-            continue;
+        if is_first_change {
+            counters.note_changed(rule);
         }
-        let state = LimitState {
-            rule: index,
-            at: time.now,
-            remaining,
-            resets_at: counter.resets_at(time, rule),
-        };
-        let retry_at = counter.retry_at(time, rule, takes);
-        refusing = slowest(refusing.into_iter().chain([(state, retry_at)]));
     }
     if let Some((state, retry_at)) = refusing {
         let rule = rule_at(rules, state.rule);
@@ -133,6 +136,7 @@ pub(super) fn states(
     let state = |(index, rule): (usize, &Rule)| {
         let takes = rule.limit.period.takes(cost);
         let mut counter = counters.counter(rule);
+        let is_first_change = counter.refresh(time, rule);
         let remaining = counter.remaining(time, rule);
         let retry_at = match remaining >= takes.get().into() {
             true => time.now,
@@ -144,6 +148,9 @@ pub(super) fn states(
             remaining,
             resets_at: counter.resets_at(time, rule),
         };
+        if is_first_change {
+            counters.note_changed(rule);
+        }
         (state, retry_at)
     };
     indexed(rules).map(state).collect()
