@@ -15,7 +15,6 @@ mod crash;
 mod limits;
 mod lockout;
 mod management;
-mod model;
 mod opening;
 mod policy;
 mod quota;
