@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::openapi::{Describe, IntoParams, ToSchema};
 use super::strict_json::StrictJson;
 use crate::http::problem::Problem;
+use crate::model::key_text;
 
 /// The source of the input of an operation: [`Query`] or [`Json`].
 pub(crate) trait Input: Describe {
@@ -96,19 +97,29 @@ fn read_object(parts: &Parts, body: &[u8]) -> Result<Map<String, Value>, Problem
         // serde would read an array as fields without names.
         Ok(_) => Err(Problem::invalid("", "The body must be a JSON object.")),
         Err(error) => {
+            let error = without_keys(error.to_string());
             let detail = format!("The body is not valid JSON: {error}.");
             Err(Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail))
         }
     }
 }
 
-/// Returns a problem with the field and serde's message, which quotes numbers but no text.
+/// Returns a message of serde unless it quotes a key that a client sent as the name of a field.
+fn without_keys(message: String) -> String {
+    match key_text::is_within(&message) {
+        true => "the name of a field contains the text of a key".to_owned(),
+        false => message,
+    }
+}
+
+/// Returns a problem with the field and serde's message, which quotes numbers and names of fields.
 fn unreadable<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Problem {
-    let problem = error.inner().to_string();
+    let problem = without_keys(error.inner().to_string());
     // The name of a missing, repeated or unknown field is in the message only.
     let named = problem.split('`').nth(1).unwrap_or_default();
     let field = match error.path().to_string() {
         path if path == "." => named.to_owned(),
+        path if key_text::is_within(&path) => String::new(),
         path => path,
     };
     Problem::invalid(field, problem)
