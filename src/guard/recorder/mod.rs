@@ -7,7 +7,7 @@ mod writer;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -28,16 +28,15 @@ use crate::time::Clock;
 /// locks nothing and shares no cache line with other recording threads. Other refusals are counted in
 /// queues.
 pub(crate) struct Recorder {
-    /// Tells the senders of a thread apart.
-    id: u64,
     receivers: Mutex<Vec<Receiver>>,
+    idle: Arc<IdleSenders>,
     /// Empty chunks to be used again.
     spare: Mutex<Vec<Arc<Chunk>>>,
     /// Each thread shares its queue with few others.
     queues: Box<[Mutex<Queue>]>,
     capacity: usize,
-    /// The number of events that were handed over and are not collected. Each thread has up to one chunk
-    /// more.
+    /// The number of events that were handed over and are not collected. Each channel has up to one chunk
+    /// more, and there are no more channels than threads at a time.
     waiting: AtomicUsize,
     enabled: bool,
     /// Whether a sink gets all requests, including those without a known key.
@@ -87,19 +86,33 @@ struct Control {
     closed: bool,
 }
 
+/// Senders of threads that ended. Other threads continue with them, so that short-lived threads do not
+/// take a chunk each.
+type IdleSenders = Mutex<Vec<Sender>>;
+
+/// The senders of a thread, one for each recorder, with the idle ones of that recorder.
+struct ThreadSenders(Vec<(Arc<IdleSenders>, Sender)>);
+
 thread_local! {
-    /// The senders of this thread, each with the id of its recorder.
-    static SENDERS: RefCell<Vec<(u64, Sender)>> = const { RefCell::new(Vec::new()) };
+    static SENDERS: RefCell<ThreadSenders> = const { RefCell::new(ThreadSenders(Vec::new())) };
+}
+
+impl Drop for ThreadSenders {
+    /// The thread ends.
+    fn drop(&mut self) {
+        for (idle, sender) in self.0.drain(..) {
+            idle.lock().push(sender);
+        }
+    }
 }
 
 impl Recorder {
     pub(super) fn new(clock: Clock, enabled: bool, capacity: usize, has_sink: bool) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let threads = std::thread::available_parallelism().map_or(4, usize::from);
         let queues = (2 * threads).next_power_of_two();
         Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
             receivers: Mutex::default(),
+            idle: Arc::default(),
             spare: Mutex::default(),
             queues: (0..queues).map(|_| Mutex::default()).collect(),
             capacity,
@@ -129,16 +142,18 @@ impl Recorder {
             return;
         }
         let sent = SENDERS.try_with(|senders| {
-            let mut senders = senders.borrow_mut();
+            let senders = &mut senders.borrow_mut().0;
             let known = senders
                 .iter()
-                .position(|(recorder, _)| *recorder == self.id);
-            let at = known.unwrap_or_else(|| self.add_sender(&mut senders));
+                .position(|(idle, _)| Arc::ptr_eq(idle, &self.idle));
+            let at = known.unwrap_or_else(|| self.add_sender(senders));
             self.send(&mut senders[at].1, event, path);
         });
         if sent.is_err() {
             // The thread ends.
-            self.send(&mut self.sender(), event, path);
+            let mut sender = self.sender();
+            self.send(&mut sender, event, path);
+            self.idle.lock().push(sender);
         }
     }
 
@@ -162,13 +177,17 @@ impl Recorder {
 
     /// Adds a sender to those of this thread. Returns its index.
     #[cold]
-    fn add_sender(&self, senders: &mut Vec<(u64, Sender)>) -> usize {
+    fn add_sender(&self, senders: &mut Vec<(Arc<IdleSenders>, Sender)>) -> usize {
         senders.retain(|(_, sender)| !sender.is_orphaned());
-        senders.push((self.id, self.sender()));
+        senders.push((Arc::clone(&self.idle), self.sender()));
         senders.len() - 1
     }
 
+    /// Returns the sender of a thread that ended, or that of a new channel.
     fn sender(&self) -> Sender {
+        if let Some(sender) = self.idle.lock().pop() {
+            return sender;
+        }
         let (sender, receiver) = channel(self.empty_chunk());
         self.receivers.lock().push(receiver);
         sender
@@ -194,6 +213,8 @@ impl Recorder {
 
     /// Moves all events to the end of a batch. `parts` is empty, before and after.
     fn take_events(&self, parts: &mut Vec<Part>, batch: &mut UsageBatch) {
+        // Closes the channels that no thread has continued with.
+        self.idle.lock().clear();
         let mut waited = 0;
         self.receivers.lock().retain(|receiver| {
             let received = receiver.receive(parts);

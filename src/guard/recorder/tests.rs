@@ -541,12 +541,30 @@ fn usage_of_threads_that_ended_is_stored_and_leaves_nothing_behind() {
     }
 }
 
+/// Regression: each thread that had ended kept a chunk until the writer collected it, and all of them while
+/// the disk was full.
+#[test]
+fn short_lived_threads_take_no_chunk_each() {
+    const THREADS: u16 = 100;
+
+    let world = Arc::new(World::new());
+    for thread in 0..THREADS {
+        let theirs = Arc::clone(&world);
+        let thread = std::thread::spawn(move || theirs.record([thread]));
+        thread.join().unwrap();
+        assert_eq!(world.recorder.receivers.lock().len(), 1);
+    }
+    world.writer().store_all().unwrap();
+    assert_eq!(world.disk.statuses(), (0..THREADS).collect::<Vec<_>>());
+    assert_eq!(world.recorder.receivers.lock().len(), 0);
+}
+
 #[test]
 fn a_thread_keeps_no_memory_of_recorders_that_are_gone() {
     for _ in 0..3 {
         let world = World::new();
         world.record([200]);
-        SENDERS.with_borrow(|senders| assert_eq!(senders.len(), 1));
+        SENDERS.with_borrow(|senders| assert_eq!(senders.0.len(), 1));
     }
 }
 
