@@ -15,7 +15,7 @@ use super::key_cache::fingerprint::Fingerprinter;
 use super::legacy;
 use super::policy_reloader::{PolicyHandle, PolicyReloader};
 use super::proxies::Proxies;
-use super::recorder::{Outlet, Recorder, Writer};
+use super::recorder::{Outlet, Recorder, Writer, WriterState};
 use super::revisions::Revisions;
 use super::secret_file::find_secret;
 use super::storage::{Storage, exposure_warning};
@@ -75,21 +75,21 @@ impl Guard {
             limiter: Arc::new(limiter),
             rate_limit_headers: config.rate_limit_headers,
         });
-        let writer = Writer::new(
-            Arc::clone(&backends),
-            Arc::clone(&store) as _,
-            Arc::clone(&locks),
-            Arc::clone(&warnings),
-            Arc::clone(&policy_reloader),
-            config.usage_retention,
-            Outlet::new(
+        let writer = Writer {
+            backends: Arc::clone(&backends),
+            store: Arc::clone(&store) as _,
+            locks: Arc::clone(&locks),
+            warnings: Arc::clone(&warnings),
+            policy_reloader: Arc::clone(&policy_reloader),
+            retention: config.usage_retention,
+            outlet: Outlet::new(
                 config.usage_sink.clone(),
                 config.usage_queue_capacity,
                 config.usage_sink_only,
             ),
-        )
-        .spawn()
-        .map_err(io_error)?;
+            state: WriterState::default(),
+        };
+        let writer = writer.spawn().map_err(io_error)?;
         Ok(Self {
             hasher: KeyHasher::new(&secret),
             legacy: legacy::hasher(&config),

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use self::channel::{Part, Receiver, Sender, channel};
 use self::chunk::Chunk;
 pub(super) use self::outlet::Outlet;
-pub(super) use self::writer::Writer;
+pub(super) use self::writer::{Writer, WriterState};
 use super::legacy::Rehashing;
 use super::request::Request;
 use crate::model::{Reason, Usage};

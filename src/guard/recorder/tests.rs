@@ -149,16 +149,16 @@ impl World {
     }
 
     fn writer(&self) -> Writer {
-        Writer::new(
-            Arc::new(GrantBackends {
+        Writer {
+            backends: Arc::new(GrantBackends {
                 recorder: Arc::clone(&self.recorder),
                 limiter: Arc::clone(&self.limiter),
                 rate_limit_headers: crate::guard::RateLimitHeaders::default(),
             }),
-            Arc::clone(&self.disk) as Arc<dyn UsageStore>,
-            Arc::clone(&self.locks),
-            Arc::default(),
-            Arc::new(PolicyReloader::new(
+            store: Arc::clone(&self.disk) as _,
+            locks: Arc::clone(&self.locks),
+            warnings: Arc::default(),
+            policy_reloader: Arc::new(PolicyReloader::new(
                 Arc::new(PolicyHandle::new(
                     CompiledPolicy::new(Policy::default()).unwrap(),
                 )),
@@ -166,9 +166,10 @@ impl World {
                 Arc::default(),
                 None,
             )),
-            10 * MINUTE,
-            None,
-        )
+            retention: 10 * MINUTE,
+            outlet: None,
+            state: WriterState::default(),
+        }
     }
 
     /// A writer that works by itself.

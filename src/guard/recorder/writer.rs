@@ -27,13 +27,19 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 /// locks and rehashed keys of the Python package, deletes expired usage, frees idle counters and follows
 /// the system's calendar.
 pub(in crate::guard) struct Writer {
-    backends: Arc<GrantBackends>,
-    store: Arc<dyn UsageStore>,
-    locks: Arc<ActiveLocks>,
-    warnings: Arc<Warnings>,
-    policy_reloader: Arc<PolicyReloader>,
-    retention: Duration,
-    outlet: Option<Outlet>,
+    pub(in crate::guard) backends: Arc<GrantBackends>,
+    pub(in crate::guard) store: Arc<dyn UsageStore>,
+    pub(in crate::guard) locks: Arc<ActiveLocks>,
+    pub(in crate::guard) warnings: Arc<Warnings>,
+    pub(in crate::guard) policy_reloader: Arc<PolicyReloader>,
+    pub(in crate::guard) retention: Duration,
+    pub(in crate::guard) outlet: Option<Outlet>,
+    pub(in crate::guard) state: WriterState,
+}
+
+/// What a writer keeps from one round to the next.
+#[derive(Default)]
+pub(in crate::guard) struct WriterState {
     /// Empty between two batches.
     parts: Vec<Part>,
     /// Usage that is not stored yet.
@@ -44,33 +50,6 @@ pub(in crate::guard) struct Writer {
 }
 
 impl Writer {
-    pub(in crate::guard) fn new(
-        backends: Arc<GrantBackends>,
-        store: Arc<dyn UsageStore>,
-        locks: Arc<ActiveLocks>,
-        warnings: Arc<Warnings>,
-        policy_reloader: Arc<PolicyReloader>,
-        retention: Duration,
-        outlet: Option<Outlet>,
-    ) -> Self {
-        Self {
-            backends,
-            store,
-            locks,
-            warnings,
-            policy_reloader,
-            retention,
-            parts: Vec::new(),
-            batch: UsageBatch {
-                has_rows_elsewhere: outlet.as_ref().is_some_and(|outlet| outlet.is_only),
-                ..UsageBatch::default()
-            },
-            outlet,
-            next_prune: Moment::default(),
-            calendar: CalendarCheck::default(),
-        }
-    }
-
     pub(in crate::guard) fn spawn(self) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new()
             .name("keyguard-writer".into())
@@ -122,7 +101,7 @@ impl Writer {
     /// Stores the batch that failed before, then what was recorded since. While the store fails, nothing is
     /// collected and further events are dropped and counted, so that memory is bounded.
     pub(super) fn store_all(&mut self) -> Result<(), StoreError> {
-        if !self.batch.is_empty() {
+        if !self.state.batch.is_empty() {
             self.store_batch()?;
         }
         self.collect();
@@ -131,26 +110,27 @@ impl Writer {
 
     fn store_batch(&mut self) -> Result<(), StoreError> {
         let _storing = self.locks.storing();
-        self.batch.now = self.backends.recorder.clock.timestamp();
-        self.batch.locks = self.locks.take_changes();
+        let batch = &mut self.state.batch;
+        batch.now = self.backends.recorder.clock.timestamp();
+        batch.locks = self.locks.take_changes();
         let changed = self.backends.limiter.take_changed();
-        self.batch.balances.clear();
+        batch.balances.clear();
         let rows = changed.iter().map(|set| (set.id(), set.take_balances()));
         let rows = rows.filter(|(_, balances)| !balances.is_empty());
-        self.batch.balances.extend(rows);
-        if self.batch.is_empty() {
+        batch.balances.extend(rows);
+        if batch.is_empty() {
             return Ok(());
         }
-        match self.store.record(&self.batch) {
+        match self.store.record(batch) {
             Ok(()) => {
-                self.batch.clear();
+                batch.clear();
                 Ok(())
             }
             Err(error) => {
                 self.backends.limiter.return_changed(changed);
-                let locks = std::mem::take(&mut self.batch.locks);
+                let locks = std::mem::take(&mut batch.locks);
                 self.locks.return_changes(locks);
-                self.batch.balances.clear();
+                batch.balances.clear();
                 Err(error)
             }
         }
@@ -185,11 +165,12 @@ impl Writer {
 
     /// Moves everything recorded into the batch, which is empty.
     fn collect(&mut self) {
-        let recorder = &self.backends.recorder;
-        recorder.take_events(&mut self.parts, &mut self.batch);
-        let keyless = recorder.take_counts(&mut self.batch);
+        let (recorder, state) = (&self.backends.recorder, &mut self.state);
+        recorder.take_events(&mut state.parts, &mut state.batch);
+        let keyless = recorder.take_counts(&mut state.batch);
         if let Some(outlet) = &mut self.outlet {
-            self.batch.dropped += outlet.take(&self.batch, keyless);
+            state.batch.has_rows_elsewhere = outlet.is_only;
+            state.batch.dropped += outlet.take(&state.batch, keyless);
         }
     }
 
@@ -207,11 +188,11 @@ impl Writer {
         self.policy_reloader.warn_of_mounts();
         self.backends.limiter.sweep();
         let now = clock.now();
-        if now >= self.next_prune {
-            self.next_prune = Moment::from_nanos(now.nanos() + PRUNE_INTERVAL.as_nanos() as u64);
+        if now >= self.state.next_prune {
+            self.state.next_prune = now.plus(PRUNE_INTERVAL);
             let timestamp = clock.timestamp_at(now);
             // A wrong clock must not delete anything.
-            if self.calendar.is_steady(now, timestamp) {
+            if self.state.calendar.is_steady(now, timestamp) {
                 self.locks.expire(timestamp);
                 // A failure shows in the next batch of usage, and the next round tries again.
                 let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
