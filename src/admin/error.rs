@@ -7,7 +7,7 @@ use crate::input::InvalidInput;
 use crate::model::{Key, KeyId, OrgId};
 use crate::net::IpKey;
 use crate::policy::InvalidPolicy;
-use crate::store::StoreError;
+use crate::store::{StoreError, UNAVAILABLE};
 
 /// Why a change or a listing failed. A failed change changes nothing.
 ///
@@ -19,13 +19,13 @@ pub enum AdminError {
     #[error(transparent)]
     Invalid(#[from] InvalidInput),
     /// No organization has this id.
-    #[error("there is no organization with the id {0}")]
+    #[error("{}", StoreError::NoOrg(*.0))]
     OrgNotFound(OrgId),
     /// No organization has this name.
-    #[error("there is no organization named `{0}`")]
+    #[error("{}", StoreError::NoOrgNamed(.0.clone()))]
     OrgNameNotFound(String),
     /// No key has this id.
-    #[error("there is no key with the id {0}")]
+    #[error("{}", StoreError::NoKey(*.0))]
     KeyNotFound(KeyId),
     /// No key has the prefix that was given to [`Admin::find_key`](crate::Admin::find_key).
     #[error(
@@ -59,24 +59,20 @@ pub enum AdminError {
         parent: Option<IpKey>,
     },
     /// An organization has this name.
-    #[error("an organization named `{0}` already exists")]
+    #[error("{}", StoreError::DuplicateOrg(.0.clone()))]
     OrgExists(String),
     /// An organization has a name that looks the same, which is given here.
-    #[error("the name looks like that of the existing organization `{0}`; give another name")]
+    #[error("{}", StoreError::SimilarOrg(.0.clone()))]
     SimilarOrgExists(String),
     /// A key has this text.
-    #[error("a key with this text already exists")]
+    #[error("{}", StoreError::DuplicateCredential)]
     KeyExists,
     /// The key was revoked, which is final.
-    #[error("key {0} is revoked; create a new key")]
+    #[error("{}", StoreError::Revoked(*.0))]
     KeyRevoked(KeyId),
     /// The key has expired, and neither a new time of expiry nor
     /// [`UpdateKey::reactivate`](crate::UpdateKey::reactivate) is given.
-    #[error(
-        "key {0} has expired, and its text may have leaked since: to accept it again, give \
-         `reactivate` (`--reactivate`) and a later `expires_at`; to rotate it, give a new `expires_at` \
-         (`--expires-at`)"
-    )]
+    #[error("{}", StoreError::Expired(*.0))]
     KeyExpired(KeyId),
     /// There are [`Config::max_locks`](crate::Config::max_locks) locks.
     #[error("the maximum number of locks is reached; unblock some, or raise `Config::max_locks`")]
@@ -101,10 +97,7 @@ pub enum AdminError {
         candidates: Vec<Key>,
     },
     /// The change was already made under the same idempotency key.
-    #[error(
-        "a request with this idempotency key was already completed; the text of an API key cannot be \
-         shown again"
-    )]
+    #[error("{}", StoreError::AlreadyDone(*subject))]
     #[non_exhaustive]
     AlreadyDone {
         /// The id of the organization or key that was created or changed.
@@ -117,7 +110,7 @@ pub enum AdminError {
     #[error("the stored data is damaged")]
     Damaged(#[source] Box<dyn Error + Send + Sync>),
     /// The data file or the database cannot be read or written; `source()` says why.
-    #[error("the stored data cannot be read or written")]
+    #[error("{UNAVAILABLE}")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
 }
 

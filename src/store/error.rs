@@ -27,7 +27,10 @@ pub(crate) enum StoreError {
     #[error("a key with this text already exists")]
     DuplicateCredential,
     /// The change was made before; with the id of the changed key or organization.
-    #[error("this request was already completed under the same idempotency key")]
+    #[error(
+        "a request with this idempotency key was already completed; the text of an API key cannot be \
+         shown again"
+    )]
     AlreadyDone(Option<u64>),
     #[error("the idempotency key was used for another request; use a new key")]
     IdempotencyKeyReused,
@@ -38,9 +41,12 @@ pub(crate) enum StoreError {
     #[error("the stored data is damaged: {0}")]
     Damaged(String),
     /// The disk or the database engine failed.
-    #[error("the stored data cannot be read or written")]
+    #[error("{UNAVAILABLE}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// The text of [`StoreError::Unavailable`].
+pub(crate) const UNAVAILABLE: &str = "the stored data cannot be read or written";
 
 impl StoreError {
     pub(super) fn damaged(what: impl Into<String>) -> Self {

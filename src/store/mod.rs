@@ -28,7 +28,7 @@ pub(crate) use self::changes::FIRST_SECRET;
 pub(crate) use self::changes::{
     KeyChange, NewCredential, NewKey, NewOverride, OrgChange, Rehash, Rotation,
 };
-pub(crate) use self::error::{StoreError, with_causes};
+pub(crate) use self::error::{StoreError, UNAVAILABLE, with_causes};
 pub use self::open_error::OpenError;
 #[cfg(all(feature = "postgres", feature = "cli"))]
 pub(crate) use self::postgres::DatabaseUrl;
