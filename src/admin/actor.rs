@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::net::ClientIp;
-use crate::store::IdempotencyKey;
+use crate::store::{IdempotencyKey, PROGRAM};
 
 /// Who makes changes, for the audit log; the program itself by default.
 #[derive(Clone, Default)]
@@ -25,7 +25,7 @@ impl AuditActor {
     }
 
     pub(super) fn name(&self) -> &str {
-        self.0.as_deref().map_or("program", |named| &named.name)
+        self.0.as_deref().map_or(PROGRAM, |named| &named.name)
     }
 
     pub(super) fn ip(&self) -> ClientIp {

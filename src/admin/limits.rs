@@ -9,7 +9,7 @@ use crate::input::{self, InvalidInput};
 use crate::limiter::{CounterSets, Demand, Subjects};
 use crate::lockout::AuthFailure;
 use crate::model::{Key, KeyId, LimitOverride, Org, Reason};
-use crate::policy::{CompiledPolicy, InvalidPolicy, Policy};
+use crate::policy::{CompiledPolicy, Policy};
 use crate::store::{KeyChange, NewOverride, OrgChange};
 use crate::time::{LockDuration, Timestamp};
 
@@ -146,16 +146,17 @@ impl Admin {
         self.set_override(id, limit, self.guard.now(), "restore_limit")
     }
 
-    /// Replaces the policy in force, in this process only. It is neither stored nor entered in the audit
-    /// log. Decisions that have begun go on under the old policy.
+    /// Replaces the policy in force, in this process only; it is not stored. Decisions that have begun go
+    /// on under the old policy.
     ///
     /// # Errors
-    /// [`InvalidPolicy`] if a value is invalid or fields contradict each other. The policy in force
+    /// [`AdminError::Policy`] if a value is invalid or fields contradict each other. The policy in force
     /// stays.
-    pub fn set_policy(&self, policy: Policy) -> Result<(), InvalidPolicy> {
+    pub fn set_policy(&self, policy: Policy) -> Result<(), AdminError> {
         let policy = CompiledPolicy::new(policy)?;
-        self.guard.policy_reloader().replace(policy);
-        Ok(())
+        let audit = self.audit_context("set_policy", None, json!({}));
+        let enter = || self.guard.store().append_audit(&audit);
+        Ok(self.guard.policy_reloader().replace(policy, enter)?)
     }
 
     /// Reads [`Config::policy_file`](crate::Config::policy_file) again and puts it in force.
@@ -165,8 +166,8 @@ impl Admin {
     /// The policy in force stays.
     pub fn reload(&self) -> Result<(), AdminError> {
         let audit = self.audit_context("reload", None, json!({}));
-        let note = || Ok::<_, AdminError>(self.guard.store().append_audit(&audit)?);
-        match self.guard.policy_reloader().reload(note)? {
+        let enter = || Ok::<_, AdminError>(self.guard.store().append_audit(&audit)?);
+        match self.guard.policy_reloader().reload(enter)? {
             true => Ok(()),
             false => Err(AdminError::NoPolicyFile),
         }

@@ -52,8 +52,8 @@ use crate::store::AuditContext;
 /// [`KeyGuard::admin`](crate::KeyGuard::admin).
 ///
 /// Cheap to clone. Changes to organizations, keys, limits and manual locks are durable and in force when
-/// the method returns; each is entered in the audit log in the same transaction. [`Admin::set_policy`]
-/// changes only this process and is not entered.
+/// the method returns; each is entered in the audit log in the same transaction. A new policy is in force
+/// in this process only, and is entered before.
 ///
 /// Methods block on I/O with the disk or a server: in async code call them through the runtime's
 /// `spawn_blocking`. Besides the errors listed, every method can return [`AdminError::Unavailable`] and

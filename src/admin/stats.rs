@@ -181,8 +181,8 @@ impl Admin {
 
     /// Returns a page of the audit log, the latest entry first.
     ///
-    /// Every change to organizations, keys, limits and manual locks has an entry, which is never
-    /// removed.
+    /// Every change to organizations, keys, limits, manual locks and the policy has an entry, which is
+    /// never removed.
     ///
     /// ```
     /// # use keyguard::{Config, KeyGuard, Page};

@@ -3,11 +3,10 @@
 //! Only a guard with [`Config::legacy_secret`](super::Config::legacy_secret) accepts them.
 
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::json;
 
 use super::config::Config;
 use crate::model::LegacyHasher;
-use crate::net::ClientIp;
 use crate::store::{AuditContext, Rehash, StoreError, UsageStore};
 use crate::time::Timestamp;
 
@@ -42,23 +41,12 @@ impl Rehashing {
         if jobs.is_empty() {
             return Ok(());
         }
-        let stored = store.rehash(&jobs, &audit(now));
+        let audit = AuditContext::of_program(now, "rehash_key", json!({}));
+        let stored = store.rehash(&jobs, &audit);
         if stored.is_err() {
             jobs.into_iter().for_each(|job| self.add(job));
         }
         stored
-    }
-}
-
-fn audit(at: Timestamp) -> AuditContext {
-    AuditContext {
-        at,
-        actor: "program".to_owned(),
-        ip: ClientIp::LOCAL,
-        action: "rehash_key",
-        subject: None,
-        details: Value::Object(serde_json::Map::new()),
-        idempotency_key: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The policy in force, and its replacement.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,6 +11,7 @@ use parking_lot::Mutex;
 use super::revisions::Revisions;
 use super::warnings::{Topic, Warnings};
 use crate::policy::{self, CompiledPolicy, InvalidPolicy};
+use crate::store::StoreError;
 
 /// The policy in force.
 pub(crate) struct PolicyHandle {
@@ -130,10 +132,17 @@ impl PolicyReloader {
         }
     }
 
-    /// Puts a policy in force for all decisions that begin later.
-    pub(crate) fn replace(&self, policy: CompiledPolicy) {
+    /// Puts a policy in force for all decisions that begin later. `accept` is called before, and may
+    /// refuse it.
+    pub(crate) fn replace<E>(
+        &self,
+        policy: CompiledPolicy,
+        accept: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         let _replacing = self.replacing.lock();
+        accept()?;
         self.put_in_force(policy);
+        Ok(())
     }
 
     /// Reads the policy file again. Returns false if there is none. An invalid policy changes nothing, and
@@ -185,11 +194,14 @@ impl PolicyReloader {
         self.warnings.set(Topic::Mounts, warning);
     }
 
-    /// Reloads the policy if the signal was received since the last call.
-    pub(super) fn reload_if_signalled(&self) {
+    /// Reloads the policy if the signal was received since the last call. `accept` is as for
+    /// [`PolicyReloader::reload`]; if it fails, the next call tries again.
+    pub(super) fn reload_if_signalled(&self, accept: impl FnOnce() -> Result<(), StoreError>) {
         if self.signal.swap(false, Ordering::Relaxed) {
-            // A failure causes a warning.
-            let _ = self.reload(|| Ok::<_, InvalidPolicy>(()));
+            let try_again = |_: &StoreError| self.signal.store(true, Ordering::Relaxed);
+            let accept = || Ok::<_, Box<dyn Error>>(accept().inspect_err(try_again)?);
+            // An invalid policy causes a warning.
+            let _ = self.reload(accept);
         }
     }
 
@@ -221,6 +233,27 @@ impl Drop for PolicyReloader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reload_that_cannot_be_entered_in_the_audit_log_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keyguard.toml");
+        std::fs::write(&file, "key_limits = [\"5/min\"]").unwrap();
+        let policy = CompiledPolicy::new("".parse().unwrap()).unwrap();
+        let reloader = PolicyReloader::new(
+            Arc::new(PolicyHandle::new(policy)),
+            Arc::new(Revisions::new()),
+            Arc::default(),
+            Some(file),
+        );
+        let is_reloaded = || !reloader.policy_handle.load().source.key_limits.is_empty();
+        reloader.signal.store(true, Ordering::Relaxed);
+        reloader.reload_if_signalled(|| Err(StoreError::Unavailable("no space left".into())));
+        assert!(!is_reloaded());
+        reloader.reload_if_signalled(|| Ok(()));
+        assert!(is_reloaded());
+        reloader.reload_if_signalled(|| unreachable!("no second signal"));
+    }
 
     /// Regression: snapshots that were held across an await used up the cheap guards of their thread.
     #[test]

@@ -21,6 +21,28 @@ pub(crate) struct AuditContext {
     pub(crate) idempotency_key: Option<IdempotencyKey>,
 }
 
+impl AuditContext {
+    /// The context of a change that the program makes by itself.
+    pub(crate) fn of_program(
+        at: Timestamp,
+        action: &'static str,
+        details: serde_json::Value,
+    ) -> Self {
+        Self {
+            at,
+            actor: PROGRAM.to_owned(),
+            ip: ClientIp::LOCAL,
+            action,
+            subject: None,
+            details,
+            idempotency_key: None,
+        }
+    }
+}
+
+/// The actor of changes for which no other is named.
+pub(crate) const PROGRAM: &str = "program";
+
 /// The result of an audited change.
 pub(super) trait AuditSubject {
     /// Returns the id of the key or organization that was created or changed, if any.

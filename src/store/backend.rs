@@ -24,6 +24,8 @@ pub(crate) trait UsageStore: Send + Sync + 'static {
     ///
     /// [`HashScheme::KeyedBlake3`]: crate::model::HashScheme::KeyedBlake3
     fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError>;
+    /// Appends to the audit log without changing anything else.
+    fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError>;
     /// Stores the windows of keys and organizations in place of the stored ones of the same subject.
     fn save_windows(&self, windows: Vec<(SubjectId, Vec<SavedCounter>)>) -> Result<(), StoreError>;
     /// Deletes the stored windows of keys and organizations that have ended. Reads all stored windows.
@@ -113,8 +115,6 @@ pub(crate) trait Store: UsageStore {
     /// Marks a key as revoked. Revoking a revoked key changes nothing.
     fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError>;
 
-    /// Appends to the audit log without changing anything else.
-    fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError>;
     /// Returns at most `limit` audit entries with ids below `before`, latest first.
     fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
 

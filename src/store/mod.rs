@@ -21,7 +21,7 @@ pub(crate) mod totals;
 pub(crate) mod transfer;
 mod usage;
 
-pub(crate) use self::audit::{AuditContext, CompletedRequest, IdempotencyKey};
+pub(crate) use self::audit::{AuditContext, CompletedRequest, IdempotencyKey, PROGRAM};
 pub(crate) use self::backend::{ChangeEvent, Resolved, Store, UsageStore};
 #[cfg(all(feature = "cli", any(feature = "import", feature = "postgres")))]
 pub(crate) use self::changes::FIRST_SECRET;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::common::{Home, IP, NOON, SECRET};
 use keyguard::{
-    AuditEntry, ClientIp, CreateKey, IpKey, KeyGuard, LockDuration, Page, RotateKey, UpdateKey,
-    UpdateOrg,
+    AuditEntry, ClientIp, CreateKey, IpKey, KeyGuard, LockDuration, Page, Policy, RotateKey,
+    UpdateKey, UpdateOrg,
 };
 use serde_json::{Value, json};
 
@@ -85,6 +85,8 @@ fn every_change_is_logged_with_its_target() {
     entered("unblock", None, json!({"ip": "192.0.2.7", "path": null}));
     kg.admin().reload().unwrap();
     entered("reload", None, json!({}));
+    kg.admin().set_policy(Policy::new()).unwrap();
+    entered("set_policy", None, json!({}));
     kg.admin().revoke_key(id).unwrap();
     entered("revoke_key", Some(1), json!({}));
     let two = [CreateKey::new("acme", "a"), CreateKey::new("acme", "b")];
@@ -92,7 +94,7 @@ fn every_change_is_logged_with_its_target() {
     entered("create_keys", Some(2), json!({"keys": 2}));
 
     let ids: Vec<u64> = log(&kg).iter().map(|entry| entry.id).collect();
-    assert_eq!(ids, (1..=16).collect::<Vec<_>>());
+    assert_eq!(ids, (1..=17).collect::<Vec<_>>());
     let text = format!("{:?}", log(&kg));
     assert!(!text.contains(created.raw_key.expose()) && !text.contains(SECRET));
 }

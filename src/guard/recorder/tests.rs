@@ -115,6 +115,9 @@ impl UsageStore for Disk {
     fn rehash(&self, _: &[Rehash], _: &AuditContext) -> Result<(), StoreError> {
         unimplemented!()
     }
+    fn append_audit(&self, _: &AuditContext) -> Result<(), StoreError> {
+        unimplemented!()
+    }
 }
 
 /// A recorder over a [`Disk`] with a writer that the test drives.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::Recorder;
 use super::channel::Part;
 use super::outlet::Outlet;
@@ -11,7 +13,7 @@ use crate::guard::active_locks::ActiveLocks;
 use crate::guard::cached_key::GrantBackends;
 use crate::guard::policy_reloader::PolicyReloader;
 use crate::guard::warnings::{Topic, Warnings};
-use crate::store::{StoreError, UsageBatch, UsageStore};
+use crate::store::{AuditContext, StoreError, UsageBatch, UsageStore};
 use crate::time::{CalendarCheck, Moment};
 
 /// The longest time before usage is written.
@@ -183,7 +185,11 @@ impl Writer {
     pub(super) fn maintain(&mut self) {
         let clock = self.backends.recorder.clock();
         clock.resync();
-        self.policy_reloader.reload_if_signalled();
+        self.policy_reloader.reload_if_signalled(|| {
+            let details = json!({ "signal": "SIGHUP" });
+            let audit = AuditContext::of_program(clock.timestamp(), "reload", details);
+            self.store.append_audit(&audit)
+        });
         #[cfg(feature = "http")]
         self.policy_reloader.warn_of_mounts();
         self.backends.limiter.sweep();

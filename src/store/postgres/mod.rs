@@ -192,6 +192,10 @@ impl UsageStore for PostgresStore {
         })
     }
 
+    fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError> {
+        self.commit_audited(audit, async |_, _| Ok(()))
+    }
+
     /// Windows are local to a process or live in Redis.
     fn save_windows(&self, _: Vec<(SubjectId, Vec<SavedCounter>)>) -> Result<(), StoreError> {
         Ok(())
@@ -313,10 +317,6 @@ impl Store for PostgresStore {
         self.commit_audited(audit, async move |conn, turn| {
             manage::revoke_key(conn, turn, id).await
         })
-    }
-
-    fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError> {
-        self.commit_audited(audit, async |_, _| Ok(()))
     }
 
     fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {

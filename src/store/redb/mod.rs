@@ -113,6 +113,10 @@ impl UsageStore for RedbStore {
         })
     }
 
+    fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError> {
+        self.commit_audited(audit, |_| Ok(()))
+    }
+
     fn save_windows(&self, windows: Vec<(SubjectId, Vec<SavedCounter>)>) -> Result<(), StoreError> {
         self.write(|txn| counters::put(txn, WINDOWS, &windows))
     }
@@ -220,10 +224,6 @@ impl Store for RedbStore {
 
     fn revoke_key(&self, id: KeyId, audit: &AuditContext) -> Result<Key, StoreError> {
         self.commit_audited(audit, |txn| keys::revoke(txn, id))
-    }
-
-    fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError> {
-        self.commit_audited(audit, |_| Ok(()))
     }
 
     fn audit_log(&self, before: Option<u64>, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
