@@ -3,9 +3,8 @@
 use super::super::Guard;
 use super::super::cached_key::CachedKey;
 use super::super::grant::{Extra, Grant};
-use super::context::{Admitted, RequestContext};
+use super::context::{Admitted, RequestContext, ShadowLog};
 use super::limits;
-use crate::counter::Rule;
 use crate::limiter::{Receipt, rule_at};
 use crate::policy::path;
 
@@ -46,11 +45,12 @@ fn extra<H: ?Sized>(
     receipt: Receipt,
 ) -> Box<Extra> {
     let rules = limits::rules(key, &context.route);
-    let mut shadow_denied = context.take_shadow_denied();
     for index in receipt.iter().flat_map(|remarks| &remarks.skipped) {
-        let rule = rule_at(&rules, usize::from(*index));
-        shadow_denied.extend(rule.map(Rule::name));
+        if let Some(rule) = rule_at(&rules, usize::from(*index)) {
+            ShadowLog::deny(&mut context.shadow_log, rule.name());
+        }
     }
+    let shadow_denied = context.take_shadow_denied();
     guard.recorder().count_shadow_denied(&shadow_denied);
     Box::new(Extra {
         route_rules: rules[1..].concat(),

@@ -48,8 +48,7 @@ pub(super) async fn consume<H: Headers + ?Sized>(
     };
     let admission = limits::admit(guard, context, demand).get().await;
     if let Admission::Admitted(_, receipt) = &admission {
-        let denied = receipt.iter().flat_map(|remarks| &remarks.skipped);
-        for index in denied {
+        for index in receipt.iter().flat_map(|remarks| &remarks.skipped) {
             if let Some((_, rule)) = rules(&context.route).nth(usize::from(*index)) {
                 ShadowLog::deny(&mut context.shadow_log, rule.name());
             }

@@ -91,26 +91,24 @@ pub(super) fn admit<'a, H: ?Sized>(
 ) -> MaybeReady<'a, Admission> {
     match context.is_preview {
         false => guard.limiter().admit(demand, &context.deadline),
-        true => {
-            let log = context.shadow_log.get_or_insert_default();
-            MaybeReady::Now(preview(guard, log, demand))
-        }
+        true => MaybeReady::Now(preview(guard, &mut context.shadow_log, demand)),
     }
 }
 
 /// Returns what the limiter would decide, and notes the states of the limits.
 #[cold]
-fn preview(guard: &Guard, log: &mut ShadowLog, demand: Demand<'_>) -> Admission {
+fn preview(guard: &Guard, log: &mut Option<Box<ShadowLog>>, demand: Demand<'_>) -> Admission {
     let states = guard.limiter().states(demand);
     let at = states
         .first()
         .map_or_else(Moment::default, |(state, _)| state.at);
     let rules = demand.rules.iter().copied().flatten();
     let refusing = rules.zip(states).filter(|(rule, (state, retry_at))| {
-        log.states.push(LimitStatus::new(rule, *state));
+        let states = &mut log.get_or_insert_default().states;
+        states.push(LimitStatus::new(rule, *state));
         let is_refusing = *retry_at > state.at;
         if is_refusing && rule.limit.shadow {
-            log.shadow_denied.push(rule.name());
+            ShadowLog::deny(log, rule.name());
         }
         is_refusing && !rule.limit.shadow
     });

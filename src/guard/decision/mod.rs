@@ -70,13 +70,7 @@ pub(crate) fn decide<H: Headers + ?Sized>(
     let mut context = RequestContext::new(request, &policy);
     match block_on(run(guard, &mut context, source)) {
         Ok(admitted) => Ok(grant::issue(guard, &mut context, admitted)),
-        Err(refusal) => {
-            if refusal.has_consequences() {
-                block_on(refusal::follow_up(guard, &context, &refusal));
-            }
-            refusal::record(guard, &context, &refusal);
-            Err(refusal.denial)
-        }
+        Err(refusal) => Err(block_on(refusal::conclude(guard, &context, refusal))),
     }
 }
 
@@ -91,13 +85,7 @@ pub(crate) async fn decide_async<H: Headers + ?Sized>(
     let mut context = RequestContext::new(request, &policy);
     match run(guard, &mut context, source).await {
         Ok(admitted) => Ok(grant::issue(guard, &mut context, admitted)),
-        Err(refusal) => {
-            if refusal.has_consequences() {
-                refusal::follow_up(guard, &context, &refusal).await;
-            }
-            refusal::record(guard, &context, &refusal);
-            Err(refusal.denial)
-        }
+        Err(refusal) => Err(refusal::conclude(guard, &context, refusal).await),
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     /// Whether a [`follow_up`] is due.
-    pub(super) fn has_consequences(&self) -> bool {
+    fn has_consequences(&self) -> bool {
         let reason = self.denial.reason();
         reason == Reason::IpLocked || AuthFailure::of(reason).is_some()
     }
@@ -50,9 +50,23 @@ pub(crate) fn refuse_unreadable<H: ?Sized>(guard: &Guard, request: &Request<'_, 
     Denial::new(reason)
 }
 
+/// Acts on a refusal and records it. Returns its denial.
+#[inline(always)]
+pub(super) async fn conclude<H: Headers + ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    refusal: Refusal,
+) -> Denial {
+    if refusal.has_consequences() {
+        follow_up(guard, context, &refusal).await;
+    }
+    record(guard, context, &refusal);
+    refusal.denial
+}
+
 /// Counts a failed authentication, or checks whether a locked address is a proxy.
 #[cold]
-pub(super) async fn follow_up<H: Headers + ?Sized>(
+async fn follow_up<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
     refusal: &Refusal,
@@ -75,7 +89,7 @@ pub(super) fn recorded<H: ?Sized>(
 }
 
 /// Records a refusal.
-pub(super) fn record<H: ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, refusal: &Refusal) {
+fn record<H: ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, refusal: &Refusal) {
     let (recorder, reason) = (guard.recorder(), refusal.denial.reason());
     recorder.count_shadow_denied(context.shadow_denied());
     match &refusal.key {

@@ -6,7 +6,6 @@ mod sets;
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -16,7 +15,7 @@ use self::decision::LockedCounters;
 pub(crate) use self::sets::CounterSet;
 use self::sets::{LockedSets, SHARDS, SetTable};
 use super::{
-    Admission, AttachError, CounterSets, Demand, LimitState, Limiter, Receipt, Rules, SavedWindows,
+    Admission, AttachError, CounterSets, Demand, LimitState, Limiter, Receipt, SavedWindows,
     Subjects, indexed, is_skipped,
 };
 #[cfg(feature = "redis")]
@@ -80,19 +79,14 @@ impl Limiter for MemoryLimiter {
     }
 
     fn states(&self, demand: Demand<'_>) -> Vec<(LimitState, Moment)> {
-        let Demand {
-            subjects,
-            rules,
-            cost,
-        } = demand;
-        match subjects {
+        match demand.subjects {
             Subjects::Key(sets) => {
                 let locked = self.lock(sets);
-                decision::states(locked, rules, cost, self.time())
+                decision::states(locked, demand.rules, demand.cost, self.time())
             }
             Subjects::Address(ip_key) => {
-                let (locked, time) = self.lock_address(ip_key, rules, cost);
-                decision::states(locked, rules, cost, time)
+                let (locked, time) = self.lock_address(ip_key, demand);
+                decision::states(locked, demand.rules, demand.cost, time)
             }
         }
     }
@@ -101,7 +95,7 @@ impl Limiter for MemoryLimiter {
         let Subjects::Address(ip_key) = demand.subjects else {
             return true;
         };
-        let (mut locked, _) = self.lock_address(ip_key, demand.rules, demand.cost);
+        let (mut locked, _) = self.lock_address(ip_key, demand);
         locked.has_room(demand.rules, &mut None, |rule| rule.limit.shadow)
     }
 
@@ -197,7 +191,7 @@ impl MemoryLimiter {
                 [[rule]] => self.admit_by_one(sets, rule, demand),
                 _ => self.admit_by_several(sets, demand),
             },
-            Subjects::Address(ip_key) => self.admit_address(ip_key, demand.rules, demand.cost),
+            Subjects::Address(ip_key) => self.admit_address(ip_key, demand),
         }
     }
 
@@ -221,9 +215,9 @@ impl MemoryLimiter {
 
     /// A function of its own, to keep the stack frame for keys small.
     #[inline(never)]
-    fn admit_address(&self, ip_key: IpKey, rules: Rules<'_>, cost: NonZeroU32) -> Admission {
-        let (locked, time) = self.lock_address(ip_key, rules, cost);
-        decision::admit(locked, rules, cost, time)
+    fn admit_address(&self, ip_key: IpKey, demand: Demand<'_>) -> Admission {
+        let (locked, time) = self.lock_address(ip_key, demand);
+        decision::admit(locked, demand.rules, demand.cost, time)
     }
 
     #[inline(always)]
@@ -231,14 +225,9 @@ impl MemoryLimiter {
         LockedSets::lock(sets, &self.changed)
     }
 
-    fn lock_address(
-        &self,
-        ip_key: IpKey,
-        rules: Rules<'_>,
-        cost: NonZeroU32,
-    ) -> (LockedAddress<'_>, Time<'_>) {
+    fn lock_address(&self, ip_key: IpKey, demand: Demand<'_>) -> (LockedAddress<'_>, Time<'_>) {
         let time = || self.time();
-        self.addresses.lock(ip_key, rules, cost, time)
+        self.addresses.lock(ip_key, demand.rules, demand.cost, time)
     }
 }
 
@@ -273,18 +262,14 @@ impl MemoryLimiter {
         receipt: &Receipt,
         balances: impl Fn(usize) -> Balance,
     ) {
-        let Demand {
-            subjects,
-            rules,
-            cost,
-        } = demand;
-        match subjects {
+        let Demand { rules, cost, .. } = demand;
+        match demand.subjects {
             Subjects::Key(sets) => {
                 let locked = self.lock(sets);
                 decision::record_admitted(locked, rules, cost, self.time(), receipt, balances);
             }
             Subjects::Address(ip_key) => {
-                let (locked, time) = self.lock_address(ip_key, rules, cost);
+                let (locked, time) = self.lock_address(ip_key, demand);
                 decision::record_admitted(locked, rules, cost, time, receipt, balances);
             }
         }
