@@ -299,10 +299,6 @@ fn read_varint(bytes: &mut impl Iterator<Item = u8>) -> Option<(u64, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
     use super::*;
 
     fn cost(n: u32) -> NonZeroU32 {
@@ -311,85 +307,6 @@ mod tests {
 
     fn millis(n: u64) -> Moment {
         Moment::from_nanos(n * 1_000_000)
-    }
-
-    /// A naive model: every hit with its own rounded time.
-    struct Naive {
-        length: u64,
-        grain: u64,
-        hits: Vec<(u64, u64)>,
-    }
-
-    impl Naive {
-        fn new(length: WindowLength) -> Self {
-            Self {
-                length: length.nanos(),
-                grain: length.grain_nanos(),
-                hits: Vec::new(),
-            }
-        }
-
-        fn used(&self, now: u64) -> u64 {
-            self.hits
-                .iter()
-                .filter(|(at, _)| at + self.length > now)
-                .map(|(_, n)| n)
-                .sum()
-        }
-
-        fn admit(&mut self, now: u64, limit: u64, cost: u64) -> bool {
-            let admitted = self.used(now) + cost <= limit;
-            if admitted {
-                self.hits
-                    .push((now.div_ceil(self.grain) * self.grain, cost));
-            }
-            admitted
-        }
-
-        fn retry_at(&self, now: u64, limit: u64, cost: u64) -> u64 {
-            let fits = |at: u64| self.used(at) + cost <= limit;
-            let leaving = self
-                .hits
-                .iter()
-                .map(|(at, _)| at + self.length)
-                .filter(|at| *at > now);
-            std::iter::once(now)
-                .chain(leaving)
-                .filter(|&at| fits(at))
-                .min()
-                .unwrap()
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(300))]
-
-        #[test]
-        fn decisions_equal_those_of_a_naive_log(
-            length_ms in prop_oneof![1..50_u64, 900..70_000_u64, 3_000_000..9_000_000_u64],
-            limit in prop_oneof![1..20_u32, 1_000..2_000_u32],
-            // Each step waits a fraction of the window and requests a fraction of the limit.
-            steps in prop::collection::vec((0.0..1.0_f64, 0..4_u32, 0.0..1.0_f64), 1..400),
-        ) {
-            let length = WindowLength::new(Duration::from_millis(length_ms)).unwrap();
-            let mut log = SlidingLog::new(length);
-            let mut naive = Naive::new(length);
-            let mut now = 0;
-            for (wait, scale, ask) in steps {
-                now += (length.nanos() as f64 * wait.powi(4) / 4_f64.powi(scale as i32)) as u64;
-                let asked = 1 + (f64::from(limit - 1) * ask.powi(6)) as u32;
-                let moment = Moment::from_nanos(now);
-                let used = log.used_at(moment);
-                prop_assert_eq!(u64::from(used), naive.used(now));
-                let retry_at = log.retry_at(moment, u64::from(limit), cost(asked)).nanos();
-                prop_assert_eq!(retry_at, naive.retry_at(now, u64::from(limit), u64::from(asked)));
-                let admitted = used + asked <= limit;
-                if admitted {
-                    log.consume(moment, cost(asked));
-                }
-                prop_assert_eq!(admitted, naive.admit(now, u64::from(limit), u64::from(asked)));
-            }
-        }
     }
 
     #[test]
