@@ -53,8 +53,8 @@ impl Revisions {
         }
     }
 
-    /// Returns the freshness of a key that was read when [`Revisions::all`] was `read_at`. Outdated if it
-    /// changed since.
+    /// Returns the freshness of a key that was read when [`Revisions::all`] was `read_at`. Valid only if
+    /// that is still the number of all changes: an earlier change to the key is not noticed.
     pub(super) fn freshness(&self, read_at: u64, key: KeyId, org: OrgId) -> Freshness {
         Freshness {
             checked_at: AtomicU64::new(read_at),
