@@ -76,8 +76,8 @@ pub struct TopKey {
     pub requests: u64,
 }
 
-/// The usage to list, for [`Admin::list_usage`]. To process all requests, use a
-/// [`UsageSink`](crate::UsageSink).
+/// The usage to list, for [`Admin::list_usage`]. Rows of usage have no id, so the listing has no further
+/// pages: to process all requests, use a [`UsageSink`](crate::UsageSink).
 ///
 /// ```
 /// use keyguard::{KeyId, ListUsage};
