@@ -93,7 +93,12 @@ impl<H: Headers + ?Sized> Headers for &H {
 /// Inlined, because most names differ in length.
 #[inline(always)]
 fn has_name(sent: &str, name: &str) -> bool {
-    sent.len() == name.len() && (sent == name || sent.eq_ignore_ascii_case(name))
+    sent.len() == name.len() && is_same_name(sent, name)
+}
+
+#[inline(never)]
+fn is_same_name(sent: &str, name: &str) -> bool {
+    sent == name || sent.eq_ignore_ascii_case(name)
 }
 
 /// [`Headers`] from a closure that finds the values of a header by its name.

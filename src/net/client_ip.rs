@@ -34,11 +34,22 @@ impl ClientIp {
 }
 
 impl From<IpAddr> for ClientIp {
+    #[inline]
     fn from(ip: IpAddr) -> Self {
-        Self(Some(match ip.to_canonical() {
-            IpAddr::V6(v6) => well_known(v6).and_then(embedded).map_or(ip, IpAddr::V4),
-            v4 => v4,
+        Self(Some(match ip {
+            IpAddr::V4(_) => ip,
+            IpAddr::V6(ip) => without_v4_prefix(ip),
         }))
+    }
+}
+
+/// Returns the IPv4 address that an IPv6 address embeds, else the IPv6 address.
+fn without_v4_prefix(ip: Ipv6Addr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => well_known(v6)
+            .and_then(embedded)
+            .map_or(ip.into(), IpAddr::V4),
+        v4 => v4,
     }
 }
 

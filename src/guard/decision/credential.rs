@@ -109,12 +109,15 @@ fn key<'a, H: Headers + ?Sized>(
 }
 
 #[inline(always)]
-fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, Reason> {
-    let first = values.next();
-    if first.is_some() && values.next().is_some() {
-        return Err(Reason::RepeatedHeader);
+fn only<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, Reason> {
+    let mut only = None;
+    // One loop, so that the look-up of a header is inlined once.
+    for value in values {
+        if only.replace(value).is_some() {
+            return Err(Reason::RepeatedHeader);
+        }
     }
-    Ok(first)
+    Ok(only)
 }
 
 /// The token of a `Bearer` credential, if it is formed like a key.

@@ -1,8 +1,8 @@
 //! Fingerprints of key texts, by which a cached key is recognized without BLAKE3.
 //!
-//! A fingerprint is the length of the text and its universal hash NH (Black, Halevi, Krawczyk, Krovetz,
-//! Rogaway: *UMAC: Fast and Secure Message Authentication*, CRYPTO 1999; RFC 4418 §5.2) over words of 64
-//! bits, twice, the second time with the hash key shifted by two words. For any two different texts, the
+//! A fingerprint is the length of the text and the universal hash NH (Black, Halevi, Krawczyk, Krovetz,
+//! Rogaway: *UMAC: Fast and Secure Message Authentication*, CRYPTO 1999; RFC 4418 §5.2) of its blocks, over
+//! words of 64 bits, twice, the second time with the hash key shifted by two words. For any two different texts, the
 //! probability over the choice of the hash key that their fingerprints are equal is at most 2⁻¹²⁸ (ibid.,
 //! theorem on Toeplitz keys).
 //!
@@ -46,18 +46,36 @@ impl Fingerprinter {
         }
         let mut sums = [0; 2];
         let (blocks, rest) = text.as_chunks();
-        // The text is padded with zeros. Texts of different lengths never have the same fingerprint.
-        let mut last = [0; 16];
-        last[..rest.len()].copy_from_slice(rest);
-        let blocks = blocks.iter().chain((!rest.is_empty()).then_some(&last));
-        let keys = self.0.iter().zip(&self.0[1..]);
-        for (block, (key, shifted_key)) in blocks.zip(keys) {
-            let block = words(*block);
-            add_product(&mut sums[0], block, key);
-            add_product(&mut sums[1], block, shifted_key);
+        for (at, block) in blocks.iter().enumerate() {
+            self.add_block(&mut sums, at, block);
         }
-        let [a, b] = sums.map(halves);
-        Some(Fingerprint([a[0], a[1], b[0], b[1], text.len() as u64]))
+        if !rest.is_empty() {
+            self.add_block(&mut sums, blocks.len(), &last_block(text));
+        }
+        let (first, second) = (halves(sums[0]), halves(sums[1]));
+        let len = text.len() as u64;
+        Some(Fingerprint([first[0], first[1], second[0], second[1], len]))
+    }
+
+    #[inline(always)]
+    fn add_block(&self, sums: &mut [u128; 2], at: usize, block: &[u8; 16]) {
+        let block = words(*block);
+        add_product(&mut sums[0], block, &self.0[at]);
+        add_product(&mut sums[1], block, &self.0[at + 1]);
+    }
+}
+
+/// The last 16 bytes of a text, of which some may be in the block before; a shorter text is padded with
+/// zeros. Together with its length, the blocks determine the text.
+#[inline(always)]
+fn last_block(text: &[u8]) -> [u8; 16] {
+    match text.last_chunk() {
+        Some(last) => *last,
+        None => {
+            let mut padded = [0; 16];
+            padded[..text.len()].copy_from_slice(text);
+            padded
+        }
     }
 }
 
@@ -73,7 +91,8 @@ fn halves(number: u128) -> [u64; 2] {
 
 #[inline(always)]
 fn add_product(sum: &mut u128, block: [u64; 2], key: &[u64; 2]) {
-    let [a, b] = [0, 1].map(|at| u128::from(block[at].wrapping_add(key[at])));
+    let a = u128::from(block[0].wrapping_add(key[0]));
+    let b = u128::from(block[1].wrapping_add(key[1]));
     *sum = sum.wrapping_add(a * b);
 }
 
@@ -131,12 +150,23 @@ mod tests {
         Fingerprinter(Zeroizing::new(key))
     }
 
+    /// The blocks of a text, of which the last one may overlap the one before.
+    fn blocks(text: &[u8]) -> Vec<u8> {
+        let mut blocks = text.to_vec();
+        if text.len() < 16 {
+            blocks.resize(text.len().next_multiple_of(16), 0);
+        } else if !text.len().is_multiple_of(16) {
+            blocks.truncate(text.len() / 16 * 16);
+            blocks.extend_from_slice(&text[text.len() - 16..]);
+        }
+        blocks
+    }
+
     /// NH as in RFC 4418 §5.2.2, over words of 64 bits.
     fn nh(key: &[u64], text: &[u8]) -> u128 {
-        let mut padded = text.to_vec();
-        padded.resize(text.len().next_multiple_of(16), 0);
-        let word = |at: usize| u64::from_le_bytes(padded[8 * at..][..8].try_into().unwrap());
-        (0..padded.len() / 8).step_by(2).fold(0, |sum: u128, at| {
+        let blocks = blocks(text);
+        let word = |at: usize| u64::from_le_bytes(blocks[8 * at..][..8].try_into().unwrap());
+        (0..blocks.len() / 8).step_by(2).fold(0, |sum: u128, at| {
             let a = u128::from(word(at).wrapping_add(key[at]));
             let b = u128::from(word(at + 1).wrapping_add(key[at + 1]));
             sum.wrapping_add(a * b)
