@@ -9,6 +9,8 @@
 
 use std::num::NonZeroU32;
 
+use smallvec::SmallVec;
+
 use crate::limit::WindowLength;
 use crate::time::Moment;
 
@@ -17,8 +19,8 @@ use crate::time::Moment;
 #[derive(Debug)]
 pub(crate) struct SlidingLog {
     length: WindowLength,
-    /// The older runs, after `gone` bytes of expired runs.
-    older: Vec<u8>,
+    /// The older runs, after `gone` bytes of expired runs. As large as a `Vec`, and a few runs are inline.
+    older: SmallVec<[u8; 16]>,
     gone: u32,
     /// Grain of the oldest run, or of the newest if `older` is empty.
     oldest: u64,
@@ -33,7 +35,7 @@ impl SlidingLog {
     pub(crate) fn new(length: WindowLength) -> Self {
         Self {
             length,
-            older: Vec::new(),
+            older: SmallVec::new(),
             gone: 0,
             oldest: 0,
             newest_offset: 0,
