@@ -1,8 +1,11 @@
 //! Refused requests, and the responses to them.
 
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::cached_key::CachedKey;
 use super::fields::{LimitFields, RateLimitHeaders, whole_seconds};
 use crate::counter::{Rule, Subject};
 use crate::limit::Period;
@@ -27,17 +30,50 @@ use crate::time::Moment;
 pub struct Denial {
     reason: Reason,
     wait: Option<Duration>,
-    limit: Option<Box<Exhausted>>,
+    limit: Option<Exhausted>,
 }
 
 /// The limit that refused the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Exhausted {
-    rule: Rule,
+    rule: ExhaustedRule,
     remaining: u64,
     wait: Option<Duration>,
     headers: RateLimitHeaders,
 }
+
+/// The rule of an exhausted limit. Refusing a key copies nothing.
+#[derive(Clone)]
+enum ExhaustedRule {
+    /// The rule of the key at this index.
+    OfKey(Arc<CachedKey>, usize),
+    Other(Box<Rule>),
+}
+
+impl Deref for ExhaustedRule {
+    type Target = Rule;
+
+    fn deref(&self) -> &Rule {
+        match self {
+            Self::OfKey(key, index) => &key.rules[*index],
+            Self::Other(rule) => rule,
+        }
+    }
+}
+
+impl fmt::Debug for ExhaustedRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl PartialEq for ExhaustedRule {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for ExhaustedRule {}
 
 impl Denial {
     pub(super) fn new(reason: Reason) -> Self {
@@ -63,9 +99,31 @@ impl Denial {
     }
 
     /// Creates a refusal by `rule`, which has room from `retry_at` on. Its response has these `headers`.
-    #[inline]
     pub(super) fn exhausted(
         rule: &Rule,
+        state: LimitState,
+        retry_at: Moment,
+        headers: RateLimitHeaders,
+    ) -> Self {
+        let rule = ExhaustedRule::Other(Box::new(rule.clone()));
+        Self::by_rule(rule, state, retry_at, headers)
+    }
+
+    /// Like [`Denial::exhausted`], by the rule of a key at the index in `state`.
+    #[inline(always)]
+    pub(super) fn exhausted_by_key(
+        key: Arc<CachedKey>,
+        state: LimitState,
+        retry_at: Moment,
+    ) -> Self {
+        let headers = key.backends.rate_limit_headers;
+        let rule = ExhaustedRule::OfKey(key, state.rule);
+        Self::by_rule(rule, state, retry_at, headers)
+    }
+
+    #[inline(always)]
+    fn by_rule(
+        rule: ExhaustedRule,
         state: LimitState,
         retry_at: Moment,
         headers: RateLimitHeaders,
@@ -79,7 +137,7 @@ impl Denial {
         };
         let wait = (retry_at < Moment::NEVER).then(|| retry_at.since(state.at));
         let limit = Exhausted {
-            rule: rule.clone(),
+            rule,
             remaining: state.remaining,
             wait,
             headers,
@@ -87,7 +145,15 @@ impl Denial {
         Self {
             reason,
             wait,
-            limit: Some(Box::new(limit)),
+            limit: Some(limit),
+        }
+    }
+
+    /// The key, if a rule of its own refused the request.
+    pub(super) fn key(&self) -> Option<&CachedKey> {
+        match &self.limit.as_ref()?.rule {
+            ExhaustedRule::OfKey(key, _) => Some(key),
+            ExhaustedRule::Other(_) => None,
         }
     }
 

@@ -55,6 +55,7 @@ pub struct Grant {
     /// Whether [`Grant::require`] has refused.
     lacked_scope: AtomicBool,
     is_settled: AtomicBool,
+    /// Whether the request is recorded, or need not be.
     is_recorded: AtomicBool,
     cost: NonZeroU32,
     /// `None` for most grants.
@@ -75,25 +76,29 @@ pub(super) struct Extra {
 type StoredPath = SmallVec<[u8; 40]>;
 
 impl Grant {
+    /// Creates a grant. Without a `path`, the request is not recorded.
     #[inline]
     pub(super) fn new(
         key: Arc<CachedKey>,
         state: LimitState,
         ip: ClientIp,
         method: Method,
-        path: &str,
+        path: Option<&str>,
         cost: NonZeroU32,
         extra: Option<Box<Extra>>,
     ) -> Self {
+        let is_recorded = AtomicBool::new(path.is_none());
         Self {
             key: Some(key),
             state,
             ip,
             method,
-            path: StoredPath::from_slice(path.as_bytes()),
+            path: path.map_or_else(StoredPath::new, |path| {
+                StoredPath::from_slice(path.as_bytes())
+            }),
             lacked_scope: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
-            is_recorded: AtomicBool::new(false),
+            is_recorded,
             cost,
             extra,
         }
@@ -255,9 +260,7 @@ impl Grant {
     fn record(&self, status: u16) {
         let Some(key) = &self.key else { return };
         let recorder = &key.backends.recorder;
-        if recorder.is_enabled() {
-            recorder.record(&self.event(key, status), &self.path);
-        }
+        recorder.record(&self.event(key, status), &self.path);
     }
 
     #[inline]

@@ -12,7 +12,7 @@ use crate::limiter::{LimitState, Receipt};
 use crate::net::ClientIp;
 use crate::policy::{Access, RouteMatch};
 use crate::sys::Deadline;
-use crate::time::Timestamp;
+use crate::time::{Moment, Timestamp};
 
 /// A request, with the results of the stages so far.
 pub(super) struct RequestContext<'a, H: ?Sized> {
@@ -31,6 +31,11 @@ pub(super) struct RequestContext<'a, H: ?Sized> {
     pub(super) is_preview: bool,
     /// Whether the decision reached the key.
     pub(super) is_key_reached: bool,
+    /// The key, after the last stage.
+    pub(super) key: Option<Arc<CachedKey>>,
+    /// The state of the tightest limit of the key, after the last stage.
+    pub(super) limit_state: LimitState,
+    pub(super) receipt: Receipt,
     /// `None` for almost every request.
     pub(super) shadow_log: Option<Box<ShadowLog>>,
 }
@@ -56,14 +61,6 @@ impl ShadowLog {
     }
 }
 
-/// A request that passed all stages.
-pub(super) enum Admitted {
-    /// Admitted without a key.
-    WithoutKey,
-    /// Admitted with this key, by its limits.
-    WithKey(Arc<CachedKey>, LimitState, Receipt),
-}
-
 impl<'a, H: ?Sized> RequestContext<'a, H> {
     #[inline(always)]
     pub(super) fn new(request: &'a Request<'a, H>, policy: &'a PolicySnapshot<'a>) -> Self {
@@ -77,6 +74,9 @@ impl<'a, H: ?Sized> RequestContext<'a, H> {
             deadline: Deadline::default(),
             is_preview: false,
             is_key_reached: false,
+            key: None,
+            limit_state: LimitState::unlimited(Moment::default()),
+            receipt: None,
             shadow_log: None,
         }
     }
@@ -98,7 +98,7 @@ impl<'a, H: ?Sized> RequestContext<'a, H> {
         log.map_or_else(Vec::new, |log| std::mem::take(&mut log.shadow_denied))
     }
 
-    pub(super) fn into_verdict(self, outcome: Result<Admitted, Refusal>) -> Verdict {
+    pub(super) fn into_verdict(self, outcome: Result<(), Refusal>) -> Verdict {
         let log = *self.shadow_log.unwrap_or_default();
         Verdict {
             denial: outcome.err().map(|refusal| refusal.denial),

@@ -3,30 +3,25 @@
 use super::super::Guard;
 use super::super::cached_key::CachedKey;
 use super::super::grant::{Extra, Grant};
-use super::context::{Admitted, RequestContext, ShadowLog};
+use super::context::{RequestContext, ShadowLog};
 use super::limits;
 use crate::limiter::{Receipt, rule_at};
 use crate::policy::path;
 
 /// Issues the grant of an admitted request.
 #[inline(always)]
-pub(super) fn issue<H: ?Sized>(
-    guard: &Guard,
-    context: &mut RequestContext<'_, H>,
-    admitted: Admitted,
-) -> Grant {
-    let Admitted::WithKey(key, state, receipt) = admitted else {
+pub(super) fn issue<H: ?Sized>(guard: &Guard, context: &mut RequestContext<'_, H>) -> Grant {
+    let Some(key) = context.key.take() else {
         return without_key(guard, context);
     };
+    let receipt = context.receipt.take();
     let needs_extra =
         context.route.limits_keys || receipt.is_some() || context.shadow_log.is_some();
     let extra = needs_extra.then(|| extra(guard, context, &key, receipt));
-    let path = match guard.recorder().is_enabled() {
-        true => path::stored(context.request.path),
-        false => "",
-    };
+    let is_recorded = guard.recorder().is_enabled();
+    let path = is_recorded.then(|| path::stored(context.request.path));
     let (ip, method, cost) = (context.ip, context.request.method, context.cost);
-    Grant::new(key, state, ip, method, path, cost, extra)
+    Grant::new(key, context.limit_state, ip, method, path, cost, extra)
 }
 
 #[cold]

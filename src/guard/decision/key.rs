@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::super::Guard;
 use super::super::cached_key::{CachedKey, unavailable};
-use super::super::denial::Denial;
 use super::super::grant::holds;
 use super::super::key_cache::fingerprint::Fingerprint;
 use super::super::request::Headers;
+use super::KeySource;
 use super::context::{RequestContext, ShadowLog};
 use super::credential::{self, PresentedKey};
 use super::proxy;
@@ -17,6 +17,33 @@ use crate::model::{HashedKey, KeyId, Reason, key_text};
 use crate::store::Rehash;
 use crate::sys::Deadline;
 use crate::time::Timestamp;
+
+/// The result of [`find`].
+pub(super) enum Lookup<'h> {
+    Found(Arc<CachedKey>),
+    /// The key is to be loaded, if there is one.
+    ToLoad(PresentedKey<'h>, Fingerprint),
+}
+
+/// Finds the key of the request, unless it is to be loaded.
+#[inline(always)]
+pub(super) fn find<'h, 'c: 'h, H: Headers + ?Sized>(
+    guard: &'h Guard,
+    context: &mut RequestContext<'c, H>,
+    source: KeySource,
+) -> Result<Lookup<'h>, Refusal> {
+    context.is_key_reached = true;
+    match source {
+        KeySource::Presented => {
+            let credential = credential::require(guard, context)?;
+            match find_cached(guard, credential.text) {
+                Ok(key) => Ok(Lookup::Found(key)),
+                Err(fingerprint) => Ok(Lookup::ToLoad(credential, fingerprint)),
+            }
+        }
+        KeySource::Key(id) => Ok(Lookup::Found(find_by_id(guard, id)?)),
+    }
+}
 
 /// Returns the key of a text if it is in memory, else the fingerprint of the text.
 #[inline(always)]
@@ -93,14 +120,14 @@ pub(super) async fn load_stored(
 
 /// Loads a key by its id, bypassing the cache.
 #[cold]
-pub(super) fn find_by_id(guard: &Guard, id: KeyId) -> Result<Arc<CachedKey>, Reason> {
+fn find_by_id(guard: &Guard, id: KeyId) -> Result<Arc<CachedKey>, Reason> {
     let resolved = guard.store.resolve_id(id).map_err(unavailable)?;
     let resolved = resolved.ok_or(Reason::UnknownKey)?;
     let key = guard.cached_key(Fingerprint::default(), guard.revisions.all(), resolved)?;
     Ok(Arc::new(key))
 }
 
-/// Returns the key if it may make the request, limits apart.
+/// Returns the key if it may make the request, limits apart; else the context has it.
 #[inline(always)]
 pub(super) fn authorize<H: Headers + ?Sized>(
     guard: &Guard,
@@ -108,10 +135,8 @@ pub(super) fn authorize<H: Headers + ?Sized>(
     key: Arc<CachedKey>,
 ) -> Result<Arc<CachedKey>, Refusal> {
     if let Some(reason) = why_refused(guard, context, &key) {
-        return Err(Refusal {
-            denial: Denial::new(reason),
-            key: Some(key),
-        });
+        context.key = Some(key);
+        return Err(reason.into());
     }
     proxy::observe_accepted(guard, context, &key);
     Ok(key)

@@ -1,13 +1,16 @@
 //! Stage: the limits of the key, its organization and the routes.
 
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::super::Guard;
 use super::super::cached_key::CachedKey;
 use super::super::denial::Denial;
-use super::super::fields::RateLimitHeaders;
 use super::super::verdict::LimitStatus;
 use super::context::{RequestContext, ShadowLog};
+use super::refusal::Refusal;
 use crate::counter::Rule;
 use crate::limiter::{Admission, Demand, LimitState, Rules, rule_at, slowest};
 use crate::model::Reason;
@@ -15,69 +18,67 @@ use crate::policy::RouteMatch;
 use crate::sys::MaybeReady;
 use crate::time::Moment;
 
-/// Consumes the cost from all limits, or from none.
+/// The demand for the key, its organization and the routes.
 #[inline(always)]
-pub(super) async fn consume<H: ?Sized>(
-    guard: &Guard,
-    context: &mut RequestContext<'_, H>,
-    key: &CachedKey,
-) -> Admission {
-    let (own, all);
-    let rules: &[&[Rule]] = match context.route.limits_keys {
-        false => {
-            own = [&*key.rules];
-            &own
-        }
-        true => {
-            all = rules(key, &context.route);
-            &all
-        }
-    };
-    let demand = Demand {
+pub(super) fn demand<'a>(key: &'a CachedKey, rules: Rules<'a>, cost: NonZeroU32) -> Demand<'a> {
+    Demand {
         subjects: key.subjects(),
         rules,
-        cost: context.cost,
-    };
-    match admit(guard, context, demand) {
-        MaybeReady::Now(admission) => admission,
-        MaybeReady::Later(admission) => admission.await,
+        cost,
     }
 }
 
-/// The denial of a request that [`consume`] did not admit.
+/// Notes the outcome of a demand for a key.
 #[inline(always)]
-pub(super) fn denial<H: ?Sized>(
-    context: &RequestContext<'_, H>,
-    key: &CachedKey,
-    refused: &Admission,
-) -> Denial {
-    match *refused {
+pub(super) fn conclude<H: ?Sized>(
+    context: &mut RequestContext<'_, H>,
+    key: Arc<CachedKey>,
+    admission: Admission,
+) -> Result<(), Refusal> {
+    match admission {
+        Admission::Admitted(state, receipt) => {
+            context.limit_state = state;
+            context.receipt = receipt;
+            context.key = Some(key);
+            Ok(())
+        }
         Admission::Refused(state, retry_at) | Admission::RefusedShared(state, retry_at) => {
-            let headers = key.backends.rate_limit_headers;
-            match key.rules.get(state.rule) {
-                Some(rule) => Denial::exhausted(rule, state, retry_at, headers),
-                None => {
-                    let rules = rules(key, &context.route);
-                    exhausted_route(&rules, state, retry_at, headers)
-                }
-            }
+            Err(exhausted(context, key, state, retry_at).into())
         }
         // Counters of keys have room once they are attached.
-        Admission::Admitted(..) | Admission::Full | Admission::Undecided => {
-            Denial::new(Reason::Unavailable)
+        Admission::Full | Admission::Undecided => {
+            context.key = Some(key);
+            Err(Reason::Unavailable.into())
         }
     }
+}
+
+/// The denial of a request by an exhausted limit. The key is in the denial if the limit is one of its
+/// own, else in the context.
+#[inline(always)]
+fn exhausted<H: ?Sized>(
+    context: &mut RequestContext<'_, H>,
+    key: Arc<CachedKey>,
+    state: LimitState,
+    retry_at: Moment,
+) -> Denial {
+    if state.rule < key.rules.len() {
+        return Denial::exhausted_by_key(key, state, retry_at);
+    }
+    let denial = exhausted_route(&rules(&key, &context.route), &key, state, retry_at);
+    context.key = Some(key);
+    denial
 }
 
 #[cold]
 fn exhausted_route(
     rules: Rules<'_>,
+    key: &CachedKey,
     state: LimitState,
     retry_at: Moment,
-    headers: RateLimitHeaders,
 ) -> Denial {
     match rule_at(rules, state.rule) {
-        Some(rule) => Denial::exhausted(rule, state, retry_at, headers),
+        Some(rule) => Denial::exhausted(rule, state, retry_at, key.backends.rate_limit_headers),
         None => Denial::new(Reason::RateLimited),
     }
 }
@@ -125,7 +126,11 @@ pub(super) fn rules<'a, 'p: 'a>(
     key: &'a CachedKey,
     route_match: &RouteMatch<'p>,
 ) -> SmallVec<[&'a [Rule]; 3]> {
-    let routes = route_match.routes.iter().map(|route| &*route.key_rules);
-    let routes = routes.filter(|rules| !rules.is_empty());
-    std::iter::once(&*key.rules).chain(routes).collect()
+    let mut lists = SmallVec::new();
+    lists.push(&*key.rules);
+    if route_match.limits_keys {
+        let routes = route_match.routes.iter().map(|route| &*route.key_rules);
+        lists.extend(routes.filter(|rules| !rules.is_empty()));
+    }
+    lists
 }

@@ -26,8 +26,6 @@ mod proxy;
 mod refusal;
 mod route;
 
-use std::sync::Arc;
-
 #[cfg(feature = "serve")]
 pub(crate) use self::client::named_by_proxy;
 pub(crate) use self::ip_limit::check_ip;
@@ -36,19 +34,18 @@ pub(crate) use self::lockout::require_unlocked;
 #[cfg(feature = "serve")]
 pub(crate) use self::refusal::refuse_unreadable;
 
-use self::context::{Admitted, RequestContext};
+use self::context::RequestContext;
+use self::key::Lookup;
 use self::refusal::Refusal;
 use super::Guard;
-use super::cached_key::CachedKey;
 use super::denial::Denial;
 use super::grant::Grant;
 use super::request::{Headers, Request};
 use super::verdict::Verdict;
-use crate::limiter::Admission;
 use crate::model::KeyId;
 use crate::net::ClientIp;
 use crate::policy::Access;
-use crate::sys::block_on;
+use crate::sys::{MaybeReady, block_on};
 
 /// The key that a request is decided for.
 #[derive(Clone, Copy)]
@@ -69,7 +66,7 @@ pub(crate) fn decide<H: Headers + ?Sized>(
     let policy = guard.policy_handle.snapshot();
     let mut context = RequestContext::new(request, &policy);
     match block_on(run(guard, &mut context, source)) {
-        Ok(admitted) => Ok(grant::issue(guard, &mut context, admitted)),
+        Ok(()) => Ok(grant::issue(guard, &mut context)),
         Err(refusal) => Err(block_on(refusal::conclude(guard, &context, refusal))),
     }
 }
@@ -84,7 +81,7 @@ pub(crate) async fn decide_async<H: Headers + ?Sized>(
     let policy = guard.policy_handle.snapshot_full();
     let mut context = RequestContext::new(request, &policy);
     match run(guard, &mut context, source).await {
-        Ok(admitted) => Ok(grant::issue(guard, &mut context, admitted)),
+        Ok(()) => Ok(grant::issue(guard, &mut context)),
         Err(refusal) => Err(refusal::conclude(guard, &context, refusal).await),
     }
 }
@@ -115,58 +112,44 @@ pub(crate) fn client_ip<H: Headers + ?Sized>(
     }
 }
 
-/// All stages, in their order.
+/// All stages, in their order. The context then has the key and the state of its limits. Only what may wait is
+/// an `async fn` of its own, as each one costs each request some moves.
 #[inline(always)]
 async fn run<H: Headers + ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
     source: KeySource,
-) -> Result<Admitted, Refusal> {
+) -> Result<(), Refusal> {
     client::identify(guard, context)?;
     route::find(context)?;
     if context.route.access == Access::Exempt {
-        return Ok(Admitted::WithoutKey);
+        return Ok(());
     }
     lockout::check(guard, context)?;
     if let Some(ip_key) = ip_limit::limited_address(context) {
         ip_limit::consume(guard, context, ip_key).await?;
     }
     if !credential::is_required(guard, context) {
-        return Ok(Admitted::WithoutKey);
+        return Ok(());
     }
-    let key = match authenticate(guard, context, source).await {
-        Ok(key) => key,
-        Err(refusal) if route::admits_in_shadow(context, &refusal) => {
-            return Ok(Admitted::WithoutKey);
+    let key = match key::find(guard, context, source) {
+        Ok(Lookup::Found(key)) => Ok(key),
+        Ok(Lookup::ToLoad(credential, fingerprint)) => {
+            key::load(guard, context, credential, fingerprint).await
         }
+        Err(refusal) => Err(refusal),
+    };
+    let key = match key.and_then(|key| key::authorize(guard, context, key)) {
+        Ok(key) => key,
+        Err(refusal) if route::admits_in_shadow(context, &refusal) => return Ok(()),
         Err(refusal) => return Err(refusal),
     };
-    match limits::consume(guard, context, &key).await {
-        Admission::Admitted(state, receipt) => Ok(Admitted::WithKey(key, state, receipt)),
-        refused => Err(Refusal {
-            denial: limits::denial(context, &key, &refused),
-            key: Some(key),
-        }),
-    }
-}
-
-/// The stages `credential` and `key`: returns the key of the request, if it may make it.
-#[inline(always)]
-async fn authenticate<H: Headers + ?Sized>(
-    guard: &Guard,
-    context: &mut RequestContext<'_, H>,
-    source: KeySource,
-) -> Result<Arc<CachedKey>, Refusal> {
-    context.is_key_reached = true;
-    let key = match source {
-        KeySource::Presented => {
-            let credential = credential::require(guard, context)?;
-            match key::find_cached(guard, credential.text) {
-                Ok(key) => key,
-                Err(fingerprint) => key::load(guard, context, credential, fingerprint).await?,
-            }
+    let admission = {
+        let rules = limits::rules(&key, &context.route);
+        match limits::admit(guard, context, limits::demand(&key, &rules, context.cost)) {
+            MaybeReady::Now(admission) => admission,
+            MaybeReady::Later(admission) => admission.await,
         }
-        KeySource::Key(id) => key::find_by_id(guard, id)?,
     };
-    key::authorize(guard, context, key)
+    limits::conclude(context, key, admission)
 }

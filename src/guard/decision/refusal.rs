@@ -1,7 +1,5 @@
 //! Recording of refusals.
 
-use std::sync::Arc;
-
 use super::super::Guard;
 use super::super::cached_key::CachedKey;
 use super::super::denial::Denial;
@@ -18,8 +16,6 @@ use crate::store::UsageEvent;
 /// A refusal by one of the stages.
 pub(super) struct Refusal {
     pub(super) denial: Denial,
-    /// `None` before the key is found.
-    pub(super) key: Option<Arc<CachedKey>>,
 }
 
 impl Refusal {
@@ -38,7 +34,7 @@ impl From<Reason> for Refusal {
 
 impl From<Denial> for Refusal {
     fn from(denial: Denial) -> Self {
-        Self { denial, key: None }
+        Self { denial }
     }
 }
 
@@ -92,7 +88,7 @@ pub(super) fn recorded<H: ?Sized>(
 fn record<H: ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, refusal: &Refusal) {
     let (recorder, reason) = (guard.recorder(), refusal.denial.reason());
     recorder.count_shadow_denied(context.shadow_denied());
-    match &refusal.key {
+    match context.key.as_deref().or(refusal.denial.key()) {
         Some(key) => record_with_key(guard, context, key, reason),
         None => recorder.record_keyless(context.request, context.ip, reason),
     }

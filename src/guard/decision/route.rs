@@ -25,7 +25,7 @@ pub(super) fn find<H: Headers + ?Sized>(context: &mut RequestContext<'_, H>) -> 
 }
 
 /// Whether a request without an accepted key is admitted because every route that requires one is in
-/// shadow mode. Notes the routes then.
+/// shadow mode. Notes the routes then, and forgets the key.
 #[cold]
 pub(super) fn admits_in_shadow<H: ?Sized>(
     context: &mut RequestContext<'_, H>,
@@ -38,5 +38,6 @@ pub(super) fn admits_in_shadow<H: ?Sized>(
     for route in routes.filter(|route| route.requires_key) {
         ShadowLog::deny(&mut context.shadow_log, route.name.to_string());
     }
+    context.key = None;
     true
 }
