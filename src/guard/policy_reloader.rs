@@ -1,8 +1,9 @@
 //! The policy in force, and its replacement.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard as PolicyGuard};
@@ -16,15 +17,24 @@ use crate::store::StoreError;
 /// The policy in force.
 pub(crate) struct PolicyHandle {
     compiled: ArcSwap<CompiledPolicy>,
-    /// Whether the policy restricts no request before its key is known. Most requests then need not
-    /// load it.
-    is_unrestricted: AtomicBool,
+    /// The id of the policy, or [`UNRESTRICTED`]. Replaced after the policy.
+    id: AtomicU64,
+}
+
+/// The id of all policies that restrict no request before its key is known. Most requests then need not
+/// load the policy.
+const UNRESTRICTED: u64 = 0;
+
+thread_local! {
+    /// The policy of the last request on this thread. The next request takes it from here, because
+    /// counting references to it would be a write that all threads share.
+    static LAST_USED: Cell<Option<Arc<CompiledPolicy>>> = const { Cell::new(None) };
 }
 
 impl PolicyHandle {
     pub(super) fn new(compiled: CompiledPolicy) -> Self {
         Self {
-            is_unrestricted: AtomicBool::new(compiled.is_unrestricted()),
+            id: AtomicU64::new(restricting_id(&compiled)),
             compiled: ArcSwap::from_pointee(compiled),
         }
     }
@@ -39,43 +49,43 @@ impl PolicyHandle {
     }
 
     /// Returns the policy for one request.
-    #[inline]
-    pub(super) fn snapshot(&self) -> PolicySnapshot<'_> {
-        self.snapshot_by(|| self.load())
-    }
-
-    /// Like [`PolicyHandle::snapshot`], to be held across an await. Only a few guards of a thread are
-    /// cheap at the same time.
-    #[inline]
-    pub(super) fn snapshot_full(&self) -> PolicySnapshot<'_> {
-        self.snapshot_by(|| PolicyGuard::from_inner(self.load_full()))
-    }
-
     #[inline(always)]
-    fn snapshot_by(
-        &self,
-        load: impl FnOnce() -> PolicyGuard<Arc<CompiledPolicy>>,
-    ) -> PolicySnapshot<'_> {
-        let is_unrestricted = self.is_unrestricted.load(Ordering::Acquire);
+    pub(super) fn snapshot(&self) -> PolicySnapshot<'_> {
+        let id = self.id.load(Ordering::Acquire);
         PolicySnapshot {
             handle: self,
-            restrictions: (!is_unrestricted).then(load),
+            restrictions: (id != UNRESTRICTED).then(|| self.at_least(id)),
             loaded_later: OnceLock::new(),
         }
     }
 
+    /// Returns the policy with an id, or a newer one.
+    #[inline(always)]
+    fn at_least(&self, id: u64) -> Arc<CompiledPolicy> {
+        match LAST_USED.try_with(Cell::take) {
+            Ok(Some(last)) if last.id == id => last,
+            _ => self.load_full(),
+        }
+    }
+
     fn replace(&self, compiled: CompiledPolicy) {
-        let is_unrestricted = compiled.is_unrestricted();
+        let id = restricting_id(&compiled);
         self.compiled.store(Arc::new(compiled));
-        self.is_unrestricted
-            .store(is_unrestricted, Ordering::Release);
+        self.id.store(id, Ordering::Release);
     }
 }
 
-/// The policy as one request sees it.
+fn restricting_id(compiled: &CompiledPolicy) -> u64 {
+    match compiled.is_unrestricted() {
+        true => UNRESTRICTED,
+        false => compiled.id,
+    }
+}
+
+/// The policy as one request sees it. May be held across an await.
 pub(super) struct PolicySnapshot<'a> {
     handle: &'a PolicyHandle,
-    restrictions: Option<PolicyGuard<Arc<CompiledPolicy>>>,
+    restrictions: Option<Arc<CompiledPolicy>>,
     /// The policy, loaded on demand for requests that need no restrictions.
     loaded_later: OnceLock<Arc<CompiledPolicy>>,
 }
@@ -84,13 +94,23 @@ impl PolicySnapshot<'_> {
     /// The policy, unless it restricts no request before its key is known.
     #[inline(always)]
     pub(super) fn restrictions(&self) -> Option<&CompiledPolicy> {
-        self.restrictions.as_ref().map(|policy| &***policy)
+        self.restrictions.as_deref()
     }
 
     /// The whole policy.
     pub(super) fn compiled(&self) -> &CompiledPolicy {
         self.restrictions()
             .unwrap_or_else(|| self.loaded_later.get_or_init(|| self.handle.load_full()))
+    }
+}
+
+/// Leaves the policy to the next request on the thread.
+impl Drop for PolicySnapshot<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(policy) = self.restrictions.take() {
+            let _ = LAST_USED.try_with(|last| last.set(Some(policy)));
+        }
     }
 }
 
@@ -234,14 +254,25 @@ impl Drop for PolicyReloader {
 mod tests {
     use super::*;
 
+    fn handle(policy: &str) -> PolicyHandle {
+        PolicyHandle::new(compiled(policy))
+    }
+
+    fn compiled(policy: &str) -> CompiledPolicy {
+        CompiledPolicy::new(policy.parse().unwrap()).unwrap()
+    }
+
+    fn protected(snapshot: &PolicySnapshot<'_>) -> usize {
+        snapshot.compiled().source.protect.iter().flatten().count()
+    }
+
     #[test]
     fn a_reload_that_cannot_be_entered_in_the_audit_log_is_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("keyguard.toml");
         std::fs::write(&file, "key_limits = [\"5/min\"]").unwrap();
-        let policy = CompiledPolicy::new("".parse().unwrap()).unwrap();
         let reloader = PolicyReloader::new(
-            Arc::new(PolicyHandle::new(policy)),
+            Arc::new(handle("")),
             Arc::new(Revisions::new()),
             Arc::default(),
             Some(file),
@@ -258,14 +289,42 @@ mod tests {
     /// Regression: snapshots that were held across an await used up the cheap guards of their thread.
     #[test]
     fn snapshots_held_across_an_await_own_the_policy() {
-        let policy = "protect = []".parse().unwrap();
-        let handle = PolicyHandle::new(CompiledPolicy::new(policy).unwrap());
-        let held: Vec<_> = (0..20).map(|_| handle.snapshot_full()).collect();
+        let handle = handle("protect = []");
+        let held: Vec<_> = (0..20).map(|_| handle.snapshot()).collect();
         assert!(
             held.iter()
                 .all(|snapshot| snapshot.restrictions().is_some())
         );
         // One more by the handle, and one by this test.
         assert_eq!(Arc::strong_count(&handle.load_full()), held.len() + 2);
+    }
+
+    #[test]
+    fn requests_of_a_thread_share_one_reference() {
+        let handle = handle("protect = []");
+        drop(handle.snapshot());
+        let before = Arc::strong_count(&handle.load_full());
+        for _ in 0..3 {
+            let snapshot = handle.snapshot();
+            assert!(snapshot.restrictions().is_some());
+            assert_eq!(Arc::strong_count(&handle.load_full()), before);
+        }
+    }
+
+    #[test]
+    fn requests_see_the_newest_policy_of_their_guard() {
+        let (one, two) = (handle("protect = []"), handle("protect = ['/a']"));
+        for _ in 0..2 {
+            assert_eq!(protected(&one.snapshot()), 0);
+            assert_eq!(protected(&two.snapshot()), 1);
+        }
+        let held = two.snapshot();
+        two.replace(compiled("protect = ['/a', '/b']"));
+        assert_eq!(protected(&held), 1);
+        assert_eq!(protected(&two.snapshot()), 2);
+        drop(held);
+        assert_eq!(protected(&two.snapshot()), 2);
+        two.replace(compiled(""));
+        assert!(two.snapshot().restrictions().is_none());
     }
 }

@@ -1,5 +1,7 @@
 //! Compiled policies and their application to requests.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use smallvec::SmallVec;
 
 use super::{InvalidPolicy, Policy, RouteRules};
@@ -10,6 +12,8 @@ use crate::policy::path::Matcher;
 /// A policy compiled for fast matching.
 #[derive(Debug)]
 pub(crate) struct CompiledPolicy {
+    /// Unique in the process, and at least 1.
+    pub(crate) id: u64,
     pub(crate) source: Policy,
     /// Matches protected patterns first, then routes.
     matcher: Matcher,
@@ -20,6 +24,8 @@ pub(crate) struct CompiledPolicy {
     /// The access of every path, if no rule depends on paths.
     everywhere: Option<Access>,
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The rules that apply to a request target.
 #[derive(Debug)]
@@ -83,6 +89,7 @@ impl CompiledPolicy {
             .iter()
             .chain(policy.routes.iter().map(|route| &route.path));
         Ok(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             matcher: Matcher::new(patterns, policy.ignore_case),
             first_route: protected.len(),
             protects_everything: policy.protect.is_none(),

@@ -111,7 +111,7 @@ pub(crate) async fn check_ip<H: Headers + ?Sized>(
     request: &Request<'_, H>,
     limit: &IpLimit,
 ) -> Result<ClientIp, Denial> {
-    let policy = guard.policy_handle.snapshot_full();
+    let policy = guard.policy_handle.snapshot();
     let mut context = RequestContext::new(request, &policy);
     match run(guard, &mut context, limit).await {
         Ok(()) => Ok(context.ip),

@@ -78,7 +78,7 @@ pub(crate) async fn decide_async<H: Headers + ?Sized>(
     request: &Request<'_, H>,
     source: KeySource,
 ) -> Result<Grant, Denial> {
-    let policy = guard.policy_handle.snapshot_full();
+    let policy = guard.policy_handle.snapshot();
     let mut context = RequestContext::new(request, &policy);
     match run(guard, &mut context, source).await {
         Ok(()) => Ok(grant::issue(guard, &mut context)),
@@ -93,7 +93,7 @@ pub(crate) async fn preview<H: Headers + ?Sized>(
     request: &Request<'_, H>,
     source: KeySource,
 ) -> Verdict {
-    let policy = guard.policy_handle.snapshot_full();
+    let policy = guard.policy_handle.snapshot();
     let mut context = RequestContext::for_preview(request, &policy);
     let outcome = run(guard, &mut context, source).await;
     context.into_verdict(outcome)
