@@ -137,8 +137,8 @@ impl CompiledPolicy {
         let mut found = RouteMatch::without_routes(Access::Open);
         let mut is_protected = self.protects_everything;
         let (mut is_open, mut requires_key, mut would_require) = (false, false, false);
-        for index in matching {
-            let index = usize::from(index);
+        for index in &matching {
+            let index = usize::from(*index);
             let Some(route) = index
                 .checked_sub(self.first_route)
                 .and_then(|index| self.routes.get(index))

@@ -16,19 +16,36 @@ pub(crate) type Matched = SmallVec<[u16; 4]>;
 ///
 /// Patterns form a trie of segments, so a look-up takes one step per segment of the target,
 /// regardless of the number of patterns.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Matcher {
     root: Node,
     ignore_case: bool,
 }
 
 /// The patterns that begin with the same segments.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Node {
     /// Patterns that end here.
-    ends: SmallVec<[(u16, Methods); 2]>,
-    literals: HashMap<Box<[u8]>, Node, RandomState>,
+    ends: Box<[(u16, Methods)]>,
+    literals: Literals,
     wildcard: Option<Box<Node>>,
+}
+
+/// The patterns that continue with a literal segment.
+#[derive(Clone, Debug)]
+enum Literals {
+    None,
+    /// All continue with the same segments, which are separated by slashes.
+    Same(Box<[u8]>, Box<Node>),
+    /// By the next segment.
+    Several(HashMap<Box<[u8]>, Node, RandomState>),
+}
+
+/// A pattern as seen from a node: its remaining segments, its index and its methods.
+#[derive(Clone, Copy)]
+struct Rest<'a> {
+    segments: &'a [String],
+    end: (u16, Methods),
 }
 
 impl Matcher {
@@ -37,18 +54,24 @@ impl Matcher {
         patterns: impl IntoIterator<Item = &'a Pattern>,
         ignore_case: bool,
     ) -> Self {
-        let mut matcher = Self {
-            ignore_case,
-            ..Self::default()
+        let segment = |segment: &str| match ignore_case {
+            true => segment.to_ascii_lowercase(),
+            false => segment.to_owned(),
         };
-        for (index, pattern) in patterns.into_iter().enumerate() {
-            let index = u16::try_from(index).unwrap_or(u16::MAX);
-            let node = pattern.segments().fold(&mut matcher.root, |node, segment| {
-                node.child(segment, ignore_case)
+        let split =
+            |pattern: &Pattern| (pattern.segments().map(segment).collect(), pattern.methods());
+        let patterns: Vec<(Vec<String>, Methods)> = patterns.into_iter().map(split).collect();
+        let rests = patterns
+            .iter()
+            .enumerate()
+            .map(|(index, (segments, methods))| Rest {
+                segments,
+                end: (u16::try_from(index).unwrap_or(u16::MAX), *methods),
             });
-            node.ends.push((index, pattern.methods()));
+        Self {
+            root: Node::new(rests),
+            ignore_case,
         }
-        matcher
     }
 
     /// The patterns that match any reading of the target; `None` if it has too many readings.
@@ -89,49 +112,107 @@ fn below_root(path: &[u8]) -> &[u8] {
 }
 
 impl Node {
-    fn child(&mut self, segment: &str, ignore_case: bool) -> &mut Self {
-        if segment == WILDCARD {
-            return self.wildcard.get_or_insert_default();
+    fn new<'a>(rests: impl IntoIterator<Item = Rest<'a>>) -> Self {
+        let mut ends = Vec::new();
+        let mut wildcards = Vec::new();
+        let mut literals: HashMap<&str, Vec<Rest<'a>>, RandomState> = HashMap::default();
+        for Rest { segments, end } in rests {
+            let Some((first, segments)) = segments.split_first() else {
+                ends.push(end);
+                continue;
+            };
+            let rests = match first.as_str() {
+                WILDCARD => &mut wildcards,
+                literal => literals.entry(literal).or_default(),
+            };
+            rests.push(Rest { segments, end });
         }
-        let mut segment = segment.as_bytes().to_vec();
-        if ignore_case {
-            segment.make_ascii_lowercase();
+        Self {
+            ends: ends.into(),
+            literals: Literals::new(literals),
+            wildcard: (!wildcards.is_empty()).then(|| Box::new(Self::new(wildcards))),
         }
-        self.literals.entry(segment.into()).or_default()
-    }
-
-    #[inline]
-    fn literal(&self, segment: &[u8]) -> Option<&Self> {
-        // Most rules share their first segments, and comparing is cheaper than hashing.
-        if self.literals.len() == 1 {
-            let (only, node) = self.literals.iter().next()?;
-            return (**only == *segment).then_some(node);
-        }
-        self.literals.get(segment)
     }
 
     /// Adds the patterns of this node and its descendants that cover `path`, the rest of the path
     /// below this node. Empty segments count, except at the end.
     fn collect(&self, path: &[u8], method: Method, matched: &mut Matched) {
-        for (index, methods) in &self.ends {
-            if methods.contains(method) {
+        let (mut node, mut path) = (self, path);
+        loop {
+            let ends = node.ends.iter();
+            for (index, _) in ends.filter(|(_, methods)| methods.contains(method)) {
                 matched.push(*index);
             }
+            if path.is_empty() {
+                return;
+            }
+            let literal = node.literals.next(path);
+            (node, path) = match (literal, node.wildcard.as_deref()) {
+                (Some(next), None) => next,
+                (None, Some(wildcard)) => (wildcard, split_segment(path).1),
+                (Some((node, below)), Some(wildcard)) => {
+                    node.collect(below, method, matched);
+                    (wildcard, split_segment(path).1)
+                }
+                (None, None) => return,
+            };
         }
-        if path.is_empty() || (self.literals.is_empty() && self.wildcard.is_none()) {
-            return;
+    }
+}
+
+impl Literals {
+    fn new(mut rests: HashMap<&str, Vec<Rest<'_>>, RandomState>) -> Self {
+        if rests.len() > 1 {
+            let nodes = rests.into_iter();
+            let nodes = nodes.map(|(segment, rests)| (segment.as_bytes().into(), Node::new(rests)));
+            return Self::Several(nodes.collect());
         }
-        let slash = path.iter().position(|byte| *byte == b'/');
-        let (segment, below) = match slash {
-            Some(slash) => (&path[..slash], &path[slash + 1..]),
-            None => (path, &[][..]),
-        };
-        if let Some(node) = self.literal(segment) {
-            node.collect(below, method, matched);
+        match rests.drain().next() {
+            None => Self::None,
+            Some((segment, rests)) => Self::same(segment.as_bytes(), Node::new(rests)),
         }
-        if let Some(node) = &self.wildcard {
-            node.collect(below, method, matched);
+    }
+
+    /// Returns the node that a path continues with, and the rest of the path below it.
+    #[inline]
+    fn next<'p>(&self, path: &'p [u8]) -> Option<(&Node, &'p [u8])> {
+        match self {
+            Self::None => None,
+            Self::Same(segments, node) => Some((&**node, below(path, segments)?)),
+            Self::Several(nodes) => {
+                let (segment, below) = split_segment(path);
+                Some((nodes.get(segment)?, below))
+            }
         }
+    }
+
+    /// Joins the segment with those that all patterns of the node continue with.
+    fn same(segment: &[u8], node: Node) -> Self {
+        match node.literals {
+            Self::Same(segments, below) if node.ends.is_empty() && node.wildcard.is_none() => {
+                Self::Same([segment, &segments].join(&b'/').into(), below)
+            }
+            _ => Self::Same(segment.into(), Box::new(node)),
+        }
+    }
+}
+
+/// The rest of a path that begins with the segments.
+#[inline]
+fn below<'p>(path: &'p [u8], segments: &[u8]) -> Option<&'p [u8]> {
+    match path.strip_prefix(segments)? {
+        [b'/', below @ ..] => Some(below),
+        [] => Some(&[]),
+        _ => None,
+    }
+}
+
+/// The first segment of a path, and the rest.
+#[inline]
+fn split_segment(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().position(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (path, &[]),
     }
 }
 

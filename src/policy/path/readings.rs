@@ -55,52 +55,75 @@ pub(crate) fn readings(target: &str) -> Readings<'_> {
 /// replace.
 #[inline]
 fn plain(target: &str) -> Option<&str> {
-    let path = target.strip_prefix('/')?.as_bytes();
-    let (mut start, mut end) = (0, path.len());
-    for (at, byte) in path.iter().enumerate() {
-        match CLASSES[usize::from(*byte)] {
-            Class::Segment => {}
-            Class::Slash if at > start && path[at - 1] != b'.' => start = at + 1,
-            Class::Query => {
-                end = at;
-                break;
-            }
-            Class::Slash | Class::Odd => return None,
-        }
+    let bytes = target.as_bytes();
+    if !bytes.starts_with(b"/") {
+        return None;
     }
-    // One more byte for a leading slash.
-    (!path[..end].ends_with(b".")).then(|| &target[..=end])
-}
-
-#[derive(Clone, Copy)]
-enum Class {
-    Segment,
-    Slash,
-    Query,
-    Odd,
-}
-
-const CLASSES: [Class; 256] = {
-    let mut classes = [Class::Odd; 256];
-    let mut byte = 0;
-    while byte < classes.len() {
-        if is_plain_in_segment(byte as u8) {
-            classes[byte] = Class::Segment;
+    // Chunks are checked without a branch for each byte. The last one overlaps the one before.
+    let mut at = 1;
+    while let Some(chunk) = bytes[at - 1..].first_chunk()
+        && are_plain(chunk)
+    {
+        at += CHUNK;
+    }
+    if bytes.len() - at < CHUNK && bytes.last_chunk().is_some_and(are_plain) {
+        at = bytes.len();
+    }
+    while at < bytes.len() && bytes[at] != b'?' {
+        if !PLAIN[usize::from(bytes[at])] || !may_follow(bytes[at - 1], bytes[at]) {
+            return None;
         }
+        at += 1;
+    }
+    let path = &target[..at];
+    (!path.ends_with('.')).then_some(path)
+}
+
+/// The number of bytes that are checked at once.
+const CHUNK: usize = 16;
+
+/// Whether all bytes are plain, except the first, which is checked as the one before the others only.
+#[inline]
+fn are_plain(bytes: &[u8; CHUNK + 1]) -> bool {
+    let pairs = bytes.iter().zip(&bytes[1..]);
+    pairs.fold(true, |plain, (before, byte)| {
+        plain & is_plain_in_path(*byte) & may_follow(*before, *byte)
+    })
+}
+
+/// Whether a byte may follow another: a slash neither a slash nor a dot.
+#[inline]
+const fn may_follow(before: u8, byte: u8) -> bool {
+    (byte != b'/') | ((before != b'/') & (before != b'.'))
+}
+
+/// Whether every server reads a byte of a segment literally.
+pub(super) const fn is_plain_in_segment(byte: u8) -> bool {
+    byte != b'/' && is_plain_in_path(byte)
+}
+
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < plain.len() {
+        plain[byte] = is_plain_in_path(byte as u8);
         byte += 1;
     }
-    classes[b'/' as usize] = Class::Slash;
-    classes[b'?' as usize] = Class::Query;
-    classes
+    plain
 };
 
-/// Whether every server reads a byte of a segment literally: RFC 3986 pchar without escapes and
-/// without `;`, which begins parameters.
-pub(super) const fn is_plain_in_segment(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'@')
-        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')')
-        || matches!(byte, b'*' | b'+' | b',' | b'=')
+/// Whether a byte is a slash or plain in segments: RFC 3986 pchar without escapes and without `;`, which
+/// begins parameters. Without branches, so that it is computed for many bytes at once.
+#[inline]
+const fn is_plain_in_path(byte: u8) -> bool {
+    matches!(byte, b'&'..=b':')
+        | matches!(byte, b'@'..=b'Z')
+        | matches!(byte, b'a'..=b'z')
+        | (byte == b'!')
+        | (byte == b'$')
+        | (byte == b'=')
+        | (byte == b'_')
+        | (byte == b'~')
 }
 
 fn is_dots(segment: &[u8]) -> bool {
@@ -304,6 +327,10 @@ fn cut_at(end: u8, text: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     /// The readings of a target that is not plain.
@@ -339,6 +366,37 @@ mod tests {
             "/a\0", "/a\tb", "/a b", "/é", "/a\x7f", "/{a}", "/a|b",
         ] {
             assert_eq!(plain(target), None, "{target}");
+        }
+    }
+
+    /// The path of a target, if it is plain by its segments.
+    fn plain_by_segments(target: &str) -> Option<&str> {
+        let path = target.split('?').next()?;
+        let mut segments = path.strip_prefix('/')?.split('/').rev();
+        let is_plain =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@!$&'()*+,=".contains(&byte);
+        let is_literal = |segment: &str| segment.bytes().all(is_plain) && !segment.ends_with('.');
+        let is_plain = segments.next().is_some_and(is_literal)
+            && segments.all(|segment| !segment.is_empty() && is_literal(segment));
+        is_plain.then_some(path)
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_is_plain_by_its_segments(
+            segments in vec("[a-z0-9_.~:@!$&'()*+,=-]{1,20}", 0..5),
+            odd in any::<char>(),
+            end in select(&["", "/", "?", "/?a//b", "."][..]),
+        ) {
+            let target = format!("/{}{end}", segments.join("/"));
+            prop_assert_eq!(plain(&target), plain_by_segments(&target), "{}", target);
+            for inserted in ['/', '.', '?', '%', odd] {
+                for at in 0..=target.len() {
+                    let mut target = target.clone();
+                    target.insert(at, inserted);
+                    prop_assert_eq!(plain(&target), plain_by_segments(&target), "{}", target);
+                }
+            }
         }
     }
 
