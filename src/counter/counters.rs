@@ -30,14 +30,14 @@ impl Time<'_> {
 /// The counters of a key or an organization. Most have one, which is stored inline.
 #[derive(Debug)]
 pub(crate) enum Counters {
-    /// The window of an enforced limit on all requests.
-    One(SlidingLog),
+    One(NamedCounter),
     Several(Vec<NamedCounter>),
 }
 
-/// One counter of several. Plain windows, as most are, are stored side by side.
+/// A counter and its id. Plain windows, as most are, have no other id than their length.
 #[derive(Debug)]
 pub(crate) enum NamedCounter {
+    /// The window of an enforced limit on all requests.
     Plain(SlidingLog),
     Other(Box<(CounterId, Counter)>),
 }
@@ -55,6 +55,21 @@ impl NamedCounter {
         match self {
             Self::Plain(log) => is_plain(rule, log.length()),
             Self::Other(other) => other.0.is_for(rule),
+        }
+    }
+
+    /// Whether this is the window of an enforced limit on all requests.
+    #[inline(always)]
+    fn is_window_of(&self, rule: &Rule) -> bool {
+        matches!(self, Self::Plain(log) if is_plain(rule, log.length()))
+    }
+
+    /// Returns the window, if it is a plain one.
+    #[inline(always)]
+    pub(crate) fn plain_window(&mut self) -> Option<&mut SlidingLog> {
+        match self {
+            Self::Plain(log) => Some(log),
+            Self::Other(_) => None,
         }
     }
 
@@ -146,7 +161,7 @@ pub(crate) struct SavedIpWindow {
 
 impl Default for Counters {
     fn default() -> Self {
-        Self::One(SlidingLog::new(WindowLength::MINUTE))
+        Self::One(NamedCounter::Plain(SlidingLog::new(WindowLength::MINUTE)))
     }
 }
 
@@ -172,69 +187,66 @@ impl Counters {
     /// which is then set to the likely position of the next rule's counter.
     #[inline(always)]
     pub(crate) fn get(&mut self, rule: &Rule, hint: &mut usize) -> CounterMut<'_> {
-        let at = match self.position(rule, *hint) {
+        let at = match position(self.entries(), rule, *hint) {
             Some(at) => at,
             None => self.add(CounterId::of(rule), Counter::over(rule.limit.period)),
         };
         *hint = at + 1;
-        self.at(at)
+        self.entries()[at].counter()
     }
 
     /// Returns the window of a rule if it is the only counter.
     #[inline(always)]
     pub(crate) fn plain_window(&mut self, rule: &Rule) -> Option<&mut SlidingLog> {
         match self {
-            Self::One(log) if is_plain(rule, log.length()) => Some(log),
+            Self::One(NamedCounter::Plain(log)) if is_plain(rule, log.length()) => Some(log),
             _ => None,
         }
     }
 
+    /// Returns the windows of rules, in their order; `None` if one of the rules is not an enforced limit
+    /// on all requests, or has no window yet.
     #[inline(always)]
-    fn position(&self, rule: &Rule, hint: usize) -> Option<usize> {
-        match self {
-            Self::One(log) => is_plain(rule, log.length()).then_some(0),
-            Self::Several(entries) => match entries.get(hint) {
-                Some(entry) if entry.is_for(rule) => Some(hint),
-                _ => entries.iter().position(|entry| entry.is_for(rule)),
-            },
+    pub(crate) fn plain_windows(&mut self, rules: &[Rule]) -> Option<&mut [NamedCounter]> {
+        let entries = self.entries();
+        for (at, rule) in rules.iter().enumerate() {
+            if !entries.get(at)?.is_window_of(rule) {
+                bring_forward(entries, at, rule)?;
+            }
         }
+        Some(&mut entries[..rules.len()])
     }
 
     #[inline(always)]
-    fn at(&mut self, at: usize) -> CounterMut<'_> {
+    fn entries(&mut self) -> &mut [NamedCounter] {
         match self {
-            Self::One(log) => CounterMut::Window(log),
-            Self::Several(entries) => entries[at].counter(),
+            Self::One(entry) => std::slice::from_mut(entry),
+            Self::Several(entries) => entries,
         }
     }
 
     /// Adds a counter, and returns its position.
     #[cold]
     fn add(&mut self, id: CounterId, counter: Counter) -> usize {
-        let mut entries = match std::mem::replace(self, Self::Several(Vec::new())) {
-            Self::One(log) if log.is_empty() => Vec::new(),
-            Self::One(log) => vec![NamedCounter::Plain(log)],
-            Self::Several(entries) => entries,
-        };
-        match NamedCounter::new(id, counter) {
-            // A single plain window stays inline.
-            NamedCounter::Plain(log) if entries.is_empty() => {
-                *self = Self::One(log);
+        let entry = NamedCounter::new(id, counter);
+        let entries = match std::mem::replace(self, Self::Several(Vec::new())) {
+            Self::One(NamedCounter::Plain(log)) if log.is_empty() => {
+                *self = Self::One(entry);
                 return 0;
             }
-            entry => entries.push(entry),
-        }
+            Self::One(first) => vec![first, entry],
+            Self::Several(mut entries) => {
+                entries.push(entry);
+                entries
+            }
+        };
         let at = entries.len() - 1;
         *self = Self::Several(entries);
         at
     }
 
     fn all(&mut self) -> impl Iterator<Item = CounterMut<'_>> {
-        let (one, several) = match self {
-            Self::One(log) => (Some(CounterMut::Window(log)), [].iter_mut()),
-            Self::Several(entries) => (None, entries.iter_mut()),
-        };
-        one.into_iter().chain(several.map(NamedCounter::counter))
+        self.entries().iter_mut().map(NamedCounter::counter)
     }
 
     /// Whether the counters can be dropped without loss.
@@ -244,12 +256,9 @@ impl Counters {
 
     /// Returns all balances for the store, and marks them as unchanged. Empty if none had changed.
     pub(crate) fn take_balances(&mut self) -> Vec<SavedCounter> {
-        let Self::Several(entries) = self else {
-            return Vec::new();
-        };
         let mut any = false;
         let mut saved = Vec::new();
-        for entry in entries {
+        for entry in self.entries() {
             if let NamedCounter::Other(other) = entry
                 && let (id, Counter::Balance { balance, changed }) = &mut **other
             {
@@ -283,21 +292,33 @@ impl Counters {
                 value: SavedValue::Hits(saved_hits(log, time.clock)),
             })
         };
-        let plain =
-            |log: &mut SlidingLog| save(CounterId::plain(Period::Sliding(log.length())), log);
-        match self {
-            Self::One(log) => plain(log).into_iter().collect(),
-            Self::Several(entries) => entries
-                .iter_mut()
-                .filter_map(|entry| match entry {
-                    NamedCounter::Plain(log) => plain(log),
-                    NamedCounter::Other(other) => match &mut **other {
-                        (id, Counter::Window(log)) => save(id.clone(), log),
-                        _ => None,
-                    },
-                })
-                .collect(),
-        }
+        let saved = |entry: &mut NamedCounter| match entry {
+            NamedCounter::Plain(log) => save(CounterId::plain(Period::Sliding(log.length())), log),
+            NamedCounter::Other(other) => match &mut **other {
+                (id, Counter::Window(log)) => save(id.clone(), log),
+                _ => None,
+            },
+        };
+        self.entries().iter_mut().filter_map(saved).collect()
+    }
+}
+
+/// Moves the window of a rule from behind a position to it, so that later decisions find it there.
+#[cold]
+fn bring_forward(entries: &mut [NamedCounter], at: usize, rule: &Rule) -> Option<()> {
+    let behind = entries[at..]
+        .iter()
+        .position(|entry| entry.is_window_of(rule))?;
+    entries.swap(at, at + behind);
+    Some(())
+}
+
+/// Returns the position of the counter for a rule. The search begins at `hint`.
+#[inline(always)]
+fn position(entries: &[NamedCounter], rule: &Rule, hint: usize) -> Option<usize> {
+    match entries.get(hint) {
+        Some(entry) if entry.is_for(rule) => Some(hint),
+        _ => entries.iter().position(|entry| entry.is_for(rule)),
     }
 }
 
@@ -323,7 +344,7 @@ pub(crate) fn restore_hits(
 
 #[inline(always)]
 fn is_plain(rule: &Rule, length: WindowLength) -> bool {
-    rule.limit.period == Period::Sliding(length)
+    matches!(rule.limit.period, Period::Sliding(own) if own == length)
         && !rule.limit.shadow
         && rule.events.is_all_requests()
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::super::{
     Admission, LimitState, Receipt, Rules, indexed, is_skipped, mark_skipped, rule_at, slowest,
 };
-use crate::counter::{CounterMut, Rule, Time};
+use crate::counter::{CounterMut, NamedCounter, Rule, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::{Period, SlidingLog};
@@ -124,6 +124,54 @@ pub(super) fn admit_by_window(
         true => Admission::Admitted(state, None),
         false => Admission::Refused(state, window.retry_at(now, amount, cost)),
     }
+}
+
+/// The windows of a subject, with their rules.
+pub(super) struct Windows<'a> {
+    pub(super) rules: &'a [Rule],
+    pub(super) counters: &'a mut [NamedCounter],
+}
+
+impl Windows<'_> {
+    #[inline(always)]
+    fn iter(&mut self) -> impl Iterator<Item = (u64, &mut SlidingLog)> {
+        let pairs = self.rules.iter().zip(&mut *self.counters);
+        pairs.filter_map(|(rule, counter)| Some((rule.limit.amount.get(), counter.plain_window()?)))
+    }
+}
+
+/// [`admit`] by plain windows. Returns `None` and consumes nothing if one has no room.
+#[inline(always)]
+pub(super) fn admit_by_windows(
+    mut subjects: [Windows<'_>; 2],
+    cost: NonZeroU32,
+    now: Moment,
+) -> Option<Admission> {
+    for windows in &mut subjects {
+        for (amount, window) in windows.iter() {
+            if u64::from(window.used_at(now)) + u64::from(cost.get()) > amount {
+                return None;
+            }
+        }
+    }
+    let mut tightest = LimitState::unlimited(now);
+    let mut index = 0;
+    for windows in &mut subjects {
+        for (amount, window) in windows.iter() {
+            window.consume(now, cost);
+            let remaining = amount - u64::from(window.used());
+            if remaining < tightest.remaining {
+                tightest = LimitState {
+                    rule: index,
+                    at: now,
+                    remaining,
+                    resets_at: window.oldest_leaves_at(now),
+                };
+            }
+            index += 1;
+        }
+    }
+    Some(Admission::Admitted(tightest, None))
 }
 
 /// See [`Limiter::states`](super::Limiter::states).

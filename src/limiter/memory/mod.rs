@@ -209,8 +209,15 @@ impl MemoryLimiter {
 
     #[inline(never)]
     fn admit_by_several(&self, sets: CounterSets<'_>, demand: Demand<'_>) -> Admission {
-        let locked = self.lock(sets);
-        decision::admit(locked, demand.rules, demand.cost, self.time())
+        let mut locked = self.lock(sets);
+        let time = self.time();
+        if let [rules] = demand.rules
+            && let Some(windows) = locked.plain_windows(rules)
+            && let Some(admitted) = decision::admit_by_windows(windows, demand.cost, time.now)
+        {
+            return admitted;
+        }
+        decision::admit(locked, demand.rules, demand.cost, time)
     }
 
     /// A function of its own, to keep the stack frame for keys small.

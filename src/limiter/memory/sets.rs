@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::super::{AttachError, CounterSets, Receipt, Rules};
-use super::decision::LockedCounters;
+use super::decision::{LockedCounters, Windows};
 use crate::counter::{CounterMut, Counters, Rule, SavedCounter, Subject, SubjectId, Time};
 use crate::store::StoreError;
 use crate::time::{Clock, Moment};
@@ -211,6 +211,28 @@ impl<'a> LockedSets<'a> {
             changed,
             hints: (0, 0),
         }
+    }
+
+    /// Returns the windows of the key and of its organization, whose rules come last; `None` if one of
+    /// the rules is not an enforced limit on all requests, or has no window yet.
+    #[inline(always)]
+    pub(super) fn plain_windows<'s>(&'s mut self, rules: &'s [Rule]) -> Option<[Windows<'s>; 2]> {
+        let of_key = rules.iter().take_while(|rule| rule.subject == Subject::Key);
+        let (own, of_org) = rules.split_at(of_key.count());
+        let org = match &mut self.org {
+            Some(org) => org.plain_windows(of_org)?,
+            None if of_org.is_empty() => &mut [],
+            None => return None,
+        };
+        let own = Windows {
+            counters: self.key.plain_windows(own)?,
+            rules: own,
+        };
+        let of_org = Windows {
+            counters: org,
+            rules: of_org,
+        };
+        Some([own, of_org])
     }
 }
 
