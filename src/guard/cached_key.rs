@@ -14,7 +14,7 @@ use crate::counter::{Rule, SavedCounter, Subject, SubjectId, add_tightest};
 use crate::limit::{Limit, Period};
 use crate::limiter::{AnyLimiter, AttachError, CounterSet, CounterSets, Subjects};
 use crate::model::{Key, KeyId, LimitOverride, Org, OrgId, OrgStatus, Reason};
-use crate::policy::CompiledPolicy;
+use crate::policy::{CompiledPolicy, ScopeSet};
 use crate::store::{Resolved, StoreError};
 use crate::time::Timestamp;
 
@@ -32,6 +32,8 @@ pub(crate) struct CachedKey {
     pub(super) is_ip_restricted: bool,
     /// Whether a rule limits the requests in flight.
     pub(super) limits_concurrency: bool,
+    /// The scopes of the key that routes require.
+    pub(super) scope_set: ScopeSet,
     pub(super) counters: Arc<CounterSet>,
     /// `None` if the organization has no limits.
     pub(super) org_counters: Option<Arc<CounterSet>>,
@@ -124,6 +126,7 @@ impl Guard {
                 .into_iter()
                 .filter(|rule| !is_overridden(rule, &key, &org, now))
                 .collect(),
+            scope_set: compiled.scope_set(&key.scopes),
             is_ip_restricted: !key.allowed_ips.is_empty(),
             backends: Arc::clone(&self.backends),
             record: Box::new(KeyRecord { key, org }),

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
+use super::scope_set::{ScopeNumbers, ScopeSet};
 use super::{InvalidPolicy, Policy, RouteRules};
-use crate::model::Method;
+use crate::model::{Method, Scope};
 use crate::net::ClientIp;
 use crate::policy::path::Matcher;
 
@@ -20,6 +21,7 @@ pub(crate) struct CompiledPolicy {
     /// Index of the first route in the matcher.
     first_route: usize,
     routes: Vec<RouteRules>,
+    scope_numbers: ScopeNumbers,
     protects_everything: bool,
     /// The access of every path, if no rule depends on paths.
     everywhere: Option<Access>,
@@ -83,13 +85,22 @@ impl CompiledPolicy {
     pub(crate) fn new(policy: Policy) -> Result<Self, InvalidPolicy> {
         policy.check()?;
         let policy = policy.translated();
-        let routes: Vec<RouteRules> = policy.routes.iter().map(|route| route.rules()).collect();
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let required = policy.routes.iter().flat_map(|route| &route.scopes);
+        // Numbers of policies that differ in the upper half of the id never meet: keys are loaded anew
+        // after each change of the policy.
+        let scope_numbers = ScopeNumbers::new(id as u32, required);
+        let routes = policy
+            .routes
+            .iter()
+            .map(|route| route.rules(&scope_numbers));
+        let routes: Vec<RouteRules> = routes.collect();
         let protected = policy.protect.as_deref().unwrap_or_default();
         let patterns = protected
             .iter()
             .chain(policy.routes.iter().map(|route| &route.path));
         Ok(Self {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id,
             matcher: Matcher::new(patterns, policy.ignore_case),
             first_route: protected.len(),
             protects_everything: policy.protect.is_none(),
@@ -99,6 +110,7 @@ impl CompiledPolicy {
                 Some(protected) => protected.is_empty().then_some(Access::Open),
             },
             routes,
+            scope_numbers,
             source: policy,
         })
     }
@@ -163,6 +175,11 @@ impl CompiledPolicy {
             (false, false) => Access::Open,
         };
         found
+    }
+
+    /// The set of those scopes that routes require.
+    pub(crate) fn scope_set(&self, scopes: &[Scope]) -> ScopeSet {
+        self.scope_numbers.set(scopes)
     }
 
     pub(crate) fn routes(&self) -> impl Iterator<Item = &RouteRules> {

@@ -5,6 +5,7 @@ mod file;
 mod ip_limit;
 pub(crate) mod path;
 mod route;
+mod scope_set;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub(crate) use self::compiled::{Access, CompiledPolicy, RouteMatch};
 pub use self::file::InvalidPolicy;
 pub(crate) use self::file::read;
 pub(crate) use self::route::RouteRules;
+pub(crate) use self::scope_set::ScopeSet;
 
 /// Protected paths, routes, limits and address lists of a guard. By default every path is protected
 /// and no proxy is trusted.

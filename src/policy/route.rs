@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use serde::Deserialize;
 
 use super::file;
+use super::scope_set::{ScopeNumbers, ScopeSet};
 use crate::counter::{Events, Rule, RuleName, Subject};
 use crate::input::{self, FirstError, InvalidInput};
 use crate::limit::{self, Limit, Period};
@@ -34,7 +35,7 @@ pub struct Route {
     /// `true` for [`Route::protect`], `false` for [`Route::open`].
     protect: Option<bool>,
     #[serde(default)]
-    scopes: Vec<Scope>,
+    pub(super) scopes: Vec<Scope>,
     #[serde(default, deserialize_with = "file::limits")]
     limits: Vec<Limit>,
     #[serde(default, deserialize_with = "file::ip_limits")]
@@ -214,7 +215,7 @@ impl Route {
         }
     }
 
-    pub(super) fn rules(&self) -> RouteRules {
+    pub(super) fn rules(&self, scope_numbers: &ScopeNumbers) -> RouteRules {
         let enforced_or_not = |limit: &Limit| match self.shadow {
             true => limit.shadow(),
             false => *limit,
@@ -227,6 +228,7 @@ impl Route {
             name: self.name.clone(),
             requires_key: self.requires_key(),
             opens: self.is_open().then(|| self.path.clone()),
+            scope_set: scope_numbers.whole_set(&self.scopes),
             scopes: self.scopes.clone(),
             key_rules: self.limits.iter().map(|l| rule(l, Subject::Key)).collect(),
             ip_rules: self
@@ -267,6 +269,8 @@ pub(crate) struct RouteRules {
     /// The pattern of requests that require no key.
     pub(super) opens: Option<Pattern>,
     pub(crate) scopes: Vec<Scope>,
+    /// The same scopes as a set; `None` if one of them has no number.
+    pub(crate) scope_set: Option<ScopeSet>,
     pub(crate) key_rules: Vec<Rule>,
     pub(crate) ip_rules: Vec<Rule>,
     pub(crate) lockout: Option<LockDuration>,

@@ -14,6 +14,7 @@ use super::credential::{self, PresentedKey};
 use super::proxy;
 use super::refusal::Refusal;
 use crate::model::{HashedKey, KeyId, Reason, key_text};
+use crate::policy::RouteRules;
 use crate::store::Rehash;
 use crate::sys::Deadline;
 use crate::time::Timestamp;
@@ -172,11 +173,15 @@ fn why_refused<H: ?Sized>(
 #[inline(always)]
 fn holds_scopes<H: ?Sized>(context: &mut RequestContext<'_, H>, key: &CachedKey) -> bool {
     let holds = |scope: &str| holds(&key.record.key, scope);
+    let holds_all_of = |route: &RouteRules| {
+        let by_number = route.scope_set.and_then(|set| key.scope_set.includes(set));
+        by_number.unwrap_or_else(|| route.scopes.iter().all(|scope| holds(scope.as_str())))
+    };
     if !context.request.scopes.iter().all(|scope| holds(scope)) {
         return false;
     }
     for route in &context.route.routes {
-        if route.scopes.iter().all(|scope| holds(scope.as_str())) {
+        if holds_all_of(route) {
             continue;
         }
         if !route.shadow {

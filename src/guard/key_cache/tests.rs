@@ -12,6 +12,7 @@ use crate::guard::revisions::Revisions;
 use crate::limiter::{AnyLimiter, CounterSet, Limiter, MemoryLimiter};
 use crate::model::{Key, KeyId, KeyStatus, Org, OrgId, OrgStatus};
 use crate::net::CidrSet;
+use crate::policy::ScopeSet;
 use crate::time::{Clock, ManualClock, TimeZone, Timestamp};
 
 /// Creates keys that differ only in fingerprint and state.
@@ -74,6 +75,7 @@ impl Keys {
             org_counters: None,
             rules: SmallVec::new(),
             limits_concurrency: false,
+            scope_set: ScopeSet::default(),
             is_ip_restricted: false,
             backends: Arc::clone(&self.backends),
             record: Box::new(KeyRecord { key, org }),
