@@ -1,7 +1,5 @@
 //! Rules: limits with the subject and the events that they count.
 
-use std::fmt;
-
 use crate::counter::RuleName;
 use crate::limit::Limit;
 use crate::lockout::AuthFailure;
@@ -57,7 +55,27 @@ impl Rule {
 
     /// The name in header fields and listings.
     pub(crate) fn name(&self) -> String {
-        self.to_string()
+        let mut name = String::new();
+        self.push_name(&mut name);
+        name
+    }
+
+    /// Appends the name to a text.
+    pub(crate) fn push_name(&self, text: &mut String) {
+        match (&self.events, self.subject) {
+            (Events::IpLimit(name), _) => return text.push_str(name),
+            (Events::AuthFailures(AuthFailure::BadKey), _) => return text.push_str("bad_keys"),
+            (Events::AuthFailures(AuthFailure::MissingKey), _) => {
+                return text.push_str("missing_keys");
+            }
+            (Events::AllRequests, _) if self.is_default => return text.push_str("default"),
+            (Events::Route(name), Subject::Address) => text.extend([&**name, " ip "]),
+            (Events::Route(name), _) => text.extend([&**name, " "]),
+            (Events::AllRequests, Subject::Org) => text.push_str("org "),
+            (Events::AllRequests, Subject::Address) => text.push_str("ip "),
+            (Events::AllRequests, Subject::Key) => {}
+        }
+        text.push_str(&self.limit.name());
     }
 
     /// Whether both rules use the same counter.
@@ -66,26 +84,6 @@ impl Rule {
             && self.limit.shadow == other.limit.shadow
             && self.limit.period.is_counted_as(other.limit.period)
             && self.events == other.events
-    }
-}
-
-/// The name of the rule.
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.events, self.subject) {
-            (Events::IpLimit(name), _) => return f.write_str(name),
-            (Events::AuthFailures(AuthFailure::BadKey), _) => return f.write_str("bad_keys"),
-            (Events::AuthFailures(AuthFailure::MissingKey), _) => {
-                return f.write_str("missing_keys");
-            }
-            (Events::AllRequests, _) if self.is_default => return f.write_str("default"),
-            (Events::Route(name), Subject::Address) => write!(f, "{name} ip ")?,
-            (Events::Route(name), _) => write!(f, "{name} ")?,
-            (Events::AllRequests, Subject::Org) => f.write_str("org ")?,
-            (Events::AllRequests, Subject::Address) => f.write_str("ip ")?,
-            (Events::AllRequests, Subject::Key) => {}
-        }
-        f.write_str(&self.limit.name())
     }
 }
 

@@ -1,6 +1,5 @@
 //! Header fields with the state of a limit.
 
-use std::fmt::Write;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -83,8 +82,9 @@ impl LimitFields {
         let reset = reset.map(|reset| whole_seconds(reset).min(most));
         let text = &mut self.text;
         let start = text.len();
-        // Writing to a `String` never fails.
-        let _ = write!(text, r#""{rule}""#);
+        text.push('"');
+        rule.push_name(text);
+        text.push('"');
         let name = start..text.len();
         push_parameter(text, ";q=", Some(rule.limit.amount.get()));
         push_parameter(text, ";w=", window);

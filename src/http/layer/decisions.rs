@@ -57,7 +57,7 @@ impl Decision {
         Self {
             guard: guard.inner.id(),
             method: method.clone(),
-            path: paths.first.as_bytes().into(),
+            path: SmallVec::from_slice(paths.first.as_bytes()),
             other_paths: paths.others,
             grant: Arc::clone(grant),
         }
