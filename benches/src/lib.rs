@@ -10,6 +10,7 @@
 //! | `--features http --bench peers` | requests per second beside other rate limiters |
 //! | `--features postgres,redis --bench faults` | refusals and recovery while servers fail |
 //! | `--features postgres,redis --bench sizing` | space in Redis and PostgreSQL |
+//! | `--bench timing` | whether the time of a refusal tells why a key is refused |
 //!
 //! `-- --smoke` runs any of them briefly, to see that it works; its numbers mean nothing.
 //!
