@@ -30,14 +30,14 @@ impl Time<'_> {
 /// The counters of a key or an organization. Most have one, which is stored inline.
 #[derive(Debug)]
 pub(crate) enum Counters {
-    One(NamedCounter),
+    /// The window of an enforced limit on all requests.
+    One(SlidingLog),
     Several(Vec<NamedCounter>),
 }
 
-/// A counter and its id. Plain windows, as most are, have no other id than their length.
+/// One counter of several. Plain windows, as most are, are stored side by side.
 #[derive(Debug)]
 pub(crate) enum NamedCounter {
-    /// The window of an enforced limit on all requests.
     Plain(SlidingLog),
     Other(Box<(CounterId, Counter)>),
 }
@@ -64,9 +64,8 @@ impl NamedCounter {
         matches!(self, Self::Plain(log) if is_plain(rule, log.length()))
     }
 
-    /// Returns the window, if it is a plain one.
     #[inline(always)]
-    pub(crate) fn plain_window(&mut self) -> Option<&mut SlidingLog> {
+    fn plain_window(&mut self) -> Option<&mut SlidingLog> {
         match self {
             Self::Plain(log) => Some(log),
             Self::Other(_) => None,
@@ -83,6 +82,29 @@ impl NamedCounter {
                 Counter::InFlight(count) => CounterMut::InFlight(count),
             },
         }
+    }
+}
+
+/// The windows of a subject, each of an enforced limit on all requests. At most one of the lists is not
+/// empty.
+pub(crate) struct PlainWindows<'a> {
+    one: &'a mut [SlidingLog],
+    several: &'a mut [NamedCounter],
+}
+
+impl PlainWindows<'_> {
+    pub(crate) fn none() -> Self {
+        Self {
+            one: &mut [],
+            several: &mut [],
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut SlidingLog> {
+        let several = self.several.iter_mut();
+        let several = several.filter_map(NamedCounter::plain_window);
+        self.one.iter_mut().chain(several)
     }
 }
 
@@ -161,7 +183,7 @@ pub(crate) struct SavedIpWindow {
 
 impl Default for Counters {
     fn default() -> Self {
-        Self::One(NamedCounter::Plain(SlidingLog::new(WindowLength::MINUTE)))
+        Self::One(SlidingLog::new(WindowLength::MINUTE))
     }
 }
 
@@ -187,19 +209,19 @@ impl Counters {
     /// which is then set to the likely position of the next rule's counter.
     #[inline(always)]
     pub(crate) fn get(&mut self, rule: &Rule, hint: &mut usize) -> CounterMut<'_> {
-        let at = match position(self.entries(), rule, *hint) {
+        let at = match self.position(rule, *hint) {
             Some(at) => at,
             None => self.add(CounterId::of(rule), Counter::over(rule.limit.period)),
         };
         *hint = at + 1;
-        self.entries()[at].counter()
+        self.at(at)
     }
 
     /// Returns the window of a rule if it is the only counter.
     #[inline(always)]
     pub(crate) fn plain_window(&mut self, rule: &Rule) -> Option<&mut SlidingLog> {
         match self {
-            Self::One(NamedCounter::Plain(log)) if is_plain(rule, log.length()) => Some(log),
+            Self::One(log) if is_plain(rule, log.length()) => Some(log),
             _ => None,
         }
     }
@@ -207,46 +229,72 @@ impl Counters {
     /// Returns the windows of rules, in their order; `None` if one of the rules is not an enforced limit
     /// on all requests, or has no window yet.
     #[inline(always)]
-    pub(crate) fn plain_windows(&mut self, rules: &[Rule]) -> Option<&mut [NamedCounter]> {
-        let entries = self.entries();
-        for (at, rule) in rules.iter().enumerate() {
-            if !entries.get(at)?.is_window_of(rule) {
-                bring_forward(entries, at, rule)?;
+    pub(crate) fn plain_windows(&mut self, rules: &[Rule]) -> Option<PlainWindows<'_>> {
+        let mut windows = PlainWindows::none();
+        match (self, rules) {
+            (_, []) => {}
+            (Self::One(log), [rule]) if is_plain(rule, log.length()) => {
+                windows.one = std::slice::from_mut(log);
+            }
+            (Self::One(_), _) => return None,
+            (Self::Several(entries), _) => {
+                for (at, rule) in rules.iter().enumerate() {
+                    if !entries.get(at)?.is_window_of(rule) {
+                        bring_forward(entries, at, rule)?;
+                    }
+                }
+                windows.several = &mut entries[..rules.len()];
             }
         }
-        Some(&mut entries[..rules.len()])
+        Some(windows)
     }
 
     #[inline(always)]
-    fn entries(&mut self) -> &mut [NamedCounter] {
+    fn position(&self, rule: &Rule, hint: usize) -> Option<usize> {
         match self {
-            Self::One(entry) => std::slice::from_mut(entry),
-            Self::Several(entries) => entries,
+            Self::One(log) => is_plain(rule, log.length()).then_some(0),
+            Self::Several(entries) => match entries.get(hint) {
+                Some(entry) if entry.is_for(rule) => Some(hint),
+                _ => entries.iter().position(|entry| entry.is_for(rule)),
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn at(&mut self, at: usize) -> CounterMut<'_> {
+        match self {
+            Self::One(log) => CounterMut::Window(log),
+            Self::Several(entries) => entries[at].counter(),
         }
     }
 
     /// Adds a counter, and returns its position.
     #[cold]
     fn add(&mut self, id: CounterId, counter: Counter) -> usize {
-        let entry = NamedCounter::new(id, counter);
-        let entries = match std::mem::replace(self, Self::Several(Vec::new())) {
-            Self::One(NamedCounter::Plain(log)) if log.is_empty() => {
-                *self = Self::One(entry);
+        let mut entries = match std::mem::replace(self, Self::Several(Vec::new())) {
+            Self::One(log) if log.is_empty() => Vec::new(),
+            Self::One(log) => vec![NamedCounter::Plain(log)],
+            Self::Several(entries) => entries,
+        };
+        match NamedCounter::new(id, counter) {
+            // A single plain window stays inline.
+            NamedCounter::Plain(log) if entries.is_empty() => {
+                *self = Self::One(log);
                 return 0;
             }
-            Self::One(first) => vec![first, entry],
-            Self::Several(mut entries) => {
-                entries.push(entry);
-                entries
-            }
-        };
+            entry => entries.push(entry),
+        }
         let at = entries.len() - 1;
         *self = Self::Several(entries);
         at
     }
 
     fn all(&mut self) -> impl Iterator<Item = CounterMut<'_>> {
-        self.entries().iter_mut().map(NamedCounter::counter)
+        let (one, several) = match self {
+            Self::One(log) => (Some(CounterMut::Window(log)), [].iter_mut()),
+            Self::Several(entries) => (None, entries.iter_mut()),
+        };
+        one.into_iter().chain(several.map(NamedCounter::counter))
     }
 
     /// Whether the counters can be dropped without loss.
@@ -256,9 +304,12 @@ impl Counters {
 
     /// Returns all balances for the store, and marks them as unchanged. Empty if none had changed.
     pub(crate) fn take_balances(&mut self) -> Vec<SavedCounter> {
+        let Self::Several(entries) = self else {
+            return Vec::new();
+        };
         let mut any = false;
         let mut saved = Vec::new();
-        for entry in self.entries() {
+        for entry in entries {
             if let NamedCounter::Other(other) = entry
                 && let (id, Counter::Balance { balance, changed }) = &mut **other
             {
@@ -292,34 +343,31 @@ impl Counters {
                 value: SavedValue::Hits(saved_hits(log, time.clock)),
             })
         };
-        let saved = |entry: &mut NamedCounter| match entry {
-            NamedCounter::Plain(log) => save(CounterId::plain(Period::Sliding(log.length())), log),
-            NamedCounter::Other(other) => match &mut **other {
-                (id, Counter::Window(log)) => save(id.clone(), log),
-                _ => None,
-            },
-        };
-        self.entries().iter_mut().filter_map(saved).collect()
+        let plain =
+            |log: &mut SlidingLog| save(CounterId::plain(Period::Sliding(log.length())), log);
+        match self {
+            Self::One(log) => plain(log).into_iter().collect(),
+            Self::Several(entries) => entries
+                .iter_mut()
+                .filter_map(|entry| match entry {
+                    NamedCounter::Plain(log) => plain(log),
+                    NamedCounter::Other(other) => match &mut **other {
+                        (id, Counter::Window(log)) => save(id.clone(), log),
+                        _ => None,
+                    },
+                })
+                .collect(),
+        }
     }
 }
 
 /// Moves the window of a rule from behind a position to it, so that later decisions find it there.
 #[cold]
 fn bring_forward(entries: &mut [NamedCounter], at: usize, rule: &Rule) -> Option<()> {
-    let behind = entries[at..]
-        .iter()
-        .position(|entry| entry.is_window_of(rule))?;
+    let mut behind = entries[at..].iter();
+    let behind = behind.position(|entry| entry.is_window_of(rule))?;
     entries.swap(at, at + behind);
     Some(())
-}
-
-/// Returns the position of the counter for a rule. The search begins at `hint`.
-#[inline(always)]
-fn position(entries: &[NamedCounter], rule: &Rule, hint: usize) -> Option<usize> {
-    match entries.get(hint) {
-        Some(entry) if entry.is_for(rule) => Some(hint),
-        _ => entries.iter().position(|entry| entry.is_for(rule)),
-    }
 }
 
 /// Returns the hits of a window like those of [`SavedValue::Hits`].

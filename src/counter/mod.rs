@@ -5,7 +5,7 @@ mod name;
 mod rule;
 
 pub(crate) use self::counters::{
-    CounterId, CounterMut, Counters, NamedCounter, SavedCounter, SavedIpWindow, SavedValue, Time,
+    CounterId, CounterMut, Counters, PlainWindows, SavedCounter, SavedIpWindow, SavedValue, Time,
     restore_hits, saved_hits,
 };
 pub(crate) use self::name::RuleName;

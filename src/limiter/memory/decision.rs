@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::super::{
     Admission, LimitState, Receipt, Rules, indexed, is_skipped, mark_skipped, rule_at, slowest,
 };
-use crate::counter::{CounterMut, NamedCounter, Rule, Time};
+use crate::counter::{CounterMut, PlainWindows, Rule, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::{Period, SlidingLog};
@@ -129,14 +129,14 @@ pub(super) fn admit_by_window(
 /// The windows of a subject, with their rules.
 pub(super) struct Windows<'a> {
     pub(super) rules: &'a [Rule],
-    pub(super) counters: &'a mut [NamedCounter],
+    pub(super) windows: PlainWindows<'a>,
 }
 
 impl Windows<'_> {
     #[inline(always)]
-    fn iter(&mut self) -> impl Iterator<Item = (u64, &mut SlidingLog)> {
-        let pairs = self.rules.iter().zip(&mut *self.counters);
-        pairs.filter_map(|(rule, counter)| Some((rule.limit.amount.get(), counter.plain_window()?)))
+    fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut SlidingLog)> {
+        let amounts = self.rules.iter().map(|rule| rule.limit.amount.get());
+        amounts.zip(self.windows.iter_mut())
     }
 }
 
@@ -148,7 +148,7 @@ pub(super) fn admit_by_windows(
     now: Moment,
 ) -> Option<Admission> {
     for windows in &mut subjects {
-        for (amount, window) in windows.iter() {
+        for (amount, window) in windows.iter_mut() {
             if u64::from(window.used_at(now)) + u64::from(cost.get()) > amount {
                 return None;
             }
@@ -157,7 +157,7 @@ pub(super) fn admit_by_windows(
     let mut tightest = LimitState::unlimited(now);
     let mut index = 0;
     for windows in &mut subjects {
-        for (amount, window) in windows.iter() {
+        for (amount, window) in windows.iter_mut() {
             window.consume(now, cost);
             let remaining = amount - u64::from(window.used());
             if remaining < tightest.remaining {

@@ -10,7 +10,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::super::{AttachError, CounterSets, Receipt, Rules};
 use super::decision::{LockedCounters, Windows};
-use crate::counter::{CounterMut, Counters, Rule, SavedCounter, Subject, SubjectId, Time};
+use crate::counter::{
+    CounterMut, Counters, PlainWindows, Rule, SavedCounter, Subject, SubjectId, Time,
+};
 use crate::store::StoreError;
 use crate::time::{Clock, Moment};
 
@@ -221,15 +223,15 @@ impl<'a> LockedSets<'a> {
         let (own, of_org) = rules.split_at(of_key.count());
         let org = match &mut self.org {
             Some(org) => org.plain_windows(of_org)?,
-            None if of_org.is_empty() => &mut [],
+            None if of_org.is_empty() => PlainWindows::none(),
             None => return None,
         };
         let own = Windows {
-            counters: self.key.plain_windows(own)?,
+            windows: self.key.plain_windows(own)?,
             rules: own,
         };
         let of_org = Windows {
-            counters: org,
+            windows: org,
             rules: of_org,
         };
         Some([own, of_org])
