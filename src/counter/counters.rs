@@ -231,13 +231,13 @@ impl Counters {
     #[inline(always)]
     pub(crate) fn plain_windows(&mut self, rules: &[Rule]) -> Option<PlainWindows<'_>> {
         let mut windows = PlainWindows::none();
-        match (self, rules) {
-            (_, []) => {}
-            (Self::One(log), [rule]) if is_plain(rule, log.length()) => {
-                windows.one = std::slice::from_mut(log);
-            }
-            (Self::One(_), _) => return None,
-            (Self::Several(entries), _) => {
+        match self {
+            _ if rules.is_empty() => {}
+            Self::One(log) => match rules {
+                [rule] if is_plain(rule, log.length()) => windows.one = std::slice::from_mut(log),
+                _ => return None,
+            },
+            Self::Several(entries) => {
                 for (at, rule) in rules.iter().enumerate() {
                     if !entries.get(at)?.is_window_of(rule) {
                         bring_forward(entries, at, rule)?;
