@@ -121,8 +121,8 @@ pub(crate) const FLOODS: [Flood; 8] = [
         requests: MANY,
         send: |target, number| target.send(&target.issued[0], peer(), &format!("/api/{number}")),
     },
-    // More issued keys than can be tracked, most of which are read from the file. Memory also holds the pages of the file (64 MiB), the cached
-    // keys and the limits of the tracked ones (63 MiB each).
+    // More issued keys than can be tracked, most of which are read from the file. Memory also holds the
+    // pages of the file (64 MiB), the cached keys and the limits of the tracked ones (63 MiB each).
     Flood {
         name: "issued",
         most_mib: 192.0,

@@ -187,13 +187,18 @@ pub fn headers(key: &str) -> [(&'static str, &str); 4] {
 /// A well-formed key that was never issued.
 pub fn unknown_key(prefix: &str, random: &mut Random) -> String {
     const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut text = String::from(prefix);
     for _ in 0..42 {
         text.push(BASE64[random.below(64)].into());
     }
     // The last of 43 characters holds 4 bits.
     text.push(BASE64[random.below(16) << 2].into());
+    with_checksum(text)
+}
+
+/// Adds the CRC-32 in base62, as keys end.
+pub fn with_checksum(mut text: String) -> String {
+    const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let checksum = crc32fast::hash(text.as_bytes());
     for place in (0..6).rev() {
         text.push(BASE62[(checksum / 62_u32.pow(place) % 62) as usize].into());

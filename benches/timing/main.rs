@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use keyguard::{Config, KeyGuard, ManualClock, Reason, Timestamp};
 use keyguard_benches::measure::Random;
-use keyguard_benches::world::{PATH, SECRET, UNREACHED, create_keys, limited, peer};
+use keyguard_benches::world::{PATH, SECRET, UNREACHED, create_keys, limited, peer, with_checksum};
 use keyguard_benches::{Fallible, Run};
 
 /// Checks of each pair of classes.
@@ -143,18 +143,6 @@ fn almost(texts: &[String]) -> Vec<String> {
 fn with_wrong_checksum(text: &str) -> String {
     let (body, checksum) = text.split_at(text.len() - 1);
     format!("{body}{}", if checksum == "0" { "1" } else { "0" })
-}
-
-/// Adds the CRC-32 in base62, as keys end.
-fn with_checksum(body: String) -> String {
-    const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut rest = crc32fast::hash(body.as_bytes()) as usize;
-    let mut digits = Vec::new();
-    for _ in 0..6 {
-        digits.insert(0, char::from(BASE62[rest % 62]));
-        rest /= 62;
-    }
-    body + &String::from_iter(digits)
 }
 
 /// Prints whether two classes are told apart.

@@ -181,8 +181,8 @@ impl Admin {
 
     /// Returns a page of the audit log, the latest entry first.
     ///
-    /// Every change to organizations, keys, limits, manual locks and the policy has an entry, which is
-    /// never removed.
+    /// Every change to organizations, keys, limits and manual locks has an entry, and every change to the
+    /// policy of an open guard; the policy that a guard is opened with has none. Entries are never removed.
     ///
     /// ```
     /// # use keyguard::{Config, KeyGuard, Page};

@@ -350,8 +350,8 @@ impl Config {
     }
 
     /// Whether SIGHUP reloads the policy file, within about 200 ms. An invalid file changes nothing and
-    /// is reported in [`Stats::warnings`](crate::Stats::warnings). Default: `false`; the signal is not
-    /// handled.
+    /// is reported in [`Stats::warnings`](crate::Stats::warnings). While the reload cannot be entered in the
+    /// audit log, the policy in force stays. Default: `false`; the signal is not handled.
     pub fn reload_on_hangup(mut self, reload: bool) -> Self {
         self.reload_on_hangup = reload;
         self

@@ -13,7 +13,8 @@ use crate::limiter::LimitState;
 use crate::model::Reason;
 use crate::time::Moment;
 
-/// A refused request, with the reason and the response.
+/// A refused request, with the reason and the response. Like a grant, it refers to its key and to parts of
+/// the guard: drop it when the response is written.
 ///
 /// ```
 /// # use keyguard::{Config, KeyGuard, Reason};

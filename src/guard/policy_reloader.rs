@@ -215,10 +215,17 @@ impl PolicyReloader {
     }
 
     /// Reloads the policy if the signal was received since the last call. `accept` is as for
-    /// [`PolicyReloader::reload`]; if it fails, the next call tries again.
+    /// [`PolicyReloader::reload`]; if it fails, a warning says so, and the next call tries again.
     pub(super) fn reload_if_signalled(&self, accept: impl FnOnce() -> Result<(), StoreError>) {
         if self.signal.swap(false, Ordering::Relaxed) {
-            let try_again = |_: &StoreError| self.signal.store(true, Ordering::Relaxed);
+            let try_again = |error: &StoreError| {
+                self.signal.store(true, Ordering::Relaxed);
+                let text = format!(
+                    "the policy file is not reloaded yet, because the audit log cannot be written: {}",
+                    error.cause()
+                );
+                self.warnings.set(Topic::Policy, Some(text));
+            };
             let accept = || Ok::<_, Box<dyn Error>>(accept().inspect_err(try_again)?);
             // An invalid policy causes a warning.
             let _ = self.reload(accept);
@@ -271,18 +278,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("keyguard.toml");
         std::fs::write(&file, "key_limits = [\"5/min\"]").unwrap();
+        let warnings = Arc::<Warnings>::default();
         let reloader = PolicyReloader::new(
             Arc::new(handle("")),
             Arc::new(Revisions::new()),
-            Arc::default(),
+            Arc::clone(&warnings),
             Some(file),
         );
         let is_reloaded = || !reloader.policy_handle.load().source.key_limits.is_empty();
         reloader.signal.store(true, Ordering::Relaxed);
         reloader.reload_if_signalled(|| Err(StoreError::Unavailable("no space left".into())));
         assert!(!is_reloaded());
+        assert!(warnings.list()[0].ends_with("no space left"));
         reloader.reload_if_signalled(|| Ok(()));
         assert!(is_reloaded());
+        assert!(warnings.list().is_empty());
         reloader.reload_if_signalled(|| unreachable!("no second signal"));
     }
 

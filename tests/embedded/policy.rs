@@ -352,6 +352,34 @@ fn requests_succeed_while_policies_change() {
     });
 }
 
+#[test]
+fn threads_see_the_policy_that_was_set_last() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = crate::common::key_limited_to(&kg, 1_000_000);
+    let (request, requests) = std::sync::mpsc::channel::<()>();
+    let (answer, answers) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for () in requests {
+                answer.send(check(&kg, &key).is_ok()).unwrap();
+            }
+        });
+        let policies = [
+            ("", true),
+            ("deny = [\"192.0.2.0/24\"]", false),
+            ("deny = [\"198.51.100.0/24\"]", true),
+            ("deny = [\"192.0.2.0/25\"]", false),
+        ];
+        for (policy, is_admitted) in policies.iter().cycle().take(400) {
+            kg.admin().set_policy(policy.parse().unwrap()).unwrap();
+            request.send(()).unwrap();
+            assert_eq!(answers.recv().unwrap(), *is_admitted, "{policy}");
+        }
+        drop(request);
+    });
+}
+
 /// Runs in a child process, which signals itself.
 #[cfg(unix)]
 #[test]

@@ -149,14 +149,9 @@ fn why_refused<H: ?Sized>(
     context: &mut RequestContext<'_, H>,
     key: &CachedKey,
 ) -> Option<Reason> {
-    if !key.is_active {
-        return Some(Reason::RevokedKey);
-    }
-    if key.expires_at < Timestamp::MAX && guard.now() >= key.expires_at {
-        return Some(Reason::ExpiredKey);
-    }
-    if !key.is_org_active {
-        return Some(Reason::SuspendedOrg);
+    let may_be_refused = !(key.is_active && key.is_org_active) || key.expires_at < Timestamp::MAX;
+    if may_be_refused && let Some(reason) = why_not_in_force(guard, key) {
+        return Some(reason);
     }
     if key.is_ip_restricted && !key.record.key.allowed_ips.contains(context.ip) {
         return Some(Reason::IpNotAllowed);
@@ -167,6 +162,17 @@ fn why_refused<H: ?Sized>(
     // No limit is below 1.
     let is_above = context.cost > NonZeroU32::MIN && is_cost_above_a_limit(context, key);
     is_above.then_some(Reason::CostAboveLimit)
+}
+
+/// Reads the clock in any case, so that the time of a refusal does not tell which of the three it is.
+fn why_not_in_force(guard: &Guard, key: &CachedKey) -> Option<Reason> {
+    let is_expired = guard.now() >= key.expires_at;
+    match (key.is_active, is_expired, key.is_org_active) {
+        (false, ..) => Some(Reason::RevokedKey),
+        (_, true, _) => Some(Reason::ExpiredKey),
+        (.., false) => Some(Reason::SuspendedOrg),
+        _ => None,
+    }
 }
 
 /// Whether the key holds the scopes that the request and the routes require.

@@ -112,8 +112,8 @@ pub(crate) fn client_ip<H: Headers + ?Sized>(
     }
 }
 
-/// All stages, in their order. The context then has the key and the state of its limits. Only what may wait is
-/// an `async fn` of its own, as each one costs each request some moves.
+/// All stages, in their order. The context then has the key and the state of its limits. Only what may
+/// wait is an `async fn` of its own, as each one costs each request some moves.
 #[inline(always)]
 async fn run<H: Headers + ?Sized>(
     guard: &Guard,

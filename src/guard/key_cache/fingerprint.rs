@@ -2,9 +2,9 @@
 //!
 //! A fingerprint is the length of the text and the universal hash NH (Black, Halevi, Krawczyk, Krovetz,
 //! Rogaway: *UMAC: Fast and Secure Message Authentication*, CRYPTO 1999; RFC 4418 §5.2) of its blocks, over
-//! words of 64 bits, twice, the second time with the hash key shifted by two words. For any two different texts, the
-//! probability over the choice of the hash key that their fingerprints are equal is at most 2⁻¹²⁸ (ibid.,
-//! theorem on Toeplitz keys).
+//! words of 64 bits, twice, the second time with the hash key shifted by two words. For any two different
+//! texts, the probability over the choice of the hash key that their fingerprints are equal is at most 2⁻¹²⁸
+//! (ibid., theorem on Toeplitz keys).
 //!
 //! This is enough to authenticate a text:
 //! - The hash key is random and belongs to this process. Neither it nor a fingerprint leaves the process.

@@ -101,7 +101,9 @@ impl Drop for ThreadSenders {
     /// The thread ends.
     fn drop(&mut self) {
         for (idle, sender) in self.0.drain(..) {
-            idle.lock().push(sender);
+            if !sender.is_orphaned() {
+                idle.lock().push(sender);
+            }
         }
     }
 }

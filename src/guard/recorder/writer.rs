@@ -73,6 +73,10 @@ impl Writer {
             let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::write);
             let sink_failure = offered.err().map(|error| error.to_string());
             self.warn_of_sink(sink_failure.as_deref());
+            // Otherwise the audit entry would not be stored either, and the signal waits.
+            if result.is_ok() {
+                self.reload_policy_if_signalled();
+            }
             self.maintain();
             self.warnings.log_new();
             let mut control = self.backends.recorder.control.lock();
@@ -182,14 +186,18 @@ impl Writer {
         self.warnings.set(Topic::Sink, warning);
     }
 
-    pub(super) fn maintain(&mut self) {
+    fn reload_policy_if_signalled(&self) {
         let clock = self.backends.recorder.clock();
-        clock.resync();
         self.policy_reloader.reload_if_signalled(|| {
             let details = json!({ "signal": "SIGHUP" });
             let audit = AuditContext::of_program(clock.timestamp(), "reload", details);
             self.store.append_audit(&audit)
         });
+    }
+
+    pub(super) fn maintain(&mut self) {
+        let clock = self.backends.recorder.clock();
+        clock.resync();
         #[cfg(feature = "http")]
         self.policy_reloader.warn_of_mounts();
         self.backends.limiter.sweep();

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Connection, SimpleQueryMessage};
 
 use super::address::DatabaseUrl;
@@ -59,7 +60,10 @@ impl Sessions {
     pub(super) async fn open(&self, longest: Duration) -> Result<Conn, ServerError> {
         let opened = timeout(OPENING, self.open_checked(longest)).await;
         let opened = opened.unwrap_or_else(|_| Err(ServerError::timeout()));
-        *self.state.connect_error.lock() = opened.as_ref().err().cloned();
+        let error = opened.as_ref().err();
+        // An administrator who ends a session that is being opened does not make the server unreachable.
+        let error = error.filter(|error| !error.is(&SqlState::ADMIN_SHUTDOWN));
+        *self.state.connect_error.lock() = error.cloned();
         opened
     }
 
