@@ -169,7 +169,7 @@ const TO_LOCK: u64 = 102;
 fn locking(number: u64) -> IpAddr {
     let client = number / TO_LOCK;
     let half = client / 2;
-    if client % 2 == 0 {
+    if client.is_multiple_of(2) {
         v6(u128::from(half / 16) << 80 | u128::from(half % 16) << 64)
     } else {
         v4(0x2800_0000 + ((half as u32) << 8))

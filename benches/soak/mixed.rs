@@ -79,10 +79,10 @@ pub(crate) fn run(run: &Run, time: Duration) -> Fallible<bool> {
         let day = (slot + 1) / SLOTS;
         if (slot + 1) % SLOTS == 0 {
             soak.change_keys()?;
-            if day % 30 == 0 {
+            if day.is_multiple_of(30) {
                 soak = soak.restart()?;
             }
-            if day % (DAYS / 4) == 0 {
+            if day.is_multiple_of(DAYS / 4) {
                 difference += soak.difference()?;
                 let quarter = soak.quarter()?;
                 println!(
@@ -256,7 +256,7 @@ impl Soak {
         admin.rotate_key(RotateKey::new(id))?;
         admin.revoke_key(id)?;
         admin.block(address(6), None, "1 hour")?;
-        Ok(self.flush()?)
+        self.flush()
     }
 
     fn flush(&mut self) -> Fallible<()> {

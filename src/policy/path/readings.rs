@@ -118,7 +118,7 @@ const PLAIN: [bool; 256] = {
 const fn is_plain_in_path(byte: u8) -> bool {
     matches!(byte, b'&'..=b':')
         | matches!(byte, b'@'..=b'Z')
-        | matches!(byte, b'a'..=b'z')
+        | byte.is_ascii_lowercase()
         | (byte == b'!')
         | (byte == b'$')
         | (byte == b'=')
