@@ -43,7 +43,7 @@ pub(crate) const FLOODS: [Flood; 8] = [
         requests: MANY,
         send: |target, number| {
             let key = format!("nonsense {number}");
-            target.send(&key, v4(0x0b00_0000 + number as u32), "/api")
+            target.send(&key, attacker(number), "/api")
         },
     },
     // Requests without a key, each from another IPv6 /64.
@@ -62,7 +62,7 @@ pub(crate) const FLOODS: [Flood; 8] = [
         issued_keys: 0,
         requests: MANY,
         send: |target, number| {
-            let address = v4(0x0b00_0000 + (number % target.requests.div_ceil(50)) as u32);
+            let address = attacker(number % target.requests.div_ceil(50));
             target.send(
                 &unknown_key("kg_live_", &mut Random(number)),
                 address,
@@ -77,7 +77,7 @@ pub(crate) const FLOODS: [Flood; 8] = [
         issued_keys: 0,
         requests: MANY,
         send: |target, number| {
-            let address = v4(0x0b00_0000 + (number % target.requests.div_ceil(10)) as u32);
+            let address = attacker(number % target.requests.div_ceil(10));
             target.send("", address, &format!("/items/{number}"))
         },
     },
@@ -152,6 +152,11 @@ impl Target {
             Err(denial) => Some(denial.reason()),
         }
     }
+}
+
+/// An address of `11.0.0.0/8` and the networks after it.
+fn attacker(number: u64) -> IpAddr {
+    v4(0x0b00_0000 + number as u32)
 }
 
 fn v4(bits: u32) -> IpAddr {

@@ -30,17 +30,22 @@ fn a_year_ahead<T>(home: &Home, work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Limits of 5 requests by the calendar, each with its longest period.
+fn limits_by_the_calendar() -> [(&'static str, Duration); 3] {
+    [
+        ("5 daily", DAY),
+        ("5 monthly", 31 * DAY),
+        ("5 credits +5/d", DAY),
+    ]
+}
+
 fn admitted(kg: &KeyGuard, key: &CreatedKey) -> usize {
     (0..50).filter(|_| check(kg, key).is_ok()).count()
 }
 
 #[test]
 fn clock_jump_delays_quotas_and_credits_by_one_period_at_most() {
-    for (limit, period) in [
-        ("5 daily", DAY),
-        ("5 monthly", 31 * DAY),
-        ("5 credits +5/d", DAY),
-    ] {
+    for (limit, period) in limits_by_the_calendar() {
         let home = Home::new();
         let kg = home.open();
         let key = key_limited_by(&kg, limit);
@@ -71,11 +76,7 @@ fn stored_quotas_from_the_future_are_reset_on_load() {
 /// Regression: the corrected time stayed in memory, so that each restart began another period.
 #[test]
 fn restarts_do_not_prolong_a_period_from_the_future() {
-    for (limit, period) in [
-        ("5 daily", DAY),
-        ("5 monthly", 31 * DAY),
-        ("5 credits +5/d", DAY),
-    ] {
+    for (limit, period) in limits_by_the_calendar() {
         let home = Home::new();
         let kg = home.open();
         let key = key_limited_by(&kg, limit);
