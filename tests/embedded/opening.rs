@@ -221,16 +221,15 @@ fn damaged_file_is_refused() {
 #[test]
 fn directory_is_refused() {
     let home = Home::new();
-    let refused = refused(
-        home.dir(),
-        home.config(),
-        &[
-            name(home.dir()),
-            "is a directory or a device",
-            "give the path of a data file, or a new path",
-        ],
-    );
-    assert!(matches!(refused, OpenError::NotAFile { path, .. } if path == home.dir()));
+    let dir = home.dir().join("data");
+    fs::create_dir(&dir).unwrap();
+    let words = [
+        name(&dir),
+        "is a directory or a device",
+        "give the path of a data file, or a new path",
+    ];
+    let refused = refused(&dir, home.config(), &words);
+    assert!(matches!(refused, OpenError::NotAFile { path, .. } if path == dir));
 }
 
 #[test]
