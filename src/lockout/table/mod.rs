@@ -188,6 +188,8 @@ impl Locks {
                     return true;
                 }
                 if self.claim(is_certain) {
+                    // Nearly all addresses have one lock.
+                    known.reserve_exact(1);
                     known.push(lock);
                     shard.len.fetch_add(1, Ordering::Release);
                     note(id);
