@@ -99,6 +99,7 @@ enum Subcommands {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
+    crate::sys::process::forbid_core_dumps();
     let definition = Opts::command();
     let parsed = definition.clone().try_get_matches().and_then(|matches| {
         let mut opts = Opts::from_arg_matches(&matches)?;

@@ -1,4 +1,24 @@
-//! Other processes on this machine.
+//! This process, and other processes on this machine.
+
+/// Prevents core dumps of this process, whose memory has the secret and presented keys. On Linux, other
+/// processes of the same user cannot read its memory either; root can.
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) fn forbid_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // Lowering a limit of its own is allowed to every process.
+    let _ = setrlimit(Resource::Core, none);
+    // A core dump that is piped to a program ignores the limit.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+#[cfg(all(not(unix), feature = "cli"))]
+pub(crate) fn forbid_core_dumps() {}
 
 /// The name of a process, if known.
 #[cfg(target_os = "linux")]

@@ -16,6 +16,23 @@ pub(crate) fn keyguard(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// The command in a process that was prepared by shell commands, such as `ulimit`.
+pub(crate) fn prepared(preparation: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{preparation}; exec \"$@\""), "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        shell.current_dir(dir);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 pub(crate) fn run(dir: &Path, arguments: &[&str]) -> Output {
     keyguard(dir, arguments).output().unwrap()
 }

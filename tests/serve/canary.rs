@@ -3,10 +3,12 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+#[cfg(target_os = "linux")]
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::common::program::{keyguard, run};
+use crate::common::program::{keyguard, prepared, run};
 use crate::common::server::{Server, get, request};
 use crate::common::{wait_until, write_private};
 use rustix::process::{Pid, Signal, kill_process};
@@ -249,4 +251,23 @@ fn add_commands(seen: &mut Seen, dir: &Path, key: &str) {
     assert_eq!(output.status.code(), Some(1));
     seen.add("another secret", text(&output));
     fs::remove_file(dir.join("other.secret")).unwrap();
+}
+
+/// A core dump would have the secret, the admin key and the keys of requests.
+#[cfg(target_os = "linux")]
+#[test]
+fn killed_server_leaves_no_core_dump() {
+    let home = TempDir::new().unwrap();
+    run(home.path(), &["init"]);
+    let serve = keyguard(home.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let mut server = Server::spawn(prepared("ulimit -c unlimited", &serve));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
+    let of_core = limits.lines().find(|line| line.contains("core file size"));
+    let of_core: Vec<&str> = of_core.unwrap().split_whitespace().collect();
+    assert_eq!(of_core[4..6], ["0", "0"], "{of_core:?}");
+
+    kill_process(Pid::from_child(&server.child), Signal::ABORT).unwrap();
+    let status = server.child.wait().unwrap();
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()));
+    assert!(!status.core_dumped());
 }

@@ -4,28 +4,16 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::program::{done, keyguard, refused};
+use crate::common::program::{done, keyguard, prepared, refused};
 use crate::common::server::{HttpResponse, Server, check, get, request};
 use serde_json::{Value, json};
 
 /// A server of the data file in `dir` that cannot write files beyond `most_bytes`.
 fn limited(dir: &Path, most_bytes: u64) -> Server {
     let serve = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
-    let mut shell = Command::new("sh");
     // In units of 512 bytes. Without the trap the signal for it would end the server.
-    let limit = format!(
-        "trap '' XFSZ; ulimit -S -f {}; exec \"$@\"",
-        most_bytes / 512
-    );
-    shell.args(["-c", &limit, "sh"]).current_dir(dir);
-    shell.arg(serve.get_program()).args(serve.get_args());
-    for (name, value) in serve.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    Server::spawn(shell)
+    let limit = format!("trap '' XFSZ; ulimit -S -f {}", most_bytes / 512);
+    Server::spawn(prepared(&limit, &serve))
 }
 
 /// Lets files grow again.
