@@ -108,7 +108,7 @@ pub fn codec(data: &[u8]) {
     if let Ok(resumed) = UsageBlockWriter::resume(data.to_vec()) {
         assert!(resumed.bytes().starts_with(data));
     }
-    let _ = codec::frame::read_preamble(data);
+    let _ = codec::data_file::read_preamble(data);
     if let Ok(counters) = codec::decode_counters(data) {
         let bytes = codec::encode_counters(&counters).expect("decoded counters can be encoded");
         assert_eq!(

@@ -160,7 +160,7 @@ fn file_of_an_older_format_is_refused() {
         &[
             name(&home.file()),
             "has format 1",
-            "reads format 4",
+            "reads format 5",
             "use the version that wrote it",
         ],
     );
@@ -177,7 +177,7 @@ fn file_of_a_newer_format_is_refused() {
         &[
             name(&home.file()),
             "has format 7",
-            "reads format 4",
+            "reads format 5",
             "use the version that wrote it",
         ],
     );
@@ -185,7 +185,7 @@ fn file_of_a_newer_format_is_refused() {
         refused,
         OpenError::NewerFormat {
             found: 7,
-            supported: 4,
+            supported: 5,
             ..
         }
     ));
@@ -206,11 +206,20 @@ fn damaged_file_is_refused() {
         let refused = refused(&home.file(), home.config(), &words);
         assert!(matches!(refused, OpenError::Damaged { .. }), "{refused:?}");
     };
-    for len in [10, 4_096, sound.len() / 2, sound.len() - 1] {
+    for len in [
+        10,
+        4_096,
+        5 * 4_096,
+        sound.len() / 2,
+        sound.len() - 4_096,
+        sound.len() - 1,
+    ] {
         is_refused(&sound[..len]);
     }
-    // The format, both copies of a header, and all blocks but the first.
-    for part in [12..13, 512..1_536, 4_100..sound.len()] {
+    // The format, both copies of a header or of the other, the checksums, and all blocks.
+    let pages = |pages: std::ops::Range<usize>| pages.start * 4_096..pages.end * 4_096;
+    let rest = 7 * 4_096..sound.len();
+    for part in [12..13, pages(1..3), pages(3..5), pages(5..7), rest] {
         let mut bytes = sound.clone();
         bytes[part].fill(0xa5);
         is_refused(&bytes);

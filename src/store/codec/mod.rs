@@ -8,7 +8,7 @@
 
 mod audit;
 mod counter;
-pub(crate) mod frame;
+pub(crate) mod data_file;
 mod key;
 mod lock;
 mod org;
@@ -39,5 +39,5 @@ pub(crate) use self::text::{read_allowed_ips, read_limits, read_scopes, texts};
 pub(crate) use self::totals::RecordCounts;
 
 /// The format that this version writes, and the only one that it reads. A data file states its format
-/// in its [preamble](frame::preamble).
-pub(crate) const FORMAT: u32 = 4;
+/// in its [preamble](data_file::preamble).
+pub(crate) const FORMAT: u32 = 5;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Mutex, RwLock};
 use redb::{BackendError, StorageBackend};
 
-use super::checksummed_file::ChecksummedFile;
+use super::block_file::BlockFile;
 
 /// A file that stays unchanged while it is verified.
 ///
@@ -20,7 +20,7 @@ use super::checksummed_file::ChecksummedFile;
 /// does no more work, so the database is reopened on the [next generation](Self::reopened). The locks of
 /// the file are held until the last generation is dropped, so that no other process opens it in between.
 #[derive(Debug)]
-pub(super) struct DataFile<F: StorageBackend = ChecksummedFile> {
+pub(super) struct DataFile<F: StorageBackend = BlockFile> {
     shared: Arc<Shared<F>>,
     generation: Arc<FileGeneration>,
 }
@@ -73,12 +73,12 @@ enum Change {
 impl DataFile {
     /// Returns a file that is not changed before it is published.
     pub(super) fn staged(file: impl StorageBackend) -> Self {
-        Self::staged_on(ChecksummedFile::existing(file))
+        Self::staged_on(BlockFile::existing(file))
     }
 
     /// Returns a new file, which no other process has open.
     pub(super) fn published(file: impl StorageBackend) -> io::Result<Self> {
-        Ok(Self::from_parts(ChecksummedFile::new(file)?, None))
+        Ok(Self::from_parts(BlockFile::new(file)?, None))
     }
 
     /// Returns the next generation, staged on the last synced state of the file. The current one must not
@@ -91,7 +91,7 @@ impl DataFile {
         })
     }
 
-    /// Like [`ChecksummedFile::check`].
+    /// Like [`BlockFile::check`].
     pub(super) fn check(&self) -> io::Result<()> {
         self.shared.file.check()
     }

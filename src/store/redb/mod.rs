@@ -4,7 +4,7 @@
 //! to reopen a file of any size quickly after a kill.
 
 mod audit;
-mod checksummed_file;
+mod block_file;
 mod counters;
 mod credentials;
 mod engine;

@@ -19,7 +19,7 @@ use super::{PANICKED, RedbStore};
 use crate::model::Fingerprint;
 use crate::store::batch_id::BatchIds;
 use crate::store::codec::FORMAT;
-use crate::store::codec::frame::{self, Unreadable};
+use crate::store::codec::data_file::{PREAMBLE, Unreadable, read_preamble};
 use crate::store::{OpenError, StoreError};
 use crate::sys::AtomicFile;
 use crate::time::{Clock, Timestamp};
@@ -153,10 +153,10 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 /// Fails unless the file is a data file of the current format.
 fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
     let mut start = Vec::new();
-    file.take(frame::PREAMBLE_LEN as u64)
+    file.take(PREAMBLE as u64)
         .read_to_end(&mut start)
         .map_err(|error| io_error(path, error))?;
-    frame::read_preamble(&start).map_err(|unreadable| match unreadable {
+    read_preamble(&start).map_err(|unreadable| match unreadable {
         Unreadable::Foreign if start.starts_with(SQLITE) => {
             OpenError::SqliteDatabase { path: path.into() }
         }

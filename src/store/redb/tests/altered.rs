@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::*;
-use crate::store::codec::frame;
+use crate::store::codec::data_file::BLOCK;
 
 /// An alteration of some bytes of a file.
 #[derive(Clone, Debug)]
@@ -23,8 +23,8 @@ impl Alteration {
                 bytes[at..len.min(at + run)].fill(0);
             }
             Self::RandomPage(page, seed) => {
-                let at = page * frame::FRAMED % len;
-                let end = len.min(at + frame::FRAMED);
+                let at = page * BLOCK % len;
+                let end = len.min(at + BLOCK);
                 let mut random = blake3::Hasher::new()
                     .update(&seed.to_le_bytes())
                     .finalize_xof();
@@ -40,7 +40,7 @@ fn alterations() -> impl Strategy<Value = Vec<Alteration>> {
         prop_oneof![
             2 => 0..320_usize,
             2 => 0..65_536_usize,
-            4 => (0..256_usize, 0..64_usize).prop_map(|(page, at)| page * frame::FRAMED + at),
+            4 => (0..256_usize, 0..64_usize).prop_map(|(page, at)| page * BLOCK + at),
             2 => any::<usize>(),
         ]
     };

@@ -1,0 +1,159 @@
+//! The checksums of all blocks of an open file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::store::codec::data_file::{
+    ChecksumTable, digest_of_all, group_of, groups, table_offset,
+};
+
+/// The checksum tables by group, in three states: in use by the header on disk, written for the next header,
+/// and changed since.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    committed: Vec<CommittedTable>,
+    written: BTreeMap<usize, ChecksumTable>,
+    changed: BTreeMap<usize, ChecksumTable>,
+}
+
+/// A table that the header on disk refers to.
+#[derive(Debug)]
+pub(super) struct CommittedTable {
+    pub(super) table: ChecksumTable,
+    /// The page of the group that contains the table. The next table goes to the other.
+    pub(super) slot: usize,
+    pub(super) digest: u32,
+}
+
+/// A page to write.
+pub(super) struct TablePage {
+    pub(super) offset: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Tables {
+    /// Returns the tables in use by a header. Later ones of the groups `stale` are in the file.
+    pub(super) fn new(committed: Vec<CommittedTable>, stale: &[usize]) -> Self {
+        let mut tables = Self {
+            committed,
+            ..Self::default()
+        };
+        tables.replace(stale.iter().copied().collect());
+        tables
+    }
+
+    /// Returns the checksum of a block; zero for blocks beyond the end.
+    pub(super) fn get(&self, block: u64) -> u32 {
+        let (group, index) = group_of(block);
+        self.table(group).map_or(0, |table| table.get(index))
+    }
+
+    pub(super) fn set(&mut self, block: u64, checksum: u32) {
+        let (group, index) = group_of(block);
+        if !self.changed.contains_key(&group) {
+            let table = self.table(group).cloned().unwrap_or_default();
+            self.changed.insert(group, table);
+        }
+        if let Some(table) = self.changed.get_mut(&group) {
+            table.set(index, checksum);
+        }
+    }
+
+    fn table(&self, group: usize) -> Option<&ChecksumTable> {
+        let later = self
+            .changed
+            .get(&group)
+            .or_else(|| self.written.get(&group));
+        later.or_else(|| Some(&self.committed.get(group)?.table))
+    }
+
+    /// Adds empty tables of new groups, or drops those of groups that are gone.
+    pub(super) fn resize(&mut self, before: u64, blocks: u64) {
+        let groups_now = groups(blocks);
+        self.written.retain(|group, _| *group < groups_now);
+        self.changed.retain(|group, _| *group < groups_now);
+        for group in groups(before)..groups_now {
+            self.changed.insert(group, ChecksumTable::default());
+        }
+    }
+
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Whether the next header refers to other tables than the one on disk.
+    pub(super) fn has_written(&self) -> bool {
+        !self.written.is_empty()
+    }
+
+    /// Returns the changed tables as pages, for the header of this sequence number.
+    pub(super) fn write_changes(&mut self, sequence: u64) -> Vec<TablePage> {
+        let changed = std::mem::take(&mut self.changed);
+        let pages = changed.iter().map(|(&group, table)| TablePage {
+            offset: table_offset(group, self.next_slot(group)),
+            bytes: table.seal(group, sequence),
+        });
+        let pages = pages.collect();
+        self.written.extend(changed);
+        pages
+    }
+
+    fn next_slot(&self, group: usize) -> usize {
+        let committed = self.committed.get(group);
+        committed.map_or(0, |committed| 1 - committed.slot)
+    }
+
+    /// Returns the digest of the tables that the next header refers to.
+    pub(super) fn digest(&self, blocks: u64) -> u32 {
+        let digests = (0..groups(blocks)).map(|group| match self.written.get(&group) {
+            Some(table) => table.digest(),
+            None => self.committed.get(group).map_or(0, |table| table.digest),
+        });
+        digest_of_all(digests)
+    }
+
+    /// Notes that a header that refers to the written tables is on disk.
+    pub(super) fn commit_written(&mut self) {
+        for (group, table) in std::mem::take(&mut self.written) {
+            let committed = CommittedTable {
+                slot: self.next_slot(group),
+                digest: table.digest(),
+                table,
+            };
+            match self.committed.get_mut(group) {
+                Some(before) => *before = committed,
+                None => self.committed.push(committed),
+            }
+        }
+    }
+
+    /// Forgets the tables of groups that no header on disk refers to.
+    pub(super) fn drop_beyond(&mut self, blocks: u64) {
+        self.committed.truncate(groups(blocks));
+    }
+
+    /// Restores the tables in use by the header on disk.
+    pub(super) fn roll_back(&mut self) {
+        let later = self.written.keys().chain(self.changed.keys());
+        let later = later.copied().collect();
+        self.replace(later);
+    }
+
+    /// Changes no checksum, but writes the tables of these groups for the next header: otherwise that header
+    /// would refer to a later table that is in the file already.
+    fn replace(&mut self, stale: BTreeSet<usize>) {
+        self.written.clear();
+        let committed = &self.committed;
+        let tables = stale
+            .into_iter()
+            .filter_map(|group| Some((group, committed.get(group)?.table.clone())));
+        self.changed = tables.collect();
+    }
+}
+
+#[cfg(test)]
+impl Tables {
+    /// Returns the page of the group that contains the table in use.
+    pub(super) fn slot(&self, group: usize) -> usize {
+        self.committed[group].slot
+    }
+}

@@ -1,0 +1,326 @@
+use super::*;
+use crate::store::codec::data_file::{group_blocks, table_offset};
+use proptest::prelude::*;
+use redb::backends::InMemoryBackend;
+
+fn bytes(file: &dyn StorageBackend) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read(0, &mut bytes).unwrap();
+    bytes
+}
+
+fn reopened(bytes: &[u8]) -> BlockFile {
+    let file = InMemoryBackend::new();
+    file.set_len(bytes.len() as u64).unwrap();
+    file.write(0, bytes).unwrap();
+    BlockFile::existing(file)
+}
+
+fn header(file: &BlockFile) -> io::Result<[u8; DATABASE_HEADER]> {
+    let mut header = [0; DATABASE_HEADER];
+    file.read(0, &mut header).map(|()| header)
+}
+
+fn block(file: &BlockFile, index: u64) -> io::Result<[u8; BLOCK]> {
+    let mut block = [0; BLOCK];
+    file.read(index * BLOCK as u64, &mut block).map(|()| block)
+}
+
+/// Makes a change of the header durable.
+fn commit(file: &BlockFile, n: u8) {
+    file.write(0, &[n; DATABASE_HEADER]).unwrap();
+    file.sync_data().unwrap();
+}
+
+fn problem<T: std::fmt::Debug>(result: io::Result<T>) -> String {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    error.to_string()
+}
+
+/// Four blocks, of which the last three are 1, 2 and 3 throughout, and header 1.
+fn filled() -> BlockFile {
+    let file = BlockFile::new(InMemoryBackend::new()).unwrap();
+    assert_eq!(file.len().unwrap(), 0);
+    file.set_len(4 * BLOCK as u64).unwrap();
+    let data = [[1; BLOCK], [2; BLOCK], [3; BLOCK]].concat();
+    file.write(BLOCK as u64, &data).unwrap();
+    commit(&file, 1);
+    file
+}
+
+#[test]
+fn blocks_and_the_last_header_read_back() {
+    let filled = filled();
+    commit(&filled, 2);
+    for file in [reopened(&bytes(&*filled.file)), filled] {
+        assert_eq!(file.len().unwrap(), 4 * BLOCK as u64);
+        assert_eq!(header(&file).unwrap(), [2; DATABASE_HEADER]);
+        let mut two = [0; 2 * BLOCK];
+        file.read(2 * BLOCK as u64, &mut two).unwrap();
+        assert_eq!(two[..BLOCK], [2; BLOCK]);
+        assert_eq!(two[BLOCK..], [3; BLOCK]);
+    }
+}
+
+#[test]
+fn a_range_of_blocks_may_span_groups_and_a_file_may_shrink_and_grow() {
+    let file = filled();
+    let first = group_blocks(1).start;
+    file.set_len((first + 10) * BLOCK as u64).unwrap();
+    let data: Vec<u8> = (0..4).flat_map(|n| [n + 10; BLOCK]).collect();
+    file.write((first - 2) * BLOCK as u64, &data).unwrap();
+    commit(&file, 2);
+    let reopen = |file: &BlockFile| reopened(&bytes(&*file.file));
+    let mut found = vec![0; data.len()];
+    reopen(&file)
+        .read((first - 2) * BLOCK as u64, &mut found)
+        .unwrap();
+    assert!(found == data);
+
+    // The end is kept until no header refers to it.
+    let long = file.file.len().unwrap();
+    file.set_len(4 * BLOCK as u64).unwrap();
+    assert_eq!(file.file.len().unwrap(), long);
+    assert_eq!(reopen(&file).len().unwrap(), (first + 10) * BLOCK as u64);
+    commit(&file, 3);
+    assert_eq!(file.file.len().unwrap(), file_len(4));
+    assert_eq!(reopen(&file).len().unwrap(), 4 * BLOCK as u64);
+
+    file.set_len((first + 10) * BLOCK as u64).unwrap();
+    commit(&file, 4);
+    assert_eq!(block(&reopen(&file), 3).unwrap(), [3; BLOCK]);
+    assert!(block(&reopen(&file), first).is_err(), "never written since");
+}
+
+#[test]
+fn rolling_back_restores_the_last_synced_header_and_its_checksums() {
+    let file = filled();
+    let older = bytes(&*file.file);
+    file.write(3 * BLOCK as u64, &[4; BLOCK]).unwrap();
+    commit(&file, 2);
+    // Written, but not referred to by a header: block 2 is not in use.
+    file.write(2 * BLOCK as u64, &[9; BLOCK]).unwrap();
+    file.sync_data().unwrap();
+    file.write(0, &[3; DATABASE_HEADER]).unwrap();
+    file.roll_back().unwrap();
+    for file in [&reopened(&bytes(&*file.file)), &file] {
+        assert_eq!(header(file).unwrap(), [2; DATABASE_HEADER]);
+        assert_eq!(block(file, 3).unwrap(), [4; BLOCK]);
+        problem(block(file, 2));
+    }
+    file.settle().unwrap();
+    commit(&file, 5);
+    let found = reopened(&bytes(&*file.file));
+    assert_eq!(header(&found).unwrap(), [5; DATABASE_HEADER]);
+    assert_eq!(block(&found, 3).unwrap(), [4; BLOCK]);
+
+    file.file.write(0, &older).unwrap();
+    assert!(problem(file.roll_back()).contains("another program"));
+}
+
+#[test]
+fn settling_replaces_a_later_header() {
+    let file = filled();
+    let before = bytes(&*file.file);
+    commit(&file, 2);
+    // As after a failed sync: the header was written, and the file counts as having the one before.
+    let later = file.file;
+    let file = BlockFile::existing(InMemoryBackend::new());
+    file.file.set_len(before.len() as u64).unwrap();
+    file.file.write(0, &before).unwrap();
+    assert_eq!(header(&file).unwrap(), [1; DATABASE_HEADER]);
+    file.file.write(0, &bytes(&*later)).unwrap();
+    file.settle().unwrap();
+    assert_eq!(
+        header(&reopened(&bytes(&*file.file))).unwrap(),
+        [1; DATABASE_HEADER]
+    );
+}
+
+#[test]
+fn a_block_of_another_place_or_time_or_of_zeros_is_an_error() {
+    let file = filled();
+    let at = |index| usize::try_from(runs(index, 1).next().unwrap().offset).unwrap();
+    let sound = bytes(&*file.file);
+    let damages: [&dyn Fn(&mut Vec<u8>); 2] =
+        [&|bytes| bytes.copy_within(at(1)..at(2), at(2)), &|bytes| {
+            bytes[at(2)..at(3)].fill(0)
+        }];
+    for damage in damages {
+        let mut bytes = sound.clone();
+        damage(&mut bytes);
+        let file = reopened(&bytes);
+        assert_eq!(block(&file, 1).unwrap(), [1; BLOCK]);
+        assert_eq!(problem(block(&file, 2)), "block 2 was altered");
+        assert_eq!(block(&file, 3).unwrap(), [3; BLOCK]);
+    }
+
+    file.write(2 * BLOCK as u64, &[5; BLOCK]).unwrap();
+    commit(&file, 2);
+    let mut lost = bytes(&*file.file);
+    lost[at(2)..at(3)].copy_from_slice(&sound[at(2)..at(3)]);
+    problem(block(&reopened(&lost), 2));
+}
+
+#[test]
+fn checksums_that_are_older_than_the_header_are_an_error() {
+    let file = filled();
+    let before = bytes(&*file.file);
+    file.write(2 * BLOCK as u64, &[5; BLOCK]).unwrap();
+    commit(&file, 2);
+    let after = bytes(&*file.file);
+    for slot in [0, 1] {
+        let at = usize::try_from(table_offset(0, slot)).unwrap();
+        let mut lost = after.clone();
+        lost[at..at + BLOCK].copy_from_slice(&before[at..at + BLOCK]);
+        let found = header(&reopened(&lost));
+        match lost == after {
+            true => assert!(found.is_ok()),
+            false => assert!(problem(found).contains("checksums of some blocks")),
+        }
+    }
+}
+
+#[test]
+fn a_file_of_another_length_is_an_error() {
+    let sound = bytes(&*filled().file);
+    for len in [
+        0,
+        10,
+        BLOCK,
+        sound.len() / 2,
+        sound.len() - BLOCK,
+        sound.len() - 1,
+    ] {
+        let problem = problem(header(&reopened(&sound[..len])));
+        assert!(
+            problem.contains(&format!("{len} bytes instead of")),
+            "{problem}"
+        );
+    }
+    problem(header(&reopened(&[&sound[..], &[0; 100]].concat())));
+    // As after a power cut while the file grows.
+    header(&reopened(&[&sound[..], &[7; BLOCK]].concat())).unwrap();
+}
+
+#[test]
+fn one_bad_copy_of_the_header_is_tolerated_and_two_are_an_error() {
+    let intact = bytes(&*filled().file);
+    for pair in HEADERS {
+        let start = usize::try_from(pair).unwrap();
+        let mut both = intact.clone();
+        for copy in 0..2 {
+            let mut one = intact.clone();
+            one[start + copy * BLOCK..][..BLOCK].fill(0);
+            assert_eq!(header(&reopened(&one)).unwrap(), [1; DATABASE_HEADER]);
+            both[start + copy * BLOCK + 17] ^= 1;
+        }
+        problem(header(&reopened(&both)));
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_altered_byte_of_a_block_is_an_error(block_at in 1..4_u64, at in 0..BLOCK, change in 1..=u8::MAX) {
+        let mut bytes = bytes(&*filled().file);
+        bytes[usize::try_from(runs(block_at, 1).next().unwrap().offset).unwrap() + at] ^= change;
+        let file = reopened(&bytes);
+        for index in 1..4 {
+            prop_assert_eq!(block(&file, index).is_err(), index == block_at);
+        }
+    }
+
+    #[test]
+    fn an_altered_byte_of_the_checksums_is_an_error(at in 0..BLOCK, change in 1..=u8::MAX) {
+        let file = filled();
+        let used = table_offset(0, file.with_state(|state| state.tables.slot(0)).unwrap());
+        let mut bytes = bytes(&*file.file);
+        bytes[usize::try_from(used).unwrap() + at] ^= change;
+        prop_assert!(header(&reopened(&bytes)).is_err());
+    }
+
+    #[test]
+    fn an_interrupted_header_write_leaves_it_or_the_one_before(sectors in 0..16_usize) {
+        let file = filled();
+        let before = bytes(&*file.file);
+        commit(&file, 2);
+        let mut bytes = bytes(&*file.file);
+        let end = usize::try_from(FRONT).unwrap();
+        // The rest of the write is lost.
+        let pair = usize::try_from(HEADERS[file.with_state(|state| state.pair).unwrap()]).unwrap();
+        bytes[pair + sectors * SECTOR..end].copy_from_slice(&before[pair + sectors * SECTOR..end]);
+        let expected = if sectors == 0 { 1 } else { 2 };
+        prop_assert_eq!(header(&reopened(&bytes)).unwrap(), [expected; DATABASE_HEADER]);
+    }
+}
+
+/// A file whose writes and syncs are counted.
+#[derive(Debug, Default)]
+struct Log {
+    file: InMemoryBackend,
+    ops: std::sync::Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl StorageBackend for Log {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.ops.lock().push("length");
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.ops.lock().push("sync");
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.ops.lock().push(match offset {
+            ..FRONT => "header",
+            _ if offset < table_offset(0, 2) => "checksums",
+            _ => "block",
+        });
+        self.file.write(offset, data)
+    }
+}
+
+#[test]
+fn each_part_is_on_disk_before_what_refers_to_it() {
+    let log = Log::default();
+    let ops = std::sync::Arc::clone(&log.ops);
+    let bytes = bytes(&*filled().file);
+    log.file.set_len(bytes.len() as u64).unwrap();
+    log.file.write(0, &bytes).unwrap();
+    let file = BlockFile::existing(log);
+    let done = || std::mem::take(&mut *ops.lock());
+
+    // The header that was read may be in a cache only.
+    file.write(2 * BLOCK as u64, &[5; BLOCK]).unwrap();
+    assert_eq!(done(), ["header", "sync", "block"]);
+    commit(&file, 2);
+    assert_eq!(done(), ["checksums", "sync", "header", "sync"]);
+
+    // Like a commit of redb: first the slot that is not in use, then its selection.
+    let mut next = [2; DATABASE_HEADER];
+    next[192..].fill(3);
+    file.write(3 * BLOCK as u64, &[6; BLOCK]).unwrap();
+    file.write(0, &next).unwrap();
+    file.sync_data().unwrap();
+    assert_eq!(done(), ["block", "checksums", "sync"]);
+    next[9] = 3;
+    file.write(0, &next).unwrap();
+    file.sync_data().unwrap();
+    assert_eq!(done(), ["header", "sync"]);
+
+    // A shorter file is truncated afterwards.
+    file.set_len(3 * BLOCK as u64).unwrap();
+    commit(&file, 4);
+    assert_eq!(done(), ["sync", "header", "sync", "length"]);
+}
