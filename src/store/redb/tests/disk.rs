@@ -22,15 +22,18 @@ pub(super) enum Failure {
     BadBlock,
     /// Writes and syncs fail.
     ReadOnly,
+    /// Writes fail, halfway, as there is no space left.
+    Full,
     /// All operations fail.
     Gone,
 }
 
-pub(super) const FAILURES: [Failure; 5] = [
+pub(super) const FAILURES: [Failure; 6] = [
     Failure::Once,
     Failure::Halfway,
     Failure::Unacknowledged,
     Failure::ReadOnly,
+    Failure::Full,
     Failure::Gone,
 ];
 
@@ -45,22 +48,26 @@ pub(super) struct Sim {
     /// The first failing operation, and its failure.
     failure: Option<(u64, Failure)>,
     pub(super) has_failed: bool,
+    /// All operations that took effect, if they are recorded.
+    pub(super) history: Option<Vec<Op>>,
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Write(usize, Vec<u8>),
     SetLen(usize),
+    Sync,
 }
 
 impl Op {
-    fn apply(&self, bytes: &mut Vec<u8>) {
+    pub(super) fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Write(at, data) => {
                 bytes.resize(bytes.len().max(at + data.len()), 0);
                 bytes[*at..at + data.len()].copy_from_slice(data);
             }
             Self::SetLen(len) => bytes.resize(*len, 0),
+            Self::Sync => {}
         }
     }
 }
@@ -74,7 +81,7 @@ impl Sim {
             Failure::Once | Failure::Halfway | Failure::Unacknowledged | Failure::BadBlock => {
                 self.operations == from
             }
-            Failure::ReadOnly => self.operations >= from && is_change,
+            Failure::ReadOnly | Failure::Full => self.operations >= from && is_change,
             Failure::Gone | Failure::UnacknowledgedThenGone => self.operations >= from,
         };
         self.has_failed |= fails;
@@ -87,37 +94,50 @@ impl Sim {
     fn make(&mut self, op: &Op) {
         op.apply(&mut self.cache);
         self.unsynced.push(op.clone());
+        self.record(op);
+    }
+
+    fn record(&mut self, op: &Op) {
+        if let Some(history) = &mut self.history {
+            history.push(op.clone());
+        }
     }
 
     fn change(&mut self, op: Op) -> io::Result<()> {
         match (self.next(true), op) {
             (None, op) => self.make(&op),
-            (Some(Failure::Halfway), Op::Write(at, mut data)) => {
+            (Some(failure @ (Failure::Halfway | Failure::Full)), Op::Write(at, mut data)) => {
                 data.truncate(data.len() / 2);
                 self.make(&Op::Write(at, data));
-                return Err(eio());
+                return Err(failure.error());
             }
-            (Some(Failure::Unacknowledged), op) => {
+            (Some(failure @ Failure::Unacknowledged), op) => {
                 self.make(&op);
-                return Err(eio());
+                return Err(failure.error());
             }
-            _ => return Err(eio()),
+            (Some(failure), _) => return Err(failure.error()),
         }
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let failure = self.next(true);
+        let failure = self.next(true).filter(|failure| *failure != Failure::Full);
         let unsynced = std::mem::take(&mut self.unsynced);
         if matches!(failure, None | Some(Failure::Unacknowledged)) {
             unsynced.iter().for_each(|op| op.apply(&mut self.disk));
+            self.record(&Op::Sync);
         }
-        failure.map_or(Ok(()), |_| Err(eio()))
+        failure.map_or(Ok(()), |failure| Err(failure.error()))
     }
 }
 
-fn eio() -> io::Error {
-    io::Error::from_raw_os_error(5)
+impl Failure {
+    fn error(self) -> io::Error {
+        io::Error::from_raw_os_error(match self {
+            Self::Full => 28,
+            _ => 5,
+        })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -134,6 +154,13 @@ impl Disk {
 
     pub(super) fn sim(&self) -> MutexGuard<'_, Sim> {
         self.0.lock().unwrap()
+    }
+
+    /// Like [`Self::holding`], and records all operations.
+    pub(super) fn recording(bytes: &[u8]) -> Self {
+        let disk = Self::holding(bytes);
+        disk.sim().history = Some(Vec::new());
+        disk
     }
 
     /// Starts a failure `after` this number of operations.
@@ -174,8 +201,8 @@ impl StorageBackend for Disk {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut sim = self.sim();
         let failure = sim.next(false);
-        if !matches!(failure, None | Some(Failure::BadBlock)) {
-            return Err(eio());
+        if let Some(failure) = failure.filter(|failure| *failure != Failure::BadBlock) {
+            return Err(failure.error());
         }
         let at = offset as usize;
         let bytes = sim.cache.get(at..at + out.len());

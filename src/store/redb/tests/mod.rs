@@ -24,7 +24,9 @@ mod altered;
 mod disk;
 mod displaced;
 mod faults;
+mod history;
 mod opening;
+mod power_cuts;
 mod recording;
 
 const SECRET: Fingerprint = Fingerprint([7; 32]);
