@@ -2,8 +2,10 @@
 
 use redb::{Database, TableDefinition};
 
+use keyguard_benches::Fallible;
+
 use crate::Run;
-use crate::measure::{Measured, Random, median, timed_result};
+use crate::measure::{Measured, Random, median, timed_result, written_bytes};
 use crate::world::{SECRET, UNREACHED, limited};
 
 const KEYS: usize = 1_000;
@@ -11,18 +13,53 @@ const KEYS: usize = 1_000;
 /// The time of [`create_key`](keyguard::Admin::create_key), which is durable when it returns, over that of a
 /// transaction that adds the same rows to a plain redb database. Both files have 1,000 keys before.
 pub(crate) fn create_key(run: &Run) -> Measured {
-    let config = keyguard::Config::new(SECRET);
-    let (kg, _) = run.world.guard("commit.redb", KEYS, UNREACHED, config)?;
-    let mut plain = Plain::create(run)?;
     let mut ratios = Vec::new();
-    for _ in 0..run.rounds(301) {
-        let (ours, created) = timed_result(|| kg.admin().create_key(limited("org 0", UNREACHED)));
+    compare(run, "commit.redb", |add_ours, add_plain| {
+        let (ours, created) = timed_result(add_ours);
         created?;
-        let (theirs, added) = timed_result(|| plain.add_key());
+        let (theirs, added) = timed_result(add_plain);
         added?;
         ratios.push(ours.as_secs_f64() / theirs.as_secs_f64());
-    }
+        Ok(())
+    })?;
     Ok(median(ratios))
+}
+
+/// The bytes of pages that such a change writes, over those of the plain transaction.
+pub(crate) fn bytes_of_create_key(run: &Run) -> Measured {
+    let (mut ours, mut theirs) = (0.0, 0.0);
+    compare(run, "commit_bytes.redb", |add_ours, add_plain| {
+        let start = written_bytes()?;
+        add_ours()?;
+        let between = written_bytes()?;
+        add_plain()?;
+        ours += between - start;
+        theirs += written_bytes()? - between;
+        Ok(())
+    })?;
+    Ok(ours / theirs)
+}
+
+type Work<'a> = &'a mut dyn FnMut() -> Fallible<()>;
+
+/// Calls `round` with both changes, repeatedly.
+fn compare(
+    run: &Run,
+    name: &str,
+    mut round: impl FnMut(Work<'_>, Work<'_>) -> Fallible<()>,
+) -> Fallible<()> {
+    let config = keyguard::Config::new(SECRET);
+    let (kg, _) = run.world.guard(name, KEYS, UNREACHED, config)?;
+    let mut plain = Plain::create(run, name)?;
+    for _ in 0..run.rounds(301) {
+        let mut ours = || {
+            kg.admin().create_key(limited("org 0", UNREACHED))?;
+            Ok(())
+        };
+        let mut theirs = || Ok(plain.add_key()?);
+        round(&mut ours, &mut theirs)?;
+    }
+    Ok(())
 }
 
 /// A plain database with the tables of keys.
@@ -41,9 +78,10 @@ const OF_KEY: TableDefinition<(u64, &[u8; 32]), ()> = TableDefinition::new("key 
 const AUDIT: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
 
 impl Plain {
-    fn create(run: &Run) -> Result<Self, redb::Error> {
+    fn create(run: &Run, name: &str) -> Result<Self, redb::Error> {
+        let path = run.world.path(&format!("plain_{name}"));
         let mut plain = Self {
-            database: Database::create(run.world.path("plain.redb"))?,
+            database: Database::create(path)?,
             last: 0,
             random: Random(3),
         };

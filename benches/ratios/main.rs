@@ -105,6 +105,11 @@ const ROWS: &[Row] = &[
         measure: commit::create_key,
     },
     Row {
+        name: "commit_bytes/redb",
+        goal: AtMost(1.25),
+        measure: commit::bytes_of_create_key,
+    },
+    Row {
         name: "bytes_per_request",
         goal: AtMost(9.0),
         measure: size::bytes_per_request,

@@ -68,6 +68,17 @@ pub fn resident_bytes() -> Measured {
     Ok(pages * 4_096.0)
 }
 
+/// Bytes of all pages that this process has changed so far and that were or will be written to a disk.
+///
+/// # Errors
+/// On systems without `/proc`.
+pub fn written_bytes() -> Measured {
+    let io = std::fs::read_to_string("/proc/self/io")?;
+    let mut lines = io.lines();
+    let bytes = lines.find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(bytes.ok_or("no written bytes in io")?.parse()?)
+}
+
 /// Disk space of a file. The database doubles the length of its file when it is full; unwritten parts
 /// take no space.
 ///
