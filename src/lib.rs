@@ -22,21 +22,21 @@
 //! | feature | adds |
 //! |---|---|
 //! | none | the embedded library, without an HTTP stack or an async runtime |
-//! | `axum` | `http`, and for axum: the extractor `http::Authenticated`, the original path of nested routers, the address of the peer |
+//! | `axum` | `http`, and for axum: an extractor, the original path of nested routers, the address of the client |
 //! | `cli` | the program `keyguard`, and `legacy` |
-//! | `http` | a layer for tower and hyper, the admin service, and [`Headers`] for `http::HeaderMap` |
+//! | `http` | a layer for tower and hyper, the admin service, and `Headers` for `http::HeaderMap` |
 //! | `import` | `cli`, and `keyguard import` from SQLite, which is compiled from C |
-//! | `legacy` | keys of the Python package of the same name: `Config::legacy_secret` |
+//! | `legacy` | keys of the Python package of the same name |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
 //! | `redis` | limits in Redis, for several processes, and `RedisStream` |
-//! | `serve` | `cli`, `openapi`, and `keyguard serve`: the admin service, and decisions for servers in other languages |
+//! | `serve` | `cli`, `openapi`, and `keyguard serve`: the sidecar |
 //!
 #![cfg_attr(
     doc,
-    doc = "[`capacities`] lists the bounds of all tables, [`security`] the promises and the threat \
-    model, and [`proofs`] what shows that they hold. [`sizing`] explains how to size Redis and \
-    PostgreSQL.\n"
+    doc = "[The guide](manual) has a page for each task: [embedding](manual::embedding), \
+    [middleware](manual::middleware), [the policy](manual::policy), [limits](manual::limits), \
+    [scale-out](manual::scale_out) and more.\n"
 )]
 //! The minimum supported Rust version is 1.90.
 
@@ -60,6 +60,8 @@ mod keyguard;
 mod limit;
 mod limiter;
 mod lockout;
+#[cfg(doc)]
+pub mod manual;
 mod model;
 mod net;
 mod policy;
@@ -69,23 +71,6 @@ mod sink;
 mod store;
 mod sys;
 mod time;
-
-#[cfg(doc)]
-pub mod capacities {
-    #![doc = include_str!("manual/capacities.md")]
-}
-#[cfg(doc)]
-pub mod proofs {
-    #![doc = include_str!("manual/proofs.md")]
-}
-#[cfg(doc)]
-pub mod security {
-    #![doc = include_str!("manual/security.md")]
-}
-#[cfg(doc)]
-pub mod sizing {
-    #![doc = include_str!("manual/scale_out.md")]
-}
 
 pub use admin::{
     Admin, AdminError, CreateKey, CreatedKey, IpTarget, ListUsage, Page, RotateKey, Stats, TopKey,

@@ -1,5 +1,5 @@
 //! The space of a key, a window and a request in Redis and PostgreSQL, for the sizing guide
-//! (`src/manual/scale_out.md`).
+//! (`src/manual/sizing.md`).
 //!
 //! `cargo bench --features postgres,redis --bench sizing` prints a line `NAME VALUE UNIT` for each;
 //! `--smoke` runs briefly.

@@ -9,6 +9,3 @@ mod admin;
 #[cfg(feature = "axum")]
 mod axum;
 mod layer;
-#[cfg(feature = "axum")]
-#[rustfmt::skip]
-mod readme;

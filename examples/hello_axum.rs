@@ -1,0 +1,26 @@
+//! The axum program of README: `cargo run --release --features axum --example hello_axum`.
+
+use std::{env, error::Error, net::SocketAddr};
+
+use axum::{Router, routing::get};
+use keyguard::http::{Authenticated, KeyGuardLayer};
+use keyguard::{Config, KeyGuard};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let kg = KeyGuard::open("keyguard.redb", Config::default())?;
+    let app = Router::new()
+        .route("/api/data", get(data))
+        .layer(KeyGuardLayer::new(kg))
+        .into_make_service_with_connect_info::<SocketAddr>(); // for the address of the client
+
+    let address = env::args().nth(1).unwrap_or("127.0.0.1:8000".into());
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    println!("listening on {}", listener.local_addr()?);
+    Ok(axum::serve(listener, app).await?)
+}
+
+async fn data(Authenticated(grant): Authenticated) -> String {
+    let org = grant.org().map_or("nobody", |org| &org.name);
+    format!("Hello, {org}!\n")
+}
