@@ -171,7 +171,7 @@ fn move_away(file: &Path) -> String {
 }
 
 fn install_with(feature: &str) -> String {
-    format!("cargo install keyguard --features cli,{feature}")
+    format!("cargo install --path . --features cli,{feature}    # in the sources of keyguard")
 }
 
 fn path(path: &Path) -> String {
