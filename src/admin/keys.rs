@@ -9,7 +9,7 @@ use crate::input::{self, Given, InvalidInput};
 use crate::limit::{self, Limit};
 use crate::model::{Key, KeyId, KeyPrefix, OrgId, PlainKey, Scope, key_text};
 use crate::net::CidrSet;
-use crate::store::{KeyChange, NewCredential, NewKey, Rotation};
+use crate::store::{KeyChange, NewCredential, NewKey, Rotation, Store};
 use crate::time::Timestamp;
 
 /// A key that was created or rotated, with its text.
@@ -217,9 +217,10 @@ impl Admin {
             details["expires_at"] = json!(expires_at);
         }
         let audit = self.audit_context("rotate_key", Some(id.0), details);
-        let store = self.guard.store();
-        let key = store.add_credential(id, self.credential(&raw_key), rotation, &audit)?;
-        self.guard.key_changed(id);
+        let credential = self.credential(&raw_key);
+        let key = self.guard.change_key(id, |store| {
+            store.add_credential(id, credential, rotation, &audit)
+        })?;
         let key = self.shown(key);
         Ok(CreatedKey { key, raw_key })
     }
@@ -230,9 +231,8 @@ impl Admin {
     /// [`AdminError::KeyNotFound`]
     pub fn revoke_key(&self, id: KeyId) -> Result<Key, AdminError> {
         let audit = self.audit_context("revoke_key", Some(id.0), json!({}));
-        let key = self.guard.store().revoke_key(id, &audit)?;
-        self.guard.key_changed(id);
-        Ok(self.shown(key))
+        let revoke = |store: &dyn Store| store.revoke_key(id, &audit);
+        Ok(self.shown(self.guard.change_key(id, revoke)?))
     }
 
     /// Stores a change, and puts it in force.
@@ -244,9 +244,8 @@ impl Admin {
         details: Value,
     ) -> Result<Key, AdminError> {
         let audit = self.audit_context(action, Some(id.0), details);
-        let key = self.guard.store().update_key(id, change, &audit)?;
-        self.guard.key_changed(id);
-        Ok(self.shown(key))
+        let update = |store: &dyn Store| store.update_key(id, change, &audit);
+        Ok(self.shown(self.guard.change_key(id, update)?))
     }
 
     /// The key as it is shown now.

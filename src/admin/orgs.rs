@@ -7,7 +7,7 @@ use super::{Admin, AdminError, Page, keys};
 use crate::input::{Given, InvalidInput, text};
 use crate::limit::Limit;
 use crate::model::{Org, OrgId, OrgStatus};
-use crate::store::OrgChange;
+use crate::store::{OrgChange, Store};
 
 /// A change to an organization, for [`Admin::update_org`]. Fields that are not set stay as they are.
 ///
@@ -146,8 +146,7 @@ impl Admin {
         details: Value,
     ) -> Result<Org, AdminError> {
         let audit = self.audit_context(action, Some(id.0), details);
-        let org = self.guard.store().update_org(id, change, &audit)?;
-        self.guard.org_changed(id);
-        Ok(org)
+        let update = |store: &dyn Store| store.update_org(id, change, &audit);
+        Ok(self.guard.change_org(id, update)?)
     }
 }

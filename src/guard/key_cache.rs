@@ -3,12 +3,12 @@
 pub(super) mod fingerprint;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
 
 use self::fingerprint::{Fingerprint, Fingerprinter};
 use super::cached_key::CachedKey;
+use super::revisions::Revisions;
+use crate::sys::sync::Mutex;
+use crate::sys::sync::atomic::{AtomicUsize, Ordering};
 
 /// Ways of a set. With their tags they fill two cache lines.
 const WAYS: usize = 11;
@@ -69,8 +69,27 @@ impl KeyCache {
         ways.keys[way].clone()
     }
 
+    /// Reads a key and inserts it. `read` gets the number of all changes before it.
+    pub(super) async fn load<E>(
+        &self,
+        revisions: &Revisions,
+        read: impl AsyncFnOnce(u64) -> Result<Option<CachedKey>, E>,
+    ) -> Result<Option<Arc<CachedKey>>, E> {
+        let read_at = revisions.all();
+        let Some(key) = read(read_at).await? else {
+            return Ok(None);
+        };
+        let key = Arc::new(key);
+        // A state that was read before a change must not be cached after it: the change has already
+        // outdated the cache.
+        if revisions.all() == read_at {
+            self.insert(Arc::clone(&key));
+        }
+        Ok(Some(key))
+    }
+
     /// Inserts `key`, replacing an earlier state of the same key.
-    pub(super) fn insert(&self, key: Arc<CachedKey>) {
+    fn insert(&self, key: Arc<CachedKey>) {
         let (at, tag) = self.position(&key.fingerprint);
         let set = &self.sets[at].0;
         let is_full = self.len.load(Ordering::Relaxed) >= self.capacity;
@@ -136,5 +155,7 @@ impl Ways {
     }
 }
 
+#[cfg(all(test, loom))]
+mod interleavings;
 #[cfg(test)]
 mod tests;

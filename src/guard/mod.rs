@@ -202,14 +202,22 @@ impl Guard {
         self.clock.timestamp()
     }
 
-    /// Call once a change to a key is durable. Later decisions do not use the old state.
-    pub(crate) fn key_changed(&self, id: KeyId) {
-        self.revisions.key_changed(id);
+    /// Makes a change to a key durable, and then puts it in force: later decisions do not use the old state.
+    pub(crate) fn change_key<T>(
+        &self,
+        id: KeyId,
+        commit: impl FnOnce(&dyn Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.revisions.change_key(id, || commit(self.store()))
     }
 
-    /// Like [`Guard::key_changed`], for every key of an organization.
-    pub(crate) fn org_changed(&self, id: OrgId) {
-        self.revisions.org_changed(id);
+    /// Like [`Guard::change_key`], for every key of an organization.
+    pub(crate) fn change_org<T>(
+        &self,
+        id: OrgId,
+        commit: impl FnOnce(&dyn Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.revisions.change_org(id, || commit(self.store()))
     }
 
     /// Keeps the socket server until the guard stops.

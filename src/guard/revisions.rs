@@ -1,11 +1,10 @@
 //! Counters of changes, which tell whether a cached key is current.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use crate::model::{KeyId, OrgId};
+use crate::sys::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The number of counters for all keys, and for all organizations.
-const REVISIONS: usize = 4_096;
+const REVISIONS: usize = if cfg!(loom) { 2 } else { 4_096 };
 
 /// Counts changes to keys and organizations, so that a state that was read before a change is known to
 /// be outdated. Many ids share a counter: a change to one of them makes the others load again.
@@ -86,6 +85,29 @@ impl Revisions {
             freshness.checked_at.store(all, Ordering::Relaxed);
         }
         is_current
+    }
+
+    /// Commits a change to a key, and outdates the state before it. Once this has returned, that state is
+    /// not current in any thread.
+    pub(super) fn change_key<T, E>(
+        &self,
+        id: KeyId,
+        commit: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let done = commit()?;
+        self.key_changed(id);
+        Ok(done)
+    }
+
+    /// Like [`Revisions::change_key`], for every key of an organization.
+    pub(super) fn change_org<T, E>(
+        &self,
+        id: OrgId,
+        commit: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let done = commit()?;
+        self.org_changed(id);
+        Ok(done)
     }
 
     /// Call once a change to the key is durable, before it is acknowledged.

@@ -1,11 +1,11 @@
 //! The system clock, and a manual one for tests.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::monotonic::MonotonicClock;
 use super::{Moment, Timestamp};
+use crate::sys::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// The source of time of a [`KeyGuard`](crate::KeyGuard): the system clocks, or a [`ManualClock`].
 #[derive(Clone, Debug)]

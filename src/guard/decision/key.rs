@@ -105,18 +105,13 @@ pub(super) async fn load_stored(
     hash: &HashedKey,
     deadline: &Deadline,
 ) -> Result<Option<Arc<CachedKey>>, Reason> {
-    let read_at = guard.revisions.all();
-    let resolved = guard.store.resolve(hash, deadline).get().await;
-    let Some(resolved) = resolved.map_err(unavailable)? else {
-        return Ok(None);
+    let read = async |read_at| {
+        let resolved = guard.store.resolve(hash, deadline).get().await;
+        let resolved = resolved.map_err(unavailable)?;
+        let key = resolved.map(|resolved| guard.cached_key(fingerprint, read_at, resolved));
+        key.transpose()
     };
-    let key = Arc::new(guard.cached_key(fingerprint, read_at, resolved)?);
-    // A state that was read before a change must not be cached after it: the change has already
-    // invalidated the cache.
-    if guard.revisions.all() == read_at {
-        guard.key_cache.insert(Arc::clone(&key));
-    }
-    Ok(Some(key))
+    guard.key_cache.load(&guard.revisions, read).await
 }
 
 /// Loads a key by its id, bypassing the cache.

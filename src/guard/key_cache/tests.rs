@@ -16,14 +16,14 @@ use crate::policy::ScopeSet;
 use crate::time::{Clock, ManualClock, TimeZone, Timestamp};
 
 /// Creates keys that differ only in fingerprint and state.
-struct Keys {
-    revisions: Revisions,
+pub(super) struct Keys {
+    pub(super) revisions: Revisions,
     counters: Arc<CounterSet>,
     backends: Arc<GrantBackends>,
 }
 
 impl Keys {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let clock = Clock::from(ManualClock::starting_at(Timestamp::default()));
         let limiter = MemoryLimiter::new(clock.clone(), TimeZone::utc(), 1, 16);
         let seed = &mut || Ok(Vec::new());
@@ -39,6 +39,15 @@ impl Keys {
     }
 
     fn key(&self, fingerprint: Fingerprint, state: u32) -> Arc<CachedKey> {
+        Arc::new(self.key_read_at(0, fingerprint, state))
+    }
+
+    pub(super) fn key_read_at(
+        &self,
+        read_at: u64,
+        fingerprint: Fingerprint,
+        state: u32,
+    ) -> CachedKey {
         let key = Key {
             id: KeyId(1),
             org_id: OrgId(1),
@@ -62,9 +71,9 @@ impl Keys {
             overrides: Vec::new(),
             created_at: Timestamp::default(),
         };
-        Arc::new(CachedKey {
+        CachedKey {
             fingerprint,
-            freshness: self.revisions.freshness(0, key.id, org.id),
+            freshness: self.revisions.freshness(read_at, key.id, org.id),
             key_id: key.id,
             org_id: org.id,
             is_active: true,
@@ -79,7 +88,7 @@ impl Keys {
             is_ip_restricted: false,
             backends: Arc::clone(&self.backends),
             record: Box::new(KeyRecord { key, org }),
-        })
+        }
     }
 
     fn insert(&self, key_cache: &KeyCache, fingerprint: Fingerprint) {
@@ -89,7 +98,7 @@ impl Keys {
 
 /// That of a text as random as the text of a key; fingerprints of texts in sequence may share a set. The
 /// same for the same number within a process.
-fn fingerprint(n: u64) -> Fingerprint {
+pub(super) fn fingerprint(n: u64) -> Fingerprint {
     static FINGERPRINTER: LazyLock<Fingerprinter> =
         LazyLock::new(|| Fingerprinter::random().unwrap());
     let text = blake3::hash(&n.to_le_bytes());
@@ -101,7 +110,7 @@ fn neighbour(n: u16) -> Fingerprint {
     Fingerprint([0, 0, 0, u64::from(n) << 48, 0])
 }
 
-fn cache(capacity: usize) -> KeyCache {
+pub(super) fn cache(capacity: usize) -> KeyCache {
     KeyCache::new(capacity, Fingerprinter::random().unwrap())
 }
 

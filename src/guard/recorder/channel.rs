@@ -4,10 +4,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::chunk::Chunk;
 use crate::store::UsageEvent;
+use crate::sys::sync::Mutex;
 
 /// The end of the recording thread.
 pub(super) struct Sender {

@@ -2,16 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::model::{KeyId, Method, Reason};
 use crate::net::ClientIp;
 use crate::policy::path::MAX_STORED_LEN;
 use crate::store::{UsageBatch, UsageEvent};
+use crate::sys::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::time::Timestamp;
 
-/// The number of words in a chunk: 16 KiB, some 250 events.
-const WORDS: usize = 2_048;
+/// The number of words in a chunk: 16 KiB, some 250 events. For loom, one event.
+const WORDS: usize = if cfg!(loom) { MAX_EVENT } else { 2_048 };
 
 /// The number of words of the longest event.
 const MAX_EVENT: usize = HEAD + 2 + MAX_STORED_LEN.div_ceil(8);
@@ -43,7 +43,7 @@ const V6: u64 = 2;
 impl Default for Chunk {
     fn default() -> Self {
         Self {
-            words: [const { AtomicU64::new(0) }; WORDS],
+            words: std::array::from_fn(|_| AtomicU64::new(0)),
             len: AtomicUsize::new(0),
         }
     }

@@ -7,10 +7,9 @@ mod writer;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, MutexGuard};
 
 use self::channel::{Part, Receiver, Sender, channel};
 use self::chunk::Chunk;
@@ -22,6 +21,8 @@ use crate::model::{Reason, Usage};
 use crate::net::ClientIp;
 use crate::policy::path;
 use crate::store::{Minute, StoreError, UsageBatch, UsageEvent};
+use crate::sys::sync::atomic::{AtomicUsize, Ordering};
+use crate::sys::sync::{self, Mutex};
 use crate::time::Clock;
 
 /// Usage on its way to the writer. Events of known keys take one channel per thread, so that recording one
@@ -43,7 +44,7 @@ pub(crate) struct Recorder {
     has_sink: bool,
     pub(super) rehashing: Rehashing,
     clock: Clock,
-    control: Mutex<Control>,
+    control: parking_lot::Mutex<Control>,
     /// Wakes the writer.
     work: Condvar,
     /// Wakes the threads that wait for the writer.
@@ -93,7 +94,7 @@ type IdleSenders = Mutex<Vec<Sender>>;
 /// The senders of a thread, one for each recorder, with the idle ones of that recorder.
 struct ThreadSenders(Vec<(Arc<IdleSenders>, Sender)>);
 
-thread_local! {
+sync::thread_local! {
     static SENDERS: RefCell<ThreadSenders> = const { RefCell::new(ThreadSenders(Vec::new())) };
 }
 
@@ -123,7 +124,7 @@ impl Recorder {
             has_sink,
             rehashing: Rehashing::default(),
             clock,
-            control: Mutex::default(),
+            control: parking_lot::Mutex::default(),
             work: Condvar::new(),
             done: Condvar::new(),
         }
@@ -360,7 +361,7 @@ impl Recorder {
     #[inline]
     fn queue(&self) -> &Mutex<Queue> {
         thread_local!(static THREAD: Cell<usize> = const { Cell::new(usize::MAX) });
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let thread = THREAD.with(|thread| {
             if thread.get() == usize::MAX {
                 thread.set(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -384,5 +385,7 @@ impl std::fmt::Debug for Recorder {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod interleavings;
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -2,13 +2,13 @@
 
 mod addresses;
 mod decision;
+#[cfg(all(test, loom))]
+mod interleavings;
 mod sets;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use self::addresses::{AddressTable, LockedAddress};
 use self::decision::LockedCounters;
@@ -26,6 +26,7 @@ use crate::limit::Balance;
 use crate::limit::Period;
 use crate::net::IpKey;
 use crate::store::StoreError;
+use crate::sys::sync::Mutex;
 use crate::sys::{Deadline, MaybeReady};
 use crate::time::{Clock, Moment, TimeZone};
 

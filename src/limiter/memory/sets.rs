@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::super::{AttachError, CounterSets, Receipt, Rules};
 use super::decision::{LockedCounters, Windows};
@@ -14,6 +14,7 @@ use crate::counter::{
     CounterMut, Counters, PlainWindows, Rule, SavedCounter, Subject, SubjectId, Time,
 };
 use crate::store::StoreError;
+use crate::sys::sync::{self, MutexGuard};
 use crate::time::{Clock, Moment};
 
 /// Shards of the table, each with its own lock. It is taken when a key is loaded, not per request.
@@ -26,7 +27,7 @@ const FULL_FOR: u64 = 100_000_000;
 #[derive(Debug)]
 pub(crate) struct CounterSet {
     id: SubjectId,
-    counters: Mutex<Counters>,
+    counters: sync::Mutex<Counters>,
 }
 
 impl CounterSet {
@@ -110,7 +111,7 @@ impl SetTable {
         })?;
         let set = Arc::new(CounterSet {
             id,
-            counters: Mutex::new(counters),
+            counters: sync::Mutex::new(counters),
         });
         shard.insert_unique(hash, Arc::clone(&set), |set| self.hash(set.id));
         Ok(set)
@@ -197,7 +198,7 @@ pub(super) struct LockedSets<'a> {
     sets: CounterSets<'a>,
     key: MutexGuard<'a, Counters>,
     org: Option<MutexGuard<'a, Counters>>,
-    changed: &'a Mutex<Vec<Arc<CounterSet>>>,
+    changed: &'a sync::Mutex<Vec<Arc<CounterSet>>>,
     /// The likely positions of the next counters, as rules come in the same order each time.
     hints: (usize, usize),
 }
@@ -205,7 +206,10 @@ pub(super) struct LockedSets<'a> {
 impl<'a> LockedSets<'a> {
     /// Sets with changed balances are added to `changed`.
     #[inline]
-    pub(super) fn lock(sets: CounterSets<'a>, changed: &'a Mutex<Vec<Arc<CounterSet>>>) -> Self {
+    pub(super) fn lock(
+        sets: CounterSets<'a>,
+        changed: &'a sync::Mutex<Vec<Arc<CounterSet>>>,
+    ) -> Self {
         Self {
             sets,
             key: sets.key.lock(),

@@ -9,6 +9,9 @@
     clippy::new_without_default
 )]
 
+#[cfg(feature = "loom")]
+pub use loom;
+
 pub mod child;
 #[cfg(all(unix, feature = "postgres"))]
 pub mod pgbouncer;
