@@ -57,14 +57,21 @@ pub(crate) fn is_hidden(c: char) -> bool {
     }
 }
 
+/// Whether a text consists of visible ASCII characters, spaces and line breaks, as almost every text does.
+fn is_plain(text: &[u8]) -> bool {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n');
+    // Without a branch for each byte, the bytes of a chunk are compared at once.
+    let all_plain = |bytes: &[u8]| bytes.iter().fold(true, |all, byte| all & is_plain(byte));
+    let (chunks, rest) = text.as_chunks::<32>();
+    chunks.iter().all(|chunk| all_plain(chunk)) && all_plain(rest)
+}
+
 /// Escapes hidden characters in the strings of a JSON text as `\u` sequences. JSON itself requires
 /// this only below U+0020, which would leave C1 controls for terminals to obey.
 pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
     // Pretty-printed JSON has line breaks between values.
     let is_to_escape = |c: char| c != '\n' && is_hidden(c);
-    // Almost every text is ASCII, whose bytes are compared many at a time.
-    let is_plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\n');
-    if json.bytes().all(is_plain) || !json.contains(is_to_escape) {
+    if is_plain(json.as_bytes()) || !json.contains(is_to_escape) {
         return json.into();
     }
     let mut escaped = String::with_capacity(json.len() + 32);
