@@ -387,5 +387,6 @@ impl std::fmt::Debug for Recorder {
 
 #[cfg(all(test, loom))]
 mod interleavings;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

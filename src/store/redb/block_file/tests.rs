@@ -143,13 +143,9 @@ fn a_block_of_another_place_or_time_or_of_zeros_is_an_error() {
     let file = filled();
     let at = |index| usize::try_from(runs(index, 1).next().unwrap().offset).unwrap();
     let sound = bytes(&*file.file);
-    let damages: [&dyn Fn(&mut Vec<u8>); 2] =
-        [&|bytes| bytes.copy_within(at(1)..at(2), at(2)), &|bytes| {
-            bytes[at(2)..at(3)].fill(0)
-        }];
-    for damage in damages {
+    for other in [sound[at(1)..at(2)].to_vec(), vec![0; BLOCK]] {
         let mut bytes = sound.clone();
-        damage(&mut bytes);
+        bytes[at(2)..at(3)].copy_from_slice(&other);
         let file = reopened(&bytes);
         assert_eq!(block(&file, 1).unwrap(), [1; BLOCK]);
         assert_eq!(problem(block(&file, 2)), "block 2 was altered");
