@@ -61,16 +61,20 @@ impl World {
     }
 }
 
+/// Changes the key while another thread checks it. No check after the change uses the old state.
+fn change_during_a_check(world: &Arc<World>) {
+    let other = Arc::clone(world);
+    let checking = thread::spawn(move || other.check());
+    world.change();
+    assert_eq!(world.check(), NEW);
+    checking.join().unwrap();
+    assert_eq!(world.check(), NEW);
+}
+
 #[test]
 fn a_state_that_is_loaded_during_a_change_is_not_used_after_it() {
     model(|| {
-        let world = World::new();
-        let other = Arc::clone(&world);
-        let checking = thread::spawn(move || other.check());
-        world.change();
-        assert_eq!(world.check(), NEW);
-        checking.join().unwrap();
-        assert_eq!(world.check(), NEW);
+        change_during_a_check(&World::new());
     });
 }
 
@@ -81,12 +85,7 @@ fn a_state_that_is_cached_before_a_change_is_not_used_after_it() {
         world.load();
         // The next check compares the revisions of this key.
         world.keys.revisions.org_changed(OrgId(2));
-        let other = Arc::clone(&world);
-        let checking = thread::spawn(move || other.check());
-        world.change();
-        assert_eq!(world.check(), NEW);
-        checking.join().unwrap();
-        assert_eq!(world.check(), NEW);
+        change_during_a_check(&world);
     });
 }
 

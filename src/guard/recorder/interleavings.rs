@@ -42,10 +42,19 @@ fn recording(recorder: &Arc<Recorder>, statuses: Range<u16>) -> JoinHandle<()> {
     })
 }
 
-/// Takes what was recorded, as the writer does.
-fn take(recorder: &Recorder, batch: &mut UsageBatch) {
-    recorder.take_events(&mut Vec::new(), batch);
-    recorder.take_counts(batch);
+/// Takes what threads record, as the writer does: while they run, and after they have ended.
+fn taken(recorder: &Recorder, threads: impl IntoIterator<Item = JoinHandle<()>>) -> UsageBatch {
+    let mut batch = UsageBatch::default();
+    let mut take = || {
+        recorder.take_events(&mut Vec::new(), &mut batch);
+        recorder.take_counts(&mut batch);
+    };
+    take();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    take();
+    batch
 }
 
 /// Checks that a batch has each of these requests once, except dropped ones. Returns the number of those.
@@ -71,11 +80,7 @@ fn check_all_once(batch: &UsageBatch, all: Range<u16>) -> u64 {
 fn requests_of_a_thread_are_taken_once() {
     check(3, || {
         let recorder = recorder(1_000);
-        let mut batch = UsageBatch::default();
-        let thread = recording(&recorder, 0..3);
-        take(&recorder, &mut batch);
-        thread.join().unwrap();
-        take(&recorder, &mut batch);
+        let batch = taken(&recorder, [recording(&recorder, 0..3)]);
         assert_eq!(check_all_once(&batch, 0..3), 0);
         assert_eq!(recorder.waiting.load(Ordering::SeqCst), 0);
     });
@@ -85,13 +90,8 @@ fn requests_of_a_thread_are_taken_once() {
 fn the_channel_of_a_thread_that_ended_is_taken_over_whole() {
     check(2, || {
         let recorder = recorder(1_000);
-        let mut batch = UsageBatch::default();
         let threads = [recording(&recorder, 0..1), recording(&recorder, 1..2)];
-        take(&recorder, &mut batch);
-        for thread in threads {
-            thread.join().unwrap();
-        }
-        take(&recorder, &mut batch);
+        let batch = taken(&recorder, threads);
         assert_eq!(check_all_once(&batch, 0..2), 0);
     });
 }
@@ -100,11 +100,7 @@ fn the_channel_of_a_thread_that_ended_is_taken_over_whole() {
 fn a_full_queue_counts_what_it_drops() {
     check(3, || {
         let recorder = recorder(1);
-        let mut batch = UsageBatch::default();
-        let thread = recording(&recorder, 0..4);
-        take(&recorder, &mut batch);
-        thread.join().unwrap();
-        take(&recorder, &mut batch);
+        let batch = taken(&recorder, [recording(&recorder, 0..4)]);
         assert!(check_all_once(&batch, 0..4) <= 2);
         assert_eq!(recorder.waiting.load(Ordering::SeqCst), 0);
     });
