@@ -9,28 +9,48 @@ use keyguard::{IpLimit, JsonLines, ListUsage, Method, Reason, Request, Usage, Us
 use parking_lot::Mutex;
 use serde_json::Value;
 
-/// The received lines, and the number of refusals before.
+/// A sink that keeps what it receives, or refuses it while it is away. The writer may come at any time, so
+/// it is away until a test calls it back, and not for a number of calls.
 #[derive(Clone, Default)]
-struct Taker(Arc<Mutex<(Vec<Usage>, usize)>>);
+struct Taker(Arc<Mutex<Taken>>);
+
+#[derive(Default)]
+struct Taken {
+    events: Vec<Usage>,
+    is_away: bool,
+}
 
 impl Taker {
-    fn refusing(times: usize) -> Self {
-        Self(Arc::new(Mutex::new((Vec::new(), times))))
+    fn away() -> Self {
+        let taker = Self::default();
+        taker.0.lock().is_away = true;
+        taker
+    }
+
+    fn is_away(&self) -> bool {
+        self.0.lock().is_away
+    }
+
+    fn come_back(&self) {
+        self.0.lock().is_away = false;
+    }
+
+    fn events(&self) -> Vec<Usage> {
+        self.0.lock().events.clone()
     }
 
     fn statuses(&self) -> Vec<u16> {
-        self.0.lock().0.iter().map(|usage| usage.status).collect()
+        self.events().iter().map(|usage| usage.status).collect()
     }
 }
 
 impl UsageSink for Taker {
     fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
-        let (taken, refusals) = &mut *self.0.lock();
-        if *refusals > 0 {
-            *refusals -= 1;
+        let mut taken = self.0.lock();
+        if taken.is_away {
             return Err(io::Error::other("the queue is away"));
         }
-        taken.extend_from_slice(batch);
+        taken.events.extend_from_slice(batch);
         Ok(())
     }
 }
@@ -50,11 +70,11 @@ fn requests_go_to_the_sink_and_the_file() {
         let stats = kg.admin().stats().unwrap();
         assert_eq!((stats.requests, stats.dropped), (3, 0));
         assert_eq!(taker.statuses(), [200, 201, 429]);
-        assert_eq!(taker.0.lock().0[0].path, "/api/data");
+        assert_eq!(taker.events()[0].path, "/api/data");
         let kept = kg.admin().list_usage(ListUsage::new()).unwrap();
         match only {
             true => assert_eq!(kept, []),
-            false => assert_eq!(kept, taker.0.lock().0),
+            false => assert_eq!(kept, taker.events()),
         }
         assert!(
             kg.admin()
@@ -84,7 +104,7 @@ fn denials_without_a_known_key_go_to_the_sink_only() {
     }
     let stats = kg.admin().stats().unwrap();
     assert_eq!((stats.requests, stats.dropped), (4, 0));
-    let taken = taker.0.lock().0.clone();
+    let taken = taker.events();
     let all: Vec<_> = taken
         .iter()
         .map(|usage| {
@@ -110,7 +130,7 @@ fn denials_without_a_known_key_go_to_the_sink_only() {
 #[test]
 fn flood_without_keys_is_bounded_before_a_sink() {
     let home = Home::new();
-    let taker = Taker::refusing(usize::MAX);
+    let taker = Taker::away();
     let config = home
         .config()
         .usage_queue_capacity(1_024)
@@ -120,7 +140,7 @@ fn flood_without_keys_is_bounded_before_a_sink() {
         check_with(&kg, "nonsense").unwrap_err();
     }
     kg.flush().unwrap_err();
-    taker.0.lock().1 = 0;
+    taker.come_back();
     let stats = kg.admin().stats().unwrap();
     assert_eq!(stats.requests, 3_000, "all are counted");
     assert_eq!(taker.statuses().len() as u64, 3_000 - stats.dropped);
@@ -130,7 +150,7 @@ fn flood_without_keys_is_bounded_before_a_sink() {
 #[test]
 fn refused_events_are_retried_in_order() {
     let home = Home::new();
-    let taker = Taker::refusing(2);
+    let taker = Taker::away();
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
     let key = key(&kg);
     check(&kg, &key).unwrap().finish(200);
@@ -139,7 +159,7 @@ fn refused_events_are_retried_in_order() {
     assert!(cause.contains("the queue is away"), "{cause}");
     check(&kg, &key).unwrap().finish(201);
     kg.flush().unwrap_err();
-    // The file is up to date.
+    taker.come_back();
     check(&kg, &key).unwrap().finish(202);
     kg.flush().unwrap();
     assert_eq!(taker.statuses(), [200, 201, 202]);
@@ -150,7 +170,7 @@ fn refused_events_are_retried_in_order() {
 #[test]
 fn events_for_an_unavailable_sink_are_bounded_and_drops_counted() {
     let home = Home::new();
-    let taker = Taker::refusing(usize::MAX);
+    let taker = Taker::away();
     let config = home
         .config()
         .usage_queue_capacity(1_024)
@@ -163,31 +183,28 @@ fn events_for_an_unavailable_sink_are_bounded_and_drops_counted() {
         }
         kg.flush().unwrap_err();
     }
-    taker.0.lock().1 = 0;
+    taker.come_back();
     let stats = kg.admin().stats().unwrap();
     assert_eq!(stats.requests, 3_000);
     assert_eq!(taker.statuses().len() as u64, 3_000 - stats.dropped);
     assert_eq!(taker.statuses().len(), 1_024);
 }
 
-/// A sink that panics this often before it accepts events.
-struct Panicking(usize, Taker);
+/// A sink that panics while the one behind it is away.
+struct Panicking(Taker);
 
 impl UsageSink for Panicking {
     fn write(&mut self, batch: &[Usage]) -> io::Result<()> {
-        if self.0 > 0 {
-            self.0 -= 1;
-            panic!("no such queue");
-        }
-        self.1.write(batch)
+        assert!(!self.0.is_away(), "no such queue");
+        self.0.write(batch)
     }
 }
 
 #[test]
 fn panicking_sink_blocks_nothing_and_gets_the_same_events_again() {
     let home = Home::new();
-    let taker = Taker::default();
-    let sink = Panicking(2, taker.clone());
+    let taker = Taker::away();
+    let sink = Panicking(taker.clone());
     let kg = home.open_with(home.config().usage_sink(sink));
     let key = key(&kg);
     check(&kg, &key).unwrap().finish(200);
@@ -198,8 +215,8 @@ fn panicking_sink_blocks_nothing_and_gets_the_same_events_again() {
         "{cause}"
     );
     kg.admin().stats().unwrap();
-    // The writer may retry without a flush.
-    while kg.flush().is_err() {}
+    taker.come_back();
+    kg.flush().unwrap();
     assert_eq!(taker.statuses(), [200]);
     check(&kg, &key).unwrap().finish(201);
     kg.close().unwrap();
@@ -210,7 +227,7 @@ fn panicking_sink_blocks_nothing_and_gets_the_same_events_again() {
 fn guard_with_a_panicking_sink_can_be_closed_and_dropped() {
     for closes in [true, false] {
         let home = Home::new();
-        let sink = Panicking(usize::MAX, Taker::default());
+        let sink = Panicking(Taker::away());
         let kg = home.open_with(home.config().usage_sink(sink));
         let key = key(&kg);
         check(&kg, &key).unwrap().finish(200);
@@ -226,7 +243,7 @@ fn guard_with_a_panicking_sink_can_be_closed_and_dropped() {
 #[test]
 fn failing_sink_is_reported_until_it_works() {
     let home = Home::new();
-    let taker = Taker::refusing(usize::MAX);
+    let taker = Taker::away();
     let kg = home.open_with(home.config().usage_sink(taker.clone()));
     let key = key_limited_to(&kg, 1);
     check(&kg, &key).unwrap().finish(200);
@@ -240,7 +257,7 @@ fn failing_sink_is_reported_until_it_works() {
     check(&kg, &key).unwrap().finish(200);
     assert_eq!(kg.admin().list_usage(ListUsage::new()).unwrap().len(), 2);
 
-    taker.0.lock().1 = 0;
+    taker.come_back();
     kg.flush().unwrap();
     let stats = kg.admin().stats().unwrap();
     assert!(!stats.warnings.iter().any(is_named), "{:?}", stats.warnings);
