@@ -1,12 +1,12 @@
 //! Several processes with the same limits in one Redis together admit no more than one would.
-//! `KEYGUARD_SECONDS` sets the duration; the figures are printed.
+//! `KEYGUARD_SECONDS` sets the least duration; the figures are printed.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::redis::Redis;
@@ -20,15 +20,19 @@ const THREADS: usize = 4;
 const ORGS: usize = 40;
 const KEYS_PER_ORG: usize = 4;
 
-/// The limits of keys, in rotation, and of every organization, 320 in total: amounts and windows in
+/// The limits of keys, in rotation, and of every organization, 360 in total: amounts and windows in
 /// milliseconds.
 const OF_KEYS: [&[(u32, u64)]; 4] = [
-    &[(5, 100)],
+    &[(5, 100), (100, 3_000)],
     &[(8, 250), (40, 2_000)],
     &[(3, 50), (20, 1_000), (50, 5_000)],
-    &[(100, 3_000)],
+    // Slow machines fill this one, too.
+    &[(20, 60_000)],
 ];
 const OF_ORGS: &[(u32, u64)] = &[(40, 500)];
+
+/// The refusals after which a process may end.
+const ENOUGH: usize = 50;
 
 #[test]
 fn processes_together_admit_no_more_than_one_would() {
@@ -59,8 +63,7 @@ fn processes_together_admit_no_more_than_one_would() {
         all.decisions, all.admitted, all.refused, all.undecided, all.filled
     );
     assert_eq!((all.undecided, violations), (0, 0));
-    // Otherwise there was too little traffic.
-    assert!(all.admitted > 100 && all.refused > 100 && all.filled > 10);
+    assert!(all.admitted > 100 && all.filled > 10);
 }
 
 /// Microseconds of the system clock, which Redis also uses.
@@ -175,12 +178,15 @@ fn work(argument: &str) {
     let log = Mutex::new(BufWriter::new(log));
     let end = Instant::now() + Duration::from_secs(seconds.parse().unwrap());
     let seed = AtomicU64::new(u64::from(std::process::id()) << 16);
+    let refused = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 let mut random = Random(seed.fetch_add(1, Ordering::Relaxed));
-                while Instant::now() < end {
+                while Instant::now() < end || refused.load(Ordering::Relaxed) < ENOUGH {
                     let line = check(&kg, &keys, &mut random);
+                    let is_refusal = usize::from(line.starts_with("refused"));
+                    refused.fetch_add(is_refusal, Ordering::Relaxed);
                     writeln!(log.lock().unwrap(), "{line}").unwrap();
                 }
             });
