@@ -18,6 +18,7 @@ pages! {
     capacities = "capacities.md";
     embedding = "embedding.md";
     faq = "faq.md";
+    file_format = "file_format.md";
     limits = "limits.md";
     lockouts = "lockouts.md";
     #[cfg(any(not(doctest), feature = "axum"))]
