@@ -23,24 +23,26 @@ struct World {
 }
 
 impl World {
-    /// `example` is a configuration in `examples/sidecar`; `command` runs the proxy with it.
-    fn start(example: &str, command: impl Fn(&Path) -> Command) -> Self {
+    /// `examples` are the files of a configuration in `examples/sidecar`; `command` runs the proxy with them.
+    fn start(examples: &[&str], command: impl Fn(&Path) -> Command) -> Self {
         let dir = TempDir::new().unwrap();
         let key = data_file(dir.path(), 3);
         // All other paths need a key.
         fs::write(dir.path().join("policy.toml"), "exempt = [\"/open\"]").unwrap();
         let server = serve(dir.path());
         let application = application();
-        let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sidecar");
-        let text = fs::read_to_string(text.join(example)).unwrap();
+        let sidecar = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sidecar");
         // Another process may take the port before the proxy binds it.
         let started = (0..10).find_map(|_| {
             let address = format!("127.0.0.1:{}", free_port());
-            let config = text
-                .replace("127.0.0.1:8700", &server.address)
-                .replace("127.0.0.1:9000", &format!("127.0.0.1:{application}"))
-                .replace("127.0.0.1:8080", &address);
-            fs::write(dir.path().join(example), config).unwrap();
+            for example in examples {
+                let text = fs::read_to_string(sidecar.join(example)).unwrap();
+                let config = text
+                    .replace("127.0.0.1:8700", &server.address)
+                    .replace("127.0.0.1:9000", &format!("127.0.0.1:{application}"))
+                    .replace("127.0.0.1:8080", &address);
+                fs::write(dir.path().join(example), config).unwrap();
+            }
             Some((Proxy::start(command(dir.path()), &address)?, address))
         });
         let (proxy, address) = started.expect("the proxy starts");
@@ -216,7 +218,7 @@ fn refuses_all_requests_without_a_decision(mut world: World) {
 fn nginx_example_works() {
     let program = ["/usr/sbin/nginx", "nginx"];
     let program = program.into_iter().find(|p| Path::new(p).exists());
-    let world = World::start("nginx.conf", |dir| {
+    let world = World::start(&["nginx.conf"], |dir| {
         let mut command = Command::new(program.unwrap_or("nginx"));
         command.arg("-p").arg(dir).args(["-c", "nginx.conf"]);
         command
@@ -229,13 +231,30 @@ fn nginx_example_works() {
 
 #[test]
 fn caddy_example_works() {
-    let world = World::start("Caddyfile", |dir| {
+    let world = World::start(&["Caddyfile"], |dir| {
         let mut command = Command::new("caddy");
         command.args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"]);
         command.current_dir(dir);
         command
             .env("XDG_DATA_HOME", dir)
             .env("XDG_CONFIG_HOME", dir);
+        command
+    });
+    decides_and_replaces_identity_header_fields(&world);
+    refuses_all_requests_without_a_decision(world);
+}
+
+#[test]
+fn haproxy_example_works() {
+    let program = ["/usr/sbin/haproxy", "haproxy"];
+    let program = program.into_iter().find(|p| Path::new(p).exists());
+    let world = World::start(&["haproxy.cfg", "keyguard.lua"], |dir| {
+        let mut command = Command::new(program.unwrap_or("haproxy"));
+        command
+            .arg("-db")
+            .arg("-C")
+            .arg(dir)
+            .args(["-f", "haproxy.cfg"]);
         command
     });
     decides_and_replaces_identity_header_fields(&world);
