@@ -32,7 +32,12 @@ fn init_file(cli: &Cli) -> Result<Exit, CliError> {
         if secret.exists() {
             panel = panel.copied("secret", secret.display());
         }
-        panel.copied("next", next(cli)).render(style)
+        panel
+            .copied("next", next(cli))
+            .copied("library", opening(cli))
+            .copied("sidecar", format!("{} serve", cli.program()))
+            .copied("proxy", "examples/sidecar: nginx, Caddy, HAProxy")
+            .render(style)
     })?;
     Ok(Exit::Done)
 }
@@ -50,4 +55,9 @@ fn init_database(cli: &Cli) -> Result<Exit, CliError> {
 
 fn next(cli: &Cli) -> String {
     format!("{} create-org NAME", cli.program())
+}
+
+/// Returns the expression that opens the data file in a Rust program.
+fn opening(cli: &Cli) -> String {
+    format!("KeyGuard::open({:?}, Config::default())", cli.db)
 }
