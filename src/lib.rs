@@ -47,9 +47,9 @@ mod admin;
 #[doc(hidden)]
 pub mod cli;
 mod counter;
-#[cfg(fuzzing)]
+#[cfg(all(fuzzing, feature = "_fuzz"))]
 #[doc(hidden)]
-#[path = "../fuzz/entry.rs"]
+#[path = "../fuzz/entry/mod.rs"]
 pub mod fuzz;
 mod guard;
 #[cfg(feature = "http")]

@@ -19,7 +19,7 @@ mod socket;
 #[cfg(unix)]
 mod socket_path;
 mod stats;
-#[cfg(any(unix, fuzzing))]
+#[cfg(unix)]
 pub(crate) mod wire;
 
 use std::fmt;

@@ -25,6 +25,8 @@ use crate::time::Moment;
 pub(crate) use self::memory::{CounterSet, MemoryLimiter};
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::RedisLimiter;
+#[cfg(all(fuzzing, feature = "_fuzz"))]
+pub use self::redis::fuzz::reply as fuzz_redis_reply;
 
 /// The subjects, rules and cost of one decision.
 #[derive(Clone, Copy)]

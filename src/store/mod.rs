@@ -32,6 +32,8 @@ pub(crate) use self::error::{StoreError, UNAVAILABLE, with_causes};
 pub use self::open_error::OpenError;
 #[cfg(all(feature = "postgres", feature = "cli"))]
 pub(crate) use self::postgres::DatabaseUrl;
+#[cfg(all(fuzzing, feature = "_fuzz"))]
+pub use self::postgres::fuzz::reply as fuzz_postgres_reply;
 #[cfg(feature = "postgres")]
 pub(crate) use self::postgres::{Options as PostgresOptions, PostgresStore};
 pub(crate) use self::redb::RedbStore;

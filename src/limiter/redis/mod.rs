@@ -5,6 +5,9 @@
 
 mod client;
 mod exhausted;
+#[cfg(all(fuzzing, feature = "_fuzz"))]
+#[path = "../../../fuzz/entry/redis.rs"]
+pub(super) mod fuzz;
 mod names;
 mod script;
 mod server;
@@ -143,14 +146,19 @@ impl RedisLimiter {
         (!rule.limit.shadow).then_some(Admission::Refused(state, retry_at))
     }
 
-    /// Evaluates a reply, and updates the local counters and the cache.
+    /// Decides by a reply, and updates the local counters and the cache. Without a reply for all rules,
+    /// decides without Redis.
     fn conclude(
         &self,
         demand: Demand<'_>,
-        reply: &ScriptReply,
+        reply: Result<ScriptReply, NoReply>,
         key: Option<DemandKey>,
     ) -> Admission {
-        let admission = admission(reply, demand.rules, self.clock.now());
+        let rules = indexed(demand.rules).count();
+        let Some(reply) = reply.ok().filter(|reply| reply.counters.len() >= rules) else {
+            return self.fall_back(demand);
+        };
+        let admission = admission(&reply, demand.rules, self.clock.now());
         match &admission {
             Admission::Admitted(_, receipt) => {
                 let balance = |index: usize| reply.counters[index].balance;
@@ -163,7 +171,7 @@ impl RedisLimiter {
                         limit: rule.limit,
                         state: *state,
                         retry_at: *retry_at,
-                        others_have: room_of_others(reply, demand.rules, state.rule),
+                        others_have: room_of_others(&reply, demand.rules, state.rule),
                     });
                 }
             }
@@ -231,14 +239,7 @@ impl Limiter for RedisLimiter {
         let Ok(pending) = self.client.send(call, deadline) else {
             return MaybeReady::Now(self.fall_back(demand));
         };
-        MaybeReady::later(async move {
-            match pending.get().await {
-                Ok(reply) if reply.counters.len() >= indexed(demand.rules).count() => {
-                    self.conclude(demand, &reply, key)
-                }
-                _ => self.fall_back(demand),
-            }
-        })
+        MaybeReady::later(async move { self.conclude(demand, pending.get().await, key) })
     }
 
     fn states(&self, demand: Demand<'_>) -> Vec<(LimitState, Moment)> {

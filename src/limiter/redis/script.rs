@@ -262,7 +262,10 @@ impl ScriptReply {
             return Err(NoReply);
         };
         let unsigned = |value: i64| u64::try_from(value).ok();
-        let counters = counters.chunks_exact(5).map(|values| {
+        let (counters, []) = counters.as_chunks::<5>() else {
+            return Err(NoReply);
+        };
+        let counters = counters.iter().map(|values| {
             Some(CounterReply {
                 remaining: unsigned(values[0])?,
                 resets_in: unsigned(values[1]),
@@ -275,7 +278,11 @@ impl ScriptReply {
         });
         Ok(Self {
             at: unsigned(*at).ok_or(NoReply)?,
-            is_admitted: *is_admitted == 1,
+            is_admitted: match is_admitted {
+                0 => false,
+                1 => true,
+                _ => return Err(NoReply),
+            },
             counters: counters.collect::<Option<_>>().ok_or(NoReply)?,
         })
     }
@@ -284,4 +291,30 @@ impl ScriptReply {
 /// Returns a cost in the numbers of the script.
 pub(super) fn signed(cost: NonZeroU32) -> i64 {
     cost.get().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_replies_are_none() {
+        let counter = [1, -1, 0, 1, 0];
+        let reply = |head: &[i64], counters: &[i64]| ScriptReply::parse(&[head, counters].concat());
+        assert!(reply(&[0, 1], &[]).is_ok());
+        assert!(reply(&[0, 0], &[counter, counter].concat()).is_ok());
+        let malformed: [(&[i64], &[i64]); 8] = [
+            (&[], &[]),
+            (&[0], &[]),
+            (&[-1, 1], &counter),
+            (&[0, 2], &counter),
+            (&[0, 1], &counter[..4]),
+            (&[0, 1], &[1, -1, 0, 1, 0, 7]),
+            (&[0, 1], &[-1, -1, 0, 1, 0]),
+            (&[0, 1], &[1, -1, 0, -1, 0]),
+        ];
+        for (head, counters) in malformed {
+            assert!(reply(head, counters).is_err(), "{head:?} {counters:?}");
+        }
+    }
 }

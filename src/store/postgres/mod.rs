@@ -15,6 +15,9 @@ mod counters;
 mod credentials;
 mod feed;
 mod follow;
+#[cfg(all(fuzzing, feature = "_fuzz"))]
+#[path = "../../../fuzz/entry/postgres.rs"]
+pub(super) mod fuzz;
 mod in_flight;
 mod link;
 mod locks;
