@@ -8,15 +8,15 @@ use crate::counter::Subject;
 use crate::model::{KeyId, OrgId};
 use crate::time::{ManualClock, Timestamp};
 
-/// A limiter whose server is never there, a key, and its rules.
+/// A limiter without a server, a key, and the rules of the key.
 struct Client {
     limiter: RedisLimiter,
     key: Arc<CounterSet>,
     rules: Vec<Rule>,
 }
 
-/// Concludes a decision from a reply: the numbers of an input whose first byte is 0, else the bytes after it
-/// in the protocol of Redis. A malformed reply is none, and only a reply that admits for all rules admits.
+/// Decides by a reply. If the first byte of the input is 0, the rest are the numbers of the reply, else its bytes
+/// in the protocol of Redis. A malformed reply admits nothing, and a valid one only if it admits for all rules.
 pub fn reply(data: &[u8]) {
     thread_local! {
         static CLIENT: Client = Client::new();

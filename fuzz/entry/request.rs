@@ -43,7 +43,7 @@ const PLAIN: usize = 0;
 const SCOPED: usize = 1;
 /// Accepted from `192.0.2.0/24` only.
 const BOUND: usize = 2;
-// A revoked, an expired and a suspended key, and one that does not exist.
+// Then a revoked, an expired and a suspended key, and one that does not exist.
 
 struct Subject {
     kg: KeyGuard,
@@ -225,29 +225,34 @@ impl Sent<'_> {
             || match self.policy {
                 0 => false,
                 1 => is_health || !self.is_any_reading_below("api"),
-                2 => self.method == "POST" && self.readings().all(|path| is_below(&path, "login")),
+                2 => {
+                    let is_login = |path: &Vec<u8>| is_below(path, "login");
+                    self.method == "POST" && self.readings().iter().all(is_login)
+                }
                 _ => !self.is_any_reading_below("api"),
             }
     }
 
     fn is_any_reading_below(&self, first: &str) -> bool {
-        self.readings().any(|path| is_below(&path, first))
+        self.readings().iter().any(|path| is_below(path, first))
     }
 
     /// The path as it was sent, decoded once, and decoded until nothing is encoded.
-    fn readings(&self) -> impl Iterator<Item = Vec<u8>> {
+    fn readings(&self) -> [Vec<u8>; 3] {
         let end = self.target.find(['?', '#']).unwrap_or(self.target.len());
-        let sent = match self.policy {
-            3 => self.target[..end].to_ascii_lowercase(),
-            _ => self.target[..end].to_owned(),
-        };
-        let sent = sent.into_bytes();
+        let sent = self.target.as_bytes()[..end].to_vec();
         let once = decoded(&sent);
         let mut last = once.clone();
         while decoded(&last) != last {
             last = decoded(&last);
         }
-        [sent, once, last].into_iter()
+        let mut readings = [sent, once, last];
+        if self.policy == 3 {
+            readings
+                .iter_mut()
+                .for_each(|path| path.make_ascii_lowercase());
+        }
+        readings
     }
 }
 

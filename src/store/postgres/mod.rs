@@ -16,7 +16,7 @@ mod credentials;
 mod feed;
 mod follow;
 #[cfg(all(fuzzing, feature = "_fuzz"))]
-#[path = "../../../fuzz/entry/postgres.rs"]
+#[path = "../../../fuzz/entry/postgres/mod.rs"]
 pub(super) mod fuzz;
 mod in_flight;
 mod link;
