@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Row;
 
+use super::array::Array;
 use super::conn::Conn;
 use super::rows;
 use crate::counter::{CounterId, SavedCounter, SavedValue, SubjectId};
@@ -99,11 +100,12 @@ pub(super) use {balances_columns, balances_join};
 
 /// Reads the balances of a key and its organization, starting at a column.
 pub(super) fn resolved(row: &Row, at: usize) -> Result<Balances, StoreError> {
-    let Some(subjects) = row.try_get::<_, Option<Vec<i64>>>(at)? else {
+    let Some(Array(subjects)) = row.try_get::<_, Option<Array<i64>>>(at)? else {
         return Ok(Vec::new());
     };
-    let counters: Vec<&[u8]> = row.try_get(at + 1)?;
-    let (used, since): (Vec<i64>, Vec<i64>) = (row.try_get(at + 2)?, row.try_get(at + 3)?);
+    let Array::<&[u8]>(counters) = row.try_get(at + 1)?;
+    let Array::<i64>(used) = row.try_get(at + 2)?;
+    let Array::<i64>(since) = row.try_get(at + 3)?;
     let values = used.into_iter().zip(since);
     let rows = subjects.into_iter().zip(counters).zip(values);
     by_subject(

@@ -7,6 +7,7 @@
 //! All I/O runs on a dedicated thread.
 
 mod address;
+mod array;
 mod audit;
 mod change_listener;
 mod conn;

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
+use super::array::Array;
 use super::conn::Conn;
 use crate::limit::{Limit, Period};
 use crate::model::{Key, KeyId, KeyStatus, LimitOverride, Org, OrgId, OrgStatus, Scope};
@@ -65,7 +66,7 @@ pub(super) fn org(row: &Row, at: usize) -> Result<Org, StoreError> {
         id: OrgId(row.try_get::<_, i64>(at)? as u64),
         name: row.try_get(at + 1)?,
         status: org_status(row.try_get(at + 2)?)?,
-        limits: read_limits(row.try_get::<_, Vec<&str>>(at + 3)?)?,
+        limits: read_limits(row.try_get::<_, Array<&str>>(at + 3)?.0)?,
         overrides: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 4)?.0,
         created_at: time(row.try_get(at + 5)?),
     })
@@ -91,8 +92,8 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
         scopes: read_scopes(scopes.split(',').filter(|scope| !scope.is_empty()))?,
         rate_limit_per_minute: rate
             .ok_or_else(|| StoreError::damaged("a key has an invalid limit"))?,
-        limits: read_limits(row.try_get::<_, Vec<&str>>(at + 7)?)?,
-        allowed_ips: read_allowed_ips(row.try_get::<_, Vec<&str>>(at + 8)?)?,
+        limits: read_limits(row.try_get::<_, Array<&str>>(at + 7)?.0)?,
+        allowed_ips: read_allowed_ips(row.try_get::<_, Array<&str>>(at + 8)?.0)?,
         overrides: row.try_get::<_, Json<Vec<LimitOverride>>>(at + 9)?.0,
         created_at: time(row.try_get(at + 10)?),
         expires_at: row.try_get::<_, Option<_>>(at + 11)?.map(time),
