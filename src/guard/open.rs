@@ -109,7 +109,7 @@ impl Guard {
             clock,
             key_header: config.key_header.clone(),
             config,
-            writer: Mutex::new(Some(writer)),
+            writer: Mutex::new(writer),
             socket_server: Mutex::new(None),
         })
     }

@@ -1,5 +1,8 @@
 //! The public handle: decides on requests and gives access to administration.
 
+#[cfg(test)]
+#[cfg(all(feature = "postgres", feature = "redis", not(loom)))]
+mod nodes;
 mod open;
 
 use std::fmt;

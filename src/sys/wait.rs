@@ -4,7 +4,8 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::Instant;
+
+use super::Instant;
 
 /// A value that is ready now, or a future of it.
 pub(crate) enum MaybeReady<'a, T> {
@@ -63,6 +64,10 @@ fn park_until_ready<F: Future>(future: Pin<&mut F>) -> F::Output {
     // task cannot yield while this thread is parked.
     #[cfg(any(feature = "redis", feature = "postgres"))]
     let future = tokio::task::unconstrained(future);
+    #[cfg(all(test, feature = "postgres", feature = "redis", not(loom)))]
+    if super::simulation::is_active() {
+        return super::simulation::block_on(future);
+    }
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);

@@ -1,10 +1,11 @@
 //! The system clock, and a manual one for tests.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::monotonic::MonotonicClock;
 use super::{Moment, Timestamp};
+use crate::sys;
 use crate::sys::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// The source of time of a [`KeyGuard`](crate::KeyGuard): the system clocks, or a [`ManualClock`].
@@ -209,7 +210,7 @@ impl SystemClock {
     fn resync(&self) {
         self.monotonic.correct();
         if !self.follows.load(Ordering::Relaxed) {
-            self.set(Timestamp::from(SystemTime::now()));
+            self.set(Timestamp::from(sys::system_time()));
         }
     }
 
@@ -231,6 +232,8 @@ impl SystemClock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]

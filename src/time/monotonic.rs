@@ -1,7 +1,8 @@
 //! Monotonic time, read from the processor's counter where the system itself trusts it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Instant;
+
+use crate::sys::Instant;
 
 /// Nanoseconds since the clock was created.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ impl MonotonicClock {
     pub(super) fn new() -> Self {
         Self {
             origin: Instant::now(),
-            counter: is_counter_trusted().then(Counter::new),
+            counter: is_counter_used().then(Counter::new),
         }
     }
 
@@ -38,6 +39,15 @@ impl MonotonicClock {
 fn nanos_since(origin: Instant) -> u64 {
     let elapsed = origin.elapsed();
     elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
+}
+
+/// The counter knows nothing of simulated time.
+fn is_counter_used() -> bool {
+    #[cfg(all(test, feature = "postgres", feature = "redis", not(loom)))]
+    if crate::sys::simulation::is_active() {
+        return false;
+    }
+    is_counter_trusted()
 }
 
 /// Whether the system reads its own clock from the processor's counter: it checks that the counter runs at

@@ -177,7 +177,7 @@ impl World {
 
     /// A writer that works by itself.
     fn spawn(&self) -> JoinHandle<()> {
-        self.writer().spawn().unwrap()
+        self.writer().spawn().unwrap().unwrap()
     }
 
     /// Takes one from a month.

@@ -52,10 +52,19 @@ pub(in crate::guard) struct WriterState {
 }
 
 impl Writer {
-    pub(in crate::guard) fn spawn(self) -> std::io::Result<JoinHandle<()>> {
-        std::thread::Builder::new()
-            .name("keyguard-writer".into())
-            .spawn(|| self.run())
+    /// Starts the thread.
+    pub(in crate::guard) fn spawn(self) -> std::io::Result<Option<JoinHandle<()>>> {
+        #[cfg(all(test, feature = "postgres", feature = "redis", not(loom)))]
+        if crate::sys::simulation::is_active() {
+            let mut writer = self;
+            crate::sys::simulation::keep_writer(move || {
+                let result = writer.round(true, false).result;
+                result.map_err(|error| error.cause())
+            });
+            return Ok(None);
+        }
+        let thread = std::thread::Builder::new().name("keyguard-writer".into());
+        thread.spawn(|| self.run()).map(Some)
     }
 
     pub(super) fn run(mut self) {
@@ -65,20 +74,10 @@ impl Writer {
             let (requested, closing) = self.wait_for_work();
             // A waiting flush makes the store reconnect at once.
             let is_waited_for = closing || requested != std::mem::replace(&mut done, requested);
-            self.store.recover(is_waited_for);
-            let mut result = self.store_all().and(self.rehash());
-            if closing {
-                result = result.and(self.save_windows());
-            }
-            let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::write);
-            let sink_failure = offered.err().map(|error| error.to_string());
-            self.warn_of_sink(sink_failure.as_deref());
-            // Otherwise the audit entry would not be stored either, and the signal waits.
-            if result.is_ok() {
-                self.reload_policy_if_signalled();
-            }
-            self.maintain();
-            self.warnings.log_new();
+            let Round {
+                result,
+                sink_failure,
+            } = self.round(is_waited_for, closing);
             let mut control = self.backends.recorder.control.lock();
             control.done = requested;
             control.failure = result.err().map(|error| error.cause());
@@ -90,6 +89,28 @@ impl Writer {
                 self.warnings.log_rest(LOGGED_WITHIN);
                 return;
             }
+        }
+    }
+
+    /// Stores everything recorded before, and does maintenance.
+    fn round(&mut self, is_waited_for: bool, closing: bool) -> Round {
+        self.store.recover(is_waited_for);
+        let mut result = self.store_all().and(self.rehash());
+        if closing {
+            result = result.and(self.save_windows());
+        }
+        let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::write);
+        let sink_failure = offered.err().map(|error| error.to_string());
+        self.warn_of_sink(sink_failure.as_deref());
+        // Otherwise the audit entry would not be stored either, and the signal waits.
+        if result.is_ok() {
+            self.reload_policy_if_signalled();
+        }
+        self.maintain();
+        self.warnings.log_new();
+        Round {
+            result,
+            sink_failure,
         }
     }
 
@@ -213,6 +234,12 @@ impl Writer {
             }
         }
     }
+}
+
+/// The outcome of one round of the writer.
+struct Round {
+    result: Result<(), StoreError>,
+    sink_failure: Option<String>,
 }
 
 /// Marks the writer as ended when dropped, so that no thread waits for a writer that panicked.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -13,7 +13,7 @@ use super::server::Servers;
 use super::slots::HeldSlots;
 use super::worker::Worker;
 use crate::store::OpenError;
-use crate::sys::{Deadline, block_on};
+use crate::sys::{Deadline, Instant, block_on};
 use crate::time::Clock;
 
 /// The capacity of the queue of calls to send.

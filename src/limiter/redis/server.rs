@@ -54,6 +54,10 @@ impl Servers {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(None);
+        #[cfg(all(test, feature = "postgres", not(loom)))]
+        if let Some(connection) = simulated::connect(self, &config).await {
+            return connection;
+        }
         match self {
             Self::One(client) => {
                 let connecting = client.get_multiplexed_async_connection_with_config(&config);
@@ -75,6 +79,12 @@ impl Servers {
     /// Subscribes to a channel, on a separate connection. Each node of a cluster forwards messages
     /// of all others.
     pub(super) async fn subscribe(&self, channel: &str) -> RedisResult<PubSubStream> {
+        #[cfg(all(test, feature = "postgres", not(loom)))]
+        if let Some(subscriber) = simulated::subscriber(self).await {
+            let mut subscriber = subscriber?;
+            subscriber.subscribe(channel).await?;
+            return Ok(subscriber.into_on_message());
+        }
         let mut subscriber = match self {
             Self::One(client) => client.get_async_pubsub().await?,
             Self::Sentinels(client) => {
@@ -224,5 +234,58 @@ impl ConnectionLike for Connection {
             Self::One(connection) => connection.get_db(),
             Self::Cluster(connection) => connection.get_db(),
         }
+    }
+}
+
+/// Connections to a simulated server.
+#[cfg(all(test, feature = "postgres", not(loom)))]
+mod simulated {
+    use redis::aio::PubSub;
+    use redis::{ConnectionInfo, RedisResult};
+    use tokio::io::DuplexStream;
+
+    use super::{
+        AsyncConnectionConfig, Connection, ConnectionAddr, MultiplexedConnection, Servers,
+    };
+    use crate::sys::simulation;
+
+    /// Returns `None` if the server is not simulated.
+    pub(super) async fn connect(
+        servers: &Servers,
+        config: &AsyncConnectionConfig,
+    ) -> Option<RedisResult<Connection>> {
+        let (info, connecting) = stream(servers)?;
+        let connect = async || {
+            let (settings, stream) = (info.redis_settings(), connecting.await?);
+            let config = config.clone();
+            let connecting = MultiplexedConnection::new_with_config(settings, stream, config);
+            let (connection, driver) = connecting.await?;
+            tokio::task::spawn_local(driver);
+            RedisResult::Ok(Connection::One(connection))
+        };
+        Some(connect().await)
+    }
+
+    /// Returns `None` if the server is not simulated.
+    pub(super) async fn subscriber(servers: &Servers) -> Option<RedisResult<PubSub>> {
+        let (info, connecting) = stream(servers)?;
+        let connect = async || PubSub::new(info.redis_settings(), connecting.await?).await;
+        Some(connect().await)
+    }
+
+    fn stream(
+        servers: &Servers,
+    ) -> Option<(
+        &ConnectionInfo,
+        impl Future<Output = std::io::Result<DuplexStream>>,
+    )> {
+        let Servers::One(client) = servers else {
+            return None;
+        };
+        let info = client.get_connection_info();
+        let ConnectionAddr::Tcp(host, _) = info.addr() else {
+            return None;
+        };
+        Some((info, simulation::connect(host)?))
     }
 }

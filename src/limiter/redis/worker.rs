@@ -5,13 +5,13 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::client::{
@@ -21,6 +21,7 @@ use super::names::group_of;
 use super::script::{Action, ScriptCall, ScriptReply};
 use super::server::{Connection, Servers};
 use crate::store::OpenError;
+use crate::sys::{Instant, spawn_io};
 
 /// How often slots are renewed, well within their lease.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,23 +52,16 @@ impl Worker {
     ) -> Result<oneshot::Receiver<()>, OpenError> {
         let not_started =
             |error: io::Error| unusable(format!("its thread cannot be started: {error}"));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(not_started)?;
         let (tried, first_try) = oneshot::channel();
-        let run = move || {
+        let work = move || {
             let io = Rc::new(Io {
                 script: Script::new(include_str!("counters.lua")),
                 connection: RefCell::default(),
                 worker: self,
             });
-            LocalSet::new().block_on(&runtime, run(io, queue, tried));
+            run(io, queue, tried)
         };
-        std::thread::Builder::new()
-            .name("keyguard-redis".into())
-            .spawn(run)
-            .map_err(not_started)?;
+        spawn_io("keyguard-redis", work).map_err(not_started)?;
         Ok(first_try)
     }
 }
@@ -119,7 +113,7 @@ impl Io {
         let command = call.command(&self.script, &self.worker.node);
         let running = connection.run(&command, &self.script);
         let timeouts = &self.worker.state.timeouts;
-        match timeout_at(due.into(), running).await {
+        match timeout_at(due, running).await {
             Ok(Ok(values)) => {
                 timeouts.store(0, Ordering::Relaxed);
                 ScriptReply::parse(&values)

@@ -5,7 +5,7 @@
 //! cache.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -15,6 +15,7 @@ use super::server_error::{ServerError, is_lost};
 use super::worker::Worker;
 use super::{feed, rows};
 use crate::store::{ChangeEvent, StoreError};
+use crate::sys::Instant;
 
 /// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -128,7 +129,7 @@ impl Worker {
         loop {
             // Repeats, because keys may be read meanwhile although changes are not.
             let until = invalidated_at.max(self.synced_at.get()) + self.stale_for;
-            sleep_until(until.into()).await;
+            sleep_until(until).await;
             if self.synced_at.get() + self.stale_for > Instant::now() {
                 continue;
             }

@@ -3,10 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
 use super::Options;
 use super::address::DatabaseUrl;
@@ -20,7 +20,7 @@ use super::sessions::Sessions;
 use super::state::State;
 use super::worker::Worker;
 use crate::store::{OpenError, StoreError};
-use crate::sys::block_on;
+use crate::sys::{Instant, block_on, spawn_io};
 
 /// Capacity of the request queue.
 const QUEUE: usize = 65_536;
@@ -47,10 +47,6 @@ impl Link {
     ) -> Result<Self, OpenError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (tried, first_try) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(not_started)?;
         let (deadline, stale_for) = (options.deadline, options.stale_for);
         let (connections, clock) = (options.connections, options.clock.clone());
         let work = move || async move {
@@ -76,10 +72,7 @@ impl Link {
             });
             run(worker, queue, tried).await;
         };
-        std::thread::Builder::new()
-            .name("keyguard-postgres".into())
-            .spawn(move || LocalSet::new().block_on(&runtime, work()))
-            .map_err(not_started)?;
+        spawn_io("keyguard-postgres", work).map_err(not_started)?;
         match block_on(first_try) {
             Ok(Err(error)) if error.is_refusal() => Err(unusable(error)),
             // The server may start later.

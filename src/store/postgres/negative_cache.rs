@@ -1,12 +1,13 @@
 //! The negative cache: hashes without a key, so that guesses do not reach the server.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
 use crate::model::HashedKey;
+use crate::sys::Instant;
 
 const CAPACITY: usize = 65_536;
 

@@ -36,6 +36,15 @@ impl ServerError {
         }
     }
 
+    /// The server is not reachable.
+    #[cfg(all(test, feature = "redis", not(loom)))]
+    pub(super) fn lost(error: std::io::Error) -> Self {
+        Self {
+            is_lost: true,
+            ..Self::new(error.to_string())
+        }
+    }
+
     pub(super) fn is_refusal(&self) -> bool {
         self.is_refusal
     }

@@ -115,6 +115,14 @@ impl Sessions {
 
     async fn connect(&self) -> Result<Conn, ServerError> {
         let DatabaseUrl { config, tls } = &self.address;
+        #[cfg(all(test, feature = "redis", not(loom)))]
+        if let [tokio_postgres::config::Host::Tcp(host)] = config.get_hosts()
+            && let Some(connecting) = crate::sys::simulation::connect(host)
+        {
+            let stream = connecting.await.map_err(ServerError::lost)?;
+            let (client, connection) = config.connect_raw(stream, tokio_postgres::NoTls).await?;
+            return Ok(Conn::new(client, self.drive(connection)));
+        }
         let (client, connection) = config.connect(tls.clone()).await?;
         Ok(Conn::new(client, self.drive(connection)))
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::spawn_local;
 use tokio::time::{timeout, timeout_at};
@@ -24,6 +24,7 @@ use super::{ADMIN_TIMEOUT, credentials, prune};
 use crate::model::HashedKey;
 use crate::store::audit::AuditSubject;
 use crate::store::{AuditContext, Resolved, StoreError};
+use crate::sys::Instant;
 use crate::time::{Clock, Timestamp};
 
 /// Maximum number of new daily tables per batch. More days indicate wrong clocks.
@@ -83,7 +84,7 @@ impl Worker {
     async fn look_up(&self, due: Instant, hash: HashedKey) -> Result<Option<Resolved>, StoreError> {
         let mut lost = 0;
         loop {
-            let conn = timeout_at(due.into(), self.pool.for_lookup()).await;
+            let conn = timeout_at(due, self.pool.for_lookup()).await;
             let conn = match conn.map_err(|_| ServerError::timeout())? {
                 Ok(conn) => conn,
                 Err(error) => {
@@ -96,7 +97,7 @@ impl Worker {
                     continue;
                 }
             };
-            let found = timeout_at(due.into(), credentials::resolve(&conn, hash)).await;
+            let found = timeout_at(due, credentials::resolve(&conn, hash)).await;
             match found {
                 Err(_) => {
                     self.pool.note_timeout(&conn);
@@ -144,7 +145,7 @@ impl Worker {
                 }
             }
         };
-        let in_time = timeout_at(due.into(), transaction).await;
+        let in_time = timeout_at(due, transaction).await;
         in_time.unwrap_or_else(|_| Err(outcome_unknown(ServerError::timeout()).into()))
     }
 
@@ -270,7 +271,7 @@ impl Worker {
         if is_first {
             spawn_local(Rc::clone(&self).run_lookup(hash, epoch));
         }
-        let found = match timeout_at(due.into(), found).await {
+        let found = match timeout_at(due, found).await {
             Ok(Ok(found)) => found,
             _ => Err(ServerError::timeout()),
         };

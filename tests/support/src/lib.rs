@@ -20,6 +20,8 @@ pub mod postgres;
 #[cfg(all(unix, feature = "redis"))]
 pub mod redis;
 pub mod server;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+pub mod simulated;
 
 use std::net::TcpListener;
 use std::thread;
