@@ -74,7 +74,7 @@ mod time;
 
 pub use admin::{
     Admin, AdminError, CreateKey, CreatedKey, IpTarget, ListUsage, Page, RotateKey, Stats, TopKey,
-    UpdateKey, UpdateOrg,
+    UpdateKey, UpdateOrg, UsageReport, UsageRow, UsageValue, UsedKey,
 };
 pub use guard::{
     Config, Denial, Grant, HeaderFn, Headers, LimitStatus, RateLimitHeaders, Request, Verdict,
@@ -86,7 +86,8 @@ pub use limiter::Fallback;
 pub use lockout::{Lock, LockCause, LockScope};
 pub use model::{
     AuditEntry, BackendHealth, Key, KeyId, KeyPrefix, KeyStatus, LimitOverride, Method, Org, OrgId,
-    OrgStatus, PlainKey, Readiness, Reason, Scope, Secret, Usage,
+    OrgStatus, PlainKey, Readiness, Reason, Scope, Secret, StatusRange, Usage, UsageGroup,
+    UsageQuery,
 };
 pub use net::{CidrSet, ClientIp, InvalidClientIp, IpKey};
 pub use policy::{ExactPath, InvalidPolicy, IpLimit, Lockout, Pattern, Policy, Route};

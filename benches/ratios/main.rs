@@ -20,6 +20,7 @@ mod row;
 mod serve;
 mod size;
 mod speed;
+mod usage;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -148,6 +149,21 @@ const ROWS: &[Row] = &[
         name: "stats_ms",
         goal: AtMost(1.0),
         measure: speed::stats,
+    },
+    Row {
+        name: "usage_ms/top_keys",
+        goal: AtMost(1_000.0),
+        measure: usage::top_keys,
+    },
+    Row {
+        name: "usage_ms/reasons",
+        goal: AtMost(1_000.0),
+        measure: usage::reasons,
+    },
+    Row {
+        name: "usage_ms/address",
+        goal: AtMost(1_000.0),
+        measure: usage::address,
     },
 ];
 

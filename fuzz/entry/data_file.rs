@@ -6,8 +6,9 @@ use super::{directory, small};
 use crate::admin::{CreateKey, ListUsage, Page};
 use crate::guard::Request;
 use crate::keyguard::KeyGuard;
-use crate::model::{Key, KeyId, PlainKey};
+use crate::model::{Key, KeyId, PlainKey, UsageGroup, UsageQuery};
 use crate::net::ClientIp;
+use crate::time::Timestamp;
 
 /// A data file with keys.
 struct ValidFile {
@@ -143,5 +144,9 @@ fn use_all(kg: &KeyGuard) {
     let _ = kg.admin().list_keys(None, Page::first());
     let _ = kg.admin().list_orgs(Page::first());
     let _ = kg.admin().list_usage(ListUsage::new());
+    for by in [UsageGroup::Key, UsageGroup::Hour, UsageGroup::Path] {
+        let query = UsageQuery::by(by).since(Timestamp::from_unix_millis(1));
+        let _ = kg.admin().usage(&query);
+    }
     let _ = kg.admin().stats();
 }

@@ -7,7 +7,7 @@ use crate::input::InvalidInput;
 use crate::model::{Key, KeyId, OrgId};
 use crate::net::IpKey;
 use crate::policy::InvalidPolicy;
-use crate::store::{StoreError, UNAVAILABLE};
+use crate::store::{StoreError, TOO_MUCH_USAGE, UNAVAILABLE};
 
 /// Why a change or a listing failed. A failed change changes nothing.
 ///
@@ -145,6 +145,7 @@ impl From<StoreError> for AdminError {
                 let problem = "was used for another request; use a new one";
                 InvalidInput::new("Idempotency-Key", problem).into()
             }
+            StoreError::TooMuchUsage => InvalidInput::new("since", TOO_MUCH_USAGE).into(),
             StoreError::Damaged(what) => Self::Damaged(what.into()),
             StoreError::Unavailable(source) => Self::Unavailable(source),
             // Only transfers, which report it themselves, import.

@@ -19,6 +19,7 @@ mod socket;
 #[cfg(unix)]
 mod socket_path;
 mod stats;
+mod usage;
 #[cfg(unix)]
 pub(crate) mod wire;
 
@@ -31,7 +32,8 @@ pub use self::key_requests::{CreateKey, RotateKey, UpdateKey};
 pub use self::keys::CreatedKey;
 pub use self::orgs::UpdateOrg;
 pub use self::page::Page;
-pub use self::stats::{ListUsage, Stats, TopKey};
+pub use self::stats::{Stats, TopKey};
+pub use self::usage::{ListUsage, UsageReport, UsageRow, UsageValue, UsedKey};
 
 pub(crate) use self::actor::AuditActor;
 pub(crate) use self::failure::{Failure, FailureCode};

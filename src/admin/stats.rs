@@ -1,12 +1,11 @@
-//! Totals, usage and the audit log.
+//! Totals and the audit log.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Admin, AdminError, Page};
-use crate::model::{AuditEntry, Key, KeyId, Reason, Usage};
-use crate::time::Timestamp;
+use crate::model::{AuditEntry, Key, Reason};
 
 /// Totals of organizations, keys, requests and locks. Every recorded request is counted once; no total
 /// is an estimate.
@@ -76,56 +75,6 @@ pub struct TopKey {
     pub requests: u64,
 }
 
-/// The usage to list, for [`Admin::list_usage`]. Rows of usage have no id, so the listing has no further
-/// pages: to process all requests, use a [`UsageSink`](crate::UsageSink).
-///
-/// ```
-/// use keyguard::{KeyId, ListUsage};
-/// let request = ListUsage::new().key_id(KeyId(7)).limit(100);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct ListUsage {
-    pub(crate) key_id: Option<KeyId>,
-    pub(crate) since: Timestamp,
-    pub(crate) limit: usize,
-}
-
-impl Default for ListUsage {
-    fn default() -> Self {
-        Self {
-            key_id: None,
-            since: Timestamp::default(),
-            limit: 1_000,
-        }
-    }
-}
-
-impl ListUsage {
-    /// Creates a query for all recorded requests that are kept, at most 1,000.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Lists only requests with this key.
-    pub fn key_id(mut self, id: KeyId) -> Self {
-        self.key_id = Some(id);
-        self
-    }
-
-    /// Lists only requests at this time or later.
-    pub fn since(mut self, time: Timestamp) -> Self {
-        self.since = time;
-        self
-    }
-
-    /// The maximum number of requests. Default: 1,000.
-    pub fn limit(mut self, requests: usize) -> Self {
-        self.limit = requests;
-        self
-    }
-}
-
 impl Admin {
     /// Returns totals up to now. First stores pending usage, which waits for one commit; then reads a
     /// bounded number of records.
@@ -168,17 +117,6 @@ impl Admin {
         })
     }
 
-    /// Returns recorded requests with known keys, in the order in which they were recorded. First stores
-    /// pending usage, which waits for one commit.
-    ///
-    /// # Errors
-    /// [`AdminError::Unavailable`]
-    pub fn list_usage(&self, request: ListUsage) -> Result<Vec<Usage>, AdminError> {
-        self.store_usage()?;
-        let store = self.guard.store();
-        Ok(store.usage(request.key_id, request.since, request.limit)?)
-    }
-
     /// Returns a page of the audit log, the latest entry first.
     ///
     /// Every change to organizations, keys, limits and manual locks has an entry, and every change to the
@@ -202,7 +140,7 @@ impl Admin {
     }
 
     /// Stores pending usage. While the store refuses changes, listings cover what is stored.
-    fn store_usage(&self) -> Result<(), AdminError> {
+    pub(super) fn store_usage(&self) -> Result<(), AdminError> {
         match self.guard.recorder().flush_store() {
             Err(_) if self.guard.store().fault().is_some() => Ok(()),
             stored => Ok(stored?),

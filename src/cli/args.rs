@@ -8,9 +8,9 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::format::{key_panel, limit_table, org_panel};
 use super::settings::Cli;
-use crate::admin::command::{Command, KeyReply, OrgReply};
+use crate::admin::command::{Command, KeyReply, OrgReply, RequestFilter};
 use crate::guard::LimitStatus;
-use crate::model::{KeyId, OrgId};
+use crate::model::{KeyId, OrgId, Reason};
 
 /// An organization by its name.
 #[derive(Args)]
@@ -96,6 +96,58 @@ impl KeyOrIp {
         cli.print(&limits, |style| limit_table(&limits).render(style))?;
         Ok(Exit::Done)
     }
+}
+
+/// Which recorded requests a command is about.
+#[derive(Args)]
+pub(super) struct RequestFilterArgs {
+    /// Only requests with this key: its id, or its whole prefix as `list-keys` shows it
+    #[arg(long, value_name = "ID|PREFIX")]
+    key: Option<String>,
+    /// Only requests with keys of this organization
+    #[arg(long, value_name = "NAME")]
+    org: Option<String>,
+    /// Only refused requests
+    #[arg(long)]
+    refused: bool,
+    /// Only requests that were refused for this reason, such as rate_limited
+    #[arg(long)]
+    reason: Option<Reason>,
+    /// Only responses with this status, or of a class such as 4xx
+    #[arg(long)]
+    status: Option<String>,
+    /// Only requests to this path; a `*` at the end stands for any text
+    #[arg(long)]
+    path: Option<String>,
+    /// Only requests from this address or network, or from several with commas between
+    #[arg(long)]
+    ip: Option<String>,
+}
+
+impl From<RequestFilterArgs> for RequestFilter {
+    fn from(args: RequestFilterArgs) -> Self {
+        Self {
+            key: args.key,
+            org: args.org,
+            refused: args.refused,
+            reason: args.reason,
+            status: args.status,
+            path: args.path,
+            ip: args.ip,
+        }
+    }
+}
+
+/// A range of times.
+#[derive(Args)]
+pub(super) struct TimeRangeArgs {
+    /// Only requests since this time, such as 2026-11-24T08:00:00Z, or since a duration before now, such
+    /// as 1h
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Only requests before this time
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
 }
 
 /// A value, or the word `none`.

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod connection;
+mod csv;
 mod error;
 mod exit;
 mod flags;
@@ -61,6 +62,8 @@ enum Subcommands {
     RevokeKey(revoke_key::Opts),
     /// Show totals of keys, requests and locks
     Stats,
+    /// Count recorded requests: who uses most, what was refused and why, what an address did
+    Usage(usage::Opts),
     /// Show whether a request would be admitted, without counting it
     Check(check::Opts),
     /// Show the limits of a key or an IP address and what remains of them
@@ -138,6 +141,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::RotateKey(opts) => rotate_key::run(cli, opts),
         Subcommands::RevokeKey(opts) => revoke_key::run(cli, opts),
         Subcommands::Stats => stats::run(cli),
+        Subcommands::Usage(opts) => usage::run(cli, opts),
         Subcommands::Check(opts) => check::run(cli, opts),
         Subcommands::Limits(opts) => limits::run(cli, opts),
         Subcommands::Reset(opts) => reset::run(cli, opts),

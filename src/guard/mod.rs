@@ -28,7 +28,7 @@ mod warnings;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 pub use self::config::Config;
 pub use self::denial::Denial;
@@ -89,6 +89,8 @@ pub(crate) struct Guard {
     clock: Clock,
     key_header: String,
     config: Config,
+    /// Held while usage is counted: one question at a time bounds the memory.
+    usage_turn: Mutex<()>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Dropped first when the guard stops.
     socket_server: Mutex<Option<Box<dyn Send>>>,
@@ -218,6 +220,11 @@ impl Guard {
         commit: impl FnOnce(&dyn Store) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.revisions.change_org(id, || commit(self.store()))
+    }
+
+    /// Waits until no other question about usage is being answered.
+    pub(crate) fn usage_turn(&self) -> MutexGuard<'_, ()> {
+        self.usage_turn.lock()
     }
 
     /// Keeps the socket server until the guard stops.

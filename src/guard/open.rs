@@ -109,6 +109,7 @@ impl Guard {
             clock,
             key_header: config.key_header.clone(),
             config,
+            usage_turn: Mutex::default(),
             writer: Mutex::new(writer),
             socket_server: Mutex::new(None),
         })

@@ -13,6 +13,7 @@ mod reason;
 mod scope;
 mod secret;
 mod usage;
+mod usage_query;
 
 pub use self::audit::AuditEntry;
 pub use self::health::{BackendHealth, Readiness};
@@ -25,8 +26,10 @@ pub use self::reason::Reason;
 pub use self::scope::Scope;
 pub use self::secret::Secret;
 pub use self::usage::Usage;
+pub use self::usage_query::{StatusRange, UsageGroup, UsageQuery};
 
 pub(crate) use self::key::{Credential, HashScheme};
 pub(crate) use self::key_text::{HashedKey, KeyHasher};
 pub(crate) use self::legacy_hash::LegacyHasher;
 pub(crate) use self::secret::Fingerprint;
+pub(crate) use self::usage_query::UsageFilter;

@@ -1,10 +1,12 @@
 //! Reasons for refusing a request.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::codes::codes;
+use crate::input::InvalidInput;
 
 codes! {
     /// The reason for refusing a request.
@@ -96,5 +98,18 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Parses the name of a reason.
+impl FromStr for Reason {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|reason| reason.as_str() == text).ok_or_else(|| {
+            let problem = "is no reason; expected one that `stats` shows, such as `rate_limited`";
+            InvalidInput::of("reason", text, problem)
+        })
     }
 }

@@ -2,11 +2,14 @@
 
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
-use crate::model::{AuditEntry, BackendHealth, HashedKey, Key, KeyId, Org, OrgId, Usage};
+use crate::model::{
+    AuditEntry, BackendHealth, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery,
+};
 use crate::sys::{Deadline, MaybeReady};
 use crate::time::Timestamp;
 
 use super::transfer::{PageCursor, TransferPage};
+use super::usage_counts::UsageCounts;
 use super::{
     AuditContext, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Rotation, StoreError,
     Totals, UsageBatch,
@@ -133,6 +136,10 @@ pub(crate) trait Store: UsageStore {
         from: Timestamp,
         limit: usize,
     ) -> Result<Vec<Usage>, StoreError>;
+    /// Counts the recorded requests that a query asks for, at the time `now`.
+    ///
+    /// Fails with [`StoreError::TooMuchUsage`] after [`TIME_LIMIT`](super::usage_counts::TIME_LIMIT).
+    fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError>;
     /// Returns all stored locks, including those that have ended.
     fn locks(&self) -> Result<Vec<Lock>, StoreError>;
     fn change_locks(&self, changes: &[LockChange], audit: &AuditContext) -> Result<(), StoreError>;

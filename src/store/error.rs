@@ -37,6 +37,9 @@ pub(crate) enum StoreError {
     /// An import conflicts with existing data.
     #[error("{0}; nothing was written: give a target that is empty or was filled by this command")]
     Occupied(String),
+    /// A query of usage took too long.
+    #[error("{TOO_MUCH_USAGE}")]
+    TooMuchUsage,
     /// The stored bytes are not what this version writes.
     #[error("the stored data is damaged: {0}")]
     Damaged(String),
@@ -44,6 +47,10 @@ pub(crate) enum StoreError {
     #[error("{UNAVAILABLE}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// The problem of the range of a query that takes too long.
+pub(crate) const TOO_MUCH_USAGE: &str = "the requests since then cannot be counted within 10 seconds; \
+    give a later time, or an earlier `until`";
 
 /// The text of [`StoreError::Unavailable`].
 pub(crate) const UNAVAILABLE: &str = "the stored data cannot be read or written";

@@ -20,6 +20,7 @@ pub(crate) mod totals;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) mod transfer;
 mod usage;
+pub(crate) mod usage_counts;
 
 pub(crate) use self::audit::{AuditContext, CompletedRequest, IdempotencyKey, PROGRAM};
 pub(crate) use self::backend::{ChangeEvent, Resolved, Store, UsageStore};
@@ -28,7 +29,7 @@ pub(crate) use self::changes::FIRST_SECRET;
 pub(crate) use self::changes::{
     KeyChange, NewCredential, NewKey, NewOverride, OrgChange, Rehash, Rotation,
 };
-pub(crate) use self::error::{StoreError, UNAVAILABLE, with_causes};
+pub(crate) use self::error::{StoreError, TOO_MUCH_USAGE, UNAVAILABLE, with_causes};
 pub use self::open_error::OpenError;
 #[cfg(all(feature = "postgres", feature = "cli"))]
 pub(crate) use self::postgres::DatabaseUrl;

@@ -816,3 +816,46 @@ fn symbolic_link_stands_for_its_target() {
     assert!(error.contains("symbolic link to `nowhere.redb`"), "{error}");
     assert!(!dir.path().join("copy.redb.secret").exists());
 }
+
+#[test]
+fn usage_answers_questions_about_requests() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    let key = key(&kg);
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    for (path, status) in [("/a", 200), ("/b", 500), ("/b", 500)] {
+        kg.check(&headers, IP, path).unwrap().finish(status);
+    }
+    let usage = |arguments: &[&str]| done(dir.path(), &[&["usage"], arguments].concat());
+    let (id, prefix) = (key.key.id, &key.key.shown_prefix);
+    assert_eq!(
+        usage(&["--since", "1h"]),
+        format!("id\tprefix\tlabel\torg\trequests\terrors\n{id}\t{prefix}\tshop\tacme\t3\t2\n")
+    );
+    assert_eq!(
+        usage(&["--by", "path", "--status", "5xx", "--csv"]),
+        "path,requests,errors\r\n/b,2,2\r\n"
+    );
+    assert_eq!(
+        usage(&["--key", prefix, "--refused"]),
+        "No such requests.\n"
+    );
+    drop(kg);
+    let json = usage(&["--by", "ip", "--ip", "192.0.2.0/24", "--json"]);
+    assert!(
+        json.contains(r#""rows":[{"errors":2,"ip":"192.0.2.7","requests":3}]"#),
+        "{json}"
+    );
+    let error = refused(dir.path(), &["usage", "--since", "yesterday"]);
+    assert!(
+        error.contains("--since: `yesterday` is neither a time"),
+        "{error}"
+    );
+    assert!(error.contains("next:  keyguard usage --help"), "{error}");
+    let error = refused(dir.path(), &["usage", "--org", "globex"]);
+    assert!(error.contains("no organization named `globex`"), "{error}");
+    for wrong in [["--by", "week"], ["--reason", "bored"], ["--limit", "0"]] {
+        let output = run(dir.path(), &[&["usage"][..], &wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}

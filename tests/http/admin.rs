@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::common::server::{HttpResponse, connect, get, request};
-use crate::common::{Home, check_with};
+use crate::common::{Home, IP, check_with, key};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use keyguard::http::AdminService;
@@ -221,6 +221,11 @@ fn every_command_has_an_endpoint() {
         done("POST", "/admin/reload", Value::Null),
         json!({"reloaded": true})
     );
+    let usage = done("GET", "/admin/usage?key=1&since=1h&by=hour", Value::Null);
+    assert_eq!(
+        (&usage["requests"], &usage["rows"]),
+        (&json!(0), &json!([]))
+    );
     done("DELETE", "/admin/keys/1", Value::Null);
 
     let log = admin.get("/admin/audit");
@@ -238,6 +243,77 @@ fn every_command_has_an_endpoint() {
             .iter()
             .all(|entry| { entry["actor"] == "admin key" && entry["ip"] == "127.0.0.1" })
     );
+}
+
+#[test]
+fn usage_is_counted_by_the_fields_of_the_query() {
+    let home = Home::new();
+    let kg = open(&home);
+    let admin = Admin::new(&kg);
+    let keys = [key(&kg), key(&kg)];
+    for (path, status) in [("/v1/a", 200), ("/v1/b", 404), ("/v1/b", 500)] {
+        let headers = [("X-API-Key", keys[1].raw_key.expose())];
+        kg.check(&headers, IP, path).unwrap().finish(status);
+    }
+    kg.check(&[("X-API-Key", "kg_live_nonsense")], IP, "/v1/a")
+        .unwrap_err();
+    let get = |query: &str| admin.get(&format!("/admin/usage?{query}"));
+
+    let by_key = get("since=1h");
+    assert_eq!(by_key["requests"], 3);
+    let used =
+        json!({"id": 2, "prefix": keys[1].key.shown_prefix, "label": "shop", "org_name": "acme"});
+    assert_eq!(
+        by_key["rows"],
+        json!([{"key": used, "requests": 3, "errors": 2}])
+    );
+    assert_eq!(
+        get("by=path&status=4xx&ip=192.0.2.0/24&path=/v1/*&org=acme&key=2")["rows"],
+        json!([{"path": "/v1/b", "requests": 1, "errors": 1}])
+    );
+    assert_eq!(
+        get("by=status&limit=2&until=2027-01-01T00:00:00Z")["rows"],
+        json!([
+            {"status": 200, "requests": 1, "errors": 0},
+            {"status": 404, "requests": 1, "errors": 1},
+        ])
+    );
+    let refused = get("by=reason&refused=true&since=1h");
+    assert_eq!(refused["includes_keyless"], true);
+    assert_eq!(
+        refused["rows"],
+        json!([{"reason": "malformed_key", "requests": 1, "errors": 1}])
+    );
+    assert_eq!(get("by=reason&key=2")["rows"][0]["reason"], Value::Null);
+    assert_eq!(
+        get("by=hour&reason=malformed_key&since=1h")["rows"],
+        json!([{"start": "2026-01-15T12:00:00Z", "requests": 1, "errors": 1}])
+    );
+
+    for (query, status, text) in [
+        ("by=week", 422, "unknown variant `week`"),
+        (
+            "since=yesterday",
+            422,
+            "since: `yesterday` is neither a time",
+        ),
+        ("status=fine", 422, "status: `fine` is no status"),
+        ("ip=192.0.2.7/8", 422, "ip: `192.0.2.7/8` has bits set"),
+        ("since=1h&until=2h", 422, "until: is not after `since`"),
+        ("limit=0", 422, "expected 1 to 1,000 rows"),
+        ("reason=bored", 422, "unknown variant `bored`"),
+        ("org=globex", 404, "There is no organization named `globex`"),
+        ("key=9", 404, "There is no key with the id 9"),
+        ("keys=9", 422, "unknown field `keys`"),
+    ] {
+        let response = admin.fetch("GET", &format!("/admin/usage?{query}"), Value::Null);
+        let detail = json_of(&response)["detail"]
+            .as_str()
+            .unwrap()
+            .to_lowercase();
+        assert_eq!(response.status, status, "{query}: {detail}");
+        assert!(detail.contains(&text.to_lowercase()), "{query}: {detail}");
+    }
 }
 
 /// The `curl` lines of the documentation of the Python package, version 0.3.0, and the fields of its

@@ -10,6 +10,7 @@ mod locks;
 mod orgs;
 mod reports;
 mod rows;
+mod usage;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub(crate) use self::locks::{Block, ListBlocks, Unblock};
 pub(crate) use self::orgs::{CreateOrg, FindOrg, ListOrgs, OrgReply};
 pub(crate) use self::reports::{GetStats, ListAudit};
 pub(crate) use self::rows::Rows;
+pub(crate) use self::usage::GetUsage;
+#[cfg(feature = "cli")]
+pub(crate) use self::usage::RequestFilter;
 
 use super::{Admin, AdminError, CreateKey, Failure, FailureCode, UpdateKey, UpdateOrg};
 
@@ -82,7 +86,7 @@ pub(crate) fn reply_to_json(reply: impl Serialize) -> Result<Value, Failure> {
 type Run = fn(&Admin, Value) -> Result<Value, Failure>;
 
 /// All commands by name.
-const COMMANDS: [(&str, Run); 29] = [
+const COMMANDS: [(&str, Run); 30] = [
     by_name::<CreateOrg>(),
     by_name::<ListOrgs>(),
     by_name::<GetOrg>(),
@@ -109,6 +113,7 @@ const COMMANDS: [(&str, Run); 29] = [
     by_name::<Unblock>(),
     by_name::<ListBlocks>(),
     by_name::<GetStats>(),
+    by_name::<GetUsage>(),
     by_name::<ListAudit>(),
     by_name::<Check>(),
     by_name::<Reload>(),

@@ -29,3 +29,4 @@ pub(super) mod suspend_org;
 pub(super) mod unblock;
 pub(super) mod update_key;
 pub(super) mod update_org;
+pub(super) mod usage;

@@ -4,9 +4,9 @@ use super::endpoint::Endpoint;
 use super::input::{Json, Query};
 use super::operation::OperationRoute;
 use crate::admin::command::{
-    Block, Check, CreateOrg, GetIpLimits, GetKey, GetKeyLimits, GetOrg, GetStats, ListAudit,
-    ListBlocks, ListKeys, ListOrgs, OverrideLimit, Reload, ResetIp, ResetKey, RestoreLimit,
-    ResumeOrg, RevokeKey, RotateKeyCommand, SuspendOrg, Unblock,
+    Block, Check, CreateOrg, GetIpLimits, GetKey, GetKeyLimits, GetOrg, GetStats, GetUsage,
+    ListAudit, ListBlocks, ListKeys, ListOrgs, OverrideLimit, Reload, ResetIp, ResetKey,
+    RestoreLimit, ResumeOrg, RevokeKey, RotateKeyCommand, SuspendOrg, Unblock,
 };
 use crate::admin::{CreateKey, UpdateKey, UpdateOrg};
 
@@ -110,6 +110,9 @@ fn others() -> Vec<Endpoint> {
         OperationRoute::get("/admin/stats")
             .summary("Show totals and warnings")
             .run::<Query<GetStats>>(),
+        OperationRoute::get("/admin/usage")
+            .summary("Count recorded requests by time, key, path, status, address or reason")
+            .run::<Query<GetUsage>>(),
         OperationRoute::get("/admin/audit")
             .summary("List administrative changes, the latest first")
             .paged_by("before")

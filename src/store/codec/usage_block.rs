@@ -217,6 +217,26 @@ pub(crate) struct UsageBlockReader<'a> {
 /// An event and its path.
 type Row<'a> = (UsageEvent, &'a [u8]);
 
+/// A row whose values are indices into the dictionaries of its reader. Reading it costs little more than
+/// its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IndexedRow {
+    pub(crate) at: Timestamp,
+    pub(crate) key: usize,
+    pub(crate) path: usize,
+    pub(crate) ip: usize,
+    pub(crate) outcome: usize,
+    pub(crate) latency_micros: u32,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) method: Method,
+    pub(crate) status: u16,
+    pub(crate) refused: Option<Reason>,
+}
+
 impl<'a> UsageBlockReader<'a> {
     pub(crate) fn new(block: &'a [u8]) -> Self {
         Self {
@@ -229,7 +249,39 @@ impl<'a> UsageBlockReader<'a> {
         }
     }
 
-    fn row(&mut self) -> Option<Row<'a>> {
+    /// Reads the next row; `None` at the end.
+    #[inline]
+    pub(crate) fn next_indexed(&mut self) -> Option<Result<IndexedRow, StoreError>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let row = self.indexed();
+        if row.is_none() {
+            self.rest = &[];
+        }
+        Some(row.ok_or_else(unreadable))
+    }
+
+    /// Returns an entry of the dictionary of keys; `None` behind its end.
+    pub(crate) fn key(&self, index: usize) -> Option<KeyId> {
+        self.keys.get(index).copied().map(KeyId)
+    }
+
+    pub(crate) fn path(&self, index: usize) -> Option<&'a [u8]> {
+        self.paths.get(index).copied()
+    }
+
+    pub(crate) fn ip(&self, index: usize) -> Option<ClientIp> {
+        self.ips.get(index).copied().map(ClientIp::from)
+    }
+
+    pub(crate) fn outcome(&self, index: usize) -> Option<Result<Outcome, StoreError>> {
+        let outcome = self.outcomes.get(index)?;
+        Some(outcome.decode().ok_or_else(unreadable))
+    }
+
+    #[inline]
+    fn indexed(&mut self) -> Option<IndexedRow> {
         let rest = &mut self.rest;
         if self.keys.is_empty() {
             if take::<u8>(rest)? != SCHEMA {
@@ -239,22 +291,29 @@ impl<'a> UsageBlockReader<'a> {
         }
         let row: StoredRow = take(rest)?;
         self.at = self.at.checked_add_signed(row.elapsed)?;
-        let key = entry(&mut self.keys, row.key, rest)?;
-        let path = entry(&mut self.paths, row.path, rest)?;
-        let ip = entry(&mut self.ips, row.ip, rest)?;
-        let outcome = entry(&mut self.outcomes, row.outcome, rest)?;
-        let event = UsageEvent {
+        Some(IndexedRow {
             at: Timestamp::from_unix_millis(self.at),
-            key_id: KeyId(key),
-            ip: ip.into(),
+            key: index(&mut self.keys, row.key, rest)?,
+            path: index(&mut self.paths, row.path, rest)?,
+            ip: index(&mut self.ips, row.ip, rest)?,
+            outcome: index(&mut self.outcomes, row.outcome, rest)?,
+            latency_micros: row.latency_micros,
+        })
+    }
+
+    /// Returns the event and the path of a row that this reader has read.
+    fn event(&self, row: IndexedRow) -> Option<Row<'a>> {
+        let path = self.path(row.path)?;
+        let outcome = self.outcomes.get(row.outcome)?.decode()?;
+        let event = UsageEvent {
+            at: row.at,
+            key_id: self.key(row.key)?,
+            ip: self.ip(row.ip)?,
             latency_micros: row.latency_micros,
             status: outcome.status,
             path_len: u16::try_from(path.len()).ok()?,
-            method: Method::from_code(outcome.method)?,
-            refused: match outcome.refused {
-                0 => None,
-                code => Some(Reason::from_code(code)?),
-            },
+            method: outcome.method,
+            refused: outcome.refused,
         };
         Some((event, path))
     }
@@ -264,29 +323,33 @@ impl<'a> Iterator for UsageBlockReader<'a> {
     type Item = Result<Row<'a>, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let row = self.row();
-        if row.is_none() {
+        let event = match self.next_indexed()? {
+            Ok(row) => self.event(row).ok_or_else(unreadable),
+            Err(error) => Err(error),
+        };
+        if event.is_err() {
             self.rest = &[];
         }
-        Some(row.ok_or_else(|| StoreError::damaged("a block of usage cannot be read")))
+        Some(event)
     }
 }
 
-/// Returns the entry at an index; reads a new one.
+fn unreadable() -> StoreError {
+    StoreError::damaged("a block of usage cannot be read")
+}
+
+/// Returns an index into a dictionary, after reading a new entry.
 #[inline]
-fn entry<'a, T: Copy + Deserialize<'a>>(
+fn index<'a, T: Deserialize<'a>>(
     dictionary: &mut Vec<T>,
     index: u32,
     rest: &mut &'a [u8],
-) -> Option<T> {
+) -> Option<usize> {
     let index = usize::try_from(index).ok()?;
     if index == dictionary.len() {
         dictionary.push(take(rest)?);
     }
-    dictionary.get(index).copied()
+    (index < dictionary.len()).then_some(index)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -337,6 +400,20 @@ struct StoredOutcome {
     status: u16,
     /// The code of the reason; 0 for an admitted request.
     refused: u8,
+}
+
+impl StoredOutcome {
+    /// Returns `None` for an unknown code.
+    fn decode(self) -> Option<Outcome> {
+        Some(Outcome {
+            method: Method::from_code(self.method)?,
+            status: self.status,
+            refused: match self.refused {
+                0 => None,
+                code => Some(Reason::from_code(code)?),
+            },
+        })
+    }
 }
 
 fn put_new<T: Serialize + ?Sized>(

@@ -6,6 +6,7 @@ mod locks;
 mod management;
 mod transfer;
 mod usage;
+mod usage_counts;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -29,6 +30,7 @@ pub(super) use self::locks::*;
 pub(super) use self::management::*;
 pub(super) use self::transfer::*;
 pub(super) use self::usage::*;
+pub(super) use self::usage_counts::*;
 
 /// A data file or database, which can be opened repeatedly.
 pub(super) trait TestDatabase {
@@ -62,6 +64,10 @@ macro_rules! conforms {
             paths_of_any_bytes_are_recorded
             requests_stored_elsewhere_are_counted
             pruned_usage_stays_in_totals
+            usage_is_counted_by_any_group
+            limit_of_counted_usage_keeps_the_total
+            usage_without_rows_is_counted_by_whole_hours
+            totals_count_usage_after_its_rows_are_deleted
             a_copy_equals_the_original_and_copying_again_changes_nothing
             an_interrupted_copy_can_be_completed
             conflicts_are_refused_before_anything_is_written

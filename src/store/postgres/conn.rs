@@ -63,6 +63,15 @@ impl Conn {
         Ok(self.client.query(&statement, params).await?)
     }
 
+    /// Runs a statement that is not kept prepared.
+    pub(super) async fn rows_once(
+        &self,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        Ok(self.client.query(sql, params).await?)
+    }
+
     /// Returns the only row, if any.
     pub(super) async fn row(
         &self,

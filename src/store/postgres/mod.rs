@@ -38,6 +38,7 @@ mod total_rows;
 mod totals;
 mod transfer;
 mod usage;
+mod usage_counts;
 mod worker;
 
 #[cfg(test)]
@@ -63,6 +64,7 @@ use self::worker::Worker;
 use super::audit::AuditSubject;
 use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
+use super::usage_counts::UsageCounts;
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash,
     Resolved, Rotation, Store, StoreError, Totals, UsageBatch, UsageStore,
@@ -70,7 +72,7 @@ use super::{
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
 use crate::model::{
-    AuditEntry, BackendHealth, Fingerprint, HashedKey, Key, KeyId, Org, OrgId, Usage,
+    AuditEntry, BackendHealth, Fingerprint, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery,
 };
 use crate::sys::{Deadline, MaybeReady, block_on};
 use crate::time::{Clock, Timestamp};
@@ -350,6 +352,11 @@ impl Store for PostgresStore {
         limit: usize,
     ) -> Result<Vec<Usage>, StoreError> {
         self.read(async move |conn| usage::since(conn, key, from, limit).await)
+    }
+
+    fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError> {
+        let query = query.clone();
+        self.read(async move |conn| usage_counts::count(conn, &query, now).await)
     }
 
     fn locks(&self) -> Result<Vec<Lock>, StoreError> {

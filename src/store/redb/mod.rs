@@ -22,6 +22,7 @@ mod totals;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 mod transfer;
 mod usage;
+mod usage_counts;
 
 #[cfg(test)]
 mod tests;
@@ -43,13 +44,14 @@ use self::usage::OpenBlock;
 use super::audit::AuditSubject;
 use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
+use super::usage_counts::UsageCounts;
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved,
     Rotation, Store, StoreError, Totals, UsageBatch, UsageStore,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
-use crate::model::{AuditEntry, HashedKey, Key, KeyId, Org, OrgId, Usage};
+use crate::model::{AuditEntry, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery};
 use crate::sys::{Deadline, MaybeReady};
 use crate::time::Timestamp;
 
@@ -251,6 +253,10 @@ impl Store for RedbStore {
         limit: usize,
     ) -> Result<Vec<Usage>, StoreError> {
         self.read(|txn| usage::since(txn, key, from, limit))
+    }
+
+    fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError> {
+        self.read(|txn| usage_counts::count(txn, query, now))
     }
 
     fn locks(&self) -> Result<Vec<Lock>, StoreError> {

@@ -4,6 +4,8 @@
 //! that a commit of ten requests costs few bytes, and a thousand requests take no more space than their
 //! blocks.
 
+use std::ops::{ControlFlow, Range};
+
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::rows::missing;
@@ -62,32 +64,56 @@ pub(super) fn since(
     limit: usize,
 ) -> Result<Vec<Usage>, StoreError> {
     let mut found = Vec::new();
-    let mut search = |block: &[u8]| {
+    let range = from..Timestamp::MAX;
+    each_block(txn, &range, |block| {
         for row in UsageBlockReader::new(block) {
             let (event, path) = row?;
             if found.len() == limit {
-                return Ok(false);
+                return Ok(ControlFlow::Break(()));
             }
             if event.at >= from && key.is_none_or(|key| event.key_id == key) {
                 found.push(event.to_usage(path));
             }
         }
-        Ok::<_, StoreError>(true)
-    };
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// Calls `read` for the blocks that may have rows in a range of times, in the order of recording, until
+/// it breaks.
+pub(super) fn each_block(
+    txn: &ReadTransaction,
+    range: &Range<Timestamp>,
+    mut read: impl FnMut(&[u8]) -> Result<ControlFlow<()>, StoreError>,
+) -> Result<(), StoreError> {
     let blocks = txn.open_table(USAGE_BLOCKS)?;
     for row in txn.open_table(USAGE_TIMES)?.iter()? {
         let (number, times) = row?;
-        if times.value().1 < from.unix_millis() {
+        let (first, last) = times.value();
+        if last < range.start.unix_millis() || first > range.end.unix_millis() {
             continue;
         }
         let block = blocks.get(number.value())?;
         let block = block.ok_or_else(|| missing("a block of usage"))?;
-        if !search(block.value())? {
-            return Ok(found);
+        if read(block.value())?.is_break() {
+            return Ok(());
         }
     }
-    search(&pieces(&txn.open_table(USAGE_OPEN)?)?.0)?;
-    Ok(found)
+    let (open, _) = pieces(&txn.open_table(USAGE_OPEN)?)?;
+    read(&open).map(drop)
+}
+
+/// Returns a time since which all rows are kept, except for rows of wrong clocks; `None` without rows.
+pub(super) fn first_time(txn: &ReadTransaction) -> Result<Option<Timestamp>, StoreError> {
+    if let Some(row) = txn.open_table(USAGE_TIMES)?.iter()?.next() {
+        let (_, times) = row?;
+        return Ok(Some(Timestamp::from_unix_millis(times.value().0)));
+    }
+    let (open, _) = pieces(&txn.open_table(USAGE_OPEN)?)?;
+    let mut rows = UsageBlockReader::new(&open);
+    let first = rows.next_indexed().transpose()?;
+    Ok(first.map(|row| row.at))
 }
 
 impl OpenBlock {

@@ -149,8 +149,11 @@ fn problems(operation: &Operation) -> Vec<StatusCode> {
         all.push(StatusCode::NOT_FOUND);
         all.push(StatusCode::CONFLICT);
     }
-    if operation.id == "listKeys" {
+    if ["listKeys", "getUsage"].contains(&operation.id) {
         all.push(StatusCode::NOT_FOUND);
+    }
+    if operation.id == "getUsage" {
+        all.push(StatusCode::CONFLICT);
     }
     all
 }
