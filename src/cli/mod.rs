@@ -61,7 +61,7 @@ enum Subcommands {
     /// Revoke a key permanently
     RevokeKey(revoke_key::Opts),
     /// Show totals of keys, requests and locks
-    Stats,
+    Stats(stats::Opts),
     /// Count recorded requests: who uses most, what was refused and why, what an address did
     Usage(usage::Opts),
     /// Show whether a request would be admitted, without counting it
@@ -140,7 +140,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::UpdateKey(opts) => update_key::run(cli, opts),
         Subcommands::RotateKey(opts) => rotate_key::run(cli, opts),
         Subcommands::RevokeKey(opts) => revoke_key::run(cli, opts),
-        Subcommands::Stats => stats::run(cli),
+        Subcommands::Stats(opts) => stats::run(cli, &opts),
         Subcommands::Usage(opts) => usage::run(cli, opts),
         Subcommands::Check(opts) => check::run(cli, opts),
         Subcommands::Limits(opts) => limits::run(cli, opts),

@@ -3,6 +3,7 @@
 //! `KEYGUARD_BLESS=1 cargo test --features cli,import,serve --test cli` rewrites the transcripts.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -857,5 +858,31 @@ fn usage_answers_questions_about_requests() {
     for wrong in [["--by", "week"], ["--reason", "bored"], ["--limit", "0"]] {
         let output = run(dir.path(), &[&["usage"][..], &wrong].concat());
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn watched_stats_are_repeated() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    let mut watching = keyguard(dir.path(), &["stats", "--watch", "0.1", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let lines =
+        lines.map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    let keys: Vec<_> = lines
+        .take(2)
+        .map(|stats| stats["total_keys"].clone())
+        .collect();
+    assert_eq!(keys, [0, 0]);
+    // Its file stays free for other commands.
+    done(dir.path(), &["create-org", "acme"]);
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    for pause in ["0", "soon", "100000"] {
+        let output = run(dir.path(), &["stats", "--watch", pause]);
+        assert_eq!(output.status.code(), Some(2), "{pause}");
     }
 }
