@@ -130,6 +130,24 @@ pub struct UsedKey {
     pub org_name: String,
 }
 
+/// The latest requests.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(crate) struct TailReply {
+    /// The requests that the filter accepts, in the order of their times, including refusals without a known
+    /// key.
+    pub(crate) requests: Vec<Usage>,
+    /// The number from which the next reply goes on. Requests are kept for 10 seconds after a reply.
+    pub(crate) next: u64,
+    /// The requests that were no longer kept.
+    pub(crate) missed: u64,
+    /// Whether more requests wait.
+    pub(crate) has_more: bool,
+}
+
+/// The most requests that a reply reads.
+const TAIL_ROWS: usize = 1_000;
+
 impl Admin {
     /// Counts recorded requests. First stores pending usage, which waits for one commit.
     ///
@@ -185,6 +203,48 @@ impl Admin {
             errors: counts.total.errors,
             rows: rows.collect::<Result<_, AdminError>>()?,
         })
+    }
+
+    /// Returns the latest requests of this process that a query asks for, from the number `from` on.
+    pub(crate) fn tail_usage(
+        &self,
+        query: &UsageQuery,
+        from: Option<u64>,
+    ) -> Result<TailReply, AdminError> {
+        query.check()?;
+        let followed = self.guard.recorder().follow(from, TAIL_ROWS);
+        let mut orgs = HashMap::new();
+        let mut requests = Vec::new();
+        for usage in followed.requests {
+            if query.filter.accepts(&usage)
+                && self.is_of_org(&usage, query.filter.org, &mut orgs)?
+            {
+                requests.push(usage);
+            }
+        }
+        Ok(TailReply {
+            requests,
+            next: followed.next,
+            missed: followed.missed,
+            has_more: followed.has_more,
+        })
+    }
+
+    /// Whether a request has a key of this organization, if one is wanted. `orgs` has the known keys.
+    fn is_of_org(
+        &self,
+        usage: &Usage,
+        org: Option<OrgId>,
+        orgs: &mut HashMap<KeyId, OrgId>,
+    ) -> Result<bool, AdminError> {
+        let (Some(org), Some(key)) = (org, usage.key_id) else {
+            return Ok(org.is_none());
+        };
+        let found = match orgs.entry(key) {
+            Entry::Occupied(found) => *found.get(),
+            Entry::Vacant(entry) => *entry.insert(self.get_key(key)?.org_id),
+        };
+        Ok(found == org)
     }
 
     /// Returns recorded requests with known keys, in the order in which they were recorded. First stores

@@ -87,6 +87,15 @@ impl GuardConnection {
         }
     }
 
+    /// Whether another process holds the file.
+    pub(crate) fn is_remote(&self) -> bool {
+        match self {
+            Self::Open(_) => false,
+            #[cfg(unix)]
+            Self::Remote(_) => true,
+        }
+    }
+
     /// Executes a command and returns its reply.
     pub(crate) fn execute<C: Command>(&mut self, command: C) -> Result<C::Reply, Failure> {
         match self {

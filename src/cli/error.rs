@@ -46,6 +46,15 @@ pub(super) enum CliError {
          `keyguard serve` instead"
     )]
     ReloadOnServer,
+    /// `tail` without a process that handles requests.
+    #[error(
+        "no process holds the data file, so there are no requests to follow{}",
+        match is_on_server {
+            true => ": with a database, get `/admin/usage/tail` of each `keyguard serve`",
+            false => "; start one, such as `keyguard serve`, or look at earlier requests",
+        }
+    )]
+    NothingToFollow { is_on_server: bool },
     #[error("the key cannot be read from standard input: {0}")]
     Input(std::io::Error),
     #[error("{argument}: `{}` cannot be opened: {source}", file.display())]

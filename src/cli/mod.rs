@@ -64,6 +64,8 @@ enum Subcommands {
     Stats(stats::Opts),
     /// Count recorded requests: who uses most, what was refused and why, what an address did
     Usage(usage::Opts),
+    /// Follow the requests of the process that holds the data file
+    Tail(tail::Opts),
     /// Show whether a request would be admitted, without counting it
     Check(check::Opts),
     /// Show the limits of a key or an IP address and what remains of them
@@ -142,6 +144,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::RevokeKey(opts) => revoke_key::run(cli, opts),
         Subcommands::Stats(opts) => stats::run(cli, &opts),
         Subcommands::Usage(opts) => usage::run(cli, opts),
+        Subcommands::Tail(opts) => tail::run(cli, opts),
         Subcommands::Check(opts) => check::run(cli, opts),
         Subcommands::Limits(opts) => limits::run(cli, opts),
         Subcommands::Reset(opts) => reset::run(cli, opts),

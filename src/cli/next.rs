@@ -24,6 +24,7 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
         CliError::NoOrg { name, .. } => format!("{program} create-org {}", quoted(name)),
         CliError::Rotation { source, .. } => next_command(source, cli),
         CliError::KeyNotPrinted { .. } => format!("{program} list-keys"),
+        CliError::NothingToFollow { .. } => format!("{program} usage --by minute --since 1h"),
         CliError::ReloadOnServer => "kill -HUP PID    # of each `keyguard serve`".to_owned(),
         CliError::Held { holder, .. } => match pid_of(holder) {
             Some(pid) => format!("kill {pid}"),

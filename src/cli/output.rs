@@ -59,9 +59,13 @@ impl Cli {
 
     /// Prints a warning to standard error, unless it was printed before.
     pub(super) fn warn(&self, text: &str) {
-        if !self.warned.borrow_mut().insert(text.to_owned()) {
-            return;
+        if self.warned.borrow_mut().insert(text.to_owned()) {
+            self.warn_again(text);
         }
+    }
+
+    /// Prints a warning to standard error.
+    pub(super) fn warn_again(&self, text: &str) {
         match self.json {
             true => eprint_line(&escaped_json(&json!({ "warning": text }).to_string())),
             false => eprint_warning(text),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyId, OrgId, Reason};
+use super::{KeyId, OrgId, Reason, Usage};
 use crate::input::{FirstError, InvalidInput, try_from_text};
 use crate::net::CidrSet;
 use crate::time::Timestamp;
@@ -237,6 +237,17 @@ impl UsageFilter {
     /// Whether the filter depends on what only single requests tell.
     pub(crate) fn is_of_rows_only(&self) -> bool {
         self.statuses.is_some() || self.path.is_some() || self.ips.is_some()
+    }
+
+    /// Whether a request is counted. The caller checks the organization.
+    pub(crate) fn accepts(&self, usage: &Usage) -> bool {
+        self.accepts_outcome(usage.status, usage.refused)
+            && (self.key.is_none() || self.key == usage.key_id)
+            && self
+                .path
+                .as_ref()
+                .is_none_or(|path| path.accepts(&usage.path))
+            && self.ips.as_ref().is_none_or(|ips| ips.contains(usage.ip))
     }
 
     pub(crate) fn accepts_outcome(&self, status: u16, refused: Option<Reason>) -> bool {

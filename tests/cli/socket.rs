@@ -8,9 +8,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use crate::common::program::{done, keyguard, refused, run};
-use crate::common::{child, key, wait_until};
+use crate::common::{IP, child, key, wait_until};
 use keyguard::{Config, KeyGuard, Page};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -643,4 +645,67 @@ impl Drop for Squatted {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+#[test]
+fn tail_follows_the_requests_of_the_process_that_holds_the_file() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    let (own, other) = (key(&kg), key(&kg));
+    let tail = |arguments: &[&str]| {
+        let mut child = keyguard(dir.path(), &[&["tail"], arguments].concat())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (sender, received) = mpsc::channel();
+        thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        (child, received)
+    };
+    let id = own.key.id.to_string();
+    let (mut json, of_key) = tail(&["--json", "--key", &id, "--path", "/v1/*"]);
+    let (mut plain, refusals) = tail(&["--refused", "--path", "/keyless"]);
+    let (mut line, mut refusal) = (None, None);
+    // Failed authentications may lock it out.
+    let another = std::net::IpAddr::from([198, 51, 100, 7]);
+    // Requests before the first poll are not shown.
+    wait_until(|| {
+        for (key, path) in [
+            (&own, "/v1/items"),
+            (&own, "/v2/items"),
+            (&other, "/v1/items"),
+        ] {
+            let headers = [("X-API-Key", key.raw_key.expose())];
+            if let Ok(grant) = kg.check(&headers, IP, path) {
+                grant.finish(204);
+            }
+        }
+        let _ = kg.check(&[("X-API-Key", "kg_live_nonsense")], another, "/keyless");
+        line = line.take().or_else(|| of_key.try_recv().ok());
+        refusal = refusal.take().or_else(|| refusals.try_recv().ok());
+        line.is_some() && refusal.is_some()
+    });
+    let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+    assert_eq!(
+        (&line["key_id"], &line["path"]),
+        (&own.key.id.0.into(), &"/v1/items".into())
+    );
+    let refusal = refusal.unwrap();
+    let fields: Vec<_> = refusal.split('\t').collect();
+    assert_eq!(fields[2..6], ["-", "/keyless", "-", "198.51.100.7"]);
+    for child in [&mut json, &mut plain] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    drop(kg);
+    let error = refused(dir.path(), &["tail"]);
+    assert!(error.contains("no process holds the data file"), "{error}");
+    assert!(
+        error.contains("next:  keyguard usage --by minute"),
+        "{error}"
+    );
 }

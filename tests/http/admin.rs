@@ -226,6 +226,11 @@ fn every_command_has_an_endpoint() {
         (&usage["requests"], &usage["rows"]),
         (&json!(0), &json!([]))
     );
+    let tail = done("GET", "/admin/usage/tail?refused=true", Value::Null);
+    assert_eq!(
+        tail,
+        json!({"requests": [], "next": 0, "missed": 0, "has_more": false})
+    );
     done("DELETE", "/admin/keys/1", Value::Null);
 
     let log = admin.get("/admin/audit");

@@ -32,9 +32,9 @@ pub(crate) use self::locks::{Block, ListBlocks, Unblock};
 pub(crate) use self::orgs::{CreateOrg, FindOrg, ListOrgs, OrgReply};
 pub(crate) use self::reports::{GetStats, ListAudit};
 pub(crate) use self::rows::Rows;
-pub(crate) use self::usage::GetUsage;
 #[cfg(feature = "cli")]
 pub(crate) use self::usage::RequestFilter;
+pub(crate) use self::usage::{GetUsage, TailUsage};
 
 use super::{Admin, AdminError, CreateKey, Failure, FailureCode, UpdateKey, UpdateOrg};
 
@@ -86,7 +86,7 @@ pub(crate) fn reply_to_json(reply: impl Serialize) -> Result<Value, Failure> {
 type Run = fn(&Admin, Value) -> Result<Value, Failure>;
 
 /// All commands by name.
-const COMMANDS: [(&str, Run); 30] = [
+const COMMANDS: [(&str, Run); 31] = [
     by_name::<CreateOrg>(),
     by_name::<ListOrgs>(),
     by_name::<GetOrg>(),
@@ -114,6 +114,7 @@ const COMMANDS: [(&str, Run); 30] = [
     by_name::<ListBlocks>(),
     by_name::<GetStats>(),
     by_name::<GetUsage>(),
+    by_name::<TailUsage>(),
     by_name::<ListAudit>(),
     by_name::<Check>(),
     by_name::<Reload>(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Command, Rows};
-use crate::admin::{Admin, AdminError, UsageReport};
+use crate::admin::{Admin, AdminError, TailReply, UsageReport};
 use crate::input::InvalidInput;
 use crate::model::{Reason, UsageGroup, UsageQuery};
 use crate::time::Timestamp;
@@ -69,6 +69,7 @@ macro_rules! filtered_command {
 }
 
 /// Which requests a command is about, as texts.
+#[derive(Clone)]
 pub(crate) struct RequestFilter {
     pub(crate) key: Option<String>,
     pub(crate) org: Option<String>,
@@ -131,6 +132,23 @@ impl Command for GetUsage {
         let query = UsageQuery::by(self.by).limit(self.limit.into());
         let query = self.take_filter().apply(query, admin)?;
         admin.usage(&within(query, self.since, self.until, admin)?)
+    }
+}
+
+filtered_command!(TailUsage {
+    /// Only requests from this number on: `next` of the previous reply. Without it, the reply has no
+    /// requests, and the following ones begin here.
+    from: Option<u64>,
+});
+
+impl Command for TailUsage {
+    type Reply = TailReply;
+    const NAME: &'static str = "tailUsage";
+
+    fn run(mut self, admin: &Admin) -> Result<TailReply, AdminError> {
+        let query = UsageQuery::by(UsageGroup::Key);
+        let query = self.take_filter().apply(query, admin)?;
+        admin.tail_usage(&query, self.from)
     }
 }
 

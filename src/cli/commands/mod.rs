@@ -26,6 +26,7 @@ pub(super) mod rotate_key;
 pub(super) mod serve;
 pub(super) mod stats;
 pub(super) mod suspend_org;
+pub(super) mod tail;
 pub(super) mod unblock;
 pub(super) mod update_key;
 pub(super) mod update_org;

@@ -3,6 +3,7 @@
 mod channel;
 mod chunk;
 mod outlet;
+mod tail;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +15,7 @@ use parking_lot::{Condvar, MutexGuard};
 use self::channel::{Part, Receiver, Sender, channel};
 use self::chunk::Chunk;
 pub(super) use self::outlet::Outlet;
+use self::tail::{Followed, Tail};
 pub(super) use self::writer::{Writer, WriterState};
 use super::legacy::Rehashing;
 use super::request::Request;
@@ -42,6 +44,7 @@ pub(crate) struct Recorder {
     enabled: bool,
     /// Whether a sink gets all requests, including those without a known key.
     has_sink: bool,
+    tail: Tail,
     pub(super) rehashing: Rehashing,
     clock: Clock,
     control: parking_lot::Mutex<Control>,
@@ -67,7 +70,7 @@ struct Queue {
     refusals: Vec<(Minute, [u64; Reason::COUNT])>,
     shadow_denied: Vec<(String, u64)>,
     dropped: u64,
-    /// Refusals without a known key, for the sink only.
+    /// Refusals without a known key, for the sink and those who follow requests.
     keyless: Vec<Usage>,
 }
 
@@ -122,6 +125,7 @@ impl Recorder {
             waiting: AtomicUsize::new(0),
             enabled,
             has_sink,
+            tail: Tail::default(),
             rehashing: Rehashing::default(),
             clock,
             control: parking_lot::Mutex::default(),
@@ -247,7 +251,7 @@ impl Recorder {
     }
 
     /// Records a refusal without a known key, of a request from `ip`: counts it by reason, and keeps it for
-    /// a sink.
+    /// a sink and for those who follow requests.
     pub(super) fn record_keyless<H: ?Sized>(
         &self,
         request: &Request<'_, H>,
@@ -261,7 +265,8 @@ impl Recorder {
         let mut queue = self.queue().lock();
         // A flood of these takes at most its share of the room.
         let share = self.capacity / KEYLESS_SHARE / self.queues.len();
-        if self.has_sink && queue.keyless.len() < share.max(1) && self.claim(1) {
+        let is_wanted = self.has_sink || self.tail.is_followed();
+        if is_wanted && queue.keyless.len() < share.max(1) && self.claim(1) {
             queue.keyless.push(Usage {
                 at,
                 key_id: None,
@@ -305,7 +310,7 @@ impl Recorder {
         }
     }
 
-    /// Moves all counts to a batch. Returns the refusals without a known key, for the sink.
+    /// Moves all counts to a batch. Returns the refusals without a known key that were kept.
     fn take_counts(&self, batch: &mut UsageBatch) -> Vec<Usage> {
         let mut keyless = Vec::new();
         for queue in &self.queues {
@@ -317,6 +322,11 @@ impl Recorder {
         }
         self.waiting.fetch_sub(keyless.len(), Ordering::Relaxed);
         keyless
+    }
+
+    /// Returns at most `limit` of the latest requests: see [`Tail::follow`].
+    pub(crate) fn follow(&self, from: Option<u64>, limit: usize) -> Followed {
+        self.tail.follow(from, limit, self.clock.now())
     }
 
     /// Waits until everything recorded before is stored and written to the sink.

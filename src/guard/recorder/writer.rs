@@ -195,6 +195,9 @@ impl Writer {
         let (recorder, state) = (&self.backends.recorder, &mut self.state);
         recorder.take_events(&mut state.parts, &mut state.batch);
         let keyless = recorder.take_counts(&mut state.batch);
+        recorder
+            .tail
+            .add(&state.batch, &keyless, recorder.clock.now());
         if let Some(outlet) = &mut self.outlet {
             state.batch.has_rows_elsewhere = outlet.is_only;
             state.batch.dropped += outlet.take(&state.batch, keyless);
