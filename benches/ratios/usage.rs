@@ -5,10 +5,11 @@ use std::time::Duration;
 use keyguard::{
     Config, KeyGuard, KeyId, ManualClock, Timestamp, UsageGroup, UsageQuery, UsageReport,
 };
+use keyguard_benches::Fallible;
 
+use crate::Run;
 use crate::measure::{Measured, median, millis, timed_result};
 use crate::world::{SECRET, Traffic, UNREACHED, create_keys, headers, limited};
-use crate::{Fallible, Run};
 
 const REQUESTS: usize = 10_000_000;
 const KEYS: usize = 100;

@@ -43,7 +43,7 @@ pub(crate) use self::socket::SocketServer;
 pub(crate) use self::socket::system_user;
 #[cfg(all(unix, feature = "serve"))]
 pub(crate) use self::socket::{BACKLOG, SocketFile, bind_socket};
-pub(crate) use self::usage::TailReply;
+pub(crate) use self::usage::{RequestPage, TailReply};
 
 use self::key_requests::nullable;
 use crate::guard::Guard;

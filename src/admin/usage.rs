@@ -130,6 +130,16 @@ pub struct UsedKey {
     pub org_name: String,
 }
 
+/// A page of recorded requests.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(crate) struct RequestPage {
+    /// The requests, in the order in which they were recorded.
+    pub(crate) requests: Vec<Usage>,
+    /// The field `from` of the next page; null at the end. A page before the end may have no requests.
+    pub(crate) next: Option<u64>,
+}
+
 /// The latest requests.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -202,6 +212,23 @@ impl Admin {
             requests: counts.total.requests,
             errors: counts.total.errors,
             rows: rows.collect::<Result<_, AdminError>>()?,
+        })
+    }
+
+    /// Returns a page of the single requests that a query asks for. The first page is that from 0.
+    pub(crate) fn usage_page(
+        &self,
+        query: &UsageQuery,
+        from: u64,
+    ) -> Result<RequestPage, AdminError> {
+        query.check()?;
+        if from == 0 {
+            self.store_usage()?;
+        }
+        let page = self.guard.store().usage_page(query, from, query.limit)?;
+        Ok(RequestPage {
+            requests: page.rows,
+            next: page.next,
         })
     }
 

@@ -46,6 +46,9 @@ pub(super) enum CliError {
          `keyguard serve` instead"
     )]
     ReloadOnServer,
+    /// The file of `export-usage`.
+    #[error("`{}` cannot be written: {problem}", file.display())]
+    UsageFile { file: PathBuf, problem: String },
     /// `tail` without a process that handles requests.
     #[error(
         "no process holds the data file, so there are no requests to follow{}",

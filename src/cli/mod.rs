@@ -92,6 +92,8 @@ enum Subcommands {
     /// Copy organizations, keys, quotas, locks and totals to another data file or database
     Export(export::Opts),
     Import(import::Opts),
+    /// Write recorded requests to a file, as comma-separated values or lines of JSON
+    ExportUsage(export_usage::Opts),
     /// Run the HTTP server: the admin API, request checks for other servers, and metrics
     #[cfg(feature = "serve")]
     Serve(Box<serve::Opts>),
@@ -158,6 +160,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::Replay(opts) => replay::run(cli, &opts),
         Subcommands::Export(opts) => export::run(cli, opts),
         Subcommands::Import(opts) => import::run(cli, &opts),
+        Subcommands::ExportUsage(opts) => export_usage::run(cli, opts),
         #[cfg(feature = "serve")]
         Subcommands::Serve(opts) => serve::run(cli, *opts),
         Subcommands::AdminKey => admin_key::run(cli),

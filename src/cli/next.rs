@@ -35,10 +35,12 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
         }
         CliError::Import(ImportError::MissingFeature(_, feature)) => install_with(feature),
         CliError::Import(_) => "keyguard import --help".to_owned(),
-        CliError::Log { file, .. } => match file.parent().filter(|dir| !dir.exists()) {
-            Some(dir) if !dir.as_os_str().is_empty() => format!("mkdir -p {}", path(dir)),
-            _ => format!("ls -ld {}", path(file)),
-        },
+        CliError::UsageFile { file, .. } | CliError::Log { file, .. } => {
+            match file.parent().filter(|dir| !dir.exists()) {
+                Some(dir) if !dir.as_os_str().is_empty() => format!("mkdir -p {}", path(dir)),
+                _ => format!("ls -ld {}", path(file)),
+            }
+        }
         CliError::Policy(_) => corrected("keyguard replay"),
         CliError::NoRequests { .. } | CliError::TempDir(_) => "keyguard replay --help".to_owned(),
         #[cfg(all(unix, feature = "serve"))]

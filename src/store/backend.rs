@@ -9,7 +9,7 @@ use crate::sys::{Deadline, MaybeReady};
 use crate::time::Timestamp;
 
 use super::transfer::{PageCursor, TransferPage};
-use super::usage_counts::UsageCounts;
+use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Rotation, StoreError,
     Totals, UsageBatch,
@@ -140,6 +140,16 @@ pub(crate) trait Store: UsageStore {
     ///
     /// Fails with [`StoreError::TooMuchUsage`] after [`TIME_LIMIT`](super::usage_counts::TIME_LIMIT).
     fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError>;
+    /// Returns at most `limit` of the single requests that a query asks for, from a place on: 0, or
+    /// [`UsagePage::next`]. The group of the query does not matter.
+    ///
+    /// A call reads a bounded number of requests. Those that are recorded meanwhile may be missing.
+    fn usage_page(
+        &self,
+        query: &UsageQuery,
+        from: u64,
+        limit: usize,
+    ) -> Result<UsagePage, StoreError>;
     /// Returns all stored locks, including those that have ended.
     fn locks(&self) -> Result<Vec<Lock>, StoreError>;
     fn change_locks(&self, changes: &[LockChange], audit: &AuditContext) -> Result<(), StoreError>;

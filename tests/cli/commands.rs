@@ -886,3 +886,57 @@ fn watched_stats_are_repeated() {
         assert_eq!(output.status.code(), Some(2), "{pause}");
     }
 }
+
+#[test]
+fn exported_usage_has_every_request_in_both_formats() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    let key = key(&kg);
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    for number in 0..30 {
+        let path = format!("/v1/{number},\"x\"");
+        kg.check(&headers, IP, &path).unwrap().finish(200 + number);
+    }
+    // The first export travels through the socket.
+    let csv = done(dir.path(), &["export-usage", "--to", "-"]);
+    drop(kg);
+    let lines: Vec<_> = csv.lines().collect();
+    assert_eq!(
+        lines[0],
+        "at,key_id,method,path,ip,status,latency_us,refused"
+    );
+    assert_eq!(lines.len(), 31);
+    let id = key.key.id;
+    assert!(
+        lines[8].contains(&format!(",{id},-,\"/v1/7,\"\"x\"\"\",192.0.2.7,207,")),
+        "{}",
+        lines[8]
+    );
+    let reply = done(
+        dir.path(),
+        &[
+            "export-usage",
+            "--to",
+            "some.ndjson",
+            "--status",
+            "207",
+            "--json",
+        ],
+    );
+    assert_eq!(reply, "{\"file\":\"some.ndjson\",\"requests\":1}\n");
+    let line = fs::read_to_string(dir.path().join("some.ndjson")).unwrap();
+    let usage: serde_json::Value = serde_json::from_str(line.trim_end()).unwrap();
+    assert_eq!(
+        (&usage["status"], &usage["path"]),
+        (&207.into(), &"/v1/7,\"x\"".into())
+    );
+    let error = refused(dir.path(), &["export-usage", "--to", "some.ndjson"]);
+    assert!(
+        error.contains("`some.ndjson` cannot be written: it exists"),
+        "{error}"
+    );
+    assert!(
+        fs::read_dir(dir.path()).unwrap().count() <= 4,
+        "no temporary file stays"
+    );
+}

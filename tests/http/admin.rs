@@ -226,6 +226,8 @@ fn every_command_has_an_endpoint() {
         (&usage["requests"], &usage["rows"]),
         (&json!(0), &json!([]))
     );
+    let page = done("GET", "/admin/usage/requests?since=1h&limit=5", Value::Null);
+    assert_eq!(page, json!({"requests": [], "next": null}));
     let tail = done("GET", "/admin/usage/tail?refused=true", Value::Null);
     assert_eq!(
         tail,

@@ -34,7 +34,7 @@ pub(crate) use self::reports::{GetStats, ListAudit};
 pub(crate) use self::rows::Rows;
 #[cfg(feature = "cli")]
 pub(crate) use self::usage::RequestFilter;
-pub(crate) use self::usage::{GetUsage, TailUsage};
+pub(crate) use self::usage::{GetUsage, ListRequests, TailUsage};
 
 use super::{Admin, AdminError, CreateKey, Failure, FailureCode, UpdateKey, UpdateOrg};
 
@@ -86,7 +86,7 @@ pub(crate) fn reply_to_json(reply: impl Serialize) -> Result<Value, Failure> {
 type Run = fn(&Admin, Value) -> Result<Value, Failure>;
 
 /// All commands by name.
-const COMMANDS: [(&str, Run); 31] = [
+const COMMANDS: [(&str, Run); 32] = [
     by_name::<CreateOrg>(),
     by_name::<ListOrgs>(),
     by_name::<GetOrg>(),
@@ -114,6 +114,7 @@ const COMMANDS: [(&str, Run); 31] = [
     by_name::<ListBlocks>(),
     by_name::<GetStats>(),
     by_name::<GetUsage>(),
+    by_name::<ListRequests>(),
     by_name::<TailUsage>(),
     by_name::<ListAudit>(),
     by_name::<Check>(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Command, Rows};
-use crate::admin::{Admin, AdminError, TailReply, UsageReport};
+use crate::admin::{Admin, AdminError, RequestPage, TailReply, UsageReport};
 use crate::input::InvalidInput;
 use crate::model::{Reason, UsageGroup, UsageQuery};
 use crate::time::Timestamp;
@@ -132,6 +132,34 @@ impl Command for GetUsage {
         let query = UsageQuery::by(self.by).limit(self.limit.into());
         let query = self.take_filter().apply(query, admin)?;
         admin.usage(&within(query, self.since, self.until, admin)?)
+    }
+}
+
+filtered_command!(ListRequests {
+    /// Where the page begins: `next` of the previous page.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", param(required = false))]
+    from: u64,
+    /// Only requests since this time (RFC 3339), or since a duration before now.
+    #[cfg_attr(feature = "openapi", param(example = "1h"))]
+    since: Option<String>,
+    /// Only requests before this time, which may be a duration before now, too.
+    #[cfg_attr(feature = "openapi", param(example = "2026-11-24T00:00:00Z"))]
+    until: Option<String>,
+    /// The maximum number of requests.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", param(value_type = usize, minimum = 1, maximum = 1000, default = 1000))]
+    limit: Rows,
+});
+
+impl Command for ListRequests {
+    type Reply = RequestPage;
+    const NAME: &'static str = "listRequests";
+
+    fn run(mut self, admin: &Admin) -> Result<RequestPage, AdminError> {
+        let query = UsageQuery::by(UsageGroup::Key).limit(self.limit.into());
+        let query = self.take_filter().apply(query, admin)?;
+        admin.usage_page(&within(query, self.since, self.until, admin)?, self.from)
     }
 }
 

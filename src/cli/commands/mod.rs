@@ -8,6 +8,7 @@ pub(super) mod completions;
 pub(super) mod create_key;
 pub(super) mod create_org;
 pub(super) mod export;
+pub(super) mod export_usage;
 pub(super) mod import;
 pub(super) mod init;
 pub(super) mod limits;

@@ -5,8 +5,8 @@ use super::input::{Json, Query};
 use super::operation::OperationRoute;
 use crate::admin::command::{
     Block, Check, CreateOrg, GetIpLimits, GetKey, GetKeyLimits, GetOrg, GetStats, GetUsage,
-    ListAudit, ListBlocks, ListKeys, ListOrgs, OverrideLimit, Reload, ResetIp, ResetKey,
-    RestoreLimit, ResumeOrg, RevokeKey, RotateKeyCommand, SuspendOrg, TailUsage, Unblock,
+    ListAudit, ListBlocks, ListKeys, ListOrgs, ListRequests, OverrideLimit, Reload, ResetIp,
+    ResetKey, RestoreLimit, ResumeOrg, RevokeKey, RotateKeyCommand, SuspendOrg, TailUsage, Unblock,
 };
 use crate::admin::{CreateKey, UpdateKey, UpdateOrg};
 
@@ -113,6 +113,9 @@ fn others() -> Vec<Endpoint> {
         OperationRoute::get("/admin/usage")
             .summary("Count recorded requests by time, key, path, status, address or reason")
             .run::<Query<GetUsage>>(),
+        OperationRoute::get("/admin/usage/requests")
+            .summary("List recorded requests in the order of recording")
+            .run::<Query<ListRequests>>(),
         OperationRoute::get("/admin/usage/tail")
             .summary("Show the latest requests of this process")
             .run::<Query<TailUsage>>(),

@@ -68,6 +68,7 @@ macro_rules! conforms {
             limit_of_counted_usage_keeps_the_total
             usage_without_rows_is_counted_by_whole_hours
             totals_count_usage_after_its_rows_are_deleted
+            pages_of_usage_have_every_request_once
             a_copy_equals_the_original_and_copying_again_changes_nothing
             an_interrupted_copy_can_be_completed
             conflicts_are_refused_before_anything_is_written

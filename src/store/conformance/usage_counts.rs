@@ -99,6 +99,27 @@ pub(in crate::store) fn totals_count_usage_after_its_rows_are_deleted(database: 
     assert_eq!((counts.total, counts.rows), naive.count(&query, false));
 }
 
+pub(in crate::store) fn pages_of_usage_have_every_request_once(database: &dyn TestDatabase) {
+    let store = with_traffic(database);
+    let all = store.usage(None, Timestamp::default(), usize::MAX).unwrap();
+    for filtered in filters(UsageGroup::Key) {
+        for query in ranges(&filtered) {
+            let (mut rows, mut from) = (Vec::new(), 0);
+            loop {
+                let page = store.usage_page(&query, from, 7).unwrap();
+                assert!(page.rows.len() <= 7);
+                rows.extend(page.rows);
+                match page.next {
+                    Some(next) => from = next,
+                    None => break,
+                }
+            }
+            let expected = all.iter().filter(|usage| is_counted(&query, usage));
+            assert_eq!(rows, expected.cloned().collect::<Vec<_>>(), "{query:?}");
+        }
+    }
+}
+
 /// Three keys of two organizations, with requests over 39 hours and refusals without a known key.
 fn with_traffic(database: &dyn TestDatabase) -> Box<dyn Store> {
     let store = database.open();

@@ -64,7 +64,7 @@ use self::worker::Worker;
 use super::audit::AuditSubject;
 use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
-use super::usage_counts::UsageCounts;
+use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash,
     Resolved, Rotation, Store, StoreError, Totals, UsageBatch, UsageStore,
@@ -357,6 +357,16 @@ impl Store for PostgresStore {
     fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError> {
         let query = query.clone();
         self.read(async move |conn| usage_counts::count(conn, &query, now).await)
+    }
+
+    fn usage_page(
+        &self,
+        query: &UsageQuery,
+        from: u64,
+        limit: usize,
+    ) -> Result<UsagePage, StoreError> {
+        let query = query.clone();
+        self.read(async move |conn| usage_counts::page(conn, &query, from, limit).await)
     }
 
     fn locks(&self) -> Result<Vec<Lock>, StoreError> {

@@ -39,7 +39,8 @@ pub(super) async fn since(
     rows.iter().map(usage).collect()
 }
 
-fn usage(row: &Row) -> Result<Usage, StoreError> {
+/// Reads a row of usage.
+pub(super) fn usage(row: &Row) -> Result<Usage, StoreError> {
     let ip = row.try_get::<_, &str>(4)?.parse();
     let status = u16::try_from(row.try_get::<_, i32>(5)?);
     let micros = (row.try_get::<_, f64>(6)? * 1_000.0).round();

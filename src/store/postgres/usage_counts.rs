@@ -11,9 +11,10 @@ use super::conn::Conn;
 use super::rows::{at_most, at_second, time};
 use super::server_error::is_cancelled;
 use super::totals::set;
+use super::usage::usage;
 use crate::model::{KeyId, Reason, UsageFilter, UsageGroup, UsageQuery};
 use crate::store::usage_counts::{
-    GroupValue, UsageCounts, UsageGroups, UsagePart, UsagePlan, in_order,
+    GroupValue, UsageCounts, UsageGroups, UsagePage, UsagePart, UsagePlan, in_order,
 };
 use crate::store::{Count, Minute, StoreError, Tally};
 use crate::time::Timestamp;
@@ -48,11 +49,7 @@ async fn count_in_transaction(
         return Ok(groups.finish(&plan));
     }
     let statement = Statement::new(query, &plan);
-    let params = statement.params.iter();
-    let params: Vec<_> = params
-        .map(|param| &**param as &(dyn ToSql + Sync))
-        .collect();
-    let rows = conn.rows_once(&statement.sql, &params).await?;
+    let rows = conn.rows_once(&statement.sql, &statement.params()).await?;
     // Without a row, nothing was counted.
     let total = rows
         .first()
@@ -64,6 +61,30 @@ async fn count_in_transaction(
     let mut groups = groups.collect::<Result<Vec<_>, StoreError>>()?;
     in_order(query, &mut groups);
     Ok(plan.counts(total, groups))
+}
+
+/// Returns at most `limit` rows with ids above `from`.
+pub(super) async fn page(
+    conn: &Conn,
+    query: &UsageQuery,
+    from: u64,
+    limit: usize,
+) -> Result<UsagePage, StoreError> {
+    let mut statement = Statement::default();
+    let above = statement.param(from as i64);
+    let conditions = statement.conditions(query, &(query.since..query.until));
+    let most = statement.param(at_most(limit));
+    let sql = format!(
+        "SELECT created_at, key_id, method, path, ip, status_code, latency_ms, refused, id \
+         FROM usage_logs WHERE id > {above} AND {conditions} ORDER BY id LIMIT {most}"
+    );
+    let rows = conn.rows_once(&sql, &statement.params()).await?;
+    let last = rows.last().filter(|_| rows.len() == limit);
+    let next = last.map(|row| row.try_get::<_, i64>(8)).transpose()?;
+    Ok(UsagePage {
+        rows: rows.iter().map(usage).collect::<Result<_, _>>()?,
+        next: next.map(|id| id as u64),
+    })
 }
 
 /// Returns a time since which all rows are kept, except for rows of wrong clocks; `None` without rows.
@@ -102,6 +123,7 @@ async fn add_minutes(
 
 /// A statement that counts the parts of a plan. It returns a text, a number, requests and errors of each
 /// group, and the requests and errors of all groups.
+#[derive(Default)]
 struct Statement {
     sql: String,
     params: Vec<Box<dyn ToSql + Sync>>,
@@ -109,10 +131,7 @@ struct Statement {
 
 impl Statement {
     fn new(query: &UsageQuery, plan: &UsagePlan) -> Self {
-        let mut statement = Self {
-            sql: String::new(),
-            params: Vec::new(),
-        };
+        let mut statement = Self::default();
         let parts = plan.parts.iter();
         let parts: Vec<_> = parts.map(|part| statement.part(query, part)).collect();
         let order = match query.by.period_millis() {
@@ -132,6 +151,10 @@ impl Statement {
             parts.join(" UNION ALL "),
         );
         statement
+    }
+
+    fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.params.iter().map(AsRef::as_ref).collect()
     }
 
     /// Adds a parameter; returns its name.
@@ -188,6 +211,16 @@ impl Statement {
             _ => "NULL::text",
         };
         let number = number(query.by, "created_at");
+        let conditions = self.conditions(query, range);
+        format!(
+            "SELECT {text} AS text, {number} AS number, 1::bigint AS requests, \
+             (refused IS NOT NULL OR status_code >= 400)::int::bigint AS errors \
+             FROM usage_logs WHERE {conditions}"
+        )
+    }
+
+    /// The conditions of single requests.
+    fn conditions(&mut self, query: &UsageQuery, range: &Range<Timestamp>) -> String {
         let since = self.param(range.start.to_utc());
         let mut conditions = format!("created_at >= {since}");
         if range.end < Timestamp::MAX {
@@ -196,11 +229,7 @@ impl Statement {
         }
         conditions += &self.keys(&query.filter);
         conditions += &self.responses(&query.filter);
-        format!(
-            "SELECT {text} AS text, {number} AS number, 1::bigint AS requests, \
-             (refused IS NOT NULL OR status_code >= 400)::int::bigint AS errors \
-             FROM usage_logs WHERE {conditions}"
-        )
+        conditions
     }
 
     fn keys(&mut self, filter: &UsageFilter) -> String {

@@ -44,7 +44,7 @@ use self::usage::OpenBlock;
 use super::audit::AuditSubject;
 use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
-use super::usage_counts::UsageCounts;
+use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved,
     Rotation, Store, StoreError, Totals, UsageBatch, UsageStore,
@@ -257,6 +257,15 @@ impl Store for RedbStore {
 
     fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError> {
         self.read(|txn| usage_counts::count(txn, query, now))
+    }
+
+    fn usage_page(
+        &self,
+        query: &UsageQuery,
+        from: u64,
+        limit: usize,
+    ) -> Result<UsagePage, StoreError> {
+        self.read(|txn| usage_counts::page(txn, query, from, limit))
     }
 
     fn locks(&self) -> Result<Vec<Lock>, StoreError> {

@@ -87,21 +87,33 @@ pub(super) fn each_block(
     range: &Range<Timestamp>,
     mut read: impl FnMut(&[u8]) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<(), StoreError> {
+    numbered_blocks(txn, 0, range, |_, block| read(block))
+}
+
+/// Like [`each_block`], from the block with the number `first` on, with the number of each block. The
+/// growing block has the number that it will have when it is full.
+pub(super) fn numbered_blocks(
+    txn: &ReadTransaction,
+    first: u64,
+    range: &Range<Timestamp>,
+    mut read: impl FnMut(u64, &[u8]) -> Result<ControlFlow<()>, StoreError>,
+) -> Result<(), StoreError> {
     let blocks = txn.open_table(USAGE_BLOCKS)?;
-    for row in txn.open_table(USAGE_TIMES)?.iter()? {
+    for row in txn.open_table(USAGE_TIMES)?.range(first..)? {
         let (number, times) = row?;
-        let (first, last) = times.value();
-        if last < range.start.unix_millis() || first > range.end.unix_millis() {
+        let (earliest, latest) = times.value();
+        if latest < range.start.unix_millis() || earliest > range.end.unix_millis() {
             continue;
         }
         let block = blocks.get(number.value())?;
         let block = block.ok_or_else(|| missing("a block of usage"))?;
-        if read(block.value())?.is_break() {
+        if read(number.value(), block.value())?.is_break() {
             return Ok(());
         }
     }
+    let last = blocks.last()?.map(|(number, _)| number.value());
     let (open, _) = pieces(&txn.open_table(USAGE_OPEN)?)?;
-    read(&open).map(drop)
+    read(last.map_or(0, |last| last + 1), &open).map(drop)
 }
 
 /// Returns a time since which all rows are kept, except for rows of wrong clocks; `None` without rows.

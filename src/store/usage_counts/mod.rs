@@ -13,6 +13,7 @@ pub(crate) use self::groups::in_order;
 pub(crate) use self::groups::{GroupValue, UsageGroups};
 pub(crate) use self::plan::{UsagePart, UsagePlan};
 use super::{Count, StoreError};
+use crate::model::Usage;
 use crate::time::Timestamp;
 
 /// The longest time that a query takes.
@@ -31,6 +32,14 @@ pub(crate) struct UsageCounts {
     pub(crate) total: Count,
     /// Periods in order, or other groups by descending requests.
     pub(crate) rows: Vec<(GroupValue, Count)>,
+}
+
+/// Some of the single requests that a query asks for, in the order of recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UsagePage {
+    pub(crate) rows: Vec<Usage>,
+    /// Where the next page begins; `None` at the end. A page before the end may have no rows.
+    pub(crate) next: Option<u64>,
 }
 
 /// Ends a query that takes too long.

@@ -149,10 +149,10 @@ fn problems(operation: &Operation) -> Vec<StatusCode> {
         all.push(StatusCode::NOT_FOUND);
         all.push(StatusCode::CONFLICT);
     }
-    if ["listKeys", "getUsage", "tailUsage"].contains(&operation.id) {
+    if ["listKeys", "getUsage", "listRequests", "tailUsage"].contains(&operation.id) {
         all.push(StatusCode::NOT_FOUND);
     }
-    if ["getUsage", "tailUsage"].contains(&operation.id) {
+    if ["getUsage", "listRequests", "tailUsage"].contains(&operation.id) {
         all.push(StatusCode::CONFLICT);
     }
     all

@@ -1,5 +1,6 @@
 //! Counting requests: totals of keys and minutes, and single requests.
 
+mod page;
 mod rows;
 
 use std::ops::{ControlFlow, Range};
@@ -16,6 +17,8 @@ use crate::store::totals::Activity;
 use crate::store::usage_counts::{QueryTimer, UsageCounts, UsageGroups, UsagePart, UsagePlan};
 use crate::store::{Count, Minute, StoreError, Tally};
 use crate::time::Timestamp;
+
+pub(super) use self::page::page;
 
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
