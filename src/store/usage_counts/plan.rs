@@ -281,7 +281,7 @@ mod tests {
         );
         let by_ip = UsageQuery::by(UsageGroup::Ip);
         let from_the_first = UsagePart::Rows(ago(30 * DAY)..Timestamp::MAX);
-        assert_eq!(plan(&by_ip).parts, [from_the_first.clone()]);
+        assert_eq!(plan(&by_ip).parts, std::slice::from_ref(&from_the_first));
         let refused = UsageQuery::by(UsageGroup::Key).refused();
         assert_eq!(plan(&refused).parts, [from_the_first]);
     }

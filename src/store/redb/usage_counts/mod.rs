@@ -194,9 +194,10 @@ impl KeyScope {
 
     /// The ranges of ids of the keys.
     fn id_ranges(&self) -> Vec<Range<u64>> {
+        let all = 0..u64::MAX;
         let one = |key: &KeyId| key.0..key.0.saturating_add(1);
         match self {
-            Self::All => vec![0..u64::MAX],
+            Self::All => vec![all],
             Self::One(key) => vec![one(key)],
             Self::Of(keys) => keys.iter().map(one).collect(),
         }
