@@ -108,9 +108,9 @@ impl RequestFilter {
 }
 
 filtered_command!(GetUsage {
-    /// What requests are counted by.
+    /// What requests are counted by: keys by default.
     #[serde(default)]
-    #[cfg_attr(feature = "openapi", param(inline, required = false, default = "key"))]
+    #[cfg_attr(feature = "openapi", param(inline, required = false))]
     by: UsageGroup,
     /// Only requests since this time (RFC 3339), or since a duration before now.
     #[cfg_attr(feature = "openapi", param(example = "1h"))]
