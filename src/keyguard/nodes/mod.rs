@@ -16,8 +16,7 @@ mod model;
 mod shared;
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use keyguard_test_support::simulate_worlds;
 
 use self::world::World;
 use crate::sys::simulation;
@@ -43,29 +42,9 @@ impl Drop for Repeat {
 
 #[test]
 fn simulated_nodes_match_a_naive_model() {
-    let first = from_environment("SIMULATION_SEED");
-    let worlds = from_environment("SIMULATION_WORLDS");
-    let is_traced = first.is_some() && worlds.is_none();
-    let first = first.unwrap_or(0);
-    let worlds = worlds.unwrap_or(if is_traced { 1 } else { WORLDS });
-
-    let (start, next) = (Instant::now(), AtomicU64::new(first));
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + worlds {
-                        return;
-                    }
-                    simulate(seed, STEPS, is_traced);
-                }
-            });
-        }
+    simulate_worlds(WORLDS, STEPS, |seed, is_traced| {
+        simulate(seed, STEPS, is_traced);
     });
-    let (steps, seconds) = (worlds * STEPS, start.elapsed().as_secs_f64());
-    println!("{steps} steps, {:.0} a second", steps as f64 / seconds);
 }
 
 #[test]
@@ -83,9 +62,4 @@ fn simulate(seed: u64, steps: u64, is_traced: bool) -> u64 {
         world.run(steps);
         world.finish()
     })
-}
-
-fn from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap())
 }

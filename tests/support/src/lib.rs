@@ -22,6 +22,9 @@ pub mod redis;
 pub mod server;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 pub mod simulated;
+mod worlds;
+
+pub use worlds::simulate_worlds;
 
 use std::net::TcpListener;
 use std::thread;
