@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::counter::{Events, Rule};
+use crate::counter::{Events, PlainRule, Rule};
 use crate::limit::{Balance, Period, SlidingLog, WindowLength};
 use crate::net::IpKey;
 use crate::time::{Clock, Moment, TimeZone, Timestamp};
@@ -30,82 +30,13 @@ impl Time<'_> {
 /// The counters of a key or an organization. Most have one, which is stored inline.
 #[derive(Debug)]
 pub(crate) enum Counters {
-    /// The window of an enforced limit on all requests.
+    /// The window of a plain rule.
     One(SlidingLog),
-    Several(Vec<NamedCounter>),
-}
-
-/// One counter of several. Plain windows, as most are, are stored side by side.
-#[derive(Debug)]
-pub(crate) enum NamedCounter {
-    Plain(SlidingLog),
-    Other(Box<(CounterId, Counter)>),
-}
-
-impl NamedCounter {
-    fn new(id: CounterId, counter: Counter) -> Self {
-        match counter {
-            Counter::Window(log) if id.events.is_all_requests() && !id.shadow => Self::Plain(log),
-            counter => Self::Other(Box::new((id, counter))),
-        }
-    }
-
-    #[inline(always)]
-    fn is_for(&self, rule: &Rule) -> bool {
-        match self {
-            Self::Plain(log) => is_plain(rule, log.length()),
-            Self::Other(other) => other.0.is_for(rule),
-        }
-    }
-
-    /// Whether this is the window of an enforced limit on all requests.
-    #[inline(always)]
-    fn is_window_of(&self, rule: &Rule) -> bool {
-        matches!(self, Self::Plain(log) if is_plain(rule, log.length()))
-    }
-
-    #[inline(always)]
-    fn plain_window(&mut self) -> Option<&mut SlidingLog> {
-        match self {
-            Self::Plain(log) => Some(log),
-            Self::Other(_) => None,
-        }
-    }
-
-    #[inline(always)]
-    fn counter(&mut self) -> CounterMut<'_> {
-        match self {
-            Self::Plain(log) => CounterMut::Window(log),
-            Self::Other(other) => match &mut other.1 {
-                Counter::Window(log) => CounterMut::Window(log),
-                Counter::Balance { balance, changed } => CounterMut::Balance(balance, changed),
-                Counter::InFlight(count) => CounterMut::InFlight(count),
-            },
-        }
-    }
-}
-
-/// The windows of a subject, each of an enforced limit on all requests. At most one of the lists is not
-/// empty.
-pub(crate) struct PlainWindows<'a> {
-    one: &'a mut [SlidingLog],
-    several: &'a mut [NamedCounter],
-}
-
-impl PlainWindows<'_> {
-    pub(crate) fn none() -> Self {
-        Self {
-            one: &mut [],
-            several: &mut [],
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut SlidingLog> {
-        let several = self.several.iter_mut();
-        let several = several.filter_map(NamedCounter::plain_window);
-        self.one.iter_mut().chain(several)
-    }
+    Several {
+        /// The windows of plain rules.
+        plain: Vec<SlidingLog>,
+        other: Vec<(CounterId, Counter)>,
+    },
 }
 
 /// Identifies a counter among those of a subject.
@@ -132,6 +63,11 @@ impl CounterId {
             period: rule.limit.period,
             shadow: rule.limit.shadow,
         }
+    }
+
+    /// Whether a counter of this id, a window, is that of a plain rule.
+    fn is_of_plain_rule(&self) -> bool {
+        self.events.is_all_requests() && !self.shadow
     }
 
     #[inline(always)]
@@ -214,87 +150,87 @@ impl Counters {
             None => self.add(CounterId::of(rule), Counter::over(rule.limit.period)),
         };
         *hint = at + 1;
-        self.at(at)
+        let (plain, other) = self.lists();
+        match at.checked_sub(plain.len()) {
+            None => CounterMut::Window(&mut plain[at]),
+            Some(at) => other[at].1.as_mut(),
+        }
     }
 
-    /// Returns the window of a rule if it is the only counter.
+    /// Returns the window of a plain rule if it is the only counter.
     #[inline(always)]
-    pub(crate) fn plain_window(&mut self, rule: &Rule) -> Option<&mut SlidingLog> {
+    pub(crate) fn only_window(&mut self, rule: PlainRule) -> Option<&mut SlidingLog> {
         match self {
-            Self::One(log) if is_plain(rule, log.length()) => Some(log),
+            Self::One(log) if log.length() == rule.length => Some(log),
             _ => None,
         }
     }
 
-    /// Returns the windows of rules, in their order; `None` if one of the rules is not an enforced limit
-    /// on all requests, or has no window yet.
+    /// Returns the windows of plain rules, in their order; `None` if one of the rules has no window yet.
     #[inline(always)]
-    pub(crate) fn plain_windows(&mut self, rules: &[Rule]) -> Option<PlainWindows<'_>> {
-        let mut windows = PlainWindows::none();
-        match self {
-            _ if rules.is_empty() => {}
-            Self::One(log) => match rules {
-                [rule] if is_plain(rule, log.length()) => windows.one = std::slice::from_mut(log),
-                _ => return None,
-            },
-            Self::Several(entries) => {
-                for (at, rule) in rules.iter().enumerate() {
-                    if !entries.get(at)?.is_window_of(rule) {
-                        bring_forward(entries, at, rule)?;
-                    }
-                }
-                windows.several = &mut entries[..rules.len()];
+    pub(crate) fn windows_of(&mut self, rules: &[PlainRule]) -> Option<&mut [SlidingLog]> {
+        let (plain, _) = self.lists();
+        for (at, rule) in rules.iter().enumerate() {
+            if plain.get(at)?.length() != rule.length {
+                bring_forward(plain, at, rule.length)?;
             }
         }
-        Some(windows)
+        plain.get_mut(..rules.len())
     }
 
+    /// The windows of plain rules, and the other counters. Positions count through both.
     #[inline(always)]
-    fn position(&self, rule: &Rule, hint: usize) -> Option<usize> {
+    fn lists(&mut self) -> (&mut [SlidingLog], &mut [(CounterId, Counter)]) {
         match self {
-            Self::One(log) => is_plain(rule, log.length()).then_some(0),
-            Self::Several(entries) => match entries.get(hint) {
-                Some(entry) if entry.is_for(rule) => Some(hint),
-                _ => entries.iter().position(|entry| entry.is_for(rule)),
-            },
+            Self::One(log) => (std::slice::from_mut(log), &mut []),
+            Self::Several { plain, other } => (plain, other),
         }
     }
 
     #[inline(always)]
-    fn at(&mut self, at: usize) -> CounterMut<'_> {
-        match self {
-            Self::One(log) => CounterMut::Window(log),
-            Self::Several(entries) => entries[at].counter(),
+    fn position(&mut self, rule: &Rule, hint: usize) -> Option<usize> {
+        let (plain, other) = self.lists();
+        match rule.plain() {
+            Some(rule) => position_from(hint, plain, |log| log.length() == rule.length),
+            None => {
+                let hint = hint.wrapping_sub(plain.len());
+                let at = position_from(hint, other, |(id, _)| id.is_for(rule))?;
+                Some(plain.len() + at)
+            }
         }
     }
 
     /// Adds a counter, and returns its position.
     #[cold]
     fn add(&mut self, id: CounterId, counter: Counter) -> usize {
-        let mut entries = match std::mem::replace(self, Self::Several(Vec::new())) {
-            Self::One(log) if log.is_empty() => Vec::new(),
-            Self::One(log) => vec![NamedCounter::Plain(log)],
-            Self::Several(entries) => entries,
+        let (mut plain, mut other) = match std::mem::take(self) {
+            Self::One(log) if log.is_empty() => (Vec::new(), Vec::new()),
+            Self::One(log) => (vec![log], Vec::new()),
+            Self::Several { plain, other } => (plain, other),
         };
-        match NamedCounter::new(id, counter) {
-            // A single plain window stays inline.
-            NamedCounter::Plain(log) if entries.is_empty() => {
-                *self = Self::One(log);
-                return 0;
+        let at = match counter {
+            Counter::Window(log) if id.is_of_plain_rule() => {
+                // A single one stays inline.
+                if plain.is_empty() && other.is_empty() {
+                    *self = Self::One(log);
+                    return 0;
+                }
+                plain.push(log);
+                plain.len() - 1
             }
-            entry => entries.push(entry),
-        }
-        let at = entries.len() - 1;
-        *self = Self::Several(entries);
+            counter => {
+                other.push((id, counter));
+                plain.len() + other.len() - 1
+            }
+        };
+        *self = Self::Several { plain, other };
         at
     }
 
     fn all(&mut self) -> impl Iterator<Item = CounterMut<'_>> {
-        let (one, several) = match self {
-            Self::One(log) => (Some(CounterMut::Window(log)), [].iter_mut()),
-            Self::Several(entries) => (None, entries.iter_mut()),
-        };
-        one.into_iter().chain(several.map(NamedCounter::counter))
+        let (plain, other) = self.lists();
+        let other = other.iter_mut().map(|(_, counter)| counter.as_mut());
+        plain.iter_mut().map(CounterMut::Window).chain(other)
     }
 
     /// Whether the counters can be dropped without loss.
@@ -304,15 +240,10 @@ impl Counters {
 
     /// Returns all balances for the store, and marks them as unchanged. Empty if none had changed.
     pub(crate) fn take_balances(&mut self) -> Vec<SavedCounter> {
-        let Self::Several(entries) = self else {
-            return Vec::new();
-        };
         let mut any = false;
         let mut saved = Vec::new();
-        for entry in entries {
-            if let NamedCounter::Other(other) = entry
-                && let (id, Counter::Balance { balance, changed }) = &mut **other
-            {
+        for (id, counter) in self.lists().1 {
+            if let Counter::Balance { balance, changed } = counter {
                 any |= std::mem::take(changed);
                 saved.push(SavedCounter {
                     id: id.clone(),
@@ -337,36 +268,41 @@ impl Counters {
 
     /// Returns the windows with hits, for the store.
     pub(crate) fn windows(&mut self, time: Time<'_>) -> Vec<SavedCounter> {
-        let save = |id: CounterId, log: &mut SlidingLog| {
-            (log.used_at(time.now) > 0).then(|| SavedCounter {
-                id,
-                value: SavedValue::Hits(saved_hits(log, time.clock)),
-            })
-        };
-        let plain =
-            |log: &mut SlidingLog| save(CounterId::plain(Period::Sliding(log.length())), log);
-        match self {
-            Self::One(log) => plain(log).into_iter().collect(),
-            Self::Several(entries) => entries
-                .iter_mut()
-                .filter_map(|entry| match entry {
-                    NamedCounter::Plain(log) => plain(log),
-                    NamedCounter::Other(other) => match &mut **other {
-                        (id, Counter::Window(log)) => save(id.clone(), log),
-                        _ => None,
-                    },
-                })
-                .collect(),
-        }
+        let (plain, other) = self.lists();
+        let plain = plain.iter_mut().map(|log| {
+            let id = CounterId::plain(Period::Sliding(log.length()));
+            (id, log)
+        });
+        let other = other.iter_mut().filter_map(|(id, counter)| match counter {
+            Counter::Window(log) => Some((id.clone(), log)),
+            _ => None,
+        });
+        let with_hits = plain
+            .chain(other)
+            .filter_map(|(id, log)| (log.used_at(time.now) > 0).then_some((id, log)));
+        let saved = with_hits.map(|(id, log)| SavedCounter {
+            id,
+            value: SavedValue::Hits(saved_hits(log, time.clock)),
+        });
+        saved.collect()
     }
 }
 
-/// Moves the window of a rule from behind a position to it, so that later decisions find it there.
+/// Returns the position of an item, which is probably that of the hint.
+#[inline(always)]
+fn position_from<T>(hint: usize, list: &[T], is_wanted: impl Fn(&T) -> bool) -> Option<usize> {
+    match list.get(hint) {
+        Some(item) if is_wanted(item) => Some(hint),
+        _ => list.iter().position(is_wanted),
+    }
+}
+
+/// Moves the window of a length from behind a position to it, so that later decisions find it there.
 #[cold]
-fn bring_forward(entries: &mut [NamedCounter], at: usize, rule: &Rule) -> Option<()> {
-    let mut behind = entries[at..].iter();
-    let behind = behind.position(|entry| entry.is_window_of(rule))?;
-    entries.swap(at, at + behind);
+fn bring_forward(windows: &mut [SlidingLog], at: usize, length: WindowLength) -> Option<()> {
+    let mut behind = windows[at..].iter();
+    let behind = behind.position(|log| log.length() == length)?;
+    windows.swap(at, at + behind);
     Some(())
 }
 
@@ -390,13 +326,6 @@ pub(crate) fn restore_hits(
     log.restore(now, hits);
 }
 
-#[inline(always)]
-fn is_plain(rule: &Rule, length: WindowLength) -> bool {
-    matches!(rule.limit.period, Period::Sliding(own) if own == length)
-        && !rule.limit.shadow
-        && rule.events.is_all_requests()
-}
-
 impl Counter {
     fn over(period: Period) -> Self {
         match period {
@@ -406,6 +335,14 @@ impl Counter {
                 balance: Balance::default(),
                 changed: false,
             },
+        }
+    }
+    #[inline(always)]
+    fn as_mut(&mut self) -> CounterMut<'_> {
+        match self {
+            Self::Window(log) => CounterMut::Window(log),
+            Self::Balance { balance, changed } => CounterMut::Balance(balance, changed),
+            Self::InFlight(count) => CounterMut::InFlight(count),
         }
     }
 }

@@ -5,8 +5,10 @@ mod name;
 mod rule;
 
 pub(crate) use self::counters::{
-    CounterId, CounterMut, Counters, PlainWindows, SavedCounter, SavedIpWindow, SavedValue, Time,
-    restore_hits, saved_hits,
+    CounterId, CounterMut, Counters, SavedCounter, SavedIpWindow, SavedValue, Time, restore_hits,
+    saved_hits,
 };
 pub(crate) use self::name::RuleName;
-pub(crate) use self::rule::{Events, Rule, Subject, SubjectId, add_tightest};
+pub(crate) use self::rule::{
+    Events, PlainRule, PlainRules, Rule, Subject, SubjectId, add_tightest,
+};

@@ -1,7 +1,9 @@
 //! Rules: limits with the subject and the events that they count.
 
+use smallvec::SmallVec;
+
 use crate::counter::RuleName;
-use crate::limit::Limit;
+use crate::limit::{Limit, Period, WindowLength};
 use crate::lockout::AuthFailure;
 use crate::model::{KeyId, OrgId};
 
@@ -78,12 +80,66 @@ impl Rule {
         text.push_str(&self.limit.name());
     }
 
+    /// Returns the rule as a plain one, if it is one.
+    #[inline(always)]
+    pub(crate) fn plain(&self) -> Option<PlainRule> {
+        match self.limit.period {
+            Period::Sliding(length) if !self.limit.shadow && self.events.is_all_requests() => {
+                Some(PlainRule {
+                    length,
+                    amount: self.limit.amount.get(),
+                })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether both rules use the same counter.
     pub(crate) fn is_counted_as(&self, other: &Self) -> bool {
         self.subject == other.subject
             && self.limit.shadow == other.limit.shadow
             && self.limit.period.is_counted_as(other.limit.period)
             && self.events == other.events
+    }
+}
+
+/// The window of an enforced limit on all requests, in a quarter of the space of a [`Rule`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PlainRule {
+    pub(crate) length: WindowLength,
+    pub(crate) amount: u64,
+}
+
+/// The rules of a key and of its organization if all are plain; else none.
+#[derive(Debug, Default)]
+pub(crate) struct PlainRules {
+    /// The number of rules of the key, which come first.
+    of_key: usize,
+    all: SmallVec<[PlainRule; 1]>,
+}
+
+impl PlainRules {
+    /// Takes over the order of the rules.
+    pub(crate) fn of(rules: &[Rule]) -> Self {
+        let of_key = rules.iter().take_while(|rule| rule.subject == Subject::Key);
+        let of_key = of_key.count();
+        let is_of_org = |rule: &Rule| rule.subject == Subject::Org;
+        let all = rules.iter().map(Rule::plain).collect::<Option<_>>();
+        match all {
+            Some(all) if rules[of_key..].iter().all(is_of_org) => Self { of_key, all },
+            _ => Self::default(),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn all(&self) -> &[PlainRule] {
+        &self.all
+    }
+
+    /// The rules of the key, and those of its organization.
+    #[inline(always)]
+    pub(crate) fn by_subject(&self) -> (&[PlainRule], &[PlainRule]) {
+        self.all.split_at(self.of_key)
     }
 }
 
@@ -120,5 +176,46 @@ pub(crate) fn add_tightest(rules: &mut Vec<Rule>, rule: Rule) {
         Some(known) if rule.limit.amount < known.limit.amount => *known = rule,
         Some(_) => {}
         None => rules.push(rule),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(limit: &str, subject: Subject) -> Rule {
+        Rule::new(limit.parse().unwrap(), subject)
+    }
+
+    #[test]
+    fn plain_rules_keep_their_order_and_subjects() {
+        let rules = [
+            rule("5/min", Subject::Key),
+            rule("9/s", Subject::Key),
+            rule("7/h", Subject::Org),
+        ];
+        let plain = PlainRules::of(&rules);
+        let amounts =
+            |rules: &[PlainRule]| rules.iter().map(|rule| rule.amount).collect::<Vec<_>>();
+        let (of_key, of_org) = plain.by_subject();
+        assert_eq!((amounts(of_key), amounts(of_org)), (vec![5, 9], vec![7]));
+        assert_eq!(amounts(plain.all()), [5, 9, 7]);
+    }
+
+    #[test]
+    fn rules_are_plain_only_together() {
+        let window = rule("5/min", Subject::Key);
+        let of_route = Rule {
+            events: Events::Route("api".into()),
+            ..rule("6/min", Subject::Key)
+        };
+        let others = ["5 daily", "5/h shadow", "5 concurrent", "5 credits"];
+        let others = others.map(|limit| rule(limit, Subject::Key));
+        for other in others.into_iter().chain([of_route]) {
+            assert_eq!(PlainRules::of(&[window.clone(), other]).all(), []);
+        }
+        // Rules of the organization come last.
+        let of_org = rule("7/h", Subject::Org);
+        assert_eq!(PlainRules::of(&[of_org, window]).all(), []);
     }
 }

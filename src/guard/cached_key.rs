@@ -3,14 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::Guard;
 use super::fields::RateLimitHeaders;
 use super::key_cache::fingerprint::Fingerprint;
 use super::recorder::Recorder;
 use super::revisions::Freshness;
-use crate::counter::{Rule, SavedCounter, Subject, SubjectId, add_tightest};
+use crate::counter::{PlainRules, Rule, SavedCounter, Subject, SubjectId, add_tightest};
 use crate::limit::{Limit, Period};
 use crate::limiter::{AnyLimiter, AttachError, CounterSet, CounterSets, Subjects};
 use crate::model::{Key, KeyId, LimitOverride, Org, OrgId, OrgStatus, Reason};
@@ -18,8 +16,8 @@ use crate::policy::{CompiledPolicy, ScopeSet};
 use crate::store::{Resolved, StoreError};
 use crate::time::Timestamp;
 
-/// A key at one state of the store. Fields that decisions read come first and in this order, so that they
-/// share few cache lines.
+/// A key at one state of the store. Fields that most decisions read come first, in two cache lines together
+/// with the reference counts.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct CachedKey {
@@ -30,32 +28,40 @@ pub(crate) struct CachedKey {
     pub(super) is_org_active: bool,
     /// Whether only some addresses may use the key.
     pub(super) is_ip_restricted: bool,
+    /// Whether neither `expires_at` nor `reload_at` ever comes.
+    pub(super) is_permanent: bool,
     /// Whether a rule limits the requests in flight.
     pub(super) limits_concurrency: bool,
-    /// The scopes of the key that routes require.
-    pub(super) scope_set: ScopeSet,
     pub(super) counters: Arc<CounterSet>,
     /// `None` if the organization has no limits.
     pub(super) org_counters: Option<Arc<CounterSet>>,
+    pub(super) plain_rules: PlainRules,
+    /// The scopes of the key that routes require.
+    pub(super) scope_set: ScopeSet,
+    pub(super) key_id: KeyId,
+    pub(super) backends: Arc<GrantBackends>,
+    pub(super) org_id: OrgId,
+    /// The rules of the key and of its organization.
+    pub(super) rules: Box<[Rule]>,
     /// When the key or its text expires; [`Timestamp::MAX`] for never.
     pub(super) expires_at: Timestamp,
     /// When to read the key again, because an override ends; [`Timestamp::MAX`] for never.
     pub(super) reload_at: Timestamp,
-    /// The rules of the key and of its organization.
-    pub(super) rules: SmallVec<[Rule; 1]>,
-    pub(super) key_id: KeyId,
-    pub(super) org_id: OrgId,
-    pub(super) backends: Arc<GrantBackends>,
     pub(super) record: Box<KeyRecord>,
 }
 
 impl CachedKey {
     pub(super) fn subjects(&self) -> Subjects<'_> {
-        Subjects::Key(CounterSets {
+        Subjects::Key(self.counter_sets())
+    }
+
+    #[inline(always)]
+    pub(super) fn counter_sets(&self) -> CounterSets<'_> {
+        CounterSets {
             key: &self.counters,
             org: self.org_counters.as_ref(),
             org_id: self.org_id,
-        })
+        }
     }
 }
 
@@ -98,6 +104,14 @@ impl Guard {
         let (all_rules, now) = (rules(&key, &org, &compiled), self.now());
         let has_org_rules = all_rules.iter().any(|rule| rule.subject == Subject::Org);
         let expiries = [key.expires_at, credential_expires_at];
+        let expires_at = expiries.into_iter().flatten().min();
+        let reload_at = overrides(&key, &org, now).map(|limit_override| limit_override.until);
+        let reload_at = reload_at.min();
+        let in_force = |rule: &Rule| !is_overridden(rule, &key, &org, now);
+        let limits_concurrency = all_rules
+            .iter()
+            .any(|rule| rule.limit.period == Period::Concurrent);
+        let rules: Box<[Rule]> = all_rules.into_iter().filter(in_force).collect();
         Ok(CachedKey {
             fingerprint,
             freshness: self.revisions.freshness(read_at, key.id, org.id),
@@ -105,27 +119,17 @@ impl Guard {
             org_id: org.id,
             is_active: !key.is_revoked(),
             is_org_active: org.status == OrgStatus::Active,
-            expires_at: expiries
-                .into_iter()
-                .flatten()
-                .min()
-                .unwrap_or(Timestamp::MAX),
-            reload_at: overrides(&key, &org, now)
-                .map(|limit_override| limit_override.until)
-                .min()
-                .unwrap_or(Timestamp::MAX),
+            is_permanent: expires_at.is_none() && reload_at.is_none(),
+            expires_at: expires_at.unwrap_or(Timestamp::MAX),
+            reload_at: reload_at.unwrap_or(Timestamp::MAX),
             counters: self.attach(SubjectId::key(key.id), balances.as_deref())?,
             org_counters: match has_org_rules {
                 true => Some(self.attach(SubjectId::org(org.id), balances.as_deref())?),
                 false => None,
             },
-            limits_concurrency: all_rules
-                .iter()
-                .any(|rule| rule.limit.period == Period::Concurrent),
-            rules: all_rules
-                .into_iter()
-                .filter(|rule| !is_overridden(rule, &key, &org, now))
-                .collect(),
+            limits_concurrency,
+            plain_rules: PlainRules::of(&rules),
+            rules,
             scope_set: compiled.scope_set(&key.scopes),
             is_ip_restricted: !key.allowed_ips.is_empty(),
             backends: Arc::clone(&self.backends),

@@ -60,13 +60,21 @@ impl KeyCache {
         self.fingerprinter.of(text).unwrap_or_default()
     }
 
+    /// Returns the key with a fingerprint, if it is current. `is_current` reads the key before its reference is
+    /// counted: processors begin no later read until an atomic operation is done.
     #[inline]
-    pub(super) fn get(&self, fingerprint: &Fingerprint) -> Option<Arc<CachedKey>> {
+    pub(super) fn get(
+        &self,
+        fingerprint: &Fingerprint,
+        is_current: impl FnOnce(&CachedKey) -> bool,
+    ) -> Option<Arc<CachedKey>> {
         let (at, tag) = self.position(fingerprint);
         let mut ways = self.sets[at].0.lock();
         let way = ways.find(tag, fingerprint)?;
+        let key = ways.keys[way].as_ref().filter(|key| is_current(key))?;
+        let key = Arc::clone(key);
         ways.used |= 1 << way;
-        ways.keys[way].clone()
+        Some(key)
     }
 
     /// Reads a key and inserts it. `read` gets the number of all changes before it.

@@ -16,12 +16,12 @@ use crate::time::Moment;
 
 /// The hits of one window. Callers pass the time; an earlier `now` than before is treated as the
 /// previous one.
+///
+/// The fields that most hits change come first.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct SlidingLog {
     length: WindowLength,
-    /// The older runs, after `gone` bytes of expired runs. As large as a `Vec`, and a few runs are inline.
-    older: SmallVec<[u8; 16]>,
-    gone: u32,
     /// Grain of the oldest run, or of the newest if `older` is empty.
     oldest: u64,
     /// Grain of the newest run, relative to `oldest`.
@@ -29,18 +29,22 @@ pub(crate) struct SlidingLog {
     /// Hits in the newest run; 0 only if the log is empty.
     newest_count: u32,
     used: u32,
+    /// The number of bytes of expired runs in `older`.
+    gone: u32,
+    /// The older runs, after the expired ones. As large as a `Vec`, and a few runs are inline.
+    older: SmallVec<[u8; 16]>,
 }
 
 impl SlidingLog {
     pub(crate) fn new(length: WindowLength) -> Self {
         Self {
             length,
-            older: SmallVec::new(),
-            gone: 0,
             oldest: 0,
             newest_offset: 0,
             newest_count: 0,
             used: 0,
+            gone: 0,
+            older: SmallVec::new(),
         }
     }
 

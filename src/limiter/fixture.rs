@@ -71,10 +71,18 @@ impl<'l> Client<'l> {
         })
     }
 
+    /// Admits by plain rules if the limiter can, as a guard does.
     pub(super) fn admit(&self, rules: &[Rule], n: u32) -> Admission {
         let deadline = Deadline::default();
         self.with(rules, n, |demand| {
-            block_on(self.limiter.admit(demand, &deadline).get())
+            let plain = match demand.subjects {
+                Subjects::Key(sets) => {
+                    let rules = PlainRules::of(rules);
+                    self.limiter.admit_plain(sets, &rules, demand.cost)
+                }
+                Subjects::Address(_) => None,
+            };
+            plain.unwrap_or_else(|| block_on(self.limiter.admit(demand, &deadline).get()))
         })
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::counter::{Rule, SavedCounter, SavedIpWindow, SubjectId};
+use crate::counter::{PlainRules, Rule, SavedCounter, SavedIpWindow, SubjectId};
 use crate::model::{BackendHealth, OrgId};
 use crate::net::IpKey;
 use crate::store::StoreError;
@@ -103,6 +103,16 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     fn admit<'a>(&'a self, demand: Demand<'a>, deadline: &'a Deadline)
     -> MaybeReady<'a, Admission>;
 
+    /// Like [`Limiter::admit`] by plain rules, for which the windows exist; else returns `None`.
+    fn admit_plain(
+        &self,
+        _: CounterSets<'_>,
+        _: &PlainRules,
+        _cost: NonZeroU32,
+    ) -> Option<Admission> {
+        None
+    }
+
     /// Returns the state of each rule, and when it has room for the cost if nothing is admitted
     /// meanwhile. Consumes nothing.
     fn states(&self, demand: Demand<'_>) -> Vec<(LimitState, Moment)>;
@@ -172,6 +182,21 @@ impl AnyLimiter {
             Self::Memory(limiter) => limiter.admit(demand, deadline),
             #[cfg(feature = "redis")]
             Self::Redis(limiter) => limiter.admit(demand, deadline),
+        }
+    }
+
+    /// [`Limiter::admit_plain`] without a virtual call.
+    #[inline(always)]
+    pub(crate) fn admit_plain(
+        &self,
+        sets: CounterSets<'_>,
+        rules: &PlainRules,
+        cost: NonZeroU32,
+    ) -> Option<Admission> {
+        match self {
+            Self::Memory(limiter) => limiter.admit_plain(sets, rules, cost),
+            #[cfg(feature = "redis")]
+            Self::Redis(limiter) => limiter.admit_plain(sets, rules, cost),
         }
     }
 }

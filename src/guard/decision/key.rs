@@ -17,7 +17,6 @@ use crate::model::{HashedKey, KeyId, Reason, key_text};
 use crate::policy::RouteRules;
 use crate::store::Rehash;
 use crate::sys::Deadline;
-use crate::time::Timestamp;
 
 /// The result of [`find`].
 pub(super) enum Lookup<'h> {
@@ -50,17 +49,16 @@ pub(super) fn find<'h, 'c: 'h, H: Headers + ?Sized>(
 #[inline(always)]
 pub(super) fn find_cached(guard: &Guard, text: &[u8]) -> Result<Arc<CachedKey>, Fingerprint> {
     let fingerprint = guard.key_cache.fingerprint(text);
-    match guard.key_cache.get(&fingerprint) {
-        Some(key) if is_current(guard, &key) => Ok(key),
-        _ => Err(fingerprint),
-    }
+    let is_current = |key: &CachedKey| is_current(guard, key);
+    let key = guard.key_cache.get(&fingerprint, is_current);
+    key.ok_or(fingerprint)
 }
 
 #[inline(always)]
 fn is_current(guard: &Guard, key: &CachedKey) -> bool {
     let revisions = &guard.revisions;
     revisions.is_current(&key.freshness, key.key_id, key.org_id)
-        && (key.reload_at == Timestamp::MAX || guard.now() < key.reload_at)
+        && (key.is_permanent || guard.now() < key.reload_at)
 }
 
 /// Loads a key from the store. Malformed texts never cause a read, unless they may be keys of the
@@ -144,7 +142,7 @@ fn why_refused<H: ?Sized>(
     context: &mut RequestContext<'_, H>,
     key: &CachedKey,
 ) -> Option<Reason> {
-    let may_be_refused = !(key.is_active && key.is_org_active) || key.expires_at < Timestamp::MAX;
+    let may_be_refused = !(key.is_active && key.is_org_active && key.is_permanent);
     if may_be_refused && let Some(reason) = why_not_in_force(guard, key) {
         return Some(reason);
     }

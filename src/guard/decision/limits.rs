@@ -1,6 +1,5 @@
 //! Stage: the limits of the key, its organization and the routes.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -18,14 +17,35 @@ use crate::policy::RouteMatch;
 use crate::sys::MaybeReady;
 use crate::time::Moment;
 
-/// The demand for the key, its organization and the routes.
+/// Consumes the cost from the windows of the key and its organization, if there are no other limits: else
+/// returns `None`.
 #[inline(always)]
-pub(super) fn demand<'a>(key: &'a CachedKey, rules: Rules<'a>, cost: NonZeroU32) -> Demand<'a> {
-    Demand {
-        subjects: key.subjects(),
-        rules,
-        cost,
+pub(super) fn admit_plain<H: ?Sized>(
+    guard: &Guard,
+    context: &RequestContext<'_, H>,
+    key: &CachedKey,
+) -> Option<Admission> {
+    if context.route.limits_keys || context.is_preview {
+        return None;
     }
+    guard
+        .limiter()
+        .admit_plain(key.counter_sets(), &key.plain_rules, context.cost)
+}
+
+/// Consumes the cost from all limits of the key, its organization and the routes, or from none.
+pub(super) async fn admit_key<H: ?Sized>(
+    guard: &Guard,
+    context: &mut RequestContext<'_, H>,
+    key: &CachedKey,
+) -> Admission {
+    let rules = rules(key, &context.route);
+    let demand = Demand {
+        subjects: key.subjects(),
+        rules: &rules,
+        cost: context.cost,
+    };
+    admit(guard, context, demand).get().await
 }
 
 /// Notes the outcome of a demand for a key.

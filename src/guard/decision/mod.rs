@@ -45,7 +45,7 @@ use super::verdict::Verdict;
 use crate::model::KeyId;
 use crate::net::ClientIp;
 use crate::policy::Access;
-use crate::sys::{MaybeReady, block_on};
+use crate::sys::block_on;
 
 /// The key that a request is decided for.
 #[derive(Clone, Copy)]
@@ -144,12 +144,9 @@ async fn run<H: Headers + ?Sized>(
         Err(refusal) if route::admits_in_shadow(context, &refusal) => return Ok(()),
         Err(refusal) => return Err(refusal),
     };
-    let admission = {
-        let rules = limits::rules(&key, &context.route);
-        match limits::admit(guard, context, limits::demand(&key, &rules, context.cost)) {
-            MaybeReady::Now(admission) => admission,
-            MaybeReady::Later(admission) => admission.await,
-        }
+    let admission = match limits::admit_plain(guard, context, &key) {
+        Some(admission) => admission,
+        None => limits::admit_key(guard, context, &key).await,
     };
     limits::conclude(context, key, admission)
 }

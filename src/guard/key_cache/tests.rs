@@ -1,10 +1,8 @@
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
 
-use smallvec::SmallVec;
-
 use super::*;
-use crate::counter::SubjectId;
+use crate::counter::{PlainRules, SubjectId};
 use crate::guard::RateLimitHeaders;
 use crate::guard::cached_key::{GrantBackends, KeyRecord};
 use crate::guard::recorder::Recorder;
@@ -78,11 +76,13 @@ impl Keys {
             org_id: org.id,
             is_active: true,
             is_org_active: true,
+            is_permanent: true,
             expires_at: Timestamp::MAX,
             reload_at: Timestamp::MAX,
             counters: Arc::clone(&self.counters),
             org_counters: None,
-            rules: SmallVec::new(),
+            plain_rules: PlainRules::default(),
+            rules: Box::default(),
             limits_concurrency: false,
             scope_set: ScopeSet::default(),
             is_ip_restricted: false,
@@ -115,9 +115,13 @@ pub(super) fn cache(capacity: usize) -> KeyCache {
 }
 
 fn state(key_cache: &KeyCache, fingerprint: Fingerprint) -> Option<u32> {
-    let key = key_cache.get(&fingerprint)?;
+    let key = get(&key_cache, &fingerprint)?;
     assert_eq!(key.fingerprint, fingerprint);
     key.record.key.label.parse().ok()
+}
+
+fn get(key_cache: &KeyCache, fingerprint: &Fingerprint) -> Option<Arc<CachedKey>> {
+    key_cache.get(fingerprint, |_| true)
 }
 
 fn occupied(key_cache: &KeyCache) -> usize {
@@ -129,8 +133,16 @@ fn occupied(key_cache: &KeyCache) -> usize {
 fn nothing_is_found_before_it_is_inserted() {
     let key_cache = cache(16);
     // Its tag is that of an empty way.
-    assert!(key_cache.get(&Fingerprint::default()).is_none());
-    assert!(key_cache.get(&fingerprint(1)).is_none());
+    assert!(get(&key_cache, &Fingerprint::default()).is_none());
+    assert!(get(&key_cache, &fingerprint(1)).is_none());
+}
+
+#[test]
+fn a_key_that_is_not_current_is_not_found() {
+    let (keys, key_cache) = (Keys::new(), cache(16));
+    keys.insert(&key_cache, fingerprint(1));
+    assert!(key_cache.get(&fingerprint(1), |_| false).is_none());
+    assert!(get(&key_cache, &fingerprint(1)).is_some());
 }
 
 #[test]
@@ -142,7 +154,7 @@ fn every_key_is_found_far_below_the_capacity() {
     for n in 0..1_024 {
         assert_eq!(state(&key_cache, fingerprint(n)), Some(0), "key {n}");
     }
-    assert!(key_cache.get(&fingerprint(1_024)).is_none());
+    assert!(get(&key_cache, &fingerprint(1_024)).is_none());
 }
 
 #[test]
@@ -152,10 +164,10 @@ fn keys_are_distinguished_by_the_whole_fingerprint() {
     one.0[0] = 1;
     other.0[0] = 2;
     keys.insert(&key_cache, one);
-    assert!(key_cache.get(&other).is_none());
+    assert!(get(&key_cache, &other).is_none());
     keys.insert(&key_cache, other);
-    assert!(key_cache.get(&one).is_some());
-    assert!(key_cache.get(&other).is_some());
+    assert!(get(&key_cache, &one).is_some());
+    assert!(get(&key_cache, &other).is_some());
 }
 
 #[test]
@@ -169,7 +181,7 @@ fn the_capacity_is_never_exceeded() {
             assert!(occupied(&key_cache) <= expected, "{capacity}");
             assert_eq!(key_cache.len.load(Ordering::Relaxed), occupied(&key_cache));
             assert!(
-                key_cache.get(&fingerprint(n)).is_some(),
+                get(&key_cache, &fingerprint(n)).is_some(),
                 "the newest one is there"
             );
         }
@@ -186,11 +198,11 @@ fn a_full_set_evicts_the_least_recently_used_key() {
             keys.insert(&key_cache, neighbour(n));
         }
         for n in (0..FULL).filter(|n| *n != idle) {
-            assert!(key_cache.get(&neighbour(n)).is_some());
+            assert!(get(&key_cache, &neighbour(n)).is_some());
         }
         keys.insert(&key_cache, neighbour(FULL));
         for n in 0..=FULL {
-            let found = key_cache.get(&neighbour(n)).is_some();
+            let found = get(&key_cache, &neighbour(n)).is_some();
             assert_eq!(found, n != idle, "key {n}, {idle} was idle");
         }
         assert_eq!(occupied(&key_cache), WAYS);
@@ -202,7 +214,7 @@ fn a_key_in_use_is_not_evicted() {
     let (keys, key_cache) = (Keys::new(), cache(4_096));
     keys.insert(&key_cache, neighbour(0));
     for n in 1..1_000 {
-        assert!(key_cache.get(&neighbour(0)).is_some(), "before key {n}");
+        assert!(get(&key_cache, &neighbour(0)).is_some(), "before key {n}");
         keys.insert(&key_cache, neighbour(n));
     }
 }
@@ -217,10 +229,10 @@ fn a_full_cache_evicts_an_idle_key_before_one_in_use() {
     elsewhere.0[1] = 1;
     keys.insert(&key_cache, elsewhere);
     for n in 1..WAYS as u16 {
-        assert!(key_cache.get(&neighbour(n)).is_some());
+        assert!(get(&key_cache, &neighbour(n)).is_some());
     }
     keys.insert(&key_cache, neighbour(99));
-    assert!(key_cache.get(&neighbour(0)).is_none());
+    assert!(get(&key_cache, &neighbour(0)).is_none());
     assert_eq!(occupied(&key_cache), WAYS + 1);
 }
 
@@ -263,7 +275,7 @@ fn concurrent_inserts_and_lookups_return_whole_keys() {
             scope.spawn(move || {
                 for n in 0..2_000 {
                     let n = (n * 7 + thread) % 200;
-                    match key_cache.get(&fingerprint(n)) {
+                    match get(&key_cache, &fingerprint(n)) {
                         Some(key) => assert_eq!(key.fingerprint, fingerprint(n)),
                         None => keys.insert(key_cache, fingerprint(n)),
                     }

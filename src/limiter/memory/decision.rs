@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::super::{
     Admission, LimitState, Receipt, Rules, indexed, is_skipped, mark_skipped, rule_at, slowest,
 };
-use crate::counter::{CounterMut, PlainWindows, Rule, Time};
+use crate::counter::{CounterMut, PlainRule, Rule, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::{Period, SlidingLog};
@@ -99,15 +99,15 @@ pub(super) fn admit(
     Admission::Admitted(tightest, receipt)
 }
 
-/// [`admit`] by one enforced window, as for most keys.
+/// [`admit`] by one plain rule, as for most keys.
 #[inline(always)]
 pub(super) fn admit_by_window(
     window: &mut SlidingLog,
-    rule: &Rule,
+    rule: PlainRule,
     cost: NonZeroU32,
     now: Moment,
 ) -> Admission {
-    let amount = rule.limit.amount.get();
+    let amount = rule.amount;
     let used = u64::from(window.used_at(now));
     let used_after = used + u64::from(cost.get());
     let is_admitted = used_after <= amount;
@@ -126,40 +126,46 @@ pub(super) fn admit_by_window(
     }
 }
 
-/// The windows of a subject, with their rules.
+/// The windows of a subject, and the rule of each.
 pub(super) struct Windows<'a> {
-    pub(super) rules: &'a [Rule],
-    pub(super) windows: PlainWindows<'a>,
+    pub(super) windows: &'a mut [SlidingLog],
+    pub(super) rules: &'a [PlainRule],
 }
 
-impl Windows<'_> {
-    #[inline(always)]
-    fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut SlidingLog)> {
-        let amounts = self.rules.iter().map(|rule| rule.limit.amount.get());
-        amounts.zip(self.windows.iter_mut())
-    }
-}
-
-/// [`admit`] by plain windows. Returns `None` and consumes nothing if one has no room.
+/// [`admit`] by plain rules.
 #[inline(always)]
 pub(super) fn admit_by_windows(
     mut subjects: [Windows<'_>; 2],
     cost: NonZeroU32,
     now: Moment,
-) -> Option<Admission> {
-    for windows in &mut subjects {
-        for (amount, window) in windows.iter_mut() {
-            if u64::from(window.used_at(now)) + u64::from(cost.get()) > amount {
-                return None;
+) -> Admission {
+    let mut refusing = None;
+    let mut index = 0;
+    for Windows { windows, rules } in &mut subjects {
+        for (window, rule) in windows.iter_mut().zip(*rules) {
+            let used = u64::from(window.used_at(now));
+            if used + u64::from(cost.get()) > rule.amount {
+                let state = LimitState {
+                    rule: index,
+                    at: now,
+                    remaining: rule.amount.saturating_sub(used),
+                    resets_at: window.oldest_leaves_at(now),
+                };
+                let retry_at = window.retry_at(now, rule.amount, cost);
+                refusing = slowest(refusing.into_iter().chain([(state, retry_at)]));
             }
+            index += 1;
         }
+    }
+    if let Some((state, retry_at)) = refusing {
+        return Admission::Refused(state, retry_at);
     }
     let mut tightest = LimitState::unlimited(now);
     let mut index = 0;
-    for windows in &mut subjects {
-        for (amount, window) in windows.iter_mut() {
+    for Windows { windows, rules } in &mut subjects {
+        for (window, rule) in windows.iter_mut().zip(*rules) {
             window.consume(now, cost);
-            let remaining = amount - u64::from(window.used());
+            let remaining = rule.amount - u64::from(window.used());
             if remaining < tightest.remaining {
                 tightest = LimitState {
                     rule: index,
@@ -171,7 +177,7 @@ pub(super) fn admit_by_windows(
             index += 1;
         }
     }
-    Some(Admission::Admitted(tightest, None))
+    Admission::Admitted(tightest, None)
 }
 
 /// See [`Limiter::states`](super::Limiter::states).

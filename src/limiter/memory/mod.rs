@@ -8,6 +8,7 @@ mod sets;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use self::addresses::{AddressTable, LockedAddress};
@@ -19,8 +20,8 @@ use super::{
     Subjects, indexed, is_skipped,
 };
 #[cfg(feature = "redis")]
-use crate::counter::CounterMut;
-use crate::counter::{Counters, Rule, SavedCounter, SavedIpWindow, SubjectId, Time};
+use crate::counter::{CounterMut, Rule};
+use crate::counter::{Counters, PlainRules, SavedCounter, SavedIpWindow, SubjectId, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::Period;
@@ -77,6 +78,27 @@ impl Limiter for MemoryLimiter {
     #[inline(always)]
     fn admit<'a>(&'a self, demand: Demand<'a>, _: &'a Deadline) -> MaybeReady<'a, Admission> {
         MaybeReady::Now(self.admit_now(demand))
+    }
+
+    #[inline(always)]
+    fn admit_plain(
+        &self,
+        sets: CounterSets<'_>,
+        rules: &PlainRules,
+        cost: NonZeroU32,
+    ) -> Option<Admission> {
+        match (rules.all(), sets.org) {
+            ([], _) => return None,
+            ([rule], None) => {
+                let mut counters = sets.key.lock();
+                if let Some(window) = counters.only_window(*rule) {
+                    let now = self.clock.now();
+                    return Some(decision::admit_by_window(window, *rule, cost, now));
+                }
+            }
+            _ => {}
+        }
+        self.admit_by_windows(sets, rules, cost)
     }
 
     fn states(&self, demand: Demand<'_>) -> Vec<(LimitState, Moment)> {
@@ -188,37 +210,28 @@ impl MemoryLimiter {
     #[inline(always)]
     pub(super) fn admit_now(&self, demand: Demand<'_>) -> Admission {
         match demand.subjects {
-            Subjects::Key(sets) => match demand.rules {
-                [[rule]] => self.admit_by_one(sets, rule, demand),
-                _ => self.admit_by_several(sets, demand),
-            },
+            Subjects::Key(sets) => self.admit_key(sets, demand),
             Subjects::Address(ip_key) => self.admit_address(ip_key, demand),
         }
     }
 
-    /// Admits by one rule, usually a window of the key.
-    #[inline(always)]
-    fn admit_by_one(&self, sets: CounterSets<'_>, rule: &Rule, demand: Demand<'_>) -> Admission {
-        if sets.org.is_none() {
-            let mut counters = sets.key.lock();
-            if let Some(window) = counters.plain_window(rule) {
-                return decision::admit_by_window(window, rule, demand.cost, self.clock.now());
-            }
-        }
-        self.admit_by_several(sets, demand)
+    #[inline(never)]
+    fn admit_key(&self, sets: CounterSets<'_>, demand: Demand<'_>) -> Admission {
+        let locked = self.lock(sets);
+        decision::admit(locked, demand.rules, demand.cost, self.time())
     }
 
     #[inline(never)]
-    fn admit_by_several(&self, sets: CounterSets<'_>, demand: Demand<'_>) -> Admission {
+    fn admit_by_windows(
+        &self,
+        sets: CounterSets<'_>,
+        rules: &PlainRules,
+        cost: NonZeroU32,
+    ) -> Option<Admission> {
         let mut locked = self.lock(sets);
-        let time = self.time();
-        if let [rules] = demand.rules
-            && let Some(windows) = locked.plain_windows(rules)
-            && let Some(admitted) = decision::admit_by_windows(windows, demand.cost, time.now)
-        {
-            return admitted;
-        }
-        decision::admit(locked, demand.rules, demand.cost, time)
+        let now = self.clock.now();
+        let windows = locked.windows_of(rules)?;
+        Some(decision::admit_by_windows(windows, cost, now))
     }
 
     /// A function of its own, to keep the stack frame for keys small.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::super::{AttachError, CounterSets, Receipt, Rules};
 use super::decision::{LockedCounters, Windows};
 use crate::counter::{
-    CounterMut, Counters, PlainWindows, Rule, SavedCounter, Subject, SubjectId, Time,
+    CounterMut, Counters, PlainRules, Rule, SavedCounter, Subject, SubjectId, Time,
 };
 use crate::store::StoreError;
 use crate::sys::sync::{self, MutexGuard};
@@ -23,11 +23,12 @@ pub(super) const SHARDS: usize = 256;
 /// How long a table without an idle set is considered full, in nanoseconds.
 const FULL_FOR: u64 = 100_000_000;
 
-/// The counters of a key or an organization.
+/// The counters of a key or an organization. Decisions read the counters only, so they come first.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct CounterSet {
-    id: SubjectId,
     counters: sync::Mutex<Counters>,
+    id: SubjectId,
 }
 
 impl CounterSet {
@@ -219,26 +220,20 @@ impl<'a> LockedSets<'a> {
         }
     }
 
-    /// Returns the windows of the key and of its organization, whose rules come last; `None` if one of
-    /// the rules is not an enforced limit on all requests, or has no window yet.
+    /// Returns the windows of plain rules; `None` if one of the rules has no window yet.
     #[inline(always)]
-    pub(super) fn plain_windows<'s>(&'s mut self, rules: &'s [Rule]) -> Option<[Windows<'s>; 2]> {
-        let of_key = rules.iter().take_while(|rule| rule.subject == Subject::Key);
-        let (own, of_org) = rules.split_at(of_key.count());
-        let org = match &mut self.org {
-            Some(org) => org.plain_windows(of_org)?,
-            None if of_org.is_empty() => PlainWindows::none(),
+    pub(super) fn windows_of<'s>(&'s mut self, rules: &'s PlainRules) -> Option<[Windows<'s>; 2]> {
+        let (of_key, of_org) = rules.by_subject();
+        let windows_of_org = match &mut self.org {
+            Some(org) => org.windows_of(of_org)?,
+            None if of_org.is_empty() => &mut [],
             None => return None,
         };
-        let own = Windows {
-            windows: self.key.plain_windows(own)?,
-            rules: own,
-        };
-        let of_org = Windows {
-            windows: org,
-            rules: of_org,
-        };
-        Some([own, of_org])
+        let windows = |windows, rules| Windows { windows, rules };
+        Some([
+            windows(self.key.windows_of(of_key)?, of_key),
+            windows(windows_of_org, of_org),
+        ])
     }
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::super::fixture::{Client, JANUARY_31, limits, rule};
 use super::sets::SHARDS;
 use super::*;
-use crate::counter::{CounterId, SavedValue, Subject};
+use crate::counter::{CounterId, Rule, SavedValue, Subject};
 use crate::limit::{Balance, Limit};
 use crate::model::KeyId;
 use crate::time::{ManualClock, Timestamp};
