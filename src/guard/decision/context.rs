@@ -4,11 +4,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::super::cached_key::CachedKey;
+use super::super::denial::Denial;
 use super::super::policy_reloader::PolicySnapshot;
 use super::super::request::Request;
 use super::super::verdict::{LimitStatus, Verdict};
-use super::refusal::Refusal;
 use crate::limiter::{LimitState, Receipt};
+use crate::model::Reason;
 use crate::net::ClientIp;
 use crate::policy::{Access, RouteMatch};
 use crate::sys::Deadline;
@@ -36,6 +37,8 @@ pub(super) struct RequestContext<'a, H: ?Sized> {
     /// The state of the tightest limit of the key, after the last stage.
     pub(super) limit_state: LimitState,
     pub(super) receipt: Receipt,
+    /// The denial of a refused request, if it contains more than the reason.
+    denial: Option<Denial>,
     /// `None` for almost every request.
     pub(super) shadow_log: Option<Box<ShadowLog>>,
 }
@@ -77,6 +80,7 @@ impl<'a, H: ?Sized> RequestContext<'a, H> {
             key: None,
             limit_state: LimitState::unlimited(Moment::default()),
             receipt: None,
+            denial: None,
             shadow_log: None,
         }
     }
@@ -86,6 +90,24 @@ impl<'a, H: ?Sized> RequestContext<'a, H> {
             is_preview: true,
             ..Self::new(request, policy)
         }
+    }
+
+    /// Keeps the denial of a request that a stage refuses, and returns the reason.
+    #[inline(always)]
+    pub(super) fn refuse(&mut self, denial: Denial) -> Reason {
+        let reason = denial.reason();
+        self.denial = Some(denial);
+        reason
+    }
+
+    /// The denial of a refused request.
+    pub(super) fn denial(&self) -> Option<&Denial> {
+        self.denial.as_ref()
+    }
+
+    #[inline(always)]
+    pub(super) fn take_denial(&mut self, reason: Reason) -> Denial {
+        self.denial.take().unwrap_or_else(|| Denial::new(reason))
     }
 
     pub(super) fn shadow_denied(&self) -> &[String] {
@@ -98,10 +120,11 @@ impl<'a, H: ?Sized> RequestContext<'a, H> {
         log.map_or_else(Vec::new, |log| std::mem::take(&mut log.shadow_denied))
     }
 
-    pub(super) fn into_verdict(self, outcome: Result<(), Refusal>) -> Verdict {
+    pub(super) fn into_verdict(mut self, outcome: Result<(), Reason>) -> Verdict {
+        let denial = outcome.err().map(|reason| self.take_denial(reason));
         let log = *self.shadow_log.unwrap_or_default();
         Verdict {
-            denial: outcome.err().map(|refusal| refusal.denial),
+            denial,
             rules: log.states,
             shadow_denied: log.shadow_denied,
             key_checked: self.is_key_reached,

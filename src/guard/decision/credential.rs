@@ -6,7 +6,6 @@ use super::super::key_cache::fingerprint::MAX_LEN;
 use super::super::request::Headers;
 use super::context::RequestContext;
 use super::lockout;
-use super::refusal::Refusal;
 use crate::model::{Method, Reason, key_text};
 use crate::policy::Access;
 
@@ -47,8 +46,8 @@ fn is_preflight<H: Headers + ?Sized>(guard: &Guard, context: &RequestContext<'_,
 #[inline(always)]
 pub(super) fn require<'h, 'c: 'h, H: Headers + ?Sized>(
     guard: &'h Guard,
-    context: &RequestContext<'c, H>,
-) -> Result<PresentedKey<'h>, Refusal> {
+    context: &mut RequestContext<'c, H>,
+) -> Result<PresentedKey<'h>, Reason> {
     match presented(guard, context.request.headers)? {
         Some(credential) => Ok(credential),
         None => Err(missing(guard, context)),
@@ -59,11 +58,11 @@ pub(super) fn require<'h, 'c: 'h, H: Headers + ?Sized>(
 #[cold]
 pub(super) fn missing<H: Headers + ?Sized>(
     guard: &Guard,
-    context: &RequestContext<'_, H>,
-) -> Refusal {
+    context: &mut RequestContext<'_, H>,
+) -> Reason {
     match lockout::check_keyless(guard, context) {
-        Ok(()) => Reason::MissingKey.into(),
-        Err(denial) => denial.into(),
+        Ok(()) => Reason::MissingKey,
+        Err(denial) => context.refuse(denial),
     }
 }
 

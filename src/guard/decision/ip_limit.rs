@@ -9,7 +9,6 @@ use super::super::Guard;
 use super::super::denial::Denial;
 use super::super::request::{Headers, Request};
 use super::context::{RequestContext, ShadowLog};
-use super::refusal::Refusal;
 use super::{client, limits, lockout, refusal};
 use crate::counter::Rule;
 use crate::limiter::{Admission, Demand, Subjects};
@@ -33,11 +32,11 @@ pub(super) async fn consume<H: Headers + ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
     ip_key: IpKey,
-) -> Result<(), Refusal> {
+) -> Result<(), Reason> {
     let cost = u64::from(context.cost.get());
     let is_below = |rule: &Rule| !rule.limit.shadow && rule.limit.amount.get() < cost;
     if cost > 1 && rules(&context.route).any(|(_, rule)| is_below(rule)) {
-        return Err(Reason::CostAboveLimit.into());
+        return Err(Reason::CostAboveLimit);
     }
     let routes = context.route.routes.iter();
     let lists: SmallVec<[&[Rule]; 2]> = routes.map(|route| &*route.ip_rules).collect();
@@ -64,6 +63,7 @@ pub(super) async fn consume<H: Headers + ?Sized>(
         Some((rule, lockout))
     };
     require_admitted(guard, context, ip_key, admission, limit)
+        .map_err(|denial| context.refuse(denial))
 }
 
 /// The lockout that a limit causes.
@@ -84,16 +84,16 @@ fn require_admitted<'r, H: Headers + ?Sized>(
     ip_key: IpKey,
     admission: Admission,
     limit: impl Fn(usize) -> Option<(&'r Rule, LimitLockout<'r>)>,
-) -> Result<(), Refusal> {
+) -> Result<(), Denial> {
     let (state, retry_at, is_shared) = match admission {
         Admission::Admitted(..) => return Ok(()),
-        Admission::Full => return Err(Reason::Overloaded.into()),
-        Admission::Undecided => return Err(Reason::Unavailable.into()),
+        Admission::Full => return Err(Denial::new(Reason::Overloaded)),
+        Admission::Undecided => return Err(Denial::new(Reason::Unavailable)),
         Admission::Refused(state, retry_at) => (state, retry_at, false),
         Admission::RefusedShared(state, retry_at) => (state, retry_at, true),
     };
     let Some((rule, lockout)) = limit(state.rule) else {
-        return Err(Reason::IpLimited.into());
+        return Err(Denial::new(Reason::IpLimited));
     };
     let locked_for = match is_shared {
         true => None,
@@ -101,7 +101,7 @@ fn require_admitted<'r, H: Headers + ?Sized>(
     };
     let headers = guard.backends.rate_limit_headers;
     let denial = Denial::exhausted(rule, state, retry_at, headers);
-    Err(denial.and_locked(locked_for).into())
+    Err(denial.and_locked(locked_for))
 }
 
 /// Decides whether a request is admitted by its address alone, and counts it; returns the address of
@@ -115,7 +115,7 @@ pub(crate) async fn check_ip<H: Headers + ?Sized>(
     let mut context = RequestContext::new(request, &policy);
     match run(guard, &mut context, limit).await {
         Ok(()) => Ok(context.ip),
-        Err(refusal) => Err(refusal::recorded(guard, &context, refusal)),
+        Err(reason) => Err(refusal::recorded(guard, &mut context, reason)),
     }
 }
 
@@ -123,16 +123,16 @@ async fn run<H: Headers + ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
     limit: &IpLimit,
-) -> Result<(), Refusal> {
+) -> Result<(), Reason> {
     client::identify(guard, context)?;
     let Some(ip_key) = IpKey::of(context.ip) else {
         return Ok(());
     };
-    lockout::check_limit(guard, context, &limit.name)?;
+    lockout::check_limit(guard, context, &limit.name).map_err(|denial| context.refuse(denial))?;
     let rule = limit.rule();
     let cost = context.request.cost.unwrap_or(NonZeroU32::MIN);
     if rule.limit.amount.get() < u64::from(cost.get()) {
-        return Err(Reason::CostAboveLimit.into());
+        return Err(Reason::CostAboveLimit);
     }
     let demand = Demand {
         subjects: Subjects::Address(ip_key),
@@ -145,9 +145,9 @@ async fn run<H: Headers + ?Sized>(
         duration: limit.lockout,
         all_paths: limit.locks_all_paths,
     };
-    require_admitted(guard, context, ip_key, admission, |_| {
-        Some((&rule, lockout))
-    })
+    let limit = |_| Some((&rule, lockout));
+    require_admitted(guard, context, ip_key, admission, limit)
+        .map_err(|denial| context.refuse(denial))
 }
 
 /// Locks out an address, if the limit says so; returns for how long.

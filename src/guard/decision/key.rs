@@ -12,7 +12,6 @@ use super::KeySource;
 use super::context::{RequestContext, ShadowLog};
 use super::credential::{self, PresentedKey};
 use super::proxy;
-use super::refusal::Refusal;
 use crate::model::{HashedKey, KeyId, Reason, key_text};
 use crate::policy::RouteRules;
 use crate::store::Rehash;
@@ -31,7 +30,7 @@ pub(super) fn find<'h, 'c: 'h, H: Headers + ?Sized>(
     guard: &'h Guard,
     context: &mut RequestContext<'c, H>,
     source: KeySource,
-) -> Result<Lookup<'h>, Refusal> {
+) -> Result<Lookup<'h>, Reason> {
     context.is_key_reached = true;
     match source {
         KeySource::Presented => {
@@ -66,22 +65,22 @@ fn is_current(guard: &Guard, key: &CachedKey) -> bool {
 #[cold]
 pub(super) async fn load<H: Headers + ?Sized>(
     guard: &Guard,
-    context: &RequestContext<'_, H>,
+    context: &mut RequestContext<'_, H>,
     credential: PresentedKey<'_>,
     fingerprint: Fingerprint,
-) -> Result<Arc<CachedKey>, Refusal> {
+) -> Result<Arc<CachedKey>, Reason> {
     let PresentedKey { text, is_optional } = credential;
     let is_well_formed = key_text::is_well_formed(text);
     let legacy = guard.legacy.as_ref().filter(|_| !is_well_formed);
     if !is_well_formed && legacy.is_none() {
-        return Err(Reason::MalformedKey.into());
+        return Err(Reason::MalformedKey);
     }
     let hash = guard.hasher.hash(text);
     if let Some(key) = load_stored(guard, fingerprint, &hash, &context.deadline).await? {
         return Ok(key);
     }
     let Some(hasher) = legacy else {
-        return Err(Reason::UnknownKey.into());
+        return Err(Reason::UnknownKey);
     };
     let old = hasher.hash(text);
     match load_stored(guard, fingerprint, &old, &context.deadline).await? {
@@ -92,7 +91,7 @@ pub(super) async fn load<H: Headers + ?Sized>(
             Ok(key)
         }
         None if is_optional => Err(credential::missing(guard, context)),
-        None => Err(Reason::MalformedKey.into()),
+        None => Err(Reason::MalformedKey),
     }
 }
 
@@ -127,10 +126,10 @@ pub(super) fn authorize<H: Headers + ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
     key: Arc<CachedKey>,
-) -> Result<Arc<CachedKey>, Refusal> {
+) -> Result<Arc<CachedKey>, Reason> {
     if let Some(reason) = why_refused(guard, context, &key) {
         context.key = Some(key);
-        return Err(reason.into());
+        return Err(reason);
     }
     proxy::observe_accepted(guard, context, &key);
     Ok(key)

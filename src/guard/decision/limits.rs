@@ -9,7 +9,6 @@ use super::super::cached_key::CachedKey;
 use super::super::denial::Denial;
 use super::super::verdict::LimitStatus;
 use super::context::{RequestContext, ShadowLog};
-use super::refusal::Refusal;
 use crate::counter::Rule;
 use crate::limiter::{Admission, Demand, LimitState, Rules, rule_at, slowest};
 use crate::model::Reason;
@@ -54,7 +53,7 @@ pub(super) fn conclude<H: ?Sized>(
     context: &mut RequestContext<'_, H>,
     key: Arc<CachedKey>,
     admission: Admission,
-) -> Result<(), Refusal> {
+) -> Result<(), Reason> {
     match admission {
         Admission::Admitted(state, receipt) => {
             context.limit_state = state;
@@ -63,12 +62,13 @@ pub(super) fn conclude<H: ?Sized>(
             Ok(())
         }
         Admission::Refused(state, retry_at) | Admission::RefusedShared(state, retry_at) => {
-            Err(exhausted(context, key, state, retry_at).into())
+            let denial = exhausted(context, key, state, retry_at);
+            Err(context.refuse(denial))
         }
         // Counters of keys have room once they are attached.
         Admission::Full | Admission::Undecided => {
             context.key = Some(key);
-            Err(Reason::Unavailable.into())
+            Err(Reason::Unavailable)
         }
     }
 }

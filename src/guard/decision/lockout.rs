@@ -24,14 +24,16 @@ use crate::time::Timestamp;
 pub(super) fn check<H: Headers + ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
-) -> Result<(), Denial> {
+) -> Result<(), Reason> {
     check_lists(context)?;
     let routes = &context.route.routes;
     let has_name = |name: &str| routes.iter().any(|route| *route.name == *name);
-    if let Some(status) = status(guard, context, has_name)? {
-        enforce(guard, context, &status)?;
-        context.keyless_lock = status.keyless;
-    }
+    let keyless = match status(guard, context, has_name) {
+        Ok(None) => return Ok(()),
+        Ok(Some(status)) => enforce(guard, context, &status).map(|()| status.keyless),
+        Err(denial) => Err(denial),
+    };
+    context.keyless_lock = keyless.map_err(|denial| context.refuse(denial))?;
     Ok(())
 }
 
@@ -42,7 +44,7 @@ pub(super) fn check_limit<H: Headers + ?Sized>(
     context: &RequestContext<'_, H>,
     limit: &str,
 ) -> Result<(), Denial> {
-    check_lists(context)?;
+    check_lists(context).map_err(Denial::new)?;
     check_locks(guard, context, limit)
 }
 
@@ -68,7 +70,7 @@ pub(crate) fn require_unlocked<H: Headers + ?Sized>(
     let policy = guard.policy_handle.snapshot();
     let mut context = RequestContext::new(request, &policy);
     client::identify(guard, &mut context)
-        .map_err(|reason| refusal::recorded(guard, &context, reason.into()))?;
+        .map_err(|reason| refusal::recorded(guard, &mut context, reason))?;
     check_locks(guard, &context, limit)?;
     Ok(context.ip)
 }
@@ -127,11 +129,9 @@ fn is_private(ip: ClientIp) -> bool {
 }
 
 #[inline(always)]
-fn check_lists<H: ?Sized>(context: &RequestContext<'_, H>) -> Result<(), Denial> {
+fn check_lists<H: ?Sized>(context: &RequestContext<'_, H>) -> Result<(), Reason> {
     match context.policy.restrictions() {
-        Some(policy) if policy.has_lists() && policy.denies(context.ip) => {
-            Err(Denial::new(Reason::IpDenied))
-        }
+        Some(policy) if policy.has_lists() && policy.denies(context.ip) => Err(Reason::IpDenied),
         _ => Ok(()),
     }
 }

@@ -36,13 +36,12 @@ pub(crate) use self::refusal::refuse_unreadable;
 
 use self::context::RequestContext;
 use self::key::Lookup;
-use self::refusal::Refusal;
 use super::Guard;
 use super::denial::Denial;
 use super::grant::Grant;
 use super::request::{Headers, Request};
 use super::verdict::Verdict;
-use crate::model::KeyId;
+use crate::model::{KeyId, Reason};
 use crate::net::ClientIp;
 use crate::policy::Access;
 use crate::sys::block_on;
@@ -67,7 +66,7 @@ pub(crate) fn decide<H: Headers + ?Sized>(
     let mut context = RequestContext::new(request, &policy);
     match block_on(run(guard, &mut context, source)) {
         Ok(()) => Ok(grant::issue(guard, &mut context)),
-        Err(refusal) => Err(block_on(refusal::conclude(guard, &context, refusal))),
+        Err(reason) => Err(block_on(refusal::conclude(guard, &mut context, reason))),
     }
 }
 
@@ -82,7 +81,7 @@ pub(crate) async fn decide_async<H: Headers + ?Sized>(
     let mut context = RequestContext::new(request, &policy);
     match run(guard, &mut context, source).await {
         Ok(()) => Ok(grant::issue(guard, &mut context)),
-        Err(refusal) => Err(refusal::conclude(guard, &context, refusal).await),
+        Err(reason) => Err(refusal::conclude(guard, &mut context, reason).await),
     }
 }
 
@@ -108,7 +107,7 @@ pub(crate) fn client_ip<H: Headers + ?Sized>(
     let mut context = RequestContext::new(request, &policy);
     match client::identify(guard, &mut context) {
         Ok(()) => Ok(context.ip),
-        Err(reason) => Err(refusal::recorded(guard, &context, reason.into())),
+        Err(reason) => Err(refusal::recorded(guard, &mut context, reason)),
     }
 }
 
@@ -119,7 +118,7 @@ async fn run<H: Headers + ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
     source: KeySource,
-) -> Result<(), Refusal> {
+) -> Result<(), Reason> {
     client::identify(guard, context)?;
     route::find(context)?;
     if context.route.access == Access::Exempt {
@@ -137,12 +136,12 @@ async fn run<H: Headers + ?Sized>(
         Ok(Lookup::ToLoad(credential, fingerprint)) => {
             key::load(guard, context, credential, fingerprint).await
         }
-        Err(refusal) => Err(refusal),
+        Err(reason) => Err(reason),
     };
     let key = match key.and_then(|key| key::authorize(guard, context, key)) {
         Ok(key) => key,
-        Err(refusal) if route::admits_in_shadow(context, &refusal) => return Ok(()),
-        Err(refusal) => return Err(refusal),
+        Err(reason) if route::admits_in_shadow(context, reason) => return Ok(()),
+        Err(reason) => return Err(reason),
     };
     let admission = match limits::admit_plain(guard, context, &key) {
         Some(admission) => admission,

@@ -13,31 +13,6 @@ use crate::model::Reason;
 use crate::policy::path;
 use crate::store::UsageEvent;
 
-/// A refusal by one of the stages.
-pub(super) struct Refusal {
-    pub(super) denial: Denial,
-}
-
-impl Refusal {
-    /// Whether a [`follow_up`] is due.
-    fn has_consequences(&self) -> bool {
-        let reason = self.denial.reason();
-        reason == Reason::IpLocked || AuthFailure::of(reason).is_some()
-    }
-}
-
-impl From<Reason> for Refusal {
-    fn from(reason: Reason) -> Self {
-        Denial::new(reason).into()
-    }
-}
-
-impl From<Denial> for Refusal {
-    fn from(denial: Denial) -> Self {
-        Self { denial }
-    }
-}
-
 /// Refuses a request that has an invalid client address.
 #[cfg(feature = "serve")]
 pub(crate) fn refuse_unreadable<H: ?Sized>(guard: &Guard, request: &Request<'_, H>) -> Denial {
@@ -46,18 +21,17 @@ pub(crate) fn refuse_unreadable<H: ?Sized>(guard: &Guard, request: &Request<'_, 
     Denial::new(reason)
 }
 
-/// Acts on a refusal and records it. Returns its denial.
+/// Acts on a refusal and records it. Returns the denial.
 #[inline(always)]
 pub(super) async fn conclude<H: Headers + ?Sized>(
     guard: &Guard,
-    context: &RequestContext<'_, H>,
-    refusal: Refusal,
+    context: &mut RequestContext<'_, H>,
+    reason: Reason,
 ) -> Denial {
-    if refusal.has_consequences() {
-        follow_up(guard, context, &refusal).await;
+    if reason == Reason::IpLocked || AuthFailure::of(reason).is_some() {
+        follow_up(guard, context, reason).await;
     }
-    record(guard, context, &refusal);
-    refusal.denial
+    recorded(guard, context, reason)
 }
 
 /// Counts a failed authentication, or checks whether a locked address is a proxy.
@@ -65,33 +39,28 @@ pub(super) async fn conclude<H: Headers + ?Sized>(
 async fn follow_up<H: Headers + ?Sized>(
     guard: &Guard,
     context: &RequestContext<'_, H>,
-    refusal: &Refusal,
+    reason: Reason,
 ) {
-    match AuthFailure::of(refusal.denial.reason()) {
+    match AuthFailure::of(reason) {
         Some(failure) => auth_failure::count(guard, context, failure).await,
         None => proxy::observe_locked(guard, context).await,
     }
 }
 
-/// Records a refusal, and returns its denial.
-#[cold]
+/// Records a refusal, and returns the denial.
 pub(super) fn recorded<H: ?Sized>(
     guard: &Guard,
-    context: &RequestContext<'_, H>,
-    refusal: Refusal,
+    context: &mut RequestContext<'_, H>,
+    reason: Reason,
 ) -> Denial {
-    record(guard, context, &refusal);
-    refusal.denial
-}
-
-/// Records a refusal.
-fn record<H: ?Sized>(guard: &Guard, context: &RequestContext<'_, H>, refusal: &Refusal) {
-    let (recorder, reason) = (guard.recorder(), refusal.denial.reason());
+    let recorder = guard.recorder();
     recorder.count_shadow_denied(context.shadow_denied());
-    match context.key.as_deref().or(refusal.denial.key()) {
+    let key_of_denial = context.denial().and_then(Denial::key);
+    match context.key.as_deref().or(key_of_denial) {
         Some(key) => record_with_key(guard, context, key, reason),
         None => recorder.record_keyless(context.request, context.ip, reason),
     }
+    context.take_denial(reason)
 }
 
 fn record_with_key<H: ?Sized>(

@@ -4,7 +4,6 @@ use std::num::NonZeroU32;
 
 use super::super::request::Headers;
 use super::context::{RequestContext, ShadowLog};
-use super::refusal::Refusal;
 use crate::model::Reason;
 use crate::policy::Access;
 
@@ -29,9 +28,9 @@ pub(super) fn find<H: Headers + ?Sized>(context: &mut RequestContext<'_, H>) -> 
 #[cold]
 pub(super) fn admits_in_shadow<H: ?Sized>(
     context: &mut RequestContext<'_, H>,
-    refusal: &Refusal,
+    reason: Reason,
 ) -> bool {
-    if context.route.access != Access::OpenInShadow || refusal.denial.status() == 503 {
+    if context.route.access != Access::OpenInShadow || reason.status() == 503 {
         return false;
     }
     let routes = context.route.routes.iter();
