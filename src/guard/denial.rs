@@ -40,7 +40,6 @@ struct Exhausted {
     rule: ExhaustedRule,
     remaining: u64,
     wait: Option<Duration>,
-    headers: RateLimitHeaders,
 }
 
 /// The rule of an exhausted limit. Refusing a key copies nothing.
@@ -48,7 +47,17 @@ struct Exhausted {
 enum ExhaustedRule {
     /// The rule of the key at this index.
     OfKey(Arc<CachedKey>, usize),
-    Other(Box<Rule>),
+    Other(Box<(Rule, RateLimitHeaders)>),
+}
+
+impl ExhaustedRule {
+    /// The header fields of the response.
+    fn headers(&self) -> RateLimitHeaders {
+        match self {
+            Self::OfKey(key, _) => key.backends.rate_limit_headers,
+            Self::Other(other) => other.1,
+        }
+    }
 }
 
 impl Deref for ExhaustedRule {
@@ -57,7 +66,7 @@ impl Deref for ExhaustedRule {
     fn deref(&self) -> &Rule {
         match self {
             Self::OfKey(key, index) => &key.rules[*index],
-            Self::Other(rule) => rule,
+            Self::Other(other) => &other.0,
         }
     }
 }
@@ -106,8 +115,9 @@ impl Denial {
         retry_at: Moment,
         headers: RateLimitHeaders,
     ) -> Self {
-        let rule = ExhaustedRule::Other(Box::new(rule.clone()));
-        Self::by_rule(rule, state, retry_at, headers)
+        let reason = reason(rule);
+        let rule = ExhaustedRule::Other(Box::new((rule.clone(), headers)));
+        Self::by_rule(reason, rule, state, retry_at)
     }
 
     /// Like [`Denial::exhausted`], by the rule of a key at the index in `state`.
@@ -117,31 +127,21 @@ impl Denial {
         state: LimitState,
         retry_at: Moment,
     ) -> Self {
-        let headers = key.backends.rate_limit_headers;
+        let reason = match state.rule < key.plain_rules.all().len() {
+            true => Reason::RateLimited,
+            false => reason(&key.rules[state.rule]),
+        };
         let rule = ExhaustedRule::OfKey(key, state.rule);
-        Self::by_rule(rule, state, retry_at, headers)
+        Self::by_rule(reason, rule, state, retry_at)
     }
 
     #[inline(always)]
-    fn by_rule(
-        rule: ExhaustedRule,
-        state: LimitState,
-        retry_at: Moment,
-        headers: RateLimitHeaders,
-    ) -> Self {
-        let reason = match (rule.subject, rule.limit.period) {
-            (Subject::Address, _) => Reason::IpLimited,
-            (_, Period::Sliding(_)) => Reason::RateLimited,
-            (_, Period::Day | Period::Month) => Reason::QuotaExhausted,
-            (_, Period::Credits(_)) => Reason::CreditsExhausted,
-            (_, Period::Concurrent) => Reason::TooManyConcurrent,
-        };
+    fn by_rule(reason: Reason, rule: ExhaustedRule, state: LimitState, retry_at: Moment) -> Self {
         let wait = (retry_at < Moment::NEVER).then(|| retry_at.since(state.at));
         let limit = Exhausted {
             rule,
             remaining: state.remaining,
             wait,
-            headers,
         };
         Self {
             reason,
@@ -230,7 +230,12 @@ impl Denial {
             fields.push(("Retry-After", seconds.to_string()));
         }
         let limit = self.limit.as_ref().and_then(|limit| {
-            LimitFields::new(limit.headers, &limit.rule, limit.remaining, limit.wait)
+            LimitFields::new(
+                limit.rule.headers(),
+                &limit.rule,
+                limit.remaining,
+                limit.wait,
+            )
         });
         let limit = limit.iter().flat_map(LimitFields::pairs);
         fields.extend(limit.map(|(name, value)| (name, value.to_owned())));
@@ -262,6 +267,17 @@ impl fmt::Display for Denial {
 }
 
 impl std::error::Error for Denial {}
+
+/// The reason of a refusal by an exhausted limit.
+fn reason(rule: &Rule) -> Reason {
+    match (rule.subject, rule.limit.period) {
+        (Subject::Address, _) => Reason::IpLimited,
+        (_, Period::Sliding(_)) => Reason::RateLimited,
+        (_, Period::Day | Period::Month) => Reason::QuotaExhausted,
+        (_, Period::Credits(_)) => Reason::CreditsExhausted,
+        (_, Period::Concurrent) => Reason::TooManyConcurrent,
+    }
+}
 
 /// The explanation for the client.
 fn detail(reason: Reason) -> &'static str {

@@ -128,7 +128,9 @@ impl SlidingLog {
             let grain = self.grain_of(at.min(now));
             if self.leaves_at(grain) > now {
                 let count = count.min(u32::MAX - self.used);
-                self.push(grain.max(self.newest()), count);
+                if count > 0 {
+                    self.push(grain.max(self.newest()), count);
+                }
             }
         }
     }
@@ -140,8 +142,11 @@ impl SlidingLog {
             return Moment::NEVER;
         }
         let mut excess = (u64::from(self.used) + u64::from(cost.get())).saturating_sub(limit);
-        if excess == 0 {
-            return now;
+        match excess {
+            0 => return now,
+            // Every run contains a hit.
+            1 => return self.oldest_leaves_at(now),
+            _ => {}
         }
         for (grain, count) in self.runs() {
             excess = excess.saturating_sub(u64::from(count));
