@@ -35,12 +35,12 @@ pub(crate) struct CachedKey {
     pub(super) counters: Arc<CounterSet>,
     /// `None` if the organization has no limits.
     pub(super) org_counters: Option<Arc<CounterSet>>,
+    pub(super) org_id: OrgId,
     pub(super) plain_rules: PlainRules,
     /// The scopes of the key that routes require.
     pub(super) scope_set: ScopeSet,
     pub(super) key_id: KeyId,
     pub(super) backends: Arc<GrantBackends>,
-    pub(super) org_id: OrgId,
     /// The rules of the key and of its organization.
     pub(super) rules: Box<[Rule]>,
     /// When the key or its text expires; [`Timestamp::MAX`] for never.

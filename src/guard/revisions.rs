@@ -62,24 +62,29 @@ impl Revisions {
     }
 
     /// Whether a key is as the last change left it. If nothing changed since this was last asked, one
-    /// counter tells so.
+    /// counter tells so, and the `ids` of the key and its organization are not read.
     #[inline(always)]
-    pub(super) fn is_current(&self, freshness: &Freshness, key: KeyId, org: OrgId) -> bool {
+    pub(super) fn is_current(
+        &self,
+        freshness: &Freshness,
+        ids: impl FnOnce() -> (KeyId, OrgId),
+    ) -> bool {
         let all = self.all();
         freshness.checked_at.load(Ordering::Relaxed) == all
-            || self.is_current_after_changes(freshness, all, key, org)
+            || self.is_current_after_changes(freshness, all, ids)
     }
 
     /// The counter of a changed id is incremented before `all` for the second time. So if the counters of
     /// the key are unchanged, all changes until `all` concern others.
     #[cold]
+    #[inline(never)]
     fn is_current_after_changes(
         &self,
         freshness: &Freshness,
         all: u64,
-        key: KeyId,
-        org: OrgId,
+        ids: impl FnOnce() -> (KeyId, OrgId),
     ) -> bool {
+        let (key, org) = ids();
         let is_current = freshness.revision == self.of(key, org);
         if is_current {
             freshness.checked_at.store(all, Ordering::Relaxed);
@@ -152,11 +157,11 @@ mod tests {
         let outdates = |change: &dyn Fn()| {
             let all = revisions.all();
             let freshness = revisions.freshness(all, key, org);
-            assert!(revisions.is_current(&freshness, key, org));
+            assert!(revisions.is_current(&freshness, || (key, org)));
             change();
             assert_ne!(revisions.all(), all, "every change counts");
-            let is_current = revisions.is_current(&freshness, key, org);
-            assert_eq!(revisions.is_current(&freshness, key, org), is_current);
+            let is_current = revisions.is_current(&freshness, || (key, org));
+            assert_eq!(revisions.is_current(&freshness, || (key, org)), is_current);
             !is_current
         };
         assert!(outdates(&|| revisions.key_changed(key)));
@@ -171,7 +176,7 @@ mod tests {
         for id in [0, u64::MAX] {
             let freshness = revisions.freshness(revisions.all(), KeyId(id), org);
             revisions.key_changed(KeyId(id));
-            assert!(!revisions.is_current(&freshness, KeyId(id), org));
+            assert!(!revisions.is_current(&freshness, || (KeyId(id), org)));
         }
     }
 
@@ -186,10 +191,10 @@ mod tests {
         // A key that was checked while the change was under way is checked again.
         revisions.all.fetch_add(1, Ordering::SeqCst);
         let freshness = revisions.freshness(read_at, key, org);
-        assert!(revisions.is_current(&freshness, key, org));
+        assert!(revisions.is_current(&freshness, || (key, org)));
         slot(&revisions.keys, key.0).fetch_add(1, Ordering::SeqCst);
         revisions.all.fetch_add(1, Ordering::SeqCst);
-        assert!(!revisions.is_current(&freshness, key, org));
+        assert!(!revisions.is_current(&freshness, || (key, org)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::KeySource;
 use super::context::{RequestContext, ShadowLog};
 use super::credential::{self, PresentedKey};
 use super::proxy;
-use crate::model::{HashedKey, KeyId, Reason, key_text};
+use crate::model::{HashedKey, KeyId, Reason, Scope, key_text};
 use crate::policy::RouteRules;
 use crate::store::Rehash;
 use crate::sys::Deadline;
@@ -56,7 +56,7 @@ pub(super) fn find_cached(guard: &Guard, text: &[u8]) -> Result<Arc<CachedKey>, 
 #[inline(always)]
 fn is_current(guard: &Guard, key: &CachedKey) -> bool {
     let revisions = &guard.revisions;
-    revisions.is_current(&key.freshness, key.key_id, key.org_id)
+    revisions.is_current(&key.freshness, || (key.key_id, key.org_id))
         && (key.is_permanent || guard.now() < key.reload_at)
 }
 
@@ -170,12 +170,12 @@ fn why_not_in_force(guard: &Guard, key: &CachedKey) -> Option<Reason> {
 /// Whether the key holds the scopes that the request and the routes require.
 #[inline(always)]
 fn holds_scopes<H: ?Sized>(context: &mut RequestContext<'_, H>, key: &CachedKey) -> bool {
-    let holds = |scope: &str| holds(&key.record.key, scope);
     let holds_all_of = |route: &RouteRules| {
         let by_number = route.scope_set.and_then(|set| key.scope_set.includes(set));
-        by_number.unwrap_or_else(|| route.scopes.iter().all(|scope| holds(scope.as_str())))
+        by_number.unwrap_or_else(|| holds_by_name(key, route.scopes.iter().map(Scope::as_str)))
     };
-    if !context.request.scopes.iter().all(|scope| holds(scope)) {
+    let required = context.request.scopes;
+    if !required.is_empty() && !holds_by_name(key, required.iter().copied()) {
         return false;
     }
     for route in &context.route.routes {
@@ -188,6 +188,12 @@ fn holds_scopes<H: ?Sized>(context: &mut RequestContext<'_, H>, key: &CachedKey)
         ShadowLog::deny(&mut context.shadow_log, route.name.to_string());
     }
     true
+}
+
+/// Not inlined, so that a decision without such scopes does not read the record of the key.
+#[inline(never)]
+fn holds_by_name<'s>(key: &CachedKey, mut scopes: impl Iterator<Item = &'s str>) -> bool {
+    scopes.all(|scope| holds(&key.record.key, scope))
 }
 
 fn is_cost_above_a_limit<H: ?Sized>(context: &RequestContext<'_, H>, key: &CachedKey) -> bool {
