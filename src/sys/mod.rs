@@ -17,9 +17,15 @@ mod wait;
 
 #[cfg(not(any(feature = "postgres", feature = "redis")))]
 pub(crate) use std::time::Instant;
-/// Monotonic time; that of a simulation, if there is one.
+#[cfg(not(all(test, feature = "postgres", feature = "redis")))]
+pub(crate) use std::time::Instant as MonotonicInstant;
+/// When calls of a database client end.
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) use tokio::time::Instant;
+/// Monotonic time, in tests that of a simulation if there is one. Elsewhere it is not tokio's, which stands
+/// still where an embedder's tests pause it.
+#[cfg(all(test, feature = "postgres", feature = "redis"))]
+pub(crate) use tokio::time::Instant as MonotonicInstant;
 
 pub(crate) use self::atomic_file::AtomicFile;
 #[cfg(any(feature = "postgres", feature = "redis"))]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::sys::Instant;
+use crate::sys::MonotonicInstant as Instant;
 
 /// Nanoseconds since the clock was created.
 #[derive(Debug)]
