@@ -188,7 +188,7 @@ impl ActiveLocks {
         // Otherwise the next request could lock the address out again. The locks end even if the
         // counters cannot be reset now.
         let _ = limiter.reset(Demand::new(Subjects::Address(ip_key), &[]));
-        let mut ended = self.locks.remove(ip_key, matches);
+        let mut ended = self.locks.remove(ip_key, matches, &changes);
         ended.retain(|lock| audit.at < lock.until);
         Ok(ended)
     }

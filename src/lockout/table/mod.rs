@@ -138,9 +138,16 @@ impl Locks {
         self.len() < self.capacity || self.get(id).is_some() || self.make_room(now)
     }
 
-    /// Adds a lock for which [there was room](Locks::has_room_for), even if the table is full now.
-    pub(crate) fn put(&self, lock: Lock, now: Timestamp) {
-        self.insert(lock, now, true, |id| self.changed.lock().push(id));
+    /// Adds a stored lock for which [there was room](Locks::has_room_for), even if the table is full now.
+    ///
+    /// It is stored again only if it is joined with one added meanwhile: another process may have
+    /// deleted it by then.
+    pub(crate) fn put(&self, stored: Lock, now: Timestamp) {
+        let id = stored.id();
+        self.insert(stored.clone(), now, true, |_| ());
+        if self.get(&id).is_some_and(|lock| lock != stored) {
+            self.changed.lock().push(id);
+        }
     }
 
     /// Applies a change that is already stored. Returns like [`Locks::add`].
@@ -205,14 +212,23 @@ impl Locks {
         }
     }
 
-    /// Removes and returns the locks of a client for which `matches` is true.
-    pub(crate) fn remove(&self, ip_key: IpKey, matches: impl Fn(&LockScope) -> bool) -> Vec<Lock> {
+    /// Removes and returns the locks of a client for which `matches` is true. Those that are deleted from
+    /// the store already are not deleted again: another process may have put them back by then.
+    pub(crate) fn remove(
+        &self,
+        ip_key: IpKey,
+        matches: impl Fn(&LockScope) -> bool,
+        deleted: &[LockChange],
+    ) -> Vec<Lock> {
         let shard = self.shard(ip_key);
         let mut locks = shard.locks.lock();
         let removed = self.retain(shard, &mut locks, |lock| {
             lock.ip != ip_key || !matches(&lock.scope)
         });
-        self.changed.lock().extend(removed.iter().map(Lock::id));
+        let mut changed = self.changed.lock();
+        changed.extend(removed.iter().map(Lock::id));
+        changed.retain(|id| deleted.iter().all(|deleted| deleted.id != *id));
+        drop(changed);
         removed
     }
 

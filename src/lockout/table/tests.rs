@@ -48,10 +48,10 @@ fn a_path_lock_refuses_one_path() {
     let ip_key: IpKey = "192.0.2.1".parse().unwrap();
     assert!(
         locks
-            .remove(ip_key, |scope| *scope == LockScope::All)
+            .remove(ip_key, |scope| *scope == LockScope::All, &[])
             .is_empty()
     );
-    assert_eq!(locks.remove(ip_key, |scope| *scope == login).len(), 1);
+    assert_eq!(locks.remove(ip_key, |scope| *scope == login, &[]).len(), 1);
     assert!(!is_locked(&locks, "192.0.2.1", "/login", 1));
 }
 
@@ -80,7 +80,7 @@ fn manual_and_automatic_locks_end_independently() {
             let lock_status = locks.lock_status(manual.ip, |_| true, || at(1)).unwrap();
             let ends = (lock_status.manual, lock_status.auth_failures);
             assert_eq!(ends, (Some(at(10)), Some(at(20))));
-            assert_eq!(locks.remove(manual.ip, |_| true).len(), 2);
+            assert_eq!(locks.remove(manual.ip, |_| true, &[]).len(), 2);
         }
     }
 }
@@ -215,7 +215,7 @@ fn changes_are_taken_once_in_their_current_state() {
     let locks = Locks::new(16);
     locks.add(lock("192.0.2.1", LockScope::All, 10), at(0));
     locks.add(lock("192.0.2.2", LockScope::All, 10), at(0));
-    locks.remove("192.0.2.2".parse().unwrap(), |_| true);
+    locks.remove("192.0.2.2".parse().unwrap(), |_| true, &[]);
     let changes = locks.take_changes();
     assert_eq!(
         changes
@@ -230,6 +230,31 @@ fn changes_are_taken_once_in_their_current_state() {
     assert_eq!(locks.take_changes().len(), 2);
 }
 
+/// Regression: a node stored a lock once more after another node had deleted it, or deleted it once more after
+/// another node had put it back.
+#[test]
+fn what_is_stored_already_is_not_stored_again() {
+    let locks = Locks::new(16);
+    let manual = manual("192.0.2.1", 10);
+    locks.put(manual.clone(), at(0));
+    assert!(locks.take_changes().is_empty());
+    // Added and deleted before it was stored.
+    let automatic = lock("192.0.2.1", LockScope::All, 10);
+    locks.add(automatic.clone(), at(0));
+    let deleted = [&manual, &automatic].map(LockChange::delete);
+    assert_eq!(locks.remove(manual.ip, |_| true, &deleted).len(), 2);
+    assert!(locks.take_changes().is_empty());
+    // One that was added after the others had been deleted.
+    locks.put(manual.clone(), at(0));
+    locks.add(automatic.clone(), at(0));
+    locks.remove(manual.ip, |_| true, &deleted[..1]);
+    let changes = locks.take_changes().into_iter();
+    assert_eq!(
+        changes.map(|change| change.id).collect::<Vec<_>>(),
+        [automatic.id()]
+    );
+}
+
 #[test]
 fn a_full_table_is_not_searched_for_every_addition() {
     let locks = Locks::new(2);
@@ -240,7 +265,7 @@ fn a_full_table_is_not_searched_for_every_addition() {
     assert_eq!(*locks.searched_at.lock(), Some(at(1)));
     assert!(!locks.make_room(at(1)), "it was just searched");
     // Room that somebody makes is seen at once.
-    locks.remove("192.0.2.1".parse().unwrap(), |_| true);
+    locks.remove("192.0.2.1".parse().unwrap(), |_| true, &[]);
     assert!(locks.add(lock("203.0.113.1", LockScope::All, 10), at(1)));
 }
 
