@@ -68,6 +68,13 @@ impl Remote {
         }
     }
 
+    /// Waits for the response to a command that may take long.
+    pub(crate) fn without_timeout(self) -> Self {
+        // Otherwise the timeout stays.
+        let _ = self.stream.set_read_timeout(None);
+        self
+    }
+
     /// Has the process execute a command.
     pub(crate) fn execute<C: Command>(&mut self, command: &C) -> Result<C::Reply, Failure> {
         let command = NamedCommand::new(command)

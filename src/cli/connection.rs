@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::error::CliError;
+#[cfg(unix)]
+use crate::admin::command::VerifyFile;
 use crate::admin::command::{Command, FindKey, FindOrg};
 #[cfg(unix)]
 use crate::admin::remote::{Remote, Unreachable};
@@ -10,7 +13,7 @@ use crate::admin::{Admin, Failure};
 use crate::guard::{Config, Storage, followed, is_server};
 use crate::keyguard::KeyGuard;
 use crate::model::{KeyId, OrgId};
-use crate::store::OpenError;
+use crate::store::{OpenError, Verification};
 
 /// How long to wait for a process that holds the file and does not listen: another command, or a server
 /// that starts. The time starts anew with each such process, so that any number of commands can queue.
@@ -62,29 +65,12 @@ impl GuardConnection {
             let guard = KeyGuard::open(file, config.clone().socket(false))?;
             return Ok(Self::Open(by_this_user(&guard)));
         }
-        if !followed(file)?.exists() {
-            return Err(ConnectError::missing(file));
-        }
-        let mut queue = Queue::new();
-        loop {
+        let opened = reach(file, || KeyGuard::open(file, config.clone().socket(false)))?;
+        Ok(match opened {
+            Reached::Open(guard) => Self::Open(by_this_user(&guard)),
             #[cfg(unix)]
-            let unreachable = match Remote::connect(file) {
-                Ok(Some(remote)) => return Ok(Self::Remote(remote)),
-                Ok(None) => None,
-                Err(source @ Unreachable::Stopped { .. }) => return Err(unreachable(file, source)),
-                // Perhaps no process holds the file.
-                Err(source) => Some(unreachable(file, source)),
-            };
-            match KeyGuard::open(file, config.clone().socket(false)) {
-                Ok(guard) => return Ok(Self::Open(by_this_user(&guard))),
-                Err(OpenError::InUse { holder, .. }) if queue.waits_for(holder.as_deref()) => {}
-                #[cfg(unix)]
-                Err(error) if is_closed(&error) && unreachable.is_some() => {
-                    return Err(unreachable.unwrap_or_else(|| error.into()));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+            Reached::Remote(remote) => Self::Remote(remote),
+        })
     }
 
     /// Whether another process holds the file.
@@ -115,6 +101,56 @@ impl GuardConnection {
         match key.parse() {
             Ok(id) => Ok(id),
             Err(_) => Ok(self.execute(FindKey { key })?.key.id),
+        }
+    }
+}
+
+/// Verifies a data file, in the process that holds it if there is one.
+pub(crate) fn verify(file: &Path) -> Result<Verification, CliError> {
+    if is_server(file) {
+        return Ok(KeyGuard::verify(file)?);
+    }
+    Ok(match reach(file, || KeyGuard::verify(file))? {
+        Reached::Open(found) => found,
+        #[cfg(unix)]
+        Reached::Remote(remote) => remote.without_timeout().execute(&VerifyFile {})?,
+    })
+}
+
+/// What was opened, or the process that holds the file.
+enum Reached<T> {
+    Open(T),
+    #[cfg(unix)]
+    Remote(Remote),
+}
+
+/// Opens an existing data file by `open`, or connects to the process that holds it. Waits while other
+/// commands hold the file.
+fn reach<T>(
+    file: &Path,
+    open: impl Fn() -> Result<T, OpenError>,
+) -> Result<Reached<T>, ConnectError> {
+    if !followed(file)?.exists() {
+        return Err(ConnectError::missing(file));
+    }
+    let mut queue = Queue::new();
+    loop {
+        #[cfg(unix)]
+        let unreachable = match Remote::connect(file) {
+            Ok(Some(remote)) => return Ok(Reached::Remote(remote)),
+            Ok(None) => None,
+            Err(source @ Unreachable::Stopped { .. }) => return Err(unreachable(file, source)),
+            // Perhaps no process holds the file.
+            Err(source) => Some(unreachable(file, source)),
+        };
+        match open() {
+            Ok(opened) => return Ok(Reached::Open(opened)),
+            Err(OpenError::InUse { holder, .. }) if queue.waits_for(holder.as_deref()) => {}
+            #[cfg(unix)]
+            Err(error) if is_closed(&error) && unreachable.is_some() => {
+                return Err(unreachable.unwrap_or_else(|| error.into()));
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 #[repr(u8)]
 pub(super) enum Exit {
     Done = 0,
-    /// The command was refused or failed; standard error says why.
+    /// The command was refused or failed, and standard error says why; or `verify` found damage.
     Refused = 1,
     /// The arguments are invalid.
     Usage = 2,

@@ -84,6 +84,8 @@ enum Subcommands {
     ListBlocks,
     /// List administrative changes, the latest first
     Audit(audit::Opts),
+    /// Read all of a data file, and list what is damaged; exit code 1 if anything is
+    Verify(verify::Opts),
     /// Reload the policy file of the process that holds the data file. With a database, send SIGHUP to
     /// each `keyguard serve` instead
     Reload,
@@ -112,6 +114,9 @@ pub fn main() -> ExitCode {
         let mut opts = Opts::from_arg_matches(&matches)?;
         let command = definition.find_subcommand(matches.subcommand_name().unwrap_or_default());
         opts.cli.command = command.cloned().unwrap_or_default();
+        if let Subcommands::Verify(verify::Opts { file: Some(file) }) = &opts.command {
+            opts.cli.db.clone_from(file);
+        }
         Ok(opts)
     });
     let exit = match parsed {
@@ -156,6 +161,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::Unblock(opts) => unblock::run(cli, opts),
         Subcommands::ListBlocks => list_blocks::run(cli),
         Subcommands::Audit(opts) => audit::run(cli, opts),
+        Subcommands::Verify(_) => verify::run(cli),
         Subcommands::Reload => reload::run(cli),
         Subcommands::Replay(opts) => replay::run(cli, &opts),
         Subcommands::Export(opts) => export::run(cli, opts),

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::KeyGuard;
-use crate::guard::{Config, Guard};
-use crate::store::OpenError;
+use crate::guard::{Config, Guard, Storage};
+use crate::store::{OpenError, RedbStore, Verification};
 
 impl KeyGuard {
     /// Opens a data file, and creates it if it is absent. With the feature `postgres`, opens a
@@ -51,6 +51,31 @@ impl KeyGuard {
         };
         listen(&guard.inner, file)?;
         Ok(guard)
+    }
+
+    /// Reads all of a data file that no process holds, and returns what is damaged. Needs no secret, and
+    /// changes nothing. [`Admin::verify`](crate::Admin::verify) does the same for a file that is open.
+    ///
+    /// ```
+    /// # use keyguard::{Config, KeyGuard};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let file = dir.path().join("keyguard.redb");
+    /// # drop(KeyGuard::open(&file, Config::new("a long random secret"))?);
+    /// let found = KeyGuard::verify(&file)?;
+    /// assert!(found.is_sound(), "{:?}", found.damage);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`OpenError`] if nothing can be read: the file is not a data file or is open elsewhere, or the damage
+    /// is in its header or the root of its tables.
+    pub fn verify(file: impl AsRef<Path>) -> Result<Verification, OpenError> {
+        match Storage::of(file.as_ref())?.followed()? {
+            Storage::File(file) => RedbStore::verify_file(&file),
+            server => Err(OpenError::NotADataFile {
+                path: server.shown(),
+            }),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Rotation, StoreError,
-    Totals, UsageBatch,
+    Totals, UsageBatch, Verification,
 };
 
 /// The changes that the usage writer makes.
@@ -199,6 +199,13 @@ pub(crate) trait Store: UsageStore {
     /// Returns why changes are refused now, if they are.
     fn fault(&self) -> Option<String> {
         None
+    }
+
+    /// Reads all rows, and returns what is damaged. Fails for a database of another server.
+    fn verify(&self) -> Result<Verification, StoreError> {
+        Err(StoreError::Unavailable(
+            "only data files are verified; the server of a database verifies its own".into(),
+        ))
     }
 
     /// Returns warnings for the administrator.

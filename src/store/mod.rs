@@ -21,6 +21,7 @@ pub(crate) mod totals;
 pub(crate) mod transfer;
 mod usage;
 pub(crate) mod usage_counts;
+mod verification;
 
 pub(crate) use self::audit::{AuditContext, CompletedRequest, IdempotencyKey, PROGRAM};
 pub(crate) use self::backend::{ChangeEvent, Resolved, Store, UsageStore};
@@ -40,3 +41,4 @@ pub(crate) use self::postgres::{Options as PostgresOptions, PostgresStore};
 pub(crate) use self::redb::RedbStore;
 pub(crate) use self::totals::{Count, Lifetime, Minute, Tally, Totals};
 pub(crate) use self::usage::{UsageBatch, UsageEvent};
+pub use self::verification::{Damage, Verification};

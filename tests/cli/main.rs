@@ -11,3 +11,4 @@ mod replay;
 mod socket;
 #[cfg(feature = "import")]
 mod transfer;
+mod verify;

@@ -30,6 +30,8 @@ pub(crate) use self::limits::{
 };
 pub(crate) use self::locks::{Block, ListBlocks, Unblock};
 pub(crate) use self::orgs::{CreateOrg, FindOrg, ListOrgs, OrgReply};
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) use self::reports::VerifyFile;
 pub(crate) use self::reports::{GetStats, ListAudit};
 pub(crate) use self::rows::Rows;
 #[cfg(feature = "cli")]
@@ -86,7 +88,7 @@ pub(crate) fn reply_to_json(reply: impl Serialize) -> Result<Value, Failure> {
 type Run = fn(&Admin, Value) -> Result<Value, Failure>;
 
 /// All commands by name.
-const COMMANDS: [(&str, Run); 32] = [
+const COMMANDS: [(&str, Run); 33] = [
     by_name::<CreateOrg>(),
     by_name::<ListOrgs>(),
     by_name::<GetOrg>(),
@@ -117,6 +119,7 @@ const COMMANDS: [(&str, Run); 32] = [
     by_name::<ListRequests>(),
     by_name::<TailUsage>(),
     by_name::<ListAudit>(),
+    by_name::<reports::VerifyFile>(),
     by_name::<Check>(),
     by_name::<Reload>(),
 ];

@@ -32,3 +32,4 @@ pub(super) mod unblock;
 pub(super) mod update_key;
 pub(super) mod update_org;
 pub(super) mod usage;
+pub(super) mod verify;

@@ -2,9 +2,11 @@
 
 mod load;
 mod tables;
+mod view;
 
 use std::io;
 use std::ops::{Bound, Range};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redb::{BackendError, StorageBackend};
@@ -12,6 +14,7 @@ use smallvec::SmallVec;
 
 use self::load::{Loaded, load};
 use self::tables::Tables;
+use self::view::View;
 use crate::store::codec::FORMAT;
 use crate::store::codec::data_file::{
     BLOCK, ChecksumTable, DATABASE_HEADER, FRONT, HEADERS, Header, SECTOR, file_len, preamble, runs,
@@ -26,7 +29,7 @@ use crate::store::codec::data_file::{
 /// A sync first makes the blocks and their checksums durable, and then the header that refers to them.
 #[derive(Debug)]
 pub(super) struct BlockFile {
-    file: Box<dyn StorageBackend>,
+    file: Arc<dyn StorageBackend>,
     /// `None` before it is read, which is after redb has locked the file. Never locked during I/O later.
     state: Mutex<Option<State>>,
     /// Held from the start to the end of a sync.
@@ -67,7 +70,7 @@ struct SyncPlan {
 impl BlockFile {
     /// Returns the storage on a file that starts with a preamble.
     pub(super) fn existing(file: impl StorageBackend) -> Self {
-        Self::from_parts(Box::new(file), None)
+        Self::from_parts(Arc::new(file), None)
     }
 
     /// Returns the storage on an empty file.
@@ -85,16 +88,21 @@ impl BlockFile {
             tables: Tables::default(),
         });
         state.is_settled = true;
-        Ok(Self::from_parts(Box::new(file), Some(state)))
+        Ok(Self::from_parts(Arc::new(file), Some(state)))
     }
 
-    fn from_parts(file: Box<dyn StorageBackend>, state: Option<State>) -> Self {
+    fn from_parts(file: Arc<dyn StorageBackend>, state: Option<State>) -> Self {
         Self {
             file,
             state: Mutex::new(state),
             syncing: Mutex::new(()),
             failed: Mutex::new(None),
         }
+    }
+
+    /// Returns the file for another reader in this process.
+    pub(super) fn view(&self) -> View {
+        View(Arc::clone(&self.file))
     }
 
     /// Restores the state of the last synced header, after a failed write or sync. All later writes are in

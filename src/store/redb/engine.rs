@@ -51,6 +51,23 @@ pub(super) struct OpenDatabase {
     file: DataFile,
 }
 
+/// A database that only reads.
+pub(super) struct Snapshot {
+    pub(super) database: OpenDatabase,
+    /// Keeps the pages of the snapshot from being overwritten.
+    _pinned: Option<ReadTransaction>,
+}
+
+impl Snapshot {
+    /// Returns a snapshot of a file that is not changed meanwhile.
+    pub(super) fn at_rest(database: OpenDatabase) -> Self {
+        Self {
+            database,
+            _pinned: None,
+        }
+    }
+}
+
 /// The state of writing, locked by the writing thread.
 struct WriteState {
     /// The number of acknowledged changes in the file.
@@ -190,6 +207,22 @@ impl Engine {
                 true => self.write_once(&mut state, &change),
                 false => Err(error),
             })
+    }
+
+    /// Opens another database on the file as it is on disk, regardless of what the current one has in memory.
+    /// Changes wait until it is open.
+    pub(super) fn snapshot(&self, cache_bytes: usize) -> Result<Snapshot, StoreError> {
+        let mut state = self.write_state.lock();
+        // Otherwise the header on disk may be later than that of the current database.
+        self.make_writable(&mut state)?;
+        let current = self.current.load_full();
+        let pinned = current.begin_read()?;
+        let file = current.file.view();
+        let database = catching_panics(|| Ok(OpenDatabase::open(file, cache_bytes)?))?;
+        Ok(Snapshot {
+            database,
+            _pinned: Some(pinned),
+        })
     }
 
     /// Retries changes after a failure, if a retry is due or `at_once` is set.
@@ -372,6 +405,15 @@ impl OpenDatabase {
         Ok(Self {
             inner: Some(database),
             file,
+        })
+    }
+
+    /// Reads all pages in use, also those that contain no rows.
+    pub(super) fn check_integrity(&mut self) -> Result<(), StoreError> {
+        let database = self.inner.as_mut();
+        catching_panics(|| match database {
+            Some(database) => Ok(database.check_integrity().map(drop)?),
+            None => Err(StorageError::DatabaseClosed.into()),
         })
     }
 

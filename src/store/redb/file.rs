@@ -91,6 +91,12 @@ impl DataFile {
         })
     }
 
+    /// Returns the file as it is on disk now, for another database that only reads. The blocks that it reads
+    /// must not be overwritten meanwhile.
+    pub(super) fn view(&self) -> Self {
+        Self::staged(self.shared.file.view())
+    }
+
     /// Like [`BlockFile::check`].
     pub(super) fn check(&self) -> io::Result<()> {
         self.shared.file.check()

@@ -23,11 +23,13 @@ mod totals;
 mod transfer;
 mod usage;
 mod usage_counts;
+mod verify;
 
 #[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -39,15 +41,15 @@ use redb::{
 };
 
 use self::engine::Engine;
-use self::tables::{BALANCES, WINDOWS};
-use self::usage::OpenBlock;
+use self::tables::{BALANCES, USAGE_BLOCKS, USAGE_OPEN, WINDOWS};
+use self::usage::{BlockNumber, OpenBlock, SkippedBlocks};
 use super::audit::AuditSubject;
-use super::batch_id::BatchIds;
+use super::batch_id::{BatchId, BatchIds};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved,
-    Rotation, Store, StoreError, Totals, UsageBatch, UsageStore,
+    Rotation, Store, StoreError, Totals, UsageBatch, UsageStore, Verification,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -62,6 +64,8 @@ pub(crate) struct RedbStore {
     /// one: the block is then read from the file.
     open_block: Mutex<Option<OpenBlock>>,
     batch_ids: Mutex<BatchIds>,
+    /// Blocks of usage that could not be read since the file was opened.
+    damaged_usage: Mutex<BTreeSet<BlockNumber>>,
 }
 
 impl UsageStore for RedbStore {
@@ -73,19 +77,12 @@ impl UsageStore for RedbStore {
         let mut open_block = self.open_block.lock();
         let mut batch_ids = self.batch_ids.lock();
         let id = batch_ids.id(batch);
-        let current = Cell::new(open_block.take());
-        let block = self.write(|txn| {
-            let mut block = current.take();
-            if !totals::is_counted(txn, id)? {
-                if !batch.has_rows_elsewhere {
-                    block = Some(usage::add(txn, block, batch)?);
-                }
-                totals::add(txn, batch)?;
+        let block = match self.write_batch(batch, id, open_block.take()) {
+            Err(StoreError::Damaged(_)) if self.set_damaged_block_aside()? => {
+                self.write_batch(batch, id, None)?
             }
-            locks::change(txn, &batch.locks)?;
-            counters::put(txn, BALANCES, &batch.balances)?;
-            Ok(block)
-        })?;
+            written => written?,
+        };
         batch_ids.acknowledge();
         *open_block = block;
         Ok(())
@@ -93,7 +90,7 @@ impl UsageStore for RedbStore {
 
     fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError> {
         let mut open_block = self.open_block.lock();
-        let due = self.read(|txn| prune::due(txn, open_block.as_ref(), raw_before, now))?;
+        let mut due = self.read(|txn| prune::due(txn, open_block.as_ref(), raw_before, now))?;
         if due.is_empty() {
             return Ok(());
         }
@@ -101,6 +98,11 @@ impl UsageStore for RedbStore {
             // Before the change, which may be reported as failed and be in the file nevertheless.
             *open_block = None;
         }
+        let deleted = self.write(|txn| prune::delete(txn, &due));
+        let Err(StoreError::Damaged(_)) = deleted else {
+            return deleted;
+        };
+        due.damaged_blocks = self.damaged_among(&due.blocks);
         self.write(|txn| prune::delete(txn, &due))
     }
 
@@ -252,11 +254,11 @@ impl Store for RedbStore {
         from: Timestamp,
         limit: usize,
     ) -> Result<Vec<Usage>, StoreError> {
-        self.read(|txn| usage::since(txn, key, from, limit))
+        self.read_blocks(|txn, skipped| usage::since(txn, key, from, limit, skipped))
     }
 
     fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError> {
-        self.read(|txn| usage_counts::count(txn, query, now))
+        self.read_blocks(|txn, skipped| usage_counts::count(txn, query, now, skipped))
     }
 
     fn usage_page(
@@ -265,7 +267,7 @@ impl Store for RedbStore {
         from: u64,
         limit: usize,
     ) -> Result<UsagePage, StoreError> {
-        self.read(|txn| usage_counts::page(txn, query, from, limit))
+        self.read_blocks(|txn, skipped| usage_counts::page(txn, query, from, limit, skipped))
     }
 
     fn locks(&self) -> Result<Vec<Lock>, StoreError> {
@@ -306,6 +308,24 @@ impl Store for RedbStore {
     fn fault(&self) -> Option<String> {
         self.engine.fault()
     }
+
+    fn warnings(&self) -> Vec<String> {
+        match self.damaged_usage.lock().len() {
+            0 => Vec::new(),
+            damaged => vec![format!(
+                "blocks of usage that could not be read: {damaged}; listings of requests omit them, and \
+                 `keyguard verify` shows what is lost"
+            )],
+        }
+    }
+
+    fn verify(&self) -> Result<Verification, StoreError> {
+        let found = verify::verify(|| self.engine.snapshot(verify::CACHE))?;
+        if found.is_sound() {
+            self.damaged_usage.lock().clear();
+        }
+        Ok(found)
+    }
 }
 
 impl RedbStore {
@@ -322,6 +342,75 @@ impl RedbStore {
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.engine.write(change)
+    }
+
+    /// Reads blocks of usage, and again without each one that is damaged.
+    fn read_blocks<T>(
+        &self,
+        read: impl Fn(&ReadTransaction, &SkippedBlocks) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let skipped = SkippedBlocks::default();
+        loop {
+            let result = self.read(|txn| {
+                skipped.begin();
+                read(txn, &skipped)
+            });
+            let Err(StoreError::Damaged(_)) = &result else {
+                return result;
+            };
+            let Some(damaged) = skipped.skip_damaged() else {
+                return result;
+            };
+            self.damaged_usage.lock().insert(damaged);
+        }
+    }
+
+    /// Writes a batch after the growing block `current`; `None` reads it from the file. Returns the block
+    /// after the commit.
+    fn write_batch(
+        &self,
+        batch: &UsageBatch,
+        id: Option<BatchId>,
+        current: Option<OpenBlock>,
+    ) -> Result<Option<OpenBlock>, StoreError> {
+        let current = Cell::new(current);
+        self.write(|txn| {
+            let mut block = current.take();
+            if !totals::is_counted(txn, id)? {
+                if !batch.has_rows_elsewhere {
+                    block = Some(usage::add(txn, block, batch)?);
+                }
+                totals::add(txn, batch)?;
+            }
+            locks::change(txn, &batch.locks)?;
+            counters::put(txn, BALANCES, &batch.balances)?;
+            Ok(block)
+        })
+    }
+
+    /// Begins a new growing block of usage if the current one is damaged. Returns whether it is.
+    fn set_damaged_block_aside(&self) -> Result<bool, StoreError> {
+        match self.read(|txn| OpenBlock::resume(&txn.open_table(USAGE_OPEN)?)) {
+            Err(StoreError::Damaged(_)) => {
+                self.write(usage::set_aside)?;
+                self.damaged_usage.lock().insert(usage::GROWING);
+                Ok(true)
+            }
+            resumed => resumed.map(|_| false),
+        }
+    }
+
+    /// Returns which of these blocks of usage cannot be read.
+    fn damaged_among(&self, blocks: &[BlockNumber]) -> Vec<BlockNumber> {
+        let mut damaged = Vec::new();
+        for number in blocks {
+            let is_there =
+                self.read(|txn| Ok(txn.open_table(USAGE_BLOCKS)?.get(number)?.is_some()));
+            if let Err(StoreError::Damaged(_)) = is_there {
+                damaged.push(*number);
+            }
+        }
+        damaged
     }
 
     #[cfg(test)]

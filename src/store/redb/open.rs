@@ -10,17 +10,17 @@ use parking_lot::Mutex;
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend, StorageError};
 
-use super::engine::{Engine, OpenDatabase};
+use super::engine::{Engine, OpenDatabase, Snapshot};
 use super::file::DataFile;
 use super::identity::Identity;
 use super::lock_holder::lock_holder;
 use super::tables::{self, META, meta};
-use super::{PANICKED, RedbStore};
+use super::{PANICKED, RedbStore, catching_panics, verify};
 use crate::model::Fingerprint;
 use crate::store::batch_id::BatchIds;
 use crate::store::codec::FORMAT;
 use crate::store::codec::data_file::{PREAMBLE, Unreadable, read_preamble};
-use crate::store::{OpenError, StoreError};
+use crate::store::{OpenError, StoreError, Verification};
 use crate::sys::AtomicFile;
 use crate::time::{Clock, Timestamp};
 
@@ -48,17 +48,16 @@ impl RedbStore {
     ) -> Result<Self, OpenError> {
         let opening = Opening {
             path,
-            fingerprint,
             cache_bytes,
             disk,
         };
         let created = match Self::exists(path)? {
             true => None,
-            false => opening.create(clock.timestamp())?,
+            false => opening.create(fingerprint, clock.timestamp())?,
         };
         let (database, identity) = match created {
             Some(created) => created,
-            None => opening.open_existing()?,
+            None => opening.open_existing(fingerprint)?,
         };
         let engine = Engine::new(database, identity, clock.clone(), cache_bytes);
         let engine = engine.map_err(|error| damaged(path, error))?;
@@ -67,6 +66,35 @@ impl RedbStore {
             engine: Arc::new(engine),
             open_block: Mutex::new(None),
             batch_ids: Mutex::new(batch_ids),
+            damaged_usage: Mutex::default(),
+        })
+    }
+
+    /// Verifies a data file that no process holds, without the secret. Changes nothing.
+    pub(crate) fn verify_file(path: &Path) -> Result<Verification, OpenError> {
+        if !Self::exists(path)? {
+            return Err(io_error(path, io::ErrorKind::NotFound.into()));
+        }
+        let opening = Opening {
+            path,
+            cache_bytes: verify::CACHE,
+            disk: |file| file,
+        };
+        let (staged, database, _) = opening.open_staged(opening.open_file()?)?;
+        drop(database);
+        let reopened = || {
+            let file = staged.reopened().map_err(StorageError::Io)?;
+            let database = catching_panics(|| Ok(OpenDatabase::open(file, verify::CACHE)?))?;
+            Ok(Snapshot::at_rest(database))
+        };
+        let found = verify::verify(reopened);
+        let found = found.and_then(|found| match found.is_sound() {
+            true => verify::verify_other_pages(reopened()?, found),
+            false => Ok(found),
+        });
+        found.map_err(|error| match error {
+            StoreError::Damaged(problem) => damaged(path, problem),
+            error => io_error(path, io::Error::other(error)),
         })
     }
 
@@ -90,41 +118,51 @@ impl RedbStore {
 
 struct Opening<'a, F> {
     path: &'a Path,
-    fingerprint: Fingerprint,
     cache_bytes: usize,
     disk: F,
 }
 
 impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
-    fn open_existing(&self) -> Result<(OpenDatabase, Identity), OpenError> {
+    fn open_existing(
+        &self,
+        fingerprint: Fingerprint,
+    ) -> Result<(OpenDatabase, Identity), OpenError> {
         let path = self.path;
-        let file = OpenOptions::new().read(true).write(true).open(path);
-        let file = file.map_err(|error| io_error(path, error))?;
+        let file = self.open_file()?;
         let privacy = file.try_clone().map_err(|error| io_error(path, error))?;
-        let (disk, identity) = self.disk(file)?;
-        let staged = DataFile::staged(disk);
-
-        // After a panic of redb, the database is dropped with anything half-done.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let database = self.open_database(staged.clone())?;
-            verify_secret(path, &database, self.fingerprint)?;
-            Ok(database)
-        }));
-        let database = opened.unwrap_or_else(|_| Err(damaged(path, PANICKED)))?;
+        let (staged, database, identity) = self.open_staged(file)?;
+        without_panics(path, || verify_secret(path, &database, fingerprint))?;
         make_private(&privacy);
         staged.publish().map_err(|error| io_error(path, error))?;
         Ok((database, identity))
     }
 
+    fn open_file(&self) -> Result<File, OpenError> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path);
+        file.map_err(|error| io_error(self.path, error))
+    }
+
+    /// Opens the database. The file is not changed before it is published.
+    fn open_staged(&self, file: File) -> Result<(DataFile, OpenDatabase, Identity), OpenError> {
+        let (disk, identity) = self.disk(file)?;
+        let staged = DataFile::staged(disk);
+        let database = without_panics(self.path, || self.open_database(staged.clone()))?;
+        Ok((staged, database, identity))
+    }
+
     /// Creates the data file. Returns `None` if another process created it meanwhile.
-    fn create(&self, now: Timestamp) -> Result<Option<(OpenDatabase, Identity)>, OpenError> {
+    fn create(
+        &self,
+        fingerprint: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Option<(OpenDatabase, Identity)>, OpenError> {
         let path = self.path;
         let mut new = AtomicFile::new(path).map_err(|error| io_error(path, error))?;
         let file = new.file().try_clone();
         let (disk, identity) = self.disk(file.map_err(|error| io_error(path, error))?)?;
         let file = DataFile::published(disk).map_err(|error| io_error(path, error))?;
         let database = self.open_database(file)?;
-        write_first_rows(&database, self.fingerprint, now).map_err(|error| OpenError::Io {
+        write_first_rows(&database, fingerprint, now).map_err(|error| OpenError::Io {
             path: path.into(),
             source: io::Error::other(error),
         })?;
@@ -145,6 +183,14 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
     fn open_database(&self, file: DataFile) -> Result<OpenDatabase, OpenError> {
         OpenDatabase::open(file, self.cache_bytes).map_err(|error| database_error(self.path, error))
     }
+}
+
+/// Turns a panic of redb into an error. The database is dropped with anything half-done.
+fn without_panics<T>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged(path, PANICKED)))
 }
 
 /// The first bytes of every SQLite database.

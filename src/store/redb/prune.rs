@@ -15,7 +15,9 @@ const MOST_ROWS: usize = retention::MOST_PRUNED as usize;
 /// Rows to delete.
 #[derive(Default)]
 pub(super) struct Due {
-    blocks: Vec<u64>,
+    pub(super) blocks: Vec<u64>,
+    /// Those of `blocks` that cannot be read, and therefore not be deleted. They are forgotten.
+    pub(super) damaged_blocks: Vec<u64>,
     pub(super) open_block: bool,
     minutes: Vec<u64>,
     key_hours: Vec<(u64, u64)>,
@@ -75,7 +77,9 @@ pub(super) fn delete(txn: &WriteTransaction, due: &Due) -> Result<(), StoreError
     let mut blocks = txn.open_table(USAGE_BLOCKS)?;
     let mut times = txn.open_table(USAGE_TIMES)?;
     for number in &due.blocks {
-        blocks.remove(number)?;
+        if !due.damaged_blocks.contains(number) {
+            blocks.remove(number)?;
+        }
         times.remove(number)?;
     }
     if due.open_block {

@@ -4,9 +4,11 @@
 //! that a commit of ten requests costs few bytes, and a thousand requests take no more space than their
 //! blocks.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 
-use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableHandle, WriteTransaction};
 
 use super::rows::missing;
 use super::tables::{USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
@@ -56,16 +58,57 @@ pub(super) fn add(
     Ok(block)
 }
 
+/// A full block, or the growing one, which has the number after all others.
+pub(super) type BlockNumber = u64;
+pub(super) const GROWING: BlockNumber = u64::MAX - 1;
+
+/// The damaged blocks that a reading omits.
+#[derive(Default)]
+pub(super) struct SkippedBlocks {
+    numbers: RefCell<BTreeSet<BlockNumber>>,
+    /// The block that is being read.
+    current: Cell<Option<BlockNumber>>,
+}
+
+impl SkippedBlocks {
+    pub(super) fn begin(&self) {
+        self.current.set(None);
+    }
+
+    /// Skips the block that could not be read. Returns its number, or `None` if the damage is not in a block
+    /// that was not skipped before.
+    pub(super) fn skip_damaged(&self) -> Option<BlockNumber> {
+        let damaged = self.current.take()?;
+        self.numbers.borrow_mut().insert(damaged).then_some(damaged)
+    }
+
+    /// Reads a block by `read`, unless it is skipped. Returns whether it is the last to read.
+    fn unless(
+        &self,
+        number: BlockNumber,
+        read: impl FnOnce() -> Result<bool, StoreError>,
+    ) -> Result<bool, StoreError> {
+        if self.numbers.borrow().contains(&number) {
+            return Ok(false);
+        }
+        self.current.set(Some(number));
+        let is_last = read()?;
+        self.current.set(None);
+        Ok(is_last)
+    }
+}
+
 /// Returns at most `limit` rows since `from`, in the order of recording.
 pub(super) fn since(
     txn: &ReadTransaction,
     key: Option<KeyId>,
     from: Timestamp,
     limit: usize,
+    skipped: &SkippedBlocks,
 ) -> Result<Vec<Usage>, StoreError> {
     let mut found = Vec::new();
     let range = from..Timestamp::MAX;
-    each_block(txn, &range, |block| {
+    each_block(txn, &range, skipped, |block| {
         for row in UsageBlockReader::new(block) {
             let (event, path) = row?;
             if found.len() == limit {
@@ -85,9 +128,10 @@ pub(super) fn since(
 pub(super) fn each_block(
     txn: &ReadTransaction,
     range: &Range<Timestamp>,
+    skipped: &SkippedBlocks,
     mut read: impl FnMut(&[u8]) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<(), StoreError> {
-    numbered_blocks(txn, 0, range, |_, block| read(block))
+    numbered_blocks(txn, 0, range, skipped, |_, block| read(block))
 }
 
 /// Like [`each_block`], from the block with the number `first` on, with the number of each block. The
@@ -96,6 +140,7 @@ pub(super) fn numbered_blocks(
     txn: &ReadTransaction,
     first: u64,
     range: &Range<Timestamp>,
+    skipped: &SkippedBlocks,
     mut read: impl FnMut(u64, &[u8]) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<(), StoreError> {
     let blocks = txn.open_table(USAGE_BLOCKS)?;
@@ -105,27 +150,60 @@ pub(super) fn numbered_blocks(
         if latest < range.start.unix_millis() || earliest > range.end.unix_millis() {
             continue;
         }
-        let block = blocks.get(number.value())?;
-        let block = block.ok_or_else(|| missing("a block of usage"))?;
-        if read(number.value(), block.value())?.is_break() {
+        let number = number.value();
+        let is_last = skipped.unless(number, || {
+            let block = blocks.get(number)?;
+            let block = block.ok_or_else(|| missing("a block of usage"))?;
+            Ok(read(number, block.value())?.is_break())
+        })?;
+        if is_last {
             return Ok(());
         }
     }
-    let last = blocks.last()?.map(|(number, _)| number.value());
-    let (open, _) = pieces(&txn.open_table(USAGE_OPEN)?)?;
-    read(last.map_or(0, |last| last + 1), &open).map(drop)
+    let number = next_number(&blocks)?;
+    skipped.unless(GROWING, || {
+        let (open, _) = pieces(&txn.open_table(USAGE_OPEN)?)?;
+        Ok(read(number, &open)?.is_break())
+    })?;
+    Ok(())
 }
 
 /// Returns a time since which all rows are kept, except for rows of wrong clocks; `None` without rows.
-pub(super) fn first_time(txn: &ReadTransaction) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn first_time(
+    txn: &ReadTransaction,
+    skipped: &SkippedBlocks,
+) -> Result<Option<Timestamp>, StoreError> {
     if let Some(row) = txn.open_table(USAGE_TIMES)?.iter()?.next() {
         let (_, times) = row?;
         return Ok(Some(Timestamp::from_unix_millis(times.value().0)));
     }
-    let (open, _) = pieces(&txn.open_table(USAGE_OPEN)?)?;
-    let mut rows = UsageBlockReader::new(&open);
-    let first = rows.next_indexed().transpose()?;
-    Ok(first.map(|row| row.at))
+    let mut first = None;
+    skipped.unless(GROWING, || {
+        let (open, _) = pieces(&txn.open_table(USAGE_OPEN)?)?;
+        let mut rows = UsageBlockReader::new(&open);
+        first = rows.next_indexed().transpose()?.map(|row| row.at);
+        Ok(false)
+    })?;
+    Ok(first)
+}
+
+/// Names of tables that [`set_aside`] has renamed.
+pub(super) const SET_ASIDE: &str = "usage lost ";
+
+/// Begins a new growing block in place of a damaged one, whose pages cannot be deleted.
+pub(super) fn set_aside(txn: &WriteTransaction) -> Result<(), StoreError> {
+    let names: Vec<String> = txn
+        .list_tables()?
+        .map(|table| table.name().to_owned())
+        .collect();
+    let mut free = (1..).map(|n| format!("{SET_ASIDE}{n}"));
+    let name = free.find(|name| !names.contains(name)).unwrap_or_default();
+    txn.rename_table(
+        USAGE_OPEN,
+        TableDefinition::<u64, &'static [u8]>::new(&name),
+    )?;
+    txn.open_table(USAGE_OPEN)?;
+    Ok(())
 }
 
 impl OpenBlock {
@@ -160,10 +238,11 @@ impl OpenBlock {
     /// Replaces the pieces by the whole block, and starts a new block.
     fn seal(&mut self, tables: &mut Tables<'_>) -> Result<(), StoreError> {
         if let Some(times) = self.writer.times() {
-            let last = tables.blocks.last()?.map(|(number, _)| number.value());
-            let number = last.map_or(0, |last| last + 1);
+            let number = next_number(&tables.blocks)?;
             let times = (times.first.unix_millis(), times.last.unix_millis());
             tables.blocks.insert(number, self.writer.bytes())?;
+            let next = (number + 1).to_le_bytes();
+            tables.blocks.insert(BEHIND_ALL, next.as_slice())?;
             tables.times.insert(number, times)?;
         }
         if self.pieces > 0 {
@@ -174,6 +253,18 @@ impl OpenBlock {
         self.pieces = 0;
         Ok(())
     }
+}
+
+/// The key of the row behind all blocks, which contains the number of the next one. As the last row it keeps
+/// redb from reading the page of the last block, which may be damaged, in order to add another.
+pub(super) const BEHIND_ALL: BlockNumber = u64::MAX;
+
+fn next_number(blocks: &impl ReadableTable<u64, &'static [u8]>) -> Result<BlockNumber, StoreError> {
+    let Some(row) = blocks.get(BEHIND_ALL)? else {
+        return Ok(0);
+    };
+    let number = row.value().try_into().map(u64::from_le_bytes);
+    number.map_err(|_| StoreError::damaged("the number of the next block of usage is invalid"))
 }
 
 /// Returns the bytes of the growing block and the number of pieces.

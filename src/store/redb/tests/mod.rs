@@ -28,6 +28,7 @@ mod history;
 mod opening;
 mod power_cuts;
 mod recording;
+mod verification;
 
 const SECRET: Fingerprint = Fingerprint([7; 32]);
 const OTHER_SECRET: Fingerprint = Fingerprint([8; 32]);

@@ -10,7 +10,7 @@ use hashbrown::HashSet;
 use redb::ReadTransaction;
 
 use super::tables::{ACTIVITY, KEY_DAYS, KEY_HOURS, MINUTES, ORG_KEYS};
-use super::usage::{each_block, first_time};
+use super::usage::{SkippedBlocks, each_block, first_time};
 use crate::model::{KeyId, UsageFilter, UsageQuery};
 use crate::store::codec::Record;
 use crate::store::totals::Activity;
@@ -27,10 +27,12 @@ pub(super) fn count(
     txn: &ReadTransaction,
     query: &UsageQuery,
     now: Timestamp,
+    skipped: &SkippedBlocks,
 ) -> Result<UsageCounts, StoreError> {
-    let plan = UsagePlan::new(query, now, first_time(txn)?);
+    let plan = UsagePlan::new(query, now, first_time(txn, skipped)?);
     let mut counting = Counting {
         txn,
+        skipped,
         keys: KeyScope::read(txn, &query.filter)?,
         groups: UsageGroups::new(query),
         timer: QueryTimer::start(),
@@ -47,6 +49,7 @@ pub(super) fn count(
 
 struct Counting<'q> {
     txn: &'q ReadTransaction,
+    skipped: &'q SkippedBlocks,
     keys: KeyScope,
     groups: UsageGroups<'q>,
     timer: QueryTimer,
@@ -149,7 +152,7 @@ impl Counting<'_> {
     }
 
     fn add_rows(&mut self, range: &Range<Timestamp>) -> Result<(), StoreError> {
-        each_block(self.txn, range, |block| {
+        each_block(self.txn, range, self.skipped, |block| {
             self.timer.check()?;
             rows::add(block, range, &self.keys, &mut self.groups)?;
             Ok(ControlFlow::Continue(()))

@@ -8,7 +8,7 @@ use super::KeyScope;
 use crate::model::{Usage, UsageQuery};
 use crate::store::StoreError;
 use crate::store::codec::usage_block::UsageBlockReader;
-use crate::store::redb::usage::numbered_blocks;
+use crate::store::redb::usage::{SkippedBlocks, numbered_blocks};
 use crate::store::usage_counts::UsagePage;
 use crate::time::Timestamp;
 
@@ -25,6 +25,7 @@ pub(in crate::store::redb) fn page(
     query: &UsageQuery,
     from: u64,
     limit: usize,
+    damaged: &SkippedBlocks,
 ) -> Result<UsagePage, StoreError> {
     let keys = KeyScope::read(txn, &query.filter)?;
     let is_counted = |usage: &Usage| {
@@ -36,7 +37,8 @@ pub(in crate::store::redb) fn page(
     };
     let (first, skipped) = (from >> ROW_BITS, from & ((1 << ROW_BITS) - 1));
     let (mut rows, mut next, mut blocks) = (Vec::new(), None, 0);
-    numbered_blocks(txn, first, &(query.since..query.until), |number, block| {
+    let range = query.since..query.until;
+    numbered_blocks(txn, first, &range, damaged, |number, block| {
         if blocks == MOST_BLOCKS {
             next = Some(number << ROW_BITS);
             return Ok(ControlFlow::Break(()));

@@ -1,0 +1,324 @@
+//! Damage at every place of a file: what is found, what is named, and what it costs.
+
+use std::collections::BTreeSet;
+use std::io::{Seek, SeekFrom, Write};
+use std::sync::LazyLock;
+
+use super::altered::outcomes;
+use super::*;
+use crate::store::codec::data_file::BLOCK;
+use crate::store::{Damage, Verification};
+
+const KEYS_IN_FILE: u64 = 200;
+const BATCHES: u64 = 12;
+const BATCH: usize = 4_000;
+
+/// A closed file, and what is found when one of its pages is altered; `None` if it is refused.
+struct Original {
+    bytes: Vec<u8>,
+    found: Vec<(usize, Option<Verification>)>,
+}
+
+static ORIGINAL: LazyLock<Original> = LazyLock::new(|| {
+    let file = File::new();
+    let store = with_keys(&file, KEYS_IN_FILE);
+    for minute in 0..BATCHES {
+        store.record(&requests(1, after(minute), BATCH)).unwrap();
+    }
+    store.revoke(KeyId(2));
+    drop(store);
+    let bytes = fs::read(&file.path).unwrap();
+    let pages = 1..bytes.len() / BLOCK;
+    let found = pages.map(|page| {
+        let damaged = damaged(&bytes, &[page]);
+        let found = verify(&damaged);
+        let kept = fs::read(&damaged.path).unwrap();
+        assert!(kept == altered(&bytes, &[page]), "page {page} is changed");
+        let refused = |error: &OpenError| matches!(error, OpenError::Damaged { .. });
+        assert!(found.as_ref().err().is_none_or(refused), "{found:?}");
+        (page, found.ok())
+    });
+    Original {
+        found: found.collect(),
+        bytes,
+    }
+});
+
+impl Original {
+    /// Pages whose damage costs only rows of this table, one for each loss.
+    fn pages(&self, table: &str) -> Vec<(usize, &Damage)> {
+        let mut lost = BTreeSet::new();
+        let only = self.found.iter().filter_map(|(page, found)| {
+            let [damage] = found.as_ref()?.damage.as_slice() else {
+                return None;
+            };
+            (damage.table == table).then_some((*page, damage))
+        });
+        let mut pages: Vec<_> = only
+            .filter(|(_, damage)| lost.insert(damage.lost.clone()))
+            .collect();
+        pages.sort_by_key(|(_, damage)| damage.lost.clone());
+        pages
+    }
+}
+
+/// Pages of the full blocks of usage, in the order of recording.
+fn full_blocks() -> Vec<(usize, &'static Damage)> {
+    let mut pages = ORIGINAL.pages("usage blocks");
+    pages.retain(|(_, damage)| damage.lost.starts_with("requests from 20"));
+    pages
+}
+
+fn verify(file: &File) -> Result<Verification, OpenError> {
+    RedbStore::verify_file(&file.path)
+}
+
+fn altered(bytes: &[u8], pages: &[usize]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for page in pages {
+        // Also the used part of a header.
+        bytes[page * BLOCK + 100] ^= 1;
+        bytes[page * BLOCK + 1_000] ^= 1;
+    }
+    bytes
+}
+
+fn damaged(bytes: &[u8], pages: &[usize]) -> File {
+    let file = File::new();
+    fs::write(&file.path, altered(bytes, pages)).unwrap();
+    file
+}
+
+fn all_usage(store: &RedbStore) -> Result<usize, StoreError> {
+    Ok(store.usage(None, NOW, usize::MAX)?.len())
+}
+
+const ALL: usize = BATCHES as usize * BATCH;
+
+#[test]
+fn sound_file_is_verified_without_changing_it() {
+    let file = damaged(&ORIGINAL.bytes, &[]);
+    let found = verify(&file).unwrap();
+    assert_eq!(found.damage, []);
+    assert!(found.rows > KEYS_IN_FILE * 5, "{}", found.rows);
+    assert!(fs::read(&file.path).unwrap() == ORIGINAL.bytes);
+
+    let store = file.open();
+    assert_eq!(store.verify().unwrap(), found);
+    assert!(matches!(verify(&file), Err(OpenError::InUse { .. })));
+    // As after a kill.
+    assert_eq!(verify(&file.killed()).unwrap(), found);
+}
+
+#[test]
+fn damage_anywhere_is_found_and_costs_what_is_in_it() {
+    let sound = damaged(&ORIGINAL.bytes, &[]);
+    let expected = outcomes(&sound.open());
+    let (mut refused, mut without_loss, mut with_loss) = (0, 0, 0);
+    for (page, found) in &ORIGINAL.found {
+        let file = damaged(&ORIGINAL.bytes, &[*page]);
+        let Some(found) = found else {
+            assert!(matches!(open(&file.path), Err(OpenError::Damaged { .. })));
+            refused += 1;
+            continue;
+        };
+        let Ok(store) = open(&file.path) else {
+            // The fingerprint of the secret is lost.
+            assert_eq!(found.damage[0].table, "keyguard");
+            refused += 1;
+            continue;
+        };
+        let now = outcomes(&store);
+        let is_lost = found.damage.iter().any(|damage| damage.rows != Some(0));
+        for (at, (now, expected)) in now.iter().zip(&expected).enumerate() {
+            // A listing of requests omits damaged blocks.
+            let is_shorter = is_lost && at == 4;
+            let is_same = now == expected || is_lost && (now.is_err() || is_shorter);
+            assert!(is_same, "page {page}: {now:?}");
+        }
+        match is_lost {
+            true => with_loss += 1,
+            false => {
+                without_loss += 1;
+                assert_eq!(all_usage(&store).unwrap(), ALL);
+            }
+        }
+    }
+    println!("refused {refused}, without loss {without_loss}, with loss {with_loss}");
+    assert!(refused > 0 && without_loss > 0 && with_loss > 50);
+}
+
+/// Resolves a key. After damage, look-ups fail until another thread has reopened the file.
+fn resolve_when_reopened(store: &RedbStore, n: u64) -> Result<Option<Resolved>, StoreError> {
+    loop {
+        match resolve(store, n) {
+            Err(StoreError::Unavailable(_)) => std::thread::yield_now(),
+            resolved => return resolved,
+        }
+    }
+}
+
+/// Exactly the named keys are lost, and none is taken for unknown.
+#[test]
+fn lost_keys_are_named_and_never_guessed() {
+    let ids = |lost: &str| {
+        let spans = lost.rsplit("keys ").next().unwrap().split(", ");
+        let span = |span: &str| {
+            let ends: Vec<u64> = span.split(" to ").map(|id| id.parse().unwrap()).collect();
+            ends[0]..=*ends.last().unwrap()
+        };
+        spans.flat_map(span).collect::<BTreeSet<u64>>()
+    };
+    for table in ["keys", "credentials"] {
+        let pages = ORIGINAL.pages(table);
+        let is_index = |damage: &Damage| damage.lost.ends_with(" and more");
+        let (index, leaves): (Vec<_>, Vec<_>) =
+            pages.into_iter().partition(|(_, damage)| is_index(damage));
+        assert_eq!(index.len(), 1, "{table}");
+        assert!(leaves.len() > 2, "{table}: {leaves:?}");
+        for (page, damage) in leaves {
+            let lost = ids(&damage.lost);
+            assert_eq!(damage.rows, Some(lost.len() as u64), "{damage:?}");
+            let file = damaged(&ORIGINAL.bytes, &[page]);
+            let store = file.open();
+            for n in 1..=KEYS_IN_FILE {
+                match resolve_when_reopened(&store, n) {
+                    Err(StoreError::Damaged(_)) => assert!(lost.contains(&n), "key {n}"),
+                    found => {
+                        assert_eq!(found.unwrap().unwrap().key.id, KeyId(n));
+                        assert!(!lost.contains(&n), "key {n}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_blocks_of_usage_are_skipped_and_counted() {
+    let blocks = full_blocks();
+    assert!(blocks.len() > 3, "{blocks:?}");
+    for (_, damage) in &blocks {
+        assert_eq!(damage.rows, Some(1));
+        assert!(damage.problem.contains("was altered"), "{damage:?}");
+    }
+    let two = [blocks[0].0, blocks[2].0];
+    for pages in [&two[..1], &two] {
+        let file = damaged(&ORIGINAL.bytes, pages);
+        assert_eq!(verify(&file).unwrap().damage.len(), pages.len());
+        let store = file.open();
+        assert_eq!(store.warnings(), Vec::<String>::new());
+        let lost = ALL - all_usage(&store).unwrap();
+        let of_one = lost / pages.len();
+        assert!((9_000..9_500).contains(&of_one), "{lost} lost");
+        let warnings = store.warnings();
+        let count = format!("could not be read: {};", pages.len());
+        assert!(warnings[0].contains(&count), "{warnings:?}");
+        // Rows before and behind.
+        let listed = store.usage(None, after(BATCHES - 1), usize::MAX).unwrap();
+        assert_eq!(listed.len(), BATCH);
+        assert_eq!(store.usage(None, NOW, 10).unwrap().len(), 10);
+        // Recording goes on.
+        store.record(&requests(1, after(BATCHES), BATCH)).unwrap();
+        assert_eq!(all_usage(&store).unwrap(), ALL + BATCH - lost);
+    }
+}
+
+#[test]
+fn damaged_blocks_of_usage_are_forgotten_after_their_retention() {
+    let blocks = full_blocks();
+    for (page, _) in &blocks[..3] {
+        let file = damaged(&ORIGINAL.bytes, &[*page]);
+        let store = file.open();
+        let (before, kept) = (after(BATCHES - 1), all_usage(&store).unwrap());
+        store.prune(before, before).unwrap();
+        let left = all_usage(&store).unwrap();
+        assert!(left >= BATCH && left < kept, "{left}");
+        store.prune(after(BATCHES), after(BATCHES)).unwrap();
+        assert_eq!(all_usage(&store).unwrap(), 0);
+        assert_eq!(store.fault(), None);
+    }
+}
+
+#[test]
+fn blocks_of_usage_are_added_behind_a_damaged_one() {
+    let blocks = full_blocks();
+    let (page, _) = blocks.last().unwrap();
+    let file = damaged(&ORIGINAL.bytes, &[*page]);
+    let store = file.open();
+    let left = all_usage(&store).unwrap();
+    for n in 1..=5 {
+        store.record(&requests(1, after(BATCHES), BATCH)).unwrap();
+        assert_eq!(all_usage(&store).unwrap(), left + n * BATCH);
+    }
+    assert_eq!(store.fault(), None);
+}
+
+#[test]
+fn damaged_growing_block_is_set_aside() {
+    let pages = ORIGINAL.pages("usage open");
+    let (page, damage) = pages[0];
+    assert_eq!(damage.lost, "the latest requests");
+    let file = damaged(&ORIGINAL.bytes, &[page]);
+    let store = file.open();
+    let left = all_usage(&store).unwrap();
+    assert!(left > ALL - 9_500 && left < ALL, "{left}");
+    assert!(store.warnings()[0].contains("could not be read: 1;"));
+
+    for n in 1..=2 {
+        store.record(&requests(1, after(BATCHES), 5)).unwrap();
+        assert_eq!(all_usage(&store).unwrap(), left + 5 * n);
+    }
+    assert_eq!(store.fault(), None);
+    assert_eq!(
+        store.totals(after(BATCHES)).unwrap().all_time.requests,
+        ALL as u64 + 10
+    );
+    drop(store);
+    let found = verify(&file).unwrap();
+    assert!(found.damage[0].table.starts_with("usage lost"), "{found:?}");
+    assert_eq!(all_usage(&file.open()).unwrap(), left + 10);
+}
+
+/// The pages in the cache of the open database are those before the damage.
+#[test]
+fn damage_beneath_an_open_file_is_found() {
+    let (page, damage) = ORIGINAL.pages("keys")[0];
+    let file = damaged(&ORIGINAL.bytes, &[]);
+    let store = file.open();
+    assert_eq!(store.verify().unwrap().damage, []);
+    let keys = store.keys(None, None, 1_000).unwrap();
+    let flip = |byte: u8| {
+        let mut opened = fs::OpenOptions::new().write(true).open(&file.path).unwrap();
+        let at = page * BLOCK + 1_000;
+        opened.seek(SeekFrom::Start(at as u64)).unwrap();
+        opened.write_all(&[ORIGINAL.bytes[at] ^ byte]).unwrap();
+    };
+    flip(1);
+    let found = store.verify().unwrap();
+    assert_eq!(found.damage, std::slice::from_ref(damage));
+    assert_eq!(store.keys(None, None, 1_000).unwrap(), keys);
+    store.add_org("next");
+    assert_eq!(store.verify().unwrap().damage, found.damage);
+    flip(0);
+    assert_eq!(store.verify().unwrap().damage, []);
+}
+
+#[test]
+fn changes_during_a_verification_are_no_damage() {
+    let file = damaged(&ORIGINAL.bytes, &[]);
+    let store = file.open();
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for n in 0..100 {
+                store.revoke(KeyId(1 + n % KEYS_IN_FILE));
+                store.record(&requests(1, after(n), 500)).unwrap();
+            }
+            is_done.store(true, Ordering::SeqCst);
+        });
+        while !is_done.load(Ordering::SeqCst) {
+            assert_eq!(store.verify().unwrap().damage, []);
+        }
+    });
+}

@@ -1,0 +1,353 @@
+//! Reads all rows of a data file, and names what is lost.
+
+use std::collections::BTreeSet;
+
+use redb::{
+    Key, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, TableHandle, Value,
+};
+
+use super::engine::Snapshot;
+use super::tables::{
+    ACTIVITY, AUDIT, BALANCES, COMPLETED_REQUESTS, CREDENTIALS, EXPIRIES, IP_WINDOWS,
+    KEY_CREDENTIALS, KEY_DAYS, KEY_HOURS, KEY_PREFIXES, KEYS, LOCKS, META, MINUTES, ORG_KEYS,
+    ORG_NAMES, ORG_SKELETONS, ORGS, SHADOW_DENIED, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES, WINDOWS,
+};
+use super::usage::{BEHIND_ALL, BlockNumber, SET_ASIDE};
+use crate::store::{Damage, StoreError, Verification};
+use crate::time::Timestamp;
+
+/// The cache of a database that is verified. Most pages are read once.
+pub(super) const CACHE: usize = 16 << 20;
+/// The most rows that are named one by one. Each lost row costs one opening of the database.
+const MOST_NAMED: usize = 100;
+
+/// Reads all rows of the database that `open` opens. redb does no more work after a damaged block, so it is
+/// then opened again.
+pub(super) fn verify(
+    open: impl Fn() -> Result<Snapshot, StoreError>,
+) -> Result<Verification, StoreError> {
+    let mut file = Verifier {
+        open,
+        snapshot: None,
+        found: Verification::default(),
+    };
+    file.check(META, |name| text(&name))?;
+    file.check_orgs()?;
+    file.check(ORG_NAMES, |name| text(&name))?;
+    file.check(ORG_SKELETONS, |name| text(&name))?;
+    file.check_keys()?;
+    file.check(EXPIRIES, |(_, key)| text(&key))?;
+    file.check(KEY_PREFIXES, |(_, key)| text(&key))?;
+    file.check(ORG_KEYS, |(_, key)| text(&key))?;
+    file.check_credentials()?;
+    file.check(KEY_CREDENTIALS, |(key, _)| text(&key))?;
+    file.check(ACTIVITY, |key| text(&key))?;
+    file.check(KEY_HOURS, |(hour, _)| minute(hour.saturating_mul(60)))?;
+    file.check(KEY_DAYS, |(key, _)| text(&key))?;
+    file.check(MINUTES, minute)?;
+    file.check_usage()?;
+    file.check(LOCKS, |_| None)?;
+    file.check(BALANCES, |subject| text(&subject))?;
+    file.check(WINDOWS, |subject| text(&subject))?;
+    file.check(IP_WINDOWS, |_| None)?;
+    file.check(SHADOW_DENIED, |name| text(&name))?;
+    file.check(AUDIT, |number| text(&number))?;
+    file.check(COMPLETED_REQUESTS, |_| None)?;
+    Ok(file.found)
+}
+
+/// Reads the pages that contain no rows, of a database whose rows can be read and do not change.
+pub(super) fn verify_other_pages(
+    mut snapshot: Snapshot,
+    mut found: Verification,
+) -> Result<Verification, StoreError> {
+    match snapshot.database.check_integrity() {
+        Err(StoreError::Damaged(problem)) => found.damage.push(Damage {
+            table: "free space".into(),
+            rows: Some(0),
+            lost: "no rows, but changes may be refused".into(),
+            problem,
+        }),
+        checked => checked?,
+    }
+    Ok(found)
+}
+
+struct Verifier<F> {
+    open: F,
+    /// `None` after damage.
+    snapshot: Option<Snapshot>,
+    found: Verification,
+}
+
+/// The rows of a table from one end up to the first that cannot be read.
+#[derive(Default)]
+struct ReadRows {
+    rows: u64,
+    /// The number of rows of the whole table.
+    of: Option<u64>,
+    last: Option<String>,
+    problem: Option<String>,
+}
+
+impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
+    fn check_orgs(&mut self) -> Result<(), StoreError> {
+        let Some(damage) = self.read(ORGS, |id| text(&id))? else {
+            return Ok(());
+        };
+        let ids = self.rows(ORG_NAMES, |_, id| (id, id))?;
+        self.note_named(damage, "organizations", ids, |txn, id| {
+            txn.open_table(ORGS)?.get(id)?;
+            Ok(())
+        })
+    }
+
+    fn check_keys(&mut self) -> Result<(), StoreError> {
+        let Some(damage) = self.read(KEYS, |id| text(&id))? else {
+            return Ok(());
+        };
+        let ids = self.rows(ORG_KEYS, |(_, id), ()| (id, id))?;
+        self.note_named(damage, "keys", ids, |txn, id| {
+            txn.open_table(KEYS)?.get(id)?;
+            Ok(())
+        })
+    }
+
+    fn check_credentials(&mut self) -> Result<(), StoreError> {
+        let Some(damage) = self.read(CREDENTIALS, |_| None)? else {
+            return Ok(());
+        };
+        let hashes = self.rows(KEY_CREDENTIALS, |(key, hash), ()| (key, *hash))?;
+        self.note_named(damage, "texts of keys", hashes, |txn, hash| {
+            txn.open_table(CREDENTIALS)?.get(hash)?;
+            Ok(())
+        })
+    }
+
+    /// Reads each block of requests by itself.
+    fn check_usage(&mut self) -> Result<(), StoreError> {
+        if let Some(damage) = self.read(USAGE_OPEN, |_| None)? {
+            self.found.damage.push(Damage {
+                lost: "the latest requests".into(),
+                rows: None,
+                ..damage
+            });
+        }
+        self.note_blocks_set_aside()?;
+        self.check(USAGE_TIMES, |number| text(&number))?;
+        let Some(blocks) = self.rows(USAGE_TIMES, |number, times| (number, times))? else {
+            return self.check(USAGE_BLOCKS, |number| text(&number));
+        };
+        for (number, (first, last)) in blocks {
+            let time = Timestamp::from_unix_millis;
+            let requests = || format!("requests from {} to {}", time(first), time(last));
+            self.check_block(number, requests)?;
+        }
+        self.check_block(BEHIND_ALL, || "the number of the next block".into())
+    }
+
+    fn check_block(
+        &mut self,
+        number: BlockNumber,
+        lost: impl Fn() -> String,
+    ) -> Result<(), StoreError> {
+        let block = self.read_all(|txn, read| {
+            read.rows += u64::from(txn.open_table(USAGE_BLOCKS)?.get(number)?.is_some());
+            Ok(())
+        })?;
+        self.found.rows += block.rows;
+        self.found
+            .damage
+            .extend(block.problem.map(|problem| Damage {
+                table: USAGE_BLOCKS.name().to_owned(),
+                rows: Some(1),
+                lost: lost(),
+                problem,
+            }));
+        Ok(())
+    }
+
+    fn note_blocks_set_aside(&mut self) -> Result<(), StoreError> {
+        let mut names = Vec::new();
+        self.read_all(|txn, _| {
+            names.extend(txn.list_tables()?.map(|table| table.name().to_owned()));
+            Ok(())
+        })?;
+        let set_aside = names.into_iter().filter(|name| name.starts_with(SET_ASIDE));
+        self.found.damage.extend(set_aside.map(|table| Damage {
+            table,
+            rows: None,
+            lost: "requests that were the latest when the damage was met".into(),
+            problem: "a block was altered, and its table was set aside".into(),
+        }));
+        Ok(())
+    }
+
+    /// Reads a table, and notes what cannot be read. `show` returns the key of a row as text, unless it is
+    /// secret.
+    fn check<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        show: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), StoreError> {
+        let damage = self.read(table, show)?;
+        self.found.damage.extend(damage);
+        Ok(())
+    }
+
+    /// Reads a table, from both ends if it is damaged. Returns the part that cannot be read.
+    fn read<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        show: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<Option<Damage>, StoreError> {
+        let start = self.read_from(table, false, &show)?;
+        let Some(problem) = start.problem else {
+            self.found.rows += start.rows;
+            return Ok(None);
+        };
+        let end = self.read_from(table, true, &show)?;
+        self.found.rows += end.rows;
+        if end.problem.is_none() {
+            // The block can be read again.
+            return Ok(None);
+        }
+        self.found.rows += start.rows;
+        let after = start.last.map(|key| format!("after {key}"));
+        let before = end.last.map(|key| format!("before {key}"));
+        let bounds: Vec<String> = after.into_iter().chain(before).collect();
+        let rows = start.of.or(end.of);
+        Ok(Some(Damage {
+            table: table.name().to_owned(),
+            rows: rows.map(|rows| rows.saturating_sub(start.rows + end.rows)),
+            lost: format!("rows {}", bounds.join(" and "))
+                .trim_end()
+                .to_owned(),
+            problem,
+        }))
+    }
+
+    fn read_from<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        backwards: bool,
+        show: &impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<ReadRows, StoreError> {
+        self.read_all(|txn, read| {
+            let table = txn.open_table(table)?;
+            read.of = Some(table.len()?);
+            let mut rows = table.iter()?;
+            while let Some(row) = match backwards {
+                true => rows.next_back(),
+                false => rows.next(),
+            } {
+                read.last = show(row?.0.value());
+                read.rows += 1;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns all rows of a table, or `None` if it is damaged.
+    fn rows<K: Key + 'static, V: Value + 'static, T>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        row_of: impl Fn(K::SelfType<'_>, V::SelfType<'_>) -> T,
+    ) -> Result<Option<Vec<T>>, StoreError> {
+        let mut all = Vec::new();
+        let read = self.read_all(|txn, _| {
+            for row in txn.open_table(table)?.iter()? {
+                let (key, value) = row?;
+                all.push(row_of(key.value(), value.value()));
+            }
+            Ok(())
+        })?;
+        Ok(read.problem.is_none().then_some(all))
+    }
+
+    /// Notes damage with the ids of the lost rows, which an undamaged table lists together with the keys of
+    /// these rows.
+    fn note_named<K>(
+        &mut self,
+        damage: Damage,
+        kind: &str,
+        listed: Option<Vec<(u64, K)>>,
+        get: impl Fn(&ReadTransaction, &K) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut rest = listed.as_deref().unwrap_or_default();
+        let (mut ids, mut rows) = (BTreeSet::new(), 0);
+        while rows < MOST_NAMED {
+            let read = self.read_all(|txn, read| {
+                for (_, key) in rest {
+                    get(txn, key)?;
+                    read.rows += 1;
+                }
+                Ok(())
+            })?;
+            let readable = usize::try_from(read.rows).unwrap_or(usize::MAX);
+            let Some((id, _)) = rest.get(readable) else {
+                break;
+            };
+            ids.insert(*id);
+            rows += 1;
+            rest = &rest[readable + 1..];
+        }
+        let named = format!("{kind} {}", spans(&ids));
+        self.found.damage.push(match rows {
+            0 => damage,
+            MOST_NAMED => Damage {
+                lost: format!("{named} and more"),
+                ..damage
+            },
+            rows => Damage {
+                lost: named,
+                rows: Some(rows as u64),
+                ..damage
+            },
+        });
+        Ok(())
+    }
+
+    /// Reads until damage.
+    fn read_all(
+        &mut self,
+        read: impl FnOnce(&ReadTransaction, &mut ReadRows) -> Result<(), StoreError>,
+    ) -> Result<ReadRows, StoreError> {
+        let snapshot = match self.snapshot.take() {
+            Some(snapshot) => snapshot,
+            None => (self.open)()?,
+        };
+        let mut rows = ReadRows::default();
+        match snapshot.database.read(|txn| read(txn, &mut rows)) {
+            Ok(()) => self.snapshot = Some(snapshot),
+            Err(StoreError::Damaged(problem)) => rows.problem = Some(problem),
+            Err(error) => return Err(error),
+        }
+        Ok(rows)
+    }
+}
+
+fn text(key: &impl ToString) -> Option<String> {
+    Some(key.to_string())
+}
+
+/// Shows a minute since the Unix epoch.
+fn minute(minute: u64) -> Option<String> {
+    text(&Timestamp::from_unix_millis(minute.saturating_mul(60_000)))
+}
+
+/// Shows ids, such as `3, 7 to 9`.
+fn spans(ids: &BTreeSet<u64>) -> String {
+    let mut spans: Vec<(u64, u64)> = Vec::new();
+    for &id in ids {
+        match spans.last_mut() {
+            Some((_, last)) if *last + 1 == id => *last = id,
+            _ => spans.push((id, id)),
+        }
+    }
+    let shown = spans.into_iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first} to {last}"),
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,89 @@
+//! `keyguard verify`: on a closed file, and through the process that holds it.
+
+use std::fs;
+
+use crate::common::key;
+use crate::common::program::{done, refused, run};
+use keyguard::{Config, KeyGuard};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A directory with a data file of one key.
+fn home() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    key(&KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap());
+    dir
+}
+
+/// Alters the page of the data file that contains only rows of the table `keys`.
+fn damage_keys(dir: &TempDir) {
+    let file = dir.path().join("keyguard.redb");
+    let sound = fs::read(&file).unwrap();
+    for page in 0..sound.len() / 4_096 {
+        let mut bytes = sound.clone();
+        bytes[page * 4_096 + 1_000] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let found = KeyGuard::verify(&file).map_or(Vec::new(), |found| found.damage);
+        if matches!(found.as_slice(), [damage] if damage.table == "keys") {
+            return;
+        }
+    }
+    panic!("no page contains keys");
+}
+
+#[test]
+fn sound_file_is_verified_without_its_secret() {
+    let dir = home();
+    fs::remove_file(dir.path().join("keyguard.redb.secret")).unwrap();
+    let shown = done(dir.path(), &["verify"]);
+    assert!(shown.contains("\nstate: sound\n"), "{shown}");
+    let shown = done(dir.path(), &["verify", "keyguard.redb", "--json"]);
+    let reply: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(reply["damage"], Value::Array(Vec::new()));
+    assert!(reply["rows"].as_u64() > Some(5), "{reply}");
+}
+
+#[test]
+fn damage_is_named_and_exits_with_1() {
+    let dir = home();
+    damage_keys(&dir);
+    let output = run(dir.path(), &["verify"]);
+    assert_eq!(output.status.code(), Some(1));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("\nkeys\t1\tkeys 1\tblock "), "{shown}");
+    let output = run(dir.path(), &["verify", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let reply: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(reply["damage"][0]["lost"], "keys 1");
+    let error = refused(dir.path(), &["list-keys"]);
+    assert!(error.contains("next:  keyguard verify"), "{error}");
+}
+
+#[test]
+fn refused_file_is_an_error_with_the_next_step() {
+    let dir = home();
+    fs::write(dir.path().join("other"), "something else").unwrap();
+    let error = refused(dir.path(), &["verify", "other"]);
+    assert!(error.contains("is not a data file of keyguard"), "{error}");
+    let error = refused(dir.path(), &["verify", "absent.redb"]);
+    assert!(
+        error.contains("next:  keyguard --db absent.redb init"),
+        "{error}"
+    );
+    let url = "postgres://user:hunter2@host/database";
+    let error = refused(dir.path(), &["verify", url]);
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn file_is_verified_through_the_process_that_holds_it() {
+    let dir = home();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    let found = kg.admin().verify().unwrap();
+    let shown = done(dir.path(), &["verify", "--json"]);
+    let reply: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(reply, serde_json::to_value(&found).unwrap());
+    assert!(found.is_sound());
+}
