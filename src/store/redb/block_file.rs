@@ -158,11 +158,19 @@ impl BlockFile {
 
     /// Writes and syncs the last header again, before the first other write. Afterwards both of its copies
     /// are on disk, and no later header is.
+    ///
+    /// Before, writes a table that was rebuilt: other writes may change blocks from which it was computed.
     fn settle_header(&self) -> io::Result<()> {
         if self.with_state(|state| state.is_settled)? {
             return Ok(());
         }
         let _syncing = self.syncing.lock();
+        let rebuilt = |state: &mut State| state.tables.rebuilt_page(state.synced.generation);
+        if let Some(page) = self.with_state(rebuilt)? {
+            self.file.write(page.offset, &page.bytes)?;
+            self.file.sync_data()?;
+            self.with_state(|state| state.tables.note_rebuilt_on_disk())?;
+        }
         match self.with_state(|state| (!state.is_settled).then(|| state.settling_header()))? {
             Some(header) => self.write_header(header),
             None => Ok(()),

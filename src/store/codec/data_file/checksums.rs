@@ -9,8 +9,10 @@ const CHECKSUM: usize = 4;
 /// The length of the page's own checksum and its generation.
 const START: usize = CHECKSUM + 8;
 
-/// The checksums of the blocks of a group, in the bytes of the file; zeros for blocks that were never
-/// written.
+/// The CRC-32 of a block of zeros.
+const OF_ZEROS: u32 = 0xc71c_0011;
+
+/// The checksums of the blocks of a group, in the bytes of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ChecksumTable(Box<[u8]>);
 
@@ -29,9 +31,9 @@ impl ChecksumTable {
         self.0[index * CHECKSUM..][..CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
     }
 
-    /// Returns the checksum of a block.
+    /// Returns the checksum of a block: zero for zeros, as in a block that was never written.
     pub(crate) fn checksum_of(block: &[u8]) -> u32 {
-        crc32fast::hash(block)
+        crc32fast::hash(block) ^ OF_ZEROS
     }
 
     /// Returns a checksum of all checksums.
@@ -75,4 +77,16 @@ fn page_checksum(group: usize, page: &[u8]) -> u32 {
     crc.update(&(group as u64).to_le_bytes());
     crc.update(&page[CHECKSUM..]);
     crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_block_has_the_checksum_of_a_new_table() {
+        let new = ChecksumTable::default();
+        assert_eq!(ChecksumTable::checksum_of(&[0; BLOCK]), new.get(0));
+        assert_ne!(ChecksumTable::checksum_of(&[1; BLOCK]), new.get(0));
+    }
 }

@@ -18,6 +18,9 @@
 //! page of their group. A header is written after everything that it refers to is on disk. It contains the
 //! length of the file and a checksum of the checksums, and therefore identifies every byte in use.
 //!
+//! If the current checksums of one group are damaged, they are computed again from the blocks, and the checksum
+//! in the header confirms them.
+//!
 //! A header fits in the first 512 bytes of its page, which disks write whole or not at all. An interrupted
 //! write of a header leaves a valid copy of it or of the one that it replaces.
 

@@ -8,7 +8,7 @@ use super::tables::{CommittedTable, Tables};
 use super::{invalid, read_header};
 use crate::store::codec::data_file::{
     BLOCK, ChecksumTable, FRONT, HEADERS, Header, digest_of_all, file_len, group_blocks, groups,
-    table_offset,
+    runs, table_offset,
 };
 
 /// The state of a file on disk.
@@ -52,37 +52,115 @@ pub(super) fn load(file: &dyn StorageBackend) -> io::Result<Loaded> {
 }
 
 fn load_tables(file: &dyn StorageBackend, header: &Header) -> io::Result<Tables> {
-    let (mut committed, mut stale) = (Vec::new(), Vec::new());
-    for group in 0..groups(header.blocks) {
+    let groups = 0..groups(header.blocks);
+    let mut found = groups
+        .map(|group| FoundTables::read(file, group, header.generation))
+        .collect::<io::Result<Vec<_>>>()?;
+    let rebuilt = match is_digest_of(header, &found) {
+        true => None,
+        false => Some(rebuild_one(file, header, &mut found)?),
+    };
+    let stale = (0..found.len()).filter(|group| found[*group].has_later);
+    let stale: Vec<usize> = stale.collect();
+    let committed = found.into_iter().filter_map(|group| group.latest);
+    Ok(Tables::new(committed.collect(), &stale, rebuilt))
+}
+
+/// The two checksum tables of a group.
+struct FoundTables {
+    /// The latest table that the header can refer to.
+    latest: Option<CommittedTable>,
+    /// A page that contains no table: it was never written, or was altered.
+    unreadable: Option<usize>,
+    /// Whether a page contains a table of a later header.
+    has_later: bool,
+}
+
+impl FoundTables {
+    fn read(file: &dyn StorageBackend, group: usize, generation: u64) -> io::Result<Self> {
         let mut pages = [0; 2 * BLOCK];
         file.read(table_offset(group, 0), &mut pages)?;
-        let tables = pages.chunks_exact(BLOCK).enumerate();
-        let tables = tables.filter_map(|(slot, page)| {
-            let (generation, table) = ChecksumTable::unseal(group, page)?;
-            Some((generation, slot, table))
-        });
-        let (later, usable): (Vec<_>, Vec<_>) =
-            tables.partition(|(generation, ..)| *generation > header.generation);
-        if !later.is_empty() {
-            stale.push(group);
+        let mut found = Self {
+            latest: None,
+            unreadable: None,
+            has_later: false,
+        };
+        let mut of_latest = 0;
+        for (slot, page) in pages.chunks_exact(BLOCK).enumerate() {
+            match ChecksumTable::unseal(group, page) {
+                None => found.unreadable = Some(slot),
+                Some((later, _)) if later > generation => found.has_later = true,
+                Some((earlier, _)) if found.latest.is_some() && earlier < of_latest => {}
+                Some((latest, table)) => {
+                    of_latest = latest;
+                    found.latest = Some(CommittedTable::new(table, slot));
+                }
+            }
         }
-        let latest = usable
-            .into_iter()
-            .max_by_key(|(generation, ..)| *generation);
-        let (_, slot, table) = latest.ok_or_else(|| altered_checksums(group))?;
-        committed.push(CommittedTable {
-            digest: table.digest(),
-            slot,
-            table,
-        });
+        Ok(found)
     }
-    let digests = committed.iter().map(|table| table.digest);
-    if digest_of_all(digests) != header.digest {
-        return Err(invalid(
-            "the checksums of some blocks are not those of the last change",
-        ));
+}
+
+fn is_digest_of(header: &Header, found: &[FoundTables]) -> bool {
+    let digests = found
+        .iter()
+        .map(|group| Some(group.latest.as_ref()?.digest));
+    let digests: Option<Vec<u32>> = digests.collect();
+    digests.is_some_and(|digests| digest_of_all(digests.into_iter()) == header.digest)
+}
+
+/// Computes the table of one group from its blocks, in place of an unreadable page, if the header confirms the
+/// result: all other tables and all blocks of the group are then those of the last change. Returns the group.
+fn rebuild_one(
+    file: &dyn StorageBackend,
+    header: &Header,
+    found: &mut [FoundTables],
+) -> io::Result<usize> {
+    let mut missing = (0..found.len()).filter(|group| found[*group].latest.is_none());
+    let (first, second) = (missing.next(), missing.next());
+    if let (Some(group), Some(_)) = (first, second) {
+        return Err(altered_checksums(group));
     }
-    Ok(Tables::new(committed, &stale))
+    let suspects = match first {
+        Some(group) => group..group + 1,
+        None => 0..found.len(),
+    };
+    for group in suspects {
+        let Some(slot) = found[group].unreadable else {
+            continue;
+        };
+        let table = checksums_of_blocks(file, group, header.blocks)?;
+        let rebuilt = CommittedTable::new(table, slot);
+        let before = found[group].latest.replace(rebuilt);
+        if is_digest_of(header, found) {
+            return Ok(group);
+        }
+        found[group].latest = before;
+    }
+    Err(match first {
+        Some(group) => altered_checksums(group),
+        None => invalid("the checksums of some blocks are not those of the last change"),
+    })
+}
+
+fn checksums_of_blocks(
+    file: &dyn StorageBackend,
+    group: usize,
+    blocks: u64,
+) -> io::Result<ChecksumTable> {
+    let mut table = ChecksumTable::default();
+    let in_group = group_blocks(group);
+    let count = in_group.end.min(blocks).saturating_sub(in_group.start);
+    let mut index = 0;
+    for run in runs(in_group.start, usize::try_from(count).unwrap_or(0)) {
+        let mut bytes = vec![0; run.len];
+        file.read(run.offset, &mut bytes)?;
+        for block in bytes.chunks_exact(BLOCK) {
+            table.set(index, ChecksumTable::checksum_of(block));
+            index += 1;
+        }
+    }
+    Ok(table)
 }
 
 fn cut_off(len: u64, expected: u64) -> io::Error {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::store::codec::data_file::{
-    ChecksumTable, digest_of_all, group_of, groups, table_offset,
+    ChecksumTable, digest_of_all, group_blocks, group_of, groups, table_offset,
 };
 
 /// The checksum tables by group, in three states: in use by the header on disk, written for the next header,
@@ -13,6 +13,8 @@ pub(super) struct Tables {
     committed: Vec<CommittedTable>,
     written: BTreeMap<usize, ChecksumTable>,
     changed: BTreeMap<usize, ChecksumTable>,
+    /// The group whose table in use is not in the file.
+    rebuilt: Option<usize>,
 }
 
 /// A table that the header on disk refers to.
@@ -24,6 +26,16 @@ pub(super) struct CommittedTable {
     pub(super) digest: u32,
 }
 
+impl CommittedTable {
+    pub(super) fn new(table: ChecksumTable, slot: usize) -> Self {
+        Self {
+            digest: table.digest(),
+            table,
+            slot,
+        }
+    }
+}
+
 /// A page to write.
 pub(super) struct TablePage {
     pub(super) offset: u64,
@@ -31,14 +43,36 @@ pub(super) struct TablePage {
 }
 
 impl Tables {
-    /// Returns the tables in use by a header. Later ones of the groups `stale` are in the file.
-    pub(super) fn new(committed: Vec<CommittedTable>, stale: &[usize]) -> Self {
+    /// Returns the tables in use by a header. Later ones of the groups `stale` are in the file; that of the group
+    /// `rebuilt` is not.
+    pub(super) fn new(
+        committed: Vec<CommittedTable>,
+        stale: &[usize],
+        rebuilt: Option<usize>,
+    ) -> Self {
         let mut tables = Self {
             committed,
+            rebuilt,
             ..Self::default()
         };
         tables.replace(stale.iter().copied().collect());
         tables
+    }
+
+    /// Returns the page of the table in use that is not in the file. It is of this generation, the latest one in
+    /// use.
+    pub(super) fn rebuilt_page(&self, generation: u64) -> Option<TablePage> {
+        let group = self.rebuilt?;
+        let committed = self.committed.get(group)?;
+        Some(TablePage {
+            offset: table_offset(group, committed.slot),
+            bytes: committed.table.seal(group, generation),
+        })
+    }
+
+    /// Notes that [`Self::rebuilt_page`] is on disk.
+    pub(super) fn note_rebuilt_on_disk(&mut self) {
+        self.rebuilt = None;
     }
 
     /// Returns the checksum of a block; zero for blocks beyond the end.
@@ -66,7 +100,8 @@ impl Tables {
         later.or_else(|| Some(&self.committed.get(group)?.table))
     }
 
-    /// Adds empty tables of new groups, or drops those of groups that are gone.
+    /// Adds empty tables of new groups, or drops those of groups that are gone. A block that comes back later is
+    /// empty.
     pub(super) fn resize(&mut self, before: u64, blocks: u64) {
         let groups_now = groups(blocks);
         self.written.retain(|group, _| *group < groups_now);
@@ -74,10 +109,19 @@ impl Tables {
         for group in groups(before)..groups_now {
             self.changed.insert(group, ChecksumTable::default());
         }
+        let Some(last_group) = groups_now.checked_sub(1) else {
+            return;
+        };
+        for block in blocks..before.min(group_blocks(last_group).end) {
+            if self.get(block) != 0 {
+                self.set(block, 0);
+            }
+        }
     }
 
+    /// Whether tables must be written.
     pub(super) fn has_changes(&self) -> bool {
-        !self.changed.is_empty()
+        !self.changed.is_empty() || self.rebuilt.is_some()
     }
 
     /// Whether the next header refers to other tables than the one on disk.
@@ -114,11 +158,7 @@ impl Tables {
     /// Notes that a header that refers to the written tables is on disk.
     pub(super) fn commit_written(&mut self) {
         for (group, table) in std::mem::take(&mut self.written) {
-            let committed = CommittedTable {
-                slot: self.next_slot(group),
-                digest: table.digest(),
-                table,
-            };
+            let committed = CommittedTable::new(table, self.next_slot(group));
             match self.committed.get_mut(group) {
                 Some(before) => *before = committed,
                 None => self.committed.push(committed),

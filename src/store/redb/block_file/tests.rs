@@ -90,7 +90,8 @@ fn a_range_of_blocks_may_span_groups_and_a_file_may_shrink_and_grow() {
     file.set_len((first + 10) * BLOCK as u64).unwrap();
     commit(&file, 4);
     assert_eq!(block(&reopen(&file), 3).unwrap(), [3; BLOCK]);
-    assert!(block(&reopen(&file), first).is_err(), "never written since");
+    let again = block(&reopen(&file), first).unwrap();
+    assert_eq!(again, [0; BLOCK], "never written since");
 }
 
 #[test]
@@ -162,6 +163,8 @@ fn a_block_of_another_place_or_time_or_of_zeros_is_an_error() {
 #[test]
 fn checksums_that_are_older_than_the_header_are_an_error() {
     let file = filled();
+    file.write(2 * BLOCK as u64, &[4; BLOCK]).unwrap();
+    commit(&file, 9);
     let before = bytes(&*file.file);
     file.write(2 * BLOCK as u64, &[5; BLOCK]).unwrap();
     commit(&file, 2);
@@ -176,6 +179,71 @@ fn checksums_that_are_older_than_the_header_are_an_error() {
             false => assert!(problem(found).contains("checksums of some blocks")),
         }
     }
+}
+
+/// The offset of the page with the checksums of a group.
+fn table_at(file: &BlockFile, group: usize) -> usize {
+    let slot = file.with_state(|state| state.tables.slot(group)).unwrap();
+    usize::try_from(table_offset(group, slot)).unwrap()
+}
+
+/// Two groups with both checksum tables each. Their first blocks are 0 and 4.
+fn two_groups() -> BlockFile {
+    let file = BlockFile::new(InMemoryBackend::new()).unwrap();
+    let end = group_blocks(1).start + 2;
+    file.set_len(end * BLOCK as u64).unwrap();
+    for n in 0..3 {
+        file.write(BLOCK as u64, &[1 - n / 2; BLOCK]).unwrap();
+        file.write(
+            (end - 2) * BLOCK as u64,
+            &[[2 + n; BLOCK], [3; BLOCK]].concat(),
+        )
+        .unwrap();
+        commit(&file, n);
+    }
+    file
+}
+
+#[test]
+fn damaged_checksums_of_one_group_are_rebuilt_from_its_blocks() {
+    let file = two_groups();
+    let sound = bytes(&*file.file);
+    let last = group_blocks(1).start + 1;
+    for group in [0, 1] {
+        let mut damaged = sound.clone();
+        damaged[table_at(&file, group) + 100] ^= 1;
+        let reopened = reopened(&damaged);
+        assert_eq!(header(&reopened).unwrap(), [2; DATABASE_HEADER]);
+        assert_eq!(block(&reopened, 1).unwrap(), [0; BLOCK]);
+        assert_eq!(block(&reopened, last - 1).unwrap(), [4; BLOCK]);
+        assert!(bytes(&*reopened.file) == damaged, "written before a change");
+        // The next sync writes it, even if nothing else changes.
+        reopened.sync_data().unwrap();
+        assert_eq!(
+            bytes(&*reopened.file)[FRONT as usize..],
+            sound[FRONT as usize..]
+        );
+    }
+}
+
+#[test]
+fn rebuilt_checksums_must_be_those_of_the_header() {
+    let file = two_groups();
+    let sound = bytes(&*file.file);
+    let [first, second] = [0, 1].map(|group| table_at(&file, group));
+    let at = usize::try_from(runs(1, 1).next().unwrap().offset).unwrap();
+    for also in [second, at] {
+        let mut damaged = sound.clone();
+        damaged[first + 100] ^= 1;
+        damaged[also + 100] ^= 1;
+        assert!(problem(header(&reopened(&damaged))).contains("checksums of "));
+    }
+    let mut without_tables = sound.clone();
+    without_tables[usize::try_from(table_offset(0, 0)).unwrap()..][..2 * BLOCK].fill(0);
+    header(&reopened(&without_tables)).unwrap();
+    without_tables[at] ^= 1;
+    let expected = "the checksums of blocks 1 to 1021 were altered";
+    assert_eq!(problem(header(&reopened(&without_tables))), expected);
 }
 
 #[test]
@@ -228,12 +296,14 @@ proptest! {
     }
 
     #[test]
-    fn an_altered_byte_of_the_checksums_is_an_error(at in 0..BLOCK, change in 1..=u8::MAX) {
+    fn an_altered_byte_of_the_checksums_is_rebuilt(at in 0..BLOCK, change in 1..=u8::MAX) {
         let file = filled();
-        let used = table_offset(0, file.with_state(|state| state.tables.slot(0)).unwrap());
-        let mut bytes = bytes(&*file.file);
-        bytes[usize::try_from(used).unwrap() + at] ^= change;
-        prop_assert!(header(&reopened(&bytes)).is_err());
+        let sound = bytes(&*file.file);
+        let mut altered = sound.clone();
+        altered[table_at(&file, 0) + at] ^= change;
+        let file = reopened(&altered);
+        prop_assert_eq!(header(&file).unwrap(), [1; DATABASE_HEADER]);
+        prop_assert_eq!(block(&file, 2).unwrap(), [2; BLOCK]);
     }
 
     #[test]
@@ -287,13 +357,46 @@ impl StorageBackend for Log {
     }
 }
 
+impl Log {
+    fn holding(bytes: &[u8]) -> Self {
+        let log = Self::default();
+        log.file.set_len(bytes.len() as u64).unwrap();
+        log.file.write(0, bytes).unwrap();
+        log
+    }
+}
+
+/// After the first write to a block, they could not be rebuilt again.
+#[test]
+fn rebuilt_checksums_are_on_disk_before_any_other_write() {
+    let file = filled();
+    let mut bytes = bytes(&*file.file);
+    bytes[table_at(&file, 0)] ^= 1;
+    for step in 0..3 {
+        let log = Log::holding(&bytes);
+        let ops = std::sync::Arc::clone(&log.ops);
+        let file = BlockFile::existing(log);
+        let write = || file.write(2 * BLOCK as u64, &[5; BLOCK]);
+        let done = match step {
+            0 => write(),
+            1 => file.set_len(3 * BLOCK as u64),
+            _ => {
+                // Only the header is written first.
+                commit(&file, 2);
+                write()
+            }
+        };
+        done.unwrap();
+        let ops = ops.lock();
+        assert_eq!(ops[..4], ["checksums", "sync", "header", "sync"]);
+        assert_eq!(ops.iter().filter(|op| **op == "checksums").count(), 1);
+    }
+}
+
 #[test]
 fn each_part_is_on_disk_before_what_refers_to_it() {
-    let log = Log::default();
+    let log = Log::holding(&bytes(&*filled().file));
     let ops = std::sync::Arc::clone(&log.ops);
-    let bytes = bytes(&*filled().file);
-    log.file.set_len(bytes.len() as u64).unwrap();
-    log.file.write(0, &bytes).unwrap();
     let file = BlockFile::existing(log);
     let done = || std::mem::take(&mut *ops.lock());
 
@@ -318,5 +421,5 @@ fn each_part_is_on_disk_before_what_refers_to_it() {
     // A shorter file is truncated afterwards.
     file.set_len(3 * BLOCK as u64).unwrap();
     commit(&file, 4);
-    assert_eq!(done(), ["sync", "header", "sync", "length"]);
+    assert_eq!(done(), ["checksums", "sync", "header", "sync", "length"]);
 }

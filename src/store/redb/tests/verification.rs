@@ -111,6 +111,19 @@ fn sound_file_is_verified_without_changing_it() {
 }
 
 #[test]
+fn damaged_page_of_checksums_costs_nothing() {
+    let found = ORIGINAL.found.iter();
+    let of_checksums = found.filter(|(page, _)| [5, 6].contains(page));
+    for (page, found) in of_checksums {
+        assert!(found.as_ref().unwrap().is_sound(), "page {page}");
+        let file = damaged(&ORIGINAL.bytes, &[*page]);
+        let store = file.open();
+        assert_eq!(all_usage(&store).unwrap(), ALL);
+        store.add_org("next");
+    }
+}
+
+#[test]
 fn damage_anywhere_is_found_and_costs_what_is_in_it() {
     let sound = damaged(&ORIGINAL.bytes, &[]);
     let expected = outcomes(&sound.open());
