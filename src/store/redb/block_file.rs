@@ -260,10 +260,7 @@ impl State {
     fn next_header(&mut self) -> Header {
         self.header.sequence += 1;
         Header {
-            generation: match self.tables.has_written() {
-                true => self.header.sequence,
-                false => self.synced.generation,
-            },
+            generation: self.header.sequence,
             digest: self.tables.digest(self.header.blocks),
             ..self.header.clone()
         }

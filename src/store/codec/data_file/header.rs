@@ -13,7 +13,7 @@ pub(crate) const SECTOR: usize = 512;
 pub(crate) struct Header {
     /// Incremented by every write of a header.
     pub(crate) sequence: u64,
-    /// The highest generation of a checksum table in use. Later tables are not used.
+    /// Checksum tables of later generations are not in use.
     pub(crate) generation: u64,
     /// The number of blocks, which determines the length of the file.
     pub(crate) blocks: u64,

@@ -124,11 +124,6 @@ impl Tables {
         !self.changed.is_empty() || self.rebuilt.is_some()
     }
 
-    /// Whether the next header refers to other tables than the one on disk.
-    pub(super) fn has_written(&self) -> bool {
-        !self.written.is_empty()
-    }
-
     /// Returns the changed tables as pages, for the header of this sequence number.
     pub(super) fn write_changes(&mut self, sequence: u64) -> Vec<TablePage> {
         let changed = std::mem::take(&mut self.changed);

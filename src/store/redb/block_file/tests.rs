@@ -246,6 +246,29 @@ fn rebuilt_checksums_must_be_those_of_the_header() {
     assert_eq!(problem(header(&reopened(&without_tables))), expected);
 }
 
+/// Otherwise the next header would refer to them, as it has a later generation.
+#[test]
+fn checksums_that_no_header_refers_to_are_replaced_by_the_next_change() {
+    let file = two_groups();
+    let second = group_blocks(1).start;
+    // Like the first sync of a commit of redb.
+    file.write((second + 1) * BLOCK as u64, &[9; BLOCK])
+        .unwrap();
+    file.sync_data().unwrap();
+    let after_a_power_cut = reopened(&bytes(&*file.file));
+    file.roll_back().unwrap();
+    for file in [after_a_power_cut, file] {
+        assert_eq!(header(&file).unwrap(), [2; DATABASE_HEADER]);
+        file.write(BLOCK as u64, &[7; BLOCK]).unwrap();
+        commit(&file, 3);
+        let found = reopened(&bytes(&*file.file));
+        assert_eq!(header(&found).unwrap(), [3; DATABASE_HEADER]);
+        assert_eq!(block(&found, 1).unwrap(), [7; BLOCK]);
+        assert_eq!(block(&found, second).unwrap(), [4; BLOCK]);
+        problem(block(&found, second + 1));
+    }
+}
+
 #[test]
 fn a_file_of_another_length_is_an_error() {
     let sound = bytes(&*filled().file);
