@@ -52,8 +52,9 @@ pub(crate) use self::fields::push_number;
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
 pub(crate) use self::secret_file::{existing_secret, read_secret, secret_path};
+pub(crate) use self::storage::Storage;
 #[cfg(feature = "cli")]
-pub(crate) use self::storage::{Storage, exposure_warning, followed, is_server};
+pub(crate) use self::storage::{exposure_warning, followed, is_server};
 pub(crate) use self::warnings::Warnings;
 
 use self::cached_key::GrantBackends;
