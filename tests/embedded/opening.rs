@@ -216,10 +216,11 @@ fn damaged_file_is_refused() {
     ] {
         is_refused(&sound[..len]);
     }
-    // The format, both copies of a header or of the other, the checksums, and all blocks.
+    // The format, both copies of a header or of the other, the checksums and a block from which they could be
+    // computed again, and all blocks.
     let pages = |pages: std::ops::Range<usize>| pages.start * 4_096..pages.end * 4_096;
     let rest = 7 * 4_096..sound.len();
-    for part in [12..13, pages(1..3), pages(3..5), pages(5..7), rest] {
+    for part in [12..13, pages(1..3), pages(3..5), pages(5..8), rest] {
         let mut bytes = sound.clone();
         bytes[part].fill(0xa5);
         is_refused(&bytes);

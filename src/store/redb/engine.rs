@@ -119,6 +119,12 @@ impl Engine {
         self.current.load_full()
     }
 
+    /// Whether another thread is reopening the file.
+    #[cfg(test)]
+    pub(super) fn is_reopening(&self) -> bool {
+        self.is_reopening.load(Ordering::SeqCst)
+    }
+
     /// Returns why changes are refused, if they are.
     pub(super) fn fault(&self) -> Option<String> {
         let fault = self.fault.lock();

@@ -89,20 +89,33 @@ pub(super) fn described<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> O
         .map_err(|error| format!("{error:?}"))
 }
 
+/// A listing of requests that omits damaged blocks is damage, of which a warning tells.
 pub(super) fn outcomes(store: &RedbStore) -> Vec<Outcome> {
+    let usage = described(store.usage(None, NOW, 10_000));
+    let warning = store.warnings().pop();
     let mut outcomes = vec![
         described(store.totals(after(20))),
         described(store.orgs(None, 100)),
         described(store.keys(None, None, 100)),
         described(store.keys(Some(OrgId(2)), None, 100)),
-        described(store.usage(None, NOW, 10_000)),
+        warning.map_or(usage, |warning| Err(format!("Damaged: {warning}"))),
     ];
     for key in [1, 7, 30, 60, 61] {
-        outcomes.push(described(resolve(store, key)));
-        outcomes.push(described(store.resolve_id(KeyId(key))));
-        outcomes.push(described(store.counters(SubjectId::key(KeyId(key)))));
+        outcomes.push(described(resolve(reopened(store), key)));
+        let id = KeyId(key);
+        outcomes.push(described(reopened(store).resolve_id(id)));
+        let counters = reopened(store).counters(SubjectId::key(id));
+        outcomes.push(described(counters));
     }
     outcomes
+}
+
+/// Waits until the file is reopened after a look-up that met damage. Otherwise the next one is refused.
+fn reopened(store: &RedbStore) -> &RedbStore {
+    while store.engine.is_reopening() {
+        std::thread::yield_now();
+    }
+    store
 }
 
 /// All kinds of changes that a guard makes.

@@ -144,7 +144,7 @@ impl World {
             }
             Err(refused) => panic!("{refused:?}"),
         };
-        let found = noted_outcomes(&store);
+        let found = all_outcomes(&store);
         let steps = allowed
             .rev()
             .find(|steps| is_right(&found, &self.expected[*steps]));
@@ -152,7 +152,7 @@ impl World {
         if let Some((name, step)) = STEPS.get(steps) {
             match step(&store) {
                 Ok(()) => assert!(
-                    is_right(&noted_outcomes(&store), &self.expected[steps + 1]),
+                    is_right(&all_outcomes(&store), &self.expected[steps + 1]),
                     "silently wrong after {name}"
                 ),
                 Err(error) => assert!(is_damage(&format!("{error:?}")), "{name}: {error:?}"),
@@ -183,15 +183,6 @@ enum Noticed {
     WithoutLoss,
     /// An earlier state, whole.
     Not,
-}
-
-/// All outcomes. A listing of requests that omits damaged blocks is damage, of which a warning tells.
-fn noted_outcomes(store: &RedbStore) -> Vec<Outcome> {
-    let mut outcomes = all_outcomes(store);
-    for warning in store.warnings() {
-        outcomes[4] = Err(format!("Damaged: {warning}"));
-    }
-    outcomes
 }
 
 fn is_right(found: &[Outcome], expected: &[Outcome]) -> bool {
