@@ -32,9 +32,10 @@ pub(super) struct BlockFile {
     file: Arc<dyn StorageBackend>,
     /// `None` before it is read, which is after redb has locked the file. Never locked during I/O later.
     state: Mutex<Option<State>>,
-    /// Held from the start to the end of a sync.
+    /// Held from the start to the end of a sync, at whose end the file may be truncated, and while the file
+    /// grows.
     syncing: Mutex<()>,
-    /// The last failed change.
+    /// The last failed change, unless a later state is on disk.
     failed: Mutex<Option<Failed>>,
 }
 
@@ -144,11 +145,16 @@ impl BlockFile {
     /// file can grow and be written again.
     pub(super) fn settle(&self) -> io::Result<()> {
         self.settle_header()?;
+        let _syncing = self.syncing.lock();
         let failed = self.failed.lock().clone();
         if let Some(failed) = failed {
             match failed {
-                Failed::Write(offset, bytes) => self.file.write(offset, &bytes)?,
-                Failed::SetLen(len) => self.file.set_len(len)?,
+                Failed::Write(offset, bytes) => {
+                    // The file ends with a whole block at any moment.
+                    self.lengthen(offset + bytes.len() as u64)?;
+                    self.file.write(offset, &bytes)?;
+                }
+                Failed::SetLen(len) => self.lengthen(len)?,
             }
             self.file.sync_data()?;
             *self.failed.lock() = None;
@@ -191,6 +197,14 @@ impl BlockFile {
             self.file.set_len(len)?;
         }
         Ok(())
+    }
+
+    /// Makes the file at least this long.
+    fn lengthen(&self, len: u64) -> io::Result<()> {
+        match self.file.len()? < len {
+            true => self.file.set_len(len),
+            false => Ok(()),
+        }
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -348,12 +362,11 @@ impl StorageBackend for BlockFile {
         }
         let blocks = len / BLOCK as u64;
         self.settle_header()?;
+        let _syncing = self.syncing.lock();
         let len = file_len(blocks);
-        if self.file.len()? < len {
-            self.file.set_len(len).inspect_err(|_| {
-                *self.failed.lock() = Some(Failed::SetLen(len));
-            })?;
-        }
+        self.lengthen(len).inspect_err(|_| {
+            *self.failed.lock() = Some(Failed::SetLen(len));
+        })?;
         self.with_state(|state| {
             state.tables.resize(state.header.blocks, blocks);
             state.header.blocks = blocks;
@@ -373,8 +386,12 @@ impl StorageBackend for BlockFile {
         if plan.is_dirty || plan.header.is_none() {
             self.file.sync_data()?;
         }
-        plan.header
-            .map_or(Ok(()), |header| self.write_header(header))
+        if let Some(header) = plan.header {
+            self.write_header(header)?;
+            // What was written since in the same place may be in use now.
+            *self.failed.lock() = None;
+        }
+        Ok(())
     }
 
     fn close(&self) -> io::Result<()> {

@@ -59,20 +59,23 @@ impl Header {
         pair
     }
 
-    /// Returns the header in one copy, if it is unaltered.
+    /// Returns the header in one copy, if it is unaltered and its numbers are such that the next ones do not
+    /// overflow.
     pub(crate) fn unseal(copy: &[u8; SECTOR]) -> Option<Self> {
         let number = |at: usize| Some(u64::from_le_bytes(copy[at..at + 8].try_into().ok()?));
         let short = |at: usize| Some(u32::from_le_bytes(copy[at..at + 4].try_into().ok()?));
         if short(0)? != crc32fast::hash(&copy[SEQUENCE..]) {
             return None;
         }
-        Some(Self {
+        let header = Self {
             sequence: number(SEQUENCE)?,
             generation: number(GENERATION)?,
             blocks: number(BLOCKS)?,
             digest: short(DIGEST)?,
             database: copy[DATABASE..][..DATABASE_HEADER].try_into().ok()?,
-        })
+        };
+        let is_possible = header.generation <= header.sequence && header.sequence <= u64::MAX / 2;
+        is_possible.then_some(header)
     }
 
     /// Returns whether the database finds the same state by both headers. The database's header is 64 bytes
@@ -100,8 +103,8 @@ mod tests {
 
     fn header() -> Header {
         Header {
-            sequence: 1,
-            generation: 2,
+            sequence: 2,
+            generation: 1,
             blocks: 3,
             digest: 4,
             database: [5; DATABASE_HEADER],
@@ -121,6 +124,19 @@ mod tests {
             }
         }
         assert_eq!(Header::unseal(&[0; SECTOR]), None);
+    }
+
+    #[test]
+    fn impossible_numbers_are_detected() {
+        for (sequence, generation) in [(u64::MAX, 0), (1, 2)] {
+            let header = Header {
+                sequence,
+                generation,
+                ..header()
+            };
+            let copy = header.seal()[..SECTOR].try_into().unwrap();
+            assert_eq!(Header::unseal(&copy), None, "{sequence} {generation}");
+        }
     }
 
     #[test]

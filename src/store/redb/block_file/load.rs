@@ -106,7 +106,7 @@ fn is_digest_of(header: &Header, found: &[FoundTables]) -> bool {
         .iter()
         .map(|group| Some(group.latest.as_ref()?.digest));
     let digests: Option<Vec<u32>> = digests.collect();
-    digests.is_some_and(|digests| digest_of_all(digests.into_iter()) == header.digest)
+    digests.is_some_and(|digests| digest_of_all(&digests) == header.digest)
 }
 
 /// Computes the table of one group from its blocks, in place of an unreadable page, if the header confirms the

@@ -143,11 +143,15 @@ impl Tables {
 
     /// Returns the digest of the tables that the next header refers to.
     pub(super) fn digest(&self, blocks: u64) -> u32 {
-        let digests = (0..groups(blocks)).map(|group| match self.written.get(&group) {
-            Some(table) => table.digest(),
-            None => self.committed.get(group).map_or(0, |table| table.digest),
-        });
-        digest_of_all(digests)
+        let committed = self.committed.iter().map(|table| table.digest);
+        let mut digests: Vec<u32> = committed.collect();
+        digests.resize(groups(blocks), 0);
+        for (group, table) in &self.written {
+            if let Some(digest) = digests.get_mut(*group) {
+                *digest = table.digest();
+            }
+        }
+        digest_of_all(&digests)
     }
 
     /// Notes that a header that refers to the written tables is on disk.

@@ -1,3 +1,7 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
 use super::*;
 use crate::store::codec::data_file::{group_blocks, table_offset};
 use proptest::prelude::*;
@@ -344,11 +348,12 @@ proptest! {
     }
 }
 
-/// A file whose writes and syncs are counted.
+/// A file whose changes are logged, and of which one write can fail.
 #[derive(Debug, Default)]
 struct Log {
     file: InMemoryBackend,
-    ops: std::sync::Arc<Mutex<Vec<&'static str>>>,
+    ops: Arc<Mutex<Vec<&'static str>>>,
+    fails_next: Arc<AtomicBool>,
 }
 
 impl StorageBackend for Log {
@@ -371,6 +376,9 @@ impl StorageBackend for Log {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.fails_next.swap(false, Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.ops.lock().push(match offset {
             ..FRONT => "header",
             _ if offset < table_offset(0, 2) => "checksums",
@@ -397,7 +405,7 @@ fn rebuilt_checksums_are_on_disk_before_any_other_write() {
     bytes[table_at(&file, 0)] ^= 1;
     for step in 0..3 {
         let log = Log::holding(&bytes);
-        let ops = std::sync::Arc::clone(&log.ops);
+        let ops = Arc::clone(&log.ops);
         let file = BlockFile::existing(log);
         let write = || file.write(2 * BLOCK as u64, &[5; BLOCK]);
         let done = match step {
@@ -419,7 +427,7 @@ fn rebuilt_checksums_are_on_disk_before_any_other_write() {
 #[test]
 fn each_part_is_on_disk_before_what_refers_to_it() {
     let log = Log::holding(&bytes(&*filled().file));
-    let ops = std::sync::Arc::clone(&log.ops);
+    let ops = Arc::clone(&log.ops);
     let file = BlockFile::existing(log);
     let done = || std::mem::take(&mut *ops.lock());
 
@@ -445,4 +453,80 @@ fn each_part_is_on_disk_before_what_refers_to_it() {
     file.set_len(3 * BLOCK as u64).unwrap();
     commit(&file, 4);
     assert_eq!(done(), ["checksums", "sync", "header", "sync", "length"]);
+}
+
+/// Regression: redb goes on after a failed write that only frees memory. The next recovery repeated it over
+/// what a later commit had written there.
+#[test]
+fn a_failed_write_is_not_repeated_over_a_later_one() {
+    let log = Log::holding(&bytes(&*filled().file));
+    let fails_next = Arc::clone(&log.fails_next);
+    let file = BlockFile::existing(log);
+    commit(&file, 2);
+    fails_next.store(true, Ordering::Relaxed);
+    file.write(2 * BLOCK as u64, &[5; BLOCK]).unwrap_err();
+    file.write(2 * BLOCK as u64, &[6; BLOCK]).unwrap();
+    commit(&file, 3);
+    file.roll_back().unwrap();
+    file.settle().unwrap();
+    assert_eq!(block(&file, 2).unwrap(), [6; BLOCK]);
+}
+
+/// A file that pauses before it returns its length, if the other side waits for that.
+#[derive(Debug, Default)]
+struct Pausing {
+    file: InMemoryBackend,
+    pause: Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>,
+}
+
+impl StorageBackend for Pausing {
+    fn len(&self) -> io::Result<u64> {
+        let len = self.file.len();
+        let pause = self.pause.lock().take();
+        if let Some((paused, go_on)) = pause {
+            paused.send(()).unwrap();
+            // The other side may have to wait for this one.
+            let _ = go_on.recv_timeout(Duration::from_millis(100));
+        }
+        len
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+}
+
+/// Regression: a sync that ends truncates the file to the length that it has read before.
+#[test]
+fn a_file_that_grows_during_a_sync_is_not_truncated() {
+    let bytes = bytes(&*filled().file);
+    let backend = Pausing::default();
+    backend.file.set_len(bytes.len() as u64).unwrap();
+    backend.file.write(0, &bytes).unwrap();
+    let pause = Arc::clone(&backend.pause);
+    let file = BlockFile::existing(backend);
+    commit(&file, 2);
+    file.set_len(3 * BLOCK as u64).unwrap();
+    let (paused, is_paused) = channel();
+    let (go_on, may_go_on) = channel();
+    *pause.lock() = Some((paused, may_go_on));
+    std::thread::scope(|threads| {
+        threads.spawn(|| commit(&file, 3));
+        is_paused.recv().unwrap();
+        file.set_len(9 * BLOCK as u64).unwrap();
+        let _ = go_on.send(());
+    });
+    assert_eq!(file.file.len().unwrap(), file_len(9));
 }
