@@ -27,6 +27,7 @@
 //! | `http` | a layer for tower and hyper, the admin service, and `Headers` for `http::HeaderMap` |
 //! | `import` | `cli`, and `keyguard import` from SQLite, which is compiled from C |
 //! | `legacy` | keys of the Python package of the same name |
+//! | `metrics` | `KeyGuard::collect_metrics`, for recorders of the crate `metrics` |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
 //! | `redis` | limits in Redis, for several processes, and `RedisStream` |
@@ -62,6 +63,8 @@ mod limiter;
 mod lockout;
 #[cfg(doc)]
 pub mod manual;
+#[cfg(any(feature = "metrics", feature = "serve"))]
+mod metrics;
 mod model;
 mod net;
 mod policy;

@@ -19,7 +19,7 @@ pub(super) struct KeyCache {
     fingerprinter: Fingerprinter,
     sets: Box<[Set]>,
     capacity: usize,
-    len: AtomicUsize,
+    pub(super) len: AtomicUsize,
 }
 
 /// Aligned to two cache lines, so that sets do not share one.

@@ -12,6 +12,8 @@ mod fields;
 mod grant;
 mod key_cache;
 mod legacy;
+#[cfg(any(feature = "metrics", feature = "serve"))]
+mod measurements;
 #[cfg(feature = "http")]
 mod mounts;
 mod open;
@@ -48,6 +50,8 @@ pub(crate) use self::decision::{named_by_proxy, refuse_unreadable};
 pub(crate) use self::fields::LimitFields;
 #[cfg(feature = "serve")]
 pub(crate) use self::fields::push_number;
+#[cfg(any(feature = "metrics", feature = "serve"))]
+pub(crate) use self::measurements::Measurements;
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]

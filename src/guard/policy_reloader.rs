@@ -127,6 +127,9 @@ pub(crate) struct PolicyReloader {
     signal: Arc<AtomicBool>,
     #[cfg(unix)]
     handler: Mutex<Option<signal_hook::SigId>>,
+    /// The numbers of policies put in force and of invalid ones, since the guard was opened.
+    pub(super) replaced: AtomicU64,
+    pub(super) rejected: AtomicU64,
     /// Held while the policy is replaced, so that an older policy never replaces a newer one.
     replacing: Mutex<()>,
 }
@@ -148,6 +151,8 @@ impl PolicyReloader {
             signal: Arc::default(),
             #[cfg(unix)]
             handler: Mutex::new(None),
+            replaced: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
             replacing: Mutex::new(()),
         }
     }
@@ -182,6 +187,7 @@ impl PolicyReloader {
                 self.put_in_force(policy);
             }
             Err(error) => {
+                self.rejected.fetch_add(1, Ordering::Relaxed);
                 let text = format!("invalid policy; the policy in force stays: {error}");
                 self.warnings.set(Topic::Policy, Some(text));
                 return Err(error.into());
@@ -192,6 +198,7 @@ impl PolicyReloader {
 
     fn put_in_force(&self, policy: CompiledPolicy) {
         self.policy_handle.replace(policy);
+        self.replaced.fetch_add(1, Ordering::Relaxed);
         // Cached keys contain rules of the policy.
         self.revisions.everything_changed();
         self.warnings.set(Topic::Policy, None);

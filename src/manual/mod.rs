@@ -23,6 +23,7 @@ pages! {
     lockouts = "lockouts.md";
     #[cfg(any(not(doctest), feature = "axum"))]
     middleware = "middleware.md";
+    monitoring = "monitoring.md";
     operations = "operations.md";
     policy = "policy.md";
     proofs = "proofs.md";

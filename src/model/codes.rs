@@ -15,7 +15,7 @@ macro_rules! codes {
         }
 
         impl $type {
-            const ALL: &[Self] = &[$(Self::$value),+];
+            pub(crate) const ALL: &[Self] = &[$(Self::$value),+];
 
             /// The name, which is stable.
             pub fn as_str(self) -> &'static str {

@@ -6,6 +6,8 @@ mod health;
 mod id;
 mod key;
 pub(crate) mod key_text;
+#[cfg(any(feature = "metrics", feature = "serve"))]
+mod latencies;
 mod legacy_hash;
 mod method;
 mod org;
@@ -30,6 +32,8 @@ pub use self::usage_query::{StatusRange, UsageGroup, UsageQuery};
 
 pub(crate) use self::key::{Credential, HashScheme};
 pub(crate) use self::key_text::{HashedKey, KeyHasher};
+#[cfg(any(feature = "metrics", feature = "serve"))]
+pub(crate) use self::latencies::Latencies;
 pub(crate) use self::legacy_hash::LegacyHasher;
 pub(crate) use self::secret::Fingerprint;
 pub(crate) use self::usage_query::UsageFilter;

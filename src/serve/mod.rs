@@ -2,6 +2,7 @@
 
 mod check;
 mod connections;
+mod decision_times;
 mod error;
 mod forward_auth;
 mod listen;

@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
+use super::decision_times::{DecisionTimes, Endpoint};
 use super::settings::Settings;
 use super::{check, forward_auth, metrics, readiness};
 use crate::http::AdminService;
@@ -22,6 +23,7 @@ pub(super) struct Routes {
     guard: KeyGuard,
     admin: AdminService,
     trusted: CidrSet,
+    decision_times: DecisionTimes,
     max_body_bytes: usize,
     timeout: Duration,
 }
@@ -35,6 +37,7 @@ impl Routes {
             guard,
             admin,
             trusted: settings.trust.clone(),
+            decision_times: DecisionTimes::new(),
             max_body_bytes: settings.max_body,
             timeout: settings.timeout,
         }
@@ -67,7 +70,7 @@ impl Routes {
                 self.require_trusted(peer)?;
                 self.admin
                     .require_own_host(request.headers(), request.uri())?;
-                metrics::respond(&self.guard).await
+                metrics::respond(&self.guard, &self.decision_times).await
             }
             "/v1/check" => {
                 require_method(&request, &[Method::POST])?;
@@ -76,12 +79,14 @@ impl Routes {
                     .require_own_host(request.headers(), request.uri())?;
                 let (parts, body) = request.into_parts();
                 let body = self.read(body).await?;
-                check::respond(&self.guard, &parts, &body).await
+                let response = check::respond(&self.guard, &parts, &body);
+                self.decision_times.timed(Endpoint::Check, response).await
             }
             path if forward_auth::is_path(path) => {
                 self.require_trusted(peer)?;
                 let (parts, _) = request.into_parts();
-                forward_auth::respond(&self.guard, &self.trusted, &parts).await
+                let response = forward_auth::respond(&self.guard, &self.trusted, &parts);
+                self.decision_times.timed(Endpoint::Auth, response).await
             }
             _ => {
                 let (parts, body) = request.into_parts();

@@ -196,6 +196,12 @@ pub(crate) trait Store: UsageStore {
         None
     }
 
+    /// Returns the space on the disk of the data file, if there is one.
+    #[cfg_attr(not(any(feature = "metrics", feature = "serve")), allow(dead_code))]
+    fn disk(&self) -> Option<DiskSpace> {
+        None
+    }
+
     /// Returns why changes are refused now, if they are.
     fn fault(&self) -> Option<String> {
         None
@@ -222,6 +228,15 @@ pub(crate) struct Resolved {
     pub(crate) credential_expires_at: Option<Timestamp>,
     /// Balances of the key and its organization; `None` if they are read on demand.
     pub(crate) balances: Option<Vec<(SubjectId, Vec<SavedCounter>)>>,
+}
+
+/// Space on the disk of a data file, in bytes.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(any(feature = "metrics", feature = "serve")), allow(dead_code))]
+pub(crate) struct DiskSpace {
+    pub(crate) file: u64,
+    /// What the user of this process may still write; `None` if the system does not tell.
+    pub(crate) free: Option<u64>,
 }
 
 /// A change of a shared store by another process.

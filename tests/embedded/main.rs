@@ -15,6 +15,8 @@ mod crash;
 mod limits;
 mod lockout;
 mod management;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod opening;
 mod policy;
 mod quota;

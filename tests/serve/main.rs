@@ -9,5 +9,6 @@ mod common;
 mod canary;
 #[cfg(target_os = "linux")]
 mod disk;
+mod metrics;
 mod proxies;
 mod server;

@@ -2,6 +2,8 @@
 
 mod channel;
 mod chunk;
+#[cfg(any(feature = "metrics", feature = "serve"))]
+mod counts;
 mod outlet;
 mod tail;
 mod writer;
@@ -14,6 +16,8 @@ use parking_lot::{Condvar, MutexGuard};
 
 use self::channel::{Part, Receiver, Sender, channel};
 use self::chunk::Chunk;
+#[cfg(any(feature = "metrics", feature = "serve"))]
+pub(crate) use self::counts::DecisionCounts;
 pub(super) use self::outlet::Outlet;
 use self::tail::{Followed, Tail};
 pub(super) use self::writer::{Writer, WriterState};
@@ -38,9 +42,12 @@ pub(crate) struct Recorder {
     /// Each thread shares its queue with few others.
     queues: Box<[Mutex<Queue>]>,
     capacity: usize,
+    /// What the writer has collected.
+    #[cfg(any(feature = "metrics", feature = "serve"))]
+    pub(super) counts: parking_lot::Mutex<DecisionCounts>,
     /// The number of events that were handed over and are not collected. Each channel has up to one chunk
     /// more, and there are no more channels than threads at a time.
-    waiting: AtomicUsize,
+    pub(super) waiting: AtomicUsize,
     enabled: bool,
     /// Whether a sink gets all requests, including those without a known key.
     has_sink: bool,
@@ -122,6 +129,8 @@ impl Recorder {
             spare: Mutex::default(),
             queues: (0..queues).map(|_| Mutex::default()).collect(),
             capacity,
+            #[cfg(any(feature = "metrics", feature = "serve"))]
+            counts: parking_lot::Mutex::default(),
             waiting: AtomicUsize::new(0),
             enabled,
             has_sink,
@@ -349,6 +358,12 @@ impl Recorder {
     /// The number of failed attempts to write to the sink.
     pub(crate) fn sink_failures(&self) -> u64 {
         self.control.lock().sink_failures
+    }
+
+    /// Returns the latencies since the last call.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn take_latencies(&self) -> crate::model::Latencies {
+        std::mem::take(&mut self.counts.lock().latencies)
     }
 
     fn wait_for_writer(&self, closing: bool) -> MutexGuard<'_, Control> {

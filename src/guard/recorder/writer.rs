@@ -108,6 +108,10 @@ impl Writer {
         }
         self.maintain();
         self.warnings.log_new();
+        #[cfg(any(feature = "metrics", feature = "serve"))]
+        if result.is_err() {
+            self.backends.recorder.counts.lock().write_failures += 1;
+        }
         Round {
             result,
             sink_failure,
@@ -202,6 +206,8 @@ impl Writer {
             state.batch.has_rows_elsewhere = outlet.is_only;
             state.batch.dropped += outlet.take(&state.batch, keyless);
         }
+        #[cfg(any(feature = "metrics", feature = "serve"))]
+        recorder.counts.lock().add(&state.batch);
     }
 
     fn warn_of_sink(&self, failure: Option<&str>) {

@@ -21,7 +21,7 @@ use super::catching_panics;
 use super::file::DataFile;
 use super::identity::Identity;
 use super::tables::{META, meta};
-use crate::store::StoreError;
+use crate::store::{DiskSpace, StoreError};
 use crate::time::{Clock, Moment};
 
 /// How long changes are refused after the first failure; doubled after each further failure.
@@ -129,6 +129,10 @@ impl Engine {
     pub(super) fn fault(&self) -> Option<String> {
         let fault = self.fault.lock();
         fault.as_ref().map(|fault| fault.reason.clone())
+    }
+
+    pub(super) fn disk(&self) -> Option<DiskSpace> {
+        self.identity.disk()
     }
 
     /// Calls `listener` when a change turns out to be committed that was reported as failed, because the

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::store::DiskSpace;
+
 /// The identity of an open file, and its path.
 #[derive(Debug)]
 pub(super) struct Identity {
@@ -38,6 +40,25 @@ impl Identity {
             Err(error) => Err(format!("the data file cannot be accessed: {error}")),
         }
     }
+
+    /// Returns the space on the disk of the file; `None` if the path leads to no file.
+    pub(super) fn disk(&self) -> Option<DiskSpace> {
+        Some(DiskSpace {
+            file: std::fs::metadata(&self.path).ok()?.len(),
+            free: free_bytes(&self.path),
+        })
+    }
+}
+
+#[cfg(unix)]
+fn free_bytes(path: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_: &Path) -> Option<u64> {
+    None
 }
 
 #[cfg(unix)]

@@ -48,8 +48,8 @@ use super::batch_id::{BatchId, BatchIds};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Resolved,
-    Rotation, Store, StoreError, Totals, UsageBatch, UsageStore, Verification,
+    AuditContext, ChangeEvent, DiskSpace, KeyChange, NewCredential, NewKey, OrgChange, Rehash,
+    Resolved, Rotation, Store, StoreError, Totals, UsageBatch, UsageStore, Verification,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -303,6 +303,10 @@ impl Store for RedbStore {
                 listener(ChangeEvent::AllLocks(locks));
             }
         }));
+    }
+
+    fn disk(&self) -> Option<DiskSpace> {
+        self.engine.disk()
     }
 
     fn fault(&self) -> Option<String> {
