@@ -27,8 +27,9 @@
 //! | `http` | a layer for tower and hyper, the admin service, and `Headers` for `http::HeaderMap` |
 //! | `import` | `cli`, and `keyguard import` from SQLite, which is compiled from C |
 //! | `legacy` | keys of the Python package of the same name |
-//! | `metrics` | `KeyGuard::collect_metrics`, for recorders of the crate `metrics` |
+//! | `metrics`, `tracing` | metrics and events for the facades of these names |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
+//! | `otlp` | `serve`, and spans of its decisions for a collector of OpenTelemetry |
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
 //! | `redis` | limits in Redis, for several processes, and `RedisStream` |
 //! | `serve` | `cli`, `openapi`, and `keyguard serve`: the sidecar |
@@ -61,6 +62,7 @@ mod keyguard;
 mod limit;
 mod limiter;
 mod lockout;
+mod log;
 #[cfg(doc)]
 pub mod manual;
 #[cfg(any(feature = "metrics", feature = "serve"))]

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::{fs, io};
 
 /// From the ground up. `lib.rs` sees everything.
-const FOLDERS: [&str; 21] = [
-    "input", "sys", "time", "net", "limit", "model", "lockout", "counter", "policy", "sink",
+const FOLDERS: [&str; 22] = [
+    "input", "sys", "time", "net", "limit", "model", "log", "lockout", "counter", "policy", "sink",
     "store", "limiter", "guard", "admin", "keyguard", "metrics", "http", "serve", "cli", "main",
     "manual",
 ];

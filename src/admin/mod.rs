@@ -121,6 +121,7 @@ impl Admin {
             subject,
             details,
             idempotency_key: self.actor.idempotency_key(),
+            log: self.guard.log().clone(),
         }
     }
 }

@@ -74,7 +74,7 @@ impl Cli {
 }
 
 /// Prints a warning to standard error as text.
-pub(super) fn eprint_warning(text: &str) {
+fn eprint_warning(text: &str) {
     eprint_line(&format!("warning: {}", escaped_lines(text)));
 }
 

@@ -70,6 +70,15 @@ impl Cli {
         Ok(())
     }
 
+    /// Returns the name of the storage for the log, without the URL, which may contain a password.
+    #[cfg(feature = "serve")]
+    pub(super) fn storage(&self) -> String {
+        match self.is_on_server() {
+            true => "postgres".to_owned(),
+            false => self.db.display().to_string(),
+        }
+    }
+
     pub(super) fn is_on_server(&self) -> bool {
         is_server(&self.db)
     }

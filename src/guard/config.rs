@@ -7,6 +7,7 @@ use super::fields::RateLimitHeaders;
 use super::warnings::WarningLog;
 use crate::input::{self, FirstError, InvalidInput, require};
 use crate::limiter::Fallback;
+use crate::log::{Event, Log};
 use crate::model::{KeyPrefix, Secret};
 use crate::policy::Policy;
 use crate::sink::{SharedSink, UsageSink};
@@ -54,6 +55,7 @@ pub struct Config {
     pub(super) policy_file: Option<PathBuf>,
     pub(super) reload_on_hangup: bool,
     pub(super) on_warning: WarningLog,
+    pub(super) log: Log,
     pub(crate) socket: bool,
     pub(super) clock: Clock,
     error: FirstError,
@@ -94,6 +96,7 @@ impl Default for Config {
             policy_file: None,
             reload_on_hangup: false,
             on_warning: WarningLog::new(|_| {}),
+            log: Log::of_application(),
             socket: true,
             clock: Clock::system(),
             error: FirstError::default(),
@@ -391,6 +394,22 @@ impl Config {
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self
+    }
+
+    /// The log, in place of that of the application.
+    #[cfg(feature = "serve")]
+    pub(crate) fn log(mut self, log: Log) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// Logs warnings by [`Config::on_warning`] and in the log.
+    pub(super) fn warning_log(&self) -> WarningLog {
+        let (on_warning, log) = (self.on_warning.clone(), self.log.clone());
+        WarningLog::new(move |text| {
+            log.emit(&Event::Warning { text });
+            on_warning.log(text);
+        })
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidInput> {

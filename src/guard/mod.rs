@@ -68,6 +68,7 @@ use self::proxies::Proxies;
 use self::recorder::Recorder;
 use self::revisions::Revisions;
 use crate::limiter::AnyLimiter;
+use crate::log::Log;
 use crate::model::{BackendHealth, KeyHasher, KeyId, LegacyHasher, OrgId, Readiness};
 use crate::policy::CompiledPolicy;
 use crate::store::{Store, StoreError};
@@ -134,6 +135,10 @@ impl Guard {
 
     pub(crate) fn hasher(&self) -> &KeyHasher {
         &self.hasher
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.config.log
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -35,7 +35,7 @@ impl Guard {
         let secret = find_secret(&storage, config.secret.clone())?;
         let limiter = backends::limiter(&config, &secret, !storage.is_server())?;
         let store = backends::store(&storage, &config, &secret)?;
-        let warnings = Arc::new(Warnings::logged_by(config.on_warning.clone()));
+        let warnings = Arc::new(Warnings::logged_by(config.warning_log()));
         exposure.iter().for_each(|text| warnings.add(text));
         let locks = Arc::new(ActiveLocks::new(&config, Arc::clone(&warnings)));
         backends::load(&*store, &locks, &*limiter, &clock)
@@ -46,7 +46,7 @@ impl Guard {
             config.usage_queue_capacity,
             config.usage_sink.is_some(),
         );
-        let recorder = Arc::new(recorder);
+        let recorder = Arc::new(recorder.with_log(config.log.has_output()));
         let policy_handle = Arc::new(PolicyHandle::new(policy));
         let revisions = Arc::new(Revisions::new());
         let policy_reloader = Arc::new(PolicyReloader::new(
@@ -87,7 +87,7 @@ impl Guard {
                 config.usage_queue_capacity,
                 config.usage_sink_only,
             ),
-            state: WriterState::default(),
+            state: WriterState::new(config.log.clone()),
         };
         let writer = writer.spawn().map_err(io_error)?;
         Ok(Self {

@@ -36,6 +36,10 @@ impl WarningLog {
     pub(crate) fn new(log: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self(Arc::new(log))
     }
+
+    pub(crate) fn log(&self, text: &str) {
+        (self.0)(text);
+    }
 }
 
 impl fmt::Debug for WarningLog {
@@ -195,7 +199,6 @@ impl Warnings {
     }
 
     fn log_all(&self) {
-        let WarningLog(log) = &self.log;
         let next = || {
             let mut texts = self.texts.lock();
             let next = texts.unlogged.pop_front();
@@ -204,7 +207,7 @@ impl Warnings {
         };
         while let Some(text) = next() {
             // A panic of the logger does not prevent further logging.
-            let _ = catch_unwind(AssertUnwindSafe(|| log(&text)));
+            let _ = catch_unwind(AssertUnwindSafe(|| self.log.log(&text)));
         }
         self.logged.notify_all();
     }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 use utoipa::ToSchema;
 
+use super::otlp::note_reason;
 use crate::admin::AdminError;
 use crate::guard::{Denial, Grant, LimitFields, Request};
 use crate::http::admin::{Json, Operation, OperationRoute};
@@ -100,7 +101,11 @@ pub(super) async fn respond(guard: &KeyGuard, parts: &Parts, body: &[u8]) -> Htt
             grant.finish(200);
             response
         }
-        Err(denial) => refused(&denial),
+        Err(denial) => {
+            let mut response = refused(&denial)?;
+            note_reason(&mut response, denial.reason());
+            Ok(response)
+        }
     }
 }
 

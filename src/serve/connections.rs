@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::error::ServeError;
 use super::listen::{Listener, Stream};
+use super::otlp::Tracer;
 use super::routes::Routes;
 use super::settings::Settings;
 use crate::keyguard::KeyGuard;
@@ -32,12 +33,16 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(guard: &KeyGuard, settings: &Settings) -> Result<Self, ServeError> {
+    pub(super) fn new(
+        guard: &KeyGuard,
+        settings: &Settings,
+        tracer: Tracer,
+    ) -> Result<Self, ServeError> {
         let tls = settings.tls.as_ref();
         let permits = settings.max_connections.get().min(Semaphore::MAX_PERMITS);
         Ok(Self {
             guard: guard.clone(),
-            routes: Arc::new(Routes::new(guard.clone(), settings)),
+            routes: Arc::new(Routes::new(guard.clone(), settings, tracer)),
             tls: tls
                 .map(|tls| tls.acceptor().map_err(ServeError::Tls))
                 .transpose()?,

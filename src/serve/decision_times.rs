@@ -18,6 +18,15 @@ pub(super) enum Endpoint {
 
 const ENDPOINTS: [(Endpoint, &str); 2] = [(Endpoint::Check, "check"), (Endpoint::Auth, "auth")];
 
+impl Endpoint {
+    pub(super) fn span_name(self) -> &'static str {
+        match self {
+            Self::Check => "keyguard.check",
+            Self::Auth => "keyguard.auth",
+        }
+    }
+}
+
 /// Latencies of decisions by endpoint. Few threads share a part, so that they hardly wait for each other.
 pub(super) struct DecisionTimes(Box<[Part]>);
 

@@ -22,6 +22,7 @@ use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body_util::Full;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::otlp::note_reason;
 use crate::guard::{
     Denial, Grant, Headers, Request, named_by_proxy, push_number, refuse_unreadable,
 };
@@ -207,6 +208,7 @@ fn set_identity(headers: &mut HeaderMap, grant: &Grant) {
 
 fn refused(denial: &Denial, is_nginx: bool) -> Response<Full<Bytes>> {
     let mut response: Response<Full<Bytes>> = denial.response();
+    note_reason(&mut response, denial.reason());
     let status = vec![(STATUS_HEADER, denial.status().to_string())];
     set_headers(response.headers_mut(), status);
     if is_nginx && denial.status() != 401 {

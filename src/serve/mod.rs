@@ -7,6 +7,11 @@ mod error;
 mod forward_auth;
 mod listen;
 mod metrics;
+#[cfg(not(feature = "otlp"))]
+#[path = "no_otlp.rs"]
+mod otlp;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod readiness;
 mod routes;
 mod server;

@@ -1,15 +1,17 @@
 //! The paths of the server.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
 use super::decision_times::{DecisionTimes, Endpoint};
+use super::otlp::Tracer;
 use super::settings::Settings;
 use super::{check, forward_auth, metrics, readiness};
 use crate::http::AdminService;
@@ -17,6 +19,7 @@ use crate::http::body::read_body;
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResult, json};
 use crate::keyguard::KeyGuard;
+use crate::log::{Event, Level};
 use crate::net::{CidrSet, ClientIp};
 
 pub(super) struct Routes {
@@ -24,12 +27,13 @@ pub(super) struct Routes {
     admin: AdminService,
     trusted: CidrSet,
     decision_times: DecisionTimes,
+    tracer: Tracer,
     max_body_bytes: usize,
     timeout: Duration,
 }
 
 impl Routes {
-    pub(super) fn new(guard: KeyGuard, settings: &Settings) -> Self {
+    pub(super) fn new(guard: KeyGuard, settings: &Settings, tracer: Tracer) -> Self {
         let admin = AdminService::documenting(guard.clone(), &[check::operation()])
             .hosts(settings.hosts.iter().cloned())
             .max_body_bytes(settings.max_body);
@@ -38,6 +42,7 @@ impl Routes {
             admin,
             trusted: settings.trust.clone(),
             decision_times: DecisionTimes::new(),
+            tracer,
             max_body_bytes: settings.max_body,
             timeout: settings.timeout,
         }
@@ -48,8 +53,27 @@ impl Routes {
         request: Request<Incoming>,
         peer: ClientIp,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let log = self.guard.inner.log();
+        if !log.is_enabled(Level::Debug) {
+            return Ok(self.answer(request, peer).await);
+        }
+        let started = Instant::now();
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let response = self.answer(request, peer).await;
+        log.emit(&Event::Request {
+            peer,
+            method: method.as_str(),
+            // Queries are for no log.
+            path: uri.path(),
+            status: response.status().as_u16(),
+            duration: started.elapsed(),
+        });
+        Ok(response)
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: ClientIp) -> Response<Full<Bytes>> {
         let result = self.route(request, peer).await;
-        Ok(result.unwrap_or_else(Problem::into_response))
+        result.unwrap_or_else(Problem::into_response)
     }
 
     async fn route(&self, request: Request<Incoming>, peer: ClientIp) -> HttpResult {
@@ -80,13 +104,13 @@ impl Routes {
                 let (parts, body) = request.into_parts();
                 let body = self.read(body).await?;
                 let response = check::respond(&self.guard, &parts, &body);
-                self.decision_times.timed(Endpoint::Check, response).await
+                self.observed(Endpoint::Check, &parts, response).await
             }
             path if forward_auth::is_path(path) => {
                 self.require_trusted(peer)?;
                 let (parts, _) = request.into_parts();
                 let response = forward_auth::respond(&self.guard, &self.trusted, &parts);
-                self.decision_times.timed(Endpoint::Auth, response).await
+                self.observed(Endpoint::Auth, &parts, response).await
             }
             _ => {
                 let (parts, body) = request.into_parts();
@@ -95,6 +119,23 @@ impl Routes {
                 Ok(response.map(|body| body.0))
             }
         }
+    }
+
+    /// Measures a decision, and makes a span of it.
+    async fn observed(
+        &self,
+        endpoint: Endpoint,
+        parts: &Parts,
+        response: impl Future<Output = HttpResult>,
+    ) -> HttpResult {
+        let span = self.tracer.begin(endpoint.span_name(), &parts.headers);
+        let response = self.decision_times.timed(endpoint, response).await;
+        let Some(span) = span else {
+            return response;
+        };
+        let response = response.unwrap_or_else(Problem::into_response);
+        self.tracer.end(span, &response);
+        Ok(response)
     }
 
     /// Reads a body. Only its arrival has a time limit: a change that was begun is carried out, whatever

@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use super::connections::Connections;
 use super::error::ServeError;
 use super::listen::{ListenAddr, Listener};
-use super::readiness;
 use super::settings::Settings;
 use super::shutdown::ShutdownSignal;
 use crate::keyguard::KeyGuard;
+use crate::log::Event;
 
 /// Serves until SIGTERM or SIGINT, then until all requests have been answered and all usage is stored.
 pub(crate) fn serve(guard: KeyGuard, settings: &Settings) -> Result<(), ServeError> {
@@ -28,11 +28,16 @@ pub(crate) fn serve(guard: KeyGuard, settings: &Settings) -> Result<(), ServeErr
     // Waits for blocking work that has not ended.
     drop(runtime);
     served?;
-    Ok(guard.close()?)
+    let log = guard.inner.log().clone();
+    guard.close()?;
+    log.emit(&Event::Stopped);
+    Ok(())
 }
 
 async fn run(guard: &KeyGuard, settings: &Settings) -> Result<(), ServeError> {
-    let connections = Arc::new(Connections::new(guard, settings)?);
+    let log = guard.inner.log();
+    let (tracer, exporter) = settings.otlp.start(log);
+    let connections = Arc::new(Connections::new(guard, settings, tracer)?);
     let mut listeners = Vec::new();
     for addr in &settings.listen {
         let listener = Listener::bind(addr, settings.socket_mode);
@@ -44,7 +49,12 @@ async fn run(guard: &KeyGuard, settings: &Settings) -> Result<(), ServeError> {
     // Registered before the address is printed: a reader may send the signal at once.
     let mut shutdown = ShutdownSignal::new()?;
     for listener in &listeners {
-        writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
+        let address = listener.local_addr()?;
+        writeln!(io::stdout(), "listening on {address}")?;
+        log.emit(&Event::Listening {
+            address: &address.to_string(),
+            tls: settings.tls.is_some() && matches!(address, ListenAddr::Tcp(_)),
+        });
     }
     io::stdout().flush()?;
 
@@ -54,13 +64,16 @@ async fn run(guard: &KeyGuard, settings: &Settings) -> Result<(), ServeError> {
         let connections = Arc::clone(&connections);
         accepting.spawn(connections.accept(listener, end.clone()));
     }
-    accepting.spawn(readiness::report(guard.clone(), end));
+    drop(end);
     shutdown.received().await;
+    log.emit(&Event::Stopping);
     // Accepts no more connections; open ones end with the current response.
     let _ = ended.send(());
     while accepting.join_next().await.is_some() {}
     // Every connection holds a receiver.
     let _ = tokio::time::timeout(settings.grace, ended.closed()).await;
+    drop(connections);
+    exporter.finish().await;
     Ok(())
 }
 

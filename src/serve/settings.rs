@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use super::listen::ListenAddr;
+use super::otlp::OtlpOpts;
 use super::tls::Tls;
 use crate::net::CidrSet;
 use crate::time::duration;
@@ -50,6 +51,8 @@ pub(crate) struct Settings {
     /// The time that requests have to finish when the server stops
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(super) grace: Duration,
+    #[command(flatten)]
+    pub(super) otlp: OtlpOpts,
 }
 
 fn mode(text: &str) -> Result<u32, String> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::StoreError;
+use crate::log::{Event, Log};
 use crate::model::{Key, Org};
 use crate::net::ClientIp;
 use crate::time::Timestamp;
@@ -19,6 +20,8 @@ pub(crate) struct AuditContext {
     pub(crate) details: serde_json::Value,
     /// Makes the change at most once.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
+    /// Gets the change once it is committed.
+    pub(crate) log: Log,
 }
 
 impl AuditContext {
@@ -36,7 +39,19 @@ impl AuditContext {
             subject: None,
             details,
             idempotency_key: None,
+            log: Log::default(),
         }
+    }
+
+    /// Logs the change, which is committed. `subject` is the key or organization that it created.
+    pub(super) fn committed(&self, created: Option<u64>) {
+        self.log.emit(&Event::Changed {
+            action: self.action,
+            subject: created.or(self.subject),
+            actor: &self.actor,
+            ip: self.ip,
+            details: &self.details,
+        });
     }
 }
 

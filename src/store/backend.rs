@@ -40,6 +40,16 @@ pub(crate) trait UsageStore: Send + Sync + 'static {
     fn recover(&self, at_once: bool) {
         let _ = at_once;
     }
+
+    /// Returns why changes are refused now, if they are.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns the health of the other server, if there is one.
+    fn health(&self) -> Option<BackendHealth> {
+        None
+    }
 }
 
 /// Organizations, keys, credentials and usage.
@@ -191,19 +201,9 @@ pub(crate) trait Store: UsageStore {
         false
     }
 
-    /// Returns the health of the other server, if there is one.
-    fn health(&self) -> Option<BackendHealth> {
-        None
-    }
-
     /// Returns the space on the disk of the data file, if there is one.
     #[cfg_attr(not(any(feature = "metrics", feature = "serve")), allow(dead_code))]
     fn disk(&self) -> Option<DiskSpace> {
-        None
-    }
-
-    /// Returns why changes are refused now, if they are.
-    fn fault(&self) -> Option<String> {
         None
     }
 

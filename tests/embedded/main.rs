@@ -24,5 +24,7 @@ mod rate_limit;
 mod revocation;
 mod routes;
 mod statuses;
+#[cfg(feature = "tracing")]
+mod tracing;
 mod usage;
 mod usage_sink;

@@ -1,5 +1,6 @@
 //! Several `keyguard serve` processes that share keys in PostgreSQL and limits in Redis.
 
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::common::postgres::{Database, holding};
 use crate::common::program::{keyguard, output_of};
 use crate::common::redis::Redis;
-use crate::common::server::{HttpResponse, Server, check, connect};
+use crate::common::server::{HttpResponse, Server, check, connect, get};
+use crate::common::wait_until;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -80,6 +82,31 @@ fn servers_share_keys_limits_and_revocations() {
             assert!(Instant::now() < end, "never refused");
         }
     }
+}
+
+#[test]
+fn outages_are_logged_and_measured() {
+    let mut servers = Servers::start();
+    servers.run(&["init"]);
+    let log = servers.dir.path().join("log");
+    let mut serve = servers.program(&["serve", "--listen", "127.0.0.1:0"]);
+    serve.stderr(File::create(&log).unwrap());
+    let server = Server::spawn(serve);
+    let logged = |text: &str| fs::read_to_string(&log).unwrap().contains(text);
+    let is_up = |value: u8| {
+        let line = format!("\nkeyguard_backend_up{{server=\"redis\"}} {value}\n");
+        get(&server.address, "/metrics", &[]).body.contains(&line)
+    };
+    wait_until(|| is_up(1));
+    servers.redis.kill();
+    // A failed authentication, which is counted in Redis.
+    check(
+        &server,
+        &json!({"key": "nonsense", "ip": "192.0.2.7", "path": "/"}),
+    );
+    wait_until(|| is_up(0) && logged(" ERROR backend_down server=redis problem="));
+    servers.redis.restart();
+    wait_until(|| is_up(1) && logged(" INFO backend_up server=redis"));
 }
 
 /// Once, `--timeout` also limited the time of a change, which was reported as failed and made later.

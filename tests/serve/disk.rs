@@ -1,11 +1,13 @@
 //! A temporarily full disk under a running server.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::program::{done, keyguard, prepared, refused};
 use crate::common::server::{HttpResponse, Server, check, get, request};
+use crate::common::wait_until;
 use serde_json::{Value, json};
 
 /// A server of the data file in `dir` that cannot write files beyond `most_bytes`.
@@ -13,7 +15,9 @@ fn limited(dir: &Path, most_bytes: u64) -> Server {
     let serve = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
     // In units of 512 bytes. Without the trap the signal for it would end the server.
     let limit = format!("trap '' XFSZ; ulimit -S -f {}", most_bytes / 512);
-    Server::spawn(prepared(&limit, &serve))
+    let mut command = prepared(&limit, &serve);
+    command.stderr(File::create(dir.join("log")).unwrap());
+    Server::spawn(command)
 }
 
 /// Lets files grow again.
@@ -97,6 +101,12 @@ fn full_disk_refuses_changes_until_space_is_free() {
     }
     done(dir, &["revoke-key", "1"]);
     assert_eq!(check(&server, &body).1["allowed"], false);
+    let logged = |event: &str| {
+        let log = std::fs::read_to_string(dir.join("log")).unwrap();
+        log.contains(event)
+    };
+    wait_until(|| logged(" INFO store_recovered"));
+    assert!(logged(" ERROR store_failed problem=") && logged("File too large"));
     assert_eq!(create(5_000).status, 201);
     let stats = done(dir, &["--json", "stats"]);
     let stats: Value = serde_json::from_str(&stats).unwrap();

@@ -9,6 +9,9 @@ mod common;
 mod canary;
 #[cfg(target_os = "linux")]
 mod disk;
+mod log;
 mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod proxies;
 mod server;

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-const ADMIN_KEY: &str = "an admin key of 16+ bytes";
+pub(crate) const ADMIN_KEY: &str = "an admin key of 16+ bytes";
 
 /// Creates a data file with an organization and a key; returns the text of the key.
 pub(crate) fn data_file(dir: &Path, limit: u32) -> String {
@@ -45,7 +45,7 @@ pub(crate) fn serve(dir: &Path, more: &[&str]) -> Server {
     Server::spawn(command)
 }
 
-fn terminate(server: &mut Server) {
+pub(crate) fn terminate(server: &mut Server) {
     let pid = Pid::from_child(&server.child);
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(server.child.wait().unwrap().code(), Some(0));

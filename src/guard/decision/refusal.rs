@@ -56,7 +56,16 @@ pub(super) fn recorded<H: ?Sized>(
     let recorder = guard.recorder();
     recorder.count_shadow_denied(context.shadow_denied());
     let key_of_denial = context.denial().and_then(Denial::key);
-    match context.key.as_deref().or(key_of_denial) {
+    let key = context.key.as_deref().or(key_of_denial);
+    #[cfg(any(feature = "serve", feature = "tracing"))]
+    guard.log().emit(&crate::log::Event::Decision {
+        reason,
+        key_id: key.map(|key| key.key_id.0),
+        ip: context.ip,
+        method: context.request.method.as_str(),
+        path: path::stored(context.request.path),
+    });
+    match key {
         Some(key) => record_with_key(guard, context, key, reason),
         None => recorder.record_keyless(context.request, context.ip, reason),
     }

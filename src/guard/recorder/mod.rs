@@ -4,6 +4,8 @@ mod channel;
 mod chunk;
 #[cfg(any(feature = "metrics", feature = "serve"))]
 mod counts;
+mod decision_log;
+mod health_log;
 mod outlet;
 mod tail;
 mod writer;
@@ -52,6 +54,8 @@ pub(crate) struct Recorder {
     /// Whether a sink gets all requests, including those without a known key.
     has_sink: bool,
     tail: Tail,
+    /// Whether some refusals without a known key are kept for the log.
+    has_log: bool,
     pub(super) rehashing: Rehashing,
     clock: Clock,
     control: parking_lot::Mutex<Control>,
@@ -79,6 +83,8 @@ struct Queue {
     dropped: u64,
     /// Refusals without a known key, for the sink and those who follow requests.
     keyless: Vec<Usage>,
+    /// One refusal without a known key for each reason, for the log only.
+    samples: Vec<Usage>,
 }
 
 #[derive(Default)]
@@ -135,12 +141,19 @@ impl Recorder {
             enabled,
             has_sink,
             tail: Tail::default(),
+            has_log: false,
             rehashing: Rehashing::default(),
             clock,
             control: parking_lot::Mutex::default(),
             work: Condvar::new(),
             done: Condvar::new(),
         }
+    }
+
+    /// Keeps some refusals without a known key for the log.
+    pub(super) fn with_log(mut self, has_log: bool) -> Self {
+        self.has_log = has_log;
+        self
     }
 
     pub(super) fn is_enabled(&self) -> bool {
@@ -274,20 +287,25 @@ impl Recorder {
         let mut queue = self.queue().lock();
         // A flood of these takes at most its share of the room.
         let share = self.capacity / KEYLESS_SHARE / self.queues.len();
+        let usage = || Usage {
+            at,
+            key_id: None,
+            method: request.method,
+            path: path::stored(request.path).to_owned(),
+            ip,
+            status: reason.status(),
+            latency: Duration::ZERO,
+            refused: Some(reason),
+        };
         let is_wanted = self.has_sink || self.tail.is_followed();
         if is_wanted && queue.keyless.len() < share.max(1) && self.claim(1) {
-            queue.keyless.push(Usage {
-                at,
-                key_id: None,
-                method: request.method,
-                path: path::stored(request.path).to_owned(),
-                ip,
-                status: reason.status(),
-                latency: Duration::ZERO,
-                refused: Some(reason),
-            });
+            queue.keyless.push(usage());
         } else if self.has_sink {
             queue.dropped += 1;
+        }
+        let is_kept = |sample: &Usage| sample.refused == Some(reason);
+        if self.has_log && !queue.samples.iter().any(is_kept) {
+            queue.samples.push(usage());
         }
         let minute = at.minute();
         let refusals = &mut queue.refusals;
@@ -319,18 +337,20 @@ impl Recorder {
         }
     }
 
-    /// Moves all counts to a batch. Returns the refusals without a known key that were kept.
-    fn take_counts(&self, batch: &mut UsageBatch) -> Vec<Usage> {
-        let mut keyless = Vec::new();
+    /// Moves all counts to a batch. Returns refusals without a known key: those that were kept, and those for
+    /// the log.
+    fn take_counts(&self, batch: &mut UsageBatch) -> (Vec<Usage>, Vec<Usage>) {
+        let (mut keyless, mut samples) = (Vec::new(), Vec::new());
         for queue in &self.queues {
             let mut queue = std::mem::take(&mut *queue.lock());
             batch.refusals.append(&mut queue.refusals);
             batch.shadow_denied.append(&mut queue.shadow_denied);
             batch.dropped += queue.dropped;
             keyless.append(&mut queue.keyless);
+            samples.append(&mut queue.samples);
         }
         self.waiting.fetch_sub(keyless.len(), Ordering::Relaxed);
-        keyless
+        (keyless, samples)
     }
 
     /// Returns at most `limit` of the latest requests: see [`Tail::follow`].

@@ -13,6 +13,7 @@ use crate::guard::revisions::Revisions;
 use crate::limit::Limit;
 use crate::limiter::{AnyLimiter, CounterSet, CounterSets, Demand, MemoryLimiter, Subjects};
 use crate::lockout::{AuthFailure, LockChange};
+use crate::log::Log;
 use crate::model::{KeyId, Method, OrgId};
 use crate::net::{ClientIp, IpKey};
 use crate::policy::{CompiledPolicy, Policy};
@@ -171,7 +172,7 @@ impl World {
             )),
             retention: 10 * MINUTE,
             outlet: None,
-            state: WriterState::default(),
+            state: WriterState::new(Log::default()),
         }
     }
 

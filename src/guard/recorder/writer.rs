@@ -8,11 +8,14 @@ use serde_json::json;
 
 use super::Recorder;
 use super::channel::Part;
+use super::decision_log::DecisionLog;
+use super::health_log::HealthLog;
 use super::outlet::Outlet;
 use crate::guard::active_locks::ActiveLocks;
 use crate::guard::cached_key::GrantBackends;
 use crate::guard::policy_reloader::PolicyReloader;
 use crate::guard::warnings::{Topic, Warnings};
+use crate::log::Log;
 use crate::store::{AuditContext, StoreError, UsageBatch, UsageStore};
 use crate::time::{CalendarCheck, Moment};
 
@@ -40,7 +43,6 @@ pub(in crate::guard) struct Writer {
 }
 
 /// What a writer keeps from one round to the next.
-#[derive(Default)]
 pub(in crate::guard) struct WriterState {
     /// Empty between two batches.
     parts: Vec<Part>,
@@ -49,6 +51,23 @@ pub(in crate::guard) struct WriterState {
     next_prune: Moment,
     /// Checked before expired usage is deleted.
     calendar: CalendarCheck,
+    log: Log,
+    decision_log: DecisionLog,
+    health_log: HealthLog,
+}
+
+impl WriterState {
+    pub(in crate::guard) fn new(log: Log) -> Self {
+        Self {
+            parts: Vec::new(),
+            batch: UsageBatch::default(),
+            next_prune: Moment::default(),
+            calendar: CalendarCheck::default(),
+            decision_log: DecisionLog::new(log.clone()),
+            health_log: HealthLog::new(log.clone()),
+            log,
+        }
+    }
 }
 
 impl Writer {
@@ -107,6 +126,7 @@ impl Writer {
             self.reload_policy_if_signalled();
         }
         self.maintain();
+        self.log(closing);
         self.warnings.log_new();
         #[cfg(any(feature = "metrics", feature = "serve"))]
         if result.is_err() {
@@ -198,7 +218,7 @@ impl Writer {
     fn collect(&mut self) {
         let (recorder, state) = (&self.backends.recorder, &mut self.state);
         recorder.take_events(&mut state.parts, &mut state.batch);
-        let keyless = recorder.take_counts(&mut state.batch);
+        let (keyless, samples) = recorder.take_counts(&mut state.batch);
         recorder
             .tail
             .add(&state.batch, &keyless, recorder.clock.now());
@@ -208,6 +228,19 @@ impl Writer {
         }
         #[cfg(any(feature = "metrics", feature = "serve"))]
         recorder.counts.lock().add(&state.batch);
+        state.decision_log.add(&state.batch, samples);
+    }
+
+    /// Logs refusals, drops and faults.
+    fn log(&mut self, is_last: bool) {
+        if !self.state.log.has_output() {
+            return;
+        }
+        let now = self.backends.recorder.clock().now();
+        let servers = [self.store.health(), self.backends.limiter.status().health];
+        let servers: Vec<_> = servers.into_iter().flatten().collect();
+        self.state.decision_log.log_due(now, is_last);
+        self.state.health_log.update(self.store.fault(), &servers);
     }
 
     fn warn_of_sink(&self, failure: Option<&str>) {
@@ -220,7 +253,10 @@ impl Writer {
         let clock = self.backends.recorder.clock();
         self.policy_reloader.reload_if_signalled(|| {
             let details = json!({ "signal": "SIGHUP" });
-            let audit = AuditContext::of_program(clock.timestamp(), "reload", details);
+            let audit = AuditContext {
+                log: self.state.log.clone(),
+                ..AuditContext::of_program(clock.timestamp(), "reload", details)
+            };
             self.store.append_audit(&audit)
         });
     }

@@ -19,6 +19,7 @@ use super::{
 use crate::counter::{CounterId, SavedCounter, SavedValue};
 use crate::limit::Period;
 use crate::lockout::LockChange;
+use crate::log::Log;
 use crate::model::{HashedKey, Key, KeyId, Method, Org, OrgId, OrgStatus};
 use crate::net::{CidrSet, ClientIp};
 use crate::sys::{Deadline, block_on};
@@ -101,6 +102,7 @@ pub(super) fn audit_context() -> AuditContext {
         subject: None,
         details: serde_json::Value::Null,
         idempotency_key: None,
+        log: Log::default(),
     }
 }
 

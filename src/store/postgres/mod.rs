@@ -158,8 +158,11 @@ impl PostgresStore {
         audit: &AuditContext,
         change: impl AsyncFnOnce(&Conn, &mut CommitTurn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let audit = audit.clone();
-        self.run(move |worker| async move { worker.commit_audited(&audit, change).await })
+        let context = audit.clone();
+        let result =
+            self.run(move |worker| async move { worker.commit_audited(&context, change).await })?;
+        audit.committed(result.audit_subject());
+        Ok(result)
     }
 
     /// Runs a transaction that is not an audited change.
@@ -213,6 +216,10 @@ impl UsageStore for PostgresStore {
 
     fn save_ip_windows(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn health(&self) -> Option<BackendHealth> {
+        Some(self.state.health())
     }
 }
 
@@ -409,10 +416,6 @@ impl Store for PostgresStore {
     /// wait for that thread.
     fn subscribe(&self, listener: Box<dyn Fn(ChangeEvent) + Send + Sync>) {
         self.listener.set(listener);
-    }
-
-    fn health(&self) -> Option<BackendHealth> {
-        Some(self.state.health())
     }
 
     fn warnings(&self) -> Vec<String> {

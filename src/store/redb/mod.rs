@@ -136,6 +136,10 @@ impl UsageStore for RedbStore {
     fn recover(&self, at_once: bool) {
         self.engine.recover(at_once);
     }
+
+    fn fault(&self) -> Option<String> {
+        self.engine.fault()
+    }
 }
 
 impl Store for RedbStore {
@@ -309,10 +313,6 @@ impl Store for RedbStore {
         self.engine.disk()
     }
 
-    fn fault(&self) -> Option<String> {
-        self.engine.fault()
-    }
-
     fn warnings(&self) -> Vec<String> {
         match self.damaged_usage.lock().len() {
             0 => Vec::new(),
@@ -429,12 +429,14 @@ impl RedbStore {
         audit: &AuditContext,
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.write(|txn| {
+        let result = self.write(|txn| {
             audit::begin(txn, audit)?;
             let result = change(txn)?;
             audit::append(txn, audit, result.audit_subject().or(audit.subject))?;
             Ok(result)
-        })
+        })?;
+        audit.committed(result.audit_subject());
+        Ok(result)
     }
 }
 

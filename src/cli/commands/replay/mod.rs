@@ -1,7 +1,6 @@
 //! `replay`: decides the requests of an access log under another policy.
 
 mod access_log;
-mod redact;
 mod report;
 mod sandbox;
 

@@ -7,13 +7,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::access_log::LoggedRequest;
-use super::redact::without_keys;
 use crate::cli::format::short_time;
 use crate::cli::output::write_line;
 use crate::cli::render::{OutputStyle, Panel, Table, escaped};
 use crate::cli::{error::CliError, settings::Cli};
 use crate::guard::Denial;
 use crate::input::text::escaped_json;
+use crate::model::key_text::without_keys;
 use crate::policy;
 use crate::time::Timestamp;
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::access_log::LoggedRequest;
-use super::redact::{listed_prefix, without_keys};
 use crate::admin::command::KeyReply;
 use crate::admin::{CreateKey, UpdateOrg};
 use crate::cli::connection::GuardConnection;
 use crate::cli::{error::CliError, pages, settings::Cli};
 use crate::guard::{Config, Denial, Grant, Request};
 use crate::keyguard::KeyGuard;
+use crate::model::key_text::{shown_part, without_keys};
 use crate::model::{Key, KeyId, KeyStatus, OrgStatus};
 use crate::policy::Policy;
 use crate::time::{ManualClock, Timestamp};
@@ -154,4 +154,9 @@ fn private_directory() -> std::io::Result<TempDir> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
     builder.tempdir()
+}
+
+/// Returns the listed prefix if `user` is the whole text of a key, else `user` unchanged.
+fn listed_prefix(user: &str) -> &str {
+    shown_part(user).unwrap_or(user)
 }

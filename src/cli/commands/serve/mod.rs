@@ -1,32 +1,37 @@
 //! `serve`
 
+mod log_opts;
 mod usage_log;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
 
+use self::log_opts::LogOpts;
 use self::usage_log::UsageLog;
 use crate::cli::connection::open_in_turn;
-use crate::cli::output::eprint_warning;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::{Config, RateLimitHeaders};
 use crate::limiter::Fallback;
+use crate::log::Event;
 use crate::serve::{self, ServeError, Settings, duration};
 use crate::sink::JsonLines;
 #[cfg(feature = "redis")]
 use crate::sink::RedisStream;
+
+/// How long the end waits for a slow log.
+const LOGGED_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(crate) struct Opts {
     #[command(flatten)]
     settings: Settings,
     /// The policy, as TOML. SIGHUP and `keyguard reload` reload it; an invalid policy changes nothing,
-    /// and the error is printed to standard error and by `keyguard stats`
+    /// and the error is in the log and printed by `keyguard stats`
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Write each request as a line of JSON to this file, or to standard output for `-`; refusals
@@ -41,6 +46,8 @@ pub(crate) struct Opts {
     /// alone
     #[arg(long, requires = "sink")]
     usage_sink_only: bool,
+    #[command(flatten)]
+    log: LogOpts,
     #[command(flatten)]
     backends: BackendOpts,
     /// The header fields that tell clients about limits: X-RateLimit-* (x-ratelimit), RateLimit and
@@ -104,12 +111,14 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     // Registered first, since an unhandled SIGHUP ends the process.
     let hangup = hangup().map_err(ServeError::Start)?;
     cli.require_data()?;
-    let mut config = cli.config()?.on_warning(eprint_warning);
+    let lines = opts.log.start().map_err(ServeError::Start)?;
+    let log = lines.log();
+    let mut config = cli.config()?.log(log.clone());
     let admin_key = opts.admin_key_file.as_deref();
     if let Some(key) = cli.secret_from(admin_key, "KEYGUARD_ADMIN_KEY")? {
         config = config.admin_key(key);
     }
-    if let Some(policy) = opts.policy {
+    if let Some(policy) = &opts.policy {
         config = config.policy_file(policy).reload_on_hangup(true);
     }
     config = opts
@@ -136,7 +145,15 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         };
     }
     let guard = open_in_turn(&cli.db, &config)?;
-    serve::serve(guard, &opts.settings)?;
+    log.emit(&Event::Started {
+        version: env!("CARGO_PKG_VERSION"),
+        storage: &cli.storage(),
+        limits: cli.redis.as_ref().map_or("memory", |_| "redis"),
+        policy: opts.policy.as_deref().and_then(Path::to_str),
+    });
+    let served = serve::serve(guard, &opts.settings);
+    lines.close(LOGGED_WITHIN);
+    served?;
     Ok(Exit::Done)
 }
 

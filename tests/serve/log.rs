@@ -1,0 +1,215 @@
+//! The log of `keyguard serve`.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use crate::common::program::{done, keyguard};
+use crate::common::server::{Server, check, get, request};
+use crate::common::wait_until;
+use crate::server::{ADMIN_KEY, data_file, terminate};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Starts a server that logs to the file `log`.
+fn serve(dir: &Path, more: &[&str]) -> Server {
+    let log = File::create(dir.join("log")).unwrap();
+    let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
+    command.args(more).env("KEYGUARD_ADMIN_KEY", ADMIN_KEY);
+    command.stderr(log);
+    Server::spawn(command)
+}
+
+fn log(dir: &Path) -> String {
+    fs::read_to_string(dir.join("log")).unwrap()
+}
+
+/// The events of a log of JSON lines.
+fn events(dir: &Path) -> Vec<Value> {
+    let log = log(dir);
+    let lines = log.lines();
+    let events = lines.map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")));
+    events.collect()
+}
+
+fn named<'e>(events: &'e [Value], name: &str) -> Vec<&'e Value> {
+    let found = events.iter().filter(|event| event["event"] == name);
+    found.collect()
+}
+
+fn body(key: &str, path: &str) -> Value {
+    json!({"key": key, "ip": "192.0.2.7", "path": path, "method": "GET"})
+}
+
+#[test]
+fn start_refusals_requests_and_stop_are_logged() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 1);
+    fs::write(dir.path().join("policy.toml"), "").unwrap();
+    let options = ["--policy", "policy.toml", "--log-format", "json"];
+    let mut server = serve(
+        dir.path(),
+        &[&options[..], &["--log-level", "debug"]].concat(),
+    );
+    for (key, status) in [(&*key, 200), (&key, 429), (&key, 429), ("nonsense", 401)] {
+        let (_, verdict) = check(&server, &body(key, "/orders?a=b"));
+        assert_eq!(verdict["status"], status);
+    }
+    let address = server.address.clone();
+    terminate(&mut server);
+
+    let events = events(dir.path());
+    let names = events.iter().map(|event| event["event"].as_str().unwrap());
+    let names: Vec<&str> = names.collect();
+    assert_eq!(names[..2], ["started", "listening"]);
+    assert_eq!(names[names.len() - 1], "stopped");
+    assert!(names.contains(&"stopping"));
+    let started = &events[0];
+    assert_eq!(started["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        [&started["storage"], &started["limits"], &started["policy"]],
+        ["keyguard.redb", "memory", "policy.toml"]
+    );
+    assert_eq!(events[1]["address"], address.as_str());
+    let refused = named(&events, "refused");
+    let counts = |reason: &str| {
+        let of = refused.iter().filter(|event| event["reason"] == reason);
+        of.map(|event| event["count"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    assert_eq!((counts("rate_limited"), counts("malformed_key")), (2, 1));
+    let sample = refused.iter().find(|event| event["key_id"] == 1).unwrap();
+    assert_eq!([&sample["ip"], &sample["path"]], ["192.0.2.7", "/orders"]);
+    let keyless = refused
+        .iter()
+        .find(|event| event["reason"] == "malformed_key");
+    assert_eq!(keyless.unwrap()["path"], "/orders");
+    let requests = named(&events, "request");
+    assert_eq!(requests.len(), 4);
+    assert_eq!(requests[0]["path"], "/v1/check");
+    assert!(requests[0]["duration_us"].is_u64());
+}
+
+#[test]
+fn each_change_of_the_audit_log_is_logged() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    fs::write(dir.path().join("policy.toml"), "").unwrap();
+    let options = ["--policy", "policy.toml", "--log-format", "json"];
+    let server = serve(dir.path(), &options);
+    let before = get(
+        &server.address,
+        "/admin/audit",
+        &[("X-Admin-Key", ADMIN_KEY)],
+    );
+    let before: Vec<Value> = serde_json::from_str(&before.body).unwrap();
+    for command in [
+        &["create-org", "other"][..],
+        &["create-key", "--org", "other", "--label", "till"],
+        &["update-key", "2", "--label", "desk"],
+        &["rotate-key", "2"],
+        &["suspend-org", "other"],
+        &["resume-org", "other"],
+        &["update-org", "other", "--limit", "9/s"],
+        &[
+            "override-limit",
+            "1",
+            "--limit",
+            "default",
+            "--for",
+            "1 hour",
+        ],
+        &["restore-limit", "1", "--limit", "default"],
+        &["reset", "1"],
+        &["reset", "--ip", "192.0.2.8"],
+        &["block", "192.0.2.9", "--for", "1 hour"],
+        &["unblock", "192.0.2.9"],
+        &["revoke-key", "2"],
+        &["reload"],
+    ] {
+        done(dir.path(), command);
+    }
+    let fields = [
+        ("X-Admin-Key", ADMIN_KEY),
+        ("Content-Type", "application/json"),
+    ];
+    let org = json!({"org_name": "third"}).to_string();
+    let created = request(&server.address, "POST", "/admin/orgs", &fields, &org);
+    assert_eq!(created.status, 201);
+    // Changes nothing, so it is not logged.
+    let again = request(&server.address, "POST", "/admin/orgs", &fields, &org);
+    assert_eq!(again.status, 409);
+
+    let audit = get(&server.address, "/admin/audit", &fields);
+    let mut audit: Vec<Value> = serde_json::from_str(&audit.body).unwrap();
+    audit.truncate(audit.len() - before.len());
+    audit.reverse();
+    assert!(audit.len() >= 16, "{audit:?}");
+    let change = |entry: &Value| {
+        let subject = entry.get("subject").unwrap_or(&Value::Null);
+        let of = |name: &str| entry[name].clone();
+        (
+            of("action"),
+            subject.clone(),
+            of("actor"),
+            of("ip"),
+            of("details"),
+        )
+    };
+    let audited: Vec<_> = audit.iter().map(change).collect();
+    wait_until(|| named(&events(dir.path()), "changed").len() == audited.len());
+    let events = events(dir.path());
+    let logged: Vec<_> = named(&events, "changed").into_iter().map(change).collect();
+    assert_eq!(logged, audited);
+}
+
+#[test]
+fn texts_from_clients_are_escaped_and_keys_shortened() {
+    for format in ["text", "json"] {
+        let dir = TempDir::new().unwrap();
+        let key = data_file(dir.path(), 60);
+        let mut server = serve(
+            dir.path(),
+            &["--log-format", format, "--log-level", "debug"],
+        );
+        let forged = "/a\n2026-11-26T00:00:00Z INFO changed\r\u{1b}[2J\u{9b}31m\u{202e}\u{2028}";
+        check(&server, &body("nonsense", forged));
+        check(&server, &body("nonsense", &format!("/{key}/b")));
+        get(&server.address, &format!("/in/{key}?key={key}"), &[]);
+        get(&server.address, &format!("/{}", &key[9..]), &[]);
+        let fields = [
+            ("X-Admin-Key", ADMIN_KEY),
+            ("Content-Type", "application/json"),
+        ];
+        let org = json!({"org_name": "a\" status=200 \\"}).to_string();
+        let created = request(&server.address, "POST", "/admin/orgs", &fields, &org);
+        assert_eq!(created.status, 201);
+        terminate(&mut server);
+
+        let log = log(dir.path());
+        assert!(log.contains("/in/kg_live_"), "{log}");
+        for secret in [&key[20..40], &ADMIN_KEY[..10]] {
+            assert!(!log.contains(secret), "{secret}: {log}");
+        }
+        let is_shown = |c: char| c == '\n' || c == '…' || (' '..='~').contains(&c);
+        assert!(log.chars().all(is_shown), "{log}");
+        for line in log.lines() {
+            let start = line.trim_start_matches(r#"{"time":""#);
+            assert!(start.starts_with("20") && start.contains('Z'), "{line}");
+        }
+        assert_eq!(
+            log.matches(" INFO changed ").count(),
+            usize::from(format == "text")
+        );
+    }
+}
+
+#[test]
+fn a_level_is_the_least_that_is_logged() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    for (level, is_logged) in [("off", false), ("error", false), ("info", true)] {
+        let mut server = serve(dir.path(), &["--log-level", level]);
+        terminate(&mut server);
+        assert_eq!(!log(dir.path()).is_empty(), is_logged, "{level}");
+    }
+}

@@ -1,0 +1,141 @@
+//! Spans for a collector of OpenTelemetry (feature `otlp`).
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread;
+
+use crate::common::server::{get, request};
+use crate::common::wait_until;
+use crate::server::{data_file, serve, terminate};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+/// A collector that keeps what it receives.
+struct Collector {
+    url: String,
+    received: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Collector {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let received = Arc::<Mutex<Vec<Value>>>::default();
+        let kept = Arc::clone(&received);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut text = Vec::new();
+                let body = loop {
+                    let mut chunk = [0; 4_096];
+                    let read = stream.read(&mut chunk).unwrap();
+                    text.extend_from_slice(&chunk[..read]);
+                    let whole = String::from_utf8_lossy(&text).into_owned();
+                    let Some((head, body)) = whole.split_once("\r\n\r\n") else {
+                        continue;
+                    };
+                    assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+                    let length = head
+                        .lines()
+                        .find_map(|line| line.strip_prefix("content-length: "));
+                    if body.len() == length.unwrap().parse::<usize>().unwrap() {
+                        break body.to_owned();
+                    }
+                };
+                kept.lock().push(serde_json::from_str(&body).unwrap());
+                let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+                stream.write_all(response).unwrap();
+            }
+        });
+        Self { url, received }
+    }
+
+    fn spans(&self) -> Vec<Value> {
+        let received = self.received.lock();
+        let spans = received.iter().map(|export| {
+            let resource = &export["resourceSpans"][0];
+            let name = &resource["resource"]["attributes"][0];
+            assert_eq!(
+                *name,
+                json!({"key": "service.name", "value": {"stringValue": "keyguard"}})
+            );
+            resource["scopeSpans"][0]["spans"]
+                .as_array()
+                .unwrap()
+                .clone()
+        });
+        spans.flatten().collect()
+    }
+}
+
+#[test]
+fn decisions_about_sampled_requests_are_spans_of_their_trace() {
+    let collector = Collector::start();
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let mut server = serve(dir.path(), &["--otlp-endpoint", &collector.url]);
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
+    let parent = |flags: &str| format!("00-{TRACE}-{PARENT}-{flags}");
+    let (sampled, other) = (parent("01"), parent("00"));
+    let json = ("Content-Type", "application/json");
+    for fields in [
+        &[json, ("traceparent", &sampled), ("tracestate", "a=1")][..],
+        &[json, ("traceparent", &other)],
+        &[json],
+    ] {
+        let response = request(&server.address, "POST", "/v1/check", fields, &body);
+        assert_eq!(response.status, 200);
+    }
+    wait_until(|| collector.spans().len() == 1);
+    let span = collector.spans().remove(0);
+    assert_eq!(span["name"], "keyguard.check");
+    assert_eq!(
+        [&span["traceId"], &span["parentSpanId"], &span["traceState"]],
+        [TRACE, PARENT, "a=1"]
+    );
+    assert_eq!(span["spanId"].as_str().unwrap().len(), 16);
+    let nanos = |name: &str| span[name].as_str().unwrap().parse::<u64>().unwrap();
+    let (start, end) = (nanos("startTimeUnixNano"), nanos("endTimeUnixNano"));
+    assert!(start < end && end - start < 60_000_000_000, "{start} {end}");
+    let status = json!([{"key": "http.response.status_code", "value": {"intValue": "200"}}]);
+    assert_eq!(span["attributes"], status);
+
+    let fields = [
+        ("X-Original-URI", "/"),
+        ("X-Original-Method", "GET"),
+        ("X-Forwarded-For", "192.0.2.7"),
+        ("traceparent", &sampled),
+    ];
+    assert_eq!(get(&server.address, "/auth", &fields).status, 401);
+    // The end of the server does not lose it.
+    terminate(&mut server);
+    let span = collector.spans().remove(1);
+    assert_eq!(span["name"], "keyguard.auth");
+    let reason = json!({"key": "keyguard.reason", "value": {"stringValue": "missing_key"}});
+    assert_eq!(span["attributes"][1], reason);
+    assert_eq!(collector.spans().len(), 2);
+}
+
+#[test]
+fn a_collector_that_is_away_delays_nothing() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 60);
+    let away = format!("http://127.0.0.1:{}", crate::common::free_port());
+    let mut server = serve(dir.path(), &["--otlp-endpoint", &away]);
+    let body = json!({"key": key, "ip": "192.0.2.7", "path": "/"}).to_string();
+    let parent = format!("00-{TRACE}-{PARENT}-01");
+    let fields = [
+        ("Content-Type", "application/json"),
+        ("traceparent", &*parent),
+    ];
+    for _ in 0..20 {
+        let response = request(&server.address, "POST", "/v1/check", &fields, &body);
+        assert_eq!(response.status, 200);
+    }
+    terminate(&mut server);
+}
