@@ -237,8 +237,8 @@ impl Config {
         self
     }
 
-    /// Whether requests are recorded. Otherwise totals and `last_used_at` are not updated; limits and
-    /// quotas are still enforced. Default: `true`.
+    /// Whether requests are recorded. Otherwise totals, `last_used_at` and metrics of decisions are not
+    /// updated; limits and quotas are still enforced. Default: `true`.
     pub fn record_usage(mut self, record: bool) -> Self {
         self.record_usage = record;
         self

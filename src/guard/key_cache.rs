@@ -3,6 +3,7 @@
 pub(super) mod fingerprint;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use self::fingerprint::{Fingerprint, Fingerprinter};
 use super::cached_key::CachedKey;
@@ -19,8 +20,14 @@ pub(super) struct KeyCache {
     fingerprinter: Fingerprinter,
     sets: Box<[Set]>,
     capacity: usize,
-    pub(super) len: AtomicUsize,
+    len: AtomicUsize,
+    misses: Misses,
 }
+
+/// The number of reads of keys that were not in the cache. Shares no cache line with what every look-up reads.
+#[derive(Default)]
+#[repr(align(128))]
+struct Misses(AtomicU64);
 
 /// Aligned to two cache lines, so that sets do not share one.
 #[derive(Default)]
@@ -50,6 +57,7 @@ impl KeyCache {
             sets: (0..sets).map(|_| Set::default()).collect(),
             capacity,
             len: AtomicUsize::new(0),
+            misses: Misses::default(),
         }
     }
 
@@ -83,6 +91,7 @@ impl KeyCache {
         revisions: &Revisions,
         read: impl AsyncFnOnce(u64) -> Result<Option<CachedKey>, E>,
     ) -> Result<Option<Arc<CachedKey>>, E> {
+        self.misses.0.fetch_add(1, Ordering::Relaxed);
         let read_at = revisions.all();
         let Some(key) = read(read_at).await? else {
             return Ok(None);
@@ -94,6 +103,18 @@ impl KeyCache {
             self.insert(Arc::clone(&key));
         }
         Ok(Some(key))
+    }
+
+    /// The number of keys in the cache.
+    #[cfg(any(feature = "metrics", feature = "serve"))]
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// The number of reads of keys that were not in the cache.
+    #[cfg(any(feature = "metrics", feature = "serve"))]
+    pub(super) fn misses(&self) -> u64 {
+        self.misses.0.load(Ordering::Relaxed)
     }
 
     /// Inserts `key`, replacing an earlier state of the same key.

@@ -129,6 +129,11 @@ fn tables(measured: &Measurements) -> Vec<Family> {
             "The largest number of keys in memory.",
             number(measured.key_cache_capacity),
         ),
+        Family::counter(
+            "keyguard_key_cache_misses_total",
+            "Reads of keys that were not in memory, unknown keys included.",
+            measured.key_cache_misses,
+        ),
     ]
 }
 

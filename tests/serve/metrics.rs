@@ -58,10 +58,10 @@ fn every_decision_is_counted_by_outcome_and_reason() {
     ];
     assert_eq!(get(&server.address, "/auth", &fields).status, 401);
 
-    wait_until(|| metric(&server, &refused("missing_key")) == 1.0);
-    assert_eq!(metric(&server, ADMITTED), 2.0);
+    let is_limited = || metric(&server, &refused("rate_limited")) == 1.0;
+    wait_until(|| metric(&server, ADMITTED) == 2.0 && is_limited());
     for (reason, count) in [
-        ("rate_limited", 1.0),
+        ("missing_key", 1.0),
         ("malformed_key", 1.0),
         ("unknown_key", 0.0),
         ("ip_locked", 0.0),
@@ -80,6 +80,7 @@ fn every_decision_is_counted_by_outcome_and_reason() {
     assert_eq!((durations("check"), durations("auth")), (4.0, 1.0));
     assert!(metric(&server, "keyguard_disk_free_bytes") > 0.0);
     assert_eq!(metric(&server, "keyguard_key_cache_keys"), 1.0);
+    assert_eq!(metric(&server, "keyguard_key_cache_misses_total"), 1.0);
 }
 
 /// The table of the guide has each metric of this process and no others, except those marked as from

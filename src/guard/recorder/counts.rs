@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 #[cfg(feature = "metrics")]
 use crate::model::Latencies;
 use crate::model::Reason;
-use crate::store::{UsageBatch, UsageEvent};
+use crate::store::{Minute, UsageBatch, UsageEvent};
 
 /// The largest number of names of rules.
 const MAX_RULES: usize = 1_000;
 
-/// Decisions since the guard was opened, as far as the writer has collected them.
+/// Decisions since the guard was opened.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DecisionCounts {
     pub(crate) admitted: u64,
@@ -29,6 +29,7 @@ pub(crate) struct DecisionCounts {
 }
 
 impl DecisionCounts {
+    /// Adds what the writer has collected.
     pub(super) fn add(&mut self, batch: &UsageBatch) {
         for event in &batch.events {
             match event.refused {
@@ -36,12 +37,22 @@ impl DecisionCounts {
                 None => self.add_admitted(event),
             }
         }
-        for (_, refused) in &batch.refusals {
+        self.add_counts(&batch.refusals, &batch.shadow_denied, batch.dropped);
+    }
+
+    /// Adds what was counted without an event.
+    pub(super) fn add_counts(
+        &mut self,
+        refusals: &[(Minute, [u64; Reason::COUNT])],
+        shadow_denied: &[(String, u64)],
+        dropped: u64,
+    ) {
+        for (_, refused) in refusals {
             for (sum, more) in self.refused.iter_mut().zip(refused) {
                 *sum += more;
             }
         }
-        for (rule, more) in &batch.shadow_denied {
+        for (rule, more) in shadow_denied {
             let has_room = self.shadow_denied.len() < MAX_RULES;
             let name = match has_room || self.shadow_denied.contains_key(rule) {
                 true => rule.as_str(),
@@ -49,7 +60,7 @@ impl DecisionCounts {
             };
             *self.shadow_denied.entry(name.to_owned()).or_default() += more;
         }
-        self.dropped += batch.dropped;
+        self.dropped += dropped;
     }
 
     #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]

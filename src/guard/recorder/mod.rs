@@ -44,9 +44,9 @@ pub(crate) struct Recorder {
     /// Each thread shares its queue with few others.
     queues: Box<[Mutex<Queue>]>,
     capacity: usize,
-    /// What the writer has collected.
+    /// What the writer has collected. Held while it collects, so that nothing is missing meanwhile.
     #[cfg(any(feature = "metrics", feature = "serve"))]
-    pub(super) counts: parking_lot::Mutex<DecisionCounts>,
+    counts: parking_lot::Mutex<DecisionCounts>,
     /// The number of events that were handed over and are not collected. Each channel has up to one chunk
     /// more, and there are no more channels than threads at a time.
     pub(super) waiting: AtomicUsize,
@@ -378,6 +378,19 @@ impl Recorder {
     /// The number of failed attempts to write to the sink.
     pub(crate) fn sink_failures(&self) -> u64 {
         self.control.lock().sink_failures
+    }
+
+    /// Returns the counts of all decisions but those by known keys that the writer has not collected: while
+    /// the store fails, refusals of unknown keys and drops are counted nevertheless.
+    #[cfg(any(feature = "metrics", feature = "serve"))]
+    pub(super) fn decision_counts(&self) -> DecisionCounts {
+        let collected = self.counts.lock();
+        let mut counts = collected.clone();
+        for queue in &self.queues {
+            let queue = queue.lock();
+            counts.add_counts(&queue.refusals, &queue.shadow_denied, queue.dropped);
+        }
+        counts
     }
 
     /// Returns the latencies since the last call.

@@ -305,6 +305,33 @@ fn refusals_are_counted_by_minute_and_reason_and_survive_a_failure() {
 }
 
 #[test]
+#[cfg(any(feature = "metrics", feature = "serve"))]
+fn drops_and_refusals_are_counted_while_nothing_can_be_stored() {
+    let world = World::new();
+    let mut writer = world.writer();
+    world.disk.fill_up(true);
+    world.record(0..3);
+    writer.store_all().unwrap_err();
+    let sent = 2 * world.recorder.capacity as u16;
+    world.record(3..sent);
+    world.refuse(Reason::UnknownKey);
+    writer.store_all().unwrap_err();
+    let counts = || {
+        let counts = world.recorder.decision_counts();
+        let unknown = counts.refused[Reason::UnknownKey as usize];
+        (counts.admitted, unknown, counts.dropped)
+    };
+    let (admitted, unknown, dropped) = counts();
+    assert_eq!((admitted, unknown), (3, 1));
+    assert!(dropped > 0);
+
+    world.disk.fill_up(false);
+    writer.store_all().unwrap();
+    writer.store_all().unwrap();
+    assert_eq!(counts(), (u64::from(sent) - dropped, 1, dropped));
+}
+
+#[test]
 fn refusals_of_a_minute_take_no_more_memory_the_longer_they_cannot_be_stored() {
     let world = World::new();
     let mut writer = world.writer();

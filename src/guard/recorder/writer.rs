@@ -217,6 +217,8 @@ impl Writer {
     /// Moves everything recorded into the batch, which is empty.
     fn collect(&mut self) {
         let (recorder, state) = (&self.backends.recorder, &mut self.state);
+        #[cfg(any(feature = "metrics", feature = "serve"))]
+        let mut counts = recorder.counts.lock();
         recorder.take_events(&mut state.parts, &mut state.batch);
         let (keyless, samples) = recorder.take_counts(&mut state.batch);
         recorder
@@ -227,7 +229,7 @@ impl Writer {
             state.batch.dropped += outlet.take(&state.batch, keyless);
         }
         #[cfg(any(feature = "metrics", feature = "serve"))]
-        recorder.counts.lock().add(&state.batch);
+        counts.add(&state.batch);
         state.decision_log.add(&state.batch, samples);
     }
 
