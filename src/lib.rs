@@ -27,9 +27,8 @@
 //! | `http` | a layer for tower and hyper, the admin service, and `Headers` for `http::HeaderMap` |
 //! | `import` | `cli`, and `keyguard import` from SQLite, which is compiled from C |
 //! | `legacy` | keys of the Python package of the same name |
-//! | `metrics`, `tracing` | metrics and events for the facades of these names |
+//! | `metrics`, `otlp`, `tracing` | metrics and events for the facades of these names; `serve`, and spans for OpenTelemetry |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
-//! | `otlp` | `serve`, and spans of its decisions for a collector of OpenTelemetry |
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
 //! | `redis` | limits in Redis, for several processes, and `RedisStream` |
 //! | `serve` | `cli`, `openapi`, and `keyguard serve`: the sidecar |

@@ -362,7 +362,8 @@ impl Config {
 
     /// A function that logs warnings. Called once for each new text of
     /// [`Stats::warnings`](crate::Stats::warnings) in this process, such as an invalid policy file, on
-    /// a thread of its own, so it may block. Default: none.
+    /// a thread of its own, so it may block. Default: none. With the feature `tracing`, warnings are events,
+    /// too.
     ///
     /// ```
     /// let config = keyguard::Config::default().on_warning(|text| eprintln!("warning: {text}"));

@@ -25,7 +25,7 @@ pub(crate) enum Event<'a> {
     Stopping,
     /// All is stored.
     Stopped,
-    /// The server answered a request.
+    /// The server answered a request; if this was requested.
     Request {
         peer: ClientIp,
         method: &'a str,
@@ -41,13 +41,17 @@ pub(crate) enum Event<'a> {
         sample: Option<&'a Usage>,
     },
     /// A request was refused; logged by the thread that decides, in its span.
-    #[cfg(any(feature = "serve", feature = "tracing"))]
     Decision {
         reason: Reason,
         key_id: Option<u64>,
         ip: ClientIp,
         method: &'a str,
         path: &'a str,
+    },
+    /// A request had a wrong admin key.
+    #[cfg(feature = "http")]
+    AdminRefused {
+        ip: ClientIp,
     },
     /// Requests were decided and not recorded.
     Dropped {
@@ -61,11 +65,11 @@ pub(crate) enum Event<'a> {
         ip: ClientIp,
         details: &'a serde_json::Value,
     },
-    /// Changes to the data file are refused.
+    /// Changes are refused, or usage cannot be stored.
     StoreFailed {
         problem: &'a str,
     },
-    /// Changes to the data file are accepted again.
+    /// Changes are accepted, and usage can be stored.
     StoreRecovered,
     /// A server has a problem.
     BackendDown {
@@ -95,10 +99,10 @@ impl Event<'_> {
                 Level::Error
             }
             Self::Warning { .. } => Level::Warn,
+            #[cfg(feature = "http")]
+            Self::AdminRefused { .. } => Level::Warn,
             #[cfg(feature = "otlp")]
             Self::ExportFailed { .. } => Level::Warn,
-            Self::Request { .. } => Level::Debug,
-            #[cfg(any(feature = "serve", feature = "tracing"))]
             Self::Decision { .. } => Level::Debug,
             _ => Level::Info,
         }
@@ -139,7 +143,6 @@ impl Event<'_> {
                 count,
                 sample,
             } => refused(named("refused"), *reason, *count, *sample),
-            #[cfg(any(feature = "serve", feature = "tracing"))]
             Self::Decision {
                 reason,
                 key_id,
@@ -153,6 +156,8 @@ impl Event<'_> {
                 .text("ip", &ip.to_string())
                 .text("method", method)
                 .text("path", path),
+            #[cfg(feature = "http")]
+            Self::AdminRefused { ip } => named("admin_refused").text("ip", &ip.to_string()),
             Self::Dropped { requests } => named("dropped").number("count", *requests),
             Self::Changed {
                 action,

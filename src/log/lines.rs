@@ -15,8 +15,11 @@ use crate::time::Timestamp;
 /// The largest number of waiting lines.
 const CAPACITY: usize = 8_192;
 
+/// How long the end of the program waits for a slow log.
+const CLOSED_WITHIN: Duration = Duration::from_secs(1);
+
 /// The log of a program. Emitting an event never waits: if standard error is slower than the log, lines are
-/// lost and counted.
+/// lost and counted. When dropped, it writes what is waiting.
 pub(crate) struct LogLines(Arc<Shared>);
 
 struct Shared {
@@ -57,14 +60,17 @@ impl LogLines {
     pub(crate) fn log(&self) -> Log {
         Log(Some(Arc::clone(&self.0) as _))
     }
+}
 
-    /// Writes what is waiting, for at most `timeout`.
-    pub(crate) fn close(self, timeout: Duration) {
+impl Drop for LogLines {
+    fn drop(&mut self) {
         let mut queue = self.0.queue.lock();
         queue.is_closed = true;
         self.0.work.notify_one();
         let is_busy = |queue: &mut Queue| queue.is_writing || queue.has_work();
-        self.0.done.wait_while_for(&mut queue, is_busy, timeout);
+        self.0
+            .done
+            .wait_while_for(&mut queue, is_busy, CLOSED_WITHIN);
     }
 }
 

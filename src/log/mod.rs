@@ -14,6 +14,7 @@ mod safe_text;
 mod trace;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 pub(crate) use self::event::Event;
@@ -49,25 +50,53 @@ impl Log {
         self.0.is_some()
     }
 
-    #[cfg(feature = "serve")]
     pub(crate) fn is_enabled(&self, level: Level) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|output| output.is_enabled(level))
+        let is_enabled = |output: &Arc<dyn Output>| unless_panic(|| output.is_enabled(level));
+        self.0.as_ref().and_then(is_enabled).unwrap_or(false)
     }
 
     pub(crate) fn emit(&self, event: &Event<'_>) {
-        let Some(output) = &self.0 else {
-            return;
-        };
-        if output.is_enabled(event.level()) {
-            output.write(&event.record());
+        if let Some(output) = &self.0
+            && self.is_enabled(event.level())
+        {
+            unless_panic(|| output.write(&event.record()));
         }
     }
+}
+
+/// Calls an output. A panic of an application's subscriber must neither end the thread that stores usage nor
+/// reach a thread that decides.
+fn unless_panic<T>(call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Log")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Panics;
+
+    impl Output for Panics {
+        fn is_enabled(&self, level: Level) -> bool {
+            assert_ne!(level, Level::Error);
+            true
+        }
+
+        fn write(&self, _: &Record) {
+            panic!("a subscriber panics");
+        }
+    }
+
+    #[test]
+    fn panics_of_an_output_do_not_reach_its_callers() {
+        let log = Log(Some(Arc::new(Panics)));
+        log.emit(&Event::BackendUp { server: "redis" });
+        log.emit(&Event::Dropped { requests: 1 });
     }
 }

@@ -19,7 +19,7 @@ use crate::http::body::read_body;
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResult, json};
 use crate::keyguard::KeyGuard;
-use crate::log::{Event, Level};
+use crate::log::Event;
 use crate::net::{CidrSet, ClientIp};
 
 pub(super) struct Routes {
@@ -28,6 +28,7 @@ pub(super) struct Routes {
     trusted: CidrSet,
     decision_times: DecisionTimes,
     tracer: Tracer,
+    logs_requests: bool,
     max_body_bytes: usize,
     timeout: Duration,
 }
@@ -43,6 +44,7 @@ impl Routes {
             trusted: settings.trust.clone(),
             decision_times: DecisionTimes::new(),
             tracer,
+            logs_requests: settings.log_requests,
             max_body_bytes: settings.max_body,
             timeout: settings.timeout,
         }
@@ -53,14 +55,13 @@ impl Routes {
         request: Request<Incoming>,
         peer: ClientIp,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
-        let log = self.guard.inner.log();
-        if !log.is_enabled(Level::Debug) {
+        if !self.logs_requests {
             return Ok(self.answer(request, peer).await);
         }
         let started = Instant::now();
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let response = self.answer(request, peer).await;
-        log.emit(&Event::Request {
+        self.guard.inner.log().emit(&Event::Request {
             peer,
             method: method.as_str(),
             // Queries are for no log.
@@ -130,11 +131,10 @@ impl Routes {
     ) -> HttpResult {
         let span = self.tracer.begin(endpoint.span_name(), &parts.headers);
         let response = self.decision_times.timed(endpoint, response).await;
-        let Some(span) = span else {
-            return response;
-        };
         let response = response.unwrap_or_else(Problem::into_response);
-        self.tracer.end(span, &response);
+        if let Some(span) = span {
+            self.tracer.end(span, &response);
+        }
         Ok(response)
     }
 

@@ -51,6 +51,9 @@ pub(crate) struct Settings {
     /// The time that requests have to finish when the server stops
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(super) grace: Duration,
+    /// Log each HTTP request to this server, without its query, at the level info
+    #[arg(long)]
+    pub(super) log_requests: bool,
     #[command(flatten)]
     pub(super) otlp: OtlpOpts,
 }

@@ -73,7 +73,13 @@ fn no_secret_and_no_key_leaves_the_program() {
     let log = File::create(dir.join("server.log")).unwrap();
     let mut serving = command(dir, &["serve", "--listen", "127.0.0.1:0"]);
     serving
-        .args(["--usage-log", "usage.ndjson", "--log-level", "debug"])
+        .args([
+            "--usage-log",
+            "usage.ndjson",
+            "--log-level",
+            "debug",
+            "--log-requests",
+        ])
         .env("KEYGUARD_ADMIN_KEY", ADMIN_KEY)
         .stderr(log);
     let mut server = Server::spawn(serving);

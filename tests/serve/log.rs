@@ -46,10 +46,7 @@ fn start_refusals_requests_and_stop_are_logged() {
     let key = data_file(dir.path(), 1);
     fs::write(dir.path().join("policy.toml"), "").unwrap();
     let options = ["--policy", "policy.toml", "--log-format", "json"];
-    let mut server = serve(
-        dir.path(),
-        &[&options[..], &["--log-level", "debug"]].concat(),
-    );
+    let mut server = serve(dir.path(), &[&options[..], &["--log-requests"]].concat());
     for (key, status) in [(&*key, 200), (&key, 429), (&key, 429), ("nonsense", 401)] {
         let (_, verdict) = check(&server, &body(key, "/orders?a=b"));
         assert_eq!(verdict["status"], status);
@@ -87,6 +84,51 @@ fn start_refusals_requests_and_stop_are_logged() {
     assert_eq!(requests.len(), 4);
     assert_eq!(requests[0]["path"], "/v1/check");
     assert!(requests[0]["duration_us"].is_u64());
+}
+
+#[test]
+fn each_refusal_is_logged_on_request_and_each_wrong_admin_key() {
+    let dir = TempDir::new().unwrap();
+    let key = data_file(dir.path(), 1);
+    let options = ["--log-format", "json", "--log-level", "debug"];
+    let mut server = serve(dir.path(), &options);
+    for (key, status) in [(&*key, 200), (&key, 429), (&key, 429), ("nonsense", 401)] {
+        assert_eq!(check(&server, &body(key, "/orders")).1["status"], status);
+    }
+    let fields = [
+        ("X-Original-URI", "/orders"),
+        ("X-Original-Method", "GET"),
+        ("X-Forwarded-For", "nonsense"),
+    ];
+    // For nginx, which accepts only 401 and 403.
+    assert_eq!(get(&server.address, "/auth", &fields).status, 403);
+    let wrong = &ADMIN_KEY[1..];
+    for fields in [&[("X-Admin-Key", wrong)][..], &[]] {
+        assert_eq!(get(&server.address, "/admin/orgs", fields).status, 401);
+    }
+    terminate(&mut server);
+
+    let events = events(dir.path());
+    let decisions = named(&events, "decision");
+    let reasons: Vec<_> = decisions.iter().map(|event| &event["reason"]).collect();
+    assert_eq!(
+        reasons,
+        [
+            "rate_limited",
+            "rate_limited",
+            "malformed_key",
+            "invalid_client_ip"
+        ]
+    );
+    assert_eq!(decisions[0]["key_id"], 1);
+    let refused = named(&events, "admin_refused");
+    assert_eq!(refused.len(), 1, "a missing key is no wrong one");
+    assert_eq!(
+        [&refused[0]["level"], &refused[0]["ip"]],
+        ["warn", "127.0.0.1"]
+    );
+    assert!(named(&events, "request").is_empty());
+    assert!(!log(dir.path()).contains(wrong));
 }
 
 #[test]
@@ -169,7 +211,13 @@ fn texts_from_clients_are_escaped_and_keys_shortened() {
         let key = data_file(dir.path(), 60);
         let mut server = serve(
             dir.path(),
-            &["--log-format", format, "--log-level", "debug"],
+            &[
+                "--log-format",
+                format,
+                "--log-level",
+                "debug",
+                "--log-requests",
+            ],
         );
         let forged = "/a\n2026-11-26T00:00:00Z INFO changed\r\u{1b}[2J\u{9b}31m\u{202e}\u{2028}";
         check(&server, &body("nonsense", forged));

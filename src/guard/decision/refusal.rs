@@ -4,12 +4,13 @@ use super::super::Guard;
 use super::super::cached_key::CachedKey;
 use super::super::denial::Denial;
 use super::super::request::Headers;
-#[cfg(feature = "serve")]
 use super::super::request::Request;
 use super::context::RequestContext;
 use super::{auth_failure, proxy};
 use crate::lockout::AuthFailure;
+use crate::log::{Event, Level};
 use crate::model::Reason;
+use crate::net::ClientIp;
 use crate::policy::path;
 use crate::store::UsageEvent;
 
@@ -17,6 +18,7 @@ use crate::store::UsageEvent;
 #[cfg(feature = "serve")]
 pub(crate) fn refuse_unreadable<H: ?Sized>(guard: &Guard, request: &Request<'_, H>) -> Denial {
     let reason = Reason::InvalidClientIp;
+    log(guard, request, request.ip, None, reason);
     guard.recorder().record_keyless(request, request.ip, reason);
     Denial::new(reason)
 }
@@ -57,19 +59,32 @@ pub(super) fn recorded<H: ?Sized>(
     recorder.count_shadow_denied(context.shadow_denied());
     let key_of_denial = context.denial().and_then(Denial::key);
     let key = context.key.as_deref().or(key_of_denial);
-    #[cfg(any(feature = "serve", feature = "tracing"))]
-    guard.log().emit(&crate::log::Event::Decision {
-        reason,
-        key_id: key.map(|key| key.key_id.0),
-        ip: context.ip,
-        method: context.request.method.as_str(),
-        path: path::stored(context.request.path),
-    });
+    log(guard, context.request, context.ip, key, reason);
     match key {
         Some(key) => record_with_key(guard, context, key, reason),
         None => recorder.record_keyless(context.request, context.ip, reason),
     }
     context.take_denial(reason)
+}
+
+/// Logs a refusal by the thread that decides, in its span.
+fn log<H: ?Sized>(
+    guard: &Guard,
+    request: &Request<'_, H>,
+    ip: ClientIp,
+    key: Option<&CachedKey>,
+    reason: Reason,
+) {
+    let log = guard.log();
+    if log.is_enabled(Level::Debug) {
+        log.emit(&Event::Decision {
+            reason,
+            key_id: key.map(|key| key.key_id.0),
+            ip,
+            method: request.method.as_str(),
+            path: path::stored(request.path),
+        });
+    }
 }
 
 fn record_with_key<H: ?Sized>(

@@ -5,7 +5,7 @@ use crate::model::BackendHealth;
 
 pub(super) struct HealthLog {
     log: Log,
-    /// Whether changes were refused when it was last looked at.
+    /// Whether the store failed when it was last looked at.
     has_fault: bool,
     /// The servers that had a problem.
     down: Vec<&'static str>,

@@ -332,6 +332,29 @@ fn drops_and_refusals_are_counted_while_nothing_can_be_stored() {
 }
 
 #[test]
+fn usage_that_cannot_be_stored_is_logged() {
+    let world = World::new();
+    let (log, captured) = Log::captured();
+    let mut writer = world.writer();
+    writer.state = WriterState::new(log);
+    let thread = writer.spawn().unwrap().unwrap();
+    for is_full in [true, true, false, false] {
+        world.disk.fill_up(is_full);
+        world.refuse(Reason::UnknownKey);
+        let flushed = world.recorder.flush_store();
+        assert_eq!(flushed.is_err(), is_full);
+    }
+    world.recorder.close().unwrap();
+    thread.join().unwrap();
+    let mut events = captured.take();
+    events.retain(|event| event.starts_with("store_"));
+    assert_eq!(
+        events,
+        ["store_failed problem=no space left", "store_recovered"]
+    );
+}
+
+#[test]
 fn refusals_of_a_minute_take_no_more_memory_the_longer_they_cannot_be_stored() {
     let world = World::new();
     let mut writer = world.writer();

@@ -126,7 +126,7 @@ impl Writer {
             self.reload_policy_if_signalled();
         }
         self.maintain();
-        self.log(closing);
+        self.log(result.as_ref().err(), closing);
         self.warnings.log_new();
         #[cfg(any(feature = "metrics", feature = "serve"))]
         if result.is_err() {
@@ -233,8 +233,8 @@ impl Writer {
         state.decision_log.add(&state.batch, samples);
     }
 
-    /// Logs refusals, drops and faults.
-    fn log(&mut self, is_last: bool) {
+    /// Logs refusals, drops and faults, among them that usage cannot be stored.
+    fn log(&mut self, failure: Option<&StoreError>, is_last: bool) {
         if !self.state.log.has_output() {
             return;
         }
@@ -242,7 +242,9 @@ impl Writer {
         let servers = [self.store.health(), self.backends.limiter.status().health];
         let servers: Vec<_> = servers.into_iter().flatten().collect();
         self.state.decision_log.log_due(now, is_last);
-        self.state.health_log.update(self.store.fault(), &servers);
+        let fault = self.store.fault();
+        let fault = fault.or_else(|| failure.map(StoreError::cause));
+        self.state.health_log.update(fault, &servers);
     }
 
     fn warn_of_sink(&self, failure: Option<&str>) {

@@ -9,6 +9,7 @@ use crate::admin::AdminError;
 use crate::guard;
 use crate::http::problem::Problem;
 use crate::keyguard::KeyGuard;
+use crate::log::Event;
 use crate::net::ClientIp;
 use crate::policy::IpLimit;
 use crate::sys::block_on;
@@ -41,6 +42,8 @@ pub(super) fn require_admin(
             "Admin key required: send it in `X-Admin-Key`.",
         )),
         _ => {
+            // At most ten a minute, then the address is locked out.
+            inner.log().emit(&Event::AdminRefused { ip: client });
             block_on(guard::check_ip(inner, &request, &limit()?))?;
             Err(unauthorized("invalid_admin_key", "Invalid admin key."))
         }

@@ -12,7 +12,7 @@ pub(super) struct LogOpts {
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = format)]
     log_format: LineFormat,
     /// What the log has: off, error, warn, info (also changes, and a sample of the refusals) or debug
-    /// (also each HTTP request and each refusal)
+    /// (also each refusal)
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level)]
     log_level: LogLevel,
 }

@@ -23,9 +23,6 @@ use crate::sink::JsonLines;
 #[cfg(feature = "redis")]
 use crate::sink::RedisStream;
 
-/// How long the end waits for a slow log.
-const LOGGED_WITHIN: Duration = Duration::from_secs(1);
-
 #[derive(Args)]
 pub(crate) struct Opts {
     #[command(flatten)]
@@ -145,15 +142,14 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         };
     }
     let guard = open_in_turn(&cli.db, &config)?;
+    let policy = opts.policy.as_deref().map(Path::to_string_lossy);
     log.emit(&Event::Started {
         version: env!("CARGO_PKG_VERSION"),
         storage: &cli.storage(),
         limits: cli.redis.as_ref().map_or("memory", |_| "redis"),
-        policy: opts.policy.as_deref().and_then(Path::to_str),
+        policy: policy.as_deref(),
     });
-    let served = serve::serve(guard, &opts.settings);
-    lines.close(LOGGED_WITHIN);
-    served?;
+    serve::serve(guard, &opts.settings)?;
     Ok(Exit::Done)
 }
 
