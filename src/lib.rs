@@ -99,5 +99,5 @@ pub use policy::{ExactPath, InvalidPolicy, IpLimit, Lockout, Pattern, Policy, Ro
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use sink::RedisStream;
 pub use sink::{JsonLines, UsageSink};
-pub use store::{Damage, OpenError, Verification};
+pub use store::{Damage, FileCopy, OpenError, Verification};
 pub use time::{Clock, InvalidTimestamp, LockDuration, ManualClock, TimeZone, Timestamp};

@@ -1,6 +1,8 @@
 //! Errors of administration.
 
 use std::error::Error;
+use std::io;
+use std::path::PathBuf;
 
 use super::FailureCode;
 use crate::input::InvalidInput;
@@ -106,6 +108,15 @@ pub enum AdminError {
     /// The policy or its file is invalid. The policy in force stays.
     #[error("invalid policy; the policy in force stays: {0}")]
     Policy(InvalidPolicy),
+    /// A backup could not be written. Nothing is left at its path.
+    #[error("`{}` was not written", path.display())]
+    #[non_exhaustive]
+    BackupNotWritten {
+        /// The path of the backup.
+        path: PathBuf,
+        /// The problem.
+        source: io::Error,
+    },
     /// The data file or the database contains invalid data; `source()` says which.
     #[error("the stored data is damaged")]
     Damaged(#[source] Box<dyn Error + Send + Sync>),

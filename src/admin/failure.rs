@@ -58,7 +58,12 @@ impl FailureCode {
             | AdminError::AlreadyDone { .. } => Self::Conflict,
             AdminError::Ambiguous { .. } => Self::Ambiguous,
             AdminError::Damaged(_) => Self::Damaged,
-            AdminError::Unavailable(_) => Self::Unavailable,
+            AdminError::BackupNotWritten { source, .. }
+                if source.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                Self::Conflict
+            }
+            AdminError::BackupNotWritten { .. } | AdminError::Unavailable(_) => Self::Unavailable,
         }
     }
 

@@ -2,6 +2,7 @@
 //! have in common.
 
 mod actor;
+mod backup;
 pub(crate) mod command;
 mod error;
 mod failure;

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Admin, AdminError, Page};
 use crate::model::{AuditEntry, Key, Reason};
-use crate::store::Verification;
 
 /// Totals of organizations, keys, requests and locks. Every recorded request is counted once; no total
 /// is an estimate.
@@ -77,16 +76,6 @@ pub struct TopKey {
 }
 
 impl Admin {
-    /// Reads all of the data file from the disk, and returns what is damaged. Changes wait for a moment at the
-    /// start and after each damaged part; checks do not wait.
-    ///
-    /// # Errors
-    /// [`AdminError::Damaged`] if nothing can be read, and [`AdminError::Unavailable`] while changes are refused
-    /// or with a database of another server.
-    pub fn verify(&self) -> Result<Verification, AdminError> {
-        Ok(self.guard.store().verify()?)
-    }
-
     /// Returns totals up to now. First stores pending usage, which waits for one commit; then reads a
     /// bounded number of records.
     ///

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::error::CliError;
 #[cfg(unix)]
-use crate::admin::command::VerifyFile;
+use crate::admin::command::{BackUp, GetBackupProgress, VerifyFile};
 use crate::admin::command::{Command, FindKey, FindOrg};
 #[cfg(unix)]
 use crate::admin::remote::{Remote, Unreachable};
@@ -13,7 +13,8 @@ use crate::admin::{Admin, Failure};
 use crate::guard::{Config, Storage, followed, is_server};
 use crate::keyguard::KeyGuard;
 use crate::model::{KeyId, OrgId};
-use crate::store::{OpenError, Verification};
+use crate::store::copy::CopyProgress;
+use crate::store::{FileCopy, OpenError, Verification};
 
 /// How long to wait for a process that holds the file and does not listen: another command, or a server
 /// that starts. The time starts anew with each such process, so that any number of commands can queue.
@@ -115,6 +116,64 @@ pub(crate) fn verify(file: &Path) -> Result<Verification, CliError> {
         #[cfg(unix)]
         Reached::Remote(remote) => remote.without_timeout().execute(&VerifyFile {})?,
     })
+}
+
+/// Copies a data file to an absolute path, in the process that holds the file if there is one.
+pub(crate) fn back_up(
+    file: &Path,
+    to: &Path,
+    progress: &CopyProgress,
+) -> Result<FileCopy, CliError> {
+    let copy = || KeyGuard::copy_with(file, to, progress);
+    if is_server(file) {
+        return Ok(copy()?);
+    }
+    Ok(match reach(file, copy)? {
+        Reached::Open(copied) => copied,
+        #[cfg(unix)]
+        Reached::Remote(remote) => {
+            let to = to.into();
+            remote.without_timeout().execute(&BackUp { to })?
+        }
+    })
+}
+
+/// Returns the progress of the backup that the process that holds a file writes.
+#[cfg(unix)]
+pub(crate) fn backup_progress(file: &Path) -> Option<f64> {
+    let mut remote = Remote::connect(file).ok()??;
+    remote.execute(&GetBackupProgress {}).ok()?
+}
+
+#[cfg(not(unix))]
+pub(crate) fn backup_progress(_: &Path) -> Option<f64> {
+    None
+}
+
+/// Compacts a data file that no process serves.
+pub(crate) fn compact(file: &Path, progress: &CopyProgress) -> Result<FileCopy, CliError> {
+    let compact = || KeyGuard::compact_with(file, progress);
+    if is_server(file) {
+        return Ok(compact()?);
+    }
+    Ok(match reach(file, compact)? {
+        Reached::Open(copied) => copied,
+        // Refused with the name of that process.
+        #[cfg(unix)]
+        Reached::Remote(_) => compact()?,
+    })
+}
+
+/// Restores a backup at the path of an absent data file.
+pub(crate) fn restore(
+    backup: &Path,
+    file: &Path,
+    progress: &CopyProgress,
+) -> Result<FileCopy, CliError> {
+    if is_moved_away(file) {
+        return Err(ConnectError::MovedAway(file.into()).into());
+    }
+    Ok(KeyGuard::copy_with(backup, file, progress)?)
 }
 
 /// What was opened, or the process that holds the file.

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod connection;
+mod copying;
 mod csv;
 mod error;
 mod exit;
@@ -86,6 +87,12 @@ enum Subcommands {
     Audit(audit::Opts),
     /// Read all of a data file, and list what is damaged; exit code 1 if anything is
     Verify(verify::Opts),
+    /// Write a verified copy of the data file, also while a server uses it
+    Backup(backup::Opts),
+    /// Restore a backup at the path of --db, where no file may be
+    Restore(restore::Opts),
+    /// Return the space of deleted rows to the disk, of a data file that no process holds
+    Compact,
     /// Reload the policy file of the process that holds the data file. With a database, send SIGHUP to
     /// each `keyguard serve` instead
     Reload,
@@ -162,6 +169,9 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::ListBlocks => list_blocks::run(cli),
         Subcommands::Audit(opts) => audit::run(cli, opts),
         Subcommands::Verify(_) => verify::run(cli),
+        Subcommands::Backup(opts) => backup::run(cli, &opts),
+        Subcommands::Restore(opts) => restore::run(cli, &opts),
+        Subcommands::Compact => compact::run(cli),
         Subcommands::Reload => reload::run(cli),
         Subcommands::Replay(opts) => replay::run(cli, &opts),
         Subcommands::Export(opts) => export::run(cli, opts),

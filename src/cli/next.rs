@@ -66,6 +66,7 @@ fn after_failure(failure: &Failure, cli: &Cli) -> String {
         (_, "export" | "import") => "stats",
         (FailureCode::Unavailable, _) if cli.is_on_server() => "stats",
         (FailureCode::Unavailable, _) => return look_at_disk(&cli.db),
+        (FailureCode::Conflict, "backup") => "backup OTHER.redb",
         (FailureCode::Damaged, "verify") => "export --to OTHER.redb    # or restore a backup",
         (FailureCode::Damaged, _) => "verify    # shows what is lost",
         (FailureCode::Refused, _) => return "keyguard --version".to_owned(),
@@ -122,6 +123,7 @@ fn after_open_error(error: &OpenError, cli: &Cli) -> String {
             None => format!("fuser {}", path(&cli.db)),
         },
         OpenError::ReadOnly { .. } => format!("ls -l {}", path(&cli.db)),
+        OpenError::NotWritten { path, .. } => look_at_disk(path),
         OpenError::SqliteDatabase { path } => format!(
             "keyguard --db NEW.redb import --from {}",
             quoted(&format!("sqlite:{}", path.display()))

@@ -59,6 +59,8 @@ pub(crate) use self::secret_file::{existing_secret, read_secret, secret_path};
 pub(crate) use self::storage::Storage;
 #[cfg(feature = "cli")]
 pub(crate) use self::storage::{exposure_warning, followed, is_server};
+#[cfg(feature = "serve")]
+pub(crate) use self::warnings::Topic;
 pub(crate) use self::warnings::Warnings;
 
 use self::cached_key::GrantBackends;
@@ -71,6 +73,7 @@ use crate::limiter::AnyLimiter;
 use crate::log::Log;
 use crate::model::{BackendHealth, KeyHasher, KeyId, LegacyHasher, OrgId, Readiness};
 use crate::policy::CompiledPolicy;
+use crate::store::copy::CopyProgress;
 use crate::store::{Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
@@ -97,6 +100,9 @@ pub(crate) struct Guard {
     config: Config,
     /// Held while usage is counted: one question at a time bounds the memory.
     usage_turn: Mutex<()>,
+    /// Held while a backup is written.
+    backup_turn: Mutex<()>,
+    backup_progress: CopyProgress,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Dropped first when the guard stops.
     socket_server: Mutex<Option<Box<dyn Send>>>,
@@ -235,6 +241,16 @@ impl Guard {
     /// Waits until no other question about usage is being answered.
     pub(crate) fn usage_turn(&self) -> MutexGuard<'_, ()> {
         self.usage_turn.lock()
+    }
+
+    /// Waits until no other backup is being written.
+    pub(crate) fn backup_turn(&self) -> MutexGuard<'_, ()> {
+        self.backup_turn.lock()
+    }
+
+    /// The progress of the backup that is being written.
+    pub(crate) fn backup_progress(&self) -> &CopyProgress {
+        &self.backup_progress
     }
 
     /// Keeps the socket server until the guard stops.

@@ -22,6 +22,7 @@ use super::storage::{Storage, exposure_warning};
 use super::warnings::Warnings;
 use crate::model::KeyHasher;
 use crate::policy::{self, CompiledPolicy, InvalidPolicy};
+use crate::store::copy::CopyProgress;
 use crate::store::{OpenError, StoreError};
 
 impl Guard {
@@ -110,6 +111,8 @@ impl Guard {
             key_header: config.key_header.clone(),
             config,
             usage_turn: Mutex::default(),
+            backup_turn: Mutex::default(),
+            backup_progress: CopyProgress::default(),
             writer: Mutex::new(writer),
             socket_server: Mutex::new(None),
         })

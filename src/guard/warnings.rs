@@ -112,6 +112,9 @@ pub(crate) enum Topic {
     Mounts,
     /// The sink of single requests.
     Sink,
+    /// Scheduled backups.
+    #[cfg(feature = "serve")]
+    Backup,
 }
 
 impl Default for Warnings {

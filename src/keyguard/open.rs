@@ -1,11 +1,12 @@
 //! Opening a guard together with the socket to manage it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::KeyGuard;
 use crate::guard::{Config, Guard, Storage};
-use crate::store::{OpenError, RedbStore, Verification};
+use crate::store::copy::CopyProgress;
+use crate::store::{FileCopy, OpenError, RedbStore, Verification};
 
 impl KeyGuard {
     /// Opens a data file, and creates it if it is absent. With the feature `postgres`, opens a
@@ -70,12 +71,56 @@ impl KeyGuard {
     /// [`OpenError`] if nothing can be read: the file is not a data file or is open elsewhere, or the damage
     /// is in its header or the root of its tables.
     pub fn verify(file: impl AsRef<Path>) -> Result<Verification, OpenError> {
-        match Storage::of(file.as_ref())?.followed()? {
-            Storage::File(file) => RedbStore::verify_file(&file),
-            server => Err(OpenError::NotADataFile {
-                path: server.shown(),
-            }),
-        }
+        RedbStore::verify_file(&data_file(file.as_ref())?)
+    }
+
+    /// Writes a copy of a data file that no process holds at a new path, and reads it back. Needs no secret. To
+    /// restore a backup, copy it to the path of the data file.
+    ///
+    /// [`Admin::backup`](crate::Admin::backup) does the same for a file that is open, and says more.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the file cannot be read, or more is damaged than
+    /// [blocks of requests](FileCopy::lost_blocks); [`OpenError::NotWritten`] if there is a file at the new path or
+    /// it cannot be written.
+    pub fn copy(file: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<FileCopy, OpenError> {
+        Self::copy_with(file.as_ref(), to.as_ref(), &CopyProgress::default())
+    }
+
+    pub(crate) fn copy_with(
+        file: &Path,
+        to: &Path,
+        progress: &CopyProgress,
+    ) -> Result<FileCopy, OpenError> {
+        RedbStore::copy_file(&data_file(file)?, to, progress)
+    }
+
+    /// Returns the space of deleted rows to the disk: puts a [copy](Self::copy) in the place of a data file that no
+    /// process holds. Needs no secret, and as much free space as the copy takes.
+    ///
+    /// Without it, the space is used again for new rows.
+    ///
+    /// # Errors
+    /// Like [`Self::copy`]. A damaged file is left as it is.
+    pub fn compact(file: impl AsRef<Path>) -> Result<FileCopy, OpenError> {
+        Self::compact_with(file.as_ref(), &CopyProgress::default())
+    }
+
+    pub(crate) fn compact_with(
+        file: &Path,
+        progress: &CopyProgress,
+    ) -> Result<FileCopy, OpenError> {
+        RedbStore::compact_file(&data_file(file)?, progress)
+    }
+}
+
+/// Returns the path of a data file, or of the target of a symbolic link.
+fn data_file(file: &Path) -> Result<PathBuf, OpenError> {
+    match Storage::of(file)?.followed()? {
+        Storage::File(file) => Ok(file.into_owned()),
+        server => Err(OpenError::NotADataFile {
+            path: server.shown(),
+        }),
     }
 }
 

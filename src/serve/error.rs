@@ -1,6 +1,7 @@
 //! Why the server cannot start or stop in order.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::listen::ListenAddr;
 use crate::admin::AdminError;
@@ -16,6 +17,10 @@ pub(crate) enum ServeError {
          and Unix sockets only, or set an admin key (KEYGUARD_ADMIN_KEY or --admin-key-file)"
     )]
     WeakAdminKey,
+    #[error("--backup-dir: `{}` cannot be used: {source}", dir.display())]
+    BackupDir { dir: PathBuf, source: io::Error },
+    #[error("--backup-dir: a database has no data file; use `pg_dump`")]
+    NoDataFile,
     #[error("the server cannot start: {0}")]
     Start(#[from] io::Error),
     #[error("usage could not be stored and was lost: {0}")]

@@ -1,5 +1,6 @@
 //! The server behind `keyguard serve`: the admin service, and checks for servers in other languages.
 
+mod backups;
 mod check;
 mod connections;
 mod decision_times;

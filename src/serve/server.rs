@@ -1,11 +1,13 @@
 //! The life of the server: it binds its sockets, accepts connections and stops in order.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::backups::Backups;
 use super::connections::Connections;
 use super::error::ServeError;
 use super::listen::{ListenAddr, Listener};
@@ -14,17 +16,22 @@ use super::shutdown::ShutdownSignal;
 use crate::keyguard::KeyGuard;
 use crate::log::Event;
 
-/// Serves until SIGTERM or SIGINT, then until all requests have been answered and all usage is stored.
-pub(crate) fn serve(guard: KeyGuard, settings: &Settings) -> Result<(), ServeError> {
+/// Serves until SIGTERM or SIGINT, then until all requests have been answered and all usage is stored. `file` is
+/// the data file or the URL of a database.
+pub(crate) fn serve(guard: KeyGuard, settings: &Settings, file: &Path) -> Result<(), ServeError> {
     let is_local = settings.listen.iter().all(ListenAddr::is_local);
     if !is_local && guard.inner.has_weak_admin_key() {
         return Err(ServeError::WeakAdminKey);
+    }
+    let backups = settings.backups.of(file);
+    if let Some(backups) = &backups {
+        require_dir(backups, &guard)?;
     }
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(run(&guard, settings));
+    let served = runtime.block_on(run(&guard, settings, backups));
     // Waits for blocking work that has not ended.
     drop(runtime);
     served?;
@@ -34,7 +41,23 @@ pub(crate) fn serve(guard: KeyGuard, settings: &Settings) -> Result<(), ServeErr
     Ok(())
 }
 
-async fn run(guard: &KeyGuard, settings: &Settings) -> Result<(), ServeError> {
+fn require_dir(backups: &Backups, guard: &KeyGuard) -> Result<(), ServeError> {
+    if guard.inner.store().is_remote() {
+        return Err(ServeError::NoDataFile);
+    }
+    backups
+        .require_dir()
+        .map_err(|source| ServeError::BackupDir {
+            dir: backups.dir().into(),
+            source,
+        })
+}
+
+async fn run(
+    guard: &KeyGuard,
+    settings: &Settings,
+    backups: Option<Backups>,
+) -> Result<(), ServeError> {
     let log = guard.inner.log();
     let (tracer, exporter) = settings.otlp.start(log);
     let connections = Arc::new(Connections::new(guard, settings, tracer)?);
@@ -63,6 +86,9 @@ async fn run(guard: &KeyGuard, settings: &Settings) -> Result<(), ServeError> {
     for listener in listeners {
         let connections = Arc::clone(&connections);
         accepting.spawn(connections.accept(listener, end.clone()));
+    }
+    if let Some(backups) = backups {
+        accepting.spawn(backups.run(guard.clone(), end.clone()));
     }
     drop(end);
     shutdown.received().await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
+use super::backups::BackupSettings;
 use super::listen::ListenAddr;
 use super::otlp::OtlpOpts;
 use super::tls::Tls;
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     pub(super) log_requests: bool,
     #[command(flatten)]
     pub(super) otlp: OtlpOpts,
+    #[command(flatten)]
+    pub(super) backups: BackupSettings,
 }
 
 fn mode(text: &str) -> Result<u32, String> {

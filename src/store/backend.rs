@@ -1,5 +1,7 @@
 //! The trait that every store implements.
 
+use std::path::Path;
+
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
 use crate::model::{
@@ -8,6 +10,7 @@ use crate::model::{
 use crate::sys::{Deadline, MaybeReady};
 use crate::time::Timestamp;
 
+use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
@@ -212,6 +215,14 @@ pub(crate) trait Store: UsageStore {
         Err(StoreError::Unavailable(
             "only data files are verified; the server of a database verifies its own".into(),
         ))
+    }
+
+    /// Copies all rows to a new data file, from one state. Fails for a database of another server.
+    fn backup(&self, to: &Path, progress: &CopyProgress) -> Result<FileCopy, CopyError> {
+        let _ = (to, progress);
+        Err(CopyError::Source(StoreError::Unavailable(
+            "only data files are copied; for a database use `pg_dump`".into(),
+        )))
     }
 
     /// Returns warnings for the administrator.

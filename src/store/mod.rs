@@ -10,6 +10,7 @@ mod changes;
 pub(crate) mod codec;
 #[cfg(test)]
 mod conformance;
+pub(crate) mod copy;
 mod error;
 mod open_error;
 #[cfg(feature = "postgres")]
@@ -30,6 +31,7 @@ pub(crate) use self::changes::FIRST_SECRET;
 pub(crate) use self::changes::{
     KeyChange, NewCredential, NewKey, NewOverride, OrgChange, Rehash, Rotation,
 };
+pub use self::copy::FileCopy;
 pub(crate) use self::error::{StoreError, TOO_MUCH_USAGE, UNAVAILABLE, with_causes};
 pub use self::open_error::OpenError;
 #[cfg(all(feature = "postgres", feature = "cli"))]

@@ -246,6 +246,15 @@ pub enum OpenError {
         /// What is damaged.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A copy of a data file could not be written. Nothing is left at its path.
+    #[error("`{}` was not written", path.display())]
+    #[non_exhaustive]
+    NotWritten {
+        /// The path of the copy.
+        path: PathBuf,
+        /// The problem.
+        source: io::Error,
+    },
     /// The file cannot be opened or created.
     #[error("`{}` cannot be opened or created; check that its directory exists", path.display())]
     #[non_exhaustive]

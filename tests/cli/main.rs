@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backup;
 mod commands;
 mod replay;
 #[cfg(unix)]

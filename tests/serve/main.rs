@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backups;
 mod canary;
 #[cfg(target_os = "linux")]
 mod disk;

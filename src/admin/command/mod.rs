@@ -4,6 +4,7 @@
 
 mod by_id;
 mod check;
+mod files;
 mod keys;
 mod limits;
 mod locks;
@@ -20,6 +21,8 @@ pub(crate) use self::by_id::{GetKey, GetKeyLimits, GetOrg, ResumeOrg, RevokeKey,
 pub(crate) use self::check::Check;
 #[cfg(feature = "cli")]
 pub(crate) use self::check::DryRunReply;
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) use self::files::{BackUp, GetBackupProgress, VerifyFile};
 #[cfg(feature = "cli")]
 pub(crate) use self::keys::NewKeyReply;
 pub(crate) use self::keys::{
@@ -30,8 +33,6 @@ pub(crate) use self::limits::{
 };
 pub(crate) use self::locks::{Block, ListBlocks, Unblock};
 pub(crate) use self::orgs::{CreateOrg, FindOrg, ListOrgs, OrgReply};
-#[cfg(all(unix, feature = "cli"))]
-pub(crate) use self::reports::VerifyFile;
 pub(crate) use self::reports::{GetStats, ListAudit};
 pub(crate) use self::rows::Rows;
 #[cfg(feature = "cli")]
@@ -88,7 +89,7 @@ pub(crate) fn reply_to_json(reply: impl Serialize) -> Result<Value, Failure> {
 type Run = fn(&Admin, Value) -> Result<Value, Failure>;
 
 /// All commands by name.
-const COMMANDS: [(&str, Run); 33] = [
+const COMMANDS: [(&str, Run); 35] = [
     by_name::<CreateOrg>(),
     by_name::<ListOrgs>(),
     by_name::<GetOrg>(),
@@ -119,7 +120,9 @@ const COMMANDS: [(&str, Run); 33] = [
     by_name::<ListRequests>(),
     by_name::<TailUsage>(),
     by_name::<ListAudit>(),
-    by_name::<reports::VerifyFile>(),
+    by_name::<files::VerifyFile>(),
+    by_name::<files::BackUp>(),
+    by_name::<files::GetBackupProgress>(),
     by_name::<Check>(),
     by_name::<Reload>(),
 ];

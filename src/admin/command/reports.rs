@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use super::{Command, Rows};
 use crate::admin::{Admin, AdminError, Stats};
 use crate::model::AuditEntry;
-use crate::store::Verification;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,19 +30,6 @@ pub(crate) struct StatsReply {
     pub(crate) stats: Stats,
     /// The fraction of requests with a status of 400 or above, from 0 to 1.
     error_rate: f64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct VerifyFile {}
-
-impl Command for VerifyFile {
-    type Reply = Verification;
-    const NAME: &'static str = "verifyFile";
-
-    fn run(self, admin: &Admin) -> Result<Verification, AdminError> {
-        admin.verify()
-    }
 }
 
 #[derive(Serialize, Deserialize)]

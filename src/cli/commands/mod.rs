@@ -2,8 +2,10 @@
 
 pub(super) mod admin_key;
 pub(super) mod audit;
+pub(super) mod backup;
 pub(super) mod block;
 pub(super) mod check;
+pub(super) mod compact;
 pub(super) mod completions;
 pub(super) mod create_key;
 pub(super) mod create_org;
@@ -19,6 +21,7 @@ pub(super) mod override_limit;
 pub(super) mod reload;
 pub(super) mod replay;
 pub(super) mod reset;
+pub(super) mod restore;
 pub(super) mod restore_limit;
 pub(super) mod resume_org;
 pub(super) mod revoke_key;

@@ -54,8 +54,8 @@ pub(super) struct OpenDatabase {
 /// A database that only reads.
 pub(super) struct Snapshot {
     pub(super) database: OpenDatabase,
-    /// Keeps the pages of the snapshot from being overwritten.
-    _pinned: Option<ReadTransaction>,
+    /// Keeps the pages of the snapshot from being overwritten, until this database fails.
+    pinned: Option<(ReadTransaction, Arc<OpenDatabase>)>,
 }
 
 impl Snapshot {
@@ -63,8 +63,14 @@ impl Snapshot {
     pub(super) fn at_rest(database: OpenDatabase) -> Self {
         Self {
             database,
-            _pinned: None,
+            pinned: None,
         }
+    }
+
+    /// Whether all pages of the snapshot are as they were: what cannot be read is damaged.
+    pub(super) fn is_pinned(&self) -> bool {
+        let pinned = self.pinned.as_ref();
+        pinned.is_none_or(|(_, current)| !current.file.has_failed())
     }
 }
 
@@ -231,7 +237,7 @@ impl Engine {
         let database = catching_panics(|| Ok(OpenDatabase::open(file, cache_bytes)?))?;
         Ok(Snapshot {
             database,
-            _pinned: Some(pinned),
+            pinned: Some((pinned, current)),
         })
     }
 

@@ -5,6 +5,7 @@
 
 mod audit;
 mod block_file;
+mod copy;
 mod counters;
 mod credentials;
 mod engine;
@@ -32,6 +33,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -45,6 +47,7 @@ use self::tables::{BALANCES, USAGE_BLOCKS, USAGE_OPEN, WINDOWS};
 use self::usage::{BlockNumber, OpenBlock, SkippedBlocks};
 use super::audit::AuditSubject;
 use super::batch_id::{BatchId, BatchIds};
+use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
@@ -329,6 +332,11 @@ impl Store for RedbStore {
             self.damaged_usage.lock().clear();
         }
         Ok(found)
+    }
+
+    fn backup(&self, to: &Path, progress: &CopyProgress) -> Result<FileCopy, CopyError> {
+        copy::require_free(to)?;
+        copy::copy(|| self.engine.snapshot(verify::CACHE), to, progress)?.take_name(to)
     }
 }
 

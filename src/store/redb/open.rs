@@ -15,11 +15,12 @@ use super::file::DataFile;
 use super::identity::Identity;
 use super::lock_holder::lock_holder;
 use super::tables::{self, META, meta};
-use super::{PANICKED, RedbStore, catching_panics, verify};
+use super::{PANICKED, RedbStore, catching_panics, copy, verify};
 use crate::model::Fingerprint;
 use crate::store::batch_id::BatchIds;
 use crate::store::codec::FORMAT;
 use crate::store::codec::data_file::{PREAMBLE, Unreadable, read_preamble};
+use crate::store::copy::{CopyError, CopyProgress, FileCopy};
 use crate::store::{OpenError, StoreError, Verification};
 use crate::sys::AtomicFile;
 use crate::time::{Clock, Timestamp};
@@ -72,30 +73,36 @@ impl RedbStore {
 
     /// Verifies a data file that no process holds, without the secret. Changes nothing.
     pub(crate) fn verify_file(path: &Path) -> Result<Verification, OpenError> {
-        if !Self::exists(path)? {
-            return Err(io_error(path, io::ErrorKind::NotFound.into()));
-        }
-        let opening = Opening {
-            path,
-            cache_bytes: verify::CACHE,
-            disk: |file| file,
-        };
-        let (staged, database, _) = opening.open_staged(opening.open_file()?)?;
-        drop(database);
-        let reopened = || {
-            let file = staged.reopened().map_err(StorageError::Io)?;
-            let database = catching_panics(|| Ok(OpenDatabase::open(file, verify::CACHE)?))?;
-            Ok(Snapshot::at_rest(database))
-        };
-        let found = verify::verify(reopened);
-        let found = found.and_then(|found| match found.is_sound() {
-            true => verify::verify_other_pages(reopened()?, found),
-            false => Ok(found),
-        });
-        found.map_err(|error| match error {
-            StoreError::Damaged(problem) => damaged(path, problem),
-            error => io_error(path, io::Error::other(error)),
-        })
+        FileAtRest::open(path)?.verify()
+    }
+
+    /// Like [`Self::verify_file`], for a file that has no name at `path` yet.
+    pub(super) fn verify_opened(path: &Path, file: File) -> Result<Verification, OpenError> {
+        FileAtRest::of(path, file)?.verify()
+    }
+
+    /// Copies a data file that no process holds to a new one, without the secret.
+    pub(crate) fn copy_file(
+        from: &Path,
+        to: &Path,
+        progress: &CopyProgress,
+    ) -> Result<FileCopy, OpenError> {
+        let file = FileAtRest::open(from)?;
+        let copied = copy::require_free(to)
+            .and_then(|()| copy::copy(|| file.snapshot(), to, progress))
+            .and_then(|new| new.take_name(to));
+        copied.map_err(|error| copy_error(from, to, error))
+    }
+
+    /// Puts a copy without free space in the place of a data file that no process holds.
+    pub(crate) fn compact_file(
+        path: &Path,
+        progress: &CopyProgress,
+    ) -> Result<FileCopy, OpenError> {
+        let file = FileAtRest::open(path)?;
+        let replaced =
+            copy::copy(|| file.snapshot(), path, progress).and_then(|new| new.replace(path));
+        replaced.map_err(|error| copy_error(path, path, error))
     }
 
     /// Returns whether there is a data file at `path`. Fails if there is anything else.
@@ -116,6 +123,62 @@ impl RedbStore {
     }
 }
 
+/// A data file that this process has locked and does not change.
+struct FileAtRest<'a> {
+    path: &'a Path,
+    file: DataFile,
+    identity: Identity,
+}
+
+impl<'a> FileAtRest<'a> {
+    fn open(path: &'a Path) -> Result<Self, OpenError> {
+        for _ in 0..MOST_REPLACEMENTS {
+            if !RedbStore::exists(path)? {
+                return Err(io_error(path, io::ErrorKind::NotFound.into()));
+            }
+            let file = Self::of(path, open_file(path)?)?;
+            // Another one may have taken its place before it was locked.
+            if file.identity.check().is_ok() {
+                return Ok(file);
+            }
+        }
+        Err(replaced(path))
+    }
+
+    fn of(path: &'a Path, file: File) -> Result<Self, OpenError> {
+        let opening = Opening {
+            path,
+            cache_bytes: verify::CACHE,
+            disk: |file| file,
+        };
+        let (file, database, identity) = opening.open_staged(file)?;
+        drop(database);
+        Ok(Self {
+            path,
+            file,
+            identity,
+        })
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let file = self.file.reopened().map_err(StorageError::Io)?;
+        let database = catching_panics(|| Ok(OpenDatabase::open(file, verify::CACHE)?))?;
+        Ok(Snapshot::at_rest(database))
+    }
+
+    fn verify(&self) -> Result<Verification, OpenError> {
+        let found = verify::verify(|| self.snapshot());
+        let found = found.and_then(|found| match found.is_sound() {
+            true => verify::verify_other_pages(self.snapshot()?, found),
+            false => Ok(found),
+        });
+        found.map_err(|error| unreadable(self.path, error))
+    }
+}
+
+/// The most times that a file is opened because another one has taken its place.
+const MOST_REPLACEMENTS: usize = 3;
+
 struct Opening<'a, F> {
     path: &'a Path,
     cache_bytes: usize,
@@ -127,19 +190,31 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
         &self,
         fingerprint: Fingerprint,
     ) -> Result<(OpenDatabase, Identity), OpenError> {
+        for _ in 0..MOST_REPLACEMENTS {
+            if let Some(opened) = self.open_unless_replaced(fingerprint)? {
+                return Ok(opened);
+            }
+        }
+        Err(replaced(self.path))
+    }
+
+    /// Opens the file. Returns `None` if another one took its place before it was locked, as at the end of a
+    /// compaction.
+    fn open_unless_replaced(
+        &self,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<(OpenDatabase, Identity)>, OpenError> {
         let path = self.path;
-        let file = self.open_file()?;
+        let file = open_file(path)?;
         let privacy = file.try_clone().map_err(|error| io_error(path, error))?;
         let (staged, database, identity) = self.open_staged(file)?;
+        if identity.check().is_err() {
+            return Ok(None);
+        }
         without_panics(path, || verify_secret(path, &database, fingerprint))?;
         make_private(&privacy);
         staged.publish().map_err(|error| io_error(path, error))?;
-        Ok((database, identity))
-    }
-
-    fn open_file(&self) -> Result<File, OpenError> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path);
-        file.map_err(|error| io_error(self.path, error))
+        Ok(Some((database, identity)))
     }
 
     /// Opens the database. The file is not changed before it is published.
@@ -183,6 +258,11 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
     fn open_database(&self, file: DataFile) -> Result<OpenDatabase, OpenError> {
         OpenDatabase::open(file, self.cache_bytes).map_err(|error| database_error(self.path, error))
     }
+}
+
+fn open_file(path: &Path) -> Result<File, OpenError> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    file.map_err(|error| io_error(path, error))
 }
 
 /// Turns a panic of redb into an error. The database is dropped with anything half-done.
@@ -280,6 +360,28 @@ fn damaged(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Syn
     OpenError::Damaged {
         path: path.into(),
         source: source.into(),
+    }
+}
+
+fn replaced(path: &Path) -> OpenError {
+    let problem = "other programs replace it again and again";
+    io_error(path, io::Error::other(problem))
+}
+
+fn unreadable(path: &Path, error: StoreError) -> OpenError {
+    match error {
+        StoreError::Damaged(problem) => damaged(path, problem),
+        error => io_error(path, io::Error::other(error)),
+    }
+}
+
+fn copy_error(from: &Path, to: &Path, error: CopyError) -> OpenError {
+    match error {
+        CopyError::Source(error) => unreadable(from, error),
+        CopyError::Target(source) => OpenError::NotWritten {
+            path: to.into(),
+            source,
+        },
     }
 }
 

@@ -83,7 +83,7 @@ impl SkippedBlocks {
     }
 
     /// Reads a block by `read`, unless it is skipped. Returns whether it is the last to read.
-    fn unless(
+    pub(super) fn unless(
         &self,
         number: BlockNumber,
         read: impl FnOnce() -> Result<bool, StoreError>,

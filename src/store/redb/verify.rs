@@ -320,11 +320,19 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
         let mut rows = ReadRows::default();
         match snapshot.database.read(|txn| read(txn, &mut rows)) {
             Ok(()) => self.snapshot = Some(snapshot),
-            Err(StoreError::Damaged(problem)) => rows.problem = Some(problem),
+            Err(StoreError::Damaged(problem)) if snapshot.is_pinned() => {
+                rows.problem = Some(problem);
+            }
+            Err(StoreError::Damaged(_)) => return Err(snapshot_lost()),
             Err(error) => return Err(error),
         }
         Ok(rows)
     }
+}
+
+/// The error when pages that were read may have been overwritten.
+pub(super) fn snapshot_lost() -> StoreError {
+    StoreError::Unavailable("the database was reopened meanwhile, after an error; try again".into())
 }
 
 fn text(key: &impl ToString) -> Option<String> {

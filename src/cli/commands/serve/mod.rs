@@ -149,7 +149,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         limits: cli.redis.as_ref().map_or("memory", |_| "redis"),
         policy: policy.as_deref(),
     });
-    serve::serve(guard, &opts.settings)?;
+    serve::serve(guard, &opts.settings, &cli.db)?;
     Ok(Exit::Done)
 }
 

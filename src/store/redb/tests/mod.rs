@@ -21,6 +21,7 @@ use crate::store::{Count, IdempotencyKey, OpenError, UsageEvent};
 use crate::time::{Clock, ManualClock};
 
 mod altered;
+mod copying;
 mod disk;
 mod displaced;
 mod faults;

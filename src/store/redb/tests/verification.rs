@@ -14,12 +14,12 @@ const BATCHES: u64 = 12;
 const BATCH: usize = 4_000;
 
 /// A closed file, and what is found when one of its pages is altered; `None` if it is refused.
-struct Original {
-    bytes: Vec<u8>,
-    found: Vec<(usize, Option<Verification>)>,
+pub(super) struct Original {
+    pub(super) bytes: Vec<u8>,
+    pub(super) found: Vec<(usize, Option<Verification>)>,
 }
 
-static ORIGINAL: LazyLock<Original> = LazyLock::new(|| {
+pub(super) static ORIGINAL: LazyLock<Original> = LazyLock::new(|| {
     let file = File::new();
     let store = with_keys(&file, KEYS_IN_FILE);
     for minute in 0..BATCHES {
@@ -63,7 +63,7 @@ impl Original {
 }
 
 /// Pages of the full blocks of usage, in the order of recording.
-fn full_blocks() -> Vec<(usize, &'static Damage)> {
+pub(super) fn full_blocks() -> Vec<(usize, &'static Damage)> {
     let mut pages = ORIGINAL.pages("usage blocks");
     pages.retain(|(_, damage)| damage.lost.starts_with("requests from 20"));
     pages
@@ -83,17 +83,17 @@ fn altered(bytes: &[u8], pages: &[usize]) -> Vec<u8> {
     bytes
 }
 
-fn damaged(bytes: &[u8], pages: &[usize]) -> File {
+pub(super) fn damaged(bytes: &[u8], pages: &[usize]) -> File {
     let file = File::new();
     fs::write(&file.path, altered(bytes, pages)).unwrap();
     file
 }
 
-fn all_usage(store: &RedbStore) -> Result<usize, StoreError> {
+pub(super) fn all_usage(store: &RedbStore) -> Result<usize, StoreError> {
     Ok(store.usage(None, NOW, usize::MAX)?.len())
 }
 
-const ALL: usize = BATCHES as usize * BATCH;
+pub(super) const ALL: usize = BATCHES as usize * BATCH;
 
 #[test]
 fn sound_file_is_verified_without_changing_it() {

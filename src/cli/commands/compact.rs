@@ -1,0 +1,13 @@
+//! `compact`
+
+use crate::cli::connection::compact;
+use crate::cli::copying::{report, with_progress};
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+
+/// Needs no secret.
+pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
+    let before = std::fs::metadata(&cli.db).map_or(0, |file| file.len());
+    let copied = with_progress(|progress| compact(&cli.db, progress), || None)?;
+    let notes = [("before", before.to_string())];
+    report(cli, "Compacted", &cli.db, &copied, &notes)
+}

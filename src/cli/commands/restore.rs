@@ -1,0 +1,41 @@
+//! `restore`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::connection::restore;
+use crate::cli::copying::{report, require_file, with_progress};
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::guard::secret_path;
+
+const EXAMPLES: &str = "Examples:
+  mv keyguard.redb damaged.redb
+  keyguard restore /backup/keyguard-monday.redb
+
+All changes since the backup are undone: keys that were revoked since then are accepted again.";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Opts {
+    /// The backup, which is not changed
+    #[arg(value_name = "BACKUP")]
+    backup: PathBuf,
+}
+
+/// Needs no secret.
+pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
+    require_file(&cli.db)?;
+    let copied = with_progress(|progress| restore(&opts.backup, &cli.db, progress), || None)?;
+    let mut notes = vec![(
+        "note",
+        "keys that were revoked since the backup are accepted again".to_owned(),
+    )];
+    let secret = secret_path(&cli.db);
+    if !secret.exists() {
+        let text = format!("put that of the backup in {}", secret.display());
+        notes.push(("secret", text));
+    }
+    notes.push(("next", format!("{} audit", cli.program())));
+    report(cli, "Restored", &cli.db, &copied, &notes)
+}

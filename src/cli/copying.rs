@@ -1,0 +1,92 @@
+//! What `backup`, `restore` and `compact` have in common: a progress bar, and the report.
+
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::error::CliError;
+use super::exit::Exit;
+use super::render::Panel;
+use super::settings::Cli;
+use crate::guard::Storage;
+use crate::store::copy::CopyProgress;
+use crate::store::{FileCopy, OpenError};
+
+const SHOW_INTERVAL: Duration = Duration::from_millis(250);
+/// The length of the bar.
+const STEPS: f64 = 1_000.0;
+
+/// Refuses the URL of a database as a path; it may contain a password.
+pub(super) fn require_file(path: &Path) -> Result<(), CliError> {
+    let storage = Storage::of(path)?;
+    match storage.is_server() {
+        false => Ok(()),
+        true => Err(OpenError::NotADataFile {
+            path: storage.shown(),
+        }
+        .into()),
+    }
+}
+
+/// Runs `copy` with a progress bar. `elsewhere` returns the progress of a copy in another process.
+pub(super) fn with_progress(
+    copy: impl FnOnce(&CopyProgress) -> Result<FileCopy, CliError>,
+    elsewhere: impl Fn() -> Option<f64> + Sync,
+) -> Result<FileCopy, CliError> {
+    let bar = ProgressBar::new(STEPS as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent} %  {eta}") {
+        bar.set_style(style);
+    }
+    let progress = CopyProgress::default();
+    let (end, ended) = channel::<()>();
+    let copied = std::thread::scope(|threads| {
+        let (bar, progress, elsewhere) = (&bar, &progress, &elsewhere);
+        // Without a terminal nobody sees the bar.
+        if !bar.is_hidden() {
+            threads.spawn(move || {
+                while ended.recv_timeout(SHOW_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    if let Some(fraction) = progress.fraction().or_else(elsewhere) {
+                        bar.set_position((fraction * STEPS) as u64);
+                    }
+                }
+            });
+        }
+        let copied = copy(progress);
+        drop(end);
+        copied
+    });
+    bar.finish_and_clear();
+    copied
+}
+
+/// Prints what was written, and lines for users.
+pub(super) fn report(
+    cli: &Cli,
+    title: &'static str,
+    file: &Path,
+    copied: &FileCopy,
+    notes: &[(&'static str, String)],
+) -> Result<Exit, CliError> {
+    if copied.lost_blocks > 0 {
+        cli.warn(&format!(
+            "damaged blocks of requests that the copy lacks: {}; `{} verify` shows what is lost",
+            copied.lost_blocks,
+            cli.program()
+        ));
+    }
+    let mut reply = serde_json::to_value(copied)?;
+    reply["file"] = json!(file.display().to_string());
+    cli.print(&reply, |style| {
+        let panel = Panel::new(title)
+            .copied("file", file.display())
+            .line("rows", copied.rows)
+            .line("bytes", copied.bytes);
+        let lines = notes.iter();
+        let panel = lines.fold(panel, |panel, (name, text)| panel.line(*name, text));
+        panel.render(style)
+    })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,98 @@
+//! Backups of a running server: scheduled ones, and one while requests change the data.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::common::program::{done, keyguard, refused};
+use crate::common::server::{Server, check};
+use crate::common::wait_until;
+use crate::server::{data_file, terminate};
+use keyguard::{Config, KeyGuard};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn serve(dir: &Path, more: &[&str]) -> Server {
+    let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
+    command.args(more);
+    Server::spawn(command)
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let files = fs::read_dir(dir).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".redb")).collect()
+}
+
+/// Opens a backup beside a copy of the secret.
+fn stats(dir: &Path, backup: &Path) -> keyguard::Stats {
+    let secret = fs::read(dir.join("keyguard.redb.secret")).unwrap();
+    let secret = Config::new(secret.trim_ascii().to_vec());
+    let kg = KeyGuard::open(backup, secret.socket(false)).unwrap();
+    kg.admin().stats().unwrap()
+}
+
+#[test]
+fn scheduled_backups_are_complete_and_the_oldest_are_deleted() {
+    let dir = TempDir::new().unwrap();
+    let (dir, backups) = (dir.path(), TempDir::new().unwrap());
+    let key = data_file(dir, 60);
+    let schedule = ["--backup-dir", backups.path().to_str().unwrap()];
+    let schedule = [&schedule[..], &["--backup-every", "1s", "--keep", "2"]].concat();
+    let mut server = serve(dir, &schedule);
+    let mut seen = BTreeSet::new();
+    wait_until(|| {
+        let body = json!({"key": key, "ip": "192.0.2.7", "method": "GET", "path": "/"});
+        check(&server, &body);
+        seen.append(&mut names(backups.path()));
+        seen.len() >= 4
+    });
+    terminate(&mut server);
+    let left = names(backups.path());
+    assert!(left.len() <= 3, "{left:?}");
+    assert!(
+        left.iter().all(|name| name.starts_with("keyguard-20")),
+        "{left:?}"
+    );
+    let all = fs::read_dir(&backups).unwrap().count();
+    assert_eq!(all, left.len(), "a temporary file is left");
+    let mut last = 0;
+    for name in &left {
+        let found = stats(dir, &backups.path().join(name));
+        assert_eq!(found.active_keys, 1);
+        assert!(found.requests >= last);
+        last = found.requests;
+    }
+    assert!(last > 0);
+}
+
+#[test]
+fn directory_that_cannot_be_written_is_reported() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    data_file(dir, 60);
+    let error = refused(dir, &["serve", "--backup-dir", "absent"]);
+    assert!(
+        error.contains("--backup-dir: `absent` cannot be used"),
+        "{error}"
+    );
+
+    let output = keyguard(dir, &["serve", "--keep", "2"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+
+    let backups = dir.join("backups");
+    fs::create_dir(&backups).unwrap();
+    let schedule = ["--backup-dir", "backups", "--backup-every", "1s"];
+    let mut server = serve(dir, &schedule);
+    wait_until(|| !names(&backups).is_empty());
+    let away = dir.join("away");
+    fs::rename(&backups, &away).unwrap();
+    let warnings = || {
+        let shown: Value = serde_json::from_str(&done(dir, &["stats", "--json"])).unwrap();
+        shown["warnings"].to_string()
+    };
+    wait_until(|| warnings().contains("could not be backed up"));
+    fs::rename(&away, &backups).unwrap();
+    wait_until(|| !warnings().contains("could not be backed up"));
+    terminate(&mut server);
+}
