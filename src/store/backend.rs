@@ -18,6 +18,9 @@ use super::{
     Totals, UsageBatch, Verification,
 };
 
+/// The counters of a subject.
+pub(crate) type SavedSet = (SubjectId, Vec<SavedCounter>);
+
 /// The changes that the usage writer makes.
 pub(crate) trait UsageStore: Send + Sync + 'static {
     /// Writes all of a batch of usage, with its totals and balances, or nothing.
@@ -33,7 +36,7 @@ pub(crate) trait UsageStore: Send + Sync + 'static {
     /// Appends to the audit log without changing anything else.
     fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError>;
     /// Stores the windows of keys and organizations in place of the stored ones of the same subject.
-    fn save_windows(&self, windows: Vec<(SubjectId, Vec<SavedCounter>)>) -> Result<(), StoreError>;
+    fn save_windows(&self, windows: &mut dyn Iterator<Item = SavedSet>) -> Result<(), StoreError>;
     /// Deletes the stored windows of keys and organizations that have ended. Reads all stored windows.
     fn delete_ended_windows(&self, now: Timestamp) -> Result<(), StoreError>;
     /// Replaces all stored windows of addresses.

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::counter::{Rule, SavedCounter, SavedIpWindow, SavedValue, Subject, SubjectId};
+use crate::counter::{Rule, SavedIpWindow, SavedValue, Subject, SubjectId};
 use crate::guard::active_locks::ActiveLocks;
 use crate::guard::cached_key::GrantBackends;
 use crate::guard::config::Config;
@@ -17,7 +17,7 @@ use crate::log::Log;
 use crate::model::{KeyId, Method, OrgId};
 use crate::net::{ClientIp, IpKey};
 use crate::policy::{CompiledPolicy, Policy};
-use crate::store::{AuditContext, Minute, Rehash, UsageStore};
+use crate::store::{AuditContext, Minute, Rehash, SavedSet, UsageStore};
 use crate::sys::{Deadline, block_on};
 use crate::time::{ManualClock, TimeZone, Timestamp};
 
@@ -104,7 +104,7 @@ impl UsageStore for Disk {
         Ok(())
     }
 
-    fn save_windows(&self, _: Vec<(SubjectId, Vec<SavedCounter>)>) -> Result<(), StoreError> {
+    fn save_windows(&self, _: &mut dyn Iterator<Item = SavedSet>) -> Result<(), StoreError> {
         Ok(())
     }
     fn delete_ended_windows(&self, _: Timestamp) -> Result<(), StoreError> {

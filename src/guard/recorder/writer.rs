@@ -194,23 +194,18 @@ impl Writer {
         recorder.rehashing.store(&*self.store, now)
     }
 
-    /// Stores the windows at an orderly stop, some thousand counter sets at a time.
+    /// Stores the windows at an orderly stop.
     fn save_windows(&self) -> Result<(), StoreError> {
-        const MANY: usize = 4_096;
         let (limiter, clock) = (&self.backends.limiter, self.backends.recorder.clock());
         self.store.delete_ended_windows(clock.timestamp())?;
-        let (mut sets, mut ip_windows) = (Vec::new(), Vec::new());
-        for part in 0.. {
-            let Some(more) = limiter.windows(part) else {
-                break;
-            };
-            ip_windows.extend(more.ip_windows);
-            sets.extend(more.sets);
-            if sets.len() >= MANY {
-                self.store.save_windows(std::mem::take(&mut sets))?;
-            }
-        }
-        self.store.save_windows(sets)?;
+        let mut ip_windows = Vec::new();
+        let parts = (0..).map_while(|part| limiter.windows(part));
+        let mut sets = parts.flat_map(|part| {
+            ip_windows.extend(part.ip_windows);
+            part.sets
+        });
+        self.store.save_windows(&mut sets)?;
+        drop(sets);
         self.store.save_ip_windows(ip_windows)
     }
 

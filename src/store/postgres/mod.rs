@@ -67,7 +67,7 @@ use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash,
-    Resolved, Rotation, Store, StoreError, Totals, UsageBatch, UsageStore,
+    Resolved, Rotation, SavedSet, Store, StoreError, Totals, UsageBatch, UsageStore,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -206,7 +206,7 @@ impl UsageStore for PostgresStore {
     }
 
     /// Windows are local to a process or live in Redis.
-    fn save_windows(&self, _: Vec<(SubjectId, Vec<SavedCounter>)>) -> Result<(), StoreError> {
+    fn save_windows(&self, _: &mut dyn Iterator<Item = SavedSet>) -> Result<(), StoreError> {
         Ok(())
     }
 

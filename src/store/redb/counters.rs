@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::tables::{BALANCES, IP_WINDOWS, Records, WINDOWS};
+use super::tables::{BALANCES, IP_WINDOWS, WINDOWS};
 use crate::counter::{SavedCounter, SavedIpWindow, SavedValue, SubjectId};
 use crate::limit::Period;
-use crate::store::StoreError;
 use crate::store::codec::{decode_counters, decode_ip_window, encode_counters, encode_ip_window};
+use crate::store::{SavedSet, StoreError};
 use crate::time::Timestamp;
 
 pub(super) fn of(txn: &ReadTransaction, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
@@ -21,18 +21,46 @@ pub(super) fn of(txn: &ReadTransaction, id: SubjectId) -> Result<Vec<SavedCounte
     Ok(counters)
 }
 
-/// Stores counters in [`BALANCES`] or [`WINDOWS`].
-pub(super) fn put(
+pub(super) fn put_balances(
     txn: &WriteTransaction,
-    table: Records<u64>,
-    counters: &[(SubjectId, Vec<SavedCounter>)],
+    balances: &[SavedSet],
 ) -> Result<(), StoreError> {
-    if counters.is_empty() {
+    if balances.is_empty() {
         return Ok(());
     }
-    let mut table = txn.open_table(table)?;
-    for (id, counters) in counters {
+    let mut table = txn.open_table(BALANCES)?;
+    for (id, counters) in balances {
         table.insert(id.to_bits(), encode_counters(counters)?.as_slice())?;
+    }
+    Ok(())
+}
+
+/// The windows that one transaction stores: those of some 100,000 keys.
+const MOST_BYTES: usize = 16 << 20;
+
+/// Returns the next windows as rows in the order of the table, so that each page of it is written once.
+pub(super) fn next_windows(
+    windows: &mut dyn Iterator<Item = SavedSet>,
+) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while bytes < MOST_BYTES
+        && let Some((id, counters)) = windows.next()
+    {
+        let row = encode_counters(&counters)?;
+        bytes += row.len();
+        rows.push((id.to_bits(), row));
+    }
+    rows.sort_unstable_by_key(|(id, _)| *id);
+    Ok(rows)
+}
+
+pub(super) fn put_windows(
+    txn: &WriteTransaction,
+    rows: &[(u64, Vec<u8>)],
+) -> Result<(), StoreError> {
+    let mut table = txn.open_table(WINDOWS)?;
+    for (id, row) in rows {
+        table.insert(id, row.as_slice())?;
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ use redb::{
 };
 
 use self::engine::Engine;
-use self::tables::{BALANCES, USAGE_BLOCKS, USAGE_OPEN, WINDOWS};
+use self::tables::{USAGE_BLOCKS, USAGE_OPEN};
 use self::usage::{BlockNumber, OpenBlock, SkippedBlocks};
 use super::audit::AuditSubject;
 use super::batch_id::{BatchId, BatchIds};
@@ -52,7 +52,7 @@ use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, ChangeEvent, DiskSpace, KeyChange, NewCredential, NewKey, OrgChange, Rehash,
-    Resolved, Rotation, Store, StoreError, Totals, UsageBatch, UsageStore, Verification,
+    Resolved, Rotation, SavedSet, Store, StoreError, Totals, UsageBatch, UsageStore, Verification,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -124,8 +124,14 @@ impl UsageStore for RedbStore {
         self.commit_audited(audit, |_| Ok(()))
     }
 
-    fn save_windows(&self, windows: Vec<(SubjectId, Vec<SavedCounter>)>) -> Result<(), StoreError> {
-        self.write(|txn| counters::put(txn, WINDOWS, &windows))
+    fn save_windows(&self, windows: &mut dyn Iterator<Item = SavedSet>) -> Result<(), StoreError> {
+        loop {
+            let rows = counters::next_windows(windows)?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            self.write(|txn| counters::put_windows(txn, &rows))?;
+        }
     }
 
     fn delete_ended_windows(&self, now: Timestamp) -> Result<(), StoreError> {
@@ -395,7 +401,7 @@ impl RedbStore {
                 totals::add(txn, batch)?;
             }
             locks::change(txn, &batch.locks)?;
-            counters::put(txn, BALANCES, &batch.balances)?;
+            counters::put_balances(txn, &batch.balances)?;
             Ok(block)
         })
     }

@@ -77,8 +77,8 @@ fn with_all_tables() -> (File, RedbStore) {
     }
     let hits = SavedValue::Hits(vec![(NOW, 3)]);
     let window = counter(Period::Sliding(WindowLength::MINUTE), hits);
-    let windows = vec![(SubjectId::key(KeyId(1)), vec![window])];
-    store.save_windows(windows).unwrap();
+    let mut windows = std::iter::once((SubjectId::key(KeyId(1)), vec![window]));
+    store.save_windows(&mut windows).unwrap();
     (file, store)
 }
 

@@ -1,5 +1,7 @@
 //! Usage and its totals.
 
+use std::time::Duration;
+
 use super::*;
 use crate::counter::{SavedValue, SubjectId};
 use crate::limit::{Period, WindowLength};
@@ -104,9 +106,13 @@ fn windows_are_kept_until_they_end() {
         let minute = Period::Sliding(WindowLength::MINUTE);
         vec![counter(minute, SavedValue::Hits(vec![(at, 3)]))]
     };
-    store.save_windows(vec![(one, window(NOW))]).unwrap();
+    let save = |id, at| {
+        let mut windows = std::iter::once((id, window(at)));
+        store.save_windows(&mut windows).unwrap();
+    };
+    save(one, NOW);
     store.delete_ended_windows(NOW).unwrap();
-    store.save_windows(vec![(two, window(after(1)))]).unwrap();
+    save(two, after(1));
     assert_eq!(store.counters(one).unwrap(), window(NOW));
     store.delete_ended_windows(after(1)).unwrap();
     assert_eq!(store.counters(one).unwrap(), []);
@@ -261,5 +267,30 @@ proptest! {
         naive.truncate(10);
         let top: Vec<_> = totals.top_keys.iter().map(|(key, _, n)| (key.id.0, *n)).collect();
         prop_assert_eq!(top, naive);
+    }
+}
+
+#[test]
+fn windows_of_many_keys_are_stored_in_parts() {
+    let file = File::new();
+    let store = with_keys(&file, 1);
+    let period = Period::Sliding(WindowLength::MINUTE);
+    let hits =
+        |n: u64| (0..60).map(move |second| (NOW.plus(Duration::from_secs(second)), n as u32 + 1));
+    let window = |n| vec![counter(period, SavedValue::Hits(hits(n).collect()))];
+    // In no order, like those of the limiter.
+    let ids = (0..20_000_u64).map(|n| n.wrapping_mul(7_919) % 20_000);
+    let before = fs::metadata(&file.path).unwrap().len();
+    let since = std::time::Instant::now();
+    store
+        .save_windows(&mut ids.map(|n| (SubjectId::key(KeyId(n)), window(n))))
+        .unwrap();
+    println!(
+        "{:?}, {} bytes",
+        since.elapsed(),
+        fs::metadata(&file.path).unwrap().len() - before
+    );
+    for n in [0, 1, 12_345, 19_999] {
+        assert_eq!(store.counters(SubjectId::key(KeyId(n))).unwrap(), window(n));
     }
 }
