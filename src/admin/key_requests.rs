@@ -22,13 +22,18 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(example = json!({
+    "org_name": "acme",
+    "label": "web shop",
+    "rate_limit_per_minute": 600,
+    "limits": ["10/s", "500000 monthly"],
+    "scopes": ["orders:read"],
+})))]
 #[must_use]
 pub struct CreateKey {
     /// The name of the organization that owns the key.
-    #[cfg_attr(feature = "openapi", schema(example = "acme"))]
     pub(crate) org_name: String,
     /// The label: 1 to 255 visible characters and spaces.
-    #[cfg_attr(feature = "openapi", schema(example = "web shop"))]
     pub(crate) label: String,
     /// The scopes. Joined by spaces, they have at most 4,096 characters. Default: none.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
@@ -121,6 +126,11 @@ impl CreateKey {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(example = json!({
+    "label": "till",
+    "rate_limit_per_minute": 300,
+    "limits": ["10/s"],
+})))]
 #[must_use]
 pub struct UpdateKey {
     pub(crate) id: KeyId,

@@ -70,6 +70,7 @@ pub struct TopKey {
     /// The key.
     pub key: Key,
     /// The name of its organization.
+    #[cfg_attr(feature = "openapi", schema(example = "acme"))]
     pub org_name: String,
     /// Requests ever recorded.
     pub requests: u64,

@@ -123,10 +123,13 @@ pub struct UsedKey {
     /// Its id.
     pub id: KeyId,
     /// The start of its text, as listings show it.
+    #[cfg_attr(feature = "openapi", schema(example = "kg_live_2loa"))]
     pub prefix: String,
     /// Its label.
+    #[cfg_attr(feature = "openapi", schema(example = "web shop"))]
     pub label: String,
     /// The name of its organization.
+    #[cfg_attr(feature = "openapi", schema(example = "acme"))]
     pub org_name: String,
 }
 

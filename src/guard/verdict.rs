@@ -53,10 +53,13 @@ impl Verdict {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LimitStatus {
     /// The name of the limit, as in header fields.
+    #[cfg_attr(feature = "openapi", schema(example = "default"))]
     pub name: String,
     /// The amount that it admits.
+    #[cfg_attr(feature = "openapi", schema(example = 60))]
     pub limit: u64,
     /// The amount that it still admits.
+    #[cfg_attr(feature = "openapi", schema(example = 42))]
     pub remaining: u64,
     /// Whether the limit is in shadow mode: it counts and never refuses.
     pub shadow: bool,

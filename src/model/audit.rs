@@ -17,13 +17,16 @@ pub struct AuditEntry {
     /// The actor: the name given to [`Admin::acting_as`](crate::Admin::acting_as), `program` for the
     /// process that opened the file, `user N` for a system user, `admin key` for requests with the
     /// admin key.
+    #[cfg_attr(feature = "openapi", schema(example = "admin key"))]
     pub actor: String,
     /// Address of the actor.
     pub ip: ClientIp,
     /// The action, such as `create_key`.
+    #[cfg_attr(feature = "openapi", schema(example = "create_org"))]
     pub action: String,
     /// The id of the key or organization; `None` for other changes.
     pub subject: Option<u64>,
     /// The fields of the request, without secrets.
+    #[cfg_attr(feature = "openapi", schema(example = json!({ "org_name": "acme" })))]
     pub details: serde_json::Value,
 }

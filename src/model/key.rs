@@ -52,22 +52,24 @@ pub struct Key {
     /// The organization that owns it.
     pub org_id: OrgId,
     /// The label given by its owner.
+    #[cfg_attr(feature = "openapi", schema(example = "web shop"))]
     pub label: String,
     /// The start of its text, as listings show it: its [prefix](crate::KeyPrefix) and 4 more characters.
     /// In JSON `prefix`.
     #[serde(rename = "prefix")]
+    #[cfg_attr(feature = "openapi", schema(example = "kg_live_2loa"))]
     pub shown_prefix: String,
     /// Its status when read.
     pub status: KeyStatus,
     /// The scopes it holds.
     pub scopes: Vec<Scope>,
     /// Requests admitted in any 60 seconds.
-    #[cfg_attr(feature = "openapi", schema(value_type = u32, minimum = 1))]
+    #[cfg_attr(feature = "openapi", schema(value_type = u32, minimum = 1, example = 600))]
     pub rate_limit_per_minute: NonZeroU32,
     /// Further limits of this key.
     pub limits: Vec<Limit>,
     /// Addresses from which it is accepted; empty for all.
-    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>, example = json!(["192.0.2.0/24"])))]
     pub allowed_ips: CidrSet,
     /// Limits that are temporarily overridden.
     pub overrides: Vec<LimitOverride>,
@@ -112,6 +114,7 @@ impl Key {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LimitOverride {
     /// The name of the limit, as in header fields and the dry run.
+    #[cfg_attr(feature = "openapi", schema(example = "default"))]
     pub limit: String,
     /// Time from which the limit counts again.
     pub until: Timestamp,

@@ -36,6 +36,7 @@ pub struct Org {
     /// Its id.
     pub id: OrgId,
     /// Its name, unique in the data file.
+    #[cfg_attr(feature = "openapi", schema(example = "acme"))]
     pub name: String,
     /// Whether its keys are accepted.
     pub status: OrgStatus,

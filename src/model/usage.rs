@@ -23,6 +23,7 @@ pub struct Usage {
     #[cfg_attr(feature = "openapi", schema(value_type = String, example = "GET"))]
     pub method: Method,
     /// The path without the query, cut at 256 bytes.
+    #[cfg_attr(feature = "openapi", schema(example = "/orders"))]
     pub path: String,
     /// The client address.
     pub ip: ClientIp,

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::otlp::note_reason;
 use crate::admin::AdminError;
 use crate::guard::{Denial, Grant, LimitFields, Request};
-use crate::http::admin::{Json, Operation, OperationRoute};
+use crate::http::admin::{Json, Operation, Tag};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResult, json_text};
 use crate::input::InvalidInput;
@@ -23,16 +23,15 @@ use crate::net::ClientIp;
 /// A request to decide. Admission consumes its cost.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "ip": "192.0.2.7", "path": "/orders?page=2", "method": "GET" }))]
 struct CheckRequest {
     /// The text of the key, if the client sent one.
     key: Option<String>,
     /// The IP address of the peer: the client, or a proxy that the policy trusts; or `local`.
-    #[schema(example = "192.0.2.7")]
     ip: String,
     /// The value of the header field that the policy calls `client_ip_header`, if `ip` is a proxy.
     client_ip_header: Option<String>,
     /// The request target as the client sent it, undecoded.
-    #[schema(example = "/orders?page=2")]
     path: String,
     /// The method as the client sent it.
     #[serde(default)]
@@ -86,8 +85,9 @@ fn serialize_headers<S: Serializer>(
 }
 
 pub(super) fn operation() -> Operation {
-    let route =
-        OperationRoute::post("/v1/check").summary("Decide about a request, and consume its cost");
+    let route = Tag::Decisions
+        .post("/v1/check")
+        .summary("Decide about a request, and consume its cost");
     Operation::new::<Json<CheckRequest>, CheckResponse<'static>>("decide", route)
         .for_trusted_peers()
 }

@@ -16,16 +16,20 @@ use crate::sys::block_on;
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(example = json!({
+    "key": "1",
+    "ip": "192.0.2.7",
+    "path": "/orders",
+    "method": "GET",
+})))]
 pub(crate) struct Check {
     /// The id or the whole prefix of a key, instead of its text.
     pub(crate) key: Option<String>,
     /// The text of a key. It is neither stored nor logged.
     pub(crate) raw_key: Option<String>,
     /// The IP address of the client, or `local`.
-    #[cfg_attr(feature = "openapi", schema(example = "192.0.2.7"))]
     pub(crate) ip: String,
     /// The path of the request.
-    #[cfg_attr(feature = "openapi", schema(example = "/orders"))]
     pub(crate) path: String,
     /// The method of the request.
     #[serde(default)]

@@ -99,12 +99,11 @@ impl Command for UpdateKey {
 /// A rotation.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = RotateKey))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = RotateKey, example = json!({ "grace": "1 hour" })))]
 pub(crate) struct RotateKeyCommand {
     pub(crate) id: KeyId,
     /// How long the old text is still accepted: `1 hour`, `90s`; `0` for no longer.
     #[serde(default = "one_hour")]
-    #[cfg_attr(feature = "openapi", schema(example = "1 hour"))]
     pub(crate) grace: String,
     /// A new time of expiry; null for never. An expired key needs one, and its old text is no longer
     /// accepted.
@@ -183,6 +182,7 @@ pub(crate) struct KeyReply {
     /// Whether its status is `active`.
     active: bool,
     /// The name of the organization that owns it.
+    #[cfg_attr(feature = "openapi", schema(example = "acme"))]
     pub(crate) org_name: String,
 }
 
@@ -208,6 +208,10 @@ pub(crate) struct NewKeyReply {
     #[serde(flatten)]
     pub(crate) reply: KeyReply,
     /// Its text, which is shown only once.
+    #[cfg_attr(
+        feature = "openapi",
+        schema(example = "kg_live_2loam6jy9PNDwjKpPpShaRI8k1BYhn-t0PeWeGdlHm03z7H35")
+    )]
     pub(crate) raw_key: String,
 }
 

@@ -10,14 +10,13 @@ use crate::lockout::Lock;
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(example = json!({ "ip": "192.0.2.7", "duration": "1 hour" })))]
 pub(crate) struct Block {
     /// An IP address, or a network as listings show it.
-    #[cfg_attr(feature = "openapi", schema(example = "192.0.2.7"))]
     pub(crate) ip: String,
     /// The only path to lock. Default: all paths.
     pub(crate) path: Option<String>,
     /// A duration, such as `1 hour`, or a time of day, such as `4:00 PM`.
-    #[cfg_attr(feature = "openapi", schema(example = "1 hour"))]
     pub(crate) duration: String,
 }
 

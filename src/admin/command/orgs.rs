@@ -79,6 +79,7 @@ impl Command for UpdateOrg {
 pub(crate) struct OrgReply {
     #[serde(flatten)]
     pub(crate) org: Org,
+    #[cfg_attr(feature = "openapi", schema(example = "acme"))]
     org_name: String,
 }
 

@@ -19,6 +19,6 @@ mod strict_json;
 #[cfg(feature = "serve")]
 pub(crate) use self::input::Json;
 #[cfg(feature = "serve")]
-pub(crate) use self::operation::{Operation, OperationRoute};
+pub(crate) use self::operation::{Operation, Tag};
 pub use self::response::{AdminBody, AdminFuture};
 pub use self::service::AdminService;

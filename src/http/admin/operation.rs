@@ -5,9 +5,86 @@ use http::{Method, StatusCode};
 use super::input::Input;
 use super::openapi::{Schemas, ToSchema};
 
+/// A group of operations in the OpenAPI document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tag {
+    Organizations,
+    Keys,
+    Limits,
+    Addresses,
+    Usage,
+    Decisions,
+    Service,
+}
+
+#[cfg_attr(not(feature = "openapi"), allow(dead_code))]
+impl Tag {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Organizations,
+        Self::Keys,
+        Self::Limits,
+        Self::Addresses,
+        Self::Usage,
+        Self::Decisions,
+        Self::Service,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Organizations => "Organizations",
+            Self::Keys => "Keys",
+            Self::Limits => "Limits",
+            Self::Addresses => "Addresses",
+            Self::Usage => "Usage",
+            Self::Decisions => "Decisions",
+            Self::Service => "Service",
+        }
+    }
+
+    pub(super) fn description(self) -> &'static str {
+        match self {
+            Self::Organizations => "The owners of keys, and the limits that their keys share.",
+            Self::Keys => "Creating, listing, changing, rotating and revoking keys.",
+            Self::Limits => "What remains of the limits of a key, resets and overrides.",
+            Self::Addresses => "Locks of addresses, and their limits.",
+            Self::Usage => "Totals, counts and single requests.",
+            Self::Decisions => "Decisions about requests.",
+            Self::Service => "The audit log and the policy.",
+        }
+    }
+
+    fn route(self, method: Method, path: &'static str) -> OperationRoute {
+        OperationRoute {
+            tag: self,
+            method,
+            path,
+            summary: "",
+            status: StatusCode::OK,
+            cursor: None,
+        }
+    }
+
+    pub(super) fn get(self, path: &'static str) -> OperationRoute {
+        self.route(Method::GET, path)
+    }
+
+    pub(crate) fn post(self, path: &'static str) -> OperationRoute {
+        self.route(Method::POST, path)
+    }
+
+    pub(super) fn patch(self, path: &'static str) -> OperationRoute {
+        self.route(Method::PATCH, path)
+    }
+
+    pub(super) fn delete(self, path: &'static str) -> OperationRoute {
+        self.route(Method::DELETE, path)
+    }
+}
+
 /// The route of an operation.
 #[cfg_attr(not(feature = "openapi"), allow(dead_code))]
 pub(crate) struct OperationRoute {
+    pub(super) tag: Tag,
     pub(super) method: Method,
     /// Contains `{id}` in place of a number.
     pub(super) path: &'static str,
@@ -19,32 +96,6 @@ pub(crate) struct OperationRoute {
 }
 
 impl OperationRoute {
-    fn new(method: Method, path: &'static str) -> Self {
-        Self {
-            method,
-            path,
-            summary: "",
-            status: StatusCode::OK,
-            cursor: None,
-        }
-    }
-
-    pub(super) fn get(path: &'static str) -> Self {
-        Self::new(Method::GET, path)
-    }
-
-    pub(crate) fn post(path: &'static str) -> Self {
-        Self::new(Method::POST, path)
-    }
-
-    pub(super) fn patch(path: &'static str) -> Self {
-        Self::new(Method::PATCH, path)
-    }
-
-    pub(super) fn delete(path: &'static str) -> Self {
-        Self::new(Method::DELETE, path)
-    }
-
     pub(crate) fn summary(mut self, text: &'static str) -> Self {
         self.summary = text;
         self

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::schemas;
-use crate::http::admin::operation::Operation;
+use crate::http::admin::operation::{Operation, Tag};
 use crate::http::problem::ProblemDocument;
 
 const DESCRIPTION: &str = "Keys, organizations, limits and locks of one data file. Times are \
@@ -30,6 +30,7 @@ pub(super) fn document<'a>(operations: impl Iterator<Item = &'a Operation>) -> V
     let mut problem = Vec::new();
     schemas::add::<ProblemDocument>(&mut problem);
     components.extend(problem);
+    let tags = Tag::ALL.map(|tag| json!({ "name": tag.name(), "description": tag.description() }));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -41,6 +42,7 @@ pub(super) fn document<'a>(operations: impl Iterator<Item = &'a Operation>) -> V
         // Relative to this document, wherever it is mounted.
         "servers": [{ "url": "./" }],
         "security": [{ "adminKey": [] }],
+        "tags": tags,
         "paths": paths,
         "components": {
             "schemas": components,
@@ -58,7 +60,7 @@ pub(super) fn document<'a>(operations: impl Iterator<Item = &'a Operation>) -> V
 
 fn describe(operation: &Operation) -> Value {
     let query = operation.schemas.query.iter();
-    let mut parameters: Vec<Value> = query.map(|field| json!(field)).collect();
+    let mut parameters: Vec<Value> = query.map(|field| parameter(json!(field))).collect();
     if has_id(operation) {
         parameters.push(json!({
             "name": "id",
@@ -66,6 +68,7 @@ fn describe(operation: &Operation) -> Value {
             "required": true,
             "description": "The id of the organization or key.",
             "schema": { "type": "integer", "format": "uint64", "minimum": 0 },
+            "example": 1,
         }));
     }
     if operation.route.method == Method::POST && !operation.is_for_trusted_peers {
@@ -79,6 +82,7 @@ fn describe(operation: &Operation) -> Value {
     }
     let mut description = json!({
         "operationId": operation.id,
+        "tags": [operation.route.tag.name()],
         "summary": operation.route.summary,
         "parameters": parameters,
         "responses": responses(operation),
@@ -93,6 +97,21 @@ fn describe(operation: &Operation) -> Value {
         });
     }
     description
+}
+
+/// Moves the example of an optional field to its description: Swagger UI sends examples, and those of all
+/// fields together ask for nothing.
+fn parameter(mut field: Value) -> Value {
+    let is_required = field["required"] == true;
+    if let Some(fields) = field.as_object_mut()
+        && !is_required
+        && let Some(Value::String(example)) = fields.remove("example")
+    {
+        let description = fields["description"].as_str().unwrap_or_default();
+        let description = format!("{description} Example: `{example}`.");
+        fields.insert("description".to_owned(), description.into());
+    }
+    field
 }
 
 fn has_id(operation: &Operation) -> bool {
@@ -123,12 +142,43 @@ fn responses(operation: &Operation) -> Value {
         let problem = json!({
             "description": reason(status),
             "content": {
-                "application/problem+json": { "schema": reference(&ProblemDocument::name()) },
+                "application/problem+json": {
+                    "schema": reference(&ProblemDocument::name()),
+                    "example": problem_example(status),
+                },
             },
         });
         all.insert(status.as_str().to_owned(), problem);
     }
     Value::Object(all)
+}
+
+fn problem_example(status: StatusCode) -> Value {
+    let (code, detail) = match status {
+        StatusCode::BAD_REQUEST => ("conflicting_hosts", "`Host` must occur once only."),
+        StatusCode::UNAUTHORIZED => ("invalid_admin_key", "Invalid admin key."),
+        StatusCode::FORBIDDEN => (
+            "foreign_origin",
+            "Pages of other origins must not use this service.",
+        ),
+        StatusCode::NOT_FOUND => ("not_found", "There is no key with id 7."),
+        StatusCode::CONFLICT => ("conflict", "There is already an organization `acme`."),
+        StatusCode::PAYLOAD_TOO_LARGE => ("too_large", "The body is longer than 65536 bytes."),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => (
+            "unsupported_media_type",
+            "Content-Type: expected `application/json`.",
+        ),
+        StatusCode::UNPROCESSABLE_ENTITY => ("invalid", "limit: expected 1 to 1,000 rows."),
+        StatusCode::TOO_MANY_REQUESTS => ("ip_limited", "Too many requests; try again later."),
+        _ => ("unavailable", "The request was not completed; try again."),
+    };
+    json!({
+        "type": "about:blank",
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "detail": detail,
+        "code": code,
+    })
 }
 
 /// Statuses of the problem documents that an operation may return.

@@ -82,11 +82,12 @@ pub(super) fn add<T: ToSchema>(schemas: &mut NamedSchemas) -> String {
 }
 
 macro_rules! string_schemas {
-    ($($type:ty, $description:literal, $format:expr;)+) => {$(
+    ($($type:ty, $description:literal, $example:literal, $format:expr;)+) => {$(
         impl PartialSchema for $type {
             fn schema() -> RefOr<Schema> {
                 let schema = ObjectBuilder::new().schema_type(Type::String);
-                schema.description(Some($description)).format($format).build().into()
+                let schema = schema.description(Some($description)).format($format);
+                schema.examples([$example]).build().into()
             }
         }
 
@@ -95,10 +96,11 @@ macro_rules! string_schemas {
 }
 
 string_schemas! {
-    Timestamp, "A date and time (RFC 3339).",
+    Timestamp, "A date and time (RFC 3339).", "2026-11-24T08:00:00Z",
         Some(SchemaFormat::KnownFormat(KnownFormat::DateTime));
-    Limit, "A limit: `10/s`, `500000 monthly`, `5000 credits +100/hour`, `8 concurrent`.", None;
-    Scope, "A permission.", None;
-    IpKey, "An IP address, or a network in CIDR notation.", None;
-    ClientIp, "An IP address, or `local`.", None;
+    Limit, "A limit: `10/s`, `500000 monthly`, `5000 credits +100/hour`, `8 concurrent`.", "10/s",
+        None;
+    Scope, "A permission.", "orders:read", None;
+    IpKey, "An IP address, or a network in CIDR notation.", "192.0.2.7", None;
+    ClientIp, "An IP address, or `local`.", "192.0.2.7", None;
 }
