@@ -818,6 +818,65 @@ fn other_hosts_and_origins_are_refused() {
     }
 }
 
+#[test]
+fn dashboard_is_files_of_its_own_without_data() {
+    let home = Home::new();
+    let kg = open(&home);
+    kg.admin().create_org("customer").unwrap();
+    let admin = Admin::with(AdminService::new(kg.clone()).prefix("/internal/"), |p| {
+        p.into()
+    });
+    let fetch = |target: &str| get(&admin.address, &format!("/internal/admin/ui{target}"), &[]);
+    assert_eq!(get(&admin.address, "/admin/ui/", &[]).status, 404);
+    let moved = fetch("");
+    assert_eq!((moved.status, moved.field("location")), (308, "ui/"));
+    let page = fetch("/");
+    assert_eq!(page.status, 200);
+    assert!(page.field("content-type").starts_with("text/html"));
+    assert_eq!(page.field("x-content-type-options"), "nosniff");
+    assert_eq!(page.field("referrer-policy"), "no-referrer");
+    let policy = page.field("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"));
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    // The page loads files, and they load others, all from beside it.
+    let mut files = vec![page.body.clone()];
+    let mut names = std::collections::BTreeSet::new();
+    while let Some(text) = files.pop() {
+        let parts = text.split('"').map(|part| part.trim_start_matches("./"));
+        for name in parts.filter(|part| part.ends_with(".js") || part.ends_with(".css")) {
+            if names.insert(name.to_owned()) {
+                let file = fetch(&format!("/{name}"));
+                assert_eq!(file.status, 200, "{name}");
+                assert!(file.has("content-security-policy"), "{name}");
+                files.push(file.body);
+            }
+        }
+    }
+    assert!(names.len() >= 15, "{names:?}");
+    assert!(fetch("/uPlot.license.txt").body.contains("MIT License"));
+
+    let etag = page.field("etag");
+    let again = get(
+        &admin.address,
+        "/internal/admin/ui/",
+        &[("If-None-Match", etag)],
+    );
+    assert_eq!((again.status, again.body.as_str()), (304, ""));
+    for (method, target, status) in [
+        ("POST", "/internal/admin/ui/", 405),
+        ("GET", "/internal/admin/ui/none", 404),
+        ("GET", "/internal/admin/uiother", 401),
+    ] {
+        let response = request(&admin.address, method, target, &[], "");
+        assert_eq!(response.status, status, "{method} {target}");
+    }
+    let foreign = [("Host", "evil.example")];
+    assert_eq!(
+        get(&admin.address, "/internal/admin/ui/", &foreign).status,
+        403
+    );
+}
+
 #[cfg(feature = "openapi")]
 #[test]
 fn pages_load_nothing_from_other_origins() {

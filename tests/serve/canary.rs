@@ -141,6 +141,7 @@ fn add_responses(seen: &mut Seen, address: &str, key: &str) {
             "/metrics",
             "/admin/stats",
             "/docs",
+            "/admin/ui/",
             in_path.as_str(),
         ] {
             let fields = [(name, value), ("X-Forwarded-Uri", in_path.as_str())];

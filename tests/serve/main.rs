@@ -7,7 +7,9 @@
 mod common;
 
 mod backups;
+mod browser;
 mod canary;
+mod dashboard;
 #[cfg(target_os = "linux")]
 mod disk;
 mod log;

@@ -1,6 +1,7 @@
 //! The admin service: the commands of the command line over HTTP.
 
 mod admin_key;
+mod dashboard;
 mod endpoint;
 mod endpoints;
 mod idempotency;
@@ -14,6 +15,7 @@ mod operation;
 mod own_host;
 mod response;
 mod service;
+mod static_file;
 mod strict_json;
 
 #[cfg(feature = "serve")]

@@ -10,6 +10,7 @@ use http::{Extensions, Method, Request, Response, StatusCode};
 use http_body::Body;
 
 use super::admin_key::require_admin;
+use super::dashboard::Dashboard;
 use super::endpoint::{AdminRequest, Endpoint};
 use super::endpoints;
 use super::idempotency::acting_for;
@@ -24,12 +25,12 @@ use crate::http::response::HttpResult;
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
-/// The admin API: endpoints under `/admin` and, with the feature `openapi`, their description at
-/// `/openapi.json` and Swagger UI at `/docs`.
+/// The admin API: endpoints under `/admin`, the dashboard at `/admin/ui` and, with the feature `openapi`,
+/// the description of the endpoints at `/openapi.json` and Swagger UI at `/docs`.
 ///
-/// Every request under `/admin` needs the admin key in the header field `X-Admin-Key`: that of
+/// Every request to an endpoint needs the admin key in the header field `X-Admin-Key`: that of
 /// [`Config::admin_key`](crate::Config::admin_key) if it is set, else the one that
-/// `keyguard admin-key` prints. An address that sends more than 10 wrong keys in a minute is locked
+/// `keyguard admin-key` prints. The dashboard asks for it. An address that sends more than 10 wrong keys in a minute is locked
 /// out of the API for 15 minutes; a client of a Unix socket never is.
 ///
 /// As protection against DNS rebinding and cross-site requests, `Host` must be an IP address, `localhost`
@@ -60,6 +61,7 @@ struct Shared {
     prefix: String,
     max_body_bytes: usize,
     endpoints: Arc<[Endpoint]>,
+    dashboard: Dashboard,
     documentation: Documentation,
 }
 
@@ -83,6 +85,7 @@ impl AdminService {
                 prefix: String::new(),
                 max_body_bytes: 64 << 10,
                 endpoints: endpoints.into(),
+                dashboard: Dashboard::new(),
                 documentation,
             }),
             peer: PeerSource::default(),
@@ -187,15 +190,20 @@ impl Shared {
         require_own_host(&parts.headers, &parts.uri, &self.hosts)?;
         let path = parts.uri.path();
         let path = path.strip_prefix(self.prefix.as_str()).unwrap_or_default();
+        // The pages have no data, so they need no admin key.
+        let (method, headers) = (&parts.method, &parts.headers);
+        let dashboard = self.dashboard.respond(method, path, headers);
+        let page = dashboard.or_else(|| self.documentation.respond(method, path, headers));
+        if let Some(response) = page {
+            return response;
+        }
         if path == "/admin" || path.starts_with("/admin/") {
             let client = require_admin(&self.guard, parts, peer)?;
             let (endpoint, id) = self.endpoint(&parts.method, path)?;
             let admin = acting_for(&self.guard, parts, body, client)?;
             return endpoint.respond(&admin, &AdminRequest { parts, body, id });
         }
-        let documentation = &self.documentation;
-        let response = documentation.respond(&parts.method, path, &parts.headers);
-        response.unwrap_or_else(|| Err(no_such_path()))
+        Err(no_such_path())
     }
 
     /// Returns the endpoint at a path, and the id in the path.

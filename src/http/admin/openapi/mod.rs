@@ -2,7 +2,6 @@
 
 mod document;
 mod schemas;
-mod static_file;
 mod swagger_ui;
 
 use http::{HeaderMap, HeaderValue, Method};
@@ -10,9 +9,9 @@ use std::sync::Arc;
 pub(crate) use utoipa::{IntoParams, ToSchema};
 
 pub(crate) use self::schemas::{Describe, Schemas};
-use self::static_file::StaticFile;
 use self::swagger_ui::SwaggerUi;
 use super::operation::Operation;
+use super::static_file::StaticFile;
 use crate::http::problem::Problem;
 use crate::http::response::HttpResult;
 

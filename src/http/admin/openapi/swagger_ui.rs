@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use utoipa_swagger_ui::Config;
 
-use super::static_file::StaticFile;
+use crate::http::admin::dashboard::{LOGO, SVG};
+use crate::http::admin::static_file::{StaticFile, redirect};
 use crate::http::problem::Problem;
 use crate::http::response::HttpResult;
 
@@ -17,6 +17,10 @@ use crate::http::response::HttpResult;
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
+
+/// Starts Swagger UI, in place of the file of this name in the crate.
+const INITIALIZER: &str = include_str!("swagger-initializer.js");
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// The files of Swagger UI by name, each prepared by its first request.
 #[derive(Debug, Default)]
@@ -27,22 +31,13 @@ impl SwaggerUi {
     /// its relative links work.
     pub(super) fn respond(&self, path: &str, request: &HeaderMap) -> HttpResult {
         let Some(name) = path.strip_prefix("/docs/") else {
-            return Ok(redirect());
+            return Ok(redirect("docs/"));
         };
         let Some(file) = self.file(name) else {
             let detail = "There is no such page.";
             return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", detail));
         };
-        let mut response = file.respond(request);
-        for (name, value) in [
-            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::REFERRER_POLICY, "no-referrer"),
-        ] {
-            let value = HeaderValue::from_static(value);
-            response.headers_mut().insert(name, value);
-        }
-        Ok(response)
+        Ok(file.respond_in_page(request, CONTENT_SECURITY_POLICY))
     }
 
     fn file(&self, name: &str) -> Option<StaticFile> {
@@ -50,27 +45,29 @@ impl SwaggerUi {
         if let Some(file) = files.get(name) {
             return Some(file.clone());
         }
-        let config = Config::from("../openapi.json").validator_url("none");
-        let found = utoipa_swagger_ui::serve(name, config.into()).ok()??;
-        let bytes = match found.bytes {
-            Cow::Borrowed(bytes) => Bytes::from_static(bytes),
-            Cow::Owned(bytes) => bytes.into(),
+        let file = match name {
+            "swagger-initializer.js" => {
+                StaticFile::new(INITIALIZER.into(), HeaderValue::from_static(JAVASCRIPT))
+            }
+            "keyguard.svg" => StaticFile::new(LOGO.into(), HeaderValue::from_static(SVG)),
+            name => vendored(name)?,
         };
-        let content_type = HeaderValue::try_from(found.content_type).ok()?;
-        let file = StaticFile::new(bytes, content_type);
         // Bounded by the number of embedded files.
         files.insert(name.to_owned(), file.clone());
         Some(file)
     }
 }
 
-/// A relative redirect, which is valid wherever the service is mounted.
-fn redirect() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    let target = HeaderValue::from_static("docs/");
-    response.headers_mut().insert(header::LOCATION, target);
-    response
+/// Returns a file of the crate.
+fn vendored(name: &str) -> Option<StaticFile> {
+    let config = Config::from("../openapi.json");
+    let found = utoipa_swagger_ui::serve(name, config.into()).ok()??;
+    let bytes = match found.bytes {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    };
+    let content_type = HeaderValue::try_from(found.content_type).ok()?;
+    Some(StaticFile::new(bytes, content_type))
 }
 
 #[cfg(test)]

@@ -46,6 +46,25 @@ impl StaticFile {
         response
     }
 
+    /// Like [`StaticFile::respond`], for the files of a page: it sends its address to no other site, and
+    /// loads only what its content security policy allows.
+    pub(super) fn respond_in_page(
+        &self,
+        request: &HeaderMap,
+        content_security_policy: &'static str,
+    ) -> Response<Full<Bytes>> {
+        let mut response = self.respond(request);
+        for (name, value) in [
+            (header::CONTENT_SECURITY_POLICY, content_security_policy),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::REFERRER_POLICY, "no-referrer"),
+        ] {
+            let value = HeaderValue::from_static(value);
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+
     /// Whether `If-None-Match` contains the tag (RFC 9110 §13.1.2).
     fn is_cached(&self, request: &HeaderMap) -> bool {
         let fields = request.get_all(header::IF_NONE_MATCH).iter();
@@ -55,6 +74,15 @@ impl StaticFile {
             .map(|tag| tag.trim().trim_start_matches("W/"));
         tags.any(|tag| tag == "*" || tag.as_bytes() == self.etag.as_bytes())
     }
+}
+
+/// A relative redirect, which is valid wherever the service is mounted.
+pub(super) fn redirect(target: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let target = HeaderValue::from_static(target);
+    response.headers_mut().insert(header::LOCATION, target);
+    response
 }
 
 #[cfg(test)]
