@@ -121,6 +121,7 @@ fn listed(kg: &KeyGuard) -> Option<Vec<Key>> {
     let keys = kg.admin().list_keys(None, Page::first()).ok()?;
     let without_use = |key: Key| Key {
         last_used_at: None,
+        old_text_until: None,
         ..key
     };
     Some(keys.into_iter().map(without_use).collect())

@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use super::shown::shown_at;
 use super::{Admin, AdminError, CreateKey, Page, RotateKey, UpdateKey};
 use crate::input::{self, Given, InvalidInput};
 use crate::limit::{self, Limit};
@@ -32,7 +33,7 @@ impl Admin {
         let audit = self.audit_context("create_key", None, without_nulls(json!(request)));
         let credential = self.credential(&raw_key);
         let key = self.guard.store().create_key(key, credential, &audit)?;
-        let key = self.shown(key);
+        let key = key.at(self.guard.now());
         Ok(CreatedKey { key, raw_key })
     }
 
@@ -84,7 +85,8 @@ impl Admin {
     /// # Errors
     /// [`AdminError::KeyNotFound`]
     pub fn get_key(&self, id: KeyId) -> Result<Key, AdminError> {
-        Ok(self.shown(self.guard.store().key(id)?))
+        let found = self.shown(vec![self.guard.store().key(id)?])?.pop();
+        found.ok_or(AdminError::KeyNotFound(id))
     }
 
     /// Returns a key by its id, or by its whole [`Key::shown_prefix`].
@@ -103,7 +105,7 @@ impl Admin {
             return self.get_key(id);
         }
         let found = self.guard.store().keys_with_prefix(text, MAX_CANDIDATES)?;
-        let mut found: Vec<_> = found.into_iter().map(|key| self.shown(key)).collect();
+        let mut found = self.shown(found)?;
         found.sort_by_key(|key| key.id);
         // The whole prefix of a key may also be the start of a longer one.
         let is_whole = |key: &Key| key.shown_prefix == text;
@@ -125,8 +127,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError::OrgNotFound`]
     pub fn list_keys(&self, org: Option<OrgId>, page: Page<KeyId>) -> Result<Vec<Key>, AdminError> {
-        let keys = self.guard.store().keys(org, page.after, page.limit)?;
-        Ok(keys.into_iter().map(|key| self.shown(key)).collect())
+        self.shown(self.guard.store().keys(org, page.after, page.limit)?)
     }
 
     /// Changes a key.
@@ -185,12 +186,14 @@ impl Admin {
         // A key of the Python package may have started with anything.
         let prefix = prefix.unwrap_or_else(|_| self.guard.config().key_prefix.clone());
         let raw_key = generate(&prefix)?;
+        let was_expired = key.is_expired(now);
         let key = Key {
             shown_prefix: raw_key.shown_prefix().to_owned(),
             expires_at: request.expires_at.unwrap_or(key.expires_at),
             ..key
         };
-        let key = key.at(now);
+        let old_text_until = (!was_expired).then(|| now.plus(request.grace));
+        let key = shown_at(key, old_text_until, now);
         Ok(CreatedKey { key, raw_key })
     }
 
@@ -221,7 +224,7 @@ impl Admin {
         let key = self.guard.change_key(id, |store| {
             store.add_credential(id, credential, rotation, &audit)
         })?;
-        let key = self.shown(key);
+        let key = self.shown_after_change(key);
         Ok(CreatedKey { key, raw_key })
     }
 
@@ -232,7 +235,7 @@ impl Admin {
     pub fn revoke_key(&self, id: KeyId) -> Result<Key, AdminError> {
         let audit = self.audit_context("revoke_key", Some(id.0), json!({}));
         let revoke = |store: &dyn Store| store.revoke_key(id, &audit);
-        Ok(self.shown(self.guard.change_key(id, revoke)?))
+        Ok(self.shown_after_change(self.guard.change_key(id, revoke)?))
     }
 
     /// Stores a change, and puts it in force.
@@ -245,12 +248,7 @@ impl Admin {
     ) -> Result<Key, AdminError> {
         let audit = self.audit_context(action, Some(id.0), details);
         let update = |store: &dyn Store| store.update_key(id, change, &audit);
-        Ok(self.shown(self.guard.change_key(id, update)?))
-    }
-
-    /// The key as it is shown now.
-    pub(super) fn shown(&self, key: Key) -> Key {
-        key.at(self.guard.now())
+        Ok(self.shown_after_change(self.guard.change_key(id, update)?))
     }
 
     /// Refuses a time of expiry in the past: the caller may mean to revoke the key.

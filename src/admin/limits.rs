@@ -199,7 +199,7 @@ impl Admin {
                 ..OrgChange::default()
             };
             self.change_org(org.id, change, action, details)?;
-            return Ok(self.shown(key));
+            return Ok(self.shown_after_change(key));
         }
         let change = KeyChange {
             limit_override: Some(limit_override),

@@ -15,6 +15,7 @@ mod orgs;
 mod page;
 #[cfg(all(unix, feature = "cli"))]
 pub(crate) mod remote;
+mod shown;
 #[cfg(unix)]
 mod socket;
 #[cfg(unix)]

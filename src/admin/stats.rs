@@ -90,7 +90,8 @@ impl Admin {
             .iter()
             .enumerate()
             .filter(|(_, count)| **count > 0);
-        let top_keys = totals.top_keys.into_iter();
+        let top_keys = totals.top_keys.iter().map(|(key, ..)| key.clone());
+        let top_keys = self.shown(top_keys.collect())?.into_iter();
         Ok(Stats {
             organizations: totals.orgs,
             total_keys: totals.keys,
@@ -109,8 +110,9 @@ impl Admin {
             sink_failures: self.guard.recorder().sink_failures(),
             warnings: self.guard.all_warnings(),
             top_keys: top_keys
-                .map(|(key, org, requests)| TopKey {
-                    key: self.shown(key),
+                .zip(totals.top_keys)
+                .map(|(key, (_, org, requests))| TopKey {
+                    key,
                     org_name: org.name,
                     requests,
                 })

@@ -93,7 +93,7 @@ impl KeyOrIp {
             (None, ip) => connection.execute(of_ip(ip))?,
         };
         drop(connection);
-        cli.print(&limits, |style| limit_table(&limits).render(style))?;
+        cli.print(&limits, |style| limit_table(&limits, style).render(style))?;
         Ok(Exit::Done)
     }
 }

@@ -49,6 +49,12 @@ pub(super) enum CliError {
     /// The file of `export-usage`.
     #[error("`{}` cannot be written: {problem}", file.display())]
     UsageFile { file: PathBuf, problem: String },
+    /// A file of `install-docs`.
+    #[error("`{}` cannot be written: {source}", file.display())]
+    Docs {
+        file: PathBuf,
+        source: std::io::Error,
+    },
     /// `tail` without a process that handles requests.
     #[error(
         "no process holds the data file, so there are no requests to follow{}",

@@ -26,10 +26,19 @@ use self::error::CliError;
 use self::exit::Exit;
 use self::settings::Cli;
 
+const EXAMPLES: &str = "Examples:
+  keyguard init
+  keyguard create-org acme
+  keyguard create-key --org acme --label \"web shop\"
+  keyguard list-keys
+
+Exit codes: 0 for success, 1 for a refusal or a failure, whose reason and next step are printed to standard
+error, 2 for invalid arguments.";
+
 /// Manages the API keys, organizations, limits and locks of a data file or a database, also while a
 /// server uses it
 #[derive(Parser)]
-#[command(name = "keyguard", version, arg_required_else_help = true)]
+#[command(name = "keyguard", version, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Opts {
     #[command(flatten)]
     cli: Cli,
@@ -40,14 +49,19 @@ struct Opts {
 #[derive(Subcommand)]
 enum Subcommands {
     /// Create the data file, and a secret if there is none
+    #[command(after_help = init::EXAMPLES)]
     Init,
     /// Create an organization
+    #[command(after_help = create_org::EXAMPLES)]
     CreateOrg(create_org::Opts),
     /// List all organizations
+    #[command(after_help = list_orgs::EXAMPLES)]
     ListOrgs,
     /// Refuse all keys of an organization until it is resumed
+    #[command(after_help = suspend_org::EXAMPLES)]
     SuspendOrg(suspend_org::Opts),
     /// Accept the keys of a suspended organization again
+    #[command(after_help = resume_org::EXAMPLES)]
     ResumeOrg(resume_org::Opts),
     /// Replace the limits of an organization
     UpdateOrg(update_org::Opts),
@@ -60,6 +74,7 @@ enum Subcommands {
     /// Replace the text of a key; the old text is accepted during a grace period
     RotateKey(rotate_key::Opts),
     /// Revoke a key permanently
+    #[command(after_help = revoke_key::EXAMPLES)]
     RevokeKey(revoke_key::Opts),
     /// Show totals of keys, requests and locks
     Stats(stats::Opts),
@@ -70,6 +85,7 @@ enum Subcommands {
     /// Show whether a request would be admitted, without counting it
     Check(check::Opts),
     /// Show the limits of a key or an IP address and what remains of them
+    #[command(after_help = limits::EXAMPLES)]
     Limits(limits::Opts),
     /// Reset what a key or an IP address has used of its limits
     Reset(reset::Opts),
@@ -82,6 +98,7 @@ enum Subcommands {
     /// Remove the locks of an IP address
     Unblock(unblock::Opts),
     /// List the IP addresses that are locked out
+    #[command(after_help = list_blocks::EXAMPLES)]
     ListBlocks,
     /// List administrative changes, the latest first
     Audit(audit::Opts),
@@ -95,7 +112,10 @@ enum Subcommands {
     Compact,
     /// Reload the policy file of the process that holds the data file. With a database, send SIGHUP to
     /// each `keyguard serve` instead
+    #[command(after_help = reload::EXAMPLES)]
     Reload,
+    /// Check a policy file, explain it, or print an example
+    Policy(policy::Opts),
     /// Show which requests of an access log a policy would have refused
     Replay(replay::Opts),
     /// Copy organizations, keys, quotas, locks and totals to another data file or database
@@ -107,9 +127,12 @@ enum Subcommands {
     #[cfg(feature = "serve")]
     Serve(Box<serve::Opts>),
     /// Print the admin key, which is derived from the secret
+    #[command(after_help = admin_key::EXAMPLES)]
     AdminKey,
     /// Print the completion script for a shell
     Completions(completions::Opts),
+    /// Install the manual pages, and the completion scripts of bash, zsh and fish
+    InstallDocs(install_docs::Opts),
 }
 
 /// Runs the program.
@@ -141,7 +164,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
-    if !matches!(command, Subcommands::Completions(_)) {
+    if command.needs_storage() {
         cli.check_storage()?;
     }
     match command {
@@ -173,6 +196,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::Restore(opts) => restore::run(cli, &opts),
         Subcommands::Compact => compact::run(cli),
         Subcommands::Reload => reload::run(cli),
+        Subcommands::Policy(opts) => policy::run(cli, opts),
         Subcommands::Replay(opts) => replay::run(cli, &opts),
         Subcommands::Export(opts) => export::run(cli, opts),
         Subcommands::Import(opts) => import::run(cli, &opts),
@@ -181,6 +205,17 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::Serve(opts) => serve::run(cli, *opts),
         Subcommands::AdminKey => admin_key::run(cli),
         Subcommands::Completions(opts) => completions::run(&opts, Opts::command()),
+        Subcommands::InstallDocs(opts) => install_docs::run(cli, &opts, Opts::command()),
+    }
+}
+
+impl Subcommands {
+    /// Whether the command works on a data file or a database.
+    fn needs_storage(&self) -> bool {
+        !matches!(
+            self,
+            Self::Completions(_) | Self::InstallDocs(_) | Self::Policy(_)
+        )
     }
 }
 
@@ -191,5 +226,87 @@ mod tests {
     #[test]
     fn clap_accepts_the_definition_of_the_arguments() {
         Opts::command().debug_assert();
+    }
+
+    #[test]
+    fn help_of_every_command_has_valid_examples() {
+        let mut definition = Opts::command();
+        definition.build();
+        let mut count = 0;
+        check_examples(&definition, &[], &mut count);
+        assert!(count > 60, "{count}");
+    }
+
+    /// Checks the examples of a command and its subcommands. `path` are the names that lead to it.
+    fn check_examples(command: &clap::Command, path: &[&str], count: &mut usize) {
+        let help = command.get_after_help().map(ToString::to_string);
+        let help = help.unwrap_or_default();
+        assert!(help.starts_with("Examples:\n  "), "{path:?}: {help}");
+        let mut is_shown = false;
+        for line in help.lines().filter(|line| line.starts_with("  ")) {
+            assert!(line.chars().count() <= 80, "{path:?}: {line}");
+            for example in line.split(" && ").filter_map(words_of_example) {
+                let matches = Opts::command().try_get_matches_from(&example);
+                let matches = matches.unwrap_or_else(|error| panic!("{path:?}: {line}\n{error}"));
+                is_shown |= names(&matches).starts_with(path);
+                *count += 1;
+            }
+        }
+        assert!(is_shown, "{path:?} has no example of its own");
+        let shown = command.get_subcommands();
+        for subcommand in shown.filter(|command| command.get_name() != "help") {
+            check_examples(
+                subcommand,
+                &[path, &[subcommand.get_name()]].concat(),
+                count,
+            );
+        }
+    }
+
+    /// The names of the subcommands in a command line.
+    fn names(matches: &clap::ArgMatches) -> Vec<&str> {
+        let mut names = Vec::new();
+        let mut current = matches;
+        while let Some((name, inner)) = current.subcommand() {
+            names.push(name);
+            current = inner;
+        }
+        names
+    }
+
+    /// The words of the command `keyguard` in a line of a shell.
+    fn words_of_example(line: &str) -> Option<Vec<String>> {
+        let inner = line.split_once("$(").or_else(|| line.split_once("<("));
+        let line = inner.map_or(line, |(_, inner)| inner.split(')').next().unwrap());
+        let mut starts = line.match_indices("keyguard ").map(|(start, _)| start);
+        let start = starts.find(|start| *start == 0 || line[..*start].ends_with(' '))?;
+        let (mut words, mut quote) = (vec![String::new()], None);
+        for c in line[start..].chars() {
+            let is_first = words.last().is_some_and(String::is_empty);
+            match (c, quote) {
+                ('"' | '\'', None) => quote = Some(c),
+                (c, Some(open)) if c == open => quote = None,
+                ('|' | '>' | '<' | '#', None) if is_first => break,
+                (' ', None) => words.push(String::new()),
+                (c, _) => words.last_mut().unwrap().push(c),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        Some(words)
+    }
+
+    /// `--limit` once counted rows, named limits and set them.
+    #[test]
+    fn options_of_one_name_mean_the_same_in_every_command() {
+        let definition = Opts::command();
+        let commands = definition.get_subcommands();
+        let limits: Vec<&str> = commands
+            .filter(|command| {
+                let mut arguments = command.get_arguments();
+                arguments.any(|argument| argument.get_long() == Some("limit"))
+            })
+            .map(clap::Command::get_name)
+            .collect();
+        assert_eq!(limits, ["update-org", "create-key", "update-key"]);
     }
 }

@@ -41,7 +41,13 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
                 _ => format!("ls -ld {}", path(file)),
             }
         }
-        CliError::Policy(_) => corrected("keyguard replay"),
+        CliError::Docs { .. } => {
+            "keyguard install-docs --prefix ~/.local    # or as another user".to_owned()
+        }
+        CliError::Policy(_) => match cli.command.get_name() {
+            "policy" => "keyguard policy example    # shows the fields of a policy".to_owned(),
+            command => corrected(&format!("keyguard {command}")),
+        },
         CliError::NoRequests { .. } | CliError::TempDir(_) => "keyguard replay --help".to_owned(),
         #[cfg(all(unix, feature = "serve"))]
         CliError::Serve(ServeError::Listen {

@@ -33,6 +33,21 @@ impl OutputStyle {
     }
 }
 
+#[cfg(test)]
+impl OutputStyle {
+    /// A terminal with 80 columns, without bold text.
+    pub(super) const TERMINAL: Self = Self {
+        is_terminal: true,
+        is_bold: false,
+        width: 80,
+    };
+
+    pub(super) const PIPE: Self = Self {
+        is_terminal: false,
+        ..Self::TERMINAL
+    };
+}
+
 /// Replaces characters that move the cursor, change colors or reverse the writing direction by escapes.
 pub(super) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -58,12 +73,20 @@ const MIN_TABLE_WIDTH: u16 = 72;
 /// The height of a row in lines; longer text ends in `…`.
 const MAX_LINES: usize = 3;
 
+/// The width of a day, such as `2026-11-24`.
+const DAY_WIDTH: u16 = 10;
+
 /// A table with a header.
-pub(super) struct Table(comfy_table::Table);
+pub(super) struct Table {
+    table: comfy_table::Table,
+    /// The columns of times.
+    times: Vec<usize>,
+}
 
 impl Table {
-    /// Creates a table with these headers. `>` before a header aligns the column to the right; `~` marks
-    /// a column of free text, which is narrowed where space is short.
+    /// Creates a table with these headers. `>` before a header aligns the column to the right. Where space
+    /// is short, `~` marks a column of free text, which is narrowed, and `@` one of times, which take two
+    /// lines.
     pub(super) fn new(headers: &[&'static str]) -> Self {
         let mut table = comfy_table::Table::new();
         table
@@ -73,36 +96,43 @@ impl Table {
             .set_header(
                 headers
                     .iter()
-                    .map(|header| header.trim_start_matches(['>', '~'])),
+                    .map(|header| header.trim_start_matches(['>', '~', '@'])),
             );
         for (column, header) in table.column_iter_mut().zip(headers) {
             if header.starts_with('>') {
                 column.set_cell_alignment(CellAlignment::Right);
             }
-            if !header.starts_with('~') {
+            if !header.starts_with(['~', '@']) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
-        Self(table)
+        let columns = headers.iter().enumerate();
+        let times = columns.filter(|(_, header)| header.starts_with('@'));
+        Self {
+            table,
+            times: times.map(|(index, _)| index).collect(),
+        }
     }
 
     /// Adds a row of unescaped texts.
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        let mut row = Row::from(cells.map(|cell| escaped(&cell)));
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let mut row = Row::from(cells.into_iter().map(|cell| escaped(&cell)));
         row.max_height(MAX_LINES);
-        self.0.add_row(row);
+        self.table.add_row(row);
     }
 
     /// Renders a box in a terminal, fields between tabs in a pipe, and nothing without rows.
     pub(super) fn render(mut self, style: OutputStyle) -> String {
-        if self.0.is_empty() {
+        if self.table.is_empty() {
             return String::new();
         }
         if !style.is_terminal {
-            return plain(self.0.header().into_iter().chain(self.0.row_iter()), "\t");
+            let header = self.table.header().into_iter();
+            return plain(header.chain(self.table.row_iter()), "\t");
         }
-        self.0.set_width(style.width.max(MIN_TABLE_WIDTH));
-        let mut lines: Vec<String> = self.0.lines().collect();
+        self.keep_days_whole();
+        self.table.set_width(style.width.max(MIN_TABLE_WIDTH));
+        let mut lines: Vec<String> = self.table.lines().collect();
         if let Some(header) = lines.get_mut(1).filter(|_| style.is_bold) {
             let cells = header.trim_matches('│').split('│');
             let cells: Vec<String> = cells
@@ -113,9 +143,26 @@ impl Table {
         lines.join("\n") + "\n"
     }
 
+    /// Lets columns of times break between day and time only.
+    fn keep_days_whole(&mut self) {
+        let widths = self.table.column_max_content_widths();
+        for index in &self.times {
+            let Some(column) = self.table.column_mut(*index) else {
+                continue;
+            };
+            let width = Width::Fixed(DAY_WIDTH + column.padding_width());
+            column.set_constraint(match widths.get(*index) {
+                Some(width_of_content) if *width_of_content > DAY_WIDTH => {
+                    ColumnConstraint::LowerBoundary(width)
+                }
+                _ => ColumnConstraint::ContentWidth,
+            });
+        }
+    }
+
     /// Renders the table, or a sentence if it has no rows.
     pub(super) fn render_or(self, sentence: &str, style: OutputStyle) -> String {
-        match self.0.is_empty() {
+        match self.table.is_empty() {
             true => format!("{sentence}\n"),
             false => self.render(style),
         }
@@ -204,15 +251,8 @@ fn plain<'r>(rows: impl Iterator<Item = &'r Row>, separator: &str) -> String {
 mod tests {
     use super::*;
 
-    const TERMINAL: OutputStyle = OutputStyle {
-        is_terminal: true,
-        is_bold: false,
-        width: 80,
-    };
-    const PIPE: OutputStyle = OutputStyle {
-        is_terminal: false,
-        ..TERMINAL
-    };
+    const TERMINAL: OutputStyle = OutputStyle::TERMINAL;
+    const PIPE: OutputStyle = OutputStyle::PIPE;
     const NARROW: OutputStyle = OutputStyle {
         width: 40,
         ..TERMINAL
@@ -304,6 +344,14 @@ mod tests {
              │          requests                    │\n\
              ╰──────────────────────────────────────╯\n"
         );
+    }
+
+    #[test]
+    fn times_take_one_line_where_there_is_space() {
+        let mut table = Table::new(&["~text", "@since"]);
+        table.row(["x".into(), "2026-11-24 10:00".into()]);
+        let text = table.render(TERMINAL);
+        assert!(text.contains("│ x    │ 2026-11-24 10:00 │"), "{text}");
     }
 
     #[test]

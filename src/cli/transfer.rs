@@ -8,6 +8,7 @@ use serde_json::json;
 use super::connection::{ConnectError, by_this_user, open_in_turn};
 use super::error::CliError;
 use super::exit::Exit;
+use super::format::count;
 use super::render::Panel;
 use super::settings::Cli;
 use crate::guard::Config;
@@ -62,11 +63,11 @@ pub(super) fn report(
 ) -> Result<Exit, CliError> {
     cli.print(copied, |style| {
         Panel::new(title)
-            .line("organizations", copied.orgs)
-            .line("keys", copied.keys)
-            .line("balances", copied.balances)
-            .line("locks", copied.locks)
-            .line("rows of totals", copied.totals)
+            .line("organizations", count(copied.orgs, style))
+            .line("keys", count(copied.keys, style))
+            .line("balances", count(copied.balances, style))
+            .line("locks", count(copied.locks, style))
+            .line("rows of totals", count(copied.totals, style))
             .copied("next", next)
             .render(style)
     })?;

@@ -57,6 +57,20 @@ pub(crate) fn is_hidden(c: char) -> bool {
     }
 }
 
+/// Formats a number with a comma between thousands.
+#[cfg(feature = "cli")]
+pub(crate) fn with_commas(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// Whether a text consists of visible ASCII characters, spaces and line breaks, as almost every text does.
 fn is_plain(text: &[u8]) -> bool {
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n');

@@ -79,6 +79,8 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     /// Time of the last admitted request, up to 200 ms behind; `None` for never.
     pub last_used_at: Option<Timestamp>,
+    /// Until when a text that a rotation replaced is accepted too; `None` if none is.
+    pub old_text_until: Option<Timestamp>,
 }
 
 impl Key {

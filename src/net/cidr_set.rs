@@ -74,6 +74,20 @@ impl CidrSet {
         ranges.get(at).is_some_and(|range| range.contains(&bits))
     }
 
+    /// Whether the set contains every address of another one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let is_within = |ranges: &[RangeInclusive<u128>], range: &RangeInclusive<u128>| {
+            let at = ranges.partition_point(|own| own.end() < range.start());
+            ranges
+                .get(at)
+                .is_some_and(|own| own.contains(range.start()) && own.contains(range.end()))
+        };
+        (self.local || !other.local)
+            && other.v4.iter().all(|range| is_within(&self.v4, range))
+            && other.v6.iter().all(|range| is_within(&self.v6, range))
+    }
+
     /// The number of members.
     pub(crate) fn len(&self) -> usize {
         self.nets.len() + usize::from(self.local)

@@ -1,9 +1,13 @@
 //! Policies: protected paths, routes, limits and trusted addresses.
 
 mod compiled;
+#[cfg(feature = "cli")]
+mod explain;
 mod file;
 mod ip_limit;
 pub(crate) mod path;
+#[cfg(feature = "cli")]
+mod review;
 mod route;
 mod scope_set;
 
@@ -21,6 +25,8 @@ pub use self::route::Route;
 pub use crate::policy::path::{ExactPath, Pattern};
 
 pub(crate) use self::compiled::{Access, CompiledPolicy, RouteMatch};
+#[cfg(feature = "cli")]
+pub(crate) use self::explain::{ExampleRequest, Section};
 pub use self::file::InvalidPolicy;
 pub(crate) use self::file::read;
 pub(crate) use self::route::RouteRules;

@@ -193,8 +193,22 @@ impl Route {
         Err(InvalidInput::new("protect", problem))
     }
 
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.protect == Some(false)
+    }
+
+    /// Whether it does more than to require a key, or none.
+    #[cfg(feature = "cli")]
+    pub(super) fn has_rules(&self) -> bool {
+        !self.scopes.is_empty()
+            || !self.limits.is_empty()
+            || !self.ip_limits.is_empty()
+            || self.cost.is_some()
+    }
+
+    #[cfg(feature = "cli")]
+    pub(super) fn limits_per_key(&self) -> &[Limit] {
+        &self.limits
     }
 
     /// Checks that the limits can admit the cost.

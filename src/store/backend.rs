@@ -112,6 +112,9 @@ pub(crate) trait Store: UsageStore {
         after: Option<KeyId>,
         limit: usize,
     ) -> Result<Vec<Key>, StoreError>;
+    /// Returns the rotated keys among these, in any order, with the latest time at which a replaced
+    /// credential expires.
+    fn old_texts_until(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, Timestamp)>, StoreError>;
     /// Returns at most `limit` keys whose shown prefix starts with `text`, by prefix and id.
     fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError>;
     fn update_key(

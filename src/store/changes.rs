@@ -63,6 +63,7 @@ impl NewKey {
             created_at: self.created_at,
             expires_at: self.expires_at,
             last_used_at: None,
+            old_text_until: None,
         }
     }
 }

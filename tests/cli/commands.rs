@@ -312,8 +312,8 @@ fn shortened_prefix_selects_no_key() {
                 &["rotate-key", text],
                 &["update-key", text, "--label", "x"],
                 &["reset", text],
-                &["override-limit", text, "--limit", "default", "--for", "1h"],
-                &["restore-limit", text, "--limit", "default"],
+                &["override-limit", text, "--rule", "default", "--for", "1h"],
+                &["restore-limit", text, "--rule", "default"],
             ];
             for command in commands {
                 let error = refused(dir.path(), command);
@@ -653,11 +653,7 @@ fn listing_in_a_pager_does_not_block_other_commands() {
         kg.admin().create_key(CreateKey::new(&name, &name)).unwrap();
     }
     drop(kg);
-    let listings: [&[&str]; 3] = [
-        &["list-orgs"],
-        &["list-keys"],
-        &["audit", "--limit", "1000"],
-    ];
+    let listings: [&[&str]; 3] = [&["list-orgs"], &["list-keys"], &["audit", "--rows", "1000"]];
     for (i, listing) in listings.into_iter().enumerate() {
         let mut command = keyguard(dir.path(), listing);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -855,7 +851,7 @@ fn usage_answers_questions_about_requests() {
     assert!(error.contains("next:  keyguard usage --help"), "{error}");
     let error = refused(dir.path(), &["usage", "--org", "globex"]);
     assert!(error.contains("no organization named `globex`"), "{error}");
-    for wrong in [["--by", "week"], ["--reason", "bored"], ["--limit", "0"]] {
+    for wrong in [["--by", "week"], ["--reason", "bored"], ["--rows", "0"]] {
         let output = run(dir.path(), &[&["usage"][..], &wrong].concat());
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");
     }

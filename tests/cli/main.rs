@@ -7,6 +7,9 @@ mod common;
 
 mod backup;
 mod commands;
+mod install_docs;
+mod keys;
+mod policy;
 mod replay;
 #[cfg(unix)]
 mod socket;

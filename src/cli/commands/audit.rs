@@ -9,14 +9,20 @@ use crate::cli::render::{OutputStyle, Table};
 use crate::cli::{error::CliError, exit::Exit, pages, settings::Cli};
 use crate::model::AuditEntry;
 
+const EXAMPLES: &str = "Examples:
+  keyguard audit
+  keyguard audit --rows 1000 --json
+  keyguard audit --before 200          # the changes before number 200";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// Only changes before the one of this number
     #[arg(long, value_name = "NUMBER")]
     before: Option<u64>,
-    /// The greatest number of changes to list
+    /// The greatest number of rows to list
     #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: usize,
+    rows: usize,
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
@@ -26,10 +32,10 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
             |entry: &AuditEntry| entry.id,
             |last| ListAudit {
                 before: last.or(opts.before),
-                limit: Rows::try_from(opts.limit).unwrap_or_default(),
+                limit: Rows::try_from(opts.rows).unwrap_or_default(),
             },
         );
-        pages::items(pages).take(opts.limit).collect()
+        pages::items(pages).take(opts.rows).collect()
     })?;
     cli.print(&entries, |style| {
         table(&entries, style).render_or("No changes.", style)

@@ -8,7 +8,13 @@ use crate::admin::command::Block;
 use crate::cli::format::lock_table;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
+const EXAMPLES: &str = "Examples:
+  keyguard block 192.0.2.7 --for \"1 hour\"
+  keyguard block 2001:db8::/64 --for \"4:00 PM\"
+  keyguard block 192.0.2.7 --for 1d --path /login";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// The IP address, or a network as `list-blocks` shows it
     ip: String,

@@ -11,7 +11,14 @@ use crate::cli::format::limit_table;
 use crate::cli::render::{OutputStyle, Panel};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
+const EXAMPLES: &str = "Examples:
+  keyguard check 7 --path /orders --method POST --ip 192.0.2.7
+  keyguard check kg_live_xvC3 --scopes orders:write
+  pass show shop | keyguard check --path /orders
+  keyguard check --json < key.txt";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// The id of the key, or its whole prefix. Without one, the text of a key is read from the variable
     /// KEYGUARD_KEY, or else from standard input; an empty line stands for no key
@@ -95,5 +102,5 @@ fn view(reply: &DryRunReply, style: OutputStyle) -> String {
     if let Some(wait) = reply.retry_after {
         panel = panel.line("retry after", format!("{wait} s"));
     }
-    panel.render(style) + &limit_table(&reply.rules).render(style)
+    panel.render(style) + &limit_table(&reply.rules, style).render(style)
 }

@@ -10,7 +10,15 @@ use crate::input::Given;
 use crate::model::KeyId;
 use crate::time::Timestamp;
 
+const EXAMPLES: &str = "Examples:
+  keyguard create-key --org acme --label \"web shop\"
+  keyguard create-key --org acme --label api --scopes read,write --rate-limit 9
+  keyguard create-key --org acme --label batch --limit \"500000 monthly\"
+  keyguard create-key --org acme --label ci --expires-at 2030-12-31T23:59:59Z
+  KEY=$(keyguard create-key --org acme --label ci --quiet)";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// The organization that the key belongs to
     #[arg(long = "org", value_name = "NAME")]
@@ -37,11 +45,14 @@ pub(crate) struct Opts {
     /// The time from which the key is refused, such as 2030-12-31T23:59:59Z [default: never]
     #[arg(long, value_name = "TIME")]
     expires_at: Option<Timestamp>,
+    /// Print the text of the key alone, for scripts
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
 }
 
 /// Creates a key, and revokes it again if its text could not be printed.
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let name = opts.org_name.clone();
+    let (name, quiet) = (opts.org_name.clone(), opts.quiet);
     let command = CreateKey {
         org_name: opts.org_name,
         label: opts.label,
@@ -59,7 +70,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
             FailureCode::NotFound => CliError::NoOrg { failure, name },
             _ => failure.into(),
         })?;
-    print_new_key(cli, "API key created", created, |new| {
+    print_new_key(cli, "API key created", quiet, created, |new| {
         revoke(cli, new.reply.key.id)
     })?;
     Ok(Exit::Done)

@@ -17,7 +17,12 @@ use crate::store::OpenError;
 use crate::store::transfer::transfer_all;
 use crate::sys::AtomicFile;
 
+const EXAMPLES: &str = "Examples:
+  keyguard export --to copy.redb
+  keyguard export --to postgres://keyguard@db/keyguard";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// The destination: a data file, which is created if it is absent, or the URL of a database. It
     /// shares the secret, with which keys are hashed. Give a URL with a password in the variable: other

@@ -11,6 +11,7 @@ use crate::admin::command::{GetUsage, ListRequests, RequestFilter, Rows};
 use crate::cli::args::{RequestFilterArgs, TimeRangeArgs};
 use crate::cli::connection::GuardConnection;
 use crate::cli::csv;
+use crate::cli::format::count;
 use crate::cli::render::Panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::input::text::escaped_json;
@@ -18,7 +19,7 @@ use crate::model::{Usage, UsageGroup};
 use crate::sys::AtomicFile;
 
 const EXAMPLES: &str = "Examples:
-  keyguard export-usage --to november.csv --since 2026-11-01T00:00:00Z --until 2026-12-01T00:00:00Z
+  keyguard export-usage --to november.csv --since 2026-11-01T00:00:00Z
   keyguard export-usage --to refused.ndjson --refused --since 24h
   keyguard export-usage --to - --key 7 | gzip > key7.csv.gz
 
@@ -77,7 +78,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     cli.print(&reply, |style| {
         Panel::new("Usage exported")
             .copied("file", &shown)
-            .line("requests", written)
+            .line("requests", count(written, style))
             .render(style)
     })?;
     Ok(Exit::Done)

@@ -8,6 +8,10 @@ use crate::cli::render::Panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::{followed, secret_path};
 
+pub(crate) const EXAMPLES: &str = "Examples:
+  keyguard init
+  keyguard --db /var/lib/keyguard/keyguard.redb init";
+
 /// Creates the data file or the tables of the database. Changes nothing that exists.
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
     match cli.is_on_server() {

@@ -6,12 +6,18 @@ use crate::admin::command::{ResetIp, ResetKey};
 use crate::cli::args::KeyOrIp;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
+const EXAMPLES: &str = "Examples:
+  keyguard reset 7
+  keyguard reset 7 --rule monthly
+  keyguard reset --ip 192.0.2.7";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     #[command(flatten)]
     subject: KeyOrIp,
-    /// Only the limit of this name, as `limits` shows it
-    #[arg(long, value_name = "NAME", conflicts_with = "ip")]
+    /// Only this limit: its name in the column `rule` of `limits`
+    #[arg(long = "rule", value_name = "NAME", conflicts_with = "ip")]
     limit: Option<String>,
 }
 

@@ -6,12 +6,16 @@ use crate::admin::command::RestoreLimit;
 use crate::cli::args::KeyArg;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
+const EXAMPLES: &str = "Examples:
+  keyguard restore-limit 7 --rule default";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     #[command(flatten)]
     key: KeyArg,
-    /// The name of the limit, as `limits` shows it
-    #[arg(long, value_name = "NAME")]
+    /// The limit: its name in the column `rule` of `limits`
+    #[arg(long = "rule", value_name = "NAME")]
     limit: String,
 }
 

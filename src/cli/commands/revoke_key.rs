@@ -4,6 +4,10 @@ use crate::admin::command::RevokeKey;
 use crate::cli::args::KeyArg;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
+pub(crate) const EXAMPLES: &str = "Examples:
+  keyguard revoke-key 7
+  keyguard revoke-key kg_live_xvC3";
+
 pub(crate) type Opts = KeyArg;
 
 pub(crate) fn run(cli: &Cli, key: Opts) -> Result<Exit, CliError> {

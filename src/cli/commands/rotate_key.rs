@@ -9,7 +9,14 @@ use crate::cli::new_key::print_new_key;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::time::Timestamp;
 
+const EXAMPLES: &str = "Examples:
+  keyguard rotate-key 7                        # the old text works for an hour
+  keyguard rotate-key 7 --grace \"7 days\"
+  keyguard rotate-key kg_live_xvC3 --grace 0   # the text has leaked
+  KEY=$(keyguard rotate-key 7 --quiet)";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     #[command(flatten)]
     key: KeyArg,
@@ -20,6 +27,9 @@ pub(crate) struct Opts {
     /// A new expiry time, or `none`. Required for an expired key
     #[arg(long, value_name = "TIME|none")]
     expires_at: Option<OrNone<Timestamp>>,
+    /// Print the text of the key alone, for scripts
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
 }
 
 /// Prints the new text before it takes effect: a text that nobody has seen never replaces the old one.
@@ -32,7 +42,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     };
     let prepared = connection.execute(PrepareRotation(rotation.clone()))?;
     drop(connection);
-    let new = print_new_key(cli, "API key rotated", prepared, |_| {
+    let new = print_new_key(cli, "API key rotated", opts.quiet, prepared, |_| {
         "the key keeps its old text".to_owned()
     })?;
     let command = FinishRotation {

@@ -8,13 +8,14 @@ use clap::Args;
 
 use crate::admin::Stats;
 use crate::admin::command::GetStats;
+use crate::cli::format::count;
 use crate::cli::output::write_out;
 use crate::cli::render::{OutputStyle, Panel, Table};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 const EXAMPLES: &str = "Examples:
   keyguard stats
-  keyguard stats --watch          every 2 seconds, until Ctrl-C
+  keyguard stats --watch          # every 2 seconds, until Ctrl-C
   keyguard stats --watch 60 --json >> stats.ndjson";
 
 #[derive(Args)]
@@ -71,46 +72,49 @@ fn rate(requests: u64, before: u64, elapsed: Duration) -> f64 {
 /// The rate is that of the requests since the last view.
 fn view(stats: &Stats, rate: Option<f64>, style: OutputStyle) -> String {
     let mut panel = Panel::new("Statistics")
-        .line("organizations", stats.organizations)
-        .line("total keys", stats.total_keys)
-        .line("active keys", stats.active_keys)
-        .line("requests", stats.requests)
-        .line("requests (1h)", stats.requests_1h);
+        .line("organizations", count(stats.organizations, style))
+        .line("total keys", count(stats.total_keys, style))
+        .line("active keys", count(stats.active_keys, style))
+        .line("requests", count(stats.requests, style))
+        .line("requests (1h)", count(stats.requests_1h, style));
     if let Some(rate) = rate {
         panel = panel.line("requests/s", format!("{rate:.1}"));
     }
     panel = panel
         .line("error rate", format!("{:.2} %", 100.0 * stats.error_rate()))
-        .line("locked out", stats.locks);
+        .line("locked out", count(stats.locks, style));
     let refused = stats.refused.iter().map(|(reason, count)| (reason, count));
     for (name, counts) in [
-        ("refused", counts(refused)),
-        ("shadow denied", counts(stats.shadow_denied.iter())),
+        ("refused", counts(refused, style)),
+        ("shadow denied", counts(stats.shadow_denied.iter(), style)),
     ] {
         if !counts.is_empty() {
             panel = panel.line(name, counts);
         }
     }
-    for (name, count) in [
+    for (name, number) in [
         ("not recorded", stats.dropped),
         ("rejected locks", stats.rejected_locks),
         ("sink failures", stats.sink_failures),
     ] {
-        if count > 0 {
-            panel = panel.line(name, count);
+        if number > 0 {
+            panel = panel.line(name, count(number, style));
         }
     }
-    panel.render(style) + &top_keys(stats).render(style)
+    panel.render(style) + &top_keys(stats, style).render(style)
 }
 
-fn counts<'a, N: Display + 'a>(counts: impl Iterator<Item = (&'a N, &'a u64)>) -> String {
+fn counts<'a, N: Display + 'a>(
+    counts: impl Iterator<Item = (&'a N, &'a u64)>,
+    style: OutputStyle,
+) -> String {
     let texts: Vec<String> = counts
-        .map(|(name, count)| format!("{count} {name}"))
+        .map(|(name, number)| format!("{} {name}", count(*number, style)))
         .collect();
     texts.join(", ")
 }
 
-fn top_keys(stats: &Stats) -> Table {
+fn top_keys(stats: &Stats, style: OutputStyle) -> Table {
     let mut table = Table::new(&[">id", "top keys", "~label", "~org", ">requests"]);
     for top in &stats.top_keys {
         table.row([
@@ -118,7 +122,7 @@ fn top_keys(stats: &Stats) -> Table {
             top.key.shown_prefix.clone(),
             top.key.label.clone(),
             top.org_name.clone(),
-            top.requests.to_string(),
+            count(top.requests, style),
         ]);
     }
     table

@@ -6,7 +6,12 @@ use crate::admin::command::Unblock;
 use crate::cli::format::lock_table;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
+const EXAMPLES: &str = "Examples:
+  keyguard unblock 192.0.2.7
+  keyguard unblock 2001:db8::/64 --path /login";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// The IP address, or a network as `list-blocks` shows it
     ip: String,

@@ -10,7 +10,13 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::input::Given;
 use crate::time::Timestamp;
 
+const EXAMPLES: &str = "Examples:
+  keyguard update-key 7 --rate-limit 600 --limit 10/s --limit \"50000 daily\"
+  keyguard update-key 7 --scopes read --allow-ip 10.0.0.0/8
+  keyguard update-key 7 --limit none --allow-ip any --expires-at none";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     #[command(flatten)]
     key: KeyArg,

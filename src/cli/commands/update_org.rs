@@ -6,7 +6,12 @@ use crate::admin::UpdateOrg;
 use crate::cli::args::{OrgArg, replacement};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
+const EXAMPLES: &str = "Examples:
+  keyguard update-org acme --limit 1000/s --limit \"10000000 monthly\"
+  keyguard update-org acme --limit none";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     #[command(flatten)]
     org: OrgArg,

@@ -5,17 +5,18 @@ use clap::Args;
 use crate::admin::command::{GetUsage, Rows};
 use crate::admin::{UsageReport, UsageValue, UsedKey};
 use crate::cli::args::{RequestFilterArgs, TimeRangeArgs};
+use crate::cli::format::count;
 use crate::cli::output::write_out;
 use crate::cli::render::{OutputStyle, Table};
 use crate::cli::{csv, error::CliError, exit::Exit, settings::Cli};
 use crate::model::UsageGroup;
 
 const EXAMPLES: &str = "Examples:
-  Who uses most this hour?             keyguard usage --since 1h
-  Which keys were refused today?       keyguard usage --refused --since 24h
-  Why was key 7 refused?               keyguard usage --key 7 --refused --by reason
-  What did this address do?            keyguard usage --ip 192.0.2.7 --by path
-  When did requests fail?              keyguard usage --status 5xx --by hour --since 7d
+  keyguard usage --since 1h                        # who uses most this hour?
+  keyguard usage --refused --since 24h             # which keys were refused?
+  keyguard usage --key 7 --refused --by reason     # why was key 7 refused?
+  keyguard usage --ip 192.0.2.7 --by path          # what did this address do?
+  keyguard usage --status 5xx --by hour --since 7d # when did requests fail?
 
 Refusals of requests without a known key have no address and no path. They are counted by minute, hour,
 day or reason, for 48 hours, if no option other than --refused, --reason, --since and --until is given.";
@@ -32,7 +33,7 @@ pub(crate) struct Opts {
     times: TimeRangeArgs,
     /// The greatest number of rows: those with the most requests, or the latest periods
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = rows)]
-    limit: usize,
+    rows: usize,
     /// Print comma-separated values
     #[arg(long, conflicts_with = "json")]
     csv: bool,
@@ -52,7 +53,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         by,
         since: opts.times.since,
         until: opts.times.until,
-        limit: Rows::try_from(opts.limit).unwrap_or_default(),
+        limit: Rows::try_from(opts.rows).unwrap_or_default(),
         ..GetUsage::default()
     }
     .filtered_by(opts.filter.into());
@@ -70,7 +71,7 @@ fn view(by: UsageGroup, report: &UsageReport, style: OutputStyle) -> String {
         _ => Table::new(&[header(by), ">requests", ">errors"]),
     };
     for row in &report.rows {
-        let (requests, errors) = (row.requests.to_string(), row.errors.to_string());
+        let (requests, errors) = (count(row.requests, style), count(row.errors, style));
         match &row.group {
             UsageValue::Key(UsedKey {
                 id,
@@ -89,7 +90,7 @@ fn view(by: UsageGroup, report: &UsageReport, style: OutputStyle) -> String {
         }
     }
     let sum = match style.is_terminal && !report.rows.is_empty() {
-        true => sum(report),
+        true => sum(report, style),
         false => String::new(),
     };
     table.render_or("No such requests.", style) + &sum
@@ -105,13 +106,13 @@ fn header(by: UsageGroup) -> &'static str {
 }
 
 /// Returns the total, and the counted range of times.
-fn sum(report: &UsageReport) -> String {
+fn sum(report: &UsageReport, style: OutputStyle) -> String {
     let since = report.since.map(|at| format!(" since {at}"));
     let until = report.until.map(|at| format!(" until {at}"));
     format!(
         "Total: {} requests, {} errors{}{}\n",
-        report.requests,
-        report.errors,
+        count(report.requests, style),
+        count(report.errors, style),
         since.unwrap_or_default(),
         until.unwrap_or_default(),
     )

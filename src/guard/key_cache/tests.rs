@@ -60,6 +60,7 @@ impl Keys {
             created_at: Timestamp::default(),
             expires_at: None,
             last_used_at: None,
+            old_text_until: None,
         };
         let org = Org {
             id: OrgId(1),

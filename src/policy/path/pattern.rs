@@ -176,6 +176,12 @@ impl ExactPath {
         let after = target.as_bytes().strip_prefix(self.path.as_bytes());
         matches!(after, Some([] | [b'?', ..])) && self.methods.contains(method)
     }
+
+    /// Whether it is the path of a pattern, with all of its methods.
+    #[cfg(feature = "cli")]
+    pub(in crate::policy) fn is_root_of(&self, pattern: &Pattern) -> bool {
+        self.path == pattern.path && self.methods.includes(pattern.methods)
+    }
 }
 
 impl fmt::Display for ExactPath {

@@ -59,6 +59,7 @@ pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
         created_at: Timestamp::from_unix_millis(stored.created_at),
         expires_at: stored.expires_at.map(Timestamp::from_unix_millis),
         last_used_at: None,
+        old_text_until: None,
     })
 }
 
@@ -123,6 +124,7 @@ mod tests {
             created_at: Timestamp::from_unix_millis(1_700_000_000_000),
             expires_at: None,
             last_used_at: None,
+            old_text_until: None,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::store::{KeyChange, NewCredential, Rotation, StoreError};
 pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(
     database: &dyn TestDatabase,
 ) {
-    let store = with_keys(database, 1);
+    let store = with_keys(database, 2);
     let credential = |n| NewCredential {
         shown_prefix: "kg_live_wxyz".into(),
         ..new_key(OrgId(1), n).1
@@ -17,7 +17,7 @@ pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(
     let rotated = store
         .add_credential(
             KeyId(1),
-            credential(2),
+            credential(12),
             retiring(after(20)),
             &audit_context(),
         )
@@ -26,7 +26,7 @@ pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(
     store
         .add_credential(
             KeyId(1),
-            credential(3),
+            credential(13),
             retiring(after(60)),
             &audit_context(),
         )
@@ -47,8 +47,14 @@ pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(
         resolved.credential_expires_at
     };
     assert_eq!(expiry(1), Some(after(20)), "an earlier expiry stays");
-    assert_eq!(expiry(2), Some(after(60)));
-    assert_eq!(expiry(3), None);
+    assert_eq!(expiry(12), Some(after(60)));
+    assert_eq!(expiry(13), None);
+
+    let old_texts = |store: &dyn crate::store::Store| {
+        let ids = [KeyId(1), KeyId(2), KeyId(7)];
+        store.old_texts_until(&ids).unwrap()
+    };
+    assert_eq!(old_texts(&*store), [(KeyId(1), after(60))]);
 }
 
 /// Expired keys used to count as active, and could be extended by accident and rotated unchanged.

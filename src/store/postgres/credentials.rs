@@ -88,6 +88,22 @@ pub(super) async fn of_keys(conn: &Conn, keys: &[i64]) -> Result<Vec<Credential>
     found.iter().map(credential).collect()
 }
 
+/// The rotated keys among these, with the latest time at which a replaced credential expires.
+pub(super) async fn old_texts_until(
+    conn: &Conn,
+    keys: &[i64],
+) -> Result<Vec<(KeyId, Timestamp)>, StoreError> {
+    let found = conn
+        .rows(
+            "SELECT key_id, max(expires_at) FROM keyguard_credentials \
+             WHERE key_id = ANY($1) AND expires_at IS NOT NULL GROUP BY key_id",
+            &[&keys],
+        )
+        .await?;
+    let until = |row: &Row| Ok((key_id(row.try_get(0)?), rows::time(row.try_get(1)?)));
+    found.iter().map(until).collect()
+}
+
 /// The keys of some hashes.
 pub(super) async fn owners(
     conn: &Conn,

@@ -298,6 +298,11 @@ impl Store for PostgresStore {
         self.read(async move |conn| manage::keys(conn, org, after, limit).await)
     }
 
+    fn old_texts_until(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, Timestamp)>, StoreError> {
+        let ids: Vec<_> = ids.iter().map(|id| id.0 as i64).collect();
+        self.read(async move |conn| credentials::old_texts_until(conn, &ids).await)
+    }
+
     fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError> {
         let text = text.to_owned();
         self.read(async move |conn| manage::keys_with_prefix(conn, &text, limit).await)

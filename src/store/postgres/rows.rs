@@ -98,6 +98,7 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
         created_at: time(row.try_get(at + 10)?),
         expires_at: row.try_get::<_, Option<_>>(at + 11)?.map(time),
         last_used_at: row.try_get::<_, Option<_>>(at + 12)?.map(time),
+        old_text_until: None,
     })
 }
 

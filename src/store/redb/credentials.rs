@@ -1,5 +1,7 @@
 //! Credentials: the keys that hashes authenticate.
 
+use std::ops::RangeInclusive;
+
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::rows::{find_key, find_org, missing};
@@ -45,6 +47,28 @@ pub(super) fn of_key(txn: &ReadTransaction, id: KeyId) -> Result<Vec<Credential>
         of_key: txn.open_table(KEY_CREDENTIALS)?,
     };
     credentials.all_of(id)
+}
+
+/// Returns the rotated keys among these, with the latest time at which a replaced credential expires.
+pub(super) fn old_texts_until(
+    txn: &ReadTransaction,
+    ids: &[KeyId],
+) -> Result<Vec<(KeyId, Timestamp)>, StoreError> {
+    let credentials = Credentials {
+        by_hash: txn.open_table(CREDENTIALS)?,
+        of_key: txn.open_table(KEY_CREDENTIALS)?,
+    };
+    let mut rotated = Vec::new();
+    for id in ids {
+        // Most keys have one credential, which need not be read.
+        if !credentials.are_several(*id)? {
+            continue;
+        }
+        let all = credentials.all_of(*id)?.into_iter();
+        let until = all.filter_map(|credential| credential.expires_at).max();
+        rotated.extend(until.map(|until| (*id, until)));
+    }
+    Ok(rotated)
 }
 
 /// Returns the key of a rehashed credential; `None` if there is nothing to do.
@@ -141,12 +165,23 @@ where
             .transpose()
     }
 
+    /// Whether a key has more than one credential.
+    fn are_several(&self, id: KeyId) -> Result<bool, StoreError> {
+        let mut rows = self.of_key.range(rows_of(id))?;
+        Ok(rows.nth(1).transpose()?.is_some())
+    }
+
     fn all_of(&self, id: KeyId) -> Result<Vec<Credential>, StoreError> {
         let mut all = Vec::new();
-        for row in self.of_key.range((id.0, &[0; 32])..=(id.0, &[0xff; 32]))? {
+        for row in self.of_key.range(rows_of(id))? {
             let hash = HashedKey(*row?.0.value().1);
             all.push(self.get(&hash)?.ok_or_else(|| missing("a credential"))?);
         }
         Ok(all)
     }
+}
+
+/// The rows of a key in the table of the hashes of each key.
+fn rows_of(id: KeyId) -> RangeInclusive<(u64, &'static [u8; 32])> {
+    (id.0, &[0; 32])..=(id.0, &[0xff; 32])
 }

@@ -214,6 +214,10 @@ impl Store for RedbStore {
         self.read(|txn| keys::list(txn, org, after, limit))
     }
 
+    fn old_texts_until(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, Timestamp)>, StoreError> {
+        self.read(|txn| credentials::old_texts_until(txn, ids))
+    }
+
     fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError> {
         self.read(|txn| keys::with_prefix(txn, text, limit))
     }

@@ -25,6 +25,10 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::model::Secret;
 use crate::store::transfer::{TransferPage, import_pages};
 
+const EXAMPLES: &str = "Examples:
+  KEYGUARD_LEGACY_SECRET=my-secret keyguard import --from sqlite:keyguard.db
+  keyguard import --from postgresql://keyguard@db.internal/keyguard";
+
 /// Import organizations, keys, totals and this month's quotas from the Python package
 ///
 /// The names of tables and columns, with accepted alternatives in parentheses:
@@ -41,7 +45,7 @@ use crate::store::transfer::{TransferPage, import_pages};
 /// creation. Nothing is written until everything has been read. Repeating an
 /// import adds only new records.
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// The database of the Python package. Prefer the variable PGPASSWORD to a password in the URL
     // Parsed in `run`: an error of clap would print it.

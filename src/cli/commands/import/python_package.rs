@@ -187,6 +187,7 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, TransferKey), Import
         created_at,
         expires_at: row.read_if_any(10, cell::time)?,
         last_used_at: row.read_if_any(11, cell::time)?,
+        old_text_until: None,
     };
     let credential = Credential {
         hash: row.read(2, cell::hash)?,

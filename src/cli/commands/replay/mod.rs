@@ -16,7 +16,12 @@ use self::sandbox::Sandbox;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::policy;
 
+const EXAMPLES: &str = "Examples:
+  keyguard replay /var/log/nginx/access.log --policy keyguard.toml
+  zcat access.log.1.gz | keyguard replay - --policy keyguard.toml --each";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// An access log in the common or combined format, or `-` for standard input. Its user field names
     /// the key: by its id or its whole prefix

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::access_log::LoggedRequest;
-use crate::cli::format::short_time;
+use crate::cli::format::{count, short_time};
 use crate::cli::output::write_line;
 use crate::cli::render::{OutputStyle, Panel, Table, escaped};
 use crate::cli::{error::CliError, settings::Cli};
@@ -158,9 +158,9 @@ impl Report {
 
     fn view(&self, groups: &[(&(String, String), &Group)], style: OutputStyle) -> String {
         let mut panel = Panel::new("Replay")
-            .line("requests", self.requests)
-            .line("admitted", self.requests - self.refused)
-            .line("refused", self.refused);
+            .line("requests", count(self.requests, style))
+            .line("admitted", count(self.requests - self.refused, style))
+            .line("refused", count(self.refused, style));
         if self.unreadable > 0 {
             let text = format!(
                 "{} lines, the first is {}",
@@ -173,7 +173,7 @@ impl Report {
             table.row([
                 client.clone(),
                 cause.clone(),
-                group.count.to_string(),
+                count(group.count, style),
                 short_time(group.first, style),
                 short_time(group.last, style),
             ]);

@@ -23,7 +23,13 @@ use crate::sink::JsonLines;
 #[cfg(feature = "redis")]
 use crate::sink::RedisStream;
 
+const EXAMPLES: &str = "Examples:
+  keyguard serve
+  keyguard serve --policy /etc/keyguard.toml --listen unix:/run/keyguard.sock
+  keyguard serve --listen 10.0.0.5:8700 --trust 10.0.0.0/8 --host keys.example";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     #[command(flatten)]
     settings: Settings,

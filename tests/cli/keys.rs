@@ -1,0 +1,112 @@
+//! Creating and rotating keys for scripts, and what listings say about rotated keys.
+
+use std::fs::File;
+
+use crate::common::program::{done, keyguard, run};
+use crate::common::{HOUR, Home, IP, MINUTE, NOON, check_with, key};
+use keyguard::{Config, KeyGuard, Reason, RotateKey, Timestamp};
+use serde_json::Value;
+use tempfile::TempDir;
+
+#[test]
+fn quiet_commands_print_the_key_alone() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    done(dir.path(), &["create-org", "acme"]);
+    let create = ["create-key", "--org", "acme", "--label", "ci"];
+    let mut texts = Vec::new();
+    for quiet in ["-q", "--quiet"] {
+        texts.push(done(dir.path(), &[&create[..], &[quiet]].concat()));
+        texts.push(done(
+            dir.path(),
+            &["rotate-key", "1", "--grace", "1h", quiet],
+        ));
+    }
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    for text in texts {
+        let text = text.strip_suffix('\n').unwrap();
+        kg.check(&[("X-API-Key", text)], IP, "/")
+            .unwrap()
+            .finish(200);
+    }
+    let both = run(dir.path(), &[&create[..], &["-q", "--json"]].concat());
+    assert_eq!(both.status.code(), Some(2));
+}
+
+/// A key that nobody has seen must not be active, however it was to be printed.
+#[cfg(target_os = "linux")]
+#[test]
+fn quietly_unprinted_key_is_revoked() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    done(dir.path(), &["create-org", "acme"]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut command = keyguard(
+        dir.path(),
+        &["create-key", "--org", "acme", "--label", "x", "-q"],
+    );
+    assert_eq!(command.stdout(full).status().unwrap().code(), Some(1));
+    assert!(done(dir.path(), &["list-keys"]).contains("\trevoked\t"));
+}
+
+#[test]
+fn rotation_and_listings_say_until_when_the_old_text_is_accepted() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    done(dir.path(), &["create-org", "acme"]);
+    for label in ["till", "shop"] {
+        done(
+            dir.path(),
+            &["create-key", "--org", "acme", "--label", label],
+        );
+    }
+    let column = |id: usize| {
+        let listed = done(dir.path(), &["list-keys"]);
+        let line = listed.lines().nth(id).unwrap();
+        line.split('\t').next_back().unwrap().to_owned()
+    };
+    let rotated = done(dir.path(), &["rotate-key", "1", "--grace", "1 day"]);
+    let (_, until) = rotated.split_once("old text: accepted until ").unwrap();
+    let until = until.lines().next().unwrap();
+    // The rotation begins after the text is printed, perhaps in the next second.
+    let printed: Timestamp = until.parse().unwrap();
+    let listed: Timestamp = column(1).parse().unwrap();
+    assert!(
+        listed.since(printed) <= MINUTE && printed <= listed,
+        "{printed} {listed}"
+    );
+    assert_eq!(column(2), "-");
+    let json: Value = serde_json::from_str(&done(dir.path(), &["list-keys", "--json"])).unwrap();
+    assert!(json[0]["old_text_until"].is_string() && json[1]["old_text_until"].is_null());
+    // Other changes show it, too.
+    let updated = done(dir.path(), &["update-key", "1", "--label", "x"]);
+    assert!(updated.contains("old text: accepted until "), "{updated}");
+
+    done(dir.path(), &["rotate-key", "1", "--grace", "0"]);
+    assert_eq!(column(1), "-", "the earlier text has ended, too");
+    assert!(!done(dir.path(), &["rotate-key", "2", "--grace", "0"]).contains("old text"));
+}
+
+#[test]
+fn old_text_ends_when_listings_say_so() {
+    let home = Home::new();
+    let kg = home.open();
+    let old = key(&kg);
+    let id = old.key.id;
+    assert_eq!(kg.admin().get_key(id).unwrap().old_text_until, None);
+    let rotation = RotateKey::new(id)
+        .grace(2 * HOUR)
+        .expires_at(NOON.plus(HOUR));
+    let rotated = kg.admin().rotate_key(rotation).unwrap();
+    let until = rotated.key.old_text_until.unwrap();
+    assert_eq!(Some(until), rotated.key.expires_at, "no later than the key");
+    let listed = || kg.admin().get_key(id).unwrap().old_text_until;
+    assert_eq!(listed(), Some(until));
+    home.clock
+        .advance(HOUR - std::time::Duration::from_millis(1));
+    check_with(&kg, old.raw_key.expose()).unwrap().finish(200);
+    assert_eq!(listed(), Some(until));
+    home.clock.advance(std::time::Duration::from_millis(1));
+    let refusal = check_with(&kg, old.raw_key.expose()).unwrap_err();
+    assert_eq!((refusal.reason(), listed()), (Reason::ExpiredKey, None));
+}

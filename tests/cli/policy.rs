@@ -1,0 +1,91 @@
+//! `policy`
+
+use std::fs;
+
+use crate::common::program::{done, refused, run};
+use tempfile::TempDir;
+
+#[test]
+fn printed_example_is_checked_and_explained() {
+    let dir = TempDir::new().unwrap();
+    let example = done(dir.path(), &["policy", "example"]);
+    fs::write(dir.path().join("keyguard.toml"), &example).unwrap();
+    assert_eq!(
+        done(dir.path(), &["policy", "check", "keyguard.toml"]),
+        "The policy `keyguard.toml` is valid. Routes: 3.\n"
+    );
+    let explained = done(dir.path(), &["policy", "explain", "keyguard.toml"]);
+    for part in [
+        "Keys\n  These paths and all below them need a key, and no others unless a route requires one: `/api`.\n",
+        "\nRoute `orders`: POST /api/orders and all below\n  It needs a key with the scope `orders:write`.\n  \
+         Each key: 10 requests in any second.\n",
+        "\nRoute `login`: POST /login and all below\n  It needs no key.\n  \
+         Each address, with or without a key: 3 requests in any minute.\n  \
+         An address that exceeds this is locked out of the route for 5 minutes.\n",
+        "\n  It is in shadow mode: its rules count and refuse nothing.\n",
+    ] {
+        assert!(explained.contains(part), "{part}\n{explained}");
+    }
+    assert!(
+        !dir.path().join("keyguard.redb").exists(),
+        "no data file is needed"
+    );
+}
+
+#[test]
+fn rules_of_a_request_are_explained_alone() {
+    let dir = TempDir::new().unwrap();
+    let policy = "deny = [\"203.0.113.0/24\"]\n[[route]]\nname = \"a\"\npath = \"/a\"\nlimits = [\"1/s\"]\n\
+                  [[route]]\nname = \"b\"\npath = \"/b\"\nprotect = false\nip_limits = [\"1/min\"]";
+    fs::write(dir.path().join("p.toml"), policy).unwrap();
+    let explain = [
+        "policy",
+        "explain",
+        "p.toml",
+        "--path",
+        "/x/../b?q",
+        "--ip",
+        "203.0.113.7",
+    ];
+    let text = done(dir.path(), &explain);
+    assert_eq!(
+        text,
+        "The request\n  It needs a key.\n  203.0.113.7 is refused with status 403, by `allow` or `deny`.\n  \
+         Matching routes: `b`.\nRoute `b`: /b and all below\n  It needs no key.\n  \
+         Each address, with or without a key: 1 request in any minute.\n"
+    );
+    let json = done(dir.path(), &[&explain[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["sections"][1]["about"], "route `b`: /b and all below");
+    assert_eq!(json["warnings"], serde_json::json!([]));
+    for wrong in [["--ip", "192.0.2.7"], ["--path", "a"], ["--method", "POST"]] {
+        let output = run(dir.path(), &[&explain[..3], &wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn invalid_policy_and_rules_without_effect_are_reported() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("p.toml"), "protect = [\"/a\"]\nprotec = 1").unwrap();
+    for action in ["check", "explain"] {
+        let error = refused(dir.path(), &["policy", action, "p.toml"]);
+        assert!(
+            error.starts_with("error: invalid policy: `p.toml`: TOML parse error at line 2"),
+            "{error}"
+        );
+        assert!(error.contains("next:  keyguard policy example"), "{error}");
+        assert!(
+            refused(dir.path(), &["policy", action, "none"]).contains("`none`: cannot be read")
+        );
+    }
+    fs::write(dir.path().join("p.toml"), "protect = [\"/a/b\", \"/a\"]").unwrap();
+    let output = run(dir.path(), &["policy", "check", "p.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "warning: protect: `/a/b` changes nothing, because `/a` covers it; remove it\n"
+    );
+    let json = done(dir.path(), &["policy", "check", "p.toml", "--json"]);
+    assert!(json.contains("\"warnings\":[\"protect: "), "{json}");
+}
